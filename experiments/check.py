@@ -1,0 +1,144 @@
+"""Holds a plain value against a type annotation that was read from source."""
+
+from __future__ import annotations
+
+import ast
+from typing import Any
+
+from experiments.signature import Module
+
+SCALARS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "None": "null"}
+LISTS = {"list", "List", "Sequence", "Iterable", "Collection"}
+MAPS = {"dict", "Dict", "Mapping"}
+
+
+def is_reference(value: Any) -> bool:
+    """True for text that stands for a variable of the environment of the machine that runs the trial."""
+    return isinstance(value, str) and "${oc.env:" in value
+
+
+def mismatch(value: Any, annotation: ast.expr | None, module: Module) -> str | None:
+    """What is wanted where ``value`` does not fit, else None.
+
+    Annotations that say nothing about plain values (a `Tensor`, a `Callable`) are fitted by anything that is built
+    (`_target_`), and by anything at all where no other member of a union could decide.
+    """
+    members = list(_members(annotation, module))
+    wants = [_wanted(member, value, module) for member in members]
+    if None in wants or not members:
+        return None
+    known = [want for want in wants if want]
+    if not known or (isinstance(value, dict) and "_target_" in value and "" in wants):
+        return None
+    return " or ".join(dict.fromkeys(known))
+
+
+def is_free_map(annotation: ast.expr | None, module: Module) -> bool:
+    """True where keys are the user's own to choose."""
+    return any(_name(member) in MAPS for member in _members(annotation, module))
+
+
+def choices(annotation: ast.expr | None, module: Module) -> list[str]:
+    """The values of a `Literal` annotation, for completion and help."""
+    found: list[str] = []
+    for member in _members(annotation, module):
+        if _name(member) == "Literal" and isinstance(member, ast.Subscript):
+            found += [str(ast.literal_eval(item)) for item in _items(member)]
+        elif _name(member) == "bool":
+            found += ["true", "false"]
+    return found
+
+
+def _members(annotation: ast.expr | None, module: Module, depth: int = 8) -> list[ast.expr]:
+    """The alternatives of a union, with the module's own aliases looked through."""
+    if annotation is None or depth == 0:
+        return []
+    if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
+        return _members(ast.parse(annotation.value, mode="eval").body, module, depth - 1)
+    if isinstance(annotation, ast.BinOp) and isinstance(annotation.op, ast.BitOr):
+        return _members(annotation.left, module, depth - 1) + _members(annotation.right, module, depth - 1)
+    if isinstance(annotation, ast.Subscript) and _name(annotation) in ("Optional", "Union"):
+        found = [m for item in _items(annotation) for m in _members(item, module, depth - 1)]
+        return [*found, ast.Constant(None)] if _name(annotation) == "Optional" else found
+    if isinstance(annotation, ast.Subscript) and _name(annotation) in ("Annotated", "Final"):
+        return _members(_items(annotation)[0], module, depth - 1)
+    if isinstance(annotation, ast.Name) and annotation.id in module.aliases:
+        return _members(module.aliases[annotation.id], module, depth - 1)
+    return [annotation]
+
+
+def _wanted(member: ast.expr, value: Any, module: Module) -> str | None:
+    """None where the value fits, "" where the member says nothing about plain values, else what it wants."""
+    name = _name(member)
+    if name in SCALARS:
+        return None if _is_scalar(name, value) else SCALARS[name]
+    if name == "Literal" and isinstance(member, ast.Subscript):
+        allowed = [ast.literal_eval(item) for item in _items(member)]
+        return None if value in allowed and type(value) in map(type, allowed) else "one of " + _listed(allowed)
+    if name in LISTS:
+        return _wanted_list(member, value, module)
+    if name in ("tuple", "Tuple"):
+        return _wanted_tuple(member, value, module)
+    if name in MAPS:
+        return _wanted_map(member, value, module)
+    return None if name in ("Any", "object") else ""
+
+
+def _is_scalar(name: str, value: Any) -> bool:
+    if name == "None":
+        return value is None
+    if name == "bool":
+        return isinstance(value, bool)
+    if name == "str":
+        return isinstance(value, str)
+    numeric = (int,) if name == "int" else (int, float)
+    return isinstance(value, numeric) and not isinstance(value, bool)
+
+
+def _wanted_list(member: ast.expr, value: Any, module: Module) -> str | None:
+    items = _items(member) if isinstance(member, ast.Subscript) else []
+    inner = items[0] if items else None
+    if isinstance(value, list) and all(mismatch(item, inner, module) is None for item in value):
+        return None
+    return f"a list of {ast.unparse(inner)}" if inner is not None else "a list"
+
+
+def _wanted_tuple(member: ast.expr, value: Any, module: Module) -> str | None:
+    items = _items(member) if isinstance(member, ast.Subscript) else []
+    if len(items) == 2 and isinstance(items[1], ast.Constant) and items[1].value is ...:
+        return _wanted_list(ast.Subscript(ast.Name("list"), items[0]), value, module)
+    if not items:
+        return None if isinstance(value, list) else "a list"
+    fits = isinstance(value, list) and len(value) == len(items)
+    if fits and all(mismatch(v, inner, module) is None for v, inner in zip(value, items, strict=True)):
+        return None
+    return f"a list of {len(items)} ({', '.join(ast.unparse(item) for item in items)})"
+
+
+def _wanted_map(member: ast.expr, value: Any, module: Module) -> str | None:
+    items = _items(member) if isinstance(member, ast.Subscript) else []
+    if not isinstance(value, dict):
+        return "a map"
+    if len(items) == 2:
+        for inner in value.values():
+            if (want := mismatch(inner, items[1], module)) is not None:
+                return f"a map to {want}"
+    return None
+
+
+def _name(node: ast.expr) -> str:
+    if isinstance(node, ast.Subscript):
+        return _name(node.value)
+    if isinstance(node, ast.Attribute):
+        return node.attr
+    if isinstance(node, ast.Constant) and node.value is None:
+        return "None"
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def _items(node: ast.Subscript) -> list[ast.expr]:
+    return list(node.slice.elts) if isinstance(node.slice, ast.Tuple) else [node.slice]
+
+
+def _listed(values: list[Any]) -> str:
+    return ", ".join(str(value) for value in values)

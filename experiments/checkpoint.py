@@ -1,0 +1,222 @@
+"""Checkpoints of one run: written whole or not at all, pruned, and checked before they are used."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from experiments.atomic import sync, write_text
+
+STATE = "state.json"
+BEST = "best.json"
+
+
+class CheckpointError(Exception):
+    """A checkpoint could not be written; those before it are intact.
+
+    Attributes:
+        step: of the checkpoint that is missing.
+        reason: what the system said.
+    """
+
+    def __init__(self, message: str, step: int, reason: str) -> None:
+        super().__init__(message)
+        self.step, self.reason = step, reason
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One that is complete on disk: ``folder`` is what an engine loads, ``state`` what the run put beside it."""
+
+    step: int
+    folder: Path
+    state: dict[str, Any]
+
+
+class Checkpoints:
+    """Those of one run folder, in `checkpoints/step_00000120/`.
+
+    Attributes:
+        warnings: what was skipped or could not be tidied since the last look, one line each; the caller clears them.
+    """
+
+    def __init__(self, folder: Path, keep_last: int) -> None:
+        """
+        Args:
+            folder: the run's; its name is what `lathe resume` takes.
+            keep_last: how many of the newest stay; the best stays besides.
+        """
+        if keep_last < 1:
+            raise ValueError(f"Checkpoints wants keep_last of at least 1, but got {keep_last}")
+        self.run = folder.name
+        self.folder = folder / "checkpoints"
+        self.keep_last = keep_last
+        self.warnings: list[str] = []
+
+    def save(self, step: int, write: Callable[[Path], None], state: dict[str, Any]) -> Checkpoint:
+        """Write one, then remove those that need not stay.
+
+        Args:
+            step: steps that are done.
+            write: fills the folder that it is given.
+            state: plain JSON that `latest` gives back.
+
+        Raises:
+            CheckpointError: the disk is full, or refuses; nothing that was there is lost.
+        """
+        partial, folder = self.folder / f".partial-{step}", self._folder_of(step)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._sweep()
+            partial.mkdir()
+            write(partial)
+            _seal(partial, step, state)
+            if folder.exists():  # a resumed run comes past here again
+                folder.rename(self.folder / f".partial-{step}-replaced")
+            partial.rename(folder)
+            sync(self.folder)
+        except OSError as err:
+            num_bytes = _size(partial)
+            shutil.rmtree(partial, ignore_errors=True)
+            raise self._refusal(step, folder, num_bytes, err) from err
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        self._prune(step)
+        return Checkpoint(step, folder, state)
+
+    def mark_best(self, step: int, metric: str, value: float, mode: Literal["min", "max"]) -> bool:
+        """Keep a saved checkpoint for good if none was better by this metric; True where it is the best now.
+
+        Raises:
+            ValueError: there is no such checkpoint.
+        """
+        if not self._folder_of(step).exists():
+            raise ValueError(f"mark_best wants a saved step, but there is no checkpoint of step {step}; save it first")
+        best = self._best()
+        if math.isnan(value):
+            return False
+        if (
+            best
+            and best["metric"] == metric
+            and not (value < best["value"] if mode == "min" else value > best["value"])
+        ):
+            return False
+        try:
+            write_text(self.folder / BEST, json.dumps({"step": step, "metric": metric, "value": value}) + "\n")
+        except OSError as err:
+            raise self._refusal(step, self.folder / BEST, 0, err) from err
+        return True
+
+    def latest(self) -> Checkpoint | None:
+        """The newest that is whole; `warnings` names those that are not."""
+        for step in sorted(self._steps(), reverse=True):
+            found = self._read(step)
+            if found:
+                return found
+        return None
+
+    def best(self) -> Checkpoint | None:
+        """The one that was marked; None where none was, or where it is damaged (`warnings`)."""
+        best = self._best()
+        return self._read(best["step"]) if best else None
+
+    def _folder_of(self, step: int) -> Path:
+        return self.folder / f"step_{step:08d}"
+
+    def _steps(self) -> list[int]:
+        names = [path.name.removeprefix("step_") for path in self.folder.glob("step_*")]
+        return [int(name) for name in names if name.isdecimal()]
+
+    def _best(self) -> dict[str, Any] | None:
+        try:
+            best: dict[str, Any] = json.loads((self.folder / BEST).read_text())
+        except FileNotFoundError:
+            return None
+        except ValueError:
+            self.warnings.append(f"{self.folder / BEST} is not readable and was skipped; the next best replaces it")
+            return None
+        return best
+
+    def _read(self, step: int) -> Checkpoint | None:
+        folder = self._folder_of(step)
+        damage, state = _examine(folder)
+        if damage:
+            self.warnings.append(f"the checkpoint of step {step} in {folder} is damaged and was skipped: {damage}")
+            return None
+        return Checkpoint(step, folder, state)
+
+    def _sweep(self) -> None:
+        """Remove what a crash left half written."""
+        for path in self.folder.glob(".partial-*"):
+            shutil.rmtree(path)
+
+    def _prune(self, saved: int) -> None:
+        """Remove all but the newest whole ones, the best, and the one just saved."""
+        whole = [step for step in self._steps() if not _examine(self._folder_of(step))[0]]
+        keep = {saved, *sorted(whole)[-self.keep_last :]}
+        if best := self._best():
+            keep.add(best["step"])
+        try:
+            for step in set(self._steps()) - keep:
+                # Renamed first: a crash between two files must not leave something that looks like a checkpoint.
+                self._folder_of(step).rename(self.folder / f".partial-{step}-pruned")
+            self._sweep()
+        except OSError as err:
+            self.warnings.append(f"old checkpoints in {self.folder} could not be removed: {err.strerror}")
+
+    def _refusal(self, step: int, path: Path, num_bytes: int, err: OSError) -> CheckpointError:
+        intact = [other for other in self._steps() if not _examine(self._folder_of(other))[0]]
+        rescue = f"step {max(intact)} is intact" if intact else "there is no earlier one"
+        reason = err.strerror or str(err)
+        way_out = f"make {self.folder} writable"
+        if err.errno in (errno.ENOSPC, errno.EDQUOT):
+            wanted = max([num_bytes, *(_size(self._folder_of(other)) for other in intact)])
+            free = shutil.disk_usage(self.folder if self.folder.exists() else self.folder.parent).free
+            reason += f" ({'' if intact else 'more than '}{_megabytes(wanted)} wanted, {_megabytes(free)} free)"
+            way_out = "free space" if err.errno == errno.ENOSPC else "free space in your quota"
+        return CheckpointError(
+            f"checkpoint of step {step} in {path} could not be written: {reason}; {rescue}; "
+            f"{way_out}, then `lathe resume {self.run}`",
+            step,
+            err.strerror or str(err),
+        )
+
+
+def _seal(folder: Path, step: int, state: dict[str, Any]) -> None:
+    """Put every file on the disk, and beside them a list of what has to be there."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
+    with (folder / STATE).open("w", encoding="utf-8") as file:
+        json.dump({"step": step, "state": state, "files": sizes}, file, indent=1)
+    for path in [*folder.rglob("*"), folder]:
+        sync(path)
+
+
+def _examine(folder: Path) -> tuple[str, dict[str, Any]]:
+    """What is wrong with a checkpoint, or "", and the run's own state in it."""
+    try:
+        sealed = json.loads((folder / STATE).read_text())
+        for name, size in sealed["files"].items():
+            actual = (folder / name).stat().st_size
+            if actual != size:
+                return f"{name} has {actual} bytes of {size}", {}
+        return "", sealed["state"]
+    except FileNotFoundError as err:
+        return f"{Path(err.filename).name} is missing", {}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return f"{STATE} is not readable", {}
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _megabytes(num_bytes: int) -> str:
+    return f"{num_bytes / 1e6:.1f} MB"

@@ -1,0 +1,110 @@
+"""What MLflow shows of a trial besides its curves: parameters, tags and a note. Knows MLflow's limits, not MLflow."""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import json
+import posixpath
+import re
+import shlex
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from experiments.trial import Trial
+
+# MLflow 3.17: 250 characters a key, 6,000 a parameter's value, 8,000 a tag's value (2026-11-23).
+MAX_KEY, MAX_PARAM, MAX_TAG = 250, 6000, 8000
+
+
+def parameters(config: Mapping[str, Any]) -> dict[str, str]:
+    """Flatten a configuration to its leaves with dotted names; lists stay whole, as JSON text."""
+    flat: dict[str, str] = {}
+
+    def walk(prefix: str, node: object) -> None:
+        if isinstance(node, dict) and node:
+            for key, child in node.items():
+                walk(f"{prefix}.{key}" if prefix else str(key), child)
+        else:
+            flat[clean_key(prefix)] = param_text(node)
+
+    walk("", dict(config))
+    return flat
+
+
+def param_text(value: object) -> str:
+    """One spelling for one value, whoever logs it: text as it is, all else as JSON, so None is `null`."""
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    return _cut(_without_password(text), MAX_PARAM)
+
+
+@lru_cache(maxsize=4096)
+def clean_key(key: str) -> str:
+    """A name that MLflow takes, equal to the key wherever it already is one."""
+    clean = re.sub(r"[^/\w.\- :]", "_", key)
+    if posixpath.normpath(clean) != clean or clean.startswith(("/", "..")) or clean == ".":
+        clean = clean.replace("/", "_").replace("..", "__") or "_"
+        clean = "_" if clean == "." else clean
+    if len(clean) > MAX_KEY:
+        clean = f"{clean[: MAX_KEY - 9]}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
+    return clean
+
+
+def tags(trial: Trial) -> dict[str, str]:
+    """What stays true of a run through all its attempts, and its note."""
+    provenance = trial.provenance
+    code = [entry for entry in provenance.get("code") or [] if entry.get("git_sha")]
+    named = {
+        "lathe.run_key": provenance["run_key"],
+        "lathe.trial_id": provenance["trial_id"],
+        "lathe.folder": trial.folder.resolve(),
+        "mlflow.user": _user(),
+        "mlflow.source.type": "LOCAL",
+        "mlflow.source.name": "lathe",
+        "mlflow.note.content": note(trial),
+    }
+    if code:
+        named["mlflow.source.git.commit"] = code[0]["git_sha"]
+        named["mlflow.source.git.branch"] = code[0].get("branch") or ""
+        named["git.dirty"] = "true" if any(entry.get("dirty") for entry in code) else "false"
+    return {key: _cut(str(value), MAX_TAG) for key, value in named.items()}
+
+
+def note(trial: Trial) -> str:
+    """The run's description: what it is and how to have it again, as Markdown."""
+    config, provenance = trial.config, trial.provenance
+    overrides = [_without_password(str(text)) for text in provenance.get("overrides") or []]
+    lines = [f"**{config['name']}**" + (f": {config['note']}" if config.get("note") else ""), ""]
+    lines += [f"- {group}: `{_one_line(config[group])}`" for group in ("model", "data", "optimizer") if config.get(group)]
+    lines += [f"- overrides: {' '.join(f'`{text}`' for text in overrides) or 'none'}", "", "### Again", ""]
+    for entry in provenance.get("code") or []:
+        changes = " with uncommitted changes (in the artifacts, `code`)" if entry.get("dirty") else ""
+        lines.append(f"- {entry.get('name')} at `{entry.get('git_sha') or 'no commit'}`{changes}")
+    run = shlex.join(["lathe", "run", *overrides])
+    lines += ["", "```", run, shlex.join(["lathe", "resume", trial.folder.name]), "```"]
+    return _cut("\n".join(lines), MAX_TAG)
+
+
+def _one_line(part: object) -> str:
+    """Write a part of the configuration as the call that builds it."""
+    if not isinstance(part, dict):
+        return _cut(param_text(part), 200)
+    name = str(part.get("_target_", "")).rpartition(".")[2]
+    arguments = ", ".join(f"{key}={param_text(value)}" for key, value in part.items() if not key.startswith("_"))
+    return _cut(f"{name}({arguments})".replace("`", "'").replace("\n", " "), 200)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name; OSError from Python 3.13 on
+        return "unknown"
+
+
+def _without_password(text: str) -> str:
+    return re.sub(r"://[^/@\s]+@", "://***@", text)
+
+
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - 3] + "..."

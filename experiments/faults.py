@@ -1,0 +1,35 @@
+"""What the user's input may be wrong about, told all at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class InputError(Exception):
+    """The user's input is wrong: exit code 2, and one line a problem, each with name, value, rule and way out."""
+
+    def __init__(self, problems: list[str], subject: str = "the command") -> None:
+        self.problems = problems
+        self.subject = subject
+        count = "a problem" if len(problems) == 1 else f"{len(problems)} problems"
+        super().__init__(f"{type(self).__name__}: {subject} has {count}:\n" + "\n".join(f"  - {p}" for p in problems))
+
+
+class ConfigError(InputError):
+    """The configuration does not compose or does not fit its schema."""
+
+
+class PlanError(InputError):
+    """The configuration is well formed, but it cannot run as it stands."""
+
+
+def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
+    """The way out of a misspelling: the nearest known names, else ``otherwise`` or the names there are."""
+    names = sorted(set(known))
+    near = get_close_matches(name, names, n=2, cutoff=0.6)
+    if near:
+        return f"did you mean {' or '.join(repr(n) for n in near)}?"
+    if otherwise:
+        return otherwise
+    return f"known: {', '.join(names)}" if names else "there are none"

@@ -1,0 +1,101 @@
+"""The closed schema of an experiment: every key that is not an argument of some part, with its type and meaning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Part = dict[str, Any]  # a node with `_target_`; the class it names is its schema
+
+
+@dataclass
+class Experiment:
+    """The root of the configuration."""
+
+    name: str | None
+    """What the run is called in tables and in the UI; null: made of the chosen model and data."""
+    note: str | None
+    """A sentence or two in Markdown on why this was run."""
+    tags: dict[str, str]
+    """The user's own words on the run, set as tags of the MLflow run; `+tags.team=vision` adds one."""
+    seed: int
+    """Everything random follows from it: initial weights, order of data, dropout, augmentation."""
+    max_steps: int | None
+    """Length of the training in updates; give this or max_epochs."""
+    max_epochs: int | None
+    """Length of the training in passes over the training split."""
+    batch_size_global: int
+    """Examples of one update, over all devices."""
+    batch_size_per_device: int | None
+    """Examples that one device holds at once; null: its whole share. Smaller means accumulating gradients."""
+    batch_size_eval: int
+    """Examples that one device evaluates at once; changes memory and speed, not the result."""
+    num_data_workers: int
+    """Processes that read and decode ahead, for data that is not held in memory."""
+    eval_every_steps: int
+    """Updates between two evaluations on the validation split."""
+    log_every_steps: int
+    """Updates between two points of the training curves."""
+    grad_clip_norm: float | None
+    """Largest global norm of the gradient; null: not clipped."""
+    precision: Literal["fp32", "bf16"]
+    """bf16: autocast of the forward pass; weights and optimizer stay in fp32."""
+    compile: bool
+    """Compile the model with torch.compile."""
+    checkpoint: Checkpoint
+    model: Part
+    data: Part
+    objective: Part
+    evaluator: Part
+    optimizer: Part
+    schedule: Part
+    parallel: Part
+    hardware: Hardware
+    launcher: Part
+    tracking: Tracking
+    resume: bool
+    """Go on with the latest run of this very configuration instead of starting a new one."""
+    runs_dir: str
+    """Folder of all run folders and of the store."""
+    data_root: str
+    """Folder of the data sets."""
+
+
+@dataclass
+class Checkpoint:
+    """When checkpoints are written and which are kept."""
+
+    every_steps: int
+    keep_last: int
+    best_metric: str | None
+    """A metric of the evaluation such as val/accuracy_top1; null: no best one is kept."""
+    best_mode: Literal["max", "min"]
+
+
+@dataclass
+class Hardware:
+    """One kind of machine, apart from everything else."""
+
+    device: Literal["auto", "cpu", "cuda"]
+    nodes: int
+    devices_per_node: int
+    cpu_threads: int | None
+    """Threads of one process; null: torch's own choice, one per core. Another count changes the last bits of a result."""
+    memory_gb: float | None
+    """Memory of one device; null: that of this machine."""
+    peak_tflops: float | None
+    """Peak of one device at the precision that is mostly used; null: no time is guessed."""
+    efficiency: float
+    """Part of the peak that training is guessed to reach."""
+
+
+@dataclass
+class Tracking:
+    """Where MLflow keeps the runs, and when the journal is brought there."""
+
+    store: str | None
+    """URI of MLflow's backend; null: the SQLite file mlflow.db in runs_dir."""
+    experiment: str
+    """Name of the MLflow experiment."""
+    sync: Literal["live", "end", "off"]
+    """live: in the background while the run trains; end: after it; off: only by `lathe sync`."""

@@ -1,0 +1,64 @@
+"""What happens to a batch of photos before a model sees it, for all of them at once."""
+
+from __future__ import annotations
+
+import torch
+from torch import Generator, Tensor
+
+
+def centre_crop(images: Tensor, size: int) -> Tensor:
+    """The middle square of every image.
+
+    Args:
+        images: [batch, channels, height, width], of any dtype.
+        size: side of the square.
+
+    Returns:
+        [batch, channels, size, size].
+    """
+    top, left = (images.shape[2] - size) // 2, (images.shape[3] - size) // 2
+    return images[:, :, top : top + size, left : left + size]
+
+
+def random_crop(images: Tensor, size: int, generator: Generator) -> Tensor:
+    """A square of every image, from anywhere in it; shapes as `centre_crop`."""
+    windows = images.unfold(2, size, 1).unfold(3, size, 1)  # a view: [batch, channels, tops, lefts, size, size]
+    top = torch.randint(windows.shape[2], (len(images),), generator=generator)
+    left = torch.randint(windows.shape[3], (len(images),), generator=generator)
+    return windows[torch.arange(len(images)), :, top, left]
+
+
+def random_flip(images: Tensor, generator: Generator) -> Tensor:
+    """Every other image, by chance, as in a mirror; any dtype, the same shape."""
+    flipped = torch.rand(len(images), generator=generator) < 0.5
+    return torch.where(flipped[:, None, None, None], images.flip(3), images)
+
+
+def random_brightness(images: Tensor, max_delta: float, generator: Generator) -> Tensor:
+    """A number of ``[-max_delta, max_delta)`` added to every image; float, the same shape."""
+    return images + _uniform(-max_delta, max_delta, len(images), generator)
+
+
+def random_contrast(images: Tensor, lower: float, upper: float, generator: Generator) -> Tensor:
+    """The distance from every channel's mean times a number of ``[lower, upper)``; float, the same shape."""
+    mean = images.mean(dim=(2, 3), keepdim=True)
+    return torch.lerp(mean, images, _uniform(lower, upper, len(images), generator))
+
+
+def standardise(images: Tensor) -> Tensor:
+    """Mean 0 and variance 1 for every image by itself, as ``tf.image.per_image_standardization``.
+
+    Args:
+        images: float [batch, channels, height, width].
+
+    Returns:
+        float, of the same shape; an image of one colour becomes zeros.
+    """
+    flat = images.flatten(1)
+    variance, mean = torch.var_mean(flat, dim=1, correction=0, keepdim=True)
+    deviation = variance.sqrt().clamp_min(flat.shape[1] ** -0.5)
+    return ((flat - mean) / deviation).view_as(images)
+
+
+def _uniform(lower: float, upper: float, num_images: int, generator: Generator) -> Tensor:
+    return torch.empty(num_images, 1, 1, 1).uniform_(lower, upper, generator=generator)

@@ -1,0 +1,53 @@
+"""The contract of a data set: splits that give batches by index."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Generator, Tensor
+
+Tensors = Tensor | tuple[Tensor, ...]
+Batch = tuple[Tensors, Tensors]  # (inputs, targets); the first dimension of every tensor is the batch
+
+
+class Split(Protocol):
+    """Examples that can be fetched in any order; which come when is `order.py`'s affair, not the split's."""
+
+    in_memory: bool
+    """True where `batch` only slices tensors; False where it reads or decodes, so that workers are worth their cost."""
+
+    def __len__(self) -> int:
+        """Number of examples."""
+        ...
+
+    def batch(self, indices: Tensor, generator: Generator) -> Batch:
+        """Fetch examples.
+
+        Args:
+            indices: int64 [batch], each in ``[0, len(self))``.
+            generator: the only source of randomness (augmentation) that the split may use.
+        """
+        ...
+
+
+class Data(Protocol):
+    """One data set. Building it is cheap and reads nothing: `load` does."""
+
+    def load(self, split: str) -> Split:
+        """Read one split.
+
+        Args:
+            split: "train", "val" or "test".
+
+        Raises:
+            DataError: a file is missing, damaged or not what its sha256 says.
+        """
+        ...
+
+    def example(self, batch_size: int) -> Batch:
+        """A batch of zeros with the right shapes and dtypes, made without reading a file."""
+        ...
+
+
+class DataError(Exception):
+    """The files of a data set are missing or not what they should be; the message says how to mend that."""

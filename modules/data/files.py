@@ -1,0 +1,94 @@
+"""The files of a data set: found, read once and checked against what they should be."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+
+from modules.data.base import DataError
+
+
+class DataFiles:
+    """Files of one folder by name. Nothing is touched before `read`."""
+
+    def __init__(self, root: str, folder: str, files: Mapping[str, str | None]) -> None:
+        """
+        Args:
+            root: the folder of all data sets.
+            folder: that of this set, below ``root``.
+            files: name to sha256, 64 hexadecimal digits; None where it is not checked.
+        """
+        if not folder or not files:
+            raise ValueError(f"data wants a folder and its files, but got folder={folder!r} and {len(files)} files")
+        for name, sha256 in files.items():
+            if sha256 is not None and not re.fullmatch("[0-9a-f]{64}", sha256):
+                raise ValueError(
+                    f"data.files wants the sha256 of {name!r} as 64 digits of 0-9 and a-f, but got {sha256!r}; "
+                    f"`sha256sum` prints it, and null leaves the file unchecked"
+                )
+        self.folder = folder
+        self.files = dict(files)
+        self.path = Path(root).expanduser() / folder
+
+    def read(self, name: str) -> bytes:
+        """The content of one file.
+
+        Raises:
+            DataError: it is missing, cannot be read or is not what its sha256 says.
+        """
+        path = (self.path / name).absolute()
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError as err:
+            raise DataError(self._missing(path)) from err
+        except OSError as err:
+            raise DataError(
+                f"data.folder={self.folder!r}: {path} cannot be read ({err.strerror}); every file of the set must be "
+                f"readable; mend its permissions, or set LATHE_DATA to a folder with a copy"
+            ) from err
+        sha256 = self.files[name]
+        if sha256 is not None and (found := hashlib.sha256(content).hexdigest()) != sha256:
+            raise DataError(
+                f"data.folder={self.folder!r}: {path} has the sha256 {found}, but data.files says {sha256}; "
+                f"it is damaged or another version: {self._fetch_again()}"
+            )
+        return content
+
+    @contextmanager
+    def decoding(self, name: str) -> Iterator[None]:
+        """Turns whatever a decoder says about a damaged file into a `DataError` that names the file."""
+        try:
+            yield
+        except (OSError, EOFError, ValueError, KeyError, IndexError, BadZipFile) as err:
+            told = str(err).strip("'\"")
+            raise DataError(
+                f"data.folder={self.folder!r}: {(self.path / name).absolute()} is damaged or of another format "
+                f"({told}); {self._fetch_again()}"
+            ) from err
+
+    def read_npz(self, name: str) -> dict[str, np.ndarray]:
+        """Every member of a NumPy archive, decompressed once; pickled objects are refused.
+
+        Raises:
+            DataError: as `read`, or the file is no such archive.
+        """
+        content = self.read(name)
+        with self.decoding(name), np.load(BytesIO(content), allow_pickle=False) as members:
+            return dict(members)
+
+    def _missing(self, path: Path) -> str:
+        return (
+            f"data.folder={self.folder!r}: {path} is missing; the set needs {', '.join(self.files)} in that folder; "
+            f"set LATHE_DATA to the folder that holds {self.folder!r}, or fetch the files from the source that "
+            f"`lathe data` names"
+        )
+
+    def _fetch_again(self) -> str:
+        return "fetch it again from the source that `lathe data` names, or set LATHE_DATA to a folder with a good copy"

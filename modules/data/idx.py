@@ -1,0 +1,115 @@
+"""Images and labels in LeCun's idx format: MNIST, and what was made to stand in its place."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+import zlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from modules.data.base import Batch
+from modules.data.files import DataFiles
+from modules.data.tensors import TensorSplit, check_at_least, check_image_shape, check_split, scale_pixels
+
+_NAMES = {
+    "train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
+    "test": ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
+}
+
+
+class IdxImages:
+    """Grey images in [0, 1] and their classes. The last images of the training files are held back to validate.
+
+    Source of the format: http://yann.lecun.com/exdb/mnist; of the split: TensorFlow's MNIST tutorials.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        folder: str,
+        files: Mapping[str, str | None],
+        num_val: int,
+        image_shape: Sequence[int],
+        num_features: int,
+        num_classes: int,
+    ) -> None:
+        """
+        Args:
+            root: the folder of all data sets.
+            folder: that of this set.
+            files: name to sha256 of the set's four files, under LeCun's names.
+            num_val: images to validate on.
+            image_shape: [1, height, width].
+            num_features: height * width.
+            num_classes: labels lie below it.
+        """
+        wanted = {name for names in _NAMES.values() for name in names}
+        if set(files) != wanted:
+            raise ValueError(f"IdxImages wants data.files with {sorted(wanted)}, but got {sorted(files)}")
+        check_at_least("IdxImages", 1, num_val=num_val, num_classes=num_classes)
+        self.files = DataFiles(root, folder, files)
+        self.num_val = num_val
+        self.image_shape = check_image_shape("IdxImages", image_shape, num_features)
+        self.num_classes = num_classes
+        self._parts: dict[str, tuple[Tensor, Tensor]] = {}  # train and val are slices of one part, read once
+
+    def load(self, split: str) -> TensorSplit:
+        check_split("IdxImages", split)
+        images, labels = self._part("test" if split == "test" else "train")
+        if split == "train":
+            images, labels = images[: -self.num_val], labels[: -self.num_val]
+        elif split == "val":
+            images, labels = images[-self.num_val :], labels[-self.num_val :]
+        return TensorSplit(images, labels, scale_pixels)
+
+    def example(self, batch_size: int) -> Batch:
+        return torch.zeros(batch_size, *self.image_shape), torch.zeros(batch_size, dtype=torch.int64)
+
+    def _part(self, part: str) -> tuple[Tensor, Tensor]:
+        if part not in self._parts:
+            self._parts[part] = self._read_part(part)
+        return self._parts[part]
+
+    def _read_part(self, part: str) -> tuple[Tensor, Tensor]:
+        images_name, labels_name = _NAMES[part]
+        content = self.files.read(images_name)
+        with self.files.decoding(images_name):
+            images = _decode(content, num_dims=3)
+            _, *size = images.shape
+            if (1, *size) != self.image_shape:
+                raise ValueError(f"its images are {size}, but data.image_shape is {list(self.image_shape)}")
+            if part == "train" and len(images) <= self.num_val:
+                raise ValueError(f"its {len(images)} images leave none to train on with data.num_val={self.num_val}")
+        content = self.files.read(labels_name)
+        with self.files.decoding(labels_name):
+            labels = _decode(content, num_dims=1)
+            if len(labels) != len(images):
+                raise ValueError(f"it has {len(labels)} labels for {len(images)} images")
+            if int(labels.max(initial=0)) >= self.num_classes:
+                raise ValueError(f"it has the label {labels.max()}, but data.num_classes is {self.num_classes}")
+        return torch.from_numpy(images).reshape(-1, *self.image_shape), torch.from_numpy(labels).long()
+
+
+def _decode(content: bytes, num_dims: int) -> np.ndarray:
+    """The bytes of an idx file: big-endian magic, one size a dimension, then uint8.
+
+    Raises:
+        ValueError: it is something else, or not all of it.
+    """
+    try:
+        plain = gzip.decompress(content)
+    except zlib.error as err:
+        raise ValueError(str(err)) from err
+    head = 4 + 4 * num_dims
+    if len(plain) < head:
+        raise ValueError(f"{len(plain)} bytes are too few for an idx file")
+    magic, *shape = struct.unpack(f">{1 + num_dims}i", plain[:head])
+    if magic != 2048 + num_dims:
+        raise ValueError(f"its magic number is {magic}, not {2048 + num_dims}")
+    if len(plain) - head != np.prod(shape):
+        raise ValueError(f"it says {shape}, but has {len(plain) - head} bytes")
+    return np.frombuffer(bytearray(plain), np.uint8, offset=head).reshape(shape)

@@ -1,0 +1,67 @@
+"""MNIST-1D: digits as 40 numbers, hard enough to tell models apart in seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from modules.data.base import Batch
+from modules.data.files import DataFiles
+from modules.data.tensors import TensorSplit, check_at_least, check_split
+
+
+class Mnist1d:
+    """Signals, float [40], and their digits. The last signals of the training part are held back to validate.
+
+    Source: Greydanus and Kobak 2020, arXiv:2011.14439.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        folder: str,
+        files: Mapping[str, str | None],
+        num_val: int,
+        num_features: int,
+        num_classes: int,
+    ) -> None:
+        """
+        Args:
+            root: the folder of all data sets.
+            folder: that of this set.
+            files: name to sha256 of the one archive.
+            num_val: signals to validate on.
+            num_features: 40.
+            num_classes: 10.
+        """
+        if len(files) != 1:
+            raise ValueError(f"Mnist1d wants one archive in data.files, but got {sorted(files)}")
+        check_at_least("Mnist1d", 1, num_val=num_val, num_features=num_features, num_classes=num_classes)
+        self.files = DataFiles(root, folder, files)
+        (self.name,) = files
+        self.num_val = num_val
+        self.num_features = num_features
+        self.num_classes = num_classes
+
+    def load(self, split: str) -> TensorSplit:
+        check_split("Mnist1d", split)
+        members = self.files.read_npz(self.name)
+        with self.files.decoding(self.name):
+            signals, digits = (members[name] for name in (("x_test", "y_test") if split == "test" else ("x", "y")))
+            if signals.shape != (len(digits), self.num_features) or int(digits.max()) >= self.num_classes:
+                raise ValueError(
+                    f"it has signals {list(signals.shape)} in {int(digits.max()) + 1} classes, but data.num_features "
+                    f"is {self.num_features} and data.num_classes {self.num_classes}"
+                )
+            if split != "test" and len(signals) <= self.num_val:
+                raise ValueError(f"its {len(signals)} signals leave none to train on with data.num_val={self.num_val}")
+        if split == "train":
+            signals, digits = signals[: -self.num_val], digits[: -self.num_val]
+        elif split == "val":
+            signals, digits = signals[-self.num_val :], digits[-self.num_val :]
+        return TensorSplit(torch.from_numpy(signals.astype(np.float32)), torch.from_numpy(digits.astype(np.int64)))
+
+    def example(self, batch_size: int) -> Batch:
+        return torch.zeros(batch_size, self.num_features), torch.zeros(batch_size, dtype=torch.int64)

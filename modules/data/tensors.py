@@ -1,0 +1,85 @@
+"""A split that lies in memory, and the checks that sets of this kind share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import prod
+
+from torch import Generator, Tensor
+
+from modules.data.base import Batch
+
+Transform = Callable[[Tensor, Generator], Tensor]
+
+
+class TensorSplit:
+    """Slices tensors; bytes may stay bytes in memory and become floats a batch at a time."""
+
+    in_memory = True
+
+    def __init__(self, inputs: Tensor, targets: Tensor, transform: Transform | None = None) -> None:
+        """
+        Args:
+            inputs: [examples, ...], of any dtype.
+            targets: int64 [examples].
+            transform: maps the inputs of a batch, and the batch's chance, to what the model gets.
+        """
+        if len(inputs) != len(targets):
+            raise ValueError(
+                f"TensorSplit wants as many targets as inputs, but got {len(targets)} and {len(inputs)}; pair them"
+            )
+        self.inputs = inputs
+        self.targets = targets
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def batch(self, indices: Tensor, generator: Generator) -> Batch:
+        inputs = self.inputs.index_select(0, indices)
+        if self.transform is not None:
+            inputs = self.transform(inputs, generator)
+        return inputs, self.targets.index_select(0, indices)
+
+
+def scale_pixels(pixels: Tensor, generator: Generator) -> Tensor:
+    """uint8 to float in [0, 1], of the same shape; a transform without chance."""
+    return pixels.float().div_(255)
+
+
+def check_split(owner: str, split: str) -> None:
+    """
+    Raises:
+        ValueError: there is no split of this name.
+    """
+    if split not in ("train", "val", "test"):
+        raise ValueError(f"{owner} wants the split 'train', 'val' or 'test', but got {split!r}")
+
+
+def check_image_shape(owner: str, image_shape: Sequence[int], num_features: int) -> tuple[int, int, int]:
+    """The shape as a tuple, if it is one of images and says the same as the number of features.
+
+    Raises:
+        ValueError: it is not, or does not.
+    """
+    if len(image_shape) != 3 or min(image_shape) < 1:
+        raise ValueError(
+            f"{owner} wants image_shape as [channels, height, width], each at least 1, but got {list(image_shape)}"
+        )
+    if num_features != prod(image_shape):
+        raise ValueError(
+            f"{owner}: data.num_features={num_features} is not the product of "
+            f"data.image_shape={list(image_shape)}; set data.num_features={prod(image_shape)}"
+        )
+    channels, height, width = image_shape
+    return channels, height, width
+
+
+def check_at_least(owner: str, least: int, **numbers: int) -> None:
+    """
+    Raises:
+        ValueError: a number is lower.
+    """
+    for name, number in numbers.items():
+        if number < least:
+            raise ValueError(f"{owner} wants {name} of at least {least}, but got {number}")

@@ -1,0 +1,74 @@
+"""The convolutional network of TensorFlow's tutorial "Deep MNIST for experts"."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+from torch import Tensor, nn
+
+from modules.model.same_pool import SameMaxPool
+
+
+class LeNet(nn.Module):
+    """Classifies small images: two rounds of 5x5 convolution and 2x2 pooling, a dense layer with dropout, the logits.
+
+    With the tutorial's sizes on 28x28x1 it has 3,274,634 parameters.
+    Source: https://www.tensorflow.org/versions/r0.10/tutorials/mnist/pros, after LeCun et al. 1998.
+    """
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        num_classes: int,
+        conv_channels: Sequence[int],
+        hidden_size: int,
+        dropout_prob: float,
+    ) -> None:
+        """
+        Args:
+            image_shape: [channels, height, width], any size.
+            num_classes: logits an image.
+            conv_channels: feature maps of every round of convolution and pooling.
+            hidden_size: units of the dense layer.
+            dropout_prob: share of the dense layer's units that a training step leaves out.
+        """
+        super().__init__()
+        if len(image_shape) != 3 or min(*image_shape, num_classes, *conv_channels, hidden_size) < 1:
+            raise ValueError(
+                f"LeNet wants image_shape as [channels, height, width] and sizes of at least 1, but got "
+                f"image_shape={list(image_shape)}, num_classes={num_classes}, conv_channels={list(conv_channels)}, "
+                f"hidden_size={hidden_size}"
+            )
+        if not 0 <= dropout_prob < 1:
+            raise ValueError(f"LeNet wants dropout_prob in [0, 1), but got {dropout_prob}")
+        channels, height, width = image_shape
+        rounds: list[nn.Module] = []
+        for above in conv_channels:
+            rounds += [nn.Conv2d(channels, above, kernel_size=5, padding="same"), nn.ReLU(), SameMaxPool(2, 2)]
+            channels, height, width = above, -(-height // 2), -(-width // 2)
+        dense = nn.Linear(channels * height * width, hidden_size)
+        head = [nn.Flatten(), dense, nn.ReLU(), nn.Dropout(dropout_prob), nn.Linear(hidden_size, num_classes)]
+        self.stack = nn.Sequential(*rounds, *head)
+        self.apply(_start_as_the_tutorial)
+
+    def layers(self) -> list[nn.Module]:
+        return list(self.stack)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Score the classes.
+
+        Args:
+            images: float [batch, channels, height, width].
+
+        Returns:
+            Logits, float [batch, num_classes].
+        """
+        return cast(Tensor, self.stack(images))
+
+
+def _start_as_the_tutorial(layer: nn.Module) -> None:
+    if isinstance(layer, nn.Conv2d | nn.Linear):
+        nn.init.trunc_normal_(layer.weight, std=0.1, a=-0.2, b=0.2)
+        assert layer.bias is not None
+        nn.init.constant_(layer.bias, 0.1)

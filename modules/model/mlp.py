@@ -1,0 +1,54 @@
+"""Multi-layer perceptron: linear layers with rectifiers between them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import cast
+
+from torch import Tensor, nn
+
+
+class Mlp(nn.Module):
+    """Classifies flat features through hidden layers, each followed by a rectifier and dropout.
+
+    Source: Rumelhart et al. 1986, doi:10.1038/323533a0; dropout: Srivastava et al. 2014.
+    """
+
+    def __init__(self, num_features: int, num_classes: int, hidden_sizes: Sequence[int], dropout_prob: float) -> None:
+        """
+        Args:
+            num_features: numbers an example.
+            num_classes: logits an example.
+            hidden_sizes: units of every hidden layer; an empty list leaves a linear model.
+            dropout_prob: share of the hidden units that a training step leaves out.
+        """
+        super().__init__()
+        sizes = [num_features, *hidden_sizes]
+        if min(*sizes, num_classes) < 1:
+            raise ValueError(
+                f"Mlp wants num_features, num_classes and hidden_sizes of at least 1, "
+                f"but got {num_features}, {num_classes} and {list(hidden_sizes)}"
+            )
+        if not 0 <= dropout_prob < 1:
+            raise ValueError(f"Mlp wants dropout_prob in [0, 1), but got {dropout_prob}")
+        hidden = [
+            layer
+            for below, above in pairwise(sizes)
+            for layer in (nn.Linear(below, above), nn.ReLU(), nn.Dropout(dropout_prob))
+        ]
+        self.stack = nn.Sequential(nn.Flatten(), *hidden, nn.Linear(sizes[-1], num_classes))
+
+    def layers(self) -> list[nn.Module]:
+        return list(self.stack)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Score the classes.
+
+        Args:
+            inputs: float [batch, ...], ``num_features`` numbers an example.
+
+        Returns:
+            Logits, float [batch, num_classes].
+        """
+        return cast(Tensor, self.stack(inputs))

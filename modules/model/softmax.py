@@ -1,0 +1,39 @@
+"""Multinomial regression: one linear layer from features to classes."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from torch import Tensor, nn
+
+
+class Softmax(nn.Module):
+    """Scores every class by a weighted sum of the features; starts at zero, so that all classes are equally likely.
+
+    Source: TensorFlow's tutorial "MNIST for ML beginners" (2015), https://www.tensorflow.org/versions/r0.10/tutorials.
+    """
+
+    def __init__(self, num_features: int, num_classes: int) -> None:
+        super().__init__()
+        if min(num_features, num_classes) < 1:
+            raise ValueError(
+                f"Softmax wants num_features and num_classes of at least 1, but got {num_features} and {num_classes}"
+            )
+        linear = nn.Linear(num_features, num_classes)
+        nn.init.zeros_(linear.weight)
+        nn.init.zeros_(linear.bias)
+        self.stack = nn.Sequential(nn.Flatten(), linear)
+
+    def layers(self) -> list[nn.Module]:
+        return list(self.stack)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Score the classes.
+
+        Args:
+            inputs: float [batch, ...], ``num_features`` numbers an example.
+
+        Returns:
+            Logits, float [batch, num_classes].
+        """
+        return cast(Tensor, self.stack(inputs))
