@@ -127,8 +127,8 @@ class _Fallible:
             return err
 
 
-def _as_it_is(batch: Batch) -> Batch:
-    return batch
+def _as_it_is(fetched: object) -> object:
+    return fetched
 
 
 def _leave_signals_to_the_parent(worker: int) -> None:

@@ -91,6 +91,17 @@ class Checkpoints:
         self._prune(step)
         return Checkpoint(step, folder, state)
 
+    def has(self, step: int) -> bool:
+        """Whether the checkpoint of this step is there and whole."""
+        return not _examine(self._folder_of(step))[0]
+
+    def is_better(self, metric: str, value: float, mode: Literal["min", "max"]) -> bool:
+        """Whether a value beats that of the best checkpoint, or there is none by this metric; NaN never does."""
+        best = self._best()
+        if math.isnan(value) or best is None or best["metric"] != metric:
+            return not math.isnan(value)
+        return bool(value < best["value"] if mode == "min" else value > best["value"])
+
     def mark_best(self, step: int, metric: str, value: float, mode: Literal["min", "max"]) -> bool:
         """Keep a saved checkpoint for good if none was better by this metric; True where it is the best now.
 
@@ -99,14 +110,7 @@ class Checkpoints:
         """
         if not self._folder_of(step).exists():
             raise ValueError(f"mark_best wants a saved step, but there is no checkpoint of step {step}; save it first")
-        best = self._best()
-        if math.isnan(value):
-            return False
-        if (
-            best
-            and best["metric"] == metric
-            and not (value < best["value"] if mode == "min" else value > best["value"])
-        ):
+        if not self.is_better(metric, value, mode):
             return False
         try:
             write_text(self.folder / BEST, json.dumps({"step": step, "metric": metric, "value": value}) + "\n")
@@ -159,7 +163,7 @@ class Checkpoints:
 
     def _prune(self, saved: int) -> None:
         """Remove all but the newest whole ones, the best, and the one just saved."""
-        whole = [step for step in self._steps() if not _examine(self._folder_of(step))[0]]
+        whole = [step for step in self._steps() if self.has(step)]
         keep = {saved, *sorted(whole)[-self.keep_last :]}
         if best := self._best():
             keep.add(best["step"])
@@ -172,7 +176,7 @@ class Checkpoints:
             self.warnings.append(f"old checkpoints in {self.folder} could not be removed: {err.strerror}")
 
     def _refusal(self, step: int, path: Path, num_bytes: int, err: OSError) -> CheckpointError:
-        intact = [other for other in self._steps() if not _examine(self._folder_of(other))[0]]
+        intact = [other for other in self._steps() if self.has(other)]
         rescue = f"step {max(intact)} is intact" if intact else "there is no earlier one"
         reason = err.strerror or str(err)
         way_out = f"make {self.folder} writable"

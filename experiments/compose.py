@@ -79,7 +79,9 @@ def compose(
 
 def _config_dirs(config_dirs: Sequence[str | Path]) -> list[Path]:
     dirs = [Path(folder).expanduser().resolve() for folder in config_dirs]
-    problems = [f"--config-dir {d} is not a folder; name the folder that holds your groups" for d in dirs if not d.is_dir()]
+    problems = [
+        f"--config-dir {d} is not a folder; name the folder that holds your groups" for d in dirs if not d.is_dir()
+    ]
     if problems:
         raise ConfigError(problems)
     return dirs
@@ -97,7 +99,9 @@ def _sort_overrides(overrides: Sequence[str], draft: _Draft) -> tuple[list[str],
             draft.problems.append(_grammar(typed, str(err).splitlines()[0]))
             continue
         if override.is_sweep_override():
-            draft.problems.append(f"{typed} gives several values; one run takes one, quote a text with commas: key='a,b'")
+            draft.problems.append(
+                f"{typed} gives several values; one run takes one, quote a text with commas: key='a,b'"
+            )
         elif override.key_or_group in draft.groups and not isinstance(override.value(), dict):
             if _is_option(override, typed, draft):
                 chosen.append(typed)
@@ -120,8 +124,12 @@ def _grammar(typed: str, reason: str) -> str:
 def _is_option(override: Override, typed: str, draft: _Draft) -> bool:
     group, value = override.key_or_group, override.value()
     known = draft.groups[group]
+    if value is None and not override.is_delete():
+        if group != "experiment":  # the one group that may stay empty, as it does by default
+            draft.problems.append(f"{typed} leaves the group '{group}' empty; choose one of {', '.join(known)}")
+        return False
     wanted = value if isinstance(value, list) else [value]
-    if override.is_delete() or value is None or all(str(name) in known for name in wanted):
+    if override.is_delete() or all(str(name) in known for name in wanted):
         return True
     missing = next(str(name) for name in wanted if str(name) not in known)
     draft.problems.append(f"{typed}: group '{group}' has no option {missing!r}; {did_you_mean(missing, known)}")
@@ -148,7 +156,9 @@ def _compose_groups(chosen: list[str], dirs: Sequence[Path], draft: _Draft) -> t
 def _composition(err: Exception, draft: _Draft) -> str:
     """Hydra's own fault in the house's form: what an options file asks for and does not get."""
     missing = getattr(err, "missing_cfg_file", None)
-    text = " ".join(str(err).split())
+    while not str(err).strip() and isinstance(err.__cause__, Exception):
+        err = err.__cause__
+    text = " ".join(str(err).split()) or type(err).__name__
     if isinstance(missing, str) and "/" in missing:
         group, _, option = missing.rpartition("/")
         return f"a defaults list asks for '{missing}', which there is not; {did_you_mean(option, draft.groups.get(group, []))}"
@@ -174,7 +184,9 @@ def _apply(override: Override, tree: DictConfig, draft: _Draft) -> None:
     except (OmegaConfBaseException, KeyError, AttributeError, TypeError, ValueError) as err:
         known = {str(name) for name in tree} | draft.groups.keys()
         reason = str(err).splitlines()[0].strip("'\"") if str(err) else type(err).__name__
-        draft.problems.append(f"{typed} cannot be applied ({reason}); {did_you_mean(key, known, 'see `lathe options`')}")
+        draft.problems.append(
+            f"{typed} cannot be applied ({reason}); {did_you_mean(key, known, 'see `lathe options`')}"
+        )
 
 
 def _delete(key: str, tree: DictConfig) -> None:
@@ -211,7 +223,7 @@ def _keep_reference(draft: _Draft) -> Any:
 
 def _plain(node: Any, prefix: str, draft: _Draft) -> Any:
     if isinstance(node, DictConfig):
-        return {str(key): _child(node, key, f"{prefix}.{key}".lstrip("."), draft) for key in node}
+        return {str(key): _child(node, key, f"{prefix}.{key!s}".lstrip("."), draft) for key in node}
     if isinstance(node, ListConfig):
         return [_child(node, index, f"{prefix}[{index}]", draft) for index in range(len(node))]
     return node
@@ -227,5 +239,7 @@ def _child(node: DictConfig | ListConfig, key: Any, name: str, draft: _Draft) ->
         written = OmegaConf.to_container(node, resolve=False)
         text = written[key] if isinstance(written, (dict, list)) else ""
         reason = str(err).splitlines()[0]
-        draft.problems.append(f"{draft.origins.typed(name, text)} cannot be resolved: {reason}; point at a key that there is")
+        draft.problems.append(
+            f"{draft.origins.typed(name, text)} cannot be resolved: {reason}; point at a key that there is"
+        )
         return None

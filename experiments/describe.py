@@ -36,7 +36,7 @@ def parameters(config: Mapping[str, Any]) -> dict[str, str]:
 def param_text(value: object) -> str:
     """One spelling for one value, whoever logs it: text as it is, all else as JSON, so None is `null`."""
     text = value if isinstance(value, str) else json.dumps(value, default=str)
-    return _cut(_without_password(text), MAX_PARAM)
+    return _cut(without_password(text), MAX_PARAM)
 
 
 @lru_cache(maxsize=4096)
@@ -66,7 +66,7 @@ def tags(trial: Trial) -> dict[str, str]:
     }
     if code:
         named["mlflow.source.git.commit"] = code[0]["git_sha"]
-        named["mlflow.source.git.branch"] = code[0].get("branch") or ""
+        named["mlflow.source.git.branch"] = code[0].get("branch") or "(detached)"
         named["git.dirty"] = "true" if any(entry.get("dirty") for entry in code) else "false"
     return {key: _cut(str(value), MAX_TAG) for key, value in named.items()}
 
@@ -74,9 +74,11 @@ def tags(trial: Trial) -> dict[str, str]:
 def note(trial: Trial) -> str:
     """The run's description: what it is and how to have it again, as Markdown."""
     config, provenance = trial.config, trial.provenance
-    overrides = [_without_password(str(text)) for text in provenance.get("overrides") or []]
+    overrides = [without_password(str(text)) for text in provenance.get("overrides") or []]
     lines = [f"**{config['name']}**" + (f": {config['note']}" if config.get("note") else ""), ""]
-    lines += [f"- {group}: `{_one_line(config[group])}`" for group in ("model", "data", "optimizer") if config.get(group)]
+    lines += [
+        f"- {group}: `{_one_line(config[group])}`" for group in ("model", "data", "optimizer") if config.get(group)
+    ]
     lines += [f"- overrides: {' '.join(f'`{text}`' for text in overrides) or 'none'}", "", "### Again", ""]
     for entry in provenance.get("code") or []:
         changes = " with uncommitted changes (in the artifacts, `code`)" if entry.get("dirty") else ""
@@ -102,7 +104,8 @@ def _user() -> str:
         return "unknown"
 
 
-def _without_password(text: str) -> str:
+def without_password(text: str) -> str:
+    """Mask the user and password of every URI in a text."""
     return re.sub(r"://[^/@\s]+@", "://***@", text)
 
 

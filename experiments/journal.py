@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, TypedDict, get_args
+from typing import Literal, TypedDict
 
 State = Literal["running", "finished", "failed", "stopped"]
 FINAL_STATES = frozenset({"finished", "failed", "stopped"})
@@ -58,7 +58,13 @@ class DataEvent(TypedDict):
 
 
 Event = StateEvent | MetricsEvent | ParamsEvent | ArtifactEvent | DataEvent
-_KEYS = {get_args(kind.__annotations__["event"])[0]: kind.__required_keys__ for kind in get_args(Event)}
+_KEYS = {
+    "state": StateEvent.__required_keys__,
+    "metrics": MetricsEvent.__required_keys__,
+    "params": ParamsEvent.__required_keys__,
+    "artifact": ArtifactEvent.__required_keys__,
+    "data": DataEvent.__required_keys__,
+}
 _encode = json.JSONEncoder(separators=(",", ":")).encode  # floats by repr: what is read back is what was logged
 
 
@@ -132,9 +138,8 @@ class Journal:
         except OSError as err:
             if written:
                 os.ftruncate(self._fd, os.fstat(self._fd).st_size - written)
-            raise OSError(
-                err.errno, f"the journal took no further line ({err.strerror}); make room and resume the run", str(self.path)
-            ) from err
+            told = f"the journal took no further line ({err.strerror}); make room and resume the run"
+            raise OSError(err.errno, told, str(self.path)) from err
 
 
 def _cut_torn_tail(fd: int) -> None:
@@ -180,7 +185,7 @@ def _parse(line: bytes) -> Event | None:
         event = json.loads(line)
     except ValueError:
         return None
-    keys = _KEYS.get(event.get("event")) if isinstance(event, dict) else None
+    keys = _KEYS.get(str(event.get("event"))) if isinstance(event, dict) else None
     if keys is None or not keys <= event.keys():
         return None
     return event  # type: ignore[no-any-return]

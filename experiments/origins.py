@@ -44,7 +44,9 @@ class Origins:
 
     def typed(self, key: str, value: Any) -> str:
         """``key=value`` as the user wrote it, with file and line where it was not typed."""
-        place = self.places.get(key) or next((p for k, p in self.places.items() if k.startswith(f"{key}.")), "")
+        if key not in self.texts:
+            key = next((known for known in self.texts if known.startswith((f"{key}.", f"{key}["))), key)
+        place = self.places.get(key)
         text = self.texts.get(key, "null" if value is None else str(value))
         return f"{key}={text}" + (f" ({place})" if place else "")
 
@@ -64,7 +66,8 @@ class Origins:
 
     def _scalar(self, node: yaml.ScalarNode, key: str, path: Path) -> None:
         self.texts[key] = node.value
-        self.places[key] = f"{path}:{node.start_mark.line + 1}"
+        shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+        self.places[key] = f"{shown}:{node.start_mark.line + 1}"
         if node.style is not None or not node.tag.endswith((":int", ":float")):
             return
         if OCTAL.match(node.value) or SEXAGESIMAL.match(node.value):

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import json
+import time
+import uuid
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
+
+from experiments.atomic import write_text
+from experiments.faults import InputError, did_you_mean
+from experiments.provenance import code_roots, machine, packages, snapshot
+from experiments.secrets import resolve
+
+if TYPE_CHECKING:
+    from experiments.compose import Experiment
 
 
 @dataclass(frozen=True)
@@ -48,3 +60,95 @@ class Trial:
         except FileNotFoundError:
             return None
         return outcome
+
+
+EXCLUDED = ("name", "note", "tags", "runs_dir", "data_root", "data.root", "launcher", "tracking", "resume")
+
+
+def trial_id(config: dict[str, Any]) -> str:
+    """Ten hexadecimal digits that follow from what determines the result: not from names, paths, launcher and tracking."""
+    kept = {key: value for key, value in config.items() if key not in EXCLUDED}
+    kept["data"] = {key: value for key, value in config["data"].items() if f"data.{key}" not in EXCLUDED}
+    canonical = json.dumps(kept, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:10]
+
+
+def freeze(experiment: Experiment) -> Trial:
+    """Write everything that the experiment depends on into a new run folder.
+
+    The folder is named by the trial's id; a second run of the same configuration gets ``<id>-2``.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    config = {**experiment.config, "resume": False}
+    runs_dir = Path(resolve(config["runs_dir"])).expanduser().resolve()
+    identity = trial_id(config)
+    try:
+        folder = _new_folder(runs_dir / "single", identity)
+        warnings: list[str] = []
+        code = [snapshot(root, folder / "code", warnings) for root in code_roots(experiment.config_dirs)]
+        provenance = {
+            "trial_id": identity,
+            "run_key": uuid.uuid4().hex,
+            "created": time.time(),
+            "overrides": list(experiment.overrides),
+            "config_dirs": list(experiment.config_dirs),
+            "code": code,
+            **machine(),
+            "packages": packages(),
+            "seeds": {"seed": config["seed"]},
+            "data": {"files": config["data"].get("files")},
+            "warnings": warnings,
+        }
+        write_text(folder / "provenance.yaml", yaml.safe_dump(provenance, sort_keys=False, allow_unicode=True))
+        write_text(folder / "trial.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+    except OSError as err:
+        raise InputError(
+            [f"runs_dir={runs_dir} cannot be written: {err.strerror}; free space there or choose another runs_dir"]
+        ) from err
+    return Trial(folder)
+
+
+def latest(experiment: Experiment) -> Trial | None:
+    """The newest run of this very configuration, or None."""
+    runs_dir = Path(resolve(experiment.config["runs_dir"])).expanduser().resolve()
+    identity = trial_id(experiment.config)
+    runs = sorted((runs_dir / "single").glob(f"{identity}*/trial.yaml"), key=lambda path: _repeat(path.parent.name))
+    return Trial(runs[-1].parent) if runs else None
+
+
+def find(name: str, runs_dir: Path) -> Trial:
+    """The run that a user names by folder, by id or by the id's beginning.
+
+    Raises:
+        InputError: no run, or more than one, is so named.
+    """
+    given = Path(name).expanduser()
+    if (given / "trial.yaml").is_file():
+        return Trial(given.resolve())
+    known = {path.parent.name: path.parent for path in runs_dir.glob("*/*/trial.yaml")}
+    if name in known:
+        return Trial(known[name].resolve())
+    found = [run for run in known if run.startswith(name)]
+    if len(found) == 1:
+        return Trial(known[found[0]].resolve())
+    if found:
+        raise InputError([f"run '{name}' is not unique in {runs_dir}: {', '.join(sorted(found))}; write more of it"])
+    raise InputError([f"there is no run '{name}' in {runs_dir}; {did_you_mean(name, known)}"])
+
+
+def _new_folder(parent: Path, identity: str) -> Path:
+    parent.mkdir(parents=True, exist_ok=True)
+    for repeat in itertools.count(1):
+        folder = parent / (identity if repeat == 1 else f"{identity}-{repeat}")
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            continue
+        return folder
+    raise AssertionError("unreachable")
+
+
+def _repeat(name: str) -> int:
+    return int(name.partition("-")[2] or 1)

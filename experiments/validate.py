@@ -92,9 +92,7 @@ class Validation:
                 self._argument(value, spec.arguments[name], spec.module, f"{key}.{name}")
             elif not spec.is_open:
                 typed = self.origins.typed(f"{key}.{name}", value)
-                self.problems.append(
-                    f"{typed}: {short} has no argument {name!r}; {did_you_mean(name, spec.arguments)}"
-                )
+                self.problems.append(f"{typed}: {short} has no argument {name!r}; {did_you_mean(name, spec.arguments)}")
         if node.get("_partial_"):
             return
         for name, argument in spec.arguments.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from io import BytesIO
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -91,9 +92,9 @@ class Cifar10:
 
     def _distort(self, images: Tensor, generator: Generator) -> Tensor:
         crops = photos.random_flip(photos.random_crop(images, self.crop_size, generator), generator).float()
-        # The tutorial changes brightness too, by up to 63, which the standardising after it takes away again exactly
-        # (tensorflow issue 1458); so it is left out.
-        return photos.standardise(photos.random_contrast(crops, 0.2, 1.8, generator))
+        # As in the tutorial, where the brightness has no effect either: standardising takes it away (tensorflow #1458).
+        bright = photos.random_brightness(crops, 63.0, generator)
+        return photos.standardise(photos.random_contrast(bright, 0.2, 1.8, generator))
 
     def _part(self, part: str) -> tuple[Tensor, Tensor]:
         if part not in self._parts:
@@ -118,7 +119,7 @@ class Cifar10:
 def _decode(jpeg: bytes, offsets: Sequence[int]) -> Tensor:
     """uint8 [images, 3, 32, 32] from images laid end to end; image i is ``jpeg[offsets[i]:offsets[i + 1]]``."""
     pixels = np.empty((len(offsets) - 1, _SIZE, _SIZE, 3), np.uint8)
-    for number, (first, last) in enumerate(zip(offsets[:-1], offsets[1:], strict=True)):
+    for number, (first, last) in enumerate(pairwise(offsets)):
         with Image.open(BytesIO(jpeg[first:last])) as image:
             if image.size != (_SIZE, _SIZE):
                 raise ValueError(f"image {number} has the size {image.size}, not {(_SIZE, _SIZE)}")

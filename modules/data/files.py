@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from io import BytesIO
@@ -66,8 +67,8 @@ class DataFiles:
         """Turns whatever a decoder says about a damaged file into a `DataError` that names the file."""
         try:
             yield
-        except (OSError, EOFError, ValueError, KeyError, IndexError, BadZipFile) as err:
-            told = str(err).strip("'\"")
+        except (OSError, EOFError, ValueError, KeyError, IndexError, BadZipFile, zlib.error) as err:
+            told = f"it has no {err}" if isinstance(err, KeyError) else err
             raise DataError(
                 f"data.folder={self.folder!r}: {(self.path / name).absolute()} is damaged or of another format "
                 f"({told}); {self._fetch_again()}"

@@ -123,7 +123,7 @@ class Single:
 def _device(name: str) -> torch.device:
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
-        raise ValueError("device=cuda wants a CUDA device, but torch finds 0 here; use device=cpu or device=auto")
+        raise ValueError("hardware.device=cuda wants a CUDA device, but torch finds 0 here; set it to cpu or auto")
     return torch.device("cuda" if available and name != "cpu" else "cpu")
 
 

@@ -1,0 +1,57 @@
+# Installs Lathe into .venv and runs it. `make help` lists the targets; `make PYTHON=python3.12` takes another Python.
+PYTHON ?= python3
+PYTEST_ARGS ?=
+PIP_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
+INSTALLED := $(VENV)/.installed
+INSTALLED_DEV := $(VENV)/.installed-dev
+
+.PHONY: help demo test check quick bench clean
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(INSTALLED) ## install and train a small network, in about a minute
+	$(BIN)/lathe run experiment=digits_lenet
+
+test: check ## check, and run all tests
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(INSTALLED_DEV) ## lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+quick: $(INSTALLED_DEV) ## run the tests that take seconds
+	$(BIN)/python -m pytest -m "not slow and not gpu" $(PYTEST_ARGS)
+
+bench: $(INSTALLED_DEV) ## hold every budget against its peer; `.venv/bin/pip install -e '.[bench]'` adds the optional rows
+	@failed=0; for file in benchmarks/*.py; do \
+		name=$$(basename $$file .py); [ $$name = __init__ ] && continue; \
+		echo "== $$name"; $(BIN)/python -m benchmarks.$$name || failed=1; \
+	done; exit $$failed
+
+clean: ## remove .venv and caches; runs stay
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else 1)' || { \
+		echo "PYTHON=$(PYTHON) is `$(PYTHON) --version 2>&1 | head -n 1`, but Lathe needs Python 3.11 or newer;" \
+			"name one, as in: make PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+		echo "PYTHON=$(PYTHON) cannot make a virtual environment; on Debian: apt-get install python3-venv" >&2; exit 1; }
+
+# torch first and alone: it is by far the largest, and a failed download of it should be the first thing seen.
+$(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) torch==2.13.0
+	$(PIP) -e .
+	@touch $@
+
+$(INSTALLED_DEV): $(INSTALLED)
+	$(PIP) -e '.[dev]'
+	@touch $@

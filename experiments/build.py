@@ -1,0 +1,64 @@
+"""Trial to live parts: the only caller of `_target_`."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+from collections.abc import Collection
+from typing import Any
+
+from experiments.faults import InputError, PlanError
+from experiments.secrets import resolve
+from experiments.targets import is_allowed
+
+
+def build(node: dict[str, Any], key: str, trust: Collection[str] = ()) -> Any:
+    """Make the object that a node of the configuration describes, parts inside it first.
+
+    Args:
+        node: plain values with `_target_` and perhaps `_partial_: true`, for what needs a live object first.
+        key: the node's dotted key, for messages.
+        trust: packages beyond the house's own that may be named.
+
+    Raises:
+        InputError: the target is not on the allow-list, is no class, or its constructor refuses the values.
+    """
+    try:
+        values = resolve({name: value for name, value in node.items() if name not in ("_target_", "_partial_")})
+    except KeyError as err:
+        raise InputError([f"{key} needs the environment variable {err.args[0]}; `export {err.args[0]}=...`"]) from err
+    arguments = {name: _inner(value, f"{key}.{name}", trust) for name, value in values.items()}
+    target = _load(str(node["_target_"]), f"{key}._target_", trust)
+    if node.get("_partial_"):
+        return functools.partial(target, **arguments)
+    try:
+        return target(**arguments)
+    except (ValueError, TypeError) as err:
+        raise PlanError([f"{key}: {err}"], f"the part '{key}'") from err
+
+
+def _inner(value: Any, key: str, trust: Collection[str]) -> Any:
+    if isinstance(value, dict) and "_target_" in value:
+        return build(value, key, trust)
+    if isinstance(value, dict):
+        return {name: _inner(inner, f"{key}.{name}", trust) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_inner(inner, f"{key}[{index}]", trust) for index, inner in enumerate(value)]
+    return value
+
+
+def _load(target: str, key: str, trust: Collection[str]) -> Any:
+    """The class or function itself; refused before anything is imported where it is not on the allow-list."""
+    package = target.partition(".")[0]
+    refusal = f"{key}={target} is not on the list of code that may run; if you trust it, add `--trust {package}`"
+    if not is_allowed(target, trust):
+        raise InputError([refusal])
+    module_name, _, name = target.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError) as err:
+        raise InputError([f"{key}={target} cannot be imported: {err}; check the path and what it imports"]) from err
+    if not (inspect.isclass(found) or inspect.isfunction(found)) or not is_allowed(f"{found.__module__}.", trust):
+        raise InputError([refusal])
+    return found

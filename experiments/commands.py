@@ -1,0 +1,163 @@
+"""What each command does, one function a command."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import yaml
+
+from experiments import options
+from experiments.display import Display, closing_table, console, data_table, options_table, plan_table
+from experiments.faults import PlanError
+from experiments.launch import Result, run
+from experiments.plan import make_plan
+from experiments.store import StoreError
+from experiments.trial import Trial, find, freeze, latest
+from launchers.base import LaunchError
+from launchers.local import Job
+
+
+def call(asked: argparse.Namespace) -> int:
+    """Do what was asked.
+
+    Raises:
+        InputError: it cannot be done as it was asked.
+    """
+    command: Callable[[argparse.Namespace], int] = COMMANDS[asked.command]
+    try:
+        return command(asked)
+    except (LaunchError, StoreError) as err:
+        print(f"{type(err).__name__}: {err}", file=sys.stderr)
+        return 1
+
+
+def _run(asked: argparse.Namespace) -> int:
+    # The job imports torch on another core while the configuration is composed, checked and frozen.
+    job = None if asked.cfg or any(word.startswith("launcher") for word in asked.overrides) else Job()
+    try:
+        from experiments.compose import compose
+
+        experiment = compose(asked.overrides, config_dirs=asked.config_dir, trust=asked.trust)
+        if asked.cfg:
+            print(yaml.safe_dump(experiment.config, sort_keys=False, allow_unicode=True), end="")
+            return 0
+        make_plan(experiment.config)
+        trial = latest(experiment) if experiment.config["resume"] else None
+        if trial is None:
+            trial = freeze(experiment)
+        elif _is_finished(trial):
+            return 0
+        display = Display(sys.stdout)
+        display.say(f"run {trial.folder.name} of '{trial.config['name']}' in {trial.folder}")
+        for warning in trial.provenance["warnings"]:
+            display.say(f"warning: {warning}")
+        warm, job = job, None
+        return _close(run(trial, trust=asked.trust, display=display, warm_job=warm))
+    finally:
+        if job is not None:
+            job.dismiss()
+
+
+def _resume(asked: argparse.Namespace) -> int:
+    trial = find(asked.run, Path(asked.runs_dir))
+    if _is_finished(trial):
+        return 0
+    return _close(run(trial, trust=asked.trust, display=Display(sys.stdout)))
+
+
+def _is_finished(trial: Trial) -> bool:
+    outcome = trial.outcome()
+    finished = outcome is not None and outcome["status"] == "finished"
+    if finished:
+        print(f"run {trial.folder.name} is finished; nothing is left to do ({trial.folder})")
+    return finished
+
+
+def _close(result: Result) -> int:
+    """Say how it ended; a run that never began leaves nothing behind."""
+    if result.exit_code == 2:
+        print(result.reason, file=sys.stderr)
+        if result.attempt == 1 and not result.metrics:
+            shutil.rmtree(result.trial.folder)
+        return 2
+    if result.status != "finished":
+        print(f"{result.status}: {result.reason}", file=sys.stderr)
+    console().print(closing_table(result))
+    return result.exit_code
+
+
+def _plan(asked: argparse.Namespace) -> int:
+    from experiments.compose import compose
+
+    experiment = compose(asked.overrides, config_dirs=asked.config_dir, trust=asked.trust)
+    if asked.cfg:
+        print(yaml.safe_dump(experiment.config, sort_keys=False, allow_unicode=True), end="")
+        return 0
+    plan = make_plan(experiment.config)
+    from experiments.footprint import memory_bytes, of_plan, seconds_per_step
+    from experiments.targets import trusted
+
+    counted = of_plan(experiment.config, plan, trusted(asked.trust))
+    hardware = experiment.config["hardware"]
+    available = memory_bytes(hardware)
+    if counted.total_bytes > available:
+        raise PlanError(
+            [
+                f"batch_size_per_device={plan.batch_size_per_device} needs {counted.total_bytes / 1e9:.1f} GB of the "
+                f"device's {available / 1e9:.1f} GB (hardware.memory_gb); lower it, the gradients then accumulate"
+            ],
+            f"the plan for '{plan.name}'",
+        )
+    console().print(plan_table(plan, counted, seconds_per_step(counted, hardware)))
+    return 0
+
+
+def _sync(asked: argparse.Namespace) -> int:
+    from experiments.sync import sync_all
+
+    summary = sync_all(Path(asked.runs_dir), asked.runs)
+    print(f"{summary.runs} runs are in the store, {summary.points} points were new")
+    for failure in summary.failures:
+        print(failure, file=sys.stderr)
+    return 1 if summary.failures else 0
+
+
+def _ui(asked: argparse.Namespace) -> int:
+    from experiments.ui import serve
+
+    return serve(
+        Path(asked.runs_dir), asked.store, asked.experiment, asked.port, say=lambda line: print(line, flush=True)
+    )
+
+
+def _options(asked: argparse.Namespace) -> int:
+    console().print(options_table(asked.group, options.groups(asked.config_dir)))
+    return 0
+
+
+def _data(asked: argparse.Namespace) -> int:
+    console().print(data_table(options.groups(asked.config_dir)["data"]))
+    return 0
+
+
+def _completion(asked: argparse.Namespace) -> int:
+    from experiments.completion import script
+
+    print(script(asked.shell))
+    return 0
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "run": _run,
+    "plan": _plan,
+    "resume": _resume,
+    "sync": _sync,
+    "ui": _ui,
+    "options": _options,
+    "data": _data,
+    "completion": _completion,
+}

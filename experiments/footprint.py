@@ -1,0 +1,154 @@
+"""What a training needs of one device, counted on the meta device: nothing is allocated and nothing computed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.flop_counter import FlopCounterMode
+
+from experiments.faults import PlanError
+from experiments.parts import make_parts
+from experiments.plan import Plan
+from modules.data.base import Batch, Tensors
+from modules.parallel.base import Learner
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Counts and bytes of one device that holds the whole model."""
+
+    num_parameters: int
+    weights_bytes: int
+    gradients_bytes: int
+    optimizer_bytes: int
+    activations_bytes: int
+    """What the forward pass of one micro-batch keeps for the backward pass, with the batch itself."""
+    flops_per_step: int
+    """Forward and backward of one update; a multiply-add counts two."""
+
+    @property
+    def total_bytes(self) -> int:
+        return self.weights_bytes + self.gradients_bytes + self.optimizer_bytes + self.activations_bytes
+
+
+def footprint(learner: Learner, batch: Batch, num_accumulation: int, precision: str) -> Footprint:
+    """Count one update of a learner whose model was built on the meta device.
+
+    Args:
+        learner: its model's parameters lie on the meta device.
+        batch: one micro-batch on the meta device.
+        num_accumulation: micro-batches of one update.
+        precision: "fp32", or "bf16" for autocast.
+    """
+    model = learner.model.train()
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    kept: dict[int, int] = {}
+    with FlopCounterMode(display=False) as counter, _count_saved(model, kept):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
+            loss, _ = learner.objective(model(batch[0]), batch[1])
+        loss.backward()  # type: ignore[no-untyped-call]
+    for tensor in (*_tensors(batch[0]), *_tensors(batch[1])):
+        kept[tensor.untyped_storage()._cdata] = _bytes(tensor)
+    weights = sum(_bytes(tensor) for tensor in (*model.parameters(), *model.buffers()))
+    return Footprint(
+        num_parameters=sum(p.numel() for p in model.parameters()),
+        weights_bytes=weights,
+        gradients_bytes=sum(_bytes(p) for p in parameters),
+        optimizer_bytes=_optimizer_bytes(learner, parameters),
+        activations_bytes=sum(kept.values()),
+        flops_per_step=counter.get_total_flops() * num_accumulation,
+    )
+
+
+@contextmanager
+def _count_saved(model: nn.Module, kept: dict[int, int]) -> Iterator[None]:
+    """Note the bytes of every storage that autograd saves, each once, the weights left out."""
+    weights = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
+    held: list[Tensor] = []  # a storage that were freed could give its place, and so its key, to the next one
+
+    def pack(tensor: Tensor) -> Tensor:
+        key = tensor.untyped_storage()._cdata
+        if key not in weights:
+            kept[key] = tensor.untyped_storage().nbytes()
+            held.append(tensor)
+        return tensor
+
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield
+
+
+def _optimizer_bytes(learner: Learner, parameters: list[nn.Parameter]) -> int:
+    """Bytes of the state that the optimizer holds after one step."""
+    if not parameters:
+        return 0
+    optimizer = learner.optimizer(parameters)
+    optimizer.step()
+    states = optimizer.state_dict()["state"].values()
+    return sum(_bytes(value) for state in states for value in state.values() if isinstance(value, Tensor))
+
+
+def _tensors(tensors: Tensors) -> tuple[Tensor, ...]:
+    return tensors if isinstance(tensors, tuple) else (tensors,)
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def of_plan(config: Mapping[str, Any], plan: Plan, trust: Collection[str] = ()) -> Footprint:
+    """Footprint of one device under a plan.
+
+    Raises:
+        InputError: a part refuses its values, or model, data and objective do not fit each other.
+    """
+    with torch.device("meta"):
+        parts = make_parts(config, trust)
+        batch = parts.data.example(plan.batch_size_per_device)
+        try:
+            return footprint(parts.learner, batch, plan.num_accumulation, config["precision"])
+        except (RuntimeError, ValueError, IndexError, TypeError) as err:
+            shapes = f"inputs {_shapes(batch[0])}, targets {_shapes(batch[1])}"
+            raise PlanError(
+                [
+                    f"model={config['model']['_target_']} does not take what data gives ({shapes}): {err}; choose another model"
+                ],
+                f"the plan for '{plan.name}'",
+            ) from err
+
+
+def memory_bytes(hardware: Mapping[str, Any]) -> float:
+    """Memory of one device: as stated, else what this machine has."""
+    if hardware["memory_gb"] is not None:
+        return float(hardware["memory_gb"]) * 1e9
+    if hardware["device"] != "cpu" and torch.cuda.is_available():
+        return float(torch.cuda.get_device_properties(0).total_memory)
+    return float(psutil.virtual_memory().total)
+
+
+def seconds_per_step(counted: Footprint, hardware: Mapping[str, Any]) -> float:
+    """A guess: the work by the peak, as stated or else as a short matrix product reaches it here, by the efficiency."""
+    peak_tflops = hardware["peak_tflops"] or _matmul_tflops(hardware["device"])
+    return float(counted.flops_per_step / (peak_tflops * 1e12 * hardware["efficiency"]))
+
+
+def _matmul_tflops(device: str, size: int = 512, rounds: int = 5) -> float:
+    cuda = device != "cpu" and torch.cuda.is_available()
+    matrix = torch.ones(size, size, device="cuda" if cuda else "cpu")
+    best = float("inf")
+    for _ in range(rounds):
+        start = time.perf_counter()
+        (matrix @ matrix)[0, 0].item()
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best / 1e12
+
+
+def _shapes(tensors: Tensors) -> str:
+    return ", ".join(str(list(tensor.shape)) for tensor in _tensors(tensors))

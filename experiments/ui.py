@@ -1,0 +1,185 @@
+"""Shows the runs in MLflow's own UI, served on this machine's loopback for as long as the command runs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO
+from urllib.error import HTTPError
+from urllib.parse import quote
+from urllib.request import ProxyHandler, build_opener
+
+from experiments.store import StoreError, artifacts_folder, is_server, resolve_store, sqlite_path
+
+_START_TIMEOUT_S = 120.0  # 12 s on two idle cores (2026-11-23)
+_END_TIMEOUT_S = 10.0
+
+
+def serve(
+    runs_dir: Path,
+    store: str | None = None,
+    experiment: str = "lathe",
+    port: int | None = None,
+    say: Callable[[str], None] = print,
+) -> int:
+    """Serve a store until Ctrl-C or SIGTERM; of a store that is a server itself, only say the address.
+
+    Args:
+        runs_dir: the folder of the runs.
+        store: as `tracking.store`.
+        experiment: the one whose runs the address opens.
+        port: of the loopback interface; None takes a free one.
+        say: takes the address, once it answers.
+
+    Returns:
+        0, the exit code of a server that was ended on purpose.
+
+    Raises:
+        StoreError: there is no store, the port is taken, or the server failed.
+    """
+    uri = resolve_store(store, runs_dir)
+    if is_server(uri):
+        say(runs_page(re.sub(r"://[^/@]+@", "://", uri).rstrip("/"), experiment))
+        return 0
+    database = sqlite_path(uri)
+    if database is not None and not database.is_file():
+        raise StoreError(
+            f"runs_dir={runs_dir} has no runs to show: {database} is missing; `lathe run` or `lathe sync` it"
+        )
+    port = _free_port(port)
+    with _signals_as_interrupt(), tempfile.TemporaryFile() as log:
+        server = _start(uri, runs_dir, port, log)
+        try:
+            _wait_until_healthy(server, port, log)
+            say(runs_page(f"http://127.0.0.1:{port}", experiment))
+            server.wait()
+            raise StoreError(f"MLflow's server ended by itself ({_last_line(log)}); start `lathe ui` again")
+        except KeyboardInterrupt:
+            return 0
+        finally:
+            _end(server)
+
+
+def runs_page(address: str, experiment: str) -> str:
+    """The page of an experiment's runs; without `workflowType` MLflow 3 opens a page about traces instead."""
+    view = "workflowType=machine_learning"
+    try:
+        found = _get(f"{address}/api/2.0/mlflow/experiments/get-by-name?experiment_name={quote(experiment)}")
+        return f"{address}/#/experiments/{json.loads(found)['experiment']['experiment_id']}/runs?{view}"
+    except (OSError, ValueError, KeyError):  # no such experiment, or a server that wants a login first
+        return f"{address}/#/experiments?{view}"
+
+
+def _start(uri: str, runs_dir: Path, port: int, log: IO[bytes]) -> subprocess.Popen[bytes]:
+    """Start the server in a process group of its own, so that Ctrl-C reaches it through this process alone."""
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "mlflow",
+        "server",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
+    command += ["--allowed-hosts", f"localhost:{port},127.0.0.1:{port}"]
+    command += ["--artifacts-destination", artifacts_folder(uri, runs_dir).as_uri()]
+    environment = os.environ | {
+        "MLFLOW_BACKEND_STORE_URI": uri,  # not an argument: every user of a machine reads those
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # else 13 processes and 2.4 GB, for GenAI features
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    runs_dir.mkdir(parents=True, exist_ok=True)
+    return subprocess.Popen(
+        command, env=environment, cwd=runs_dir, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+    )
+
+
+def _wait_until_healthy(server: subprocess.Popen[bytes], port: int, log: IO[bytes]) -> None:
+    end = time.monotonic() + _START_TIMEOUT_S
+    while time.monotonic() < end:
+        if server.poll() is not None:
+            raise StoreError(
+                f"MLflow's server did not start on port={port}: {_last_line(log)}; mend that, or try another"
+            )
+        with contextlib.suppress(OSError):
+            _get(f"http://127.0.0.1:{port}/health")
+            return
+        time.sleep(0.2)
+    raise StoreError(f"MLflow's server on port={port} did not answer within {_START_TIMEOUT_S:.0f} s; try again")
+
+
+def _end(server: subprocess.Popen[bytes]) -> None:
+    """End the server's whole process group, kindly first."""
+    for number, patience_s in ((signal.SIGTERM, _END_TIMEOUT_S), (signal.SIGKILL, 2.0)):
+        end = time.monotonic() + patience_s
+        try:
+            os.killpg(server.pid, number)
+            while time.monotonic() < end:
+                server.poll()  # reaps the leader; the group lives on with its members
+                os.killpg(server.pid, 0)
+                time.sleep(0.05)
+        except ProcessLookupError:
+            return
+
+
+def _free_port(port: int | None) -> int:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port or 0))
+        except (OSError, OverflowError) as err:
+            raise StoreError(
+                f"port={port} cannot be had on 127.0.0.1 ({err}); choose another, or leave it out"
+            ) from err
+        return int(probe.getsockname()[1])
+
+
+def _get(address: str) -> bytes:
+    """Fetch a page; from this machine without the proxy that its environment may name."""
+    here = address.startswith("http://127.0.0.1:")
+    opener = build_opener(ProxyHandler({})) if here else build_opener()
+    try:
+        with opener.open(address, timeout=5) as answer:
+            page: bytes = answer.read()
+            return page
+    except HTTPError as err:
+        err.close()
+        raise
+
+
+def _last_line(log: IO[bytes]) -> str:
+    log.seek(0)
+    lines = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
+    return lines[-1][:300] if lines else "it said nothing"
+
+
+@contextlib.contextmanager
+def _signals_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM and a closed terminal end the command as Ctrl-C does; a second one does not disturb the ending."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def interrupt(number: int, frame: object) -> None:
+        for each in numbers:
+            signal.signal(each, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,46 @@
+"""The contract of a launcher: where a trial runs, and how the launching side holds on to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """One attempt at one trial; a path and names, never code."""
+
+    folder: Path
+    attempt: int
+    trust: tuple[str, ...] = ()
+    """Packages beyond the house's own whose classes the trial may name."""
+
+
+class Handle(Protocol):
+    """A running attempt."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def poll(self) -> int | None:
+        """Exit code, the negative number of the signal that ended it, or None while it runs."""
+        ...
+
+    def signal(self, number: int) -> None:
+        """Pass a signal on; nothing happens where it has ended."""
+        ...
+
+
+class Launcher(Protocol):
+    def launch(self, assignment: Assignment) -> Handle:
+        """Start `python -m experiments.job` on an attempt.
+
+        Raises:
+            LaunchError: the machine, or the scheduler, refuses.
+        """
+        ...
+
+
+class LaunchError(Exception):
+    """An attempt could not be started; the message says what refused it and what to change."""

@@ -1,0 +1,80 @@
+"""Trials as processes of this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+from launchers.base import Assignment, LaunchError
+
+# Waiting OpenMP threads that spin starve each other on a busy machine: a step was seen to take 57 times as long.
+ENVIRONMENT = {"OMP_WAIT_POLICY": "passive"}
+
+
+class Job:
+    """One process of `experiments.job`: it imports what a training needs, then waits to be told which.
+
+    Its standard input stays open as long as the launching process lives; when that ends, the job saves and stops.
+    """
+
+    def __init__(self) -> None:
+        command = [sys.executable, "-P", "-m", "experiments.job"]
+        try:
+            # A session of its own: Ctrl-C reaches the launching side alone, which passes it on once.
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, start_new_session=True, env=ENVIRONMENT | os.environ
+            )
+        except OSError as err:
+            raise LaunchError(
+                f"{' '.join(command)} could not be started: {err.strerror}; free memory or processes"
+            ) from err
+
+    def assign(self, assignment: Assignment) -> None:
+        """Tell it what to run.
+
+        Raises:
+            LaunchError: it has already ended, which means that an import failed.
+        """
+        order = {"folder": str(assignment.folder), "attempt": assignment.attempt, "trust": list(assignment.trust)}
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write((json.dumps(order) + "\n").encode())
+            self._process.stdin.flush()
+        except BrokenPipeError as err:
+            raise LaunchError(
+                f"the job ended with code {self._process.wait()} before it began; what it printed stands above"
+            ) from err
+
+    def dismiss(self) -> None:
+        """End a process that was told nothing."""
+        self._process.kill()
+        self._process.wait()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def poll(self) -> int | None:
+        return self._process.poll()
+
+    def signal(self, number: int) -> None:
+        if self._process.poll() is None:
+            os.kill(self._process.pid, number)
+
+
+class Local:
+    """Starts every attempt at once on this machine."""
+
+    def __init__(self) -> None:
+        self._warm: Job | None = None
+
+    def warm(self, job: Job) -> None:
+        """Use a process that was started ahead, while the configuration was still being composed."""
+        self._warm = job
+
+    def launch(self, assignment: Assignment) -> Job:
+        job, self._warm = self._warm or Job(), None
+        job.assign(assignment)
+        return job

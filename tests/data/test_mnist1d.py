@@ -1,0 +1,63 @@
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Generator
+
+from modules.data.base import DataError
+from modules.data.mnist1d import Mnist1d
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> str:
+    """7 signals of 5 numbers to train on, 3 to test on, each its own number all over."""
+    (tmp_path / "tiny").mkdir()
+    x, x_test = (np.arange(count)[:, None] * np.ones(5) for count in (7, 3))
+    np.savez(tmp_path / "tiny" / "tiny.npz", x=x, y=np.arange(7) % 4, x_test=x_test, y_test=np.arange(3))
+    return str(tmp_path)
+
+
+def _data(root: str, num_val: int = 2, num_features: int = 5, num_classes: int = 4) -> Mnist1d:
+    return Mnist1d(root, "tiny", {"tiny.npz": None}, num_val, num_features, num_classes)
+
+
+def test_the_last_training_signals_validate(root: str) -> None:
+    splits = {name: _data(root).load(name) for name in ("train", "val", "test")}
+    told = {name: split.inputs[:, 4].tolist() for name, split in splits.items()}
+    assert told == {"train": [0, 1, 2, 3, 4], "val": [5, 6], "test": [0, 1, 2]}
+    assert splits["val"].targets.tolist() == [1, 2]
+
+
+def test_a_batch_looks_like_the_example(root: str) -> None:
+    data = _data(root)
+    for real, blank in zip(data.load("train").batch(torch.arange(3), Generator()), data.example(3), strict=True):
+        assert isinstance(real, torch.Tensor)
+        assert isinstance(blank, torch.Tensor)
+        assert (real.shape, real.dtype) == (blank.shape, blank.dtype)
+
+
+def test_an_archive_that_does_not_fit_is_refused(root: str) -> None:
+    with pytest.raises(DataError, match=r"it has signals \[7, 5\] in 4 classes, but data.num_features is 6"):
+        _data(root, num_features=6).load("train")
+    with pytest.raises(DataError, match=r"signals \[3, 5\] in 3 classes, but .* and data.num_classes 2"):
+        _data(root, num_classes=2).load("test")
+    with pytest.raises(DataError, match=r"its 7 signals leave none to train on with data.num_val=7"):
+        _data(root, num_val=7).load("val")
+    np.savez(Path(root) / "tiny" / "tiny.npz", x=np.zeros(3))
+    with pytest.raises(DataError, match=r"tiny\.npz is damaged or of another format \(it has no 'y'\)"):
+        _data(root).load("val")
+
+
+def test_building_wants_one_archive() -> None:
+    with pytest.raises(ValueError, match=r"Mnist1d wants one archive in data.files, but got \['a', 'b'\]"):
+        Mnist1d("/nowhere", "tiny", {"b": None, "a": None}, 2, 5, 4)
+
+
+def test_mnist1d_itself_has_its_published_sizes() -> None:
+    root = os.environ.get("LATHE_DATA")
+    if not root or not (Path(root) / "mnist1d").is_dir():
+        pytest.skip("MNIST-1D is not here; set LATHE_DATA to the folder that holds 'mnist1d'")
+    data = Mnist1d(root, "mnist1d", {"mnist1d.npz": None}, 500, 40, 10)
+    assert [len(data.load(name)) for name in ("train", "val", "test")] == [3500, 500, 1000]

@@ -1,0 +1,45 @@
+import re
+
+import pytest
+import torch
+
+from modules.evaluator.accuracy import Accuracy
+
+LOGITS = torch.tensor([[0.1, 0.9, 0.5, 0.2], [0.8, 0.1, 0.3, 0.6], [0.1, 0.2, 0.3, 0.4]])
+TARGETS = torch.tensor([1, 3, 0])  # first, second and last
+
+
+def test_accuracy_counts_the_right_class_among_the_k_best() -> None:
+    accuracy = Accuracy(top_k=[1, 2, 4])
+    sums = accuracy.measure(LOGITS, TARGETS)
+    assert sums.dtype == torch.float64
+    assert sums.tolist() == [3, 1, 2, 3]
+    assert accuracy.metrics(sums) == {"accuracy_top1": 1 / 3, "accuracy_top2": 2 / 3, "accuracy_top4": 1.0}
+
+
+def test_accuracy_of_two_batches_is_that_of_both_together() -> None:
+    accuracy = Accuracy(top_k=[2, 1])
+    apart = accuracy.measure(LOGITS[:2], TARGETS[:2]) + accuracy.measure(LOGITS[2:], TARGETS[2:])
+    assert torch.equal(apart, accuracy.measure(LOGITS, TARGETS))
+    assert accuracy.metrics(apart) == {"accuracy_top2": 2 / 3, "accuracy_top1": 1 / 3}
+
+
+def test_accuracy_refuses_more_than_there_are_classes() -> None:
+    with pytest.raises(ValueError, match=re.escape("evaluator.top_k=[1, 5] asks for more than the model's 4 classes")):
+        Accuracy(top_k=[1, 5]).measure(LOGITS, TARGETS)
+
+
+@pytest.mark.parametrize("top_k", [[], [0], [1, 1]])
+def test_accuracy_refuses_a_k_that_says_nothing(top_k: list[int]) -> None:
+    with pytest.raises(ValueError, match="Accuracy wants top_k as different numbers of at least 1"):
+        Accuracy(top_k)
+
+
+def test_accuracy_refuses_other_shapes_and_empty_sums() -> None:
+    accuracy = Accuracy(top_k=[1])
+    with pytest.raises(ValueError, match=re.escape("but got [3, 4] and [3, 1]")):
+        accuracy.measure(LOGITS, TARGETS[:, None])
+    with pytest.raises(ValueError, match="but got a tuple; pick one"):
+        accuracy.measure((LOGITS,), TARGETS)
+    with pytest.raises(ValueError, match="Accuracy wants at least 1 example, but got 0"):
+        accuracy.metrics(torch.zeros(2, dtype=torch.float64))

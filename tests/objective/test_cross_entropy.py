@@ -1,0 +1,40 @@
+import math
+import re
+
+import pytest
+import torch
+
+from modules.objective.cross_entropy import CrossEntropy
+
+
+def test_cross_entropy_of_equal_logits_is_the_log_of_the_classes() -> None:
+    loss, metrics = CrossEntropy()(torch.zeros(2, 5, requires_grad=True), torch.tensor([4, 0]))
+    assert loss.shape == ()
+    assert loss.item() == pytest.approx(math.log(5))
+    assert loss.requires_grad
+    assert metrics.keys() == {"loss_nats"}
+    assert torch.equal(metrics["loss_nats"], loss.detach())
+    assert not metrics["loss_nats"].requires_grad
+
+
+def test_cross_entropy_is_the_mean_over_the_batch() -> None:
+    logits, targets = torch.randn(3, 5), torch.tensor([4, 0, 2])
+    loss, _ = CrossEntropy()(logits, targets)
+    each = [-math.log(logits[row].softmax(0)[target]) for row, target in enumerate(targets.tolist())]
+    assert float(loss) == pytest.approx(sum(each) / 3, rel=1e-5)
+
+
+def test_label_smoothing_spreads_its_share_over_all_classes() -> None:
+    logits, targets = torch.randn(3, 5), torch.tensor([4, 0, 2])
+    smooth = 0.9 * torch.eye(5)[targets] + 0.1 / 5
+    loss, _ = CrossEntropy(label_smoothing_prob=0.1)(logits, targets)
+    torch.testing.assert_close(loss, -(smooth * logits.log_softmax(1)).sum(1).mean())
+
+
+def test_cross_entropy_refuses_what_are_no_logits_and_classes() -> None:
+    with pytest.raises(ValueError, match=re.escape("but got [3, 5] and [2]; end the model in one number a class")):
+        CrossEntropy()(torch.zeros(3, 5), torch.zeros(2, dtype=torch.int64))
+    with pytest.raises(ValueError, match="but got a tuple; pick one"):
+        CrossEntropy()((torch.zeros(3, 5),), torch.zeros(3, dtype=torch.int64))
+    with pytest.raises(ValueError, match=re.escape("CrossEntropy wants label_smoothing_prob in [0, 1], but got 1.5")):
+        CrossEntropy(label_smoothing_prob=1.5)

@@ -1,0 +1,204 @@
+"""MLflow's UI as a user meets it: started by `experiments.ui`, looked at in a browser."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from experiments.journal import Journal
+from experiments.store import StoreError
+from experiments.sync import sync_run
+from experiments.trial import Trial
+from experiments.ui import runs_page, serve
+
+if TYPE_CHECKING:
+    from selenium.webdriver.chrome.webdriver import WebDriver
+
+# MLflow 3.17 uses a loader strategy that SQLAlchemy 2.1 is about to drop.
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
+
+CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--window-size=1600,1000",
+]
+SERVE = """
+import sys
+from pathlib import Path
+from experiments.ui import serve
+sys.exit(serve(Path(sys.argv[1]), say=lambda address: print(address, flush=True)))
+"""
+
+
+def finished_run(runs_dir: Path, lr: float) -> Trial:
+    """A run folder whose journal tells of 60 steps that learn faster the larger `lr` is."""
+    trial = Trial(runs_dir / "single" / f"lr{lr}".replace(".", ""))
+    trial.folder.mkdir(parents=True)
+    config: dict[str, Any] = {
+        "name": f"blobs lr={lr}",
+        "note": None,
+        "model": {"_target_": "modules.model.mlp.Mlp", "hidden_sizes": [64, 64]},
+        "data": {"_target_": "modules.data.blobs.Blobs"},
+        "optimizer": {"_target_": "torch.optim.SGD", "lr": lr},
+        "tracking": {"store": None, "experiment": "lathe", "sync": "end"},
+    }
+    provenance = {"trial_id": trial.folder.name, "run_key": trial.folder.name, "overrides": [f"optimizer.lr={lr}"]}
+    (trial.folder / "trial.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    (trial.folder / "provenance.yaml").write_text(yaml.safe_dump(provenance))
+    with Journal(trial.folder / "attempts" / "1" / "journal.jsonl") as journal:
+        journal.state("running", step=0, attempt=1)
+        for step in range(1, 61):
+            journal.metrics(step, {"train/loss_nats": 0.1 + 1.5 * math.exp(-lr * step)})
+            if step % 10 == 0:
+                journal.metrics(step, {"val/accuracy_top1": 1 - 0.9 * math.exp(-lr * step)})
+        journal.state("finished", step=60, attempt=1)
+    return trial
+
+
+@contextmanager
+def served(runs_dir: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    process = subprocess.Popen([sys.executable, "-c", SERVE, str(runs_dir)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        yield process, process.stdout.readline().strip()
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        process.wait(timeout=30)
+        process.stdout.close()
+
+
+@contextmanager
+def browser(profile: Path) -> Iterator[WebDriver]:
+    if not (CHROMIUM.exists() and DRIVER.exists()):
+        pytest.skip(f"needs {CHROMIUM} and {DRIVER}: apt-get install chromium chromium-driver")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(CHROMIUM)
+    for flag in (*FLAGS, f"--user-data-dir={profile}"):
+        options.add_argument(flag)
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(str(DRIVER)))
+    try:
+        yield driver
+    finally:
+        driver.quit()
+
+
+def children(pid: int) -> set[int]:
+    """The processes below one, from /proc."""
+    below: dict[int, set[int]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        below.setdefault(int(fields[1]), set()).add(int(path.parent.name))
+    found, new = set[int](), {pid}
+    while new := {child for parent in new for child in below.get(parent, ())}:
+        found |= new
+    return found
+
+
+@pytest.mark.slow
+def test_two_runs_can_be_compared_in_the_browser(tmp_path: Path) -> None:
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    for lr in (0.03, 0.3):
+        sync_run(finished_run(tmp_path, lr))
+    with served(tmp_path) as (_, address), browser(tmp_path / "profile") as driver:
+
+        def text() -> str:
+            return driver.find_element(By.TAG_NAME, "body").text
+
+        def shows(*words: str) -> None:
+            WebDriverWait(driver, 90, ignored_exceptions=[Exception]).until(lambda _: all(w in text() for w in words))
+
+        assert address.endswith("/runs?workflowType=machine_learning")
+        driver.get(address)
+        shows("blobs lr=0.03", "blobs lr=0.3")
+        driver.get(f"{address}&compareRunsMode=CHART")
+        driver.refresh()
+        shows("blobs lr=0.03", "blobs lr=0.3", "train/loss_nats", "val/accuracy_top1")
+        plot = "svg.main-svg .scatterlayer .trace path.js-line"
+        WebDriverWait(driver, 90).until(lambda d: len(d.find_elements(By.CSS_SELECTOR, plot)) >= 4)
+        picture = tmp_path / "mlflow-ui.png"
+        assert driver.save_screenshot(str(picture))
+        driver.get(address)
+        runs = WebDriverWait(driver, 90).until(lambda d: d.find_elements(By.LINK_TEXT, "blobs lr=0.3"))
+        driver.get(str(runs[0].get_attribute("href")))
+        shows("optimizer.lr", "0.3", "model.hidden_sizes", "[64, 64]", "train/loss_nats", "Finished")
+        assert driver.save_screenshot(str(tmp_path / "mlflow-run.png"))
+    if os.environ.get("LATHE_SCREENSHOT"):
+        images = Path(__file__).parent.parent / "docs" / "images"
+        images.mkdir(parents=True, exist_ok=True)
+        shutil.copy(picture, images / "mlflow-ui.png")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_every_process_of_the_server_with_exit_code_0(tmp_path: Path, number: signal.Signals) -> None:
+    sync_run(finished_run(tmp_path, 0.3))
+    before = sorted(path.name for path in tmp_path.iterdir())
+    with served(tmp_path) as (process, address):
+        assert address.startswith("http://127.0.0.1:")
+        processes = children(process.pid)
+        assert processes
+        process.send_signal(number)
+        assert process.wait(timeout=30) == 0
+    time.sleep(0.2)
+    assert not [pid for pid in processes if Path(f"/proc/{pid}").exists()]
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").touch()
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(StoreError, match=rf"port={port} cannot be had .*; choose another, or leave it out"):
+            serve(tmp_path, port=port)
+
+
+def test_a_folder_without_a_store_is_told(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"has no runs to show: .*mlflow.db is missing; `lathe run` or `lathe sync`"):
+        serve(tmp_path)
+
+
+def test_a_store_that_is_a_server_only_has_its_address_said(tmp_path: Path) -> None:
+    said: list[str] = []
+    with socket.socket() as nobody:  # bound and not listening: a connection is refused at once
+        nobody.bind(("127.0.0.1", 0))
+        port = nobody.getsockname()[1]
+        assert serve(tmp_path, store=f"http://user:hush@127.0.0.1:{port}/", say=said.append) == 0
+        assert said == [f"http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning"]
+        assert runs_page(f"http://127.0.0.1:{port}", "lathe") == said[0]
+
+
+@pytest.mark.slow
+def test_a_store_that_mlflow_cannot_open_is_told(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_text("this is no database, and it is long enough to be looked at as one" * 20)
+    with pytest.raises(StoreError, match=r"MLflow's server did not start on port=.*file is not a database"):
+        serve(tmp_path)
