@@ -19,6 +19,7 @@ from urllib.error import HTTPError
 from urllib.parse import quote
 from urllib.request import ProxyHandler, build_opener
 
+from experiments.describe import without_password
 from experiments.store import StoreError, artifacts_folder, is_server, resolve_store, sqlite_path
 
 _START_TIMEOUT_S = 120.0  # 12 s on two idle cores (2026-11-23)
@@ -82,26 +83,9 @@ def runs_page(address: str, experiment: str) -> str:
 
 def _start(uri: str, runs_dir: Path, port: int, log: IO[bytes]) -> subprocess.Popen[bytes]:
     """Start the server in a process group of its own, so that Ctrl-C reaches it through this process alone."""
-    command = [
-        sys.executable,
-        "-P",
-        "-m",
-        "mlflow",
-        "server",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--workers",
-        "1",
-    ]
-    command += ["--allowed-hosts", f"localhost:{port},127.0.0.1:{port}"]
-    command += ["--artifacts-destination", artifacts_folder(uri, runs_dir).as_uri()]
-    environment = os.environ | {
-        "MLFLOW_BACKEND_STORE_URI": uri,  # not an argument: every user of a machine reads those
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # else 13 processes and 2.4 GB, for GenAI features
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-    }
+    artifacts = artifacts_folder(uri, runs_dir)
+    command = [sys.executable, "-P", "-m", "experiments.ui_app", "--port", str(port), "--artifacts", str(artifacts)]
+    environment = os.environ | {"MLFLOW_BACKEND_STORE_URI": uri}  # not an argument: all users of a machine see those
     runs_dir.mkdir(parents=True, exist_ok=True)
     return subprocess.Popen(
         command, env=environment, cwd=runs_dir, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
@@ -162,9 +146,11 @@ def _get(address: str) -> bytes:
 
 
 def _last_line(log: IO[bytes]) -> str:
+    """What the server said last that tells the fault: the last error of a traceback, else the last line."""
     log.seek(0)
     lines = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
-    return lines[-1][:300] if lines else "it said nothing"
+    errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception): ", line)]
+    return without_password((errors or lines or ["it said nothing"])[-1])[:300]
 
 
 @contextlib.contextmanager

@@ -509,7 +509,9 @@ def test_eight_processes_on_a_fresh_store_make_one_schema_and_one_experiment(tmp
     assert [process.returncode for process in processes] == [0] * 8
     database = tmp_path / "mlflow.db"
     assert sql(database, "select count(*) from metrics") == [(80,)]
-    assert sql(database, "select name, count(*) from runs join experiments using (experiment_id)") == [("lathe", 8)]
+    assert sql(database, "select e.name, count(*) from runs join experiments e using (experiment_id) group by 1") == [
+        ("lathe", 8)
+    ]
     assert not (Path.cwd() / "mlruns").exists()
 
 

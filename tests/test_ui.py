@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import pytest
 import yaml
@@ -105,6 +107,17 @@ def browser(profile: Path) -> Iterator[WebDriver]:
         driver.quit()
 
 
+def close_assistant(driver: WebDriver) -> None:
+    """Close the panel that MLflow opens at a first visit; it takes a quarter of the picture."""
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    button = "[data-component-id='mlflow.assistant.chat_panel.close'], [data-component-id$='setup_close']"
+    for found in WebDriverWait(driver, 30).until(lambda d: d.find_elements(By.CSS_SELECTOR, button)):
+        found.click()
+    WebDriverWait(driver, 30).until_not(lambda d: d.find_elements(By.CSS_SELECTOR, button))
+
+
 def children(pid: int) -> set[int]:
     """The processes below one, from /proc."""
     below: dict[int, set[int]] = {}
@@ -118,6 +131,19 @@ def children(pid: int) -> set[int]:
     while new := {child for parent in new for child in below.get(parent, ())}:
         found |= new
     return found
+
+
+def origin(address: str) -> str:
+    return address.partition("/#/")[0]
+
+
+def answer(address: str, host: str | None = None) -> int:
+    try:
+        with urlopen(Request(address, headers={"Host": host} if host else {}), timeout=30) as response:
+            return int(response.status)
+    except HTTPError as err:
+        err.close()
+        return err.code
 
 
 @pytest.mark.slow
@@ -140,6 +166,7 @@ def test_two_runs_can_be_compared_in_the_browser(tmp_path: Path) -> None:
         shows("blobs lr=0.03", "blobs lr=0.3")
         driver.get(f"{address}&compareRunsMode=CHART")
         driver.refresh()
+        close_assistant(driver)
         shows("blobs lr=0.03", "blobs lr=0.3", "train/loss_nats", "val/accuracy_top1")
         plot = "svg.main-svg .scatterlayer .trace path.js-line"
         WebDriverWait(driver, 90).until(lambda d: len(d.find_elements(By.CSS_SELECTOR, plot)) >= 4)
@@ -147,7 +174,7 @@ def test_two_runs_can_be_compared_in_the_browser(tmp_path: Path) -> None:
         assert driver.save_screenshot(str(picture))
         driver.get(address)
         runs = WebDriverWait(driver, 90).until(lambda d: d.find_elements(By.LINK_TEXT, "blobs lr=0.3"))
-        driver.get(str(runs[0].get_attribute("href")))
+        driver.get(f"{runs[0].get_attribute('href')}?workflowType=machine_learning")
         shows("optimizer.lr", "0.3", "model.hidden_sizes", "[64, 64]", "train/loss_nats", "Finished")
         assert driver.save_screenshot(str(tmp_path / "mlflow-run.png"))
     if os.environ.get("LATHE_SCREENSHOT"):
@@ -158,18 +185,36 @@ def test_two_runs_can_be_compared_in_the_browser(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_every_process_of_the_server_with_exit_code_0(tmp_path: Path, number: signal.Signals) -> None:
+def test_the_server_is_guarded_and_a_signal_ends_it_with_exit_code_0(tmp_path: Path, number: signal.Signals) -> None:
     sync_run(finished_run(tmp_path, 0.3))
     before = sorted(path.name for path in tmp_path.iterdir())
     with served(tmp_path) as (process, address):
         assert address.startswith("http://127.0.0.1:")
         processes = children(process.pid)
         assert processes
+        assert answer(f"{origin(address)}/health") == 200
+        assert answer(f"{origin(address)}/health", host="evil.example") == 200  # says nothing of the runs
+        assert answer(f"{origin(address)}/api/2.0/mlflow/experiments/get?experiment_id=1") == 200
+        assert answer(f"{origin(address)}/api/2.0/mlflow/experiments/get?experiment_id=1", host="evil.example") == 403
+        for path in ("config", "providers", "message", "%63onfig", "../assistant/config"):
+            assert answer(f"{origin(address)}/ajax-api/3.0/mlflow/assistant/{path}") == 404
         process.send_signal(number)
         assert process.wait(timeout=30) == 0
     time.sleep(0.2)
     assert not [pid for pid in processes if Path(f"/proc/{pid}").exists()]
     assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+@pytest.mark.slow
+def test_kill_9_of_the_command_leaves_no_server(tmp_path: Path) -> None:
+    sync_run(finished_run(tmp_path, 0.3))
+    with served(tmp_path) as (process, _):
+        processes = children(process.pid)
+        process.kill()
+        deadline = time.monotonic() + 20
+        while any(Path(f"/proc/{pid}").exists() for pid in processes):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
 
 
 def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
@@ -200,5 +245,5 @@ def test_a_store_that_is_a_server_only_has_its_address_said(tmp_path: Path) -> N
 @pytest.mark.slow
 def test_a_store_that_mlflow_cannot_open_is_told(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_text("this is no database, and it is long enough to be looked at as one" * 20)
-    with pytest.raises(StoreError, match=r"MLflow's server did not start on port=.*file is not a database"):
+    with pytest.raises(StoreError, match=r"MLflow's server did not start on port=\d+: .*file is not a database"):
         serve(tmp_path)

@@ -11,7 +11,7 @@ Batch = tuple[Tensors, Tensors]  # (inputs, targets); the first dimension of eve
 
 
 class Split(Protocol):
-    """Examples that can be fetched in any order; which come when is `order.py`'s affair, not the split's."""
+    """Examples that can be fetched in any order; which come when is not the split's affair."""
 
     in_memory: bool
     """True where `batch` only slices tensors; False where it reads or decodes, so that workers are worth their cost."""

@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 from modules.data import augment as photos
 from modules.data.base import Batch
 from modules.data.files import DataFiles
-from modules.data.tensors import TensorSplit, check_at_least, check_image_shape, check_split
+from modules.data.tensors import TensorSplit, check_at_least, check_image_shape, check_split, hold_back
 
 _SIZE = 32
 
@@ -30,6 +30,7 @@ class Cifar10:
         root: str,
         folder: str,
         files: Mapping[str, str | None],
+        num_train: int,
         num_val: int,
         crop_size: int,
         augment: bool,
@@ -41,9 +42,9 @@ class Cifar10:
         Args:
             root: the folder of all data sets.
             folder: that of this set.
-            files: name to sha256; names with ``train`` in them to train and validate, one with ``test``. Fewer of the
-                training files make a smaller set.
-            num_val: photos to validate on, the last of the training files.
+            files: name to sha256; names with ``train`` in them to train and validate, one with ``test``.
+            num_train: photos to train on, the first of the training part; fewer make a smaller set.
+            num_val: photos to validate on, the last of the training part.
             crop_size: side of the square that the model sees; 32 leaves the photo whole.
             augment: crop anywhere, mirror and change brightness and contrast by chance in training; evaluation, and
                 training without it, see the middle.
@@ -58,7 +59,7 @@ class Cifar10:
                 f"Cifar10 wants data.files with 'train' in the names of all but one and 'test' in that of the one, "
                 f"but got {sorted(files)}"
             )
-        check_at_least("Cifar10", 1, num_val=num_val, num_classes=num_classes, crop_size=crop_size)
+        check_at_least("Cifar10", 1, num_train=num_train, num_val=num_val, num_classes=num_classes, crop_size=crop_size)
         self.image_shape = check_image_shape("Cifar10", image_shape, num_features)
         if crop_size > _SIZE or self.image_shape != (3, crop_size, crop_size):
             raise ValueError(
@@ -66,7 +67,7 @@ class Cifar10:
                 f"{crop_size} and {list(image_shape)}; set data.image_shape=[3,{crop_size},{crop_size}]"
             )
         self.files = DataFiles(root, folder, files)
-        self.num_val = num_val
+        self.num_train, self.num_val = num_train, num_val
         self.crop_size = crop_size
         self.augment = augment
         self.num_classes = num_classes
@@ -77,12 +78,9 @@ class Cifar10:
         images, labels = self._part("test" if split == "test" else "train")
         if split == "test":
             return TensorSplit(images, labels, self._see_the_middle)
-        if len(images) <= self.num_val:
-            raise ValueError(f"data.num_val={self.num_val} leaves none of {len(images)} photos to train on; lower it")
-        if split == "val":
-            return TensorSplit(images[-self.num_val :], labels[-self.num_val :], self._see_the_middle)
-        transform = self._distort if self.augment else self._see_the_middle
-        return TensorSplit(images[: -self.num_val], labels[: -self.num_val], transform)
+        distorts = self.augment and split == "train"
+        images, labels = hold_back(split, images, labels, self.num_train, self.num_val)
+        return TensorSplit(images, labels, self._distort if distorts else self._see_the_middle)
 
     def example(self, batch_size: int) -> Batch:
         return torch.zeros(batch_size, *self.image_shape), torch.zeros(batch_size, dtype=torch.int64)

@@ -22,10 +22,11 @@ class Digits:
     Source: Alpaydin and Kaynak 1998, doi:10.24432/C50P49 (the test part of the UCI set).
     """
 
-    def __init__(self, image_shape: Sequence[int], num_features: int, num_classes: int) -> None:
-        """The numbers are there for the model to point at, and must be the set's own.
+    def __init__(self, num_train: int, image_shape: Sequence[int], num_features: int, num_classes: int) -> None:
+        """The shapes are there for the model to point at, and must be the set's own.
 
         Args:
+            num_train: images to train on, at most 1,297; fewer make a smaller set.
             image_shape: [1, 8, 8].
             num_features: 64.
             num_classes: 10.
@@ -36,13 +37,16 @@ class Digits:
                 f"Digits wants image_shape=[1, 8, 8] and num_classes=10, for that is what the set is, "
                 f"but got {list(image_shape)} and {num_classes}"
             )
+        if not 1 <= num_train <= _BOUNDS["train"][1]:
+            raise ValueError(f"Digits wants data.num_train from 1 to {_BOUNDS['train'][1]}, but got {num_train}")
+        self.num_train = num_train
 
     def load(self, split: str) -> TensorSplit:
         check_split("Digits", split)
         table = _read_table()
         # Never the training's seed: test images would change sides. NumPy promises RandomState's numbers for ever.
         order = np.random.RandomState(0).permutation(len(table))
-        first, last = _BOUNDS[split]
+        first, last = (0, self.num_train) if split == "train" else _BOUNDS[split]
         chosen = torch.from_numpy(table[order[first:last]])
         return TensorSplit(chosen[:, :-1].float().div_(16).reshape(-1, *self.image_shape), chosen[:, -1].contiguous())
 

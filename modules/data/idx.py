@@ -12,7 +12,7 @@ from torch import Tensor
 
 from modules.data.base import Batch
 from modules.data.files import DataFiles
-from modules.data.tensors import TensorSplit, check_at_least, check_image_shape, check_split, scale_pixels
+from modules.data.tensors import TensorSplit, check_at_least, check_image_shape, check_split, hold_back, scale_pixels
 
 _NAMES = {
     "train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
@@ -31,6 +31,7 @@ class IdxImages:
         root: str,
         folder: str,
         files: Mapping[str, str | None],
+        num_train: int,
         num_val: int,
         image_shape: Sequence[int],
         num_features: int,
@@ -41,7 +42,8 @@ class IdxImages:
             root: the folder of all data sets.
             folder: that of this set.
             files: name to sha256 of the set's four files, under LeCun's names.
-            num_val: images to validate on.
+            num_train: images to train on, the first of the training part; fewer make a smaller set.
+            num_val: images to validate on, the last of the training part.
             image_shape: [1, height, width].
             num_features: height * width.
             num_classes: labels lie below it.
@@ -49,9 +51,9 @@ class IdxImages:
         wanted = {name for names in _NAMES.values() for name in names}
         if set(files) != wanted:
             raise ValueError(f"IdxImages wants data.files with {sorted(wanted)}, but got {sorted(files)}")
-        check_at_least("IdxImages", 1, num_val=num_val, num_classes=num_classes)
+        check_at_least("IdxImages", 1, num_train=num_train, num_val=num_val, num_classes=num_classes)
         self.files = DataFiles(root, folder, files)
-        self.num_val = num_val
+        self.num_train, self.num_val = num_train, num_val
         self.image_shape = check_image_shape("IdxImages", image_shape, num_features)
         self.num_classes = num_classes
         self._parts: dict[str, tuple[Tensor, Tensor]] = {}  # train and val are slices of one part, read once
@@ -59,10 +61,8 @@ class IdxImages:
     def load(self, split: str) -> TensorSplit:
         check_split("IdxImages", split)
         images, labels = self._part("test" if split == "test" else "train")
-        if split == "train":
-            images, labels = images[: -self.num_val], labels[: -self.num_val]
-        elif split == "val":
-            images, labels = images[-self.num_val :], labels[-self.num_val :]
+        if split != "test":
+            images, labels = hold_back(split, images, labels, self.num_train, self.num_val)
         return TensorSplit(images, labels, scale_pixels)
 
     def example(self, batch_size: int) -> Batch:
@@ -81,8 +81,6 @@ class IdxImages:
             _, *size = images.shape
             if (1, *size) != self.image_shape:
                 raise ValueError(f"its images are {size}, but data.image_shape is {list(self.image_shape)}")
-            if part == "train" and len(images) <= self.num_val:
-                raise ValueError(f"its {len(images)} images leave none to train on with data.num_val={self.num_val}")
         content = self.files.read(labels_name)
         with self.files.decoding(labels_name):
             labels = _decode(content, num_dims=1)

@@ -27,6 +27,7 @@ class ImageFolder:
         self,
         root: str,
         folder: str,
+        num_train: int | None,
         resize_size: int,
         image_size: int,
         augment: bool,
@@ -38,6 +39,7 @@ class ImageFolder:
         Args:
             root: the folder of all data sets.
             folder: that of this set.
+            num_train: photos of the training split, which an epoch is counted by; None where only steps are counted.
             resize_size: shorter side of a photo before the cut.
             image_size: side of the square that the model sees.
             augment: cut anywhere and mirror by chance in training; evaluation, and training without it, see the middle.
@@ -56,6 +58,7 @@ class ImageFolder:
         if not folder:
             raise ValueError("ImageFolder wants a folder below root, but got ''; set data.folder")
         self.folder = folder
+        self.num_train = num_train
         self.path = Path(root).expanduser().absolute() / folder
         self.resize_size = resize_size
         self.image_size = image_size
@@ -85,6 +88,11 @@ class ImageFolder:
             raise DataError(
                 f"data.folder={self.folder!r}: {self.path / split} has no images; a split needs files that end in "
                 f"{', '.join(_ENDINGS)} in one folder a class; put them there"
+            )
+        if split == "train" and self.num_train not in (None, len(names)):
+            raise DataError(
+                f"data.folder={self.folder!r}: {self.path / split} has {len(names)} images, but "
+                f"data.num_train={self.num_train}; epochs are counted by it; set data.num_train={len(names)}"
             )
         return ImageSplit(self, split, np.array(names), torch.tensor(targets))
 

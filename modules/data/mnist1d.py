@@ -9,7 +9,7 @@ import torch
 
 from modules.data.base import Batch
 from modules.data.files import DataFiles
-from modules.data.tensors import TensorSplit, check_at_least, check_split
+from modules.data.tensors import TensorSplit, check_at_least, check_split, hold_back
 
 
 class Mnist1d:
@@ -23,6 +23,7 @@ class Mnist1d:
         root: str,
         folder: str,
         files: Mapping[str, str | None],
+        num_train: int,
         num_val: int,
         num_features: int,
         num_classes: int,
@@ -32,16 +33,18 @@ class Mnist1d:
             root: the folder of all data sets.
             folder: that of this set.
             files: name to sha256 of the one archive.
-            num_val: signals to validate on.
+            num_train: signals to train on, the first of the training part; fewer make a smaller set.
+            num_val: signals to validate on, the last of the training part.
             num_features: 40.
             num_classes: 10.
         """
         if len(files) != 1:
             raise ValueError(f"Mnist1d wants one archive in data.files, but got {sorted(files)}")
-        check_at_least("Mnist1d", 1, num_val=num_val, num_features=num_features, num_classes=num_classes)
+        check_at_least("Mnist1d", 1, num_train=num_train, num_val=num_val, num_features=num_features)
+        check_at_least("Mnist1d", 1, num_classes=num_classes)
         self.files = DataFiles(root, folder, files)
         (self.name,) = files
-        self.num_val = num_val
+        self.num_train, self.num_val = num_train, num_val
         self.num_features = num_features
         self.num_classes = num_classes
 
@@ -55,13 +58,10 @@ class Mnist1d:
                     f"it has signals {list(signals.shape)} in {int(digits.max()) + 1} classes, but data.num_features "
                     f"is {self.num_features} and data.num_classes {self.num_classes}"
                 )
-            if split != "test" and len(signals) <= self.num_val:
-                raise ValueError(f"its {len(signals)} signals leave none to train on with data.num_val={self.num_val}")
-        if split == "train":
-            signals, digits = signals[: -self.num_val], digits[: -self.num_val]
-        elif split == "val":
-            signals, digits = signals[-self.num_val :], digits[-self.num_val :]
-        return TensorSplit(torch.from_numpy(signals.astype(np.float32)), torch.from_numpy(digits.astype(np.int64)))
+        inputs, targets = torch.from_numpy(signals.astype(np.float32)), torch.from_numpy(digits.astype(np.int64))
+        if split != "test":
+            inputs, targets = hold_back(split, inputs, targets, self.num_train, self.num_val)
+        return TensorSplit(inputs, targets)
 
     def example(self, batch_size: int) -> Batch:
         return torch.zeros(batch_size, self.num_features), torch.zeros(batch_size, dtype=torch.int64)

@@ -56,6 +56,22 @@ def check_split(owner: str, split: str) -> None:
         raise ValueError(f"{owner} wants the split 'train', 'val' or 'test', but got {split!r}")
 
 
+def hold_back(split: str, inputs: Tensor, targets: Tensor, num_train: int, num_val: int) -> tuple[Tensor, Tensor]:
+    """The first ``num_train`` or the last ``num_val`` examples of a training part.
+
+    Raises:
+        ValueError: there are fewer than both together.
+    """
+    if num_train + num_val > len(inputs):
+        raise ValueError(
+            f"data.num_train={num_train} and data.num_val={num_val} are more than the {len(inputs)} examples there are; "
+            f"set data.num_train={len(inputs) - num_val}"
+        )
+    if split == "val":
+        return inputs[-num_val:], targets[-num_val:]
+    return inputs[:num_train], targets[:num_train]
+
+
 def check_image_shape(owner: str, image_shape: Sequence[int], num_features: int) -> tuple[int, int, int]:
     """The shape as a tuple, if it is one of images and says the same as the number of features.
 

@@ -43,7 +43,16 @@ def _data(folder: Path, num_val: int = 2, crop_size: int = 24, augment: bool = F
     shape = [3, crop_size, crop_size]
     num_features = 3 * crop_size * crop_size
     return Cifar10(
-        str(folder.parent), folder.name, FILES, num_val, crop_size, augment, shape, num_features, num_classes
+        str(folder.parent),
+        folder.name,
+        FILES,
+        7 - num_val,
+        num_val,
+        crop_size,
+        augment,
+        shape,
+        num_features,
+        num_classes,
     )
 
 
@@ -94,17 +103,17 @@ def test_a_damaged_photo_is_told_with_its_file(folder: Path) -> None:
 def test_labels_that_do_not_fit_are_refused(folder: Path) -> None:
     with pytest.raises(DataError, match=r"it has 4 labels up to 3 for 4 photos, but data.num_classes is 3"):
         _data(folder, num_classes=3).load("train")
-    with pytest.raises(ValueError, match=r"data.num_val=7 leaves none of 7 photos to train on; lower it"):
+    with pytest.raises(ValueError, match=r"num_train of at least 1, but got 0"):
         _data(folder, num_val=7).load("train")
 
 
 def test_building_checks_sizes_and_names() -> None:
     with pytest.raises(ValueError, match=re.escape("but got 24 and [3, 32, 32]; set data.image_shape=[3,24,24]")):
-        Cifar10("/nowhere", "tiny", FILES, 2, 24, True, [3, 32, 32], 3072, 10)
+        Cifar10("/nowhere", "tiny", FILES, 5, 2, 24, True, [3, 32, 32], 3072, 10)
     with pytest.raises(ValueError, match="Cifar10 wants crop_size of at most 32"):
         _data(Path("/nowhere/tiny"), crop_size=33)
     with pytest.raises(ValueError, match=re.escape("'test' in that of the one, but got ['tiny_train.npz']")):
-        Cifar10("/nowhere", "tiny", {"tiny_train.npz": None}, 2, 24, True, [3, 24, 24], 1728, 10)
+        Cifar10("/nowhere", "tiny", {"tiny_train.npz": None}, 5, 2, 24, True, [3, 24, 24], 1728, 10)
 
 
 def test_cifar10_itself_has_a_thousand_test_photos_a_class() -> None:
@@ -112,7 +121,7 @@ def test_cifar10_itself_has_a_thousand_test_photos_a_class() -> None:
     if not root or not (Path(root) / "cifar10").is_dir():
         pytest.skip("CIFAR-10 is not here; set LATHE_DATA to the folder that holds 'cifar10'")
     files = {"cifar10_train_1.npz": None, "cifar10_test.npz": None}
-    data = Cifar10(root, "cifar10", files, 5000, 24, True, [3, 24, 24], 1728, 10)
+    data = Cifar10(root, "cifar10", files, 5000, 5000, 24, True, [3, 24, 24], 1728, 10)
     split = data.load("test")
     assert split.targets.bincount().tolist() == [1000] * 10
     assert split.targets[:3].tolist() == [1, 5, 2]

@@ -11,7 +11,7 @@ from modules.data.digits import Digits
 
 
 def test_the_splits_hold_all_of_scikit_learns_digits_once() -> None:
-    data = Digits([1, 8, 8], num_features=64, num_classes=10)
+    data = Digits(1297, [1, 8, 8], num_features=64, num_classes=10)
     splits = [data.load(name) for name in ("train", "val", "test")]
     assert [len(split) for split in splits] == [1297, 200, 300]
     ours = torch.cat(
@@ -22,13 +22,13 @@ def test_the_splits_hold_all_of_scikit_learns_digits_once() -> None:
 
 
 def test_the_split_is_the_same_for_ever() -> None:
-    data = Digits([1, 8, 8], num_features=64, num_classes=10)
+    data = Digits(1297, [1, 8, 8], num_features=64, num_classes=10)
     assert data.load("train").targets[:8].tolist() == [2, 8, 2, 6, 6, 7, 1, 9]
     assert data.load("test").targets[:8].tolist() == [8, 8, 2, 2, 2, 9, 8, 8]
 
 
 def test_a_batch_looks_like_the_example() -> None:
-    data = Digits([1, 8, 8], num_features=64, num_classes=10)
+    data = Digits(1297, [1, 8, 8], num_features=64, num_classes=10)
     for real, blank in zip(data.load("val").batch(torch.arange(3), Generator()), data.example(3), strict=True):
         real, blank = cast(Tensor, real), cast(Tensor, blank)
         assert (real.shape, real.dtype) == (blank.shape, blank.dtype)
@@ -38,4 +38,4 @@ def test_a_batch_looks_like_the_example() -> None:
 
 def test_digits_are_what_they_are() -> None:
     with pytest.raises(ValueError, match=re.escape("Digits wants image_shape=[1, 8, 8] and num_classes=10")):
-        Digits([1, 8, 8], num_features=64, num_classes=9)
+        Digits(1297, [1, 8, 8], num_features=64, num_classes=9)

@@ -36,7 +36,7 @@ def folder(tmp_path: Path) -> Path:
 
 def _data(folder: Path, num_val: int = 2, num_classes: int = 4, width: int = 5) -> IdxImages:
     return IdxImages(
-        str(folder.parent), folder.name, dict.fromkeys(NAMES), num_val, [1, 3, width], 3 * width, num_classes
+        str(folder.parent), folder.name, dict.fromkeys(NAMES), 5, num_val, [1, 3, width], 3 * width, num_classes
     )
 
 
@@ -91,7 +91,10 @@ def test_files_that_do_not_fit_the_configuration_are_refused(folder: Path) -> No
         _data(folder, width=6).load("train")
     with pytest.raises(DataError, match=r"it has the label 3, but data.num_classes is 3"):
         _data(folder, num_classes=3).load("train")
-    with pytest.raises(DataError, match=r"its 7 images leave none to train on with data.num_val=7"):
+    with pytest.raises(
+        ValueError,
+        match=r"data.num_train=5 and data.num_val=7 are more than the 7 examples there are; set data.num_train=0",
+    ):
         _data(folder, num_val=7).load("train")
 
 
@@ -102,14 +105,14 @@ def test_building_wants_the_four_files_and_reads_none() -> None:
     ):
         _data(Path("/nowhere/tiny")).load("train")
     with pytest.raises(ValueError, match=re.escape("but got ['a.gz']")):
-        IdxImages("/nowhere", "tiny", {"a.gz": None}, 2, [1, 3, 5], 15, 4)
+        IdxImages("/nowhere", "tiny", {"a.gz": None}, 5, 2, [1, 3, 5], 15, 4)
 
 
 def test_mnist_itself_has_the_tutorials_splits() -> None:
     root = os.environ.get("LATHE_DATA")
     if not root or not (Path(root) / "mnist").is_dir():
         pytest.skip("MNIST is not here; set LATHE_DATA to the folder that holds 'mnist'")
-    data = IdxImages(root, "mnist", dict.fromkeys(NAMES), 5000, [1, 28, 28], 784, 10)
+    data = IdxImages(root, "mnist", dict.fromkeys(NAMES), 55000, 5000, [1, 28, 28], 784, 10)
     assert [len(data.load(name)) for name in ("train", "val", "test")] == [55_000, 5_000, 10_000]
     assert data.load("train").targets[:5].tolist() == [5, 0, 4, 1, 9]
     assert data.load("test").targets[:5].tolist() == [7, 2, 1, 0, 4]

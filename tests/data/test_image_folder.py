@@ -36,7 +36,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def _data(folder: Path, augment: bool = True, num_classes: int = 2) -> ImageFolder:
-    return ImageFolder(str(folder.parent), folder.name, 16, 12, augment, [3, 12, 12], 432, num_classes)
+    return ImageFolder(str(folder.parent), folder.name, None, 16, 12, augment, [3, 12, 12], 432, num_classes)
 
 
 def _batch(folder: Path, split: str, seed: int, augment: bool = True) -> Tensor:
@@ -125,6 +125,6 @@ def test_a_missing_folder_tells_where_it_was_wanted() -> None:
 
 def test_building_checks_its_sizes() -> None:
     with pytest.raises(ValueError, match="ImageFolder wants resize_size of at least 12, but got 11"):
-        ImageFolder("/nowhere", "photos", 11, 12, True, [3, 12, 12], 432, 2)
+        ImageFolder("/nowhere", "photos", None, 11, 12, True, [3, 12, 12], 432, 2)
     with pytest.raises(ValueError, match=re.escape("image_size=12; set data.image_shape=[3,12,12]")):
-        ImageFolder("/nowhere", "photos", 16, 12, True, [3, 13, 13], 507, 2)
+        ImageFolder("/nowhere", "photos", None, 16, 12, True, [3, 13, 13], 507, 2)

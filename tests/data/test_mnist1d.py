@@ -20,7 +20,7 @@ def root(tmp_path: Path) -> str:
 
 
 def _data(root: str, num_val: int = 2, num_features: int = 5, num_classes: int = 4) -> Mnist1d:
-    return Mnist1d(root, "tiny", {"tiny.npz": None}, num_val, num_features, num_classes)
+    return Mnist1d(root, "tiny", {"tiny.npz": None}, 5, num_val, num_features, num_classes)
 
 
 def test_the_last_training_signals_validate(root: str) -> None:
@@ -43,7 +43,10 @@ def test_an_archive_that_does_not_fit_is_refused(root: str) -> None:
         _data(root, num_features=6).load("train")
     with pytest.raises(DataError, match=r"signals \[3, 5\] in 3 classes, but .* and data.num_classes 2"):
         _data(root, num_classes=2).load("test")
-    with pytest.raises(DataError, match=r"its 7 signals leave none to train on with data.num_val=7"):
+    with pytest.raises(
+        ValueError,
+        match=r"data.num_train=5 and data.num_val=7 are more than the 7 examples there are; set data.num_train=0",
+    ):
         _data(root, num_val=7).load("val")
     np.savez(Path(root) / "tiny" / "tiny.npz", x=np.zeros(3))
     with pytest.raises(DataError, match=r"tiny\.npz is damaged or of another format \(it has no 'y'\)"):
@@ -52,12 +55,12 @@ def test_an_archive_that_does_not_fit_is_refused(root: str) -> None:
 
 def test_building_wants_one_archive() -> None:
     with pytest.raises(ValueError, match=r"Mnist1d wants one archive in data.files, but got \['a', 'b'\]"):
-        Mnist1d("/nowhere", "tiny", {"b": None, "a": None}, 2, 5, 4)
+        Mnist1d("/nowhere", "tiny", {"b": None, "a": None}, 5, 2, 5, 4)
 
 
 def test_mnist1d_itself_has_its_published_sizes() -> None:
     root = os.environ.get("LATHE_DATA")
     if not root or not (Path(root) / "mnist1d").is_dir():
         pytest.skip("MNIST-1D is not here; set LATHE_DATA to the folder that holds 'mnist1d'")
-    data = Mnist1d(root, "mnist1d", {"mnist1d.npz": None}, 500, 40, 10)
+    data = Mnist1d(root, "mnist1d", {"mnist1d.npz": None}, 3500, 500, 40, 10)
     assert [len(data.load(name)) for name in ("train", "val", "test")] == [3500, 500, 1000]
