@@ -2,39 +2,39 @@
 
 from __future__ import annotations
 
+import faulthandler
+import io
 import json
 import os
 import signal
 import sys
 import threading
-import traceback
 from pathlib import Path
 
-import torch
-
-from experiments.checkpoint import CheckpointError, Checkpoints
-from experiments.faults import InputError
+from experiments.hold import hold
 from experiments.journal import Journal
-from experiments.parts import make_parts
-from experiments.plan import make_plan
-from experiments.run import Training, TrainingError
 from experiments.trial import Trial
-from modules.data.base import DataError
+from launchers.base import DONE, FAILED
 
-WRONG_INPUT, FAILED, DONE = 2, 1, 0
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class _Stop:
+class Stop:
     """The reason to stop after the step that runs: a signal, or the launching process has gone."""
 
     def __init__(self) -> None:
         self.reason: str | None = None
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in STOP_SIGNALS:
             signal.signal(number, self._on_signal)
-        threading.Thread(target=self._watch_launcher, daemon=True).start()
+        # The launching side starts this process with them blocked, so that one that comes early waits until here.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
     def __call__(self) -> str | None:
         return self.reason
+
+    def watch_launcher(self) -> None:
+        """From now on the end of standard input is a reason to stop."""
+        threading.Thread(target=self._watch_launcher, daemon=True).start()
 
     def _on_signal(self, number: int, frame: object) -> None:
         self.reason = signal.Signals(number).name
@@ -45,54 +45,42 @@ class _Stop:
         self.reason = self.reason or "the launching process has gone"
 
 
-def _run(trial: Trial, attempt: int, trust: tuple[str, ...], journal: Journal) -> int:
-    stop = _Stop()
-    last_step = 0
-
-    def on_start(step: int) -> None:
-        nonlocal last_step
-        last_step = step
-        journal.state("running", step=step, attempt=attempt)
-
-    def fail(reason: str, code: int) -> int:
-        print(reason, file=sys.stderr)
-        journal.state("failed", step=last_step, attempt=attempt, reason=reason)
-        return code
-
-    try:
-        config = trial.config
-        if config["hardware"]["cpu_threads"]:
-            torch.set_num_threads(config["hardware"]["cpu_threads"])
-        checkpoints = Checkpoints(trial.folder, config["checkpoint"]["keep_last"])
-        training = Training(config, make_plan(config), make_parts(config, trust), journal, checkpoints, stop, on_start)
-        state, step, why = training.run()
-        journal.state(state, step=step, attempt=attempt, reason=why)
-        return DONE if state == "finished" else FAILED
-    except (InputError, DataError) as err:
-        return fail(str(err), WRONG_INPUT)
-    except (TrainingError, CheckpointError) as err:
-        return fail(f"{type(err).__name__}: {err}", FAILED)
-    except Exception as err:  # the launching side shows the reason; the log keeps the traceback
-        traceback.print_exc()
-        return fail(f"{type(err).__name__}: {err}", FAILED)
+def _log_to(path: Path) -> None:
+    """Send all that this process prints to a file, each line at once, and a crash's traceback too."""
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)
+    faulthandler.enable()
 
 
 def main() -> int:
-    """Wait for an assignment and run it; an empty line of input means that there is none."""
+    """Wait for an assignment and run it; an end of input instead of a line means that there is none."""
+    stop = Stop()
+    try:
+        # What takes seconds is imported before the assignment is read, while the launching side still composes it.
+        from experiments.attempt import execute
+    except ImportError as err:
+        print(f"ImportError: training cannot begin: {err}; `python -c 'import torch'` tells more", file=sys.stderr)
+        return FAILED
     with open(0, "rb", buffering=0, closefd=False) as stdin:  # unbuffered: the watching thread reads on from here
         line = stdin.readline()
     if not line:
         return DONE
+    stop.watch_launcher()
     order = json.loads(line)
-    trial, attempt = Trial(Path(order["folder"])), int(order["attempt"])
-    folder = trial.folder / "attempts" / str(attempt)
-    log = os.open(folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    if order["trust"]:
-        sys.path.append(os.getcwd())
-    with Journal(folder / "journal.jsonl") as journal:
-        return _run(trial, attempt, tuple(order["trust"]), journal)
+    trial, number, trust = Trial(Path(order["folder"])), int(order["attempt"]), tuple(order["trust"])
+    folder = trial.folder / "attempts" / str(number)
+    with hold(trial.folder):
+        if trial.attempts()[-1] != folder:  # the launching side died, and another began before this one held the run
+            return FAILED
+        _log_to(folder / "log.txt")
+        if trust:
+            sys.path.append(os.getcwd())
+        with Journal(folder / "journal.jsonl") as journal:
+            return execute(trial, number, trust, journal, stop)
 
 
 if __name__ == "__main__":

@@ -250,7 +250,9 @@ class RunSync:
         now = standing(self.trial.outcome(), last, progress.last_time, alive)
         if asdict(now) == progress.standing:
             return
-        tags = {"lathe.state": now.state, "lathe.attempt": str(now.attempt), "lathe.reason": now.reason or ""}
+        tags = {"lathe.state": now.state, "lathe.attempt": str(now.attempt)}
+        if now.reason or (progress.standing or {}).get("reason"):
+            tags["lathe.reason"] = now.reason or ""
         if last is not None:
             tags["lathe.host"] = last["host"]
         client.log_batch(progress.run_id, tags=[RunTag(key, value[: describe.MAX_TAG]) for key, value in tags.items()])

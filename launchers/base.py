@@ -6,6 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+DONE, FAILED, WRONG_INPUT = 0, 1, 2
+"""Exit codes of a job; so are those of the command line."""
+NO_ROOM = 74
+"""Exit code of a job whose last words the disk did not take; EX_IOERR of sysexits.h."""
+
 
 @dataclass(frozen=True)
 class Assignment:
@@ -28,7 +33,7 @@ class Handle(Protocol):
         ...
 
     def signal(self, number: int) -> None:
-        """Pass a signal on; nothing happens where it has ended."""
+        """Pass a signal on, also to a job that is still starting; nothing happens where it has ended."""
         ...
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -21,6 +23,8 @@ class Job:
 
     def __init__(self) -> None:
         command = [sys.executable, "-P", "-m", "experiments.job"]
+        # Blocked until it can answer them: a signal in its first 0.1 s would end it without a word.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
         try:
             # A session of its own: Ctrl-C reaches the launching side alone, which passes it on once.
             self._process = subprocess.Popen(
@@ -30,6 +34,9 @@ class Job:
             raise LaunchError(
                 f"{' '.join(command)} could not be started: {err.strerror}; free memory or processes"
             ) from err
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        self._assigned = False
 
     def assign(self, assignment: Assignment) -> None:
         """Tell it what to run.
@@ -39,6 +46,7 @@ class Job:
         """
         order = {"folder": str(assignment.folder), "attempt": assignment.attempt, "trust": list(assignment.trust)}
         assert self._process.stdin is not None
+        self._assigned = True
         try:
             self._process.stdin.write((json.dumps(order) + "\n").encode())
             self._process.stdin.flush()
@@ -48,16 +56,26 @@ class Job:
             ) from err
 
     def dismiss(self) -> None:
-        """End a process that was told nothing."""
-        self._process.kill()
-        self._process.wait()
+        """End a process that was told nothing; one that has an assignment goes on."""
+        if not self._assigned:
+            self._process.kill()
+            self._process.wait()
+            self._close()
 
     @property
     def pid(self) -> int:
         return self._process.pid
 
     def poll(self) -> int | None:
-        return self._process.poll()
+        code = self._process.poll()
+        if code is not None:
+            self._close()
+        return code
+
+    def _close(self) -> None:
+        if self._process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):  # what was left in the buffer
+                self._process.stdin.close()
 
     def signal(self, number: int) -> None:
         if self._process.poll() is None:

@@ -1,0 +1,57 @@
+"""Every file and command that the documents show, made and run in the order of the page, in an empty folder."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted((ROOT / "docs").glob("*.md")) + [ROOT / "README.md"]
+FENCE = re.compile(r"^```(\w+)(?: file=(\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def _blocks(page: Path) -> list[tuple[str, str, str]]:
+    return FENCE.findall(page.read_text(encoding="utf-8"))
+
+
+def _sessions(text: str) -> list[tuple[str, str]]:
+    """Commands after ``$ `` and what the page shows below each; a ``...`` stands for anything."""
+    parts = re.split(r"^\$ (.*)\n", text, flags=re.MULTILINE)
+    return list(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def _pattern(shown: str) -> str:
+    return r"\s+".join(re.escape(word).replace(re.escape("..."), ".*?") for word in shown.split())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_what_a_page_shows_is_what_happens(page: Path, tmp_path: Path) -> None:
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "LATHE_RUNS": "runs"}
+    for language, name, text in _blocks(page):
+        if name:
+            path = tmp_path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        elif language == "console":
+            for command, shown in _sessions(text):
+                done = subprocess.run(
+                    ["bash", "-c", command], cwd=tmp_path, env=environment, text=True, timeout=120, check=False,
+                    stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                )  # fmt: skip
+                assert done.returncode == 0, f"{command}\n{done.stdout}"
+                plain = " ".join(re.sub("[│┌┐└┘├┤─┬┴┼]", " ", done.stdout).split())
+                assert re.search(_pattern(shown), plain, re.DOTALL), f"{command}\n{done.stdout}"
+        elif language == "python" and not name:
+            subprocess.run([sys.executable, "-c", text], cwd=tmp_path, env=environment, timeout=120, check=True)
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    for page in PAGES:
+        for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / link).exists(), f"{page.name} points at {link}"
