@@ -123,7 +123,7 @@ def metrics_per_s(target: object, runs_dir: Path, number: itertools.count[int]) 
     spans = [times.get(timeout=300) for _ in processes]
     for process in processes:
         process.join()
-    return RUNS * STEPS * len(VALUES) / (max(end for _, end in spans) - min(start for start, _ in spans))
+    return float(RUNS * STEPS * len(VALUES) / (max(end for _, end in spans) - min(start for start, _ in spans)))
 
 
 def stored_and_distinct(database: Path) -> tuple[int, int]:

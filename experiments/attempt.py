@@ -44,6 +44,9 @@ def execute(
                 traceback.print_exc()
                 reason = f"{reason}; the traceback is in {journal.path.with_name('log.txt')}"
             print(reason, file=sys.stderr)
+        except OSError:
+            _be_silent()
+        try:
             journal.state("failed", step=training.done if training else done, attempt=number, reason=reason)
         except OSError:
             _be_silent()

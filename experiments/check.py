@@ -8,8 +8,13 @@ from typing import Any
 from experiments.signature import Module
 
 SCALARS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "None": "null"}
+SEVERAL = {"int": "whole numbers", "float": "numbers", "bool": "true or false", "str": "texts"}
+EXAMPLES = {"int": "10", "float": "0.1", "bool": "true", "str": "word"}
 LISTS = {"list", "List", "Sequence", "Iterable", "Collection"}
 MAPS = {"dict", "Dict", "Mapping"}
+
+UNKNOWN = object()
+"""Stands for a value whose own fault was told already; it fits everything."""
 
 
 def is_reference(value: Any) -> bool:
@@ -23,9 +28,9 @@ def mismatch(value: Any, annotation: ast.expr | None, module: Module) -> str | N
     Annotations that say nothing about plain values (a `Tensor`, a `Callable`) are fitted by anything that is built
     (`_target_`), and by anything at all where no other member of a union could decide.
     """
-    members = list(_members(annotation, module))
+    members = _members(annotation, module)
     wants = [_wanted(member, value, module) for member in members]
-    if None in wants or not members:
+    if value is UNKNOWN or None in wants or not members:
         return None
     known = [want for want in wants if want]
     if not known or (isinstance(value, dict) and "_target_" in value and "" in wants):
@@ -33,9 +38,48 @@ def mismatch(value: Any, annotation: ast.expr | None, module: Module) -> str | N
     return " or ".join(dict.fromkeys(known))
 
 
-def is_free_map(annotation: ast.expr | None, module: Module) -> bool:
-    """True where keys are the user's own to choose."""
-    return any(_name(member) in MAPS for member in _members(annotation, module))
+def wanted(annotation: ast.expr | None, module: Module) -> str | None:
+    """What an annotation wants, or None where it says nothing about plain values."""
+    return mismatch(object(), annotation, module)
+
+
+def example(annotation: ast.expr | None, module: Module) -> str:
+    """A value that fits, as one would type it; "..." where nothing is known."""
+    for member in _members(annotation, module):
+        name, items = _name(member), _items(member) if isinstance(member, ast.Subscript) else []
+        if name in EXAMPLES:
+            return EXAMPLES[name]
+        if name == "Literal":
+            return str(ast.literal_eval(items[0]))
+        if name in LISTS | {"tuple", "Tuple"} and items:
+            count = len(items) if not _is_endless(items) else 2
+            inner = [
+                example(items[index % len(items)] if count == len(items) else items[0], module)
+                for index in range(count)
+            ]
+            return f"[{', '.join(inner)}]"
+        if name in MAPS:
+            return "{key: value}"
+    return "..."
+
+
+def inner_of_map(annotation: ast.expr | None, module: Module) -> ast.expr | None:
+    """The annotation of a map's values."""
+    for member in _members(annotation, module):
+        if _name(member) in MAPS and isinstance(member, ast.Subscript) and len(_items(member)) == 2:
+            return _items(member)[1]
+    return None
+
+
+def canonical(value: Any, annotation: ast.expr | None, module: Module) -> Any:
+    """One spelling for one value: a whole number where a number is wanted becomes a float, so that ids do not differ."""
+    for member in _members(annotation, module):
+        items = _items(member) if isinstance(member, ast.Subscript) else []
+        if isinstance(value, list) and _name(member) in LISTS | {"tuple", "Tuple"} and items:
+            spread = items if len(items) == len(value) and not _is_endless(items) else items[:1] * len(value)
+            return [canonical(item, inner, module) for item, inner in zip(value, spread, strict=True)]
+    names = {_name(member) for member in _members(annotation, module)}
+    return float(value) if type(value) is int and "float" in names and "int" not in names else value
 
 
 def choices(annotation: ast.expr | None, module: Module) -> list[str]:
@@ -47,6 +91,11 @@ def choices(annotation: ast.expr | None, module: Module) -> list[str]:
         elif _name(member) == "bool":
             found += ["true", "false"]
     return found
+
+
+def kind(value: Any) -> str:
+    """What YAML made of a text, in words."""
+    return str(value).lower() if isinstance(value, bool) else f"the number {value}"
 
 
 def _members(annotation: ast.expr | None, module: Module, depth: int = 8) -> list[ast.expr]:
@@ -100,30 +149,31 @@ def _wanted_list(member: ast.expr, value: Any, module: Module) -> str | None:
     inner = items[0] if items else None
     if isinstance(value, list) and all(mismatch(item, inner, module) is None for item in value):
         return None
-    return f"a list of {ast.unparse(inner)}" if inner is not None else "a list"
+    several = SEVERAL.get(_name(inner), "") if inner is not None else ""
+    return f"a list of {several}" if several else "a list"
 
 
 def _wanted_tuple(member: ast.expr, value: Any, module: Module) -> str | None:
     items = _items(member) if isinstance(member, ast.Subscript) else []
-    if len(items) == 2 and isinstance(items[1], ast.Constant) and items[1].value is ...:
-        return _wanted_list(ast.Subscript(ast.Name("list"), items[0]), value, module)
-    if not items:
-        return None if isinstance(value, list) else "a list"
+    if not items or _is_endless(items):
+        return _wanted_list(ast.Subscript(ast.Name("list"), items[0]) if items else member, value, module)
     fits = isinstance(value, list) and len(value) == len(items)
     if fits and all(mismatch(v, inner, module) is None for v, inner in zip(value, items, strict=True)):
         return None
-    return f"a list of {len(items)} ({', '.join(ast.unparse(item) for item in items)})"
+    return f"a list of {len(items)} ({', '.join(wanted(item, module) or 'anything' for item in items)})"
 
 
 def _wanted_map(member: ast.expr, value: Any, module: Module) -> str | None:
-    items = _items(member) if isinstance(member, ast.Subscript) else []
+    inner = inner_of_map(member, module)
     if not isinstance(value, dict):
         return "a map"
-    if len(items) == 2:
-        for inner in value.values():
-            if (want := mismatch(inner, items[1], module)) is not None:
-                return f"a map to {want}"
-    return None
+    wants = [want for item in value.values() if (want := mismatch(item, inner, module)) is not None]
+    return f"a map to {wants[0]}" if wants else None
+
+
+def _is_endless(items: list[ast.expr]) -> bool:
+    """True for the `...` of `tuple[int, ...]`."""
+    return isinstance(items[-1], ast.Constant) and items[-1].value is ...
 
 
 def _name(node: ast.expr) -> str:

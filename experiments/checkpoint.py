@@ -6,7 +6,7 @@ import errno
 import json
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -96,9 +96,9 @@ class Checkpoints:
         return not _examine(self._folder_of(step))[0]
 
     def is_better(self, metric: str, value: float, mode: Literal["min", "max"]) -> bool:
-        """Whether a value beats that of the best checkpoint, or there is none by this metric; NaN never does."""
+        """Whether a value beats that of the best checkpoint, or there is none whole by this metric; NaN never does."""
         best = self._best()
-        if math.isnan(value) or best is None or best["metric"] != metric:
+        if math.isnan(value) or best is None or best["metric"] != metric or not self.has(best["step"]):
             return not math.isnan(value)
         return bool(value < best["value"] if mode == "min" else value > best["value"])
 
@@ -120,11 +120,18 @@ class Checkpoints:
 
     def latest(self) -> Checkpoint | None:
         """The newest that is whole; `warnings` names those that are not."""
+        return next(self.newest_first(), None)
+
+    def newest_first(self) -> Iterator[Checkpoint]:
+        """Those that are whole; `warnings` names those that are not."""
         for step in sorted(self._steps(), reverse=True):
-            found = self._read(step)
-            if found:
-                return found
-        return None
+            if found := self._read(step):
+                yield found
+
+    def discard(self, step: int, fault: str) -> None:
+        """Remove one that is whole by its sizes, but whose content cannot be restored; `warnings` names it."""
+        self.warnings.append(f"the checkpoint of step {step} is damaged and was removed: {fault}")
+        self._folder_of(step).rename(self.folder / f".partial-{step}-damaged")
 
     def best(self) -> Checkpoint | None:
         """The one that was marked; None where none was, or where it is damaged (`warnings`)."""

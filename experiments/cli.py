@@ -5,13 +5,24 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import NoReturn
 
 from experiments.faults import InputError, did_you_mean
 
 VERSION = "0.1.0"
+SHELLS = ["bash", "zsh", "fish"]
 SUMMARY = "Turns YAML into trained, tracked, reproducible models."
+EXAMPLES = """examples:
+  lathe run experiment=digits_lenet       train a small network, in less than a minute
+  lathe plan model=mlp optimizer.lr=0.01  say what a run would need
+  lathe options model                     list the models
+
+"""
+SETUP = """once and for all:
+  echo 'eval "$(lathe completion bash)"' >> ~/.bashrc     (zsh likewise, in ~/.zshrc)
+  echo 'lathe completion fish | source' >> ~/.config/fish/config.fish"""
 EPILOG = """overrides, in Hydra's grammar:
   model=mlp            choose an option of a group    optimizer.lr=0.01    set a value
   +tags.team=vision    add a key to a free map        ~tags.team           remove a key
@@ -19,37 +30,77 @@ EPILOG = """overrides, in Hydra's grammar:
 exit codes: 0 done, 1 the run failed or was stopped, 2 the input is wrong"""
 
 
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """A column for the flags in which the longest fits."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=30)
+
+
 class _Parser(argparse.ArgumentParser):
     """argparse, with its complaints in the house's form."""
 
     def error(self, message: str) -> NoReturn:
-        if "invalid choice: " in message:
-            word = message.split("invalid choice: ")[1].split("'")[1]
-            name = message.split(":")[0].removeprefix("argument ")
-            known = message.rpartition("choose from ")[2].rstrip(")").replace("'", "").split(", ")
-            message = f"{name}: {word!r} is not known; {did_you_mean(word, known)}"
-        elif "unrecognized arguments: " in message:
-            words = message.partition("unrecognized arguments: ")[2]
-            message = f"{words}: no such flag; flags of this command: `{self.prog} --help`; overrides are key=value"
+        name, _, rest = message.removeprefix("argument ").partition(": ")
+        flag = name.split("/")[-1]
+        if name == "the following arguments are required":
+            message = f"{rest} is missing; usage: {self._usage()}"
+        elif name == "unrecognized arguments":
+            message = self._unrecognized(rest.split()[0])
+        elif rest.startswith("invalid choice: "):
+            message = self._unknown_word(flag, rest)
+        elif rest.startswith("expected one argument"):
+            message = f"{flag} stands without a value; usage: {self._usage()}"
+        elif rest.startswith("invalid int value: "):
+            value = rest.rpartition(": ")[2].strip("'")
+            message = f"{flag} {value} is not a whole number; write `{flag} 5001` or the like"
         raise InputError([message], f"`{self.prog}`")
+
+    def _usage(self) -> str:
+        return " ".join(self.format_usage().removeprefix("usage: ").split())
+
+    def _unrecognized(self, word: str) -> str:
+        flags = [flag for flag in self._option_string_actions if flag.startswith("--")]
+        if word in ("-m", "--multirun"):
+            return f"{word} asks for a sweep, and this version has none; give each key one value and leave {word} out"
+        if word.startswith("-"):
+            return f"{word} is no flag of this command; {did_you_mean(word.split('=')[0], flags)}"
+        return f"{word} is one word too many; usage: {self._usage()}"
+
+    def _unknown_word(self, name: str, rest: str) -> str:
+        word = rest.split("'")[1]
+        known = rest.rpartition("choose from ")[2].rstrip(")").replace("'", "").split(", ")
+        if name == "COMMAND" and "=" in word:
+            return f"{word} is an override, and a command comes first; write `lathe run {word}`"
+        if name.startswith("-"):
+            return f"{name} {word} is not known; {did_you_mean(word, known)}"
+        return f"{word!r} is not a {name}; {did_you_mean(word, known)}"
 
 
 def make_parser() -> tuple[_Parser, dict[str, _Parser]]:
     """The whole command line, and the part of each command."""
-    parser = _Parser("lathe", description=SUMMARY, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = _Parser("lathe", description=SUMMARY, epilog=EXAMPLES + EPILOG, formatter_class=_Help)
     parser.add_argument("--version", action="version", version=f"lathe {VERSION}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
 
     def command(name: str, summary: str) -> argparse.ArgumentParser:
         return commands.add_parser(
             name, help=summary, description=summary, epilog=EPILOG if name in ("run", "plan") else None,
-            formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+            formatter_class=_Help, allow_abbrev=False,
         )  # fmt: skip
 
     for name, summary in (("run", "train one experiment"), ("plan", "say what a run would need, or why it cannot run")):
         part = command(name, summary)
-        part.add_argument("overrides", nargs="*", metavar="OVERRIDE")
-        part.add_argument("--cfg", nargs="?", const="job", choices=["job"], help="print the configuration and stop")
+        part.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="as many as you like, see below")
+        part.add_argument(
+            "-c",
+            "--cfg",
+            nargs="?",
+            const="job",
+            choices=["job"],
+            metavar="job",
+            help="print the configuration, and do nothing else",
+        )
         _add_composition(part)
     part = command("resume", "go on with a run from its last checkpoint")
     part.add_argument("run", metavar="RUN", help="folder or id of the run, or the id's beginning")
@@ -68,8 +119,9 @@ def make_parser() -> tuple[_Parser, dict[str, _Parser]]:
     _add_config_dir(part)
     part = command("data", "list data sets: whether they are present, licence, source")
     _add_config_dir(part)
-    part = command("completion", 'print the completion script of a shell: eval "$(lathe completion bash)"')
-    part.add_argument("shell", choices=["bash", "zsh", "fish"])
+    part = command("completion", "print what makes a shell complete lathe's words")
+    part.epilog = SETUP
+    part.add_argument("shell", metavar="SHELL", choices=SHELLS, help="bash, zsh or fish")
     return parser, commands.choices
 
 
@@ -80,7 +132,12 @@ def _add_composition(part: argparse.ArgumentParser) -> None:
 
 def _add_config_dir(part: argparse.ArgumentParser) -> None:
     part.add_argument(
-        "--config-dir", action="append", default=[], metavar="DIR", help="folder with groups and options of your own"
+        "-cd",
+        "--config-dir",
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="folder with groups and options of your own",
     )
 
 
@@ -103,12 +160,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print("\n".join(complete(words[1:])))
         return 0
-    if os.getcwd() not in sys.path:  # last, so that a folder of the user's can hide nothing
-        sys.path.append(os.getcwd())
     parser, parts = make_parser()
     try:
+        _look_for_packages_here()
         if words and words[0] in parts:  # flags and overrides may stand in any order
-            asked = parts[words[0]].parse_intermixed_args(words[1:], argparse.Namespace(command=words[0]))
+            alone = argparse.Namespace(command=words[0])
+            asked = parts[words[0]].parse_intermixed_args(list(_cfg_apart(words[1:])), alone)
         else:
             asked = parser.parse_args(words)
         if asked.command is None:
@@ -126,6 +183,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `lathe options | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _look_for_packages_here() -> None:
+    """Let `_target_` find a package in the current folder: last, so that a folder of the user's can hide nothing."""
+    try:
+        here = os.getcwd()
+    except FileNotFoundError as err:
+        raise InputError(["the current folder does not exist any more; change to one that does"]) from err
+    if here not in sys.path:
+        sys.path.append(here)
+
+
+def _cfg_apart(words: Sequence[str]) -> Iterator[str]:
+    """The words of a command, `--cfg` kept from taking the override after it for its value."""
+    for word, after in pairwise([*words, ""]):
+        yield "--cfg=job" if word in ("-c", "--cfg") and ("=" in after or after.startswith("~")) else word
 
 
 if __name__ == "__main__":

@@ -55,8 +55,7 @@ def _run(asked: argparse.Namespace) -> int:
         display.say(f"run {trial.folder.name} of '{trial.config['name']}' in {trial.folder}")
         for warning in trial.provenance["warnings"]:
             display.say(f"warning: {warning}")
-        warm, job = job, None
-        return _close(run(trial, trust=asked.trust, display=display, warm_job=warm))
+        return _close(run(trial, trust=asked.trust, display=display, warm_job=job))
     finally:
         if job is not None:
             job.dismiss()

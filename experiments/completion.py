@@ -1,8 +1,9 @@
-"""Shell completion of groups, options and keys, from the YAML files alone: no torch, hydra or mlflow."""
+"""Shell completion from the YAML files and from source that is read, never imported: no torch, hydra or mlflow."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -10,31 +11,37 @@ from typing import Any
 import yaml
 
 from experiments import check, options, signature
-from experiments.validate import ROOT
+from experiments.cli import SHELLS, make_parser
+from experiments.validate import MARKS, ROOT
 
 SCRIPTS = {
+    # Bash breaks words at `=` too; its $2 is what it will replace, so what stands before that is cut off every answer.
     "bash": """_lathe() {
-  local IFS=$'\\n' line="${COMP_LINE:0:COMP_POINT}" cur
-  cur="${line##* }"
-  COMPREPLY=($(lathe _complete ${line// /$'\\n'} ${line:+$([[ "$line" == *' ' ]] && echo "''")} 2>/dev/null))
-  local cut="${cur%"${COMP_WORDS[COMP_CWORD]}"}"
-  [[ "$COMP_WORDBREAKS" == *=* && "$cur" == *=* ]] && COMPREPLY=("${COMPREPLY[@]#"${cur%=*}="}")
-  [[ ${#COMPREPLY[@]} -eq 1 && "${COMPREPLY[0]}" == *[=.] ]] && compopt -o nospace
+  local line=${COMP_LINE:0:COMP_POINT} words current
+  read -ra words <<< "$line"
+  [[ $line == *[[:space:]] ]] && words+=('')
+  current=${words[${#words[@]}-1]}
+  local IFS=$'\\n'
+  COMPREPLY=($("$1" _complete "${words[@]}" 2> /dev/null))
+  COMPREPLY=("${COMPREPLY[@]#"${current%"$2"}"}")
+  [[ ${#COMPREPLY[@]} -eq 1 && ${COMPREPLY[0]} == *[=./] ]] && compopt -o nospace 2> /dev/null
 }
 complete -F _lathe lathe""",
-    "zsh": """#compdef lathe
+    "zsh": """(( $+functions[compdef] )) || { autoload -Uz compinit && compinit }
 _lathe() {
   local -a found
-  found=("${(@f)$(lathe _complete "${words[@]:0:$CURRENT}" 2>/dev/null)}")
-  compadd -Q -S '' -- $found
+  found=("${(@f)$("${words[1]}" _complete "${(@)words[1,CURRENT-1]}" "$PREFIX" 2> /dev/null)}")
+  compadd -Q -S '' -- "${(@M)found:#*[=./]}"
+  compadd -Q -- "${(@)found:#(*[=./]|)}"
 }
 compdef _lathe lathe""",
     "fish": """function __lathe
-  lathe _complete (commandline -opc) (commandline -ct) 2>/dev/null
+  set -l before (commandline -opc)
+  set -l current (commandline -ct)
+  lathe _complete $before "$current" 2> /dev/null
 end
 complete -c lathe -f -a '(__lathe)'""",
 }
-COMMANDS = ("run", "plan", "resume", "sync", "ui", "options", "data", "completion")
 
 
 def script(shell: str) -> str:
@@ -48,77 +55,139 @@ def complete(words: Sequence[str]) -> list[str]:
     Args:
         words: the command line so far, beginning with ``lathe``; the last one is being typed and may be empty.
     """
+    parser, parts = make_parser()
     current = words[-1] if len(words) > 1 else ""
-    if current == "''":
-        current = ""
-    if len(words) <= 2:
-        return _starting(current, COMMANDS)
-    command, before = words[1], words[2:-1]
+    command, before = words[1] if len(words) > 2 else "", words[2:-1]
+    if not command:
+        return _starting(current, [*parts, *_flags(parser)] if current else parts)
+    if command not in parts:
+        return []
+    flag, equals, value = current.partition("=")
+    if equals and flag.startswith("--"):
+        return [f"{flag}={found}" for found in _flag_values(flag, value)]
+    if before and before[-1] in _flags_with_value(parts[command]):
+        return _flag_values(before[-1], current)
     if current.startswith("-"):
-        return _starting(current, ("--config-dir", "--trust", "--cfg", "--help"))
+        return _starting(current, _flags(parts[command]))
+    return _argument(command, current, before)
+
+
+def _argument(command: str, current: str, before: Sequence[str]) -> list[str]:
     if command in ("resume", "sync"):
-        return _starting(current, (path.parent.name for path in Path("runs").glob("*/*/trial.yaml")))
-    if command == "options":
-        groups = options.groups()
-        return _starting(current, [*groups, *(f"{g}={o}" for g in groups for o in groups[g] if current.startswith(g))])
+        return _starting(current, _runs(before))
     if command == "completion":
-        return _starting(current, SCRIPTS)
-    return _override(current, before) if command in ("run", "plan") else []
+        return _starting(current, SHELLS)
+    groups = options.groups(_values_of("--config-dir", before) + _values_of("-cd", before))
+    if command == "options":
+        chosen = [f"{group}={option}" for group in groups for option in groups[group]]
+        return _starting(current, chosen if "=" in current else [*groups, *chosen] if current in groups else groups)
+    return _override(current, before, groups) if command in ("run", "plan") else []
 
 
-def _override(current: str, before: Sequence[str]) -> list[str]:
-    dirs = [after for word, after in pairwise(before) if word == "--config-dir"]
-    groups = options.groups(dirs)
-    key, equals, _ = current.partition("=")
+def _flags(parser: Any) -> list[str]:
+    return sorted(flag for flag in parser._option_string_actions if flag.startswith("--"))
+
+
+def _flags_with_value(parser: Any) -> list[str]:
+    return [flag for flag, action in parser._option_string_actions.items() if action.nargs is None]
+
+
+def _flag_values(flag: str, current: str) -> list[str]:
+    if flag not in ("-cd", "--config-dir", "--runs-dir"):
+        return []
+    parent, name = os.path.split(current)
+    folder = Path(parent or ".").expanduser()
+    found = sorted(path.name for path in folder.glob("*/") if path.is_dir()) if folder.is_dir() else []
+    hidden = name.startswith(".")
+    return [os.path.join(parent, inner, "") for inner in _starting(name, found) if hidden or not inner.startswith(".")]
+
+
+def _values_of(flag: str, words: Sequence[str]) -> list[str]:
+    apart = [after for word, after in pairwise(words) if word == flag]
+    return apart + [word.partition("=")[2] for word in words if word.startswith(f"{flag}=")]
+
+
+def _runs(before: Sequence[str]) -> list[str]:
+    folder = [os.environ.get("LATHE_RUNS", "runs"), *_values_of("--runs-dir", before)][-1]
+    return sorted({path.parent.name for path in Path(folder).expanduser().glob("*/*/trial.yaml")} - {*before})
+
+
+def _override(current: str, before: Sequence[str], groups: Mapping[str, Mapping[str, Path]]) -> list[str]:
+    key, equals, _ = current.lstrip("+~").partition("=")
+    mark = current[: len(current) - len(current.lstrip("+~"))]
+    chosen = _chosen(before, groups)
     if equals and key in groups:
-        return _starting(current, (f"{key}={option}" for option in groups[key]))
-    if equals:
-        return _starting(current, (f"{key}={value}" for value in _values(key)))
-    names = [f"{group}=" for group in groups if "/" not in group] + [f"{name}=" for name in _keys(before, groups)]
-    return _starting(current, dict.fromkeys(names))
+        found: Iterable[str] = (f"{key}={option}" for option in groups[key])
+    elif equals:
+        found = (f"{key}={value}" for value in _values(key, chosen))
+    else:
+        end = "" if mark == "~" else "="
+        found = [f"{name}{end}" for name in (*(g for g in groups if "/" not in g), *_keys(chosen))]
+    return _starting(current, (f"{mark}{word}" for word in dict.fromkeys(found)))
 
 
-def _keys(before: Sequence[str], groups: dict[str, dict[str, Path]]) -> list[str]:
-    """Dotted keys of the root and of the options that are chosen so far."""
-    root = _load(options.HOUSE / "config.yaml")
-    chosen = {
-        group: option for entry in root.pop("defaults") if isinstance(entry, dict) for group, option in entry.items()
-    }
-    chosen |= dict(word.split("=", 1) for word in before if word.partition("=")[0] in groups and "=" in word)
-    keys = list(_leaves(root, ""))
-    for group, option in chosen.items():
-        path = groups.get(group, {}).get(str(option))
-        if path is not None and group != "experiment":
-            keys += _leaves(_load(path), f"{group}.")
-    return keys
+def _chosen(before: Sequence[str], groups: Mapping[str, Mapping[str, Path]]) -> dict[str, dict[str, Any]]:
+    """The content of the option of every group, by the defaults and what was typed so far."""
+    defaults = _load(options.HOUSE / "config.yaml")["defaults"]
+    names = {group: option for entry in defaults if isinstance(entry, dict) for group, option in entry.items()}
+    names |= dict(
+        word.lstrip("+").split("=", 1)
+        for word in before
+        if word.lstrip("+").partition("=")[0] in groups and "=" in word
+    )
+    paths = {group: groups.get(group, {}).get(str(option)) for group, option in names.items() if group != "experiment"}
+    return {group: _load(path) for group, path in paths.items() if path is not None}
 
 
-def _leaves(node: dict[str, Any], prefix: str) -> list[str]:
-    found: list[str] = []
-    for key, value in node.items():
-        if isinstance(value, dict) and value and key != "files":
-            found += _leaves(value, f"{prefix}{key}.")
-        elif not key.startswith("_"):
-            found.append(f"{prefix}{key}")
-    return found
+def _keys(chosen: Mapping[str, dict[str, Any]]) -> Iterator[str]:
+    """Dotted keys of the root and of the chosen options, what their classes take besides included."""
+    for name, argument in signature.read(ROOT).arguments.items():
+        inner = _schema_class(argument)
+        if name not in chosen:
+            yield from (f"{name}.{key}" for key in inner.arguments) if inner else [name]
+    for group, content in chosen.items():
+        spec = _signature(content)
+        plain = (name for name, argument in spec.arguments.items() if _is_plain(argument, spec)) if spec else ()
+        yield from (f"{group}.{key}" for key in dict.fromkeys([*content, *plain]) if key not in MARKS)
 
 
-def _values(key: str) -> list[str]:
-    spec = signature.read(ROOT)
-    for name in key.split(".")[:-1]:
-        annotation = spec.arguments[name].annotation if name in spec.arguments else None
-        inner = getattr(annotation, "id", "")
-        if inner not in spec.module.classes:
-            return []
-        spec = signature.read(f"{spec.module.name}.{inner}")
-    argument = spec.arguments.get(key.rpartition(".")[2])
-    return check.choices(argument.annotation, spec.module) if argument else []
+def _values(key: str, chosen: Mapping[str, dict[str, Any]]) -> list[str]:
+    name, _, inner = key.partition(".")
+    root = signature.read(ROOT)
+    argument = root.arguments.get(name)
+    spec: signature.Signature | None = root
+    if inner:
+        spec = (_schema_class(argument) if argument else None) or _signature(chosen.get(name, {}))
+        argument = spec.arguments.get(inner) if spec else None
+    return check.choices(argument.annotation, spec.module) if argument and spec else []
+
+
+def _is_plain(argument: signature.Argument, spec: signature.Signature) -> bool:
+    """True for what can be typed; an optimizer's `params`, for one, cannot."""
+    return argument.annotation is None or check.wanted(argument.annotation, spec.module) is not None
+
+
+def _schema_class(argument: signature.Argument) -> signature.Signature | None:
+    """The schema's own class that a key of the root is of."""
+    module = signature.read(ROOT).module
+    name = getattr(argument.annotation, "id", "")
+    return signature.read(f"{module.name}.{name}") if name in module.classes else None
+
+
+def _signature(content: Mapping[str, Any]) -> signature.Signature | None:
+    try:
+        return signature.read(str(content.get("_target_")))
+    except signature.SourceError:
+        return None
 
 
 def _load(path: Path) -> dict[str, Any]:
-    content = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
+    except (yaml.YAMLError, UnicodeDecodeError):  # `lathe plan` tells what is wrong with it
+        return {}
     return content if isinstance(content, dict) else {}
 
 
-def _starting(current: str, words: Any) -> list[str]:
+def _starting(current: str, words: Iterable[str]) -> list[str]:
     return [word for word in words if word.startswith(current)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,19 +9,25 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra import compose as hydra_compose
 from hydra import initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, OverrideType
+from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException
-from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from experiments import options
-from experiments.faults import ConfigError, did_you_mean
-from experiments.origins import Origins
+from experiments.check import UNKNOWN
+from experiments.faults import ConfigError, InputError, did_you_mean
+from experiments.interpolation import Interpolation
+from experiments.origins import Origins, shown_path
+from experiments.secrets import looks_secret, secret_keys
 from experiments.targets import trusted
 from experiments.validate import Validation
+
+MAY_BE_EMPTY = "experiment"
 
 
 @dataclass(frozen=True)
@@ -41,9 +46,12 @@ class Experiment:
 class _Draft:
     """What is known on the way; problems gather until nothing more can be found out."""
 
+    dirs: Sequence[Path]
     groups: dict[str, dict[str, Path]]
     problems: list[str] = field(default_factory=list)
     origins: Origins = field(default_factory=Origins)
+    undecided: set[str] = field(default_factory=set)
+    """Groups whose option is wrong: what is said of their keys cannot be judged."""
 
 
 def compose(
@@ -57,38 +65,40 @@ def compose(
         trust: packages beyond the house's own whose classes `_target_` may name.
 
     Raises:
-        ConfigError: with every problem that was found.
+        InputError: with every problem that was found.
     """
-    dirs = _config_dirs(config_dirs)
-    draft = _Draft(options.groups(dirs))
+    dirs, packages = _config_dirs(config_dirs), trusted(trust)
+    draft = _Draft(dirs, options.groups(dirs))
     chosen, values = _sort_overrides(overrides, draft)
-    tree, choices = _compose_groups(chosen, dirs, draft)
-    _note_origins(choices, draft)
+    tree, choices = _compose_groups(chosen, draft)
     for override in values:
         _apply(override, tree, draft)
-    config = _resolve(tree, "", draft)
-    validation = Validation(draft.origins, trusted(trust), draft.groups)
+    interpolation = Interpolation(tree, draft.origins, choices)
+    config = interpolation.plain() | dict.fromkeys(draft.undecided, UNKNOWN)
+    validation = Validation(draft.origins, packages, draft.groups)
+    for override in values:  # one that another overrides would still be on record
+        for key in secret_keys(override.value(), override.key_or_group):
+            validation.secret(key)
     validation.root(config)
-    problems = draft.problems + draft.origins.problems + validation.problems
+    problems = [*draft.problems, *draft.origins.traps.values(), *interpolation.problems, *validation.problems]
     if problems:
-        raise ConfigError(list(dict.fromkeys(problems)), "the configuration")
-    if config["name"] is None:
-        config["name"] = f"{choices['model']}-{choices['data']}".replace("/", "-")
+        raise ConfigError(list(dict.fromkeys(problems)))
+    config["name"] = config["name"] or f"{choices['model']}-{choices['data']}".replace("/", "-")
     return Experiment(config, tuple(overrides), choices, tuple(map(str, dirs)), tuple(trust))
 
 
 def _config_dirs(config_dirs: Sequence[str | Path]) -> list[Path]:
     dirs = [Path(folder).expanduser().resolve() for folder in config_dirs]
     problems = [
-        f"--config-dir {d} is not a folder; name the folder that holds your groups" for d in dirs if not d.is_dir()
+        f"--config-dir {d} is not a folder; name the one that holds your groups" for d in dirs if not d.is_dir()
     ]
     if problems:
-        raise ConfigError(problems)
+        raise InputError(problems)
     return dirs
 
 
 def _sort_overrides(overrides: Sequence[str], draft: _Draft) -> tuple[list[str], list[Override]]:
-    """Part the overrides that choose an option from those that set a value."""
+    """Part the overrides that choose an option from those that set a value; of both, those that are well formed."""
     parser = OverridesParser.create()
     chosen: list[str] = []
     values: list[Override] = []
@@ -98,148 +108,191 @@ def _sort_overrides(overrides: Sequence[str], draft: _Draft) -> tuple[list[str],
         except HydraException as err:
             draft.problems.append(_grammar(typed, str(err).splitlines()[0]))
             continue
-        if override.is_sweep_override():
-            draft.problems.append(
-                f"{typed} gives several values; one run takes one, quote a text with commas: key='a,b'"
-            )
-        elif override.key_or_group in draft.groups and not isinstance(override.value(), dict):
-            if _is_option(override, typed, draft):
-                chosen.append(typed)
-        elif override.key_or_group.startswith("hydra"):
-            draft.problems.append(f"{typed}: Hydra itself is not configured here; --config-dir adds folders of options")
-        else:
+        fault = _fault(override, draft)
+        if fault is not None:
+            draft.problems.append(f"{_shown(override)}{fault}")
+        elif override.key_or_group not in draft.groups or isinstance(override.value(), dict):
             values.append(override)
+        elif _is_option(override, draft):
+            chosen.append(typed.lstrip("+") if "/" not in override.key_or_group else typed)
     return chosen, values
 
 
 def _grammar(typed: str, reason: str) -> str:
-    if "=" not in typed and not typed.startswith("~"):
+    key, equals, value = typed.partition("=")
+    if not equals and not typed.startswith("~"):
         return f"{typed!r} is no override; write key=value"
-    if re.match(r"[^=]+==", typed):
-        return f"{typed!r} has one '=' too many; write {typed.replace('==', '=', 1)}"
-    key, _, value = typed.partition("=")
-    return f"{typed!r} does not parse ({reason}); quote the value: \"{key}='{value}'\""
+    if value.startswith("="):
+        return f"{typed!r} has one '=' too many; write {key}={value.lstrip('=')}"
+    if "[" in key:
+        return f"{typed!r} names a part of a list, and a list is given whole; write {key.partition('[')[0]}=[...]"
+    quote = '"' if "'" in value else "'"
+    outer = "'" if quote == '"' else '"'
+    value = "***" if looks_secret(key, value) else value
+    return f"{key}={value} does not parse ({reason}); quote the value twice: {outer}{key}={quote}{value}{quote}{outer}"
 
 
-def _is_option(override: Override, typed: str, draft: _Draft) -> bool:
-    group, value = override.key_or_group, override.value()
-    known = draft.groups[group]
-    if value is None and not override.is_delete():
-        if group != "experiment":  # the one group that may stay empty, as it does by default
-            draft.problems.append(f"{typed} leaves the group '{group}' empty; choose one of {', '.join(known)}")
-        return False
-    wanted = value if isinstance(value, list) else [value]
-    if override.is_delete() or all(str(name) in known for name in wanted):
+def _fault(override: Override, draft: _Draft) -> str | None:
+    """What is wrong with an override whatever the configuration is."""
+    key = override.key_or_group
+    if override.is_sweep_override():
+        way_out = "give one"
+        if override.value_type == ValueType.SIMPLE_CHOICE_SWEEP and key not in draft.groups:
+            way_out = f"give one, or quote a text with commas twice: \"{key}='a,b'\""
+        return f" gives several values, and this version has no sweeps; {way_out}"
+    if not key:
+        return " names no key; write key=value"
+    if override.package is not None:
+        return f" moves an option to another place, and each has its own; leave '@{override.package}' out"
+    if re.split(r"[./]", key)[0] == "hydra":
+        return ": Hydra itself is not configured here; `--config-dir DIR` adds a folder of options"
+    return None
+
+
+def _shown(override: Override) -> str:
+    """An override as it was typed, but for secrets."""
+    typed = override.input_line or ""
+    key, equals, value = typed.partition("=")
+    return f"{key}=***" if equals and looks_secret(override.key_or_group, value) else typed
+
+
+def _is_option(override: Override, draft: _Draft) -> bool:
+    """True where an option of a group is to be chosen; tells of one that there is not."""
+    group, value, typed = override.key_or_group, override.value(), override.input_line
+    if value is None or override.is_delete():
+        if group == MAY_BE_EMPTY or "/" in group:
+            return override.is_delete()
+        fault = f"leaves the group '{group}' empty; leave that override out"
+    elif isinstance(value, list):
+        fault = f"gives several options, and a group takes one; write {group}={value[0] if value else '...'}"
+    elif (name := typed.partition("=")[2].strip("'\"") if typed else "") in draft.groups[group]:
         return True
-    missing = next(str(name) for name in wanted if str(name) not in known)
-    draft.problems.append(f"{typed}: group '{group}' has no option {missing!r}; {did_you_mean(missing, known)}")
+    else:
+        fault = f"is no option of the group '{group}'; {did_you_mean(name, draft.groups[group], _list(group))}"
+    draft.problems.append(f"{typed} {fault}")
+    draft.undecided |= {group} - {MAY_BE_EMPTY}
     return False
 
 
-def _compose_groups(chosen: list[str], dirs: Sequence[Path], draft: _Draft) -> tuple[DictConfig, dict[str, str | None]]:
-    search = [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in dirs)}]"] if dirs else []
+def _compose_groups(chosen: list[str], draft: _Draft) -> tuple[DictConfig, dict[str, str | None]]:
+    """Merge the files of the defaults lists in Hydra's order; the tree, and the option of every group."""
+    quoted = ["file://" + str(folder).replace("\\", "\\\\").replace("'", "\\'") for folder in draft.dirs]
+    search = "hydra.searchpath=[" + ",".join(f"'{folder}'" for folder in quoted) + "]"
     try:
         with initialize_config_module(config_module="conf", version_base=None):
-            tree = hydra_compose("config", overrides=[*chosen, *search], return_hydra_config=True)
-    except yaml.MarkedYAMLError as err:
-        place = f"{err.problem_mark.name}:{err.problem_mark.line + 1}" if err.problem_mark else "a file"
-        raise ConfigError([*draft.problems, f"{place} is no valid YAML: {err.problem}; mend that line"]) from err
-    except (HydraException, OmegaConfBaseException) as err:
-        raise ConfigError([*draft.problems, _composition(err, draft)], "the configuration") from err
-    choices = {group: option for group, option in tree.hydra.runtime.choices.items() if not group.startswith("hydra")}
-    OmegaConf.set_readonly(tree, False)
-    OmegaConf.set_struct(tree, False)
-    del tree["hydra"]
-    return tree, choices
+            loader = GlobalHydra.instance().config_loader()
+            found = loader.compute_defaults_list("config", [*chosen, search], RunMode.RUN)
+        tree = OmegaConf.create()
+        for entry in found.defaults:
+            if not entry.config_path.startswith("hydra/"):
+                _merge(entry.config_path, entry.package or "", tree, draft)
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, RecursionError) as err:
+        raise ConfigError([*draft.problems, _composition(err, chosen, draft)]) from err
+    choices = found.overrides.known_choices
+    return tree, {group: option for group, option in choices.items() if not group.startswith("hydra")}
 
 
-def _composition(err: Exception, draft: _Draft) -> str:
-    """Hydra's own fault in the house's form: what an options file asks for and does not get."""
+def _merge(config_path: str, package: str, tree: DictConfig, draft: _Draft) -> None:
+    paths = [folder / f"{config_path}.yaml" for folder in options.folders(draft.dirs)]
+    paths = [path for path in paths if path.is_file()]
+    for hidden in paths[1:]:
+        draft.problems.append(
+            f"{shown_path(hidden)} is hidden by {shown_path(paths[0])}, which has the same name; rename it"
+        )
+    content = OmegaConf.load(paths[0])
+    if not isinstance(content, DictConfig):
+        raise ConfigError([*draft.problems, f"{shown_path(paths[0])} is a list, not a map; write `key: value` lines"])
+    content.pop("defaults", None)
+    for name in reversed(package.split(".") if package else []):
+        content = OmegaConf.create({name: content})
+    tree.merge_with(content)
+    draft.origins.add_file(paths[0], package)
+
+
+def _composition(err: Exception, chosen: Sequence[str], draft: _Draft) -> str:
+    """A fault of an option's file or of its defaults list, in the house's form."""
+    text = str(err).splitlines()[0] if str(err) else type(err).__name__
+    faulty = _faulty_file(err, draft)
+    if isinstance(err, yaml.MarkedYAMLError) and err.problem_mark:
+        return f"{faulty}:{err.problem_mark.line + 1} is no valid YAML: {err.problem}; mend that line"
+    if isinstance(err, RecursionError):
+        return f"{faulty} repeats a part of itself inside that part (&name, *name); write it out"
+    if not isinstance(err, HydraException) and faulty is not None:
+        key = getattr(err, "full_key", None)
+        return f"{faulty} cannot be read: {f'{key}: ' if key else ''}{text}; mend it"
+    named = re.match(r"In '(.+?)': (.*)", text)
+    # Hydra names the root for what an experiment's list overrides in it.
+    where = f"the defaults list of {named.group(1)}.yaml" if named and named.group(1) != "config" else "a defaults list"
     missing = getattr(err, "missing_cfg_file", None)
-    while not str(err).strip() and isinstance(err.__cause__, Exception):
-        err = err.__cause__
-    text = " ".join(str(err).split()) or type(err).__name__
-    if isinstance(missing, str) and "/" in missing:
-        group, _, option = missing.rpartition("/")
-        return f"a defaults list asks for '{missing}', which there is not; {did_you_mean(option, draft.groups.get(group, []))}"
-    return f"the defaults lists do not compose: {text}"
+    if isinstance(missing, str):
+        return f"{where} asks for '{missing}', which there is not; {_other_option(missing, draft)}"
+    unmatched = re.search(r"Could not override '(.+?)'", text)
+    if unmatched:
+        group = unmatched.group(1)
+        typed = next((word for word in chosen if word.lstrip("+~").startswith(group)), None)
+        return (
+            f"{typed or where}: the configuration has no group '{group}'; {did_you_mean(group, draft.groups, _list())}"
+        )
+    twice = re.match(r"Multiple values for (\S+)\.", text)
+    if twice:
+        group = twice.group(1)
+        return (
+            f"a defaults list chooses '{group}' a second time; write `override /{group}: ...` to choose another option"
+        )
+    return f"{where} does not compose: {named.group(2) if named else text}; mend it"
 
 
-def _note_origins(choices: dict[str, str | None], draft: _Draft) -> None:
-    draft.origins.add_file(options.HOUSE / "config.yaml", "")
-    for group, option in choices.items():
-        path = draft.groups.get(group.partition("@")[0], {}).get(str(option))
-        if path is not None:
-            draft.origins.add_file(path, group.partition("@")[2] or group)
+def _other_option(missing: str, draft: _Draft) -> str:
+    group, _, option = missing.rpartition("/")
+    if group in draft.groups:
+        return did_you_mean(option, draft.groups[group], _list(group))
+    absolute = next((known for known in draft.groups if group.endswith(f"/{known}")), None)
+    return f"write `override /{absolute}: {option}`" if absolute else did_you_mean(group, draft.groups, _list())
+
+
+def _list(group: str = "") -> str:
+    return f"`{f'lathe options {group}'.strip()}` lists what there is"
+
+
+def _faulty_file(err: Exception, draft: _Draft) -> str | None:
+    """The file that fails in the same way, the user's own first."""
+    paths = [path for folder in reversed(options.folders(draft.dirs)) for path in sorted(folder.rglob("*.yaml"))]
+    for path in paths:
+        try:
+            OmegaConf.load(path)
+        except type(err) as same:
+            if isinstance(err, RecursionError) or str(same).splitlines()[0] == str(err).splitlines()[0]:
+                return shown_path(path)
+        except (OmegaConfBaseException, yaml.YAMLError, ValueError, RecursionError):
+            continue
+    return None
 
 
 def _apply(override: Override, tree: DictConfig, draft: _Draft) -> None:
     key, typed = override.key_or_group, override.input_line or ""
+    if key.partition(".")[0] in draft.undecided:
+        return
     try:
-        if override.type == OverrideType.DEL:
-            _delete(key, tree)
+        if override.is_delete():
+            _delete(override, tree)
+            draft.origins.add_removal(key, typed)
         else:
-            OmegaConf.update(tree, key, override.value(), merge=True, force_add=True)
-        draft.origins.add_override(key, typed)
-    except (OmegaConfBaseException, KeyError, AttributeError, TypeError, ValueError) as err:
-        known = {str(name) for name in tree} | draft.groups.keys()
-        reason = str(err).splitlines()[0].strip("'\"") if str(err) else type(err).__name__
-        draft.problems.append(
-            f"{typed} cannot be applied ({reason}); {did_you_mean(key, known, 'see `lathe options`')}"
-        )
+            value = override.value()
+            OmegaConf.update(tree, key, value, merge=isinstance(value, dict), force_add=True)
+            draft.origins.add_override(key, value, typed.partition("=")[2])
+    except (OmegaConfBaseException, KeyError, IndexError, AttributeError, TypeError, ValueError) as err:
+        reason = str(err.args[0] if isinstance(err, KeyError) else err).splitlines()[0]
+        draft.problems.append(f"{_shown(override)} cannot be applied: {reason}")
 
 
-def _delete(key: str, tree: DictConfig) -> None:
+def _delete(override: Override, tree: DictConfig) -> None:
+    key = override.key_or_group
     parent, _, name = key.rpartition(".")
     node = OmegaConf.select(tree, parent) if parent else tree
     if not isinstance(node, DictConfig) or name not in node:
-        raise KeyError(f"there is no key {key}")
+        known = {str(inner) for inner in node} if isinstance(node, DictConfig) else set()
+        raise KeyError(f"there is no key {key}; {did_you_mean(name, known, '`lathe plan --cfg job` shows every key')}")
+    value = override.value()
+    if "=" in (override.input_line or "") and value != OmegaConf.to_container(node, resolve=False)[name]:  # type: ignore[index, call-overload]
+        raise KeyError(f"{key} has another value, {node._get_node(name)}; leave '={value}' out")
     del node[name]
-
-
-def _resolve(node: Any, prefix: str, draft: _Draft) -> Any:
-    """Plain Python from OmegaConf, environment references kept as they are written."""
-    before = OmegaConf.has_resolver("oc.env")
-    assert before
-    OmegaConf.register_new_resolver("oc.env", _keep_reference(draft), replace=True, use_cache=False)
-    try:
-        return _plain(node, prefix, draft)
-    finally:
-        from omegaconf.resolvers import oc
-
-        OmegaConf.register_new_resolver("oc.env", oc.env, replace=True, use_cache=False)
-
-
-def _keep_reference(draft: _Draft) -> Any:
-    def keep(name: str, *default: Any) -> str:
-        if not default and name not in os.environ:
-            draft.problems.append(
-                f"${{oc.env:{name}}}: the environment variable {name} is not set; `export {name}=...` before this command"
-            )
-        return f"${{oc.env:{','.join([name, *map(str, default)])}}}"
-
-    return keep
-
-
-def _plain(node: Any, prefix: str, draft: _Draft) -> Any:
-    if isinstance(node, DictConfig):
-        return {str(key): _child(node, key, f"{prefix}.{key!s}".lstrip("."), draft) for key in node}
-    if isinstance(node, ListConfig):
-        return [_child(node, index, f"{prefix}[{index}]", draft) for index in range(len(node))]
-    return node
-
-
-def _child(node: DictConfig | ListConfig, key: Any, name: str, draft: _Draft) -> Any:
-    if OmegaConf.is_missing(node, key):
-        draft.problems.append(f"{name}=??? must be given; add `{name}=...`")
-        return None
-    try:
-        return _plain(node[key], name, draft)
-    except (InterpolationResolutionError, OmegaConfBaseException) as err:
-        written = OmegaConf.to_container(node, resolve=False)
-        text = written[key] if isinstance(written, (dict, list)) else ""
-        reason = str(err).splitlines()[0]
-        draft.problems.append(
-            f"{draft.origins.typed(name, text)} cannot be resolved: {reason}; point at a key that there is"
-        )
-        return None

@@ -68,7 +68,8 @@ def tags(trial: Trial) -> dict[str, str]:
         named["mlflow.source.git.commit"] = code[0]["git_sha"]
         named["mlflow.source.git.branch"] = code[0].get("branch") or "(detached)"
         named["git.dirty"] = "true" if any(entry.get("dirty") for entry in code) else "false"
-    return {key: _cut(str(value), MAX_TAG) for key, value in named.items()}
+    own = {clean_key(key): value for key, value in (trial.config.get("tags") or {}).items()}
+    return {key: _cut(str(value), MAX_TAG) for key, value in (own | named).items()}
 
 
 def note(trial: Trial) -> str:

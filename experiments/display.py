@@ -116,7 +116,7 @@ def closing_table(result: Result) -> Table:
         table.add_row("MLflow run", str(result.mlflow["run_id"]))
         table.add_row("compare", f"lathe ui --runs-dir {trial.runs_dir}")
     if result.status in ("stopped", "killed", "failed"):
-        table.add_row("go on", f"lathe resume {folder.name}")
+        table.add_row("go on", f"lathe resume {trial.reference}")
     return table
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+MOST_LISTED = 12
+
 
 class InputError(Exception):
     """The user's input is wrong: exit code 2, and one line a problem, each with name, value, rule and way out."""
@@ -19,6 +21,9 @@ class InputError(Exception):
 class ConfigError(InputError):
     """The configuration does not compose or does not fit its schema."""
 
+    def __init__(self, problems: list[str], subject: str = "the configuration") -> None:
+        super().__init__(problems, subject)
+
 
 class PlanError(InputError):
     """The configuration is well formed, but it cannot run as it stands."""
@@ -26,10 +31,11 @@ class PlanError(InputError):
 
 def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
     """The way out of a misspelling: the nearest known names, else ``otherwise`` or the names there are."""
-    names = sorted(set(known))
+    names = sorted({*known} - {name})
     near = get_close_matches(name, names, n=2, cutoff=0.6)
     if near:
         return f"did you mean {' or '.join(repr(n) for n in near)}?"
     if otherwise:
         return otherwise
-    return f"known: {', '.join(names)}" if names else "there are none"
+    more = f" and {len(names) - MOST_LISTED} more" if len(names) > MOST_LISTED else ""
+    return f"known: {', '.join(names[:MOST_LISTED])}{more}" if names else "there are none"

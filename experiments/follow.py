@@ -1,4 +1,4 @@
-"""Syncs a run while it trains, in a process of its own: `python -m experiments.sync --follow RUN_FOLDER`."""
+"""Syncs a run while it trains, in a process of its own: `python -m experiments.follow RUN_FOLDER`."""
 
 from __future__ import annotations
 
@@ -43,10 +43,9 @@ def follow(trial: Trial, attempt: int, *, grace_s: float = 30.0, say: Callable[[
         say(json.dumps(line | {"error": error or None}))
 
     while True:
+        # Asked before the upload, which then has all that was written.
         abandoned = os.getppid() != launcher and not _lives(trial, attempt)
-        ended = abandoned or _has_outcome(
-            trial, attempt
-        )  # asked before the upload, which then has all that was written
+        ended = abandoned or _has_outcome(trial, attempt)
         if ended and ended_at is None:
             ended_at, pause_s = time.monotonic(), _POLL_S
         try:
@@ -83,15 +82,17 @@ def _lives(trial: Trial, attempt: int) -> bool:
 
 def main() -> NoReturn:
     """Follow the run that the command line names."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.sync", description=__doc__)
-    parser.add_argument("--follow", type=Path, required=True, metavar="RUN_FOLDER")
+    parser = argparse.ArgumentParser(prog="python -m experiments.follow", description=__doc__)
+    parser.add_argument("run", type=Path, metavar="RUN_FOLDER")
     parser.add_argument("--attempt", type=int, help="default: the last one whose folder is there")
     parser.add_argument("--grace-s", type=float, default=30.0)
     asked = parser.parse_args()
+    if not (asked.run / "trial.yaml").is_file():
+        parser.error(f"--follow {asked.run} is no run folder: it has no trial.yaml; name one")
     # Ctrl-C and a closed terminal are for the launcher, which ends the run; the rest of it still has to be uploaded.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    trial = Trial(asked.follow.resolve())
+    trial = Trial(asked.run.resolve())
     attempts = trial.attempts()
     attempt = asked.attempt or (int(attempts[-1].name) if attempts else 1)
     sys.exit(follow(trial, attempt, grace_s=asked.grace_s, say=lambda line: print(line, flush=True)))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import psutil
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -48,24 +49,50 @@ def footprint(learner: Learner, batch: Batch, num_accumulation: int, precision: 
         num_accumulation: micro-batches of one update.
         precision: "fp32", or "bf16" for autocast.
     """
-    model = learner.model.train()
+    model = learner.model
     parameters = [p for p in model.parameters() if p.requires_grad]
-    kept: dict[int, int] = {}
+    weights_bytes = sum(_bytes(tensor) for tensor in (*model.parameters(), *model.buffers()))
+    num_parameters = sum(p.numel() for p in model.parameters())
+    gradients_bytes = sum(_bytes(p) for p in parameters)
+    optimizer_bytes = _optimizer_bytes(learner, parameters)
+    # Autocast has no effect on the meta device; fake tensors say that they lie on the CPU.
+    with FakeTensorMode() if precision == "bf16" else nullcontext():
+        if precision == "bf16":
+            batch = _fakes(learner, batch)
+        activations_bytes, flops = _forward_and_backward(learner, batch, precision)
+    return Footprint(
+        num_parameters=num_parameters,
+        weights_bytes=weights_bytes,
+        gradients_bytes=gradients_bytes,
+        optimizer_bytes=optimizer_bytes,
+        activations_bytes=activations_bytes,
+        flops_per_step=flops * num_accumulation,
+    )
+
+
+def _forward_and_backward(learner: Learner, batch: Batch, precision: str) -> tuple[int, int]:
+    """Bytes that the forward pass keeps, the batch among them, and the work of both passes."""
+    model, kept = learner.model.train(), dict[int, int]()
     with FlopCounterMode(display=False) as counter, _count_saved(model, kept):
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
             loss, _ = learner.objective(model(batch[0]), batch[1])
         loss.backward()  # type: ignore[no-untyped-call]
     for tensor in (*_tensors(batch[0]), *_tensors(batch[1])):
         kept[tensor.untyped_storage()._cdata] = _bytes(tensor)
-    weights = sum(_bytes(tensor) for tensor in (*model.parameters(), *model.buffers()))
-    return Footprint(
-        num_parameters=sum(p.numel() for p in model.parameters()),
-        weights_bytes=weights,
-        gradients_bytes=sum(_bytes(p) for p in parameters),
-        optimizer_bytes=_optimizer_bytes(learner, parameters),
-        activations_bytes=sum(kept.values()),
-        flops_per_step=counter.get_total_flops() * num_accumulation,
-    )
+    return sum(kept.values()), counter.get_total_flops()
+
+
+def _fakes(learner: Learner, batch: Batch) -> Batch:
+    """Put fake tensors into the model and the objective, and give a fake batch."""
+
+    def fake(tensor: Tensor) -> Tensor:
+        return torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
+
+    for part in (learner.model, learner.objective):
+        if isinstance(part, nn.Module):
+            part._apply(fake)  # type: ignore[no-untyped-call]
+    inputs, targets = (tuple(map(fake, each)) if isinstance(each, tuple) else fake(each) for each in batch)
+    return inputs, targets
 
 
 @contextmanager
@@ -89,8 +116,11 @@ def _optimizer_bytes(learner: Learner, parameters: list[nn.Parameter]) -> int:
     """Bytes of the state that the optimizer holds after one step."""
     if not parameters:
         return 0
+    for parameter in parameters:
+        parameter.grad = torch.empty_like(parameter)
     optimizer = learner.optimizer(parameters)
     optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
     states = optimizer.state_dict()["state"].values()
     return sum(_bytes(value) for state in states for value in state.values() if isinstance(value, Tensor))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 from pathlib import Path
 from typing import TextIO
 
@@ -30,4 +31,5 @@ def hold(run_folder: Path, *, first: bool = False) -> TextIO:
         raise
     except OSError:  # some cluster file systems have no flock; the attempt's folder still is made by one alone
         pass
+    os.register_at_fork(after_in_child=file.close)  # a data worker that outlives a killed job must not hold its run
     return file

@@ -8,25 +8,25 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 from experiments import journal
 from experiments.atomic import write_text
 from experiments.build import build
 from experiments.display import Display
 from experiments.faults import InputError
+from experiments.hold import hold
 from experiments.plan import make_plan
-from experiments.standing import process_alive
 from experiments.targets import trusted
 from experiments.trial import Trial
-from launchers.base import Assignment, Handle, LaunchError
+from launchers.base import DONE, FAILED, NO_ROOM, WRONG_INPUT, Assignment, Handle, LaunchError
 
 Status = Literal["finished", "failed", "stopped", "killed"]
 POLL_S = 0.05
+LONGEST_SYNC_S = 600.0
 
 
 @dataclass
@@ -65,18 +65,17 @@ def run(
     launcher = build(trial.config["launcher"], "launcher", packages)
     if warm_job is not None and hasattr(launcher, "warm"):
         launcher.warm(warm_job)
-    attempt = _new_attempt(trial)
-    shown = display or Display(sys.stderr)
-    handle: Handle = launcher.launch(Assignment(trial.folder, attempt, packages))
-    watch = _Watch(trial, attempt, shown)
-    with _signals_go_to(handle, shown), shown.training(plan):
-        while handle.poll() is None:
-            watch.look()
-            time.sleep(POLL_S)
-        watch.look()
-    result = watch.result(handle.poll())
-    if watch.sync is not None or result.exit_code != 2:
-        _finish_sync(watch, result, shown)
+    with _hold(trial):
+        watch = _Watch(trial, _new_attempt(trial), display or Display(sys.stderr))
+        handle: Handle = launcher.launch(Assignment(trial.folder, watch.attempt, packages))
+        with _Signals(handle) as signals, watch.display.training(plan):
+            while handle.poll() is None:
+                watch.look(signals.count)
+                time.sleep(POLL_S)
+            watch.look(signals.count)
+            result = watch.result(handle.poll(), asked_to_end=signals.count > 1)
+    if watch.sync is not None or result.exit_code != WRONG_INPUT:
+        _finish_sync(watch, result)
     return result
 
 
@@ -87,145 +86,180 @@ class _Watch:
         self.trial, self.attempt, self.display = trial, attempt, display
         self.folder = trial.folder / "attempts" / str(attempt)
         self.offset = 0
-        self.metrics: dict[str, float] = {}
+        self.metrics = _last_values(trial)
         self.last_state: journal.StateEvent | None = None
         self.sync: subprocess.Popen[str] | None = None
+        self.has_steps = False
+        self.num_signals = 0
 
-    def look(self) -> None:
-        """Read on."""
-        try:
-            events, self.offset = journal.read(self.folder / "journal.jsonl", self.offset)
-        except FileNotFoundError:
-            return
+    def look(self, num_signals: int) -> None:
+        """Read on, and show it."""
+        events, self.offset = journal.read(self.folder / "journal.jsonl", self.offset)
+        if num_signals and not self.num_signals:
+            self._show(lambda: self.display.say("stopping: a checkpoint is being saved (once more: end at once)"))
+        self.num_signals = num_signals
         for event in events:
             if event["event"] == "metrics":
-                self.metrics |= event["metrics"]
-                self.display.metrics(event["step"], event["metrics"], self.metrics)
+                self._on_metrics(event)
             elif event["event"] == "state":
-                self.last_state = event
-                if event["state"] == "running":
-                    self.display.started(event["step"])
+                self._on_state(event)
+
+    def _on_metrics(self, event: journal.MetricsEvent) -> None:
+        self.metrics |= event["metrics"]
+        self._show(lambda: self.display.metrics(event["step"], event["metrics"], self.metrics))
         # MLflow's import takes seconds of CPU: it waits until the first step is done.
-        if self.sync is None and self.metrics and self.trial.config["tracking"]["sync"] == "live":
+        if not self.has_steps and self.trial.config["tracking"]["sync"] == "live":
+            self.start_sync()
+        self.has_steps = True
+
+    def _on_state(self, event: journal.StateEvent) -> None:
+        self.last_state = event
+        if event["state"] == "running" and event["reason"]:
+            self._show(lambda: self.display.say(f"warning: {event['reason']}"))
+        elif event["state"] == "running":
+            self._show(lambda: self.display.started(event["step"]))
+
+    def _show(self, on_display: Callable[[], None]) -> None:
+        """Show something; that the terminal has gone (`| head`), or its file is full, does not end the training."""
+        with contextlib.suppress(OSError, SystemExit):  # rich makes a broken pipe a SystemExit
+            on_display()
+
+    def start_sync(self) -> None:
+        """Start to bring the run to the store, where the machine lets it."""
+        with contextlib.suppress(OSError):  # no room for its log; `lathe sync` does it later
             self.sync = start_sync(self.trial, self.attempt)
 
-    def result(self, code: int | None) -> Result:
-        """How it ended, by its exit code and its own last word; written to `outcome.json`."""
-        state = self.last_state["state"] if self.last_state else None
-        reason = self.last_state["reason"] if self.last_state else None
-        status: Status
-        if code == 0 and state == "finished":
-            status = "finished"
-        elif code is not None and code < 0:
-            status, reason = "killed", f"ended by {signal.Signals(-code).name}"
-        elif state == "stopped":
-            status = "stopped"
-        else:
-            status, reason = "failed", reason or f"the job ended with code {code}; see {self.folder / 'log.txt'}"
+    def result(self, code: int | None, *, asked_to_end: bool) -> Result:
+        """How it ended, by its own last word or else its exit code; written to `outcome.json`."""
+        status, reason = self._standing(code, asked_to_end)
         outcome = {"status": status, "attempt": self.attempt, "reason": reason, "exit_code": code, "ended": time.time()}
         with contextlib.suppress(OSError):  # a full disk: the journal's own last word stands then
             write_text(self.trial.folder / "outcome.json", json.dumps(outcome) + "\n")
-        exit_code = 0 if status == "finished" else code if code in (1, 2) else 1
-        metrics = {key: value for e in _all_metrics(self.trial) for key, value in e.items()}
-        return Result(self.trial, self.attempt, status, reason, exit_code, metrics)
+        exit_code = DONE if status == "finished" else code if code in (FAILED, WRONG_INPUT) else FAILED
+        return Result(self.trial, self.attempt, status, reason, exit_code, self.metrics)
+
+    def _standing(self, code: int | None, asked_to_end: bool) -> tuple[Status, str | None]:
+        if self.last_state is not None and self.last_state["state"] != "running":
+            return self.last_state["state"], self.last_state["reason"]
+        if code is not None and code < 0:
+            name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+            is_riddle = -code == signal.SIGKILL and not asked_to_end
+            hint = "; if nobody sent it, memory ran out: lower batch_size_per_device" if is_riddle else ""
+            return "killed", f"ended by {name}{hint}"
+        if code == NO_ROOM:
+            return (
+                "failed",
+                f"the disk of {self.trial.folder} is full; free space, then `lathe resume {self.trial.reference}`",
+            )
+        log = self.folder / "log.txt"
+        printed = f"see {log}" if log.exists() else "what it printed stands above"
+        return "failed", f"the job ended with code {code} and left no word; {printed}"
 
 
-def _all_metrics(trial: Trial) -> Iterator[dict[str, float]]:
+def _last_values(trial: Trial) -> dict[str, float]:
+    """The last value of every metric of the attempts so far."""
+    values: dict[str, float] = {}
     for event in journal.replay(trial.folder):
         if event["event"] == "metrics":
-            yield event["metrics"]
+            values |= event["metrics"]
+    return values
+
+
+def _hold(trial: Trial) -> TextIO:
+    """Hold the run, as the first and only one.
+
+    Raises:
+        InputError: somebody is at work on it.
+    """
+    name = trial.folder.name
+    try:
+        return hold(trial.folder, first=True)
+    except BlockingIOError as err:
+        raise InputError([f"run '{name}' is still at work{_where(trial)}; wait for its end, or stop it there"]) from err
+    except OSError as err:
+        raise InputError([f"run '{name}' cannot be held: {err.strerror} ({err.filename}); make it writable"]) from err
+
+
+def _where(trial: Trial) -> str:
+    attempts = trial.attempts()
+    events = journal.read(attempts[-1] / "journal.jsonl")[0] if attempts else []
+    states = [event for event in events if event["event"] == "state"]
+    return f" (process {states[-1]['pid']} on {states[-1]['host']})" if states else ""
 
 
 def _new_attempt(trial: Trial) -> int:
     """Make the folder of the next attempt.
 
     Raises:
-        InputError: the last attempt is still at work.
+        InputError: it cannot be made.
     """
     attempts = trial.attempts()
-    if attempts and trial.outcome() is None:
-        pid = _living(attempts[-1])
-        if pid is not None:
-            raise InputError(
-                [f"run '{trial.folder.name}' is still at work (process {pid}); wait, or `kill -TERM {pid}`"]
-            )
     number = int(attempts[-1].name) + 1 if attempts else 1
     folder = trial.folder / "attempts" / str(number)
     try:
         folder.mkdir(parents=True)
+        (trial.folder / "outcome.json").unlink(missing_ok=True)
     except FileExistsError as err:
         raise InputError([f"run '{trial.folder.name}' was started by someone else this moment; wait for it"]) from err
     except OSError as err:
         raise InputError([f"{folder} cannot be made: {err.strerror}; free space, or make it writable"]) from err
-    (trial.folder / "outcome.json").unlink(missing_ok=True)
     return number
 
 
-def _living(attempt: Path) -> int | None:
-    """Process of an attempt that still runs on this machine."""
-    with contextlib.suppress(FileNotFoundError):
-        for event in reversed(journal.read(attempt / "journal.jsonl")[0]):
-            if event["event"] == "state":
-                running = event["state"] == "running" and process_alive(event["host"], event["pid"], event["time"])
-                return event["pid"] if running else None
-    return None
+class _Signals:
+    """Passes Ctrl-C and SIGTERM on: the first asks the job to save and stop, the second ends it at once."""
 
+    def __init__(self, handle: Handle) -> None:
+        self.handle = handle
+        self.count = 0
 
-@contextlib.contextmanager
-def _signals_go_to(handle: Handle, display: Display) -> Iterator[None]:
-    """Pass Ctrl-C and SIGTERM on: the first asks the job to save and stop, the second ends it at once."""
-    count = 0
+    def __enter__(self) -> _Signals:
+        try:
+            self.before = {number: signal.signal(number, self._pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+        except ValueError:  # not the main thread, as in some notebooks: signals are then the caller's affair
+            self.before = {}
+        return self
 
-    def pass_on(number: int, frame: FrameType | None) -> None:
-        nonlocal count
-        count += 1
-        if count == 1:
-            display.say("stopping: a checkpoint is being saved (once more: end at once)")
-        handle.signal(number if count == 1 else signal.SIGKILL)
-
-    try:
-        before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread, as in some notebooks: signals are then the caller's affair
-        before = {}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
             signal.signal(number, handler)
+
+    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+        """Print nothing: what is interrupted here may be printing."""
+        self.count += 1
+        self.handle.signal(number if self.count == 1 else signal.SIGKILL)
 
 
 def start_sync(trial: Trial, attempt: int) -> subprocess.Popen[str]:
     """Start the process that brings a run to the store while it trains."""
-    command = [
-        sys.executable,
-        "-P",
-        "-m",
-        "experiments.follow",
-        "--follow",
-        str(trial.folder),
-        "--attempt",
-        str(attempt),
-    ]
+    module = [sys.executable, "-P", "-m", "experiments.follow"]
+    command = [*module, str(trial.folder), "--attempt", str(attempt)]
     log = (trial.folder / "attempts" / str(attempt) / "sync.log").open("w")
     with log:
         return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, text=True, start_new_session=True)
 
 
-def _finish_sync(watch: _Watch, result: Result, display: Display) -> None:
+def _finish_sync(watch: _Watch, result: Result) -> None:
     """Let the sync bring what is left; it gives up by itself where the store does not answer."""
     if watch.trial.config["tracking"]["sync"] == "off":
         return
-    process = watch.sync or start_sync(watch.trial, watch.attempt)
+    if watch.sync is None:
+        watch.start_sync()
+    later = f"MLflow's store does not have all of this run yet; later: `lathe sync {watch.trial.reference}`"
+    if watch.sync is None:
+        watch.display.say(later)
+        return
     try:
-        with display.waiting("bringing the run to MLflow"):
-            process.wait()
-    except KeyboardInterrupt:
-        display.say(f"the sync goes on in the background (process {process.pid})")
+        with watch.display.waiting("bringing the run to MLflow"):
+            watch.sync.wait(LONGEST_SYNC_S)
+    except (KeyboardInterrupt, subprocess.TimeoutExpired):
+        watch.display.say(f"the sync goes on in the background (process {watch.sync.pid})")
     for line in (watch.folder / "sync.log").read_text().splitlines():
         with contextlib.suppress(ValueError):
-            result.mlflow |= json.loads(line)
-    if process.poll():
-        display.say(f"MLflow's store does not have all of this run yet; later: `lathe sync {watch.trial.folder.name}`")
+            told = json.loads(line)
+            result.mlflow |= told if isinstance(told, dict) else {}
+    if watch.sync.poll():
+        watch.display.say(later)
 
 
 __all__ = ["LaunchError", "Result", "run", "start_sync"]

@@ -9,9 +9,13 @@ from typing import Any
 
 import yaml
 
+from experiments.options import HOUSE
+from experiments.secrets import looks_secret
+
 OCTAL = re.compile(r"[-+]?0[0-7_]+$")
 SEXAGESIMAL = re.compile(r"[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?$")
-PACKAGE = re.compile(r"#\s*@package\s+(\S+)")
+MERGE = "tag:yaml.org,2002:merge"
+MOST_SHOWN = 60
 
 
 @dataclass
@@ -20,45 +24,61 @@ class Origins:
 
     texts: dict[str, str] = field(default_factory=dict)
     places: dict[str, str] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
-    """YAML's traps: numbers that mean something else than they look like."""
+    removed: dict[str, str] = field(default_factory=dict)
+    """What was typed to take a key away, by that key."""
+    traps: dict[str, str] = field(default_factory=dict)
+    """Numbers that mean something else to YAML than they look like: what is to be told, by key."""
 
-    def add_file(self, path: Path, group: str) -> None:
-        """Note every value of an option's file."""
-        text = path.read_text(encoding="utf-8")
-        package = PACKAGE.match(text)
-        prefix = group.replace("/", ".")
-        if package:
-            prefix = package.group(1).replace("_global_", "").replace("_group_", prefix).strip(".")
-        node = yaml.compose(text, Loader=yaml.CSafeLoader)
-        if node is not None:
-            self._walk(node, prefix, path)
+    def add_file(self, path: Path, package: str) -> None:
+        """Note every value of an option's file, whose keys lie under ``package``."""
+        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
+        if isinstance(node, yaml.MappingNode):
+            node.value = [(name, inner) for name, inner in node.value if name.value != "defaults"]
+            self._walk(node, package, path)
 
-    def add_override(self, key: str, typed: str) -> None:
-        """Note what was typed on the command line."""
-        for known in [k for k in self.texts if k == key or k.startswith(f"{key}.")]:
-            self.texts.pop(known)
-            self.places.pop(known, None)
-        self.texts[key] = typed.split("=", 1)[-1]
-        self.places[key] = ""
+    def add_override(self, key: str, value: Any, typed: str) -> None:
+        """Note what was typed on the command line for a key, or for the keys below it."""
+        if isinstance(value, dict) and value:
+            for name, inner in value.items():
+                self.add_override(f"{key}.{name}", inner, shown(inner))
+        else:
+            self._forget(key)
+            parts = key.split(".")
+            for depth in range(1, len(parts)):  # what held a plain value is a map now
+                self.texts.pop(".".join(parts[:depth]), None)
+                self.places.pop(".".join(parts[:depth]), None)
+            self.texts[key] = typed
+
+    def add_removal(self, key: str, typed: str) -> None:
+        """Note that a key was taken away."""
+        self._forget(key)
+        self.removed[key] = typed
 
     def typed(self, key: str, value: Any) -> str:
-        """``key=value`` as the user wrote it, with file and line where it was not typed."""
-        if key not in self.texts:
-            key = next((known for known in self.texts if known.startswith((f"{key}.", f"{key}["))), key)
-        place = self.places.get(key)
-        text = self.texts.get(key, "null" if value is None else str(value))
-        return f"{key}={text}" + (f" ({place})" if place else "")
+        """``key=value`` as the user wrote it, with file and line where it was not typed; of a secret only the key."""
+        text = self.texts.get(key, shown(value))
+        return f"{key}={'***' if looks_secret(key, text) else text}{self.place(key)}"
 
     def text(self, key: str) -> str | None:
         return self.texts.get(key)
 
+    def place(self, key: str) -> str:
+        """Where a value stands, as " (file:line)"; "" where it was typed or is not known."""
+        inside = (place for known, place in self.places.items() if known.startswith((f"{key}.", f"{key}[")))
+        place = self.places.get(key) or ("" if key in self.texts else next(inside, ""))
+        return f" ({place})" if place else ""
+
+    def _forget(self, key: str) -> None:
+        for known in [k for k in self.texts if k == key or k.startswith((f"{key}.", f"{key}["))]:
+            self.texts.pop(known)
+            self.places.pop(known, None)
+
     def _walk(self, node: yaml.Node, key: str, path: Path) -> None:
         if isinstance(node, yaml.MappingNode):
             for name, inner in node.value:
-                if not (key == "" and name.value == "defaults"):
-                    self._walk(inner, f"{key}.{name.value}".lstrip("."), path)
+                self._walk(inner, key if name.tag == MERGE else f"{key}.{name.value}".lstrip("."), path)
         elif isinstance(node, yaml.SequenceNode):
+            self._forget(key)
             for index, inner in enumerate(node.value):
                 self._walk(inner, f"{key}[{index}]", path)
         elif isinstance(node, yaml.ScalarNode):
@@ -66,14 +86,28 @@ class Origins:
 
     def _scalar(self, node: yaml.ScalarNode, key: str, path: Path) -> None:
         self.texts[key] = node.value
-        shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-        self.places[key] = f"{shown}:{node.start_mark.line + 1}"
-        if node.style is not None or not node.tag.endswith((":int", ":float")):
+        self.places[key] = f"{shown_path(path)}:{node.start_mark.line + 1}"
+        if node.style or not node.tag.endswith((":int", ":float")):
             return
         if OCTAL.match(node.value) or SEXAGESIMAL.match(node.value):
             kind = "an octal number" if OCTAL.match(node.value) else "a number to base 60"
             read = yaml.safe_load(node.value)
-            self.problems.append(
+            self.traps[key] = (
                 f"{self.typed(key, node.value)} is {kind} to YAML, {read}; "
                 f"quote it if text is meant ('{node.value}'), else write {read}"
             )
+
+
+def shown(value: Any) -> str:
+    """A value as one would write it in YAML, cut where it is long."""
+    text = yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True, sort_keys=False)
+    text = text.removesuffix("\n").removesuffix("\n...")
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
+
+
+def shown_path(path: Path) -> str:
+    """A path as short as it is clear: from the house, or from the folder one stands in."""
+    root = HOUSE.parent
+    if any(path.is_relative_to(root / folder) for folder in ("conf", "modules", "launchers")):
+        return str(path.relative_to(root))
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

@@ -140,7 +140,8 @@ def _length_problems(config: dict[str, Any]) -> list[str]:
     max_steps, max_epochs = config["max_steps"], config["max_epochs"]
     if (max_steps is None) == (max_epochs is None):
         return [
-            f"max_steps={max_steps} and max_epochs={max_epochs}: exactly one says how long to train; set the other to null"
+            f"max_steps={max_steps or 'null'} and max_epochs={max_epochs or 'null'}: exactly one says how long to train; "
+            f"{'give one' if max_steps is None else 'set the other to null'}"
         ]
     num_train = config["data"].get("num_train")
     if max_epochs and not num_train:

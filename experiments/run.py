@@ -12,6 +12,7 @@ from torch import Tensor
 
 from experiments.batches import evaluation_batches, training_batches
 from experiments.checkpoint import Checkpoints
+from experiments.faults import InputError
 from experiments.fingerprint import fingerprint
 from experiments.journal import Journal
 from experiments.parts import Parts
@@ -35,55 +36,83 @@ class Training:
     checkpoints: Checkpoints
     should_stop: Callable[[], str | None]
     """Why to stop after this step, such as "SIGTERM"; None to go on."""
-    on_start: Callable[[int], None]
-    """Told the steps that are already done, once everything is in its place."""
+    on_running: Callable[[int, str | None], None]
+    """Told the steps that are done: once when training begins, then again with every warning."""
+    done: int = 0
+    """Steps that are done."""
 
-    def run(self) -> tuple[Literal["finished", "stopped"], int, str | None]:
+    def run(self) -> tuple[Literal["finished", "stopped"], str | None]:
         """Train.
 
         Returns:
-            How it ended, after how many steps, and why it stopped.
+            How it ended, and why it stopped.
 
         Raises:
-            TrainingError: the loss is no number any more.
+            InputError: this machine has not the device that was asked for.
+            TrainingError: the loss is no number any more, or no checkpoint can be restored.
             CheckpointError: the disk is full.
         """
         config, plan, engine = self.config, self.plan, self.parts.engine
-        engine.prepare(self.parts.learner, _recipe(config, plan))
-        first_step = self._restore()
+        try:
+            engine.prepare(self.parts.learner, _recipe(config, plan))
+        except ValueError as err:
+            raise InputError([str(err)], f"the plan for '{plan.name}'") from err
+        first_step = self.done = self._restore()
         train, val = self._load("train"), self._load("val")
-        self.on_start(first_step)
+        self.on_running(first_step, None)
+        self._tell_warnings()
         batches = training_batches(
             train, plan.batch_size_global, config["seed"], first_step, plan.num_steps, config["num_data_workers"]
         )
         curve = _Curve(self, first_step)
+        if first_step < plan.num_steps and (reason := self.should_stop()) is not None:
+            return "stopped", f"{reason} before step {first_step + 1}"
         for step, batch in enumerate(batches, start=first_step):
-            done = step + 1
-            curve.add(done, engine.train_step(batch, step))
-            evaluated = self._is_due(done, config["eval_every_steps"])
-            if evaluated:
+            metrics = engine.train_step(batch, step)
+            self.done = done = step + 1
+            curve.add(done, metrics)
+            if self._is_due(done, config["eval_every_steps"]):
                 with curve.paused():
                     self._evaluate("val", val, done)
             if self._is_due(done, config["checkpoint"]["every_steps"]):
                 with curve.paused():
                     self._save(done)
-            if (reason := self.should_stop()) is not None and done < plan.num_steps:
+            if done < plan.num_steps and (reason := self.should_stop()) is not None:
                 curve.drain()
                 self._save(done)
-                return "stopped", done, reason
+                return "stopped", f"{reason} after step {done}, which is saved"
         self._evaluate("test", self._load("test"), plan.num_steps)
-        return "finished", plan.num_steps, None
+        return "finished", None
 
     def _is_due(self, done: int, every: int) -> bool:
         return done % every == 0 or done == self.plan.num_steps
 
     def _restore(self) -> int:
-        """Steps that an earlier attempt has done."""
-        checkpoint = self.checkpoints.latest()
-        if checkpoint is None:
-            return 0
-        self.parts.engine.load(checkpoint.folder)
-        return checkpoint.step
+        """Steps that an earlier attempt has done.
+
+        What cannot be loaded is removed once an older checkpoint was: it would be taken for the newest for ever.
+        """
+        faults: dict[int, str] = {}
+        for checkpoint in self.checkpoints.newest_first():
+            try:
+                self.parts.engine.load(checkpoint.folder)
+            except ValueError as err:
+                faults[checkpoint.step] = " ".join(str(err).split())
+                continue
+            for step, fault in faults.items():
+                self.checkpoints.discard(step, fault)
+            self._keep_best(checkpoint.step, checkpoint.state.get("val", {}))
+            return checkpoint.step
+        if faults:
+            raise TrainingError(
+                f"no checkpoint of this run can be restored; of step {max(faults)}: {faults[max(faults)]}"
+            )
+        return 0
+
+    def _tell_warnings(self) -> None:
+        for warning in self.checkpoints.warnings:
+            self.on_running(self.done, warning)
+        self.checkpoints.warnings.clear()
 
     def _load(self, name: str) -> Split:
         split = self.parts.data.load(name)
@@ -101,24 +130,25 @@ class Training:
         metrics = {f"{name}/{metric}": value for metric, value in found.items()}
         self.journal.metrics(done, metrics)
         if name == "val":
+            wanted = self.config["checkpoint"]["best_metric"]
+            if wanted is not None and wanted not in metrics:
+                raise TrainingError(
+                    f"checkpoint.best_metric={wanted} is not what the evaluator measures; name one of {', '.join(metrics)}"
+                )
             self._keep_best(done, metrics)
 
-    def _keep_best(self, done: int, metrics: dict[str, float]) -> None:
+    def _keep_best(self, done: int, metrics: Mapping[str, float]) -> None:
+        """Save and mark a step if none was better; again after a resume, as a crash can come between the two."""
         settings = self.config["checkpoint"]
         wanted, mode = settings["best_metric"], settings["best_mode"]
-        if wanted is None:
-            return
-        if wanted not in metrics:
-            raise TrainingError(
-                f"checkpoint.best_metric={wanted} is not what the evaluator measures; name one of {', '.join(metrics)}"
-            )
-        if self.checkpoints.is_better(wanted, metrics[wanted], mode):
-            self._save(done)
+        if wanted in metrics and self.checkpoints.is_better(wanted, metrics[wanted], mode):
+            self._save(done, metrics)
             self.checkpoints.mark_best(done, wanted, metrics[wanted], mode)
 
-    def _save(self, done: int) -> None:
+    def _save(self, done: int, metrics: Mapping[str, float] | None = None) -> None:
         if not self.checkpoints.has(done):
-            self.checkpoints.save(done, self.parts.engine.save, {})
+            self.checkpoints.save(done, self.parts.engine.save, {"val": dict(metrics or {})})
+        self._tell_warnings()
 
 
 class _Curve:
@@ -135,7 +165,7 @@ class _Curve:
         """Note one step. Reading a value waits for the device, so on a GPU it happens only where a point is due."""
         self.pending.append((done, metrics))
         is_due = done == 1 or self.training._is_due(done, self.every)
-        if is_due or next(iter(metrics.values())).device.type == "cpu":
+        if is_due or all(value.device.type == "cpu" for value in metrics.values()):
             values = self.drain()
             if is_due:
                 self._log(done, values)

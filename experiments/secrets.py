@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable, Iterator
 from typing import Any
 
-REFERENCE = re.compile(r"\$\{oc\.env:([A-Za-z_][A-Za-z0-9_]*)(?:,([^}]*))?\}")
+# The default may not hold a reference of its own, so that of nested ones the innermost matches first.
+REFERENCE = re.compile(r"\$\{oc\.env:([A-Za-z_][A-Za-z0-9_]*)(?:,([^${}]*))?\}")
+DEEPEST = 5
 
 SECRET_NAMES = re.compile(
-    r"(^|_|\.)(password|passwd|secret|api_?key|access_?key|private_?key|secret_?key|credentials?"
-    r"|(auth|access|api|bearer|refresh|hf|hub|wandb|github)_?token)(_|$)",
+    r"(^|_|\.)(password|passwd|passphrase|secret|api_?key|access_?key|private_?key|secret_?key|credentials?"
+    r"|(auth|access|api|bearer|refresh|hf|hub|wandb|github)_?token)(?!_(file|path|env|name|var)\b)(_|$)",
     re.IGNORECASE,
 )
 SECRET_VALUES = re.compile(
@@ -24,10 +27,26 @@ SECRET_VALUES = re.compile(
 
 
 def looks_secret(key: str, value: Any) -> bool:
-    """True for text that is a password, key or token by its own form or by the name it is given."""
-    if not isinstance(value, str) or REFERENCE.fullmatch(value):
+    """True for text that is a password, key or token by its own form or by the name it is given.
+
+    References to the environment are none; what stands around them, or in them as a default, may be.
+    """
+    if not isinstance(value, str):
         return False
-    return bool(SECRET_VALUES.search(value)) or (bool(SECRET_NAMES.search(key)) and value != "")
+    written = _replace(value, lambda name, default: "" if default in (None, "null", "''") else default)
+    return bool(SECRET_VALUES.search(written)) or (bool(SECRET_NAMES.search(key)) and written != "")
+
+
+def secret_keys(value: Any, key: str = "") -> Iterator[str]:
+    """The dotted keys of a configuration, or of a part of it, that hold secrets."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from secret_keys(inner, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from secret_keys(inner, f"{key}[{index}]")
+    elif looks_secret(key, value):
+        yield key
 
 
 def resolve(value: Any) -> Any:
@@ -42,11 +61,30 @@ def resolve(value: Any) -> Any:
         return [resolve(inner) for inner in value]
     if not isinstance(value, str) or "${oc.env:" not in value:
         return value
-    text = REFERENCE.sub(lambda match: _lookup(match.group(1), match.group(2)), value)
+    whole = REFERENCE.fullmatch(value)
+    if whole and whole.group(2) == "null" and whole.group(1) not in os.environ:
+        return None
+    text = _replace(value, _lookup)
     return os.path.expanduser(text) if text.startswith("~") else text
+
+
+def _replace(text: str, by: Callable[[str, str | None], str]) -> str:
+    """``text`` with its references replaced, the innermost first."""
+    for _ in range(DEEPEST):
+        replaced = REFERENCE.sub(lambda match: by(match.group(1), match.group(2)), text)
+        if replaced == text:
+            break
+        text = replaced
+    return text
+
+
+def _unquoted(default: str) -> str:
+    if len(default) > 1 and default[0] == default[-1] and default[0] in "'\"":
+        return default[1:-1].replace(f"\\{default[0]}", default[0])
+    return default
 
 
 def _lookup(name: str, default: str | None) -> str:
     if default is not None:
-        return os.environ.get(name, default.strip())
+        return os.environ.get(name, _unquoted(default.strip()))
     return os.environ[name]

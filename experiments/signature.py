@@ -7,8 +7,13 @@ import importlib.util
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeGuard
 
 from experiments.faults import did_you_mean
+from experiments.origins import shown_path
+
+# `torch.nn.Module` is declared with `*args, **kwargs`, and refuses any.
+WITHOUT_ARGUMENTS = {"object", "ABC", "Protocol", "Generic", "torch.nn.Module", "torch.nn.modules.module.Module"}
 
 
 class SourceError(Exception):
@@ -31,8 +36,10 @@ class Signature:
     target: str
     arguments: dict[str, Argument]
     is_open: bool
-    """True where it takes `**kwargs`, so that no name is unknown."""
+    """True where it takes `**kwargs` or a base of it cannot be read, so that no name is unknown."""
     module: Module
+    """Where it is defined."""
+    is_class: bool = True
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,8 @@ class Module:
     functions: dict[str, ast.FunctionDef] = field(default_factory=dict)
     aliases: dict[str, ast.expr] = field(default_factory=dict)
     imports: dict[str, str] = field(default_factory=dict)
+    stars: list[str] = field(default_factory=list)
+    """Modules of which everything is imported."""
 
 
 @lru_cache(maxsize=512)
@@ -68,57 +77,73 @@ def _find(target: str, module_name: str, name: str, hops: int) -> Signature:
     if name in module.classes:
         return _of_class(target, module, module.classes[name], hops)
     if name in module.functions:
-        return _of_function(target, module, module.functions[name], skip_first=False)
-    if name in module.imports and hops:
-        parent, _, original = module.imports[name].rpartition(".")
-        return _find(target, parent, original, hops - 1)
-    way_out = did_you_mean(name, [*module.classes, *module.functions], otherwise=f"see {module.path}")
+        return _of_function(target, module, module.functions[name], is_class=False)
+    elsewhere = [module.imports[name]] if name in module.imports else [f"{star}.{name}" for star in module.stars]
+    for dotted in elsewhere if hops else ():
+        parent, _, original = dotted.rpartition(".")
+        try:
+            return _find(target, parent, original, hops - 1)
+        except SourceError:
+            if name in module.imports:
+                raise
+    way_out = did_you_mean(name, module.classes, otherwise=f"see {shown_path(module.path)}")
     raise SourceError(f"module '{module_name}' has no class '{name}'; {way_out}")
 
 
 def _of_class(target: str, module: Module, node: ast.ClassDef, hops: int) -> Signature:
     for item in node.body:
         if isinstance(item, ast.FunctionDef) and item.name == "__init__":
-            return _of_function(target, module, item, skip_first=True)
+            return _of_function(target, module, item, is_class=True)
+    bases = [_inherited(target, module, base, hops - 1) for base in node.bases if hops]
     if any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list):
-        return Signature(target, _fields(node), False, module)
-    for base in node.bases:
-        dotted = ast.unparse(base)
-        if hops and dotted not in ("object", "ABC", "Protocol"):
-            try:
-                return _inherited(target, module, dotted, hops - 1)
-            except SourceError:
-                continue
-    return Signature(target, {}, False, module)
+        inherited = {name: argument for base in reversed(bases) for name, argument in base.arguments.items()}
+        return Signature(target, inherited | _fields(node), False, module)
+    found = next((base for base in bases if base.arguments or base.is_open), None)
+    return Signature(target, found.arguments if found else {}, found.is_open if found else False, module)
 
 
-def _inherited(target: str, module: Module, base: str, hops: int) -> Signature:
-    if base in module.classes:
-        return _of_class(target, module, module.classes[base], hops)
-    head, _, rest = base.partition(".")
-    dotted = module.imports.get(head, head) + (f".{rest}" if rest else "")
-    parent, _, name = dotted.rpartition(".")
-    if not parent:
-        raise SourceError(f"'{base}' is not imported by {module.path}")
-    return _find(target, parent, name, hops)
+def _inherited(target: str, module: Module, base: ast.expr, hops: int) -> Signature:
+    """What a base takes; everything, where its source cannot be read."""
+    dotted = ast.unparse(base.value if isinstance(base, ast.Subscript) else base)
+    if dotted in module.classes:
+        return _of_class(target, module, module.classes[dotted], hops)
+    head, _, rest = dotted.partition(".")
+    full = module.imports.get(head, head) + (f".{rest}" if rest else "")
+    if full in WITHOUT_ARGUMENTS or full.startswith(("typing.", "abc.", "collections.abc.")):
+        return Signature(target, {}, False, module)
+    parent, _, name = full.rpartition(".")
+    try:
+        return _find(target, parent, name, hops)
+    except SourceError:
+        return Signature(target, {}, True, module)
 
 
 def _fields(node: ast.ClassDef) -> dict[str, Argument]:
-    return {
-        item.target.id: Argument(item.annotation, item.value is None, item.value)
-        for item in node.body
-        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)
-    }
+    found: dict[str, Argument] = {}
+    for item in node.body:
+        if not isinstance(item, ast.AnnAssign) or not isinstance(item.target, ast.Name):
+            continue
+        default = item.value
+        words = {word.arg: word.value for word in default.keywords} if _is_field(default) else {}
+        if "ClassVar" in ast.unparse(item.annotation) or ast.unparse(words.get("init", ast.Constant(True))) == "False":
+            continue
+        required = default is None or (_is_field(default) and not words.keys() & {"default", "default_factory"})
+        found[item.target.id] = Argument(item.annotation, required, default)
+    return found
 
 
-def _of_function(target: str, module: Module, node: ast.FunctionDef, skip_first: bool) -> Signature:
+def _is_field(default: ast.expr | None) -> TypeGuard[ast.Call]:
+    return isinstance(default, ast.Call) and ast.unparse(default.func).split(".")[-1] == "field"
+
+
+def _of_function(target: str, module: Module, node: ast.FunctionDef, is_class: bool) -> Signature:
     spec = node.args
     positional = [*spec.posonlyargs, *spec.args]
     defaults: list[ast.expr | None] = [None] * (len(positional) - len(spec.defaults)) + list(spec.defaults)
-    pairs = list(zip(positional, defaults, strict=True))[1 if skip_first else 0 :]
+    pairs = list(zip(positional, defaults, strict=True))[1 if is_class else 0 :]  # a class gives `self` by itself
     pairs += list(zip(spec.kwonlyargs, spec.kw_defaults, strict=True))
     arguments = {arg.arg: Argument(arg.annotation, default is None, default) for arg, default in pairs}
-    return Signature(target, arguments, spec.kwarg is not None, module)
+    return Signature(target, arguments, spec.kwarg is not None, module, is_class)
 
 
 @lru_cache(maxsize=512)
@@ -134,7 +159,9 @@ def parse(module_name: str) -> Module:
     try:
         body = ast.parse(path.read_text(encoding="utf-8")).body
     except SyntaxError as err:
-        raise SourceError(f"{path}:{err.lineno} is no valid Python: {err.msg}") from err
+        raise SourceError(f"{shown_path(path)}:{err.lineno} is no valid Python: {err.msg}") from err
+    except (OSError, ValueError) as err:
+        raise SourceError(f"{shown_path(path)} cannot be read: {err}") from err
     for node in body:
         _collect(node, module, package)
     return module
@@ -159,7 +186,13 @@ def _collect(node: ast.stmt, module: Module, package: str) -> None:
         base = ".".join(parts[: len(parts) - node.level + 1]) if node.level else ""
         origin = ".".join(part for part in (base, node.module or "") if part)
         for name in node.names:
+            if name.name == "*":
+                module.stars.append(origin)
             module.imports[name.asname or name.name] = f"{origin}.{name.name}"
+    elif isinstance(node, (ast.If, ast.Try)):
+        for inner in ast.iter_child_nodes(node):
+            if isinstance(inner, ast.stmt):
+                _collect(inner, module, package)
 
 
 def _source_of(module_name: str) -> Path:
@@ -187,9 +220,10 @@ def _source_of(module_name: str) -> Path:
 def _step(folders: list[Path], part: str) -> tuple[Path | None, list[Path]]:
     """Source and sub-folders of one module of a package."""
     for folder in folders:
+        init = folder / part / "__init__.py"
+        if init.is_file():
+            return init, [folder / part]
         if (folder / f"{part}.py").is_file():
             return folder / f"{part}.py", []
-        if (folder / part).is_dir():
-            init = folder / part / "__init__.py"
-            return (init if init.is_file() else None), [folder / part]
-    return None, []
+    namespaces = [folder / part for folder in folders if (folder / part).is_dir()]
+    return None, namespaces

@@ -90,7 +90,7 @@ def sync_run(trial: Trial) -> Synced:
 
 
 def sync_all(runs_dir: Path, names: Sequence[str] = ()) -> Summary:
-    """Sync runs by the names of their folders; without names all in `runs_dir`, less those with `tracking.sync=off`."""
+    """Sync runs by the names of their folders; without names all in `runs_dir`."""
     trials, failures = [], []
     for name in names:
         try:
@@ -102,8 +102,6 @@ def sync_all(runs_dir: Path, names: Sequence[str] = ()) -> Summary:
     runs = points = 0
     for trial in trials:
         try:
-            if not names and trial.config["tracking"]["sync"] == "off":
-                continue
             points += sync_run(trial).points
             runs += 1
         except StoreError as err:
@@ -394,9 +392,3 @@ def _locked(path: Path) -> Iterator[None]:
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-if __name__ == "__main__":
-    from experiments.follow import main
-
-    main()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import os
+import shutil
 import time
 import uuid
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ from experiments.atomic import write_text
 from experiments.faults import InputError, did_you_mean
 from experiments.provenance import code_roots, machine, packages, snapshot
 from experiments.secrets import resolve
+from experiments.targets import trusted
 
 if TYPE_CHECKING:
     from experiments.compose import Experiment
@@ -48,6 +51,12 @@ class Trial:
     @property
     def runs_dir(self) -> Path:
         return self.folder.parent.parent
+
+    @property
+    def reference(self) -> str:
+        """What a command line calls this run: its name where commands look by default, else its folder."""
+        default = Path(os.environ.get("LATHE_RUNS", "runs")).expanduser().resolve()
+        return self.folder.name if self.runs_dir.resolve() == default else str(self.folder)
 
     def attempts(self) -> list[Path]:
         """Folders of the attempts, first to last."""
@@ -82,39 +91,56 @@ def freeze(experiment: Experiment) -> Trial:
         InputError: the folder cannot be written.
     """
     config = {**experiment.config, "resume": False}
-    runs_dir = Path(resolve(config["runs_dir"])).expanduser().resolve()
+    runs_dir = _runs_dir(config)
     identity = trial_id(config)
+    folder: Path | None = None
     try:
         folder = _new_folder(runs_dir / "single", identity)
-        warnings: list[str] = []
-        code = [snapshot(root, folder / "code", warnings) for root in code_roots(experiment.config_dirs)]
-        provenance = {
-            "trial_id": identity,
-            "run_key": uuid.uuid4().hex,
-            "created": time.time(),
-            "overrides": list(experiment.overrides),
-            "config_dirs": list(experiment.config_dirs),
-            "code": code,
-            **machine(),
-            "packages": packages(),
-            "seeds": {"seed": config["seed"]},
-            "data": {"files": config["data"].get("files")},
-            "warnings": warnings,
-        }
+        provenance = {"trial_id": identity, **_provenance(experiment, folder, runs_dir)}
         write_text(folder / "provenance.yaml", yaml.safe_dump(provenance, sort_keys=False, allow_unicode=True))
+        # Last of all: it is what makes the folder a run.
         write_text(folder / "trial.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
-    except OSError as err:
+    except BaseException as err:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+        if not isinstance(err, OSError):
+            raise
         raise InputError(
             [f"runs_dir={runs_dir} cannot be written: {err.strerror}; free space there or choose another runs_dir"]
         ) from err
     return Trial(folder)
 
 
+def _provenance(experiment: Experiment, folder: Path, runs_dir: Path) -> dict[str, Any]:
+    warnings: list[str] = []
+    roots = code_roots(experiment.config_dirs, trusted(experiment.trust))
+    code = [snapshot(root, folder / "code", warnings, runs_dir) for root in roots]
+    return {
+        "run_key": uuid.uuid4().hex,
+        "created": time.time(),
+        "overrides": list(experiment.overrides),
+        "config_dirs": list(experiment.config_dirs),
+        "trust": list(experiment.trust),
+        "code": code,
+        **machine(),
+        "packages": packages(),
+        "seeds": {"seed": experiment.config["seed"]},
+        "data": {"files": experiment.config["data"].get("files")},
+        "warnings": warnings,
+    }
+
+
+def _runs_dir(config: dict[str, Any]) -> Path:
+    return Path(resolve(config["runs_dir"])).expanduser().resolve()
+
+
 def latest(experiment: Experiment) -> Trial | None:
     """The newest run of this very configuration, or None."""
-    runs_dir = Path(resolve(experiment.config["runs_dir"])).expanduser().resolve()
     identity = trial_id(experiment.config)
-    runs = sorted((runs_dir / "single").glob(f"{identity}*/trial.yaml"), key=lambda path: _repeat(path.parent.name))
+    runs = sorted(
+        (_runs_dir(experiment.config) / "single").glob(f"{identity}*/trial.yaml"),
+        key=lambda path: _repeat(path.parent.name),
+    )
     return Trial(runs[-1].parent) if runs else None
 
 

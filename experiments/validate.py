@@ -9,10 +9,11 @@ from typing import Any
 
 from experiments import check, signature
 from experiments.faults import did_you_mean
+from experiments.options import HOUSE
 from experiments.origins import Origins
-from experiments.secrets import looks_secret
+from experiments.secrets import secret_keys
 from experiments.signature import Argument, Module, Signature, SourceError
-from experiments.targets import is_allowed
+from experiments.targets import is_allowed, is_own
 
 ROOT = "experiments.schema.Experiment"
 MARKS = ("_target_", "_partial_")
@@ -28,107 +29,185 @@ class Validation:
     problems: list[str] = field(default_factory=list)
 
     def root(self, config: dict[str, Any]) -> None:
-        """Check everything from the root down."""
-        self._secrets(config, "")
+        """Check everything from the root down, and bring its numbers to one spelling."""
+        for key in secret_keys(config):
+            self.secret(key)
         self._fields(config, signature.read(ROOT), "")
+
+    def secret(self, key: str) -> None:
+        """Tell of a value that must not be written down."""
+        self.problems.append(
+            f"{key}=***{self.origins.place(key)} looks like a secret, which must not be written into a trial; "
+            f"put it into the environment and write '{key}=${{oc.env:NAME}}'"
+        )
 
     def _fields(self, node: dict[str, Any], spec: Signature, prefix: str) -> None:
         for name, value in node.items():
             key = f"{prefix}{name}"
-            if name not in spec.arguments:
-                where = f"a key of {prefix[:-1]}" if prefix else "a key of the configuration"
-                way_out = did_you_mean(name, {*spec.arguments, *(self.groups if not prefix else ())})
-                self.problems.append(f"{self.origins.typed(key, value)}: {key!r} is not {where}; {way_out}")
+            if name in spec.arguments:
+                node[name] = self._field(value, spec.arguments[name], spec.module, key)
             else:
-                self._value(value, spec.arguments[name], spec.module, key)
-        for name in spec.arguments.keys() - node.keys():
-            self.problems.append(f"{prefix}{name} is missing; every key of the root must stand, null where it is off")
+                self._unknown_field(key, value, spec)
+        for name, argument in spec.arguments.items():
+            if name not in node:
+                self._missing(f"{prefix}{name}", argument, spec.module, "the schema wants")
 
-    def _value(self, value: Any, argument: Argument, module: Module, key: str) -> None:
-        annotation = argument.annotation
-        name = annotation.id if isinstance(annotation, ast.Name) else ""
+    def _unknown_field(self, key: str, value: Any, spec: Signature) -> None:
+        parent, _, name = key.rpartition(".")
+        typed = self.origins.typed(key, value)
+        if parent:
+            self.problems.append(f"{typed}: {parent} has no key {name!r}; {did_you_mean(name, spec.arguments)}")
+        elif key in self.groups:
+            place = self.origins.place(key)
+            self.problems.append(
+                f"{key}{place}: an option's values must go to keys of the configuration, and '{key}' is none; "
+                "begin its file with `# @package _global_`"
+            )
+        else:
+            way_out = did_you_mean(name, {*spec.arguments, *self.groups}, "`lathe plan --cfg job` shows every key")
+            self.problems.append(f"{typed}: the configuration has no key {name!r}; {way_out}")
+
+    def _field(self, value: Any, argument: Argument, module: Module, key: str) -> Any:
+        name = argument.annotation.id if isinstance(argument.annotation, ast.Name) else ""
+        if value is check.UNKNOWN:
+            return value
         if name == "Part":
             self.part(value, key)
         elif name in module.classes and isinstance(value, dict):
             self._fields(value, signature.read(f"{module.name}.{name}"), f"{key}.")
         elif name in module.classes:
-            self._mismatch(key, value, "a map of its own keys")
-        elif (wanted := check.mismatch(value, annotation, module)) is not None:
-            self._mismatch(key, value, wanted)
+            inner = ", ".join(signature.read(f"{module.name}.{name}").arguments)
+            self.problems.append(f"{self.origins.typed(key, value)} is not a map; its keys are {inner}")
+        else:
+            return self._plain(value, argument, module, key)
+        return value
 
     def part(self, node: Any, key: str) -> None:
         """Check a node that names a class, and the nodes inside it that do."""
-        if not isinstance(node, dict) or not isinstance(node.get("_target_"), str):
-            way_out = f"choose an option of the group: `lathe options {key}`"
-            self.problems.append(f"{self.origins.typed(key, node)} names no class (_target_); {way_out}")
+        target = node.get("_target_") if isinstance(node, dict) else None
+        if not isinstance(target, str):
+            typed = self.origins.typed(key, node) if not isinstance(node, dict) else f"{key}{self.origins.place(key)}"
+            if target is not None:
+                typed = self.origins.typed(f"{key}._target_", target)
+            self.problems.append(
+                f"{typed} names no class to build; write `_target_: package.module.Class` among its values, "
+                f"or choose what `lathe options {key}` lists"
+            )
             return
-        spec = self._signature(node["_target_"], f"{key}._target_")
+        spec = self._signature(target, key)
         if spec is not None:
             self._arguments(node, spec, key)
 
     def _signature(self, target: str, key: str) -> Signature | None:
+        typed = self.origins.typed(f"{key}._target_", target)
         package = target.partition(".")[0]
-        typed = self.origins.typed(key, target)
         trust = f"if you trust the code of '{package}', add `--trust {package}`"
-        if not is_allowed(target, self.trust):
+        if "." not in target:
+            self.problems.append(f"{typed} is no full path to a class; write package.module.Class")
+        elif not is_allowed(target, self.trust):
             self.problems.append(f"{typed} is not on the list of code that may run; {trust}")
-            return None
+        elif (wrong := _wrong_folder(target, key)) is not None:
+            self.problems.append(f"{typed} is {wrong}, not a {key}; `lathe options {key}` lists what fits")
+        else:
+            return self._read(target, typed)
+        return None
+
+    def _read(self, target: str, typed: str) -> Signature | None:
         try:
             spec = signature.read(target)
         except SourceError as err:
             self.problems.append(f"{typed} cannot be found: {err}")
             return None
         if not is_allowed(f"{spec.module.name}.", self.trust):
-            self.problems.append(f"{typed} is defined in '{spec.module.name}', which is not on the list; {trust}")
+            self.problems.append(
+                f"{typed} only stands there by an import from '{spec.module.name}', which is not on the list of code "
+                f"that may run; name a class that '{target.rpartition('.')[0]}' defines itself"
+            )
+            return None
+        if not spec.is_class and is_own(target):
+            self.problems.append(f"{typed} is a function; name a class")
             return None
         return spec
 
     def _arguments(self, node: dict[str, Any], spec: Signature, key: str) -> None:
         short = spec.target.rpartition(".")[2]
+        partial = node.get("_partial_", False)
+        if not isinstance(partial, bool):
+            self.problems.append(f"{self.origins.typed(f'{key}._partial_', partial)} is not true or false; write one")
         for name, value in node.items():
-            if name in MARKS:
-                continue
             if name in spec.arguments:
-                self._argument(value, spec.arguments[name], spec.module, f"{key}.{name}")
-            elif not spec.is_open:
+                node[name] = self._plain(value, spec.arguments[name], spec.module, f"{key}.{name}")
+            elif name not in MARKS and not spec.is_open:
                 typed = self.origins.typed(f"{key}.{name}", value)
                 self.problems.append(f"{typed}: {short} has no argument {name!r}; {did_you_mean(name, spec.arguments)}")
-        if node.get("_partial_"):
-            return
+            elif name not in MARKS:
+                self._parts_inside(value, f"{key}.{name}")
         for name, argument in spec.arguments.items():
-            if argument.required and name not in node:
-                self.problems.append(f"{key}.{name} is missing; {short} needs it: `{key}.{name}=...`")
+            if argument.required and name not in node and not partial:
+                self._missing(f"{key}.{name}", argument, spec.module, f"{short} wants")
 
-    def _argument(self, value: Any, argument: Argument, module: Module, key: str) -> None:
+    def _missing(self, key: str, argument: Argument, module: Module, who: str) -> None:
+        wanted = check.wanted(argument.annotation, module)
+        if key in self.origins.removed:
+            self.problems.append(f"{self.origins.removed[key]} takes away what must stand; leave that override out")
+        elif argument.annotation is not None and wanted is None:
+            partial = f"`{key.rpartition('.')[0]}._partial_=true` if code gives it later"
+            self.problems.append(
+                f"{key} is missing; {who} an object: name its class (`{key}._target_=...`), or {partial}"
+            )
+        else:
+            example = check.example(argument.annotation, module)
+            self.problems.append(f"{key} is missing; {who} {wanted or 'it'}: write `{key}={example}` or the like")
+
+    def _plain(self, value: Any, argument: Argument, module: Module, key: str) -> Any:
+        """Check a value that is no field of the schema's own classes; its one spelling."""
+        inner = check.inner_of_map(argument.annotation, module)
+        if isinstance(value, dict) and "_target_" not in value and inner is not None:
+            return {
+                name: self._plain(item, Argument(inner, True), module, f"{key}.{name}") for name, item in value.items()
+            }
+        wanted = check.mismatch(value, argument.annotation, module)
+        if wanted is not None and key not in self.origins.traps:
+            way_out = self._way_out(key, value, argument, module, wanted)
+            self.problems.append(f"{self.origins.typed(key, value)} is not {wanted}; {way_out}")
+        self._parts_inside(value, key)
+        return check.canonical(value, argument.annotation, module)
+
+    def _parts_inside(self, value: Any, key: str) -> None:
         if isinstance(value, dict) and "_target_" in value:
             self.part(value, key)
-        elif (wanted := check.mismatch(value, argument.annotation, module)) is not None:
-            self._mismatch(key, value, wanted)
-
-    def _mismatch(self, key: str, value: Any, wanted: str) -> None:
-        typed, text = self.origins.typed(key, value), self.origins.text(key)
-        way_out = f"see `lathe options {key.split('.')[0]}`" if "." in key else "see `lathe options`"
-        if "text" in wanted and not isinstance(value, (str, dict, list)) and value is not None:
-            read = str(value).lower() if isinstance(value, bool) else value
-            way_out = f"YAML reads {text or value} as {read}: quote it twice on a command line (\"{key}='{text}'\")"
-        elif wanted.startswith("one of "):
-            way_out = did_you_mean(str(value), wanted[len("one of ") :].split(", "), otherwise=f"write {wanted}")
-        elif check.is_reference(value):
-            way_out = "what the environment gives is text; `${oc.decode:${oc.env:NAME}}` reads it as YAML"
-        elif value is None:
-            way_out = f"write `{key}=...`"
-        self.problems.append(f"{typed} is not {wanted}; {way_out}")
-
-    def _secrets(self, value: Any, key: str) -> None:
-        if isinstance(value, dict):
+        elif isinstance(value, dict):
             for name, inner in value.items():
-                self._secrets(inner, f"{key}.{name}" if key else str(name))
+                self._parts_inside(inner, f"{key}.{name}")
         elif isinstance(value, list):
             for index, inner in enumerate(value):
-                self._secrets(inner, f"{key}[{index}]")
-        elif looks_secret(key, value):
-            place = self.origins.places.get(key)
-            self.problems.append(
-                f"{key}=***{f' ({place})' if place else ''} looks like a secret, which must not be written into a trial; "
-                f"put it into the environment and write `{key}=${{oc.env:NAME}}`"
-            )
+                self._parts_inside(inner, f"{key}[{index}]")
+
+    def _way_out(self, key: str, value: Any, argument: Argument, module: Module, wanted: str) -> str:
+        text = self.origins.text(key)
+        written = text is not None and not isinstance(value, (str, dict, list)) and value is not None
+        options = check.choices(argument.annotation, module)
+        if written and ("text" in wanted or text in options):  # YAML made something else of it
+            quoted = f"'{text}'" if self.origins.place(key) else f"\"{key}='{text}'\", with both kinds of quotes"
+            return f"YAML reads {text} as {check.kind(value)}: write {quoted}"
+        if check.is_reference(value):
+            return f"what the environment gives is text; write the value itself, on a command line {key}=$NAME"
+        if options and "bool" not in options:
+            return did_you_mean(str(value), options, otherwise="write one of these")
+        example = check.example(argument.annotation, module)
+        if isinstance(value, float) and value.is_integer() and "whole number" in wanted:
+            example = str(int(value))
+        return f"write `{key}={example}` or the like"
+
+
+def _wrong_folder(target: str, key: str) -> str | None:
+    """What the house's own class is, where it is not what its key wants; a key of the root is named as its folder."""
+    package, _, rest = target.partition(".")
+    folder = rest.partition(".")[0]
+    if package == "launchers":
+        return None if key == "launcher" else "a launcher"
+    if target.startswith("torch.optim."):
+        return None if key == "optimizer" or "." in key else "an optimizer"
+    if package != "modules" or "." in key or folder == key or not (HOUSE.parent / "modules" / folder).is_dir():
+        return None
+    return f"a part of '{folder}'"

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
+import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+
+from experiments.sync import sync_run
+from experiments.trial import Trial
+from tests.live import Live
+from tests.stores import begin, make_run
 
 # Before anything imports torch: one thread makes results repeatable, and several test processes can share the cores.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -43,3 +52,34 @@ def lathe(tmp_path: Path) -> Lathe:
         )
 
     return run
+
+
+@pytest.fixture
+def live(tmp_path: Path) -> Iterator[Live]:
+    """Starts ``lathe ARGS`` in the background; what is left at the end is ended."""
+    found = Live(tmp_path)
+    yield found
+    for pid in found.processes():
+        os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SQLite store with its schema, made once: that takes seconds."""
+    runs_dir = tmp_path_factory.mktemp("template")
+    with begin(make_run(runs_dir)):
+        pass
+    sync_run(Trial(runs_dir / "single" / "a1b2c3"))
+    with closing(sqlite3.connect(runs_dir / "mlflow.db")) as connection:
+        connection.execute("pragma foreign_keys = off")
+        for table in ("params", "tags", "latest_metrics", "metrics", "runs"):
+            connection.execute(f"delete from {table}")
+        connection.execute("delete from experiments where experiment_id > 0")
+        connection.commit()
+    return runs_dir / "mlflow.db"
+
+
+@pytest.fixture
+def runs_dir(tmp_path: Path, empty_store: Path) -> Path:
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    return tmp_path

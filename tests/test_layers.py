@@ -28,7 +28,7 @@ FOREIGN = {  # what a folder leaves to others
     "modules": {"hydra", "omegaconf", "mlflow", "submitit"},
     "sweeps": {"torch", "hydra", "omegaconf", "mlflow", "submitit"},
 }
-ONLY = {"hydra": {"experiments/compose.py"}, "mlflow": {"experiments/sync.py"}}
+ONLY = {"hydra": {"experiments/compose.py"}, "mlflow": {"experiments/sync.py", "experiments/ui_app.py"}}
 NO_TORCH = {"atomic", "checkpoint", "cli", "compose", "journal", "launch", "plan", "sync", "trial", "ui"}
 
 
@@ -55,7 +55,7 @@ def faults(name: str, imported: set[str]) -> list[str]:
     tops = {full.split(".")[0] for full in imported}
     found = [f"{top}: {folder} does not know it" for top in tops & set(PACKAGES) - HOUSE[folder]]
     found += [f"{top}: not in {folder}" for top in tops & FOREIGN[folder]]
-    found += [f"{top}: only in {', '.join(only)}" for top, only in ONLY.items() if top in tops and name not in only]
+    found += [f"{top}: only in {', '.join(sorted(only))}" for top, only in ONLY.items() if top in tops and name not in only]
     if folder == "experiments":
         for full in imported:
             parts = full.split(".")

@@ -6,155 +6,39 @@ import json
 import math
 import os
 import shutil
-import signal
 import socket
 import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
 
 import pytest
-import yaml
 
 from experiments import describe, sync
-from experiments.journal import Journal
 from experiments.standing import process_alive, standing
 from experiments.store import StoreError, resolve_store, store_uri
 from experiments.sync import RunSync, sync_all, sync_run
 from experiments.trial import Trial
+from tests.stores import (
+    DEAD_PID,
+    begin,
+    end,
+    expected,
+    free_port,
+    log_steps,
+    make_run,
+    rewrite_states,
+    sql,
+    status,
+    stored,
+    tags,
+)
 
 # MLflow 3.17 uses a loader strategy that SQLAlchemy 2.1 is about to drop.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
-
-DEAD_PID = 2**22 + 1  # above the highest number that Linux gives
-
-
-def make_run(runs_dir: Path, name: str = "a1b2c3", store: str | None = None, **config: Any) -> Trial:
-    """A run folder as `freeze` writes it, without attempts."""
-    folder = runs_dir / "single" / name
-    (folder / "code").mkdir(parents=True)
-    (folder / "code" / "lathe.patch").write_text("diff\n")
-    base = {
-        "name": "blobs",
-        "note": "does it learn?",
-        "model": {"_target_": "modules.model.mlp.Mlp", "hidden_sizes": [64, 32], "dropout_prob": 0.0, "extra": {}},
-        "data": {"_target_": "modules.data.blobs.Blobs", "root": None},
-        "optimizer": {"_target_": "torch.optim.SGD", "lr": 1e-05, "nesterov": True},
-        "tracking": {"store": store, "experiment": "lathe", "sync": "live"},
-    }
-    provenance = {
-        "trial_id": name,
-        "run_key": f"key-of-{name}",
-        "overrides": ["model=mlp", "optimizer.lr=1e-5"],
-        "code": [{"name": "lathe", "git_sha": "0123abcd" * 5, "branch": "main", "dirty": True}],
-    }
-    (folder / "trial.yaml").write_text(yaml.safe_dump(base | config, sort_keys=False))
-    (folder / "provenance.yaml").write_text(yaml.safe_dump(provenance))
-    return Trial(folder)
-
-
-def begin(trial: Trial, number: int = 1, step: int = 0) -> Journal:
-    journal = Journal(trial.folder / "attempts" / str(number) / "journal.jsonl")
-    journal.state("running", step=step, attempt=number)
-    return journal
-
-
-def log_steps(journal: Journal, steps: range, offset: float = 0.0) -> None:
-    for step in steps:
-        journal.metrics(step, {"train/loss_nats": step + offset, "perf/step_time_s": 0.5})
-
-
-def end(trial: Trial, status: str = "finished", number: int = 1) -> None:
-    outcome = {"status": status, "attempt": number, "reason": None, "exit_code": 0, "ended": time.time()}
-    partial = trial.folder / "outcome.partial"
-    partial.write_text(json.dumps(outcome))
-    partial.rename(trial.folder / "outcome.json")
-
-
-def rewrite_states(path: Path, **changes: Any) -> None:
-    """Make the state events of a journal say that another process on another host wrote them."""
-    events = [json.loads(line) for line in path.read_text().splitlines()]
-    lines = [json.dumps(event | changes if event["event"] == "state" else event) for event in events]
-    path.write_text("".join(f"{line}\n" for line in lines))
-
-
-def sql(database: Path, query: str) -> list[tuple[Any, ...]]:
-    with closing(sqlite3.connect(database, timeout=20)) as connection:
-        return connection.execute(query).fetchall()
-
-
-def stored(runs_dir: Path) -> list[tuple[Any, ...]]:
-    return sql(runs_dir / "mlflow.db", "select key, step, value from metrics order by key, step, value")
-
-
-def status(runs_dir: Path) -> str:
-    return str(sql(runs_dir / "mlflow.db", "select status from runs")[0][0])
-
-
-def tags(runs_dir: Path) -> dict[str, str]:
-    return dict(sql(runs_dir / "mlflow.db", "select key, value from tags"))
-
-
-def expected(steps: range) -> list[tuple[Any, ...]]:
-    loss = [("train/loss_nats", step, float(step)) for step in steps]
-    return [("perf/step_time_s", step, 0.5) for step in steps] + loss
-
-
-@contextmanager
-def mlflow_server(database: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """A server on an SQLite file, ended with all its processes by their group."""
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{database}"]
-    command += ["--port", str(port), "--workers", "1", "--default-artifact-root", str(database.parent / "served")]
-    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    with (database.parent / "server.log").open("ab") as log:
-        server = subprocess.Popen(
-            command, env=os.environ | quiet, stdout=log, stderr=log, start_new_session=True, cwd=database.parent
-        )
-    try:
-        for _ in range(600):
-            assert server.poll() is None, (database.parent / "server.log").read_text()
-            try:
-                with urlopen(f"http://127.0.0.1:{port}/health", timeout=2):
-                    break
-            except OSError:
-                time.sleep(0.2)
-        yield server
-    finally:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An SQLite store with its schema, made once: that takes seconds."""
-    runs_dir = tmp_path_factory.mktemp("template")
-    with begin(make_run(runs_dir)):
-        pass
-    sync_run(Trial(runs_dir / "single" / "a1b2c3"))
-    with closing(sqlite3.connect(runs_dir / "mlflow.db")) as connection:
-        connection.execute("pragma foreign_keys = off")
-        for table in ("params", "tags", "latest_metrics", "metrics", "runs"):
-            connection.execute(f"delete from {table}")
-        connection.execute("delete from experiments where experiment_id > 0")
-        connection.commit()
-    return runs_dir / "mlflow.db"
-
-
-@pytest.fixture
-def runs_dir(tmp_path: Path, empty_store: Path) -> Path:
-    shutil.copy(empty_store, tmp_path / "mlflow.db")
-    return tmp_path
 
 
 def test_a_run_is_in_mlflow_with_all_that_belongs_to_it(runs_dir: Path) -> None:
@@ -437,11 +321,11 @@ def test_sync_all_tells_what_failed_and_does_the_rest(runs_dir: Path) -> None:
             log_steps(journal, range(2))
     (runs_dir / "single" / "ccc" / "trial.yaml").write_text("tracking: [")
     summary = sync_all(runs_dir)
-    assert (summary.runs, summary.points) == (1, 4)
+    assert (summary.runs, summary.points) == (2, 8)
     assert len(summary.failures) == 1
     assert "ccc is damaged" in summary.failures[0]
     asked = sync_all(runs_dir, ["bbb", "aab"])
-    assert (asked.runs, asked.points) == (1, 4)
+    assert (asked.runs, asked.points) == (1, 0)
     assert "no run 'aab'" in asked.failures[0]
     assert "did you mean 'aaa'" in asked.failures[0]
 
@@ -513,98 +397,3 @@ def test_eight_processes_on_a_fresh_store_make_one_schema_and_one_experiment(tmp
         ("lathe", 8)
     ]
     assert not (Path.cwd() / "mlruns").exists()
-
-
-def follower(trial: Trial, *args: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "experiments.sync", "--follow", str(trial.folder), "--attempt", "1", *args]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-@pytest.mark.slow
-def test_a_live_follow_brings_the_points_while_the_run_goes_on(runs_dir: Path) -> None:
-    trial = make_run(runs_dir)
-    process = follower(trial)
-    with begin(trial) as journal:
-        log_steps(journal, range(10))
-        wait_until(lambda: len(stored(runs_dir)) == 20)
-        assert status(runs_dir) == "RUNNING"
-        log_steps(journal, range(10, 20))
-        journal.state("finished", step=20, attempt=1)
-    end(trial)
-    out, err = process.communicate(timeout=30)
-    assert (process.returncode, err) == (0, "")
-    lines = [json.loads(line) for line in out.splitlines()]
-    assert lines[-1]["pending"] == 0
-    assert lines[-1]["run_id"] == lines[0]["run_id"]
-    assert all(line["error"] is None for line in lines)
-    assert (stored(runs_dir), status(runs_dir)) == (expected(range(20)), "FINISHED")
-
-
-@pytest.mark.slow
-def test_a_dead_server_under_a_live_follow_loses_and_doubles_nothing(tmp_path: Path) -> None:
-    port = free_port()
-    database = tmp_path / "served.db"
-    trial = make_run(tmp_path, store=f"http://127.0.0.1:{port}")
-    with mlflow_server(database, port), begin(trial) as journal:
-        process = follower(trial)
-        log_steps(journal, range(50))
-        wait_until(lambda: sql(database, "select count(*) from metrics") == [(100,)])
-        for step in range(50, 100):  # the kill falls between two of these uploads or into one
-            log_steps(journal, range(step, step + 1))
-            time.sleep(0.03)
-    with Journal(journal.path) as journal:
-        log_steps(journal, range(100, 150))
-        time.sleep(4)
-        assert process.poll() is None
-        with mlflow_server(database, port):
-            log_steps(journal, range(150, 200))
-            end(trial)
-            out, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (0, "")
-    errors = [json.loads(line)["error"] for line in out.splitlines()]
-    assert any(errors)
-    assert errors[-1] is None
-    found = sql(database, "select key, step, value from metrics order by key, step, value")
-    assert found == expected(range(200))
-    assert sql(database, "select status, count(*) from runs") == [("FINISHED", 1)]
-
-
-@pytest.mark.slow
-def test_a_follow_gives_up_after_its_grace_with_one_line(tmp_path: Path) -> None:
-    trial = make_run(tmp_path, store=f"http://127.0.0.1:{free_port()}")
-    with begin(trial) as journal:
-        log_steps(journal, range(3))
-    end(trial)
-    process = follower(trial, "--grace-s", "2")
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert err.count("\n") == 1
-    assert "`lathe sync a1b2c3` tries again" in err
-    assert json.loads(out.splitlines()[-1])["pending"] == 4
-
-
-@pytest.mark.slow
-def test_a_follow_ends_when_launcher_and_job_are_gone(runs_dir: Path) -> None:
-    trial = make_run(runs_dir)
-    with begin(trial) as journal:
-        log_steps(journal, range(3))
-    rewrite_states(journal.path, pid=DEAD_PID)
-    launcher = (
-        "import subprocess, sys, time\n"
-        "command = [sys.executable, '-m', 'experiments.sync', '--follow', sys.argv[1]]\n"
-        "print(subprocess.Popen(command).pid, flush=True)\n"
-        "time.sleep(6)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", launcher, str(trial.folder)], stdout=subprocess.PIPE, text=True, check=True
-    )
-    pid = int(done.stdout.splitlines()[0])
-    wait_until(lambda: not process_alive(socket.gethostname(), pid, time.time()))
-    assert (stored(runs_dir), status(runs_dir)) == (expected(range(3)), "KILLED")
-
-
-def wait_until(true: Any, timeout_s: float = 60) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)

@@ -1,8 +1,7 @@
-"""MLflow's UI as a user meets it: started by `experiments.ui`, looked at in a browser."""
+"""MLflow's UI as a user meets it: runs of `lathe run`, served by `lathe ui`, looked at in a browser."""
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 import signal
@@ -13,17 +12,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import pytest
-import yaml
 
-from experiments.journal import Journal
 from experiments.store import StoreError
-from experiments.sync import sync_run
-from experiments.trial import Trial
 from experiments.ui import runs_page, serve
 
 if TYPE_CHECKING:
@@ -42,44 +37,26 @@ FLAGS = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
-    "--window-size=1600,1000",
+    "--window-size=1300,1300",
 ]
-SERVE = """
-import sys
-from pathlib import Path
-from experiments.ui import serve
-sys.exit(serve(Path(sys.argv[1]), say=lambda address: print(address, flush=True)))
-"""
 
 
-def finished_run(runs_dir: Path, lr: float) -> Trial:
-    """A run folder whose journal tells of 60 steps that learn faster the larger `lr` is."""
-    trial = Trial(runs_dir / "single" / f"lr{lr}".replace(".", ""))
-    trial.folder.mkdir(parents=True)
-    config: dict[str, Any] = {
-        "name": f"blobs lr={lr}",
-        "note": None,
-        "model": {"_target_": "modules.model.mlp.Mlp", "hidden_sizes": [64, 64]},
-        "data": {"_target_": "modules.data.blobs.Blobs"},
-        "optimizer": {"_target_": "torch.optim.SGD", "lr": lr},
-        "tracking": {"store": None, "experiment": "lathe", "sync": "end"},
-    }
-    provenance = {"trial_id": trial.folder.name, "run_key": trial.folder.name, "overrides": [f"optimizer.lr={lr}"]}
-    (trial.folder / "trial.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-    (trial.folder / "provenance.yaml").write_text(yaml.safe_dump(provenance))
-    with Journal(trial.folder / "attempts" / "1" / "journal.jsonl") as journal:
-        journal.state("running", step=0, attempt=1)
-        for step in range(1, 61):
-            journal.metrics(step, {"train/loss_nats": 0.1 + 1.5 * math.exp(-lr * step)})
-            if step % 10 == 0:
-                journal.metrics(step, {"val/accuracy_top1": 1 - 0.9 * math.exp(-lr * step)})
-        journal.state("finished", step=60, attempt=1)
-    return trial
+def trained(runs_dir: Path, lr: float) -> None:
+    """Train softmax regression on the digits for 60 steps, from the command line into the store of ``runs_dir``."""
+    overrides = ["model=softmax", "optimizer=sgd", f"optimizer.lr={lr}", f"name='softmax lr={lr}'"]
+    length = ["max_steps=60", "eval_every_steps=10", "log_every_steps=2", f"runs_dir={runs_dir}"]
+    subprocess.run(
+        [sys.executable, "-P", "-m", "experiments.cli", "run", *overrides, *length],
+        check=True, timeout=120, capture_output=True,
+    )  # fmt: skip
 
 
 @contextmanager
 def served(runs_dir: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    process = subprocess.Popen([sys.executable, "-c", SERVE, str(runs_dir)], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "experiments.cli", "ui", "--runs-dir", str(runs_dir)],
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
     assert process.stdout is not None
     try:
         yield process, process.stdout.readline().strip()
@@ -152,7 +129,7 @@ def test_two_runs_can_be_compared_in_the_browser(tmp_path: Path) -> None:
     from selenium.webdriver.support.ui import WebDriverWait
 
     for lr in (0.03, 0.3):
-        sync_run(finished_run(tmp_path, lr))
+        trained(tmp_path, lr)
     with served(tmp_path) as (_, address), browser(tmp_path / "profile") as driver:
 
         def text() -> str:
@@ -163,19 +140,23 @@ def test_two_runs_can_be_compared_in_the_browser(tmp_path: Path) -> None:
 
         assert address.endswith("/runs?workflowType=machine_learning")
         driver.get(address)
-        shows("blobs lr=0.03", "blobs lr=0.3")
+        shows("softmax lr=0.03", "softmax lr=0.3")
         driver.get(f"{address}&compareRunsMode=CHART")
         driver.refresh()
         close_assistant(driver)
-        shows("blobs lr=0.03", "blobs lr=0.3", "train/loss_nats", "val/accuracy_top1")
+        driver.find_element(By.CSS_SELECTOR, "input[placeholder='Search metric charts']").send_keys("train/loss|val/accuracy")
+        shows("softmax lr=0.03", "softmax lr=0.3", "train/loss_nats", "val/accuracy_top1")
         plot = "svg.main-svg .scatterlayer .trace path.js-line"
         WebDriverWait(driver, 90).until(lambda d: len(d.find_elements(By.CSS_SELECTOR, plot)) >= 4)
         picture = tmp_path / "mlflow-ui.png"
         assert driver.save_screenshot(str(picture))
         driver.get(address)
-        runs = WebDriverWait(driver, 90).until(lambda d: d.find_elements(By.LINK_TEXT, "blobs lr=0.3"))
+        runs = WebDriverWait(driver, 90).until(lambda d: d.find_elements(By.LINK_TEXT, "softmax lr=0.3"))
         driver.get(f"{runs[0].get_attribute('href')}?workflowType=machine_learning")
-        shows("optimizer.lr", "0.3", "model.hidden_sizes", "[64, 64]", "train/loss_nats", "Finished")
+        shows("train/loss_nats", "Finished")
+        search = driver.find_element(By.CSS_SELECTOR, "input[placeholder='Search parameters']")
+        search.send_keys("optimizer.lr")
+        shows("optimizer.lr", "0.3")
         assert driver.save_screenshot(str(tmp_path / "mlflow-run.png"))
     if os.environ.get("LATHE_SCREENSHOT"):
         images = Path(__file__).parent.parent / "docs" / "images"
@@ -186,7 +167,7 @@ def test_two_runs_can_be_compared_in_the_browser(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_server_is_guarded_and_a_signal_ends_it_with_exit_code_0(tmp_path: Path, number: signal.Signals) -> None:
-    sync_run(finished_run(tmp_path, 0.3))
+    trained(tmp_path, 0.3)
     before = sorted(path.name for path in tmp_path.iterdir())
     with served(tmp_path) as (process, address):
         assert address.startswith("http://127.0.0.1:")
@@ -207,7 +188,7 @@ def test_the_server_is_guarded_and_a_signal_ends_it_with_exit_code_0(tmp_path: P
 
 @pytest.mark.slow
 def test_kill_9_of_the_command_leaves_no_server(tmp_path: Path) -> None:
-    sync_run(finished_run(tmp_path, 0.3))
+    trained(tmp_path, 0.3)
     with served(tmp_path) as (process, _):
         processes = children(process.pid)
         process.kill()

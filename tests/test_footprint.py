@@ -1,0 +1,125 @@
+"""Counts on the meta device against what torch really holds, and against sums by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from experiments.compose import compose
+from experiments.faults import PlanError
+from experiments.footprint import Footprint, footprint, memory_bytes, of_plan, seconds_per_step
+from experiments.parts import make_parts
+from experiments.plan import make_plan
+from modules.objective.cross_entropy import CrossEntropy
+from modules.parallel.base import Learner
+from modules.schedule.constant import Constant
+
+
+def counted(*overrides: str) -> Footprint:
+    config = compose(list(overrides)).config
+    return of_plan(config, make_plan(config))
+
+
+class _Living(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Bytes of all storages that operations made and that still live."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.storages: dict[int, tuple[Any, int]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, (tuple, list)) else (out,):
+            if isinstance(tensor, Tensor):
+                storage = tensor.untyped_storage()
+                self.storages[storage._cdata] = (storage._weak_ref(), storage.nbytes())
+        return out
+
+    def bytes(self, model: nn.Module) -> int:
+        weights = {p.untyped_storage()._cdata for p in model.parameters()}
+        return sum(
+            size
+            for key, (weak, size) in self.storages.items()
+            if key not in weights and not torch.UntypedStorage._expired(weak)
+        )
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("model=mlp", "model.hidden_sizes=[300,200]", "batch_size_global=128"),
+        ("model=mlp", "model.hidden_sizes=[300]", "model.dropout_prob=0.5", "batch_size_global=256", "optimizer=sgd"),
+        ("model=lenet", "model.conv_channels=[8,16]", "batch_size_global=96", "batch_size_per_device=32"),
+        ("model=lenet", "model.conv_channels=[8,16]", "batch_size_global=96", "precision=bf16"),
+    ],
+)
+def test_the_count_is_what_torch_holds(overrides: tuple[str, ...]) -> None:
+    config = compose(list(overrides)).config
+    plan = make_plan(config)
+    told = of_plan(config, plan)
+    parts = make_parts(config)
+    learner, model = parts.learner, parts.learner.model.train()
+    inputs, targets = parts.data.example(plan.batch_size_per_device)
+    assert isinstance(inputs, Tensor)
+    assert isinstance(targets, Tensor)
+    optimizer = learner.optimizer(model.parameters())
+    with _Living() as mode:
+        with torch.autocast("cpu", torch.bfloat16, enabled=config["precision"] == "bf16"):
+            loss, metrics = learner.objective(model(inputs), targets)
+        del metrics
+        held = mode.bytes(model) + inputs.nbytes + targets.nbytes
+        assert told.activations_bytes == pytest.approx(held, rel=0.15)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    assert told.num_parameters == sum(p.numel() for p in model.parameters())
+    assert told.weights_bytes == sum(p.nbytes for p in model.parameters())
+    assert told.gradients_bytes == sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)
+    states = optimizer.state_dict()["state"].values()
+    held = sum(value.nbytes for state in states for value in state.values() if isinstance(value, Tensor))
+    assert told.optimizer_bytes == held
+
+
+@pytest.mark.parametrize(("num_accumulation", "frozen"), [(1, False), (3, False), (2, True)])
+def test_the_work_of_linear_layers_is_that_of_their_matrix_products(num_accumulation: int, frozen: bool) -> None:
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(7, 11), nn.ReLU(), nn.Linear(11, 5))
+        model[0].requires_grad_(not frozen)
+        learner = Learner(model, CrossEntropy(), lambda p: torch.optim.SGD(p, lr=0.1), Constant())
+        told = footprint(learner, (torch.zeros(13, 7), torch.zeros(13, dtype=torch.int64)), num_accumulation, "fp32")
+    first, second = 2 * 13 * 7 * 11, 2 * 13 * 11 * 5
+    # Forward, weights' gradient, inputs' gradient; nobody needs that of the data, and what is frozen has none.
+    expected = first + second * 2 if frozen else first * 2 + second * 3
+    assert told.flops_per_step == expected * num_accumulation
+    assert told.gradients_bytes == 4 * (11 * 5 + 5 + (0 if frozen else 7 * 11 + 11))
+
+
+def test_accumulation_saves_activations_and_no_work() -> None:
+    whole, split = counted("batch_size_global=64"), counted("batch_size_global=64", "batch_size_per_device=8")
+    assert split.flops_per_step == whole.flops_per_step
+    assert whole.activations_bytes > 7 * split.activations_bytes
+    assert split.weights_bytes == whole.weights_bytes
+
+
+def test_a_large_model_is_counted_without_being_allocated() -> None:
+    told = counted("model=mlp", "model.hidden_sizes=[200000,200000]")
+    assert told.total_bytes > 600e9  # weights, gradients and two moments of 40e9 parameters
+
+
+def test_a_model_that_does_not_take_the_data_is_told() -> None:
+    config = compose(["model=mlp", "model.num_features=63"]).config
+    with pytest.raises(PlanError, match=r"does not take what data gives \(inputs \[64, 1, 8, 8\], targets \[64\]\)"):
+        of_plan(config, make_plan(config))
+
+
+def test_time_and_memory_follow_from_the_hardware() -> None:
+    told = Footprint(1, 4, 4, 0, 8, flops_per_step=3_000_000_000)
+    stated = {"device": "cpu", "memory_gb": 2.5, "peak_tflops": 10.0, "efficiency": 0.3}
+    assert seconds_per_step(told, stated) == pytest.approx(1e-3)
+    assert memory_bytes(stated) == 2.5e9
+    found = {"device": "cpu", "memory_gb": None, "peak_tflops": None, "efficiency": 0.3}
+    assert 1e-4 < seconds_per_step(told, found) < 100
+    assert memory_bytes(found) > 1e8

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments.compose import compose
+from experiments.faults import PlanError
+from experiments.plan import Plan, make_plan
+
+
+def plan(*overrides: str) -> Plan:
+    return make_plan(compose(list(overrides)).config)
+
+
+def problems(*overrides: str) -> list[str]:
+    with pytest.raises(PlanError) as told:
+        plan(*overrides)
+    return told.value.problems
+
+
+def test_every_number_is_derived_once() -> None:
+    assert plan("name=x", "batch_size_global=60", "batch_size_per_device=12", "max_steps=250") == Plan(
+        name="x",
+        num_devices=1,
+        batch_size_global=60,
+        batch_size_per_device=12,
+        num_accumulation=5,
+        num_train=1297,
+        steps_per_epoch=21,
+        num_steps=250,
+        num_evaluations=3,
+        num_checkpoints=3,
+    )
+
+
+def test_epochs_count_the_steps_that_fill_a_batch() -> None:
+    found = plan("max_steps=null", "max_epochs=3", "batch_size_global=100")
+    assert (found.steps_per_epoch, found.num_steps, found.batch_size_per_device) == (12, 36, 100)
+
+
+def test_several_devices_share_the_batch() -> None:
+    config = compose(["batch_size_global=96", "batch_size_per_device=4", "hardware.devices_per_node=3"]).config
+    config["hardware"]["nodes"] = 2
+    config["parallel"] = {"_target_": "modules.parallel.data.DataParallel"}
+    found = make_plan(config)
+    assert (found.num_devices, found.num_accumulation) == (6, 4)
+
+
+def test_all_that_is_out_of_range_is_told_at_once() -> None:
+    told = problems("max_steps=0", "batch_size_eval=-1", "seed=-3", "hardware.efficiency=2", "num_data_workers=-1")
+    assert len(told) == 5
+    assert "max_steps=0 is not more than 0; write a larger number" in told
+    assert "seed=-3 is not 0 or more; write a larger number" in told
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["batch_size_per_device=7"], "batch_size_per_device=7 does not divide the device's share .* 64; try 4 or 8"),
+        (["batch_size_global=1298"], "batch_size_global=1298 is more than the 1297 training examples; lower it"),
+        (["max_epochs=2"], "max_steps=300 and max_epochs=2: exactly one says how long to train; set the other to null"),
+        (["max_steps=null"], "max_steps=null and max_epochs=null|max_steps=None and max_epochs=None"),
+        (["schedule=cosine", "schedule.warmup_steps=301"], "schedule.warmup_steps=301 is longer than max_steps=300"),
+        (["hardware.devices_per_node=2"], "are 2 devices, and parallel=single uses one; set both to 1"),
+        (["checkpoint.best_metric=train/loss_nats"], "is no metric of the evaluation; name one such as val/loss_nats"),
+        (["data=mnist", "data.root=/nowhere"], "are not in /nowhere/mnist; put the files there or point LATHE_DATA"),
+    ],
+)
+def test_what_cannot_run_is_told_with_a_way_out(overrides: list[str], told: str) -> None:
+    assert re.search(told, "\n".join(problems(*overrides)))
+
+
+def test_a_batch_that_devices_cannot_share_names_those_they_can() -> None:
+    config = compose(["batch_size_global=100"]).config
+    config["hardware"]["devices_per_node"] = 8
+    config["parallel"] = {"_target_": "modules.parallel.data.DataParallel"}
+    with pytest.raises(PlanError, match="cannot be split over 8 devices; try 96 or 104"):
+        make_plan(config)
+
+
+def test_epochs_need_the_number_of_examples() -> None:
+    config: dict[str, Any] = compose(["max_steps=null", "max_epochs=2"]).config
+    config["data"]["num_train"] = None
+    with pytest.raises(PlanError, match=r"max_epochs=2 needs data\.num_train"):
+        make_plan(config)
+
+
+def test_planning_imports_no_torch(tmp_path: Path) -> None:
+    code = "import sys, experiments.plan, experiments.launch, experiments.trial; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-P", "-c", code], cwd=tmp_path, timeout=60, check=False).returncode == 0
