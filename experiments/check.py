@@ -52,12 +52,8 @@ def example(annotation: ast.expr | None, module: Module) -> str:
         if name == "Literal":
             return str(ast.literal_eval(items[0]))
         if name in LISTS | {"tuple", "Tuple"} and items:
-            count = len(items) if not _is_endless(items) else 2
-            inner = [
-                example(items[index % len(items)] if count == len(items) else items[0], module)
-                for index in range(count)
-            ]
-            return f"[{', '.join(inner)}]"
+            items = items[:1] if name in LISTS or _is_endless(items) else items
+            return f"[{', '.join(example(item, module) for item in items)}]"
         if name in MAPS:
             return "{key: value}"
     return "..."

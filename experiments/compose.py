@@ -215,6 +215,8 @@ def _composition(err: Exception, chosen: Sequence[str], draft: _Draft) -> str:
     faulty = _faulty_file(err, draft)
     if isinstance(err, yaml.MarkedYAMLError) and err.problem_mark:
         return f"{faulty}:{err.problem_mark.line + 1} is no valid YAML: {err.problem}; mend that line"
+    if isinstance(err, RecursionError) and faulty is None:
+        return "a defaults list asks for itself; name the other option as a file: `/group/option@_here_`"
     if isinstance(err, RecursionError):
         return f"{faulty} repeats a part of itself inside that part (&name, *name); write it out"
     if not isinstance(err, HydraException) and faulty is not None:

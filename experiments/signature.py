@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeGuard
@@ -38,7 +38,9 @@ class Signature:
     is_open: bool
     """True where it takes `**kwargs` or a base of it cannot be read, so that no name is unknown."""
     module: Module
-    """Where it is defined."""
+    """Where the arguments are written, which may be a base."""
+    defined_in: str
+    """Name of the module that defines the class or function itself."""
     is_class: bool = True
 
 
@@ -97,9 +99,11 @@ def _of_class(target: str, module: Module, node: ast.ClassDef, hops: int) -> Sig
     bases = [_inherited(target, module, base, hops - 1) for base in node.bases if hops]
     if any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list):
         inherited = {name: argument for base in reversed(bases) for name, argument in base.arguments.items()}
-        return Signature(target, inherited | _fields(node), False, module)
+        return Signature(target, inherited | _fields(node), False, module, module.name)
     found = next((base for base in bases if base.arguments or base.is_open), None)
-    return Signature(target, found.arguments if found else {}, found.is_open if found else False, module)
+    if found is None:
+        return Signature(target, {}, False, module, module.name)
+    return replace(found, defined_in=module.name)
 
 
 def _inherited(target: str, module: Module, base: ast.expr, hops: int) -> Signature:
@@ -110,12 +114,12 @@ def _inherited(target: str, module: Module, base: ast.expr, hops: int) -> Signat
     head, _, rest = dotted.partition(".")
     full = module.imports.get(head, head) + (f".{rest}" if rest else "")
     if full in WITHOUT_ARGUMENTS or full.startswith(("typing.", "abc.", "collections.abc.")):
-        return Signature(target, {}, False, module)
+        return Signature(target, {}, False, module, module.name)
     parent, _, name = full.rpartition(".")
     try:
         return _find(target, parent, name, hops)
     except SourceError:
-        return Signature(target, {}, True, module)
+        return Signature(target, {}, True, module, module.name)
 
 
 def _fields(node: ast.ClassDef) -> dict[str, Argument]:
@@ -143,7 +147,7 @@ def _of_function(target: str, module: Module, node: ast.FunctionDef, is_class: b
     pairs = list(zip(positional, defaults, strict=True))[1 if is_class else 0 :]  # a class gives `self` by itself
     pairs += list(zip(spec.kwonlyargs, spec.kw_defaults, strict=True))
     arguments = {arg.arg: Argument(arg.annotation, default is None, default) for arg, default in pairs}
-    return Signature(target, arguments, spec.kwarg is not None, module, is_class)
+    return Signature(target, arguments, spec.kwarg is not None, module, module.name, is_class)
 
 
 @lru_cache(maxsize=512)

@@ -118,9 +118,9 @@ class Validation:
         except SourceError as err:
             self.problems.append(f"{typed} cannot be found: {err}")
             return None
-        if not is_allowed(f"{spec.module.name}.", self.trust):
+        if not is_allowed(f"{spec.defined_in}.", self.trust):
             self.problems.append(
-                f"{typed} only stands there by an import from '{spec.module.name}', which is not on the list of code "
+                f"{typed} only stands there by an import from '{spec.defined_in}', which is not on the list of code "
                 f"that may run; name a class that '{target.rpartition('.')[0]}' defines itself"
             )
             return None

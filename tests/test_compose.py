@@ -95,11 +95,19 @@ def test_an_experiment_chooses_options_and_gives_values_and_the_command_line_has
 
 def test_several_folders_of_options_whatever_their_names(tmp_path: Path) -> None:
     first = write(tmp_path / "it's [mine], a=b", {"model/one.yaml": NET + "hidden_sizes: [3]\ndropout_prob: 0.0\n"})
-    second = write(tmp_path / "two", {"model/deep/two.yaml": "defaults: [/model: one, _self_]\nhidden_sizes: [5]\n"})
+    second = write(
+        tmp_path / "two", {"model/deep/two.yaml": "defaults: ['/model/one@_here_', _self_]\nhidden_sizes: [5]\n"}
+    )
     assert compose(["model=one"], config_dirs=[first, second]).config["model"]["hidden_sizes"] == [3]
     both = compose(["model=deep/two"], config_dirs=[first, second])
     assert both.choices["model"] == "deep/two"
     assert both.config["name"] == "deep-two-digits"
+
+
+def test_an_option_that_builds_on_its_own_group_is_told_how(tmp_path: Path) -> None:
+    write(tmp_path, {"model/two.yaml": "defaults: [/model@_here_: mlp, _self_]\nhidden_sizes: [5]\n"})
+    with pytest.raises(ConfigError, match="a defaults list asks for itself"):
+        compose(["model=two"], config_dirs=[tmp_path])
 
 
 def test_nested_parts_are_checked_too(tmp_path: Path) -> None:

@@ -1,0 +1,143 @@
+"""Composes and builds every YAML option that lies in `conf/`, so that a new one is tested the day it lies there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+from itertools import chain, product
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from experiments.build import build
+from experiments.compose import compose
+from experiments.faults import InputError, PlanError
+from experiments.footprint import of_plan
+from experiments.options import HOUSE, groups, header
+from experiments.parts import make_parts
+from experiments.plan import make_plan
+from modules.data.base import DataError
+
+GROUPS = groups()
+OPTIONS = [(group, option) for group, known in GROUPS.items() if "/" not in group for option in known]
+
+
+def fact(group: str, option: str, word: str) -> str:
+    """What the header of an option says after ``word:``; "" where it says nothing."""
+    lines = (line.split(":", 1) for line in header(GROUPS[group][option]) if line.startswith(f"{word}:"))
+    return next((text.strip() for _, text in lines), "")
+
+
+def companions(group: str, option: str) -> Iterator[list[str]]:
+    """Overrides with which an option may fit: alone, in an experiment, with another model and data."""
+    yield []
+    if group == "experiment":
+        return
+    others: Iterator[list[str]] = chain(
+        ([f"experiment={name}"] for name in GROUPS["experiment"]),
+        ([f"data={data}"] for data in GROUPS["data"]),
+        ([f"model={model}"] for model in GROUPS["model"]),
+        ([f"data={data}", f"model={model}"] for data, model in product(GROUPS["data"], GROUPS["model"])),
+    )
+    yield from (words for words in others if not any(word.startswith(f"{group}=") for word in words))
+
+
+@lru_cache(maxsize=64)
+def built(group: str, option: str) -> dict[str, Any]:
+    """The configuration of the first companions with which an option composes, builds and, on paper, trains."""
+    told: list[str] = []
+    for words in companions(group, option):
+        try:
+            config = compose([*words, f"{group}={option}"]).config
+            with torch.device("meta"):
+                make_parts(config)
+            build(config["launcher"], "launcher")
+            return config
+        except InputError as err:
+            told.append(str(err))
+    pytest.fail(f"{group}={option} fits nothing; alone: {told[0]}")
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for path in HOUSE.rglob("*.yaml"):
+        for name in re.findall(r"\$\{oc\.env:(\w+)\}", path.read_text()):
+            monkeypatch.setenv(name, "http://127.0.0.1:5000")
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS, ids=lambda word: str(word))
+def test_an_option_composes_and_builds(group: str, option: str) -> None:
+    assert built(group, option)
+
+
+@pytest.mark.parametrize(
+    ("group", "option"),
+    [pair for pair in OPTIONS if pair[0] in ("model", "data", "experiment")],
+    ids=lambda word: str(word),
+)
+def test_an_option_takes_a_step_on_paper(group: str, option: str) -> None:
+    config = built(group, option)
+    try:
+        plan = make_plan(config)
+    except PlanError as err:
+        if "`lathe data` names their source" in str(err) and len(err.problems) == 1:
+            pytest.skip(f"files are missing: {err.problems[0].partition(';')[0]}")
+        raise
+    counted = of_plan(config, plan)
+    assert counted.num_parameters > 0
+    assert counted.flops_per_step > 0
+
+
+@pytest.mark.parametrize("option", GROUPS["data"])
+def test_a_data_set_has_the_shapes_that_its_example_promises(option: str) -> None:
+    data = build(built("data", option)["data"], "data")
+    inputs, targets = data.example(3)
+    try:
+        split = data.load("val")
+    except DataError as err:
+        pytest.skip(f"files are missing: {err}")
+    batch_inputs, batch_targets = split.batch(torch.arange(3), torch.Generator().manual_seed(0))
+    for promised, given in ((inputs, batch_inputs), (targets, batch_targets)):
+        pairs = zip(promised, given, strict=True) if isinstance(promised, tuple) else [(promised, given)]
+        assert all(one.shape == two.shape and one.dtype == two.dtype for one, two in pairs)
+
+
+@pytest.mark.parametrize("option", GROUPS["data"])
+def test_a_data_set_tells_its_splits_size_licence_and_source(option: str) -> None:
+    missing = [word for word in ("Splits", "Size", "Licence", "Source") if not fact("data", option, word)]
+    assert missing == []
+
+
+@pytest.mark.parametrize("option", GROUPS["experiment"])
+def test_an_experiment_tells_its_question_its_expectation_and_its_own_command(option: str) -> None:
+    assert fact("experiment", option, "Question").endswith("?")
+    assert fact("experiment", option, "Expect")
+    assert fact("experiment", option, "Run").startswith(f"lathe run experiment={option}")
+    assert GROUPS["experiment"][option].read_text().startswith("# @package _global_\n")
+    assert built("experiment", option)["name"] == option
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS, ids=lambda word: str(word))
+def test_an_option_says_what_it_is_and_has_the_last_word_over_its_defaults(group: str, option: str) -> None:
+    path = GROUPS[group][option]
+    assert header(path), f"{path} begins without a comment that says what it is"
+    content = yaml.safe_load(path.read_text())
+    assert content.get("defaults", ["_self_"])[-1] == "_self_", f"{path}: its defaults list ends with _self_"
+    assert re.fullmatch(r"[a-z0-9_]+", option), f"{path}: small letters, digits and underscores"
+
+
+def test_the_root_chooses_every_group_once_and_the_experiment_last() -> None:
+    defaults = yaml.safe_load((HOUSE / "config.yaml").read_text())["defaults"]
+    assert defaults[0] == "_self_"
+    chosen = [group for entry in defaults[1:] for group in entry]
+    assert sorted(chosen) == sorted(group for group in GROUPS if "/" not in group)
+    assert defaults[-1] == {"experiment": None}
+
+
+def test_every_option_belongs_to_a_group_whose_folder_has_yaml_and_no_python() -> None:
+    assert [path for path in HOUSE.rglob("*.py") if path != HOUSE / "__init__.py"] == []
+    assert (HOUSE / "__init__.py").read_text() == ""
+    assert [path for path in HOUSE.rglob("*") if path.is_file() and path.suffix not in (".yaml", ".py", ".pyc")] == []
