@@ -173,14 +173,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         from experiments import commands
 
-        return commands.call(asked)
+        code = commands.call(asked)
+        sys.stdout.flush()  # here, where a reader that has gone can be dealt with
+        return code
     except InputError as err:
         print(err, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 1
-    except BrokenPipeError:  # `lathe options | head`
+    except BrokenPipeError:  # `lathe plan --cfg | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 

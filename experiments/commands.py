@@ -13,12 +13,11 @@ import yaml
 from experiments import options
 from experiments.display import Display, closing_table, console, data_table, options_table, plan_table
 from experiments.faults import PlanError
-from experiments.launch import Result, run
+from experiments.launch import Result, run, warm_launcher
 from experiments.plan import make_plan
 from experiments.store import StoreError
-from experiments.trial import Trial, find, freeze, latest
-from launchers.base import LaunchError
-from launchers.local import Job
+from experiments.trial import Trial, code_changes, find, freeze, latest
+from launchers.base import Launcher, LaunchError
 
 
 def call(asked: argparse.Namespace) -> int:
@@ -36,8 +35,7 @@ def call(asked: argparse.Namespace) -> int:
 
 
 def _run(asked: argparse.Namespace) -> int:
-    # The job imports torch on another core while the configuration is composed, checked and frozen.
-    job = None if asked.cfg or any(word.startswith("launcher") for word in asked.overrides) else Job()
+    launcher = None if asked.cfg else warm_launcher()
     try:
         from experiments.compose import compose
 
@@ -47,33 +45,33 @@ def _run(asked: argparse.Namespace) -> int:
             return 0
         make_plan(experiment.config)
         trial = latest(experiment) if experiment.config["resume"] else None
-        if trial is None:
-            trial = freeze(experiment)
-        elif _is_finished(trial):
-            return 0
+        if trial is not None:
+            return _go_on(trial, asked.trust, launcher)
+        trial = freeze(experiment)
         display = Display(sys.stdout)
         display.say(f"run {trial.folder.name} of '{trial.config['name']}' in {trial.folder}")
         for warning in trial.provenance["warnings"]:
             display.say(f"warning: {warning}")
-        return _close(run(trial, trust=asked.trust, display=display, warm_job=job))
+        return _close(run(trial, trust=asked.trust, display=display, launcher=launcher))
     finally:
-        if job is not None:
-            job.dismiss()
+        if launcher is not None:
+            launcher.dismiss()
 
 
 def _resume(asked: argparse.Namespace) -> int:
-    trial = find(asked.run, Path(asked.runs_dir))
-    if _is_finished(trial):
-        return 0
-    return _close(run(trial, trust=asked.trust, display=Display(sys.stdout)))
+    return _go_on(find(asked.run, Path(asked.runs_dir)), asked.trust, None)
 
 
-def _is_finished(trial: Trial) -> bool:
+def _go_on(trial: Trial, trust: list[str], launcher: Launcher | None) -> int:
     outcome = trial.outcome()
-    finished = outcome is not None and outcome["status"] == "finished"
-    if finished:
+    if outcome is not None and outcome["status"] == "finished":
         print(f"run {trial.folder.name} is finished; nothing is left to do ({trial.folder})")
-    return finished
+        return 0
+    display = Display(sys.stdout)
+    display.say(f"run {trial.folder.name} of '{trial.config['name']}' in {trial.folder}")
+    for change in code_changes(trial, trust):
+        display.say(f"warning: {change}")
+    return _close(run(trial, trust=trust, display=display, launcher=launcher))
 
 
 def _close(result: Result) -> int:

@@ -15,7 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments import options
@@ -124,6 +124,8 @@ def _grammar(typed: str, reason: str) -> str:
         return f"{typed!r} is no override; write key=value"
     if value.startswith("="):
         return f"{typed!r} has one '=' too many; write {key}={value.lstrip('=')}"
+    if key != key.strip() or value != value.lstrip():
+        return f"{typed!r} has a space too many; write {key.strip()}={value.strip()}"
     if "[" in key:
         return f"{typed!r} names a part of a list, and a list is given whole; write {key.partition('[')[0]}=[...]"
     quote = '"' if "'" in value else "'"
@@ -170,7 +172,7 @@ def _is_option(override: Override, draft: _Draft) -> bool:
     else:
         fault = f"is no option of the group '{group}'; {did_you_mean(name, draft.groups[group], _list(group))}"
     draft.problems.append(f"{typed} {fault}")
-    draft.undecided |= {group} - {MAY_BE_EMPTY}
+    draft.undecided |= {group.partition("/")[0]} - {MAY_BE_EMPTY}
     return False
 
 
@@ -205,8 +207,23 @@ def _merge(config_path: str, package: str, tree: DictConfig, draft: _Draft) -> N
     content.pop("defaults", None)
     for name in reversed(package.split(".") if package else []):
         content = OmegaConf.create({name: content})
+    _make_way(content, tree)
     tree.merge_with(content)
     draft.origins.add_file(paths[0], package)
+
+
+def _make_way(content: DictConfig, tree: DictConfig) -> None:
+    """Drop what the content replaces by another kind of node: OmegaConf refuses to, and the schema says it better."""
+    for name in list(content):
+        new, old = content._get_node(name), tree._get_node(name)
+        if isinstance(new, DictConfig) and isinstance(old, DictConfig):
+            _make_way(new, old)
+        elif (
+            isinstance(new, (DictConfig, ListConfig))
+            and isinstance(old, (DictConfig, ListConfig))
+            and type(new) is not type(old)
+        ):
+            del tree[name]
 
 
 def _composition(err: Exception, chosen: Sequence[str], draft: _Draft) -> str:

@@ -22,11 +22,14 @@ from experiments.hold import hold
 from experiments.plan import make_plan
 from experiments.targets import trusted
 from experiments.trial import Trial
-from launchers.base import DONE, FAILED, NO_ROOM, WRONG_INPUT, Assignment, Handle, LaunchError
+from launchers.base import DONE, FAILED, NO_ROOM, WRONG_INPUT, Assignment, Handle, Launcher
 
 Status = Literal["finished", "failed", "stopped", "killed"]
 POLL_S = 0.05
 LONGEST_SYNC_S = 600.0
+
+
+DEFAULT_LAUNCHER = {"_target_": "launchers.local.Local"}
 
 
 @dataclass
@@ -45,8 +48,20 @@ class Result:
     """What the sync said last: run_id, experiment_id, pending, error."""
 
 
+def _launcher(node: dict[str, Any], trust: Sequence[str] = ()) -> Launcher:
+    launcher: Launcher = build(node, "launcher", trust)
+    return launcher
+
+
+def warm_launcher() -> Launcher:
+    """The default launcher with a process that imports torch on another core while a configuration is composed."""
+    launcher = _launcher(DEFAULT_LAUNCHER)
+    launcher.warm()
+    return launcher
+
+
 def run(
-    trial: Trial, *, trust: Sequence[str] = (), display: Display | None = None, warm_job: object | None = None
+    trial: Trial, *, trust: Sequence[str] = (), display: Display | None = None, launcher: Launcher | None = None
 ) -> Result:
     """Run a frozen trial to its end, from its last checkpoint where it has one.
 
@@ -54,7 +69,7 @@ def run(
         trial: what `freeze` gave; its folder gets a new attempt.
         trust: packages beyond the house's own whose classes the trial may name.
         display: shows progress; None: lines on standard error.
-        warm_job: a `launchers.local.Job` that was started ahead.
+        launcher: from `warm_launcher`; used where the trial asks for no other.
 
     Raises:
         InputError: an attempt at this run is still going on, or the trial cannot run.
@@ -62,9 +77,8 @@ def run(
     """
     plan = make_plan(trial.config)
     packages = trusted(trust)
-    launcher = build(trial.config["launcher"], "launcher", packages)
-    if warm_job is not None and hasattr(launcher, "warm"):
-        launcher.warm(warm_job)
+    if launcher is None or trial.config["launcher"] != DEFAULT_LAUNCHER:
+        launcher = _launcher(trial.config["launcher"], packages)
     with _hold(trial):
         watch = _Watch(trial, _new_attempt(trial), display or Display(sys.stderr))
         handle: Handle = launcher.launch(Assignment(trial.folder, watch.attempt, packages))
@@ -260,6 +274,3 @@ def _finish_sync(watch: _Watch, result: Result) -> None:
             result.mlflow |= told if isinstance(told, dict) else {}
     if watch.sync.poll():
         watch.display.say(later)
-
-
-__all__ = ["LaunchError", "Result", "run", "start_sync"]

@@ -68,13 +68,14 @@ class Origins:
         place = self.places.get(key) or ("" if key in self.texts else next(inside, ""))
         return f" ({place})" if place else ""
 
-    def _forget(self, key: str) -> None:
-        for known in [k for k in self.texts if k == key or k.startswith((f"{key}.", f"{key}["))]:
+    def _forget(self, key: str, below: str = ".[") -> None:
+        for known in [k for k in self.texts if k == key or (k.startswith(key) and k[len(key)] in below)]:
             self.texts.pop(known)
             self.places.pop(known, None)
 
     def _walk(self, node: yaml.Node, key: str, path: Path) -> None:
         if isinstance(node, yaml.MappingNode):
+            self._forget(key, below="[")  # a map is merged into a map, and replaces all else
             for name, inner in node.value:
                 self._walk(inner, key if name.tag == MERGE else f"{key}.{name.value}".lstrip("."), path)
         elif isinstance(node, yaml.SequenceNode):
@@ -85,6 +86,7 @@ class Origins:
             self._scalar(node, key, path)
 
     def _scalar(self, node: yaml.ScalarNode, key: str, path: Path) -> None:
+        self._forget(key)
         self.texts[key] = node.value
         self.places[key] = f"{shown_path(path)}:{node.start_mark.line + 1}"
         if node.style or not node.tag.endswith((":int", ":float")):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from experiments.batches import evaluation_batches, training_batches
@@ -57,6 +58,7 @@ class Training:
             engine.prepare(self.parts.learner, _recipe(config, plan))
         except ValueError as err:
             raise InputError([str(err)], f"the plan for '{plan.name}'") from err
+        self.journal.params(_derived(self.parts, plan))
         first_step = self.done = self._restore()
         train, val = self._load("train"), self._load("val")
         self.on_running(first_step, None)
@@ -220,6 +222,16 @@ class _Clock:
 
     def __exit__(self, *_: object) -> None:
         self.last_time += time.perf_counter() - self.entered
+
+
+def _derived(parts: Parts, plan: Plan) -> dict[str, int]:
+    """What follows from the configuration and is worth comparing between runs."""
+    return {
+        "plan.num_parameters": sum(parameter.numel() for parameter in parts.learner.model.parameters()),
+        "plan.num_steps": plan.num_steps,
+        "plan.num_accumulation": plan.num_accumulation,
+        "plan.cpu_threads": torch.get_num_threads(),
+    }
 
 
 def _recipe(config: Mapping[str, Any], plan: Plan) -> Recipe:

@@ -7,8 +7,10 @@ import itertools
 import json
 import os
 import shutil
+import tempfile
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,8 +20,9 @@ import yaml
 
 from experiments.atomic import write_text
 from experiments.faults import InputError, did_you_mean
-from experiments.provenance import code_roots, machine, packages, snapshot
+from experiments.provenance import machine, packages
 from experiments.secrets import resolve
+from experiments.snapshot import code_roots, snapshot
 from experiments.targets import trusted
 
 if TYPE_CHECKING:
@@ -128,6 +131,20 @@ def _provenance(experiment: Experiment, folder: Path, runs_dir: Path) -> dict[st
         "data": {"files": experiment.config["data"].get("files")},
         "warnings": warnings,
     }
+
+
+def code_changes(trial: Trial, trust: Sequence[str] = ()) -> list[str]:
+    """A line for every checkout whose code is not what the trial was frozen with."""
+    frozen = {entry["name"]: entry for entry in trial.provenance["code"]}
+    roots = code_roots(trial.provenance["config_dirs"], trusted(trust))
+    with tempfile.TemporaryDirectory() as scratch:
+        now = [snapshot(root, Path(scratch), [], trial.runs_dir) for root in roots]
+    return [
+        f"the code of '{entry['name']}' has changed since this run was frozen, so its curves may part from those before; "
+        f"what it was stands in {trial.folder / 'provenance.yaml'} (commit {frozen[entry['name']]['git_sha']})"
+        for entry in now
+        if entry["name"] in frozen and frozen[entry["name"]]["sha256"] != entry["sha256"]
+    ]
 
 
 def _runs_dir(config: dict[str, Any]) -> Path:

@@ -38,6 +38,14 @@ class Handle(Protocol):
 
 
 class Launcher(Protocol):
+    def warm(self) -> None:
+        """Start what can be started before the trial is known, for the next `launch` to use."""
+        ...
+
+    def dismiss(self) -> None:
+        """End what was warmed and not used."""
+        ...
+
     def launch(self, assignment: Assignment) -> Handle:
         """Start `python -m experiments.job` on an attempt.
 

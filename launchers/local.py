@@ -36,7 +36,6 @@ class Job:
             ) from err
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        self._assigned = False
 
     def assign(self, assignment: Assignment) -> None:
         """Tell it what to run.
@@ -46,7 +45,6 @@ class Job:
         """
         order = {"folder": str(assignment.folder), "attempt": assignment.attempt, "trust": list(assignment.trust)}
         assert self._process.stdin is not None
-        self._assigned = True
         try:
             self._process.stdin.write((json.dumps(order) + "\n").encode())
             self._process.stdin.flush()
@@ -56,11 +54,10 @@ class Job:
             ) from err
 
     def dismiss(self) -> None:
-        """End a process that was told nothing; one that has an assignment goes on."""
-        if not self._assigned:
-            self._process.kill()
-            self._process.wait()
-            self._close()
+        """End it without a word."""
+        self._process.kill()
+        self._process.wait()
+        self._close()
 
     @property
     def pid(self) -> int:
@@ -88,9 +85,14 @@ class Local:
     def __init__(self) -> None:
         self._warm: Job | None = None
 
-    def warm(self, job: Job) -> None:
-        """Use a process that was started ahead, while the configuration was still being composed."""
-        self._warm = job
+    def warm(self) -> None:
+        """Start a process that imports torch while the configuration is still being composed."""
+        self._warm = Job()
+
+    def dismiss(self) -> None:
+        if self._warm is not None:
+            self._warm.dismiss()
+            self._warm = None
 
     def launch(self, assignment: Assignment) -> Job:
         job, self._warm = self._warm or Job(), None

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import yaml
 
+from experiments import options
 from experiments import trial as trial_module
 from experiments.compose import Experiment, compose
 from experiments.faults import InputError
-from experiments.trial import Trial, find, freeze, latest, trial_id
+from experiments.trial import Trial, code_changes, find, freeze, latest, trial_id
 
 
 @pytest.fixture
@@ -134,3 +135,15 @@ def test_a_folder_that_may_not_be_written_is_told(experiment: Experiment, tmp_pa
     with pytest.raises(InputError, match=rf"runs_dir={tmp_path}/runs cannot be written"):
         freeze(experiment)
     assert os.listdir(tmp_path) == ["runs"]
+
+
+def test_code_that_changed_since_the_freeze_is_told(tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    (own / "model").mkdir(parents=True)
+    option = own / "model" / "flat.yaml"
+    option.write_text(Path(options.HOUSE / "model" / "softmax.yaml").read_text())
+    trial = freeze(compose(["model=flat", f"runs_dir={tmp_path}/runs"], config_dirs=[own]))
+    assert code_changes(trial) == []
+    option.write_text(option.read_text() + "# another word\n")
+    (change,) = code_changes(trial)
+    assert change.startswith("the code of 'own' has changed since this run was frozen")

@@ -52,26 +52,27 @@ def test_a_job_is_told_its_assignment_by_a_line() -> None:
 
 @pytest.mark.usefixtures("as_job")
 def test_a_process_that_was_started_ahead_is_used_once() -> None:
-    warm, launcher = Job(), Local()
-    launcher.warm(warm)
+    launcher = Local()
+    launcher.warm()
+    warm = launcher._warm
     jobs = [launcher.launch(Assignment(Path("/x"), number)) for number in (1, 2)]
     assert jobs[0] is warm
     assert jobs[1] is not warm
+    launcher.dismiss()
+    assert [job.poll() for job in jobs] == [None, None], "what has an assignment goes on"
     for job in jobs:
         job.signal(signal.SIGKILL)
         assert ended(job) == -signal.SIGKILL
 
 
 @pytest.mark.usefixtures("as_job")
-def test_only_a_job_without_an_assignment_is_dismissed() -> None:
-    idle, busy = Job(), Job()
-    busy.assign(Assignment(Path("/x"), 1))
-    idle.dismiss()
-    busy.dismiss()
-    assert ended(idle) == -signal.SIGKILL
-    assert busy.poll() is None
-    busy.signal(signal.SIGKILL)
-    assert ended(busy) == -signal.SIGKILL
+def test_what_was_warmed_and_not_used_is_dismissed() -> None:
+    launcher = Local()
+    launcher.warm()
+    job = launcher._warm
+    assert job is not None
+    launcher.dismiss()
+    assert ended(job) == -signal.SIGKILL
 
 
 @pytest.mark.usefixtures("as_job")

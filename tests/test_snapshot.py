@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import tarfile
@@ -7,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from experiments import provenance
-from experiments.provenance import code_roots, machine, packages, snapshot
+from experiments import snapshot as snapshots
+from experiments.provenance import machine, packages
+from experiments.snapshot import code_roots, snapshot
 
 
 def git(folder: Path, *args: str) -> str:
@@ -88,6 +90,7 @@ def test_a_clean_checkout_needs_its_commit_alone(checkout: Path, tmp_path: Path)
     sha = git(checkout, "rev-parse", "HEAD").strip()
     assert code == {
         "name": "project",
+        "sha256": hashlib.sha256(sha.encode()).hexdigest(),
         "git_sha": sha,
         "branch": "main",
         "dirty": False,
@@ -108,7 +111,7 @@ def test_the_environment_of_a_git_hook_does_not_mislead(
 def test_what_is_large_is_left_out_with_a_warning(
     checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(provenance, "MAX_SNAPSHOT_MB", 0.01)
+    monkeypatch.setattr(snapshots, "MAX_SNAPSHOT_MB", 0.01)
     (checkout / "picture.bin").write_bytes(os.urandom(20_000))
     (checkout / "train.py").write_text("print(4)\n")
     (checkout / "a_weights.bin").write_bytes(b"w" * 20_000)
@@ -180,7 +183,7 @@ def test_outside_git_a_digest_of_the_sources_stands_for_the_code(tmp_path: Path)
     def digest() -> object:
         code = snapshot(root, tmp_path / "code", [], root / "runs")
         assert (code["name"], code["git_sha"]) == ("plain", None)
-        return code["sources_sha256"]
+        return code["sha256"]
 
     first = digest()
     for other in (".cache/x.py", "runs/trial.yaml", "data.bin"):
@@ -194,12 +197,12 @@ def test_the_house_is_always_part_of_the_code(tmp_path: Path) -> None:
     (tmp_path / "conf").mkdir()
     roots = code_roots([str(tmp_path / "conf")])
     assert len(roots) == 2
-    assert Path(provenance.__file__).is_relative_to(roots[0])
+    assert Path(snapshots.__file__).is_relative_to(roots[0])
     assert roots[1] == tmp_path / "conf"
 
 
 def test_an_installed_house_is_digested_without_its_neighbours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(provenance, "HOUSE", tmp_path)
+    monkeypatch.setattr(snapshots, "HOUSE", tmp_path)
     (tmp_path / "experiments").mkdir()
     (tmp_path / "experiments" / "run.py").write_text("1\n")
     first = snapshot(tmp_path, tmp_path / "code", [])
