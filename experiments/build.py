@@ -10,7 +10,7 @@ from typing import Any
 
 from experiments.faults import InputError, PlanError
 from experiments.secrets import resolve
-from experiments.targets import is_allowed
+from experiments.targets import is_allowed, is_own
 
 
 def build(node: dict[str, Any], key: str, trust: Collection[str] = ()) -> Any:
@@ -59,6 +59,7 @@ def _load(target: str, key: str, trust: Collection[str]) -> Any:
         found = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError) as err:
         raise InputError([f"{key}={target} cannot be imported: {err}; check the path and what it imports"]) from err
-    if not (inspect.isclass(found) or inspect.isfunction(found)) or not is_allowed(f"{found.__module__}.", trust):
+    is_part = inspect.isclass(found) or (inspect.isfunction(found) and not is_own(target))
+    if not is_part or not is_allowed(f"{found.__module__}.", trust):
         raise InputError([refusal])
     return found

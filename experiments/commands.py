@@ -11,11 +11,12 @@ from pathlib import Path
 import yaml
 
 from experiments import options
-from experiments.display import Display, closing_table, console, data_table, options_table, plan_table
+from experiments.display import Display, console
 from experiments.faults import PlanError
 from experiments.launch import Result, run, warm_launcher
 from experiments.plan import make_plan
 from experiments.store import StoreError
+from experiments.tables import closing_table, data_table, options_table, plan_table
 from experiments.trial import Trial, code_changes, find, freeze, latest
 from launchers.base import Launcher, LaunchError
 
@@ -102,11 +103,10 @@ def _plan(asked: argparse.Namespace) -> int:
     hardware = experiment.config["hardware"]
     available = memory_bytes(hardware)
     if counted.total_bytes > available:
+        needed = f"{counted.total_bytes / 1e6:,.0f} MB of the device's {available / 1e6:,.0f} MB (hardware.memory_gb)"
+        way_out = "lower it, the gradients then accumulate, or take a smaller model"
         raise PlanError(
-            [
-                f"batch_size_per_device={plan.batch_size_per_device} needs {counted.total_bytes / 1e9:.1f} GB of the "
-                f"device's {available / 1e9:.1f} GB (hardware.memory_gb); lower it, the gradients then accumulate"
-            ],
+            [f"batch_size_per_device={plan.batch_size_per_device} needs {needed}; {way_out}"],
             f"the plan for '{plan.name}'",
         )
     console().print(plan_table(plan, counted, seconds_per_step(counted, hardware)))
@@ -116,7 +116,10 @@ def _plan(asked: argparse.Namespace) -> int:
 def _sync(asked: argparse.Namespace) -> int:
     from experiments.sync import sync_all
 
-    summary = sync_all(Path(asked.runs_dir), asked.runs)
+    runs_dir = Path(asked.runs_dir)
+    for name in asked.runs:
+        find(name, runs_dir)
+    summary = sync_all(runs_dir, asked.runs)
     print(f"{summary.runs} runs are in the store, {summary.points} points were new")
     for failure in summary.failures:
         print(failure, file=sys.stderr)

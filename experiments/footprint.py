@@ -141,6 +141,10 @@ def of_plan(config: Mapping[str, Any], plan: Plan, trust: Collection[str] = ()) 
     """
     with torch.device("meta"):
         parts = make_parts(config, trust)
+        try:
+            parts.learner.optimizer([nn.Parameter(torch.empty(1))])
+        except (ValueError, TypeError) as err:
+            raise PlanError([f"optimizer: {err}; mend its arguments"], f"the plan for '{plan.name}'") from err
         batch = parts.data.example(plan.batch_size_per_device)
         try:
             return footprint(parts.learner, batch, plan.num_accumulation, config["precision"])
