@@ -5,7 +5,7 @@ PIP_ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
 
@@ -15,7 +15,8 @@ INSTALLED_DEV := $(VENV)/.installed-dev
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(INSTALLED) ## install and train a small network, in about a minute
+demo: $(INSTALLED) ## install, show the plan of a small network and train it, in about a minute
+	$(BIN)/lathe plan experiment=digits_lenet
 	$(BIN)/lathe run experiment=digits_lenet
 
 test: check ## check, and run all tests
@@ -48,6 +49,7 @@ $(BIN)/python:
 
 # torch first and alone: it is by far the largest, and a failed download of it should be the first thing seen.
 $(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
+	@echo 'installing torch and what else a run needs, one to a few minutes ...'
 	$(PIP) torch==2.13.0
 	$(PIP) -e .
 	@touch $@
