@@ -55,7 +55,9 @@ def faults(name: str, imported: set[str]) -> list[str]:
     tops = {full.split(".")[0] for full in imported}
     found = [f"{top}: {folder} does not know it" for top in tops & set(PACKAGES) - HOUSE[folder]]
     found += [f"{top}: not in {folder}" for top in tops & FOREIGN[folder]]
-    found += [f"{top}: only in {', '.join(sorted(only))}" for top, only in ONLY.items() if top in tops and name not in only]
+    found += [
+        f"{top}: only in {', '.join(sorted(only))}" for top, only in ONLY.items() if top in tops and name not in only
+    ]
     if folder == "experiments":
         for full in imported:
             parts = full.split(".")
