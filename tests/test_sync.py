@@ -37,9 +37,6 @@ from tests.stores import (
     tags,
 )
 
-# MLflow 3.17 uses a loader strategy that SQLAlchemy 2.1 is about to drop.
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
-
 
 def test_a_run_is_in_mlflow_with_all_that_belongs_to_it(runs_dir: Path) -> None:
     trial = make_run(runs_dir)
