@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy
 import torch
 
+from experiments.build import in_a_line
 from experiments.checkpoint import CheckpointError, Checkpoints
 from experiments.faults import InputError
-from experiments.journal import Journal
+from experiments.journal import Journal, journals, read
 from experiments.parts import make_parts
 from experiments.plan import make_plan
 from experiments.run import Training, TrainingError
+from experiments.seeding import derive
 from experiments.trial import Trial
 from launchers.base import DONE, FAILED, NO_ROOM, WRONG_INPUT
 from modules.data.base import DataError
@@ -59,8 +64,19 @@ def execute(
         if config["hardware"]["cpu_threads"]:
             torch.set_num_threads(config["hardware"]["cpu_threads"])
         checkpoints = Checkpoints(trial.folder, config["checkpoint"]["keep_last"])
-        plan, parts = make_plan(config), make_parts(config, trust)
-        training = Training(config, plan, parts, journal, checkpoints, should_stop, on_running)
+        random.seed(derive(config["seed"], "python"))
+        numpy.random.seed(derive(config["seed"], "numpy") % 2**32)
+        plan = make_plan(config)
+        if config["hardware"]["memory_gb"] is not None:
+            # Only where it is stated: counting takes 40 ms for the smallest model (2026-11, one core) and more for a
+            # larger one, and what the machine really has shows by itself.
+            from experiments.footprint import refuse_too_large
+
+            refuse_too_large(config, plan, trust)
+        parts = make_parts(config, trust)
+        training = Training(
+            config, plan, parts, journal, checkpoints, should_stop, on_running, _digests(trial, journal.path)
+        )
         state, why = training.run()
         journal.state(state, step=training.done, attempt=number, reason=why)
         return DONE if state == "finished" else FAILED
@@ -69,15 +85,24 @@ def execute(
     except (TrainingError, CheckpointError) as err:
         return fail(f"{type(err).__name__}: {err}", FAILED)
     except Exception as err:
-        return fail(_in_a_line(err), FAILED, unexpected=True)
+        return fail(_reason(err), FAILED, unexpected=True)
 
 
-def _in_a_line(err: Exception) -> str:
+def _digests(trial: Trial, own: Path) -> dict[str, str]:
+    """What the splits were to earlier attempts, which say so at their beginning."""
+    found: dict[str, str] = {}
+    for path in journals(trial.folder):
+        if path != own:
+            events = read(path, max_bytes=1 << 16)[0]
+            found |= {event["split"]: event["digest"] for event in events if event["event"] == "data"}
+    return found
+
+
+def _reason(err: Exception) -> str:
     if isinstance(err, OSError) and err.strerror:
         return f"{type(err).__name__}: {err.strerror}" + (f" ({err.filename})" if err.filename else "")
-    text = " ".join(str(err).split())
     way_out = "; lower batch_size_per_device" if isinstance(err, (torch.OutOfMemoryError, MemoryError)) else ""
-    return f"{type(err).__name__}: {text[:500]}{way_out}"
+    return f"{in_a_line(err)}{way_out}"
 
 
 def _be_silent() -> None:

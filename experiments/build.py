@@ -5,12 +5,16 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import traceback
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 from experiments.faults import InputError, PlanError
 from experiments.secrets import resolve
 from experiments.targets import is_allowed, is_own
+
+MOST_TOLD = 500
 
 
 def build(node: dict[str, Any], key: str, trust: Collection[str] = ()) -> Any:
@@ -30,12 +34,31 @@ def build(node: dict[str, Any], key: str, trust: Collection[str] = ()) -> Any:
         raise InputError([f"{key} needs the environment variable {err.args[0]}; `export {err.args[0]}=...`"]) from err
     arguments = {name: _inner(value, f"{key}.{name}", trust) for name, value in values.items()}
     target = _load(str(node["_target_"]), f"{key}._target_", trust)
+    if key == "launcher" and not hasattr(target, "launch"):  # before it is made: a launcher may start processes
+        raise InputError([f"launcher._target_={node['_target_']} has no launch; name a class that has"])
     if node.get("_partial_"):
         return functools.partial(target, **arguments)
     try:
         return target(**arguments)
-    except (ValueError, TypeError) as err:
-        raise PlanError([f"{key}: {err}"], f"the part '{key}'") from err
+    except ValueError as err:
+        raise PlanError([f"{key}: {in_a_line(err)}"], f"the part '{key}'") from err
+    except Exception as err:  # code of anyone's; a number that torch cannot hold is a RuntimeError
+        raise PlanError([f"{key}: {in_a_line(err)}; mend its values or its code"], f"the part '{key}'") from err
+
+
+def in_a_line(err: Exception) -> str:
+    """What someone's code raised, and where in it, past this folder's and torch's: ``KeyError: 'a' (net.py:12)``."""
+    text = " ".join(str(err).partition("Exception raised from")[0].split())  # then torch shows its C++ frames
+    text = f"{text[:MOST_TOLD]}..." if len(text) > MOST_TOLD else text
+    house = Path(__file__).parent
+    frames = [
+        frame
+        for frame in traceback.extract_tb(err.__traceback__)
+        if Path(frame.filename).parent != house and "/torch/" not in frame.filename
+    ]
+    place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    kind = "" if isinstance(err, ValueError) and text else type(err).__name__
+    return f"{': '.join(filter(None, (kind, text)))}{place if kind else ''}"
 
 
 def _inner(value: Any, key: str, trust: Collection[str]) -> Any:

@@ -6,6 +6,7 @@ import errno
 import json
 import math
 import shutil
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,7 +158,7 @@ class Checkpoints:
 
     def _read(self, step: int) -> Checkpoint | None:
         folder = self._folder_of(step)
-        damage, state = _examine(folder)
+        damage, state = _examine(folder, whole=True)
         if damage:
             self.warnings.append(f"the checkpoint of step {step} in {folder} is damaged and was skipped: {damage}")
             return None
@@ -203,21 +204,32 @@ class Checkpoints:
 def _seal(folder: Path, step: int, state: dict[str, Any]) -> None:
     """Put every file on the disk, and beside them a list of what has to be there."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
+    sums = {path.relative_to(folder).as_posix(): [path.stat().st_size, _crc32(path)] for path in files}
     with (folder / STATE).open("w", encoding="utf-8") as file:
-        json.dump({"step": step, "state": state, "files": sizes}, file, indent=1)
+        json.dump({"step": step, "state": state, "files": sums}, file, indent=1)
     for path in [*folder.rglob("*"), folder]:
         sync(path)
 
 
-def _examine(folder: Path) -> tuple[str, dict[str, Any]]:
-    """What is wrong with a checkpoint, or "", and the run's own state in it."""
+def _crc32(path: Path) -> int:
+    """Checksum of a file; enough against damage, of which no one is the author."""
+    crc32 = 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            crc32 = zlib.crc32(block, crc32)
+    return crc32
+
+
+def _examine(folder: Path, *, whole: bool = False) -> tuple[str, dict[str, Any]]:
+    """What is wrong with a checkpoint, or "", and the run's own state in it; ``whole`` reads every byte."""
     try:
         sealed = json.loads((folder / STATE).read_text())
-        for name, size in sealed["files"].items():
+        for name, (size, crc32) in sealed["files"].items():
             actual = (folder / name).stat().st_size
             if actual != size:
                 return f"{name} has {actual} bytes of {size}", {}
+            if whole and _crc32(folder / name) != crc32:
+                return f"{name} has other bytes than were written", {}
         return "", sealed["state"]
     except FileNotFoundError as err:
         return f"{Path(err.filename).name} is missing", {}

@@ -162,7 +162,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     parser, parts = make_parser()
     try:
-        _look_for_packages_here()
         if words and words[0] in parts:  # flags and overrides may stand in any order
             alone = argparse.Namespace(command=words[0])
             asked = parts[words[0]].parse_intermixed_args(list(_cfg_apart(words[1:])), alone)
@@ -171,6 +170,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if asked.command is None:
             parser.print_help()
             return 0
+        from experiments.targets import find_here, find_house, trusted
+
+        find_house()
+        find_here(trusted(getattr(asked, "trust", ())))
         from experiments import commands
 
         code = commands.call(asked)
@@ -185,16 +188,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `lathe plan --cfg | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-
-
-def _look_for_packages_here() -> None:
-    """Let `_target_` find a package in the current folder: last, so that a folder of the user's can hide nothing."""
-    try:
-        here = os.getcwd()
-    except FileNotFoundError as err:
-        raise InputError(["the current folder does not exist any more; change to one that does"]) from err
-    if here not in sys.path:
-        sys.path.append(here)
 
 
 def _cfg_apart(words: Sequence[str]) -> Iterator[str]:

@@ -7,18 +7,21 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 
 from experiments import options
 from experiments.display import Display, console
-from experiments.faults import PlanError
 from experiments.launch import Result, run, warm_launcher
 from experiments.plan import make_plan
 from experiments.store import StoreError
 from experiments.tables import closing_table, data_table, options_table, plan_table
 from experiments.trial import Trial, code_changes, find, freeze, latest
 from launchers.base import Launcher, LaunchError
+
+if TYPE_CHECKING:
+    from experiments.compose import Experiment
 
 
 def call(asked: argparse.Namespace) -> int:
@@ -38,12 +41,9 @@ def call(asked: argparse.Namespace) -> int:
 def _run(asked: argparse.Namespace) -> int:
     launcher = None if asked.cfg else warm_launcher()
     try:
-        from experiments.compose import compose
-
-        experiment = compose(asked.overrides, config_dirs=asked.config_dir, trust=asked.trust)
+        experiment = _compose(asked)
         if asked.cfg:
-            print(yaml.safe_dump(experiment.config, sort_keys=False, allow_unicode=True), end="")
-            return 0
+            return _print_config(experiment)
         make_plan(experiment.config)
         trial = latest(experiment) if experiment.config["resume"] else None
         if trial is not None:
@@ -89,27 +89,28 @@ def _close(result: Result) -> int:
 
 
 def _plan(asked: argparse.Namespace) -> int:
-    from experiments.compose import compose
-
-    experiment = compose(asked.overrides, config_dirs=asked.config_dir, trust=asked.trust)
+    experiment = _compose(asked)
     if asked.cfg:
-        print(yaml.safe_dump(experiment.config, sort_keys=False, allow_unicode=True), end="")
-        return 0
+        return _print_config(experiment)
     plan = make_plan(experiment.config)
-    from experiments.footprint import memory_bytes, of_plan, seconds_per_step
+    from experiments.footprint import check_memory, of_plan, seconds_per_step
     from experiments.targets import trusted
 
     counted = of_plan(experiment.config, plan, trusted(asked.trust))
     hardware = experiment.config["hardware"]
-    available = memory_bytes(hardware)
-    if counted.total_bytes > available:
-        needed = f"{counted.total_bytes / 1e6:,.0f} MB of the device's {available / 1e6:,.0f} MB (hardware.memory_gb)"
-        way_out = "lower it, the gradients then accumulate, or take a smaller model"
-        raise PlanError(
-            [f"batch_size_per_device={plan.batch_size_per_device} needs {needed}; {way_out}"],
-            f"the plan for '{plan.name}'",
-        )
+    check_memory(counted, plan, hardware)
     console().print(plan_table(plan, counted, seconds_per_step(counted, hardware)))
+    return 0
+
+
+def _compose(asked: argparse.Namespace) -> Experiment:
+    from experiments.compose import compose
+
+    return compose(asked.overrides, config_dirs=asked.config_dir, trust=asked.trust)
+
+
+def _print_config(experiment: Experiment) -> int:
+    print(yaml.safe_dump(experiment.config, sort_keys=False, allow_unicode=True), end="")
     return 0
 
 
@@ -135,12 +136,12 @@ def _ui(asked: argparse.Namespace) -> int:
 
 
 def _options(asked: argparse.Namespace) -> int:
-    console().print(options_table(asked.group, options.groups(asked.config_dir)))
+    console().print(options_table(asked.group, options.groups(options.user_folders(asked.config_dir))))
     return 0
 
 
 def _data(asked: argparse.Namespace) -> int:
-    console().print(data_table(options.groups(asked.config_dir)["data"]))
+    console().print(data_table(options.groups(options.user_folders(asked.config_dir))["data"]))
     return 0
 
 

@@ -20,9 +20,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments import options
 from experiments.check import UNKNOWN
-from experiments.faults import ConfigError, InputError, did_you_mean
+from experiments.faults import ConfigError, did_you_mean
 from experiments.interpolation import Interpolation
 from experiments.origins import Origins, shown_path
+from experiments.plan import find_problems
 from experiments.secrets import looks_secret, secret_keys
 from experiments.targets import trusted
 from experiments.validate import Validation
@@ -67,7 +68,7 @@ def compose(
     Raises:
         InputError: with every problem that was found.
     """
-    dirs, packages = _config_dirs(config_dirs), trusted(trust)
+    dirs, packages = options.user_folders(config_dirs), trusted(trust)
     draft = _Draft(dirs, options.groups(dirs))
     chosen, values = _sort_overrides(overrides, draft)
     tree, choices = _compose_groups(chosen, draft)
@@ -82,19 +83,10 @@ def compose(
     validation.root(config)
     problems = [*draft.problems, *draft.origins.traps.values(), *interpolation.problems, *validation.problems]
     if problems:
-        raise ConfigError(list(dict.fromkeys(problems)))
+        unclear = {*draft.origins.traps, *secret_keys(config)}
+        raise ConfigError(list(dict.fromkeys([*problems, *find_problems(config, unclear)])))
     config["name"] = config["name"] or f"{choices['model']}-{choices['data']}".replace("/", "-")
     return Experiment(config, tuple(overrides), choices, tuple(map(str, dirs)), tuple(trust))
-
-
-def _config_dirs(config_dirs: Sequence[str | Path]) -> list[Path]:
-    dirs = [Path(folder).expanduser().resolve() for folder in config_dirs]
-    problems = [
-        f"--config-dir {d} is not a folder; name the one that holds your groups" for d in dirs if not d.is_dir()
-    ]
-    if problems:
-        raise InputError(problems)
-    return dirs
 
 
 def _sort_overrides(overrides: Sequence[str], draft: _Draft) -> tuple[list[str], list[Override]]:

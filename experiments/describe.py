@@ -84,8 +84,10 @@ def note(trial: Trial) -> str:
     for entry in provenance.get("code") or []:
         changes = " with uncommitted changes (in the artifacts, `code`)" if entry.get("dirty") else ""
         lines.append(f"- {entry.get('name')} at `{entry.get('git_sha') or 'no commit'}`{changes}")
-    run = shlex.join(["lathe", "run", *overrides])
-    lines += ["", "```", run, shlex.join(["lathe", "resume", trial.folder.name]), "```"]
+    flags = [word for name in provenance.get("config_dirs") or [] for word in ("--config-dir", name)]
+    trust = [word for name in provenance.get("trust") or [] for word in ("--trust", name)]
+    run = shlex.join(["lathe", "run", *flags, *trust, *overrides])
+    lines += ["", "```", run, f"lathe resume {shlex.join([trial.reference, *trust])}", "```"]
     return _cut("\n".join(lines), MAX_TAG)
 
 

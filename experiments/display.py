@@ -38,9 +38,9 @@ class Display:
         if not self.console.is_terminal:
             yield
             return
-        columns = (
-            TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[values]}"),
-            TimeRemainingColumn(compact=True),
+        columns = (  # what does not fit into a narrow terminal is cut off from the right
+            TextColumn("[bold]{task.description}"), BarColumn(bar_width=16), MofNCompleteColumn(),
+            TimeRemainingColumn(compact=True), TextColumn("{task.fields[values]}"),
         )  # fmt: skip
         with Progress(*columns, console=self.console, transient=True) as progress:
             self._progress = progress
@@ -61,8 +61,7 @@ class Display:
             self._progress.update(self._task, completed=step, values=_bar_text(latest))
         if any(not name.startswith(("train/", "perf/")) for name in new):
             texts = [f"{name} {value:.4g}" for name, value in list(new.items())[:SHOWN_PER_EVALUATION]]
-            if "train/loss_nats" in latest:
-                texts.insert(0, f"train/loss_nats {latest['train/loss_nats']:.4g}")
+            texts = [f"{name} {latest[name]:.4g}" for name in _train_metrics(latest)[:1]] + texts
             self.say(f"step {step}/{self._num_steps}  " + "  ".join(texts))
 
     def say(self, line: str) -> None:
@@ -76,10 +75,14 @@ class Display:
 
 def _bar_text(latest: dict[str, float]) -> str:
     parts = []
-    if "train/loss_nats" in latest:
-        parts.append(f"loss {latest['train/loss_nats']:.4f}")
+    parts += [f"{name} {latest[name]:.4f}" for name in _train_metrics(latest)[:1]]
     scores = [name for name in latest if name.startswith("val/") and not name.endswith("loss_nats")]
     parts += [f"{name} {latest[name]:.4f}" for name in scores[:1]]
     if "perf/samples_per_s" in latest:
         parts.append(f"{latest['perf/samples_per_s']:,.0f} samples/s")
     return "  ".join(parts)
+
+
+def _train_metrics(latest: dict[str, float]) -> list[str]:
+    """Of the training, the objective's first metric first: its loss."""
+    return [name for name in latest if name.startswith("train/")]

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,12 +23,15 @@ _POLL_S = 1.0
 _LONGEST_PAUSE_S = 8.0
 
 
-def follow(trial: Trial, attempt: int, *, grace_s: float = 30.0, say: Callable[[str], None] = print) -> int:
-    """Keep a run's store up to date until the attempt has its outcome, or its launcher and its process are gone.
+def follow(
+    trial: Trial, attempt: int, left: threading.Event, *, grace_s: float = 30.0, say: Callable[[str], None] = print
+) -> int:
+    """Keep a run's store up to date until the attempt has its outcome, or its launcher has left and its process is gone.
 
     Args:
         trial: the run to follow.
         attempt: the attempt whose outcome ends it.
+        left: set when the launcher has left, at the end of the attempt or because it died.
         grace_s: how long a store that fails is asked again after the end; before it, for ever.
         say: takes a JSON line whenever the store is first reached, lost, found again, and at the end:
             run_id, experiment_id, pending (events not yet in the store), error (null where all is well).
@@ -35,7 +39,7 @@ def follow(trial: Trial, attempt: int, *, grace_s: float = 30.0, say: Callable[[
     Returns:
         0 when the store has everything, 1 when it was given up; then a line on stderr says why.
     """
-    launcher, run = os.getppid(), RunSync(trial)
+    run = RunSync(trial)
     synced, error, ended_at, pause_s = Synced(None, None, 0), "", None, _POLL_S
 
     def tell() -> None:
@@ -44,8 +48,9 @@ def follow(trial: Trial, attempt: int, *, grace_s: float = 30.0, say: Callable[[
 
     while True:
         # Asked before the upload, which then has all that was written.
-        abandoned = os.getppid() != launcher and not _lives(trial, attempt)
-        ended = abandoned or _has_outcome(trial, attempt)
+        has_outcome = _has_outcome(trial, attempt)
+        abandoned = left.is_set() and not has_outcome and not _lives(trial, attempt)
+        ended = abandoned or has_outcome
         if ended and ended_at is None:
             ended_at, pause_s = time.monotonic(), _POLL_S
         try:
@@ -62,7 +67,10 @@ def follow(trial: Trial, attempt: int, *, grace_s: float = 30.0, say: Callable[[
                 return 1
         if news:
             tell()
-        time.sleep(pause_s if ended_at is None else min(pause_s, 2.0))
+        if left.is_set():
+            time.sleep(min(pause_s, 2.0))
+        else:
+            left.wait(pause_s)
 
 
 def _has_outcome(trial: Trial, attempt: int) -> bool:
@@ -88,14 +96,23 @@ def main() -> NoReturn:
     parser.add_argument("--grace-s", type=float, default=30.0)
     asked = parser.parse_args()
     if not (asked.run / "trial.yaml").is_file():
-        parser.error(f"--follow {asked.run} is no run folder: it has no trial.yaml; name one")
+        parser.error(f"{asked.run} is no run folder: it has no trial.yaml; name one")
     # Ctrl-C and a closed terminal are for the launcher, which ends the run; the rest of it still has to be uploaded.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     trial = Trial(asked.run.resolve())
     attempts = trial.attempts()
     attempt = asked.attempt or (int(attempts[-1].name) if attempts else 1)
-    sys.exit(follow(trial, attempt, grace_s=asked.grace_s, say=lambda line: print(line, flush=True)))
+    left = threading.Event()
+    threading.Thread(target=_wait_for_end, args=(left,), daemon=True).start()
+    sys.exit(follow(trial, attempt, left, grace_s=asked.grace_s, say=lambda line: print(line, flush=True)))
+
+
+def _wait_for_end(left: threading.Event) -> None:
+    """The launcher holds the other end of standard input: it closes with the attempt, or when the launcher dies."""
+    while os.read(0, 4096):
+        pass
+    left.set()
 
 
 if __name__ == "__main__":

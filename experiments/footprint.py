@@ -15,6 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
+from experiments.build import in_a_line
 from experiments.faults import PlanError
 from experiments.parts import make_parts
 from experiments.plan import Plan
@@ -137,25 +138,60 @@ def of_plan(config: Mapping[str, Any], plan: Plan, trust: Collection[str] = ()) 
     """Footprint of one device under a plan.
 
     Raises:
-        InputError: a part refuses its values, or model, data and objective do not fit each other.
+        PlanError: parts refuse their values, or model, data and objective do not fit each other.
     """
+    subject = f"the plan for '{plan.name}'"
     with torch.device("meta"):
         parts = make_parts(config, trust)
         try:
-            parts.learner.optimizer([nn.Parameter(torch.empty(1))])
-        except (ValueError, TypeError) as err:
-            raise PlanError([f"optimizer: {err}; mend its arguments"], f"the plan for '{plan.name}'") from err
-        batch = parts.data.example(plan.batch_size_per_device)
+            batch = parts.data.example(plan.batch_size_per_device)
+            shapes = f"inputs {_shapes(batch[0])}, targets {_shapes(batch[1])}"
+        except Exception as err:
+            problem = f"data={config['data']['_target_']} gives no batch of {plan.batch_size_per_device}"
+            raise PlanError(
+                [f"{problem}: {in_a_line(err)}; lower batch_size_per_device, or see its example"], subject
+            ) from err
         try:
             return footprint(parts.learner, batch, plan.num_accumulation, config["precision"])
-        except (RuntimeError, ValueError, IndexError, TypeError) as err:
-            shapes = f"inputs {_shapes(batch[0])}, targets {_shapes(batch[1])}"
+        except Exception as err:  # a model of the user's may raise anything
+            problem = f"model={config['model']['_target_']} does not take what data gives ({shapes})"
             raise PlanError(
-                [
-                    f"model={config['model']['_target_']} does not take what data gives ({shapes}): {err}; choose another model"
-                ],
-                f"the plan for '{plan.name}'",
+                [f"{problem}: {in_a_line(err)}; choose another model, or see its forward"], subject
             ) from err
+
+
+def check_memory(counted: Footprint, plan: Plan, hardware: Mapping[str, Any]) -> None:
+    """Refuse what one device cannot hold.
+
+    Raises:
+        PlanError: it is too much.
+    """
+    available = memory_bytes(hardware)
+    if counted.total_bytes <= available:
+        return
+    needed = f"{_megabytes(counted.total_bytes)} of the device's {_megabytes(available)} (hardware.memory_gb)"
+    way_out = "lower it, the gradients then accumulate, or take a smaller model"
+    raise PlanError(
+        [f"batch_size_per_device={plan.batch_size_per_device} needs {needed}; {way_out}"],
+        f"the plan for '{plan.name}'",
+    )
+
+
+def refuse_too_large(config: Mapping[str, Any], plan: Plan, trust: Collection[str] = ()) -> None:
+    """Refuse a training that the device's stated memory cannot hold; for the job, whose own build tells all else.
+
+    Raises:
+        PlanError: it is too much.
+    """
+    try:
+        counted = of_plan(config, plan, trust)
+    except PlanError:  # some models run only with real numbers; what is truly wrong shows when the parts are built
+        return
+    check_memory(counted, plan, config["hardware"])
+
+
+def _megabytes(number: float) -> str:
+    return f"{number / 1e6:,.0f} MB" if number >= 1e6 else f"{number / 1e6:.1g} MB"
 
 
 def memory_bytes(hardware: Mapping[str, Any]) -> float:

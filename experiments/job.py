@@ -13,6 +13,7 @@ from pathlib import Path
 
 from experiments.hold import hold
 from experiments.journal import Journal
+from experiments.targets import find_here
 from experiments.trial import Trial
 from launchers.base import DONE, FAILED
 
@@ -77,8 +78,7 @@ def main() -> int:
         if trial.attempts()[-1] != folder:  # the launching side died, and another began before this one held the run
             return FAILED
         _log_to(folder / "log.txt")
-        if trust:
-            sys.path.append(os.getcwd())
+        find_here(trust)
         with Journal(folder / "journal.jsonl") as journal:
             return execute(trial, number, trust, journal, stop)
 

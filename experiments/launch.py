@@ -250,7 +250,9 @@ def start_sync(trial: Trial, attempt: int) -> subprocess.Popen[str]:
     command = [*module, str(trial.folder), "--attempt", str(attempt)]
     log = (trial.folder / "attempts" / str(attempt) / "sync.log").open("w")
     with log:
-        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+        return subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        )
 
 
 def _finish_sync(watch: _Watch, result: Result) -> None:
@@ -263,6 +265,8 @@ def _finish_sync(watch: _Watch, result: Result) -> None:
     if watch.sync is None:
         watch.display.say(later)
         return
+    assert watch.sync.stdin is not None
+    watch.sync.stdin.close()  # which tells it that the attempt is over, also where a full disk took no outcome
     try:
         with watch.display.waiting("bringing the run to MLflow"):
             watch.sync.wait(LONGEST_SYNC_S)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import conf
+from experiments.faults import InputError
 
 HOUSE = Path(conf.__file__).parent
 
@@ -14,6 +15,21 @@ HOUSE = Path(conf.__file__).parent
 def folders(config_dirs: Sequence[str | Path] = ()) -> list[Path]:
     """The folders of configurations: the house's own first, then the user's."""
     return [HOUSE, *(Path(folder) for folder in config_dirs)]
+
+
+def user_folders(config_dirs: Sequence[str | Path]) -> list[Path]:
+    """The folders of `--config-dir`, in full.
+
+    Raises:
+        InputError: they are no folders.
+    """
+    dirs = [Path(folder).expanduser().resolve() for folder in config_dirs]
+    problems = [
+        f"--config-dir {d} is not a folder; name the one that holds your groups" for d in dirs if not d.is_dir()
+    ]
+    if problems:
+        raise InputError(problems)
+    return dirs
 
 
 def groups(config_dirs: Sequence[str | Path] = ()) -> dict[str, dict[str, Path]]:

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
-from experiments.build import build
+from experiments.build import build, in_a_line
+from experiments.faults import InputError, PlanError
 from experiments.seeding import derive
 from modules.data.base import Data
 from modules.evaluator.base import Evaluator
@@ -29,9 +31,20 @@ def make_parts(config: Mapping[str, Any], trust: Collection[str] = ()) -> Parts:
     """Build every part, initial weights from the configuration's seed.
 
     Raises:
-        InputError: a part refuses its values, or may not be named.
+        PlanError: with every problem: parts refuse their values, or may not be named.
     """
     torch.manual_seed(derive(config["seed"], "init"))
-    learner = Learner(*(build(config[key], key, trust) for key in ("model", "objective", "optimizer", "schedule")))
-    data, evaluator, engine = (build(config[key], key, trust) for key in ("data", "evaluator", "parallel"))
-    return Parts(data, learner, evaluator, engine)
+    built, problems = dict[str, Any](), list[str]()
+    for key in ("model", "objective", "optimizer", "schedule", "data", "evaluator", "parallel"):
+        try:
+            built[key] = build(config[key], key, trust)
+            if key == "optimizer":  # it is given its values with the parameters only; one will do to look at them
+                built[key]([nn.Parameter(torch.empty(1))])
+        except InputError as err:
+            problems += err.problems
+        except Exception as err:
+            problems.append(f"{key}: {in_a_line(err)}; mend its arguments")
+    if problems:
+        raise PlanError(problems, f"the plan for '{config['name']}'")
+    learner = Learner(*(built[key] for key in ("model", "objective", "optimizer", "schedule")))
+    return Parts(built["data"], learner, built["evaluator"], built["parallel"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,13 @@ POSITIVE = (
     "batch_size_global", "batch_size_per_device", "batch_size_eval", "max_steps", "max_epochs", "eval_every_steps",
     "log_every_steps", "grad_clip_norm", "checkpoint.every_steps", "checkpoint.keep_last", "hardware.nodes",
     "hardware.devices_per_node", "hardware.cpu_threads", "hardware.memory_gb", "hardware.peak_tflops",
+    "data.num_train",
 )  # fmt: skip
 NOT_NEGATIVE = ("seed", "num_data_workers", "schedule.warmup_steps")
+MAY_BE_FRACTIONS = ("grad_clip_norm", "hardware.memory_gb", "hardware.peak_tflops")
+LARGEST = 2**63 - 1  # what torch counts with; a seed is only hashed
+FARTHEST = 10_000
+"""How far a number that would do is looked for; farther away it helps nobody."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +49,7 @@ def make_plan(config: dict[str, Any]) -> Plan:
     Raises:
         PlanError: with every problem that was found.
     """
-    problems = _out_of_range(config) + _data_problems(config) + _device_problems(config)
-    if not problems:
-        problems = _batch_problems(config) + _length_problems(config)
+    problems = find_problems(config)
     if problems:
         raise PlanError(problems, f"the plan for '{config['name']}'")
     devices = config["hardware"]["nodes"] * config["hardware"]["devices_per_node"]
@@ -69,89 +73,186 @@ def make_plan(config: dict[str, Any]) -> Plan:
     )
 
 
-def _select(config: dict[str, Any], key: str) -> Any:
-    node: Any = config
-    for name in key.split("."):
-        node = node.get(name) if isinstance(node, dict) else None
-    return node
+def find_problems(config: dict[str, Any], told: Collection[str] = ()) -> list[str]:
+    """Every reason why a configuration cannot run, as far as it can be judged: it may itself be faulty.
 
-
-def _out_of_range(config: dict[str, Any]) -> list[str]:
-    problems = []
-    for keys, least, rule in ((POSITIVE, 0, "more than 0"), (NOT_NEGATIVE, -1, "0 or more")):
-        for key in keys:
-            value = _select(config, key)
-            if isinstance(value, (int, float)) and not value > least:
-                problems.append(f"{key}={value} is not {rule}; write a larger number")
-    efficiency = config["hardware"]["efficiency"]
-    if not 0 < efficiency <= 1:
-        problems.append(f"hardware.efficiency={efficiency} is no part of 1; write a number such as 0.3")
-    best = config["checkpoint"]["best_metric"]
-    if best is not None and not best.startswith("val/"):
-        problems.append(f"checkpoint.best_metric={best} is no metric of the evaluation; name one such as val/loss_nats")
+    Args:
+        config: keys may be missing, and values of the wrong kind; whoever composed it has told of those.
+        told: further keys whose value is not what it looks like, or may not be shown.
+    """
+    facts = _Facts(config, told)
+    problems = [problem for key in (*POSITIVE, *NOT_NEGATIVE) if (problem := facts.out_of_range(key)) is not None]
+    for rule in RULES:
+        try:
+            problem = rule(facts)
+        except _NotJudgedError:  # what is wrong with the numbers it needs is told
+            continue
+        if problem is not None:
+            problems.append(problem)
     return problems
 
 
-def _data_problems(config: dict[str, Any]) -> list[str]:
+class _NotJudgedError(Exception):
+    """A rule needs a value that has a fault of its own."""
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """The values of a configuration that can be relied on."""
+
+    config: dict[str, Any]
+    told: Collection[str]
+
+    def get(self, key: str, *kinds: type) -> Any:
+        """The value of one of these kinds."""
+        if any(fault == key or fault.startswith((f"{key}.", f"{key}[")) for fault in self.told):
+            raise _NotJudgedError
+        node: Any = self.config
+        for name in key.split("."):
+            if not isinstance(node, dict) or name not in node:
+                raise _NotJudgedError
+            node = node[name]
+        if type(node) not in kinds:
+            raise _NotJudgedError
+        return node
+
+    def whole(self, key: str) -> int:
+        """A whole number in its range."""
+        value: int = self.get(key, int)
+        if self.out_of_range(key) is not None:
+            raise _NotJudgedError
+        return value
+
+    def whole_or_none(self, key: str) -> int | None:
+        """A whole number in its range; None where it is null."""
+        return None if self.get(key, int, type(None)) is None else self.whole(key)
+
+    def argument(self, part: str, name: str) -> int | None:
+        """A whole number that a part may be given; None where it is null or not given."""
+        return self.whole_or_none(f"{part}.{name}") if name in self.get(part, dict) else None
+
+    def devices(self) -> int:
+        return self.whole("hardware.nodes") * self.whole("hardware.devices_per_node")
+
+    def out_of_range(self, key: str) -> str | None:
+        try:
+            value = self.get(key, *((int, float) if key in MAY_BE_FRACTIONS else (int,)))
+        except _NotJudgedError:
+            return None
+        if key in POSITIVE and not value > 0:
+            return f"{key}={value} is not more than 0; write a larger number"
+        if key in NOT_NEGATIVE and value < 0:
+            return f"{key}={value} is not 0 or more; write a larger number"
+        if isinstance(value, int) and value > LARGEST and key != "seed":
+            return f"{key}={value} is more than 2^63 - 1, the largest whole number; write a smaller one"
+        return None
+
+
+def _efficiency(facts: _Facts) -> str | None:
+    efficiency = facts.get("hardware.efficiency", int, float)
+    if 0 < efficiency <= 1:
+        return None
+    return f"hardware.efficiency={efficiency} is no part of 1; write a number such as 0.3"
+
+
+def _best_metric(facts: _Facts) -> str | None:
+    best = facts.get("checkpoint.best_metric", str)
+    if best.startswith("val/"):
+        return None
+    return f"checkpoint.best_metric={best} is no metric of the evaluation; name one such as val/loss_nats"
+
+
+def _files(facts: _Facts) -> str | None:
     """Files that are not there, before anything queues; their content is checked when they are read."""
-    data = config["data"]
-    if not {"root", "folder", "files"} <= data.keys():
-        return []
-    folder = Path(resolve(data["root"])).expanduser() / data["folder"]
-    missing = [name for name in data["files"] if not (folder / name).is_file()]
+    root, name, files = facts.get("data.root", str), facts.get("data.folder", str), facts.get("data.files", list, dict)
+    try:
+        folder = Path(resolve(root)).expanduser() / name
+    except KeyError as err:
+        return f"data.root={root} needs the environment variable {err.args[0]}; `export {err.args[0]}=...`"
+    missing = [file for file in files if isinstance(file, str) and not (folder / file).is_file()]
     if not missing:
-        return []
-    return [
-        f"data.folder={data['folder']}: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not in {folder}; "
+        return None
+    return (
+        f"data.folder={name}: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not in {folder}; "
         "put the files there or point LATHE_DATA at a folder that has them (`lathe data` names their source)"
-    ]
+    )
 
 
-def _device_problems(config: dict[str, Any]) -> list[str]:
-    hardware = config["hardware"]
-    devices = hardware["nodes"] * hardware["devices_per_node"]
-    if config["parallel"]["_target_"] == "modules.parallel.single.Single" and devices > 1:
-        given = f"nodes={hardware['nodes']} x devices_per_node={hardware['devices_per_node']}"
-        return [f"hardware {given} are {devices} devices, and parallel=single uses one; set both to 1"]
-    return []
+def _one_device(facts: _Facts) -> str | None:
+    if not _is_too_many(facts):
+        return None
+    hardware = facts.config["hardware"]
+    given = f"nodes={hardware['nodes']} x devices_per_node={hardware['devices_per_node']}"
+    return f"hardware {given} are {facts.devices()} devices, and parallel=single uses one; set both to 1"
 
 
-def _batch_problems(config: dict[str, Any]) -> list[str]:
-    hardware, batch_size = config["hardware"], config["batch_size_global"]
-    devices = hardware["nodes"] * hardware["devices_per_node"]
-    problems = []
-    if batch_size % devices:
-        problems.append(
-            f"batch_size_global={batch_size} cannot be split over {devices} devices; try {_multiples(batch_size, devices)}"
-        )
-    elif (micro := config["batch_size_per_device"]) and (batch_size // devices) % micro:
-        share = batch_size // devices
-        problems.append(
-            f"batch_size_per_device={micro} does not divide the device's share of batch_size_global={batch_size}, {share}; "
-            f"try {_divisors(share, micro)}"
-        )
-    num_train = config["data"].get("num_train")
-    if num_train and batch_size > num_train:
-        problems.append(f"batch_size_global={batch_size} is more than the {num_train} training examples; lower it")
-    return problems
+def _is_too_many(facts: _Facts) -> bool:
+    return facts.get("parallel._target_", str) == "modules.parallel.single.Single" and facts.devices() > 1
 
 
-def _length_problems(config: dict[str, Any]) -> list[str]:
-    max_steps, max_epochs = config["max_steps"], config["max_epochs"]
+def _split(facts: _Facts) -> str | None:
+    batch_size, devices = facts.whole("batch_size_global"), facts.devices()
+    if batch_size % devices == 0 or _is_too_many(facts):
+        return None
+    return (
+        f"batch_size_global={batch_size} cannot be split over {devices} devices; try {_multiples(batch_size, devices)}"
+    )
+
+
+def _micro_batch(facts: _Facts) -> str | None:
+    batch_size, devices = facts.whole("batch_size_global"), facts.devices()
+    micro = facts.whole_or_none("batch_size_per_device")
+    share = batch_size // devices
+    if micro is None or batch_size % devices or share % micro == 0 or _is_too_many(facts):
+        return None
+    return (
+        f"batch_size_per_device={micro} does not divide the device's share of batch_size_global={batch_size}, {share}; "
+        f"try {_divisors(share, micro)}"
+    )
+
+
+def _enough_examples(facts: _Facts) -> str | None:
+    batch_size, num_train = facts.whole("batch_size_global"), facts.argument("data", "num_train")
+    if num_train is None or batch_size <= num_train:
+        return None
+    return f"batch_size_global={batch_size} is more than the {num_train} training examples; lower it"
+
+
+def _length(facts: _Facts) -> str | None:
+    """One of the two says how long; told also where the one that is given is out of its range."""
+    max_steps, max_epochs = (facts.get(key, int, type(None)) for key in ("max_steps", "max_epochs"))
+    if (max_steps is None) != (max_epochs is None):
+        return None
+    return (
+        f"max_steps={'null' if max_steps is None else max_steps} and max_epochs={'null' if max_epochs is None else max_epochs}: "
+        f"exactly one says how long to train; {'give one' if max_steps is None else 'set the other to null'}"
+    )
+
+
+def _epochs(facts: _Facts) -> str | None:
+    max_epochs = facts.whole_or_none("max_epochs")
+    if max_epochs is None or facts.get("max_steps", int, type(None)) is not None or facts.argument("data", "num_train"):
+        return None
+    return f"max_epochs={max_epochs} needs data.num_train, the number of training examples; give it, or max_steps"
+
+
+def _warmup(facts: _Facts) -> str | None:
+    max_steps, max_epochs = facts.whole_or_none("max_steps"), facts.whole_or_none("max_epochs")
+    warmup = facts.argument("schedule", "warmup_steps") or 0
     if (max_steps is None) == (max_epochs is None):
-        return [
-            f"max_steps={max_steps or 'null'} and max_epochs={max_epochs or 'null'}: exactly one says how long to train; "
-            f"{'give one' if max_steps is None else 'set the other to null'}"
-        ]
-    num_train = config["data"].get("num_train")
-    if max_epochs and not num_train:
-        return [f"max_epochs={max_epochs} needs data.num_train, the number of training examples; give it, or max_steps"]
-    num_steps = max_steps or max_epochs * (num_train // config["batch_size_global"])
-    warmup = config["schedule"].get("warmup_steps") or 0
-    if warmup > num_steps:
-        named = f"max_steps={max_steps}" if max_steps else f"max_epochs={max_epochs} ({num_steps} steps)"
-        return [f"schedule.warmup_steps={warmup} is longer than {named}; lower the one or raise the other"]
-    return []
+        return None
+    num_steps, named = max_steps, f"max_steps={max_steps}"
+    if max_epochs is not None:
+        num_steps = max_epochs * ((facts.argument("data", "num_train") or 0) // facts.whole("batch_size_global"))
+        named = f"max_epochs={max_epochs} ({num_steps} steps)"
+    if not num_steps or warmup <= num_steps:  # none: that the data are too few is told
+        return None
+    return f"schedule.warmup_steps={warmup} is longer than {named}; lower the one or raise the other"
+
+
+RULES: tuple[Callable[[_Facts], str | None], ...] = (
+    _efficiency, _best_metric, _files, _one_device, _split, _micro_batch, _enough_examples, _length, _epochs, _warmup,
+)  # fmt: skip
 
 
 def _multiples(value: int, step: int) -> str:
@@ -160,6 +261,8 @@ def _multiples(value: int, step: int) -> str:
 
 
 def _divisors(share: int, wanted: int) -> str:
-    known = [d for d in range(1, share + 1) if share % d == 0]
-    below, above = max(d for d in known if d <= wanted), min((d for d in known if d >= wanted), default=share)
+    """The nearest divisors on both sides; where none is near, 1 and the share, which always are."""
+    start = min(wanted, share)
+    below = next((d for d in range(start, max(0, start - FARTHEST), -1) if share % d == 0), 1)
+    above = next((d for d in range(start, min(share, start + FARTHEST) + 1) if share % d == 0), share)
     return f"{below} or {above}" if below != above else str(below)

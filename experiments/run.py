@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -39,6 +40,8 @@ class Training:
     """Why to stop after this step, such as "SIGTERM"; None to go on."""
     on_running: Callable[[int, str | None], None]
     """Told the steps that are done: once when training begins, then again with every warning."""
+    digests_before: Mapping[str, str] = field(default_factory=dict)
+    """What the splits of the data were to earlier attempts, by name."""
     done: int = 0
     """Steps that are done."""
 
@@ -54,13 +57,12 @@ class Training:
             CheckpointError: the disk is full.
         """
         config, plan, engine = self.config, self.plan, self.parts.engine
-        try:
+        with self._wrong_input():
+            self._try_evaluator()
             engine.prepare(self.parts.learner, _recipe(config, plan))
-        except ValueError as err:
-            raise InputError([str(err)], f"the plan for '{plan.name}'") from err
+            train, val, test = (self._load(name) for name in ("train", "val", "test"))  # what is missing is told now
         self.journal.params(_derived(self.parts, plan))
-        first_step = self.done = self._restore()
-        train, val = self._load("train"), self._load("val")
+        first_step = self.done = self._restore()  # after the data, whose reading may have drawn random numbers
         self.on_running(first_step, None)
         self._tell_warnings()
         batches = training_batches(
@@ -83,8 +85,35 @@ class Training:
                 curve.drain()
                 self._save(done)
                 return "stopped", f"{reason} after step {done}, which is saved"
-        self._evaluate("test", self._load("test"), plan.num_steps)
+        self._evaluate("test", test, plan.num_steps)
         return "finished", None
+
+    @contextmanager
+    def _wrong_input(self) -> Iterator[None]:
+        """What a part refuses here follows from the configuration, not from the training."""
+        try:
+            yield
+        except ValueError as err:
+            raise InputError([str(err)], f"the plan for '{self.plan.name}'") from err
+
+    def _try_evaluator(self) -> None:
+        """Measure two empty examples, so that a wrong evaluator is told now and not after hours.
+
+        Raises:
+            ValueError: it cannot measure the model's outputs, or not the metric that the best checkpoint goes by.
+        """
+        inputs, targets = self.parts.data.example(2)
+        model, evaluator = self.parts.learner.model, self.parts.evaluator
+        with torch.random.fork_rng(devices=[]), torch.inference_mode():
+            outputs = model.eval()(inputs)
+            model.train()
+            _, other = self.parts.learner.objective(outputs, targets)
+            names = [f"val/{name}" for name in {**other, **evaluator.metrics(evaluator.measure(outputs, targets))}]
+        wanted = self.config["checkpoint"]["best_metric"]
+        if wanted is not None and wanted not in names:
+            raise ValueError(
+                f"checkpoint.best_metric={wanted} is not what is measured; name one of {', '.join(sorted(names))}, or null"
+            )
 
     def _is_due(self, done: int, every: int) -> bool:
         return done % every == 0 or done == self.plan.num_steps
@@ -117,13 +146,20 @@ class Training:
         self.checkpoints.warnings.clear()
 
     def _load(self, name: str) -> Split:
+        """Read a split.
+
+        Raises:
+            TrainingError: it is not what an earlier attempt saw, so that the curves would not go on but part.
+        """
         split = self.parts.data.load(name)
-        self.journal.data(
-            name=self.config["data"].get("folder") or self.config["data"]["_target_"].rpartition(".")[2].lower(),
-            digest=fingerprint(split),
-            num_examples=len(split),
-            split=name,
-        )
+        digest = fingerprint(split)
+        source = self.config["data"].get("folder") or self.config["data"]["_target_"].rpartition(".")[2].lower()
+        if (before := self.digests_before.get(name, digest)) != digest:
+            raise TrainingError(
+                f"data={source} has changed: the split '{name}' has the digest {digest}, and an earlier attempt saw {before}; "
+                "bring the files back, or start a new run"
+            )
+        self.journal.data(name=source, digest=digest, num_examples=len(split), split=name)
         return split
 
     def _evaluate(self, name: str, split: Split, done: int) -> None:
@@ -132,11 +168,6 @@ class Training:
         metrics = {f"{name}/{metric}": value for metric, value in found.items()}
         self.journal.metrics(done, metrics)
         if name == "val":
-            wanted = self.config["checkpoint"]["best_metric"]
-            if wanted is not None and wanted not in metrics:
-                raise TrainingError(
-                    f"checkpoint.best_metric={wanted} is not what the evaluator measures; name one of {', '.join(metrics)}"
-                )
             self._keep_best(done, metrics)
 
     def _keep_best(self, done: int, metrics: Mapping[str, float]) -> None:
@@ -149,6 +180,11 @@ class Training:
 
     def _save(self, done: int, metrics: Mapping[str, float] | None = None) -> None:
         if not self.checkpoints.has(done):
+            if not all(bool(torch.isfinite(weight).all()) for weight in self.parts.learner.model.parameters()):
+                raise TrainingError(
+                    f"the weights after step {done} are not all finite numbers, though the loss was: a gradient was not; "
+                    "set grad_clip_norm, or lower optimizer.lr (the last checkpoint is from before)"
+                )
             self.checkpoints.save(done, self.parts.engine.save, {"val": dict(metrics or {})})
         self._tell_warnings()
 

@@ -22,8 +22,22 @@ SECRET_VALUES = re.compile(
     r"|\bhf_[A-Za-z0-9]{20,}|\bsk-[A-Za-z0-9_-]{20,}|\bxox[abprs]-[\w-]{10,}|\bAIza[\w-]{30,}"
     r"|\beyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]{5,}"  # JSON web token
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----"
+    r"|\bnpm_[A-Za-z0-9]{20,}|\b[sr]k_(live|test)_[A-Za-z0-9]{10,}"
+    r"|[?&](token|key|api_key|password|secret)=[^&\s\"'${]{8,}"
     r"|\b[a-z][a-z0-9+.-]*://[^\s/:@]+:[^\s/@]+@"  # user and password in an address
 )
+# A line of a file that gives a secret by name: `api_key: 0123...`, `PASSWORD = "..."`, and no call or reference.
+SECRET_LINES = re.compile(
+    r"""^[^\n=:]*?(password|passwd|passphrase|secret|api_?key|access_?key|private_?key|(auth|access|api|bearer|refresh)_?token)
+    \w*["']?\s*[:=]\s*(?:(["'])[^"'\s${]{8,}\3|(?=[^\s]*\d)[A-Za-z0-9+/_\-]{12,}={0,2}\s*$)""",
+    re.IGNORECASE | re.MULTILINE | re.VERBOSE,
+)
+LONG_TOKEN = re.compile(r"(?=\S*\d)(?=\S*[A-Za-z])[^\s/]{16,}")
+
+
+def holds_secret(text: str) -> bool:
+    """True for the text of a file that holds a password, key or token by its own form or by the name it is given."""
+    return bool(SECRET_VALUES.search(text) or SECRET_LINES.search(text))
 
 
 def looks_secret(key: str, value: Any) -> bool:
@@ -34,6 +48,8 @@ def looks_secret(key: str, value: Any) -> bool:
     if not isinstance(value, str):
         return False
     written = _replace(value, lambda name, default: "" if default in (None, "null", "''") else default)
+    if re.search(r"(^|\.)token$", key, re.IGNORECASE) and LONG_TOKEN.fullmatch(written):
+        return True
     return bool(SECRET_VALUES.search(written)) or (bool(SECRET_NAMES.search(key)) and written != "")
 
 

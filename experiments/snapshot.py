@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from experiments.atomic import sync
-from experiments.secrets import SECRET_VALUES
+from experiments.secrets import holds_secret
+from experiments.targets import HOUSE
 
-HOUSE = Path(__file__).resolve().parent.parent
 PACKAGES = ("conf", "experiments", "launchers", "modules", "sweeps")
 MAX_SNAPSHOT_MB = 20.0
 SECRET_FILES = (".env", ".netrc", ".pypirc", "id_rsa", "id_ed25519", "credentials")
@@ -30,10 +30,19 @@ DIFF = (
 )  # fmt: skip
 
 
-def code_roots(config_dirs: Sequence[str], trust: Sequence[str] = ()) -> list[Path]:
-    """The checkouts (or plain folders) whose code takes part: the house's, those of the user's configurations and packages."""
-    folders = [HOUSE, *map(Path, config_dirs), *(folder for name in trust if (folder := _folder_of(name)))]
-    return list(dict.fromkeys(_top_level(folder) or folder for folder in folders))
+def snapshots(
+    config_dirs: Sequence[str], trust: Sequence[str], folder: Path, warnings: list[str], runs_dir: Path | None = None
+) -> list[dict[str, Any]]:
+    """Snapshots of all that takes part: the house's and the trusted packages' checkouts, and the user's configurations.
+
+    Of a folder of configurations only the digest is taken: a repository's own settings can make git run programs, and
+    configurations, unlike packages, may be a stranger's.
+    """
+    places = [HOUSE, *(place for name in trust if (place := _folder_of(name)))]
+    roots = list(dict.fromkeys(_top_level(place) or place for place in places))
+    found = [snapshot(root, folder, warnings, runs_dir) for root in roots]
+    plain = [place for place in map(Path, config_dirs) if not any(place.is_relative_to(root) for root in roots)]
+    return found + [_digest(place, runs_dir) for place in plain]
 
 
 def _folder_of(package: str) -> Path | None:
@@ -42,9 +51,12 @@ def _folder_of(package: str) -> Path | None:
         spec = importlib.util.find_spec(package.partition(".")[0])
     except (ImportError, ValueError):
         return None
-    if spec is None or spec.origin is None:
+    places = (
+        [*(spec.submodule_search_locations or ()), *([Path(spec.origin).parent] if spec.origin else [])] if spec else []
+    )
+    if not places:
         return None
-    folder = Path(spec.origin).resolve().parent
+    folder = Path(places[0]).resolve()
     installed = [Path(sysconfig.get_path(name)).resolve() for name in ("purelib", "platlib", "stdlib")]
     return None if any(folder.is_relative_to(place) for place in installed) else folder
 
@@ -64,7 +76,7 @@ def snapshot(root: Path, folder: Path, warnings: list[str], runs_dir: Path | Non
     """
     sha = (_git(root, "rev-parse", "--verify", "-q", "HEAD") or b"").decode().strip()
     if _top_level(root) != root or not sha:
-        return {"name": root.name, "sha256": _digest_sources(root, runs_dir), "git_sha": None}
+        return _digest(root, runs_dir)
     changed = _names(root, warnings, "diff", "--name-only", "--no-renames", "-z", "HEAD")
     listed = _names(root, warnings, "ls-files", "--others", "--exclude-standard", "-z")
     untracked = [name for name in listed if runs_dir is None or not (root / name).is_relative_to(runs_dir)]
@@ -84,6 +96,10 @@ def snapshot(root: Path, folder: Path, warnings: list[str], runs_dir: Path | Non
         "dirty": bool(changed or untracked),
         **files,
     }
+
+
+def _digest(root: Path, runs_dir: Path | None) -> dict[str, Any]:
+    return {"name": root.name, "sha256": _digest_sources(root, runs_dir), "git_sha": None}
 
 
 def _free_name(folder: Path, name: str) -> str:
@@ -116,7 +132,7 @@ def _diff(root: Path, names: list[str], warnings: list[str]) -> bytes:
     if not kept:
         return b""
     diff = _git(root, *DIFF, *(kept if len(kept) < len(names) else ()))
-    if diff is not None and SECRET_VALUES.search(diff.decode("utf-8", errors="ignore")):
+    if diff is not None and holds_secret(diff.decode("utf-8", errors="ignore")):
         diff = b"".join(_diff_of_one(root, name, warnings) for name in kept)
     if diff is None:
         warnings.append(
@@ -175,7 +191,7 @@ def _holds_secret(name: str, content: bytes) -> bool:
     file_name = Path(name).name
     if file_name.startswith(SECRET_FILES) or file_name.endswith((".pem", ".key", ".p12")):
         return True
-    return bool(SECRET_VALUES.search(content.decode("utf-8", errors="ignore")))
+    return holds_secret(content.decode("utf-8", errors="ignore"))
 
 
 def _left_out(path: Path) -> str:

@@ -267,9 +267,8 @@ class RunSync:
         while progress.artifacts:
             path = (root / progress.artifacts[0]).resolve()
             if path.is_relative_to(root) and path.exists():  # no file from elsewhere, none that was cleaned away
-                inside = path.parent.relative_to(root)
                 log = client.log_artifacts if path.is_dir() else client.log_artifact
-                into = path.relative_to(root) if path.is_dir() else inside
+                into = (path if path.is_dir() else path.parent).relative_to(root)
                 log(progress.run_id, str(path), None if into == Path() else str(into))
             del progress.artifacts[0]
             progress.save(self._path)

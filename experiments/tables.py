@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from rich.table import Table
 
 from experiments import options
 from experiments.faults import InputError, did_you_mean
+from experiments.origins import shown_path
 from experiments.secrets import resolve
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def options_table(asked: str | None, groups: Mapping[str, Mapping[str, Path]]) -
     if not option:
         table = Table("option", "", title=f"options of {group}", title_justify="left")
         for name, path in groups[group].items():
-            table.add_row(f"{group}={name}", " ".join(options.header(path)[:1]))
+            table.add_row(f"{group}={name}", " ".join(_header(path)[:1]))
         return table
     if option not in groups[group]:
         raise InputError([f"GROUP={asked}: there is no such option; {did_you_mean(option, groups[group])}"])
@@ -133,23 +134,61 @@ def options_table(asked: str | None, groups: Mapping[str, Mapping[str, Path]]) -
 
 
 def _keys_table(group: str, option: str, path: Path) -> Table:
-    table = Table("key", "value", title=f"{group}={option}: {' '.join(options.header(path)[:1])}", title_justify="left")
-    content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    content = _content(path)
+    table = Table("key", "value", title=f"{group}={option}: {' '.join(_header(path)[:1])}", title_justify="left")
     for key, value in content.items():
         if key != "defaults":
-            table.add_row(key if group == "experiment" else f"{group}.{key}", str(value))
+            table.add_row(str(key) if group == "experiment" else f"{group}.{key}", str(value))
     return table
 
 
+def _content(path: Path) -> dict[Any, Any]:
+    """What an option's file says.
+
+    Raises:
+        InputError: it cannot be read, or is no map.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as err:
+        line = f":{err.problem_mark.line + 1}" if err.problem_mark else ""
+        raise InputError([f"{shown_path(path)}{line} is no valid YAML: {err.problem}; mend that line"]) from err
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as err:
+        raise InputError([f"{shown_path(path)} cannot be read: {str(err).splitlines()[0]}; mend it"]) from err
+    if content is not None and not isinstance(content, dict):
+        kind = "a list" if isinstance(content, list) else "a single value"
+        raise InputError([f"{shown_path(path)} is {kind}, not a map; write `key: value` lines"])
+    return content or {}
+
+
+def _header(path: Path) -> list[str]:
+    try:
+        return options.header(path)
+    except (OSError, ValueError) as err:
+        raise InputError([f"{shown_path(path)} cannot be read: {str(err).splitlines()[0]}; mend it"]) from err
+
+
 def data_table(known: Mapping[str, Path]) -> Table:
-    """Every data set: whether its files are there, its splits, size, licence and source."""
+    """Every data set: whether its files are there, its splits, size, licence and source.
+
+    Raises:
+        InputError: with every file that cannot be read.
+    """
+    presences, problems = dict[str, str](), list[str]()
+    for name, path in known.items():
+        try:
+            presences[name] = _presence(path)
+        except InputError as err:
+            problems += err.problems
+    if problems:
+        raise InputError(problems)
     table = Table(title="data sets", title_justify="left", show_header=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for name, path in known.items():
-        facts = dict(line.split(": ", 1) for line in options.header(path) if ": " in line)
-        table.add_row(f"data={name}", "present", _presence(path))
+        facts = dict(line.split(": ", 1) for line in _header(path) if ": " in line)
+        table.add_row(f"data={name}", "present", presences[name])
         for word in ("Splits", "Size", "Licence", "Source"):
             table.add_row("", word.lower(), facts.get(word, "?"))
         table.add_section()
@@ -157,11 +196,12 @@ def data_table(known: Mapping[str, Path]) -> Table:
 
 
 def _presence(path: Path) -> str:
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    content = _content(path)
     if "folder" not in content:
         return "built in"
     root = Path(resolve("${oc.env:LATHE_DATA,~/.cache/lathe/data}"))
     folder = root / str(content["folder"])
-    files = content.get("files")
+    given = content.get("files")
+    files = [str(name) for name in given] if isinstance(given, (list, dict)) else []
     there = all((folder / name).is_file() for name in files) if files else folder.is_dir()
     return "yes" if there else f"no: put {', '.join(files) if files else 'it'} into {folder}"

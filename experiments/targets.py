@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
-from collections.abc import Collection
+import sys
+from collections.abc import Collection, Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
+from types import ModuleType
 
 import yaml
 
 from experiments.faults import InputError
 
+HOUSE = Path(__file__).resolve().parent.parent
 OWN = ("modules.", "launchers.")
 TORCH = (
     "torch.optim.adadelta.", "torch.optim.adagrad.", "torch.optim.adam.", "torch.optim.adamax.", "torch.optim.adamw.",
@@ -42,6 +48,49 @@ def trusted(packages: Collection[str] = ()) -> tuple[str, ...]:
     if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
         raise InputError([f"{path}: trust={listed!r} is no list of packages; write `trust: [mypackage]`"])
     return tuple(dict.fromkeys([*packages, *listed]))
+
+
+class _TrustedHere(MetaPathFinder):
+    """Finds trusted packages, and nothing else, in the current folder; asked last, so that it can hide nothing."""
+
+    def __init__(self, folder: str, packages: Collection[str]) -> None:
+        self.folder, self.packages = folder, frozenset(packages)
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        return PathFinder.find_spec(fullname, [self.folder]) if path is None and fullname in self.packages else None
+
+
+def find_here(packages: Collection[str]) -> None:
+    """Let trusted packages be imported from the current folder.
+
+    The folder itself stays off `sys.path`: a library that looks for an optional package would import a stranger's.
+
+    Raises:
+        InputError: the current folder was removed.
+    """
+    try:
+        here = os.getcwd()
+    except FileNotFoundError as err:
+        raise InputError(["the current folder does not exist any more; change to one that does"]) from err
+    if packages:
+        sys.meta_path.append(_TrustedHere(here, packages))
+
+
+def find_house() -> None:
+    """Make sure that the house's packages are the house's.
+
+    Raises:
+        InputError: a package of the same name comes first on the import path.
+    """
+    for name in ("conf", "launchers", "modules"):
+        spec = importlib.util.find_spec(name)
+        place = Path(spec.origin).parent if spec and spec.origin else None
+        if place is None or place.parent.resolve() != HOUSE:
+            raise InputError(
+                [f"the package '{name}' is found in {place or 'no place'} instead of {HOUSE / name}; take it off PYTHONPATH"]
+            )
 
 
 def is_allowed(target: str, trust: Collection[str] = ()) -> bool:

@@ -22,7 +22,7 @@ from experiments.atomic import write_text
 from experiments.faults import InputError, did_you_mean
 from experiments.provenance import machine, packages
 from experiments.secrets import resolve
-from experiments.snapshot import code_roots, snapshot
+from experiments.snapshot import snapshots
 from experiments.targets import trusted
 
 if TYPE_CHECKING:
@@ -74,13 +74,20 @@ class Trial:
         return outcome
 
 
-EXCLUDED = ("name", "note", "tags", "runs_dir", "data_root", "data.root", "launcher", "tracking", "resume")
+EXCLUDED = (
+    "name", "note", "tags", "runs_dir", "data_root", "data.root", "launcher", "tracking", "resume", "num_data_workers",
+    "hardware.memory_gb", "hardware.peak_tflops", "hardware.efficiency",
+)  # fmt: skip
 
 
 def trial_id(config: dict[str, Any]) -> str:
-    """Ten hexadecimal digits that follow from what determines the result: not from names, paths, launcher and tracking."""
+    """Ten hexadecimal digits that follow from what determines the result.
+
+    Not from names, paths, launcher and tracking, nor from what only tells how fast or large a machine is.
+    """
     kept = {key: value for key, value in config.items() if key not in EXCLUDED}
-    kept["data"] = {key: value for key, value in config["data"].items() if f"data.{key}" not in EXCLUDED}
+    for part in ("data", "hardware"):
+        kept[part] = {key: value for key, value in config[part].items() if f"{part}.{key}" not in EXCLUDED}
     canonical = json.dumps(kept, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(canonical.encode()).hexdigest()[:10]
 
@@ -116,8 +123,8 @@ def freeze(experiment: Experiment) -> Trial:
 
 def _provenance(experiment: Experiment, folder: Path, runs_dir: Path) -> dict[str, Any]:
     warnings: list[str] = []
-    roots = code_roots(experiment.config_dirs, trusted(experiment.trust))
-    code = [snapshot(root, folder / "code", warnings, runs_dir) for root in roots]
+    trust = trusted(experiment.trust)
+    code = snapshots(experiment.config_dirs, trust, folder / "code", warnings, runs_dir)
     return {
         "run_key": uuid.uuid4().hex,
         "created": time.time(),
@@ -128,22 +135,41 @@ def _provenance(experiment: Experiment, folder: Path, runs_dir: Path) -> dict[st
         **machine(),
         "packages": packages(),
         "seeds": {"seed": experiment.config["seed"]},
-        "data": {"files": experiment.config["data"].get("files")},
+        "data": data_fingerprint(experiment.config["data"]),
         "warnings": warnings,
     }
 
 
+def data_fingerprint(data: dict[str, Any]) -> dict[str, Any]:
+    """What a trial's data is before it is read: the checksums it is held against, else names and sizes of its files.
+
+    A set without files of its own comes with a package, whose version `packages` tells.
+    """
+    if data.get("files"):
+        return {"files": data["files"]}
+    if "root" not in data or "folder" not in data:
+        return {"files": None}
+    folder = Path(resolve(data["root"])).expanduser() / data["folder"]
+    digest, num_files = hashlib.sha256(), 0
+    for place, folders, names in os.walk(folder):
+        folders.sort()
+        for path in (Path(place, name) for name in sorted(names)):
+            digest.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\n".encode())
+            num_files += 1
+    return {"num_files": num_files, "names_and_sizes_sha256": digest.hexdigest()}
+
+
 def code_changes(trial: Trial, trust: Sequence[str] = ()) -> list[str]:
     """A line for every checkout whose code is not what the trial was frozen with."""
-    frozen = {entry["name"]: entry for entry in trial.provenance["code"]}
-    roots = code_roots(trial.provenance["config_dirs"], trusted(trust))
+    frozen = trial.provenance["code"]
+    known = {entry["sha256"] for entry in frozen}
     with tempfile.TemporaryDirectory() as scratch:
-        now = [snapshot(root, Path(scratch), [], trial.runs_dir) for root in roots]
+        now = snapshots(trial.provenance["config_dirs"], trusted(trust), Path(scratch), [], trial.runs_dir)
     return [
         f"the code of '{entry['name']}' has changed since this run was frozen, so its curves may part from those before; "
-        f"what it was stands in {trial.folder / 'provenance.yaml'} (commit {frozen[entry['name']]['git_sha']})"
+        f"what it was stands in {trial.folder / 'provenance.yaml'}"
         for entry in now
-        if entry["name"] in frozen and frozen[entry["name"]]["sha256"] != entry["sha256"]
+        if entry["sha256"] not in known and entry["name"] in {before["name"] for before in frozen}
     ]
 
 
@@ -183,6 +209,9 @@ def find(name: str, runs_dir: Path) -> Trial:
 
 def _new_folder(parent: Path, identity: str) -> Path:
     parent.mkdir(parents=True, exist_ok=True)
+    ignored = parent.parent / ".gitignore"  # runs are no code, in whoever's checkout they lie
+    if not ignored.exists():
+        ignored.write_text("*\n")
     for repeat in itertools.count(1):
         folder = parent / (identity if repeat == 1 else f"{identity}-{repeat}")
         try:

@@ -60,6 +60,7 @@ def serve(
     port = _free_port(port)
     with _signals_as_interrupt(), tempfile.TemporaryFile() as log:
         server = _start(uri, runs_dir, port, log)
+        print("starting MLflow's server, which takes some seconds; Ctrl-C ends it", file=sys.stderr, flush=True)
         try:
             _wait_until_healthy(server, port, log)
             say(runs_page(f"http://127.0.0.1:{port}", experiment))
@@ -85,6 +86,7 @@ def _start(uri: str, runs_dir: Path, port: int, log: IO[bytes]) -> subprocess.Po
     """Start the server in a process group of its own, so that Ctrl-C reaches it through this process alone."""
     artifacts = artifacts_folder(uri, runs_dir)
     command = [sys.executable, "-P", "-m", "experiments.ui_app", "--port", str(port), "--artifacts", str(artifacts)]
+    command += ["--parent", str(os.getpid())]
     environment = os.environ | {"MLFLOW_BACKEND_STORE_URI": uri}  # not an argument: all users of a machine see those
     runs_dir.mkdir(parents=True, exist_ok=True)
     return subprocess.Popen(

@@ -41,8 +41,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--artifacts", type=Path, required=True)
+    parser.add_argument("--parent", type=int, required=True, help="end with this process")
     asked = parser.parse_args()
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_end_with, args=(asked.parent,), daemon=True).start()
     os.environ.update(
         {
             "MLFLOW_SERVER_ALLOWED_HOSTS": f"localhost:{asked.port},127.0.0.1:{asked.port}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import builtins
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,11 @@ from experiments.targets import is_allowed, is_own
 
 ROOT = "experiments.schema.Experiment"
 MARKS = ("_target_", "_partial_")
+METHODS = {
+    "data": ("load",), "evaluator": ("measure",), "launcher": ("launch",), "model": ("forward",),
+    "objective": ("__call__", "forward"), "parallel": ("train_step",), "schedule": ("factor",),
+}  # fmt: skip
+"""By what a class shows that it is of the kind that a key of the root wants: it has one of these."""
 
 
 @dataclass
@@ -109,10 +115,10 @@ class Validation:
         elif (wrong := _wrong_folder(target, key)) is not None:
             self.problems.append(f"{typed} is {wrong}, not a {key}; `lathe options {key}` lists what fits")
         else:
-            return self._read(target, typed)
+            return self._read(target, typed, key)
         return None
 
-    def _read(self, target: str, typed: str) -> Signature | None:
+    def _read(self, target: str, typed: str, key: str) -> Signature | None:
         try:
             spec = signature.read(target)
         except SourceError as err:
@@ -127,6 +133,12 @@ class Validation:
         if not spec.is_class and is_own(target):
             self.problems.append(f"{typed} is a function; name a class")
             return None
+        if not _serves(spec, key):
+            methods = " or ".join(METHODS[key])
+            self.problems.append(
+                f"{typed} is no {key}: {methods} is missing there, or only declared; `lathe options {key}` lists what fits"
+            )
+            return None
         return spec
 
     def _arguments(self, node: dict[str, Any], spec: Signature, key: str) -> None:
@@ -134,6 +146,11 @@ class Validation:
         partial = node.get("_partial_", False)
         if not isinstance(partial, bool):
             self.problems.append(f"{self.origins.typed(f'{key}._partial_', partial)} is not true or false; write one")
+        elif partial and "." not in key and "[" not in key and key != "optimizer":
+            self.problems.append(
+                f"{self.origins.typed(f'{key}._partial_', partial)}: nothing is given to a {key} later, "
+                "as the parameters are to an optimizer; leave it out"
+            )
         for name, value in node.items():
             if name in spec.arguments:
                 node[name] = self._plain(value, spec.arguments[name], spec.module, f"{key}.{name}")
@@ -198,6 +215,44 @@ class Validation:
         if isinstance(value, float) and value.is_integer() and "whole number" in wanted:
             example = str(int(value))
         return f"write `{key}={example}` or the like"
+
+
+def _serves(spec: Signature, key: str) -> bool:
+    """True where a class has, or by what its source does not tell could have, what is called on a part of its kind."""
+    if key not in METHODS or not (key == "launcher" or is_own(spec.target)):  # code of the user's fails by itself
+        return True
+    wanted, module = METHODS[key], signature.parse(spec.defined_in)
+    node = module.classes.get(spec.target.rpartition(".")[2])
+    if node is not None and any(ast.unparse(base).startswith("Protocol") for base in node.bases):
+        return False
+    return node is None or _has(wanted, node, module, hops=6)
+
+
+def _has(wanted: Collection[str], node: ast.ClassDef, module: Module, hops: int) -> bool:
+    names = {item.name for item in node.body if isinstance(item, ast.FunctionDef)}
+    names |= {ast.unparse(target) for item in node.body if isinstance(item, ast.Assign) for target in item.targets}
+    if names & {*wanted, "__getattr__"}:
+        return True
+    for base in node.bases:
+        dotted = ast.unparse(base.value if isinstance(base, ast.Subscript) else base)
+        if dotted in module.classes:
+            if hops and _has(wanted, module.classes[dotted], module, hops - 1):
+                return True
+            continue
+        head, _, rest = dotted.partition(".")
+        full = module.imports.get(head, head) + (f".{rest}" if rest else "")
+        if full not in signature.WITHOUT_ARGUMENTS and not full.startswith("typing."):
+            return _has_elsewhere(wanted, full, hops)
+    return False
+
+
+def _has_elsewhere(wanted: Collection[str], full: str, hops: int) -> bool:
+    try:
+        module = signature.parse(full.rpartition(".")[0])
+    except SourceError:
+        return full not in dir(builtins)
+    node = module.classes.get(full.rpartition(".")[2])
+    return node is None or not hops or _has(wanted, node, module, hops - 1)
 
 
 def _wrong_folder(target: str, key: str) -> str | None:

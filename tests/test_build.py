@@ -70,6 +70,16 @@ def test_what_a_constructor_refuses_is_told_by_its_key() -> None:
         build(MLP | {"depth": 2}, "model")
 
 
+def test_what_torch_refuses_is_told_with_its_place() -> None:
+    with pytest.raises(PlanError, match=r"model: RuntimeError: .* \(mlp\.py:\d+\); mend its values or its code"):
+        build(MLP | {"hidden_sizes": [9999999999999999]}, "model")
+
+
+def test_a_class_that_launches_nothing_is_not_even_made() -> None:
+    with pytest.raises(InputError, match=r"launcher\._target_=launchers\.local\.Job has no launch"):
+        build({"_target_": "launchers.local.Job"}, "launcher")
+
+
 def test_a_path_that_leads_nowhere_is_told() -> None:
     with pytest.raises(InputError, match=r"model\._target_=modules\.model\.mlp\.Nlp cannot be imported"):
         build(MLP | {"_target_": "modules.model.mlp.Nlp"}, "model")

@@ -52,7 +52,21 @@ def test_a_checkpoint_comes_back_with_the_state_of_the_run(tmp_path: Path) -> No
     )
     assert (latest.folder / "model.safetensors").read_bytes() == b"mmmmmmm"
     sealed = json.loads((latest.folder / "state.json").read_text())
-    assert sealed["files"] == {"model.safetensors": 7, "shards/0.safetensors": 3}
+    assert {name: size for name, (size, _) in sealed["files"].items()} == {
+        "model.safetensors": 7,
+        "shards/0.safetensors": 3,
+    }
+
+
+def test_other_bytes_of_the_same_number_are_damage(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep_last=2)
+    checkpoints.save(5, write(), {})
+    damaged = checkpoints.save(9, write(), {})
+    (damaged.folder / "model.safetensors").write_bytes(b"mmmXmmm")
+    latest = checkpoints.latest()
+    assert latest is not None
+    assert latest.step == 5
+    assert "model.safetensors has other bytes than were written" in checkpoints.warnings[0]
 
 
 def test_a_run_without_checkpoints_has_no_latest_and_no_best(tmp_path: Path) -> None:

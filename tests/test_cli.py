@@ -73,11 +73,11 @@ def test_a_folder_that_is_gone_is_told(tmp_path: Path) -> None:
     assert done.stderr.endswith("the current folder does not exist any more; change to one that does\n")
 
 
-def test_a_package_of_the_current_folder_comes_last_on_the_import_path(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.chdir(tmp_path)
-    assert main(["options", "model=mlp"]) == 0
-    assert sys.path[-1] == str(tmp_path)
-    assert "model.hidden_sizes" in capsys.readouterr().out
+def test_the_current_folder_is_no_place_to_import_from(lathe: Lathe, tmp_path: Path) -> None:
+    for name in ("hydra_plugins/evil/stranger.py", "dill/__init__.py", "mine/__init__.py"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n")
+    (tmp_path / "hydra_plugins" / "evil" / "__init__.py").touch()
+    done = lathe("plan", "model=softmax", "--trust", "mine")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not (tmp_path / "ran").exists()

@@ -107,3 +107,16 @@ def test_a_disk_that_is_full_takes_no_run_and_keeps_no_half_of_one(
     assert list(small_disk.glob("single/*")) == []
     filler.unlink()
     live.until_nothing_runs()
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_told_and_the_store_elsewhere_gets_the_rest(live: Live, small_disk: Path) -> None:
+    store = live.folder / "store.db"
+    tracking = ("tracking=sqlite", f"tracking.store=sqlite:///{store}")
+    launcher = live.start("run", *(word for word in TINY if word != "tracking=off"), *tracking, "max_steps=100000")
+    live.until(lambda: True if list(run_folder(live).glob("attempts/1/sync.log")) else None)
+    fill(small_disk)
+    assert launcher.wait(120) == 1
+    assert "Traceback" not in live.printed()
+    assert "failed: " in live.printed()
+    live.until_nothing_runs()

@@ -34,7 +34,8 @@ from tests.stores import (
 
 def follower(trial: Trial, *args: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "experiments.follow", str(trial.folder), "--attempt", "1", *args]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipe = subprocess.PIPE  # as a launcher holds it: its end tells that the launcher has left
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
 
 
 @pytest.mark.slow
@@ -107,10 +108,9 @@ def test_a_follow_ends_when_launcher_and_job_are_gone(runs_dir: Path) -> None:
         log_steps(journal, range(3))
     rewrite_states(journal.path, pid=DEAD_PID)
     launcher = (
-        "import subprocess, sys, time\n"
+        "import subprocess, sys\n"
         "command = [sys.executable, '-m', 'experiments.follow', sys.argv[1]]\n"
-        "print(subprocess.Popen(command).pid, flush=True)\n"
-        "time.sleep(6)"
+        "print(subprocess.Popen(command, stdin=subprocess.PIPE).pid, flush=True)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", launcher, str(trial.folder)], stdout=subprocess.PIPE, text=True, check=True

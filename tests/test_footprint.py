@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,12 +13,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from experiments.compose import compose
 from experiments.faults import PlanError
-from experiments.footprint import Footprint, footprint, memory_bytes, of_plan, seconds_per_step
+from experiments.footprint import Footprint, footprint, memory_bytes, of_plan, refuse_too_large, seconds_per_step
 from experiments.parts import make_parts
 from experiments.plan import make_plan
 from modules.objective.cross_entropy import CrossEntropy
 from modules.parallel.base import Learner
 from modules.schedule.constant import Constant
+from tests.conftest import Lathe
 
 
 def counted(*overrides: str) -> Footprint:
@@ -123,3 +126,24 @@ def test_time_and_memory_follow_from_the_hardware() -> None:
     found = {"device": "cpu", "memory_gb": None, "peak_tflops": None, "efficiency": 0.3}
     assert 1e-4 < seconds_per_step(told, found) < 100
     assert memory_bytes(found) > 1e8
+
+
+@pytest.mark.parametrize("fault", ["{}['a']", "images.item()", "images.no_such", "1 / 0"])
+def test_whatever_a_model_raises_is_told_in_a_line(fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "faulty.py").write_text(
+        f"from torch import nn\nclass Net(nn.Module):\n    def forward(self, images):\n        return {fault}\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "faulty", raising=False)
+    config: dict[str, Any] = compose([]).config
+    config["model"] = {"_target_": "faulty.Net"}
+    with pytest.raises(PlanError, match=r"Error: .* \(faulty\.py:4\); choose another model, or see its forward$"):
+        of_plan(config, make_plan(config), ["faulty"])
+    refuse_too_large(config | {"hardware": config["hardware"] | {"memory_gb": 1e-9}}, make_plan(config), ["faulty"])
+
+
+def test_a_run_is_refused_what_a_plan_is(lathe: Lathe, tmp_path: Path) -> None:
+    done = lathe("run", "hardware.memory_gb=0.0001")
+    assert done.returncode == 2
+    assert "batch_size_per_device=64 needs 7 MB of the device's 0.1 MB (hardware.memory_gb)" in done.stderr
+    assert not list(tmp_path.glob("runs/single/*"))

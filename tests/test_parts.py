@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import pytest
 import torch
 
 from experiments.compose import compose
+from experiments.faults import PlanError
 from experiments.fingerprint import fingerprint
 from experiments.parts import make_parts
 
@@ -24,3 +26,10 @@ def test_other_data_has_another_fingerprint() -> None:
     assert fingerprint(digits.load("train")) == prints[0]
     assert len({*prints, fingerprint(fewer.load("train"))}) == 4
     assert {len(digest) for digest in prints} == {16}
+
+
+def test_the_faults_of_all_parts_are_told_together() -> None:
+    config = compose(["model.dropout_prob=2", "objective.label_smoothing_prob=3", "optimizer.lr=-1", "name=x"]).config
+    with pytest.raises(PlanError, match="the plan for 'x' has 3 problems") as told:
+        make_parts(config)
+    assert [problem.partition(":")[0] for problem in told.value.problems] == ["model", "objective", "optimizer"]

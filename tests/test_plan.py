@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from experiments.compose import compose
 from experiments.faults import PlanError
-from experiments.plan import Plan, make_plan
+from experiments.plan import Plan, find_problems, make_plan
 
 
 def plan(*overrides: str) -> Plan:
@@ -56,6 +57,33 @@ def test_all_that_is_out_of_range_is_told_at_once() -> None:
     assert len(told) == 5
     assert "max_steps=0 is not more than 0; write a larger number" in told
     assert "seed=-3 is not 0 or more; write a larger number" in told
+
+
+def test_a_batch_fault_is_told_beside_numbers_out_of_range() -> None:
+    told = problems("seed=-1", "max_steps=0", "batch_size_global=65", "batch_size_per_device=7")
+    assert len(told) == 3
+    assert told[2].endswith("try 5 or 13")
+
+
+def test_what_is_broken_is_passed_over() -> None:
+    config: dict[str, Any] = compose(["batch_size_per_device=7", "schedule.warmup_steps=301"]).config
+    assert len(find_problems(config)) == 2
+    assert len(find_problems(config, told=["batch_size_per_device"])) == 1
+    for key in list(config):
+        for broken in (object(), [1], {"a": {}}, "text", True, 1.5, None):
+            find_problems({**config, key: broken})
+        find_problems({name: value for name, value in config.items() if name != key})
+    assert find_problems({}) == []
+
+
+def test_the_nearest_divisors_of_a_huge_batch_are_found_at_once() -> None:
+    config = compose([]).config | {"batch_size_global": 10**17, "batch_size_per_device": 7 * 10**9}
+    config["data"]["num_train"] = None
+    begin = time.perf_counter()
+    [told] = find_problems(config)
+    assert told.endswith(f"try 1 or {10**17}")  # none within reach
+    assert find_problems(config | {"batch_size_per_device": 7})[0].endswith("try 5 or 8")
+    assert time.perf_counter() - begin < 0.5
 
 
 @pytest.mark.parametrize(

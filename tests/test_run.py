@@ -155,9 +155,42 @@ def test_a_best_step_that_a_crash_left_unmarked_is_marked_on_resume(tmp_path: Pa
 def test_a_wrong_best_metric_names_the_right_ones(tmp_path: Path) -> None:
     attempt = Attempt(tmp_path, "max_steps=5", "checkpoint.best_metric=val/acuracy")
     with pytest.raises(
-        TrainingError, match="val/acuracy is not what the evaluator measures; name one of val/loss_nats"
+        InputError, match="val/acuracy is not what is measured; name one of val/accuracy_top1, val/loss"
     ):
         attempt.run()
+
+
+def test_an_evaluator_that_cannot_measure_the_outputs_is_told_before_the_first_step(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="top_k"):
+        Attempt(tmp_path, "evaluator.top_k=[1,20]").run()
+    assert not Attempt(tmp_path).curve("train/loss_nats")
+
+
+def test_data_that_an_earlier_attempt_saw_otherwise_ends_the_attempt(tmp_path: Path) -> None:
+    attempt = Attempt(tmp_path, "max_steps=5")
+    attempt.training.digests_before = {"train": "0123456789abcdef"}
+    with pytest.raises(
+        TrainingError, match=r"data=digits has changed: the split 'train' has the digest [0-9a-f]{16}, and"
+    ):
+        attempt.run()
+
+
+def test_weights_that_are_no_numbers_replace_no_checkpoint(tmp_path: Path) -> None:
+    attempt = Attempt(tmp_path, "max_steps=20", "checkpoint.every_steps=5", "eval_every_steps=50")
+    poisoned = attempt.training.parts.learner.objective
+
+    def objective(outputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        loss, metrics = poisoned(outputs, targets)
+        if attempt.training.done == 9:
+            loss = loss + (outputs * 0).sum().sqrt()  # 0, with an infinite gradient
+        return loss, metrics
+
+    attempt.training.parts.learner.objective = objective  # type: ignore[assignment]
+    with pytest.raises(TrainingError, match="the weights after step 10 are not all finite numbers"):
+        attempt.run()
+    latest = attempt.checkpoints.latest()
+    assert latest is not None
+    assert latest.step == 5
 
 
 def test_checkpoints_that_all_cannot_be_restored_end_the_attempt(tmp_path: Path) -> None:

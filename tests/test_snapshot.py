@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from experiments import snapshot as snapshots
+from experiments import snapshot as snapshot_module
 from experiments.provenance import machine, packages
-from experiments.snapshot import code_roots, snapshot
+from experiments.snapshot import snapshot
 
 
 def git(folder: Path, *args: str) -> str:
@@ -111,7 +111,7 @@ def test_the_environment_of_a_git_hook_does_not_mislead(
 def test_what_is_large_is_left_out_with_a_warning(
     checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(snapshots, "MAX_SNAPSHOT_MB", 0.01)
+    monkeypatch.setattr(snapshot_module, "MAX_SNAPSHOT_MB", 0.01)
     (checkout / "picture.bin").write_bytes(os.urandom(20_000))
     (checkout / "train.py").write_text("print(4)\n")
     (checkout / "a_weights.bin").write_bytes(b"w" * 20_000)
@@ -194,15 +194,23 @@ def test_outside_git_a_digest_of_the_sources_stands_for_the_code(tmp_path: Path)
 
 
 def test_the_house_is_always_part_of_the_code(tmp_path: Path) -> None:
-    (tmp_path / "conf").mkdir()
-    roots = code_roots([str(tmp_path / "conf")])
-    assert len(roots) == 2
-    assert Path(snapshots.__file__).is_relative_to(roots[0])
-    assert roots[1] == tmp_path / "conf"
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "x.yaml").write_text("a: 1")
+    house, mine = snapshot_module.snapshots([str(tmp_path / "mine")], [], tmp_path / "code", [])
+    assert (house["name"], mine["name"], mine["git_sha"]) == (snapshot_module.HOUSE.name, "mine", None)
+
+
+def test_a_repository_of_configurations_cannot_make_git_run_its_programs(checkout: Path, tmp_path: Path) -> None:
+    git(checkout, "config", "core.fsmonitor", f"touch {tmp_path / 'ran'}; false")
+    git(checkout, "config", "filter.evil.clean", f"touch {tmp_path / 'ran'}; cat")
+    (checkout / ".gitattributes").write_text("* filter=evil\n")
+    (checkout / "train.py").write_text("print(3)\n")
+    snapshot_module.snapshots([str(checkout)], [], tmp_path / "code", [])
+    assert not (tmp_path / "ran").exists()
 
 
 def test_an_installed_house_is_digested_without_its_neighbours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(snapshots, "HOUSE", tmp_path)
+    monkeypatch.setattr(snapshot_module, "HOUSE", tmp_path)
     (tmp_path / "experiments").mkdir()
     (tmp_path / "experiments" / "run.py").write_text("1\n")
     first = snapshot(tmp_path, tmp_path / "code", [])
@@ -217,7 +225,32 @@ def test_a_trusted_package_is_part_of_the_code_unless_it_is_installed(
     (tmp_path / "my_parts").mkdir()
     (tmp_path / "my_parts" / "__init__.py").touch()
     monkeypatch.syspath_prepend(tmp_path)
-    assert code_roots([], ["my_parts", "torch", "not_there"])[1:] == [tmp_path / "my_parts"]
+    (tmp_path / "no_init").mkdir()
+    (tmp_path / "no_init" / "model.py").touch()
+    found = snapshot_module.snapshots([], ["my_parts", "no_init", "torch", "not_there"], tmp_path / "code", [])
+    assert [code["name"] for code in found[1:]] == ["my_parts", "no_init"]
+
+
+@pytest.mark.parametrize(
+    ("text", "secret"),
+    [
+        ("aws_secret_access_key = wJalrXUtnFEMI/K7MDENG/bPxRfiCY", True),
+        ("api_key: 0123456789abcdef", True),
+        ('PASSWORD = "correct-horse"', True),
+        ("# MY_API_KEY=0123456789abcdef0123", True),
+        ("password = getpass.getpass()", False),
+        ("api_key: str | None = None", False),
+        ('token = os.environ["API_TOKEN"]', False),
+        ("num_tokens: 4096", False),
+    ],
+)
+def test_a_file_that_gives_a_secret_by_name_is_left_out(
+    checkout: Path, tmp_path: Path, text: str, secret: bool
+) -> None:
+    (checkout / "settings.ini").write_text(f"first\n{text}\nlast\n")
+    warnings: list[str] = []
+    code = snapshot(checkout, tmp_path / "code", warnings)
+    assert (code["untracked"] is None, bool(warnings)) == (secret, secret)
 
 
 def test_packages_and_machine_are_told() -> None:

@@ -18,8 +18,10 @@ from urllib.request import Request, urlopen
 
 import pytest
 
+from experiments.standing import process_alive
 from experiments.store import StoreError
 from experiments.ui import runs_page, serve
+from tests.stores import wait_until
 
 if TYPE_CHECKING:
     from selenium.webdriver.chrome.webdriver import WebDriver
@@ -181,8 +183,7 @@ def test_the_server_is_guarded_and_a_signal_ends_it_with_exit_code_0(tmp_path: P
             assert answer(f"{origin(address)}/ajax-api/3.0/mlflow/assistant/{path}") == 404
         process.send_signal(number)
         assert process.wait(timeout=30) == 0
-    time.sleep(0.2)
-    assert not [pid for pid in processes if Path(f"/proc/{pid}").exists()]
+    wait_until(lambda: not any(process_alive(socket.gethostname(), pid, time.time()) for pid in processes))
     assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
@@ -192,10 +193,7 @@ def test_kill_9_of_the_command_leaves_no_server(tmp_path: Path) -> None:
     with served(tmp_path) as (process, _):
         processes = children(process.pid)
         process.kill()
-        deadline = time.monotonic() + 20
-        while any(Path(f"/proc/{pid}").exists() for pid in processes):
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
+        wait_until(lambda: not any(process_alive(socket.gethostname(), pid, time.time()) for pid in processes))
 
 
 def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:

@@ -31,7 +31,11 @@ class Split(Protocol):
 
 
 class Data(Protocol):
-    """One data set. Building it is cheap and reads nothing: `load` does."""
+    """One data set. Building it is cheap and reads nothing: `load` does.
+
+    A class that takes ``num_train``, the number of training examples, can be trained by epochs: the plan counts their steps
+    without reading anything.
+    """
 
     def load(self, split: str) -> Split:
         """Read one split.
