@@ -64,8 +64,6 @@ def execute(
         if config["hardware"]["cpu_threads"]:
             torch.set_num_threads(config["hardware"]["cpu_threads"])
         checkpoints = Checkpoints(trial.folder, config["checkpoint"]["keep_last"])
-        random.seed(derive(config["seed"], "python"))
-        numpy.random.seed(derive(config["seed"], "numpy") % 2**32)
         plan = make_plan(config)
         if config["hardware"]["memory_gb"] is not None:
             # Only where it is stated: counting takes 40 ms for the smallest model (2026-11, one core) and more for a
@@ -73,6 +71,8 @@ def execute(
             from experiments.footprint import refuse_too_large
 
             refuse_too_large(config, plan, trust)
+        random.seed(derive(config["seed"], "python"))
+        numpy.random.seed(derive(config["seed"], "numpy") % 2**32)
         parts = make_parts(config, trust)
         training = Training(
             config, plan, parts, journal, checkpoints, should_stop, on_running, _digests(trial, journal.path)

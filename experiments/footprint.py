@@ -22,6 +22,8 @@ from experiments.plan import Plan
 from modules.data.base import Batch, Tensors
 from modules.parallel.base import Learner
 
+SMALLEST_STEP_S = 0.5e-3  # what a step of a tiny model takes, whatever it computes (2026-11-23: mlp on digits 0.6 ms)
+
 
 @dataclass(frozen=True)
 class Footprint:
@@ -117,13 +119,27 @@ def _optimizer_bytes(learner: Learner, parameters: list[nn.Parameter]) -> int:
     """Bytes of the state that the optimizer holds after one step."""
     if not parameters:
         return 0
+    try:
+        return sum(_bytes(value) for value in _state_after_a_step(learner, parameters))
+    except RuntimeError:  # NAdam and others read a value, and the meta device has none
+        sample = nn.Parameter(torch.zeros(2, 3, dtype=parameters[0].dtype, device="cpu"))
+        state = _state_after_a_step(learner, [sample])
+        alike = sum(value.element_size() for value in state if value.shape == sample.shape)
+        others = sum(_bytes(value) for value in state if value.shape != sample.shape)
+        return alike * sum(parameter.numel() for parameter in parameters) + others * len(parameters)
+
+
+def _state_after_a_step(learner: Learner, parameters: list[nn.Parameter]) -> list[Tensor]:
     for parameter in parameters:
-        parameter.grad = torch.empty_like(parameter)
+        parameter.grad = torch.zeros_like(parameter)
     optimizer = learner.optimizer(parameters)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+    try:
+        with torch.device(parameters[0].device):
+            optimizer.step()
+    finally:
+        optimizer.zero_grad(set_to_none=True)
     states = optimizer.state_dict()["state"].values()
-    return sum(_bytes(value) for state in states for value in state.values() if isinstance(value, Tensor))
+    return [value for state in states for value in state.values() if isinstance(value, Tensor)]
 
 
 def _tensors(tensors: Tensors) -> tuple[Tensor, ...]:
@@ -154,6 +170,11 @@ def of_plan(config: Mapping[str, Any], plan: Plan, trust: Collection[str] = ()) 
         try:
             return footprint(parts.learner, batch, plan.num_accumulation, config["precision"])
         except Exception as err:  # a model of the user's may raise anything
+            if "meta tensors" in str(err):
+                problem = f"model={config['model']['_target_']} reads a value while it computes ({in_a_line(err)})"
+                raise PlanError(
+                    [f"{problem}, and a plan has shapes only; `lathe run` trains it all the same"], subject
+                ) from err
             problem = f"model={config['model']['_target_']} does not take what data gives ({shapes})"
             raise PlanError(
                 [f"{problem}: {in_a_line(err)}; choose another model, or see its forward"], subject
@@ -206,14 +227,15 @@ def memory_bytes(hardware: Mapping[str, Any]) -> float:
 def seconds_per_step(counted: Footprint, hardware: Mapping[str, Any]) -> float:
     """A guess: the work by the peak, as stated or else as a short matrix product reaches it here, by the efficiency."""
     peak_tflops = hardware["peak_tflops"] or _matmul_tflops(hardware["device"])
-    return float(counted.flops_per_step / (peak_tflops * 1e12 * hardware["efficiency"]))
+    return float(counted.flops_per_step / (peak_tflops * 1e12 * hardware["efficiency"])) + SMALLEST_STEP_S
 
 
-def _matmul_tflops(device: str, size: int = 512, rounds: int = 5) -> float:
+def _matmul_tflops(device: str, size: int = 512, seconds: float = 0.2) -> float:
+    """The best of many short products: on a busy machine most are interrupted."""
     cuda = device != "cpu" and torch.cuda.is_available()
     matrix = torch.ones(size, size, device="cuda" if cuda else "cpu")
-    best = float("inf")
-    for _ in range(rounds):
+    best, begin = float("inf"), time.perf_counter()
+    while time.perf_counter() - begin < seconds:
         start = time.perf_counter()
         (matrix @ matrix)[0, 0].item()
         best = min(best, time.perf_counter() - start)

@@ -205,10 +205,10 @@ def _micro_batch(facts: _Facts) -> str | None:
     share = batch_size // devices
     if micro is None or batch_size % devices or share % micro == 0 or _is_too_many(facts):
         return None
-    return (
-        f"batch_size_per_device={micro} does not divide the device's share of batch_size_global={batch_size}, {share}; "
-        f"try {_divisors(share, micro)}"
-    )
+    whole = f"batch_size_global={batch_size}"
+    if share != batch_size:
+        whole = f"{share}, the device's share of {whole}"
+    return f"batch_size_per_device={micro} does not divide {whole}; try {_divisors(share, micro)}"
 
 
 def _enough_examples(facts: _Facts) -> str | None:
@@ -223,10 +223,9 @@ def _length(facts: _Facts) -> str | None:
     max_steps, max_epochs = (facts.get(key, int, type(None)) for key in ("max_steps", "max_epochs"))
     if (max_steps is None) != (max_epochs is None):
         return None
-    return (
-        f"max_steps={'null' if max_steps is None else max_steps} and max_epochs={'null' if max_epochs is None else max_epochs}: "
-        f"exactly one says how long to train; {'give one' if max_steps is None else 'set the other to null'}"
-    )
+    steps, epochs = ("null" if value is None else value for value in (max_steps, max_epochs))
+    way_out = "give one" if max_steps is None else f"write `max_steps=null max_epochs={epochs}`, or the other way round"
+    return f"max_steps={steps} and max_epochs={epochs}: exactly one says how long to train; {way_out}"
 
 
 def _epochs(facts: _Facts) -> str | None:

@@ -35,13 +35,15 @@ def closing_table(result: Result) -> Table:
     table.add_row("folder", str(folder))
     checkpoints = sorted((folder / "checkpoints").glob("step_*"))
     if checkpoints:
-        table.add_row("checkpoint", str(checkpoints[-1]))
-    table.add_row("log", str(folder / "attempts" / str(result.attempt) / "log.txt"))
+        table.add_row("checkpoint", f"checkpoints/{checkpoints[-1].name}")
+    table.add_row("log", f"attempts/{result.attempt}/log.txt")
     if result.mlflow.get("run_id"):
         table.add_row("MLflow run", str(result.mlflow["run_id"]))
         table.add_row("compare", f"lathe ui --runs-dir {trial.runs_dir}")
-    if result.status in ("stopped", "killed", "failed"):
-        table.add_row("go on", f"lathe resume {trial.reference}")
+    if result.status != "finished":
+        trust = "".join(f" --trust {name}" for name in trial.provenance["trust"])
+        how = "go on, once mended" if result.status == "failed" else "go on"
+        table.add_row(how, f"lathe resume {trial.reference}{trust}")
     return table
 
 
@@ -87,6 +89,8 @@ def plan_table(plan: Plan, footprint: Footprint, seconds_per_step: float | None)
 def _duration(seconds: float) -> str:
     """Such as ``00:05:10`` or ``3 d 04:05:10``."""
     days, rest = divmod(round(seconds), 86400)
+    if seconds < 1:
+        return "under a second"
     clock = f"{rest // 3600:02}:{rest // 60 % 60:02}:{rest % 60:02}"
     return f"{days:,} d {clock}" if days else clock
 

@@ -89,7 +89,9 @@ def find_house() -> None:
         place = Path(spec.origin).parent if spec and spec.origin else None
         if place is None or place.parent.resolve() != HOUSE:
             raise InputError(
-                [f"the package '{name}' is found in {place or 'no place'} instead of {HOUSE / name}; take it off PYTHONPATH"]
+                [
+                    f"the package '{name}' is found in {place or 'no place'} instead of {HOUSE / name}; take it off PYTHONPATH"
+                ]
             )
 
 

@@ -33,11 +33,13 @@ class Validation:
     trust: Collection[str] = ()
     groups: Collection[str] = ()
     problems: list[str] = field(default_factory=list)
+    config: dict[str, Any] = field(default_factory=dict)
 
     def root(self, config: dict[str, Any]) -> None:
         """Check everything from the root down, and bring its numbers to one spelling."""
         for key in secret_keys(config):
             self.secret(key)
+        self.config = config
         self._fields(config, signature.read(ROOT), "")
 
     def secret(self, key: str) -> None:
@@ -70,7 +72,9 @@ class Validation:
                 "begin its file with `# @package _global_`"
             )
         else:
+            inside = [f"{part}.{name}" for part, node in self.config.items() if isinstance(node, dict) and name in node]
             way_out = did_you_mean(name, {*spec.arguments, *self.groups}, "`lathe plan --cfg job` shows every key")
+            way_out = f"did you mean {' or '.join(map(repr, inside))}?" if inside else way_out
             self.problems.append(f"{typed}: the configuration has no key {name!r}; {way_out}")
 
     def _field(self, value: Any, argument: Argument, module: Module, key: str) -> Any:

@@ -13,7 +13,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from experiments.compose import compose
 from experiments.faults import PlanError
-from experiments.footprint import Footprint, footprint, memory_bytes, of_plan, refuse_too_large, seconds_per_step
+from experiments.footprint import (
+    SMALLEST_STEP_S,
+    Footprint,
+    footprint,
+    memory_bytes,
+    of_plan,
+    refuse_too_large,
+    seconds_per_step,
+)
 from experiments.parts import make_parts
 from experiments.plan import make_plan
 from modules.objective.cross_entropy import CrossEntropy
@@ -121,7 +129,7 @@ def test_a_model_that_does_not_take_the_data_is_told() -> None:
 def test_time_and_memory_follow_from_the_hardware() -> None:
     told = Footprint(1, 4, 4, 0, 8, flops_per_step=3_000_000_000)
     stated = {"device": "cpu", "memory_gb": 2.5, "peak_tflops": 10.0, "efficiency": 0.3}
-    assert seconds_per_step(told, stated) == pytest.approx(1e-3)
+    assert seconds_per_step(told, stated) == pytest.approx(1e-3 + SMALLEST_STEP_S)
     assert memory_bytes(stated) == 2.5e9
     found = {"device": "cpu", "memory_gb": None, "peak_tflops": None, "efficiency": 0.3}
     assert 1e-4 < seconds_per_step(told, found) < 100
@@ -147,3 +155,12 @@ def test_a_run_is_refused_what_a_plan_is(lathe: Lathe, tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "batch_size_per_device=64 needs 7 MB of the device's 0.1 MB (hardware.memory_gb)" in done.stderr
     assert not list(tmp_path.glob("runs/single/*"))
+
+
+@pytest.mark.parametrize("name", ["nadam.NAdam", "radam.RAdam", "adamax.Adamax"])
+def test_an_optimizer_that_reads_its_own_numbers_is_counted_too(name: str) -> None:
+    overrides = ["model=mlp", f"optimizer._target_=torch.optim.{name}", "~optimizer.weight_decay", "~optimizer.betas"]
+    config = compose([*overrides, "~optimizer.eps"]).config
+    counted = of_plan(config, make_plan(config))
+    two_a_weight = 2 * counted.weights_bytes
+    assert two_a_weight <= counted.optimizer_bytes <= two_a_weight * 1.05

@@ -151,7 +151,9 @@ def test_an_error_in_a_users_model_is_one_line_and_the_log_has_its_traceback(lat
     assert done.returncode == 1
     assert "Traceback" not in done.stdout + done.stderr
     log = next(tmp_path.glob("runs/single/*/attempts/1/log.txt"))
-    assert done.stderr == (f"failed: RuntimeError: this model breaks on purpose (mine.py:7); the traceback is in {log}\n")
+    assert done.stderr == (
+        f"failed: RuntimeError: this model breaks on purpose (mine.py:7); the traceback is in {log}\n"
+    )
     text = log.read_text()
     assert "about to break\nTraceback" in text
     assert "mine.py" in text

@@ -89,9 +89,9 @@ def test_the_nearest_divisors_of_a_huge_batch_are_found_at_once() -> None:
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
-        (["batch_size_per_device=7"], "batch_size_per_device=7 does not divide the device's share .* 64; try 4 or 8"),
+        (["batch_size_per_device=7"], "batch_size_per_device=7 does not divide batch_size_global=64; try 4 or 8"),
         (["batch_size_global=1298"], "batch_size_global=1298 is more than the 1297 training examples; lower it"),
-        (["max_epochs=2"], "max_steps=300 and max_epochs=2: exactly one says how long to train; set the other to null"),
+        (["max_epochs=2"], "max_steps=300 and max_epochs=2: exactly one says how long to train; write `max_steps=null"),
         (["max_steps=null"], "max_steps=null and max_epochs=null|max_steps=None and max_epochs=None"),
         (["schedule=cosine", "schedule.warmup_steps=301"], "schedule.warmup_steps=301 is longer than max_steps=300"),
         (["hardware.devices_per_node=2"], "are 2 devices, and parallel=single uses one; set both to 1"),

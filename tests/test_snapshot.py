@@ -11,6 +11,7 @@ import pytest
 from experiments import snapshot as snapshot_module
 from experiments.provenance import machine, packages
 from experiments.snapshot import snapshot
+from experiments.targets import HOUSE
 
 
 def git(folder: Path, *args: str) -> str:
@@ -197,7 +198,7 @@ def test_the_house_is_always_part_of_the_code(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "x.yaml").write_text("a: 1")
     house, mine = snapshot_module.snapshots([str(tmp_path / "mine")], [], tmp_path / "code", [])
-    assert (house["name"], mine["name"], mine["git_sha"]) == (snapshot_module.HOUSE.name, "mine", None)
+    assert (house["name"], mine["name"], mine["git_sha"]) == (HOUSE.name, "mine", None)
 
 
 def test_a_repository_of_configurations_cannot_make_git_run_its_programs(checkout: Path, tmp_path: Path) -> None:

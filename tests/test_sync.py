@@ -80,7 +80,7 @@ def test_a_run_is_in_mlflow_with_all_that_belongs_to_it(runs_dir: Path) -> None:
     assert found["lathe.folder"] == str(trial.folder)
     assert found["lathe.host"] == socket.gethostname()
     assert (found["lathe.state"], found["lathe.attempt"]) == ("finished", "1")
-    assert "lathe run model=mlp optimizer.lr=1e-5\nlathe resume a1b2c3" in found["mlflow.note.content"]
+    assert f"lathe run model=mlp optimizer.lr=1e-5\nlathe resume {trial.reference}" in found["mlflow.note.content"]
     assert "Mlp(hidden_sizes=[64, 32], dropout_prob=0.0, extra={})" in found["mlflow.note.content"]
     first = json.loads((trial.folder / "attempts/1/journal.jsonl").read_text().splitlines()[0])
     outcome = trial.outcome()
