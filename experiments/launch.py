@@ -22,7 +22,7 @@ from experiments.hold import hold
 from experiments.plan import make_plan
 from experiments.targets import trusted
 from experiments.trial import Trial
-from launchers.base import DONE, FAILED, NO_ROOM, WRONG_INPUT, Assignment, Handle, Launcher
+from launchers.base import DONE, FAILED, NO_ROOM, WRONG_INPUT, Assignment, Handle, Launcher, LaunchError
 
 Status = Literal["finished", "failed", "stopped", "killed"]
 POLL_S = 0.05
@@ -81,7 +81,12 @@ def run(
         launcher = _launcher(trial.config["launcher"], packages)
     with _hold(trial):
         watch = _Watch(trial, _new_attempt(trial), display or Display(sys.stderr))
-        handle: Handle = launcher.launch(Assignment(trial.folder, watch.attempt, packages))
+        try:
+            handle: Handle = launcher.launch(Assignment(trial.folder, watch.attempt, packages))
+        except LaunchError:
+            watch.folder.rmdir()
+            raise
+        (trial.folder / "outcome.json").unlink(missing_ok=True)
         with _Signals(handle) as signals, watch.display.training(plan):
             while handle.poll() is None:
                 watch.look(signals.count)
@@ -149,7 +154,9 @@ class _Watch:
         outcome = {"status": status, "attempt": self.attempt, "reason": reason, "exit_code": code, "ended": time.time()}
         with contextlib.suppress(OSError):  # a full disk: the journal's own last word stands then
             write_text(self.trial.folder / "outcome.json", json.dumps(outcome) + "\n")
-        exit_code = DONE if status == "finished" else code if code in (FAILED, WRONG_INPUT) else FAILED
+        # A part of the user's may end the process with any code: only what the job itself called wrong input is that.
+        spoke = self.last_state is not None and self.last_state["state"] == "failed"
+        exit_code = DONE if status == "finished" else WRONG_INPUT if code == WRONG_INPUT and spoke else FAILED
         return Result(self.trial, self.attempt, status, reason, exit_code, self.metrics)
 
     def _standing(self, code: int | None, asked_to_end: bool) -> tuple[Status, str | None]:
@@ -212,7 +219,6 @@ def _new_attempt(trial: Trial) -> int:
     folder = trial.folder / "attempts" / str(number)
     try:
         folder.mkdir(parents=True)
-        (trial.folder / "outcome.json").unlink(missing_ok=True)
     except FileExistsError as err:
         raise InputError([f"run '{trial.folder.name}' was started by someone else this moment; wait for it"]) from err
     except OSError as err:

@@ -58,7 +58,6 @@ class Module:
     """Modules of which everything is imported."""
 
 
-@lru_cache(maxsize=512)
 def read(target: str) -> Signature:
     """Signature of the class or function at a dotted path.
 
@@ -150,7 +149,6 @@ def _of_function(target: str, module: Module, node: ast.FunctionDef, is_class: b
     return Signature(target, arguments, spec.kwarg is not None, module, module.name, is_class)
 
 
-@lru_cache(maxsize=512)
 def parse(module_name: str) -> Module:
     """Parse the source of a module that is found on the import path but not imported.
 
@@ -158,6 +156,12 @@ def parse(module_name: str) -> Module:
         SourceError: no such module, or it has no Python source.
     """
     path = _source_of(module_name)
+    return _parse(module_name, path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=512)
+def _parse(module_name: str, path: Path, modified_ns: int) -> Module:
+    """Parse one file as it was at one time: in a notebook a class is edited and composed again."""
     module = Module(module_name, path)
     package = module_name if path.name == "__init__.py" else module_name.rpartition(".")[0]
     try:

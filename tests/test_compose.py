@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import yaml
 
-from experiments import signature
 from experiments.cli import main
 from experiments.compose import compose
 from experiments.faults import ConfigError, InputError
@@ -33,8 +32,6 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     source += "class Net(nn.Module):\n    def __init__(self, depth: int, width: int = 3) -> None:\n        super().__init__()\n"
     files = {"strangers/__init__.py": "", "strangers/net.py": source}
     files["mine/model/net.yaml"] = "# Mine.\n_target_: strangers.net.Net\ndepth: 2\n"
-    signature.parse.cache_clear()
-    signature.read.cache_clear()
     return write(tmp_path, files)
 
 

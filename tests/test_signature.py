@@ -17,8 +17,6 @@ Write = Callable[[str, str], None]
 def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
     """Writes a module that can be found but that nobody imports."""
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
-    signature.parse.cache_clear()
-    signature.read.cache_clear()
 
     def write(name: str, text: str) -> None:
         path = tmp_path / f"{name.replace('.', '/')}.py"

@@ -2,26 +2,11 @@
 
 from __future__ import annotations
 
-from modules.schedule.base import Schedule
+from modules.schedule.step import Step
 
 
-class Exponential(Schedule):
-    """Multiplies the learning rate by a factor over so many steps, smoothly."""
-
-    def __init__(self, decay_factor: float, decay_every_steps: int, warmup_steps: int = 0) -> None:
-        """
-        Args:
-            decay_factor: what is left after every ``decay_every_steps``.
-            decay_every_steps: counted from the end of the warm-up.
-            warmup_steps: steps of the straight rise before.
-        """
-        super().__init__(warmup_steps)
-        if not 0 < decay_factor <= 1:
-            raise ValueError(f"Exponential wants decay_factor in (0, 1], but got {decay_factor}")
-        if decay_every_steps < 1:
-            raise ValueError(f"Exponential wants decay_every_steps of at least 1, but got {decay_every_steps}")
-        self.decay_factor = decay_factor
-        self.decay_every_steps = decay_every_steps
+class Exponential(Step):
+    """Multiplies the learning rate by a factor over so many steps, smoothly: `Step` without the stairs."""
 
     def decay(self, step: int, num_steps: int) -> float:
         return float(self.decay_factor ** (step / self.decay_every_steps))

@@ -17,9 +17,11 @@ class Step(Schedule):
         """
         super().__init__(warmup_steps)
         if not 0 < decay_factor <= 1:
-            raise ValueError(f"Step wants decay_factor in (0, 1], but got {decay_factor}")
+            raise ValueError(f"{type(self).__name__} wants decay_factor in (0, 1], but got {decay_factor}")
         if decay_every_steps < 1:
-            raise ValueError(f"Step wants decay_every_steps of at least 1, but got {decay_every_steps}")
+            raise ValueError(
+                f"{type(self).__name__} wants decay_every_steps of at least 1, but got {decay_every_steps}"
+            )
         self.decay_factor = decay_factor
         self.decay_every_steps = decay_every_steps
 
