@@ -24,12 +24,13 @@ SECRET_VALUES = re.compile(
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----"
     r"|\bnpm_[A-Za-z0-9]{20,}|\b[sr]k_(live|test)_[A-Za-z0-9]{10,}"
     r"|[?&](token|key|api_key|password|secret)=[^&\s\"'${]{8,}"
-    r"|\b[a-z][a-z0-9+.-]*://[^\s/:@]+:[^\s/@]+@"  # user and password in an address
+    r"|\b[a-z][a-z0-9+.-]{0,20}://[^\s/:@]{1,100}:[^\s/@]{1,200}@"  # user and password in an address
 )
 # A line of a file that gives a secret by name: `api_key: 0123...`, `PASSWORD = "..."`, and no call or reference.
-SECRET_LINES = re.compile(
-    r"""^[^\n=:]*?(password|passwd|passphrase|secret|api_?key|access_?key|private_?key|(auth|access|api|bearer|refresh)_?token)
-    \w*["']?\s*[:=]\s*(?:(["'])[^"'\s${]{8,}\3|(?=[^\s]*\d)[A-Za-z0-9+/_\-]{12,}={0,2}\s*$)""",
+SECRET_LINES = re.compile(  # every run is bounded: it looks through files of any kind, some of them one long line
+    r"""(?:password|passwd|passphrase|secret|api_?key|access_?key|private_?key|(?:auth|access|api|bearer|refresh)_?token)
+    \w{0,30}["']?[ \t]{0,8}[:=][ \t]{0,8}
+    (?:(["'])[^"'\s${]{8,200}\1|(?=\S{0,200}\d)[A-Za-z0-9+/_\-]{12,200}={0,2}[ \t]*$)""",
     re.IGNORECASE | re.MULTILINE | re.VERBOSE,
 )
 LONG_TOKEN = re.compile(r"(?=\S*\d)(?=\S*[A-Za-z])[^\s/]{16,}")
