@@ -84,7 +84,7 @@ def execute(
         return fail(str(err), WRONG_INPUT)
     except (TrainingError, CheckpointError) as err:
         return fail(f"{type(err).__name__}: {err}", FAILED)
-    except Exception as err:
+    except Exception as err:  # code of anyone's; nothing is swallowed: the log has the traceback
         return fail(_reason(err), FAILED, unexpected=True)
 
 

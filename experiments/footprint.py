@@ -162,7 +162,7 @@ def of_plan(config: Mapping[str, Any], plan: Plan, trust: Collection[str] = ()) 
         try:
             batch = parts.data.example(plan.batch_size_per_device)
             shapes = f"inputs {_shapes(batch[0])}, targets {_shapes(batch[1])}"
-        except Exception as err:
+        except Exception as err:  # so may a data set
             problem = f"data={config['data']['_target_']} gives no batch of {plan.batch_size_per_device}"
             raise PlanError(
                 [f"{problem}: {in_a_line(err)}; lower batch_size_per_device, or see its example"], subject

@@ -42,7 +42,7 @@ def make_parts(config: Mapping[str, Any], trust: Collection[str] = ()) -> Parts:
                 built[key]([nn.Parameter(torch.empty(1))])
         except InputError as err:
             problems += err.problems
-        except Exception as err:
+        except Exception as err:  # torch's optimizers and a user's raise what they like
             problems.append(f"{key}: {in_a_line(err)}; mend its arguments")
     if problems:
         raise PlanError(problems, f"the plan for '{config['name']}'")
