@@ -7,29 +7,39 @@ import os
 import random
 import sys
 import traceback
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy
 import torch
 
 from experiments.build import in_a_line
 from experiments.checkpoint import CheckpointError, Checkpoints
-from experiments.faults import InputError
+from experiments.faults import InputError, TrainingError
 from experiments.journal import Journal, journals, read
+from experiments.lastwords import leave, log_name
 from experiments.parts import make_parts
 from experiments.plan import make_plan
-from experiments.run import Training, TrainingError
+from experiments.run import Training
 from experiments.seeding import derive
 from experiments.trial import Trial
 from launchers.base import DONE, FAILED, NO_ROOM, WRONG_INPUT
 from modules.data.base import DataError
+from modules.parallel.base import Rank
+
+LOST = ("gloo/transport", "Connection closed by peer", "Connection reset by peer", "NCCL")
+"""Parts of what torch says when a rank has gone."""
 
 
 def execute(
-    trial: Trial, number: int, trust: tuple[str, ...], journal: Journal, should_stop: Callable[[], str | None]
+    trial: Trial,
+    number: int,
+    trust: tuple[str, ...],
+    rank: Rank,
+    journal: Journal,
+    should_stop: Callable[[], str | None],
 ) -> int:
-    """Train, and say in the journal how it ended.
+    """Train as one rank, and say how it ended: in the journal, and beside it where there are other ranks.
 
     Returns:
         The exit code of the job.
@@ -39,30 +49,34 @@ def execute(
     def on_running(step: int, warning: str | None) -> None:
         nonlocal done
         done = step
-        if warning:
+        if warning and rank.number == 0:
             print(f"warning: {warning}", file=sys.stderr)
         journal.state("running", step=step, attempt=number, reason=warning)
 
-    def fail(reason: str, code: int, *, unexpected: bool = False) -> int:
+    def fail(reason: str, code: int, *, unexpected: bool = False, follows: bool = False) -> int:
+        folder = trial.folder / "attempts" / str(number)
         try:
-            if unexpected:
+            if unexpected and not follows:
                 traceback.print_exc()
-                reason = f"{reason}; the traceback is in {journal.path.with_name('log.txt')}"
-            print(reason, file=sys.stderr)
+                reason = f"{reason}; the traceback is in {folder / log_name(rank.number)}"
+            print(f"this rank ends, as another has gone: {reason}" if follows else reason, file=sys.stderr)
         except OSError:
             _be_silent()
         try:
-            journal.state("failed", step=training.done if training else done, attempt=number, reason=reason)
+            if has_others:
+                leave(folder, rank.number, reason, follows=follows)
+            if not follows:  # who began it is for the launching side to say
+                journal.state("failed", step=training.done if training else done, attempt=number, reason=reason)
         except OSError:
             _be_silent()
             return NO_ROOM
         return code
 
     training: Training | None = None
+    has_others = rank.meeting != ""
     try:
-        config = trial.config
-        if config["hardware"]["cpu_threads"]:
-            torch.set_num_threads(config["hardware"]["cpu_threads"])
+        config = trial.config_of(number)
+        _set_threads(config["hardware"], has_others)
         checkpoints = Checkpoints(trial.folder, config["checkpoint"]["keep_last"])
         plan = make_plan(config)
         if config["hardware"]["memory_gb"] is not None:
@@ -75,7 +89,7 @@ def execute(
         numpy.random.seed(derive(config["seed"], "numpy") % 2**32)
         parts = make_parts(config, trust)
         training = Training(
-            config, plan, parts, journal, checkpoints, should_stop, on_running, _digests(trial, journal.path)
+            config, plan, parts, journal, checkpoints, should_stop, on_running, _digests(trial, number), rank
         )
         state, why = training.run()
         journal.state(state, step=training.done, attempt=number, reason=why)
@@ -85,14 +99,27 @@ def execute(
     except (TrainingError, CheckpointError) as err:
         return fail(f"{type(err).__name__}: {err}", FAILED)
     except Exception as err:  # code of anyone's; nothing is swallowed: the log has the traceback
-        return fail(_reason(err), FAILED, unexpected=True)
+        return fail(_reason(err), FAILED, unexpected=True, follows=has_others and _is_of_another_rank(err))
 
 
-def _digests(trial: Trial, own: Path) -> dict[str, str]:
+def _set_threads(hardware: Mapping[str, Any], has_others: bool) -> None:
+    """As many threads as were asked for; ranks of one machine share its cores."""
+    if hardware["cpu_threads"]:
+        torch.set_num_threads(hardware["cpu_threads"])
+    elif has_others:
+        torch.set_num_threads(max(1, torch.get_num_threads() // hardware["devices_per_node"]))
+
+
+def _is_of_another_rank(err: Exception) -> bool:
+    """Whether an error says no more than that a connection to another rank is gone."""
+    return isinstance(err, torch.distributed.DistError) or any(sign in str(err) for sign in LOST)
+
+
+def _digests(trial: Trial, number: int) -> dict[str, str]:
     """What the splits were to earlier attempts, which say so at their beginning."""
     found: dict[str, str] = {}
     for path in journals(trial.folder):
-        if path != own:
+        if path.parent.name != str(number):
             events = read(path, max_bytes=1 << 16)[0]
             found |= {event["split"]: event["digest"] for event in events if event["event"] == "data"}
     return found

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol, cast
 
 import torch
@@ -11,11 +12,28 @@ from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from experiments.seeding import derive
-from modules.data.base import Batch, DataError, Split
+from modules.data.base import Batch, DataError, Split, Tensors
+
+
+@dataclass(frozen=True)
+class Share:
+    """Whose part of every batch is fetched: replica ``number`` of ``count``."""
+
+    number: int = 0
+    count: int = 1
+
+
+WHOLE = Share()
 
 
 def training_batches(
-    split: Split, batch_size: int, seed: int, first_step: int, num_steps: int, num_workers: int
+    split: Split,
+    batch_size: int,
+    seed: int,
+    first_step: int,
+    num_steps: int,
+    num_workers: int,
+    share: Share = WHOLE,
 ) -> Iterator[Batch]:
     """The batches of the steps ``first_step .. num_steps - 1``; a resume gets what it would have got.
 
@@ -28,6 +46,7 @@ def training_batches(
         first_step: counted from 0; later than 0 after a resume.
         num_steps: length of the whole training, as the schedule counts it.
         num_workers: processes that fetch ahead where the split reads or decodes; 0 fetches in this one.
+        share: whose part to give; every replica fetches the whole, as one stream of chance augments it, and cuts.
 
     Raises:
         ValueError: the split is smaller than one batch.
@@ -38,11 +57,16 @@ def training_batches(
             f"batch_size_global={batch_size} is more than the {len(split)} examples of the training split; "
             f"lower batch_size_global to at most {len(split)}"
         )
-    return _fetch(_Training(split, batch_size, seed), range(first_step, num_steps), split, num_workers)
+    return _fetch(_Training(split, batch_size, seed, share), range(first_step, num_steps), split, num_workers)
 
 
-def evaluation_batches(split: Split, batch_size: int, num_workers: int) -> Iterator[Batch]:
-    """Every example of a split once and in its own order; the last batch may be smaller.
+def evaluation_batches(
+    split: Split, batch_size: int, num_workers: int, share: Share = WHOLE
+) -> Iterator[tuple[Batch, bool]]:
+    """Every example of a split once and in its own order, dealt to the replicas in turn; the last batch may be smaller.
+
+    Every replica gets as many batches. Where there are too few, False comes with one that was given already and does not
+    count.
 
     Raises:
         ValueError: the split is empty.
@@ -51,7 +75,10 @@ def evaluation_batches(split: Split, batch_size: int, num_workers: int) -> Itera
     if len(split) == 0:
         raise ValueError("evaluation wants a split of at least 1 example, but got 0; give the split more examples")
     num_batches = -(-len(split) // batch_size)
-    return _fetch(_Evaluation(split, batch_size), range(num_batches), split, num_workers)
+    numbers = range(share.number, -(-num_batches // share.count) * share.count, share.count)
+    dealt = [number if number < num_batches else 0 for number in numbers]
+    fetched = _fetch(_Evaluation(split, batch_size), dealt, split, num_workers)
+    return ((batch, number < num_batches) for batch, number in zip(fetched, numbers, strict=True))
 
 
 class _Batches(Protocol):
@@ -61,16 +88,22 @@ class _Batches(Protocol):
 
 
 class _Training:
-    def __init__(self, split: Split, batch_size: int, seed: int) -> None:
+    def __init__(self, split: Split, batch_size: int, seed: int, share: Share) -> None:
         self.split = split
         self.batch_size = batch_size
         self.seed = seed
+        self.share = share
         self.epoch = -1
         self.permutation = torch.empty(0, dtype=torch.int64)
 
     def __getitem__(self, number: int) -> Batch:
         generator = Generator().manual_seed(derive(self.seed, "augment", number))
-        return self.split.batch(self._indices(number), generator)
+        inputs, targets = self.split.batch(self._indices(number), generator)
+        if self.share.count == 1:
+            return inputs, targets
+        size = self.batch_size // self.share.count
+        own = slice(self.share.number * size, (self.share.number + 1) * size)
+        return _cut(inputs, own), _cut(targets, own)
 
     def _indices(self, step: int) -> Tensor:
         epoch, number = divmod(step, len(self.split) // self.batch_size)
@@ -79,6 +112,10 @@ class _Training:
             self.permutation = torch.randperm(len(self.split), generator=generator)
             self.epoch = epoch
         return self.permutation[number * self.batch_size : (number + 1) * self.batch_size]
+
+
+def _cut(tensors: Tensors, own: slice) -> Tensors:
+    return tensors[own] if isinstance(tensors, Tensor) else tuple(tensor[own] for tensor in tensors)
 
 
 class _Evaluation:
@@ -92,13 +129,13 @@ class _Evaluation:
         return self.split.batch(indices, Generator().manual_seed(derive(0, "evaluation", number)))
 
 
-def _fetch(batches: _Batches, numbers: range, split: Split, num_workers: int) -> Iterator[Batch]:
+def _fetch(batches: _Batches, numbers: Sequence[int], split: Split, num_workers: int) -> Iterator[Batch]:
     if split.in_memory or num_workers == 0 or not numbers:
         return (batches[number] for number in numbers)
     return _fetch_ahead(batches, numbers, num_workers)
 
 
-def _fetch_ahead(batches: _Batches, numbers: range, num_workers: int) -> Iterator[Batch]:
+def _fetch_ahead(batches: _Batches, numbers: Sequence[int], num_workers: int) -> Iterator[Batch]:
     loader: DataLoader[Batch] = DataLoader(
         cast("Dataset[Batch]", _Fallible(batches)),
         batch_size=None,

@@ -1,4 +1,4 @@
-"""What the user's input may be wrong about, told all at once."""
+"""What the user's input may be wrong about, told all at once; and what ends a training."""
 
 from __future__ import annotations
 
@@ -27,6 +27,10 @@ class ConfigError(InputError):
 
 class PlanError(InputError):
     """The configuration is well formed, but it cannot run as it stands."""
+
+
+class TrainingError(Exception):
+    """The training cannot go on; the message names the step and a way out."""
 
 
 def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from experiments.hold import hold
 from experiments.journal import Journal
+from experiments.lastwords import log_name
 from experiments.targets import find_here
 from experiments.trial import Trial
 from launchers.base import DONE, FAILED
@@ -63,6 +64,7 @@ def main() -> int:
     try:
         # What takes seconds is imported before the assignment is read, while the launching side still composes it.
         from experiments.attempt import execute
+        from modules.parallel.base import Rank
     except ImportError as err:
         print(f"ImportError: training cannot begin: {err}; `python -c 'import torch'` tells more", file=sys.stderr)
         return FAILED
@@ -73,14 +75,15 @@ def main() -> int:
     stop.watch_launcher()
     order = json.loads(line)
     trial, number, trust = Trial(Path(order["folder"])), int(order["attempt"]), tuple(order["trust"])
+    rank = Rank(**order["rank"])
     folder = trial.folder / "attempts" / str(number)
     with hold(trial.folder):
         if trial.attempts()[-1] != folder:  # the launching side died, and another began before this one held the run
             return FAILED
-        _log_to(folder / "log.txt")
+        _log_to(folder / log_name(rank.number))
         find_here(trust)
-        with Journal(folder / "journal.jsonl") as journal:
-            return execute(trial, number, trust, journal, stop)
+        with Journal(folder / "journal.jsonl" if rank.number == 0 else Path(os.devnull)) as journal:
+            return execute(trial, number, trust, rank, journal, stop)
 
 
 if __name__ == "__main__":

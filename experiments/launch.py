@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from types import FrameType
 from typing import Any, Literal, TextIO
+
+import yaml
 
 from experiments import journal
 from experiments.atomic import write_text
@@ -19,6 +23,7 @@ from experiments.build import build
 from experiments.display import Display
 from experiments.faults import InputError
 from experiments.hold import hold
+from experiments.lastwords import RankLogs, first_cause, log_name
 from experiments.plan import make_plan
 from experiments.targets import trusted
 from experiments.trial import Trial
@@ -61,7 +66,12 @@ def warm_launcher() -> Launcher:
 
 
 def run(
-    trial: Trial, *, trust: Sequence[str] = (), display: Display | None = None, launcher: Launcher | None = None
+    trial: Trial,
+    *,
+    trust: Sequence[str] = (),
+    display: Display | None = None,
+    launcher: Launcher | None = None,
+    changes: Mapping[str, Any] | None = None,
 ) -> Result:
     """Run a frozen trial to its end, from its last checkpoint where it has one.
 
@@ -70,21 +80,27 @@ def run(
         trust: packages beyond the house's own whose classes the trial may name.
         display: shows progress; None: lines on standard error.
         launcher: from `warm_launcher`; used where the trial asks for no other.
+        changes: what this attempt does otherwise than the trial, by key of the root; from `resume.changes`.
 
     Raises:
         InputError: an attempt at this run is still going on, or the trial cannot run.
         LaunchError: the machine refuses another process.
     """
-    plan = make_plan(trial.config)
+    config = {**trial.config, **(changes or {})}
+    plan = make_plan(config)
     packages = trusted(trust)
-    if launcher is None or trial.config["launcher"] != DEFAULT_LAUNCHER:
-        launcher = _launcher(trial.config["launcher"], packages)
+    if launcher is None or config["launcher"] != DEFAULT_LAUNCHER:
+        launcher = _launcher(config["launcher"], packages)
     with _hold(trial):
-        watch = _Watch(trial, _new_attempt(trial), display or Display(sys.stderr))
+        watch = _Watch(trial, _new_attempt(trial, changes), display or Display(sys.stderr), plan.topology.world)
+        hardware = config["hardware"]
+        assignment = Assignment(
+            trial.folder, watch.attempt, packages, hardware["nodes"], hardware["devices_per_node"]
+        )
         try:
-            handle: Handle = launcher.launch(Assignment(trial.folder, watch.attempt, packages))
+            handle: Handle = launcher.launch(assignment)
         except LaunchError:
-            watch.folder.rmdir()
+            shutil.rmtree(watch.folder)
             raise
         (trial.folder / "outcome.json").unlink(missing_ok=True)
         with _Signals(handle) as signals, watch.display.training(plan):
@@ -92,7 +108,7 @@ def run(
                 watch.look(signals.count)
                 time.sleep(POLL_S)
             watch.look(signals.count)
-            result = watch.result(handle.poll(), asked_to_end=signals.count > 1)
+            result = watch.result(handle, asked_to_end=signals.count > 1)
     if watch.sync is not None or result.exit_code != WRONG_INPUT:
         _finish_sync(watch, result)
     return result
@@ -101,9 +117,10 @@ def run(
 class _Watch:
     """What the launching side knows of an attempt: the tail of its journal."""
 
-    def __init__(self, trial: Trial, attempt: int, display: Display) -> None:
+    def __init__(self, trial: Trial, attempt: int, display: Display, num_ranks: int) -> None:
         self.trial, self.attempt, self.display = trial, attempt, display
         self.folder = trial.folder / "attempts" / str(attempt)
+        self.logs = RankLogs(self.folder, num_ranks) if num_ranks > 1 else None
         self.offset = 0
         self.metrics = _last_values(trial)
         self.last_state: journal.StateEvent | None = None
@@ -117,6 +134,8 @@ class _Watch:
         if num_signals and not self.num_signals:
             self._show(lambda: self.display.say("stopping: a checkpoint is being saved (once more: end at once)"))
         self.num_signals = num_signals
+        for line in self.logs.new_lines() if self.logs is not None else ():
+            self._show(partial(self.display.say, line))
         for event in events:
             if event["event"] == "metrics":
                 self._on_metrics(event)
@@ -148,9 +167,10 @@ class _Watch:
         with contextlib.suppress(OSError):  # no room for its log; `lathe sync` does it later
             self.sync = start_sync(self.trial, self.attempt)
 
-    def result(self, code: int | None, *, asked_to_end: bool) -> Result:
+    def result(self, handle: Handle, *, asked_to_end: bool) -> Result:
         """How it ended, by its own last word or else its exit code; written to `outcome.json`."""
-        status, reason = self._standing(code, asked_to_end)
+        code = handle.poll()
+        status, reason = self._standing(code, asked_to_end, handle.failed_rank)
         outcome = {"status": status, "attempt": self.attempt, "reason": reason, "exit_code": code, "ended": time.time()}
         with contextlib.suppress(OSError):  # a full disk: the journal's own last word stands then
             write_text(self.trial.folder / "outcome.json", json.dumps(outcome) + "\n")
@@ -159,22 +179,29 @@ class _Watch:
         exit_code = DONE if status == "finished" else WRONG_INPUT if code == WRONG_INPUT and spoke else FAILED
         return Result(self.trial, self.attempt, status, reason, exit_code, self.metrics)
 
-    def _standing(self, code: int | None, asked_to_end: bool) -> tuple[Status, str | None]:
+    def _standing(
+        self, code: int | None, asked_to_end: bool, failed_rank: int | None
+    ) -> tuple[Status, str | None]:
         if self.last_state is not None and self.last_state["state"] != "running":
             return self.last_state["state"], self.last_state["reason"]
+        cause = first_cause(self.folder)
+        if cause is not None:
+            return "failed", f"rank {cause.rank}: {cause.reason}"
+        rank = "" if failed_rank is None else f"rank {failed_rank} was "
         if code is not None and code < 0:
             name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
             is_riddle = -code == signal.SIGKILL and not asked_to_end
             hint = "; if nobody sent it, memory ran out: lower batch_size_per_device" if is_riddle else ""
-            return "killed", f"ended by {name}{hint}"
+            return "killed", f"{rank}ended by {name}{hint}"
         if code == NO_ROOM:
             return (
                 "failed",
                 f"the disk of {self.trial.folder} is full; free space, then `lathe resume {self.trial.reference}`",
             )
-        log = self.folder / "log.txt"
+        log = self.folder / log_name(failed_rank or 0)
         printed = f"see {log}" if log.exists() else "what it printed stands above"
-        return "failed", f"the job ended with code {code} and left no word; {printed}"
+        who = "the job" if failed_rank is None else f"rank {failed_rank}"
+        return "failed", f"{who} ended with code {code} and left no word; {printed}"
 
 
 def _last_values(trial: Trial) -> dict[str, float]:
@@ -208,8 +235,8 @@ def _where(trial: Trial) -> str:
     return f" (process {states[-1]['pid']} on {states[-1]['host']})" if states else ""
 
 
-def _new_attempt(trial: Trial) -> int:
-    """Make the folder of the next attempt.
+def _new_attempt(trial: Trial, changes: Mapping[str, Any] | None) -> int:
+    """Make the folder of the next attempt, with what it does otherwise than the trial.
 
     Raises:
         InputError: it cannot be made.
@@ -219,6 +246,8 @@ def _new_attempt(trial: Trial) -> int:
     folder = trial.folder / "attempts" / str(number)
     try:
         folder.mkdir(parents=True)
+        if changes:
+            write_text(folder / "changed.yaml", yaml.safe_dump(dict(changes), sort_keys=False, allow_unicode=True))
     except FileExistsError as err:
         raise InputError([f"run '{trial.folder.name}' was started by someone else this moment; wait for it"]) from err
     except OSError as err:

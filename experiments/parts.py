@@ -46,5 +46,7 @@ def make_parts(config: Mapping[str, Any], trust: Collection[str] = ()) -> Parts:
             problems.append(f"{key}: {in_a_line(err)}; mend its arguments")
     if problems:
         raise PlanError(problems, f"the plan for '{config['name']}'")
-    learner = Learner(*(built[key] for key in ("model", "objective", "optimizer", "schedule")))
+    learner = Learner(
+        built["model"], built["objective"], built["optimizer"], built["schedule"], example=built["data"].example
+    )
     return Parts(built["data"], learner, built["evaluator"], built["parallel"])

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-import math
-import time
+import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy
 import torch
 from torch import Tensor
 
-from experiments.batches import evaluation_batches, training_batches
+from experiments.agreement import Agreement
+from experiments.batches import Share, evaluation_batches, training_batches
 from experiments.checkpoint import Checkpoints
-from experiments.faults import InputError
+from experiments.curve import Curve
+from experiments.faults import InputError, TrainingError
 from experiments.fingerprint import fingerprint
 from experiments.journal import Journal
+from experiments.memory import memory_peak_gib, memory_peaks
 from experiments.parts import Parts
 from experiments.plan import Plan
-from modules.data.base import Split
-from modules.parallel.base import Recipe
-
-
-class TrainingError(Exception):
-    """The training cannot go on; the message names the step and a way out."""
+from experiments.saver import Best, Saver
+from experiments.seeding import derive
+from modules.data.base import Batch, Split
+from modules.parallel.base import Rank, Recipe
+from modules.parallel.topology import AXES
 
 
 @dataclass
@@ -42,8 +44,16 @@ class Training:
     """Told the steps that are done: once when training begins, then again with every warning."""
     digests_before: Mapping[str, str] = field(default_factory=dict)
     """What the splits of the data were to earlier attempts, by name."""
+    rank: Rank = field(default_factory=Rank)
+    """Which of the processes of this training this is; the first alone writes."""
     done: int = 0
     """Steps that are done."""
+
+    def __post_init__(self) -> None:
+        self.place = self.plan.topology.place(self.rank.number)
+        self.share = Share(self.place.data, self.plan.topology.data)
+        # Before an engine takes parts of the model away.
+        self.num_parameters = sum(parameter.numel() for parameter in self.parts.learner.model.parameters())
 
     def run(self) -> tuple[Literal["finished", "stopped"], str | None]:
         """Train.
@@ -59,19 +69,34 @@ class Training:
         config, plan, engine = self.config, self.plan, self.parts.engine
         with self._wrong_input():
             self._try_evaluator()
-            engine.prepare(self.parts.learner, _recipe(config, plan))
+            engine.prepare(self.parts.learner, _recipe(config, plan, self.rank))
             train, val, test = (self._load(name) for name in ("train", "val", "test"))  # what is missing is told now
-        self.journal.params(_derived(self.parts, plan))
-        first_step = self.done = self._restore()  # after the data, whose reading may have drawn random numbers
+        self.saver = Saver(engine, self.parts.learner.model, self.checkpoints, self.rank.number == 0)
+        self.journal.params(_derived(self.num_parameters, plan))
+        try:
+            ended = self._train(train, val, self._restore())
+            if ended[0] == "finished":
+                self._evaluate("test", test, plan.num_steps)
+        finally:
+            self.saver.wait()
+        engine.gather(0.0)  # nobody leaves before the first rank has written all
+        return ended
+
+    def _train(self, train: Split, val: Split, first_step: int) -> tuple[Literal["finished", "stopped"], str | None]:
+        config, plan, engine = self.config, self.plan, self.parts.engine
+        self.done = first_step
         self.on_running(first_step, None)
         self._tell_warnings()
         batches = training_batches(
-            train, plan.batch_size_global, config["seed"], first_step, plan.num_steps, config["num_data_workers"]
+            train, plan.batch_size_global, config["seed"], first_step, plan.num_steps, config["num_data_workers"], self.share
         )
-        curve = _Curve(self, first_step)
-        if first_step < plan.num_steps and (reason := self.should_stop()) is not None:
+        schedule, tokens = self.parts.learner.schedule, _tokens(self.parts.data.example(1))
+        curve = Curve(config, plan, schedule, self.journal, first_step, tokens)
+        agreement = Agreement(engine, self.should_stop, plan.topology.world, first_step)
+        if first_step < plan.num_steps and (reason := agreement.reason(first_step)) is not None:
             return "stopped", f"{reason} before step {first_step + 1}"
         for step, batch in enumerate(batches, start=first_step):
+            self._seed(step)
             metrics = engine.train_step(batch, step)
             self.done = done = step + 1
             curve.add(done, metrics)
@@ -81,12 +106,23 @@ class Training:
             if self._is_due(done, config["checkpoint"]["every_steps"]):
                 with curve.paused():
                     self._save(done)
-            if done < plan.num_steps and (reason := self.should_stop()) is not None:
+            if done < plan.num_steps and (reason := agreement.reason(done)) is not None:
                 curve.drain()
                 self._save(done)
+                self.saver.wait()
                 return "stopped", f"{reason} after step {done}, which is saved"
-        self._evaluate("test", test, plan.num_steps)
         return "finished", None
+
+    def _seed(self, step: int) -> None:
+        """Chance of one step: a pure function of seed and step, so that nothing of it has to be saved.
+
+        Ranks that hold slices of the same layers draw the same; replicas and stages draw apart.
+        """
+        place = self.place
+        number = derive(self.config["seed"], "step", step, place.data, place.pipe)
+        torch.manual_seed(number)
+        random.seed(number)
+        numpy.random.seed(number % 2**32)
 
     @contextmanager
     def _wrong_input(self) -> Iterator[None]:
@@ -130,8 +166,10 @@ class Training:
             except ValueError as err:
                 faults[checkpoint.step] = " ".join(str(err).split())
                 continue
-            for step, fault in faults.items():
+            self.parts.engine.gather(0.0)  # all have read
+            for step, fault in faults.items() if self.rank.number == 0 else ():
                 self.checkpoints.discard(step, fault)
+            self.saver.saved = checkpoint.step
             self._keep_best(checkpoint.step, checkpoint.state.get("val", {}))
             return checkpoint.step
         if faults:
@@ -163,114 +201,41 @@ class Training:
         return split
 
     def _evaluate(self, name: str, split: Split, done: int) -> None:
-        batches = evaluation_batches(split, self.config["batch_size_eval"], self.config["num_data_workers"])
-        found = self.parts.engine.evaluate(batches, self.parts.evaluator)
+        config, engine = self.config, self.parts.engine
+        batches = evaluation_batches(split, config["batch_size_eval"], config["num_data_workers"], self.share)
+        found = engine.evaluate(batches, self.parts.evaluator)
         metrics = {f"{name}/{metric}": value for metric, value in found.items()}
         self.journal.metrics(done, metrics)
+        self.journal.metrics(done, memory_peaks(engine.gather(memory_peak_gib())))
         if name == "val":
             self._keep_best(done, metrics)
 
     def _keep_best(self, done: int, metrics: Mapping[str, float]) -> None:
         """Save and mark a step if none was better; again after a resume, as a crash can come between the two."""
         settings = self.config["checkpoint"]
-        wanted, mode = settings["best_metric"], settings["best_mode"]
-        if wanted in metrics and self.checkpoints.is_better(wanted, metrics[wanted], mode):
-            self._save(done, metrics)
-            self.checkpoints.mark_best(done, wanted, metrics[wanted], mode)
+        wanted = settings["best_metric"]
+        if wanted in metrics:
+            best = Best(wanted, metrics[wanted], settings["best_mode"])
+            if self.saver.is_better(best):
+                self._save(done, metrics, best)
 
-    def _save(self, done: int, metrics: Mapping[str, float] | None = None) -> None:
-        if not self.checkpoints.has(done):
-            if not all(bool(torch.isfinite(weight).all()) for weight in self.parts.learner.model.parameters()):
-                raise TrainingError(
-                    f"the weights after step {done} are not all finite numbers, though the loss was: a gradient was not; "
-                    "set grad_clip_norm, or lower optimizer.lr (the last checkpoint is from before)"
-                )
-            self.checkpoints.save(done, self.parts.engine.save, {"val": dict(metrics or {})})
+    def _save(self, done: int, metrics: Mapping[str, float] | None = None, best: Best | None = None) -> None:
+        self.saver.save(done, metrics or {}, best)
         self._tell_warnings()
 
 
-class _Curve:
-    """The points of the training curves, and a watch on every step's loss."""
-
-    def __init__(self, training: Training, first_step: int) -> None:
-        self.training = training
-        self.pending: list[tuple[int, dict[str, Tensor]]] = []
-        self.every = training.config["log_every_steps"]
-        self.learning_rate = training.config["optimizer"].get("lr")
-        self.clock = _Clock(first_step)
-
-    def add(self, done: int, metrics: dict[str, Tensor]) -> None:
-        """Note one step. Reading a value waits for the device, so on a GPU it happens only where a point is due."""
-        self.pending.append((done, metrics))
-        is_due = done == 1 or self.training._is_due(done, self.every)
-        if is_due or all(value.device.type == "cpu" for value in metrics.values()):
-            values = self.drain()
-            if is_due:
-                self._log(done, values)
-
-    def drain(self) -> dict[str, float]:
-        """The latest step's values, after all since the last look were found to be numbers."""
-        values: dict[str, float] = {}
-        for done, metrics in self.pending:
-            values = {f"train/{name}": tensor.item() for name, tensor in metrics.items()}
-            for name, value in values.items():
-                if not math.isfinite(value):
-                    self.training.journal.metrics(done, values)
-                    raise TrainingError(
-                        f"{name}={value} at step {done} is no finite number; lower optimizer.lr, set grad_clip_norm or add "
-                        "schedule.warmup_steps (the last checkpoint is from before)"
-                    )
-        self.pending.clear()
-        return values
-
-    def paused(self) -> _Clock:
-        """A context whose time is not counted as training; losses are looked at before anything is saved."""
-        self.drain()
-        return self.clock
-
-    def _log(self, done: int, values: dict[str, float]) -> None:
-        if self.learning_rate is not None:
-            schedule, num_steps = self.training.parts.learner.schedule, self.training.plan.num_steps
-            values["train/learning_rate"] = self.learning_rate * schedule.factor(done - 1, num_steps)
-        step_time_s = self.clock.step_time_s(done)
-        values["perf/step_time_ms"] = step_time_s * 1e3
-        values["perf/samples_per_s"] = self.training.plan.batch_size_global / step_time_s
-        self.training.journal.metrics(done, values)
-
-
-class _Clock:
-    """Seconds of a training step, with evaluations and checkpoints left out."""
-
-    def __init__(self, first_step: int) -> None:
-        self.last_done = first_step
-        self.last_time = time.perf_counter()
-        self.entered = 0.0
-
-    def step_time_s(self, done: int) -> float:
-        """Mean since the last call."""
-        now = time.perf_counter()
-        mean = (now - self.last_time) / (done - self.last_done)
-        self.last_time, self.last_done = now, done
-        return mean
-
-    def __enter__(self) -> None:
-        self.entered = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self.last_time += time.perf_counter() - self.entered
-
-
-def _derived(parts: Parts, plan: Plan) -> dict[str, int]:
+def _derived(num_parameters: int, plan: Plan) -> dict[str, int]:
     """What follows from the configuration and is worth comparing between runs."""
     return {
-        "plan.num_parameters": sum(parameter.numel() for parameter in parts.learner.model.parameters()),
+        "plan.num_parameters": num_parameters,
         "plan.num_steps": plan.num_steps,
         "plan.num_accumulation": plan.num_accumulation,
         "plan.cpu_threads": torch.get_num_threads(),
+        **{f"plan.{axis}": getattr(plan.topology, axis) for axis in AXES},
     }
 
 
-def _recipe(config: Mapping[str, Any], plan: Plan) -> Recipe:
+def _recipe(config: Mapping[str, Any], plan: Plan, rank: Rank) -> Recipe:
     return Recipe(
         num_steps=plan.num_steps,
         num_accumulation=plan.num_accumulation,
@@ -278,4 +243,14 @@ def _recipe(config: Mapping[str, Any], plan: Plan) -> Recipe:
         precision=config["precision"],
         compile=config["compile"],
         device=config["hardware"]["device"],
+        batch_size_per_device=plan.batch_size_per_device,
+        topology=plan.topology,
+        rank=rank,
     )
+
+
+def _tokens(example: Batch) -> int:
+    """Tokens of one example's targets; 0 where they are no sequence."""
+    targets = example[1]
+    is_sequence = isinstance(targets, Tensor) and targets.dim() == 2 and not targets.is_floating_point()
+    return targets.shape[1] if is_sequence else 0  # type: ignore[union-attr]

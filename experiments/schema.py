@@ -38,8 +38,8 @@ class Experiment:
     """Updates between two points of the training curves."""
     grad_clip_norm: float | None
     """Largest global norm of the gradient; null: not clipped."""
-    precision: Literal["fp32", "bf16"]
-    """bf16: autocast of the forward pass; weights and optimizer stay in fp32."""
+    precision: Literal["fp32", "bf16", "fp16"]
+    """bf16, fp16: autocast of the forward pass; weights and optimizer stay in fp32. fp16 scales the loss, on GPUs only."""
     compile: bool
     """Compile the model with torch.compile."""
     checkpoint: Checkpoint

@@ -41,6 +41,11 @@ class Trial:
         config: dict[str, Any] = yaml.safe_load((self.folder / "trial.yaml").read_text())
         return config
 
+    def config_of(self, attempt: int) -> dict[str, Any]:
+        """The configuration of one attempt: the trial's, but for what a resume has changed (`resume.CHANGEABLE`)."""
+        path = self.folder / "attempts" / str(attempt) / "changed.yaml"
+        return {**self.config, **(yaml.safe_load(path.read_text()) if path.exists() else {})}
+
     @cached_property
     def provenance(self) -> dict[str, Any]:
         """Where it came from: trial_id, run_key, created, overrides, code, host, python, packages, data."""

@@ -20,16 +20,33 @@ class Assignment:
     attempt: int
     trust: tuple[str, ...] = ()
     """Packages beyond the house's own whose classes the trial may name."""
+    nodes: int = 1
+    ranks_per_node: int = 1
+    """Processes of the training on each node, one a device."""
+
+    @property
+    def ranks(self) -> int:
+        return self.nodes * self.ranks_per_node
 
 
 class Handle(Protocol):
-    """A running attempt."""
+    """A running attempt: one process, or the ranks of one training, which end together."""
 
     @property
-    def pid(self) -> int: ...
+    def pid(self) -> int:
+        """Process of the first rank."""
+        ...
 
     def poll(self) -> int | None:
-        """Exit code, the negative number of the signal that ended it, or None while it runs."""
+        """Exit code, the negative number of the signal that ended it, or None while it runs.
+
+        Of several ranks, that of the first that failed; when one fails, the others are ended.
+        """
+        ...
+
+    @property
+    def failed_rank(self) -> int | None:
+        """Of several ranks, the first that failed; None where none did."""
         ...
 
     def signal(self, number: int) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from experiments.batches import evaluation_batches, training_batches
+from experiments.batches import Share, evaluation_batches, training_batches
 from modules.data.base import Batch, DataError
 
 Told = list[tuple[list[float], list[int]]]
@@ -42,6 +42,13 @@ def _told(batches: Iterator[Batch]) -> Told:
     return [(cast(Tensor, inputs).tolist(), cast(Tensor, targets).tolist()) for inputs, targets in batches]
 
 
+def _counted(split: Noisy, batch_size: int, num_workers: int = 0, share: Share = Share()) -> Told:  # noqa: B008
+    """The batches of an evaluation that count."""
+    return _told(
+        iter([batch for batch, counts in evaluation_batches(split, batch_size, num_workers, share) if counts])
+    )
+
+
 def test_an_epoch_shows_every_example_once_and_the_next_in_another_order() -> None:
     steps = [
         told
@@ -67,6 +74,26 @@ def test_a_resume_sees_what_it_would_have_seen(first_step: int) -> None:
     assert rest == whole[first_step:]
 
 
+def test_replicas_share_out_what_one_process_would_get() -> None:
+    whole = _told(training_batches(Noisy(13, True), 6, seed=5, first_step=1, num_steps=5, num_workers=0))
+    parts = [
+        _told(training_batches(Noisy(13, True), 6, 5, 1, 5, num_workers=0, share=Share(number, 3)))
+        for number in range(3)
+    ]
+    for step, (inputs, targets) in enumerate(whole):
+        assert [each for part in parts for each in part[step][0]] == inputs
+        assert [each for part in parts for each in part[step][1]] == targets
+
+
+@pytest.mark.parametrize("num_replicas", [1, 2, 3, 5])
+def test_replicas_evaluate_every_example_once_and_as_often(num_replicas: int) -> None:
+    shares = [Share(number, num_replicas) for number in range(num_replicas)]
+    counted = [_counted(Noisy(10, True), 3, share=share) for share in shares]
+    assert sorted(each for part in counted for _, indices in part for each in indices) == list(range(10))
+    lengths = {len(list(evaluation_batches(Noisy(10, True), 3, 0, share))) for share in shares}
+    assert lengths == {-(-4 // num_replicas)}
+
+
 def test_another_seed_brings_another_order_and_other_dice() -> None:
     one, two = (_told(training_batches(Noisy(11, True), 3, seed, 0, 2, num_workers=0)) for seed in (5, 6))
     assert one[0][0] != two[0][0]
@@ -77,7 +104,7 @@ def test_workers_bring_what_the_process_itself_would_bring() -> None:
     split = Noisy(11, False)
     alone = _told(training_batches(split, 3, seed=5, first_step=1, num_steps=8, num_workers=0))
     assert _told(training_batches(split, 3, seed=5, first_step=1, num_steps=8, num_workers=2)) == alone
-    assert _told(evaluation_batches(split, 4, num_workers=2)) == _told(evaluation_batches(split, 4, num_workers=0))
+    assert _counted(split, 4, num_workers=2) == _counted(split, 4)
 
 
 def test_workers_leave_torchs_own_chance_alone() -> None:
@@ -109,9 +136,9 @@ def test_training_can_be_left_before_its_end() -> None:
 
 
 def test_evaluation_shows_every_example_once_in_its_own_order() -> None:
-    told = _told(evaluation_batches(Noisy(7, True), 3, num_workers=0))
+    told = _counted(Noisy(7, True), 3)
     assert [indices for _, indices in told] == [[0, 1, 2], [3, 4, 5], [6]]
-    assert told == _told(evaluation_batches(Noisy(7, True), 3, num_workers=0))
+    assert told == _counted(Noisy(7, True), 3)
 
 
 def test_wrong_sizes_are_refused_before_the_first_batch() -> None:

@@ -1,8 +1,9 @@
-"""The contract of a model: what every `nn.Module` offers, and what one that can be cut into a pipeline adds."""
+"""The contracts of a model: what an `nn.Module` adds that can be cut into stages, or whose layers can be split."""
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
 
 from torch import nn
 
@@ -12,5 +13,34 @@ class Layered(Protocol):
     """A model that offers itself as a list of layers; running them in turn is its forward pass."""
 
     def layers(self) -> list[nn.Module]:
-        """The layers from inputs to outputs, each mapping the previous one's outputs."""
+        """The layers from inputs to outputs, each mapping the previous one's outputs.
+
+        They are the model's own modules, and every parameter is in one of them; one that is in several is tied.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Shard:
+    """How one layer is split over the ranks of a model-parallel group.
+
+    column: an `nn.Linear` whose outputs are split; its inputs are whole. What follows works on a slice of the features.
+    row: an `nn.Linear` whose inputs come split from a column layer; its outputs are whole.
+    vocabulary: an `nn.Embedding` whose words are split.
+    classes: an `nn.Linear` that gives the model's logits, split by class.
+    """
+
+    kind: Literal["column", "row", "vocabulary", "classes"]
+    units: int
+    """Equal parts of the split dimension that stay whole: heads, hidden units, words."""
+    argument: str
+    """The constructor's argument that says how many units there are, for messages: ``num_heads``."""
+
+
+@runtime_checkable
+class Shardable(Protocol):
+    """A model that says which of its layers split; it knows nothing of ranks, and never counts on a slice's size."""
+
+    def shards(self) -> dict[str, Shard]:
+        """The layers that split, by their names in `named_modules`; all others are held whole by every rank."""
         ...

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -13,7 +13,20 @@ from torch.optim import Optimizer
 from modules.data.base import Batch
 from modules.evaluator.base import Evaluator
 from modules.objective.base import Objective
+from modules.parallel.topology import Topology
 from modules.schedule.base import Schedule
+
+
+@dataclass(frozen=True)
+class Rank:
+    """Which of the processes of one training this is."""
+
+    number: int = 0
+    """From 0 to the topology's ``world - 1``."""
+    on_node: int = 0
+    """Counted on its node from 0: on a machine with GPUs, which of them is its."""
+    meeting: str = ""
+    """Where all ranks meet, as torch.distributed's ``init_method``: ``file:///...`` or ``tcp://host:port``."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +37,13 @@ class Recipe:
     num_accumulation: int
     """Micro-batches of one step on this rank; their gradients are averaged."""
     grad_clip_norm: float | None
-    precision: Literal["fp32", "bf16"]
+    precision: Literal["fp32", "bf16", "fp16"]
     compile: bool
     device: Literal["auto", "cpu", "cuda"]
+    batch_size_per_device: int
+    """Examples of a micro-batch."""
+    topology: Topology = field(default_factory=Topology)
+    rank: Rank = field(default_factory=Rank)
 
 
 @dataclass
@@ -37,38 +54,68 @@ class Learner:
     objective: Objective
     optimizer: Callable[[Iterable[nn.Parameter]], Optimizer]
     schedule: Schedule
+    example: Callable[[int], Batch] | None = None
+    """Gives a batch of zeros of a size, to try the model on."""
 
 
 class Engine(Protocol):
+    """Trains one model on all ranks of a topology; every method is called by all of them, at the same point."""
+
     def prepare(self, learner: Learner, recipe: Recipe) -> None:
-        """Put the parts on their devices; called once, before anything else."""
+        """Meet the other ranks and put the parts on their devices; called once, before anything else.
+
+        The learner's model is whole and has the same weights on every rank.
+
+        Raises:
+            ValueError: this machine, or these parts, cannot do what the recipe asks.
+        """
         ...
 
     def train_step(self, batch: Batch, step: int) -> dict[str, Tensor]:
-        """One update from this rank's share of the global batch.
+        """One update from this replica's share of the global batch.
 
         Args:
             batch: on the CPU; its first dimension is ``num_accumulation`` micro-batches long.
             step: counted from 0.
 
         Returns:
-            The objective's metrics and ``grad_norm`` (before clipping; only where clipping is on), float [] each, left
-            on the device so that reading them is the caller's choice.
+            The objective's metrics and ``grad_norm`` (before clipping; only where clipping is on), float [] each: means
+            over the global batch, the same on every rank, left on the device so that reading them is the caller's choice.
         """
         ...
 
-    def evaluate(self, batches: Iterable[Batch], evaluator: Evaluator) -> dict[str, float]:
-        """The evaluator's metrics and the objective's mean over all examples, in evaluation mode."""
+    def evaluate(self, batches: Iterable[tuple[Batch, bool]], evaluator: Evaluator) -> dict[str, float]:
+        """The evaluator's metrics and the objective's mean over all replicas' examples, in evaluation mode.
+
+        Args:
+            batches: this replica's share, as many batches on every rank. False marks one that does not count: it is there
+                because all ranks compute in step.
+            evaluator: its sums are added up over the replicas.
+        """
         ...
 
-    def save(self, folder: Path) -> None:
-        """Write everything that the next step depends on into an empty folder, without pickle."""
+    def snapshot(self) -> Callable[[Path], None] | None:
+        """Copy everything that the next step depends on, whatever the topology.
+
+        Returns:
+            On rank 0, what writes the copy into an empty folder, without pickle; any thread may call it while training
+            goes on. On the others None.
+        """
         ...
 
     def load(self, folder: Path) -> None:
-        """Restore what `save` wrote; the next step is then bit for bit the one that would have come."""
+        """Restore what a snapshot of any engine in any topology wrote; in the same one the next step is then bit for bit
+        the one that would have come.
+
+        Raises:
+            StateError: it belongs to other parts, or is damaged; the same on every rank.
+        """
         ...
 
     def weights(self) -> dict[str, Tensor]:
-        """The whole model's weights on the CPU, by name, gathered from all ranks."""
+        """The whole model's weights on the CPU, by name, gathered from all ranks; empty on those but rank 0."""
+        ...
+
+    def gather(self, value: float) -> list[float]:
+        """One number of every rank, in their order, the same on all."""
         ...

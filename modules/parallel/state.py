@@ -1,25 +1,29 @@
-"""Training state on disk, without pickle: weights, optimizer and random states as safetensors and JSON."""
+"""Training state on disk: weights and the optimizer's state by the parameters' names, whole, whatever the topology.
+
+Safetensors and JSON, without pickle. As nothing in it knows of ranks, any engine restores what any other saved.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-import random
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
-import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 MODEL = "model.safetensors"
-OPTIMIZER = "optimizer"  # .safetensors for tensors, .json for parameter groups and scalars
-RANDOM = "random"
+OPTIMIZER = "optimizer.safetensors"  # under "<parameter>.<entry>"
+REST = "optimizer.json"  # its class, plain numbers of its state, and what else an engine needs
 
 
 class StateError(ValueError):
@@ -41,108 +45,113 @@ SAME_PARTS = "resume with the configuration that wrote it, or start a new run"
 OLDER = "resume from an older checkpoint, or start a new run"
 
 
-def save_model(model: nn.Module, folder: Path) -> None:
-    """Write parameters and buffers to `model.safetensors`; those that are tied are written once."""
-    _write_tensors(folder / MODEL, _untied(model))
+@dataclass
+class State:
+    """Everything that the next step depends on, but for what follows from seed and step."""
+
+    weights: dict[str, Tensor]
+    """Parameters and buffers, each whole and under the first of its names."""
+    optimizer: str
+    """Name of its class."""
+    entries: dict[str, dict[str, Tensor | float]]
+    """The optimizer's state of every parameter, by parameter and entry: ``exp_avg``, ``step`` ..."""
+    extra: dict[str, Any] = field(default_factory=dict)
+    """Plain JSON of the engine's own: the scale of a loss."""
+
+    def write(self, folder: Path) -> None:
+        """Write it into an empty folder.
+
+        Raises:
+            OSError: the disk is full.
+            ValueError: the optimizer keeps something that is neither tensor nor number.
+        """
+        _write_tensors(folder / MODEL, self.weights)
+        tensors: dict[str, Tensor] = {}
+        numbers: dict[str, dict[str, float]] = {}
+        for name, entries in self.entries.items():
+            for key, value in entries.items():
+                if isinstance(value, Tensor):
+                    tensors[f"{name}.{key}"] = value
+                else:
+                    numbers.setdefault(name, {})[key] = value
+        _write_tensors(folder / OPTIMIZER, tensors)
+        _write_json(folder / REST, {"optimizer": self.optimizer, "numbers": numbers, "extra": self.extra})
 
 
-def load_model(model: nn.Module, folder: Path) -> None:
-    """Copy saved weights into a model.
+class Saved:
+    """A state on disk, read a tensor at a time: no rank needs memory for more than its own part."""
 
-    Raises:
-        StateError: names, shapes or dtypes are not those of the model.
-    """
-    path = folder / MODEL
-    saved, own = _read_tensors(path), _untied(model)
-    problems = [f"{name}: the model has it, the file does not" for name in own.keys() - saved.keys()]
-    problems += [f"{name}: the file has it, the model does not" for name in saved.keys() - own.keys()]
-    for name in own.keys() & saved.keys():
-        if _kind(saved[name]) != _kind(own[name]):
-            problems.append(f"{name}: saved as {_kind(saved[name])}, the model has {_kind(own[name])}")
-    if problems:
-        raise StateError(path, sorted(problems), SAME_PARTS)
-    with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(saved[name])
+    def __init__(self, folder: Path) -> None:
+        """
+        Raises:
+            StateError: a file is missing or damaged.
+        """
+        self.folder = folder
+        rest = _read_json(folder / REST)
+        self.optimizer, self.extra = str(rest.get("optimizer")), rest.get("extra", {})
+        self._numbers: dict[str, dict[str, float]] = rest.get("numbers", {})
+        self._open = ExitStack()
+        self._weights = self._opened(folder / MODEL)
+        self._states = self._opened(folder / OPTIMIZER)
+        self.weight_names = set(self._weights.keys())
+        self._keys: dict[str, list[str]] = {}
+        for full in self._states.keys():  # noqa: SIM118  # a file of safetensors is no mapping
+            name, _, key = full.rpartition(".")
+            self._keys.setdefault(name, []).append(key)
 
+    def _opened(self, path: Path) -> Any:
+        try:
+            return self._open.enter_context(safe_open(path, "pt"))
+        except (SafetensorError, OSError) as err:
+            self._open.close()
+            raise StateError(path, [str(err)], OLDER) from err
 
-def save_optimizer(optimizer: Optimizer, folder: Path) -> None:
-    """Write the state of any `torch.optim` optimizer whose state is tensors and plain scalars."""
-    state = optimizer.state_dict()
-    tensors: dict[str, Tensor] = {}
-    scalars: dict[str, dict[str, Any]] = {}
-    for index, entries in state["state"].items():
-        for key, value in entries.items():
-            if isinstance(value, Tensor):
-                tensors[f"{index}.{key}"] = value
-            else:
-                scalars.setdefault(str(index), {})[key] = value
-    _write_tensors(folder / f"{OPTIMIZER}.safetensors", tensors)
-    described = {"optimizer": type(optimizer).__name__, "param_groups": state["param_groups"], "scalars": scalars}
-    _write_json(folder / f"{OPTIMIZER}.json", described)
+    def __enter__(self) -> Saved:
+        return self
 
+    def __exit__(
+        self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.close()
 
-def load_optimizer(optimizer: Optimizer, folder: Path) -> None:
-    """Restore an optimizer that was built over the same parameters.
+    def weight(self, name: str) -> Tensor:
+        tensor: Tensor = self._weights.get_tensor(name)
+        return tensor
 
-    Raises:
-        StateError: it is another optimizer, or its state belongs to other parameters.
-    """
-    path = folder / f"{OPTIMIZER}.json"
-    saved, own = _read_json(path), optimizer.state_dict()
-    name, groups = type(optimizer).__name__, saved.get("param_groups", [])
-    if saved.get("optimizer") != name:
-        raise StateError(path, [f"optimizer: saved from {saved.get('optimizer')}, this run has {name}"], SAME_PARTS)
-    if [group["params"] for group in groups] != [group["params"] for group in own["param_groups"]]:
-        counts = [[len(group["params"]) for group in each] for each in (groups, own["param_groups"])]
-        raise StateError(path, [f"parameters per group: saved {counts[0]}, this run has {counts[1]}"], SAME_PARTS)
-    state = _optimizer_state(optimizer, folder / f"{OPTIMIZER}.safetensors", saved["scalars"])
-    for group, ours in zip(groups, own["param_groups"], strict=True):
-        for key, value in group.items():  # JSON knows no tuples: betas
-            group[key] = tuple(value) if isinstance(ours.get(key), tuple) else value
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
+    def entries(self, name: str) -> dict[str, Tensor | float]:
+        """The optimizer's state of one parameter; empty before its first step."""
+        tensors = {key: self._states.get_tensor(f"{name}.{key}") for key in self._keys.get(name, [])}
+        return {**tensors, **self._numbers.get(name, {})}
 
+    def check(self, kinds: Mapping[str, str], optimizer: str) -> None:
+        """
+        Args:
+            kinds: what the whole model has, from `kinds_of`.
+            optimizer: name of this run's class.
 
-def save_random(folder: Path) -> None:
-    """Write the states of Python's, numpy's and torch's generators, those of every CUDA device included."""
-    version, words, gauss = random.getstate()
-    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
-    tensors = {
-        "python": torch.tensor(words, dtype=torch.int64),
-        "numpy": torch.from_numpy(np.asarray(keys, dtype=np.int64)),
-        "torch_cpu": torch.get_rng_state(),
-    }
-    if _uses_cuda():
-        tensors |= {f"torch_cuda_{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())}
-    _write_tensors(folder / f"{RANDOM}.safetensors", tensors)
-    scalars = {"python": [version, gauss], "numpy": [kind, position, has_gauss, cached]}
-    _write_json(folder / f"{RANDOM}.json", scalars)
-
-
-def load_random(folder: Path) -> None:
-    """Restore every generator that `save_random` found and this machine has too."""
-    path = folder / f"{RANDOM}.safetensors"
-    tensors, scalars = _read_tensors(path), _read_json(folder / f"{RANDOM}.json")
-    missing = [f"{name}: the file does not have it" for name in ("python", "numpy", "torch_cpu") if name not in tensors]
-    if missing:
-        raise StateError(path, missing, OLDER)
-    version, gauss = scalars["python"]
-    random.setstate((version, tuple(tensors["python"].tolist()), gauss))
-    kind, position, has_gauss, cached = scalars["numpy"]
-    np.random.set_state((kind, tensors["numpy"].numpy().astype(np.uint32), position, has_gauss, cached))
-    torch.set_rng_state(tensors["torch_cpu"])
-    for device in range(torch.cuda.device_count() if _uses_cuda() else 0):
-        if f"torch_cuda_{device}" in tensors:
-            torch.cuda.set_rng_state(tensors[f"torch_cuda_{device}"], device)
+        Raises:
+            StateError: names, shapes or dtypes are not those of the model, or it is another optimizer.
+        """
+        own, names = set(kinds), self.weight_names
+        problems = [f"{name}: the model has it, the file does not" for name in own - names]
+        problems += [f"{name}: the file has it, the model does not" for name in names - own]
+        for name in own & names:
+            saved = _kind_of_slice(self._weights.get_slice(name))
+            if saved != kinds[name]:
+                problems.append(f"{name}: saved as {saved}, the model has {kinds[name]}")
+        if problems:
+            raise StateError(self.folder / MODEL, sorted(problems), SAME_PARTS)
+        if self.optimizer != optimizer:
+            problem = f"optimizer: saved from {self.optimizer}, this run has {optimizer}"
+            raise StateError(self.folder / REST, [problem], SAME_PARTS)
+        strangers = sorted(name for name in self._keys if name not in own)
+        if strangers:
+            problems = [f"{name}: the model has no such parameter" for name in strangers]
+            raise StateError(self.folder / OPTIMIZER, problems, SAME_PARTS)
 
 
-def _uses_cuda() -> bool:
-    """Whether this process has touched CUDA; asking for a state would start it on every device."""
-    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]  # torch 2.13 leaves it without types
-
-
-def _untied(model: nn.Module) -> dict[str, Tensor]:
-    """Live parameters and buffers, each under the first of its names."""
+def named(model: nn.Module) -> dict[str, Tensor]:
+    """Live parameters and buffers that belong to a state, each under the first of its names."""
     seen: set[int] = set()
     tensors: dict[str, Tensor] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
@@ -152,56 +161,86 @@ def _untied(model: nn.Module) -> dict[str, Tensor]:
     return tensors
 
 
-def _kind(tensor: Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+def kinds_of(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Dtype and shape of each, in words."""
+    return {
+        name: f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}" for name, tensor in tensors.items()
+    }
 
 
-def _optimizer_state(optimizer: Optimizer, path: Path, scalars: dict[str, Any]) -> dict[int, dict[str, Any]]:
-    """Read per-parameter state and hold it against the parameters' shapes."""
+def copied(tensor: Tensor) -> Tensor:
+    """A copy on the CPU that training does not touch."""
+    copy = tensor.detach().to("cpu", copy=True)
+    return copy.contiguous()
+
+
+def collect(tensors: Mapping[str, Tensor], optimizer: Optimizer) -> State:
+    """Copy the state of a model that this process holds whole."""
+    entries: dict[str, dict[str, Tensor | float]] = {}
+    for name, tensor in tensors.items():
+        own = optimizer.state.get(tensor)
+        if own:
+            entries[name] = {key: copied(value) if isinstance(value, Tensor) else value for key, value in own.items()}
+    weights = {name: copied(tensor) for name, tensor in tensors.items()}
+    return State(weights, type(optimizer).__name__, entries)
+
+
+def restore(
+    saved: Saved,
+    tensors: Mapping[str, Tensor],
+    optimizer: Optimizer,
+    cut: Callable[[str, Tensor], Tensor] | None = None,
+) -> None:
+    """Bring a saved state into live tensors and an optimizer over them.
+
+    Args:
+        saved: checked against the whole model.
+        tensors: by name, those that this rank holds.
+        optimizer: over some or all of them.
+        cut: gives this rank's part of a whole tensor; None where it holds all.
+    """
+    part = cut or (lambda name, whole: whole)
+    name_of = {id(tensor): name for name, tensor in tensors.items()}
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            tensor.copy_(part(name, saved.weight(name)))
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    state: dict[int, dict[str, Any]] = {int(index): dict(entries) for index, entries in scalars.items()}
-    problems = []
-    for name, tensor in _read_tensors(path).items():
-        index, key = name.split(".", 1)
-        if int(index) >= len(parameters):
-            problems.append(f"{name}: there are only {len(parameters)} parameters")
-        elif not _fits(tensor, parameters[int(index)]):
-            problems.append(
-                f"{name}: saved as {list(tensor.shape)}, its parameter is {list(parameters[int(index)].shape)}"
-            )
-        state.setdefault(int(index), {})[key] = tensor
-    if problems:
-        raise StateError(path, problems, SAME_PARTS)
-    return state
+    state: dict[int, dict[str, Any]] = {}
+    for index, parameter in enumerate(parameters):
+        name = name_of[id(parameter)]
+        entries = saved.entries(name)
+        if entries:
+            state[index] = {
+                key: part(name, value) if _is_alike(value, saved.weight(name)) else value
+                for key, value in entries.items()
+            }
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def _fits(tensor: Tensor, parameter: Tensor) -> bool:
-    """Whether a state is as large as its parameter, or a scalar or a factor (Adafactor) of it."""
-    sizes = zip(tensor.shape, parameter.shape, strict=False)
-    return tensor.dim() == 0 or (tensor.dim() == parameter.dim() and all(size in (1, own) for size, own in sizes))
+def _is_alike(value: Tensor | float, weight: Tensor) -> bool:
+    """Whether an entry has a number for every number of its parameter, and so is cut as it is."""
+    return isinstance(value, Tensor) and value.shape == weight.shape and value.dim() > 0
+
+
+def all_finite(tensors: Iterable[Tensor]) -> bool:
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
+
+
+def _kind_of_slice(part: Any) -> str:
+    names = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "BOOL": "bool", "U8": "uint8"}
+    names |= {f"I{bits}": f"int{bits}" for bits in (8, 16, 32, 64)}
+    return f"{names.get(part.get_dtype(), part.get_dtype())} {list(part.get_shape())}"
 
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     try:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+        save_file(dict(tensors), path)
     except SafetensorError as err:
         # The library knows the disk is full and hides it in a text; a caller needs the errno (safetensors 0.8.0).
         number = re.search(r"os error (\d+)", str(err))
         if number is None:
             raise
         raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from err
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except (SafetensorError, FileNotFoundError) as err:
-        raise StateError(path, [str(err)], OLDER) from err
 
 
 def _write_json(path: Path, value: object) -> None:
@@ -209,10 +248,7 @@ def _write_json(path: Path, value: object) -> None:
         text = json.dumps(value)
     except TypeError as err:
         raise ValueError(f"{path.name} holds only numbers, text and lists, but {err}; use plain floats") from err
-    with path.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    path.write_text(text)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -1,0 +1,77 @@
+"""The values of a configuration that rules can rely on, though the rest of it may be faulty. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+POSITIVE = (
+    "batch_size_global", "batch_size_per_device", "batch_size_eval", "max_steps", "max_epochs", "eval_every_steps",
+    "log_every_steps", "grad_clip_norm", "checkpoint.every_steps", "checkpoint.keep_last", "hardware.nodes",
+    "hardware.devices_per_node", "hardware.cpu_threads", "hardware.memory_gb", "hardware.peak_tflops",
+    "data.num_train", "parallel.pipe", "parallel.data", "parallel.model",
+)  # fmt: skip
+NOT_NEGATIVE = ("seed", "num_data_workers", "schedule.warmup_steps")
+MAY_BE_FRACTIONS = ("grad_clip_norm", "hardware.memory_gb", "hardware.peak_tflops")
+LARGEST = 2**63 - 1  # what torch counts with; a seed is only hashed
+
+
+class NotJudgedError(Exception):
+    """A rule needs a value that has a fault of its own."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """The values of a configuration that can be relied on."""
+
+    config: dict[str, Any]
+    told: Collection[str]
+
+    def get(self, key: str, *kinds: type) -> Any:
+        """The value of one of these kinds."""
+        if any(fault == key or fault.startswith((f"{key}.", f"{key}[")) for fault in self.told):
+            raise NotJudgedError
+        node: Any = self.config
+        for name in key.split("."):
+            if not isinstance(node, dict) or name not in node:
+                raise NotJudgedError
+            node = node[name]
+        if type(node) not in kinds:
+            raise NotJudgedError
+        return node
+
+    def whole(self, key: str) -> int:
+        """A whole number in its range."""
+        value: int = self.get(key, int)
+        if self.out_of_range(key) is not None:
+            raise NotJudgedError
+        return value
+
+    def whole_or_none(self, key: str) -> int | None:
+        """A whole number in its range; None where it is null."""
+        return None if self.get(key, int, type(None)) is None else self.whole(key)
+
+    def argument(self, part: str, name: str) -> int | None:
+        """A whole number that a part may be given; None where it is null or not given."""
+        return self.whole_or_none(f"{part}.{name}") if name in self.get(part, dict) else None
+
+    def devices(self) -> int:
+        return self.whole("hardware.nodes") * self.whole("hardware.devices_per_node")
+
+    def hardware(self) -> str:
+        """The devices as they were typed."""
+        return f"nodes={self.whole('hardware.nodes')} x devices_per_node={self.whole('hardware.devices_per_node')}"
+
+    def out_of_range(self, key: str) -> str | None:
+        try:
+            value = self.get(key, *((int, float) if key in MAY_BE_FRACTIONS else (int,)))
+        except NotJudgedError:
+            return None
+        if key in POSITIVE and not value > 0:
+            return f"{key}={value} is not more than 0; write a larger number"
+        if key in NOT_NEGATIVE and value < 0:
+            return f"{key}={value} is not 0 or more; write a larger number"
+        if isinstance(value, int) and value > LARGEST and key != "seed":
+            return f"{key}={value} is more than 2^63 - 1, the largest whole number; write a smaller one"
+        return None

@@ -1,0 +1,102 @@
+"""The ranks of one training on this machine: started, signalled and ended together."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+from launchers.base import Assignment, LaunchError
+from launchers.job import Job
+
+GRACE_S = 5.0
+"""How long ranks may say their last words after one of them has failed: they notice it in a tenth of a second."""
+SHARED_MEMORY = Path("/dev/shm")
+
+
+class Ranks:
+    """A job a rank; they meet at a file that goes with them, so that no port can be taken."""
+
+    def __init__(self, first: Job, assignment: Assignment) -> None:
+        """
+        Args:
+            first: the process of rank 0, not yet assigned.
+            assignment: with the number of ranks.
+
+        Raises:
+            LaunchError: the machine refuses another process; then none is left.
+        """
+        self._meeting = tempfile.mkdtemp(prefix="lathe-")
+        self._jobs = [first]
+        self._codes: dict[int, int] = {}
+        self._failed_at: float | None = None
+        self._failed_rank: int | None = None
+        try:
+            self._jobs += [Job() for _ in range(1, assignment.ranks)]
+            for rank, job in enumerate(self._jobs):
+                job.assign(assignment, rank, f"file://{self._meeting}/ranks")
+        except LaunchError:
+            for job in self._jobs:
+                job.dismiss()
+            shutil.rmtree(self._meeting)
+            raise
+
+    @property
+    def pid(self) -> int:
+        return self._jobs[0].pid
+
+    @property
+    def failed_rank(self) -> int | None:
+        return self._failed_rank
+
+    def poll(self) -> int | None:
+        for rank, job in enumerate(self._jobs):
+            if rank not in self._codes and (code := job.poll()) is not None:
+                self._codes[rank] = code
+                if code and self._failed_rank is None:
+                    self._failed_rank, self._failed_at = rank, time.monotonic()
+        if len(self._codes) < len(self._jobs):
+            if self._failed_at is not None and time.monotonic() - self._failed_at > GRACE_S:
+                self.signal(signal.SIGKILL)
+            return None
+        self._clean()
+        return 0 if self._failed_rank is None else self._codes[self._failed_rank]
+
+    def signal(self, number: int) -> None:
+        for rank, job in enumerate(self._jobs):
+            if rank in self._codes:
+                continue
+            # What a rank has started, to fetch data or to compile, does not outlive it.
+            children = _children(job.pid) if number == signal.SIGKILL else []
+            job.signal(number)
+            for child in children:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    child.kill()
+            for pid in (job.pid, *(child.pid for child in children)) if number == signal.SIGKILL else ():
+                _free_shared_memory(pid)
+
+    def _clean(self) -> None:
+        """Leave nothing behind, whatever ended them."""
+        shutil.rmtree(self._meeting, ignore_errors=True)
+        for job in self._jobs:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(job.pid, signal.SIGKILL)  # each leads a session; what is left in it has lost its parent
+            _free_shared_memory(job.pid)
+
+
+def _children(pid: int) -> list[psutil.Process]:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return list(psutil.Process(pid).children(recursive=True))
+    return []
+
+
+def _free_shared_memory(pid: int) -> None:
+    """Remove what torch's tensors of an ended process hold in shared memory: they are files named by its number."""
+    for path in SHARED_MEMORY.glob(f"torch_{pid}_*"):
+        path.unlink(missing_ok=True)

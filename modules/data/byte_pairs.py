@@ -1,0 +1,101 @@
+"""Text as tokens that are learnt from it: characters, and pairs of tokens that stand together often."""
+
+from __future__ import annotations
+
+from io import BytesIO
+
+import sentencepiece
+import torch
+from torch import Tensor
+
+from modules.data.base import DataError
+from modules.data.characters import check_known
+
+_UNKNOWN = 1  # the library reserves a token for what it does not know; here it is never used
+
+_SPACE = "\u2581"  # how the library writes one
+
+
+class BytePairs:
+    """Byte-pair encoding by SentencePiece, without loss: `decode` gives back every space and line end.
+
+    The merges are a pure function of text and size: every rank of a run learns the same. On tiny Shakespeare with
+    1,024 tokens, SentencePiece 0.2.3 learns in 0.1 s and encodes in 0.1 s, and has 5 MB without dependencies. Hugging
+    Face's tokenizers 0.23.3 take 0.4 s and 0.6 s, bring 46 MB with an HTTP client, and give fewer characters a token (2.42, not
+    2.51), as 256 of them are single bytes (2 shared cores, 2026-11-24).
+    Source: Sennrich et al. 2016, arXiv:1508.07909; Kudo and Richardson 2018, arXiv:1808.06226.
+    """
+
+    def __init__(self, text: str, kinds: str, vocab_size: int) -> None:
+        """
+        Args:
+            text: what the merges are learnt from.
+            kinds: every character that is to have a token, those of ``text`` among them, each once.
+            vocab_size: number of tokens: one that is never used, the characters, and as many merges as are left.
+
+        Raises:
+            DataError: the characters alone are more tokens, or the text has not enough pairs.
+        """
+        least = len(kinds) + _UNKNOWN
+        if vocab_size < least:
+            raise DataError(
+                f"data.vocab_size={vocab_size} is too small for the {len(kinds)} kinds of characters in this text; "
+                f"each needs a token beside the pairs and one is reserved; set data.vocab_size={least} or more"
+            )
+        self.kinds = kinds
+        self._pieces = sentencepiece.SentencePieceProcessor(model_proto=_learn(text, kinds, vocab_size))
+        found = self._pieces.get_piece_size()
+        if found < vocab_size:
+            raise DataError(
+                f"data.vocab_size={vocab_size} is more than the {found} tokens that can be learnt from this text; "
+                f"every pair in it is one already; set data.vocab_size={found} or less, or bring more text"
+            )
+
+    def encode(self, text: str) -> Tensor:
+        """int64 [tokens].
+
+        Raises:
+            ValueError: the text has a character without a token.
+        """
+        check_known(text, self.kinds)
+        # By lines, which no token crosses: 0.1 s where the whole of tiny Shakespeare at once takes 0.3 s.
+        lines = self._pieces.encode(text.splitlines(keepends=True), num_threads=1)
+        return torch.tensor([token for line in lines for token in line], dtype=torch.int64)
+
+    def decode(self, tokens: Tensor) -> str:
+        """The text again.
+
+        Args:
+            tokens: int64 [tokens].
+        """
+        return str(self._pieces.decode(tokens.tolist()))
+
+
+def _learn(text: str, kinds: str, vocab_size: int) -> bytes:
+    """A model of SentencePiece, serialised; of fewer than ``vocab_size`` tokens where the text has not enough pairs."""
+    # Its own affair is only what it sees: line ends and tabs it would lose, and a character that only val or test have.
+    symbols = [kind for kind in kinds if kind not in text or (kind.isspace() and kind != " ")]
+    model = BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(text.split("\n")),
+            model_writer=model,
+            model_type="bpe",
+            vocab_size=vocab_size,
+            hard_vocab_limit=False,
+            user_defined_symbols=[_SPACE if symbol == " " else symbol for symbol in symbols],
+            character_coverage=1.0,
+            normalization_rule_name="identity",
+            add_dummy_prefix=False,
+            remove_extra_whitespaces=False,
+            max_sentence_length=2**30,  # bytes; longer lines would be left out without a word
+            unk_id=0,
+            bos_id=-1,
+            eos_id=-1,
+            pad_id=-1,
+            num_threads=1,
+            minloglevel=2,
+        )
+    except RuntimeError as err:
+        raise DataError(f"data.tokens=byte_pairs: nothing can be learnt from this text ({err}); bring more") from err
+    return model.getvalue()

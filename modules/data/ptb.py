@@ -1,0 +1,141 @@
+"""The Penn Treebank's text by words, as Mikolov prepared it and TensorFlow's tutorial reads it."""
+
+from __future__ import annotations
+
+import gzip
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from itertools import chain
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from modules.data.base import Batch, DataError
+from modules.data.files import DataFiles
+from modules.data.tensors import check_at_least, check_split
+from modules.data.token_windows import TokenWindows, WindowSizes
+
+_WORD_IN_NAME = {"train": "train", "val": "valid", "test": "test"}
+_LINE_END = "<eos>"
+
+
+class Words:
+    """Numbers words and line ends, the most frequent first, those of one count by the alphabet."""
+
+    def __init__(self, words: Iterable[str]) -> None:
+        """
+        Args:
+            words: a text, word by word.
+        """
+        counts = Counter(words)
+        self.kinds = sorted(counts, key=lambda word: (-counts[word], word))
+        self._numbers = {word: number for number, word in enumerate(self.kinds)}
+
+    def encode(self, text: str) -> Tensor:
+        """int64 [words and line ends].
+
+        Raises:
+            ValueError: the text has a word of no known kind.
+        """
+        words = split_words(text)
+        try:
+            return torch.from_numpy(np.fromiter((self._numbers[word] for word in words), np.int64, len(words)))
+        except KeyError as err:
+            raise ValueError(
+                f"encode wants the {len(self.kinds)} words of the training part, but got {err.args[0]!r}; "
+                "write <unk> in its place"
+            ) from err
+
+    def decode(self, tokens: Tensor) -> str:
+        """The text again, its words one space apart.
+
+        Args:
+            tokens: int64 [words and line ends].
+        """
+        words = (self.kinds[token] for token in tokens.tolist())
+        text = " ".join("\n" if word == _LINE_END else word for word in words)
+        return text.replace(" \n", "\n").replace("\n ", "\n")
+
+
+class Ptb:
+    """Wall Street Journal text with a vocabulary of 10,000 words, rare ones already ``<unk>``, numbers ``N``.
+
+    Source: Mikolov et al. 2010; Zaremba et al. 2014, arXiv:1409.2329; tensorflow/models r1.0, tutorials/rnn/ptb. These
+    carry the state of an LSTM from one window to the next; here every window starts anew, which costs some perplexity.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        folder: str,
+        files: Mapping[str, str | None],
+        vocab_size: int,
+        context_tokens: int,
+        num_train_tokens: int | None,
+        num_train: int | None,
+        shift: bool,
+    ) -> None:
+        """
+        Args:
+            root: the folder of all data sets.
+            folder: that of this set.
+            files: name to sha256, a gzip with ``train`` in its name, one with ``valid`` and one with ``test``.
+            vocab_size: at least the kinds of words in the training file, its line ends one of them.
+            context_tokens: words of an example.
+            num_train_tokens: words to train on, the first of the training file; fewer make a smaller set, None takes all.
+            num_train: windows of ``context_tokens`` in these, which an epoch is counted by; None where only steps are.
+            shift: move the windows of training by chance; without it they are always the same.
+        """
+        found = {split: [name for name in files if word in name] for split, word in _WORD_IN_NAME.items()}
+        if {*chain(*found.values())} != set(files) or any(len(names) != 1 for names in found.values()):
+            raise ValueError(
+                f"Ptb wants three data.files, with 'train', 'valid' and 'test' in their names, but got {sorted(files)}"
+            )
+        check_at_least("data", 1, vocab_size=vocab_size)
+        self.files = DataFiles(root, folder, files)
+        self.names = {split: name for split, (name,) in found.items()}
+        self.vocab_size = vocab_size
+        self.sizes = WindowSizes(context_tokens, num_train_tokens, num_train, shift)
+
+    def load(self, split: str) -> TokenWindows:
+        check_split("Ptb", split)
+        text = self._train_text if split == "train" else self._read(split)
+        with self.files.decoding(self.names[split]):
+            tokens = self.tokenizer.encode(text)
+        return self.sizes.cut(self.files.folder, split, tokens)
+
+    def example(self, batch_size: int) -> Batch:
+        inputs, targets = torch.zeros(2, batch_size, self.sizes.context_tokens, dtype=torch.int64)
+        return inputs, targets
+
+    @cached_property
+    def tokenizer(self) -> Words:
+        """Between text and tokens; reads the training file at the first use.
+
+        Raises:
+            DataError: as `load`.
+        """
+        words = Words(split_words(self._train_text))
+        if len(words.kinds) > self.vocab_size:
+            raise DataError(
+                f"data.vocab_size={self.vocab_size} is too small for the {len(words.kinds)} kinds of words in "
+                f"{self.names['train']}; every kind needs a number; set data.vocab_size={len(words.kinds)}"
+            )
+        return words
+
+    @cached_property
+    def _train_text(self) -> str:
+        return self._read("train")
+
+    def _read(self, split: str) -> str:
+        name = self.names[split]
+        content = self.files.read(name)
+        with self.files.decoding(name):
+            return gzip.decompress(content).decode("utf-8")
+
+
+def split_words(text: str) -> list[str]:
+    """Words between white space, and ``<eos>`` for every line end."""
+    return text.replace("\n", f" {_LINE_END} ").split()

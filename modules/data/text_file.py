@@ -1,0 +1,97 @@
+"""One text to model, such as tiny Shakespeare, by characters or byte pairs."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Literal
+
+import torch
+
+from modules.data.base import Batch, DataError
+from modules.data.byte_pairs import BytePairs
+from modules.data.characters import Characters, kinds_of
+from modules.data.files import DataFiles
+from modules.data.tensors import check_at_least, check_split
+from modules.data.token_windows import TokenWindows, WindowSizes
+
+_PERCENT = {"train": (0, 90), "val": (90, 95), "test": (95, 100)}
+_LEAST = 20  # characters, of which every split has one
+
+
+class TextFile:
+    """A text in three pieces: its first 90 % of characters train, the next 5 % validate, the last 5 % test."""
+
+    def __init__(
+        self,
+        root: str,
+        folder: str,
+        files: Mapping[str, str | None],
+        tokens: Literal["characters", "byte_pairs"],
+        vocab_size: int,
+        context_tokens: int,
+        num_train_tokens: int | None,
+        num_train: int | None,
+        shift: bool,
+    ) -> None:
+        """
+        Args:
+            root: the folder of all data sets.
+            folder: that of this set.
+            files: name to sha256 of the one file, UTF-8; unpacked where its name ends in ``.gz``.
+            tokens: "characters", numbered by code point; or "byte_pairs", learnt from the training part when it is read.
+            vocab_size: number of byte pairs; or at least the kinds of characters, more where it must divide over devices.
+            context_tokens: tokens of an example.
+            num_train_tokens: tokens to train on, the first of the training part; fewer make a smaller set, but of byte
+                pairs it is all, as their number follows from ``vocab_size``. None takes all.
+            num_train: windows of ``context_tokens`` in these, which an epoch is counted by; None where only steps are.
+            shift: move the windows of training by chance; without it they are always the same.
+        """
+        if len(files) != 1:
+            raise ValueError(f"TextFile wants one file in data.files, but got {sorted(files)}; name one")
+        check_at_least("data", 1, vocab_size=vocab_size)
+        self.files = DataFiles(root, folder, files)
+        (self.name,) = files
+        self.tokens = tokens
+        self.vocab_size = vocab_size
+        self.sizes = WindowSizes(context_tokens, num_train_tokens, num_train, shift)
+
+    def load(self, split: str) -> TokenWindows:
+        check_split("TextFile", split)
+        part = self._part(split)
+        tokens = self.tokenizer.encode(part)
+        if self.tokens == "byte_pairs" and self.tokenizer.decode(tokens) != part:
+            raise DataError(
+                f"data.tokens=byte_pairs: {self.name} has characters that SentencePiece keeps for itself, such as "
+                "U+2581, so that decoding would not give the text back; replace them, or set data.tokens=characters"
+            )
+        return self.sizes.cut(self.files.folder, split, tokens, is_exact=self.tokens == "byte_pairs")
+
+    def example(self, batch_size: int) -> Batch:
+        inputs, targets = torch.zeros(2, batch_size, self.sizes.context_tokens, dtype=torch.int64)
+        return inputs, targets
+
+    @cached_property
+    def tokenizer(self) -> Characters | BytePairs:
+        """Between text and tokens; reads the file at the first use.
+
+        Raises:
+            DataError: as `load`.
+        """
+        if self.tokens == "byte_pairs":
+            return BytePairs(self._part("train"), kinds_of(self._text), self.vocab_size)
+        return Characters(self._text, self.vocab_size)
+
+    @cached_property
+    def _text(self) -> str:
+        content = self.files.read(self.name)
+        with self.files.decoding(self.name):
+            text = (gzip.decompress(content) if self.name.endswith(".gz") else content).decode("utf-8")
+            if len(text) < _LEAST:
+                raise ValueError(f"it has {len(text)} characters, and three splits need at least {_LEAST}")
+        return text
+
+    def _part(self, split: str) -> str:
+        first, last = (len(self._text) * percent // 100 for percent in _PERCENT[split])
+        return self._text[first:last]

@@ -1,0 +1,45 @@
+"""Replicas of the whole model, each with a share of the global batch."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from modules.parallel.base import Learner, Recipe
+from modules.parallel.single import Single
+from modules.parallel.topology import Degree
+
+
+class DataParallel(Single):
+    """Synchronous data parallelism by torch's own reducer, which averages gradients while the backward pass still runs.
+
+    Imports no DeepSpeed. Source: Li et al. 2020, arXiv:2006.15704.
+    """
+
+    def __init__(self, data: Degree) -> None:
+        """
+        Args:
+            data: replicas; "auto": one a device.
+        """
+        self.data = data
+
+    def prepare(self, learner: Learner, recipe: Recipe) -> None:
+        super().prepare(learner, recipe)
+        if recipe.topology.world > 1:
+            device = self.forward.device
+            self.trained = DistributedDataParallel(
+                self.model,
+                device_ids=[device] if device.type == "cuda" else None,
+                process_group=self.ranks.groups["data"],
+                gradient_as_bucket_view=True,  # one copy of the gradients instead of two
+            )
+
+    def weights(self) -> dict[str, Tensor]:
+        return super().weights() if self.ranks.number == 0 else {}
+
+    def _gradients_stay_here(self) -> AbstractContextManager[object]:
+        if isinstance(self.trained, DistributedDataParallel):
+            return self.trained.no_sync()
+        return super()._gradients_stay_here()

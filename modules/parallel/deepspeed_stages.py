@@ -1,0 +1,150 @@
+"""A list of layers as DeepSpeed's pipeline wants it: cut into stages, with what is tied told."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch.distributed as dist
+from deepspeed.pipe import PipelineModule, TiedLayerSpec
+from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
+from torch import Tensor, nn
+
+from modules.data.base import Tensors
+from modules.model.base import Layered
+from modules.parallel.base import Learner, Recipe
+from modules.parallel.partition import balanced
+
+Partition = str | Sequence[int]
+
+
+class Stages(PipelineModule):  # type: ignore[misc]  # DeepSpeed has no types
+    """This rank's stage of a model; it holds the model's own layers, so that names and seeds stay what they are."""
+
+    def __init__(
+        self,
+        learner: Learner,
+        recipe: Recipe,
+        partition: Partition,
+        autocast: Callable[[], AbstractContextManager[object]],
+        loss: Callable[[Tensors, Tensors], Tensor],
+    ) -> None:
+        """
+        Args:
+            learner: its model is whole, or split over the model axis.
+            recipe: with the topology.
+            partition: as in `Pipeline`.
+            autocast: the precision of a forward pass.
+            loss: of outputs and targets, on the last stage.
+
+        Raises:
+            ValueError: the model is no list of layers, or has fewer than stages.
+        """
+        topology = recipe.topology
+        if not isinstance(learner.model, Layered):
+            raise ValueError(
+                f"parallel.pipe={topology.pipe} cuts a list of layers, but {type(learner.model).__name__} has no layers(); "
+                "add it, or take parallel=data"
+            )
+        layers = learner.model.layers()
+        if topology.pipe > len(layers):
+            raise ValueError(
+                f"parallel.pipe={topology.pipe} is more stages than the model's {len(layers)} layers; "
+                f"set parallel.pipe to at most {len(layers)}"
+            )
+        self._autocast = autocast
+        self._bounds = bounds(layers, topology.pipe, partition, lambda: _measured(layers, learner, recipe))
+        super().__init__(
+            _with_ties(layers),
+            topology=PipeModelDataParallelTopology(num_pp=topology.pipe, num_mp=topology.model, num_dp=topology.data),
+            loss_fn=loss,
+        )
+        self._layer_specs = [None] * len(layers)  # other stages' layers need not stay in memory
+        self._count_tied_once()
+
+    def forward(self, forward_input: Tensors) -> Tensors:
+        with self._autocast():
+            outputs: Tensors = super().forward(forward_input)
+            return outputs
+
+    def _partition_layers(self, method: str = "") -> None:
+        self.parts = self._bounds
+        stage = self._topo.get_coord(self.global_rank).pipe
+        self._set_bounds(start=self.parts[stage], stop=self.parts[stage + 1])
+
+    def _count_tied_once(self) -> None:
+        """DeepSpeed marks all parameters of a layer with a tied one as another stage's; only the tied one is."""
+        for key, comm in self.tied_comms.items():
+            tied = {id(self._recursive_getattr(self.tied_modules[key], name)) for name in comm["weight_attr"]}
+            for parameter in self.tied_modules[key].parameters():
+                if id(parameter) not in tied:
+                    parameter.ds_pipe_replicated = False
+
+
+def bounds(
+    layers: Sequence[nn.Module], num_stages: int, partition: Partition, measure: Callable[[], list[float]]
+) -> list[int]:
+    """The first layer of every stage, and the number of layers."""
+    if not isinstance(partition, str):
+        return [*partition, len(layers)]
+    if partition == "time":
+        return balanced(measure(), num_stages)
+    if partition == "uniform":
+        return balanced([1.0] * len(layers), num_stages)
+    return balanced([float(sum(p.numel() for p in layer.parameters())) for layer in layers], num_stages)
+
+
+def _with_ties(layers: Sequence[nn.Module]) -> list[Any]:
+    """The layers, those that share a parameter as DeepSpeed's specifications of tied layers."""
+    owners: dict[int, list[int]] = {}
+    for number, layer in enumerate(layers):
+        for parameter in layer.parameters():
+            owners.setdefault(id(parameter), []).append(number)
+    groups: dict[tuple[int, ...], set[int]] = {}
+    for parameter_id, numbers in owners.items():
+        if len(numbers) > 1:
+            groups.setdefault(tuple(numbers), set()).add(parameter_id)
+    specs: list[Any] = list(layers)
+    for numbers, shared in groups.items():
+        for number in numbers:
+            layer = layers[number]
+            names = [name for name, parameter in layer.named_parameters() if id(parameter) in shared]
+            specs[number] = TiedLayerSpec(
+                f"tied_{numbers[0]}", _giver(layer), forward_fn=_caller(layer), tied_weight_attr=names
+            )
+    return specs
+
+
+def _giver(layer: nn.Module) -> Callable[[], nn.Module]:
+    return lambda: layer
+
+
+def _caller(layer: nn.Module) -> Callable[[nn.Module, Tensors], Tensors]:
+    """Call the layer itself: the first of those that are tied would else stand for all on its stage."""
+    return lambda first, inputs: layer(inputs)
+
+
+def _measured(layers: Sequence[nn.Module], learner: Learner, recipe: Recipe, repeats: int = 3) -> list[float]:
+    """Seconds of a forward and backward pass of every layer on a micro-batch, as rank 0 measured them."""
+    assert learner.example is not None
+    value: Any = learner.example(recipe.batch_size_per_device)[0]
+    seconds: list[float] = []
+    for layer in layers:
+        best = float("inf")
+        outputs: Any = None
+        for _ in range(repeats):
+            inputs = value.detach().requires_grad_(value.is_floating_point()) if isinstance(value, Tensor) else value
+            begin = time.perf_counter()
+            outputs = layer(inputs)
+            if isinstance(outputs, Tensor) and outputs.requires_grad:
+                outputs.sum().backward()  # type: ignore[no-untyped-call]
+            best = min(best, time.perf_counter() - begin)
+        layer.zero_grad(set_to_none=True)
+        seconds.append(best)
+        value = outputs.detach() if isinstance(outputs, Tensor) else outputs
+    told = [seconds]
+    if recipe.topology.world > 1:
+        dist.broadcast_object_list(told, src=0)
+    return told[0]

@@ -1,0 +1,74 @@
+"""DeepSpeed brought up without a compiler, a launcher or a word: what its engines share."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+# Before deepspeed is imported: it would else import torch's compiler at once, and look for accelerators aloud.
+os.environ.setdefault("DS_ACCELERATOR", "cuda" if __import__("torch").cuda.is_available() else "cpu")
+
+import deepspeed
+import torch.distributed as dist
+from torch import nn
+from torch.optim import Optimizer
+
+from modules.parallel.base import Recipe
+from modules.parallel.ranks import Ranks
+
+
+def start(model: nn.Module, optimizer: Optimizer, config: dict[str, Any], recipe: Recipe, unit: Any) -> Any:
+    """DeepSpeed's engine over a model.
+
+    Args:
+        model: this rank's part of it, on its device.
+        optimizer: over its parameters.
+        config: from `deepspeed_config.settings`.
+        recipe: with this rank.
+        unit: a `ModelUnit`, or None where the model is a pipeline, which has its own groups.
+    """
+    connect(recipe)
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config, mpu=unit)
+    return engine
+
+
+def connect(recipe: Recipe) -> None:
+    """Let DeepSpeed use the process group that is there."""
+    os.environ.setdefault("LOCAL_RANK", str(recipe.rank.on_node))  # its only source for the number on the node
+    # An operator for inference, which would be compiled for a minute whenever a CPU's process group is made (0.19.8).
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    deepspeed.init_distributed(dist_init_required=False, verbose=False)
+
+
+class ModelUnit:
+    """Tells DeepSpeed which ranks hold slices of one replica, in the words of Megatron's ``mpu``."""
+
+    def __init__(self, ranks: Ranks) -> None:
+        self.ranks = ranks
+
+    def _group(self, axis: str) -> dist.ProcessGroup:
+        return self.ranks.groups[axis]
+
+    def get_model_parallel_group(self) -> dist.ProcessGroup:
+        return self._group("model")
+
+    def get_model_parallel_rank(self) -> int:
+        return self.ranks.place.model
+
+    def get_model_parallel_world_size(self) -> int:
+        return self.ranks.topology.model
+
+    get_tensor_model_parallel_group = get_model_parallel_group
+    get_tensor_model_parallel_rank = get_model_parallel_rank
+    get_tensor_model_parallel_world_size = get_model_parallel_world_size
+
+    def get_data_parallel_group(self) -> dist.ProcessGroup:
+        return self._group("data")
+
+    def get_data_parallel_rank(self) -> int:
+        return self.ranks.place.data
+
+    def get_data_parallel_world_size(self) -> int:
+        return self.ranks.topology.data

@@ -1,0 +1,180 @@
+"""What every engine does alike: devices, precision, one forward pass and its loss, and the evaluation of many."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from operator import itemgetter
+
+import torch
+from torch import Tensor, nn
+
+from modules.data.base import Batch, Tensors
+from modules.evaluator.base import Evaluator
+from modules.objective.base import Objective
+from modules.parallel.base import Recipe
+from modules.parallel.ranks import Ranks
+
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Forward:
+    """The forward pass of one rank, with the objective after it."""
+
+    def __init__(self, objective: Objective, recipe: Recipe) -> None:
+        """
+        Raises:
+            ValueError: this machine has no such device.
+        """
+        self.device = device_of(recipe)
+        self.objective = objective
+        self.precision = recipe.precision
+        if isinstance(objective, nn.Module):  # class weights and the like
+            objective.to(self.device)
+
+    def autocast(self) -> AbstractContextManager[object]:
+        dtype = AUTOCAST.get(self.precision)
+        return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype)
+
+    def loss(self, model: Callable[[Tensors], Tensors], batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean loss of a micro-batch on the CPU, and its metrics."""
+        inputs, targets = self.on_device(batch)
+        with self.autocast():
+            loss, metrics = self.objective(model(inputs), targets)
+        return loss, metrics
+
+    def on_device(self, batch: Batch) -> Batch:
+        if self.device.type == "cpu":
+            return batch
+        return _each(batch[0], self._moved), _each(batch[1], self._moved)
+
+    def _moved(self, tensor: Tensor) -> Tensor:
+        return tensor.pin_memory().to(self.device, non_blocking=True)
+
+
+class Tally:
+    """Sums over the batches of an evaluation."""
+
+    def __init__(self, evaluator: Evaluator, objective: Objective) -> None:
+        self.evaluator, self.objective = evaluator, objective
+        self.sums: Tensor | None = None
+        self.totals: dict[str, Tensor] = {}
+        self.num_examples = 0
+
+    def add(self, outputs: Tensors, targets: Tensors, counts: bool) -> None:
+        """Measure one batch; one that does not count only says which sums there are."""
+        _, metrics = self.objective(outputs, targets)
+        sums, size = self.evaluator.measure(outputs, targets), size_of(targets) if counts else 0
+        sums = sums if counts else torch.zeros_like(sums)
+        self.sums = sums if self.sums is None else self.sums + sums
+        for name, value in metrics.items():
+            self.totals[name] = self.totals.get(name, 0.0) + value.detach().double() * size
+        self.num_examples += size
+
+    def metrics(self, ranks: Ranks) -> dict[str, float]:
+        """Means over all that counted on all replicas; called by ranks that have measured.
+
+        Raises:
+            ValueError: nothing was measured.
+        """
+        if self.sums is None:
+            raise ValueError("evaluate wants at least one batch, but got 0; is the split empty?")
+        count = self.sums.new_tensor([self.num_examples])
+        flat = ranks.sum(torch.cat([count, self.sums, *(total.reshape(1) for total in self.totals.values())]), "data")
+        values = flat.to("cpu", torch.float64)
+        sums, totals = values[1 : 1 + len(self.sums)], values[1 + len(self.sums) :]
+        means = {name: float(total) / float(values[0]) for name, total in zip(self.totals, totals, strict=True)}
+        return means | self.evaluator.metrics(sums)
+
+
+def device_of(recipe: Recipe) -> torch.device:
+    """
+    Raises:
+        ValueError: this machine has no such device.
+    """
+    count = torch.cuda.device_count() if recipe.device != "cpu" and torch.cuda.is_available() else 0
+    if recipe.device == "cuda" and count == 0:
+        raise ValueError("hardware.device=cuda wants a CUDA device, but torch finds 0 here; set it to cpu or auto")
+    if count == 0:
+        return torch.device("cpu")
+    number = recipe.rank.on_node
+    if number >= count:
+        raise ValueError(
+            f"hardware.devices_per_node={recipe.topology.world} wants a CUDA device a process, but torch finds {count} here; "
+            f"set hardware.devices_per_node={count}, or hardware.device=cpu"
+        )
+    torch.cuda.set_device(number)
+    return torch.device("cuda", number)
+
+
+def size_of(tensors: Tensors) -> int:
+    """Examples of a batch."""
+    return len(tensors if isinstance(tensors, Tensor) else tensors[0])
+
+
+def micro_batches(batch: Batch, num_parts: int) -> Iterator[Batch]:
+    """Cut a batch into equal parts, in order."""
+    size = size_of(batch[0])
+    if size % num_parts:
+        raise ValueError(
+            f"num_accumulation={num_parts} cannot split a batch of {size} evenly; use a batch size that it divides"
+        )
+    for start in range(0, size, size // num_parts):
+        cut = itemgetter(slice(start, start + size // num_parts))
+        yield _each(batch[0], cut), _each(batch[1], cut)
+
+
+def mean_of(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Metrics of a batch from those of its equal parts."""
+    return (
+        parts[0] if len(parts) == 1 else {name: torch.stack([part[name] for part in parts]).mean() for name in parts[0]}
+    )
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """No dropout, and at the end every module's mode as it was."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def evaluate(
+    forward: Forward,
+    module: nn.Module,
+    model: Callable[[Tensors], Tensors],
+    batches: Iterable[tuple[Batch, bool]],
+    evaluator: Evaluator,
+    ranks: Ranks,
+    *,
+    keeps_tensors: bool = False,
+) -> dict[str, float]:
+    """An engine's `evaluate` where every rank has the whole forward pass.
+
+    Args:
+        forward: with the objective of whole outputs.
+        module: what is put into evaluation mode.
+        model: what is called: the module, or what completes its outputs.
+        batches: this replica's, and whether each counts.
+        evaluator: its sums are added up over the replicas.
+        ranks: those that take part.
+        keeps_tensors: the model keeps what it computes, and trains on it: then nothing may be an inference tensor.
+    """
+    tally = Tally(evaluator, forward.objective)
+    with evaluation_mode(module):
+        for batch, counts in batches:
+            # Inference mode ends before the next batch is fetched: tensors that a data set caches meanwhile could
+            # otherwise never be trained on.
+            with torch.no_grad() if keeps_tensors else torch.inference_mode():
+                inputs, targets = forward.on_device(batch)
+                with forward.autocast():
+                    tally.add(model(inputs), targets, counts)
+    return tally.metrics(ranks)
+
+
+def _each(tensors: Tensors, change: Callable[[Tensor], Tensor]) -> Tensors:
+    return change(tensors) if isinstance(tensors, Tensor) else tuple(change(tensor) for tensor in tensors)

@@ -1,0 +1,180 @@
+"""Layers that are split over a model-parallel group, and the sums between their parts.
+
+Every layer computes what the whole one would; forward and backward passes exchange what the slices lack.
+Source: Shoeybi et al. 2019, arXiv:1909.08053, section 3.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd import Function
+
+Group = dist.ProcessGroup
+
+
+def share(units: int, group: Group) -> slice:
+    """This rank's part of so many units; the group's size has to divide them."""
+    size = units // group.size()
+    return slice(group.rank() * size, (group.rank() + 1) * size)
+
+
+class _Enter(Function):
+    """From whole activations to slices: nothing forwards, the sum of all ranks' gradients backwards."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, group: Group) -> Tensor:
+        ctx.group = group
+        return inputs.view_as(inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        total = grads[0].contiguous().clone()
+        dist.all_reduce(total, group=ctx.group)
+        return total, None
+
+
+class _Sum(Function):
+    """From partial sums to the whole: the sum of all ranks' forwards, nothing backwards."""
+
+    @staticmethod
+    def forward(ctx: Any, partial: Tensor, group: Group) -> Tensor:
+        total = partial.contiguous().clone()
+        dist.all_reduce(total, group=group)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0], None
+
+
+class _Gather(Function):
+    """From slices of the last dimension to the whole; backwards each rank takes its slice."""
+
+    @staticmethod
+    def forward(ctx: Any, part: Tensor, group: Group) -> Tensor:
+        ctx.group, ctx.size = group, part.shape[-1]
+        parts = [torch.empty_like(part, memory_format=torch.contiguous_format) for _ in range(group.size())]
+        dist.all_gather(parts, part.contiguous(), group=group)
+        return torch.cat(parts, dim=-1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0].narrow(-1, ctx.group.rank() * ctx.size, ctx.size), None
+
+
+def enter(inputs: Tensor, group: Group) -> Tensor:
+    """Use whole activations, the same on all ranks, to compute slices."""
+    return cast(Tensor, _Enter.apply(inputs, group))  # type: ignore[no-untyped-call]
+
+
+def total(partial: Tensor, group: Group) -> Tensor:
+    """Add up what each rank has."""
+    return cast(Tensor, _Sum.apply(partial, group))  # type: ignore[no-untyped-call]
+
+
+def gathered(part: Tensor, group: Group) -> Tensor:
+    """Put slices of the last dimension together."""
+    return cast(Tensor, _Gather.apply(part, group))  # type: ignore[no-untyped-call]
+
+
+class ColumnLinear(nn.Module):
+    """A linear layer of which this rank computes a slice of the outputs."""
+
+    def __init__(self, whole: nn.Linear, group: Group, *, gathers: bool = False) -> None:
+        """
+        Args:
+            whole: its weights are sliced.
+            group: over which.
+            gathers: give the whole outputs instead of the slice.
+        """
+        super().__init__()
+        self.group, self.gathers = group, gathers
+        own = share(whole.out_features, group)
+        self.weight = nn.Parameter(whole.weight.detach()[own].clone())
+        self.bias = None if whole.bias is None else nn.Parameter(whole.bias.detach()[own].clone())
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """
+        Args:
+            inputs: float [..., in_features], the same on all ranks.
+
+        Returns:
+            float [..., out_features / ranks], or [..., out_features] where they are gathered.
+        """
+        part = F.linear(enter(inputs, self.group), self.weight, self.bias)
+        return gathered(part, self.group) if self.gathers else part
+
+
+class RowLinear(nn.Module):
+    """A linear layer of which this rank holds the weights of a slice of the inputs; the bias is whole."""
+
+    def __init__(self, whole: nn.Linear, group: Group) -> None:
+        super().__init__()
+        self.group = group
+        self.weight = nn.Parameter(whole.weight.detach()[:, share(whole.in_features, group)].clone())
+        self.bias = whole.bias
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """
+        Args:
+            inputs: float [..., in_features / ranks], this rank's slice.
+
+        Returns:
+            float [..., out_features], the same on all ranks.
+        """
+        outputs = total(F.linear(inputs, self.weight), self.group)
+        return outputs if self.bias is None else outputs + self.bias
+
+
+class VocabularyEmbedding(nn.Module):
+    """An embedding of which this rank holds a slice of the words."""
+
+    def __init__(self, whole: nn.Embedding, group: Group) -> None:
+        super().__init__()
+        self.group, self.own = group, share(whole.num_embeddings, group)
+        self.weight = nn.Parameter(whole.weight.detach()[self.own].clone())
+
+    def forward(self, words: Tensor) -> Tensor:
+        """
+        Args:
+            words: int64 [...], of the whole vocabulary.
+
+        Returns:
+            float [..., features], the same on all ranks.
+        """
+        is_own = (words >= self.own.start) & (words < self.own.stop)
+        found = F.embedding((words - self.own.start).where(is_own, 0), self.weight)
+        return total(found * is_own.unsqueeze(-1), self.group)
+
+
+def vocabulary_cross_entropy(part: Tensor, targets: Tensor, group: Group, label_smoothing_prob: float = 0.0) -> Tensor:
+    """Cross entropy of logits of which each rank has a slice; they are never put together.
+
+    Args:
+        part: float [..., classes / ranks], from a `ColumnLinear`.
+        targets: int64 [...], of all classes.
+        group: over which the classes are split.
+        label_smoothing_prob: share of the target that is spread evenly over all classes.
+
+    Returns:
+        Mean over all targets, float [], the same on all ranks.
+    """
+    part = part.float()
+    highest = part.detach().amax(-1)
+    dist.all_reduce(highest, dist.ReduceOp.MAX, group=group)
+    shifted = part - highest.unsqueeze(-1)
+    log_sum = total(shifted.exp().sum(-1), group).log()
+    first = group.rank() * part.shape[-1]
+    is_own = (targets >= first) & (targets < first + part.shape[-1])
+    index = (targets - first).where(is_own, 0).unsqueeze(-1)
+    chosen = total(shifted.gather(-1, index).squeeze(-1) * is_own, group)
+    nats = log_sum - chosen
+    if label_smoothing_prob:
+        mean_logit = total(shifted.sum(-1), group) / (part.shape[-1] * group.size())
+        nats = (1 - label_smoothing_prob) * nats + label_smoothing_prob * (log_sum - mean_logit)
+    return nats.mean()
