@@ -63,7 +63,9 @@ def _devices(facts: Facts) -> str | None:
     if devices % given:
         return f"parallel {asked}: {has}, which {given} does not divide; {_nearest_degrees(degrees, devices)}"
     if not free and given < devices:
-        return f"parallel {asked} is {given} ranks, one a device, but {has}; {_filling(degrees, axes, devices // given)}"
+        return (
+            f"parallel {asked} is {given} ranks, one a device, but {has}; {_filling(degrees, axes, devices // given)}"
+        )
     return None
 
 

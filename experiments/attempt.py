@@ -56,10 +56,10 @@ def execute(
     def fail(reason: str, code: int, *, unexpected: bool = False, follows: bool = False) -> int:
         folder = trial.folder / "attempts" / str(number)
         try:
-            if unexpected and not follows:
+            if unexpected:
                 traceback.print_exc()
                 reason = f"{reason}; the traceback is in {folder / log_name(rank.number)}"
-            print(f"this rank ends, as another has gone: {reason}" if follows else reason, file=sys.stderr)
+            print(reason, file=sys.stderr)
         except OSError:
             _be_silent()
         try:
@@ -99,7 +99,9 @@ def execute(
     except (TrainingError, CheckpointError) as err:
         return fail(f"{type(err).__name__}: {err}", FAILED)
     except Exception as err:  # code of anyone's; nothing is swallowed: the log has the traceback
-        return fail(_reason(err), FAILED, unexpected=True, follows=has_others and _is_of_another_rank(err))
+        if has_others and _is_of_another_rank(err):
+            return fail("this rank ends, as another has gone", FAILED, follows=True)
+        return fail(_reason(err), FAILED, unexpected=True)
 
 
 def _set_threads(hardware: Mapping[str, Any], has_others: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from typing import Any
 
-from experiments.signature import Module
+from experiments.signature import Module, SourceError, parse
 
 SCALARS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "None": "null"}
 SEVERAL = {"int": "whole numbers", "float": "numbers", "bool": "true or false", "str": "texts"}
@@ -95,7 +95,7 @@ def kind(value: Any) -> str:
 
 
 def _members(annotation: ast.expr | None, module: Module, depth: int = 8) -> list[ast.expr]:
-    """The alternatives of a union, with the module's own aliases looked through."""
+    """The alternatives of a union, with aliases looked through."""
     if annotation is None or depth == 0:
         return []
     if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
@@ -109,7 +109,19 @@ def _members(annotation: ast.expr | None, module: Module, depth: int = 8) -> lis
         return _members(_items(annotation)[0], module, depth - 1)
     if isinstance(annotation, ast.Name) and annotation.id in module.aliases:
         return _members(module.aliases[annotation.id], module, depth - 1)
+    if isinstance(annotation, ast.Name) and annotation.id in module.imports:
+        return _imported_members(annotation, module, depth)
     return [annotation]
+
+
+def _imported_members(annotation: ast.Name, module: Module, depth: int) -> list[ast.expr]:
+    """The same for an alias that another file defines."""
+    home, _, name = module.imports[annotation.id].rpartition(".")
+    try:
+        found = parse(home)
+    except SourceError:  # of a package without source; it says nothing about plain values
+        return [annotation]
+    return _members(found.aliases[name], found, depth - 1) if name in found.aliases else [annotation]
 
 
 def _wanted(member: ast.expr, value: Any, module: Module) -> str | None:

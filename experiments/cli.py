@@ -44,7 +44,7 @@ class _Parser(argparse.ArgumentParser):
         name, _, rest = message.removeprefix("argument ").partition(": ")
         flag = name.split("/")[-1]
         if name == "the following arguments are required":
-            message = f"{rest} is missing; usage: {self._usage()}"
+            message = f"{rest.partition(',')[0]} is missing; usage: {self._usage()}"
         elif name == "unrecognized arguments":
             message = self._unrecognized(rest.split()[0])
         elif rest.startswith("invalid choice: "):
@@ -104,6 +104,9 @@ def make_parser() -> tuple[_Parser, dict[str, _Parser]]:
         _add_composition(part)
     part = command("resume", "go on with a run from its last checkpoint")
     part.add_argument("run", metavar="RUN", help="folder or id of the run, or the id's beginning")
+    part.add_argument(
+        "overrides", nargs="*", metavar="OVERRIDE", help="where it goes on, such as parallel=zero3 hardware=h100_8"
+    )
     _add_trust(part)
     _add_runs_dir(part)
     part = command("sync", "bring runs to MLflow's store")

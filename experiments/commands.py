@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -15,8 +15,10 @@ from experiments import options
 from experiments.display import Display, console
 from experiments.launch import Result, run, warm_launcher
 from experiments.plan import make_plan
+from experiments.resume import changes
 from experiments.store import StoreError
 from experiments.tables import closing_table, data_table, options_table, plan_table
+from experiments.targets import trusted
 from experiments.trial import Trial, code_changes, find, freeze, latest
 from launchers.base import Launcher, LaunchError
 
@@ -44,7 +46,7 @@ def _run(asked: argparse.Namespace) -> int:
         experiment = _compose(asked)
         if asked.cfg:
             return _print_config(experiment)
-        make_plan(experiment.config)
+        _check(experiment.config, asked.trust)
         trial = latest(experiment) if experiment.config["resume"] else None
         if trial is not None:
             return _go_on(trial, asked.trust, launcher)
@@ -59,20 +61,36 @@ def _run(asked: argparse.Namespace) -> int:
             launcher.dismiss()
 
 
+def _check(config: dict[str, Any], trust: list[str]) -> None:
+    """Tell what cannot run before a process is started for it.
+
+    Raises:
+        PlanError: with every problem.
+    """
+    plan = make_plan(config)
+    if plan.topology.pipe > 1 or plan.topology.model > 1:
+        # Brings torch, whose second is well spent where several ranks would find out the same.
+        from experiments.parts import check_fit
+
+        check_fit(config, plan, trusted(trust))
+
+
 def _resume(asked: argparse.Namespace) -> int:
-    return _go_on(find(asked.run, Path(asked.runs_dir)), asked.trust, None)
+    trial = find(asked.run, Path(asked.runs_dir))
+    return _go_on(trial, asked.trust, None, changes(trial, asked.overrides, asked.trust))
 
 
-def _go_on(trial: Trial, trust: list[str], launcher: Launcher | None) -> int:
+def _go_on(trial: Trial, trust: list[str], launcher: Launcher | None, changed: Mapping[str, Any] | None = None) -> int:
     outcome = trial.outcome()
     if outcome is not None and outcome["status"] == "finished":
         print(f"run {trial.folder.name} is finished; nothing is left to do ({trial.folder})")
         return 0
     display = Display(sys.stdout)
     display.say(f"run {trial.folder.name} of '{trial.config['name']}' in {trial.folder}")
+    _check({**trial.config, **(changed or {})}, trust)
     for change in code_changes(trial, trust):
         display.say(f"warning: {change}")
-    return _close(run(trial, trust=trust, display=display, launcher=launcher))
+    return _close(run(trial, trust=trust, display=display, launcher=launcher, changes=changed))
 
 
 def _close(result: Result) -> int:

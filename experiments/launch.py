@@ -94,9 +94,7 @@ def run(
     with _hold(trial):
         watch = _Watch(trial, _new_attempt(trial, changes), display or Display(sys.stderr), plan.topology.world)
         hardware = config["hardware"]
-        assignment = Assignment(
-            trial.folder, watch.attempt, packages, hardware["nodes"], hardware["devices_per_node"]
-        )
+        assignment = Assignment(trial.folder, watch.attempt, packages, hardware["nodes"], hardware["devices_per_node"])
         try:
             handle: Handle = launcher.launch(assignment)
         except LaunchError:
@@ -108,7 +106,7 @@ def run(
                 watch.look(signals.count)
                 time.sleep(POLL_S)
             watch.look(signals.count)
-            result = watch.result(handle, asked_to_end=signals.count > 1)
+            result = watch.result(handle.poll(), handle.failed_rank, asked_to_end=signals.count > 1)
     if watch.sync is not None or result.exit_code != WRONG_INPUT:
         _finish_sync(watch, result)
     return result
@@ -167,10 +165,9 @@ class _Watch:
         with contextlib.suppress(OSError):  # no room for its log; `lathe sync` does it later
             self.sync = start_sync(self.trial, self.attempt)
 
-    def result(self, handle: Handle, *, asked_to_end: bool) -> Result:
+    def result(self, code: int | None, failed_rank: int | None = None, *, asked_to_end: bool) -> Result:
         """How it ended, by its own last word or else its exit code; written to `outcome.json`."""
-        code = handle.poll()
-        status, reason = self._standing(code, asked_to_end, handle.failed_rank)
+        status, reason = self._standing(code, asked_to_end, failed_rank)
         outcome = {"status": status, "attempt": self.attempt, "reason": reason, "exit_code": code, "ended": time.time()}
         with contextlib.suppress(OSError):  # a full disk: the journal's own last word stands then
             write_text(self.trial.folder / "outcome.json", json.dumps(outcome) + "\n")
@@ -179,9 +176,7 @@ class _Watch:
         exit_code = DONE if status == "finished" else WRONG_INPUT if code == WRONG_INPUT and spoke else FAILED
         return Result(self.trial, self.attempt, status, reason, exit_code, self.metrics)
 
-    def _standing(
-        self, code: int | None, asked_to_end: bool, failed_rank: int | None
-    ) -> tuple[Status, str | None]:
+    def _standing(self, code: int | None, asked_to_end: bool, failed_rank: int | None) -> tuple[Status, str | None]:
         if self.last_state is not None and self.last_state["state"] != "running":
             return self.last_state["state"], self.last_state["reason"]
         cause = first_cause(self.folder)

@@ -11,10 +11,12 @@ from torch import nn
 
 from experiments.build import build, in_a_line
 from experiments.faults import InputError, PlanError
+from experiments.plan import Plan
 from experiments.seeding import derive
 from modules.data.base import Data
 from modules.evaluator.base import Evaluator
 from modules.parallel.base import Engine, Learner
+from modules.parallel.fits import misfits
 
 
 @dataclass
@@ -50,3 +52,17 @@ def make_parts(config: Mapping[str, Any], trust: Collection[str] = ()) -> Parts:
         built["model"], built["objective"], built["optimizer"], built["schedule"], example=built["data"].example
     )
     return Parts(built["data"], learner, built["evaluator"], built["parallel"])
+
+
+def check_fit(config: Mapping[str, Any], plan: Plan, trust: Collection[str] = ()) -> None:
+    """Refuse a model that cannot be cut into the stages or split over the ranks of a plan, before any is started.
+
+    Raises:
+        PlanError: with every reason.
+    """
+    if plan.topology.pipe == plan.topology.model == 1:
+        return
+    with torch.device("meta"):
+        model = build(config["model"], "model", trust)
+    if problems := misfits(model, plan.topology, config["parallel"].get("partition", "parameters")):
+        raise PlanError(problems, f"the plan for '{plan.name}'")

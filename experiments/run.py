@@ -88,7 +88,13 @@ class Training:
         self.on_running(first_step, None)
         self._tell_warnings()
         batches = training_batches(
-            train, plan.batch_size_global, config["seed"], first_step, plan.num_steps, config["num_data_workers"], self.share
+            train,
+            plan.batch_size_global,
+            config["seed"],
+            first_step,
+            plan.num_steps,
+            config["num_data_workers"],
+            self.share,
         )
         schedule, tokens = self.parts.learner.schedule, _tokens(self.parts.data.example(1))
         curve = Curve(config, plan, schedule, self.journal, first_step, tokens)

@@ -71,9 +71,7 @@ class Saver:
             fault, self._fault = self._fault, None
             raise fault
 
-    def _write(
-        self, done: int, write: Callable[[Path], None] | None, state: dict[str, Any], best: Best | None
-    ) -> None:
+    def _write(self, done: int, write: Callable[[Path], None] | None, state: dict[str, Any], best: Best | None) -> None:
         try:
             if write is not None:
                 self.checkpoints.save(done, write, state)

@@ -38,7 +38,8 @@ class Ranks:
         self._failed_at: float | None = None
         self._failed_rank: int | None = None
         try:
-            self._jobs += [Job() for _ in range(1, assignment.ranks)]
+            while len(self._jobs) < assignment.ranks:
+                self._jobs.append(Job())
             for rank, job in enumerate(self._jobs):
                 job.assign(assignment, rank, f"file://{self._meeting}/ranks")
         except LaunchError:
@@ -56,11 +57,13 @@ class Ranks:
         return self._failed_rank
 
     def poll(self) -> int | None:
-        for rank, job in enumerate(self._jobs):
-            if rank not in self._codes and (code := job.poll()) is not None:
-                self._codes[rank] = code
-                if code and self._failed_rank is None:
-                    self._failed_rank, self._failed_at = rank, time.monotonic()
+        left = [(rank, job) for rank, job in enumerate(self._jobs) if rank not in self._codes]
+        ended = {rank: code for rank, job in left if (code := job.poll()) is not None}
+        self._codes |= ended
+        failed = [rank for rank, code in ended.items() if code]
+        if failed and self._failed_rank is None:
+            # One that was killed could not have ended because of another.
+            self._failed_rank, self._failed_at = min(failed, key=lambda rank: ended[rank]), time.monotonic()
         if len(self._codes) < len(self._jobs):
             if self._failed_at is not None and time.monotonic() - self._failed_at > GRACE_S:
                 self.signal(signal.SIGKILL)

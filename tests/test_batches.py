@@ -44,9 +44,7 @@ def _told(batches: Iterator[Batch]) -> Told:
 
 def _counted(split: Noisy, batch_size: int, num_workers: int = 0, share: Share = Share()) -> Told:  # noqa: B008
     """The batches of an evaluation that count."""
-    return _told(
-        iter([batch for batch, counts in evaluation_batches(split, batch_size, num_workers, share) if counts])
-    )
+    return _told(iter([batch for batch, counts in evaluation_batches(split, batch_size, num_workers, share) if counts]))
 
 
 def test_an_epoch_shows_every_example_once_and_the_next_in_another_order() -> None:

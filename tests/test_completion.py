@@ -33,7 +33,7 @@ def test_groups_keys_and_values_of_the_schema_complete() -> None:
     assert completions("lathe run model=ml") == ["model=mlp"]
     assert completions("lathe run +model=ml") == ["+model=mlp"]
     assert completions("lathe run max_") == ["max_steps=", "max_epochs="]
-    assert completions("lathe plan precision=") == ["precision=fp32", "precision=bf16"]
+    assert completions("lathe plan precision=") == ["precision=fp32", "precision=bf16", "precision=fp16"]
     assert completions("lathe plan checkpoint.best_m") == ["checkpoint.best_metric=", "checkpoint.best_mode="]
     assert completions("lathe plan checkpoint.best_mode=") == ["checkpoint.best_mode=max", "checkpoint.best_mode=min"]
     assert completions("lathe run ~tag") == ["~tags"]
@@ -56,15 +56,15 @@ def test_what_a_class_takes_completes_though_no_yaml_names_it_but_live_objects_d
 def test_flags_complete_and_so_do_the_folders_they_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("mine/model", "more", ".hidden"):
         (tmp_path / name).mkdir(parents=True)
-    (tmp_path / "mine/model/deep.yaml").write_text("_target_: mypackage.Deep\ndepth: 3\n")
+    (tmp_path / "mine/model/dense.yaml").write_text("_target_: mypackage.Deep\ndepth: 3\n")
     monkeypatch.chdir(tmp_path)
     assert completions("lathe run --c") == ["--cfg", "--config-dir"]
     assert completions("lathe run --config-dir ") == ["mine/", "more/"]
     assert completions("lathe run --config-dir=mi") == ["--config-dir=mine/"]
     assert completions("lathe run -cd mine/") == ["mine/model/"]
-    assert completions("lathe plan --config-dir mine model=d") == ["model=deep"]
-    assert completions("lathe plan --config-dir=mine model=deep model.") == ["model.depth="]
-    assert completions("lathe options --config-dir mine model=d") == ["model=deep"]
+    assert completions("lathe plan --config-dir mine model=den") == ["model=dense"]
+    assert completions("lathe plan --config-dir=mine model=dense model.") == ["model.depth="]
+    assert completions("lathe options --config-dir mine model=den") == ["model=dense"]
 
 
 def test_resume_and_sync_complete_the_ids_of_the_runs_that_there_are(

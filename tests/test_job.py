@@ -30,7 +30,8 @@ def prepared(tmp_path: Path, *overrides: str) -> Trial:
 
 
 def order(trial: Trial, attempt: int = 1) -> str:
-    return json.dumps({"folder": str(trial.folder), "attempt": attempt, "trust": []}) + "\n"
+    rank = {"number": 0, "on_node": 0, "meeting": ""}
+    return json.dumps({"folder": str(trial.folder), "attempt": attempt, "trust": [], "rank": rank}) + "\n"
 
 
 def started(tmp_path: Path) -> subprocess.Popen[str]:

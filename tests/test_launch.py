@@ -134,7 +134,7 @@ def test_its_own_last_word_counts_and_else_its_exit_code(
     if state is not None:
         with Journal(trial.folder / "attempts" / "1" / "journal.jsonl") as journal:
             journal.state(state, step=3, attempt=1, reason=None if state in ("finished", "running") else "why")
-    watch = launch._Watch(trial, 1, Display(io.StringIO()))
+    watch = launch._Watch(trial, 1, Display(io.StringIO()), num_ranks=1)
     watch.look(0)
     result = watch.result(code, asked_to_end=False)
     assert (result.status, result.exit_code) == (status, exit_code)

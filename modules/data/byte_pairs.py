@@ -21,8 +21,8 @@ class BytePairs:
 
     The merges are a pure function of text and size: every rank of a run learns the same. On tiny Shakespeare with
     1,024 tokens, SentencePiece 0.2.3 learns in 0.1 s and encodes in 0.1 s, and has 5 MB without dependencies. Hugging
-    Face's tokenizers 0.23.3 take 0.4 s and 0.6 s, bring 46 MB with an HTTP client, and give fewer characters a token (2.42, not
-    2.51), as 256 of them are single bytes (2 shared cores, 2026-11-24).
+    Face's tokenizers 0.23.3 take 0.4 s and 0.6 s, bring 46 MB with an HTTP client, and give fewer characters a token
+    (2.42, not 2.51), as 256 of theirs are single bytes (2 shared cores, 2026-11-24).
     Source: Sennrich et al. 2016, arXiv:1508.07909; Kudo and Richardson 2018, arXiv:1808.06226.
     """
 
@@ -73,7 +73,7 @@ class BytePairs:
 
 def _learn(text: str, kinds: str, vocab_size: int) -> bytes:
     """A model of SentencePiece, serialised; of fewer than ``vocab_size`` tokens where the text has not enough pairs."""
-    # Its own affair is only what it sees: line ends and tabs it would lose, and a character that only val or test have.
+    # By itself the library knows no line ends or tabs, and no character that only validation or test have.
     symbols = [kind for kind in kinds if kind not in text or (kind.isspace() and kind != " ")]
     model = BytesIO()
     try:

@@ -11,7 +11,7 @@ from modules.data.base import Tensors
 
 
 class Accuracy:
-    """Counts the examples whose class is among the k highest logits; gives ``accuracy_top1`` and so on."""
+    """Counts the targets, of examples or of the words in them, among the k highest logits; gives ``accuracy_top1`` etc."""
 
     def __init__(self, top_k: Sequence[int]) -> None:
         """
@@ -26,34 +26,34 @@ class Accuracy:
         """Count the hits of one batch.
 
         Args:
-            outputs: logits, float [batch, classes].
-            targets: int64 [batch].
+            outputs: logits, float [batch, ..., classes]; a language model has [batch, time, classes].
+            targets: int64 [batch, ...].
 
         Returns:
-            float64 [1 + len(top_k)]: the examples, and the hits for every k.
+            float64 [1 + len(top_k)]: the targets, and the hits for every k.
 
         Raises:
             ValueError: the shapes do not fit, or a k is more than the classes.
         """
         if not isinstance(outputs, Tensor) or not isinstance(targets, Tensor):
             raise ValueError("Accuracy wants one tensor of logits and one of classes, but got a tuple; pick one")
-        if outputs.dim() != 2 or targets.shape != outputs.shape[:1]:
+        if outputs.dim() < 2 or targets.shape != outputs.shape[:-1]:
             raise ValueError(
-                f"Accuracy wants logits as [batch, classes] and targets as [batch], but got "
+                f"Accuracy wants logits as [batch, ..., classes] and targets as [batch, ...], but got "
                 f"{list(outputs.shape)} and {list(targets.shape)}; end the model in one number a class"
             )
-        if max(self.top_k) > outputs.shape[1]:
+        if max(self.top_k) > outputs.shape[-1]:
             raise ValueError(
-                f"evaluator.top_k={list(self.top_k)} asks for more than the model's {outputs.shape[1]} classes; "
-                f"keep every k at most {outputs.shape[1]}"
+                f"evaluator.top_k={list(self.top_k)} asks for more than the model's {outputs.shape[-1]} classes; "
+                f"keep every k at most {outputs.shape[-1]}"
             )
-        best = outputs.topk(max(self.top_k), dim=1).indices
-        hits = (best == targets[:, None]).sum(dim=0).cumsum(dim=0)
-        counts = [targets.new_tensor(len(targets)), *(hits[k - 1] for k in self.top_k)]
+        best = outputs.topk(max(self.top_k), dim=-1).indices
+        hits = (best == targets.unsqueeze(-1)).flatten(0, -2).sum(dim=0).cumsum(dim=0)
+        counts = [targets.new_tensor(targets.numel()), *(hits[k - 1] for k in self.top_k)]
         return torch.stack(counts).to(torch.float64)
 
     def metrics(self, sums: Tensor) -> dict[str, float]:
-        """Shares of the examples.
+        """Shares of the targets.
 
         Args:
             sums: float64 [1 + len(top_k)], as `measure` gives them.

@@ -7,6 +7,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
+from modules.model.base import Shard
 from modules.model.response_norm import ResponseNorm
 from modules.model.same_pool import SameMaxPool
 
@@ -19,11 +20,12 @@ class CifarCnn(nn.Module):
     Source: https://www.tensorflow.org/versions/r0.10/tutorials/deep_cnn, after Krizhevsky's cuda-convnet.
     """
 
-    def __init__(self, image_shape: Sequence[int], num_classes: int) -> None:
+    def __init__(self, image_shape: Sequence[int], num_classes: int, dense_sizes: Sequence[int] = (384, 192)) -> None:
         """
         Args:
             image_shape: [channels, height, width]; the tutorial's crops are [3, 24, 24].
             num_classes: logits an image.
+            dense_sizes: units of the two dense layers below the logits.
         """
         super().__init__()
         if len(image_shape) != 3 or min(*image_shape, num_classes) < 1:
@@ -31,7 +33,12 @@ class CifarCnn(nn.Module):
                 f"CifarCnn wants image_shape as [channels, height, width] and num_classes of at least 1, "
                 f"but got {list(image_shape)} and {num_classes}"
             )
+        if len(dense_sizes) != 2 or min(dense_sizes) < 1:
+            raise ValueError(
+                f"CifarCnn wants dense_sizes as two sizes of at least 1, but got {list(dense_sizes)}; the tutorial has [384, 192]"
+            )
         channels, height, width = image_shape
+        self.dense_sizes = first, second = tuple(dense_sizes)
         pooled = 64 * -(-height // 4) * -(-width // 4)
         self.stack = nn.Sequential(
             _started(nn.Conv2d(channels, 64, kernel_size=5, padding="same"), std=0.05, bias=0.0),
@@ -43,15 +50,23 @@ class CifarCnn(nn.Module):
             _response_norm(),
             SameMaxPool(3, 2),
             nn.Flatten(),
-            _started(nn.Linear(pooled, 384), std=0.04, bias=0.1),
+            _started(nn.Linear(pooled, first), std=0.04, bias=0.1),
             nn.ReLU(),
-            _started(nn.Linear(384, 192), std=0.04, bias=0.1),
+            _started(nn.Linear(first, second), std=0.04, bias=0.1),
             nn.ReLU(),
-            _started(nn.Linear(192, num_classes), std=1 / 192, bias=0.0),
+            _started(nn.Linear(second, num_classes), std=1 / second, bias=0.0),
         )
 
     def layers(self) -> list[nn.Module]:
         return list(self.stack)
+
+    def shards(self) -> dict[str, Shard]:
+        """The first dense layer, which holds most weights, by its units; the next takes them as they come."""
+        first = self.dense_sizes[0]
+        return {
+            "stack.9": Shard("column", first, "dense_sizes[0]"),
+            "stack.11": Shard("row", first, "dense_sizes[0]"),
+        }
 
     def forward(self, images: Tensor) -> Tensor:
         """Score the classes.

@@ -161,7 +161,8 @@ class Block(nn.Module):
 
     def _with_both(self, states: Tensor) -> Tensor:
         states = states + self.dropout(self.attention(self.attention_norm(states)))
-        return states + self.dropout(self.feed_forward(self.feed_forward_norm(states)))
+        fed: Tensor = self.dropout(self.feed_forward(self.feed_forward_norm(states)))
+        return states + fed
 
 
 class FeedForward(nn.Module):

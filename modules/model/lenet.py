@@ -7,6 +7,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
+from modules.model.base import Shard
 from modules.model.same_pool import SameMaxPool
 
 
@@ -49,11 +50,20 @@ class LeNet(nn.Module):
             channels, height, width = above, -(-height // 2), -(-width // 2)
         dense = nn.Linear(channels * height * width, hidden_size)
         head = [nn.Flatten(), dense, nn.ReLU(), nn.Dropout(dropout_prob), nn.Linear(hidden_size, num_classes)]
+        self.hidden_size = hidden_size
         self.stack = nn.Sequential(*rounds, *head)
         self.apply(_start_as_the_tutorial)
 
     def layers(self) -> list[nn.Module]:
         return list(self.stack)
+
+    def shards(self) -> dict[str, Shard]:
+        """The dense layer by its units; the convolutions stay whole, as they have few weights."""
+        last = len(self.stack) - 1
+        return {
+            f"stack.{last - 3}": Shard("column", self.hidden_size, "hidden_size"),
+            f"stack.{last}": Shard("row", self.hidden_size, "hidden_size"),
+        }
 
     def forward(self, images: Tensor) -> Tensor:
         """Score the classes.

@@ -8,6 +8,8 @@ from typing import cast
 
 from torch import Tensor, nn
 
+from modules.model.base import Shard
+
 
 class Mlp(nn.Module):
     """Classifies flat features through hidden layers, each followed by a rectifier and dropout.
@@ -37,10 +39,24 @@ class Mlp(nn.Module):
             for below, above in pairwise(sizes)
             for layer in (nn.Linear(below, above), nn.ReLU(), nn.Dropout(dropout_prob))
         ]
+        self.hidden_sizes, self.num_classes = tuple(hidden_sizes), num_classes
         self.stack = nn.Sequential(nn.Flatten(), *hidden, nn.Linear(sizes[-1], num_classes))
 
     def layers(self) -> list[nn.Module]:
         return list(self.stack)
+
+    def shards(self) -> dict[str, Shard]:
+        """Every other layer by its outputs and the next by its inputs; the last by class where its inputs are whole."""
+        found: dict[str, Shard] = {}
+        for number in range(len(self.hidden_sizes) + 1):
+            if number % 2:
+                shard = Shard("row", self.hidden_sizes[number - 1], f"hidden_sizes[{number - 1}]")
+            elif number < len(self.hidden_sizes):
+                shard = Shard("column", self.hidden_sizes[number], f"hidden_sizes[{number}]")
+            else:
+                shard = Shard("classes", self.num_classes, "num_classes")
+            found[f"stack.{1 + 3 * number}"] = shard
+        return found
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Score the classes.

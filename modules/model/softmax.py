@@ -6,6 +6,8 @@ from typing import cast
 
 from torch import Tensor, nn
 
+from modules.model.base import Shard
+
 
 class Softmax(nn.Module):
     """Scores every class by a weighted sum of the features; starts at zero, so that all classes are equally likely.
@@ -22,10 +24,14 @@ class Softmax(nn.Module):
         linear = nn.Linear(num_features, num_classes)
         nn.init.zeros_(linear.weight)
         nn.init.zeros_(linear.bias)
+        self.num_classes = num_classes
         self.stack = nn.Sequential(nn.Flatten(), linear)
 
     def layers(self) -> list[nn.Module]:
         return list(self.stack)
+
+    def shards(self) -> dict[str, Shard]:
+        return {"stack.1": Shard("classes", self.num_classes, "num_classes")}
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Score the classes.

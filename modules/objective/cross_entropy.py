@@ -9,7 +9,7 @@ from modules.data.base import Tensors
 
 
 class CrossEntropy:
-    """Trains a classifier by the surprise of the right class, in nats.
+    """Trains a classifier, of examples or of the words in them, by the surprise of the right class, in nats.
 
     Source of label smoothing: Szegedy et al. 2015, arXiv:1512.00567, section 7.
     """
@@ -24,11 +24,11 @@ class CrossEntropy:
         self.label_smoothing_prob = label_smoothing_prob
 
     def __call__(self, outputs: Tensors, targets: Tensors) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean over the batch.
+        """Mean over all targets of the batch.
 
         Args:
-            outputs: logits, float [batch, classes].
-            targets: int64 [batch], each in ``[0, classes)``.
+            outputs: logits, float [batch, ..., classes]; a language model has [batch, time, classes].
+            targets: int64 [batch, ...], each in ``[0, classes)``.
 
         Returns:
             The loss, float [], and ``loss_nats``: the same, without a graph.
@@ -38,10 +38,10 @@ class CrossEntropy:
         """
         if not isinstance(outputs, Tensor) or not isinstance(targets, Tensor):
             raise ValueError("CrossEntropy wants one tensor of logits and one of classes, but got a tuple; pick one")
-        if outputs.dim() != 2 or targets.shape != outputs.shape[:1]:
+        if outputs.dim() < 2 or targets.shape != outputs.shape[:-1]:
             raise ValueError(
-                f"CrossEntropy wants logits as [batch, classes] and targets as [batch], but got "
+                f"CrossEntropy wants logits as [batch, ..., classes] and targets as [batch, ...], but got "
                 f"{list(outputs.shape)} and {list(targets.shape)}; end the model in one number a class"
             )
-        loss = F.cross_entropy(outputs, targets, label_smoothing=self.label_smoothing_prob)
+        loss = F.cross_entropy(outputs.flatten(0, -2), targets.flatten(), label_smoothing=self.label_smoothing_prob)
         return loss, {"loss_nats": loss.detach()}

@@ -24,6 +24,14 @@ def test_accuracy_of_two_batches_is_that_of_both_together() -> None:
     assert accuracy.metrics(apart) == {"accuracy_top2": 2 / 3, "accuracy_top1": 1 / 3}
 
 
+def test_accuracy_counts_every_word_of_every_text() -> None:
+    accuracy = Accuracy(top_k=[1, 2])
+    logits, targets = torch.randn(2, 3, 5), torch.randint(5, (2, 3))
+    sums = accuracy.measure(logits, targets)
+    assert sums.tolist() == accuracy.measure(logits.flatten(0, 1), targets.flatten()).tolist()
+    assert sums[0] == 6
+
+
 def test_accuracy_refuses_more_than_there_are_classes() -> None:
     with pytest.raises(ValueError, match=re.escape("evaluator.top_k=[1, 5] asks for more than the model's 4 classes")):
         Accuracy(top_k=[1, 5]).measure(LOGITS, TARGETS)
@@ -39,6 +47,10 @@ def test_accuracy_refuses_other_shapes_and_empty_sums() -> None:
     accuracy = Accuracy(top_k=[1])
     with pytest.raises(ValueError, match=re.escape("but got [3, 4] and [3, 1]")):
         accuracy.measure(LOGITS, TARGETS[:, None])
+    with pytest.raises(
+        ValueError, match=re.escape("but got [2, 3, 5] and [2, 5]; end the model in one number a class")
+    ):
+        accuracy.measure(torch.zeros(2, 3, 5), torch.zeros(2, 5, dtype=torch.int64))
     with pytest.raises(ValueError, match="but got a tuple; pick one"):
         accuracy.measure((LOGITS,), TARGETS)
     with pytest.raises(ValueError, match="Accuracy wants at least 1 example, but got 0"):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -10,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from launchers.base import Assignment, LaunchError
-from launchers.local import Job, Local
+from launchers.job import Job
+from launchers.local import Local
 
 WAITING = "import sys, signal; print(sys.stdin.readline(), end='', flush=True); signal.pause()"
 
@@ -24,7 +26,7 @@ def as_job(monkeypatch: pytest.MonkeyPatch) -> None:
         assert command == [sys.executable, "-P", "-m", "experiments.job"]
         return start([sys.executable, "-c", WAITING], stdout=subprocess.PIPE, **options)  # type: ignore[call-overload]
 
-    monkeypatch.setattr("launchers.local.subprocess.Popen", started)
+    monkeypatch.setattr("launchers.job.subprocess.Popen", started)
 
 
 def ended(job: Job) -> int | None:
@@ -41,8 +43,10 @@ def ended(job: Job) -> int | None:
 @pytest.mark.usefixtures("as_job")
 def test_a_job_is_told_its_assignment_by_a_line() -> None:
     job = Local().launch(Assignment(Path("/runs/single/ab"), 3, ("mine",)))
+    assert isinstance(job, Job)
     assert job._process.stdout is not None
-    assert job._process.stdout.readline() == b'{"folder": "/runs/single/ab", "attempt": 3, "trust": ["mine"]}\n'
+    order = {"folder": "/runs/single/ab", "attempt": 3, "trust": ["mine"]}
+    assert json.loads(job._process.stdout.readline()) == order | {"rank": {"number": 0, "on_node": 0, "meeting": ""}}
     assert job.poll() is None
     assert os.getsid(job.pid) == job.pid, "Ctrl-C of the terminal must reach the launching side alone"
     job.signal(signal.SIGKILL)
@@ -56,6 +60,7 @@ def test_a_process_that_was_started_ahead_is_used_once() -> None:
     launcher.warm()
     warm = launcher._warm
     jobs = [launcher.launch(Assignment(Path("/x"), number)) for number in (1, 2)]
+    assert all(isinstance(job, Job) for job in jobs)
     assert jobs[0] is warm
     assert jobs[1] is not warm
     launcher.dismiss()

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from modules.model.base import Layered
+from modules.model.base import Layered, Shard
 from modules.model.cifar_cnn import CifarCnn
 
 
@@ -38,6 +38,20 @@ def test_cifar_cnn_is_its_layers_in_turn() -> None:
     assert torch.equal(outputs, model(inputs))
 
 
-def test_cifar_cnn_refuses_flat_features() -> None:
+def test_cifar_cnn_splits_its_largest_layer() -> None:
+    model = CifarCnn([3, 8, 8], num_classes=4, dense_sizes=[6, 5])
+    shards = model.shards()
+    assert list(shards.values()) == [Shard("column", 6, "dense_sizes[0]"), Shard("row", 6, "dense_sizes[0]")]
+    column, row = (model.get_submodule(name) for name in shards)
+    assert isinstance(column, nn.Linear)
+    assert isinstance(row, nn.Linear)
+    assert (column.out_features, row.in_features, row.out_features) == (6, 6, 5)
+
+
+def test_cifar_cnn_refuses_flat_features_and_other_dense_layers_than_two() -> None:
+    with pytest.raises(
+        ValueError, match=re.escape("dense_sizes as two sizes of at least 1, but got [6]; the tutorial")
+    ):
+        CifarCnn([3, 8, 8], num_classes=10, dense_sizes=[6])
     with pytest.raises(ValueError, match=re.escape("num_classes of at least 1, but got [1728] and 10")):
         CifarCnn([1728], num_classes=10)

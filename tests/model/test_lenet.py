@@ -2,8 +2,9 @@ import re
 
 import pytest
 import torch
+from torch import nn
 
-from modules.model.base import Layered
+from modules.model.base import Layered, Shard
 from modules.model.lenet import LeNet
 
 
@@ -36,6 +37,13 @@ def test_lenet_is_its_layers_in_turn() -> None:
     for layer in model.layers():
         outputs = layer(outputs)
     assert torch.equal(outputs, model(inputs))
+
+
+def test_lenet_splits_its_dense_layer() -> None:
+    model = _small([2, 9, 13])
+    shards = model.shards()
+    assert list(shards.values()) == [Shard("column", 7, "hidden_size"), Shard("row", 7, "hidden_size")]
+    assert shards.keys() == {name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
 
 
 def test_lenet_refuses_flat_features_and_certain_dropout() -> None:

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from modules.model.base import Layered
+from modules.model.base import Layered, Shard
 from modules.model.softmax import Softmax
 
 
@@ -30,6 +30,12 @@ def test_softmax_offers_its_layers() -> None:
     for layer in model.layers():
         outputs = layer(outputs)
     assert torch.equal(outputs, model(inputs))
+
+
+def test_softmax_splits_by_class() -> None:
+    model = Softmax(num_features=6, num_classes=4)
+    assert model.shards() == {"stack.1": Shard("classes", 4, "num_classes")}
+    assert isinstance(model.get_submodule("stack.1"), torch.nn.Linear)
 
 
 def test_softmax_wants_at_least_one_class() -> None:

@@ -31,9 +31,24 @@ def test_label_smoothing_spreads_its_share_over_all_classes() -> None:
     torch.testing.assert_close(loss, -(smooth * logits.log_softmax(1)).sum(1).mean())
 
 
+def test_cross_entropy_of_words_is_the_mean_over_all_of_them() -> None:
+    logits, targets = torch.randn(2, 3, 5), torch.randint(5, (2, 3))
+    for objective in (CrossEntropy(), CrossEntropy(label_smoothing_prob=0.1)):
+        loss, metrics = objective(logits, targets)
+        assert loss.shape == metrics["loss_nats"].shape == ()
+        each = [float(objective(logits[:, time], targets[:, time])[0]) for time in range(3)]
+        assert float(loss) == pytest.approx(sum(each) / 3, rel=1e-5)
+
+
 def test_cross_entropy_refuses_what_are_no_logits_and_classes() -> None:
     with pytest.raises(ValueError, match=re.escape("but got [3, 5] and [2]; end the model in one number a class")):
         CrossEntropy()(torch.zeros(3, 5), torch.zeros(2, dtype=torch.int64))
+    with pytest.raises(
+        ValueError, match=re.escape("but got [2, 3, 5] and [2, 5]; end the model in one number a class")
+    ):
+        CrossEntropy()(torch.zeros(2, 3, 5), torch.zeros(2, 5, dtype=torch.int64))
+    with pytest.raises(ValueError, match=re.escape("targets as [batch, ...], but got [5] and []")):
+        CrossEntropy()(torch.zeros(5), torch.tensor(1))
     with pytest.raises(ValueError, match="but got a tuple; pick one"):
         CrossEntropy()((torch.zeros(3, 5),), torch.zeros(3, dtype=torch.int64))
     with pytest.raises(ValueError, match=re.escape("CrossEntropy wants label_smoothing_prob in [0, 1], but got 1.5")):
