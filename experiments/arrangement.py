@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from math import prod
 
 from experiments.facts import Facts, NotJudgedError
@@ -108,7 +109,7 @@ def _partition(facts: Facts) -> str | None:
     if len(firsts) != topology.pipe:
         way_out = "write the first layer of every stage"
         return f"{told} names {len(firsts)} stages, and parallel.pipe={topology.pipe}; {way_out}"
-    if firsts[0] != 0 or any(one >= two for one, two in zip(firsts, firsts[1:], strict=False)):
+    if firsts[0] != 0 or any(one >= two for one, two in pairwise(firsts)):
         return f"{told} does not rise from 0; write the first layer of every stage, as in [0, 3, 5]"
     return None
 
@@ -135,7 +136,7 @@ def _compile(facts: Facts) -> str | None:
     if "partition" in node and topology_of(facts).pipe > 1:
         return "compile=true compiles a whole model, and a pipeline has only parts of it; set compile=false"
     if node.get("stage") == 3:
-        return "compile=true would compile the hooks by which ZeRO stage 3 fetches weights; set compile=false or take parallel=zero2"
+        return "compile=true would compile the hooks by which ZeRO 3 fetches weights; set compile=false, or take parallel=zero2"
     return None
 
 

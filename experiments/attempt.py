@@ -89,8 +89,9 @@ def execute(
         numpy.random.seed(derive(config["seed"], "numpy") % 2**32)
         parts = make_parts(config, trust)
         training = Training(
-            config, plan, parts, journal, checkpoints, should_stop, on_running, _digests(trial, number), rank
-        )
+            config, plan, parts, journal, checkpoints, should_stop, on_running, _digests(trial, number), rank,
+            trial.folder / "attempts" / str(number) / "profile" if config["profile"] else None,
+        )  # fmt: skip
         state, why = training.run()
         journal.state(state, step=training.done, attempt=number, reason=why)
         return DONE if state == "finished" else FAILED

@@ -83,7 +83,12 @@ def main() -> int:
         _log_to(folder / log_name(rank.number))
         find_here(trust)
         with Journal(folder / "journal.jsonl" if rank.number == 0 else Path(os.devnull)) as journal:
-            return execute(trial, number, trust, rank, journal, stop)
+            code = execute(trial, number, trust, rank, journal, stop)
+    if rank.meeting:
+        # The threads of a process group may still run, and abort a process that takes itself down step by step.
+        sys.stdout.flush()
+        os._exit(code)
+    return code
 
 
 if __name__ == "__main__":

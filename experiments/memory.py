@@ -13,8 +13,8 @@ BYTES_OF_RSS = 1 if sys.platform == "darwin" else 1024  # Linux counts ru_maxrss
 
 def memory_peak_gib() -> float:
     """The most this process has held so far: of the GPU's memory where it trains on one, else of the machine's."""
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        return torch.cuda.max_memory_allocated() / 2**30
+    if torch.cuda.is_available() and (allocated := torch.cuda.max_memory_allocated()):
+        return allocated / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * BYTES_OF_RSS / 2**30
 
 

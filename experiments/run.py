@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy
@@ -22,6 +23,7 @@ from experiments.journal import Journal
 from experiments.memory import memory_peak_gib, memory_peaks
 from experiments.parts import Parts
 from experiments.plan import Plan
+from experiments.profiling import Profiler, count_work, profile_metrics
 from experiments.saver import Best, Saver
 from experiments.seeding import derive
 from modules.data.base import Batch, Split
@@ -46,6 +48,8 @@ class Training:
     """What the splits of the data were to earlier attempts, by name."""
     rank: Rank = field(default_factory=Rank)
     """Which of the processes of this training this is; the first alone writes."""
+    profile_folder: Path | None = None
+    """Where a trace of a few steps goes; None: none is made."""
     done: int = 0
     """Steps that are done."""
 
@@ -69,15 +73,19 @@ class Training:
         config, plan, engine = self.config, self.plan, self.parts.engine
         with self._wrong_input():
             self._try_evaluator()
+            self._count_work()
             engine.prepare(self.parts.learner, _recipe(config, plan, self.rank))
             train, val, test = (self._load(name) for name in ("train", "val", "test"))  # what is missing is told now
         self.saver = Saver(engine, self.parts.learner.model, self.checkpoints, self.rank.number == 0)
         self.journal.params(_derived(self.num_parameters, plan))
+        first_step = self._restore()
+        self.profiler = Profiler(self.profile_folder, self.rank.number, first_step)
         try:
-            ended = self._train(train, val, self._restore())
+            ended = self._train(train, val, first_step)
             if ended[0] == "finished":
                 self._evaluate("test", test, plan.num_steps)
         finally:
+            self.profiler.close()
             self.saver.wait()
         engine.gather(0.0)  # nobody leaves before the first rank has written all
         return ended
@@ -103,9 +111,12 @@ class Training:
             return "stopped", f"{reason} before step {first_step + 1}"
         for step, batch in enumerate(batches, start=first_step):
             self._seed(step)
-            metrics = engine.train_step(batch, step)
+            with self.profiler.step(step):
+                metrics = engine.train_step(batch, step)
             self.done = done = step + 1
             curve.add(done, metrics)
+            with curve.clock:
+                self._tell_profile(step)
             if self._is_due(done, config["eval_every_steps"]):
                 with curve.paused():
                     self._evaluate("val", val, done)
@@ -156,6 +167,20 @@ class Training:
             raise ValueError(
                 f"checkpoint.best_metric={wanted} is not what is measured; name one of {', '.join(sorted(names))}, or null"
             )
+
+    def _count_work(self) -> None:
+        """DeepSpeed's count, of one micro-batch through the whole model, where a profile was asked for."""
+        if self.profile_folder is not None and self.rank.number == 0:
+            inputs, _ = self.parts.data.example(self.plan.batch_size_per_device)
+            self.journal.params(count_work(self.parts.learner.model, inputs, self.profile_folder))
+
+    def _tell_profile(self, step: int) -> None:
+        own = self.profiler.result(step)
+        if own is None or self.profile_folder is None:
+            return
+        ranks = {name: self.parts.engine.gather(value) for name, value in own.items()}
+        self.journal.metrics(step + 1, profile_metrics(ranks, self.plan.topology.pipe))
+        self.journal.artifact("/".join(self.profile_folder.parts[-3:]))  # below the run's: attempts/1/profile
 
     def _is_due(self, done: int, every: int) -> bool:
         return done % every == 0 or done == self.plan.num_steps

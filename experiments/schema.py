@@ -42,6 +42,8 @@ class Experiment:
     """bf16, fp16: autocast of the forward pass; weights and optimizer stay in fp32. fp16 scales the loss, on GPUs only."""
     compile: bool
     """Compile the model with torch.compile."""
+    profile: bool
+    """Trace a few steps of every rank, and count the model's work by DeepSpeed's profiler, into the run's folder."""
     checkpoint: Checkpoint
     model: Part
     data: Part

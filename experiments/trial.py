@@ -81,6 +81,7 @@ class Trial:
 
 EXCLUDED = (
     "name", "note", "tags", "runs_dir", "data_root", "data.root", "launcher", "tracking", "resume", "num_data_workers",
+    "profile",
     "hardware.memory_gb", "hardware.peak_tflops", "hardware.efficiency",
 )  # fmt: skip
 

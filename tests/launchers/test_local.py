@@ -67,6 +67,7 @@ def test_a_process_that_was_started_ahead_is_used_once() -> None:
     assert [job.poll() for job in jobs] == [None, None], "what has an assignment goes on"
     for job in jobs:
         job.signal(signal.SIGKILL)
+        assert isinstance(job, Job)
         assert ended(job) == -signal.SIGKILL
 
 
