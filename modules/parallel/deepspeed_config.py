@@ -59,6 +59,9 @@ ELSEWHERE = {
 }
 """Keys of DeepSpeed that Lathe sets itself, and by what."""
 
+ALIGNMENT = 16
+"""Numbers by which bucket sizes have to divide; DeepSpeed 0.19.8 asks for 2."""
+
 HARMFUL = {
     "sequence_parallel_size": "ZeRO 0 to 2 then leaves gradients of the sequence ranks out, without a word (0.19.8)",
     "data_parallel_size": "ZeRO 0 to 2 then leaves gradients of the sequence ranks out, without a word (0.19.8)",
@@ -90,7 +93,7 @@ def settings(
         num_parameters: of this rank; no bucket is made larger than that.
         extra: checked by `check_extra`.
     """
-    bucket_size = min(500_000_000, max(num_parameters, 1))
+    bucket_size = min(500_000_000, -(-max(num_parameters, 1) // ALIGNMENT) * ALIGNMENT)
     zero: dict[str, Any] = {"stage": stage, "reduce_bucket_size": bucket_size, "allgather_bucket_size": bucket_size}
     if offload != "none":
         zero["offload_optimizer"] = {"device": "cpu"}

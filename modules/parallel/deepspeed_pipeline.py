@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +17,7 @@ from modules.evaluator.base import Evaluator
 from modules.parallel import state
 from modules.parallel.base import Learner, Recipe
 from modules.parallel.deepspeed_config import check_extra, settings
-from modules.parallel.forward import Forward, Tally, evaluation_mode, mean_of, micro_batches, size_of
+from modules.parallel.forward import Forward, Tally, evaluation_mode, mean_of, micro_batches
 from modules.parallel.ranks import Ranks
 from modules.parallel.shards import Shards
 from modules.parallel.topology import Degree
@@ -53,12 +55,12 @@ class Pipeline:
         self.partition, self.extra = partition, deepspeed_extra
 
     def prepare(self, learner: Learner, recipe: Recipe) -> None:
+        from modules.parallel import deepspeed_start  # first: it keeps DeepSpeed's import quiet
         from modules.parallel.deepspeed_stages import Stages
-        from modules.parallel.deepspeed_start import connect, start
 
         self.recipe, self.schedule = recipe, learner.schedule
         self.ranks = Ranks(recipe, always=True)
-        connect(recipe)
+        deepspeed_start.connect(recipe)
         self.forward = Forward(learner.objective, recipe)
         self.whole_kinds = state.kinds_of(state.named(learner.model))
         self.shards: Shards | None = None
@@ -86,7 +88,7 @@ class Pipeline:
             num_parameters=sum(parameter.numel() for parameter in parameters),
             extra={"pipeline": {"pipe_partitioned": False, "grad_partitioned": False}, **self.extra},
         )
-        self.engine = start(self.stages, optimizer, config, recipe, None)
+        self.engine = deepspeed_start.start(self.stages, optimizer, config, recipe, None)
         self.found: list[dict[str, Tensor]] = []
         self.names: list[str] | None = None
         self.tally: Tally | None = None
@@ -107,9 +109,9 @@ class Pipeline:
 
     def evaluate(self, batches: Iterable[tuple[Batch, bool]], evaluator: Evaluator) -> dict[str, float]:
         self.tally = Tally(evaluator, self.shards.whole_objective if self.shards else self.forward.objective)
-        with evaluation_mode(self.stages):
-            for group in _of_one_size(batches, at_most=4 * self.recipe.topology.pipe):
-                self.engine.reset_activation_shape()
+        in_flight = iter(batches)
+        with evaluation_mode(self.stages), self._shapes_vary():
+            while group := list(islice(in_flight, 4 * self.recipe.topology.pipe)):
                 self.counted = deque(counts for _, counts in group)
                 self.engine.eval_batch(
                     iter([batch for batch, _ in group]),
@@ -117,7 +119,6 @@ class Pipeline:
                     bcast_loss=False,
                     num_micro_batches=len(group),
                 )
-        self.engine.reset_activation_shape()
         tally, self.tally = self.tally, None
         told: list[Any] = [tally.metrics(self.ranks) if self._is_last else None]
         return dict(self.ranks.object_from_last_stage(told[0]))
@@ -146,6 +147,16 @@ class Pipeline:
 
         return collect(self.engine, STAGE, self.tensors, self.optimizer_name, self.shards, self.ranks, entries)
 
+    @contextmanager
+    def _shapes_vary(self) -> Iterator[None]:
+        """Stages tell each other every shape anew: batches of an evaluation differ in size, those of training do not."""
+        self.engine.dynamic_shape = True
+        try:
+            yield
+        finally:
+            self.engine.dynamic_shape = False
+            self.engine.reset_activation_shape()
+
     @property
     def _is_last(self) -> bool:
         return self.ranks.place.pipe == self.ranks.topology.pipe - 1
@@ -169,15 +180,3 @@ class Pipeline:
         if metrics is not None:
             values = torch.stack([metrics[name].float() for name in self.names])
         return dict(zip(self.names, self.ranks.from_last_stage(values).unbind(), strict=True))
-
-
-def _of_one_size(batches: Iterable[tuple[Batch, bool]], at_most: int) -> Iterator[list[tuple[Batch, bool]]]:
-    """Runs of batches of the same size, which can follow each other through the stages."""
-    run: list[tuple[Batch, bool]] = []
-    for item in batches:
-        if run and (len(run) == at_most or size_of(item[0][0]) != size_of(run[0][0][0])):
-            yield run
-            run = []
-        run.append(item)
-    if run:
-        yield run

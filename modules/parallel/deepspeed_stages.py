@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, redirect_stdout
+from io import StringIO
 from typing import Any
 
 import torch.distributed as dist
@@ -56,18 +57,17 @@ class Stages(PipelineModule):  # type: ignore[misc]  # DeepSpeed has no types
             )
         self._autocast = autocast
         self._bounds = bounds(layers, topology.pipe, partition, lambda: _measured(layers, learner, recipe))
-        super().__init__(
-            _with_ties(layers),
-            topology=PipeModelDataParallelTopology(num_pp=topology.pipe, num_mp=topology.model, num_dp=topology.data),
-            loss_fn=loss,
-        )
+        grid = PipeModelDataParallelTopology(num_pp=topology.pipe, num_mp=topology.model, num_dp=topology.data)
+        with redirect_stdout(StringIO()):  # it prints its arrangement, which the plan has told
+            super().__init__(_with_ties(layers), topology=grid, loss_fn=loss)
         self._layer_specs = [None] * len(layers)  # other stages' layers need not stay in memory
         self._count_tied_once()
 
     def forward(self, forward_input: Tensors) -> Tensors:
         with self._autocast():
             outputs: Tensors = super().forward(forward_input)
-            return outputs
+        # What is sent has to be contiguous, and an LSTM's outputs are not.
+        return outputs.contiguous() if isinstance(outputs, Tensor) else tuple(each.contiguous() for each in outputs)
 
     def _partition_layers(self, method: str = "") -> None:
         self.parts = self._bounds
@@ -111,19 +111,20 @@ def _with_ties(layers: Sequence[nn.Module]) -> list[Any]:
         for number in numbers:
             layer = layers[number]
             names = [name for name, parameter in layer.named_parameters() if id(parameter) in shared]
-            specs[number] = TiedLayerSpec(
-                f"tied_{numbers[0]}", _giver(layer), forward_fn=_caller(layer), tied_weight_attr=names
-            )
+            specs[number] = _Tied(f"tied_{numbers[0]}", layer, names)
     return specs
 
 
-def _giver(layer: nn.Module) -> Callable[[], nn.Module]:
-    return lambda: layer
+class _Tied(TiedLayerSpec):  # type: ignore[misc]  # DeepSpeed has no types
+    """A layer that is there already and shares parameters with others."""
 
+    def __init__(self, key: str, layer: nn.Module, shared: list[str]) -> None:
+        # It calls itself: the first of those that are tied would else stand for all on its stage.
+        super().__init__(key, nn.Module, forward_fn=lambda first, inputs: layer(inputs), tied_weight_attr=shared)
+        self.layer = layer
 
-def _caller(layer: nn.Module) -> Callable[[nn.Module, Tensors], Tensors]:
-    """Call the layer itself: the first of those that are tied would else stand for all on its stage."""
-    return lambda first, inputs: layer(inputs)
+    def build(self, log: bool = False) -> nn.Module:
+        return self.layer
 
 
 def _measured(layers: Sequence[nn.Module], learner: Learner, recipe: Recipe, repeats: int = 3) -> list[float]:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from typing import Any
 
 # Before deepspeed is imported: it would else import torch's compiler at once, and look for accelerators aloud.
 os.environ.setdefault("DS_ACCELERATOR", "cuda" if __import__("torch").cuda.is_available() else "cpu")
+
+# DeepSpeed 0.19.8 calls torch 2.13's collectives by their old names, some of them every step.
+warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
 
 import deepspeed
 import torch.distributed as dist
