@@ -28,7 +28,7 @@ from experiments.saver import Best, Saver
 from experiments.seeding import derive
 from modules.data.base import Batch, Split
 from modules.parallel.base import Rank, Recipe
-from modules.parallel.topology import AXES
+from modules.parallel.topology import AXES, Place
 
 
 @dataclass
@@ -110,7 +110,7 @@ class Training:
         if first_step < plan.num_steps and (reason := agreement.reason(first_step)) is not None:
             return "stopped", f"{reason} before step {first_step + 1}"
         for step, batch in enumerate(batches, start=first_step):
-            self._seed(step)
+            seed_step(config["seed"], step, self.place)
             with self.profiler.step(step):
                 metrics = engine.train_step(batch, step)
             self.done = done = step + 1
@@ -129,17 +129,6 @@ class Training:
                 self.saver.wait()
                 return "stopped", f"{reason} after step {done}, which is saved"
         return "finished", None
-
-    def _seed(self, step: int) -> None:
-        """Chance of one step: a pure function of seed and step, so that nothing of it has to be saved.
-
-        Ranks that hold slices of the same layers draw the same; replicas and stages draw apart.
-        """
-        place = self.place
-        number = derive(self.config["seed"], "step", step, place.data, place.pipe)
-        torch.manual_seed(number)
-        random.seed(number)
-        numpy.random.seed(number % 2**32)
 
     @contextmanager
     def _wrong_input(self) -> Iterator[None]:
@@ -253,6 +242,17 @@ class Training:
     def _save(self, done: int, metrics: Mapping[str, float] | None = None, best: Best | None = None) -> None:
         self.saver.save(done, metrics or {}, best)
         self._tell_warnings()
+
+
+def seed_step(seed: int, step: int, place: Place) -> None:
+    """Chance of one step: a pure function of seed and step, so that nothing of it has to be saved.
+
+    Ranks that hold slices of the same layers draw the same; replicas and stages draw apart.
+    """
+    number = derive(seed, "step", step, place.data, place.pipe)
+    torch.manual_seed(number)
+    random.seed(number)
+    numpy.random.seed(number % 2**32)
 
 
 def _derived(num_parameters: int, plan: Plan) -> dict[str, int]:

@@ -12,6 +12,7 @@ import pytest
 from experiments.compose import compose
 from experiments.faults import PlanError
 from experiments.plan import Plan, find_problems, make_plan
+from modules.parallel.topology import Topology
 
 
 def plan(*overrides: str) -> Plan:
@@ -27,7 +28,7 @@ def problems(*overrides: str) -> list[str]:
 def test_every_number_is_derived_once() -> None:
     assert plan("name=x", "batch_size_global=60", "batch_size_per_device=12", "max_steps=250") == Plan(
         name="x",
-        num_devices=1,
+        topology=Topology(),
         batch_size_global=60,
         batch_size_per_device=12,
         num_accumulation=5,
@@ -47,7 +48,7 @@ def test_epochs_count_the_steps_that_fill_a_batch() -> None:
 def test_several_devices_share_the_batch() -> None:
     config = compose(["batch_size_global=96", "batch_size_per_device=4", "hardware.devices_per_node=3"]).config
     config["hardware"]["nodes"] = 2
-    config["parallel"] = {"_target_": "modules.parallel.data.DataParallel"}
+    config["parallel"] = {"_target_": "modules.parallel.data.DataParallel", "data": "auto"}
     found = make_plan(config)
     assert (found.num_devices, found.num_accumulation) == (6, 4)
 
@@ -106,7 +107,7 @@ def test_what_cannot_run_is_told_with_a_way_out(overrides: list[str], told: str)
 def test_a_batch_that_devices_cannot_share_names_those_they_can() -> None:
     config = compose(["batch_size_global=100"]).config
     config["hardware"]["devices_per_node"] = 8
-    config["parallel"] = {"_target_": "modules.parallel.data.DataParallel"}
+    config["parallel"] = {"_target_": "modules.parallel.data.DataParallel", "data": "auto"}
     with pytest.raises(PlanError, match="cannot be split over 8 devices; try 96 or 104"):
         make_plan(config)
 

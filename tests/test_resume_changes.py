@@ -47,7 +47,7 @@ def test_an_attempt_keeps_what_it_changed(trial: Trial) -> None:
 
 @pytest.mark.parametrize("override", ["optimizer.lr=1", "model=lenet", "~seed", "+tags.a=b", "max_steps=9"])
 def test_what_would_change_the_result_is_refused(trial: Trial, override: str) -> None:
-    with pytest.raises(InputError, match="a resume changes only parallel, hardware, .* start a new run with"):
+    with pytest.raises(InputError, match=r"a resume changes only parallel, hardware, .* start a new run with"):
         changes(trial, [override])
 
 

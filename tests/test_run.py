@@ -11,11 +11,11 @@ import torch
 
 from experiments.checkpoint import Checkpoints
 from experiments.compose import compose
-from experiments.faults import InputError
+from experiments.faults import InputError, TrainingError
 from experiments.journal import Journal, read
 from experiments.parts import make_parts
 from experiments.plan import make_plan
-from experiments.run import Training, TrainingError
+from experiments.run import Training
 
 SMALL = ("model=mlp", "model.hidden_sizes=[32]", "tracking=off", "hardware.device=cpu")
 

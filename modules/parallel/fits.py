@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import nn
 
@@ -58,7 +59,7 @@ def _stage_problems(model: nn.Module, num_stages: int, partition: Partition) -> 
     empty = [
         f"{told}: stage {number} (layers {first} to {last - 1} of {type(model).__name__}) has no parameters to train; "
         "lower parallel.pipe, or give parallel.partition the first layer of every stage"
-        for number, (first, last) in enumerate(zip(bounds, bounds[1:], strict=False))
+        for number, (first, last) in enumerate(pairwise(bounds))
         if not any(parameter.requires_grad for layer in layers[first:last] for parameter in layer.parameters())
     ]
     return [] if partition == "time" else empty
