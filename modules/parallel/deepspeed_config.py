@@ -129,7 +129,7 @@ def check_extra(extra: Mapping[str, Any]) -> list[str]:
 
 
 def _problem(key: str, value: Any, known: type | dict[str, type] | None, names: list[str]) -> list[str]:
-    told = f"parallel.deepspeed_extra.{key}={value}"
+    told = f"parallel.deepspeed_extra.{key}={str(value).lower() if isinstance(value, bool) else value}"
     if key in ELSEWHERE:
         return [f"{told} is set by {ELSEWHERE[key]}; set that instead"]
     if key in HARMFUL:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor
@@ -17,12 +17,13 @@ from modules.evaluator.base import Evaluator
 from modules.parallel import state
 from modules.parallel.base import Learner, Recipe
 from modules.parallel.deepspeed_config import check_extra, settings
+from modules.parallel.fits import misfits
 from modules.parallel.forward import Forward, Tally, evaluation_mode, mean_of, micro_batches
 from modules.parallel.ranks import Ranks
 from modules.parallel.shards import Shards
 from modules.parallel.topology import Degree
 
-STAGE = 1
+STAGE: Final = 1
 """Of ZeRO. Under stage 0 DeepSpeed 0.19.8 clips by the norm of the first stage alone, without a word."""
 
 
@@ -62,7 +63,10 @@ class Pipeline:
         self.ranks = Ranks(recipe, always=True)
         deepspeed_start.connect(recipe)
         self.forward = Forward(learner.objective, recipe)
+        if problems := misfits(learner.model, recipe.topology, self.partition):
+            raise ValueError("; ".join(problems))
         self.whole_kinds = state.kinds_of(state.named(learner.model))
+        self.ties = state.ties_of(learner.model)
         self.shards: Shards | None = None
         if recipe.topology.model > 1:
             self.shards = Shards(learner.model, learner.objective, self.ranks.groups["model"])
@@ -137,7 +141,7 @@ class Pipeline:
 
     def weights(self) -> dict[str, Tensor]:
         copy = self._collect(entries=False)
-        return {} if copy is None else copy.weights
+        return {} if copy is None else state.under_all_names(copy.weights, self.ties)
 
     def gather(self, value: float) -> list[float]:
         return self.ranks.gather(value)

@@ -16,9 +16,8 @@ from torch import Tensor, nn
 from modules.data.base import Tensors
 from modules.model.base import Layered
 from modules.parallel.base import Learner, Recipe
+from modules.parallel.fits import Partition, stage_bounds
 from modules.parallel.partition import balanced
-
-Partition = str | Sequence[int]
 
 
 class Stages(PipelineModule):  # type: ignore[misc]  # DeepSpeed has no types
@@ -34,29 +33,20 @@ class Stages(PipelineModule):  # type: ignore[misc]  # DeepSpeed has no types
     ) -> None:
         """
         Args:
-            learner: its model is whole, or split over the model axis.
+            learner: its model is whole, or split over the model axis, and fits the topology (`fits.misfits`).
             recipe: with the topology.
             partition: as in `Pipeline`.
             autocast: the precision of a forward pass.
             loss: of outputs and targets, on the last stage.
-
-        Raises:
-            ValueError: the model is no list of layers, or has fewer than stages.
         """
         topology = recipe.topology
-        if not isinstance(learner.model, Layered):
-            raise ValueError(
-                f"parallel.pipe={topology.pipe} cuts a list of layers, but {type(learner.model).__name__} has no layers(); "
-                "add it, or take parallel=data"
-            )
+        assert isinstance(learner.model, Layered)
         layers = learner.model.layers()
-        if topology.pipe > len(layers):
-            raise ValueError(
-                f"parallel.pipe={topology.pipe} is more stages than the model's {len(layers)} layers; "
-                f"set parallel.pipe to at most {len(layers)}"
-            )
         self._autocast = autocast
-        self._bounds = bounds(layers, topology.pipe, partition, lambda: _measured(layers, learner, recipe))
+        if partition == "time":
+            self._bounds = balanced(_measured(layers, learner, recipe), topology.pipe)
+        else:
+            self._bounds = stage_bounds(learner.model, topology.pipe, partition)
         grid = PipeModelDataParallelTopology(num_pp=topology.pipe, num_mp=topology.model, num_dp=topology.data)
         with redirect_stdout(StringIO()):  # it prints its arrangement, which the plan has told
             super().__init__(_with_ties(layers), topology=grid, loss_fn=loss)
@@ -83,19 +73,6 @@ class Stages(PipelineModule):  # type: ignore[misc]  # DeepSpeed has no types
                     parameter.ds_pipe_replicated = False
 
 
-def bounds(
-    layers: Sequence[nn.Module], num_stages: int, partition: Partition, measure: Callable[[], list[float]]
-) -> list[int]:
-    """The first layer of every stage, and the number of layers."""
-    if not isinstance(partition, str):
-        return [*partition, len(layers)]
-    if partition == "time":
-        return balanced(measure(), num_stages)
-    if partition == "uniform":
-        return balanced([1.0] * len(layers), num_stages)
-    return balanced([float(sum(p.numel() for p in layer.parameters())) for layer in layers], num_stages)
-
-
 def _with_ties(layers: Sequence[nn.Module]) -> list[Any]:
     """The layers, those that share a parameter as DeepSpeed's specifications of tied layers."""
     owners: dict[int, list[int]] = {}
@@ -107,11 +84,11 @@ def _with_ties(layers: Sequence[nn.Module]) -> list[Any]:
         if len(numbers) > 1:
             groups.setdefault(tuple(numbers), set()).add(parameter_id)
     specs: list[Any] = list(layers)
-    for numbers, shared in groups.items():
-        for number in numbers:
+    for tied, shared in groups.items():
+        for number in tied:
             layer = layers[number]
             names = [name for name, parameter in layer.named_parameters() if id(parameter) in shared]
-            specs[number] = _Tied(f"tied_{numbers[0]}", layer, names)
+            specs[number] = _Tied(f"tied_{tied[0]}", layer, names)
     return specs
 
 

@@ -1,5 +1,6 @@
 """DeepSpeed brought up without a compiler, a launcher or a word: what its engines share."""
 
+# ruff: noqa: E402  # what is set below has to be set before DeepSpeed is imported
 from __future__ import annotations
 
 import logging

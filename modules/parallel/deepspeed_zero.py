@@ -14,6 +14,7 @@ from modules.evaluator.base import Evaluator
 from modules.parallel import state
 from modules.parallel.base import Learner, Recipe
 from modules.parallel.deepspeed_config import Offload, Stage, check_extra, settings
+from modules.parallel.fits import misfits
 from modules.parallel.forward import Forward, evaluate, mean_of, micro_batches
 from modules.parallel.ranks import Ranks
 from modules.parallel.shards import Shards
@@ -49,7 +50,10 @@ class Zero:
         self.recipe = recipe
         self.ranks = Ranks(recipe, always=True)
         self.forward = Forward(learner.objective, recipe)
+        if problems := misfits(learner.model, recipe.topology):
+            raise ValueError("; ".join(problems))
         self.whole_kinds = state.kinds_of(state.named(learner.model))
+        self.ties = state.ties_of(learner.model)
         self.shards: Shards | None = None
         if recipe.topology.model > 1:
             self.shards = Shards(learner.model, learner.objective, self.ranks.groups["model"])
@@ -126,7 +130,7 @@ class Zero:
 
     def weights(self) -> dict[str, Tensor]:
         copy = self._collect(entries=False)
-        return {} if copy is None else copy.weights
+        return {} if copy is None else state.under_all_names(copy.weights, self.ties)
 
     def gather(self, value: float) -> list[float]:
         return self.ranks.gather(value)

@@ -95,6 +95,8 @@ def device_of(recipe: Recipe) -> torch.device:
     count = torch.cuda.device_count() if recipe.device != "cpu" and torch.cuda.is_available() else 0
     if recipe.device == "cuda" and count == 0:
         raise ValueError("hardware.device=cuda wants a CUDA device, but torch finds 0 here; set it to cpu or auto")
+    if recipe.precision == "fp16" and count == 0:
+        raise ValueError("precision=fp16 needs a GPU, but torch finds 0 here; take precision=bf16")
     if count == 0:
         return torch.device("cpu")
     number = recipe.rank.on_node

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import HashStore
 
 from modules.parallel.base import Recipe
 from modules.parallel.topology import AXES, Topology
@@ -32,14 +33,21 @@ class Ranks:
         if self.topology.world == 1 and not always:
             return
         if not dist.is_initialized():
-            backend = "cpu:gloo,cuda:nccl" if recipe.device != "cpu" and torch.cuda.is_available() else "gloo"
-            world = {"rank": self.number, "world_size": self.topology.world, "timeout": TIMEOUT}
-            if self.topology.world == 1:
-                dist.init_process_group(backend, store=dist.HashStore(), **world)
-            else:
-                dist.init_process_group(backend, init_method=recipe.rank.meeting, **world)
+            self._meet(recipe)
         for axis in AXES:
             self._join(axis)
+
+    def _meet(self, recipe: Recipe) -> None:
+        backend = "cpu:gloo,cuda:nccl" if recipe.device != "cpu" and torch.cuda.is_available() else "gloo"
+        alone = self.topology.world == 1
+        dist.init_process_group(
+            backend,
+            init_method=None if alone else recipe.rank.meeting,
+            store=HashStore() if alone else None,
+            rank=self.number,
+            world_size=self.topology.world,
+            timeout=TIMEOUT,
+        )
 
     def _join(self, axis: str) -> None:
         """Make the groups along an axis; every rank has to make all of them, in the same order."""

@@ -34,18 +34,11 @@ class Shards:
     def __init__(self, model: nn.Module, objective: Objective, group: Group) -> None:
         """
         Args:
-            model: whole; changed in place.
+            model: whole; changed in place. It fits the group's size (`fits.misfits`).
             objective: of whole logits.
-            group: the ranks to split over; its size divides the units of every layer.
-
-        Raises:
-            ValueError: the model does not say what splits, or not so that it can be done.
+            group: the ranks to split over.
         """
-        if not isinstance(model, Shardable):
-            raise ValueError(
-                f"parallel.model={group.size()} splits layers, but {type(model).__name__} has no shards() that says which; "
-                "add it, or take parallel=data"
-            )
+        assert isinstance(model, Shardable)
         self.group = group
         self.axis: dict[str, int] = {}
         self._parts: dict[int, nn.Parameter] = {}
@@ -87,12 +80,6 @@ class Shards:
     def _replace(self, model: nn.Module, name: str, shard: Shard) -> None:
         parent, _, own = name.rpartition(".")
         whole = model.get_submodule(name)
-        units = shard.units
-        if units % self.group.size():
-            raise ValueError(
-                f"model.{shard.argument}={units} cannot be split over parallel.model={self.group.size()} ranks; "
-                "choose one that it divides"
-            )
         layer: ColumnLinear | RowLinear | VocabularyEmbedding
         if shard.kind == "vocabulary":
             assert isinstance(whole, nn.Embedding), name

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -161,6 +161,17 @@ def named(model: nn.Module) -> dict[str, Tensor]:
     return tensors
 
 
+def ties_of(model: nn.Module) -> dict[str, str]:
+    """Every name in the model's own state, with the first name of the tensor that it stands for."""
+    first: dict[int, str] = {}
+    return {name: first.setdefault(id(tensor), name) for name, tensor in model.state_dict(keep_vars=True).items()}
+
+
+def under_all_names(weights: Mapping[str, Tensor], ties: Mapping[str, str]) -> dict[str, Tensor]:
+    """Whole weights as a model's `load_state_dict` wants them: of those that are tied, a copy under every name."""
+    return {name: weights[own] if name == own else weights[own].clone() for name, own in ties.items()}
+
+
 def kinds_of(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """Dtype and shape of each, in words."""
     return {
@@ -211,19 +222,12 @@ def restore(
         entries = saved.entries(name)
         if entries:
             state[index] = {
-                key: part(name, value) if _is_alike(value, saved.weight(name)) else value
+                key: part(name, value)
+                if isinstance(value, Tensor) and value.shape == saved.weight(name).shape
+                else value
                 for key, value in entries.items()
             }
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
-def _is_alike(value: Tensor | float, weight: Tensor) -> bool:
-    """Whether an entry has a number for every number of its parameter, and so is cut as it is."""
-    return isinstance(value, Tensor) and value.shape == weight.shape and value.dim() > 0
-
-
-def all_finite(tensors: Iterable[Tensor]) -> bool:
-    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
 
 
 def _kind_of_slice(part: Any) -> str:
