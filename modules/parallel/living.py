@@ -1,0 +1,68 @@
+"""Watches what operations make and how long it lives; shapes are enough, on fake tensors and the meta device."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+class Living(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch 2.13 leaves it without types
+    """Counts the bytes of all storages that operations made and that still live, and what ranks exchange meanwhile.
+
+    Attributes:
+        held_bytes: now.
+        peak_bytes: the most there were since `begin`.
+        exchanged_bytes: of all sums over ranks; a gathering, which is half a sum, counts half of what it gives.
+    """
+
+    def __init__(self, known: Iterable[Tensor] = ()) -> None:
+        """
+        Args:
+            known: tensors that were there before, and do not count.
+        """
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.held_bytes = self.peak_bytes = self.exchanged_bytes = self.num_exchanges = 0
+        self._known: set[int] = set()
+        for tensor in known:
+            self._add(tensor, 0)
+
+    def begin(self) -> int:
+        """Forget the peak; what is held."""
+        self.peak_bytes = self.held_bytes
+        return self.held_bytes
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func.namespace == "c10d":
+            self._exchange(func, args)
+        else:
+            for tensor in tree_leaves(out):
+                if isinstance(tensor, Tensor):
+                    self._add(tensor, tensor.untyped_storage().nbytes())
+        return out
+
+    def _exchange(self, func: Any, args: Any) -> None:
+        half = 0.5 if "gather" in func._schema.name else 1.0
+        tensors = [tensor for tensor in tree_leaves(args[0]) if isinstance(tensor, Tensor)]
+        self.exchanged_bytes += int(half * sum(tensor.nbytes for tensor in tensors))
+        self.num_exchanges += 1
+
+    def _add(self, tensor: Tensor, size: int) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._known:
+            return
+        self._known.add(key)
+        self.held_bytes += size
+        self.peak_bytes = max(self.peak_bytes, self.held_bytes)
+        weakref.finalize(storage, self._free, key, size)
+
+    def _free(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.held_bytes -= size

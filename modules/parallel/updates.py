@@ -1,0 +1,57 @@
+"""What an optimizer keeps between its updates and needs for one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from modules.parallel.living import Living
+
+MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
+SAMPLE_SIZE = 4096
+
+
+def states_bytes(make: MakeOptimizer, parameters: Sequence[nn.Parameter]) -> list[int]:
+    """Bytes of the state of every parameter after a step.
+
+    Args:
+        make: gives an optimizer over parameters.
+        parameters: on the meta device.
+    """
+    if not parameters:
+        return []
+    try:
+        return _after_a_step(make, parameters)
+    except RuntimeError:  # NAdam and others read a value, and the meta device has none
+        sizes = [_after_a_step(make, [nn.Parameter(torch.zeros(size, device="cpu"))])[0] for size in (2, 3)]
+        a_number, a_parameter = sizes[1] - sizes[0], 3 * sizes[0] - 2 * sizes[1]
+        return [a_number * parameter.numel() + a_parameter for parameter in parameters]
+
+
+def update_bytes(make: MakeOptimizer) -> float:
+    """What the update of a parameter takes for a moment, for every byte of the parameter."""
+    sample = nn.Parameter(torch.zeros(SAMPLE_SIZE, device="cpu"))
+    optimizer = make([sample])
+    sample.grad = torch.zeros_like(sample)
+    optimizer.step()
+    with Living() as living:
+        optimizer.step()
+    return living.peak_bytes / (SAMPLE_SIZE * sample.element_size())
+
+
+def _after_a_step(make: MakeOptimizer, parameters: Sequence[nn.Parameter]) -> list[int]:
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer = make(parameters)
+    try:
+        with torch.device(parameters[0].device):
+            optimizer.step()
+    finally:
+        optimizer.zero_grad(set_to_none=True)
+    return [
+        sum(value.nbytes for value in optimizer.state[parameter].values() if isinstance(value, Tensor))
+        for parameter in parameters
+    ]
