@@ -44,7 +44,7 @@ def count(learner: Learner, batch: Batch, precision: str, num_slices: int = 1) -
     weights = _weights(learner, list(model.parameters()))
     # A tensor on the meta device has no kernel of its own: attention would keep all scores, and autocast do nothing. Fake
     # ones say that they lie on the CPU. MKL-DNN's LSTM would be one step whose work nobody counts.
-    with FakeTensorMode(), torch.backends.mkldnn.flags(enabled=False):
+    with FakeTensorMode(), _without_mkldnn():
         fakes = {id(new): weights[id(old)] for old, new in _put_fakes(model).items()}
         if isinstance(objective, nn.Module):
             _put_fakes(objective)
@@ -92,7 +92,7 @@ class _Counter:
         own = [*part.parameters(), *part.buffers()] if isinstance(part, nn.Module) else []
         before = {_key(tensor) for tensor in (*own, *_tensors(inputs))}
         saved: set[int] = set()
-        with FlopCounterMode(display=False, custom_mapping=_ATTENTION) as counter, Living([*own, *_tensors(inputs)]) as living:
+        with FlopCounterMode(display=False, custom_mapping=_ATTENTION) as counter, Living() as living:
             with _noting(saved), torch.autocast("cpu", torch.bfloat16, enabled=self.precision != "fp32"):
                 outputs = forward(inputs)
             forward_bytes, held = living.peak_bytes, living.held_bytes
@@ -126,7 +126,11 @@ class _Counter:
         return count, found
 
     def _weights_of(self, part: Any) -> tuple[Weight, ...]:
-        return tuple(self.weights[id(p)] for p in part.parameters() if id(p) in self.weights) if isinstance(part, nn.Module) else ()
+        return (
+            tuple(self.weights[id(p)] for p in part.parameters() if id(p) in self.weights)
+            if isinstance(part, nn.Module)
+            else ()
+        )
 
 
 def _weights(learner: Learner, parameters: list[nn.Parameter]) -> dict[int, Weight]:
@@ -134,7 +138,9 @@ def _weights(learner: Learner, parameters: list[nn.Parameter]) -> dict[int, Weig
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     states = dict(zip(map(id, trained), states_bytes(learner.optimizer, trained), strict=True))
     return {
-        id(parameter): Weight(number, parameter.numel(), parameter.nbytes, states.get(id(parameter), 0), id(parameter) in states)
+        id(parameter): Weight(
+            number, parameter.numel(), parameter.nbytes, states.get(id(parameter), 0), id(parameter) in states
+        )
         for number, parameter in enumerate(parameters)
     }
 
@@ -169,6 +175,16 @@ def _structure(part: Any) -> Any:
 
 def _form(tensor: Tensor) -> Any:
     return tuple(tensor.shape), tensor.stride(), tensor.dtype, tensor.requires_grad
+
+
+@contextmanager
+def _without_mkldnn() -> Iterator[None]:
+    before = torch._C._get_mkldnn_enabled()
+    torch._C._set_mkldnn_enabled(False)  # `torch.backends.mkldnn.flags` warns of other things
+    try:
+        yield
+    finally:
+        torch._C._set_mkldnn_enabled(before)
 
 
 @contextmanager

@@ -60,9 +60,9 @@ class Pipeline:
         from modules.parallel.deepspeed_stages import Stages
 
         self.recipe, self.schedule = recipe, learner.schedule
+        self.forward = Forward(learner.objective, recipe)  # which may refuse, before anybody meets
         self.ranks = Ranks(recipe, always=True)
         deepspeed_start.connect(recipe)
-        self.forward = Forward(learner.objective, recipe)
         if problems := misfits(learner.model, recipe.topology, self.partition):
             raise ValueError("; ".join(problems))
         self.whole_kinds = state.kinds_of(state.named(learner.model))

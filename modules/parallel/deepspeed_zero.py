@@ -48,8 +48,8 @@ class Zero:
         from modules.parallel.deepspeed_start import ModelUnit, start
 
         self.recipe = recipe
+        self.forward = Forward(learner.objective, recipe)  # which may refuse, before anybody meets
         self.ranks = Ranks(recipe, always=True)
-        self.forward = Forward(learner.objective, recipe)
         if problems := misfits(learner.model, recipe.topology):
             raise ValueError("; ".join(problems))
         self.whole_kinds = state.kinds_of(state.named(learner.model))

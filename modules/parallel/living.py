@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -21,16 +19,10 @@ class Living(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch 2.13 
         exchanged_bytes: of all sums over ranks; a gathering, which is half a sum, counts half of what it gives.
     """
 
-    def __init__(self, known: Iterable[Tensor] = ()) -> None:
-        """
-        Args:
-            known: tensors that were there before, and do not count.
-        """
+    def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.held_bytes = self.peak_bytes = self.exchanged_bytes = self.num_exchanges = 0
         self._known: set[int] = set()
-        for tensor in known:
-            self._add(tensor, 0)
 
     def begin(self) -> int:
         """Forget the peak; what is held."""
@@ -38,6 +30,9 @@ class Living(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch 2.13 
         return self.held_bytes
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for tensor in tree_leaves((args, kwargs)):  # what was there before, and may be given back
+            if isinstance(tensor, Tensor):
+                self._add(tensor, 0)
         out = func(*args, **(kwargs or {}))
         if func.namespace == "c10d":
             self._exchange(func, args)
