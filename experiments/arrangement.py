@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from math import prod
+from typing import Any
 
 from experiments.facts import Facts, NotJudgedError
 from modules.parallel.deepspeed_config import check_extra
 from modules.parallel.topology import AXES, Topology
 
+AUTO = "modules.parallel.auto.Auto"
 FARTHEST = 10_000
 """How far a number that would do is looked for; farther away it helps nobody."""
 MICRO_BATCHES_PER_STAGE = 4
@@ -36,9 +38,17 @@ def num_micro_batches(share: int, num_stages: int) -> int:
     return next(count for count in range(most, 0, -1) if share % count == 0)
 
 
+def is_open(config: Mapping[str, Any]) -> bool:
+    """True where the layout is still to be chosen."""
+    node = config.get("parallel")
+    return isinstance(node, dict) and node.get("_target_") == AUTO
+
+
 def _degrees(facts: Facts) -> dict[str, int | None]:
     """Length of every axis, None where it is "auto"; an engine without an axis has 1 along it."""
     node = facts.get("parallel", dict)
+    if is_open(facts.config):
+        raise NotJudgedError
     return {
         axis: 1 if axis not in node else None if node[axis] == "auto" else facts.whole(f"parallel.{axis}")
         for axis in AXES

@@ -89,6 +89,14 @@ class Hardware:
     """Peak of one device at the precision that is mostly used; null: no time is guessed."""
     efficiency: float
     """Part of the peak that training is guessed to reach."""
+    link_gb_per_s: float | None
+    """From one device to another of its node, each way; null: that of PCIe, or of a CPU's memory through gloo."""
+    link_latency_us: float | None
+    """Of a message within a node."""
+    network_gb_per_s: float | None
+    """From one device to one of another node, each way, every device by itself; null: 10 Gb/s."""
+    network_latency_us: float | None
+    """Of a message between nodes."""
 
 
 @dataclass

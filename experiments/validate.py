@@ -20,7 +20,7 @@ ROOT = "experiments.schema.Experiment"
 MARKS = ("_target_", "_partial_")
 METHODS = {
     "data": ("load",), "evaluator": ("measure",), "launcher": ("launch",), "model": ("forward",),
-    "objective": ("__call__", "forward"), "parallel": ("train_step",), "schedule": ("factor",),
+    "objective": ("__call__", "forward"), "parallel": ("train_step", "layouts"), "schedule": ("factor",),
 }  # fmt: skip
 """By what a class shows that it is of the kind that a key of the root wants: it has one of these."""
 

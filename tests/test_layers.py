@@ -31,6 +31,8 @@ FOREIGN = {  # what a folder leaves to others
 ONLY = {"hydra": {"experiments/compose.py"}, "mlflow": {"experiments/sync.py", "experiments/ui_app.py"}}
 CONTRACTS = {  # beside every base.py: what a plan shares with engines
     "modules.parallel.deepspeed_config", "modules.parallel.fits", "modules.parallel.partition", "modules.parallel.topology",
+    "modules.parallel.cost", "modules.parallel.counting", "modules.parallel.counts", "modules.parallel.layout",
+    "modules.parallel.memory",
 }  # fmt: skip
 NO_TORCH = {"atomic", "checkpoint", "cli", "compose", "journal", "launch", "plan", "sync", "trial", "ui"}
 

@@ -6,11 +6,11 @@ import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from math import prod
-from typing import Any
+from typing import Any, cast
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
-from torch._C._distributed_c10d import FakeProcessGroup
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
@@ -37,10 +37,12 @@ def count(learner: Learner, batch: Batch, precision: str, num_slices: int = 1) -
     Raises:
         Exception: whatever a model raises that does not take the batch.
     """
-    model, objective = copy.deepcopy(learner.model).train(), copy.deepcopy(learner.objective)
-    if num_slices > 1:  # a group of ranks that are not there, and exchange nothing
+    model, objective = copy.deepcopy((learner.model, learner.objective))
+    model.train()
+    group = _Absent(num_slices)
+    if num_slices > 1:
         with torch.device("meta"):
-            objective = Shards(model, objective, FakeProcessGroup._create_internal(0, num_slices)).objective
+            objective = Shards(model, objective, cast(dist.ProcessGroup, group)).objective
     weights = _weights(learner, list(model.parameters()))
     # A tensor on the meta device has no kernel of its own: attention would keep all scores, and autocast do nothing. Fake
     # ones say that they lie on the CPU. MKL-DNN's LSTM would be one step whose work nobody counts.
@@ -49,7 +51,7 @@ def count(learner: Learner, batch: Batch, precision: str, num_slices: int = 1) -
         if isinstance(objective, nn.Module):
             _put_fakes(objective)
         inputs, targets = (_each(part, _fake) for part in batch)
-        layers, loss = _Counter(fakes, precision).all(model, objective, inputs, targets)
+        layers, loss = _Counter(fakes, precision, group).all(model, objective, inputs, targets)
     return ModelCount(
         layers=layers,
         loss=loss,
@@ -62,8 +64,8 @@ def count(learner: Learner, batch: Batch, precision: str, num_slices: int = 1) -
 class _Counter:
     """Runs layers one after the other, each by itself; one that is like another before it is not run again."""
 
-    def __init__(self, weights: Mapping[int, Weight], precision: str) -> None:
-        self.weights, self.precision = weights, precision
+    def __init__(self, weights: Mapping[int, Weight], precision: str, group: _Absent) -> None:
+        self.weights, self.precision, self.group = weights, precision, group
         self.known: dict[Any, tuple[LayerCount, Any]] = {}
 
     def all(
@@ -92,6 +94,7 @@ class _Counter:
         own = [*part.parameters(), *part.buffers()] if isinstance(part, nn.Module) else []
         before = {_key(tensor) for tensor in (*own, *_tensors(inputs))}
         saved: set[int] = set()
+        self.group.exchanged_bytes = self.group.num_exchanges = 0
         with FlopCounterMode(display=False, custom_mapping=_ATTENTION) as counter, Living() as living:
             with _noting(saved), torch.autocast("cpu", torch.bfloat16, enabled=self.precision != "fp32"):
                 outputs = forward(inputs)
@@ -111,6 +114,7 @@ class _Counter:
             weights=(),
             buffers_bytes=sum(tensor.nbytes for tensor in part.buffers()) if isinstance(part, nn.Module) else 0,
             flops=counter.get_total_flops(),
+            num_operations=living.num_operations,
             outputs_bytes=sum(tensor.nbytes for tensor in _tensors(found)),
             kept_bytes=max(0, held - new),
             keeps_inputs=bool(saved & {_key(tensor) for tensor in _tensors(inputs)}),
@@ -118,8 +122,8 @@ class _Counter:
             is_view=new == 0,
             forward_bytes=forward_bytes,
             backward_bytes=backward_bytes,
-            exchanged_bytes=living.exchanged_bytes,
-            num_exchanges=living.num_exchanges,
+            exchanged_bytes=self.group.exchanged_bytes,
+            num_exchanges=self.group.num_exchanges,
         )
         for tensor in own:
             tensor.grad = None
@@ -131,6 +135,35 @@ class _Counter:
             if isinstance(part, nn.Module)
             else ()
         )
+
+
+class _Absent:
+    """Stands for a group of ranks of which only this one is there: what it would exchange is counted."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self.exchanged_bytes = self.num_exchanges = 0
+
+    def size(self) -> int:
+        return self._size
+
+    def rank(self) -> int:
+        return 0
+
+    def allreduce(self, tensors: list[Tensor], *options: object) -> _Absent:
+        return self._count(tensors[0].nbytes)
+
+    def allgather(self, whole: list[list[Tensor]], *options: object) -> _Absent:
+        """Half a sum: that adds up, and then gathers."""
+        return self._count(sum(tensor.nbytes for tensor in whole[0]) // 2)
+
+    def wait(self) -> None:
+        """Nobody is waited for."""
+
+    def _count(self, size: int) -> _Absent:
+        self.exchanged_bytes += size
+        self.num_exchanges += 1
+        return self
 
 
 def _weights(learner: Learner, parameters: list[nn.Parameter]) -> dict[int, Weight]:

@@ -30,6 +30,8 @@ class LayerCount:
     buffers_bytes: int
     flops: int
     """Forward and backward pass; a multiply-add counts two."""
+    num_operations: int
+    """Of torch, in both passes."""
     outputs_bytes: int
     kept_bytes: int
     """What the forward pass keeps for the backward pass, the layer's inputs and outputs left out."""

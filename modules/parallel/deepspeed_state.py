@@ -1,23 +1,36 @@
 """The state of a model that ZeRO has partitioned, gathered by the parameters' names and put back.
 
-Goes by DeepSpeed's own access to partitioned tensors (deepspeed.utils.safe_get_full_*, safe_set_full_*); what it lacks
-is the state of an optimizer that has not stepped yet, which `_prime` makes.
+Reads DeepSpeed's flat slices and where each parameter lies in them, and sends a slice as one message; writes by DeepSpeed's
+own access to partitioned tensors (deepspeed.utils.safe_set_full_*), after `_prime` has made the state of an optimizer that
+has not stepped yet.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from deepspeed.runtime.zero.partition_parameters import GatheredParameters
-from deepspeed.utils import safe_get_full_optimizer_state, safe_set_full_fp32_param, safe_set_full_optimizer_state
+from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
 from torch import Tensor
 from torch.optim import Optimizer
 
 from modules.parallel.ranks import Ranks
 from modules.parallel.shards import Shards
 from modules.parallel.state import Saved, State, copied
+
+
+class Fragment(NamedTuple):
+    """A part of a parameter in this rank's flat slice of a group of parameters."""
+
+    name: str
+    group: int
+    offset: int
+    """Where it begins in the slice."""
+    start: int
+    """Where it begins in the flattened parameter."""
+    length: int
 
 
 def collect(
@@ -29,7 +42,7 @@ def collect(
     ranks: Ranks,
     with_entries: bool = True,
 ) -> State | None:
-    """The state of the whole model on rank 0, a tensor at a time; all ranks call it.
+    """The state of the whole model on rank 0; all ranks call it.
 
     Args:
         engine: DeepSpeed's.
@@ -40,61 +53,120 @@ def collect(
         ranks: all that take part.
         with_entries: the optimizer's state too.
     """
-    weights: dict[str, Tensor] = {}
-    entries: dict[str, Tensor] = {}  # under "<parameter>.<entry>"
-    numbers: dict[str, dict[str, float]] = {}
-    keeps = ranks.place.data == 0 and ranks.place.model == 0
-    for name, tensor in tensors.items():
-        found = {"": _whole_weight(tensor)} | (_whole_entries(engine, stage, tensor) if with_entries else {})
-        for key, value in found.items():
-            if not isinstance(value, Tensor):
-                numbers.setdefault(name, {})[key] = value
-                continue
-            if shards is not None and value.shape == tensor_shape(tensor) and ranks.place.data == 0:
-                value = shards.whole(name, value)
-            if keeps:
-                (entries if key else weights)[f"{name}.{key}" if key else name] = copied(value)
-    if not keeps:
+    weights = {name: copied(tensor) for name, tensor in tensors.items() if not hasattr(tensor, "ds_id")}
+    entries: dict[str, dict[str, Tensor | float]] = {}
+    if stage == 0:
+        own = engine.optimizer.state
+        entries = {name: dict(own[tensor]) for name, tensor in tensors.items() if with_entries and tensor in own}
+    else:
+        entries = _gathered(engine, stage, tensors, ranks, with_entries)
+        weights |= _weights_of(entries)  # which stage 3 keeps in slices
+    if ranks.place.data > 0:
         return None
-    weights, entries = ranks.to_first_stage(weights), ranks.to_first_stage(entries)
+    # A tensor of the optimizer's state goes under "<parameter>.<entry>", between ranks as in the file.
+    state = {
+        f"{name}.{key}": torch.as_tensor(value).cpu() for name, found in entries.items() for key, value in found.items()
+    }
+    if shards is not None:
+        weights = {name: shards.whole(name, weight) for name, weight in weights.items()}
+        state = {
+            full: shards.whole(name, value) if value.shape == _shape(tensors[name]) and value.dim() else value
+            for full, value in state.items()
+            for name in [full.rpartition(".")[0]]
+        }
+    if ranks.place.model > 0:
+        return None
+    weights, state = ranks.to_first_stage(weights), ranks.to_first_stage(state)
     if ranks.number > 0:
         return None
-    state = State(weights, optimizer_name, {name: dict(each) for name, each in numbers.items()})
-    for full, value in entries.items():
+    found = State({name: copied(weight) for name, weight in weights.items()}, optimizer_name, {})
+    for full, value in state.items():
         name, _, key = full.rpartition(".")
-        state.entries.setdefault(name, {})[key] = value
-    return state
+        found.entries.setdefault(name, {})[key] = copied(value)
+    return found
 
 
-def tensor_shape(tensor: Tensor) -> torch.Size:
+WEIGHT = "weight of stage 3"
+"""Stands among the entries of a parameter for the parameter itself."""
+
+
+def _weights_of(entries: dict[str, dict[str, Tensor | float]]) -> dict[str, Tensor]:
+    """Take the weights out of the entries."""
+    return {name: torch.as_tensor(found.pop(WEIGHT)) for name, found in entries.items() if WEIGHT in found}
+
+
+def _shape(tensor: Tensor) -> torch.Size:
     """Shape of a parameter, also where ZeRO 3 has taken its content away."""
     return torch.Size(getattr(tensor, "ds_shape", tensor.shape))
 
 
-def _whole_weight(tensor: Tensor) -> Tensor:
-    """A parameter, or a buffer, as it would be without ZeRO; all replicas call it."""
-    if not hasattr(tensor, "ds_id"):
-        return tensor.detach()
-    with GatheredParameters([tensor]):
-        return tensor.detach().clone()
+def _gathered(
+    engine: Any, stage: int, tensors: Mapping[str, Tensor], ranks: Ranks, with_entries: bool
+) -> dict[str, dict[str, Tensor | float]]:
+    """The optimizer's state of every parameter as it would be without ZeRO, on the first replica; all replicas call it.
 
-
-def _whole_entries(engine: Any, stage: int, tensor: Tensor) -> dict[str, Tensor | float]:
-    """The optimizer's state of a parameter, as it would be without ZeRO; all replicas call it."""
-    if not tensor.requires_grad:
-        return {}
-    if stage == 0:
-        return dict(engine.optimizer.state.get(tensor, {}))
-    flat = _flats(engine, stage)[_group_of(engine, stage, tensor)]
-    entries: dict[str, Tensor | float] = {}
-    for key, value in _inner(engine).state.get(flat, {}).items():
-        if isinstance(value, Tensor) and value.shape == flat.shape:
-            whole = safe_get_full_optimizer_state(tensor, key)
-            assert whole is not None
-            entries[key] = whole
-        else:
-            entries[key] = value
+    Under stage 3 the weights are among it, frozen ones too.
+    """
+    flats, inner = _flats(engine, stage), _inner(engine).state
+    fragments = _fragments(engine, stage, tensors, ranks)
+    told = ranks.objects_to_first_replica(fragments)
+    entries: dict[str, dict[str, Tensor | float]] = {}
+    keys = {key for flat in flats for key in inner.get(flat, {})} if with_entries else set()
+    alike = {key for flat in flats for key, value in inner.get(flat, {}).items() if _is_like(value, flat)} & keys
+    slices: dict[str, list[Tensor]] = {key: [inner[flat][key] for flat in flats] for key in sorted(alike)}
+    if stage == 3:
+        slices[WEIGHT] = list(flats)
+    for key, own in slices.items():
+        parts = [own[each.group].narrow(0, each.offset, each.length) for each in fragments]
+        vector = torch.cat(parts).detach().cpu() if parts else torch.empty(0)
+        for theirs, sent in zip(told, ranks.to_first_replica(vector, _lengths(told)), strict=True):
+            for fragment, piece in zip(theirs, sent.split([each.length for each in theirs]), strict=True):  # type: ignore[no-untyped-call]
+                shape = _shape(tensors[fragment.name])
+                whole = entries.setdefault(fragment.name, {}).setdefault(key, torch.empty(shape))
+                assert isinstance(whole, Tensor)
+                whole.view(-1)[fragment.start : fragment.start + fragment.length] = piece
+    if ranks.place.data == 0:
+        groups = _groups(engine, stage)
+        for name, tensor in tensors.items():
+            for key in keys - alike if id(tensor) in groups else ():
+                entries.setdefault(name, {})[key] = inner[flats[groups[id(tensor)]]][key]
+    for name, tensor in tensors.items():
+        if hasattr(tensor, "ds_id") and not tensor.requires_grad:
+            with GatheredParameters([tensor]):
+                entries[name] = {WEIGHT: copied(tensor)}
     return entries
+
+
+def _is_like(value: Any, flat: Tensor) -> bool:
+    return isinstance(value, Tensor) and value.shape == flat.shape
+
+
+def _lengths(told: list[list[Fragment]]) -> list[int]:
+    return [sum(each.length for each in fragments) for fragments in told]
+
+
+def _fragments(engine: Any, stage: int, tensors: Mapping[str, Tensor], ranks: Ranks) -> list[Fragment]:
+    """Where the parameters lie in this rank's slices."""
+    found: list[Fragment] = []
+    groups = _groups(engine, stage)
+    name_of = {id(tensor): name for name, tensor in tensors.items()}
+    if stage < 3:
+        for key, group in groups.items():
+            name = name_of[key]
+            mapping = tensors[name]._hp_mapping  # type: ignore[attr-defined]
+            if mapping is not None:  # none of it is in this rank's slice
+                own, whole = mapping.hp_fragment_address, mapping.lp_fragment_address
+                found.append(Fragment(name, group, own.start, whole.start, own.numel))
+        return found
+    offsets: dict[int, int] = {}
+    for key, group in groups.items():
+        parameter: Any = tensors[name_of[key]]
+        size = parameter.partition_numel()
+        start = min(ranks.place.data * size, parameter.ds_numel)
+        length = min(size, parameter.ds_numel - start)
+        found.append(Fragment(name_of[key], group, offsets.get(group, 0), start, length))
+        offsets[group] = offsets.get(group, 0) + size
+    return found
 
 
 def restore(
@@ -130,13 +202,13 @@ def restore(
 
 def _prime(engine: Any, stage: int, tensors: Mapping[str, Tensor], saved: Saved) -> None:
     """Give every flat slice the state entries that its optimizer would have after a step."""
-    flats = _flats(engine, stage)
+    flats, groups = _flats(engine, stage), _groups(engine, stage)
     state = _inner(engine).state
     for name, tensor in tensors.items():
         entries = saved.entries(name) if tensor.requires_grad else {}
         if not entries:
             continue
-        flat = flats[_group_of(engine, stage, tensor)]
+        flat = flats[groups[id(tensor)]]
         own = state[flat]
         for key, value in entries.items():
             if isinstance(value, Tensor) and value.dim():
@@ -162,6 +234,7 @@ def _flats(engine: Any, stage: int) -> list[Tensor]:
     return list(optimizer.single_partition_of_fp32_groups if stage < 3 else optimizer.fp32_partitioned_groups_flat)
 
 
-def _group_of(engine: Any, stage: int, tensor: Tensor) -> int:
+def _groups(engine: Any, stage: int) -> dict[int, int]:
+    """The number of every trained parameter's group, by the parameter's id, in the order in which the slices hold them."""
     groups = engine.optimizer.bit16_groups if stage < 3 else engine.optimizer.fp16_groups
-    return next(number for number, group in enumerate(groups) if any(each is tensor for each in group))
+    return {id(each): number for number, group in enumerate(groups) for each in group}

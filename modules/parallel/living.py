@@ -11,17 +11,17 @@ from torch.utils._pytree import tree_leaves
 
 
 class Living(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch 2.13 leaves it without types
-    """Counts the bytes of all storages that operations made and that still live, and what ranks exchange meanwhile.
+    """Counts the bytes of all storages that operations made and that still live.
 
     Attributes:
         held_bytes: now.
         peak_bytes: the most there were since `begin`.
-        exchanged_bytes: of all sums over ranks; a gathering, which is half a sum, counts half of what it gives.
+        num_operations: those that compute.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.held_bytes = self.peak_bytes = self.exchanged_bytes = self.num_exchanges = 0
+        self.held_bytes = self.peak_bytes = self.num_operations = 0
         self._known: set[int] = set()
 
     def begin(self) -> int:
@@ -34,19 +34,11 @@ class Living(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch 2.13 
             if isinstance(tensor, Tensor):
                 self._add(tensor, 0)
         out = func(*args, **(kwargs or {}))
-        if func.namespace == "c10d":
-            self._exchange(func, args)
-        else:
-            for tensor in tree_leaves(out):
-                if isinstance(tensor, Tensor):
-                    self._add(tensor, tensor.untyped_storage().nbytes())
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                self._add(tensor, tensor.untyped_storage().nbytes())
+        self.num_operations += 0 if func.is_view else 1
         return out
-
-    def _exchange(self, func: Any, args: Any) -> None:
-        half = 0.5 if "gather" in func._schema.name else 1.0
-        tensors = [tensor for tensor in tree_leaves(args[0]) if isinstance(tensor, Tensor)]
-        self.exchanged_bytes += int(half * sum(tensor.nbytes for tensor in tensors))
-        self.num_exchanges += 1
 
     def _add(self, tensor: Tensor, size: int) -> None:
         storage = tensor.untyped_storage()

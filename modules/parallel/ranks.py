@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -13,6 +14,7 @@ from torch._C._distributed_c10d import HashStore
 from modules.parallel.base import Recipe
 from modules.parallel.topology import AXES, Topology
 
+T = TypeVar("T")
 TIMEOUT = timedelta(minutes=10)  # for one collective; a rank that died is noticed at once, one that hangs after this
 
 
@@ -92,6 +94,32 @@ class Ranks:
             dist.broadcast_object_list(told, self.topology.peers(self.number, "pipe")[-1], group=self.groups["pipe"])
         return told[0]
 
+    def objects_to_first_replica(self, value: T) -> list[T]:
+        """What all replicas hold, on the first of them; on the others nothing."""
+        if self.topology.data == 1:
+            return [value]
+        told: list[Any] = [None] * self.topology.data
+        is_first = self.place.data == 0
+        first = self.topology.peers(self.number, "data")[0]
+        dist.gather_object(value, told if is_first else None, dst=first, group=self.groups["data"])
+        return told if is_first else []
+
+    def to_first_replica(self, vector: Tensor, lengths: Sequence[int]) -> list[Tensor]:
+        """A vector of every replica, on the first of them; on the others nothing.
+
+        Args:
+            vector: float [its length], on the CPU.
+            lengths: of all, where this is the first.
+        """
+        replicas = self.topology.peers(self.number, "data")
+        if self.place.data > 0:
+            dist.send(vector, replicas[0], group=self.groups["data"])
+            return []
+        vectors = [vector, *(torch.empty(length, dtype=vector.dtype) for length in lengths[1:])]
+        for replica, received in zip(replicas[1:], vectors[1:], strict=True):
+            dist.recv(received, replica, group=self.groups["data"])
+        return vectors
+
     def gather(self, value: float) -> list[float]:
         """One number of every rank, in their order."""
         values = torch.zeros(self.topology.world, dtype=torch.float64)
@@ -108,19 +136,32 @@ class Ranks:
         """
         if self.topology.pipe == 1:
             return tensors
-        stages = self.topology.peers(self.number, "pipe")
+        stages, group = self.topology.peers(self.number, "pipe"), self.groups["pipe"]
         if self.place.pipe > 0:
-            described = [(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()]
-            dist.send_object_list([described], stages[0], group=self.groups["pipe"])
-            for tensor in tensors.values():
-                dist.send(tensor.contiguous(), stages[0], group=self.groups["pipe"])
+            dist.send_object_list(
+                [[(name, each.dtype, tuple(each.shape)) for name, each in tensors.items()]], stages[0], group
+            )
+            for dtype in _dtypes(tensors.values()):  # one message a dtype: a message costs more than its bytes
+                dist.send(
+                    torch.cat([each.reshape(-1) for each in tensors.values() if each.dtype == dtype]), stages[0], group
+                )
             return {}
         whole = dict(tensors)
         for stage in stages[1:]:
             told: list[list[tuple[str, torch.dtype, tuple[int, ...]]]] = [[]]
-            dist.recv_object_list(told, stage, group=self.groups["pipe"])
-            for name, dtype, shape in told[0]:
-                received = torch.empty(shape, dtype=dtype)
-                dist.recv(received, stage, group=self.groups["pipe"])
-                whole.setdefault(name, received)
+            dist.recv_object_list(told, stage, group)
+            received = {name: torch.empty(shape, dtype=dtype) for name, dtype, shape in told[0]}
+            for dtype in _dtypes(received.values()):
+                alike = [each for each in received.values() if each.dtype == dtype]
+                joined = torch.empty(sum(each.numel() for each in alike), dtype=dtype)
+                dist.recv(joined, stage, group)
+                for each, piece in zip(alike, joined.split([each.numel() for each in alike]), strict=True):  # type: ignore[no-untyped-call]
+                    each.view(-1).copy_(piece)
+            for name, each in received.items():
+                whole.setdefault(name, each)
         return whole
+
+
+def _dtypes(tensors: Iterable[Tensor]) -> list[torch.dtype]:
+    """The different ones, in the order in which they come."""
+    return list(dict.fromkeys(each.dtype for each in tensors))
