@@ -133,6 +133,14 @@ def _offload(facts: Facts) -> str | None:
     return f"parallel.offload={offload} needs ZeRO stage {least}, and parallel.stage={stage}; {way_out}"
 
 
+def _stage_of_pipeline(facts: Facts) -> str | None:
+    node = facts.get("parallel", dict)
+    if "partition" not in node or "stage" not in node:
+        return None
+    rule = "a pipeline sends what ZeRO 2 and 3 have given away, and under stage 0 DeepSpeed 0.19.8 clips by a part of the norm"
+    return f"parallel.stage={node['stage']}: {rule}; leave it out, as pipelines run under stage 1"
+
+
 def _fp16(facts: Facts) -> str | None:
     if facts.get("precision", str) != "fp16" or facts.get("hardware.device", str) != "cpu":
         return None
@@ -165,7 +173,7 @@ def _extra(facts: Facts) -> list[str]:
 
 
 RULES: tuple[Callable[[Facts], str | list[str] | None], ...] = (
-    _devices, _split, _micro_batch, _partition, _offload, _fp16, _compile, _optimizer, _extra,
+    _devices, _split, _micro_batch, _partition, _stage_of_pipeline, _offload, _fp16, _compile, _optimizer, _extra,
 )  # fmt: skip
 
 

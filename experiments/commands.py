@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from experiments import options
+from experiments.arrangement import is_open
 from experiments.display import Display, console
 from experiments.launch import Result, run, warm_launcher
-from experiments.plan import make_plan
+from experiments.plan import Plan, make_plan
+from experiments.plan_tables import layouts_table, plan_tables
 from experiments.resume import changes
 from experiments.store import StoreError
-from experiments.tables import closing_table, data_table, options_table, plan_table
+from experiments.tables import closing_table, data_table, options_table
 from experiments.targets import trusted
 from experiments.trial import Trial, code_changes, find, freeze, latest
 from launchers.base import Launcher, LaunchError
@@ -61,7 +63,7 @@ def _run(asked: argparse.Namespace) -> int:
             launcher.dismiss()
 
 
-def _check(config: dict[str, Any], trust: list[str]) -> None:
+def _check(config: dict[str, Any], trust: list[str]) -> Plan:
     """Tell what cannot run before a process is started for it.
 
     Raises:
@@ -73,6 +75,7 @@ def _check(config: dict[str, Any], trust: list[str]) -> None:
         from experiments.parts import check_fit
 
         check_fit(config, plan, trusted(trust))
+    return plan
 
 
 def _resume(asked: argparse.Namespace) -> int:
@@ -110,15 +113,34 @@ def _plan(asked: argparse.Namespace) -> int:
     experiment = _compose(asked)
     if asked.cfg:
         return _print_config(experiment)
-    plan = make_plan(experiment.config)
+    experiment = _laid_out(experiment, asked)
+    plan = _check(experiment.config, asked.trust)
     from experiments.footprint import check_memory, of_plan, seconds_per_step
-    from experiments.targets import trusted
 
     counted = of_plan(experiment.config, plan, trusted(asked.trust))
     hardware = experiment.config["hardware"]
     check_memory(counted, plan, hardware)
-    console().print(plan_table(plan, counted, seconds_per_step(counted, hardware)))
+    for table in plan_tables(plan, counted, seconds_per_step(counted, hardware)):
+        console().print(table)
     return 0
+
+
+def _laid_out(experiment: Experiment, asked: argparse.Namespace) -> Experiment:
+    """The experiment with the best layout in place of `parallel=auto`, which the person is shown; any other as it is.
+
+    Raises:
+        PlanError: no layout will do.
+    """
+    if not is_open(experiment.config):
+        return experiment
+    from experiments.compose import compose
+    from experiments.layouts import choose
+
+    return choose(
+        experiment,
+        lambda overrides: compose(overrides, config_dirs=asked.config_dir, trust=asked.trust),
+        show=lambda choice: console().print(layouts_table(choice)),
+    )
 
 
 def _compose(asked: argparse.Namespace) -> Experiment:

@@ -171,7 +171,7 @@ def memory_bytes(hardware: Mapping[str, Any]) -> float:
         return float(hardware["memory_gb"]) * 1e9
     if hardware["device"] != "cpu" and torch.cuda.is_available():
         return float(torch.cuda.get_device_properties(0).total_memory)
-    return float(psutil.virtual_memory().total) / hardware.get("devices_per_node", 1)
+    return float(psutil.virtual_memory().total / hardware.get("devices_per_node", 1))
 
 
 def machine_of(hardware: Mapping[str, Any]) -> Machine:
@@ -180,7 +180,7 @@ def machine_of(hardware: Mapping[str, Any]) -> Machine:
 
     def stated(key: str, otherwise: float) -> float:
         value = hardware.get(key)
-        return otherwise if value is None else float(value)
+        return float(otherwise if value is None else value)
 
     return Machine(
         flops_per_s=stated("peak_tflops", ASSUMED_TFLOPS[device]) * 1e12 * hardware["efficiency"],

@@ -43,8 +43,11 @@ class Candidate:
     """Of the fullest rank."""
     cost: Cost
 
-    def __str__(self) -> str:
-        return " ".join(word for word in self.overrides if not word.startswith("hardware.")).replace("parallel.", "")
+    @property
+    def name(self) -> str:
+        """Such as ``pipeline_data pipe=2 data=4 model=1``."""
+        words = [word for word in self.overrides if word.startswith("parallel")]
+        return " ".join(word.removeprefix("parallel").lstrip(".=") for word in words)
 
 
 @dataclass(frozen=True)
@@ -123,8 +126,9 @@ class _Comparison:
                 too_large.append(min(cut, key=lambda candidate: candidate.memory_bytes))
         if too_large:
             nearest = min(too_large, key=lambda candidate: candidate.memory_bytes)
+            at = f"{nearest.name} batch_size_per_device={nearest.layout.batch_size_per_device}"
             needs = f"{megabytes(nearest.memory_bytes)} of the device's {megabytes(self.available)}"
-            self.dropped[f"too large: the least, {nearest}, needs {needs} (hardware.memory_gb)"] = len(too_large)
+            self.dropped[f"too large: the least, {at}, needs {needs} (hardware.memory_gb)"] = len(too_large)
         if not found:
             raise PlanError(
                 [f"parallel=auto: none of {len(layouts)} layouts will do; {self._way_out()}", *self.dropped],

@@ -15,9 +15,7 @@ from experiments.origins import shown_path
 from experiments.secrets import resolve
 
 if TYPE_CHECKING:
-    from experiments.footprint import Footprint
     from experiments.launch import Result
-    from experiments.plan import Plan
 
 
 def closing_table(result: Result) -> Table:
@@ -45,68 +43,6 @@ def closing_table(result: Result) -> Table:
         how = "go on, once mended" if result.status == "failed" else "go on"
         table.add_row(how, f"lathe resume {trial.reference}{trust}")
     return table
-
-
-def plan_table(plan: Plan, footprint: Footprint, seconds_per_step: float | None) -> Table:
-    """A plan as a person reads it."""
-    table = Table(title=f"plan of '{plan.name}'", show_header=False, title_justify="left")
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(justify="right")
-    table.add_column(style="dim")
-    mib = 2**20
-    rows = [
-        ("parameters", f"{footprint.num_parameters:,}", ""),
-        ("weights", f"{footprint.weights_bytes / mib:.1f} MiB", "parameters and buffers"),
-        ("gradients", f"{footprint.gradients_bytes / mib:.1f} MiB", ""),
-        ("optimizer state", f"{footprint.optimizer_bytes / mib:.1f} MiB", ""),
-        (
-            "activations",
-            f"{footprint.activations_bytes / mib:.1f} MiB",
-            f"of {plan.batch_size_per_device} examples at once",
-        ),
-        ("memory", f"{footprint.total_bytes / mib:.1f} MiB", "of one device, without the framework and the data"),
-        None,
-        ("batch", f"{plan.batch_size_global:,}", _batch_arithmetic(plan)),
-        ("training examples", *_epoch_texts(plan)),
-        ("steps", f"{plan.num_steps:,}", _epochs_text(plan)),
-        ("evaluations", f"{plan.num_evaluations:,}", ""),
-        ("checkpoints", f"{plan.num_checkpoints:,}", "and the best"),
-        None,
-        ("work", f"{footprint.flops_per_step / 1e9:.3g} GFLOP", "a step, forward and backward"),
-        ("work", f"{footprint.flops_per_step * plan.num_steps / 1e12:.3g} TFLOP", "in all"),
-    ]
-    for row in rows:
-        if row is None:
-            table.add_section()
-        else:
-            table.add_row(*row)
-    if seconds_per_step is not None:
-        guess = _duration(seconds_per_step * plan.num_steps)
-        table.add_row("time, guessed", guess, f"at {seconds_per_step * 1e3:.3g} ms a step, evaluations apart")
-    return table
-
-
-def _duration(seconds: float) -> str:
-    """Such as ``00:05:10`` or ``3 d 04:05:10``."""
-    days, rest = divmod(round(seconds), 86400)
-    if seconds < 1:
-        return "under a second"
-    clock = f"{rest // 3600:02}:{rest // 60 % 60:02}:{rest % 60:02}"
-    return f"{days:,} d {clock}" if days else clock
-
-
-def _epoch_texts(plan: Plan) -> tuple[str, str]:
-    if plan.num_train is None:
-        return "?", "known once they are read"
-    return f"{plan.num_train:,}", f"{plan.steps_per_epoch:,} steps an epoch"
-
-
-def _epochs_text(plan: Plan) -> str:
-    return f"{plan.num_steps / plan.steps_per_epoch:.2f} epochs" if plan.steps_per_epoch else ""
-
-
-def _batch_arithmetic(plan: Plan) -> str:
-    return f"= {plan.num_devices} device x {plan.num_accumulation} accumulated x {plan.batch_size_per_device} at once"
 
 
 def options_table(asked: str | None, groups: Mapping[str, Mapping[str, Path]]) -> Table:

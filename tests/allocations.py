@@ -95,7 +95,7 @@ def allocated(rank: Rank, mode: Mode, task: Task, batch_size_per_device: int) ->
         event = tree.pop()
         tree += event.children
         if event.name == "[memory]":
-            found.append((event.start_time_ns, event.extra_fields.total_allocated))  # type: ignore[union-attr]
+            found.append((event.start_time_ns, event.extra_fields.total_allocated))
         elif event.name == STEP:
             spans.append((event.start_time_ns, event.end_time_ns))
     return _smallest(sorted(found), sorted(spans)[1:])

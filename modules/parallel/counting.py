@@ -232,9 +232,13 @@ def _noting(saved: set[int]) -> Iterator[None]:
         yield
 
 
-def _attention_flops(query: Any, key: Any, value: Any, *others: Any, out_shape: Any = None, **named: Any) -> int:
-    """Scores and the mean of values that they weigh; a causal mask halves nothing here, as usual. Shapes [batch, heads, time, size]."""
-    return 2 * prod(query[:3]) * key[2] * (query[3] + value[3])
+def _attention_flops(query: Any, key: Any, value: Any, *others: Any, **named: Any) -> int:
+    """Work of the scores, and of the mean that they weigh; a causal mask saves nothing, as this is counted everywhere.
+
+    Args:
+        query, key, value: shapes, [batch, heads, time, size].
+    """
+    return int(2 * prod(query[:3]) * key[2] * (query[3] + value[3]))
 
 
 def _attention_backward_flops(gradient: Any, query: Any, key: Any, value: Any, *others: Any, **named: Any) -> int:
@@ -257,7 +261,7 @@ def _fake(tensor: Tensor) -> Tensor:
 
 
 def _key(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata
+    return int(tensor.untyped_storage()._cdata)
 
 
 def _each(tensors: Any, change: Callable[[Tensor], Tensor]) -> Any:

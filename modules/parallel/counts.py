@@ -83,7 +83,8 @@ def between(small: ModelCount, small_size: int, large: ModelCount, large_size: i
     def line(one: int, two: int) -> int:
         return max(0, round(one + (two - one) * share))
 
-    return _merged(small, large, line)
+    merged: ModelCount = _merged(small, large, line)
+    return merged
 
 
 def _merged(one: Any, two: Any, line: Callable[[int, int], int]) -> Any:

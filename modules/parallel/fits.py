@@ -15,6 +15,10 @@ Partition = str | Sequence[int]
 """What stages have nearly the same of ("parameters", "uniform", "time"), or the first layer of every stage."""
 
 
+UNUSED = {"vocab_size": "words", "num_classes": "classes"}
+"""Arguments that may be larger than what the data has."""
+
+
 def misfits(model: nn.Module, topology: Topology, partition: Partition = "parameters") -> list[str]:
     """Every reason why a model cannot be cut into stages or split over ranks.
 
@@ -82,6 +86,8 @@ def _shard_problems(model: nn.Module, num_ranks: int) -> list[str]:
 
 def _way_out(argument: str, count: int, num_ranks: int) -> str:
     below, above = count // num_ranks * num_ranks, -(-count // num_ranks) * num_ranks
-    if argument == "vocab_size":
-        return f"try model.vocab_size={above}, as words that never come do no harm, or lower parallel.model"
+    if argument in UNUSED:
+        return (
+            f"try model.{argument}={above}, as {UNUSED[argument]} that never come do no harm, or lower parallel.model"
+        )
     return f"try {f'{below} or {above}' if below else above}, or lower parallel.model"

@@ -17,6 +17,9 @@ MOST_IN_A_BUCKET = 500_000_000
 MOST_GATHERED = 1_000_000_000
 """Numbers of weights that ZeRO 3 keeps gathered, where it will need them again."""
 
+MOST_UPDATED = 1_000_000_000
+"""Numbers that ZeRO 3 updates at once (`sub_group_size`)."""
+
 
 @dataclass(frozen=True)
 class StageMemory:
@@ -70,7 +73,7 @@ class _Stage:
         self.largest = max((weight.bytes for weight in weights if weight.is_trained), default=0)
         self.state = sum(weight.state_bytes for weight in weights)
         self.num_trained = sum(weight.size for weight in weights if weight.is_trained)
-        self.bucket = min(self.trained, MOST_IN_A_BUCKET * self.trained // max(1, self.num_trained))
+        self.bucket = self._bytes_of(MOST_IN_A_BUCKET)
 
     def memory(self) -> StageMemory:
         held_weights, gradients, optimizer, buffers = self._shared_out()
@@ -92,6 +95,10 @@ class _Stage:
             ),
         )
 
+    def _bytes_of(self, most: int) -> int:
+        """Bytes of so many trained numbers, or of all there are."""
+        return min(self.trained, most * self.trained // max(1, self.num_trained))
+
     @property
     def part(self) -> int:
         """A replica's part of what ZeRO shares out, of what is as large as the weights."""
@@ -109,10 +116,7 @@ class _Stage:
             gradients = self.part
         if stage == 3:
             weights = self.weights - self.trained + self.part
-            gathered = (
-                self.trained if self.num_trained <= MOST_GATHERED else MOST_GATHERED * self.trained // self.num_trained
-            )
-            buffers += gathered
+            buffers += self._bytes_of(MOST_GATHERED)
         if layout.offload != "none" and not self.on_cpu:
             optimizer = 0
             gradients = 0 if stage > 1 else gradients
@@ -212,16 +216,17 @@ class _Stage:
 
     def _update_bytes(self) -> int:
         """The most that gradients, buffers and the optimizer's update are once the passes are over."""
-        layout, ratio = self.layout, self.count.update_bytes
+        layout = self.layout
         _, gradients, _, buffers = self._shared_out()
         # Torch updates one parameter after the other on a CPU, all at once on a GPU, by half as many copies.
-        update = int(ratio * self.largest if self.on_cpu else ratio / 2 * self.trained)
+        ratio = self.count.update_bytes if self.on_cpu else self.count.update_bytes / 2
+        update = int(ratio * (self.largest if self.on_cpu else self.trained))
         batch = self._batch()
         if layout.stage == 0:
             copies = self.trained if layout.engine == "zero" and layout.topology.data > 1 else 0
             return batch + gradients + max(copies, update)
         if layout.stage == 3:
-            return batch + gradients + buffers + int(ratio * self.part)
+            return batch + gradients + buffers + int(ratio * min(self.part, self._bytes_of(MOST_UPDATED)))
         # Gradients are moved to the bucket one by one; then the part's are put in a row, and it is stepped on.
         reducing = (self.trained if layout.stage == 1 else 0) + buffers + self.part
         return batch + max(reducing, 2 * self.part + int(ratio * self.part))

@@ -39,7 +39,7 @@ def update_bytes(make: MakeOptimizer) -> float:
     optimizer.step()
     with Living() as living:
         optimizer.step()
-    return living.peak_bytes / (SAMPLE_SIZE * sample.element_size())
+    return float(living.peak_bytes / (SAMPLE_SIZE * sample.element_size()))
 
 
 def _after_a_step(make: MakeOptimizer, parameters: Sequence[nn.Parameter]) -> list[int]:
