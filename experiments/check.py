@@ -109,7 +109,8 @@ def _members(annotation: ast.expr | None, module: Module, depth: int = 8) -> lis
         return _members(_items(annotation)[0], module, depth - 1)
     if isinstance(annotation, ast.Name) and annotation.id in module.aliases:
         return _members(module.aliases[annotation.id], module, depth - 1)
-    if isinstance(annotation, ast.Name) and annotation.id in module.imports:
+    # Not torch's: what an optimizer's parameters are is for people who write Python.
+    if isinstance(annotation, ast.Name) and not module.imports.get(annotation.id, "torch.").startswith("torch."):
         return _imported_members(annotation, module, depth)
     return [annotation]
 
