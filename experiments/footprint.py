@@ -28,6 +28,8 @@ LINK = {"cpu": (0.5, 200.0), "cuda": (25.0, 10.0)}
 """GB/s and microseconds within a node where nobody says: gloo on the loopback, PCIe 4."""
 NETWORK = (1.25, 50.0)
 """The same between nodes: Ethernet of 10 Gb/s."""
+HOST_GB_PER_S = 25.0
+"""PCIe 4, and about a device's share of its host's memory."""
 OPERATION_US = {"cpu": 10.0, "cuda": 5.0}
 """To start one operation of torch's."""
 
@@ -190,6 +192,7 @@ def machine_of(hardware: Mapping[str, Any]) -> Machine:
         network_bytes_per_s=stated("network_gb_per_s", NETWORK[0]) * 1e9,
         network_latency_s=stated("network_latency_us", NETWORK[1]) * 1e-6,
         operation_s=OPERATION_US[device] * 1e-6,
+        host_bytes_per_s=HOST_GB_PER_S * 1e9,
         hides_exchanges=device == "cuda",
     )
 

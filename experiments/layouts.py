@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 AS_GOOD = 1.02
 """Layouts that are slower by no more than this are as fast, for all that a cost model knows; the simplest is taken."""
+USABLE = 0.9
+"""Of a device's memory: its driver, the libraries' buffers and the allocator's gaps take the rest."""
 COUNTED = (2, 4)
 """Micro-batches that are counted; others lie on the line through them. One example alone is too few for batch norm."""
 
@@ -105,7 +107,7 @@ class _Comparison:
         self.auto = build(config["parallel"], "parallel", trust)
         with torch.device("meta"):
             self.parts: Parts = make_parts(config, trust)
-        self.machine, self.available = machine_of(self.hardware), memory_bytes(self.hardware)
+        self.machine, self.available = machine_of(self.hardware), USABLE * memory_bytes(self.hardware)
         self.on_cpu = device_of(self.hardware) == "cpu"
         known = options.groups(options.user_folders(experiment.config_dirs))["parallel"]
         self.nodes = {name: yaml.safe_load(path.read_text(encoding="utf-8")) for name, path in known.items()}
@@ -127,8 +129,9 @@ class _Comparison:
         if too_large:
             nearest = min(too_large, key=lambda candidate: candidate.memory_bytes)
             at = f"{nearest.name} batch_size_per_device={nearest.layout.batch_size_per_device}"
-            needs = f"{megabytes(nearest.memory_bytes)} of the device's {megabytes(self.available)}"
-            self.dropped[f"too large: the least, {at}, needs {needs} (hardware.memory_gb)"] = len(too_large)
+            needs = f"{megabytes(nearest.memory_bytes)}, and {megabytes(self.available)} can be used"
+            usable = f"{USABLE:.0%} of hardware.memory_gb"
+            self.dropped[f"too large: the least, {at}, needs {needs} ({usable})"] = len(too_large)
         if not found:
             raise PlanError(
                 [f"parallel=auto: none of {len(layouts)} layouts will do; {self._way_out()}", *self.dropped],
@@ -189,7 +192,7 @@ class _Comparison:
     def _drop(self, layout: Layout, size: int, problem: str) -> None:
         """Count a layout once, by the first reason against it."""
         if size == min(self._sizes(layout)):
-            self.dropped[problem.partition(";")[0]] += 1
+            self.dropped[problem] += 1
 
     def _count(self, num_slices: int, size: int) -> ModelCount:
         key = (num_slices, size)

@@ -38,8 +38,8 @@ def _plan_table(plan: Plan, footprint: Footprint, seconds_per_step: float | None
         ("evaluations", f"{plan.num_evaluations:,}", ""),
         ("checkpoints", f"{plan.num_checkpoints:,}", "and the best"),
         None,
-        ("work", f"{footprint.flops_per_step / 1e9:.3g} GFLOP", "a step, forward and backward"),
-        ("work", f"{footprint.flops_per_step * plan.num_steps / 1e12:.3g} TFLOP", "in all"),
+        ("work", _work(footprint.flops_per_step, "GFLOP"), "a step, forward and backward"),
+        ("work", _work(footprint.flops_per_step * plan.num_steps, "TFLOP"), "in all"),
     ]
     for row in rows:
         if row is None:
@@ -48,7 +48,7 @@ def _plan_table(plan: Plan, footprint: Footprint, seconds_per_step: float | None
             table.add_row(*row)
     if seconds_per_step is not None:
         guess = _duration(seconds_per_step * plan.num_steps)
-        table.add_row("time, guessed", guess, f"at {seconds_per_step * 1e3:.3g} ms a step, evaluations apart")
+        table.add_row("time, guessed", guess, f"at {_time(seconds_per_step)} a step, evaluations apart")
     return table
 
 
@@ -62,18 +62,18 @@ def _memory_rows(plan: Plan, footprint: Footprint) -> list[tuple[str, str, str] 
     fullest, several = footprint.fullest, plan.topology.world > 1
     rows: list[tuple[str, str, str] | None] = [
         ("parameters", f"{footprint.num_parameters:,}", ""),
-        ("weights", f"{fullest.weights_bytes / MIB:.1f} MiB", "parameters and buffers"),
-        ("gradients", f"{fullest.gradients_bytes / MIB:.1f} MiB", ""),
-        ("optimizer state", f"{fullest.optimizer_bytes / MIB:.1f} MiB", ""),
+        ("weights", _size(fullest.weights_bytes), "parameters and buffers"),
+        ("gradients", _size(fullest.gradients_bytes), ""),
+        ("optimizer state", _size(fullest.optimizer_bytes), ""),
     ]
     if fullest.buffers_bytes:
-        rows.append(("engine's buffers", f"{fullest.buffers_bytes / MIB:.1f} MiB", "gradients and weights under way"))
+        rows.append(("engine's buffers", _size(fullest.buffers_bytes), "gradients and weights under way"))
     at_once = f"of {plan.batch_size_per_device} examples at once"
     whose = "of the fullest rank at its fullest moment" if several else "of one device at its fullest moment"
     return [
         *rows,
-        ("activations", f"{fullest.activations_bytes / MIB:.1f} MiB", at_once),
-        ("memory", f"{footprint.total_bytes / MIB:.1f} MiB", f"{whose}, without the framework and the data"),
+        ("activations", _size(fullest.activations_bytes), at_once),
+        ("memory", _size(footprint.total_bytes), f"{whose}, without the framework and the data"),
     ]
 
 
@@ -87,7 +87,7 @@ def _stages_table(plan: Plan, footprint: Footprint) -> Table:
     for number, stage in enumerate(footprint.stages):
         sizes = (stage.weights_bytes, stage.optimizer_bytes, stage.activations_bytes, stage.total_bytes)
         last = f" to {stage.last - 1}" if stage.last - stage.first > 1 else ""
-        numbers = [f"{size / MIB:,.1f} MiB" for size in sizes]
+        numbers = [_size(size) for size in sizes]
         table.add_row(str(number), f"{stage.first}{last}", f"{stage.num_parameters:,}", *numbers)
     return table
 
@@ -111,14 +111,24 @@ def _layout_row(candidate: Candidate) -> list[str]:
     parts = (
         cost.total_s, cost.compute_s, cost.bubble_s, cost.model_s, cost.point_to_point_s, cost.data_s,
     )  # fmt: skip
-    memory = candidate.memory_bytes
-    size = f"{memory / GIB:.1f} GiB" if memory >= GIB / 10 else f"{memory / MIB:.1f} MiB"
     at_once = f"{candidate.layout.batch_size_per_device} x {candidate.layout.num_micro_batches}"
-    return [candidate.name, at_once, size, *(_milliseconds(part) for part in parts)]
+    return [candidate.name, at_once, _size(candidate.memory_bytes), *(_time(part) if part else "-" for part in parts)]
 
 
-def _milliseconds(seconds: float) -> str:
-    return f"{seconds * 1e3:,.0f} ms" if seconds >= 0.1 else f"{seconds * 1e3:.3g} ms" if seconds else "-"
+def _time(seconds: float) -> str:
+    """Such as ``0.54 ms`` or ``2.62 s``."""
+    return f"{seconds * 1e3:.3g} ms" if seconds < 0.9995 else f"{seconds:,.2f} s"
+
+
+def _size(number: float) -> str:
+    """Such as ``0.1 MiB`` or ``57.2 GiB``."""
+    return f"{number / MIB:.1f} MiB" if number < 10 * GIB else f"{number / GIB:,.1f} GiB"
+
+
+def _work(flops: float, unit: str) -> str:
+    """In a unit, or in one that a person can read where it is very much."""
+    scale = {"GFLOP": 1e9, "TFLOP": 1e12}[unit]
+    return f"{flops / scale:.3g} {unit}" if flops < 1e5 * scale else f"{flops / 1e15:,.1f} PFLOP"
 
 
 def _left_out(choice: Choice, num_shown: int) -> Iterator[str]:
@@ -127,7 +137,7 @@ def _left_out(choice: Choice, num_shown: int) -> Iterator[str]:
     if (slower := len(choice.ranked) - num_shown) > 0:
         yield f"{slower} more would fit and are slower."
     for reason, number in sorted(choice.dropped.items(), key=lambda pair: -pair[1]):
-        yield f"{number} dropped, {reason}"
+        yield f"{number} dropped, {reason.partition(';')[0]}"
 
 
 def _duration(seconds: float) -> str:

@@ -110,6 +110,8 @@ def _let_threads_forget() -> None:
 def _then_wait(exchange: Callable[..., Any]) -> Callable[..., Any]:
     def exchange_and_wait(*args: Any, **kwargs: Any) -> Any:
         work = exchange(*args, **kwargs)
+        if work is not None:  # one that was to be waited for later
+            work.wait()
         time.sleep(2e-3)
         return work
 

@@ -16,6 +16,9 @@ from modules.parallel.memory import MOST_GATHERED
 
 STEP_S = 0.5e-3  # what a step of a tiny model takes, whatever it computes (2026-11-23: mlp on digits 0.6 ms)
 
+MOVES, UPDATES = 2, 12
+"""How often an offloaded number crosses over in a step (gradient there, weight back), and is read or written by its update."""
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -32,6 +35,8 @@ class Machine:
     network_latency_s: float
     operation_s: float
     """To start one operation of torch's."""
+    host_bytes_per_s: float
+    """Between a device and the host's memory, and of what the host's cores update there."""
     hides_exchanges: bool
     """Exchanges do not slow down what is computed meanwhile: a GPU's links work by themselves, a CPU's cores do both."""
 
@@ -50,12 +55,15 @@ class Cost:
     """Activations and their gradients between stages."""
     data_s: float
     """Gradients, and what ZeRO gathers, between replicas; what hides behind computing left out."""
+    host_s: float
+    """Moving and updating what lies in the host's memory."""
     fixed_s: float
     """Whatever is computed."""
 
     @property
     def total_s(self) -> float:
-        return self.compute_s + self.bubble_s + self.model_s + self.point_to_point_s + self.data_s + self.fixed_s
+        parts = (self.compute_s, self.bubble_s, self.model_s, self.point_to_point_s, self.data_s, self.host_s)
+        return sum(parts) + self.fixed_s
 
 
 def cost_of(count: ModelCount, bounds: Sequence[int], layout: Layout, machine: Machine) -> Cost:
@@ -76,6 +84,7 @@ def cost_of(count: ModelCount, bounds: Sequence[int], layout: Layout, machine: M
         model_s=exchanging,
         point_to_point_s=sending,
         data_s=max(_data(count, first, last, layout, machine, computing) for first, last in pairwise(bounds)),
+        host_s=_host(count, layout, machine),
         fixed_s=STEP_S,
     )
 
@@ -157,6 +166,14 @@ def _data(count: ModelCount, first: int, last: int, layout: Layout, machine: Mac
     gatherings = 2 * micro_batches if number > MOST_GATHERED else 1  # for each pass, or once for all
     asking = gatherings * len(weights) * ring_s(0, group, passes=1)  # layer by layer
     return asking + micro_batches * once + _left(gatherings * once, computing, machine)
+
+
+def _host(count: ModelCount, layout: Layout, machine: Machine) -> float:
+    """Seconds in which a replica's part of gradients and weights is moved, and updated where it lies."""
+    if layout.offload == "none":
+        return 0.0
+    size = sum(weight.bytes for weight in count.weights(0, len(count.layers)) if weight.is_trained)
+    return (MOVES + UPDATES) * size / layout.topology.data / machine.host_bytes_per_s
 
 
 def _left(exchanging: float, computing: float, machine: Machine) -> float:

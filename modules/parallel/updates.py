@@ -21,6 +21,12 @@ def states_bytes(make: MakeOptimizer, parameters: Sequence[nn.Parameter]) -> lis
         make: gives an optimizer over parameters.
         parameters: on the meta device.
     """
+    alike = {(parameter.shape, parameter.dtype): parameter for parameter in parameters}  # they get the same
+    sizes = dict(zip(alike, _states_bytes(make, list(alike.values())), strict=True))
+    return [sizes[parameter.shape, parameter.dtype] for parameter in parameters]
+
+
+def _states_bytes(make: MakeOptimizer, parameters: Sequence[nn.Parameter]) -> list[int]:
     if not parameters:
         return []
     try:
@@ -33,12 +39,13 @@ def states_bytes(make: MakeOptimizer, parameters: Sequence[nn.Parameter]) -> lis
 
 def update_bytes(make: MakeOptimizer) -> float:
     """What the update of a parameter takes for a moment, for every byte of the parameter."""
-    sample = nn.Parameter(torch.zeros(SAMPLE_SIZE, device="cpu"))
-    optimizer = make([sample])
-    sample.grad = torch.zeros_like(sample)
-    optimizer.step()
-    with Living() as living:
+    with torch.device("cpu"):
+        sample = nn.Parameter(torch.zeros(SAMPLE_SIZE))
+        optimizer = make([sample])
+        sample.grad = torch.zeros_like(sample)
         optimizer.step()
+        with Living() as living:
+            optimizer.step()
     return float(living.peak_bytes / (SAMPLE_SIZE * sample.element_size()))
 
 
