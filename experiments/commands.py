@@ -48,6 +48,7 @@ def _run(asked: argparse.Namespace) -> int:
         experiment = _compose(asked)
         if asked.cfg:
             return _print_config(experiment)
+        experiment = _laid_out(experiment, asked)
         _check(experiment.config, asked.trust)
         trial = latest(experiment) if experiment.config["resume"] else None
         if trial is not None:

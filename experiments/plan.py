@@ -52,6 +52,8 @@ def make_plan(config: dict[str, Any]) -> Plan:
         PlanError: with every problem that was found.
     """
     problems = find_problems(config)
+    if arrangement.is_open(config):
+        problems.append("parallel=auto: no layout is chosen yet; take one, or let experiments.layouts.choose do it")
     if problems:
         raise PlanError(problems, f"the plan for '{config['name']}'")
     topology = arrangement.topology_of(Facts(config, ()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from experiments.arrangement import is_open
 from experiments.faults import InputError
 from experiments.trial import Trial
 
@@ -39,4 +40,6 @@ def changes(trial: Trial, overrides: Sequence[str], trust: Sequence[str] = ()) -
         config_dirs=provenance["config_dirs"],
         trust=[*provenance["trust"], *trust],
     ).config
+    if is_open(composed):
+        raise InputError(["parallel=auto is chosen before a run is frozen; name the layout that `lathe plan` shows for it"])
     return {root: composed[root] for root in dict.fromkeys(roots)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -15,7 +16,7 @@ from experiments.faults import InputError, PlanError
 from experiments.footprint import layout_of, of_plan
 from experiments.layouts import USABLE, Candidate, Choice, choose, compare
 from experiments.parts import check_fit
-from experiments.plan import make_plan
+from experiments.plan import Plan, make_plan
 from modules.parallel.auto import Auto
 from modules.parallel.layout import Layout
 from modules.parallel.topology import Topology
@@ -107,11 +108,10 @@ def _legal(overrides: list[str]) -> list[tuple[str, int, Topology]]:
     return found
 
 
-def _plan(config: dict[str, object]):  # type: ignore[no-untyped-def]
-    """As a command does it, the data's files aside."""
-    config["data"] = {name: value for name, value in config["data"].items() if name != "files"}  # type: ignore[attr-defined]
-    plan = make_plan(config)
-    config["data"] = {**config["data"], "files": {}}  # type: ignore[dict-item]
+def _plan(config: dict[str, Any]) -> Plan:
+    """As a command does it, but for the data's files, which need not be there."""
+    data = config["data"]
+    plan = make_plan({**config, "data": {name: value for name, value in data.items() if name != "files"}})
     check_fit(config, plan)
     return plan
 
@@ -121,10 +121,10 @@ PAIRS = [
     (("model=mlp", "hardware=cpu_4"), "single batch_size_per_device=64"),
     # Enough work to share, and weights so few that nothing is worth sharing out.
     (("model=lenet", "hardware=cpu_4", "batch_size_global=512"), "data data=4 batch_size_per_device=128"),
-    # It fits whole, and its gradients travel while the backward pass still runs; half of it at once already fills a GPU.
+    # It fits whole, and its gradients travel while the backward pass still runs; half a share at once fills a GPU.
     (
         ("model=gpt_small", *TEXT, *LARGE, "batch_size_global=512", "hardware=h100_8"),
-        "data data=8 batch_size_per_device=16",
+        "data data=8 batch_size_per_device=32",
     ),
     # Weights, gradients and state of 7 billion are 108 GB: shared out, they leave room for the whole share of the batch at
     # once. NVLink gathers them behind the work; slices would exchange activations eight times a layer.

@@ -43,7 +43,8 @@ def connect(recipe: Recipe) -> None:
     os.environ.setdefault("LOCAL_RANK", str(recipe.rank.on_node))  # its only source for the number on the node
     # An operator for inference, which would be compiled for a minute whenever a CPU's process group is made (0.19.8).
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    # Its warnings are about what the plan has judged already.
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     deepspeed.init_distributed(dist_init_required=False, verbose=False)
 
 
