@@ -97,7 +97,7 @@ def _legal(overrides: list[str]) -> list[tuple[str, int, Topology]]:
         for pipe in (2, 3, 4)
         for model in (1, 2, 3, 4)
     ]
-    found = []
+    found: list[tuple[str, int, Topology]] = []
     for words in typed:
         try:
             config = compose([*overrides, *words]).config

@@ -42,7 +42,7 @@ class Whole(Two):
 def counted(model: type[nn.Module] = Two, batch_size: int = 13, *, is_frozen: bool = False) -> ModelCount:
     with torch.device("meta"):
         made = model()
-        made.stack[0].requires_grad_(not is_frozen)  # type: ignore[index, operator, union-attr]
+        made.stack[0].requires_grad_(not is_frozen)  # type: ignore[index]
         learner = Learner(made, CrossEntropy(), partial(torch.optim.SGD, lr=0.1), Constant())
         return count(learner, (torch.zeros(batch_size, 7), torch.zeros(batch_size, dtype=torch.int64)), "fp32")
 

@@ -1,0 +1,95 @@
+"""Budget: the cost model ranks layouts as they are measured, Spearman's correlation 0.7 at least (``python -m benchmarks.layouts``).
+
+All layouts that 4 processes on this machine's cores can run of a small gpt, each with the micro-batch that the cost model
+would take. Ranks compute and exchange as in a run; the slowest rank's median step counts. Where there are fewer cores than
+ranks, stages that wait leave theirs to others, which no cost model of devices knows.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from statistics import median
+from typing import Any
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch: one thread a rank
+
+from experiments.compose import compose
+from experiments.layouts import compare
+from experiments.parts import make_parts
+from experiments.plan import make_plan
+from modules.parallel.base import Rank, Recipe
+from tests.ranks import on_ranks
+
+BUDGET = 0.7
+NUM_WARMUP_STEPS, NUM_STEPS = 3, 12
+EXPERIMENT = (
+    "model=gpt_nano", "model.num_layers=4", "model.hidden_size=128", "model.ff_size=384", "data=shakespeare_char",
+    "data.vocab_size=64", "data.num_train=null", "evaluator=perplexity", "checkpoint.best_metric=val/loss_nats",
+    "batch_size_global=32", "hardware=cpu_4",
+)  # fmt: skip
+
+
+def main() -> int:
+    choice = compare(compose([*EXPERIMENT, "parallel=auto"]))
+    rows: list[tuple[str, float, float]] = []
+    for candidate in choice.ranked:
+        overrides = [*EXPERIMENT, *candidate.overrides]
+        seconds = max(on_ranks(candidate.layout.topology.world, step_s, overrides))
+        at_once = f"{candidate.layout.batch_size_per_device} x {candidate.layout.num_micro_batches}"
+        rows.append((f"{candidate.name} | {at_once}", candidate.cost.total_s, seconds))
+        print(f"{rows[-1][0]}: {rows[-1][1] * 1e3:.1f} ms told, {seconds * 1e3:.1f} ms measured", file=sys.stderr, flush=True)
+    told, measured = ranks_of([row[1] for row in rows]), ranks_of([row[2] for row in rows])
+    print("| layout | at once | told | measured | rank told | rank measured |\n|---|---|---|---|---|---|")
+    for (name, guess, seconds), one, two in zip(rows, told, measured, strict=True):
+        print(f"| {name} | {guess * 1e3:.1f} ms | {seconds * 1e3:.1f} ms | {one:.0f} | {two:.0f} |")
+    found = spearman(told, measured)
+    print(f"\nSpearman's rank correlation of {len(rows)} layouts: {found:.2f}, budget {BUDGET}")
+    return 0 if found >= BUDGET else 1
+
+
+def step_s(rank: Rank, overrides: Sequence[str]) -> float:
+    """Median seconds of a step on this rank."""
+    config: dict[str, Any] = compose(list(overrides)).config
+    data = {name: value for name, value in config["data"].items() if name != "files"}  # nothing is read
+    plan = make_plan({**config, "data": data})
+    parts = make_parts(config)
+    recipe = Recipe(
+        num_steps=NUM_WARMUP_STEPS + NUM_STEPS,
+        num_accumulation=plan.num_accumulation,
+        grad_clip_norm=config["grad_clip_norm"],
+        precision=config["precision"],
+        compile=False,
+        device="cpu",
+        batch_size_per_device=plan.batch_size_per_device,
+        topology=plan.topology,
+        rank=rank,
+    )
+    parts.engine.prepare(parts.learner, recipe)
+    batch = parts.data.example(plan.batch_size_per_device * plan.num_accumulation)
+    seconds: list[float] = []
+    for step in range(recipe.num_steps):
+        begin = time.perf_counter()
+        metrics = parts.engine.train_step(batch, step)
+        float(next(iter(metrics.values())))
+        seconds.append(time.perf_counter() - begin)
+    parts.engine.gather(0.0)  # nobody leaves before all have done
+    return median(seconds[NUM_WARMUP_STEPS:])
+
+
+def ranks_of(values: Sequence[float]) -> list[float]:
+    """From 1, the smallest; equal values share the mean of their ranks."""
+    return [sum(other < value for other in values) + (values.count(value) + 1) / 2 for value in values]
+
+
+def spearman(one: Sequence[float], two: Sequence[float]) -> float:
+    """Correlation of two lists of ranks."""
+    mean = (len(one) + 1) / 2
+    covariance = sum((a - mean) * (b - mean) for a, b in zip(one, two, strict=True))
+    return float(covariance / (sum((a - mean) ** 2 for a in one) * sum((b - mean) ** 2 for b in two)) ** 0.5)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
