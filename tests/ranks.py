@@ -16,7 +16,8 @@ from modules.parallel.base import Rank
 T = TypeVar("T")
 TIMEOUT_S = 120
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["modules.parallel.deepspeed_start", "tests.engines"])
+# What every rank would else import by itself, torch's compiler among it, which any optimizer asks for.
+_CONTEXT.set_forkserver_preload(["modules.parallel.deepspeed_start", "tests.engines", "torch._dynamo"])
 
 
 class RankError(AssertionError):

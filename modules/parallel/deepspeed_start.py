@@ -3,10 +3,12 @@
 # ruff: noqa: E402  # what is set below has to be set before DeepSpeed is imported
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import warnings
 from typing import Any
+from unittest.mock import patch
 
 # Before deepspeed is imported: it would else import torch's compiler at once, and look for accelerators aloud.
 os.environ.setdefault("DS_ACCELERATOR", "cuda" if __import__("torch").cuda.is_available() else "cpu")
@@ -16,11 +18,17 @@ warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", Fu
 
 import deepspeed
 import torch.distributed as dist
+from deepspeed.runtime import compiler
 from torch import nn
 from torch.optim import Optimizer
 
 from modules.parallel.base import Recipe
 from modules.parallel.ranks import Ranks
+
+# Any engine asks whether its optimizer is DeepSpeed's Muon, and importing that compiles it: 2 s of a rank's start, for
+# torch's compiler is imported first (2026-11-24).
+with patch.object(compiler, "compile", lambda: lambda function: function):
+    importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")
 
 
 def start(model: nn.Module, optimizer: Optimizer, config: dict[str, Any], recipe: Recipe, unit: Any) -> Any:
@@ -46,6 +54,7 @@ def connect(recipe: Recipe) -> None:
     # Its warnings are about what the plan has judged already.
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     deepspeed.init_distributed(dist_init_required=False, verbose=False)
+
 
 
 class ModelUnit:
