@@ -9,7 +9,7 @@ from typing import Any
 POSITIVE = (
     "batch_size_global", "batch_size_per_device", "batch_size_eval", "max_steps", "max_epochs", "eval_every_steps",
     "log_every_steps", "grad_clip_norm", "checkpoint.every_steps", "checkpoint.keep_last", "hardware.nodes",
-    "hardware.devices_per_node", "hardware.cpu_threads", "hardware.memory_gb", "hardware.peak_tflops",
+    "hardware.devices_per_node", "hardware.cpu_threads", "hardware.cpu_cores", "hardware.memory_gb", "hardware.peak_tflops",
     "hardware.link_gb_per_s", "hardware.link_latency_us", "hardware.network_gb_per_s", "hardware.network_latency_us",
     "data.num_train", "parallel.pipe", "parallel.data", "parallel.model",
 )  # fmt: skip

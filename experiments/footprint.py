@@ -30,8 +30,8 @@ NETWORK = (1.25, 50.0)
 """The same between nodes: Ethernet of 10 Gb/s."""
 HOST_GB_PER_S = 25.0
 """PCIe 4, and about a device's share of its host's memory."""
-OPERATION_US = {"cpu": 10.0, "cuda": 5.0}
-"""To start one operation of torch's."""
+OPERATION_US = 5.0
+"""To start one operation of torch's, on any device (2026-11-24, one core)."""
 
 
 @dataclass(frozen=True)
@@ -187,14 +187,21 @@ def machine_of(hardware: Mapping[str, Any]) -> Machine:
     return Machine(
         flops_per_s=stated("peak_tflops", ASSUMED_TFLOPS[device]) * 1e12 * hardware["efficiency"],
         devices_per_node=hardware["devices_per_node"],
+        computing_at_once=hardware["devices_per_node"] if device == "cuda" else _cores(hardware),
         link_bytes_per_s=stated("link_gb_per_s", LINK[device][0]) * 1e9,
         link_latency_s=stated("link_latency_us", LINK[device][1]) * 1e-6,
         network_bytes_per_s=stated("network_gb_per_s", NETWORK[0]) * 1e9,
         network_latency_s=stated("network_latency_us", NETWORK[1]) * 1e-6,
-        operation_s=OPERATION_US[device] * 1e-6,
+        operation_s=OPERATION_US * 1e-6,
         host_bytes_per_s=HOST_GB_PER_S * 1e9,
-        hides_exchanges=device == "cuda",
+        is_apart=device == "cuda",
     )
+
+
+def _cores(hardware: Mapping[str, Any]) -> float:
+    """Processes that a node's cores serve at once."""
+    cores = hardware.get("cpu_cores") or psutil.cpu_count() or 1
+    return max(1.0, cores / (hardware.get("cpu_threads") or max(1, cores // hardware["devices_per_node"])))
 
 
 def seconds_per_step(counted: Footprint, hardware: Mapping[str, Any]) -> float:

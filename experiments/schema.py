@@ -83,6 +83,8 @@ class Hardware:
     devices_per_node: int
     cpu_threads: int | None
     """Threads of one process; null: torch's own choice, one per core. Another count changes the last bits of a result."""
+    cpu_cores: int | None
+    """Cores of a node, which its processes share where device=cpu; null: those of this machine."""
     memory_gb: float | None
     """Memory of one device; null: that of this machine."""
     peak_tflops: float | None

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from modules.parallel.cost import STEP_S, Cost, Group, Machine, cost_of, group_of, ring_s
+from modules.parallel.cost import COLLECTED, HOOKED, STEP_S, Cost, Group, Machine, cost_of, group_of, ring_s
 from modules.parallel.counts import LayerCount, ModelCount, Weight
 from modules.parallel.layout import Layout
 from modules.parallel.topology import Topology
@@ -15,13 +15,14 @@ from modules.parallel.topology import Topology
 MACHINE = Machine(
     flops_per_s=1e12,
     devices_per_node=4,
+    computing_at_once=4,
     link_bytes_per_s=1e9,
     link_latency_s=1e-5,
     network_bytes_per_s=1e8,
     network_latency_s=1e-4,
     operation_s=1e-6,
     host_bytes_per_s=1e10,
-    hides_exchanges=False,
+    is_apart=False,
 )
 LAYER = LayerCount(
     name="Layer",
@@ -88,18 +89,20 @@ def test_one_process_computes_and_nothing_else() -> None:
 def test_the_bubble_is_a_micro_batch_for_every_stage_but_one() -> None:
     told = cost(Layout("pipeline", Topology(pipe=4), 1, num_micro_batches=8))
     sending = 2 * 2 * (1e-3 + 1e-5)  # a stage in the middle has two borders, and sends and receives over each
-    assert told.compute_s == pytest.approx(8 * 1.1e-3)
+    own = COLLECTED * 1e-6  # DeepSpeed puts the gradient of a stage's weight in its place, once a step
+    assert told.compute_s == pytest.approx(8 * 1.1e-3 + own)
     assert told.point_to_point_s == pytest.approx(8 * sending)
     # The first and the last stage have one border each.
-    assert told.bubble_s == pytest.approx(3 * 1.1e-3 + sending + 2 * sending / 2)
+    assert told.bubble_s == pytest.approx(3 * (1.1e-3 + own / 8) + sending + 2 * sending / 2)
     assert told.data_s == told.model_s == 0
 
 
 def test_stages_that_are_not_equal_wait_for_the_slowest() -> None:
     count = model(num_layers=4)
-    told = cost_of(count, [0, 3, 4], Layout("pipeline", Topology(pipe=2), 1, num_micro_batches=5), MACHINE)
-    assert told.compute_s == pytest.approx(5 * 3.3e-3)
-    assert told.bubble_s == pytest.approx(1.1e-3 + 2 * 1.01e-3)
+    machine = replace(MACHINE, operation_s=0)
+    told = cost_of(count, [0, 3, 4], Layout("pipeline", Topology(pipe=2), 1, num_micro_batches=5), machine)
+    assert told.compute_s == pytest.approx(5 * 3e-3)
+    assert told.bubble_s == pytest.approx(1e-3 + 2 * 1.01e-3)
 
 
 def test_slices_add_up_in_every_layer() -> None:
@@ -126,9 +129,9 @@ def test_zero_3_gathers_weights_for_every_pass_where_they_are_too_many_to_stay()
 
 
 def test_a_gpu_exchanges_while_it_computes() -> None:
-    machine = replace(MACHINE, hides_exchanges=True)
+    machine = replace(MACHINE, is_apart=True)
     layout = Layout("data", Topology(data=4), num_micro_batches=3)
-    hidden = 4 * 1.1e-3 * 2 / 3  # the last backward pass
+    hidden = 4 * 1e-3 * 2 / 3  # the last backward pass
     assert cost(layout, machine).data_s == pytest.approx(6 * (4e-3 + 1e-5) - hidden)
     assert cost(layout, machine, weight_size=10**4).data_s == 0
     assert cost(layout, weight_size=10**4).data_s > 0
@@ -139,3 +142,30 @@ def test_offloading_takes_the_way_to_the_host() -> None:
     assert cost(there).data_s == cost(replace(there, offload="none")).data_s
     assert cost(there).host_s == pytest.approx(14 * 4e6 / MACHINE.host_bytes_per_s)
     assert cost(replace(there, offload="none")).host_s == 0
+
+
+def test_a_gpu_computes_while_its_host_starts_the_next_operations() -> None:
+    layout = Layout("single", num_micro_batches=3)
+    assert cost(layout, replace(MACHINE, is_apart=True)).compute_s == pytest.approx(3 * 4e-3)
+    assert cost(layout, replace(MACHINE, is_apart=True, operation_s=1e-4)).compute_s == pytest.approx(3 * 4e-2)
+
+
+def test_zero_costs_something_for_every_weight_whatever_it_weighs() -> None:
+    def own(stage: int) -> float:
+        layout = Layout("zero", Topology(data=2), stage, num_micro_batches=5)
+        return cost(layout).compute_s - 5 * 4 * 1.1e-3
+
+    assert [own(stage) for stage in range(4)] == pytest.approx(
+        [0, 4e-6 * COLLECTED, 5 * 4e-6 * COLLECTED, 5 * 2 * 4e-6 * HOOKED]
+    )
+
+
+def test_ranks_that_share_cores_wait_for_them() -> None:
+    layout, two_cores = Layout("data", Topology(data=4)), replace(MACHINE, computing_at_once=2)
+    alone = cost(layout, weight_size=1)
+    together = cost(layout, two_cores, weight_size=1)
+    assert together.total_s == pytest.approx(2 * alone.compute_s)
+    # Whoever waits in a pipeline leaves the cores to the others.
+    pipeline = Layout("pipeline", Topology(pipe=4), 1, num_micro_batches=2)
+    assert cost(pipeline, two_cores) == cost(pipeline)
+    assert cost(Layout("single"), replace(MACHINE, computing_at_once=1)) == cost(Layout("single"))
