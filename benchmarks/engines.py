@@ -140,7 +140,7 @@ def bare_pipeline() -> Step:
 
     def micro_batches(number: int) -> Iterator[tuple[Tensor, Tensor]]:
         inputs, targets = batch_of(number, BATCH_SIZE)
-        return zip(inputs.split(micro), targets.split(micro), strict=True)
+        return zip(torch.split(inputs, micro), torch.split(targets, micro), strict=True)
 
     return lambda number: float(engine.train_batch(micro_batches(number)))
 

@@ -6,6 +6,7 @@ import faulthandler
 import io
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -85,6 +86,8 @@ def main() -> int:
         with Journal(folder / "journal.jsonl" if rank.number == 0 else Path(os.devnull)) as journal:
             code = execute(trial, number, trust, rank, journal, stop)
     if rank.meeting:
+        if rank.number == 0 and rank.meeting.startswith("file://"):  # the launching side may be gone
+            shutil.rmtree(Path(rank.meeting.removeprefix("file://")).parent, ignore_errors=True)
         # The threads of a process group may still run, and abort a process that takes itself down step by step.
         sys.stdout.flush()
         os._exit(code)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from pathlib import Path
 from typing import Any, Final, Literal
 
 import torch
@@ -16,18 +15,15 @@ from modules.data.base import Batch, Tensors
 from modules.evaluator.base import Evaluator
 from modules.parallel import state
 from modules.parallel.base import Learner, Recipe
-from modules.parallel.deepspeed_config import check_extra, settings
-from modules.parallel.fits import misfits
-from modules.parallel.forward import Forward, Tally, evaluation_mode, mean_of, micro_batches
-from modules.parallel.ranks import Ranks
-from modules.parallel.shards import Shards
+from modules.parallel.deepspeed_engine import DeepSpeedEngine
+from modules.parallel.forward import Tally, evaluation_mode, mean_of, micro_batches
 from modules.parallel.topology import Degree
 
 STAGE: Final = 1
 """Of ZeRO. Under stage 0 DeepSpeed 0.19.8 clips by the norm of the first stage alone, without a word."""
 
 
-class Pipeline:
+class Pipeline(DeepSpeedEngine):
     """Runs any model that is a list of layers in stages; the replicas of a stage share its optimizer's state (ZeRO 1).
 
     Source: Narayanan et al. 2019, doi:10.1145/3341301.3359646; one forward, one backward pass in turn.
@@ -50,27 +46,15 @@ class Pipeline:
                 and backward pass, measured before training; or the first layer of every stage, by hand: [0, 3, 5].
             deepspeed_extra: keys of DeepSpeed's configuration that change speed, memory or what is printed.
         """
-        if problems := check_extra(deepspeed_extra):
-            raise ValueError("; ".join(problems))
-        self.pipe, self.data, self.model_degree = pipe, data, model
-        self.partition, self.extra = partition, deepspeed_extra
+        super().__init__(STAGE, "none", deepspeed_extra)  # the degrees come with the recipe, resolved
+        self.partition = partition
 
     def prepare(self, learner: Learner, recipe: Recipe) -> None:
         from modules.parallel import deepspeed_start  # first: it keeps DeepSpeed's import quiet
         from modules.parallel.deepspeed_stages import Stages
 
-        self.recipe, self.schedule = recipe, learner.schedule
-        self.forward = Forward(learner.objective, recipe)  # which may refuse, before anybody meets
-        self.ranks = Ranks(recipe, always=True)
+        self._meet(learner, recipe, self.partition)
         deepspeed_start.connect(recipe)
-        if problems := misfits(learner.model, recipe.topology, self.partition):
-            raise ValueError("; ".join(problems))
-        self.whole_kinds = state.kinds_of(state.named(learner.model))
-        self.ties = state.ties_of(learner.model)
-        self.shards: Shards | None = None
-        if recipe.topology.model > 1:
-            self.shards = Shards(learner.model, learner.objective, self.ranks.groups["model"])
-            self.forward.objective = self.shards.objective
         self.stages = Stages(learner, recipe, self.partition, self.forward.autocast, self._on_outputs)
         own = {id(tensor) for tensor in (*self.stages.parameters(), *self.stages.buffers())}
         named = state.named(learner.model)
@@ -79,19 +63,8 @@ class Pipeline:
             if id(tensor) not in own:
                 tensor.data = torch.empty(0)  # other stages hold it
         parameters = [parameter for parameter in self.stages.parameters() if parameter.requires_grad]
-        optimizer = learner.optimizer(parameters)
-        self.optimizer_name = type(optimizer).__name__
-        self.initial_lrs = [float(group["lr"]) for group in optimizer.param_groups]
-        config = settings(
-            stage=STAGE,
-            offload="none",
-            batch_size_per_device=recipe.batch_size_per_device,
-            num_accumulation=recipe.num_accumulation,
-            grad_clip_norm=recipe.grad_clip_norm,
-            precision=recipe.precision,
-            num_parameters=sum(parameter.numel() for parameter in parameters),
-            extra={"pipeline": {"pipe_partitioned": False, "grad_partitioned": False}, **self.extra},
-        )
+        split = {"pipe_partitioned": False, "grad_partitioned": False}
+        optimizer, config = self._optimizer_and_config(learner, parameters, recipe.grad_clip_norm, pipeline=split)
         self.engine = deepspeed_start.start(self.stages, optimizer, config, recipe, None)
         self.found: list[dict[str, Tensor]] = []
         self.names: list[str] | None = None
@@ -100,15 +73,12 @@ class Pipeline:
 
     def train_step(self, batch: Batch, step: int) -> dict[str, Tensor]:
         recipe = self.recipe
-        factor = self.schedule.factor(step, recipe.num_steps)
-        for group, initial_lr in zip(self.engine.optimizer.param_groups, self.initial_lrs, strict=True):
-            group["lr"] = initial_lr * factor
+        self._set_learning_rate(step)
         self.found.clear()
         self.engine.train_batch(micro_batches(batch, recipe.num_accumulation))
         metrics = self._told(self.ranks.mean(mean_of(self.found)) if self._is_last else None)
         if recipe.grad_clip_norm is not None:
-            norm = torch.as_tensor(self.engine.get_global_grad_norm(), device=self.forward.device)
-            metrics["grad_norm"] = norm.nan_to_num(0.0, 0.0, 0.0) if recipe.precision == "fp16" else norm
+            metrics["grad_norm"] = self._told_norm()
         return metrics
 
     def evaluate(self, batches: Iterable[tuple[Batch, bool]], evaluator: Evaluator) -> dict[str, float]:
@@ -126,30 +96,6 @@ class Pipeline:
         tally, self.tally = self.tally, None
         told: list[Any] = [tally.metrics(self.ranks) if self._is_last else None]
         return dict(self.ranks.object_from_last_stage(told[0]))
-
-    def snapshot(self) -> Callable[[Path], None] | None:
-        copy = self._collect()
-        return None if copy is None else copy.write
-
-    def load(self, folder: Path) -> None:
-        from modules.parallel import deepspeed_state
-
-        part = self.shards.part if self.shards else lambda name, whole: whole
-        with state.Saved(folder) as saved:
-            saved.check(self.whole_kinds, self.optimizer_name)
-            deepspeed_state.restore(self.engine, STAGE, self.tensors, saved, part)
-
-    def weights(self) -> dict[str, Tensor]:
-        copy = self._collect(entries=False)
-        return {} if copy is None else state.under_all_names(copy.weights, self.ties)
-
-    def gather(self, value: float) -> list[float]:
-        return self.ranks.gather(value)
-
-    def _collect(self, *, entries: bool = True) -> state.State | None:
-        from modules.parallel.deepspeed_state import collect
-
-        return collect(self.engine, STAGE, self.tensors, self.optimizer_name, self.shards, self.ranks, entries)
 
     @contextmanager
     def _shapes_vary(self) -> Iterator[None]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import sys
 import warnings
 from typing import Any
 from unittest.mock import patch
@@ -16,7 +17,13 @@ os.environ.setdefault("DS_ACCELERATOR", "cuda" if __import__("torch").cuda.is_av
 # DeepSpeed 0.19.8 calls torch 2.13's collectives by their old names, some of them every step.
 warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
 
+# DeepSpeed's tuner imports MLflow wherever it finds it: 1.2 s of a rank's start (2026-11-24).
+if hides_mlflow := "mlflow" not in sys.modules:
+    sys.modules["mlflow"] = None  # type: ignore[assignment]
 import deepspeed
+
+if hides_mlflow:
+    del sys.modules["mlflow"]
 import torch.distributed as dist
 from deepspeed.runtime import compiler
 from torch import nn
@@ -49,12 +56,12 @@ def start(model: nn.Module, optimizer: Optimizer, config: dict[str, Any], recipe
 def connect(recipe: Recipe) -> None:
     """Let DeepSpeed use the process group that is there."""
     os.environ.setdefault("LOCAL_RANK", str(recipe.rank.on_node))  # its only source for the number on the node
-    # An operator for inference, which would be compiled for a minute whenever a CPU's process group is made (0.19.8).
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # What can be compiled: else found out with a compiler, for the sake of an operator for inference alone, which would be
+    # compiled for a minute whenever a CPU's process group is made (0.19.8).
+    deepspeed.ops.__compatible_ops__ = {}
     # Its warnings are about what the plan has judged already.
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     deepspeed.init_distributed(dist_init_required=False, verbose=False)
-
 
 
 class ModelUnit:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -13,15 +12,13 @@ from modules.data.base import Batch
 from modules.evaluator.base import Evaluator
 from modules.parallel import state
 from modules.parallel.base import Learner, Recipe
-from modules.parallel.deepspeed_config import Offload, Stage, check_extra, settings
-from modules.parallel.fits import misfits
+from modules.parallel.deepspeed_config import Offload, Stage
+from modules.parallel.deepspeed_engine import DeepSpeedEngine
 from modules.parallel.forward import Forward, evaluate, mean_of, micro_batches
-from modules.parallel.ranks import Ranks
-from modules.parallel.shards import Shards
 from modules.parallel.topology import Degree
 
 
-class Zero:
+class Zero(DeepSpeedEngine):
     """Shares out what replicas would all hold: optimizer state (stage 1), gradients (2), weights (3).
 
     Source: Rajbhandari et al. 2020, arXiv:1910.02054; model parallelism: Shoeybi et al. 2019, arXiv:1909.08053.
@@ -39,45 +36,20 @@ class Zero:
             model: ranks over which the layers of one replica are split.
             deepspeed_extra: keys of DeepSpeed's configuration that change speed, memory or what is printed.
         """
-        if problems := check_extra(deepspeed_extra):
-            raise ValueError("; ".join(problems))
-        self.stage, self.offload, self.extra = int(stage), offload, deepspeed_extra
-        self.data, self.model_degree = data, model
+        super().__init__(stage, offload, deepspeed_extra)  # the degrees come with the recipe, resolved
 
     def prepare(self, learner: Learner, recipe: Recipe) -> None:
         from modules.parallel.deepspeed_start import ModelUnit, start
 
-        self.recipe = recipe
-        self.forward = Forward(learner.objective, recipe)  # which may refuse, before anybody meets
-        self.ranks = Ranks(recipe, always=True)
-        if problems := misfits(learner.model, recipe.topology):
-            raise ValueError("; ".join(problems))
-        self.whole_kinds = state.kinds_of(state.named(learner.model))
-        self.ties = state.ties_of(learner.model)
-        self.shards: Shards | None = None
-        if recipe.topology.model > 1:
-            self.shards = Shards(learner.model, learner.objective, self.ranks.groups["model"])
-            self.forward.objective = self.shards.objective
+        self._meet(learner, recipe, "parameters")
         model = learner.model.to(self.forward.device)
         self.tensors = state.named(model)
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         if recipe.compile:
             model.compile()
-        optimizer = learner.optimizer(parameters)
-        self.optimizer_name = type(optimizer).__name__
-        self.initial_lrs = [float(group["lr"]) for group in optimizer.param_groups]
-        self.schedule = learner.schedule
-        config = settings(
-            stage=self.stage,  # type: ignore[arg-type]
-            offload=self.offload,
-            batch_size_per_device=recipe.batch_size_per_device,
-            num_accumulation=recipe.num_accumulation,
-            # Stage 0 says no norm (0.19.8), so it is clipped here.
-            grad_clip_norm=recipe.grad_clip_norm if self.stage else None,
-            precision=recipe.precision,
-            num_parameters=sum(parameter.numel() for parameter in parameters),
-            extra=self.extra,
-        )
+        # Stage 0 says no norm (0.19.8), so it is clipped here.
+        grad_clip_norm = recipe.grad_clip_norm if self.stage else None
+        optimizer, config = self._optimizer_and_config(learner, parameters, grad_clip_norm)
         self.trained: nn.Module = _InPrecision(model, self.forward)
         self.engine = start(self.trained, optimizer, config, recipe, ModelUnit(self.ranks))
         self.parameters = parameters
@@ -86,9 +58,7 @@ class Zero:
     def train_step(self, batch: Batch, step: int) -> dict[str, Tensor]:
         recipe = self.recipe
         parts = []
-        factor = self.schedule.factor(step, recipe.num_steps)
-        for group, initial_lr in zip(self.engine.optimizer.param_groups, self.initial_lrs, strict=True):
-            group["lr"] = initial_lr * factor
+        self._set_learning_rate(step)
         norm: Tensor | None = None
         for micro_batch in micro_batches(batch, recipe.num_accumulation):
             loss, metrics = self.forward.loss(self.engine, micro_batch)
@@ -103,42 +73,13 @@ class Zero:
             self.engine.step()
         metrics = self.ranks.mean(mean_of(parts))
         if recipe.grad_clip_norm is not None:
-            if norm is None:
-                norm = torch.as_tensor(self.engine.get_global_grad_norm(), device=self.forward.device)
-            metrics["grad_norm"] = norm.nan_to_num(0.0, 0.0, 0.0) if recipe.precision == "fp16" else norm
+            metrics["grad_norm"] = self._told_norm(norm)
         return metrics
 
     def evaluate(self, batches: Iterable[tuple[Batch, bool]], evaluator: Evaluator) -> dict[str, float]:
         forward = Forward(self.shards.whole_objective if self.shards else self.forward.objective, self.recipe)
         model = self.shards.whole_outputs(self.trained) if self.shards else self.trained
         return evaluate(forward, self.trained, model, batches, evaluator, self.ranks, keeps_tensors=True)
-
-    def snapshot(self) -> Callable[[Path], None] | None:
-        copy = self._collect()
-        return None if copy is None else copy.write
-
-    def load(self, folder: Path) -> None:
-        from modules.parallel import deepspeed_state
-
-        part = self.shards.part if self.shards else lambda name, whole: whole
-        with state.Saved(folder) as saved:
-            saved.check(self.whole_kinds, self.optimizer_name)
-            if self.stage == 0:
-                state.restore(saved, self.tensors, self.engine.optimizer, part)
-            else:
-                deepspeed_state.restore(self.engine, self.stage, self.tensors, saved, part)
-
-    def weights(self) -> dict[str, Tensor]:
-        copy = self._collect(entries=False)
-        return {} if copy is None else state.under_all_names(copy.weights, self.ties)
-
-    def gather(self, value: float) -> list[float]:
-        return self.ranks.gather(value)
-
-    def _collect(self, *, entries: bool = True) -> state.State | None:
-        from modules.parallel.deepspeed_state import collect
-
-        return collect(self.engine, self.stage, self.tensors, self.optimizer_name, self.shards, self.ranks, entries)
 
     def _clip(self, max_norm: float) -> Tensor:
         """Clip by the norm of the whole model's gradient, of which this rank has slices."""

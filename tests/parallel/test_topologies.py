@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,16 +23,21 @@ PAIRS = [
 ]  # fmt: skip
 
 
-@functools.cache
-def saved(mode: str) -> Path:
-    """A state after half of the training; saved once, however many tests ask."""
-    folder = Path(tempfile.mkdtemp(prefix="lathe-test-")) / mode
-    on_ranks(MODES[mode].topology.world, train, MODES[mode], Task(MODEL, num_steps=CUT, save=folder))
-    return folder
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A state after half of the training; saved once a mode, however many tests ask."""
+
+    @functools.cache
+    def state_of(mode: str) -> Path:
+        folder = tmp_path_factory.mktemp("states") / mode
+        on_ranks(MODES[mode].topology.world, train, MODES[mode], Task(MODEL, num_steps=CUT, save=folder))
+        return folder
+
+    return state_of
 
 
 @pytest.mark.parametrize(("source", "target"), PAIRS)
-def test_a_state_goes_on_in_another_topology(source: str, target: str) -> None:
+def test_a_state_goes_on_in_another_topology(source: str, target: str, saved: Callable[[str], Path]) -> None:
     task = Task(MODEL, first_step=CUT, load=saved(source))
     found = on_ranks(MODES[target].topology.world, train, MODES[target], task)[0]
     expected = outcomes("single")[MODEL]
@@ -44,7 +49,7 @@ def test_a_state_goes_on_in_another_topology(source: str, target: str) -> None:
 @pytest.mark.parametrize(
     "mode", ["single", "data", "zero0", "zero1", "zero2", "zero3", "pipeline", "model", "pipeline_data", "model_data"]
 )
-def test_in_the_same_topology_a_resume_is_bit_for_bit_the_same(mode: str) -> None:
+def test_in_the_same_topology_a_resume_is_bit_for_bit_the_same(mode: str, saved: Callable[[str], Path]) -> None:
     task = Task(MODEL, first_step=CUT, load=saved(mode))
     found = on_ranks(MODES[mode].topology.world, train, MODES[mode], task)[0]
     expected = outcomes(mode)[MODEL]
@@ -54,6 +59,6 @@ def test_in_the_same_topology_a_resume_is_bit_for_bit_the_same(mode: str) -> Non
         assert np.array_equal(found.weights[name], weight), name
 
 
-def test_every_mode_writes_the_same_files() -> None:
+def test_every_mode_writes_the_same_files(saved: Callable[[str], Path]) -> None:
     names = {mode: sorted(path.name for path in saved(mode).iterdir()) for mode in ("single", "zero3", "three_d")}
     assert set(map(tuple, names.values())) == {("model.safetensors", "optimizer.json", "optimizer.safetensors")}

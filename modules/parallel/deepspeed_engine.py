@@ -1,0 +1,119 @@
+"""What the engines on DeepSpeed share: how ranks meet, the optimizer and its configuration, states and weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from modules.parallel import state
+from modules.parallel.base import Learner, Recipe
+from modules.parallel.deepspeed_config import Offload, Stage, check_extra, settings
+from modules.parallel.fits import Partition, misfits
+from modules.parallel.forward import Forward
+from modules.parallel.ranks import Ranks
+from modules.parallel.shards import Shards
+
+
+class DeepSpeedEngine:
+    """The common part; `prepare` of an engine calls `_meet`, `_optimizer_and_config` and then DeepSpeed."""
+
+    engine: Any
+    """DeepSpeed's own."""
+    tensors: Mapping[str, Tensor]
+    """Parameters and buffers of this rank, by name."""
+
+    def __init__(self, stage: Stage, offload: Offload, extra: Mapping[str, Any]) -> None:
+        """
+        Args:
+            stage: of ZeRO.
+            offload: what lies in the host's memory.
+            extra: what is passed on to DeepSpeed.
+
+        Raises:
+            ValueError: there is more in it than may be.
+        """
+        if problems := check_extra(extra):
+            raise ValueError("; ".join(problems))
+        self.stage, self.offload, self.extra = stage, offload, extra
+
+    def _meet(self, learner: Learner, recipe: Recipe, partition: Partition) -> None:
+        """Join the other ranks, and split the learner's model over those along the model axis.
+
+        Raises:
+            ValueError: this machine, or the model, cannot do what the recipe asks.
+        """
+        if problems := misfits(learner.model, recipe.topology, partition):
+            raise ValueError("; ".join(problems))
+        self.recipe, self.schedule = recipe, learner.schedule
+        self.forward = Forward(learner.objective, recipe)  # which may refuse, before anybody meets
+        self.ranks = Ranks(recipe, always=True)
+        self.whole_kinds = state.kinds_of(state.named(learner.model))
+        self.ties = state.ties_of(learner.model)
+        self.shards: Shards | None = None
+        if recipe.topology.model > 1:
+            self.shards = Shards(learner.model, learner.objective, self.ranks.groups["model"])
+            self.forward.objective = self.shards.objective
+
+    def _optimizer_and_config(
+        self, learner: Learner, parameters: Sequence[nn.Parameter], grad_clip_norm: float | None, **extra: Any
+    ) -> tuple[Optimizer, dict[str, Any]]:
+        """The optimizer over this rank's parameters, and what DeepSpeed is told."""
+        optimizer = learner.optimizer(parameters)
+        self.optimizer_name = type(optimizer).__name__
+        self.initial_lrs = [float(group["lr"]) for group in optimizer.param_groups]
+        config = settings(
+            stage=self.stage,
+            offload=self.offload,
+            batch_size_per_device=self.recipe.batch_size_per_device,
+            num_accumulation=self.recipe.num_accumulation,
+            grad_clip_norm=grad_clip_norm,
+            precision=self.recipe.precision,
+            num_parameters=sum(parameter.numel() for parameter in parameters),
+            extra={**extra, **self.extra},
+        )
+        return optimizer, config
+
+    def _set_learning_rate(self, step: int) -> None:
+        factor = self.schedule.factor(step, self.recipe.num_steps)
+        for group, initial_lr in zip(self.engine.optimizer.param_groups, self.initial_lrs, strict=True):
+            group["lr"] = initial_lr * factor
+
+    def _told_norm(self, norm: Tensor | None = None) -> Tensor:
+        """The gradient's norm, by default DeepSpeed's; in fp16 an overflow skips the step, and says nothing."""
+        if norm is None:
+            norm = torch.as_tensor(self.engine.get_global_grad_norm(), device=self.forward.device)
+        return norm.nan_to_num(0.0, 0.0, 0.0) if self.recipe.precision == "fp16" else norm
+
+    def snapshot(self) -> Callable[[Path], None] | None:
+        copy = self._collect()
+        return None if copy is None else copy.write
+
+    def load(self, folder: Path) -> None:
+        from modules.parallel import deepspeed_state
+
+        part = self.shards.part if self.shards else lambda name, whole: whole
+        with state.Saved(folder) as saved:
+            saved.check(self.whole_kinds, self.optimizer_name)
+            if self.stage == 0:
+                state.restore(saved, self.tensors, self.engine.optimizer, part)
+            else:
+                deepspeed_state.restore(self.engine, self.stage, self.tensors, saved, part)
+
+    def weights(self) -> dict[str, Tensor]:
+        copy = self._collect(with_entries=False)
+        return {} if copy is None else state.under_all_names(copy.weights, self.ties)
+
+    def gather(self, value: float) -> list[float]:
+        return self.ranks.gather(value)
+
+    def _collect(self, *, with_entries: bool = True) -> state.State | None:
+        from modules.parallel.deepspeed_state import collect
+
+        return collect(
+            self.engine, self.stage, self.tensors, self.optimizer_name, self.shards, self.ranks, with_entries
+        )
