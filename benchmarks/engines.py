@@ -121,7 +121,6 @@ def config_of(stage: int, model: nn.Module, *, micro: int = BATCH_SIZE // 2, num
         batch_size_per_device=micro,
         num_accumulation=num_micro,
         grad_clip_norm=None,
-        precision="fp32",
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
         extra={},
     )

@@ -18,6 +18,12 @@ MICRO_BATCHES_PER_STAGE = 4
 """What a pipeline is filled with where nobody says: its ideal bubble is then below a fifth of a step."""
 
 
+ELEMENTWISE = (
+    "SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "RMSprop", "Adagrad", "Adadelta", "ASGD", "Rprop",
+)  # fmt: skip
+"""Optimizers of torch that come out the same on any slice of a weight."""
+
+
 def topology_of(facts: Facts) -> Topology:
     """The arrangement that is asked for, "auto" replaced by what the other axes leave of the devices.
 
@@ -142,9 +148,17 @@ def _stage_of_pipeline(facts: Facts) -> str | None:
 
 
 def _fp16(facts: Facts) -> str | None:
-    if facts.get("precision", str) != "fp16" or facts.get("hardware.device", str) != "cpu":
+    if facts.get("precision", str) != "fp16":
         return None
-    return "precision=fp16 needs a GPU, and hardware.device=cpu; take precision=bf16, which needs no loss scale either"
+    if facts.get("hardware.device", str) == "cpu":
+        return (
+            "precision=fp16 needs a GPU, and hardware.device=cpu; take precision=bf16, which needs no loss scale either"
+        )
+    node = facts.get("parallel", dict)
+    if "stage" in node or "partition" in node:
+        rule = "DeepSpeed 0.19.8 clips the gradient before it takes the loss scale out, and an overflow never lowers the scale"
+        return f"precision=fp16: {rule}; take precision=bf16, or parallel=data"
+    return None
 
 
 def _compile(facts: Facts) -> str | None:
@@ -162,9 +176,9 @@ def _optimizer(facts: Facts) -> str | None:
     """ZeRO steps over flat slices, model parallelism over slices: only what treats every number alike comes out right."""
     target, node = facts.get("optimizer._target_", str), facts.get("parallel", dict)
     has_slices = node.get("stage", 0) != 0 or "partition" in node or topology_of(facts).model > 1
-    if not has_slices or target.startswith("torch.optim."):
+    if not has_slices or target.rpartition(".")[2] in ELEMENTWISE:
         return None
-    rule = "sees slices of the weights there, and only those of torch are known to treat every number alike"
+    rule = f"sees slices of the weights there, and is not known to treat every number alike, as {', '.join(ELEMENTWISE)} do"
     return f"optimizer._target_={target} {rule}; take one of them, parallel=data or parallel=zero0"
 
 

@@ -101,7 +101,7 @@ def execute(
         return fail(f"{type(err).__name__}: {err}", FAILED)
     except Exception as err:  # code of anyone's; nothing is swallowed: the log has the traceback
         if has_others and _is_of_another_rank(err):
-            return fail("this rank ends, as another has gone", FAILED, follows=True)
+            return fail(f"this rank ends, as another has gone: {in_a_line(err)}", FAILED, follows=True)
         return fail(_reason(err), FAILED, unexpected=True)
 
 

@@ -129,6 +129,10 @@ class Checkpoints:
             if found := self._read(step):
                 yield found
 
+    def at(self, step: int) -> Checkpoint | None:
+        """The one of a step, if it is whole; else `warnings` names it."""
+        return self._read(step)
+
     def discard(self, step: int, fault: str) -> None:
         """Remove one that is whole by its sizes, but whose content cannot be restored; `warnings` names it."""
         self.warnings.append(f"the checkpoint of step {step} is damaged and was removed: {fault}")

@@ -24,7 +24,7 @@ from modules.parallel.layout import Layout
 from modules.parallel.memory import StageMemory, memory_of
 
 ASSUMED_TFLOPS = {"cpu": 0.05, "cuda": 100.0}
-LINK = {"cpu": (0.5, 200.0), "cuda": (25.0, 10.0)}
+LINK = {"cpu": (1.0, 100.0), "cuda": (25.0, 10.0)}
 """GB/s and microseconds within a node where nobody says: gloo on the loopback, PCIe 4."""
 NETWORK = (1.25, 50.0)
 """The same between nodes: Ethernet of 10 Gb/s."""
@@ -200,8 +200,9 @@ def machine_of(hardware: Mapping[str, Any]) -> Machine:
 
 def _cores(hardware: Mapping[str, Any]) -> float:
     """Processes that a node's cores serve at once."""
-    cores = hardware.get("cpu_cores") or psutil.cpu_count() or 1
-    return max(1.0, cores / (hardware.get("cpu_threads") or max(1, cores // hardware["devices_per_node"])))
+    cores = int(hardware.get("cpu_cores") or psutil.cpu_count() or 1)
+    threads = int(hardware.get("cpu_threads") or max(1, cores // hardware["devices_per_node"]))
+    return max(1.0, cores / threads)
 
 
 def seconds_per_step(counted: Footprint, hardware: Mapping[str, Any]) -> float:

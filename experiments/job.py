@@ -10,6 +10,7 @@ import shutil
 import signal
 import sys
 import threading
+import traceback
 from pathlib import Path
 
 from experiments.hold import hold
@@ -84,7 +85,13 @@ def main() -> int:
         _log_to(folder / log_name(rank.number))
         find_here(trust)
         with Journal(folder / "journal.jsonl" if rank.number == 0 else Path(os.devnull)) as journal:
-            code = execute(trial, number, trust, rank, journal, stop)
+            try:
+                code = execute(trial, number, trust, rank, journal, stop)
+            except BaseException:  # a part that calls sys.exit; without other ranks Python ends as it will
+                if not rank.meeting:
+                    raise
+                traceback.print_exc()
+                code = FAILED
     if rank.meeting:
         if rank.number == 0 and rank.meeting.startswith("file://"):  # the launching side may be gone
             shutil.rmtree(Path(rank.meeting.removeprefix("file://")).parent, ignore_errors=True)

@@ -37,10 +37,10 @@ def leave(folder: Path, rank: int, reason: str, *, follows: bool) -> None:
     write_text(folder / f"last_word_rank_{rank}.json", json.dumps(asdict(word)) + "\n")
 
 
-def first_cause(folder: Path) -> LastWord | None:
-    """The word of the rank that failed of itself before all others; None where no rank did."""
+def first_cause(folder: Path, *, follows: bool = False) -> LastWord | None:
+    """The word of the rank that failed of itself before all others, or that first noticed others to be gone."""
     words = [LastWord(**json.loads(path.read_text())) for path in folder.glob("last_word_rank_*.json")]
-    return min((word for word in words if not word.follows), key=lambda word: word.time, default=None)
+    return min((word for word in words if word.follows == follows), key=lambda word: word.time, default=None)
 
 
 class RankLogs:

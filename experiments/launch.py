@@ -193,6 +193,8 @@ class _Watch:
                 "failed",
                 f"the disk of {self.trial.folder} is full; free space, then `lathe resume {self.trial.reference}`",
             )
+        if (noticed := first_cause(self.folder, follows=True)) is not None:
+            return "failed", f"rank {noticed.rank}: {noticed.reason}"
         log = self.folder / log_name(failed_rank or 0)
         printed = f"see {log}" if log.exists() else "what it printed stands above"
         who = "the job" if failed_rank is None else f"rank {failed_rank}"

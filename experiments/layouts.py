@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from experiments.facts import Facts, NotJudgedError
 from experiments.faults import PlanError
 from experiments.footprint import count_of, device_of, machine_of, megabytes, memory_bytes
 from experiments.parts import Parts, make_parts
+from experiments.plan import find_problems
 from experiments.targets import trusted
 from modules.parallel.cost import Cost, cost_of
 from modules.parallel.counts import ModelCount, between
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from experiments.compose import Experiment
 
 AS_GOOD = 1.02
-"""Layouts that are slower by no more than this are as fast, for all that a cost model knows; the simplest is taken."""
+"""What is slower by no more than this is as fast, for all that a cost model knows; of such the simplest is taken."""
 USABLE = 0.9
 """Of a device's memory: its driver, the libraries' buffers and the allocator's gaps take the rest."""
 COUNTED = (2, 4)
@@ -76,10 +77,12 @@ def choose(
         show: is given all that was compared.
 
     Raises:
-        PlanError: no layout is legal, or none fits.
+        PlanError: whatever the layout, it cannot run; no layout is legal, or none fits.
     """
     if not arrangement.is_open(experiment.config):
         return experiment
+    if problems := find_problems(experiment.config):
+        raise PlanError(problems, f"the plan for '{experiment.config['name']}'")
     choice = compare(experiment)
     show(choice)
     kept = [
@@ -123,7 +126,7 @@ class _Comparison:
             cut = [candidate for size in self._sizes(layout) if (candidate := self._candidate(layout, size))]
             fits = [candidate for candidate in cut if candidate.memory_bytes <= self.available]
             if fits:
-                found.append(min(fits, key=lambda candidate: candidate.cost.total_s))
+                found.append(_as_good_as_the_best(fits[::-1]))  # in as few pieces as it can be
             elif cut:
                 too_large.append(min(cut, key=lambda candidate: candidate.memory_bytes))
         if too_large:
@@ -138,9 +141,7 @@ class _Comparison:
                 f"the plan for '{self.config['name']}'",
             )
         ranked = sorted(found, key=lambda candidate: candidate.cost.total_s)
-        best = next(  # the simplest stand first
-            candidate for candidate in found if candidate.cost.total_s <= AS_GOOD * ranked[0].cost.total_s
-        )
+        best = _as_good_as_the_best(found)  # the simplest stand first
         ranked.remove(best)
         return Choice(self.config["name"], (best, *ranked), dict(self.dropped), self.available)
 
@@ -205,6 +206,12 @@ class _Comparison:
             small, large = self.counted[num_slices]
             self.counts[key] = between(small, COUNTED[0], large, COUNTED[1], size)
         return self.counts[key]
+
+
+def _as_good_as_the_best(candidates: Sequence[Candidate]) -> Candidate:
+    """The first of those that are as fast as the fastest."""
+    fastest = min(candidate.cost.total_s for candidate in candidates)
+    return next(candidate for candidate in candidates if candidate.cost.total_s <= AS_GOOD * fastest)
 
 
 def _overrides(layout: Layout, hardware: Mapping[str, Any]) -> tuple[str, ...]:

@@ -122,7 +122,7 @@ def _time(seconds: float) -> str:
 
 def _size(number: float) -> str:
     """Such as ``0.1 MiB`` or ``57.2 GiB``."""
-    return f"{number / MIB:.1f} MiB" if number < 10 * GIB else f"{number / GIB:,.1f} GiB"
+    return f"{number / MIB:.1f} MiB" if number < GIB else f"{number / GIB:,.1f} GiB"
 
 
 def _work(flops: float, unit: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -69,7 +70,7 @@ def milliseconds(events: Iterable[FunctionEvent]) -> dict[str, float]:
     """
     events = list(events)
     on_gpu = any(_is_kernel(event) for event in events)
-    steps = [event for event in events if event.name == "step" and not _is_kernel(event)]
+    steps = [event for event in events if event.name == "step" and event.device_type.name != "CUDA"]
     compute, communication = list[tuple[float, float]](), list[tuple[float, float]]()
     for event in events:
         span = (event.time_range.start, event.time_range.end)
@@ -87,7 +88,8 @@ def milliseconds(events: Iterable[FunctionEvent]) -> dict[str, float]:
 
 
 def _is_kernel(event: FunctionEvent) -> bool:
-    return bool(event.device_type.name == "CUDA")
+    """Not a range that somebody marked, which the device's timeline shows too."""
+    return bool(event.device_type.name == "CUDA" and not getattr(event, "is_user_annotation", False))
 
 
 def profile_metrics(ranks: Mapping[str, Sequence[float]], num_stages: int) -> dict[str, float]:
@@ -127,13 +129,16 @@ def count_work(model: nn.Module, inputs: Tensors, folder: Path) -> dict[str, int
     )  # it would else search aloud
     from deepspeed.profiling.flops_profiler import FlopsProfiler
 
-    counter = FlopsProfiler(model)
+    counted = copy.deepcopy(model)  # whose buffers may change
+    counter = FlopsProfiler(counted)
     counter.start_profile()
-    with torch.no_grad():
-        model(inputs)
-    counter.stop_profile()
-    folder.mkdir(exist_ok=True)
-    counter.print_model_profile(profile_step=0, output_file=str(folder / WORK))
-    work, parameters = counter.get_total_flops(), counter.get_total_params()
-    counter.end_profile()
+    try:
+        with torch.no_grad():
+            counted(inputs)
+        counter.stop_profile()
+        folder.mkdir(exist_ok=True)
+        counter.print_model_profile(profile_step=0, output_file=str(folder / WORK))
+        work, parameters = counter.get_total_flops(), counter.get_total_params()
+    finally:  # it has put its own functions into torch
+        counter.end_profile()
     return {"profile.forward_flops": int(work), "profile.num_parameters": int(parameters)}

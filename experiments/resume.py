@@ -1,4 +1,4 @@
-"""What a resume may change: where and how a training runs, never what it computes."""
+"""What a resume may change: where and how a training runs, not what it computes."""
 
 from __future__ import annotations
 
@@ -10,21 +10,30 @@ from experiments.faults import InputError
 from experiments.trial import Trial
 
 CHANGEABLE = (
-    "parallel", "hardware", "launcher", "batch_size_per_device", "batch_size_eval", "num_data_workers", "precision",
+    "parallel", "hardware", "launcher", "batch_size_per_device", "batch_size_eval", "num_data_workers",
 )  # fmt: skip
+
+
+def _root(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0].partition(".")[0]
 
 
 def changes(trial: Trial, overrides: Sequence[str], trust: Sequence[str] = ()) -> dict[str, Any]:
     """The keys of the root, with their new values, that overrides change for the next attempt.
 
-    The overrides are composed on top of those that the trial was made of; of the result only the changed keys count.
+    The overrides are composed on top of those that the trial was made of, but for what an option that is chosen anew
+    replaces; of the result only the changed keys count. They hold for one attempt.
 
     Raises:
         InputError: they change something else, or do not compose.
     """
     if not overrides:
         return {}
-    roots = [override.lstrip("+~").partition("=")[0].partition(".")[0] for override in overrides]
+    roots = [_root(override) for override in overrides]
+    anew = {override.partition("=")[0] for override in overrides}  # whole options, as in parallel=data
+    if "parallel" in anew:
+        roots.append("batch_size_per_device")  # which was for the topology before, unless it is given too
+        anew.add("batch_size_per_device")
     strange = sorted({root for root in roots if root not in CHANGEABLE})
     if strange:
         problems = [
@@ -36,10 +45,12 @@ def changes(trial: Trial, overrides: Sequence[str], trust: Sequence[str] = ()) -
 
     provenance = trial.provenance
     composed = compose(
-        [*provenance["overrides"], *overrides],
+        [*(word for word in provenance["overrides"] if _root(word) not in anew), *overrides],
         config_dirs=provenance["config_dirs"],
         trust=[*provenance["trust"], *trust],
     ).config
     if is_open(composed):
-        raise InputError(["parallel=auto is chosen before a run is frozen; name the layout that `lathe plan` shows for it"])
+        raise InputError(
+            ["parallel=auto is chosen before a run is frozen; name the layout that `lathe plan` shows for it"]
+        )
     return {root: composed[root] for root in dict.fromkeys(roots)}

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from experiments.agreement import Agreement
 from experiments.batches import Share, evaluation_batches, training_batches
-from experiments.checkpoint import Checkpoints
+from experiments.checkpoint import Checkpoint, Checkpoints
 from experiments.curve import Curve
 from experiments.faults import InputError, TrainingError
 from experiments.fingerprint import fingerprint
@@ -85,9 +85,13 @@ class Training:
             ended = self._train(train, val, first_step)
             if ended[0] == "finished":
                 self._evaluate("test", test, plan.num_steps)
-        finally:
+        except BaseException:
             self.profiler.close()
-            self.saver.wait()
+            self.saver.finish()  # a fault of the writing would hide this one
+            raise
+        self.profiler.close()
+        self.saver.wait()
+        self._tell_warnings()
         engine.gather(0.0)  # nobody leaves before the first rank has written all
         return ended
 
@@ -176,28 +180,42 @@ class Training:
         return done % every == 0 or done == self.plan.num_steps
 
     def _restore(self) -> int:
-        """Steps that an earlier attempt has done.
+        """Steps that an earlier attempt has done: those of the newest checkpoint that every rank can load.
 
         What cannot be loaded is removed once an older checkpoint was: it would be taken for the newest for ever.
         """
-        faults: dict[int, str] = {}
-        for checkpoint in self.checkpoints.newest_first():
-            try:
-                self.parts.engine.load(checkpoint.folder)
-            except ValueError as err:
-                faults[checkpoint.step] = " ".join(str(err).split())
+        engine, faults = self.parts.engine, dict[int, str]()
+        newest = self.checkpoints.newest_first()
+        while True:
+            found = next(newest, None) if self.rank.number == 0 else None
+            step = int(engine.gather(float(found.step if found else -1))[0])  # which one is the first rank's choice
+            if step < 0:
+                break
+            checkpoint = found or self.checkpoints.at(step)
+            fault = self._load_state(checkpoint)
+            if max(engine.gather(float(fault is not None))) > 0:
+                faults[step] = fault or "another rank could not read it"
                 continue
-            self.parts.engine.gather(0.0)  # all have read
-            for step, fault in faults.items() if self.rank.number == 0 else ():
-                self.checkpoints.discard(step, fault)
-            self.saver.saved = checkpoint.step
-            self._keep_best(checkpoint.step, checkpoint.state.get("val", {}))
-            return checkpoint.step
+            for damaged, why in faults.items() if self.rank.number == 0 else ():
+                self.checkpoints.discard(damaged, why)
+            self.saver.saved = step
+            self._keep_best(step, checkpoint.state.get("val", {}) if checkpoint else {})
+            return step
         if faults:
             raise TrainingError(
                 f"no checkpoint of this run can be restored; of step {max(faults)}: {faults[max(faults)]}"
             )
         return 0
+
+    def _load_state(self, checkpoint: Checkpoint | None) -> str | None:
+        """Load one; what is wrong with it where it cannot be."""
+        if checkpoint is None:
+            return "this rank finds it damaged"
+        try:
+            self.parts.engine.load(checkpoint.folder)
+        except ValueError as err:
+            return " ".join(str(err).split())
+        return None
 
     def _tell_warnings(self) -> None:
         for warning in self.checkpoints.warnings:
@@ -223,6 +241,8 @@ class Training:
 
     def _evaluate(self, name: str, split: Split, done: int) -> None:
         config, engine = self.config, self.parts.engine
+        if config["num_data_workers"]:
+            self.saver.wait()  # workers are forked, and a lock that the writing thread held would stay locked in them
         batches = evaluation_batches(split, config["batch_size_eval"], config["num_data_workers"], self.share)
         found = engine.evaluate(batches, self.parts.evaluator)
         metrics = {f"{name}/{metric}": value for metric, value in found.items()}
@@ -242,9 +262,10 @@ class Training:
 
     def _save(self, done: int, metrics: Mapping[str, float] | None = None, best: Best | None = None) -> None:
         begin = time.perf_counter()
+        self.saver.wait()
+        self._tell_warnings()
         self.saver.save(done, metrics or {}, best)
         self.journal.metrics(done, {"perf/checkpoint_stall_ms": (time.perf_counter() - begin) * 1e3})
-        self._tell_warnings()
 
 
 def seed_step(seed: int, step: int, place: Place) -> None:

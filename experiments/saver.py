@@ -58,15 +58,19 @@ class Saver:
         better = self.is_first and self.checkpoints.is_better(best.metric, best.value, best.mode)
         return self.engine.gather(float(better))[0] > 0
 
+    def finish(self) -> None:
+        """Until what is being written is on the disk, or cannot be."""
+        if self._writing is not None:
+            self._writing.join()
+            self._writing = None
+
     def wait(self) -> None:
         """Until what is being written is on the disk.
 
         Raises:
             CheckpointError: it could not be written.
         """
-        if self._writing is not None:
-            self._writing.join()
-            self._writing = None
+        self.finish()
         if self._fault is not None:
             fault, self._fault = self._fault, None
             raise fault

@@ -54,7 +54,12 @@ class Job:
             "folder": str(assignment.folder),
             "attempt": assignment.attempt,
             "trust": list(assignment.trust),
-            "rank": {"number": rank, "on_node": rank, "meeting": meeting},
+            "rank": {
+                "number": rank,
+                "on_node": rank,
+                "per_node": assignment.ranks_per_node,
+                "meeting": meeting,
+            },
         }
         assert self._process.stdin is not None
         try:

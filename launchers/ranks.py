@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from launchers.base import Assignment, LaunchError
+from launchers.base import Assignment
 from launchers.job import Job
 
 GRACE_S = 5.0
@@ -37,12 +37,13 @@ class Ranks:
         self._codes: dict[int, int] = {}
         self._failed_at: float | None = None
         self._failed_rank: int | None = None
+        self._is_clean = False
         try:
             while len(self._jobs) < assignment.ranks:
                 self._jobs.append(Job())
             for rank, job in enumerate(self._jobs):
                 job.assign(assignment, rank, f"file://{self._meeting}/ranks")
-        except LaunchError:
+        except BaseException:  # Ctrl-C among them
             for job in self._jobs:
                 job.dismiss()
             shutil.rmtree(self._meeting)
@@ -68,7 +69,9 @@ class Ranks:
             if self._failed_at is not None and time.monotonic() - self._failed_at > GRACE_S:
                 self.signal(signal.SIGKILL)
             return None
-        self._clean()
+        if not self._is_clean:
+            self._clean()
+            self._is_clean = True
         return 0 if self._failed_rank is None else self._codes[self._failed_rank]
 
     def signal(self, number: int) -> None:
@@ -102,4 +105,5 @@ def _children(pid: int) -> list[psutil.Process]:
 def _free_shared_memory(pid: int) -> None:
     """Remove what torch's tensors of an ended process hold in shared memory: they are files named by its number."""
     for path in SHARED_MEMORY.glob(f"torch_{pid}_*"):
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            path.unlink()

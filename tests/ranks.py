@@ -36,7 +36,7 @@ def on_ranks(world: int, function: Callable[..., T], *args: Any) -> list[T]:
         for number in range(world):
             receiver, sender = _CONTEXT.Pipe(duplex=False)
             (Path(folder) / f"rank_{number}.txt").touch()
-            rank = Rank(number, number, meeting if world > 1 else "")
+            rank = Rank(number, number, world, meeting if world > 1 else "")
             process = _CONTEXT.Process(target=_run, args=(sender, folder, rank, function, args), daemon=True)
             process.start()
             sender.close()

@@ -30,7 +30,7 @@ def prepared(tmp_path: Path, *overrides: str) -> Trial:
 
 
 def order(trial: Trial, attempt: int = 1) -> str:
-    rank = {"number": 0, "on_node": 0, "meeting": ""}
+    rank = {"number": 0, "on_node": 0, "per_node": 1, "meeting": ""}
     return json.dumps({"folder": str(trial.folder), "attempt": attempt, "trust": [], "rank": rank}) + "\n"
 
 

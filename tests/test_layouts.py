@@ -118,10 +118,13 @@ def _plan(config: dict[str, Any]) -> Plan:
 
 PAIRS = [
     # So small that whatever ranks tell each other takes longer than the work itself.
-    (("model=mlp", "hardware=cpu_4"), "single batch_size_per_device=64"),
+    (("model=mlp", "hardware.cpu_cores=4", "hardware=cpu_4"), "single batch_size_per_device=64"),
     # Enough work to share, and weights so few that nothing is worth sharing out.
-    (("model=lenet", "hardware=cpu_4", "batch_size_global=512"), "data data=4 batch_size_per_device=128"),
-    # It fits whole, and its gradients travel while the backward pass still runs; half a share at once fills a GPU.
+    (
+        ("model=lenet", "batch_size_global=512", "hardware.cpu_cores=4", "hardware=cpu_4"),
+        "data data=4 batch_size_per_device=128",
+    ),
+    # It fits whole, and its gradients travel while the backward pass still runs; more than half of a share at once does not fit.
     (
         ("model=gpt_small", *TEXT, *LARGE, "batch_size_global=512", "hardware=h100_8"),
         "data data=8 batch_size_per_device=32",
@@ -202,9 +205,16 @@ def test_where_none_fits_the_nearest_is_told_with_ways_out() -> None:
 
 def test_where_none_is_legal_the_reasons_are_told_with_ways_out() -> None:
     with pytest.raises(
-        PlanError, match=r"mend what is told below\n.*precision=fp16 needs a GPU, .*; take precision=bf16"
+        PlanError, match=r"mend what is told below\n.*batch_size_per_device=7 does not divide .*; try 4 or 8"
     ):
-        chosen("hardware=cpu_4", "precision=fp16")
+        chosen("hardware=cpu_4", "batch_size_per_device=7")
+
+
+def test_what_no_layout_can_mend_is_told_before_any_is_compared() -> None:
+    experiment = composed("hardware=cpu_4", "precision=fp16", "schedule=cosine", "schedule.warmup_steps=301")
+    with pytest.raises(PlanError) as told:
+        choose(experiment, compose)
+    assert [problem.partition("=")[0] for problem in told.value.problems] == ["precision", "schedule.warmup_steps"]
 
 
 def test_a_plan_shows_the_layouts_and_then_that_of_the_best(lathe: Lathe, tmp_path: Path) -> None:

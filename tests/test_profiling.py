@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 def event(name: str, begin: float, end: float, device: str = "CPU") -> Any:
     return SimpleNamespace(
-        name=name, time_range=SimpleNamespace(start=begin, end=end), device_type=SimpleNamespace(name=device)
+        is_user_annotation=name == "step",
+        name=name,
+        time_range=SimpleNamespace(start=begin, end=end),
+        device_type=SimpleNamespace(name=device),
     )
 
 

@@ -16,6 +16,7 @@ from experiments.trial import Trial, freeze
 @pytest.fixture
 def trial(tmp_path: Path) -> Trial:
     overrides = ["model=mlp", "optimizer.lr=0.02", "parallel=pipeline_data", "hardware.devices_per_node=4"]
+    overrides += ["parallel.pipe=2", "parallel.partition=uniform", "batch_size_per_device=8"]
     return freeze(compose([f"runs_dir={tmp_path}/runs", *overrides]))
 
 
@@ -34,6 +35,9 @@ def test_a_key_changes_on_top_of_what_the_trial_was_made_of(trial: Trial) -> Non
 def test_an_option_changes_whole(trial: Trial) -> None:
     found = changes(trial, ["parallel=zero3", "hardware.devices_per_node=2"])
     assert found["parallel"]["stage"] == 3
+    assert found["batch_size_per_device"] is None
+    again = changes(trial, ["parallel=pipeline", "parallel.pipe=2", "batch_size_per_device=4"])
+    assert (again["parallel"]["data"], again["batch_size_per_device"]) == (1, 4)
     assert found["hardware"]["devices_per_node"] == 2
 
 

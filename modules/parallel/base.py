@@ -25,6 +25,8 @@ class Rank:
     """From 0 to the topology's ``world - 1``."""
     on_node: int = 0
     """Counted on its node from 0: on a machine with GPUs, which of them is its."""
+    per_node: int = 1
+    """Ranks of its node."""
     meeting: str = ""
     """Where all ranks meet, as torch.distributed's ``init_method``: ``file:///...`` or ``tcp://host:port``."""
 

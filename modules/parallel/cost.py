@@ -19,9 +19,9 @@ STEP_S = 0.5e-3  # what a step of a tiny model takes, whatever it computes (2026
 MOVES, UPDATES = 2, 12
 """How often an offloaded number crosses over in a step (gradient there, weight back), and is read or written by its update."""
 
-HOOKED, COLLECTED = 90, 15
+HOOKED, COLLECTED = 120, 15
 """What it costs DeepSpeed to fetch and release a weight for a pass (ZeRO 3), or to put its gradient with the others (1, 2), in
-operations of torch's (2026-11-24, 0.45 and 0.08 ms on a CPU of which one operation takes 5 us)."""
+operations of torch's (2026-11-24, 0.6 and 0.08 ms on a CPU of which one operation takes 5 us)."""
 
 
 @dataclass(frozen=True)

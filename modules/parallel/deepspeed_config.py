@@ -28,11 +28,7 @@ EXTRA: dict[str, type | dict[str, type]] = {
         "sub_group_size": int,
     },
     "comms_logger": {"debug": bool, "enabled": bool, "prof_all": bool, "prof_ops": list, "verbose": bool},
-    "pipeline": {"grad_partitioned": bool, "pipe_partitioned": bool},
-    "communication_data_type": str,
-    "gradient_predivide_factor": float,
     "memory_breakdown": bool,
-    "prescale_gradients": bool,
     "steps_per_print": int,
     "wall_clock_breakdown": bool,
 }
@@ -45,8 +41,8 @@ ELSEWHERE = {
     "gradient_clipping": "grad_clip_norm",
     "optimizer": "optimizer",
     "scheduler": "schedule",
-    "fp16": "precision=fp16",
-    "bf16": "precision=bf16",
+    "fp16": "precision",
+    "bf16": "precision",
     "torch_autocast": "precision",
     "amp": "precision",
     "checkpoint": "checkpoint",
@@ -77,7 +73,6 @@ def settings(
     batch_size_per_device: int,
     num_accumulation: int,
     grad_clip_norm: float | None,
-    precision: str,
     num_parameters: int,
     extra: Mapping[str, Any],
 ) -> dict[str, Any]:
@@ -89,7 +84,6 @@ def settings(
         batch_size_per_device: examples of a micro-batch.
         num_accumulation: micro-batches of a step.
         grad_clip_norm: largest global norm; None: not clipped.
-        precision: "fp16" brings DeepSpeed's own autocast with its loss scale; bf16 needs none, and the engines do it.
         num_parameters: of this rank; no bucket is made larger than that.
         extra: checked by `check_extra`.
     """
@@ -108,8 +102,6 @@ def settings(
         "zero_force_ds_cpu_optimizer": False,  # else offloading takes DeepSpeed's own Adam alone, and compiles it
         "steps_per_print": 2**31,
     }
-    if precision == "fp16":
-        config["torch_autocast"] = {"enabled": True, "dtype": "float16"}
     for key, value in extra.items():
         config[key] = {**config.get(key, {}), **value} if isinstance(value, Mapping) else value
     return config

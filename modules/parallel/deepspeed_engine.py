@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from modules.parallel import state
@@ -15,6 +17,7 @@ from modules.parallel.base import Learner, Recipe
 from modules.parallel.deepspeed_config import Offload, Stage, check_extra, settings
 from modules.parallel.fits import Partition, misfits
 from modules.parallel.forward import Forward
+from modules.parallel.loss_scale import LossScale
 from modules.parallel.ranks import Ranks
 from modules.parallel.shards import Shards
 
@@ -51,6 +54,9 @@ class DeepSpeedEngine:
             raise ValueError("; ".join(problems))
         self.recipe, self.schedule = recipe, learner.schedule
         self.forward = Forward(learner.objective, recipe)  # which may refuse, before anybody meets
+        os.environ.setdefault(
+            "DS_ACCELERATOR", self.forward.device.type
+        )  # DeepSpeed would else take any GPU that it sees
         self.ranks = Ranks(recipe, always=True)
         self.whole_kinds = state.kinds_of(state.named(learner.model))
         self.ties = state.ties_of(learner.model)
@@ -72,7 +78,6 @@ class DeepSpeedEngine:
             batch_size_per_device=self.recipe.batch_size_per_device,
             num_accumulation=self.recipe.num_accumulation,
             grad_clip_norm=grad_clip_norm,
-            precision=self.recipe.precision,
             num_parameters=sum(parameter.numel() for parameter in parameters),
             extra={**extra, **self.extra},
         )
@@ -83,15 +88,41 @@ class DeepSpeedEngine:
         for group, initial_lr in zip(self.engine.optimizer.param_groups, self.initial_lrs, strict=True):
             group["lr"] = initial_lr * factor
 
-    def _told_norm(self, norm: Tensor | None = None) -> Tensor:
-        """The gradient's norm, by default DeepSpeed's; in fp16 an overflow skips the step, and says nothing."""
-        if norm is None:
-            norm = torch.as_tensor(self.engine.get_global_grad_norm(), device=self.forward.device)
-        return norm.nan_to_num(0.0, 0.0, 0.0) if self.recipe.precision == "fp16" else norm
+    def _scale_loss(self) -> None:
+        """Set the scale of the loss in fp16, which is ours: with its own, DeepSpeed 0.19.8 clips by the scaled norm, silently."""
+        self.scaler: LossScale | GradScaler | None = None
+        if self.recipe.precision != "fp16":
+            return
+        if self.stage == 0:  # a plain optimizer, whose place for a scaler DeepSpeed knows
+            self.scaler = self.engine.torch_autocast_z0_gradscaler = GradScaler(self.forward.device.type)
+        else:
+            self.scaler = LossScale()
+            self.engine.optimizer.override_loss_scale(self.scaler.value)
+
+    def _after_step(self, metrics: dict[str, Tensor], norm: Tensor | None = None) -> dict[str, Tensor]:
+        """Add the gradient's norm to a step's metrics: that given, or DeepSpeed's.
+
+        DeepSpeed skips a step whose gradient is not finite, silently. In fp16 that lowers the scale; else it is told by a
+        norm that is infinite, asked for or not.
+        """
+        overflow = bool(getattr(self.engine.optimizer, "overflow", False))
+        if isinstance(self.scaler, LossScale):
+            self.scaler.update(overflow)
+            self.engine.optimizer.override_loss_scale(self.scaler.value)
+        if overflow and self.scaler is None:
+            metrics["grad_norm"] = torch.tensor(torch.inf, device=self.forward.device)
+        elif self.recipe.grad_clip_norm is not None:
+            if norm is None:
+                norm = torch.as_tensor(self.engine.get_global_grad_norm(), device=self.forward.device)
+            metrics["grad_norm"] = norm if self.scaler is None else norm.nan_to_num(0.0, 0.0, 0.0)
+        return metrics
 
     def snapshot(self) -> Callable[[Path], None] | None:
         copy = self._collect()
-        return None if copy is None else copy.write
+        if copy is None:
+            return None
+        copy.extra["scaler"] = self.scaler.state_dict() if self.scaler else {}
+        return copy.write
 
     def load(self, folder: Path) -> None:
         from modules.parallel import deepspeed_state
@@ -103,6 +134,10 @@ class DeepSpeedEngine:
                 state.restore(saved, self.tensors, self.engine.optimizer, part)
             else:
                 deepspeed_state.restore(self.engine, self.stage, self.tensors, saved, part)
+            if self.scaler and (scaler := saved.extra.get("scaler")):
+                self.scaler.load_state_dict(scaler)
+            if isinstance(self.scaler, LossScale):
+                self.engine.optimizer.override_loss_scale(self.scaler.value)
 
     def weights(self) -> dict[str, Tensor]:
         copy = self._collect(with_entries=False)

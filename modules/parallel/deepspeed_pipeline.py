@@ -50,10 +50,10 @@ class Pipeline(DeepSpeedEngine):
         self.partition = partition
 
     def prepare(self, learner: Learner, recipe: Recipe) -> None:
+        self._meet(learner, recipe, self.partition)
         from modules.parallel import deepspeed_start  # first: it keeps DeepSpeed's import quiet
         from modules.parallel.deepspeed_stages import Stages
 
-        self._meet(learner, recipe, self.partition)
         deepspeed_start.connect(recipe)
         self.stages = Stages(learner, recipe, self.partition, self.forward.autocast, self._on_outputs)
         own = {id(tensor) for tensor in (*self.stages.parameters(), *self.stages.buffers())}
@@ -66,23 +66,21 @@ class Pipeline(DeepSpeedEngine):
         split = {"pipe_partitioned": False, "grad_partitioned": False}
         optimizer, config = self._optimizer_and_config(learner, parameters, recipe.grad_clip_norm, pipeline=split)
         self.engine = deepspeed_start.start(self.stages, optimizer, config, recipe, None)
+        self._scale_loss()
         self.found: list[dict[str, Tensor]] = []
         self.names: list[str] | None = None
         self.tally: Tally | None = None
         self.counted: deque[bool] = deque()
 
     def train_step(self, batch: Batch, step: int) -> dict[str, Tensor]:
-        recipe = self.recipe
         self._set_learning_rate(step)
         self.found.clear()
-        self.engine.train_batch(micro_batches(batch, recipe.num_accumulation))
-        metrics = self._told(self.ranks.mean(mean_of(self.found)) if self._is_last else None)
-        if recipe.grad_clip_norm is not None:
-            metrics["grad_norm"] = self._told_norm()
-        return metrics
+        self.engine.train_batch(micro_batches(batch, self.recipe.num_accumulation))
+        return self._after_step(self._told(self.ranks.mean(mean_of(self.found)) if self._is_last else None))
 
     def evaluate(self, batches: Iterable[tuple[Batch, bool]], evaluator: Evaluator) -> dict[str, float]:
         self.tally = Tally(evaluator, self.shards.whole_objective if self.shards else self.forward.objective)
+        self.ranks.share_buffers(self.stages)
         in_flight = iter(batches)
         with evaluation_mode(self.stages), self._shapes_vary():
             while group := list(islice(in_flight, 4 * self.recipe.topology.pipe)):

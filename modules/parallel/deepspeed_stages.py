@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from modules.data.base import Tensors
 from modules.model.base import Layered
 from modules.parallel.base import Learner, Recipe
-from modules.parallel.fits import Partition, stage_bounds
+from modules.parallel.fits import Partition, misfits, stage_bounds
 from modules.parallel.partition import balanced
 
 
@@ -44,7 +44,9 @@ class Stages(PipelineModule):  # type: ignore[misc]  # DeepSpeed has no types
         layers = learner.model.layers()
         self._autocast = autocast
         if partition == "time":
-            self._bounds = balanced(_measured(layers, learner, recipe), topology.pipe)
+            self._bounds = balanced(_measured(layers, learner, recipe, autocast), topology.pipe)
+            if problems := misfits(learner.model, topology, self._bounds[:-1]):
+                raise ValueError("; ".join(problems))
         else:
             self._bounds = stage_bounds(learner.model, topology.pipe, partition)
         grid = PipeModelDataParallelTopology(num_pp=topology.pipe, num_mp=topology.model, num_dp=topology.data)
@@ -104,22 +106,31 @@ class _Tied(TiedLayerSpec):  # type: ignore[misc]  # DeepSpeed has no types
         return self.layer
 
 
-def _measured(layers: Sequence[nn.Module], learner: Learner, recipe: Recipe, repeats: int = 3) -> list[float]:
-    """Seconds of a forward and backward pass of every layer on a micro-batch, as rank 0 measured them."""
+def _measured(
+    layers: Sequence[nn.Module],
+    learner: Learner,
+    recipe: Recipe,
+    autocast: Callable[[], AbstractContextManager[object]],
+    repeats: int = 3,
+) -> list[float]:
+    """Seconds of a forward and backward pass of every layer on a micro-batch, as rank 0 measured them, on the CPU."""
     assert learner.example is not None
     value: Any = learner.example(recipe.batch_size_per_device)[0]
     seconds: list[float] = []
     for layer in layers:
-        best = float("inf")
+        best, buffers = float("inf"), [buffer.clone() for buffer in layer.buffers()]
         outputs: Any = None
         for _ in range(repeats):
             inputs = value.detach().requires_grad_(value.is_floating_point()) if isinstance(value, Tensor) else value
             begin = time.perf_counter()
-            outputs = layer(inputs)
+            with autocast():
+                outputs = layer(inputs)
             if isinstance(outputs, Tensor) and outputs.requires_grad:
                 outputs.sum().backward()  # type: ignore[no-untyped-call]
             best = min(best, time.perf_counter() - begin)
         layer.zero_grad(set_to_none=True)
+        for buffer, before in zip(layer.buffers(), buffers, strict=True):
+            buffer.copy_(before)  # nothing was learnt
         seconds.append(best)
         value = outputs.detach() if isinstance(outputs, Tensor) else outputs
     told = [seconds]

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.amp import GradScaler
 
 from modules.data.base import Batch
 from modules.evaluator.base import Evaluator
@@ -39,9 +40,9 @@ class Zero(DeepSpeedEngine):
         super().__init__(stage, offload, deepspeed_extra)  # the degrees come with the recipe, resolved
 
     def prepare(self, learner: Learner, recipe: Recipe) -> None:
+        self._meet(learner, recipe, "parameters")
         from modules.parallel.deepspeed_start import ModelUnit, start
 
-        self._meet(learner, recipe, "parameters")
         model = learner.model.to(self.forward.device)
         self.tensors = state.named(model)
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -52,6 +53,7 @@ class Zero(DeepSpeedEngine):
         optimizer, config = self._optimizer_and_config(learner, parameters, grad_clip_norm)
         self.trained: nn.Module = _InPrecision(model, self.forward)
         self.engine = start(self.trained, optimizer, config, recipe, ModelUnit(self.ranks))
+        self._scale_loss()
         self.parameters = parameters
         self.engine.train()
 
@@ -71,10 +73,7 @@ class Zero(DeepSpeedEngine):
             ):
                 norm = self._clip(recipe.grad_clip_norm)
             self.engine.step()
-        metrics = self.ranks.mean(mean_of(parts))
-        if recipe.grad_clip_norm is not None:
-            metrics["grad_norm"] = self._told_norm(norm)
-        return metrics
+        return self._after_step(self.ranks.mean(mean_of(parts)), norm)
 
     def evaluate(self, batches: Iterable[tuple[Batch, bool]], evaluator: Evaluator) -> dict[str, float]:
         forward = Forward(self.shards.whole_objective if self.shards else self.forward.objective, self.recipe)
@@ -83,6 +82,8 @@ class Zero(DeepSpeedEngine):
 
     def _clip(self, max_norm: float) -> Tensor:
         """Clip by the norm of the whole model's gradient, of which this rank has slices."""
+        if isinstance(self.scaler, GradScaler):
+            self.scaler.unscale_(self.engine.optimizer)
         split, shared = torch.zeros((), device=self.forward.device), torch.zeros((), device=self.forward.device)
         for parameter in self.parameters:
             if parameter.grad is not None:

@@ -99,10 +99,10 @@ def device_of(recipe: Recipe) -> torch.device:
         raise ValueError("precision=fp16 needs a GPU, but torch finds 0 here; take precision=bf16")
     if count == 0:
         return torch.device("cpu")
-    number = recipe.rank.on_node
-    if number >= count:
+    number, wanted = recipe.rank.on_node, recipe.rank.per_node
+    if wanted > count:  # the same on every rank
         raise ValueError(
-            f"hardware.devices_per_node={recipe.topology.world} wants a CUDA device a process, but torch finds {count} here; "
+            f"hardware.devices_per_node={wanted} wants a CUDA device a process, but torch finds {count} here; "
             f"set hardware.devices_per_node={count}, or hardware.device=cpu"
         )
     torch.cuda.set_device(number)
@@ -167,6 +167,7 @@ def evaluate(
         keeps_tensors: the model keeps what it computes, and trains on it: then nothing may be an inference tensor.
     """
     tally = Tally(evaluator, forward.objective)
+    ranks.share_buffers(module)
     with evaluation_mode(module):
         for batch, counts in batches:
             # Inference mode ends before the next batch is fetched: tensors that a data set caches meanwhile could

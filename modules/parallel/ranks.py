@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch._C._distributed_c10d import HashStore
 
 from modules.parallel.base import Recipe
@@ -80,6 +80,11 @@ class Ranks:
         stacked = torch.stack([value.detach().float() for value in metrics.values()])
         stacked = self.sum(stacked, "data") / self.topology.data
         return dict(zip(metrics, stacked.unbind(), strict=True))
+
+    def share_buffers(self, module: nn.Module) -> None:
+        """Give all replicas the first one's buffers: statistics of their own batches have parted."""
+        for buffer in module.buffers() if self.topology.data > 1 else ():
+            dist.broadcast(buffer, self.topology.peers(self.number, "data")[0], group=self.groups["data"])
 
     def from_last_stage(self, tensor: Tensor) -> Tensor:
         """Bring a tensor of the pipeline's last stage to all its stages, in place."""

@@ -46,7 +46,9 @@ def test_a_job_is_told_its_assignment_by_a_line() -> None:
     assert isinstance(job, Job)
     assert job._process.stdout is not None
     order = {"folder": "/runs/single/ab", "attempt": 3, "trust": ["mine"]}
-    assert json.loads(job._process.stdout.readline()) == order | {"rank": {"number": 0, "on_node": 0, "meeting": ""}}
+    assert json.loads(job._process.stdout.readline()) == order | {
+        "rank": {"number": 0, "on_node": 0, "per_node": 1, "meeting": ""}
+    }
     assert job.poll() is None
     assert os.getsid(job.pid) == job.pid, "Ctrl-C of the terminal must reach the launching side alone"
     job.signal(signal.SIGKILL)
