@@ -7,9 +7,11 @@ from collections.abc import Callable
 
 from modules.parallel.base import Engine
 
+ASK_EVERY_S = 0.5
+
 
 class Agreement:
-    """Asks the other ranks about once a second: asking takes a message, and a step may take a millisecond."""
+    """Asks the other ranks now and then: asking takes a message, and a step may take a millisecond."""
 
     def __init__(self, engine: Engine, should_stop: Callable[[], str | None], world: int, first_step: int) -> None:
         """
@@ -31,7 +33,7 @@ class Agreement:
         if done < self.due:
             return None
         now = time.perf_counter()
-        stride = max(1, int((done - self.asked) / max(now - self.asked_at, 1e-6)))  # steps of the last second
+        stride = max(1, int(ASK_EVERY_S * (done - self.asked) / max(now - self.asked_at, 1e-6)))
         answers = self.engine.gather(float(-1 if own else stride))
         self.asked, self.asked_at, self.due = done, now, done + max(1, int(answers[0]))
         asked = [rank for rank, answer in enumerate(answers) if answer < 0]

@@ -17,7 +17,7 @@ from experiments.build import in_a_line
 from experiments.checkpoint import CheckpointError, Checkpoints
 from experiments.faults import InputError, TrainingError
 from experiments.journal import Journal, journals, read
-from experiments.lastwords import leave, log_name
+from experiments.lastwords import FOLLOWS, leave, log_name
 from experiments.parts import make_parts
 from experiments.plan import make_plan
 from experiments.run import Training
@@ -101,7 +101,7 @@ def execute(
         return fail(f"{type(err).__name__}: {err}", FAILED)
     except Exception as err:  # code of anyone's; nothing is swallowed: the log has the traceback
         if has_others and _is_of_another_rank(err):
-            return fail(f"this rank ends, as another has gone: {in_a_line(err)}", FAILED, follows=True)
+            return fail(f"{FOLLOWS}: {in_a_line(err)}", FAILED, follows=True)
         return fail(_reason(err), FAILED, unexpected=True)
 
 

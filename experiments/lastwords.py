@@ -10,6 +10,8 @@ from pathlib import Path
 
 from experiments.atomic import write_text
 
+FOLLOWS = "this rank ends, as another has gone"
+
 
 @dataclass(frozen=True)
 class LastWord:
@@ -51,14 +53,17 @@ class RankLogs:
         self._read = [0] * num_ranks
 
     def new_lines(self) -> Iterator[str]:
-        """Whole lines since the last call, each with its rank: ``[rank 1] ...``."""
-        for rank, path in enumerate(self._paths):
-            try:
-                with path.open("rb") as file:
-                    file.seek(self._read[rank])
-                    told, _, _ = file.read().rpartition(b"\n")
-            except FileNotFoundError:
-                continue
-            if told:
-                self._read[rank] += len(told) + 1
-                yield from (f"[rank {rank}] {line}" for line in told.decode(errors="replace").split("\n"))
+        """Whole lines since the last call, each with its rank: ``[rank 1] ...``; of ranks that only follow another last."""
+        found = {rank: self._lines_of(rank) for rank in range(len(self._paths))}
+        for rank in sorted(found, key=lambda rank: any(FOLLOWS in line for line in found[rank])):
+            yield from (f"[rank {rank}] {line}" for line in found[rank])
+
+    def _lines_of(self, rank: int) -> list[str]:
+        try:
+            with self._paths[rank].open("rb") as file:
+                file.seek(self._read[rank])
+                told, _, _ = file.read().rpartition(b"\n")
+        except FileNotFoundError:
+            return []
+        self._read[rank] += len(told) + 1 if told else 0
+        return told.decode(errors="replace").split("\n") if told else []

@@ -19,13 +19,10 @@ if TYPE_CHECKING:
     from tests.conftest import Lathe
 
 SMALL = (
-    "tracking=off",
-    "model=mlp",
-    "batch_size_global=24",
-    "log_every_steps=1",
-    "eval_every_steps=50",
-    "optimizer.lr=0.01",
-)
+    "tracking=off", "model=mlp", "model.hidden_sizes=[512,512]", "batch_size_global=24", "log_every_steps=1",
+    "eval_every_steps=200", "optimizer=sgd", "optimizer.lr=0.002",
+)  # fmt: skip
+NUM_STEPS = "max_steps=400"
 TWO = "hardware.devices_per_node=2"
 BREAKS = """
 import torch.distributed as dist
@@ -61,14 +58,14 @@ def single(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same training by one process."""
     folder = tmp_path_factory.mktemp("single")
     live = Live(folder)
-    assert live.start("run", *SMALL, "max_steps=150").wait(120) == 0
+    assert live.start("run", *SMALL, NUM_STEPS).wait(120) == 0
     return live.run_folder()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("option", ["data", "zero2", "pipeline"])
 def test_a_rank_that_is_killed_ends_the_run_at_once_and_a_resume_goes_on(option: str, live: Live, single: Path) -> None:
-    process = live.start("run", *SMALL, "max_steps=150", f"parallel={option}", TWO, "checkpoint.every_steps=20")
+    process = live.start("run", *SMALL, NUM_STEPS, f"parallel={option}", TWO, "checkpoint.every_steps=20")
     live.at_step(45)
     victim = ranks_of(process.pid)[1]
     begin = time.monotonic()
@@ -83,7 +80,7 @@ def test_a_rank_that_is_killed_ends_the_run_at_once_and_a_resume_goes_on(option:
     assert "resumed after step" in live.printed()
     ours, theirs = curve(folder), curve(single)
     assert ours.keys() == theirs.keys()
-    assert ours == pytest.approx(theirs, rel=1e-5)
+    assert ours == pytest.approx(theirs, rel=1e-4)
 
 
 @pytest.mark.slow
@@ -103,7 +100,7 @@ def test_a_rank_that_fails_is_named_with_its_traceback_first(lathe: Lathe, tmp_p
 
 @pytest.mark.slow
 def test_ranks_stop_at_one_step_and_go_on_in_another_topology(live: Live, single: Path) -> None:
-    process = live.start("run", *SMALL, "max_steps=150", "parallel=zero1", TWO, "grad_clip_norm=null")
+    process = live.start("run", *SMALL, NUM_STEPS, "parallel=zero1", TWO, "grad_clip_norm=null")
     live.at_step(40)
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 1
@@ -115,7 +112,7 @@ def test_ranks_stop_at_one_step_and_go_on_in_another_topology(live: Live, single
     assert live.start("resume", folder.name, "parallel=pipeline_data", "hardware.devices_per_node=4").wait(120) == 0
     ours, theirs = curve(folder), curve(single)
     assert ours.keys() == theirs.keys()
-    assert ours == pytest.approx(theirs, rel=1e-5)
+    assert ours == pytest.approx(theirs, rel=1e-4)
     assert curve(folder, "test/accuracy_top1") == pytest.approx(curve(single, "test/accuracy_top1"))
     assert {"perf/memory_peak_gib", "perf/rank_3_memory_peak_gib"} <= {
         key for event in journal.replay(folder) if event["event"] == "metrics" for key in event["metrics"]

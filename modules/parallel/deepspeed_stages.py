@@ -53,6 +53,8 @@ class Stages(PipelineModule):  # type: ignore[misc]  # DeepSpeed has no types
         with redirect_stdout(StringIO()):  # it prints its arrangement, which the plan has told
             super().__init__(_with_ties(layers), topology=grid, loss_fn=loss)
         self._layer_specs = [None] * len(layers)  # other stages' layers need not stay in memory
+        # Of the layers of a stage that are tied with each other, DeepSpeed holds the first alone.
+        self.own = nn.ModuleList(layers[self._local_start : self._local_stop]).to(next(self.parameters()).device)
         self._count_tied_once()
 
     def forward(self, forward_input: Tensors) -> Tensors:
@@ -81,16 +83,20 @@ def _with_ties(layers: Sequence[nn.Module]) -> list[Any]:
     for number, layer in enumerate(layers):
         for parameter in layer.parameters():
             owners.setdefault(id(parameter), []).append(number)
-    groups: dict[tuple[int, ...], set[int]] = {}
+    groups: dict[tuple[int, ...], list[int]] = {}  # what layers share, in the same order on all ranks
     for parameter_id, numbers in owners.items():
         if len(numbers) > 1:
-            groups.setdefault(tuple(numbers), set()).add(parameter_id)
+            groups.setdefault(tuple(numbers), []).append(parameter_id)
     specs: list[Any] = list(layers)
     for tied, shared in groups.items():
         for number in tied:
-            layer = layers[number]
-            names = [name for name, parameter in layer.named_parameters() if id(parameter) in shared]
-            specs[number] = _Tied(f"tied_{tied[0]}", layer, names)
+            if isinstance(specs[number], _Tied):
+                raise ValueError(
+                    f"layer {number} of the model shares weights with different layers, {list(tied)} and others, and a pipeline "
+                    "can tie a layer once; cut the model into larger layers, or take parallel=data"
+                )
+            names = {id(parameter): name for name, parameter in layers[number].named_parameters()}
+            specs[number] = _Tied(f"tied_{tied[0]}", layers[number], [names[each] for each in shared])
     return specs
 
 
