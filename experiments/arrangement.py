@@ -148,17 +148,9 @@ def _stage_of_pipeline(facts: Facts) -> str | None:
 
 
 def _fp16(facts: Facts) -> str | None:
-    if facts.get("precision", str) != "fp16":
+    if facts.get("precision", str) != "fp16" or facts.get("hardware.device", str) != "cpu":
         return None
-    if facts.get("hardware.device", str) == "cpu":
-        return (
-            "precision=fp16 needs a GPU, and hardware.device=cpu; take precision=bf16, which needs no loss scale either"
-        )
-    node = facts.get("parallel", dict)
-    if "stage" in node or "partition" in node:
-        rule = "DeepSpeed 0.19.8 clips the gradient before it takes the loss scale out, and an overflow never lowers the scale"
-        return f"precision=fp16: {rule}; take precision=bf16, or parallel=data"
-    return None
+    return "precision=fp16 needs a GPU, and hardware.device=cpu; take precision=bf16, which needs no loss scale either"
 
 
 def _compile(facts: Facts) -> str | None:
