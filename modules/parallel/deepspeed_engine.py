@@ -52,6 +52,12 @@ class DeepSpeedEngine:
         """
         if problems := misfits(learner.model, recipe.topology, partition):
             raise ValueError("; ".join(problems))
+        for name, parameter in learner.model.named_parameters():
+            if parameter.dim() == 0:
+                raise ValueError(
+                    f"{name} of {type(learner.model).__name__} is a parameter of shape [], which DeepSpeed 0.19.8 cannot send; "
+                    "give it the shape [1], or take parallel=data"
+                )
         self.recipe, self.schedule = recipe, learner.schedule
         self.forward = Forward(learner.objective, recipe)  # which may refuse, before anybody meets
         os.environ.setdefault(
@@ -133,7 +139,7 @@ class DeepSpeedEngine:
             if self.stage == 0:
                 state.restore(saved, self.tensors, self.engine.optimizer, part)
             else:
-                deepspeed_state.restore(self.engine, self.stage, self.tensors, saved, part)
+                deepspeed_state.restore(self.engine, self.stage, self.tensors, saved, part, self.ranks)
             if self.scaler and (scaler := saved.extra.get("scaler")):
                 self.scaler.load_state_dict(scaler)
             if isinstance(self.scaler, LossScale):

@@ -16,6 +16,8 @@ os.environ.setdefault("DS_ACCELERATOR", "cuda" if __import__("torch").cuda.is_av
 
 # DeepSpeed 0.19.8 calls torch 2.13's collectives by their old names, some of them every step.
 warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
+# A pipeline brings weights that are tied to all their stages before it trains them, without switching gradients off.
+warnings.filterwarnings("ignore", "c10d::broadcast_: an autograd kernel was not registered", UserWarning)
 
 # DeepSpeed's tuner imports MLflow wherever it finds it: 1.2 s of a rank's start (2026-11-24).
 if hides_mlflow := "mlflow" not in sys.modules:

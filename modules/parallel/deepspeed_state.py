@@ -1,8 +1,8 @@
 """The state of a model that ZeRO has partitioned, gathered by the parameters' names and put back.
 
-Reads DeepSpeed's flat slices and where each parameter lies in them, and sends a slice as one message; writes by DeepSpeed's
-own access to partitioned tensors (deepspeed.utils.safe_set_full_*), after `_prime` has made the state of an optimizer that
-has not stepped yet.
+Goes by DeepSpeed's flat slices and where each parameter lies in them, and sends a slice as one message. (DeepSpeed's own access,
+`deepspeed.utils.safe_set_full_*`, fails under stage 3 where replicas do not divide a parameter's size, and knows no state of an
+optimizer that has not stepped yet; 0.19.8.)
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import torch
 from deepspeed.runtime.zero.partition_parameters import GatheredParameters
-from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -170,7 +169,12 @@ def _fragments(engine: Any, stage: int, tensors: Mapping[str, Tensor], ranks: Ra
 
 
 def restore(
-    engine: Any, stage: int, tensors: Mapping[str, Tensor], saved: Saved, part: Callable[[str, Tensor], Tensor]
+    engine: Any,
+    stage: int,
+    tensors: Mapping[str, Tensor],
+    saved: Saved,
+    part: Callable[[str, Tensor], Tensor],
+    ranks: Ranks,
 ) -> None:
     """Bring a saved state into an engine.
 
@@ -180,46 +184,45 @@ def restore(
         tensors: parameters and buffers of this rank, by name.
         saved: checked against the whole model.
         part: this rank's slice of a whole tensor under model parallelism.
+        ranks: all that take part.
     """
+    flats, inner, alike = _flats(engine, stage), _inner(engine).state, saved.keys_alike()
     _prime(engine, stage, tensors, saved)
-    for name, tensor in tensors.items():
-        weight = part(name, saved.weight(name))
-        with torch.no_grad():
+    with torch.no_grad():
+        for name, tensor in tensors.items():
             if hasattr(tensor, "ds_id"):
                 # Every replica writes the same, and on leaving each keeps its own part.
                 with GatheredParameters([tensor], modifier_rank=0):
-                    tensor.copy_(weight)
+                    tensor.copy_(part(name, saved.weight(name)))
             else:
-                tensor.copy_(weight)
-        if not tensor.requires_grad:
-            continue
-        device = tensor.device
-        safe_set_full_fp32_param(tensor, weight.to(device))
-        for key, value in saved.entries(name).items():
-            if isinstance(value, Tensor) and value.dim():
-                safe_set_full_optimizer_state(tensor, part(name, value).to(device), key)
+                tensor.copy_(part(name, saved.weight(name)))
+        for fragment in _fragments(engine, stage, tensors, ranks):
+            name, flat = fragment.name, flats[fragment.group]
+            _fill(flat, fragment, part(name, saved.weight(name)))
+            for key in alike.intersection(saved.keys(name)):
+                _fill(inner[flat][key], fragment, part(name, torch.as_tensor(saved.entry(name, key))))
+
+
+def _fill(flat: Tensor, fragment: Fragment, whole: Tensor) -> None:
+    """Write a parameter's part, or one of a state that is like it, into a slice."""
+    own = whole.reshape(-1).narrow(0, fragment.start, fragment.length)
+    flat.narrow(0, fragment.offset, fragment.length).copy_(own)
 
 
 def _prime(engine: Any, stage: int, tensors: Mapping[str, Tensor], saved: Saved) -> None:
     """Give every flat slice the state entries that its optimizer would have after a step."""
-    flats, groups = _flats(engine, stage), _groups(engine, stage)
-    state = _inner(engine).state
+    flats, groups, alike = _flats(engine, stage), _groups(engine, stage), saved.keys_alike()
+    counts_on_device = any(each.get("fused") or each.get("capturable") for each in _inner(engine).param_groups)
     for name, tensor in tensors.items():
-        entries = saved.entries(name) if tensor.requires_grad else {}
-        if not entries:
-            continue
-        flat = flats[groups[id(tensor)]]
-        own = state[flat]
-        for key, value in entries.items():
-            if isinstance(value, Tensor) and value.dim():
-                if key not in own:
+        if tensor.requires_grad:
+            flat = flats[groups[id(tensor)]]
+            own = _inner(engine).state[flat]
+            for key in saved.keys(name):
+                if key not in alike:
+                    value = saved.entry(name, key)
+                    own[key] = value.to(flat.device) if isinstance(value, Tensor) and counts_on_device else value
+                elif key not in own:
                     own[key] = torch.zeros_like(flat)
-            else:
-                own[key] = copied(value) if isinstance(value, Tensor) else value
-    if stage < 3:
-        engine.optimizer._hp_optimizer_states_linked = False
-        if any(state.get(flat) for flat in flats):
-            engine.optimizer._lazy_init_hp_params_optimizer_state()
 
 
 def _inner(engine: Any) -> Optimizer:

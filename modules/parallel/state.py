@@ -118,10 +118,25 @@ class Saved:
         tensor: Tensor = self._weights.get_tensor(name)
         return tensor
 
+    def keys(self, name: str) -> list[str]:
+        """What the optimizer keeps of one parameter; nothing before its first step."""
+        return [*self._keys.get(name, []), *self._numbers.get(name, {})]
+
+    def entry(self, name: str, key: str) -> Tensor | float:
+        numbers = self._numbers.get(name, {})
+        if key in numbers:
+            return numbers[key]
+        tensor: Tensor = self._states.get_tensor(f"{name}.{key}")
+        return tensor
+
     def entries(self, name: str) -> dict[str, Tensor | float]:
-        """The optimizer's state of one parameter; empty before its first step."""
-        tensors = {key: self._states.get_tensor(f"{name}.{key}") for key in self._keys.get(name, [])}
-        return {**tensors, **self._numbers.get(name, {})}
+        """The optimizer's state of one parameter."""
+        return {key: self.entry(name, key) for key in self.keys(name)}
+
+    def keys_alike(self) -> set[str]:
+        """Keys of which every parameter has a tensor of its own shape, such as ``exp_avg``, and not one number."""
+        names = ((f"{name}.{key}", key) for name, keys in self._keys.items() for key in keys)
+        return {key for full, key in names if self._states.get_slice(full).get_shape()}
 
     def check(self, kinds: Mapping[str, str], optimizer: str) -> None:
         """

@@ -141,6 +141,17 @@ def test_stages_train_as_the_whole_model_does(name: str, mode: Mode) -> None:
         np.testing.assert_allclose(found.weights[key], weight, rtol=1e-4, atol=1e-6, err_msg=key)
 
 
+def test_a_layer_that_is_tied_in_two_ways_is_refused() -> None:
+    from modules.parallel.deepspeed_stages import _with_ties
+
+    one, two, three = nn.Linear(5, 5), nn.Linear(5, 5), nn.Linear(5, 5)
+    two.weight, two.bias = one.weight, three.bias
+    with pytest.raises(
+        ValueError, match=r"layer 1 of the model shares weights with different layers, \[1, 2\] and others"
+    ):
+        _with_ties([one, two, three])
+
+
 def test_evaluations_in_between_leave_training_as_it_was() -> None:
     mode = stages(0, 1)
     assert on_ranks(2, run, mode, "tuples", True)[0].losses == on_ranks(2, run, mode, "tuples", False)[0].losses
