@@ -35,10 +35,6 @@ class Plan:
     num_checkpoints: int
 
     @property
-    def num_devices(self) -> int:
-        return self.topology.world
-
-    @property
     def bubble(self) -> float:
         """Ideal share of a step in which a stage waits. Source: Narayanan et al. 2019, doi:10.1145/3341301.3359646."""
         waits = self.topology.pipe - 1

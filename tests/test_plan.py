@@ -50,7 +50,7 @@ def test_several_devices_share_the_batch() -> None:
     config["hardware"]["nodes"] = 2
     config["parallel"] = {"_target_": "modules.parallel.data.DataParallel", "data": "auto"}
     found = make_plan(config)
-    assert (found.num_devices, found.num_accumulation) == (6, 4)
+    assert (found.topology.world, found.num_accumulation) == (6, 4)
 
 
 def test_all_that_is_out_of_range_is_told_at_once() -> None:

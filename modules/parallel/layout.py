@@ -22,8 +22,3 @@ class Layout:
     """Examples of a micro-batch."""
     num_micro_batches: int = 1
     """Of one step and one replica."""
-
-    @property
-    def num_in_flight(self) -> int:
-        """Micro-batches that the first stage has begun and not ended, one forward and one backward pass in turn."""
-        return min(self.num_micro_batches, self.topology.pipe)
