@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import random
 import sys
@@ -15,6 +16,7 @@ import torch
 
 from experiments.build import in_a_line
 from experiments.checkpoint import CheckpointError, Checkpoints
+from experiments.failure import CONFIG, DEVICE_MEMORY, DISK, EXCEPTION, HOST_MEMORY
 from experiments.faults import InputError, TrainingError
 from experiments.journal import Journal, journals, read
 from experiments.lastwords import FOLLOWS, leave, log_name
@@ -53,7 +55,7 @@ def execute(
             print(f"warning: {warning}", file=sys.stderr)
         journal.state("running", step=step, attempt=number, reason=warning)
 
-    def fail(reason: str, code: int, *, unexpected: bool = False, follows: bool = False) -> int:
+    def fail(reason: str, code: int, failure: str, *, unexpected: bool = False, follows: bool = False) -> int:
         folder = trial.folder / "attempts" / str(number)
         try:
             if unexpected:
@@ -64,9 +66,10 @@ def execute(
             _be_silent()
         try:
             if has_others:
-                leave(folder, rank.number, reason, follows=follows)
+                leave(folder, rank.number, reason, follows=follows, failure=failure)
             if not follows:  # who began it is for the launching side to say
-                journal.state("failed", step=training.done if training else done, attempt=number, reason=reason)
+                step = training.done if training else done
+                journal.state("failed", step=step, attempt=number, reason=reason, failure=failure)
         except OSError:
             _be_silent()
             return NO_ROOM
@@ -77,7 +80,7 @@ def execute(
     try:
         config = trial.config_of(number)
         _set_threads(config["hardware"], has_others)
-        checkpoints = Checkpoints(trial.folder, config["checkpoint"]["keep_last"])
+        checkpoints = Checkpoints(trial.folder, config["checkpoint"]["keep_last"], number)
         plan = make_plan(config)
         if config["hardware"]["memory_gb"] is not None:
             # Only where it is stated: counting takes 40 ms for the smallest model (2026-11, one core) and more for a
@@ -96,13 +99,13 @@ def execute(
         journal.state(state, step=training.done, attempt=number, reason=why)
         return DONE if state == "finished" else FAILED
     except (InputError, DataError) as err:
-        return fail(str(err), WRONG_INPUT)
+        return fail(str(err), WRONG_INPUT, CONFIG)
     except (TrainingError, CheckpointError) as err:
-        return fail(f"{type(err).__name__}: {err}", FAILED)
+        return fail(f"{type(err).__name__}: {err}", FAILED, class_of(err))
     except Exception as err:  # code of anyone's; nothing is swallowed: the log has the traceback
         if has_others and _is_of_another_rank(err):
-            return fail(f"{FOLLOWS}: {in_a_line(err)}", FAILED, follows=True)
-        return fail(_reason(err), FAILED, unexpected=True)
+            return fail(f"{FOLLOWS}: {in_a_line(err)}", FAILED, EXCEPTION, follows=True)
+        return fail(_reason(err), FAILED, class_of(err), unexpected=True)
 
 
 def _set_threads(hardware: Mapping[str, Any], has_others: bool) -> None:
@@ -133,6 +136,19 @@ def _reason(err: Exception) -> str:
         return f"{type(err).__name__}: {err.strerror}" + (f" ({err.filename})" if err.filename else "")
     way_out = "; lower batch_size_per_device" if isinstance(err, (torch.OutOfMemoryError, MemoryError)) else ""
     return f"{in_a_line(err)}{way_out}"
+
+
+def class_of(err: BaseException) -> str:
+    """The class of what ended a training."""
+    cause = err.__cause__ or err
+    if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DISK
+    if isinstance(err, torch.OutOfMemoryError):
+        return DEVICE_MEMORY
+    # What torch's own allocator for the CPU raises is a plain RuntimeError.
+    if isinstance(err, MemoryError) or "DefaultCPUAllocator" in str(err):
+        return HOST_MEMORY
+    return EXCEPTION
 
 
 def _be_silent() -> None:

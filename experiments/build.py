@@ -34,8 +34,11 @@ def build(node: dict[str, Any], key: str, trust: Collection[str] = ()) -> Any:
         raise InputError([f"{key} needs the environment variable {err.args[0]}; `export {err.args[0]}=...`"]) from err
     arguments = {name: _inner(value, f"{key}.{name}", trust) for name, value in values.items()}
     target = _load(str(node["_target_"]), f"{key}._target_", trust)
-    if key == "launcher" and not hasattr(target, "launch"):  # before it is made: a launcher may start processes
-        raise InputError([f"launcher._target_={node['_target_']} has no launch; name a class that has"])
+    # Before it is made: a launcher may start processes.
+    if key == "launcher" and not (hasattr(target, "launch") or hasattr(target, "submit")):
+        raise InputError(
+            [f"launcher._target_={node['_target_']} has no launch and no submit; name a class that has one"]
+        )
     if node.get("_partial_"):
         return functools.partial(target, **arguments)
     try:

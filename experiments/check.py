@@ -56,7 +56,7 @@ def example(annotation: ast.expr | None, module: Module) -> str:
             return f"[{', '.join(example(item, module) for item in items)}]"
         if name in MAPS:
             return "{key: value}"
-    return "..."
+    return "null" if "None" in map(_name, _members(annotation, module)) else "..."
 
 
 def inner_of_map(annotation: ast.expr | None, module: Module) -> ast.expr | None:

@@ -47,15 +47,17 @@ class Checkpoints:
         warnings: what was skipped or could not be tidied since the last look, one line each; the caller clears them.
     """
 
-    def __init__(self, folder: Path, keep_last: int) -> None:
+    def __init__(self, folder: Path, keep_last: int, attempt: int | None = None) -> None:
         """
         Args:
             folder: the run's; its name is what `lathe resume` takes.
             keep_last: how many of the newest stay; the best stays besides.
+            attempt: whose they are; nothing is written any more once a later one has begun. None: nobody else's.
         """
         if keep_last < 1:
             raise ValueError(f"Checkpoints wants keep_last of at least 1, but got {keep_last}")
         self.run = folder.name
+        self.attempt = attempt
         self.folder = folder / "checkpoints"
         self.keep_last = keep_last
         self.warnings: list[str] = []
@@ -71,13 +73,16 @@ class Checkpoints:
         Raises:
             CheckpointError: the disk is full, or refuses; nothing that was there is lost.
         """
-        partial, folder = self.folder / f".partial-{step}", self._folder_of(step)
+        own = "" if self.attempt is None else f"-{self.attempt}"
+        partial, folder = self.folder / f".partial-{step}{own}", self._folder_of(step)
         try:
+            self._refuse_an_orphan(step)
             self.folder.mkdir(parents=True, exist_ok=True)
             self._sweep()
             partial.mkdir()
             write(partial)
             _seal(partial, step, state)
+            self._refuse_an_orphan(step)
             if folder.exists():  # a resumed run comes past here again
                 folder.rename(self.folder / f".partial-{step}-replaced")
             partial.rename(folder)
@@ -91,6 +96,14 @@ class Checkpoints:
             raise
         self._prune(step)
         return Checkpoint(step, folder, state)
+
+    def _refuse_an_orphan(self, step: int) -> None:
+        """Keep an attempt that was taken to be dead from the checkpoints of the one that took its place."""
+        attempts = self.folder.parent / "attempts"
+        later = max((int(path.name) for path in attempts.glob("[0-9]*")), default=0)
+        if self.attempt is not None and later > self.attempt:
+            told = f"attempt {later} of this run has begun, so attempt {self.attempt} saves nothing any more"
+            raise CheckpointError(told, step, told)
 
     def has(self, step: int) -> bool:
         """Whether the checkpoint of this step is there and whole."""

@@ -17,6 +17,7 @@ SUMMARY = "Turns YAML into trained, tracked, reproducible models."
 EXAMPLES = """examples:
   lathe run experiment=digits_lenet       train a small network, in less than a minute
   lathe plan model=mlp optimizer.lr=0.01  say what a run would need
+  lathe sweep lr_batch                    compare learning rates and batch sizes
   lathe options model                     list the models
 
 """
@@ -26,6 +27,7 @@ SETUP = """once and for all:
 EPILOG = """overrides, in Hydra's grammar:
   model=mlp            choose an option of a group    optimizer.lr=0.01    set a value
   +tags.team=vision    add a key to a free map        ~tags.team           remove a key
+  optimizer.lr=0.1,1   several values, of a sweep     sweep.seeds=3        a key of the sweep itself
 
 exit codes: 0 done, 1 the run failed or was stopped, 2 the input is wrong"""
 
@@ -53,16 +55,18 @@ class _Parser(argparse.ArgumentParser):
             message = f"{flag} stands without a value; usage: {self._usage()}"
         elif rest.startswith("invalid int value: "):
             value = rest.rpartition(": ")[2].strip("'")
-            message = f"{flag} {value} is not a whole number; write `{flag} 5001` or the like"
+            message = (
+                f"{flag} {value} is not a whole number; write `{flag} {5001 if flag == '--port' else 4}` or the like"
+            )
         raise InputError([message], f"`{self.prog}`")
 
     def _usage(self) -> str:
         return " ".join(self.format_usage().removeprefix("usage: ").split())
 
     def _unrecognized(self, word: str) -> str:
-        flags = [flag for flag in self._option_string_actions if flag.startswith("--")]
         if word in ("-m", "--multirun"):
-            return f"{word} asks for a sweep, and this version has none; give each key one value and leave {word} out"
+            return f"{word} is no flag of this command; `lathe run -m` takes it"
+        flags = [flag for flag in self._option_string_actions if flag.startswith("--")]
         if word.startswith("-"):
             return f"{word} is no flag of this command; {did_you_mean(word.split('=')[0], flags)}"
         return f"{word} is one word too many; usage: {self._usage()}"
@@ -85,7 +89,7 @@ def make_parser() -> tuple[_Parser, dict[str, _Parser]]:
 
     def command(name: str, summary: str) -> argparse.ArgumentParser:
         return commands.add_parser(
-            name, help=summary, description=summary, epilog=EPILOG if name in ("run", "plan") else None,
+            name, help=summary, description=summary, epilog=EPILOG if name in ("run", "plan", "sweep") else None,
             formatter_class=_Help, allow_abbrev=False,
         )  # fmt: skip
 
@@ -102,12 +106,49 @@ def make_parser() -> tuple[_Parser, dict[str, _Parser]]:
             help="print the configuration, and do nothing else",
         )
         _add_composition(part)
-    part = command("resume", "go on with a run from its last checkpoint")
-    part.add_argument("run", metavar="RUN", help="folder or id of the run, or the id's beginning")
+        if name == "run":
+            part.add_argument("-m", "--multirun", action="store_true", help="a sweep over all that has several values")
+            _add_detach(part)
+    part = command("sweep", "run the trials of a question")
+    part.add_argument("sweep", metavar="NAME", help="a file of the folder sweeps/, without .yaml, or the path of one")
     part.add_argument(
-        "overrides", nargs="*", metavar="OVERRIDE", help="where it goes on, such as parallel=zero3 hardware=h100_8"
+        "overrides", nargs="*", metavar="OVERRIDE", help="of the experiment, of the space (key=a,b), or sweep.KEY=VALUE"
     )
+    _add_composition(part)
+    _add_detach(part)
+    part = command("resume", "go on with a run or a sweep: what is missing, failed or lost")
+    part.add_argument("run", metavar="RUN|SWEEP", help="folder or name of it, or the name's beginning")
+    part.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="OVERRIDE",
+        help="of a run where it goes on, such as parallel=zero3; of a sweep what it is extended by",
+    )
+    _add_detach(part)
     _add_trust(part)
+    _add_runs_dir(part)
+    part = command("status", "show where a sweep stands, or all sweeps")
+    part.add_argument("sweep", nargs="?", metavar="SWEEP", help="name or folder of it; default: a line for each")
+    part.add_argument("--all", action="store_true", help="every trial, however many")
+    part.add_argument("--failed", action="store_true", help="the trials that failed alone")
+    part.add_argument("--watch", action="store_true", help="until the sweep is over or Ctrl-C comes")
+    part.add_argument("--json", action="store_true", help="everything, as one JSON document")
+    _add_runs_dir(part)
+    part = command("logs", "show what the trials of a sweep print")
+    part.add_argument("sweep", metavar="SWEEP", help="name or folder of it")
+    part.add_argument(
+        "trial", nargs="?", metavar="TRIAL", help="its id or the beginning, or KEY=VALUE; default: those that failed"
+    )
+    part.add_argument("--attempt", type=int, metavar="N", help="default: the newest")
+    part.add_argument("--rank", type=int, default=0, metavar="K", help="of a trial on several devices (0)")
+    part.add_argument("--follow", action="store_true", help="go on until the trial has ended or Ctrl-C comes")
+    part.add_argument("--workers", action="store_true", help="what the workers print, not the trials")
+    _add_runs_dir(part)
+    part = command("cancel", "end a sweep, or some of its trials; what runs saves first")
+    part.add_argument("sweep", metavar="SWEEP", help="name or folder of it")
+    part.add_argument(
+        "trials", nargs="*", metavar="TRIAL|STATE|KEY=VALUE", help="only these: an id, waiting, optimizer=sgd"
+    )
     _add_runs_dir(part)
     part = command("sync", "bring runs to MLflow's store")
     part.add_argument("runs", nargs="*", metavar="RUN", help="default: all in the runs folder")
@@ -122,15 +163,32 @@ def make_parser() -> tuple[_Parser, dict[str, _Parser]]:
     _add_config_dir(part)
     part = command("data", "list data sets: whether they are present, licence, source")
     _add_config_dir(part)
+    part = command("rehearse", "start a real SLURM cluster on this machine, to throw away")
+    _add_rehearsal(part)
     part = command("completion", "print what makes a shell complete lathe's words")
     part.epilog = SETUP
     part.add_argument("shell", metavar="SHELL", choices=SHELLS, help="bash, zsh or fish")
     return parser, commands.choices
 
 
+def _add_rehearsal(part: argparse.ArgumentParser) -> None:
+    part.add_argument("action", metavar="VERB", choices=["up", "down", "status"], help="up, down or status")
+    part.add_argument("--nodes", type=int, metavar="N", help="up: simulated nodes (4)")
+    part.add_argument("--gpus", type=int, metavar="N", help="up: simulated GPUs of each (4)")
+    part.add_argument("--gpu-type", metavar="TYPE", help="up: what they are called (h100)")
+    part.add_argument("--cpus", type=int, metavar="N", help="up: CPUs of each, whatever this machine has (8)")
+    part.add_argument("--memory-gb", type=int, metavar="N", help="up: memory of each, likewise (64)")
+    part.add_argument("--accounting", action="store_true", default=None, help="up: with a database, for sacct and QOS")
+    part.add_argument("--dir", metavar="DIR", help="its folder (/dev/shm/lathe-rehearsal-USER)")
+
+
 def _add_composition(part: argparse.ArgumentParser) -> None:
     _add_config_dir(part)
     _add_trust(part)
+
+
+def _add_detach(part: argparse.ArgumentParser) -> None:
+    part.add_argument("--detach", action="store_true", help="return when the workers of a sweep are started")
 
 
 def _add_config_dir(part: argparse.ArgumentParser) -> None:

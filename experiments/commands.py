@@ -14,11 +14,13 @@ import yaml
 from experiments import options
 from experiments.arrangement import is_open
 from experiments.display import Display, console
-from experiments.launch import Result, run, warm_launcher
+from experiments.faults import InputError
+from experiments.launch import Result, run, runs_elsewhere, warm_launcher
 from experiments.plan import Plan, make_plan
 from experiments.plan_tables import layouts_table, plan_tables
 from experiments.resume import changes
 from experiments.store import StoreError
+from experiments.sweep import find_sweep, named
 from experiments.tables import closing_table, data_table, options_table
 from experiments.targets import trusted
 from experiments.trial import Trial, code_changes, find, freeze, latest
@@ -43,6 +45,8 @@ def call(asked: argparse.Namespace) -> int:
 
 
 def _run(asked: argparse.Namespace) -> int:
+    if asked.multirun:
+        return _multirun(asked)
     launcher = None if asked.cfg else warm_launcher()
     try:
         experiment = _compose(asked)
@@ -50,6 +54,8 @@ def _run(asked: argparse.Namespace) -> int:
             return _print_config(experiment)
         experiment = _laid_out(experiment, asked)
         _check(experiment.config, asked.trust)
+        if runs_elsewhere(experiment.config):
+            return _run_elsewhere(experiment, asked)
         trial = latest(experiment) if experiment.config["resume"] else None
         if trial is not None:
             return _go_on(trial, asked.trust, launcher)
@@ -62,6 +68,31 @@ def _run(asked: argparse.Namespace) -> int:
     finally:
         if launcher is not None:
             launcher.dismiss()
+
+
+def _multirun(asked: argparse.Namespace) -> int:
+    from experiments.question import from_overrides
+    from experiments.sweep_commands import ask
+
+    return ask(from_overrides(asked.overrides, asked.config_dir), asked)
+
+
+def _run_elsewhere(experiment: Experiment, asked: argparse.Namespace) -> int:
+    """A single run that a scheduler is given is a sweep of one trial."""
+    from experiments.question import from_overrides
+    from experiments.sweep_commands import ask
+
+    checkpoint = experiment.config["checkpoint"]
+    metric, mode = checkpoint["best_metric"] or "val/loss_nats", checkpoint["best_mode"]
+    told = [f"sweep.metric={metric}", f"sweep.mode={mode if checkpoint['best_metric'] else 'min'}"]
+    return ask(from_overrides([*experiment.overrides, *told], asked.config_dir, experiment.config["name"]), asked)
+
+
+def _sweep(asked: argparse.Namespace) -> int:
+    from experiments.question import read
+    from experiments.sweep_commands import ask
+
+    return ask(read(asked.sweep, asked.overrides, asked.config_dir), asked)
 
 
 def _check(config: dict[str, Any], trust: list[str]) -> Plan:
@@ -80,7 +111,17 @@ def _check(config: dict[str, Any], trust: list[str]) -> Plan:
 
 
 def _resume(asked: argparse.Namespace) -> int:
+    from experiments.sweep_commands import go_on
+
+    sweep = named(asked.run, Path(asked.runs_dir))
+    if sweep is not None:
+        return go_on(sweep, asked)
     trial = find(asked.run, Path(asked.runs_dir))
+    if (trial.folder.parent / "sweep.yaml").is_file():
+        name = trial.folder.parent.name
+        raise InputError(
+            [f"run '{asked.run}' is a trial of the sweep '{name}', which keeps its ledger; `lathe resume {name}`"]
+        )
     return _go_on(trial, asked.trust, None, changes(trial, asked.overrides, asked.trust))
 
 
@@ -155,6 +196,26 @@ def _print_config(experiment: Experiment) -> int:
     return 0
 
 
+def _status(asked: argparse.Namespace) -> int:
+    from experiments.status_tables import show
+
+    return show(asked)
+
+
+def _logs(asked: argparse.Namespace) -> int:
+    from experiments.sweep_logs import logs
+
+    return logs(asked)
+
+
+def _cancel(asked: argparse.Namespace) -> int:
+    from experiments.steer import cancel
+
+    sweep = find_sweep(asked.sweep, Path(asked.runs_dir))
+    cancel(sweep, sweep.crews(), asked.trials, say=lambda line: print(line, flush=True))
+    return 0
+
+
 def _sync(asked: argparse.Namespace) -> int:
     from experiments.sync import sync_all
 
@@ -186,6 +247,12 @@ def _data(asked: argparse.Namespace) -> int:
     return 0
 
 
+def _rehearse(asked: argparse.Namespace) -> int:
+    from experiments.rehearse import rehearse
+
+    return rehearse(asked)
+
+
 def _completion(asked: argparse.Namespace) -> int:
     from experiments.completion import script
 
@@ -197,9 +264,14 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "run": _run,
     "plan": _plan,
     "resume": _resume,
+    "sweep": _sweep,
+    "status": _status,
+    "logs": _logs,
+    "cancel": _cancel,
     "sync": _sync,
     "ui": _ui,
     "options": _options,
     "data": _data,
+    "rehearse": _rehearse,
     "completion": _completion,
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import yaml
 from hydra import initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, ValueType
+from hydra.core.override_parser.types import ChoiceSweep, Glob, IntervalSweep, Override, RangeSweep, ValueType
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -20,11 +20,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments import options
 from experiments.check import UNKNOWN
-from experiments.faults import ConfigError, did_you_mean
+from experiments.faults import ConfigError, InputError, did_you_mean
 from experiments.interpolation import Interpolation
 from experiments.origins import Origins, shown_path
 from experiments.plan import find_problems
 from experiments.secrets import looks_secret, secret_keys
+from experiments.space_reader import Written
 from experiments.targets import trusted
 from experiments.validate import Validation
 
@@ -41,6 +42,8 @@ class Experiment:
     """The option of every group."""
     config_dirs: tuple[str, ...] = ()
     trust: tuple[str, ...] = ()
+    links: dict[str, str] = field(default_factory=dict)
+    """Keys whose value follows other keys: what is written there, such as ``${data.num_classes}``."""
 
 
 @dataclass
@@ -86,7 +89,33 @@ def compose(
         unclear = {*draft.origins.traps, *secret_keys(config)}
         raise ConfigError(list(dict.fromkeys([*problems, *find_problems(config, unclear)])))
     config["name"] = config["name"] or f"{choices['model']}-{choices['data']}".replace("/", "-")
-    return Experiment(config, tuple(overrides), choices, tuple(map(str, dirs)), tuple(trust))
+    return Experiment(config, tuple(overrides), choices, tuple(map(str, dirs)), tuple(trust), interpolation.links())
+
+
+def read_override(typed: str) -> tuple[str, Any]:
+    """The key of an override, and its value: plain, or `Written` where it is in the grammar of sweeps.
+
+    Raises:
+        InputError: it does not parse, or nothing can be overridden so.
+    """
+    try:
+        override = OverridesParser.create().parse_override(typed)
+    except HydraException as err:
+        raise InputError([_grammar(typed, str(err).splitlines()[0])]) from err
+    fault = _fault(replace(override, value_type=ValueType.ELEMENT), _Draft((), {}))
+    if fault is not None:
+        raise InputError([f"{_shown(override)}{fault}"])
+    value: Any = override.value()
+    if isinstance(value, ChoiceSweep):
+        items = tuple(Override._convert_value(item) for item in value.list)
+        value = Written("choice", items, frozenset(value.tags), value.shuffle)
+    elif isinstance(value, RangeSweep):
+        value = Written("range", (value.start, value.stop, value.step), frozenset(value.tags), value.shuffle)
+    elif isinstance(value, IntervalSweep):
+        value = Written("interval", (value.start, value.end), frozenset(value.tags))
+    elif isinstance(value, Glob):
+        value = Written("glob", (tuple(value.include), tuple(value.exclude)))
+    return override.key_or_group, value
 
 
 def _sort_overrides(overrides: Sequence[str], draft: _Draft) -> tuple[list[str], list[Override]]:
@@ -130,10 +159,10 @@ def _fault(override: Override, draft: _Draft) -> str | None:
     """What is wrong with an override whatever the configuration is."""
     key = override.key_or_group
     if override.is_sweep_override():
-        way_out = "give one"
+        way_out = "give one, or ask for a sweep: `lathe run -m`"
         if override.value_type == ValueType.SIMPLE_CHOICE_SWEEP and key not in draft.groups:
-            way_out = f"give one, or quote a text with commas twice: \"{key}='a,b'\""
-        return f" gives several values, and this version has no sweeps; {way_out}"
+            way_out = f"{way_out}; a text with commas is quoted twice: \"{key}='a,b'\""
+        return f" gives several values, and a run takes one; {way_out}"
     if not key:
         return " names no key; write key=value"
     if override.package is not None:

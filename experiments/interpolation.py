@@ -19,6 +19,7 @@ from experiments.faults import did_you_mean
 from experiments.origins import Origins
 
 UNQUOTED = re.compile(r"[\w./:@-]+")
+FOLLOWS = re.compile(r"\$\{(?!oc\.env:)")
 NOT_FOUND = re.compile(r"Interpolation key '(.+)' not found")
 
 
@@ -40,6 +41,23 @@ class Interpolation:
         with _references_stay():
             plain: dict[str, Any] = self._node(self.tree, "")
         return plain
+
+    def links(self) -> dict[str, str]:
+        """What stands in place of a value, by dotted key: text with `${key}` in it that follows another key."""
+        found: dict[str, str] = {}
+
+        def walk(node: Any, prefix: str) -> None:
+            is_map = isinstance(node, DictConfig)
+            for key in node if is_map else range(len(node)):
+                name = f"{prefix}.{key}".lstrip(".") if is_map else f"{prefix}[{key}]"
+                child: Any = node._get_node(key)
+                if child is not None and child._is_interpolation():
+                    found[name] = str(child._value())
+                elif isinstance(child, (DictConfig, ListConfig)) and not child._is_none():
+                    walk(child, name)
+
+        walk(self.tree, "")
+        return {key: text for key, text in found.items() if FOLLOWS.search(text)}
 
     def _node(self, node: Any, prefix: str) -> Any:
         if isinstance(node, DictConfig):

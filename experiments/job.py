@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import importlib
 import io
 import json
 import os
@@ -12,6 +13,7 @@ import sys
 import threading
 import traceback
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from experiments.hold import hold
 from experiments.journal import Journal
@@ -20,7 +22,11 @@ from experiments.targets import find_here
 from experiments.trial import Trial
 from launchers.base import DONE, FAILED
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+if TYPE_CHECKING:
+    from modules.parallel.base import Rank
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+"""A scheduler sends its word to every process of a job."""
 
 
 class Stop:
@@ -65,7 +71,7 @@ def main() -> int:
     stop = Stop()
     try:
         # What takes seconds is imported before the assignment is read, while the launching side still composes it.
-        from experiments.attempt import execute
+        importlib.import_module("experiments.attempt")
         from modules.parallel.base import Rank
     except ImportError as err:
         print(f"ImportError: training cannot begin: {err}; `python -c 'import torch'` tells more", file=sys.stderr)
@@ -76,8 +82,25 @@ def main() -> int:
         return DONE
     stop.watch_launcher()
     order = json.loads(line)
-    trial, number, trust = Trial(Path(order["folder"])), int(order["attempt"]), tuple(order["trust"])
-    rank = Rank(**order["rank"])
+    trial, rank = Trial(Path(order["folder"])), Rank(**order["rank"])
+    code = run_attempt(trial, int(order["attempt"]), tuple(order["trust"]), rank, stop)
+    if rank.meeting:
+        if rank.number == 0 and rank.meeting.startswith("file://"):  # the launching side may be gone
+            shutil.rmtree(Path(rank.meeting.removeprefix("file://")).parent, ignore_errors=True)
+        # The threads of a process group may still run, and abort a process that takes itself down step by step.
+        sys.stdout.flush()
+        os._exit(code)
+    return code
+
+
+def run_attempt(trial: Trial, number: int, trust: tuple[str, ...], rank: Rank, stop: Stop) -> int:
+    """Hold the run and do one rank's part of an attempt; what this process prints goes to the attempt's folder.
+
+    Returns:
+        The exit code of the job.
+    """
+    from experiments.attempt import execute
+
     folder = trial.folder / "attempts" / str(number)
     with hold(trial.folder):
         if trial.attempts()[-1] != folder:  # the launching side died, and another began before this one held the run
@@ -86,19 +109,12 @@ def main() -> int:
         find_here(trust)
         with Journal(folder / "journal.jsonl" if rank.number == 0 else Path(os.devnull)) as journal:
             try:
-                code = execute(trial, number, trust, rank, journal, stop)
+                return execute(trial, number, trust, rank, journal, stop)
             except BaseException:  # a part that calls sys.exit; without other ranks Python ends as it will
                 if not rank.meeting:
                     raise
                 traceback.print_exc()
-                code = FAILED
-    if rank.meeting:
-        if rank.number == 0 and rank.meeting.startswith("file://"):  # the launching side may be gone
-            shutil.rmtree(Path(rank.meeting.removeprefix("file://")).parent, ignore_errors=True)
-        # The threads of a process group may still run, and abort a process that takes itself down step by step.
-        sys.stdout.flush()
-        os._exit(code)
-    return code
+                return FAILED
 
 
 if __name__ == "__main__":

@@ -8,12 +8,17 @@ import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Literal, TypedDict
+
+from experiments import atomic
 
 State = Literal["running", "finished", "failed", "stopped"]
 FINAL_STATES = frozenset({"finished", "failed", "stopped"})
 Scalar = str | int | float | bool | None
+SEALED = "sealed"
+"""File beside a journal that tells where it ends for good."""
 
 _BLOCK_BYTES = 1 << 20  # a replay holds one block of a journal in memory, however long the run
 
@@ -82,22 +87,19 @@ class Journal:
         self.path = path
         self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         self._host, self._pid = socket.gethostname(), os.getpid()
-        _cut_torn_tail(self._fd)
+        cut_torn_tail(self._fd)
 
-    def state(self, state: State, *, step: int, attempt: int, reason: str | None = None) -> None:
-        """Log where the attempt stands; this process and host are noted as the ones that run it."""
-        self._append(
-            {
-                "event": "state",
-                "time": time.time(),
-                "state": state,
-                "step": step,
-                "attempt": attempt,
-                "host": self._host,
-                "pid": self._pid,
-                "reason": reason,
-            }
-        )
+    def state(
+        self, state: State, *, step: int, attempt: int, reason: str | None = None, failure: str | None = None
+    ) -> None:
+        """Log where the attempt stands; this process and host are noted as the ones that run it.
+
+        Args:
+            failure: class of what went wrong, of `experiments.failure`.
+        """
+        event = {"event": "state", "time": time.time(), "state": state, "step": step, "attempt": attempt}
+        told = {"host": self._host, "pid": self._pid, "reason": reason}
+        self._append(event | told | ({"failure": failure} if failure else {}))
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Log named values of one step; whatever `float` takes is a value, a tensor with one element too."""
@@ -142,7 +144,7 @@ class Journal:
             raise OSError(err.errno, told, str(self.path)) from err
 
 
-def _cut_torn_tail(fd: int) -> None:
+def cut_torn_tail(fd: int) -> None:
     """Shorten the file to its last complete line."""
     end = size = os.fstat(fd).st_size
     while end:
@@ -159,6 +161,8 @@ def _cut_torn_tail(fd: int) -> None:
 def read(path: Path, offset: int = 0, max_bytes: int | None = None) -> tuple[list[Event], int]:
     """Read the complete, valid lines after an offset; a torn tail stays unread, a missing file is an empty one.
 
+    What was written after the journal was sealed is not read.
+
     Args:
         path: the journal; it may be written to meanwhile.
         offset: where the last read ended.
@@ -173,10 +177,31 @@ def read(path: Path, offset: int = 0, max_bytes: int | None = None) -> tuple[lis
             lines = file.readlines(-1 if max_bytes is None else max_bytes)
     except FileNotFoundError:
         return [], offset
+    if (end := _sealed_at(path)) is not None:
+        ends = accumulate(map(len, lines), initial=offset)
+        lines = [line for line, start in zip(lines, ends, strict=False) if start + len(line) <= end]
     if lines and not lines[-1].endswith(b"\n"):
         lines.pop()
     events = [event for line in lines if (event := _parse(line)) is not None]
     return events, offset + sum(map(len, lines))
+
+
+def seal(path: Path) -> None:
+    """End a journal where it ends now, when its writer is taken to be gone: an orphan may still write to it.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    if path.exists() and _sealed_at(path) is None:
+        atomic.write_text(path.with_name(SEALED), f"{path.stat().st_size}\n")
+
+
+def _sealed_at(path: Path) -> int | None:
+    """Size at which a journal was sealed."""
+    try:
+        return int(path.with_name(SEALED).read_text())
+    except FileNotFoundError:
+        return None
 
 
 def _parse(line: bytes) -> Event | None:

@@ -22,6 +22,8 @@ class LastWord:
     reason: str
     follows: bool
     """Whether it only noticed that another rank had gone."""
+    failure: str | None = None
+    """Class of the fault, of `experiments.failure`."""
 
 
 def log_name(rank: int) -> str:
@@ -29,13 +31,13 @@ def log_name(rank: int) -> str:
     return "log.txt" if rank == 0 else f"log_rank_{rank}.txt"
 
 
-def leave(folder: Path, rank: int, reason: str, *, follows: bool) -> None:
+def leave(folder: Path, rank: int, reason: str, *, follows: bool, failure: str | None = None) -> None:
     """Leave a last word in an attempt's folder.
 
     Raises:
         OSError: the disk is full.
     """
-    word = LastWord(rank, time.time(), reason, follows)
+    word = LastWord(rank, time.time(), reason, follows, failure)
     write_text(folder / f"last_word_rank_{rank}.json", json.dumps(asdict(word)) + "\n")
 
 

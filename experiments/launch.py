@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from types import FrameType
-from typing import Any, Literal, TextIO
+from typing import Any, TextIO
 
 import yaml
 
@@ -23,18 +23,18 @@ from experiments.build import build
 from experiments.display import Display
 from experiments.faults import InputError
 from experiments.hold import hold
-from experiments.lastwords import RankLogs, first_cause, log_name
+from experiments.lastwords import RankLogs
+from experiments.outcome import Status, judge, record
 from experiments.plan import make_plan
 from experiments.targets import trusted
 from experiments.trial import Trial
-from launchers.base import DONE, FAILED, NO_ROOM, WRONG_INPUT, Assignment, Handle, Launcher, LaunchError
+from launchers.base import DONE, FAILED, WRONG_INPUT, Assignment, Handle, Launcher, LaunchError
 
-Status = Literal["finished", "failed", "stopped", "killed"]
 POLL_S = 0.05
 LONGEST_SYNC_S = 600.0
 
 
-DEFAULT_LAUNCHER = {"_target_": "launchers.local.Local"}
+LOCAL = "launchers.local.Local"
 
 
 @dataclass
@@ -53,6 +53,11 @@ class Result:
     """What the sync said last: run_id, experiment_id, pending, error."""
 
 
+def runs_elsewhere(config: Mapping[str, Any]) -> bool:
+    """Whether even a single run is given to a scheduler."""
+    return bool(config["launcher"]["_target_"] != LOCAL and "dry" in config["launcher"])
+
+
 def _launcher(node: dict[str, Any], trust: Sequence[str] = ()) -> Launcher:
     launcher: Launcher = build(node, "launcher", trust)
     return launcher
@@ -60,7 +65,7 @@ def _launcher(node: dict[str, Any], trust: Sequence[str] = ()) -> Launcher:
 
 def warm_launcher() -> Launcher:
     """The default launcher with a process that imports torch on another core while a configuration is composed."""
-    launcher = _launcher(DEFAULT_LAUNCHER)
+    launcher = _launcher({"_target_": LOCAL})
     launcher.warm()
     return launcher
 
@@ -89,7 +94,7 @@ def run(
     config = {**trial.config, **(changes or {})}
     plan = make_plan(config)
     packages = trusted(trust)
-    if launcher is None or config["launcher"] != DEFAULT_LAUNCHER:
+    if launcher is None or config["launcher"]["_target_"] != LOCAL:
         launcher = _launcher(config["launcher"], packages)
     with _hold(trial):
         watch = _Watch(trial, _new_attempt(trial, changes), display or Display(sys.stderr), plan.topology.world)
@@ -167,38 +172,12 @@ class _Watch:
 
     def result(self, code: int | None, failed_rank: int | None = None, *, asked_to_end: bool) -> Result:
         """How it ended, by its own last word or else its exit code; written to `outcome.json`."""
-        status, reason = self._standing(code, asked_to_end, failed_rank)
-        outcome = {"status": status, "attempt": self.attempt, "reason": reason, "exit_code": code, "ended": time.time()}
-        with contextlib.suppress(OSError):  # a full disk: the journal's own last word stands then
-            write_text(self.trial.folder / "outcome.json", json.dumps(outcome) + "\n")
+        outcome = judge(self.trial, self.attempt, self.last_state, code, failed_rank, asked_to_end=asked_to_end)
+        record(self.trial, self.attempt, outcome, code)
         # A part of the user's may end the process with any code: only what the job itself called wrong input is that.
         spoke = self.last_state is not None and self.last_state["state"] == "failed"
-        exit_code = DONE if status == "finished" else WRONG_INPUT if code == WRONG_INPUT and spoke else FAILED
-        return Result(self.trial, self.attempt, status, reason, exit_code, self.metrics)
-
-    def _standing(self, code: int | None, asked_to_end: bool, failed_rank: int | None) -> tuple[Status, str | None]:
-        if self.last_state is not None and self.last_state["state"] != "running":
-            return self.last_state["state"], self.last_state["reason"]
-        cause = first_cause(self.folder)
-        if cause is not None:
-            return "failed", f"rank {cause.rank}: {cause.reason}"
-        rank = "" if failed_rank is None else f"rank {failed_rank} was "
-        if code is not None and code < 0:
-            name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-            is_riddle = -code == signal.SIGKILL and not asked_to_end
-            hint = "; if nobody sent it, memory ran out: lower batch_size_per_device" if is_riddle else ""
-            return "killed", f"{rank}ended by {name}{hint}"
-        if code == NO_ROOM:
-            return (
-                "failed",
-                f"the disk of {self.trial.folder} is full; free space, then `lathe resume {self.trial.reference}`",
-            )
-        if (noticed := first_cause(self.folder, follows=True)) is not None:
-            return "failed", f"rank {noticed.rank}: {noticed.reason}"
-        log = self.folder / log_name(failed_rank or 0)
-        printed = f"see {log}" if log.exists() else "what it printed stands above"
-        who = "the job" if failed_rank is None else f"rank {failed_rank}"
-        return "failed", f"{who} ended with code {code} and left no word; {printed}"
+        exit_code = DONE if outcome.status == "finished" else WRONG_INPUT if code == WRONG_INPUT and spoke else FAILED
+        return Result(self.trial, self.attempt, outcome.status, outcome.reason, exit_code, self.metrics)
 
 
 def _last_values(trial: Trial) -> dict[str, float]:

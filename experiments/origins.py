@@ -110,6 +110,6 @@ def shown(value: Any) -> str:
 def shown_path(path: Path) -> str:
     """A path as short as it is clear: from the house, or from the folder one stands in."""
     root = HOUSE.parent
-    if any(path.is_relative_to(root / folder) for folder in ("conf", "modules", "launchers")):
+    if any(path.is_relative_to(root / folder) for folder in ("conf", "modules", "launchers", "sweeps")):
         return str(path.relative_to(root))
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

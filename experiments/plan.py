@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments import arrangement
+from experiments import arrangement, site
 from experiments.facts import NOT_NEGATIVE, POSITIVE, Facts, NotJudgedError
 from experiments.faults import PlanError
 from experiments.secrets import resolve
@@ -160,5 +160,5 @@ def _warmup(facts: Facts) -> str | None:
 
 
 RULES: tuple[Callable[[Facts], str | list[str] | None], ...] = (
-    _efficiency, _best_metric, _files, *arrangement.RULES, _enough_examples, _length, _epochs, _warmup,
+    _efficiency, _best_metric, _files, *arrangement.RULES, _enough_examples, _length, _epochs, _warmup, *site.RULES,
 )  # fmt: skip

@@ -99,6 +99,39 @@ class Hardware:
     """From one device to one of another node, each way, every device by itself; null: 10 Gb/s."""
     network_latency_us: float | None
     """Of a message between nodes."""
+    slurm: Slurm | None
+    """How SLURM is asked for such machines; null: it is not."""
+
+
+@dataclass
+class Slurm:
+    """The words of a SLURM site; null: the site's own default, where nothing else is said."""
+
+    partition: str | None
+    account: str | None
+    qos: str | None
+    constraint: str | None
+    """Features of the nodes, such as ``h100`` or ``h100|a100``."""
+    gpu_type: str | None
+    """Type of the GPUs as the site calls it, such as h100; null: any, or none where device=cpu."""
+    gres: str | None
+    """Generic resources in full, such as ``gpu:h100:4``; null: made of gpu_type and devices_per_node."""
+    cpus_per_device: int
+    """Cores of each rank."""
+    mem_gb_per_device: float
+    """Main memory of each rank."""
+    time: str
+    """Limit of one worker, as ``hours:minutes:seconds`` or ``days-hours:minutes:seconds``, in quotes."""
+    lead_s: int
+    """How long before its end a job is told, to save what it has."""
+    setup: list[str]
+    """Lines of shell to run before, such as ``module load cuda``."""
+    container: str | None
+    """Image for ``srun --container-image``."""
+    srun_args: list[str]
+    """Further arguments of srun."""
+    sbatch: dict[str, str]
+    """Further options of sbatch by name, without the dashes."""
 
 
 @dataclass
@@ -111,3 +144,66 @@ class Tracking:
     """Name of the MLflow experiment."""
     sync: Literal["live", "end", "off"]
     """live: in the background while the run trains; end: after it; off: only by `lathe sync`."""
+
+
+@dataclass
+class Sweep:
+    """A question that takes several trials."""
+
+    name: str | None
+    """Folder of the sweep in runs_dir; null: the name of its file."""
+    note: str | None
+    """A sentence or two in Markdown on why this was asked."""
+    base: list[str]
+    """Overrides of the experiment that all trials share."""
+    space: dict[str, Any]
+    """By key of the configuration, what it may be, in Hydra's grammar for sweeps; see docs/sweeps.md."""
+    given: list[list[str]]
+    """Sets of overrides, a point each; only for strategy given."""
+    strategy: Strategy
+    pruner: Pruner | None
+    """What ends bad trials early; null: nothing."""
+    metric: str
+    """A metric of the evaluation on the validation split, such as val/accuracy_top1."""
+    mode: Literal["max", "min"]
+    seeds: int
+    """Trials of every point, that differ by their seed; strategies see the mean."""
+    budget: Budget
+    max_attempts: int
+    """Of a trial that is interrupted or killed, before it counts as failed."""
+    reuse: bool
+    """Take the results of finished trials of other sweeps in runs_dir that have the same id."""
+
+
+@dataclass
+class Strategy:
+    """How points of the space are chosen."""
+
+    name: Literal["grid", "random", "tpe", "cmaes", "gp", "given"]
+    seed: int
+    startup_points: int
+    """Random points before tpe, cmaes or gp begin to model."""
+    storage: str | None
+    """URI of Optuna's storage, such as postgresql://host/optuna; null: study.log in the sweep's folder."""
+
+
+@dataclass
+class Pruner:
+    """When trials that do worse than others are ended."""
+
+    name: Literal["asha", "hyperband", "median"]
+    first_step: int
+    """Steps that every trial is given; then come the rungs."""
+    factor: int
+    """Of the trials at a rung one in so many goes on to the next, which is so many times as far."""
+
+
+@dataclass
+class Budget:
+    """What a sweep may spend; when the first is spent no trial is begun, and those that run go on. null: no limit."""
+
+    points: int | None
+    wall_h: float | None
+    """Hours since its first submission."""
+    device_h: float | None
+    """Hours of a device, summed over all attempts; of a GPU where trials run on one."""

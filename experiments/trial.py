@@ -38,7 +38,7 @@ class Trial:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The resolved configuration; `${oc.env:NAME}` alone stays open until a process needs it."""
-        config: dict[str, Any] = yaml.safe_load((self.folder / "trial.yaml").read_text())
+        config: dict[str, Any] = yaml.load((self.folder / "trial.yaml").read_text(), Loader=yaml.CSafeLoader)
         return config
 
     def config_of(self, attempt: int) -> dict[str, Any]:
@@ -48,8 +48,13 @@ class Trial:
 
     @cached_property
     def provenance(self) -> dict[str, Any]:
-        """Where it came from: trial_id, run_key, created, overrides, code, host, python, packages, data."""
-        provenance: dict[str, Any] = yaml.safe_load((self.folder / "provenance.yaml").read_text())
+        """Where it came from: trial_id, run_key, created, overrides, code, host, python, packages, data.
+
+        A trial of a sweep shares most of it with the others; that stands once, in the sweep's folder.
+        """
+        shared = self.folder.parent / "provenance.yaml"
+        provenance: dict[str, Any] = yaml.safe_load(shared.read_text()) if shared.exists() else {}
+        provenance |= yaml.safe_load((self.folder / "provenance.yaml").read_text())
         return provenance
 
     @property
@@ -84,6 +89,7 @@ EXCLUDED = (
     "profile",
     "hardware.cpu_cores", "hardware.memory_gb", "hardware.peak_tflops", "hardware.efficiency",
     "hardware.link_gb_per_s", "hardware.link_latency_us", "hardware.network_gb_per_s", "hardware.network_latency_us",
+    "hardware.slurm",
 )  # fmt: skip
 
 
@@ -108,15 +114,12 @@ def freeze(experiment: Experiment) -> Trial:
         InputError: the folder cannot be written.
     """
     config = {**experiment.config, "resume": False}
-    runs_dir = _runs_dir(config)
+    runs_dir = runs_dir_of(config)
     identity = trial_id(config)
     folder: Path | None = None
     try:
-        folder = _new_folder(runs_dir / "single", identity)
-        provenance = {"trial_id": identity, **_provenance(experiment, folder, runs_dir)}
-        write_text(folder / "provenance.yaml", yaml.safe_dump(provenance, sort_keys=False, allow_unicode=True))
-        # Last of all: it is what makes the folder a run.
-        write_text(folder / "trial.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+        folder = new_folder(runs_dir, f"single/{identity}")
+        write_trial(folder, config, {"trial_id": identity, **provenance_of(experiment, folder, runs_dir)})
     except BaseException as err:
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
@@ -128,7 +131,19 @@ def freeze(experiment: Experiment) -> Trial:
     return Trial(folder)
 
 
-def _provenance(experiment: Experiment, folder: Path, runs_dir: Path) -> dict[str, Any]:
+def write_trial(folder: Path, config: dict[str, Any], provenance: dict[str, Any]) -> None:
+    """Make a folder a run.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    write_text(folder / "provenance.yaml", yaml.safe_dump(provenance, sort_keys=False, allow_unicode=True))
+    # Last of all: it is what makes the folder a run.
+    write_text(folder / "trial.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+
+
+def provenance_of(experiment: Experiment, folder: Path, runs_dir: Path) -> dict[str, Any]:
+    """Where an experiment comes from; what its checkouts differ by from their commits goes to the folder's ``code``."""
     warnings: list[str] = []
     trust = trusted(experiment.trust)
     code = snapshots(experiment.config_dirs, trust, folder / "code", warnings, runs_dir)
@@ -180,7 +195,8 @@ def code_changes(trial: Trial, trust: Sequence[str] = ()) -> list[str]:
     ]
 
 
-def _runs_dir(config: dict[str, Any]) -> Path:
+def runs_dir_of(config: dict[str, Any]) -> Path:
+    """Folder of all runs, as this machine's environment says."""
     return Path(resolve(config["runs_dir"])).expanduser().resolve()
 
 
@@ -188,7 +204,7 @@ def latest(experiment: Experiment) -> Trial | None:
     """The newest run of this very configuration, or None."""
     identity = trial_id(experiment.config)
     runs = sorted(
-        (_runs_dir(experiment.config) / "single").glob(f"{identity}*/trial.yaml"),
+        (runs_dir_of(experiment.config) / "single").glob(f"{identity}*/trial.yaml"),
         key=lambda path: _repeat(path.parent.name),
     )
     return Trial(runs[-1].parent) if runs else None
@@ -214,13 +230,14 @@ def find(name: str, runs_dir: Path) -> Trial:
     raise InputError([f"there is no run '{name}' in {runs_dir}; {did_you_mean(name, known)}"])
 
 
-def _new_folder(parent: Path, identity: str) -> Path:
-    parent.mkdir(parents=True, exist_ok=True)
-    ignored = parent.parent / ".gitignore"  # runs are no code, in whoever's checkout they lie
+def new_folder(runs_dir: Path, name: str) -> Path:
+    """Make a folder of this name, or with a number behind it where there is one already."""
+    (runs_dir / name).parent.mkdir(parents=True, exist_ok=True)
+    ignored = runs_dir / ".gitignore"  # runs are no code, in whoever's checkout they lie
     if not ignored.exists():
         ignored.write_text("*\n")
     for repeat in itertools.count(1):
-        folder = parent / (identity if repeat == 1 else f"{identity}-{repeat}")
+        folder = runs_dir / (name if repeat == 1 else f"{name}-{repeat}")
         try:
             folder.mkdir()
         except FileExistsError:

@@ -19,7 +19,7 @@ from experiments.targets import is_allowed, is_own
 ROOT = "experiments.schema.Experiment"
 MARKS = ("_target_", "_partial_")
 METHODS = {
-    "data": ("load",), "evaluator": ("measure",), "launcher": ("launch",), "model": ("forward",),
+    "data": ("load",), "evaluator": ("measure",), "launcher": ("launch", "submit"), "model": ("forward",),
     "objective": ("__call__", "forward"), "parallel": ("train_step", "layouts"), "schedule": ("factor",),
 }  # fmt: skip
 """By what a class shows that it is of the kind that a key of the root wants: it has one of these."""
@@ -41,6 +41,16 @@ class Validation:
             self.secret(key)
         self.config = config
         self._fields(config, signature.read(ROOT), "")
+
+    def fields(self, node: dict[str, Any], schema: str, prefix: str) -> None:
+        """Check a map against another class of the schema.
+
+        Args:
+            node: the map; its numbers are brought to one spelling.
+            schema: full name of the class.
+            prefix: what its keys are called by, such as ``sweep.``.
+        """
+        self._fields(node, signature.read(schema), prefix)
 
     def secret(self, key: str) -> None:
         """Tell of a value that must not be written down."""
@@ -78,8 +88,8 @@ class Validation:
             self.problems.append(f"{typed}: the configuration has no key {name!r}; {way_out}")
 
     def _field(self, value: Any, argument: Argument, module: Module, key: str) -> Any:
-        name = argument.annotation.id if isinstance(argument.annotation, ast.Name) else ""
-        if value is check.UNKNOWN:
+        name, may_be_null = _class_of(argument.annotation)
+        if value is check.UNKNOWN or (value is None and may_be_null and name in module.classes):
             return value
         if name == "Part":
             self.part(value, key)
@@ -87,7 +97,8 @@ class Validation:
             self._fields(value, signature.read(f"{module.name}.{name}"), f"{key}.")
         elif name in module.classes:
             inner = ", ".join(signature.read(f"{module.name}.{name}").arguments)
-            self.problems.append(f"{self.origins.typed(key, value)} is not a map; its keys are {inner}")
+            null = " or null" if may_be_null else ""
+            self.problems.append(f"{self.origins.typed(key, value)} is not a map{null}; its keys are {inner}")
         else:
             return self._plain(value, argument, module, key)
         return value
@@ -219,6 +230,13 @@ class Validation:
         if isinstance(value, float) and value.is_integer() and "whole number" in wanted:
             example = str(int(value))
         return f"write `{key}={example}` or the like"
+
+
+def _class_of(annotation: ast.expr | None) -> tuple[str, bool]:
+    """The class that a field of the schema names, and whether it may be null; "" where it names none alone."""
+    optional = isinstance(annotation, ast.BinOp) and ast.unparse(annotation.right) == "None"
+    named = annotation.left if optional and isinstance(annotation, ast.BinOp) else annotation
+    return (named.id if isinstance(named, ast.Name) else ""), optional
 
 
 def _serves(spec: Signature, key: str) -> bool:

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import signal
 import tempfile
 import time
-from pathlib import Path
 
 import psutil
 
 from launchers.base import Assignment
 from launchers.job import Job
+from launchers.remains import children, clear, free_shared_memory
 
 GRACE_S = 5.0
 """How long ranks may say their last words after one of them has failed: they notice it in a tenth of a second."""
-SHARED_MEMORY = Path("/dev/shm")
 
 
 class Ranks:
@@ -79,31 +77,16 @@ class Ranks:
             if rank in self._codes:
                 continue
             # What a rank has started, to fetch data or to compile, does not outlive it.
-            children = _children(job.pid) if number == signal.SIGKILL else []
+            started = children(job.pid) if number == signal.SIGKILL else []
             job.signal(number)
-            for child in children:
+            for child in started:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     child.kill()
-            for pid in (job.pid, *(child.pid for child in children)) if number == signal.SIGKILL else ():
-                _free_shared_memory(pid)
+            for pid in (job.pid, *(child.pid for child in started)) if number == signal.SIGKILL else ():
+                free_shared_memory(pid)
 
     def _clean(self) -> None:
         """Leave nothing behind, whatever ended them."""
         shutil.rmtree(self._meeting, ignore_errors=True)
         for job in self._jobs:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(job.pid, signal.SIGKILL)  # each leads a session; what is left in it has lost its parent
-            _free_shared_memory(job.pid)
-
-
-def _children(pid: int) -> list[psutil.Process]:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return list(psutil.Process(pid).children(recursive=True))
-    return []
-
-
-def _free_shared_memory(pid: int) -> None:
-    """Remove what torch's tensors of an ended process hold in shared memory: they are files named by its number."""
-    for path in SHARED_MEMORY.glob(f"torch_{pid}_*"):
-        with contextlib.suppress(OSError):
-            path.unlink()
+            clear(job.pid)

@@ -16,6 +16,8 @@ import pytest
 
 from experiments.sync import sync_run
 from experiments.trial import Trial
+from launchers.rehearsal_conf import Spec
+from tests.cluster import Cluster, booted
 from tests.live import Live
 from tests.stores import begin, make_run
 
@@ -83,3 +85,41 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def runs_dir(tmp_path: Path, empty_store: Path) -> Path:
     shutil.copy(empty_store, tmp_path / "mlflow.db")
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def booted_cluster() -> Iterator[Cluster]:
+    """A SLURM cluster of 4 nodes without accounting, of which the environment says nothing."""
+    with booted(Spec()) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def booted_cluster_with_accounting() -> Iterator[Cluster]:
+    """A SLURM cluster of 2 nodes with accounting, of which the environment says nothing."""
+    with booted(Spec(nodes=2, accounting=True)) as found:
+        yield found
+
+
+@pytest.fixture
+def cluster(booted_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    """The SLURM cluster of this machine: this process's commands go to it, and those of processes that it starts.
+
+    It is the same one in all tests. What a test has killed is started again, and who has taken a node down puts it back.
+    """
+    return _entered(booted_cluster, monkeypatch)
+
+
+@pytest.fixture
+def cluster_with_accounting(
+    booted_cluster_with_accounting: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> Cluster:
+    """As `cluster`, but with a real `sacct`, one account and two QOS."""
+    return _entered(booted_cluster_with_accounting, monkeypatch)
+
+
+def _entered(found: Cluster, monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    found.boot()
+    for name, value in found.environment().items():
+        monkeypatch.setenv(name, value)
+    return found

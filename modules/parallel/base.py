@@ -29,6 +29,8 @@ class Rank:
     """Ranks of its node."""
     meeting: str = ""
     """Where all ranks meet, as torch.distributed's ``init_method``: ``file:///...`` or ``tcp://host:port``."""
+    listener: int | None = None
+    """Of the first rank, the open socket that listens there; None: it opens one. Nobody else can take the port."""
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch._C._distributed_c10d import HashStore
+from torch._C._distributed_c10d import HashStore, Store, TCPStore
 
-from modules.parallel.base import Recipe
+from modules.parallel.base import Rank, Recipe
 from modules.parallel.topology import AXES, Topology
 
 T = TypeVar("T")
@@ -41,15 +41,25 @@ class Ranks:
 
     def _meet(self, recipe: Recipe) -> None:
         backend = "cpu:gloo,cuda:nccl" if recipe.device != "cpu" and torch.cuda.is_available() else "gloo"
-        alone = self.topology.world == 1
+        store = HashStore() if self.topology.world == 1 else self._listening(recipe.rank)
         dist.init_process_group(
             backend,
-            init_method=None if alone else recipe.rank.meeting,
-            store=HashStore() if alone else None,
+            init_method=recipe.rank.meeting if store is None else None,
+            store=store,
             rank=self.number,
             world_size=self.topology.world,
             timeout=TIMEOUT,
         )
+
+    def _listening(self, rank: Rank) -> Store | None:
+        """The store of ranks that meet where the first of them listens; None where they meet at a file."""
+        if not rank.meeting.startswith("tcp://"):
+            return None
+        host, _, port = rank.meeting.removeprefix("tcp://").rpartition(":")
+        return TCPStore(
+            host, int(port), self.topology.world, is_master=rank.number == 0, timeout=TIMEOUT, wait_for_workers=False,
+            master_listen_fd=rank.listener,
+        )  # fmt: skip
 
     def _join(self, axis: str) -> None:
         """Make the groups along an axis; every rank has to make all of them, in the same order."""

@@ -17,7 +17,8 @@ import pytest
 
 from launchers.base import Assignment, LaunchError
 from launchers.local import Local
-from launchers.ranks import SHARED_MEMORY, Ranks
+from launchers.ranks import Ranks
+from launchers.remains import SHARED_MEMORY
 
 ACTS = """
 import json, os, signal, subprocess, sys, time

@@ -1,0 +1,158 @@
+"""How a worker comes by its next trial: one that waits, or one that the strategy is asked for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from experiments import journal
+from experiments.budget import may_ask, spent
+from experiments.failure import CONFIG, DISK
+from experiments.faults import InputError
+from experiments.ledger import Entry, Ledger, Standing
+from experiments.sweep import Sweep
+from experiments.templates import Templates
+from experiments.trial import Trial, data_fingerprint, trial_id, write_trial
+
+if TYPE_CHECKING:
+    from experiments.study import Study
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One attempt at one trial, which is this worker's alone."""
+
+    entry: Entry
+    trial: Trial
+    attempt: int
+
+
+class Claims:
+    """Those of one worker."""
+
+    def __init__(
+        self, sweep: Sweep, ledger: Ledger, templates: Templates, study: Study | None, *, worker: str, devices: int
+    ) -> None:
+        """
+        Args:
+            sweep: whose trials.
+            ledger: this process's view.
+            templates: what points are filled into.
+            study: what is asked for points where none waits; None: nothing is.
+            worker: its name.
+            devices: that one trial takes.
+        """
+        self.sweep, self.ledger, self.templates, self.study = sweep, ledger, templates, study
+        self.worker, self.devices = worker, devices
+
+    def take(self) -> Claim | None:
+        """The next trial; None where there is none to begin."""
+        question = self.sweep.question
+        with self.ledger.locked() as standing:
+            if standing.closed is not None:
+                return None
+            if (why := spent(question["budget"], standing)) is not None:
+                self.ledger.close(why)
+                return None
+            entry = self._waiting(standing)
+            if (
+                entry is None
+                and self.study is not None
+                and self.study.is_asked
+                and may_ask(question["budget"], standing)
+            ):
+                self._ask(self.study, standing)
+                entry = self._waiting(standing)
+            if entry is None:
+                return None
+            attempt = self.ledger.claim(entry, worker=self.worker, host=socket.gethostname(), devices=self.devices)
+        return self._prepare(entry, attempt)
+
+    def _waiting(self, standing: Standing) -> Entry | None:
+        """Of those that wait, one that was begun before all others."""
+        waiting = [entry for entry in standing.entries.values() if entry.state == "waiting"]
+        return min(waiting, key=lambda entry: (entry.attempt == 0, entry.point), default=None)
+
+    def _ask(self, study: Study, standing: Standing) -> None:
+        """Let the strategy choose a point, and add a trial for each of its seeds."""
+        study.tell(standing)
+        number, values = study.ask()
+        point = max((entry.point for entry in standing.entries.values()), default=-1) + 1
+        self.ledger.add(trials_of(self.sweep.question, self.templates, standing, point, values, number))
+
+    def _prepare(self, entry: Entry, attempt: int) -> Claim | None:
+        """Make the trial a run folder, with one for the attempt; None where that fails, which the ledger then says."""
+        trial = self.sweep.trial(entry)
+        try:
+            trial.folder.mkdir(exist_ok=True)
+            if not (trial.folder / "trial.yaml").exists():
+                self._write(entry, trial)
+            for path in journal.journals(trial.folder):
+                journal.seal(path)
+            folder = trial.folder / "attempts" / str(attempt)
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "heartbeat").touch()
+            (trial.folder / "outcome.json").unlink(missing_ok=True)
+        except (OSError, InputError) as err:
+            failure = CONFIG if isinstance(err, InputError) else DISK
+            with self.ledger.locked():
+                self.ledger.end(entry.id, attempt, "failed", failure=failure, reason=str(err), wasted=True)
+            return None
+        return Claim(entry, trial, attempt)
+
+    def _write(self, entry: Entry, trial: Trial) -> None:
+        config, overrides = self.templates.config_of(entry.values, entry.seed)
+        provenance = {
+            "trial_id": trial_id(config),
+            "run_key": f"{self.sweep.key}-{entry.id}",
+            "created": time.time(),
+            "overrides": overrides,
+            "sweep": self.sweep.name,
+            "seeds": {"seed": config["seed"]},
+            "data": data_fingerprint(config["data"]),
+        }
+        write_trial(trial.folder, config, provenance)
+
+    def beats(self) -> dict[tuple[str, int], float]:
+        """When the worker of each attempt that runs elsewhere gave its last sign of life; 0 where it gave none yet."""
+        found: dict[tuple[str, int], float] = {}
+        for entry in self.ledger.look().entries.values():
+            if entry.state == "running":
+                beat = self.sweep.trial(entry).folder / "attempts" / str(entry.attempt) / "heartbeat"
+                found[entry.id, entry.attempt] = beat.stat().st_mtime if beat.exists() else 0.0
+        return found
+
+
+def trials_of(
+    question: Mapping[str, Any], templates: Templates, standing: Standing, point: int, values: dict[str, Any],
+    number: int | None,
+) -> Iterator[dict[str, Any]]:  # fmt: skip
+    """What the ledger is to be told of a point: a trial for each seed.
+
+    A configuration that the sweep has already is not run again: its result stands in, where there is one.
+    """
+    for seed in range(question["seeds"]):
+        identity = _identity(templates, values, seed)
+        name, twin = identity, standing.entries.get(identity)
+        repeat = 1
+        while name in standing.entries:
+            repeat += 1
+            name = f"{identity}-{repeat}"
+        reused = {"folder": twin.id, "value": twin.value} if twin is not None and twin.state == "finished" else None
+        yield {
+            "trial": name, "point": point, "values": values, "seed": seed, "number": number, "reused": reused,
+        }  # fmt: skip
+
+
+def _identity(templates: Templates, values: dict[str, Any], seed: int) -> str:
+    """The trial's id; of a configuration that cannot run, one that nothing else has."""
+    try:
+        return trial_id(templates.config_of(values, seed)[0])
+    except InputError:
+        told = json.dumps([values, seed], sort_keys=True)
+        return f"wrong-{hashlib.sha256(told.encode()).hexdigest()[:8]}"

@@ -1,0 +1,102 @@
+"""What the commands of sweeps do: ask the question, go on with it, and stay to show it."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+
+from experiments.build import build
+from experiments.display import console
+from experiments.ledger import Standing
+from experiments.question import Question
+from experiments.sweep import Sweep
+from experiments.sweeping import Draft, draft, extend, num_todo, pool_of, revive, submit, write
+from experiments.trial import runs_dir_of
+from launchers.base import Crews, LaunchError, Pool
+
+
+def ask(question: Question, asked: argparse.Namespace) -> int:
+    """Freeze a sweep, start its workers, and show it until it ends."""
+    found = draft(question, config_dirs=asked.config_dir, trust=asked.trust)
+    if found.templates.all[0].config["launcher"].get("dry"):
+        return _show_dry(found)
+    sweep = write(found)
+    for warning in sweep.provenance["warnings"]:
+        _say(f"warning: {warning}")
+    try:
+        return _work(sweep, asked)
+    except LaunchError:
+        shutil.rmtree(sweep.folder)  # it was refused whole, and nothing of it has run
+        raise
+
+
+def go_on(sweep: Sweep, asked: argparse.Namespace) -> int:
+    """Run what of a sweep is missing, failed or lost, and what it is extended by."""
+    from experiments.progress import reap
+
+    reap(sweep, sweep.ledger(), sweep.crews())
+    new = extend(sweep, asked.overrides)
+    sweep = Sweep(sweep.folder)
+    waiting = revive(sweep)
+    if asked.overrides:
+        _say(f"{new} trials are new, {waiting} wait")
+    return _work(sweep, asked)
+
+
+def _work(sweep: Sweep, asked: argparse.Namespace) -> int:
+    """Start workers for what is to be run, and stay to see it unless it was asked not to."""
+    from experiments.status_tables import live
+
+    standing = sweep.ledger().look()
+    pool = submit(sweep)
+    if pool is None:
+        _say(
+            f"sweep {sweep.name}: nothing is left to run ({len(standing.entries)} trials); `lathe status {sweep.name}`"
+        )
+    else:
+        _say(f"sweep {sweep.name} in {sweep.folder}: {_numbers(sweep, standing)}")
+    if asked.detach:
+        _say(f"`lathe status {sweep.name}` shows it, `lathe cancel {sweep.name}` ends it")
+        return 0
+    return live(sweep, sweep.crews())
+
+
+def _numbers(sweep: Sweep, standing: Standing) -> str:
+    todo = num_todo(sweep.question, standing)
+    known = f"{todo} trials" if todo else "trials"
+    job = sweep.ledger().look().submissions[-1]["job"]
+    return f"{known}, job {job}"
+
+
+def _show_dry(found: Draft) -> int:
+    """Print what would be submitted, how much of it, and what it may cost at most."""
+    config = found.templates.all[0].config
+    asked = found.question.asked
+    hardware = found.experiment.config["hardware"]
+    worker = {key: hardware[key] for key in ("nodes", "devices_per_node")}
+    standing = Standing()
+    for trial in found.trials:
+        standing.apply({"event": "trial", "time": 0.0, **trial})
+    todo = num_todo(asked, standing)
+    folder = runs_dir_of(found.experiment.config) / str(asked["name"])
+    pool = pool_of(folder, found.templates, worker, asked, max(1, todo))
+    crews: Crews = build(config["launcher"], "launcher", found.templates.trust)
+    print(crews.describe(pool))
+    print(f"\n{_cost(pool, crews, todo)}", file=sys.stderr)
+    return 0
+
+
+def _cost(pool: Pool, crews: Crews, todo: int) -> str:
+    from experiments.site import most_device_h
+
+    tasks = crews.tasks(pool)
+    told = f"{todo} trials, {tasks} tasks of {pool.nodes} nodes x {pool.devices_per_node} devices"
+    if pool.slurm is None:
+        return told
+    hours = most_device_h(tasks, pool.nodes, pool.devices_per_node, pool.slurm["time"])
+    return f"{told}, at most {hours:,.1f} device-hours (time limit {pool.slurm['time']})"
+
+
+def _say(line: str) -> None:
+    console().print(line, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,238 @@
+"""The launching side of a sweep: question to frozen trials on disk, and workers for them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from experiments import options
+from experiments.atomic import write_text
+from experiments.claims import trials_of
+from experiments.compose import Experiment, compose
+from experiments.faults import InputError, PlanError
+from experiments.frozen_code import copy_packages
+from experiments.ledger import Ledger, Standing
+from experiments.question import Question
+from experiments.sweep import ADAPTIVE, Sweep
+from experiments.targets import trusted
+from experiments.templates import Template, Templates, check_links
+from experiments.trial import new_folder, provenance_of, runs_dir_of
+from launchers.base import Pool
+
+MOST_TOLD = 10
+CODE = "code/packages"
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A sweep that is not on disk yet: every trial that is known before one has run, checked."""
+
+    question: Question
+    experiment: Experiment
+    """One of its experiments; what it does not share with the others stands in the templates."""
+    templates: Templates
+    trials: list[dict[str, Any]]
+
+
+def draft(question: Question, *, config_dirs: Sequence[str] = (), trust: Sequence[str] = ()) -> Draft:
+    """Compose what the space's choices of options ask for, and fill every point in.
+
+    Raises:
+        InputError: with every problem of every trial.
+    """
+    templates, experiment = _compose_all(question, config_dirs, trust)
+    found = list(_trials(question, templates, Standing()))
+    return Draft(question, experiment, templates, found)
+
+
+def _compose_all(question: Question, config_dirs: Sequence[str], trust: Sequence[str]) -> tuple[Templates, Experiment]:
+    groups = options.groups(options.user_folders(config_dirs))
+    templates: list[Template] = []
+    for choices in question.choices(groups):
+        chosen = [f"{group}={option}" for group, option in choices.items()]
+        experiment = compose([*question.asked["base"], *chosen], config_dirs=config_dirs, trust=trust)
+        templates.append(Template.of(experiment, choices, _hardware_of_a_trial(experiment.config)))
+    problems = [problem for template in templates for problem in check_links(template, question.keys)]
+    if problems:
+        raise InputError(list(dict.fromkeys(problems)), f"the sweep '{question.asked['name']}'")
+    return Templates(templates, trusted(trust), tuple(config_dirs)), experiment
+
+
+def _hardware_of_a_trial(config: dict[str, Any]) -> dict[str, int]:
+    """What a trial sees of a worker's hardware."""
+    part = config["launcher"].get("devices_per_trial")
+    return {} if part is None else {"nodes": 1, "devices_per_node": part}
+
+
+def _trials(question: Question, templates: Templates, standing: Standing) -> Iterator[dict[str, Any]]:
+    """Those that are known before one has run, but for what the ledger has already.
+
+    Raises:
+        PlanError: with every problem of every point.
+    """
+    problems: list[str] = []
+    asked = question.asked
+    if asked["strategy"]["name"] in ADAPTIVE:
+        first = next(iter(question.some_points()), {})
+        templates.config_of(first, 0)  # what no point can mend is told now
+        return
+    known = {entry.id for entry in standing.entries.values()}
+    numbers = {_as_key(entry.values): entry.point for entry in standing.entries.values()}
+    for values in question.some_points():
+        point = numbers.setdefault(_as_key(values), len(numbers))
+        try:
+            for trial in trials_of(asked, templates, standing, point, values, None):
+                if trial["trial"].partition("-")[0] not in known:
+                    known.add(trial["trial"])
+                    yield trial
+        except PlanError as err:
+            problems += [f"{problem} [{err.subject.removeprefix('the ')}]" for problem in err.problems]
+    if problems:
+        raise PlanError(problems[:MOST_TOLD], f"the sweep '{asked['name']}'")
+
+
+def _as_key(values: dict[str, Any]) -> str:
+    return repr(sorted(values.items()))
+
+
+def write(draft: Draft) -> Sweep:
+    """Put a sweep on disk; its folder is named by the question, with a number behind where there is one already.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    runs_dir = runs_dir_of(draft.experiment.config)
+    folder: Path | None = None
+    try:
+        folder = new_folder(runs_dir, draft.question.asked["name"])
+        copy_packages(trusted(draft.experiment.trust), folder / CODE)
+        provenance = provenance_of(draft.experiment, folder, runs_dir)
+        hardware = draft.experiment.config["hardware"]
+        provenance["worker"] = {key: hardware[key] for key in ("nodes", "devices_per_node")}
+        write_text(folder / "provenance.yaml", yaml.safe_dump(provenance, sort_keys=False, allow_unicode=True))
+        draft.templates.save(folder)
+        (folder / "workers").mkdir()
+        # Last of all: it is what makes the folder a sweep.
+        write_text(folder / "sweep.yaml", draft.question.text())
+    except BaseException as err:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+        if not isinstance(err, OSError):
+            raise
+        raise InputError(
+            [f"runs_dir={runs_dir} cannot be written: {err.strerror}; free space there or choose another runs_dir"]
+        ) from err
+    sweep = Sweep(folder)
+    ledger = sweep.ledger()
+    with ledger.locked():
+        _add(sweep, ledger, draft.trials)
+    return sweep
+
+
+def _add(sweep: Sweep, ledger: Ledger, trials: list[dict[str, Any]]) -> None:
+    """Tell the ledger, and the study where trials may be pruned, of trials that were frozen together."""
+    study = sweep.study() if trials else None
+    numbers: dict[int, int | None] = {}
+    for trial in trials:
+        if study is not None and trial["point"] not in numbers:
+            numbers[trial["point"]] = study.enroll(trial["values"])
+    ledger.add({**trial, "number": numbers.get(trial["point"], trial["number"])} for trial in trials)
+
+
+def extend(sweep: Sweep, overrides: Sequence[str]) -> int:
+    """Take further values, budget or seeds into a sweep; how many trials are new.
+
+    Raises:
+        InputError: they change what its trials share, which only a new sweep can.
+    """
+    question = Question.load(sweep.folder)
+    provenance = sweep.provenance
+    asked = question.extended(overrides, provenance["config_dirs"])
+    before = sweep.templates()
+    composed, _ = _compose_all(asked, provenance["config_dirs"], provenance["trust"]) if overrides else (before, None)
+    known = [template.choices for template in before.all]
+    templates = Templates(
+        [*before.all, *(template for template in composed.all if template.choices not in known)],
+        before.trust,
+        before.config_dirs,
+    )
+    ledger = sweep.ledger()
+    with ledger.locked() as standing:
+        trials = list(_trials(asked, templates, standing))
+        if overrides:
+            templates.save(sweep.folder)
+            write_text(sweep.folder / "sweep.yaml", asked.text())
+        _add(Sweep(sweep.folder), ledger, trials)
+    return len(trials)
+
+
+def revive(sweep: Sweep) -> int:
+    """Let every trial that ended without a result wait once more; how many wait now."""
+    ledger = sweep.ledger()
+    with ledger.locked() as standing:
+        ledger.again([entry.id for entry in standing.entries.values() if entry.state in ("failed", "cancelled")])
+        if standing.closed is not None:
+            ledger.reopen()
+        return sum(entry.state == "waiting" for entry in standing.entries.values())
+
+
+def pool_of(sweep_folder: Path, templates: Templates, worker: dict[str, int], asked: dict[str, Any], todo: int) -> Pool:
+    """The workers that are of use for so many trials.
+
+    Args:
+        sweep_folder: where the sweep lies, or will.
+        templates: of the sweep.
+        worker: nodes and devices_per_node that one worker is given.
+        asked: the question.
+        todo: trials that are to be run.
+    """
+    config = templates.all[0].config
+    hardware, launcher = config["hardware"], config["launcher"]
+    per_node, whole = hardware["devices_per_node"], worker["devices_per_node"]
+    side_by_side = launcher.get("trials_per_device") or 1
+    crews = side_by_side * (1 if per_node == whole else worker["nodes"] * (whole // per_node))
+    return Pool(
+        folder=sweep_folder,
+        code=sweep_folder / CODE,
+        name=asked["name"],
+        workers=max(1, -(-todo // crews)),
+        nodes=worker["nodes"],
+        devices_per_node=whole,
+        ranks_per_node=per_node,
+        crews=crews,
+        device=hardware["device"],
+        threads_per_rank=hardware["cpu_threads"],
+        slurm=hardware["slurm"],
+        trust=templates.trust,
+    )
+
+
+def num_todo(asked: dict[str, Any], standing: Standing) -> int:
+    """Trials that wait, and those that a strategy may still be asked for."""
+    waiting = sum(entry.state == "waiting" for entry in standing.entries.values())
+    if asked["strategy"]["name"] not in ADAPTIVE:
+        return waiting
+    left: int = asked["budget"]["points"] - len(standing.points())
+    return waiting + max(0, left) * int(asked["seeds"])
+
+
+def submit(sweep: Sweep) -> Pool | None:
+    """Start workers for what is to be run; None where there is nothing.
+
+    Raises:
+        LaunchError: the machine, or the scheduler, refuses.
+    """
+    ledger = sweep.ledger()
+    todo = num_todo(sweep.question, ledger.look())
+    if todo == 0:
+        return None
+    pool = pool_of(sweep.folder, sweep.templates(), sweep.provenance["worker"], sweep.question, todo)
+    job = sweep.crews().submit(pool)
+    with ledger.locked():
+        ledger.submitted(job, pool.workers)
+    return pool

@@ -1,0 +1,36 @@
+#!/bin/bash
+
+# Parameters
+#SBATCH --account=ml
+#SBATCH --array=0-2%3
+#SBATCH --constraint='h100|h200'
+#SBATCH --cpus-per-task=14
+#SBATCH --exclusive
+#SBATCH --gres=gpu:h100:8
+#SBATCH --job-name='a sweep'
+#SBATCH --mem=1920G
+#SBATCH --nice=10
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=8
+#SBATCH --open-mode=append
+#SBATCH --output=/runs/lr_batch/workers/%A_%a.txt
+#SBATCH --partition=gpu
+#SBATCH --qos=long
+#SBATCH --requeue
+#SBATCH --signal=USR2@180
+#SBATCH --time=08:00:00
+
+# setup
+task=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
+worker=/runs/lr_batch/workers/$task.${SLURM_RESTART_COUNT:-0}
+mkdir -p "$worker"
+exec >> "$worker/log.txt" 2>&1
+export PYTHONPATH=/runs/lr_batch/code/packages${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+ends=${SLURM_JOB_END_TIME:-$(squeue -h -j "$task" -o %e || true)}
+code=0
+srun --cpus-per-task=14 --kill-on-bad-exit=0 --wait=0 --label /opt/lathe/bin/python -P -m launchers.seat --per-node 8 --devices 8 --device cuda --lead-s 180 --threads 7 --ends "$ends" /runs/lr_batch || code=$?
+if [ $code = 75 ] && [ "$(squeue -h -j "$task" -o %T)" = RUNNING ]; then scontrol requeue "$task"; fi
+exit $code
