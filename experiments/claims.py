@@ -83,7 +83,8 @@ class Claims:
         study.tell(standing)
         number, values = study.ask()
         point = max((entry.point for entry in standing.entries.values()), default=-1) + 1
-        self.ledger.add(trials_of(self.sweep.question, self.templates, standing, point, values, number))
+        trials = trials_of(self.sweep.question, self.templates, standing, point, values, number, may_be_wrong=True)
+        self.ledger.add(trials)
 
     def _prepare(self, entry: Entry, attempt: int) -> Claim | None:
         """Make the trial a run folder, with one for the attempt; None where that fails, which the ledger then says."""
@@ -130,14 +131,17 @@ class Claims:
 
 def trials_of(
     question: Mapping[str, Any], templates: Templates, standing: Standing, point: int, values: dict[str, Any],
-    number: int | None,
+    number: int | None, *, may_be_wrong: bool = False,
 ) -> Iterator[dict[str, Any]]:  # fmt: skip
     """What the ledger is to be told of a point: a trial for each seed.
 
     A configuration that the sweep has already is not run again: its result stands in, where there is one.
+
+    Raises:
+        PlanError: it cannot run; with `may_be_wrong` that is left to the attempt to say.
     """
     for seed in range(question["seeds"]):
-        identity = _identity(templates, values, seed)
+        identity = _identity(templates, values, seed, may_be_wrong)
         name, twin = identity, standing.entries.get(identity)
         repeat = 1
         while name in standing.entries:
@@ -149,10 +153,12 @@ def trials_of(
         }  # fmt: skip
 
 
-def _identity(templates: Templates, values: dict[str, Any], seed: int) -> str:
+def _identity(templates: Templates, values: dict[str, Any], seed: int, may_be_wrong: bool) -> str:
     """The trial's id; of a configuration that cannot run, one that nothing else has."""
     try:
         return trial_id(templates.config_of(values, seed)[0])
     except InputError:
+        if not may_be_wrong:
+            raise
         told = json.dumps([values, seed], sort_keys=True)
         return f"wrong-{hashlib.sha256(told.encode()).hexdigest()[:8]}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
@@ -73,15 +74,26 @@ def complete(words: Sequence[str]) -> list[str]:
 
 
 def _argument(command: str, current: str, before: Sequence[str]) -> list[str]:
-    if command in ("resume", "sync"):
-        return _starting(current, _runs(before))
+    place = len(_positionals(command, before))
+    if command == "sync" or (command == "resume" and place == 0):
+        return _starting(current, [*(_sweeps(before) if command == "resume" else []), *_runs(before)])
+    if command in ("status", "logs", "cancel"):
+        if place == 0:
+            return _starting(current, _sweeps(before))
+        is_taken = command == "status" or (command == "logs" and place > 1)
+        return [] if is_taken else _starting(current, _trials(command, before))
     if command == "completion":
         return _starting(current, SHELLS)
+    if command == "sweep" and place == 0:
+        return _starting(current, _questions(before))
     groups = options.groups(_values_of("--config-dir", before) + _values_of("-cd", before))
     if command == "options":
         chosen = [f"{group}={option}" for group in groups for option in groups[group]]
         return _starting(current, chosen if "=" in current else [*groups, *chosen] if current in groups else groups)
-    return _override(current, before, groups) if command in ("run", "plan") else []
+    if command in ("run", "sweep", "resume") and current.startswith("sweep."):
+        return _of_question(current)
+    found = _override(current, before, groups) if command in ("run", "plan", "sweep") else []
+    return found + _starting(current, ["sweep."] if command in ("sweep", "resume") else [])
 
 
 def _flags(parser: Any) -> list[str]:
@@ -108,8 +120,65 @@ def _values_of(flag: str, words: Sequence[str]) -> list[str]:
 
 
 def _runs(before: Sequence[str]) -> list[str]:
-    folder = [os.environ.get("LATHE_RUNS", "runs"), *_values_of("--runs-dir", before)][-1]
-    return sorted({path.parent.name for path in Path(folder).expanduser().glob("*/*/trial.yaml")} - {*before})
+    return sorted({path.parent.name for path in _runs_dir(before).glob("*/*/trial.yaml")} - {*before})
+
+
+def _runs_dir(before: Sequence[str]) -> Path:
+    return Path([os.environ.get("LATHE_RUNS", "runs"), *_values_of("--runs-dir", before)][-1]).expanduser()
+
+
+def _positionals(command: str, before: Sequence[str]) -> list[str]:
+    """The words before that are neither flags nor values of flags."""
+    with_value = _flags_with_value(make_parser()[1][command])
+    pairs = pairwise(["", *before])
+    return [word for earlier, word in pairs if not word.startswith("-") and earlier not in with_value]
+
+
+def _sweeps(before: Sequence[str]) -> list[str]:
+    """Names of the sweeps that were begun."""
+    return sorted(path.parent.name for path in _runs_dir(before).glob("*/sweep.yaml"))
+
+
+def _trials(command: str, before: Sequence[str]) -> list[str]:
+    """What names trials of the sweep that was typed: ids, values of what varies and, where that makes sense, states."""
+    from experiments.ledger import Ledger
+    from experiments.templates import override_of
+
+    entries = Ledger(_runs_dir(before) / _positionals(command, before)[0]).look().entries.values()
+    states = ["waiting", "running"] if command == "cancel" else []
+    overrides = [override_of(key, value) for entry in entries for key, value in entry.values.items()]
+    ids = [entry.id for entry in entries if command == "logs" or entry.state in ("waiting", "running")]
+    return [word for word in dict.fromkeys([*states, *overrides, *ids]) if word not in before]
+
+
+def _questions(before: Sequence[str]) -> list[str]:
+    from experiments.question import sweep_files
+
+    return list(sweep_files(_values_of("--config-dir", before) + _values_of("-cd", before)))
+
+
+def _of_question(current: str) -> list[str]:
+    """Keys of a sweep's question, and the values of those that have a few."""
+    key, equals, _ = current.partition("=")
+    _, *parents, last = key.split(".")
+    spec: signature.Signature | None = signature.read("experiments.schema.Sweep")
+    for parent in [*parents, *([last] if equals and _below(spec, last) else [])]:
+        spec = _below(spec, parent)
+    if spec is None:
+        return []
+    if equals:  # a part is chosen by its name alone
+        argument = spec.arguments.get(last, spec.arguments.get("name"))
+        found = check.choices(argument.annotation, spec.module) if argument else []
+        return _starting(current, (f"{key}={value}" for value in found))
+    names = (".".join(["sweep", *parents, name]) for name in spec.arguments if name not in ("base", "space", "given"))
+    ends = ((name, ("=", ".") if _below(spec, name.rpartition(".")[2]) else ("=",)) for name in names)
+    return _starting(current, (f"{name}{end}" for name, both in ends for end in both))
+
+
+def _below(spec: signature.Signature | None, name: str) -> signature.Signature | None:
+    """The schema's own class that a key of one of its classes is of."""
+    argument = spec.arguments.get(name) if spec else None
+    return _schema_class(argument) if argument else None
 
 
 def _override(current: str, before: Sequence[str], groups: Mapping[str, Mapping[str, Path]]) -> list[str]:
@@ -170,7 +239,8 @@ def _is_plain(argument: signature.Argument, spec: signature.Signature) -> bool:
 def _schema_class(argument: signature.Argument) -> signature.Signature | None:
     """The schema's own class that a key of the root is of."""
     module = signature.read(ROOT).module
-    name = getattr(argument.annotation, "id", "")
+    kind = argument.annotation
+    name = getattr(kind.left if isinstance(kind, ast.BinOp) else kind, "id", "")  # of `Pruner | None` the first
     return signature.read(f"{module.name}.{name}") if name in module.classes else None
 
 

@@ -263,12 +263,12 @@ def _state_of(counts: Mapping[State, int], closed: str | None, unasked: int) -> 
     return "cancelled" if counts["cancelled"] else "failed" if counts["failed"] else "done"
 
 
-def _place(row: Row, mode: str) -> tuple[int, float, int, int]:
+def _place(row: Row, mode: str) -> tuple[float, float, int, int]:
     """The order in which one wants to see trials: trouble, work, what was interrupted, then results, the best first."""
     value = math.inf if row.best is None or math.isnan(row.best) else -row.best if mode == "max" else row.best
-    is_first = row.state == "waiting" and row.attempt == 0
     by_value = value if row.state in ("finished", "pruned") else 0.0
-    return ORDER.index(row.state) + (3 if is_first else 0), by_value, row.point, row.seed
+    not_begun = row.state == "waiting" and row.attempt == 0
+    return ORDER.index("pruned") + 0.5 if not_begun else ORDER.index(row.state), by_value, row.point, row.seed
 
 
 def _best(standing: Standing, mode: str) -> Best | None:

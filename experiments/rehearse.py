@@ -26,7 +26,7 @@ def rehearse(asked: argparse.Namespace) -> int:
         InputError: a flag is wrong, or one of another action.
         LaunchError: the cluster does not start, or does not end.
     """
-    folder = default_folder() if asked.dir is None else Path(os.path.abspath(Path(asked.dir).expanduser()))
+    folder = default_folder() if asked.dir is None else Path(os.path.abspath(os.path.expanduser(asked.dir)))
     given = {field.name: value for field in fields(Spec) if (value := getattr(asked, field.name)) is not None}
     if asked.action == "up":
         return _up(Rehearsal(folder), given)
@@ -35,7 +35,7 @@ def rehearse(asked: argparse.Namespace) -> int:
             f"{flag_of(name)} is for `lathe rehearse up`, not for `{asked.action}`; leave it out" for name in given
         ]
         raise InputError(lines, _SUBJECT)
-    if folder.exists() and asked.dir is not None and not is_ours(folder):
+    if asked.dir is not None and os.path.exists(folder) and not is_ours(folder):
         raise InputError(
             [f"--dir {folder} holds no rehearsal; name the folder that `lathe rehearse up` told"], _SUBJECT
         )

@@ -27,7 +27,8 @@ def ask(question: Question, asked: argparse.Namespace) -> int:
     try:
         return _work(sweep, asked)
     except LaunchError:
-        shutil.rmtree(sweep.folder)  # it was refused whole, and nothing of it has run
+        if not sweep.ledger().look().submissions and not any(sweep.folder.glob("workers/*.sh")):
+            shutil.rmtree(sweep.folder)  # it was refused whole, and nothing of it has run
         raise
 
 

@@ -17,6 +17,7 @@ from experiments.compose import Experiment, compose
 from experiments.faults import InputError, PlanError
 from experiments.frozen_code import copy_packages
 from experiments.ledger import Ledger, Standing
+from experiments.plan import find_problems
 from experiments.question import Question
 from experiments.sweep import ADAPTIVE, Sweep
 from experiments.targets import trusted
@@ -56,6 +57,8 @@ def _compose_all(question: Question, config_dirs: Sequence[str], trust: Sequence
     for choices in question.choices(groups):
         chosen = [f"{group}={option}" for group, option in choices.items()]
         experiment = compose([*question.asked["base"], *chosen], config_dirs=config_dirs, trust=trust)
+        if problems := find_problems(experiment.config):  # of the whole worker, before a trial is given a part of it
+            raise PlanError(problems, f"the sweep '{question.asked['name']}'")
         templates.append(Template.of(experiment, choices, _hardware_of_a_trial(experiment.config)))
     problems = [problem for template in templates for problem in check_links(template, question.keys)]
     if problems:
@@ -232,7 +235,8 @@ def submit(sweep: Sweep) -> Pool | None:
     if todo == 0:
         return None
     pool = pool_of(sweep.folder, sweep.templates(), sweep.provenance["worker"], sweep.question, todo)
-    job = sweep.crews().submit(pool)
+    crews = sweep.crews()
+    job = crews.submit(pool)
     with ledger.locked():
-        ledger.submitted(job, pool.workers)
+        ledger.submitted(job, crews.tasks(pool))
     return pool

@@ -166,11 +166,11 @@ class Rehearsal:
 
         def ensure(name: str, *arguments: str) -> None:
             if daemons.find(self.folder, name) is None:
-                program = programs[name.partition("-")[0]]
-                cwd = (
-                    self.folder / "spool" / name.partition("-")[2]
-                )  # of a node, which those that keep its jobs inherit
-                daemons.start(self.folder, name, [program, *arguments], environment(self.folder), cwd)
+                program, _, node = name.partition("-")
+                # What keeps the jobs of a node has the daemon's folder, and nothing else by which it is known.
+                cwd = self.folder / "spool" / node
+                command = [programs[program], *arguments]
+                daemons.start(self.folder, name, command, environment(self.folder), cwd)
                 started.append(name)
 
         ensure("munged", *_munged_arguments(self.folder))

@@ -105,10 +105,10 @@ def _faults_of_folder(folder: Path, spec: Spec) -> list[str]:
     too_many = len(longest_socket(folder, spec)) - LONGEST_SOCKET
     if too_many > 0:
         return [
-            f"--dir {folder} is {too_many} characters too long for the sockets below it, whose paths may have {LONGEST_SOCKET}; "
-            "name a shorter one"
+            f"--dir {folder} has {too_many} characters too many for the sockets below it, whose paths may have "
+            f"{LONGEST_SOCKET}; name a shorter one"
         ]
-    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    there = next(parent for parent in (folder, *folder.parents) if os.path.exists(parent))
     if not there.is_dir():
         return [f"--dir {folder} is no folder: {there} is a file; name another"]
     if there == folder and folder.stat().st_uid != os.getuid():
@@ -129,7 +129,7 @@ def check_space(folder: Path, spec: Spec) -> None:
     Raises:
         LaunchError: there is too little.
     """
-    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    there = next(parent for parent in (folder, *folder.parents) if os.path.exists(parent))
     needed_mb = NEEDED_MB_WITH_ACCOUNTS if spec.accounting else NEEDED_MB
     free_mb = shutil.disk_usage(there).free >> 20
     if free_mb < needed_mb:
@@ -229,7 +229,7 @@ def read_record(folder: Path) -> Record | None:
 
 def is_ours(folder: Path) -> bool:
     """True where a rehearsal was begun, whatever became of it."""
-    return any((folder / name).exists() for name in (RECORD, PARTIAL))
+    return any(os.path.exists(folder / name) for name in (RECORD, PARTIAL))
 
 
 def was_booted(folder: Path) -> bool:

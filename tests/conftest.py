@@ -111,9 +111,7 @@ def cluster(booted_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Cluster
 
 
 @pytest.fixture
-def cluster_with_accounting(
-    booted_cluster_with_accounting: Cluster, monkeypatch: pytest.MonkeyPatch
-) -> Cluster:
+def cluster_with_accounting(booted_cluster_with_accounting: Cluster, monkeypatch: pytest.MonkeyPatch) -> Cluster:
     """As `cluster`, but with a real `sacct`, one account and two QOS."""
     return _entered(booted_cluster_with_accounting, monkeypatch)
 

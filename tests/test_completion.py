@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from experiments.completion import SCRIPTS, complete, script
+from tests.ledgers import begin, finish, make
 
 PATIENCE_S = 20
 
@@ -22,7 +23,7 @@ def completions(line: str) -> list[str]:
 
 
 def test_the_first_word_is_a_command() -> None:
-    assert completions("lathe r") == ["run", "resume"]
+    assert completions("lathe re") == ["resume", "rehearse"]
     assert completions("lathe ")[:2] == ["run", "plan"]
     assert completions("lathe --v") == ["--version"]
     assert completions("lathe nonsense ") == []
@@ -80,6 +81,39 @@ def test_resume_and_sync_complete_the_ids_of_the_runs_that_there_are(
     assert completions("lathe resume --runs-dir elsewhere ") == ["fedcba9876"]
     monkeypatch.setenv("LATHE_RUNS", "elsewhere")
     assert completions("lathe resume f") == ["fedcba9876"]
+
+
+def test_sweeps_and_what_names_their_trials_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = make(tmp_path / "runs", "rates", [{"optimizer.lr": 0.1}, {"optimizer.lr": 0.01}, {"optimizer.lr": 0.1}])
+    begin(sweep, "b00000000000")
+    finish(sweep, "b00000000000", 0.5)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("LATHE_RUNS", raising=False)
+    for command in ("status", "logs", "cancel", "resume"):
+        assert completions(f"lathe {command} r") == ["rates"]
+    assert completions("lathe status rates ") == []
+    assert completions("lathe logs --attempt 2 rates b") == ["b00000000000", "b00000000001", "b00000000002"]
+    assert completions("lathe logs rates optimizer.lr=0.1 ") == []
+    assert completions("lathe cancel rates b") == ["b00000000001", "b00000000002"]
+    assert completions("lathe cancel rates optimizer.") == ["optimizer.lr=0.1", "optimizer.lr=0.01"]
+    assert completions("lathe cancel rates optimizer.lr=0.1 waiting optimizer.") == ["optimizer.lr=0.01"]
+    assert completions("lathe cancel --runs-dir elsewhere rates ") == ["waiting", "running"]
+
+
+def test_questions_and_their_keys_complete(tmp_path: Path) -> None:
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "sweeps/mine.yaml").touch()
+    assert "lr_batch" in completions("lathe sweep ")
+    assert completions(f"lathe sweep --config-dir {tmp_path} mi") == ["mine"]
+    assert completions("lathe sweep lr_batch model=ml") == ["model=mlp"]
+    assert completions("lathe sweep lr_batch swe") == ["sweep."]
+    assert completions("lathe sweep lr_batch sweep.budget.p") == ["sweep.budget.points="]
+    assert completions("lathe sweep lr_batch sweep.pruner.f") == ["sweep.pruner.first_step=", "sweep.pruner.factor="]
+    assert completions("lathe sweep lr_batch sweep.strategy=t") == ["sweep.strategy=tpe"]
+    assert completions("lathe sweep lr_batch sweep.strategy.name=t") == ["sweep.strategy.name=tpe"]
+    assert completions("lathe run -m sweep.mode=") == ["sweep.mode=max", "sweep.mode=min"]
+    assert completions("lathe resume rates sweep.see") == ["sweep.seeds="]
+    assert completions("lathe sweep lr_batch sweep.nonsense.a=") == []
 
 
 def test_a_broken_file_completes_to_nothing_rather_than_to_an_error(tmp_path: Path) -> None:

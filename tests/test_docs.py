@@ -6,9 +6,12 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.cluster import skip_without_slurm
 
 ROOT = Path(__file__).parent.parent
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"]
@@ -34,9 +37,24 @@ def _pattern(shown: str, *, any_number: bool) -> str:
     return pattern.replace(r"\s+.*?\s+", r"\s+(?:.*?\s+)?")  # a `...` alone may stand for nothing
 
 
+@pytest.fixture(autouse=True)
+def _nothing_stays_up() -> Iterator[None]:
+    """End the clusters that a page has booted, where it did not come so far itself."""
+    yield
+    for page in PAGES:
+        for folder in re.findall(
+            r"^\$ lathe rehearse up .*--dir (\S+)", page.read_text(encoding="utf-8"), re.MULTILINE
+        ):
+            lathe = [sys.executable, "-P", "-m", "experiments.cli", "rehearse"]
+            if Path(folder).exists():
+                subprocess.run([*lathe, "down", "--dir", folder], timeout=60, check=True)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_what_a_page_shows_is_what_happens(page: Path, tmp_path: Path) -> None:
+    if "$ lathe rehearse up" in page.read_text(encoding="utf-8"):
+        skip_without_slurm()
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "LATHE_RUNS": "runs"}
     for language, name, text in _blocks(page):
         if name:

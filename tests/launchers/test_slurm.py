@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,10 @@ from launchers.base import LaunchError, Pool
 from launchers.refusal import explain
 from launchers.slurm import Slurm, environment_of
 from launchers.watch import REQUEUED, UNKNOWN, Incarnation, Watch
+from tests.cluster import Cluster, until
 
 SCRIPTS = Path(__file__).parent / "scripts"
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = 60.0
 WORDS: dict[str, Any] = {
     "partition": "gpu", "account": None, "qos": None, "constraint": None, "gpu_type": "h100", "gres": None,
     "cpus_per_device": 14, "mem_gb_per_device": 240.0, "time": "08:00:00", "lead_s": 180, "setup": [], "container": None,
@@ -197,20 +197,21 @@ class Site:
 
     def seated(self, num: int, of: str = "") -> dict[str, dict[str, Any]]:
         """What so many processes have told, by worker, crew and rank; waits for them."""
-        wait_for(lambda: len(list(self.folder.glob(f"{of}*.json"))) >= num, self.logs)
+        until(lambda: len(list(self.folder.glob(f"{of}*.json"))) >= num, self.logs)
         return {path.stem: json.loads(path.read_text()) for path in self.folder.glob(f"{of}*.json")}
 
     def go(self) -> None:
         (self.folder / "go").touch()
 
     def logs(self) -> str:
-        return "\n".join(f"{path}:\n{path.read_text()}" for path in self.folder.glob("workers/**/*.txt"))
+        told = [f"{path}:\n{path.read_text()}" for path in self.folder.glob("workers/**/*.txt")]
+        return "\n".join([slurm("squeue"), *told])
 
     def end(self) -> None:
         self.go()
         if self.jobs:
             slurm("scancel", *self.jobs)
-            wait_for(lambda: not squeue("-j", ",".join(self.jobs)), self.logs)
+            until(lambda: not squeue("-j", ",".join(self.jobs)), self.logs)
 
 
 def slurm(*command: str) -> str:
@@ -221,16 +222,8 @@ def squeue(*arguments: str) -> str:
     return slurm("squeue", "-h", "-r", "-o", "%i %T", *arguments)
 
 
-def wait_for(is_so: Callable[[], object], why_not: Callable[[], str] = lambda: "") -> None:
-    """Until it is so, within a bound that a machine under load keeps too."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not is_so():
-        assert time.monotonic() < deadline, f"{why_not()}\n{slurm('squeue')}"
-        time.sleep(0.1)
-
-
 @pytest.fixture
-def site(cluster: object, tmp_path: Path) -> Iterator[Site]:
+def site(cluster: Cluster, tmp_path: Path) -> Iterator[Site]:
     found = Site(tmp_path / "sweep")
     yield found
     found.end()
@@ -273,7 +266,7 @@ def test_crews_of_one_worker_share_its_devices(site: Site) -> None:
     told = site.seated(4)
     assert [told[f"{job}_0.0-{crew}-0"]["gpu"] for crew in range(4)] == ["0", "1", "0", "1"]
     site.go()
-    wait_for(lambda: not squeue("-j", job), site.logs)
+    until(lambda: not squeue("-j", job), site.logs)
     assert (site.folder / "workers" / f"{job}_0.0" / "log.txt").exists()
 
 
@@ -283,8 +276,8 @@ def test_lines_of_the_site_run_before_and_one_that_fails_ends_the_worker(site: S
     assert "LATHE_MARK" in told[f"{good}_0.0-0-0"]["environment"]
     bad = site.submit({"setup": ["module load nothing"]})
     log = site.folder / "workers" / f"{bad}_0.0" / "log.txt"
-    wait_for(lambda: log.exists() and "not found" in log.read_text(), site.logs)
-    wait_for(lambda: not squeue("-j", bad), site.logs)
+    until(lambda: log.exists() and "not found" in log.read_text(), site.logs)
+    until(lambda: not squeue("-j", bad), site.logs)
     assert "set up" in (site.folder / "workers" / f"{good}_0.0" / "log.txt").read_text()
     assert len(list(site.folder.glob(f"{bad}*.json"))) == 0
 
@@ -351,7 +344,7 @@ def test_workers_that_wait_are_counted_and_cancelled_ones_are_lost(
     worker = f"{job}_0.0"
     assert launcher.lost([worker, "vm-3f2a-0"]) == {}
     launcher.cancel([many, job, "vm:12,13"])
-    wait_for(lambda: launcher.lost([worker]), site.logs)
+    until(lambda: launcher.lost([worker]), site.logs)
     assert launcher.lost([worker, f"{many}_3.0"]) == {worker: "CANCELLED", f"{many}_3.0": "CANCELLED"}
     assert launcher.waiting([many, job]) == 0
     launcher.cancel([many, job])  # they have ended, and that is no fault
@@ -363,7 +356,7 @@ def test_a_worker_that_ended_or_was_forgotten_is_lost(site: Site) -> None:
     job = site.submit()
     site.seated(2)
     site.go()
-    wait_for(lambda: launcher.lost([f"{job}_0.0"]) == {f"{job}_0.0": "COMPLETED"}, site.logs)
+    until(lambda: launcher.lost([f"{job}_0.0"]) == {f"{job}_0.0": "COMPLETED"}, site.logs)
     assert launcher.lost([f"{job}_0.0", "1_0.0"]) == {f"{job}_0.0": "COMPLETED", "1_0.0": UNKNOWN}
     assert launcher.lost(["1_0.0", "2.0"]) == {"1_0.0": UNKNOWN, "2.0": UNKNOWN}
 
@@ -386,7 +379,7 @@ def test_a_worker_whose_node_went_down_is_lost_and_comes_back(site: Site) -> Non
     node = slurm("squeue", "-h", "-j", job, "-o", "%B").strip()
     slurm("scontrol", "update", f"node={node}", "state=down", "reason=test")
     try:
-        wait_for(lambda: launcher.lost([f"{job}_0.0"]) == {f"{job}_0.0": REQUEUED}, site.logs)
+        until(lambda: launcher.lost([f"{job}_0.0"]) == {f"{job}_0.0": REQUEUED}, site.logs)
         site.seated(4, of=f"{job}_0.1")
     finally:
         slurm("scontrol", "update", f"node={node}", "state=resume")
@@ -418,6 +411,53 @@ def test_while_the_controller_does_not_answer_nobody_is_lost(
     ):
         deaf.submit(site.pool())
     assert launcher.lost([f"{job}_0.0"]) == {}
+
+
+@pytest.mark.slow
+def test_a_controller_that_was_killed_takes_nobody_along(
+    site: Site, cluster: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    launcher = Slurm()
+    job = site.submit()
+    site.seated(2)
+    cluster.kill_controller()
+    try:
+        assert launcher.lost([f"{job}_0.0"]) == {}
+        assert "Unable to contact slurm controller" in capsys.readouterr().err
+    finally:
+        cluster.start_controller()
+
+
+@pytest.mark.slow
+def test_accounts_tell_how_a_worker_ended_that_the_controller_has_forgotten(cluster_with_accounting: Cluster) -> None:
+    watch = Watch(environment_of(os.environ))
+    told = "#!/bin/sh\n#SBATCH --array=0-1 --output=/dev/null --mem=100\nsleep 60\n"
+    job = watch.ask("sbatch", "--parsable", told=told).stdout.strip()
+    until(lambda: len(watch._squeue([job])) == 2 and watch.waiting([job]) == 0)
+    watch.ask("scancel", f"{job}_1")
+    until(lambda: watch._sacct([job]) == {f"{job}_0": "RUNNING", f"{job}_1": "CANCELLED"})  # they lag by 2 s
+    gone = {f"{job}_{task}.0": Incarnation(f"{job}_{task}", 0) for task in (0, 1)} | {"1.0": Incarnation("1", 0)}
+    assert watch._ended(gone) == {f"{job}_1.0": "CANCELLED", "1.0": UNKNOWN}
+    watch.ask("scancel", job)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (
+            {"account": "vision"},
+            "account 'vision' is unknown, or may not use partition by default (hardware.slurm.account); ",
+        ),
+        ({"qos": "urgent"}, "QOS 'urgent' is unknown, or not yours (hardware.slurm.qos); `sacctmgr show associations"),
+    ],
+)
+def test_an_account_or_qos_that_is_not_yours_is_refused(
+    cluster_with_accounting: Cluster, words: dict[str, str], told: str, tmp_path: Path
+) -> None:
+    with pytest.raises(LaunchError) as refused:
+        Slurm().submit(pool(tmp_path, Site.words | words, device="cpu", devices_per_node=2, ranks_per_node=2))
+    assert str(refused.value).startswith(f"slurm refused 'lr_batch': {told}")
 
 
 def test_a_question_that_has_no_end_is_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
