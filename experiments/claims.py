@@ -6,6 +6,7 @@ import hashlib
 import json
 import socket
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from experiments.budget import may_ask, spent
 from experiments.failure import CONFIG, DISK
 from experiments.faults import InputError
 from experiments.ledger import Entry, Ledger, Standing
+from experiments.origins import shown
 from experiments.sweep import Sweep
 from experiments.templates import Templates
 from experiments.trial import Trial, data_fingerprint, trial_id, write_trial
@@ -80,7 +82,6 @@ class Claims:
 
     def _ask(self, study: Study, standing: Standing) -> None:
         """Let the strategy choose a point, and add a trial for each of its seeds."""
-        study.tell(standing)
         number, values = study.ask()
         point = max((entry.point for entry in standing.entries.values()), default=-1) + 1
         trials = trials_of(self.sweep.question, self.templates, standing, point, values, number, may_be_wrong=True)
@@ -114,6 +115,7 @@ class Claims:
             "created": time.time(),
             "overrides": overrides,
             "sweep": self.sweep.name,
+            "label": label(entry.values, entry.seed if self.sweep.question["seeds"] > 1 else None),
             "seeds": {"seed": config["seed"]},
             "data": data_fingerprint(config["data"]),
         }
@@ -127,6 +129,16 @@ class Claims:
                 beat = self.sweep.trial(entry).folder / "attempts" / str(entry.attempt) / "heartbeat"
                 found[entry.id, entry.attempt] = beat.stat().st_mtime if beat.exists() else 0.0
         return found
+
+
+def label(values: Mapping[str, Any], seed: int | None) -> str:
+    """A trial's name beside others of its sweep: ``lr=0.003, batch_size_global=64, seed=1``."""
+    lasts = Counter(key.rpartition(".")[2] for key in values)
+    texts = [
+        f"{last if lasts[last := key.rpartition('.')[2]] == 1 else key}={shown(value) if not isinstance(value, str) else value}"
+        for key, value in values.items()
+    ]
+    return ", ".join([*texts, *([] if seed is None else [f"seed={seed}"])])
 
 
 def trials_of(

@@ -217,11 +217,12 @@ def _cancel(asked: argparse.Namespace) -> int:
 
 
 def _sync(asked: argparse.Namespace) -> int:
-    from experiments.sync import sync_all
+    from experiments.sync_sweep import sync_all
 
     runs_dir = Path(asked.runs_dir)
     for name in asked.runs:
-        find(name, runs_dir)
+        if named(name, runs_dir) is None:
+            find(name, runs_dir)
     summary = sync_all(runs_dir, asked.runs)
     print(f"{summary.runs} runs are in the store, {summary.points} points were new")
     for failure in summary.failures:
@@ -238,7 +239,12 @@ def _ui(asked: argparse.Namespace) -> int:
 
 
 def _options(asked: argparse.Namespace) -> int:
-    console().print(options_table(asked.group, options.groups(options.user_folders(asked.config_dir))))
+    known = options.groups(options.user_folders(asked.config_dir))
+    if asked.group == "sweeps":
+        from experiments.question import sweep_files
+
+        known = {"sweeps": sweep_files(asked.config_dir)}
+    console().print(options_table(asked.group, known))
     return 0
 
 

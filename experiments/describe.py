@@ -64,6 +64,11 @@ def tags(trial: Trial) -> dict[str, str]:
         "mlflow.source.name": "lathe",
         "mlflow.note.content": note(trial),
     }
+    if (sweep := provenance.get("sweep")) is not None:
+        named |= {"lathe.kind": "trial", "lathe.sweep": sweep}
+        parent = trial.folder.parent / "sync.json"  # the parent is made before its children
+        if parent.exists():
+            named["mlflow.parentRunId"] = json.loads(parent.read_text())["run_id"]
     if code:
         named["mlflow.source.git.commit"] = code[0]["git_sha"]
         named["mlflow.source.git.branch"] = code[0].get("branch") or "(detached)"

@@ -14,12 +14,17 @@ from experiments.journal import FINAL_STATES
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a run stands: running, finished, failed, stopped or killed; by which attempt; and when it ended."""
+    """Where a run stands: running, finished, failed, stopped or killed; by which attempt; and when it ended.
+
+    A sweep's trial may also be waiting, pruned or cancelled.
+    """
 
     state: str
     attempt: int
     ended: float | None
     reason: str | None
+    failure: str | None = None
+    """Class of what went wrong, where a sweep's ledger tells."""
 
 
 def standing(

@@ -240,7 +240,11 @@ def show(asked: argparse.Namespace) -> int:
 
 def _show_all(runs_dir: Path, screen: Console, *, as_document: bool) -> int:
     sweeps = [Sweep(path.parent.resolve()) for path in runs_dir.glob("*/sweep.yaml")]
-    known = sorted((look(sweep, sweep.ledger()) for sweep in sweeps), key=lambda progress: -progress.opened)
+    known = []
+    for sweep in sweeps:
+        reap(sweep, ledger := sweep.ledger(), None)
+        known.append(look(sweep, ledger))
+    known.sort(key=lambda progress: -progress.opened)
     if as_document:
         print(as_json(known))
     elif known:

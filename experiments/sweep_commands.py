@@ -47,6 +47,7 @@ def go_on(sweep: Sweep, asked: argparse.Namespace) -> int:
 
 def _work(sweep: Sweep, asked: argparse.Namespace) -> int:
     """Start workers for what is to be run, and stay to see it unless it was asked not to."""
+    from experiments import follow_sweep
     from experiments.status_tables import live
 
     standing = sweep.ledger().look()
@@ -57,6 +58,7 @@ def _work(sweep: Sweep, asked: argparse.Namespace) -> int:
         )
     else:
         _say(f"sweep {sweep.name} in {sweep.folder}: {_numbers(sweep, standing)}")
+    follow_sweep.start(sweep)
     if asked.detach:
         _say(f"`lathe status {sweep.name}` shows it, `lathe cancel {sweep.name}` ends it")
         return 0

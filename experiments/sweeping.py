@@ -80,17 +80,14 @@ def _trials(question: Question, templates: Templates, standing: Standing) -> Ite
     """
     problems: list[str] = []
     asked = question.asked
-    if asked["strategy"]["name"] in ADAPTIVE:
-        first = next(iter(question.some_points()), {})
-        templates.config_of(first, 0)  # what no point can mend is told now
-        return
+    is_asked = asked["strategy"]["name"] in ADAPTIVE  # then its points are examples, and none of them is a trial yet
     known = {entry.id for entry in standing.entries.values()}
     numbers = {_as_key(entry.values): entry.point for entry in standing.entries.values()}
     for values in question.some_points():
         point = numbers.setdefault(_as_key(values), len(numbers))
         try:
             for trial in trials_of(asked, templates, standing, point, values, None):
-                if trial["trial"].partition("-")[0] not in known:
+                if trial["trial"].partition("-")[0] not in known and not is_asked:
                     known.add(trial["trial"])
                     yield trial
         except PlanError as err:

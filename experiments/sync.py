@@ -12,19 +12,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from yaml import YAMLError
-
 from experiments import atomic, describe, journal, store
-from experiments.faults import InputError
-from experiments.standing import process_alive, standing
+from experiments.standing import Standing, process_alive, standing
 from experiments.store import StoreError
-from experiments.trial import Trial, find
+from experiments.trial import Trial
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-_METRICS_PER_CALL, _PARAMS_PER_CALL = 1000, 100  # MLflow refuses more
+METRICS_PER_CALL, _PARAMS_PER_CALL = 1000, 100  # MLflow refuses more
 _MAX_DIGEST = 36
 _BLOCK_BYTES = 1 << 20
 _STATUS = {
@@ -33,6 +30,10 @@ _STATUS = {
     "failed": "FAILED",
     "stopped": "KILLED",
     "killed": "KILLED",
+    # What only a sweep's ledger says:
+    "waiting": "SCHEDULED",
+    "pruned": "FINISHED",
+    "cancelled": "KILLED",
 }
 
 
@@ -43,15 +44,6 @@ class Synced:
     run_id: str | None
     experiment_id: str | None
     points: int
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What a sync of several runs did: runs brought up to date, points sent, and a line for each that failed."""
-
-    runs: int
-    points: int
-    failures: tuple[str, ...]
 
 
 @dataclass
@@ -89,44 +81,26 @@ def sync_run(trial: Trial) -> Synced:
     return RunSync(trial).round(reconcile=True)
 
 
-def sync_all(runs_dir: Path, names: Sequence[str] = ()) -> Summary:
-    """Sync runs by the names of their folders; without names all in `runs_dir`."""
-    trials, failures = [], []
-    for name in names:
-        try:
-            trials.append(find(name, runs_dir))
-        except InputError as err:
-            failures += err.problems
-    if not names:
-        trials = [Trial(path.parent) for path in sorted(runs_dir.glob("*/*/trial.yaml"))]
-    runs = points = 0
-    for trial in trials:
-        try:
-            points += sync_run(trial).points
-            runs += 1
-        except StoreError as err:
-            failures.append(str(err))
-        except (OSError, YAMLError, KeyError, TypeError) as err:
-            reason = f"{type(err).__name__}: {' '.join(str(err).split())}"
-            failures.append(f"{trial.folder} is damaged ({reason}); restore it, or move it out of {runs_dir}")
-    return Summary(runs, points, tuple(failures))
-
-
 class RunSync:
     """Syncs one run, once or again and again; every round holds the run's lock, so that two syncs take turns."""
 
-    def __init__(self, trial: Trial) -> None:
-        self.trial = trial
+    def __init__(self, trial: Trial, known: Standing | None = None) -> None:
+        """
+        Args:
+            trial: whose run.
+            known: where it stands, of a trial whose sweep keeps a ledger; None: its own files tell.
+        """
+        self.trial, self.known = trial, known
         self._attached = ""  # the run id that this process has seen in the store
         self._known_params: set[str] = set()
 
     def round(self, *, reconcile: bool) -> Synced:
         """Upload what is new and set the status; `reconcile` calls a run killed whose process is gone."""
         uri, _ = store.store_uri(self.trial), self.trial.provenance
-        errors = _mlflow_errors()
+        errors = mlflow_errors()
         try:
-            client = _connect(uri, self.trial.runs_dir)
-            with _locked(self.trial.folder / "sync.lock"):
+            client = connect(uri, self.trial.runs_dir)
+            with locked(self.trial.folder / "sync.lock"):
                 progress = _Progress.load(self._path, self.trial.config["tracking"]["store"] or uri)
                 attached = self._attached and self._attached == progress.run_id
                 if not attached and not self._attach(client, uri, progress):
@@ -186,13 +160,14 @@ class RunSync:
         from mlflow.entities import ViewType
 
         config, key = self.trial.config, self.trial.provenance["run_key"]
-        experiment_id = _experiment_id(client, uri, self.trial.runs_dir, config["tracking"]["experiment"])
+        experiment_id = experiment_id_of(client, uri, self.trial.runs_dir, config["tracking"]["experiment"])
         by_key = f"tags.`lathe.run_key` = '{key}'"
         found = client.search_runs([experiment_id], by_key, run_view_type=ViewType.ALL, max_results=1)
         if found:
             return found[0]
         tags = describe.tags(self.trial)
-        return client.create_run(experiment_id, start_time=_ms(started), tags=tags, run_name=str(config["name"]))
+        name = str(self.trial.provenance.get("label") or config["name"])
+        return client.create_run(experiment_id, start_time=ms(started), tags=tags, run_name=name)
 
     def _start_over(self, progress: _Progress, run: Run) -> None:
         code = sorted(path for path in (self.trial.folder / "code").glob("*") if path.is_file())
@@ -245,10 +220,12 @@ class RunSync:
 
         last = progress.last_state
         alive = not reconcile or last is None or process_alive(last["host"], last["pid"], last["time"])
-        now = standing(self.trial.outcome(), last, progress.last_time, alive)
+        now = self.known or standing(self.trial.outcome(), last, progress.last_time, alive)
         if asdict(now) == progress.standing:
             return
         tags = {"lathe.state": now.state, "lathe.attempt": str(now.attempt)}
+        if now.failure:
+            tags["lathe.failure"] = now.failure
         if now.reason or (progress.standing or {}).get("reason"):
             tags["lathe.reason"] = now.reason or ""
         if last is not None:
@@ -257,7 +234,7 @@ class RunSync:
         if now.ended is None:
             client.update_run(progress.run_id, status=_STATUS[now.state])
         else:
-            client.set_terminated(progress.run_id, _STATUS[now.state], _ms(now.ended))
+            client.set_terminated(progress.run_id, _STATUS[now.state], ms(now.ended))
         progress.standing = asdict(now)
         progress.save(self._path)
 
@@ -277,7 +254,7 @@ class RunSync:
 # What follows talks to MLflow and knows nothing of run folders.
 
 
-def _mlflow_errors() -> tuple[type[Exception], ...]:
+def mlflow_errors() -> tuple[type[Exception], ...]:
     """Import MLflow, quiet and impatient, and say what its stores raise."""
     defaults = {
         "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -295,7 +272,7 @@ def _mlflow_errors() -> tuple[type[Exception], ...]:
 
 
 @lru_cache(maxsize=8)
-def _connect(uri: str, runs_dir: Path) -> MlflowClient:
+def connect(uri: str, runs_dir: Path) -> MlflowClient:
     """Open the store; one process at a time, as 7 of 8 that make its schema at once crash (MLflow 3.17, 2026-11-23)."""
     from mlflow import MlflowClient
 
@@ -304,11 +281,11 @@ def _connect(uri: str, runs_dir: Path) -> MlflowClient:
     database = store.sqlite_path(uri)
     lock = database.with_name(f".{database.name}.lock") if database else runs_dir / ".store.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(lock):
+    with locked(lock):
         return MlflowClient(tracking_uri=uri)  # making the client makes the schema
 
 
-def _experiment_id(client: MlflowClient, uri: str, runs_dir: Path, name: str) -> str:
+def experiment_id_of(client: MlflowClient, uri: str, runs_dir: Path, name: str) -> str:
     """Find or create the experiment; `mlflow.set_experiment` would put the loser of a race into experiment 0."""
     from mlflow.exceptions import MlflowException
 
@@ -343,12 +320,12 @@ def _log_metrics(client: MlflowClient, run_id: str, events: Iterable[journal.Met
     from mlflow.entities import Metric
 
     points = [
-        Metric(describe.clean_key(key), value, _ms(event["time"]), event["step"])
+        Metric(describe.clean_key(key), value, ms(event["time"]), event["step"])
         for event in events
         for key, value in event["metrics"].items()
     ]
-    for start in range(0, len(points), _METRICS_PER_CALL):
-        client.log_batch(run_id, metrics=points[start : start + _METRICS_PER_CALL])
+    for start in range(0, len(points), METRICS_PER_CALL):
+        client.log_batch(run_id, metrics=points[start : start + METRICS_PER_CALL])
     return len(points)
 
 
@@ -382,12 +359,12 @@ def _started(trial: Trial) -> float | None:
     return float(outcome["ended"]) if outcome else None
 
 
-def _ms(seconds: float) -> int:
+def ms(seconds: float) -> int:
     return round(seconds * 1000)
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

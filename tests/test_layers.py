@@ -28,7 +28,10 @@ FOREIGN = {  # what a folder leaves to others
     "modules": {"hydra", "omegaconf", "mlflow", "submitit"},
     "sweeps": {"torch", "hydra", "omegaconf", "mlflow", "submitit"},
 }
-ONLY = {"hydra": {"experiments/compose.py"}, "mlflow": {"experiments/sync.py", "experiments/ui_app.py"}}
+ONLY = {
+    "hydra": {"experiments/compose.py"},
+    "mlflow": {"experiments/sync.py", "experiments/sync_sweep.py", "experiments/ui_app.py"},
+}
 CONTRACTS = {  # beside every base.py: what a plan shares with engines
     "modules.parallel.deepspeed_config", "modules.parallel.fits", "modules.parallel.partition", "modules.parallel.topology",
     "modules.parallel.cost", "modules.parallel.counting", "modules.parallel.counts", "modules.parallel.layout",

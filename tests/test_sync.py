@@ -20,7 +20,8 @@ import pytest
 from experiments import describe, sync
 from experiments.standing import process_alive, standing
 from experiments.store import StoreError, resolve_store, store_uri
-from experiments.sync import RunSync, sync_all, sync_run
+from experiments.sync import RunSync, sync_run
+from experiments.sync_sweep import sync_all
 from experiments.trial import Trial
 from tests.stores import (
     DEAD_PID,
