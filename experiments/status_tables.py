@@ -315,8 +315,11 @@ def _in_lines(screen: Console, sweep: Sweep, crews: Crews, stop_when_done: bool)
         if before is None or _num_ended(progress) != _num_ended(before):
             _say(screen, line(progress))
         before = progress
-    ended = f"{progress.state}: " if progress.is_over else ""
-    _say(screen, f"sweep {progress.name} {ended}{duration(progress.elapsed_s)}, {hours(progress.used_h)} of devices")
+    word = "stands still" if progress.is_stranded else WORDS.get(progress.state, progress.state)
+    _say(
+        screen,
+        f"sweep {progress.name}: {word} after {duration(progress.elapsed_s)}, {hours(progress.used_h)} of devices used",
+    )
     return progress
 
 

@@ -10,14 +10,13 @@ from typing import Any
 
 import yaml
 
-from experiments import options
+from experiments import options, site
 from experiments.atomic import write_text
 from experiments.claims import trials_of
 from experiments.compose import Experiment, compose
 from experiments.faults import InputError, PlanError
 from experiments.frozen_code import copy_packages
 from experiments.ledger import Ledger, Standing
-from experiments.plan import find_problems
 from experiments.question import Question
 from experiments.sweep import ADAPTIVE, Sweep
 from experiments.targets import trusted
@@ -57,7 +56,7 @@ def _compose_all(question: Question, config_dirs: Sequence[str], trust: Sequence
     for choices in question.choices(groups):
         chosen = [f"{group}={option}" for group, option in choices.items()]
         experiment = compose([*question.asked["base"], *chosen], config_dirs=config_dirs, trust=trust)
-        if problems := find_problems(experiment.config):  # of the whole worker, before a trial is given a part of it
+        if problems := site.find_problems(experiment.config):  # of the whole worker, before a trial is given a part of it
             raise PlanError(problems, f"the sweep '{question.asked['name']}'")
         templates.append(Template.of(experiment, choices, _hardware_of_a_trial(experiment.config)))
     problems = [problem for template in templates for problem in check_links(template, question.keys)]
@@ -82,6 +81,7 @@ def _trials(question: Question, templates: Templates, standing: Standing) -> Ite
     asked = question.asked
     is_asked = asked["strategy"]["name"] in ADAPTIVE  # then its points are examples, and none of them is a trial yet
     known = {entry.id for entry in standing.entries.values()}
+    elsewhere = _finished_elsewhere(templates, asked) if asked["reuse"] else {}
     numbers = {_as_key(entry.values): entry.point for entry in standing.entries.values()}
     for values in question.some_points():
         point = numbers.setdefault(_as_key(values), len(numbers))
@@ -89,11 +89,24 @@ def _trials(question: Question, templates: Templates, standing: Standing) -> Ite
             for trial in trials_of(asked, templates, standing, point, values, None):
                 if trial["trial"].partition("-")[0] not in known and not is_asked:
                     known.add(trial["trial"])
-                    yield trial
+                    yield {**trial, "reused": trial["reused"] or elsewhere.get(trial["trial"])}
         except PlanError as err:
             problems += [f"{problem} [{err.subject.removeprefix('the ')}]" for problem in err.problems]
     if problems:
         raise PlanError(problems[:MOST_TOLD], f"the sweep '{asked['name']}'")
+
+
+def _finished_elsewhere(templates: Templates, asked: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """By trial id, the finished trials of all sweeps in the runs folder that measured the same."""
+    found: dict[str, dict[str, Any]] = {}
+    for path in runs_dir_of(templates.all[0].config).glob("*/sweep.yaml"):
+        sweep = Sweep(path.parent)
+        if any(sweep.question[key] != asked[key] for key in ("metric", "mode")):
+            continue
+        for entry in sweep.ledger().look().entries.values():
+            if entry.state == "finished" and entry.reused is None:
+                found[entry.id] = {"folder": f"{sweep.name}/{entry.id}", "value": entry.value}
+    return found
 
 
 def _as_key(values: dict[str, Any]) -> str:

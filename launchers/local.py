@@ -7,7 +7,6 @@ import os
 import secrets
 import signal
 import socket
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -141,15 +140,13 @@ class Local:
 
 def _start(folder: Path, environment: dict[str, str], log: int) -> int:
     command = [sys.executable, "-P", "-m", MODULE, str(folder)]
+    actions = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0), *((os.POSIX_SPAWN_DUP2, log, to) for to in (1, 2))]
     try:
-        process = subprocess.Popen(
-            command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-        )
+        return os.posix_spawn(sys.executable, command, environment, file_actions=actions, setsid=True)
     except OSError as err:
         raise LaunchError(
             f"{' '.join(command)} could not be started: {err.strerror}; free memory or processes"
         ) from err
-    return process.pid
 
 
 def _worker_of(process: psutil.Process) -> str | None:

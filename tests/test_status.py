@@ -254,7 +254,7 @@ def test_without_a_terminal_a_line_tells_what_ended(tmp_path: Path, processes: l
     finish(sweep, ids(3)[2], 0.25)
     rest = lines.read().splitlines()
     assert rest[0].startswith("2/3 done, 1 failed, best val/accuracy_top1 0.5 ")
-    assert rest[1].startswith("sweep s failed: ")
+    assert rest[1].startswith("sweep s: some failed after ")
     assert rest[2] == "`lathe logs s` shows what the failed printed, `lathe resume s` runs them again"
     assert processes[0].wait(timeout=60) == 1
 
