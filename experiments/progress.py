@@ -26,6 +26,7 @@ STARTING_S = 20.0
 """How long a worker may take until its folder is there."""
 SILENT_S = 300.0
 """How long workers of which nobody knows may take to begin a trial, imports on a cold file system among it."""
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT)
 ORDER: tuple[State, ...] = ("failed", "running", "waiting", "finished", "pruned", "cancelled")
 
 
@@ -337,7 +338,7 @@ def reap(sweep: Sweep, ledger: Ledger, crews: Crews | None) -> list[str]:
                 if (line := _end(sweep, ledger, standing.entries[trial], attempt, why)) is not None
             ]  # fmt: skip
     except OSError as err:
-        if err.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+        if err.errno not in UNWRITABLE:
             raise
         return []
 

@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.display import console
+from experiments.faults import InputError
 from experiments.ledger import ENDED, State
 from experiments.progress import Observer, Progress, Row, look, reap, reference
 from experiments.status_text import (
@@ -329,6 +330,8 @@ def _looks(sweep: Sweep, crews: Crews, stop_when_done: bool, say: Callable[[str]
     observer = Observer(sweep, ledger, crews)
     next_time, turn = 0.0, 0
     while True:
+        if not sweep.folder.is_dir():
+            raise InputError([f"the sweep's folder {sweep.folder} is gone; nothing of it is left to show"])
         progress = observer.look()
         if (begun := time.monotonic()) >= next_time:
             for told in reap(sweep, ledger, crews):

@@ -10,6 +10,7 @@ import os
 import pty
 import re
 import select
+import shutil
 import signal
 import struct
 import subprocess
@@ -353,3 +354,14 @@ def test_a_long_table_keeps_within_a_low_terminal_and_is_whole_at_the_end(tmp_pa
         assert screen.process.wait(timeout=60) == 0
     finally:
         screen.close()
+
+
+def test_a_sweep_that_is_removed_meanwhile_is_told(tmp_path: Path, processes: list[subprocess.Popen[str]]) -> None:
+    sweep = make(tmp_path, "s", POINTS)
+    command = [sys.executable, "-P", "-u", "-m", "experiments.cli", "status", str(sweep.folder), "--watch"]
+    processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+    assert processes[0].stdout is not None
+    processes[0].stdout.readline()
+    shutil.rmtree(sweep.folder)
+    assert "is gone; nothing of it is left to show" in processes[0].communicate(timeout=60)[1]
+    assert processes[0].returncode == 2

@@ -153,6 +153,7 @@ def test_a_killed_command_leaves_the_sweep_going_on(live: Any, tmp_path: Path) -
     process = live.start("run", "-m", *QUICK, "tracking=off", "optimizer.lr=0.001,0.01,0.02,0.03", "max_steps=400")
     wait_until(lambda: bool(list((tmp_path / "runs").glob("*/*/attempts/1/journal.jsonl"))), "the first trial")
     os.kill(process.pid, signal.SIGKILL)
+    process.wait()
     sweep = Sweep(next((tmp_path / "runs").glob("*/sweep.yaml")).parent)
     wait_until(lambda: all(entry.state == "finished" for entry in entries(sweep)), "all trials")
 
