@@ -6,7 +6,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,8 +78,7 @@ class Standing:
 
     def value_of(self, point: int) -> float | None:
         """The mean over a point's seeds; None until all are finished."""
-        values = [entry.value for entry in self.points()[point]]
-        return None if None in values else sum(value for value in values if value is not None) / len(values)
+        return mean_of(self.points()[point])
 
     def apply(self, event: Mapping[str, Any]) -> None:
         """Take one event in; what an earlier attempt says after a later one was claimed does not count."""
@@ -106,7 +105,7 @@ class Standing:
             entry.worker, entry.host, entry.devices = event["worker"], event["host"], event["devices"]
             entry.failure = entry.reason = None
         elif kind == "ended" and entry.state == "running" and event["attempt"] == entry.attempt:
-            spent = (event["time"] - entry.since) * entry.devices
+            spent = max(0.0, event["until"] - entry.since) * entry.devices
             entry.used_s += spent
             entry.wasted_s += spent if event["wasted"] else 0.0
             entry.state, entry.since = event["state"], event["time"]
@@ -117,6 +116,12 @@ class Standing:
             entry.reason = event["reason"]
         elif kind == "again" and entry.state in ENDED - {"finished"}:
             entry.state, entry.since, entry.attempts = "waiting", event["time"], 0
+
+
+def mean_of(entries: Sequence[Entry]) -> float | None:
+    """The mean over a point's trials; None until all are finished."""
+    values = [entry.value for entry in entries if entry.state == "finished" and entry.value is not None]
+    return sum(values) / len(values) if len(values) == len(entries) else None
 
 
 class Ledger:
@@ -184,9 +189,20 @@ class Ledger:
 
     def end(
         self, trial: str, attempt: int, state: State, *, value: float | None = None, step: int = 0,
-        failure: str | None = None, reason: str | None = None, wasted: bool = False,
+        failure: str | None = None, reason: str | None = None, wasted: bool = False, until: float | None = None,
     ) -> bool:  # fmt: skip
         """Say how an attempt ended, and what is to become of the trial: ``waiting`` for another attempt, or its end.
+
+        Args:
+            trial: its id.
+            attempt: from `claim`.
+            state: of the trial from now on.
+            value: the best of the metric.
+            step: steps that are done.
+            failure: class of what went wrong.
+            reason: in words.
+            wasted: whether the attempt left nothing behind.
+            until: when its devices were free, where that was not now.
 
         Returns:
             False where the attempt is not the trial's any more: nothing is written.
@@ -194,7 +210,15 @@ class Ledger:
         entry = self.standing.entries[trial]
         if entry.state != "running" or entry.attempt != attempt:
             return False
-        told = {"state": state, "value": value, "step": step, "failure": failure, "reason": reason, "wasted": wasted}
+        told: dict[str, Any] = {
+            "state": state,
+            "value": value,
+            "step": step,
+            "failure": failure,
+            "reason": reason,
+            "wasted": wasted,
+        }
+        told["until"] = time.time() if until is None else until
         self._write([{"event": "ended", "trial": trial, "attempt": attempt, **told}])
         return True
 

@@ -383,5 +383,6 @@ def _end(sweep: Sweep, ledger: Ledger, entry: Entry, attempt: int, why: str) -> 
         entry.id, attempt, state, value=better(entry.value, tail.best, sweep.question["mode"]), step=tail.step,
         failure=failure, reason=f"{why}; {then}" if state != "waiting" else why,
         wasted=not any((folder / "checkpoints").glob("step_*")),
+        until=_mtime(folder / "attempts" / str(attempt) / "heartbeat"),
     )  # fmt: skip
     return f"trial {entry.id}, attempt {attempt}: {why}; {then}" if is_own else None

@@ -119,7 +119,7 @@ class Supervision:
         state, failure, reason = self._verdict(outcome, value)
         step = self._last_state["step"] if self._last_state else 0
         is_saved = any((self.claim.trial.folder / "checkpoints").glob("step_*"))
-        is_wasted = state not in ("finished", "pruned") and not (state == "waiting" and is_saved)
+        is_wasted = state not in ("finished", "pruned") and not (state in ("waiting", "cancelled") and is_saved)
         with self.ledger.locked():
             is_own = self.ledger.end(
                 self.claim.entry.id, self.claim.attempt, state, value=value, step=step,

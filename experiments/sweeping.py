@@ -56,7 +56,9 @@ def _compose_all(question: Question, config_dirs: Sequence[str], trust: Sequence
     for choices in question.choices(groups):
         chosen = [f"{group}={option}" for group, option in choices.items()]
         experiment = compose([*question.asked["base"], *chosen], config_dirs=config_dirs, trust=trust)
-        if problems := site.find_problems(experiment.config):  # of the whole worker, before a trial is given a part of it
+        if problems := site.find_problems(
+            experiment.config
+        ):  # of the whole worker, before a trial is given a part of it
             raise PlanError(problems, f"the sweep '{question.asked['name']}'")
         templates.append(Template.of(experiment, choices, _hardware_of_a_trial(experiment.config)))
     problems = [problem for template in templates for problem in check_links(template, question.keys)]
@@ -77,8 +79,8 @@ def _trials(question: Question, templates: Templates, standing: Standing) -> Ite
     Raises:
         PlanError: with every problem of every point.
     """
-    problems: list[str] = []
-    asked = question.asked
+    problems: dict[str, list[str]] = {}
+    asked, num_points = question.asked, 0
     is_asked = asked["strategy"]["name"] in ADAPTIVE  # then its points are examples, and none of them is a trial yet
     known = {entry.id for entry in standing.entries.values()}
     elsewhere = _finished_elsewhere(templates, asked) if asked["reuse"] else {}
@@ -91,9 +93,20 @@ def _trials(question: Question, templates: Templates, standing: Standing) -> Ite
                     known.add(trial["trial"])
                     yield {**trial, "reused": trial["reused"] or elsewhere.get(trial["trial"])}
         except PlanError as err:
-            problems += [f"{problem} [{err.subject.removeprefix('the ')}]" for problem in err.problems]
+            for problem in err.problems:
+                problems.setdefault(problem, []).append(err.subject.removeprefix("the "))
+        num_points += 1
     if problems:
-        raise PlanError(problems[:MOST_TOLD], f"the sweep '{asked['name']}'")
+        told = [f"{problem}{_where(points, num_points)}" for problem, points in problems.items()]
+        raise PlanError(told[:MOST_TOLD], f"the sweep '{asked['name']}'")
+
+
+def _where(points: list[str], num_points: int) -> str:
+    """Which points have a problem; "" where all have it, or the problem itself names what is wrong."""
+    if len(points) == num_points:
+        return ""
+    more = f" and {len(points) - 1} more" if len(points) > 1 else ""
+    return f" [{points[0]}{more}]"
 
 
 def _finished_elsewhere(templates: Templates, asked: dict[str, Any]) -> dict[str, dict[str, Any]]:

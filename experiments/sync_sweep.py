@@ -15,7 +15,7 @@ from yaml import YAMLError
 from experiments import atomic, describe, store
 from experiments.claims import label
 from experiments.faults import InputError
-from experiments.ledger import ENDED, Entry, Standing, State
+from experiments.ledger import ENDED, Entry, Standing, State, mean_of
 from experiments.standing import Standing as RunStanding
 from experiments.store import StoreError
 from experiments.sweep import Sweep, named
@@ -263,11 +263,10 @@ class SweepSync:
 
 def best_point(standing: Standing, mode: str) -> tuple[Entry, float] | None:
     """The best of the points whose trials are all finished, by the mean of their seeds."""
-    found: list[tuple[float, Entry]] = []
-    for entries in standing.points().values():
-        values = [entry.value for entry in entries if entry.state == "finished" and entry.value is not None]
-        if len(values) == len(entries):
-            found.append((sum(values) / len(values), entries[0]))
+    points = standing.points()
+    found = [
+        (value, entries[0]) for point, entries in points.items() if (value := standing.value_of(point)) is not None
+    ]
     if not found:
         return None
     value, entry = (max if mode == "max" else min)(found, key=lambda pair: pair[0])

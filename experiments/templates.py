@@ -15,7 +15,7 @@ import yaml
 
 from experiments import options
 from experiments.atomic import write_text
-from experiments.faults import InputError, PlanError
+from experiments.faults import PlanError, did_you_mean
 from experiments.origins import Origins, shown
 from experiments.plan import find_problems
 from experiments.secrets import secret_keys
@@ -63,7 +63,7 @@ class Template:
             seed: how many seeds on from the experiment's.
 
         Raises:
-            InputError: a key is not there, or something follows it in a way that only composing anew would tell.
+            PlanError: a key is not there, or something follows it in a way that only composing anew would tell.
         """
         config = copy.deepcopy(self.config)
         links = dict(self.links)
@@ -85,7 +85,11 @@ def _set(config: dict[str, Any], key: str, value: Any) -> None:
     for name in parents:
         node = node[int(name)] if isinstance(node, list) else node.get(name) if isinstance(node, dict) else None
     if not isinstance(node, (dict, list)):
-        raise InputError([f"{key}={shown(value)}: the configuration has no {'.'.join(parents)} to hold it"])
+        way_out = did_you_mean(parents[0], config, "`lathe plan --cfg job` shows every key")
+        told = (
+            f"{key}={shown(value)}: the configuration has no key '{'.'.join(parents)}' with keys of its own; {way_out}"
+        )
+        raise PlanError([told], f"the point {key}={shown(value)}")
     if isinstance(node, list):
         node[int(last)] = value
     else:

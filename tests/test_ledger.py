@@ -67,7 +67,7 @@ def test_the_fence_is_in_the_replay_too(tmp_path: Path) -> None:
     claim(ledger, "a")
     told = {"event": "ended", "trial": "a", "attempt": 7, "state": "finished", "value": 1.0, "step": 1}
     with ledger.locked():
-        ledger._write([{**told, "failure": None, "reason": None, "wasted": False}])
+        ledger._write([{**told, "failure": None, "reason": None, "wasted": False, "until": 0.0}])
     assert entry(tmp_path, "a").state == "running"
 
 
