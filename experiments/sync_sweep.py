@@ -263,10 +263,8 @@ class SweepSync:
 
 def best_point(standing: Standing, mode: str) -> tuple[Entry, float] | None:
     """The best of the points whose trials are all finished, by the mean of their seeds."""
-    points = standing.points()
-    found = [
-        (value, entries[0]) for point, entries in points.items() if (value := standing.value_of(point)) is not None
-    ]
+    points = standing.points().values()
+    found = [(value, entries[0]) for entries in points if (value := mean_of(entries)) is not None]
     if not found:
         return None
     value, entry = (max if mode == "max" else min)(found, key=lambda pair: pair[0])
