@@ -56,9 +56,8 @@ def _compose_all(question: Question, config_dirs: Sequence[str], trust: Sequence
     for choices in question.choices(groups):
         chosen = [f"{group}={option}" for group, option in choices.items()]
         experiment = compose([*question.asked["base"], *chosen], config_dirs=config_dirs, trust=trust)
-        if problems := site.find_problems(
-            experiment.config
-        ):  # of the whole worker, before a trial is given a part of it
+        # Of the whole worker, before a trial is given a part of it.
+        if problems := site.find_problems(experiment.config):
             raise PlanError(problems, f"the sweep '{question.asked['name']}'")
         templates.append(Template.of(experiment, choices, _hardware_of_a_trial(experiment.config)))
     problems = [problem for template in templates for problem in check_links(template, question.keys)]

@@ -144,15 +144,16 @@ def test_the_controller_may_die_and_come_back(cluster: Cluster, tmp_path: Path) 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(330)
 def test_a_time_limit_is_no_end(cluster: Cluster, tmp_path: Path) -> None:
     limits = (
-        "hardware.slurm.time='00:02:00'",
+        "hardware.slurm.time='00:03:00'",
         "hardware.slurm.lead_s=60",
         "max_steps=10000000",
         "eval_every_steps=1000",
     )
     sweep = begin(tmp_path, *limits, "checkpoint.every_steps=1000", "log_every_steps=1000", "optimizer.lr=0.0001")
-    wait_until(lambda: entries(sweep)[0].attempt > 1, "another attempt", 200)
+    wait_until(lambda: entries(sweep)[0].attempt > 1, "another attempt", 270)
     lines = sweep.ledger().path.read_text().splitlines()
     ended = [event for event in map(json.loads, lines) if event["event"] == "ended"]
     assert ended[0]["failure"] == "time-out"

@@ -126,7 +126,7 @@ def test_a_sync_that_was_interrupted_goes_on(runs_dir: Path, monkeypatch: pytest
     trial = make_run(runs_dir)
     with begin(trial) as journal:
         log_steps(journal, range(40))
-    monkeypatch.setattr(sync, "_METRICS_PER_CALL", 7)
+    monkeypatch.setattr(sync, "METRICS_PER_CALL", 7)
     monkeypatch.setattr(sync, "_BLOCK_BYTES", 500)
     real, calls = RunSync._send, iter(range(100))
 
