@@ -20,6 +20,8 @@ MOST_WORKERS = 256
 """Where nobody says how many: sites take arrays of 1,000 tasks, and the file system has to start them all."""
 AGAIN = 75
 """Exit code of a worker that had to leave though there is more to do; EX_TEMPFAIL of sysexits.h."""
+MOST_RESTARTS = 3
+"""How often a worker that was ended by a signal, say for want of memory, is put back into the queue."""
 PASSED_ON = (
     "PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "LC_*", "TZ",
     "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV", "CUDA_HOME", "CUDA_PATH", "SLURM_CONF",
@@ -218,7 +220,10 @@ def _command(pool: Pool, cores: int, python: str) -> str:
             "code=0",
             f'{start} --ends "$ends" {shlex.quote(str(pool.folder))} || code=$?',
             # Not one that is cancelled or requeued already: `scontrol requeue` would bring the former back.
-            f'if [ $code = {AGAIN} ] && [ "$(squeue -h -j "$task" -o %T)" = RUNNING ]; then scontrol requeue "$task"; fi',
+            f"killed=$((code > 128 && ${{SLURM_RESTART_COUNT:-0}} < {MOST_RESTARTS}))",
+            f"if [ $code = {AGAIN} ] || [ $killed = 1 ]; then",
+            '  if [ "$(squeue -h -j "$task" -o %T)" = RUNNING ]; then scontrol requeue "$task"; fi',
+            "fi",
             "exit $code",
         ]
     )

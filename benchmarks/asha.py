@@ -1,0 +1,111 @@
+"""Budget: ASHA finds what a grid finds, for at most 0.6 of its steps (``python -m benchmarks.asha``).
+
+The 27 points of sweeps/asha_mnist1d.yaml: all to their end, and in an order of chance with bad ones ended early, two at a time on
+this machine. In a round both train with the same seed, so that a point which both run to its end has the same value in both, and
+a difference is a better point that was ended. What such a difference may be is the standard deviation of the grid's best
+point over further seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from experiments.ledger import ENDED
+from experiments.progress import look
+from experiments.question import Question, from_overrides, read
+from experiments.sweeping import draft, submit, write
+
+BUDGET_SHARE = 0.6
+NAME, NUM_POINTS = "asha_mnist1d", 27
+NOISE_SEEDS = (100, 101, 102, 103)
+WORKERS = 2
+PATIENCE_S = 1200.0
+
+
+@dataclass(frozen=True)
+class Result:
+    """Of one sweep."""
+
+    best: float
+    values: dict[str, Any]
+    """Of the best point, by key."""
+    all_values: tuple[float, ...]
+    num_steps: int
+    """Done by all trials."""
+    took_s: float
+
+
+def run(question: Question) -> Result:
+    """Run a sweep to its end; its workers are ended whatever happens."""
+    start = time.monotonic()
+    sweep = write(draft(question))
+    ledger, crews = sweep.ledger(), sweep.crews()
+    try:
+        submit(sweep)
+        while not all(entry.state in ENDED for entry in ledger.look().entries.values()):
+            if time.monotonic() - start > PATIENCE_S:
+                sys.exit(f"the sweep {sweep.name} has not ended in {PATIENCE_S:.0f} s")
+            time.sleep(0.5)
+    finally:
+        crews.cancel([told["job"] for told in ledger.look().submissions])
+    took_s = time.monotonic() - start
+    entries = ledger.look().entries.values()
+    if failed := [entry for entry in entries if entry.state not in ("finished", "pruned")]:
+        sys.exit(f"of the sweep {sweep.name} {len(failed)} trials have failed: {failed[0].reason}")
+    best = look(sweep, ledger).best
+    assert best is not None, f"no trial of {sweep.name} has finished"
+    values = tuple(entry.value for entry in entries if entry.value is not None)
+    return Result(best.value, best.values, values, sum(entry.step for entry in entries), took_s)
+
+
+def race(runs_dir: Path, seed: int) -> tuple[Result, Result]:
+    """The grid and ASHA, every trial with the same seed."""
+    shared = ["tracking=off", f"launcher.workers={WORKERS}", f"seed={seed}", f"runs_dir={runs_dir}"]
+    grid = run(read(NAME, [*shared, "sweep.pruner=null", f"sweep.name=grid{seed}"]))
+    order = ["sweep.strategy=random", f"sweep.strategy.seed={seed}", f"sweep.budget.points={NUM_POINTS}"]
+    asha = run(read(NAME, [*shared, *order, f"sweep.name=asha{seed}"]))
+    for name, result in (("grid", grid), ("asha", asha)):
+        point = " ".join(f"{key}={value}" for key, value in result.values.items())
+        print(
+            f"seed {seed}  {name}  best {result.best:.3f} at {point}  {result.num_steps:>6} steps  {result.took_s:.0f} s",
+            flush=True,
+        )
+    return grid, asha
+
+
+def noise(runs_dir: Path, best: Result) -> float:
+    """Standard deviation over seeds of the grid's best point."""
+    base = [str(override) for override in read(NAME).asked["base"]]
+    point = [f"{key}={value}" for key, value in best.values.items()]
+    seeds = f"seed={','.join(map(str, NOISE_SEEDS))}"
+    shared = ["tracking=off", f"launcher.workers={WORKERS}", f"runs_dir={runs_dir}", "sweep.name=noise"]
+    return stdev(run(from_overrides([*base, *point, seeds, *shared])).all_values)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=1, help="each with another seed of training and order (1)")
+    num_rounds = parser.parse_args().rounds
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the workers
+    with tempfile.TemporaryDirectory(prefix="lathe-bench-", ignore_cleanup_errors=True) as name:
+        rounds = [race(Path(name), seed) for seed in range(num_rounds)]
+        spread = noise(Path(name), rounds[0][0])
+    grid, asha = (fmean(pair[which].best for pair in rounds) for which in (0, 1))
+    share = sum(asha.num_steps for _, asha in rounds) / sum(grid.num_steps for grid, _ in rounds)
+    print(f"best: grid {grid:.4f}, ASHA {asha:.4f}, {grid - asha:.4f} worse (<= {spread:.4f}, the noise over seeds)")
+    print(f"steps of ASHA by those of the grid: {share:.2f} (<= {BUDGET_SHARE})")
+    kept = grid - asha <= spread and share <= BUDGET_SHARE
+    print("kept" if kept else "MISSED")
+    return 0 if kept else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
