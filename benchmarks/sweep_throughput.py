@@ -59,7 +59,9 @@ def main(cfg):
 
 main()
 """
-CONFIG = "file: ???\nlr: 0.001\nseed: 0\nsteps: {steps}\nhydra:\n  sweep: {{dir: sweep, subdir: '${{hydra.job.num}}'}}\n"
+CONFIG = (
+    "file: ???\nlr: 0.001\nseed: 0\nsteps: {steps}\nhydra:\n  sweep: {{dir: sweep, subdir: '${{hydra.job.num}}'}}\n"
+)
 
 
 def run_s(folder: Path, *command: str) -> float:

@@ -92,6 +92,14 @@ def test_device_time_is_counted_and_what_was_wasted_of_it(tmp_path: Path) -> Non
     assert found.used_s > found.wasted_s > 0
 
 
+def test_devices_count_as_used_until_they_were_free(tmp_path: Path) -> None:
+    ledger = ledger_of(tmp_path, "a")
+    claim(ledger, "a")
+    with ledger.locked() as standing:
+        ledger.end("a", 1, "waiting", failure="node lost", until=standing.entries["a"].since + 3.0)
+    assert entry(tmp_path, "a").used_s == pytest.approx(2 * 3.0)
+
+
 def test_cancelled_trials_wait_again_and_finished_ones_do_not(tmp_path: Path) -> None:
     ledger = ledger_of(tmp_path, "a", "b")
     claim(ledger, "a")
