@@ -13,11 +13,12 @@ import tempfile
 import time
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 BUDGET_S = 5.0
 NUM_TRIALS, NUM_ROUNDS, SAMPLE = 1000, 3, 20
 SHARED = ("model=lenet", "data=digits")
-AXES = {
+AXES: dict[str, list[Any]] = {
     "optimizer.lr": [round(0.001 * factor, 4) for factor in range(1, 11)],
     "model.hidden_size": list(range(32, 352, 32)),
     "model.dropout_prob": [round(0.05 * factor, 2) for factor in range(10)],
@@ -34,7 +35,8 @@ def ours_s(runs_dir: Path) -> float:
     sweep = write(draft(from_overrides([*SHARED, "tracking=off", f"runs_dir={runs_dir}", *grid])))
     took = time.perf_counter() - start
     entries = sweep.ledger().look().entries.values()
-    assert len(entries) == NUM_TRIALS and all(entry.state == "waiting" for entry in entries)
+    assert len(entries) == NUM_TRIALS
+    assert all(entry.state == "waiting" for entry in entries)
     return took
 
 

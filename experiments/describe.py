@@ -36,7 +36,7 @@ def parameters(config: Mapping[str, Any]) -> dict[str, str]:
 def param_text(value: object) -> str:
     """One spelling for one value, whoever logs it: text as it is, all else as JSON, so None is `null`."""
     text = value if isinstance(value, str) else json.dumps(value, default=str)
-    return _cut(without_password(text), MAX_PARAM)
+    return cut(without_password(text), MAX_PARAM)
 
 
 @lru_cache(maxsize=4096)
@@ -54,27 +54,30 @@ def clean_key(key: str) -> str:
 def tags(trial: Trial) -> dict[str, str]:
     """What stays true of a run through all its attempts, and its note."""
     provenance = trial.provenance
-    code = [entry for entry in provenance.get("code") or [] if entry.get("git_sha")]
     named = {
+        "lathe.kind": "run",
         "lathe.run_key": provenance["run_key"],
         "lathe.trial_id": provenance["trial_id"],
-        "lathe.folder": trial.folder.resolve(),
-        "mlflow.user": _user(),
-        "mlflow.source.type": "LOCAL",
-        "mlflow.source.name": "lathe",
+        "lathe.folder": str(trial.folder.resolve()),
         "mlflow.note.content": note(trial),
     }
-    if (sweep := provenance.get("sweep")) is not None:
-        named |= {"lathe.kind": "trial", "lathe.sweep": sweep}
-        parent = trial.folder.parent / "sync.json"  # the parent is made before its children
-        if parent.exists():
-            named["mlflow.parentRunId"] = json.loads(parent.read_text())["run_id"]
+    return own_tags(trial.config) | origin_tags(provenance) | {key: cut(str(value)) for key, value in named.items()}
+
+
+def own_tags(config: Mapping[str, Any]) -> dict[str, str]:
+    """The user's own words on a run."""
+    return {clean_key(key): cut(str(value)) for key, value in (config.get("tags") or {}).items()}
+
+
+def origin_tags(provenance: Mapping[str, Any]) -> dict[str, str]:
+    """Who started it, and with which code."""
+    named = {"mlflow.user": _user(), "mlflow.source.type": "LOCAL", "mlflow.source.name": "lathe"}
+    code = [entry for entry in provenance.get("code") or [] if entry.get("git_sha")]
     if code:
         named["mlflow.source.git.commit"] = code[0]["git_sha"]
         named["mlflow.source.git.branch"] = code[0].get("branch") or "(detached)"
         named["git.dirty"] = "true" if any(entry.get("dirty") for entry in code) else "false"
-    own = {clean_key(key): value for key, value in (trial.config.get("tags") or {}).items()}
-    return {key: _cut(str(value), MAX_TAG) for key, value in (own | named).items()}
+    return {key: cut(str(value)) for key, value in named.items()}
 
 
 def note(trial: Trial) -> str:
@@ -86,23 +89,42 @@ def note(trial: Trial) -> str:
         f"- {group}: `{_one_line(config[group])}`" for group in ("model", "data", "optimizer") if config.get(group)
     ]
     lines += [f"- overrides: {' '.join(f'`{text}`' for text in overrides) or 'none'}", "", "### Again", ""]
-    for entry in provenance.get("code") or []:
-        changes = " with uncommitted changes (in the artifacts, `code`)" if entry.get("dirty") else ""
-        lines.append(f"- {entry.get('name')} at `{entry.get('git_sha') or 'no commit'}`{changes}")
-    flags = [word for name in provenance.get("config_dirs") or [] for word in ("--config-dir", name)]
-    trust = [word for name in provenance.get("trust") or [] for word in ("--trust", name)]
-    run = shlex.join(["lathe", "run", *flags, *trust, *overrides])
-    lines += ["", "```", run, f"lathe resume {shlex.join([trial.reference, *trust])}", "```"]
-    return _cut("\n".join(lines), MAX_TAG)
+    lines += code_lines(provenance)
+    folders, trust = flags(provenance)
+    lines += ["", "```", shlex.join(["lathe", "run", *folders, *trust, *overrides]), _resume(trial, trust), "```"]
+    return cut("\n".join(lines))
+
+
+def _resume(trial: Trial, trust: list[str]) -> str:
+    """The command that goes on with a run; a trial of a sweep goes on with that."""
+    if not trial.provenance.get("sweep"):
+        return f"lathe resume {shlex.join([trial.reference, *trust])}"
+    folder = trial.folder.parent
+    return f"lathe resume {shlex.quote(folder.name if trial.reference == trial.folder.name else str(folder))}"
+
+
+def code_lines(provenance: Mapping[str, Any]) -> list[str]:
+    """Which code it was, as a list in Markdown."""
+    return [
+        f"- {entry.get('name')} at `{entry.get('git_sha') or 'no commit'}`"
+        + (" with uncommitted changes (in the artifacts, `code`)" if entry.get("dirty") else "")
+        for entry in provenance.get("code") or []
+    ]
+
+
+def flags(provenance: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """The flags of a command line that it was started with: folders of options, and whom it trusts."""
+    folders = [word for name in provenance.get("config_dirs") or [] for word in ("--config-dir", name)]
+    return folders, [word for name in provenance.get("trust") or [] for word in ("--trust", name)]
 
 
 def _one_line(part: object) -> str:
     """Write a part of the configuration as the call that builds it."""
     if not isinstance(part, dict):
-        return _cut(param_text(part), 200)
+        return cut(param_text(part), 200)
     name = str(part.get("_target_", "")).rpartition(".")[2]
     arguments = ", ".join(f"{key}={param_text(value)}" for key, value in part.items() if not key.startswith("_"))
-    return _cut(f"{name}({arguments})".replace("`", "'").replace("\n", " "), 200)
+    return cut(f"{name}({arguments})".replace("`", "'").replace("\n", " "), 200)
 
 
 def _user() -> str:
@@ -117,5 +139,6 @@ def without_password(text: str) -> str:
     return re.sub(r"://[^/@\s]+@", "://***@", text)
 
 
-def _cut(text: str, limit: int) -> str:
+def cut(text: str, limit: int = MAX_TAG) -> str:
+    """A text as long as MLflow takes it, of a tag if nothing else is said."""
     return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.journal import FINAL_STATES
+from experiments.ledger import ENDED, Entry
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Standing:
     ended: float | None
     reason: str | None
     failure: str | None = None
-    """Class of what went wrong, where a sweep's ledger tells."""
+    """Class of what went wrong, of `experiments.failure`."""
 
 
 def standing(
@@ -40,14 +41,21 @@ def standing(
     """
     attempt = int(last["attempt"]) if last else 0
     if outcome is not None and int(outcome["attempt"]) >= attempt:
-        return Standing(outcome["status"], int(outcome["attempt"]), float(outcome["ended"]), outcome.get("reason"))
+        ended, why = float(outcome["ended"]), (outcome.get("reason"), outcome.get("failure"))
+        return Standing(outcome["status"], int(outcome["attempt"]), ended, *why)
     if last is None:
         return Standing("running", attempt, None, None)
     if last["state"] in FINAL_STATES:
-        return Standing(last["state"], attempt, float(last["time"]), last["reason"])
+        return Standing(last["state"], attempt, float(last["time"]), last["reason"], last.get("failure"))
     if not alive:
         return Standing("killed", attempt, last_time, f"process {last['pid']} is gone and left no word")
     return Standing("running", attempt, None, None)
+
+
+def of_entry(entry: Entry) -> Standing:
+    """Where a trial of a sweep stands: by the ledger alone, which knows more than a host's table of processes."""
+    ended = entry.since if entry.state in ENDED else None
+    return Standing(entry.state, entry.attempt, ended, entry.reason, entry.failure)
 
 
 def process_alive(host: str, pid: int, since: float) -> bool:

@@ -1,275 +1,315 @@
-"""Brings sweeps into MLflow: a parent run each, and a child run a trial. All of it is a pure function of ledger and journals."""
+"""Brings sweeps into MLflow: a parent run each, and a child run a trial. What it tells follows from ledger and journals alone."""
 
 from __future__ import annotations
 
+import hashlib
 import json
-import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 from yaml import YAMLError
 
-from experiments import atomic, describe, store
-from experiments.claims import label
+from experiments import atomic, describe_sweep, mlflow_store, store
 from experiments.faults import InputError
-from experiments.ledger import ENDED, Entry, Standing, State, mean_of
-from experiments.standing import Standing as RunStanding
+from experiments.ledger import Entry
+from experiments.mlflow_store import Store
+from experiments.progress import Observer, Progress, reference
+from experiments.standing import of_entry
 from experiments.store import StoreError
 from experiments.sweep import Sweep, named
-from experiments.sync import METRICS_PER_CALL, RunSync, connect, experiment_id_of, locked, mlflow_errors, ms, sync_run
+from experiments.sweep_curve import Curve
+from experiments.sync import Place, RunSync, changed, passing, sync_run
 from experiments.trial import Trial, find
 
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
+SAVE_EVERY = 50
+MOST_FAILURES = 3
+"""Trials in a row that a store may refuse before the others are left for later."""
+DAMAGED = (OSError, YAMLError, ValueError, KeyError, TypeError)
+"""What reading a folder raises that was written to by other hands."""
 
-STATUS = {"running": "RUNNING", "waiting": "SCHEDULED", "done": "FINISHED", "failed": "FAILED", "cancelled": "KILLED"}
 
-
-@dataclass(frozen=True)
-class Summary:
-    """What a sync of several runs did: runs brought up to date, points sent, and a line for each that failed."""
+class Summary(NamedTuple):
+    """What a sync of several runs did: runs in the store, points sent, and a line for each that failed."""
 
     runs: int
+    """Those of trials; the parent run of a sweep is not counted."""
     points: int
     failures: tuple[str, ...]
 
 
 def sync_all(runs_dir: Path, names: Sequence[str] = ()) -> Summary:
-    """Sync runs and sweeps by the names of their folders; without names all in `runs_dir`."""
-    sweeps, trials, failures = list[Sweep](), list[Trial](), list[str]()
+    """Sync sweeps and runs by the names of their folders; without names all in `runs_dir`."""
+    chosen: dict[Path, set[str] | None] = {}
+    """Folders of runs and sweeps; of a sweep the trials, None: all."""
+    failures: list[str] = []
     for name in names:
         try:
-            sweep = named(name, runs_dir)
-            if sweep is not None:
-                sweeps.append(sweep)
-            else:
-                trials.append(find(name, runs_dir))
+            _choose(name, runs_dir, chosen)
         except InputError as err:
             failures += err.problems
     if not names:
-        trials = [Trial(path.parent) for path in sorted((runs_dir / "single").glob("*/trial.yaml"))]
-        sweeps = [Sweep(path.parent.resolve()) for path in sorted(runs_dir.glob("*/sweep.yaml"))]
-    # A trial of a sweep stands where the sweep's ledger says.
-    sweeps += [Sweep(trial.folder.parent) for trial in trials if (trial.folder.parent / "sweep.yaml").is_file()]
+        chosen = {path.parent: None for path in sorted(runs_dir.glob("*/sweep.yaml"))}
+        chosen |= {path.parent: None for path in sorted(runs_dir.glob("single/*/trial.yaml"))}
     runs = points = 0
-    alone = [trial for trial in trials if not (trial.folder.parent / "sweep.yaml").is_file()]
-    several: list[Trial | Sweep] = [*alone, *dict.fromkeys(sweeps)]
-    for what in several:
+    for folder, trials in chosen.items():
         try:
-            new_runs, new_points = sync_sweep(what) if isinstance(what, Sweep) else (1, sync_run(what).points)
-            runs, points = runs + new_runs, points + new_points
+            done = _sync(folder, trials)
         except StoreError as err:
             failures.append(str(err))
-        except (OSError, YAMLError, KeyError, TypeError) as err:
-            reason = f"{type(err).__name__}: {' '.join(str(err).split())}"
-            failures.append(f"{what.folder} is damaged ({reason}); restore it, or move it out of {runs_dir}")
+        except DAMAGED as err:
+            failures.append(_damaged(folder, err))
+        else:
+            runs, points, failures = runs + done.runs, points + done.points, [*failures, *done.failures]
     return Summary(runs, points, tuple(failures))
 
 
-def sync_sweep(sweep: Sweep) -> tuple[int, int]:
-    """Bring a sweep's parent run and the runs of its trials up to date; how many runs were looked at, and new points.
+def _choose(name: str, runs_dir: Path, chosen: dict[Path, set[str] | None]) -> None:
+    sweep = named(name, runs_dir)
+    if sweep is not None:
+        chosen[sweep.folder] = None
+        return
+    folder = find(name, runs_dir).folder
+    if not (folder.parent / "sweep.yaml").is_file():
+        chosen[folder] = None
+    elif (trials := chosen.setdefault(folder.parent, set())) is not None:
+        trials.add(folder.name)
 
-    Raises:
-        StoreError: the store did not take it; what it took stays, and the next sync goes on from there.
-    """
+
+def _sync(folder: Path, trials: Collection[str] | None) -> Summary:
+    if (folder / "sweep.yaml").is_file():
+        return SweepSync(Sweep(folder)).round(trials)
+    return Summary(1, sync_run(Trial(folder)).points, ())
+
+
+def _damaged(folder: Path, err: Exception) -> str:
+    reason = f"{type(err).__name__}: {' '.join(str(err).split())}"
+    return f"{folder} is damaged ({reason}); restore it, or move it out of {folder.parent}"
+
+
+def sync_sweep(sweep: Sweep) -> Summary:
+    """Bring a sweep's parent run and the runs of its trials up to date, as far as they are not."""
     return SweepSync(sweep).round()
 
 
+def tracking_of(sweep: Sweep) -> dict[str, Any]:
+    """Where the runs of a sweep go and when, which is the same for all of them."""
+    return dict(_config(sweep)["tracking"])
+
+
+def _config(sweep: Sweep) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads((sweep.folder / "templates.json").read_text())[0]["config"]
+    return config
+
+
+@dataclass
+class _Progress:
+    """How far a sweep has come into a store; `sync.json` in its folder."""
+
+    store: str
+    run_id: str = ""
+    experiment_id: str = ""
+    children: dict[str, list[str]] = field(default_factory=dict)  # trial -> its run, and what that was told last
+    points: int = 0  # of the sweep's own curves
+    tags: dict[str, str] = field(default_factory=dict)
+    status: list[Any] | None = None
+    question: str = ""  # fingerprint of the sweep.yaml that was uploaded
+    artifacts: list[str] = field(default_factory=list)
+
+    @classmethod
+    def load(cls, path: Path, name: str) -> _Progress:
+        """Read what stands in the file; start over where it is missing, damaged or about another store."""
+        try:
+            progress = cls(**json.loads(path.read_text()))
+        except (FileNotFoundError, ValueError, TypeError):
+            return cls(store=name)
+        return progress if progress.store == name else cls(store=name)
+
+    def save(self, path: Path) -> None:
+        atomic.write_text(path, json.dumps(asdict(self)) + "\n")
+
+
 class SweepSync:
-    """Syncs one sweep, once or again and again; a trial that has ended and is in the store is not looked at again."""
+    """Syncs one sweep, once or again and again; every round holds the sweep's lock, so that two syncs take turns.
+
+    A trial whose end is in the store is not looked at again, and where nothing has changed MLflow is not called.
+    """
 
     def __init__(self, sweep: Sweep) -> None:
         self.sweep = sweep
-        self.ledger = sweep.ledger()
+        self._ledger = sweep.ledger()
+        self._ledger.standing = self._curve = Curve(sweep.question["mode"])
+        self._observer = Observer(sweep, self._ledger)
         self._children: dict[str, RunSync] = {}
+        self._names: dict[str, str] = {}
+        self._attached = ""  # the run id that this process has seen in the store
+        self._seen = ""  # what the names and the parent's tags follow from, as it was at the last look
+        self._told = ""  # the same, as it was when a round last came to its end
+        self._progress: Progress | None = None
+        self._over = False
 
-    def round(self) -> tuple[int, int]:
-        """Upload what is new."""
-        errors = mlflow_errors()
-        with locked(self.sweep.folder / "sync.lock"):
-            standing = self.ledger.look()
-            state = self._load()
-            if state.get("told") == self.told(standing) and state["settled"]:
-                return len(state["done"]), 0
-            trial = self._some_trial()
-            if trial is None:
-                return 0, 0
-            uri = store.store_uri(trial)
-            try:
-                client = connect(uri, self.sweep.runs_dir)
-                self._attach(client, uri, state)
-            except errors as err:
-                raise StoreError(f"MLflow's store did not take the sweep {self.sweep.name!r}: {_line(err)}") from err
-            points = sum(self._child(entry, state) for entry in list(standing.entries.values()))
-            try:
-                self._parent(client, state, standing)
-            except errors as err:
-                raise StoreError(f"MLflow's store did not take the sweep {self.sweep.name!r}: {_line(err)}") from err
-            return len(state["done"]) or 1, points
+    def round(self, only: Collection[str] | None = None) -> Summary:
+        """Upload what is new and set every status; what a store refuses is told, and tried again by the next round.
 
-    @staticmethod
-    def told(standing: Standing) -> list[Any]:
-        """What the store is to be told of, short."""
-        counts = Counter(entry.state for entry in standing.entries.values())
-        return [sorted(counts.items()), standing.closed, sum(entry.attempt for entry in standing.entries.values())]
-
-    def _load(self) -> dict[str, Any]:
+        Args:
+            only: trials that are looked at; None: all.
+        """
+        tracking = self._tracking
         try:
-            found: dict[str, Any] = json.loads((self.sweep.folder / "sync.json").read_text())
-        except (FileNotFoundError, ValueError):
-            return {
-                "run_id": "",
-                "experiment_id": "",
-                "uri": "",
-                "done": {},
-                "events": 0,
-                "told": None,
-                "settled": False,
-            }
-        return found
+            uri = store.resolve_store(tracking["store"], self.sweep.runs_dir)
+        except StoreError as err:
+            return Summary(0, 0, (str(err),))
+        errors = mlflow_store.errors()
+        try:
+            with mlflow_store.locked(self.sweep.folder / "sync.lock"):
+                progress = _Progress.load(self._path, tracking["store"] or uri)
+                self._look()
+                if self._attached and self._attached == progress.run_id:
+                    into = mlflow_store.open_store(uri, self.sweep.runs_dir)
+                else:
+                    into = self._attach(uri, progress)
+                chosen = [entry for entry in self._entries() if only is None or entry.id in only]
+                points, failures = self._sync_children(progress, chosen)
+                if self._told != self._seen:
+                    self._tell(into, progress)
+                self._told = self._seen if not failures and only is None else ""
+                return Summary(sum(entry.id in progress.children for entry in chosen), points, tuple(failures))
+        except errors as err:
+            self._attached = self._told = ""
+            name, again = self.sweep.name, reference(self.sweep)
+            return Summary(0, 0, (str(mlflow_store.refused(err, name, tracking["store"], uri, again)),))
 
-    def _save(self, state: dict[str, Any]) -> None:
-        atomic.write_text(self.sweep.folder / "sync.json", json.dumps(state) + "\n")
+    def is_over(self) -> bool:
+        """Whether no trial runs and none will be begun, as the ledger stands now."""
+        self._ledger.look()
+        return self._is_over()
 
-    def _some_trial(self) -> Trial | None:
-        """A trial that says where the store is; they all say the same."""
-        paths = sorted(self.sweep.folder.glob("*/trial.yaml"))
-        return Trial(paths[0].parent) if paths else None
+    def is_at_work(self) -> bool:
+        """Whether a trial runs, as the ledger stood at the last look."""
+        return any(entry.state == "running" for entry in self._ledger.standing.entries.values())
 
-    def _attach(self, client: MlflowClient, uri: str, state: dict[str, Any]) -> None:
-        """Find or make the parent run, before any child."""
-        from mlflow.entities import Param, ViewType
+    def _is_over(self) -> bool:
+        return describe_sweep.is_over(self.sweep.question, self.sweep.is_asked, self._ledger.standing)
 
-        if state["run_id"] and state["uri"] == uri:
+    @cached_property
+    def _tracking(self) -> dict[str, Any]:
+        return tracking_of(self.sweep)
+
+    @property
+    def _path(self) -> Path:
+        return self.sweep.folder / "sync.json"
+
+    def _entries(self) -> list[Entry]:
+        """Of the trials those that have a run: they were claimed once, and their folder is whole."""
+        return [entry for entry in self._ledger.standing.entries.values() if entry.attempt > 0]
+
+    def _look(self) -> None:
+        """Read the ledger on; where it has grown, or the question was extended, look at everything anew."""
+        question = self.sweep.folder / "sweep.yaml"
+        asked = question.stat().st_mtime_ns
+        size = self._ledger.path.stat().st_size if self._ledger.path.exists() else 0
+        seen = f"{asked} {size} {self.is_over()}"  # time alone may end a sweep, by its budget
+        if seen == self._seen:
             return
-        config, question = self.sweep.config, self.sweep.question
-        experiment = experiment_id_of(client, uri, self.sweep.runs_dir, config["tracking"]["experiment"])
-        by_key = f"tags.`lathe.sweep_key` = '{self.sweep.key}'"
-        found = client.search_runs([experiment], by_key, run_view_type=ViewType.ALL, max_results=1)
-        if found:
-            run = found[0]
-        else:
-            tags = {"lathe.kind": "sweep", "lathe.sweep": self.sweep.name, "lathe.sweep_key": self.sweep.key}
-            tags |= {
-                "lathe.folder": str(self.sweep.folder),
-                "mlflow.source.name": "lathe",
-                "mlflow.source.type": "LOCAL",
-            }
-            started = ms(self.ledger.standing.opened)
-            run = client.create_run(experiment, start_time=started, tags=tags, run_name=self.sweep.name)
-        asked = {
-            **{f"space.{key}": describe.param_text(value) for key, value in question["space"].items()},
-            **{
-                key: describe.param_text(question[key])
-                for key in ("metric", "mode", "seeds", "strategy", "pruner", "budget")
-            },
-        }
-        known = set(run.data.params)
-        params = [
-            Param(describe.clean_key(key), text) for key, text in asked.items() if describe.clean_key(key) not in known
-        ]
-        client.log_batch(run.info.run_id, params=params)
-        client.log_artifact(run.info.run_id, str(self.sweep.folder / "sweep.yaml"))
-        client.log_artifact(run.info.run_id, str(self.sweep.folder / "provenance.yaml"))
-        state |= {"run_id": run.info.run_id, "experiment_id": experiment, "uri": uri, "done": {}, "told": None}
-        self._save(state)
+        if not self._seen.startswith(f"{asked} "):
+            self.sweep = Sweep(self.sweep.folder)
+            self._observer = Observer(self.sweep, self._ledger)
+        self._progress = self._observer.look()  # which may have read on once more; the next round then looks again
+        self._over = self._is_over()
+        with_seed, alone = int(self.sweep.question["seeds"]) > 1, self.sweep.name
+        self._names = describe_sweep.run_names(self._progress.rows, with_seed=with_seed, alone=alone)
+        self._seen = seen
 
-    def _child(self, entry: Entry, state: dict[str, Any]) -> int:
-        """Bring one trial up to date; new points."""
-        trial = self.sweep.trial(entry)
-        mark = f"{entry.state} {entry.attempt}"
-        if entry.attempt == 0 or state["done"].get(entry.id) == mark or not (trial.folder / "trial.yaml").exists():
-            return 0
-        ended = entry.since if entry.state in ENDED else None
-        known = RunStanding(entry.state, entry.attempt, ended, entry.reason, entry.failure)
-        run = self._children.setdefault(entry.id, RunSync(trial))
-        run.known = known
-        points = run.round(reconcile=False).points
-        if entry.state in ENDED:
-            state["done"][entry.id] = mark
-            self._children.pop(entry.id)
-        return points
+    def _attach(self, uri: str, progress: _Progress) -> Store:
+        """Find or make the parent run, before any child."""
+        into = mlflow_store.open_store(uri, self.sweep.runs_dir)
+        run = into.run(progress.run_id) if progress.run_id else None
+        if run is None:
+            tags = describe_sweep.tags(self.sweep, _config(self.sweep))
+            started = self._ledger.standing.opened or (self.sweep.folder / "sweep.yaml").stat().st_mtime
+            key = {"lathe.sweep_key": self.sweep.key, "lathe.kind": "sweep"}
+            run = into.run_of(self._tracking["experiment"], key, name=self.sweep.name, started=started, tags=tags)
+        if run.run_id != progress.run_id or run.was_deleted:
+            code = sorted(path for path in (self.sweep.folder / "code").glob("*") if path.is_file())
+            progress.run_id, progress.experiment_id, progress.children = run.run_id, run.experiment_id, {}
+            progress.points, progress.tags, progress.status, progress.question = 0, passing(run.tags), None, ""
+            progress.artifacts = ["provenance.yaml", *(f"code/{path.name}" for path in code)]
+        asked = describe_sweep.parameters(self.sweep.question)
+        into.log_params(run.run_id, {key: text for key, text in asked.items() if key not in run.params})
+        progress.save(self._path)
+        self._attached = run.run_id
+        return into
 
-    def _parent(self, client: MlflowClient, state: dict[str, Any], standing: Standing) -> None:
-        from mlflow.entities import Metric, RunTag
-
-        series = list(self._series())
-        new = [
-            Metric(f"sweep/{name}", value, ms(moment), step)
-            for step, moment, values in series[state["events"] :]
-            for name, value in values.items()
-        ]
-        for start in range(0, len(new), METRICS_PER_CALL):
-            client.log_batch(state["run_id"], metrics=new[start : start + METRICS_PER_CALL])
-        counts = Counter(entry.state for entry in standing.entries.values())
-        word = self._word(counts, standing)
-        tags = {"lathe.state": word, "mlflow.note.content": self._note(standing, counts)}
-        states: tuple[State, ...] = ("waiting", "running", *sorted(ENDED))
-        tags |= {f"lathe.{name}": str(counts[name]) for name in states}
-        client.log_batch(state["run_id"], tags=[RunTag(key, text[: describe.MAX_TAG]) for key, text in tags.items()])
-        if word in ("running", "waiting"):
-            client.update_run(state["run_id"], status=STATUS[word])
-        else:
-            ended = max((entry.since for entry in standing.entries.values()), default=time.time())
-            client.set_terminated(state["run_id"], STATUS[word], ms(ended))
-        state |= {"events": len(series), "told": self.told(standing), "settled": counts["running"] == 0}
-        self._save(state)
-
-    def _word(self, counts: Counter[State], standing: Standing) -> str:
-        if counts["running"] or (counts["waiting"] and standing.closed is None):
-            return "running" if counts["running"] or counts["finished"] else "waiting"
-        if counts["cancelled"] or (standing.closed or "").startswith("cancelled"):
-            return "cancelled"
-        return "failed" if counts["failed"] and not counts["finished"] else "done"
-
-    def _series(self) -> Iterator[tuple[int, float, dict[str, float]]]:
-        """After each trial that ended: its number, the time, and how many had, and the best so far."""
-        replayed, step, mode = Standing(), 0, self.sweep.question["mode"]
-        for line in self.ledger.path.read_bytes().splitlines(keepends=True):
-            if not line.endswith(b"\n"):
-                break
-            event = json.loads(line)
-            before = replayed.entries[event["trial"]].state if event.get("trial") in replayed.entries else None
-            replayed.apply(event)
-            if event["event"] != "ended" or before != "running" or event["state"] not in ENDED:
+    def _sync_children(self, progress: _Progress, entries: Sequence[Entry]) -> tuple[int, list[str]]:
+        """Bring the runs of trials up to date; points that were sent, and what failed."""
+        points, refusals, unsaved, failures = 0, 0, 0, list[str]()
+        for entry in entries:
+            mark = f"{entry.state} {entry.attempt} {entry.since} {self._names[entry.id]}"
+            if entry.state != "running" and progress.children.get(entry.id, ["", ""])[1] == mark:
                 continue
-            step += 1
-            entries = replayed.entries.values()
-            counts = Counter(entry.state for entry in entries)
-            values = {"finished": float(counts["finished"]), "pruned": float(counts["pruned"])}
-            values |= {"failed": float(counts["failed"]), "device_h": sum(entry.used_s for entry in entries) / 3600}
-            if (best := best_point(replayed, mode)) is not None:
-                values["best_value"] = best[1]
-            yield step, event["time"], values
+            trial = self.sweep.trial(entry)
+            if not (trial.folder / "trial.yaml").exists():  # it could not even be written; the parent's note tells
+                continue
+            try:
+                synced = self._child(trial, entry, progress)
+            except StoreError as err:
+                failures.append(str(err))
+                refusals += 1
+                if refusals == MOST_FAILURES:
+                    break
+                continue
+            except DAMAGED as err:
+                failures.append(_damaged(trial.folder, err))
+                continue
+            refusals, points = 0, points + synced[1]
+            unsaved += progress.children.get(entry.id) != [synced[0], mark]
+            progress.children[entry.id] = [synced[0], mark]
+            if unsaved >= SAVE_EVERY:
+                progress.save(self._path)
+                unsaved = 0
+        if unsaved:
+            progress.save(self._path)
+        return points, failures
 
-    def _note(self, standing: Standing, counts: Counter[State]) -> str:
-        question, name = self.sweep.question, self.sweep.name
-        lines = [f"**{name}**" + (f": {question['note']}" if question["note"] else ""), ""]
-        lines += ["| key | values |", "|---|---|"]
-        lines += [f"| `{key}` | `{describe.param_text(value)}` |" for key, value in question["space"].items()]
-        lines += ["", ", ".join(f"{count} {state}" for state, count in counts.items())]
-        if (best := best_point(standing, question["mode"])) is not None:
-            entry, value = best
-            lines += ["", f"Best: {question['metric']} {value:.6g} at `{label(entry.values, None)}`"]
-        failed = Counter(entry.failure for entry in standing.entries.values() if entry.state == "failed")
-        lines += [f"- {count} failed: {failure}" for failure, count in failed.items()]
-        reused = [f"{entry.id} (of {entry.reused})" for entry in standing.entries.values() if entry.reused]
-        lines += [f"Reused: {', '.join(reused)}"] if reused else []
-        return "\n".join([*lines, "", "```", f"lathe status {name}", f"lathe resume {name}", "```"])
+    def _child(self, trial: Trial, entry: Entry, progress: _Progress) -> tuple[str, int]:
+        """Bring the run of one trial up to date; its id and the points that were sent."""
+        run = self._children.setdefault(entry.id, RunSync(trial))
+        place = Place(
+            name=self._names[entry.id],
+            tags=describe_sweep.child_tags(self.sweep, entry, progress.run_id),
+            params=describe_sweep.swept_parameters(entry),
+            standing=of_entry(entry),
+            since=entry.since,
+        )
+        synced = run.round(reconcile=False, place=place)
+        if entry.state != "running":
+            del self._children[entry.id]
+        return str(synced.run_id), synced.points
 
-
-def best_point(standing: Standing, mode: str) -> tuple[Entry, float] | None:
-    """The best of the points whose trials are all finished, by the mean of their seeds."""
-    points = standing.points().values()
-    found = [(value, entries[0]) for entries in points if (value := mean_of(entries)) is not None]
-    if not found:
-        return None
-    value, entry = (max if mode == "max" else min)(found, key=lambda pair: pair[0])
-    return entry, value
-
-
-def _line(err: Exception) -> str:
-    return describe.without_password(next(iter(str(err).strip().splitlines()), type(err).__name__))[:300]
+    def _tell(self, into: Store, progress: _Progress) -> None:
+        """Bring the parent run up to date: its curves, tags and note, then its status, and files last of all."""
+        assert self._progress is not None
+        new = self._curve.curve[progress.points :]
+        into.log_metrics(progress.run_id, new)
+        page = f"#/experiments/{progress.experiment_id}/runs"
+        links = {trial: f"{page}/{run_id}" for trial, (run_id, _) in progress.children.items()}
+        tags = describe_sweep.live_tags(self._progress, self._over)
+        tags["mlflow.note.content"] = describe_sweep.note(self.sweep, self._progress, self._names, links)
+        into.set_tags(progress.run_id, changed(progress.tags, tags))
+        times = [entry.since for entry in self._ledger.standing.entries.values()]
+        ended = max(times, default=self._progress.opened) if self._over else None
+        status: list[Any] = [describe_sweep.status(self._progress, self._over), ended]
+        if status != progress.status:
+            into.set_status(progress.run_id, status[0], ended)
+        progress.points, progress.tags, progress.status = progress.points + len(new), tags, status
+        fingerprint = hashlib.sha256((self.sweep.folder / "sweep.yaml").read_bytes()).hexdigest()
+        if fingerprint != progress.question and "sweep.yaml" not in progress.artifacts:
+            progress.artifacts.insert(0, "sweep.yaml")
+        progress.save(self._path)
+        while progress.artifacts:
+            into.upload(progress.run_id, self.sweep.folder, progress.artifacts[0])
+            if progress.artifacts.pop(0) == "sweep.yaml":
+                progress.question = fingerprint
+            progress.save(self._path)

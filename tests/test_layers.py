@@ -30,7 +30,7 @@ FOREIGN = {  # what a folder leaves to others
 }
 ONLY = {
     "hydra": {"experiments/compose.py"},
-    "mlflow": {"experiments/sync.py", "experiments/sync_sweep.py", "experiments/ui_app.py"},
+    "mlflow": {"experiments/mlflow_store.py", "experiments/ui_app.py"},  # what writes to a store, and what serves it
 }
 CONTRACTS = {  # beside every base.py: what a plan shares with engines
     "modules.parallel.deepspeed_config", "modules.parallel.fits", "modules.parallel.partition", "modules.parallel.topology",

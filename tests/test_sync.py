@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from experiments import describe, sync
+from experiments import describe, mlflow_store, sync
 from experiments.standing import process_alive, standing
 from experiments.store import StoreError, resolve_store, store_uri
 from experiments.sync import RunSync, sync_run
@@ -126,7 +126,7 @@ def test_a_sync_that_was_interrupted_goes_on(runs_dir: Path, monkeypatch: pytest
     trial = make_run(runs_dir)
     with begin(trial) as journal:
         log_steps(journal, range(40))
-    monkeypatch.setattr(sync, "METRICS_PER_CALL", 7)
+    monkeypatch.setattr(mlflow_store, "METRICS_PER_CALL", 7)
     monkeypatch.setattr(sync, "_BLOCK_BYTES", 500)
     real, calls = RunSync._send, iter(range(100))
 
@@ -227,7 +227,7 @@ def test_the_standing_follows_from_outcome_journal_and_process(
 ) -> None:
     told = {"status": outcome[0], "attempt": outcome[1], "ended": 9.0, "reason": None} if outcome else None
     found = standing(told, last, 7.0, alive)
-    assert (found.state, sync._STATUS[found.state]) == (state, mlflow_status)
+    assert (found.state, sync.STATUS[found.state]) == (state, mlflow_status)
     assert (found.ended is None) == (state == "running")
 
 
