@@ -100,7 +100,7 @@ def main() -> int:
         spread = noise(Path(name), rounds[0][0])
     grid, asha = (fmean(pair[which].best for pair in rounds) for which in (0, 1))
     share = sum(asha.num_steps for _, asha in rounds) / sum(grid.num_steps for grid, _ in rounds)
-    print(f"best: grid {grid:.4f}, ASHA {asha:.4f}, {grid - asha:.4f} worse (<= {spread:.4f}, the noise over seeds)")
+    print(f"best: grid {grid:.4f}, ASHA {asha:.4f}, {grid - asha:.4f} less (<= {spread:.4f}, the noise over seeds)")
     print(f"steps of ASHA by those of the grid: {share:.2f} (<= {BUDGET_SHARE})")
     kept = grid - asha <= spread and share <= BUDGET_SHARE
     print("kept" if kept else "MISSED")

@@ -1,9 +1,9 @@
-"""Budget: 100 trivial trials cost at most 10 CPU-seconds of everything: `python -m benchmarks.sweep_dispatch`.
+"""Budget: 100 trivial trials cost at most 10 CPU-seconds of everything (``python -m benchmarks.sweep_dispatch``).
 
-On a rehearsal cluster that is booted for it: ours, whose trial trains for a step and saves a checkpoint; Hydra's submitit
-launcher and submitit's `map_array`, whose job writes the time into a file; and a bare job array that does the same with srun
-and bash, which no launcher can be better than. Everything counts from the command until SLURM's queue is empty: the command,
-workers or jobs, srun, SLURM's own daemons. `--all` adds 300 trials, which takes some minutes more.
+On a rehearsal cluster that is booted for it: ours, whose trial loads the digits, trains for a step and saves a checkpoint; Hydra's
+submitit launcher and submitit's `map_array`, whose job writes the time into a file; and a bare job array that does the same by
+srun and bash, which no launcher can better. All is counted until SLURM's queue is empty: the command, workers or jobs, srun,
+SLURM's own daemons. ``--all`` adds 300 trials and a single worker, which takes some minutes more.
 """
 
 from __future__ import annotations

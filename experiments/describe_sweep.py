@@ -143,9 +143,9 @@ def note(sweep: Sweep, progress: Progress, names: Mapping[str, str], links: Mapp
     head = f"**{sweep.name}**" + (f": {question['note']}" if question["note"] else "")
     parts = [
         [head],
-        [f"{_asked(question)}. {counts_text(progress)}, {hours(progress.used_h)} of devices used"],
+        _best(progress, names, links),  # MLflow's page shows the first lines, and the rest on demand
+        [f"{_asked(question)}. {counts_text(progress)}, {hours(progress.used_h)} of device time"],
         _space(question),
-        _best(progress, names, links),
         _failures(progress, names, links),
         _reused(progress, names),
         _again(sweep),

@@ -10,7 +10,7 @@ from pathlib import Path
 from experiments.snapshot import PACKAGES
 from experiments.targets import HOUSE
 
-LEFT_OUT = shutil.ignore_patterns("__pycache__", ".*", "*.pyc", "*.so.*")
+LEFT_OUT = shutil.ignore_patterns(".*")  # compiled code goes along: copies keep their times, by which Python knows it
 
 
 def copy_packages(trust: Sequence[str], folder: Path) -> None:

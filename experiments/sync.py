@@ -164,7 +164,7 @@ class RunSync:
         code = sorted(path for path in (self.trial.folder / "code").glob("*") if path.is_file())
         progress.run_id, progress.experiment_id = run.run_id, run.experiment_id
         progress.offsets, progress.last_state, progress.last_time = {}, None, 0.0
-        progress.name, progress.tags, progress.status = "", passing(run.tags), None
+        progress.name, progress.tags, progress.status = run.tags.get("mlflow.runName", ""), passing(run.tags), None
         progress.artifacts = ["trial.yaml", "provenance.yaml", *(f"code/{path.name}" for path in code)]
 
     def _upload(self, into: Store, progress: _Progress) -> int:
