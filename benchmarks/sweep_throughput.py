@@ -20,6 +20,8 @@ import time
 from pathlib import Path
 from statistics import fmean, median
 
+from experiments.sweep import Sweep
+
 BUDGET = 1.0
 RATES = [0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.03, 0.05]
 NUM_SEEDS, NUM_STEPS, SIDE_BY_SIDE = 8, 100, 2
@@ -59,9 +61,14 @@ def main(cfg):
 
 main()
 """
-CONFIG = (
-    "file: ???\nlr: 0.001\nseed: 0\nsteps: {steps}\nhydra:\n  sweep: {{dir: sweep, subdir: '${{hydra.job.num}}'}}\n"
-)
+CONFIG = """
+file: ???
+lr: 0.001
+seed: 0
+steps: {steps}
+hydra:
+  sweep: {{dir: sweep, subdir: '${{hydra.job.num}}'}}
+"""
 
 
 def run_s(folder: Path, *command: str) -> float:
@@ -79,7 +86,12 @@ def ours(folder: Path) -> tuple[float, list[float]]:
     """Seconds, and the accuracy of every trial."""
     shared = ["model=mlp", "data=mnist1d", f"max_steps={NUM_STEPS}", "tracking=off", f"launcher.workers={SIDE_BY_SIDE}"]
     space = [f"optimizer.lr={','.join(map(str, RATES))}", f"seed={','.join(map(str, range(NUM_SEEDS)))}"]
-    took = run_s(folder, *LATHE, "run", "-m", *shared, *space, "sweep.name=bench", f"runs_dir={folder}")
+    try:
+        took = run_s(folder, *LATHE, "run", "-m", *shared, *space, "sweep.name=bench", f"runs_dir={folder}")
+    finally:  # where the command was cut off its workers go on
+        if (folder / "bench" / "sweep.yaml").exists():
+            sweep = Sweep(folder / "bench")
+            sweep.crews().cancel([told["job"] for told in sweep.ledger().look().submissions])
     events = map(json.loads, (folder / "bench" / "ledger.jsonl").read_text().splitlines())
     return took, [event["value"] for event in events if event["event"] == "ended" and event["state"] == "finished"]
 

@@ -105,9 +105,10 @@ def _resume(trial: Trial, trust: list[str]) -> str:
 
 def code_lines(provenance: Mapping[str, Any]) -> list[str]:
     """Which code it was, as a list in Markdown."""
+    where = "the sweep's artifacts" if provenance.get("sweep") else "the artifacts"
     return [
         f"- {entry.get('name')} at `{entry.get('git_sha') or 'no commit'}`"
-        + (" with uncommitted changes (in the artifacts, `code`)" if entry.get("dirty") else "")
+        + (f" with uncommitted changes (in {where}, `code`)" if entry.get("dirty") else "")
         for entry in provenance.get("code") or []
     ]
 

@@ -11,7 +11,7 @@ from experiments.budget import may_ask, spent
 from experiments.ledger import Entry, Standing
 from experiments.progress import Progress, Row, reference
 from experiments.space import Choice, Space, parse, shown_part
-from experiments.status_text import counts_text, hours, number, point_text, short_keys, why
+from experiments.status_text import counts_text, hours, number, point_text, short_keys
 from experiments.sweep import Sweep
 
 MOST_NAME = 200
@@ -184,7 +184,7 @@ def _failures(progress: Progress, names: Mapping[str, str], links: Mapping[str, 
     lines = ["| failure | trials | one of them |", "|---|---|---|"]
     for failure, count in progress.failed.items():
         row = next(row for row in progress.rows if row.state == "failed" and str(row.failure) == failure)
-        lines.append(f"| {failure} | {count} | {_linked(row.id, names, links)}: {_cell(why(row))} |")
+        lines.append(f"| {failure} | {count} | {_linked(row.id, names, links)}: {_cell(row.reason or failure)} |")
     return lines
 
 

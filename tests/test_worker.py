@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -93,6 +94,15 @@ def test_a_worker_that_is_asked_to_leave_saves_its_trial(
     assert list((sweep.folder / entry.id / "checkpoints").glob(f"step_{entry.step:08d}"))
 
 
+def test_a_worker_at_its_time_limit_says_so(tmp_path: Path, workers: list[subprocess.Popen[bytes]]) -> None:
+    sweep = make_sweep(tmp_path, [{}], *LONG)
+    workers.append(start_worker(sweep, ends=time.time() + 120, lead_s=60.0))
+    wait_until(lambda: steps_done(sweep, entries(sweep)[0]) >= 50, "step 50")
+    os.kill(workers[0].pid, signal.SIGUSR2)
+    assert workers[0].wait(timeout=60) == 75
+    assert [(entry.state, entry.failure) for entry in entries(sweep)] == [("waiting", "time-out")]
+
+
 def test_a_trial_is_cancelled_by_a_file(tmp_path: Path, workers: list[subprocess.Popen[bytes]]) -> None:
     sweep = make_sweep(tmp_path, [{}, {"optimizer.lr": 0.5}], *LONG)
     workers.append(start_worker(sweep))
@@ -136,8 +146,6 @@ def test_a_worker_whose_place_was_taken_ends_its_trial(tmp_path: Path, workers: 
 
 
 def test_a_worker_takes_nothing_that_it_could_not_save(tmp_path: Path) -> None:
-    import time
-
     sweep = make_sweep(tmp_path, [{}])
     worker = start_worker(sweep, ends=time.time() + 60, lead_s=45.0)
     assert worker.wait(timeout=60) == 75
