@@ -48,7 +48,17 @@ from tests.swept import (
 )
 
 LRS = [{"optimizer.lr": lr} for lr in (0.001, 0.01, 0.1)]
-SYNC = "import sys; from pathlib import Path; from experiments.sync_sweep import *; print(sync_sweep(Sweep(Path(sys.argv[1]))))"
+SYNC = """
+import sys
+from pathlib import Path
+from experiments import mlflow_store
+from experiments.sync_sweep import *
+mlflow_store.errors()  # imports MLflow
+mlflow_store.open_store(f"sqlite:///{Path(sys.argv[1]).parent}/mlflow.db", Path(sys.argv[1]).parent)
+print("ready", flush=True)
+input()
+print(sync_sweep(Sweep(Path(sys.argv[1]))))
+"""
 
 
 def num_runs(runs_dir: Path) -> int:
@@ -60,7 +70,18 @@ def curve(runs_dir: Path, name: str) -> list[Any]:
 
 
 def syncing(sweep: Sweep) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, "-c", SYNC, str(sweep.folder)], stdout=subprocess.PIPE, text=True)
+    """A process that syncs once it is given a line, which it is ready for."""
+    pipe = subprocess.PIPE
+    process = subprocess.Popen([sys.executable, "-c", SYNC, str(sweep.folder)], stdin=pipe, stdout=pipe, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def go(process: subprocess.Popen[str]) -> None:
+    assert process.stdin is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
 
 
 def test_a_sweep_is_a_parent_with_a_child_a_trial(runs_dir: Path) -> None:
@@ -505,6 +526,8 @@ def test_many_syncs_at_once_make_one_parent_and_one_run_a_trial(runs_dir: Path) 
     for trial in ledgers.ids(6):
         run(sweep, trial, 0.5)
     processes = [syncing(sweep) for _ in range(4)]
+    for process in processes:
+        go(process)
     told = [process.communicate()[0] for process in processes]
     assert [process.returncode for process in processes] == [0] * 4
     assert sorted(line.split("points=")[1] for line in told) == ["0, failures=())\n"] * 3 + ["24, failures=())\n"]
@@ -527,6 +550,7 @@ def test_a_sync_that_is_killed_anywhere_loses_and_doubles_nothing(runs_dir: Path
         count = int(sql(database, query)[0][0])
         goal = count + 1 + chance.randrange(max(1, {"runs": 2, "params": 20, "tags": 30, "metrics": 300}[table]))
         process = syncing(sweep)
+        go(process)
         while process.poll() is None and sql(database, query)[0][0] < goal:
             time.sleep(0.005)
         if process.poll() is None:
