@@ -21,13 +21,14 @@ from typing import Any
 from experiments.ledger import ENDED
 from experiments.progress import look
 from experiments.question import Question, from_overrides, read
+from experiments.sweep import Sweep
 from experiments.sweeping import draft, submit, write
 
 BUDGET_SHARE = 0.6
 NAME, NUM_POINTS = "asha_mnist1d", 27
 NOISE_SEEDS = (100, 101, 102, 103)
 WORKERS = 2
-PATIENCE_S = 1200.0
+PATIENCE_S, END_S = 1200.0, 20.0
 
 
 @dataclass(frozen=True)
@@ -43,11 +44,21 @@ class Result:
     took_s: float
 
 
+def end_workers(sweep: Sweep) -> None:
+    """End the workers of a sweep on this machine, and wait until they write no more."""
+    crews = sweep.crews()
+    crews.cancel([told["job"] for told in sweep.ledger().look().submissions])
+    known = [path.name for path in (sweep.folder / "workers").glob("*/")]
+    deadline = time.monotonic() + END_S
+    while len(crews.lost(known)) < len(known) and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+
 def run(question: Question) -> Result:
     """Run a sweep to its end; its workers are ended whatever happens."""
     start = time.monotonic()
     sweep = write(draft(question))
-    ledger, crews = sweep.ledger(), sweep.crews()
+    ledger = sweep.ledger()
     try:
         submit(sweep)
         while not all(entry.state in ENDED for entry in ledger.look().entries.values()):
@@ -55,7 +66,7 @@ def run(question: Question) -> Result:
                 sys.exit(f"the sweep {sweep.name} has not ended in {PATIENCE_S:.0f} s")
             time.sleep(0.5)
     finally:
-        crews.cancel([told["job"] for told in ledger.look().submissions])
+        end_workers(sweep)
     took_s = time.monotonic() - start
     entries = ledger.look().entries.values()
     if failed := [entry for entry in entries if entry.state not in ("finished", "pruned")]:

@@ -13,6 +13,7 @@ import importlib.util
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,7 @@ import time
 from pathlib import Path
 from statistics import fmean, median
 
+from benchmarks.asha import end_workers
 from experiments.sweep import Sweep
 
 BUDGET = 1.0
@@ -90,8 +92,7 @@ def ours(folder: Path) -> tuple[float, list[float]]:
         took = run_s(folder, *LATHE, "run", "-m", *shared, *space, "sweep.name=bench", f"runs_dir={folder}")
     finally:  # where the command was cut off its workers go on
         if (folder / "bench" / "sweep.yaml").exists():
-            sweep = Sweep(folder / "bench")
-            sweep.crews().cancel([told["job"] for told in sweep.ledger().look().submissions])
+            end_workers(Sweep(folder / "bench"))
     events = map(json.loads, (folder / "bench" / "ledger.jsonl").read_text().splitlines())
     return took, [event["value"] for event in events if event["event"] == "ended" and event["state"] == "finished"]
 
@@ -117,6 +118,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=2)
     pairs = parser.parse_args().pairs
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the workers
     data = Path(os.environ.get("LATHE_DATA", "~/.cache/lathe/data")).expanduser() / "mnist1d" / "mnist1d.npz"
     if not data.exists():
         print(f"not measured: {data} is not there; `lathe data` tells where it comes from")
