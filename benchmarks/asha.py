@@ -46,11 +46,11 @@ class Result:
 
 def end_workers(sweep: Sweep) -> None:
     """End the workers of a sweep on this machine, and wait until they write no more."""
-    crews = sweep.crews()
-    crews.cancel([told["job"] for told in sweep.ledger().look().submissions])
+    executor = sweep.executor()
+    executor.cancel([told["job"] for told in sweep.ledger().look().submissions])
     known = [path.name for path in (sweep.folder / "workers").glob("*/")]
     deadline = time.monotonic() + END_S
-    while len(crews.lost(known)) < len(known) and time.monotonic() < deadline:
+    while len(executor.lost(known)) < len(known) and time.monotonic() < deadline:
         time.sleep(0.1)
 
 

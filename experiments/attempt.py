@@ -79,7 +79,7 @@ def execute(
     has_others = rank.meeting != ""
     try:
         config = trial.config_of(number)
-        _set_threads(config["hardware"], has_others)
+        _set_threads(config["hardware"], shares_cores=rank.meeting.startswith("file://"))
         checkpoints = Checkpoints(trial.folder, config["checkpoint"]["keep_last"], number)
         plan = make_plan(config)
         if config["hardware"]["memory_gb"] is not None:
@@ -108,11 +108,11 @@ def execute(
         return fail(_reason(err), FAILED, class_of(err), unexpected=True)
 
 
-def _set_threads(hardware: Mapping[str, Any], has_others: bool) -> None:
-    """As many threads as were asked for; ranks of one machine share its cores."""
+def _set_threads(hardware: Mapping[str, Any], *, shares_cores: bool) -> None:
+    """As many threads as were asked for; ranks that meet at a file of this machine share its cores, others have their own."""
     if hardware["cpu_threads"]:
         torch.set_num_threads(hardware["cpu_threads"])
-    elif has_others:
+    elif shares_cores:
         torch.set_num_threads(max(1, torch.get_num_threads() // hardware["devices_per_node"]))
 
 

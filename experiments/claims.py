@@ -6,17 +6,15 @@ import hashlib
 import json
 import socket
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from experiments import journal
 from experiments.budget import may_ask, spent
-from experiments.failure import CONFIG, DISK
+from experiments.failure import CONFIG, DISK, PREEMPTED, TIMEOUT
 from experiments.faults import InputError
 from experiments.ledger import Entry, Ledger, Standing
-from experiments.origins import shown
 from experiments.sweep import Sweep
 from experiments.templates import Templates
 from experiments.trial import Trial, data_fingerprint, trial_id, write_trial
@@ -61,13 +59,11 @@ class Claims:
             if (why := spent(question["budget"], standing)) is not None:
                 self.ledger.close(why)
                 return None
+            if self.study is not None:
+                self.study.tell(standing)  # what has ended elsewhere too: it asks and prunes by that
             entry = self._waiting(standing)
-            if (
-                entry is None
-                and self.study is not None
-                and self.study.is_asked
-                and may_ask(question["budget"], standing)
-            ):
+            if entry is None and self.sweep.is_asked and may_ask(question["budget"], standing):
+                assert self.study is not None
                 self._ask(self.study, standing)
                 entry = self._waiting(standing)
             if entry is None:
@@ -76,9 +72,12 @@ class Claims:
         return self._prepare(entry, attempt)
 
     def _waiting(self, standing: Standing) -> Entry | None:
-        """Of those that wait, one that was begun before all others."""
+        """Of those that wait first one that was told to make room, last one with which a worker was lost.
+
+        What ends the worker too, say a machine that runs out of memory, shall not keep it from all others.
+        """
         waiting = [entry for entry in standing.entries.values() if entry.state == "waiting"]
-        return min(waiting, key=lambda entry: (entry.attempt == 0, entry.point), default=None)
+        return min(waiting, key=lambda entry: (_turn(entry), entry.point), default=None)
 
     def _ask(self, study: Study, standing: Standing) -> None:
         """Let the strategy choose a point, and add a trial for each of its seeds."""
@@ -115,7 +114,6 @@ class Claims:
             "created": time.time(),
             "overrides": overrides,
             "sweep": self.sweep.name,
-            "label": label(entry.values, entry.seed if self.sweep.question["seeds"] > 1 else None),
             "seeds": {"seed": config["seed"]},
             "data": data_fingerprint(config["data"]),
         }
@@ -131,14 +129,10 @@ class Claims:
         return found
 
 
-def label(values: Mapping[str, Any], seed: int | None) -> str:
-    """A trial's name beside others of its sweep: ``lr=0.003, batch_size_global=64, seed=1``."""
-    lasts = Counter(key.rpartition(".")[2] for key in values)
-    texts = [
-        f"{last if lasts[last := key.rpartition('.')[2]] == 1 else key}={shown(value) if not isinstance(value, str) else value}"
-        for key, value in values.items()
-    ]
-    return ", ".join([*texts, *([] if seed is None else [f"seed={seed}"])])
+def _turn(entry: Entry) -> int:
+    if entry.attempt == 0:
+        return 1
+    return 0 if entry.failure in (PREEMPTED, TIMEOUT) else 2
 
 
 def trials_of(

@@ -212,7 +212,7 @@ def _cancel(asked: argparse.Namespace) -> int:
     from experiments.steer import cancel
 
     sweep = find_sweep(asked.sweep, Path(asked.runs_dir))
-    cancel(sweep, sweep.crews(), asked.trials, say=lambda line: print(line, flush=True))
+    cancel(sweep, sweep.executor(), asked.trials, say=lambda line: print(line, flush=True))
     return 0
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 CONFIG = "config error"
 """The configuration cannot run on this machine."""
 EXCEPTION = "exception"
@@ -18,6 +20,17 @@ KILLED = "killed"
 """A process of the trial was ended by a signal that the worker did not send."""
 CANCELLED = "cancelled"
 
-INTERRUPTED = frozenset({TIMEOUT, PREEMPTED, NODE_LOST})
-"""No fault of the trial's."""
-RETRIED = INTERRUPTED | {KILLED}
+RETRIED = frozenset({TIMEOUT, PREEMPTED, NODE_LOST, KILLED})
+"""Where another attempt may help."""
+
+SAID = {
+    HOST_MEMORY: r"exceeded (?:job )?memory limit|oom.?kill|out.?of.?memory",
+    TIMEOUT: r"\bTIMEOUT\b|due to time limit",
+    PREEMPTED: r"\bPREEMPTED\b|due to preemption",
+}
+"""What a scheduler says of a worker that it ended, by class."""
+
+
+def of_loss(said: str) -> str:
+    """The class of an attempt whose worker has gone, by what the scheduler and the worker's log say of it."""
+    return next((failure for failure, words in SAID.items() if re.search(words, said, re.IGNORECASE)), NODE_LOST)

@@ -1,8 +1,7 @@
-"""What the state of a sweep is, as plain data, and which of its trials have lost their worker."""
+"""What the state of a sweep is, as plain data."""
 
 from __future__ import annotations
 
-import errno
 import json
 import math
 import os
@@ -14,19 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from experiments.budget import device_s, spent
-from experiments.failure import CANCELLED, NODE_LOST
-from experiments.ledger import Entry, Ledger, Standing, State
+from experiments.ledger import Entry, Ledger, Standing, State, mean_of
 from experiments.sweep import Sweep
 from experiments.tail import Tail, better
-from launchers.base import Crews
+from launchers.base import Executor
 
-LOST_S = 30.0
-"""Age of a heartbeat at which its worker is taken to be gone; it is touched every 5 s."""
 STARTING_S = 20.0
 """How long a worker may take until its folder is there."""
 SILENT_S = 300.0
 """How long workers of which nobody knows may take to begin a trial, imports on a cold file system among it."""
-UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT)
 ORDER: tuple[State, ...] = ("failed", "running", "waiting", "finished", "pruned", "cancelled")
 
 
@@ -124,14 +119,14 @@ class Progress:
 class Observer:
     """Looks at one sweep again and again; what it has read it does not read again."""
 
-    def __init__(self, sweep: Sweep, ledger: Ledger, crews: Crews | None = None) -> None:
+    def __init__(self, sweep: Sweep, ledger: Ledger, executor: Executor | None = None) -> None:
         """
         Args:
             sweep: which.
             ledger: this process's view of it.
-            crews: who knows of workers that wait; None: nobody is asked.
+            executor: who knows of workers that wait; None: nobody is asked.
         """
-        self.sweep, self.ledger, self.crews = sweep, ledger, crews
+        self.sweep, self.ledger, self.executor = sweep, ledger, executor
         self._tails: dict[tuple[str, int], Tail] = {}
         self._lengths: list[tuple[dict[str, str], int | None]] | None = None
         self._queued: int | None = None
@@ -141,15 +136,15 @@ class Observer:
         """Ask how many workers wait, and whether any of those that began is left."""
         standing = self.ledger.look()
         waits = any(entry.state == "waiting" for entry in standing.entries.values()) or self._unasked(standing) > 0
-        if self.crews is None or not waits or standing.closed is not None:
+        if self.executor is None or not waits or standing.closed is not None:
             self._queued = None
             return
         jobs = [str(told["job"]) for told in standing.submissions]
-        self._queued = self.crews.waiting(jobs) if jobs else 0
+        self._queued = self.executor.waiting(jobs) if jobs else 0
         known = sorted(path.name for path in (self.sweep.folder / "workers").glob("*/"))
         # Where some run, it shows by the ledger that workers are left.
         is_at_work = any(entry.state == "running" for entry in standing.entries.values())
-        self._has_workers = is_at_work or (bool(known) and len(self.crews.lost(known)) < len(known))
+        self._has_workers = is_at_work or (bool(known) and len(self.executor.lost(known)) < len(known))
 
     def look(self) -> Progress:
         """Where the sweep stands now."""
@@ -245,9 +240,9 @@ def reference(sweep: Sweep) -> str:
     return sweep.name if sweep.runs_dir.resolve() == default else str(sweep.folder)
 
 
-def look(sweep: Sweep, ledger: Ledger, crews: Crews | None = None) -> Progress:
+def look(sweep: Sweep, ledger: Ledger, executor: Executor | None = None) -> Progress:
     """Where a sweep stands now, for whoever looks once."""
-    observer = Observer(sweep, ledger, crews)
+    observer = Observer(sweep, ledger, executor)
     observer.ask()
     return observer.look()
 
@@ -276,8 +271,8 @@ def _best(standing: Standing, mode: str) -> Best | None:
     """Of the points of which every seed is finished."""
     found: Best | None = None
     for point, entries in standing.points().items():
-        values = [entry.value for entry in entries if entry.state == "finished" and entry.value is not None]
-        if len(values) < len(entries) or not math.isfinite(mean := math.fsum(values) / len(values)):
+        mean = mean_of(entries)
+        if mean is None or not math.isfinite(mean):
             continue
         if found is None or (mean > found.value if mode == "max" else mean < found.value):
             found = Best(point, entries[0].values, mean, tuple(entry.id for entry in entries))
@@ -311,78 +306,3 @@ def _shares(budget: Mapping[str, Any], standing: Standing, now: float) -> dict[s
         "device_h": device_s(standing, now) / 3600,
     }
     return {name: Share(used[name], float(of)) for name, of in budget.items() if of is not None}
-
-
-def reap(sweep: Sweep, ledger: Ledger, crews: Crews | None) -> list[str]:
-    """End the attempts whose worker has gone without a word; what was seen, a line an attempt.
-
-    Where nothing can be written it is left to whoever looks next.
-
-    Args:
-        sweep: whose.
-        ledger: this process's view.
-        crews: who knows of workers, asked once for all of them; None: heartbeats alone tell.
-    """
-    running = [entry for entry in ledger.look().entries.values() if entry.state == "running"]
-    if not running:
-        return []
-    # Before the lock is taken: a scheduler's answer may take long.
-    lost = crews.lost(sorted({entry.worker for entry in running})) if crews is not None else {}
-    try:
-        gone = _gone(sweep, running, lost)
-        if not gone:
-            return []
-        with ledger.locked() as standing:
-            return [
-                line for (trial, attempt), why in gone.items()
-                if (line := _end(sweep, ledger, standing.entries[trial], attempt, why)) is not None
-            ]  # fmt: skip
-    except OSError as err:
-        if err.errno not in UNWRITABLE:
-            raise
-        return []
-
-
-def _gone(sweep: Sweep, running: Sequence[Entry], lost: Mapping[str, str]) -> dict[tuple[str, int], str]:
-    """Trial and attempt of the claims that are dead, and what tells so."""
-    clock = sweep.folder / "clock"
-    clock.touch()  # the time of the file system, which need not be this machine's
-    now, found = clock.stat().st_mtime, dict[tuple[str, int], str]()
-    for entry in running:
-        place = f"worker {entry.worker} on {entry.host}"
-        beat = _mtime(_attempt(sweep, entry) / "heartbeat")
-        age_s = now - beat if beat is not None else min(now, time.time()) - entry.since
-        if entry.worker in lost:
-            found[entry.id, entry.attempt] = f"{place} is gone: {lost[entry.worker]}"
-        elif age_s > LOST_S:
-            found[entry.id, entry.attempt] = f"{place} has given no sign of life for {age_s:.0f} s"
-    return found
-
-
-def _mtime(path: Path) -> float | None:
-    """Of a file that another machine touches: opening it asks the file server, a bare stat may be answered from memory."""
-    try:
-        with path.open("rb") as file:
-            return os.fstat(file.fileno()).st_mtime
-    except FileNotFoundError:
-        return None
-
-
-def _end(sweep: Sweep, ledger: Ledger, entry: Entry, attempt: int, why: str) -> str | None:
-    """Say that an attempt has lost its worker, and what becomes of its trial; None where it ended meanwhile."""
-    folder, most = sweep.folder / entry.id, sweep.question["max_attempts"]
-    tail = Tail(folder / "attempts" / str(attempt))
-    tail.read(sweep.question["metric"], sweep.question["mode"])
-    state: State = "waiting"
-    failure, then = NODE_LOST, "it waits for another attempt"
-    if (folder / "attempts" / str(attempt) / "cancel").exists():
-        state, failure, then = "cancelled", CANCELLED, "it was to be cancelled"
-    elif entry.attempts >= most:
-        state, then = "failed", f"sweep.max_attempts={most} are used up"
-    is_own = ledger.end(
-        entry.id, attempt, state, value=better(entry.value, tail.best, sweep.question["mode"]), step=tail.step,
-        failure=failure, reason=f"{why}; {then}" if state != "waiting" else why,
-        wasted=not any((folder / "checkpoints").glob("step_*")),
-        until=_mtime(folder / "attempts" / str(attempt) / "heartbeat"),
-    )  # fmt: skip
-    return f"trial {entry.id}, attempt {attempt}: {why}; {then}" if is_own else None

@@ -19,7 +19,8 @@ from rich.text import Text
 from experiments.display import console
 from experiments.faults import InputError
 from experiments.ledger import ENDED, State
-from experiments.progress import Observer, Progress, Row, look, reap, reference
+from experiments.progress import Observer, Progress, Row, look, reference
+from experiments.reaping import reap
 from experiments.status_text import (
     as_json,
     best_text,
@@ -35,7 +36,7 @@ from experiments.status_text import (
     why,
 )
 from experiments.sweep import Sweep, find_sweep
-from launchers.base import DONE, FAILED, Crews
+from launchers.base import DONE, FAILED, Executor
 
 MOST_ROWS = 40
 LOOK_S = 1.0
@@ -218,14 +219,14 @@ def show(asked: argparse.Namespace) -> int:
     if asked.sweep is None:
         return _show_all(runs_dir, screen, as_document=asked.json)
     sweep = find_sweep(asked.sweep, runs_dir)
-    crews = sweep.crews()
+    executor = sweep.executor()
     if asked.watch:
-        live(sweep, crews, is_attached=False)
+        live(sweep, executor, is_attached=False)
         return DONE
     ledger = sweep.ledger()
-    for told in reap(sweep, ledger, crews):
+    for told in reap(sweep, ledger, executor):
         print(told, file=sys.stderr)
-    progress = look(sweep, ledger, crews)
+    progress = look(sweep, ledger, executor)
     if asked.json:
         print(as_json(progress))
         return DONE
@@ -267,12 +268,12 @@ def _hints(progress: Progress, name: str, num_hidden: int = 0) -> Iterator[str]:
         yield f"`lathe logs {name}` shows what the failed printed, `lathe resume {name}` runs them again"
 
 
-def live(sweep: Sweep, crews: Crews, stop_when_done: bool = True, *, is_attached: bool = True) -> int:
+def live(sweep: Sweep, executor: Executor, stop_when_done: bool = True, *, is_attached: bool = True) -> int:
     """Show a sweep while it goes on: a table that lives on a terminal, elsewhere a line whenever a trial ended.
 
     Args:
         sweep: which.
-        crews: who knows of its workers.
+        executor: who knows of its workers.
         stop_when_done: return when it is over, or when no worker is left though trials wait; else at Ctrl-C alone.
         is_attached: the command that began the sweep is the one that shows it: Ctrl-C has to be explained.
 
@@ -282,7 +283,7 @@ def live(sweep: Sweep, crews: Crews, stop_when_done: bool = True, *, is_attached
     screen, name, progress = console(), reference(sweep), None
     try:
         show_all = _on_terminal if screen.is_terminal else _in_lines
-        progress = show_all(screen, sweep, crews, stop_when_done)
+        progress = show_all(screen, sweep, executor, stop_when_done)
     except KeyboardInterrupt:
         if is_attached:
             _say(screen, f"the sweep goes on; `lathe status {name}` shows it, `lathe cancel {name}` ends it")
@@ -293,9 +294,9 @@ def live(sweep: Sweep, crews: Crews, stop_when_done: bool = True, *, is_attached
     return DONE if is_good and progress.state != "cancelled" else FAILED
 
 
-def _on_terminal(screen: Console, sweep: Sweep, crews: Crews, stop_when_done: bool) -> Progress:
+def _on_terminal(screen: Console, sweep: Sweep, executor: Executor, stop_when_done: bool) -> Progress:
     with Live(console=screen, auto_refresh=False) as shown:
-        for progress in _looks(sweep, crews, stop_when_done, lambda told: _say(screen, told)):
+        for progress in _looks(sweep, executor, stop_when_done, lambda told: _say(screen, told)):
             facts = len(_facts(progress))
             rows = shares_of_rows(progress.rows, max(4, screen.height - facts - 9))
             view = Group(
@@ -308,9 +309,9 @@ def _on_terminal(screen: Console, sweep: Sweep, crews: Crews, stop_when_done: bo
     return progress
 
 
-def _in_lines(screen: Console, sweep: Sweep, crews: Crews, stop_when_done: bool) -> Progress:
+def _in_lines(screen: Console, sweep: Sweep, executor: Executor, stop_when_done: bool) -> Progress:
     before: Progress | None = None
-    for progress in _looks(sweep, crews, stop_when_done, lambda told: None):
+    for progress in _looks(sweep, executor, stop_when_done, lambda told: None):
         for told in _news(before, progress) if before else ():
             _say(screen, told)
         if before is None or _num_ended(progress) != _num_ended(before):
@@ -324,17 +325,17 @@ def _in_lines(screen: Console, sweep: Sweep, crews: Crews, stop_when_done: bool)
     return progress
 
 
-def _looks(sweep: Sweep, crews: Crews, stop_when_done: bool, say: Callable[[str], None]) -> Iterator[Progress]:
+def _looks(sweep: Sweep, executor: Executor, stop_when_done: bool, say: Callable[[str], None]) -> Iterator[Progress]:
     """The sweep again and again, until its end; workers that are gone are noticed on the way."""
     ledger = sweep.ledger()
-    observer = Observer(sweep, ledger, crews)
+    observer = Observer(sweep, ledger, executor)
     next_time, turn = 0.0, 0
     while True:
         if not sweep.folder.is_dir():
             raise InputError([f"the sweep's folder {sweep.folder} is gone; nothing of it is left to show"])
         progress = observer.look()
         if (begun := time.monotonic()) >= next_time:
-            for told in reap(sweep, ledger, crews):
+            for told in reap(sweep, ledger, executor):
                 say(told)
             if turn % 3 == 0 or not progress.counts["running"]:
                 observer.ask()

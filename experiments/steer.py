@@ -10,10 +10,11 @@ from typing import Any, get_args
 from experiments.faults import InputError, did_you_mean
 from experiments.ledger import ENDED, Entry, Ledger, Standing, State
 from experiments.origins import shown
-from experiments.progress import look, reap, reference
+from experiments.progress import look, reference
+from experiments.reaping import reap
 from experiments.status_text import counts_text
 from experiments.sweep import Sweep
-from launchers.base import Crews
+from launchers.base import Executor
 
 STATES: tuple[State, ...] = get_args(State)
 SAVE_S = 20.0
@@ -86,13 +87,17 @@ def _is_same(one: Any, other: Any) -> bool:
 
 
 def cancel(
-    sweep: Sweep, crews: Crews, words: Sequence[str] = (), say: Callable[[str], None] = print, save_s: float = SAVE_S
+    sweep: Sweep,
+    executor: Executor,
+    words: Sequence[str] = (),
+    say: Callable[[str], None] = print,
+    save_s: float = SAVE_S,
 ) -> None:
     """End trials: those that wait are not begun, those that run are asked to save and stop.
 
     Args:
         sweep: whose.
-        crews: where its workers run; where all trials are meant, they end too.
+        executor: where its workers run; where all trials are meant, they end too.
         words: which trials, as of `choose`; none: all, and no further one is begun.
         say: takes a line for the user.
         save_s: how long running trials may take to save before their workers are ended.
@@ -103,8 +108,8 @@ def cancel(
     """
     ledger, by = sweep.ledger(), f"cancelled by {_user()}"
     choose(ledger.look(), words, sweep.name)
-    reap(sweep, ledger, crews)
-    if not words and _is_over(sweep, crews, say):
+    reap(sweep, ledger, executor)
+    if not words and _is_over(sweep, executor, say):
         return
     with ledger.locked() as standing:
         if not words and standing.closed is None:
@@ -119,20 +124,20 @@ def cancel(
     if not words:
         jobs = [str(told["job"]) for told in ledger.look().submissions]
         if jobs:
-            crews.cancel(jobs)
+            executor.cancel(jobs)
         say(f"its workers are told to end; `lathe resume {reference(sweep)}` goes on with what is missing")
     elif not have_ended:
         say(f"`lathe status {reference(sweep)}` shows when the rest has saved")
 
 
-def _is_over(sweep: Sweep, crews: Crews, say: Callable[[str], None]) -> bool:
+def _is_over(sweep: Sweep, executor: Executor, say: Callable[[str], None]) -> bool:
     """Whether there is nothing to cancel, which is then told; workers that have yet to begin are not let."""
     progress = look(sweep, sweep.ledger())
     if not progress.is_over or progress.state == "spent":
         return False
     jobs = [str(told["job"]) for told in sweep.ledger().look().submissions]
-    if jobs and crews.waiting(jobs):
-        crews.cancel(jobs)
+    if jobs and executor.waiting(jobs):
+        executor.cancel(jobs)
     say(f"sweep {sweep.name} is over: {counts_text(progress)}; nothing is left to cancel")
     return True
 

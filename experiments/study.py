@@ -25,7 +25,6 @@ from experiments.journal import cut_torn_tail
 from experiments.ledger import ENDED, Entry, Standing
 from experiments.secrets import resolve
 from experiments.space import Space, parse
-from experiments.sweep import ADAPTIVE
 
 FILE = "study.log"
 INSTEAD_OF = "instead_of"
@@ -35,11 +34,6 @@ PRUNED_AT = "pruned_at"
 MEDIAN_STARTUP = 5
 """Points that end before the median of them says something."""
 Verdict = tuple[TrialState, float | None]
-
-
-def needs_study(question: Mapping[str, Any]) -> bool:
-    """Whether workers share a study: where each point depends on what was measured, or trials are pruned."""
-    return question["strategy"]["name"] in ADAPTIVE or question["pruner"] is not None
 
 
 class Study:
@@ -66,7 +60,6 @@ class Study:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.space = parse(question["space"]) if space is None else space
         strategy: Mapping[str, Any] = question["strategy"]
-        self.is_asked = strategy["name"] in ADAPTIVE
         name, address = str(question["name"]), strategy["storage"]
         if address is not None:
             name = f"{name}-{_run_key(folder)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,13 +15,18 @@ from experiments.faults import InputError, did_you_mean
 from experiments.ledger import Entry, Ledger
 from experiments.templates import Templates
 from experiments.trial import Trial
-from launchers.base import Crews
+from launchers.base import Executor
 
 if TYPE_CHECKING:
     from experiments.study import Study
 
 ADAPTIVE = ("tpe", "cmaes", "gp")
 """Strategies whose next point depends on what was measured."""
+
+
+def needs_study(question: Mapping[str, Any]) -> bool:
+    """Whether workers share a study: where each point depends on what was measured, or trials are pruned."""
+    return question["strategy"]["name"] in ADAPTIVE or question["pruner"] is not None
 
 
 @dataclass(frozen=True)
@@ -74,16 +80,16 @@ class Sweep:
 
     def study(self) -> Study | None:
         """What chooses or prunes; None where all trials were frozen together and each runs to its end."""
-        if not self.is_asked and self.question["pruner"] is None:
+        if not needs_study(self.question):
             return None
         from experiments.study import Study
 
         return Study(self.folder, self.question)
 
-    def crews(self) -> Crews:
+    def executor(self) -> Executor:
         """Where its workers run."""
-        crews: Crews = build(self.config["launcher"], "launcher", tuple(self.provenance["trust"]))
-        return crews
+        executor: Executor = build(self.config["launcher"], "launcher", tuple(self.provenance["trust"]))
+        return executor
 
     def trial(self, entry: Entry) -> Trial:
         """The run of a trial; its folder is made when it is first claimed."""

@@ -13,7 +13,7 @@ from experiments.question import Question
 from experiments.sweep import Sweep
 from experiments.sweeping import Draft, draft, extend, num_todo, pool_of, revive, submit, write
 from experiments.trial import runs_dir_of
-from launchers.base import Crews, LaunchError, Pool
+from launchers.base import Executor, LaunchError, Pool
 
 
 def ask(question: Question, asked: argparse.Namespace) -> int:
@@ -34,9 +34,9 @@ def ask(question: Question, asked: argparse.Namespace) -> int:
 
 def go_on(sweep: Sweep, asked: argparse.Namespace) -> int:
     """Run what of a sweep is missing, failed or lost, and what it is extended by."""
-    from experiments.progress import reap
+    from experiments.reaping import reap
 
-    reap(sweep, sweep.ledger(), sweep.crews())
+    reap(sweep, sweep.ledger(), sweep.executor())
     new = extend(sweep, asked.overrides)
     sweep = Sweep(sweep.folder)
     waiting = revive(sweep)
@@ -62,7 +62,7 @@ def _work(sweep: Sweep, asked: argparse.Namespace) -> int:
     if asked.detach:
         _say(f"`lathe status {sweep.name}` shows it, `lathe cancel {sweep.name}` ends it")
         return 0
-    return live(sweep, sweep.crews())
+    return live(sweep, sweep.executor())
 
 
 def _numbers(sweep: Sweep, standing: Standing) -> str:
@@ -84,16 +84,16 @@ def _show_dry(found: Draft) -> int:
     todo = num_todo(asked, standing)
     folder = runs_dir_of(found.experiment.config) / str(asked["name"])
     pool = pool_of(folder, found.templates, worker, asked, max(1, todo))
-    crews: Crews = build(config["launcher"], "launcher", found.templates.trust)
-    print(crews.describe(pool))
-    print(f"\n{_cost(pool, crews, todo)}", file=sys.stderr)
+    executor: Executor = build(config["launcher"], "launcher", found.templates.trust)
+    print(executor.describe(pool))
+    print(f"\n{_cost(pool, executor, todo)}", file=sys.stderr)
     return 0
 
 
-def _cost(pool: Pool, crews: Crews, todo: int) -> str:
+def _cost(pool: Pool, executor: Executor, todo: int) -> str:
     from experiments.site import most_device_h
 
-    tasks = crews.tasks(pool)
+    tasks = executor.tasks(pool)
     told = f"{todo} trials, {tasks} tasks of {pool.nodes} nodes x {pool.devices_per_node} devices"
     if pool.slurm is None:
         return told

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from experiments import options, site
 from experiments.atomic import write_text
@@ -21,7 +18,7 @@ from experiments.question import Question
 from experiments.sweep import ADAPTIVE, Sweep
 from experiments.targets import trusted
 from experiments.templates import Template, Templates, check_links
-from experiments.trial import new_folder, provenance_of, runs_dir_of
+from experiments.trial import as_yaml, new_folder, provenance_of, runs_dir_of
 from launchers.base import Pool
 
 MOST_TOLD = 10
@@ -132,26 +129,16 @@ def write(draft: Draft) -> Sweep:
         InputError: it cannot be written.
     """
     runs_dir = runs_dir_of(draft.experiment.config)
-    folder: Path | None = None
-    try:
-        folder = new_folder(runs_dir, draft.question.asked["name"])
+    with new_folder(runs_dir, draft.question.name) as folder:
         copy_packages(trusted(draft.experiment.trust), folder / CODE)
         provenance = provenance_of(draft.experiment, folder, runs_dir)
         hardware = draft.experiment.config["hardware"]
         provenance["worker"] = {key: hardware[key] for key in ("nodes", "devices_per_node")}
-        write_text(folder / "provenance.yaml", yaml.safe_dump(provenance, sort_keys=False, allow_unicode=True))
+        write_text(folder / "provenance.yaml", as_yaml(provenance))
         draft.templates.save(folder)
         (folder / "workers").mkdir()
         # Last of all: it is what makes the folder a sweep.
         write_text(folder / "sweep.yaml", draft.question.text())
-    except BaseException as err:
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
-        if not isinstance(err, OSError):
-            raise
-        raise InputError(
-            [f"runs_dir={runs_dir} cannot be written: {err.strerror}; free space there or choose another runs_dir"]
-        ) from err
     sweep = Sweep(folder)
     ledger = sweep.ledger()
     with ledger.locked():
@@ -257,8 +244,8 @@ def submit(sweep: Sweep) -> Pool | None:
     if todo == 0:
         return None
     pool = pool_of(sweep.folder, sweep.templates(), sweep.provenance["worker"], sweep.question, todo)
-    crews = sweep.crews()
-    job = crews.submit(pool)
+    executor = sweep.executor()
+    job = executor.submit(pool)
     with ledger.locked():
-        ledger.submitted(job, crews.tasks(pool))
+        ledger.submitted(job, executor.tasks(pool))
     return pool

@@ -43,6 +43,8 @@ def main() -> int:
     own = folder / "workers" / seat.worker
     own.mkdir(parents=True, exist_ok=True)
     sweep = Sweep(folder)
+    if seat.ranks == 1 and not _has_work(sweep):  # others were faster; what takes seconds need not be imported
+        return DONE
     _import_all(sweep)
     importlib.import_module("torch").set_num_threads(seat.threads or len(os.sched_getaffinity(0)))
     from experiments.crew import Crew, CrewError, follow
@@ -56,6 +58,14 @@ def main() -> int:
     except CrewError as err:
         print(f"CrewError: {err}", file=sys.stderr)
         return FAILED
+
+
+def _has_work(sweep: Sweep) -> bool:
+    """Whether a trial waits, or may be taken over, or asked for."""
+    standing = sweep.ledger().look()
+    if standing.closed is not None:
+        return False
+    return sweep.is_asked or any(entry.state in ("waiting", "running") for entry in standing.entries.values())
 
 
 def _import_all(sweep: Sweep) -> None:
@@ -75,7 +85,6 @@ class Worker:
 
     def __init__(self, sweep: Sweep, seat: Seat, crew: Crew, bell: Bell) -> None:
         self.sweep, self.seat, self.crew, self.bell = sweep, seat, crew, bell
-        self.name = f"{seat.worker}/{seat.crew}" if seat.crew else seat.worker
         self.ledger = sweep.ledger()
         self.trust = tuple(sweep.provenance["trust"])
         self.study = sweep.study()
@@ -128,7 +137,7 @@ class Worker:
 
     def _reap(self) -> None:
         if time.monotonic() - self._reaped > REAP_EVERY_S:
-            from experiments.progress import reap
+            from experiments.reaping import reap
 
             reap(self.sweep, self.ledger, None)
             self._reaped = time.monotonic()

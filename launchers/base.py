@@ -149,7 +149,7 @@ class Seat:
     """How long before that it says so."""
 
 
-class Crews(Protocol):
+class Executor(Protocol):
     """Where a sweep's workers run: a pool of this machine, or a scheduler's job array."""
 
     def submit(self, pool: Pool) -> str:

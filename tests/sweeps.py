@@ -38,14 +38,14 @@ def make_sweep(
     """A sweep whose trials wait; its workers run this checkout's code."""
     asked = {**QUESTION, **question}
     experiment = compose([*QUICK, "tracking=off", *overrides], trust=trust)
-    folder = new_folder(runs_dir, asked["name"])
-    provenance = provenance_of(experiment, folder, runs_dir)
-    templates = Templates([Template.of(experiment, {}, {})], tuple(trust))
-    templates.save(folder)
-    (folder / "workers").mkdir()
-    provenance["worker"] = {"nodes": 1, "devices_per_node": experiment.config["hardware"]["devices_per_node"]}
-    (folder / "provenance.yaml").write_text(yaml.safe_dump(provenance))
-    (folder / "sweep.yaml").write_text(yaml.safe_dump(asked))
+    with new_folder(runs_dir, asked["name"]) as folder:
+        provenance = provenance_of(experiment, folder, runs_dir)
+        templates = Templates([Template.of(experiment, {}, {})], tuple(trust))
+        templates.save(folder)
+        (folder / "workers").mkdir()
+        provenance["worker"] = {"nodes": 1, "devices_per_node": experiment.config["hardware"]["devices_per_node"]}
+        (folder / "provenance.yaml").write_text(yaml.safe_dump(provenance))
+        (folder / "sweep.yaml").write_text(yaml.safe_dump(asked))
     sweep = Sweep(folder)
     ledger = sweep.ledger()
     with ledger.locked() as standing:

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from experiments import progress
-from experiments.progress import Observer, look, reap
+from experiments.progress import Observer, look
+from experiments.reaping import reap
 from experiments.sweep import Sweep
 from launchers.base import Pool
 from launchers.local import Local
@@ -24,7 +25,7 @@ RATES = [{"optimizer.lr": 0.1}, {"optimizer.lr": 0.01}, {"optimizer.lr": 0.001}]
 
 
 class Scheduler:
-    """Crews of a scheduler that answers as it is told, and remembers what it was asked."""
+    """Executor of a scheduler that answers as it is told, and remembers what it was asked."""
 
     def __init__(self, gone: dict[str, str] | None = None, queued: int = 0) -> None:
         self.gone, self.queued = gone or {}, queued
@@ -168,7 +169,7 @@ def test_time_left_goes_by_the_pace_first_and_then_by_what_trials_took(tmp_path:
     assert look(sweep, sweep.ledger()).left_s is None  # nothing is known yet
     log(sweep, ids(5)[0], {50: 0.1})
     shift(sweep, 100)
-    # One is a quarter done, so that a trial takes 400 s: 300 of each that runs, and three of 400 s on two crews.
+    # One is a quarter done, so that a trial takes 400 s: 300 of each that runs, and three of 400 s on two executor.
     assert look(sweep, sweep.ledger()).left_s == pytest.approx((2 * 300 + 3 * 400) / 2, abs=60)
     end(sweep, ids(5)[0], "finished", value=1.0, step=200)
     seen = look(sweep, sweep.ledger())  # one took 100 s, as long as the other has run: three more on the one crew
@@ -278,16 +279,16 @@ def test_a_claim_that_never_got_a_heartbeat_counts_from_its_beginning(tmp_path: 
 
 def test_the_scheduler_is_asked_once_for_all_workers(tmp_path: Path) -> None:
     sweep = make(tmp_path, "s", RATES)
-    crews = Scheduler({"11_0.0": "NODE_FAIL"})
-    assert reap(sweep, sweep.ledger(), crews) == []
-    assert crews.asked == []
+    executor = Scheduler({"11_0.0": "NODE_FAIL"})
+    assert reap(sweep, sweep.ledger(), executor) == []
+    assert executor.asked == []
     for trial, worker in zip(ids(3), ("11_1.0", "11_0.0", "11_1.0"), strict=True):
         begin(sweep, trial, worker)
-    told = reap(sweep, sweep.ledger(), crews)
+    told = reap(sweep, sweep.ledger(), executor)
     assert told == [
         f"trial {ids(3)[1]}, attempt 1: worker 11_0.0 on node7 is gone: NODE_FAIL; it waits for another attempt"
     ]
-    assert crews.asked == [["11_0.0", "11_1.0"]]
+    assert executor.asked == [["11_0.0", "11_1.0"]]
 
 
 def test_an_attempt_that_left_a_checkpoint_wasted_nothing(tmp_path: Path) -> None:
@@ -340,7 +341,7 @@ def test_of_many_that_notice_at_once_one_ends_the_claim(tmp_path: Path) -> None:
     code = """
 import sys
 from pathlib import Path
-from experiments.progress import reap
+from experiments.reaping import reap
 from experiments.sweep import Sweep
 sweep = Sweep(Path(sys.argv[1]))
 print("ready", flush=True)

@@ -14,8 +14,8 @@ import pytest
 
 from experiments import journal
 from experiments.ledger import Entry
-from experiments.progress import reap
 from experiments.question import from_overrides
+from experiments.reaping import reap
 from experiments.sweep import Sweep
 from experiments.sweeping import draft, submit, write
 from tests.cluster import Cluster
@@ -36,11 +36,11 @@ def begin(folder: Path, *overrides: str, name: str = "probe") -> Sweep:
 
 def see_through(sweep: Sweep, timeout_s: float = 150) -> list[Entry]:
     """Do what an attached `lathe sweep` does, look and reap, until nothing waits or runs."""
-    ledger, crews = sweep.ledger(), sweep.crews()
+    ledger, executor = sweep.ledger(), sweep.executor()
     deadline = time.monotonic() + timeout_s
     while {entry.state for entry in entries(sweep)} & {"waiting", "running"}:
         assert time.monotonic() < deadline, [(entry.id, entry.state, entry.reason) for entry in entries(sweep)]
-        reap(sweep, ledger, crews)
+        reap(sweep, ledger, executor)
         time.sleep(1)
     return entries(sweep)
 
@@ -137,7 +137,7 @@ def test_the_controller_may_die_and_come_back(cluster: Cluster, tmp_path: Path) 
     sweep = begin(tmp_path, *LONG, "max_steps=3000", "optimizer.lr=0.01,0.02", "launcher.workers=1")
     first_steps(sweep)
     cluster.kill_controller()
-    assert reap(sweep, sweep.ledger(), sweep.crews()) == []
+    assert reap(sweep, sweep.ledger(), sweep.executor()) == []
     cluster.start_controller()
     assert [(entry.state, entry.attempt) for entry in see_through(sweep)] == [("finished", 1)] * 2
     assert each_metric_once(sweep)
@@ -159,7 +159,7 @@ def test_a_time_limit_is_no_end(cluster: Cluster, tmp_path: Path) -> None:
     ended = [event for event in map(json.loads, lines) if event["event"] == "ended"]
     assert ended[0]["failure"] == "time-out"
     assert not ended[0]["wasted"]
-    sweep.crews().cancel([sweep.ledger().look().submissions[0]["job"]])
+    sweep.executor().cancel([sweep.ledger().look().submissions[0]["job"]])
 
 
 def _process_of(sweep: Sweep, worker: str) -> int:

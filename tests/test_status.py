@@ -36,7 +36,7 @@ from tests.ledgers import begin, end, entry, finish, grow_old, ids, log, make, s
 POINTS = [{"optimizer.lr": rate, "batch_size_global": size} for rate in (0.1, 0.01) for size in (16, 256)]
 CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 ATTACHED = "from pathlib import Path; from experiments.sweep import Sweep; from experiments.status_tables import live; "
-ATTACHED += "sweep = Sweep(Path({!r})); raise SystemExit(live(sweep, sweep.crews()))"
+ATTACHED += "sweep = Sweep(Path({!r})); raise SystemExit(live(sweep, sweep.executor()))"
 
 
 def some(runs_dir: Path, name: str = "s") -> Sweep:

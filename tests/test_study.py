@@ -22,7 +22,8 @@ from experiments.faults import InputError
 from experiments.ledger import Entry, Ledger, Standing, State
 from experiments.question import FILE, Question, from_overrides
 from experiments.space import parse
-from experiments.study import Study, needs_study
+from experiments.study import Study
+from experiments.sweep import needs_study
 
 FLAT = ("a.x=interval(-5,5)", "a.y=interval(-5,5)", "sweep.mode=min")
 

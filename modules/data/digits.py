@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Sequence
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -54,6 +55,7 @@ class Digits:
         return torch.zeros(batch_size, *self.image_shape), torch.zeros(batch_size, dtype=torch.int64)
 
 
+@cache
 def _read_table() -> np.ndarray:
     """int64 [1797, 65], 64 pixels in 0..16 and the digit, in the order of ``sklearn.datasets.load_digits``.
 
