@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import sqlite3
 import time
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -18,7 +22,9 @@ from experiments.question import from_overrides
 from experiments.reaping import reap
 from experiments.sweep import Sweep
 from experiments.sweeping import draft, submit, write
+from experiments.sync_sweep import sync_sweep
 from tests.cluster import Cluster
+from tests.live import Live
 from tests.sweeps import QUICK, entries, steps_done, wait_until
 
 METRIC = "val/accuracy_top1"
@@ -123,14 +129,73 @@ def test_trials_of_a_node_that_goes_down_run_elsewhere(cluster: Cluster, tmp_pat
     assert each_metric_once(sweep)
 
 
-def test_a_killed_worker_loses_nothing(cluster: Cluster, tmp_path: Path) -> None:
-    sweep = begin(tmp_path, *LONG, "max_steps=3000", "optimizer.lr=0.01,0.02,0.03", "launcher.workers=2")
+def test_a_killed_worker_loses_nothing_and_mlflow_has_each_point_once(cluster: Cluster, runs_dir: Path) -> None:
+    tracked = ("tracking=sqlite", "launcher.workers=2")
+    sweep = begin(runs_dir, *LONG, "max_steps=3000", "optimizer.lr=0.01,0.02,0.03", *tracked)
     first_steps(sweep)
-    worker = entries(sweep)[0].worker
-    os.kill(_process_of(sweep, worker), signal.SIGKILL)
+    sync_sweep(sweep)
+    os.kill(_process_of(sweep, entries(sweep)[0].worker), signal.SIGKILL)
     found = see_through(sweep)
     assert [entry.state for entry in found] == ["finished"] * 3
     assert each_metric_once(sweep)
+    assert sync_sweep(sweep).failures == ()
+    with closing(sqlite3.connect(runs_dir / "mlflow.db")) as connection:
+        query = f"select step, count(*) from metrics where key = '{METRIC}' group by step"
+        assert connection.execute(query).fetchall() == [(step, 3) for step in range(100, 3001, 100)]
+        assert connection.execute("select status, count(*) from runs group by status").fetchall() == [("FINISHED", 4)]
+
+
+def test_a_killed_rank_and_a_killed_child_end_an_attempt_and_not_the_worker(cluster: Cluster, tmp_path: Path) -> None:
+    sweep = begin(tmp_path, *LONG, *PAIR, "max_steps=800")
+    for attempt, rank in ((1, 3), (2, 0)):
+        wait_until(lambda attempt=attempt: entries(sweep)[0].attempt == attempt, f"attempt {attempt}")  # type: ignore[misc]
+        wait_until(lambda attempt=attempt: steps_done(sweep, entries(sweep)[0]) >= 100 * attempt + 100, "a checkpoint")  # type: ignore[misc]
+        os.kill(_child_of_rank(sweep, rank), signal.SIGKILL)
+    (entry,) = see_through(sweep)
+    assert (entry.state, entry.attempt) == ("finished", 3)
+    assert len({event["worker"] for event in _events(sweep) if event["event"] == "claimed"}) == 1
+    assert [event["failure"] for event in _events(sweep) if event["event"] == "ended"] == ["killed", "killed", None]
+    assert each_metric_once(sweep)
+
+
+def test_the_command_may_be_killed(cluster: Cluster, live: Live, tmp_path: Path) -> None:
+    words = (
+        *QUICK,
+        "tracking=off",
+        "launcher=slurm",
+        "hardware=rehearsal",
+        "launcher.workers=1",
+        "optimizer.lr=0.01,0.02",
+    )
+    process = live.start("run", "-m", *words, *LONG, "max_steps=2000", "sweep.name=probe")
+    wait_until(lambda: bool(list(tmp_path.glob("runs/probe/*/attempts/1/journal.jsonl"))), "the first trial")
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    sweep = Sweep(tmp_path / "runs" / "probe")
+    assert [(entry.state, entry.attempt) for entry in see_through(sweep)] == [("finished", 1)] * 2
+    assert each_metric_once(sweep)
+
+
+def test_trials_share_a_node_side_by_side(cluster: Cluster, tmp_path: Path) -> None:
+    packed = (
+        "hardware.devices_per_node=2",
+        "launcher.devices_per_trial=1",
+        "launcher.workers=1",
+        "hardware.slurm.gpu_type=h100",
+    )
+    sweep = begin(tmp_path, *packed, *LONG, "max_steps=1500", "optimizer.lr=0.01,0.02,0.03,0.04")
+    assert [entry.state for entry in see_through(sweep)] == ["finished"] * 4
+    claimed = [event for event in _events(sweep) if event["event"] == "claimed"]
+    assert {(event["worker"], event["devices"]) for event in claimed} == {(claimed[0]["worker"], 1)}
+    kinds = [event["event"] for event in _events(sweep) if event["event"] in ("claimed", "ended")]
+    assert kinds[:2] == ["claimed", "claimed"]
+
+
+def test_a_trial_that_takes_too_much_memory_fails_and_keeps_none_from_running(cluster: Cluster, tmp_path: Path) -> None:
+    large = ("model=mlp", "model.hidden_sizes=[12000,12000],[32]", "launcher.workers=1")
+    found = see_through(begin(tmp_path, *large))
+    assert [(entry.state, entry.failure) for entry in found] == [("failed", "out of host memory"), ("finished", None)]
+    assert found[0].attempt == 1
 
 
 def test_the_controller_may_die_and_come_back(cluster: Cluster, tmp_path: Path) -> None:
@@ -160,6 +225,22 @@ def test_a_time_limit_is_no_end(cluster: Cluster, tmp_path: Path) -> None:
     assert ended[0]["failure"] == "time-out"
     assert not ended[0]["wasted"]
     sweep.executor().cancel([sweep.ledger().look().submissions[0]["job"]])
+
+
+def _events(sweep: Sweep) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in sweep.ledger().path.read_text().splitlines()]
+
+
+def _child_of_rank(sweep: Sweep, rank: int) -> int:
+    """The process of a trial's rank: a child of a process that sits on that rank's seat."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            is_seat = "launchers.seat" in process.cmdline() and str(sweep.folder) in process.cmdline()
+            if is_seat and process.environ().get("SLURM_PROCID") == str(rank):
+                parent = process.parent()
+                if parent is not None and "launchers.seat" in parent.cmdline() and "srun" not in parent.name():
+                    return process.pid
+    raise AssertionError(f"no child of rank {rank} in {sweep.folder}")
 
 
 def _process_of(sweep: Sweep, worker: str) -> int:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 
 from experiments.faults import InputError
 from experiments.ledger import Standing
@@ -79,6 +83,18 @@ def test_the_budget_of_points_ends_a_sweep_that_asks(tmp_path: Path) -> None:
     assert extend(sweep, ["sweep.budget.points=5"]) == 0
     worked(Sweep(sweep.folder))
     assert len(entries(sweep)) == 10
+
+
+def test_a_strategy_knows_of_every_trial_that_has_ended_when_it_is_asked(tmp_path: Path) -> None:
+    asked = ("optimizer.lr=tag(log, interval(0.001, 0.1))", "sweep.budget.points=5", "sweep.strategy.startup_points=2")
+    sweep = worked(frozen(tmp_path, "sweep.strategy=tpe", *asked))
+    storage = JournalStorage(JournalFileBackend(str(sweep.folder / "study.log")))
+    trials = optuna.load_study(study_name=None, storage=storage).trials
+    assert [trial.value for trial in trials] == [entry.value for entry in entries(sweep)]
+    for before, after in pairwise(trials):
+        assert before.datetime_complete is not None
+        assert after.datetime_start is not None
+        assert before.datetime_complete <= after.datetime_start
 
 
 def test_a_budget_of_time_begins_no_further_trial(tmp_path: Path) -> None:
