@@ -108,6 +108,7 @@ def make_parser() -> tuple[_Parser, dict[str, _Parser]]:
         _add_composition(part)
         if name == "run":
             part.add_argument("-m", "--multirun", action="store_true", help="a sweep over all that has several values")
+            part.add_argument("--from", dest="shared", metavar="FILE", help="the configuration of a shared file")
             _add_detach(part)
     part = command("sweep", "run the trials of a question")
     part.add_argument("sweep", metavar="NAME", help="a file of the folder sweeps/, without .yaml, or the path of one")
@@ -157,6 +158,56 @@ def make_parser() -> tuple[_Parser, dict[str, _Parser]]:
     part.add_argument("--store", metavar="URI", help="default: the SQLite file in the runs folder")
     part.add_argument("--experiment", default="lathe", metavar="NAME", help="MLflow experiment to open (lathe)")
     part.add_argument("--port", type=int, help="default: a free one")
+    _add_runs_dir(part)
+    part = command("ls", "list the runs that a condition holds for")
+    part.add_argument(
+        "condition", nargs="?", metavar="CONDITION", help="such as 'optimizer.lr<0.01 and val/accuracy_top1>0.9'"
+    )
+    part.add_argument(
+        "--sort", metavar="KEY", help="a metric or key to sort by, -KEY the other way round; default: newest first"
+    )
+    part.add_argument("--json", action="store_true", help="everything, as one JSON document")
+    _add_runs_dir(part)
+    part = command("diff", "say what two runs differ by")
+    for name, which in (("one", "A"), ("other", "B")):
+        part.add_argument(name, metavar=which, help="a run, a shared file, or overrides of an experiment in quotes")
+    part.add_argument(
+        "--tolerance",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="relative distance of metrics that counts as equal (0)",
+    )
+    part.add_argument("--json", action="store_true", help="everything, as one JSON document")
+    _add_composition(part)
+    _add_runs_dir(part)
+    part = command("reproduce", "run a run again, with its own code, and compare")
+    part.add_argument("run", metavar="RUN|FILE", help="folder, id or its beginning, MLflow run id, or a shared file")
+    part.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="where it runs: hardware=... parallel=...")
+    part.add_argument("--steps", type=int, metavar="N", help="only the first N steps")
+    part.add_argument("--check", metavar="OTHER", help="compare with a run that is there, and run nothing")
+    part.add_argument("--tolerance", type=float, metavar="X", help="relative distance of metrics that counts as equal")
+    part.add_argument("--keep-code", action="store_true", help="leave the restored code where it is")
+    part.add_argument("--trust-code", action="store_true", help="use the code that comes with a shared bundle")
+    _add_trust(part)
+    _add_runs_dir(part)
+    part = command("share", "write a run to one file that others can run and reproduce")
+    part.add_argument("run", metavar="RUN", help="folder of it, id or its beginning")
+    part.add_argument(
+        "-o", "--output", required=True, metavar="FILE", help="such as lenet.yaml, or lenet.tar.gz with --bundle"
+    )
+    part.add_argument("--bundle", action="store_true", help="one archive with the uncommitted code and the weights too")
+    part.add_argument("--force", action="store_true", help="write over a file that is there")
+    _add_runs_dir(part)
+    part = command("export", "write a run's model as an MLflow model, with safe weights")
+    part.add_argument("run", metavar="RUN", help="folder of it, id or its beginning")
+    part.add_argument("-o", "--output", required=True, metavar="DIR", help="a new folder")
+    part.add_argument("--register-as", metavar="NAME", help="register it in the run's store under this name too")
+    _add_trust(part)
+    _add_runs_dir(part)
+    part = command("report", "write a page, figures and a table of a sweep or of runs")
+    part.add_argument("runs", nargs="+", metavar="SWEEP|RUN", help="one sweep, or any number of runs")
+    part.add_argument("-o", "--output", metavar="DIR", help="default: the folder report/ of the sweep, else ./report")
     _add_runs_dir(part)
     part = command("options", "list groups, their options and keys")
     part.add_argument("group", nargs="?", metavar="GROUP[=OPTION]")

@@ -238,6 +238,42 @@ def _ui(asked: argparse.Namespace) -> int:
     )
 
 
+def _ls(asked: argparse.Namespace) -> int:
+    from experiments.results.search import ls
+
+    return ls(asked)
+
+
+def _diff(asked: argparse.Namespace) -> int:
+    from experiments.results.diff import diff
+
+    return diff(asked)
+
+
+def _reproduce(asked: argparse.Namespace) -> int:
+    from experiments.results.reproduce import reproduce
+
+    return reproduce(asked)
+
+
+def _share(asked: argparse.Namespace) -> int:
+    from experiments.results.share import share
+
+    return share(asked)
+
+
+def _export(asked: argparse.Namespace) -> int:
+    from experiments.results.export import export
+
+    return export(asked)
+
+
+def _report(asked: argparse.Namespace) -> int:
+    from experiments.results.report import report
+
+    return report(asked)
+
+
 def _options(asked: argparse.Namespace) -> int:
     known = options.groups(options.user_folders(asked.config_dir))
     if asked.group == "sweeps":
@@ -276,6 +312,12 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "cancel": _cancel,
     "sync": _sync,
     "ui": _ui,
+    "ls": _ls,
+    "diff": _diff,
+    "reproduce": _reproduce,
+    "share": _share,
+    "export": _export,
+    "report": _report,
     "options": _options,
     "data": _data,
     "rehearse": _rehearse,
