@@ -16,12 +16,14 @@ import torch
 
 from experiments.build import in_a_line
 from experiments.checkpoint import CheckpointError, Checkpoints
+from experiments.determinism import set_level
+from experiments.earlier import earlier
 from experiments.failure import CONFIG, DEVICE_MEMORY, DISK, EXCEPTION, HOST_MEMORY
 from experiments.faults import InputError, TrainingError
-from experiments.journal import Journal, journals, read
+from experiments.journal import Journal
 from experiments.lastwords import FOLLOWS, leave, log_name
 from experiments.parts import make_parts
-from experiments.plan import make_plan
+from experiments.plan import Plan, make_plan
 from experiments.run import Training
 from experiments.seeding import derive
 from experiments.trial import Trial
@@ -80,6 +82,7 @@ def execute(
     try:
         config = trial.config_of(number)
         _set_threads(config["hardware"], shares_cores=rank.meeting.startswith("file://"))
+        set_level(config["determinism"], lambda warning: on_running(training.done if training else 0, warning))
         checkpoints = Checkpoints(trial.folder, config["checkpoint"]["keep_last"], number)
         plan = make_plan(config)
         if config["hardware"]["memory_gb"] is not None:
@@ -92,8 +95,9 @@ def execute(
         numpy.random.seed(derive(config["seed"], "numpy") % 2**32)
         parts = make_parts(config, trust)
         training = Training(
-            config, plan, parts, journal, checkpoints, should_stop, on_running, _digests(trial, number), rank,
+            config, plan, parts, journal, checkpoints, should_stop, on_running, earlier(trial.folder, number), rank,
             trial.folder / "attempts" / str(number) / "profile" if config["profile"] else None,
+            flops_per_step=_work(config, plan, trust) if rank.number == 0 else None,
         )  # fmt: skip
         state, why = training.run()
         journal.state(state, step=training.done, attempt=number, reason=why)
@@ -121,14 +125,13 @@ def _is_of_another_rank(err: Exception) -> bool:
     return isinstance(err, torch.distributed.DistError) or any(sign in str(err) for sign in LOST)
 
 
-def _digests(trial: Trial, number: int) -> dict[str, str]:
-    """What the splits were to earlier attempts, which say so at their beginning."""
-    found: dict[str, str] = {}
-    for path in journals(trial.folder):
-        if path.parent.name != str(number):
-            events = read(path, max_bytes=1 << 16)[0]
-            found |= {event["split"]: event["digest"] for event in events if event["event"] == "data"}
-    return found
+def _work(config: Mapping[str, Any], plan: Plan, trust: tuple[str, ...]) -> int | None:
+    """Operations of one update, counted where a peak is stated that they are held against."""
+    if config["hardware"]["peak_tflops"] is None:
+        return None
+    from experiments.footprint import work_of
+
+    return work_of(config, plan, trust)
 
 
 def _reason(err: Exception) -> str:

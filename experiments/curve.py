@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -19,8 +19,9 @@ class Curve:
     """Points of the training curves, logged every few steps."""
 
     def __init__(
-        self, config: Mapping[str, Any], plan: Plan, schedule: Schedule, journal: Journal, first_step: int, tokens: int
-    ) -> None:
+        self, config: Mapping[str, Any], plan: Plan, schedule: Schedule, journal: Journal, first_step: int, tokens: int,
+        usage: Callable[[int, float], Mapping[str, float]],
+    ) -> None:  # fmt: skip
         """
         Args:
             config: the trial's.
@@ -29,7 +30,9 @@ class Curve:
             journal: where points go.
             first_step: steps that were done before.
             tokens: of one example's targets; 0 where they are no sequence.
+            usage: gives further metrics of a step, from its number and its seconds.
         """
+        self.usage = usage
         self.plan, self.schedule, self.journal, self.tokens = plan, schedule, journal, tokens
         self.pending: list[tuple[int, dict[str, Tensor]]] = []
         self.every = int(config["log_every_steps"])
@@ -77,7 +80,7 @@ class Curve:
         values["perf/samples_per_s"] = self.plan.batch_size_global / step_time_s
         if self.tokens:
             values["perf/tokens_per_s"] = self.tokens * values["perf/samples_per_s"]
-        self.journal.metrics(done, values)
+        self.journal.metrics(done, {**values, **self.usage(done, step_time_s)})
 
 
 class Clock:

@@ -59,7 +59,7 @@ class Display:
         """A point of the curves came in."""
         if self._progress:
             self._progress.update(self._task, completed=step, values=_bar_text(latest))
-        if any(not name.startswith(("train/", "perf/")) for name in new):
+        if any(name.startswith(("val/", "test/")) for name in new):
             texts = [f"{name} {value:.4g}" for name, value in list(new.items())[:SHOWN_PER_EVALUATION]]
             texts = [f"{name} {latest[name]:.4g}" for name in _train_metrics(latest)[:1]] + texts
             self.say(f"step {step}/{self._num_steps}  " + "  ".join(texts))

@@ -8,14 +8,14 @@ from typing import Any
 
 POSITIVE = (
     "batch_size_global", "batch_size_per_device", "batch_size_eval", "max_steps", "max_epochs", "eval_every_steps",
-    "log_every_steps", "grad_clip_norm", "checkpoint.every_steps", "checkpoint.keep_last", "hardware.nodes",
+    "log_every_steps", "system_every_s", "grad_clip_norm", "checkpoint.every_steps", "checkpoint.keep_last", "hardware.nodes",
     "hardware.devices_per_node", "hardware.cpu_threads", "hardware.cpu_cores", "hardware.memory_gb", "hardware.peak_tflops",
     "hardware.link_gb_per_s", "hardware.link_latency_us", "hardware.network_gb_per_s", "hardware.network_latency_us",
     "data.num_train", "parallel.pipe", "parallel.data", "parallel.model",
 )  # fmt: skip
 NOT_NEGATIVE = ("seed", "num_data_workers", "schedule.warmup_steps")
 MAY_BE_FRACTIONS = (
-    "grad_clip_norm", "hardware.memory_gb", "hardware.peak_tflops",
+    "system_every_s", "grad_clip_norm", "hardware.memory_gb", "hardware.peak_tflops",
     "hardware.link_gb_per_s", "hardware.link_latency_us", "hardware.network_gb_per_s", "hardware.network_latency_us",
 )  # fmt: skip
 LARGEST = 2**63 - 1  # what torch counts with; a seed is only hashed

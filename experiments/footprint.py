@@ -156,6 +156,14 @@ def refuse_too_large(config: Mapping[str, Any], plan: Plan, trust: Collection[st
     check_memory(counted, plan, config["hardware"])
 
 
+def work_of(config: Mapping[str, Any], plan: Plan, trust: Collection[str] = ()) -> int | None:
+    """Operations of one update, a multiply-add counting two; None for a model that runs only with real numbers."""
+    try:
+        return of_plan(config, plan, trust).flops_per_step
+    except PlanError:
+        return None
+
+
 def megabytes(number: float) -> str:
     return f"{number / 1e6:,.0f} MB" if number >= 1e6 else f"{number / 1e6:.1g} MB"
 

@@ -53,6 +53,8 @@ class Entry:
     """Device-seconds of the attempts that have ended."""
     wasted_s: float = 0.0
     """Of these, what left nothing behind."""
+    waited_s: float = 0.0
+    """Seconds until its attempts began."""
     reused: str | None = None
     """Folder of the finished trial that stands in for this one."""
 
@@ -100,6 +102,7 @@ class Standing:
 
     def _apply_to(self, entry: Entry, kind: str, event: Mapping[str, Any]) -> None:
         if kind == "claimed" and entry.state == "waiting":
+            entry.waited_s += max(0.0, event["time"] - entry.since)
             entry.state, entry.attempt, entry.since = "running", event["attempt"], event["time"]
             entry.attempts += 1
             entry.worker, entry.host, entry.devices = event["worker"], event["host"], event["devices"]

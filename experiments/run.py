@@ -18,6 +18,7 @@ from experiments.agreement import Agreement
 from experiments.batches import Share, evaluation_batches, training_batches
 from experiments.checkpoint import Checkpoint, Checkpoints
 from experiments.curve import Curve
+from experiments.earlier import Earlier
 from experiments.faults import InputError, TrainingError
 from experiments.fingerprint import fingerprint
 from experiments.journal import Journal
@@ -27,6 +28,7 @@ from experiments.plan import Plan
 from experiments.profiling import Profiler, count_work, profile_metrics
 from experiments.saver import Best, Saver
 from experiments.seeding import derive
+from experiments.usage import Usage
 from modules.data.base import Batch, Split
 from modules.parallel.base import Rank, Recipe
 from modules.parallel.topology import AXES, Place
@@ -45,12 +47,14 @@ class Training:
     """Why to stop after this step, such as "SIGTERM"; None to go on."""
     on_running: Callable[[int, str | None], None]
     """Told the steps that are done: once when training begins, then again with every warning."""
-    digests_before: Mapping[str, str] = field(default_factory=dict)
-    """What the splits of the data were to earlier attempts, by name."""
+    earlier: Earlier = field(default_factory=Earlier)
+    """What earlier attempts have left."""
     rank: Rank = field(default_factory=Rank)
     """Which of the processes of this training this is; the first alone writes."""
     profile_folder: Path | None = None
     """Where a trace of a few steps goes; None: none is made."""
+    flops_per_step: int | None = None
+    """Counted operations of one update, over all devices; None: not counted."""
     done: int = 0
     """Steps that are done."""
 
@@ -78,8 +82,9 @@ class Training:
             engine.prepare(self.parts.learner, _recipe(config, plan, self.rank))
             train, val, test = (self._load(name) for name in ("train", "val", "test"))  # what is missing is told now
         self.saver = Saver(engine, self.parts.learner.model, self.checkpoints, self.rank.number == 0)
-        self.journal.params(_derived(self.num_parameters, plan))
+        self.journal.params({**_derived(self.num_parameters, plan), **self._environment()})
         first_step = self._restore()
+        self.usage = self._usage(first_step)
         self.profiler = Profiler(self.profile_folder, self.rank.number, first_step)
         try:
             ended = self._train(train, val, first_step)
@@ -92,6 +97,7 @@ class Training:
         self.profiler.close()
         self.saver.wait()
         self._tell_warnings()
+        self.journal.metrics(self.done, self.usage.totals(self.done, engine.gather))
         engine.gather(0.0)  # nobody leaves before the first rank has written all
         return ended
 
@@ -110,7 +116,7 @@ class Training:
             self.share,
         )
         schedule, tokens = self.parts.learner.schedule, _tokens(self.parts.data.example(1))
-        curve = Curve(config, plan, schedule, self.journal, first_step, tokens)
+        curve = Curve(config, plan, schedule, self.journal, first_step, tokens, self.usage.of_step)
         agreement = Agreement(engine, self.should_stop, plan.topology.world, first_step)
         if first_step < plan.num_steps and (reason := agreement.reason(first_step)) is not None:
             return "stopped", f"{reason} before step {first_step + 1}"
@@ -231,7 +237,7 @@ class Training:
         split = self.parts.data.load(name)
         digest = fingerprint(split)
         source = self.config["data"].get("folder") or self.config["data"]["_target_"].rpartition(".")[2].lower()
-        if (before := self.digests_before.get(name, digest)) != digest:
+        if (before := self.earlier.digests.get(name, digest)) != digest:
             raise TrainingError(
                 f"data={source} has changed: the split '{name}' has the digest {digest}, and an earlier attempt saw {before}; "
                 "bring the files back, or start a new run"
@@ -249,6 +255,8 @@ class Training:
         self.journal.metrics(done, metrics)
         self.journal.metrics(done, memory_peaks(engine.gather(memory_peak_gib())))
         if name == "val":
+            if done < self.plan.num_steps:
+                self.journal.metrics(done, self.usage.totals(done, engine.gather))
             self._keep_best(done, metrics)
 
     def _keep_best(self, done: int, metrics: Mapping[str, float]) -> None:
@@ -259,6 +267,30 @@ class Training:
             best = Best(wanted, metrics[wanted], settings["best_mode"])
             if self.saver.is_better(best):
                 self._save(done, metrics, best)
+
+    def _usage(self, first_step: int) -> Usage:
+        peak = self.config["hardware"]["peak_tflops"]
+        return Usage(
+            self.config["system_every_s"],
+            self.plan.topology.world,
+            self.flops_per_step,
+            None if peak is None else peak * 1e12,
+            self.earlier,
+            first_step,
+            on_gpu=self._is_on_gpu(),
+        )
+
+    def _is_on_gpu(self) -> bool:
+        return any(parameter.is_cuda for parameter in self.parts.learner.model.parameters())
+
+    def _environment(self) -> dict[str, str]:
+        """What the last bits of a result depend on beside the plan."""
+        return {
+            "env.torch": torch.__version__,
+            "env.device_name": torch.cuda.get_device_name() if self._is_on_gpu() else "cpu",
+            "env.cpu_capability": torch.backends.cpu.get_cpu_capability(),
+            "env.determinism": self.config["determinism"],
+        }
 
     def _save(self, done: int, metrics: Mapping[str, float] | None = None, best: Best | None = None) -> None:
         begin = time.perf_counter()

@@ -36,10 +36,15 @@ class Experiment:
     """Updates between two evaluations on the validation split."""
     log_every_steps: int
     """Updates between two points of the training curves."""
+    system_every_s: float | None
+    """Seconds between two looks at cores, memory and GPU of the training process; null: none."""
     grad_clip_norm: float | None
     """Largest global norm of the gradient; null: not clipped."""
     precision: Literal["fp32", "bf16", "fp16"]
     """bf16, fp16: autocast of the forward pass; weights and optimizer stay in fp32. fp16 scales the loss, on GPUs only."""
+    determinism: Literal["bitwise", "seeded", "off"]
+    """bitwise: every operation in its deterministic form; seeded: all chance follows from the seed; off: torch may time
+    algorithms against each other and multiply as TF32 on a GPU. See docs/reproducibility.md."""
     compile: bool
     """Compile the model with torch.compile."""
     profile: bool

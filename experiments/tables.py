@@ -12,6 +12,7 @@ from rich.table import Table
 from experiments import options
 from experiments.faults import InputError, did_you_mean
 from experiments.origins import shown_path
+from experiments.results.streams import REPEATABLE
 from experiments.secrets import resolve
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def closing_table(result: Result) -> Table:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in sorted(result.metrics.items()):
-        if not name.startswith("perf/"):
+        if name.startswith(REPEATABLE):
             table.add_row(name, f"{value:.6g}")
     table.add_section()
     folder = trial.folder

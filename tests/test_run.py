@@ -168,7 +168,7 @@ def test_an_evaluator_that_cannot_measure_the_outputs_is_told_before_the_first_s
 
 def test_data_that_an_earlier_attempt_saw_otherwise_ends_the_attempt(tmp_path: Path) -> None:
     attempt = Attempt(tmp_path, "max_steps=5")
-    attempt.training.digests_before = {"train": "0123456789abcdef"}
+    attempt.training.earlier.digests["train"] = "0123456789abcdef"
     with pytest.raises(
         TrainingError, match=r"data=digits has changed: the split 'train' has the digest [0-9a-f]{16}, and"
     ):
