@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -192,19 +192,26 @@ def _steps(row: Row, *, is_wide: bool) -> str:
 def sweeps_table(known: Sequence[Progress], now: float, width: int) -> Table:
     """Every sweep of a folder."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, GAP - 1, 0, 0))
-    table.add_column("sweep", no_wrap=True)
-    table.add_column("state", no_wrap=True)
-    table.add_column("done", justify="right", no_wrap=True)
-    table.add_column("began", justify="right", no_wrap=True)
+    rows = [
+        (progress, f"{progress.done}/{progress.total}", f"{duration(now - progress.opened)} ago") for progress in known
+    ]
+
+    def add_column(name: str, texts: Iterable[str], justify: Literal["left", "right"] = "left") -> None:
+        """One that a long text in the last column takes nothing of."""
+        table.add_column(name, justify=justify, no_wrap=True, min_width=max(map(len, (name, *texts))))
+
+    add_column("sweep", (progress.name for progress in known))
+    add_column("state", (WORDS.get(progress.state, progress.state) for progress in known))
+    add_column("done", (done for _, done, _ in rows), "right")
+    add_column("began", (began for _, _, began in rows), "right")
     table.add_column("best", overflow="ellipsis", no_wrap=True)
-    for progress in known:
+    for progress, done, began in rows:
         value = ""
         if (best := progress.best) is not None:
             metric = progress.metric if width >= MIDDLE else progress.metric.rpartition("/")[2]
             short = None if width >= WIDE else short_keys(progress.rows)
             value = f"{metric} {number(best.value)}  {point_text(best.values, short)}"
         word = Text(WORDS.get(progress.state, progress.state), style=STYLES.get(progress.state, ""))
-        done, began = f"{progress.done}/{progress.total}", f"{duration(now - progress.opened)} ago"
         table.add_row(progress.name, word, done, began, value)
     return table
 

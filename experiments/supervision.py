@@ -138,8 +138,13 @@ class Supervision:
                     f"sweep.metric={self.metric} was not measured; name one that the evaluator gives",
                 )
             return "finished", None, None
+        step = self._last_state["step"] if self._last_state else 0
         if self._why == "pruned" and outcome.status == "stopped":
-            return "pruned", None, outcome.reason
+            return (
+                "pruned",
+                None,
+                f"{self.sweep.question['pruner']['name']} ended it after step {step}: others were better by then",
+            )
         if self._why == CANCELLED:
             return "cancelled", CANCELLED, "by `lathe cancel`"
         failure = outcome.failure or KILLED
