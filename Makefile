@@ -1,6 +1,6 @@
 # Installs Lathe into .venv and runs it. `make help` lists the targets; `make PYTHON=python3.12` takes another Python.
 PYTHON ?= python3
-PYTEST_ARGS ?=
+PYTEST_ARGS ?= -n 2 --dist loadfile
 PIP_ARGS ?=
 
 VENV := .venv
