@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from typing import NoReturn
 
 from experiments.faults import InputError, did_you_mean
@@ -53,6 +53,9 @@ class _Parser(argparse.ArgumentParser):
             message = self._unknown_word(flag, rest)
         elif rest.startswith("expected one argument"):
             message = f"{flag} stands without a value; usage: {self._usage()}"
+        elif rest.startswith("invalid float value: "):
+            value = rest.rpartition(": ")[2].strip("'")
+            message = f"{flag} {value} is not a number; write `{flag} 1e-6` or the like"
         elif rest.startswith("invalid int value: "):
             value = rest.rpartition(": ")[2].strip("'")
             message = (
@@ -105,10 +108,10 @@ def make_parser() -> tuple[_Parser, dict[str, _Parser]]:
             metavar="job",
             help="print the configuration, and do nothing else",
         )
+        part.add_argument("--from", dest="shared", metavar="FILE", help="the configuration of a shared file")
         _add_composition(part)
         if name == "run":
             part.add_argument("-m", "--multirun", action="store_true", help="a sweep over all that has several values")
-            part.add_argument("--from", dest="shared", metavar="FILE", help="the configuration of a shared file")
             _add_detach(part)
     part = command("sweep", "run the trials of a question")
     part.add_argument("sweep", metavar="NAME", help="a file of the folder sweeps/, without .yaml, or the path of one")
@@ -157,6 +160,7 @@ def make_parser() -> tuple[_Parser, dict[str, _Parser]]:
     part = command("ui", "open MLflow's UI on the runs")
     part.add_argument("--store", metavar="URI", help="default: the SQLite file in the runs folder")
     part.add_argument("--experiment", default="lathe", metavar="NAME", help="MLflow experiment to open (lathe)")
+    part.add_argument("--sweep", metavar="NAME", help="open the page of this sweep, in the store that it stands in")
     part.add_argument("--port", type=int, help="default: a free one")
     _add_runs_dir(part)
     part = command("ls", "list the runs that a condition holds for")
@@ -192,7 +196,7 @@ def make_parser() -> tuple[_Parser, dict[str, _Parser]]:
     _add_trust(part)
     _add_runs_dir(part)
     part = command("share", "write a run to one file that others can run and reproduce")
-    part.add_argument("run", metavar="RUN", help="folder of it, id or its beginning")
+    part.add_argument("run", metavar="RUN", help="folder of it, id or its beginning, or MLflow's id of it")
     part.add_argument(
         "-o", "--output", required=True, metavar="FILE", help="such as lenet.yaml, or lenet.tar.gz with --bundle"
     )
@@ -303,9 +307,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _cfg_apart(words: Sequence[str]) -> Iterator[str]:
-    """The words of a command, `--cfg` kept from taking the override after it for its value."""
-    for word, after in pairwise([*words, ""]):
-        yield "--cfg=job" if word in ("-c", "--cfg") and ("=" in after or after.startswith("~")) else word
+    """The words of a command, `--cfg` kept from taking the override after it for its value, `--sort -KEY` kept together."""
+    for before, word, after in zip(["", *words], words, [*words[1:], ""], strict=False):
+        if word == "--sort" and re.match(r"-\w", after):
+            yield f"--sort={after}"
+        elif not (before == "--sort" and re.match(r"-\w", word)):
+            yield "--cfg=job" if word in ("-c", "--cfg") and ("=" in after or after.startswith("~")) else word
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ from launchers.base import Launcher, LaunchError
 
 if TYPE_CHECKING:
     from experiments.compose import Experiment
+    from experiments.results.shared import Shared
 
 
 def call(asked: argparse.Namespace) -> int:
@@ -47,7 +49,9 @@ def call(asked: argparse.Namespace) -> int:
 def _run(asked: argparse.Namespace) -> int:
     if asked.multirun:
         return _multirun(asked)
-    launcher = None if asked.cfg else warm_launcher()
+    shared = _shared(asked)
+    # Of a stranger's file all is checked before a process is started.
+    launcher = None if asked.cfg or shared else warm_launcher()
     try:
         experiment = _compose(asked)
         if asked.cfg:
@@ -62,7 +66,7 @@ def _run(asked: argparse.Namespace) -> int:
         trial = freeze(experiment)
         display = Display(sys.stdout)
         display.say(f"run {trial.folder.name} of '{trial.config['name']}' in {trial.folder}")
-        for warning in trial.provenance["warnings"]:
+        for warning in [*trial.provenance["warnings"], *(shared.warnings_for(trial) if shared else [])]:
             display.say(f"warning: {warning}")
         return _close(run(trial, trust=asked.trust, display=display, launcher=launcher))
     finally:
@@ -71,6 +75,8 @@ def _run(asked: argparse.Namespace) -> int:
 
 
 def _multirun(asked: argparse.Namespace) -> int:
+    if asked.shared:
+        raise InputError([f"--from {asked.shared} is one run, and -m asks for several; leave one of them out"])
     from experiments.question import from_overrides
     from experiments.sweep_commands import ask
 
@@ -85,7 +91,8 @@ def _run_elsewhere(experiment: Experiment, asked: argparse.Namespace) -> int:
     checkpoint = experiment.config["checkpoint"]
     metric, mode = checkpoint["best_metric"] or "val/loss_nats", checkpoint["best_mode"]
     told = [f"sweep.metric={metric}", f"sweep.mode={mode if checkpoint['best_metric'] else 'min'}"]
-    return ask(from_overrides([*experiment.overrides, *told], asked.config_dir, experiment.config["name"]), asked)
+    question = from_overrides([*experiment.overrides, *told], asked.config_dir, experiment.config["name"])
+    return ask(question, asked, experiment if experiment.source else None)
 
 
 def _sweep(asked: argparse.Namespace) -> int:
@@ -175,20 +182,35 @@ def _laid_out(experiment: Experiment, asked: argparse.Namespace) -> Experiment:
     """
     if not is_open(experiment.config):
         return experiment
-    from experiments.compose import compose
     from experiments.layouts import choose
 
     return choose(
         experiment,
-        lambda overrides: compose(overrides, config_dirs=asked.config_dir, trust=asked.trust),
+        lambda overrides: _compose(asked, overrides),
         show=lambda choice: console().print(layouts_table(choice)),
     )
 
 
-def _compose(asked: argparse.Namespace) -> Experiment:
+def _compose(asked: argparse.Namespace, overrides: Sequence[str] | None = None) -> Experiment:
+    """What the words of a command ask for: of the defaults, or of a shared file."""
+    shared, words = _shared(asked), asked.overrides if overrides is None else overrides
+    if shared is not None:
+        return shared.experiment(words, config_dirs=asked.config_dir, trust=asked.trust)
     from experiments.compose import compose
 
-    return compose(asked.overrides, config_dirs=asked.config_dir, trust=asked.trust)
+    return compose(words, config_dirs=asked.config_dir, trust=asked.trust)
+
+
+def _shared(asked: argparse.Namespace) -> Shared | None:
+    """The shared file that was named, if one was."""
+    return None if asked.shared is None else _read_shared(asked.shared)
+
+
+@lru_cache(maxsize=1)  # what is run must be what was checked, and an archive may be large
+def _read_shared(name: str) -> Shared:
+    from experiments.results.shared import read
+
+    return read(Path(name).expanduser())
 
 
 def _print_config(experiment: Experiment) -> int:
@@ -225,6 +247,8 @@ def _sync(asked: argparse.Namespace) -> int:
             find(name, runs_dir)
     summary = sync_all(runs_dir, asked.runs)
     print(f"{summary.runs} runs are in the store, {summary.points} points were new")
+    for warning in summary.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     for failure in summary.failures:
         print(failure, file=sys.stderr)
     return 1 if summary.failures else 0
@@ -233,8 +257,17 @@ def _sync(asked: argparse.Namespace) -> int:
 def _ui(asked: argparse.Namespace) -> int:
     from experiments.ui import serve
 
+    def say(line: str) -> None:
+        print(line, flush=True)
+
+    if asked.sweep is None:
+        return serve(Path(asked.runs_dir), asked.store, asked.experiment, asked.port, say)
+    from experiments.sync_sweep import tracking_of
+
+    sweep = find_sweep(asked.sweep, Path(asked.runs_dir))
+    tracking = tracking_of(sweep)
     return serve(
-        Path(asked.runs_dir), asked.store, asked.experiment, asked.port, say=lambda line: print(line, flush=True)
+        sweep.runs_dir, asked.store or tracking["store"], tracking["experiment"], asked.port, say, sweep=sweep
     )
 
 

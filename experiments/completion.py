@@ -45,6 +45,10 @@ complete -c lathe -f -a '(__lathe)'""",
 }
 
 
+SHARED = (".yaml", ".tar.gz")
+"""Endings of shared files."""
+
+
 def script(shell: str) -> str:
     """The text that a shell evaluates once to complete `lathe`."""
     return SCRIPTS[shell]
@@ -82,8 +86,15 @@ def _argument(command: str, current: str, before: Sequence[str]) -> list[str]:
             return _starting(current, _sweeps(before))
         is_taken = command == "status" or (command == "logs" and place > 1)
         return [] if is_taken else _starting(current, _trials(command, before))
+    if command == "report":
+        return _starting(current, [*(_sweeps(before) if place == 0 else []), *_runs(before)])
+    if command in ("share", "export", "reproduce", "diff") and place < (2 if command == "diff" else 1):
+        files = _paths(current, SHARED) if current and command in ("reproduce", "diff") else []
+        return [*_starting(current, _runs(before)), *files]
     if command == "completion":
         return _starting(current, SHELLS)
+    if command == "ls":
+        return _starting(current, _searched(before)) if place == 0 else []
     if command == "sweep" and place == 0:
         return _starting(current, _questions(before))
     groups = options.groups(_values_of("--config-dir", before) + _values_of("-cd", before))
@@ -105,13 +116,20 @@ def _flags_with_value(parser: Any) -> list[str]:
 
 
 def _flag_values(flag: str, current: str) -> list[str]:
-    if flag not in ("-cd", "--config-dir", "--runs-dir"):
-        return []
+    if flag == "--from":
+        return _paths(current, SHARED)
+    return _paths(current) if flag in ("-cd", "--config-dir", "--runs-dir") else []
+
+
+def _paths(current: str, endings: tuple[str, ...] = ()) -> list[str]:
+    """The folders, and the files of these endings, that a path may lead to."""
     parent, name = os.path.split(current)
     folder = Path(parent or ".").expanduser()
-    found = sorted(path.name for path in folder.glob("*/") if path.is_dir()) if folder.is_dir() else []
+    inside = sorted(folder.iterdir()) if folder.is_dir() else []
+    found = [os.path.join(path.name, "") if path.is_dir() else path.name for path in inside]
+    known = [inner for inner in found if inner.endswith(("/", *endings))]
     hidden = name.startswith(".")
-    return [os.path.join(parent, inner, "") for inner in _starting(name, found) if hidden or not inner.startswith(".")]
+    return [os.path.join(parent, inner) for inner in _starting(name, known) if hidden or not inner.startswith(".")]
 
 
 def _values_of(flag: str, words: Sequence[str]) -> list[str]:
@@ -132,6 +150,13 @@ def _positionals(command: str, before: Sequence[str]) -> list[str]:
     with_value = _flags_with_value(make_parser()[1][command])
     pairs = pairwise(["", *before])
     return [word for earlier, word in pairs if not word.startswith("-") and earlier not in with_value]
+
+
+def _searched(before: Sequence[str]) -> list[str]:
+    """Keys and metrics that the last search has seen; of a condition in quotes a shell completes the beginning."""
+    from experiments.results.index import keys
+
+    return keys(_runs_dir(before))
 
 
 def _sweeps(before: Sequence[str]) -> list[str]:

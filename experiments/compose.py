@@ -22,6 +22,7 @@ from experiments import options
 from experiments.check import UNKNOWN
 from experiments.faults import ConfigError, InputError, did_you_mean
 from experiments.interpolation import Interpolation
+from experiments.option_faults import faulty_file, lists, other_option
 from experiments.origins import Origins, shown_path
 from experiments.plan import find_problems
 from experiments.secrets import looks_secret, secret_keys
@@ -44,6 +45,8 @@ class Experiment:
     trust: tuple[str, ...] = ()
     links: dict[str, str] = field(default_factory=dict)
     """Keys whose value follows other keys: what is written there, such as ``${data.num_classes}``."""
+    source: str | None = None
+    """The trial whose whole configuration the overrides changed; None: they were composed with the defaults."""
 
 
 @dataclass
@@ -75,6 +78,82 @@ def compose(
     draft = _Draft(dirs, options.groups(dirs))
     chosen, values = _sort_overrides(overrides, draft)
     tree, choices = _compose_groups(chosen, draft)
+    composed = _finish(tree, values, choices, draft, packages)
+    name = composed.config["name"] or f"{choices['model']}-{choices['data']}".replace("/", "-")
+    return replace(
+        composed,
+        config={**composed.config, "name": name},
+        overrides=tuple(overrides),
+        config_dirs=tuple(map(str, dirs)),
+        trust=tuple(trust),
+    )
+
+
+def change(
+    config: dict[str, Any],
+    overrides: Sequence[str],
+    source: str,
+    *,
+    origins: Origins | None = None,
+    config_dirs: Sequence[str | Path] = (),
+    trust: Sequence[str] = (),
+) -> Experiment:
+    """Put overrides on a configuration that stands whole, as that of a run does; it is checked like any that is composed.
+
+    Args:
+        config: resolved. What follows other keys where it was composed does so no more, so ``data`` cannot be chosen anew.
+        overrides: as of `compose`.
+        source: id of the trial that it is of.
+        origins: where its values were written.
+        config_dirs: folders with further groups and options.
+        trust: packages beyond the house's own whose classes `_target_` may name.
+
+    Raises:
+        InputError: with every problem that was found.
+    """
+    dirs, packages = options.user_folders(config_dirs), trusted(trust)
+    draft = _Draft(dirs, options.groups(dirs), origins=origins or Origins())
+    chosen, values = _sort_overrides(overrides, draft)
+    tree = OmegaConf.create(config)
+    choices = _choose_anew(chosen, tree, draft)
+    given = {override.key_or_group for override in values}
+    if "parallel" in choices and "batch_size_per_device" not in given:
+        tree["batch_size_per_device"] = None  # which was for the topology before
+    if "data_root" in given and config.get("data", {}).get("root") == config.get("data_root"):
+        tree["data"]["root"] = "${data_root}"
+    composed = _finish(tree, values, choices, draft, packages)
+    dirs_typed, told = tuple(map(str, dirs)), tuple(overrides)
+    return replace(composed, overrides=told, config_dirs=dirs_typed, trust=tuple(trust), source=source)
+
+
+def _choose_anew(chosen: list[str], tree: DictConfig, draft: _Draft) -> dict[str, str | None]:
+    """Put the options that were chosen in place of those that stand in a whole configuration; what they are, by group."""
+    fixed = ("data", MAY_BE_EMPTY)
+    problems = [
+        f"{typed} makes another experiment of it, as other parts follow from it; start one with `lathe run`"
+        for typed in chosen
+        if typed.lstrip("+~").partition("=")[0] in fixed or "/" in typed.partition("=")[0]
+    ]
+    draft.problems += problems
+    if problems or not chosen:
+        return {}
+    apart = _Draft(draft.dirs, draft.groups, problems=draft.problems)
+    found, choices = _compose_groups(chosen, apart)
+    groups = [typed.partition("=")[0] for typed in chosen]
+    for group in groups:
+        tree[group] = found[group]
+        draft.origins.take(apart.origins, group)
+    return {group: choices[group] for group in groups}
+
+
+def _finish(
+    tree: DictConfig, values: Sequence[Override], choices: dict[str, str | None], draft: _Draft, packages: Sequence[str]
+) -> Experiment:
+    """Set what overrides set, follow every reference, and check the whole.
+
+    Raises:
+        ConfigError: with every problem.
+    """
     for override in values:
         _apply(override, tree, draft)
     interpolation = Interpolation(tree, draft.origins, choices)
@@ -88,8 +167,7 @@ def compose(
     if problems:
         unclear = {*draft.origins.traps, *secret_keys(config)}
         raise ConfigError(list(dict.fromkeys([*problems, *find_problems(config, unclear)])))
-    config["name"] = config["name"] or f"{choices['model']}-{choices['data']}".replace("/", "-")
-    return Experiment(config, tuple(overrides), choices, tuple(map(str, dirs)), tuple(trust), interpolation.links())
+    return Experiment(config, (), choices, links=interpolation.links())
 
 
 def read_override(typed: str) -> tuple[str, Any]:
@@ -191,7 +269,7 @@ def _is_option(override: Override, draft: _Draft) -> bool:
     elif (name := typed.partition("=")[2].strip("'\"") if typed else "") in draft.groups[group]:
         return True
     else:
-        fault = f"is no option of the group '{group}'; {did_you_mean(name, draft.groups[group], _list(group))}"
+        fault = f"is no option of the group '{group}'; {did_you_mean(name, draft.groups[group], lists(group))}"
     draft.problems.append(f"{typed} {fault}")
     draft.undecided |= {group.partition("/")[0]} - {MAY_BE_EMPTY}
     return False
@@ -250,7 +328,7 @@ def _make_way(content: DictConfig, tree: DictConfig) -> None:
 def _composition(err: Exception, chosen: Sequence[str], draft: _Draft) -> str:
     """A fault of an option's file or of its defaults list, in the house's form."""
     text = str(err).splitlines()[0] if str(err) else type(err).__name__
-    faulty = _faulty_file(err, draft)
+    faulty = faulty_file(err, draft.dirs)
     if isinstance(err, yaml.MarkedYAMLError) and err.problem_mark:
         return f"{faulty}:{err.problem_mark.line + 1} is no valid YAML: {err.problem}; mend that line"
     if isinstance(err, RecursionError) and faulty is None:
@@ -265,13 +343,13 @@ def _composition(err: Exception, chosen: Sequence[str], draft: _Draft) -> str:
     where = f"the defaults list of {named.group(1)}.yaml" if named and named.group(1) != "config" else "a defaults list"
     missing = getattr(err, "missing_cfg_file", None)
     if isinstance(missing, str):
-        return f"{where} asks for '{missing}', which there is not; {_other_option(missing, draft)}"
+        return f"{where} asks for '{missing}', which there is not; {other_option(missing, draft.groups)}"
     unmatched = re.search(r"Could not override '(.+?)'", text)
     if unmatched:
         group = unmatched.group(1)
         typed = next((word for word in chosen if word.lstrip("+~").startswith(group)), None)
         return (
-            f"{typed or where}: the configuration has no group '{group}'; {did_you_mean(group, draft.groups, _list())}"
+            f"{typed or where}: the configuration has no group '{group}'; {did_you_mean(group, draft.groups, lists())}"
         )
     twice = re.match(r"Multiple values for (\S+)\.", text)
     if twice:
@@ -280,32 +358,6 @@ def _composition(err: Exception, chosen: Sequence[str], draft: _Draft) -> str:
             f"a defaults list chooses '{group}' a second time; write `override /{group}: ...` to choose another option"
         )
     return f"{where} does not compose: {named.group(2) if named else text}; mend it"
-
-
-def _other_option(missing: str, draft: _Draft) -> str:
-    group, _, option = missing.rpartition("/")
-    if group in draft.groups:
-        return did_you_mean(option, draft.groups[group], _list(group))
-    absolute = next((known for known in draft.groups if group.endswith(f"/{known}")), None)
-    return f"write `override /{absolute}: {option}`" if absolute else did_you_mean(group, draft.groups, _list())
-
-
-def _list(group: str = "") -> str:
-    return f"`{f'lathe options {group}'.strip()}` lists what there is"
-
-
-def _faulty_file(err: Exception, draft: _Draft) -> str | None:
-    """The file that fails in the same way, the user's own first."""
-    paths = [path for folder in reversed(options.folders(draft.dirs)) for path in sorted(folder.rglob("*.yaml"))]
-    for path in paths:
-        try:
-            OmegaConf.load(path)
-        except type(err) as same:
-            if isinstance(err, RecursionError) or str(same).splitlines()[0] == str(err).splitlines()[0]:
-                return shown_path(path)
-        except (OmegaConfBaseException, yaml.YAMLError, ValueError, RecursionError):
-            continue
-    return None
 
 
 def _apply(override: Override, tree: DictConfig, draft: _Draft) -> None:

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
+import yaml
+
 from experiments.trial import Trial
 
 # MLflow 3.17: 250 characters a key, 6,000 a parameter's value, 8,000 a tag's value (2026-11-23).
@@ -61,7 +63,31 @@ def tags(trial: Trial) -> dict[str, str]:
         "lathe.folder": str(trial.folder.resolve()),
         "mlflow.note.content": note(trial),
     }
+    named |= reproduction_tags(trial)
     return own_tags(trial.config) | origin_tags(provenance) | {key: cut(str(value)) for key, value in named.items()}
+
+
+def reproduction_tags(trial: Trial) -> dict[str, str]:
+    """Which run this one repeats, what came of it, and the note that says so; none where it repeats none."""
+    link, verdict = trial.provenance.get("reproduces"), verdict_of(trial)
+    if not link:
+        return {}
+    told = {
+        "lathe.reproduces": link.get("run_key") or link.get("file"),
+        "lathe.reproduces_run": link.get("mlflow_run_id"),
+        "lathe.verdict": verdict.get("verdict"),
+        "mlflow.note.content": note(trial),
+    }
+    return {key: cut(str(value)) for key, value in told.items() if value}
+
+
+def verdict_of(trial: Trial) -> dict[str, Any]:
+    """What came of the comparison with the run that this one repeats; empty where it is not over."""
+    try:
+        verdict = yaml.safe_load((trial.folder / "verdict.yaml").read_text())
+    except FileNotFoundError:
+        return {}
+    return verdict if isinstance(verdict, dict) else {}
 
 
 def own_tags(config: Mapping[str, Any]) -> dict[str, str]:
@@ -88,11 +114,28 @@ def note(trial: Trial) -> str:
     lines += [
         f"- {group}: `{_one_line(config[group])}`" for group in ("model", "data", "optimizer") if config.get(group)
     ]
-    lines += [f"- overrides: {' '.join(f'`{text}`' for text in overrides) or 'none'}", "", "### Again", ""]
+    source = provenance.get("source")
+    told = f"overrides, on the whole configuration of trial `{source}`" if source else "overrides"
+    lines += [f"- {told}: {' '.join(f'`{text}`' for text in overrides) or 'none'}", *_repeats(trial)]
+    lines += ["", "### Again", ""]
     lines += code_lines(provenance)
     folders, trust = flags(provenance)
-    lines += ["", "```", shlex.join(["lathe", "run", *folders, *trust, *overrides]), _resume(trial, trust), "```"]
+    again = [] if source else [shlex.join(["lathe", "run", *folders, *trust, *overrides])]
+    lines += ["", "```", *again, _resume(trial, trust)]
+    lines += [shlex.join(["lathe", "reproduce", trial.reference, *trust]), "```"]
     return cut("\n".join(lines))
+
+
+def _repeats(trial: Trial) -> list[str]:
+    """The run that this one repeats, with a link where MLflow has it, and the verdict."""
+    link = trial.provenance.get("reproduces") or {}
+    if not link:
+        return []
+    name = f"`{link.get('run')}`"
+    if link.get("mlflow_run_id") and link.get("mlflow_experiment_id"):
+        name = f"[{name}](#/experiments/{link['mlflow_experiment_id']}/runs/{link['mlflow_run_id']})"
+    told = verdict_of(trial).get("told")
+    return [f"- reproduces {name}" + (f": {told}" if told else "")]
 
 
 def _resume(trial: Trial, trust: list[str]) -> str:

@@ -6,9 +6,9 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments import describe
+from experiments import describe, journal
 from experiments.budget import may_ask, spent
-from experiments.ledger import Entry, Standing
+from experiments.ledger import ENDED, Entry, Standing
 from experiments.progress import Progress, Row, reference
 from experiments.space import Choice, Space, parse, shown_part
 from experiments.status_text import counts_text, hours, number, point_text, short_keys
@@ -125,12 +125,20 @@ def child_tags(sweep: Sweep, entry: Entry, parent: str) -> dict[str, str]:
     return {key: text for key, text in named.items() if text}
 
 
+def cost_of(entry: Entry) -> journal.MetricsEvent | None:
+    """What the ledger measured of a trial that has ended; None of any other."""
+    if entry.state not in ENDED:
+        return None
+    metrics = {"cost/queue_wait_s": entry.waited_s}
+    return {"event": "metrics", "time": entry.since, "step": entry.step, "metrics": metrics}
+
+
 def swept_parameters(entry: Entry) -> dict[str, str]:
     """What varies, each a parameter under the key that was swept, also where the configuration has no such leaf."""
     return {describe.clean_key(key): describe.param_text(value) for key, value in entry.values.items()}
 
 
-def note(sweep: Sweep, progress: Progress, names: Mapping[str, str], links: Mapping[str, str]) -> str:
+def note(sweep: Sweep, progress: Progress, names: Mapping[str, str], links: Mapping[str, str], view: str) -> str:
     """A sweep's description as Markdown: what was asked, where it stands, and how to have it again.
 
     Args:
@@ -138,11 +146,12 @@ def note(sweep: Sweep, progress: Progress, names: Mapping[str, str], links: Mapp
         progress: where it stands.
         names: of the trials' runs, by trial.
         links: to their pages, by trial.
+        view: link to the page that shows them side by side.
     """
     question = sweep.question
     head = f"**{sweep.name}**" + (f": {question['note']}" if question["note"] else "")
     parts = [
-        [head],
+        [f"{head} ([all trials side by side]({view}))"],  # of a folded note MLflow shows this line alone
         _best(progress, names, links),  # MLflow's page shows the first lines, and the rest on demand
         [f"{_asked(question)}. {counts_text(progress)}, {hours(progress.used_h)} of device time"],
         _space(question),
@@ -207,9 +216,6 @@ def _again(sweep: Sweep) -> list[str]:
         f"lathe resume {name}",
         f"lathe status {name}",
         "```",
-        "",
-        f"All trials side by side: search for ``tags.`lathe.sweep_key` = '{sweep.key}' and tags.`lathe.kind` = 'trial'`` and "
-        "sort by the metric.",
     ]
 
 

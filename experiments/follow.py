@@ -34,7 +34,8 @@ def follow(
         left: set when the launcher has left, at the end of the attempt or because it died.
         grace_s: how long a store that fails is asked again after the end; before it, for ever.
         say: takes a JSON line whenever the store is first reached, lost, found again, and at the end:
-            run_id, experiment_id, pending (events not yet in the store), error (null where all is well).
+            run_id, experiment_id, pending (events not yet in the store), model (what MLflow loads it by), warning (why it
+            was not logged), error (null where all is well).
 
     Returns:
         0 when the store has everything, 1 when it was given up; then a line on stderr says why.
@@ -44,6 +45,7 @@ def follow(
 
     def tell() -> None:
         line = {"run_id": synced.run_id, "experiment_id": synced.experiment_id, "pending": run.pending()}
+        line |= {"model": synced.model.uri if synced.model else None, "warning": synced.warning}
         say(json.dumps(line | {"error": error or None}))
 
     while True:

@@ -77,6 +77,8 @@ def _round(syncing: SweepSync) -> tuple[tuple[str, ...], int]:
         summary = syncing.round()
     except DAMAGED as err:  # the folder is being removed, or was written to by other hands
         return (f"{type(err).__name__}: {err}",), 0
+    for warning in summary.warnings:
+        print(f"warning: {warning}", file=sys.stderr, flush=True)
     return summary.failures, summary.points
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from experiments.snapshot import PACKAGES
 from experiments.targets import HOUSE
 
+CODE = "code/packages"
+"""Where it lies, below the sweep's folder."""
 LEFT_OUT = shutil.ignore_patterns(".*")  # compiled code goes along: copies keep their times, by which Python knows it
 
 

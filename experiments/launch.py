@@ -50,7 +50,7 @@ class Result:
     metrics: dict[str, float] = field(default_factory=dict)
     """The last value of every metric, by name."""
     mlflow: dict[str, Any] = field(default_factory=dict)
-    """What the sync said last: run_id, experiment_id, pending, error."""
+    """What the sync said last: run_id, experiment_id, pending, model, warning, error."""
 
 
 def runs_elsewhere(config: Mapping[str, Any]) -> bool:
@@ -287,5 +287,8 @@ def _finish_sync(watch: _Watch, result: Result) -> None:
         with contextlib.suppress(ValueError):
             told = json.loads(line)
             result.mlflow |= told if isinstance(told, dict) else {}
+    if result.mlflow.get("warning"):
+        watch.display.say(f"warning: {result.mlflow['warning']}")
     if watch.sync.poll():
-        watch.display.say(later)
+        error = result.mlflow.get("error")
+        watch.display.say(f"warning: {error}" if error else later)

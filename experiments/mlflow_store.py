@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from experiments import describe, journal, store
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
     from mlflow.entities import Run
 
 METRICS_PER_CALL, PARAMS_PER_CALL = 1000, 100  # MLflow refuses more; of tags as many as of parameters
@@ -61,11 +62,29 @@ def refused(err: Exception, name: str, written: str | None, uri: str, again: str
         uri: what that means.
         again: what `lathe sync` is to be called with.
     """
-    reason = next(iter(str(err).strip().splitlines()), type(err).__name__).replace(uri, written or uri)
+    reason = _reason(err, uri).replace(uri, written or uri)
     return store.StoreError(
         f"tracking.store={describe.without_password(written or uri)} did not take {name!r}: "
         f"{describe.without_password(reason)[:300]}; its journals hold everything, `lathe sync {again}` tries again"
     )
+
+
+def first_line(err: Exception) -> str:
+    """What an error says, without the many lines that may follow."""
+    return next(iter(str(err).strip().splitlines()), type(err).__name__)
+
+
+def _reason(err: Exception, uri: str) -> str:
+    """What went wrong in a line, with a way out where there is one that the store's own words do not name."""
+    told = first_line(err)
+    if "error code 401" in told:
+        return "it wants a user and a password; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to those it knows"
+    if "error code 403" in told:
+        return "it does not let this user do that (403); ask who runs it for the permission to edit the experiment"
+    if isinstance(err, ImportError) or "No module named" in told:
+        way = "`pip install 'psycopg[binary]'`" if uri.startswith("postgresql") else "install it"
+        return f"Python has no driver for its database ({told}); {way} where runs are synced"
+    return told
 
 
 @lru_cache(maxsize=8)
@@ -90,6 +109,11 @@ class Store:
         lock.parent.mkdir(parents=True, exist_ok=True)
         with locked(lock):
             self._client = MlflowClient(tracking_uri=uri)  # making the client makes the schema
+
+    @property
+    def client(self) -> MlflowClient:
+        """MLflow's own, for what is not of runs."""
+        return self._client
 
     def run(self, run_id: str) -> Found | None:
         """A run by its id, brought back where it was deleted; None where there is none."""
@@ -148,6 +172,22 @@ class Store:
         if experiment.lifecycle_stage == "deleted":
             self._client.restore_experiment(experiment.experiment_id)
         return str(experiment.experiment_id)
+
+    def ui_version(self) -> str | None:
+        """The version of MLflow whose UI shows this store: a server's own, else the one that is installed here."""
+        import mlflow
+        from mlflow.utils.credentials import get_default_host_creds
+        from mlflow.utils.rest_utils import http_request
+
+        if not store.is_server(self.uri):
+            return str(mlflow.__version__)
+        login = get_default_host_creds(self.uri)  # type: ignore[no-untyped-call]
+        answer = http_request(login, "/version", "GET")  # type: ignore[no-untyped-call]
+        return answer.text.strip() if answer.ok else None
+
+    def set_experiment_tag(self, experiment_id: str, key: str, value: str) -> None:
+        """Set or replace a tag of an experiment; MLflow's UI keeps saved views in such."""
+        self._client.set_experiment_tag(experiment_id, key, value)
 
     def log_metrics(self, run_id: str, events: Iterable[journal.MetricsEvent]) -> int:
         """Send points with the time at which they were logged: MLflow takes the same point twice for one."""

@@ -34,7 +34,18 @@ class Origins:
         node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
         if isinstance(node, yaml.MappingNode):
             node.value = [(name, inner) for name, inner in node.value if name.value != "defaults"]
-            self._walk(node, package, path)
+            self.add_node(node, package, path)
+
+    def add_node(self, node: yaml.Node, package: str, path: Path) -> None:
+        """Note every value of a part of a file that was parsed already."""
+        self._walk(node, package, path)
+
+    def take(self, other: Origins, key: str) -> None:
+        """Have for a key, and for those below it, what another has."""
+        self._forget(key)
+        below = (f"{key}.", f"{key}[")
+        for own, others in ((self.texts, other.texts), (self.places, other.places), (self.traps, other.traps)):
+            own.update({known: told for known, told in others.items() if known == key or known.startswith(below)})
 
     def add_override(self, key: str, value: Any, typed: str) -> None:
         """Note what was typed on the command line for a key, or for the keys below it."""

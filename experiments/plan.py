@@ -10,6 +10,7 @@ from typing import Any
 from experiments import arrangement, site
 from experiments.facts import NOT_NEGATIVE, POSITIVE, Facts, NotJudgedError
 from experiments.faults import PlanError
+from experiments.model_name import fault_of
 from experiments.secrets import resolve
 from modules.parallel.topology import Topology
 
@@ -105,6 +106,13 @@ def _best_metric(facts: Facts) -> str | None:
     return f"checkpoint.best_metric={best} is no metric of the evaluation; name one such as val/loss_nats"
 
 
+def _registered_name(facts: Facts) -> str | None:
+    name = facts.get("tracking.register_as", str)
+    if not facts.get("tracking.log_model", bool):
+        return f"tracking.register_as={name} needs a model that is logged; set tracking.log_model=true"
+    return fault_of("tracking.register_as", name)
+
+
 def _files(facts: Facts) -> str | None:
     """Files that are not there, before anything queues; their content is checked when they are read."""
     root, name, files = facts.get("data.root", str), facts.get("data.folder", str), facts.get("data.files", list, dict)
@@ -160,5 +168,6 @@ def _warmup(facts: Facts) -> str | None:
 
 
 RULES: tuple[Callable[[Facts], str | list[str] | None], ...] = (
-    _efficiency, _best_metric, _files, *arrangement.RULES, _enough_examples, _length, _epochs, _warmup, *site.RULES,
+    _efficiency, _best_metric, _registered_name, _files, *arrangement.RULES, _enough_examples, _length, _epochs, _warmup,
+    *site.RULES,
 )  # fmt: skip

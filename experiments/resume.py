@@ -41,14 +41,15 @@ def changes(trial: Trial, overrides: Sequence[str], trust: Sequence[str] = ()) -
             for root in strange
         ]
         raise InputError(problems, f"the resume of '{trial.folder.name}'")
-    from experiments.compose import compose
+    from experiments.compose import change, compose
 
     provenance = trial.provenance
-    composed = compose(
-        [*(word for word in provenance["overrides"] if _root(word) not in anew), *overrides],
-        config_dirs=provenance["config_dirs"],
-        trust=[*provenance["trust"], *trust],
-    ).config
+    dirs, packages = provenance["config_dirs"], [*provenance["trust"], *trust]
+    if provenance.get("source"):
+        composed = change(trial.config, overrides, trial.id, config_dirs=dirs, trust=packages).config
+    else:
+        before = [word for word in provenance["overrides"] if _root(word) not in anew]
+        composed = compose([*before, *overrides], config_dirs=dirs, trust=packages).config
     if is_open(composed):
         raise InputError(
             ["parallel=auto is chosen before a run is frozen; name the layout that `lathe plan` shows for it"]

@@ -26,6 +26,7 @@ from experiments.memory import memory_peak_gib, memory_peaks
 from experiments.parts import Parts
 from experiments.plan import Plan
 from experiments.profiling import Profiler, count_work, profile_metrics
+from experiments.results.interface import of_tensors
 from experiments.saver import Best, Saver
 from experiments.seeding import derive
 from experiments.usage import Usage
@@ -82,7 +83,7 @@ class Training:
             engine.prepare(self.parts.learner, _recipe(config, plan, self.rank))
             train, val, test = (self._load(name) for name in ("train", "val", "test"))  # what is missing is told now
         self.saver = Saver(engine, self.parts.learner.model, self.checkpoints, self.rank.number == 0)
-        self.journal.params({**_derived(self.num_parameters, plan), **self._environment()})
+        self.journal.params({**_derived(self.num_parameters, plan), **self._environment(), **self._interface()})
         first_step = self._restore()
         self.usage = self._usage(first_step)
         self.profiler = Profiler(self.profile_folder, self.rank.number, first_step)
@@ -159,6 +160,7 @@ class Training:
         model, evaluator = self.parts.learner.model, self.parts.evaluator
         with torch.random.fork_rng(devices=[]), torch.inference_mode():
             outputs = model.eval()(inputs)
+            self.interface = of_tensors(inputs, outputs)
             model.train()
             _, other = self.parts.learner.objective(outputs, targets)
             names = [f"val/{name}" for name in {**other, **evaluator.metrics(evaluator.measure(outputs, targets))}]
@@ -282,6 +284,12 @@ class Training:
 
     def _is_on_gpu(self) -> bool:
         return any(parameter.is_cuda for parameter in self.parts.learner.model.parameters())
+
+    def _interface(self) -> dict[str, Any]:
+        """What the model takes and gives, for whoever exports it, and what the data that is read calls its classes."""
+        names = getattr(self.parts.data, "class_names", None)
+        words = {**self.interface.words(), "class_names": names and [str(name) for name in names]}
+        return {f"plan.{key}": value for key, value in words.items() if value is not None}
 
     def _environment(self) -> dict[str, str]:
         """What the last bits of a result depend on beside the plan."""

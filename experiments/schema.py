@@ -149,6 +149,10 @@ class Tracking:
     """Name of the MLflow experiment."""
     sync: Literal["live", "end", "off"]
     """live: in the background while the run trains; end: after it; off: only by `lathe sync`."""
+    log_model: bool
+    """Log the final model of a finished run, and of a sweep that of its best trial, as an MLflow model."""
+    register_as: str | None
+    """Name in MLflow's model registry under which that model is a new version; null: none."""
 
 
 @dataclass

@@ -26,6 +26,7 @@ SOURCE_SUFFIXES = {".py", ".yaml", ".yml", ".toml", ".txt", ".cfg"}
 # What a user's own git configuration may not change about a patch.
 DIFF = (
     "diff", "--binary", "--full-index", "--no-renames", "--no-color", "--no-ext-diff", "--no-textconv",
+    "--diff-algorithm=myers", "--indent-heuristic", "--unified=3", "--inter-hunk-context=0", "--no-relative", "-O/dev/null",
     "--src-prefix=a/", "--dst-prefix=b/", "HEAD", "--",
 )  # fmt: skip
 
@@ -38,14 +39,14 @@ def snapshots(
     Of a folder of configurations only the digest is taken: a repository's own settings can make git run programs, and
     configurations, unlike packages, may be a stranger's.
     """
-    places = [HOUSE, *(place for name in trust if (place := _folder_of(name)))]
-    roots = list(dict.fromkeys(_top_level(place) or place for place in places))
+    places = [HOUSE, *(place for name in trust if (place := folder_of(name)))]
+    roots = list(dict.fromkeys(top_level(place) or place for place in places))
     found = [snapshot(root, folder, warnings, runs_dir) for root in roots]
     plain = [place for place in map(Path, config_dirs) if not any(place.is_relative_to(root) for root in roots)]
-    return found + [_digest(place, runs_dir) for place in plain]
+    return found + [digest(place, runs_dir) for place in plain]
 
 
-def _folder_of(package: str) -> Path | None:
+def folder_of(package: str) -> Path | None:
     """Where a trusted package lies; None for an installed one, which `packages` tells by its version."""
     try:
         spec = importlib.util.find_spec(package.partition(".")[0])
@@ -75,8 +76,8 @@ def snapshot(root: Path, folder: Path, warnings: list[str], runs_dir: Path | Non
         and sha256 of the sources.
     """
     sha = (_git(root, "rev-parse", "--verify", "-q", "HEAD") or b"").decode().strip()
-    if _top_level(root) != root or not sha:
-        return _digest(root, runs_dir)
+    if top_level(root) != root or not sha:
+        return digest(root, runs_dir)
     changed = _names(root, warnings, "diff", "--name-only", "--no-renames", "-z", "HEAD")
     listed = _names(root, warnings, "ls-files", "--others", "--exclude-standard", "-z")
     untracked = [name for name in listed if runs_dir is None or not (root / name).is_relative_to(runs_dir)]
@@ -98,7 +99,8 @@ def snapshot(root: Path, folder: Path, warnings: list[str], runs_dir: Path | Non
     }
 
 
-def _digest(root: Path, runs_dir: Path | None) -> dict[str, Any]:
+def digest(root: Path, runs_dir: Path | None) -> dict[str, Any]:
+    """What is told of a folder outside git: name and sha256 of the sources."""
     return {"name": root.name, "sha256": _digest_sources(root, runs_dir), "git_sha": None}
 
 
@@ -214,7 +216,8 @@ def _names(root: Path, warnings: list[str], *args: str) -> list[str]:
 
 
 @lru_cache(maxsize=64)
-def _top_level(folder: Path) -> Path | None:
+def top_level(folder: Path) -> Path | None:
+    """The checkout that a folder lies in; None outside git."""
     top = os.fsdecode(_git(folder, "rev-parse", "--show-toplevel") or b"").strip()
     return Path(top).resolve() if top else None
 

@@ -16,6 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from experiments import sweep_view
 from experiments.display import console
 from experiments.faults import InputError
 from experiments.ledger import ENDED, State
@@ -242,7 +243,7 @@ def show(asked: argparse.Namespace) -> int:
     screen.print(summary(progress, has_bar=screen.is_terminal))
     if rows:
         screen.print("", trials_table(progress, rows, screen.width))
-    for told in _hints(progress, reference(sweep), len(known) - len(rows)):
+    for told in _hints(progress, sweep, len(known) - len(rows)):
         _say(screen, told)
     return DONE
 
@@ -263,8 +264,9 @@ def _show_all(runs_dir: Path, screen: Console, *, as_document: bool) -> int:
     return DONE
 
 
-def _hints(progress: Progress, name: str, num_hidden: int = 0) -> Iterator[str]:
+def _hints(progress: Progress, sweep: Sweep, num_hidden: int = 0) -> Iterator[str]:
     """What one may want to do next."""
+    name = reference(sweep)
     if num_hidden:
         yield f"{num_hidden} more trials; `lathe status {name} --all` shows them"
     num_waiting = progress.counts["waiting"] + progress.to_ask
@@ -273,6 +275,8 @@ def _hints(progress: Progress, name: str, num_hidden: int = 0) -> Iterator[str]:
         yield f"{trials} and no worker is left; `lathe resume {name}` starts more"
     if progress.counts["failed"]:
         yield f"`lathe logs {name}` shows what the failed printed, `lathe resume {name}` runs them again"
+    if progress.done:
+        yield sweep_view.way(sweep)
 
 
 def live(sweep: Sweep, executor: Executor, stop_when_done: bool = True, *, is_attached: bool = True) -> int:
@@ -295,7 +299,7 @@ def live(sweep: Sweep, executor: Executor, stop_when_done: bool = True, *, is_at
         if is_attached:
             _say(screen, f"the sweep goes on; `lathe status {name}` shows it, `lathe cancel {name}` ends it")
         return DONE
-    for told in _hints(progress, name):
+    for told in _hints(progress, sweep):
         _say(screen, told)
     is_good = not (progress.is_stranded or progress.counts["failed"] or progress.counts["cancelled"])
     return DONE if is_good and progress.state != "cancelled" else FAILED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from experiments.secrets import resolve
@@ -35,6 +36,11 @@ def resolve_store(store: str | None, runs_dir: Path) -> str:
 def is_server(uri: str) -> bool:
     """Whether a store is an MLflow server, which looks after its schema and its artifacts by itself."""
     return uri.startswith(("http:", "https:"))
+
+
+def without_login(uri: str) -> str:
+    """The address of a server as a browser takes it: without the user and password that it may hold."""
+    return re.sub(r"://[^/@]+@", "://", uri).rstrip("/")
 
 
 def sqlite_path(uri: str) -> Path | None:

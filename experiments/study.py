@@ -33,6 +33,8 @@ PRUNED_AT = "pruned_at"
 """Attribute of a study's trial: the step at which it was decided that it ends."""
 MEDIAN_STARTUP = 5
 """Points that end before the median of them says something."""
+CONNECT_S = 10
+MOST_SAID = 300
 Verdict = tuple[TrialState, float | None]
 
 
@@ -208,7 +210,10 @@ def _run_key(folder: Path) -> str:
 
 def _open(folder: Path, address: str | None) -> BaseStorage:
     if address is not None:
-        return RDBStorage(str(resolve(address)))
+        uri = str(resolve(address))
+        # A host that drops what it is sent is waited for two minutes otherwise.
+        options = {"connect_args": {"connect_timeout": CONNECT_S}} if uri.startswith("postgresql") else {}
+        return RDBStorage(uri, engine_kwargs=options)
     path = folder / FILE
     return JournalStorage(JournalFileBackend(str(path), lock_obj=_Lock(path)))  # type: ignore[arg-type]
 
@@ -259,13 +264,26 @@ def _told(address: str | None) -> Iterator[None]:
             [f"sweep.strategy.storage needs the environment variable {err.args[0]}; `export {err.args[0]}=...`"]
         ) from err
     except (ImportError, sqlalchemy.exc.NoSuchModuleError) as err:
-        raise InputError(
-            [
-                f"sweep.strategy.storage needs a package to reach its database ({err}); `pip install psycopg2-binary` or its like"
-            ]
-        ) from err
+        way = (
+            "`pip install 'psycopg[binary]'` for postgresql://"
+            if isinstance(err, ImportError)
+            else "see to its address"
+        )
+        told = f"sweep.strategy.storage needs a package to reach its database ({err.__cause__ or err}); {way}"
+        raise InputError([told]) from err
     except (sqlalchemy.exc.SQLAlchemyError, ValueError) as err:
-        reason = type(getattr(err, "orig", None) or err).__name__
         raise InputError(
-            [f"sweep.strategy.storage cannot be reached ({reason}); see to its address, or leave it out"]
+            [f"sweep.strategy.storage cannot be reached ({_reason(err, address)}); see to its address, or leave it out"]
         ) from err
+
+
+def _reason(err: Exception, address: str) -> str:
+    """What a database says, without the password; of any other fault its class, as its words may hold a part of it."""
+    from sqlalchemy.engine import make_url
+
+    said = getattr(err, "orig", None)
+    if said is None:
+        return type(err).__name__
+    told = " ".join(str(said).split())[:MOST_SAID]
+    password = make_url(str(resolve(address))).password
+    return told.replace(password, "***") if password else told

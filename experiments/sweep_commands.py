@@ -5,20 +5,30 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
+from typing import TYPE_CHECKING
 
 from experiments.build import build
 from experiments.display import console
 from experiments.ledger import Standing
 from experiments.question import Question
 from experiments.sweep import Sweep
-from experiments.sweeping import Draft, draft, extend, num_todo, pool_of, revive, submit, write
+from experiments.sweeping import Draft, check_storage, draft, extend, num_todo, pool_of, revive, submit, write
 from experiments.trial import runs_dir_of
 from launchers.base import Executor, LaunchError, Pool
 
+if TYPE_CHECKING:
+    from experiments.compose import Experiment
 
-def ask(question: Question, asked: argparse.Namespace) -> int:
-    """Freeze a sweep, start its workers, and show it until it ends."""
-    found = draft(question, config_dirs=asked.config_dir, trust=asked.trust)
+
+def ask(question: Question, asked: argparse.Namespace, experiment: Experiment | None = None) -> int:
+    """Freeze a sweep, start its workers, and show it until it ends.
+
+    Args:
+        question: what is asked.
+        asked: the words of the command.
+        experiment: what its one trial is of; None: what the question's overrides compose.
+    """
+    found = draft(question, config_dirs=asked.config_dir, trust=asked.trust, experiment=experiment)
     if found.templates.all[0].config["launcher"].get("dry"):
         return _show_dry(found)
     sweep = write(found)
@@ -36,6 +46,7 @@ def go_on(sweep: Sweep, asked: argparse.Namespace) -> int:
     """Run what of a sweep is missing, failed or lost, and what it is extended by."""
     from experiments.reaping import reap
 
+    check_storage(sweep.folder, sweep.question)
     reap(sweep, sweep.ledger(), sweep.executor())
     new = extend(sweep, asked.overrides)
     sweep = Sweep(sweep.folder)

@@ -12,17 +12,16 @@ from experiments.atomic import write_text
 from experiments.claims import trials_of
 from experiments.compose import Experiment, compose
 from experiments.faults import InputError, PlanError
-from experiments.frozen_code import copy_packages
+from experiments.frozen_code import CODE, copy_packages
 from experiments.ledger import Ledger, Standing
 from experiments.question import Question
-from experiments.sweep import ADAPTIVE, Sweep
+from experiments.sweep import ADAPTIVE, Sweep, needs_study
 from experiments.targets import trusted
 from experiments.templates import Template, Templates, check_links
 from experiments.trial import as_yaml, new_folder, provenance_of, runs_dir_of
 from launchers.base import Pool
 
 MOST_TOLD = 10
-CODE = "code/packages"
 
 
 @dataclass(frozen=True)
@@ -36,23 +35,37 @@ class Draft:
     trials: list[dict[str, Any]]
 
 
-def draft(question: Question, *, config_dirs: Sequence[str] = (), trust: Sequence[str] = ()) -> Draft:
+def draft(
+    question: Question,
+    *,
+    config_dirs: Sequence[str] = (),
+    trust: Sequence[str] = (),
+    experiment: Experiment | None = None,
+) -> Draft:
     """Compose what the space's choices of options ask for, and fill every point in.
+
+    Args:
+        question: what is asked.
+        config_dirs: folders with further groups and options.
+        trust: packages beyond the house's own whose classes `_target_` may name.
+        experiment: what stands already, of a question whose space is empty; None: it is composed.
 
     Raises:
         InputError: with every problem of every trial.
     """
-    templates, experiment = _compose_all(question, config_dirs, trust)
+    templates, experiment = _compose_all(question, config_dirs, trust, experiment)
     found = list(_trials(question, templates, Standing()))
     return Draft(question, experiment, templates, found)
 
 
-def _compose_all(question: Question, config_dirs: Sequence[str], trust: Sequence[str]) -> tuple[Templates, Experiment]:
+def _compose_all(
+    question: Question, config_dirs: Sequence[str], trust: Sequence[str], given: Experiment | None = None
+) -> tuple[Templates, Experiment]:
     groups = options.groups(options.user_folders(config_dirs))
     templates: list[Template] = []
     for choices in question.choices(groups):
         chosen = [f"{group}={option}" for group, option in choices.items()]
-        experiment = compose([*question.asked["base"], *chosen], config_dirs=config_dirs, trust=trust)
+        experiment = given or compose([*question.asked["base"], *chosen], config_dirs=config_dirs, trust=trust)
         # Of the whole worker, before a trial is given a part of it.
         if problems := site.find_problems(experiment.config):
             raise PlanError(problems, f"the sweep '{question.asked['name']}'")
@@ -137,6 +150,7 @@ def write(draft: Draft) -> Sweep:
         write_text(folder / "provenance.yaml", as_yaml(provenance))
         draft.templates.save(folder)
         (folder / "workers").mkdir()
+        check_storage(folder, draft.question.asked)
         # Last of all: it is what makes the folder a sweep.
         write_text(folder / "sweep.yaml", draft.question.text())
     sweep = Sweep(folder)
@@ -144,6 +158,18 @@ def write(draft: Draft) -> Sweep:
     with ledger.locked():
         _add(sweep, ledger, draft.trials)
     return sweep
+
+
+def check_storage(folder: Path, asked: dict[str, Any]) -> None:
+    """Open the study in the database that the question names, before a worker would die of what is wrong with it.
+
+    Raises:
+        InputError: it cannot be reached, or its driver is missing.
+    """
+    if asked["strategy"]["storage"] is not None and needs_study(asked):
+        from experiments.study import Study
+
+        Study(folder, asked)
 
 
 def _add(sweep: Sweep, ledger: Ledger, trials: list[dict[str, Any]]) -> None:
@@ -164,6 +190,9 @@ def extend(sweep: Sweep, overrides: Sequence[str]) -> int:
     """
     question = Question.load(sweep.folder)
     provenance = sweep.provenance
+    if overrides and provenance.get("source"):
+        told = f"{overrides[0]}: the sweep '{sweep.name}' is one run of a shared file; run it again with `lathe run --from`"
+        raise InputError([told])
     asked = question.extended(overrides, provenance["config_dirs"])
     before = sweep.templates()
     composed, _ = _compose_all(asked, provenance["config_dirs"], provenance["trust"]) if overrides else (before, None)

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from experiments import atomic, describe, journal, mlflow_store, store
+from experiments.faults import InputError
 from experiments.mlflow_store import Found, Store
+from experiments.results import logged
 from experiments.standing import Standing, process_alive, standing
 from experiments.trial import Trial
 
@@ -35,6 +37,25 @@ class Synced:
     run_id: str | None
     experiment_id: str | None
     points: int
+    model: Logged | None = None
+    """Its final model, where that is in the store."""
+    warning: str | None = None
+    """Why it is not, where it should be."""
+
+
+@dataclass(frozen=True)
+class Logged:
+    """The final model of a run in its store."""
+
+    id: str
+    name: str = ""
+    """Under which it is registered; "" where it is not."""
+    version: str = ""
+
+    @property
+    def uri(self) -> str:
+        """What MLflow loads it by."""
+        return f"models:/{self.name}/{self.version}" if self.name else f"models:/{self.id}"
 
 
 @dataclass(frozen=True)
@@ -48,6 +69,8 @@ class Place:
     """By the ledger, whatever the trial's files say."""
     since: float
     """When it came to that: the start of a run whose journal has no event yet."""
+    measured: journal.MetricsEvent | None = None
+    """What the ledger knows of its cost, once it has ended."""
 
 
 @dataclass
@@ -64,6 +87,8 @@ class _Progress:
     name: str = ""
     tags: dict[str, str] = field(default_factory=dict)  # of those that change
     status: list[Any] | None = None  # word of MLflow's, time of the end
+    model: str = ""  # id of the final model, once it is logged
+    versions: dict[str, str] = field(default_factory=dict)  # of it, by the name it is registered under
 
     @classmethod
     def load(cls, path: Path, name: str) -> _Progress:
@@ -115,13 +140,35 @@ class RunSync:
                 if not attached and not self._attach(into, progress, place):
                     return Synced(None, None, 0)
                 points = self._upload(into, progress)
+                if place is not None and place.measured is not None:
+                    into.log_metrics(progress.run_id, [place.measured])
                 self._set_standing(into, progress, reconcile, place)
                 self._upload_artifacts(into, progress)
+                asked = self._asks_for_model(progress, place)
+                model, warning = self._try_model(into, progress) if asked else (None, None)
         except errors as err:
             self._attached = ""
             name, written = self.trial.folder.name, self.trial.config["tracking"]["store"]
             raise mlflow_store.refused(err, name, written, uri, name) from err
-        return Synced(progress.run_id, progress.experiment_id, points)
+        return Synced(progress.run_id, progress.experiment_id, points, model, warning)
+
+    def log_model(self, register_as: str | None = None) -> Logged:
+        """Log the final model of a run that is in the store, and register it, as far as that is not done.
+
+        Raises:
+            InputError: the run has no model.
+            StoreError: the store did not take it.
+        """
+        uri, written = store.store_uri(self.trial), self.trial.config["tracking"]["store"]
+        errors = mlflow_store.errors()
+        try:
+            into = mlflow_store.open_store(uri, self.trial.runs_dir)
+            with mlflow_store.locked(self.trial.folder / "sync.lock"):
+                progress = _Progress.load(self._path, written or uri)
+                return self._bring_model(into, progress, register_as, however_large=True)
+        except errors as err:
+            name = self.trial.folder.name
+            raise mlflow_store.refused(err, name, written, uri, name) from err
 
     def pending(self) -> int:
         """Events that the store has not got yet."""
@@ -165,6 +212,7 @@ class RunSync:
         progress.run_id, progress.experiment_id = run.run_id, run.experiment_id
         progress.offsets, progress.last_state, progress.last_time = {}, None, 0.0
         progress.name, progress.tags, progress.status = run.tags.get("mlflow.runName", ""), passing(run.tags), None
+        progress.model, progress.versions = "", {}
         progress.artifacts = ["trial.yaml", "provenance.yaml", *(f"code/{path.name}" for path in code)]
 
     def _upload(self, into: Store, progress: _Progress) -> int:
@@ -214,6 +262,7 @@ class RunSync:
         tags |= {"lathe.reason": now.reason} if now.reason else {}
         tags |= {"lathe.failure": now.failure} if now.failure else {}
         tags |= {"lathe.host": last["host"]} if last is not None else {}
+        tags |= describe.reproduction_tags(self.trial)
         tags |= dict(place.tags if place else {})
         status = [STATUS[now.state], now.ended]
         name = place.name if place else progress.name
@@ -226,6 +275,35 @@ class RunSync:
             into.set_status(progress.run_id, STATUS[now.state], now.ended)
         progress.tags, progress.status, progress.name = tags, status, name
         progress.save(self._path)
+
+    def _asks_for_model(self, progress: _Progress, place: Place | None) -> bool:
+        """Whether the model of this run is to be logged with it; of a sweep's trials the sweep picks one."""
+        is_finished = progress.status is not None and progress.status[0] == "FINISHED"
+        return bool(place is None and is_finished and self.trial.config["tracking"].get("log_model"))
+
+    def _try_model(self, into: Store, progress: _Progress) -> tuple[Logged | None, str | None]:
+        """Log the model, or say why that cannot be: the run is in the store all the same."""
+        try:
+            return self._bring_model(into, progress, self.trial.config["tracking"].get("register_as")), None
+        except InputError as err:
+            reason = "; ".join(err.problems)
+        except mlflow_store.errors() as err:
+            reason = f"{describe.without_password(mlflow_store.first_line(err))}; `lathe sync {self.trial.reference}` tries again"
+        return None, f"the model of run '{self.trial.folder.name}' was not logged: {reason}"
+
+    def _bring_model(
+        self, into: Store, progress: _Progress, register_as: str | None, *, however_large: bool = False
+    ) -> Logged:
+        run = logged.Run(into, progress.experiment_id, progress.run_id, progress.name)
+        if not progress.model:
+            progress.model = logged.log(self.trial, run, however_large=however_large)
+            progress.save(self._path)
+        if register_as is None:
+            return Logged(progress.model)
+        if register_as not in progress.versions:
+            progress.versions[register_as] = logged.register(self.trial, run, progress.model, register_as)
+            progress.save(self._path)
+        return Logged(progress.model, register_as, progress.versions[register_as])
 
     def _upload_artifacts(self, into: Store, progress: _Progress) -> None:
         """Upload the files on the list, last of all: a store that takes no files shall still have the curves."""

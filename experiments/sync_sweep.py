@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from yaml import YAMLError
 
-from experiments import atomic, describe_sweep, mlflow_store, store
+from experiments import atomic, describe_sweep, mlflow_store, store, sweep_view
 from experiments.faults import InputError
 from experiments.ledger import Entry
 from experiments.mlflow_store import Store
@@ -24,6 +24,8 @@ from experiments.sweep_curve import Curve
 from experiments.sync import Place, RunSync, changed, passing, sync_run
 from experiments.trial import Trial, find
 
+REPORT, PAGE = "report", "report.html"
+"""Folder in a sweep's where `lathe report` writes, and what it writes last."""
 SAVE_EVERY = 50
 MOST_FAILURES = 3
 """Trials in a row that a store may refuse before the others are left for later."""
@@ -38,6 +40,8 @@ class Summary(NamedTuple):
     """Those of trials; the parent run of a sweep is not counted."""
     points: int
     failures: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+    """What is not in the store and need not be: a final model that could not be logged."""
 
 
 def sync_all(runs_dir: Path, names: Sequence[str] = ()) -> Summary:
@@ -53,7 +57,7 @@ def sync_all(runs_dir: Path, names: Sequence[str] = ()) -> Summary:
     if not names:
         chosen = {path.parent: None for path in sorted(runs_dir.glob("*/sweep.yaml"))}
         chosen |= {path.parent: None for path in sorted(runs_dir.glob("single/*/trial.yaml"))}
-    runs = points = 0
+    runs, points, warnings = 0, 0, list[str]()
     for folder, trials in chosen.items():
         try:
             done = _sync(folder, trials)
@@ -63,7 +67,8 @@ def sync_all(runs_dir: Path, names: Sequence[str] = ()) -> Summary:
             failures.append(_damaged(folder, err))
         else:
             runs, points, failures = runs + done.runs, points + done.points, [*failures, *done.failures]
-    return Summary(runs, points, tuple(failures))
+            warnings += done.warnings
+    return Summary(runs, points, tuple(failures), tuple(warnings))
 
 
 def _choose(name: str, runs_dir: Path, chosen: dict[Path, set[str] | None]) -> None:
@@ -81,7 +86,8 @@ def _choose(name: str, runs_dir: Path, chosen: dict[Path, set[str] | None]) -> N
 def _sync(folder: Path, trials: Collection[str] | None) -> Summary:
     if (folder / "sweep.yaml").is_file():
         return SweepSync(Sweep(folder)).round(trials)
-    return Summary(1, sync_run(Trial(folder)).points, ())
+    done = sync_run(Trial(folder))
+    return Summary(1, done.points, (), (done.warning,) if done.warning else ())
 
 
 def _damaged(folder: Path, err: Exception) -> str:
@@ -116,6 +122,9 @@ class _Progress:
     tags: dict[str, str] = field(default_factory=dict)
     status: list[Any] | None = None
     question: str = ""  # fingerprint of the sweep.yaml that was uploaded
+    report: str = ""  # likewise of the page of the report, which may be written anew
+    view: str = ""  # fingerprint of the saved view that the store was given
+    view_key: str = ""  # what its link names; "" where the store's UI does not know saved views
     artifacts: list[str] = field(default_factory=list)
 
     @classmethod
@@ -172,10 +181,13 @@ class SweepSync:
                     into = self._attach(uri, progress)
                 chosen = [entry for entry in self._entries() if only is None or entry.id in only]
                 points, failures = self._sync_children(progress, chosen)
+                warning = None
                 if self._told != self._seen:
                     self._tell(into, progress)
+                    warning = self._log_best(progress) if self._over else None
                 self._told = self._seen if not failures and only is None else ""
-                return Summary(sum(entry.id in progress.children for entry in chosen), points, tuple(failures))
+                runs = sum(entry.id in progress.children for entry in chosen)
+                return Summary(runs, points, tuple(failures), (warning,) if warning else ())
         except errors as err:
             self._attached = self._told = ""
             name, again = self.sweep.name, reference(self.sweep)
@@ -235,6 +247,7 @@ class SweepSync:
             code = sorted(path for path in (self.sweep.folder / "code").glob("*") if path.is_file())
             progress.run_id, progress.experiment_id, progress.children = run.run_id, run.experiment_id, {}
             progress.points, progress.tags, progress.status, progress.question = 0, passing(run.tags), None, ""
+            progress.view = progress.view_key = progress.report = ""
             progress.artifacts = ["provenance.yaml", *(f"code/{path.name}" for path in code)]
         asked = describe_sweep.parameters(self.sweep.question)
         into.log_params(run.run_id, {key: text for key, text in asked.items() if key not in run.params})
@@ -282,21 +295,62 @@ class SweepSync:
             params=describe_sweep.swept_parameters(entry),
             standing=of_entry(entry),
             since=entry.since,
+            measured=describe_sweep.cost_of(entry),
         )
         synced = run.round(reconcile=False, place=place)
         if entry.state != "running":
             del self._children[entry.id]
         return str(synced.run_id), synced.points
 
+    def _log_best(self, progress: _Progress) -> str | None:
+        """Log the final model of the best trial of a sweep that is over; of the others `lathe export` does it.
+
+        Returns:
+            Why that cannot be, where it should be.
+        """
+        assert self._progress is not None
+        best = self._progress.best
+        if best is None or not self._tracking.get("log_model"):
+            return None
+        rows = [row for row in self._progress.rows if row.id in best.trials and row.id in progress.children]
+        if not rows:  # it was taken from another sweep, which has its model
+            return None
+        ahead = max if self._progress.mode == "max" else min
+        found = ahead(rows, key=lambda row: best.value if row.best is None else row.best)
+        try:
+            RunSync(Trial(self.sweep.folder / found.id)).log_model(self._tracking.get("register_as"))
+        except InputError as err:
+            reason = "; ".join(err.problems)
+        except StoreError as err:
+            reason = str(err)
+        else:
+            return None
+        return f"the model of the best trial '{found.id}' of sweep '{self.sweep.name}' was not logged: {reason}"
+
+    def _save_view(self, into: Store, progress: _Progress) -> None:
+        """Save the view of the question as it stands, where the store's UI knows such views."""
+        view = sweep_view.view(self.sweep)
+        fingerprint = hashlib.sha256(view.text.encode()).hexdigest() if view else "none"
+        if fingerprint == progress.view:
+            return
+        progress.view_key = ""
+        if view is not None and sweep_view.is_known(into.ui_version()):
+            into.set_experiment_tag(progress.experiment_id, view.tag, view.text)
+            progress.view_key = view.key
+        progress.view = fingerprint
+        progress.save(self._path)
+
     def _tell(self, into: Store, progress: _Progress) -> None:
         """Bring the parent run up to date: its curves, tags and note, then its status, and files last of all."""
         assert self._progress is not None
+        self._save_view(into, progress)
         new = self._curve.curve[progress.points :]
         into.log_metrics(progress.run_id, new)
         page = f"#/experiments/{progress.experiment_id}/runs"
         links = {trial: f"{page}/{run_id}" for trial, (run_id, _) in progress.children.items()}
         tags = describe_sweep.live_tags(self._progress, self._over)
-        tags["mlflow.note.content"] = describe_sweep.note(self.sweep, self._progress, self._names, links)
+        view = sweep_view.page(self.sweep.question, self.sweep.key, progress.experiment_id, progress.view_key or None)
+        tags["mlflow.note.content"] = describe_sweep.note(self.sweep, self._progress, self._names, links, view)
         into.set_tags(progress.run_id, changed(progress.tags, tags))
         times = [entry.since for entry in self._ledger.standing.entries.values()]
         ended = max(times, default=self._progress.opened) if self._over else None
@@ -304,12 +358,20 @@ class SweepSync:
         if status != progress.status:
             into.set_status(progress.run_id, status[0], ended)
         progress.points, progress.tags, progress.status = progress.points + len(new), tags, status
-        fingerprint = hashlib.sha256((self.sweep.folder / "sweep.yaml").read_bytes()).hexdigest()
-        if fingerprint != progress.question and "sweep.yaml" not in progress.artifacts:
+        question, report = _fingerprint(self.sweep.folder / "sweep.yaml"), _fingerprint(self.sweep.folder / REPORT / PAGE)
+        if question != progress.question and "sweep.yaml" not in progress.artifacts:
             progress.artifacts.insert(0, "sweep.yaml")
+        if report != progress.report and REPORT not in progress.artifacts:
+            progress.artifacts.append(REPORT)
         progress.save(self._path)
         while progress.artifacts:
             into.upload(progress.run_id, self.sweep.folder, progress.artifacts[0])
-            if progress.artifacts.pop(0) == "sweep.yaml":
-                progress.question = fingerprint
+            uploaded = progress.artifacts.pop(0)
+            progress.question = question if uploaded == "sweep.yaml" else progress.question
+            progress.report = report if uploaded == REPORT else progress.report
             progress.save(self._path)
+
+
+def _fingerprint(path: Path) -> str:
+    """Of a file; "" where there is none."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""

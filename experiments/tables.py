@@ -38,6 +38,8 @@ def closing_table(result: Result) -> Table:
     table.add_row("log", f"attempts/{result.attempt}/log.txt")
     if result.mlflow.get("run_id"):
         table.add_row("MLflow run", str(result.mlflow["run_id"]))
+        if result.mlflow.get("model"):
+            table.add_row("MLflow model", str(result.mlflow["model"]))
         table.add_row("compare", f"lathe ui --runs-dir {trial.runs_dir}")
     if result.status != "finished":
         trust = "".join(f" --trust {name}" for name in trial.provenance["trust"])

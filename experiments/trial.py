@@ -49,7 +49,7 @@ class Trial:
 
     @cached_property
     def provenance(self) -> dict[str, Any]:
-        """Where it came from: trial_id, run_key, created, overrides, code, host, python, packages, data.
+        """Where it came from: trial_id, run_key, created, overrides, source, code, host, python, packages, data.
 
         A trial of a sweep shares most of it with the others; that stands once, in the sweep's folder.
         """
@@ -148,6 +148,8 @@ def provenance_of(experiment: Experiment, folder: Path, runs_dir: Path) -> dict[
         "run_key": uuid.uuid4().hex,
         "created": time.time(),
         "overrides": list(experiment.overrides),
+        "choices": dict(experiment.choices),
+        **({"source": experiment.source} if experiment.source else {}),
         "config_dirs": list(experiment.config_dirs),
         "trust": list(experiment.trust),
         "code": code,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
@@ -17,13 +18,18 @@ from pathlib import Path
 from typing import IO
 from urllib.error import HTTPError
 from urllib.parse import quote
-from urllib.request import ProxyHandler, build_opener
+from urllib.request import ProxyHandler, Request, build_opener
 
+from experiments import sweep_view
 from experiments.describe import without_password
-from experiments.store import StoreError, artifacts_folder, is_server, resolve_store, sqlite_path
+from experiments.progress import reference
+from experiments.store import StoreError, artifacts_folder, is_server, resolve_store, sqlite_path, without_login
+from experiments.sweep import Sweep
 
 _START_TIMEOUT_S = 120.0  # 12 s on two idle cores (2026-11-23)
 _END_TIMEOUT_S = 10.0
+MOST_SWEEPS = 5
+"""Of those whose pages are told."""
 
 
 def serve(
@@ -32,6 +38,7 @@ def serve(
     experiment: str = "lathe",
     port: int | None = None,
     say: Callable[[str], None] = print,
+    sweep: Sweep | None = None,
 ) -> int:
     """Serve a store until Ctrl-C or SIGTERM; of a store that is a server itself, only say the address.
 
@@ -40,7 +47,8 @@ def serve(
         store: as `tracking.store`.
         experiment: the one whose runs the address opens.
         port: of the loopback interface; None takes a free one.
-        say: takes the address, once it answers.
+        say: takes the address, once it answers; then those of the newest sweeps.
+        sweep: the one at which the address opens, if any.
 
     Returns:
         0, the exit code of a server that was ended on purpose.
@@ -49,8 +57,19 @@ def serve(
         StoreError: there is no store, the port is taken, or the server failed.
     """
     uri = resolve_store(store, runs_dir)
+    if sweep is not None and not sweep_view.is_in(sweep, uri):
+        raise StoreError(
+            f"sweep '{sweep.name}' does not stand in the store {without_password(store or uri)}; "
+            f"`lathe sync {reference(sweep)}` brings it to its own"
+        )
+
+    def tell(address: str) -> None:
+        say(runs_page(address, experiment) if sweep is None else sweep_view.link(sweep, address))
+        for other in sweep_view.newest(runs_dir, uri, MOST_SWEEPS) if sweep is None else ():
+            say(f"  sweep {other.name}  {sweep_view.link(other, address)}")
+
     if is_server(uri):
-        say(runs_page(re.sub(r"://[^/@]+@", "://", uri).rstrip("/"), experiment))
+        tell(without_login(uri))
         return 0
     database = sqlite_path(uri)
     if database is not None and not database.is_file():
@@ -63,7 +82,7 @@ def serve(
         print("starting MLflow's server, which takes some seconds; Ctrl-C ends it", file=sys.stderr, flush=True)
         try:
             _wait_until_healthy(server, port, log)
-            say(runs_page(f"http://127.0.0.1:{port}", experiment))
+            tell(f"http://127.0.0.1:{port}")
             server.wait()
             raise StoreError(f"MLflow's server ended by itself ({_last_line(log)}); start `lathe ui` again")
         except KeyboardInterrupt:
@@ -139,12 +158,20 @@ def _get(address: str) -> bytes:
     here = address.startswith("http://127.0.0.1:")
     opener = build_opener(ProxyHandler({})) if here else build_opener()
     try:
-        with opener.open(address, timeout=5) as answer:
+        with opener.open(Request(address, headers=_login()), timeout=5) as answer:
             page: bytes = answer.read()
             return page
     except HTTPError as err:
         err.close()
         raise
+
+
+def _login() -> dict[str, str]:
+    """What a server with basic authentication wants to see, where MLflow's own variables tell it."""
+    user, password = (os.environ.get(f"MLFLOW_TRACKING_{name}") for name in ("USERNAME", "PASSWORD"))
+    if not (user and password):
+        return {}
+    return {"Authorization": f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"}
 
 
 def _last_line(log: IO[bytes]) -> str:

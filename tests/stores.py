@@ -10,7 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -96,11 +96,14 @@ def expected(steps: range) -> list[tuple[Any, ...]]:
 
 
 @contextmanager
-def mlflow_server(database: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
+def mlflow_server(
+    database: Path, port: int, *options: str, env: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
     """A server on an SQLite file, ended with all its processes by their group."""
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{database}"]
     command += ["--port", str(port), "--workers", "1", "--default-artifact-root", str(database.parent / "served")]
-    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    command += options
+    quiet = {**(env or {}), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     with (database.parent / "server.log").open("ab") as log:
         server = subprocess.Popen(
             command, env=os.environ | quiet, stdout=log, stderr=log, start_new_session=True, cwd=database.parent

@@ -109,6 +109,6 @@ def expected_points(sweep: Sweep) -> list[tuple[str, str, int, float]]:
 
 
 def stored_points(runs_dir: Path, database: str = "mlflow.db") -> list[tuple[str, str, int, float]]:
-    """The same by the store, where each row is a point."""
+    """The same by the store, where each row is a point; without what the ledger adds."""
     query = "select t.value, m.key, m.step, m.value from metrics m join tags t using (run_uuid) where t.key = 'lathe.trial_id'"
-    return sorted(sql(runs_dir / database, query))
+    return sorted(sql(runs_dir / database, f"{query} and m.key != 'cost/queue_wait_s'"))

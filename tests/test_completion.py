@@ -23,7 +23,7 @@ def completions(line: str) -> list[str]:
 
 
 def test_the_first_word_is_a_command() -> None:
-    assert completions("lathe re") == ["resume", "rehearse"]
+    assert completions("lathe re") == ["resume", "reproduce", "report", "rehearse"]
     assert completions("lathe ")[:2] == ["run", "plan"]
     assert completions("lathe --v") == ["--version"]
     assert completions("lathe nonsense ") == []
@@ -81,6 +81,23 @@ def test_resume_and_sync_complete_the_ids_of_the_runs_that_there_are(
     assert completions("lathe resume --runs-dir elsewhere ") == ["fedcba9876"]
     monkeypatch.setenv("LATHE_RUNS", "elsewhere")
     assert completions("lathe resume f") == ["fedcba9876"]
+
+
+def test_runs_to_share_and_files_that_were_shared_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "runs" / "single" / "0a1b2c").mkdir(parents=True)
+    (tmp_path / "runs" / "single" / "0a1b2c" / "trial.yaml").touch()
+    (tmp_path / "deep" / "here").mkdir(parents=True)
+    for name in ("lenet.yaml", "lenet.tar.gz", "lenet.py", "deep/mlp.yaml", ".hidden.yaml"):
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("LATHE_RUNS", raising=False)
+    assert completions("lathe share 0a") == ["0a1b2c"]
+    assert completions("lathe share 0a1b2c ") == []
+    assert completions("lathe run --from ") == ["deep/", "lenet.tar.gz", "lenet.yaml", "runs/"]
+    assert completions("lathe plan --from deep/") == ["deep/here/", "deep/mlp.yaml"]
+    assert completions("lathe run --from=le") == ["--from=lenet.tar.gz", "--from=lenet.yaml"]
+    assert completions("lathe reproduce le") == ["lenet.tar.gz", "lenet.yaml"]
+    assert completions("lathe diff 0a1b2c lenet.y") == ["lenet.yaml"]
 
 
 def test_sweeps_and_what_names_their_trials_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,8 @@ FOREIGN = {  # what a folder leaves to others
 }
 ONLY = {
     "hydra": {"experiments/compose.py"},
-    "mlflow": {"experiments/mlflow_store.py", "experiments/ui_app.py"},  # what writes to a store, and what serves it
+    # What writes runs and models to a store, and what serves it.
+    "mlflow": {"experiments/mlflow_store.py", "experiments/mlflow_model.py", "experiments/ui_app.py"},
 }
 CONTRACTS = {  # beside every base.py: what a plan shares with engines
     "modules.parallel.deepspeed_config", "modules.parallel.fits", "modules.parallel.partition", "modules.parallel.topology",

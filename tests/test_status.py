@@ -153,7 +153,10 @@ def test_one_sweep_is_shown_and_what_to_do_next(tmp_path: Path, lathe: Lathe) ->
     done = lathe("status", "s")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.count("\nb0000") == 8
-    assert done.stdout.endswith("`lathe logs s` shows what the failed printed, `lathe resume s` runs them again\n")
+    assert done.stdout.endswith(
+        "`lathe logs s` shows what the failed printed, `lathe resume s` runs them again\n"
+        "`lathe ui --sweep s` shows the trials side by side in MLflow, once `lathe sync s` has brought them there\n"
+    )
     assert lathe("status", "s", "--failed").stdout.count("\nb0000") == 1
     elsewhere = lathe("status", str(sweep.folder), env={"LATHE_RUNS": "other"})
     assert f"`lathe logs {sweep.folder}`" in elsewhere.stdout

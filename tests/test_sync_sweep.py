@@ -144,7 +144,7 @@ def test_the_note_says_what_was_asked_where_it_stands_and_how_to_have_it_again(r
     ledgers.end(sweep, second, "failed", failure="exception", reason="TrainingError: loss=nan |\n`x`")
     sync_sweep(sweep)
     note = tags_of(runs_dir, "probe")["mlflow.note.content"]
-    assert note.startswith("**probe**: does it learn?\n")
+    assert note.startswith("**probe**: does it learn? ([all trials side by side](#/experiments/")
     assert "| `optimizer.lr` | `0.001,0.01,0.1` |" in note
     assert "| `base` | `model=mlp data=blobs` |" in note
     ids = children(runs_dir, "run_uuid")
@@ -201,6 +201,25 @@ def test_the_ledger_says_where_a_trial_stands(
     assert (ended is None) == (state == "waiting")
     assert ended is None or ended == round(ledgers.entry(sweep, trial).since * 1000) >= started
     assert stored_points(runs_dir) == expected_points(sweep)
+
+
+def test_how_long_a_trial_has_waited_is_told_once_when_it_has_ended(runs_dir: Path) -> None:
+    sweep = make_swept(runs_dir, LRS[:1])
+    trial = ledgers.ids(1)[0]
+    for state in ("waiting", "finished"):
+        begin(sweep, trial)
+        sync_sweep(sweep)
+        assert not curve_of(runs_dir, "cost/queue_wait_s")
+        ledgers.end(sweep, trial, state, value=0.5)
+    for _ in range(2):
+        sync_sweep(sweep)
+    waited = ledgers.entry(sweep, trial).waited_s
+    assert waited > 0
+    assert curve_of(runs_dir, "cost/queue_wait_s") == [pytest.approx(waited)]
+
+
+def curve_of(runs_dir: Path, metric: str) -> list[float]:
+    return [value for (value,) in sql(runs_dir / "mlflow.db", f"select value from metrics where key = '{metric}'")]
 
 
 def test_all_attempts_of_a_trial_are_one_run(runs_dir: Path) -> None:
@@ -338,13 +357,13 @@ def test_what_is_in_the_store_is_not_looked_at_again(runs_dir: Path, monkeypatch
     into = mlflow_store.open_store(f"sqlite:///{runs_dir}/mlflow.db", runs_dir)
     watched = Watched(into._client)
     monkeypatch.setattr(into, "_client", watched)
-    assert syncs.round() == (3, 0, ())
+    assert syncs.round() == (3, 0, (), ())
     assert watched.calls == []  # not even of the one that runs
     ledgers.end(sweep, ledgers.ids(3)[2], "finished", value=0.5)
     syncs.round()
     assert Counter(watched.calls)["create_run"] == 0
     watched.calls.clear()
-    assert sync_sweep(sweep) == (3, 0, ())
+    assert sync_sweep(sweep) == (3, 0, (), ())
     assert watched.calls == ["get_run"]
 
 
@@ -417,8 +436,8 @@ def test_sync_all_takes_sweeps_trials_and_runs(runs_dir: Path) -> None:
     assert len(summary.failures) == 1
     assert "there is no run 'twice'" in summary.failures[0]
     assert tags_of(runs_dir, "two")["lathe.finished"] == "2"
-    assert sync_all(runs_dir) == (5, 8, ())
-    assert sync_all(runs_dir, ["feed"]) == (1, 0, ())
+    assert sync_all(runs_dir) == (5, 8, (), ())
+    assert sync_all(runs_dir, ["feed"]) == (1, 0, (), ())
     assert tags_of(runs_dir, "blobs")["lathe.kind"] == "run"
     (one.folder / "templates.json").write_text("[")
     (two.folder / ledgers.ids(1)[0] / "trial.yaml").write_text("tracking: [")
@@ -530,7 +549,7 @@ def test_many_syncs_at_once_make_one_parent_and_one_run_a_trial(runs_dir: Path) 
         go(process)
     told = [process.communicate()[0] for process in processes]
     assert [process.returncode for process in processes] == [0] * 4
-    assert sorted(line.split("points=")[1] for line in told) == ["0, failures=())\n"] * 3 + ["24, failures=())\n"]
+    assert sorted(line.split("points=")[1] for line in told) == ["0, failures=(), warnings=())\n"] * 3 + ["24, failures=(), warnings=())\n"]
     assert stored_points(runs_dir) == expected_points(sweep)
     assert num_runs(runs_dir) == 7
 
@@ -563,7 +582,7 @@ def test_a_sync_that_is_killed_anywhere_loses_and_doubles_nothing(runs_dir: Path
     assert stored_points(runs_dir) == expected_points(sweep)
     assert curve(runs_dir, "finished") == [(step, float(step)) for step in range(1, 7)]
     assert num_runs(runs_dir) == 7
-    assert sync_sweep(sweep) == (6, 0, ())
+    assert sync_sweep(sweep) == (6, 0, (), ())
 
 
 def test_what_a_worker_ran_is_in_the_store(runs_dir: Path) -> None:
@@ -622,7 +641,7 @@ def test_a_trial_that_could_not_be_written_is_told_by_the_parent(runs_dir: Path)
     trial = ledgers.ids(1)[0]
     ledgers.begin(sweep, trial)
     ledgers.end(sweep, trial, "failed", failure="config error", reason="hardware.device=cuda")
-    assert sync_sweep(sweep) == (0, 0, ())
+    assert sync_sweep(sweep) == (0, 0, (), ())
     assert "| config error | 1 | `lr=0.001`: " in tags_of(runs_dir, "probe")["mlflow.note.content"]
     assert not journal.journals(sweep.folder / trial)
     assert isinstance(Sweep(sweep.folder).ledger().look(), Standing)

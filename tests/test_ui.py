@@ -52,9 +52,9 @@ def trained(runs_dir: Path, lr: float) -> None:
 
 
 @contextmanager
-def served(runs_dir: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def served(runs_dir: Path, *flags: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "experiments.cli", "ui", "--runs-dir", str(runs_dir)],
+        [sys.executable, "-P", "-m", "experiments.cli", "ui", "--runs-dir", str(runs_dir), *flags],
         stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stdout is not None

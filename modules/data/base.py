@@ -34,7 +34,7 @@ class Data(Protocol):
     """One data set. Building it is cheap and reads nothing: `load` does.
 
     A class that takes ``num_train``, the number of training examples, can be trained by epochs: the plan counts their steps
-    without reading anything.
+    without reading anything. One that has ``class_names`` after it was loaded says what an exported model calls its classes.
     """
 
     def load(self, split: str) -> Split:

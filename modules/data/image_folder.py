@@ -73,6 +73,7 @@ class ImageFolder:
                 f"data.folder={self.folder!r}: {self.path / 'train'} has {len(classes)} folders, but "
                 f"data.num_classes={self.num_classes}; every class has one; set data.num_classes={len(classes)}"
             )
+        self.class_names = classes
         names: list[bytes] = []
         targets: list[int] = []
         for name in self._subfolders(split):
