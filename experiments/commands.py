@@ -266,9 +266,7 @@ def _ui(asked: argparse.Namespace) -> int:
 
     sweep = find_sweep(asked.sweep, Path(asked.runs_dir))
     tracking = tracking_of(sweep)
-    return serve(
-        sweep.runs_dir, asked.store or tracking["store"], tracking["experiment"], asked.port, say, sweep=sweep
-    )
+    return serve(sweep.runs_dir, asked.store or tracking["store"], tracking["experiment"], asked.port, say, sweep=sweep)
 
 
 def _ls(asked: argparse.Namespace) -> int:

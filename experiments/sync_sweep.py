@@ -312,7 +312,8 @@ class SweepSync:
         best = self._progress.best
         if best is None or not self._tracking.get("log_model"):
             return None
-        rows = [row for row in self._progress.rows if row.id in best.trials and row.id in progress.children]
+        mine = {*best.trials} & {*progress.children}
+        rows = [row for row in self._progress.rows if row.id in mine and row.state == "finished"]
         if not rows:  # it was taken from another sweep, which has its model
             return None
         ahead = max if self._progress.mode == "max" else min
@@ -358,7 +359,10 @@ class SweepSync:
         if status != progress.status:
             into.set_status(progress.run_id, status[0], ended)
         progress.points, progress.tags, progress.status = progress.points + len(new), tags, status
-        question, report = _fingerprint(self.sweep.folder / "sweep.yaml"), _fingerprint(self.sweep.folder / REPORT / PAGE)
+        question, report = (
+            _fingerprint(self.sweep.folder / "sweep.yaml"),
+            _fingerprint(self.sweep.folder / REPORT / PAGE),
+        )
         if question != progress.question and "sweep.yaml" not in progress.artifacts:
             progress.artifacts.insert(0, "sweep.yaml")
         if report != progress.report and REPORT not in progress.artifacts:

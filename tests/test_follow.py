@@ -135,7 +135,7 @@ def test_a_run_whose_server_dies_trains_to_its_end_and_is_brought_later(tmp_path
     assert run.wait(timeout=90) == 0
     assert "mlp-digits: finished" in told
     (folder,) = (tmp_path / "runs" / "single").iterdir()
-    assert f"later: `lathe sync {folder.name}`" in told
+    assert f"`lathe sync {folder.name}` tries again" in told
     with mlflow_server(database, port):
         done = subprocess.run(
             [*lathe, "sync"], env=environment, text=True, capture_output=True, timeout=90, check=False

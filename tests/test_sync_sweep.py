@@ -549,7 +549,9 @@ def test_many_syncs_at_once_make_one_parent_and_one_run_a_trial(runs_dir: Path) 
         go(process)
     told = [process.communicate()[0] for process in processes]
     assert [process.returncode for process in processes] == [0] * 4
-    assert sorted(line.split("points=")[1] for line in told) == ["0, failures=(), warnings=())\n"] * 3 + ["24, failures=(), warnings=())\n"]
+    assert sorted(line.split("points=")[1] for line in told) == ["0, failures=(), warnings=())\n"] * 3 + [
+        "24, failures=(), warnings=())\n"
+    ]
     assert stored_points(runs_dir) == expected_points(sweep)
     assert num_runs(runs_dir) == 7
 

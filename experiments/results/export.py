@@ -36,8 +36,9 @@ def export(asked: argparse.Namespace) -> int:
     trial = find_run(asked.run, Path(asked.runs_dir))
     trust = trusted(asked.trust)
     chosen, interface = choose(trial), _interface(trial, trust)
-    for change in [] if (trial.folder.parent / CODE).is_dir() else code_changes(trial, asked.trust):
-        print(f"warning: {change}", file=sys.stderr)
+    if not (trial.folder.parent / CODE).is_dir() and code_changes(trial, asked.trust):
+        told = f"the model goes out with the code of today; what it was stands in {trial.folder / 'provenance.yaml'}"
+        print(f"warning: the code has changed since this run was frozen, and {told}", file=sys.stderr)
     _write_whole(trial, chosen, interface, trust, folder)
     print(f"model of run {trial.folder.name} (step {chosen.checkpoint.step}, {chosen.why}) in {folder}")
     words = interface.words()

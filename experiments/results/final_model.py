@@ -150,6 +150,7 @@ def _bring(weights: Path, to: Path, link: bool) -> None:
             link = False
     if not link:
         shutil.copyfile(weights, to)
+    shutil.copymode(to.with_name(FACTS), to)  # safetensors makes its files for their owner alone
 
 
 def _takes(interface: Interface, facts: Mapping[str, Any], data: Mapping[str, Any]) -> mlflow_model.Takes:

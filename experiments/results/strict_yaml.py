@@ -68,7 +68,9 @@ def load(content: bytes, place: str) -> Document:
 
 def _bound(content: bytes, place: str, subject: str) -> None:
     if len(content) > MAX_MB * 1e6:
-        raise InputError([f"{place} has more than {MAX_MB} MB, and no shared file has; ask for the file again"], subject)
+        raise InputError(
+            [f"{place} has more than {MAX_MB} MB, and no shared file has; ask for the file again"], subject
+        )
 
 
 def _examine(text: str, place: str, subject: str) -> None:

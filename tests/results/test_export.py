@@ -223,6 +223,7 @@ def test_nothing_in_the_folder_is_pickled(exported: Path) -> None:
         with pytest.raises(Exception), path.open("rb") as file:  # noqa: B017, PT011  # whatever it says, it is none
             pickle.load(file)
         assert b"pickle" not in path.read_bytes().lower() or path.suffix == ".py"
+    assert len({path.stat().st_mode for path in files}) == 1
     with safe_open(exported / "data" / "model" / "model.safetensors", "pt") as weights:
         assert len(weights.keys()) == 8
 

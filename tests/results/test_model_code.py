@@ -88,7 +88,7 @@ def test_a_package_that_holds_a_secret_stays_here(lab: Path) -> None:
 def test_a_package_full_of_data_stays_here(lab: Path) -> None:
     with (lab / "data.bin").open("wb") as file:
         file.truncate(21_000_000)
-    with pytest.raises(InputError, match="'mylab' .* has 21 MB, more than the 20 MB of code"):
+    with pytest.raises(InputError, match=r"'mylab' .* has 21 MB, more than the 20 MB of code"):
         code_of(own(), HOUSE, ["mylab"])
 
 
