@@ -29,7 +29,7 @@ from launchers.base import Launcher, LaunchError
 
 if TYPE_CHECKING:
     from experiments.compose import Experiment
-    from experiments.results.shared import Shared
+    from experiments.share.shared import Shared
 
 
 def call(asked: argparse.Namespace) -> int:
@@ -208,7 +208,7 @@ def _shared(asked: argparse.Namespace) -> Shared | None:
 
 @lru_cache(maxsize=1)  # what is run must be what was checked, and an archive may be large
 def _read_shared(name: str) -> Shared:
-    from experiments.results.shared import read
+    from experiments.share.shared import read
 
     return read(Path(name).expanduser())
 
@@ -270,37 +270,37 @@ def _ui(asked: argparse.Namespace) -> int:
 
 
 def _ls(asked: argparse.Namespace) -> int:
-    from experiments.results.search import ls
+    from experiments.search.search import ls
 
     return ls(asked)
 
 
 def _diff(asked: argparse.Namespace) -> int:
-    from experiments.results.diff import diff
+    from experiments.compare.diff import diff
 
     return diff(asked)
 
 
 def _reproduce(asked: argparse.Namespace) -> int:
-    from experiments.results.reproduce import reproduce
+    from experiments.reproduce.reproduce import reproduce
 
     return reproduce(asked)
 
 
 def _share(asked: argparse.Namespace) -> int:
-    from experiments.results.share import share
+    from experiments.share.share import share
 
     return share(asked)
 
 
 def _export(asked: argparse.Namespace) -> int:
-    from experiments.results.export import export
+    from experiments.export.export import export
 
     return export(asked)
 
 
 def _report(asked: argparse.Namespace) -> int:
-    from experiments.results.report import report
+    from experiments.report.report import report
 
     return report(asked)
 

@@ -154,7 +154,7 @@ def _positionals(command: str, before: Sequence[str]) -> list[str]:
 
 def _searched(before: Sequence[str]) -> list[str]:
     """Keys and metrics that the last search has seen; of a condition in quotes a shell completes the beginning."""
-    from experiments.results.index import keys
+    from experiments.search.index import keys
 
     return keys(_runs_dir(before))
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from experiments import arrangement, site
+from experiments.export.model_name import fault_of
 from experiments.facts import NOT_NEGATIVE, POSITIVE, Facts, NotJudgedError
 from experiments.faults import PlanError
-from experiments.model_name import fault_of
 from experiments.secrets import resolve
 from modules.parallel.topology import Topology
 

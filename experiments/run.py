@@ -19,6 +19,7 @@ from experiments.batches import Share, evaluation_batches, training_batches
 from experiments.checkpoint import Checkpoint, Checkpoints
 from experiments.curve import Curve
 from experiments.earlier import Earlier
+from experiments.export.interface import of_tensors
 from experiments.faults import InputError, TrainingError
 from experiments.fingerprint import fingerprint
 from experiments.journal import Journal
@@ -26,7 +27,6 @@ from experiments.memory import memory_peak_gib, memory_peaks
 from experiments.parts import Parts
 from experiments.plan import Plan
 from experiments.profiling import Profiler, count_work, profile_metrics
-from experiments.results.interface import of_tensors
 from experiments.saver import Best, Saver
 from experiments.seeding import derive
 from experiments.usage import Usage

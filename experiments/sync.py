@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from experiments import atomic, describe, journal, mlflow_store, store
+from experiments.export import logged
 from experiments.faults import InputError
 from experiments.mlflow_store import Found, Store
-from experiments.results import logged
 from experiments.standing import Standing, process_alive, standing
 from experiments.trial import Trial
 

@@ -10,9 +10,9 @@ import yaml
 from rich.table import Table
 
 from experiments import options
+from experiments.compare.streams import REPEATABLE
 from experiments.faults import InputError, did_you_mean
 from experiments.origins import shown_path
-from experiments.results.streams import REPEATABLE
 from experiments.secrets import resolve
 
 if TYPE_CHECKING:

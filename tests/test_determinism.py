@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from experiments.compare import streams
 from experiments.determinism import set_level
 from experiments.journal import read
-from experiments.results import streams
 from tests.conftest import Lathe
 
 SMALL = (

@@ -31,7 +31,7 @@ FOREIGN = {  # what a folder leaves to others
 ONLY = {
     "hydra": {"experiments/compose.py"},
     # What writes runs and models to a store, and what serves it.
-    "mlflow": {"experiments/mlflow_store.py", "experiments/mlflow_model.py", "experiments/ui_app.py"},
+    "mlflow": {"experiments/mlflow_store.py", "experiments/export/mlflow_model.py", "experiments/ui_app.py"},
 }
 CONTRACTS = {  # beside every base.py: what a plan shares with engines
     "modules.parallel.deepspeed_config", "modules.parallel.fits", "modules.parallel.partition", "modules.parallel.topology",

@@ -1,0 +1,176 @@
+"""Runs a run again: a new run folder, and a process that executes it with the restored code."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from experiments import journal
+from experiments.faults import InputError
+from experiments.launch import LOCAL
+from experiments.provenance import machine, packages
+from experiments.reproduce.original import Original
+from experiments.reproduce.restore import Restored
+from experiments.snapshot import snapshot
+from experiments.trial import Trial, data_fingerprint, new_folder, write_trial
+
+POLL_S = 0.05
+IMPORTED = "import json, experiments, modules; print(json.dumps([experiments.__file__, modules.__file__]))"
+BEGIN = """
+import ctypes, runpy, signal, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: to save and stop when the process above is killed
+runpy.run_module("experiments.cli", run_name="__main__", alter_sys=True)
+"""
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How the process of a repetition ended."""
+
+    code: int
+    was_interrupted: bool
+    """By the user; not where it was asked to stop after so many steps."""
+
+
+def new_run(original: Original, code: Restored, runs_dir: Path) -> Trial:
+    """A run folder of the same configuration, which says what it reproduces, and the code and machine of its own.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    record = original.record
+    config = {**record.config, "resume": False}
+    if config["launcher"]["_target_"] != LOCAL:  # it runs here, whoever started the original
+        config["launcher"] = {"_target_": LOCAL}
+    warnings: list[str] = []
+    with new_folder(runs_dir, f"single/{_free_name(record.trial_id, runs_dir)}") as folder:
+        provenance = {
+            "trial_id": record.trial_id,
+            "run_key": uuid.uuid4().hex,
+            "created": time.time(),
+            "reproduces": dict(original.link),
+            "overrides": list(original.overrides),
+            **({"source": original.source} if original.source else {}),
+            "config_dirs": list(original.config_dirs),
+            "trust": list(original.trust),
+            "code": [snapshot(root, folder / "code", warnings, runs_dir) for root in code.roots],
+            **machine(),
+            "packages": packages(),
+            "seeds": {"seed": config.get("seed")},
+            "data": data_fingerprint(config["data"]),
+            "warnings": warnings,
+        }
+        write_trial(folder, config, provenance)
+    return Trial(folder)
+
+
+def _free_name(identity: str, runs_dir: Path) -> str:
+    """A name that no run has, nor a trial of a sweep, so that both can be told apart by it."""
+    taken = {path.name for path in runs_dir.glob(f"*/{identity}*")}
+    names = (identity if number == 1 else f"{identity}-{number}" for number in itertools.count(1))
+    return next(name for name in names if name not in taken)
+
+
+def surroundings(code: Restored, variables: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a process that imports the restored code.
+
+    Raises:
+        InputError: it would import another.
+    """
+    before = os.environ.get("PYTHONPATH")
+    path = os.pathsep.join([*map(str, code.on_path), *([before] if before else [])])
+    environment = {**os.environ, **variables, "PYTHONPATH": path}
+    command = [sys.executable, "-P", "-c", IMPORTED]
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+    )
+    found = json.loads(done.stdout) if done.returncode == 0 else [done.stderr.strip().splitlines()[-1:]]
+    strange = [place for place in found if not str(place).startswith(str(code.on_path[0]) + os.sep)]
+    if strange:
+        raise InputError(
+            [f"code: Python would import {strange[0]} and not what was restored in {code.on_path[0]}; check PYTHONPATH"]
+        )
+    return environment
+
+
+def execute(
+    trial: Trial, environment: Mapping[str, str], trust: Sequence[str], overrides: Sequence[str], steps: int | None
+) -> Ended:
+    """Run a new run to its end, or until it has done so many steps.
+
+    Signals are passed on: the first makes it save and stop, a second ends it at once.
+    """
+    flags = [word for name in trust for word in ("--trust", name)]
+    # The one command that every version of the house has under this name, and that takes a folder.
+    command = [sys.executable, "-P", "-c", BEGIN, "resume", str(trial.folder)]
+    command += ["--runs-dir", str(trial.runs_dir), *flags, *overrides]
+    # A session of its own, so that Ctrl-C comes once, by way of this process.
+    child = subprocess.Popen(command, env=dict(environment), stdin=subprocess.DEVNULL, start_new_session=True)
+    has_told = False
+    with _passed_on(child) as signals:
+        tail = _Tail(trial.folder)
+        while child.poll() is None:
+            if steps is not None and not has_told and tail.step() >= steps:
+                child.send_signal(signal.SIGTERM)
+                has_told = True
+            time.sleep(POLL_S)
+    return Ended(child.returncode, bool(signals))
+
+
+@contextmanager
+def _passed_on(child: subprocess.Popen[bytes]) -> Iterator[list[int]]:
+    """Pass Ctrl-C and SIGTERM on to a process; those that came."""
+    came: list[int] = []
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        child.send_signal(number)
+
+    heeded = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]  # not so under nohup
+    before = {number: signal.signal(number, pass_on) for number in heeded}
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _Tail:
+    """How far a run has come, by its journal."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "attempts" / "1" / "journal.jsonl"
+        self.offset = self.last = 0
+
+    def step(self) -> int:
+        events, self.offset = journal.read(self.path, self.offset)
+        steps = [event["step"] for event in events if event["event"] == "metrics"]
+        self.last = max([self.last, *steps])
+        return self.last
+
+
+def discard(trial: Trial) -> None:
+    """Remove a run that never began."""
+    if not trial.attempts():
+        shutil.rmtree(trial.folder, ignore_errors=True)
+
+
+def status(trial: Trial) -> tuple[str, str | None]:
+    """How a run ended and why, by what the launching side saw."""
+    outcome: dict[str, Any] = trial.outcome() or {"status": "killed", "reason": "it left no word"}
+    return str(outcome["status"]), outcome.get("reason")

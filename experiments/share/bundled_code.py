@@ -1,0 +1,141 @@
+"""The uncommitted code that comes with a shared run: whether it is what it says, and stays inside a checkout."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import posixpath
+import re
+import tarfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from experiments.share.scrub import SAID, Scrubber
+
+MAX_UNPACKED_MB = 128.0
+BINARY = re.compile(rb"^GIT binary patch$", re.MULTILINE)
+
+
+def faults(code: Sequence[Mapping[str, Any]], files: Mapping[str, bytes]) -> Iterator[str]:
+    """What is wrong with it; nothing is unpacked to the disk.
+
+    Args:
+        code: the entries of a shared file.
+        files: content by the name that an entry gives under ``diff`` or ``untracked``; what is missing is not judged.
+    """
+    for entry in code:
+        names = [entry[kind] for kind in ("diff", "untracked")]
+        if not any(names) or any(name is not None and name not in files for name in names):
+            continue
+        patch = files[entry["diff"]] if entry["diff"] else b""
+        packed = files[entry["untracked"]] if entry["untracked"] else b""
+        unpacked = _unpack(packed) if packed else b""
+        if unpacked is None:
+            yield f"code/{entry['untracked']} is cut, damaged or too large; ask for the archive again"
+            continue
+        yield from (f"code/{entry['untracked']}: {fault}" for fault in _archive_faults(unpacked))
+        sha256 = hashlib.sha256((entry["git_sha"] or "").encode() + patch + unpacked).hexdigest()
+        if sha256 != entry["sha256"]:
+            told = f"has the SHA-256 {sha256}, and the file says {entry['sha256']}; ask for the archive again"
+            yield f"the code of '{entry['name']}' {told}"
+
+
+def _unpack(packed: bytes) -> bytes | None:
+    most = int(MAX_UNPACKED_MB * 1e6)
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(packed)) as file:
+            content = file.read(most + 1)
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        return None
+    return content if len(content) <= most else None
+
+
+def _archive_faults(content: bytes) -> Iterator[str]:
+    """What of an archive of files would lead out of the checkout that it is for."""
+    if not content:
+        return
+    try:
+        with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as archive:
+            members = archive.getmembers()
+    except (tarfile.TarError, ValueError, EOFError) as err:
+        yield f"it is cut or damaged ({type(err).__name__}); ask for the archive again"
+        return
+    if sum(member.size for member in members) > MAX_UNPACKED_MB * 1e6:  # a sparse file is larger than what is stored
+        yield f"its files would take more than {MAX_UNPACKED_MB:.0f} MB; do not use it"
+    links = {posixpath.normpath(member.name) for member in members if member.issym()}
+    seen = set[str]()
+    for member in members:
+        if fault := _member_fault(member, links):
+            yield f"{ascii(member.name)[:100]} {fault}; do not use it"
+        elif member.name in seen:
+            yield f"{ascii(member.name)[:100]} lies in it twice; ask for the archive again"
+        seen.add(member.name)
+
+
+def _member_fault(member: tarfile.TarInfo, links: set[str]) -> str | None:
+    parts = member.name.split("/")
+    if leads_out(member.name):
+        return "leads out of the checkout"
+    if any(part.lower() in (".git", "") for part in parts):
+        return "is no name of a file, or belongs to git itself"
+    if not (member.isreg() or member.issym()):
+        return "is no plain file"
+    if any("/".join(parts[:depth]) in links for depth in range(1, len(parts))):
+        return "lies behind a link"
+    if member.issym() and leads_out(posixpath.join(posixpath.dirname(member.name), member.linkname)):
+        return f"is a link that leads out of the checkout, to {ascii(member.linkname)[:100]}"
+    return None
+
+
+def leads_out(name: str) -> bool:
+    """True for a path that is absolute, or climbs above where it begins."""
+    normal = posixpath.normpath(name)
+    return normal.startswith(("/", "../")) or normal == ".." or "\0" in name or "\\" in name
+
+
+def telling(name: str, content: bytes, scrubber: Scrubber) -> Iterator[str]:
+    """A line for every file of a patch or an archive that tells a secret, a user, a machine or its folders.
+
+    Args:
+        name: of the patch or archive, as a bundle calls it.
+        content: its bytes.
+        scrubber: knows them.
+    """
+    unpacked = content if name.endswith(".patch") else _unpack(content) or b""
+    for place, inside in _files_of(name, unpacked):
+        text = _text_of(inside)
+        line = ""
+        found = scrubber.known(place)
+        if not found and text is not None:
+            found = scrubber.known(text)
+            line = f", line {text.count(chr(10), 0, found[0].start) + 1}" if found else ""
+        elif not found:
+            found = scrubber.in_bytes(inside)
+        if found:
+            yield (
+                f"{scrubber.text(place)}{line} of what is not committed tells {SAID[found[0].kind]}, which a shared file "
+                "must not; take it out and run again, or leave --bundle out"
+            )
+
+
+def _text_of(content: bytes) -> str | None:
+    """A file's text; None where it is none, or only bytes written as text."""
+    try:
+        return None if BINARY.search(content) else content.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def _files_of(name: str, content: bytes) -> Iterator[tuple[str, bytes]]:
+    """Path and content of every file in a patch or an archive; of a link where it leads."""
+    if name.endswith(".patch"):
+        for part in re.split(rb"^(?=diff --git )", content, flags=re.MULTILINE):
+            if part:
+                yield part.partition(b"\n")[0].rpartition(b" b/")[2].decode(errors="replace"), part
+        return
+    with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as archive:
+        for member in archive.getmembers():
+            file = archive.extractfile(member) if member.isreg() else None
+            yield member.name, file.read() if file else member.linkname.encode(errors="replace")
