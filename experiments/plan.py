@@ -14,6 +14,8 @@ from experiments.faults import PlanError
 from experiments.secrets import resolve
 from modules.parallel.topology import Topology
 
+RESERVED_TAGS = ("mlflow.", "lathe.")
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -106,6 +108,11 @@ def _best_metric(facts: Facts) -> str | None:
     return f"checkpoint.best_metric={best} is no metric of the evaluation; name one such as val/loss_nats"
 
 
+def _tags(facts: Facts) -> list[str]:
+    taken = [key for key in facts.get("tags", dict) if str(key).startswith(RESERVED_TAGS)]
+    return [f"tags.{key}: MLflow and Lathe keep names that begin so for themselves; choose another" for key in taken]
+
+
 def _registered_name(facts: Facts) -> str | None:
     name = facts.get("tracking.register_as", str)
     if not facts.get("tracking.log_model", bool):
@@ -168,6 +175,6 @@ def _warmup(facts: Facts) -> str | None:
 
 
 RULES: tuple[Callable[[Facts], str | list[str] | None], ...] = (
-    _efficiency, _best_metric, _registered_name, _files, *arrangement.RULES, _enough_examples, _length, _epochs, _warmup,
+    _efficiency, _best_metric, _tags, _registered_name, _files, *arrangement.RULES, _enough_examples, _length, _epochs, _warmup,
     *site.RULES,
 )  # fmt: skip

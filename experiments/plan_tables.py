@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def plan_tables(plan: Plan, footprint: Footprint, seconds_per_step: float | None
 
 
 def _plan_table(plan: Plan, footprint: Footprint, seconds_per_step: float | None) -> Table:
-    table = Table(title=f"plan of '{plan.name}'", show_header=False, title_justify="left")
+    table = Table(title=escape(f"plan of '{plan.name}'"), show_header=False, title_justify="left")
     table.add_column(style="bold", no_wrap=True)
     table.add_column(justify="right")
     table.add_column(style="dim")
@@ -95,7 +96,7 @@ def _stages_table(plan: Plan, footprint: Footprint) -> Table:
 def layouts_table(choice: Choice) -> Table:
     """What `parallel=auto` compared: the best layouts, and what was dropped and why."""
     shown = choice.ranked[:MOST_SHOWN]
-    table = Table(title=f"layouts of '{choice.name}'", title_justify="left", caption_justify="left")
+    table = Table(title=escape(f"layouts of '{choice.name}'"), title_justify="left", caption_justify="left")
     table.caption = "\n".join(_left_out(choice, len(shown)))
     for heading in ("", "layout", "at once"):
         table.add_column(heading, no_wrap=True)

@@ -7,7 +7,6 @@ import hashlib
 import importlib.util
 import io
 import os
-import subprocess
 import sysconfig
 import tarfile
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.atomic import sync
+from experiments.git import GitError, git
 from experiments.secrets import holds_secret
 from experiments.targets import HOUSE
 
@@ -224,15 +224,10 @@ def top_level(folder: Path) -> Path | None:
 
 def _git(folder: Path, *args: str) -> bytes | None:
     """Output of a git command; None where git says no, does not end or is not there."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}  # as hooks set
-    command = ["git", "--literal-pathspecs", "-C", str(folder), *args]
     try:
-        done = subprocess.run(
-            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
+        return git(folder, *args)
+    except GitError:
         return None
-    return done.stdout if done.returncode == 0 else None
 
 
 def _digest_sources(root: Path, runs_dir: Path | None) -> str:

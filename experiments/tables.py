@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
+from rich.markup import escape
 from rich.table import Table
 
 from experiments import options
@@ -22,16 +23,16 @@ if TYPE_CHECKING:
 def closing_table(result: Result) -> Table:
     """What came out, and where everything lies."""
     trial = result.trial
-    table = Table(title=f"{trial.config['name']}: {result.status}", show_header=False, title_justify="left")
+    table = Table(title=escape(f"{trial.config['name']}: {result.status}"), show_header=False, title_justify="left")
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in sorted(result.metrics.items()):
         if name.startswith(REPEATABLE):
-            table.add_row(name, f"{value:.6g}")
+            table.add_row(escape(name), f"{value:.6g}")
     table.add_section()
     folder = trial.folder
     table.add_row("run", folder.name)
-    table.add_row("folder", str(folder))
+    table.add_row("folder", escape(str(folder)))
     checkpoints = sorted((folder / "checkpoints").glob("step_*"))
     if checkpoints:
         table.add_row("checkpoint", f"checkpoints/{checkpoints[-1].name}")
@@ -40,11 +41,11 @@ def closing_table(result: Result) -> Table:
         table.add_row("MLflow run", str(result.mlflow["run_id"]))
         if result.mlflow.get("model"):
             table.add_row("MLflow model", str(result.mlflow["model"]))
-        table.add_row("compare", f"lathe ui --runs-dir {trial.runs_dir}")
+        table.add_row("compare", escape(f"lathe ui --runs-dir {trial.runs_dir}"))
     if result.status != "finished":
         trust = "".join(f" --trust {name}" for name in trial.provenance["trust"])
         how = "go on, once mended" if result.status == "failed" else "go on"
-        table.add_row(how, f"lathe resume {trial.reference}{trust}")
+        table.add_row(how, escape(f"lathe resume {trial.reference}{trust}"))
     return table
 
 
@@ -69,7 +70,7 @@ def options_table(asked: str | None, groups: Mapping[str, Mapping[str, Path]]) -
     if not option:
         table = Table("option", "", title=f"options of {group}", title_justify="left")
         for name, path in groups[group].items():
-            table.add_row(f"{group}={name}", " ".join(_header(path)[:1]))
+            table.add_row(escape(f"{group}={name}"), escape(" ".join(_header(path)[:1])))
         return table
     if option not in groups[group]:
         raise InputError([f"GROUP={asked}: there is no such option; {did_you_mean(option, groups[group])}"])
@@ -78,10 +79,12 @@ def options_table(asked: str | None, groups: Mapping[str, Mapping[str, Path]]) -
 
 def _keys_table(group: str, option: str, path: Path) -> Table:
     content = _content(path)
-    table = Table("key", "value", title=f"{group}={option}: {' '.join(_header(path)[:1])}", title_justify="left")
+    table = Table(
+        "key", "value", title=escape(f"{group}={option}: {' '.join(_header(path)[:1])}"), title_justify="left"
+    )
     for key, value in content.items():
         if key != "defaults":
-            table.add_row(str(key) if group == "experiment" else f"{group}.{key}", str(value))
+            table.add_row(escape(str(key) if group == "experiment" else f"{group}.{key}"), escape(str(value)))
     return table
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.compare.record import Record
-from experiments.reproduce.git import GitError, git, has_commit
+from experiments.git import GitError, git, has_commit
 from experiments.reproduce.restore import SHA, checkouts
 
 

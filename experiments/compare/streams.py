@@ -77,7 +77,7 @@ def _part(name: str, one: Stream, other: Stream, tolerance: float, up_to: int | 
 
 
 def distance(one: float, other: float) -> float:
-    """Relative distance of two values: 0 for the same bits and for two that are no numbers."""
+    """Relative distance of two values: 0 for equal ones (0.0 and -0.0 among them) and for two that are no numbers."""
     if one == other or (math.isnan(one) and math.isnan(other)):
         return 0.0
     if not (math.isfinite(one) and math.isfinite(other)):

@@ -8,6 +8,7 @@ from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from experiments.trial import Trial, find, trial_id
 
 MLFLOW_ID = re.compile(r"[0-9a-f]{6,32}")
 WORD = re.compile(r"""(?:[^\s'"]|'[^']*'|"[^"]*")+""")
+MOST_VALUES = 100_000
+"""Of a trial.yaml; one of the largest models has some hundred."""
 SHARED = (".yaml", ".yml", ".tar.gz", ".tgz")
 
 
@@ -117,6 +120,14 @@ def mlflow_ids(trial: Trial) -> dict[str, str]:
         return {}
 
 
+def _values(node: object) -> Iterator[object]:
+    """Everything in a document, as often as its aliases repeat it."""
+    yield node
+    inner = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+    for value in inner:
+        yield from _values(value)
+
+
 def is_shared(path: Path) -> bool:
     """Whether a file is one that `lathe share` has written, or means to be."""
     if not path.is_file() or not path.name.endswith(SHARED):
@@ -140,7 +151,9 @@ def of_file(path: Path, word: str) -> Record:
     if path.name == "trial.yaml" and (path.parent / "provenance.yaml").is_file():
         return of_trial(whole(Trial(path.parent.resolve())), word)
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        config = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
+        if sum(1 for _ in islice(_values(config), MOST_VALUES + 1)) > MOST_VALUES:
+            raise ValueError(f"it has more than {MOST_VALUES:,} values")
         if not (isinstance(config, dict) and all(isinstance(config.get(part), dict) for part in ("data", "hardware"))):
             raise ValueError("it lacks data and hardware")
         identity = trial_id(config)

@@ -46,7 +46,7 @@ def streams_table(partings: Sequence[Parting]) -> Table:
         last = [f"{value:.6g}" for value in one.last] if one.last else ["-", "-"]
         step = "-" if one.first_step is None else str(one.first_step)
         far = f"{one.largest:.2g}" if one.num_common else "-"
-        table.add_row(one.name, step, far, *last, _steps(one))
+        table.add_row(escape(one.name), step, far, *last, _steps(one))
     return table
 
 

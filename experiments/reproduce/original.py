@@ -32,6 +32,8 @@ class Original:
     link: Mapping[str, Any]
     """What a repetition says that it reproduces: run, run_key, mlflow_run_id, mlflow_experiment_id."""
     is_finished: bool
+    is_trusted: bool = True
+    """Whether any commit that it names may be run; else only those that what is checked out here comes from."""
     mixed: Sequence[str] = ()
     """Why its attempts are not of one kind, so that no single run gives the same bits."""
     amiss: Sequence[str] = ()
@@ -150,5 +152,6 @@ def _of_shared(path: Path, scratch: Path, asked: Namespace) -> Original:
             "file": path.name,
         },
         is_finished=True,
+        is_trusted=bool(asked.trust_code),
         amiss=amiss,
     )

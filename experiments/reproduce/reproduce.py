@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from experiments import resume
 from experiments.atomic import write_text
 from experiments.compare.differences import differences
 from experiments.compare.record import Record, of_trial
@@ -28,8 +29,8 @@ from experiments.store import StoreError
 from experiments.trial import Trial, as_yaml
 
 VERDICT = "verdict.yaml"
-CHANGEABLE = ("parallel", "hardware", "batch_size_per_device", "batch_size_eval", "num_data_workers")
-"""Keys of the root by which the place differs, not what is computed; of `resume.CHANGEABLE` all but the launcher."""
+CHANGEABLE = tuple(key for key in resume.CHANGEABLE if key != "launcher")
+"""Keys of the root by which the place differs, not what is computed."""
 
 
 def reproduce(asked: Namespace) -> int:
@@ -116,7 +117,9 @@ def _again(found: Original, asked: Namespace, steps: int | None) -> int:
     runs_dir = Path(asked.runs_dir).expanduser().resolve()
     trust = [*found.trust, *asked.trust]
     _check_nodes(record, asked.overrides)
-    with restored(record.code, found.files, trust, runs_dir, keep=asked.keep_code) as code:
+    with restored(
+        record.code, found.files, trust, runs_dir, keep=asked.keep_code, only_merged=not found.is_trusted
+    ) as code:
         variables, unlike = surroundings.variables(record, _ranks(record.config))
         if asked.overrides:
             variables = {}

@@ -18,13 +18,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from experiments import journal
 from experiments.faults import InputError
 from experiments.launch import LOCAL
 from experiments.provenance import machine, packages
 from experiments.reproduce.original import Original
 from experiments.reproduce.restore import Restored
 from experiments.snapshot import snapshot
+from experiments.tail import Tail
 from experiments.trial import Trial, data_fingerprint, new_folder, write_trial
 
 POLL_S = 0.05
@@ -123,9 +123,10 @@ def execute(
     child = subprocess.Popen(command, env=dict(environment), stdin=subprocess.DEVNULL, start_new_session=True)
     has_told = False
     with _passed_on(child) as signals:
-        tail = _Tail(trial.folder)
+        tail = Tail(trial.folder / "attempts" / "1")
         while child.poll() is None:
-            if steps is not None and not has_told and tail.step() >= steps:
+            tail.read("train/loss_nats", "min")
+            if steps is not None and not has_told and tail.step >= steps:
                 child.send_signal(signal.SIGTERM)
                 has_told = True
             time.sleep(POLL_S)
@@ -148,20 +149,6 @@ def _passed_on(child: subprocess.Popen[bytes]) -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-class _Tail:
-    """How far a run has come, by its journal."""
-
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "attempts" / "1" / "journal.jsonl"
-        self.offset = self.last = 0
-
-    def step(self) -> int:
-        events, self.offset = journal.read(self.path, self.offset)
-        steps = [event["step"] for event in events if event["event"] == "metrics"]
-        self.last = max([self.last, *steps])
-        return self.last
 
 
 def discard(trial: Trial) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.faults import InputError
-from experiments.reproduce.git import GitError, git, has_commit
+from experiments.git import GitError, git, has_commit, is_merged
 from experiments.snapshot import MAX_SNAPSHOT_MB, digest, folder_of, snapshot, top_level
 from experiments.targets import HOUSE
 
@@ -76,6 +76,7 @@ def restored(
     runs_dir: Path,
     *,
     keep: bool = False,
+    only_merged: bool = False,
 ) -> Iterator[Restored]:
     """Put code back into a scratch folder, which is removed when the context closes.
 
@@ -85,9 +86,10 @@ def restored(
         trust: packages whose checkouts take part beside the house's.
         runs_dir: no part of the code, wherever it lies.
         keep: leave the scratch folder, and the worktrees in it.
+        only_merged: refuse commits that what is checked out here does not come from: a clone may hold a stranger's.
 
     Raises:
-        InputError: a commit is not here, or what was not committed is not what the run was frozen with.
+        InputError: a commit is not here or not merged, or what was not committed is not what the run was frozen with.
     """
     with ExitStack() as stack:
         if keep:
@@ -101,6 +103,8 @@ def restored(
             checkout = here[0] if number == 0 else next((one for one in here[1:] if one.root.name == name), None)
             if entry.get("git_sha"):
                 target = scratch / str(number) / name
+                if only_merged:
+                    _check_merged(entry, checkout)
                 stack.enter_context(_worktree(entry, checkout, target, keep=keep))
                 assert checkout is not None
                 _put_back(entry, files, target, found)
@@ -118,6 +122,20 @@ def _plain_name(name: object) -> str:
     if not isinstance(name, str) or Path(name).name != name or name in ("", ".", "..", ".git"):
         raise InputError([f"code: {name!r} is no name of a checkout; the file was changed, ask for it anew"])
     return name
+
+
+def _check_merged(entry: Mapping[str, Any], checkout: Checkout | None) -> None:
+    """A pull request that was fetched, or a stash, lies in a clone too, and nobody has agreed to run it."""
+    sha = str(entry["git_sha"])
+    if checkout is None or not SHA.fullmatch(sha) or not has_commit(checkout.root, sha):
+        return  # what is not here is told when it is to be restored
+    if not is_merged(checkout.root, sha):
+        raise InputError(
+            [
+                f"code: commit {sha[:12]} of '{entry['name']}' is in {checkout.root}, but nothing that is checked out there "
+                "comes from it; check it out or merge it, or say --trust-code if you trust who sent the file"
+            ]
+        )
 
 
 @contextmanager

@@ -100,11 +100,10 @@ def data(config: Mapping[str, Any], recorded: Mapping[str, Any]) -> list[str]:
         return []
     if not now.get("num_files"):
         raise InputError([f"data: {_folder(config['data'])} holds no files; bring the data there, or set LATHE_DATA"])
-    return [
-        f"data: {_folder(config['data'])} has changed: {now['num_files']:,} files, and the run had {recorded['num_files']:,}"
-        if now["num_files"] != recorded.get("num_files")
-        else f"data: {_folder(config['data'])} has changed: names or sizes of its files are others"
-    ]
+    subject, count = f"data: {_folder(config['data'])} has changed", recorded.get("num_files")
+    if now["num_files"] == count:
+        return [f"{subject}: names or sizes of its files are others"]
+    return [f"{subject}: {now['num_files']:,} files, and the run had {count}"]
 
 
 def _folder(node: Mapping[str, Any]) -> Path:

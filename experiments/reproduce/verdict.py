@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from experiments.compare.differences import MACHINE, differences
 from experiments.compare.record import Record
-from experiments.compare.streams import Parting, compare
+from experiments.compare.streams import Parting, compare, distance
 from experiments.describe import parameters
 
 Word = Literal["identical", "within tolerance", "different", "stopped"]
@@ -18,6 +19,8 @@ EARLY_STEPS = 20
 TOLERANCES = {"fp32": 1e-5}
 """Relative distance by precision that other sums, in another order, may make in that time: 50 times what was measured."""
 HALF_TOLERANCE = 2e-2
+END_TOLERANCE = 0.2
+"""Relative distance that the last values of an evaluation may have where rounding has had a whole training to grow."""
 OTHER_DEVICE = 1e-3
 """Between a CPU and a GPU, or two kinds of GPU: convolutions there may round to TF32, by up to 5e-4."""
 LAYOUT = ("hardware.nodes", "hardware.device", "batch_size_per_device", "batch_size_eval")
@@ -160,8 +163,9 @@ def judge(one: Record, other: Record, on: Terms, *, ended: str, why: str | None 
     judged = compare(one.streams, other.streams, tolerance=on.tolerance, up_to=on.judged_to)
     first = min((part.first_step for part in judged if part.first_step is not None), default=None)
     missing = _missing(partings, one) if ended == "finished" else None
+    other_end = _other_end(partings) if on.judged_to != on.up_to else None
     common = sum(part.num_common for part in judged)
-    if first is not None or (ended != "stopped" and (missing or not common)):
+    if first is not None or other_end or (ended != "stopped" and (missing or not common)):
         word: Word = "different"
     elif ended == "stopped":
         word = "stopped"
@@ -169,7 +173,20 @@ def judge(one: Record, other: Record, on: Terms, *, ended: str, why: str | None 
         word = "identical"
     else:
         word = "within tolerance"
-    return Verdict(word, on, partings, first, why or missing or (None if common else "they have no step in common"))
+    return Verdict(
+        word, on, partings, first, why or missing or other_end or (None if common else "they have no step in common")
+    )
+
+
+def _other_end(partings: Sequence[Parting]) -> str | None:
+    """By what two runs that began alike have come to other results; rounding alone does not bring that about."""
+    for part in partings:
+        if math.isinf(part.largest):
+            return f"{part.name} is a number in one of the two alone"
+        if part.last is not None and part.name.startswith(("val/", "test/")) and distance(*part.last) > END_TOLERANCE:
+            last = " and ".join(f"{value:.4g}" for value in part.last)
+            return f"they end apart: {part.name} is {last}, more than {END_TOLERANCE:.0%}"
+    return None
 
 
 def _missing(partings: Sequence[Parting], one: Record) -> str | None:

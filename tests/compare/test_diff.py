@@ -168,6 +168,7 @@ def test_a_damaged_run_is_told(harm: str, runs: Path, capsys: pytest.CaptureFixt
         (("aaaa", "model=sofmax"), "did you mean 'softmax'"),
         (("aaaa", "model=softmax note='x"), "has a quote that is not closed"),
         (("aaaa", "bad.yaml"), "bad.yaml is no run, shared file or trial.yaml"),
+        (("aaaa", "bomb.yaml"), "bomb.yaml is no run, shared file or trial.yaml (it has more than 100,000 values)"),
         (("aaaa", "empty.yaml"), "empty.yaml is no run, shared file or trial.yaml"),
         (("aaaa", "."), "there is no run '.' in runs"),
         (("aaaa", "bbbb", "--tolerance", "nan"), "--tolerance nan is no distance"),
@@ -180,6 +181,8 @@ def test_what_names_nothing_is_told(
 ) -> None:
     (runs.parent.parent / "bad.yaml").write_bytes(b"\xff\xfe{[")
     (runs.parent.parent / "empty.yaml").write_text("")
+    layers = "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 8))
+    (runs.parent.parent / "bomb.yaml").write_text(f"data: {{}}\nhardware: {{}}\na0: &a0 [x, x]\n{layers}")
     code, text = shown(capsys, *words)
     assert code == 2
     assert told in text

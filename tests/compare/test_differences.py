@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
+
+from rich.console import Console
 
 from experiments.compare.differences import Difference, differences
 from experiments.compare.record import Record
+from experiments.compare.streams import Parting
+from experiments.compare.tables import streams_table
 
 CONFIG: dict[str, Any] = {
     "name": "one",
@@ -120,3 +125,10 @@ def test_passwords_in_addresses_are_not_shown() -> None:
     address = "s3://me:" + "hush@there"  # in two, so that no snapshot takes this file for one with a secret
     found = differences(record(), record(config={"optimizer": {"lr": address}}))
     assert "hush" not in str(found.groups)
+
+
+def test_names_of_metrics_and_runs_are_no_markup() -> None:
+    parting = Parting("val/[/red][blink]x", 1, None, 0.0, (1.0, 1.0), (0, 0))
+    screen = Console(width=120, record=True, file=io.StringIO())
+    screen.print(streams_table([parting]))
+    assert "val/[/red][blink]x" in screen.export_text()

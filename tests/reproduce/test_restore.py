@@ -94,6 +94,27 @@ def test_a_dirty_tree_is_put_back_and_its_sum_is_the_same(project: Path, tmp_pat
     assert len(git(project, "worktree", "list").splitlines()) == 1
 
 
+def test_a_commit_that_nobody_has_merged_is_restored_for_a_file_that_is_trusted_alone(
+    project: Path, tmp_path: Path
+) -> None:
+    git(project, "checkout", "-q", "-b", "theirs")
+    (project / "minepkg" / "net.py").write_text("scale = 'a stranger'\n")
+    git(project, "commit", "-qam", "as a pull request that was fetched")
+    code = freeze(project, tmp_path / "code")
+    with restored(code, None, ["minepkg"], tmp_path / "runs", only_merged=True) as found:
+        assert len(found.roots) == 2  # it is what is checked out
+    git(project, "checkout", "-q", "-")
+    with (
+        pytest.raises(
+            InputError, match=r"is in .*, but nothing that is checked out there comes from it; .*--trust-code"
+        ),
+        restored(code, None, ["minepkg"], tmp_path / "runs", only_merged=True),
+    ):
+        pass
+    with restored(code, None, ["minepkg"], tmp_path / "runs") as found:
+        assert (found.roots[1] / "minepkg" / "net.py").read_text() == "scale = 'a stranger'\n"
+
+
 def test_the_users_git_settings_change_nothing(project: Path, tmp_path: Path) -> None:
     hook = project / ".git" / "hooks" / "post-checkout"
     hook.parent.mkdir(exist_ok=True)

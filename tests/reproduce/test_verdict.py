@@ -78,6 +78,26 @@ def test_where_sums_are_made_in_another_order_rounding_is_allowed_at_the_beginni
     assert word(one, record(curve(), config, **environment)) == "identical"
 
 
+@pytest.mark.parametrize(
+    ("end", "told"),
+    [
+        (0.1, "they end apart: val/accuracy is 0.99 and 0.1, more than 20%"),
+        (math.nan, "val/accuracy is a number in one of the two alone"),
+    ],
+)
+def test_what_begins_alike_and_ends_elsewhere_is_different(end: float, told: str) -> None:
+    def ended(value: float, threads: int) -> Record:
+        found = record(curve(), cpu_threads=threads)
+        return replace(found, streams={**found.streams, "val/accuracy": [(20, 0.5), (40, value)]})
+
+    one, other = ended(0.99, 2), ended(end, 1)
+    verdict = judge(one, other, terms(one, other, tolerance=None, up_to=None), ended="finished")
+    assert (verdict.word, verdict.code) == ("different", 1)
+    assert told in verdict.sentence()
+    assert word(one, ended(0.9, 1)) == "within tolerance"
+    assert word(one, other, up_to=30) == "identical"  # as far as it was looked at
+
+
 def test_what_only_tells_how_large_a_machine_is_allows_nothing() -> None:
     other = record([], {"hardware": CONFIG["hardware"] | {"cpu_cores": 64}}, python="3.12.1")
     assert terms(record(curve()), other, tolerance=None, up_to=None).tolerance == 0

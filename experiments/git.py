@@ -39,8 +39,17 @@ def git(root: Path, *args: str, env: Mapping[str, str] | None = None, stdin: byt
 
 
 def has_commit(root: Path, sha: str) -> bool:
+    return _is_so(root, "cat-file", "-e", f"{sha}^{{commit}}")
+
+
+def is_merged(root: Path, sha: str) -> bool:
+    """Whether a commit is the one that is checked out, or one that it comes from."""
+    return _is_so(root, "merge-base", "--is-ancestor", sha, "HEAD")
+
+
+def _is_so(root: Path, *args: str) -> bool:
     try:
-        git(root, "cat-file", "-e", f"{sha}^{{commit}}")
+        git(root, *args)
     except GitError:
         return False
     return True
