@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from experiments import journal
+from experiments.compare.streams import REPEATABLE
 from tests.live import Live
 
 if TYPE_CHECKING:
@@ -33,12 +34,12 @@ Stream = dict[tuple[str, int], float]
 
 
 def stream(folder: Path) -> Stream:
-    """Every point of a run but the clock's."""
+    """Every point of a run but those of the machine."""
     found: Stream = {}
     for event in journal.replay(folder):
         if event["event"] == "metrics":
             for key, value in event["metrics"].items():
-                if not key.startswith("perf/"):
+                if key.startswith(REPEATABLE):
                     assert (key, event["step"]) not in found, "a point came twice"
                     found[key, event["step"]] = value
     return found

@@ -236,24 +236,35 @@ def _changes(entry: Mapping[str, Any], files: Path) -> tuple[bytes, bytes]:
 def _unpack(archive: bytes, target: Path) -> list[str]:
     """Write untracked files into a worktree, and nothing beside it; what was left out."""
     left_out: list[str] = []
-
-    def safe(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo | None:
-        parts = {part.lower() for part in Path(member.name).parts}
-        try:
-            if Path(member.name).is_absolute() or ".git" in parts or not (member.isreg() or member.issym()):
-                raise tarfile.FilterError(f"{member.name!r} is none of a checkout's files")
-            checked = tarfile.data_filter(member, path)  # refuses what leads out, by whatever links there are
-        except tarfile.FilterError as err:
-            left_out.append(f"code: an untracked file was left out: {err}")
-            return None
-        return checked.replace(mode=member.mode & 0o777, deep=False)
-
     try:
         with tarfile.open(fileobj=io.BytesIO(archive)) as opened:
-            opened.extractall(target, filter=safe)
+            for member in opened:
+                path = target / member.name
+                if (fault := _fault_of(member, target)) is not None:
+                    left_out.append(f"code: an untracked file was left out: {member.name!r} {fault}")
+                    continue
+                path.parent.mkdir(parents=True, exist_ok=True)
+                if member.issym():
+                    path.symlink_to(member.linkname)
+                else:
+                    content = opened.extractfile(member)
+                    path.write_bytes(content.read() if content else b"")
+                    path.chmod(member.mode & 0o777)
     except (tarfile.TarError, OSError, UnicodeError, ValueError) as err:
         raise InputError([f"code: the archive of untracked files cannot be unpacked: {err}; restore it"]) from err
     return left_out
+
+
+def _fault_of(member: tarfile.TarInfo, target: Path) -> str | None:
+    """Why a member may not be written. Python's own filters came with its 3.11.4."""
+    parts, path = Path(member.name).parts, target / member.name
+    if not (member.isreg() or member.issym()) or ".." in parts or ".git" in {part.lower() for part in parts}:
+        return "is none of a checkout's files"
+    if not path.parent.resolve().is_relative_to(target) or path == target:
+        return "leads out of the checkout"
+    if member.issym() and not (path.parent / member.linkname).resolve().is_relative_to(target):
+        return f"points out of the checkout, at {member.linkname!r}"
+    return "is there already" if path.is_symlink() or path.exists() else None
 
 
 def _outside_git(entry: Mapping[str, Any], checkout: Checkout, runs_dir: Path, found: Restored) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import subprocess
 import tarfile
 from pathlib import Path
 
@@ -44,8 +45,8 @@ def test_the_same_files_make_the_same_bytes_and_tell_of_nobody(tmp_path: Path) -
 
 def test_any_program_can_unpack_it(tmp_path: Path) -> None:
     bundle.write(tmp_path / "it.tar.gz", text(), FILES)
-    with tarfile.open(tmp_path / "it.tar.gz") as archive:
-        archive.extractall(tmp_path / "out", filter="data")
+    (tmp_path / "out").mkdir()
+    subprocess.run(["tar", "-xzf", tmp_path / "it.tar.gz", "-C", tmp_path / "out"], check=True)
     assert (tmp_path / "out" / "code" / "main.patch").read_bytes() == PATCH
 
 
