@@ -22,6 +22,7 @@ from experiments.share.strict_yaml import MAX_MB
 TEXT, CODE, WEIGHTS = "share.yaml", "code/", "weights/model.safetensors"
 NAME = re.compile(rf"{TEXT}|code/[A-Za-z0-9_][A-Za-z0-9._-]{{0,80}}(\.patch|-untracked\.tar\.gz)|{WEIGHTS}")
 MAX_CODE_MB = 32.0
+MAX_ALL_CODE_MB = 128.0
 MAX_WEIGHTS_GB = 200.0
 MOST_FILES = 64
 MOST_RATIO = 100  # of what comes out of the archive to its size; weights hardly shrink at all
@@ -109,20 +110,27 @@ def mismatches(
     yield from bundled_code.faults(code, {name.removeprefix(CODE): held for name, held in archive.code.items()})
 
 
-def extract(path: Path, folder: Path, listed: Mapping[str, str]) -> None:
-    """Write the files of an archive into an empty folder.
+def extract(path: Path, folder: Path, listed: Mapping[str, str], only: str = CODE) -> None:
+    """Write files of an archive into an empty folder.
 
     Args:
         path: of an archive that was read.
         folder: is there, and holds nothing.
         listed: SHA-256 by name of what is to come out; held against every file once more, as it is written.
+        only: with what the names begin of those that come out; "" for all.
 
     Raises:
         InputError: the folder is not empty, or the archive has changed since it was read.
     """
     if any(folder.iterdir()):
         raise InputError([f"{folder} is not empty; name a new folder"])
+    wanted = {name for name in (TEXT, *listed) if name.startswith(only)}
     for name, blocks in _members(path):
+        if not wanted:
+            break
+        if name not in wanted:
+            continue
+        wanted.remove(name)
         target, digest = folder / name, hashlib.sha256()
         target.parent.mkdir(exist_ok=True)
         with target.open("xb") as file:
@@ -132,6 +140,8 @@ def extract(path: Path, folder: Path, listed: Mapping[str, str]) -> None:
         if name != TEXT and digest.hexdigest() != listed.get(name):
             target.unlink()
             raise _refusal(path, f"{name} has changed since the archive was read; try again")
+    if wanted:
+        raise _refusal(path, f"{min(wanted)} has gone since the archive was read; try again")
 
 
 def write(partial: Path, text: str, files: Mapping[str, bytes | Path]) -> None:
@@ -167,12 +177,15 @@ def _members(path: Path) -> Iterator[tuple[str, Iterator[bytes]]]:
     """
     with _opened(path) as file:
         stream = _Stream(path, file)
-        names = list[str]()
+        names, code_left = list[str](), MAX_ALL_CODE_MB * 1e6
         while (header := stream.take(BLOCK)) != bytes(BLOCK):
             info = _header(path, header)
             if fault := _fault(info, names):
                 raise _refusal(path, fault)
             names.append(info.name)
+            code_left -= info.size if info.name.startswith(CODE) else 0
+            if code_left < 0:
+                raise _refusal(path, f"its code has more than {MAX_ALL_CODE_MB:.0f} MB; ask for it again")
             stream.announce(info.size)
             blocks = stream.blocks(info.size)
             yield info.name, blocks

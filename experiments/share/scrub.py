@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import getpass
 import os
 import pwd
@@ -20,7 +21,7 @@ from experiments.share.strict_yaml import is_deceptive
 from experiments.trial import Trial
 
 SHORTEST = 3
-LONG = 8
+LONG = 4  # in megabytes of anything, three letters stand by chance
 GENERIC = {
     "root", "user", "admin", "ubuntu", "debian", "nobody", "runner", "guest", "home", "localhost", "localdomain",
     "linux", "host", "will", "mark", "ray", "art", "bill", "may", "june", "april", "grace", "hope", "joy", "guy", "pat",
@@ -37,15 +38,20 @@ SAID = {
     "address": "somebody's address",
 }  # fmt: skip
 PATHS = re.compile(
-    r"(?<![\w/.:~-])(?:~[\w.-]*|file://)?(?:/[\w.@+~=-]+){2,}/?"  # /home/me/x, ~me/data/x, file:///scratch/x
+    r"(?<![\w/.~-])(?:~[\w.-]*|file:(?://)?)?(?:/[\w.@+~=-]+){2,}/?"  # /home/me/x, ~me/data/x, file:/scratch/x, host:/a/b
+    r"|/(?:home|Users)/[\w.@+~=-]+"  # whatever stands before it
     r"|(?<![\w/.-])~[\w.-]*/[\w.@+~=/-]+"  # ~/x
-    r"|\b[A-Za-z]:\\[^\s\"'<>|]+|\\\\[\w.-]+\\[^\s\"'<>|]+"
+    r"|\b[A-Za-z]:[\\/](?!/)[^\s\"'<>|]+|\\\\[\w.-]+\\[^\s\"'<>|]+"
+    r"|(?<![\w/.:-])//[\w.-]+/[^\s\"'<>|]+"  # //server/share
+    r"|\b(?:s3|s3a|gs|gcs|az|abfss?|wasbs?|hdfs|webhdfs|nfs|smb|ssh|sftp|scp|dbfs|oss)://[^\s\"'<>|]+"
 )
 ADDRESSES = re.compile(r"\b[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
 PRIVATE_HOSTS = re.compile(
     r"\b(?:10(?:\.\d{1,3}){3}|192\.168(?:\.\d{1,3}){2}|172\.(?:1[6-9]|2\d|3[01])(?:\.\d{1,3}){2})\b"
     r"|\b[\w-]+(?:\.[\w-]+)*\.(?:internal|intranet|lan|corp)\b"
+    r"|(?<![\w./@-])[A-Za-z][A-Za-z-]*\d[\w-]*(?:\.[\w-]+)+\.(?:edu|gov|mil|com|org|cluster|local|ac\.[a-z]{2})\b"  # node17.x.edu
 )
+UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 HOST_VARIABLES = ("HOSTNAME", "HOST", "SLURMD_NODENAME", "SLURM_SUBMIT_HOST", "SLURM_CLUSTER_NAME")
 
 
@@ -111,12 +117,27 @@ class Scrubber:
         return [*self.known(text), *_found(text, looks)]
 
     def in_bytes(self, content: bytes) -> list[Finding]:
-        """The same in what is no text, where short words stand by chance: long ones alone."""
-        return [found for found in _found(content.decode("latin1"), self.patterns) if found.end - found.start >= LONG]
+        """What is certain in what is no text, where the shortest words stand by chance."""
+        every = (found for text in readings(content) for found in self.known(text))
+        return [found for found in every if found.end - found.start >= LONG]
 
     def known(self, text: str) -> list[Finding]:
         """Of these what is certain: in code, paths and addresses may be anyone's."""
         return _found(text, [*self.patterns, ("secret", SECRET_VALUES), ("secret", SECRET_LINES)])
+
+
+def readings(content: bytes) -> Iterator[str]:
+    """The texts that bytes can be: of the encoding that they are in, which is not always said."""
+    if content.startswith(UTF_16):
+        yield content.decode("utf-16", errors="replace")
+        return
+    try:
+        texts = [content.decode()]
+    except UnicodeDecodeError:
+        texts = [content.decode("latin1"), content.decode(errors="replace")]
+    yield from texts
+    if b"\0" in content:  # of two bytes a letter, and nothing says so
+        yield from (text.replace("\0", "") for text in texts)
 
 
 def _found(text: str, patterns: Iterable[tuple[str, re.Pattern[str]]]) -> list[Finding]:

@@ -20,9 +20,10 @@ from experiments.compare.subject import find_run
 from experiments.faults import InputError
 from experiments.secrets import looks_secret
 from experiments.share import bundle, shared_rules
-from experiments.share.bundled_code import telling
+from experiments.share.bundled_code import no_text, telling
+from experiments.share.reading import VERSION
 from experiments.share.scrub import SAID, Scrubber
-from experiments.share.shared import VERSION, read
+from experiments.share.shared import read
 from experiments.share.shared_text import as_text
 from experiments.targets import is_own
 from experiments.trial import Trial
@@ -31,7 +32,7 @@ MOST_POINTS = 200
 MOST_SHOWN = 100
 MODEL = "model.safetensors"
 LEFT_OUT = ("launcher", "tracking", "runs_dir", "data_root", "data.root", "hardware.slurm", "resume")
-"""Overrides that say where a run was, which is nobody's affair."""
+"""Overrides that say where a run was, which is nobody's affair; so does a choice of hardware=, by the name of its file."""
 
 
 def share(asked: argparse.Namespace) -> int:
@@ -50,9 +51,8 @@ def share(asked: argparse.Namespace) -> int:
     _write(path, text, files)
     for warning in warnings:
         print(f"warning: {warning}")
-    print(
-        f"{path}: {_size(path)}, run '{values['name']}' of trial {trial.id}; `lathe run --from {shlex.quote(str(path))}` runs it"
-    )
+    told = f"{path}: {os.path.getsize(path) / 1e3:,.1f} kB, run '{values['name']}' of trial {trial.id}"
+    print(f"{told}; `lathe run --from {shlex.quote(str(path))}` runs it")
     return 0
 
 
@@ -95,14 +95,14 @@ def _values(
         "configuration": config,
         "trial_id": trial.id,
         "overrides": [scrubber.text(typed) for typed in provenance["overrides"] if not _is_of_place(typed)],
-        "code": [_code(number, entry, scrubber, listed) for number, entry in enumerate(record.code)],
+        "code": [_code(number, entry, trial, scrubber, listed) for number, entry in enumerate(record.code)],
         "environment": {**environment, "packages": _packages(record, scrubber)},
         "data": {key: record.data.get(key) for key in ("files", "num_files", "names_and_sizes_sha256", "splits")},
         "seeds": {"seed": config["seed"]},
         "expected": {"metrics": {name: thinned(points) for name, points in record.streams.items()}},
         "bundle": listed if files else None,
     }
-    return values, [*_warnings(trial, record, bool(files))]
+    return values, [*_warnings(trial, record, files)]
 
 
 def _configuration(config: Mapping[str, Any], scrubber: Scrubber) -> dict[str, Any]:
@@ -146,20 +146,30 @@ def _how_to_run(name: str, config: Mapping[str, Any]) -> Iterator[str]:
 
 def _is_of_place(typed: str) -> bool:
     key = typed.lstrip("+~").partition("=")[0]
-    return any(key == place or key.startswith(f"{place}.") for place in LEFT_OUT)
+    return key == "hardware" or any(key == place or key.startswith(f"{place}.") for place in LEFT_OUT)
 
 
-def _code(number: int, entry: Mapping[str, Any], scrubber: Scrubber, listed: Mapping[str, str]) -> dict[str, Any]:
-    """One checkout; the files that hold its changes by name where they go along."""
+def _code(
+    number: int, entry: Mapping[str, Any], trial: Trial, scrubber: Scrubber, listed: Mapping[str, str]
+) -> dict[str, Any]:
+    """One checkout; the files that hold its changes by name where they go along.
+
+    A folder of configurations, which may be called as whoever made it, is called by its number: only its digest counts.
+    """
     names = {kind: _file_name(number, kind) for kind in ("diff", "untracked")}
+    own = {Path(place).name for place in trial.provenance.get("config_dirs") or []}
+    is_config = number > 0 and entry.get("git_sha") is None and entry["name"] in own
     return {
-        "name": re.sub(r"[\[\]*]", "", scrubber.text(entry["name"])) or "code",
+        "name": f"configurations-{number}" if is_config else _plain(scrubber.text(entry["name"])) or "code",
         "sha256": entry["sha256"],
         "git_sha": entry.get("git_sha"),
-        "branch": _clean(entry.get("branch"), scrubber),
         "dirty": entry.get("dirty"),
         **{kind: name if f"{bundle.CODE}{name}" in listed else None for kind, name in names.items()},
     }
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\[\]*]", "", name)
 
 
 def _look_again(text: str, scrubber: Scrubber) -> None:
@@ -217,14 +227,18 @@ def _files(trial: Trial, scrubber: Scrubber) -> dict[str, bytes | Path]:
     return found
 
 
-def _warnings(trial: Trial, record: Record, has_bundle: bool) -> Iterator[str]:
-    outcome = trial.outcome()
+def _warnings(trial: Trial, record: Record, files: Mapping[str, bytes | Path]) -> Iterator[str]:
+    outcome, has_bundle = trial.outcome(), bool(files)
     if outcome is None or outcome["status"] != "finished":
         yield f"run {trial.folder.name} is not finished, so what is expected of others ends where it does"
     if any(entry.get("dirty") for entry in record.code) and not has_bundle:
         yield "its code had uncommitted changes, which only --bundle takes along"
     if any(entry.get("git_sha") is None for entry in record.code):
         yield "some of its code is in no git checkout, so others can tell that theirs differs, and not how"
+    closed = [path for name, held in files.items() if isinstance(held, bytes) for path in no_text(name, held)]
+    if closed:
+        more = f" and {len(closed) - 3} more" if len(closed) > 3 else ""
+        yield f"{', '.join(closed[:3])}{more} of what is not committed goes out and is no text; look yourself at what it tells"
     if has_bundle:
         yield from (told for told in trial.provenance.get("warnings") or [] if "code snapshot" in told)
     if list(trial.folder.glob("attempts/*/changed.yaml")):
@@ -262,8 +276,3 @@ def _write(path: Path, text: str, files: Mapping[str, bytes | Path]) -> None:
         raise InputError([f"-o {path} cannot be written: {err.strerror}; choose another place"]) from err
     finally:
         partial.unlink(missing_ok=True)
-
-
-def _size(path: Path) -> str:
-    num_bytes = os.path.getsize(path)
-    return f"{num_bytes / 1e6:.1f} MB" if num_bytes >= 1e5 else f"{num_bytes / 1e3:.1f} kB"

@@ -39,13 +39,14 @@ class Code:
     sha256: str
     """Over the commit and everything by which the checkout differed from it."""
     git_sha: str | None
-    branch: str | None
     dirty: bool | None
     """Whether it differed from its commit; null outside git."""
     diff: str | None
     """File of the bundle's folder ``code`` that holds the differences; null where there is none, or no bundle."""
     untracked: str | None
     """Likewise with the files that git did not know."""
+    branch: str | None = None
+    """Of files from before: it may bear somebody's name, and nothing needs it."""
 
 
 @dataclass

@@ -20,6 +20,8 @@ LONGEST_TEXT = 65_536
 MOST_TOLD = 20
 LARGEST = 2**63  # what torch and most formats count with
 SAFE_DIGITS = 15  # no shorter number reaches that, to whatever base
+BLANK = "\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0"
+"""Letters and signs, to Unicode, of which nothing is seen."""
 LOADER = yaml.CSafeLoader
 
 
@@ -146,10 +148,10 @@ def _fault_of_text(text: str) -> str | None:
 
 
 def is_deceptive(character: str) -> bool:
-    """True for what steers a terminal, or shows as something else than it is: control characters, changes of direction."""
+    """True for what steers a terminal, or shows as nothing or something else: control characters, changes of direction."""
     if character in "\n\t\u200d":  # the last joins emoji
         return False
-    return unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
+    return character in BLANK or unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
 
 
 def _line(part: yaml.Node | yaml.Event) -> int:

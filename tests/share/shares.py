@@ -56,7 +56,7 @@ def code(patch: bytes = b"", archive: bytes = b"", **changed: Any) -> dict[str, 
     """An entry of ``code``, with the right checksum for what was not committed."""
     told = {
         "name": "main", "sha256": hashlib.sha256(SHA.encode() + patch + archive).hexdigest(), "git_sha": SHA,
-        "branch": "main", "dirty": bool(patch or archive), "diff": "main.patch" if patch else None,
+        "dirty": bool(patch or archive), "diff": "main.patch" if patch else None,
         "untracked": "main-untracked.tar.gz" if archive else None,
     }  # fmt: skip
     return told | changed

@@ -124,6 +124,20 @@ def bomb(path: Path) -> None:
     bundled(path, {"weights/model.safetensors": WEIGHTS[:10] + bytes(20_000_000)})
 
 
+def shared_by_two(path: Path) -> None:
+    """One file that is to be unpacked for every entry of code."""
+    archive = untracked(member("a.py", b"x"))
+    entry = code(archive=archive)
+    bundled(path, {"code/main-untracked.tar.gz": zipped(archive)}, {**values(), "code": [entry, entry]})
+
+
+def bombs(path: Path) -> None:
+    """Files of which each alone may come out."""
+    archive = untracked(member("a.py", bytes(70_000_000)))
+    entries = [code(archive=archive, untracked=f"{number}-untracked.tar.gz") for number in range(2)]
+    bundled(path, {f"code/{entry['untracked']}": zipped(archive) for entry in entries}, {**values(), "code": entries})
+
+
 def evil_package(path: Path) -> None:
     (path.parent / "evil.py").write_text(EVIL)
     sets("model._target_", "evil.Evil")(path)
@@ -200,6 +214,14 @@ FILES: dict[str, Builder] = {
     "name_folder.yaml": says("name", "../../../name"),
     "other_name.yaml": says("name", "other"),
     "other_seed.yaml": says("seeds.seed", 7),
+    "metric_name.yaml": says("expected.metrics.val/[loss](javascript:1)", {"steps": [1], "values": [1.0]}),
+    "metric_long.yaml": says(f"expected.metrics.{'m' * 240}", {"steps": [1], "values": [1.0]}),
+    "split_name.yaml": says("data.splits.a b", {"digest": "0", "num_examples": 1}),
+    "num_files.yaml": says("data.names_and_sizes_sha256", "0" * 64),
+    "cpu_threads.yaml": says("environment.cpu_threads", 10**9),
+    "many_checkouts.yaml": says("code", [code() for _ in range(17)]),
+    "sha_50.yaml": says("code.0.git_sha", "0" * 50),
+    "filler.yaml": sets("name", "a\u3164b"),
     "many_settings.yaml": sets("tags", {f"k{number}": "v" for number in range(5000)}),
     # What may run.
     "system.yaml": sets("model", {"_target_": "os.system", "command": "touch executed"}),
@@ -288,6 +310,11 @@ FILES: dict[str, Builder] = {
     "code_hook.tar.gz": with_code(member("modules/.Git/hooks/post-checkout", b"touch executed")),
     "code_device.tar.gz": with_code(member("null", type=tarfile.CHRTYPE, devmajor=1, devminor=3)),
     "code_twice.tar.gz": with_code(member("a.py", b"x"), member("a.py", b"y")),
+    "code_shared.tar.gz": shared_by_two,
+    "code_bombs.tar.gz": bombs,
+    "code_many.tar.gz": with_code(*(member(f"{number}.py") for number in range(20_001))),
+    "code_deep.tar.gz": with_code(member("a/" * 64 + "b", b"x")),
+    "code_headers.tar.gz": with_code(*[member("x", b"12 path=abc\n", type=tarfile.XHDTYPE)] * 3000),
     "code_bomb.tar.gz": with_code(member("a.py", bytes(129_000_000))),
     "code_sum.tar.gz": with_code(patch=b"diff --git a/x b/x\n", sha256="0" * 64),
     "code_cut.tar.gz": lambda path: bundled(

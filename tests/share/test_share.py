@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import os
 import re
@@ -207,7 +208,7 @@ def test_a_bundle_has_the_code_and_the_best_weights(files: Path, desk: Desk) -> 
     (entry,) = desk.trial.provenance["code"]
     (shared,) = read(files / "it.tar.gz").code
     assert (shared["sha256"], shared["git_sha"]) == (entry["sha256"], entry["git_sha"])
-    assert shared["branch"] == "[user]/idea"
+    assert b"branch:" not in held["it.tar.gz unpacked"]
     assert b"+DRIVE = 'improbable'" in held[f"code/{shared['diff']}"]
 
 
@@ -377,6 +378,84 @@ def test_uncommitted_code_that_tells_of_its_maker_stays(
     shown = capsys.readouterr().err
     assert re.search(r"heartofgold/net.py, line \d+ of what is not committed tells a user's name", shown)
     assert not (tmp_path / "it.tar.gz").exists()
+
+
+def plant(trial: Trial, name: str, content: bytes) -> None:
+    """Put a file into what git did not know."""
+    packed = trial.folder / "code" / trial.provenance["code"][0]["untracked"]
+    buffer = io.BytesIO(gzip.decompress(packed.read_bytes()))
+    with tarfile.open(fileobj=buffer, mode="a") as archive:
+        info = tarfile.TarInfo(name)
+        info.size = len(content)
+        archive.addfile(info, io.BytesIO(content))
+    packed.write_bytes(gzip.compress(buffer.getvalue()))
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (
+            f"# caf\xe9\nAUTHOR = '{USER}'\n".encode("latin1"),
+            "a.bin, line 2 of what is not committed tells a user's name",
+        ),
+        (f"USER={USER}\n".encode("utf-16"), "a.bin, line 1 of what is not committed tells a user's name"),
+        (b"\x89PNG\0AKIA" + b"ABCDEFGHIJKLMNOP", "a.bin of what is not committed tells a secret"),
+        (gzip.compress(USER.encode()), "a.bin of what is not committed is packed or binary"),
+    ],
+    ids=["latin1", "utf16", "binary", "packed"],
+)
+def test_nothing_goes_out_in_a_file_that_is_no_plain_text(
+    content: bytes, told: str, copied: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setenv("USER", USER)
+    plant(copied, "a.bin", content)
+    assert main(["share", str(copied.folder), "-o", str(tmp_path / "it.tar.gz"), "--bundle"]) == 2
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "it.tar.gz").exists()
+
+
+def test_nothing_goes_out_in_a_picture_that_git_has_packed(
+    copied: Trial, desk: Desk, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    repository = tmp_path / "ship"
+    repository.mkdir()
+    (repository / "a.png").write_bytes(b"\x89PNG\0")
+    git(repository, "init", "-q")
+    git(repository, "add", ".")
+    git(repository, "commit", "-q", "-m", "first")
+    (repository / "a.png").write_bytes(b"\x89PNG\0" + USER.encode())
+    patch = subprocess.run(["git", "-C", str(repository), "diff", "--binary"], check=True, capture_output=True).stdout
+    (copied.folder / "code" / copied.provenance["code"][0]["diff"]).write_bytes(patch)
+    assert main(["share", str(copied.folder), "-o", str(tmp_path / "it.tar.gz"), "--bundle"]) == 2
+    assert "a.png of what is not committed is packed or binary, so that it cannot" in capsys.readouterr().err
+    assert not (tmp_path / "it.tar.gz").exists()
+
+
+def test_names_of_other_files_of_its_maker_stay(copied: Trial, tmp_path: Path) -> None:
+    """The hardware by its file, and the folder of configurations that it lies in."""
+    told = yaml.safe_load((copied.folder / "provenance.yaml").read_text())
+    told["overrides"] += ["hardware=acme_secretlab_h100", "hardware.cpu_threads=1"]
+    told["config_dirs"] = ["/x/acme_secretlab"]
+    told["code"].append({"name": "acme_secretlab", "sha256": "0" * 64, "git_sha": None})
+    (copied.folder / "provenance.yaml").write_text(yaml.safe_dump(told))
+    assert main(["share", str(copied.folder), "-o", str(tmp_path / "it.yaml")]) == 0
+    assert "secretlab" not in (tmp_path / "it.yaml").read_text()
+    shared = read(tmp_path / "it.yaml")
+    assert [entry["name"] for entry in shared.code][1:] == ["configurations-1"]
+    assert "hardware.cpu_threads=1" in shared.overrides
+
+
+def test_a_picture_goes_out_with_a_warning(copied: Trial, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plant(copied, "a.png", b"\x89PNG\0")
+    told = yaml.safe_load((copied.folder / "provenance.yaml").read_text())
+    (entry,) = told["code"]
+    held = (copied.folder / "code" / entry["untracked"]).read_bytes()
+    patch = (copied.folder / "code" / entry["diff"]).read_bytes()
+    entry["sha256"] = hashlib.sha256(entry["git_sha"].encode() + patch + gzip.decompress(held)).hexdigest()
+    (copied.folder / "provenance.yaml").write_text(yaml.safe_dump(told))
+    assert main(["share", str(copied.folder), "-o", str(tmp_path / "it.tar.gz"), "--bundle"]) == 0
+    assert "warning: a.png of what is not committed goes out and is no text" in capsys.readouterr().out
 
 
 def test_a_bundle_of_a_run_without_weights_is_refused(

@@ -160,6 +160,11 @@ def test_data_that_states_no_checksums_is_told_by_names_and_sizes(folder: Path) 
     assert read(Path("it.yaml")).record().data == {"num_files": 3, "names_and_sizes_sha256": "0" * 64, "splits": {}}
 
 
+def test_a_file_from_before_may_name_a_branch(folder: Path) -> None:
+    (folder / "it.yaml").write_text(text(put(values(), "code.0.branch", "main")))
+    assert read(Path("it.yaml")).code[0]["branch"] == "main"
+
+
 def test_an_archive_says_the_same_as_its_yaml_alone(folder: Path) -> None:
     bundled(folder / "it.tar.gz")
     (folder / "it.yaml").write_text(text())
