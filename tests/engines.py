@@ -29,6 +29,10 @@ from modules.schedule.cosine import Cosine
 from tests.ranks import on_ranks
 
 BATCH_SIZE, NUM_CLASSES, NUM_WORDS, NUM_STEPS = 8, 6, 12, 20
+IMAGE_SHAPES: dict[str, tuple[int, ...]] = {
+    "mlp": (5,), "lenet": (1, 6, 6), "alexnet": (1, 15, 16), "inception_v1": (1, 6, 7), "inception_v3": (1, 20, 21)
+}  # fmt: skip
+IMAGE_MODELS = ("alexnet", "inception_v1", "inception_v3")
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,8 @@ def make_model(name: str) -> nn.Module:
         return Mlp(num_features=5, num_classes=NUM_CLASSES, hidden_sizes=[8, 6], dropout_prob=0.0)
     if name == "lenet":
         return LeNet([1, 6, 6], NUM_CLASSES, conv_channels=[2, 3], hidden_size=8, dropout_prob=0.0)
+    if name in IMAGE_MODELS:
+        return _make_image_model(name)
     from modules.model.deep_lstm import DeepLstm
     from modules.model.gpt import Gpt
 
@@ -127,10 +133,26 @@ def make_model(name: str) -> nn.Module:
     )
 
 
+def _make_image_model(name: str) -> nn.Module:
+    from modules.model.alexnet import AlexNet
+    from modules.model.inception_v1 import InceptionV1
+    from modules.model.inception_v3 import InceptionV3
+
+    shape = list(IMAGE_SHAPES[name])
+    if name == "alexnet":
+        return AlexNet(
+            shape, NUM_CLASSES, conv_channels=[4, 6, 8, 4, 2], num_groups=2, stem_size=3, stem_stride=1, stem_padding=1,
+            dense_size=8, response_norm=True, dropout_prob=0.0, init_std=None,
+        )  # fmt: skip
+    if name == "inception_v1":
+        return InceptionV1(shape, NUM_CLASSES, 0.01, 3, 1, 0, dropout_prob=0.0, aux_dropout_prob=0.0)
+    return InceptionV3(shape, NUM_CLASSES, 0.01, stem_stride=1, stem_pools=0, dropout_prob=0.0)
+
+
 def make_batch(name: str, step: int, size: int = BATCH_SIZE) -> Batch:
     generator = torch.Generator().manual_seed(1000 + step % 3)  # so few that there is something to learn
-    if name in ("mlp", "lenet"):
-        shape = (5,) if name == "mlp" else (1, 6, 6)
+    if name in IMAGE_SHAPES:
+        shape = IMAGE_SHAPES[name]
         targets = torch.randint(NUM_CLASSES, (size,), generator=generator)
         inputs = torch.randn(size, *shape, generator=generator) + targets.reshape(-1, *[1] * len(shape)) / 3
         return inputs, targets
@@ -143,7 +165,7 @@ def train_each(rank: Rank, mode: Mode, tasks: list[Task]) -> list[Outcome]:
     return [train(rank, mode, task) for task in tasks]
 
 
-MODELS = ("mlp", "lenet", "deep_lstm", "gpt", "gpt_tied")
+MODELS = ("mlp", "lenet", "alexnet", "deep_lstm", "gpt", "gpt_tied")
 
 
 @functools.cache

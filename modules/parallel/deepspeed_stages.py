@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, redirect_stdout
 from io import StringIO
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from deepspeed.pipe import PipelineModule, TiedLayerSpec
 from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
@@ -61,7 +62,8 @@ class Stages(PipelineModule):  # type: ignore[misc]  # DeepSpeed has no types
         with self._autocast():
             outputs: Tensors = super().forward(forward_input)
         # What is sent has to be contiguous, and an LSTM's outputs are not.
-        return outputs.contiguous() if isinstance(outputs, Tensor) else tuple(each.contiguous() for each in outputs)
+        contiguous: Tensors = _each(outputs, lambda tensor: tensor.contiguous())
+        return contiguous
 
     def _partition_layers(self, method: str = "") -> None:
         self.parts = self._bounds
@@ -127,19 +129,28 @@ def _measured(
         best, buffers = float("inf"), [buffer.clone() for buffer in layer.buffers()]
         outputs: Any = None
         for _ in range(repeats):
-            inputs = value.detach().requires_grad_(value.is_floating_point()) if isinstance(value, Tensor) else value
+            inputs = _each(value, lambda tensor: tensor.detach().requires_grad_(tensor.is_floating_point()))
             begin = time.perf_counter()
             with autocast():
                 outputs = layer(inputs)
-            if isinstance(outputs, Tensor) and outputs.requires_grad:
-                outputs.sum().backward()  # type: ignore[no-untyped-call]
+            ends = [tensor.sum() for tensor in _tensors(outputs) if tensor.requires_grad]
+            if ends:
+                torch.autograd.backward(ends)
             best = min(best, time.perf_counter() - begin)
         layer.zero_grad(set_to_none=True)
         for buffer, before in zip(layer.buffers(), buffers, strict=True):
             buffer.copy_(before)  # nothing was learnt
         seconds.append(best)
-        value = outputs.detach() if isinstance(outputs, Tensor) else outputs
+        value = _each(outputs, lambda tensor: tensor.detach())
     told = [seconds]
     if recipe.topology.world > 1:
         dist.broadcast_object_list(told, src=0)
     return told[0]
+
+
+def _each(tensors: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    return tuple(change(tensor) for tensor in tensors) if isinstance(tensors, tuple) else change(tensors)
+
+
+def _tensors(tensors: Any) -> tuple[Tensor, ...]:
+    return tensors if isinstance(tensors, tuple) else (tensors,)

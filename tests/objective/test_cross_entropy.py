@@ -40,6 +40,28 @@ def test_cross_entropy_of_words_is_the_mean_over_all_of_them() -> None:
         assert float(loss) == pytest.approx(sum(each) / 3, rel=1e-5)
 
 
+def test_auxiliary_classifiers_learn_the_same_targets_by_their_weight() -> None:
+    own, lower, upper = (torch.randn(3, 5, requires_grad=True) for _ in range(3))
+    targets = torch.tensor([4, 0, 2])
+    plain = [CrossEntropy(label_smoothing_prob=0.1)(logits, targets)[0] for logits in (own, lower, upper)]
+    loss, metrics = CrossEntropy(label_smoothing_prob=0.1, aux_weight=0.3)((own, lower, upper), targets)
+    torch.testing.assert_close(loss, plain[0] + 0.3 * (plain[1] + plain[2]))
+    assert metrics.keys() == {"loss_nats", "aux_loss_nats"}
+    torch.testing.assert_close(metrics["loss_nats"], plain[0].detach())
+    torch.testing.assert_close(metrics["aux_loss_nats"], (plain[1].detach() + plain[2].detach()) / 2)
+    torch.testing.assert_close(torch.autograd.grad(loss, upper)[0], 0.3 * torch.autograd.grad(plain[2], upper)[0])
+
+
+def test_auxiliary_classifiers_without_a_weight_are_told() -> None:
+    outputs = (torch.zeros(3, 5), torch.zeros(3, 5))
+    with pytest.raises(
+        ValueError, match=r"objective\.aux_weight=0 leaves 1 auxiliary classifiers of the model untrained"
+    ):
+        CrossEntropy(aux_weight=0.0)(outputs, torch.zeros(3, dtype=torch.int64))
+    with pytest.raises(ValueError, match=r"aux_weight of at least 0, but got -0\.3"):
+        CrossEntropy(aux_weight=-0.3)
+
+
 def test_cross_entropy_refuses_what_are_no_logits_and_classes() -> None:
     with pytest.raises(ValueError, match=re.escape("but got [3, 5] and [2]; end the model in one number a class")):
         CrossEntropy()(torch.zeros(3, 5), torch.zeros(2, dtype=torch.int64))
@@ -49,7 +71,7 @@ def test_cross_entropy_refuses_what_are_no_logits_and_classes() -> None:
         CrossEntropy()(torch.zeros(2, 3, 5), torch.zeros(2, 5, dtype=torch.int64))
     with pytest.raises(ValueError, match=re.escape("targets as [batch, ...], but got [5] and []")):
         CrossEntropy()(torch.zeros(5), torch.tensor(1))
-    with pytest.raises(ValueError, match="but got a tuple; pick one"):
-        CrossEntropy()((torch.zeros(3, 5),), torch.zeros(3, dtype=torch.int64))
+    with pytest.raises(ValueError, match="wants one tensor of classes, but got a tuple; pick one"):
+        CrossEntropy()(torch.zeros(3, 5), (torch.zeros(3, dtype=torch.int64),))
     with pytest.raises(ValueError, match=re.escape("CrossEntropy wants label_smoothing_prob in [0, 1], but got 1.5")):
         CrossEntropy(label_smoothing_prob=1.5)

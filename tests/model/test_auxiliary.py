@@ -1,0 +1,28 @@
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from modules.model.auxiliary import Auxiliary, OnFirst
+
+
+def test_classifiers_speak_in_training_alone_and_in_their_order() -> None:
+    lower, upper = nn.Linear(3, 2), nn.Linear(4, 2)
+    model = nn.Sequential(Auxiliary(lower), OnFirst(nn.Linear(3, 4)), Auxiliary(upper), OnFirst(nn.Linear(4, 2)))
+    features = torch.randn(5, 3)
+    own, first, second = cast(tuple[Tensor, ...], model(features))
+    middle = cast(OnFirst, model[1]).layer(features)
+    torch.testing.assert_close(first, lower(features))
+    torch.testing.assert_close(second, upper(middle))
+    outputs = model.eval()(features)
+    assert isinstance(outputs, Tensor)
+    assert torch.equal(outputs, own)
+
+
+def test_what_classifiers_say_reaches_the_layers_below_them() -> None:
+    trunk = nn.Linear(3, 3)
+    model = nn.Sequential(trunk, Auxiliary(nn.Linear(3, 2)), OnFirst(nn.Linear(3, 2)))
+    _, said = cast(tuple[Tensor, Tensor], model(torch.randn(5, 3)))
+    said.sum().backward()  # type: ignore[no-untyped-call]
+    assert trunk.weight.grad is not None
+    assert trunk.weight.grad.any()
