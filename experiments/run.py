@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -123,7 +123,8 @@ class Training:
             return "stopped", f"{reason} before step {first_step + 1}"
         for step, batch in enumerate(batches, start=first_step):
             seed_step(config["seed"], step, self.place)
-            with self.profiler.step(step):
+            # What an objective refuses of a model in training, it refuses at once.
+            with self.profiler.step(step), self._wrong_input() if step == first_step else nullcontext():
                 metrics = engine.train_step(batch, step)
             self.done = done = step + 1
             curve.add(done, metrics)

@@ -23,8 +23,14 @@ SMALL = ("model=mlp", "model.hidden_sizes=[32]", "tracking=off", "hardware.devic
 class Attempt:
     """A training in this process, and what it told."""
 
-    def __init__(self, folder: Path, *overrides: str, should_stop: Callable[[], str | None] = lambda: None) -> None:
-        config = compose([*SMALL, *overrides]).config
+    def __init__(
+        self,
+        folder: Path,
+        *overrides: str,
+        small: tuple[str, ...] = SMALL,
+        should_stop: Callable[[], str | None] = lambda: None,
+    ) -> None:
+        config = compose([*small, *overrides]).config
         self.folder = folder
         self.told: list[tuple[int, str | None]] = []
         self.checkpoints = Checkpoints(folder, config["checkpoint"]["keep_last"])
@@ -45,6 +51,14 @@ class Attempt:
 
     def weights(self) -> dict[str, torch.Tensor]:
         return self.training.parts.engine.weights()
+
+
+def test_what_the_objective_refuses_in_training_alone_is_wrong_input(tmp_path: Path) -> None:
+    network = ("model=inception_v1", "model.width=0.01", "model.stem_pools=0", "model.stem_stride=1")
+    with pytest.raises(
+        InputError, match=r"objective\.aux_weight=0 leaves 2 auxiliary classifiers of the model untrained"
+    ):
+        Attempt(tmp_path, *network, "objective.aux_weight=0", small=SMALL[2:]).run()
 
 
 def test_the_loop_learns_digits(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ class AlexNet(nn.Module):
             response_norm: normalise the first two convolutions across channels, as published.
             dropout_prob: share of what goes into the two dense layers that a training step leaves out.
             init_std: spread of all weights at the start, with ones for some biases as published; null: as He et al. 2015,
-                arXiv:1502.01852, with zeros.
+                arXiv:1502.01852, but 0.01 for the last layer, and zeros.
         """
         super().__init__()
         self._check(image_shape, num_classes, conv_channels, num_groups, stem_size, stem_stride, dense_size)
@@ -141,10 +141,10 @@ class AlexNet(nn.Module):
         ones = (1, 3, 4, 5, 6)  # the second, fourth and fifth convolution, and the dense layers
         for number, part in enumerate(parts):
             assert part.bias is not None
-            if init_std is None:
+            if init_std is None and number < len(parts) - 1:
                 nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
             else:
-                nn.init.normal_(part.weight, std=init_std)
+                nn.init.normal_(part.weight, std=init_std or 0.01)
             nn.init.constant_(part.bias, float(init_std is not None and number in ones))
 
 
