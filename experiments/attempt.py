@@ -20,6 +20,7 @@ from experiments.determinism import set_level
 from experiments.earlier import earlier
 from experiments.failure import CONFIG, DEVICE_MEMORY, DISK, EXCEPTION, HOST_MEMORY
 from experiments.faults import InputError, TrainingError
+from experiments.initial import KEPT, weights_of
 from experiments.journal import Journal
 from experiments.lastwords import FOLLOWS, leave, log_name
 from experiments.parts import make_parts
@@ -93,7 +94,7 @@ def execute(
             refuse_too_large(config, plan, trust)
         random.seed(derive(config["seed"], "python"))
         numpy.random.seed(derive(config["seed"], "numpy") % 2**32)
-        parts = make_parts(config, trust)
+        parts = make_parts(config, trust, trial.folder / KEPT if weights_of(config) else None)
         training = Training(
             config, plan, parts, journal, checkpoints, should_stop, on_running, earlier(trial.folder, number), rank,
             trial.folder / "attempts" / str(number) / "profile" if config["profile"] else None,

@@ -16,6 +16,7 @@ from experiments import options
 from experiments.arrangement import is_open
 from experiments.display import Display, console
 from experiments.faults import InputError
+from experiments.initial import KEPT, find_weights, weights_of
 from experiments.launch import Result, run, runs_elsewhere, warm_launcher
 from experiments.plan import Plan, make_plan
 from experiments.plan_tables import layouts_table, plan_tables
@@ -24,7 +25,7 @@ from experiments.store import StoreError
 from experiments.sweep import find_sweep, named
 from experiments.tables import closing_table, data_table, options_table
 from experiments.targets import trusted
-from experiments.trial import Trial, code_changes, find, freeze, latest
+from experiments.trial import Trial, code_changes, find, freeze, latest, runs_dir_of
 from launchers.base import Launcher, LaunchError
 
 if TYPE_CHECKING:
@@ -102,18 +103,25 @@ def _sweep(asked: argparse.Namespace) -> int:
     return ask(read(asked.sweep, asked.overrides, asked.config_dir), asked)
 
 
-def _check(config: dict[str, Any], trust: list[str]) -> Plan:
+def _check(config: dict[str, Any], trust: list[str], kept: Path | None = None) -> Plan:
     """Tell what cannot run before a process is started for it.
+
+    Args:
+        config: of a trial.
+        trust: packages that may be named.
+        kept: the weights that it begins with, where its run folder has them already.
 
     Raises:
         PlanError: with every problem.
     """
-    plan = make_plan(config)
-    if plan.topology.pipe > 1 or plan.topology.model > 1:
+    plan, initial = make_plan(config), kept
+    if initial is None and (weights := weights_of(config)) is not None:
+        initial = find_weights(weights, lambda run: find(run, runs_dir_of(config)).folder)
+    if plan.topology.pipe > 1 or plan.topology.model > 1 or initial or config.get("freeze"):
         # Brings torch, whose second is well spent where several ranks would find out the same.
         from experiments.parts import check_fit
 
-        check_fit(config, plan, trusted(trust))
+        check_fit(config, plan, trusted(trust), initial)
     return plan
 
 
@@ -139,7 +147,8 @@ def _go_on(trial: Trial, trust: list[str], launcher: Launcher | None, changed: M
         return 0
     display = Display(sys.stdout)
     display.say(f"run {trial.folder.name} of '{trial.config['name']}' in {trial.folder}")
-    _check({**trial.config, **(changed or {})}, trust)
+    kept = trial.folder / KEPT
+    _check({**trial.config, **(changed or {})}, trust, kept if kept.exists() else None)
     for change in code_changes(trial, trust):
         display.say(f"warning: {change}")
     return _close(run(trial, trust=trust, display=display, launcher=launcher, changes=changed))

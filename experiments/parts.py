@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from experiments.build import build, in_a_line
 from experiments.faults import InputError, PlanError
 from experiments.plan import Plan
 from experiments.seeding import derive
+from experiments.start import start
 from modules.data.base import Data
 from modules.evaluator.base import Evaluator
 from modules.parallel.base import Engine, Learner
@@ -29,8 +31,14 @@ class Parts:
     engine: Engine
 
 
-def make_parts(config: Mapping[str, Any], trust: Collection[str] = ()) -> Parts:
-    """Build every part, initial weights from the configuration's seed.
+def make_parts(config: Mapping[str, Any], trust: Collection[str] = (), initial: Path | None = None) -> Parts:
+    """Build every part, initial weights from the configuration's seed and from a file.
+
+    Args:
+        config: a trial's.
+        trust: packages beyond the house's own that may be named.
+        initial: weights of safetensors, where the configuration names some (`init_from`); None leaves them to chance, where
+            only shapes count.
 
     Raises:
         PlanError: with every problem: parts refuse their values, or may not be named.
@@ -46,6 +54,7 @@ def make_parts(config: Mapping[str, Any], trust: Collection[str] = ()) -> Parts:
             problems += err.problems
         except Exception as err:  # torch's optimizers and a user's raise what they like
             problems.append(f"{key}: {in_a_line(err)}; mend its arguments")
+    problems = problems or start(built["model"], config, initial)
     if problems:
         raise PlanError(problems, f"the plan for '{config['name']}'")
     learner = Learner(
@@ -54,15 +63,23 @@ def make_parts(config: Mapping[str, Any], trust: Collection[str] = ()) -> Parts:
     return Parts(built["data"], learner, built["evaluator"], built["parallel"])
 
 
-def check_fit(config: Mapping[str, Any], plan: Plan, trust: Collection[str] = ()) -> None:
+def check_fit(config: Mapping[str, Any], plan: Plan, trust: Collection[str] = (), initial: Path | None = None) -> None:
     """Refuse a model that cannot be cut into the stages or split over the ranks of a plan, before any is started.
+
+    Args:
+        config: a trial's.
+        plan: follows from it.
+        trust: packages beyond the house's own that may be named.
+        initial: the weights that it begins with, where it names some; they are held against the model's.
 
     Raises:
         PlanError: with every reason.
     """
-    if plan.topology.pipe == plan.topology.model == 1:
+    if plan.topology.pipe == plan.topology.model == 1 and initial is None and not config.get("freeze"):
         return
     with torch.device("meta"):
         model = build(config["model"], "model", trust)
-    if problems := misfits(model, plan.topology, config["parallel"].get("partition", "parameters")):
+    problems = start(model, config, initial)
+    problems += misfits(model, plan.topology, config["parallel"].get("partition", "parameters"))
+    if problems:
         raise PlanError(problems, f"the plan for '{plan.name}'")

@@ -60,6 +60,9 @@ class Experiment:
     hardware: Hardware
     launcher: Part
     tracking: Tracking
+    init_from: InitFrom
+    freeze: list[str]
+    """Parts of the model, by the beginnings of their weights' names, that stay as they are at the start; [] trains all."""
     resume: bool
     """Go on with the latest run of this very configuration instead of starting a new one."""
     runs_dir: str
@@ -77,6 +80,16 @@ class Checkpoint:
     best_metric: str | None
     """A metric of the evaluation such as val/accuracy_top1; null: no best one is kept."""
     best_mode: Literal["max", "min"]
+
+
+@dataclass
+class InitFrom:
+    """What the model starts with in place of chance."""
+
+    weights: str | None
+    """A run, by its id or folder, whose best weights are taken, or a file of safetensors; null: chance."""
+    skip: list[str]
+    """Parts, by the beginnings of their weights' names, that start by chance all the same: a head for other classes."""
 
 
 @dataclass

@@ -21,6 +21,7 @@ import yaml
 
 from experiments.atomic import write_text
 from experiments.faults import InputError, did_you_mean
+from experiments.initial import keep, weights_of
 from experiments.provenance import machine, packages
 from experiments.secrets import resolve
 from experiments.snapshot import snapshots
@@ -102,6 +103,10 @@ def trial_id(config: dict[str, Any]) -> str:
     kept = {key: value for key, value in config.items() if key not in EXCLUDED}
     for part in ("data", "hardware"):
         kept[part] = {key: value for key, value in config[part].items() if f"{part}.{key}" not in EXCLUDED}
+    if weights_of(config) is None:
+        kept.pop("init_from", None)
+    if not config.get("freeze"):
+        kept.pop("freeze", None)
     canonical = json.dumps(kept, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(canonical.encode()).hexdigest()[:10]
 
@@ -127,7 +132,10 @@ def write_trial(folder: Path, config: dict[str, Any], provenance: dict[str, Any]
 
     Raises:
         OSError: it cannot be written.
+        InputError: the weights that it begins with cannot be found.
     """
+    if (named := weights_of(config)) is not None:
+        provenance = {**provenance, "initial": keep(named, lambda run: find(run, runs_dir_of(config)).folder, folder)}
     write_text(folder / "provenance.yaml", as_yaml(provenance))
     # Last of all: it is what makes the folder a run.
     write_text(folder / "trial.yaml", as_yaml(config))
