@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Generator, Tensor
 
 from modules.data.base import Batch, DataError
-from modules.data.tensors import check_at_least, check_image_shape, check_split
+from modules.data.photo_cut import UnreadableError, photo_cut
+from modules.data.tensors import check_at_least, check_split
 
 _ENDINGS = (".jpg", ".jpeg", ".png")
 
@@ -20,7 +20,7 @@ _ENDINGS = (".jpg", ".jpeg", ".png")
 class ImageFolder:
     """Photos of ``root/folder/{train,val,test}/CLASS/*.{jpg,jpeg,png}``; classes are numbered by their names' order.
 
-    A photo is shrunk until its shorter side has ``resize_size`` pixels, then a square is cut out of it.
+    What is done to a photo: `photo_cut.PhotoCut`.
     """
 
     def __init__(
@@ -34,6 +34,10 @@ class ImageFolder:
         image_shape: Sequence[int],
         num_features: int,
         num_classes: int,
+        min_crop_area: float | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        split_folders: Mapping[str, str] | None = None,
     ) -> None:
         """
         Args:
@@ -46,56 +50,64 @@ class ImageFolder:
             image_shape: [3, image_size, image_size].
             num_features: 3 * image_size * image_size.
             num_classes: folders of the training split.
+            min_crop_area: training that augments cuts a part of any area from this share of the photo on; None: a square of
+                the shrunk photo.
+            mean: of red, green and blue in [0, 1], taken off.
+            std: of them, divided by.
+            split_folders: folder by split, where they are not called train, val and test.
         """
-        check_at_least("ImageFolder", 1, image_size=image_size, num_classes=num_classes)
-        check_at_least("ImageFolder", image_size, resize_size=resize_size)
-        self.image_shape = check_image_shape("ImageFolder", image_shape, num_features)
-        if self.image_shape != (3, image_size, image_size):
-            raise ValueError(
-                f"ImageFolder wants image_shape=[3, image_size, image_size], but got {list(image_shape)} and "
-                f"image_size={image_size}; set data.image_shape=[3,{image_size},{image_size}]"
-            )
+        check_at_least("ImageFolder", 1, num_classes=num_classes)
+        self.cut = photo_cut(
+            "ImageFolder", resize_size, image_size, image_shape, num_features, min_crop_area, mean, std
+        )
         if not folder:
             raise ValueError("ImageFolder wants a folder below root, but got ''; set data.folder")
+        self.split_folders = {"train": "train", "val": "val", "test": "test", **(split_folders or {})}
+        if strange := sorted(self.split_folders.keys() - {"train", "val", "test"}):
+            raise ValueError(
+                f"ImageFolder wants split_folders of train, val and test, but got {strange}; leave them out"
+            )
         self.folder = folder
         self.num_train = num_train
         self.path = Path(root).expanduser().absolute() / folder
-        self.resize_size = resize_size
-        self.image_size = image_size
         self.augment = augment
+        self.image_shape = tuple(image_shape)
         self.num_classes = num_classes
 
     def load(self, split: str) -> ImageSplit:
         check_split("ImageFolder", split)
-        classes = self._subfolders("train")
+        train, own = self.split_folders["train"], self.split_folders[split]
+        classes = self._subfolders(train)
         if len(classes) != self.num_classes:
             raise DataError(
-                f"data.folder={self.folder!r}: {self.path / 'train'} has {len(classes)} folders, but "
+                f"data.folder={self.folder!r}: {self.path / train} has {len(classes)} folders, but "
                 f"data.num_classes={self.num_classes}; every class has one; set data.num_classes={len(classes)}"
             )
         self.class_names = classes
         names: list[bytes] = []
         targets: list[int] = []
-        for name in self._subfolders(split):
+        for name in self._subfolders(own):
             if name not in classes:
                 raise DataError(
-                    f"data.folder={self.folder!r}: {self.path / split / name} is a class that the training split does "
-                    f"not have; every split needs the same folders; remove it, or add {self.path / 'train' / name}"
+                    f"data.folder={self.folder!r}: {self.path / own / name} is a class that the training split does "
+                    f"not have; every split needs the same folders; remove it, or add {self.path / train / name}"
                 )
-            found = sorted(_images(self.path / split / name))
+            found = sorted(_images(self.path / own / name))
             names += [os.fsencode(f"{name}/{image}") for image in found]
             targets += [classes.index(name)] * len(found)
         if not names:
             raise DataError(
-                f"data.folder={self.folder!r}: {self.path / split} has no images; a split needs files that end in "
+                f"data.folder={self.folder!r}: {self.path / own} has no images; a split needs files that end in "
                 f"{', '.join(_ENDINGS)} in one folder a class; put them there"
             )
         if split == "train" and self.num_train not in (None, len(names)):
             raise DataError(
-                f"data.folder={self.folder!r}: {self.path / split} has {len(names)} images, but "
+                f"data.folder={self.folder!r}: {self.path / own} has {len(names)} images, but "
                 f"data.num_train={self.num_train}; epochs are counted by it; set data.num_train={len(names)}"
             )
-        return ImageSplit(self, split, np.array(names), torch.tensor(targets))
+        return ImageSplit(
+            self, self.path / own, self.augment and split == "train", np.array(names), torch.tensor(targets)
+        )
 
     def example(self, batch_size: int) -> Batch:
         return torch.zeros(batch_size, *self.image_shape), torch.zeros(batch_size, dtype=torch.int64)
@@ -105,9 +117,11 @@ class ImageFolder:
         try:
             return sorted(entry.name for entry in os.scandir(path) if entry.is_dir())
         except OSError as err:
+            *others, last = dict.fromkeys(self.split_folders.values())
+            wanted = f"{', '.join(others)} and {last}" if others else last
             raise DataError(
                 f"data.folder={self.folder!r}: {path} cannot be listed ({err.strerror}); the set needs the folders "
-                f"train, val and test with one folder a class; set LATHE_DATA to the folder that holds {self.folder!r}"
+                f"{wanted} with one folder a class; set LATHE_DATA to the folder that holds {self.folder!r}"
             ) from err
 
 
@@ -116,18 +130,19 @@ class ImageSplit:
 
     in_memory = False
 
-    def __init__(self, data: ImageFolder, split: str, names: np.ndarray, targets: Tensor) -> None:
+    def __init__(self, data: ImageFolder, path: Path, distorts: bool, names: np.ndarray, targets: Tensor) -> None:
         """
         Args:
             data: what is done to a photo.
-            split: the folder below that of the set.
+            path: the folder of the split.
+            distorts: cut and mirror by chance.
             names: bytes [images], below the split's folder. An array, as a list's reference counts would make every
                 worker copy it, page by page.
             targets: int64 [images].
         """
         self.data = data
-        self.path = data.path / split
-        self.distort = data.augment and split == "train"
+        self.path = path
+        self.distorts = distorts
         self.names = names
         self.targets = targets
 
@@ -135,36 +150,15 @@ class ImageSplit:
         return len(self.names)
 
     def batch(self, indices: Tensor, generator: Generator) -> Batch:
-        top, left, mirror = torch.full((3, len(indices)), 0.5)
-        if self.distort:
-            top, left, mirror = torch.rand(3, len(indices), generator=generator)
-        inputs = torch.empty(len(indices), *self.data.image_shape)
-        for row, index in enumerate(indices.tolist()):
-            pixels = self._read(index, float(top[row]), float(left[row]))
-            if mirror[row] < 0.5:
-                pixels = pixels[:, ::-1]
-            inputs[row] = torch.from_numpy(pixels.astype(np.float32)).permute(2, 0, 1)
-        return inputs.div_(255), self.targets.index_select(0, indices)
-
-    def _read(self, index: int, top: float, left: float) -> np.ndarray:
-        """uint8 [image_size, image_size, 3]; the cut lies at ``top`` and ``left`` of what room there is, in [0, 1]."""
-        path = self.path / os.fsdecode(self.names[index])
-        size, resize_size = self.data.image_size, self.data.resize_size
+        paths = [self.path / os.fsdecode(self.names[index]) for index in indices.tolist()]
         try:
-            with Image.open(path) as image:
-                image.draft(
-                    "RGB", (resize_size, resize_size)
-                )  # a JPEG decodes to 1/2, 1/4 or 1/8 at a fraction of the cost
-                photo = image.convert("RGB")
-        except (OSError, ValueError, SyntaxError) as err:
+            inputs = self.data.cut.batch(paths, generator if self.distorts else None)
+        except UnreadableError as err:
             raise DataError(
-                f"data.folder={self.data.folder!r}: {path} cannot be read as an image ({err}); every file of a split "
-                f"must be one; replace or remove it"
+                f"data.folder={self.data.folder!r}: {paths[err.number]} cannot be read as an image ({err.reason}); every file "
+                f"of a split must be one; replace or remove it"
             ) from err
-        width, height = photo.size
-        side = min(width, height) * size / resize_size
-        box = (left * (width - side), top * (height - side), left * (width - side) + side, top * (height - side) + side)
-        return np.asarray(photo.resize((size, size), Image.Resampling.BILINEAR, box=box))
+        return inputs, self.targets.index_select(0, indices)
 
 
 def _images(folder: Path) -> list[str]:

@@ -1,4 +1,5 @@
 import re
+import shutil
 from pathlib import Path
 from typing import cast
 
@@ -128,3 +129,14 @@ def test_building_checks_its_sizes() -> None:
         ImageFolder("/nowhere", "photos", None, 11, 12, True, [3, 12, 12], 432, 2)
     with pytest.raises(ValueError, match=re.escape("image_size=12; set data.image_shape=[3,12,12]")):
         ImageFolder("/nowhere", "photos", None, 16, 12, True, [3, 13, 13], 507, 2)
+
+
+def test_splits_may_lie_in_folders_of_other_names(folder: Path) -> None:
+    shutil.rmtree(folder / "test")
+    data = ImageFolder(
+        str(folder.parent), folder.name, None, 16, 12, True, [3, 12, 12], 432, 2, split_folders={"test": "val"}
+    )
+    test, val = (data.load(split).batch(torch.arange(5), Generator()) for split in ("test", "val"))
+    assert torch.equal(cast(Tensor, test[0]), cast(Tensor, val[0]))
+    with pytest.raises(ValueError, match=re.escape("split_folders of train, val and test, but got ['dev']")):
+        ImageFolder("/nowhere", "photos", None, 16, 12, True, [3, 12, 12], 432, 2, split_folders={"dev": "val"})
