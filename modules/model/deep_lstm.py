@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Literal, cast
 
 from torch import Tensor, nn
 
 from modules.model.base import Shard
+from modules.model.lstm_cell import LstmCells
+
+Cell = Literal["torch", "written_out"]
 
 
 class DeepLstm(nn.Module):
     """Scores the next word after every word of a text by several layers of LSTM.
 
     Dropout is on what goes from layer to layer, never on what goes from time to time. Every text starts from states of zero:
-    the tutorial carries them from window to window, which would make a batch depend on the one before. Its gates have two
-    biases, as cuDNN's, where the tutorial's have one.
+    the tutorial carries them from window to window, which would make a batch depend on the one before. torch's cell has
+    two biases a gate, as cuDNN's, where the tutorial's and the one written out have one.
     Source: Zaremba et al. 2014, arXiv:1409.2329; https://www.tensorflow.org/versions/r0.10/tutorials/recurrent.
     """
 
     def __init__(
-        self, vocab_size: int, hidden_size: int, num_layers: int, dropout_prob: float, init_scale: float
+        self,
+        vocab_size: int,
+        hidden_size: int,
+        num_layers: int,
+        dropout_prob: float,
+        init_scale: float,
+        forget_bias: float = 0.0,
+        cell: Cell = "torch",
     ) -> None:
         """
         Args:
@@ -28,6 +38,8 @@ class DeepLstm(nn.Module):
             num_layers: layers of LSTM.
             dropout_prob: share of the features between layers that a training step leaves out.
             init_scale: all parameters start evenly spread over ``[-init_scale, init_scale]``.
+            forget_bias: what the gate that keeps the memory has beside its bias at the start; the tutorial has 0.
+            cell: "torch": one fused operation for all times; "written_out": the step as modules/model/lstm_cell.py reads.
 
         Raises:
             ValueError: a size is not positive, or a share is none.
@@ -45,11 +57,15 @@ class DeepLstm(nn.Module):
                 f"DeepLstm wants init_scale above 0, but got {init_scale}; the tutorial has 0.1, 0.05, 0.04"
             )
         self.words = nn.Sequential(nn.Embedding(vocab_size, hidden_size), nn.Dropout(dropout_prob))
-        self.recurrent = nn.ModuleList(LstmLayer(hidden_size, dropout_prob) for _ in range(num_layers))
+        self.recurrent = nn.ModuleList(
+            LstmLayer(hidden_size, dropout_prob, forget_bias, cell) for _ in range(num_layers)
+        )
         self.head = nn.Linear(hidden_size, vocab_size)
         self.vocab_size = vocab_size
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -init_scale, init_scale)
+        for layer in self.recurrent:
+            cast(LstmLayer, layer).remember()
 
     def layers(self) -> list[nn.Module]:
         """The embedding, every layer of LSTM, the logits: as pipeline stages, a layer a device."""
@@ -80,10 +96,20 @@ class DeepLstm(nn.Module):
 class LstmLayer(nn.Module):
     """One layer of LSTM over a whole text from states of zero, with dropout on what it gives."""
 
-    def __init__(self, hidden_size: int, dropout_prob: float) -> None:
+    def __init__(self, hidden_size: int, dropout_prob: float, forget_bias: float, cell: Cell) -> None:
         super().__init__()
-        self.lstm = nn.LSTM(hidden_size, hidden_size, batch_first=True)
+        self.forget_bias = forget_bias
+        self.lstm = (
+            nn.LSTM(hidden_size, hidden_size, batch_first=True)
+            if cell == "torch"
+            else LstmCells(hidden_size, hidden_size, forget_bias)
+        )
         self.dropout = nn.Dropout(dropout_prob)
+
+    def remember(self) -> None:
+        """Add the forget bias to torch's own biases; the cell that is written out adds it at every step."""
+        if isinstance(self.lstm, nn.LSTM):
+            self.lstm.bias_ih_l0.data.chunk(4)[1].add_(self.forget_bias)
 
     def forward(self, states: Tensor) -> Tensor:
         """From float [batch, time, hidden_size] to the same."""

@@ -1,6 +1,6 @@
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ import yaml
 from torch import Tensor, nn
 
 from modules.model.base import Layered, Shardable
-from modules.model.deep_lstm import DeepLstm
+from modules.model.deep_lstm import Cell, DeepLstm
 
 PRESET = Path(__file__).parents[2] / "conf/model/deep_lstm.yaml"
 
@@ -45,6 +45,27 @@ def test_deep_lstm_is_torchs_lstm_of_as_many_layers() -> None:
             getattr(torchs, name.removeprefix("lstm.").replace("l0", f"l{number}")).data = parameter.detach()
     states, _ = torchs(model.words(_words()))
     torch.testing.assert_close(model(_words()), model.head(states))
+
+
+def test_a_written_out_cell_gives_the_same_under_the_mapping_of_weights() -> None:
+    torchs, written = _lstm(), DeepLstm(11, 6, 3, 0.0, 0.1, forget_bias=0.5, cell="written_out")
+    written.words.load_state_dict(torchs.words.state_dict())
+    written.head.load_state_dict(torchs.head.state_dict())
+    for layer, other in zip(written.recurrent, torchs.recurrent, strict=True):
+        cell = nn.LSTMCell(6, 6)
+        cell.load_state_dict({name.removesuffix("_l0"): value for name, value in other.lstm.state_dict().items()})  # type: ignore[union-attr]
+        layer.lstm.cell.load_torchs(cell)  # type: ignore[union-attr]
+    assert (written(_words()) - torchs(_words())).abs().max() < 1e-6
+
+
+def test_a_forget_bias_is_there_from_the_start_in_both_cells() -> None:
+    torch.manual_seed(0)
+    layers = [DeepLstm(11, 6, 1, 0.0, 0.1, 3.0, cell).recurrent[0] for cell in get_args(Cell)]
+    memory = torch.full((2, 6), 2.0)
+    kept = layers[0].lstm(torch.zeros(2, 1, 6), (torch.zeros(1, 2, 6), memory[None]))[1][1][0]  # type: ignore[operator]
+    _, written = layers[1].lstm.cell(torch.zeros(2, 6), (torch.zeros(2, 6), memory))  # type: ignore[operator,union-attr]
+    assert ((kept > 1.7) & (kept < 2.1)).all()
+    assert ((written > 1.7) & (written < 2.1)).all()
 
 
 def test_deep_lstm_knows_nothing_of_words_to_come_nor_of_texts_before() -> None:
@@ -85,9 +106,10 @@ def test_deep_lstm_learns_to_say_what_stood_before() -> None:
     assert loss.item() < 0.3  # by chance 2.4
 
 
-def test_deep_lstm_takes_a_step_on_the_meta_device_and_in_bf16() -> None:
+@pytest.mark.parametrize("cell", ["torch", "written_out"])
+def test_deep_lstm_takes_a_step_on_the_meta_device_and_in_bf16(cell: Cell) -> None:
     with torch.device("meta"):
-        model = DeepLstm(11, 6, 3, 0.1, 0.1)
+        model = DeepLstm(11, 6, 3, 0.1, 0.1, cell=cell)
         model(torch.zeros(2, 5, dtype=torch.int64)).sum().backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
     with torch.autocast("cpu", torch.bfloat16):
