@@ -19,7 +19,7 @@ from modules.data.base import Batch, Tensors
 from modules.parallel.cost import STEP_S, Cost, Machine, cost_of
 from modules.parallel.counting import count
 from modules.parallel.counts import ModelCount
-from modules.parallel.fits import misfits, stage_bounds
+from modules.parallel.fits import evaluator_misfits, misfits, stage_bounds
 from modules.parallel.layout import Layout
 from modules.parallel.memory import StageMemory, memory_of
 
@@ -65,7 +65,8 @@ def of_plan(config: Mapping[str, Any], plan: Plan, trust: Collection[str] = ()) 
     with torch.device("meta"):
         parts = make_parts(config, trust)
     partition = config["parallel"].get("partition", "parameters")
-    if problems := misfits(parts.learner.model, topology, partition):
+    problems = misfits(parts.learner.model, topology, partition) + evaluator_misfits(parts.evaluator, layout)
+    if problems:
         raise PlanError(problems, f"the plan for '{plan.name}'")
     whole = sum(parameter.numel() for parameter in parts.learner.model.parameters())
     bounds = stage_bounds(parts.learner.model, topology.pipe, partition) if topology.pipe > 1 else None

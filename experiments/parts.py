@@ -16,7 +16,7 @@ from experiments.plan import Plan
 from experiments.seeding import derive
 from experiments.start import start
 from modules.data.base import Data
-from modules.evaluator.base import Evaluator
+from modules.evaluator.base import AnyEvaluator
 from modules.parallel.base import Engine, Learner
 from modules.parallel.fits import misfits
 
@@ -27,7 +27,7 @@ class Parts:
 
     data: Data
     learner: Learner
-    evaluator: Evaluator
+    evaluator: AnyEvaluator
     engine: Engine
 
 

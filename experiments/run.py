@@ -19,10 +19,11 @@ from experiments.batches import Share, evaluation_batches, training_batches
 from experiments.checkpoint import Checkpoint, Checkpoints
 from experiments.curve import Curve
 from experiments.earlier import Earlier
-from experiments.export.interface import of_tensors
 from experiments.faults import InputError, TrainingError
 from experiments.fingerprint import fingerprint
+from experiments.footprint import layout_of
 from experiments.journal import Journal
+from experiments.measuring import keep_files, try_evaluation
 from experiments.memory import memory_peak_gib, memory_peaks
 from experiments.parts import Parts
 from experiments.plan import Plan
@@ -157,14 +158,8 @@ class Training:
         Raises:
             ValueError: it cannot measure the model's outputs, or not the metric that the best checkpoint goes by.
         """
-        inputs, targets = self.parts.data.example(2)
-        model, evaluator = self.parts.learner.model, self.parts.evaluator
-        with torch.random.fork_rng(devices=[]), torch.inference_mode():
-            outputs = model.eval()(inputs)
-            self.interface = of_tensors(inputs, outputs)
-            model.train()
-            _, other = self.parts.learner.objective(outputs, targets)
-            names = [f"val/{name}" for name in {**other, **evaluator.metrics(evaluator.measure(outputs, targets))}]
+        names, self.interface = try_evaluation(self.parts, layout_of(self.config, self.plan))
+        names = [f"val/{name}" for name in names]
         wanted = self.config["checkpoint"]["best_metric"]
         if wanted is not None and wanted not in names:
             raise ValueError(
@@ -256,6 +251,8 @@ class Training:
         found = engine.evaluate(batches, self.parts.evaluator)
         metrics = {f"{name}/{metric}": value for metric, value in found.items()}
         self.journal.metrics(done, metrics)
+        if self.rank.number == 0:
+            keep_files(self.parts.evaluator, self.journal.path.parent / name, self.journal)
         self.journal.metrics(done, memory_peaks(engine.gather(memory_peak_gib())))
         if name == "val":
             if done < self.plan.num_steps:

@@ -19,7 +19,7 @@ from experiments.targets import is_allowed, is_own
 ROOT = "experiments.schema.Experiment"
 MARKS = ("_target_", "_partial_")
 METHODS = {
-    "data": ("load",), "evaluator": ("measure",), "launcher": ("launch", "submit"), "model": ("forward",),
+    "data": ("load",), "evaluator": ("measure", "measure_model"), "launcher": ("launch", "submit"), "model": ("forward",),
     "objective": ("__call__", "forward"), "parallel": ("train_step", "layouts"), "schedule": ("factor",),
 }  # fmt: skip
 """By what a class shows that it is of the kind that a key of the root wants: it has one of these."""

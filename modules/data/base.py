@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 from torch import Generator, Tensor
 
@@ -50,6 +51,20 @@ class Data(Protocol):
 
     def example(self, batch_size: int) -> Batch:
         """A batch of zeros with the right shapes and dtypes, made without reading a file."""
+        ...
+
+
+@runtime_checkable
+class Worded(Protocol):
+    """A data set whose inputs are numbers of words."""
+
+    @property
+    def words(self) -> Sequence[str]:
+        """The word of every number that is used; reads the files at the first use.
+
+        Raises:
+            DataError: as `Data.load`.
+        """
         ...
 
 

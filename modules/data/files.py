@@ -19,22 +19,23 @@ from modules.data.base import DataError
 class DataFiles:
     """Files of one folder by name. Nothing is touched before `read`."""
 
-    def __init__(self, root: str, folder: str, files: Mapping[str, str | None]) -> None:
+    def __init__(self, root: str, folder: str, files: Mapping[str, str | None], part: str = "data") -> None:
         """
         Args:
             root: the folder of all data sets.
             folder: that of this set, below ``root``.
             files: name to sha256, 64 hexadecimal digits; None where it is not checked.
+            part: whose they are in the configuration, for messages.
         """
         if not folder or not files:
-            raise ValueError(f"data wants a folder and its files, but got folder={folder!r} and {len(files)} files")
+            raise ValueError(f"{part} wants a folder and its files, but got folder={folder!r} and {len(files)} files")
         for name, sha256 in files.items():
             if sha256 is not None and not re.fullmatch("[0-9a-f]{64}", sha256):
                 raise ValueError(
-                    f"data.files wants the sha256 of {name!r} as 64 digits of 0-9 and a-f, but got {sha256!r}; "
+                    f"{part}.files wants the sha256 of {name!r} as 64 digits of 0-9 and a-f, but got {sha256!r}; "
                     f"`sha256sum` prints it, and null leaves the file unchecked"
                 )
-        self.folder = folder
+        self.folder, self.part = folder, part
         self.files = dict(files)
         self.path = Path(root).expanduser() / folder
 
@@ -51,13 +52,13 @@ class DataFiles:
             raise DataError(self._missing(path)) from err
         except OSError as err:
             raise DataError(
-                f"data.folder={self.folder!r}: {path} cannot be read ({err.strerror}); every file of the set must be "
+                f"{self.part}.folder={self.folder!r}: {path} cannot be read ({err.strerror}); every file of the set must be "
                 f"readable; mend its permissions, or set LATHE_DATA to a folder with a copy"
             ) from err
         sha256 = self.files[name]
         if sha256 is not None and (found := hashlib.sha256(content).hexdigest()) != sha256:
             raise DataError(
-                f"data.folder={self.folder!r}: {path} has the sha256 {found}, but data.files says {sha256}; "
+                f"{self.part}.folder={self.folder!r}: {path} has the sha256 {found}, but {self.part}.files says {sha256}; "
                 f"it is damaged or another version: {self._fetch_again()}"
             )
         return content
@@ -70,7 +71,7 @@ class DataFiles:
         except (OSError, EOFError, ValueError, KeyError, IndexError, BadZipFile, zlib.error) as err:
             told = f"it has no {err}" if isinstance(err, KeyError) else err
             raise DataError(
-                f"data.folder={self.folder!r}: {(self.path / name).absolute()} is damaged or of another format "
+                f"{self.part}.folder={self.folder!r}: {(self.path / name).absolute()} is damaged or of another format "
                 f"({told}); {self._fetch_again()}"
             ) from err
 
@@ -86,7 +87,7 @@ class DataFiles:
 
     def _missing(self, path: Path) -> str:
         return (
-            f"data.folder={self.folder!r}: {path} is missing; the set needs {', '.join(self.files)} in that folder; "
+            f"{self.part}.folder={self.folder!r}: {path} is missing; the set needs {', '.join(self.files)} in that folder; "
             f"set LATHE_DATA to the folder that holds {self.folder!r}, or fetch the files from the source that "
             f"`lathe data` names"
         )

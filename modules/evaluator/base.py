@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from modules.data.base import Tensors
+from modules.data.base import Batch, Data, Tensors
 
 
 class Evaluator(Protocol):
@@ -20,4 +20,46 @@ class Evaluator(Protocol):
         Args:
             sums: float64 [sums].
         """
+        ...
+
+
+@runtime_checkable
+class ModelEvaluator(Protocol):
+    """An evaluator that outputs are not enough for: it lets the model write, or looks at its weights.
+
+    Its two methods are those of `Evaluator` with the model at hand. Only an engine serves it whose ranks have all of it.
+    """
+
+    def attach(self, data: Data) -> None:
+        """Told the data set of the training, once and before all else: its words, say.
+
+        Raises:
+            ValueError: it lacks what is asked.
+            DataError: a file is missing or damaged.
+        """
+        ...
+
+    def measure_model(self, model: nn.Module, batch: Batch) -> Tensor:
+        """As `Evaluator.measure`.
+
+        Args:
+            model: the training's, whole and in evaluation mode.
+            batch: on the model's device.
+        """
+        ...
+
+    def model_metrics(self, model: nn.Module, sums: Tensor) -> dict[str, float]:
+        """As `Evaluator.metrics`; every rank calls it and gets the same."""
+        ...
+
+
+AnyEvaluator = Evaluator | ModelEvaluator
+
+
+@runtime_checkable
+class Shows(Protocol):
+    """An evaluator that has more to show than numbers: tables, translations, pictures."""
+
+    def files(self) -> dict[str, bytes]:
+        """Of the evaluation before, by file name; they become artifacts of the run."""
         ...

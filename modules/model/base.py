@@ -1,11 +1,11 @@
-"""The contracts of a model: what an `nn.Module` adds that can be cut into stages, or whose layers can be split."""
+"""The contracts of a model: what an `nn.Module` adds to be cut into stages, split over ranks or asked for more than outputs."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
-from torch import nn
+from torch import Tensor, nn
 
 
 @runtime_checkable
@@ -43,4 +43,13 @@ class Shardable(Protocol):
 
     def shards(self) -> dict[str, Shard]:
         """The layers that split, by their names in `named_modules`; all others are held whole by every rank."""
+        ...
+
+
+@runtime_checkable
+class Embeds(Protocol):
+    """A model that has a vector for every word."""
+
+    def word_vectors(self) -> Tensor:
+        """float [vocab_size, features]."""
         ...

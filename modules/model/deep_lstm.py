@@ -99,7 +99,7 @@ class LstmLayer(nn.Module):
     def __init__(self, hidden_size: int, dropout_prob: float, forget_bias: float, cell: Cell) -> None:
         super().__init__()
         self.forget_bias = forget_bias
-        self.lstm = (
+        self.lstm: nn.Module = (
             nn.LSTM(hidden_size, hidden_size, batch_first=True)
             if cell == "torch"
             else LstmCells(hidden_size, hidden_size, forget_bias)
@@ -109,7 +109,7 @@ class LstmLayer(nn.Module):
     def remember(self) -> None:
         """Add the forget bias to torch's own biases; the cell that is written out adds it at every step."""
         if isinstance(self.lstm, nn.LSTM):
-            self.lstm.bias_ih_l0.data.chunk(4)[1].add_(self.forget_bias)
+            cast(Tensor, self.lstm.bias_ih_l0).data.chunk(4)[1].add_(self.forget_bias)
 
     def forward(self, states: Tensor) -> Tensor:
         """From float [batch, time, hidden_size] to the same."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from modules.data.base import Batch
-from modules.evaluator.base import Evaluator
+from modules.evaluator.base import AnyEvaluator
 from modules.objective.base import Objective
 from modules.parallel.topology import Topology
 from modules.schedule.base import Schedule
@@ -88,13 +88,14 @@ class Engine(Protocol):
         """
         ...
 
-    def evaluate(self, batches: Iterable[tuple[Batch, bool]], evaluator: Evaluator) -> dict[str, float]:
+    def evaluate(self, batches: Iterable[tuple[Batch, bool]], evaluator: AnyEvaluator) -> dict[str, float]:
         """The evaluator's metrics and the objective's mean over all replicas' examples, in evaluation mode.
 
         Args:
             batches: this replica's share, as many batches on every rank. False marks one that does not count: it is there
                 because all ranks compute in step.
-            evaluator: its sums are added up over the replicas.
+            evaluator: its sums are added up over the replicas. One that asks the model is served only where every rank
+                has all of it (`fits.evaluator_misfits`).
         """
         ...
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from modules.data.base import Batch, Tensors
-from modules.evaluator.base import Evaluator
+from modules.evaluator.base import AnyEvaluator
 from modules.parallel import state
 from modules.parallel.base import Learner, Recipe
 from modules.parallel.deepspeed_engine import DeepSpeedEngine
@@ -78,7 +78,7 @@ class Pipeline(DeepSpeedEngine):
         self.engine.train_batch(micro_batches(batch, self.recipe.num_accumulation))
         return self._after_step(self._told(self.ranks.mean(mean_of(self.found)) if self._is_last else None))
 
-    def evaluate(self, batches: Iterable[tuple[Batch, bool]], evaluator: Evaluator) -> dict[str, float]:
+    def evaluate(self, batches: Iterable[tuple[Batch, bool]], evaluator: AnyEvaluator) -> dict[str, float]:
         self.tally = Tally(evaluator, self.shards.whole_objective if self.shards else self.forward.objective)
         self.ranks.share_buffers(self.stages)
         in_flight = iter(batches)

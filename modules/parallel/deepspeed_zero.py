@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 
 from modules.data.base import Batch
-from modules.evaluator.base import Evaluator
+from modules.evaluator.base import AnyEvaluator
 from modules.parallel import state
 from modules.parallel.base import Learner, Recipe
 from modules.parallel.deepspeed_config import Offload, Stage
@@ -51,7 +51,7 @@ class Zero(DeepSpeedEngine):
         # Stage 0 says no norm (0.19.8), so it is clipped here.
         grad_clip_norm = recipe.grad_clip_norm if self.stage else None
         optimizer, config = self._optimizer_and_config(learner, parameters, grad_clip_norm)
-        self.trained: nn.Module = _InPrecision(model, self.forward)
+        self.trained = _InPrecision(model, self.forward)
         self.engine = start(self.trained, optimizer, config, recipe, ModelUnit(self.ranks))
         self._scale_loss()
         self.parameters = parameters
@@ -75,10 +75,12 @@ class Zero(DeepSpeedEngine):
             self.engine.step()
         return self._after_step(self.ranks.mean(mean_of(parts)), norm)
 
-    def evaluate(self, batches: Iterable[tuple[Batch, bool]], evaluator: Evaluator) -> dict[str, float]:
+    def evaluate(self, batches: Iterable[tuple[Batch, bool]], evaluator: AnyEvaluator) -> dict[str, float]:
         forward = Forward(self.shards.whole_objective if self.shards else self.forward.objective, self.recipe)
         model = self.shards.whole_outputs(self.trained) if self.shards else self.trained
-        return evaluate(forward, self.trained, model, batches, evaluator, self.ranks, keeps_tensors=True)
+        return evaluate(
+            forward, self.trained, model, batches, evaluator, self.ranks, whole=self.trained.model, keeps_tensors=True
+        )
 
     def _clip(self, max_norm: float) -> Tensor:
         """Clip by the norm of the whole model's gradient, of which this rank has slices."""

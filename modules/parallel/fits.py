@@ -7,7 +7,9 @@ from itertools import pairwise
 
 from torch import nn
 
+from modules.evaluator.base import AnyEvaluator, ModelEvaluator
 from modules.model.base import Layered, Shardable
+from modules.parallel.layout import Layout
 from modules.parallel.partition import balanced
 from modules.parallel.topology import Topology
 
@@ -29,6 +31,20 @@ def misfits(model: nn.Module, topology: Topology, partition: Partition = "parame
     """
     problems = [] if topology.pipe == 1 else _stage_problems(model, topology.pipe, partition)
     return problems if topology.model == 1 else problems + _shard_problems(model, topology.model)
+
+
+def evaluator_misfits(evaluator: AnyEvaluator, layout: Layout) -> list[str]:
+    """Why an evaluator that asks the whole model cannot where no rank has all of it; nothing for all others."""
+    if not isinstance(evaluator, ModelEvaluator):
+        return []
+    topology = layout.topology
+    parts = {"pipe": topology.pipe > 1, "model": topology.model > 1, "stage": layout.stage == 3}
+    told = [f"parallel.{name}={getattr(topology, name, layout.stage)}" for name, is_cut in parts.items() if is_cut]
+    rule = "leaves no rank the whole model"
+    return [
+        f"{key} {rule}, which the evaluator {type(evaluator).__name__} asks; take parallel=data or zero2, or another evaluator"
+        for key in told
+    ]
 
 
 def stage_bounds(model: nn.Module, num_stages: int, partition: Partition) -> list[int]:

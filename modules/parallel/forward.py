@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.data.base import Batch, Tensors
-from modules.evaluator.base import Evaluator
+from modules.evaluator.base import AnyEvaluator, ModelEvaluator
 from modules.objective.base import Objective
 from modules.parallel.base import Recipe
 from modules.parallel.ranks import Ranks
@@ -55,21 +55,40 @@ class Forward:
 class Tally:
     """Sums over the batches of an evaluation."""
 
-    def __init__(self, evaluator: Evaluator, objective: Objective) -> None:
-        self.evaluator, self.objective = evaluator, objective
+    def __init__(self, evaluator: AnyEvaluator, objective: Objective, whole: nn.Module | None = None) -> None:
+        """
+        Args:
+            evaluator: what measures.
+            objective: of whole outputs.
+            whole: the model, for an evaluator that asks it; None where no rank has all of it.
+        """
+        self.evaluator, self.objective, self.whole = evaluator, objective, whole
         self.sums: Tensor | None = None
         self.totals: dict[str, Tensor] = {}
         self.num_examples = 0
 
-    def add(self, outputs: Tensors, targets: Tensors, counts: bool) -> None:
+    def add(self, outputs: Tensors, targets: Tensors, counts: bool, inputs: Tensors | None = None) -> None:
         """Measure one batch; one that does not count only says which sums there are."""
         _, metrics = self.objective(outputs, targets)
-        sums, size = self.evaluator.measure(outputs, targets), size_of(targets) if counts else 0
+        sums, size = self._measured(inputs, outputs, targets), size_of(targets) if counts else 0
         sums = sums if counts else torch.zeros_like(sums)
         self.sums = sums if self.sums is None else self.sums + sums
         for name, value in metrics.items():
             self.totals[name] = self.totals.get(name, 0.0) + value.detach().double() * size
         self.num_examples += size
+
+    def _measured(self, inputs: Tensors | None, outputs: Tensors, targets: Tensors) -> Tensor:
+        if not isinstance(self.evaluator, ModelEvaluator):
+            return self.evaluator.measure(outputs, targets)
+        assert self.whole is not None, "a plan refuses it"
+        assert inputs is not None
+        return self.evaluator.measure_model(self.whole, (inputs, targets))
+
+    def _metrics_of(self, sums: Tensor) -> dict[str, float]:
+        if not isinstance(self.evaluator, ModelEvaluator):
+            return self.evaluator.metrics(sums)
+        assert self.whole is not None, "a plan refuses it"
+        return self.evaluator.model_metrics(self.whole, sums)
 
     def metrics(self, ranks: Ranks) -> dict[str, float]:
         """Means over all that counted on all replicas; called by ranks that have measured.
@@ -84,7 +103,7 @@ class Tally:
         values = flat.to("cpu", torch.float64)
         sums, totals = values[1 : 1 + len(self.sums)], values[1 + len(self.sums) :]
         means = {name: float(total) / float(values[0]) for name, total in zip(self.totals, totals, strict=True)}
-        return means | self.evaluator.metrics(sums)
+        return means | self._metrics_of(sums)
 
 
 def device_of(recipe: Recipe) -> torch.device:
@@ -150,9 +169,10 @@ def evaluate(
     module: nn.Module,
     model: Callable[[Tensors], Tensors],
     batches: Iterable[tuple[Batch, bool]],
-    evaluator: Evaluator,
+    evaluator: AnyEvaluator,
     ranks: Ranks,
     *,
+    whole: nn.Module | None = None,
     keeps_tensors: bool = False,
 ) -> dict[str, float]:
     """An engine's `evaluate` where every rank has the whole forward pass.
@@ -164,9 +184,10 @@ def evaluate(
         batches: this replica's, and whether each counts.
         evaluator: its sums are added up over the replicas.
         ranks: those that take part.
+        whole: the model itself, for an evaluator that asks it; None: the module, where it has all its weights.
         keeps_tensors: the model keeps what it computes, and trains on it: then nothing may be an inference tensor.
     """
-    tally = Tally(evaluator, forward.objective)
+    tally = Tally(evaluator, forward.objective, whole or module)
     ranks.share_buffers(module)
     with evaluation_mode(module):
         for batch, counts in batches:
@@ -175,8 +196,9 @@ def evaluate(
             with torch.no_grad() if keeps_tensors else torch.inference_mode():
                 inputs, targets = forward.on_device(batch)
                 with forward.autocast():
-                    tally.add(model(inputs), targets, counts)
-    return tally.metrics(ranks)
+                    tally.add(model(inputs), targets, counts, inputs)
+        with torch.no_grad():
+            return tally.metrics(ranks)
 
 
 def _each(tensors: Tensors, change: Callable[[Tensor], Tensor]) -> Tensors:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from modules.data.base import Batch
-from modules.evaluator.base import Evaluator
+from modules.evaluator.base import AnyEvaluator
 from modules.parallel import state
 from modules.parallel.base import Learner, Recipe
 from modules.parallel.forward import Forward, evaluate, mean_of, micro_batches
@@ -59,7 +59,7 @@ class Single:
         self.scaler.update()
         return metrics
 
-    def evaluate(self, batches: Iterable[tuple[Batch, bool]], evaluator: Evaluator) -> dict[str, float]:
+    def evaluate(self, batches: Iterable[tuple[Batch, bool]], evaluator: AnyEvaluator) -> dict[str, float]:
         return evaluate(self.forward, self.model, self.model, batches, evaluator, self.ranks)
 
     def snapshot(self) -> Callable[[Path], None] | None:

@@ -54,7 +54,7 @@ def test_a_written_out_cell_gives_the_same_under_the_mapping_of_weights() -> Non
     for layer, other in zip(written.recurrent, torchs.recurrent, strict=True):
         cell = nn.LSTMCell(6, 6)
         cell.load_state_dict({name.removesuffix("_l0"): value for name, value in other.lstm.state_dict().items()})  # type: ignore[union-attr]
-        layer.lstm.cell.load_torchs(cell)  # type: ignore[union-attr]
+        layer.lstm.cell.load_torchs(cell)  # type: ignore[operator,union-attr]
     assert (written(_words()) - torchs(_words())).abs().max() < 1e-6
 
 
