@@ -24,6 +24,9 @@ ELEMENTWISE = (
 """Optimizers of torch that come out the same on any slice of a weight."""
 
 
+TAKE_SPARSE = ("SGD", "Adagrad", "SparseAdam")
+
+
 def topology_of(facts: Facts) -> Topology:
     """The arrangement that is asked for, "auto" replaced by what the other axes leave of the devices.
 
@@ -174,12 +177,39 @@ def _optimizer(facts: Facts) -> str | None:
     return f"optimizer._target_={target} {rule}; take one of them, parallel=data or parallel=zero0"
 
 
+def _sparse(facts: Facts) -> list[str]:
+    """Sparse gradients, of which torch 2.13 and DeepSpeed 0.19.8 know little: what they cannot do, told before a step is."""
+    is_sparse = facts.get("model", dict).get("sparse_gradients") is True
+    target = facts.get("optimizer._target_", str)
+    if not is_sparse:
+        told = f"optimizer._target_={target} takes sparse gradients alone"
+        way_out = "take a model with sparse_gradients=true, or optimizer=adam"
+        return [f"{told}; {way_out}"] if target.endswith(".SparseAdam") else []
+    told, otherwise, problems = "model.sparse_gradients=true", "or set model.sparse_gradients=false", list[str]()
+    optimizer, name = facts.get("optimizer", dict), target.rpartition(".")[2]
+    if target.startswith("torch.optim.") and name not in TAKE_SPARSE:
+        known = ", ".join(TAKE_SPARSE)
+        problems.append(f"{told}: {name} does not take them, as {known} do; take optimizer=adagrad, {otherwise}")
+    if name in ("SGD", "Adagrad") and optimizer.get("weight_decay"):
+        problems.append(f"{told}: weight decay changes every row; set optimizer.weight_decay=0, {otherwise}")
+    if name == "SGD" and optimizer.get("momentum"):
+        problems.append(f"{told}: momentum moves every row there was; set optimizer.momentum=0, {otherwise}")
+    if facts.get("grad_clip_norm", int, float, type(None)) is not None:
+        problems.append(f"{told}: torch does not clip them; set grad_clip_norm=null, {otherwise}")
+    node = facts.get("parallel", dict)
+    if "stage" in node or "partition" in node:
+        problems.append(f"{told}: DeepSpeed's engines send whole gradients; take parallel=data, {otherwise}")
+    elif topology_of(facts).data > 1 and facts.get("hardware.device", str) == "cuda":
+        problems.append(f"{told}: NCCL sends whole gradients between GPUs; take one device, {otherwise}")
+    return problems
+
+
 def _extra(facts: Facts) -> list[str]:
     return check_extra(facts.get("parallel.deepspeed_extra", dict))
 
 
 RULES: tuple[Callable[[Facts], str | list[str] | None], ...] = (
-    _devices, _split, _micro_batch, _partition, _stage_of_pipeline, _offload, _fp16, _compile, _optimizer, _extra,
+    _devices, _split, _micro_batch, _partition, _stage_of_pipeline, _offload, _fp16, _compile, _optimizer, _sparse, _extra,
 )  # fmt: skip
 
 

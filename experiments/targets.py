@@ -20,7 +20,7 @@ OWN = ("modules.", "launchers.")
 TORCH = (
     "torch.optim.adadelta.", "torch.optim.adagrad.", "torch.optim.adam.", "torch.optim.adamax.", "torch.optim.adamw.",
     "torch.optim.asgd.", "torch.optim.nadam.", "torch.optim.radam.", "torch.optim.rmsprop.", "torch.optim.rprop.",
-    "torch.optim.sgd.", "torch.nn.modules.activation.", "torch.nn.modules.loss.",
+    "torch.optim.sgd.", "torch.optim.sparse_adam.", "torch.nn.modules.activation.", "torch.nn.modules.loss.",
 )  # fmt: skip
 
 

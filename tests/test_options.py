@@ -108,7 +108,11 @@ def test_a_data_set_has_the_shapes_that_its_example_promises(option: str) -> Non
     batch_inputs, batch_targets = split.batch(torch.arange(3), torch.Generator().manual_seed(0))
     for promised, given in ((inputs, batch_inputs), (targets, batch_targets)):
         pairs = zip(promised, given, strict=True) if isinstance(promised, tuple) else [(promised, given)]
-        assert all(one.shape == two.shape and one.dtype == two.dtype for one, two in pairs)
+        for one, two in pairs:
+            assert one.dtype == two.dtype
+            assert len(one) == len(two)
+            # Sequences end with the longest of their batch; an example is as large as they come.
+            assert all(most >= size for most, size in zip(one.shape, two.shape, strict=True))
 
 
 @pytest.mark.parametrize("option", GROUPS["data"])

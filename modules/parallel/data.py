@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from modules.parallel.base import Learner, Recipe
@@ -27,6 +27,11 @@ class DataParallel(Single):
 
     def prepare(self, learner: Learner, recipe: Recipe) -> None:
         super().prepare(learner, recipe)
+        if recipe.topology.world > 1 and self.forward.device.type == "cuda" and _has_sparse_gradients(self.model):
+            raise ValueError(
+                "model.sparse_gradients=true: NCCL sends whole gradients between GPUs; set model.sparse_gradients=false, "
+                "or take one device"
+            )
         if recipe.topology.world > 1:
             device = self.forward.device
             self.trained = DistributedDataParallel(
@@ -43,3 +48,7 @@ class DataParallel(Single):
         if isinstance(self.trained, DistributedDataParallel):
             return self.trained.no_sync()
         return super()._gradients_stay_here()
+
+
+def _has_sparse_gradients(model: nn.Module) -> bool:
+    return any(isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse for module in model.modules())

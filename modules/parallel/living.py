@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -36,11 +37,15 @@ class Living(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch 2.13 
         out = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(out):
             if isinstance(tensor, Tensor):
-                self._add(tensor, tensor.untyped_storage().nbytes())
+                self._add(tensor, tensor.untyped_storage().nbytes() if tensor.layout is torch.strided else 0)
         self.num_operations += 0 if func.is_view else 1
         return out
 
     def _add(self, tensor: Tensor, size: int) -> None:
+        if (
+            tensor.layout is not torch.strided
+        ):  # a sparse gradient: what it holds follows from data, which are not there
+            return
         storage = tensor.untyped_storage()
         key = storage._cdata
         if key in self._known:

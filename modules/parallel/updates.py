@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import Optimizer, SparseAdam
 
 from modules.parallel.living import Living
 
@@ -42,23 +42,29 @@ def update_bytes(make: MakeOptimizer) -> float:
     with torch.device("cpu"):
         sample = nn.Parameter(torch.zeros(SAMPLE_SIZE))
         optimizer = make([sample])
-        sample.grad = torch.zeros_like(sample)
-        optimizer.step()
+        _step(optimizer, [sample])
         with Living() as living:
             optimizer.step()
     return float(living.peak_bytes / (SAMPLE_SIZE * sample.element_size()))
 
 
 def _after_a_step(make: MakeOptimizer, parameters: Sequence[nn.Parameter]) -> list[int]:
-    for parameter in parameters:
-        parameter.grad = torch.zeros_like(parameter)
-    optimizer = make(parameters)
-    try:
-        with torch.device(parameters[0].device):
-            optimizer.step()
-    finally:
-        optimizer.zero_grad(set_to_none=True)
+    with torch.device(parameters[0].device):  # some make their state with them, Adagrad a tensor of one number too
+        optimizer = make(parameters)
+        try:
+            _step(optimizer, parameters)
+        finally:
+            optimizer.zero_grad(set_to_none=True)
     return [
         sum(value.nbytes for value in optimizer.state[parameter].values() if isinstance(value, Tensor))
         for parameter in parameters
     ]
+
+
+def _step(optimizer: Optimizer, parameters: Sequence[nn.Parameter]) -> None:
+    """A step by gradients of zeros, sparse ones for an optimizer that takes no others."""
+    is_sparse = isinstance(optimizer, SparseAdam)
+    for parameter in parameters:
+        zeros = torch.zeros_like(parameter)
+        parameter.grad = zeros.to_sparse() if is_sparse else zeros
+    optimizer.step()

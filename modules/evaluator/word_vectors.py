@@ -1,0 +1,140 @@
+"""What vectors of words know: which words are alike, which pairs stand to each other as others do."""
+
+from __future__ import annotations
+
+import gzip
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from modules.data.base import Batch, Data, Worded
+from modules.data.files import DataFiles
+from modules.evaluator.analogies import Analogies, is_syntactic, read_analogies
+from modules.evaluator.neighbours import neighbours, table
+from modules.evaluator.word_similarity import WordPairs, read_pairs
+from modules.model.base import Embeds
+
+Files = Mapping[str, str | None]
+
+
+class WordVectors:
+    """Measures a model's word vectors by themselves, whatever it was trained for; batches do not matter.
+
+    Gives ``analogies_accuracy``, of questions of meaning and of grammar apart too, and for every file of pairs its
+    Spearman correlation, such as ``wordsim353_spearman``, each only where the vocabulary knows the words of a question at
+    all; and shows the nearest neighbours of given words. Source: Mikolov et al. 2013, arXiv:1301.3781; Finkelstein et al.
+    2001, doi:10.1145/371920.372094 (WordSim-353).
+    """
+
+    def __init__(
+        self,
+        root: str,
+        folder: str,
+        similarity: Files,
+        analogies: Files,
+        most_frequent: int,
+        neighbours_of: Sequence[str],
+        num_neighbours: int,
+    ) -> None:
+        """
+        Args:
+            root: the folder of all data sets.
+            folder: that of the files with questions.
+            similarity: name to sha256 of files with pairs of words and a score; unpacked where a name ends in ``.gz``.
+            analogies: the same of files as questions-words.txt.
+            most_frequent: words among which answers are looked for, and questions are about.
+            neighbours_of: words, or several in one text, whose neighbours are shown.
+            num_neighbours: how many.
+        """
+        if min(most_frequent, num_neighbours) < 1:
+            raise ValueError(
+                f"WordVectors wants most_frequent and num_neighbours of at least 1, but got {most_frequent}, {num_neighbours}"
+            )
+        every = {**similarity, **analogies}
+        self.files_of_questions = DataFiles(root, folder, every, part="evaluator") if every else None
+        self.similarity_names, self.analogy_names = list(similarity), list(analogies)
+        self.most_frequent, self.neighbours_of, self.num_neighbours = most_frequent, neighbours_of, num_neighbours
+        self._shown: dict[str, bytes] = {}
+
+    def attach(self, data: Data) -> None:
+        if not isinstance(data, Worded):
+            raise ValueError(
+                f"evaluator WordVectors wants a data set that names its words, and {type(data).__name__} does not; "
+                "take data=text8, or another evaluator"
+            )
+        self.words = list(data.words)[: self.most_frequent]
+        self.numbers = {word: number for number, word in enumerate(self.words)}
+        self.pairs: dict[str, WordPairs] = {}
+        for name in self.similarity_names:
+            text = self._read(name)
+            with self._decoding(name):
+                self.pairs[_plain(name)] = read_pairs(text, self.numbers)
+        self.analogies: dict[str, Analogies] = {}
+        for name in self.analogy_names:
+            text = self._read(name)
+            with self._decoding(name):
+                self.analogies[_plain(name)] = read_analogies(text, self.numbers)
+
+    def measure_model(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Nothing of a batch."""
+        return torch.zeros(1, dtype=torch.float64)
+
+    def model_metrics(self, model: nn.Module, sums: Tensor) -> dict[str, float]:
+        """Shares of the questions whose words are known, and rank correlations.
+
+        Raises:
+            ValueError: the model has no vectors of words.
+        """
+        if not isinstance(model, Embeds):
+            raise ValueError(
+                f"evaluator WordVectors wants a model with word_vectors(), and {type(model).__name__} has none"
+            )
+        vectors = F.normalize(model.word_vectors().detach()[: len(self.words)].float(), dim=1)
+        near = {
+            phrase: neighbours(phrase, self.numbers, self.words, vectors, self.num_neighbours)
+            for phrase in self.neighbours_of
+        }
+        self._shown = {"neighbours.txt": table(near).encode()} if near else {}
+        found = {
+            f"{name}_spearman": pairs.spearman(vectors) for name, pairs in self.pairs.items() if len(pairs.pairs) > 1
+        }
+        return found | self._answered(vectors)
+
+    def files(self) -> dict[str, bytes]:
+        """Tables of neighbours, and of analogies by section."""
+        return self._shown
+
+    def _answered(self, vectors: Tensor) -> dict[str, float]:
+        """Of all files of questions together."""
+        kinds: dict[str, tuple[int, int]] = {}
+        lines = []
+        for name, analogies in self.analogies.items():
+            known = len(analogies.questions)
+            lines.append(f"{name}: {known} of {analogies.num_asked} questions have words that are known\n")
+            for section, (right, asked) in (analogies.right(vectors) if known else {}).items():
+                lines.append(f"{right / asked:7.3f}  {right:5} of {asked:5}  {section}\n")
+                for kind in ("", "_syntactic" if is_syntactic(section) else "_semantic"):
+                    before = kinds.get(kind, (0, 0))
+                    kinds[kind] = before[0] + right, before[1] + asked
+        if lines:
+            self._shown["analogies.txt"] = "".join(lines).encode()
+        return {f"analogies{kind}_accuracy": right / asked for kind, (right, asked) in kinds.items()}
+
+    def _read(self, name: str) -> str:
+        assert self.files_of_questions is not None
+        content = self.files_of_questions.read(name)
+        with self._decoding(name):
+            return (gzip.decompress(content) if name.endswith(".gz") else content).decode("utf-8")
+
+    def _decoding(self, name: str) -> AbstractContextManager[None]:
+        assert self.files_of_questions is not None
+        return self.files_of_questions.decoding(name)
+
+
+def _plain(name: str) -> str:
+    """A file's name as part of a metric's."""
+    return re.sub(r"\W+", "_", name.removesuffix(".gz").rpartition(".")[0] or name).strip("_")

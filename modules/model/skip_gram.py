@@ -1,0 +1,74 @@
+"""Vectors of words, by which a word tells the words around it: word2vec's skip-gram."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class SkipGram(nn.Module):
+    """Two vectors for every word, one as the word and one as a word around it; their product says how well they go together.
+
+    Source: Mikolov et al. 2013, arXiv:1301.3781 and arXiv:1310.4546.
+    """
+
+    def __init__(self, vocab_size: int, embedding_size: int, window: int, sparse_gradients: bool) -> None:
+        """
+        Args:
+            vocab_size: words that have a vector.
+            embedding_size: numbers of a vector.
+            window: farthest word that is scored on either side of a word.
+            sparse_gradients: gradients hold only the rows of words that a batch has: what makes large vocabularies
+                trainable. Wants an optimizer that knows them, and one process or replicas on CPUs.
+        """
+        super().__init__()
+        if min(vocab_size, embedding_size, window) < 1:
+            raise ValueError(
+                f"SkipGram wants vocab_size, embedding_size and window of at least 1, but got {vocab_size}, "
+                f"{embedding_size}, {window}; raise what is below"
+            )
+        if sparse_gradients:
+            torch.sparse.check_sparse_tensor_invariants.disable()  # type: ignore[no-untyped-call]  # as is torch's default, which 2.13 warns of
+        self.window = window
+        self.words = nn.Embedding(vocab_size, embedding_size, sparse=sparse_gradients)
+        self.around = nn.Embedding(vocab_size, embedding_size, sparse=sparse_gradients)
+        nn.init.uniform_(self.words.weight, -0.5 / embedding_size, 0.5 / embedding_size)  # as word2vec's code
+        nn.init.zeros_(self.around.weight)
+
+    def forward(self, inputs: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Score words with those around them and with words of noise.
+
+        Args:
+            inputs: words int64 [batch, time], and noise int64 [batch, num_noise].
+
+        Returns:
+            Logits of every word with that at each distance ``-window .. window``, itself among them, float [batch, time,
+            2 * window + 1]; beyond the ends they are 0. And with every word of noise, float [batch, time, num_noise].
+        """
+        words, noise = inputs
+        vectors = self.words(words)
+        return (
+            near(vectors, self.around(words), self.window),
+            vectors @ self.around(noise).transpose(1, 2),
+        )
+
+    def word_vectors(self) -> Tensor:
+        """The vector of every word, float [vocab_size, embedding_size]."""
+        return self.words.weight
+
+
+def near(left: Tensor, right: Tensor, window: int) -> Tensor:
+    """Products of every vector with those at each distance ``-window .. window``: the diagonals of one product.
+
+    Args:
+        left: float [batch, time, features].
+        right: the same.
+        window: farthest distance.
+
+    Returns:
+        float [batch, time, 2 * window + 1].
+    """
+    scores = left @ F.pad(right, (0, 0, window, window)).transpose(1, 2)
+    batch, time, columns = scores.shape
+    return scores.as_strided((batch, time, 2 * window + 1), (time * columns, columns + 1, 1))

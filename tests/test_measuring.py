@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from experiments.compose import compose
+from experiments.faults import PlanError
+from experiments.footprint import layout_of, of_plan
+from experiments.journal import Journal, read
+from experiments.measuring import keep_files, names_of_metrics
+from experiments.parts import Parts, make_parts
+from experiments.plan import make_plan
+from modules.data.base import Batch, Data
+from modules.evaluator.accuracy import Accuracy
+from modules.parallel.layout import Layout
+from modules.parallel.topology import Topology
+
+
+class Asking:
+    """Counts examples by the model itself, and says how many parameters it has."""
+
+    def __init__(self) -> None:
+        self.data: Data | None = None
+
+    def attach(self, data: Data) -> None:
+        self.data = data
+
+    def measure_model(self, model: nn.Module, batch: Batch) -> Tensor:
+        assert not model.training
+        assert isinstance(batch[0], Tensor)
+        return torch.tensor([len(model(batch[0]))], dtype=torch.float64)
+
+    def model_metrics(self, model: nn.Module, sums: Tensor) -> dict[str, float]:
+        return {"examples": float(sums[0]), "parameters": float(sum(each.numel() for each in model.parameters()))}
+
+    def files(self) -> dict[str, bytes]:
+        return {"shown.txt": b"all of it"}
+
+
+def _parts() -> Parts:
+    return make_parts(compose(["model=softmax"]).config)
+
+
+def test_an_evaluator_that_asks_the_model_is_told_the_data_and_tried_like_any_other() -> None:
+    parts = _parts()
+    assert names_of_metrics(parts, Layout("single")) == ["loss_nats", "accuracy_top1"]
+    parts.evaluator = Asking()
+    before = torch.get_rng_state()
+    assert names_of_metrics(parts, Layout("single")) == ["loss_nats", "examples", "parameters"]
+    assert parts.evaluator.data is parts.data
+    assert parts.learner.model.training
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("layout", "told"),
+    [
+        (Layout("pipeline", Topology(pipe=2), stage=1), "parallel.pipe=2 leaves no rank the whole model"),
+        (Layout("zero", Topology(model=2)), "parallel.model=2 leaves"),
+        (Layout("zero", Topology(data=2), stage=3), "parallel.stage=3 leaves"),
+    ],
+)
+def test_it_is_refused_where_no_rank_has_the_whole_model(layout: Layout, told: str) -> None:
+    parts = _parts()
+    assert names_of_metrics(parts, layout)
+    parts.evaluator = Asking()
+    with pytest.raises(ValueError, match=told):
+        names_of_metrics(parts, layout)
+
+
+def test_a_plan_refuses_it_before_anything_queues() -> None:
+    config = compose(["experiment=word2vec", "parallel=zero3", "hardware.devices_per_node=2"]).config
+    config["model"]["sparse_gradients"] = False
+    config["data"] = {**config["data"], "files": {}}  # what a plan looks for on this machine
+    plan = make_plan(config)
+    assert layout_of(config, plan).stage == 3
+    config["data"] = compose(["experiment=word2vec"]).config["data"]
+    with pytest.raises(
+        PlanError, match=r"parallel\.stage=3 leaves no rank the whole model, which the evaluator WordVectors"
+    ):
+        of_plan(config, plan)
+
+
+def test_what_an_evaluator_shows_becomes_a_file_and_an_artifact_every_time(tmp_path: Path) -> None:
+    folder = tmp_path / "attempts" / "1"
+    with Journal(folder / "journal.jsonl") as journal:
+        keep_files(Accuracy([1]), folder / "test", journal)
+        for _ in range(2):
+            keep_files(Asking(), folder / "val", journal)
+        told = [event["path"] for event in read(journal.path)[0] if event["event"] == "artifact"]
+    assert told == ["attempts/1/val/shown.txt"] * 2
+    assert (tmp_path / told[0]).read_bytes() == b"all of it"
+    assert not (folder / "test").exists()
