@@ -10,7 +10,7 @@ from experiments.compose import compose
 from experiments.faults import PlanError
 from experiments.footprint import layout_of, of_plan
 from experiments.journal import Journal, read
-from experiments.measuring import keep_files, names_of_metrics
+from experiments.measuring import keep_files, try_evaluation
 from experiments.parts import Parts, make_parts
 from experiments.plan import make_plan
 from modules.data.base import Batch, Data
@@ -46,10 +46,10 @@ def _parts() -> Parts:
 
 def test_an_evaluator_that_asks_the_model_is_told_the_data_and_tried_like_any_other() -> None:
     parts = _parts()
-    assert names_of_metrics(parts, Layout("single")) == ["loss_nats", "accuracy_top1"]
+    assert try_evaluation(parts, Layout("single"))[0] == ["loss_nats", "accuracy_top1"]
     parts.evaluator = Asking()
     before = torch.get_rng_state()
-    assert names_of_metrics(parts, Layout("single")) == ["loss_nats", "examples", "parameters"]
+    assert try_evaluation(parts, Layout("single"))[0] == ["loss_nats", "examples", "parameters"]
     assert parts.evaluator.data is parts.data
     assert parts.learner.model.training
     assert torch.equal(torch.get_rng_state(), before)
@@ -65,10 +65,10 @@ def test_an_evaluator_that_asks_the_model_is_told_the_data_and_tried_like_any_ot
 )
 def test_it_is_refused_where_no_rank_has_the_whole_model(layout: Layout, told: str) -> None:
     parts = _parts()
-    assert names_of_metrics(parts, layout)
+    assert try_evaluation(parts, layout)
     parts.evaluator = Asking()
     with pytest.raises(ValueError, match=told):
-        names_of_metrics(parts, layout)
+        try_evaluation(parts, layout)
 
 
 def test_a_plan_refuses_it_before_anything_queues() -> None:
