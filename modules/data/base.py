@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Final, Protocol, runtime_checkable
 
 from torch import Generator, Tensor
 
 Tensors = Tensor | tuple[Tensor, ...]
 Batch = tuple[Tensors, Tensors]  # (inputs, targets); the first dimension of every tensor is the batch
+
+IGNORED: Final = -100
+"""Class of a target that neither trains nor counts; torch's own ``ignore_index``."""
 
 
 class Split(Protocol):
@@ -50,7 +53,7 @@ class Data(Protocol):
         ...
 
     def example(self, batch_size: int) -> Batch:
-        """A batch of zeros with the right shapes and dtypes, made without reading a file."""
+        """A batch of zeros with the shapes and dtypes of training, made without reading a file."""
         ...
 
 
