@@ -63,3 +63,19 @@ class Shows(Protocol):
     def files(self) -> dict[str, bytes]:
         """Of the evaluation before, by file name; they become artifacts of the run."""
         ...
+
+
+@runtime_checkable
+class Pictures(Protocol):
+    """An evaluator that also shows some examples of the test split after training."""
+
+    num_pictures: int
+    """Examples that are shown, the first of the split; 0: none."""
+
+    def pictures(self, inputs: Tensors, outputs: Tensors, targets: Tensors) -> dict[str, bytes]:
+        """Files to look at, by name; they become artifacts of the run.
+
+        Args:
+            inputs, outputs, targets: of these examples, on the CPU.
+        """
+        ...

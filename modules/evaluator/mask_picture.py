@@ -1,0 +1,44 @@
+"""A photo and masks of its pixels' classes, as one picture to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import BytesIO
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from modules.data.base import IGNORED
+
+_PALETTE = np.array(
+    [[0, 0, 0], [255, 255, 255], [230, 159, 0], [86, 180, 233], [0, 158, 115], [240, 228, 66], [0, 114, 178], [213, 94, 0],
+     [204, 121, 167]], np.uint8,
+)  # fmt: skip
+"""Black and white for two classes, then the colours that everyone can tell apart. Source: Okabe and Ito 2008."""
+_GREY, _GAP = 96, 4
+
+
+def side_by_side(photo: Tensor, masks: Sequence[Tensor]) -> bytes:
+    """A PNG with the photo on the left and the masks beside it.
+
+    Args:
+        photo: float [1 or 3, height, width]; its lowest number becomes black and its highest white.
+        masks: int64 [height, width] each, classes, or `IGNORED`, which is grey.
+    """
+    pixels = photo.detach().float().cpu().numpy()
+    lowest, highest = float(pixels.min()), float(pixels.max())
+    pixels = (pixels - lowest) * (255 / max(highest - lowest, 1e-6))
+    shown = [np.broadcast_to(pixels.transpose(1, 2, 0), (*pixels.shape[1:], 3)).round().astype(np.uint8)]
+    shown += [_coloured(mask.cpu().numpy()) for mask in masks]
+    gap = np.full((pixels.shape[1], _GAP, 3), _GREY, np.uint8)
+    row = [part for each in shown for part in (each, gap)][:-1]
+    encoded = BytesIO()
+    Image.fromarray(np.concatenate(row, axis=1)).save(encoded, "PNG")
+    return encoded.getvalue()
+
+
+def _coloured(mask: np.ndarray) -> np.ndarray:
+    """uint8 [height, width, 3]; with more classes than colours these begin again after black and white."""
+    number = np.where(mask < 2, mask.clip(min=0), 2 + (mask - 2) % (len(_PALETTE) - 2))
+    return np.where((mask == IGNORED)[..., None], np.uint8(_GREY), _PALETTE[number])
