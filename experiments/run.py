@@ -26,6 +26,7 @@ from experiments.journal import Journal
 from experiments.measuring import keep_files, try_evaluation
 from experiments.memory import memory_peak_gib, memory_peaks
 from experiments.parts import Parts
+from experiments.pictures import Gallery
 from experiments.plan import Plan
 from experiments.profiling import Profiler, count_work, profile_metrics
 from experiments.saver import Best, Saver
@@ -64,7 +65,9 @@ class Training:
         self.place = self.plan.topology.place(self.rank.number)
         self.share = Share(self.place.data, self.plan.topology.data)
         # Before an engine takes parts of the model away.
-        self.num_parameters = sum(parameter.numel() for parameter in self.parts.learner.model.parameters())
+        model = self.parts.learner.model
+        self.num_parameters = sum(parameter.numel() for parameter in model.parameters())
+        self.gallery = Gallery(self.parts.evaluator, model, self.rank.number == 0)
 
     def run(self) -> tuple[Literal["finished", "stopped"], str | None]:
         """Train.
@@ -92,6 +95,7 @@ class Training:
             ended = self._train(train, val, first_step)
             if ended[0] == "finished":
                 self._evaluate("test", test, plan.num_steps)
+                self.gallery.show(engine, test, self.journal.path.parent, self.journal)
         except BaseException:
             self.profiler.close()
             self.saver.finish()  # a fault of the writing would hide this one

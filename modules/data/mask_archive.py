@@ -1,0 +1,181 @@
+"""Photos with masks that say the class of every pixel, from NumPy archives of JPEG and PNG files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+
+from modules.data.base import IGNORED, Batch, DataError
+from modules.data.encoded_images import Mode, check_members, decode
+from modules.data.files import DataFiles
+from modules.data.masked_photos import Distortion, MaskedPhoto, MaskedPhotos
+from modules.data.name_groups import NameGroups
+from modules.data.tensors import check_at_least, check_image_shape, check_split
+
+
+class MaskArchive:
+    """Crops of photos to train on and whole photos to evaluate on, each with the classes of its pixels.
+
+    Photos belong to groups by their names (both eyes of one child, all tiles of one town); a group is never in two splits.
+    Where a second person has drawn masks too, targets are both; the first counts, the second says how far people agree.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        folder: str,
+        files: Mapping[str, str | None],
+        photos: Sequence[str],
+        masks: Sequence[str],
+        second_masks: Sequence[str] | None,
+        names: str | None,
+        positive_values: Sequence[int] | None,
+        ignored_values: Sequence[int],
+        group_pattern: str,
+        shuffle_seed: int | None,
+        num_val_groups: int,
+        num_test_groups: int,
+        crops_per_photo: int,
+        num_train: int | None,
+        flip: bool,
+        turn: bool,
+        jitter: float,
+        image_shape: Sequence[int],
+        eval_size: Sequence[int],
+        num_features: int,
+        num_classes: int,
+    ) -> None:
+        """
+        Args:
+            root: the folder of all data sets.
+            folder: that of this set.
+            files: name to sha256 of the archives.
+            photos: the members with encoded photos laid end to end, and with where each begins.
+            masks: the same of the masks, images of one number a pixel.
+            second_masks: the same of another person's; null: there is none.
+            names: the member with the photos' names; null: they are called ``archive/number``.
+            positive_values: numbers in a mask that are class 1, and all others are 0; null: a number is a class.
+            ignored_values: numbers that neither train nor count.
+            group_pattern: regular expression; what it finds in a name is the photo's group.
+            shuffle_seed: of the order of the groups before they are dealt to the splits; null: as they come.
+            num_val_groups: the last groups but the test's, to validate on.
+            num_test_groups: the last groups.
+            crops_per_photo: crops of every training photo that make one pass.
+            num_train: crops of one pass, which epochs are counted by; null where only steps are counted.
+            flip: mirror crops by chance, from left to right and upside down.
+            turn: turn them by a quarter by chance; they have to be square.
+            jitter: how far contrast and brightness of a crop vary by chance, in deviations; 0: not at all.
+            image_shape: [3, height, width] of a training crop; 1 channel to see grey.
+            eval_size: [height, width] that whole photos are padded to, by their mirror image; padding never counts.
+            num_features: the product of image_shape.
+            num_classes: 2 where positive_values say which is which.
+        """
+        self.image_shape = check_image_shape("MaskArchive", image_shape, num_features)
+        check_at_least("MaskArchive", 1, crops_per_photo=crops_per_photo, num_classes=num_classes)
+        check_members("MaskArchive", photos=photos, masks=masks, second_masks=second_masks or masks)
+        _check_shapes(self.image_shape, eval_size, turn)
+        _check_values(positive_values, num_classes, jitter)
+        self.files = DataFiles(root, folder, files)
+        self.photos, self.names, self.masks = photos, names, [masks, second_masks] if second_masks else [masks]
+        self.positive_values, self.ignored_values = positive_values, list(ignored_values)
+        self.groups = NameGroups(group_pattern, shuffle_seed, num_val_groups, num_test_groups)
+        self.crops_per_photo, self.num_train = crops_per_photo, num_train
+        self.distortion = Distortion(flip, turn, jitter)
+        self.eval_size = (eval_size[0], eval_size[1])
+        self.num_classes = num_classes
+        self._splits: dict[str, list[MaskedPhoto]] = {}  # decoded once, whichever is asked for first
+
+    def load(self, split: str) -> MaskedPhotos:
+        check_split("MaskArchive", split)
+        photos = self._all()[split]
+        if split != "train":
+            return MaskedPhotos(photos, self.eval_size, None)
+        num_crops = len(photos) * self.crops_per_photo
+        if self.num_train not in (None, num_crops):
+            raise DataError(
+                f"data.folder={self.files.folder!r}: {len(photos)} training photos x crops_per_photo={self.crops_per_photo} "
+                f"are not data.num_train={self.num_train}, which epochs are counted by; set data.num_train={num_crops}"
+            )
+        _, height, width = self.image_shape
+        return MaskedPhotos(photos, (height, width), self.distortion, self.crops_per_photo)
+
+    def example(self, batch_size: int) -> Batch:
+        masks = [torch.zeros(batch_size, *self.image_shape[1:], dtype=torch.int64) for _ in self.masks]
+        return torch.zeros(batch_size, *self.image_shape), masks[0] if len(masks) == 1 else tuple(masks)
+
+    def _all(self) -> dict[str, list[MaskedPhoto]]:
+        if not self._splits:
+            archives = [self._read(name) for name in sorted(self.files.files)]
+            names = [name for names, _ in archives for name in names]
+            photos = [photo for _, photos in archives for photo in photos]
+            found: dict[str, list[MaskedPhoto]] = {"train": [], "val": [], "test": []}
+            for split, photo in zip(self.groups.splits(names), photos, strict=True):
+                found[split].append(photo)
+            self._splits = found
+        return self._splits
+
+    def _read(self, name: str) -> tuple[list[str], list[MaskedPhoto]]:
+        """Names and photos of one archive."""
+        members = self.files.read_npz(name)
+        with self.files.decoding(name):
+            mode: Mode = "L" if self.image_shape[0] == 1 else "RGB"
+            pixels = [image.reshape(*image.shape[:2], -1) for image in decode(members, self.photos, mode)]
+            masks = [[self._classes(mask) for mask in decode(members, member, "classes")] for member in self.masks]
+            known = members[self.names].tolist() if self.names is not None else range(len(pixels))
+            names = [str(each) if self.names is not None else f"{name}/{each}" for each in known]
+            if {len(names), *(len(each) for each in masks)} != {len(pixels)}:
+                raise ValueError(
+                    f"it has {len(pixels)} photos, {len(names)} names and {', '.join(str(len(m)) for m in masks)} masks"
+                )
+            photos = [MaskedPhoto(*both) for both in zip(pixels, zip(*masks, strict=True), strict=True)]
+            for number, photo in enumerate(photos):
+                self._check_size(names[number], photo)
+        return names, photos
+
+    def _classes(self, mask: np.ndarray) -> np.ndarray:
+        """int16 [height, width] from the numbers of a mask."""
+        ignored = np.isin(mask, self.ignored_values)
+        classes = (
+            mask.astype(np.int16)
+            if self.positive_values is None
+            else np.isin(mask, self.positive_values).astype(np.int16)
+        )
+        classes[ignored] = IGNORED
+        if (highest := int(classes.max())) >= self.num_classes:
+            raise DataError(
+                f"data.folder={self.files.folder!r}: a mask has the class {highest}, but data.num_classes={self.num_classes}; "
+                "raise it, or say which numbers are looked for (data.positive_values) or never count (data.ignored_values)"
+            )
+        return classes
+
+    def _check_size(self, name: str, photo: MaskedPhoto) -> None:
+        height, width, _ = photo.pixels.shape
+        if any(mask.shape != (height, width) for mask in photo.masks):
+            raise ValueError(f"photo {name} is {width}x{height}, but a mask of it {photo.masks[-1].shape[::-1]}")
+        if height > self.eval_size[0] or width > self.eval_size[1]:
+            raise DataError(
+                f"data.folder={self.files.folder!r}: photo {name} is {height} high and {width} wide, but "
+                f"data.eval_size={list(self.eval_size)}, which photos are padded to; set it to the largest height and width"
+            )
+
+
+def _check_shapes(image_shape: tuple[int, int, int], eval_size: Sequence[int], turn: bool) -> None:
+    channels, height, width = image_shape
+    if channels not in (1, 3):
+        raise ValueError(f"MaskArchive wants image_shape with 3 channels, or 1 to see grey, but got {channels}")
+    if turn and height != width:
+        raise ValueError(f"MaskArchive wants square crops to turn them, but got {height}x{width}; set data.turn=false")
+    if len(eval_size) != 2 or min(eval_size) < 1:
+        raise ValueError(f"MaskArchive wants eval_size as [height, width], each at least 1, but got {list(eval_size)}")
+
+
+def _check_values(positive_values: Sequence[int] | None, num_classes: int, jitter: float) -> None:
+    if positive_values is not None and (num_classes != 2 or not positive_values):
+        raise ValueError(
+            f"MaskArchive wants data.num_classes=2 and at least one of data.positive_values, which are class 1, but got "
+            f"{num_classes} and {list(positive_values)}; set data.positive_values=null where a mask's numbers are classes"
+        )
+    if not 0 <= jitter < 1:
+        raise ValueError(f"MaskArchive wants jitter in [0, 1), but got {jitter}")
