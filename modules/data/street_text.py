@@ -1,0 +1,146 @@
+"""Words rendered onto photos, as on signs and shop windows, with a mask of their letters: made, not stored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Generator, Tensor
+
+from modules.data.base import Batch, DataError
+from modules.data.encoded_images import check_members, decode
+from modules.data.files import DataFiles
+from modules.data.masked_photos import mean_and_deviation
+from modules.data.tensors import check_at_least, check_image_shape, check_split
+from modules.data.words_on_photo import Lettering
+
+_SPLITS = ("train", "val", "test")
+
+
+class StreetText:
+    """Photos with words pasted on; class 1 is a letter. An example is a pure function of the seed, the split and its number.
+
+    The splits show different photos.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        folder: str,
+        files: Mapping[str, str | None],
+        photos: Sequence[str],
+        words: Sequence[str],
+        max_words: int,
+        letter_sizes: Sequence[int],
+        seed: int,
+        num_train: int,
+        num_val: int,
+        num_test: int,
+        image_shape: Sequence[int],
+        num_features: int,
+        num_classes: int,
+    ) -> None:
+        """
+        Args:
+            root: the folder of all data sets.
+            folder: that of the photos.
+            files: name to sha256 of the archives of photos.
+            photos: the members with encoded photos laid end to end, and with where each begins.
+            words: what is written.
+            max_words: most of them on one photo; there may be none.
+            letter_sizes: the smallest and the largest size of letters, in pixels.
+            seed: of all examples.
+            num_train: examples of one pass.
+            num_val: examples to validate on; a tenth of the photos is theirs alone.
+            num_test: examples to test on; so is another tenth.
+            image_shape: [3, height, width].
+            num_features: the product of image_shape.
+            num_classes: 2.
+        """
+        self.image_shape = check_image_shape("StreetText", image_shape, num_features)
+        check_at_least("StreetText", 1, num_train=num_train, num_val=num_val, num_test=num_test, max_words=max_words)
+        check_at_least("StreetText", 0, seed=seed)
+        check_members("StreetText", photos=photos)
+        if self.image_shape[0] != 3 or num_classes != 2:
+            raise ValueError(
+                f"StreetText wants image_shape with 3 channels and num_classes=2, but got {list(image_shape)} and {num_classes}"
+            )
+        if not words or any(not word.strip() for word in words):
+            raise ValueError(f"StreetText wants words to write, none of them empty, but got {list(words)}")
+        if len(letter_sizes) != 2 or not 4 <= letter_sizes[0] <= letter_sizes[1]:
+            raise ValueError(
+                f"StreetText wants letter_sizes as [smallest, largest] of at least 4 pixels, but got {list(letter_sizes)}"
+            )
+        self.files, self.photos = DataFiles(root, folder, files), photos
+        self.lettering = Lettering(tuple(words), max_words, (letter_sizes[0], letter_sizes[1]))
+        self.seed = seed
+        self.sizes = dict(zip(_SPLITS, (num_train, num_val, num_test), strict=True))
+        self._decoded: list[np.ndarray] = []  # once, whichever split is asked for first
+
+    def load(self, split: str) -> StreetTextSplit:
+        check_split("StreetText", split)
+        photos = self._all()
+        # NumPy promises RandomState's numbers for ever.
+        order = np.random.RandomState(self.seed).permutation(len(photos))
+        tenth = max(1, len(photos) // 10)
+        parts = {"train": order[: -2 * tenth], "val": order[-2 * tenth : -tenth], "test": order[-tenth:]}
+        return StreetTextSplit(self, split, [photos[number] for number in parts[split]])
+
+    def example(self, batch_size: int) -> Batch:
+        return (
+            torch.zeros(batch_size, *self.image_shape),
+            torch.zeros(batch_size, *self.image_shape[1:], dtype=torch.int64),
+        )
+
+    def _all(self) -> list[np.ndarray]:
+        if not self._decoded:
+            found: list[np.ndarray] = []
+            for name in sorted(self.files.files):
+                members = self.files.read_npz(name)
+                with self.files.decoding(name):
+                    found += decode(members, self.photos, "RGB")
+            if len(found) < 3:
+                raise DataError(
+                    f"data.folder={self.files.folder!r} has {len(found)} photos, and every split wants one of its own; "
+                    "name archives with more in data.files"
+                )
+            self._decoded = found
+        return self._decoded
+
+
+class StreetTextSplit:
+    """Draws the examples of a batch; worth worker processes."""
+
+    in_memory = False
+
+    def __init__(self, data: StreetText, split: str, photos: Sequence[np.ndarray]) -> None:
+        self.data, self.photos = data, photos
+        self.number, self.size = _SPLITS.index(split), data.sizes[split]
+
+    def __len__(self) -> int:
+        return self.size
+
+    def batch(self, indices: Tensor, generator: Generator) -> Batch:
+        drawn = [self.draw(index) for index in indices.tolist()]
+        return torch.stack([inputs for inputs, _ in drawn]), torch.stack([targets for _, targets in drawn])
+
+    def draw(self, index: int) -> tuple[Tensor, Tensor]:
+        """One example: float [3, height, width] of mean 0 and variance 1, and int64 [height, width]."""
+        chance = np.random.RandomState([self.data.seed, self.number, index])
+        _, height, width = self.data.image_shape
+        photo = Image.fromarray(self.photos[chance.randint(len(self.photos))])
+        pixels, mask = self.data.lettering.paste(_cut(photo, (width, height), chance), chance)
+        mean, deviation = mean_and_deviation(pixels)
+        inputs = (torch.from_numpy(pixels).permute(2, 0, 1).float() - mean) / deviation
+        return inputs, torch.from_numpy(mask.astype(np.int64))
+
+
+def _cut(photo: Image.Image, size: tuple[int, int], chance: np.random.RandomState) -> Image.Image:
+    """A part of a photo with the sides' relation of ``size``, brought to it."""
+    largest = min(photo.width / size[0], photo.height / size[1])
+    scale = largest * chance.uniform(0.5, 1.0)
+    width, height = size[0] * scale, size[1] * scale
+    left, top = chance.uniform(0, photo.width - width), chance.uniform(0, photo.height - height)
+    return photo.resize(size, Image.Resampling.BICUBIC, box=(left, top, left + width, top + height))
