@@ -24,8 +24,11 @@ def side_by_side(photo: Tensor, masks: Sequence[Tensor]) -> bytes:
 
     Args:
         photo: float [1 or 3, height, width]; its lowest number becomes black and its highest white.
-        masks: int64 [height, width] each, classes, or `IGNORED`, which is grey.
+        masks: int64 [height, width] each, classes, or `IGNORED`, which is grey; the first is the truth, and beyond its last
+            pixel that counts lies padding, which is left out.
     """
+    height, width = _counted(masks[0])
+    photo, masks = photo[:, :height, :width], [mask[:height, :width] for mask in masks]
     pixels = photo.detach().float().cpu().numpy()
     lowest, highest = float(pixels.min()), float(pixels.max())
     pixels = (pixels - lowest) * (255 / max(highest - lowest, 1e-6))
@@ -36,6 +39,14 @@ def side_by_side(photo: Tensor, masks: Sequence[Tensor]) -> bytes:
     encoded = BytesIO()
     Image.fromarray(np.concatenate(row, axis=1)).save(encoded, "PNG")
     return encoded.getvalue()
+
+
+def _counted(truth: Tensor) -> tuple[int, int]:
+    """Height and width up to the last pixel that counts; all where none does."""
+    counts = truth != IGNORED
+    if not counts.any():
+        return truth.shape[0], truth.shape[1]
+    return int(counts.any(dim=1).nonzero().max()) + 1, int(counts.any(dim=0).nonzero().max()) + 1
 
 
 def _coloured(mask: np.ndarray) -> np.ndarray:

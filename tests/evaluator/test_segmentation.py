@@ -114,6 +114,15 @@ def test_pictures_show_photo_truth_and_prediction_side_by_side() -> None:
     assert (second == 255).all()
 
 
+def test_pictures_leave_padding_out() -> None:
+    masks = torch.full((2, 7, 9), IGNORED)
+    masks[0, :5, :6] = 1
+    masks[0, 2] = IGNORED
+    files = Segmentation(2, 0, 1).pictures(torch.randn(2, 1, 7, 9), torch.randn(2, 7, 9, 2), masks)
+    sizes = [Image.open(BytesIO(content)).size for content in files.values()]
+    assert sizes == [(3 * 6 + 2 * 4, 5), (3 * 9 + 2 * 4, 7)], "a photo and two masks, or all where nothing counts"
+
+
 def test_what_does_not_fit_is_told() -> None:
     logits, masks = batch(3)
     with pytest.raises(
