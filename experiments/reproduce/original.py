@@ -14,6 +14,7 @@ from experiments import journal
 from experiments.compare.record import Record, of_trial
 from experiments.compare.subject import find_run, mlflow_ids, whole
 from experiments.faults import InputError
+from experiments.initial import KEPT, weights_of
 from experiments.reproduce.verdict import last_step
 from experiments.targets import trusted
 from experiments.trial import Trial
@@ -38,6 +39,8 @@ class Original:
     """Why its attempts are not of one kind, so that no single run gives the same bits."""
     amiss: Sequence[str] = ()
     """What of it cannot be had back, known before it is tried."""
+    initial: Path | None = None
+    """The weights that it began with; None: those of chance."""
     source: str | None = None
     """The trial whose whole configuration its overrides changed; None: they compose it."""
 
@@ -91,6 +94,7 @@ def _of_trial(trial: Trial) -> Original:
         overrides=provenance.get("overrides") or [],
         config_dirs=provenance.get("config_dirs") or [],
         trust=provenance.get("trust") or [],
+        initial=trial.folder / KEPT if weights_of(record.config) is not None else None,
         source=provenance.get("source"),
         link={
             "run": trial.folder.name,

@@ -19,6 +19,7 @@ from types import FrameType
 from typing import Any
 
 from experiments.faults import InputError
+from experiments.initial import KEPT
 from experiments.launch import LOCAL
 from experiments.provenance import machine, packages
 from experiments.reproduce.original import Original
@@ -75,6 +76,8 @@ def new_run(original: Original, code: Restored, runs_dir: Path) -> Trial:
             "data": data_fingerprint(config["data"]),
             "warnings": warnings,
         }
+        if original.initial is not None:
+            shutil.copyfile(original.initial, folder / KEPT)
         write_trial(folder, config, provenance)
     return Trial(folder)
 

@@ -92,6 +92,9 @@ def _reaching(config: Mapping[str, Any], origins: Origins) -> Iterator[str]:
         number = _get(config, key)
         if isinstance(number, (int, float)) and number > most:
             yield f"{origins.typed(key, number)} is more than the {most} that a shared file may ask for; write fewer"
+    if (weights := _get(config, "init_from.weights")) is not None:
+        way_out = "`init_from.weights=...` on the command line names one's own"
+        yield f"{origins.typed('init_from.weights', weights)}: a shared file carries no weights to begin with; {way_out}"
     if config.get("resume") not in (None, False):
         yield f"{origins.typed('resume', config['resume'])} goes on with a run of the receiver's; write resume=false"
     for key in PLACES:
