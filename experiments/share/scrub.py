@@ -45,11 +45,13 @@ PATHS = re.compile(
     r"|(?<![\w/.:-])//[\w.-]+/[^\s\"'<>|]+"  # //server/share
     r"|\b(?:s3|s3a|gs|gcs|az|abfss?|wasbs?|hdfs|webhdfs|nfs|smb|ssh|sftp|scp|dbfs|oss)://[^\s\"'<>|]+"
 )
-ADDRESSES = re.compile(r"\b[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
+# Bounded, so that a long text without blanks takes no time with the square of its length.
+ADDRESSES = re.compile(r"\b[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63})+")
 PRIVATE_HOSTS = re.compile(
     r"\b(?:10(?:\.\d{1,3}){3}|192\.168(?:\.\d{1,3}){2}|172\.(?:1[6-9]|2\d|3[01])(?:\.\d{1,3}){2})\b"
-    r"|\b[\w-]+(?:\.[\w-]+)*\.(?:internal|intranet|lan|corp)\b"
-    r"|(?<![\w./@-])[A-Za-z][A-Za-z-]*\d[\w-]*(?:\.[\w-]+)+\.(?:edu|gov|mil|com|org|cluster|local|ac\.[a-z]{2})\b"  # node17.x.edu
+    r"|\b[\w-]{1,63}(?:\.[\w-]{1,63}){0,8}\.(?:internal|intranet|lan|corp)\b"
+    r"|(?<![\w./@-])[A-Za-z][A-Za-z-]{0,40}\d[\w-]{0,20}(?:\.[\w-]{1,63}){1,6}"  # node17.x.edu
+    r"\.(?:edu|gov|mil|com|org|cluster|local|ac\.[a-z]{2})\b"
 )
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 HOST_VARIABLES = ("HOSTNAME", "HOST", "SLURMD_NODENAME", "SLURM_SUBMIT_HOST", "SLURM_CLUSTER_NAME")
