@@ -98,7 +98,7 @@ def test_an_option_composes_and_builds(group: str, option: str) -> None:
 def test_an_option_takes_a_step_on_paper(group: str, option: str) -> None:
     counted = take_a_step(built(group, option))
     if counted is None:
-        pytest.skip("files are missing")
+        pytest.skip(f"files of {group}={option} are missing")
     assert counted.num_parameters > 0
     assert counted.flops_per_step > 0
 
