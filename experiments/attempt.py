@@ -99,6 +99,7 @@ def execute(
             config, plan, parts, journal, checkpoints, should_stop, on_running, earlier(trial.folder, number), rank,
             trial.folder / "attempts" / str(number) / "profile" if config["profile"] else None,
             flops_per_step=_work(config, plan, trust) if rank.number == 0 else None,
+            last_step=(trial.provenance.get("reproduces") or {}).get("steps"),
         )  # fmt: skip
         state, why = training.run()
         journal.state(state, step=training.done, attempt=number, reason=why)

@@ -61,6 +61,8 @@ def _run(asked: argparse.Namespace) -> int:
         _check(experiment.config, asked.trust)
         if runs_elsewhere(experiment.config):
             return _run_elsewhere(experiment, asked)
+        if asked.detach:
+            raise InputError(["--detach is for sweeps and schedulers; leave it out, or end the line with `&`"])
         trial = latest(experiment) if experiment.config["resume"] else None
         if trial is not None:
             return _go_on(trial, asked.trust, launcher)
@@ -265,6 +267,9 @@ def _sync(asked: argparse.Namespace) -> int:
 
 def _ui(asked: argparse.Namespace) -> int:
     from experiments.ui import serve
+
+    if asked.port is not None and not 0 < asked.port < 1 << 16:
+        raise InputError([f"--port {asked.port} is no port; choose one from 1 to 65535, or leave it out"])
 
     def say(line: str) -> None:
         print(line, flush=True)

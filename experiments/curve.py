@@ -61,8 +61,8 @@ class Curve:
                 if not math.isfinite(value):
                     self.journal.metrics(done, values)
                     raise TrainingError(
-                        f"{name}={value} at step {done} is no finite number; lower optimizer.lr, set grad_clip_norm or add "
-                        "schedule.warmup_steps (the last checkpoint is from before)"
+                        f"{name}={value} at step {done} is no finite number; start another run with a lower optimizer.lr, "
+                        "with grad_clip_norm or with schedule.warmup_steps"
                     )
         self.pending.clear()
         return values

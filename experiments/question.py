@@ -338,11 +338,6 @@ def sweep_files(config_dirs: Sequence[str | Path] = ()) -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
-def list_sweeps(config_dirs: Sequence[str | Path] = ()) -> dict[str, str]:
-    """Every question there is, with the first line of its header."""
-    return {name: "".join(options.header(path)[:1]) for name, path in sweep_files(config_dirs).items()}
-
-
 def _folders(config_dirs: Sequence[str | Path]) -> list[Path]:
     return [HOUSE, *(Path(folder) / "sweeps" for folder in config_dirs)]
 

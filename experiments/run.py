@@ -58,6 +58,8 @@ class Training:
     """Where a trace of a few steps goes; None: none is made."""
     flops_per_step: int | None = None
     """Counted operations of one update, over all devices; None: not counted."""
+    last_step: int | None = None
+    """Where a repetition of the first steps of a run ends; None: it goes on to the end."""
     done: int = 0
     """Steps that are done."""
 
@@ -141,12 +143,15 @@ class Training:
             if self._is_due(done, config["checkpoint"]["every_steps"]):
                 with curve.paused():
                     self._save(done)
-            if done < plan.num_steps and (reason := agreement.reason(done)) is not None:
+            if done < plan.num_steps and (reason := self._why_to_stop(agreement)) is not None:
                 curve.drain()
                 self._save(done)
                 self.saver.wait()
                 return "stopped", f"{reason} after step {done}, which is saved"
         return "finished", None
+
+    def _why_to_stop(self, agreement: Agreement) -> str | None:
+        return "as far as was asked," if self.done == self.last_step else agreement.reason(self.done)
 
     @contextmanager
     def _wrong_input(self) -> Iterator[None]:

@@ -218,7 +218,7 @@ def latest(experiment: Experiment) -> Trial | None:
 
 
 def find(name: str, runs_dir: Path) -> Trial:
-    """The run that a user names by folder, by id or by the id's beginning.
+    """The run that a user names by folder, by id or by the id's beginning; of several with one id that means the first.
 
     Raises:
         InputError: no run, or more than one, is so named.
@@ -230,6 +230,8 @@ def find(name: str, runs_dir: Path) -> Trial:
     if name in known:
         return Trial(known[name].resolve())
     found = [run for run in known if run.startswith(name)]
+    if len({run.partition("-")[0] for run in found}) == 1 and (first := min(found, key=len)) == first.partition("-")[0]:
+        return Trial(known[first].resolve())  # the others are its repetitions, ``<id>-2``
     if len(found) == 1:
         return Trial(known[found[0]].resolve())
     if found:

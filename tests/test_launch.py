@@ -167,7 +167,7 @@ def test_mlflow_says_truly_how_each_run_ended(lathe: Lathe, live: Live, tmp_path
     assert lathe("run", *small, "name=finishes", "max_steps=20").returncode == 0
     diverges = lathe("run", *small, "model=mlp", "name=diverges", "optimizer=sgd", "optimizer.lr=1e30", "max_steps=20")
     assert diverges.returncode == 1
-    assert "is no finite number; lower optimizer.lr" in diverges.stderr
+    assert "is no finite number; start another run with a lower optimizer.lr" in diverges.stderr
     for name, number in (("is_killed", signal.SIGKILL), ("is_stopped", signal.SIGTERM)):
         overrides = (*small, f"name={name}", "max_steps=1000000", f"seed={number.value}", f"runs_dir={name}/runs")
         process = live.start("run", *overrides)

@@ -13,7 +13,7 @@ import yaml
 from experiments import signature
 from experiments.faults import InputError
 from experiments.options import groups, header
-from experiments.question import DEFAULTS, FILE, SCHEMA, Question, from_overrides, list_sweeps, read, sweep_files
+from experiments.question import DEFAULTS, FILE, SCHEMA, Question, from_overrides, read, sweep_files
 from experiments.space import Choice
 from experiments.sweep import ADAPTIVE
 from experiments.sweeping import draft
@@ -297,7 +297,7 @@ def test_secrets_are_not_taken_nor_shown(mine: Path) -> None:
 
 
 def test_neither_torch_nor_optuna_nor_hydra_is_needed_to_list_sweeps() -> None:
-    source = "import sys; from experiments.question import list_sweeps; assert list_sweeps()['lr_batch'].startswith('Question:')"
+    source = "import sys; from experiments.question import sweep_files; assert 'lr_batch' in sweep_files()"
     source += "; print([name for name in ('torch', 'optuna', 'hydra', 'mlflow') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-P", "-c", source], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
@@ -318,7 +318,6 @@ def test_a_sweep_tells_its_question_expectation_cost_and_own_command(name: str) 
     count = question.num_points()
     assert count is not None
     assert facts["Cost"].startswith(f"{count * question.asked['seeds']} trials, ")
-    assert list_sweeps()[name] == lines[0]
 
 
 @pytest.mark.parametrize("name", sweep_files())

@@ -99,7 +99,8 @@ def test_gradients_are_clipped_and_their_norm_is_told(tmp_path: Path) -> None:
 def test_a_loss_that_is_no_number_names_its_step(tmp_path: Path) -> None:
     attempt = Attempt(tmp_path, "optimizer=sgd", "optimizer.lr=1e30", "max_steps=50", "checkpoint.every_steps=1")
     with pytest.raises(
-        TrainingError, match=r"loss_nats=(nan|inf) at step \d+ is no finite number; lower optimizer\.lr"
+        TrainingError,
+        match=r"loss_nats=(nan|inf) at step \d+ is no finite number; start another run with a lower optimizer\.lr",
     ) as told:
         attempt.run()
     step = int(str(told.value).split("at step ")[1].split()[0])

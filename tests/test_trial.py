@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,8 @@ def test_a_run_is_found_by_folder_id_and_beginning(experiment: Experiment, tmp_p
     for name in (str(first.folder), first.id):
         assert find(name, runs_dir) == Trial(first.folder)
     assert find(second.folder.name, runs_dir) == Trial(second.folder)
+    assert find(first.id[:5], runs_dir) == Trial(first.folder)  # and not its repetition
+    shutil.copytree(first.folder, runs_dir / "single" / f"{first.id[:5]}fffff")
     with pytest.raises(InputError, match="is not unique"):
         find(first.id[:5], runs_dir)
     with pytest.raises(InputError, match=r"there is no run 'zzz' in .*; known: "):

@@ -104,7 +104,14 @@ def _panel(
     others: list[Any] = []
     for point in grey[:: math.ceil(len(grey) / MOST_GREY) or 1]:
         if (found := band(point, metric)) is not None:
-            (line,) = axis.plot(found.steps, found.mean, color=look.REST, linewidth=0.9, zorder=1.5)
+            (line,) = axis.plot(
+                found.steps,
+                found.mean,
+                color=look.REST,
+                linewidth=0.9,
+                zorder=1.5,
+                marker="." if len(found.steps) == 1 else "",
+            )
             tips.mark(line, _tip(point, found, metric, findings), found.runs[0].id)
             drawn, others = [*drawn, found], [line]
     lines = []

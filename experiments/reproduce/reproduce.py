@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import signal
 import sys
 from argparse import Namespace
@@ -13,22 +14,23 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from experiments import resume
+from experiments import options, resume
 from experiments.atomic import write_text
 from experiments.compare.differences import differences
 from experiments.compare.record import Record, of_trial
 from experiments.compare.subject import find_run, mlflow_ids
 from experiments.compare.tables import streams_table
 from experiments.display import Display
-from experiments.faults import InputError
+from experiments.faults import InputError, did_you_mean
 from experiments.reproduce import rerun, surroundings
 from experiments.reproduce.original import Original, original
 from experiments.reproduce.restore import restored
-from experiments.reproduce.verdict import Verdict, judge, last_step, terms
+from experiments.reproduce.verdict import Verdict, judge, terms
 from experiments.store import StoreError
 from experiments.trial import Trial, as_yaml
 
 VERDICT = "verdict.yaml"
+AS_BEFORE = "environment and hardware are the run's; the data is held against the run's as it is read"
 CHANGEABLE = tuple(key for key in resume.CHANGEABLE if key != "launcher")
 """Keys of the root by which the place differs, not what is computed."""
 
@@ -61,9 +63,23 @@ def _check(asked: Namespace) -> None:
             f"--check runs nothing, so that {asked.overrides[0]} says nothing; leave the one or the other out"
         )
     problems += [
-        f"{word}: only where a run is run again can be changed: {', '.join(CHANGEABLE)}; `lathe run` starts another run"
+        f"{word}: of a repetition only the place can be another ({', '.join(CHANGEABLE)}), and {key} is none of these; "
+        f"{did_you_mean(key, CHANGEABLE, otherwise='`lathe run` starts another run')}"
         for word in asked.overrides
-        if re.split(r"[.=]", word.lstrip("+~"), maxsplit=1)[0] not in CHANGEABLE
+        if (key := re.split(r"[.=]", word.lstrip("+~"), maxsplit=1)[0]) not in CHANGEABLE
+    ]
+    if problems:
+        raise InputError(problems)
+
+
+def _check_choices(overrides: Sequence[str], config_dirs: Sequence[str]) -> None:
+    """Tell of options that there are not before any code is restored."""
+    known = options.groups([Path(folder) for folder in config_dirs])
+    chosen = [(word, *word.partition("=")[::2]) for word in overrides if word.partition("=")[0] in known]
+    problems = [
+        f"{word}: there is no such option; {did_you_mean(option, known[group])}"
+        for word, group, option in chosen
+        if option not in known[group]
     ]
     if problems:
         raise InputError(problems)
@@ -98,11 +114,12 @@ def _compare(found: Original, asked: Namespace, steps: int | None) -> int:
     other = _record(trial)
     if not other.streams:
         raise InputError([f"--check {asked.check} has no metrics yet; let it run first"])
-    ended, why = _ended(trial, other, found, steps, was_interrupted=False)
+    ended, why = _ended(trial, steps, was_interrupted=False)
     on = terms(found.record, other, tolerance=asked.tolerance, up_to=steps, mixed=found.mixed)
-    verdict = judge(found.record, other, on, ended=ended, why=why)
+    lines = _data_lines(found.record, other)
+    verdict = judge(found.record, other, on, ended=ended, why=why, data=lines)
     display = Display(sys.stdout)
-    for line in _data_lines(found.record, other):
+    for line in lines:
         display.say(line)
     groups = [group for group, rows in differences(found.record, other).groups.items() if rows]
     if groups:
@@ -117,6 +134,7 @@ def _again(found: Original, asked: Namespace, steps: int | None) -> int:
     runs_dir = Path(asked.runs_dir).expanduser().resolve()
     trust = [*found.trust, *asked.trust]
     _check_nodes(record, asked.overrides)
+    _check_choices(asked.overrides, found.config_dirs)
     with restored(
         record.code, found.files, trust, runs_dir, keep=asked.keep_code, only_merged=not found.is_trusted
     ) as code:
@@ -127,15 +145,14 @@ def _again(found: Original, asked: Namespace, steps: int | None) -> int:
         amiss = [*found.amiss, *code.amiss, *surroundings.environment(record), *unlike]
         amiss += surroundings.data(record.config, record.data)
         display.say(f"reproducing {asked.run}: {record.config['name']}")
-        for line in [*code.told, *amiss, *(["environment, data and hardware are the run's"] if not amiss else [])]:
+        for line in [*code.told, *amiss, *([AS_BEFORE] if not amiss else [])]:
             display.say(line)
         environment = rerun.surroundings(code, variables)
-        trial = rerun.new_run(found, code, runs_dir)
+        trial = rerun.new_run(found, code, runs_dir, steps)
         ended = rerun.execute(trial, environment, trust, asked.overrides, steps)
         if asked.keep_code:
-            display.say(
-                f"the restored code stays in {', '.join(map(str, code.roots))}; `git worktree remove` takes it away"
-            )
+            commands = (f"`git worktree remove --force {shlex.quote(str(root))}`" for root in code.roots)
+            display.say(f"the restored code stays until {' and '.join(commands)}")
     return _close(found, trial, ended, asked, steps, amiss)
 
 
@@ -166,10 +183,10 @@ def _close(
         )
         return 1 if ended.was_interrupted else ended.code or 1
     other = _record(trial)
-    how, why = _ended(trial, other, found, steps, was_interrupted=ended.was_interrupted)
+    how, why = _ended(trial, steps, was_interrupted=ended.was_interrupted)
     on = terms(found.record, other, tolerance=asked.tolerance, up_to=steps, mixed=found.mixed)
-    verdict = judge(found.record, other, on, ended=how, why=why)
     lines = _data_lines(found.record, other)
+    verdict = judge(found.record, other, on, ended=how, why=why, data=lines)
     for line in lines:
         display.say(line)
     told = verdict.plain() | {"reproduces": dict(found.link), "overrides": asked.overrides, "amiss": [*amiss, *lines]}
@@ -186,15 +203,13 @@ def _record(trial: Trial) -> Record:
     return replace(record, config=trial.config_of(int(attempts[-1].name))) if attempts else record
 
 
-def _ended(
-    trial: Trial, other: Record, found: Original, steps: int | None, *, was_interrupted: bool
-) -> tuple[str, str | None]:
+def _ended(trial: Trial, steps: int | None, *, was_interrupted: bool) -> tuple[str, str | None]:
     """Whether a repetition has come as far as it was to, and what it said where it has not."""
-    status, reason = rerun.status(trial)
-    if status == "finished" or (steps is not None and last_step(other.streams) >= steps):
+    (status, reason), step = rerun.status(trial), rerun.last_step(trial)
+    if status == "finished" or (steps is not None and step >= steps):
         return "finished", None
     if was_interrupted or status in ("stopped", "killed"):
-        return "stopped", f"it was stopped after step {last_step(other.streams)}"
+        return "stopped", f"it was stopped after step {step}"
     return status, f"it {status}: {reason}"
 
 

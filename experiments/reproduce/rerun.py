@@ -48,7 +48,7 @@ class Ended:
     """By the user; not where it was asked to stop after so many steps."""
 
 
-def new_run(original: Original, code: Restored, runs_dir: Path) -> Trial:
+def new_run(original: Original, code: Restored, runs_dir: Path, steps: int | None) -> Trial:
     """A run folder of the same configuration, which says what it reproduces, and the code and machine of its own.
 
     Raises:
@@ -64,7 +64,7 @@ def new_run(original: Original, code: Restored, runs_dir: Path) -> Trial:
             "trial_id": record.trial_id,
             "run_key": uuid.uuid4().hex,
             "created": time.time(),
-            "reproduces": dict(original.link),
+            "reproduces": {**original.link, "steps": steps},
             "overrides": list(original.overrides),
             **({"source": original.source} if original.source else {}),
             "config_dirs": list(original.config_dirs),
@@ -129,7 +129,8 @@ def execute(
         tail = Tail(trial.folder / "attempts" / "1")
         while child.poll() is None:
             tail.read("train/loss_nats", "min")
-            if steps is not None and not has_told and tail.step >= steps:
+            # Code of an earlier version does not know that it was to end there.
+            if steps is not None and not has_told and tail.step > steps:
                 child.send_signal(signal.SIGTERM)
                 has_told = True
             time.sleep(POLL_S)
@@ -164,3 +165,11 @@ def status(trial: Trial) -> tuple[str, str | None]:
     """How a run ended and why, by what the launching side saw."""
     outcome: dict[str, Any] = trial.outcome() or {"status": "killed", "reason": "it left no word"}
     return str(outcome["status"]), outcome.get("reason")
+
+
+def last_step(trial: Trial) -> int:
+    """How far a run has come; points of its curves may be rarer than steps."""
+    tails = [Tail(folder) for folder in trial.attempts()]
+    for tail in tails:
+        tail.read("train/loss_nats", "min")
+    return max((tail.step for tail in tails), default=0)

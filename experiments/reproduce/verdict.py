@@ -148,7 +148,9 @@ def _engine(record: Record) -> str:
     return " ".join([name, *(f"{key}={value}" for key, value in node.items() if value is not None)])
 
 
-def judge(one: Record, other: Record, on: Terms, *, ended: str, why: str | None = None) -> Verdict:
+def judge(
+    one: Record, other: Record, on: Terms, *, ended: str, why: str | None = None, data: Sequence[str] = ()
+) -> Verdict:
     """Compare the metric streams of an original and its repetition.
 
     Args:
@@ -157,6 +159,7 @@ def judge(one: Record, other: Record, on: Terms, *, ended: str, why: str | None 
         on: the terms.
         ended: how the repetition ended: "finished", or "stopped" where it was not to go on.
         why: what it said of that.
+        data: by what its data was not the original's, so that it repeats something else, whatever the metrics are.
     """
     found = compare(one.streams, other.streams, up_to=on.up_to)
     partings = [part for part in found if part.num_common or part.only_in != (0, 0)]
@@ -165,7 +168,7 @@ def judge(one: Record, other: Record, on: Terms, *, ended: str, why: str | None 
     missing = _missing(partings, one) if ended == "finished" else None
     other_end = _other_end(partings) if on.judged_to != on.up_to else None
     common = sum(part.num_common for part in judged)
-    if first is not None or other_end or (ended != "stopped" and (missing or not common)):
+    if data or first is not None or other_end or (ended != "stopped" and (missing or not common)):
         word: Word = "different"
     elif ended == "stopped":
         word = "stopped"
@@ -173,9 +176,8 @@ def judge(one: Record, other: Record, on: Terms, *, ended: str, why: str | None 
         word = "identical"
     else:
         word = "within tolerance"
-    return Verdict(
-        word, on, partings, first, why or missing or other_end or (None if common else "they have no step in common")
-    )
+    amiss = next(filter(None, (why, *data, missing, other_end)), None)
+    return Verdict(word, on, partings, first, amiss or (None if common else "they have no step in common"))
 
 
 def _other_end(partings: Sequence[Parting]) -> str | None:

@@ -95,7 +95,7 @@ def test_a_run_from_a_dirty_tree_comes_out_bit_for_bit_after_everything_has_chan
     printed = there.lathe("reproduce", first.name)
     assert "restored at commit" in printed
     assert "with its uncommitted changes; sha256" in printed
-    assert "environment, data and hardware are the run's" in printed
+    assert "environment and hardware are the run's" in printed
     assert again(there) != first
     assert streams.of_run(again(there)) == streams.of_run(first)
     points = sum(map(len, streams.of_run(first).values()))
@@ -115,6 +115,11 @@ def test_a_prefix_is_compared_as_far_as_it_goes(there: Clone) -> None:
     assert "identical: 2 metrics, 10 points" in printed
     outcome = yaml.safe_load((again(there) / "outcome.json").read_text())
     assert outcome["status"] == "stopped"
+    assert outcome["reason"] == "as far as was asked, after step 5, which is saved"
+    assert max(step for points in streams.of_run(again(there)).values() for step, _ in points) == 5
+    assert "stopping:" not in printed
+    printed = there.lathe("reproduce", there.runs()[0].name, "--steps", "3")  # it has a point every other step
+    assert verdict(again(there))["verdict"] == "identical", printed
 
 
 def test_another_topology_is_held_to_a_tolerance_that_is_told(there: Clone) -> None:

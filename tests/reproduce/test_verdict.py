@@ -144,3 +144,11 @@ def test_a_loss_that_is_no_number_is_repeated_by_one_that_is_none() -> None:
     assert word(one, record([(1, 1.0), (2, math.nan)])) == "identical"
     verdict = judge(one, record([(1, 1.0), (2, 2.0)]), terms(one, one, tolerance=None, up_to=None), ended="finished")
     assert (verdict.word, verdict.largest) == ("different", math.inf)
+
+
+def test_with_other_data_it_is_another_run_whatever_its_metrics() -> None:
+    one = record(curve())
+    on = terms(one, one, tolerance=None, up_to=None)
+    verdict = judge(one, record(curve()), on, ended="finished", data=["data: the split 'train' is another"])
+    assert (verdict.word, verdict.code) == ("different", 1)
+    assert "the split 'train' is another" in verdict.sentence()
