@@ -149,7 +149,7 @@ def test_uncommitted_code_that_tells_of_someone_is_found_by_file_and_line() -> N
 
 def test_in_what_is_no_text_a_short_word_is_chance_and_a_long_one_is_not() -> None:
     short, long = Scrubber(users=["zap"]), Scrubber(folders=["/home/zap/work"])
-    archive = zipped(untracked(member("a.png", b"\x89PNG\0\xff zap \xfe /home/zap/x/a.png\xff")))
+    archive = zipped(untracked(member("a.png", b"\x89PNG\0\xff zap \xfe /home/zap/work/a.png\xff")))
     assert list(telling("code/main-untracked.tar.gz", archive, short)) == []
     (line,) = telling("code/main-untracked.tar.gz", archive, long)
     assert line.startswith("a.png of what is not committed tells a folder of this machine")
