@@ -351,6 +351,7 @@ def _recipe(config: Mapping[str, Any], plan: Plan, rank: Rank) -> Recipe:
         batch_size_per_device=plan.batch_size_per_device,
         topology=plan.topology,
         rank=rank,
+        channels_last=config["channels_last"],
     )
 
 

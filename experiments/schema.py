@@ -47,6 +47,9 @@ class Experiment:
     algorithms against each other and multiply as TF32 on a GPU. See docs/reproducibility.md."""
     compile: bool
     """Compile the model with torch.compile."""
+    channels_last: bool
+    """Lay images out in memory pixel by pixel, every channel of a pixel side by side, for which fast convolutions are
+    made; a pipeline leaves them as they are. See docs/benchmarks.md."""
     profile: bool
     """Trace a few steps of every rank, and count the model's work by DeepSpeed's profiler, into the run's folder."""
     checkpoint: Checkpoint

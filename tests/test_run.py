@@ -119,6 +119,16 @@ def test_a_compiled_model_learns_the_same(tmp_path: Path) -> None:
     assert compiled.weights().keys() == plain.weights().keys()
 
 
+def test_images_in_another_order_of_memory_teach_the_same(tmp_path: Path) -> None:
+    plain, last = (
+        Attempt(tmp_path / flag, f"channels_last={flag}", small=("model=lenet", "optimizer=sgd", "max_steps=5"))
+        for flag in ("false", "true")
+    )
+    plain.run(), last.run()
+    assert last.curve("train/loss_nats") == pytest.approx(plain.curve("train/loss_nats"), rel=1e-4)
+    assert last.curve("val/loss_nats") == pytest.approx(plain.curve("val/loss_nats"), rel=1e-4)
+
+
 def test_the_last_and_the_best_checkpoints_stay(tmp_path: Path) -> None:
     attempt = Attempt(
         tmp_path, "max_steps=60", "eval_every_steps=7", "checkpoint.every_steps=10", "checkpoint.keep_last=2",

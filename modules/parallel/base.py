@@ -48,6 +48,8 @@ class Recipe:
     """Examples of a micro-batch."""
     topology: Topology = field(default_factory=Topology)
     rank: Rank = field(default_factory=Rank)
+    channels_last: bool = False
+    """Images lie in memory as [batch, height, width, channels]; their shape stays."""
 
 
 @dataclass

@@ -29,6 +29,7 @@ class Forward:
         self.device = device_of(recipe)
         self.objective = objective
         self.precision = recipe.precision
+        self.channels_last = recipe.channels_last
         if isinstance(objective, nn.Module):  # class weights and the like
             objective.to(self.device)
 
@@ -44,9 +45,12 @@ class Forward:
         return loss, metrics
 
     def on_device(self, batch: Batch) -> Batch:
+        inputs, targets = batch
+        if self.channels_last:
+            inputs = _each(inputs, _channels_last)
         if self.device.type == "cpu":
-            return batch
-        return _each(batch[0], self._moved), _each(batch[1], self._moved)
+            return inputs, targets
+        return _each(inputs, self._moved), _each(targets, self._moved)
 
     def _moved(self, tensor: Tensor) -> Tensor:
         return tensor.pin_memory().to(self.device, non_blocking=True)
@@ -203,3 +207,8 @@ def evaluate(
 
 def _each(tensors: Tensors, change: Callable[[Tensor], Tensor]) -> Tensors:
     return change(tensors) if isinstance(tensors, Tensor) else tuple(change(tensor) for tensor in tensors)
+
+
+def _channels_last(tensor: Tensor) -> Tensor:
+    """The same images in the order of memory that convolutions then keep; anything else as it is."""
+    return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
