@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, Protocol, runtime_checkable
+from typing import Final, Literal, Protocol, runtime_checkable
 
 from torch import Generator, Tensor
 
@@ -38,7 +38,8 @@ class Data(Protocol):
     """One data set. Building it is cheap and reads nothing: `load` does.
 
     A class that takes ``num_train``, the number of training examples, can be trained by epochs: the plan counts their steps
-    without reading anything. One that has ``class_names`` after it was loaded says what an exported model calls its classes.
+    without reading anything. One that has ``class_names`` after it was loaded says what an exported model calls its classes;
+    who predicts gives them back to it, so that nothing need be loaded for them.
     """
 
     def load(self, split: str) -> Split:
@@ -69,6 +70,57 @@ class Worded(Protocol):
             DataError: as `Data.load`.
         """
         ...
+
+
+@runtime_checkable
+class Tokenized(Protocol):
+    """A data set whose inputs are tokens of a text, which goes on after them."""
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Between text and tokens; reads the files at the first use.
+
+        Raises:
+            DataError: as `Data.load`.
+        """
+        ...
+
+
+class Tokenizer(Protocol):
+    def decode(self, tokens: Tensor) -> str:
+        """The text of tokens, int64 [tokens]."""
+        ...
+
+
+@runtime_checkable
+class Reads(Protocol):
+    """Data whose inputs a user can give to a trained model."""
+
+    takes: Literal["text", "image"]
+    """What an input is given by: a line of text, or the path of an image file."""
+
+    def read(self, given: Sequence[str]) -> Tensors:
+        """Inputs as those of evaluation, from what is no part of the data set.
+
+        An image is resized, cut and scaled as there, whatever its size and mode; a text gets the numbers of the training's
+        vocabulary.
+
+        Args:
+            given: as many lines, or paths, as there are examples; at least one. Where lengths differ, shorter texts are padded
+                as in a batch of evaluation; data whose batches know no padding refuses them together.
+
+        Returns:
+            The inputs of a batch, in this order.
+
+        Raises:
+            GivenError: one of them is no input.
+            DataError: a file that this needs, with the vocabulary say, is missing or damaged.
+        """
+        ...
+
+
+class GivenError(ValueError):
+    """What a user gave is no input; the message names it, the rule and the way out."""
 
 
 class DataError(Exception):

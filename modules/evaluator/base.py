@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from modules.data.base import Batch, Data, Tensors
+from modules.data.base import Batch, Data, Reads, Tensors
 
 
 class Evaluator(Protocol):
@@ -77,5 +79,41 @@ class Pictures(Protocol):
 
         Args:
             inputs, outputs, targets: of these examples, on the CPU.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model makes of one input."""
+
+    text: str
+    """For a person: "cat 0.93  dog 0.07"; what stands in several lines is shown below its input."""
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """The same for a program, as plain JSON values by name; ``input`` and ``files`` are names of who asks."""
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    """By the end of their names, such as "mask.png", before which the input's is put."""
+
+
+@runtime_checkable
+class Answers(Protocol):
+    """An evaluator that can say what a model makes of inputs whose targets nobody knows.
+
+    How it says that (how many classes, how long a text) are arguments of its constructor that have defaults: no YAML names
+    them, and `lathe predict RUN --set evaluator.KEY=VALUE` changes them.
+    """
+
+    def answers(self, model: nn.Module, data: Reads, given: Sequence[str]) -> list[Answer]:
+        """An answer for each, in this order; it does not depend on what else is asked.
+
+        Args:
+            model: trained, whole and in evaluation mode, on the device that computes; gradients are off.
+            data: that of the training, of which nothing was loaded; it reads what is given.
+            given: lines of text or paths of images, as `Reads.takes` says; a few, at most ``batch_size_eval``.
+
+        Raises:
+            GivenError: one of them is no input.
+            DataError: a file of the data set is needed, and missing or damaged.
+            ValueError: the data or the model is of another kind than what is answered for.
         """
         ...

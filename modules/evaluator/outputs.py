@@ -1,0 +1,23 @@
+"""What a model gives for inputs that were just read."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from modules.data.base import Tensors
+
+
+def outputs_of(model: nn.Module, inputs: Tensors) -> Tensors:
+    """Run a model where it lies.
+
+    Args:
+        inputs: of a batch, on the CPU.
+
+    Returns:
+        Its outputs, on the CPU.
+    """
+    device = next(model.parameters()).device
+    outputs: Tensors = model(
+        inputs.to(device) if isinstance(inputs, Tensor) else tuple(each.to(device) for each in inputs)
+    )
+    return outputs.cpu() if isinstance(outputs, Tensor) else tuple(each.cpu() for each in outputs)
