@@ -87,17 +87,24 @@ class Tokenized(Protocol):
 
 
 class Tokenizer(Protocol):
+    @property
+    def num_tokens(self) -> int:
+        """Numbers that are in use, from 0; a model may have more."""
+        ...
+
     def decode(self, tokens: Tensor) -> str:
         """The text of tokens, int64 [tokens]."""
         ...
 
 
 @runtime_checkable
-class Reads(Protocol):
+class Reads(Data, Protocol):
     """Data whose inputs a user can give to a trained model."""
 
-    takes: Literal["text", "image"]
-    """What an input is given by: a line of text, or the path of an image file."""
+    @property
+    def takes(self) -> Literal["text", "image"]:
+        """What an input is given by: a line of text, or the path of an image file."""
+        ...
 
     def read(self, given: Sequence[str]) -> Tensors:
         """Inputs as those of evaluation, from what is no part of the data set.

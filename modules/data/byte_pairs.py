@@ -43,6 +43,7 @@ class BytePairs:
                 f"each needs a token beside the pairs and one is reserved; set data.vocab_size={least} or more"
             )
         self.kinds = kinds
+        self.num_tokens = vocab_size
         self._pieces = sentencepiece.SentencePieceProcessor(model_proto=_learn(text, kinds, vocab_size))
         found = self._pieces.get_piece_size()
         if found < vocab_size:

@@ -29,6 +29,10 @@ class Characters:
             )
         self._codes = _codes(self.kinds)
 
+    @property
+    def num_tokens(self) -> int:
+        return len(self.kinds)
+
     def encode(self, text: str) -> Tensor:
         """int64 [characters].
 

@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from modules.data.base import Batch, DataError
+from modules.data.given_photo import read_fitted
 from modules.data.tensors import TensorSplit, check_image_shape, check_split
 
 _BOUNDS = {"train": (0, 1297), "val": (1297, 1497), "test": (1497, 1797)}
@@ -22,6 +25,8 @@ class Digits:
 
     Source: Alpaydin and Kaynak 1998, doi:10.24432/C50P49 (the test part of the UCI set).
     """
+
+    takes: Final = "image"
 
     def __init__(self, num_train: int, image_shape: Sequence[int], num_features: int, num_classes: int) -> None:
         """The shapes are there for the model to point at, and must be the set's own.
@@ -50,6 +55,10 @@ class Digits:
         first, last = (0, self.num_train) if split == "train" else _BOUNDS[split]
         chosen = torch.from_numpy(table[order[first:last]])
         return TensorSplit(chosen[:, :-1].float().div_(16).reshape(-1, *self.image_shape), chosen[:, -1].contiguous())
+
+    def read(self, given: Sequence[str]) -> Tensor:
+        """Bright digits on dark, brought to 8x8 and to sixteenths, in which the set counts."""
+        return read_fitted(given, self.image_shape).float().mul_(16 / 255).round_().div_(16)
 
     def example(self, batch_size: int) -> Batch:
         return torch.zeros(batch_size, *self.image_shape), torch.zeros(batch_size, dtype=torch.int64)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import gzip
 import struct
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from modules.data.base import Batch
 from modules.data.files import DataFiles
+from modules.data.given_photo import read_fitted
 from modules.data.tensors import TensorSplit, check_at_least, check_image_shape, check_split, hold_back, scale_pixels
 
 _NAMES = {
@@ -25,6 +27,8 @@ class IdxImages:
 
     Source of the format: http://yann.lecun.com/exdb/mnist; of the split: TensorFlow's MNIST tutorials.
     """
+
+    takes: Final = "image"
 
     def __init__(
         self,
@@ -64,6 +68,10 @@ class IdxImages:
         if split != "test":
             images, labels = hold_back(split, images, labels, self.num_train, self.num_val)
         return TensorSplit(images, labels, scale_pixels)
+
+    def read(self, given: Sequence[str]) -> Tensor:
+        """Brought to the size of the set's; what it has bright on dark, as digits, has to be so in these too."""
+        return scale_pixels(read_fitted(given, self.image_shape), Generator())
 
     def example(self, batch_size: int) -> Batch:
         return torch.zeros(batch_size, *self.image_shape), torch.zeros(batch_size, dtype=torch.int64)

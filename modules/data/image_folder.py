@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import torch
@@ -22,6 +23,8 @@ class ImageFolder:
 
     What is done to a photo: `photo_cut.PhotoCut`.
     """
+
+    takes: Final = "image"
 
     def __init__(
         self,
@@ -108,6 +111,10 @@ class ImageFolder:
         return ImageSplit(
             self, self.path / own, self.augment and split == "train", np.array(names), torch.tensor(targets)
         )
+
+    def read(self, given: Sequence[str]) -> Tensor:
+        """As `PhotoCut.read`."""
+        return self.cut.read(given)
 
     def example(self, batch_size: int) -> Batch:
         return torch.zeros(batch_size, *self.image_shape), torch.zeros(batch_size, dtype=torch.int64)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 import torch
 from torch import Generator, Tensor
@@ -20,6 +21,8 @@ class ImageShards:
 
     What is done to a photo: `photo_cut.PhotoCut`. Source of the format: https://github.com/webdataset/webdataset.
     """
+
+    takes: Final = "image"
 
     def __init__(
         self,
@@ -93,6 +96,10 @@ class ImageShards:
                 f"data.num_train={self.num_train}; epochs are counted by it; set data.num_train={count}"
             )
         return ShardSplit(self, paths, self.augment and split == "train", index)
+
+    def read(self, given: Sequence[str]) -> Tensor:
+        """As `PhotoCut.read`."""
+        return self.cut.read(given)
 
     def example(self, batch_size: int) -> Batch:
         return torch.zeros(batch_size, *self.image_shape), torch.zeros(batch_size, dtype=torch.int64)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from modules.data.base import IGNORED, Batch, DataError
 from modules.data.encoded_images import Mode, check_members, decode
 from modules.data.files import DataFiles
-from modules.data.masked_photos import Distortion, MaskedPhoto, MaskedPhotos
+from modules.data.masked_photos import Distortion, MaskedPhoto, MaskedPhotos, read_whole
 from modules.data.name_groups import NameGroups
 from modules.data.tensors import check_at_least, check_image_shape, check_split
 
@@ -21,6 +23,8 @@ class MaskArchive:
     Photos belong to groups by their names (both eyes of one child, all tiles of one town); a group is never in two splits.
     Where a second person has drawn masks too, targets are both; the first counts, the second says how far people agree.
     """
+
+    takes: Final = "image"
 
     def __init__(
         self,
@@ -100,6 +104,10 @@ class MaskArchive:
             )
         _, height, width = self.image_shape
         return MaskedPhotos(photos, (height, width), self.distortion, self.crops_per_photo)
+
+    def read(self, given: Sequence[str]) -> Tensor:
+        """As `read_whole`, padded to eval_size; a photo may be larger than that."""
+        return read_whole(given, self.image_shape[0], self.eval_size)
 
     def example(self, batch_size: int) -> Batch:
         masks = [torch.zeros(batch_size, *self.image_shape[1:], dtype=torch.int64) for _ in self.masks]

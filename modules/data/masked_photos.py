@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 
 from modules.data.base import IGNORED, Batch
+from modules.data.given_photo import open_photo, pixels_of
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,29 @@ class MaskedPhotos:
         if self.distortion.flip:
             crop = crop[:: -1 if chance[2] < 0.5 else 1, :: -1 if chance[3] < 0.5 else 1]
         return np.swapaxes(crop, 0, 1) if self.distortion.turn and chance[4] < 0.5 else crop
+
+
+def read_whole(given: Sequence[str], num_channels: int, size: tuple[int, int]) -> Tensor:
+    """Photos of a user, as whole ones are evaluated: of their own size, in the upper left corner, padded where that is less.
+
+    Args:
+        given: paths.
+        num_channels: 1 or 3.
+        size: [height, width] that they are padded to at least; all are padded to the largest.
+
+    Returns:
+        float [photos, num_channels, height, width].
+
+    Raises:
+        GivenError: one of them cannot be read.
+    """
+    mode: Literal["L", "RGB"] = "L" if num_channels == 1 else "RGB"
+    photos = [MaskedPhoto(pixels_of(open_photo(path, mode)), ()) for path in given]
+    heights, widths = ((photo.pixels.shape[side] for photo in photos) for side in (0, 1))
+    split = MaskedPhotos(photos, (max(size[0], *heights), max(size[1], *widths)), None)
+    inputs, _ = split.batch(torch.arange(len(photos)), Generator())
+    assert isinstance(inputs, Tensor)
+    return inputs
 
 
 def mean_and_deviation(pixels: np.ndarray) -> tuple[float, float]:

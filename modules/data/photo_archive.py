@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from io import BytesIO
+from typing import Final
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import Generator, Tensor
 from modules.data import augment as photos
 from modules.data.base import Batch, DataError
 from modules.data.files import DataFiles
+from modules.data.given_photo import read_fitted
 from modules.data.tensors import TensorSplit, check_at_least, check_image_shape, check_split, hold_back
 
 Part = tuple[Tensor, Tensor]
@@ -26,6 +28,8 @@ class PhotoArchive:
     and, where classes are chosen by name, ``classes``. One archive alone says with ``split`` which photos train (0) and
     which test (1). Source of what is done to a photo: https://www.tensorflow.org/versions/r0.10/tutorials/deep_cnn.
     """
+
+    takes: Final = "image"
 
     def __init__(
         self,
@@ -41,6 +45,7 @@ class PhotoArchive:
         num_classes: int,
         classes: Sequence[str] | None = None,
         shuffle_seed: int | None = None,
+        photo_size: Sequence[int] | None = None,
     ) -> None:
         """
         Args:
@@ -58,6 +63,8 @@ class PhotoArchive:
             classes: those that are kept, by name, numbered in this order; null keeps all.
             shuffle_seed: of the order that the training part is brought to, for archives that lie sorted by class; null: as
                 they lie.
+            photo_size: [height, width] of the archives' photos, to which others are brought before the crop; null: as the
+                archives say, which are looked at for it.
         """
         self.train_names = sorted(name for name in files if "train" in name)
         self.test_names = sorted(name for name in files if "test" in name)
@@ -68,6 +75,11 @@ class PhotoArchive:
             raise ValueError(
                 f"PhotoArchive wants data.files with one name, or with 'train' in the names of all but one and 'test' in that "
                 f"of the one, but got {sorted(files)}"
+            )
+        if photo_size is not None and (len(photo_size) != 2 or min(photo_size) < crop_size):
+            raise ValueError(
+                f"PhotoArchive wants photo_size as [height, width], each at least crop_size={crop_size}, but got "
+                f"{list(photo_size)}; see data.photo_size"
             )
         check_at_least(
             "PhotoArchive", 1, num_train=num_train, num_val=num_val, num_classes=num_classes, crop_size=crop_size
@@ -92,6 +104,8 @@ class PhotoArchive:
         self.augment = augment
         self.num_classes = num_classes
         self.classes = None if classes is None else list(classes)
+        self.class_names = self.classes
+        self.photo_size = None if photo_size is None else tuple(photo_size)
         self.shuffle_seed = shuffle_seed
         self._parts: dict[str, Part] = {}  # train and val are slices of one part, decoded once
 
@@ -104,8 +118,27 @@ class PhotoArchive:
         images, labels = hold_back(split, images, labels, self.num_train, self.num_val)
         return TensorSplit(images, labels, self._distort if distorts else self._see_the_middle)
 
+    def read(self, given: Sequence[str]) -> Tensor:
+        """Brought to the size of the archives' photos, and then as evaluation sees those."""
+        height, width = self._photo_size()
+        images = read_fitted(given, (self.image_shape[0], height, width))
+        return self._see_the_middle(images, Generator())
+
     def example(self, batch_size: int) -> Batch:
         return torch.zeros(batch_size, *self.image_shape), torch.zeros(batch_size, dtype=torch.int64)
+
+    def _photo_size(self) -> tuple[int, ...]:
+        if self.photo_size is None:
+            name = self.test_names[0]
+            try:
+                members = self.files.read_npz(name)
+            except DataError as err:
+                told = f"{err}; or say how large its photos are, such as data.photo_size=[64,64]"
+                raise DataError(told) from err
+            with self.files.decoding(name):
+                first, last, *_ = members["offsets"].tolist()
+                self.photo_size = tuple(self._decode([members["jpeg"][first:last].tobytes()], [0]).shape[2:])
+        return self.photo_size
 
     def _see_the_middle(self, images: Tensor, generator: Generator) -> Tensor:
         return photos.standardise(photos.centre_crop(images, self.crop_size).float())
@@ -137,6 +170,8 @@ class PhotoArchive:
                 raise ValueError(f"it has {len(labels)} labels for {len(offsets) - 1} photos")
             if len(self.files.files) == 1:
                 rows = rows[members["split"] == (part == "test")]
+            if self.classes is None and len(members.get("classes", ())) == self.num_classes:
+                self.class_names = members["classes"].tolist()
             if self.classes is not None:
                 labels = self._renumbered(labels, members["classes"].tolist(), name)
                 rows = rows[labels[rows] >= 0]

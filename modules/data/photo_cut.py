@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Generator, Tensor
 
+from modules.data.given_photo import open_photo
 from modules.data.tensors import check_at_least, check_image_shape
 
 SQUARE = (3 / 4, 4 / 3)
@@ -60,18 +61,34 @@ class PhotoCut:
                 raise UnreadableError(row, str(err)) from err
             pixels = pixels[:, ::-1] if chances[2] < 0.5 else pixels
             outputs[row] = torch.from_numpy(pixels.astype(np.float32)).permute(2, 0, 1)
-        outputs.div_(255)
+        return self._scaled(outputs)
+
+    def read(self, given: Sequence[str]) -> Tensor:
+        """Photos of a user, as `batch` sees the middle of those of the set, but upright.
+
+        Raises:
+            GivenError: one of them is no photo.
+        """
+        photos = (open_photo(path, "RGB", draft_size=self.resize_size) for path in given)
+        pixels = np.stack([self._square_of(photo, (0.5, 0.5)) for photo in photos]).astype(np.float32)
+        return self._scaled(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous())
+
+    def _scaled(self, pixels: Tensor) -> Tensor:
+        """From [0, 255], in place."""
+        pixels.div_(255)
         if self.mean is not None and self.std is not None:
-            outputs.sub_(torch.tensor(self.mean).view(3, 1, 1)).div_(torch.tensor(self.std).view(3, 1, 1))
-        return outputs
+            pixels.sub_(torch.tensor(self.mean).view(3, 1, 1)).div_(torch.tensor(self.std).view(3, 1, 1))
+        return pixels
 
     def _square(self, file: Path | bytes, chances: Sequence[float]) -> np.ndarray:
         """uint8 [image_size, image_size, 3]; the cut lies where the first two of the dice say, of what room there is."""
-        top, left, *_ = chances
         with _opened(file) as image:
             # A JPEG decodes to 1/2, 1/4 or 1/8 at a fraction of the cost.
             image.draft("RGB", (self.resize_size, self.resize_size))
-            photo = image.convert("RGB")
+            return self._square_of(image.convert("RGB"), chances)
+
+    def _square_of(self, photo: Image.Image, chances: Sequence[float]) -> np.ndarray:
+        top, left, *_ = chances
         width, height = photo.size
         side = min(width, height) * self.image_size / self.resize_size
         return self._cut(photo, (left * (width - side), top * (height - side)), (side, side))

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import gzip
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import chain
+from typing import Final
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from modules.data.base import Batch, DataError
+from modules.data.base import Batch, DataError, GivenError
 from modules.data.files import DataFiles
 from modules.data.tensors import check_at_least, check_split
-from modules.data.token_windows import TokenWindows, WindowSizes
+from modules.data.token_windows import TokenWindows, WindowSizes, beginnings
 
 _WORD_IN_NAME = {"train": "train", "val": "valid", "test": "test"}
-_LINE_END = "<eos>"
+_LINE_END, _UNKNOWN, _NUMBER = "<eos>", "<unk>", "N"
 
 
 class Words:
@@ -32,6 +33,27 @@ class Words:
         counts = Counter(words)
         self.kinds = sorted(counts, key=lambda word: (-counts[word], word))
         self._numbers = {word: number for number, word in enumerate(self.kinds)}
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.kinds)
+
+    def known(self, text: str) -> list[str]:
+        """The words of a text as the set would have them: small letters, ``N`` for a number, ``<unk>`` for an unknown one.
+
+        Raises:
+            ValueError: one is unknown, and so is ``<unk>``.
+        """
+        found = []
+        for word in split_words(text):
+            forms = (word, word.lower(), _NUMBER if word[0].isdigit() else _UNKNOWN, _UNKNOWN)
+            own = next((form for form in forms if form in self._numbers), None)
+            if own is None:
+                raise ValueError(
+                    f"the word {word!r} is none of the {len(self.kinds)} of the training part; write another"
+                )
+            found.append(own)
+        return found
 
     def encode(self, text: str) -> Tensor:
         """int64 [words and line ends].
@@ -65,6 +87,8 @@ class Ptb:
     Source: Mikolov et al. 2010; Zaremba et al. 2014, arXiv:1409.2329; tensorflow/models r1.0, tutorials/rnn/ptb. These
     carry the state of an LSTM from one window to the next; here every window starts anew, which costs some perplexity.
     """
+
+    takes: Final = "text"
 
     def __init__(
         self,
@@ -105,6 +129,16 @@ class Ptb:
         with self.files.decoding(self.names[split]):
             tokens = self.tokenizer.encode(text)
         return self.sizes.cut(self.files.folder, split, tokens)
+
+    def read(self, given: Sequence[str]) -> Tensor:
+        """Numbers of the words of texts of one length, as `Words.known` has them."""
+        tokens = []
+        for text in given:
+            try:
+                tokens.append(self.tokenizer.encode(" ".join(self.tokenizer.known(text))))
+            except ValueError as err:
+                raise GivenError(f"{text!r}: {err}") from err
+        return beginnings(given, tokens)
 
     def example(self, batch_size: int) -> Batch:
         inputs, targets = torch.zeros(2, batch_size, self.sizes.context_tokens, dtype=torch.int64)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
+from typing import Final
 
 import torch
 from torch import Generator, Tensor
 
-from modules.data.base import Batch, DataError
+from modules.data.base import Batch, DataError, GivenError, Tensors
 from modules.data.files import DataFiles
 from modules.data.tensors import check_at_least, check_split
-from modules.data.vocabulary import Vocabulary
+from modules.data.vocabulary import Vocabulary, words_of
 
 _PERCENT = {"train": (0, 98), "val": (98, 99), "test": (99, 100)}
 
@@ -95,6 +96,8 @@ class SkipGrams:
     mean the same noise, as with pairs one by one, but products of matrices where those are sums over rows.
     """
 
+    takes: Final = "text"
+
     def __init__(
         self,
         root: str,
@@ -147,6 +150,21 @@ class SkipGrams:
             )
         tokens = tokens if wanted == found else tokens[: wanted * self.context_tokens]
         return SkipGramSplit(tokens, self.vocabulary, self, is_training=split == "train")
+
+    def read(self, given: Sequence[str]) -> Tensors:
+        """Numbers of words int64 [batch, time], 0 beyond the end of a line that is shorter than others; and no noise."""
+        numbers = self.vocabulary.numbers
+        lines = [words_of(line) for line in given]
+        for line, words in zip(given, lines, strict=True):
+            unknown = ", ".join(repr(word) for word in dict.fromkeys(words) if word not in numbers)
+            if unknown or not words:
+                told = (
+                    f"no {unknown} is among the {len(numbers):,} words of the vocabulary" if words else "it has no word"
+                )
+                raise GivenError(f"{line!r}: {told}; write words that the training text has often enough")
+        tokens = [torch.tensor([numbers[word] for word in words]) for words in lines]
+        padded = torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True)
+        return padded, torch.zeros(len(padded), self.num_noise, dtype=torch.int64)
 
     def example(self, batch_size: int) -> Batch:
         width = 2 * self.window + 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch import Generator, Tensor
 from modules.data.base import Batch, DataError
 from modules.data.encoded_images import check_members, decode
 from modules.data.files import DataFiles
-from modules.data.masked_photos import mean_and_deviation
+from modules.data.masked_photos import mean_and_deviation, read_whole
 from modules.data.tensors import check_at_least, check_image_shape, check_split
 from modules.data.words_on_photo import Lettering
 
@@ -24,6 +25,8 @@ class StreetText:
 
     The splits show different photos.
     """
+
+    takes: Final = "image"
 
     def __init__(
         self,
@@ -87,6 +90,10 @@ class StreetText:
         tenth = max(1, len(photos) // 10)
         parts = {"train": order[: -2 * tenth], "val": order[-2 * tenth : -tenth], "test": order[-tenth:]}
         return StreetTextSplit(self, split, [photos[number] for number in parts[split]])
+
+    def read(self, given: Sequence[str]) -> Tensor:
+        """As `read_whole`; letters are found in the sizes that training had, so that a large photo should be shrunk."""
+        return read_whole(given, 3, self.image_shape[1:])
 
     def example(self, batch_size: int) -> Batch:
         return (

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Literal
+from typing import Final, Literal
 
 import torch
+from torch import Tensor
 
-from modules.data.base import Batch, DataError
+from modules.data.base import Batch, DataError, GivenError
 from modules.data.byte_pairs import BytePairs
 from modules.data.characters import Characters, kinds_of
 from modules.data.files import DataFiles
 from modules.data.tensors import check_at_least, check_split
-from modules.data.token_windows import TokenWindows, WindowSizes
+from modules.data.token_windows import TokenWindows, WindowSizes, beginnings
 
 _PERCENT = {"train": (0, 90), "val": (90, 95), "test": (95, 100)}
 _LEAST = 20  # characters, of which every split has one
@@ -22,6 +23,8 @@ _LEAST = 20  # characters, of which every split has one
 
 class TextFile:
     """A text in three pieces: its first 90 % of characters train, the next 5 % validate, the last 5 % test."""
+
+    takes: Final = "text"
 
     def __init__(
         self,
@@ -67,6 +70,16 @@ class TextFile:
                 "U+2581, so that decoding would not give the text back; replace them, or set data.tokens=characters"
             )
         return self.sizes.cut(self.files.folder, split, tokens, is_exact=self.tokens == "byte_pairs")
+
+    def read(self, given: Sequence[str]) -> Tensor:
+        """Tokens of texts of one length; a character that the file has not is refused."""
+        tokens = []
+        for text in given:
+            try:
+                tokens.append(self.tokenizer.encode(text))
+            except ValueError as err:
+                raise GivenError(f"{text!r}: {err}") from err
+        return beginnings(given, tokens)
 
     def example(self, batch_size: int) -> Batch:
         inputs, targets = torch.zeros(2, batch_size, self.sizes.context_tokens, dtype=torch.int64)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
 
-from modules.data.base import Batch, DataError
+from modules.data.base import Batch, DataError, GivenError
 from modules.data.tensors import check_at_least, check_split
 
 
@@ -113,6 +114,25 @@ class WindowSizes:
                 "or both to null and count by max_steps"
             )
         return TokenWindows(tokens[:wanted], self.context_tokens, self.shift)
+
+
+def beginnings(given: Sequence[str], tokens: Sequence[Tensor]) -> Tensor:
+    """Texts of a user as one batch, int64 [batch, time]; no token stands for padding.
+
+    Args:
+        given: the texts, for messages.
+        tokens: of each, int64 [time].
+
+    Raises:
+        GivenError: one has no token, or they have different numbers of them.
+    """
+    for text, own in zip(given, tokens, strict=True):
+        if len(own) == 0:
+            raise GivenError(f"{text!r} has no token to go on from; write a word")
+    if len({len(own) for own in tokens}) > 1:
+        lengths = ", ".join(str(len(own)) for own in tokens)
+        raise GivenError(f"texts of {lengths} tokens make no batch, as none of these is padding; give them one by one")
+    return torch.stack(list(tokens))
 
 
 def num_windows(num_tokens: int, context_tokens: int) -> int:

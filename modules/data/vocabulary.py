@@ -45,6 +45,11 @@ class Vocabulary:
         return torch.from_numpy(np.concatenate(blocks))
 
 
+def words_of(line: str) -> list[str]:
+    """The words of a short text."""
+    return _WORD.findall(line.lower())
+
+
 def _words(text: str) -> Iterator[list[str]]:
     """All words of a text, block by block."""
     start = 0

@@ -1,0 +1,83 @@
+"""Image files that a user gives: of any size, mode and orientation, as eyes see them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from modules.data.base import GivenError
+
+_SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I")
+
+
+def open_photo(path: str, mode: Literal["L", "RGB"], draft_size: int | None = None) -> Image.Image:
+    """Decode an image to 8 bits: upright as its camera says, on white where it is transparent, of several the first.
+
+    Args:
+        path: of the file.
+        mode: grey or colours.
+        draft_size: a JPEG may come smaller, but with no side below this, which is faster; None: as it is.
+
+    Raises:
+        GivenError: it cannot be read.
+    """
+    try:
+        with Image.open(path) as image:
+            if draft_size is not None:
+                image.draft("RGB", (draft_size, draft_size))
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode in _SIXTEEN_BITS:
+                upright = _of_8_bits(upright)
+            if upright.has_transparency_data:
+                photo = upright.convert("RGBA")
+                upright = Image.alpha_composite(Image.new("RGBA", photo.size, "white"), photo)
+            return upright.convert(mode)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as err:
+        told = getattr(err, "strerror", None) or " ".join(str(err).replace(repr(path), "it").split())
+        raise GivenError(
+            f"{path} cannot be read as an image ({told}); convert it to JPEG or PNG, or leave it out"
+        ) from err
+
+
+def fitted(photo: Image.Image, height: int, width: int) -> Image.Image:
+    """The middle of a photo in another size, its sides' relation kept; of that size already, it is as it was."""
+    scale = min(photo.height / height, photo.width / width)
+    wide, high = width * scale, height * scale
+    left, top = (photo.width - wide) / 2, (photo.height - high) / 2
+    box = (left, top, min(photo.width, left + wide), min(photo.height, top + high))
+    return photo.resize((width, height), Image.Resampling.BILINEAR, box=box)
+
+
+def pixels_of(photo: Image.Image) -> np.ndarray:
+    """uint8 [height, width, 1 or 3]."""
+    pixels = np.array(photo, np.uint8)
+    return pixels.reshape(*pixels.shape[:2], -1)
+
+
+def read_fitted(given: Sequence[str], image_shape: tuple[int, int, int]) -> Tensor:
+    """Photos brought to one size.
+
+    Args:
+        given: paths.
+        image_shape: [1 or 3, height, width].
+
+    Returns:
+        uint8 [photos, 1 or 3, height, width].
+
+    Raises:
+        GivenError: one of them cannot be read.
+    """
+    channels, height, width = image_shape
+    photos = [fitted(open_photo(path, "L" if channels == 1 else "RGB"), height, width) for path in given]
+    return torch.stack([torch.from_numpy(pixels_of(photo)).permute(2, 0, 1) for photo in photos])
+
+
+def _of_8_bits(image: Image.Image) -> Image.Image:
+    """Grey of 16 bits; `convert` would make everything from 256 on white."""
+    numbers = np.asarray(image).astype(np.int64)
+    return Image.fromarray((numbers >> (8 if numbers.max(initial=0) > 255 else 0)).clip(0, 255).astype(np.uint8))
