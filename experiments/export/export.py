@@ -35,7 +35,7 @@ def export(asked: argparse.Namespace) -> int:
         raise InputError(problems, "`lathe export`")
     trial = find_run(asked.run, Path(asked.runs_dir))
     trust = trusted(asked.trust)
-    chosen, interface = choose(trial), _interface(trial, trust)
+    chosen, interface = choose(trial), interface_of(trial, trust)
     if not (trial.folder.parent / CODE).is_dir() and code_changes(trial, asked.trust):
         told = f"the model goes out with the code of today; what it was stands in {trial.folder / 'provenance.yaml'}"
         print(f"warning: the code has changed since this run was frozen, and {told}", file=sys.stderr)
@@ -49,7 +49,7 @@ def export(asked: argparse.Namespace) -> int:
     return 0
 
 
-def _interface(trial: Trial, trust: Collection[str]) -> Interface:
+def interface_of(trial: Trial, trust: Collection[str]) -> Interface:
     """What the model takes and gives: as the run noted, else by trying it on zeros.
 
     Raises:

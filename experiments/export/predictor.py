@@ -31,12 +31,25 @@ def load(folder: Path, device: str = "auto") -> Predictor:
     Raises:
         InputError: the weights are damaged, or do not belong to the code.
     """
-    facts: dict[str, Any] = yaml.safe_load((folder / FACTS).read_text(encoding="utf-8"))
+    return prepare(yaml.safe_load((folder / FACTS).read_text(encoding="utf-8")), folder / WEIGHTS, device)
+
+
+def prepare(facts: Mapping[str, Any], weights: Path, device: str = "auto") -> Predictor:
+    """The model that facts describe, ready to predict.
+
+    Args:
+        facts: as of `model.yaml`.
+        weights: a file of safetensors.
+        device: as of `load`.
+
+    Raises:
+        InputError: the weights are damaged, or do not belong to the code.
+    """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     with torch.random.fork_rng(devices=[]):  # initial weights are drawn, and then replaced
         model: nn.Module = build(facts["model"], "model", facts["trust"])
-    _fill(model, folder / WEIGHTS)
+    _fill(model, weights)
     return Predictor(model.to(device).eval(), facts, torch.device(device))
 
 

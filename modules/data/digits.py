@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from modules.data.base import Batch, DataError
-from modules.data.given_photo import read_fitted
 from modules.data.tensors import TensorSplit, check_image_shape, check_split
 
 _BOUNDS = {"train": (0, 1297), "val": (1297, 1497), "test": (1497, 1797)}
@@ -58,6 +57,8 @@ class Digits:
 
     def read(self, given: Sequence[str]) -> Tensor:
         """Bright digits on dark, brought to 8x8 and to sixteenths, in which the set counts."""
+        from modules.data.given_photo import read_fitted  # Pillow takes 0.06 s, which no training here needs
+
         return read_fitted(given, self.image_shape).float().mul_(16 / 255).round_().div_(16)
 
     def example(self, batch_size: int) -> Batch:

@@ -13,7 +13,6 @@ from torch import Generator, Tensor
 
 from modules.data.base import Batch
 from modules.data.files import DataFiles
-from modules.data.given_photo import read_fitted
 from modules.data.tensors import TensorSplit, check_at_least, check_image_shape, check_split, hold_back, scale_pixels
 
 _NAMES = {
@@ -71,6 +70,8 @@ class IdxImages:
 
     def read(self, given: Sequence[str]) -> Tensor:
         """Brought to the size of the set's; what it has bright on dark, as digits, has to be so in these too."""
+        from modules.data.given_photo import read_fitted  # Pillow takes 0.06 s, which no training here needs
+
         return scale_pixels(read_fitted(given, self.image_shape), Generator())
 
     def example(self, batch_size: int) -> Batch:

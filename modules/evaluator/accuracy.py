@@ -5,22 +5,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from modules.data.base import Tensors
+from modules.data.base import Reads, Tensors
+from modules.evaluator.base import Answer
+from modules.evaluator.outputs import outputs_of
 
 
 class Accuracy:
     """Counts the targets, of examples or of the words in them, among the k highest logits; gives ``accuracy_top1`` etc."""
 
-    def __init__(self, top_k: Sequence[int]) -> None:
+    def __init__(self, top_k: Sequence[int], num_shown: int = 5) -> None:
         """
         Args:
             top_k: every k that is asked for, each at least 1.
+            num_shown: classes that an answer names, the likeliest.
         """
         if not top_k or min(top_k) < 1 or len(set(top_k)) < len(top_k):
             raise ValueError(f"Accuracy wants top_k as different numbers of at least 1, but got {list(top_k)}")
-        self.top_k = tuple(top_k)
+        if num_shown < 1:
+            raise ValueError(f"Accuracy wants num_shown of at least 1, but got {num_shown}")
+        self.top_k, self.num_shown = tuple(top_k), num_shown
 
     def measure(self, outputs: Tensors, targets: Tensors) -> Tensor:
         """Count the hits of one batch.
@@ -65,3 +70,24 @@ class Accuracy:
         if num_examples == 0:
             raise ValueError("Accuracy wants at least 1 example, but got 0; evaluate on a split that is not empty")
         return {f"accuracy_top{k}": hit / num_examples for k, hit in zip(self.top_k, hits, strict=True)}
+
+    def answers(self, model: nn.Module, data: Reads, given: Sequence[str]) -> list[Answer]:
+        """The likeliest classes and their probabilities, by the names that the data has for them, else by number."""
+        outputs = outputs_of(model, data.read(given))
+        if not isinstance(outputs, Tensor) or outputs.dim() != 2:
+            raise ValueError(
+                "evaluator Accuracy answers where a model gives one number a class for an example, and this one gives more; "
+                "of a language model, evaluator=perplexity lets the text go on"
+            )
+        names = getattr(data, "class_names", None) or ()
+        best = outputs.float().softmax(-1).topk(min(self.num_shown, outputs.shape[-1]))
+        return [
+            _answer([str(names[number]) if number < len(names) else str(number) for number in numbers], probs)
+            for numbers, probs in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        ]
+
+
+def _answer(names: Sequence[str], probs: Sequence[float]) -> Answer:
+    both = list(zip(names, probs, strict=True))
+    text = "  ".join(f"{name} {prob:.3f}" for name, prob in both)
+    return Answer(text, {"classes": [{"name": name, "probability": prob} for name, prob in both]})

@@ -36,8 +36,38 @@ def side_by_side(photo: Tensor, masks: Sequence[Tensor]) -> bytes:
     shown += [_coloured(mask.cpu().numpy()) for mask in masks]
     gap = np.full((pixels.shape[1], _GAP, 3), _GREY, np.uint8)
     row = [part for each in shown for part in (each, gap)][:-1]
+    return _png(Image.fromarray(np.concatenate(row, axis=1)))
+
+
+def mask_file(mask: Tensor) -> bytes:
+    """A PNG whose pixels are the numbers of classes, with a palette to look at.
+
+    Args:
+        mask: int64 [height, width], classes below 256.
+    """
+    image = Image.fromarray(mask.cpu().numpy().astype(np.uint8), "L")
+    image.putpalette(_coloured(np.arange(256)).tobytes())
+    return _png(image)
+
+
+def overlay(photo: Image.Image, mask: Tensor, background: int | None) -> bytes:
+    """A PNG of a photo in which every class but the background has its colour.
+
+    Args:
+        photo: in colours, of the mask's size.
+        mask: int64 [height, width].
+        background: a class that stays as it is; None: none does.
+    """
+    classes, pixels = mask.cpu().numpy(), np.asarray(photo)
+    tint = _PALETTE[2 + (classes + 2) % (len(_PALETTE) - 2)]  # no black and white; of two classes the second in green
+    mixed = (pixels * 0.45 + tint * 0.55).round().astype(np.uint8)
+    shown = np.where((classes == (-1 if background is None else background))[..., None], pixels, mixed)
+    return _png(Image.fromarray(shown))
+
+
+def _png(image: Image.Image) -> bytes:
     encoded = BytesIO()
-    Image.fromarray(np.concatenate(row, axis=1)).save(encoded, "PNG")
+    image.save(encoded, "PNG")
     return encoded.getvalue()
 
 

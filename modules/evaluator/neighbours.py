@@ -28,9 +28,24 @@ def neighbours(
     if not asked or any(word not in numbers for word in asked):
         return None
     rows = torch.tensor([numbers[word] for word in asked], device=vectors.device)
-    cosines = vectors @ F.normalize(vectors[rows].mean(0), dim=0)
-    cosines[rows] = float("-inf")
-    best = cosines.topk(min(count, len(words) - len(set(asked))))
+    return nearest(vectors[rows].mean(0), rows, words, vectors, count)
+
+
+def nearest(
+    direction: Tensor, left_out: Tensor, words: Sequence[str], vectors: Tensor, count: int
+) -> list[tuple[str, float]]:
+    """The words whose vectors point most nearly in a direction, and their cosines, the nearest first.
+
+    Args:
+        direction: float [features], of any length.
+        left_out: int64 [some], numbers of words that are no answer.
+        words: the word of every number.
+        vectors: float [words, features], of length 1.
+        count: how many.
+    """
+    cosines = vectors @ F.normalize(direction, dim=0)
+    cosines[left_out] = float("-inf")
+    best = cosines.topk(min(count, len(words) - len(set(left_out.tolist()))))
     return [(words[number], cosine) for cosine, number in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
 
 

@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Generator, Tensor, nn
 
-from modules.data.base import Tensors
+from modules.data.base import Reads, Tensors, Tokenized
+from modules.evaluator.base import Answer
+from modules.evaluator.outputs import outputs_of
 
 
 class Perplexity:
-    """Adds up the surprise of every word; gives ``perplexity``, the exponential of its mean."""
+    """Adds up the surprise of every word; gives ``perplexity``, the exponential of its mean.
+
+    An answer lets the model write on: every token is drawn by the probabilities that it has after those before it.
+    """
+
+    def __init__(self, sample_tokens: int = 100, sample_temperature: float = 1.0, sample_seed: int = 0) -> None:
+        """
+        Args:
+            sample_tokens: tokens that an answer adds.
+            sample_temperature: logits are divided by it; below 1 the text is likelier, and at 0 every token the likeliest.
+            sample_seed: of the chance; each answer begins with it anew.
+        """
+        if sample_tokens < 1 or not 0 <= sample_temperature < float("inf") or sample_seed < 0:
+            raise ValueError(
+                f"Perplexity wants sample_tokens of at least 1, and sample_temperature and sample_seed of at least 0, but got "
+                f"{sample_tokens}, {sample_temperature} and {sample_seed}"
+            )
+        self.sample_tokens, self.sample_temperature, self.sample_seed = sample_tokens, sample_temperature, sample_seed
 
     def measure(self, outputs: Tensors, targets: Tensors) -> Tensor:
         """Add up the surprise of one batch.
@@ -47,3 +68,36 @@ class Perplexity:
         if sums[0] == 0:
             raise ValueError("Perplexity wants at least 1 target, but got 0; evaluate on a split that is not empty")
         return {"perplexity": float((sums[1] / sums[0]).exp())}
+
+    def answers(self, model: nn.Module, data: Reads, given: Sequence[str]) -> list[Answer]:
+        """Each text as the model read it, and how it goes on; the model sees as many tokens at once as in training."""
+        if not isinstance(data, Tokenized):
+            raise ValueError(
+                f"evaluator Perplexity lets a text go on, and {type(data).__name__} has no tokens to decode; "
+                "take another evaluator"
+            )
+        return [self._go_on(model, data, text) for text in given]
+
+    def _go_on(self, model: nn.Module, data: Reads, text: str) -> Answer:
+        assert isinstance(data, Tokenized)
+        tokens, (example, _) = data.read([text]), data.example(1)
+        if not isinstance(tokens, Tensor) or not isinstance(example, Tensor):
+            raise ValueError(
+                "evaluator Perplexity lets one text go on, and this data has several; take another evaluator"
+            )
+        start, context_tokens, tokenizer = tokens.shape[1], example.shape[1], data.tokenizer
+        chance = Generator().manual_seed(self.sample_seed)
+        for _ in range(self.sample_tokens):
+            outputs = outputs_of(model, tokens[:, -context_tokens:])
+            if not isinstance(outputs, Tensor) or outputs.dim() != 3:
+                raise ValueError("evaluator Perplexity wants logits as [batch, time, tokens]; take another evaluator")
+            logits = outputs[:, -1, : tokenizer.num_tokens].float()
+            tokens = torch.cat([tokens, self._drawn(logits, chance)], dim=1)
+        before, whole = tokenizer.decode(tokens[0, :start]), tokenizer.decode(tokens[0])
+        return Answer(whole, {"text": before, "continuation": whole[len(before) :]})
+
+    def _drawn(self, logits: Tensor, chance: Generator) -> Tensor:
+        """int64 [batch, 1] by float [batch, tokens]."""
+        if self.sample_temperature == 0:
+            return logits.argmax(-1, keepdim=True)
+        return (logits / self.sample_temperature).softmax(-1).multinomial(1, generator=chance)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Sequence
 
-from modules.data.base import IGNORED, Tensors
-from modules.evaluator.mask_picture import side_by_side
+import torch
+from torch import Tensor, nn
+
+from modules.data.base import IGNORED, Reads, Tensors
+from modules.data.given_photo import open_photo
+from modules.evaluator.base import Answer
+from modules.evaluator.mask_picture import mask_file, overlay, side_by_side
+from modules.evaluator.outputs import outputs_of
 from modules.objective.pixel_cross_entropy import pixels_of
 
 _NUM_BINS, _FARTHEST = 1024, 16.0
@@ -107,6 +112,30 @@ class Segmentation:
             f"{number:03d}.png": side_by_side(photo, [mask[number] for mask in masks])
             for number, photo in enumerate(photos)
         }
+
+    def answers(self, model: nn.Module, data: Reads, given: Sequence[str]) -> list[Answer]:
+        """The share of every class; and as files the mask, whose pixels are classes, and the photo with the classes coloured."""
+        if data.takes != "image":
+            raise ValueError(f"evaluator Segmentation wants photos, and {type(data).__name__} takes {data.takes}")
+        return [self._answer(model, data, path) for path in given]  # one by one: padding differs with the others' sizes
+
+    def _answer(self, model: nn.Module, data: Reads, path: str) -> Answer:
+        outputs, photo = outputs_of(model, data.read([path])), open_photo(path, "RGB")
+        logits = outputs if isinstance(outputs, Tensor) else outputs[0]
+        if logits.dim() != 4 or logits.shape[1] < photo.height or logits.shape[2] < photo.width:
+            raise ValueError(
+                f"evaluator Segmentation wants logits of every pixel of {path}, [1, {photo.height}, {photo.width}, classes] or "
+                f"more, but got {list(logits.shape)}; take another evaluator"
+            )
+        mask = logits[0, : photo.height, : photo.width].argmax(dim=-1)
+        shares = (mask.flatten().bincount(minlength=logits.shape[-1]) / mask.numel()).tolist()
+        names = getattr(data, "class_names", None) or range(len(shares))
+        both = [(str(name), share) for name, share in zip(names, shares, strict=True)]
+        return Answer(
+            "  ".join(f"{name} {share:.1%}" for name, share in both),
+            {"classes": [{"name": name, "share": share} for name, share in both]},
+            {"mask.png": mask_file(mask), "overlay.png": overlay(photo, mask, self.background)},
+        )
 
     def _overlaps(self, pairs: Tensor) -> dict[str, float]:
         """Means over classes from pixels by two classes, [classes, classes]."""

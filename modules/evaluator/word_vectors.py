@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modules.data.base import Batch, Data, Worded
+from modules.data.base import Batch, Data, GivenError, Reads, Worded
 from modules.data.files import DataFiles
 from modules.evaluator.analogies import Analogies, is_syntactic, read_analogies
-from modules.evaluator.neighbours import neighbours, table
+from modules.evaluator.base import Answer
+from modules.evaluator.neighbours import nearest, neighbours, table
 from modules.evaluator.word_similarity import WordPairs, read_pairs
 from modules.model.base import Embeds
 
@@ -61,12 +62,7 @@ class WordVectors:
         self._shown: dict[str, bytes] = {}
 
     def attach(self, data: Data) -> None:
-        if not isinstance(data, Worded):
-            raise ValueError(
-                f"evaluator WordVectors wants a data set that names its words, and {type(data).__name__} does not; "
-                "take data=text8, or another evaluator"
-            )
-        self.words = list(data.words)[: self.most_frequent]
+        self.words = self._words(data)
         self.numbers = {word: number for number, word in enumerate(self.words)}
         self.pairs: dict[str, WordPairs] = {}
         for name in self.similarity_names:
@@ -89,11 +85,7 @@ class WordVectors:
         Raises:
             ValueError: the model has no vectors of words.
         """
-        if not isinstance(model, Embeds):
-            raise ValueError(
-                f"evaluator WordVectors wants a model with word_vectors(), and {type(model).__name__} has none"
-            )
-        vectors = F.normalize(model.word_vectors().detach()[: len(self.words)].float(), dim=1)
+        vectors = _vectors_of(model)[: len(self.words)]
         near = {
             phrase: neighbours(phrase, self.numbers, self.words, vectors, self.num_neighbours)
             for phrase in self.neighbours_of
@@ -107,6 +99,29 @@ class WordVectors:
     def files(self) -> dict[str, bytes]:
         """Tables of neighbours, and of analogies by section."""
         return self._shown
+
+    def answers(self, model: nn.Module, data: Reads, given: Sequence[str]) -> list[Answer]:
+        """The nearest neighbours of a word, of the mean of several, or of what ``king - man + woman`` comes to."""
+        words, vectors = self._words(data), _vectors_of(model)
+        told = []
+        for phrase in given:
+            added, taken = (_numbers(data, part).to(vectors.device) for part in _sides(phrase))
+            rows = torch.cat([added, taken])
+            if len(rows) == 0:
+                raise GivenError(f"{phrase!r} has no word; write one, or such as 'king - man + woman'")
+            direction = vectors[added].sum(0) - vectors[taken].sum(0)
+            found = nearest(direction, rows[rows < len(words)], words, vectors[: len(words)], self.num_neighbours)
+            text = "  ".join(f"{word} {cosine:.2f}" for word, cosine in found)
+            told.append(Answer(text, {"neighbours": [{"word": word, "cosine": cosine} for word, cosine in found]}))
+        return told
+
+    def _words(self, data: object) -> list[str]:
+        if not isinstance(data, Worded):
+            raise ValueError(
+                f"evaluator WordVectors wants a data set that names its words, and {type(data).__name__} does not; "
+                "take data=text8, or another evaluator"
+            )
+        return list(data.words)[: self.most_frequent]
 
     def _answered(self, vectors: Tensor) -> dict[str, float]:
         """Of all files of questions together."""
@@ -133,6 +148,33 @@ class WordVectors:
     def _decoding(self, name: str) -> AbstractContextManager[None]:
         assert self.files_of_questions is not None
         return self.files_of_questions.decoding(name)
+
+
+def _vectors_of(model: nn.Module) -> Tensor:
+    """Of length 1, float [vocab_size, features]."""
+    if not isinstance(model, Embeds):
+        raise ValueError(
+            f"evaluator WordVectors wants a model with word_vectors(), and {type(model).__name__} has none"
+        )
+    return F.normalize(model.word_vectors().detach().float(), dim=1)
+
+
+def _sides(phrase: str) -> tuple[str, str]:
+    """What is added and what is taken away; a sign counts where it stands by itself, up to the next."""
+    sides: dict[str, list[str]] = {"+": [], "-": []}
+    sign = "+"
+    for term in phrase.split():
+        if term in sides:
+            sign = term
+        else:
+            sides[sign].append(term)
+    return " ".join(sides["+"]), " ".join(sides["-"])
+
+
+def _numbers(data: Reads, text: str) -> Tensor:
+    """int64 [words]."""
+    inputs = data.read([text]) if text else torch.empty(1, 0, dtype=torch.int64)
+    return (inputs if isinstance(inputs, Tensor) else inputs[0])[0]
 
 
 def _plain(name: str) -> str:
