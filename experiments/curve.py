@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -13,6 +13,8 @@ from experiments.faults import TrainingError
 from experiments.journal import Journal
 from experiments.plan import Plan
 from modules.schedule.base import Schedule
+
+T = TypeVar("T")
 
 
 class Curve:
@@ -75,8 +77,9 @@ class Curve:
     def _log(self, done: int, values: dict[str, float]) -> None:
         if self.learning_rate is not None:
             values["train/learning_rate"] = self.learning_rate * self.schedule.factor(done - 1, self.plan.num_steps)
-        step_time_s = self.clock.step_time_s(done)
+        step_time_s, wait_share = self.clock.lap(done)
         values["perf/step_time_ms"] = step_time_s * 1e3
+        values["perf/data_wait_share"] = wait_share
         values["perf/samples_per_s"] = self.plan.batch_size_global / step_time_s
         if self.tokens:
             values["perf/tokens_per_s"] = self.tokens * values["perf/samples_per_s"]
@@ -84,22 +87,41 @@ class Curve:
 
 
 class Clock:
-    """Seconds of a training step, with evaluations and checkpoints left out."""
+    """Seconds of a training step, with evaluations and checkpoints left out, and how much of them the data took."""
 
-    def __init__(self, first_step: int) -> None:
+    def __init__(self, first_step: int, now: Callable[[], float] = time.perf_counter) -> None:
+        """
+        Args:
+            first_step: steps that were done before.
+            now: seconds that only rise.
+        """
+        self.now = now
         self.last_done = first_step
-        self.last_time = time.perf_counter()
-        self.entered = 0.0
+        self.last_time = now()
+        self.entered = self.waited_s = 0.0
 
-    def step_time_s(self, done: int) -> float:
-        """Mean since the last call."""
-        now = time.perf_counter()
-        mean = (now - self.last_time) / (done - self.last_done)
-        self.last_time, self.last_done = now, done
-        return mean
+    def waiting(self, batches: Iterable[T]) -> Iterator[T]:
+        """The same batches; the time until each is there counts as waiting, whoever makes it."""
+        stream, now = iter(batches), self.now
+        while True:
+            asked = now()
+            try:
+                batch = next(stream)
+            except StopIteration:
+                return
+            self.waited_s += now() - asked
+            yield batch
+
+    def lap(self, done: int) -> tuple[float, float]:
+        """Seconds of a step, the mean since the last call, and the share of them that training waited for batches."""
+        now = self.now()
+        passed_s = now - self.last_time
+        found = passed_s / (done - self.last_done), self.waited_s / passed_s
+        self.last_time, self.last_done, self.waited_s = now, done, 0.0
+        return found
 
     def __enter__(self) -> None:
-        self.entered = time.perf_counter()
+        self.entered = self.now()
 
     def __exit__(self, *_: object) -> None:
-        self.last_time += time.perf_counter() - self.entered
+        self.last_time += self.now() - self.entered

@@ -128,7 +128,7 @@ class Training:
         agreement = Agreement(engine, self.should_stop, plan.topology.world, first_step)
         if first_step < plan.num_steps and (reason := agreement.reason(first_step)) is not None:
             return "stopped", f"{reason} before step {first_step + 1}"
-        for step, batch in enumerate(batches, start=first_step):
+        for step, batch in enumerate(curve.clock.waiting(batches), start=first_step):
             seed_step(config["seed"], step, self.place)
             # What an objective refuses of a model in training, it refuses at once.
             with self.profiler.step(step), self._wrong_input() if step == first_step else nullcontext():

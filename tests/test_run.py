@@ -70,6 +70,7 @@ def test_the_loop_learns_digits(tmp_path: Path) -> None:
     assert loss[400] < loss[1] / 10
     assert sorted(attempt.curve("val/accuracy_top1")) == [150, 300, 400]
     assert attempt.told == [(0, None)]
+    assert all(0 < share < 1 for share in attempt.curve("perf/data_wait_share").values())
 
 
 def test_bf16_learns_as_well(tmp_path: Path) -> None:
