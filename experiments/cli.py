@@ -209,6 +209,20 @@ def make_parser() -> tuple[_Parser, dict[str, _Parser]]:
     part.add_argument("--register-as", metavar="NAME", help="register it in the run's store under this name too")
     _add_trust(part)
     _add_runs_dir(part)
+    part = command("predict", "say what a run's model makes of your images or texts")
+    part.add_argument("run", metavar="RUN", help="folder of it, id or its beginning")
+    part.add_argument(
+        "inputs", nargs="*", metavar="INPUT",
+        help="images, folders, patterns; or texts, as the data is; - or none: lines of standard input",
+    )  # fmt: skip
+    part.add_argument("-o", "--output", metavar="DIR", help="where files go that are part of an answer, such as masks")
+    part.add_argument("--json", action="store_true", help="one JSON object a line")
+    part.add_argument(
+        "--set", action="append", default=[], dest="changes", metavar="KEY=VALUE",
+        help="how it is asked, such as evaluator.num_shown=3",
+    )  # fmt: skip
+    _add_trust(part)
+    _add_runs_dir(part)
     part = command("report", "write a page, figures and a table of a sweep or of runs")
     part.add_argument("runs", nargs="+", metavar="SWEEP|RUN", help="one sweep, or any number of runs")
     part.add_argument("-o", "--output", metavar="DIR", help="default: the folder report/ of the sweep, else ./report")

@@ -313,6 +313,12 @@ def _export(asked: argparse.Namespace) -> int:
     return export(asked)
 
 
+def _predict(asked: argparse.Namespace) -> int:
+    from experiments.predict.predict import predict
+
+    return predict(asked)
+
+
 def _report(asked: argparse.Namespace) -> int:
     from experiments.report.report import report
 
@@ -362,6 +368,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "reproduce": _reproduce,
     "share": _share,
     "export": _export,
+    "predict": _predict,
     "report": _report,
     "options": _options,
     "data": _data,

@@ -1,0 +1,92 @@
+"""What a user gives a model: words of the command line, image files and folders of them, lines of a pipe. Imports no torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from glob import has_magic, iglob
+from pathlib import Path
+from typing import Literal
+
+from experiments.faults import did_you_mean
+
+STDIN = "-"
+ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+"""Of files that are images where a folder is named; a file that is named itself may end in anything."""
+Takes = Literal["text", "image"]
+
+
+@dataclass(frozen=True)
+class Given:
+    """One input: a line of text or the path of an image, or why it is none."""
+
+    value: str
+    fault: str | None = None
+
+
+def problems_of(words: Sequence[str], takes: Takes) -> list[str]:
+    """What is wrong with the words of a command line, all at once; a pipe is read later, line by line."""
+    named = [word for word in words if word != STDIN]
+    problems = [fault for word in named if takes == "image" and (fault := _fault_of(word))]
+    problems += ["INPUT='' is empty; write a text, or leave it out" for word in named if takes == "text" and not word]
+    return problems + (["INPUT - stands twice, and a pipe is read once; leave one out"] if words.count("-") > 1 else [])
+
+
+def each_given(words: Sequence[str], takes: Takes, pipe: Iterable[bytes]) -> Iterator[Given]:
+    """Every input in order, found and read when it is asked for.
+
+    Args:
+        words: of the command line; none stands for the pipe.
+        takes: whether they are texts, or images and folders of them.
+        pipe: lines of standard input, of which each is a word.
+    """
+    for word in words or [STDIN]:
+        if word == STDIN:
+            for number, line in enumerate(pipe, start=1):
+                yield from _of_line(number, line.rstrip(b"\r\n"), takes)
+        else:
+            yield from map(Given, [word] if takes == "text" else _images(word))
+
+
+def _of_line(number: int, line: bytes, takes: Takes) -> Iterator[Given]:
+    word = os.fsdecode(line)
+    if not line:
+        yield Given("", f"line {number} of the input is empty; write {'a text' if takes == 'text' else 'a path'}")
+    elif takes == "image":
+        fault = _fault_of(word)
+        yield from [Given(word, fault)] if fault else map(Given, _images(word))
+    else:
+        try:
+            yield Given(line.decode("utf-8"))
+        except UnicodeDecodeError as err:
+            yield Given(word, f"line {number} of the input is no UTF-8 ({err.reason}); convert it with `iconv`")
+
+
+def _images(word: str) -> Iterator[str]:
+    """The files that a word names: itself, those of a folder and the folders in it, or of a pattern."""
+    path = Path(word).expanduser()
+    if path.is_dir():
+        for folder, folders, names in os.walk(path):
+            folders.sort()
+            yield from (os.path.join(folder, name) for name in sorted(names) if name.lower().endswith(ENDINGS))
+    elif path.exists() or not has_magic(word):
+        yield str(path)
+    else:
+        yield from (found for found in sorted(iglob(str(path), recursive=True)) if Path(found).is_file())
+
+
+def _fault_of(word: str) -> str | None:
+    path = Path(word).expanduser()
+    if path.is_dir() or (has_magic(word) and not path.exists()):
+        what = "has no image" if path.is_dir() else "matches no file"
+        endings = f"; images end in {', '.join(ENDINGS)}" if path.is_dir() else "; write another pattern"
+        return None if next(_images(word), None) else f"{word} {what}{endings}"
+    if path.exists():
+        return None
+    if not path.parent.is_dir():
+        return f"there is no image {word}, as there is no folder {path.parent}; name a file that is there"
+    images = [
+        inside.name for inside in path.parent.iterdir() if inside.is_dir() or inside.name.lower().endswith(ENDINGS)
+    ]
+    return f"there is no image {word}; {did_you_mean(path.name, images, 'name a file that is there')}"
