@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from modules.data.base import GivenError
@@ -38,7 +38,8 @@ def open_photo(path: str, mode: Literal["L", "RGB"], draft_size: int | None = No
                 upright = Image.alpha_composite(Image.new("RGBA", photo.size, "white"), photo)
             return upright.convert(mode)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as err:
-        told = getattr(err, "strerror", None) or " ".join(str(err).replace(repr(path), "it").split())
+        is_none = isinstance(err, UnidentifiedImageError)
+        told = "of no known format" if is_none else getattr(err, "strerror", None) or " ".join(str(err).split())
         raise GivenError(
             f"{path} cannot be read as an image ({told}); convert it to JPEG or PNG, or leave it out"
         ) from err

@@ -89,6 +89,7 @@ class MaskArchive:
         self.distortion = Distortion(flip, turn, jitter)
         self.eval_size = (eval_size[0], eval_size[1])
         self.num_classes = num_classes
+        self.class_names: list[str] | None = None
         self._splits: dict[str, list[MaskedPhoto]] = {}  # decoded once, whichever is asked for first
 
     def load(self, split: str) -> MaskedPhotos:
@@ -129,6 +130,8 @@ class MaskArchive:
         members = self.files.read_npz(name)
         with self.files.decoding(name):
             mode: Mode = "L" if self.image_shape[0] == 1 else "RGB"
+            if "classes" in members:
+                self.class_names = self._class_names(members["classes"].tolist())
             pixels = [image.reshape(*image.shape[:2], -1) for image in decode(members, self.photos, mode)]
             masks = [[self._classes(mask) for mask in decode(members, member, "classes")] for member in self.masks]
             known = members[self.names].tolist() if self.names is not None else range(len(pixels))
@@ -141,6 +144,14 @@ class MaskArchive:
             for number, photo in enumerate(photos):
                 self._check_size(names[number], photo)
         return names, photos
+
+    def _class_names(self, names: Sequence[str]) -> list[str] | None:
+        """Of the model's classes, from those of the numbers in a mask; None where there are too few."""
+        if self.positive_values is None:
+            return list(names[: self.num_classes]) if len(names) >= self.num_classes else None
+        wanted = [names[number] for number in self.positive_values if number < len(names)]
+        others = [name for name in names if name not in wanted]
+        return [others[0] if len(others) == 1 else "other", "/".join(wanted)] if wanted and others else None
 
     def _classes(self, mask: np.ndarray) -> np.ndarray:
         """int16 [height, width] from the numbers of a mask."""

@@ -157,11 +157,11 @@ class SkipGrams:
         lines = [words_of(line) for line in given]
         for line, words in zip(given, lines, strict=True):
             unknown = ", ".join(repr(word) for word in dict.fromkeys(words) if word not in numbers)
-            if unknown or not words:
-                told = (
-                    f"no {unknown} is among the {len(numbers):,} words of the vocabulary" if words else "it has no word"
-                )
+            if unknown:
+                told = f"{unknown} is not among the {len(numbers):,} words of the vocabulary"
                 raise GivenError(f"{line!r}: {told}; write words that the training text has often enough")
+            if not words:
+                raise GivenError(f"{line!r} has no word; write one")
         tokens = [torch.tensor([numbers[word] for word in words]) for words in lines]
         padded = torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True)
         return padded, torch.zeros(len(padded), self.num_noise, dtype=torch.int64)

@@ -73,13 +73,13 @@ class TextFile:
 
     def read(self, given: Sequence[str]) -> Tensor:
         """Tokens of texts of one length; a character that the file has not is refused."""
-        tokens = []
+        kinds = self.tokenizer.kinds
         for text in given:
-            try:
-                tokens.append(self.tokenizer.encode(text))
-            except ValueError as err:
-                raise GivenError(f"{text!r}: {err}") from err
-        return beginnings(given, tokens)
+            if unknown := "".join(dict.fromkeys(kind for kind in text if kind not in kinds)):
+                raise GivenError(
+                    f"{text!r} has {unknown!r}, which {self.name} has nowhere; write it with its {len(kinds)} kinds"
+                )
+        return beginnings(given, [self.tokenizer.encode(text) for text in given])
 
     def example(self, batch_size: int) -> Batch:
         inputs, targets = torch.zeros(2, batch_size, self.sizes.context_tokens, dtype=torch.int64)

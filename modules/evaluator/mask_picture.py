@@ -45,7 +45,7 @@ def mask_file(mask: Tensor) -> bytes:
     Args:
         mask: int64 [height, width], classes below 256.
     """
-    image = Image.fromarray(mask.cpu().numpy().astype(np.uint8), "L")
+    image = Image.fromarray(mask.cpu().numpy().astype(np.uint8))
     image.putpalette(_coloured(np.arange(256)).tobytes())
     return _png(image)
 
@@ -59,8 +59,8 @@ def overlay(photo: Image.Image, mask: Tensor, background: int | None) -> bytes:
         background: a class that stays as it is; None: none does.
     """
     classes, pixels = mask.cpu().numpy(), np.asarray(photo)
-    tint = _PALETTE[2 + (classes + 2) % (len(_PALETTE) - 2)]  # no black and white; of two classes the second in green
-    mixed = (pixels * 0.45 + tint * 0.55).round().astype(np.uint8)
+    tint = _PALETTE[2 + classes % (len(_PALETTE) - 2)]  # no black and white; of two classes the second in blue
+    mixed = (pixels * 0.3 + tint * 0.7).round().astype(np.uint8)
     shown = np.where((classes == (-1 if background is None else background))[..., None], pixels, mixed)
     return _png(Image.fromarray(shown))
 
