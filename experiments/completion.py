@@ -47,6 +47,7 @@ complete -c lathe -f -a '(__lathe)'""",
 
 SHARED = (".yaml", ".tar.gz")
 """Endings of shared files."""
+IMAGES = (".jpg", ".jpeg", ".JPG", ".JPEG", ".png")
 
 
 def script(shell: str) -> str:
@@ -88,7 +89,9 @@ def _argument(command: str, current: str, before: Sequence[str]) -> list[str]:
         return [] if is_taken else _starting(current, _trials(command, before))
     if command == "report":
         return _starting(current, [*(_sweeps(before) if place == 0 else []), *_runs(before)])
-    if command in ("share", "export", "reproduce", "diff") and place < (2 if command == "diff" else 1):
+    if command == "predict" and place > 0:
+        return _paths(current, IMAGES)
+    if command in ("share", "export", "predict", "reproduce", "diff") and place < (2 if command == "diff" else 1):
         files = _paths(current, SHARED) if current and command in ("reproduce", "diff") else []
         return [*_starting(current, _runs(before)), *files]
     if command == "completion":

@@ -122,8 +122,8 @@ def read_whole(given: Sequence[str], num_channels: int, size: tuple[int, int]) -
     """
     mode: Literal["L", "RGB"] = "L" if num_channels == 1 else "RGB"
     photos = [MaskedPhoto(pixels_of(open_photo(path, mode)), ()) for path in given]
-    heights, widths = ((photo.pixels.shape[side] for photo in photos) for side in (0, 1))
-    split = MaskedPhotos(photos, (max(size[0], *heights), max(size[1], *widths)), None)
+    height, width = (max(size[side], *(photo.pixels.shape[side] for photo in photos)) for side in (0, 1))
+    split = MaskedPhotos(photos, (height, width), None)
     inputs, _ = split.batch(torch.arange(len(photos)), Generator())
     assert isinstance(inputs, Tensor)
     return inputs

@@ -1,0 +1,65 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from modules.data.base import GivenError
+from modules.data.given_photo import fitted, open_photo, pixels_of
+
+RAMP = np.linspace(0, 255, 30).reshape(5, 6).round().astype(np.uint8)
+
+
+def saved(path: Path, image: Image.Image, **more: Any) -> str:
+    image.save(path, **more)
+    return str(path)
+
+
+def grey(path: str) -> np.ndarray:
+    return pixels_of(open_photo(path, "L"))[..., 0]
+
+
+def test_every_mode_of_the_same_picture_reads_the_same(tmp_path: Path) -> None:
+    picture = Image.fromarray(RAMP)
+    for mode in ("L", "RGB", "RGBA", "P", "LA"):
+        assert np.array_equal(grey(saved(tmp_path / f"{mode}.png", picture.convert(mode))), RAMP)
+    deep = Image.fromarray(RAMP.astype(np.uint16) * 257)
+    assert np.array_equal(grey(saved(tmp_path / "deep.png", deep)), RAMP)
+    assert np.array_equal(grey(saved(tmp_path / "deep.tiff", deep)), RAMP)
+
+
+def test_what_is_transparent_lies_on_white(tmp_path: Path) -> None:
+    pixels = np.dstack([RAMP, RAMP, RAMP, np.zeros_like(RAMP)])
+    assert (grey(saved(tmp_path / "clear.png", Image.fromarray(pixels))) == 255).all()
+
+
+def test_a_photo_stands_as_its_camera_says(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter to the right brings it upright
+    path = saved(tmp_path / "turned.png", Image.fromarray(RAMP), exif=exif)
+    assert np.array_equal(grey(path), np.rot90(RAMP, -1))
+
+
+def test_fitting_keeps_the_middle_and_what_fits_already() -> None:
+    picture = Image.fromarray(RAMP)
+    assert np.array_equal(np.asarray(fitted(picture, 5, 6)), RAMP)
+    assert np.array_equal(np.asarray(fitted(picture, 5, 4)), RAMP[:, 1:5])
+    assert fitted(picture, 20, 3).size == (3, 20)
+
+
+@pytest.mark.parametrize(("content", "told"), [(b"no image", "of no known format"), (b"", "of no known format")])
+def test_what_is_no_image_is_told_by_name(tmp_path: Path, content: bytes, told: str) -> None:
+    (tmp_path / "x.png").write_bytes(content)
+    with pytest.raises(GivenError, match=rf"x.png cannot be read as an image \({told}\); convert it"):
+        open_photo(str(tmp_path / "x.png"), "L")
+    with pytest.raises(GivenError, match=r"cannot be read as an image \(Is a directory\)"):
+        open_photo(str(tmp_path), "L")
+
+
+def test_a_file_that_is_cut_off_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    Image.fromarray(np.random.RandomState(0).randint(255, size=(40, 30), dtype=np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:-400])
+    with pytest.raises(GivenError, match=r"cannot be read as an image \(image file is truncated"):
+        open_photo(str(path), "RGB")
