@@ -1,0 +1,139 @@
+"""Budget: a step of a whole experiment costs at most 1.02 times that of a bare torch loop (``python -m benchmarks.throughput``).
+
+Ours is `experiments.run.Training` as `lathe run` starts it, its journal, curve and signals among it. The bare loop has the same
+model, objective, optimizer, schedule, clipping and examples, and nothing else; its blocks run where the training asks whether to
+stop. Both take turns in one process with one thread; CPU seconds decide, as on a shared machine the wall clock does not tell.
+Where a model happens to lie in memory matters, so that all are built anew several times. The ratio is to the mean of two bare loops; one by the other is the noise.
+
+``python -m benchmarks.throughput ptb_small model.hidden_size=100`` compares other experiments, or the same with overrides.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch: one thread is what can be compared on a shared machine
+
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+
+from benchmarks.step_overhead import Clock, Loop, cpu_ratio, timed
+from experiments.checkpoint import Checkpoints
+from experiments.compose import compose
+from experiments.journal import Journal
+from experiments.parts import make_parts
+from experiments.plan import Plan, make_plan
+from experiments.run import Training
+from modules.data.base import Batch, DataError, Split
+
+EXPERIMENTS = ("inception_v1", "ptb_medium")
+BUDGET = 1.02
+NUM_BUILDS, NUM_BLOCKS, NUM_WARMUP, STEPS_PER_BLOCK = 3, 12, 2, 1
+# Nothing but steps: what is measured and saved now and then costs what it costs on either side.
+ONLY_STEPS = ("tracking=off", "hardware.device=cpu", "eval_every_steps=1000000", "checkpoint.every_steps=1000000")
+
+
+def batches(split: Split, batch_size: int) -> Iterator[Batch]:
+    generator = torch.Generator()
+    while True:
+        for indices in torch.split(torch.randperm(len(split)), batch_size):  # type: ignore[no-untyped-call]
+            if len(indices) == batch_size:
+                yield split.batch(indices, generator)
+
+
+def bare(config: Mapping[str, Any], plan: Plan, split: Split) -> Loop:
+    """What one would write."""
+    learner = make_parts(config).learner
+    model, objective, stream, step = learner.model, learner.objective, batches(split, plan.batch_size_global), 0
+    parameters = list(model.parameters())
+    optimizer = learner.optimizer(parameters)
+    initial_lr = optimizer.param_groups[0]["lr"]
+    losses = list[float]()
+
+    def train(num_steps: int) -> None:
+        nonlocal step
+        for _ in range(num_steps):
+            inputs, targets = next(stream)
+            for group in optimizer.param_groups:
+                group["lr"] = initial_lr * learner.schedule.factor(step, plan.num_steps)
+            optimizer.zero_grad()
+            loss: Tensor = objective(model(inputs), targets)[0]
+            loss.backward()  # type: ignore[no-untyped-call]
+            if config["grad_clip_norm"] is not None:
+                clip_grad_norm_(parameters, config["grad_clip_norm"])
+            optimizer.step()
+            losses.append(loss.item())
+            step += 1
+
+    return train
+
+
+class Turns:
+    """Asked after every step whether to stop; lets the bare loops take their turns."""
+
+    def __init__(self, peers: Sequence[Loop]) -> None:
+        self.peers, self.num_asked = peers, 0
+        self.blocks: list[list[Clock]] = []
+        """Ours first; [blocks][loops]."""
+
+    def __call__(self) -> str | None:
+        self.num_asked += 1
+        if self.num_asked > 1 and (self.num_asked - 1) % STEPS_PER_BLOCK == 0:  # it is asked before the first step too
+            own = Clock.now().since(self.start, STEPS_PER_BLOCK)
+            order = range(len(self.peers)) if len(self.blocks) % 2 else reversed(range(len(self.peers)))
+            of_peers = {number: timed(self.peers[number], STEPS_PER_BLOCK) for number in order}
+            self.blocks.append([own, *(of_peers[number] for number in range(len(self.peers)))])
+        self.start = Clock.now()
+        return "enough is measured," if len(self.blocks) == NUM_WARMUP + NUM_BLOCKS else None
+
+
+def compare(name: str, overrides: Sequence[str]) -> list[list[Clock]]:
+    """Clocks of ours, the bare loop and the bare loop again; [loops][blocks].
+
+    Raises:
+        DataError: its data are not here.
+    """
+    config = compose([f"experiment={name}", *ONLY_STEPS, *overrides]).config
+    plan, found = make_plan(config), list[list[Clock]]()
+    for _ in range(NUM_BUILDS):
+        parts = make_parts(config)
+        split = parts.data.load("train")
+        turns = Turns([bare(config, plan, split), bare(config, plan, split)])
+        with tempfile.TemporaryDirectory() as folder, Journal(Path(folder) / "journal.jsonl") as journal:
+            checkpoints = Checkpoints(Path(folder), keep_last=1)
+            Training(config, plan, parts, journal, checkpoints, turns, lambda done, warning: None).run()
+        found += turns.blocks[NUM_WARMUP:]
+    return [list(loop) for loop in zip(*found, strict=True)]
+
+
+def mean(one: Sequence[Clock], other: Sequence[Clock]) -> list[Clock]:
+    return [Clock((a.wall_s + b.wall_s) / 2, (a.cpu_s + b.cpu_s) / 2) for a, b in zip(one, other, strict=True)]
+
+
+def main(arguments: Sequence[str]) -> int:
+    torch.set_num_threads(1)
+    names = [word for word in arguments if "=" not in word] or EXPERIMENTS
+    kept = True
+    print(f"| experiment | a step | bare loop | ratio | one bare loop by the other | budget |\n|{'---|' * 6}")
+    for name in names:
+        try:
+            own, peer, control = compare(name, [word for word in arguments if "=" in word])
+        except DataError as err:
+            print(f"| {name} | skipped: {err} |")
+            continue
+        own_ms, peer_ms = (median(clock.cpu_s for clock in clocks) * 1e3 for clocks in (own, peer))
+        ratio, noise = cpu_ratio(own, mean(peer, control)), cpu_ratio(control, peer)
+        print(f"| {name} | {own_ms:.1f} ms | {peer_ms:.1f} ms | {ratio:.3f} | {noise:.3f} | <= {BUDGET} |", flush=True)
+        kept &= ratio <= BUDGET
+    return 0 if kept else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
