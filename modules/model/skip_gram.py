@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -69,6 +71,46 @@ def near(left: Tensor, right: Tensor, window: int) -> Tensor:
     Returns:
         float [batch, time, 2 * window + 1].
     """
-    scores = left @ F.pad(right, (0, 0, window, window)).transpose(1, 2)
+    found: Tensor = _Near.apply(left, right, window)  # type: ignore[no-untyped-call]
+    return found
+
+
+class _Near(torch.autograd.Function):
+    """Multiplies chunks of the time with what is around them, as most of the whole product would be thrown away.
+
+    By itself, and not as torch would differentiate it: the gradient of every chunk would be as large as its whole input.
+    """
+
+    CHUNK = 16
+
+    @staticmethod
+    def forward(ctx: Any, left: Tensor, right: Tensor, window: int) -> Tensor:
+        ctx.window, padded = window, F.pad(right, (0, 0, window, window))
+        ctx.save_for_backward(left, padded)
+        scores = [left[:, own] @ padded[:, around].transpose(1, 2) for own, around in _chunks(left, window)]
+        return torch.cat([_band(each, window) for each in scores], dim=1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        (left, padded), window = ctx.saved_tensors, ctx.window
+        grad = grad.to(left.dtype)  # under autocast scores are shorter than vectors
+        of_left, of_padded = torch.empty_like(left), torch.zeros_like(padded)
+        for own, around in _chunks(left, window):
+            spread = grad.new_zeros(len(left), own.stop - own.start, around.stop - around.start)
+            _band(spread, window).copy_(grad[:, own])
+            of_left[:, own] = spread @ padded[:, around]
+            of_padded[:, around] += spread.transpose(1, 2) @ left[:, own]
+        return of_left, of_padded[:, window : padded.shape[1] - window], None
+
+
+def _chunks(left: Tensor, window: int) -> list[tuple[slice, slice]]:
+    """Stretches of the time, and what they see of a time that begins ``window`` earlier."""
+    time = left.shape[1]
+    ends = [(first, min(time, first + _Near.CHUNK)) for first in range(0, time, _Near.CHUNK)]
+    return [(slice(first, last), slice(first, last + 2 * window)) for first, last in ends]
+
+
+def _band(scores: Tensor, window: int) -> Tensor:
+    """A view of the diagonals: [batch, time, 2 * window + 1] of [batch, time, time + 2 * window]."""
     batch, time, columns = scores.shape
     return scores.as_strided((batch, time, 2 * window + 1), (time * columns, columns + 1, 1))
