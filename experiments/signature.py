@@ -15,6 +15,9 @@ from experiments.origins import shown_path
 # `torch.nn.Module` is declared with `*args, **kwargs`, and refuses any.
 WITHOUT_ARGUMENTS = {"object", "ABC", "Protocol", "Generic", "torch.nn.Module", "torch.nn.modules.module.Module"}
 
+OF_MODELS = ("timm", "torchvision", "transformers")
+"""Packages of the extra `models`."""
+
 
 class SourceError(Exception):
     """The source behind a dotted path cannot be read; the message says which part of it."""
@@ -36,7 +39,7 @@ class Signature:
     target: str
     arguments: dict[str, Argument]
     is_open: bool
-    """True where it takes `**kwargs` or a base of it cannot be read, so that no name is unknown."""
+    """True where it takes `**kwargs`, a base of it cannot be read or makes constructors, so that no name is unknown."""
     module: Module
     """Where the arguments are written, which may be a base."""
     defined_in: str
@@ -96,13 +99,15 @@ def _of_class(target: str, module: Module, node: ast.ClassDef, hops: int) -> Sig
         if isinstance(item, ast.FunctionDef) and item.name == "__init__":
             return _of_function(target, module, item, is_class=True)
     bases = [_inherited(target, module, base, hops - 1) for base in node.bases if hops]
+    # Such a class can make a constructor for its subclasses, as configurations of transformers get one.
+    remakes = any(isinstance(item, ast.FunctionDef) and item.name == "__init_subclass__" for item in node.body)
     if any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list):
         inherited = {name: argument for base in reversed(bases) for name, argument in base.arguments.items()}
-        return Signature(target, inherited | _fields(node), False, module, module.name)
+        return Signature(target, inherited | _fields(node), remakes, module, module.name)
     found = next((base for base in bases if base.arguments or base.is_open), None)
     if found is None:
-        return Signature(target, {}, False, module, module.name)
-    return replace(found, defined_in=module.name)
+        return Signature(target, {}, remakes, module, module.name)
+    return replace(found, defined_in=module.name, is_open=found.is_open or remakes)
 
 
 def _inherited(target: str, module: Module, base: ast.expr, hops: int) -> Signature:
@@ -209,6 +214,8 @@ def _source_of(module_name: str) -> Path:
         spec = importlib.util.find_spec(top)
     except (ImportError, ValueError):
         spec = None
+    if spec is None and top in OF_MODELS:
+        raise SourceError(f"{top} is not installed; `pip install 'lathe[models]'`")
     if spec is None:
         raise SourceError(f"no package '{top}' is on the import path; install it, or start from the folder it lies in")
     folders = [Path(folder) for folder in spec.submodule_search_locations or []]

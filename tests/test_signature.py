@@ -101,6 +101,19 @@ def test_a_class_whose_base_cannot_be_read_is_open(source: Write) -> None:
     assert signature.read("net.Net").is_open
 
 
+def test_a_subclass_whose_base_may_make_its_constructor_is_open(source: Write) -> None:
+    source("base", "@dataclass\nclass Base:\n    depth: int = 1\n    def __init_subclass__(cls): ...\n")
+    source("net", "from base import Base\nclass Net(Base):\n    width: int = 2\n")
+    assert signature.read("net.Net").is_open
+    assert arguments("net.Net") == {"depth": False}
+
+
+def test_a_missing_library_of_models_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signature, "OF_MODELS", ("nowhere",))
+    with pytest.raises(SourceError, match=r"^nowhere is not installed; `pip install 'lathe\[models\]'`$"):
+        signature.read("nowhere.create_model")
+
+
 def test_classes_that_inherit_in_a_circle_do_not_hang(source: Write) -> None:
     source("net", "class A(B): ...\nclass B(A): ...\n")
     assert arguments("net.A") == {}
