@@ -3,7 +3,8 @@
 Ours is `experiments.run.Training` as `lathe run` starts it, its journal, curve and signals among it. The bare loop has the same
 model, objective, optimizer, schedule, clipping and examples, and nothing else; its blocks run where the training asks whether to
 stop. Both take turns in one process with one thread; CPU seconds decide, as on a shared machine the wall clock does not tell.
-Where a model happens to lie in memory matters, so that all are built anew several times. The ratio is to the mean of two bare loops; one by the other is the noise.
+Where a model happens to lie in memory matters, so that all are built anew several times. The ratio is to the mean of two bare
+loops; one by the other is the noise.
 
 ``python -m benchmarks.throughput ptb_small model.hidden_size=100`` compares other experiments, or the same with overrides.
 """
@@ -43,7 +44,7 @@ ONLY_STEPS = ("tracking=off", "hardware.device=cpu", "eval_every_steps=1000000",
 def batches(split: Split, batch_size: int) -> Iterator[Batch]:
     generator = torch.Generator()
     while True:
-        for indices in torch.split(torch.randperm(len(split)), batch_size):  # type: ignore[no-untyped-call]
+        for indices in torch.split(torch.randperm(len(split)), batch_size):
             if len(indices) == batch_size:
                 yield split.batch(indices, generator)
 
@@ -80,6 +81,7 @@ class Turns:
 
     def __init__(self, peers: Sequence[Loop]) -> None:
         self.peers, self.num_asked = peers, 0
+        self.start = Clock.now()
         self.blocks: list[list[Clock]] = []
         """Ours first; [blocks][loops]."""
 
