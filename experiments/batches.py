@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from experiments.seeding import derive
-from modules.data.base import Batch, DataError, Split, Tensors
+from modules.data.base import Batch, DataError, Ordered, Split, Tensors
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,8 @@ def training_batches(
 ) -> Iterator[Batch]:
     """The batches of the steps ``first_step .. num_steps - 1``; a resume gets what it would have got.
 
-    An epoch is one permutation of the split; the examples that fill no batch at its end wait for another epoch.
+    An epoch is one permutation of the split, by chance or as an `Ordered` split has it; the examples that fill no batch at
+    its end wait for another epoch.
 
     Args:
         split: what to draw from.
@@ -109,7 +110,10 @@ class _Training:
         epoch, number = divmod(step, len(self.split) // self.batch_size)
         if epoch != self.epoch:
             generator = Generator().manual_seed(derive(self.seed, "order", epoch))
-            self.permutation = torch.randperm(len(self.split), generator=generator)
+            if isinstance(self.split, Ordered):
+                self.permutation = self.split.order(self.batch_size, generator)
+            else:
+                self.permutation = torch.randperm(len(self.split), generator=generator)
             self.epoch = epoch
         return self.permutation[number * self.batch_size : (number + 1) * self.batch_size]
 

@@ -1,6 +1,6 @@
 import signal
 from collections.abc import Iterator
-from itertools import chain
+from itertools import chain, pairwise
 from typing import cast
 
 import pytest
@@ -124,6 +124,22 @@ def test_a_damaged_example_is_told_in_its_own_words(num_workers: int) -> None:
     with pytest.raises(DataError) as caught:
         list(evaluation_batches(Noisy(5, False, broken=3), 2, num_workers))
     assert str(caught.value) == "photo 3 cannot be read; replace it"
+
+
+class Sorted(Noisy):
+    """A split with an order of its own."""
+
+    def order(self, batch_size: int, generator: Generator) -> Tensor:
+        first = int(torch.randint(batch_size, (1,), generator=generator))
+        return torch.arange(len(self)).roll(first)
+
+
+def test_a_split_may_say_in_which_order_an_epoch_goes() -> None:
+    batches = training_batches(Sorted(7, True), 3, seed=5, first_step=0, num_steps=4, num_workers=0)
+    orders = [cast(Tensor, targets).tolist() for _, targets in batches]
+    assert len({*map(tuple, orders)}) > 1
+    for first, second in (orders[:2], orders[2:]):
+        assert all((one + 1) % 7 == two for one, two in pairwise([*first, *second]))
 
 
 def test_training_can_be_left_before_its_end() -> None:

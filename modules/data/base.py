@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final, Literal, Protocol, runtime_checkable
 
 from torch import Generator, Tensor
@@ -12,6 +13,11 @@ Batch = tuple[Tensors, Tensors]  # (inputs, targets); the first dimension of eve
 
 IGNORED: Final = -100
 """Class of a target that neither trains nor counts; torch's own ``ignore_index``."""
+
+
+PADDING, START, END, UNKNOWN = 0, 1, 2, 3
+"""Numbers of words that every vocabulary of texts to write has first: what fills up a short text, begins one, ends one, and
+stands for a word without a number."""
 
 
 class Split(Protocol):
@@ -30,6 +36,20 @@ class Split(Protocol):
         Args:
             indices: int64 [batch], each in ``[0, len(self))``.
             generator: the only source of randomness (augmentation) that the split may use.
+        """
+        ...
+
+
+@runtime_checkable
+class Ordered(Protocol):
+    """A split that brings examples of like size together, so that little of a batch is padding."""
+
+    def order(self, batch_size: int, generator: Generator) -> Tensor:
+        """The order of one epoch of training, int64 [len(self)]: every example once.
+
+        Args:
+            batch_size: examples of a step, over all devices.
+            generator: all that it may depend on beside.
         """
         ...
 
@@ -122,6 +142,42 @@ class Reads(Data, Protocol):
         Raises:
             GivenError: one of them is no input.
             DataError: a file that this needs, with the vocabulary say, is missing or damaged.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A text, and what it may be translated to."""
+
+    split: str
+    index: int
+    """Its place in the split."""
+    source: str
+    references: tuple[str, ...]
+
+
+@runtime_checkable
+class Bilingual(Protocol):
+    """A data set of texts and their translations.
+
+    Its inputs are the source's words and the target's so far, int64 [batch, time] each; its targets the word that follows
+    each of these, or `IGNORED`, and the numbers of the pairs, int64 [batch].
+    """
+
+    def pair(self, number: int) -> Pair:
+        """The text itself; reads the files at the first use.
+
+        Raises:
+            DataError: as `Data.load`.
+        """
+        ...
+
+    def target_text(self, words: Tensor) -> str:
+        """What a model has written.
+
+        Args:
+            words: int64 [time], up to the first `END`, if there is one.
         """
         ...
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from modules.data.base import Reads, Tensors, Tokenized
+from modules.data.base import IGNORED, Reads, Tensors, Tokenized
 from modules.evaluator.base import Answer
 from modules.evaluator.outputs import outputs_of
 
@@ -38,7 +38,7 @@ class Perplexity:
 
         Args:
             outputs: logits, float [batch, ..., classes].
-            targets: int64 [batch, ...], each in ``[0, classes)``.
+            targets: int64 [batch, ...], each in ``[0, classes)``, or `IGNORED`; of several, the first.
 
         Returns:
             float64 [2]: the targets, and their surprise in nats.
@@ -46,15 +46,17 @@ class Perplexity:
         Raises:
             ValueError: the shapes are no logits and their classes.
         """
-        if not isinstance(outputs, Tensor) or not isinstance(targets, Tensor):
-            raise ValueError("Perplexity wants one tensor of logits and one of classes, but got a tuple; pick one")
+        if not isinstance(outputs, Tensor):
+            raise ValueError("Perplexity wants one tensor of logits, but got a tuple; pick one")
+        targets = targets if isinstance(targets, Tensor) else targets[0]
         if outputs.dim() < 2 or targets.shape != outputs.shape[:-1]:
             raise ValueError(
                 f"Perplexity wants logits as [batch, ..., classes] and targets as [batch, ...], but got "
                 f"{list(outputs.shape)} and {list(targets.shape)}; end the model in one number a class"
             )
-        nats = F.cross_entropy(outputs.flatten(0, -2).float(), targets.flatten(), reduction="none")
-        return torch.stack([nats.new_tensor(targets.numel(), dtype=torch.float64), nats.double().sum()])
+        flat, classes = outputs.flatten(0, -2).float(), targets.flatten()
+        nats = F.cross_entropy(flat, classes, ignore_index=IGNORED, reduction="none")
+        return torch.stack([(classes != IGNORED).sum().double(), nats.double().sum()])
 
     def metrics(self, sums: Tensor) -> dict[str, float]:
         """The exponential of the mean; infinite where that is beyond float64, as of a model that diverged.

@@ -53,3 +53,35 @@ class Embeds(Protocol):
     def word_vectors(self) -> Tensor:
         """float [vocab_size, features]."""
         ...
+
+
+State = tuple[Tensor, ...]
+"""What a model knows of texts that it is writing: tensors whose first dimension is the texts."""
+
+
+@runtime_checkable
+class Writes(Protocol):
+    """A model that writes a text word by word, so that the best one can be searched for.
+
+    Its forward pass scores all words of given texts at once, of inputs ``(source, words so far)``, and gives the same.
+    """
+
+    def encode(self, source: Tensor) -> State:
+        """What is known before the first word.
+
+        Args:
+            source: what is written about, [texts, ...], such as a sentence's words.
+        """
+        ...
+
+    def step(self, state: State, words: Tensor) -> tuple[Tensor, State]:
+        """Score the next word of every text.
+
+        Args:
+            state: of the texts so far; its rows may have been chosen, repeated and put in another order.
+            words: int64 [texts], the last word of each, which the state does not know yet.
+
+        Returns:
+            Log-probabilities, float [texts, vocab_size], and the state with these words.
+        """
+        ...

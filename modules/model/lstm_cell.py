@@ -54,7 +54,11 @@ class LstmCell(nn.Module):
     def step(self, projected: Tensor, state: State) -> State:
         """One step from a projected input, float [batch, 4 * hidden_size]."""
         m, c = state
-        i, j, f, o = (projected + m @ self.gates.weight[:, self.input_size :].t()).chunk(4, dim=-1)
+        return self.update(projected + m @ self.gates.weight[:, self.input_size :].t(), c)
+
+    def update(self, gates: Tensor, c: Tensor) -> State:
+        """The state of this time from all gates, float [batch, 4 * hidden_size], and what was remembered."""
+        i, j, f, o = gates.chunk(4, dim=-1)
         c = torch.sigmoid(f + self.forget_bias) * c + torch.sigmoid(i) * torch.tanh(j)
         return torch.sigmoid(o) * torch.tanh(c), c
 

@@ -6,12 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from modules.data.base import Tensors
+from modules.data.base import IGNORED, Tensors
 
 
 class CrossEntropy:
     """Trains a classifier, of examples or of the words in them, by the surprise of the right class, in nats.
 
+    Where examples are texts every one counts alike, by the mean over its targets that are not ignored: so a batch's loss is
+    the mean of its examples', however it is split over micro-batches and replicas, and padding changes nothing.
     Auxiliary classifiers, whose logits a model gives beside its own in training, learn the same targets.
     Source of label smoothing: Szegedy et al. 2015, arXiv:1512.00567, section 7.
     """
@@ -31,12 +33,13 @@ class CrossEntropy:
         self.aux_weight = aux_weight
 
     def __call__(self, outputs: Tensors, targets: Tensors) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean over all targets of the batch.
+        """Mean over the examples of a batch.
 
         Args:
             outputs: logits, float [batch, ..., classes]; a language model has [batch, time, classes]. Or a tuple of such: the
                 model's own, then those of its auxiliary classifiers.
-            targets: int64 [batch, ...], each in ``[0, classes)``.
+            targets: int64 [batch, ...], each in ``[0, classes)``, or `IGNORED` where there is more than the batch; of several,
+                the first.
 
         Returns:
             The loss, float [], and without a graph ``loss_nats``, of the model's own logits, and in training with auxiliary
@@ -61,11 +64,15 @@ class CrossEntropy:
         return loss + self.aux_weight * sum(aux_losses), found
 
     def _one(self, logits: Tensor, targets: Tensors) -> Tensor:
-        if not isinstance(targets, Tensor):
-            raise ValueError("CrossEntropy wants one tensor of classes, but got a tuple; pick one")
+        targets = targets if isinstance(targets, Tensor) else targets[0]
         if logits.dim() < 2 or targets.shape != logits.shape[:-1]:
             raise ValueError(
                 f"CrossEntropy wants logits as [batch, ..., classes] and targets as [batch, ...], but got "
                 f"{list(logits.shape)} and {list(targets.shape)}; end the model in one number a class"
             )
-        return F.cross_entropy(logits.flatten(0, -2), targets.flatten(), label_smoothing=self.label_smoothing_prob)
+        flat, classes, smoothing = logits.flatten(0, -2), targets.flatten(), self.label_smoothing_prob
+        if targets.dim() == 1:
+            return F.cross_entropy(flat, classes, label_smoothing=smoothing)
+        nats = F.cross_entropy(flat, classes, ignore_index=IGNORED, reduction="none", label_smoothing=smoothing)
+        counts = (targets != IGNORED).flatten(1).sum(1).clamp_min(1)
+        return (nats.view(len(targets), -1).sum(1) / counts).mean()

@@ -71,10 +71,12 @@ class Pipeline(DeepSpeedEngine):
         self.names: list[str] | None = None
         self.tally: Tally | None = None
         self.counted: deque[bool] = deque()
+        self.shapes: list[torch.Size] = []
 
     def train_step(self, batch: Batch, step: int) -> dict[str, Tensor]:
         self._set_learning_rate(step)
         self.found.clear()
+        self._tell_shapes(batch)
         self.engine.train_batch(micro_batches(batch, self.recipe.num_accumulation))
         return self._after_step(self._told(self.ranks.mean(mean_of(self.found)) if self._is_last else None))
 
@@ -104,6 +106,15 @@ class Pipeline(DeepSpeedEngine):
         finally:
             self.engine.dynamic_shape = False
             self.engine.reset_activation_shape()
+
+    def _tell_shapes(self, batch: Batch) -> None:
+        """Let stages tell each other their shapes anew where a batch has others than the one before: texts differ in length."""
+        shapes = [
+            tensor.shape for tensors in batch for tensor in (tensors if isinstance(tensors, tuple) else (tensors,))
+        ]
+        if shapes != self.shapes:
+            self.engine.reset_activation_shape()
+            self.shapes = shapes
 
     @property
     def _is_last(self) -> bool:

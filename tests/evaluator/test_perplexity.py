@@ -4,6 +4,7 @@ import re
 import pytest
 import torch
 
+from modules.data.base import IGNORED
 from modules.evaluator.perplexity import Perplexity
 
 
@@ -19,6 +20,12 @@ def test_perplexity_is_the_inverse_geometric_mean_of_the_targets_probabilities()
     chosen = logits.softmax(-1).gather(-1, targets.unsqueeze(-1)).double()
     found = Perplexity().metrics(Perplexity().measure(logits, targets))
     assert found["perplexity"] == pytest.approx(float(chosen.prod()) ** (-1 / 6), rel=1e-5)
+
+
+def test_ignored_words_do_not_count_and_of_several_targets_the_first_does() -> None:
+    logits, targets = torch.randn(2, 3, 5), torch.tensor([[4, 0, IGNORED], [2, IGNORED, IGNORED]])
+    sums = Perplexity().measure(logits, (targets, torch.tensor([7, 8])))
+    torch.testing.assert_close(sums, Perplexity().measure(logits[[0, 0, 1], [0, 1, 0]], torch.tensor([4, 0, 2])))
 
 
 def test_perplexity_of_two_batches_is_that_of_both_together() -> None:

@@ -1,0 +1,163 @@
+"""How good translations are: BLEU of what a model writes by beam search."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from modules.data.base import Batch, Bilingual, Data, Pair
+from modules.evaluator.beam_search import beam_search
+from modules.model.base import Writes
+
+_MAX_ORDER = 4
+
+
+class Translation:
+    """Lets the model translate, and counts n-grams as sacrebleu does; gives ``bleu``, from 0 to 100, over the whole split.
+
+    Source: Papineni et al. 2002, doi:10.3115/1073083.1073135; Post 2018, arXiv:1804.08771 (sacrebleu).
+    """
+
+    def __init__(
+        self,
+        beam_size: int,
+        length_alpha: float,
+        max_tokens: int,
+        tokenize: str,
+        num_examples: int | None,
+        num_shown: int,
+    ) -> None:
+        """
+        Args:
+            beam_size: beginnings of a translation that are kept; 1 is greedy.
+            length_alpha: how much long translations are helped; 0: not. Source: Wu et al. 2016, arXiv:1609.08144, section 7.
+            max_tokens: the longest translation.
+            tokenize: how words are cut before they are compared, as sacrebleu calls it: "none" where the data's texts have
+                spaces around marks, "13a" where they are as people write.
+            num_examples: pairs that are translated of the validation split, the first; null: all. Of the test split it is all.
+            num_shown: translations that are shown.
+
+        Raises:
+            ValueError: a number is too small, or sacrebleu is not installed or does not know the tokenizer.
+        """
+        if min(beam_size, max_tokens) < 1 or min(length_alpha, num_shown) < 0 or (num_examples or 1) < 1:
+            raise ValueError(
+                "Translation wants beam_size, max_tokens and num_examples of at least 1, length_alpha and num_shown of at "
+                f"least 0, but got {beam_size}, {max_tokens}, {num_examples}, {length_alpha} and {num_shown}"
+            )
+        if find_spec("sacrebleu") is None:
+            raise ValueError(
+                "evaluator Translation counts by sacrebleu, which is an extra: pip install 'lathe[translate]'; or take "
+                "evaluator=perplexity"
+            )
+        self.beam_size, self.length_alpha, self.max_tokens = beam_size, length_alpha, max_tokens
+        self.tokenize, self.num_examples, self.num_shown = tokenize, num_examples, num_shown
+        self._found: dict[int, str] = {}
+        self._shown: dict[str, bytes] = {}
+
+    def attach(self, data: Data) -> None:
+        if not isinstance(data, Bilingual):
+            raise ValueError(
+                f"evaluator Translation wants a data set of translations, and {type(data).__name__} is none; "
+                "take data=multi30k, or another evaluator"
+            )
+        self.data = data
+        self.bleu = _bleu(self.tokenize)
+
+    def measure_model(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Translate a batch.
+
+        Returns:
+            float64 [11]: pairs; n-grams that references have too, of one to four words; all n-grams, the same; words
+            written, and those of the references that are next in length.
+
+        Raises:
+            ValueError: the model cannot write.
+        """
+        inputs, targets = batch
+        assert not isinstance(inputs, Tensor), "a bilingual data set gives two inputs"
+        assert not isinstance(targets, Tensor), "and two targets"
+        pairs = [self.data.pair(number) for number in targets[1].tolist()]
+        asked = torch.tensor([self._is_asked(pair) for pair in pairs], device=inputs[0].device)
+        if not asked.any():
+            return torch.zeros(3 + 2 * _MAX_ORDER, dtype=torch.float64, device=inputs[0].device)
+        texts = self.translations(model, inputs[0][asked])
+        pairs = [pair for pair in pairs if self._is_asked(pair)]
+        for pair, text in zip(pairs, texts, strict=True):
+            if pair.index < self.num_shown:
+                self._found[pair.index] = _shown(pair, text)
+        counts = self._counts(texts, [pair.references for pair in pairs])
+        return torch.tensor([len(pairs), *counts], dtype=torch.float64, device=inputs[0].device)
+
+    def model_metrics(self, model: nn.Module, sums: Tensor) -> dict[str, float]:
+        """``bleu`` of all pairs together.
+
+        Raises:
+            ValueError: nothing was measured.
+        """
+        if sums[0] == 0:
+            raise ValueError("Translation wants at least 1 pair, but got 0; evaluate on a split that is not empty")
+        self._shown = {"translations.txt": "\n".join(text for _, text in sorted(self._found.items())).encode()}
+        self._found = {}
+        numbers = [int(number) for number in sums[1:].tolist()]
+        return {"bleu": _score(self.bleu, numbers)}
+
+    def files(self) -> dict[str, bytes]:
+        """The first sources with their references and translations."""
+        return self._shown
+
+    def translations(self, model: nn.Module, source: Tensor) -> list[str]:
+        """What the model writes.
+
+        Args:
+            model: in evaluation mode.
+            source: int64 [texts, time].
+
+        Raises:
+            ValueError: the model cannot write.
+        """
+        if not isinstance(model, Writes):
+            raise ValueError(
+                f"evaluator Translation wants a model with encode() and step(), and {type(model).__name__} has none; "
+                "take model=seq2seq_attention"
+            )
+        found = beam_search(model, source, self.beam_size, self.length_alpha, self.max_tokens)
+        return [self.data.target_text(row) for row in found.cpu()]
+
+    def _is_asked(self, pair: Pair) -> bool:
+        return pair.split != "val" or self.num_examples is None or pair.index < self.num_examples
+
+    def _counts(self, texts: Sequence[str], references: Sequence[Sequence[str]]) -> list[int]:
+        most = max(map(len, references))
+        columns = [[each[place] if place < len(each) else None for each in references] for place in range(most)]
+        score = self.bleu.corpus_score(texts, columns)
+        return [*score.counts, *score.totals, score.sys_len, score.ref_len]
+
+
+def _shown(pair: Pair, text: str) -> str:
+    lines = [f"source       {pair.source}", *(f"reference    {each}" for each in pair.references)]
+    return "\n".join([*lines, f"translation  {text}\n"])
+
+
+def _bleu(tokenize: str) -> Any:
+    """
+    Raises:
+        ValueError: sacrebleu does not know the tokenizer.
+    """
+    from sacrebleu.metrics.bleu import BLEU  # the extra, only where it is asked for
+
+    if tokenize not in BLEU.TOKENIZERS:
+        raise ValueError(
+            f"evaluator.tokenize={tokenize!r} is none that sacrebleu knows; take one of {', '.join(map(str, BLEU.TOKENIZERS))}"
+        )
+    return BLEU(tokenize=tokenize, force=True)
+
+
+def _score(bleu: Any, numbers: Sequence[int]) -> float:
+    """BLEU from the sums of `Translation._counts`."""
+    correct, total = list(numbers[:_MAX_ORDER]), list(numbers[_MAX_ORDER : 2 * _MAX_ORDER])
+    return float(bleu.compute_bleu(correct, total, *numbers[2 * _MAX_ORDER :], smooth_method="exp").score)

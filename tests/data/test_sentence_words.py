@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import pytest
+
+from modules.data.base import UNKNOWN, DataError
+from modules.data.sentence_words import SPECIAL, SentencePieces, SentenceWords, normalised
+
+SENTENCES = ["the cat sat", "the dog sat on the cat", "a mat"]
+
+
+def test_words_are_numbered_after_the_special_ones_by_how_often_they_stand() -> None:
+    words = SentenceWords(SENTENCES, 7, 2)
+    assert words.words == ["<pad>", "<s>", "</s>", "<unk>", "the", "cat", "sat"]
+    assert words.encode("the mat  sat") == [4, UNKNOWN, 6]
+    assert words.decode([4, UNKNOWN, 6, 99]) == "the <unk> sat <unk>"
+    assert SentenceWords(SENTENCES, 5, 1).words[len(SPECIAL) :] == ["the"]
+    assert SentenceWords(["<s> <pad>"], 9, 1).encode("<s>") != [1], "a word that looks like a special one is a word"
+
+
+def test_what_is_typed_is_taken_apart_only_where_it_is_not_known() -> None:
+    words = SentenceWords(["the dog 's mat ."], 20, 1)
+    assert words.heard("The dog 's  mat.") == "the dog 's mat ."
+    assert words.heard("«The»,dog") == "« the » , dog"
+
+
+def test_normalised_text_has_small_letters_and_spaces_around_marks() -> None:
+    assert normalised(" J'ai  dit: «\u202fÇa va?\u202f»") == "j ' ai dit : « ça va ? »"
+
+
+def test_byte_pairs_give_the_sentence_back_and_know_what_they_do_not_know() -> None:
+    pieces = SentencePieces([*SENTENCES, "the mat sat on a dog"], 24)
+    for text in (*SENTENCES, "a cat sat on dogs"):
+        numbers = pieces.encode(text)
+        assert min(numbers) > UNKNOWN
+        assert max(numbers) < 24
+        assert pieces.decode(numbers) == text
+    assert pieces.encode("zz")[:1] == [UNKNOWN]
+    assert pieces.decode(pieces.encode("the z cat")) == "the <unk> cat"
+    assert pieces.decode([UNKNOWN, UNKNOWN]) == "<unk><unk>"
+    assert pieces.decode([]) == ""
+    assert pieces.heard(" a  cat ") == "a cat"
+    with pytest.raises(DataError, match=r"data.vocab_size=2 is too small"):
+        SentencePieces(SENTENCES, 5)

@@ -1,0 +1,141 @@
+"""BLEU in parts, against sacrebleu on the whole."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from typing import Any, cast
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from modules.data.base import END, IGNORED, PADDING, Batch, Data, Pair
+from modules.evaluator import translation
+from modules.evaluator.base import ModelEvaluator, Shows
+from modules.evaluator.translation import Translation
+from modules.model.base import State
+
+sacrebleu = pytest.importorskip("sacrebleu", reason="sacrebleu is an extra: pip install 'lathe[translate]'")
+
+WORDS = ["", "", "", "", "the", "cat", "sat", "on", "a", "mat", "dog", "here"]
+
+
+def _made_up(num_texts: int, seed: int) -> list[list[int]]:
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(1, 9, (num_texts,), generator=generator).tolist()
+    return [torch.randint(4, len(WORDS), (length,), generator=generator).tolist() for length in lengths]
+
+
+def _text(words: Sequence[int]) -> str:
+    return " ".join(WORDS[word] for word in words)
+
+
+SOURCES = _made_up(23, 0)
+REFERENCES = [
+    [
+        other if row % 3 else [*source[:4], *other[:2]]
+        for row, (source, other) in enumerate(zip(SOURCES, each, strict=True))
+    ]
+    for each in (_made_up(23, 1), _made_up(23, 2), _made_up(23, 3))
+]
+
+
+class Texts:
+    """Made-up pairs, of which some have more references than others."""
+
+    def pair(self, number: int) -> Pair:
+        index, is_test = divmod(number, 2)
+        references = tuple(_text(each[index]) for each in REFERENCES[: 1 + index % 3])
+        return Pair("test" if is_test else "val", index, _text(SOURCES[index]), references)
+
+    def target_text(self, words: Tensor) -> str:
+        return _text([word for word in words.tolist() if word > END])
+
+
+class Echo(nn.Module):
+    """Writes the source again."""
+
+    def encode(self, source: Tensor) -> State:
+        return source, torch.zeros(len(source), dtype=torch.int64)
+
+    def step(self, state: State, words: Tensor) -> tuple[Tensor, State]:
+        source, time = state
+        wanted = nn.functional.pad(source, (0, 20), value=END)[torch.arange(len(source)), time]
+        return torch.log_softmax(9.0 * nn.functional.one_hot(wanted, len(WORDS)), -1), (source, time + 1)
+
+
+def _evaluator(**others: Any) -> Translation:
+    options: dict[str, Any] = {
+        "beam_size": 2, "length_alpha": 0.6, "max_tokens": 12, "tokenize": "none", "num_examples": None, "num_shown": 2,
+    }  # fmt: skip
+    evaluator = Translation(**{**options, **others})
+    evaluator.attach(cast(Data, Texts()))
+    return evaluator
+
+
+def _batch(first: int, last: int, is_test: bool = False) -> Batch:
+    longest = max(map(len, SOURCES[first:last])) + 1
+    source = torch.tensor([[*text, END] + [PADDING] * (longest - len(text) - 1) for text in SOURCES[first:last]])
+    numbers = torch.arange(first, last) * 2 + is_test
+    return (source, source), (source.masked_fill(source == PADDING, IGNORED), numbers)
+
+
+def _expected(last: int) -> float:
+    columns = [
+        [_text(each[row]) if place <= row % 3 else None for row in range(last)] for place, each in enumerate(REFERENCES)
+    ]
+    return float(
+        sacrebleu.corpus_bleu([_text(each) for each in SOURCES[:last]], columns, tokenize="none", force=True).score
+    )
+
+
+def test_bleu_of_batches_added_up_is_sacrebleus_of_all() -> None:
+    evaluator = _evaluator()
+    assert isinstance(evaluator, ModelEvaluator)
+    parts = [evaluator.measure_model(Echo(), _batch(*bounds)) for bounds in ((0, 7), (7, 20), (20, 23))]
+    assert {part.dtype for part in parts} == {torch.float64}
+    found = evaluator.model_metrics(Echo(), torch.stack(parts).sum(0))
+    assert found == {"bleu": pytest.approx(_expected(23), abs=1e-9)}
+    assert 5 < found["bleu"] < 95
+
+
+def test_of_validation_only_the_first_pairs_count_and_of_the_test_all() -> None:
+    evaluator = _evaluator(num_examples=9)
+    sums = sum(evaluator.measure_model(Echo(), _batch(*bounds)) for bounds in ((0, 7), (7, 20), (20, 23)))
+    assert evaluator.model_metrics(Echo(), cast(Tensor, sums)) == {"bleu": pytest.approx(_expected(9), abs=1e-9)}
+    sums = evaluator.measure_model(Echo(), _batch(0, 23, is_test=True))
+    assert evaluator.model_metrics(Echo(), sums) == {"bleu": pytest.approx(_expected(23), abs=1e-9)}
+
+
+def test_the_first_translations_are_shown() -> None:
+    evaluator = _evaluator()
+    assert isinstance(evaluator, Shows)
+    evaluator.model_metrics(Echo(), evaluator.measure_model(Echo(), _batch(0, 5)))
+    shown = evaluator.files()["translations.txt"].decode()
+    assert shown.split("\n\n")[1].splitlines() == [
+        f"source       {_text(SOURCES[1])}",
+        f"reference    {_text(REFERENCES[0][1])}",
+        f"reference    {_text(REFERENCES[1][1])}",
+        f"translation  {_text(SOURCES[1])}",
+    ]
+    assert shown.count("source") == 2
+
+
+def test_what_does_not_fit_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="wants a data set of translations, and object is none"):
+        _evaluator().attach(cast(Data, object()))
+    with pytest.raises(ValueError, match=r"wants a model with encode\(\) and step\(\), and Linear has none"):
+        _evaluator().measure_model(nn.Linear(2, 2), _batch(0, 2))
+    with pytest.raises(ValueError, match=r"evaluator.tokenize='moses' is none that sacrebleu knows; take one of none"):
+        _evaluator(tokenize="moses")
+    with pytest.raises(ValueError, match=r"at least 0, but got 0, 12, None, 0.6 and 2"):
+        _evaluator(beam_size=0)
+    with pytest.raises(ValueError, match="wants at least 1 pair, but got 0"):
+        _evaluator().model_metrics(Echo(), torch.zeros(11, dtype=torch.float64))
+
+
+def test_a_missing_extra_is_told_before_anything_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(translation, "find_spec", lambda name: importlib.util.find_spec(f"no_{name}"))
+    with pytest.raises(ValueError, match=r"which is an extra: pip install 'lathe\[translate\]'; or take"):
+        _evaluator()
