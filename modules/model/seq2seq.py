@@ -28,7 +28,6 @@ class Seq2Seq(nn.Module):
         num_layers: int,
         reverse_source: bool,
         dropout_prob: float,
-        init_scale: float,
     ) -> None:
         """
         Args:
@@ -39,7 +38,6 @@ class Seq2Seq(nn.Module):
             num_layers: layers of each.
             reverse_source: read the source from its last word to its first, so that the first words of both are near.
             dropout_prob: share of the features between layers that a training step leaves out.
-            init_scale: all parameters start evenly spread over ``[-init_scale, init_scale]``.
 
         Raises:
             ValueError: a size is not positive, or a share is none.
@@ -54,18 +52,12 @@ class Seq2Seq(nn.Module):
             hidden_size=hidden_size,
             num_layers=num_layers,
         )
-        if init_scale <= 0:
-            raise ValueError(f"Seq2Seq wants init_scale above 0, but got {init_scale}; the paper has 0.08")
         sizes = [embedding_size] + [hidden_size] * (num_layers - 1)
         self.source_words = SourceWords(source_vocab_size, embedding_size, reverse_source, dropout_prob)
         self.readers = nn.ModuleList(Reader(size, hidden_size, dropout_prob) for size in sizes)
         self.target_words = TargetWords(target_vocab_size, embedding_size, dropout_prob)
         self.writers = nn.ModuleList(Writer(size, hidden_size, dropout_prob) for size in sizes)
         self.head = Head(hidden_size, target_vocab_size)
-        for parameter in self.parameters():
-            nn.init.uniform_(parameter, -init_scale, init_scale)
-        with torch.no_grad():
-            self.source_words.embedding.weight[PADDING] = 0
 
     def layers(self) -> list[nn.Module]:
         """Words, readers, words, writers, scores: as pipeline stages, a layer a device, as the paper has them."""

@@ -33,9 +33,9 @@ NAMES = ("seq2seq", "seq2seq_attention", "seq2seq_transformer")
 def make_model(name: str) -> nn.Module:
     torch.manual_seed(0)
     if name == "seq2seq":
-        return Seq2Seq(NUM_WORDS, NUM_WORDS, 6, 8, 2, True, 0.0, 0.1)
+        return Seq2Seq(NUM_WORDS, NUM_WORDS, 6, 8, 2, True, 0.0)
     if name == "seq2seq_attention":
-        return Seq2SeqAttention(NUM_WORDS, NUM_WORDS, 6, 8, 5, 7, 0.0, 0.1)
+        return Seq2SeqAttention(NUM_WORDS, NUM_WORDS, 6, 8, 5, 7, 0.0)
     return Seq2SeqTransformer(NUM_WORDS, NUM_WORDS, 8, 2, 2, 12, True, 0.0)
 
 
