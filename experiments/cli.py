@@ -227,6 +227,18 @@ def make_parser() -> tuple[_Parser, dict[str, _Parser]]:
     part.add_argument("runs", nargs="+", metavar="SWEEP|RUN", help="one sweep, or any number of runs")
     part.add_argument("-o", "--output", metavar="DIR", help="default: the folder report/ of the sweep, else ./report")
     _add_runs_dir(part)
+    part = command("zoo", "show what every experiment measured, measure it, write the page of it")
+    part.add_argument(
+        "words", nargs="*", metavar="NAME|OVERRIDE", help="experiments or rows (all); overrides of every run"
+    )
+    part.add_argument("--run", action="store_true", help="measure what was not measured as it is now")
+    part.add_argument("--write", action="store_true", help="write the page from headers and records")
+    part.add_argument("--check", action="store_true", help="say whether the page is what they give")
+    part.add_argument("--budget", metavar="TIME", help="of one run, such as 10m; it is planned shorter to fit")
+    part.add_argument("--seeds", type=int, metavar="N", help="runs of each row (3)")
+    part.add_argument("--again", action="store_true", help="measure also what was measured")
+    part.add_argument("--page", default="docs/zoo.md", metavar="FILE", help="its records lie beside it (docs/zoo.md)")
+    _add_composition(part)
     part = command("options", "list groups, their options and keys")
     part.add_argument("group", nargs="?", metavar="GROUP[=OPTION]")
     _add_config_dir(part)

@@ -325,6 +325,12 @@ def _report(asked: argparse.Namespace) -> int:
     return report(asked)
 
 
+def _zoo(asked: argparse.Namespace) -> int:
+    from experiments.zoo.zoo import zoo
+
+    return zoo(asked)
+
+
 def _options(asked: argparse.Namespace) -> int:
     known = options.groups(options.user_folders(asked.config_dir))
     if asked.group == "sweeps":
@@ -370,6 +376,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "export": _export,
     "predict": _predict,
     "report": _report,
+    "zoo": _zoo,
     "options": _options,
     "data": _data,
     "rehearse": _rehearse,

@@ -17,6 +17,7 @@ class Earlier:
     step: int = 0
     """The furthest that was logged."""
     device_h: float = 0.0
+    cpu_s: float = 0.0
     energy_wh: float = 0.0
     wasted_steps: int = 0
     """Steps that had to be done again."""
@@ -50,5 +51,6 @@ def _read(path: Path, found: Earlier) -> None:
                 told = event["metrics"]
                 found.step = max(found.step, event["step"]) if "perf/step_time_ms" in told else found.step
                 found.device_h = told.get("cost/device_h", found.device_h)
+                found.cpu_s = told.get("cost/cpu_s", found.cpu_s)
                 found.energy_wh = told.get("cost/energy_wh", found.energy_wh)
                 found.wasted_steps = int(told.get("cost/wasted_steps", found.wasted_steps))

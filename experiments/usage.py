@@ -58,6 +58,7 @@ class Usage:
         found = {"cost/device_h": self.earlier.device_h + hours * self.num_devices}
         if min(every) >= 0:
             found["cost/energy_wh"] = self.earlier.energy_wh + sum(every) / 3600
+        found["cost/cpu_s"] = self.earlier.cpu_s + sum(gather(self._used_s()))
         found["cost/wasted_steps"] = float(self.earlier.wasted_steps + max(0, self.earlier.step - self.first_step))
         return found
 

@@ -46,11 +46,12 @@ def test_cores_and_memory_are_those_of_this_process() -> None:
 
 
 def test_totals_go_on_from_earlier_attempts_and_are_told_once_a_step() -> None:
-    before = Earlier(step=50, device_h=2.0, energy_wh=1.0, wasted_steps=3)
+    before = Earlier(step=50, device_h=2.0, cpu_s=1e6, energy_wh=1.0, wasted_steps=3)
     resumed = usage(before=before, first_step=40, devices=2)
     found = resumed.totals(60, lambda value: [value, value])
     assert found["cost/wasted_steps"] == 3 + 10
     assert 2.0 < found["cost/device_h"] < 3.0
+    assert 0 < found["cost/cpu_s"] - 1e6 < 1e6
     assert resumed.totals(60, lambda value: [value]) == {}
     assert usage(before=before, first_step=50).totals(60, lambda value: [value])["cost/wasted_steps"] == 3
 
@@ -61,9 +62,11 @@ def test_earlier_attempts_are_summed_from_their_journals(tmp_path: Path) -> None
             journal.data(name="digits", digest=f"d{attempt}", num_examples=3, split="train")
             for step, hours in points:
                 journal.metrics(step, {"train/loss": 1.0, "perf/step_time_ms": 2.0})
-                journal.metrics(step, {"cost/device_h": hours, "cost/wasted_steps": float(attempt - 1)})
-    assert earlier(tmp_path, 3) == Earlier({"train": "d2"}, step=20, device_h=3.0, wasted_steps=1)
-    assert earlier(tmp_path, 2) == Earlier({"train": "d1"}, step=20, device_h=2.5)
+                journal.metrics(
+                    step, {"cost/device_h": hours, "cost/cpu_s": 9 * hours, "cost/wasted_steps": float(attempt - 1)}
+                )
+    assert earlier(tmp_path, 3) == Earlier({"train": "d2"}, step=20, device_h=3.0, cpu_s=27.0, wasted_steps=1)
+    assert earlier(tmp_path, 2) == Earlier({"train": "d1"}, step=20, device_h=2.5, cpu_s=22.5)
 
 
 def test_a_counter_that_runs_over_loses_nothing(tmp_path: Path) -> None:

@@ -91,7 +91,9 @@ def anchor(run: str) -> str:
 
 
 @contextmanager
-def drawing(rows: int, columns: int, height_in: float, **layout: Any) -> Iterator[tuple[Figure, list[Axes]]]:
+def drawing(
+    rows: int, columns: int, height_in: float, width_in: float = WIDTH_IN, **layout: Any
+) -> Iterator[tuple[Figure, list[Axes]]]:
     """A figure with so many panels, row by row, in the style of the report; nothing of it outlives the context."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -99,7 +101,7 @@ def drawing(rows: int, columns: int, height_in: float, **layout: Any) -> Iterato
     # A figure of its own, not of pyplot: that keeps all, and asks for a screen.
     with mpl.rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)
-        figure = Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
+        figure = Figure(figsize=(width_in, height_in), layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False, **layout)
         yield figure, list(axes.flat)
 

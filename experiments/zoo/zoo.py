@@ -1,0 +1,222 @@
+"""`lathe zoo`: shows what every experiment measured, measures it, writes the page of it, and checks that page."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.markup import escape
+from rich.table import Table
+
+from experiments.atomic import write_text
+from experiments.display import console
+from experiments.faults import InputError
+from experiments.trial import trial_id
+from experiments.zoo.figure import draw
+from experiments.zoo.measure import Failed, Refused, Terms, measure
+from experiments.zoo.page import Standing, cost_text, expected_text, measured_text, page, problems_of
+from experiments.zoo.record import Record, Records, Refusal
+from experiments.zoo.rows import Row, chosen, rows
+
+SECONDS = {"s": 1, "m": 60, "h": 3600}
+SEEDS = 3
+
+
+def zoo(asked: argparse.Namespace) -> int:
+    """Do what was asked.
+
+    Raises:
+        InputError: the words of the command, a header or a record is wrong.
+    """
+    names, terms = _read(asked)
+    known = rows(terms.config_dirs)
+    wanted = chosen(known, names)
+    book = _Book(Path(asked.page), known, terms)
+    if asked.run:
+        return _run(book, wanted, bool(names))
+    if asked.write:
+        book.write(with_figures=True)
+        _say(f"{book.page} tells of {len(known)} rows, {book.num_measured()} of them measured")
+        return 0
+    if asked.check:
+        problems = book.problems()
+        for problem in problems:
+            print(problem, file=sys.stderr)
+        return 1 if problems else 0
+    console().print(_table([book.standing(row) for row in wanted]))
+    return 0
+
+
+def _read(asked: argparse.Namespace) -> tuple[list[str], Terms]:
+    """Names and terms of the command's words.
+
+    Raises:
+        InputError: with everything that is wrong with them.
+    """
+    names = [word for word in asked.words if "=" not in word and not word.startswith(("~", "+"))]
+    overrides = [word for word in asked.words if word not in names]
+    verbs = [f"--{verb}" for verb in ("run", "write", "check") if getattr(asked, verb)]
+    problems = [f"{' and '.join(verbs)} are different things to do; say one of them"] if len(verbs) > 1 else []
+    if not asked.run:
+        given = {
+            "--budget": asked.budget, "--seeds": asked.seeds, "--again": asked.again, **dict.fromkeys(overrides, True)
+        }  # fmt: skip
+        told = [word for word, value in given.items() if value]
+        problems += [
+            f"{word} is for measuring; write `lathe zoo --run {word}{' ...' if word in ('--budget', '--seeds') else ''}`"
+            for word in told
+        ]
+        verb = "--write" if asked.write else "--check" if asked.check else ""
+        problems += [f"NAME={name}: {verb} is of the whole page; leave the name out" for name in names if verb]
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", asked.budget or "0s")
+    if match is None or (asked.budget and float(match[1]) == 0):
+        problems.append(f"--budget {asked.budget} is no time of a run; write 90s, 10m or 1.5h")
+    if asked.seeds is not None and asked.seeds < 1:
+        problems.append(f"--seeds {asked.seeds} is no number of runs; write 1 or more")
+    if problems or match is None:
+        raise InputError(problems, "`lathe zoo`")
+    return names, Terms(
+        seeds=SEEDS if asked.seeds is None else asked.seeds,
+        budget_s=float(match[1]) * SECONDS[match[2]] if asked.budget else None,
+        again=asked.again,
+        overrides=tuple(overrides),
+        config_dirs=tuple(asked.config_dir),
+        trust=tuple(asked.trust),
+    )
+
+
+class _Book:
+    """The page, and what it is made of."""
+
+    def __init__(self, page: Path, known: Sequence[Row], terms: Terms) -> None:
+        """
+        Args:
+            page: its file.
+            known: all rows.
+            terms: how rows are measured.
+
+        Raises:
+            InputError: an experiment does not compose.
+        """
+        self.page, self.rows, self.terms = page.expanduser(), known, terms
+        self.records = Records(self.page)
+        plain = Terms(config_dirs=terms.config_dirs, trust=terms.trust)
+        self._composed = {row.name: plain.compose(row) for row in known}
+
+    def standing(self, row: Row) -> Standing:
+        """What is known of a row."""
+        experiment, known = self._composed[row.name], self.records.find(row.name)
+        changed = isinstance(known, Record) and not known.overrides and known.trial != trial_id(experiment.config)
+        return Standing(row, str(experiment.choices["data"]), known, changed)
+
+    def num_measured(self) -> int:
+        return sum(isinstance(self.records.find(row.name), Record) for row in self.rows)
+
+    def write(self, *, with_figures: bool = False) -> None:
+        """Write the page, and draw the curves again where that is asked.
+
+        Raises:
+            InputError: the folder cannot be written.
+        """
+        standings = [self.standing(row) for row in self.rows]
+        try:
+            for one in standings if with_figures else ():
+                if one.record:
+                    draw(one.record, self.records.figure(one.row.name))
+            self.page.parent.mkdir(parents=True, exist_ok=True)
+            write_text(self.page, self._text(standings))
+        except OSError as err:
+            raise self._unwritable(err) from err
+
+    def keep(self, known: Record | Refusal) -> None:
+        """Take a row's record in, and write its curve and the page.
+
+        Raises:
+            InputError: the folder cannot be written.
+        """
+        try:
+            self.records.keep(known)
+            if isinstance(known, Record):
+                draw(known, self.records.figure(known.row))
+        except OSError as err:
+            raise self._unwritable(err) from err
+        self.write()
+
+    def problems(self) -> list[str]:
+        """What of the page is not as headers and records give it."""
+        standings = [self.standing(row) for row in self.rows]
+        return problems_of(self._text(standings), self.page, standings, self.records.folder)
+
+    def _text(self, standings: Sequence[Standing]) -> str:
+        return page(standings, self.records.folder.name)
+
+    def _unwritable(self, err: OSError) -> InputError:
+        return InputError(
+            [f"--page {self.page} cannot be written: {err.strerror}; free space there, or choose another"]
+        )
+
+
+def _run(book: _Book, wanted: Sequence[Row], are_named: bool) -> int:
+    """Measure rows one after the other; 1 where a run failed, though the others went on."""
+    terms = book.terms
+    if are_named and (without := [row.name for row in wanted if row.metric is None]):
+        raise InputError(
+            [
+                f"NAME={name}: its header says nothing to measure; add `# Measure: test/accuracy_top1` or the like"
+                for name in without
+            ]
+        )
+    wanted = [row for row in wanted if row.metric is not None]
+    asked_for = {row.name: trial_id(terms.compose(row).config) for row in wanted}  # what is wrong is told before a run
+    counts = dict.fromkeys(("measured", "stand", "not measured", "failed"), 0)
+    for number, row in enumerate(wanted, 1):
+        before = book.records.find(row.name)
+        head = f"[{number}/{len(wanted)}] {row.name}"
+        if (
+            isinstance(before, Record)
+            and not terms.again
+            and before.stands(asked_for[row.name], terms.seeds, terms.budget_s)
+        ):
+            counts["stand"] += 1
+            _say(f"{head}: measured on {before.date}; --again measures it once more")
+            continue
+        _say(f"{head}: {row.metric} of {terms.seeds} seed{'s' if terms.seeds > 1 else ''}")
+        try:
+            book.keep(measure(row, terms))
+            counts["measured"] += 1
+            _say(f"{head}: {_result(book.standing(row))}")
+        except (Refused, Failed) as err:
+            has_failed = isinstance(err, Failed)
+            counts["failed" if has_failed else "not measured"] += 1
+            _say(f"{head}: {'failed' if has_failed else 'not measured'}: {err}")
+            if isinstance(err, Failed):
+                _say(f"`lathe logs {err.sweep.folder}` shows more; said again, it goes on")
+            if not isinstance(before, Record):
+                book.keep(Refusal(row.name, str(err)))
+    _say(", ".join(f"{count} {word}" for word, count in counts.items() if count) + f"; {book.page}")
+    return 1 if counts["failed"] else 0
+
+
+def _result(standing: Standing) -> str:
+    record, row = standing.record, standing.row
+    assert record is not None
+    told = f"{record.metric} {measured_text(standing).replace('*', '')}, {cost_text(record)} a run"
+    return f"{told}; its header expects {expected_text(row)}" if standing.is_outside else told
+
+
+def _table(standings: Sequence[Standing]) -> Table:
+    table = Table("row", "metric", "expected", "measured", "cost", title="zoo", title_justify="left")
+    for one in standings:
+        measured = measured_text(one).replace("*", "") or one.remark
+        if one.has_changed:
+            measured += " (its configuration has changed since)"
+        cells = (one.row.name, one.row.metric or "", expected_text(one.row), measured, cost_text(one.record))
+        table.add_row(*map(escape, cells))
+    return table
+
+
+def _say(line: str) -> None:
+    console().print(line, highlight=False, markup=False, soft_wrap=True)
