@@ -54,6 +54,13 @@ def test_what_a_class_takes_completes_though_no_yaml_names_it_but_live_objects_d
     assert "optimizer._target_=" not in found
 
 
+def test_experiments_overrides_and_flags_of_the_zoo_complete() -> None:
+    assert completions("lathe zoo digits_") == ["digits_lenet"]
+    assert completions("lathe zoo word2vec word2vec") == ["word2vec_nce"]
+    assert completions("lathe zoo --run launcher=sl") == ["launcher=slurm"]
+    assert completions("lathe zoo --ru") == ["--run"]
+
+
 def test_flags_complete_and_so_do_the_folders_they_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("mine/model", "more", ".hidden"):
         (tmp_path / name).mkdir(parents=True)

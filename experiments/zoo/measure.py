@@ -91,7 +91,7 @@ def measure(row: Row, terms: Terms) -> Record:
         sweep = _run(row, terms, f"zoo-{row.name}", shorter)
     except PlanError as err:
         raise Refused(err.problems[0]) from err
-    return _record(row, terms, sweep, trial_id(experiment.config), steps_in_all)
+    return _record(row, terms, sweep, trial_id(experiment.config), steps_in_all, shorter)
 
 
 def missing_data(data: dict[str, Any]) -> str | None:
@@ -102,8 +102,8 @@ def missing_data(data: dict[str, Any]) -> str | None:
     files = [str(name) for name in data.get("files") or ()]
     absent = [name for name in files if not (folder / name).is_file()]
     if absent or not folder.is_dir():
-        what = ", ".join(absent) if absent else "the folder"
-        return f"its data is not here: data.folder={data['folder']} lacks {what}; `lathe data` names the source"
+        what = f"{', '.join(absent)} of " if absent else ""
+        return f"its data is not here: {what}data.folder={data['folder']}; `lathe data` names the source"
     return None
 
 
@@ -213,7 +213,7 @@ def _finished(sweep: Sweep) -> list[Entry]:
     return [entry for entry in _entries(sweep) if entry.state == "finished"]
 
 
-def _record(row: Row, terms: Terms, sweep: Sweep, trial: str, steps_in_all: int) -> Record:
+def _record(row: Row, terms: Terms, sweep: Sweep, trial: str, steps_in_all: int, shorter: list[str]) -> Record:
     """What the journals of a finished sweep say.
 
     Raises:
@@ -255,6 +255,7 @@ def _record(row: Row, terms: Terms, sweep: Sweep, trial: str, steps_in_all: int)
         curve_metric=curve_metric,
         curve_steps=steps,
         curves=curves,
+        shorter=shorter,
     )
 
 

@@ -11,7 +11,7 @@ from statistics import fmean
 
 from experiments.status_text import duration, number
 from experiments.zoo.figure import alt
-from experiments.zoo.record import Record, Refusal
+from experiments.zoo.record import Record, Refusal, rounded
 from experiments.zoo.rows import OTHER, Row
 
 HEAD = """# Zoo
@@ -22,8 +22,8 @@ and the records beside it.
 
 *Measured* is the mean over the seeds and their standard deviation; *expected* is the range that a header gives for that mean.
 A run that a budget made shorter says how far it went, and is not held against what is expected of a whole one. *Cost* is of one
-run: time, and seconds of a core (CPU s), which are much the same where other work ran beside it. The entry of each row tells its
-source, seeds, machine, code and learning curve.
+run: time, and seconds of a core (CPU s), which tell more than time where other work ran beside it. The entry of each row tells
+its source, seeds, machine and code, and shows its learning curve: the mean, and a band from the lowest seed to the highest.
 """
 COLUMNS = ("experiment", "data", "metric", "published", "expected", "measured", "cost")
 
@@ -33,11 +33,7 @@ class Standing:
     """A row, and what is known of it."""
 
     row: Row
-    data: str
-    """The option of the group."""
     known: Record | Refusal | None
-    has_changed: bool = False
-    """Whether its configuration is not what was measured."""
 
     @property
     def record(self) -> Record | None:
@@ -49,7 +45,7 @@ class Standing:
         record, expected = self.record, self.row.expected
         if record is None or expected is None or not record.is_whole or record.overrides:
             return False
-        return record.metric == self.row.metric and not expected[0] <= record.mean <= expected[1]
+        return record.metric == self.row.metric and not expected[0] <= rounded(record.mean) <= expected[1]
 
     @property
     def remark(self) -> str:
@@ -68,7 +64,7 @@ def page(standings: Sequence[Standing], figures: str) -> str:
         standings: of all rows.
         figures: the folder of the curves, as the page's links name it.
     """
-    families = sorted({one.row.family for one in standings}, key=lambda name: (name == OTHER, name))
+    families = sorted({one.row.family for one in standings}, key=lambda name: (name == OTHER, name.lower()))
     sections = []
     for family in families:
         own = [one for one in standings if one.row.family == family]
@@ -81,7 +77,7 @@ def _table(standings: Sequence[Standing]) -> list[str]:
     lines = [f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}"]
     for one in standings:
         cells = (
-            f"[{one.row.name}](#{_anchor(one.row.name)})", f"`{one.data}`", f"`{one.row.metric}`" if one.row.metric else "",
+            f"[{one.row.name}](#{_anchor(one.row.name)})", f"`{one.row.data}`", f"`{one.row.metric}`" if one.row.metric else "",
             _text(one.row.published), expected_text(one.row), measured_text(one) or _text(one.remark), cost_text(one.record),
         )  # fmt: skip
         lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
@@ -99,10 +95,10 @@ def measured_text(standing: Standing) -> str:
     if record is None:
         return ""
     words = [number(record.mean) if record.spread is None else f"{number(record.mean)} ± {record.spread:.2g}"]
-    if len(record.seeds) == 1:
-        words.append("(one seed)")
     if not record.is_whole:
         words.append(f"after {record.steps:,} of {record.steps_in_all:,} steps")
+    if len(record.seeds) == 1:
+        words.append("(one seed)")
     if record.overrides:
         words.append(f"with {shlex.join(record.overrides)}")
     if standing.is_outside:
@@ -122,16 +118,17 @@ def cost_text(record: Record | None) -> str:
 
 def _entry(standing: Standing, figures: str) -> str:
     row, record = standing.row, standing.record
-    lines = [f"### {row.name}", "", _text(_sentence(row.facts.get("Question", ""))), ""]
+    question = row.facts.get("Question")
+    lines = [f"### {row.name}", "", *([_text(_sentence(question)), ""] if question else [])]
     told = {
         "Source": row.facts.get("Source", ""),
         "Published": row.published,
-        "Expected": row.facts.get("Expect", "") if row.metric is None or row.expected is None else expected_text(row),
+        "Expected": expected_text(row) if row.overrides else row.facts.get("Expect", ""),  # which tells of all its rows
     }
     lines += [f"- {word}: {_text(text)}" for word, text in told.items() if text]
     lines += [f"- {line}" for line in (_of_record(standing, record) if record else [_text(_sentence(standing.remark))])]
-    command = row.command + (f" {shlex.join(record.overrides)}" if record and record.overrides else "")
-    lines += ["", "```sh", command, "```"]
+    changes = [*record.overrides, *record.shorter] if record else []
+    lines += ["", "```sh", " ".join([row.command, *map(shlex.quote, changes)]), "```"]
     if record is not None:
         lines += ["", f"![{alt(record)}]({figures}/{row.name}.svg)"]
     return "\n".join(lines)

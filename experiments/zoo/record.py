@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -55,6 +55,8 @@ class Record:
     curve_steps: list[int]
     curves: list[list[float]]
     """Of each seed, a value for each of the steps."""
+    shorter: list[str] = field(default_factory=list)
+    """Overrides that made it as short as the budget."""
 
     @property
     def mean(self) -> float:
@@ -70,10 +72,10 @@ class Record:
         """Whether the training went as far as the experiment asks."""
         return self.steps >= self.steps_in_all
 
-    def stands(self, trial: str, seeds: int, budget_s: float | None) -> bool:
+    def stands(self, trial: str, metric: str | None, seeds: int, budget_s: float | None) -> bool:
         """Whether measuring it again, with as many seeds and as much time, would tell nothing new."""
         as_far = self.is_whole or (self.budget_s is not None and budget_s is not None and budget_s <= self.budget_s)
-        return self.trial == trial and len(self.seeds) >= seeds and as_far
+        return (self.trial, self.metric) == (trial, metric) and len(self.seeds) >= seeds and as_far
 
 
 @dataclass(frozen=True)
@@ -108,11 +110,13 @@ class Records:
         if not path.exists():
             return None
         try:
-            told: dict[str, Any] = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
-            return Refusal(**told) if "refused" in told else Record(**told)
-        except (OSError, TypeError, ValueError, yaml.YAMLError) as err:
-            told_of = f"{path} is no record of a row: {str(err).splitlines()[0]}"
-            raise InputError([f"{told_of}; restore it, or remove it and measure again"]) from err
+            told = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
+        except (OSError, ValueError, yaml.YAMLError) as err:
+            raise _damaged(path, str(err).splitlines()[0]) from err
+        kind = Refusal if isinstance(told, dict) and "refused" in told else Record
+        if problem := _problem(told, kind):
+            raise _damaged(path, problem)
+        return kind(**told)
 
     def keep(self, record: Record | Refusal) -> None:
         """Put a record in the place of the one before.
@@ -125,6 +129,20 @@ class Records:
 
     def _path(self, row: str) -> Path:
         return self.folder / f"{row}.yaml"
+
+
+def _damaged(path: Path, why: str) -> InputError:
+    return InputError([f"{path} is no record of a row: {why}; restore it, or remove it and measure again"])
+
+
+def _problem(told: Any, kind: type[Record] | type[Refusal]) -> str:
+    """What keys are missing or of no meaning; "" where all is well."""
+    if not isinstance(told, dict):
+        return "it is no map"
+    known = fields(kind)
+    missing = [one.name for one in known if one.default_factory is MISSING and one.name not in told]
+    strange = [str(key) for key in told if key not in {one.name for one in known}]
+    return f"it lacks {', '.join(missing)}" if missing else f"it knows no {', '.join(strange)}" if strange else ""
 
 
 def rounded(value: float) -> float:

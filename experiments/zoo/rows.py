@@ -15,8 +15,10 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import yaml
 
 from experiments import options
 from experiments.faults import InputError, did_you_mean
@@ -40,6 +42,8 @@ class Row:
     """Lowest and highest mean that is no surprise."""
     overrides: tuple[str, ...] = ()
     published: str = ""
+    data: str = ""
+    """The option of the group data that it is trained on."""
 
     @property
     def name(self) -> str:
@@ -69,9 +73,10 @@ def rows(config_dirs: Sequence[str] = ()) -> list[Row]:
     """
     problems: list[str] = []
     found: list[Row] = []
-    for name, path in options.groups(options.user_folders(config_dirs)).get("experiment", {}).items():
+    files = options.groups(options.user_folders(config_dirs))["experiment"]
+    for name, path in files.items():
         try:
-            found += _rows_of(name, path)
+            found += [replace(row, data=_data_of(row, files)) for row in _rows_of(name, path)]
         except InputError as err:
             problems += err.problems
     names = [row.name for row in found]
@@ -93,6 +98,28 @@ def chosen(known: Sequence[Row], names: Sequence[str]) -> list[Row]:
             [f"NAME={name}: there is no such experiment; {did_you_mean(name, all_names)}" for name in wrong]
         )
     return [row for row in known if not names or row.name in names or row.experiment in names]
+
+
+def _data_of(row: Row, files: Mapping[str, Path]) -> str:
+    """What data a row names, read from its file: to compose every experiment takes seconds, and many are only listed."""
+    typed = [word.partition("=")[2] for word in row.overrides if word.startswith("data=")]
+    default = _named_data(options.HOUSE / "config.yaml", {})
+    return typed[-1] if typed else _named_data(files[row.experiment], files) or default
+
+
+def _named_data(path: Path, files: Mapping[str, Path]) -> str:
+    """The option that the last word of a defaults list names for the data, those of its parents among them."""
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
+    except (OSError, ValueError, yaml.YAMLError) as err:
+        raise InputError([f"{shown_path(path)} cannot be read: {str(err).splitlines()[0]}; mend it"]) from err
+    found = ""
+    for entry in content.get("defaults") or () if isinstance(content, dict) else ():
+        if isinstance(entry, dict):
+            found = str(entry.get("override /data", entry.get("data", found)))
+        elif entry != "_self_" and entry in files:
+            found = _named_data(files[entry], {name: files[name] for name in files if name != entry}) or found
+    return found
 
 
 def _twice(names: Sequence[str]) -> list[str]:

@@ -46,7 +46,7 @@ def zoo(asked: argparse.Namespace) -> int:
         for problem in problems:
             print(problem, file=sys.stderr)
         return 1 if problems else 0
-    console().print(_table([book.standing(row) for row in wanted]))
+    console().print(_table(book, wanted))
     return 0
 
 
@@ -97,20 +97,24 @@ class _Book:
             page: its file.
             known: all rows.
             terms: how rows are measured.
-
-        Raises:
-            InputError: an experiment does not compose.
         """
         self.page, self.rows, self.terms = page.expanduser(), known, terms
         self.records = Records(self.page)
-        plain = Terms(config_dirs=terms.config_dirs, trust=terms.trust)
-        self._composed = {row.name: plain.compose(row) for row in known}
 
     def standing(self, row: Row) -> Standing:
         """What is known of a row."""
-        experiment, known = self._composed[row.name], self.records.find(row.name)
-        changed = isinstance(known, Record) and not known.overrides and known.trial != trial_id(experiment.config)
-        return Standing(row, str(experiment.choices["data"]), known, changed)
+        return Standing(row, self.records.find(row.name))
+
+    def has_changed(self, standing: Standing) -> bool:
+        """Whether a row's configuration is not what was measured.
+
+        Raises:
+            InputError: it does not compose.
+        """
+        record = standing.record
+        if record is None or record.overrides:
+            return False
+        return record.trial != trial_id(self.terms.compose(standing.row).config)
 
     def num_measured(self) -> int:
         return sum(isinstance(self.records.find(row.name), Record) for row in self.rows)
@@ -178,7 +182,7 @@ def _run(book: _Book, wanted: Sequence[Row], are_named: bool) -> int:
         if (
             isinstance(before, Record)
             and not terms.again
-            and before.stands(asked_for[row.name], terms.seeds, terms.budget_s)
+            and before.stands(asked_for[row.name], row.metric, terms.seeds, terms.budget_s)
         ):
             counts["stand"] += 1
             _say(f"{head}: measured on {before.date}; --again measures it once more")
@@ -207,11 +211,11 @@ def _result(standing: Standing) -> str:
     return f"{told}; its header expects {expected_text(row)}" if standing.is_outside else told
 
 
-def _table(standings: Sequence[Standing]) -> Table:
+def _table(book: _Book, wanted: Sequence[Row]) -> Table:
     table = Table("row", "metric", "expected", "measured", "cost", title="zoo", title_justify="left")
-    for one in standings:
+    for one in map(book.standing, wanted):
         measured = measured_text(one).replace("*", "") or one.remark
-        if one.has_changed:
+        if book.has_changed(one):
             measured += " (its configuration has changed since)"
         cells = (one.row.name, one.row.metric or "", expected_text(one.row), measured, cost_text(one.record))
         table.add_row(*map(escape, cells))
