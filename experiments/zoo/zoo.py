@@ -165,43 +165,40 @@ class _Book:
 
 def _run(book: _Book, wanted: Sequence[Row], are_named: bool) -> int:
     """Measure rows one after the other; 1 where a run failed, though the others went on."""
-    terms = book.terms
-    if are_named and (without := [row.name for row in wanted if row.metric is None]):
-        raise InputError(
-            [
-                f"NAME={name}: its header says nothing to measure; add `# Measure: test/accuracy_top1` or the like"
-                for name in without
-            ]
-        )
+    without = [row.name for row in wanted if row.metric is None] if are_named else []
+    told = "its header says nothing to measure; add `# Measure: test/accuracy_top1` or the like"
+    if without:
+        raise InputError([f"NAME={name}: {told}" for name in without])
     wanted = [row for row in wanted if row.metric is not None]
-    asked_for = {row.name: trial_id(terms.compose(row).config) for row in wanted}  # what is wrong is told before a run
-    counts = dict.fromkeys(("measured", "stand", "not measured", "failed"), 0)
-    for number, row in enumerate(wanted, 1):
-        before = book.records.find(row.name)
-        head = f"[{number}/{len(wanted)}] {row.name}"
-        if (
-            isinstance(before, Record)
-            and not terms.again
-            and before.stands(asked_for[row.name], row.metric, terms.seeds, terms.budget_s)
-        ):
-            counts["stand"] += 1
-            _say(f"{head}: measured on {before.date}; --again measures it once more")
-            continue
-        _say(f"{head}: {row.metric} of {terms.seeds} seed{'s' if terms.seeds > 1 else ''}")
-        try:
-            book.keep(measure(row, terms))
-            counts["measured"] += 1
-            _say(f"{head}: {_result(book.standing(row))}")
-        except (Refused, Failed) as err:
-            has_failed = isinstance(err, Failed)
-            counts["failed" if has_failed else "not measured"] += 1
-            _say(f"{head}: {'failed' if has_failed else 'not measured'}: {err}")
-            if isinstance(err, Failed):
-                _say(f"`lathe logs {err.sweep.folder}` shows more; said again, it goes on")
-            if not isinstance(before, Record):
-                book.keep(Refusal(row.name, str(err)))
+    configs = [book.terms.compose(row).config for row in wanted]  # what is wrong is told before a run
+    if any(config["launcher"].get("dry") for config in configs):
+        raise InputError(["launcher.dry=true runs nothing that could be measured; leave it out"], "`lathe zoo`")
+    counts = dict.fromkeys(("measured", "as before", "not measured", "failed"), 0)
+    for number, (row, config) in enumerate(zip(wanted, configs, strict=True), 1):
+        counts[_measure(book, row, trial_id(config), f"[{number}/{len(wanted)}] {row.name}")] += 1
     _say(", ".join(f"{count} {word}" for word, count in counts.items() if count) + f"; {book.page}")
     return 1 if counts["failed"] else 0
+
+
+def _measure(book: _Book, row: Row, trial: str, head: str) -> str:
+    """Measure one row where that would tell something new, and say so; what became of it, in a word or two."""
+    terms, before = book.terms, book.standing(row).record
+    if before and not terms.again and before.stands(trial, row.metric, terms.seeds, terms.budget_s):
+        _say(f"{head}: measured on {before.date}; --again measures it once more")
+        return "as before"
+    _say(f"{head}: {row.metric} of {terms.seeds} seed{'s' if terms.seeds > 1 else ''}")
+    try:
+        book.keep(measure(row, terms))
+    except (Refused, Failed) as err:
+        word = "failed" if isinstance(err, Failed) else "not measured"
+        _say(f"{head}: {word}: {err}")
+        if isinstance(err, Failed):
+            _say(f"`lathe logs {err.sweep.folder}` shows more; said again, it goes on")
+        if before is None:  # what was measured before says more
+            book.keep(Refusal(row.name, str(err)))
+        return word
+    _say(f"{head}: {_result(book.standing(row))}")
+    return "measured"
 
 
 def _result(standing: Standing) -> str:
