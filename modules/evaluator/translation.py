@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from modules.data.base import Batch, Bilingual, Data, Pair
+from modules.data.base import Batch, Bilingual, Data, Pair, Reads
+from modules.evaluator.base import Answer
 from modules.evaluator.beam_search import beam_search
 from modules.model.base import Writes
 
@@ -60,12 +61,7 @@ class Translation:
         self._shown: dict[str, bytes] = {}
 
     def attach(self, data: Data) -> None:
-        if not isinstance(data, Bilingual):
-            raise ValueError(
-                f"evaluator Translation wants a data set of translations, and {type(data).__name__} is none; "
-                "take data=multi30k, or another evaluator"
-            )
-        self.data = data
+        self.data = _bilingual(data)
         self.bleu = _bleu(self.tokenize)
 
     def measure_model(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -85,7 +81,7 @@ class Translation:
         asked = torch.tensor([self._is_asked(pair) for pair in pairs], device=inputs[0].device)
         if not asked.any():
             return torch.zeros(3 + 2 * _MAX_ORDER, dtype=torch.float64, device=inputs[0].device)
-        texts = self.translations(model, inputs[0][asked])
+        texts = self._translations(model, inputs[0][asked], self.data)
         pairs = [pair for pair in pairs if self._is_asked(pair)]
         for pair, text in zip(pairs, texts, strict=True):
             if pair.index < self.num_shown:
@@ -110,23 +106,24 @@ class Translation:
         """The first sources with their references and translations."""
         return self._shown
 
-    def translations(self, model: nn.Module, source: Tensor) -> list[str]:
-        """What the model writes.
+    def answers(self, model: nn.Module, data: Reads, given: Sequence[str]) -> list[Answer]:
+        """A translation of each text."""
+        bilingual, found = _bilingual(data), []
+        for text in given:
+            source = data.read([text])[0].to(next(model.parameters()).device)
+            (written,) = self._translations(model, source, bilingual)
+            found.append(Answer(written, {"translation": written}))
+        return found
 
-        Args:
-            model: in evaluation mode.
-            source: int64 [texts, time].
-
-        Raises:
-            ValueError: the model cannot write.
-        """
+    def _translations(self, model: nn.Module, source: Tensor, data: Bilingual) -> list[str]:
+        """What the model writes of int64 [texts, time]."""
         if not isinstance(model, Writes):
             raise ValueError(
                 f"evaluator Translation wants a model with encode() and step(), and {type(model).__name__} has none; "
                 "take model=seq2seq_attention"
             )
         found = beam_search(model, source, self.beam_size, self.length_alpha, self.max_tokens)
-        return [self.data.target_text(row) for row in found.cpu()]
+        return [data.target_text(row) for row in found.cpu()]
 
     def _is_asked(self, pair: Pair) -> bool:
         return pair.split != "val" or self.num_examples is None or pair.index < self.num_examples
@@ -136,6 +133,19 @@ class Translation:
         columns = [[each[place] if place < len(each) else None for each in references] for place in range(most)]
         score = self.bleu.corpus_score(texts, columns)
         return [*score.counts, *score.totals, score.sys_len, score.ref_len]
+
+
+def _bilingual(data: object) -> Bilingual:
+    """
+    Raises:
+        ValueError: it is no data set of translations.
+    """
+    if not isinstance(data, Bilingual):
+        raise ValueError(
+            f"evaluator Translation wants a data set of translations, and {type(data).__name__} is none; "
+            "take data=multi30k, or another evaluator"
+        )
+    return data
 
 
 def _shown(pair: Pair, text: str) -> str:

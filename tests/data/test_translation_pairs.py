@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 from experiments.batches import Share, training_batches
-from modules.data.base import END, IGNORED, PADDING, START, UNKNOWN, Batch, Bilingual, DataError, Ordered
+from modules.data.base import END, IGNORED, PADDING, START, UNKNOWN, Batch, Bilingual, DataError, GivenError, Ordered
 from modules.data.pair_split import PairSplit
 from modules.data.translation_pairs import TranslationPairs
 
@@ -104,6 +104,8 @@ def test_what_is_typed_is_read_and_what_is_written_is_text(root: Path) -> None:
     assert data.target_text(words) == "un cheval"
     assert data.target_text(words[:1]) == "un"
     assert data.takes == "text"
+    with pytest.raises(GivenError, match="an empty line is no text to translate"):
+        data.read(["horse", " "])
 
 
 def test_a_table_is_normalised_and_dealt_out_with_all_translations(root: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from modules.data.base import END, IGNORED, PADDING, Batch, Data, Pair
+from modules.data.base import END, IGNORED, PADDING, Batch, Data, Pair, Reads
 from modules.evaluator import translation
 from modules.evaluator.base import ModelEvaluator, Shows
 from modules.evaluator.translation import Translation
@@ -55,6 +55,10 @@ class Texts:
 
 class Echo(nn.Module):
     """Writes the source again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused = nn.Parameter(torch.zeros(1))
 
     def encode(self, source: Tensor) -> State:
         return source, torch.zeros(len(source), dtype=torch.int64)
@@ -120,6 +124,22 @@ def test_the_first_translations_are_shown() -> None:
         f"translation  {_text(SOURCES[1])}",
     ]
     assert shown.count("source") == 2
+
+
+class Given(Texts):
+    """Reads the numbers of words."""
+
+    def read(self, given: Sequence[str]) -> tuple[Tensor, Tensor]:
+        source = torch.tensor([[*(WORDS.index(word) for word in text.split()), END] for text in given])
+        return source, source[:, :1]
+
+
+def test_it_answers_with_a_translation() -> None:
+    answers = _evaluator().answers(Echo(), cast(Reads, Given()), ["the cat sat", "here"])
+    assert [answer.text for answer in answers] == ["the cat sat", "here"]
+    assert [answer.details for answer in answers] == [{"translation": "the cat sat"}, {"translation": "here"}]
+    with pytest.raises(ValueError, match="wants a data set of translations, and object is none"):
+        _evaluator().answers(Echo(), cast(Reads, object()), ["here"])
 
 
 def test_what_does_not_fit_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

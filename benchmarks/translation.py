@@ -1,0 +1,177 @@
+"""Budget: a step of translation costs at most 1.02 times that of a bare torch loop (``python -m benchmarks.translation``).
+
+The same `Seq2SeqAttention` on the same batches of made-up sentences, of like length as `PairSplit` gives them: ours by the
+engine with its journal, in paired blocks as `benchmarks.step_overhead` has them. With a number of steps, such as
+``python -m benchmarks.translation 600``, also a plain recipe beside ours on Tatoeba's short sentences: the same model and
+number of steps, torch's own cross entropy over all words, batches drawn by chance; both BLEUs are printed.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import Adam, Optimizer
+
+from benchmarks.step_overhead import (  # one thread, before torch
+    BUDGET,
+    NUM_STEPS,
+    Clock,
+    Loop,
+    cpu_ratio,
+    show,
+    take_turns,
+)
+from experiments.batches import evaluation_batches, training_batches
+from experiments.build import build
+from experiments.compose import compose
+from experiments.journal import Journal
+from experiments.run import seed_step
+from modules.data.base import IGNORED, Batch
+from modules.data.pair_split import PairSplit
+from modules.evaluator.translation import Translation
+from modules.model.seq2seq_attention import Seq2SeqAttention
+from modules.objective.cross_entropy import CrossEntropy
+from modules.parallel.base import Learner, Recipe
+from modules.parallel.single import Single
+from modules.parallel.topology import Place
+from modules.schedule.constant import Constant
+
+BATCH_SIZE, NUM_PAIRS, VOCAB_SIZE, CLIP = 32, 32 * 60, 2000, 1.0
+make_optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] = partial(Adam, lr=4e-3)
+
+
+def make_model(vocab_sizes: tuple[int, int] = (VOCAB_SIZE, VOCAB_SIZE)) -> Seq2SeqAttention:
+    torch.manual_seed(0)
+    return Seq2SeqAttention(*vocab_sizes, 128, 256, 128, 128, dropout_prob=0.1)
+
+
+def sentences() -> PairSplit:
+    generator = Generator().manual_seed(0)
+    lengths = torch.randint(4, 16, (2, NUM_PAIRS), generator=generator).tolist()
+    sides = [[torch.randint(4, VOCAB_SIZE, (n,), generator=generator).tolist() for n in side] for side in lengths]
+    return PairSplit(sides[0], sides[1], range(NUM_PAIRS))
+
+
+def stream(split: PairSplit, batch_size: int = BATCH_SIZE) -> Iterator[Batch]:
+    return training_batches(split, batch_size, seed=0, first_step=0, num_steps=NUM_STEPS, num_workers=0)
+
+
+def bare() -> Loop:
+    """What one would write, on our batches."""
+    model, losses, batches = make_model(), list[float](), stream(sentences())
+    optimizer = make_optimizer(model.parameters())
+
+    def train(num_steps: int) -> None:
+        for _ in range(num_steps):
+            inputs, targets = next(batches)
+            assert isinstance(inputs, tuple)
+            optimizer.zero_grad()
+            loss = _word_mean(model((inputs[0], inputs[1])), targets[0])
+            loss.backward()  # type: ignore[no-untyped-call]
+            clip_grad_norm_(model.parameters(), CLIP)
+            optimizer.step()
+            losses.append(loss.item())
+
+    return train
+
+
+def ours(folder: Path) -> Loop:
+    engine, journal = Single(), Journal(folder / "journal.jsonl")
+    engine.prepare(Learner(make_model(), CrossEntropy(), make_optimizer, Constant()), _recipe())
+    batches = enumerate(stream(sentences()))
+
+    def train(num_steps: int) -> None:
+        for _ in range(num_steps):
+            step, batch = next(batches)
+            seed_step(0, step, Place(0, 0, 0))
+            metrics = engine.train_step(batch, step)
+            journal.metrics(step + 1, {f"train/{name}": value.item() for name, value in metrics.items()})
+
+    return train
+
+
+def side_by_side(num_steps: int) -> None:
+    """Train both on Tatoeba for so many steps, and say what each cost and how well it translates."""
+    config = compose(["experiment=seq2seq_tatoeba"]).config
+    data = build(config["data"], "data")
+    train, test = data.load("train"), data.load("test")
+    evaluator = Translation(4, 0.6, 20, "none", None, 0)
+    evaluator.attach(data)
+    for name, trained in (("ours", _our_recipe), ("plain recipe", _plain_recipe)):
+        model = make_model((data.source_vocab_size, data.target_vocab_size))
+        start = time.process_time()
+        trained(model, train, num_steps)
+        cpu_s = time.process_time() - start
+        with torch.inference_mode():
+            batches = evaluation_batches(test, 100, num_workers=0)
+            sums = sum((evaluator.measure_model(model.eval(), batch) for batch, _ in batches), torch.zeros(()))
+        bleu = evaluator.model_metrics(model, sums)["bleu"]
+        print(
+            f"tatoeba, {name:<15}{num_steps} steps of {BATCH_SIZE}  {cpu_s:6.0f} CPU s  test BLEU {bleu:5.2f}",
+            flush=True,
+        )
+
+
+def _our_recipe(model: nn.Module, train: PairSplit, num_steps: int) -> None:
+    engine = Single()
+    engine.prepare(Learner(model, CrossEntropy(), make_optimizer, Constant()), _recipe())
+    for step, batch in zip(range(num_steps), stream(train), strict=False):
+        engine.train_step(batch, step)
+
+
+def _plain_recipe(model: nn.Module, train: PairSplit, num_steps: int) -> None:
+    optimizer = make_optimizer(model.parameters())
+    for indices in _by_chance(len(train), num_steps):
+        inputs, targets = train.batch(indices, Generator())
+        optimizer.zero_grad()
+        _word_mean(model(inputs), targets[0]).backward()  # type: ignore[no-untyped-call]
+        clip_grad_norm_(model.parameters(), CLIP)
+        optimizer.step()
+
+
+def _by_chance(num_pairs: int, num_steps: int) -> Iterator[Tensor]:
+    generator = Generator().manual_seed(0)
+    for _ in range(num_steps):
+        yield torch.randint(num_pairs, (BATCH_SIZE,), generator=generator)
+
+
+def _word_mean(logits: Tensor, words: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(logits.flatten(0, 1), words.flatten(), ignore_index=IGNORED)
+
+
+def _recipe() -> Recipe:
+    return Recipe(
+        NUM_STEPS, num_accumulation=1, grad_clip_norm=CLIP, precision="fp32", compile=False, device="cpu",
+        batch_size_per_device=BATCH_SIZE,
+    )  # fmt: skip
+
+
+def main(words: list[str]) -> int:
+    torch.set_num_threads(1)
+    times: list[list[Clock]] = [[], [], []]
+    with tempfile.TemporaryDirectory() as name:
+        for build_number in range(3):  # where a model lies in memory is worth a percent
+            makers: list[Callable[[], Loop]] = [partial(ours, Path(name) / str(build_number)), bare, bare]
+            order = [(build_number + place) % 3 for place in range(3)]
+            loops = {number: makers[number]() for number in order}
+            for number, clocks in zip(order, take_turns(list(loops.values()), 15, 2), strict=True):
+                times[number] += clocks
+    own, peer, control = times
+    kept = cpu_ratio(own, peer) <= BUDGET
+    show("seq2seq_attention", own, peer, f"budget {BUDGET}x: {'kept' if kept else 'MISSED'}")
+    show("  bare loop twice", control, peer, "the noise")
+    for word in words:
+        side_by_side(int(word))
+    return 0 if kept else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
