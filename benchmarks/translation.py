@@ -8,6 +8,7 @@ number of steps, torch's own cross entropy over all words, batches drawn by chan
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 import time
@@ -15,20 +16,14 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch, as in `benchmarks.step_overhead`
+
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Adam, Optimizer
 
-from benchmarks.step_overhead import (  # one thread, before torch
-    BUDGET,
-    NUM_STEPS,
-    Clock,
-    Loop,
-    cpu_ratio,
-    show,
-    take_turns,
-)
+from benchmarks.step_overhead import BUDGET, NUM_STEPS, Clock, Loop, cpu_ratio, show, take_turns
 from experiments.batches import evaluation_batches, training_batches
 from experiments.build import build
 from experiments.compose import compose
