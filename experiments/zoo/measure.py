@@ -115,9 +115,8 @@ def _fitting(row: Row, terms: Terms, experiment: Experiment, steps_in_all: int) 
     """
     if terms.budget_s is None or steps_in_all <= TRY_STEPS:
         return []
-    tried = _run(
-        row, terms, f"zoo-{row.name}-try", [*_length(TRY_STEPS, TRY_STEPS), f"log_every_steps={TRY_STEPS // 2}"]
-    )
+    short = _length(experiment, TRY_STEPS, steps_in_all, TRY_STEPS)
+    tried = _run(row, terms, f"zoo-{row.name}-try", [*short, f"log_every_steps={TRY_STEPS // 2}"])
     every = int(experiment.config["eval_every_steps"])
     evaluations = -(-steps_in_all // every)
     fitting = min(
@@ -128,12 +127,15 @@ def _fitting(row: Row, terms: Terms, experiment: Experiment, steps_in_all: int) 
         return []
     if fitting < TRY_STEPS:
         raise Refused(f"a budget of {duration(terms.budget_s)} has no room for {TRY_STEPS} steps of it; give more")
-    return _length(fitting, max(1, every * fitting // steps_in_all))
+    return _length(experiment, fitting, steps_in_all, max(1, every * fitting // steps_in_all))
 
 
-def _length(steps: int, eval_every_steps: int) -> list[str]:
+def _length(experiment: Experiment, steps: int, steps_in_all: int, eval_every_steps: int) -> list[str]:
+    """Overrides by which a run has fewer steps; its warm-up stays the same part of it."""
     every = f"eval_every_steps={eval_every_steps}", f"checkpoint.every_steps={eval_every_steps}"
-    return [f"max_steps={steps}", "max_epochs=null", *every]
+    warmup = experiment.config["schedule"].get("warmup_steps")
+    shorter = [f"schedule.warmup_steps={warmup * steps // steps_in_all}"] if warmup else []
+    return [f"max_steps={steps}", "max_epochs=null", *every, *shorter]
 
 
 def _steps_in(budget_s: float, history: History, folder: Path, evaluations: int) -> int:
