@@ -23,6 +23,10 @@ from tests.ranks import on_ranks
 pytestmark = pytest.mark.slow
 
 OPTIONS = groups()["model"]
+TWO_TEXTS = [
+    "data=multi30k", "data.source_vocab_size=9", "data.target_vocab_size=9", "data.max_source_tokens=4",
+    "data.max_target_tokens=5",
+]  # fmt: skip
 SMALL_STEM = ["model.stem_stride=1", "model.stem_pools=0", "model.width=0.01", "model.dropout_prob=0"]
 WORDS = ["data=shakespeare_char", "data.vocab_size=12", "data.context_tokens=7", "data.num_train=null"]
 
@@ -55,6 +59,12 @@ TINY: dict[str, list[str]] = {
         "data=text8", "objective=negative_sampling", "data.vocab_size=12", "data.context_tokens=9", "data.window=2",
         "data.num_noise=3", "model.embedding_size=6",
     ],
+    "seq2seq": [*TWO_TEXTS, "model.embedding_size=6", "model.hidden_size=8", "model.dropout_prob=0"],
+    "seq2seq_attention": [
+        *TWO_TEXTS, "model.embedding_size=6", "model.hidden_size=8", "model.attention_size=5", "model.readout_size=7",
+        "model.dropout_prob=0",
+    ],
+    "seq2seq_transformer": [*TWO_TEXTS, "model.hidden_size=8", "model.ff_size=12", "model.dropout_prob=0"],
 }  # fmt: skip
 """By option: what makes it tiny. Presets of a class, such as the larger gpt, need no entry of their own."""
 BATCH_SIZE, NUM_ACCUMULATION, NUM_STEPS = 8, 2, 3
@@ -94,7 +104,8 @@ def losses(rank: Rank, configs: dict[str, dict[str, Any]], mode: str) -> dict[st
             continue
         parts.learner.optimizer = functools.partial(SGD, lr=0.01)
         parts.engine = MODES[mode].engine()
-        most = config["data"].get("num_classes") or config["data"]["vocab_size"]
+        data = config["data"]
+        most = next(data[key] for key in ("num_classes", "vocab_size", "target_vocab_size") if data.get(key))
         batches = [batch_of(parts.data.example(BATCH_SIZE), most, step) for step in range(NUM_STEPS)]
         recipe = Recipe(
             NUM_STEPS, NUM_ACCUMULATION // topology.data, None, "fp32", False, "cpu", BATCH_SIZE // NUM_ACCUMULATION,
