@@ -400,7 +400,7 @@ def plant(trial: Trial, name: str, content: bytes) -> None:
         ),
         (f"USER={USER}\n".encode("utf-16"), "a.bin, line 1 of what is not committed tells a user's name"),
         (b"\x89PNG\0AKIA" + b"ABCDEFGHIJKLMNOP", "a.bin of what is not committed tells a secret"),
-        (gzip.compress(USER.encode()), "a.bin of what is not committed is packed or binary"),
+        (gzip.compress(USER.encode(), mtime=0), "a.bin of what is not committed is packed or binary"),
     ],
     ids=["latin1", "utf16", "binary", "packed"],
 )
