@@ -239,6 +239,8 @@ def make_parser() -> tuple[_Parser, dict[str, _Parser]]:
     part.add_argument("--again", action="store_true", help="measure also what was measured")
     part.add_argument("--page", default="docs/zoo.md", metavar="FILE", help="its records lie beside it (docs/zoo.md)")
     _add_composition(part)
+    part = command("simulate", "say how fast replicas would train together, before there are any")
+    _add_simulation(part)
     part = command("options", "list groups, their options and keys")
     part.add_argument("group", nargs="?", metavar="GROUP[=OPTION]")
     _add_config_dir(part)
@@ -250,6 +252,38 @@ def make_parser() -> tuple[_Parser, dict[str, _Parser]]:
     part.epilog = SETUP
     part.add_argument("shell", metavar="SHELL", choices=SHELLS, help="bash, zsh or fish")
     return parser, commands.choices
+
+
+def _add_simulation(part: argparse.ArgumentParser) -> None:
+    part.add_argument(
+        "words",
+        nargs="*",
+        metavar="RUN|OVERRIDE",
+        help="a run that has measured its steps, or overrides of an experiment",
+    )
+    for flag, name, text in (
+        ("--workers", "N,N", "numbers of workers (1,2,4,8,16,32,64)"),
+        ("--mode", "MODE,MODE", "sync, sync_servers, backup, async, hybrid (all)"),
+        ("--times", "NAME", "of computing: constant, lognormal:0.2, gamma:0.2, shifted_exponential:0.2 (as measured)"),
+        ("--slow", "N:FACTOR", "so many workers take FACTOR times as long"),
+    ):
+        part.add_argument(flag, metavar=name, help=text)
+    for flag, text in (
+        ("--servers", "parameter servers (1)"),
+        ("--backup", "of the workers so many are not waited for (one in twenty)"),
+        ("--group-size", "workers of a hybrid's group (those of a node)"),
+        ("--max-staleness", "steps that a worker may be ahead of the slowest (any)"),
+        ("--samples", "the time to so many examples (of the whole training)"),
+    ):
+        part.add_argument(flag, type=int, metavar="N", help=text)
+    part.add_argument("--seed", type=int, default=0, metavar="N", help="of all that is drawn (0)")
+    part.add_argument(
+        "--against", action="append", default=[], metavar="RUN", help="compare with what another run has measured"
+    )
+    part.add_argument("--json", action="store_true", help="everything, as one JSON document")
+    part.add_argument("-o", "--output", metavar="DIR", help="write the figure, and the numbers as CSV and JSON")
+    _add_composition(part)
+    _add_runs_dir(part)
 
 
 def _add_rehearsal(part: argparse.ArgumentParser) -> None:

@@ -331,6 +331,12 @@ def _zoo(asked: argparse.Namespace) -> int:
     return zoo(asked)
 
 
+def _simulate(asked: argparse.Namespace) -> int:
+    from experiments.simulate.simulate import command
+
+    return command(asked)
+
+
 def _options(asked: argparse.Namespace) -> int:
     known = options.groups(options.user_folders(asked.config_dir))
     if asked.group == "sweeps":
@@ -377,6 +383,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "predict": _predict,
     "report": _report,
     "zoo": _zoo,
+    "simulate": _simulate,
     "options": _options,
     "data": _data,
     "rehearse": _rehearse,

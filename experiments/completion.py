@@ -106,7 +106,9 @@ def _argument(command: str, current: str, before: Sequence[str]) -> list[str]:
         return _starting(current, chosen if "=" in current else [*groups, *chosen] if current in groups else groups)
     if command in ("run", "sweep", "resume") and current.startswith("sweep."):
         return _of_question(current)
-    found = _override(current, before, groups) if command in ("run", "plan", "sweep", "zoo") else []
+    found = _override(current, before, groups) if command in ("run", "plan", "sweep", "zoo", "simulate") else []
+    if command == "simulate" and place == 0:
+        found = [*_starting(current, _runs(before)), *found]
     names = [name for name in groups["experiment"] if name not in before] if command == "zoo" else []
     return found + _starting(current, ["sweep.", *names] if command in ("sweep", "resume") else names)
 

@@ -1,0 +1,143 @@
+"""A clock that goes from event to event, and the two things that one waits for: a queue, and a share of something."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+Act = Callable[[], Any]
+
+
+class Clock:
+    """Does what is due, in the order of the times; what is due at one time in the order in which it was asked for."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+        self._due: list[tuple[float, int, Act]] = []
+        self._numbers = itertools.count()
+
+    def after(self, delay_s: float, act: Act) -> None:
+        """Ask for something to be done."""
+        heapq.heappush(self._due, (self.now_s + delay_s, next(self._numbers), act))
+
+    def run(self, is_over: Callable[[], bool]) -> None:
+        """Go on until it is over, or nothing is due any more."""
+        while self._due and not is_over():
+            self.now_s, _, act = heapq.heappop(self._due)
+            act()
+
+
+class Use:
+    """How much something was used: what Little's law is about."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.inside = 0
+        self.left = 0
+        self.busy_s = 0.0
+        """Time with anyone inside."""
+        self.present_s = 0.0
+        """Sum over all of the time that they were inside."""
+        self._since_s = 0.0
+
+    def change(self, by: int) -> None:
+        """Somebody comes (1) or goes (-1)."""
+        passed_s = self.clock.now_s - self._since_s
+        self.present_s += self.inside * passed_s
+        self.busy_s += passed_s if self.inside else 0.0
+        self._since_s = self.clock.now_s
+        self.inside += by
+        self.left += by < 0
+
+
+class Queue:
+    """One after the other, first come first served: a server's thread that applies gradients."""
+
+    def __init__(self, clock: Clock, cores: Shared | None = None) -> None:
+        """
+        Args:
+            clock: of the simulation.
+            cores: on which the work is done beside others'; None: it has its own.
+        """
+        self.clock, self.cores, self.use = clock, cores, Use(clock)
+        self._waiting: deque[tuple[float, Act]] = deque()
+
+    def take(self, work_s: float, done: Act) -> None:
+        """Do a piece of work when those before it are done."""
+        self.use.change(1)
+        self._waiting.append((work_s, done))
+        if len(self._waiting) == 1:
+            self._begin()
+
+    def _begin(self) -> None:
+        work_s, _ = self._waiting[0]
+        if self.cores is None:
+            self.clock.after(work_s, self._end)
+        else:
+            self.cores.take(work_s, self._end)
+
+    def _end(self) -> None:
+        _, done = self._waiting.popleft()
+        self.use.change(-1)
+        if self._waiting:
+            self._begin()
+        done()
+
+
+class Shared:
+    """All at once, each with an equal share: a network card, or the cores of a machine.
+
+    All pieces progress alike, so it is enough to know how far a piece that was there from the beginning would be
+    (virtual time). Source: Parekh and Gallager 1993, doi:10.1109/90.234856.
+    """
+
+    def __init__(self, clock: Clock, capacity: float, most: float) -> None:
+        """
+        Args:
+            clock: of the simulation.
+            capacity: work a second, of all pieces together.
+            most: work a second of one piece, however few there are.
+        """
+        self.clock, self.capacity, self.most, self.use = clock, capacity, most, Use(clock)
+        self._progress = 0.0
+        self._at_s = 0.0
+        self._pieces: list[tuple[float, int, Act]] = []
+        self._numbers = itertools.count()
+        self._plan = 0
+
+    def take(self, work: float, done: Act) -> None:
+        """Begin a piece of work now."""
+        self._advance()
+        self.use.change(1)
+        heapq.heappush(self._pieces, (self._progress + work, next(self._numbers), done))
+        self._look_ahead()
+
+    def _rate(self) -> float:
+        return min(self.most, self.capacity / len(self._pieces))
+
+    def _advance(self) -> None:
+        if self._pieces:
+            self._progress += (self.clock.now_s - self._at_s) * self._rate()
+        self._at_s = self.clock.now_s
+
+    def _look_ahead(self) -> None:
+        """Ask for the end of the piece that is done first, if nobody comes before."""
+        self._plan += 1
+        if self._pieces:
+            left = max(0.0, self._pieces[0][0] - self._progress)
+            self.clock.after(left / self._rate(), lambda plan=self._plan: self._end(plan))  # type: ignore[misc]
+
+    def _end(self, plan: int) -> None:
+        if plan != self._plan:  # somebody came in between
+            return
+        self._at_s, self._progress = self.clock.now_s, self._pieces[0][0]
+        ended = []
+        while self._pieces and self._pieces[0][0] <= self._progress * (1 + 1e-12):
+            ended.append(heapq.heappop(self._pieces)[2])
+            self.use.change(-1)
+        self._look_ahead()
+        for done in ended:
+            done()

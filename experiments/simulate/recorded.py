@@ -1,0 +1,142 @@
+"""What the journal of a run tells of its speed, and how fast a simulation says that it should have been."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from experiments import journal
+from experiments.faults import InputError
+from experiments.simulate.cluster import NUMBER_BYTES, Cluster
+from experiments.simulate.modes import Choices, simulate
+from experiments.simulate.result import Result
+from experiments.simulate.times import Constant, Lognormal, Measured, Times
+from experiments.trial import Trial
+from modules.parallel.cost import UPDATES, Machine
+
+STEP_TIME, RATE = "perf/step_time_ms", "perf/examples_per_s"
+COMPUTE, SPREAD, APPLY = "async/compute_ms_mean", "async/compute_ms_std", "async/apply_ms_mean"
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """The speed of one run, and what it was arranged like."""
+
+    name: str
+    mode: str
+    """Of `experiments.simulate.modes.MODES`."""
+    workers: int
+    batch_size: int
+    """Examples of one worker's step."""
+    num_parameters: int
+    step_s: tuple[float, ...] = ()
+    """Of every point of the curves the mean step since the one before; the first, which warms up, left out."""
+    means: Mapping[str, float] = field(default_factory=dict)
+    """Over all points of the curves, of the metrics that asynchronous runs have."""
+    servers: int = 1
+    choices: Choices = field(default_factory=Choices)
+    log_every_steps: int = 1
+    num_samples: int | None = None
+    """Examples of the whole training."""
+
+    @property
+    def examples_per_s(self) -> float:
+        """As it was measured."""
+        if RATE in self.means and self.mode not in ("sync", "sync_servers"):
+            return self.means[RATE]
+        return self.batch_size * self.workers * len(self.step_s) / math.fsum(self.step_s)
+
+    def times(self, machine: Machine) -> Times:
+        """Computing of one worker with a core or device of its own."""
+        on_node = min(self.workers, machine.devices_per_node)
+        shared = max(1.0, on_node / machine.computing_at_once)
+        if COMPUTE in self.means:
+            mean_s, spread_s = self.means[COMPUTE] / 1e3 / shared, self.means.get(SPREAD, 0.0) / 1e3 / shared
+            return Lognormal(mean_s, spread_s / mean_s) if spread_s else Constant(mean_s)
+        # What the ranks told each other is no computing, and the step was the slowest rank's.
+        told_s = Cluster("", machine, Constant(1.0), 1, NUMBER_BYTES * self.num_parameters, 0.0).exchange_s(
+            self.workers
+        )
+        left_s = [max(seconds - told_s, 0.05 * seconds) / shared for seconds in self.step_s]
+        return Measured(left_s, slowest_of=self.workers)
+
+    def cluster(self, machine: Machine, **more: Any) -> Cluster:
+        """A cluster of workers like this run's, on a machine.
+
+        Args:
+            machine: that the run was on, or one with other links and as fast devices.
+            more: fields of the cluster.
+        """
+        num_bytes = NUMBER_BYTES * self.num_parameters
+        apply_s = self.means[APPLY] / 1e3 if APPLY in self.means else UPDATES * num_bytes / machine.host_bytes_per_s
+        known = {"name": self.name, "machine": machine, "times": self.times(machine), "batch_size": self.batch_size}
+        return Cluster(**{**known, "num_bytes": num_bytes, "apply_s": apply_s, "num_servers": self.servers, **more})
+
+
+def predicted(source: Recorded, other: Recorded, machine: Machine) -> Result:
+    """What a simulation that knows one run says of another, of which it knows only how it was arranged."""
+    cluster = source.cluster(machine, num_servers=other.servers, batch_size=other.batch_size)
+    return simulate(cluster, other.mode, other.workers, other.choices)
+
+
+def read(trial: Trial) -> Recorded:
+    """What a run's journals have.
+
+    Raises:
+        InputError: they have no step times.
+    """
+    config, parameters = trial.config, 0
+    every, params = int(config["log_every_steps"]), {}
+    step_s: list[float] = []
+    sums: dict[str, list[float]] = {}
+    is_first = True
+    for event in journal.replay(trial.folder):
+        if event["event"] == "params":
+            params, is_first = event["params"], True
+            parameters = int(params.get("plan.num_parameters") or 0)
+        elif event["event"] == "metrics" and STEP_TIME in event["metrics"]:
+            if not is_first:
+                step_s.append(event["metrics"][STEP_TIME] / 1e3)
+                for name, value in event["metrics"].items():
+                    if name.startswith("async/") or name == RATE:
+                        sums.setdefault(name, []).append(value)
+            is_first = False
+    if not step_s or not parameters:
+        raise InputError(
+            [
+                f"run '{trial.folder.name}' has measured no step after its first (perf/step_time_ms); let it do more "
+                "steps, or simulate its experiment: `lathe simulate experiment=...`"
+            ]
+        )
+    workers = int(params.get("plan.data") or 1)
+    return Recorded(
+        name=f"run {trial.folder.name}",
+        mode=mode_of(config["parallel"]),
+        workers=workers,
+        batch_size=config["batch_size_global"] // workers,
+        num_parameters=parameters,
+        step_s=tuple(step_s),
+        means={name: math.fsum(values) / len(values) for name, values in sums.items()},
+        servers=int(config["parallel"].get("servers") or 1),
+        choices=choices_of(config["parallel"]),
+        log_every_steps=every,
+        num_samples=int(params.get("plan.num_steps") or 0) * config["batch_size_global"] or None,
+    )
+
+
+def mode_of(parallel: Mapping[str, Any]) -> str:
+    """The mode that a run's engine works in."""
+    if "servers" not in parallel:
+        return "sync"
+    if parallel.get("backup"):
+        return "backup"
+    if parallel.get("max_staleness") == 0:
+        return "sync_servers"
+    return "hybrid" if (parallel.get("group_size") or 1) > 1 else "async"
+
+
+def choices_of(parallel: Mapping[str, Any]) -> Choices:
+    """What a run's engine was told of its mode."""
+    return Choices(parallel.get("backup") or None, parallel.get("group_size"), parallel.get("max_staleness"))
