@@ -34,11 +34,11 @@ BUDGET = 0.15
 COUNTS = (1, 2, 4)
 TOLD = (1, 2)
 """Processes of the runs that the simulator is told."""
-NUM_TURNS, TURN_S = 10, 1.5
+NUM_TURNS, TURN_S = 10, 2.0
 STOOD_STILL = 5.0
 """Times the median, from which a step is one in which its run stood still."""
 WORKLOADS = {
-    "lenet": ("model=lenet", "batch_size_per_device=128"),
+    "lenet": ("model=lenet", "batch_size_per_device=320"),
     "mlp": ("model=mlp", "model.hidden_sizes=[1024,1024]", "batch_size_per_device=256"),
 }
 SAME = (

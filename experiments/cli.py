@@ -276,6 +276,9 @@ def _add_simulation(part: argparse.ArgumentParser) -> None:
         ("--samples", "the time to so many examples (of the whole training)"),
     ):
         part.add_argument(flag, type=int, metavar="N", help=text)
+    part.add_argument(
+        "--cores", type=float, metavar="X", help="workers that a node's cores serve at once (as hardware says)"
+    )
     part.add_argument("--seed", type=int, default=0, metavar="N", help="of all that is drawn (0)")
     part.add_argument(
         "--against", action="append", default=[], metavar="RUN", help="compare with what another run has measured"

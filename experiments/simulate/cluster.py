@@ -51,7 +51,13 @@ class Cluster:
 
     def exchange_s(self, size: int, passes: int = 2) -> float:
         """Of a ring of so many neighbouring workers, that sums up gradients (2 passes) or hands parameters on (1)."""
-        return ring_s(self.num_bytes, group_of(size, 1, self.machine), passes=passes) if size > 1 else 0.0
+        if size == 1:
+            return 0.0
+        machine = self.machine
+        found = ring_s(self.num_bytes, group_of(size, 1, machine), passes=passes)
+        # Where devices are cores, they pass the messages on as well; fewer cores than workers take as much longer.
+        shared = min(size, machine.devices_per_node) / machine.computing_at_once
+        return found if machine.is_apart else found * max(1.0, shared)
 
     def way_to_servers(self, num_workers: int) -> Group:
         """The link of a worker or a server: within the node where all are on one, else its part of the network."""

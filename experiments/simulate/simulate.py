@@ -86,6 +86,10 @@ def read_words(asked: argparse.Namespace) -> Asked:
         value = getattr(asked, flag[2:].replace("-", "_"))
         if value is not None and value < lowest:
             problems.append(f"{flag} {value} is less than {lowest}; write a larger number")
+    if asked.cores is not None and not 1 <= asked.cores <= MOST_WORKERS:
+        problems.append(
+            f"--cores {asked.cores:g} is not from 1 to {MOST_WORKERS:,}; write how many workers a node serves"
+        )
     num_slow, slowness = _slow(asked.slow, problems)
     if asked.times and asked.times != "measured":
         try:
@@ -170,6 +174,15 @@ def calibrated(
     Raises:
         InputError: the experiment cannot run, or nothing was measured.
     """
+    cluster, num_samples = _as_known(told, asked, source, config)
+    if asked.cores is not None:
+        cluster = replace(cluster, machine=replace(cluster.machine, computing_at_once=asked.cores))
+    return cluster, num_samples
+
+
+def _as_known(
+    told: Asked, asked: argparse.Namespace, source: tuple[Trial, Recorded] | None, config: dict[str, Any]
+) -> tuple[Cluster, int]:
     trust = trusted(asked.trust)
     if source is None:
         if asked.times == "measured":

@@ -124,7 +124,11 @@ class Measured:
         return f"{self.mean_s * 1e3:.3g} ms, as measured: {low:.3g} to {high:.3g} ms in 90 of 100"
 
 
-SPREADS: dict[str, Callable[[float, float], Times]] = {"lognormal": Lognormal, "shifted_exponential": ShiftedExponential, "gamma": Gamma}
+SPREADS: dict[str, Callable[[float, float], Times]] = {
+    "lognormal": Lognormal,
+    "shifted_exponential": ShiftedExponential,
+    "gamma": Gamma,
+}
 
 
 def parse(text: str, mean_s: float) -> Times:
