@@ -14,9 +14,7 @@ def test_null_steps_of_a_hundred_workers_follow_from_one() -> None:
 @pytest.mark.slow
 def test_stragglers_and_backup_workers_are_as_far_off_as_is_told() -> None:
     errors = [row.error for row in stragglers()]
-    assert errors == [
-        pytest.approx(expected, abs=0.03) for expected in (0.10, -0.05, errors[2], -0.07, 0.11, 0.15)
-    ]
+    assert errors == [pytest.approx(expected, abs=0.03) for expected in (0.10, -0.05, errors[2], -0.07, 0.11, 0.15)]
     assert abs(errors[2]) < 0.34  # 2 backup workers, where 3 were best
 
 
