@@ -117,7 +117,7 @@ class Measured:
 
     def _quantile(self, shares: Seconds) -> Seconds:
         # Of n independent workers the slowest has the distribution F^n, so a worker's quantile u is the slowest's u^n.
-        return np.interp(shares**self.slowest_of, self.shares, self.seconds)
+        return np.asarray(np.interp(shares**self.slowest_of, self.shares, self.seconds), float)
 
     def __str__(self) -> str:
         low, high = self._quantile(np.array([0.05, 0.95])) * 1e3
