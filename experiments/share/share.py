@@ -52,7 +52,7 @@ def share(asked: argparse.Namespace) -> int:
     for warning in warnings:
         print(f"warning: {warning}")
     told = f"{path}: {os.path.getsize(path) / 1e3:,.1f} kB, run '{values['name']}' of trial {trial.id}"
-    print(f"{told}; `lathe run --from {shlex.quote(str(path))}` runs it")
+    print(f"{told}; `{next(_how_to_run(str(path), trial.config))}` runs it")
     return 0
 
 

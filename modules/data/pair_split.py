@@ -16,7 +16,7 @@ class PairSplit:
     """Texts lie in memory as rows of numbers; a batch is as long as its longest text.
 
     An epoch's order is one of chance in which windows of 50 batches are sorted by length, and their batches mixed again: on
-    Multi30k by 32, 3 in 100 words of a batch are padding then, where without it would be 47.
+    Multi30k by 32, 8 in 100 words of a batch are padding then, and 44 without it.
     """
 
     in_memory = True
