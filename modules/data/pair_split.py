@@ -43,15 +43,17 @@ class PairSplit:
         return (source, so_far(target)), (target.masked_fill(target == PADDING, IGNORED), self.numbers[indices])
 
     def order(self, batch_size: int, generator: Generator) -> Tensor:
-        """As `Ordered`: windows of a permutation, sorted by the target's length, then by the source's."""
+        """As `Ordered`: windows of a permutation, sorted by the target's length, then by the source's.
+
+        What fills no batch is left over before anything is sorted: else it would be the longest texts, in every epoch.
+        """
         every = torch.randperm(len(self), generator=generator)
+        whole, rest = every.split([len(self) // batch_size * batch_size, len(self) % batch_size])
         lengths = self.target_lengths * (self.sources.shape[1] + 1) + self.source_lengths
-        parts = [window[lengths[window].argsort(stable=True)] for window in torch.split(every, _WINDOW * batch_size)]
-        sorted_ = torch.cat(parts)
-        whole = len(self) // batch_size * batch_size
-        batches = sorted_[:whole].view(-1, batch_size)
+        windows = torch.split(whole, _WINDOW * batch_size)
+        batches = torch.cat([window[lengths[window].argsort(stable=True)] for window in windows]).view(-1, batch_size)
         mixed = batches[torch.randperm(len(batches), generator=generator)]
-        return torch.cat([mixed.flatten(), sorted_[whole:]])
+        return torch.cat([mixed.flatten(), rest])
 
 
 def rows(texts: Sequence[list[int]]) -> Tensor:

@@ -153,6 +153,13 @@ def test_batches_are_of_like_length_and_an_epoch_has_every_pair_once() -> None:
     assert not torch.equal(firsts, firsts.sort().values), "batches are mixed again"
 
 
+def test_what_fills_no_batch_of_an_epoch_is_as_long_as_chance_has_it() -> None:
+    split, generator = _long_and_short(), Generator().manual_seed(0)
+    left = torch.cat([split.order(40, generator)[80:] for _ in range(60)])
+    assert set(range(103)) == set(left.tolist())
+    assert split.target_lengths[left].float().mean() < 1.1 * split.target_lengths.float().mean()
+
+
 def test_replicas_share_the_same_global_batches() -> None:
     def fetched(share: Share, first: int) -> list[Batch]:
         return list(training_batches(_long_and_short(), 6, 1, first, 20, 0, share))
