@@ -161,7 +161,9 @@ def _fill(model: nn.Module, path: Path) -> None:
     try:
         saved = load_file(path)
     except (SafetensorError, OSError) as err:
-        raise InputError([f"{path} cannot be read: {err}; take an earlier checkpoint, or export the model once more"]) from err
+        raise InputError(
+            [f"{path} cannot be read: {err}; take an earlier checkpoint, or export the model once more"]
+        ) from err
     first: dict[int, str] = {}
     own = model.state_dict(keep_vars=True)
     names = {name: first.setdefault(id(tensor), name) for name, tensor in own.items()}

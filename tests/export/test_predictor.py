@@ -146,7 +146,9 @@ def test_weights_of_other_code_are_told(folder: Path) -> None:
 
 def test_cut_weights_are_told(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:20])
-    with pytest.raises(InputError, match=r"model\.safetensors cannot be read: .*; take an earlier checkpoint, or export"):
+    with pytest.raises(
+        InputError, match=r"model\.safetensors cannot be read: .*; take an earlier checkpoint, or export"
+    ):
         load(folder)
 
 
