@@ -48,12 +48,12 @@ class PairSplit:
         What fills no batch is left over before anything is sorted: else it would be the longest texts, in every epoch.
         """
         every = torch.randperm(len(self), generator=generator)
-        whole, rest = every.split([len(self) // batch_size * batch_size, len(self) % batch_size])
+        whole = len(self) // batch_size * batch_size
         lengths = self.target_lengths * (self.sources.shape[1] + 1) + self.source_lengths
-        windows = torch.split(whole, _WINDOW * batch_size)
+        windows = torch.split(every[:whole], _WINDOW * batch_size)
         batches = torch.cat([window[lengths[window].argsort(stable=True)] for window in windows]).view(-1, batch_size)
         mixed = batches[torch.randperm(len(batches), generator=generator)]
-        return torch.cat([mixed.flatten(), rest])
+        return torch.cat([mixed.flatten(), every[whole:]])
 
 
 def rows(texts: Sequence[list[int]]) -> Tensor:
