@@ -77,6 +77,13 @@ def _images(word: str) -> Iterator[str]:
 
 
 def _fault_of(word: str) -> str | None:
+    try:
+        return _missing(word)
+    except (OSError, RuntimeError) as err:  # a name that is too long, a folder of others, the home of nobody
+        return f"{word} cannot be looked at ({getattr(err, 'strerror', None) or err}); name a file that can be read"
+
+
+def _missing(word: str) -> str | None:
     path = Path(word).expanduser()
     if path.is_dir() or (has_magic(word) and not path.exists()):
         what = "has no image" if path.is_dir() else "matches no file"

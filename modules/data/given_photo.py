@@ -37,7 +37,7 @@ def open_photo(path: str, mode: Literal["L", "RGB"], draft_size: int | None = No
                 photo = upright.convert("RGBA")
                 upright = Image.alpha_composite(Image.new("RGBA", photo.size, "white"), photo)
             return upright.convert(mode)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as err:
+    except (OSError, ValueError, SyntaxError, RuntimeError, EOFError, Image.DecompressionBombError) as err:
         is_none = isinstance(err, UnidentifiedImageError)
         told = "of no known format" if is_none else getattr(err, "strerror", None) or " ".join(str(err).split())
         raise GivenError(

@@ -63,3 +63,13 @@ def test_a_file_that_is_cut_off_is_told(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-400])
     with pytest.raises(GivenError, match=r"cannot be read as an image \(image file is truncated"):
         open_photo(str(path), "RGB")
+
+
+def test_a_kind_of_picture_that_pillow_does_not_know_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "x.dds"
+    Image.fromarray(RAMP).save(path)
+    content = bytearray(path.read_bytes())
+    content[80] = 1  # the pixel format's flags
+    path.write_bytes(content)
+    with pytest.raises(GivenError, match=r"cannot be read as an image \(Unknown pixel format flags"):
+        open_photo(str(path), "RGB")

@@ -47,6 +47,13 @@ def test_words_that_name_no_image_are_told_all_at_once(folder: Path) -> None:
     assert problems_of(["pets", "own.image", "-"], "image") == []
 
 
+@pytest.mark.parametrize("word", ["x" * 300 + ".png", "~nobody_of_that_name/x.png"])
+def test_a_word_that_the_system_refuses_is_told(folder: Path, word: str) -> None:
+    (told,) = problems_of([word], "image")
+    assert told.startswith(f"{word} cannot be looked at (")
+    assert [given.fault for given in each_given([], "image", [word.encode()])] == [told]
+
+
 def test_a_line_that_is_no_input_leaves_the_others(folder: Path) -> None:
     found = list(each_given(["-"], "image", [b"own.imag\n", b"\n", b"own.image\n"]))
     assert [given.fault for given in found] == [
