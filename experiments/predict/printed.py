@@ -76,9 +76,7 @@ class Printed:
         if self.folder is None or not files:
             self.num_left_out += len(files)
             return []
-        name = Path(value).stem if self.takes == "image" else "answer"
-        self._names[name] += 1
-        stem = name if self._names[name] == 1 else f"{name}_{self._names[name]}"
+        stem = self._free(Path(value).stem if self.takes == "image" else "answer")
         written = []
         for end, content in files.items():
             path = self.folder / f"{stem}.{end}"
@@ -92,6 +90,15 @@ class Printed:
             written.append(str(path))
         self.num_files += len(written)
         return written
+
+    def _free(self, name: str) -> str:
+        """A name that no answer has yet: the second ``a.jpg`` may come after an ``a_2.jpg``."""
+        while True:
+            self._names[name] += 1
+            free = name if self._names[name] == 1 else f"{name}_{self._names[name]}"
+            if free == name or not self._names[free]:
+                self._names[free] = max(1, self._names[free])
+                return free
 
     def _print_json(self, told: Mapping[str, Any]) -> None:
         print(json.dumps(told, ensure_ascii=False, allow_nan=False), flush=True)
