@@ -69,7 +69,7 @@ def test_a_kind_of_picture_that_pillow_does_not_know_is_told(tmp_path: Path) -> 
     path = tmp_path / "x.dds"
     Image.fromarray(RAMP).save(path)
     content = bytearray(path.read_bytes())
-    content[80] = 1  # the pixel format's flags
+    content[80:84] = bytes([1, 0, 0, 0])  # the flags of its pixels
     path.write_bytes(content)
     with pytest.raises(GivenError, match=r"cannot be read as an image \(Unknown pixel format flags"):
         open_photo(str(path), "RGB")
