@@ -155,6 +155,12 @@ class Serving:
         if bound is None:
             self._pull(pusher)
             return
+        if self.at_clock[self.slowest]:  # the slowest is where it was, and who is held stays held
+            if self.clocks[pusher] - self.slowest <= bound:
+                self._pull(pusher)
+            else:
+                self.held.append(pusher)
+            return
         self.held.append(pusher)
         while not self.at_clock[self.slowest]:
             self.slowest += 1
