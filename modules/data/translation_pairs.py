@@ -77,8 +77,9 @@ class TranslationPairs:
             "data", len(SPECIAL) + 1, source_vocab_size=source_vocab_size, target_vocab_size=target_vocab_size
         )
         check_at_least(
-            "data", 1, min_count=min_count, max_source_tokens=max_source_tokens, max_target_tokens=max_target_tokens
-        )
+            "data", 1, min_count=min_count, max_source_tokens=max_source_tokens, max_target_tokens=max_target_tokens,
+            num_train=1 if num_train is None else num_train,
+        )  # fmt: skip
         if source == target:
             raise ValueError(f"data.source and data.target are both {source!r}; name two languages")
         self.files = DataFiles(root, folder, files)

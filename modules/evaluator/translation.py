@@ -45,7 +45,8 @@ class Translation:
         Raises:
             ValueError: a number is too small, or sacrebleu is not installed or does not know the tokenizer.
         """
-        if min(beam_size, max_tokens) < 1 or min(length_alpha, num_shown) < 0 or (num_examples or 1) < 1:
+        least = min(beam_size, max_tokens, 1 if num_examples is None else num_examples)
+        if least < 1 or min(length_alpha, num_shown) < 0:
             raise ValueError(
                 "Translation wants beam_size, max_tokens and num_examples of at least 1, length_alpha and num_shown of at "
                 f"least 0, but got {beam_size}, {max_tokens}, {num_examples}, {length_alpha} and {num_shown}"

@@ -189,6 +189,7 @@ def test_an_epoch_may_be_smaller_than_the_files(root: Path) -> None:
         ({"lines": None}, "either data.lines or data.table"),
         ({"lines": {"train": "a"}}, "data.lines wants the names of train, val, test, but has train"),
         ({"min_count": 0}, "data wants min_count of at least 1, but got 0"),
+        ({"num_train": 0}, "data wants num_train of at least 1, but got 0"),
         ({"source_vocab_size": 4}, "data wants source_vocab_size of at least 5, but got 4"),
         ({"lines": None, "table": "t.txt"}, "data.table wants one file in data.files, but got train.en.gz"),
     ],

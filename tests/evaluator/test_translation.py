@@ -151,6 +151,8 @@ def test_what_does_not_fit_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         _evaluator(tokenize="moses")
     with pytest.raises(ValueError, match=r"at least 0, but got 0, 12, None, 0.6 and 2"):
         _evaluator(beam_size=0)
+    with pytest.raises(ValueError, match=r"num_examples of at least 1, .*, but got 2, 12, 0, 0.6 and 2"):
+        _evaluator(num_examples=0)
     with pytest.raises(ValueError, match="wants at least 1 pair, but got 0"):
         _evaluator().model_metrics(Echo(), torch.zeros(11, dtype=torch.float64))
 
