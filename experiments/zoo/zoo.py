@@ -76,6 +76,8 @@ def _read(asked: argparse.Namespace) -> tuple[list[str], Terms]:
         problems.append(f"--budget {asked.budget} is no time of a run; write 90s, 10m or 1.5h")
     if asked.seeds is not None and asked.seeds < 1:
         problems.append(f"--seeds {asked.seeds} is no number of runs; write 1 or more")
+    if Path(asked.page).suffix != ".md":  # else the folder of its records would have the page's own name
+        problems.append(f"--page {asked.page} does not end in .md; write such as docs/zoo.md")
     if problems or match is None:
         raise InputError(problems, "`lathe zoo`")
     return names, Terms(
