@@ -43,8 +43,9 @@ def execute(
     rank: Rank,
     journal: Journal,
     should_stop: Callable[[], str | None],
+    make: Callable[..., Training] = Training,
 ) -> int:
-    """Train as one rank, and say how it ended: in the journal, and beside it where there are other ranks.
+    """Train as one rank, or be what ``make`` makes, and say how it ended: in the journal, and beside it where others are.
 
     Returns:
         The exit code of the job.
@@ -95,10 +96,11 @@ def execute(
         random.seed(derive(config["seed"], "python"))
         numpy.random.seed(derive(config["seed"], "numpy") % 2**32)
         parts = make_parts(config, trust, trial.folder / KEPT if weights_of(config) else None)
-        training = Training(
+        training = make(
             config, plan, parts, journal, checkpoints, should_stop, on_running, earlier(trial.folder, number), rank,
             trial.folder / "attempts" / str(number) / "profile" if config["profile"] else None,
             flops_per_step=_work(config, plan, trust) if rank.number == 0 else None,
+            folder=trial.folder / "attempts" / str(number),
             last_step=(trial.provenance.get("reproduces") or {}).get("steps"),
         )  # fmt: skip
         state, why = training.run()

@@ -58,7 +58,7 @@ def training_batches(
             f"batch_size_global={batch_size} is more than the {len(split)} examples of the training split; "
             f"lower batch_size_global to at most {len(split)}"
         )
-    return _fetch(_Training(split, batch_size, seed, share), range(first_step, num_steps), split, num_workers)
+    return _fetch(TrainingBatches(split, batch_size, seed, share), range(first_step, num_steps), split, num_workers)
 
 
 def evaluation_batches(
@@ -88,8 +88,10 @@ class _Batches(Protocol):
     def __getitem__(self, number: int) -> Batch: ...
 
 
-class _Training:
-    def __init__(self, split: Split, batch_size: int, seed: int, share: Share) -> None:
+class TrainingBatches:
+    """Batches of a training by step, in any order."""
+
+    def __init__(self, split: Split, batch_size: int, seed: int, share: Share = WHOLE) -> None:
         self.split = split
         self.batch_size = batch_size
         self.seed = seed
@@ -98,12 +100,16 @@ class _Training:
         self.permutation = torch.empty(0, dtype=torch.int64)
 
     def __getitem__(self, number: int) -> Batch:
+        return self.of(number, self.share)
+
+    def of(self, number: int, share: Share) -> Batch:
+        """A share of one step's batch."""
         generator = Generator().manual_seed(derive(self.seed, "augment", number))
         inputs, targets = self.split.batch(self._indices(number), generator)
-        if self.share.count == 1:
+        if share.count == 1:
             return inputs, targets
-        size = self.batch_size // self.share.count
-        own = slice(self.share.number * size, (self.share.number + 1) * size)
+        size = self.batch_size // share.count
+        own = slice(share.number * size, (share.number + 1) * size)
         return _cut(inputs, own), _cut(targets, own)
 
     def _indices(self, step: int) -> Tensor:

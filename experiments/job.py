@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from experiments.hold import hold
 from experiments.journal import Journal
+from experiments.keeper import is_kept, keep
 from experiments.lastwords import log_name
 from experiments.targets import find_here
 from experiments.trial import Trial
@@ -107,6 +108,8 @@ def run_attempt(trial: Trial, number: int, trust: tuple[str, ...], rank: Rank, s
             return FAILED
         _log_to(folder / log_name(rank.number))
         find_here(trust)
+        if is_kept(trial.config_of(number)):
+            return keep(trial, number, trust, rank, stop)
         with Journal(folder / "journal.jsonl" if rank.number == 0 else Path(os.devnull)) as journal:
             try:
                 return execute(trial, number, trust, rank, journal, stop)

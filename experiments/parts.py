@@ -63,6 +63,12 @@ def make_parts(config: Mapping[str, Any], trust: Collection[str] = (), initial: 
     return Parts(built["data"], learner, built["evaluator"], built["parallel"])
 
 
+def make_engine(config: Mapping[str, Any], trust: Collection[str] = ()) -> Engine:
+    """The engine alone."""
+    engine: Engine = build(config["parallel"], "parallel", trust)
+    return engine
+
+
 def check_fit(config: Mapping[str, Any], plan: Plan, trust: Collection[str] = (), initial: Path | None = None) -> None:
     """Refuse a model that cannot be cut into the stages or split over the ranks of a plan, before any is started.
 

@@ -58,6 +58,8 @@ class Training:
     """Where a trace of a few steps goes; None: none is made."""
     flops_per_step: int | None = None
     """Counted operations of one update, over all devices; None: not counted."""
+    folder: Path = Path()
+    """The attempt's."""
     last_step: int | None = None
     """Where a repetition of the first steps of a run ends; None: it goes on to the end."""
     done: int = 0
@@ -66,6 +68,7 @@ class Training:
     def __post_init__(self) -> None:
         self.place = self.plan.topology.place(self.rank.number)
         self.share = Share(self.place.data, self.plan.topology.data)
+        self.num_together = self.plan.topology.world  # ranks that make every step, each in its place
         # Before an engine takes parts of the model away.
         model = self.parts.learner.model
         self.num_parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -82,11 +85,11 @@ class Training:
             TrainingError: the loss is no number any more, or no checkpoint can be restored.
             CheckpointError: the disk is full.
         """
-        config, plan, engine = self.config, self.plan, self.parts.engine
+        plan, engine = self.plan, self.parts.engine
         with self._wrong_input():
             self._try_evaluator()
             self._count_work()
-            engine.prepare(self.parts.learner, _recipe(config, plan, self.rank))
+            engine.prepare(self.parts.learner, self._recipe())
             train, val, test = (self._load(name) for name in ("train", "val", "test"))  # what is missing is told now
         self.saver = Saver(engine, self.parts.learner.model, self.checkpoints, self.rank.number == 0)
         self.journal.params({**_derived(self.num_parameters, plan), **self._environment(), **self._interface()})
@@ -114,18 +117,10 @@ class Training:
         self.done = first_step
         self.on_running(first_step, None)
         self._tell_warnings()
-        batches = training_batches(
-            train,
-            plan.batch_size_global,
-            config["seed"],
-            first_step,
-            plan.num_steps,
-            config["num_data_workers"],
-            self.share,
-        )
+        batches = self._batches(train, first_step)
         schedule, tokens = self.parts.learner.schedule, _tokens(self.parts.data.example(1))
-        curve = Curve(config, plan, schedule, self.journal, first_step, tokens, self.usage.of_step)
-        agreement = Agreement(engine, self.should_stop, plan.topology.world, first_step)
+        curve = Curve(config, plan, schedule, self.journal, first_step, tokens, self._of_step)
+        agreement = Agreement(engine, self.should_stop, self.num_together, first_step)
         if first_step < plan.num_steps and (reason := agreement.reason(first_step)) is not None:
             return "stopped", f"{reason} before step {first_step + 1}"
         for step, batch in enumerate(curve.clock.waiting(batches), start=first_step):
@@ -149,6 +144,22 @@ class Training:
                 self.saver.wait()
                 return "stopped", f"{reason} after step {done}, which is saved"
         return "finished", None
+
+    def _batches(self, train: Split, first_step: int) -> Iterator[Batch]:
+        plan, config = self.plan, self.config
+        return training_batches(
+            train,
+            plan.batch_size_global,
+            config["seed"],
+            first_step,
+            plan.num_steps,
+            config["num_data_workers"],
+            self.share,
+        )
+
+    def _of_step(self, done: int, step_time_s: float) -> Mapping[str, float]:
+        """Metrics beside a point of the training curve."""
+        return self.usage.of_step(done, step_time_s)
 
     def _why_to_stop(self, agreement: Agreement) -> str | None:
         return "as far as was asked," if self.done == self.last_step else agreement.reason(self.done)
@@ -277,6 +288,24 @@ class Training:
             if self.saver.is_better(best):
                 self._save(done, metrics, best)
 
+    def _recipe(self) -> Recipe:
+        config, plan = self.config, self.plan
+        looks = (config["eval_every_steps"], config["checkpoint"]["every_steps"], *filter(None, [self.last_step]))
+        return Recipe(
+            num_steps=plan.num_steps,
+            num_accumulation=plan.num_accumulation,
+            grad_clip_norm=config["grad_clip_norm"],
+            precision=config["precision"],
+            compile=config["compile"],
+            device=config["hardware"]["device"],
+            batch_size_per_device=plan.batch_size_per_device,
+            topology=plan.topology,
+            rank=self.rank,
+            meets_every=looks,
+            folder=self.folder,
+            channels_last=self.config["channels_last"],
+        )
+
     def _usage(self, first_step: int) -> Usage:
         peak = self.config["hardware"]["peak_tflops"]
         return Usage(
@@ -338,21 +367,6 @@ def _derived(num_parameters: int, plan: Plan) -> dict[str, int]:
         "plan.cpu_threads": torch.get_num_threads(),
         **{f"plan.{axis}": getattr(plan.topology, axis) for axis in AXES},
     }
-
-
-def _recipe(config: Mapping[str, Any], plan: Plan, rank: Rank) -> Recipe:
-    return Recipe(
-        num_steps=plan.num_steps,
-        num_accumulation=plan.num_accumulation,
-        grad_clip_norm=config["grad_clip_norm"],
-        precision=config["precision"],
-        compile=config["compile"],
-        device=config["hardware"]["device"],
-        batch_size_per_device=plan.batch_size_per_device,
-        topology=plan.topology,
-        rank=rank,
-        channels_last=config["channels_last"],
-    )
 
 
 def _tokens(example: Batch) -> int:

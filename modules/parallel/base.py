@@ -50,6 +50,14 @@ class Recipe:
     rank: Rank = field(default_factory=Rank)
     channels_last: bool = False
     """Images lie in memory as [batch, height, width, channels]; their shape stays."""
+    meets_every: tuple[int, ...] = ()
+    """Steps are looked at whose number one of these divides: there replicas that run apart meet."""
+    folder: Path = Path()
+    """For what processes of this training leave for each other; all nodes see it."""
+
+
+Fetch = Callable[[int, int, int], Batch]
+"""Gives, of a step's global batch, one of so many equal shares, and sets the chance that goes with it."""
 
 
 @dataclass
@@ -125,4 +133,41 @@ class Engine(Protocol):
 
     def gather(self, value: float) -> list[float]:
         """One number of every rank, in their order, the same on all."""
+        ...
+
+
+class Served(Engine, Protocol):
+    """An engine of several processes: servers hold the weights, replicas come and go; as an `Engine` it coordinates them."""
+
+    def roles(self, topology: Topology) -> dict[str, int]:
+        """Processes beside the coordinator, such as ``server 0`` and ``replica 1``, and the rank that keeps each."""
+        ...
+
+    def play(self, role: str, learner: Learner, recipe: Recipe, fetch: Fetch, told: Callable[[], str | None]) -> None:
+        """Be one of them until the coordinator ends it.
+
+        Args:
+            role: which.
+            learner: with the same weights everywhere.
+            recipe: as of `prepare`.
+            fetch: gives replicas their data.
+            told: why the coordinator should stop the training; None for no reason.
+        """
+        ...
+
+    @property
+    def asked(self) -> str | None:
+        """Why one of them wants the training to stop."""
+        ...
+
+    def stops_at(self, done: int) -> bool:
+        """Begin nothing further; whether all that was begun is done with this step."""
+        ...
+
+    def measures(self) -> dict[str, float]:
+        """What servers and replicas did since it was asked last, by metric."""
+        ...
+
+    def close(self) -> None:
+        """End all of them."""
         ...

@@ -38,6 +38,18 @@ class Single:
         self.trained: nn.Module = self.model
 
     def train_step(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        metrics = self.ranks.mean(self.backward(batch))
+        recipe = self.recipe
+        if recipe.grad_clip_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            metrics["grad_norm"] = self._finite(clip_grad_norm_(self.parameters, recipe.grad_clip_norm))
+        self.set_learning_rate(step)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return metrics
+
+    def backward(self, batch: Batch) -> dict[str, Tensor]:
+        """Gradients of a batch on the CPU; the metrics, means over its micro-batches."""
         recipe = self.recipe
         self.optimizer.zero_grad(set_to_none=True)
         parts = []
@@ -48,16 +60,12 @@ class Single:
                     loss = loss / recipe.num_accumulation
                 self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch 2.13 leaves it without types
             parts.append({name: value.detach() for name, value in metrics.items()})
-        metrics = self.ranks.mean(mean_of(parts))
-        if recipe.grad_clip_norm is not None:
-            self.scaler.unscale_(self.optimizer)
-            metrics["grad_norm"] = self._finite(clip_grad_norm_(self.parameters, recipe.grad_clip_norm))
-        factor = self.schedule.factor(step, recipe.num_steps)
+        return mean_of(parts)
+
+    def set_learning_rate(self, step: int) -> None:
+        factor = self.schedule.factor(step, self.recipe.num_steps)
         for group, initial_lr in zip(self.optimizer.param_groups, self.initial_lrs, strict=True):
             group["lr"] = initial_lr * factor
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        return metrics
 
     def evaluate(self, batches: Iterable[tuple[Batch, bool]], evaluator: AnyEvaluator) -> dict[str, float]:
         return evaluate(self.forward, self.model, self.model, batches, evaluator, self.ranks)
