@@ -294,5 +294,5 @@ class ParameterServer:
 def _alone(learner: Learner, recipe: Recipe) -> Single:
     """The model on this process's device, as one process would train it."""
     single = Single()
-    single.prepare(learner, replace(recipe, topology=Topology()))
+    single.prepare(learner, replace(recipe, topology=Topology(), rank=replace(recipe.rank, number=0)))
     return single

@@ -42,7 +42,8 @@ class Group:
         """
         while self.size > 1 and self._joined is None:
             formation = self._next()
-            store = PrefixStore(f"group/{self._number}/{formation}", self._store.clone())
+            own = self._store.clone()  # type: ignore[attr-defined]
+            store = PrefixStore(f"group/{self._number}/{formation}", own)
             try:
                 self._joined = ProcessGroupGloo(store, self.member, self.size, CONNECT)
                 # One may have come to what another has left already: all of them say that they are there.

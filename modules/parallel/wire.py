@@ -68,7 +68,7 @@ class Wire:
         """Send tensors as they are."""
         try:
             for tensor in tensors:
-                self._pair.send([tensor], self._other, 0).wait(PATIENCE)
+                self._pair.send([tensor], self._other, 0).wait(PATIENCE)  # type: ignore[attr-defined]
         except RuntimeError as err:
             raise Closed(f"{err}") from err
 
@@ -82,7 +82,7 @@ class Wire:
         """Receive into tensors."""
         try:
             for tensor in tensors:
-                self._pair.recv([tensor], self._other, 0).wait(PATIENCE)
+                self._pair.recv([tensor], self._other, 0).wait(PATIENCE)  # type: ignore[attr-defined]
         except RuntimeError as err:
             raise Closed(f"{err}") from err
 
@@ -168,4 +168,5 @@ class Door:
 
     def _pair(self, ticket: str, side: int) -> Wire:
         # A client of its own: it waits for the other side, and others go on asking the store meanwhile.
-        return Wire(PrefixStore(f"pair/{ticket}", self._store.clone()), side, self._header)
+        own = self._store.clone()  # type: ignore[attr-defined]
+        return Wire(PrefixStore(f"pair/{ticket}", own), side, self._header)
