@@ -41,6 +41,16 @@ def topology_of(facts: Facts) -> Topology:
     return Topology(**{axis: devices // given if degree is None else degree for axis, degree in degrees.items()})
 
 
+def num_shares(facts: Facts, topology: Topology) -> int:
+    """Equal shares that a step's batch is cut into: one a replica, but for those that only stand by."""
+    return topology.data - (facts.get("parallel.backup", int) if is_served(facts) else 0)
+
+
+def is_served(facts: Facts) -> bool:
+    """Whether parameter servers hold the weights."""
+    return "servers" in facts.get("parallel", dict)
+
+
 def num_micro_batches(share: int, num_stages: int) -> int:
     """Micro-batches of a replica's share of the batch where nobody says: one, or what keeps a pipeline busy."""
     most = min(share, MICRO_BATCHES_PER_STAGE * num_stages) if num_stages > 1 else 1
@@ -102,18 +112,23 @@ def _filling(degrees: dict[str, int | None], axes: list[str], factor: int) -> st
 
 def _split(facts: Facts) -> str | None:
     batch_size, topology = facts.whole("batch_size_global"), topology_of(facts)
-    if batch_size % topology.data == 0:
+    shares = num_shares(facts, topology)
+    if shares < 1 or batch_size % shares == 0:
         return None
     over = "devices" if topology.world == topology.data else "replicas (parallel.data)"
-    way_out = f"try {multiples(batch_size, topology.data)}"
-    return f"batch_size_global={batch_size} cannot be split over {topology.data} {over}; {way_out}"
+    over = "replicas (parallel.data - parallel.backup)" if shares < topology.data else over
+    way_out = f"try {multiples(batch_size, shares)}"
+    return f"batch_size_global={batch_size} cannot be split over {shares} {over}; {way_out}"
 
 
 def _micro_batch(facts: Facts) -> str | None:
     batch_size, topology = facts.whole("batch_size_global"), topology_of(facts)
     micro = facts.whole_or_none("batch_size_per_device")
-    share = batch_size // topology.data
-    if micro is None or batch_size % topology.data or share % micro == 0:
+    shares = num_shares(facts, topology)
+    if shares < 1:
+        return None
+    share = batch_size // shares
+    if micro is None or batch_size % shares or share % micro == 0:
         return None
     whole = f"batch_size_global={batch_size}"
     if share != batch_size:
@@ -197,7 +212,9 @@ def _sparse(facts: Facts) -> list[str]:
     if facts.get("grad_clip_norm", int, float, type(None)) is not None:
         problems.append(f"{told}: torch does not clip them; set grad_clip_norm=null, {otherwise}")
     node = facts.get("parallel", dict)
-    if "stage" in node or "partition" in node:
+    if is_served(facts):
+        problems.append(f"{told}: parameter servers take whole gradients; take parallel=data, {otherwise}")
+    elif "stage" in node or "partition" in node:
         problems.append(f"{told}: DeepSpeed's engines send whole gradients; take parallel=data, {otherwise}")
     elif topology_of(facts).data > 1 and facts.get("hardware.device", str) == "cuda":
         problems.append(f"{told}: NCCL sends whole gradients between GPUs; take one device, {otherwise}")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 SERVED = "modules.parallel.parameter_server.ParameterServer"
 COORDINATOR = "coordinator"
-PR_SET_PDEATHSIG = 1  # of linux/prctl.h
+PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15  # of linux/prctl.h
 LOOKS_EVERY_S = 0.02
 GRACE_S = 5.0
 """How long others may take to end after the coordinator has."""
@@ -101,7 +101,7 @@ class Keeper:
             os.close(write)
             for kept in self._kept.values():
                 os.close(kept.word)
-            _be(partial(self._play, role, read))
+            _be(role, partial(self._play, role, read))
         os.close(read)
         self._kept[role] = Kept(pid, write, deaths)
 
@@ -208,7 +208,7 @@ class Word:
         return self._reason or None
 
 
-def _be(run: Callable[[], int]) -> None:
+def _be(role: str, run: Callable[[], int]) -> None:
     """A kept process's whole life: it answers no signal to stop, which is its keeper's affair, and does not outlive it."""
     code = FAILED
     try:
@@ -219,6 +219,7 @@ def _be(run: Callable[[], int]) -> None:
         parent = os.getppid()
         if sys.platform == "linux":
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+            ctypes.CDLL(None).prctl(PR_SET_NAME, role.encode())  # as `ps` and `top` show it
         if parent == os.getppid() != 1:
             code = run()
     except SystemExit as err:  # of a part that calls sys.exit

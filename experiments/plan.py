@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments import arrangement, site
+from experiments import arrangement, replica_rules, site
 from experiments.export.model_name import fault_of
 from experiments.facts import NOT_NEGATIVE, POSITIVE, Facts, NotJudgedError
 from experiments.faults import PlanError
@@ -36,6 +36,10 @@ class Plan:
     """Updates of the whole training."""
     num_evaluations: int
     num_checkpoints: int
+    shares: int = 1
+    """Equal parts that a step's batch is cut into."""
+    servers: int = 0
+    """Processes that hold the weights for replicas that run apart."""
 
     @property
     def bubble(self) -> float:
@@ -57,7 +61,8 @@ def make_plan(config: dict[str, Any]) -> Plan:
         raise PlanError(problems, f"the plan for '{config['name']}'")
     topology = arrangement.topology_of(Facts(config, ()))
     batch_size = config["batch_size_global"]
-    share = batch_size // topology.data
+    shares = arrangement.num_shares(Facts(config, ()), topology)
+    share = batch_size // shares
     per_device = config["batch_size_per_device"] or share // arrangement.num_micro_batches(share, topology.pipe)
     num_train = config["data"].get("num_train")
     steps_per_epoch = num_train // batch_size if num_train else None
@@ -73,6 +78,8 @@ def make_plan(config: dict[str, Any]) -> Plan:
         num_steps=num_steps,
         num_evaluations=-(-num_steps // config["eval_every_steps"]),
         num_checkpoints=-(-num_steps // config["checkpoint"]["every_steps"]),
+        shares=shares,
+        servers=config["parallel"].get("servers", 0),
     )
 
 
@@ -175,6 +182,7 @@ def _warmup(facts: Facts) -> str | None:
 
 
 RULES: tuple[Callable[[Facts], str | list[str] | None], ...] = (
-    _efficiency, _best_metric, _tags, _registered_name, _files, *arrangement.RULES, _enough_examples, _length, _epochs, _warmup,
+    _efficiency, _best_metric, _tags, _registered_name, _files, *arrangement.RULES, *replica_rules.RULES, _enough_examples,
+    _length, _epochs, _warmup,
     *site.RULES,
 )  # fmt: skip

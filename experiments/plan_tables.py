@@ -31,6 +31,7 @@ def _plan_table(plan: Plan, footprint: Footprint, seconds_per_step: float | None
     table.add_column(style="dim")
     rows = [
         *_topology_rows(plan),
+        *_server_rows(plan),
         *_memory_rows(plan, footprint),
         None,
         ("batch", f"{plan.batch_size_global:,}", _batch_arithmetic(plan)),
@@ -57,6 +58,13 @@ def _topology_rows(plan: Plan) -> list[tuple[str, str, str] | None]:
     if plan.topology.world == 1:
         return []
     return [("ranks", f"{plan.topology.world:,}", f"{plan.topology}"), None]
+
+
+def _server_rows(plan: Plan) -> list[tuple[str, str, str] | None]:
+    if not plan.servers:
+        return []
+    told = "of a part of the weights and the optimizer's state each; memory and time below are as of parallel=data"
+    return [("parameter servers", f"{plan.servers:,}", told), None]
 
 
 def _memory_rows(plan: Plan, footprint: Footprint) -> list[tuple[str, str, str] | None]:
@@ -161,7 +169,7 @@ def _epochs_text(plan: Plan) -> str:
 
 
 def _batch_arithmetic(plan: Plan) -> str:
-    replicas, pieces = plan.topology.data, f"{plan.num_accumulation} accumulated"
+    replicas, pieces = plan.shares, f"{plan.num_accumulation} accumulated"
     if plan.topology.pipe > 1:
         pieces = f"{plan.num_accumulation} micro-batches"
     who = "device" if plan.topology.world == 1 else "replica" if replicas == 1 else "replicas"

@@ -58,7 +58,7 @@ class Player(Training):
         engine = cast(Served, self.parts.engine)
         with self._wrong_input():
             fetch = self._fetch() if self.role.startswith("replica") else _nothing
-            engine.play(self.role, self.parts.learner, self._recipe(), fetch, self.should_stop)
+            engine.play(self.role, self.parts.learner, self.recipe(), fetch, self.should_stop)
         return "finished", None
 
     def _fetch(self) -> Callable[[int, int, int], Batch]:

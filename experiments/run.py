@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -89,7 +89,7 @@ class Training:
         with self._wrong_input():
             self._try_evaluator()
             self._count_work()
-            engine.prepare(self.parts.learner, self._recipe())
+            engine.prepare(self.parts.learner, self.recipe())
             train, val, test = (self._load(name) for name in ("train", "val", "test"))  # what is missing is told now
         self.saver = Saver(engine, self.parts.learner.model, self.checkpoints, self.rank.number == 0)
         self.journal.params({**_derived(self.num_parameters, plan), **self._environment(), **self._interface()})
@@ -144,6 +144,12 @@ class Training:
                 self.saver.wait()
                 return "stopped", f"{reason} after step {done}, which is saved"
         return "finished", None
+
+    def recipe(self) -> Recipe:
+        """What is asked of the engine."""
+        looks = (self.config["eval_every_steps"], self.config["checkpoint"]["every_steps"], self.last_step or 0)
+        every = tuple(steps for steps in looks if steps)
+        return replace(_recipe(self.config, self.plan, self.rank), meets_every=every, folder=self.folder)
 
     def _batches(self, train: Split, first_step: int) -> Iterator[Batch]:
         plan, config = self.plan, self.config
@@ -288,24 +294,6 @@ class Training:
             if self.saver.is_better(best):
                 self._save(done, metrics, best)
 
-    def _recipe(self) -> Recipe:
-        config, plan = self.config, self.plan
-        looks = (config["eval_every_steps"], config["checkpoint"]["every_steps"], *filter(None, [self.last_step]))
-        return Recipe(
-            num_steps=plan.num_steps,
-            num_accumulation=plan.num_accumulation,
-            grad_clip_norm=config["grad_clip_norm"],
-            precision=config["precision"],
-            compile=config["compile"],
-            device=config["hardware"]["device"],
-            batch_size_per_device=plan.batch_size_per_device,
-            topology=plan.topology,
-            rank=self.rank,
-            meets_every=looks,
-            folder=self.folder,
-            channels_last=self.config["channels_last"],
-        )
-
     def _usage(self, first_step: int) -> Usage:
         peak = self.config["hardware"]["peak_tflops"]
         return Usage(
@@ -367,6 +355,21 @@ def _derived(num_parameters: int, plan: Plan) -> dict[str, int]:
         "plan.cpu_threads": torch.get_num_threads(),
         **{f"plan.{axis}": getattr(plan.topology, axis) for axis in AXES},
     }
+
+
+def _recipe(config: Mapping[str, Any], plan: Plan, rank: Rank) -> Recipe:
+    return Recipe(
+        num_steps=plan.num_steps,
+        num_accumulation=plan.num_accumulation,
+        grad_clip_norm=config["grad_clip_norm"],
+        precision=config["precision"],
+        compile=config["compile"],
+        channels_last=config["channels_last"],
+        device=config["hardware"]["device"],
+        batch_size_per_device=plan.batch_size_per_device,
+        topology=plan.topology,
+        rank=rank,
+    )
 
 
 def _tokens(example: Batch) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from math import prod
 
@@ -128,8 +128,8 @@ class Flat:
         return self._split(vector, self.parameters.values())
 
     @staticmethod
-    def _split(vector: Tensor, likes: Sequence[Tensor] | object) -> Iterator[Tensor]:
+    def _split(vector: Tensor, likes: Iterable[Tensor]) -> Iterator[Tensor]:
         first = 0
-        for like in likes:  # type: ignore[attr-defined]
+        for like in likes:
             yield vector[first : first + like.numel()].view(like.shape)
             first += like.numel()

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch._C._distributed_c10d import Store
 
 from modules.parallel.flat import Flat
 from modules.parallel.parameter_service import FIELDS, STALENESS_BINS, Op, header_size
-from modules.parallel.wire import Closed, Door, Gone, Store, Wire
+from modules.parallel.wire import Closed, Door, Gone, Wire
 
 BACK_S = 120.0
 """For a server to be started again and to read its snapshot."""

@@ -128,6 +128,7 @@ class ParameterServer:
         self.hand: HandOut | None = None
         self._reports: list[tuple[int, int, list[float]]] = []
         self._wires: dict[int, Wire] = {}
+        self._last: dict[str, Tensor] = {}
         self._asked: str | None = None
         self._met: int | None = None
         self._is_over = False

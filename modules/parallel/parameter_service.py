@@ -12,10 +12,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch._C._distributed_c10d import Store
 
 from modules.parallel.flat import Flat
 from modules.parallel.parameter_shard import Frozen, Push, Shard
-from modules.parallel.wire import Closed, Door, Store, Wire
+from modules.parallel.wire import Closed, Door, Wire
 
 FIELDS = 24
 """Numbers of a header to and from a server, before those of the parameters that have a gradient."""
@@ -230,6 +231,6 @@ class ParameterService:
                 Op.STATS, self._starts, self._shard.version, self._shard.lost, self._busy_s,
                 time.perf_counter() - self._since, self._pushed, self._pulled, self._dropped,
             ]  # fmt: skip
-            told += [0.0] * (FIELDS - len(told)) + self._staleness
+            told += [*[0.0] * (FIELDS - len(told)), *self._staleness]
             self._forget()
         wire.send(told)

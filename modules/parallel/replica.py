@@ -10,6 +10,7 @@ from enum import IntEnum
 
 import torch
 from torch import Tensor
+from torch._C._distributed_c10d import Store
 from torch.nn.utils import clip_grad_norm_
 
 from modules.parallel.base import Fetch
@@ -17,7 +18,7 @@ from modules.parallel.flat import Flat
 from modules.parallel.parameter_links import Links
 from modules.parallel.replica_group import ORDER, Group
 from modules.parallel.single import Single
-from modules.parallel.wire import Closed, Door, Gone, Store, Wire
+from modules.parallel.wire import Closed, Door, Gone, Wire
 
 DOOR = "coordinator"
 HEADER = 64

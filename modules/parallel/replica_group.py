@@ -6,9 +6,16 @@ import time
 
 import torch
 from torch import Tensor
-from torch._C._distributed_c10d import AllreduceOptions, BroadcastOptions, PrefixStore, ProcessGroupGloo, ReduceOp
+from torch._C._distributed_c10d import (
+    AllreduceOptions,
+    BroadcastOptions,
+    PrefixStore,
+    ProcessGroupGloo,
+    ReduceOp,
+    Store,
+)
 
-from modules.parallel.wire import CONNECT, Closed, Gone, Store
+from modules.parallel.wire import CONNECT, Closed, Gone
 
 LOOKS_EVERY_S = 0.01
 ORDER = 4
@@ -47,7 +54,7 @@ class Group:
             try:
                 self._joined = ProcessGroupGloo(store, self.member, self.size, CONNECT)
                 # One may have come to what another has left already: all of them say that they are there.
-                self._joined.allreduce([torch.zeros(1)]).wait(CONNECT)
+                self._joined.allreduce([torch.zeros(1)]).wait(CONNECT)  # type: ignore[attr-defined]
             except RuntimeError:
                 self._joined = None
 
@@ -80,7 +87,7 @@ class Group:
         if self._joined is not None:
             options = BroadcastOptions()
             options.rootRank = 0
-            self._wait(self._joined.broadcast([tensor], options))
+            self._wait(self._joined.broadcast([tensor], options))  # type: ignore[attr-defined]
 
     def add(self, tensor: Tensor) -> None:
         """Add up what all members have, in place.
@@ -90,8 +97,8 @@ class Group:
         """
         if self._joined is not None:
             options = AllreduceOptions()
-            options.reduceOp = ReduceOp.SUM
-            self._wait(self._joined.allreduce([tensor], options))
+            options.reduceOp = ReduceOp(ReduceOp.SUM)
+            self._wait(self._joined.allreduce([tensor], options))  # type: ignore[attr-defined]
 
     @staticmethod
     def _wait(work: object) -> None:

@@ -1,0 +1,59 @@
+"""Parameter servers against what they have to equal, every role a process of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from torch import nn
+from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer
+
+from tests.parallel.asynchronous import Net, Outcome, Task, one_process, served
+from tests.ranks import on_ranks
+
+OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter]], Optimizer]] = {
+    "sgd": partial(SGD, lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-3),
+    "adam": partial(Adam, lr=0.01, amsgrad=True, weight_decay=1e-2),
+    "adagrad": partial(Adagrad, lr=0.1),
+    "adamw": partial(AdamW, lr=0.01),
+}
+
+
+def trained(task: Task, replicas: int, **engine: Any) -> Outcome:
+    found = on_ranks(1 + engine.get("servers", 1) + replicas, served, engine, replicas, task)[0]
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_one_replica_is_one_process_bit_for_bit(name: str, tmp_path: Path) -> None:
+    task = Task(tmp_path, model=Net, optimizer=OPTIMIZERS[name], grad_clip_norm=0.5, num_accumulation=2)
+    (expected,) = on_ranks(1, one_process, task)
+    found = trained(task, 1)
+    assert found.losses == expected.losses
+    assert found.evaluation == expected.evaluation
+    assert found.weights.keys() == expected.weights.keys()
+    for key, weight in expected.weights.items():
+        np.testing.assert_array_equal(found.weights[key], weight, err_msg=key)
+
+
+def test_replicas_in_step_are_synchronous_ones_and_servers_may_cut_anywhere(tmp_path: Path) -> None:
+    task = Task(tmp_path, optimizer=OPTIMIZERS["adam"], meets_every=2)
+    expected, _ = on_ranks(2, one_process, task)
+    for number, engine in enumerate(({"max_staleness": 0, "servers": 3}, {"group_size": 2})):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        found = trained(replace(task, folder=folder), 2, **engine)
+        assert_alike(found, expected)
+
+
+def assert_alike(found: Outcome, expected: Outcome) -> None:
+    assert found.losses == pytest.approx(expected.losses, rel=1e-5)
+    assert found.evaluation == pytest.approx(expected.evaluation, rel=1e-5)
+    for key, weight in expected.weights.items():
+        np.testing.assert_allclose(found.weights[key], weight, rtol=1e-4, atol=1e-5, err_msg=key)

@@ -1,0 +1,97 @@
+"""Asynchronous runs as one would see them: replicas, servers and the coordinator are killed, and what becomes of it."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+
+from experiments import journal
+from tests.live import Live
+
+SMALL = (
+    "tracking=off", "model=mlp", "model.hidden_sizes=[64,48]", "batch_size_global=24", "log_every_steps=5", "optimizer=sgd",
+    "optimizer.lr=0.02", "system_every_s=null", "eval_every_steps=1000", "checkpoint.every_steps=1000",
+)  # fmt: skip
+TWO = "hardware.devices_per_node=2"
+
+
+def metrics_of(folder: Path, attempt: int) -> dict[str, list[float]]:
+    """Every metric's values in the order of an attempt's journal."""
+    found: dict[str, list[float]] = {}
+    for event in journal.read(folder / "attempts" / str(attempt) / "journal.jsonl")[0]:
+        for key, value in event["metrics"].items() if event["event"] == "metrics" else ():
+            found.setdefault(key, []).append(value)
+    return found
+
+
+def pid_of(launcher: int, role: str) -> int | None:
+    """The process of a role."""
+    for process in psutil.Process(launcher).children(recursive=True):
+        try:
+            if process.name() == role and process.status() != psutil.STATUS_ZOMBIE:
+                return process.pid
+        except psutil.NoSuchProcess:
+            continue
+    return None
+
+
+def kill(live: Live, launcher: int, role: str) -> None:
+    """Kill a role's process, and wait until another plays it."""
+    victim = live.until(lambda: pid_of(launcher, role))
+    os.kill(victim, signal.SIGKILL)
+    live.until(lambda: True if pid_of(launcher, role) not in (None, victim) else None)
+
+
+@pytest.mark.slow
+def test_killed_replicas_and_servers_come_back_and_a_killed_coordinator_ends_an_attempt(live: Live) -> None:
+    process = live.start("run", *SMALL, "max_steps=100000", "parallel=async", "parallel.servers=2",
+                         "parallel.snapshot_every=10", TWO)  # fmt: skip
+    live.at_step(20)
+    folder = live.run_folder()
+
+    def since(metric: str, attempt: int = 1) -> float | None:
+        return metrics_of(folder, attempt).get(metric, [None])[-1]
+
+    def until_steps(more: int, attempt: int = 1) -> None:
+        done = len(metrics_of(folder, attempt)["train/loss_nats"])
+        live.until(lambda: True if len(metrics_of(folder, attempt)["train/loss_nats"]) > done + more // 5 else None)
+
+    live.until(lambda: True if since("async/replicas") == 2 else None)
+    kill(live, process.pid, "replica 1")
+    until_steps(20)
+    live.until(lambda: True if since("async/replicas") == 2 else None)  # it is back, and works
+    live.until(lambda: True if since("async/replica_1_examples_per_s") else None)
+    kill(live, process.pid, "server 1")
+    live.until(lambda: True if since("async/restarts") == 1 else None)
+    until_steps(20)
+    lost = since("async/lost_updates")
+    assert lost is not None
+    assert 0 <= lost <= 10
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 1
+    live.until_nothing_runs(10)
+    stopped = re.search(r"stopped: SIGTERM after step (\d+), which is saved", live.printed())
+    assert stopped, live.printed()
+    assert "replica 1 was ended by SIGKILL; it is started again" in live.printed()
+    losses = metrics_of(folder, 1)["train/loss_nats"]
+    assert sum(losses[-3:]) < sum(losses[:3]), "it has learnt through all of that"
+
+    process = live.start("resume", folder.name, "parallel=hybrid")
+    live.at_step(int(stopped[1]) + 20, attempt=2)
+    coordinator = live.until(lambda: pid_of(process.pid, "coordinator"))
+    os.kill(coordinator, signal.SIGKILL)
+    assert process.wait(30) == 1
+    live.until_nothing_runs(10)
+    assert "killed" in live.printed()
+    assert "Traceback" not in live.printed()
+    process = live.start("resume", folder.name, "parallel=single", "hardware.devices_per_node=1")
+    live.at_step(int(stopped[1]) + 20, attempt=3)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 1
+    assert f"resumed after step {stopped[1]}" in live.printed()
+    assert metrics_of(folder, 3)["train/loss_nats"][0] < losses[0]
