@@ -15,7 +15,7 @@ from tests.live import Live
 
 SMALL = (
     "tracking=off", "model=mlp", "model.hidden_sizes=[64,48]", "batch_size_global=24", "log_every_steps=5", "optimizer=sgd",
-    "optimizer.lr=0.02", "system_every_s=null", "eval_every_steps=1000", "checkpoint.every_steps=1000",
+    "optimizer.lr=0.002", "system_every_s=null", "eval_every_steps=1000", "checkpoint.every_steps=1000",
 )  # fmt: skip
 TWO = "hardware.devices_per_node=2"
 
