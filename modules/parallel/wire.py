@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch._C._distributed_c10d import PrefixStore, ProcessGroupGloo, Store, TCPStore
+from torch.distributed import DistNetworkError
 
 LOOPBACK = "127.0.0.1"
 CONNECT = timedelta(seconds=20)
@@ -25,7 +26,7 @@ MEET_S = 300.0
 """For the first process to open the meeting, imports on a cold file system among it."""
 
 
-class Closed(ConnectionError):
+class Closed(DistNetworkError):
     """The process at the other end has gone."""
 
 

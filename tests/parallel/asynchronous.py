@@ -77,6 +77,7 @@ class Task:
     load: Path | None = None
     save: Path | None = None
     first_step: int = 0
+    stops: int | None = None
 
 
 @dataclass
@@ -112,7 +113,7 @@ def _recipe(task: Task, rank: Rank, replicas: int, parts: int) -> Recipe:
         num_steps=task.num_steps, num_accumulation=task.num_accumulation, grad_clip_norm=task.grad_clip_norm,
         precision="fp32", compile=False, device="cpu",
         batch_size_per_device=BATCH_SIZE // parts // task.num_accumulation, topology=Topology(data=replicas), rank=rank,
-        meets_every=(task.meets_every,), folder=task.folder,
+        meets_every=(task.stops or task.meets_every,), folder=task.folder,
     )  # fmt: skip
 
 
@@ -128,7 +129,7 @@ def one_process(rank: Rank, task: Task) -> Outcome:
         engine.load(task.load)
     losses = [
         float(engine.train_step(fetch(step, rank.number, rank.per_node), step)["loss_nats"])
-        for step in range(task.first_step, task.num_steps)
+        for step in range(task.first_step, task.stops or task.num_steps)
     ]
     _save(engine, task)
     share = _evaluation() if rank.number == 0 else [(batch_of(999), False)]
@@ -154,7 +155,9 @@ def served(rank: Rank, engine: dict[str, Any], replicas: int, task: Task) -> Out
     server.prepare(_learner(task), recipe)
     if task.load is not None:
         server.load(task.load)
-    losses = [float(server.train_step((), step)["loss_nats"]) for step in range(task.first_step, task.num_steps)]  # type: ignore[arg-type]
+    losses = [
+        float(server.train_step((), step)["loss_nats"]) for step in range(task.first_step, task.stops or task.num_steps)
+    ]  # type: ignore[arg-type]
     _save(server, task)
     found, measures = server.evaluate(_evaluation(), Accuracy([1])), server.measures()
     weights = {name: np.array(tensor) for name, tensor in server.weights().items()}

@@ -26,9 +26,13 @@ def shard(policy: Policy, quota: int = 1, correction: str = "none", bounds: tupl
     return Shard(flat, bounds or (0, flat.size), partial(SGD, lr=0.1), lambda update: 1.0, correct, policy, quota)
 
 
-def push(of: Shard, chunk: int, update: int = 0, version: int = 0, value: float = 1.0, then: Tensor | None = None) -> Push:
+def push(
+    of: Shard, chunk: int, update: int = 0, version: int = 0, value: float = 1.0, then: Tensor | None = None
+) -> Push:
     gradient = torch.full_like(of.weights, value)
-    return Push(chunk, update, version, gradient, [1.0] * 6, of.weights.clone() if then is None else then, of.buffers + chunk)
+    return Push(
+        chunk, update, version, gradient, [1.0] * 6, of.weights.clone() if then is None else then, of.buffers + chunk
+    )
 
 
 def test_shards_cut_anywhere_hold_every_weight_once() -> None:
@@ -103,5 +107,5 @@ def test_a_file_brings_a_shard_back_with_its_optimizer(tmp_path: Path) -> None:
 
 def test_mixed_dtypes_are_refused() -> None:
     mixed = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1).double())
-    with pytest.raises(ValueError, match="weights of one dtype, but Sequential has torch.float32, torch.float64"):
+    with pytest.raises(ValueError, match=r"weights of one dtype, but Sequential has torch\.float32, torch\.float64"):
         Flat(mixed)
