@@ -78,7 +78,7 @@ def test_a_saved_state_goes_on_in_any_engine_bit_for_bit(tmp_path: Path) -> None
 
 @pytest.mark.slow
 def test_replicas_apart_learn_and_their_staleness_is_bounded(tmp_path: Path) -> None:
-    sgd = partial(SGD, lr=0.1)
+    sgd = partial(SGD, lr=0.3)
     ways: dict[str, tuple[int, dict[str, Any]]] = {
         "bounded": (3, {"max_staleness": 1, "servers": 2, "correction": "inverse_staleness", "warm_start_steps": 2}),
         "seldom": (2, {"push_every": 3, "pull_every": 2, "correction": "delay_compensation"}),
@@ -87,8 +87,8 @@ def test_replicas_apart_learn_and_their_staleness_is_bounded(tmp_path: Path) -> 
     }
     for number, (name, (replicas, engine)) in enumerate(ways.items()):
         (tmp_path / str(number)).mkdir()
-        found = trained(Task(tmp_path / str(number), num_steps=24, optimizer=sgd, meets_every=9), replicas, **engine)
-        assert sum(found.losses[-5:]) < sum(found.losses[:5]) - 0.3, (name, found.losses)
+        found = trained(Task(tmp_path / str(number), num_steps=40, optimizer=sgd, meets_every=9), replicas, **engine)
+        assert sum(found.losses[-10:]) < sum(found.losses[:10]) - 1, (name, found.losses)
         measures = found.measures
         if name == "bounded":  # of 3 replicas each may be one ahead: 2 others, 2 gradients each
             assert measures["async/staleness_max"] <= 4
