@@ -12,7 +12,7 @@ from experiments import sweep_view
 from experiments.atomic import write_text
 from experiments.faults import InputError, did_you_mean
 from experiments.progress import reference
-from experiments.report import cost, curves, importance, parallel, parameters
+from experiments.report import cost, curves, importance, parallel, parameters, replicas
 from experiments.report.drawing import Picture, alone
 from experiments.report.findings import Findings
 from experiments.report.page import page
@@ -107,6 +107,8 @@ def write(findings: Findings, folder: Path) -> None:
 def _pictures(findings: Findings) -> Iterator[tuple[str, Picture | str]]:
     """Every picture, or why there is none."""
     yield "Learning curves", curves.draw(findings) or "Nothing was measured yet."
+    if (apart := replicas.draw(findings)) is not None:
+        yield "Replicas apart", apart
     if findings.kind == "sweep" or findings.varying:
         yield (
             "Result by parameter",

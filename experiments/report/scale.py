@@ -88,7 +88,7 @@ def _words(values: list[Any]) -> Scale:
         values = sorted(values)
     names = list(dict.fromkeys(_word(value) for value in values))
     places = {name: 0.5 if len(names) == 1 else index / (len(names) - 1) for index, name in enumerate(names)}
-    every = math.ceil(len(names) / MOST_WORDS)
+    every = math.ceil(len(names) / MOST_WORDS) or 1  # no run with such a key has a result yet
     ticks = tuple((places[name], short_label(name)) for name in names[::every])
     return Scale("words", 0.0, 1.0, places, ticks)
 
