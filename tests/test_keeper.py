@@ -6,12 +6,16 @@ import os
 import re
 import signal
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 import pytest
 
 from experiments import journal
 from tests.live import Live
+
+if TYPE_CHECKING:
+    from tests.conftest import Lathe
 
 SMALL = (
     "tracking=off", "model=mlp", "model.hidden_sizes=[64,48]", "batch_size_global=24", "log_every_steps=5", "optimizer=sgd",
@@ -95,3 +99,27 @@ def test_killed_replicas_and_servers_come_back_and_a_killed_coordinator_ends_an_
     assert process.wait(60) == 1
     assert f"resumed after step {stopped[1]}" in live.printed()
     assert metrics_of(folder, 3)["train/loss_nats"][0] < losses[0]
+
+
+def stream(folder: Path) -> dict[str, list[float]]:
+    """All that was learnt and measured."""
+    found = metrics_of(folder, 1)
+    return {key: values for key, values in found.items() if key.startswith(("train/", "val/", "test/"))}
+
+
+@pytest.mark.slow
+def test_a_run_with_one_replica_is_that_of_one_process_to_the_last_bit(lathe: Lathe, tmp_path: Path) -> None:
+    same = ("tracking=off", "model=mlp", "model.dropout_prob=0.3", "max_steps=12", "eval_every_steps=5", "log_every_steps=3",
+            "checkpoint.every_steps=4", "batch_size_per_device=16", "grad_clip_norm=1.0", "schedule=cosine")  # fmt: skip
+    folders = []
+    for parallel in ("single", "async"):
+        done = lathe("run", *same, f"parallel={parallel}", f"runs_dir={tmp_path / parallel}")
+        assert done.returncode == 0, done.stderr
+        folders.append(next((tmp_path / parallel).glob("single/*")))
+    assert stream(folders[1]) == stream(folders[0])
+    told = [
+        path.read_bytes() for folder in folders for path in folder.glob("checkpoints/step_00000012/model.safetensors")
+    ]
+    assert len(told) == 2
+    assert told[0] == told[1]
+    assert metrics_of(folders[1], 1)["async/staleness_max"][-1] == 0

@@ -22,7 +22,10 @@ def draw(findings: Findings) -> look.Picture | None:
     """Both panels; None where no run had parameter servers."""
     if not any(name.startswith(SHARE) for run in findings.runs for name in run.series):
         return None
-    shown = sorted(findings.points, key=lambda point: place(point.value, findings.mode))[:MOST]
+    having = [point for point in findings.points if findings.metric in point.runs[0].series]
+    shown = sorted(having, key=lambda point: place(point.value, findings.mode))[:MOST]
+    if not shown:
+        return None
     tips = look.Tips()
     with look.drawing(1, 2, 3.5 + 0.21 * math.ceil(len(shown) / 2)) as (figure, (left, right)):
         lines, labels = [], []
