@@ -7,8 +7,6 @@ from collections.abc import Callable
 from experiments.arrangement import ELEMENTWISE, divisors, is_served, topology_of
 from experiments.facts import Facts, NotJudgedError
 
-CORRECTIONS = ("none", "inverse_staleness", "delay_compensation")
-
 
 def _served(rule: Callable[[Facts], str | list[str] | None]) -> Callable[[Facts], str | list[str] | None]:
     """A rule that is asked only where there are parameter servers."""
@@ -54,8 +52,6 @@ def _backup(facts: Facts) -> list[str]:
 
 def _correction(facts: Facts) -> str | None:
     kind = facts.get("parallel.correction", str)
-    if kind not in CORRECTIONS:
-        return f"parallel.correction={kind} is unknown; take one of {', '.join(CORRECTIONS)}"
     if kind != "none" and facts.get("parallel.max_staleness", int, type(None)) == 0:
         rule = "corrects what is stale, and with parallel.max_staleness=0 nothing is"
         return f"parallel.correction={kind} {rule}; set parallel.correction=none"

@@ -84,9 +84,12 @@ def test_a_sweep_runs_and_the_best_is_known(cluster: Cluster, tmp_path: Path) ->
 
 def test_ranks_on_two_nodes_train_what_one_process_trains(cluster: Cluster, tmp_path: Path) -> None:
     spread = begin(tmp_path, *PAIR, name="spread")
+    served = begin(tmp_path, *PAIR, "parallel=async", "parallel.servers=2", "parallel.max_staleness=0", name="served")
     alone = begin(tmp_path, name="alone")
-    assert [entry.state for entry in (*see_through(spread), *see_through(alone))] == ["finished"] * 2
-    assert entries(spread)[0].value == pytest.approx(entries(alone)[0].value)
+    found = [see_through(sweep) for sweep in (spread, served, alone)]
+    assert [entry.state for some in found for entry in some] == ["finished"] * 3
+    for sweep in (spread, served):
+        assert entries(sweep)[0].value == pytest.approx(entries(alone)[0].value)
     logs = sorted((spread.folder / entries(spread)[0].id / "attempts" / "1").glob("log*.txt"))
     assert len(logs) == 4
 
