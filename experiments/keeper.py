@@ -24,7 +24,6 @@ from launchers.remains import free_shared_memory
 if TYPE_CHECKING:
     from modules.parallel.base import Rank, Served
 
-SERVED = "modules.parallel.parameter_server.ParameterServer"
 COORDINATOR = "coordinator"
 PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15  # of linux/prctl.h
 LOOKS_EVERY_S = 0.02
@@ -36,7 +35,7 @@ MOST_DEATHS = 10
 
 def is_kept(config: Mapping[str, Any]) -> bool:
     """Whether a trial's ranks are keepers."""
-    return bool(config["parallel"]["_target_"] == SERVED)
+    return "servers" in config["parallel"]
 
 
 @dataclass

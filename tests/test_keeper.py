@@ -87,6 +87,8 @@ def test_killed_replicas_and_servers_come_back_and_a_killed_coordinator_ends_an_
 
     process = live.start("resume", folder.name, "parallel=hybrid")
     live.at_step(int(stopped[1]) + 20, attempt=2)
+    kill(live, process.pid, "replica 1")  # a member of the only group, which forms again
+    until_steps(20, attempt=2)
     coordinator = live.until(lambda: pid_of(process.pid, "coordinator"))
     os.kill(coordinator, signal.SIGKILL)
     assert process.wait(30) == 1

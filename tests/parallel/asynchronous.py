@@ -155,9 +155,8 @@ def served(rank: Rank, engine: dict[str, Any], replicas: int, task: Task) -> Out
     server.prepare(_learner(task), recipe)
     if task.load is not None:
         server.load(task.load)
-    losses = [
-        float(server.train_step((), step)["loss_nats"]) for step in range(task.first_step, task.stops or task.num_steps)
-    ]  # type: ignore[arg-type]
+    steps = range(task.first_step, task.stops or task.num_steps)
+    losses = [float(server.train_step(batch_of(step), step)["loss_nats"]) for step in steps]
     _save(server, task)
     found, measures = server.evaluate(_evaluation(), Accuracy([1])), server.measures()
     weights = {name: np.array(tensor) for name, tensor in server.weights().items()}
