@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import re
 import signal
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import psutil
 import pytest
@@ -17,6 +19,7 @@ from tests.live import Live
 if TYPE_CHECKING:
     from tests.conftest import Lathe
 
+T = TypeVar("T")
 SMALL = (
     "tracking=off", "model=mlp", "model.hidden_sizes=[64,48]", "batch_size_global=24", "log_every_steps=5", "optimizer=sgd",
     "optimizer.lr=0.002", "system_every_s=null", "eval_every_steps=1000", "checkpoint.every_steps=1000",
@@ -33,6 +36,16 @@ def metrics_of(folder: Path, attempt: int) -> dict[str, list[float]]:
     return found
 
 
+def until(look: Callable[[], T | None], timeout_s: float = 60) -> T:
+    """Wait for something that takes a look at a whole journal, or at all processes."""
+    end = time.monotonic() + timeout_s
+    while time.monotonic() < end:
+        if (found := look()) is not None:
+            return found
+        time.sleep(0.1)
+    raise AssertionError(f"nothing came in {timeout_s} s")
+
+
 def pid_of(launcher: int, role: str) -> int | None:
     """The process of a role."""
     for process in psutil.Process(launcher).children(recursive=True):
@@ -44,11 +57,11 @@ def pid_of(launcher: int, role: str) -> int | None:
     return None
 
 
-def kill(live: Live, launcher: int, role: str) -> None:
+def kill(launcher: int, role: str) -> None:
     """Kill a role's process, and wait until another plays it."""
-    victim = live.until(lambda: pid_of(launcher, role))
+    victim = until(lambda: pid_of(launcher, role))
     os.kill(victim, signal.SIGKILL)
-    live.until(lambda: True if pid_of(launcher, role) not in (None, victim) else None)
+    until(lambda: True if pid_of(launcher, role) not in (None, victim) else None)
 
 
 @pytest.mark.slow
@@ -63,15 +76,15 @@ def test_killed_replicas_and_servers_come_back_and_a_killed_coordinator_ends_an_
 
     def until_steps(more: int, attempt: int = 1) -> None:
         done = len(metrics_of(folder, attempt)["train/loss_nats"])
-        live.until(lambda: True if len(metrics_of(folder, attempt)["train/loss_nats"]) > done + more // 5 else None)
+        until(lambda: True if len(metrics_of(folder, attempt)["train/loss_nats"]) > done + more // 5 else None)
 
-    live.until(lambda: True if since("async/replicas") == 2 else None)
-    kill(live, process.pid, "replica 1")
+    until(lambda: True if since("async/replicas") == 2 else None)
+    kill(process.pid, "replica 1")
     until_steps(20)
-    live.until(lambda: True if since("async/replicas") == 2 else None)  # it is back, and works
-    live.until(lambda: True if since("async/replica_1_examples_per_s") else None)
-    kill(live, process.pid, "server 1")
-    live.until(lambda: True if since("async/restarts") == 1 else None)
+    until(lambda: True if since("async/replicas") == 2 else None)  # it is back, and works
+    until(lambda: True if since("async/replica_1_examples_per_s") else None)
+    kill(process.pid, "server 1")
+    until(lambda: True if since("async/restarts") == 1 else None)
     until_steps(20)
     lost = since("async/lost_updates")
     assert lost is not None
@@ -87,9 +100,9 @@ def test_killed_replicas_and_servers_come_back_and_a_killed_coordinator_ends_an_
 
     process = live.start("resume", folder.name, "parallel=hybrid")
     live.at_step(int(stopped[1]) + 20, attempt=2)
-    kill(live, process.pid, "replica 1")  # a member of the only group, which forms again
+    kill(process.pid, "replica 1")  # a member of the only group, which forms again
     until_steps(20, attempt=2)
-    coordinator = live.until(lambda: pid_of(process.pid, "coordinator"))
+    coordinator = until(lambda: pid_of(process.pid, "coordinator"))
     os.kill(coordinator, signal.SIGKILL)
     assert process.wait(30) == 1
     live.until_nothing_runs(10)

@@ -105,16 +105,16 @@ class Replica:
             self._follow()
 
     def _lead(self, coordinator: Wire) -> None:
-        tells, order = Told(), [0]
+        tells, latest = Told(), (0, 0)
         while True:
             self._ask(coordinator, tells)
-            word, *order = map(int, coordinator.receive()[:3])
+            word, number, update = map(int, coordinator.receive()[:3])
             tells = Told()
             if word == Word.END:
                 self._end()
                 return
             if word == Word.CHUNK:
-                number, update = last = (order[0], order[1])
+                latest = (number, update)
                 self._since_pull += 1
                 try:
                     self._work(number, update, tells)
@@ -127,7 +127,7 @@ class Replica:
                     continue
                 self._accrued += 1
             if self._accrued and (word == Word.FLUSH or self._accrued >= self._habits.push_every):
-                self._push(*last, tells)
+                self._push(*latest, tells)
 
     def _ask(self, coordinator: Wire, tells: Told) -> None:
         header: list[float] = [

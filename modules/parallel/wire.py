@@ -111,24 +111,24 @@ def find_meeting(meeting: str) -> TCPStore:
     Raises:
         Closed: nobody has opened it.
     """
-    deadline, why = time.monotonic() + MEET_S, "nobody has opened it"
-    while time.monotonic() < deadline:
-        if meeting.startswith("tcp://"):
-            host, _, port = meeting.removeprefix("tcp://").rpartition(":")
-        else:
-            host = LOOPBACK
-            with contextlib.suppress(FileNotFoundError):
-                port = _address_of(meeting).read_text()
-                break
-            time.sleep(0.01)
-            continue
-        break
+    if meeting.startswith("tcp://"):
+        host, _, port = meeting.removeprefix("tcp://").rpartition(":")
     else:
-        raise Closed(f"the meeting {meeting}: {why}")
+        host, port = LOOPBACK, _port_of(meeting)
     try:
         return TCPStore(host, int(port), is_master=False, wait_for_workers=False)
     except RuntimeError as err:
         raise Closed(f"{err}") from err
+
+
+def _port_of(meeting: str) -> str:
+    """The port that is written at a meeting's path, once somebody has opened it."""
+    deadline = time.monotonic() + MEET_S
+    while time.monotonic() < deadline:
+        with contextlib.suppress(FileNotFoundError):
+            return _address_of(meeting).read_text()
+        time.sleep(0.01)
+    raise Closed(f"nobody has opened the meeting {meeting} in {MEET_S:.0f} s")
 
 
 def _address_of(meeting: str) -> Path:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from torch import nn
-from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer
+from torch.optim import SGD, Adam, Optimizer
 
 from tests.parallel.asynchronous import Net, Outcome, Task, one_process, served
 from tests.ranks import on_ranks
@@ -19,8 +19,6 @@ from tests.ranks import on_ranks
 OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter]], Optimizer]] = {
     "sgd": partial(SGD, lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-3),
     "adam": partial(Adam, lr=0.01, amsgrad=True, weight_decay=1e-2),
-    "adagrad": partial(Adagrad, lr=0.1),
-    "adamw": partial(AdamW, lr=0.01),
 }
 
 
