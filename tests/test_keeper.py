@@ -67,7 +67,7 @@ def kill(launcher: int, role: str) -> None:
 @pytest.mark.slow
 def test_killed_replicas_and_servers_come_back_and_a_killed_coordinator_ends_an_attempt(live: Live) -> None:
     process = live.start("run", *SMALL, "max_steps=100000", "parallel=async", "parallel.servers=2",
-                         "parallel.snapshot_every=10", TWO)  # fmt: skip
+                         "parallel.snapshot_every=10", "parallel.delays_s={0: 0.02, 1: 0.02}", TWO)  # fmt: skip
     live.at_step(20)
     folder = live.run_folder()
 
@@ -108,12 +108,6 @@ def test_killed_replicas_and_servers_come_back_and_a_killed_coordinator_ends_an_
     live.until_nothing_runs(10)
     assert "killed" in live.printed()
     assert "Traceback" not in live.printed()
-    process = live.start("resume", folder.name, "parallel=single", "hardware.devices_per_node=1")
-    live.at_step(int(stopped[1]) + 20, attempt=3)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 1
-    assert f"resumed after step {stopped[1]}" in live.printed()
-    assert metrics_of(folder, 3)["train/loss_nats"][0] < losses[0]
 
 
 def stream(folder: Path) -> dict[str, list[float]]:
