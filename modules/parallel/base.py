@@ -48,12 +48,12 @@ class Recipe:
     """Examples of a micro-batch."""
     topology: Topology = field(default_factory=Topology)
     rank: Rank = field(default_factory=Rank)
-    channels_last: bool = False
-    """Images lie in memory as [batch, height, width, channels]; their shape stays."""
     meets_every: tuple[int, ...] = ()
     """Steps are looked at whose number one of these divides: there replicas that run apart meet."""
     folder: Path = Path()
     """For what processes of this training leave for each other; all nodes see it."""
+    channels_last: bool = False
+    """Images lie in memory as [batch, height, width, channels]; their shape stays."""
 
 
 Fetch = Callable[[int, int, int], Batch]
