@@ -124,6 +124,8 @@ class Measured:
         return f"{self.mean_s * 1e3:.3g} ms, as measured: {low:.3g} to {high:.3g} ms in 90 of 100"
 
 
+LEAST_SPREAD = 1e-6
+"""Below which numbers overflow; `constant` is meant."""
 SPREADS: dict[str, Callable[[float, float], Times]] = {
     "lognormal": Lognormal,
     "shifted_exponential": ShiftedExponential,
@@ -148,7 +150,7 @@ def parse(text: str, mean_s: float) -> Times:
         variation = float(spread)
     except ValueError:
         variation = math.nan
-    if not 0 < variation <= most:
-        way_out = f"write the standard deviation by the mean, more than 0 and at most {most:g}: --times {name}:0.2"
+    if not LEAST_SPREAD <= variation <= most:
+        way_out = f"write the standard deviation by the mean, from {LEAST_SPREAD:g} to {most:g}: --times {name}:0.2"
         raise InputError([f"--times {text} has no spread that {name} can have; {way_out}"])
     return SPREADS[name](mean_s, variation)

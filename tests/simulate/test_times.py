@@ -63,9 +63,10 @@ def test_distributions_have_names(text: str, found: Times) -> None:
         ("lognorml:0.2", "--times lognorml:0.2 is no distribution; did you mean 'lognormal:0.2'?"),
         (
             "gamma",
-            "--times gamma has no spread that gamma can have; write the standard deviation by the mean, more than 0 ",
+            "--times gamma has no spread that gamma can have; write the standard deviation by the mean, from 1e-06 ",
         ),
-        ("shifted_exponential:1.5", "at most 1: --times shifted_exponential:0.2"),
+        ("gamma:1e-200", "--times gamma:1e-200 has no spread that gamma can have"),
+        ("shifted_exponential:1.5", "from 1e-06 to 1: --times shifted_exponential:0.2"),
     ],
 )
 def test_what_is_no_distribution_is_told(text: str, told: str) -> None:
