@@ -37,7 +37,8 @@ def predict(asked: argparse.Namespace) -> int:
     trial = find_run(asked.run, Path(asked.runs_dir))
     trust = trusted(asked.trust)
     chosen = choose(trial)
-    if not asked.inputs and sys.stdin.isatty():
+    is_typed = sys.stdin is None or sys.stdin.isatty()  # None: whoever started this has closed it
+    if not asked.inputs and is_typed:
         raise InputError(["INPUT is missing; name what the model is to see, or `-` for lines that you type"])
     data, evaluator = _parts(trial, _config(trial, asked), trust)
     if problems := problems_of(asked.inputs, data.takes):
@@ -57,8 +58,8 @@ def predict(asked: argparse.Namespace) -> int:
     print(f"model of run {trial.folder.name}: step {facts['step']}, {facts['chosen']}", file=sys.stderr)
     about = {"run": trial.folder.name, "step": facts["step"]} if asked.json else None
     printed = Printed(data.takes, Path(asked.output).expanduser() if asked.output else None, about)
-    given = each_given(asked.inputs, data.takes, sys.stdin.buffer)
-    at_once = 1 if sys.stdin.isatty() and asked.inputs[-1:] == ["-"] else predictor.batch_size
+    given = each_given(asked.inputs, data.takes, sys.stdin.buffer if sys.stdin else ())
+    at_once = 1 if is_typed and asked.inputs[-1:] == ["-"] else predictor.batch_size
     while batch := list(islice(given, at_once)):
         _answer(batch, predictor.model, data, evaluator, printed)
     printed.close()
