@@ -62,6 +62,9 @@ def bare(config: Mapping[str, Any], plan: Plan, split: Split) -> Loop:
         nonlocal step
         for _ in range(num_steps):
             inputs, targets = next(stream)
+            if config["channels_last"]:
+                assert isinstance(inputs, Tensor)
+                inputs = inputs.contiguous(memory_format=torch.channels_last)
             for group in optimizer.param_groups:
                 group["lr"] = initial_lr * learner.schedule.factor(step, plan.num_steps)
             optimizer.zero_grad()
