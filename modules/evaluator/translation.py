@@ -157,7 +157,7 @@ def _shown(pair: Pair, text: str) -> str:
 def _bleu(tokenize: str) -> Any:
     """
     Raises:
-        ValueError: sacrebleu does not know the tokenizer.
+        ValueError: sacrebleu does not know the tokenizer, or lacks what that needs.
     """
     from sacrebleu.metrics.bleu import BLEU  # the extra, only where it is asked for
 
@@ -165,7 +165,13 @@ def _bleu(tokenize: str) -> Any:
         raise ValueError(
             f"evaluator.tokenize={tokenize!r} is none that sacrebleu knows; take one of {', '.join(map(str, BLEU.TOKENIZERS))}"
         )
-    return BLEU(tokenize=tokenize, force=True)
+    try:
+        return BLEU(tokenize=tokenize, force=True)
+    except (RuntimeError, ImportError, OSError) as err:  # some want a package more, some a file from the network
+        why = " ".join(str(err).split())
+        raise ValueError(
+            f"evaluator.tokenize={tokenize!r} cannot be had here ({why}); bring that, or take 13a"
+        ) from err
 
 
 def _score(bleu: Any, numbers: Sequence[int]) -> float:

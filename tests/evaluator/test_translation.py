@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -149,6 +150,11 @@ def test_what_does_not_fit_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         _evaluator().measure_model(nn.Linear(2, 2), _batch(0, 2))
     with pytest.raises(ValueError, match=r"evaluator.tokenize='moses' is none that sacrebleu knows; take one of none"):
         _evaluator(tokenize="moses")
+    monkeypatch.setitem(sys.modules, "MeCab", None)
+    with pytest.raises(
+        ValueError, match=r"evaluator.tokenize='ja-mecab' cannot be had here \(.*; bring that, or take 13a"
+    ):
+        _evaluator(tokenize="ja-mecab")
     with pytest.raises(ValueError, match=r"at least 0, but got 0, 12, None, 0.6 and 2"):
         _evaluator(beam_size=0)
     with pytest.raises(ValueError, match=r"num_examples of at least 1, .*, but got 2, 12, 0, 0.6 and 2"):
