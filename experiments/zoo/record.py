@@ -142,7 +142,13 @@ def _problem(told: Any, kind: type[Record] | type[Refusal]) -> str:
     known = fields(kind)
     missing = [one.name for one in known if one.default_factory is MISSING and one.name not in told]
     strange = [str(key) for key in told if key not in {one.name for one in known}]
-    return f"it lacks {', '.join(missing)}" if missing else f"it knows no {', '.join(strange)}" if strange else ""
+    if missing or strange:
+        return f"it lacks {', '.join(missing)}" if missing else f"it knows no {', '.join(strange)}"
+    if kind is Record:
+        of_seeds = [told[name] for name in ("seeds", "values", "wall_s", "cpu_s", "curves")]
+        if not all(isinstance(one, list) and one and len(one) == len(of_seeds[0]) for one in of_seeds):
+            return "seeds, values, wall_s, cpu_s and curves are not as many, or none"
+    return ""
 
 
 def rounded(value: float) -> float:

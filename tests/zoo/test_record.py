@@ -134,3 +134,13 @@ def test_what_a_page_lacks_is_told(tmp_path: Path) -> None:
     draw(RECORD, folder / "tiny.svg")
     (folder / "gone.yaml").unlink()
     assert problems_of("the text", file, [Standing(ROW, RECORD)], folder) == []
+
+
+def test_a_record_without_a_value_for_each_seed_is_damaged(tmp_path: Path) -> None:
+    records = Records(tmp_path / "zoo.md")
+    for damaged in (but(values=[]), but(seeds=[]), but(cpu_s=[1.0])):
+        records.keep(damaged)
+        with pytest.raises(
+            InputError, match=r"tiny\.yaml is no record of a row: seeds, values, wall_s, cpu_s and curves"
+        ):
+            records.find("tiny")
