@@ -49,7 +49,7 @@ class Experiment:
     """Compile the model with torch.compile."""
     channels_last: bool
     """Lay images out in memory pixel by pixel, every channel of a pixel side by side, for which fast convolutions are
-    made; a pipeline leaves them as they are."""
+    made; a pipeline leaves them as they are. See docs/benchmarks.md."""
     profile: bool
     """Trace a few steps of every rank, and count the model's work by DeepSpeed's profiler, into the run's folder."""
     checkpoint: Checkpoint

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
+import stat
 import sys
 from collections.abc import Collection, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from experiments.compare.subject import find_run
 from experiments.export.export import interface_of
@@ -59,11 +61,19 @@ def predict(asked: argparse.Namespace) -> int:
     about = {"run": trial.folder.name, "step": facts["step"]} if asked.json else None
     printed = Printed(data.takes, Path(asked.output).expanduser() if asked.output else None, about)
     given = each_given(asked.inputs, data.takes, sys.stdin.buffer if sys.stdin else ())
-    at_once = 1 if is_typed and asked.inputs[-1:] == ["-"] else predictor.batch_size
+    at_once = 1 if "-" in (asked.inputs or "-") and not _is_file(sys.stdin) else predictor.batch_size
     while batch := list(islice(given, at_once)):
         _answer(batch, predictor.model, data, evaluator, printed)
     printed.close()
     return 1 if printed.num_faults else 0
+
+
+def _is_file(stream: TextIO | None) -> bool:
+    """Whether all that is to be read is there; of a terminal or a pipe each line is answered as it comes."""
+    try:
+        return stream is not None and stat.S_ISREG(os.fstat(stream.fileno()).st_mode)
+    except OSError:  # no stream of the system's
+        return False
 
 
 def _config(trial: Trial, asked: argparse.Namespace) -> dict[str, Any]:

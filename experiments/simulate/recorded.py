@@ -16,7 +16,7 @@ from experiments.simulate.times import Constant, Lognormal, Measured, Times
 from experiments.trial import Trial
 from modules.parallel.cost import UPDATES, Machine
 
-STEP_TIME, RATE = "perf/step_time_ms", "perf/examples_per_s"
+STEP_TIME, RATE = "perf/step_time_ms", "perf/samples_per_s"
 COMPUTE, SPREAD, APPLY = "async/compute_ms_mean", "async/compute_ms_std", "async/apply_ms_mean"
 
 

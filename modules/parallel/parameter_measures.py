@@ -53,12 +53,10 @@ class Measures:
         """
         seconds = time.perf_counter() - self._since
         self._since = time.perf_counter()
-        done = sum(parts.num_chunks for parts in self._parts.values())
         histogram = [sum(counts) for counts in zip(*(one[FIELDS:] for one in stats), strict=True)]
         updates = sum(stats[0][FIELDS:])
         found = {
             "perf/updates_per_s": updates / seconds,
-            "perf/examples_per_s": done * examples_of_chunk / seconds,
             "async/server_busy_share": fmean(one[4] / max(one[5], 1e-9) for one in stats),
             "async/pushed_mib": sum(one[6] for one in stats) / MIB,
             "async/pulled_mib": sum(one[7] for one in stats) / MIB,

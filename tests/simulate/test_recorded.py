@@ -74,7 +74,7 @@ def test_an_engine_is_a_mode(parallel: dict[str, Any], mode: str, choices: Choic
 
 def test_an_asynchronous_run_tells_computing_and_applying_apart(tmp_path: Path) -> None:
     metrics = {
-        "perf/examples_per_s": 1500.0, "async/compute_ms_mean": 30.0, "async/compute_ms_std": 6.0,
+        "perf/samples_per_s": 1500.0, "async/compute_ms_mean": 30.0, "async/compute_ms_std": 6.0,
         "async/apply_ms_mean": 2.0, "train/loss_nats": 1.0,
     }  # fmt: skip
     parallel = {"servers": 2, "backup": 0, "group_size": 1, "max_staleness": None}
@@ -106,6 +106,6 @@ def test_a_recorded_asynchronous_run_is_predicted_from_a_run_of_one_replica() ->
     """The form in which our asynchronous runs are held against the simulator."""
     on = machine(devices_per_node=3, computing_at_once=4.0, is_apart=False)
     means = {"async/compute_ms_mean": 50.0, "async/compute_ms_std": 5.0, "async/apply_ms_mean": 1.0}
-    one = Recorded("one", "async", 1, 8, 1000, (0.051,), {**means, "perf/examples_per_s": 8 / 0.051})
-    three = replace(one, workers=3, means={**means, "perf/examples_per_s": 3 * 8 / 0.0515})
+    one = Recorded("one", "async", 1, 8, 1000, (0.051,), {**means, "perf/samples_per_s": 8 / 0.051})
+    three = replace(one, workers=3, means={**means, "perf/samples_per_s": 3 * 8 / 0.0515})
     assert predicted(one, three, on).examples_per_s == pytest.approx(three.examples_per_s, rel=0.15)
