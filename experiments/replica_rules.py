@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from experiments.arrangement import ELEMENTWISE, divisors, is_served, topology_of
-from experiments.facts import Facts, NotJudgedError
+from experiments.facts import Facts
 
 
 def _served(rule: Callable[[Facts], str | list[str] | None]) -> Callable[[Facts], str | list[str] | None]:
@@ -17,29 +17,22 @@ def _served(rule: Callable[[Facts], str | list[str] | None]) -> Callable[[Facts]
     return judge
 
 
-def _number(facts: Facts, name: str) -> int:
-    value: int = facts.get(f"parallel.{name}", int)
-    if value < (name != "backup"):  # what is out of its range, the engine tells
-        raise NotJudgedError
-    return value
-
-
 def _groups(facts: Facts) -> str | None:
-    size, replicas = _number(facts, "group_size"), topology_of(facts).data
+    size, replicas = facts.whole("parallel.group_size"), topology_of(facts).data
     if replicas % size == 0:
         return None
     return f"parallel.group_size={size} does not divide the {replicas} replicas (parallel.data); try {divisors(replicas, size)}"
 
 
 def _backup(facts: Facts) -> list[str]:
-    backup, replicas = _number(facts, "backup"), topology_of(facts).data
+    backup, replicas = facts.whole("parallel.backup"), topology_of(facts).data
     told, problems = f"parallel.backup={backup}", list[str]()
     if backup >= replicas:
         way_out = (
             f"lower it to {replicas - 1}" if replicas > 1 else "set hardware.devices_per_node=2, or parallel.backup=0"
         )
         problems.append(f"{told} of {replicas} replicas (parallel.data) leaves none whose gradient counts; {way_out}")
-    if backup and _number(facts, "group_size") > 1:
+    if backup and facts.whole("parallel.group_size") > 1:
         problems.append(
             f"{told}: replicas stand by where each pushes for itself; set parallel.group_size=1, or parallel.backup=0"
         )
@@ -58,6 +51,22 @@ def _correction(facts: Facts) -> str | None:
     return None
 
 
+def _warm_start(facts: Facts) -> str | None:
+    warm, max_steps = facts.whole("parallel.warm_start_steps"), facts.whole_or_none("max_steps")
+    if max_steps is None or warm < max_steps:
+        return None
+    return f"parallel.warm_start_steps={warm} leaves the other replicas none of max_steps={max_steps}; lower it"
+
+
+def _delays(facts: Facts) -> list[str]:
+    replicas = topology_of(facts).data
+    return [
+        f"parallel.delays_s names replica {number}, but there are {replicas}, from 0; name one of these"
+        for number in facts.get("parallel.delays_s", dict)
+        if not str(number).isdecimal() or int(number) >= replicas
+    ]
+
+
 def _every(facts: Facts) -> list[str]:
     if facts.get("parallel.max_staleness", int, type(None)) != 0:
         return []
@@ -71,7 +80,7 @@ def _every(facts: Facts) -> list[str]:
 
 def _optimizer(facts: Facts) -> str | None:
     """Servers cut anywhere; one alone has every weight whole."""
-    servers, target = _number(facts, "servers"), facts.get("optimizer._target_", str)
+    servers, target = facts.whole("parallel.servers"), facts.get("optimizer._target_", str)
     if servers == 1 or target.rpartition(".")[2] in ELEMENTWISE:
         return None
     rule = f"sees slices of the weights on parallel.servers={servers}, and is not known to treat every number alike"
@@ -100,4 +109,6 @@ def _profile(facts: Facts) -> str | None:
     return "profile=true traces ranks that make every step together; set profile=false (async/compute_ms_mean and its like tell)"
 
 
-RULES = tuple(map(_served, (_groups, _backup, _correction, _every, _optimizer, _fp16, _workers, _profile)))
+RULES = tuple(
+    map(_served, (_groups, _backup, _correction, _warm_start, _delays, _every, _optimizer, _fp16, _workers, _profile))
+)

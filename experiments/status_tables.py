@@ -118,8 +118,9 @@ def trials_table(
         if name in columns:
             widths[name] = max(LEAST, min(widths[name], left - GAP))
             left -= widths[name] + GAP
-    keys = fitting_keys(rows, short_keys(progress.rows), widths["point"])
-    columns["point"][1:] = [Text(point_text(row.values, keys)) for row in rows]
+    if "point" in columns:  # trials that differ by their seed alone have none
+        keys = fitting_keys(rows, short_keys(progress.rows), widths["point"])
+        columns["point"][1:] = [Text(point_text(row.values, keys)) for row in rows]
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, GAP - 1, 0, 0))
     for name, cells in columns.items():
         justify: Literal["left", "right"] = "right" if name in NUMBERS else "left"

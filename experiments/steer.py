@@ -159,7 +159,7 @@ def _request(sweep: Sweep, entry: Entry) -> None:
 
 def _first_words(name: str, words: Sequence[str], num_waiting: int, num_running: int, num_chosen: int) -> str:
     told = [f"{num_waiting} waited and will not begin"] * bool(num_waiting)
-    told += [f"{num_running} run and were asked to save and stop"] * bool(num_running)
+    told += [f"{num_running} running, asked to save and stop"] * bool(num_running)
     if not told and words:
         told = [f"of {num_chosen} trials none waits or runs" if num_chosen else f"no trial is {' and '.join(words)}"]
     return f"sweep {name}: {', '.join(told) or 'no further trial is begun'}"

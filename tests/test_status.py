@@ -61,6 +61,13 @@ def shown(sweep: Sweep, width: int) -> list[str]:
     return [line.rstrip() for line in screen.export_text().splitlines()]
 
 
+def test_trials_that_differ_by_their_seed_alone_have_no_points(tmp_path: Path) -> None:
+    lines = shown(make(tmp_path, "s", [{}], seeds=2), 100)
+    assert [line.split()[:3] for line in lines if line.startswith("b0000")] == [
+        ["b00000000000", "0", "waiting"], ["b00000000001", "1", "waiting"],
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("width", [80, 100, 120, 140, 160, 250])
 def test_the_table_fits_and_every_value_of_a_point_is_seen(tmp_path: Path, width: int) -> None:
     lines = shown(some(tmp_path), width)

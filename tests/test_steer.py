@@ -148,7 +148,7 @@ def test_one_that_does_not_save_in_time_is_told(tmp_path: Path) -> None:
     sweep, said = make(tmp_path, "s", POINTS[:1]), list[str]()
     folder = begin(sweep, ids(1)[0])
     cancel(sweep, Local(), ["running"], said.append, save_s=0.5)
-    assert said[:2] == ["sweep s: 1 run and were asked to save and stop", "1 of them have not ended in 0 s"]
+    assert said[:2] == ["sweep s: 1 running, asked to save and stop", "1 of them have not ended in 0 s"]
     assert said[2].endswith("shows when the rest has saved")
     assert (folder / "cancel").exists()
     assert states(sweep) == ["running"]
@@ -191,7 +191,7 @@ def test_ctrl_c_goes_on_without_waiting(tmp_path: Path, processes: list[subproce
     assert processes[0].stdout is not None
     shown = [processes[0].stdout.readline() for _ in range(2)]
     assert shown == [
-        "sweep s: 1 waited and will not begin, 1 run and were asked to save and stop\n",
+        "sweep s: 1 waited and will not begin, 1 running, asked to save and stop\n",
         "waiting up to 20 s until they have saved; Ctrl-C goes on without\n",
     ]
     processes[0].send_signal(signal.SIGINT)
@@ -213,7 +213,7 @@ def test_a_running_trial_saves_and_its_worker_ends(tmp_path: Path) -> None:
         assert worker.wait(timeout=60) == 0
     finally:
         end_worker(worker)
-    assert said[0] == "sweep probe: 1 waited and will not begin, 1 run and were asked to save and stop"
+    assert said[0] == "sweep probe: 1 waited and will not begin, 1 running, asked to save and stop"
     assert "of those that ran: 1 cancelled" in said
     assert entry(sweep, trial).step > 0
 

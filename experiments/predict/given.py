@@ -28,8 +28,9 @@ class Given:
 def problems_of(words: Sequence[str], takes: Takes) -> list[str]:
     """What is wrong with the words of a command line, all at once; a pipe is read later, line by line."""
     named = [word for word in words if word != STDIN]
-    problems = [fault for word in named if takes == "image" and (fault := _fault_of(word))]
-    problems += ["INPUT='' is empty; write a text, or leave it out" for word in named if takes == "text" and not word]
+    problems = [fault for word in named if word and takes == "image" and (fault := _fault_of(word))]
+    what = "a text" if takes == "text" else "a path"
+    problems += [f"INPUT='' is empty; write {what}, or leave it out" for word in named if not word]
     return problems + (["INPUT - stands twice, and a pipe is read once; leave one out"] if words.count("-") > 1 else [])
 
 
@@ -93,6 +94,8 @@ def _missing(word: str) -> str | None:
         return None
     if not path.parent.is_dir():
         return f"there is no image {word}, as there is no folder {path.parent}; name a file that is there"
+    if word.startswith(("evaluator.", "data.")) and "=" in word:
+        return f"there is no image {word}; as a key of the run it stands behind a flag: `--set {word}`"
     images = [
         inside.name for inside in path.parent.iterdir() if inside.is_dir() or inside.name.lower().endswith(ENDINGS)
     ]

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from modules.data.base import Reads
     from modules.evaluator.base import Answers
 
-SET = ("evaluator", "data")
-"""Parts whose keys `--set` changes: how a model is asked; the model is what it was trained to be."""
+SET = ("evaluator.", "data.root=", "data.photo_size=")
+"""What `--set` changes: how a model is asked. What its numbers mean, such as a vocabulary, is as it was in training."""
 
 
 def predict(asked: argparse.Namespace) -> int:
@@ -84,10 +84,9 @@ def _config(trial: Trial, asked: argparse.Namespace) -> dict[str, Any]:
     """
     if not asked.changes:
         return trial.config
-    if strange := [word for word in asked.changes if not word.startswith(tuple(f"{part}." for part in SET))]:
-        raise InputError(
-            [f"--set {word} is no key of {' or '.join(SET)}; write such as evaluator.num_shown=3" for word in strange]
-        )
+    if strange := [word for word in asked.changes if not word.startswith(SET)]:
+        rule = "is not how a model is asked; set evaluator.KEY, data.root or data.photo_size"
+        raise InputError([f"--set {word} {rule}" for word in strange])
     from experiments.compose import change
 
     dirs, packages = trial.provenance["config_dirs"], [*trial.provenance["trust"], *asked.trust]

@@ -121,12 +121,16 @@ def terms(
     names = [record.environment.get("device_name") for record in (one, other)]
     if None not in names and names[0] != names[1]:
         allowed = max(allowed, OTHER_DEVICE)
+    if _are_apart(one) or _are_apart(other):
+        allowed = END_TOLERANCE
     return Terms(allowed, judged_to, up_to, reasons)
 
 
 def _reasons(one: Record, other: Record) -> Iterator[str]:
     """Why the same bits cannot be asked for; on a CPU with the same layout, threads and torch there is none."""
     first, second = parameters(one.config), parameters(other.config)
+    if _are_apart(one) or _are_apart(other):
+        yield "replicas that do not wait for each other see weights in the order of chance: no two such runs are the same"
     if (before := _engine(one)) != (now := _engine(other)):
         yield f"parallel is {now} and was {before}"
     for key in dict.fromkeys([*first, *second]):
@@ -139,6 +143,13 @@ def _reasons(one: Record, other: Record) -> Iterator[str]:
     devices = {record.environment.get("device_name") for record in (one, other)} - {None, "cpu"}
     if devices and one.config.get("determinism") != "bitwise":
         yield f"{devices.pop()} adds in no fixed order but with determinism=bitwise"
+
+
+def _are_apart(record: Record) -> bool:
+    """Whether several replicas trained by parameter servers, out of step."""
+    parallel = record.config.get("parallel") or {}
+    replicas = (record.config.get("hardware") or {}).get("devices_per_node", 1)
+    return "servers" in parallel and parallel.get("max_staleness") != 0 and (parallel.get("data") or replicas) != 1
 
 
 def _engine(record: Record) -> str:

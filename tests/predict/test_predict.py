@@ -172,7 +172,7 @@ def test_words_are_checked_before_anything_is_predicted(
         ("evaluator.num_shown=many", "evaluator.num_shown=many is not a whole number"),
         (
             "model.dropout=0",
-            "--set model.dropout=0 is no key of evaluator or data; write such as evaluator.num_shown=3",
+            "--set model.dropout=0 is not how a model is asked; set evaluator.KEY, data.root or data.photo_size",
         ),
     ],
 )
