@@ -76,7 +76,7 @@ def test_a_script_may_start_runs_without_a_main_guard(live: Live) -> None:
     done = subprocess.run(
         [sys.executable, str(script)], cwd=live.folder, capture_output=True, text=True, timeout=120, check=True
     )
-    assert done.stdout.startswith("finished ['cost/device_h'")
+    assert done.stdout.startswith("finished ['cost/cpu_s'")
     assert "Warning" not in done.stderr
     live.until_nothing_runs()
 

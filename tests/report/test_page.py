@@ -67,7 +67,7 @@ def requested(driver: WebDriver) -> set[str]:
     events = [json.loads(entry["message"])["message"] for entry in messages(driver, REQUESTS)]
     asked = [event["params"] for event in events if event["method"] == "Network.requestWillBeSent"]
     urls = {params["request"]["url"].partition("#")[0] for params in asked}
-    return {url for url in urls if not url.startswith(("data:", "chrome:"))}
+    return {url for url in urls if not url.startswith(("data:", "chrome:", "chrome-untrusted:"))}
 
 
 def column(driver: WebDriver, table: str, name: str) -> list[str]:
