@@ -27,6 +27,7 @@ from experiments.compose import compose
 from experiments.parts import Parts, make_parts
 from modules.data.base import DataError
 from modules.data.skip_grams import SkipGrams, SkipGramSplit
+from modules.evaluator.base import ModelEvaluator
 from modules.parallel.base import Recipe
 
 TARGET = 1.0
@@ -119,9 +120,10 @@ def compare(size: int, overrides: Sequence[str]) -> float:
         order = (ours, gensims) if number % 2 else (gensims, ours)
         found = {side: words_a_second(side.turn, number) for side in order}
         speeds.append((found[ours], found[gensims]))
-    parts.evaluator.attach(data)  # type: ignore[union-attr]
+    assert isinstance(parts.evaluator, ModelEvaluator)
+    parts.evaluator.attach(data)
     for name, column, model in (("Lathe", 0, parts.learner.model), ("gensim", 1, gensims.table())):
-        known = parts.evaluator.model_metrics(model, torch.zeros(1))  # type: ignore[union-attr]
+        known = parts.evaluator.model_metrics(model, torch.zeros(1))
         told = " | ".join(f"{known[key]:.3f}" for key in ("wordsim353_spearman", "analogies_accuracy"))
         print(f"| {name}, {size} numbers | {median(pair[column] for pair in speeds):,.0f} | {told} |", flush=True)
     ratio = median(own / other for own, other in speeds)
@@ -154,7 +156,7 @@ def made_up(data: SkipGrams) -> SkipGramSplit:
     generator = torch.Generator().manual_seed(0)
     tokens = torch.multinomial(counts.double(), 4_000_000, replacement=True, generator=generator).int()
     vocabulary = Counted(counts)
-    return SkipGramSplit(tokens, vocabulary, data, is_training=True)  # type: ignore[arg-type]
+    return SkipGramSplit(tokens, vocabulary, data, is_training=True)  # type: ignore[arg-type]  # its counts alone are asked for
 
 
 class Counted:

@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 from experiments.bell import Bell
 from experiments.job import STOP_SIGNALS, Stop, run_attempt
@@ -53,13 +54,22 @@ class Child:
 
 def _be_child(run: Callable[[], int], bell: Bell) -> None:
     """The child's whole life."""
-    code = FAILED
-    try:
+
+    def begin() -> int:
         bell.forget()
         os.setsid()
         if sys.platform == "linux":  # asked to save and stop when the worker is killed
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        return run()
+
+    live(begin)
+
+
+def live(run: Callable[[], int]) -> NoReturn:
+    """A forked process from here to its end, whatever is raised: it never goes back to the code of its parent."""
+    code = FAILED
+    try:
         code = run()
     except SystemExit as err:  # of a part that calls sys.exit
         code = err.code if isinstance(err.code, int) else FAILED

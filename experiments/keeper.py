@@ -9,7 +9,6 @@ import signal
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from modules.parallel.base import Rank, Served
 
 COORDINATOR = "coordinator"
-PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15  # of linux/prctl.h
+PR_SET_NAME = 15  # of linux/prctl.h
 LOOKS_EVERY_S = 0.02
 GRACE_S = 5.0
 """How long others may take to end after the coordinator has."""
@@ -91,6 +90,10 @@ class Keeper:
         return first + [role for role, rank in roles.items() if rank == self.rank.number]
 
     def _start(self, role: str, deaths: int = 0) -> None:
+        from experiments.child import (
+            live,
+        )  # here, as it imports who imports this; and before a fork, which then finds it
+
         read, write = os.pipe()
         os.set_blocking(read, False)
         sys.stdout.flush()
@@ -100,7 +103,7 @@ class Keeper:
             os.close(write)
             for kept in self._kept.values():
                 os.close(kept.word)
-            _be(role, partial(self._play, role, read))
+            live(partial(_be, role, partial(self._play, role, read)))
         os.close(read)
         self._kept[role] = Kept(pid, write, deaths)
 
@@ -207,27 +210,15 @@ class Word:
         return self._reason or None
 
 
-def _be(role: str, run: Callable[[], int]) -> None:
+def _be(role: str, run: Callable[[], int]) -> int:
     """A kept process's whole life: it answers no signal to stop, which is its keeper's affair, and does not outlive it."""
-    code = FAILED
-    try:
-        from experiments.job import STOP_SIGNALS
+    from experiments.child import PR_SET_PDEATHSIG
+    from experiments.job import STOP_SIGNALS
 
-        for number in STOP_SIGNALS:
-            signal.signal(number, signal.SIG_IGN)
-        parent = os.getppid()
-        if sys.platform == "linux":
-            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-            ctypes.CDLL(None).prctl(PR_SET_NAME, role.encode())  # as `ps` and `top` show it
-        if parent == os.getppid() != 1:
-            code = run()
-    except SystemExit as err:  # of a part that calls sys.exit
-        code = err.code if isinstance(err.code, int) else FAILED
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        try:
-            sys.stdout.flush()
-            sys.stderr.flush()
-        finally:
-            os._exit(code)
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    parent = os.getppid()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(PR_SET_NAME, role.encode())  # as `ps` and `top` show it
+    return run() if parent == os.getppid() != 1 else FAILED

@@ -49,7 +49,7 @@ def predict(asked: argparse.Namespace) -> int:
 
     interface = interface_of(trial, trust)
     if interface.class_names is not None:  # as after loading, which reads the whole set
-        data.class_names = list(interface.class_names)  # type: ignore[attr-defined]
+        data.class_names = list(interface.class_names)  # type: ignore[attr-defined]  # not all have them
     facts = facts_of(trial, chosen, interface)
     predictor = prepare(facts, chosen.weights)
     for _ in code_changes(trial, asked.trust):

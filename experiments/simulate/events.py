@@ -6,6 +6,7 @@ import heapq
 import itertools
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 Act = Callable[[], Any]
@@ -128,7 +129,7 @@ class Shared:
         self._plan += 1
         if self._pieces:
             left = max(0.0, self._pieces[0][0] - self._progress)
-            self.clock.after(left / self._rate(), lambda plan=self._plan: self._end(plan))  # type: ignore[misc]
+            self.clock.after(left / self._rate(), partial(self._end, self._plan))
 
     def _end(self, plan: int) -> None:
         if plan != self._plan:  # somebody came in between
