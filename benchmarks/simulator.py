@@ -1,4 +1,4 @@
-"""Budget: the simulator predicts our own runs' throughput within 15 % (``python -m benchmarks.simulator [--record FILE]``).
+"""Budget: the simulator predicts our own runs within 15 % (``python -m benchmarks.simulator [--record FILE] [NAME]``).
 
 Real runs of `lathe run` with 1, 2 and 4 processes train at the same time but in turns of a few seconds, the others standing
 still (SIGSTOP): so all of them see the same load of whoever else uses the machine. Two runs of one process each, which know
@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ import psutil
 import yaml
 
 from experiments import journal
-from experiments.simulate.recorded import Recorded, predicted, read
+from experiments.simulate.recorded import SPREAD, Recorded, predicted, read
 from experiments.trial import Trial
 from modules.parallel.cost import Machine
 
@@ -40,6 +41,8 @@ STOOD_STILL = 5.0
 WORKLOADS = {
     "lenet": ("model=lenet", "batch_size_per_device=320"),
     "mlp": ("model=mlp", "model.hidden_sizes=[1024,1024]", "batch_size_per_device=256"),
+    "lenet, async": ("parallel=async", "model=lenet", "batch_size_per_device=320"),
+    "mlp, async": ("parallel=async", "model=mlp", "model.hidden_sizes=[1024,1024]", "batch_size_per_device=256"),
 }
 SAME = (
     "data=digits", "max_steps=1000000", "log_every_steps=1", "eval_every_steps=1000000", "checkpoint.every_steps=1000000",
@@ -49,9 +52,10 @@ SAME = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.simulator")
+    parser.add_argument("only", nargs="*", metavar="NAME", help=f"of {', '.join(WORKLOADS)}; all by default")
     parser.add_argument("--record", metavar="FILE", help="write what was measured there")
     asked = parser.parse_args(argv)
-    found = {name: measured(words) for name, words in WORKLOADS.items()}
+    found = {name: measured(WORKLOADS[name]) for name in asked.only or WORKLOADS}
     if asked.record:
         note = {
             "date": time.strftime("%Y-%m-%d"),
@@ -134,10 +138,10 @@ def measured(words: Sequence[str]) -> tuple[float, list[Recorded]]:
 def _started(words: Sequence[str], count: int, runs_dir: Path) -> subprocess.Popen[bytes]:
     batch = next(int(word.partition("=")[2]) for word in words if word.startswith("batch_size_per_device="))
     more = [
-        f"batch_size_global={count * batch}", f"hardware.devices_per_node={count}", f"runs_dir={runs_dir}",
-        f"parallel={'data' if count > 1 else 'single'}",
+        f"parallel={'data' if count > 1 else 'single'}", f"batch_size_global={count * batch}",
+        f"hardware.devices_per_node={count}", f"runs_dir={runs_dir}",
     ]  # fmt: skip
-    command = [sys.executable, "-m", "experiments.cli", "run", *SAME, *words, *more]
+    command = [sys.executable, "-m", "experiments.cli", "run", *SAME, *more, *words]
     return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
 
 
@@ -166,21 +170,26 @@ def _signal(run: subprocess.Popen[bytes], number: int) -> None:
 def _moving(run: Recorded) -> Recorded:
     """Without the steps in which it stood still."""
     most = STOOD_STILL * statistics.median(run.step_s)
+    moves = [step < most for step in run.step_s]
     return replace(
-        run, step_s=tuple(round(step, 5) for step in run.step_s if step < most), name=f"{run.workers} processes"
+        run,
+        name=f"{run.workers} processes",
+        step_s=tuple(round(step, 5) for step in compress(run.step_s, moves)),
+        parts_ms={name: tuple(compress(values, moves)) for name, values in run.parts_ms.items()},
     )
 
 
 def as_plain(run: Recorded) -> dict[str, Any]:
-    """What a file keeps of a run: for the times, 99 of their quantiles say enough."""
-    kept = statistics.quantiles(run.step_s, n=100, method="inclusive")
+    """What a file keeps of a run: of the times 99 quantiles, or where a step's parts were measured the means."""
     plain = asdict(run)
-    return {
-        **{key: plain[key] for key in ("name", "mode", "workers", "batch_size", "num_parameters")},
-        "num_steps": len(run.step_s),
-        "examples_per_s": round(run.examples_per_s, 1),
-        "step_s": [round(step, 5) for step in kept],
-    }
+    fields = {key: plain[key] for key in ("name", "mode", "workers", "batch_size", "num_parameters")}
+    measured = {"num_steps": len(run.step_s), "examples_per_s": round(run.examples_per_s, 1)}
+    if run.parts_ms:
+        parts_ms = {name: [round(statistics.fmean(values), 3)] for name, values in run.parts_ms.items()}
+        parts_ms[SPREAD] = [round(1e3 * run.spread_s, 3)]
+        return {**fields, **measured, "step_s": [round(statistics.fmean(run.step_s), 6)], "parts_ms": parts_ms}
+    kept = statistics.quantiles(run.step_s, n=100, method="inclusive")
+    return {**fields, **measured, "step_s": [round(step, 5) for step in kept]}
 
 
 if __name__ == "__main__":

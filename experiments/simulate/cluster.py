@@ -16,6 +16,17 @@ HIDDEN = 2 / 3
 
 
 @dataclass(frozen=True)
+class Talk:
+    """What it takes of a core that a worker speaks with servers on its own machine, which pass messages through memory."""
+
+    pull_s: float
+    push_s: float
+    """Besides what the servers do with the gradient."""
+    rest_s: float = 0.0
+    """To be handed the next piece of work."""
+
+
+@dataclass(frozen=True)
 class Cluster:
     """Everything that the times of a training depend on, but for how many workers there are and how they work together."""
 
@@ -35,6 +46,7 @@ class Cluster:
     """Workers, the last ones, that are slow all the time."""
     slowness: float = 1.0
     """How many times longer they compute."""
+    measured_talk: Talk | None = None
 
     @property
     def alone_per_s(self) -> float:
@@ -58,6 +70,14 @@ class Cluster:
         # Where devices are cores, they pass the messages on as well; fewer cores than workers take as much longer.
         shared = min(size, machine.devices_per_node) / machine.computing_at_once
         return found if machine.is_apart else found * max(1.0, shared)
+
+    def talk(self, num_workers: int) -> Talk | None:
+        """With servers on the same machine, whose cores all share; None where a network, or devices with links, part them."""
+        machine = self.machine
+        if machine.is_apart or num_workers > machine.devices_per_node:
+            return None
+        message_s = machine.link_latency_s + self.num_bytes / machine.link_bytes_per_s
+        return self.measured_talk or Talk(message_s, message_s)
 
     def way_to_servers(self, num_workers: int) -> Group:
         """The link of a worker or a server: within the node where all are on one, else its part of the network."""

@@ -5,19 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from statistics import fmean, pvariance
 from typing import Any
 
 from experiments import journal
 from experiments.faults import InputError
-from experiments.simulate.cluster import NUMBER_BYTES, Cluster
+from experiments.simulate.cluster import NUMBER_BYTES, Cluster, Talk
 from experiments.simulate.modes import Choices, simulate
 from experiments.simulate.result import Result
 from experiments.simulate.times import Constant, Lognormal, Measured, Times
 from experiments.trial import Trial
 from modules.parallel.cost import UPDATES, Machine
 
-STEP_TIME, RATE = "perf/step_time_ms", "perf/samples_per_s"
+STEP_TIME = "perf/step_time_ms"
 COMPUTE, SPREAD, APPLY = "async/compute_ms_mean", "async/compute_ms_std", "async/apply_ms_mean"
+PULL, PUSH = "async/pull_ms_mean", "async/push_ms_mean"
+PARTS = (COMPUTE, SPREAD, APPLY, PULL, PUSH)
 
 
 @dataclass(frozen=True)
@@ -33,8 +36,8 @@ class Recorded:
     num_parameters: int
     step_s: tuple[float, ...] = ()
     """Of every point of the curves the mean step since the one before; the first, which warms up, left out."""
-    means: Mapping[str, float] = field(default_factory=dict)
-    """Over all points of the curves, of the metrics that asynchronous runs have."""
+    parts_ms: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Of every such point what `PARTS` of a worker's step took; only runs with servers have them."""
     servers: int = 1
     choices: Choices = field(default_factory=Choices)
     log_every_steps: int = 1
@@ -42,18 +45,20 @@ class Recorded:
     """Examples of the whole training."""
 
     @property
+    def shares(self) -> int:
+        """Workers whose gradients an update is made of."""
+        return self.workers - (self.choices.num_backup or 0)
+
+    @property
     def examples_per_s(self) -> float:
         """As it was measured."""
-        if RATE in self.means and self.mode not in ("sync", "sync_servers"):
-            return self.means[RATE]
-        return self.batch_size * self.workers * len(self.step_s) / math.fsum(self.step_s)
+        return self.batch_size * self.shares * len(self.step_s) / math.fsum(self.step_s)
 
     def times(self, machine: Machine) -> Times:
         """Computing of one worker with a core or device of its own."""
-        on_node = min(self.workers, machine.devices_per_node)
-        shared = max(1.0, on_node / machine.computing_at_once)
-        if COMPUTE in self.means:
-            mean_s, spread_s = self.means[COMPUTE] / 1e3 / shared, self.means.get(SPREAD, 0.0) / 1e3 / shared
+        shared = self._shared(machine)
+        if COMPUTE in self.parts_ms:
+            mean_s, spread_s = self._part_s(COMPUTE) / shared, self.spread_s / shared
             return Lognormal(mean_s, spread_s / mean_s) if spread_s else Constant(mean_s)
         # What the ranks told each other is no computing, and the step was the slowest rank's.
         told_s = Cluster("", machine, Constant(1.0), 1, NUMBER_BYTES * self.num_parameters, 0.0).exchange_s(
@@ -61,6 +66,29 @@ class Recorded:
         )
         left_s = [max(seconds - told_s, 0.05 * seconds) / shared for seconds in self.step_s]
         return Measured(left_s, slowest_of=self.workers)
+
+    def talk(self, machine: Machine) -> Talk | None:
+        """With servers on its machine, of a worker that waited for nobody else; None where it was not measured."""
+        if self.mode != "async" or self.choices.max_staleness is not None or PULL not in self.parts_ms:
+            return None
+        apply_s, pull_s, push_s = self._part_s(APPLY), self._part_s(PULL), self._part_s(PUSH)
+        rest_s = self.batch_size * self.workers / self.examples_per_s - self._part_s(COMPUTE) - pull_s - push_s
+        shared = self._shared(machine)
+        return Talk(pull_s / shared, max(0.0, push_s - apply_s) / shared, max(0.0, rest_s) / shared)
+
+    def _part_s(self, name: str) -> float:
+        """The mean over all points; of `APPLY`, what each server takes for its part."""
+        return fmean(self.parts_ms[name]) / 1e3 if name in self.parts_ms else 0.0
+
+    @property
+    def spread_s(self) -> float:
+        """Standard deviation of computing: that within the points, and that between them."""
+        within = (value**2 for value in self.parts_ms.get(SPREAD, (0.0,)))
+        return math.sqrt(fmean(within) + pvariance(self.parts_ms[COMPUTE])) / 1e3
+
+    def _shared(self, machine: Machine) -> float:
+        """Workers that each core served."""
+        return max(1.0, min(self.workers, machine.devices_per_node) / machine.computing_at_once)
 
     def cluster(self, machine: Machine, **more: Any) -> Cluster:
         """A cluster of workers like this run's, on a machine.
@@ -70,9 +98,17 @@ class Recorded:
             more: fields of the cluster.
         """
         num_bytes = NUMBER_BYTES * self.num_parameters
-        apply_s = self.means[APPLY] / 1e3 if APPLY in self.means else UPDATES * num_bytes / machine.host_bytes_per_s
-        known = {"name": self.name, "machine": machine, "times": self.times(machine), "batch_size": self.batch_size}
-        return Cluster(**{**known, "num_bytes": num_bytes, "apply_s": apply_s, "num_servers": self.servers, **more})
+        known = {
+            "name": self.name,
+            "machine": machine,
+            "times": self.times(machine),
+            "batch_size": self.batch_size,
+            "num_bytes": num_bytes,
+            "apply_s": self.servers * self._part_s(APPLY) or UPDATES * num_bytes / machine.host_bytes_per_s,
+            "num_servers": self.servers,
+            "measured_talk": self.talk(machine),
+        }
+        return Cluster(**{**known, **more})
 
 
 def predicted(source: Recorded, other: Recorded, machine: Machine) -> Result:
@@ -90,7 +126,7 @@ def read(trial: Trial) -> Recorded:
     config, parameters = trial.config, 0
     every, params = int(config["log_every_steps"]), {}
     step_s: list[float] = []
-    sums: dict[str, list[float]] = {}
+    parts_ms: dict[str, list[float]] = {}
     is_first = True
     for event in journal.replay(trial.folder):
         if event["event"] == "params":
@@ -99,9 +135,9 @@ def read(trial: Trial) -> Recorded:
         elif event["event"] == "metrics" and STEP_TIME in event["metrics"]:
             if not is_first:
                 step_s.append(event["metrics"][STEP_TIME] / 1e3)
-                for name, value in event["metrics"].items():
-                    if name.startswith("async/") or name == RATE:
-                        sums.setdefault(name, []).append(value)
+                for name in PARTS:
+                    if name in event["metrics"]:
+                        parts_ms.setdefault(name, []).append(event["metrics"][name])
             is_first = False
     if not step_s or not parameters:
         raise InputError(
@@ -111,16 +147,17 @@ def read(trial: Trial) -> Recorded:
             ]
         )
     workers = int(params.get("plan.data") or 1)
+    choices = choices_of(config["parallel"])
     return Recorded(
         name=f"run {trial.folder.name}",
         mode=mode_of(config["parallel"]),
         workers=workers,
-        batch_size=config["batch_size_global"] // workers,
+        batch_size=config["batch_size_global"] // (workers - (choices.num_backup or 0)),
         num_parameters=parameters,
         step_s=tuple(step_s),
-        means={name: math.fsum(values) / len(values) for name, values in sums.items()},
+        parts_ms={name: tuple(values) for name, values in parts_ms.items()},
         servers=int(config["parallel"].get("servers") or 1),
-        choices=choices_of(config["parallel"]),
+        choices=choices,
         log_every_steps=every,
         num_samples=int(params.get("plan.num_steps") or 0) * config["batch_size_global"] or None,
     )

@@ -3,7 +3,8 @@
 A worker pulls the parameters, computes, pushes the gradient and waits until the servers have applied it. A server's network
 card is shared evenly among those that pull, and among those that push (fair sharing, not a queue); its one thread applies
 gradients first come first served. Servers have equal parts, and see the same pulls and pushes at the same time: so one of
-them is simulated, with its part of the work and of every worker's link. Where cores are shared, servers take their part.
+them is simulated, with its part of the work and of every worker's link. Where all are on one machine without devices of their
+own, messages are work for its cores, which workers and servers share.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ class Serving:
         self.cores = self._cores()
         # On a CPU the servers' work needs cores as well; they run on the first node.
         self.server = Queue(clock, self.cores[0] if self.cores and not cluster.machine.is_apart else None)
+        self.talk = cluster.talk(num_workers)
         link = cluster.way_to_servers(num_workers)
         self.latency_s, self.part_bytes = link.latency_s, cluster.num_bytes / cluster.num_servers
         card = partial(Shared, clock, link.bytes_per_s, link.bytes_per_s / cluster.num_servers)
@@ -88,8 +90,19 @@ class Serving:
         return [Shared(self.clock, machine.computing_at_once / of_group, 1.0) for _ in range(num_nodes)]
 
     def _pull(self, pusher: int) -> None:
+        if self.talk:
+            self._work(pusher, self.talk.rest_s + self.talk.pull_s, lambda: self._compute(pusher, self.version))
+            return
         version = self.version
         self.clock.after(self.latency_s, lambda: self._move(self.pulls, lambda: self._compute(pusher, version)))
+
+    def _work(self, pusher: int, seconds: float, done: Act) -> None:
+        """Let the pusher's cores do something, as they come to it."""
+        if self.cores:
+            node = pusher * self.rules.group_size // self.cluster.machine.devices_per_node
+            self.cores[node].take(seconds, done)
+        else:
+            self.clock.after(seconds, done)
 
     def _move(self, card: Shared, done: Act) -> None:
         if self.part_bytes:
@@ -102,18 +115,17 @@ class Serving:
 
         def computed() -> None:
             self.computed_s += self.clock.now_s - begun_s
-            self.clock.after(self.group_s + self.latency_s, pushed)
+            if self.talk:
+                self.clock.after(self.group_s, lambda: self._work(pusher, talk_s, pushed))
+            else:
+                self.clock.after(self.group_s + self.latency_s, lambda: self._move(self.pushes, pushed))
 
         def pushed() -> None:
-            self._move(self.pushes, lambda: self.server.take(apply_s, lambda: self._applied(pusher, version)))
+            self.server.take(apply_s, lambda: self._applied(pusher, version))
 
         apply_s = self.cluster.apply_s / self.cluster.num_servers
-        work_s = self._work_s(pusher)
-        if self.cores:
-            node = pusher * self.rules.group_size // self.cluster.machine.devices_per_node
-            self.cores[node].take(work_s, computed)
-        else:
-            self.clock.after(work_s, computed)
+        talk_s = self.talk.push_s if self.talk else 0.0
+        self._work(pusher, self._work_s(pusher), computed)
 
     def _work_s(self, pusher: int) -> float:
         """Of the slowest of a group."""

@@ -91,6 +91,15 @@ def read_words(asked: argparse.Namespace) -> Asked:
             f"--cores {asked.cores:g} is not from 1 to {MOST_WORKERS:,}; write how many workers a node serves"
         )
     num_slow, slowness = _slow(asked.slow, problems)
+    most = max(workers) or MOST_WORKERS  # 0 is what cannot be read
+    if num_slow > most:
+        problems.append(
+            f"--slow {asked.slow}: {num_slow} are slow of {most} workers at most; lower it, or raise --workers"
+        )
+    if asked.backup is not None and asked.backup >= most:
+        problems.append(
+            f"--backup {asked.backup} of {most} workers at most leaves none that is waited for; lower it, or raise --workers"
+        )
     if asked.times and asked.times != "measured":
         try:
             times.parse(asked.times, 1.0)

@@ -27,7 +27,7 @@ def heading(cluster: Cluster, workers: Sequence[int], source: Recorded | None) -
     yield f"  nodes             of {per_node} worker{'s'[: per_node > 1]}{cores}; {_links(cluster, max(workers))}"
     if cluster.num_slow:
         yield f"  slow              {cluster.num_slow} of them, {cluster.slowness:g} times as long"
-    if source is not None and source.log_every_steps > 1 and not source.means:
+    if source is not None and source.log_every_steps > 1 and not source.parts_ms:
         yield (
             f"  note              every time is the mean of {source.log_every_steps} steps, which hides how they differ; "
             "a run with log_every_steps=1 tells"
