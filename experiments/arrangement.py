@@ -204,8 +204,8 @@ def _sparse(facts: Facts) -> list[str]:
     optimizer, name = facts.get("optimizer", dict), target.rpartition(".")[2]
     if target.startswith("torch.optim.") and name not in TAKE_SPARSE:
         known = ", ".join(TAKE_SPARSE)
-        problems.append(f"{told}: {name} does not take them, as {known} do; take optimizer=adagrad, {otherwise}")
-    if name in ("SGD", "Adagrad") and optimizer.get("weight_decay"):
+        problems.append(f"{told}: {name} does not take them, as {known} do; take optimizer=sparse_adagrad, {otherwise}")
+    if name in ("SGD", "Adagrad", "SparseAdagrad") and optimizer.get("weight_decay"):
         problems.append(f"{told}: weight decay changes every row; set optimizer.weight_decay=0, {otherwise}")
     if name == "SGD" and optimizer.get("momentum"):
         problems.append(f"{told}: momentum moves every row there was; set optimizer.momentum=0, {otherwise}")
