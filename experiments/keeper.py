@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 COORDINATOR = "coordinator"
 PR_SET_NAME = 15  # of linux/prctl.h
 LOOKS_EVERY_S = 0.02
-GRACE_S = 5.0
+GRACE_S = 3.0
 """How long others may take to end after the coordinator has."""
 MOST_DEATHS = 10
 """Of one role, after which the run fails: what kills it so often will go on."""

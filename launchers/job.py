@@ -12,7 +12,8 @@ import sys
 from launchers.base import Assignment, LaunchError
 
 # Waiting OpenMP threads that spin starve each other on a busy machine: a step was seen to take 57 times as long.
-ENVIRONMENT = {"OMP_WAIT_POLICY": "passive"}
+# Where a connection is lost, torch's C++ warns with its frames; what was lost is told by us.
+ENVIRONMENT = {"OMP_WAIT_POLICY": "passive", "TORCH_CPP_LOG_LEVEL": "ERROR"}
 if sys.platform == "linux":  # ranks of one machine talk inside it, whatever its host name resolves to
     ENVIRONMENT["GLOO_SOCKET_IFNAME"] = "lo"
 

@@ -35,7 +35,7 @@ class Ranks:
         self._codes: dict[int, int] = {}
         self._failed_at: float | None = None
         self._failed_rank: int | None = None
-        self._is_clean = False
+        self._are_killed = self._is_clean = False
         try:
             while len(self._jobs) < assignment.ranks:
                 self._jobs.append(Job())
@@ -59,12 +59,16 @@ class Ranks:
         left = [(rank, job) for rank, job in enumerate(self._jobs) if rank not in self._codes]
         ended = {rank: code for rank, job in left if (code := job.poll()) is not None}
         self._codes |= ended
-        failed = [rank for rank, code in ended.items() if code]
-        if failed and self._failed_rank is None:
-            # One that was killed could not have ended because of another.
-            self._failed_rank, self._failed_at = min(failed, key=lambda rank: ended[rank]), time.monotonic()
+        for rank, code in ended.items():
+            # One that was killed, and not from here, could not have ended because of another.
+            is_first = self._failed_rank is None or (
+                code < 0 <= self._codes[self._failed_rank] and not self._are_killed
+            )
+            if code and is_first:
+                self._failed_rank, self._failed_at = rank, self._failed_at or time.monotonic()
         if len(self._codes) < len(self._jobs):
             if self._failed_at is not None and time.monotonic() - self._failed_at > GRACE_S:
+                self._are_killed = True
                 self.signal(signal.SIGKILL)
             return None
         if not self._is_clean:

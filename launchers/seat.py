@@ -125,7 +125,8 @@ def seat_of(order: Order, environ: Mapping[str, str], cpus: Collection[int]) -> 
         ends=moment(order.ends),
         lead_s=order.lead_s,
     )
-    changes = {"OMP_WAIT_POLICY": "passive"}  # waiting threads that spin starve others
+    quiet = environ.get("TORCH_CPP_LOG_LEVEL", "ERROR")
+    changes = {"OMP_WAIT_POLICY": "passive", "TORCH_CPP_LOG_LEVEL": quiet}  # as `launchers.job` says
     if seat.threads is not None:
         changes["OMP_NUM_THREADS"] = str(seat.threads)
     if is_alone:  # ranks of one machine talk inside it, whatever its host name resolves to

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import time
 from collections.abc import Sequence
 from datetime import timedelta
@@ -34,6 +35,12 @@ class Gone(Closed):
     """It has gone, and nobody comes in its place."""
 
 
+def closed(err: RuntimeError) -> Closed:
+    """What torch and gloo said of it, without their sources' lines and advice."""
+    said = re.sub(r"^\[\S+:\d+\] ", "", str(err)).partition(". This is typically")[0]
+    return Closed(said.partition("Exception raised from")[0].strip())
+
+
 class Wire:
     """One end of a pair."""
 
@@ -53,7 +60,7 @@ class Wire:
         try:
             self._pair = ProcessGroupGloo(store, side, 2, CONNECT)
         except RuntimeError as err:
-            raise Closed(f"{err}") from err
+            raise closed(err) from err
 
     def send(self, header: Sequence[float], *tensors: Tensor) -> None:
         """Send a header and contiguous tensors on the CPU, a message each.
@@ -71,7 +78,7 @@ class Wire:
             for tensor in tensors:
                 self._pair.send([tensor], self._other, 0).wait(PATIENCE)  # type: ignore[attr-defined]
         except RuntimeError as err:
-            raise Closed(f"{err}") from err
+            raise closed(err) from err
 
     def receive(self) -> list[float]:
         """The next header; tensors that follow are asked for by `read`."""
@@ -85,7 +92,7 @@ class Wire:
             for tensor in tensors:
                 self._pair.recv([tensor], self._other, 0).wait(PATIENCE)  # type: ignore[attr-defined]
         except RuntimeError as err:
-            raise Closed(f"{err}") from err
+            raise closed(err) from err
 
 
 def open_meeting(meeting: str, listener: int | None) -> TCPStore:
@@ -118,7 +125,7 @@ def find_meeting(meeting: str) -> TCPStore:
     try:
         return TCPStore(host, int(port), is_master=False, wait_for_workers=False)
     except RuntimeError as err:
-        raise Closed(f"{err}") from err
+        raise closed(err) from err
 
 
 def _port_of(meeting: str) -> str:
@@ -151,7 +158,7 @@ class Door:
             ticket = str(self._store.add("tickets", 1))
             self._store.queue_push(self._key, ticket)
         except RuntimeError as err:
-            raise Closed(f"{err}") from err
+            raise closed(err) from err
         return self._pair(ticket, 1)
 
     def waiting(self) -> str | None:
@@ -161,7 +168,7 @@ class Door:
                 return None
             ticket = self._store.queue_pop(self._key)
         except RuntimeError as err:
-            raise Closed(f"{err}") from err
+            raise closed(err) from err
         return ticket.decode() if isinstance(ticket, bytes) else str(ticket)
 
     def let_in(self, ticket: str) -> Wire:

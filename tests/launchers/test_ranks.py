@@ -30,7 +30,9 @@ if act == "leaves_shared_memory":
 if act == "has_child":
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
     open(f"{sys.argv[2]}/child", "w").write(str(child.pid))
-if act == "killed":
+if act == "killed_later":
+    time.sleep(1)
+if act.startswith("killed"):
     os.kill(os.getpid(), signal.SIGKILL)
 if act.startswith("exits"):
     sys.exit(int(act.removeprefix("exits")))
@@ -97,9 +99,10 @@ def test_when_one_fails_the_others_are_ended(
     assert not [rank for rank in range(3) if psutil.pid_exists(told(tmp_path, rank)["pid"])]
 
 
-def test_a_rank_that_was_killed_counts_before_one_that_then_gave_up(start: Any, tmp_path: Path) -> None:
-    handle = start("exits1", "killed")
-    time.sleep(0.5)  # both have ended at the first look
+@pytest.mark.parametrize("act", ["killed", "killed_later"])
+def test_a_rank_that_was_killed_counts_before_one_that_then_gave_up(act: str, start: Any) -> None:
+    handle = start("exits1", act)
+    time.sleep(0.5)  # of the first both have ended at the first look
     assert end_of(handle) == -signal.SIGKILL
     assert handle.failed_rank == 1
 

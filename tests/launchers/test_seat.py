@@ -40,7 +40,12 @@ def at(environ: dict[str, str], node: int, on_node: int) -> dict[str, str]:
 def test_a_single_process() -> None:
     seat, changes = seat_of(order(ends="1795536137"), ONE, MANY)
     assert seat == Seat(worker="534975.0", threads=3, job="534975", ends=1795536137.0, lead_s=60.0)
-    assert changes == {"OMP_WAIT_POLICY": "passive", "OMP_NUM_THREADS": "3", "GLOO_SOCKET_IFNAME": "lo"}
+    assert changes == {
+        "OMP_WAIT_POLICY": "passive",
+        "TORCH_CPP_LOG_LEVEL": "ERROR",
+        "OMP_NUM_THREADS": "3",
+        "GLOO_SOCKET_IFNAME": "lo",
+    }
 
 
 def test_a_task_of_an_array_that_was_put_back_into_the_queue() -> None:
