@@ -219,6 +219,7 @@ def document(
             "compute_s_mean": cluster.times.mean_s, "compute_s": str(cluster.times), "batch_size": cluster.batch_size,
             "num_bytes": cluster.num_bytes, "apply_s": cluster.apply_s, "servers": cluster.num_servers,
             "slow_workers": cluster.num_slow, "slowness": cluster.slowness, "machine": cluster.machine,
+            "measured_talk": cluster.measured_talk,
         },
         "num_samples": num_samples,
         "results": [{**result.document(), "time_to_samples_s": result.time_to_s(num_samples)} for result in results],

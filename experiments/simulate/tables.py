@@ -22,6 +22,9 @@ def heading(cluster: Cluster, workers: Sequence[int], source: Recorded | None) -
     yield f"simulated from {cluster.name}"
     yield f"  a worker's step   {cluster.batch_size:,} examples, computed in {cluster.times}"
     yield f"  gradients         {cluster.num_bytes / MIB:,.1f} MiB, applied by {_servers(cluster)} in {_ms(cluster.apply_s)}"
+    if (talk := cluster.measured_talk) is not None:
+        told = f"pulled in {_ms(talk.pull_s)}, pushed in {_ms(talk.push_s)}, {_ms(talk.rest_s)} to be handed work"
+        yield f"  messages          {told}, as measured"
     per_node = machine.devices_per_node
     cores = f", {machine.computing_at_once:g} computing at once" if machine.computing_at_once < per_node else ""
     yield f"  nodes             of {per_node} worker{'s'[: per_node > 1]}{cores}; {_links(cluster, max(workers))}"
