@@ -21,6 +21,7 @@ from experiments.report.tables import (
     differences_table,
     facts_table,
     points_table,
+    replicas_table,
     trials_table,
 )
 from experiments.status_text import number, point_text
@@ -160,6 +161,8 @@ def _picture(picture: Picture, findings: Findings) -> str:
     )
     if picture.name == "cost":
         body += _facts(findings)
+    if picture.name == "replicas":
+        body += _table(replicas_table(findings))
     return _section(picture.name, escape(picture.title), body)
 
 

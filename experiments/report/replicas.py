@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from experiments.report import drawing as look
-from experiments.report.findings import Findings, Point, Run, place
+from experiments.report.findings import Findings, Run, place
 from experiments.report.scale import short_label
 from experiments.status_text import number, point_text
 
@@ -55,7 +55,7 @@ def draw(findings: Findings) -> look.Picture | None:
         )
         return look.picture(
             figure, "replicas", title="Replicas apart", alt=f"{findings.metric} against seconds, and staleness",
-            caption=_caption(findings, shown), tips=tips,
+            caption="Of every point the first seed; what the table tells are medians over its training.", tips=tips,
         )  # fmt: skip
 
 
@@ -94,9 +94,3 @@ def _staleness(axis: Axes, index: int, run: Run) -> None:
 def _rate(run: Run) -> str:
     rate = run.series[RATE].middle() if RATE in run.series else None
     return "" if rate is None else f"{number(rate)} updates a second"
-
-
-def _caption(findings: Findings, shown: list[Point]) -> str:
-    rates = [f"{point_text(point.values, findings.short)}: {_rate(point.runs[0])}" for point in shown]
-    told = "; ".join(rate for rate in rates if not rate.endswith(": "))
-    return f"Of every point the first seed; medians of servers' updates: {told}."

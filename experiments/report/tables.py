@@ -16,6 +16,11 @@ from experiments.status_text import number, point_text
 MOST_KEYS, MOST_TESTS = 12, 3
 MOST_IDS = 4
 MOST_DECIMALS = 5
+RATE = "perf/updates_per_s"
+SERVED = {
+    "updates/s": RATE, "staleness, mean": "async/staleness_mean", "95 %": "async/staleness_p95",
+    "servers' busy share": "async/server_busy_share",
+}  # fmt: skip
 LEAST_LARGE = 0.01
 """From which as many decimals as digits are enough."""
 
@@ -114,6 +119,44 @@ def facts_table(findings: Findings) -> Table:
         columns.append(Column(name, [Cell(quantity(value), value) for value, _ in told]))
         columns.append(Column("of", [Cell(run, runs=[run]) for _, run in told]))
     return Table([*columns, _counts("runs", [fact.num_runs for fact in found])])
+
+
+def replicas_table(findings: Findings) -> Table:
+    """A row a point with parameter servers: medians over its first run."""
+    points = [point for point in findings.points if RATE in point.runs[0].series]
+    runs = [point.runs[0] for point in points]
+
+    paces: list[list[float]] = [sorted(_paces(run)) or [math.nan] for run in runs]
+    columns = [_values(findings, key, [point.values for point in points]) for key in _keys(findings)]
+    columns += [_quantities(name, [_middle(run, metric) for run in runs]) for name, metric in SERVED.items()]
+    columns.append(_quantities("MiB a step, pushed and pulled", [_moved(run) for run in runs]))
+    columns.append(_quantities("examples/s of the slowest replica", [pace[0] for pace in paces]))
+    columns.append(_quantities("of the fastest", [pace[-1] for pace in paces]))
+    return Table([*columns, Column("run", [Cell(run.id, runs=[run.id]) for run in runs])])
+
+
+def _quantities(name: str, values: Sequence[float | None]) -> Column:
+    known = [None if value is None or math.isnan(value) else value for value in values]
+    return Column(name, [Cell("" if value is None else quantity(value), _nan(value)) for value in known])
+
+
+def _middle(run: Run, name: str) -> float | None:
+    return run.series[name].middle() if name in run.series else None
+
+
+def _moved(run: Run) -> float | None:
+    """Every point of a curve has what was moved since the one before."""
+    steps = [step for step, _ in run.series["async/pushed_mib"].curve()] if "async/pushed_mib" in run.series else []
+    pushed, pulled = _middle(run, "async/pushed_mib"), _middle(run, "async/pulled_mib")
+    if len(steps) < 2 or pushed is None or pulled is None:
+        return None
+    return (pushed + pulled) * run.series["async/pushed_mib"].width / ((steps[-1] - steps[0]) / (len(steps) - 1))
+
+
+def _paces(run: Run) -> list[float]:
+    """Examples a second of every replica, or group."""
+    found = [_middle(run, name) for name in run.series if re.fullmatch(r"async/replica_\d+_examples_per_s", name)]
+    return [pace for pace in found if pace is not None]
 
 
 def as_markdown(findings: Findings) -> str:

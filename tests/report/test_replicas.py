@@ -7,6 +7,7 @@ import pytest
 from experiments.report import replicas
 from experiments.report.findings import Findings, Run, points_of
 from experiments.report.history import Series
+from experiments.report.tables import replicas_table
 
 METRIC = "val/accuracy_top1"
 
@@ -25,6 +26,11 @@ def run(number: int, *, served: bool) -> Run:
     if served:
         metrics |= {f"async/stale_share/{key}": series((10, 0.25)) for key in ("0", "1", "8_or_more")}
         metrics["perf/updates_per_s"] = series((10, 12.0))
+        metrics |= {
+            "async/pushed_mib": series((10, 30.0), (20, 30.0)),
+            "async/pulled_mib": series((10, 10.0), (20, 50.0)),
+        }
+        metrics |= {f"async/replica_{pusher}_examples_per_s": series((10, 50.0 - 30 * pusher)) for pusher in (0, 1)}
     return Run(
         f"run{number}", f"run{number}", number, {"parallel": "async" if served else "data"}, 0, "finished", 0.75, 25, 25, 1,
         9.0, None, None, None, "", metrics,
@@ -61,7 +67,14 @@ def test_the_seconds_of_training_are_those_of_its_steps() -> None:
 
 def test_there_is_a_picture_only_where_a_run_had_parameter_servers() -> None:
     assert replicas.draw(findings(run(0, served=False))) is None
-    picture = replicas.draw(findings(run(0, served=False), run(1, served=True)))
-    assert picture is not None
-    assert "12 updates a second" in picture.caption
-    assert "data" not in picture.caption
+    assert replicas.draw(findings(run(0, served=False), run(1, served=True))) is not None
+
+
+def test_the_table_tells_what_servers_and_replicas_did() -> None:
+    table = replicas_table(findings(run(0, served=False), run(1, served=True)))
+    (row,) = table.rows
+    told = {column.name: cell.text for column, cell in zip(table.columns, row, strict=True)}
+    assert (told["parallel"], told["updates/s"], told["run"]) == ("async", "12", "run1")
+    assert told["MiB a step, pushed and pulled"] == "6"  # 60 in a point of 10 steps
+    assert (told["examples/s of the slowest replica"], told["of the fastest"]) == ("20", "50")
+    assert told["servers' busy share"] == ""  # not in this journal
