@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import cache
 from itertools import chain, product
 from typing import Any
 
@@ -32,12 +33,15 @@ def fact(group: str, option: str, word: str) -> str:
 
 
 def companions(group: str, option: str) -> Iterator[list[str]]:
-    """Overrides with which an option may fit: alone, in an experiment, with another model and data."""
+    """Overrides with which an option may fit: alone, in an experiment, first of all one that chooses it, with another
+    model and data."""
     yield []
     if group == "experiment":
         return
+    chosen = re.compile(rf"/{group}: {option}\b")
+    experiments = sorted(GROUPS["experiment"].items(), key=lambda item: not chosen.search(item[1].read_text()))
     others: Iterator[list[str]] = chain(
-        ([f"experiment={name}"] for name in GROUPS["experiment"]),
+        ([f"experiment={name}"] for name, _ in experiments),
         ([f"data={data}"] for data in GROUPS["data"]),
         ([f"model={model}"] for model in GROUPS["model"]),
         ([f"data={data}", f"model={model}"] for data, model in product(GROUPS["data"], GROUPS["model"])),
@@ -45,9 +49,18 @@ def companions(group: str, option: str) -> Iterator[list[str]]:
     yield from (words for words in others if not any(word.startswith(f"{group}=") for word in words))
 
 
-@lru_cache(maxsize=64)
-def built(group: str, option: str) -> dict[str, Any]:
-    """The configuration of the first companions with which an option composes, builds and, on paper, trains."""
+@dataclass(frozen=True)
+class Built:
+    """An option among companions that it fits."""
+
+    config: dict[str, Any]
+    step: Footprint | None
+    """What a step needs on paper; None where files are missing, and for groups that do not change it."""
+
+
+@cache
+def built(group: str, option: str) -> Built:
+    """With the first companions with which an option composes, builds and, on paper, trains; built once for all tests."""
     told: list[str] = []
     for words in companions(group, option):
         try:
@@ -55,9 +68,7 @@ def built(group: str, option: str) -> dict[str, Any]:
             with torch.device("meta"):
                 make_parts(config)
             build(config["launcher"], "launcher")
-            if group in ("model", "data"):
-                take_a_step(config)
-            return config
+            return Built(config, take_a_step(config) if group in ("model", "data", "experiment") else None)
         except InputError as err:
             told.append(str(err))
     pytest.fail(f"{group}={option} fits nothing; alone: {told[0]}")
@@ -96,7 +107,7 @@ def test_an_option_composes_and_builds(group: str, option: str) -> None:
     ids=lambda word: str(word),
 )
 def test_an_option_takes_a_step_on_paper(group: str, option: str) -> None:
-    counted = take_a_step(built(group, option))
+    counted = built(group, option).step
     if counted is None:
         pytest.skip(f"files of {group}={option} are missing")
     assert counted.num_parameters > 0
@@ -111,7 +122,7 @@ def is_complete(option: str) -> bool:
 
 @pytest.mark.parametrize("option", [option for option in GROUPS["data"] if is_complete(option)])
 def test_a_data_set_has_the_shapes_that_its_example_promises(option: str) -> None:
-    data = build(built("data", option)["data"], "data")
+    data = build(built("data", option).config["data"], "data")
     inputs, targets = data.example(3)
     try:
         split = data.load("train")
@@ -139,7 +150,7 @@ def test_an_experiment_tells_its_question_its_expectation_and_its_own_command(op
     assert fact("experiment", option, "Expect")
     assert fact("experiment", option, "Run").startswith(f"lathe run experiment={option}")
     assert GROUPS["experiment"][option].read_text().startswith("# @package _global_\n")
-    assert built("experiment", option)["name"] == option
+    assert built("experiment", option).config["name"] == option
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS, ids=lambda word: str(word))
