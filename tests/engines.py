@@ -94,6 +94,8 @@ class Task:
     optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] = field(default=functools.partial(AdamW, lr=1e-2))
     load: Path | None = None
     save: Path | None = None
+    save_after: int | None = None
+    """The step after which the state is saved; None for the last."""
 
 
 @dataclass
@@ -206,13 +208,13 @@ def train(rank: Rank, mode: Mode, task: Task) -> Outcome:
         metrics = engine.train_step((inputs[own], targets[own]), step)
         losses.append(float(metrics["loss_nats"]))
         norms.append(float(metrics.get("grad_norm", 0.0)))
+        if task.save is not None and step + 1 == (task.save_after or task.num_steps):
+            write = engine.snapshot()
+            if write is not None:
+                task.save.mkdir()
+                write(task.save)
+            engine.gather(0.0)  # nobody goes on before it is written
     evaluation = engine.evaluate(_evaluation(task.model, place.data, topology.data), Accuracy([1, 2]))
-    if task.save is not None:
-        write = engine.snapshot()
-        if write is not None:
-            task.save.mkdir()
-            write(task.save)
-        engine.gather(0.0)  # nobody leaves before it is written
     return Outcome(losses, norms, evaluation, {name: tensor.numpy() for name, tensor in engine.weights().items()})
 
 

@@ -15,6 +15,7 @@ from modules.parallel.base import Rank
 
 T = TypeVar("T")
 TIMEOUT_S = 120
+_KNOWN: dict[tuple[Any, ...], Any] = {}
 _CONTEXT = multiprocessing.get_context("forkserver")
 # What every rank would else import by itself, torch's compiler among it, which any optimizer asks for.
 _CONTEXT.set_forkserver_preload(["modules.parallel.deepspeed_start", "tests.engines", "torch._dynamo"])
@@ -52,6 +53,15 @@ def on_ranks(world: int, function: Callable[..., T], *args: Any) -> list[T]:
         if faults:
             raise RankError("\n".join(faults))
         return [result for _, result in told]
+
+
+def alone(function: Callable[..., T], *args: Any) -> T:
+    """What ``function(rank, *args)`` gives in one process; run once, however many tests hold their ranks against it."""
+    asked = (function, *args)
+    if asked not in _KNOWN:
+        _KNOWN[asked] = on_ranks(1, function, *args)[0]
+    found: T = _KNOWN[asked]
+    return found
 
 
 def _receive(pipe: Connection, log: Path) -> tuple[bool, Any]:

@@ -18,7 +18,7 @@ from modules.parallel.fits import misfits
 from modules.parallel.topology import Topology
 from modules.schedule.constant import Constant
 from tests.engines import MODES, Mode, Outcome
-from tests.ranks import on_ranks
+from tests.ranks import alone, on_ranks
 
 NUM_STEPS, BATCH_SIZE, NUM_ACCUMULATION = 8, 8, 4
 
@@ -67,7 +67,7 @@ def run(rank: Rank, mode: Mode) -> Outcome:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["data", "zero2", "zero3", "pipeline", "pipeline_3", "pipeline_data"])
 def test_every_mode_gives_the_losses_of_one_process(name: str) -> None:
-    expected = on_ranks(1, run, MODES["single"])[0]
+    expected = alone(run, MODES["single"])
     found = on_ranks(MODES[name].topology.world, run, MODES[name])[0]
     assert expected.losses[-1] < expected.losses[0] - 0.1
     assert found.losses == pytest.approx(expected.losses, rel=1e-5)
@@ -82,7 +82,7 @@ def test_every_mode_gives_the_losses_of_one_process(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("partition", [[0, 1], [0, 5], "time"])
 def test_a_stage_may_begin_anywhere(partition: list[int] | str) -> None:
-    expected = on_ranks(1, run, MODES["single"])[0]
+    expected = alone(run, MODES["single"])
     found = on_ranks(2, run, Mode("pipeline", Topology(pipe=2), partition=partition))[0]
     assert found.losses == pytest.approx(expected.losses, rel=1e-5)
 

@@ -10,10 +10,13 @@ from torch.optim import SGD
 
 from modules.parallel.topology import Topology
 from tests.engines import MODELS, MODES, Mode, Outcome, Task, outcomes, train, train_each
-from tests.ranks import on_ranks
+from tests.ranks import alone, on_ranks
 
 pytestmark = pytest.mark.slow
 
+WITH_SGD = Task("gpt", optimizer=partial(SGD, lr=0.5))
+NORMALISED = Task("inception_v3", num_steps=4, num_accumulation=2, optimizer=partial(SGD, lr=0.01))
+"""A few steps of plain SGD: what is normalised over so few numbers parts at the last bit, and then for good."""
 MATRIX = [
     "data", "data_4", "zero0", "zero1", "zero2", "zero3", "zero3_offload", "pipeline", "pipeline_3", "model",
     "pipeline_data", "model_data", "three_d",
@@ -47,14 +50,14 @@ def test_the_training_that_modes_are_held_against_learns(model: str) -> None:
 def test_accumulation_and_no_clipping_change_nothing_in_any_mode(name: str) -> None:
     mode = MODES[name]
     for task in (Task("mlp", num_accumulation=8), Task("mlp", grad_clip_norm=None)):
-        whole = on_ranks(1, train, MODES["single"], Task("mlp", num_accumulation=1, grad_clip_norm=task.grad_clip_norm))
+        whole = alone(train, MODES["single"], Task("mlp", num_accumulation=1, grad_clip_norm=task.grad_clip_norm))
         found = on_ranks(mode.topology.world, train, mode, task)
-        assert found[0].losses == pytest.approx(whole[0].losses, rel=1e-5)
+        assert found[0].losses == pytest.approx(whole.losses, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", ["data", "zero1", "zero3", "pipeline", "pipeline_3", "pipeline_data"])
 def test_auxiliary_classifiers_learn_in_every_mode_and_from_stage_to_stage(name: str) -> None:
-    (expected,) = on_ranks(1, train, MODES["single"], Task("inception_v1"))
+    expected = alone(train, MODES["single"], Task("inception_v1"))
     found = on_ranks(MODES[name].topology.world, train, MODES[name], Task("inception_v1"))
     assert_alike(found[0], expected)
     assert expected.weights["auxiliary_4a.head.6.weight"].std() > 0.02, "it has learnt: it began with 0.01"
@@ -62,29 +65,25 @@ def test_auxiliary_classifiers_learn_in_every_mode_and_from_stage_to_stage(name:
 
 @pytest.mark.parametrize("name", ["data", "zero1", "pipeline", "pipeline_data"])
 def test_batch_normalisation_over_the_same_micro_batches_gives_the_same_losses(name: str) -> None:
-    # A few steps of plain SGD: what is normalised over so few numbers parts at the last bit, and then for good.
-    task = Task("inception_v3", num_steps=4, num_accumulation=2, optimizer=partial(SGD, lr=0.01))
-    (expected,) = on_ranks(1, train, MODES["single"], task)
-    found = on_ranks(MODES[name].topology.world, train, MODES[name], task)
+    expected = alone(train, MODES["single"], NORMALISED)
+    found = on_ranks(MODES[name].topology.world, train, MODES[name], NORMALISED)
     assert found[0].losses == pytest.approx(expected.losses, rel=1e-5)
     assert found[0].norms == pytest.approx(expected.norms, rel=1e-4)
 
 
 @pytest.mark.parametrize("name", ["data", "zero1", "zero3", "pipeline", "model"])
 def test_an_optimizer_without_a_state_is_as_good(name: str) -> None:
-    task = Task("gpt", optimizer=partial(SGD, lr=0.5))
-    expected = on_ranks(1, train, MODES["single"], task)
-    found = on_ranks(2, train, MODES[name], task)
-    assert_alike(found[0], expected[0])
+    found = on_ranks(2, train, MODES[name], WITH_SGD)
+    assert_alike(found[0], alone(train, MODES["single"], WITH_SGD))
 
 
 @pytest.mark.parametrize("name", ["data", "zero1", "zero2", "zero3", "pipeline", "model"])
 def test_bf16_computes_the_same_in_every_mode(name: str) -> None:
     task = Task("gpt", precision="bf16")
-    expected = on_ranks(1, train, MODES["single"], task)
+    expected = alone(train, MODES["single"], task)
     found = on_ranks(2, train, MODES[name], task)
-    assert found[0].losses == pytest.approx(expected[0].losses, rel=2e-2)  # bf16 has 8 bits
-    assert expected[0].losses != outcomes("single")["gpt"].losses
+    assert found[0].losses == pytest.approx(expected.losses, rel=2e-2)  # bf16 has 8 bits
+    assert expected.losses != outcomes("single")["gpt"].losses
 
 
 def test_stages_cut_by_time_or_evenly_train_alike() -> None:

@@ -21,7 +21,7 @@ from modules.parallel.topology import Topology
 from modules.parallel.updates import states_bytes, update_bytes
 from modules.schedule.constant import Constant
 from tests.engines import MODES, make_batch, make_model
-from tests.ranks import on_ranks
+from tests.ranks import alone, on_ranks
 
 OPTIMIZERS: dict[str, Any] = {
     "SGD": partial(SGD, lr=0.5),
@@ -65,7 +65,7 @@ def _cross_entropy(outputs: Any, targets: Any) -> tuple[Tensor, dict[str, Tensor
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["data", "zero0", "zero1", "zero2"])
 def test_an_evaluator_that_asks_the_model_measures_the_same_with_replicas(name: str) -> None:
-    (expected,) = on_ranks(1, evaluated, "single")
+    expected = alone(evaluated, "single")
     for found in on_ranks(2, evaluated, name):
         assert found == pytest.approx(expected)
     assert set(expected) == {"loss_nats", "sum", "weight"}

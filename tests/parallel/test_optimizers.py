@@ -32,13 +32,12 @@ CUT = 4
 
 def train_cut_and_resume(mode: Mode, states: Path) -> list[dict[str, Outcome]]:
     """A whole training, and the second part of one that was cut, with every optimizer, in the same processes."""
-    whole = [Task("mlp", optimizer=optimizer, num_steps=2 * CUT) for optimizer in OPTIMIZERS.values()]
-    folders = [states / str(number) for number in range(len(whole))]
-    first = [replace(task, num_steps=CUT, save=folder) for task, folder in zip(whole, folders, strict=True)]
-    rest = [replace(task, first_step=CUT, load=folder) for task, folder in zip(whole, folders, strict=True)]
-    found = on_ranks(mode.topology.world, train_each, mode, [*whole, *first, *rest])[0]
-    count = len(whole)
-    return [dict(zip(OPTIMIZERS, found[at : at + count], strict=True)) for at in (0, 2 * count)]
+    tasks = [Task("mlp", optimizer=optimizer, num_steps=2 * CUT) for optimizer in OPTIMIZERS.values()]
+    folders = [states / str(number) for number in range(len(tasks))]
+    whole = [replace(task, save=folder, save_after=CUT) for task, folder in zip(tasks, folders, strict=True)]
+    rest = [replace(task, first_step=CUT, load=folder) for task, folder in zip(tasks, folders, strict=True)]
+    found = on_ranks(mode.topology.world, train_each, mode, [*whole, *rest])[0]
+    return [dict(zip(OPTIMIZERS, found[at : at + len(tasks)], strict=True)) for at in (0, len(tasks))]
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from modules.parallel.deepspeed_pipeline import Pipeline
 from modules.parallel.topology import Topology
 from modules.schedule.constant import Constant
 from tests.engines import MODES, Mode, Outcome, Task, make_batch, outcomes, train
-from tests.ranks import on_ranks
+from tests.ranks import alone, on_ranks
 
 pytestmark = pytest.mark.slow
 
@@ -131,7 +131,7 @@ def stages(*firsts: int) -> Mode:
     ids=lambda value: value if isinstance(value, str) else "-".join(map(str, value.partition)),
 )
 def test_stages_train_as_the_whole_model_does(name: str, mode: Mode) -> None:
-    expected = on_ranks(1, run, MODES["single"], name, True)[0]
+    expected = alone(run, MODES["single"], name, True)
     found = on_ranks(mode.topology.world, run, mode, name, True)[0]
     assert found.losses == pytest.approx(expected.losses, rel=1e-5)
     assert found.norms == pytest.approx(expected.norms, rel=1e-4)

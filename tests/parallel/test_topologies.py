@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.engines import MODES, Task, outcomes, train
+from tests.engines import MODES, Outcome, Task, train
 from tests.ranks import on_ranks
 
 pytestmark = pytest.mark.slow
@@ -23,24 +23,28 @@ PAIRS = [
 ]  # fmt: skip
 
 
+Trainings = Callable[[str], tuple[Path, Outcome]]
+
+
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """A state after half of the training; saved once a mode, however many tests ask."""
+def trainings(tmp_path_factory: pytest.TempPathFactory) -> Trainings:
+    """By mode: the state after half of a training, and the whole of it; trained once, however many tests ask."""
 
     @functools.cache
-    def state_of(mode: str) -> Path:
+    def training_of(mode: str) -> tuple[Path, Outcome]:
         folder = tmp_path_factory.mktemp("states") / mode
-        on_ranks(MODES[mode].topology.world, train, MODES[mode], Task(MODEL, num_steps=CUT, save=folder))
-        return folder
+        task = Task(MODEL, save=folder, save_after=CUT)
+        return folder, on_ranks(MODES[mode].topology.world, train, MODES[mode], task)[0]
 
-    return state_of
+    return training_of
 
 
 @pytest.mark.parametrize(("source", "target"), PAIRS)
-def test_a_state_goes_on_in_another_topology(source: str, target: str, saved: Callable[[str], Path]) -> None:
-    task = Task(MODEL, first_step=CUT, load=saved(source))
+def test_a_state_goes_on_in_another_topology(source: str, target: str, trainings: Trainings) -> None:
+    state, _ = trainings(source)
+    task = Task(MODEL, first_step=CUT, load=state)
     found = on_ranks(MODES[target].topology.world, train, MODES[target], task)[0]
-    expected = outcomes("single")[MODEL]
+    _, expected = trainings("single")
     assert found.losses == pytest.approx(expected.losses[CUT:], rel=1e-5)
     for name, weight in expected.weights.items():
         np.testing.assert_allclose(found.weights[name], weight, rtol=1e-4, atol=1e-5, err_msg=name)
@@ -49,16 +53,18 @@ def test_a_state_goes_on_in_another_topology(source: str, target: str, saved: Ca
 @pytest.mark.parametrize(
     "mode", ["single", "data", "zero0", "zero1", "zero2", "zero3", "pipeline", "model", "pipeline_data", "model_data"]
 )
-def test_in_the_same_topology_a_resume_is_bit_for_bit_the_same(mode: str, saved: Callable[[str], Path]) -> None:
-    task = Task(MODEL, first_step=CUT, load=saved(mode))
+def test_in_the_same_topology_a_resume_is_bit_for_bit_the_same(mode: str, trainings: Trainings) -> None:
+    state, expected = trainings(mode)
+    task = Task(MODEL, first_step=CUT, load=state)
     found = on_ranks(MODES[mode].topology.world, train, MODES[mode], task)[0]
-    expected = outcomes(mode)[MODEL]
     assert found.losses == expected.losses[CUT:]
     assert found.norms == expected.norms[CUT:]
     for name, weight in expected.weights.items():
         assert np.array_equal(found.weights[name], weight), name
 
 
-def test_every_mode_writes_the_same_files(saved: Callable[[str], Path]) -> None:
-    names = {mode: sorted(path.name for path in saved(mode).iterdir()) for mode in ("single", "zero3", "three_d")}
+def test_every_mode_writes_the_same_files(trainings: Trainings) -> None:
+    names = {
+        mode: sorted(path.name for path in trainings(mode)[0].iterdir()) for mode in ("single", "zero3", "three_d")
+    }
     assert set(map(tuple, names.values())) == {("model.safetensors", "optimizer.json", "optimizer.safetensors")}

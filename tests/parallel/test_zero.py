@@ -19,8 +19,9 @@ from modules.objective.cross_entropy import CrossEntropy
 from modules.parallel.base import Engine, Learner, Rank, Recipe
 from modules.parallel.topology import Topology
 from modules.schedule.constant import Constant
-from tests.engines import MODES, Mode, Task, make_batch, make_model, outcomes, train_each
-from tests.ranks import RankError, on_ranks
+from tests.engines import MODES, Mode, Task, make_batch, make_model, train, train_each
+from tests.ranks import RankError, alone, on_ranks
+from tests.variants import only_long
 
 
 class Half(Mlp):
@@ -55,6 +56,11 @@ def steps(engine: Engine, rank: Rank, mode: Mode, first: int, last: int) -> None
         engine.train_step((inputs[own], targets[own]), step)
 
 
+@pytest.fixture(scope="module")
+def by_one_process(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    return on_ranks(1, freeze, MODES["single"], tmp_path_factory.mktemp("single"))[0]
+
+
 def freeze(rank: Rank, mode: Mode, folder: Path) -> list[dict[str, Any]]:
     """Weights after three steps, after five, and after five of which two came after a resume."""
     engine = half(rank, mode)
@@ -74,12 +80,11 @@ def freeze(rank: Rank, mode: Mode, folder: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["data", "zero0", "zero1", "zero2", "zero3", "zero3_offload", "zero1_4"])
-def test_frozen_weights_single_numbers_and_buffers_come_along(name: str, tmp_path: Path) -> None:
-    for folder in (tmp_path / "single", tmp_path / name):
-        folder.mkdir()
-    expected = on_ranks(1, freeze, MODES["single"], tmp_path / "single")[0]
-    found = on_ranks(MODES[name].topology.world, freeze, MODES[name], tmp_path / name)[0]
-    for own, single in zip(found, expected, strict=True):
+def test_frozen_weights_single_numbers_and_buffers_come_along(
+    name: str, tmp_path: Path, by_one_process: list[dict[str, Any]]
+) -> None:
+    found = on_ranks(MODES[name].topology.world, freeze, MODES[name], tmp_path)[0]
+    for own, single in zip(found, by_one_process, strict=True):
         assert own.keys() == single.keys()
         for key, weight in single.items():
             np.testing.assert_allclose(own[key], weight, rtol=1e-4, atol=1e-6, err_msg=key)
@@ -90,10 +95,10 @@ def test_frozen_weights_single_numbers_and_buffers_come_along(name: str, tmp_pat
 
 
 LAYOUTS = [
-    Mode("zero1_offload", Topology(data=2), stage=1, offload="optimizer"),
+    pytest.param(Mode("zero1_offload", Topology(data=2), stage=1, offload="optimizer"), marks=only_long),
     Mode("zero2_offload", Topology(data=2), stage=2, offload="optimizer"),
     Mode("zero3_offload", Topology(data=2), stage=3, offload="weights_and_optimizer"),
-    Mode("zero0_model_data", Topology(data=2, model=2)),
+    pytest.param(Mode("zero0_model_data", Topology(data=2, model=2)), marks=only_long),
     Mode("zero2_model_data", Topology(data=2, model=2), stage=2),
     Mode("zero3_model_data", Topology(data=2, model=2), stage=3),
     Mode("zero3_model", Topology(model=2), stage=3),
@@ -102,22 +107,22 @@ LAYOUTS = [
     Mode("zero3_uneven", Topology(data=4), stage=3),
 ]
 """What the matrix leaves out: every stage with offload and with slices, and slices that parameters do not fill."""
+CUT = 6
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", LAYOUTS, ids=str)
 def test_stages_slices_and_offload_go_together_and_resume_bit_for_bit(mode: Mode, tmp_path: Path) -> None:
-    whole = [Task("gpt_tied"), Task("mlp")]
-    tasks = list(whole)
-    for number, task in enumerate(whole):
-        folder = tmp_path / str(number)
-        tasks += [replace(task, num_steps=10, save=folder), replace(task, first_step=10, load=folder)]
+    whole = [Task("gpt_tied", num_steps=2 * CUT), Task("mlp", num_steps=2 * CUT)]
+    folders = [tmp_path / str(number) for number in range(len(whole))]
+    tasks = [replace(task, save=folder, save_after=CUT) for task, folder in zip(whole, folders, strict=True)]
+    tasks += [replace(task, first_step=CUT, load=folder) for task, folder in zip(whole, folders, strict=True)]
     found = on_ranks(mode.topology.world, train_each, mode, tasks)[0]
-    for number, task in enumerate(whole):
-        expected, through, rest = outcomes("single")[task.model], found[number], found[3 + 2 * number]
+    for task, through, rest in zip(whole, found[:2], found[2:], strict=True):
+        expected = alone(train, MODES["single"], task)
         assert through.losses == pytest.approx(expected.losses, rel=1e-5)
         assert through.norms == pytest.approx(expected.norms, rel=1e-4)
-        assert rest.losses == through.losses[10:]
+        assert rest.losses == through.losses[CUT:]
         assert all(np.array_equal(rest.weights[name], weight) for name, weight in through.weights.items())
 
 
