@@ -14,6 +14,7 @@ import pytest
 from experiments import journal
 from experiments.checkpoint import Checkpoints
 from tests.live import Live
+from tests.variants import only_long
 
 if TYPE_CHECKING:
     from tests.conftest import Lathe
@@ -64,7 +65,7 @@ def run_folder(live: Live) -> Path:
     ("overrides", "told"),
     [
         (("log_every_steps=2000", "checkpoint.every_steps=20"), "CheckpointError: checkpoint of step"),
-        (("log_every_steps=1", "checkpoint.every_steps=50"), "is full; free space"),
+        pytest.param(("log_every_steps=1", "checkpoint.every_steps=50"), "is full; free space", marks=only_long),
         (("log_every_steps=1", "checkpoint.every_steps=10000"), "is full; free space"),
     ],
 )

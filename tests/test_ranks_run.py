@@ -14,6 +14,7 @@ import pytest
 
 from experiments import journal
 from tests.live import Live
+from tests.variants import only_long
 
 if TYPE_CHECKING:
     from tests.conftest import Lathe
@@ -63,7 +64,7 @@ def single(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("option", ["data", "zero2", "pipeline"])
+@pytest.mark.parametrize("option", [pytest.param("data", marks=only_long), "zero2", "pipeline"])
 def test_a_rank_that_is_killed_ends_the_run_at_once_and_a_resume_goes_on(option: str, live: Live, single: Path) -> None:
     process = live.start("run", *SMALL, NUM_STEPS, f"parallel={option}", TWO, "checkpoint.every_steps=20")
     live.at_step(45)
