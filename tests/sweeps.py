@@ -18,6 +18,7 @@ import yaml
 from experiments.claims import trials_of
 from experiments.compose import compose
 from experiments.ledger import Entry
+from experiments.reaping import LOST_S
 from experiments.sweep import Sweep
 from experiments.templates import Template, Templates
 from experiments.trial import new_folder, provenance_of
@@ -96,6 +97,14 @@ def steps_done(sweep: Sweep, entry: Entry) -> int:
     paths = sorted((sweep.folder / entry.id / "attempts").glob("*/journal.jsonl"))
     lines = paths[-1].read_text().splitlines() if paths else []
     return max((event.get("step", 0) for event in map(json.loads, lines)), default=0)
+
+
+def fall_silent(sweep: Sweep) -> None:
+    """Age the heartbeats of a worker that is gone, so that the next one need not wait until they are old."""
+    then = time.time() - 2 * LOST_S
+    for entry in entries(sweep):
+        if entry.state == "running":
+            os.utime(sweep.folder / entry.id / "attempts" / str(entry.attempt) / "heartbeat", (then, then))
 
 
 def end(worker: subprocess.Popen[bytes]) -> None:

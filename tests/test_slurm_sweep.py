@@ -26,6 +26,9 @@ from experiments.sync_sweep import sync_sweep
 from tests.cluster import Cluster
 from tests.live import Live
 from tests.sweeps import QUICK, entries, steps_done, wait_until
+from tests.variants import IS_LONG
+
+pytestmark = pytest.mark.slow
 
 METRIC = "val/accuracy_top1"
 LONG = ("eval_every_steps=100", "checkpoint.every_steps=100", "log_every_steps=100")
@@ -94,7 +97,6 @@ def test_ranks_on_two_nodes_train_what_one_process_trains(cluster: Cluster, tmp_
     assert len(logs) == 4
 
 
-@pytest.mark.slow
 def test_a_preempted_trial_goes_on_from_where_it_was(cluster: Cluster, tmp_path: Path) -> None:
     sweep = begin(tmp_path, *LONG, "max_steps=6000", "hardware.slurm.sbatch={nodelist: 127.0.77.1}")
     first_steps(sweep)
@@ -211,9 +213,8 @@ def test_the_controller_may_die_and_come_back(cluster: Cluster, tmp_path: Path) 
     assert each_metric_once(sweep)
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(330)
-@pytest.mark.skipif("LATHE_LONG" not in os.environ, reason="takes over two minutes: set LATHE_LONG=1")
+@pytest.mark.skipif(not IS_LONG, reason="takes over two minutes: set LATHE_LONG=1")
 def test_a_time_limit_is_no_end(cluster: Cluster, tmp_path: Path) -> None:
     limits = (
         "hardware.slurm.time='00:03:00'",

@@ -39,6 +39,7 @@ def test_every_problem_of_every_point_is_told_before_anything_is_written(tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_editing_a_file_changes_nothing_of_what_waits(tmp_path: Path) -> None:
     mine = tmp_path / "mine" / "optimizer"
     mine.mkdir(parents=True)
@@ -54,6 +55,7 @@ def test_editing_a_file_changes_nothing_of_what_waits(tmp_path: Path) -> None:
     assert {sweep.trial(entry).config["optimizer"]["lr"] for entry in entries(sweep)} == {0.05}
 
 
+@pytest.mark.slow
 def test_extending_a_sweep_runs_only_the_difference(tmp_path: Path) -> None:
     sweep = worked(frozen(tmp_path, "optimizer.lr=0.01,0.02"))
     assert extend(sweep, ["optimizer.lr=0.02,0.03", "sweep.seeds=2"]) == 4
@@ -65,6 +67,7 @@ def test_extending_a_sweep_runs_only_the_difference(tmp_path: Path) -> None:
     assert len({entry.point for entry in entries(sweep)}) == 3
 
 
+@pytest.mark.slow
 def test_resuming_runs_what_failed_and_never_what_is_finished(tmp_path: Path) -> None:
     sweep = worked(frozen(tmp_path, "optimizer.lr=0.01,1e30"))
     assert [entry.state for entry in entries(sweep)] == ["finished", "failed"]
@@ -73,6 +76,7 @@ def test_resuming_runs_what_failed_and_never_what_is_finished(tmp_path: Path) ->
     assert [(entry.state, entry.attempt) for entry in entries(sweep)] == [("finished", 1), ("failed", 2)]
 
 
+@pytest.mark.slow
 def test_the_budget_of_points_ends_a_sweep_that_asks(tmp_path: Path) -> None:
     asked = ("optimizer.lr=tag(log, interval(0.001, 0.1))", "sweep.strategy=tpe", "sweep.budget.points=4")
     sweep = frozen(tmp_path, *asked, "sweep.seeds=2")
@@ -85,6 +89,7 @@ def test_the_budget_of_points_ends_a_sweep_that_asks(tmp_path: Path) -> None:
     assert len(entries(sweep)) == 10
 
 
+@pytest.mark.slow
 def test_a_strategy_knows_of_every_trial_that_has_ended_when_it_is_asked(tmp_path: Path) -> None:
     asked = ("optimizer.lr=tag(log, interval(0.001, 0.1))", "sweep.budget.points=5", "sweep.strategy.startup_points=2")
     sweep = worked(frozen(tmp_path, "sweep.strategy=tpe", *asked))
@@ -97,12 +102,14 @@ def test_a_strategy_knows_of_every_trial_that_has_ended_when_it_is_asked(tmp_pat
         assert before.datetime_complete <= after.datetime_start
 
 
+@pytest.mark.slow
 def test_a_budget_of_time_begins_no_further_trial(tmp_path: Path) -> None:
     sweep = worked(frozen(tmp_path, "optimizer.lr=0.01,0.02,0.03", "sweep.budget.device_h=1e-9"))
     assert [entry.state for entry in entries(sweep)] == ["finished", "waiting", "waiting"]
     assert sweep.ledger().look().closed == "sweep.budget.device_h=1e-09 is spent"
 
 
+@pytest.mark.slow
 def test_bad_trials_are_ended_at_a_rung(tmp_path: Path) -> None:
     pruner = "sweep.pruner={name: asha, first_step: 100, factor: 3}"
     steps = ("max_steps=4000", "eval_every_steps=100", "checkpoint.every_steps=1000")
@@ -114,6 +121,7 @@ def test_bad_trials_are_ended_at_a_rung(tmp_path: Path) -> None:
     assert all(entry.step < 4000 and entry.value is not None for entry in pruned)
 
 
+@pytest.mark.slow
 def test_a_choice_of_an_option_brings_its_own_keys(tmp_path: Path) -> None:
     file = tmp_path / "choice.yaml"
     file.write_text(
@@ -129,6 +137,7 @@ def test_a_choice_of_an_option_brings_its_own_keys(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_finished_trials_of_another_sweep_are_reused_when_asked_for(tmp_path: Path) -> None:
     first = worked(frozen(tmp_path, "optimizer.lr=0.01,0.02", name="first"))
     second = frozen(tmp_path, "optimizer.lr=0.02,0.03", "sweep.reuse=true", name="second")
@@ -154,6 +163,7 @@ def test_a_worker_is_shared_out_among_trials(
     assert found.templates.all[0].config["hardware"]["devices_per_node"] == ranks
 
 
+@pytest.mark.slow
 def test_the_command_runs_a_sweep_and_says_what_was_best(lathe: Lathe, tmp_path: Path) -> None:
     done = lathe("run", "-m", *QUICK, "tracking=off", "optimizer.lr=0.001,0.01")
     assert done.returncode == 0, done.stderr
@@ -165,6 +175,7 @@ def test_the_command_runs_a_sweep_and_says_what_was_best(lathe: Lathe, tmp_path:
     assert again.returncode == 0
 
 
+@pytest.mark.slow
 def test_a_killed_command_leaves_the_sweep_going_on(live: Any, tmp_path: Path) -> None:
     process = live.start("run", "-m", *QUICK, "tracking=off", "optimizer.lr=0.001,0.01,0.02,0.03", "max_steps=400")
     wait_until(lambda: bool(list((tmp_path / "runs").glob("*/*/attempts/1/journal.jsonl"))), "the first trial")
@@ -174,6 +185,7 @@ def test_a_killed_command_leaves_the_sweep_going_on(live: Any, tmp_path: Path) -
     wait_until(lambda: all(entry.state == "finished" for entry in entries(sweep)), "all trials")
 
 
+@pytest.mark.slow
 def test_two_commands_at_once_do_no_harm(tmp_path: Path) -> None:
     sweep = frozen(tmp_path, "optimizer.lr=range(1,13)", "max_steps=40")
     workers = [start_worker(sweep, f"w{number}") for number in range(3)]

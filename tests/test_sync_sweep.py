@@ -565,7 +565,7 @@ def test_a_sync_that_is_killed_anywhere_loses_and_doubles_nothing(runs_dir: Path
     database = runs_dir / "mlflow.db"
     tables = ("runs", "params", "tags", "metrics")
     killed = 0
-    for _ in range(8):
+    for _ in range(5):
         table = chance.choice(tables)
         query = f"select count(*) from {table}"
         count = int(sql(database, query)[0][0])
@@ -578,7 +578,7 @@ def test_a_sync_that_is_killed_anywhere_loses_and_doubles_nothing(runs_dir: Path
             os.kill(process.pid, signal.SIGKILL)
             killed += 1
         process.communicate()
-    assert killed > 3
+    assert killed > 2
     summary = sync_sweep(sweep)
     assert (summary.runs, summary.failures) == (6, ())
     assert stored_points(runs_dir) == expected_points(sweep)
@@ -609,10 +609,13 @@ def test_workers_and_followers_that_are_killed_leave_a_whole_store(runs_dir: Pat
     worker = sweeps.start_worker(sweep, "first")
     query = f"select count(*) from metrics where key = '{METRIC}'"
     sweeps.wait_until(lambda: sql(runs_dir / "mlflow.db", query)[0][0] >= 2, "a point in the store")
+    child = sweeps.child_of(worker)
     os.kill(worker.pid, signal.SIGKILL)
     os.kill(following.pid, signal.SIGKILL)
     worker.wait()
     following.wait()
+    sweeps.wait_until(lambda: not Path(f"/proc/{child}").exists(), "the end of the orphan")
+    sweeps.fall_silent(sweep)
     following = subprocess.Popen(follower)
     assert sweeps.start_worker(sweep, "second").wait(timeout=200) == 0
     assert following.wait(timeout=100) == 0

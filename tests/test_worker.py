@@ -15,7 +15,9 @@ import pytest
 
 from experiments import journal
 from experiments.sweep import Sweep
-from tests.sweeps import child_of, end, entries, make_sweep, start_worker, steps_done, wait_until
+from tests.sweeps import child_of, end, entries, fall_silent, make_sweep, start_worker, steps_done, wait_until
+
+pytestmark = pytest.mark.slow
 
 LONG = ("max_steps=100000", "eval_every_steps=50", "checkpoint.every_steps=50", "log_every_steps=50")
 
@@ -125,6 +127,7 @@ def test_another_worker_takes_over_from_one_that_was_killed(
     child = child_of(workers[0])
     os.kill(workers[0].pid, signal.SIGKILL)
     wait_until(lambda: not Path(f"/proc/{child}").exists(), "the end of the orphan")
+    fall_silent(sweep)
     workers.append(start_worker(sweep, "second"))
     assert workers[1].wait(timeout=180) == 0
     assert [entry.state for entry in entries(sweep)] == ["finished"] * 2
