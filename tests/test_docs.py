@@ -1,9 +1,10 @@
-"""Every file and command that the documents show, made and run in the order of the page, in an empty folder."""
+"""Every file and command that the documents show, made and run in the order of the page, in a folder with an empty store."""
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -52,10 +53,12 @@ def _nothing_stays_up() -> Iterator[None]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_what_a_page_shows_is_what_happens(page: Path, tmp_path: Path) -> None:
+def test_what_a_page_shows_is_what_happens(page: Path, tmp_path: Path, empty_store: Path) -> None:
     if "$ lathe rehearse up" in page.read_text(encoding="utf-8"):
         skip_without_slurm()
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "LATHE_RUNS": "runs"}
+    (tmp_path / "runs").mkdir()
+    shutil.copy(empty_store, tmp_path / "runs" / "mlflow.db")  # which takes each page's first run seconds to make
     for language, name, text in _blocks(page):
         if name:
             path = tmp_path / name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -162,8 +163,11 @@ def test_an_error_in_a_users_model_is_one_line_and_the_log_has_its_traceback(lat
 
 
 @pytest.mark.slow
-def test_mlflow_says_truly_how_each_run_ended(lathe: Lathe, live: Live, tmp_path: Path) -> None:
+def test_mlflow_says_truly_how_each_run_ended(lathe: Lathe, live: Live, tmp_path: Path, empty_store: Path) -> None:
     small = ("model=softmax", "log_every_steps=1", "batch_size_global=24")
+    for folder in (tmp_path / "runs", tmp_path / "is_killed" / "runs", tmp_path / "is_stopped" / "runs"):
+        folder.mkdir(parents=True)
+        shutil.copy(empty_store, folder / "mlflow.db")
     assert lathe("run", *small, "name=finishes", "max_steps=20").returncode == 0
     diverges = lathe("run", *small, "model=mlp", "name=diverges", "optimizer=sgd", "optimizer.lr=1e30", "max_steps=20")
     assert diverges.returncode == 1

@@ -51,6 +51,14 @@ def trained(runs_dir: Path, lr: float) -> None:
     )  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def one_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of runs, with one at lr=0.3 in its store."""
+    runs_dir = tmp_path_factory.mktemp("one_run")
+    trained(runs_dir, 0.3)
+    return runs_dir
+
+
 @contextmanager
 def served(runs_dir: Path, *flags: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     process = subprocess.Popen(
@@ -124,13 +132,12 @@ def answer(address: str, host: str | None = None) -> int:
 
 
 @pytest.mark.slow
-def test_two_runs_can_be_compared_in_the_browser(tmp_path: Path) -> None:
+def test_two_runs_can_be_compared_in_the_browser_and_sigterm_ends_the_server(one_run: Path, tmp_path: Path) -> None:
     from selenium.webdriver.common.by import By
     from selenium.webdriver.support.ui import WebDriverWait
 
-    for lr in (0.03, 0.3):
-        trained(tmp_path, lr)
-    with served(tmp_path) as (_, address), browser(tmp_path / "profile") as driver:
+    trained(one_run, 0.03)
+    with served(one_run) as (process, address), browser(tmp_path / "profile") as driver:
 
         def text() -> str:
             return driver.find_element(By.TAG_NAME, "body").text
@@ -160,6 +167,11 @@ def test_two_runs_can_be_compared_in_the_browser(tmp_path: Path) -> None:
         search.send_keys("optimizer.lr")
         shows("optimizer.lr", "0.3")
         assert driver.save_screenshot(str(tmp_path / "mlflow-run.png"))
+        driver.quit()
+        processes = children(process.pid)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 0
+    wait_until(lambda: not any(process_alive(socket.gethostname(), pid, time.time()) for pid in processes))
     if os.environ.get("LATHE_SCREENSHOT"):
         images = Path(__file__).parent.parent / "docs" / "images"
         images.mkdir(parents=True, exist_ok=True)
@@ -167,11 +179,9 @@ def test_two_runs_can_be_compared_in_the_browser(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_server_is_guarded_and_a_signal_ends_it_with_exit_code_0(tmp_path: Path, number: signal.Signals) -> None:
-    trained(tmp_path, 0.3)
-    before = sorted(path.name for path in tmp_path.iterdir())
-    with served(tmp_path) as (process, address):
+def test_the_server_is_guarded_and_ctrl_c_ends_it_with_exit_code_0(one_run: Path) -> None:
+    before = sorted(path.name for path in one_run.iterdir())
+    with served(one_run) as (process, address):
         assert address.startswith("http://127.0.0.1:")
         processes = children(process.pid)
         assert processes
@@ -181,16 +191,15 @@ def test_the_server_is_guarded_and_a_signal_ends_it_with_exit_code_0(tmp_path: P
         assert answer(f"{origin(address)}/api/2.0/mlflow/experiments/get?experiment_id=1", host="evil.example") == 403
         for path in ("config", "providers", "message", "%63onfig", "../assistant/config"):
             assert answer(f"{origin(address)}/ajax-api/3.0/mlflow/assistant/{path}") == 404
-        process.send_signal(number)
+        process.send_signal(signal.SIGINT)
         assert process.wait(timeout=30) == 0
     wait_until(lambda: not any(process_alive(socket.gethostname(), pid, time.time()) for pid in processes))
-    assert sorted(path.name for path in tmp_path.iterdir()) == before
+    assert sorted(path.name for path in one_run.iterdir()) == before
 
 
 @pytest.mark.slow
-def test_kill_9_of_the_command_leaves_no_server(tmp_path: Path) -> None:
-    trained(tmp_path, 0.3)
-    with served(tmp_path) as (process, _):
+def test_kill_9_of_the_command_leaves_no_server(one_run: Path) -> None:
+    with served(one_run) as (process, _):
         processes = children(process.pid)
         process.kill()
         wait_until(lambda: not any(process_alive(socket.gethostname(), pid, time.time()) for pid in processes))
