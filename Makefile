@@ -1,6 +1,7 @@
 # Installs Lathe into .venv and runs it. `make help` lists the targets; `make PYTHON=python3.12` takes another Python.
 PYTHON ?= python3
-PYTEST_ARGS ?= -n 2 --dist loadfile
+# In the order of tests/conftest.py, which begins with what takes longest, and not by the number of a file's tests.
+PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 PIP_ARGS ?=
 
 VENV := .venv
