@@ -6,7 +6,9 @@ PIP_ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt $(PIP_ARGS)
+# pip would compile on one core, which takes a minute. Some packages hold files that are no Python, and that is no fault.
+COMPILE := $(BIN)/python -W ignore -m compileall -qq -j 0 $(VENV)/lib || true
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
 
@@ -53,8 +55,10 @@ $(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
 	@echo 'installing torch and what else a run needs, one to a few minutes ...'
 	$(PIP) torch==2.13.0
 	$(PIP) -e .
+	@$(COMPILE)
 	@touch $@
 
 $(INSTALLED_DEV): $(INSTALLED)
 	$(PIP) -e '.[dev]'
+	@$(COMPILE)
 	@touch $@
