@@ -16,9 +16,11 @@ from modules.parallel.base import Rank
 T = TypeVar("T")
 TIMEOUT_S = 120
 _KNOWN: dict[tuple[Any, ...], Any] = {}
-_CONTEXT = multiprocessing.get_context("forkserver")
-# What every rank would else import by itself, torch's compiler among it, which any optimizer asks for.
-_CONTEXT.set_forkserver_preload(["modules.parallel.deepspeed_start", "tests.engines", "torch._dynamo"])
+CONTEXT = multiprocessing.get_context("forkserver")
+# What every rank and every worker would else import by itself, torch's compiler among it, which any optimizer asks for.
+CONTEXT.set_forkserver_preload(
+    ["modules.parallel.deepspeed_start", "tests.engines", "torch._dynamo", "experiments.attempt", "experiments.worker"]
+)
 
 
 class RankError(AssertionError):
@@ -35,10 +37,10 @@ def on_ranks(world: int, function: Callable[..., T], *args: Any) -> list[T]:
         meeting = f"file://{folder}/meeting"
         pipes, processes = [], []
         for number in range(world):
-            receiver, sender = _CONTEXT.Pipe(duplex=False)
+            receiver, sender = CONTEXT.Pipe(duplex=False)
             (Path(folder) / f"rank_{number}.txt").touch()
             rank = Rank(number, number, world, meeting if world > 1 else "")
-            process = _CONTEXT.Process(target=_run, args=(sender, folder, rank, function, args), daemon=True)
+            process = CONTEXT.Process(target=_run, args=(sender, folder, rank, function, args), daemon=True)
             process.start()
             sender.close()
             pipes.append(receiver)

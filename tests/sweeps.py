@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from experiments import worker
 from experiments.claims import trials_of
 from experiments.compose import compose
 from experiments.ledger import Entry
@@ -23,6 +24,7 @@ from experiments.sweep import Sweep
 from experiments.templates import Template, Templates
 from experiments.trial import new_folder, provenance_of
 from launchers.base import Seat
+from tests.ranks import CONTEXT
 
 QUICK = ("model=softmax", "data=digits", "max_steps=40", "eval_every_steps=20", "checkpoint.every_steps=10")
 QUESTION: dict[str, Any] = {
@@ -55,15 +57,54 @@ def make_sweep(
     return sweep
 
 
-def start_worker(sweep: Sweep, name: str = "w", **seat: Any) -> subprocess.Popen[bytes]:
+class Worker:
+    """One process of a worker, forked from one that has already imported what takes it seconds."""
+
+    def __init__(self, sweep: Sweep, seat: Seat) -> None:
+        environment = {**os.environ, "LATHE_SEAT": json.dumps(asdict(seat)), "OMP_NUM_THREADS": "1"}
+        log = sweep.folder / "workers" / f"{seat.worker}.txt"
+        self._process = CONTEXT.Process(target=_work, args=(str(sweep.folder), str(log), environment), daemon=True)
+        self._process.start()
+
+    @property
+    def pid(self) -> int:
+        assert self._process.pid is not None
+        return self._process.pid
+
+    def poll(self) -> int | None:
+        """Its exit code, of which one below 0 is a signal's number; None while it runs."""
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._process.join(timeout)
+        code = self.poll()
+        assert code is not None, f"the worker has not ended in {timeout} s"
+        return code
+
+    def send_signal(self, number: int) -> None:
+        """Nothing where it has ended."""
+        if self.poll() is None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+
+def _work(folder: str, log: str, environment: dict[str, str]) -> None:
+    """`python -m experiments.worker FOLDER`, but for the imports."""
+    os.setsid()
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 1)
+    os.dup2(1, 2)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv = ["experiments.worker", folder]
+    code = worker.main()
+    sys.stdout.flush()
+    os._exit(code)
+
+
+def start_worker(sweep: Sweep, name: str = "w", **seat: Any) -> Worker:
     """One process of a worker; what it prints goes to ``workers/NAME.txt``."""
-    told = Seat(worker=name, threads=1, **seat)
-    environment = {**os.environ, "LATHE_SEAT": json.dumps(asdict(told)), "OMP_NUM_THREADS": "1"}
-    with (sweep.folder / "workers" / f"{name}.txt").open("a") as log:
-        return subprocess.Popen(
-            [sys.executable, "-P", "-m", "experiments.worker", str(sweep.folder)],
-            env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-        )  # fmt: skip
+    return Worker(sweep, Seat(worker=name, threads=1, **seat))
 
 
 def entries(sweep: Sweep) -> list[Entry]:
@@ -78,7 +119,7 @@ def wait_until(is_so: Callable[[], bool], what: str, timeout_s: float = 90) -> N
         time.sleep(0.05)
 
 
-def child_of(worker: subprocess.Popen[bytes]) -> int:
+def child_of(worker: Worker) -> int:
     """The process of the trial that a worker runs; waits for one."""
     import psutil
 
@@ -107,7 +148,6 @@ def fall_silent(sweep: Sweep) -> None:
             os.utime(sweep.folder / entry.id / "attempts" / str(entry.attempt) / "heartbeat", (then, then))
 
 
-def end(worker: subprocess.Popen[bytes]) -> None:
-    if worker.poll() is None:
-        os.kill(worker.pid, signal.SIGKILL)
+def end(worker: Worker) -> None:
+    worker.send_signal(signal.SIGKILL)
     worker.wait()

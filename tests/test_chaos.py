@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
 from experiments import journal
-from tests.sweeps import end, entries, make_sweep, start_worker
+from tests.sweeps import Worker, end, entries, make_sweep, start_worker
 from tests.variants import IS_LONG
 
 NUM_TRIALS, NUM_WORKERS = (200, 16) if IS_LONG else (90, 8)
@@ -26,7 +24,7 @@ def test_every_trial_ends_exactly_once_whoever_dies(tmp_path: Path) -> None:
     sweep = make_sweep(
         tmp_path, [{"optimizer.lr": 0.001 * (number + 1)} for number in range(NUM_TRIALS)], max_attempts=50
     )
-    workers: list[subprocess.Popen[bytes]] = []
+    workers: list[Worker] = []
     deadline, killed, started = time.monotonic() + MOST_S, 0, 0
     try:
         while any(entry.state in ("waiting", "running") for entry in entries(sweep)):
@@ -37,7 +35,7 @@ def test_every_trial_ends_exactly_once_whoever_dies(tmp_path: Path) -> None:
                 started += 1
             time.sleep(chance.uniform(0.5, 1.5))
             if started < NUM_WORKERS and workers:
-                os.kill(chance.choice(workers).pid, chance.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM]))
+                chance.choice(workers).send_signal(chance.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM]))
                 killed += 1
     finally:
         for worker in workers:

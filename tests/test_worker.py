@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ import pytest
 
 from experiments import journal
 from experiments.sweep import Sweep
-from tests.sweeps import child_of, end, entries, fall_silent, make_sweep, start_worker, steps_done, wait_until
+from tests.sweeps import Worker, child_of, end, entries, fall_silent, make_sweep, start_worker, steps_done, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -23,9 +22,9 @@ LONG = ("max_steps=100000", "eval_every_steps=50", "checkpoint.every_steps=50", 
 
 
 @pytest.fixture
-def workers() -> Iterator[list[subprocess.Popen[bytes]]]:
+def workers() -> Iterator[list[Worker]]:
     """Those that a test starts are ended with it."""
-    found: list[subprocess.Popen[bytes]] = []
+    found: list[Worker] = []
     yield found
     for worker in found:
         end(worker)
@@ -52,9 +51,7 @@ def test_a_worker_runs_every_trial_and_leaves(tmp_path: Path) -> None:
         assert points(sweep, entry.id) == {20: 1, 40: 1}
 
 
-def test_a_trial_whose_process_is_killed_goes_on_from_its_checkpoint(
-    tmp_path: Path, workers: list[subprocess.Popen[bytes]]
-) -> None:
+def test_a_trial_whose_process_is_killed_goes_on_from_its_checkpoint(tmp_path: Path, workers: list[Worker]) -> None:
     sweep = make_sweep(tmp_path, [{}], *LONG, "max_steps=2000")
     workers.append(start_worker(sweep))
     child = child_of(workers[0])
@@ -69,7 +66,7 @@ def test_a_trial_whose_process_is_killed_goes_on_from_its_checkpoint(
     assert set(points(sweep, entry.id).values()) == {1}
 
 
-def test_a_trial_that_is_killed_each_time_fails_at_last(tmp_path: Path, workers: list[subprocess.Popen[bytes]]) -> None:
+def test_a_trial_that_is_killed_each_time_fails_at_last(tmp_path: Path, workers: list[Worker]) -> None:
     sweep = make_sweep(tmp_path, [{}], *LONG, max_attempts=2)
     workers.append(start_worker(sweep))
     for attempt in (1, 2):
@@ -83,7 +80,7 @@ def test_a_trial_that_is_killed_each_time_fails_at_last(tmp_path: Path, workers:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
 def test_a_worker_that_is_asked_to_leave_saves_its_trial(
-    tmp_path: Path, workers: list[subprocess.Popen[bytes]], number: signal.Signals
+    tmp_path: Path, workers: list[Worker], number: signal.Signals
 ) -> None:
     sweep = make_sweep(tmp_path, [{}], *LONG)
     workers.append(start_worker(sweep))
@@ -96,7 +93,7 @@ def test_a_worker_that_is_asked_to_leave_saves_its_trial(
     assert list((sweep.folder / entry.id / "checkpoints").glob(f"step_{entry.step:08d}"))
 
 
-def test_a_worker_at_its_time_limit_says_so(tmp_path: Path, workers: list[subprocess.Popen[bytes]]) -> None:
+def test_a_worker_at_its_time_limit_says_so(tmp_path: Path, workers: list[Worker]) -> None:
     sweep = make_sweep(tmp_path, [{}], *LONG)
     workers.append(start_worker(sweep, ends=time.time() + 120, lead_s=60.0))
     wait_until(lambda: steps_done(sweep, entries(sweep)[0]) >= 50, "step 50")
@@ -105,7 +102,7 @@ def test_a_worker_at_its_time_limit_says_so(tmp_path: Path, workers: list[subpro
     assert [(entry.state, entry.failure) for entry in entries(sweep)] == [("waiting", "time-out")]
 
 
-def test_a_trial_is_cancelled_by_a_file(tmp_path: Path, workers: list[subprocess.Popen[bytes]]) -> None:
+def test_a_trial_is_cancelled_by_a_file(tmp_path: Path, workers: list[Worker]) -> None:
     sweep = make_sweep(tmp_path, [{}, {"optimizer.lr": 0.5}], *LONG)
     workers.append(start_worker(sweep))
     for number in (0, 1):
@@ -118,9 +115,7 @@ def test_a_trial_is_cancelled_by_a_file(tmp_path: Path, workers: list[subprocess
     assert [(entry.state, entry.failure) for entry in entries(sweep)] == [("cancelled", "cancelled")] * 2
 
 
-def test_another_worker_takes_over_from_one_that_was_killed(
-    tmp_path: Path, workers: list[subprocess.Popen[bytes]]
-) -> None:
+def test_another_worker_takes_over_from_one_that_was_killed(tmp_path: Path, workers: list[Worker]) -> None:
     sweep = make_sweep(tmp_path, [{}, {"optimizer.lr": 0.002}], *LONG, "max_steps=4000")
     workers.append(start_worker(sweep, "first"))
     wait_until(lambda: steps_done(sweep, entries(sweep)[0]) >= 100, "step 100")
@@ -136,7 +131,7 @@ def test_another_worker_takes_over_from_one_that_was_killed(
     assert set(points(sweep, lost.id).values()) == {1}
 
 
-def test_a_worker_whose_place_was_taken_ends_its_trial(tmp_path: Path, workers: list[subprocess.Popen[bytes]]) -> None:
+def test_a_worker_whose_place_was_taken_ends_its_trial(tmp_path: Path, workers: list[Worker]) -> None:
     sweep = make_sweep(tmp_path, [{}], *LONG)
     workers.append(start_worker(sweep))
     wait_until(lambda: steps_done(sweep, entries(sweep)[0]) >= 50, "step 50")
@@ -172,7 +167,7 @@ def test_a_fault_of_the_trial_is_not_tried_again(
         assert told in (entry.reason or "")
 
 
-def test_the_ranks_of_a_crew_run_a_trial_together(tmp_path: Path, workers: list[subprocess.Popen[bytes]]) -> None:
+def test_the_ranks_of_a_crew_run_a_trial_together(tmp_path: Path, workers: list[Worker]) -> None:
     overrides = ("parallel=data", "hardware=cpu_4", "hardware.devices_per_node=2")
     sweep = make_sweep(tmp_path, [{"optimizer.lr": 0.01}, {"optimizer.lr": 0.02}], *overrides)
     for rank in (1, 0):
@@ -185,9 +180,7 @@ def test_the_ranks_of_a_crew_run_a_trial_together(tmp_path: Path, workers: list[
     assert values == pytest.approx([entry.value for entry in entries(alone)])
 
 
-def test_a_rank_that_is_killed_ends_the_attempt_and_not_the_crew(
-    tmp_path: Path, workers: list[subprocess.Popen[bytes]]
-) -> None:
+def test_a_rank_that_is_killed_ends_the_attempt_and_not_the_crew(tmp_path: Path, workers: list[Worker]) -> None:
     overrides = ("parallel=data", "hardware=cpu_4", "hardware.devices_per_node=2", *LONG, "max_steps=1500")
     sweep = make_sweep(tmp_path, [{}], *overrides)
     for rank in (0, 1):
