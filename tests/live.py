@@ -60,15 +60,16 @@ class Live:
                 continue
         return found
 
-    def until(self, look: Callable[[], T | None], timeout_s: float = 60) -> T:
-        """Wait for something."""
+    def until(self, look: Callable[[], T | None], timeout_s: float = 60, pause_s: float = 0.001) -> T:
+        """Wait for something; looks are so short apart that a step of a small training is not missed."""
         end = time.monotonic() + timeout_s
         while time.monotonic() < end:
             found = look()
             if found is not None:
                 return found
-            time.sleep(0.001)
+            time.sleep(pause_s)
         raise AssertionError(f"nothing came in {timeout_s} s; printed so far:\n{self.printed()}")
 
     def until_nothing_runs(self, timeout_s: float = 20) -> None:
-        self.until(lambda: None if self.processes() else True, timeout_s)
+        # A look at all processes takes milliseconds of the core that they need to end.
+        self.until(lambda: None if self.processes() else True, timeout_s, pause_s=0.05)

@@ -173,7 +173,8 @@ def test_mlflow_says_truly_how_each_run_ended(lathe: Lathe, live: Live, tmp_path
     assert diverges.returncode == 1
     assert "is no finite number; start another run with a lower optimizer.lr" in diverges.stderr
     for name, number in (("is_killed", signal.SIGKILL), ("is_stopped", signal.SIGTERM)):
-        overrides = (*small, f"name={name}", "max_steps=1000000", f"seed={number.value}", f"runs_dir={name}/runs")
+        length = ("max_steps=1000000", "log_every_steps=10")
+        overrides = (*small, *length, f"name={name}", f"seed={number.value}", f"runs_dir={name}/runs")
         process = live.start("run", *overrides)
         live.folder = tmp_path / name
         job = live.at_step(30)
