@@ -12,7 +12,7 @@ COMPILE := $(BIN)/python -W ignore -m compileall -qq -j 0 $(VENV)/lib || true
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
 
-.PHONY: help demo test check quick bench clean
+.PHONY: help demo test pytest check quick bench clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -22,7 +22,9 @@ demo: $(INSTALLED) ## install, show the plan of a small network and train it, in
 	$(BIN)/lathe plan experiment=digits_lenet
 	$(BIN)/lathe run experiment=digits_lenet
 
-test: check ## check, and run all tests
+test: check pytest ## check, and run all tests
+
+pytest: $(INSTALLED_DEV)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 check: $(INSTALLED_DEV) ## lint, format and types
