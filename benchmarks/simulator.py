@@ -19,7 +19,6 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
-from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -168,14 +167,13 @@ def _signal(run: subprocess.Popen[bytes], number: int) -> None:
 
 
 def _moving(run: Recorded) -> Recorded:
-    """Without the steps in which it stood still."""
-    most = STOOD_STILL * statistics.median(run.step_s)
-    moves = [step < most for step in run.step_s]
+    """Without the steps in which it stood still; what a part of them took may have been told with the next one."""
+    most_s = STOOD_STILL * statistics.median(run.step_s)
     return replace(
         run,
         name=f"{run.workers} processes",
-        step_s=tuple(round(step, 5) for step in compress(run.step_s, moves)),
-        parts_ms={name: tuple(compress(values, moves)) for name, values in run.parts_ms.items()},
+        step_s=tuple(round(step, 5) for step in run.step_s if step < most_s),
+        parts_ms={name: tuple(one for one in parts if one < 1e3 * most_s) for name, parts in run.parts_ms.items()},
     )
 
 

@@ -49,11 +49,9 @@ class SkipGram(nn.Module):
             2 * window + 1]; beyond the ends they are 0. And with every word of noise, float [batch, time, num_noise].
         """
         words, noise = inputs
-        vectors = self.words(words)
-        return (
-            near(vectors, self.around(words), self.window),
-            vectors @ self.around(noise).transpose(1, 2),
-        )
+        vectors, time = self.words(words), words.shape[1]
+        around = self.around(torch.cat([words, noise], dim=1))  # one sparse gradient, where two would have to be added up
+        return near(vectors, around[:, :time], self.window), vectors @ around[:, time:].transpose(1, 2)
 
     def word_vectors(self) -> Tensor:
         """The vector of every word, float [vocab_size, embedding_size]."""
