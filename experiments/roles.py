@@ -20,7 +20,7 @@ class Coordinator(Training):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.share, self.num_together, self.asked = WHOLE, 1, self.should_stop
+        self.share, self.num_together, self.sees_all, self.asked = WHOLE, 1, False, self.should_stop
         self.should_stop = self._why
 
     @property

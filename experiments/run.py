@@ -69,6 +69,7 @@ class Training:
         self.place = self.plan.topology.place(self.rank.number)
         self.share = Share(self.place.data, self.plan.topology.data)
         self.num_together = self.plan.topology.world  # ranks that make every step, each in its place
+        self.sees_all = True  # nothing trains but the processes of the ranks
         # Before an engine takes parts of the model away.
         model = self.parts.learner.model
         self.num_parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -304,6 +305,7 @@ class Training:
             self.earlier,
             first_step,
             on_gpu=self._is_on_gpu(),
+            sees_all=self.sees_all,
         )
 
     def _is_on_gpu(self) -> bool:

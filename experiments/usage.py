@@ -17,7 +17,7 @@ class Usage:
 
     def __init__(
         self, every_s: float | None, num_devices: int, flops_per_step: float | None, peak_flops_per_s: float | None,
-        earlier: Earlier, first_step: int, *, on_gpu: bool,
+        earlier: Earlier, first_step: int, *, on_gpu: bool, sees_all: bool = True,
     ) -> None:  # fmt: skip
         """
         Args:
@@ -28,8 +28,10 @@ class Usage:
             earlier: what earlier attempts have used.
             first_step: steps that were done before.
             on_gpu: whether this rank trains on a GPU.
+            sees_all: whether nothing trains but the processes of the ranks; else cores and energy are not told in all.
         """
         self.every_s, self.num_devices, self.earlier, self.first_step = every_s, num_devices, earlier, first_step
+        self.sees_all = sees_all
         has_share = flops_per_step is not None and peak_flops_per_s is not None
         self._share_s = flops_per_step / (peak_flops_per_s * num_devices) if has_share else None  # type: ignore[operator]
         self._process = psutil.Process()
@@ -53,12 +55,13 @@ class Usage:
             return {}
         self._told_at = done
         hours = (time.time() - self._began) / 3600
-        joules = self._meter.read() if self._gpu is not None or self.num_devices == 1 else None
-        every = gather(-1.0 if joules is None else joules)
         found = {"cost/device_h": self.earlier.device_h + hours * self.num_devices}
-        if min(every) >= 0:
-            found["cost/energy_wh"] = self.earlier.energy_wh + sum(every) / 3600
-        found["cost/cpu_s"] = self.earlier.cpu_s + sum(gather(self._used_s()))
+        if self.sees_all:
+            joules = self._meter.read() if self._gpu is not None or self.num_devices == 1 else None
+            every = gather(-1.0 if joules is None else joules)
+            if min(every) >= 0:
+                found["cost/energy_wh"] = self.earlier.energy_wh + sum(every) / 3600
+            found["cost/cpu_s"] = self.earlier.cpu_s + sum(gather(self._used_s()))
         found["cost/wasted_steps"] = float(self.earlier.wasted_steps + max(0, self.earlier.step - self.first_step))
         return found
 

@@ -127,6 +127,8 @@ def test_a_run_with_one_replica_is_that_of_one_process_to_the_last_bit(lathe: La
         assert done.returncode == 0, done.stderr
         folders.append(next((tmp_path / parallel).glob("single/*")))
     assert stream(folders[1]) == stream(folders[0])
+    assert "cost/cpu_s" in metrics_of(folders[0], 1)
+    assert "cost/cpu_s" not in metrics_of(folders[1], 1)  # the coordinator does not see what replicas take
     told = [
         path.read_bytes() for folder in folders for path in folder.glob("checkpoints/step_00000012/model.safetensors")
     ]

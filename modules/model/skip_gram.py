@@ -50,7 +50,9 @@ class SkipGram(nn.Module):
         """
         words, noise = inputs
         vectors, time = self.words(words), words.shape[1]
-        around = self.around(torch.cat([words, noise], dim=1))  # one sparse gradient, where two would have to be added up
+        around = self.around(
+            torch.cat([words, noise], dim=1)
+        )  # one sparse gradient, where two would have to be added up
         return near(vectors, around[:, :time], self.window), vectors @ around[:, time:].transpose(1, 2)
 
     def word_vectors(self) -> Tensor:
