@@ -1,16 +1,12 @@
-"""What an evaluator needs from a run beside the engine: to be tried before hours of training, and its files kept."""
+"""Tries an evaluator on the untrained model, so that what does not fit is told before hours of training."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 
-from experiments import atomic
 from experiments.export.interface import Interface, of_tensors
-from experiments.journal import Journal
 from experiments.parts import Parts
-from modules.evaluator.base import AnyEvaluator, ModelEvaluator, Shows
+from modules.evaluator.base import ModelEvaluator
 from modules.parallel.fits import evaluator_misfits
 from modules.parallel.layout import Layout
 
@@ -39,17 +35,3 @@ def try_evaluation(parts: Parts, layout: Layout) -> tuple[list[str], Interface]:
             own = evaluator.metrics(evaluator.measure(outputs, targets))
         model.train()
     return [*other, *own], of_tensors(inputs, outputs)
-
-
-def keep_files(evaluator: AnyEvaluator, folder: Path, journal: Journal) -> None:
-    """Write what an evaluator has to show, and log it as an artifact.
-
-    Args:
-        folder: of one attempt and one split, such as ``attempts/1/val`` of the run's; what it holds is replaced.
-    """
-    if not isinstance(evaluator, Shows):
-        return
-    folder.mkdir(exist_ok=True)
-    for name, content in evaluator.files().items():
-        atomic.write_bytes(folder / name, content)
-        journal.artifact("/".join((*folder.parts[-3:], name)))

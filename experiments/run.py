@@ -23,14 +23,14 @@ from experiments.faults import InputError, TrainingError
 from experiments.fingerprint import fingerprint
 from experiments.footprint import layout_of
 from experiments.journal import Journal
-from experiments.measuring import keep_files, try_evaluation
+from experiments.measuring import try_evaluation
 from experiments.memory import memory_peak_gib, memory_peaks
 from experiments.parts import Parts
-from experiments.pictures import Gallery
 from experiments.plan import Plan
 from experiments.profiling import Profiler, count_work, profile_metrics
 from experiments.saver import Best, Saver
 from experiments.seeding import derive
+from experiments.showing import Showing
 from experiments.usage import Usage
 from modules.data.base import Batch, Split
 from modules.parallel.base import Rank, Recipe
@@ -73,7 +73,7 @@ class Training:
         # Before an engine takes parts of the model away.
         model = self.parts.learner.model
         self.num_parameters = sum(parameter.numel() for parameter in model.parameters())
-        self.gallery = Gallery(self.parts.evaluator, model, self.rank.number == 0)
+        self.showing = Showing(self.parts.evaluator, model, self.rank.number == 0)
 
     def run(self) -> tuple[Literal["finished", "stopped"], str | None]:
         """Train.
@@ -101,7 +101,7 @@ class Training:
             ended = self._train(train, val, first_step)
             if ended[0] == "finished":
                 self._evaluate("test", test, plan.num_steps)
-                self.gallery.show(engine, test, self.journal.path.parent, self.journal)
+                self.showing.show(engine, test, self.journal.path.parent / "test", self.journal)
         except BaseException:
             self.profiler.close()
             self.saver.finish()  # a fault of the writing would hide this one
@@ -278,8 +278,6 @@ class Training:
         found = engine.evaluate(batches, self.parts.evaluator)
         metrics = {f"{name}/{metric}": value for metric, value in found.items()}
         self.journal.metrics(done, metrics)
-        if self.rank.number == 0:
-            keep_files(self.parts.evaluator, self.journal.path.parent / name, self.journal)
         self.journal.metrics(done, memory_peaks(engine.gather(memory_peak_gib())))
         if name == "val":
             if done < self.plan.num_steps:

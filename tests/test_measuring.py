@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -9,12 +7,10 @@ from torch import Tensor, nn
 from experiments.compose import compose
 from experiments.faults import PlanError
 from experiments.footprint import layout_of, of_plan
-from experiments.journal import Journal, read
-from experiments.measuring import keep_files, try_evaluation
+from experiments.measuring import try_evaluation
 from experiments.parts import Parts, make_parts
 from experiments.plan import make_plan
 from modules.data.base import Batch, Data
-from modules.evaluator.accuracy import Accuracy
 from modules.parallel.layout import Layout
 from modules.parallel.topology import Topology
 
@@ -35,9 +31,6 @@ class Asking:
 
     def model_metrics(self, model: nn.Module, sums: Tensor) -> dict[str, float]:
         return {"examples": float(sums[0]), "parameters": float(sum(each.numel() for each in model.parameters()))}
-
-    def files(self) -> dict[str, bytes]:
-        return {"shown.txt": b"all of it"}
 
 
 def _parts() -> Parts:
@@ -82,15 +75,3 @@ def test_a_plan_refuses_it_before_anything_queues() -> None:
         PlanError, match=r"parallel\.stage=3 leaves no rank the whole model, which the evaluator WordVectors"
     ):
         of_plan(config, plan)
-
-
-def test_what_an_evaluator_shows_becomes_a_file_and_an_artifact_every_time(tmp_path: Path) -> None:
-    folder = tmp_path / "attempts" / "1"
-    with Journal(folder / "journal.jsonl") as journal:
-        keep_files(Accuracy([1]), folder / "test", journal)
-        for _ in range(2):
-            keep_files(Asking(), folder / "val", journal)
-        told = [event["path"] for event in read(journal.path)[0] if event["event"] == "artifact"]
-    assert told == ["attempts/1/val/shown.txt"] * 2
-    assert (tmp_path / told[0]).read_bytes() == b"all of it"
-    assert not (folder / "test").exists()

@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from modules.data.base import Batch, Data, Reads, Tensors
+from modules.data.base import Batch, Data, Reads, Split, Tensors
 
 
 class Evaluator(Protocol):
@@ -62,23 +62,12 @@ AnyEvaluator = Evaluator | ModelEvaluator
 class Shows(Protocol):
     """An evaluator that has more to show than numbers: tables, translations, pictures."""
 
-    def files(self) -> dict[str, bytes]:
-        """Of the evaluation before, by file name; they become artifacts of the run."""
-        ...
-
-
-@runtime_checkable
-class Pictures(Protocol):
-    """An evaluator that also shows some examples of the test split after training."""
-
-    num_pictures: int
-    """Examples that are shown, the first of the split; 0: none."""
-
-    def pictures(self, inputs: Tensors, outputs: Tensors, targets: Tensors) -> dict[str, bytes]:
-        """Files to look at, by name; they become artifacts of the run.
+    def files(self, model: nn.Module, split: Split) -> dict[str, bytes]:
+        """Files to look at, by name; they become artifacts of the run. One that shows examples takes the first of the split.
 
         Args:
-            inputs, outputs, targets: of these examples, on the CPU.
+            model: trained, whole and in evaluation mode, on the CPU; gradients are off.
+            split: the test split.
         """
         ...
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from modules.data.base import IGNORED, Reads, Tensors
+from modules.data.base import IGNORED, Reads, Split, Tensors
 from modules.data.given_photo import open_photo
 from modules.evaluator.base import Answer
 from modules.evaluator.mask_picture import mask_file, overlay, side_by_side
@@ -97,14 +97,17 @@ class Segmentation:
             told |= {f"{name}_second_observer": second[name] for name in ("miou", "dice")}
         return told
 
-    def pictures(self, inputs: Tensors, outputs: Tensors, targets: Tensors) -> dict[str, bytes]:
+    def files(self, model: nn.Module, split: Split) -> dict[str, bytes]:
         """A PNG a photo: the photo, its mask, the model's, and where there is one the second person's.
 
         Args:
-            inputs: photos, float [batch, 1 or 3, height, width], in any scale.
-            outputs, targets: as `measure`.
+            model: maps photos, float [batch, 1 or 3, height, width] in any scale, to logits as `measure` takes them.
+            split: gives such photos, and targets as `measure` takes them.
         """
-        logits, _ = pixels_of(outputs, targets, "Segmentation")
+        if (count := min(self.num_pictures, len(split))) == 0:
+            return {}
+        inputs, targets = split.batch(torch.arange(count), torch.Generator())
+        logits, _ = pixels_of(model(inputs), targets, "Segmentation")
         photos = inputs if isinstance(inputs, Tensor) else inputs[0]
         truths = (targets,) if isinstance(targets, Tensor) else targets
         masks = [truths[0], logits.argmax(dim=-1), *truths[1:2]]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from modules.data.base import Batch, Bilingual, Data, Pair, Reads
+from modules.data.base import Batch, Bilingual, Data, Pair, Reads, Split
 from modules.evaluator.base import Answer
 from modules.evaluator.beam_search import beam_search
 from modules.model.base import Writes
@@ -58,8 +58,6 @@ class Translation:
             )
         self.beam_size, self.length_alpha, self.max_tokens = beam_size, length_alpha, max_tokens
         self.tokenize, self.num_examples, self.num_shown = tokenize, num_examples, num_shown
-        self._found: dict[int, str] = {}
-        self._shown: dict[str, bytes] = {}
 
     def attach(self, data: Data) -> None:
         self.data = _bilingual(data)
@@ -84,9 +82,6 @@ class Translation:
             return torch.zeros(3 + 2 * _MAX_ORDER, dtype=torch.float64, device=inputs[0].device)
         texts = self._translations(model, inputs[0][asked], self.data)
         pairs = [pair for pair in pairs if self._is_asked(pair)]
-        for pair, text in zip(pairs, texts, strict=True):
-            if pair.index < self.num_shown:
-                self._found[pair.index] = _shown(pair, text)
         counts = self._counts(texts, [pair.references for pair in pairs])
         return torch.tensor([len(pairs), *counts], dtype=torch.float64, device=inputs[0].device)
 
@@ -98,14 +93,17 @@ class Translation:
         """
         if sums[0] == 0:
             raise ValueError("Translation wants at least 1 pair, but got 0; evaluate on a split that is not empty")
-        self._shown = {"translations.txt": "\n".join(text for _, text in sorted(self._found.items())).encode()}
-        self._found = {}
         numbers = [int(number) for number in sums[1:].tolist()]
         return {"bleu": _score(self.bleu, numbers)}
 
-    def files(self) -> dict[str, bytes]:
+    def files(self, model: nn.Module, split: Split) -> dict[str, bytes]:
         """The first sources with their references and translations."""
-        return self._shown
+        if (count := min(self.num_shown, len(split))) == 0:
+            return {}
+        inputs, targets = split.batch(torch.arange(count), torch.Generator())
+        texts = self._translations(model, inputs[0], self.data)
+        pairs = [self.data.pair(number) for number in targets[1].tolist()]
+        return {"translations.txt": "\n".join(map(_shown, pairs, texts)).encode()}
 
     def answers(self, model: nn.Module, data: Reads, given: Sequence[str]) -> list[Answer]:
         """A translation of each text."""

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modules.data.base import Batch, Data, GivenError, Reads, Worded
+from modules.data.base import Batch, Data, GivenError, Reads, Split, Worded
 from modules.data.files import DataFiles
 from modules.evaluator.analogies import Analogies, is_syntactic, read_analogies
 from modules.evaluator.base import Answer
@@ -59,7 +59,6 @@ class WordVectors:
         self.files_of_questions = DataFiles(root, folder, every, part="evaluator") if every else None
         self.similarity_names, self.analogy_names = list(similarity), list(analogies)
         self.most_frequent, self.neighbours_of, self.num_neighbours = most_frequent, neighbours_of, num_neighbours
-        self._shown: dict[str, bytes] = {}
 
     def attach(self, data: Data) -> None:
         self.words = self._words(data)
@@ -86,19 +85,34 @@ class WordVectors:
             ValueError: the model has no vectors of words.
         """
         vectors = _vectors_of(model)[: len(self.words)]
+        found = {
+            f"{name}_spearman": pairs.spearman(vectors) for name, pairs in self.pairs.items() if len(pairs.pairs) > 1
+        }
+        kinds: dict[str, tuple[int, int]] = {}
+        for sections in self._answered(vectors).values():
+            for section, (right, asked) in sections.items():
+                for kind in ("", "_syntactic" if is_syntactic(section) else "_semantic"):
+                    before = kinds.get(kind, (0, 0))
+                    kinds[kind] = before[0] + right, before[1] + asked
+        return found | {f"analogies{kind}_accuracy": right / asked for kind, (right, asked) in kinds.items()}
+
+    def files(self, model: nn.Module, split: Split) -> dict[str, bytes]:
+        """Tables of neighbours, and of analogies by section; examples do not matter."""
+        vectors = _vectors_of(model)[: len(self.words)]
         near = {
             phrase: neighbours(phrase, self.numbers, self.words, vectors, self.num_neighbours)
             for phrase in self.neighbours_of
         }
-        self._shown = {"neighbours.txt": table(near).encode()} if near else {}
-        found = {
-            f"{name}_spearman": pairs.spearman(vectors) for name, pairs in self.pairs.items() if len(pairs.pairs) > 1
-        }
-        return found | self._answered(vectors)
-
-    def files(self) -> dict[str, bytes]:
-        """Tables of neighbours, and of analogies by section."""
-        return self._shown
+        lines = []
+        for name, sections in self._answered(vectors).items():
+            known, num_asked = len(self.analogies[name].questions), self.analogies[name].num_asked
+            lines.append(f"{name}: {known} of {num_asked} questions have words that are known\n")
+            lines += [
+                f"{right / asked:7.3f}  {right:5} of {asked:5}  {section}\n"
+                for section, (right, asked) in sections.items()
+            ]
+        shown = {"neighbours.txt": table(near), "analogies.txt": "".join(lines)}
+        return {name: text.encode() for name, text in shown.items() if text}
 
     def answers(self, model: nn.Module, data: Reads, given: Sequence[str]) -> list[Answer]:
         """The nearest neighbours of a word, of the mean of several, or of what ``king - man + woman`` comes to."""
@@ -123,21 +137,12 @@ class WordVectors:
             )
         return list(data.words)[: self.most_frequent]
 
-    def _answered(self, vectors: Tensor) -> dict[str, float]:
-        """Of all files of questions together."""
-        kinds: dict[str, tuple[int, int]] = {}
-        lines = []
-        for name, analogies in self.analogies.items():
-            known = len(analogies.questions)
-            lines.append(f"{name}: {known} of {analogies.num_asked} questions have words that are known\n")
-            for section, (right, asked) in (analogies.right(vectors) if known else {}).items():
-                lines.append(f"{right / asked:7.3f}  {right:5} of {asked:5}  {section}\n")
-                for kind in ("", "_syntactic" if is_syntactic(section) else "_semantic"):
-                    before = kinds.get(kind, (0, 0))
-                    kinds[kind] = before[0] + right, before[1] + asked
-        if lines:
-            self._shown["analogies.txt"] = "".join(lines).encode()
-        return {f"analogies{kind}_accuracy": right / asked for kind, (right, asked) in kinds.items()}
+    def _answered(self, vectors: Tensor) -> dict[str, dict[str, tuple[int, int]]]:
+        """How many are right and how many were asked, by file of questions and section."""
+        return {
+            name: analogies.right(vectors) if len(analogies.questions) else {}
+            for name, analogies in self.analogies.items()
+        }
 
     def _read(self, name: str) -> str:
         assert self.files_of_questions is not None

@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from sklearn.metrics import f1_score, jaccard_score, roc_auc_score
-from torch import Tensor
+from torch import Generator, Tensor, nn
 
-from modules.data.base import IGNORED
-from modules.evaluator.base import Pictures
+from modules.data.base import IGNORED, Batch
+from modules.evaluator.base import Shows
 from modules.evaluator.segmentation import Segmentation
 
 
@@ -93,12 +93,39 @@ def test_the_area_is_1_for_scores_in_order_however_large() -> None:
     assert evaluator.metrics(evaluator.measure(-logits, masks))["auc"] == 0
 
 
+class Says(nn.Module):
+    """Gives the same of all photos."""
+
+    def __init__(self, outputs: Tensor) -> None:
+        super().__init__()
+        self.outputs = outputs
+
+    def forward(self, photos: Tensor) -> Tensor:
+        return self.outputs
+
+
+class Shown:
+    """A split of so many photos, of which the first are asked for."""
+
+    in_memory = True
+
+    def __init__(self, first: Batch, size: int) -> None:
+        self.first, self.size = first, size
+
+    def __len__(self) -> int:
+        return self.size
+
+    def batch(self, indices: Tensor, generator: Generator) -> Batch:
+        assert indices.tolist() == list(range(2))
+        return self.first
+
+
 def test_pictures_show_photo_truth_and_prediction_side_by_side() -> None:
     evaluator = Segmentation(3, 0, 2)
-    assert isinstance(evaluator, Pictures)
+    assert isinstance(evaluator, Shows)
     photos = torch.linspace(-2, 3, 2 * 3 * 4 * 5).reshape(2, 3, 4, 5)
     masks = torch.tensor([0, 1, 2, IGNORED, 1]).expand(2, 4, 5)
-    files = evaluator.pictures(photos, 9.0 * F.one_hot((masks == 0).long(), 3), (masks, masks * 0 + 1))
+    files = evaluator.files(Says(9.0 * F.one_hot((masks == 0).long(), 3)), Shown((photos, (masks, masks * 0 + 1)), 5))
     assert list(files) == ["000.png", "001.png"]
     with Image.open(BytesIO(files["001.png"])) as image:
         pixels = np.asarray(image)
@@ -114,11 +141,15 @@ def test_pictures_show_photo_truth_and_prediction_side_by_side() -> None:
     assert (second == 255).all()
 
 
+def test_of_no_examples_there_are_no_pictures() -> None:
+    assert Segmentation(2, 0, 0).files(nn.Identity(), Shown((torch.empty(0), torch.empty(0)), 5)) == {}
+
+
 def test_pictures_leave_padding_out() -> None:
     masks = torch.full((2, 7, 9), IGNORED)
     masks[0, :5, :6] = 1
     masks[0, 2] = IGNORED
-    files = Segmentation(2, 0, 1).pictures(torch.randn(2, 1, 7, 9), torch.randn(2, 7, 9, 2), masks)
+    files = Segmentation(2, 0, 7).files(Says(torch.randn(2, 7, 9, 2)), Shown((torch.randn(2, 1, 7, 9), masks), 2))
     sizes = [Image.open(BytesIO(content)).size for content in files.values()]
     assert sizes == [(3 * 6 + 2 * 4, 5), (3 * 9 + 2 * 4, 7)], "a photo and two masks, or all where nothing counts"
 

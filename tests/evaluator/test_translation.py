@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from modules.data.base import END, IGNORED, PADDING, Batch, Data, Pair, Reads
 from modules.evaluator import translation
@@ -113,11 +113,22 @@ def test_of_validation_only_the_first_pairs_count_and_of_the_test_all() -> None:
     assert evaluator.model_metrics(Echo(), sums) == {"bleu": pytest.approx(_expected(23), abs=1e-9)}
 
 
+class Five:
+    """A split of the first pairs."""
+
+    in_memory = True
+
+    def __len__(self) -> int:
+        return 5
+
+    def batch(self, indices: Tensor, generator: Generator) -> Batch:
+        return _batch(0, len(indices), is_test=True)
+
+
 def test_the_first_translations_are_shown() -> None:
     evaluator = _evaluator()
     assert isinstance(evaluator, Shows)
-    evaluator.model_metrics(Echo(), evaluator.measure_model(Echo(), _batch(0, 5)))
-    shown = evaluator.files()["translations.txt"].decode()
+    shown = evaluator.files(Echo(), Five())["translations.txt"].decode()
     assert shown.split("\n\n")[1].splitlines() == [
         f"source       {_text(SOURCES[1])}",
         f"reference    {_text(REFERENCES[0][1])}",
@@ -125,6 +136,8 @@ def test_the_first_translations_are_shown() -> None:
         f"translation  {_text(SOURCES[1])}",
     ]
     assert shown.count("source") == 2
+    assert _evaluator(num_shown=9).files(Echo(), Five())["translations.txt"].decode().count("source") == 5
+    assert _evaluator(num_shown=0).files(Echo(), Five()) == {}
 
 
 class Given(Texts):

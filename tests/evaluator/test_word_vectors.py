@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from modules.data.base import Data, DataError
+from modules.data.base import Data, DataError, Split
 from modules.evaluator.analogies import read_analogies
 from modules.evaluator.base import ModelEvaluator, Shows
 from modules.evaluator.neighbours import neighbours, table
@@ -38,6 +38,10 @@ def _vectors() -> Tensor:
         [0, 0, 0, 1, 0, 0, 0], [0, 0, 0, 1, 1, 0, 0], [0, 0, 0, 1, 0, 1, 0], [0, 0, 0, 1, 1, 1, 0], [0, 0, 0, 0, 0, 0, 1],
     ]  # fmt: skip
     return torch.tensor(rows, dtype=torch.float32)
+
+
+SPLIT = cast(Split, None)
+"""Words are shown without examples."""
 
 
 class Table(nn.Module):
@@ -130,7 +134,7 @@ def test_it_measures_what_vectors_know_and_shows_it(evaluator: WordVectors) -> N
         "analogies_semantic_accuracy": 0.5,
         "analogies_syntactic_accuracy": 1.0,
     }
-    shown = {name: content.decode() for name, content in evaluator.files().items()}
+    shown = {name: content.decode() for name, content in evaluator.files(Table(extra=4), SPLIT).items()}
     assert shown["neighbours.txt"].startswith("king        prince\n0.82 queen  (unknown)\n")
     assert "questions: 3 of 5 questions have words that are known\n" in shown["analogies.txt"]
     assert "0.500      1 of     2  capital\n" in shown["analogies.txt"]
@@ -138,13 +142,13 @@ def test_it_measures_what_vectors_know_and_shows_it(evaluator: WordVectors) -> N
 
 def test_what_a_vocabulary_does_not_know_is_not_measured(evaluator: WordVectors) -> None:
     assert _measured(evaluator, ["x", "y"], Table()) == {}
-    assert evaluator.files()["neighbours.txt"].decode().splitlines()[1] == "(unknown)  (unknown)"
+    assert evaluator.files(Table(), SPLIT)["neighbours.txt"].decode().splitlines()[1] == "(unknown)  (unknown)"
 
 
 def test_without_files_it_only_shows_neighbours(tmp_path: Path) -> None:
     evaluator = _evaluator(tmp_path, similarity={}, analogies={})
     assert _measured(evaluator, WORDS, Table()) == {}
-    assert list(evaluator.files()) == ["neighbours.txt"]
+    assert list(evaluator.files(Table(), SPLIT)) == ["neighbours.txt"]
 
 
 def test_what_does_not_fit_is_told(evaluator: WordVectors, tmp_path: Path) -> None:

@@ -52,8 +52,8 @@ def test_a_run_shows_what_its_model_makes_of_test_photos(tmp_path: Path) -> None
     losses = [each["train/loss_dice"] for each in metrics if "train/loss_dice" in each]
     assert losses[-1] < losses[0] - 0.1
     assert any(0 < each.get("test/dice_constant", 0) < 1 for each in metrics)
-    assert artifacts(events) == ["attempts/1/pictures"]
-    folder = tmp_path / "attempts" / "1" / "pictures"
+    assert artifacts(events) == ["attempts/1/test"]
+    folder = tmp_path / "attempts" / "1" / "test"
     assert [path.name for path in folder.iterdir()] == ["000.png"], "there is one test photo"
     with Image.open(folder / "000.png") as image:
         pixels = np.asarray(image)
@@ -71,7 +71,7 @@ ACCURACY = (
 
 
 @pytest.mark.parametrize("overrides", [["evaluator.num_pictures=0"], ACCURACY], ids=["none", "another evaluator"])
-def test_a_run_that_has_nothing_to_show_writes_no_pictures(tmp_path: Path, overrides: list[str]) -> None:
+def test_a_run_that_has_nothing_to_show_writes_nothing(tmp_path: Path, overrides: list[str]) -> None:
     _, events = trained(tmp_path, "checkpoint.best_metric=null", "max_steps=2", *overrides)
     assert artifacts(events) == []
-    assert not (tmp_path / "attempts" / "1" / "pictures").exists()
+    assert not (tmp_path / "attempts" / "1" / "test").exists()
