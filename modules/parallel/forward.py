@@ -72,21 +72,28 @@ class Tally:
         self.num_examples = 0
 
     def add(self, outputs: Tensors, targets: Tensors, counts: bool, inputs: Tensors | None = None) -> None:
-        """Measure one batch; one that does not count only says which sums there are."""
+        """Measure one batch; one that does not count only says which sums there are, where no other did."""
         _, metrics = self.objective(outputs, targets)
-        sums, size = self._measured(inputs, outputs, targets), size_of(targets) if counts else 0
-        sums = sums if counts else torch.zeros_like(sums)
-        self.sums = sums if self.sums is None else self.sums + sums
+        size = size_of(targets) if counts else 0
+        if counts:
+            sums = self._measured(inputs, outputs, targets)
+            self.sums = sums if self.sums is None else self.sums + sums
+        elif self.sums is None:
+            self.sums = torch.zeros_like(self._measured(inputs, outputs, targets, only_first=True))
         for name, value in metrics.items():
             self.totals[name] = self.totals.get(name, 0.0) + value.detach().double() * size
         self.num_examples += size
 
-    def _measured(self, inputs: Tensors | None, outputs: Tensors, targets: Tensors) -> Tensor:
+    def _measured(
+        self, inputs: Tensors | None, outputs: Tensors, targets: Tensors, *, only_first: bool = False
+    ) -> Tensor:
+        """Sums of a batch, or of its first example where the model is asked, which may write long texts."""
         if not isinstance(self.evaluator, ModelEvaluator):
             return self.evaluator.measure(outputs, targets)
         assert self.whole is not None, "a plan refuses it"
         assert inputs is not None
-        return self.evaluator.measure_model(self.whole, (inputs, targets))
+        asked = itemgetter(slice(1 if only_first else None))
+        return self.evaluator.measure_model(self.whole, (_each(inputs, asked), _each(targets, asked)))
 
     def _metrics_of(self, sums: Tensor) -> dict[str, float]:
         if not isinstance(self.evaluator, ModelEvaluator):

@@ -57,6 +57,34 @@ def evaluated(rank: Rank, name: str) -> dict[str, float]:
     return engine.evaluate([((inputs[part], targets[part]), True) for part in own], evaluator)
 
 
+class Counting(Asking):
+    """Notes the examples that it is asked about."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+
+    def measure_model(self, model: nn.Module, batch: Batch) -> Tensor:
+        self.asked.append(len(batch[0]))
+        return super().measure_model(model, batch)
+
+
+@pytest.mark.parametrize(("counts", "asked"), [((True, False), [3]), ((False, True), [1, 2])])
+def test_of_batches_that_do_not_count_the_model_is_asked_at_most_one_example(
+    counts: tuple[bool, bool], asked: list[int]
+) -> None:
+    engine = Single()
+    engine.prepare(
+        Learner(make_model("mlp"), _cross_entropy, partial(SGD, lr=0.1), Constant()),
+        Recipe(1, 1, None, "fp32", False, "cpu", 2),
+    )
+    inputs, targets = make_batch("mlp", 0, 5)
+    batches = [(inputs[part], targets[part]) for part in (slice(0, 3), slice(3, 5))]
+    evaluator = Counting()
+    found = engine.evaluate(list(zip(batches, counts, strict=True)), evaluator)
+    assert evaluator.asked == asked
+    assert found == engine.evaluate([(batches[counts.index(True)], True)], Asking())
+
+
 def _cross_entropy(outputs: Any, targets: Any) -> tuple[Tensor, dict[str, Tensor]]:
     loss = nn.functional.cross_entropy(outputs, targets)
     return loss, {"loss_nats": loss.detach()}
