@@ -215,7 +215,10 @@ def make_parser() -> tuple[_Parser, dict[str, _Parser]]:
         "inputs", nargs="*", metavar="INPUT",
         help="images, folders, patterns; or texts, as the data is; - or none: lines of standard input",
     )  # fmt: skip
-    part.add_argument("-o", "--output", metavar="DIR", help="where files go that are part of an answer, such as masks")
+    part.add_argument(
+        "-o", "--output", metavar="DIR",
+        help="where files go that are part of an answer, such as masks; a folder that is an INPUT leaves it out",
+    )  # fmt: skip
     part.add_argument("--json", action="store_true", help="one JSON object a line")
     part.add_argument(
         "--set", action="append", default=[], dest="changes", metavar="KEY=VALUE",

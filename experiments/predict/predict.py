@@ -15,7 +15,7 @@ from experiments.compare.subject import find_run
 from experiments.export.export import interface_of
 from experiments.export.final_model import choose, facts_of
 from experiments.faults import InputError
-from experiments.predict.given import Given, each_given, problems_of
+from experiments.predict.given import Given, each_given, leaves_out, problems_of
 from experiments.predict.printed import Printed
 from experiments.targets import trusted
 from experiments.trial import Trial, code_changes
@@ -43,7 +43,8 @@ def predict(asked: argparse.Namespace) -> int:
     if not asked.inputs and is_typed:
         raise InputError(["INPUT is missing; name what the model is to see, or `-` for lines that you type"])
     data, evaluator = _parts(trial, _config(trial, asked), trust)
-    if problems := problems_of(asked.inputs, data.takes):
+    output = Path(asked.output).expanduser() if asked.output else None
+    if problems := problems_of(asked.inputs, data.takes, output):
         raise InputError(problems, f"the input of '{trial.config['name']}', which takes {data.takes}s,")
     from experiments.export.predictor import prepare
 
@@ -59,8 +60,10 @@ def predict(asked: argparse.Namespace) -> int:
         )
     print(f"model of run {trial.folder.name}: step {facts['step']}, {facts['chosen']}", file=sys.stderr)
     about = {"run": trial.folder.name, "step": facts["step"]} if asked.json else None
-    printed = Printed(data.takes, Path(asked.output).expanduser() if asked.output else None, about)
-    given = each_given(asked.inputs, data.takes, sys.stdin.buffer if sys.stdin else ())
+    if data.takes == "image" and output is not None and leaves_out(asked.inputs, output):
+        print(f"images in {output} are not asked about, as former answers lie there", file=sys.stderr)
+    printed = Printed(data.takes, output, about)
+    given = each_given(asked.inputs, data.takes, sys.stdin.buffer if sys.stdin else (), output)
     at_once = 1 if "-" in (asked.inputs or "-") and not _is_file(sys.stdin) else predictor.batch_size
     while batch := list(islice(given, at_once)):
         _answer(batch, predictor.model, data, evaluator, printed)
@@ -144,6 +147,11 @@ def _answer(batch: Sequence[Given], model: nn.Module, data: Reads, evaluator: An
 
 
 def _answers(values: Sequence[str], model: nn.Module, data: Reads, evaluator: Answers) -> Any:
+    """
+    Raises:
+        GivenError: one of them is no input, or too much for the model or the machine.
+        InputError: as `_answer`.
+    """
     import torch
 
     from experiments.build import in_a_line
@@ -157,5 +165,4 @@ def _answers(values: Sequence[str], model: nn.Module, data: Reads, evaluator: An
     except (DataError, ValueError) as err:
         raise InputError([str(err)], "the model") from err
     except RuntimeError as err:  # memory that is not there, and what only the model knows
-        told = f"{values[0]}{f' and {len(values) - 1} more' if len(values) > 1 else ''}"
-        raise InputError([f"{told}: {in_a_line(err)}; give smaller inputs"], "the model") from err
+        raise GivenError(f"{values[0]}: {in_a_line(err)}; give a smaller input") from err

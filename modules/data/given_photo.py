@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -38,8 +39,10 @@ def open_photo(path: str, mode: Literal["L", "RGB"], draft_size: int | None = No
                 upright = Image.alpha_composite(Image.new("RGBA", photo.size, "white"), photo)
             return upright.convert(mode)
     except (OSError, ValueError, SyntaxError, RuntimeError, EOFError, Image.DecompressionBombError) as err:
-        is_none = isinstance(err, UnidentifiedImageError)
-        told = "of no known format" if is_none else getattr(err, "strerror", None) or " ".join(str(err).split())
+        if isinstance(err, UnidentifiedImageError):
+            told = "of no known format" if Path(path).stat().st_size else "the file is empty"
+        else:
+            told = getattr(err, "strerror", None) or " ".join(str(err).split())
         raise GivenError(
             f"{path} cannot be read as an image ({told}); convert it to JPEG or PNG, or leave it out"
         ) from err

@@ -48,7 +48,7 @@ def test_fitting_keeps_the_middle_and_what_fits_already() -> None:
     assert fitted(picture, 20, 3).size == (3, 20)
 
 
-@pytest.mark.parametrize(("content", "told"), [(b"no image", "of no known format"), (b"", "of no known format")])
+@pytest.mark.parametrize(("content", "told"), [(b"no image", "of no known format"), (b"", "the file is empty")])
 def test_what_is_no_image_is_told_by_name(tmp_path: Path, content: bytes, told: str) -> None:
     (tmp_path / "x.png").write_bytes(content)
     with pytest.raises(GivenError, match=rf"x.png cannot be read as an image \({told}\); convert it"):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.predict.given import Given, each_given, problems_of
+from experiments.predict.given import Given, each_given, leaves_out, problems_of
 
 
 @pytest.fixture
@@ -45,6 +45,34 @@ def test_words_that_name_no_image_are_told_all_at_once(folder: Path) -> None:
         "INPUT - stands twice, and a pipe is read once; leave one out",
     ]
     assert problems_of(["pets", "own.image", "-"], "image") == []
+
+
+def test_answers_of_before_are_no_inputs(folder: Path) -> None:
+    found = list(
+        each_given(["pets", "pets/*/*.gif", "pets/more/ant.gif", "-"], "image", [b"pets/*g\n"], Path("pets/more"))
+    )
+    assert [given.value for given in found] == [
+        "pets/cat.JPG", "pets/dog.png", "pets/more/ant.gif", "pets/dog.png",
+    ]  # fmt: skip
+    assert leaves_out(["own.image", "pets"], Path("pets/more"))
+    assert not leaves_out(["own.image", "pets"], Path("pets/new"))
+    assert not leaves_out(["pets/more"], Path("empty"))
+    assert problems_of(["pets", "pets/*.png"], "image", folder / "pets") == [
+        f"the images of {word} lie in -o {folder}/pets, which is not read, as former answers lie there; name another folder "
+        "for -o"
+        for word in ("pets", "pets/*.png")
+    ]
+    assert problems_of(["pets", "pets/*.png"], "image", Path("pets/more")) == []
+    assert problems_of(["empty"], "image", Path("empty"))[0].startswith("empty has no image;")
+
+
+@pytest.mark.parametrize("image", [b"\x89PNG\r\n\x1a\n\0\0", b"\xff\xd8\xff\xe0\0", b"BM\x36\0\n\n"])
+def test_an_image_in_a_pipe_is_told_once(folder: Path, image: bytes) -> None:
+    pipe = [b"own.image\n", *image.splitlines(keepends=True), b"pets\n"]
+    assert list(each_given([], "image", pipe)) == [
+        Given("own.image"),
+        Given("-", "INPUT - is an image itself, and wants paths, a line each; name the file instead of `-`"),
+    ]
 
 
 @pytest.mark.parametrize("word", ["x" * 300 + ".png", "~nobody_of_that_name/x.png"])

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from PIL import Image
 from experiments.build import build
 from experiments.cli import main
 from experiments.trial import Trial, as_yaml
+from modules.evaluator.base import Answer
 
 TEXT = "to be or not to be\nthat is the question\n" * 5
 SIZES = {"vocab_size": 16, "context_tokens": 5, "num_train_tokens": None, "num_train": None, "shift": True}
@@ -147,6 +149,26 @@ def test_one_broken_file_is_told_and_the_others_are_predicted(
         "broken.png cannot be read as an image (of no known format); convert it to JPEG or PNG, or leave it out"
     )
     assert shown.err.count("error: ") == 2
+
+
+def test_what_the_model_cannot_compute_is_told_and_the_others_are_predicted(
+    digits: Trial, images: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from modules.evaluator.accuracy import Accuracy
+
+    answers = Accuracy.answers
+
+    def too_large(self: Accuracy, model: torch.nn.Module, data: Any, given: Sequence[str]) -> list[Answer]:
+        if any(path.endswith("2.png") for path in given):
+            torch.empty(2**60)
+        return answers(self, model, data, given)
+
+    monkeypatch.setattr(Accuracy, "answers", too_large)
+    assert lathe_predict(digits, str(images)) == 1
+    shown = capsys.readouterr()
+    assert len(shown.out.splitlines()) == 6
+    assert re.search(r"error: .*2\.png: .*allocate.*; give a smaller input\n", shown.err)
+    assert shown.err.count("error: ") == 1
 
 
 def test_words_are_checked_before_anything_is_predicted(
