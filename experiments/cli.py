@@ -375,10 +375,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _cfg_apart(words: Sequence[str]) -> Iterator[str]:
     """The words of a command, `--cfg` kept from taking the override after it for its value, `--sort -KEY` kept together."""
     for before, word, after in zip(["", *words], words, [*words[1:], ""], strict=False):
-        if word == "--sort" and re.match(r"-\w", after):
-            yield f"--sort={after}"
-        elif not (before == "--sort" and re.match(r"-\w", word)):
+        if _is_value(word, after):
+            yield f"{word}={after}"
+        elif not _is_value(before, word):
             yield "--cfg=job" if word in ("-c", "--cfg") and ("=" in after or after.startswith("~")) else word
+
+
+def _is_value(flag: str, word: str) -> bool:
+    """Whether a word that begins as a flag does is the value of the one before: `--sort -KEY`, or a wrong `--budget -5m`."""
+    return (flag == "--sort" and bool(re.match(r"-\w", word))) or (flag == "--budget" and bool(re.match(r"-\d", word)))
 
 
 if __name__ == "__main__":

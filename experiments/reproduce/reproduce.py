@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import re
 import shlex
-import signal
 import sys
 from argparse import Namespace
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from experiments import options, resume
@@ -22,6 +19,7 @@ from experiments.compare.subject import find_run, mlflow_ids
 from experiments.compare.tables import streams_table
 from experiments.display import Display
 from experiments.faults import InputError, did_you_mean
+from experiments.interrupting import ended_as_interrupted
 from experiments.reproduce import rerun, surroundings
 from experiments.reproduce.original import Original, original
 from experiments.reproduce.restore import restored
@@ -45,7 +43,7 @@ def reproduce(asked: Namespace) -> int:
         InputError: it cannot be tried as it was asked.
     """
     _check(asked)
-    with _ended_as_interrupted(), original(asked) as found:
+    with ended_as_interrupted(), original(asked) as found:
         steps = _steps(found, asked)
         if asked.check is not None:
             return _compare(found, asked, steps)
@@ -83,22 +81,6 @@ def _check_choices(overrides: Sequence[str], config_dirs: Sequence[str]) -> None
     ]
     if problems:
         raise InputError(problems)
-
-
-@contextmanager
-def _ended_as_interrupted() -> Iterator[None]:
-    """Let SIGTERM and a closed terminal do what Ctrl-C does, so that what was put into scratch folders is removed."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    heeded = [number for number in rerun.SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, interrupt) for number in heeded}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _steps(found: Original, asked: Namespace) -> int | None:

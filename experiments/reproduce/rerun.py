@@ -20,6 +20,7 @@ from typing import Any
 
 from experiments.faults import InputError
 from experiments.initial import KEPT
+from experiments.interrupting import heeded
 from experiments.launch import LOCAL
 from experiments.provenance import machine, packages
 from experiments.reproduce.original import Original
@@ -36,7 +37,6 @@ if sys.platform == "linux":
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: to save and stop when the process above is killed
 runpy.run_module("experiments.cli", run_name="__main__", alter_sys=True)
 """
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True)
@@ -146,8 +146,7 @@ def _passed_on(child: subprocess.Popen[bytes]) -> Iterator[list[int]]:
         came.append(number)
         child.send_signal(number)
 
-    heeded = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]  # not so under nohup
-    before = {number: signal.signal(number, pass_on) for number in heeded}
+    before = {number: signal.signal(number, pass_on) for number in heeded()}
     try:
         yield came
     finally:

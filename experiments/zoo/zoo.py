@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
@@ -14,9 +15,11 @@ from rich.table import Table
 from experiments.atomic import write_text
 from experiments.display import console
 from experiments.faults import InputError
+from experiments.interrupting import ended_as_interrupted
+from experiments.status_text import duration
 from experiments.trial import trial_id
 from experiments.zoo.figure import draw
-from experiments.zoo.measure import Failed, Refused, Terms, measure
+from experiments.zoo.measure import Failed, Refused, Terms, measure, missing_data
 from experiments.zoo.page import Standing, cost_text, expected_text, measured_text, page, problems_of
 from experiments.zoo.record import Record, Records, Refusal
 from experiments.zoo.rows import Row, chosen, rows
@@ -114,9 +117,19 @@ class _Book:
             InputError: it does not compose.
         """
         record = standing.record
-        if record is None or record.overrides:
+        if record is None:
             return False
-        return record.trial != trial_id(self.terms.compose(standing.row).config)
+        try:
+            return record.trial != trial_id(self.terms.compose(standing.row, *record.overrides).config)
+        except InputError:
+            if record.overrides:  # of then, which do not fit any more
+                return True
+            raise
+
+    def has_measured(self, row: Row, trial: str) -> bool:
+        """Whether measuring a row, whose configuration has this id, would tell nothing new."""
+        record, terms = self.standing(row).record, self.terms
+        return record is not None and not terms.again and record.stands(trial, row.metric, terms.seeds, terms.budget_s)
 
     def num_measured(self) -> int:
         return sum(isinstance(self.records.find(row.name), Record) for row in self.rows)
@@ -175,17 +188,39 @@ def _run(book: _Book, wanted: Sequence[Row], are_named: bool) -> int:
     configs = [book.terms.compose(row).config for row in wanted]  # what is wrong is told before a run
     if any(config["launcher"].get("dry") for config in configs):
         raise InputError(["launcher.dry=true runs nothing that could be measured; leave it out"], "`lathe zoo`")
+    _say(_announced(book, list(zip(wanted, configs, strict=True))))
     counts = dict.fromkeys(("measured", "as before", "not measured", "failed"), 0)
     for number, (row, config) in enumerate(zip(wanted, configs, strict=True), 1):
-        counts[_measure(book, row, trial_id(config), f"[{number}/{len(wanted)}] {row.name}")] += 1
+        with ended_as_interrupted():  # a run's workers are processes of their own, and would go on
+            counts[_measure(book, row, trial_id(config), f"[{number}/{len(wanted)}] {row.name}")] += 1
     _say(", ".join(f"{count} {word}" for word, count in counts.items() if count) + f"; {book.page}")
     return 1 if counts["failed"] else 0
+
+
+def _announced(book: _Book, wanted: Sequence[tuple[Row, Mapping[str, Any]]]) -> str:
+    """What is about to be measured, and at most how long that takes where a budget tells."""
+    terms = book.terms
+    names = [
+        row.name
+        for row, config in wanted
+        if not book.has_measured(row, trial_id(config)) and missing_data(config["data"]) is None
+    ]
+    if not names:
+        return f"of {len(wanted)} rows none is to be measured"
+    seeds = f"{terms.seeds} seed{'s' if terms.seeds > 1 else ''}"
+    if terms.budget_s is None:
+        long = "each run to its end, which --budget 10m or the like would make shorter"
+    else:
+        in_all = duration(len(names) * terms.seeds * terms.budget_s)
+        long = f"at most {duration(terms.budget_s)} a run, {in_all} in all if none is beside another"
+    told = f"measures {len(names)} of {len(wanted)} rows with {seeds}, {long}: {', '.join(names)}"
+    return f"{told}; Ctrl-C ends it, and said again it goes on"
 
 
 def _measure(book: _Book, row: Row, trial: str, head: str) -> str:
     """Measure one row where that would tell something new, and say so; what became of it, in a word or two."""
     terms, before = book.terms, book.standing(row).record
-    if before and not terms.again and before.stands(trial, row.metric, terms.seeds, terms.budget_s):
+    if before and book.has_measured(row, trial):
         _say(f"{head}: measured on {before.date}; --again measures it once more")
         return "as before"
     _say(f"{head}: {row.metric} of {terms.seeds} seed{'s' if terms.seeds > 1 else ''}")

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from experiments.cli import main
+from experiments.compose import compose
 from experiments.journal import Journal
 from experiments.report.history import read
-from experiments.zoo.measure import _begun, _steps_in
+from experiments.trial import trial_id
+from experiments.zoo.measure import Terms, _begun, _steps_in
 from experiments.zoo.record import Record, Records, Refusal
+from experiments.zoo.rows import Row
 from tests.sweeps import make_sweep
 
 ROOT = Path(__file__).parent.parent.parent
@@ -79,6 +85,46 @@ def test_rows_are_measured_and_what_cannot_be_is_told(
     assert "tiny: failed: it measures no test/nothing, which its header names; known: test/accuracy_top1," in told
     assert "1 not measured, 1 failed; zoo.md" in told
     assert records.find("tiny") == found
+
+
+def test_what_will_be_measured_is_said_first_and_sigterm_ends_it_as_ctrl_c_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def measured(row: Row, terms: Terms) -> Record:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("it goes on")
+
+    monkeypatch.setattr("experiments.zoo.zoo.measure", measured)
+    monkeypatch.setenv("LATHE_DATA", "/nowhere/data")
+    words = ["digits_lenet", "mnist_softmax", "--run", "--page", str(tmp_path / "zoo.md")]
+    assert main(["zoo", *words, "--seeds", "2", "--budget", "10m"]) == 1
+    told = capsys.readouterr()
+    assert told.out.splitlines() == [
+        "measures 1 of 2 rows with 2 seeds, at most 10 min a run, 20 min in all if none is beside another: digits_lenet; "
+        "Ctrl-C ends it, and said again it goes on",
+        "[1/2] digits_lenet: test/accuracy_top1 of 2 seeds",
+    ]
+    assert told.err == "interrupted\n"
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert main(["zoo", *words]) == 1
+    assert "with 3 seeds, each run to its end, which --budget" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("overrides", "is_told"),
+    [(["model.dropout_prob=0.4"], False), (["model.dropout_prob=0.3"], True), (["model.of_then=1"], True)],
+)
+def test_a_row_that_was_measured_with_overrides_is_out_of_date_as_any_other(
+    tmp_path: Path, overrides: list[str], is_told: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    committed = Records(ROOT / "docs" / "zoo.md").find("digits_lenet")
+    assert isinstance(committed, Record)
+    trial = trial_id(compose(["experiment=digits_lenet", "model.dropout_prob=0.4"]).config)
+    page = tmp_path / "zoo.md"
+    Records(page).keep(replace(committed, trial=trial, overrides=overrides))
+    assert main(["zoo", "digits_lenet", "--page", str(page)]) == 0
+    told = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert ("its configuration has changed since" in told) is is_told
 
 
 def test_a_budget_has_room_for_the_steps_beside_start_and_evaluations(tmp_path: Path) -> None:
