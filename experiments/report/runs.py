@@ -24,7 +24,7 @@ def of_runs(trials: Sequence[Trial]) -> Findings:
     """
     histories = [read(trial.folder) for trial in trials]
     metric, mode = _metric(trials, histories)
-    differing = _differing([trial.config for trial in trials])
+    differing = _by_option(trials, _differing([trial.config for trial in trials]))
     points: dict[str, int] = {}
     runs = []
     for trial, history, values in zip(trials, histories, differing, strict=True):
@@ -123,6 +123,39 @@ def _differing(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         if any(leaves.get(key, MISSING) != flat[0].get(key, MISSING) for leaves in flat) and not _is_excluded(key)
     ]  # fmt: skip
     return [{key: leaves[key] for key in vary if key in leaves} for leaves in flat]
+
+
+def _by_option(trials: Sequence[Trial], differing: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same with the option in a class's place, as in ``parallel=async``, where runs have other classes in a group.
+
+    What only some of these options have goes without saying, but for what somebody typed.
+    """
+    target = "._target_"
+    ends = (key.removesuffix(target) for values in differing for key in values if key.endswith(target))
+    for group in sorted({end for end in ends if "." not in end}):
+        classes = [str(values.get(group + target, "")) for values in differing]
+        chosen = [_option(trial, group) for trial in trials]
+        if None in chosen or len(set(zip(chosen, classes, strict=True))) > len(set(chosen)):
+            chosen = [name.rpartition(".")[2] for name in classes]  # an option says less than its class
+        typed = {word.lstrip("+").partition("=")[0] for trial in trials for word in trial.provenance["overrides"]}
+        keys = {key for values in differing for key in values if key.startswith(f"{group}.")} - typed
+        implied = {
+            key for key in keys
+            if any(key not in values for values in differing)
+            and len({(name, repr(values.get(key))) for name, values in zip(chosen, differing, strict=True)}) == len(set(chosen))
+        }  # fmt: skip
+        differing = [
+            {group: name, **{key: value for key, value in values.items() if key not in {*implied, group + target}}}
+            for name, values in zip(chosen, differing, strict=True)
+        ]
+    return differing
+
+
+def _option(trial: Trial, group: str) -> str | None:
+    """The option that was typed, or that a file named; None where nobody knows."""
+    typed = [word.partition("=")[2] for word in trial.provenance["overrides"] if word.startswith(f"{group}=")]
+    choices: dict[str, str | None] = trial.provenance.get("choices", {})
+    return typed[-1] if typed else choices.get(group)
 
 
 def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:

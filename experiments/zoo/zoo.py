@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -197,7 +197,7 @@ def _run(book: _Book, wanted: Sequence[Row], are_named: bool) -> int:
     return 1 if counts["failed"] else 0
 
 
-def _announced(book: _Book, wanted: Sequence[tuple[Row, Mapping[str, Any]]]) -> str:
+def _announced(book: _Book, wanted: Sequence[tuple[Row, dict[str, Any]]]) -> str:
     """What is about to be measured, and at most how long that takes where a budget tells."""
     terms = book.terms
     names = [
