@@ -45,12 +45,19 @@ class Translation:
         Raises:
             ValueError: a number is too small, or sacrebleu is not installed or does not know the tokenizer.
         """
-        least = min(beam_size, max_tokens, 1 if num_examples is None else num_examples)
-        if least < 1 or min(length_alpha, num_shown) < 0:
-            raise ValueError(
-                "Translation wants beam_size, max_tokens and num_examples of at least 1, length_alpha and num_shown of at "
-                f"least 0, but got {beam_size}, {max_tokens}, {num_examples}, {length_alpha} and {num_shown}"
+        told = [
+            f"evaluator.{key}={number:g} is less than {least}; {way_out}"
+            for key, number, least, way_out in (
+                ("beam_size", beam_size, 1, "write 1, which is greedy, or more"),
+                ("length_alpha", length_alpha, 0, "write 0, which helps no text, or more"),
+                ("max_tokens", max_tokens, 1, "write the words of the longest translation"),
+                ("num_examples", num_examples, 1, "write how many pairs, or null for all"),
+                ("num_shown", num_shown, 0, "write 0, which shows none, or more"),
             )
+            if number is not None and number < least
+        ]
+        if told:
+            raise ValueError(". ".join(told))
         if find_spec("sacrebleu") is None:
             raise ValueError(
                 "evaluator Translation counts by sacrebleu, which is an extra: pip install 'lathe[translate]'; or take "
