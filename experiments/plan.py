@@ -128,18 +128,23 @@ def _registered_name(facts: Facts) -> str | None:
 
 
 def _files(facts: Facts) -> str | None:
-    """Files that are not there, before anything queues; their content is checked when they are read."""
-    root, name, files = facts.get("data.root", str), facts.get("data.folder", str), facts.get("data.files", list, dict)
+    """Files that are not there, before anything queues; their content is checked when they are read.
+
+    Of data that names no files the folder has to be there.
+    """
+    root, name = facts.get("data.root", str), facts.get("data.folder", str)
+    files = facts.get("data.files", list, dict) if "files" in facts.get("data", dict) else None
     try:
         folder = Path(resolve(root)).expanduser() / name
     except KeyError as err:
         return f"data.root={root} needs the environment variable {err.args[0]}; `export {err.args[0]}=...`"
-    missing = [file for file in files if isinstance(file, str) and not (folder / file).is_file()]
-    if not missing:
+    missing = [file for file in files or () if isinstance(file, str) and not (folder / file).is_file()]
+    if not missing and (files is not None or folder.is_dir()):
         return None
+    told = f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not in" if missing else "there is no folder"
     return (
-        f"data.folder={name}: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not in {folder}; "
-        "put the files there or point LATHE_DATA at a folder that has them (`lathe data` names their source)"
+        f"data.folder={name}: {told} {folder}; put the files there or point LATHE_DATA at a folder that has them (`lathe data` "
+        "names their source)"
     )
 
 

@@ -97,6 +97,10 @@ def test_the_nearest_divisors_of_a_huge_batch_are_found_at_once() -> None:
         (["schedule=cosine", "schedule.warmup_steps=301"], "schedule.warmup_steps=301 is longer than max_steps=300"),
         (["hardware.devices_per_node=2"], "are 2 devices, and parallel=single uses one; set both to 1"),
         (["checkpoint.best_metric=train/loss_nats"], "is no metric of the evaluation; name one such as val/loss_nats"),
+        (
+            ["data=image_folder", "data.root=/nowhere"],
+            "there is no folder /nowhere/photos; put the files there or point",
+        ),
         (["data=mnist", "data.root=/nowhere"], "are not in /nowhere/mnist; put the files there or point LATHE_DATA"),
     ],
 )
