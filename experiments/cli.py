@@ -158,7 +158,7 @@ def make_parser() -> tuple[_Parser, dict[str, _Parser]]:
     part.add_argument("runs", nargs="*", metavar="RUN", help="default: all in the runs folder")
     _add_runs_dir(part)
     part = command("ui", "open MLflow's UI on the runs")
-    part.add_argument("--store", metavar="URI", help="default: the SQLite file in the runs folder")
+    part.add_argument("--store", metavar="URI|FILE", help="default: the SQLite file in the runs folder")
     part.add_argument("--experiment", default="lathe", metavar="NAME", help="MLflow experiment to open (lathe)")
     part.add_argument("--sweep", metavar="NAME", help="open the page of this sweep, in the store that it stands in")
     part.add_argument("--port", type=int, help="default: a free one")

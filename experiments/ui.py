@@ -22,6 +22,7 @@ from urllib.request import ProxyHandler, Request, build_opener
 
 from experiments import sweep_view
 from experiments.describe import without_password
+from experiments.faults import InputError
 from experiments.progress import reference
 from experiments.store import StoreError, artifacts_folder, is_server, resolve_store, sqlite_path, without_login
 from experiments.sweep import Sweep
@@ -44,7 +45,7 @@ def serve(
 
     Args:
         runs_dir: the folder of the runs.
-        store: as `tracking.store`.
+        store: as `tracking.store`, or the path of an SQLite file.
         experiment: the one whose runs the address opens.
         port: of the loopback interface; None takes a free one.
         say: takes the address, once it answers; then those of the newest sweeps.
@@ -54,9 +55,10 @@ def serve(
         0, the exit code of a server that was ended on purpose.
 
     Raises:
+        InputError: the store is typed as a file that is none.
         StoreError: there is no store, the port is taken, or the server failed.
     """
-    uri = resolve_store(store, runs_dir)
+    uri = _absolute(resolve_store(store, runs_dir))
     if sweep is not None and not sweep_view.is_in(sweep, uri):
         raise StoreError(
             f"sweep '{sweep.name}' does not stand in the store {without_password(store or uri)}; "
@@ -89,6 +91,24 @@ def serve(
             return 0
         finally:
             _end(server)
+
+
+def _absolute(uri: str) -> str:
+    """A store so that it means the same in every folder: the server runs in that of the runs.
+
+    Raises:
+        InputError: it is the path of no file.
+    """
+    if re.match(r"[\w+]+:", uri):
+        database = sqlite_path(uri)
+        return uri if database is None else uri.replace(str(database), str(database.absolute()), 1)
+    path = Path(uri).expanduser()
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "is not there"
+        raise InputError(
+            [f"--store {uri} {what}; name an SQLite file such as runs/mlflow.db, or an address (http://...)"]
+        )
+    return f"sqlite:///{path.absolute()}"
 
 
 def runs_page(address: str, experiment: str) -> str:

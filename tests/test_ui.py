@@ -18,9 +18,10 @@ from urllib.request import Request, urlopen
 
 import pytest
 
+from experiments.faults import InputError
 from experiments.standing import process_alive
 from experiments.store import StoreError
-from experiments.ui import runs_page, serve
+from experiments.ui import _absolute, runs_page, serve
 from tests.stores import wait_until
 
 if TYPE_CHECKING:
@@ -214,6 +215,18 @@ def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
 def test_a_folder_without_a_store_is_told(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"has no runs to show: .*mlflow.db is missing; `lathe run` or `lathe sync`"):
         serve(tmp_path)
+
+
+def test_a_store_may_be_typed_as_a_file_or_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.db").touch()
+    for typed in ("mine.db", "sqlite:///mine.db"):
+        assert _absolute(typed) == f"sqlite:///{tmp_path}/mine.db"
+    for typed in ("sqlite:////there/mine.db?timeout=5", "http://mlflow.lab:5000", "postgresql+psycopg2://host/runs"):
+        assert _absolute(typed) == typed
+    for typed, what in (("other.db", "is not there"), (str(tmp_path), "is a folder")):
+        with pytest.raises(InputError, match=f"--store {typed} {what}; name an SQLite file such as runs/mlflow.db"):
+            serve(tmp_path, typed)
 
 
 def test_a_store_that_is_a_server_only_has_its_address_said(tmp_path: Path) -> None:

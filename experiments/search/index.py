@@ -19,7 +19,7 @@ from experiments.faults import InputError
 from experiments.ledger import Entry, Ledger
 from experiments.standing import process_alive, standing
 
-FILE = ".index.json"
+FILE, VERDICT = ".index.json", "verdict.yaml"
 VERSION = 1
 _BLOCK_BYTES = 1 << 20
 LAST, SMALLEST, LARGEST = 1, 2, 3
@@ -55,6 +55,14 @@ class Run:
         """The leaves of the configuration by their dotted keys, and of every group the option that was chosen."""
         config: Mapping[str, Any] = self.known["config"]
         return config
+
+    @cached_property
+    def verdict(self) -> str | None:
+        """Of a run that `lathe reproduce` made, whether it repeats the other; None of all others."""
+        try:
+            return str(_yaml(self.folder / VERDICT)["verdict"])
+        except (OSError, ValueError, KeyError, yaml.YAMLError):
+            return None
 
     @cached_property
     def metrics(self) -> dict[str, float]:

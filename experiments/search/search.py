@@ -24,7 +24,10 @@ from experiments.status_text import as_json, duration, number, point_text
 
 EXTREMES = {"min:": SMALLEST, "max:": LARGEST}
 """Before the name of a metric: its smallest or largest value, where the name alone is its last."""
-ATTRIBUTES = ("id", "name", "state", "sweep", "created")
+ATTRIBUTES = ("id", "name", "state", "sweep", "created", "verdict")
+IN_EVERY_ROW = ATTRIBUTES[:-1]
+STATES = ("new", "waiting", "running", "finished", "pruned", "failed", "stopped", "killed", "cancelled")
+"""All that a run can stand at."""
 DAY_S = 86_400.0
 
 
@@ -111,6 +114,8 @@ def _resolve(one: Comparison, text: str, known: Keys) -> str:
     name = known.resolve(one.key)
     if name is None:
         raise problem(text, one.at, _why(one.key, known))
+    if name == "state" and one.op in ("=", "==", "!=") and one.value not in STATES:
+        raise problem(text, one.at, f"state{one.op}{one.value} is no state of a run; {did_you_mean(one.value, STATES)}")
     return name
 
 
@@ -169,8 +174,8 @@ def _usual(runs: Sequence[Run]) -> list[str]:
 def _table(runs: Sequence[Run], mentioned: Sequence[str], now: float) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     has_sweeps = any(run.sweep for run in runs)
-    shown = [key for key in mentioned if key not in ATTRIBUTES]
-    for heading in ("run", "name", *(["sweep"] if has_sweeps else []), "state"):
+    shown = [key for key in mentioned if key not in IN_EVERY_ROW]
+    for heading in ("run", "name or point" if has_sweeps else "name", *(["sweep"] if has_sweeps else []), "state"):
         table.add_column(heading, overflow="fold")
     for key in shown:
         table.add_column(escape(key), justify="right", overflow="fold")
@@ -208,5 +213,6 @@ def _document(run: Run) -> dict[str, Any]:
     }
     return {
         "id": run.id, "name": run.name, "sweep": run.sweep, "state": run.state, "created": run.created,
-        "folder": str(run.folder.resolve()), "values": run.values, "metrics": metrics, "config": run.config,
+        "verdict": run.verdict, "folder": str(run.folder.resolve()), "values": run.values, "metrics": metrics,
+        "config": run.config,
     }  # fmt: skip

@@ -18,7 +18,7 @@ from experiments.faults import InputError
 from experiments.search import index
 from experiments.search.condition import parse
 from experiments.search.index import FILE, Index, Run
-from experiments.search.search import Keys, resolved
+from experiments.search.search import Keys, resolved, value_of
 from tests import ledgers
 from tests.conftest import Lathe
 from tests.stores import DEAD_PID, begin, end, make_run, rewrite_states
@@ -79,6 +79,17 @@ def test_the_table_has_what_was_asked_for(lathe: Lathe, tmp_path: Path) -> None:
     assert lathe("ls").stdout.splitlines()[0].split()[3] == "val/accuracy_top1"
 
 
+def test_a_run_that_repeats_another_is_found_by_the_verdict(tmp_path: Path) -> None:
+    trial, other = make_run(tmp_path), make_run(tmp_path, "d4e5f6")
+    (trial.folder / "verdict.yaml").write_text("verdict: within tolerance\n")
+    (other.folder / "verdict.yaml").write_text("")
+    runs = Index(tmp_path).runs()
+    text = "verdict='within tolerance' and state!=running"
+    names = resolved(parse(text), text, None, Keys.of(runs))
+    assert names == {"verdict": "verdict", "state": "state"}
+    assert {run.id: value_of(run, "verdict") for run in runs} == {"a1b2c3": "within tolerance", "d4e5f6": None}
+
+
 def test_nothing_found_is_said_and_is_no_fault(lathe: Lathe, tmp_path: Path) -> None:
     done = lathe("ls")
     assert (done.returncode, done.stdout) == (0, "no run in runs\n")
@@ -95,6 +106,7 @@ def test_what_no_run_has_is_told_with_its_place(lathe: Lathe, tmp_path: Path) ->
     assert "no run has the key optimzer.lr; did you mean 'optimizer.lr'" in told
     assert told.splitlines()[-1].index("^") == told.splitlines()[-2].index("optimzer")
     assert "no run has the tag team; `+tags.team=...` gives a run one" in refused(lathe, "tags.team=x")
+    assert "state=finish is no state of a run; did you mean 'finished'?" in refused(lathe, "state=finish")
     assert "after lr< a value is missing" in refused(lathe, "lr<")
     assert "--sort nosuch: no run has the key nosuch" in refused(lathe, "--sort", "nosuch")
 
