@@ -99,7 +99,7 @@ def test_the_nearest_divisors_of_a_huge_batch_are_found_at_once() -> None:
         (["checkpoint.best_metric=train/loss_nats"], "is no metric of the evaluation; name one such as val/loss_nats"),
         (
             ["data=image_folder", "data.root=/nowhere"],
-            "there is no folder /nowhere/photos; put the files there or point",
+            "there is no folder /nowhere/images; put the files there or point",
         ),
         (["data=mnist", "data.root=/nowhere"], "are not in /nowhere/mnist; put the files there or point LATHE_DATA"),
     ],

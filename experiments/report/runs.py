@@ -137,7 +137,9 @@ def _by_option(trials: Sequence[Trial], differing: list[dict[str, Any]]) -> list
         chosen = [_option(trial, group) for trial in trials]
         if None in chosen or len(set(zip(chosen, classes, strict=True))) > len(set(chosen)):
             chosen = [name.rpartition(".")[2] for name in classes]  # an option says less than its class
-        typed = {word.lstrip("+").partition("=")[0] for trial in trials for word in trial.provenance["overrides"]}
+        typed = {
+            word.lstrip("+").partition("=")[0] for trial in trials for word in trial.provenance.get("overrides") or ()
+        }
         keys = {key for values in differing for key in values if key.startswith(f"{group}.")} - typed
         implied = {
             key for key in keys
@@ -153,7 +155,7 @@ def _by_option(trials: Sequence[Trial], differing: list[dict[str, Any]]) -> list
 
 def _option(trial: Trial, group: str) -> str | None:
     """The option that was typed, or that a file named; None where nobody knows."""
-    typed = [word.partition("=")[2] for word in trial.provenance["overrides"] if word.startswith(f"{group}=")]
+    typed = [word.partition("=")[2] for word in trial.provenance.get("overrides") or () if word.startswith(f"{group}=")]
     choices: dict[str, str | None] = trial.provenance.get("choices", {})
     return typed[-1] if typed else choices.get(group)
 

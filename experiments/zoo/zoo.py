@@ -206,14 +206,15 @@ def _announced(book: _Book, wanted: Sequence[tuple[Row, dict[str, Any]]]) -> str
         if not book.has_measured(row, trial_id(config)) and missing_data(config["data"]) is None
     ]
     if not names:
-        return f"of {len(wanted)} rows none is to be measured"
+        return "nothing is to be measured"
     seeds = f"{terms.seeds} seed{'s' if terms.seeds > 1 else ''}"
     if terms.budget_s is None:
         long = "each run to its end, which --budget 10m or the like would make shorter"
     else:
         in_all = duration(len(names) * terms.seeds * terms.budget_s)
         long = f"at most {duration(terms.budget_s)} a run, {in_all} in all if none is beside another"
-    told = f"measures {len(names)} of {len(wanted)} rows with {seeds}, {long}: {', '.join(names)}"
+    rows = f"{len(wanted)} row{'s' if len(wanted) > 1 else ''}"
+    told = f"measures {len(names)} of {rows} with {seeds}, {long}: {', '.join(names)}"
     return f"{told}; Ctrl-C ends it, and said again it goes on"
 
 
