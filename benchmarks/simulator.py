@@ -52,20 +52,23 @@ SAME = (
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.simulator")
     parser.add_argument("only", nargs="*", metavar="NAME", help=f"of {', '.join(WORKLOADS)}; all by default")
-    parser.add_argument("--record", metavar="FILE", help="write what was measured there")
+    parser.add_argument("--record", metavar="FILE", help="bring what was measured there; what it has of others stays")
     asked = parser.parse_args(argv)
+    for name in asked.only:
+        if name not in WORKLOADS:
+            parser.error(f"{name!r} is none of {', '.join(WORKLOADS)}")
     found = {name: measured(WORKLOADS[name]) for name in asked.only or WORKLOADS}
     if asked.record:
-        note = {
-            "date": time.strftime("%Y-%m-%d"),
-            "cores": psutil.cpu_count(),
-            "command": "python -m benchmarks.simulator",
-        }
-        kept = {
-            name: {"cores_measured": round(cores, 3), "runs": [as_plain(run) for run in runs]}
-            for name, (cores, runs) in found.items()
-        }
-        Path(asked.record).write_text(yaml.safe_dump({**note, "workloads": kept}, sort_keys=False, width=120))
+        path, now = Path(asked.record), {"date": time.strftime("%Y-%m-%d"), "cores": psutil.cpu_count()}
+        kept = (
+            yaml.safe_load(path.read_text())
+            if path.exists()
+            else {"command": "python -m benchmarks.simulator", "workloads": {}}
+        )
+        for name, (cores, runs) in found.items():
+            plain = [as_plain(run) for run in runs]
+            kept["workloads"][name] = {**now, "cores_measured": round(cores, 3), "runs": plain}
+        path.write_text(yaml.safe_dump(kept, sort_keys=False, width=120))
     print("| workload | told | found | measured | simulated | error |\n|---|---|---|---|---|---|")
     errors = []
     for name, (cores, runs) in found.items():

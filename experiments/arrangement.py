@@ -19,12 +19,13 @@ MICRO_BATCHES_PER_STAGE = 4
 
 
 ELEMENTWISE = (
-    "SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "RMSprop", "Adagrad", "Adadelta", "ASGD", "Rprop",
+    "SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "RMSprop", "Adagrad", "SparseAdagrad", "Adadelta", "ASGD",
+    "Rprop",
 )  # fmt: skip
-"""Optimizers of torch that come out the same on any slice of a weight."""
+"""Optimizers that come out the same on any slice of a weight."""
 
 
-TAKE_SPARSE = ("SGD", "Adagrad", "SparseAdam")
+TAKE_SPARSE = ("SGD", "Adagrad", "SparseAdagrad", "SparseAdam")
 
 
 def topology_of(facts: Facts) -> Topology:

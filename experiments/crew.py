@@ -18,10 +18,9 @@ from experiments.bell import Bell
 from experiments.child import Child
 from experiments.trial import Trial
 from launchers.base import Seat
+from launchers.blame import GRACE_S, Blame
 from modules.parallel.base import Rank
 
-GRACE_S = 5.0
-"""How long ranks may say their last words after one of them has failed."""
 JOIN_S = 300.0
 """How long the ranks of a crew may take to start, imports on a cold file system among it."""
 
@@ -76,8 +75,7 @@ class Crew:
         self._lines: dict[int, _Line] = {}
         self._codes: dict[int, int] = {}
         self._child: Child | None = None
-        self._failed_at: float | None = None
-        self.failed_rank: int | None = None
+        self._blame = Blame()
         if seat.ranks > 1:
             self._gather(folder)
 
@@ -102,7 +100,7 @@ class Crew:
 
     def start(self, trial: Trial, attempt: int, trust: tuple[str, ...]) -> None:
         """Begin an attempt on every rank."""
-        self._codes, self._failed_at, self.failed_rank = {}, None, None
+        self._codes, self._blame = {}, Blame()
         rank = Rank(0, 0, self.seat.per_node)
         if self.seat.ranks == 1:
             self._child = Child(trial, attempt, trust, rank, self.bell)
@@ -127,26 +125,29 @@ class Crew:
         if (code := self._child.poll()) is not None:
             self._end(0, code)
         if len(self._codes) < self.seat.ranks:
-            if self._failed_at is not None and time.monotonic() - self._failed_at > GRACE_S:
+            if self._blame.is_overdue:
                 self.signal(signal.SIGKILL)
             return None
-        return 0 if self.failed_rank is None else self._codes[self.failed_rank]
+        return 0 if self._blame.rank is None else self._codes[self._blame.rank]
 
     def _end(self, rank: int, code: int) -> None:
         if rank in self._codes:
             return
         self._codes[rank] = code
-        # One that was killed could not have ended because of another.
-        if code and (self.failed_rank is None or (code < 0 <= self._codes[self.failed_rank])):
-            self.failed_rank = rank
-            self._failed_at = self._failed_at or time.monotonic()
+        self._blame.add(rank, code)
 
     def signal(self, number: int) -> None:
         """Pass a signal to all ranks."""
+        self._blame.is_ours |= number == signal.SIGKILL
         if self._child is not None:
             self._child.signal(number)
         for line in self._lines.values():
             line.send({"signal": number})
+
+    @property
+    def failed_rank(self) -> int | None:
+        """The rank that decides how the attempt ended."""
+        return self._blame.rank
 
     @property
     def is_whole(self) -> bool:

@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from experiments.bell import Bell
 from experiments.sweep import Sweep
@@ -152,9 +152,14 @@ class Worker:
         return self._time_left_s() < self.seat.lead_s + 90
 
 
-if __name__ == "__main__":
+def live() -> NoReturn:
+    """A worker's whole life; nothing that it imported has a say in its end."""
     code = main()
     with contextlib.suppress(OSError):
         sys.stdout.flush()
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     os._exit(code)
+
+
+if __name__ == "__main__":
+    live()

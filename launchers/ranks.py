@@ -6,16 +6,13 @@ import contextlib
 import shutil
 import signal
 import tempfile
-import time
 
 import psutil
 
 from launchers.base import Assignment
+from launchers.blame import Blame
 from launchers.job import Job
 from launchers.remains import children, clear, free_shared_memory
-
-GRACE_S = 5.0
-"""How long ranks may say their last words after one of them has failed: they notice it in a tenth of a second."""
 
 
 class Ranks:
@@ -33,9 +30,8 @@ class Ranks:
         self._meeting = tempfile.mkdtemp(prefix="lathe-")
         self._jobs = [first]
         self._codes: dict[int, int] = {}
-        self._failed_at: float | None = None
-        self._failed_rank: int | None = None
-        self._are_killed = self._is_clean = False
+        self._blame = Blame()
+        self._is_clean = False
         try:
             while len(self._jobs) < assignment.ranks:
                 self._jobs.append(Job())
@@ -53,30 +49,25 @@ class Ranks:
 
     @property
     def failed_rank(self) -> int | None:
-        return self._failed_rank
+        return self._blame.rank
 
     def poll(self) -> int | None:
         left = [(rank, job) for rank, job in enumerate(self._jobs) if rank not in self._codes]
         ended = {rank: code for rank, job in left if (code := job.poll()) is not None}
         self._codes |= ended
         for rank, code in ended.items():
-            # One that was killed, and not from here, could not have ended because of another.
-            is_first = self._failed_rank is None or (
-                code < 0 <= self._codes[self._failed_rank] and not self._are_killed
-            )
-            if code and is_first:
-                self._failed_rank, self._failed_at = rank, self._failed_at or time.monotonic()
+            self._blame.add(rank, code)
         if len(self._codes) < len(self._jobs):
-            if self._failed_at is not None and time.monotonic() - self._failed_at > GRACE_S:
-                self._are_killed = True
+            if self._blame.is_overdue:
                 self.signal(signal.SIGKILL)
             return None
         if not self._is_clean:
             self._clean()
             self._is_clean = True
-        return 0 if self._failed_rank is None else self._codes[self._failed_rank]
+        return 0 if self._blame.rank is None else self._codes[self._blame.rank]
 
     def signal(self, number: int) -> None:
+        self._blame.is_ours |= number == signal.SIGKILL
         for rank, job in enumerate(self._jobs):
             if rank in self._codes:
                 continue

@@ -97,9 +97,7 @@ def _work(folder: str, log: str, environment: dict[str, str]) -> None:
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = ["experiments.worker", folder]
-    code = worker.main()
-    sys.stdout.flush()
-    os._exit(code)
+    worker.live()
 
 
 def start_worker(sweep: Sweep, name: str = "w", **seat: Any) -> Worker:

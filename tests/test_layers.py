@@ -37,6 +37,7 @@ CONTRACTS = {  # beside every base.py: what a plan shares with engines
     "modules.parallel.deepspeed_config", "modules.parallel.fits", "modules.parallel.partition", "modules.parallel.topology",
     "modules.parallel.cost", "modules.parallel.counting", "modules.parallel.counts", "modules.parallel.layout",
     "modules.parallel.memory",
+    "launchers.blame",  # a worker's crew judges its ranks as ranks of one machine are judged
     "launchers.remains",  # what an ended process leaves is cleared away by whoever started it
     # A rehearsal's cluster is no part of a trial that a `_target_` could name: the command line itself starts and ends it.
     "launchers.rehearsal", "launchers.rehearsal_conf", "launchers.rehearsal_place",

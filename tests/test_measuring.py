@@ -65,9 +65,7 @@ def test_it_is_refused_where_no_rank_has_the_whole_model(layout: Layout, told: s
 
 
 def test_a_plan_refuses_it_before_anything_queues() -> None:
-    config = compose(
-        ["experiment=word2vec", "optimizer=adagrad", "parallel=zero3", "hardware.devices_per_node=2"]
-    ).config
+    config = compose(["experiment=word2vec", "parallel=zero3", "hardware.devices_per_node=2"]).config
     config["model"]["sparse_gradients"] = False
     config["data"] = {**config["data"], "files": {}}  # what a plan looks for on this machine
     plan = make_plan(config)

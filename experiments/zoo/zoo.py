@@ -198,7 +198,7 @@ def _run(book: _Book, wanted: Sequence[Row], are_named: bool) -> int:
 
 
 def _announced(book: _Book, wanted: Sequence[tuple[Row, dict[str, Any]]]) -> str:
-    """What is about to be measured, and at most how long that takes where a budget tells."""
+    """What is about to be measured, and about how long that takes where a budget tells."""
     terms = book.terms
     names = [
         row.name
@@ -212,7 +212,7 @@ def _announced(book: _Book, wanted: Sequence[tuple[Row, dict[str, Any]]]) -> str
         long = "each run to its end, which --budget 10m or the like would make shorter"
     else:
         in_all = duration(len(names) * terms.seeds * terms.budget_s)
-        long = f"at most {duration(terms.budget_s)} a run, {in_all} in all if none is beside another"
+        long = f"about {duration(terms.budget_s)} a run at most after a short try, {in_all} in all if none is beside another"
     rows = f"{len(wanted)} row{'s' if len(wanted) > 1 else ''}"
     told = f"measures {len(names)} of {rows} with {seeds}, {long}: {', '.join(names)}"
     return f"{told}; Ctrl-C ends it, and said again it goes on"

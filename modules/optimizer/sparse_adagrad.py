@@ -14,7 +14,7 @@ ROWS_AT_ONCE = 256
 
 
 class SparseAdagrad(Adagrad):
-    """torch's Adagrad, its state and its arithmetic, with less time for sparse gradients; others are left to torch.
+    """torch's Adagrad and its state, with less time on a CPU for gradients of some rows of a table; others are left to torch.
 
     Rows that a gradient has several times are added up by `embedding_bag`, and the update is done in place: for 6,400 rows of
     500 numbers, 2,600 of them different, 4.4 ms where torch takes 9.5 (one CPU core, 2026-11-28).
@@ -36,7 +36,7 @@ class SparseAdagrad(Adagrad):
         for group in self.param_groups:
             for parameter in group["params"]:
                 gradient = parameter.grad
-                if gradient is None or not gradient.is_sparse or gradient.is_meta:
+                if gradient is None or not _is_of_rows(gradient):
                     continue
                 if group["weight_decay"]:
                     raise RuntimeError(
@@ -52,6 +52,12 @@ class SparseAdagrad(Adagrad):
         for parameter, gradient in sparse:
             parameter.grad = gradient
         return loss
+
+
+def _is_of_rows(gradient: Tensor) -> bool:
+    """Whether it holds whole rows of a table."""
+    is_table = gradient.is_sparse and gradient.sparse_dim() == 1 and gradient.dense_dim() == 1
+    return is_table and not gradient.is_meta
 
 
 def _update(table: Tensor, squares: Tensor, gradient: Tensor, rate: float, eps: float) -> None:

@@ -32,6 +32,9 @@ if act == "has_child":
     open(f"{sys.argv[2]}/child", "w").write(str(child.pid))
 if act == "killed_later":
     time.sleep(1)
+if act == "aborts_later":
+    time.sleep(1)
+    os.abort()
 if act.startswith("killed"):
     os.kill(os.getpid(), signal.SIGKILL)
 if act.startswith("exits"):
@@ -92,7 +95,7 @@ def test_every_rank_is_told_its_number_and_one_meeting(start: Any, tmp_path: Pat
 def test_when_one_fails_the_others_are_ended(
     act: str, code: int, start: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("launchers.ranks.GRACE_S", 0.3)
+    monkeypatch.setattr("launchers.blame.GRACE_S", 0.3)
     handle = start("sleeps", act, "sleeps")
     assert end_of(handle) == code
     assert handle.failed_rank == 1
@@ -105,6 +108,17 @@ def test_a_rank_that_was_killed_counts_before_one_that_then_gave_up(act: str, st
     time.sleep(0.5)  # of the first both have ended at the first look
     assert end_of(handle) == -signal.SIGKILL
     assert handle.failed_rank == 1
+
+
+def test_a_rank_that_aborts_for_another_or_that_we_kill_is_no_cause(start: Any) -> None:
+    handle = start("exits1", "aborts_later")
+    assert end_of(handle) == 1
+    handle = start("exits1", "sleeps")
+    while handle.poll() is None and handle.failed_rank is None:
+        time.sleep(0.01)
+    handle.signal(signal.SIGKILL)
+    assert end_of(handle) == 1
+    assert handle.failed_rank == 0
 
 
 def test_children_and_shared_memory_go_with_their_rank(start: Any, tmp_path: Path) -> None:

@@ -55,3 +55,15 @@ def test_a_closure_is_called_and_weight_decay_refused() -> None:
     assert SparseAdagrad([table]).step(closure) == 0.5
     with pytest.raises(RuntimeError, match="SparseAdagrad wants weight_decay=0 for sparse gradients"):
         SparseAdagrad([table], weight_decay=0.1).step()
+
+
+def test_other_sparse_gradients_are_left_to_torch() -> None:
+    torch.sparse.check_sparse_tensor_invariants.disable()  # type: ignore[no-untyped-call]
+    found = []
+    for kind in (SparseAdagrad, Adagrad):
+        parameter = nn.Parameter(torch.ones(ROWS, NUMBERS))
+        places = torch.tensor([[0, 4, 4], [1, 2, 2]])  # single numbers, and no rows
+        parameter.grad = torch.sparse_coo_tensor(places, torch.tensor([1.0, 2.0, 3.0]), (ROWS, NUMBERS))
+        kind([parameter], lr=0.3).step()
+        found.append(parameter.detach())
+    torch.testing.assert_close(found[0], found[1])

@@ -98,7 +98,7 @@ LAYOUTS = [
     pytest.param(Mode("zero1_offload", Topology(data=2), stage=1, offload="optimizer"), marks=only_long),
     Mode("zero2_offload", Topology(data=2), stage=2, offload="optimizer"),
     Mode("zero3_offload", Topology(data=2), stage=3, offload="weights_and_optimizer"),
-    pytest.param(Mode("zero0_model_data", Topology(data=2, model=2)), marks=only_long),
+    Mode("zero0_model_data", Topology(data=2, model=2)),
     Mode("zero2_model_data", Topology(data=2, model=2), stage=2),
     Mode("zero3_model_data", Topology(data=2, model=2), stage=3),
     Mode("zero3_model", Topology(model=2), stage=3),

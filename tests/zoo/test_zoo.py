@@ -100,8 +100,8 @@ def test_what_will_be_measured_is_said_first_and_sigterm_ends_it_as_ctrl_c_does(
     assert main(["zoo", *words, "--seeds", "2", "--budget", "10m"]) == 1
     told = capsys.readouterr()
     assert told.out.splitlines() == [
-        "measures 1 of 2 rows with 2 seeds, at most 10 min a run, 20 min in all if none is beside another: digits_lenet; "
-        "Ctrl-C ends it, and said again it goes on",
+        "measures 1 of 2 rows with 2 seeds, about 10 min a run at most after a short try, 20 min in all if none is "
+        "beside another: digits_lenet; Ctrl-C ends it, and said again it goes on",
         "[1/2] digits_lenet: test/accuracy_top1 of 2 seeds",
     ]
     assert told.err == "interrupted\n"
