@@ -60,11 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     found = {name: measured(WORKLOADS[name]) for name in asked.only or WORKLOADS}
     if asked.record:
         path, now = Path(asked.record), {"date": time.strftime("%Y-%m-%d"), "cores": psutil.cpu_count()}
-        kept = (
-            yaml.safe_load(path.read_text())
-            if path.exists()
-            else {"command": "python -m benchmarks.simulator", "workloads": {}}
-        )
+        kept: dict[str, Any] = {"command": "python -m benchmarks.simulator", "workloads": {}}
+        if path.exists():
+            kept = yaml.safe_load(path.read_text())
         for name, (cores, runs) in found.items():
             plain = [as_plain(run) for run in runs]
             kept["workloads"][name] = {**now, "cores_measured": round(cores, 3), "runs": plain}
