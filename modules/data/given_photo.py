@@ -40,7 +40,7 @@ def open_photo(path: str, mode: Literal["L", "RGB"], draft_size: int | None = No
             return upright.convert(mode)
     except (OSError, ValueError, SyntaxError, RuntimeError, EOFError, Image.DecompressionBombError) as err:
         if isinstance(err, UnidentifiedImageError):
-            told = "of no known format" if Path(path).stat().st_size else "the file is empty"
+            told = "the file is empty" if _is_empty(path) else "of no known format"
         else:
             told = getattr(err, "strerror", None) or " ".join(str(err).split())
         raise GivenError(
@@ -79,6 +79,13 @@ def read_fitted(given: Sequence[str], image_shape: tuple[int, int, int]) -> Tens
     channels, height, width = image_shape
     photos = [fitted(open_photo(path, "L" if channels == 1 else "RGB"), height, width) for path in given]
     return torch.stack([torch.from_numpy(pixels_of(photo)).permute(2, 0, 1) for photo in photos])
+
+
+def _is_empty(path: str) -> bool:
+    try:
+        return Path(path).stat().st_size == 0
+    except OSError:  # it went away while it was read
+        return False
 
 
 def _of_8_bits(image: Image.Image) -> Image.Image:

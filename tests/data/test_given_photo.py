@@ -57,6 +57,21 @@ def test_what_is_no_image_is_told_by_name(tmp_path: Path, content: bytes, told: 
         open_photo(str(tmp_path), "L")
 
 
+def test_one_that_goes_away_while_it_is_looked_at_is_told_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x.png").write_bytes(b"no image")
+    look = Image.open
+
+    def look_and_lose(path: str) -> Image.Image:
+        try:
+            return look(path)
+        finally:
+            Path(path).unlink()
+
+    monkeypatch.setattr(Image, "open", look_and_lose)
+    with pytest.raises(GivenError, match=r"x.png cannot be read as an image \(of no known format\); convert it"):
+        open_photo(str(tmp_path / "x.png"), "L")
+
+
 def test_a_file_that_is_cut_off_is_told(tmp_path: Path) -> None:
     path = tmp_path / "x.png"
     Image.fromarray(np.random.RandomState(0).randint(255, size=(40, 30), dtype=np.uint8)).save(path)
