@@ -280,7 +280,8 @@ def _ui(asked: argparse.Namespace) -> int:
 
     sweep = find_sweep(asked.sweep, Path(asked.runs_dir))
     tracking = tracking_of(sweep)
-    return serve(sweep.runs_dir, asked.store or tracking["store"], tracking["experiment"], asked.port, say, sweep=sweep)
+    store, named = (asked.store, "--store ") if asked.store else (tracking["store"], "tracking.store=")
+    return serve(sweep.runs_dir, store, tracking["experiment"], asked.port, say, sweep=sweep, named=named)
 
 
 def _ls(asked: argparse.Namespace) -> int:

@@ -48,6 +48,15 @@ def sqlite_path(uri: str) -> Path | None:
     return Path(uri.partition("///")[2].partition("?")[0]) if uri.startswith("sqlite:") else None
 
 
+def from_everywhere(uri: str) -> str:
+    """A store so that it means the same in every folder: the relative path of an SQLite file made absolute, no more."""
+    scheme, slashes, rest = uri.partition("///")
+    database, mark, query = rest.partition("?")
+    if sqlite_path(uri) is None or database in ("", ":memory:") or database.startswith("file:"):
+        return uri
+    return f"{scheme}{slashes}{Path(database).absolute()}{mark}{query}"
+
+
 def artifacts_folder(uri: str, runs_dir: Path) -> Path:
     """Where the artifacts of a store without a server lie: beside its file, else in `runs_dir`."""
     database = sqlite_path(uri)

@@ -24,7 +24,15 @@ from experiments import sweep_view
 from experiments.describe import without_password
 from experiments.faults import InputError
 from experiments.progress import reference
-from experiments.store import StoreError, artifacts_folder, is_server, resolve_store, sqlite_path, without_login
+from experiments.store import (
+    StoreError,
+    artifacts_folder,
+    from_everywhere,
+    is_server,
+    resolve_store,
+    sqlite_path,
+    without_login,
+)
 from experiments.sweep import Sweep
 
 _START_TIMEOUT_S = 120.0  # 12 s on two idle cores (2026-11-23)
@@ -40,6 +48,7 @@ def serve(
     port: int | None = None,
     say: Callable[[str], None] = print,
     sweep: Sweep | None = None,
+    named: str = "--store ",
 ) -> int:
     """Serve a store until Ctrl-C or SIGTERM; of a store that is a server itself, only say the address.
 
@@ -50,15 +59,16 @@ def serve(
         port: of the loopback interface; None takes a free one.
         say: takes the address, once it answers; then those of the newest sweeps.
         sweep: the one at which the address opens, if any.
+        named: what the store stands behind where it was given, such as "tracking.store=".
 
     Returns:
         0, the exit code of a server that was ended on purpose.
 
     Raises:
-        InputError: the store is typed as a file that is none.
+        InputError: the store is the path of no file.
         StoreError: there is no store, the port is taken, or the server failed.
     """
-    uri = _absolute(resolve_store(store, runs_dir))
+    uri = _absolute(resolve_store(store, runs_dir), f"{named}{store}")
     if sweep is not None and not sweep_view.is_in(sweep, uri):
         raise StoreError(
             f"sweep '{sweep.name}' does not stand in the store {without_password(store or uri)}; "
@@ -93,21 +103,22 @@ def serve(
             _end(server)
 
 
-def _absolute(uri: str) -> str:
+def _absolute(uri: str, given: str) -> str:
     """A store so that it means the same in every folder: the server runs in that of the runs.
+
+    Args:
+        uri: or the path of an SQLite file.
+        given: how it was, for an error.
 
     Raises:
         InputError: it is the path of no file.
     """
     if re.match(r"[\w+]+:", uri):
-        database = sqlite_path(uri)
-        return uri if database is None else uri.replace(str(database), str(database.absolute()), 1)
+        return from_everywhere(uri)
     path = Path(uri).expanduser()
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "is not there"
-        raise InputError(
-            [f"--store {uri} {what}; name an SQLite file such as runs/mlflow.db, or an address (http://...)"]
-        )
+        raise InputError([f"{given} {what}; name an SQLite file such as runs/mlflow.db, or an address (http://...)"])
     return f"sqlite:///{path.absolute()}"
 
 

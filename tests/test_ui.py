@@ -20,7 +20,7 @@ import pytest
 
 from experiments.faults import InputError
 from experiments.standing import process_alive
-from experiments.store import StoreError
+from experiments.store import StoreError, from_everywhere
 from experiments.ui import _absolute, runs_page, serve
 from tests.stores import wait_until
 
@@ -221,12 +221,36 @@ def test_a_store_may_be_typed_as_a_file_or_from_here(tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.db").touch()
     for typed in ("mine.db", "sqlite:///mine.db"):
-        assert _absolute(typed) == f"sqlite:///{tmp_path}/mine.db"
+        assert _absolute(typed, "") == f"sqlite:///{tmp_path}/mine.db"
     for typed in ("sqlite:////there/mine.db?timeout=5", "http://mlflow.lab:5000", "postgresql+psycopg2://host/runs"):
-        assert _absolute(typed) == typed
+        assert _absolute(typed, "") == typed
     for typed, what in (("other.db", "is not there"), (str(tmp_path), "is a folder")):
         with pytest.raises(InputError, match=f"--store {typed} {what}; name an SQLite file such as runs/mlflow.db"):
             serve(tmp_path, typed)
+    with pytest.raises(InputError, match=r"tracking\.store=other\.db is not there; name an SQLite file"):
+        serve(tmp_path, "other.db", named="tracking.store=")
+
+
+@pytest.mark.parametrize(
+    ("typed", "path"),
+    [
+        ("sqlite:///./runs/mlflow.db", "runs/mlflow.db"),
+        ("sqlite:///runs//mlflow.db", "runs/mlflow.db"),
+        ("sqlite:///s", "s"),
+        ("sqlite:///sqlite?timeout=5&sqlite=x", "sqlite?timeout=5&sqlite=x"),
+    ],
+)
+def test_only_the_path_of_an_sqlite_store_is_made_absolute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, typed: str, path: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert from_everywhere(typed) == f"sqlite:///{tmp_path}/{path}"
+    assert from_everywhere(from_everywhere(typed)) == from_everywhere(typed)
+
+
+@pytest.mark.parametrize("typed", ["sqlite:///:memory:", "sqlite://", "sqlite:///", "sqlite:///file:x.db?uri=true"])
+def test_a_store_in_memory_has_no_path(typed: str) -> None:
+    assert from_everywhere(typed) == typed
 
 
 def test_a_store_that_is_a_server_only_has_its_address_said(tmp_path: Path) -> None:
