@@ -16,13 +16,20 @@ def heeded() -> list[signal.Signals]:
 
 
 @contextmanager
-def ended_as_interrupted() -> Iterator[None]:
-    """Let all of them raise KeyboardInterrupt, so that what was begun is put away; for the main thread alone."""
+def ended_as_interrupted(*, only_once: bool = True) -> Iterator[None]:
+    """Let all of them raise KeyboardInterrupt, so that what was begun is put away; for the main thread alone.
+
+    Args:
+        only_once: a second one does not disturb the putting away. False: it is an answer, as where Ctrl-C ends a waiting.
+    """
 
     def interrupt(number: int, frame: FrameType | None) -> None:
+        for each in numbers if only_once else ():
+            signal.signal(each, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, interrupt) for number in heeded()}
+    numbers = heeded()
+    before = {number: signal.signal(number, interrupt) for number in numbers}
     try:
         yield
     finally:

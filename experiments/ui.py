@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 from urllib.error import HTTPError
@@ -23,6 +23,7 @@ from urllib.request import ProxyHandler, Request, build_opener
 from experiments import sweep_view
 from experiments.describe import without_password
 from experiments.faults import InputError
+from experiments.interrupting import ended_as_interrupted
 from experiments.progress import reference
 from experiments.store import (
     StoreError,
@@ -89,7 +90,7 @@ def serve(
             f"runs_dir={runs_dir} has no runs to show: {database} is missing; `lathe run` or `lathe sync` it"
         )
     port = _free_port(port)
-    with _signals_as_interrupt(), tempfile.TemporaryFile() as log:
+    with ended_as_interrupted(), tempfile.TemporaryFile() as log:
         server = _start(uri, runs_dir, port, log)
         print("starting MLflow's server, which takes some seconds; Ctrl-C ends it", file=sys.stderr, flush=True)
         try:
@@ -211,21 +212,3 @@ def _last_line(log: IO[bytes]) -> str:
     lines = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
     errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception): ", line)]
     return without_password((errors or lines or ["it said nothing"])[-1])[:300]
-
-
-@contextlib.contextmanager
-def _signals_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM and a closed terminal end the command as Ctrl-C does; a second one does not disturb the ending."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-    def interrupt(number: int, frame: object) -> None:
-        for each in numbers:
-            signal.signal(each, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

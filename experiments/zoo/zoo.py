@@ -191,7 +191,8 @@ def _run(book: _Book, wanted: Sequence[Row], are_named: bool) -> int:
     _say(_announced(book, list(zip(wanted, configs, strict=True))))
     counts = dict.fromkeys(("measured", "as before", "not measured", "failed"), 0)
     for number, (row, config) in enumerate(zip(wanted, configs, strict=True), 1):
-        with ended_as_interrupted():  # a run's workers are processes of their own, and would go on
+        # A run's workers are processes of their own, and would go on; a second Ctrl-C does not wait until they have saved.
+        with ended_as_interrupted(only_once=False):
             counts[_measure(book, row, trial_id(config), f"[{number}/{len(wanted)}] {row.name}")] += 1
     _say(", ".join(f"{count} {word}" for word, count in counts.items() if count) + f"; {book.page}")
     return 1 if counts["failed"] else 0
