@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from experiments import arrangement, replica_rules, site
+from experiments.data_folder import missing
 from experiments.export.model_name import fault_of
 from experiments.facts import NOT_NEGATIVE, POSITIVE, Facts, NotJudgedError
 from experiments.faults import PlanError
-from experiments.secrets import resolve
 from modules.parallel.topology import Topology
 
 RESERVED_TAGS = ("mlflow.", "lathe.")
@@ -128,23 +127,21 @@ def _registered_name(facts: Facts) -> str | None:
 
 
 def _files(facts: Facts) -> str | None:
-    """Files that are not there, before anything queues; their content is checked when they are read.
-
-    Of data that names no files the folder has to be there.
-    """
-    root, name = facts.get("data.root", str), facts.get("data.folder", str)
-    files = facts.get("data.files", list, dict) if "files" in facts.get("data", dict) else None
+    """Files that are not there, before anything queues; their content is checked when they are read."""
+    data, root, name = facts.get("data", dict), facts.get("data.root", str), facts.get("data.folder", str)
+    if "files" in data:
+        facts.get("data.files", list, dict)
     try:
-        folder = Path(resolve(root)).expanduser() / name
+        found = missing(data)
     except KeyError as err:
         return f"data.root={root} needs the environment variable {err.args[0]}; `export {err.args[0]}=...`"
-    missing = [file for file in files or () if isinstance(file, str) and not (folder / file).is_file()]
-    if not missing and (files is not None or folder.is_dir()):
+    if found is None:
         return None
-    told = f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not in" if missing else "there is no folder"
+    are = "is" if len(found.files) == 1 else "are"
+    told = f"{', '.join(found.files)} {are} not in" if found.files else "there is no folder"
     return (
-        f"data.folder={name}: {told} {folder}; put the files there or point LATHE_DATA at a folder that has them (`lathe data` "
-        "names their source)"
+        f"data.folder={name}: {told} {found.folder}; put the files there or point LATHE_DATA at a folder that has them "
+        "(`lathe data` names their source)"
     )
 
 

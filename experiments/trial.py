@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from experiments.atomic import write_text
+from experiments.data_folder import folder_of
 from experiments.faults import InputError, did_you_mean
 from experiments.initial import keep, weights_of
 from experiments.provenance import machine, packages
@@ -178,7 +179,7 @@ def data_fingerprint(data: dict[str, Any]) -> dict[str, Any]:
         return {"files": data["files"]}
     if "root" not in data or "folder" not in data:
         return {"files": None}
-    folder = Path(resolve(data["root"])).expanduser() / data["folder"]
+    folder = folder_of(data)
     digest, num_files = hashlib.sha256(), 0
     for place, folders, names in os.walk(folder):
         folders.sort()

@@ -12,8 +12,8 @@ from typing import Any
 
 from experiments.compare.differences import ABSENT, differences
 from experiments.compare.record import Record, here
+from experiments.data_folder import folder_of
 from experiments.faults import InputError
-from experiments.secrets import resolve
 from experiments.trial import data_fingerprint
 
 CAPABILITIES = ("default", "avx2", "avx512")
@@ -108,7 +108,7 @@ def data(config: Mapping[str, Any], recorded: Mapping[str, Any]) -> list[str]:
 
 def _folder(node: Mapping[str, Any]) -> Path:
     try:
-        return Path(str(resolve(node["root"]))).expanduser() / str(node["folder"])
+        return folder_of(node)
     except KeyError as err:
         raise InputError([f"data.root needs the variable {err.args[0]}, which is not set here; export it"]) from err
 

@@ -10,13 +10,13 @@ from typing import Any
 
 from experiments import follow_sweep, journal
 from experiments.compose import Experiment, compose
+from experiments.data_folder import missing
 from experiments.faults import PlanError
 from experiments.git import GitError, git
 from experiments.ledger import ENDED, Entry
 from experiments.plan import make_plan
 from experiments.question import from_overrides
 from experiments.report.history import History, read
-from experiments.secrets import resolve
 from experiments.snapshot import PACKAGES
 from experiments.status_tables import live
 from experiments.status_text import duration
@@ -83,8 +83,8 @@ def measure(row: Row, terms: Terms) -> Record:
     if row.metric is None:
         raise Refused("its header has no Measure line, such as `# Measure: test/accuracy_top1`")
     experiment = terms.compose(row)
-    if missing := missing_data(experiment.config["data"]):
-        raise Refused(missing)
+    if told := missing_data(experiment.config["data"]):
+        raise Refused(told)
     try:
         steps_in_all = make_plan(experiment.config).num_steps
         shorter = _fitting(row, terms, experiment, steps_in_all)
@@ -95,16 +95,17 @@ def measure(row: Row, terms: Terms) -> Record:
 
 
 def missing_data(data: dict[str, Any]) -> str | None:
-    """What of a row's data is not here; None where all of it is."""
+    """What of a row's data is not here, in words that name no machine's folders; None where all of it is."""
     if "folder" not in data or "root" not in data:
         return None  # it comes with a package
-    folder = Path(resolve(data["root"])).expanduser() / str(data["folder"])
-    files = [str(name) for name in data.get("files") or ()]
-    absent = [name for name in files if not (folder / name).is_file()]
-    if absent or not folder.is_dir():
-        what = f"{', '.join(absent)} of " if absent else ""
-        return f"its data is not here: {what}data.folder={data['folder']}; `lathe data` names the source"
-    return None
+    try:
+        found = missing(data)
+    except KeyError as err:
+        return f"its data is not here: data.root={data['root']} needs {err.args[0]}; `export {err.args[0]}=...`"
+    if found is None:
+        return None
+    what = f"{', '.join(found.files)} of " if found.files else ""
+    return f"its data is not here: {what}data.folder={data['folder']}; `lathe data` names the source"
 
 
 def _fitting(row: Row, terms: Terms, experiment: Experiment, steps_in_all: int) -> list[str]:
