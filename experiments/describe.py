@@ -18,6 +18,8 @@ from experiments.trial import Trial
 
 # MLflow 3.17: 250 characters a key, 6,000 a parameter's value, 8,000 a tag's value (2026-11-23).
 MAX_KEY, MAX_PARAM, MAX_TAG = 250, 6000, 8000
+VERDICT = "verdict.yaml"
+"""In the folder of a run that repeats another: what came of the comparison."""
 
 
 def parameters(config: Mapping[str, Any]) -> dict[str, str]:
@@ -84,7 +86,7 @@ def reproduction_tags(trial: Trial) -> dict[str, str]:
 def verdict_of(trial: Trial) -> dict[str, Any]:
     """What came of the comparison with the run that this one repeats; empty where it is not over."""
     try:
-        verdict = yaml.safe_load((trial.folder / "verdict.yaml").read_text())
+        verdict = yaml.safe_load((trial.folder / VERDICT).read_text())
     except FileNotFoundError:
         return {}
     return verdict if isinstance(verdict, dict) else {}

@@ -17,6 +17,7 @@ from experiments.compare.differences import differences
 from experiments.compare.record import Record, of_trial
 from experiments.compare.subject import find_run, mlflow_ids
 from experiments.compare.tables import streams_table
+from experiments.describe import VERDICT
 from experiments.display import Display
 from experiments.faults import InputError, did_you_mean
 from experiments.interrupting import ended_as_interrupted
@@ -27,7 +28,6 @@ from experiments.reproduce.verdict import Verdict, judge, terms
 from experiments.store import StoreError
 from experiments.trial import Trial, as_yaml
 
-VERDICT = "verdict.yaml"
 AS_BEFORE = "environment and hardware are the run's; the data is held against the run's as it is read"
 CHANGEABLE = tuple(key for key in resume.CHANGEABLE if key != "launcher")
 """Keys of the root by which the place differs, not what is computed."""

@@ -15,11 +15,12 @@ import yaml
 
 from experiments import journal
 from experiments.atomic import write_text
+from experiments.describe import VERDICT
 from experiments.faults import InputError
 from experiments.ledger import Entry, Ledger
 from experiments.standing import process_alive, standing
 
-FILE, VERDICT = ".index.json", "verdict.yaml"
+FILE = ".index.json"
 VERSION = 1
 _BLOCK_BYTES = 1 << 20
 LAST, SMALLEST, LARGEST = 1, 2, 3
