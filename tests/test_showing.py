@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor, nn
 
 from experiments.checkpoint import Checkpoints
 from experiments.compose import compose
@@ -15,6 +17,7 @@ from experiments.journal import Event, Journal, read
 from experiments.parts import make_parts
 from experiments.plan import make_plan
 from experiments.run import Training
+from experiments.showing import _filled, _outline
 from tests.masks import write_archive
 
 OVERRIDES = (
@@ -75,3 +78,37 @@ def test_a_run_that_has_nothing_to_show_writes_nothing(tmp_path: Path, overrides
     _, events = trained(tmp_path, "checkpoint.best_metric=null", "max_steps=2", *overrides)
     assert artifacts(events) == []
     assert not (tmp_path / "attempts" / "1" / "test").exists()
+
+
+class Tied(nn.Module):
+    """Weights under two names, in a list, of two dtypes, and buffers of both kinds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(3, 2)
+        self.first, self.second, self.norm = nn.Linear(2, 5), nn.Linear(2, 5), nn.BatchNorm1d(5).double()
+        self.second.weight = self.first.weight
+        self.also = [self.first.weight]
+        self.register_buffer("shift", torch.arange(5.0), persistent=False)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = self.lstm(inputs)[0]
+        both = self.first(hidden) + self.second(hidden) @ self.also[0] @ self.also[0].T + self.get_buffer("shift")
+        return cast(Tensor, self.norm(both.double()))
+
+
+def test_the_copy_holds_no_weights_until_it_is_asked_and_then_is_the_same_model() -> None:
+    model, inputs = Tied(), torch.rand(4, 3)
+    outline = _outline(model)
+    held = outline.state_dict(keep_vars=True)
+    assert {name: tensor.shape for name, tensor in held.items()} == {
+        name: tensor.shape for name, tensor in model.state_dict().items()
+    }
+    assert sum(tensor.untyped_storage().nbytes() for tensor in held.values()) == 0
+    assert [one.requires_grad for one in outline.parameters()] == [one.requires_grad for one in model.parameters()]
+    model(inputs)  # trains the mean of the norm
+    with torch.no_grad():
+        model.first.weight.mul_(-3)
+    filled = _filled(outline, {name: tensor.clone() for name, tensor in model.state_dict().items()})
+    assert torch.equal(filled.eval()(inputs), model.eval()(inputs))
+    assert not {one.data_ptr() for one in filled.parameters()} & {one.data_ptr() for one in model.parameters()}
