@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
+
 import torch
 
 from experiments.export.interface import Interface, of_tensors
 from experiments.parts import Parts
-from modules.evaluator.base import ModelEvaluator
+from modules.evaluator.base import ModelEvaluator, Shows
 from modules.parallel.fits import evaluator_misfits
 from modules.parallel.layout import Layout
 
@@ -23,7 +25,7 @@ def try_evaluation(parts: Parts, layout: Layout) -> tuple[list[str], Interface]:
     """
     inputs, targets = parts.data.example(2)
     model, evaluator = parts.learner.model, parts.evaluator
-    if problems := evaluator_misfits(evaluator, layout):
+    if problems := [*evaluator_misfits(evaluator, layout), *_uncallable(evaluator)]:
         raise ValueError("; ".join(problems))
     with torch.random.fork_rng(devices=[]), torch.inference_mode():
         outputs = model.eval()(inputs)
@@ -35,3 +37,19 @@ def try_evaluation(parts: Parts, layout: Layout) -> tuple[list[str], Interface]:
             own = evaluator.metrics(evaluator.measure(outputs, targets))
         model.train()
     return [*other, *own], of_tensors(inputs, outputs)
+
+
+def _uncallable(evaluator: object) -> list[str]:
+    """Of files that cannot be asked for. They are not tried: a text that is written, or a table, can take minutes."""
+    if not isinstance(evaluator, Shows):
+        return []
+    try:
+        inspect.signature(evaluator.files).bind("model", "split")
+    except TypeError as err:
+        return [
+            f"evaluator {type(evaluator).__name__}: files cannot be called as files(model, split) ({err}), which it is after "
+            "training; write `def files(self, model, split)`, or call what it has otherwise by another name"
+        ]
+    except ValueError:  # it tells no signature, as what is written in C
+        return []
+    return []

@@ -10,7 +10,7 @@ from experiments.footprint import layout_of, of_plan
 from experiments.measuring import try_evaluation
 from experiments.parts import Parts, make_parts
 from experiments.plan import make_plan
-from modules.data.base import Batch, Data
+from modules.data.base import Batch, Data, Split
 from modules.parallel.layout import Layout
 from modules.parallel.topology import Topology
 
@@ -75,3 +75,25 @@ def test_a_plan_refuses_it_before_anything_queues() -> None:
         PlanError, match=r"parallel\.stage=3 leaves no rank the whole model, which the evaluator WordVectors"
     ):
         of_plan(config, plan)
+
+
+class Former(Asking):
+    """Shows what it did when it was asked at every evaluation."""
+
+    def files(self) -> dict[str, bytes]:
+        raise AssertionError("it is called")
+
+
+class Current(Asking):
+    def files(self, model: nn.Module, split: Split) -> dict[str, bytes]:
+        raise AssertionError("it is called before training")
+
+
+def test_files_that_could_not_be_asked_for_after_training_are_told_before() -> None:
+    parts = _parts()
+    parts.evaluator = Current()
+    assert try_evaluation(parts, Layout("single"))
+    parts.evaluator = Former()
+    told = r"evaluator Former: files cannot be called as files\(model, split\) \(too many positional arguments\)"
+    with pytest.raises(ValueError, match=rf"{told}, .*; write `def files\(self, model, split\)`"):
+        try_evaluation(parts, Layout("single"))
