@@ -134,6 +134,8 @@ class Keeper:
         os.close(kept.word)
         free_shared_memory(kept.pid)
         if role == COORDINATOR:
+            if code < 0:
+                print(f"{role} was ended by {signal.Signals(-code).name}, and the attempt ends with it", flush=True)
             self._wait(GRACE_S)
             return code
         if code == DONE:

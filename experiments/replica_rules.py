@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from experiments.arrangement import ELEMENTWISE, divisors, is_served, topology_of
@@ -59,12 +60,18 @@ def _warm_start(facts: Facts) -> str | None:
 
 
 def _delays(facts: Facts) -> list[str]:
-    replicas = topology_of(facts).data
-    return [
+    replicas, delays = topology_of(facts).data, facts.get("parallel.delays_s", dict)
+    strangers = [
         f"parallel.delays_s names replica {number}, but there are {replicas}, from 0; name one of these"
-        for number in facts.get("parallel.delays_s", dict)
+        for number in delays
         if not str(number).isdecimal() or int(number) >= replicas
     ]
+    wrong = [
+        f"parallel.delays_s.{number}={delay} is no number of seconds from 0 on; write such as 0.05"
+        for number, delay in delays.items()
+        if isinstance(delay, (int, float)) and not 0 <= delay < math.inf
+    ]
+    return strangers + wrong
 
 
 def _every(facts: Facts) -> list[str]:

@@ -107,6 +107,7 @@ def test_killed_replicas_and_servers_come_back_and_a_killed_coordinator_ends_an_
     assert process.wait(30) == 1
     live.until_nothing_runs(10)
     assert "killed: rank 0 was ended by SIGKILL" in live.printed()
+    assert "coordinator was ended by SIGKILL, and the attempt ends with it" in live.printed()
     assert "frame #0" not in live.printed()
     assert "Traceback" not in live.printed()
 

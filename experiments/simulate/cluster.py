@@ -72,16 +72,22 @@ class Cluster:
         return found if machine.is_apart else found * max(1.0, shared)
 
     def talk(self, num_workers: int) -> Talk | None:
-        """With servers on the same machine, whose cores all share; None where a network, or devices with links, part them."""
+        """What messages take of the cores: as measured, or as the link of one machine; None where devices do not need them."""
         machine = self.machine
-        if machine.is_apart or num_workers > machine.devices_per_node:
+        if machine.is_apart or self.measured_talk is not None:
+            return None if machine.is_apart else self.measured_talk
+        if num_workers > machine.devices_per_node:
             return None
         message_s = machine.link_latency_s + self.num_bytes / machine.link_bytes_per_s
-        return self.measured_talk or Talk(message_s, message_s)
+        return Talk(message_s, message_s)
+
+    def is_one_node(self, num_workers: int) -> bool:
+        """Whether workers and servers are all on one."""
+        return num_workers <= self.machine.devices_per_node
 
     def way_to_servers(self, num_workers: int) -> Group:
         """The link of a worker or a server: within the node where all are on one, else its part of the network."""
         machine = self.machine
-        if num_workers <= machine.devices_per_node:
+        if self.is_one_node(num_workers):
             return Group(num_workers, machine.link_bytes_per_s, machine.link_latency_s)
         return Group(num_workers, machine.network_bytes_per_s, machine.network_latency_s)

@@ -69,7 +69,7 @@ class Recorded:
 
     def talk(self, machine: Machine) -> Talk | None:
         """With servers on its machine, of a worker that waited for nobody else; None where it was not measured."""
-        if self.mode != "async" or self.choices.max_staleness is not None or PULL not in self.parts_ms:
+        if self.mode not in ("async", "hybrid") or self.choices.max_staleness is not None or PULL not in self.parts_ms:
             return None
         apply_s, pull_s, push_s = self._part_s(APPLY), self._part_s(PULL), self._part_s(PUSH)
         rest_s = self.batch_size * self.workers / self.examples_per_s - self._part_s(COMPUTE) - pull_s - push_s
@@ -112,7 +112,13 @@ class Recorded:
 
 
 def predicted(source: Recorded, other: Recorded, machine: Machine) -> Result:
-    """What a simulation that knows one run says of another, of which it knows only how it was arranged."""
+    """What a simulation that knows one run says of another, of which it knows only how it was arranged.
+
+    Args:
+        source: the run that is known.
+        other: the one that is guessed.
+        machine: that the other was on.
+    """
     cluster = source.cluster(machine, num_servers=other.servers, batch_size=other.batch_size)
     return simulate(cluster, other.mode, other.workers, other.choices)
 

@@ -54,7 +54,9 @@ class Serving:
         self.cores = self._cores()
         # On a CPU the servers' work needs cores as well; they run on the first node.
         self.server = Queue(clock, self.cores[0] if self.cores and not cluster.machine.is_apart else None)
-        self.talk = cluster.talk(num_workers)
+        talk, self.is_one_node = cluster.talk(num_workers), cluster.is_one_node(num_workers)
+        self.pull_s = None if talk is None else talk.rest_s + talk.pull_s
+        self.push_s = None if talk is None else talk.push_s
         link = cluster.way_to_servers(num_workers)
         self.latency_s, self.part_bytes = link.latency_s, cluster.num_bytes / cluster.num_servers
         card = partial(Shared, clock, link.bytes_per_s, link.bytes_per_s / cluster.num_servers)
@@ -90,11 +92,16 @@ class Serving:
         return [Shared(self.clock, machine.computing_at_once / of_group, 1.0) for _ in range(num_nodes)]
 
     def _pull(self, pusher: int) -> None:
-        if self.talk:
-            self._work(pusher, self.talk.rest_s + self.talk.pull_s, lambda: self._compute(pusher, self.version))
-            return
         version = self.version
-        self.clock.after(self.latency_s, lambda: self._move(self.pulls, lambda: self._compute(pusher, version)))
+        self._tell(pusher, self.pull_s, self.pulls, lambda: self._compute(pusher, version))
+
+    def _tell(self, pusher: int, work_s: float | None, card: Shared, done: Act) -> None:
+        """Let a message take what it takes of the pusher's cores, and of the network where there is one."""
+        if work_s is None or not self.is_one_node:
+            over = partial(self._move, card, done)
+            self._work(pusher, work_s or 0.0, lambda: self.clock.after(self.latency_s, over))
+        else:
+            self._work(pusher, work_s, done)
 
     def _work(self, pusher: int, seconds: float, done: Act) -> None:
         """Let the pusher's cores do something, as they come to it."""
@@ -115,16 +122,12 @@ class Serving:
 
         def computed() -> None:
             self.computed_s += self.clock.now_s - begun_s
-            if self.talk:
-                self.clock.after(self.group_s, lambda: self._work(pusher, talk_s, pushed))
-            else:
-                self.clock.after(self.group_s + self.latency_s, lambda: self._move(self.pushes, pushed))
+            self.clock.after(self.group_s, lambda: self._tell(pusher, self.push_s, self.pushes, pushed))
 
         def pushed() -> None:
             self.server.take(apply_s, lambda: self._applied(pusher, version))
 
         apply_s = self.cluster.apply_s / self.cluster.num_servers
-        talk_s = self.talk.push_s if self.talk else 0.0
         self._work(pusher, self._work_s(pusher), computed)
 
     def _work_s(self, pusher: int) -> float:

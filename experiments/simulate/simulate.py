@@ -51,8 +51,7 @@ def command(asked: argparse.Namespace) -> int:
     config = configuration(told, asked, source)
     cluster, num_samples = calibrated(told, asked, source, config)
     results = [simulate(cluster, mode, workers, told.choices) for workers in told.workers for mode in told.modes]
-    others = [recorded.read(find(name, Path(asked.runs_dir))) for name in asked.against]
-    pairs = [(other, predicted(source[1], other, cluster.machine)) for other in others] if source else []
+    pairs = [_compared(source[1], find(name, Path(asked.runs_dir)), asked.cores) for name in asked.against if source]
     if asked.json:
         print(as_json(document(cluster, results, num_samples, pairs)))
     else:
@@ -64,6 +63,14 @@ def command(asked: argparse.Namespace) -> int:
     if asked.output:
         write(Path(asked.output).expanduser(), cluster, results, num_samples, pairs, quiet=asked.json)
     return 0
+
+
+def _compared(source: Recorded, trial: Trial, cores: float | None) -> tuple[Recorded, Result]:
+    """Another run, and what is simulated of it on the hardware that it says it was on."""
+    from experiments.footprint import machine_of
+
+    other, machine = recorded.read(trial), machine_of(trial.config["hardware"])
+    return other, predicted(source, other, machine if cores is None else replace(machine, computing_at_once=cores))
 
 
 def read_words(asked: argparse.Namespace) -> Asked:
@@ -105,6 +112,8 @@ def read_words(asked: argparse.Namespace) -> Asked:
             times.parse(asked.times, 1.0)
         except InputError as err:
             problems += err.problems
+    if asked.group_size is not None and asked.group_size > most:
+        problems.append(f"--group-size {asked.group_size} of {most} workers at most; lower it, or raise --workers")
     if problems:
         raise InputError(problems)
     choices = Choices(asked.backup, asked.group_size, asked.max_staleness, asked.seed)
