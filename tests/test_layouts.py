@@ -23,7 +23,7 @@ from modules.parallel.topology import Topology
 from tests.conftest import Lathe
 
 TEXT = (
-    "data=shakespeare_char", "data.root=/nowhere", "data.num_train=null", "data.vocab_size=64", "evaluator=perplexity",
+    "data=shakespeare_char", "data.root=/", "data.folder=.", "data.num_train=null", "data.vocab_size=64", "evaluator=perplexity",
     "checkpoint.best_metric=val/loss_nats", "checkpoint.best_mode=min",
 )  # fmt: skip
 LARGE = ("data.vocab_size=32000", "data.context_tokens=2048", "precision=bf16")

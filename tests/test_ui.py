@@ -152,9 +152,8 @@ def test_two_runs_can_be_compared_in_the_browser(one_run: Path, tmp_path: Path) 
         driver.get(f"{address}&compareRunsMode=CHART")
         driver.refresh()
         close_assistant(driver)
-        driver.find_element(By.CSS_SELECTOR, "input[placeholder='Search metric charts']").send_keys(
-            "train/loss|val/accuracy"
-        )
+        search = (By.CSS_SELECTOR, "input[placeholder='Search metric charts']")
+        WebDriverWait(driver, 90).until(lambda d: d.find_element(*search)).send_keys("train/loss|val/accuracy")
         shows("softmax lr=0.03", "softmax lr=0.3", "train/loss_nats", "val/accuracy_top1")
         plot = "svg.main-svg .scatterlayer .trace path.js-line"
         WebDriverWait(driver, 90).until(lambda d: len(d.find_elements(By.CSS_SELECTOR, plot)) >= 4)

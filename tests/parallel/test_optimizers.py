@@ -13,13 +13,14 @@ import torch
 from torch.optim import SGD, Optimizer
 
 from experiments.arrangement import ELEMENTWISE
+from modules.optimizer.sparse_adagrad import SparseAdagrad
 from tests.engines import MODES, Mode, Outcome, Task, train_each
 from tests.ranks import on_ranks
 
 pytestmark = pytest.mark.slow
 
 OPTIMIZERS: Mapping[str, Callable[..., Optimizer]] = {
-    name: partial(getattr(torch.optim, name), lr=1e-3) for name in ELEMENTWISE
+    name: partial(getattr(torch.optim, name, SparseAdagrad), lr=1e-3) for name in ELEMENTWISE
 } | {
     "SGD with momentum": partial(SGD, lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-3),
     "Adam with the largest": partial(torch.optim.Adam, lr=1e-2, amsgrad=True),
