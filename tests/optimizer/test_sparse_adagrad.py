@@ -11,9 +11,13 @@ from modules.optimizer.sparse_adagrad import SparseAdagrad
 ROWS, NUMBERS = 11, 3
 
 
+@pytest.fixture(autouse=True)
+def _unchecked() -> None:
+    torch.sparse.check_sparse_tensor_invariants.disable()  # type: ignore[no-untyped-call]  # the default, of which torch warns
+
+
 def gradient(seed: int) -> Tensor:
     """Sparse, most rows several times."""
-    torch.sparse.check_sparse_tensor_invariants.disable()  # type: ignore[no-untyped-call]  # the default, of which torch warns
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randint(ROWS, (1, 30), generator=generator)
     return torch.sparse_coo_tensor(
@@ -58,7 +62,6 @@ def test_a_closure_is_called_and_weight_decay_refused() -> None:
 
 
 def test_other_sparse_gradients_are_left_to_torch() -> None:
-    torch.sparse.check_sparse_tensor_invariants.disable()  # type: ignore[no-untyped-call]
     found = []
     for kind in (SparseAdagrad, Adagrad):
         parameter = nn.Parameter(torch.ones(ROWS, NUMBERS))
