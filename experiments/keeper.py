@@ -90,9 +90,8 @@ class Keeper:
         return first + [role for role, rank in roles.items() if rank == self.rank.number]
 
     def _start(self, role: str, deaths: int = 0) -> None:
-        from experiments.child import (
-            live,
-        )  # here, as it imports who imports this; and before a fork, which then finds it
+        # Here, as it imports who imports this; and before a fork, which then finds it.
+        from experiments.child import live
 
         read, write = os.pipe()
         os.set_blocking(read, False)
