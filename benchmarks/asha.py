@@ -18,11 +18,12 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from experiments.ledger import ENDED
-from experiments.progress import look
-from experiments.question import Question, from_overrides, read
-from experiments.sweep import Sweep
-from experiments.sweeping import draft, submit, write
+from experiments.sweep.create import draft, write
+from experiments.sweep.ledger import ENDED
+from experiments.sweep.spec import Question, from_overrides, read
+from experiments.sweep.status.progress import look
+from experiments.sweep.submit import submit
+from experiments.sweep.sweep import Sweep
 
 BUDGET_SHARE = 0.6
 NAME, NUM_POINTS = "asha_mnist1d", 27

@@ -30,7 +30,7 @@ from modules.parallel.data import DataParallel
 from modules.parallel.parameter_server import ParameterServer
 from modules.parallel.topology import Topology
 from modules.schedule.constant import Constant
-from tests.ranks import on_ranks
+from tests.support.ranks import on_ranks
 
 NUM_TURNS, WARMUP_STEPS = 3, 5
 BATCH_SIZE, NUM_FEATURES, NUM_CLASSES = 256, 784, 10

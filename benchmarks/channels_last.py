@@ -17,9 +17,9 @@ import torch
 
 from benchmarks.step_overhead import Clock, Loop, cpu_ratio, timed
 from benchmarks.throughput import ONLY_STEPS, bare
-from experiments.compose import compose
-from experiments.parts import make_parts
-from experiments.plan import make_plan
+from experiments.components.assemble import make_parts
+from experiments.config.compose import compose
+from experiments.plan.plan import make_plan
 from modules.data.base import DataError
 
 EXPERIMENTS = ("bn_inception", "inception_v1", "inception_v3", "cifar_tutorial")

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.step_overhead import Clock, timed
-from experiments.determinism import set_level
+from experiments.train.determinism import set_level
 from modules.model.deep_lstm import DeepLstm
 from modules.model.gpt import Gpt
 from modules.model.lenet import LeNet

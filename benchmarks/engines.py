@@ -29,12 +29,12 @@ from modules.model.gpt import Gpt
 from modules.objective.cross_entropy import CrossEntropy
 from modules.parallel.base import Engine, Learner, Rank, Recipe
 from modules.parallel.data import DataParallel
-from modules.parallel.deepspeed_config import settings
+from modules.parallel.deepspeed.config import settings
 from modules.parallel.deepspeed_pipeline import Pipeline
 from modules.parallel.deepspeed_zero import Zero
 from modules.parallel.topology import Topology
 from modules.schedule.constant import Constant
-from tests.ranks import on_ranks
+from tests.support.ranks import on_ranks
 
 BUDGET = 1.03
 NUM_BLOCKS, STEPS_A_BLOCK = 15, 3

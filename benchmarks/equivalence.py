@@ -10,7 +10,7 @@ import sys
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch
 
-from tests.engines import MODELS, MODES, outcomes
+from tests.support.engines import MODELS, MODES, outcomes
 
 BUDGET = 1e-5
 

@@ -28,8 +28,8 @@ AXES: dict[str, list[Any]] = {
 def ours_s(runs_dir: Path) -> float:
     """Seconds from overrides to a sweep on disk."""
     start = time.perf_counter()
-    from experiments.question import from_overrides
-    from experiments.sweeping import draft, write
+    from experiments.sweep.create import draft, write
+    from experiments.sweep.spec import from_overrides
 
     grid = [f"{key}={','.join(map(str, values))}" for key, values in AXES.items()]
     sweep = write(draft(from_overrides([*SHARED, "tracking=off", f"runs_dir={runs_dir}", *grid])))

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import yaml
 
-from experiments.journal import Journal, replay
-from experiments.sync import RunSync, sync_run
-from experiments.trial import Trial
+from experiments.run.journal import Journal, replay
+from experiments.tracking.run_sync import RunSync, sync_run
+from experiments.trial.trial import Trial
 
 MAX_STEP_US = 20.0
 MIN_METRICS_PER_S = 2500.0

@@ -15,12 +15,12 @@ from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch: one thread a rank
 
-from experiments.compose import compose
-from experiments.layouts import Candidate, compare
-from experiments.parts import make_parts
-from experiments.plan import make_plan
+from experiments.components.assemble import make_parts
+from experiments.config.compose import compose
+from experiments.plan.layout_search import Candidate, compare
+from experiments.plan.plan import make_plan
 from modules.parallel.base import Rank, Recipe
-from tests.ranks import on_ranks
+from tests.support.ranks import on_ranks
 
 BUDGET = 0.7
 NUM_ROUNDS, NUM_WARMUP_STEPS, NUM_STEPS = 2, 3, 12

@@ -21,11 +21,11 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from experiments.report import drawing as look
-from experiments.simulate.cluster import Cluster
-from experiments.simulate.modes import Choices, simulate
-from experiments.simulate.times import Constant, Measured
-from modules.parallel.cost import Machine
+from experiments.core import figures as look
+from experiments.plan.simulate.cluster import Cluster
+from experiments.plan.simulate.distributions import Constant, Measured
+from experiments.plan.simulate.modes import Choices, simulate
+from modules.parallel.cost_model.step_time import Machine
 
 NULL_STEPS = {1e8: (0.147, 0.613), 1e9: (1.01, 7.16)}
 """[A] figure 7, dense: bytes of the model, and median seconds of a step of 1 and of 100 workers."""

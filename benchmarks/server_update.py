@@ -19,9 +19,9 @@ import torch
 from torch import nn
 from torch.optim import SGD
 
-from modules.parallel.corrections import correction_of
-from modules.parallel.flat import Flat
-from modules.parallel.parameter_shard import Push, Shard
+from modules.parallel.asynchronous.flat_parameters import Flat
+from modules.parallel.asynchronous.server_shard import Push, Shard
+from modules.parallel.asynchronous.staleness import correction_of
 
 BUDGET = 0.5
 NUM_ROUNDS, UPDATES_A_ROUND = 15, 5

@@ -25,10 +25,10 @@ from typing import Any
 import psutil
 import yaml
 
-from experiments import journal
-from experiments.simulate.recorded import SPREAD, Recorded, predicted, read
-from experiments.trial import Trial
-from modules.parallel.cost import Machine
+from experiments.plan.simulate.from_run import SPREAD, Recorded, predicted, read
+from experiments.run import journal
+from experiments.trial.trial import Trial
+from modules.parallel.cost_model.step_time import Machine
 
 BUDGET = 0.15
 COUNTS = (1, 2, 4)
@@ -91,7 +91,7 @@ def comparisons(runs: Sequence[Recorded], cores: float) -> Iterator[tuple[Record
 
 def this_machine(cores: float, processes: int) -> Machine:
     """So many processes of one thread each on a machine whose links nobody has stated."""
-    from experiments.footprint import machine_of
+    from experiments.plan.estimate import machine_of
 
     hardware: dict[str, Any] = {
         "device": "cpu", "nodes": 1, "devices_per_node": processes, "cpu_threads": 1, "efficiency": 0.3,

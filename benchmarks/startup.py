@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from experiments.journal import read
+from experiments.run.journal import read
 
 LATHE = [sys.executable, "-P", "-m", "experiments.cli"]
 PEER = """

@@ -27,9 +27,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
-from experiments.batches import training_batches
-from experiments.journal import Journal
-from experiments.run import seed_step
+from experiments.run.journal import Journal
+from experiments.train.data_loading import training_batches
+from experiments.train.trainer import seed_step
 from modules.data.tensors import TensorSplit
 from modules.model.lenet import LeNet
 from modules.objective.cross_entropy import CrossEntropy

@@ -26,9 +26,9 @@ from pathlib import Path
 from statistics import median
 
 from launchers.base import LaunchError
-from launchers.rehearsal import Rehearsal
-from launchers.rehearsal_conf import Spec
-from launchers.rehearsal_place import default_folder
+from launchers.local_cluster.cluster import Rehearsal
+from launchers.local_cluster.settings import default_folder
+from launchers.local_cluster.slurm_conf import Spec
 
 BUDGET_CPU_S, BUDGET_TRIALS = 10.0, 100
 NUM_TIMES = 3

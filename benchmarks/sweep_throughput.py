@@ -22,7 +22,7 @@ from pathlib import Path
 from statistics import fmean, median
 
 from benchmarks.asha import end_workers
-from experiments.sweep import Sweep
+from experiments.sweep.sweep import Sweep
 
 BUDGET = 1.0
 RATES = [0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.03, 0.05]

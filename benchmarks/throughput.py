@@ -1,6 +1,7 @@
-"""Budget: a step of a whole experiment costs at most 1.02 times that of a bare torch loop (``python -m benchmarks.throughput``).
+"""Budget: a step of an experiment costs at most 1.02 times that of a bare torch loop (``python -m benchmarks.throughput``).
 
-Ours is `experiments.run.Training` as `lathe run` starts it, its journal, curve and signals among it. The bare loop has the same
+Ours is `experiments.train.trainer.Training` as `lathe run` starts it, its journal, curve and signals among it. The bare
+loop has the same
 model, objective, optimizer, schedule, clipping and examples, and nothing else; its blocks run where the training asks whether to
 stop. Both take turns in one process with one thread; CPU seconds decide, as on a shared machine the wall clock does not tell.
 Where a model happens to lie in memory matters, so that all are built anew several times. The ratio is to the mean of two bare
@@ -26,12 +27,12 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from benchmarks.step_overhead import Clock, Loop, cpu_ratio, timed
-from experiments.checkpoint import Checkpoints
-from experiments.compose import compose
-from experiments.journal import Journal
-from experiments.parts import make_parts
-from experiments.plan import Plan, make_plan
-from experiments.run import Training
+from experiments.components.assemble import make_parts
+from experiments.config.compose import compose
+from experiments.plan.plan import Plan, make_plan
+from experiments.run.checkpoint import Checkpoints
+from experiments.run.journal import Journal
+from experiments.train.trainer import Training
 from modules.data.base import Batch, DataError, Split
 
 EXPERIMENTS = ("inception_v1", "ptb_medium")

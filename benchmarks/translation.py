@@ -26,11 +26,11 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import Adam, Optimizer
 
 from benchmarks.step_overhead import BUDGET, NUM_STEPS, Clock, Loop, cpu_ratio, show, take_turns
-from experiments.batches import evaluation_batches, training_batches
-from experiments.build import build
-from experiments.compose import compose
-from experiments.journal import Journal
-from experiments.run import seed_step
+from experiments.components.instantiate import build
+from experiments.config.compose import compose
+from experiments.run.journal import Journal
+from experiments.train.data_loading import evaluation_batches, training_batches
+from experiments.train.trainer import seed_step
 from modules.data.base import IGNORED, Batch
 from modules.data.pair_split import PairSplit
 from modules.evaluator.translation import Translation

@@ -22,9 +22,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from experiments.batches import training_batches
-from experiments.compose import compose
-from experiments.parts import Parts, make_parts
+from experiments.components.assemble import Parts, make_parts
+from experiments.config.compose import compose
+from experiments.train.data_loading import training_batches
 from modules.data.base import DataError
 from modules.data.skip_grams import SkipGrams, SkipGramSplit
 from modules.evaluator.base import ModelEvaluator

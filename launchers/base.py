@@ -65,7 +65,7 @@ class Launcher(Protocol):
         ...
 
     def launch(self, assignment: Assignment) -> Handle:
-        """Start `python -m experiments.job` on an attempt.
+        """Start `python -m experiments.launch.training_process` on an attempt.
 
         Raises:
             LaunchError: the machine, or the scheduler, refuses.

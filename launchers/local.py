@@ -15,10 +15,10 @@ from pathlib import Path
 import psutil
 
 from launchers.base import Assignment, Handle, LaunchError, Pool, Seat
-from launchers.job import ENVIRONMENT, Job
-from launchers.ranks import Ranks
+from launchers.processes.process import ENVIRONMENT, Job
+from launchers.processes.process_group import Ranks
 
-MODULE = "experiments.worker"
+MODULE = "experiments.sweep.worker.worker"
 
 
 class Local:

@@ -13,8 +13,8 @@ from typing import Any
 from submitit.slurm.slurm import _make_sbatch_string
 
 from launchers.base import LaunchError, Pool
-from launchers.refusal import explain
-from launchers.watch import NoAnswerError, Watch
+from launchers.slurm_tasks.errors import explain
+from launchers.slurm_tasks.queue import NoAnswerError, Watch
 
 MOST_WORKERS = 256
 """Where nobody says how many: sites take arrays of 1,000 tasks, and the file system has to start them all."""
@@ -210,7 +210,16 @@ def _command(pool: Pool, cores: int, python: str) -> str:
     srun = ["srun", f"--cpus-per-task={cores}", "--kill-on-bad-exit=0", "--wait=0"]
     srun += ["--label"] if pool.ranks > 1 else []
     srun += [f"--container-image={words['container']}"] if words["container"] else []
-    seat = [python, "-P", "-m", "launchers.seat", "--per-node", pool.ranks_per_node, "--devices", pool.devices_per_node]
+    seat = [
+        python,
+        "-P",
+        "-m",
+        "launchers.slurm_tasks.task",
+        "--per-node",
+        pool.ranks_per_node,
+        "--devices",
+        pool.devices_per_node,
+    ]
     seat += ["--device", pool.device, "--lead-s", words["lead_s"]]
     seat += ["--threads", pool.threads_per_rank] if pool.threads_per_rank else []
     start = shlex.join([*srun, *words["srun_args"], *map(str, seat)])

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from experiments.sync import sync_run
-from experiments.trial import Trial
-from launchers.rehearsal_conf import Spec
-from tests.cluster import Cluster, booted
-from tests.live import Live
-from tests.stores import begin, make_run
+from experiments.tracking.run_sync import sync_run
+from experiments.trial.trial import Trial
+from launchers.local_cluster.slurm_conf import Spec
+from tests.support.cluster import Cluster, booted
+from tests.support.live import Live
+from tests.support.stores import begin, make_run
 
 # Before anything imports torch: one thread makes results repeatable, and several test processes can share the cores.
 os.environ["OMP_NUM_THREADS"] = "1"

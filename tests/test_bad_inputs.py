@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from experiments.cli import main
+from experiments.cli.main import main
 from tests.conftest import Lathe
 
 
@@ -111,6 +111,6 @@ def is_marked(process: psutil.Process, mark: str) -> bool:
 def test_a_plan_with_wrong_input_imports_no_torch(lathe: Lathe) -> None:
     done = lathe("plan", "max_step=3", env={"PYTHONVERBOSE": "1"})
     assert done.returncode == 2
-    assert "import 'experiments.compose'" in done.stderr
+    assert "import 'experiments.config.compose'" in done.stderr
     assert "import 'torch'" not in done.stderr
     assert "import 'mlflow'" not in done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import importlib.util
 from pathlib import Path
 
@@ -29,20 +30,51 @@ FOREIGN = {  # what a folder leaves to others
     "sweeps": {"torch", "hydra", "omegaconf", "mlflow", "submitit"},
 }
 ONLY = {
-    "hydra": {"experiments/compose.py"},
+    "hydra": {"experiments/config/compose.py", "experiments/config/overrides.py"},
     # What writes runs and models to a store, and what serves it.
-    "mlflow": {"experiments/mlflow_store.py", "experiments/export/mlflow_model.py", "experiments/ui_app.py"},
-}
-CONTRACTS = {  # beside every base.py: what a plan shares with engines
-    "modules.parallel.deepspeed_config", "modules.parallel.fits", "modules.parallel.partition", "modules.parallel.topology",
-    "modules.parallel.cost", "modules.parallel.counting", "modules.parallel.counts", "modules.parallel.layout",
-    "modules.parallel.memory",
-    "launchers.blame",  # a worker's crew judges its ranks as ranks of one machine are judged
-    "launchers.remains",  # what an ended process leaves is cleared away by whoever started it
-    # A rehearsal's cluster is no part of a trial that a `_target_` could name: the command line itself starts and ends it.
-    "launchers.rehearsal", "launchers.rehearsal_conf", "launchers.rehearsal_place",
+    "mlflow": {
+        "experiments/tracking/mlflow_client.py", "experiments/tracking/ui_server.py",
+        "experiments/tracking/model/mlflow_model.py",
+    },
 }  # fmt: skip
-NO_TORCH = {"atomic", "checkpoint", "cli", "compose", "journal", "launch", "plan", "sync", "trial", "ui"}
+CONTRACTS = {  # beside every base.py
+    # The plan and the engines share the topology, the cost model and DeepSpeed's settings.
+    "modules.parallel.topology", "modules.parallel.cost_model", "modules.parallel.deepspeed.config",
+    # A worker starts, judges and clears away ranks as a launcher of this machine does.
+    "launchers.processes.exit_cause", "launchers.processes.cleanup",
+    # `lathe cluster` starts the local SLURM cluster; no trial names it.
+    "launchers.local_cluster",
+}  # fmt: skip
+NO_TORCH = (
+    "core",
+    "config",
+    "plan/plan.py",
+    "run",
+    "trial",
+    "launch/run_trial.py",
+    "tracking/run_sync.py",
+    "tracking/ui.py",
+    "cli",
+)
+"""Parts of `experiments/` that have to answer without torch."""
+ORDER = (
+    "core",
+    "config",
+    "run",
+    "trial",
+    "components",
+    "plan",
+    "train",
+    "launch",
+    "sweep",
+    "tracking",
+    "results",
+    "cli",
+)
+"""The packages of `experiments/`; each imports itself and those to its left."""
+SIDE_BY_SIDE = {("run", "config")}
+"""Packages that do not know each other although the order would allow it: (importer, imported)."""
+MAX_FILES = 15
 
 
 def name_of(path: Path) -> str:
@@ -74,12 +106,12 @@ def faults(name: str, imported: set[str]) -> list[str]:
     if folder == "experiments":
         for full in imported:
             parts = full.split(".")
-            is_contract = "base" in parts[1:3] or {".".join(parts[:2]), ".".join(parts[:3])} & CONTRACTS
+            is_contract = "base" in parts[1:3] or any(f"{full}.".startswith(f"{contract}.") for contract in CONTRACTS)
             if parts[0] in ("launchers", "modules") and not is_contract:
                 found.append(f"{full}: of {parts[0]} only the contracts; reach the rest through _target_")
             if parts[0] in ("conf", "sweeps") and len(parts) > 1:
                 found.append(f"{full}: {parts[0]} is a folder to read files from, nothing in it is imported")
-        if name.removeprefix("experiments/").removesuffix(".py") in NO_TORCH and "torch" in tops:
+        if name.removeprefix("experiments/").startswith(NO_TORCH) and "torch" in tops:
             found.append("torch: this step has to answer without it")
     return sorted(found)
 
@@ -93,15 +125,15 @@ def test_imports_run_downhill(path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "source", "told"),
     [
-        ("modules/model/mlp.py", "import experiments.run", "experiments: modules does not know it"),
+        ("modules/model/mlp.py", "import experiments.train.trainer", "experiments: modules does not know it"),
         ("modules/model/mlp.py", "def f():\n    import mlflow", "mlflow: not in modules"),
         ("launchers/local.py", "from modules.data import base", "modules: launchers does not know it"),
         ("launchers/local.py", "import torch.nn", "torch: not in launchers"),
-        ("experiments/run.py", "from hydra import compose", "hydra: only in experiments/compose.py"),
-        ("experiments/run.py", "from modules.parallel.single import Single", "only the contracts"),
-        ("experiments/run.py", "from launchers import local", "only the contracts"),
-        ("experiments/run.py", "import conf.model", "nothing in it is imported"),
-        ("experiments/plan.py", "import torch", "torch: this step has to answer without it"),
+        ("experiments/train/trainer.py", "from hydra import compose", "hydra: only in experiments/config/compose.py"),
+        ("experiments/train/trainer.py", "from modules.parallel.single import Single", "only the contracts"),
+        ("experiments/train/trainer.py", "from launchers import local", "only the contracts"),
+        ("experiments/train/trainer.py", "import conf.model", "nothing in it is imported"),
+        ("experiments/plan/plan.py", "import torch", "torch: this step has to answer without it"),
         ("conf/__init__.py", "import modules", "modules: conf does not know it"),
     ],
 )
@@ -111,7 +143,39 @@ def test_a_stray_import_is_found(name: str, source: str, told: str) -> None:
 
 def test_a_contract_may_be_imported() -> None:
     source = "from modules.parallel.base import Engine\nfrom launchers import base\nimport modules.data.base"
-    assert not [fault for fault in faults("experiments/run.py", imports(source)) if "modules." in fault]
+    assert not [fault for fault in faults("experiments/train/trainer.py", imports(source)) if "modules." in fault]
+
+
+def test_packages_import_downwards() -> None:
+    rank = {package: number for number, package in enumerate(ORDER)}
+    wrong = []
+    for path in (ROOT / "experiments").rglob("*.py"):
+        package = path.relative_to(ROOT / "experiments").parts[0]
+        for module in imports(path.read_text()):
+            parts = module.split(".")
+            if package not in rank or parts[0] != "experiments" or len(parts) < 2:
+                continue
+            if rank[parts[1]] > rank[package] or (package, parts[1]) in SIDE_BY_SIDE:
+                wrong.append(f"{name_of(path)} -> {module}")
+    assert not wrong, "these imports run upwards:\n  " + "\n  ".join(sorted(wrong))
+
+
+def test_no_import_cycle() -> None:
+    modules = {name_of(path).removesuffix(".py").replace("/", "."): path for path in FILES}
+    graph = {name: (imports(path.read_text()) & set(modules)) - {name} for name, path in modules.items()}
+    graphlib.TopologicalSorter(graph).prepare()  # its CycleError names the files
+
+
+def test_a_folder_of_code_is_read_at_a_glance() -> None:
+    sizes = {
+        name_of(folder): sum(path.name != "__init__.py" for path in folder.glob("*.py"))
+        for package in ("experiments", "launchers", "modules")
+        for folder in [ROOT / package, *(ROOT / package).rglob("*")]
+        if folder.is_dir()
+    }
+    # The options of a group are siblings by design: one file per model and per data set.
+    large = {name: size for name, size in sizes.items() if size > MAX_FILES}
+    assert not {name for name in large if name not in ("modules/model", "modules/data")}, large
 
 
 @pytest.mark.parametrize("path", [path for path in ALL_FILES if path.name == "__init__.py"], ids=name_of)

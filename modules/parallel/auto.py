@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from modules.parallel.layout import Layout
+from modules.parallel.cost_model.layout import Layout
 from modules.parallel.topology import Topology
 
 

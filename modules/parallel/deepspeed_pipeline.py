@@ -13,9 +13,9 @@ from torch import Tensor
 
 from modules.data.base import Batch, Tensors
 from modules.evaluator.base import AnyEvaluator
-from modules.parallel import state
+from modules.parallel import checkpoint_format as state
 from modules.parallel.base import Learner, Recipe
-from modules.parallel.deepspeed_engine import DeepSpeedEngine
+from modules.parallel.deepspeed.engine import DeepSpeedEngine
 from modules.parallel.forward import Tally, evaluation_mode, mean_of, micro_batches
 from modules.parallel.topology import Degree
 
@@ -51,8 +51,8 @@ class Pipeline(DeepSpeedEngine):
 
     def prepare(self, learner: Learner, recipe: Recipe) -> None:
         self._meet(learner, recipe, self.partition)
-        from modules.parallel import deepspeed_start  # first: it keeps DeepSpeed's import quiet
-        from modules.parallel.deepspeed_stages import Stages
+        from modules.parallel.deepspeed import initialize as deepspeed_start
+        from modules.parallel.deepspeed.pipeline_stages import Stages
 
         deepspeed_start.connect(recipe)
         self.stages = Stages(learner, recipe, self.partition, self.forward.autocast, self._on_outputs)

@@ -11,12 +11,12 @@ from torch.amp import GradScaler
 
 from modules.data.base import Batch
 from modules.evaluator.base import AnyEvaluator
-from modules.parallel import state
+from modules.parallel import checkpoint_format as state
 from modules.parallel.base import Learner, Recipe
-from modules.parallel.deepspeed_config import Offload, Stage
-from modules.parallel.deepspeed_engine import DeepSpeedEngine
+from modules.parallel.deepspeed.config import Stage
+from modules.parallel.deepspeed.engine import DeepSpeedEngine
 from modules.parallel.forward import Forward, evaluate, mean_of, micro_batches
-from modules.parallel.topology import Degree
+from modules.parallel.topology import Degree, Offload
 
 
 class Zero(DeepSpeedEngine):
@@ -41,7 +41,7 @@ class Zero(DeepSpeedEngine):
 
     def prepare(self, learner: Learner, recipe: Recipe) -> None:
         self._meet(learner, recipe, "parameters")
-        from modules.parallel.deepspeed_start import ModelUnit, start
+        from modules.parallel.deepspeed.initialize import ModelUnit, start
 
         model = learner.model.to(self.forward.device)
         self.tensors = state.named(model)

@@ -13,7 +13,7 @@ from modules.data.base import Batch, Tensors
 from modules.evaluator.base import AnyEvaluator, ModelEvaluator
 from modules.objective.base import Objective
 from modules.parallel.base import Recipe
-from modules.parallel.ranks import Ranks
+from modules.parallel.process_groups import Ranks
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -15,21 +15,21 @@ from torch import Tensor
 
 from modules.data.base import Batch
 from modules.evaluator.base import AnyEvaluator
-from modules.parallel import state
+from modules.parallel import checkpoint_format as state
+from modules.parallel.asynchronous.checkpoint import read_shards, write_shards
+from modules.parallel.asynchronous.flat_parameters import Flat
+from modules.parallel.asynchronous.metrics import Measures
+from modules.parallel.asynchronous.replica import DOOR, HEADER, METRICS_AT, Habits, Replica, Word
+from modules.parallel.asynchronous.replica_group import Group
+from modules.parallel.asynchronous.server_connections import Links
+from modules.parallel.asynchronous.server_process import ParameterService
+from modules.parallel.asynchronous.server_shard import Policy, Shard
+from modules.parallel.asynchronous.staleness import Correction, correction_of
+from modules.parallel.asynchronous.transport import Closed, Door, Wire, find_meeting, open_meeting
+from modules.parallel.asynchronous.work_queue import HandOut
 from modules.parallel.base import Fetch, Learner, Recipe
-from modules.parallel.corrections import Correction, correction_of
-from modules.parallel.flat import Flat
-from modules.parallel.hand_out import HandOut
-from modules.parallel.parameter_links import Links
-from modules.parallel.parameter_measures import Measures
-from modules.parallel.parameter_service import ParameterService
-from modules.parallel.parameter_shard import Policy, Shard
-from modules.parallel.parameter_state import read_shards, write_shards
-from modules.parallel.replica import DOOR, HEADER, METRICS_AT, Habits, Replica, Word
-from modules.parallel.replica_group import Group
 from modules.parallel.single import Single
 from modules.parallel.topology import Degree, Topology
-from modules.parallel.wire import Closed, Door, Wire, find_meeting, open_meeting
 
 LOOKS_EVERY_S = 0.01
 LEAVE_S = 5.0

@@ -12,10 +12,10 @@ from torch.nn.utils import clip_grad_norm_
 
 from modules.data.base import Batch
 from modules.evaluator.base import AnyEvaluator
-from modules.parallel import state
+from modules.parallel import checkpoint_format as state
 from modules.parallel.base import Learner, Recipe
 from modules.parallel.forward import Forward, evaluate, mean_of, micro_batches
-from modules.parallel.ranks import Ranks
+from modules.parallel.process_groups import Ranks
 
 
 class Single:

@@ -54,3 +54,6 @@ class Place:
     pipe: int
     data: int
     model: int
+
+
+Offload = Literal["none", "optimizer", "weights_and_optimizer"]

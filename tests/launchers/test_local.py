@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from launchers.base import Assignment, LaunchError
-from launchers.job import Job
 from launchers.local import Local
+from launchers.processes.process import Job
 
 WAITING = "import sys, signal; print(sys.stdin.readline(), end='', flush=True); signal.pause()"
 
@@ -23,10 +23,10 @@ def as_job(monkeypatch: pytest.MonkeyPatch) -> None:
     start = subprocess.Popen
 
     def started(command: list[str], **options: object) -> object:
-        assert command == [sys.executable, "-P", "-m", "experiments.job"]
+        assert command == [sys.executable, "-P", "-m", "experiments.launch.training_process"]
         return start([sys.executable, "-c", WAITING], stdout=subprocess.PIPE, **options)  # type: ignore[call-overload]
 
-    monkeypatch.setattr("launchers.job.subprocess.Popen", started)
+    monkeypatch.setattr("launchers.processes.process.subprocess.Popen", started)
 
 
 def ended(job: Job) -> int | None:

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from launchers.base import LaunchError, Pool
-from launchers.refusal import explain
 from launchers.slurm import Slurm, environment_of
-from launchers.watch import REQUEUED, UNKNOWN, Incarnation, Watch
-from tests.cluster import Cluster, until
+from launchers.slurm_tasks.errors import explain
+from launchers.slurm_tasks.queue import REQUEUED, UNKNOWN, Incarnation, Watch
+from tests.support.cluster import Cluster, until
 
 SCRIPTS = Path(__file__).parent / "scripts"
 ROOT = Path(__file__).parents[2]
@@ -463,6 +463,6 @@ def test_an_account_or_qos_that_is_not_yours_is_refused(
 def test_a_question_that_has_no_end_is_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "squeue").write_text("#!/bin/sh\nexec sleep 60\n")
     (tmp_path / "squeue").chmod(0o755)
-    monkeypatch.setattr("launchers.watch.PATIENCE_S", 0.2)
+    monkeypatch.setattr("launchers.slurm_tasks.queue.PATIENCE_S", 0.2)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     assert Watch(dict(os.environ)).lost(["1_0.0"]) == {}

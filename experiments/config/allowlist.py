@@ -1,0 +1,105 @@
+"""Which code a configuration may name: the allow-list of `_target_`."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Collection, Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+from types import ModuleType
+
+import yaml
+
+from experiments.core.errors import InputError
+
+HOUSE = Path(__file__).resolve().parents[2]
+OWN = ("modules.", "launchers.")
+TORCH = (
+    "torch.optim.adadelta.", "torch.optim.adagrad.", "torch.optim.adam.", "torch.optim.adamax.", "torch.optim.adamw.",
+    "torch.optim.asgd.", "torch.optim.nadam.", "torch.optim.radam.", "torch.optim.rmsprop.", "torch.optim.rprop.",
+    "torch.optim.sgd.", "torch.optim.sparse_adam.", "torch.nn.modules.activation.", "torch.nn.modules.loss.",
+)  # fmt: skip
+
+
+def settings_file() -> Path:
+    """The user's own settings on this machine; what it trusts goes with no configuration that is shared."""
+    return Path(os.environ.get("XDG_CONFIG_HOME", "~/.config")).expanduser() / "lathe" / "settings.yaml"
+
+
+def trusted(packages: Collection[str] = ()) -> tuple[str, ...]:
+    """The packages beyond the house's own that may be named: of `--trust` and of the user's settings.
+
+    Raises:
+        InputError: the settings are no YAML map with a list of names under ``trust``.
+    """
+    path = settings_file()
+    if not path.is_file():
+        return tuple(packages)
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as err:
+        raise InputError(
+            [f"{path} is no valid YAML: {getattr(err, 'problem', None) or err}; write `trust: [mypackage]`"]
+        ) from err
+    listed = settings.get("trust", []) if isinstance(settings, dict) else settings
+    if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
+        raise InputError([f"{path}: trust={listed!r} is no list of packages; write `trust: [mypackage]`"])
+    return tuple(dict.fromkeys([*packages, *listed]))
+
+
+class _TrustedHere(MetaPathFinder):
+    """Finds trusted packages, and nothing else, in the current folder; asked last, so that it can hide nothing."""
+
+    def __init__(self, folder: str, packages: Collection[str]) -> None:
+        self.folder, self.packages = folder, frozenset(packages)
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        return PathFinder.find_spec(fullname, [self.folder]) if path is None and fullname in self.packages else None
+
+
+def find_here(packages: Collection[str]) -> None:
+    """Let trusted packages be imported from the current folder.
+
+    The folder itself stays off `sys.path`: a library that looks for an optional package would import a stranger's.
+
+    Raises:
+        InputError: the current folder was removed.
+    """
+    try:
+        here = os.getcwd()
+    except FileNotFoundError as err:
+        raise InputError(["the current folder does not exist any more; change to one that does"]) from err
+    if packages:
+        sys.meta_path.append(_TrustedHere(here, packages))
+
+
+def find_house() -> None:
+    """Make sure that the house's packages are the house's.
+
+    Raises:
+        InputError: a package of the same name comes first on the import path.
+    """
+    for name in ("conf", "launchers", "modules"):
+        spec = importlib.util.find_spec(name)
+        place = Path(spec.origin).parent if spec and spec.origin else None
+        if place is None or place.parent.resolve() != HOUSE:
+            raise InputError(
+                [
+                    f"the package '{name}' is found in {place or 'no place'} instead of {HOUSE / name}; take it off PYTHONPATH"
+                ]
+            )
+
+
+def is_allowed(target: str, trust: Collection[str] = ()) -> bool:
+    """True where ``target`` lies in the house, in the short list of torch paths or in a trusted package."""
+    return target.startswith((*OWN, *TORCH, *(f"{package}." for package in trust)))
+
+
+def is_own(target: str) -> bool:
+    """True where ``target`` is the house's or torch's, so that no one was asked to trust it."""
+    return target.startswith((*OWN, *TORCH))

@@ -1,0 +1,298 @@
+"""Overrides to experiment: the only file that knows Hydra."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from experiments.config import options
+from experiments.config.allowlist import trusted
+from experiments.config.draft import _Draft
+from experiments.config.experiment import Experiment
+from experiments.config.interpolation import Interpolation
+from experiments.config.option_errors import faulty_file, lists, other_option
+from experiments.config.overrides import _fault, _grammar, _shown
+from experiments.config.rules.all_rules import find_problems
+from experiments.config.source_map import Origins, shown_path
+from experiments.config.type_check import UNKNOWN
+from experiments.config.validate import Validation
+from experiments.core.errors import ConfigError, did_you_mean
+from experiments.core.secrets import secret_keys
+
+MAY_BE_EMPTY = "experiment"
+
+
+def compose(
+    overrides: Sequence[str] = (), *, config_dirs: Sequence[str | Path] = (), trust: Sequence[str] = ()
+) -> Experiment:
+    """Compose an experiment from the defaults and overrides in Hydra's grammar.
+
+    Args:
+        overrides: such as ``["model=mlp", "optimizer.lr=0.01", "+tags.team=vision"]``.
+        config_dirs: folders with further groups and options.
+        trust: packages beyond the house's own whose classes `_target_` may name.
+
+    Raises:
+        InputError: with every problem that was found.
+    """
+    dirs, packages = options.user_folders(config_dirs), trusted(trust)
+    draft = _Draft(dirs, options.groups(dirs))
+    chosen, values = _sort_overrides(overrides, draft)
+    tree, choices = _compose_groups(chosen, draft)
+    composed = _finish(tree, values, choices, draft, packages)
+    name = composed.config["name"] or f"{choices['model']}-{choices['data']}".replace("/", "-")
+    return replace(
+        composed,
+        config={**composed.config, "name": name},
+        overrides=tuple(overrides),
+        config_dirs=tuple(map(str, dirs)),
+        trust=tuple(trust),
+    )
+
+
+def change(
+    config: dict[str, Any],
+    overrides: Sequence[str],
+    source: str,
+    *,
+    origins: Origins | None = None,
+    config_dirs: Sequence[str | Path] = (),
+    trust: Sequence[str] = (),
+) -> Experiment:
+    """Put overrides on a configuration that stands whole, as that of a run does; it is checked like any that is composed.
+
+    Args:
+        config: resolved. What follows other keys where it was composed does so no more, so ``data`` cannot be chosen anew.
+        overrides: as of `compose`.
+        source: id of the trial that it is of.
+        origins: where its values were written.
+        config_dirs: folders with further groups and options.
+        trust: packages beyond the house's own whose classes `_target_` may name.
+
+    Raises:
+        InputError: with every problem that was found.
+    """
+    dirs, packages = options.user_folders(config_dirs), trusted(trust)
+    draft = _Draft(dirs, options.groups(dirs), origins=origins or Origins())
+    chosen, values = _sort_overrides(overrides, draft)
+    tree = OmegaConf.create(config)
+    choices = _choose_anew(chosen, tree, draft)
+    given = {override.key_or_group for override in values}
+    if "parallel" in choices and "batch_size_per_device" not in given:
+        tree["batch_size_per_device"] = None  # which was for the topology before
+    if "data_root" in given and config.get("data", {}).get("root") == config.get("data_root"):
+        tree["data"]["root"] = "${data_root}"
+    composed = _finish(tree, values, choices, draft, packages)
+    dirs_typed, told = tuple(map(str, dirs)), tuple(overrides)
+    return replace(composed, overrides=told, config_dirs=dirs_typed, trust=tuple(trust), source=source)
+
+
+def _choose_anew(chosen: list[str], tree: DictConfig, draft: _Draft) -> dict[str, str | None]:
+    """Put the options that were chosen in place of those that stand in a whole configuration; what they are, by group."""
+    fixed = ("data", MAY_BE_EMPTY)
+    problems = [
+        f"{typed} makes another experiment of it, as other parts follow from it; start one with `lathe run`"
+        for typed in chosen
+        if typed.lstrip("+~").partition("=")[0] in fixed or "/" in typed.partition("=")[0]
+    ]
+    draft.problems += problems
+    if problems or not chosen:
+        return {}
+    apart = _Draft(draft.dirs, draft.groups, problems=draft.problems)
+    found, choices = _compose_groups(chosen, apart)
+    groups = [typed.partition("=")[0] for typed in chosen]
+    for group in groups:
+        tree[group] = found[group]
+        draft.origins.take(apart.origins, group)
+    return {group: choices[group] for group in groups}
+
+
+def _finish(
+    tree: DictConfig, values: Sequence[Override], choices: dict[str, str | None], draft: _Draft, packages: Sequence[str]
+) -> Experiment:
+    """Set what overrides set, follow every reference, and check the whole.
+
+    Raises:
+        ConfigError: with every problem.
+    """
+    for override in values:
+        _apply(override, tree, draft)
+    interpolation = Interpolation(tree, draft.origins, choices)
+    config = interpolation.plain() | dict.fromkeys(draft.undecided, UNKNOWN)
+    validation = Validation(draft.origins, packages, draft.groups)
+    for override in values:  # one that another overrides would still be on record
+        for key in secret_keys(override.value(), override.key_or_group):
+            validation.secret(key)
+    validation.root(config)
+    problems = [*draft.problems, *draft.origins.traps.values(), *interpolation.problems, *validation.problems]
+    if problems:
+        unclear = {*draft.origins.traps, *secret_keys(config)}
+        raise ConfigError(list(dict.fromkeys([*problems, *find_problems(config, unclear)])))
+    return Experiment(config, (), choices, links=interpolation.links())
+
+
+def _sort_overrides(overrides: Sequence[str], draft: _Draft) -> tuple[list[str], list[Override]]:
+    """Part the overrides that choose an option from those that set a value; of both, those that are well formed."""
+    parser = OverridesParser.create()
+    chosen: list[str] = []
+    values: list[Override] = []
+    for typed in overrides:
+        try:
+            override = parser.parse_override(typed)
+        except HydraException as err:
+            draft.problems.append(_grammar(typed, str(err).splitlines()[0]))
+            continue
+        fault = _fault(override, draft.groups)
+        if fault is not None:
+            draft.problems.append(f"{_shown(override)}{fault}")
+        elif override.key_or_group not in draft.groups or isinstance(override.value(), dict):
+            values.append(override)
+        elif _is_option(override, draft):
+            chosen.append(typed.lstrip("+") if "/" not in override.key_or_group else typed)
+    return chosen, values
+
+
+def _is_option(override: Override, draft: _Draft) -> bool:
+    """True where an option of a group is to be chosen; tells of one that there is not."""
+    group, value, typed = override.key_or_group, override.value(), override.input_line
+    if value is None or override.is_delete():
+        if group == MAY_BE_EMPTY or "/" in group:
+            return override.is_delete()
+        fault = f"leaves the group '{group}' empty; leave that override out"
+    elif isinstance(value, list):
+        fault = f"gives several options, and a group takes one; write {group}={value[0] if value else '...'}"
+    elif (name := typed.partition("=")[2].strip("'\"") if typed else "") in draft.groups[group]:
+        return True
+    else:
+        fault = f"is no option of the group '{group}'; {did_you_mean(name, draft.groups[group], lists(group))}"
+    draft.problems.append(f"{typed} {fault}")
+    draft.undecided |= {group.partition("/")[0]} - {MAY_BE_EMPTY}
+    return False
+
+
+def _compose_groups(chosen: list[str], draft: _Draft) -> tuple[DictConfig, dict[str, str | None]]:
+    """Merge the files of the defaults lists in Hydra's order; the tree, and the option of every group."""
+    quoted = ["file://" + str(folder).replace("\\", "\\\\").replace("'", "\\'") for folder in draft.dirs]
+    search = "hydra.searchpath=[" + ",".join(f"'{folder}'" for folder in quoted) + "]"
+    try:
+        with initialize_config_module(config_module="conf", version_base=None):
+            loader = GlobalHydra.instance().config_loader()
+            found = loader.compute_defaults_list("config", [*chosen, search], RunMode.RUN)
+        tree = OmegaConf.create()
+        for entry in found.defaults:
+            if not entry.config_path.startswith("hydra/"):
+                _merge(entry.config_path, entry.package or "", tree, draft)
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, RecursionError) as err:
+        raise ConfigError([*draft.problems, _composition(err, chosen, draft)]) from err
+    choices = found.overrides.known_choices
+    return tree, {group: option for group, option in choices.items() if not group.startswith("hydra")}
+
+
+def _merge(config_path: str, package: str, tree: DictConfig, draft: _Draft) -> None:
+    paths = [folder / f"{config_path}.yaml" for folder in options.folders(draft.dirs)]
+    paths = [path for path in paths if path.is_file()]
+    for hidden in paths[1:]:
+        draft.problems.append(
+            f"{shown_path(hidden)} is hidden by {shown_path(paths[0])}, which has the same name; rename it"
+        )
+    content = OmegaConf.load(paths[0])
+    if not isinstance(content, DictConfig):
+        raise ConfigError([*draft.problems, f"{shown_path(paths[0])} is a list, not a map; write `key: value` lines"])
+    content.pop("defaults", None)
+    for name in reversed(package.split(".") if package else []):
+        content = OmegaConf.create({name: content})
+    _make_way(content, tree)
+    tree.merge_with(content)
+    draft.origins.add_file(paths[0], package)
+
+
+def _make_way(content: DictConfig, tree: DictConfig) -> None:
+    """Drop what the content replaces by another kind of node: OmegaConf refuses to, and the schema says it better."""
+    for name in list(content):
+        new, old = content._get_node(name), tree._get_node(name)
+        if isinstance(new, DictConfig) and isinstance(old, DictConfig):
+            _make_way(new, old)
+        elif (
+            isinstance(new, (DictConfig, ListConfig))
+            and isinstance(old, (DictConfig, ListConfig))
+            and type(new) is not type(old)
+        ):
+            del tree[name]
+
+
+def _composition(err: Exception, chosen: Sequence[str], draft: _Draft) -> str:
+    """A fault of an option's file or of its defaults list, in the house's form."""
+    text = str(err).splitlines()[0] if str(err) else type(err).__name__
+    faulty = faulty_file(err, draft.dirs)
+    if isinstance(err, yaml.MarkedYAMLError) and err.problem_mark:
+        return f"{faulty}:{err.problem_mark.line + 1} is no valid YAML: {err.problem}; mend that line"
+    if isinstance(err, RecursionError) and faulty is None:
+        return "a defaults list asks for itself; name the other option as a file: `/group/option@_here_`"
+    if isinstance(err, RecursionError):
+        return f"{faulty} repeats a part of itself inside that part (&name, *name); write it out"
+    if not isinstance(err, HydraException) and faulty is not None:
+        key = getattr(err, "full_key", None)
+        return f"{faulty} cannot be read: {f'{key}: ' if key else ''}{text}; mend it"
+    named = re.match(r"In '(.+?)': (.*)", text)
+    # Hydra names the root for what an experiment's list overrides in it.
+    where = f"the defaults list of {named.group(1)}.yaml" if named and named.group(1) != "config" else "a defaults list"
+    missing = getattr(err, "missing_cfg_file", None)
+    if isinstance(missing, str):
+        return f"{where} asks for '{missing}', which there is not; {other_option(missing, draft.groups)}"
+    unmatched = re.search(r"Could not override '(.+?)'", text)
+    if unmatched:
+        group = unmatched.group(1)
+        typed = next((word for word in chosen if word.lstrip("+~").startswith(group)), None)
+        return (
+            f"{typed or where}: the configuration has no group '{group}'; {did_you_mean(group, draft.groups, lists())}"
+        )
+    twice = re.match(r"Multiple values for (\S+)\.", text)
+    if twice:
+        group = twice.group(1)
+        return (
+            f"a defaults list chooses '{group}' a second time; write `override /{group}: ...` to choose another option"
+        )
+    return f"{where} does not compose: {named.group(2) if named else text}; mend it"
+
+
+def _apply(override: Override, tree: DictConfig, draft: _Draft) -> None:
+    key, typed = override.key_or_group, override.input_line or ""
+    if key.partition(".")[0] in draft.undecided:
+        return
+    try:
+        if override.is_delete():
+            _delete(override, tree)
+            draft.origins.add_removal(key, typed)
+        else:
+            value = override.value()
+            OmegaConf.update(tree, key, value, merge=isinstance(value, dict), force_add=True)
+            draft.origins.add_override(key, value, typed.partition("=")[2])
+    except (OmegaConfBaseException, KeyError, IndexError, AttributeError, TypeError, ValueError) as err:
+        reason = str(err.args[0] if isinstance(err, KeyError) else err).splitlines()[0]
+        draft.problems.append(f"{_shown(override)} cannot be applied: {reason}")
+
+
+def _delete(override: Override, tree: DictConfig) -> None:
+    key = override.key_or_group
+    parent, _, name = key.rpartition(".")
+    node = OmegaConf.select(tree, parent) if parent else tree
+    if not isinstance(node, DictConfig) or name not in node:
+        known = {str(inner) for inner in node} if isinstance(node, DictConfig) else set()
+        raise KeyError(f"there is no key {key}; {did_you_mean(name, known, '`lathe plan --cfg job` shows every key')}")
+    value = override.value()
+    if "=" in (override.input_line or "") and value != OmegaConf.to_container(node, resolve=False)[name]:  # type: ignore[index, call-overload]
+        raise KeyError(f"{key} has another value, {node._get_node(name)}; leave '={value}' out")
+    del node[name]

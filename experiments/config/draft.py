@@ -1,0 +1,21 @@
+"""What is known while a configuration is composed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from experiments.config.source_map import Origins
+
+
+@dataclass
+class _Draft:
+    """What is known on the way; problems gather until nothing more can be found out."""
+
+    dirs: Sequence[Path]
+    groups: dict[str, dict[str, Path]]
+    problems: list[str] = field(default_factory=list)
+    origins: Origins = field(default_factory=Origins)
+    undecided: set[str] = field(default_factory=set)
+    """Groups whose option is wrong: what is said of their keys cannot be judged."""

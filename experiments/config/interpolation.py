@@ -1,0 +1,130 @@
+"""Follows every `${...}` of a composed configuration; `${oc.env:NAME}` stays as it is written."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from omegaconf.resolvers import oc
+
+from experiments.config.source_map import Origins
+from experiments.config.type_check import UNKNOWN
+from experiments.core.errors import did_you_mean
+
+UNQUOTED = re.compile(r"[\w./:@-]+")
+FOLLOWS = re.compile(r"\$\{(?!oc\.env:)")
+NOT_FOUND = re.compile(r"Interpolation key '(.+)' not found")
+
+
+class _UnsetError(Exception):
+    """An environment variable that has neither a value nor a default."""
+
+
+@dataclass
+class Interpolation:
+    """Makes plain Python of a configuration; what cannot be had is told and becomes ``UNKNOWN``."""
+
+    tree: DictConfig
+    origins: Origins
+    choices: Mapping[str, str | None]
+    problems: list[str] = field(default_factory=list)
+    _unset: set[str] = field(default_factory=set)
+
+    def plain(self) -> dict[str, Any]:
+        with _references_stay():
+            plain: dict[str, Any] = self._node(self.tree, "")
+        return plain
+
+    def links(self) -> dict[str, str]:
+        """What stands in place of a value, by dotted key: text with `${key}` in it that follows another key."""
+        found: dict[str, str] = {}
+
+        def walk(node: Any, prefix: str) -> None:
+            is_map = isinstance(node, DictConfig)
+            for key in node if is_map else range(len(node)):
+                name = f"{prefix}.{key}".lstrip(".") if is_map else f"{prefix}[{key}]"
+                child: Any = node._get_node(key)
+                if child is not None and child._is_interpolation():
+                    found[name] = str(child._value())
+                elif isinstance(child, (DictConfig, ListConfig)) and not child._is_none():
+                    walk(child, name)
+
+        walk(self.tree, "")
+        return {key: text for key, text in found.items() if FOLLOWS.search(text)}
+
+    def _node(self, node: Any, prefix: str) -> Any:
+        if isinstance(node, DictConfig):
+            return {str(key): self._child(node, key, f"{prefix}.{key!s}".lstrip(".")) for key in node}
+        if isinstance(node, ListConfig):
+            return [self._child(node, index, f"{prefix}[{index}]") for index in range(len(node))]
+        return node
+
+    def _child(self, node: DictConfig | ListConfig, key: Any, name: str) -> Any:
+        if OmegaConf.is_missing(node, key) or self.origins.text(name) == "???":  # a merge keeps what stood there before
+            self.problems.append(f"{name}=???{self.origins.place(name)} must be given; add `{name}=...`")
+            return UNKNOWN
+        try:
+            return self._node(node[key], name)
+        except OmegaConfBaseException as err:
+            typed = self.origins.typed(name, "${...}")
+            variable = _unset_variable(err)
+            if variable is None:
+                self.problems.append(f"{typed} cannot be followed: {self._reason(err, name)}")
+            elif variable not in self._unset:  # a value that others point at is told once
+                self._unset.add(variable)
+                self.problems.append(
+                    f"{typed}: the environment variable {variable} is not set; `export {variable}=...` before this command"
+                )
+            return UNKNOWN
+
+    def _reason(self, err: OmegaConfBaseException, name: str) -> str:
+        text = str(err).splitlines()[0]
+        missing = NOT_FOUND.search(text)
+        if missing is None:
+            return f"{text}; point at a key that there is"
+        parent, _, key = missing.group(1).rpartition(".")
+        node = OmegaConf.select(self.tree, parent) if parent else self.tree
+        known = [str(inner) for inner in node] if isinstance(node, DictConfig) else []
+        if self.choices.get(parent) is None:
+            return f"there is no key {missing.group(1)}; {did_you_mean(key, known, 'point at one that there is')}"
+        part = name.partition(".")[0]
+        choose = f"choose another {parent}{f' or {part}' if self.choices.get(part) else ''}"
+        otherwise = f"{choose}, or give `{name}=...`"
+        return f"{parent}={self.choices[parent]} has no {key}; {did_you_mean(key, known, otherwise)}"
+
+
+def _unset_variable(err: BaseException | None) -> str | None:
+    while err is not None and not isinstance(err, _UnsetError):
+        err = err.__cause__ or err.__context__
+    return str(err) if err is not None else None
+
+
+@contextmanager
+def _references_stay() -> Iterator[None]:
+    OmegaConf.register_new_resolver("oc.env", _reference, replace=True, use_cache=False)
+    try:
+        yield
+    finally:
+        OmegaConf.register_new_resolver("oc.env", oc.env, replace=True, use_cache=False)
+
+
+def _reference(name: str, *default: Any) -> str:
+    if not default and name not in os.environ:
+        raise _UnsetError(name)
+    return f"${{oc.env:{','.join([name, *map(_quoted, default)])}}}"
+
+
+def _quoted(default: Any) -> str:
+    """A default as one writes it, so that a configuration that was printed composes again."""
+    if not isinstance(default, str):
+        return json.dumps(default)
+    if UNQUOTED.fullmatch(default) or "${" in default:
+        return default
+    return "'" + default.replace("'", "\\'") + "'"

@@ -1,0 +1,42 @@
+"""What is said of an option that there is not, and which file of one does not compose."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from experiments.config import options
+from experiments.config.source_map import shown_path
+from experiments.core.errors import did_you_mean
+
+
+def lists(group: str = "") -> str:
+    """The command that lists what there is."""
+    return f"`{f'lathe options {group}'.strip()}` lists what there is"
+
+
+def other_option(missing: str, groups: Mapping[str, Mapping[str, Path]]) -> str:
+    """The way out where ``group/option`` is asked for, and there is none."""
+    group, _, option = missing.rpartition("/")
+    if group in groups:
+        return did_you_mean(option, groups[group], lists(group))
+    absolute = next((known for known in groups if group.endswith(f"/{known}")), None)
+    return f"write `override /{absolute}: {option}`" if absolute else did_you_mean(group, groups, lists())
+
+
+def faulty_file(err: Exception, dirs: Sequence[Path]) -> str | None:
+    """The file that fails in the same way, the user's own first."""
+    paths = [path for folder in reversed(options.folders(dirs)) for path in sorted(folder.rglob("*.yaml"))]
+    for path in paths:
+        try:
+            OmegaConf.load(path)
+        except type(err) as same:
+            if isinstance(err, RecursionError) or str(same).splitlines()[0] == str(err).splitlines()[0]:
+                return shown_path(path)
+        except (OmegaConfBaseException, yaml.YAMLError, ValueError, RecursionError):
+            continue
+    return None

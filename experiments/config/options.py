@@ -1,0 +1,54 @@
+"""What there is to choose from: the options of every group, found by looking into the folders."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import conf
+from experiments.core.errors import InputError
+
+HOUSE = Path(conf.__file__).parent
+
+
+def folders(config_dirs: Sequence[str | Path] = ()) -> list[Path]:
+    """The folders of configurations: the house's own first, then the user's."""
+    return [HOUSE, *(Path(folder) for folder in config_dirs)]
+
+
+def user_folders(config_dirs: Sequence[str | Path]) -> list[Path]:
+    """The folders of `--config-dir`, in full.
+
+    Raises:
+        InputError: they are no folders.
+    """
+    dirs = [Path(folder).expanduser().resolve() for folder in config_dirs]
+    problems = [
+        f"--config-dir {d} is not a folder; name the one that holds your groups" for d in dirs if not d.is_dir()
+    ]
+    if problems:
+        raise InputError(problems)
+    return dirs
+
+
+def groups(config_dirs: Sequence[str | Path] = ()) -> dict[str, dict[str, Path]]:
+    """The file of every option, by group and option: ``groups()["model"]["mlp"]``."""
+    found: dict[str, dict[str, Path]] = {}
+    for folder in folders(config_dirs):
+        for path in sorted(folder.rglob("*.yaml")):
+            parts = path.relative_to(folder).with_suffix("").parts
+            for depth in range(1, len(parts)):
+                found.setdefault("/".join(parts[:depth]), {}).setdefault("/".join(parts[depth:]), path)
+    return dict(sorted(found.items()))
+
+
+def header(path: Path) -> list[str]:
+    """The comment lines at the head of an option's file, without their marks and the `@package` line."""
+    lines: list[str] = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            break
+        if not re.match(r"#\s*@package", line):
+            lines.append(line.lstrip("#").strip())
+    return lines

@@ -1,0 +1,82 @@
+"""One override: its key and value in Hydra's grammar."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, Glob, IntervalSweep, Override, RangeSweep, ValueType
+from hydra.errors import HydraException
+
+from experiments.config.sweep_values import Written
+from experiments.core.errors import InputError
+from experiments.core.secrets import looks_secret
+
+
+def read_override(typed: str) -> tuple[str, Any]:
+    """The key of an override, and its value: plain, or `Written` where it is in the grammar of sweeps.
+
+    Raises:
+        InputError: it does not parse, or nothing can be overridden so.
+    """
+    try:
+        override = OverridesParser.create().parse_override(typed)
+    except HydraException as err:
+        raise InputError([_grammar(typed, str(err).splitlines()[0])]) from err
+    fault = _fault(replace(override, value_type=ValueType.ELEMENT), ())
+    if fault is not None:
+        raise InputError([f"{_shown(override)}{fault}"])
+    value: Any = override.value()
+    if isinstance(value, ChoiceSweep):
+        items = tuple(Override._convert_value(item) for item in value.list)
+        value = Written("choice", items, frozenset(value.tags), value.shuffle)
+    elif isinstance(value, RangeSweep):
+        value = Written("range", (value.start, value.stop, value.step), frozenset(value.tags), value.shuffle)
+    elif isinstance(value, IntervalSweep):
+        value = Written("interval", (value.start, value.end), frozenset(value.tags))
+    elif isinstance(value, Glob):
+        value = Written("glob", (tuple(value.include), tuple(value.exclude)))
+    return override.key_or_group, value
+
+
+def _grammar(typed: str, reason: str) -> str:
+    key, equals, value = typed.partition("=")
+    if not equals and not typed.startswith("~"):
+        return f"{typed!r} is no override; write key=value"
+    if value.startswith("="):
+        return f"{typed!r} has one '=' too many; write {key}={value.lstrip('=')}"
+    if key != key.strip() or value != value.lstrip():
+        return f"{typed!r} has a space too many; write {key.strip()}={value.strip()}"
+    if "[" in key:
+        return f"{typed!r} names a part of a list, and a list is given whole; write {key.partition('[')[0]}=[...]"
+    quote = '"' if "'" in value else "'"
+    outer = "'" if quote == '"' else '"'
+    value = "***" if looks_secret(key, value) else value
+    return f"{key}={value} does not parse ({reason}); quote the value twice: {outer}{key}={quote}{value}{quote}{outer}"
+
+
+def _fault(override: Override, groups: Collection[str]) -> str | None:
+    """What is wrong with an override whatever the configuration is."""
+    key = override.key_or_group
+    if override.is_sweep_override():
+        way_out = "give one, or ask for a sweep: `lathe run -m`"
+        if override.value_type == ValueType.SIMPLE_CHOICE_SWEEP and key not in groups:
+            way_out = f"{way_out}; a text with commas is quoted twice: \"{key}='a,b'\""
+        return f" gives several values, and a run takes one; {way_out}"
+    if not key:
+        return " names no key; write key=value"
+    if override.package is not None:
+        return f" moves an option to another place, and each has its own; leave '@{override.package}' out"
+    if re.split(r"[./]", key)[0] == "hydra":
+        return ": Hydra itself is not configured here; `--config-dir DIR` adds a folder of options"
+    return None
+
+
+def _shown(override: Override) -> str:
+    """An override as it was typed, but for secrets."""
+    typed = override.input_line or ""
+    key, equals, value = typed.partition("=")
+    return f"{key}=***" if equals and looks_secret(override.key_or_group, value) else typed

@@ -1,0 +1,121 @@
+"""What replicas that run apart, and the servers between them, can do together: the rules of `parallel=async` and its kin."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from experiments.config.rules.base import Facts
+from experiments.config.rules.topology import ELEMENTWISE, divisors, is_served, topology_of
+
+
+def _served(rule: Callable[[Facts], str | list[str] | None]) -> Callable[[Facts], str | list[str] | None]:
+    """A rule that is asked only where there are parameter servers."""
+
+    def judge(facts: Facts) -> str | list[str] | None:
+        return rule(facts) if is_served(facts) else None
+
+    return judge
+
+
+def _groups(facts: Facts) -> str | None:
+    size, replicas = facts.whole("parallel.group_size"), topology_of(facts).data
+    if replicas % size == 0:
+        return None
+    return f"parallel.group_size={size} does not divide the {replicas} replicas (parallel.data); try {divisors(replicas, size)}"
+
+
+def _backup(facts: Facts) -> list[str]:
+    backup, replicas = facts.whole("parallel.backup"), topology_of(facts).data
+    told, problems = f"parallel.backup={backup}", list[str]()
+    if backup >= replicas:
+        way_out = (
+            f"lower it to {replicas - 1}" if replicas > 1 else "set hardware.devices_per_node=2, or parallel.backup=0"
+        )
+        problems.append(f"{told} of {replicas} replicas (parallel.data) leaves none whose gradient counts; {way_out}")
+    if backup and facts.whole("parallel.group_size") > 1:
+        problems.append(
+            f"{told}: replicas stand by where each pushes for itself; set parallel.group_size=1, or parallel.backup=0"
+        )
+    if backup and facts.get("parallel.max_staleness", int, type(None)) != 0:
+        problems.append(
+            f"{told}: backups are of synchronous replicas; set parallel.max_staleness=0, or parallel.backup=0"
+        )
+    return problems
+
+
+def _correction(facts: Facts) -> str | None:
+    kind = facts.get("parallel.correction", str)
+    if kind != "none" and facts.get("parallel.max_staleness", int, type(None)) == 0:
+        rule = "corrects what is stale, and with parallel.max_staleness=0 nothing is"
+        return f"parallel.correction={kind} {rule}; set parallel.correction=none"
+    return None
+
+
+def _warm_start(facts: Facts) -> str | None:
+    warm, max_steps = facts.whole("parallel.warm_start_steps"), facts.whole_or_none("max_steps")
+    if max_steps is None or warm < max_steps:
+        return None
+    return f"parallel.warm_start_steps={warm} leaves the other replicas none of max_steps={max_steps}; lower it"
+
+
+def _delays(facts: Facts) -> list[str]:
+    replicas, delays = topology_of(facts).data, facts.get("parallel.delays_s", dict)
+    strangers = [
+        f"parallel.delays_s names replica {number}, but there are {replicas}, from 0; name one of these"
+        for number in delays
+        if not str(number).isdecimal() or int(number) >= replicas
+    ]
+    wrong = [
+        f"parallel.delays_s.{number}={delay} is no number of seconds from 0 on; write such as 0.05"
+        for number, delay in delays.items()
+        if isinstance(delay, (int, float)) and not 0 <= delay < math.inf
+    ]
+    return strangers + wrong
+
+
+def _every(facts: Facts) -> list[str]:
+    if facts.get("parallel.max_staleness", int, type(None)) != 0:
+        return []
+    return [
+        f"parallel.{name}={facts.get(f'parallel.{name}', int)}: replicas in step (parallel.max_staleness=0) exchange with every "
+        f"gradient; set parallel.{name}=1"
+        for name in ("push_every", "pull_every")
+        if facts.get(f"parallel.{name}", int) > 1
+    ]
+
+
+def _optimizer(facts: Facts) -> str | None:
+    """Servers cut anywhere; one alone has every weight whole."""
+    servers, target = facts.whole("parallel.servers"), facts.get("optimizer._target_", str)
+    if servers == 1 or target.rpartition(".")[2] in ELEMENTWISE:
+        return None
+    rule = f"sees slices of the weights on parallel.servers={servers}, and is not known to treat every number alike"
+    return f"optimizer._target_={target} {rule}, as {', '.join(ELEMENTWISE)} do; set parallel.servers=1"
+
+
+def _fp16(facts: Facts) -> str | None:
+    if facts.get("precision", str) != "fp16":
+        return None
+    return (
+        "precision=fp16 scales a loss that replicas would have to agree on; take precision=bf16, which needs no scale"
+    )
+
+
+def _workers(facts: Facts) -> str | None:
+    workers = facts.whole("num_data_workers")
+    if not workers:
+        return None
+    rule = "which batch a replica takes is known when it asks, so it fetches itself"
+    return f"num_data_workers={workers}: {rule}; set num_data_workers=0"
+
+
+def _profile(facts: Facts) -> str | None:
+    if facts.get("profile", bool) is not True:
+        return None
+    return "profile=true traces ranks that make every step together; set profile=false (async/compute_ms_mean and its like tell)"
+
+
+RULES = tuple(
+    map(_served, (_groups, _backup, _correction, _warm_start, _delays, _every, _optimizer, _fp16, _workers, _profile))
+)

@@ -1,0 +1,219 @@
+"""What a SLURM site is asked for: the rules that its words keep, told before anything queues. Imports no torch."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from experiments.config.rules.base import Facts, NotJudgedError
+from experiments.core.secrets import REFERENCE
+
+SLURM = "launchers.slurm.Slurm"
+TIME = re.compile(r"(?:(\d+)-)?(\d+):([0-5]\d):([0-5]\d)")
+MOST_LEAD_S = 65535
+"""SLURM's own limit."""
+MARGIN_S = 120
+"""SLURM may signal a minute early, and a worker takes no trial in the last half minute before that."""
+POSITIVE = (
+    "hardware.slurm.cpus_per_device", "hardware.slurm.mem_gb_per_device", "hardware.slurm.lead_s", "launcher.workers",
+    "launcher.devices_per_trial", "launcher.trials_per_device",
+)  # fmt: skip
+OWN_OPTIONS = {
+    "account": "hardware.slurm.account", "array": "launcher.workers", "constraint": "hardware.slurm.constraint",
+    "cpus-per-gpu": "hardware.slurm.cpus_per_device", "cpus-per-task": "hardware.slurm.cpus_per_device",
+    "export": "launcher.environment", "gpus": "hardware.slurm.gpu_type", "gpus-per-node": "hardware.slurm.gpu_type",
+    "gpus-per-task": "hardware.slurm.gpu_type", "gres": "hardware.slurm.gres", "job-name": "sweep.name",
+    "mem": "hardware.slurm.mem_gb_per_device", "mem-per-cpu": "hardware.slurm.mem_gb_per_device",
+    "mem-per-gpu": "hardware.slurm.mem_gb_per_device", "nodes": "hardware.nodes", "ntasks": "hardware.devices_per_node",
+    "ntasks-per-node": "hardware.devices_per_node", "partition": "hardware.slurm.partition", "qos": "hardware.slurm.qos",
+    "signal": "hardware.slurm.lead_s", "time": "hardware.slurm.time",
+}  # fmt: skip
+"""Options of sbatch that follow from a key, which says them instead."""
+FIXED_OPTIONS = ("error", "open-mode", "output", "requeue", "no-requeue", "wrap")
+"""Options by which logs are found and workers come back."""
+ALWAYS_PASSED_ON = ("HOME", "LOGNAME", "PATH", "SHELL", "TZ", "USER")
+NOT_FOR_WORKERS = ("name", "note", "tags", "hardware", "launcher", "tracking")
+
+
+def seconds(time: str) -> int | None:
+    """Length of a time limit; None where it is not of the two forms that mean the same to everyone."""
+    match = TIME.fullmatch(time)
+    if match is None:
+        return None
+    days, hours, minutes, rest = (int(part or 0) for part in match.groups())
+    return ((days * 24 + hours) * 60 + minutes) * 60 + rest
+
+
+def most_device_h(workers: int, nodes: int, devices_per_node: int, time: str) -> float:
+    """Device-hours that a submission may cost at most, unless its workers are put back into the queue."""
+    limit_s = seconds(time)
+    assert limit_s is not None, time
+    return workers * nodes * devices_per_node * limit_s / 3600
+
+
+def find_problems(config: dict[str, Any]) -> list[str]:
+    """What is wrong with how workers share their hardware, before trials see only their part of it."""
+    found: list[str] = []
+    for rule in RULES:
+        try:
+            told = rule(Facts(config, ()))
+        except NotJudgedError:
+            continue
+        found += [told] if isinstance(told, str) else told or []
+    return found
+
+
+def _positive(facts: Facts) -> list[str]:
+    found = []
+    for key in POSITIVE:
+        try:
+            value = facts.get(key, int, float)
+        except NotJudgedError:  # null, or told already
+            continue
+        if not value > 0:
+            found.append(f"{key}={value} is not more than 0; write a larger number")
+    return found
+
+
+def _needs_a_site(facts: Facts) -> str | None:
+    if facts.get("launcher._target_", str) != SLURM or facts.get("hardware.slurm", dict, type(None)) is not None:
+        return None
+    return (
+        "launcher=slurm needs hardware.slurm, and it is null: nothing says what to ask SLURM for; take a hardware that has "
+        "it, such as hardware=cpu_partition, or write your site's as docs/slurm.md shows"
+    )
+
+
+def _time(facts: Facts) -> str | None:
+    time = facts.get("hardware.slurm.time", str)
+    if seconds(time):
+        return None
+    why = "would be no limit" if seconds(time) == 0 else "is no time limit"
+    return f"hardware.slurm.time={time} {why}; write hours:minutes:seconds or days-hours:minutes:seconds, such as '04:00:00'"
+
+
+def _lead(facts: Facts) -> str | None:
+    lead_s, time = facts.get("hardware.slurm.lead_s", int), facts.get("hardware.slurm.time", str)
+    limit_s = seconds(time)
+    if lead_s > MOST_LEAD_S:
+        return f"hardware.slurm.lead_s={lead_s} is more than {MOST_LEAD_S}, the most that SLURM takes; lower it"
+    if lead_s <= 0 or not limit_s or limit_s >= lead_s + MARGIN_S:
+        return None
+    return (
+        f"hardware.slurm.lead_s={lead_s} leaves no time for a trial in time={time}: a worker needs lead_s + {MARGIN_S} s at "
+        "least, as SLURM may signal a minute early; lower the one or raise the other"
+    )
+
+
+def _cores(facts: Facts) -> str | None:
+    """Threads without cores of their own starve each other."""
+    cores = facts.get("hardware.slurm.cpus_per_device", int)
+    side_by_side = facts.get("launcher", dict).get("trials_per_device", 1)
+    if type(side_by_side) is not int or side_by_side < 1 or cores < 1:
+        return None
+    threads = facts.whole_or_none("hardware.cpu_threads") or 1
+    if cores >= threads * side_by_side:
+        return None
+    wanted, shared = f"cpu_threads={threads}", ""
+    if side_by_side > 1:
+        wanted, shared = f"{wanted} of launcher.trials_per_device={side_by_side}", " together"
+    way_out = f"write {threads * side_by_side}, or lower the other"
+    return (
+        f"hardware.slurm.cpus_per_device={cores} is fewer than {wanted} need{'' if shared else 's'}{shared}; {way_out}"
+    )
+
+
+def _gres(facts: Facts) -> str | None:
+    gres = facts.get("hardware.slurm.gres", str)
+    gpu_type = facts.get("hardware.slurm.gpu_type", str, type(None))
+    if gpu_type is not None:
+        return f"hardware.slurm.gres={gres} and gpu_type={gpu_type} both say which GPUs; set one of them to null"
+    devices = facts.whole("hardware.devices_per_node")
+    if facts.get("hardware.device", str) == "cpu":
+        return None
+    counts = [re.fullmatch(r"(gpu(?::(?!\d+$)[^:]+)?)(?::(\d+))?", part) for part in gres.split(",")]
+    found = [(match.group(1), int(match.group(2) or 1)) for match in counts if match is not None]
+    given = sum(count for _, count in found)
+    if given >= devices:
+        return None
+    kind = found[0][0] if len(found) == 1 else "gpu"
+    return (
+        f"hardware.slurm.gres={gres} is {given} GPUs a node, fewer than hardware.devices_per_node={devices}; "
+        f"write {kind}:{devices}, or lower hardware.devices_per_node"
+    )
+
+
+def _parts_of_a_node(facts: Facts) -> str | None:
+    part, devices = facts.get("launcher.devices_per_trial", int), facts.whole("hardware.devices_per_node")
+    if part < 1 or devices % part == 0:
+        return None
+    fitting = [str(count) for count in range(1, min(devices, 64) + 1) if devices % count == 0]
+    return (
+        f"launcher.devices_per_trial={part} does not divide hardware.devices_per_node={devices}, so that some would lie "
+        f"idle; try {', '.join(fitting)}"
+    )
+
+
+def _parts_of_nodes(facts: Facts) -> str | None:
+    part, nodes = facts.get("launcher.devices_per_trial", int), facts.whole("hardware.nodes")
+    if nodes == 1:
+        return None
+    return (
+        f"launcher.devices_per_trial={part} is for workers of one node, and hardware.nodes={nodes}; set hardware.nodes=1, "
+        "or launcher.devices_per_trial=null for trials that take all of them"
+    )
+
+
+def _options(facts: Facts) -> list[str]:
+    found = []
+    for name in facts.get("hardware.slurm.sbatch", dict):
+        key = f"hardware.slurm.sbatch.{name}"
+        plain = str(name).lstrip("-").replace("_", "-")
+        if plain in OWN_OPTIONS:
+            found.append(f"{key}: {OWN_OPTIONS[plain]} says it; write it there, and leave it out here")
+        elif plain in FIXED_OPTIONS:
+            found.append(f"{key} is set already, so that logs are found and workers come back; leave it out")
+        elif str(name).startswith("-") or len(plain) == 1:
+            found.append(
+                f"{key} is not the long name of an option of sbatch without its dashes; write such as 'mail-user'"
+            )
+    return found
+
+
+def _environment(facts: Facts) -> str | None:
+    """Variables that a trial refers to and that its worker would not see."""
+    if facts.get("launcher._target_", str) != SLURM:
+        return None
+    passed = facts.get("launcher.environment", list)
+    missing: dict[str, str] = {}
+    for key, name in _references({k: v for k, v in facts.config.items() if k not in NOT_FOR_WORKERS}):
+        if name not in ALWAYS_PASSED_ON and name not in passed and not name.startswith("LATHE_"):
+            missing.setdefault(name, key)
+    if not missing:
+        return None
+    needed = " and ".join(f"{name}, which {key} needs" for name, key in missing.items())
+    shown = ",".join([*map(str, passed), *missing])
+    return (
+        f"launcher.environment=[{','.join(map(str, passed))}] leaves out {needed}; write launcher.environment=[{shown}]"
+    )
+
+
+def _references(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Key and name of every variable of the environment without a default, or with one that this machine overrides."""
+    if isinstance(node, dict):
+        for name, inner in node.items():
+            yield from _references(inner, f"{key}.{name}".lstrip("."))
+    elif isinstance(node, list):
+        for index, inner in enumerate(node):
+            yield from _references(inner, f"{key}[{index}]")
+    elif isinstance(node, str):
+        for name, default in REFERENCE.findall(node):
+            if not default or name in os.environ:
+                yield key, name
+
+
+RULES: tuple[Callable[[Facts], str | list[str] | None], ...] = (
+    _needs_a_site, _positive, _time, _lead, _cores, _gres, _parts_of_a_node, _parts_of_nodes, _options, _environment,
+)  # fmt: skip

@@ -1,0 +1,244 @@
+"""Reads what a class takes from its source, without importing it: its constructor is its schema."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TypeGuard
+
+from experiments.config.source_map import shown_path
+from experiments.core.errors import did_you_mean
+
+# `torch.nn.Module` is declared with `*args, **kwargs`, and refuses any.
+WITHOUT_ARGUMENTS = {"object", "ABC", "Protocol", "Generic", "torch.nn.Module", "torch.nn.modules.module.Module"}
+
+OF_MODELS = ("timm", "torchvision", "transformers")
+"""Packages of the extra `models`."""
+
+
+class SourceError(Exception):
+    """The source behind a dotted path cannot be read; the message says which part of it."""
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One argument of a constructor, or one field of a dataclass."""
+
+    annotation: ast.expr | None
+    required: bool
+    default: ast.expr | None = None
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a class can be given by name."""
+
+    target: str
+    arguments: dict[str, Argument]
+    is_open: bool
+    """True where it takes `**kwargs`, a base of it cannot be read or makes constructors, so that no name is unknown."""
+    module: Module
+    """Where the arguments are written, which may be a base."""
+    defined_in: str
+    """Name of the module that defines the class or function itself."""
+    is_class: bool = True
+
+
+@dataclass(frozen=True)
+class Module:
+    """One parsed source file."""
+
+    name: str
+    path: Path
+    classes: dict[str, ast.ClassDef] = field(default_factory=dict)
+    functions: dict[str, ast.FunctionDef] = field(default_factory=dict)
+    aliases: dict[str, ast.expr] = field(default_factory=dict)
+    imports: dict[str, str] = field(default_factory=dict)
+    stars: list[str] = field(default_factory=list)
+    """Modules of which everything is imported."""
+
+
+def read(target: str) -> Signature:
+    """Signature of the class or function at a dotted path.
+
+    Args:
+        target: such as ``modules.model.mlp.Mlp``.
+
+    Raises:
+        SourceError: there is no such module, no such class in it, or no Python source.
+    """
+    module_name, _, name = target.rpartition(".")
+    if not module_name:
+        raise SourceError(f"'{target}' names no module; write package.module.Class")
+    return _find(target, module_name, name, hops=6)
+
+
+def _find(target: str, module_name: str, name: str, hops: int) -> Signature:
+    module = parse(module_name)
+    if name in module.classes:
+        return _of_class(target, module, module.classes[name], hops)
+    if name in module.functions:
+        return _of_function(target, module, module.functions[name], is_class=False)
+    elsewhere = [module.imports[name]] if name in module.imports else [f"{star}.{name}" for star in module.stars]
+    for dotted in elsewhere if hops else ():
+        parent, _, original = dotted.rpartition(".")
+        try:
+            return _find(target, parent, original, hops - 1)
+        except SourceError:
+            if name in module.imports:
+                raise
+    way_out = did_you_mean(name, module.classes, otherwise=f"see {shown_path(module.path)}")
+    raise SourceError(f"module '{module_name}' has no class '{name}'; {way_out}")
+
+
+def _of_class(target: str, module: Module, node: ast.ClassDef, hops: int) -> Signature:
+    for item in node.body:
+        if isinstance(item, ast.FunctionDef) and item.name == "__init__":
+            return _of_function(target, module, item, is_class=True)
+    bases = [_inherited(target, module, base, hops - 1) for base in node.bases if hops]
+    # Such a class can make a constructor for its subclasses, as configurations of transformers get one.
+    remakes = any(isinstance(item, ast.FunctionDef) and item.name == "__init_subclass__" for item in node.body)
+    if any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list):
+        inherited = {name: argument for base in reversed(bases) for name, argument in base.arguments.items()}
+        return Signature(target, inherited | _fields(node), remakes, module, module.name)
+    found = next((base for base in bases if base.arguments or base.is_open), None)
+    if found is None:
+        return Signature(target, {}, remakes, module, module.name)
+    return replace(found, defined_in=module.name, is_open=found.is_open or remakes)
+
+
+def _inherited(target: str, module: Module, base: ast.expr, hops: int) -> Signature:
+    """What a base takes; everything, where its source cannot be read."""
+    dotted = ast.unparse(base.value if isinstance(base, ast.Subscript) else base)
+    if dotted in module.classes:
+        return _of_class(target, module, module.classes[dotted], hops)
+    head, _, rest = dotted.partition(".")
+    full = module.imports.get(head, head) + (f".{rest}" if rest else "")
+    if full in WITHOUT_ARGUMENTS or full.startswith(("typing.", "abc.", "collections.abc.")):
+        return Signature(target, {}, False, module, module.name)
+    parent, _, name = full.rpartition(".")
+    try:
+        return _find(target, parent, name, hops)
+    except SourceError:
+        return Signature(target, {}, True, module, module.name)
+
+
+def _fields(node: ast.ClassDef) -> dict[str, Argument]:
+    found: dict[str, Argument] = {}
+    for item in node.body:
+        if not isinstance(item, ast.AnnAssign) or not isinstance(item.target, ast.Name):
+            continue
+        default = item.value
+        words = {word.arg: word.value for word in default.keywords} if _is_field(default) else {}
+        if "ClassVar" in ast.unparse(item.annotation) or ast.unparse(words.get("init", ast.Constant(True))) == "False":
+            continue
+        required = default is None or (_is_field(default) and not words.keys() & {"default", "default_factory"})
+        found[item.target.id] = Argument(item.annotation, required, default)
+    return found
+
+
+def _is_field(default: ast.expr | None) -> TypeGuard[ast.Call]:
+    return isinstance(default, ast.Call) and ast.unparse(default.func).split(".")[-1] == "field"
+
+
+def _of_function(target: str, module: Module, node: ast.FunctionDef, is_class: bool) -> Signature:
+    spec = node.args
+    positional = [*spec.posonlyargs, *spec.args]
+    defaults: list[ast.expr | None] = [None] * (len(positional) - len(spec.defaults)) + list(spec.defaults)
+    pairs = list(zip(positional, defaults, strict=True))[1 if is_class else 0 :]  # a class gives `self` by itself
+    pairs += list(zip(spec.kwonlyargs, spec.kw_defaults, strict=True))
+    arguments = {arg.arg: Argument(arg.annotation, default is None, default) for arg, default in pairs}
+    return Signature(target, arguments, spec.kwarg is not None, module, module.name, is_class)
+
+
+def parse(module_name: str) -> Module:
+    """Parse the source of a module that is found on the import path but not imported.
+
+    Raises:
+        SourceError: no such module, or it has no Python source.
+    """
+    path = _source_of(module_name)
+    return _parse(module_name, path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=512)
+def _parse(module_name: str, path: Path, modified_ns: int) -> Module:
+    """Parse one file as it was at one time: in a notebook a class is edited and composed again."""
+    module = Module(module_name, path)
+    package = module_name if path.name == "__init__.py" else module_name.rpartition(".")[0]
+    try:
+        body = ast.parse(path.read_text(encoding="utf-8")).body
+    except SyntaxError as err:
+        raise SourceError(f"{shown_path(path)}:{err.lineno} is no valid Python: {err.msg}") from err
+    except (OSError, ValueError) as err:
+        raise SourceError(f"{shown_path(path)} cannot be read: {err}") from err
+    for node in body:
+        _collect(node, module, package)
+    return module
+
+
+def _collect(node: ast.stmt, module: Module, package: str) -> None:
+    if isinstance(node, ast.ClassDef):
+        module.classes[node.name] = node
+    elif isinstance(node, ast.FunctionDef):
+        module.functions[node.name] = node
+    elif isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
+        module.aliases[node.targets[0].id] = node.value
+    elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None:
+        module.aliases[node.target.id] = node.value
+    elif isinstance(node, ast.Import):
+        for name in node.names:
+            module.imports[name.asname or name.name.partition(".")[0]] = (
+                name.name if name.asname else name.name.partition(".")[0]
+            )
+    elif isinstance(node, ast.ImportFrom):
+        parts = package.split(".")
+        base = ".".join(parts[: len(parts) - node.level + 1]) if node.level else ""
+        origin = ".".join(part for part in (base, node.module or "") if part)
+        for name in node.names:
+            if name.name == "*":
+                module.stars.append(origin)
+            module.imports[name.asname or name.name] = f"{origin}.{name.name}"
+    elif isinstance(node, (ast.If, ast.Try)):
+        for inner in ast.iter_child_nodes(node):
+            if isinstance(inner, ast.stmt):
+                _collect(inner, module, package)
+
+
+def _source_of(module_name: str) -> Path:
+    top, *rest = module_name.split(".")
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None and top in OF_MODELS:
+        raise SourceError(f"{top} is not installed; `pip install 'lathe[models]'`")
+    if spec is None:
+        raise SourceError(f"no package '{top}' is on the import path; install it, or start from the folder it lies in")
+    folders = [Path(folder) for folder in spec.submodule_search_locations or []]
+    source = Path(spec.origin) if spec.origin and spec.origin.endswith(".py") else None
+    known = top
+    for part in rest:
+        source, inner = _step(folders, part)
+        if source is None and not inner:
+            siblings = {path.stem for folder in folders for path in folder.iterdir() if path.suffix in ("", ".py")}
+            raise SourceError(f"package '{known}' has no module '{part}'; {did_you_mean(part, siblings)}")
+        folders, known = inner, f"{known}.{part}"
+    if source is None:
+        raise SourceError(f"'{module_name}' has no Python source that could be read")
+    return source
+
+
+def _step(folders: list[Path], part: str) -> tuple[Path | None, list[Path]]:
+    """Source and sub-folders of one module of a package."""
+    for folder in folders:
+        init = folder / part / "__init__.py"
+        if init.is_file():
+            return init, [folder / part]
+        if (folder / f"{part}.py").is_file():
+            return folder / f"{part}.py", []
+    namespaces = [folder / part for folder in folders if (folder / part).is_dir()]
+    return None, namespaces

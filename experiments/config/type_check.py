@@ -1,0 +1,203 @@
+"""Holds a plain value against a type annotation that was read from source."""
+
+from __future__ import annotations
+
+import ast
+from typing import Any
+
+from experiments.config.signature import Module, SourceError, parse
+
+SCALARS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "None": "null"}
+SEVERAL = {"int": "whole numbers", "float": "numbers", "bool": "true or false", "str": "texts"}
+EXAMPLES = {"int": "10", "float": "0.1", "bool": "true", "str": "word"}
+LISTS = {"list", "List", "Sequence", "Iterable", "Collection"}
+MAPS = {"dict", "Dict", "Mapping"}
+
+UNKNOWN = object()
+"""Stands for a value whose own fault was told already; it fits everything."""
+
+
+def is_reference(value: Any) -> bool:
+    """True for text that stands for a variable of the environment of the machine that runs the trial."""
+    return isinstance(value, str) and "${oc.env:" in value
+
+
+def mismatch(value: Any, annotation: ast.expr | None, module: Module) -> str | None:
+    """What is wanted where ``value`` does not fit, else None.
+
+    Annotations that say nothing about plain values (a `Tensor`, a `Callable`) are fitted by anything that is built
+    (`_target_`), and by anything at all where no other member of a union could decide.
+    """
+    members = _members(annotation, module)
+    wants = [_wanted(member, value, module) for member in members]
+    if value is UNKNOWN or None in wants or not members:
+        return None
+    known = [want for want in wants if want]
+    if not known or (isinstance(value, dict) and "_target_" in value and "" in wants):
+        return None
+    return " or ".join(dict.fromkeys(known))
+
+
+def wanted(annotation: ast.expr | None, module: Module) -> str | None:
+    """What an annotation wants, or None where it says nothing about plain values."""
+    return mismatch(object(), annotation, module)
+
+
+def example(annotation: ast.expr | None, module: Module) -> str:
+    """A value that fits, as one would type it; "..." where nothing is known."""
+    for member in _members(annotation, module):
+        name, items = _name(member), _items(member) if isinstance(member, ast.Subscript) else []
+        if name in EXAMPLES:
+            return EXAMPLES[name]
+        if name == "Literal":
+            return str(ast.literal_eval(items[0]))
+        if name in LISTS | {"tuple", "Tuple"} and items:
+            items = items[:1] if name in LISTS or _is_endless(items) else items
+            return f"[{', '.join(example(item, module) for item in items)}]"
+        if name in MAPS:
+            return "{key: value}"
+    return "null" if "None" in map(_name, _members(annotation, module)) else "..."
+
+
+def inner_of_map(annotation: ast.expr | None, module: Module) -> ast.expr | None:
+    """The annotation of a map's values."""
+    for member in _members(annotation, module):
+        if _name(member) in MAPS and isinstance(member, ast.Subscript) and len(_items(member)) == 2:
+            return _items(member)[1]
+    return None
+
+
+def canonical(value: Any, annotation: ast.expr | None, module: Module) -> Any:
+    """One spelling for one value: a whole number where a number is wanted becomes a float, so that ids do not differ."""
+    for member in _members(annotation, module):
+        items = _items(member) if isinstance(member, ast.Subscript) else []
+        if isinstance(value, list) and _name(member) in LISTS | {"tuple", "Tuple"} and items:
+            spread = items if len(items) == len(value) and not _is_endless(items) else items[:1] * len(value)
+            return [canonical(item, inner, module) for item, inner in zip(value, spread, strict=True)]
+    names = {_name(member) for member in _members(annotation, module)}
+    return float(value) if type(value) is int and "float" in names and "int" not in names else value
+
+
+def choices(annotation: ast.expr | None, module: Module) -> list[str]:
+    """The values of a `Literal` annotation, for completion and help."""
+    found: list[str] = []
+    for member in _members(annotation, module):
+        if _name(member) == "Literal" and isinstance(member, ast.Subscript):
+            found += [str(ast.literal_eval(item)) for item in _items(member)]
+        elif _name(member) == "bool":
+            found += ["true", "false"]
+    return found
+
+
+def kind(value: Any) -> str:
+    """What YAML made of a text, in words."""
+    return str(value).lower() if isinstance(value, bool) else f"the number {value}"
+
+
+def _members(annotation: ast.expr | None, module: Module, depth: int = 8) -> list[ast.expr]:
+    """The alternatives of a union, with aliases looked through."""
+    if annotation is None or depth == 0:
+        return []
+    if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
+        return _members(ast.parse(annotation.value, mode="eval").body, module, depth - 1)
+    if isinstance(annotation, ast.BinOp) and isinstance(annotation.op, ast.BitOr):
+        return _members(annotation.left, module, depth - 1) + _members(annotation.right, module, depth - 1)
+    if isinstance(annotation, ast.Subscript) and _name(annotation) in ("Optional", "Union"):
+        found = [m for item in _items(annotation) for m in _members(item, module, depth - 1)]
+        return [*found, ast.Constant(None)] if _name(annotation) == "Optional" else found
+    if isinstance(annotation, ast.Subscript) and _name(annotation) in ("Annotated", "Final"):
+        return _members(_items(annotation)[0], module, depth - 1)
+    if isinstance(annotation, ast.Name) and annotation.id in module.aliases:
+        return _members(module.aliases[annotation.id], module, depth - 1)
+    # Not torch's: what an optimizer's parameters are is for people who write Python.
+    if isinstance(annotation, ast.Name) and not module.imports.get(annotation.id, "torch.").startswith("torch."):
+        return _imported_members(annotation, module, depth)
+    return [annotation]
+
+
+def _imported_members(annotation: ast.Name, module: Module, depth: int) -> list[ast.expr]:
+    """The same for an alias that another file defines."""
+    home, _, name = module.imports[annotation.id].rpartition(".")
+    try:
+        found = parse(home)
+    except SourceError:  # of a package without source; it says nothing about plain values
+        return [annotation]
+    return _members(found.aliases[name], found, depth - 1) if name in found.aliases else [annotation]
+
+
+def _wanted(member: ast.expr, value: Any, module: Module) -> str | None:
+    """None where the value fits, "" where the member says nothing about plain values, else what it wants."""
+    name = _name(member)
+    if name in SCALARS:
+        return None if _is_scalar(name, value) else SCALARS[name]
+    if name == "Literal" and isinstance(member, ast.Subscript):
+        allowed = [ast.literal_eval(item) for item in _items(member)]
+        return None if value in allowed and type(value) in map(type, allowed) else "one of " + _listed(allowed)
+    if name in LISTS:
+        return _wanted_list(member, value, module)
+    if name in ("tuple", "Tuple"):
+        return _wanted_tuple(member, value, module)
+    if name in MAPS:
+        return _wanted_map(member, value, module)
+    return None if name in ("Any", "object") else ""
+
+
+def _is_scalar(name: str, value: Any) -> bool:
+    if name == "None":
+        return value is None
+    if name == "bool":
+        return isinstance(value, bool)
+    if name == "str":
+        return isinstance(value, str)
+    numeric = (int,) if name == "int" else (int, float)
+    return isinstance(value, numeric) and not isinstance(value, bool)
+
+
+def _wanted_list(member: ast.expr, value: Any, module: Module) -> str | None:
+    items = _items(member) if isinstance(member, ast.Subscript) else []
+    inner = items[0] if items else None
+    if isinstance(value, list) and all(mismatch(item, inner, module) is None for item in value):
+        return None
+    several = SEVERAL.get(_name(inner), "") if inner is not None else ""
+    return f"a list of {several}" if several else "a list"
+
+
+def _wanted_tuple(member: ast.expr, value: Any, module: Module) -> str | None:
+    items = _items(member) if isinstance(member, ast.Subscript) else []
+    if not items or _is_endless(items):
+        return _wanted_list(ast.Subscript(ast.Name("list"), items[0]) if items else member, value, module)
+    fits = isinstance(value, list) and len(value) == len(items)
+    if fits and all(mismatch(v, inner, module) is None for v, inner in zip(value, items, strict=True)):
+        return None
+    return f"a list of {len(items)} ({', '.join(wanted(item, module) or 'anything' for item in items)})"
+
+
+def _wanted_map(member: ast.expr, value: Any, module: Module) -> str | None:
+    inner = inner_of_map(member, module)
+    if not isinstance(value, dict):
+        return "a map"
+    wants = [want for item in value.values() if (want := mismatch(item, inner, module)) is not None]
+    return f"a map to {wants[0]}" if wants else None
+
+
+def _is_endless(items: list[ast.expr]) -> bool:
+    """True for the `...` of `tuple[int, ...]`."""
+    return isinstance(items[-1], ast.Constant) and items[-1].value is ...
+
+
+def _name(node: ast.expr) -> str:
+    if isinstance(node, ast.Subscript):
+        return _name(node.value)
+    if isinstance(node, ast.Attribute):
+        return node.attr
+    if isinstance(node, ast.Constant) and node.value is None:
+        return "None"
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def _items(node: ast.Subscript) -> list[ast.expr]:
+    return list(node.slice.elts) if isinstance(node.slice, ast.Tuple) else [node.slice]
+
+
+def _listed(values: list[Any]) -> str:
+    return ", ".join(str(value) for value in values)

@@ -1,0 +1,291 @@
+"""Holds a composed configuration against its closed schema and tells every fault at once."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+from experiments.config import signature
+from experiments.config import type_check as check
+from experiments.config.allowlist import is_allowed, is_own
+from experiments.config.options import HOUSE
+from experiments.config.signature import Argument, Module, Signature, SourceError
+from experiments.config.source_map import Origins
+from experiments.core.errors import did_you_mean
+from experiments.core.secrets import secret_keys
+
+ROOT = "experiments.config.schema.Experiment"
+MARKS = ("_target_", "_partial_")
+METHODS = {
+    "data": ("load",), "evaluator": ("measure", "measure_model"), "launcher": ("launch", "submit"), "model": ("forward",),
+    "objective": ("__call__", "forward"), "parallel": ("train_step", "layouts"), "schedule": ("factor",),
+}  # fmt: skip
+"""By what a class shows that it is of the kind that a key of the root wants: it has one of these."""
+
+
+@dataclass
+class Validation:
+    """One pass over a configuration; afterwards ``problems`` holds what is wrong."""
+
+    origins: Origins
+    trust: Collection[str] = ()
+    groups: Collection[str] = ()
+    problems: list[str] = field(default_factory=list)
+    config: dict[str, Any] = field(default_factory=dict)
+
+    def root(self, config: dict[str, Any]) -> None:
+        """Check everything from the root down, and bring its numbers to one spelling."""
+        for key in secret_keys(config):
+            self.secret(key)
+        self.config = config
+        self._fields(config, signature.read(ROOT), "")
+
+    def fields(self, node: dict[str, Any], schema: str, prefix: str) -> None:
+        """Check a map against another class of the schema.
+
+        Args:
+            node: the map; its numbers are brought to one spelling.
+            schema: full name of the class.
+            prefix: what its keys are called by, such as ``sweep.``.
+        """
+        self._fields(node, signature.read(schema), prefix)
+
+    def secret(self, key: str) -> None:
+        """Tell of a value that must not be written down."""
+        self.problems.append(
+            f"{key}=***{self.origins.place(key)} looks like a secret, which must not be written into a trial; "
+            f"put it into the environment and write '{key}=${{oc.env:NAME}}'"
+        )
+
+    def _fields(self, node: dict[str, Any], spec: Signature, prefix: str) -> None:
+        for name, value in node.items():
+            key = f"{prefix}{name}"
+            if name in spec.arguments:
+                node[name] = self._field(value, spec.arguments[name], spec.module, key)
+            else:
+                self._unknown_field(key, value, spec)
+        for name, argument in spec.arguments.items():
+            if name not in node:
+                self._missing(f"{prefix}{name}", argument, spec.module, "the schema wants")
+
+    def _unknown_field(self, key: str, value: Any, spec: Signature) -> None:
+        parent, _, name = key.rpartition(".")
+        typed = self.origins.typed(key, value)
+        if parent:
+            self.problems.append(f"{typed}: {parent} has no key {name!r}; {did_you_mean(name, spec.arguments)}")
+        elif key in self.groups:
+            place = self.origins.place(key)
+            self.problems.append(
+                f"{key}{place}: an option's values must go to keys of the configuration, and '{key}' is none; "
+                "begin its file with `# @package _global_`"
+            )
+        else:
+            inside = [f"{part}.{name}" for part, node in self.config.items() if isinstance(node, dict) and name in node]
+            way_out = did_you_mean(name, {*spec.arguments, *self.groups}, "`lathe plan --cfg job` shows every key")
+            way_out = f"did you mean {' or '.join(map(repr, inside))}?" if inside else way_out
+            self.problems.append(f"{typed}: the configuration has no key {name!r}; {way_out}")
+
+    def _field(self, value: Any, argument: Argument, module: Module, key: str) -> Any:
+        name, may_be_null = _class_of(argument.annotation)
+        if value is check.UNKNOWN or (value is None and may_be_null and name in module.classes):
+            return value
+        if name == "Part":
+            self.part(value, key)
+        elif name in module.classes and isinstance(value, dict):
+            self._fields(value, signature.read(f"{module.name}.{name}"), f"{key}.")
+        elif name in module.classes:
+            inner = ", ".join(signature.read(f"{module.name}.{name}").arguments)
+            null = " or null" if may_be_null else ""
+            self.problems.append(f"{self.origins.typed(key, value)} is not a map{null}; its keys are {inner}")
+        else:
+            return self._plain(value, argument, module, key)
+        return value
+
+    def part(self, node: Any, key: str) -> None:
+        """Check a node that names a class, and the nodes inside it that do."""
+        target = node.get("_target_") if isinstance(node, dict) else None
+        if not isinstance(target, str):
+            typed = self.origins.typed(key, node) if not isinstance(node, dict) else f"{key}{self.origins.place(key)}"
+            if target is not None:
+                typed = self.origins.typed(f"{key}._target_", target)
+            self.problems.append(
+                f"{typed} names no class to build; write `_target_: package.module.Class` among its values, "
+                f"or choose what `lathe options {key}` lists"
+            )
+            return
+        spec = self._signature(target, key)
+        if spec is not None:
+            self._arguments(node, spec, key)
+
+    def _signature(self, target: str, key: str) -> Signature | None:
+        typed = self.origins.typed(f"{key}._target_", target)
+        package = target.partition(".")[0]
+        trust = f"if you trust the code of '{package}', add `--trust {package}`"
+        if "." not in target:
+            self.problems.append(f"{typed} is no full path to a class; write package.module.Class")
+        elif not is_allowed(target, self.trust):
+            self.problems.append(f"{typed} is not on the list of code that may run; {trust}")
+        elif (wrong := _wrong_folder(target, key)) is not None:
+            self.problems.append(f"{typed} is {wrong}, not a {key}; `lathe options {key}` lists what fits")
+        else:
+            return self._read(target, typed, key)
+        return None
+
+    def _read(self, target: str, typed: str, key: str) -> Signature | None:
+        try:
+            spec = signature.read(target)
+        except SourceError as err:
+            self.problems.append(f"{typed} cannot be found: {err}")
+            return None
+        if not is_allowed(f"{spec.defined_in}.", self.trust):
+            self.problems.append(
+                f"{typed} only stands there by an import from '{spec.defined_in}', which is not on the list of code "
+                f"that may run; name a class that '{target.rpartition('.')[0]}' defines itself"
+            )
+            return None
+        if not spec.is_class and is_own(target):
+            self.problems.append(f"{typed} is a function; name a class")
+            return None
+        if not _serves(spec, key):
+            methods = " or ".join(METHODS[key])
+            self.problems.append(
+                f"{typed} is no {key}: {methods} is missing there, or only declared; `lathe options {key}` lists what fits"
+            )
+            return None
+        return spec
+
+    def _arguments(self, node: dict[str, Any], spec: Signature, key: str) -> None:
+        short = spec.target.rpartition(".")[2]
+        partial = node.get("_partial_", False)
+        if not isinstance(partial, bool):
+            self.problems.append(f"{self.origins.typed(f'{key}._partial_', partial)} is not true or false; write one")
+        elif partial and "." not in key and "[" not in key and key != "optimizer":
+            self.problems.append(
+                f"{self.origins.typed(f'{key}._partial_', partial)}: nothing is given to a {key} later, "
+                "as the parameters are to an optimizer; leave it out"
+            )
+        for name, value in node.items():
+            if name in spec.arguments:
+                node[name] = self._plain(value, spec.arguments[name], spec.module, f"{key}.{name}")
+            elif name not in MARKS and not spec.is_open:
+                typed = self.origins.typed(f"{key}.{name}", value)
+                self.problems.append(f"{typed}: {short} has no argument {name!r}; {did_you_mean(name, spec.arguments)}")
+            elif name not in MARKS:
+                self._parts_inside(value, f"{key}.{name}")
+        for name, argument in spec.arguments.items():
+            if argument.required and name not in node and not partial:
+                self._missing(f"{key}.{name}", argument, spec.module, f"{short} wants")
+
+    def _missing(self, key: str, argument: Argument, module: Module, who: str) -> None:
+        wanted = check.wanted(argument.annotation, module)
+        if key in self.origins.removed:
+            self.problems.append(f"{self.origins.removed[key]} takes away what must stand; leave that override out")
+        elif argument.annotation is not None and wanted is None:
+            partial = f"`{key.rpartition('.')[0]}._partial_=true` if code gives it later"
+            self.problems.append(
+                f"{key} is missing; {who} an object: name its class (`{key}._target_=...`), or {partial}"
+            )
+        else:
+            example = check.example(argument.annotation, module)
+            self.problems.append(f"{key} is missing; {who} {wanted or 'it'}: write `{key}={example}` or the like")
+
+    def _plain(self, value: Any, argument: Argument, module: Module, key: str) -> Any:
+        """Check a value that is no field of the schema's own classes; its one spelling."""
+        inner = check.inner_of_map(argument.annotation, module)
+        if isinstance(value, dict) and "_target_" not in value and inner is not None:
+            return {
+                name: self._plain(item, Argument(inner, True), module, f"{key}.{name}") for name, item in value.items()
+            }
+        wanted = check.mismatch(value, argument.annotation, module)
+        if wanted is not None and key not in self.origins.traps:
+            way_out = self._way_out(key, value, argument, module, wanted)
+            self.problems.append(f"{self.origins.typed(key, value)} is not {wanted}; {way_out}")
+        self._parts_inside(value, key)
+        return check.canonical(value, argument.annotation, module)
+
+    def _parts_inside(self, value: Any, key: str) -> None:
+        if isinstance(value, dict) and "_target_" in value:
+            self.part(value, key)
+        elif isinstance(value, dict):
+            for name, inner in value.items():
+                self._parts_inside(inner, f"{key}.{name}")
+        elif isinstance(value, list):
+            for index, inner in enumerate(value):
+                self._parts_inside(inner, f"{key}[{index}]")
+
+    def _way_out(self, key: str, value: Any, argument: Argument, module: Module, wanted: str) -> str:
+        text = self.origins.text(key)
+        written = text is not None and not isinstance(value, (str, dict, list)) and value is not None
+        options = check.choices(argument.annotation, module)
+        if written and ("text" in wanted or text in options):  # YAML made something else of it
+            quoted = f"'{text}'" if self.origins.place(key) else f"\"{key}='{text}'\", with both kinds of quotes"
+            return f"YAML reads {text} as {check.kind(value)}: write {quoted}"
+        if check.is_reference(value):
+            return f"what the environment gives is text; write the value itself, on a command line {key}=$NAME"
+        if options and "bool" not in options:
+            return did_you_mean(str(value), options, otherwise="write one of these")
+        example = check.example(argument.annotation, module)
+        if isinstance(value, float) and value.is_integer() and "whole number" in wanted:
+            example = str(int(value))
+        return f"write `{key}={example}` or the like"
+
+
+def _class_of(annotation: ast.expr | None) -> tuple[str, bool]:
+    """The class that a field of the schema names, and whether it may be null; "" where it names none alone."""
+    optional = isinstance(annotation, ast.BinOp) and ast.unparse(annotation.right) == "None"
+    named = annotation.left if optional and isinstance(annotation, ast.BinOp) else annotation
+    return (named.id if isinstance(named, ast.Name) else ""), optional
+
+
+def _serves(spec: Signature, key: str) -> bool:
+    """True where a class has, or by what its source does not tell could have, what is called on a part of its kind."""
+    if key not in METHODS or not (key == "launcher" or is_own(spec.target)):  # code of the user's fails by itself
+        return True
+    wanted, module = METHODS[key], signature.parse(spec.defined_in)
+    node = module.classes.get(spec.target.rpartition(".")[2])
+    if node is not None and any(ast.unparse(base).startswith("Protocol") for base in node.bases):
+        return False
+    return node is None or _has(wanted, node, module, hops=6)
+
+
+def _has(wanted: Collection[str], node: ast.ClassDef, module: Module, hops: int) -> bool:
+    names = {item.name for item in node.body if isinstance(item, ast.FunctionDef)}
+    names |= {ast.unparse(target) for item in node.body if isinstance(item, ast.Assign) for target in item.targets}
+    if names & {*wanted, "__getattr__"}:
+        return True
+    for base in node.bases:
+        dotted = ast.unparse(base.value if isinstance(base, ast.Subscript) else base)
+        if dotted in module.classes:
+            if hops and _has(wanted, module.classes[dotted], module, hops - 1):
+                return True
+            continue
+        head, _, rest = dotted.partition(".")
+        full = module.imports.get(head, head) + (f".{rest}" if rest else "")
+        if full not in signature.WITHOUT_ARGUMENTS and not full.startswith("typing."):
+            return _has_elsewhere(wanted, full, hops)
+    return False
+
+
+def _has_elsewhere(wanted: Collection[str], full: str, hops: int) -> bool:
+    try:
+        module = signature.parse(full.rpartition(".")[0])
+    except SourceError:
+        return full not in dir(builtins)
+    node = module.classes.get(full.rpartition(".")[2])
+    return node is None or not hops or _has(wanted, node, module, hops - 1)
+
+
+def _wrong_folder(target: str, key: str) -> str | None:
+    """What the house's own class is, where it is not what its key wants; a key of the root is named as its folder."""
+    package, _, rest = target.partition(".")
+    folder = rest.partition(".")[0]
+    if package == "launchers":
+        return None if key == "launcher" else "a launcher"
+    if target.startswith("torch.optim."):
+        return None if key == "optimizer" or "." in key else "an optimizer"
+    if package != "modules" or "." in key or folder == key or not (HOUSE.parent / "modules" / folder).is_dir():
+        return None
+    return f"a part of '{folder}'"

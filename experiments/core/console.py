@@ -1,0 +1,85 @@
+"""What a person sees: a progress bar on a terminal, plain lines elsewhere, and the tables before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+SHOWN_PER_EVALUATION = 6
+WIDTH_OF_A_FILE = 160
+
+
+def console(stream: TextIO | None = None) -> Console:
+    """A terminal as wide as it is; a file or pipe wide enough that no path is folded."""
+    found = Console(file=stream)
+    return found if found.is_terminal else Console(file=stream, width=WIDTH_OF_A_FILE)
+
+
+class Display:
+    """Progress of one training."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.console = console(stream)
+        self._progress: Progress | None = None
+        self._task = TaskID(0)
+        self._num_steps = 0
+
+    @contextmanager
+    def training(self, name: str, num_steps: int) -> Iterator[None]:
+        """Show the steps of a training for as long as the context is open."""
+        self._num_steps = num_steps
+        if not self.console.is_terminal:
+            yield
+            return
+        columns = (  # what does not fit into a narrow terminal is cut off from the right
+            TextColumn("[bold]{task.description}"), BarColumn(bar_width=16), MofNCompleteColumn(),
+            TimeRemainingColumn(compact=True), TextColumn("{task.fields[values]}"),
+        )  # fmt: skip
+        with Progress(*columns, console=self.console, transient=True) as progress:
+            self._progress = progress
+            self._task = progress.add_task(name, total=num_steps, values="starting")
+            yield
+        self._progress = None
+
+    def started(self, step: int) -> None:
+        """The job has its data and its model; ``step`` steps were done before."""
+        if step:
+            self.say(f"resumed after step {step}")
+        if self._progress:
+            self._progress.reset(self._task, completed=step, total=self._num_steps)
+
+    def metrics(self, step: int, new: dict[str, float], latest: dict[str, float]) -> None:
+        """A point of the curves came in."""
+        if self._progress:
+            self._progress.update(self._task, completed=step, values=_bar_text(latest))
+        if any(name.startswith(("val/", "test/")) for name in new):
+            texts = [f"{name} {value:.4g}" for name, value in list(new.items())[:SHOWN_PER_EVALUATION]]
+            texts = [f"{name} {latest[name]:.4g}" for name in _train_metrics(latest)[:1]] + texts
+            self.say(f"step {step}/{self._num_steps}  " + "  ".join(texts))
+
+    def say(self, line: str) -> None:
+        """One plain line."""
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def waiting(self, what: str) -> AbstractContextManager[object]:
+        """A sign of life during something that has no steps."""
+        return self.console.status(what) if self.console.is_terminal else nullcontext()
+
+
+def _bar_text(latest: dict[str, float]) -> str:
+    parts = []
+    parts += [f"{name} {latest[name]:.4f}" for name in _train_metrics(latest)[:1]]
+    scores = [name for name in latest if name.startswith("val/") and not name.endswith("loss_nats")]
+    parts += [f"{name} {latest[name]:.4f}" for name in scores[:1]]
+    if "perf/samples_per_s" in latest:
+        parts.append(f"{latest['perf/samples_per_s']:,.0f} samples/s")
+    return "  ".join(parts)
+
+
+def _train_metrics(latest: dict[str, float]) -> list[str]:
+    """Of the training, the objective's first metric first: its loss."""
+    return [name for name in latest if name.startswith("train/")]

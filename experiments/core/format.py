@@ -1,0 +1,67 @@
+"""Values, times and counts as text."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+
+def point_text(values: Mapping[str, Any], short: Mapping[str, str] | None = None) -> str:
+    """The values of a point as one would type them."""
+    return " ".join(f"{(short or {}).get(key, key)}={_shown(value)}" for key, value in values.items())
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else shown(value)
+
+
+def duration(seconds: float | None) -> str:
+    """Such as ``45 s``, ``12 min``, ``3.4 h`` or ``2.1 d``."""
+    if seconds is None:
+        return ""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    for unit, size, most in (("s", 1, 100), ("min", 60, 100), ("h", 3600, 48)):
+        if seconds < size * most:
+            return f"{seconds / size:.0f} {unit}" if unit != "h" else f"{seconds / size:.1f} {unit}"
+    return f"{seconds / 86400:.1f} d"
+
+
+def hours(value: float) -> str:
+    """Of devices."""
+    return duration(value * 3600)
+
+
+def number(value: float | None) -> str:
+    """A value of a metric."""
+    return "" if value is None else f"{value:.4g}"
+
+
+def as_json(told: Any) -> str:
+    """One document with every field; a value that is no number, which JSON does not have, is null."""
+    return json.dumps(_plain(told), indent=2, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+MOST_SHOWN = 60
+
+
+def shown(value: Any) -> str:
+    """A value as one would write it in YAML, cut where it is long."""
+    text = yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True, sort_keys=False)
+    text = text.removesuffix("\n").removesuffix("\n...")
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."

@@ -1,0 +1,30 @@
+"""The life of a forked process."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import NoReturn
+
+from launchers.base import FAILED
+
+PR_SET_PDEATHSIG = 1  # of linux/prctl.h
+
+
+def live(run: Callable[[], int]) -> NoReturn:
+    """A forked process from here to its end, whatever is raised: it never goes back to the code of its parent."""
+    code = FAILED
+    try:
+        code = run()
+    except SystemExit as err:  # of a part that calls sys.exit
+        code = err.code if isinstance(err.code, int) else FAILED
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            os._exit(code)

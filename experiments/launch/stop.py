@@ -1,0 +1,36 @@
+"""Signals that ask a training to save and stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+"""A scheduler sends its word to every process of a job."""
+
+
+class Stop:
+    """The reason to stop after the step that runs: a signal, or the launching process has gone."""
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
+        for number in STOP_SIGNALS:
+            signal.signal(number, self._on_signal)
+        # The launching side starts this process with them blocked, so that one that comes early waits until here.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+
+    def __call__(self) -> str | None:
+        return self.reason
+
+    def watch_launcher(self) -> None:
+        """From now on the end of standard input is a reason to stop."""
+        threading.Thread(target=self._watch_launcher, daemon=True).start()
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        self.reason = signal.Signals(number).name
+
+    def _watch_launcher(self) -> None:
+        while os.read(0, 4096):
+            pass
+        self.reason = self.reason or "the launching process has gone"

@@ -1,0 +1,37 @@
+"""Whether a model fits the topology of its plan."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from experiments.components.instantiate import build
+from experiments.components.load_weights import start
+from experiments.core.errors import PlanError
+from experiments.plan.plan import Plan
+from modules.parallel.cost_model.compatibility import misfits
+
+
+def check_fit(config: Mapping[str, Any], plan: Plan, trust: Collection[str] = (), initial: Path | None = None) -> None:
+    """Refuse a model that cannot be cut into the stages or split over the ranks of a plan, before any is started.
+
+    Args:
+        config: a trial's.
+        plan: follows from it.
+        trust: packages beyond the house's own that may be named.
+        initial: the weights that it begins with, where it names some; they are held against the model's.
+
+    Raises:
+        PlanError: with every reason.
+    """
+    if plan.topology.pipe == plan.topology.model == 1 and initial is None and not config.get("freeze"):
+        return
+    with torch.device("meta"):
+        model = build(config["model"], "model", trust)
+    problems = start(model, config, initial)
+    problems += misfits(model, plan.topology, config["parallel"].get("partition", "parameters"))
+    if problems:
+        raise PlanError(problems, f"the plan for '{plan.name}'")

@@ -1,0 +1,250 @@
+"""`parallel=auto`: which layout of all that a hardware allows, as plain overrides that a trial is then made of."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+import yaml
+
+from experiments.components.assemble import Parts, make_parts
+from experiments.components.instantiate import build
+from experiments.config import options
+from experiments.config.allowlist import trusted
+from experiments.config.rules import topology as arrangement
+from experiments.config.rules.all_rules import find_problems
+from experiments.config.rules.base import Facts, NotJudgedError
+from experiments.core.errors import PlanError
+from experiments.plan.estimate import count_of, device_of, machine_of, megabytes, memory_bytes
+from modules.parallel.cost_model.compatibility import misfits, stage_bounds
+from modules.parallel.cost_model.layer_counts import ModelCount, between
+from modules.parallel.cost_model.layout import Layout
+from modules.parallel.cost_model.memory import memory_of
+from modules.parallel.cost_model.step_time import Cost, cost_of
+
+if TYPE_CHECKING:
+    from experiments.config.experiment import Experiment
+
+AS_GOOD = 1.02
+"""What is slower by no more than this is as fast, for all that a cost model knows; of such the simplest is taken."""
+USABLE = 0.9
+"""Of a device's memory: its driver, the libraries' buffers and the allocator's gaps take the rest."""
+COUNTED = (2, 4)
+"""Micro-batches that are counted; others lie on the line through them. One example alone is too few for batch norm."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A layout that is legal, with how it would do."""
+
+    layout: Layout
+    overrides: tuple[str, ...]
+    memory_bytes: int
+    """Of the fullest rank."""
+    cost: Cost
+
+    @property
+    def name(self) -> str:
+        """Such as ``pipeline_data pipe=2 data=4 model=1``."""
+        words = [word for word in self.overrides if word.startswith("parallel")]
+        return " ".join(word.removeprefix("parallel").lstrip(".=") for word in words)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Every candidate that fits, best first, and why the others were dropped."""
+
+    name: str
+    ranked: tuple[Candidate, ...]
+    dropped: Mapping[str, int]
+    """How many layouts, by reason."""
+    available_bytes: float
+
+
+def choose(
+    experiment: Experiment,
+    recompose: Callable[[list[str]], Experiment],
+    show: Callable[[Choice], object] = lambda choice: None,
+) -> Experiment:
+    """The experiment with the best layout in place of `parallel=auto`; any other as it is.
+
+    Args:
+        experiment: as it was composed.
+        recompose: composes other overrides in the same way.
+        show: is given all that was compared.
+
+    Raises:
+        PlanError: whatever the layout, it cannot run; no layout is legal, or none fits.
+    """
+    if not arrangement.is_open(experiment.config):
+        return experiment
+    if problems := find_problems(experiment.config):
+        raise PlanError(problems, f"the plan for '{experiment.config['name']}'")
+    choice = compare(experiment)
+    show(choice)
+    kept = [
+        word for word in experiment.overrides if not re.match(r"[+~]*parallel\b|[+~]*batch_size_per_device\b", word)
+    ]
+    return recompose([*kept, *choice.ranked[0].overrides])
+
+
+def compare(experiment: Experiment) -> Choice:
+    """Try every layout, on paper.
+
+    Raises:
+        PlanError: no layout is legal, or none fits.
+    """
+    return _Comparison(experiment).choice()
+
+
+class _Comparison:
+    """One experiment on one hardware."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        self.config = config = experiment.config
+        self.hardware = config["hardware"]
+        trust = trusted(experiment.trust)
+        self.auto = build(config["parallel"], "parallel", trust)
+        with torch.device("meta"):
+            self.parts: Parts = make_parts(config, trust)
+        self.machine, self.available = machine_of(self.hardware), USABLE * memory_bytes(self.hardware)
+        self.on_cpu = device_of(self.hardware) == "cpu"
+        known = options.groups(options.user_folders(experiment.config_dirs))["parallel"]
+        self.nodes = {name: yaml.safe_load(path.read_text(encoding="utf-8")) for name, path in known.items()}
+        self.counted: dict[int, tuple[ModelCount, ModelCount]] = {}
+        self.counts: dict[tuple[int, int], ModelCount] = {}
+        self.dropped: Counter[str] = Counter()
+
+    def choice(self) -> Choice:
+        found: list[Candidate] = []
+        too_large: list[Candidate] = []
+        layouts = self.auto.layouts(self.hardware["nodes"], self.hardware["devices_per_node"])
+        for layout in layouts:
+            cut = [candidate for size in self._sizes(layout) if (candidate := self._candidate(layout, size))]
+            fits = [candidate for candidate in cut if candidate.memory_bytes <= self.available]
+            if fits:
+                found.append(_as_good_as_the_best(fits[::-1]))  # in as few pieces as it can be
+            elif cut:
+                too_large.append(min(cut, key=lambda candidate: candidate.memory_bytes))
+        if too_large:
+            nearest = min(too_large, key=lambda candidate: candidate.memory_bytes)
+            at = f"{nearest.name} batch_size_per_device={nearest.layout.batch_size_per_device}"
+            needs = f"{megabytes(nearest.memory_bytes)}, and {megabytes(self.available)} can be used"
+            usable = f"{USABLE:.0%} of hardware.memory_gb"
+            self.dropped[f"too large: the least, {at}, needs {needs} ({usable})"] = len(too_large)
+        if not found:
+            raise PlanError(
+                [f"parallel=auto: none of {len(layouts)} layouts will do; {self._way_out()}", *self.dropped],
+                f"the plan for '{self.config['name']}'",
+            )
+        ranked = sorted(found, key=lambda candidate: candidate.cost.total_s)
+        best = _as_good_as_the_best(found)  # the simplest stand first
+        ranked.remove(best)
+        return Choice(self.config["name"], (best, *ranked), dict(self.dropped), self.available)
+
+    def _way_out(self) -> str:
+        if not any(reason.startswith("too large") for reason in self.dropped):
+            return "mend what is told below"
+        ways = ["take more devices or a smaller model"]
+        if self.config["model"].get("recompute") is False:
+            ways.append("set model.recompute=true")
+        if not self.auto.offload and not self.on_cpu:
+            ways.append("set parallel.offload=true")
+        return ", ".join(ways)
+
+    def _sizes(self, layout: Layout) -> Iterable[int]:
+        """Micro-batches that cut a replica's share of the batch evenly; the one that is asked for, where one is."""
+        if (asked := self.config["batch_size_per_device"]) is not None:
+            return [asked]
+        share = self.config["batch_size_global"] // layout.topology.data
+        return [size for size in range(1, share + 1) if share % size == 0] or [1]
+
+    def _candidate(self, layout: Layout, size: int) -> Candidate | None:
+        """None where it is not legal; the reason is noted."""
+        topology = layout.topology
+        words = (*_overrides(layout, self.hardware), f"batch_size_per_device={size}")
+        problem = self._problem(layout, words)
+        if problem is not None:
+            self._drop(layout, size, problem)
+            return None
+        share = self.config["batch_size_global"] // topology.data
+        layout = replace(layout, batch_size_per_device=size, num_micro_batches=share // size)
+        count = self._count(topology.model, size)
+        model = self.parts.learner.model
+        bounds = stage_bounds(model, topology.pipe, "parameters") if topology.pipe > 1 else [0, len(count.layers)]
+        memory = max(stage.total_bytes for stage in memory_of(count, bounds, layout, on_cpu=self.on_cpu))
+        return Candidate(layout, words, memory, cost_of(count, bounds, layout, self.machine))
+
+    def _problem(self, layout: Layout, words: Iterable[str]) -> str | None:
+        """Why a layout is not legal: the rules of a plan, and what the model says."""
+        config = _with(self.config, words, self.nodes)
+        for rule in arrangement.RULES:
+            try:
+                found = rule(Facts(config, ()))
+            except NotJudgedError:
+                continue
+            if found:
+                return found if isinstance(found, str) else found[0]
+        return next(iter(misfits(self.parts.learner.model, layout.topology)), None)
+
+    def _drop(self, layout: Layout, size: int, problem: str) -> None:
+        """Count a layout once, by the first reason against it."""
+        if size == min(self._sizes(layout)):
+            self.dropped[problem] += 1
+
+    def _count(self, num_slices: int, size: int) -> ModelCount:
+        key = (num_slices, size)
+        if key not in self.counts:
+            if num_slices not in self.counted:
+                small, large = (
+                    count_of(self.config, self.parts, self.config["name"], each, num_slices) for each in COUNTED
+                )
+                self.counted[num_slices] = small, large
+            small, large = self.counted[num_slices]
+            self.counts[key] = between(small, COUNTED[0], large, COUNTED[1], size)
+        return self.counts[key]
+
+
+def _as_good_as_the_best(candidates: Sequence[Candidate]) -> Candidate:
+    """The first of those that are as fast as the fastest."""
+    fastest = min(candidate.cost.total_s for candidate in candidates)
+    return next(candidate for candidate in candidates if candidate.cost.total_s <= AS_GOOD * fastest)
+
+
+def _overrides(layout: Layout, hardware: Mapping[str, Any]) -> tuple[str, ...]:
+    """What one would type for a layout."""
+    topology = layout.topology
+    pipe, data, model = (f"parallel.{axis}={getattr(topology, axis)}" for axis in ("pipe", "data", "model"))
+    if layout.engine == "single":
+        more = [f"hardware.{key}=1" for key in ("nodes", "devices_per_node") if hardware[key] != 1]
+        return ("parallel=single", *more)
+    if layout.engine == "data":
+        return "parallel=data", data
+    if layout.engine == "pipeline":
+        name = "three_d" if topology.model > 1 else "pipeline_data" if topology.data > 1 else "pipeline"
+        return f"parallel={name}", pipe, data, model
+    if topology.model == 1:
+        return f"parallel=zero{layout.stage}{'_offload' if layout.offload != 'none' else ''}", data
+    if topology.data == 1:
+        return "parallel=model", model
+    more = [] if layout.offload == "none" else [f"parallel.offload={layout.offload}"]
+    return ("parallel=model_data", f"parallel.stage={layout.stage}", *more, data, model)
+
+
+def _with(config: Mapping[str, Any], words: Iterable[str], nodes: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration as it would be with these overrides, so far as the rules of an arrangement look at it."""
+    changed = {**config, "hardware": dict(config["hardware"])}
+    for word in words:
+        key, _, value = word.partition("=")
+        root, _, inner = key.partition(".")
+        if key == "parallel":
+            changed["parallel"] = dict(nodes[value])
+        elif inner:
+            changed[root][inner] = int(value) if value.isdecimal() else value
+        else:
+            changed[root] = int(value)
+    return changed

@@ -1,0 +1,80 @@
+"""What follows from a configuration and its hardware, or every reason why it cannot run. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from experiments.config.rules import topology as arrangement
+from experiments.config.rules.all_rules import find_problems
+from experiments.config.rules.base import Facts
+from experiments.core.errors import PlanError
+from modules.parallel.topology import Topology
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every derived number, computed once."""
+
+    name: str
+    topology: Topology
+    """How the ranks are arranged, one a device."""
+    batch_size_global: int
+    batch_size_per_device: int
+    """Examples that one device holds at once."""
+    num_accumulation: int
+    """Micro-batches of one update on one device."""
+    num_train: int | None
+    """Examples of the training split; None where only reading it tells."""
+    steps_per_epoch: int | None
+    num_steps: int
+    """Updates of the whole training."""
+    num_evaluations: int
+    num_checkpoints: int
+    shares: int = 1
+    """Equal parts that a step's batch is cut into."""
+    servers: int = 0
+    """Processes that hold the weights for replicas that run apart."""
+
+    @property
+    def bubble(self) -> float:
+        """Ideal share of a step in which a stage waits. Source: Narayanan et al. 2019, doi:10.1145/3341301.3359646."""
+        waits = self.topology.pipe - 1
+        return waits / (self.num_accumulation + waits)
+
+
+def make_plan(config: dict[str, Any]) -> Plan:
+    """Do the arithmetic of a run.
+
+    Raises:
+        PlanError: with every problem that was found.
+    """
+    problems = find_problems(config)
+    if arrangement.is_open(config):
+        problems.append(
+            "parallel=auto: no layout is chosen yet; take one, or let experiments.plan.layout_search.choose do it"
+        )
+    if problems:
+        raise PlanError(problems, f"the plan for '{config['name']}'")
+    topology = arrangement.topology_of(Facts(config, ()))
+    batch_size = config["batch_size_global"]
+    shares = arrangement.num_shares(Facts(config, ()), topology)
+    share = batch_size // shares
+    per_device = config["batch_size_per_device"] or share // arrangement.num_micro_batches(share, topology.pipe)
+    num_train = config["data"].get("num_train")
+    steps_per_epoch = num_train // batch_size if num_train else None
+    num_steps = config["max_steps"] or config["max_epochs"] * steps_per_epoch
+    return Plan(
+        name=config["name"],
+        topology=topology,
+        batch_size_global=batch_size,
+        batch_size_per_device=per_device,
+        num_accumulation=share // per_device,
+        num_train=num_train,
+        steps_per_epoch=steps_per_epoch,
+        num_steps=num_steps,
+        num_evaluations=-(-num_steps // config["eval_every_steps"]),
+        num_checkpoints=-(-num_steps // config["checkpoint"]["every_steps"]),
+        shares=shares,
+        servers=config["parallel"].get("servers", 0),
+    )

@@ -1,0 +1,156 @@
+"""How long a worker computes for one step: the distributions of a simulation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from experiments.core.errors import InputError, did_you_mean
+
+Seconds = NDArray[np.float64]
+
+
+class Times(Protocol):
+    """Seconds of computing, drawn anew for every step of every worker."""
+
+    @property
+    def mean_s(self) -> float:
+        """Of all that would be drawn."""
+        ...
+
+    def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Seconds:
+        """float64 of the shape, each independent of the others."""
+        ...
+
+    def __str__(self) -> str:
+        """As a table tells it."""
+        ...
+
+
+@dataclass(frozen=True)
+class Constant:
+    """Every step takes the same time."""
+
+    mean_s: float
+
+    def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Seconds:
+        return np.full(shape, self.mean_s)
+
+    def __str__(self) -> str:
+        return f"{self.mean_s * 1e3:.3g} ms, always"
+
+
+@dataclass(frozen=True)
+class Lognormal:
+    """Many small hindrances, each in proportion to the step."""
+
+    mean_s: float
+    variation: float
+    """Standard deviation by mean."""
+
+    def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Seconds:
+        variance = math.log1p(self.variation**2)
+        return rng.lognormal(math.log(self.mean_s) - variance / 2, math.sqrt(variance), shape)
+
+    def __str__(self) -> str:
+        return f"{self.mean_s * 1e3:.3g} ms, lognormal, standard deviation {self.variation:.3g} of it"
+
+
+@dataclass(frozen=True)
+class ShiftedExponential:
+    """Work that cannot go faster, and a wait without memory behind it; 1 is a pure exponential.
+
+    Source: Lee et al. 2018, arXiv:1512.02673, section II.
+    """
+
+    mean_s: float
+    variation: float
+    """Standard deviation by mean, at most 1."""
+
+    def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Seconds:
+        wait_s = self.mean_s * self.variation
+        return self.mean_s - wait_s + rng.exponential(wait_s, shape)
+
+    def __str__(self) -> str:
+        return f"{self.mean_s * 1e3:.3g} ms, of which {self.variation:.3g} an exponential wait"
+
+
+@dataclass(frozen=True)
+class Gamma:
+    """Several waits without memory, one after the other."""
+
+    mean_s: float
+    variation: float
+    """Standard deviation by mean."""
+
+    def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Seconds:
+        return rng.gamma(self.variation**-2, self.mean_s * self.variation**2, shape)
+
+    def __str__(self) -> str:
+        return f"{self.mean_s * 1e3:.3g} ms, gamma, standard deviation {self.variation:.3g} of it"
+
+
+class Measured:
+    """Drawn from times that were measured, or from a curve through some of their quantiles."""
+
+    def __init__(self, seconds: Sequence[float], shares: Sequence[float] | None = None, slowest_of: int = 1) -> None:
+        """
+        Args:
+            seconds: measured times; or, with shares, quantiles in ascending order.
+            shares: of each quantile, from 0 to 1; between two of them the curve is straight. None: every time counts alike.
+            slowest_of: each time is the longest of so many workers', of which one alone is wanted.
+        """
+        self.seconds = np.sort(np.asarray(seconds, float))
+        count = len(self.seconds)
+        self.shares = (np.arange(count) + 0.5) / count if shares is None else np.asarray(shares, float)
+        self.slowest_of = slowest_of
+        grid = (np.arange(10_000) + 0.5) / 10_000
+        self.mean_s = float(np.mean(self._quantile(grid)))
+
+    def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Seconds:
+        return self._quantile(rng.random(shape))
+
+    def _quantile(self, shares: Seconds) -> Seconds:
+        # Of n independent workers the slowest has the distribution F^n, so a worker's quantile u is the slowest's u^n.
+        return np.asarray(np.interp(shares**self.slowest_of, self.shares, self.seconds), float)
+
+    def __str__(self) -> str:
+        low, high = self._quantile(np.array([0.05, 0.95])) * 1e3
+        return f"{self.mean_s * 1e3:.3g} ms, as measured: {low:.3g} to {high:.3g} ms in 90 of 100"
+
+
+LEAST_SPREAD = 1e-6
+"""Below which numbers overflow; `constant` is meant."""
+SPREADS: dict[str, Callable[[float, float], Times]] = {
+    "lognormal": Lognormal,
+    "shifted_exponential": ShiftedExponential,
+    "gamma": Gamma,
+}
+
+
+def parse(text: str, mean_s: float) -> Times:
+    """The distribution that a user names, such as ``constant`` or ``lognormal:0.2``.
+
+    Raises:
+        InputError: there is no such distribution, or its spread is out of range.
+    """
+    name, _, spread = text.partition(":")
+    if name == "constant" and not spread:
+        return Constant(mean_s)
+    if name not in SPREADS:
+        known = [*(f"{known}:0.2" for known in SPREADS), "constant"]
+        raise InputError([f"--times {text} is no distribution; {did_you_mean(text, known)}"])
+    most = 1.0 if name == "shifted_exponential" else 10.0
+    try:
+        variation = float(spread)
+    except ValueError:
+        variation = math.nan
+    if not LEAST_SPREAD <= variation <= most:
+        way_out = f"write the standard deviation by the mean, from {LEAST_SPREAD:g} to {most:g}: --times {name}:0.2"
+        raise InputError([f"--times {text} has no spread that {name} can have; {way_out}"])
+    return SPREADS[name](mean_s, variation)

@@ -1,0 +1,51 @@
+"""A cluster on paper: from an experiment and the numbers of its hardware, before anything has run."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from typing import Any
+
+from experiments.plan.simulate.cluster import NUMBER_BYTES, Cluster
+from experiments.plan.simulate.distributions import parse
+from modules.parallel.cost_model.step_time import UPDATES
+
+USUAL_TIMES = "lognormal:0.1"
+"""Where nothing is measured, a tenth is assumed; of workers that are all alike a simulation would tell little."""
+
+
+def cluster_of(config: Mapping[str, Any], times: str | None, trust: Collection[str] = (), **more: Any) -> Cluster:
+    """What a plan knows of an experiment: its work, its gradients and its hardware.
+
+    Args:
+        config: composed; each worker does what one replica of it would do.
+        times: the distribution of a step's computing, as one types it; its mean is the plan's.
+        trust: packages that may be named.
+        more: fields of the cluster.
+
+    Raises:
+        PlanError: the experiment cannot run.
+        InputError: there is no such distribution.
+    """
+    from experiments.plan.estimate import machine_of, of_plan, seconds_per_step
+    from experiments.plan.plan import make_plan
+
+    plan, hardware = make_plan(dict(config)), config["hardware"]
+    counted, machine, topology = of_plan(config, plan, trust), machine_of(hardware), plan.topology
+    if topology.pipe * topology.model == 1:
+        alone = replace(counted, flops_per_step=counted.flops_per_step // topology.data, cost=None)
+        mean_s = seconds_per_step(alone, hardware)
+    else:  # a replica is several devices: what they tell each other is part of its step
+        assert counted.cost is not None
+        mean_s = counted.cost.total_s - counted.cost.data_s
+        machine = replace(machine, devices_per_node=max(1, machine.devices_per_node // topology.pipe // topology.model))
+    num_bytes = NUMBER_BYTES * counted.num_parameters
+    known = {
+        "name": f"the plan of '{plan.name}'",
+        "machine": machine,
+        "times": parse(times or USUAL_TIMES, mean_s),
+        "batch_size": plan.batch_size_per_device * plan.num_accumulation,
+        "num_bytes": num_bytes,
+        "apply_s": UPDATES * num_bytes / machine.host_bytes_per_s,
+    }
+    return Cluster(**{**known, **more})

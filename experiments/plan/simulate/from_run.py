@@ -1,0 +1,185 @@
+"""What the journal of a run tells of its speed, and how fast a simulation says that it should have been."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from statistics import fmean, pvariance
+from typing import Any
+
+from experiments.core.errors import InputError
+from experiments.plan.simulate.cluster import NUMBER_BYTES, Cluster, Talk
+from experiments.plan.simulate.distributions import Constant, Lognormal, Measured, Times
+from experiments.plan.simulate.modes import Choices, simulate
+from experiments.plan.simulate.result import Result
+from experiments.run import journal
+from experiments.trial.trial import Trial
+from modules.parallel.cost_model.step_time import UPDATES, Machine
+
+STEP_TIME = "perf/step_time_ms"
+COMPUTE, SPREAD, APPLY = "async/compute_ms_mean", "async/compute_ms_std", "async/apply_ms_mean"
+PULL, PUSH = "async/pull_ms_mean", "async/push_ms_mean"
+PARTS = (COMPUTE, SPREAD, APPLY, PULL, PUSH)
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """The speed of one run, and what it was arranged like."""
+
+    name: str
+    mode: str
+    """Of `experiments.plan.simulate.modes.MODES`."""
+    workers: int
+    batch_size: int
+    """Examples of one worker's step."""
+    num_parameters: int
+    step_s: tuple[float, ...] = ()
+    """Of every point of the curves the mean step since the one before; the first, which warms up, left out."""
+    parts_ms: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Of every such point what `PARTS` of a worker's step took; only runs with servers have them."""
+    servers: int = 1
+    choices: Choices = field(default_factory=Choices)
+    log_every_steps: int = 1
+    num_samples: int | None = None
+    """Examples of the whole training."""
+
+    @property
+    def shares(self) -> int:
+        """Workers whose gradients an update is made of."""
+        return self.workers - (self.choices.num_backup or 0)
+
+    @property
+    def examples_per_s(self) -> float:
+        """As it was measured."""
+        return self.batch_size * self.shares * len(self.step_s) / math.fsum(self.step_s)
+
+    def times(self, machine: Machine) -> Times:
+        """Computing of one worker with a core or device of its own."""
+        shared = self._shared(machine)
+        if COMPUTE in self.parts_ms:
+            mean_s, spread_s = self._part_s(COMPUTE) / shared, self.spread_s / shared
+            return Lognormal(mean_s, spread_s / mean_s) if spread_s else Constant(mean_s)
+        # What the ranks told each other is no computing, and the step was the slowest rank's.
+        told_s = Cluster("", machine, Constant(1.0), 1, NUMBER_BYTES * self.num_parameters, 0.0).exchange_s(
+            self.workers
+        )
+        left_s = [max(seconds - told_s, 0.05 * seconds) / shared for seconds in self.step_s]
+        return Measured(left_s, slowest_of=self.workers)
+
+    def talk(self, machine: Machine) -> Talk | None:
+        """With servers on its machine, of a worker that waited for nobody else; None where it was not measured."""
+        if self.mode not in ("async", "hybrid") or self.choices.max_staleness is not None or PULL not in self.parts_ms:
+            return None
+        apply_s, pull_s, push_s = self._part_s(APPLY), self._part_s(PULL), self._part_s(PUSH)
+        rest_s = self.batch_size * self.workers / self.examples_per_s - self._part_s(COMPUTE) - pull_s - push_s
+        shared = self._shared(machine)
+        return Talk(pull_s / shared, max(0.0, push_s - apply_s) / shared, max(0.0, rest_s) / shared)
+
+    def _part_s(self, name: str) -> float:
+        """The mean over all points; of `APPLY`, what each server takes for its part."""
+        return fmean(self.parts_ms[name]) / 1e3 if name in self.parts_ms else 0.0
+
+    @property
+    def spread_s(self) -> float:
+        """Standard deviation of computing: that within the points, and that between them."""
+        within = (value**2 for value in self.parts_ms.get(SPREAD, (0.0,)))
+        return math.sqrt(fmean(within) + pvariance(self.parts_ms[COMPUTE])) / 1e3
+
+    def _shared(self, machine: Machine) -> float:
+        """Workers that each core served."""
+        return max(1.0, min(self.workers, machine.devices_per_node) / machine.computing_at_once)
+
+    def cluster(self, machine: Machine, **more: Any) -> Cluster:
+        """A cluster of workers like this run's, on a machine.
+
+        Args:
+            machine: that the run was on, or one with other links and as fast devices.
+            more: fields of the cluster.
+        """
+        num_bytes = NUMBER_BYTES * self.num_parameters
+        known = {
+            "name": self.name,
+            "machine": machine,
+            "times": self.times(machine),
+            "batch_size": self.batch_size,
+            "num_bytes": num_bytes,
+            "apply_s": self.servers * self._part_s(APPLY) or UPDATES * num_bytes / machine.host_bytes_per_s,
+            "num_servers": self.servers,
+            "measured_talk": self.talk(machine),
+        }
+        return Cluster(**{**known, **more})
+
+
+def predicted(source: Recorded, other: Recorded, machine: Machine) -> Result:
+    """What a simulation that knows one run says of another, of which it knows only how it was arranged.
+
+    Args:
+        source: the run that is known.
+        other: the one that is guessed.
+        machine: that the other was on.
+    """
+    cluster = source.cluster(machine, num_servers=other.servers, batch_size=other.batch_size)
+    return simulate(cluster, other.mode, other.workers, other.choices)
+
+
+def read(trial: Trial) -> Recorded:
+    """What a run's journals have.
+
+    Raises:
+        InputError: they have no step times.
+    """
+    config, parameters = trial.config, 0
+    every, params = int(config["log_every_steps"]), {}
+    step_s: list[float] = []
+    parts_ms: dict[str, list[float]] = {}
+    is_first = True
+    for event in journal.replay(trial.folder):
+        if event["event"] == "params":
+            params, is_first = event["params"], True
+            parameters = int(params.get("plan.num_parameters") or 0)
+        elif event["event"] == "metrics" and STEP_TIME in event["metrics"]:
+            if not is_first:
+                step_s.append(event["metrics"][STEP_TIME] / 1e3)
+                for name in PARTS:
+                    if name in event["metrics"]:
+                        parts_ms.setdefault(name, []).append(event["metrics"][name])
+            is_first = False
+    if not step_s or not parameters:
+        raise InputError(
+            [
+                f"run '{trial.folder.name}' has measured no step after its first (perf/step_time_ms); let it do more "
+                "steps, or simulate its experiment: `lathe simulate experiment=...`"
+            ]
+        )
+    workers = int(params.get("plan.data") or 1)
+    choices = choices_of(config["parallel"])
+    return Recorded(
+        name=f"run {trial.folder.name}",
+        mode=mode_of(config["parallel"]),
+        workers=workers,
+        batch_size=config["batch_size_global"] // (workers - (choices.num_backup or 0)),
+        num_parameters=parameters,
+        step_s=tuple(step_s),
+        parts_ms={name: tuple(values) for name, values in parts_ms.items()},
+        servers=int(config["parallel"].get("servers") or 1),
+        choices=choices,
+        log_every_steps=every,
+        num_samples=int(params.get("plan.num_steps") or 0) * config["batch_size_global"] or None,
+    )
+
+
+def mode_of(parallel: Mapping[str, Any]) -> str:
+    """The mode that a run's engine works in."""
+    if "servers" not in parallel:
+        return "sync"
+    if parallel.get("backup"):
+        return "backup"
+    if parallel.get("max_staleness") == 0:
+        return "sync_servers"
+    return "hybrid" if (parallel.get("group_size") or 1) > 1 else "async"
+
+
+def choices_of(parallel: Mapping[str, Any]) -> Choices:
+    """What a run's engine was told of its mode."""
+    return Choices(parallel.get("backup") or None, parallel.get("group_size"), parallel.get("max_staleness"))

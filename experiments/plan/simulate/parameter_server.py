@@ -1,0 +1,205 @@
+"""Workers around parameter servers, event by event: synchronous, with backup workers, asynchronous, hybrid.
+
+A worker pulls the parameters, computes, pushes the gradient and waits until the servers have applied it. A server's network
+card is shared evenly among those that pull, and among those that push (fair sharing, not a queue); its one thread applies
+gradients first come first served. Servers have equal parts, and see the same pulls and pushes at the same time: so one of
+them is simulated, with its part of the work and of every worker's link. Where all are on one machine without devices of their
+own, messages are work for its cores, which workers and servers share.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from experiments.plan.simulate.cluster import Cluster
+from experiments.plan.simulate.events import Act, Clock, Queue, Shared
+from experiments.plan.simulate.result import Result, staleness
+
+WARMUP = 0.2
+"""Of the updates, that are not looked at: all begin at once."""
+DRAWN_AT_ONCE = 32
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a mode asks of workers and servers."""
+
+    mode: str
+    group_size: int = 1
+    """Workers that sum their gradients before the first of them pushes."""
+    needed: int | None = None
+    """Gradients of the newest parameters that make an update together; None: each makes one."""
+    max_staleness: int | None = None
+    """Steps that a worker may be ahead of the slowest; None: any number. Source: Ho et al. 2013, SSP."""
+
+
+def simulate(cluster: Cluster, num_workers: int, rules: Rules, num_steps: int, seed: int) -> Result:
+    """Run a mode for some steps, of each worker on average."""
+    return Serving(cluster, num_workers, rules, seed).run(num_steps)
+
+
+class Serving:
+    """A simulation under way."""
+
+    def __init__(self, cluster: Cluster, num_workers: int, rules: Rules, seed: int) -> None:
+        self.cluster, self.num_workers, self.rules = cluster, num_workers, rules
+        self.num_pushers = num_workers // rules.group_size
+        self.rng = np.random.default_rng(seed)
+        self.clock = clock = Clock()
+        self.group_s = cluster.exchange_s(rules.group_size) + cluster.exchange_s(rules.group_size, passes=1)
+        self.cores = self._cores()
+        # On a CPU the servers' work needs cores as well; they run on the first node.
+        self.server = Queue(clock, self.cores[0] if self.cores and not cluster.machine.is_apart else None)
+        talk, self.is_one_node = cluster.talk(num_workers), cluster.is_one_node(num_workers)
+        self.pull_s = None if talk is None else talk.rest_s + talk.pull_s
+        self.push_s = None if talk is None else talk.push_s
+        link = cluster.way_to_servers(num_workers)
+        self.latency_s, self.part_bytes = link.latency_s, cluster.num_bytes / cluster.num_servers
+        card = partial(Shared, clock, link.bytes_per_s, link.bytes_per_s / cluster.num_servers)
+        self.pulls, self.pushes = card(), card()
+        self.drawn: list[deque[float]] = [deque() for _ in range(self.num_pushers)]
+        self.factors = cluster.factors(num_workers)
+        self.clocks = [0] * self.num_pushers
+        self.at_clock = Counter({0: self.num_pushers})
+        self.slowest = 0
+        self.version = self.num_counted = self.num_dropped = 0
+        self.held: list[int] = []
+        """Pushers that wait: for the others' gradients, or for the slowest."""
+        self.updates_s: list[float] = []
+        self.stale: list[int] = []
+        self.computed_s = 0.0
+
+    def run(self, num_steps: int) -> Result:
+        """Go on until so many steps of each pusher have counted, on average."""
+        num_updates = num_steps if self.rules.needed else num_steps * self.num_pushers
+        for pusher in range(self.num_pushers):
+            self._pull(pusher)
+        self.clock.run(lambda: self.version >= num_updates)
+        return self._result(int(WARMUP * num_steps) * (num_updates // num_steps))
+
+    def _cores(self) -> list[Shared]:
+        """Of every node, as its pushers see them; none where each has its own."""
+        machine = self.cluster.machine
+        on_node = min(self.num_workers, machine.devices_per_node)
+        if on_node < machine.computing_at_once or (machine.is_apart and on_node <= machine.computing_at_once):
+            return []
+        num_nodes = -(-self.num_workers // machine.devices_per_node)
+        of_group = min(self.rules.group_size, on_node)
+        return [Shared(self.clock, machine.computing_at_once / of_group, 1.0) for _ in range(num_nodes)]
+
+    def _pull(self, pusher: int) -> None:
+        version = self.version
+        self._tell(pusher, self.pull_s, self.pulls, lambda: self._compute(pusher, version))
+
+    def _tell(self, pusher: int, work_s: float | None, card: Shared, done: Act) -> None:
+        """Let a message take what it takes of the pusher's cores, and of the network where there is one."""
+        if work_s is None or not self.is_one_node:
+            over = partial(self._move, card, done)
+            self._work(pusher, work_s or 0.0, lambda: self.clock.after(self.latency_s, over))
+        else:
+            self._work(pusher, work_s, done)
+
+    def _work(self, pusher: int, seconds: float, done: Act) -> None:
+        """Let the pusher's cores do something, as they come to it."""
+        if self.cores:
+            node = pusher * self.rules.group_size // self.cluster.machine.devices_per_node
+            self.cores[node].take(seconds, done)
+        else:
+            self.clock.after(seconds, done)
+
+    def _move(self, card: Shared, done: Act) -> None:
+        if self.part_bytes:
+            card.take(self.part_bytes, done)
+        else:
+            done()
+
+    def _compute(self, pusher: int, version: int) -> None:
+        begun_s = self.clock.now_s
+
+        def computed() -> None:
+            self.computed_s += self.clock.now_s - begun_s
+            self.clock.after(self.group_s, lambda: self._tell(pusher, self.push_s, self.pushes, pushed))
+
+        def pushed() -> None:
+            self.server.take(apply_s, lambda: self._applied(pusher, version))
+
+        apply_s = self.cluster.apply_s / self.cluster.num_servers
+        self._work(pusher, self._work_s(pusher), computed)
+
+    def _work_s(self, pusher: int) -> float:
+        """Of the slowest of a group."""
+        drawn = self.drawn[pusher]
+        if not drawn:
+            size = self.rules.group_size
+            factors = self.factors[pusher * size : (pusher + 1) * size]
+            drawn.extend((self.cluster.times.draw(self.rng, (DRAWN_AT_ONCE, size)) * factors).max(axis=1))
+        return drawn.popleft()
+
+    def _applied(self, pusher: int, version: int) -> None:
+        if self.rules.needed is None:
+            self._update([version])
+            self._step_done(pusher)
+        elif version < self.version:  # too late: nothing comes of it but the traffic
+            self.num_dropped += 1
+            self._pull(pusher)
+        else:
+            self.held.append(pusher)
+            self.num_counted += 1
+            if self.num_counted == self.rules.needed:
+                self._update([version] * self.num_counted)
+                self.num_counted, free, self.held = 0, self.held, []
+                for other in free:
+                    self._pull(other)
+
+    def _update(self, versions: list[int]) -> None:
+        self.stale += [self.version - version for version in versions]
+        self.version += 1
+        self.updates_s.append(self.clock.now_s)
+
+    def _step_done(self, pusher: int) -> None:
+        """Let go on who may: nobody more than so many steps ahead of the slowest."""
+        now = self.clocks[pusher]
+        self.clocks[pusher] = now + 1
+        self.at_clock[now] -= 1
+        self.at_clock[now + 1] += 1
+        bound = self.rules.max_staleness
+        if bound is None:
+            self._pull(pusher)
+            return
+        if self.at_clock[self.slowest]:  # the slowest is where it was, and who is held stays held
+            if self.clocks[pusher] - self.slowest <= bound:
+                self._pull(pusher)
+            else:
+                self.held.append(pusher)
+            return
+        self.held.append(pusher)
+        while not self.at_clock[self.slowest]:
+            self.slowest += 1
+        free = [other for other in self.held if self.clocks[other] - self.slowest <= bound]
+        self.held = [other for other in self.held if self.clocks[other] - self.slowest > bound]
+        for other in free:
+            self._pull(other)
+
+    def _result(self, num_warmup: int) -> Result:
+        cluster, rules, end_s = self.cluster, self.rules, self.clock.now_s
+        times_s = np.array([0.0, *self.updates_s])[num_warmup:]
+        updates_per_s = (len(times_s) - 1) / (times_s[-1] - times_s[0])
+        workers_of_update = (rules.needed or 1) * rules.group_size
+        examples_per_s = float(updates_per_s * workers_of_update * cluster.batch_size)
+        pushed = len(self.stale) + self.num_dropped
+        return Result(
+            mode=rules.mode,
+            workers=self.num_workers,
+            updates_per_s=float(updates_per_s),
+            examples_per_s=examples_per_s,
+            step_s=float(np.median(np.diff(times_s))),
+            speedup=examples_per_s / cluster.alone_per_s,
+            waiting_share=1 - self.computed_s / (end_s * self.num_pushers),
+            server_busy_share=self.server.use.busy_s / end_s,
+            dropped_share=self.num_dropped / pushed,
+            **staleness(self.stale[num_warmup * (rules.needed or 1) :]),
+        )

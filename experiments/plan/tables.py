@@ -1,0 +1,176 @@
+"""The tables of a plan and of the layouts that it could have, as a person reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from experiments.plan.estimate import Footprint
+    from experiments.plan.layout_search import Candidate, Choice
+    from experiments.plan.plan import Plan
+
+MIB, GIB = 2**20, 2**30
+MOST_SHOWN = 10
+
+
+def plan_tables(plan: Plan, footprint: Footprint, seconds_per_step: float | None) -> Iterator[Table]:
+    """A plan as a person reads it; of a pipeline the stages too."""
+    yield _plan_table(plan, footprint, seconds_per_step)
+    if plan.topology.pipe > 1:
+        yield _stages_table(plan, footprint)
+
+
+def _plan_table(plan: Plan, footprint: Footprint, seconds_per_step: float | None) -> Table:
+    table = Table(title=escape(f"plan of '{plan.name}'"), show_header=False, title_justify="left")
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(justify="right")
+    table.add_column(style="dim")
+    rows = [
+        *_topology_rows(plan),
+        *_server_rows(plan),
+        *_memory_rows(plan, footprint),
+        None,
+        ("batch", f"{plan.batch_size_global:,}", _batch_arithmetic(plan)),
+        ("training examples", *_epoch_texts(plan)),
+        ("steps", f"{plan.num_steps:,}", _epochs_text(plan)),
+        ("evaluations", f"{plan.num_evaluations:,}", ""),
+        ("checkpoints", f"{plan.num_checkpoints:,}", "and the best"),
+        None,
+        ("work", _work(footprint.flops_per_step, "GFLOP"), "a step, forward and backward"),
+        ("work", _work(footprint.flops_per_step * plan.num_steps, "TFLOP"), "in all"),
+    ]
+    for row in rows:
+        if row is None:
+            table.add_section()
+        else:
+            table.add_row(*row)
+    if seconds_per_step is not None:
+        guess = _duration(seconds_per_step * plan.num_steps)
+        table.add_row("time, guessed", guess, f"at {_time(seconds_per_step)} a step, evaluations apart")
+    return table
+
+
+def _topology_rows(plan: Plan) -> list[tuple[str, str, str] | None]:
+    if plan.topology.world == 1:
+        return []
+    return [("ranks", f"{plan.topology.world:,}", f"{plan.topology}"), None]
+
+
+def _server_rows(plan: Plan) -> list[tuple[str, str, str] | None]:
+    if not plan.servers:
+        return []
+    told = "of a part of the weights and the optimizer's state each; memory and time below are as of parallel=data"
+    return [("parameter servers", f"{plan.servers:,}", told), None]
+
+
+def _memory_rows(plan: Plan, footprint: Footprint) -> list[tuple[str, str, str] | None]:
+    fullest, several = footprint.fullest, plan.topology.world > 1
+    rows: list[tuple[str, str, str] | None] = [
+        ("parameters", f"{footprint.num_parameters:,}", ""),
+        ("weights", _size(fullest.weights_bytes), "parameters and buffers"),
+        ("gradients", _size(fullest.gradients_bytes), ""),
+        ("optimizer state", _size(fullest.optimizer_bytes), ""),
+    ]
+    if fullest.buffers_bytes:
+        rows.append(("engine's buffers", _size(fullest.buffers_bytes), "gradients and weights under way"))
+    at_once = f"of {plan.batch_size_per_device} examples at once"
+    whose = "of the fullest rank at its fullest moment" if several else "of one device at its fullest moment"
+    return [
+        *rows,
+        ("activations", _size(fullest.activations_bytes), at_once),
+        ("memory", _size(footprint.total_bytes), f"{whose}, without the framework and the data"),
+    ]
+
+
+def _stages_table(plan: Plan, footprint: Footprint) -> Table:
+    waits = f"ideal bubble {plan.bubble:.1%} of a step, with {plan.num_accumulation} micro-batches"
+    table = Table(title=f"stages: {waits}", title_justify="left")
+    table.add_column("stage")
+    table.add_column("layers")
+    for heading in ("parameters of a rank", "weights", "optimizer state", "activations", "memory"):
+        table.add_column(heading, justify="right")
+    for number, stage in enumerate(footprint.stages):
+        sizes = (stage.weights_bytes, stage.optimizer_bytes, stage.activations_bytes, stage.total_bytes)
+        last = f" to {stage.last - 1}" if stage.last - stage.first > 1 else ""
+        numbers = [_size(size) for size in sizes]
+        table.add_row(str(number), f"{stage.first}{last}", f"{stage.num_parameters:,}", *numbers)
+    return table
+
+
+def layouts_table(choice: Choice) -> Table:
+    """What `parallel=auto` compared: the best layouts, and what was dropped and why."""
+    shown = choice.ranked[:MOST_SHOWN]
+    table = Table(title=escape(f"layouts of '{choice.name}'"), title_justify="left", caption_justify="left")
+    table.caption = "\n".join(_left_out(choice, len(shown)))
+    for heading in ("", "layout", "at once"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("memory", "step", "compute", "bubble", "model", "stages", "data"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for number, candidate in enumerate(shown, start=1):
+        table.add_row(str(number), *_layout_row(candidate))
+    return table
+
+
+def _layout_row(candidate: Candidate) -> list[str]:
+    cost = candidate.cost
+    parts = (
+        cost.total_s, cost.compute_s, cost.bubble_s, cost.model_s, cost.point_to_point_s, cost.data_s,
+    )  # fmt: skip
+    at_once = f"{candidate.layout.batch_size_per_device} x {candidate.layout.num_micro_batches}"
+    return [candidate.name, at_once, _size(candidate.memory_bytes), *(_time(part) if part else "-" for part in parts)]
+
+
+def _time(seconds: float) -> str:
+    """Such as ``0.54 ms`` or ``2.62 s``."""
+    return f"{seconds * 1e3:.3g} ms" if seconds < 0.9995 else f"{seconds:,.2f} s"
+
+
+def _size(number: float) -> str:
+    """Such as ``0.1 MiB`` or ``57.2 GiB``."""
+    return f"{number / MIB:.1f} MiB" if number < GIB else f"{number / GIB:,.1f} GiB"
+
+
+def _work(flops: float, unit: str) -> str:
+    """In a unit, or in one that a person can read where it is very much."""
+    scale = {"GFLOP": 1e9, "TFLOP": 1e12}[unit]
+    return f"{flops / scale:.3g} {unit}" if flops < 1e5 * scale else f"{flops / 1e15:,.1f} PFLOP"
+
+
+def _left_out(choice: Choice, num_shown: int) -> Iterator[str]:
+    yield "at once: examples of a micro-batch x micro-batches; memory of the fullest rank; times of a step, guessed."
+    yield "model: sums over ranks that share layers; stages: between stages; data: between replicas, not hidden."
+    if (slower := len(choice.ranked) - num_shown) > 0:
+        yield f"{slower} more would fit and are slower."
+    for reason, number in sorted(choice.dropped.items(), key=lambda pair: -pair[1]):
+        yield f"{number} dropped, {reason.partition(';')[0]}"
+
+
+def _duration(seconds: float) -> str:
+    """Such as ``00:05:10`` or ``3 d 04:05:10``."""
+    days, rest = divmod(round(seconds), 86400)
+    if seconds < 1:
+        return "under a second"
+    clock = f"{rest // 3600:02}:{rest // 60 % 60:02}:{rest % 60:02}"
+    return f"{days:,} d {clock}" if days else clock
+
+
+def _epoch_texts(plan: Plan) -> tuple[str, str]:
+    if plan.num_train is None:
+        return "?", "known once they are read"
+    return f"{plan.num_train:,}", f"{plan.steps_per_epoch:,} steps an epoch"
+
+
+def _epochs_text(plan: Plan) -> str:
+    return f"{plan.num_steps / plan.steps_per_epoch:.2f} epochs" if plan.steps_per_epoch else ""
+
+
+def _batch_arithmetic(plan: Plan) -> str:
+    replicas, pieces = plan.shares, f"{plan.num_accumulation} accumulated"
+    if plan.topology.pipe > 1:
+        pieces = f"{plan.num_accumulation} micro-batches"
+    who = "device" if plan.topology.world == 1 else "replica" if replicas == 1 else "replicas"
+    return f"= {replicas} {who} x {pieces} x {plan.batch_size_per_device} at once"

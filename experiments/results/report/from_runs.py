@@ -1,0 +1,186 @@
+"""What a report tells of runs that no sweep holds together: how their configurations differ, and their journals."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from experiments.core.errors import InputError, did_you_mean
+from experiments.results.report.findings import Findings, Run, points_of, without_secrets
+from experiments.results.report.metric_history import History, read
+from experiments.run.state import Standing, process_alive, standing
+from experiments.trial.trial import EXCLUDED, Trial
+
+MISSING = object()
+
+
+def of_runs(trials: Sequence[Trial]) -> Findings:
+    """Everything that a report tells of some runs.
+
+    Raises:
+        InputError: they have no metric in common.
+    """
+    histories = [read(trial.folder) for trial in trials]
+    metric, mode = _metric(trials, histories)
+    differing = _by_option(trials, _differing([trial.config for trial in trials]))
+    points: dict[str, int] = {}
+    runs = []
+    for trial, history, values in zip(trials, histories, differing, strict=True):
+        point = points.setdefault(repr(sorted(values.items())), len(points))
+        runs.append(_run(trial, history, without_secrets(values), point, metric, mode))
+    keys = sorted({key for values in differing for key in values})
+    found = points_of(runs, mode)
+    counts = Counter(run.state for run in runs)
+    return Findings(
+        kind="runs",
+        name=", ".join(dict.fromkeys(str(trial.config["name"]) for trial in trials)),
+        note="",
+        asked=f"{len(runs)} runs side by side, the {'largest' if mode == 'max' else 'smallest'} {metric} first.",
+        standing=", ".join(f"{count} {state}" for state, count in counts.most_common()),
+        metric=metric,
+        mode=mode,
+        short=_short(keys),
+        points=found,
+        best=next((point for point in found if point.value is not None), None),
+        opened=min((run.spans[1][0] for run in histories if 1 in run.spans), default=None),
+        until=max((end for history in histories for _, end in history.spans.values()), default=None),
+        elapsed_s=None,
+        used_h=sum(run.used_h or 0.0 for run in runs),
+        wasted_h=None,
+        attempts=sum(run.attempts for run in runs),
+        remarks=tuple(_remarks(runs)),
+    )
+
+
+def _run(trial: Trial, history: History, values: dict[str, Any], point: int, metric: str, mode: str) -> Run:
+    stands = _standing(trial, history)
+    step = max((series.last[0] for series in history.series.values() if series.last), default=0)
+    return Run(
+        id=trial.folder.name,
+        reference=trial.reference,
+        point=point,
+        values=values,
+        seed=int(trial.config.get("seed") or 0),
+        state=stands.state,
+        value=history.series[metric].best(mode) if metric in history.series else None,
+        step=step,
+        num_steps=trial.config.get("max_steps"),
+        attempts=len(trial.attempts()),
+        took_s=history.took_s or None,
+        used_h=_used_h(trial, history),
+        wasted_h=None,
+        ended=stands.ended,
+        why=" ".join((stands.reason or "").split()),
+        series=history.series,
+    )
+
+
+def _standing(trial: Trial, history: History) -> Standing:
+    last = history.state
+    alive = last is not None and process_alive(last["host"], last["pid"], last["time"])
+    times = [end for _, end in history.spans.values()]
+    if last is None and trial.outcome() is None:
+        return Standing("waiting", 0, None, None)
+    return standing(trial.outcome(), last, max(times, default=0.0), alive)
+
+
+def _used_h(trial: Trial, history: History) -> float | None:
+    told = history.series.get("cost/device_h")
+    if told is not None and told.last is not None:
+        return told.last[1]
+    hardware = trial.config.get("hardware") or {}
+    counts = [hardware.get(key, 1) for key in ("nodes", "devices_per_node")]
+    return history.took_s * math.prod(count if isinstance(count, int) else 1 for count in counts) / 3600
+
+
+def _metric(trials: Sequence[Trial], histories: Sequence[History]) -> tuple[str, str]:
+    """The metric that the runs are compared by: that of their best checkpoint, else a loss that all have."""
+    shared = [name for name in histories[0].series if all(name in history.series for history in histories)]
+    best = [(trial.config.get("checkpoint") or {}) for trial in trials]
+    told = {(part.get("best_metric"), part.get("best_mode")) for part in best}
+    if len(told) == 1 and (first := told.pop())[0] in shared:
+        return str(first[0]), str(first[1])
+    for name in [*(name for name in shared if name.startswith("val/")), *shared]:
+        if "loss" in name:
+            return name, "min"
+    names = sorted({name for history in histories for name in history.series})
+    empty = [trial.folder.name for trial, history in zip(trials, histories, strict=True) if not history.series]
+    if empty:
+        raise InputError([f"run '{name}' has measured nothing yet; leave it out" for name in empty], "the report")
+    raise InputError(
+        [f"the runs have no loss or best metric in common; {did_you_mean('val/loss', names)}"], "the report"
+    )
+
+
+def _differing(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Of every configuration the leaves that are not the same in all; names, places and seeds are left out."""
+    flat = [dict(_leaves(config)) for config in configs]
+    keys = dict.fromkeys(key for leaves in flat for key in leaves)
+    vary = [
+        key for key in keys
+        if any(leaves.get(key, MISSING) != flat[0].get(key, MISSING) for leaves in flat) and not _is_excluded(key)
+    ]  # fmt: skip
+    return [{key: leaves[key] for key in vary if key in leaves} for leaves in flat]
+
+
+def _by_option(trials: Sequence[Trial], differing: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same with the option in a class's place, as in ``parallel=async``, where runs have other classes in a group.
+
+    What only some of these options have goes without saying, but for what somebody typed.
+    """
+    target = "._target_"
+    ends = (key.removesuffix(target) for values in differing for key in values if key.endswith(target))
+    for group in sorted({end for end in ends if "." not in end}):
+        classes = [str(values.get(group + target, "")) for values in differing]
+        chosen = [_option(trial, group) for trial in trials]
+        if None in chosen or len(set(zip(chosen, classes, strict=True))) > len(set(chosen)):
+            chosen = [name.rpartition(".")[2] for name in classes]  # an option says less than its class
+        typed = {
+            word.lstrip("+").partition("=")[0] for trial in trials for word in trial.provenance.get("overrides") or ()
+        }
+        keys = {key for values in differing for key in values if key.startswith(f"{group}.")} - typed
+        implied = {
+            key for key in keys
+            if any(key not in values for values in differing)
+            and len({(name, repr(values.get(key))) for name, values in zip(chosen, differing, strict=True)}) == len(set(chosen))
+        }  # fmt: skip
+        differing = [
+            {group: name, **{key: value for key, value in values.items() if key not in {*implied, group + target}}}
+            for name, values in zip(chosen, differing, strict=True)
+        ]
+    return differing
+
+
+def _option(trial: Trial, group: str) -> str | None:
+    """The option that was typed, or that a file named; None where nobody knows."""
+    typed = [word.partition("=")[2] for word in trial.provenance.get("overrides") or () if word.startswith(f"{group}=")]
+    choices: dict[str, str | None] = trial.provenance.get("choices", {})
+    return typed[-1] if typed else choices.get(group)
+
+
+def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(node, Mapping) and (node or not key):
+        for name, inner in node.items():
+            yield from _leaves(inner, f"{key}.{name}".lstrip("."))
+    else:
+        yield key, node
+
+
+def _is_excluded(key: str) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in (*EXCLUDED, "seed"))
+
+
+def _short(keys: Sequence[str]) -> dict[str, str]:
+    """For every key as many of its last words as tell it from the others."""
+    ends = {key: [".".join(key.split(".")[-count:]) for count in range(1, key.count(".") + 2)] for key in keys}
+    taken = Counter(end for found in ends.values() for end in found)
+    return {key: next((end for end in found if taken[end] == 1), key) for key, found in ends.items()}
+
+
+def _remarks(runs: Sequence[Run]) -> list[str]:
+    going = [run.id for run in runs if run.state in ("running", "waiting")]
+    failed = [run for run in runs if run.state in ("failed", "killed")]
+    found = [f"{', '.join(going)} {'goes' if len(going) == 1 else 'go'} on; this may still change."] if going else []
+    return found + [f"{run.id} {run.state}: {run.why or 'no reason is known'}." for run in failed]

@@ -1,0 +1,96 @@
+"""Replicas that run apart: the metric against the time of training, and how old the weights were that gradients came from."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from experiments.core import figures as look
+from experiments.core.format import number, point_text
+from experiments.results.report.axis_scale import short_label
+from experiments.results.report.findings import Findings, Run, place
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+SHARE, STEP_TIME, RATE = "async/stale_share/", "perf/step_time_ms", "perf/updates_per_s"
+MOST = len(look.SERIES)
+MOST_LABEL = 58
+
+
+def draw(findings: Findings) -> look.Picture | None:
+    """Both panels; None where no run had parameter servers."""
+    if not any(name.startswith(SHARE) for run in findings.runs for name in run.series):
+        return None
+    having = [point for point in findings.points if findings.metric in point.runs[0].series]
+    shown = sorted(having, key=lambda point: place(point.value, findings.mode))[:MOST]
+    if not shown:
+        return None
+    tips = look.Tips()
+    with look.drawing(1, 2, 3.5 + 0.21 * math.ceil(len(shown) / 2)) as (figure, (left, right)):
+        lines, labels = [], []
+        for index, point in enumerate(shown):
+            run = point.runs[0]
+            label = short_label(point_text(point.values, findings.short), MOST_LABEL)
+            curve = _against_time(run, findings.metric)
+            (line,) = left.plot(
+                [seconds for seconds, _ in curve], [value for _, value in curve], color=look.SERIES[index],
+                linestyle=look.DASHES[index % len(look.DASHES)], marker=look.MARKERS[index % len(look.MARKERS)], markersize=4,
+            )  # fmt: skip
+            tips.mark(line, f"{label}\n{_rate(run)}\n{run.id}", run.id)
+            _staleness(right, index, run)
+            lines.append(line)
+            labels.append(label)
+        left.set_xlabel("seconds of training, without evaluations")
+        left.set_ylabel(findings.metric)
+        right.set_xlabel("updates that a gradient's weights had missed")
+        right.set_ylabel("share of the gradients")
+        right.set_xticks(range(9), [*map(str, range(8)), "8+"])
+        figure.legend(
+            lines,
+            labels,
+            loc="outside lower left",
+            ncols=2 if max(map(len, labels)) < MOST_LABEL else 1,
+            handlelength=3.4,
+        )
+        return look.picture(
+            figure, "replicas", title="Replicas apart", alt=f"{findings.metric} against seconds, and staleness",
+            caption="Of every point the first seed; what the table tells are medians over its training.", tips=tips,
+        )  # fmt: skip
+
+
+def _against_time(run: Run, metric: str) -> list[tuple[float, float]]:
+    """A metric by the seconds that training had taken; steps' own times are added up."""
+    if metric not in run.series or STEP_TIME not in run.series:
+        return []
+    values = dict(run.series[metric].curve())
+    found, seconds, before = [], 0.0, 0
+    times = run.series[STEP_TIME].curve()
+    for step in sorted(values):
+        while times and before < step:
+            until, milliseconds = times[0]
+            part = min(until, step) - before
+            seconds += milliseconds / 1e3 * part
+            before += part
+            if until <= before:
+                times = times[1:]
+        found.append((seconds, values[step]))
+    return found
+
+
+def _staleness(axis: Axes, index: int, run: Run) -> None:
+    names = [name for name in run.series if name.startswith(SHARE)]
+    shares = {name.removeprefix(SHARE): run.series[name].curve() for name in names}
+    if not shares:
+        return
+    ordered = sorted(shares, key=lambda name: int(name.partition("_")[0]))
+    means = [sum(value for _, value in shares[name]) / len(shares[name]) for name in ordered]
+    axis.plot(
+        range(len(means)), means, color=look.SERIES[index], linestyle=look.DASHES[index % len(look.DASHES)],
+        marker=look.MARKERS[index % len(look.MARKERS)], markersize=4,
+    )  # fmt: skip
+
+
+def _rate(run: Run) -> str:
+    rate = run.series[RATE].middle() if RATE in run.series else None
+    return "" if rate is None else f"{number(rate)} updates a second"

@@ -1,0 +1,174 @@
+"""Runs a run again: a new run folder, and a process that executes it with the restored code."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from experiments.core.errors import InputError
+from experiments.core.signals import heeded
+from experiments.launch.run_trial import LOCAL
+from experiments.results.reproduce.original import Original
+from experiments.run.journal_tail import Tail
+from experiments.trial.code_restore import Restored
+from experiments.trial.code_snapshot import snapshot
+from experiments.trial.environment import machine, packages
+from experiments.trial.initial_weights import KEPT
+from experiments.trial.trial import Trial, data_fingerprint, new_folder, write_trial
+
+POLL_S = 0.05
+IMPORTED = "import json, experiments, modules; print(json.dumps([experiments.__file__, modules.__file__]))"
+BEGIN = """
+import ctypes, runpy, signal, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: to save and stop when the process above is killed
+runpy.run_module("experiments.cli.main", run_name="__main__", alter_sys=True)
+"""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How the process of a repetition ended."""
+
+    code: int
+    was_interrupted: bool
+    """By the user; not where it was asked to stop after so many steps."""
+
+
+def new_run(original: Original, code: Restored, runs_dir: Path, steps: int | None) -> Trial:
+    """A run folder of the same configuration, which says what it reproduces, and the code and machine of its own.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    record = original.record
+    config = {**record.config, "resume": False}
+    if config["launcher"]["_target_"] != LOCAL:  # it runs here, whoever started the original
+        config["launcher"] = {"_target_": LOCAL}
+    warnings: list[str] = []
+    with new_folder(runs_dir, f"single/{_free_name(record.trial_id, runs_dir)}") as folder:
+        provenance = {
+            "trial_id": record.trial_id,
+            "run_key": uuid.uuid4().hex,
+            "created": time.time(),
+            "reproduces": {**original.link, "steps": steps},
+            "overrides": list(original.overrides),
+            **({"source": original.source} if original.source else {}),
+            "config_dirs": list(original.config_dirs),
+            "trust": list(original.trust),
+            "code": [snapshot(root, folder / "code", warnings, runs_dir) for root in code.roots],
+            **machine(),
+            "packages": packages(),
+            "seeds": {"seed": config.get("seed")},
+            "data": data_fingerprint(config["data"]),
+            "warnings": warnings,
+        }
+        if original.initial is not None:
+            shutil.copyfile(original.initial, folder / KEPT)
+        write_trial(folder, config, provenance)
+    return Trial(folder)
+
+
+def _free_name(identity: str, runs_dir: Path) -> str:
+    """A name that no run has, nor a trial of a sweep, so that both can be told apart by it."""
+    taken = {path.name for path in runs_dir.glob(f"*/{identity}*")}
+    names = (identity if number == 1 else f"{identity}-{number}" for number in itertools.count(1))
+    return next(name for name in names if name not in taken)
+
+
+def surroundings(code: Restored, variables: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a process that imports the restored code.
+
+    Raises:
+        InputError: it would import another.
+    """
+    before = os.environ.get("PYTHONPATH")
+    path = os.pathsep.join([*map(str, code.on_path), *([before] if before else [])])
+    environment = {**os.environ, **variables, "PYTHONPATH": path}
+    command = [sys.executable, "-P", "-c", IMPORTED]
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+    )
+    found = json.loads(done.stdout) if done.returncode == 0 else [done.stderr.strip().splitlines()[-1:]]
+    strange = [place for place in found if not str(place).startswith(str(code.on_path[0]) + os.sep)]
+    if strange:
+        raise InputError(
+            [f"code: Python would import {strange[0]} and not what was restored in {code.on_path[0]}; check PYTHONPATH"]
+        )
+    return environment
+
+
+def execute(
+    trial: Trial, environment: Mapping[str, str], trust: Sequence[str], overrides: Sequence[str], steps: int | None
+) -> Ended:
+    """Run a new run to its end, or until it has done so many steps.
+
+    Signals are passed on: the first makes it save and stop, a second ends it at once.
+    """
+    flags = [word for name in trust for word in ("--trust", name)]
+    # The one command that every version of the house has under this name, and that takes a folder.
+    command = [sys.executable, "-P", "-c", BEGIN, "resume", str(trial.folder)]
+    command += ["--runs-dir", str(trial.runs_dir), *flags, *overrides]
+    # A session of its own, so that Ctrl-C comes once, by way of this process.
+    child = subprocess.Popen(command, env=dict(environment), stdin=subprocess.DEVNULL, start_new_session=True)
+    has_told = False
+    with _passed_on(child) as signals:
+        tail = Tail(trial.folder / "attempts" / "1")
+        while child.poll() is None:
+            tail.read("train/loss_nats", "min")
+            # Code of an earlier version does not know that it was to end there.
+            if steps is not None and not has_told and tail.step > steps:
+                child.send_signal(signal.SIGTERM)
+                has_told = True
+            time.sleep(POLL_S)
+    return Ended(child.returncode, bool(signals))
+
+
+@contextmanager
+def _passed_on(child: subprocess.Popen[bytes]) -> Iterator[list[int]]:
+    """Pass Ctrl-C and SIGTERM on to a process; those that came."""
+    came: list[int] = []
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        child.send_signal(number)
+
+    before = {number: signal.signal(number, pass_on) for number in heeded()}
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def discard(trial: Trial) -> None:
+    """Remove a run that never began."""
+    if not trial.attempts():
+        shutil.rmtree(trial.folder, ignore_errors=True)
+
+
+def status(trial: Trial) -> tuple[str, str | None]:
+    """How a run ended and why, by what the launching side saw."""
+    outcome: dict[str, Any] = trial.outcome() or {"status": "killed", "reason": "it left no word"}
+    return str(outcome["status"]), outcome.get("reason")
+
+
+def last_step(trial: Trial) -> int:
+    """How far a run has come; points of its curves may be rarer than steps."""
+    tails = [Tail(folder) for folder in trial.attempts()]
+    for tail in tails:
+        tail.read("train/loss_nats", "min")
+    return max((tail.step for tail in tails), default=0)

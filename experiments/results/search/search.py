@@ -1,0 +1,218 @@
+"""Lists the runs that a condition holds for: by overrides, metrics, tags, states and times, from their folders alone."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import math
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from experiments.core.console import console
+from experiments.core.errors import InputError, did_you_mean
+from experiments.core.format import as_json, duration, number, point_text
+from experiments.results.search.condition import Comparison, Condition, Lookup, as_text, comparisons, parse, problem
+from experiments.results.search.index import LARGEST, SMALLEST, Index, Run
+
+EXTREMES = {"min:": SMALLEST, "max:": LARGEST}
+"""Before the name of a metric: its smallest or largest value, where the name alone is its last."""
+ATTRIBUTES = ("id", "name", "state", "sweep", "created", "verdict")
+IN_EVERY_ROW = ATTRIBUTES[:-1]
+STATES = ("new", "waiting", "running", "finished", "pruned", "failed", "stopped", "killed", "cancelled")
+"""All that a run can stand at."""
+DAY_S = 86_400.0
+
+
+@dataclass(frozen=True)
+class Keys:
+    """What the runs can be asked for."""
+
+    config: frozenset[str]
+    metrics: frozenset[str]
+
+    @classmethod
+    def of(cls, runs: Sequence[Run]) -> Keys:
+        config = frozenset(key for run in runs for key in run.config)
+        return cls(config, frozenset(name for run in runs for name in run.metrics))
+
+    def resolve(self, typed: str) -> str | None:
+        """The key that is meant: as it is, or the only one with this end (``lr``) or beginning (``val/accuracy``)."""
+        found = self.meant(typed)
+        return found[0] if len(found) == 1 else None
+
+    def meant(self, typed: str) -> list[str]:
+        """The keys that may be meant."""
+        mark = next((mark for mark in EXTREMES if typed.startswith(mark)), "")
+        name = typed.removeprefix(mark)
+        known = self.metrics if mark else self.config | self.metrics
+        if name in known or (not mark and name in ATTRIBUTES):
+            return [typed]
+        ends = [key for key in known if key.endswith((f".{name}", f"/{name}"))]
+        begins = [key for key in self.metrics if key.startswith(name)] if "/" in name else []
+        return sorted(mark + key for key in ends or begins)
+
+    def all(self) -> list[str]:
+        return [*ATTRIBUTES, *self.config, *self.metrics, *(mark + name for mark in EXTREMES for name in self.metrics)]
+
+
+def ls(asked: argparse.Namespace) -> int:
+    """Do what `lathe ls` asks for.
+
+    Raises:
+        InputError: the condition is none, or names what no run has.
+    """
+    runs_dir = Path(asked.runs_dir)
+    condition = parse(asked.condition) if asked.condition and asked.condition.strip() else None
+    index = Index(runs_dir)
+    runs = index.runs()
+    for told in index.damaged:
+        print(f"warning: {told}", file=sys.stderr)
+    names = resolved(condition, asked.condition or "", asked.sort, Keys.of(runs)) if runs else {}
+    found = [run for run in runs if condition is None or condition.holds(_looked_up(run, names))]
+    found = _sorted(found, asked.sort, names)
+    if asked.json:
+        print(as_json([_document(run) for run in found]))
+    elif found:
+        mentioned = list(dict.fromkeys(names.values())) or _usual(found)
+        console().print(_table(found, mentioned, time.time()))
+    else:
+        print(f"no run in {runs_dir}" + (f" of {len(runs)} fulfils {asked.condition}" if runs else ""))
+    return 0
+
+
+def _looked_up(run: Run, names: Mapping[str, str]) -> Lookup:
+    return lambda typed: value_of(run, names[typed])
+
+
+def resolved(condition: Condition | None, text: str, sort: str | None, known: Keys) -> dict[str, str]:
+    """By each key as it was typed the one that is meant.
+
+    Raises:
+        InputError: no run has it, or several are meant.
+    """
+    found: dict[str, str] = {}
+    for one in comparisons(condition) if condition is not None else ():
+        found[one.key] = _resolve(one, text, known)
+    if sort is not None:
+        typed = sort.removeprefix("-")
+        name = known.resolve(typed)
+        if name is None:
+            raise InputError([f"--sort {sort}: {_why(typed, known)}"])
+        found[typed] = name
+    return found
+
+
+def _resolve(one: Comparison, text: str, known: Keys) -> str:
+    name = known.resolve(one.key)
+    if name is None:
+        raise problem(text, one.at, _why(one.key, known))
+    if name == "state" and one.op in ("=", "==", "!=") and one.value not in STATES:
+        raise problem(text, one.at, f"state{one.op}{one.value} is no state of a run; {did_you_mean(one.value, STATES)}")
+    return name
+
+
+def _why(typed: str, known: Keys) -> str:
+    meant = known.meant(typed)
+    if meant:
+        return f"{typed} may mean {', '.join(meant[:5])}; write more of it"
+    if typed.startswith("tags."):
+        return f"no run has the tag {typed.removeprefix('tags.')}; `+{typed}=...` gives a run one"
+    return f"no run has the key {typed}; {did_you_mean(typed, known.all())}"
+
+
+def value_of(run: Run, key: str) -> Any:
+    """What a run has under a key; None where it has no such key."""
+    for mark, place in EXTREMES.items():
+        if key.startswith(mark):
+            return run.extreme(key.removeprefix(mark), place)
+    if key in ATTRIBUTES:
+        return getattr(run, key)
+    return run.metrics[key] if key in run.metrics else _or_null(run.config, key)
+
+
+def _or_null(config: Mapping[str, Any], key: str) -> Any:
+    """A value of the configuration; one that is null has a key all the same."""
+    return "null" if key in config and config[key] is None else config.get(key)
+
+
+def _sorted(runs: Sequence[Run], sort: str | None, names: Mapping[str, str]) -> list[Run]:
+    """By a key, those that do not have it last; else the newest first."""
+    newest = sorted(runs, key=lambda run: (-run.created, run.id))
+    if sort is None:
+        return newest
+    key = names.get(sort.removeprefix("-"), "")
+    values = {id(run): value_of(run, key) for run in newest}
+    has = [run for run in newest if not _is_missing(values[id(run)])]
+    has.sort(key=lambda run: _rank(values[id(run)]), reverse=sort.startswith("-"))
+    return [*has, *(run for run in newest if _is_missing(values[id(run)]))]
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _rank(value: Any) -> tuple[bool, float, str]:
+    """Numbers before words."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return (not is_number, float(value) if is_number else 0.0, "" if is_number else as_text(value))
+
+
+def _usual(runs: Sequence[Run]) -> list[str]:
+    """The metric that is shown where none is asked for: the one by which the newest run keeps its best weights."""
+    name = runs[0].config.get("checkpoint.best_metric")
+    return [str(name)] if any(name in run.metrics for run in runs) else []
+
+
+def _table(runs: Sequence[Run], mentioned: Sequence[str], now: float) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    has_sweeps = any(run.sweep for run in runs)
+    shown = [key for key in mentioned if key not in IN_EVERY_ROW]
+    for heading in ("run", "name or point" if has_sweeps else "name", *(["sweep"] if has_sweeps else []), "state"):
+        table.add_column(heading, overflow="fold")
+    for key in shown:
+        table.add_column(escape(key), justify="right", overflow="fold")
+    table.add_column("begun", justify="right", no_wrap=True)
+    for run in runs:
+        cells = [run.id, _shown_name(run), *([run.sweep or ""] if has_sweeps else []), run.state]
+        cells += [_cell(value_of(run, key)) for key in shown]
+        table.add_row(*map(escape, cells), _when(run.created, now))
+    return table
+
+
+def _shown_name(run: Run) -> str:
+    """Of a sweep's trial what varies, by which one tells it from the others."""
+    short = {key: key.rpartition(".")[2] for key in run.values}
+    is_clear = len(set(short.values())) == len(short)
+    return point_text(run.values, short if is_clear else None) or run.name
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return number(value)
+    return "" if value is None else as_text(value)
+
+
+def _when(created: float, now: float) -> str:
+    if now - created < DAY_S:
+        return f"{duration(max(0.0, now - created))} ago"
+    return datetime.datetime.fromtimestamp(created).strftime("%Y-%m-%d %H:%M")
+
+
+def _document(run: Run) -> dict[str, Any]:
+    metrics = {
+        name: {"last": run.metrics[name], "min": run.extreme(name, SMALLEST), "max": run.extreme(name, LARGEST)}
+        for name in run.metrics
+    }
+    return {
+        "id": run.id, "name": run.name, "sweep": run.sweep, "state": run.state, "created": run.created,
+        "verdict": run.verdict, "folder": str(run.folder.resolve()), "values": run.values, "metrics": metrics,
+        "config": run.config,
+    }  # fmt: skip

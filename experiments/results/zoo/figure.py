@@ -1,0 +1,41 @@
+"""The learning curve of a row: the mean over its seeds, and the band from the lowest to the highest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import fmean
+
+from experiments.core import figures as look
+from experiments.core.atomic import write_text
+from experiments.results.zoo.record import Record
+
+WIDTH_IN, HEIGHT_IN = 5.6, 2.5
+
+
+def draw(record: Record, path: Path) -> None:
+    """Write the curve as an SVG that is light or dark as whoever looks at it has it.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    steps, seeds = record.curve_steps, len(record.seeds)
+    values = list(zip(*record.curves, strict=True))
+    with look.drawing(1, 1, HEIGHT_IN, WIDTH_IN) as (figure, (axis,)):
+        colour = look.SERIES[0]
+        if seeds > 1:
+            lows, highs = [min(some) for some in values], [max(some) for some in values]
+            axis.fill_between(steps, lows, highs, color=colour, alpha=0.22, linewidth=0)
+        marker = "o" if len(steps) < 12 else ""
+        axis.plot(steps, [fmean(some) for some in values], color=colour, linewidth=1.8, marker=marker, markersize=3.6)
+        look.fit(axis, [value for some in values for value in some])
+        axis.set_title(record.curve_metric)
+        axis.set_xlabel("step")
+        drawn = look.picture(figure, record.row, title=record.row, caption="", alt=alt(record), tips=look.Tips())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, look.alone(drawn.svg, ""))
+
+
+def alt(record: Record) -> str:
+    """What the curve shows, in words."""
+    seeds = f", mean and range of {len(record.seeds)} seeds" if len(record.seeds) > 1 else ""
+    return f"{record.curve_metric} by step{seeds}"

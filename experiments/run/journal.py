@@ -1,0 +1,276 @@
+"""The append-only event file of one attempt, and the one stream that the files of all attempts make."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
+from itertools import accumulate
+from pathlib import Path
+from typing import Literal, TypedDict
+
+from experiments.core import atomic
+
+State = Literal["running", "finished", "failed", "stopped"]
+FINAL_STATES = frozenset({"finished", "failed", "stopped"})
+Scalar = str | int | float | bool | None
+SEALED = "sealed"
+"""File beside a journal that tells where it ends for good."""
+
+_BLOCK_BYTES = 1 << 20  # a replay holds one block of a journal in memory, however long the run
+
+
+class StateEvent(TypedDict):
+    event: Literal["state"]
+    time: float
+    state: State
+    step: int
+    attempt: int
+    host: str
+    pid: int
+    reason: str | None
+
+
+class MetricsEvent(TypedDict):
+    event: Literal["metrics"]
+    time: float
+    step: int
+    metrics: dict[str, float]
+
+
+class ParamsEvent(TypedDict):
+    event: Literal["params"]
+    time: float
+    params: dict[str, Scalar]
+
+
+class ArtifactEvent(TypedDict):
+    event: Literal["artifact"]
+    time: float
+    path: str
+
+
+class DataEvent(TypedDict):
+    event: Literal["data"]
+    time: float
+    name: str
+    digest: str
+    num_examples: int
+    split: str
+
+
+Event = StateEvent | MetricsEvent | ParamsEvent | ArtifactEvent | DataEvent
+_KEYS = {
+    "state": StateEvent.__required_keys__,
+    "metrics": MetricsEvent.__required_keys__,
+    "params": ParamsEvent.__required_keys__,
+    "artifact": ArtifactEvent.__required_keys__,
+    "data": DataEvent.__required_keys__,
+}
+_encode = json.JSONEncoder(separators=(",", ":")).encode  # floats by repr: what is read back is what was logged
+
+
+class Journal:
+    """Writes the events of one attempt: what a call has returned from is in the file, also after kill -9.
+
+    One process writes a journal. A file that a killed writer left is continued, without its torn last line.
+
+    Raises:
+        OSError: a line could not be written, say because the disk is full; the file ends with the line before it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        self._host, self._pid = socket.gethostname(), os.getpid()
+        cut_torn_tail(self._fd)
+
+    def state(
+        self, state: State, *, step: int, attempt: int, reason: str | None = None, failure: str | None = None
+    ) -> None:
+        """Log where the attempt stands; this process and host are noted as the ones that run it.
+
+        Args:
+            failure: class of what went wrong, of `experiments.run.failure`.
+        """
+        event = {"event": "state", "time": time.time(), "state": state, "step": step, "attempt": attempt}
+        told = {"host": self._host, "pid": self._pid, "reason": reason}
+        self._append(event | told | ({"failure": failure} if failure else {}))
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Log named values of one step; whatever `float` takes is a value, a tensor with one element too."""
+        metrics = {name: float(value) for name, value in values.items()}
+        self._append({"event": "metrics", "time": time.time(), "step": int(step), "metrics": metrics})
+
+    def params(self, params: Mapping[str, Scalar]) -> None:
+        """Log derived facts, such as the number of parameters of the model."""
+        self._append({"event": "params", "time": time.time(), "params": dict(params)})
+
+    def artifact(self, path: str) -> None:
+        """Log a file or folder that belongs to the run, by its path relative to the run folder."""
+        self._append({"event": "artifact", "time": time.time(), "path": path})
+
+    def data(self, *, name: str, digest: str, num_examples: int, split: str) -> None:
+        """Log which data the attempt reads."""
+        event = {"event": "data", "time": time.time(), "name": name, "digest": digest}
+        self._append(event | {"num_examples": num_examples, "split": split})
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _append(self, event: Mapping[str, object]) -> None:
+        line = (_encode(event) + "\n").encode("ascii")
+        written = 0
+        try:
+            # A full disk shows as a short write first; the second call then says why.
+            while written < len(line):
+                written += os.write(self._fd, line[written:])
+        except OSError as err:
+            if written:
+                os.ftruncate(self._fd, os.fstat(self._fd).st_size - written)
+            told = f"the journal took no further line ({err.strerror}); make room and resume the run"
+            raise OSError(err.errno, told, str(self.path)) from err
+
+
+def cut_torn_tail(fd: int) -> None:
+    """Shorten the file to its last complete line."""
+    end = size = os.fstat(fd).st_size
+    while end:
+        start = max(0, end - 65536)
+        newline = os.pread(fd, end - start, start).rfind(b"\n")
+        if newline >= 0:
+            end = start + newline + 1
+            break
+        end = start
+    if end < size:
+        os.ftruncate(fd, end)
+
+
+def read(path: Path, offset: int = 0, max_bytes: int | None = None) -> tuple[list[Event], int]:
+    """Read the complete, valid lines after an offset; a torn tail stays unread, a missing file is an empty one.
+
+    What was written after the journal was sealed is not read.
+
+    Args:
+        path: the journal; it may be written to meanwhile.
+        offset: where the last read ended.
+        max_bytes: stop after the line that passes this many bytes.
+
+    Returns:
+        The events, and the offset for the next read.
+    """
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            lines = file.readlines(-1 if max_bytes is None else max_bytes)
+    except FileNotFoundError:
+        return [], offset
+    if (end := _sealed_at(path)) is not None:
+        ends = accumulate(map(len, lines), initial=offset)
+        lines = [line for line, start in zip(lines, ends, strict=False) if start + len(line) <= end]
+    if lines and not lines[-1].endswith(b"\n"):
+        lines.pop()
+    events = [event for line in lines if (event := _parse(line)) is not None]
+    return events, offset + sum(map(len, lines))
+
+
+def seal(path: Path) -> None:
+    """End a journal where it ends now, when its writer is taken to be gone: an orphan may still write to it.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    if path.exists() and _sealed_at(path) is None:
+        atomic.write_text(path.with_name(SEALED), f"{path.stat().st_size}\n")
+
+
+def _sealed_at(path: Path) -> int | None:
+    """Size at which a journal was sealed."""
+    try:
+        return int(path.with_name(SEALED).read_text())
+    except FileNotFoundError:
+        return None
+
+
+def _parse(line: bytes) -> Event | None:
+    """Decode one line; None where it is damaged or of a kind that only a later version knows."""
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    keys = _KEYS.get(str(event.get("event"))) if isinstance(event, dict) else None
+    if keys is None or not keys <= event.keys():
+        return None
+    return event  # type: ignore[no-any-return]
+
+
+def journals(run_folder: Path) -> list[Path]:
+    """The journals of a run's attempts, first to last."""
+    paths = (run_folder / "attempts").glob("[0-9]*/journal.jsonl")
+    return sorted(paths, key=lambda path: int(path.parent.name))
+
+
+def replay(run_folder: Path) -> Iterator[Event]:
+    """All events of a run in the order of its attempts, each point once: a pure function of the journals.
+
+    A resumed attempt repeats the steps after its checkpoint. What was written first stands: a point at or below the
+    highest step that earlier attempts logged for its key is left out.
+    """
+    paths = journals(run_folder)
+    for number, path in enumerate(paths):
+        offset = 0
+        while True:
+            events, end = read(path, offset, _BLOCK_BYTES)
+            if end == offset:
+                break
+            yield from first_writes(events, highest_steps(paths[:number]))
+            offset = end
+
+
+def highest_steps(paths: Iterable[Path]) -> dict[str, int]:
+    """The highest step that these journals hold of each metric."""
+    highest: dict[str, int] = {}
+    for path in paths:
+        for key, step in _highest_steps(path, path.stat().st_size).items():
+            highest[key] = max(step, highest.get(key, step))
+    return highest
+
+
+@lru_cache(maxsize=64)  # a live sync asks once a second; an append-only file of one size has one answer
+def _highest_steps(path: Path, size: int) -> dict[str, int]:
+    highest: dict[str, int] = {}
+    offset = 0
+    while offset < size:
+        events, end = read(path, offset, _BLOCK_BYTES)
+        if end == offset:
+            break
+        for event in events:
+            if event["event"] == "metrics":
+                step = event["step"]
+                highest.update({key: step for key in event["metrics"] if step > highest.get(key, step - 1)})
+        offset = end
+    return highest
+
+
+def first_writes(events: Iterable[Event], highest: Mapping[str, int]) -> Iterator[Event]:
+    """Leave out the points that earlier attempts logged already."""
+    for event in events:
+        if event["event"] != "metrics" or not highest:
+            yield event
+            continue
+        step = event["step"]
+        metrics = {key: value for key, value in event["metrics"].items() if step > highest.get(key, step - 1)}
+        if metrics:
+            yield {"event": "metrics", "time": event["time"], "step": step, "metrics": metrics}

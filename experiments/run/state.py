@@ -1,0 +1,64 @@
+"""Where a run stands: what the launching side saw, else what its journal says, else whether its process lives."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments.run.journal import FINAL_STATES
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a run stands: running, finished, failed, stopped or killed; by which attempt; and when it ended.
+
+    A sweep's trial may also be waiting, pruned or cancelled.
+    """
+
+    state: str
+    attempt: int
+    ended: float | None
+    reason: str | None
+    failure: str | None = None
+    """Class of what went wrong, of `experiments.run.failure`."""
+
+
+def standing(
+    outcome: Mapping[str, Any] | None, last: Mapping[str, Any] | None, last_time: float, alive: bool
+) -> Standing:
+    """Decide where a run stands: by its outcome, else by its journal, else by whether its process lives.
+
+    Args:
+        outcome: what the launching side saw; it counts unless a later attempt has begun.
+        last: the last state event of the journals.
+        last_time: time of the last event of any kind.
+        alive: False where the process of the last attempt is known to be gone.
+    """
+    attempt = int(last["attempt"]) if last else 0
+    if outcome is not None and int(outcome["attempt"]) >= attempt:
+        ended, why = float(outcome["ended"]), (outcome.get("reason"), outcome.get("failure"))
+        return Standing(outcome["status"], int(outcome["attempt"]), ended, *why)
+    if last is None:
+        return Standing("running", attempt, None, None)
+    if last["state"] in FINAL_STATES:
+        return Standing(last["state"], attempt, float(last["time"]), last["reason"], last.get("failure"))
+    if not alive:
+        return Standing("killed", attempt, last_time, f"process {last['pid']} is gone and left no word")
+    return Standing("running", attempt, None, None)
+
+
+def process_alive(host: str, pid: int, since: float) -> bool:
+    """Whether the process that wrote an event can still live; True for one on another host, as nobody can tell."""
+    if host != socket.gethostname():
+        return True
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        boot = next(line for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime"))
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    started = int(boot.split()[1]) + int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    return fields[0] not in "ZX" and started < since + 5  # a later start: the number was given to another process

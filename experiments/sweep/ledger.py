@@ -1,0 +1,269 @@
+"""The ledger of a sweep: an append-only file of what was asked, claimed and ended. Where a sweep stands is its replay."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from experiments.core.errors import InputError
+from experiments.run.journal import cut_torn_tail
+
+State = Literal["waiting", "running", "finished", "pruned", "failed", "cancelled"]
+ENDED: frozenset[State] = frozenset({"finished", "pruned", "failed", "cancelled"})
+
+
+@dataclass
+class Entry:
+    """Where one trial of a sweep stands."""
+
+    id: str
+    """The trial's, and the name of its folder in the sweep's."""
+    point: int
+    """Which point of the space: the trials of one differ by their seed alone."""
+    values: dict[str, Any]
+    """What of the space it is: overrides by key, the seed not among them."""
+    seed: int
+    number: int | None = None
+    """Of the study's trial that stands for the point; None where the strategy asks no study."""
+    state: State = "waiting"
+    attempt: int = 0
+    """The last one that was claimed."""
+    attempts: int = 0
+    """Claimed since the trial was added or last given new attempts."""
+    worker: str = ""
+    host: str = ""
+    devices: int = 0
+    since: float = 0.0
+    """When it came to this state."""
+    failure: str | None = None
+    """Class of the last attempt's fault, of `experiments.run.failure`."""
+    reason: str | None = None
+    value: float | None = None
+    """What the strategy goes by: the best of its metric."""
+    step: int = 0
+    """Steps done when an attempt last ended."""
+    used_s: float = 0.0
+    """Device-seconds of the attempts that have ended."""
+    wasted_s: float = 0.0
+    """Of these, what left nothing behind."""
+    waited_s: float = 0.0
+    """Seconds until its attempts began."""
+    reused: str | None = None
+    """Folder of the finished trial that stands in for this one."""
+
+
+@dataclass
+class Standing:
+    """What the events add up to."""
+
+    entries: dict[str, Entry] = field(default_factory=dict)
+    submissions: list[dict[str, Any]] = field(default_factory=list)
+    """Workers that were asked for: job, workers, time."""
+    opened: float = 0.0
+    """When the first trial was added."""
+    closed: str | None = None
+    """Why no further trial is begun; None while some may be."""
+
+    def points(self) -> dict[int, list[Entry]]:
+        """The trials of every point."""
+        found: dict[int, list[Entry]] = {}
+        for entry in self.entries.values():
+            found.setdefault(entry.point, []).append(entry)
+        return found
+
+    def value_of(self, point: int) -> float | None:
+        """The mean over a point's seeds; None until all are finished."""
+        return mean_of(self.points()[point])
+
+    def apply(self, event: Mapping[str, Any]) -> None:
+        """Take one event in; what an earlier attempt says after a later one was claimed does not count."""
+        kind, entry = event["event"], self.entries.get(event.get("trial", ""))
+        if kind == "trial" and entry is None:
+            self.opened = self.opened or event["time"]
+            told = {key: event[key] for key in ("point", "values", "seed", "number")}
+            new = self.entries[event["trial"]] = Entry(event["trial"], **told, since=event["time"])
+            if event["reused"] is not None:
+                new.state, new.value, new.reused = "finished", event["reused"]["value"], event["reused"]["folder"]
+        elif kind == "submitted":
+            self.submissions.append(dict(event))
+        elif kind == "closed":
+            self.closed = event["reason"]
+        elif kind == "reopened":
+            self.closed = None
+        elif entry is not None:
+            self._apply_to(entry, kind, event)
+
+    def _apply_to(self, entry: Entry, kind: str, event: Mapping[str, Any]) -> None:
+        if kind == "claimed" and entry.state == "waiting":
+            entry.waited_s += max(0.0, event["time"] - entry.since)
+            entry.state, entry.attempt, entry.since = "running", event["attempt"], event["time"]
+            entry.attempts += 1
+            entry.worker, entry.host, entry.devices = event["worker"], event["host"], event["devices"]
+            entry.failure = entry.reason = None
+        elif kind == "ended" and entry.state == "running" and event["attempt"] == entry.attempt:
+            spent = max(0.0, event["until"] - entry.since) * entry.devices
+            entry.used_s += spent
+            entry.wasted_s += spent if event["wasted"] else 0.0
+            entry.state, entry.since = event["state"], event["time"]
+            entry.failure, entry.reason = event["failure"], event["reason"]
+            entry.value, entry.step = event["value"], max(entry.step, event["step"])
+        elif kind == "cancelled" and entry.state == "waiting":
+            entry.state, entry.since, entry.failure = "cancelled", event["time"], "cancelled"
+            entry.reason = event["reason"]
+        elif kind == "again" and entry.state in ENDED - {"finished"}:
+            entry.state, entry.since, entry.attempts = "waiting", event["time"], 0
+
+
+def mean_of(entries: Sequence[Entry]) -> float | None:
+    """The mean over a point's trials; None until all are finished."""
+    values = [entry.value for entry in entries if entry.state == "finished" and entry.value is not None]
+    return sum(values) / len(values) if len(values) == len(entries) else None
+
+
+class Ledger:
+    """One process's view of a sweep's ledger; any number of processes, on any number of machines, may have one."""
+
+    def __init__(self, folder: Path) -> None:
+        """
+        Args:
+            folder: the sweep's, which every machine sees.
+        """
+        self.folder = folder
+        self.path = folder / "ledger.jsonl"
+        self.standing = Standing()
+        self._offset = 0
+        self._is_locked = False
+
+    def look(self) -> Standing:
+        """Read on. A line that is not whole yet is left for the next time."""
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self._offset)
+                lines = file.readlines()
+        except FileNotFoundError:
+            return self.standing
+        if lines and not lines[-1].endswith(b"\n"):
+            lines.pop()
+        for line in lines:
+            self.standing.apply(json.loads(line))
+        self._offset += sum(map(len, lines))
+        return self.standing
+
+    @contextmanager
+    def locked(self) -> Iterator[Standing]:
+        """What stands, and nobody else writes until the context ends; a process that dies lets go.
+
+        Raises:
+            InputError: the file system has no locks.
+        """
+        with (self.folder / "ledger.lock").open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            except OSError as err:
+                raise InputError(
+                    [
+                        f"runs_dir: {self.folder} lies on a file system without locks ({err.strerror}); choose another runs_dir"
+                    ]
+                ) from err
+            self._is_locked = True
+            try:
+                yield self.look()
+            finally:
+                self._is_locked = False
+
+    def add(self, trials: Iterable[Mapping[str, Any]]) -> None:
+        """Add trials that wait: of each `trial` (its id), `point`, `values`, `seed`, `number`, and `reused` or None."""
+        self._write([{"event": "trial", **trial} for trial in trials])
+
+    def claim(self, entry: Entry, *, worker: str, host: str, devices: int) -> int:
+        """Take a waiting trial for a worker; the number of the attempt, by which all that it says is known."""
+        assert entry.state == "waiting", entry
+        attempt = entry.attempt + 1
+        told = {"trial": entry.id, "attempt": attempt, "worker": worker, "host": host, "devices": devices}
+        self._write([{"event": "claimed", **told}])
+        return attempt
+
+    def end(
+        self, trial: str, attempt: int, state: State, *, value: float | None = None, step: int = 0,
+        failure: str | None = None, reason: str | None = None, wasted: bool = False, until: float | None = None,
+    ) -> bool:  # fmt: skip
+        """Say how an attempt ended, and what is to become of the trial: ``waiting`` for another attempt, or its end.
+
+        Args:
+            trial: its id.
+            attempt: from `claim`.
+            state: of the trial from now on.
+            value: the best of the metric.
+            step: steps that are done.
+            failure: class of what went wrong.
+            reason: in words.
+            wasted: whether the attempt left nothing behind.
+            until: when its devices were free, where that was not now.
+
+        Returns:
+            False where the attempt is not the trial's any more: nothing is written.
+        """
+        entry = self.standing.entries[trial]
+        if entry.state != "running" or entry.attempt != attempt:
+            return False
+        told: dict[str, Any] = {
+            "state": state,
+            "value": value,
+            "step": step,
+            "failure": failure,
+            "reason": reason,
+            "wasted": wasted,
+        }
+        told["until"] = time.time() if until is None else until
+        self._write([{"event": "ended", "trial": trial, "attempt": attempt, **told}])
+        return True
+
+    def cancel(self, trials: Collection[str], reason: str) -> None:
+        """Trials that wait are not begun."""
+        self._write([{"event": "cancelled", "trial": trial, "reason": reason} for trial in trials])
+
+    def again(self, trials: Collection[str]) -> None:
+        """Trials that ended without a result wait once more."""
+        self._write([{"event": "again", "trial": trial} for trial in trials])
+
+    def submitted(self, job: str, workers: int) -> None:
+        self._write([{"event": "submitted", "job": job, "workers": workers}])
+
+    def close(self, reason: str) -> None:
+        """No further trial is begun."""
+        self._write([{"event": "closed", "reason": reason}])
+
+    def reopen(self) -> None:
+        self._write([{"event": "reopened"}])
+
+    def _write(self, events: list[dict[str, Any]]) -> None:
+        """Append, in one go and to the disk.
+
+        Raises:
+            OSError: the disk is full; what was there stays.
+        """
+        assert self._is_locked, "the ledger is written to by who holds it"
+        now = time.time()
+        text = "".join(json.dumps({**event, "time": now}, separators=(",", ":")) + "\n" for event in events).encode()
+        descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            cut_torn_tail(descriptor)
+            before = os.fstat(descriptor).st_size
+            try:
+                written = 0
+                while written < len(text):  # a full disk shows as a short write first
+                    written += os.write(descriptor, text[written:])
+                os.fsync(descriptor)
+            except OSError:
+                os.ftruncate(descriptor, before)
+                raise
+        finally:
+            os.close(descriptor)
+        self.look()

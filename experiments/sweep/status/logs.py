@@ -1,0 +1,155 @@
+"""What the trials and workers of a sweep print, as `lathe logs` shows it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
+
+from experiments.core.errors import InputError
+from experiments.core.format import point_text
+from experiments.run.rank_reports import log_name
+from experiments.sweep.ledger import ENDED, Entry, Ledger
+from experiments.sweep.status.selection import choose
+from experiments.sweep.sweep import Sweep, find_sweep, reference
+from launchers.base import DONE
+
+LAST_LINES = 20
+LAST_BYTES = 1 << 16
+MOST_LOGS = 20
+LOOK_S = 0.3
+
+
+def logs(asked: argparse.Namespace) -> int:
+    """Do what `lathe logs` asks for.
+
+    Raises:
+        InputError: there is no such sweep, trial, attempt or rank.
+    """
+    sweep = find_sweep(asked.sweep, Path(asked.runs_dir))
+    ledger = sweep.ledger()
+    entries = list(ledger.look().entries.values())
+    if asked.trial is not None:
+        entries = choose(ledger.standing, [asked.trial], reference(sweep))
+    if asked.workers:
+        _workers(sweep, None if asked.trial is None else entries)
+    elif asked.trial is not None and len(entries) == 1:
+        _one(sweep, ledger, entries[0], asked)
+    else:
+        _several(sweep, entries, asked)
+    return DONE
+
+
+def _several(sweep: Sweep, entries: Sequence[Entry], asked: argparse.Namespace) -> None:
+    """The last that each printed, under who it is and how it stands; where none is named, those that failed."""
+    if asked.follow or asked.rank or asked.attempt is not None:
+        named = f"and {asked.trial} means {len(entries)}" if asked.trial else "and none is named"
+        raise InputError([f"--follow, --attempt and --rank are of one trial, {named}; write the id of one"])
+    name = reference(sweep)
+    chosen = [entry for entry in entries if asked.trial or entry.state == "failed"]
+    if not chosen:
+        which = f"is {asked.trial}" if asked.trial else "has failed"
+        print(f"no trial of sweep {sweep.name} {which}; `lathe logs {name} TRIAL` shows what one prints")
+    for entry in chosen[:MOST_LOGS]:
+        print(f"== {entry.id} ({point_text(entry.values)}), {_standing(entry)}")
+        _print_last(sweep.folder / entry.id / "attempts" / str(entry.attempt) / log_name(0))
+    if len(chosen) > MOST_LOGS:
+        print(f"{len(chosen) - MOST_LOGS} more; `lathe logs {name} TRIAL` shows one")
+
+
+def _one(sweep: Sweep, ledger: Ledger, entry: Entry, asked: argparse.Namespace) -> None:
+    """All that an attempt printed, and below it how it stands."""
+    folder = sweep.folder / entry.id / "attempts"
+    known = sorted(int(path.name) for path in folder.glob("[0-9]*"))
+    if asked.attempt is not None and asked.attempt not in known:
+        there = f"there are {', '.join(map(str, known))}" if known else "it has not begun"
+        raise InputError([f"--attempt {asked.attempt}: trial {entry.id} has no such attempt; {there}"])
+    attempt = asked.attempt or max([entry.attempt, *known])
+    path = folder / str(attempt) / log_name(asked.rank)
+    if asked.rank and not path.exists():
+        ranks = sum(1 for _ in path.parent.glob("log*.txt"))
+        there = f"it has ranks 0 to {ranks - 1}" if ranks > 1 else "it has rank 0 alone"
+        raise InputError([f"--rank {asked.rank}: attempt {attempt} of trial {entry.id} has no such rank; {there}"])
+    if asked.follow:
+        attempt = _follow(ledger, entry.id, folder, attempt, asked)
+    elif path.exists():
+        with path.open(encoding="utf-8", errors="replace") as file:
+            for line in file:
+                sys.stdout.write(line)
+    sys.stdout.flush()
+    entry = ledger.look().entries[entry.id]
+    told = _standing(entry) if attempt == entry.attempt else f"attempt {attempt} of {entry.attempt}"
+    print(f"trial {entry.id}, {told}", file=sys.stderr)
+
+
+def _follow(ledger: Ledger, trial: str, folder: Path, attempt: int, asked: argparse.Namespace) -> int:
+    """Print what comes until the trial has ended, or the attempt that was asked for, or the user leaves; the last attempt."""
+    file: IO[str] | None = None
+    try:
+        while True:
+            entry = ledger.look().entries[trial]  # before the log is read, which is whole then
+            path = folder / str(attempt) / log_name(asked.rank)
+            if file is None and path.exists():
+                file = path.open(encoding="utf-8", errors="replace")
+            if file is not None:
+                sys.stdout.write(file.read())
+                sys.stdout.flush()
+            has_ended = entry.attempt > attempt or entry.state != "running"
+            if (entry.state in ENDED and entry.attempt == attempt) or (asked.attempt is not None and has_ended):
+                return attempt
+            if entry.attempt > attempt:
+                attempt = entry.attempt
+                print(f"attempt {attempt} on {entry.host}", file=sys.stderr)
+                if file is not None:
+                    file.close()
+                    file = None
+            else:
+                time.sleep(LOOK_S)
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return attempt
+    finally:
+        if file is not None:
+            file.close()
+
+
+def _standing(entry: Entry) -> str:
+    """How a trial stands after its last attempt."""
+    begun = f"attempt {entry.attempt}: " if entry.attempt else ""
+    where = (
+        f" on {entry.host}"
+        if entry.state == "running"
+        else f" (its result is that of {entry.reused})" * bool(entry.reused)
+    )
+    why = f": {', '.join(filter(None, [entry.failure, entry.reason]))}" if entry.failure or entry.reason else ""
+    return f"{begun}{entry.state}{where}{why}"
+
+
+def _workers(sweep: Sweep, entries: Sequence[Entry] | None) -> None:
+    """The last that workers printed; of some trials those that had them last."""
+    folder = sweep.folder / "workers"
+    paths = sorted([*folder.glob("*.txt"), *folder.glob("*/log.txt")], key=lambda path: path.stat().st_mtime)
+    if entries is not None:
+        names = {entry.worker for entry in entries}
+        paths = [path for path in paths if path.stem in names or path.parent.name in names]
+    told = [path for path in paths if path.stat().st_size]
+    for path in told[-MOST_LOGS:]:
+        print(f"== {path.relative_to(sweep.folder)}")
+        _print_last(path)
+    if len(told) > MOST_LOGS:
+        print(f"{len(told) - MOST_LOGS} older ones are in {folder}")
+    if len(paths) > len(told) or not paths:
+        print(f"of {len(paths)} logs of workers {len(paths) - len(told)} are empty")
+
+
+def _print_last(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - LAST_BYTES))
+            lines = file.read().decode(errors="replace").splitlines()[-LAST_LINES:]
+    except FileNotFoundError:
+        lines = ["(it has printed nothing)"]
+    print("\n".join([*lines, ""]))

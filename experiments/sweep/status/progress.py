@@ -1,0 +1,301 @@
+"""What the state of a sweep is, as plain data."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from experiments.run.journal_tail import Tail, better
+from experiments.sweep.budget import device_s, spent
+from experiments.sweep.ledger import Entry, Ledger, Standing, State, mean_of
+from experiments.sweep.sweep import Sweep
+from launchers.base import Executor
+
+STARTING_S = 20.0
+"""How long a worker may take until its folder is there."""
+SILENT_S = 300.0
+"""How long workers of which nobody knows may take to begin a trial, imports on a cold file system among it."""
+ORDER: tuple[State, ...] = ("failed", "running", "waiting", "finished", "pruned", "cancelled")
+
+
+@dataclass(frozen=True)
+class Row:
+    """Where one trial stands."""
+
+    id: str
+    point: int
+    values: dict[str, Any]
+    seed: int
+    state: State
+    step: int
+    num_steps: int | None
+    """None where only a trial that has begun tells."""
+    last: float | None
+    """The metric as it was measured last; of a trial that ended its best."""
+    best: float | None
+    attempt: int
+    worker: str
+    host: str
+    since: float
+    in_state_s: float
+    took_s: float | None
+    """All attempts that have ended."""
+    failure: str | None
+    reason: str | None
+    used_h: float
+    wasted_h: float
+    reused: str | None
+
+
+@dataclass(frozen=True)
+class Best:
+    """The point that is ahead, by the mean over its seeds."""
+
+    point: int
+    values: dict[str, Any]
+    value: float
+    trials: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Share:
+    """Of a budget, what is spent."""
+
+    spent: float
+    of: float
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a whole sweep stands."""
+
+    name: str
+    folder: str
+    metric: str
+    mode: str
+    state: str
+    """running, waiting, done, failed (some), cancelled (some), or spent: its budget."""
+    total: int
+    """Trials that there are or will be."""
+    done: int
+    """Finished or pruned."""
+    counts: dict[State, int]
+    failed: dict[str, int]
+    """How many failed, by class."""
+    to_ask: int
+    """Trials that a strategy is still to be asked for."""
+    opened: float
+    """When it began."""
+    used_h: float
+    """Device-hours, of trials that run among them."""
+    wasted_h: float
+    elapsed_s: float
+    left_s: float | None
+    """A guess; None where nothing is known."""
+    best: Best | None
+    workers: int
+    """That run a trial."""
+    queued: int | None
+    """Workers that have not begun; None where nobody was asked."""
+    is_stranded: bool
+    """Trials wait, and no worker is left or comes."""
+    closed: str | None
+    """Why no further trial is begun."""
+    budget: dict[str, Share]
+    rows: tuple[Row, ...] = field(repr=False)
+
+    @property
+    def is_over(self) -> bool:
+        return self.state not in ("running", "waiting")
+
+
+class Observer:
+    """Looks at one sweep again and again; what it has read it does not read again."""
+
+    def __init__(self, sweep: Sweep, ledger: Ledger, executor: Executor | None = None) -> None:
+        """
+        Args:
+            sweep: which.
+            ledger: this process's view of it.
+            executor: who knows of workers that wait; None: nobody is asked.
+        """
+        self.sweep, self.ledger, self.executor = sweep, ledger, executor
+        self._tails: dict[tuple[str, int], Tail] = {}
+        self._lengths: list[tuple[dict[str, str], int | None]] | None = None
+        self._queued: int | None = None
+        self._has_workers = True
+
+    def ask(self) -> None:
+        """Ask how many workers wait, and whether any of those that began is left."""
+        standing = self.ledger.look()
+        waits = any(entry.state == "waiting" for entry in standing.entries.values()) or self._unasked(standing) > 0
+        if self.executor is None or not waits or standing.closed is not None:
+            self._queued = None
+            return
+        jobs = [str(told["job"]) for told in standing.submissions]
+        self._queued = self.executor.waiting(jobs) if jobs else 0
+        known = sorted(path.name for path in (self.sweep.folder / "workers").glob("*/"))
+        # Where some run, it shows by the ledger that workers are left.
+        is_at_work = any(entry.state == "running" for entry in standing.entries.values())
+        self._has_workers = is_at_work or (bool(known) and len(self.executor.lost(known)) < len(known))
+
+    def look(self) -> Progress:
+        """Where the sweep stands now."""
+        standing, question, now = self.ledger.look(), self.sweep.question, time.time()
+        entries = list(standing.entries.values())
+        rows = [self._row(entry, now) for entry in entries]
+        running = {(row.id, row.attempt) for row in rows if row.state == "running"}
+        self._tails = {key: tail for key, tail in self._tails.items() if key in running}
+        counts = Counter(entry.state for entry in entries)
+        closed = standing.closed or (spent(question["budget"], standing) if entries else None)
+        unasked = self._unasked(standing)
+        state = _state_of(counts, closed, unasked)
+        to_ask = unasked if closed is None else 0
+        is_over = state not in ("running", "waiting")
+        ended = max((entry.since for entry in entries), default=now) if is_over else now
+        return Progress(
+            name=self.sweep.name,
+            folder=str(self.sweep.folder),
+            metric=question["metric"],
+            mode=question["mode"],
+            state=state,
+            total=len(entries) + to_ask,
+            done=counts["finished"] + counts["pruned"],
+            counts={name: counts[name] for name in ORDER},
+            failed=dict(Counter(str(entry.failure) for entry in entries if entry.state == "failed").most_common()),
+            to_ask=to_ask,
+            opened=standing.opened or (self.sweep.folder / "sweep.yaml").stat().st_mtime,
+            used_h=device_s(standing, now) / 3600,
+            wasted_h=sum(entry.wasted_s for entry in entries) / 3600,
+            elapsed_s=max(0.0, ended - standing.opened) if entries else 0.0,
+            left_s=None if is_over else _left_s(rows, self._tails, to_ask),
+            best=_best(standing, question["mode"]),
+            workers=len({entry.worker for entry in entries if entry.state == "running"}),
+            queued=self._queued,
+            is_stranded=state == "waiting" and self._is_stranded(standing, now),
+            closed=closed if state != "done" else None,
+            budget=_shares(question["budget"], standing, now),
+            rows=tuple(sorted(rows, key=lambda row: _place(row, question["mode"]))),
+        )
+
+    def _unasked(self, standing: Standing) -> int:
+        """Trials that the strategy may still be asked for, as far as the points go."""
+        question = self.sweep.question
+        if not self.sweep.is_asked or question["budget"]["points"] is None:
+            return 0
+        return int(max(0, question["budget"]["points"] - len(standing.points())) * question["seeds"])
+
+    def _is_stranded(self, standing: Standing, now: float) -> bool:
+        if self._queued != 0:
+            return False
+        times = [entry.since for entry in standing.entries.values()]
+        quiet_s = now - max(times + [told["time"] for told in standing.submissions], default=now)
+        return quiet_s > (SILENT_S if self._has_workers else STARTING_S)
+
+    def _row(self, entry: Entry, now: float) -> Row:
+        row = Row(
+            id=entry.id, point=entry.point, values=entry.values, seed=entry.seed, state=entry.state, step=entry.step,
+            num_steps=entry.step if entry.state == "finished" and entry.step else self._length(entry.values),
+            last=entry.value, best=entry.value, attempt=entry.attempt, worker=entry.worker, host=entry.host,
+            since=entry.since, in_state_s=max(0.0, now - entry.since),
+            took_s=entry.used_s / entry.devices if entry.devices else None,
+            failure=entry.failure, reason=entry.reason, used_h=entry.used_s / 3600, wasted_h=entry.wasted_s / 3600,
+            reused=entry.reused,
+        )  # fmt: skip
+        if entry.state != "running":
+            return row
+        tail = self._tails.setdefault((entry.id, entry.attempt), Tail(_attempt(self.sweep, entry)))
+        tail.read(self.sweep.question["metric"], self.sweep.question["mode"])
+        last = entry.value if tail.last is None else tail.last
+        best = better(entry.value, tail.best, self.sweep.question["mode"])
+        num_steps = tail.num_steps or row.num_steps
+        return replace(row, step=max(tail.step, entry.step), num_steps=num_steps, last=last, best=best)
+
+    def _length(self, values: Mapping[str, Any]) -> int | None:
+        """Steps of a trial, where the configuration states them."""
+        if self._lengths is None:
+            try:
+                told = json.loads((self.sweep.folder / "templates.json").read_text())
+            except FileNotFoundError:
+                told = []
+            self._lengths = [(template["choices"], template["config"].get("max_steps")) for template in told]
+        if "max_steps" in values:
+            return int(values["max_steps"])
+        for choices, length in self._lengths:
+            if all(values.get(group) == option for group, option in choices.items()):
+                return length
+        return None
+
+
+def look(sweep: Sweep, ledger: Ledger, executor: Executor | None = None) -> Progress:
+    """Where a sweep stands now, for whoever looks once."""
+    observer = Observer(sweep, ledger, executor)
+    observer.ask()
+    return observer.look()
+
+
+def _attempt(sweep: Sweep, entry: Entry) -> Path:
+    return sweep.folder / entry.id / "attempts" / str(entry.attempt)
+
+
+def _state_of(counts: Mapping[State, int], closed: str | None, unasked: int) -> str:
+    if counts["running"]:
+        return "running"
+    if counts["waiting"] or unasked:
+        return "waiting" if closed is None else "cancelled" if closed.startswith("cancelled") else "spent"
+    return "cancelled" if counts["cancelled"] else "failed" if counts["failed"] else "done"
+
+
+def _place(row: Row, mode: str) -> tuple[float, float, int, int]:
+    """The order in which one wants to see trials: trouble, work, what was interrupted, then results, the best first."""
+    value = math.inf if row.best is None or math.isnan(row.best) else -row.best if mode == "max" else row.best
+    by_value = value if row.state in ("finished", "pruned") else 0.0
+    not_begun = row.state == "waiting" and row.attempt == 0
+    return ORDER.index("pruned") + 0.5 if not_begun else ORDER.index(row.state), by_value, row.point, row.seed
+
+
+def _best(standing: Standing, mode: str) -> Best | None:
+    """Of the points of which every seed is finished."""
+    found: Best | None = None
+    for point, entries in standing.points().items():
+        mean = mean_of(entries)
+        if mean is None or not math.isfinite(mean):
+            continue
+        if found is None or (mean > found.value if mode == "max" else mean < found.value):
+            found = Best(point, entries[0].values, mean, tuple(entry.id for entry in entries))
+    return found
+
+
+def _left_s(rows: Sequence[Row], tails: Mapping[tuple[str, int], Tail], to_ask: int) -> float | None:
+    """What is left, at the mean duration of trials and with as many of them side by side as now."""
+    running = [row for row in rows if row.state == "running"]
+    if not running:
+        return None
+    paces = [tails[row.id, row.attempt].left_s(row.in_state_s, row.num_steps) for row in running]
+    known = [row.took_s for row in rows if row.state in ("finished", "pruned") and row.took_s]
+    known = known or [
+        row.in_state_s + left for row, left in zip(running, paces, strict=True) if left is not None
+    ]  # none has ended yet
+    if not known:
+        return None
+    mean = sum(known) / len(known)
+    of_running = [
+        max(0.0, mean - row.in_state_s) if left is None else left for row, left in zip(running, paces, strict=True)
+    ]
+    to_begin = to_ask + sum(row.state == "waiting" for row in rows)
+    return max(max(of_running), (sum(of_running) + mean * to_begin) / len(running))
+
+
+def _shares(budget: Mapping[str, Any], standing: Standing, now: float) -> dict[str, Share]:
+    used = {
+        "points": float(len(standing.points())),
+        "wall_h": (now - standing.opened) / 3600 if standing.entries else 0.0,
+        "device_h": device_s(standing, now) / 3600,
+    }
+    return {name: Share(used[name], float(of)) for name, of in budget.items() if of is not None}

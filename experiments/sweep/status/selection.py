@@ -1,0 +1,211 @@
+"""Naming some trials of a sweep, and ending them or all."""
+
+from __future__ import annotations
+
+import getpass
+import time
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, get_args
+
+from experiments.core.errors import InputError, did_you_mean
+from experiments.core.format import shown
+from experiments.sweep.ledger import ENDED, Entry, Ledger, Standing, State
+from experiments.sweep.status.progress import look
+from experiments.sweep.status.text import counts_text
+from experiments.sweep.sweep import Sweep, reference
+from experiments.sweep.worker.reaper import reap
+from launchers.base import Executor
+
+STATES: tuple[State, ...] = get_args(State)
+SAVE_S = 20.0
+"""How long running trials may take to save before their workers are ended."""
+LOOK_S = 0.3
+REAP_S = 5.0
+
+
+def choose(standing: Standing, words: Sequence[str], sweep: str) -> list[Entry]:
+    """The trials that a user names: by id or its beginning, by state, or by an override of the space.
+
+    Words of one kind widen the choice (two ids, two values of a key); words of different kinds narrow it.
+
+    Raises:
+        InputError: with every word that fits no trial.
+    """
+    problems: list[str] = []
+    wanted: dict[str, set[str]] = {}
+    for word in words:
+        kind = word.partition("=")[0] if "=" in word else "state" if word in STATES else "trial"
+        try:
+            wanted.setdefault(kind, set()).update(_named(standing, word, sweep))
+        except InputError as err:
+            problems += err.problems
+    if problems:
+        raise InputError(problems)
+    return [entry for entry in standing.entries.values() if all(entry.id in ids for ids in wanted.values())]
+
+
+def _named(standing: Standing, word: str, sweep: str) -> list[str]:
+    """Ids of the trials that one word names."""
+    entries = standing.entries
+    if "=" in word:
+        return _by_override(standing, word, sweep)
+    if word in STATES:
+        return [entry.id for entry in entries.values() if entry.state == word]
+    found = [word] if word in entries else [name for name in entries if name.startswith(word)]
+    if len(found) == 1:
+        return found
+    if found:
+        raise InputError([f"trial '{word}' is not unique in sweep '{sweep}': {', '.join(found[:6])}; write more of it"])
+    way_out = did_you_mean(word, [*entries, *STATES], f"`lathe status {sweep} --all` lists them")
+    raise InputError([f"there is no trial '{word}' in sweep '{sweep}'; {way_out}"])
+
+
+def _by_override(standing: Standing, word: str, sweep: str) -> list[str]:
+    from experiments.config.overrides import read_override
+    from experiments.config.sweep_values import Written
+
+    key, value = read_override(word)
+    known = list(dict.fromkeys(key for entry in standing.entries.values() for key in entry.values))
+    if key == "seed" and key not in known:
+        values: dict[str, Any] = {entry.id: entry.seed for entry in standing.entries.values()}
+    elif key not in known:
+        fits = [full for full in known if full.endswith(f".{key}")]
+        way_out = f"did you mean '{fits[0]}'?" if len(fits) == 1 else did_you_mean(key, known)
+        raise InputError([f"{word}: {key} does not vary in sweep '{sweep}'; {way_out}"])
+    else:
+        values = {entry.id: entry.values[key] for entry in standing.entries.values() if key in entry.values}
+    wanted = value.items if isinstance(value, Written) and value.kind == "choice" else (value,)
+    found = [name for name, own in values.items() if any(_is_same(own, one) for one in wanted)]
+    if not found:
+        there = ", ".join(dict.fromkeys(map(shown, values.values())))
+        raise InputError([f"{word}: no trial of sweep '{sweep}' has it; there are {there}"])
+    return found
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    return bool(one == other) and isinstance(one, bool) is isinstance(other, bool)
+
+
+def cancel(
+    sweep: Sweep,
+    executor: Executor,
+    words: Sequence[str] = (),
+    say: Callable[[str], None] = print,
+    save_s: float = SAVE_S,
+) -> None:
+    """End trials: those that wait are not begun, those that run are asked to save and stop.
+
+    Args:
+        sweep: whose.
+        executor: where its workers run; where all trials are meant, they end too.
+        words: which trials, as of `choose`; none: all, and no further one is begun.
+        say: takes a line for the user.
+        save_s: how long running trials may take to save before their workers are ended.
+
+    Raises:
+        InputError: a word fits no trial.
+        LaunchError: the scheduler does not end the workers.
+    """
+    ledger, by = sweep.ledger(), f"cancelled by {_user()}"
+    choose(ledger.look(), words, sweep.name)
+    reap(sweep, ledger, executor)
+    if not words and _is_over(sweep, executor, say):
+        return
+    with ledger.locked() as standing:
+        if not words and standing.closed is None:
+            ledger.close(by)
+        chosen = {entry.id for entry in choose(standing, words, sweep.name)}
+        waiting = _cancel_waiting(ledger, chosen, by)
+        running = [entry.id for entry in standing.entries.values() if entry.id in chosen and entry.state == "running"]
+        for trial in running:
+            _request(sweep, standing.entries[trial])
+    say(_first_words(sweep.name, words, len(waiting), len(running), len(chosen)))
+    have_ended = not running or _wait(sweep, ledger, running, by, say, save_s)
+    if not words:
+        jobs = [str(told["job"]) for told in ledger.look().submissions]
+        if jobs:
+            executor.cancel(jobs)
+        say(f"its workers are told to end; `lathe resume {reference(sweep)}` goes on with what is missing")
+    elif not have_ended:
+        say(f"`lathe status {reference(sweep)}` shows when the rest has saved")
+
+
+def _is_over(sweep: Sweep, executor: Executor, say: Callable[[str], None]) -> bool:
+    """Whether there is nothing to cancel, which is then told; workers that have yet to begin are not let."""
+    progress = look(sweep, sweep.ledger())
+    if not progress.is_over or progress.state == "spent":
+        return False
+    jobs = [str(told["job"]) for told in sweep.ledger().look().submissions]
+    if jobs and executor.waiting(jobs):
+        executor.cancel(jobs)
+    say(f"sweep {sweep.name} is over: {counts_text(progress)}; nothing is left to cancel")
+    return True
+
+
+def _cancel_waiting(ledger: Ledger, chosen: Collection[str], by: str) -> list[str]:
+    found = [entry.id for entry in ledger.standing.entries.values() if entry.id in chosen and entry.state == "waiting"]
+    if found:
+        ledger.cancel(found, by)
+    return found
+
+
+def _request(sweep: Sweep, entry: Entry) -> None:
+    """Leave word for the worker, which looks every second."""
+    path = sweep.folder / entry.id / "attempts" / str(entry.attempt) / "cancel"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def _first_words(name: str, words: Sequence[str], num_waiting: int, num_running: int, num_chosen: int) -> str:
+    told = [f"{num_waiting} waited and will not begin"] * bool(num_waiting)
+    told += [f"{num_running} running, asked to save and stop"] * bool(num_running)
+    if not told and words:
+        told = [f"of {num_chosen} trials none waits or runs" if num_chosen else f"no trial is {' and '.join(words)}"]
+    return f"sweep {name}: {', '.join(told) or 'no further trial is begun'}"
+
+
+def _wait(
+    sweep: Sweep, ledger: Ledger, trials: Collection[str], by: str, say: Callable[[str], None], save_s: float
+) -> bool:
+    """Wait until trials that ran have ended; False where some have not, as time was up or the user would not wait."""
+    begun = reaped = time.monotonic()
+    is_told = False
+    try:
+        while left := _left(sweep, ledger, trials, by):
+            waited_s = time.monotonic() - begun
+            if waited_s > save_s:
+                say(f"{len(left)} of them have not ended in {save_s:.0f} s")
+                return False
+            if waited_s > 1.0 and not is_told:
+                say(f"waiting up to {save_s:.0f} s until they have saved; Ctrl-C goes on without")
+                is_told = True
+            if time.monotonic() - reaped > REAP_S:
+                reap(sweep, ledger, None)
+                reaped = time.monotonic()
+            time.sleep(LOOK_S)
+    except KeyboardInterrupt:
+        say("not waiting any longer; Ctrl-C once more leaves")
+        return False
+    states = [ledger.standing.entries[trial].state for trial in trials]
+    say(f"of those that ran: {', '.join(f'{states.count(state)} {state}' for state in STATES if state in states)}")
+    return True
+
+
+def _left(sweep: Sweep, ledger: Ledger, trials: Collection[str], by: str) -> list[str]:
+    """Of trials that were asked to stop those that have not ended; one that was interrupted at that moment is not begun."""
+    entries = ledger.look().entries
+    if any(entries[trial].state == "waiting" for trial in trials):
+        with ledger.locked():
+            _cancel_waiting(ledger, trials, by)
+    left = [trial for trial in trials if entries[trial].state not in ENDED]
+    for trial in left:
+        _request(sweep, entries[trial])  # by now it may be another attempt's
+    return left
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # an id without an entry in passwd, as in containers
+        return "somebody"

@@ -1,0 +1,375 @@
+"""What a person is shown of sweeps: all of them, one with its trials, and one that goes on while they look."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from experiments.core.console import console
+from experiments.core.errors import InputError
+from experiments.core.format import as_json, duration, hours, number, point_text
+from experiments.sweep.ledger import ENDED, State
+from experiments.sweep.status.progress import Observer, Progress, Row, look
+from experiments.sweep.status.text import best_text, counts_text, fitting_keys, line, short_ids, short_keys, why
+from experiments.sweep.sweep import Sweep, find_sweep, reference
+from experiments.sweep.worker.reaper import reap
+from launchers.base import DONE, FAILED, Executor
+
+MOST_ROWS = 40
+LOOK_S = 1.0
+ASK_S = 10.0
+"""How often the scheduler is asked, whom all its users ask."""
+WIDE, MIDDLE = 140, 100
+"""Columns of a terminal from which there is room for everything, and for more than the least."""
+GAP = 2
+LEAST = 8
+"""Width of a column that gives way."""
+ELASTIC = ("point", "why")
+NUMBERS = ("seed", "step", "last", "best", "attempt", "time")
+MOST_REASONS = 10
+STYLES: Mapping[str, str] = {
+    "running": "cyan", "finished": "green", "done": "green", "pruned": "blue", "failed": "bold red",
+    "cancelled": "dim", "waiting": "", "spent": "yellow",
+}  # fmt: skip
+DIGITS = {"points": 0, "wall_h": 2, "device_h": 2}
+WORDS: Mapping[str, str] = {"failed": "some failed", "spent": "budget spent"}
+"""Of a sweep's states, those that one word does not tell."""
+
+
+def shares_of_rows(rows: Sequence[Row], most: int) -> list[Row]:
+    """Some rows of a long table, in its order: of every state that one has to see, so many at most."""
+    most_of: Mapping[State, int] = {"failed": most // 3, "running": most // 2}
+    seen: dict[State, int] = {}
+    kept, others = list[Row](), list[Row]()
+    for row in rows:
+        seen[row.state] = seen.get(row.state, 0) + 1
+        (kept if seen[row.state] <= most_of.get(row.state, 0) else others).append(row)
+    chosen = {row.id for row in [*kept, *others][:most]}
+    return [row for row in rows if row.id in chosen]
+
+
+def summary(progress: Progress, *, has_bar: bool) -> RenderableType:
+    """Everything but the trials."""
+    style = STYLES.get(progress.state, "")
+    word = "stands still" if progress.is_stranded else WORDS.get(progress.state, progress.state)
+    head = Text.assemble(("sweep ", "bold"), (progress.name, "bold"), ": ", (word, style), f", {counts_text(progress)}")
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column()
+    if has_bar:
+        table.add_row("", ProgressBar(max(1, progress.total), progress.done, width=40))
+    for name, told in _facts(progress):
+        table.add_row(name, Text(told))
+    return Group(head, table)
+
+
+def _facts(progress: Progress) -> list[tuple[str, str]]:
+    facts = [("best", best_text(progress, progress.best))] if progress.best else []
+    facts += [("failed", ", ".join(f"{count} {name}" for name, count in progress.failed.items()))] * bool(
+        progress.failed
+    )
+    if progress.state == "running" or progress.queued:
+        queued = f", {progress.queued} in the queue" if progress.queued else ""
+        facts.append(("workers", f"{progress.workers} at work{queued}"))
+    left = f", about {duration(progress.left_s)} left" if progress.left_s is not None else ""
+    facts.append(("time", f"{duration(progress.elapsed_s)}{left}"))
+    wasted = f", {hours(progress.wasted_h)} of it wasted" if progress.wasted_h * 3600 >= 1 else ""
+    facts.append(("devices", f"{hours(progress.used_h)} used{wasted}"))
+    if progress.budget:
+        told = (f"{share.spent:.{DIGITS[name]}f} of {share.of:g} {name}" for name, share in progress.budget.items())
+        facts.append(("budget", ", ".join(told)))
+    if progress.closed:
+        facts.append(("closed", progress.closed))
+    return facts
+
+
+def trials_table(
+    progress: Progress, rows: Sequence[Row], width: int, most_reasons: int = MOST_REASONS
+) -> RenderableType:
+    """The trials, with as many columns as fit; where there is none for it, what went wrong stands below."""
+    columns = _columns(progress, rows, width)
+    widths = {name: max(len(text.plain) for text in cells) for name, cells in columns.items()}
+    left = width - sum(wanted + GAP for name, wanted in widths.items() if name not in ELASTIC)
+    for name in ELASTIC:
+        if name in columns:
+            widths[name] = max(LEAST, min(widths[name], left - GAP))
+            left -= widths[name] + GAP
+    if "point" in columns:  # trials that differ by their seed alone have none
+        keys = fitting_keys(rows, short_keys(progress.rows), widths["point"])
+        columns["point"][1:] = [Text(point_text(row.values, keys)) for row in rows]
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, GAP - 1, 0, 0))
+    for name, cells in columns.items():
+        justify: Literal["left", "right"] = "right" if name in NUMBERS else "left"
+        table.add_column(cells[0], width=widths[name], justify=justify, no_wrap=True, overflow="ellipsis")
+    for row_cells in zip(*(cells[1:] for cells in columns.values()), strict=True):
+        table.add_row(*row_cells)
+    if "why" in columns:
+        return table
+    ids = _ids(progress, width)
+    reasons = [(ids[row.id], told) for row in rows if (told := why(row))][:most_reasons]
+    lines = [Text(f"{name}  {told}", no_wrap=True, overflow="ellipsis", style="dim") for name, told in reasons]
+    return Group(table, *([""] if lines else []), *lines)
+
+
+def _columns(progress: Progress, rows: Sequence[Row], width: int) -> dict[str, list[Text]]:
+    """By name the heading of a column and its cells."""
+    short, is_wide = short_keys(progress.rows), width >= MIDDLE
+    ids = _ids(progress, width)
+    columns = {
+        "trial": ["trial", *(ids[row.id] for row in rows)],
+        "point": ["point", *(point_text(row.values, short) for row in rows)],
+        "seed": ["seed", *(str(row.seed) for row in rows)],
+        "state": ["state", *(row.state for row in rows)],
+        "step": ["step" if is_wide else "", *(_steps(row, is_wide=is_wide) for row in rows)],
+        "last": [
+            progress.metric if is_wide else progress.metric.rpartition("/")[2],
+            *(number(row.last) for row in rows),
+        ],
+        "best": ["best", *(number(row.best) if row.state == "running" else "" for row in rows)],
+        "attempt": ["attempt", *(str(row.attempt or "") for row in rows)],
+        "time": ["time", *(_time(row) for row in rows)],
+        "worker": ["worker", *(_worker(row) for row in rows)],
+        "why": ["why", *map(why, rows)],
+    }
+    empty = {name for name, (_, *texts) in columns.items() if not any(texts)}
+    hidden = empty | ({"best", "attempt"} if not is_wide else set()) | ({"worker", "why"} if width < WIDE else set())
+    hidden |= set() if any(row.seed for row in progress.rows) else {"seed"}
+    styles = ["", *(STYLES[row.state] for row in rows)]
+    return {
+        name: [Text(text, style=style if name == "state" else "") for text, style in zip(texts, styles, strict=True)]
+        for name, texts in columns.items()
+        if name not in hidden
+    }
+
+
+def _ids(progress: Progress, width: int) -> dict[str, str]:
+    return {row.id: row.id for row in progress.rows} if width >= MIDDLE else short_ids(progress.rows)
+
+
+def _time(row: Row) -> str:
+    """Of a trial that ended how long it took; of one that was begun how long it runs, or waits to go on."""
+    if row.attempt == 0:
+        return ""
+    return duration(row.took_s if row.state in ENDED and row.took_s is not None else row.in_state_s)
+
+
+def _worker(row: Row) -> str:
+    if row.state != "running":
+        return ""
+    return row.worker if row.worker.startswith(row.host) else f"{row.worker} on {row.host}"
+
+
+def _steps(row: Row, *, is_wide: bool) -> str:
+    if not row.step and row.state != "running":
+        return ""
+    if is_wide:
+        return f"{row.step:,}/{row.num_steps:,}" if row.num_steps else f"{row.step:,}"
+    return f"{100 * row.step // row.num_steps}%" if row.num_steps else f"{row.step}"
+
+
+def sweeps_table(known: Sequence[Progress], now: float, width: int) -> Table:
+    """Every sweep of a folder."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, GAP - 1, 0, 0))
+    rows = [
+        (progress, f"{progress.done}/{progress.total}", f"{duration(now - progress.opened)} ago") for progress in known
+    ]
+
+    def add_column(name: str, texts: Iterable[str], justify: Literal["left", "right"] = "left") -> None:
+        """One that a long text in the last column takes nothing of."""
+        table.add_column(name, justify=justify, no_wrap=True, min_width=max(map(len, (name, *texts))))
+
+    add_column("sweep", (progress.name for progress in known))
+    add_column("state", (WORDS.get(progress.state, progress.state) for progress in known))
+    add_column("done", (done for _, done, _ in rows), "right")
+    add_column("began", (began for _, _, began in rows), "right")
+    table.add_column("best", overflow="ellipsis", no_wrap=True)
+    for progress, done, began in rows:
+        value = ""
+        if (best := progress.best) is not None:
+            metric = progress.metric if width >= MIDDLE else progress.metric.rpartition("/")[2]
+            short = None if width >= WIDE else short_keys(progress.rows)
+            value = f"{metric} {number(best.value)}  {point_text(best.values, short)}"
+        word = Text(WORDS.get(progress.state, progress.state), style=STYLES.get(progress.state, ""))
+        table.add_row(progress.name, word, done, began, value)
+    return table
+
+
+DoneHint = Callable[[Sweep], str]
+"""Makes the line that says where a finished sweep can be looked at; the tracking backend knows."""
+
+
+def show(asked: argparse.Namespace, done_hint: DoneHint) -> int:
+    """Run `lathe status`.
+
+    Args:
+        asked: the command's arguments.
+        done_hint: printed below a sweep that is done.
+
+    Raises:
+        InputError: there is no such sweep.
+    """
+    runs_dir, screen = Path(asked.runs_dir), console()
+    if asked.sweep is None:
+        return _show_all(runs_dir, screen, as_document=asked.json)
+    sweep = find_sweep(asked.sweep, runs_dir)
+    executor = sweep.executor()
+    if asked.watch:
+        live(sweep, executor, done_hint, is_attached=False)
+        return DONE
+    ledger = sweep.ledger()
+    for told in reap(sweep, ledger, executor):
+        print(told, file=sys.stderr)
+    progress = look(sweep, ledger, executor)
+    if asked.json:
+        print(as_json(progress))
+        return DONE
+    known = [row for row in progress.rows if row.state == "failed"] if asked.failed else list(progress.rows)
+    rows = known if asked.all else shares_of_rows(known, MOST_ROWS)
+    screen.print(summary(progress, has_bar=screen.is_terminal))
+    if rows:
+        screen.print("", trials_table(progress, rows, screen.width))
+    for told in _hints(progress, sweep, done_hint, len(known) - len(rows)):
+        _say(screen, told)
+    return DONE
+
+
+def _show_all(runs_dir: Path, screen: Console, *, as_document: bool) -> int:
+    sweeps = [Sweep(path.parent.resolve()) for path in runs_dir.glob("*/sweep.yaml")]
+    known = []
+    for sweep in sweeps:
+        reap(sweep, ledger := sweep.ledger(), None)
+        known.append(look(sweep, ledger))
+    known.sort(key=lambda progress: -progress.opened)
+    if as_document:
+        print(as_json(known))
+    elif known:
+        screen.print(sweeps_table(known, time.time(), screen.width))
+    else:
+        _say(screen, f"there is no sweep in {runs_dir}; `lathe sweep NAME` begins one")
+    return DONE
+
+
+def _hints(progress: Progress, sweep: Sweep, done_hint: DoneHint, num_hidden: int = 0) -> Iterator[str]:
+    """What one may want to do next."""
+    name = reference(sweep)
+    if num_hidden:
+        yield f"{num_hidden} more trials; `lathe status {name} --all` shows them"
+    num_waiting = progress.counts["waiting"] + progress.to_ask
+    if progress.is_stranded:
+        trials = "1 trial waits" if num_waiting == 1 else f"{num_waiting} trials wait"
+        yield f"{trials} and no worker is left; `lathe resume {name}` starts more"
+    if progress.counts["failed"]:
+        yield f"`lathe logs {name}` shows what the failed printed, `lathe resume {name}` runs them again"
+    if progress.done:
+        yield done_hint(sweep)
+
+
+def live(
+    sweep: Sweep, executor: Executor, done_hint: DoneHint, stop_when_done: bool = True, *, is_attached: bool = True
+) -> int:
+    """Show a sweep while it goes on: a table that lives on a terminal, elsewhere a line whenever a trial ended.
+
+    Args:
+        sweep: which.
+        executor: who knows of its workers.
+        done_hint: printed when the sweep is done.
+        stop_when_done: return when it is over, or when no worker is left though trials wait; else at Ctrl-C alone.
+        is_attached: the command that began the sweep is the one that shows it: Ctrl-C has to be explained.
+
+    Returns:
+        0; or 1 where it is over and some trials failed or were cancelled, or where no worker is left.
+    """
+    screen, name, progress = console(), reference(sweep), None
+    try:
+        show_all = _on_terminal if screen.is_terminal else _in_lines
+        progress = show_all(screen, sweep, executor, stop_when_done)
+    except KeyboardInterrupt:
+        if is_attached:
+            _say(screen, f"the sweep goes on; `lathe status {name}` shows it, `lathe cancel {name}` ends it")
+        return DONE
+    for told in _hints(progress, sweep, done_hint):
+        _say(screen, told)
+    is_good = not (progress.is_stranded or progress.counts["failed"] or progress.counts["cancelled"])
+    return DONE if is_good and progress.state != "cancelled" else FAILED
+
+
+def _on_terminal(screen: Console, sweep: Sweep, executor: Executor, stop_when_done: bool) -> Progress:
+    with Live(console=screen, auto_refresh=False) as shown:
+        for progress in _looks(sweep, executor, stop_when_done, lambda told: _say(screen, told)):
+            facts = len(_facts(progress))
+            rows = shares_of_rows(progress.rows, max(4, screen.height - facts - 9))
+            view = Group(
+                summary(progress, has_bar=True), "", trials_table(progress, rows, screen.width, most_reasons=2)
+            )
+            shown.update(view, refresh=True)
+        rows = shares_of_rows(progress.rows, MOST_ROWS)
+        view = Group(summary(progress, has_bar=True), "", trials_table(progress, rows, screen.width))
+        shown.update(view, refresh=False)
+    return progress
+
+
+def _in_lines(screen: Console, sweep: Sweep, executor: Executor, stop_when_done: bool) -> Progress:
+    before: Progress | None = None
+    for progress in _looks(sweep, executor, stop_when_done, lambda told: None):
+        for told in _news(before, progress) if before else ():
+            _say(screen, told)
+        if before is None or _num_ended(progress) != _num_ended(before):
+            _say(screen, line(progress))
+        before = progress
+    word = "stands still" if progress.is_stranded else WORDS.get(progress.state, progress.state)
+    _say(
+        screen,
+        f"sweep {progress.name}: {word} after {duration(progress.elapsed_s)}, {hours(progress.used_h)} of devices used",
+    )
+    return progress
+
+
+def _looks(sweep: Sweep, executor: Executor, stop_when_done: bool, say: Callable[[str], None]) -> Iterator[Progress]:
+    """The sweep again and again, until its end; workers that are gone are noticed on the way."""
+    ledger = sweep.ledger()
+    observer = Observer(sweep, ledger, executor)
+    next_time, turn = 0.0, 0
+    while True:
+        if not sweep.folder.is_dir():
+            raise InputError([f"the sweep's folder {sweep.folder} is gone; nothing of it is left to show"])
+        progress = observer.look()
+        if (begun := time.monotonic()) >= next_time:
+            for told in reap(sweep, ledger, executor):
+                say(told)
+            if turn % 3 == 0 or not progress.counts["running"]:
+                observer.ask()
+            progress, turn = observer.look(), turn + 1
+            took_s = time.monotonic() - begun  # long where the scheduler does not answer
+            next_time = begun + max(ASK_S, 10 * took_s)
+        yield progress
+        if stop_when_done and (progress.is_over or progress.is_stranded):
+            return
+        time.sleep(LOOK_S)
+
+
+def _num_ended(progress: Progress) -> int:
+    return sum(count for state, count in progress.counts.items() if state in ENDED)
+
+
+def _news(before: Progress, now: Progress) -> Iterator[str]:
+    """A line for every trial that failed or was interrupted meanwhile."""
+    known = {row.id: (row.state, row.attempt) for row in before.rows}
+    for row in now.rows:
+        if row.failure and row.state != "cancelled" and known.get(row.id) != (row.state, row.attempt):
+            then = "failed" if row.state == "failed" else "was interrupted and waits"
+            yield f"trial {row.id} ({point_text(row.values)}) {then}: {why(row)}"
+
+
+def _say(screen: Console, told: str) -> None:
+    screen.print(told, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,83 @@
+"""What is said of a sweep in words: values, times, counts, reasons; and the whole of it for machines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from experiments.core.format import number, point_text
+from experiments.sweep.status.progress import Best, Progress, Row
+
+LEAST_OF_A_KEY = 3
+
+
+def short_keys(rows: Iterable[Row]) -> dict[str, str]:
+    """For every key that varies its last words, as many as tell it from the others."""
+    keys = list(dict.fromkeys(key for row in rows for key in row.values))
+    found = {}
+    for key in keys:
+        parts = key.split(".")
+        ends = (".".join(parts[-count:]) for count in range(1, len(parts) + 1))
+        found[key] = next(
+            end
+            for end in ends
+            if end == key or not any(f".{other}".endswith(f".{end}") for other in keys if other != key)
+        )
+    return found
+
+
+def fitting_keys(rows: Sequence[Row], short: Mapping[str, str], width: int) -> Mapping[str, str]:
+    """The keys cut where that is needed for every value to be seen in so many columns."""
+    found = short
+    for most in range(max(map(len, short.values()), default=0), LEAST_OF_A_KEY, -1):
+        found = {key: name if len(name) <= most else f"{name[: most - 1]}…" for key, name in short.items()}
+        if max((len(point_text(row.values, found)) for row in rows), default=0) <= width:
+            break
+    return found
+
+
+def best_text(progress: Progress, best: Best) -> str:
+    """The point that is ahead, its value and how to name its trials."""
+    seeds = f", the mean of {len(best.trials)} seeds" if len(best.trials) > 1 else ""
+    where = f" at {point_text(best.values)}" if best.values else ""
+    return f"{progress.metric} {number(best.value)}{where}{seeds}"
+
+
+def counts_text(progress: Progress) -> str:
+    """How many trials stand where, as far as there are any: ``7/18 done, 2 running, 8 waiting, 1 failed``."""
+    counts = progress.counts
+    parts = [f"{progress.done}/{progress.total} done"]
+    parts += [f"{counts[state]} {state}" for state in ("running", "waiting", "failed", "cancelled") if counts[state]]
+    parts += [f"{progress.to_ask} to be chosen"] if progress.to_ask else []
+    parts += [f"{counts['pruned']} of the done pruned"] if counts["pruned"] else []
+    return ", ".join(parts)
+
+
+def line(progress: Progress) -> str:
+    """All in one line."""
+    return counts_text(progress) + (f", best {best_text(progress, progress.best)}" if progress.best else "")
+
+
+def why(row: Row) -> str:
+    """What went wrong, in a line."""
+    if row.reused:
+        return f"the result of {row.reused}"
+    if row.state in ("finished", "running"):
+        return ""
+    told = " ".join((row.reason or "").split())
+    return f"{row.failure}: {told}" if row.failure and told and row.failure not in told else told or row.failure or ""
+
+
+def short_ids(rows: Sequence[Row]) -> dict[str, str]:
+    """Beginnings by which one can name the trials."""
+    names = sorted(row.id for row in rows)
+    found = {}
+    for name, before, after in zip(names, ["", *names], [*names[1:], ""], strict=False):
+        length = next(
+            (
+                count for count in range(6, len(name))
+                if not before.startswith(name[:count]) and not after.startswith(name[:count])
+            ),
+            len(name),
+        )  # fmt: skip
+        found[name] = name[:length]
+    return found

@@ -1,0 +1,80 @@
+"""The workers that a sweep is given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from experiments.sweep.ledger import Standing
+from experiments.sweep.sweep import ADAPTIVE, Sweep
+from experiments.sweep.templates import Templates
+from experiments.trial.code_copy import CODE
+from launchers.base import Pool
+
+
+def revive(sweep: Sweep) -> int:
+    """Let every trial that ended without a result wait once more; how many wait now."""
+    ledger = sweep.ledger()
+    with ledger.locked() as standing:
+        ledger.again([entry.id for entry in standing.entries.values() if entry.state in ("failed", "cancelled")])
+        if standing.closed is not None:
+            ledger.reopen()
+        return sum(entry.state == "waiting" for entry in standing.entries.values())
+
+
+def pool_of(sweep_folder: Path, templates: Templates, worker: dict[str, int], asked: dict[str, Any], todo: int) -> Pool:
+    """The workers that are of use for so many trials.
+
+    Args:
+        sweep_folder: where the sweep lies, or will.
+        templates: of the sweep.
+        worker: nodes and devices_per_node that one worker is given.
+        asked: the question.
+        todo: trials that are to be run.
+    """
+    config = templates.all[0].config
+    hardware, launcher = config["hardware"], config["launcher"]
+    per_node, whole = hardware["devices_per_node"], worker["devices_per_node"]
+    side_by_side = launcher.get("trials_per_device") or 1
+    crews = side_by_side * (1 if per_node == whole else worker["nodes"] * (whole // per_node))
+    return Pool(
+        folder=sweep_folder,
+        code=sweep_folder / CODE,
+        name=asked["name"],
+        workers=max(1, -(-todo // crews)),
+        nodes=worker["nodes"],
+        devices_per_node=whole,
+        ranks_per_node=per_node,
+        crews=crews,
+        device=hardware["device"],
+        threads_per_rank=hardware["cpu_threads"],
+        slurm=hardware["slurm"],
+        trust=templates.trust,
+    )
+
+
+def num_todo(asked: dict[str, Any], standing: Standing) -> int:
+    """Trials that wait, and those that a strategy may still be asked for."""
+    waiting = sum(entry.state == "waiting" for entry in standing.entries.values())
+    if asked["strategy"]["name"] not in ADAPTIVE:
+        return waiting
+    left: int = asked["budget"]["points"] - len(standing.points())
+    return waiting + max(0, left) * int(asked["seeds"])
+
+
+def submit(sweep: Sweep) -> Pool | None:
+    """Start workers for what is to be run; None where there is nothing.
+
+    Raises:
+        LaunchError: the machine, or the scheduler, refuses.
+    """
+    ledger = sweep.ledger()
+    todo = num_todo(sweep.question, ledger.look())
+    if todo == 0:
+        return None
+    pool = pool_of(sweep.folder, sweep.templates(), sweep.provenance["worker"], sweep.question, todo)
+    executor = sweep.executor()
+    job = executor.submit(pool)
+    with ledger.locked():
+        ledger.submitted(job, executor.tasks(pool))
+    return pool

@@ -1,0 +1,130 @@
+"""A frozen sweep on disk: the question, the frozen code and configurations, and the ledger of its trials."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from experiments.components.instantiate import build
+from experiments.core.errors import InputError, did_you_mean
+from experiments.sweep.ledger import Entry, Ledger
+from experiments.sweep.templates import Templates
+from experiments.trial.trial import Trial
+from launchers.base import Executor
+
+if TYPE_CHECKING:
+    from experiments.sweep.study import Study
+
+ADAPTIVE = ("tpe", "cmaes", "gp")
+"""Strategies whose next point depends on what was measured."""
+
+
+def needs_study(question: Mapping[str, Any]) -> bool:
+    """Whether workers share a study: where each point depends on what was measured, or trials are pruned."""
+    return question["strategy"]["name"] in ADAPTIVE or question["pruner"] is not None
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One sweep in its folder: `sweep.yaml`, `templates.json`, `ledger.jsonl`, `code/`, `workers/`, a run folder a trial."""
+
+    folder: Path
+
+    @cached_property
+    def question(self) -> dict[str, Any]:
+        """What was asked, by the keys of `experiments.config.schema.Sweep`; every key is there."""
+        question: dict[str, Any] = yaml.safe_load((self.folder / "sweep.yaml").read_text())
+        return question
+
+    @cached_property
+    def provenance(self) -> dict[str, Any]:
+        """Where it came from; what all its trials share."""
+        provenance: dict[str, Any] = yaml.safe_load((self.folder / "provenance.yaml").read_text())
+        return provenance
+
+    @property
+    def key(self) -> str:
+        """Unlike that of any other sweep, also of one in a folder of the same name."""
+        return str(self.provenance["run_key"])
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """A configuration of its trials; hardware, launcher and tracking are the same in all."""
+        return self.templates().all[0].config
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def runs_dir(self) -> Path:
+        return self.folder.parent
+
+    def ledger(self) -> Ledger:
+        """A view of its ledger, for this process."""
+        return Ledger(self.folder)
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether workers ask the strategy for points, one when a crew is free; else all were frozen together."""
+        return self.question["strategy"]["name"] in ADAPTIVE
+
+    def templates(self) -> Templates:
+        """The frozen configurations that its points are filled into."""
+        return Templates.load(self.folder, self.provenance["trust"], self.provenance["config_dirs"])
+
+    def study(self) -> Study | None:
+        """What chooses or prunes; None where all trials were frozen together and each runs to its end."""
+        if not needs_study(self.question):
+            return None
+        from experiments.sweep.study import Study
+
+        return Study(self.folder, self.question)
+
+    def executor(self) -> Executor:
+        """Where its workers run."""
+        executor: Executor = build(self.config["launcher"], "launcher", tuple(self.provenance["trust"]))
+        return executor
+
+    def trial(self, entry: Entry) -> Trial:
+        """The run of a trial; its folder is made when it is first claimed."""
+        return Trial(self.folder / entry.id)
+
+
+def named(name: str, runs_dir: Path) -> Sweep | None:
+    """The sweep of exactly this name or folder, if there is one."""
+    for folder in (Path(name).expanduser(), runs_dir / name):
+        if (folder / "sweep.yaml").is_file():
+            return Sweep(folder.resolve())
+    return None
+
+
+def find_sweep(name: str, runs_dir: Path) -> Sweep:
+    """The sweep that a user names by folder, by name or by the name's beginning.
+
+    Raises:
+        InputError: no sweep, or more than one, is so named.
+    """
+    given = Path(name).expanduser()
+    if (given / "sweep.yaml").is_file():
+        return Sweep(given.resolve())
+    known = {path.parent.name: path.parent for path in runs_dir.glob("*/sweep.yaml")}
+    found = [known[name]] if name in known else [known[sweep] for sweep in known if sweep.startswith(name)]
+    if len(found) == 1:
+        return Sweep(found[0].resolve())
+    if found:
+        names = ", ".join(sorted(path.name for path in found))
+        raise InputError([f"sweep '{name}' is not unique in {runs_dir}: {names}; write more of it"])
+    raise InputError([f"there is no sweep '{name}' in {runs_dir}; {did_you_mean(name, known)}"])
+
+
+def reference(sweep: Sweep) -> str:
+    """What a command line calls a sweep: its name where commands look by default, else its folder."""
+    default = Path(os.environ.get("LATHE_RUNS", "runs")).expanduser().resolve()
+    return sweep.name if sweep.runs_dir.resolve() == default else str(sweep.folder)

@@ -1,0 +1,186 @@
+"""Frozen configurations that the points of a space are filled into, without composing again. Knows no Hydra."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from experiments.config import options
+from experiments.config.rules.all_rules import find_problems
+from experiments.config.source_map import Origins
+from experiments.config.validate import Validation
+from experiments.core.atomic import write_text
+from experiments.core.errors import PlanError, did_you_mean
+from experiments.core.format import shown
+from experiments.core.secrets import secret_keys
+
+if TYPE_CHECKING:
+    from experiments.config.experiment import Experiment
+
+FILE = "templates.json"
+LINK = re.compile(r"\$\{([A-Za-z_][\w.]*)\}")
+ANY_LINK = re.compile(r"\$\{(?!oc\.env:)")
+PART = re.compile(r"[^.\[\]]+")
+MOST_LINKS = 8
+
+
+@dataclass(frozen=True)
+class Template:
+    """One composed configuration: for one choice of an option in every group that the space varies."""
+
+    choices: dict[str, str]
+    """Option by group, of the groups that the space varies."""
+    config: dict[str, Any]
+    links: dict[str, str]
+    """Keys that follow others: ``${data.num_classes}``."""
+    overrides: list[str]
+    """What it was composed of."""
+
+    @classmethod
+    def of(cls, experiment: Experiment, choices: Mapping[str, str], hardware: Mapping[str, Any]) -> Template:
+        """Of what was composed.
+
+        Args:
+            experiment: from `compose`.
+            choices: what of its overrides are the space's choices.
+            hardware: keys of the hardware that a trial sees otherwise than it was composed with.
+        """
+        config = {**experiment.config, "resume": False, "hardware": {**experiment.config["hardware"], **hardware}}
+        return cls(dict(choices), config, dict(experiment.links), list(experiment.overrides))
+
+    def fill(self, values: Mapping[str, Any], seed: int) -> dict[str, Any]:
+        """The configuration of a point: its values set, and what follows them brought along.
+
+        Args:
+            values: by dotted key; choices of groups among them are this template's own already.
+            seed: how many seeds on from the experiment's.
+
+        Raises:
+            PlanError: a key is not there, or something follows it in a way that only composing anew would tell.
+        """
+        config = copy.deepcopy(self.config)
+        links = dict(self.links)
+        for key, value in values.items():
+            if key in self.choices:
+                continue
+            _set(config, key, value)
+            links = {link: text for link, text in links.items() if link != key and not link.startswith(f"{key}.")}
+        for _ in range(MOST_LINKS):  # a link may follow a link
+            if not _follow(config, links):
+                break
+        config["seed"] += seed
+        return config
+
+
+def _set(config: dict[str, Any], key: str, value: Any) -> None:
+    node: Any = config
+    *parents, last = PART.findall(key)
+    for name in parents:
+        node = node[int(name)] if isinstance(node, list) else node.get(name) if isinstance(node, dict) else None
+    if not isinstance(node, (dict, list)):
+        way_out = did_you_mean(parents[0], config, "`lathe plan --cfg job` shows every key")
+        told = (
+            f"{key}={shown(value)}: the configuration has no key '{'.'.join(parents)}' with keys of its own; {way_out}"
+        )
+        raise PlanError([told], f"the point {key}={shown(value)}")
+    if isinstance(node, list):
+        node[int(last)] = value
+    else:
+        node[last] = value  # a key that is unknown is the schema's to tell
+
+
+def _follow(config: dict[str, Any], links: Mapping[str, str]) -> bool:
+    """Bring every link up to date; whether one changed."""
+    changed = False
+    for key, text in links.items():
+        whole = LINK.fullmatch(text)
+        value = (
+            _get(config, whole.group(1)) if whole else LINK.sub(lambda match: str(_get(config, match.group(1))), text)
+        )
+        if _get(config, key) != value:
+            _set(config, key, copy.deepcopy(value))
+            changed = True
+    return changed
+
+
+def _get(config: dict[str, Any], key: str) -> Any:
+    node: Any = config
+    for name in PART.findall(key):
+        node = node[int(name)] if isinstance(node, list) else node[name]
+    return node
+
+
+@dataclass(frozen=True)
+class Templates:
+    """Those of one sweep."""
+
+    all: Sequence[Template]
+    trust: tuple[str, ...] = ()
+    config_dirs: tuple[str, ...] = ()
+
+    @cached_property
+    def _groups(self) -> dict[str, dict[str, Path]]:
+        return options.groups(options.user_folders(self.config_dirs))
+
+    def config_of(self, values: Mapping[str, Any], seed: int) -> tuple[dict[str, Any], list[str]]:
+        """The checked configuration of a point, and the overrides that compose it.
+
+        Raises:
+            PlanError: with every reason why it cannot run.
+        """
+        template = self.of(values)
+        config = template.fill(values, seed)
+        config["launcher"] = template.config["launcher"]
+        origins = Origins()
+        for key, value in values.items():
+            origins.texts[key] = shown(value)
+        validation = Validation(origins, self.trust, self._groups)
+        validation.root(config)
+        problems = [*validation.problems]
+        problems = list(dict.fromkeys([*problems, *find_problems(config, {*secret_keys(config)})]))
+        if problems:
+            point = ", ".join(f"{key}={shown(value)}" for key, value in values.items())
+            raise PlanError(problems, f"the point {point}" if point else "the trial")
+        own = [override_of(key, value) for key, value in values.items() if key not in template.choices]
+        return config, [*template.overrides, *own, *([f"seed={config['seed']}"] if seed else [])]
+
+    def of(self, values: Mapping[str, Any]) -> Template:
+        """The one that a point is filled into."""
+        for template in self.all:
+            if all(values.get(group) == option for group, option in template.choices.items()):
+                return template
+        raise AssertionError(f"no template for {values}")
+
+    def save(self, folder: Path) -> None:
+        write_text(folder / FILE, json.dumps([asdict(template) for template in self.all]) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path, trust: Sequence[str], config_dirs: Sequence[str]) -> Templates:
+        told = json.loads((folder / FILE).read_text())
+        return cls([Template(**template) for template in told], tuple(trust), tuple(config_dirs))
+
+
+def check_links(template: Template, keys: Sequence[str]) -> list[str]:
+    """What follows another key in a way that filling in cannot follow, where the space has keys that it may follow."""
+    return [
+        f"{key}={text} follows other keys in a way that a sweep cannot bring along; point at one key: `${{data.num_classes}}`"
+        for key, text in template.links.items()
+        if ANY_LINK.search(LINK.sub("", text)) and keys
+    ]
+
+
+def override_of(key: str, value: Any) -> str:
+    """What one types for a value."""
+    if not isinstance(value, str):
+        return f"{key}={shown(value)}"
+    is_plain = re.fullmatch(r"[A-Za-z_/][\w./:@%+-]*", value) and yaml.safe_load(value) == value
+    escaped = value.replace("'", "\\'")
+    return f"{key}={value}" if is_plain else f"{key}='{escaped}'"

@@ -1,0 +1,133 @@
+"""How a worker comes by its next trial: one that waits, or one that the strategy is asked for."""
+
+from __future__ import annotations
+
+import socket
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from experiments.core.errors import InputError
+from experiments.run import journal
+from experiments.run.failure import CONFIG, DISK, PREEMPTED, TIMEOUT
+from experiments.sweep.budget import may_ask, spent
+from experiments.sweep.expand import trials_of
+from experiments.sweep.ledger import Entry, Ledger, Standing
+from experiments.sweep.sweep import Sweep
+from experiments.sweep.templates import Templates
+from experiments.trial.trial import Trial, data_fingerprint, trial_id, write_trial
+
+if TYPE_CHECKING:
+    from experiments.sweep.study import Study
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One attempt at one trial, which is this worker's alone."""
+
+    entry: Entry
+    trial: Trial
+    attempt: int
+
+
+class Claims:
+    """Those of one worker."""
+
+    def __init__(
+        self, sweep: Sweep, ledger: Ledger, templates: Templates, study: Study | None, *, worker: str, devices: int
+    ) -> None:
+        """
+        Args:
+            sweep: whose trials.
+            ledger: this process's view.
+            templates: what points are filled into.
+            study: what is asked for points where none waits; None: nothing is.
+            worker: its name.
+            devices: that one trial takes.
+        """
+        self.sweep, self.ledger, self.templates, self.study = sweep, ledger, templates, study
+        self.worker, self.devices = worker, devices
+
+    def take(self) -> Claim | None:
+        """The next trial; None where there is none to begin."""
+        question = self.sweep.question
+        with self.ledger.locked() as standing:
+            if standing.closed is not None:
+                return None
+            if (why := spent(question["budget"], standing)) is not None:
+                self.ledger.close(why)
+                return None
+            if self.study is not None:
+                self.study.tell(standing)  # what has ended elsewhere too: it asks and prunes by that
+            entry = self._waiting(standing)
+            if entry is None and self.sweep.is_asked and may_ask(question["budget"], standing):
+                assert self.study is not None
+                self._ask(self.study, standing)
+                entry = self._waiting(standing)
+            if entry is None:
+                return None
+            attempt = self.ledger.claim(entry, worker=self.worker, host=socket.gethostname(), devices=self.devices)
+        return self._prepare(entry, attempt)
+
+    def _waiting(self, standing: Standing) -> Entry | None:
+        """Of those that wait first one that was told to make room, last one with which a worker was lost.
+
+        What ends the worker too, say a machine that runs out of memory, shall not keep it from all others.
+        """
+        waiting = [entry for entry in standing.entries.values() if entry.state == "waiting"]
+        return min(waiting, key=lambda entry: (_turn(entry), entry.point), default=None)
+
+    def _ask(self, study: Study, standing: Standing) -> None:
+        """Let the strategy choose a point, and add a trial for each of its seeds."""
+        number, values = study.ask()
+        point = max((entry.point for entry in standing.entries.values()), default=-1) + 1
+        trials = trials_of(self.sweep.question, self.templates, standing, point, values, number, may_be_wrong=True)
+        self.ledger.add(trials)
+
+    def _prepare(self, entry: Entry, attempt: int) -> Claim | None:
+        """Make the trial a run folder, with one for the attempt; None where that fails, which the ledger then says."""
+        trial = self.sweep.trial(entry)
+        try:
+            trial.folder.mkdir(exist_ok=True)
+            if not (trial.folder / "trial.yaml").exists():
+                self._write(entry, trial)
+            for path in journal.journals(trial.folder):
+                journal.seal(path)
+            folder = trial.folder / "attempts" / str(attempt)
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "heartbeat").touch()
+            (trial.folder / "outcome.json").unlink(missing_ok=True)
+        except (OSError, InputError) as err:
+            failure = CONFIG if isinstance(err, InputError) else DISK
+            with self.ledger.locked():
+                self.ledger.end(entry.id, attempt, "failed", failure=failure, reason=str(err), wasted=True)
+            return None
+        return Claim(entry, trial, attempt)
+
+    def _write(self, entry: Entry, trial: Trial) -> None:
+        config, overrides = self.templates.config_of(entry.values, entry.seed)
+        provenance = {
+            "trial_id": trial_id(config),
+            "run_key": f"{self.sweep.key}-{entry.id}",
+            "created": time.time(),
+            "overrides": overrides,
+            "sweep": self.sweep.name,
+            "seeds": {"seed": config["seed"]},
+            "data": data_fingerprint(config["data"]),
+        }
+        write_trial(trial.folder, config, provenance)
+
+    def beats(self) -> dict[tuple[str, int], float]:
+        """When the worker of each attempt that runs elsewhere gave its last sign of life; 0 where it gave none yet."""
+        found: dict[tuple[str, int], float] = {}
+        for entry in self.ledger.look().entries.values():
+            if entry.state == "running":
+                beat = self.sweep.trial(entry).folder / "attempts" / str(entry.attempt) / "heartbeat"
+                found[entry.id, entry.attempt] = beat.stat().st_mtime if beat.exists() else 0.0
+        return found
+
+
+def _turn(entry: Entry) -> int:
+    if entry.attempt == 0:
+        return 1
+    return 0 if entry.failure in (PREEMPTED, TIMEOUT) else 2

@@ -1,0 +1,165 @@
+"""One process of a sweep's worker: `python -m experiments.sweep.worker.worker SWEEP_FOLDER`, told its seat by LATHE_SEAT.
+
+It imports once, then runs trial after trial in forked children, until there is none to begin or it is asked to leave.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from experiments.launch.wakeup import Bell
+from experiments.sweep.sweep import Sweep
+from launchers.base import DONE, FAILED, Seat
+
+if TYPE_CHECKING:
+    from experiments.launch.rank_group import Crew
+    from experiments.sweep.worker.claims import Claim
+
+AGAIN = 75
+"""Exit code of a worker that had to leave though there is more to do; EX_TEMPFAIL of sysexits.h."""
+REAP_EVERY_S = 10.0
+LINGER_S = 60.0
+LEAST_S = 30.0
+"""Of a worker's time, what a trial should have before the scheduler's word comes."""
+
+
+def main() -> int:
+    """Work on the sweep that the command line names."""
+    folder = Path(sys.argv[1])
+    told = json.loads(os.environ["LATHE_SEAT"])
+    seat = Seat(**{**told, "cpus": tuple(told["cpus"]) if told["cpus"] else None})
+    if seat.cpus is not None:  # before torch counts the cores
+        os.sched_setaffinity(0, seat.cpus)
+    bell = Bell()
+    own = folder / "workers" / seat.worker
+    own.mkdir(parents=True, exist_ok=True)
+    sweep = Sweep(folder)
+    if seat.ranks == 1 and not _has_work(sweep):  # others were faster; what takes seconds need not be imported
+        return DONE
+    _import_all(sweep)
+    importlib.import_module("torch").set_num_threads(seat.threads or len(os.sched_getaffinity(0)))
+    from experiments.launch.rank_group import Crew, CrewError, follow
+
+    gc.freeze()  # what is here now is never collected, so that children share its pages
+    try:
+        if seat.rank > 0:
+            follow(seat, own, bell)
+            return DONE
+        return Worker(sweep, seat, Crew(seat, own, bell), bell).work()
+    except CrewError as err:
+        print(f"CrewError: {err}", file=sys.stderr)
+        return FAILED
+
+
+def _has_work(sweep: Sweep) -> bool:
+    """Whether a trial waits, or may be taken over, or asked for."""
+    standing = sweep.ledger().look()
+    if standing.closed is not None:
+        return False
+    return sweep.is_asked or any(entry.state in ("waiting", "running") for entry in standing.entries.values())
+
+
+def _import_all(sweep: Sweep) -> None:
+    """Import what takes seconds once, before the first child: torch, what its optimizers import when they are made, parts."""
+    for name in ("torch", "torch._dynamo", "experiments.train.attempt"):
+        importlib.import_module(name)
+    targets = {
+        part["_target_"] for template in sweep.templates().all for part in template.config.values()
+        if isinstance(part, dict) and str(part.get("_target_", "")).startswith("modules.")
+    }  # fmt: skip
+    for target in sorted(targets):
+        importlib.import_module(target.rpartition(".")[0])
+
+
+class Worker:
+    """The first rank of a crew."""
+
+    def __init__(self, sweep: Sweep, seat: Seat, crew: Crew, bell: Bell) -> None:
+        self.sweep, self.seat, self.crew, self.bell = sweep, seat, crew, bell
+        self.ledger = sweep.ledger()
+        self.trust = tuple(sweep.provenance["trust"])
+        self.study = sweep.study()
+        self._reaped = 0.0
+
+    def work(self) -> int:
+        """Run trials until there is none to begin; the exit code."""
+        from experiments.sweep.worker.claims import Claims
+
+        claims = Claims(
+            self.sweep,
+            self.ledger,
+            self.sweep.templates(),
+            self.study,
+            worker=self.seat.worker,
+            devices=self.seat.ranks,
+        )
+        seen: dict[tuple[str, int], float] | None = None
+        idle_since = 0.0
+        try:
+            while not self._must_leave() and self.crew.is_whole:
+                self._reap()
+                claim = claims.take()
+                if claim is not None:
+                    seen = None
+                    self._run(claim)
+                    continue
+                beats = claims.beats()
+                if seen is None:
+                    seen, idle_since = beats, time.monotonic()
+                # Of each that runs elsewhere, one more sign of life shows that nobody will have to take it over.
+                is_needed = any(seen.setdefault(key, beat) == beat for key, beat in beats.items())
+                if not is_needed or time.monotonic() - idle_since > LINGER_S:
+                    break
+                self.bell.wait(1.0)
+        finally:
+            self.crew.close()
+        with self.ledger.locked() as standing:
+            if self.study is not None:
+                self.study.tell(standing)
+            is_left = any(entry.state == "waiting" for entry in standing.entries.values()) and standing.closed is None
+        return AGAIN if is_left and self._must_leave() else DONE
+
+    def _must_leave(self) -> bool:
+        """Whether it was asked to, or has no time left for a trial that it could save."""
+        return self.bell.asked_to_leave is not None or self._time_left_s() < self.seat.lead_s + LEAST_S
+
+    def _time_left_s(self) -> float:
+        return float("inf") if self.seat.ends is None else self.seat.ends - time.time()
+
+    def _reap(self) -> None:
+        if time.monotonic() - self._reaped > REAP_EVERY_S:
+            from experiments.sweep.worker.reaper import reap
+
+            reap(self.sweep, self.ledger, None)
+            self._reaped = time.monotonic()
+
+    def _run(self, claim: Claim) -> None:
+        from experiments.sweep.worker.trial_runner import Supervision
+
+        Supervision(self.sweep, self.ledger, self.study, self.crew, self.bell, claim, self._time_is_up).run(self.trust)
+
+    def _time_is_up(self) -> bool:
+        """Whether a signal to leave means the time limit: it may come up to a minute early."""
+        return self._time_left_s() < self.seat.lead_s + 90
+
+
+def live() -> NoReturn:
+    """A worker's whole life; nothing that it imported has a say in its end."""
+    code = main()
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    live()

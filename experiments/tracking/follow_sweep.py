@@ -1,0 +1,115 @@
+"""Keeps a sweep's runs in the store up to date while it goes on: `python -m experiments.tracking.follow_sweep SWEEP_FOLDER`."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TextIO
+
+from experiments.sweep.sweep import Sweep
+from experiments.tracking.sweep_sync import DAMAGED, SweepSync, tracking_of
+
+POLL_S, LONGEST_PAUSE_S = 2.0, 60.0
+QUIET_PAUSE_S = 15.0
+"""The longest pause where nothing fails and no trial runs, as in a scheduler's queue."""
+GIVE_UP_S = 600.0
+"""How long a store that fails is asked again after the end of a sweep."""
+TAKE_OVER_S = 10.0
+"""How long to wait for the place of another follower, which may be about to end."""
+NICENESS = 5
+"""It may share the machine with workers, and nobody waits for it."""
+
+
+def start(sweep: Sweep) -> subprocess.Popen[bytes] | None:
+    """Start it in the background, where it outlives this process and its terminal.
+
+    Returns:
+        None where the sweep is only brought there by `lathe sync`, or the machine has no room for another process.
+    """
+    if tracking_of(sweep)["sync"] == "off":
+        return None
+    with contextlib.suppress(OSError), (sweep.folder / "sync.log").open("a") as log:
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "experiments.tracking.follow_sweep", str(sweep.folder)],
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+    return None
+
+
+def follow(sweep: Sweep) -> int:
+    """Sync until the sweep is over and all of it is in the store, or its folder is gone; 1 where the store was given up."""
+    syncing = SweepSync(sweep)
+    at_end = tracking_of(sweep)["sync"] == "end"
+    pause_s, told, ended_at = POLL_S, "", None
+    while _is_there(sweep):
+        over = syncing.is_over()
+        failures, points = _round(syncing) if over or not at_end else ((), 0)
+        over = over and syncing.is_over()  # somebody may have gone on with it meanwhile
+        ended_at = (ended_at or time.monotonic()) if over else None
+        if failures:
+            if failures[0] != told and _is_there(sweep):
+                print(f"StoreError: {failures[0]}", file=sys.stderr, flush=True)
+            if ended_at is not None and time.monotonic() - ended_at > GIVE_UP_S:
+                return 1
+            pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+        elif over:
+            return 0
+        else:
+            pause_s = POLL_S if points or syncing.is_at_work() else min(pause_s * 1.5, QUIET_PAUSE_S)
+        told = failures[0] if failures else ""
+        time.sleep(pause_s)
+    return 0
+
+
+def _is_there(sweep: Sweep) -> bool:
+    return (sweep.folder / "sweep.yaml").is_file()
+
+
+def _round(syncing: SweepSync) -> tuple[tuple[str, ...], int]:
+    """What failed, and points that were sent."""
+    try:
+        summary = syncing.round()
+    except DAMAGED as err:  # the folder is being removed, or was written to by other hands
+        return (f"{type(err).__name__}: {err}",), 0
+    for warning in summary.warnings:
+        print(f"warning: {warning}", file=sys.stderr, flush=True)
+    return summary.failures, summary.points
+
+
+def main() -> int:
+    """Follow the sweep that the command line names, unless somebody does already."""
+    # Ctrl-C and a closed terminal are for the command that started this; the sweep goes on.
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    os.nice(NICENESS)
+    sweep = Sweep(Path(sys.argv[1]).resolve())
+    if not _is_there(sweep):
+        print(f"{sweep.folder} is no sweep: it has no sweep.yaml; name the folder of one", file=sys.stderr)
+        return 2
+    with (sweep.folder / "follow.lock").open("a") as lock:
+        return follow(sweep) if _is_first(lock) else 0
+
+
+def _is_first(lock: TextIO) -> bool:
+    deadline = time.monotonic() + TAKE_OVER_S
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.2)
+        except OSError:  # a file system without locks; two of them take turns where it has some, and do no harm
+            return True
+        else:
+            return True
+
+
+if __name__ == "__main__":
+    sys.exit(main())

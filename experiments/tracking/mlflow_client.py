@@ -1,0 +1,273 @@
+"""Talks to MLflow, as the only file that writes to it. Knows nothing of run folders."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from experiments.run import journal
+from experiments.tracking import store_uri as store
+from experiments.trial.parameters import MAX_TAG, clean_key, without_password
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+METRICS_PER_CALL, PARAMS_PER_CALL = 1000, 100  # MLflow refuses more; of tags as many as of parameters
+MAX_DIGEST = 36
+
+
+@dataclass(frozen=True)
+class Found:
+    """A run that stands in a store."""
+
+    run_id: str
+    experiment_id: str
+    params: Collection[str]
+    """Names of its parameters."""
+    tags: Mapping[str, str]
+    was_deleted: bool
+    """Whether it had to be brought back for this."""
+
+
+def errors() -> tuple[type[Exception], ...]:
+    """Import MLflow, quiet and impatient, and say what its stores raise."""
+    defaults = {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_LOGGING_LEVEL": "WARNING",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # its default blocks for 246 s on a dead server (2026-11-23)
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    }
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return MlflowException, SQLAlchemyError, OSError, ImportError
+
+
+def refused(err: Exception, name: str, written: str | None, uri: str, again: str) -> store.StoreError:
+    """One line that names the store as the user wrote it, without the password that its URI may hold.
+
+    Args:
+        err: one of `errors`.
+        name: of the run or the sweep.
+        written: `tracking.store`.
+        uri: what that means.
+        again: what `lathe sync` is to be called with.
+    """
+    reason = _reason(err, uri).replace(uri, written or uri)
+    return store.StoreError(
+        f"tracking.store={without_password(written or uri)} did not take {name!r}: "
+        f"{without_password(reason)[:300]}; its journals hold everything, `lathe sync {again}` tries again"
+    )
+
+
+def first_line(err: Exception) -> str:
+    """What an error says, without the many lines that may follow."""
+    return next(iter(str(err).strip().splitlines()), type(err).__name__)
+
+
+def _reason(err: Exception, uri: str) -> str:
+    """What went wrong in a line, with a way out where there is one that the store's own words do not name."""
+    told = first_line(err)
+    if "error code 401" in told:
+        return "it wants a user and a password; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to those it knows"
+    if "error code 403" in told:
+        return "it does not let this user do that (403); ask who runs it for the permission to edit the experiment"
+    if isinstance(err, ImportError) or "No module named" in told:
+        way = "`pip install 'psycopg[binary]'`" if uri.startswith("postgresql") else "install it"
+        return f"Python has no driver for its database ({told}); {way} where runs are synced"
+    return told
+
+
+@lru_cache(maxsize=8)
+def open_store(uri: str, runs_dir: Path) -> Store:
+    """The store of a URI, opened once a process."""
+    return Store(uri, runs_dir)
+
+
+class Store:
+    """One of MLflow's stores."""
+
+    def __init__(self, uri: str, runs_dir: Path) -> None:
+        """Open it; one process at a time, as 7 of 8 that make its schema at once crash (MLflow 3.17, 2026-11-23)."""
+        from mlflow import MlflowClient
+
+        self.uri, self.runs_dir = uri, runs_dir
+        if store.is_server(uri):
+            self._client = MlflowClient(tracking_uri=uri)
+            return
+        database = store.sqlite_path(uri)
+        lock = database.with_name(f".{database.name}.lock") if database else runs_dir / ".store.lock"
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with locked(lock):
+            self._client = MlflowClient(tracking_uri=uri)  # making the client makes the schema
+
+    @property
+    def client(self) -> MlflowClient:
+        """MLflow's own, for what is not of runs."""
+        return self._client
+
+    def run(self, run_id: str) -> Found | None:
+        """A run by its id, brought back where it was deleted; None where there is none."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self._found(self._client.get_run(run_id))
+        except MlflowException as err:
+            if err.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return None
+
+    def run_of(
+        self, experiment: str, key: Mapping[str, str], *, name: str, started: float, tags: Mapping[str, str]
+    ) -> Found:
+        """The run with tags that no other has together, made where there is none.
+
+        Args:
+            experiment: name of MLflow's experiment.
+            key: these tags; who may make it meanwhile is locked out by the caller.
+            name: of a new run.
+            started: time of a new run's beginning.
+            tags: of a new run beside these.
+        """
+        from mlflow.entities import ViewType
+
+        experiment_id = self._experiment_id(experiment)
+        by_key = " and ".join(f"tags.`{tag}` = '{value}'" for tag, value in key.items())
+        known = self._client.search_runs([experiment_id], by_key, run_view_type=ViewType.ALL, max_results=1)
+        if known:
+            return self._found(known[0])
+        new = self._client.create_run(experiment_id, start_time=ms(started), tags={**tags, **key}, run_name=name)
+        return self._found(new)
+
+    def _found(self, run: Run) -> Found:
+        was_deleted = run.info.lifecycle_stage == "deleted"
+        if was_deleted:
+            self._client.restore_run(run.info.run_id)
+        return Found(run.info.run_id, run.info.experiment_id, set(run.data.params), dict(run.data.tags), was_deleted)
+
+    def _experiment_id(self, name: str) -> str:
+        """Find or create the experiment; `mlflow.set_experiment` would put the loser of a race into experiment 0."""
+        from mlflow.exceptions import MlflowException
+
+        experiment = self._client.get_experiment_by_name(name)
+        if experiment is None:
+            is_server = store.is_server(self.uri)
+            location = None if is_server else store.artifacts_folder(self.uri, self.runs_dir).as_uri()
+            try:
+                return str(self._client.create_experiment(name, artifact_location=location))
+            except MlflowException as err:
+                if err.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+                experiment = self._client.get_experiment_by_name(name)
+                assert experiment is not None, name
+        if experiment.lifecycle_stage == "deleted":
+            self._client.restore_experiment(experiment.experiment_id)
+        return str(experiment.experiment_id)
+
+    def ui_version(self) -> str | None:
+        """The version of MLflow whose UI shows this store: a server's own, else the one that is installed here."""
+        import mlflow
+        from mlflow.utils.credentials import get_default_host_creds
+        from mlflow.utils.rest_utils import http_request
+
+        if not store.is_server(self.uri):
+            return str(mlflow.__version__)
+        login = get_default_host_creds(self.uri)  # type: ignore[no-untyped-call]
+        answer = http_request(login, "/version", "GET")  # type: ignore[no-untyped-call]
+        return answer.text.strip() if answer.ok else None
+
+    def set_experiment_tag(self, experiment_id: str, key: str, value: str) -> None:
+        """Set or replace a tag of an experiment; MLflow's UI keeps saved views in such."""
+        self._client.set_experiment_tag(experiment_id, key, value)
+
+    def log_metrics(self, run_id: str, events: Iterable[journal.MetricsEvent]) -> int:
+        """Send points with the time at which they were logged: MLflow takes the same point twice for one."""
+        from mlflow.entities import Metric
+
+        points = [
+            Metric(clean_key(key), value, ms(event["time"]), event["step"])
+            for event in events
+            for key, value in event["metrics"].items()
+        ]
+        for start in range(0, len(points), METRICS_PER_CALL):
+            self._client.log_batch(run_id, metrics=points[start : start + METRICS_PER_CALL])
+        return len(points)
+
+    def log_params(self, run_id: str, texts: Mapping[str, str]) -> None:
+        """Log parameters that the run does not have yet: MLflow refuses to change one."""
+        from mlflow.entities import Param
+
+        params = [Param(key, text) for key, text in texts.items()]
+        for start in range(0, len(params), PARAMS_PER_CALL):
+            self._client.log_batch(run_id, params=params[start : start + PARAMS_PER_CALL])
+
+    def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Set or replace tags; the name of a run is none of them, see `rename`."""
+        from mlflow.entities import RunTag
+
+        found = [RunTag(key, value[:MAX_TAG]) for key, value in tags.items()]
+        for start in range(0, len(found), PARAMS_PER_CALL):
+            self._client.log_batch(run_id, tags=found[start : start + PARAMS_PER_CALL])
+
+    def rename(self, run_id: str, name: str) -> None:
+        self._client.update_run(run_id, name=name)
+
+    def set_status(self, run_id: str, status: str, ended: float | None) -> None:
+        """Say where a run stands, by a word of MLflow's; `ended` is None while it goes on."""
+        if ended is None:
+            self._client.update_run(run_id, status=status)
+        else:
+            self._client.set_terminated(run_id, status, ms(ended))
+
+    def log_data(self, run_id: str, events: Sequence[journal.DataEvent]) -> None:
+        """Say which data a run reads."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        inputs = [
+            DatasetInput(
+                Dataset(
+                    name=f"{event['name']}/{event['split']}",  # MLflow keeps one of a name and digest
+                    digest=event["digest"][:MAX_DIGEST],
+                    source_type="local",
+                    source=json.dumps({"uri": event["name"]}),
+                    profile=json.dumps({"num_examples": event["num_examples"]}),
+                ),
+                [InputTag("mlflow.data.context", event["split"])],
+            )
+            for event in events
+        ]
+        if inputs:
+            self._client.log_inputs(run_id, inputs)
+
+    def upload(self, run_id: str, root: Path, name: str) -> None:
+        """Upload a file or folder by its path relative to a root; one that is not there, or not in there, is left out."""
+        root = root.resolve()
+        path = (root / name).resolve()
+        if not (path.is_relative_to(root) and path.exists()):
+            return
+        log = self._client.log_artifacts if path.is_dir() else self._client.log_artifact
+        into = (path if path.is_dir() else path.parent).relative_to(root)
+        log(run_id, str(path), None if into == Path() else str(into))
+
+
+def ms(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Take turns with all who lock the same file; a process that dies lets go."""
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

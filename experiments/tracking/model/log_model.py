@@ -1,0 +1,121 @@
+"""Logs the final model of a run to the run's store, once, and registers it."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+
+from experiments.components.model_signature import Interface, answers_of
+from experiments.config.allowlist import trusted
+from experiments.core.errors import InputError
+from experiments.run import journal
+from experiments.run.metric_series import REPEATABLE
+from experiments.tracking import run_tags as describe
+from experiments.tracking.mlflow_client import Store
+from experiments.tracking.model.final_model import Chosen, choose, facts_of, noted, write
+from experiments.tracking.model.mlflow_model import About, Models
+from experiments.trial.parameters import cut, parameters
+from experiments.trial.trial import Trial
+
+LARGEST_GB = 2.0
+"""Of weights that are logged without being asked for by name: they stand on the disk once more, or go over a network."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run in its store."""
+
+    into: Store
+    experiment_id: str
+    run_id: str
+    name: str
+
+
+def log(trial: Trial, run: Run, *, however_large: bool = False) -> str:
+    """Log the final model of a run, unless it has been; its id.
+
+    Args:
+        trial: the run.
+        run: it in its store.
+        however_large: do it though the weights take more than `LARGEST_GB`.
+
+    Raises:
+        InputError: the run has no model that can be logged.
+    """
+    models = Models(run.into)
+    known = models.of_run(run.experiment_id, run.run_id)
+    if known is not None and known[1]:
+        return known[0]
+    chosen, interface = choose(trial), noted(trial)
+    if interface is None:
+        raise InputError([f"run '{trial.folder.name}' did not note what its model takes; train it again to log it"])
+    if not however_large:
+        _refuse_too_large(trial, chosen)
+    folder = trial.folder / ".model"  # on the disk of the weights, which then need not be copied
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        write(trial, chosen, interface, trusted(trial.provenance["trust"]), folder, link=True)
+        return models.log(folder, run.experiment_id, run.run_id, _about(trial, run, chosen, interface))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def register(trial: Trial, run: Run, model_id: str, name: str) -> str:
+    """Register a logged model under a name, unless it is; its version."""
+    return Models(run.into).register(model_id, run.run_id, name, _origin(trial))
+
+
+def _refuse_too_large(trial: Trial, chosen: Chosen) -> None:
+    size_gb = chosen.weights.stat().st_size / 1e9
+    if size_gb > LARGEST_GB:
+        raise InputError(
+            [
+                f"its weights have {size_gb:.1f} GB, and above {LARGEST_GB:g} GB no model is logged by itself; "
+                f"`lathe export {trial.reference} -o DIR --register-as NAME` does it, and tracking.log_model=false is silent"
+            ]
+        )
+
+
+def _about(trial: Trial, run: Run, chosen: Chosen, interface: Interface) -> About:
+    step = chosen.checkpoint.step
+    return About(
+        name=run.name,
+        step=step,
+        tags=describe.own_tags(trial.config)
+        | describe.origin_tags(trial.provenance)
+        | {**_origin(trial), "lathe.checkpoint": chosen.why},
+        params=parameters(trial.config),
+        points=_points(trial, step),
+        note=lambda uri: _note(trial, chosen, interface, uri),
+    )
+
+
+def _origin(trial: Trial) -> dict[str, str]:
+    named = {"lathe.run_key": trial.provenance["run_key"], "lathe.trial_id": trial.id}
+    return {key: cut(str(value)) for key, value in named.items()}
+
+
+def _note(trial: Trial, chosen: Chosen, interface: Interface, uri: str) -> str:
+    """A model's description: what it takes and gives, and how to use it, as Markdown."""
+    words = interface.words()
+    answers = answers_of(facts_of(trial, chosen, interface)["num_classes"])
+    lines = [
+        f"**{trial.config['name']}** after step {chosen.checkpoint.step}: {chosen.why}",
+        "",
+        f"- takes `{words['inputs']}`",
+        f"- gives `{words['outputs']}`",
+    ]
+    if len(answers) > 1:
+        lines += [f"- or, by the parameter `answer`: {' or '.join(f'`{answer}`' for answer in answers[1:])}"]
+    lines += ["", "```python", "import mlflow", f'model = mlflow.pyfunc.load_model("{uri}")']
+    lines += ["model.predict(model.input_example)", "```", "", "```"]
+    lines += [f"mlflow models serve --env-manager local -m {uri}", "```"]
+    return cut("\n".join(lines))
+
+
+def _points(trial: Trial, step: int) -> list[journal.MetricsEvent]:
+    """What was measured of these very weights."""
+    events = [event for event in journal.replay(trial.folder) if event["event"] == "metrics" and event["step"] == step]
+    measured = REPEATABLE[1:]  # that of training is a mean over steps before
+    kept = [{key: value for key, value in event["metrics"].items() if key.startswith(measured)} for event in events]
+    return [{**event, "metrics": metrics} for event, metrics in zip(events, kept, strict=True) if metrics]

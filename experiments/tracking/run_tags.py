@@ -1,0 +1,139 @@
+"""What MLflow shows of a trial besides its curves: parameters, tags and a note. Knows MLflow's limits, not MLflow."""
+
+from __future__ import annotations
+
+import getpass
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from experiments.run.verdict_file import VERDICT
+from experiments.trial.parameters import clean_key, cut, param_text, without_password
+from experiments.trial.trial import Trial
+
+
+def tags(trial: Trial) -> dict[str, str]:
+    """What stays true of a run through all its attempts, and its note."""
+    provenance = trial.provenance
+    named = {
+        "lathe.kind": "run",
+        "lathe.run_key": provenance["run_key"],
+        "lathe.trial_id": provenance["trial_id"],
+        "lathe.folder": str(trial.folder.resolve()),
+        "mlflow.note.content": note(trial),
+    }
+    named |= reproduction_tags(trial)
+    return own_tags(trial.config) | origin_tags(provenance) | {key: cut(str(value)) for key, value in named.items()}
+
+
+def reproduction_tags(trial: Trial) -> dict[str, str]:
+    """Which run this one repeats, what came of it, and the note that says so; none where it repeats none."""
+    link, verdict = trial.provenance.get("reproduces"), verdict_of(trial)
+    if not link:
+        return {}
+    told = {
+        "lathe.reproduces": link.get("run_key") or link.get("file"),
+        "lathe.reproduces_run": link.get("mlflow_run_id"),
+        "lathe.verdict": verdict.get("verdict"),
+        "mlflow.note.content": note(trial),
+    }
+    return {key: cut(str(value)) for key, value in told.items() if value}
+
+
+def verdict_of(trial: Trial) -> dict[str, Any]:
+    """What came of the comparison with the run that this one repeats; empty where it is not over."""
+    try:
+        verdict = yaml.safe_load((trial.folder / VERDICT).read_text())
+    except FileNotFoundError:
+        return {}
+    return verdict if isinstance(verdict, dict) else {}
+
+
+def own_tags(config: Mapping[str, Any]) -> dict[str, str]:
+    """The user's own words on a run."""
+    return {clean_key(key): cut(str(value)) for key, value in (config.get("tags") or {}).items()}
+
+
+def origin_tags(provenance: Mapping[str, Any]) -> dict[str, str]:
+    """Who started it, and with which code."""
+    named = {"mlflow.user": _user(), "mlflow.source.type": "LOCAL", "mlflow.source.name": "lathe"}
+    code = [entry for entry in provenance.get("code") or [] if entry.get("git_sha")]
+    if code:
+        named["mlflow.source.git.commit"] = code[0]["git_sha"]
+        named["mlflow.source.git.branch"] = code[0].get("branch") or "(detached)"
+        named["git.dirty"] = "true" if any(entry.get("dirty") for entry in code) else "false"
+    return {key: cut(str(value)) for key, value in named.items()}
+
+
+def note(trial: Trial) -> str:
+    """The run's description: what it is and how to have it again, as Markdown."""
+    config, provenance = trial.config, trial.provenance
+    overrides = [without_password(str(text)) for text in provenance.get("overrides") or []]
+    lines = [f"**{config['name']}**" + (f": {config['note']}" if config.get("note") else ""), ""]
+    lines += [
+        f"- {group}: `{_one_line(config[group])}`" for group in ("model", "data", "optimizer") if config.get(group)
+    ]
+    source = provenance.get("source")
+    told = f"overrides, on the whole configuration of trial `{source}`" if source else "overrides"
+    lines += [f"- {told}: {' '.join(f'`{text}`' for text in overrides) or 'none'}", *_repeats(trial)]
+    lines += ["", "### Again", ""]
+    lines += code_lines(provenance)
+    folders, trust = flags(provenance)
+    again = [] if source else [shlex.join(["lathe", "run", *folders, *trust, *overrides])]
+    lines += ["", "```", *again, _resume(trial, trust)]
+    lines += [shlex.join(["lathe", "reproduce", trial.reference, *trust]), "```"]
+    return cut("\n".join(lines))
+
+
+def _repeats(trial: Trial) -> list[str]:
+    """The run that this one repeats, with a link where MLflow has it, and the verdict."""
+    link = trial.provenance.get("reproduces") or {}
+    if not link:
+        return []
+    name = f"`{link.get('run')}`"
+    if link.get("mlflow_run_id") and link.get("mlflow_experiment_id"):
+        name = f"[{name}](#/experiments/{link['mlflow_experiment_id']}/runs/{link['mlflow_run_id']})"
+    told = verdict_of(trial).get("told")
+    return [f"- reproduces {name}" + (f": {told}" if told else "")]
+
+
+def _resume(trial: Trial, trust: list[str]) -> str:
+    """The command that goes on with a run; a trial of a sweep goes on with that."""
+    if not trial.provenance.get("sweep"):
+        return f"lathe resume {shlex.join([trial.reference, *trust])}"
+    folder = trial.folder.parent
+    return f"lathe resume {shlex.quote(folder.name if trial.reference == trial.folder.name else str(folder))}"
+
+
+def code_lines(provenance: Mapping[str, Any]) -> list[str]:
+    """Which code it was, as a list in Markdown."""
+    where = "the sweep's artifacts" if provenance.get("sweep") else "the artifacts"
+    return [
+        f"- {entry.get('name')} at `{entry.get('git_sha') or 'no commit'}`"
+        + (f" with uncommitted changes (in {where}, `code`)" if entry.get("dirty") else "")
+        for entry in provenance.get("code") or []
+    ]
+
+
+def flags(provenance: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """The flags of a command line that it was started with: folders of options, and whom it trusts."""
+    folders = [word for name in provenance.get("config_dirs") or [] for word in ("--config-dir", name)]
+    return folders, [word for name in provenance.get("trust") or [] for word in ("--trust", name)]
+
+
+def _one_line(part: object) -> str:
+    """Write a part of the configuration as the call that builds it."""
+    if not isinstance(part, dict):
+        return cut(param_text(part), 200)
+    name = str(part.get("_target_", "")).rpartition(".")[2]
+    arguments = ", ".join(f"{key}={param_text(value)}" for key, value in part.items() if not key.startswith("_"))
+    return cut(f"{name}({arguments})".replace("`", "'").replace("\n", " "), 200)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name; OSError from Python 3.13 on
+        return "unknown"

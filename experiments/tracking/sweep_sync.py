@@ -1,0 +1,391 @@
+"""Brings sweeps into MLflow: a parent run each, and a child run a trial. What it tells follows from ledger and journals alone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from yaml import YAMLError
+
+from experiments.core import atomic
+from experiments.core.errors import InputError
+from experiments.run.state import Standing
+from experiments.sweep.ledger import ENDED, Entry
+from experiments.sweep.status.progress import Observer, Progress
+from experiments.sweep.sweep import Sweep, named, reference
+from experiments.tracking import mlflow_client as mlflow_store
+from experiments.tracking import mlflow_view as sweep_view
+from experiments.tracking import store_uri as store
+from experiments.tracking import sweep_tags as describe_sweep
+from experiments.tracking.mlflow_client import Store
+from experiments.tracking.run_sync import Place, RunSync, changed, passing, sync_run
+from experiments.tracking.store_uri import StoreError
+from experiments.tracking.sweep_metrics import Curve
+from experiments.trial.trial import Trial, find
+
+REPORT, PAGE = "report", "report.html"
+"""Folder in a sweep's where `lathe report` writes, and what it writes last."""
+SAVE_EVERY = 50
+MOST_FAILURES = 3
+"""Trials in a row that a store may refuse before the others are left for later."""
+DAMAGED = (OSError, YAMLError, ValueError, KeyError, TypeError)
+"""What reading a folder raises that was written to by other hands."""
+
+
+class Summary(NamedTuple):
+    """What a sync of several runs did: runs in the store, points sent, and a line for each that failed."""
+
+    runs: int
+    """Those of trials; the parent run of a sweep is not counted."""
+    points: int
+    failures: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+    """What is not in the store and need not be: a final model that could not be logged."""
+
+
+def sync_all(runs_dir: Path, names: Sequence[str] = ()) -> Summary:
+    """Sync sweeps and runs by the names of their folders; without names all in `runs_dir`."""
+    chosen: dict[Path, set[str] | None] = {}
+    """Folders of runs and sweeps; of a sweep the trials, None: all."""
+    failures: list[str] = []
+    for name in names:
+        try:
+            _choose(name, runs_dir, chosen)
+        except InputError as err:
+            failures += err.problems
+    if not names:
+        chosen = {path.parent: None for path in sorted(runs_dir.glob("*/sweep.yaml"))}
+        chosen |= {path.parent: None for path in sorted(runs_dir.glob("single/*/trial.yaml"))}
+    runs, points, warnings = 0, 0, list[str]()
+    for folder, trials in chosen.items():
+        try:
+            done = _sync(folder, trials)
+        except StoreError as err:
+            failures.append(str(err))
+        except DAMAGED as err:
+            failures.append(_damaged(folder, err))
+        else:
+            runs, points, failures = runs + done.runs, points + done.points, [*failures, *done.failures]
+            warnings += done.warnings
+    return Summary(runs, points, tuple(failures), tuple(warnings))
+
+
+def _choose(name: str, runs_dir: Path, chosen: dict[Path, set[str] | None]) -> None:
+    sweep = named(name, runs_dir)
+    if sweep is not None:
+        chosen[sweep.folder] = None
+        return
+    folder = find(name, runs_dir).folder
+    if not (folder.parent / "sweep.yaml").is_file():
+        chosen[folder] = None
+    elif (trials := chosen.setdefault(folder.parent, set())) is not None:
+        trials.add(folder.name)
+
+
+def _sync(folder: Path, trials: Collection[str] | None) -> Summary:
+    if (folder / "sweep.yaml").is_file():
+        return SweepSync(Sweep(folder)).round(trials)
+    done = sync_run(Trial(folder))
+    return Summary(1, done.points, (), (done.warning,) if done.warning else ())
+
+
+def _damaged(folder: Path, err: Exception) -> str:
+    reason = f"{type(err).__name__}: {' '.join(str(err).split())}"
+    return f"{folder} is damaged ({reason}); restore it, or move it out of {folder.parent}"
+
+
+def sync_sweep(sweep: Sweep) -> Summary:
+    """Bring a sweep's parent run and the runs of its trials up to date, as far as they are not."""
+    return SweepSync(sweep).round()
+
+
+def tracking_of(sweep: Sweep) -> dict[str, Any]:
+    """Where the runs of a sweep go and when, which is the same for all of them."""
+    return dict(_config(sweep)["tracking"])
+
+
+def _config(sweep: Sweep) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads((sweep.folder / "templates.json").read_text())[0]["config"]
+    return config
+
+
+@dataclass
+class _Progress:
+    """How far a sweep has come into a store; `sync.json` in its folder."""
+
+    store: str
+    run_id: str = ""
+    experiment_id: str = ""
+    children: dict[str, list[str]] = field(default_factory=dict)  # trial -> its run, and what that was told last
+    points: int = 0  # of the sweep's own curves
+    tags: dict[str, str] = field(default_factory=dict)
+    status: list[Any] | None = None
+    question: str = ""  # fingerprint of the sweep.yaml that was uploaded
+    report: str = ""  # likewise of the page of the report, which may be written anew
+    view: str = ""  # fingerprint of the saved view that the store was given
+    view_key: str = ""  # what its link names; "" where the store's UI does not know saved views
+    artifacts: list[str] = field(default_factory=list)
+
+    @classmethod
+    def load(cls, path: Path, name: str) -> _Progress:
+        """Read what stands in the file; start over where it is missing, damaged or about another store."""
+        try:
+            progress = cls(**json.loads(path.read_text()))
+        except (FileNotFoundError, ValueError, TypeError):
+            return cls(store=name)
+        return progress if progress.store == name else cls(store=name)
+
+    def save(self, path: Path) -> None:
+        atomic.write_text(path, json.dumps(asdict(self)) + "\n")
+
+
+class SweepSync:
+    """Syncs one sweep, once or again and again; every round holds the sweep's lock, so that two syncs take turns.
+
+    A trial whose end is in the store is not looked at again, and where nothing has changed MLflow is not called.
+    """
+
+    def __init__(self, sweep: Sweep) -> None:
+        self.sweep = sweep
+        self._ledger = sweep.ledger()
+        self._ledger.standing = self._curve = Curve(sweep.question["mode"])
+        self._observer = Observer(sweep, self._ledger)
+        self._children: dict[str, RunSync] = {}
+        self._names: dict[str, str] = {}
+        self._attached = ""  # the run id that this process has seen in the store
+        self._seen = ""  # what the names and the parent's tags follow from, as it was at the last look
+        self._told = ""  # the same, as it was when a round last came to its end
+        self._progress: Progress | None = None
+        self._over = False
+
+    def round(self, only: Collection[str] | None = None) -> Summary:
+        """Upload what is new and set every status; what a store refuses is told, and tried again by the next round.
+
+        Args:
+            only: trials that are looked at; None: all.
+        """
+        tracking = self._tracking
+        try:
+            uri = store.resolve_store(tracking["store"], self.sweep.runs_dir)
+        except StoreError as err:
+            return Summary(0, 0, (str(err),))
+        errors = mlflow_store.errors()
+        try:
+            with mlflow_store.locked(self.sweep.folder / "sync.lock"):
+                progress = _Progress.load(self._path, tracking["store"] or uri)
+                self._look()
+                if self._attached and self._attached == progress.run_id:
+                    into = mlflow_store.open_store(uri, self.sweep.runs_dir)
+                else:
+                    into = self._attach(uri, progress)
+                chosen = [entry for entry in self._entries() if only is None or entry.id in only]
+                points, failures = self._sync_children(progress, chosen)
+                warning = None
+                if self._told != self._seen:
+                    self._tell(into, progress)
+                    warning = self._log_best(progress) if self._over else None
+                self._told = self._seen if not failures and only is None else ""
+                runs = sum(entry.id in progress.children for entry in chosen)
+                return Summary(runs, points, tuple(failures), (warning,) if warning else ())
+        except errors as err:
+            self._attached = self._told = ""
+            name, again = self.sweep.name, reference(self.sweep)
+            return Summary(0, 0, (str(mlflow_store.refused(err, name, tracking["store"], uri, again)),))
+
+    def is_over(self) -> bool:
+        """Whether no trial runs and none will be begun, as the ledger stands now."""
+        self._ledger.look()
+        return self._is_over()
+
+    def is_at_work(self) -> bool:
+        """Whether a trial runs, as the ledger stood at the last look."""
+        return any(entry.state == "running" for entry in self._ledger.standing.entries.values())
+
+    def _is_over(self) -> bool:
+        return describe_sweep.is_over(self.sweep.question, self.sweep.is_asked, self._ledger.standing)
+
+    @cached_property
+    def _tracking(self) -> dict[str, Any]:
+        return tracking_of(self.sweep)
+
+    @property
+    def _path(self) -> Path:
+        return self.sweep.folder / "sync.json"
+
+    def _entries(self) -> list[Entry]:
+        """Of the trials those that have a run: they were claimed once, and their folder is whole."""
+        return [entry for entry in self._ledger.standing.entries.values() if entry.attempt > 0]
+
+    def _look(self) -> None:
+        """Read the ledger on; where it has grown, or the question was extended, look at everything anew."""
+        question = self.sweep.folder / "sweep.yaml"
+        asked = question.stat().st_mtime_ns
+        size = self._ledger.path.stat().st_size if self._ledger.path.exists() else 0
+        seen = f"{asked} {size} {self.is_over()}"  # time alone may end a sweep, by its budget
+        if seen == self._seen:
+            return
+        if not self._seen.startswith(f"{asked} "):
+            self.sweep = Sweep(self.sweep.folder)
+            self._observer = Observer(self.sweep, self._ledger)
+        self._progress = self._observer.look()  # which may have read on once more; the next round then looks again
+        self._over = self._is_over()
+        with_seed, alone = int(self.sweep.question["seeds"]) > 1, self.sweep.name
+        self._names = describe_sweep.run_names(self._progress.rows, with_seed=with_seed, alone=alone)
+        self._seen = seen
+
+    def _attach(self, uri: str, progress: _Progress) -> Store:
+        """Find or make the parent run, before any child."""
+        into = mlflow_store.open_store(uri, self.sweep.runs_dir)
+        run = into.run(progress.run_id) if progress.run_id else None
+        if run is None:
+            tags = describe_sweep.tags(self.sweep, _config(self.sweep))
+            started = self._ledger.standing.opened or (self.sweep.folder / "sweep.yaml").stat().st_mtime
+            key = {"lathe.sweep_key": self.sweep.key, "lathe.kind": "sweep"}
+            run = into.run_of(self._tracking["experiment"], key, name=self.sweep.name, started=started, tags=tags)
+        if run.run_id != progress.run_id or run.was_deleted:
+            code = sorted(path for path in (self.sweep.folder / "code").glob("*") if path.is_file())
+            progress.run_id, progress.experiment_id, progress.children = run.run_id, run.experiment_id, {}
+            progress.points, progress.tags, progress.status, progress.question = 0, passing(run.tags), None, ""
+            progress.view = progress.view_key = progress.report = ""
+            progress.artifacts = ["provenance.yaml", *(f"code/{path.name}" for path in code)]
+        asked = describe_sweep.parameters(self.sweep.question)
+        into.log_params(run.run_id, {key: text for key, text in asked.items() if key not in run.params})
+        progress.save(self._path)
+        self._attached = run.run_id
+        return into
+
+    def _sync_children(self, progress: _Progress, entries: Sequence[Entry]) -> tuple[int, list[str]]:
+        """Bring the runs of trials up to date; points that were sent, and what failed."""
+        points, refusals, unsaved, failures = 0, 0, 0, list[str]()
+        for entry in entries:
+            mark = f"{entry.state} {entry.attempt} {entry.since} {self._names[entry.id]}"
+            if entry.state != "running" and progress.children.get(entry.id, ["", ""])[1] == mark:
+                continue
+            trial = self.sweep.trial(entry)
+            if not (trial.folder / "trial.yaml").exists():  # it could not even be written; the parent's note tells
+                continue
+            try:
+                synced = self._child(trial, entry, progress)
+            except StoreError as err:
+                failures.append(str(err))
+                refusals += 1
+                if refusals == MOST_FAILURES:
+                    break
+                continue
+            except DAMAGED as err:
+                failures.append(_damaged(trial.folder, err))
+                continue
+            refusals, points = 0, points + synced[1]
+            unsaved += progress.children.get(entry.id) != [synced[0], mark]
+            progress.children[entry.id] = [synced[0], mark]
+            if unsaved >= SAVE_EVERY:
+                progress.save(self._path)
+                unsaved = 0
+        if unsaved:
+            progress.save(self._path)
+        return points, failures
+
+    def _child(self, trial: Trial, entry: Entry, progress: _Progress) -> tuple[str, int]:
+        """Bring the run of one trial up to date; its id and the points that were sent."""
+        run = self._children.setdefault(entry.id, RunSync(trial))
+        place = Place(
+            name=self._names[entry.id],
+            tags=describe_sweep.child_tags(self.sweep, entry, progress.run_id),
+            params=describe_sweep.swept_parameters(entry),
+            standing=of_entry(entry),
+            since=entry.since,
+            measured=describe_sweep.cost_of(entry),
+        )
+        synced = run.round(reconcile=False, place=place)
+        if entry.state != "running":
+            del self._children[entry.id]
+        return str(synced.run_id), synced.points
+
+    def _log_best(self, progress: _Progress) -> str | None:
+        """Log the final model of the best trial of a sweep that is over; of the others `lathe export` does it.
+
+        Returns:
+            Why that cannot be, where it should be.
+        """
+        assert self._progress is not None
+        best = self._progress.best
+        if best is None or not self._tracking.get("log_model"):
+            return None
+        mine = {*best.trials} & {*progress.children}
+        rows = [row for row in self._progress.rows if row.id in mine and row.state == "finished"]
+        if not rows:  # it was taken from another sweep, which has its model
+            return None
+        ahead = max if self._progress.mode == "max" else min
+        found = ahead(rows, key=lambda row: best.value if row.best is None else row.best)
+        try:
+            RunSync(Trial(self.sweep.folder / found.id)).log_model(self._tracking.get("register_as"))
+        except InputError as err:
+            reason = "; ".join(err.problems)
+        except StoreError as err:
+            reason = str(err)
+        else:
+            return None
+        return f"the model of the best trial '{found.id}' of sweep '{self.sweep.name}' was not logged: {reason}"
+
+    def _save_view(self, into: Store, progress: _Progress) -> None:
+        """Save the view of the question as it stands, where the store's UI knows such views."""
+        view = sweep_view.view(self.sweep)
+        fingerprint = hashlib.sha256(view.text.encode()).hexdigest() if view else "none"
+        if fingerprint == progress.view:
+            return
+        progress.view_key = ""
+        if view is not None and sweep_view.is_known(into.ui_version()):
+            into.set_experiment_tag(progress.experiment_id, view.tag, view.text)
+            progress.view_key = view.key
+        progress.view = fingerprint
+        progress.save(self._path)
+
+    def _tell(self, into: Store, progress: _Progress) -> None:
+        """Bring the parent run up to date: its curves, tags and note, then its status, and files last of all."""
+        assert self._progress is not None
+        self._save_view(into, progress)
+        new = self._curve.curve[progress.points :]
+        into.log_metrics(progress.run_id, new)
+        page = f"#/experiments/{progress.experiment_id}/runs"
+        links = {trial: f"{page}/{run_id}" for trial, (run_id, _) in progress.children.items()}
+        tags = describe_sweep.live_tags(self._progress, self._over)
+        view = sweep_view.page(self.sweep.question, self.sweep.key, progress.experiment_id, progress.view_key or None)
+        tags["mlflow.note.content"] = describe_sweep.note(self.sweep, self._progress, self._names, links, view)
+        into.set_tags(progress.run_id, changed(progress.tags, tags))
+        times = [entry.since for entry in self._ledger.standing.entries.values()]
+        ended = max(times, default=self._progress.opened) if self._over else None
+        status: list[Any] = [describe_sweep.status(self._progress, self._over), ended]
+        if status != progress.status:
+            into.set_status(progress.run_id, status[0], ended)
+        progress.points, progress.tags, progress.status = progress.points + len(new), tags, status
+        question, report = (
+            _fingerprint(self.sweep.folder / "sweep.yaml"),
+            _fingerprint(self.sweep.folder / REPORT / PAGE),
+        )
+        if question != progress.question and "sweep.yaml" not in progress.artifacts:
+            progress.artifacts.insert(0, "sweep.yaml")
+        if report != progress.report and REPORT not in progress.artifacts:
+            progress.artifacts.append(REPORT)
+        progress.save(self._path)
+        while progress.artifacts:
+            into.upload(progress.run_id, self.sweep.folder, progress.artifacts[0])
+            uploaded = progress.artifacts.pop(0)
+            progress.question = question if uploaded == "sweep.yaml" else progress.question
+            progress.report = report if uploaded == REPORT else progress.report
+            progress.save(self._path)
+
+
+def _fingerprint(path: Path) -> str:
+    """Of a file; "" where there is none."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
+
+
+def of_entry(entry: Entry) -> Standing:
+    """Where a trial of a sweep stands: by the ledger alone, which knows more than a host's table of processes."""
+    ended = entry.since if entry.state in ENDED else None
+    return Standing(entry.state, entry.attempt, ended, entry.reason, entry.failure)

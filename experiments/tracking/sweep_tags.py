@@ -1,0 +1,233 @@
+"""What MLflow shows of a sweep besides its curves: parameters, tags, a note, and the names of its trials' runs."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from experiments.core.format import hours, number, point_text
+from experiments.run import journal
+from experiments.sweep.budget import may_ask, spent
+from experiments.sweep.ledger import ENDED, Entry, Standing
+from experiments.sweep.space import Choice, Space, shown_part
+from experiments.sweep.space_parser import parse
+from experiments.sweep.status.progress import Progress, Row
+from experiments.sweep.status.text import counts_text, short_keys
+from experiments.sweep.sweep import Sweep, reference
+from experiments.tracking import run_tags as describe
+from experiments.trial.parameters import clean_key, cut, param_text, without_password
+
+MOST_NAME = 200
+MOST_CELL = 300
+MOST_SHOWN = 20
+"""Of trials that failed or were reused, or of sets of overrides."""
+
+
+def run_names(rows: Sequence[Row], *, with_seed: bool, alone: str) -> dict[str, str]:
+    """What the runs of trials are called: by what tells them from each other, ``lr=0.003, batch_size_global=64, seed=1``.
+
+    Args:
+        rows: all trials.
+        with_seed: whether a point has several.
+        alone: the name of a trial that nothing is to be told from.
+    """
+    short = short_keys(rows)
+    found = {}
+    for row in rows:
+        words = [point_text({key: value}, short) for key, value in row.values.items()]
+        words += [f"seed={row.seed}"] if with_seed else []
+        found[row.id] = cut(", ".join(words) or alone, MOST_NAME)
+    return found
+
+
+def axes(space: Space) -> dict[str, str]:
+    """What each key of a space may be, in the grammar of sweeps; of one that an option brings along also with which."""
+    found: dict[str, list[str]] = {}
+
+    def walk(part_of: Space, under: str) -> None:
+        for key, part in part_of.items():
+            found.setdefault(key, []).append(f"{shown_part(part)}{under}")
+            for option, inner in part.inside.items() if isinstance(part, Choice) else ():
+                walk(inner, f" with {key}={option}")
+
+    walk(space, "")
+    return {key: "; ".join(texts) for key, texts in found.items()}
+
+
+def parameters(question: Mapping[str, Any]) -> dict[str, str]:
+    """The question as parameters, an axis each; MLflow keeps the first of what a sweep is extended by later."""
+    told: dict[str, Any] = {f"space.{key}": text for key, text in axes(parse(question["space"])).items()}
+    told |= {key: question[key] for key in ("metric", "mode", "seeds", "max_attempts")}
+    told |= {"base": " ".join(question["base"]), "strategy": question["strategy"]["name"]}
+    told |= {f"strategy.{key}": value for key, value in question["strategy"].items() if key != "name"}
+    if question["pruner"]:
+        told |= {"pruner": question["pruner"]["name"]}
+        told |= {f"pruner.{key}": value for key, value in question["pruner"].items() if key != "name"}
+    # Only what is limited: a limit that comes later is then a parameter of its own.
+    told |= {f"budget.{key}": value for key, value in question["budget"].items() if value is not None}
+    told |= {"given": len(question["given"])} if question["given"] else {}
+    return {clean_key(key): param_text(value) for key, value in told.items()}
+
+
+def tags(sweep: Sweep, config: Mapping[str, Any]) -> dict[str, str]:
+    """What stays true of a sweep."""
+    named = {
+        "lathe.kind": "sweep",
+        "lathe.sweep": sweep.name,
+        "lathe.sweep_key": sweep.key,
+        "lathe.folder": str(sweep.folder.resolve()),
+    }
+    return describe.own_tags(config) | describe.origin_tags(sweep.provenance) | named
+
+
+def is_over(question: Mapping[str, Any], is_asked: bool, standing: Standing) -> bool:
+    """Whether no trial runs and none will be begun.
+
+    Args:
+        question: of the sweep.
+        is_asked: whether its workers ask the strategy for points, so that more may come though none waits.
+        standing: by its ledger.
+    """
+    states = {entry.state for entry in standing.entries.values()}
+    if "running" in states:
+        return False
+    if standing.closed is not None or spent(question["budget"], standing) is not None:
+        return True
+    # Without a trial it has only just been written.
+    return bool(states) and "waiting" not in states and not (is_asked and may_ask(question["budget"], standing))
+
+
+def status(progress: Progress, over: bool) -> str:
+    """MLflow's word for a sweep."""
+    if not over:
+        return "RUNNING"
+    by_hand = (progress.closed or "").startswith("cancelled")
+    if progress.state == "cancelled" and (by_hand or not progress.done):
+        return "KILLED"
+    return "FAILED" if progress.counts["failed"] and not progress.done else "FINISHED"
+
+
+def live_tags(progress: Progress, over: bool) -> dict[str, str]:
+    """What changes while a sweep goes on, but for its note."""
+    words = {"lathe.state": progress.state if over or progress.state == "running" else "waiting"}
+    words |= {"lathe.reason": progress.closed} if progress.closed else {}
+    return words | {f"lathe.{state}": str(count) for state, count in progress.counts.items()}
+
+
+def child_tags(sweep: Sweep, entry: Entry, parent: str) -> dict[str, str]:
+    """What a sweep says of one of its trials' runs."""
+    named = {
+        "mlflow.parentRunId": parent,
+        "lathe.kind": "trial",
+        "lathe.sweep": sweep.name,
+        "lathe.sweep_key": sweep.key,
+        "lathe.point": str(entry.point),
+        "lathe.worker": entry.worker,
+        "lathe.host": entry.host,
+    }
+    return {key: text for key, text in named.items() if text}
+
+
+def cost_of(entry: Entry) -> journal.MetricsEvent | None:
+    """What the ledger measured of a trial that has ended; None of any other."""
+    if entry.state not in ENDED:
+        return None
+    metrics = {"cost/queue_wait_s": entry.waited_s}
+    return {"event": "metrics", "time": entry.since, "step": entry.step, "metrics": metrics}
+
+
+def swept_parameters(entry: Entry) -> dict[str, str]:
+    """What varies, each a parameter under the key that was swept, also where the configuration has no such leaf."""
+    return {clean_key(key): param_text(value) for key, value in entry.values.items()}
+
+
+def note(sweep: Sweep, progress: Progress, names: Mapping[str, str], links: Mapping[str, str], view: str) -> str:
+    """A sweep's description as Markdown: what was asked, where it stands, and how to have it again.
+
+    Args:
+        sweep: which.
+        progress: where it stands.
+        names: of the trials' runs, by trial.
+        links: to their pages, by trial.
+        view: link to the page that shows them side by side.
+    """
+    question = sweep.question
+    head = f"**{sweep.name}**" + (f": {question['note']}" if question["note"] else "")
+    parts = [
+        [f"{head} ([all trials side by side]({view}))"],  # of a folded note MLflow shows this line alone
+        _best(progress, names, links),  # MLflow's page shows the first lines, and the rest on demand
+        [f"{_asked(question)}. {counts_text(progress)}, {hours(progress.used_h)} of device time"],
+        _space(question),
+        _failures(progress, names, links),
+        _reused(progress, names),
+        _again(sweep),
+    ]
+    return cut("\n\n".join("\n".join(lines) for lines in parts if lines))
+
+
+def _asked(question: Mapping[str, Any]) -> str:
+    words = [f"Which point has the {'largest' if question['mode'] == 'max' else 'smallest'} `{question['metric']}`"]
+    words += [f"strategy {question['strategy']['name']}"]
+    words += [f"pruner {question['pruner']['name']}"] if question["pruner"] else []
+    words += [f"{question['seeds']} seeds a point"] if question["seeds"] > 1 else []
+    limits = [f"{key}={value}" for key, value in question["budget"].items() if value is not None]
+    words += [f"budget {' '.join(limits)}"] if limits else []
+    return ", ".join(words)
+
+
+def _space(question: Mapping[str, Any]) -> list[str]:
+    rows = [(key, text) for key, text in axes(parse(question["space"])).items()]
+    rows += [("given", " ".join(map(str, overrides))) for overrides in question["given"][:MOST_SHOWN]]
+    rows += [("base", " ".join(question["base"]))] if question["base"] else []
+    return ["| key | values |", "|---|---|", *(f"| `{key}` | {_cell(text)} |" for key, text in rows)] if rows else []
+
+
+def _best(progress: Progress, names: Mapping[str, str], links: Mapping[str, str]) -> list[str]:
+    if (best := progress.best) is None:
+        return []
+    mean = f", the mean of {len(best.trials)} seeds" if len(best.trials) > 1 else ""
+    of = ", ".join(_linked(trial, names, links) for trial in best.trials[:MOST_SHOWN])
+    return [f"**Best:** `{progress.metric}` {number(best.value)}{mean}, of {of}"]
+
+
+def _failures(progress: Progress, names: Mapping[str, str], links: Mapping[str, str]) -> list[str]:
+    if not progress.failed:
+        return []
+    lines = ["| failure | trials | one of them |", "|---|---|---|"]
+    for failure, count in progress.failed.items():
+        row = next(row for row in progress.rows if row.state == "failed" and str(row.failure) == failure)
+        lines.append(f"| {failure} | {count} | {_linked(row.id, names, links)}: {_cell(row.reason or failure)} |")
+    return lines
+
+
+def _reused(progress: Progress, names: Mapping[str, str]) -> list[str]:
+    reused = [f"`{names[row.id]}` of `{row.reused}`" for row in progress.rows if row.reused]
+    more = f" and {len(reused) - MOST_SHOWN} more" if len(reused) > MOST_SHOWN else ""
+    return [f"Results taken from other trials: {', '.join(reused[:MOST_SHOWN])}{more}"] if reused else []
+
+
+def _again(sweep: Sweep) -> list[str]:
+    folders, trust = describe.flags(sweep.provenance)
+    name = shlex.quote(reference(sweep))
+    return [
+        "### Again",
+        "",
+        *describe.code_lines(sweep.provenance),
+        "",
+        "```",
+        shlex.join(["lathe", "sweep", *folders, *trust, "./sweep.yaml"]) + "  # of the artifacts",
+        f"lathe resume {name}",
+        f"lathe status {name}",
+        "```",
+    ]
+
+
+def _linked(trial: str, names: Mapping[str, str], links: Mapping[str, str]) -> str:
+    return f"[{names[trial]}]({links[trial]})" if trial in links else f"`{names[trial]}`"
+
+
+def _cell(text: str) -> str:
+    """Text in a cell of a table."""
+    clean = " ".join(without_password(text).split()).replace("`", "'").replace("|", "\\|")
+    return f"`{cut(clean, MOST_CELL)}`"

@@ -1,0 +1,77 @@
+"""What the processes of an asynchronous training do: one coordinates, and is the training to all others; servers and replicas."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+from experiments.train.data_loading import WHOLE, Share, TrainingBatches
+from experiments.train.trainer import Training, seed_step
+from modules.data.base import Batch
+from modules.parallel.base import Served
+from modules.parallel.topology import Place
+
+Ended = tuple[Literal["finished", "stopped"], str | None]
+
+
+class Coordinator(Training):
+    """The training as all others see it: its steps are the replicas' rounds, and it evaluates, saves and writes."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.share, self.num_together, self.sees_all, self.asked = WHOLE, 1, False, self.should_stop
+        self.should_stop = self._why
+
+    @property
+    def served(self) -> Served:
+        return cast(Served, self.parts.engine)
+
+    def run(self) -> Ended:
+        try:
+            return super().run()
+        finally:
+            if hasattr(self, "saver"):  # from then on the engine is prepared
+                self.saver.finish()
+                self.served.close()
+
+    def _why(self) -> str | None:
+        """Why to stop, at a step where all that was begun is done."""
+        reason = self.asked() or self.served.asked
+        return reason if reason is not None and self.served.stops_at(self.done) else None
+
+    def _batches(self, train: object, first_step: int) -> Any:
+        """Replicas fetch their own."""
+        return ((None, None) for _ in range(first_step, self.plan.num_steps))
+
+    def _of_step(self, done: int, step_time_s: float) -> Mapping[str, float]:
+        return {**super()._of_step(done, step_time_s), **self.served.measures()}
+
+
+@dataclass
+class Player(Training):
+    """A server or a replica: it writes nothing, and lives until the coordinator ends it."""
+
+    role: str = ""
+
+    def run(self) -> Ended:
+        engine = cast(Served, self.parts.engine)
+        with self._wrong_input():
+            fetch = self._fetch() if self.role.startswith("replica") else _nothing
+            engine.play(self.role, self.parts.learner, self.recipe(), fetch, self.should_stop)
+        return "finished", None
+
+    def _fetch(self) -> Callable[[int, int, int], Batch]:
+        batches = TrainingBatches(self.parts.data.load("train"), self.plan.batch_size_global, self.config["seed"])
+        seed = self.config["seed"]
+
+        def fetch(step: int, number: int, count: int) -> Batch:
+            batch = batches.of(step, Share(number, count))
+            seed_step(seed, step, Place(0, number, 0))
+            return batch
+
+        return fetch
+
+
+def _nothing(step: int, number: int, count: int) -> Batch:
+    raise AssertionError("a server has no data")

@@ -1,0 +1,57 @@
+"""A configuration as flat parameters, in a tracker's limits."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import posixpath
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+# MLflow 3.17: 250 characters a key, 6,000 a parameter's value, 8,000 a tag's value (2026-11-23).
+MAX_KEY, MAX_PARAM, MAX_TAG = 250, 6000, 8000
+
+
+def parameters(config: Mapping[str, Any]) -> dict[str, str]:
+    """Flatten a configuration to its leaves with dotted names; lists stay whole, as JSON text."""
+    flat: dict[str, str] = {}
+
+    def walk(prefix: str, node: object) -> None:
+        if isinstance(node, dict) and node:
+            for key, child in node.items():
+                walk(f"{prefix}.{key}" if prefix else str(key), child)
+        else:
+            flat[clean_key(prefix)] = param_text(node)
+
+    walk("", dict(config))
+    return flat
+
+
+def param_text(value: object) -> str:
+    """One spelling for one value, whoever logs it: text as it is, all else as JSON, so None is `null`."""
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    return cut(without_password(text), MAX_PARAM)
+
+
+@lru_cache(maxsize=4096)
+def clean_key(key: str) -> str:
+    """A name that MLflow takes, equal to the key wherever it already is one."""
+    clean = re.sub(r"[^/\w.\- :]", "_", key)
+    if posixpath.normpath(clean) != clean or clean.startswith(("/", "..")) or clean == ".":
+        clean = clean.replace("/", "_").replace("..", "__") or "_"
+        clean = "_" if clean == "." else clean
+    if len(clean) > MAX_KEY:
+        clean = f"{clean[: MAX_KEY - 9]}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
+    return clean
+
+
+def without_password(text: str) -> str:
+    """Mask the user and password of every URI in a text."""
+    return re.sub(r"://[^/@\s]+@", "://***@", text)
+
+
+def cut(text: str, limit: int = MAX_TAG) -> str:
+    """A text as long as MLflow takes it, of a tag if nothing else is said."""
+    return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -1,0 +1,280 @@
+"""A frozen trial on disk: what was asked, with which code, and what became of it."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from experiments.config.allowlist import trusted
+from experiments.core.atomic import write_text
+from experiments.core.data_files import folder_of
+from experiments.core.errors import InputError, did_you_mean
+from experiments.core.secrets import resolve
+from experiments.trial.code_snapshot import snapshots
+from experiments.trial.environment import machine, packages
+from experiments.trial.initial_weights import keep, weights_of
+
+if TYPE_CHECKING:
+    from experiments.config.experiment import Experiment
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One frozen configuration in its run folder: `trial.yaml`, `provenance.yaml`, `code/`, `attempts/`, `checkpoints/`."""
+
+    folder: Path
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The resolved configuration; `${oc.env:NAME}` alone stays open until a process needs it."""
+        config: dict[str, Any] = yaml.load((self.folder / "trial.yaml").read_text(), Loader=yaml.CSafeLoader)
+        return config
+
+    def config_of(self, attempt: int) -> dict[str, Any]:
+        """The configuration of one attempt: the trial's, but for what a resume has changed (`resume.CHANGEABLE`)."""
+        path = self.folder / "attempts" / str(attempt) / "changed.yaml"
+        return {**self.config, **(yaml.safe_load(path.read_text()) if path.exists() else {})}
+
+    @cached_property
+    def provenance(self) -> dict[str, Any]:
+        """Where it came from: trial_id, run_key, created, overrides, source, code, host, python, packages, data.
+
+        A trial of a sweep shares most of it with the others; that stands once, in the sweep's folder.
+        """
+        shared = self.folder.parent / "provenance.yaml"
+        provenance: dict[str, Any] = yaml.safe_load(shared.read_text()) if shared.exists() else {}
+        provenance |= yaml.safe_load((self.folder / "provenance.yaml").read_text())
+        return provenance
+
+    @property
+    def id(self) -> str:
+        return str(self.provenance["trial_id"])
+
+    @property
+    def runs_dir(self) -> Path:
+        return self.folder.parent.parent
+
+    @property
+    def reference(self) -> str:
+        """What a command line calls this run: its name where commands look by default, else its folder."""
+        default = Path(os.environ.get("LATHE_RUNS", "runs")).expanduser().resolve()
+        return self.folder.name if self.runs_dir.resolve() == default else str(self.folder)
+
+    def attempts(self) -> list[Path]:
+        """Folders of the attempts, first to last."""
+        return sorted((self.folder / "attempts").glob("[0-9]*"), key=lambda path: int(path.name))
+
+    def outcome(self) -> dict[str, Any] | None:
+        """What the launching side saw of the last attempt (status, attempt, reason, ended), or None while it runs."""
+        try:
+            outcome: dict[str, Any] = json.loads((self.folder / "outcome.json").read_text())
+        except FileNotFoundError:
+            return None
+        return outcome
+
+
+EXCLUDED = (
+    "name", "note", "tags", "runs_dir", "data_root", "data.root", "launcher", "tracking", "resume", "num_data_workers",
+    "profile", "system_every_s",
+    "hardware.cpu_cores", "hardware.memory_gb", "hardware.peak_tflops", "hardware.efficiency",
+    "hardware.link_gb_per_s", "hardware.link_latency_us", "hardware.network_gb_per_s", "hardware.network_latency_us",
+    "hardware.slurm",
+)  # fmt: skip
+
+
+def trial_id(config: dict[str, Any]) -> str:
+    """Ten hexadecimal digits that follow from what determines the result.
+
+    Not from names, paths, launcher and tracking, nor from what only tells how fast or large a machine is.
+    """
+    kept = {key: value for key, value in config.items() if key not in EXCLUDED}
+    for part in ("data", "hardware"):
+        kept[part] = {key: value for key, value in config[part].items() if f"{part}.{key}" not in EXCLUDED}
+    if weights_of(config) is None:
+        kept.pop("init_from", None)
+    if not config.get("freeze"):
+        kept.pop("freeze", None)
+    canonical = json.dumps(kept, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:10]
+
+
+def freeze(experiment: Experiment) -> Trial:
+    """Write everything that the experiment depends on into a new run folder.
+
+    The folder is named by the trial's id; a second run of the same configuration gets ``<id>-2``.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    config = {**experiment.config, "resume": False}
+    runs_dir = runs_dir_of(config)
+    identity = trial_id(config)
+    with new_folder(runs_dir, f"single/{identity}") as folder:
+        write_trial(folder, config, {"trial_id": identity, **provenance_of(experiment, folder, runs_dir)})
+    return Trial(folder)
+
+
+def write_trial(folder: Path, config: dict[str, Any], provenance: dict[str, Any]) -> None:
+    """Make a folder a run.
+
+    Raises:
+        OSError: it cannot be written.
+        InputError: the weights that it begins with cannot be found.
+    """
+    if (named := weights_of(config)) is not None:
+        provenance = {**provenance, "initial": keep(named, lambda run: find(run, runs_dir_of(config)).folder, folder)}
+    write_text(folder / "provenance.yaml", as_yaml(provenance))
+    # Last of all: it is what makes the folder a run.
+    write_text(folder / "trial.yaml", as_yaml(config))
+
+
+def as_yaml(values: dict[str, Any]) -> str:
+    """Plain values as a file holds them, by libyaml: Python's own emitter takes four times as long (2026-11)."""
+    text: str = yaml.dump(values, Dumper=yaml.CSafeDumper, sort_keys=False, allow_unicode=True)
+    return text
+
+
+def provenance_of(experiment: Experiment, folder: Path, runs_dir: Path) -> dict[str, Any]:
+    """Where an experiment comes from; what its checkouts differ by from their commits goes to the folder's ``code``."""
+    warnings: list[str] = []
+    trust = trusted(experiment.trust)
+    code = snapshots(experiment.config_dirs, trust, folder / "code", warnings, runs_dir)
+    return {
+        "run_key": uuid.uuid4().hex,
+        "created": time.time(),
+        "overrides": list(experiment.overrides),
+        "choices": dict(experiment.choices),
+        **({"source": experiment.source} if experiment.source else {}),
+        "config_dirs": list(experiment.config_dirs),
+        "trust": list(experiment.trust),
+        "code": code,
+        **machine(),
+        "packages": packages(),
+        "seeds": {"seed": experiment.config["seed"]},
+        "data": data_fingerprint(experiment.config["data"]),
+        "warnings": warnings,
+    }
+
+
+def data_fingerprint(data: dict[str, Any]) -> dict[str, Any]:
+    """What a trial's data is before it is read: the checksums it is held against, else names and sizes of its files.
+
+    A set without files of its own comes with a package, whose version `packages` tells.
+    """
+    if data.get("files"):
+        return {"files": data["files"]}
+    if "root" not in data or "folder" not in data:
+        return {"files": None}
+    folder = folder_of(data)
+    digest, num_files = hashlib.sha256(), 0
+    for place, folders, names in os.walk(folder):
+        folders.sort()
+        for path in (Path(place, name) for name in sorted(names)):
+            digest.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\n".encode())
+            num_files += 1
+    return {"num_files": num_files, "names_and_sizes_sha256": digest.hexdigest()}
+
+
+def code_changes(trial: Trial, trust: Sequence[str] = ()) -> list[str]:
+    """A line for every checkout whose code is not what the trial was frozen with."""
+    frozen = trial.provenance["code"]
+    known = {entry["sha256"] for entry in frozen}
+    with tempfile.TemporaryDirectory() as scratch:
+        now = snapshots(trial.provenance["config_dirs"], trusted(trust), Path(scratch), [], trial.runs_dir)
+    return [
+        f"the code of '{entry['name']}' has changed since this run was frozen, so its curves may part from those before; "
+        f"what it was stands in {trial.folder / 'provenance.yaml'}"
+        for entry in now
+        if entry["sha256"] not in known and entry["name"] in {before["name"] for before in frozen}
+    ]
+
+
+def runs_dir_of(config: dict[str, Any]) -> Path:
+    """Folder of all runs, as this machine's environment says."""
+    return Path(resolve(config["runs_dir"])).expanduser().resolve()
+
+
+def latest(experiment: Experiment) -> Trial | None:
+    """The newest run of this very configuration, or None."""
+    identity = trial_id(experiment.config)
+    runs = sorted(
+        (runs_dir_of(experiment.config) / "single").glob(f"{identity}*/trial.yaml"),
+        key=lambda path: _repeat(path.parent.name),
+    )
+    return Trial(runs[-1].parent) if runs else None
+
+
+def find(name: str, runs_dir: Path) -> Trial:
+    """The run that a user names by folder, by id or by the id's beginning; of several with one id that means the first.
+
+    Raises:
+        InputError: no run, or more than one, is so named.
+    """
+    given = Path(name).expanduser()
+    if (given / "trial.yaml").is_file():
+        return Trial(given.resolve())
+    known = {path.parent.name: path.parent for path in runs_dir.glob("*/*/trial.yaml")}
+    if name in known:
+        return Trial(known[name].resolve())
+    found = [run for run in known if run.startswith(name)]
+    if len({run.partition("-")[0] for run in found}) == 1 and (first := min(found, key=len)) == first.partition("-")[0]:
+        return Trial(known[first].resolve())  # the others are its repetitions, ``<id>-2``
+    if len(found) == 1:
+        return Trial(known[found[0]].resolve())
+    if found:
+        raise InputError([f"run '{name}' is not unique in {runs_dir}: {', '.join(sorted(found))}; write more of it"])
+    raise InputError([f"there is no run '{name}' in {runs_dir}; {did_you_mean(name, known)}"])
+
+
+@contextmanager
+def new_folder(runs_dir: Path, name: str) -> Iterator[Path]:
+    """A new folder of this name, or with a number behind it where there is one already; whole, or not there at all.
+
+    Raises:
+        InputError: it, or what is put into it while the context is open, cannot be written.
+    """
+    folder: Path | None = None
+    try:
+        folder = _new_folder(runs_dir, name)
+        yield folder
+    except BaseException as err:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+        if not isinstance(err, OSError):
+            raise
+        raise InputError(
+            [f"runs_dir={runs_dir} cannot be written: {err.strerror}; free space there or choose another runs_dir"]
+        ) from err
+
+
+def _new_folder(runs_dir: Path, name: str) -> Path:
+    (runs_dir / name).parent.mkdir(parents=True, exist_ok=True)
+    ignored = runs_dir / ".gitignore"  # runs are no code, in whoever's checkout they lie
+    if not ignored.exists():
+        ignored.write_text("*\n")
+    for repeat in itertools.count(1):
+        folder = runs_dir / (name if repeat == 1 else f"{name}-{repeat}")
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            continue
+        return folder
+    raise AssertionError("unreachable")
+
+
+def _repeat(name: str) -> int:
+    return int(name.partition("-")[2] or 1)

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments.cli.main import main
+from experiments.cli.parser import make_parser
+from tests.conftest import Lathe
+
+HEAVY = ["hydra", "mlflow", "numpy", "omegaconf", "rich", "torch"]
+COMMANDS = list(make_parser()[1])
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], ["run", "--help"], ["_complete", "lathe", "run", "optimizer=sgd", "optimizer."]]
+)
+def test_nothing_heavy_is_imported_on_the_way_to_help_and_completion(words: list[str]) -> None:
+    code = f"""
+import sys
+from experiments.cli import main
+try:
+    main({words!r})
+except SystemExit:
+    pass
+print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == "[]\n"
+    assert len(done.stdout.splitlines()) > 3
+
+
+def test_help_names_every_command_and_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    shown = capsys.readouterr().out
+    assert [name for name in COMMANDS if f"    {name}" not in shown] == []
+    assert "exit codes: 0 done, 1 the run failed or was stopped, 2 the input is wrong" in shown
+    assert max(map(len, shown.splitlines())) <= 90
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself_and_each_of_its_flags(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as err:
+        main([command, "--help"])
+    assert err.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: lathe {command} ")
+    undocumented = [action.dest for action in make_parser()[1][command]._actions if not action.help]
+    assert undocumented in ([], ["group"])  # options GROUP[=OPTION] says it by its name
+
+
+def test_the_version_is_that_of_the_package(lathe: Lathe) -> None:
+    import tomllib
+
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]
+    assert lathe("--version").stdout == f"lathe {project['version']}\n"
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-P", "-m", "experiments.cli", "plan", "--cfg"]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_folder_that_is_gone_is_told(tmp_path: Path) -> None:
+    code = "import os; os.rmdir(os.getcwd()); from experiments.cli.main import main; exit(main(['plan']))"
+    done = subprocess.run([sys.executable, "-P", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.endswith("the current folder does not exist any more; change to one that does\n")
+
+
+def test_the_current_folder_is_no_place_to_import_from(lathe: Lathe, tmp_path: Path) -> None:
+    for name in ("hydra_plugins/evil/stranger.py", "dill/__init__.py", "mine/__init__.py"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n")
+    (tmp_path / "hydra_plugins" / "evil" / "__init__.py").touch()
+    done = lathe("plan", "model=softmax", "--trust", "mine")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not (tmp_path / "ran").exists()

@@ -1,0 +1,182 @@
+"""Starting from another run's weights, and parts of a model that stay fixed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from experiments.components.assemble import make_parts
+from experiments.components.load_weights import begins, start
+from experiments.config.compose import compose
+from experiments.core.errors import InputError, PlanError
+from experiments.plan.fit import check_fit
+from experiments.plan.plan import make_plan
+from experiments.trial.initial_weights import KEPT, find_weights
+from experiments.trial.trial import Trial, find, freeze, trial_id
+from tests.conftest import Lathe
+
+MLP = ("model=mlp", "model.hidden_sizes=[6,5]", "tracking=off", "hardware.device=cpu")
+SHORT = ("max_steps=4", "eval_every_steps=4", "checkpoint.every_steps=4")
+
+
+class Net(nn.Module):
+    def __init__(self, num_classes: int = 3) -> None:
+        super().__init__()
+        self.trunk = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Dropout(0.5))
+        self.head = nn.Linear(6, num_classes)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs: Tensor = self.head(self.trunk(inputs))
+        return outputs
+
+
+def config(*skip: str, weights: str | None = "x", freeze: tuple[str, ...] = ()) -> dict[str, Any]:
+    return {"init_from": {"weights": weights, "skip": list(skip)}, "freeze": list(freeze)}
+
+
+def saved(folder: Path, model: nn.Module, **more: Tensor) -> Path:
+    path = folder / "net.safetensors"
+    save_file({**model.state_dict(), **more}, path)
+    return path
+
+
+def test_a_model_starts_with_the_weights_of_a_file_but_for_what_is_skipped(tmp_path: Path) -> None:
+    source, model = Net(), Net(num_classes=2)
+    nn.init.constant_(source.trunk[1].get_buffer("running_mean"), 7)
+    head = model.head.weight.detach().clone()
+    assert start(model, config("head"), saved(tmp_path, source)) == []
+    for name, tensor in source.trunk.state_dict().items():
+        assert torch.equal(model.trunk.state_dict()[name], tensor), name
+    assert torch.equal(model.head.weight, head)
+
+
+def test_everything_that_does_not_fit_is_told_with_its_shape_and_nothing_is_loaded(tmp_path: Path) -> None:
+    source, model = Net(), Net(num_classes=2)
+    path = saved(tmp_path, source, **{"extra.bias": torch.zeros(1)})
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    told = [
+        "init_from.weights: head.weight is [3, 6] there and [2, 6] in the model; add 'head' to init_from.skip",
+        "init_from.weights: head.bias is [3] there and [2] in the model; add 'head' to init_from.skip",
+        "init_from.weights: there is extra.bias, which the model has not; add 'extra' to init_from.skip",
+    ]
+    assert start(model, config(), path) == told
+    assert start(model, config("head", "extra"), path) == []
+    with torch.device("meta"):
+        assert start(Net(num_classes=2), config(), path) == told
+    model.load_state_dict(before)
+    assert start(model, config("haed", "head", "extra"), path) == [
+        "init_from.skip=['haed', 'head', 'extra']: no weight begins with 'haed'; did you mean 'head'?"
+    ]
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_a_file_that_lacks_weights_or_is_damaged_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "net.safetensors"
+    save_file(Net().trunk.state_dict(prefix="trunk."), path)
+    assert start(Net(), config(), path)[0] == (
+        "init_from.weights: there is no head.weight, which the model has; add 'head' to init_from.skip"
+    )
+    path.write_bytes(path.read_bytes()[:-7])
+    (problem,) = start(Net(), config(), path)
+    assert problem.startswith(f"init_from.weights: {path} cannot be read (")
+
+
+def test_weights_that_are_tied_are_loaded_once(tmp_path: Path) -> None:
+    def tied() -> nn.ModuleList:
+        first, second = nn.Linear(3, 3), nn.Linear(3, 3)
+        second.weight = first.weight
+        return nn.ModuleList([first, second])
+
+    source, model = tied(), tied()
+    path = tmp_path / "net.safetensors"
+    save_file({name: tensor for name, tensor in source.state_dict().items() if name != "1.weight"}, path)
+    assert start(model, config(), path) == []
+    assert torch.equal(model[1].get_parameter("weight"), source[0].get_parameter("weight"))
+
+
+def test_what_is_frozen_neither_learns_nor_follows_the_batches() -> None:
+    model = Net().train()
+    assert start(model, config(weights=None, freeze=("trunk",)), None) == []
+    assert [name for name, p in model.named_parameters() if p.requires_grad] == ["head.weight", "head.bias"]
+    before = {name: tensor.clone() for name, tensor in model.trunk.state_dict().items()}
+    inputs = torch.randn(5, 4) * 3 + 1
+    outputs = model(inputs)
+    assert torch.equal(outputs, model.train()(inputs)), "no dropout, no statistics of a batch"
+    assert torch.equal(outputs, model.eval()(inputs))
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.trunk.state_dict().items())
+
+
+def test_parts_to_freeze_have_to_be_there_and_to_leave_something() -> None:
+    (problem,) = start(Net(), config(weights=None, freeze=("trnk",)), None)
+    assert problem == "freeze=['trnk']: no weight of Net begins with 'trnk'; did you mean 'trunk' or 'trunk.1'?"
+    (problem,) = start(Net(), config(weights=None, freeze=("trunk", "head")), None)
+    assert problem == "freeze=['trunk', 'head'] leaves Net nothing to train; leave its last part out"
+    assert begins("head.3.bias", ["head"])
+    assert not begins("head_2.bias", ["head"])
+
+
+def test_an_id_stays_what_it_was_where_nothing_is_started_from() -> None:
+    plain = compose(MLP).config
+    old = {key: value for key, value in plain.items() if key not in ("init_from", "freeze")}
+    assert trial_id(plain) == trial_id(old)
+    started = compose([*MLP, "init_from.weights=a"]).config
+    assert len({trial_id(plain), trial_id(started), trial_id(compose([*MLP, "freeze=[stack.1]"]).config)}) == 3
+
+
+def test_weights_are_named_by_run_or_by_file_and_never_pickled(tmp_path: Path) -> None:
+    def nowhere(run: str) -> Path:
+        raise InputError([f"there is no run '{run}'"])
+
+    path = saved(tmp_path, Net())
+    assert find_weights(str(path), nowhere) == path
+    (tmp_path / "net.pt").touch()
+    for named, told in {
+        f"{tmp_path}/net.pt": r"net\.pt does not end in \.safetensors; other files can hold code",
+        f"{tmp_path}/other.safetensors": "there is no such file; name a run, or a file that is there",
+        "abc": "init_from.weights=abc: there is no run 'abc'",
+    }.items():
+        with pytest.raises(InputError, match=told):
+            find_weights(named, nowhere)
+    with pytest.raises(InputError, match="has no checkpoint that is whole; name another run"):
+        find_weights("abc", lambda run: tmp_path)
+
+
+@pytest.mark.slow
+def test_a_run_starts_where_another_ended_and_keeps_what_it_started_from(lathe: Lathe, tmp_path: Path) -> None:
+    runs, here = tmp_path / "runs" / "single", f"runs_dir={tmp_path}/runs"
+    assert lathe("run", *MLP, *SHORT, here).returncode == 0
+    (first,) = runs.iterdir()
+    overrides = (f"init_from.weights={first.name}", "init_from.skip=[stack.7]", "freeze=[stack.1]", "optimizer.lr=0.1")
+    assert lathe("run", *MLP, *SHORT, *overrides, here).returncode == 0
+    (second,) = (folder for folder in runs.iterdir() if folder != first)
+    source, end = (_weights(folder) for folder in (first, second))
+    assert torch.equal(end["stack.1.weight"], source["stack.1.weight"])
+    assert not torch.equal(end["stack.4.weight"], source["stack.4.weight"])
+    assert (end["stack.4.weight"] - source["stack.4.weight"]).abs().max() < 1
+    provenance = Trial(second).provenance["initial"]
+    assert provenance["file"].startswith(str(first / "checkpoints"))
+    assert re.fullmatch("[0-9a-f]{64}", provenance["sha256"])
+    assert (second / KEPT).read_bytes() == Path(provenance["file"]).read_bytes()
+
+
+def _weights(run: Path) -> dict[str, Tensor]:
+    return load_file(find_weights(run.name, lambda name: find(name, run.parent.parent).folder))
+
+
+def test_what_does_not_fit_is_told_before_anything_is_frozen(tmp_path: Path) -> None:
+    path = tmp_path / "mlp.safetensors"
+    save_file(make_parts(compose(MLP).config).learner.model.state_dict(), path)
+    wrong = compose([*MLP, "model.hidden_sizes=[6,4]", f"init_from.weights={path}", "freeze=[stack.2]"]).config
+    with pytest.raises(PlanError, match="has 4 problems") as told:
+        check_fit(wrong, make_plan(wrong), initial=path)
+    assert "stack.4.weight is [5, 6] there and [4, 6] in the model; add 'stack.4' to" in told.value.problems[1]
+    missing = compose([*MLP, f"init_from.weights={tmp_path}/no.safetensors", f"runs_dir={tmp_path}/runs"])
+    with pytest.raises(InputError, match="there is no such file"):
+        freeze(missing)
+    assert not list((tmp_path / "runs" / "single").iterdir())

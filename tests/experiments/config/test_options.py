@@ -1,0 +1,181 @@
+"""Composes and builds every YAML option that lies in `conf/`, so that a new one is tested the day it lies there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from itertools import chain, product
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from experiments.components.assemble import make_parts
+from experiments.components.instantiate import build
+from experiments.config.compose import compose
+from experiments.config.options import HOUSE, groups, header
+from experiments.core.errors import InputError, PlanError
+from experiments.plan.estimate import Footprint, of_plan
+from experiments.plan.plan import make_plan
+from modules.data.base import DataError
+
+GROUPS = groups()
+OPTIONS = [(group, option) for group, known in GROUPS.items() if "/" not in group for option in known]
+
+
+def fact(group: str, option: str, word: str) -> str:
+    """What the header of an option says after ``word:``; "" where it says nothing."""
+    lines = (line.split(":", 1) for line in header(GROUPS[group][option]) if line.startswith(f"{word}:"))
+    return next((text.strip() for _, text in lines), "")
+
+
+def companions(group: str, option: str) -> Iterator[list[str]]:
+    """Overrides with which an option may fit: alone, in an experiment, first of all one that chooses it, with another
+    model and data."""
+    yield []
+    if group == "experiment":
+        return
+    chosen = re.compile(rf"/{group}: {option}\b")
+    experiments = sorted(GROUPS["experiment"].items(), key=lambda item: not chosen.search(item[1].read_text()))
+    others: Iterator[list[str]] = chain(
+        ([f"experiment={name}"] for name, _ in experiments),
+        ([f"data={data}"] for data in GROUPS["data"]),
+        ([f"model={model}"] for model in GROUPS["model"]),
+        ([f"data={data}", f"model={model}"] for data, model in product(GROUPS["data"], GROUPS["model"])),
+    )
+    yield from (words for words in others if not any(word.startswith(f"{group}=") for word in words))
+
+
+@dataclass(frozen=True)
+class Built:
+    """An option among companions that it fits."""
+
+    config: dict[str, Any]
+    step: Footprint | None
+    """What a step needs on paper; None where files are missing, and for groups that do not change it."""
+
+
+@cache
+def built(group: str, option: str) -> Built:
+    """With the first companions with which an option composes, builds and, on paper, trains; built once for all tests."""
+    told: list[str] = []
+    for words in companions(group, option):
+        try:
+            config = compose([*words, f"{group}={option}"]).config
+            with torch.device("meta"):
+                make_parts(config)
+            build(config["launcher"], "launcher")
+            return Built(config, take_a_step(config) if group in ("model", "data", "experiment") else None)
+        except InputError as err:
+            told.append(str(err))
+    pytest.fail(f"{group}={option} fits nothing; alone: {told[0]}")
+
+
+def take_a_step(config: dict[str, Any]) -> Footprint | None:
+    """What a step needs on paper; None where files are missing.
+
+    Raises:
+        PlanError: the parts do not fit each other.
+    """
+    if not is_complete_data(config["data"]):  # any folder will do: on paper nothing of it is read
+        config = {**config, "data": {**config["data"], "root": str(HOUSE), "folder": "data"}}
+    try:
+        plan = make_plan(config)
+    except PlanError as err:
+        if "`lathe data` names their source" in str(err) and len(err.problems) == 1:
+            return None
+        raise
+    return of_plan(config, plan)
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for path in HOUSE.rglob("*.yaml"):
+        for name in re.findall(r"\$\{oc\.env:(\w+)\}", path.read_text()):
+            monkeypatch.setenv(name, "http://127.0.0.1:5000")
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS, ids=lambda word: str(word))
+def test_an_option_composes_and_builds(group: str, option: str) -> None:
+    assert built(group, option)
+
+
+@pytest.mark.parametrize(
+    ("group", "option"),
+    [pair for pair in OPTIONS if pair[0] in ("model", "data", "experiment")],
+    ids=lambda word: str(word),
+)
+def test_an_option_takes_a_step_on_paper(group: str, option: str) -> None:
+    counted = built(group, option).step
+    if counted is None:
+        pytest.skip(f"files of {group}={option} are missing")
+    assert counted.num_parameters > 0
+    assert counted.flops_per_step > 0
+
+
+def is_complete(option: str) -> bool:
+    """False for a data set whose files are the user's own."""
+    return is_complete_data(yaml.safe_load(GROUPS["data"][option].read_text()))
+
+
+def is_complete_data(data: dict[str, Any]) -> bool:
+    return "folder" not in data or "files" in data
+
+
+@pytest.mark.parametrize("option", [option for option in GROUPS["data"] if is_complete(option)])
+def test_a_data_set_has_the_shapes_that_its_example_promises(option: str) -> None:
+    data = build(built("data", option).config["data"], "data")
+    inputs, targets = data.example(3)
+    try:
+        split = data.load("train")
+    except DataError as err:
+        pytest.skip(f"files are missing: {err}")
+    batch_inputs, batch_targets = split.batch(torch.arange(3), torch.Generator().manual_seed(0))
+    for promised, given in ((inputs, batch_inputs), (targets, batch_targets)):
+        pairs = zip(promised, given, strict=True) if isinstance(promised, tuple) else [(promised, given)]
+        for one, two in pairs:
+            assert one.dtype == two.dtype
+            assert len(one) == len(two)
+            # Sequences end with the longest of their batch; an example is as large as they come.
+            assert all(most >= size for most, size in zip(one.shape, two.shape, strict=True))
+
+
+@pytest.mark.parametrize("option", GROUPS["data"])
+def test_a_data_set_tells_its_splits_size_licence_and_source(option: str) -> None:
+    missing = [word for word in ("Splits", "Size", "Licence", "Source") if not fact("data", option, word)]
+    assert missing == []
+
+
+@pytest.mark.parametrize("option", GROUPS["experiment"])
+def test_an_experiment_tells_its_question_its_expectation_and_its_own_command(option: str) -> None:
+    assert fact("experiment", option, "Question").endswith("?")
+    assert fact("experiment", option, "Expect")
+    assert fact("experiment", option, "Run").startswith(f"lathe run experiment={option}")
+    assert GROUPS["experiment"][option].read_text().startswith("# @package _global_\n")
+    assert built("experiment", option).config["name"] == option
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS, ids=lambda word: str(word))
+def test_an_option_says_what_it_is_and_has_the_last_word_over_its_defaults(group: str, option: str) -> None:
+    path = GROUPS[group][option]
+    assert header(path), f"{path} begins without a comment that says what it is"
+    content = yaml.safe_load(path.read_text())
+    assert content.get("defaults", ["_self_"])[-1] == "_self_", f"{path}: its defaults list ends with _self_"
+    assert re.fullmatch(r"[a-z0-9_]+", option), f"{path}: small letters, digits and underscores"
+
+
+def test_the_root_chooses_every_group_once_and_the_experiment_last() -> None:
+    defaults = yaml.safe_load((HOUSE / "config.yaml").read_text())["defaults"]
+    assert defaults[0] == "_self_"
+    chosen = [group for entry in defaults[1:] for group in entry]
+    assert sorted(chosen) == sorted(group for group in GROUPS if "/" not in group)
+    assert defaults[-1] == {"experiment": None}
+
+
+def test_every_option_belongs_to_a_group_whose_folder_has_yaml_and_no_python() -> None:
+    assert [path for path in HOUSE.rglob("*.py") if path != HOUSE / "__init__.py"] == []
+    assert (HOUSE / "__init__.py").read_text() == ""
+    assert [path for path in HOUSE.rglob("*") if path.is_file() and path.suffix not in (".yaml", ".py", ".pyc")] == []

@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments.core.data_files import Missing, missing
+from experiments.results.zoo.measure import missing_data
+
+
+@pytest.mark.parametrize(
+    ("files", "absent"),
+    [(["a", "b", "c"], ["b", "c"]), ({"b": None}, ["b"]), (["a"], None), ({}, None)],
+)
+def test_files_that_are_named_have_to_be_there(tmp_path: Path, files: Any, absent: list[str] | None) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "a").touch()
+    found = missing({"root": str(tmp_path), "folder": "set", "files": files})
+    assert found == (None if absent is None else Missing(tmp_path / "set", absent))
+
+
+def test_of_data_that_names_no_files_the_folder_has_to_be_there(tmp_path: Path) -> None:
+    data = {"root": str(tmp_path), "folder": "set"}
+    assert missing(data) == Missing(tmp_path / "set", [])
+    (tmp_path / "set").mkdir()
+    assert missing(data) is None
+
+
+def test_the_zoo_tells_a_root_that_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MY_DATA", raising=False)
+    told = missing_data({"root": "${oc.env:MY_DATA}", "folder": "set"})
+    assert told == "its data is not here: data.root=${oc.env:MY_DATA} needs MY_DATA; `export MY_DATA=...`"

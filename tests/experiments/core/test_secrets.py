@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import pytest
+
+from experiments.core.secrets import looks_secret, resolve, secret_keys
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "password",
+        "tags.db_password",
+        "api_key",
+        "tags.apikey",
+        "hf_token",
+        "model.AUTH_TOKEN",
+        "client_secret",
+        "credentials",
+    ],
+)
+def test_a_name_can_give_a_secret_away(key: str) -> None:
+    assert looks_secret(key, "hunter2")
+    assert looks_secret(key, "x${oc.env:A}")
+    assert looks_secret(key, "${oc.env:A,hunter2}")
+    assert looks_secret(key, "${oc.env:A,${oc.env:B,hunter2}}")
+    assert not looks_secret(key, "${oc.env:A}")
+    assert not looks_secret(key, "${oc.env:A,null}")
+    assert not looks_secret(key, "")
+    assert not looks_secret(key, None)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "AKIAIOSFODNN7EXAMPLE", "ghp_0123456789abcdefghij", "github_pat_0123456789abcdefghij", "glpat-0123456789abcdefg",
+        "hf_0123456789abcdefghij", "sk-0123456789abcdefghij", "xoxb-0123456789", "http://me:hunter2@host:5000",
+        "postgresql+psycopg://me:hunter2@host/db", "-----BEGIN RSA PRIVATE KEY-----", "see sk-0123456789abcdefghij here",
+        "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl",
+    ],
+)  # fmt: skip
+def test_a_value_can_give_a_secret_away_under_any_name(value: str) -> None:
+    assert looks_secret("note", value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("model.pad_token", "<pad>"), ("num_tokens", "3"), ("tokenizer", "words"), ("password_file", "/run/password"),
+        ("api_key_env", "OPENAI_API_KEY"), ("note", "risk-aware"), ("tracking.store", "http://127.0.0.1:5000"),
+        ("tracking.store", "http://me:${oc.env:PASSWORD}@host"), ("secretary", "Ann"), ("keyboard", "qwerty"),
+        ("data.files.a", "9342b58c02cc816888b0d2303487391e9db9ccc3348acfe2cfcacc81bbb5d8fe"), ("password", 3),
+    ],
+)  # fmt: skip
+def test_innocent_names_and_values_pass(key: str, value: object) -> None:
+    assert not looks_secret(key, value)
+
+
+def test_secrets_are_found_wherever_they_lie() -> None:
+    config = {"a": {"password": "x", "b": ["y", "ghp_0123456789abcdefghij"]}, "c": 3}
+    assert list(secret_keys(config)) == ["a.password", "a.b[1]"]
+    assert list(secret_keys("x", "tags.password")) == ["tags.password"]
+
+
+def test_references_are_resolved_where_they_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("A", "one")
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.delenv("B", raising=False)
+    assert resolve({"x": ["${oc.env:A}", 3, None]}) == {"x": ["one", 3, None]}
+    assert resolve("at ${oc.env:A}/${oc.env:B,two}") == "at one/two"
+    assert resolve("${oc.env:B,'~/data, all'}") == "/home/me/data, all"
+    assert resolve("${oc.env:B,${oc.env:A}}/${oc.env:A,${oc.env:B,x}}") == "one/one"
+    assert resolve("${oc.env:B,null}") is None
+    assert resolve("${oc.env:A,null}") == "one"
+    assert resolve("~/data") == "~/data"
+
+
+def test_a_variable_without_value_and_default_is_told_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("B", raising=False)
+    with pytest.raises(KeyError, match="B"):
+        resolve({"x": "${oc.env:B}"})

@@ -1,0 +1,57 @@
+"""Signals that end a command as Ctrl-C does."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from experiments.core.signals import SIGNALS, ended_as_interrupted
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_a_second_signal_does_not_disturb_the_putting_away() -> None:
+    before, put_away = [signal.getsignal(number) for number in SIGNALS], list[signal.Signals]()
+
+    def end() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            for number in SIGNALS:
+                os.kill(os.getpid(), number)
+                put_away.append(number)
+
+    with pytest.raises(KeyboardInterrupt), ended_as_interrupted():
+        end()
+    assert put_away == list(SIGNALS)
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+def test_a_second_signal_is_an_answer_where_it_is_asked_for() -> None:
+    def end() -> None:
+        with contextlib.suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("it goes on")
+
+    with pytest.raises(KeyboardInterrupt), ended_as_interrupted(only_once=False):
+        end()
+
+
+def test_a_hang_up_that_nohup_ignores_stays_ignored() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with ended_as_interrupted():
+        os.kill(os.getpid(), signal.SIGHUP)
+    with pytest.raises(KeyboardInterrupt), ended_as_interrupted():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN

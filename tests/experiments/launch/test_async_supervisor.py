@@ -1,0 +1,138 @@
+"""Asynchronous runs as one would see them: replicas, servers and the coordinator are killed, and what becomes of it."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import psutil
+import pytest
+
+from experiments.run import journal
+from tests.support.live import Live
+
+if TYPE_CHECKING:
+    from tests.conftest import Lathe
+
+T = TypeVar("T")
+SMALL = (
+    "tracking=off", "model=mlp", "model.hidden_sizes=[64,48]", "batch_size_global=24", "log_every_steps=5", "optimizer=sgd",
+    "optimizer.lr=0.002", "system_every_s=null", "eval_every_steps=1000", "checkpoint.every_steps=1000",
+)  # fmt: skip
+TWO = "hardware.devices_per_node=2"
+
+
+def metrics_of(folder: Path, attempt: int) -> dict[str, list[float]]:
+    """Every metric's values in the order of an attempt's journal."""
+    found: dict[str, list[float]] = {}
+    for event in journal.read(folder / "attempts" / str(attempt) / "journal.jsonl")[0]:
+        for key, value in event["metrics"].items() if event["event"] == "metrics" else ():
+            found.setdefault(key, []).append(value)
+    return found
+
+
+def until(look: Callable[[], T | None], timeout_s: float = 60) -> T:
+    """Wait for something that takes a look at a whole journal, or at all processes."""
+    end = time.monotonic() + timeout_s
+    while time.monotonic() < end:
+        if (found := look()) is not None:
+            return found
+        time.sleep(0.1)
+    raise AssertionError(f"nothing came in {timeout_s} s")
+
+
+def pid_of(launcher: int, role: str) -> int | None:
+    """The process of a role."""
+    for process in psutil.Process(launcher).children(recursive=True):
+        try:
+            if process.name() == role and process.status() != psutil.STATUS_ZOMBIE:
+                return process.pid
+        except psutil.NoSuchProcess:
+            continue
+    return None
+
+
+def kill(launcher: int, role: str) -> None:
+    """Kill a role's process, and wait until another plays it."""
+    victim = until(lambda: pid_of(launcher, role))
+    os.kill(victim, signal.SIGKILL)
+    until(lambda: True if pid_of(launcher, role) not in (None, victim) else None)
+
+
+@pytest.mark.slow
+def test_killed_replicas_and_servers_come_back_and_a_killed_coordinator_ends_an_attempt(live: Live) -> None:
+    process = live.start("run", *SMALL, "max_steps=100000", "parallel=async", "parallel.servers=2",
+                         "parallel.snapshot_every=10", "parallel.delays_s={0: 0.02, 1: 0.02}", TWO)  # fmt: skip
+    live.at_step(20)
+    folder = live.run_folder()
+
+    def since(metric: str, attempt: int = 1) -> float | None:
+        return metrics_of(folder, attempt).get(metric, [None])[-1]
+
+    def until_steps(more: int, attempt: int = 1) -> None:
+        done = len(metrics_of(folder, attempt)["train/loss_nats"])
+        until(lambda: True if len(metrics_of(folder, attempt)["train/loss_nats"]) > done + more // 5 else None)
+
+    until(lambda: True if since("async/replicas") == 2 else None)
+    kill(process.pid, "replica 1")
+    until_steps(20)
+    until(lambda: True if since("async/replicas") == 2 else None)  # it is back, and works
+    until(lambda: True if since("async/replica_1_examples_per_s") else None)
+    kill(process.pid, "server 1")
+    until(lambda: True if since("async/restarts") == 1 else None)
+    until_steps(20)
+    lost = since("async/lost_updates")
+    assert lost is not None
+    assert 0 <= lost <= 10
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 1
+    live.until_nothing_runs(10)
+    stopped = re.search(r"stopped: SIGTERM after step (\d+), which is saved", live.printed())
+    assert stopped, live.printed()
+    assert "replica 1 was ended by SIGKILL; it is started again" in live.printed()
+    losses = metrics_of(folder, 1)["train/loss_nats"]
+    assert sum(losses[-3:]) < sum(losses[:3]), "it has learnt through all of that"
+
+    process = live.start("resume", folder.name, "parallel=hybrid")
+    live.at_step(int(stopped[1]) + 20, attempt=2)
+    kill(process.pid, "replica 1")  # a member of the only group, which forms again
+    until_steps(20, attempt=2)
+    coordinator = until(lambda: pid_of(process.pid, "coordinator"))
+    os.kill(coordinator, signal.SIGKILL)
+    assert process.wait(30) == 1
+    live.until_nothing_runs(10)
+    assert "killed: rank 0 was ended by SIGKILL" in live.printed()
+    assert "coordinator was ended by SIGKILL, and the attempt ends with it" in live.printed()
+    assert "frame #0" not in live.printed()
+    assert "Traceback" not in live.printed()
+
+
+def stream(folder: Path) -> dict[str, list[float]]:
+    """All that was learnt and measured."""
+    found = metrics_of(folder, 1)
+    return {key: values for key, values in found.items() if key.startswith(("train/", "val/", "test/"))}
+
+
+@pytest.mark.slow
+def test_a_run_with_one_replica_is_that_of_one_process_to_the_last_bit(lathe: Lathe, tmp_path: Path) -> None:
+    same = ("tracking=off", "model=mlp", "model.dropout_prob=0.3", "max_steps=12", "eval_every_steps=5", "log_every_steps=3",
+            "checkpoint.every_steps=4", "batch_size_per_device=16", "grad_clip_norm=1.0", "schedule=cosine")  # fmt: skip
+    folders = []
+    for parallel in ("single", "async"):
+        done = lathe("run", *same, f"parallel={parallel}", f"runs_dir={tmp_path / parallel}")
+        assert done.returncode == 0, done.stderr
+        folders.append(next((tmp_path / parallel).glob("single/*")))
+    assert stream(folders[1]) == stream(folders[0])
+    assert "cost/cpu_s" in metrics_of(folders[0], 1)
+    assert "cost/cpu_s" not in metrics_of(folders[1], 1)  # the coordinator does not see what replicas take
+    told = [
+        path.read_bytes() for folder in folders for path in folder.glob("checkpoints/step_00000012/model.safetensors")
+    ]
+    assert len(told) == 2
+    assert told[0] == told[1]
+    assert metrics_of(folders[1], 1)["async/staleness_max"][-1] == 0

@@ -1,0 +1,133 @@
+"""Runs of several ranks as one would see them: curves, logs, deaths, stops, and resumes in another topology."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+from experiments.run import journal
+from tests.support.live import Live
+from tests.support.variants import only_long
+
+if TYPE_CHECKING:
+    from tests.conftest import Lathe
+
+SMALL = (
+    "tracking=off", "model=mlp", "model.hidden_sizes=[512,512]", "batch_size_global=24", "log_every_steps=1",
+    "eval_every_steps=200", "optimizer=sgd", "optimizer.lr=0.002",
+)  # fmt: skip
+NUM_STEPS = "max_steps=400"
+TWO = "hardware.devices_per_node=2"
+BREAKS = """
+import torch.distributed as dist
+from modules.model.mlp import Mlp
+
+class Breaks(Mlp):
+    steps = 0
+    def forward(self, inputs):
+        self.steps += 1
+        if dist.is_initialized() and dist.get_rank() == 1 and self.steps > 3:
+            raise RuntimeError("this rank breaks on purpose")
+        return super().forward(inputs)
+"""
+
+
+def curve(folder: Path, key: str = "train/loss_nats") -> dict[int, float]:
+    return {
+        event["step"]: event["metrics"][key]
+        for event in journal.replay(folder)
+        if event["event"] == "metrics" and key in event["metrics"]
+    }
+
+
+def ranks_of(launcher: int) -> list[int]:
+    """Processes of the ranks, by when they were started: their numbers."""
+    children = psutil.Process(launcher).children()
+    jobs = [child for child in children if "experiments.launch.training_process" in " ".join(child.cmdline())]
+    return [job.pid for job in sorted(jobs, key=lambda job: (job.create_time(), job.pid))]
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same training by one process."""
+    folder = tmp_path_factory.mktemp("single")
+    live = Live(folder)
+    assert live.start("run", *SMALL, NUM_STEPS).wait(120) == 0
+    return live.run_folder()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("option", ["data", pytest.param("zero2", marks=only_long), "pipeline"])
+def test_a_rank_that_is_killed_ends_the_run_at_once_and_a_resume_goes_on(option: str, live: Live, single: Path) -> None:
+    process = live.start("run", *SMALL, NUM_STEPS, f"parallel={option}", TWO, "checkpoint.every_steps=20")
+    live.at_step(45)
+    victim = ranks_of(process.pid)[1]
+    begin = time.monotonic()
+    os.kill(victim, signal.SIGKILL)
+    assert process.wait(30) == 1
+    assert time.monotonic() - begin < 10
+    live.until_nothing_runs(5)
+    folder = live.run_folder()
+    assert "killed: rank 1 was ended by SIGKILL" in live.printed()
+    assert "Traceback" not in live.printed()
+    assert live.start("resume", folder.name).wait(120) == 0
+    assert "resumed after step" in live.printed()
+    ours, theirs = curve(folder), curve(single)
+    assert ours.keys() == theirs.keys()
+    assert ours == pytest.approx(theirs, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_a_rank_that_fails_is_named_with_its_traceback_first(lathe: Lathe, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(BREAKS)
+    done = lathe("run", *SMALL, "model._target_=mine.Breaks", "--trust", "mine", "parallel=data", TWO)
+    assert done.returncode == 1
+    log = next(tmp_path.glob("runs/single/*/attempts/1/log_rank_1.txt"))
+    assert done.stderr == (
+        f"failed: rank 1: RuntimeError: this rank breaks on purpose (mine.py:10); the traceback is in {log}\n"
+    )
+    forwarded = re.findall(r"^\[rank \d\] .*", done.stdout, re.MULTILINE)
+    assert forwarded[0] == "[rank 1] Traceback (most recent call last):"
+    assert [line for line in forwarded if line.startswith("[rank 0] this rank ends, as another has gone: ")]
+    assert "[rank 0] Traceback" not in done.stdout
+
+
+@pytest.mark.slow
+def test_ranks_stop_at_one_step_and_go_on_in_another_topology(live: Live, single: Path) -> None:
+    process = live.start("run", *SMALL, NUM_STEPS, "parallel=zero1", TWO, "grad_clip_norm=null")
+    live.at_step(40)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 1
+    assert re.search(r"stopped: SIGTERM after step \d+, which is saved", live.printed())
+    folder = live.run_folder()
+    live.until_nothing_runs(5)
+    for overrides in (["parallel=nothing"], ["optimizer.lr=1"], ["parallel=pipeline", "parallel.pipe=3"]):
+        assert live.start("resume", folder.name, *overrides).wait(60) == 2
+    assert live.start("resume", folder.name, "parallel=pipeline_data", "hardware.devices_per_node=4").wait(120) == 0
+    ours, theirs = curve(folder), curve(single)
+    assert ours.keys() == theirs.keys()
+    assert ours == pytest.approx(theirs, rel=1e-4)
+    assert curve(folder, "test/accuracy_top1") == pytest.approx(curve(single, "test/accuracy_top1"))
+    assert {"perf/memory_peak_gib", "perf/rank_3_memory_peak_gib"} <= {
+        key for event in journal.replay(folder) if event["event"] == "metrics" for key in event["metrics"]
+    }
+
+
+@pytest.mark.slow
+def test_ranks_whose_launcher_is_killed_save_and_stop(live: Live) -> None:
+    process = live.start("run", *SMALL, "max_steps=1000000", "parallel=data", TWO)
+    live.at_step(30)
+    process.kill()
+    process.wait()
+    live.until_nothing_runs(30)
+    states = [event for event in journal.replay(live.run_folder()) if event["event"] == "state"]
+    assert states[-1]["state"] == "stopped"
+    assert "the launching process has gone" in str(states[-1]["reason"])
+    assert list(live.run_folder().glob(f"checkpoints/step_{states[-1]['step']:08d}"))

@@ -1,0 +1,189 @@
+"""The launching side: exit codes, last words, MLflow's status, and a notebook's three lines."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from experiments.config.compose import compose
+from experiments.core.console import Display
+from experiments.core.errors import InputError
+from experiments.launch import run_trial as launch
+from experiments.launch.run_trial import Result, run
+from experiments.run.journal import Journal
+from experiments.run.lock import hold
+from experiments.trial.trial import Trial, freeze
+from launchers.base import NO_ROOM
+from tests.support.live import Live
+
+if TYPE_CHECKING:
+    from tests.conftest import Lathe
+
+TINY = ("tracking=off", "model=softmax", "max_steps=5", "eval_every_steps=5")
+BREAKS = """
+from modules.model.softmax import Softmax
+
+class Breaks(Softmax):
+    def forward(self, inputs):
+        print("about to break")
+        raise RuntimeError("this model\\n  breaks on purpose")
+"""
+
+
+def frozen(tmp_path: Path, *overrides: str) -> Trial:
+    return freeze(compose([f"runs_dir={tmp_path}/runs", *TINY, *overrides]))
+
+
+def test_a_notebook_needs_three_lines(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    result = run(frozen(tmp_path))
+    assert (result.status, result.reason, result.exit_code, result.attempt) == ("finished", None, 0, 1)
+    assert {"train/loss_nats", "val/accuracy_top1", "test/accuracy_top1"} <= result.metrics.keys()
+    assert "step 5/5" in capfd.readouterr().err
+    assert (result.trial.outcome() or {})["status"] == "finished"
+
+
+def test_a_notebook_may_run_in_another_thread(tmp_path: Path) -> None:
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    found: list[Result] = []
+    thread = threading.Thread(target=lambda: found.append(run(frozen(tmp_path), display=Display(io.StringIO()))))
+    thread.start()
+    thread.join(120)
+    assert [result.status for result in found] == ["finished"]
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+@pytest.mark.slow
+def test_a_script_may_start_runs_without_a_main_guard(live: Live) -> None:
+    script = live.folder / "script.py"
+    script.write_text(
+        "from experiments.config.compose import compose\n"
+        "from experiments.trial.trial import freeze\n"
+        "from experiments.launch.run_trial import run\n"
+        f"result = run(freeze(compose([*{TINY!r}])))\n"
+        "print(result.status, sorted(result.metrics))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(script)], cwd=live.folder, capture_output=True, text=True, timeout=120, check=True
+    )
+    assert done.stdout.startswith("finished ['cost/cpu_s'")
+    assert "Warning" not in done.stderr
+    live.until_nothing_runs()
+
+
+@pytest.mark.slow
+def test_metrics_of_all_attempts_are_in_the_result(tmp_path: Path) -> None:
+    trial = frozen(tmp_path)
+    with Journal(trial.folder / "attempts" / "1" / "journal.jsonl") as journal:
+        journal.metrics(1, {"train/early": 3.0})
+    result = run(trial, display=Display(io.StringIO()))
+    assert result.attempt == 2
+    assert result.metrics["train/early"] == 3.0
+
+
+def test_a_run_that_somebody_holds_is_refused(tmp_path: Path) -> None:
+    trial = frozen(tmp_path)
+    with hold(trial.folder), pytest.raises(InputError, match=f"run '{trial.id}' is still at work; wait for its end"):
+        run(trial)
+    assert trial.attempts() == []
+
+
+@pytest.mark.slow
+def test_a_terminal_that_has_gone_does_not_end_a_training(tmp_path: Path) -> None:
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    assert run(frozen(tmp_path), display=Display(Gone())).status == "finished"
+
+
+@pytest.mark.parametrize(
+    ("state", "code", "status", "reason", "exit_code"),
+    [
+        ("finished", 0, "finished", None, 0),
+        ("finished", -11, "finished", None, 0),  # it crashed after its last word
+        ("stopped", 1, "stopped", "why", 1),
+        ("failed", 1, "failed", "why", 1),
+        ("failed", 2, "failed", "why", 2),
+        ("running", -15, "killed", "ended by SIGTERM", 1),
+        (
+            "running",
+            -9,
+            "killed",
+            "ended by SIGKILL; if nobody sent it, memory ran out: lower batch_size_per_device",
+            1,
+        ),
+        (None, NO_ROOM, "failed", "is full; free space, then `lathe resume ", 1),
+        ("running", 3, "failed", "the job ended with code 3 and left no word; what it printed stands above", 1),
+    ],
+)
+def test_its_own_last_word_counts_and_else_its_exit_code(
+    tmp_path: Path, state: Any, code: int, status: str, reason: str | None, exit_code: int
+) -> None:
+    trial = frozen(tmp_path)
+    if state is not None:
+        with Journal(trial.folder / "attempts" / "1" / "journal.jsonl") as journal:
+            journal.state(state, step=3, attempt=1, reason=None if state in ("finished", "running") else "why")
+    watch = launch._Watch(trial, 1, Display(io.StringIO()), num_ranks=1)
+    watch.look(0)
+    result = watch.result(code, asked_to_end=False)
+    assert (result.status, result.exit_code) == (status, exit_code)
+    assert result.reason == reason or (reason is not None and reason in str(result.reason))
+    outcome = json.loads((trial.folder / "outcome.json").read_text())
+    assert (outcome["status"], outcome["exit_code"], outcome["attempt"]) == (status, code, 1)
+
+
+@pytest.mark.slow
+def test_an_error_in_a_users_model_is_one_line_and_the_log_has_its_traceback(lathe: Lathe, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(BREAKS)
+    secret = "ghp_" + "s3cR" * 9
+    done = lathe("run", *TINY, "model._target_=mine.Breaks", "--trust", "mine", env={"MY_TOKEN": secret})
+    assert done.returncode == 1
+    assert "Traceback" not in done.stdout + done.stderr
+    log = next(tmp_path.glob("runs/single/*/attempts/1/log.txt"))
+    assert done.stderr == (
+        f"failed: RuntimeError: this model breaks on purpose (mine.py:7); the traceback is in {log}\n"
+    )
+    text = log.read_text()
+    assert "about to break\nTraceback" in text
+    assert "mine.py" in text
+    files = [path for path in (tmp_path / "runs").rglob("*") if path.is_file()]
+    assert not [path for path in files if secret.encode() in path.read_bytes()]
+
+
+@pytest.mark.slow
+def test_mlflow_says_truly_how_each_run_ended(lathe: Lathe, live: Live, tmp_path: Path, empty_store: Path) -> None:
+    small = ("model=softmax", "log_every_steps=1", "batch_size_global=24")
+    for folder in (tmp_path / "runs", tmp_path / "is_killed" / "runs", tmp_path / "is_stopped" / "runs"):
+        folder.mkdir(parents=True)
+        shutil.copy(empty_store, folder / "mlflow.db")
+    assert lathe("run", *small, "name=finishes", "max_steps=20").returncode == 0
+    diverges = lathe("run", *small, "model=mlp", "name=diverges", "optimizer=sgd", "optimizer.lr=1e30", "max_steps=20")
+    assert diverges.returncode == 1
+    assert "is no finite number; start another run with a lower optimizer.lr" in diverges.stderr
+    for name, number in (("is_killed", signal.SIGKILL), ("is_stopped", signal.SIGTERM)):
+        length = ("max_steps=1000000", "log_every_steps=10")
+        overrides = (*small, *length, f"name={name}", f"seed={number.value}", f"runs_dir={name}/runs")
+        process = live.start("run", *overrides)
+        live.folder = tmp_path / name
+        job = live.at_step(30)
+        live.folder = tmp_path
+        os.kill(job if number == signal.SIGKILL else process.pid, number)
+        assert process.wait(90) == 1
+    found: dict[str, str] = {}
+    for database in tmp_path.glob("**/mlflow.db"):
+        with closing(sqlite3.connect(database)) as connection:
+            found |= dict(connection.execute("select name, status from runs").fetchall())
+    assert found == {"finishes": "FINISHED", "diverges": "FAILED", "is_killed": "KILLED", "is_stopped": "KILLED"}
+    live.until_nothing_runs()

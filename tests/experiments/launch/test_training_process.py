@@ -1,0 +1,152 @@
+"""The process of an attempt, told by a line and left alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from experiments.config.compose import compose
+from experiments.run import journal
+from experiments.run.lock import hold
+from experiments.trial.trial import Trial, freeze
+from launchers.base import DONE, FAILED, WRONG_INPUT
+
+TINY = ("tracking=off", "model=softmax", "max_steps=5", "eval_every_steps=5")
+COMMAND = [sys.executable, "-P", "-m", "experiments.launch.training_process"]
+
+
+def prepared(tmp_path: Path, *overrides: str) -> Trial:
+    trial = freeze(compose([f"runs_dir={tmp_path}/runs", *TINY, *overrides]))
+    (trial.folder / "attempts" / "1").mkdir(parents=True)
+    return trial
+
+
+def order(trial: Trial, attempt: int = 1) -> str:
+    rank = {"number": 0, "on_node": 0, "per_node": 1, "meeting": ""}
+    return json.dumps({"folder": str(trial.folder), "attempt": attempt, "trust": [], "rank": rank}) + "\n"
+
+
+def started(tmp_path: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path
+    )
+
+
+def states(trial: Trial) -> list[journal.StateEvent]:
+    events = journal.read(trial.folder / "attempts" / "1" / "journal.jsonl")[0]
+    return [event for event in events if event["event"] == "state"]
+
+
+def test_an_end_of_input_means_that_there_is_nothing_to_do(tmp_path: Path) -> None:
+    done = subprocess.run(COMMAND, stdin=subprocess.DEVNULL, capture_output=True, cwd=tmp_path, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (DONE, b"", b"")
+
+
+def test_an_attempt_leaves_a_journal_a_log_and_checkpoints(tmp_path: Path) -> None:
+    trial, process = prepared(tmp_path), started(tmp_path)
+    assert process.stdin is not None
+    process.stdin.write(order(trial))
+    process.stdin.flush()  # open until the end: the launching side lives
+    assert process.wait(60) == DONE
+    out, _ = process.communicate()
+    assert out == "", "what a job prints belongs into its log"
+    assert [(s["state"], s["step"], s["reason"]) for s in states(trial)] == [
+        ("running", 0, None),
+        ("finished", 5, None),
+    ]
+    events = journal.read(trial.folder / "attempts" / "1" / "journal.jsonl")[0]
+    assert [event["split"] for event in events if event["event"] == "data"] == ["train", "val", "test"]
+    assert (trial.folder / "attempts" / "1" / "log.txt").read_text() == ""
+    assert (trial.folder / "checkpoints" / "step_00000005").is_dir()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_it_starts_stops_it_before_the_first_step(tmp_path: Path, number: int) -> None:
+    trial = prepared(tmp_path)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))  # as the launcher does
+    try:
+        process = started(tmp_path)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    process.send_signal(number)
+    assert process.stdin is not None
+    process.stdin.write(order(trial))
+    process.stdin.flush()
+    assert process.wait(60) == FAILED
+    out, _ = process.communicate()
+    assert out == ""
+    assert [(s["state"], s["reason"]) for s in states(trial)] == [
+        ("running", None),
+        ("stopped", f"{signal.Signals(number).name} before step 1"),
+    ]
+
+
+@pytest.mark.slow
+def test_a_launcher_that_has_gone_stops_it(tmp_path: Path) -> None:
+    trial, process = prepared(tmp_path, "max_steps=1000000"), started(tmp_path)
+    process.communicate(order(trial), timeout=60)  # writes the line and closes the input
+    assert process.returncode == FAILED
+    assert states(trial)[-1]["state"] == "stopped"
+    assert "the launching process has gone" in str(states(trial)[-1]["reason"])
+
+
+def test_a_job_whose_run_was_given_to_another_does_nothing(tmp_path: Path) -> None:
+    trial, process = prepared(tmp_path), started(tmp_path)
+    (trial.folder / "attempts" / "2").mkdir()
+    process.communicate(order(trial), timeout=60)
+    assert process.returncode == FAILED
+    assert states(trial) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "reason"),
+    [
+        ({"batch_size_global": 5000}, WRONG_INPUT, "batch_size_global=5000 is more than the 1297 training examples"),
+        ({"model": {"_target_": "os.system"}}, WRONG_INPUT, "is not on the list of code that may run"),
+        ({"checkpoint": None}, FAILED, "TypeError: 'NoneType' object is not subscriptable; the traceback is in "),
+    ],
+)
+def test_how_it_failed_stands_in_the_journal_in_a_line(
+    tmp_path: Path, change: dict[str, Any], code: int, reason: str
+) -> None:
+    trial = prepared(tmp_path)
+    (trial.folder / "trial.yaml").write_text(yaml.safe_dump({**trial.config, **change}))
+    process = started(tmp_path)
+    out, _ = process.communicate(order(trial), timeout=60)
+    assert (process.returncode, out) == (code, "")
+    assert states(trial)[-1]["state"] == "failed"
+    assert reason in str(states(trial)[-1]["reason"])
+    log = (trial.folder / "attempts" / "1" / "log.txt").read_text()
+    assert reason in log
+    assert ("Traceback" in log) == (code == FAILED)
+
+
+def test_a_run_is_held_by_many_and_taken_by_the_first_alone(tmp_path: Path) -> None:
+    with hold(tmp_path, first=True), hold(tmp_path):
+        with pytest.raises(BlockingIOError):
+            hold(tmp_path, first=True)
+        code = f"from pathlib import Path; from experiments.run.lock import hold; hold(Path({str(tmp_path)!r}), first=True)"
+        child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+        assert "BlockingIOError" in child.stderr
+    with hold(tmp_path, first=True):
+        pass
+    # The job ends by force; its data worker, forked from it, lives on for a while.
+    code = (
+        "import os, sys, time; from pathlib import Path; from experiments.run.lock import hold\n"
+        f"held = hold(Path({str(tmp_path)!r}), first=True)\n"
+        "if os.fork() == 0: time.sleep(3); os._exit(0)\n"
+        "os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", code], timeout=60, check=False)
+    with hold(tmp_path, first=True):
+        pass
+    assert os.listdir(tmp_path) == ["run.lock"]

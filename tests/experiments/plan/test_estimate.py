@@ -1,0 +1,144 @@
+"""Counts on the meta device against what torch really holds, and against sums by hand."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from experiments.components.assemble import make_parts
+from experiments.config.compose import compose
+from experiments.core.errors import PlanError
+from experiments.plan.estimate import Footprint, memory_bytes, of_plan, refuse_too_large, seconds_per_step
+from experiments.plan.plan import make_plan
+from modules.parallel.cost_model.memory import StageMemory
+from modules.parallel.cost_model.step_time import STEP_S
+from tests.conftest import Lathe
+
+
+def counted(*overrides: str) -> Footprint:
+    config = compose(list(overrides)).config
+    return of_plan(config, make_plan(config))
+
+
+class _Living(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Bytes of all storages that operations made and that still live."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.storages: dict[int, tuple[Any, int]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, (tuple, list)) else (out,):
+            if isinstance(tensor, Tensor):
+                storage = tensor.untyped_storage()
+                self.storages[storage._cdata] = (storage._weak_ref(), storage.nbytes())
+        return out
+
+    def bytes(self, model: nn.Module) -> int:
+        weights = {p.untyped_storage()._cdata for p in model.parameters()}
+        return sum(
+            size
+            for key, (weak, size) in self.storages.items()
+            if key not in weights and not torch.UntypedStorage._expired(weak)
+        )
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("model=mlp", "model.hidden_sizes=[300,200]", "batch_size_global=128"),
+        ("model=mlp", "model.hidden_sizes=[300]", "model.dropout_prob=0.5", "batch_size_global=256", "optimizer=sgd"),
+        ("model=lenet", "model.conv_channels=[8,16]", "batch_size_global=96", "batch_size_per_device=32"),
+        ("model=lenet", "model.conv_channels=[8,16]", "batch_size_global=96", "precision=bf16"),
+    ],
+)
+def test_the_count_is_what_torch_holds(overrides: tuple[str, ...]) -> None:
+    config = compose(list(overrides)).config
+    plan = make_plan(config)
+    told = of_plan(config, plan)
+    parts = make_parts(config)
+    learner, model = parts.learner, parts.learner.model.train()
+    inputs, targets = parts.data.example(plan.batch_size_per_device)
+    assert isinstance(inputs, Tensor)
+    assert isinstance(targets, Tensor)
+    optimizer = learner.optimizer(model.parameters())
+    with _Living() as mode:
+        with torch.autocast("cpu", torch.bfloat16, enabled=config["precision"] == "bf16"):
+            loss, metrics = learner.objective(model(inputs), targets)
+        del metrics
+        held = mode.bytes(model) + inputs.nbytes + targets.nbytes
+        assert told.fullest.activations_bytes == pytest.approx(held, rel=0.15)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    assert told.num_parameters == sum(p.numel() for p in model.parameters())
+    assert told.fullest.weights_bytes == sum(p.nbytes for p in model.parameters())
+    assert told.fullest.gradients_bytes == sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)
+    states = optimizer.state_dict()["state"].values()
+    held = sum(value.nbytes for state in states for value in state.values() if isinstance(value, Tensor))
+    assert told.fullest.optimizer_bytes == held
+
+
+def test_accumulation_saves_activations_and_no_work() -> None:
+    whole, split = counted("batch_size_global=64"), counted("batch_size_global=64", "batch_size_per_device=8")
+    assert split.flops_per_step == whole.flops_per_step
+    assert whole.fullest.activations_bytes > 6 * split.fullest.activations_bytes  # the batch is there as a whole
+    assert split.fullest.weights_bytes == whole.fullest.weights_bytes
+
+
+def test_a_large_model_is_counted_without_being_allocated() -> None:
+    told = counted("model=mlp", "model.hidden_sizes=[200000,200000]")
+    assert told.total_bytes > 600e9  # weights, gradients and two moments of 40e9 parameters
+
+
+def test_a_model_that_does_not_take_the_data_is_told() -> None:
+    config = compose(["model=mlp", "model.num_features=63"]).config
+    with pytest.raises(PlanError, match=r"does not take what data gives \(inputs \[64, 1, 8, 8\], targets \[64\]\)"):
+        of_plan(config, make_plan(config))
+
+
+def test_time_and_memory_follow_from_the_hardware() -> None:
+    stage = StageMemory(0, 1, 1, 4, 4, 0, 0, 8, total_bytes=16)
+    told = Footprint(1, (stage,), flops_per_step=3_000_000_000)
+    stated = {"device": "cpu", "memory_gb": 2.5, "peak_tflops": 10.0, "efficiency": 0.3}
+    assert seconds_per_step(told, stated) == pytest.approx(1e-3 + STEP_S)
+    assert memory_bytes(stated) == 2.5e9
+    found = {"device": "cpu", "memory_gb": None, "peak_tflops": None, "efficiency": 0.3}
+    assert 1e-4 < seconds_per_step(told, found) < 100
+    assert memory_bytes(found) > 1e8
+
+
+@pytest.mark.parametrize("fault", ["{}['a']", "images.item()", "images.no_such", "1 / 0"])
+def test_whatever_a_model_raises_is_told_in_a_line(fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "faulty.py").write_text(
+        f"from torch import nn\nclass Net(nn.Module):\n    def forward(self, images):\n        return {fault}\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "faulty", raising=False)
+    config: dict[str, Any] = compose([]).config
+    config["model"] = {"_target_": "faulty.Net"}
+    with pytest.raises(PlanError, match=r"Error: .* \(faulty\.py:4\); choose another model, or see its forward$"):
+        of_plan(config, make_plan(config), ["faulty"])
+    refuse_too_large(config | {"hardware": config["hardware"] | {"memory_gb": 1e-9}}, make_plan(config), ["faulty"])
+
+
+def test_a_run_is_refused_what_a_plan_is(lathe: Lathe, tmp_path: Path) -> None:
+    done = lathe("run", "hardware.memory_gb=0.0001")
+    assert done.returncode == 2
+    assert "batch_size_per_device=64 needs 7 MB of the device's 0.1 MB (hardware.memory_gb)" in done.stderr
+    assert not list(tmp_path.glob("runs/single/*"))
+
+
+@pytest.mark.parametrize("name", ["nadam.NAdam", "radam.RAdam", "adamax.Adamax"])
+def test_an_optimizer_that_reads_its_own_numbers_is_counted_too(name: str) -> None:
+    overrides = ["model=mlp", f"optimizer._target_=torch.optim.{name}", "~optimizer.weight_decay", "~optimizer.betas"]
+    config = compose([*overrides, "~optimizer.eps"]).config
+    counted = of_plan(config, make_plan(config))
+    two_a_weight = 2 * counted.fullest.weights_bytes
+    assert two_a_weight <= counted.fullest.optimizer_bytes <= two_a_weight * 1.05

@@ -1,0 +1,228 @@
+"""`parallel=auto`: what it compares, what it drops and what it takes."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from experiments.config.compose import compose
+from experiments.config.experiment import Experiment
+from experiments.config.rules.topology import is_open
+from experiments.core.errors import InputError, PlanError
+from experiments.plan.estimate import layout_of, of_plan
+from experiments.plan.fit import check_fit
+from experiments.plan.layout_search import USABLE, Candidate, Choice, choose, compare
+from experiments.plan.plan import Plan, make_plan
+from modules.parallel.auto import Auto
+from modules.parallel.cost_model.layout import Layout
+from modules.parallel.topology import Topology
+from tests.conftest import Lathe
+
+TEXT = (
+    "data=shakespeare_char", "data.root=/", "data.folder=.", "data.num_train=null", "data.vocab_size=64", "evaluator=perplexity",
+    "checkpoint.best_metric=val/loss_nats", "checkpoint.best_mode=min",
+)  # fmt: skip
+LARGE = ("data.vocab_size=32000", "data.context_tokens=2048", "precision=bf16")
+
+
+def composed(*overrides: str) -> Experiment:
+    return compose([*overrides, "parallel=auto"])
+
+
+def chosen(*overrides: str) -> Choice:
+    return compare(composed(*overrides))
+
+
+def auto(**named: int) -> Auto:
+    return Auto(stages=[0, 1, 2, 3], offload=False, max_pipe=named.get("max_pipe"), max_model=named.get("max_model"))
+
+
+def test_every_arrangement_of_all_devices_comes_once() -> None:
+    found = auto().layouts(nodes=2, devices_per_node=4)
+    assert len(found) == len(set(found))
+    assert found[0] == Layout("single")
+    expected = {Layout("single"), Layout("data", Topology(data=8)), Layout("zero", Topology(model=4, data=2))}
+    for pipe, model in itertools.product((1, 2, 4, 8), (1, 2, 4)):
+        if 8 % (pipe * model) == 0:
+            topology = Topology(pipe, 8 // pipe // model, model)
+            stages = [1] if pipe > 1 else [1, 2, 3] if model == 1 else [0, 1, 2, 3]
+            expected |= {Layout("pipeline" if pipe > 1 else "zero", topology, stage) for stage in stages}
+    assert set(found) == expected
+
+
+def test_limits_leave_out_what_is_longer() -> None:
+    found = Auto(stages=[2], offload=True, max_pipe=1, max_model=1).layouts(1, 4)
+    assert [(layout.engine, layout.stage) for layout in found] == [("single", 0), ("data", 0), ("zero", 2)]
+    assert auto(max_model=8).layouts(2, 4)[-1].topology.world == 8
+    assert max(layout.topology.model for layout in auto(max_model=8).layouts(2, 4)) == 8  # over both nodes
+    assert {layout.topology.model for layout in auto().layouts(1, 6)} == {1, 2, 3, 6}
+    offloaded = Auto(stages=[1, 3], offload=True, max_pipe=1, max_model=1).layouts(1, 4)[-1]
+    assert offloaded == Layout("zero", Topology(data=4), 3, "weights_and_optimizer")
+
+
+@pytest.mark.parametrize(
+    ("stages", "max_pipe", "told"),
+    [([4], None, "stages of ZeRO, 0 to 3, but got 4"), ([0], 0, "max_pipe of at least 1")],
+)
+def test_what_cannot_be_limited_so_is_told(stages: list[int], max_pipe: int | None, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        Auto(stages, offload=False, max_pipe=max_pipe, max_model=None)
+
+
+@pytest.mark.parametrize("model", ["mlp", "gpt_nano"])
+def test_what_is_compared_is_what_can_be_run(model: str) -> None:
+    """Every layout that would do by itself is there once; no other is."""
+    overrides = [f"model={model}", *(TEXT if model == "gpt_nano" else ()), "hardware=cpu_4", "batch_size_global=24"]
+    choice = chosen(*overrides)
+    for candidate in choice.ranked:
+        alone = compose([*overrides, *candidate.overrides]).config
+        assert layout_of(alone, _plan(alone)) == candidate.layout
+    found = {(each.layout.engine, each.layout.stage, each.layout.topology) for each in choice.ranked}
+    assert len(found) == len(choice.ranked)
+    assert found == set(_legal(overrides))
+
+
+def _legal(overrides: list[str]) -> list[tuple[str, int, Topology]]:
+    """By composing and planning all that one could type, ZeRO 0 without slices apart: that is parallel=data."""
+    typed = [["parallel=single", "hardware.devices_per_node=1"], ["parallel=data"]]
+    typed += [[f"parallel=zero{stage}"] for stage in (1, 2, 3)]
+    typed += [["parallel=model"]]
+    typed += [["parallel=model_data", f"parallel.stage={stage}", "parallel.model=2"] for stage in range(4)]
+    typed += [
+        ["parallel=three_d", f"parallel.pipe={pipe}", f"parallel.model={model}", "parallel.data=auto"]
+        for pipe in (2, 3, 4)
+        for model in (1, 2, 3, 4)
+    ]
+    found: list[tuple[str, int, Topology]] = []
+    for words in typed:
+        try:
+            config = compose([*overrides, *words]).config
+            layout = layout_of(config, _plan(config))
+        except InputError:
+            continue
+        found.append((layout.engine, layout.stage, layout.topology))
+    return found
+
+
+def _plan(config: dict[str, Any]) -> Plan:
+    """As a command does it, but for the data's files, which need not be there."""
+    data = config["data"]
+    plan = make_plan({**config, "data": {name: value for name, value in data.items() if name != "files"}})
+    check_fit(config, plan)
+    return plan
+
+
+PAIRS = [
+    # So small that whatever ranks tell each other takes longer than the work itself.
+    (("model=mlp", "hardware.cpu_cores=4", "hardware=cpu_4"), "single batch_size_per_device=64"),
+    # Enough work to share, and weights so few that nothing is worth sharing out.
+    (
+        ("model=lenet", "batch_size_global=512", "hardware.cpu_cores=4", "hardware=cpu_4"),
+        "data data=4 batch_size_per_device=128",
+    ),
+    # It fits whole, and its gradients travel while the backward pass still runs; more than half of a share at once does not fit.
+    (
+        ("model=gpt_small", *TEXT, *LARGE, "batch_size_global=512", "hardware=h100_8"),
+        "data data=8 batch_size_per_device=32",
+    ),
+    # Weights, gradients and state of 7 billion are 108 GB: shared out, they leave room for the whole share of the batch at
+    # once. NVLink gathers them behind the work; slices would exchange activations eight times a layer.
+    (
+        ("model=gpt_7b", *TEXT, *LARGE, "batch_size_global=64", "hardware=h100_8"),
+        "zero3 data=8 batch_size_per_device=8",
+    ),
+    # Over 64 GPUs the state alone is small, so the weights may stay where they are: InfiniBand then carries less.
+    (
+        ("model=gpt_7b", *TEXT, *LARGE, "batch_size_global=512", "hardware=h100_8x8"),
+        "zero1 data=64 batch_size_per_device=8",
+    ),
+    # 40 GB hold a quarter of all, and not the gradients' buckets of ZeRO besides: only slices do.
+    (
+        ("model=gpt_7b", *TEXT, *LARGE, "batch_size_global=64", "hardware=a100_4"),
+        "model model=4 batch_size_per_device=4",
+    ),
+]
+
+
+@pytest.mark.parametrize(("overrides", "best"), PAIRS, ids=[" ".join((o[0], o[-1])) for o, _ in PAIRS])
+def test_the_layout_that_is_chosen(overrides: tuple[str, ...], best: str) -> None:
+    choice = chosen(*overrides)
+    first = choice.ranked[0]
+    assert f"{first.name} batch_size_per_device={first.layout.batch_size_per_device}" == best
+    others = [candidate.cost.total_s for candidate in choice.ranked[1:]]
+    assert others == sorted(others)
+    assert all(candidate.memory_bytes <= choice.available_bytes for candidate in choice.ranked)
+
+
+def test_the_memory_that_is_compared_is_the_plans() -> None:
+    overrides = ["model=gpt_nano", *TEXT, "hardware=cpu_4", "batch_size_global=24"]
+    for candidate in chosen(*overrides).ranked:
+        config = compose([*overrides, *candidate.overrides]).config
+        counted = of_plan(config, _plan(config))
+        assert candidate.memory_bytes == pytest.approx(counted.total_bytes, rel=1e-3)
+        if counted.cost is not None:
+            assert candidate.cost.total_s == pytest.approx(counted.cost.total_s, rel=1e-3)
+
+
+def test_the_batch_is_cut_as_it_is_asked() -> None:
+    choice = chosen("model=mlp", "hardware=cpu_4", "batch_size_per_device=4")
+    assert {candidate.layout.batch_size_per_device for candidate in choice.ranked} == {4}
+    refused = chosen("model=mlp", "hardware=cpu_4", "batch_size_per_device=32")
+    assert any("does not divide 16, the device's share" in reason for reason in refused.dropped)
+
+
+def test_the_trial_holds_the_choice_and_no_trace_of_auto() -> None:
+    seen: list[Choice] = []
+    experiment = composed("model=mlp", "hardware=cpu_4", "parallel.stages=[1]", "batch_size_global=1024")
+    assert is_open(experiment.config)
+    found = choose(experiment, compose, show=seen.append)
+    assert not is_open(found.config)
+    best: Candidate = seen[0].ranked[0]
+    assert set(best.overrides) <= set(found.overrides)
+    assert not [word for word in found.overrides if "auto" in word or "stages" in word]
+    assert "auto" not in yaml.safe_dump(found.config["parallel"])
+    assert layout_of(found.config, make_plan(found.config)) == best.layout
+    assert choose(found, compose) is found
+
+
+def test_one_process_alone_takes_one_device() -> None:
+    found = choose(composed("model=mlp", "hardware=h100_8x8"), compose).config
+    assert (found["hardware"]["nodes"], found["hardware"]["devices_per_node"]) == (1, 1)
+    assert make_plan(found).topology == Topology()
+
+
+def test_where_none_fits_the_nearest_is_told_with_ways_out() -> None:
+    with pytest.raises(PlanError) as told:
+        chosen("model=gpt_7b", "model.recompute=false", *TEXT, *LARGE, "hardware=a100_4", "hardware.memory_gb=20")
+    assert "parallel=auto: none of 13 layouts will do; take more devices or a smaller model" in str(told.value)
+    assert "set model.recompute=true, set parallel.offload=true" in str(told.value)
+    assert f"MB, and 18,000 MB can be used ({USABLE:.0%} of hardware.memory_gb)" in str(told.value)
+
+
+def test_where_none_is_legal_the_reasons_are_told_with_ways_out() -> None:
+    with pytest.raises(
+        PlanError, match=r"mend what is told below\n.*batch_size_per_device=7 does not divide .*; try 4 or 8"
+    ):
+        chosen("hardware=cpu_4", "batch_size_per_device=7")
+
+
+def test_what_no_layout_can_mend_is_told_before_any_is_compared() -> None:
+    experiment = composed("hardware=cpu_4", "precision=fp16", "schedule=cosine", "schedule.warmup_steps=301")
+    with pytest.raises(PlanError) as told:
+        choose(experiment, compose)
+    assert [problem.partition("=")[0] for problem in told.value.problems] == ["precision", "schedule.warmup_steps"]
+
+
+def test_a_plan_shows_the_layouts_and_then_that_of_the_best(lathe: Lathe, tmp_path: Path) -> None:
+    done = lathe("plan", "model=mlp", "parallel=auto", "hardware=cpu_4", "batch_size_global=64", "parallel.max_pipe=2")
+    assert done.returncode == 0, done.stderr
+    assert "layouts of 'mlp-digits'" in done.stdout
+    assert re.search(r"│ 1\s+│ single ", done.stdout)
+    assert "= 1 device x 1 accumulated x 64 at once" in done.stdout
+    pipeline = lathe("plan", "model=mlp", "parallel=pipeline", "hardware.devices_per_node=2")
+    assert "stages: ideal bubble 11.1% of a step, with 8 micro-batches" in pipeline.stdout

@@ -1,0 +1,440 @@
+"""Models of real runs: exported, logged, registered; loaded and served where nothing of Lathe is installed."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors import safe_open
+
+from experiments.cli.main import main
+from experiments.components.assemble import make_parts
+from experiments.core.errors import InputError
+from experiments.plan.plan import make_plan
+from experiments.run.journal import replay
+from experiments.tracking.model.final_model import choose, noted
+from experiments.tracking.model.loader import _load_pyfunc
+from experiments.tracking.run_sync import RunSync, sync_run
+from experiments.tracking.sweep_sync import sync_all
+from experiments.train.data_loading import Share, evaluation_batches
+from experiments.train.trainer import _recipe
+from experiments.trial.trial import Trial, as_yaml
+from modules.parallel.base import Rank
+from tests.support.stores import DEAD_PID, free_port, mlflow_server, rewrite_states, sql, wait_until
+
+RUN = ["model=lenet", "max_steps=20", "eval_every_steps=10", "checkpoint.every_steps=20"]
+MODELS = "select name, lifecycle_stage, status from logged_models"
+READY = 2
+LOAD = """
+import importlib.util, sys
+import numpy as np
+assert importlib.util.find_spec("experiments") is None
+import mlflow
+model = mlflow.pyfunc.load_model(sys.argv[1], model_config={"device": "cpu"})
+inputs = np.load(sys.argv[2])
+answers = {name: model.predict(inputs, params={"answer": name}) for name in ("outputs", "probabilities", "labels")}
+np.savez(sys.argv[3], **answers)
+import experiments, modules
+print(experiments.__file__, modules.__file__)
+"""
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from experiments.export import mlflow_model
+from experiments.sync import sync_run
+from experiments.trial import Trial
+mlflow_model.Models._stamp = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+sync_run(Trial(Path(sys.argv[1])))
+"""
+
+
+def cli(*args: str, cwd: Path) -> str:
+    command = [sys.executable, "-P", "-m", "experiments.cli", *args]
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Trial:
+    """A run of 20 steps whose model is in its store and registered."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "runs").mkdir()
+    shutil.copy(empty_store, folder / "runs" / "mlflow.db")
+    cli("run", *RUN, f"runs_dir={folder / 'runs'}", "tracking.register_as=digits-lenet", cwd=folder)
+    return Trial(next((folder / "runs" / "single").iterdir()))
+
+
+@pytest.fixture(scope="module")
+def exported(trained: Trial) -> Path:
+    folder = trained.runs_dir.parent / "model"
+    with redirect_stdout(StringIO()) as told:
+        assert main(["export", trained.id, "-o", str(folder), "--runs-dir", str(trained.runs_dir)]) == 0
+    assert "takes float32 [batch, 1, 8, 8], gives float32 [batch, 10]" in told.getvalue()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Python of an environment that has everything but Lathe; beside it the server that MLflow starts by name."""
+    folder = tmp_path_factory.mktemp("plain")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True, timeout=60)
+    python = folder / "bin" / "python"
+    asked = [str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+    place = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+    # A folder that such a file adds has its own such files left alone, and it is by one that Lathe is installed.
+    Path(place, "all.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
+    server = folder / "bin" / "uvicorn"
+    server.write_text(f"#!{python}\nfrom uvicorn.main import main\nmain()\n")
+    server.chmod(0o755)
+    return python
+
+
+def elsewhere(python: Path, **more: str) -> dict[str, str]:
+    """An environment without a word of this one's."""
+    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "OMP_NUM_THREADS": "1", "HOME": str(python.parents[1])}
+    return {"PATH": f"{python.parent}:/usr/bin:/bin", **quiet, **more}
+
+
+def load_elsewhere(python: Path, uri: str, inputs: np.ndarray, **more: str) -> tuple[dict[str, np.ndarray], str]:
+    """What a model answers in another process and folder, and where its code came from."""
+    place = python.parents[1]
+    np.save(place / "inputs.npy", inputs)
+    command = [str(python), "-c", LOAD, uri, "inputs.npy", "answers.npz"]
+    done = subprocess.run(
+        command, cwd=place, env=elsewhere(python, **more), capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    with np.load(place / "answers.npz") as answers:
+        return dict(answers), done.stdout
+
+
+def loaded(folder: Path) -> Any:
+    """The model of a folder, in this process."""
+    return _load_pyfunc(str(folder / "data" / "model"), {"device": "cpu"})
+
+
+def as_evaluated(trial: Trial) -> tuple[np.ndarray, np.ndarray, dict[str, float]]:
+    """The validation images, what the engine's model gives for them, and the engine's own metrics."""
+    config = trial.config
+    parts = make_parts(config)
+    parts.engine.prepare(parts.learner, _recipe(config, make_plan(config), Rank()))
+    parts.engine.load(choose(trial).checkpoint.folder)
+    split = parts.data.load("val")
+    batches = list(evaluation_batches(split, config["batch_size_eval"], 0, Share(0, 1)))
+    metrics = parts.engine.evaluate(batches, parts.evaluator)
+    ((inputs, _), _) = batches[0]
+    assert isinstance(inputs, torch.Tensor)
+    with torch.inference_mode():
+        outputs = parts.learner.model.eval()(inputs)
+    return inputs.numpy(), outputs.numpy(), metrics
+
+
+@pytest.mark.slow
+def test_an_exported_model_answers_anywhere_as_it_was_evaluated(trained: Trial, exported: Path, plain: Path) -> None:
+    images, outputs, metrics = as_evaluated(trained)
+    points = [event for event in replay(trained.folder) if event["event"] == "metrics"]
+    journaled = {key: value for event in points if event["step"] == 20 for key, value in event["metrics"].items()}
+    assert metrics["loss_nats"] == journaled["val/loss_nats"]
+    answers, places = load_elsewhere(plain, str(exported), images)
+    assert answers["outputs"].tobytes() == outputs.tobytes()
+    assert np.array_equal(answers["labels"], outputs.argmax(1))
+    assert np.allclose(answers["probabilities"].sum(1), 1)
+    own = exported / "code" / "lathe"
+    assert places.split() == [f"{own}/experiments/__init__.py", f"{own}/modules/__init__.py"]
+
+
+@pytest.mark.slow
+def test_the_registered_model_is_loaded_from_the_store_by_its_name(trained: Trial, plain: Path) -> None:
+    images, outputs, _ = as_evaluated(trained)
+    store = f"sqlite:///{trained.runs_dir / 'mlflow.db'}"
+    answers, places = load_elsewhere(plain, "models:/digits-lenet/1", images[:3], MLFLOW_TRACKING_URI=store)
+    assert np.allclose(answers["outputs"], outputs[:3], rtol=1e-5)  # of another batch size, so not to the bit
+    assert f"{trained.runs_dir}/artifacts/models/" in places
+
+
+@contextmanager
+def serving(python: Path, folder: Path) -> Iterator[str]:
+    port = free_port()
+    command = [str(python), "-m", "mlflow", "models", "serve", "--env-manager", "local", "-m", str(folder)]
+    place = python.parents[1]
+    with (place / "serve.log").open("w") as log:
+        server = subprocess.Popen(
+            [*command, "--host", "127.0.0.1", "--port", str(port)],
+            cwd=place, env=elsewhere(python), stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+
+    def answers() -> bool:
+        assert server.poll() is None, (place / "serve.log").read_text()
+        try:
+            with urlopen(f"http://127.0.0.1:{port}/health", timeout=2):
+                return True
+        except OSError:
+            return False
+
+    try:
+        wait_until(answers)
+        yield f"http://127.0.0.1:{port}/invocations"
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def post(address: str, body: dict[str, Any]) -> Any:
+    request = Request(address, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with urlopen(request, timeout=30) as response:
+        return json.loads(response.read())["predictions"]
+
+
+@pytest.mark.slow
+def test_a_model_is_served_where_lathe_is_not_installed(exported: Path, plain: Path) -> None:
+    example = json.loads((exported / "serving_input_example.json").read_text())
+    outputs = loaded(exported).predict(example["inputs"])
+    with serving(plain, exported) as address:
+        assert np.array_equal(np.array(post(address, example), np.float32), outputs)
+        labels = post(address, {**example, "params": {"answer": "labels"}})
+    assert labels == [int(outputs.argmax())]
+
+
+@pytest.mark.slow
+def test_nothing_in_the_folder_is_pickled(exported: Path) -> None:
+    # Of MLflow's own import of the loader, when another test has loaded the model.
+    files = [path for path in exported.rglob("*") if path.is_file() and path.parent.name != "__pycache__"]
+    assert {path.suffix for path in files} == {"", ".yaml", ".json", ".txt", ".py", ".safetensors"}
+    assert all(path.name == "MLmodel" for path in files if not path.suffix)
+    for path in files:
+        with pytest.raises(Exception), path.open("rb") as file:  # noqa: B017, PT011  # whatever it says, it is none
+            pickle.load(file)
+        assert b"pickle" not in path.read_bytes().lower() or path.suffix == ".py"
+    assert len({path.stat().st_mode for path in files}) == 1
+    with safe_open(exported / "data" / "model" / "model.safetensors", "pt") as weights:
+        assert len(weights.keys()) == 8
+
+
+@pytest.mark.slow
+def test_the_folder_says_what_mlflow_has_to_know(trained: Trial, exported: Path) -> None:
+    told = yaml.safe_load((exported / "MLmodel").read_text())
+    flavor = told["flavors"]["python_function"]
+    assert (flavor["loader_module"], flavor["data"], flavor["code"]) == ("lathe_loader", "data/model", "code")
+    inputs, outputs, params = (json.loads(told["signature"][key]) for key in ("inputs", "outputs", "params"))
+    assert inputs[0]["tensor-spec"] == {"dtype": "float32", "shape": [-1, 1, 8, 8]}
+    assert outputs[0]["tensor-spec"] == {"dtype": "float32", "shape": [-1, 10]}
+    assert (params[0]["name"], params[0]["default"]) == ("answer", "outputs")
+    assert told["model_size_bytes"] > (exported / "data" / "model" / "model.safetensors").stat().st_size
+    required = [line.partition("==")[0] for line in (exported / "requirements.txt").read_text().split()]
+    assert required == ["mlflow", "torch", "numpy", "safetensors", "pyyaml"]
+    facts = yaml.safe_load((exported / "data" / "model" / "model.yaml").read_text())
+    assert facts["model"] == trained.config["model"]
+    assert facts["chosen"].startswith("best by val/accuracy_top1=")
+    with open(exported / "input_example.json") as file:
+        assert np.array(json.load(file)).shape == (1, 1, 8, 8)
+
+
+@pytest.mark.slow
+def test_the_run_has_its_model_in_the_store_with_what_was_measured_of_it(trained: Trial) -> None:
+    database = trained.runs_dir / "mlflow.db"
+    assert sql(database, MODELS) == [("lenet-digits", "active", READY)]
+    assert sql(database, "select name, version from model_versions") == [("digits-lenet", 1)]
+    ((model_id, run_id),) = sql(database, "select model_id, source_run_id from logged_models")
+    assert sql(
+        database, "select source_id, destination_id, step from inputs where destination_type = 'MODEL_OUTPUT'"
+    ) == [(run_id, model_id, 20)]
+    names = sql(database, "select metric_name from logged_model_metrics order by metric_name")
+    assert [name for (name,) in names] == ["test/accuracy_top1", "test/loss_nats", "val/accuracy_top1", "val/loss_nats"]
+    tags = dict(sql(database, "select tag_key, tag_value from logged_model_tags"))
+    assert json.loads(tags["mlflow.modelVersions"]) == [{"name": "digits-lenet", "version": 1}]
+    assert "takes `float32 [batch, 1, 8, 8]`" in tags["mlflow.note.content"]
+    points = sum(len(event["metrics"]) for event in replay(trained.folder) if event["event"] == "metrics")
+    assert sql(database, "select count(*) from metrics") == [(points,)]
+    assert not (trained.folder / ".model").exists()
+
+
+@pytest.mark.slow
+def test_a_second_sync_logs_and_registers_nothing_anew(trained: Trial) -> None:
+    database = trained.runs_dir / "mlflow.db"
+    before = [sql(database, f"select * from {table}") for table in ("logged_models", "model_versions", "inputs")]
+    first = sync_run(trained)
+    (trained.folder / "sync.json").unlink()
+    again = sync_run(trained)
+    assert first.model == again.model
+    assert again.model is not None
+    assert again.model.uri == "models:/digits-lenet/1"
+    after = [sql(database, f"select * from {table}") for table in ("logged_models", "model_versions", "inputs")]
+    assert after == before
+
+
+@pytest.fixture
+def copied(trained: Trial, runs_dir: Path) -> Trial:
+    """The same run in another store, which knows nothing of it."""
+    folder = runs_dir / "single" / trained.id
+    shutil.copytree(trained.folder, folder)
+    (folder / "sync.json").unlink(missing_ok=True)
+    return Trial(folder)
+
+
+def with_tracking(trial: Trial, **changes: Any) -> Trial:
+    config = {**trial.config, "tracking": {**trial.config["tracking"], **changes}}
+    (trial.folder / "trial.yaml").write_text(as_yaml(config))
+    return Trial(trial.folder)
+
+
+@pytest.mark.slow
+def test_a_model_that_cannot_be_logged_is_told_and_logged_by_the_next_sync(copied: Trial) -> None:
+    database, in_the_way = copied.runs_dir / "mlflow.db", copied.runs_dir / "artifacts" / "models"
+    in_the_way.parent.mkdir()
+    in_the_way.touch()
+    done = sync_run(copied)
+    assert done.model is None
+    assert done.warning is not None
+    assert done.warning.startswith(f"the model of run '{copied.id}' was not logged: ")
+    assert done.warning.endswith(f"`lathe sync {copied.reference}` tries again")
+    assert sql(database, "select status from runs") == [("FINISHED",)]
+    assert sql(database, f"{MODELS} where lifecycle_stage != 'deleted'") == []
+    in_the_way.unlink()
+    again = sync_run(copied)
+    assert (again.warning, again.points) == (None, 0)
+    assert sql(database, f"{MODELS} where lifecycle_stage != 'deleted'") == [("lenet-digits", "active", READY)]
+
+
+@pytest.mark.slow
+def test_half_a_model_that_a_killed_sync_left_is_made_whole(copied: Trial) -> None:
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(copied.folder)], timeout=120, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    database = copied.runs_dir / "mlflow.db"
+    ((half, status),) = sql(database, "select model_id, status from logged_models")
+    assert status != READY
+    done = sync_run(copied)
+    assert done.model is not None
+    assert (done.model.id, done.warning) == (half, None)
+    assert sql(database, MODELS) == [("lenet-digits", "active", READY)]
+
+
+@pytest.mark.slow
+def test_without_log_model_none_is_logged_until_it_is_registered(copied: Trial) -> None:
+    trial = with_tracking(copied, log_model=False, register_as=None)
+    assert sync_run(trial).model is None
+    assert sql(trial.runs_dir / "mlflow.db", MODELS) == []
+    assert [RunSync(trial).log_model("by-hand").uri for _ in range(2)] == ["models:/by-hand/1"] * 2
+    assert sql(trial.runs_dir / "mlflow.db", MODELS) == [("lenet-digits", "active", READY)]
+
+
+@pytest.mark.slow
+def test_a_large_model_is_only_logged_when_it_is_asked_for(copied: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+    from experiments.tracking.model import log_model as logged
+
+    monkeypatch.setattr(logged, "LARGEST_GB", 0.001)
+    done = sync_run(copied)
+    assert done.warning is not None
+    assert "its weights have 0.0 GB, and above 0.001 GB no model is logged by itself" in done.warning
+    assert RunSync(copied).log_model("large").uri == "models:/large/1"
+
+
+@pytest.mark.slow
+def test_what_keeps_a_run_from_being_exported_is_told(copied: Trial, capsys: pytest.CaptureFixture[str]) -> None:
+    best = next((copied.folder / "checkpoints").glob("step_*20")) / "model.safetensors"
+    good = best.read_bytes()
+    best.write_bytes(good[:-4] + b"xxxx")
+    with pytest.raises(
+        InputError, match=r"step 20 in .* is damaged .* other bytes than were written; bring the file back"
+    ):
+        choose(copied)
+    out = copied.runs_dir / "out"
+    assert main(["export", copied.id, "-o", str(out), "--runs-dir", str(copied.runs_dir)]) == 2
+    assert "is damaged and was skipped" in capsys.readouterr().err
+    assert not out.exists()
+    warning = sync_run(copied).warning
+    assert warning is not None
+    assert "is damaged" in warning
+    shutil.rmtree(copied.folder / "checkpoints")
+    with pytest.raises(InputError, match=f"run '{copied.id}' has no checkpoint in .*; bring it back, or train again"):
+        choose(copied)
+    (copied.folder / "outcome.json").unlink()
+    journal = copied.folder / "attempts" / "1" / "journal.jsonl"
+    rewrite_states(journal, state="running", pid=DEAD_PID)
+    with pytest.raises(InputError, match="is running, and only a finished one has a final model; `lathe resume"):
+        choose(copied)
+    journal.unlink()
+    with pytest.raises(InputError, match="is not begun, and only a finished"):
+        choose(copied)
+
+
+@pytest.mark.slow
+def test_the_last_checkpoint_is_taken_where_none_is_the_best(copied: Trial) -> None:
+    (copied.folder / "checkpoints" / "best.json").unlink()
+    assert (choose(copied).checkpoint.step, choose(copied).why) == (20, "last")
+    assert noted(copied) == noted(Trial(copied.folder))
+
+
+@pytest.mark.slow
+def test_two_models_of_different_code_stand_beside_each_other_and_beside_lathe(exported: Path, tmp_path: Path) -> None:
+    import modules.model.lenet
+
+    other = tmp_path / "model"
+    shutil.copytree(exported, other)
+    source = other / "code" / "lathe" / "modules" / "model" / "lenet.py"
+    source.write_text(source.read_text().replace("self.stack(images)", "self.stack(images) * 2"))
+    path, images = list(sys.path), np.ones((2, 1, 8, 8), np.float32)
+    first, second = (loaded(each) for each in (exported, other))
+    assert np.array_equal(first.predict(images) * 2, second.predict(images))
+    assert type(first.model) is not modules.model.lenet.LeNet
+    assert sys.modules["modules.model.lenet"] is modules.model.lenet
+    assert sys.path == path
+
+
+@pytest.mark.slow
+def test_the_best_of_a_sweep_is_logged_to_a_server_and_no_other(tmp_path: Path) -> None:
+    port, database = free_port(), tmp_path / "served.db"
+    swept = ["optimizer.lr=0.001,0.1", "model=softmax", "max_steps=4", "eval_every_steps=4", "tracking=server"]
+    own = [f"tracking.store=http://127.0.0.1:{port}", "tracking.register_as=best", f"runs_dir={tmp_path / 'runs'}"]
+    with mlflow_server(database, port):
+        cli("run", "-m", *swept, *own, "tracking.sync=off", cwd=tmp_path)
+        first, again = sync_all(tmp_path / "runs"), sync_all(tmp_path / "runs")
+    assert (first.runs, first.failures, first.warnings) == (2, (), ())
+    assert again == (2, 0, (), ())
+    assert sql(database, MODELS) == [("lr=0_1", "active", READY)]
+    runs = "select r.name, v.name, v.version from model_versions v join runs r on r.run_uuid = v.run_id"
+    assert sql(database, runs) == [("lr=0.1", "best", 1)]
+
+
+@pytest.mark.slow
+def test_a_language_model_is_exported_with_its_tied_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = Path(os.environ.get("LATHE_DATA", "~/.cache/lathe/data")).expanduser()
+    if not (data / "shakespeare").is_dir():
+        pytest.skip(f"needs the text of data=shakespeare_char in {data}; `lathe data` says where it is from")
+    text = ["model=gpt_nano", "data=shakespeare_char", "evaluator=perplexity", "checkpoint.best_metric=val/loss_nats"]
+    small = [
+        "checkpoint.best_mode=min",
+        "max_steps=2",
+        "batch_size_global=2",
+        "data.context_tokens=16",
+        "data.num_train=null",
+    ]
+    cli("run", *text, *small, f"runs_dir={tmp_path / 'runs'}", "tracking=off", cwd=tmp_path)
+    trial = Trial(next((tmp_path / "runs" / "single").iterdir()))
+    assert main(["export", trial.id, "-o", str(tmp_path / "model"), "--runs-dir", str(tmp_path / "runs")]) == 0
+    assert "takes int64 [batch, time], gives float32 [batch, time, 65]" in capsys.readouterr().out
+    found = loaded(tmp_path / "model")
+    parts = make_parts(trial.config)
+    parts.engine.prepare(parts.learner, _recipe(trial.config, make_plan(trial.config), Rank()))
+    parts.engine.load(choose(trial).checkpoint.folder)
+    texts = torch.arange(15).reshape(3, 5)
+    with torch.inference_mode():
+        expected = parts.learner.model.eval()(texts).numpy()
+    assert found.predict(texts.numpy()).tobytes() == expected.tobytes()

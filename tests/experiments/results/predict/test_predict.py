@@ -1,0 +1,245 @@
+"""What real runs make of images and texts, as a user asks for it."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import subprocess
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from experiments.cli.main import main
+from experiments.components.instantiate import build
+from experiments.trial.trial import Trial, as_yaml
+from modules.evaluator.base import Answer
+
+TEXT = "to be or not to be\nthat is the question\n" * 5
+SIZES = {"vocab_size": 16, "context_tokens": 5, "num_train_tokens": None, "num_train": None, "shift": True}
+pytestmark = pytest.mark.slow
+
+
+def train(folder: Path, *words: str) -> Trial:
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "experiments.cli.main",
+        "run",
+        *words,
+        "tracking=off",
+        f"runs_dir={folder / 'runs'}",
+    ]
+    done = subprocess.run(
+        command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return Trial(next((folder / "runs" / "single").iterdir()))
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Trial:
+    words = ("model=lenet", "max_steps=20", "eval_every_steps=10", "checkpoint.every_steps=10", "batch_size_eval=3")
+    return train(tmp_path_factory.mktemp("digits"), *words)
+
+
+@pytest.fixture(scope="module")
+def writer(tmp_path_factory: pytest.TempPathFactory) -> Trial:
+    """A language model of a text of its own; it has more numbers than there are characters."""
+    folder = tmp_path_factory.mktemp("writer")
+    (folder / "conf" / "data").mkdir(parents=True)
+    (folder / "tiny.txt").write_text(TEXT)
+    data = {
+        "root": str(folder.parent),
+        "folder": folder.name,
+        "files": {"tiny.txt": None},
+        "tokens": "characters",
+        **SIZES,
+    }
+    (folder / "conf" / "data" / "tiny.yaml").write_text(
+        as_yaml({"_target_": "modules.data.text_file.TextFile", **data})
+    )
+    sizes = ("num_layers=1", "hidden_size=8", "num_heads=2", "num_kv_heads=1", "ff_size=12")
+    parts = (
+        "data=tiny",
+        "model=gpt_nano",
+        "evaluator=perplexity",
+        "max_steps=4",
+        "eval_every_steps=2",
+        "batch_size_global=6",
+    )
+    return train(
+        folder, "-cd", "conf", *parts, *(f"model.{size}" for size in sizes), "checkpoint.best_metric=val/loss_nats"
+    )
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory, digits: Trial) -> Path:
+    """Seven digits of the test split as files."""
+    folder = tmp_path_factory.mktemp("images")
+    for number, pixels in enumerate(of_the_test_split(digits, 7)):
+        Image.fromarray((pixels[0] * 255).round().astype(np.uint8)).save(folder / f"{number}.png")
+    return folder
+
+
+def of_the_test_split(trial: Trial, count: int) -> np.ndarray:
+    split = build(trial.config["data"], "data").load("test")
+    return np.asarray(split.batch(torch.arange(count), torch.Generator())[0])
+
+
+def lathe_predict(trial: Trial, *words: str) -> int:
+    return main(["predict", trial.id, *words, "--runs-dir", str(trial.runs_dir)])
+
+
+def told(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_an_exported_model_and_predict_agree_to_the_bit(
+    digits: Trial, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", digits.id, "-o", str(tmp_path / "model"), "--runs-dir", str(digits.runs_dir)]) == 0
+    capsys.readouterr()
+    assert lathe_predict(digits, str(images), "--json", "--set", "evaluator.num_shown=10") == 0
+    answers = told(capsys)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of MLflow's own
+        import mlflow
+
+        model = mlflow.pyfunc.load_model(str(tmp_path / "model"), model_config={"device": "cpu"})
+    expected = model.predict(of_the_test_split(digits, 7), params={"answer": "probabilities"})
+    assert [Path(answer["input"]).name for answer in answers] == [f"{number}.png" for number in range(7)]
+    for answer, row in zip(answers, expected, strict=True):
+        found = {int(each["name"]): each["probability"] for each in answer["classes"]}
+        assert [found[number] for number in range(10)] == row.tolist()
+
+
+def test_a_line_an_image_and_nothing_else_goes_to_a_pipe(
+    digits: Trial, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert lathe_predict(digits, str(images / "3.png"), str(images / "1.png"), "--set", "evaluator.num_shown=2") == 0
+    shown = capsys.readouterr()
+    lines = [line.split("\t") for line in shown.out.splitlines()]
+    assert [path for path, _ in lines] == [str(images / "3.png"), str(images / "1.png")]
+    assert all(re.fullmatch(r"\d 0\.\d{3}  \d 0\.\d{3}", answer) for _, answer in lines)
+    assert re.search(rf"model of run {digits.id}: step (10|20), best by val/accuracy_top1=", shown.err)
+
+
+def test_one_broken_file_is_told_and_the_others_are_predicted(
+    digits: Trial, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "broken.png").write_text("no image")
+    names = [images / "0.png", tmp_path / "broken.png", tmp_path / "nowhere.png", images / "5.png"]
+    pipe = "".join(f"{name}\n" for name in names).encode()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(pipe)))
+    assert lathe_predict(digits, "--json") == 1
+    shown = capsys.readouterr()
+    answers = [json.loads(line) for line in shown.out.splitlines()]
+    assert [answer["input"] for answer in answers] == [str(name) for name in names]
+    assert ["classes" in answer for answer in answers] == [True, False, False, True]
+    assert answers[1]["error"].endswith(
+        "broken.png cannot be read as an image (of no known format); convert it to JPEG or PNG, or leave it out"
+    )
+    assert shown.err.count("error: ") == 2
+
+
+def test_what_the_model_cannot_compute_is_told_and_the_others_are_predicted(
+    digits: Trial, images: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from modules.evaluator.accuracy import Accuracy
+
+    answers = Accuracy.answers
+
+    def too_large(self: Accuracy, model: torch.nn.Module, data: Any, given: Sequence[str]) -> list[Answer]:
+        if any(path.endswith("2.png") for path in given):
+            torch.empty(2**60)
+        return answers(self, model, data, given)
+
+    monkeypatch.setattr(Accuracy, "answers", too_large)
+    assert lathe_predict(digits, str(images)) == 1
+    shown = capsys.readouterr()
+    assert len(shown.out.splitlines()) == 6
+    assert re.search(r"error: .*2\.png: .*allocate.*; give a smaller input\n", shown.err)
+    assert shown.err.count("error: ") == 1
+
+
+def test_words_are_checked_before_anything_is_predicted(
+    digits: Trial, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert lathe_predict(digits, str(images / "0.pn"), str(images / "1.png"), str(images / "*.gif")) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.replace(str(images), "IMAGES").splitlines() == [
+        "InputError: the input of 'lenet-digits', which takes images, has 2 problems:",
+        "  - there is no image IMAGES/0.pn; did you mean '0.png' or '6.png'?",
+        "  - IMAGES/*.gif matches no file; write another pattern",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (
+            "evaluator.num_show=3",
+            "evaluator.num_show=3: Accuracy has no argument 'num_show'; did you mean 'num_shown'?",
+        ),
+        ("evaluator.num_shown=many", "evaluator.num_shown=many is not a whole number"),
+        (
+            "model.dropout=0",
+            "--set model.dropout=0 is not how a model is asked; set evaluator.KEY, data.root or data.photo_size",
+        ),
+    ],
+)
+def test_what_is_set_is_checked(
+    digits: Trial, images: Path, change: str, problem: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert lathe_predict(digits, str(images), "--set", change) == 2
+    assert problem in capsys.readouterr().err
+
+
+def test_a_text_goes_on_by_chance_that_repeats(writer: Trial, capsys: pytest.CaptureFixture[str]) -> None:
+    ask = ("--json", "--set", "evaluator.sample_tokens=9")
+    assert lathe_predict(writer, "to be", "that is\nthe", "to be", *ask) == 0
+    first, second, again = told(capsys)
+    assert first == again
+    assert [first["text"], second["text"]] == ["to be", "that is\nthe"]
+    assert len(first["continuation"]) == 9
+    assert set(first["continuation"]) <= set(TEXT)
+    assert lathe_predict(writer, "to be", *ask, "--set", "evaluator.sample_seed=1") == 0
+    assert told(capsys)[0]["continuation"] != first["continuation"]
+    assert lathe_predict(writer, "to be\n", "--set", "evaluator.sample_tokens=2") == 0
+    assert capsys.readouterr().out.startswith("to be\\n\tto be\\n")
+
+
+def test_an_unknown_character_and_a_missing_vocabulary_are_told(
+    writer: Trial, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert lathe_predict(writer, "Zoë", "to", "--set", "evaluator.sample_tokens=1") == 1
+    shown = capsys.readouterr()
+    assert "error: 'Zoë' has 'Zë', which tiny.txt has nowhere" in shown.err
+    assert len(shown.out.splitlines()) == 1
+    text = Path(writer.config["data"]["root"], writer.config["data"]["folder"], "tiny.txt")
+    text.rename(text.with_suffix(".gone"))
+    try:
+        assert lathe_predict(writer, "to") == 2
+    finally:
+        text.with_suffix(".gone").rename(text)
+    assert f"{text} is missing; the set needs tiny.txt in that folder" in capsys.readouterr().err
+
+
+def test_a_run_whose_data_nobody_can_give_says_what_else_to_do(
+    digits: Trial, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from modules.data.digits import Digits
+
+    monkeypatch.delattr(Digits, "read")
+    assert lathe_predict(digits, "x.png") == 2
+    assert "data Digits of run" in capsys.readouterr().err

@@ -1,0 +1,56 @@
+"""What runs that no sweep holds together are called by."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from experiments.results.report.from_runs import of_runs
+from experiments.trial.trial import Trial
+from tests.support import stores
+from tests.support.stores import make_run
+
+
+def make_engines(runs_dir: Path, *typed: list[str]) -> list[Trial]:
+    """Runs of different engines, of which overrides are known."""
+    server = {"_target_": "modules.parallel.parameter_server.ParameterServer", "data": "auto", "servers": 1}
+    engines: dict[str, dict[str, Any]] = {
+        "data": {"_target_": "modules.parallel.data.DataParallel", "data": "auto"},
+        "async": {**server, "group_size": 1, "max_staleness": None},
+        "hybrid": {**server, "group_size": 2, "max_staleness": None},
+    }
+    runs = []
+    for number, words in enumerate(typed):
+        chosen, *others = [word.partition("=")[2] for word in words]
+        engine = {**engines[chosen], **({"max_staleness": int(others[0])} if others else {})}
+        best = {"best_metric": "val/loss_nats", "best_mode": "min"}
+        trial = make_run(runs_dir, f"a{number}b2c3", checkpoint=best, max_steps=20, seed=0, parallel=engine)
+        provenance = yaml.safe_load((trial.folder / "provenance.yaml").read_text())
+        (trial.folder / "provenance.yaml").write_text(yaml.safe_dump({**provenance, "overrides": words}))
+        with stores.begin(trial) as journal:
+            journal.metrics(10, {"val/loss_nats": 0.5 + number})
+        runs.append(trial)
+    return runs
+
+
+def test_engines_are_called_by_the_options_that_were_typed(tmp_path: Path) -> None:
+    typed = [
+        ["parallel=data"], ["parallel=async"], ["parallel=async", "parallel.max_staleness=2"], ["parallel=hybrid"],
+    ]  # fmt: skip
+    found = of_runs(make_engines(tmp_path, *typed))
+    assert [point.values for point in found.points] == [
+        {"parallel": "data"},
+        {"parallel": "async", "parallel.max_staleness": None},
+        {"parallel": "async", "parallel.max_staleness": 2},
+        {"parallel": "hybrid", "parallel.max_staleness": None},
+    ]
+
+
+def test_an_option_that_nobody_knows_is_called_by_its_class(tmp_path: Path) -> None:
+    runs = make_engines(tmp_path, ["parallel=data"], ["parallel=async"])
+    provenance = yaml.safe_load((runs[1].folder / "provenance.yaml").read_text())
+    (runs[1].folder / "provenance.yaml").write_text(yaml.safe_dump({**provenance, "overrides": []}))
+    found = of_runs([Trial(run.folder) for run in runs])
+    assert [point.values for point in found.points] == [{"parallel": "DataParallel"}, {"parallel": "ParameterServer"}]

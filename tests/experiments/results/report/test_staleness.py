@@ -1,0 +1,80 @@
+"""What a report draws of replicas that run apart."""
+
+from __future__ import annotations
+
+import pytest
+
+from experiments.results.report import staleness as replicas
+from experiments.results.report.findings import Findings, Run, points_of
+from experiments.results.report.metric_history import Series
+from experiments.results.report.tables import replicas_table
+
+METRIC = "val/accuracy_top1"
+
+
+def series(*points: tuple[int, float]) -> Series:
+    found = Series()
+    for step, value in points:
+        found.add(step, value)
+    return found
+
+
+def run(number: int, *, served: bool) -> Run:
+    metrics = {
+        METRIC: series((10, 0.5), (25, 0.75)), "perf/step_time_ms": series((1, 2000.0), (10, 1000.0), (20, 500.0), (25, 100.0)),
+    }  # fmt: skip
+    if served:
+        metrics |= {f"async/stale_share/{key}": series((10, 0.25)) for key in ("0", "1", "8_or_more")}
+        metrics["perf/updates_per_s"] = series((10, 12.0))
+        metrics |= {
+            "async/pushed_mib": series((10, 30.0), (20, 30.0)),
+            "async/pulled_mib": series((10, 10.0), (20, 50.0)),
+        }
+        metrics |= {f"async/replica_{pusher}_examples_per_s": series((10, 50.0 - 30 * pusher)) for pusher in (0, 1)}
+    return Run(
+        f"run{number}", f"run{number}", number, {"parallel": "async" if served else "data"}, 0, "finished", 0.75, 25, 25, 1,
+        9.0, None, None, None, "", metrics,
+    )  # fmt: skip
+
+
+def findings(*runs: Run) -> Findings:
+    points = points_of(runs, "max")
+    return Findings(
+        "sweep",
+        "probe",
+        "",
+        "",
+        "",
+        METRIC,
+        "max",
+        {"parallel": "parallel"},
+        points,
+        points[0],
+        None,
+        None,
+        None,
+        0.0,
+        None,
+        2,
+    )
+
+
+def test_the_seconds_of_training_are_those_of_its_steps() -> None:
+    curve = replicas._against_time(run(0, served=True), METRIC)
+    assert [value for _, value in curve] == [0.5, 0.75]
+    assert [seconds for seconds, _ in curve] == pytest.approx([2 + 9, 2 + 9 + 5 + 0.5])
+
+
+def test_there_is_a_picture_only_where_a_run_had_parameter_servers() -> None:
+    assert replicas.draw(findings(run(0, served=False))) is None
+    assert replicas.draw(findings(run(0, served=False), run(1, served=True))) is not None
+
+
+def test_the_table_tells_what_servers_and_replicas_did() -> None:
+    table = replicas_table(findings(run(0, served=False), run(1, served=True)))
+    (row,) = table.rows
+    told = {column.name: cell.text for column, cell in zip(table.columns, row, strict=True)}
+    assert (told["parallel"], told["updates/s"], told["run"]) == ("async", "12", "run1")
+    assert told["MiB a step, pushed and pulled"] == "6"  # 60 in a point of 10 steps
+    assert (told["examples/s of the slowest replica"], told["of the fastest"]) == ("20", "50")
+    assert told["servers' busy share"] == ""  # not in this journal

@@ -1,0 +1,274 @@
+"""Code that is put back: the worktree is what the snapshot saw, and nothing leads out of it."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import hashlib
+import io
+import os
+import shutil
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments.core.errors import InputError
+from experiments.trial.code_restore import restored
+from experiments.trial.code_snapshot import snapshot
+from tests.support.clones import commit, git
+
+HOUSE = {"name": "lathe", "sha256": "0" * 64, "git_sha": None}
+"""What the first entry always is; that it says another sum is told, and its files are not touched."""
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkout with a package that is trusted by name."""
+    root = tmp_path / "my project"
+    (root / "minepkg").mkdir(parents=True)
+    git(root, "init", "-q")
+    (root / "minepkg" / "__init__.py").write_text("")
+    (root / "minepkg" / "net.py").write_text("scale = 1\n")
+    (root / "gone.py").write_text("x\n")
+    (root / "picture.bin").write_bytes(bytes(range(256)))
+    (root / ".gitignore").write_text("*.log\n__pycache__\n")
+    commit(root, "first")
+    monkeypatch.syspath_prepend(str(root))
+    return root
+
+
+def freeze(project: Path, folder: Path) -> list[dict[str, Any]]:
+    folder.mkdir(exist_ok=True)
+    return [HOUSE, snapshot(project, folder, [])]
+
+
+def state(root: Path) -> dict[str, tuple[object, ...]]:
+    """Kind, content and mode of every file that git does not ignore."""
+    names = set(git(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0")) - {""}
+    paths = [root / name for name in sorted(names) if os.path.lexists(root / name)]
+    return {
+        path.relative_to(root).as_posix(): ("link", os.readlink(path))
+        if path.is_symlink()
+        else (path.read_bytes(), path.stat().st_mode & 0o777)
+        for path in paths
+    }
+
+
+def dirty(root: Path) -> None:
+    """Everything that a working tree can differ by."""
+    (root / "minepkg" / "net.py").write_text("scale = 2\n")
+    (root / "gone.py").unlink()
+    (root / "picture.bin").write_bytes(bytes(reversed(range(256))))
+    (root / "staged new.py").write_text("staged\n")
+    git(root, "add", "staged new.py")
+    (root / "minepkg" / "ünt racked.py").write_text("untracked\n")
+    (root / "run.sh").write_text("#!/bin/sh\n")
+    (root / "run.sh").chmod(0o775)
+    (root / "link").symlink_to("minepkg/net.py")
+    (root / "left.log").write_text("ignored\n")
+
+
+def test_a_dirty_tree_is_put_back_and_its_sum_is_the_same(project: Path, tmp_path: Path) -> None:
+    dirty(project)
+    code, before = freeze(project, tmp_path / "code"), state(project)
+    git(project, "reset", "-q", "--hard")
+    git(project, "clean", "-q", "-fdx")
+    commit(project, "second")
+    after = state(project)
+    with restored(code, tmp_path / "code", ["minepkg"], tmp_path / "runs") as found:
+        worktree = found.roots[1]
+        assert worktree.name == "my project"
+        assert state(worktree) == before
+        assert found.on_path[1] == worktree
+        assert found.told == [
+            f"code: 'my project' restored at commit {code[1]['git_sha'][:12]} with its uncommitted changes; "
+            f"sha256 {code[1]['sha256'][:12]} is the run's"
+        ]
+        assert len(found.amiss) == 1
+        assert found.amiss[0].startswith("code: 'lathe' is no git checkout, and its sources have changed")
+    assert not worktree.exists()
+    assert state(project) == after
+    assert len(git(project, "worktree", "list").splitlines()) == 1
+
+
+def test_a_commit_that_nobody_has_merged_is_restored_for_a_file_that_is_trusted_alone(
+    project: Path, tmp_path: Path
+) -> None:
+    git(project, "checkout", "-q", "-b", "theirs")
+    (project / "minepkg" / "net.py").write_text("scale = 'a stranger'\n")
+    git(project, "commit", "-qam", "as a pull request that was fetched")
+    code = freeze(project, tmp_path / "code")
+    with restored(code, None, ["minepkg"], tmp_path / "runs", only_merged=True) as found:
+        assert len(found.roots) == 2  # it is what is checked out
+    git(project, "checkout", "-q", "-")
+    with (
+        pytest.raises(
+            InputError, match=r"is in .*, but nothing that is checked out there comes from it; .*--trust-code"
+        ),
+        restored(code, None, ["minepkg"], tmp_path / "runs", only_merged=True),
+    ):
+        pass
+    with restored(code, None, ["minepkg"], tmp_path / "runs") as found:
+        assert (found.roots[1] / "minepkg" / "net.py").read_text() == "scale = 'a stranger'\n"
+
+
+def test_the_users_git_settings_change_nothing(project: Path, tmp_path: Path) -> None:
+    hook = project / ".git" / "hooks" / "post-checkout"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text(f"#!/bin/sh\ntouch '{tmp_path}/hooked'\n")
+    hook.chmod(0o755)
+    (project / "minepkg" / "net.py").write_text("scale = 1 \n\n\n" * 9)
+    code = freeze(project, tmp_path / "code")
+    for name, value in {"diff.algorithm": "patience", "diff.context": "9", "apply.whitespace": "fix"}.items():
+        git(project, "config", name, value)
+    git(project, "config", "diff.noprefix", "true")
+    git(project, "checkout", "-q", "--", ".")
+    (tmp_path / "hooked").unlink(missing_ok=True)
+    with restored(code, tmp_path / "code", ["minepkg"], tmp_path / "runs") as found:
+        assert "is the run's" in found.told[0]
+    assert not (tmp_path / "hooked").exists()
+
+
+def test_an_exception_leaves_no_worktree_and_keeping_leaves_it(project: Path, tmp_path: Path) -> None:
+    code = freeze(project, tmp_path / "code")
+    with contextlib.suppress(KeyboardInterrupt), restored(code, None, ["minepkg"], tmp_path / "runs") as found:
+        assert found.roots[1].is_dir()
+        raise KeyboardInterrupt
+    assert not found.roots[1].exists()
+    assert len(git(project, "worktree", "list").splitlines()) == 1
+    with restored(code, None, ["minepkg"], tmp_path / "runs", keep=True) as found:
+        pass
+    assert (found.roots[1] / "minepkg" / "net.py").read_text() == "scale = 1\n"
+    git(project, "worktree", "remove", "--force", str(found.roots[1]))
+    shutil.rmtree(found.roots[1].parent.parent)
+
+
+def test_without_its_files_only_the_commit_is_put_back_and_that_is_told(project: Path, tmp_path: Path) -> None:
+    dirty(project)
+    code = freeze(project, tmp_path / "code")
+    with restored(code, None, ["minepkg"], tmp_path / "runs") as found:
+        assert (found.roots[1] / "gone.py").is_file()
+    assert found.amiss[1].endswith(f"{code[1]['git_sha'][:12]}, without the uncommitted changes of the run")
+
+
+def no_commit(code: dict[str, Any], folder: Path) -> None:
+    code["git_sha"] = "0123456789" * 4
+
+
+def an_option(code: dict[str, Any], folder: Path) -> None:
+    code["git_sha"] = "--upload-pack=x"
+
+
+def another_patch(code: dict[str, Any], folder: Path) -> None:
+    patch = folder / code["diff"]
+    patch.write_text(patch.read_text().replace("scale = 2", "scale = 3"))
+
+
+def no_patch(code: dict[str, Any], folder: Path) -> None:
+    (folder / code["diff"]).unlink()
+
+
+def a_cut_archive(code: dict[str, Any], folder: Path) -> None:
+    archive = folder / code["untracked"]
+    archive.write_bytes(archive.read_bytes()[:-20])
+
+
+def a_patch_elsewhere(code: dict[str, Any], folder: Path) -> None:
+    (folder.parent / "other.patch").write_bytes((folder / code["diff"]).read_bytes())
+    code["diff"] = "../other.patch"
+
+
+def a_name_that_leads_out(code: dict[str, Any], folder: Path) -> None:
+    code["name"] = "../my project"
+
+
+def a_patch_that_does_not_fit(code: dict[str, Any], folder: Path) -> None:
+    resum(code, folder, diff=(folder / code["diff"]).read_bytes().replace(b"-scale = 1", b"-scale = 7"))
+
+
+def a_patch_that_leads_out(code: dict[str, Any], folder: Path) -> None:
+    lines = ["diff --git a/../../out.py b/../../out.py", "new file mode 100644", "--- /dev/null", "+++ b/../../out.py"]
+    resum(code, folder, diff="\n".join([*lines, "@@ -0,0 +1 @@", "+x", ""]).encode())
+
+
+@pytest.mark.parametrize(
+    ("harm", "told"),
+    [
+        (no_commit, r"commit 0123456789\w+ of 'my project' is not in .*; `git -C .* fetch --all` brings it if"),
+        (an_option, r"commit --upload-pack=x of 'my project' is not in"),
+        (another_patch, r"what 'my project' had not committed was changed since"),
+        (no_patch, r"what 'my project' had not committed cannot be read: .*No such file"),
+        (a_cut_archive, r"what 'my project' had not committed cannot be read"),
+        (a_patch_elsewhere, r"'../other.patch' is no name of"),
+        (a_name_that_leads_out, r"'../my project' is no name of a checkout"),
+        (
+            a_patch_that_does_not_fit,
+            r"git cannot restore commit \w+ of 'my project': error: .*net.py: patch does not apply",
+        ),
+        (a_patch_that_leads_out, r"git cannot restore commit \w+ of 'my project': error: .*invalid path"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_what_is_not_what_was_frozen_is_refused(
+    harm: Callable[[dict[str, Any], Path], None], told: str, project: Path, tmp_path: Path
+) -> None:
+    dirty(project)
+    code = freeze(project, tmp_path / "code")
+    harm(code[1], tmp_path / "code")
+    with pytest.raises(InputError, match=told), restored(code, tmp_path / "code", ["minepkg"], tmp_path / "runs"):
+        pass
+    assert not list(tmp_path.rglob("out.py"))
+    assert len(git(project, "worktree", "list").splitlines()) == 1
+
+
+def resum(code: dict[str, Any], folder: Path, *, diff: bytes = b"", archive: bytes = b"") -> None:
+    """Make an entry that says what its files are, as a stranger could."""
+    (folder / "made.patch").write_bytes(diff)
+    (folder / "made-untracked.tar.gz").write_bytes(gzip.compress(archive))
+    code["diff"] = "made.patch" if diff else None
+    code["untracked"] = "made-untracked.tar.gz" if archive else None
+    code["sha256"] = hashlib.sha256(code["git_sha"].encode() + diff + archive).hexdigest()
+
+
+def member(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname, info.size = kind, target, 2 if kind == tarfile.REGTYPE else 0
+    return info
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        [member("../../out.py")],
+        [member("/tmp/lathe-test-out.py")],
+        [member(".git/hooks/out.py")],
+        [member("minepkg/.GIT/out.py")],
+        [member("door", tarfile.SYMTYPE, "../.."), member("door/out.py")],
+        [member("door", tarfile.SYMTYPE, "/tmp")],
+        [member("door", tarfile.LNKTYPE, "../../out.py")],
+        [member("pipe", tarfile.FIFOTYPE)],
+    ],
+    ids=["climbs", "absolute", "git", "git_in_capitals", "behind_a_link", "link_out", "hard_link", "pipe"],
+)
+def test_an_archive_writes_nothing_outside_the_worktree(
+    members: list[tarfile.TarInfo], project: Path, tmp_path: Path
+) -> None:
+    code = freeze(project, tmp_path / "code")
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for one in [*members, member("kept.py")]:
+            archive.addfile(one, io.BytesIO(b"x\n" if one.size else b""))
+    code[1]["dirty"] = True
+    resum(code[1], tmp_path / "code", archive=buffer.getvalue())
+    with restored(code, tmp_path / "code", ["minepkg"], tmp_path / "runs") as found:
+        scratch = found.roots[1].parent.parent
+        assert (found.roots[1] / "kept.py").read_text() == "x\n"
+        assert [path for path in scratch.rglob("out.py") if not path.is_relative_to(found.roots[1])] == []
+        assert not (found.roots[1] / "door").is_symlink()
+        assert not (found.roots[1] / "tmp").exists()
+    assert any("an untracked file was left out" in line for line in found.amiss)
+    assert not list(tmp_path.rglob("out.py"))
+    assert not Path("/tmp/lathe-test-out.py").exists()

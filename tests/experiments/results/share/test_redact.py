@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from experiments.results.share.redact import Scrubber, vocabulary
+from tests.support.stores import begin, make_run
+
+ME = Scrubber(
+    users=["zaphod", "Zaphod Beeblebrox", "max", "root", "jo"],
+    hosts=["gold7.heart.example.org", "localhost", "v"],
+    folders=["/home/zaphod/my work", "/scratch", "/tmp", "/"],
+    secrets=["swordfish-42", "abc"],
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "scrubbed"),
+    [
+        ("by zaphod", "by [user]"),
+        ("by Zaphod Beeblebrox, of course", "by [user], of course"),
+        ("ZAPHOD's run", "[user]'s run"),
+        ("zaphod_best and zaphods and azaphod", "[user]_best and zaphods and azaphod"),
+        ("on gold7, that is gold7.heart.example.org", "on [host], that is [host]"),
+        ("at 192.168.1.20 and db.corp:5432 and 8.8.8.8", "at [host] and [host]:5432 and 8.8.8.8"),
+        ("in /home/zaphod/my work/run 1", "in [folder]/run 1"),
+        ("in /scratch too, not in /scratches", "in [folder] too, not in /scratches"),
+        ("see /mnt/big/set.npz.", "see [folder]"),
+        ("see ~/notes.md or ~ford/x or file:///opt/it/x", "see [folder] or [folder] or [folder]"),
+        (r"see C:\Users\me\x.txt or \\nas\share", "see [folder] or [folder]"),
+        ("on host:/mnt/a/b and file:/home/jane/x and x:/home/jane/x", "on host:[folder] and [folder] and [folder]"),
+        ("C:/Users/jane/x and //fileserver/jane", "[folder] and [folder]"),
+        ("see a/home/jane and (x)/Users/jane", "see a[folder] and (x)[folder]"),
+        ("s3://jane-private/set and gs://jane/x", "[folder] and [folder]"),
+        ("ran on gpu-node17.cluster.example.edu", "ran on [host]"),
+        ("mail zaphod@example.org", "mail [address]"),
+        ("the word is swordfish-42!", "the word is ***!"),
+        ("token ghp_" + "a1" * 15, "token ***"),
+        ("--pass" + "word='opensesame'", "--***"),
+        ("\u202eevil\x1b[2J", "evil[2J"),
+    ],
+)
+def test_what_tells_of_someone_is_replaced_by_its_kind(text: str, scrubbed: str) -> None:
+    assert ME.text(text) == scrubbed
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "the square root of max_steps, by max",
+        "train/loss_nats and/or val/accuracy_top1, 3/4 of it at 10 steps/s",
+        "see https://arxiv.org/abs/1412.6980 and doi:10.1038/323533a0",
+        "abc on localhost, jo",
+        "freeze layer1.block.weight of resnet18.net, see https://www2.lab.example.org/a and torch 2.13.0",
+        "lr=1e-3, betas=(0.9, 0.999) ~ what the paper has",
+        "two lines\nand\ta tab, a family \U0001f468\u200d\U0001f469\u200d\U0001f467",
+    ],
+)
+def test_what_tells_of_nobody_stays(text: str) -> None:
+    assert ME.text(text) == text
+
+
+def test_of_overlapping_findings_nothing_is_left() -> None:
+    assert ME.text("/home/zaphod/gold7/swordfish-42 zaphod") == "[folder] [user]"
+
+
+def test_in_code_only_what_is_known_counts() -> None:
+    code = "#!/usr/bin/env python\nURL = '/api/v1/runs'\nAUTHOR = 'someone@example.org'\n"
+    assert ME.findings(code)
+    assert ME.known(code) == []
+    assert [finding.kind for finding in ME.known(f"{code}DATA = '/home/zaphod/my work'\n")] == ["user", "folder"]
+
+
+def test_words_of_the_configurations_are_no_names() -> None:
+    assert {"max", "adam", "lenet", "data", "local"} <= vocabulary()
+    assert not {"zaphod", "ginsparg", "beeblebrox"} & vocabulary()
+
+
+def test_a_scrubber_of_a_run_knows_its_machines_and_this_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("USER", "trillian")
+    monkeypatch.setenv("HOME", "/home/trillian")
+    monkeypatch.setenv("SLURMD_NODENAME", "magrathea12")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://arthur:" + "tea@mice.example.org/mlflow")
+    monkeypatch.setenv("TEA_PASSWORD", "no tea at all")
+    monkeypatch.setattr(socket, "gethostname", lambda: "deep-thought.example.org")
+    trial = make_run(tmp_path)
+    begin(trial).close()
+    scrubber = Scrubber.of(trial)
+    told = f"trillian /home/trillian magrathea12 mice.example.org deep-thought {trial.folder} 'no tea at all'"
+    assert scrubber.text(told) == "[user] [folder] [host] [host] [host] [folder] '***'"

@@ -1,0 +1,474 @@
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from experiments.cli.main import main
+from experiments.core.errors import InputError
+from experiments.results.share.share import MOST_POINTS, thinned
+from experiments.results.share.shared_file import read
+from experiments.run.checkpoint import Checkpoints
+from experiments.run.metric_series import of_run
+from experiments.trial.record import of_trial
+from experiments.trial.resume import changes
+from experiments.trial.trial import Trial, find
+
+# Words of someone, put together here so that they stand in no file: a search for them finds what a run has told.
+USER, NAME, HOST = "zaphod" + "b42", "Zaphod" + " Beeble" + "brox", "gold" + "7x"
+SECRET, PASSWORD, KEY = "swordfish" + "-of-42", "no-tea" + "-at-all9", "towel" + "0123456789abcdef"
+PLANTED = (USER, NAME, HOST, SECRET, PASSWORD, KEY, "magra" + "thea", "mice" + "-lab")
+NET = "from modules.model.lenet import LeNet\n\n\nclass Net(LeNet):\n    pass\n"
+
+
+@dataclass
+class Desk:
+    """Somebody's folder with a checkout of their own, the run that they made there, and their environment."""
+
+    folder: Path
+    environment: dict[str, str]
+    trial: Trial
+
+    def lathe(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return lathe(self.folder, self.environment, *words)
+
+
+def lathe(folder: Path, environment: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-P", "-m", "experiments.cli", *words]
+    return subprocess.run(
+        command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120,
+        check=False,
+    )  # fmt: skip
+
+
+def git(folder: Path, *args: str) -> None:
+    identity = ["-c", f"user.name={NAME}", "-c", f"user.email={USER}@example.org"]
+    subprocess.run(["git", *identity, "-C", str(folder), *args], check=True, capture_output=True)
+
+
+def checkout(folder: Path) -> None:
+    """A repository with a package of one model, and things in it that nobody has committed."""
+    package = folder / "heartofgold"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "net.py").write_text(NET)
+    git(folder, "init", "-q", "-b", f"{USER}/idea")
+    git(folder, "add", ".")
+    git(folder, "commit", "-q", "-m", "first")
+    (package / "net.py").write_text(NET + "\n\nDRIVE = 'improbable'\n")
+    (package / "extra.py").write_text("ANSWER = 42\n")
+    (package / "keys.py").write_text(f"api_key = '{KEY}'\n")
+    (folder / ".env").write_text(f"PASSWORD={PASSWORD}\n")
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
+    """A run of 20 steps, by someone whose names stand wherever a run may hold them."""
+    home = tmp_path_factory.mktemp("homes") / USER
+    folder = home / f"{USER}-ship"
+    checkout(folder)
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "LATHE_", "MLFLOW_"))
+    }
+    environment |= {
+        "USER": USER, "LOGNAME": USER, "HOME": str(home), "HOSTNAME": HOST, "SLURMD_NODENAME": f"{HOST}.magra" + "thea.org",
+        "TEA_PASSWORD": SECRET, "MLFLOW_TRACKING_URI": "http://mice" + "-lab:5000", "LATHE_DATA": str(home / "data"),
+    }  # fmt: skip
+    note = f"By {USER} ({USER}@example.org) on {HOST}; see {home}/log.txt and ~/x/y, the word is {SECRET}."
+    done = lathe(
+        folder, environment, "run", "--trust", "heartofgold", "model._target_=heartofgold.net.Net", "max_steps=20",
+        "eval_every_steps=10", "log_every_steps=2", "checkpoint.best_metric=train/learning_rate", "tracking=off",
+        f"name={USER}/best", f"note='{note}'", f"+tags.{USER}='{home}/here'", f"+tags.where={HOST}",
+        f"runs_dir={home}/runs", f"data_root={home}/data", "checkpoint.best_metric=val/loss_nats",
+        "checkpoint.best_mode=max",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    trial = find("", home / "runs")
+    told = yaml.safe_load((trial.folder / "provenance.yaml").read_text())
+    # The house's own checkout is left to its own: while it is worked on it may hold anything.
+    told["code"] = [entry for entry in told["code"] if entry["name"] == folder.name]
+    (trial.folder / "provenance.yaml").write_text(yaml.safe_dump(told))
+    return Desk(folder, environment, Trial(trial.folder))
+
+
+@pytest.fixture(scope="module")
+def files(desk: Desk, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what was shared of it: it.yaml and it.tar.gz."""
+    folder = tmp_path_factory.mktemp("shared")
+    for name, flags in (("it.yaml", []), ("it.tar.gz", ["--bundle"])):
+        done = desk.lathe(
+            "share", desk.trial.id, "-o", str(folder / name), "--runs-dir", str(desk.trial.runs_dir), *flags
+        )
+        assert done.returncode == 0, done.stderr
+        assert f"{name}: " in done.stdout
+    return folder
+
+
+def contents(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Every name and content in a file, of archives in it too."""
+    content = path.read_bytes()
+    yield from unpacked(path.name, content)
+
+
+def unpacked(name: str, content: bytes) -> Iterator[tuple[str, bytes]]:
+    yield name, content
+    if name.endswith(".tar.gz"):
+        tar = gzip.decompress(content)
+        yield f"{name} unpacked", tar
+        with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
+            for info in archive:
+                file = archive.extractfile(info)
+                yield from unpacked(info.name, file.read() if file else b"")
+
+
+@pytest.mark.parametrize("name", ["it.yaml", "it.tar.gz"])
+def test_nothing_of_its_maker_goes_out(name: str, files: Path, desk: Desk) -> None:
+    held = dict(contents(files / name))
+    words = [*PLANTED, str(desk.trial.folder), str(desk.folder)]
+    for place, content in held.items():
+        for word in words:
+            assert word.lower().encode() not in content.lower(), f"{word} stands in {place}"
+        assert not re.search(rb"(?<![\w/.])(/home|/tmp|/root|/Users)/\w", content), place
+        if content.isascii() and len(socket.gethostname()) > 2:
+            assert not re.search(rb"(?<![\w-])%b(?![\w-])" % socket.gethostname().encode(), content), place
+    assert ("heartofgold/extra.py" in held) == (name == "it.tar.gz")
+    assert not {"heartofgold/keys.py", ".env"} & held.keys()
+
+
+def test_the_search_finds_what_is_planted(desk: Desk) -> None:
+    """What a run folder itself holds, and a shared file must not."""
+    held = b"".join(path.read_bytes() for path in desk.trial.folder.glob("*.yaml"))
+    assert [word for word in (USER, HOST, SECRET) if word.encode() not in held] == []
+
+
+def test_a_shared_file_is_read_by_people(files: Path, desk: Desk) -> None:
+    written = (files / "it.yaml").read_text()
+    head, _, body = written.partition("\n\n")
+    assert "#   lathe run --from it.yaml --trust heartofgold" in head
+    assert re.search(r"^# It came to test/accuracy_top1 0\.\d+, .* at step 20\.$", head, re.MULTILINE)
+    keys = re.findall(r"^(\w+):", body, re.MULTILINE)
+    assert keys == [
+        "lathe_share", "name", "note", "how_to_run", "configuration", "trial_id", "overrides", "code", "environment",
+        "data", "seeds", "expected", "bundle",
+    ]  # fmt: skip
+    assert "  model:\n    _target_: heartofgold.net.Net\n    image_shape: [1, 8, 8]\n" in body
+    assert "\n      steps: [1, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20]\n      values: [" in body
+    assert max(map(len, written.splitlines())) < 160
+
+
+def test_what_is_shared_is_the_run(files: Path, desk: Desk) -> None:
+    shared, trial = read(files / "it.yaml"), desk.trial
+    assert shared.trial_id == trial.id
+    assert shared.warnings == []
+    assert shared.name == "[user]-best"
+    assert shared.note == "By [user] ([address]) on [host]; see [folder] and [folder], the word is ***."
+    assert shared.configuration["tags"] == {"[user]": "[folder]", "where": "[host]"}
+    kept = {key: value for key, value in trial.config.items() if key in shared.configuration and key in COMPARED}
+    assert {key: shared.configuration[key] for key in kept} == kept
+    assert dict(shared.expected) == of_run(trial.folder)
+    assert shared.record().data["splits"] == of_trial(trial).data["splits"]
+    assert [*shared.overrides][:2] == ["model._target_=heartofgold.net.Net", "max_steps=20"]
+    assert not [word for word in shared.overrides if re.match(r"runs_dir|data_root|tracking", word)]
+
+
+COMPARED = (
+    "seed",
+    "max_steps",
+    "model",
+    "data",
+    "objective",
+    "evaluator",
+    "optimizer",
+    "schedule",
+    "parallel",
+    "checkpoint",
+)
+
+
+def test_a_bundle_has_the_code_and_the_best_weights(files: Path, desk: Desk) -> None:
+    held = dict(contents(files / "it.tar.gz"))
+    best, latest = (Checkpoints(desk.trial.folder, 1).best(), Checkpoints(desk.trial.folder, 1).latest())
+    assert best is not None
+    assert latest is not None
+    assert best.step < latest.step
+    assert held["weights/model.safetensors"] == (best.folder / "model.safetensors").read_bytes()
+    (entry,) = desk.trial.provenance["code"]
+    (shared,) = read(files / "it.tar.gz").code
+    assert (shared["sha256"], shared["git_sha"]) == (entry["sha256"], entry["git_sha"])
+    assert b"branch:" not in held["it.tar.gz unpacked"]
+    assert b"+DRIVE = 'improbable'" in held[f"code/{shared['diff']}"]
+
+
+def test_another_person_gets_the_same_metrics_bit_for_bit(
+    files: Path, desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = {**os.environ, "LATHE_RUNS": str(tmp_path / "runs"), "HOME": str(tmp_path)}
+    words = ["run", "--from", str(files / "it.yaml"), "--trust", "heartofgold", "tracking=off"]
+    done = lathe(desk.folder, environment, *words)
+    assert done.returncode == 0, done.stderr
+    trial = find(desk.trial.id, tmp_path / "runs")
+    assert trial.id == desk.trial.id
+    assert of_run(trial.folder) == of_run(desk.trial.folder)
+    assert trial.provenance["source"] == desk.trial.id
+    monkeypatch.syspath_prepend(str(desk.folder))
+    assert changes(trial, ["batch_size_eval=100"], ["heartofgold"]) == {"batch_size_eval": 100}
+    with pytest.raises(InputError, match="a resume changes only"):
+        changes(trial, ["optimizer=sgd"])
+
+
+def test_another_person_is_told_of_other_code(files: Path, desk: Desk, tmp_path: Path) -> None:
+    checkout(tmp_path / "ship")
+    (tmp_path / "ship" / "heartofgold" / "extra.py").write_text("ANSWER = 43\n")
+    environment = {**os.environ, "LATHE_RUNS": str(tmp_path / "runs")}
+    words = ["run", "--from", str(files / "it.tar.gz"), "--trust", "heartofgold", "tracking=off", "max_steps=1"]
+    done = lathe(tmp_path / "ship", environment, *words)
+    assert done.returncode == 0, done.stderr
+    commit = desk.trial.provenance["code"][0]["git_sha"][:12]
+    told = f"warning: the code here is not that of 'user-ship' as it was shared (commit {commit}, with changes)"
+    assert told in done.stdout.replace("\n", " ")
+
+
+def test_code_of_a_stranger_is_not_trusted_for_being_in_a_file(
+    files: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", "--from", str(files / "it.tar.gz")]) == 2
+    assert "if you trust the code of 'heartofgold', add `--trust heartofgold`" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_shared_file_goes_to_a_cluster_by_two_overrides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], files: Path
+) -> None:
+    written = (files / "it.yaml").read_text().replace("heartofgold.net.Net", "modules.model.lenet.LeNet")
+    (tmp_path / "it.yaml").write_text(written)
+    monkeypatch.chdir(tmp_path)
+    words = ["hardware=cpu_partition", "launcher=slurm", "launcher.dry=true", "name=far"]
+    assert main(["run", "--from", "it.yaml", *words]) == 0
+    shown = capsys.readouterr()
+    assert "#SBATCH --job-name=far\n" in shown.out
+    assert "1 trials, 1 tasks of 1 nodes" in shown.err
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 199, 200, 201, 399, 5000])
+def test_thinning_keeps_the_first_and_the_last_and_spreads_the_rest(count: int) -> None:
+    points = [(step, step / 7) for step in range(3, 3 + count)]
+    kept = thinned(points)
+    assert len(kept["steps"]) == min(count, MOST_POINTS)
+    assert list(zip(kept["steps"], kept["values"], strict=True)) == [
+        point for point in points if point[0] in kept["steps"]
+    ]
+    assert kept["steps"][:1] + kept["steps"][-1:] == [step for step, _ in points[:1] + points[-1:]]
+    gaps = [after - before for before, after in zip(kept["steps"], kept["steps"][1:], strict=False)]
+    assert max(gaps, default=1) - min(gaps, default=1) <= 1
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["-o", "here"], "-o here is a folder; write -o here/NAME.yaml"),
+        (["-o", "there.yaml"], "-o there.yaml is there already; choose another name, or add --force"),
+        (["-o", "no/x.yaml"], "-o no/x.yaml: there is no folder no; make it first"),
+        (["-o", "x.yaml", "--bundle"], "-o x.yaml: --bundle writes an archive; write -o x.tar.gz"),
+        (["-o", "x.tar.gz"], "-o x.tar.gz: an archive comes of --bundle; add it, or write -o NAME.yaml"),
+    ],
+)
+def test_a_name_that_cannot_be_meant_is_told(
+    words: list[str], told: str, desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    (tmp_path / "there.yaml").write_text("mine\n")
+    assert main(["share", str(desk.trial.folder), *words]) == 2
+    assert capsys.readouterr().err == f"InputError: the command has a problem:\n  - {told}\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["here", "there.yaml"]
+    assert (tmp_path / "there.yaml").read_text() == "mine\n"
+
+
+def test_force_writes_over_what_is_there(desk: Desk, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "there.yaml").write_text("mine\n")
+    assert main(["share", str(desk.trial.folder), "-o", str(tmp_path / "there.yaml"), "--force"]) == 0
+    assert read(tmp_path / "there.yaml").trial_id == desk.trial.id
+    assert [path.name for path in tmp_path.iterdir()] == ["there.yaml"]
+
+
+@pytest.fixture
+def copied(desk: Desk, tmp_path: Path) -> Trial:
+    """The run, to be spoiled."""
+    shutil.copytree(desk.trial.folder, tmp_path / "runs" / "single" / "it")
+    return Trial(tmp_path / "runs" / "single" / "it")
+
+
+def spoil(trial: Trial, file: str, before: str, after: str) -> None:
+    written = (trial.folder / file).read_text()
+    assert before in written
+    (trial.folder / file).write_text(written.replace(before, after, 1))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        (
+            "label_smoothing_prob: 0.0",
+            "path: /scratch/x/y",
+            "objective.path=/scratch/x/y holds a folder of this machine",
+        ),
+        ("label_smoothing_prob: 0.0", f"by: {USER}_set", f"objective.by={USER}_set holds a user's name"),
+        ("label_smoothing_prob: 0.0", f"key: ghp_{'a1' * 12}", "objective.key=*** holds a secret"),
+        ("heartofgold.net.Net", f"{USER}.net.Net", f"model._target_={USER}.net.Net holds a user's name"),
+    ],
+)
+def test_what_the_result_depends_on_is_refused_and_not_changed(
+    before: str, after: str, told: str, copied: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setenv("USER", USER)
+    spoil(copied, "trial.yaml", before, after)
+    assert main(["share", str(copied.folder), "-o", str(tmp_path / "it.yaml")]) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith(
+        f"InputError: what is to be shared has a problem:\n  - {told}, which a shared file must not tell;"
+    )
+    assert not (tmp_path / "it.yaml").exists()
+
+
+def test_a_name_of_a_metric_that_tells_of_its_maker_is_refused(
+    copied: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("USER", USER)
+    journal = copied.folder / "attempts" / "1" / "journal.jsonl"
+    journal.write_text(journal.read_text().replace("val/accuracy_top1", f"val/{USER}_score"))
+    assert main(["share", str(copied.folder), "-o", str(tmp_path / "it.yaml")]) == 2
+    told = "# It came to test/accuracy_top1 .+, val/\\[user\\]_score .+ would tell a user's name, which a shared file must not"
+    assert re.search(told, capsys.readouterr().err)
+    assert not (tmp_path / "it.yaml").exists()
+
+
+def test_the_name_of_the_file_may_tell_of_its_maker_and_its_content_does_not(
+    copied: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("USER", USER)
+    assert main(["share", str(copied.folder), "-o", str(tmp_path / f"of {USER}.yaml")]) == 0
+    written = (tmp_path / f"of {USER}.yaml").read_text()
+    assert "- lathe run --from FILE --trust heartofgold\n" in written
+    assert USER not in written
+
+
+def test_uncommitted_code_that_tells_of_its_maker_stays(
+    copied: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("USER", USER)
+    patch = copied.folder / "code" / copied.provenance["code"][0]["diff"]
+    patch.write_bytes(patch.read_bytes().replace(b"improbable", USER.encode()))
+    assert main(["share", str(copied.folder), "-o", str(tmp_path / "it.tar.gz"), "--bundle"]) == 2
+    shown = capsys.readouterr().err
+    assert re.search(r"heartofgold/net.py, line \d+ of what is not committed tells a user's name", shown)
+    assert not (tmp_path / "it.tar.gz").exists()
+
+
+def plant(trial: Trial, name: str, content: bytes) -> None:
+    """Put a file into what git did not know."""
+    packed = trial.folder / "code" / trial.provenance["code"][0]["untracked"]
+    buffer = io.BytesIO(gzip.decompress(packed.read_bytes()))
+    with tarfile.open(fileobj=buffer, mode="a") as archive:
+        info = tarfile.TarInfo(name)
+        info.size = len(content)
+        archive.addfile(info, io.BytesIO(content))
+    packed.write_bytes(gzip.compress(buffer.getvalue()))
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (
+            f"# caf\xe9\nAUTHOR = '{USER}'\n".encode("latin1"),
+            "a.bin, line 2 of what is not committed tells a user's name",
+        ),
+        (f"USER={USER}\n".encode("utf-16"), "a.bin, line 1 of what is not committed tells a user's name"),
+        (b"\x89PNG\0AKIA" + b"ABCDEFGHIJKLMNOP", "a.bin of what is not committed tells a secret"),
+        (gzip.compress(USER.encode(), mtime=0), "a.bin of what is not committed is packed or binary"),
+    ],
+    ids=["latin1", "utf16", "binary", "packed"],
+)
+def test_nothing_goes_out_in_a_file_that_is_no_plain_text(
+    content: bytes, told: str, copied: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setenv("USER", USER)
+    plant(copied, "a.bin", content)
+    assert main(["share", str(copied.folder), "-o", str(tmp_path / "it.tar.gz"), "--bundle"]) == 2
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "it.tar.gz").exists()
+
+
+def test_nothing_goes_out_in_a_picture_that_git_has_packed(
+    copied: Trial, desk: Desk, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    repository = tmp_path / "ship"
+    repository.mkdir()
+    (repository / "a.png").write_bytes(b"\x89PNG\0")
+    git(repository, "init", "-q")
+    git(repository, "add", ".")
+    git(repository, "commit", "-q", "-m", "first")
+    (repository / "a.png").write_bytes(b"\x89PNG\0" + USER.encode())
+    patch = subprocess.run(["git", "-C", str(repository), "diff", "--binary"], check=True, capture_output=True).stdout
+    (copied.folder / "code" / copied.provenance["code"][0]["diff"]).write_bytes(patch)
+    assert main(["share", str(copied.folder), "-o", str(tmp_path / "it.tar.gz"), "--bundle"]) == 2
+    assert "a.png of what is not committed is packed or binary, so that it cannot" in capsys.readouterr().err
+    assert not (tmp_path / "it.tar.gz").exists()
+
+
+def test_names_of_other_files_of_its_maker_stay(copied: Trial, tmp_path: Path) -> None:
+    """The hardware by its file, and the folder of configurations that it lies in."""
+    told = yaml.safe_load((copied.folder / "provenance.yaml").read_text())
+    told["overrides"] += ["hardware=acme_secretlab_h100", "hardware.cpu_threads=1"]
+    told["config_dirs"] = ["/x/acme_secretlab"]
+    told["code"].append({"name": "acme_secretlab", "sha256": "0" * 64, "git_sha": None})
+    (copied.folder / "provenance.yaml").write_text(yaml.safe_dump(told))
+    assert main(["share", str(copied.folder), "-o", str(tmp_path / "it.yaml")]) == 0
+    assert "secretlab" not in (tmp_path / "it.yaml").read_text()
+    shared = read(tmp_path / "it.yaml")
+    assert [entry["name"] for entry in shared.code][1:] == ["configurations-1"]
+    assert "hardware.cpu_threads=1" in shared.overrides
+
+
+def test_a_picture_goes_out_with_a_warning(copied: Trial, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plant(copied, "a.png", b"\x89PNG\0")
+    told = yaml.safe_load((copied.folder / "provenance.yaml").read_text())
+    (entry,) = told["code"]
+    held = (copied.folder / "code" / entry["untracked"]).read_bytes()
+    patch = (copied.folder / "code" / entry["diff"]).read_bytes()
+    entry["sha256"] = hashlib.sha256(entry["git_sha"].encode() + patch + gzip.decompress(held)).hexdigest()
+    (copied.folder / "provenance.yaml").write_text(yaml.safe_dump(told))
+    assert main(["share", str(copied.folder), "-o", str(tmp_path / "it.tar.gz"), "--bundle"]) == 0
+    assert "warning: a.png of what is not committed goes out and is no text" in capsys.readouterr().out
+
+
+def test_a_bundle_of_a_run_without_weights_is_refused(
+    copied: Trial, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(copied.folder / "checkpoints")
+    assert main(["share", str(copied.folder), "-o", str(tmp_path / "it.tar.gz"), "--bundle"]) == 2
+    assert "run 'it' has no checkpoint to bundle; leave --bundle out" in capsys.readouterr().err
+
+
+def test_a_run_that_has_not_ended_is_shared_with_a_warning(
+    copied: Trial, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (copied.folder / "outcome.json").unlink()
+    assert main(["share", str(copied.folder), "-o", str(tmp_path / "it.yaml")]) == 0
+    assert "warning: run it is not finished" in capsys.readouterr().out

@@ -1,0 +1,71 @@
+"""Two people: one shares a run from her clone, the other reproduces it in his, in another virtual environment."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from experiments.run import metric_series as streams
+from tests.experiments.results.reproduce.test_reproduce import MODEL, OPTION, SMALL, verdict
+from tests.support.clones import Clone, clone, commit, git
+from tests.support.stores import sql
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def hers(tmp_path_factory: pytest.TempPathFactory) -> Clone:
+    return clone(tmp_path_factory.mktemp("hers"))
+
+
+@pytest.fixture
+def his(hers: Clone, tmp_path: Path) -> Clone:
+    """His clone of what she has committed, which he works on; an environment and a home of his own."""
+    root, home, venv = tmp_path / "lathe", tmp_path / "home", tmp_path / "venv"
+    home.mkdir()
+    git(tmp_path, "clone", "-q", "--shared", str(hers.root), str(root))
+    readme = root / "README.md"
+    readme.write_text(readme.read_text() + "his own\n")
+    commit(root, "his own")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True)
+    packages = venv / f"lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
+    # As if both were installed here; nested .pth files are not followed, so that her checkout is not on his path.
+    (packages / "installed.pth").write_text(f"{sysconfig.get_path('purelib')}\n{root}\n")
+    return Clone(
+        root, home, str(venv / "bin/python"), {"PYTHONPATH": "", "HOME": str(home), "XDG_CONFIG_HOME": str(home)}
+    )
+
+
+def test_a_file_is_enough_where_all_is_committed(hers: Clone, his: Clone) -> None:
+    hers.lathe("run", "model=softmax", *SMALL, "tracking=off")
+    run, file = hers.runs()[-1], his.home / "softmax.yaml"
+    hers.lathe("share", run.name, "-o", str(file))
+    printed = his.lathe("reproduce", str(file))
+    assert "restored at commit" in printed
+    assert "identical: " in printed
+    assert streams.of_run(his.runs()[-1]) == streams.of_run(run)
+    assert verdict(his.runs()[-1])["reproduces"]["file"] == "softmax.yaml"
+    assert len(his.worktrees()) == 1
+    told = dict(sql(his.home / "runs" / "mlflow.db", "select key, value from tags where key like 'lathe.%'"))
+    assert (told["lathe.verdict"], told["lathe.reproduces"]) == ("identical", "softmax.yaml")
+
+
+def test_uncommitted_code_comes_in_a_bundle_and_runs_when_it_is_trusted(hers: Clone, his: Clone) -> None:
+    (hers.root / "modules/model/my_model.py").write_text(MODEL)
+    (hers.root / "conf/model/my_model.yaml").write_text(OPTION)
+    hers.lathe("run", "model=my_model", *SMALL, "tracking=off")
+    run, file = hers.runs()[-1], his.home / "mine.tar.gz"
+    hers.lathe("share", run.name, "--bundle", "-o", str(file))
+    refused = his.lathe("reproduce", str(file), code=2)
+    assert "modules.model.my_model" in refused
+    assert "the uncommitted code in mine.tar.gz is not used; --trust-code uses it" in refused
+    assert his.runs() == []
+    printed = his.lathe("reproduce", str(file), "--trust-code")
+    assert "with its uncommitted changes; sha256" in printed
+    assert "identical: " in printed
+    assert streams.of_run(his.runs()[-1]) == streams.of_run(run)
+    assert not (his.root / "modules/model/my_model.py").exists()

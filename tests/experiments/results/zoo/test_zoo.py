@@ -1,0 +1,160 @@
+"""The command `lathe zoo`, from headers to a measured page."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from experiments.cli.main import main
+from experiments.config.compose import compose
+from experiments.results.report.metric_history import read
+from experiments.results.zoo.measure import Terms, _begun, _steps_in
+from experiments.results.zoo.record import Record, Records, Refusal
+from experiments.results.zoo.rows import Row
+from experiments.run.journal import Journal
+from experiments.trial.trial import trial_id
+from tests.support.workers import make_sweep
+
+ROOT = Path(__file__).parents[4]
+TINY = """# @package _global_
+# Question: does a tenth of a training learn a little?
+# Measure: test/accuracy_top1 0.99 to 1.0
+defaults: [override /model: softmax, _self_]
+name: tiny
+max_steps: 40
+eval_every_steps: 20
+checkpoint: {every_steps: 20}
+"""
+
+
+def test_the_committed_page_is_what_the_headers_and_the_records_give(capsys: pytest.CaptureFixture[str]) -> None:
+    code = main(["zoo", "--check", "--page", str(ROOT / "docs" / "zoo.md")])
+    assert capsys.readouterr().err == ""
+    assert code == 0
+
+
+@pytest.mark.slow
+def test_rows_are_measured_and_what_cannot_be_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LATHE_DATA", "/nowhere/data")
+    mine = tmp_path / "mine" / "experiment"
+    mine.mkdir(parents=True)
+    (mine / "tiny.yaml").write_text(TINY)
+    records = Records(Path("zoo.md"))
+    base = ["zoo", "--config-dir", "mine", "--page", "zoo.md"]
+    run = [*base, "--run", "--seeds", "2", "tracking=off"]
+
+    assert main([*run, "tiny", "alexnet_imagenet"]) == 0
+    told = capsys.readouterr().out
+    found = records.find("tiny")
+    assert isinstance(found, Record)
+    assert (found.seeds, found.steps, found.is_whole, found.overrides) == ([0, 1], 40, True, [])
+    assert found.values[0] != found.values[1]
+    assert found.curve_steps == [20, 40]
+    assert [len(curve) for curve in found.curves] == [2, 2]
+    assert all(cpu_s > 0 for cpu_s in found.cpu_s)
+    assert "a run; its header expects 0.99 to 1\n" in told
+    assert isinstance(records.find("alexnet_imagenet"), Refusal)
+    assert "alexnet_imagenet: not measured: its data is not here: data.folder=imagenet;" in told
+    assert "1 measured, 1 not measured; zoo.md" in told
+
+    assert main([*run, "tiny"]) == 0  # it stands: nothing is run
+    assert "tiny: measured on" in capsys.readouterr().out
+    assert main([*base, "--check"]) == 0
+    (mine / "tiny.yaml").write_text(TINY.replace("a little?", "much?"))
+    assert main([*base, "--check"]) == 1
+    assert "zoo.md is not what the headers and the records give" in capsys.readouterr().err
+    assert main([*base, "--write"]) == 0
+    assert "Does a tenth of a training learn much?" in Path("zoo.md").read_text()
+    (mine / "tiny.yaml").write_text(TINY.replace("max_steps: 40", "max_steps: 50"))
+    capsys.readouterr()
+    assert main([*base, "tiny"]) == 0
+    assert "its configuration has changed since" in " ".join(capsys.readouterr().out.replace("│", " ").split())
+
+    (mine / "tiny.yaml").write_text(TINY.replace("test/accuracy_top1", "test/nothing"))
+    assert (
+        main([*run, "tiny", "alexnet_imagenet"]) == 1
+    )  # the others are gone on with; what was trained need not be again
+    told = capsys.readouterr().out
+    assert "tiny: failed: it measures no test/nothing, which its header names; known: test/accuracy_top1," in told
+    assert "1 not measured, 1 failed; zoo.md" in told
+    assert records.find("tiny") == found
+
+
+def test_what_will_be_measured_is_said_first_and_sigterm_ends_it_as_ctrl_c_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def measured(row: Row, terms: Terms) -> Record:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("it goes on")
+
+    monkeypatch.setattr("experiments.results.zoo.zoo.measure", measured)
+    monkeypatch.setenv("LATHE_DATA", "/nowhere/data")
+    words = ["digits_lenet", "mnist_softmax", "--run", "--page", str(tmp_path / "zoo.md")]
+    assert main(["zoo", *words, "--seeds", "2", "--budget", "10m"]) == 1
+    told = capsys.readouterr()
+    assert told.out.splitlines() == [
+        "measures 1 of 2 rows with 2 seeds, about 10 min a run at most after a short try, 20 min in all if none is "
+        "beside another: digits_lenet; Ctrl-C ends it, and said again it goes on",
+        "[1/2] digits_lenet: test/accuracy_top1 of 2 seeds",
+    ]
+    assert told.err == "interrupted\n"
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert main(["zoo", *words]) == 1
+    assert "with 3 seeds, each run to its end, which --budget" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("overrides", "is_told"),
+    [(["model.dropout_prob=0.4"], False), (["model.dropout_prob=0.3"], True), (["model.of_then=1"], True)],
+)
+def test_a_row_that_was_measured_with_overrides_is_out_of_date_as_any_other(
+    tmp_path: Path, overrides: list[str], is_told: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    committed = Records(ROOT / "docs" / "zoo.md").find("digits_lenet")
+    assert isinstance(committed, Record)
+    trial = trial_id(compose(["experiment=digits_lenet", "model.dropout_prob=0.4"]).config)
+    page = tmp_path / "zoo.md"
+    Records(page).keep(replace(committed, trial=trial, overrides=overrides))
+    assert main(["zoo", "digits_lenet", "--page", str(page)]) == 0
+    told = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert ("its configuration has changed since" in told) is is_told
+
+
+def test_a_budget_has_room_for_the_steps_beside_start_and_evaluations(tmp_path: Path) -> None:
+    """Twenty steps of 0.5 s and an evaluation of 3 s, in 15 s all told."""
+    with Journal(tmp_path / "attempts" / "1" / "journal.jsonl") as journal:
+        journal.state("running", step=0, attempt=1)
+        journal.metrics(20, {"perf/step_time_ms": 500.0})
+        journal.metrics(20, {"val/loss_nats": 1.0})
+    _set_times(tmp_path, [100.0, 112.0, 115.0])
+    history = read(tmp_path)
+    assert history.took_s == 15.0
+    assert _steps_in(budget_s=60.0, history=history, folder=tmp_path, evaluations=5) == int((60 - 5 - 4 * 3) / 0.5)
+
+
+def _set_times(folder: Path, times: list[float]) -> None:
+    import json
+
+    path = folder / "attempts" / "1" / "journal.jsonl"
+    events = [json.loads(line) for line in path.read_text().splitlines()]
+    told = [{**event, "time": time} for event, time in zip(events, times, strict=True)]
+    path.write_text("".join(json.dumps(event) + "\n" for event in told))
+
+
+def test_a_row_goes_on_with_the_sweep_of_the_very_same_trials(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path, [{}], name="zoo-tiny", seeds=2)
+    other = make_sweep(tmp_path, [{}], "max_steps=50", name="zoo-tiny", seeds=2)
+    trials = set(sweep.ledger().look().entries)
+    assert len(trials) == 2
+    found = _begun(tmp_path, "zoo-tiny", trials)
+    assert found is not None
+    assert found.folder == sweep.folder
+    assert other.folder != sweep.folder
+    assert _begun(tmp_path, "zoo-tiny", trials - {min(trials)}) is None

@@ -1,0 +1,289 @@
+"""Checkpoints: whole or not there, pruned, checked before use, and intact when the disk is full."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+from experiments.run.checkpoint import Checkpoint, CheckpointError, Checkpoints
+from modules.parallel import checkpoint_format as state
+
+
+def write(num_bytes: int = 7) -> Callable[[Path], None]:
+    def fill(folder: Path) -> None:
+        (folder / "model.safetensors").write_bytes(b"m" * num_bytes)
+        (folder / "shards").mkdir()
+        (folder / "shards" / "0.safetensors").write_bytes(b"s" * 3)
+
+    return fill
+
+
+def refuse(number: int) -> Callable[[Path], None]:
+    def fill(folder: Path) -> None:
+        (folder / "model.safetensors").write_bytes(b"half")
+        raise OSError(number, os.strerror(number))
+
+    return fill
+
+
+def names(run: Path) -> list[str]:
+    return sorted(path.name for path in (run / "checkpoints").iterdir())
+
+
+def found(checkpoint: Checkpoint | None) -> int | None:
+    return checkpoint.step if checkpoint else None
+
+
+def test_a_checkpoint_comes_back_with_the_state_of_the_run(tmp_path: Path) -> None:
+    saved = Checkpoints(tmp_path, keep_last=1).save(123, write(), {"epoch": 4, "nested": {"a": [1, 2.5, None]}})
+    latest = Checkpoints(tmp_path, keep_last=1).latest()
+    assert latest == saved
+    assert latest == Checkpoint(
+        123, tmp_path / "checkpoints" / "step_00000123", {"epoch": 4, "nested": {"a": [1, 2.5, None]}}
+    )
+    assert (latest.folder / "model.safetensors").read_bytes() == b"mmmmmmm"
+    sealed = json.loads((latest.folder / "state.json").read_text())
+    assert {name: size for name, (size, _) in sealed["files"].items()} == {
+        "model.safetensors": 7,
+        "shards/0.safetensors": 3,
+    }
+
+
+def test_other_bytes_of_the_same_number_are_damage(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep_last=2)
+    checkpoints.save(5, write(), {})
+    damaged = checkpoints.save(9, write(), {})
+    (damaged.folder / "model.safetensors").write_bytes(b"mmmXmmm")
+    latest = checkpoints.latest()
+    assert latest is not None
+    assert latest.step == 5
+    assert "model.safetensors has other bytes than were written" in checkpoints.warnings[0]
+
+
+def test_a_run_without_checkpoints_has_no_latest_and_no_best(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep_last=2)
+    assert checkpoints.latest() is None
+    assert checkpoints.best() is None
+    assert not checkpoints.warnings
+
+
+def test_keeping_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="keep_last of at least 1, but got 0"):
+        Checkpoints(tmp_path, keep_last=0)
+
+
+def test_the_last_ones_and_the_best_are_kept(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep_last=2)
+    for step, value in [(5, 0.3), (10, 0.9), (15, 0.4), (20, 0.5), (25, float("nan"))]:
+        checkpoints.save(step, write(), {})
+        assert checkpoints.mark_best(step, "val/accuracy_top1", value, "max") == (step <= 10)
+    assert names(tmp_path) == ["best.json", "step_00000010", "step_00000020", "step_00000025"]
+    assert found(checkpoints.best()) == 10
+    assert found(checkpoints.latest()) == 25
+    best = json.loads((tmp_path / "checkpoints" / "best.json").read_text())
+    assert best == {"step": 10, "metric": "val/accuracy_top1", "value": 0.9}
+
+
+def test_the_best_may_be_the_lowest_and_of_another_metric(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep_last=3)
+    for step in (1, 2, 3):
+        checkpoints.save(step, write(), {})
+    assert checkpoints.mark_best(1, "val/loss_nats", 2.0, "min")
+    assert not checkpoints.mark_best(2, "val/loss_nats", 2.0, "min")
+    assert checkpoints.mark_best(2, "val/loss_nats", 1.5, "min")
+    assert checkpoints.mark_best(3, "val/accuracy_top1", 0.1, "max")
+
+
+def test_a_value_that_is_no_number_is_never_better(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep_last=1)
+    assert not checkpoints.is_better("val/loss_nats", float("nan"), "min")
+    assert checkpoints.is_better("val/loss_nats", 3.0, "min")
+    checkpoints.save(1, write(), {})
+    checkpoints.mark_best(1, "val/loss_nats", 3.0, "min")
+    assert not checkpoints.is_better("val/loss_nats", 3.0, "min")
+    assert checkpoints.is_better("val/loss_nats", 2.9, "min")
+
+
+def test_only_whole_checkpoints_are_had(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep_last=1)
+    assert not checkpoints.has(5)
+    checkpoints.save(5, write(), {})
+    assert checkpoints.has(5)
+    (tmp_path / "checkpoints" / "step_00000005" / "model.safetensors").unlink()
+    assert not checkpoints.has(5)
+
+
+def test_only_what_is_saved_can_be_the_best(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="there is no checkpoint of step 5; save it first"):
+        Checkpoints(tmp_path, keep_last=1).mark_best(5, "val/loss_nats", 1.0, "min")
+
+
+def test_a_step_that_is_saved_again_replaces_itself(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep_last=1)
+    checkpoints.save(5, write(7), {"attempt": 1})
+    checkpoints.save(5, write(8), {"attempt": 2})
+    latest = checkpoints.latest()
+    assert latest is not None
+    assert latest.state == {"attempt": 2}
+    assert names(tmp_path) == ["step_00000005"]
+
+
+def test_leftovers_of_a_crash_are_removed_at_the_next_save(tmp_path: Path) -> None:
+    leftover = tmp_path / "checkpoints" / ".partial-7"
+    leftover.mkdir(parents=True)
+    (leftover / "model.safetensors").write_bytes(b"half")
+    checkpoints = Checkpoints(tmp_path, keep_last=1)
+    assert checkpoints.latest() is None
+    checkpoints.save(7, write(), {})
+    assert names(tmp_path) == ["step_00000007"]
+
+
+def test_a_process_that_is_killed_while_writing_leaves_the_one_before(tmp_path: Path) -> None:
+    script = f"""
+import os, pathlib, signal
+from experiments.checkpoint import Checkpoints
+checkpoints = Checkpoints(pathlib.Path({str(tmp_path)!r}), keep_last=1)
+checkpoints.save(4, lambda folder: (folder / "a").write_text("whole") and None, {{}})
+def die(folder):
+    (folder / "a").write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+checkpoints.save(8, die, {{}})
+"""
+    assert subprocess.run([sys.executable, "-P", "-c", script], check=False).returncode == -9
+    assert names(tmp_path) == [".partial-8", "step_00000004"]
+    assert found(Checkpoints(tmp_path, keep_last=1).latest()) == 4
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors is missing"),
+        (lambda folder: os.truncate(folder / "model.safetensors", 5), "model.safetensors has 5 bytes of 7"),
+        (lambda folder: shutil.rmtree(folder / "shards"), "0.safetensors is missing"),
+        (lambda folder: (folder / "state.json").unlink(), "state.json is missing"),
+        (lambda folder: os.truncate(folder / "state.json", 9), "state.json is not readable"),
+        (lambda folder: (folder / "state.json").write_text("[]"), "state.json is not readable"),
+    ],
+)
+def test_a_damaged_checkpoint_is_skipped_with_a_warning(
+    tmp_path: Path, damage: Callable[[Path], object], told: str
+) -> None:
+    checkpoints = Checkpoints(tmp_path, keep_last=3)
+    for step in (5, 10, 15):
+        checkpoints.save(step, write(), {})
+    damage(tmp_path / "checkpoints" / "step_00000015")
+    assert found(checkpoints.latest()) == 10
+    (warning,) = checkpoints.warnings
+    assert "the checkpoint of step 15 in" in warning
+    assert told in warning
+    assert not Checkpoints(tmp_path, keep_last=3).warnings
+
+
+def test_a_damaged_checkpoint_does_not_push_out_a_whole_one(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep_last=2)
+    for step in (5, 10):
+        checkpoints.save(step, write(), {})
+    (tmp_path / "checkpoints" / "step_00000010" / "model.safetensors").unlink()
+    checkpoints.save(7, write(), {})  # the run went on from 5
+    assert names(tmp_path) == ["step_00000005", "step_00000007"]
+
+
+def test_a_damaged_best_is_none_with_a_warning(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep_last=1)
+    checkpoints.save(5, write(), {})
+    checkpoints.mark_best(5, "val/loss_nats", 1.0, "min")
+    (tmp_path / "checkpoints" / "step_00000005" / "model.safetensors").unlink()
+    assert checkpoints.best() is None
+    assert "step 5" in checkpoints.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("number", "way_out"),
+    [
+        (errno.ENOSPC, "free space, then `lathe resume"),
+        (errno.EDQUOT, "free space in your quota, then `lathe resume"),
+        (errno.EACCES, "writable, then `lathe resume"),
+    ],
+)
+def test_a_refused_write_keeps_what_was_there_and_says_so(tmp_path: Path, number: int, way_out: str) -> None:
+    checkpoints = Checkpoints(tmp_path, keep_last=1)
+    checkpoints.save(100, write(), {})
+    with pytest.raises(CheckpointError) as caught:
+        checkpoints.save(120, refuse(number), {})
+    message = str(caught.value)
+    folder = tmp_path / "checkpoints" / "step_00000120"
+    assert message.startswith(f"checkpoint of step 120 in {folder} could not be written: {os.strerror(number)}")
+    assert "; step 100 is intact; " in message
+    assert message.endswith(f"{way_out} {tmp_path.name}`")
+    assert caught.value.step == 120
+    assert names(tmp_path) == ["step_00000100"]
+    assert found(checkpoints.latest()) == 100
+
+
+def test_a_refused_first_write_says_that_there_is_none_before(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"\(more than 0.0 MB wanted, .* free\); there is no earlier one; free"):
+        Checkpoints(tmp_path, keep_last=1).save(120, refuse(errno.ENOSPC), {})
+
+
+def test_a_fault_of_the_writer_is_its_own_and_leaves_nothing(tmp_path: Path) -> None:
+    def fail(folder: Path) -> None:
+        (folder / "model.safetensors").write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    checkpoints = Checkpoints(tmp_path, keep_last=1)
+    checkpoints.save(4, write(), {})
+    with pytest.raises(KeyboardInterrupt):
+        checkpoints.save(8, fail, {})
+    assert names(tmp_path) == ["step_00000004"]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 2 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if os.geteuid() != 0 or shutil.which("mount") is None:
+        pytest.skip("mounting a small disk needs root")
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip(f"mounting a small disk is not allowed here: {mounted.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_costs_only_the_checkpoint_that_did_not_fit(small_disk: Path) -> None:
+    checkpoints = Checkpoints(small_disk / "fa1c0", keep_last=1)
+    (small_disk / "fa1c0").mkdir()
+    checkpoints.save(100, write(1_500_000), {"epoch": 1})
+    with pytest.raises(CheckpointError) as caught:
+        checkpoints.save(120, write(1_500_000), {"epoch": 2})
+    assert "No space left on device (1.5 MB wanted, 0.6 MB free); step 100 is intact" in str(caught.value)
+    assert str(caught.value).endswith("free space, then `lathe resume fa1c0`")
+    latest = checkpoints.latest()
+    assert latest is not None
+    assert latest.state == {"epoch": 1}
+    assert (latest.folder / "model.safetensors").stat().st_size == 1_500_000
+    assert names(small_disk / "fa1c0") == ["step_00000100"]
+    checkpoints.save(140, write(400_000), {})
+    assert found(checkpoints.latest()) == 140
+
+
+def test_a_full_disk_under_the_engine_is_told_the_same_way(small_disk: Path) -> None:
+    model = nn.Linear(1000, 700)
+    written = state.State(state.named(model), "SGD", {})
+    with pytest.raises(CheckpointError, match="No space left on device"):
+        Checkpoints(small_disk, keep_last=1).save(3, lambda folder: written.write(folder), {})
+    assert names(small_disk) == []

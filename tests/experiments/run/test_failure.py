@@ -1,0 +1,31 @@
+"""What a scheduler says of a worker that it ended, and what class that is."""
+
+from __future__ import annotations
+
+import pytest
+
+from experiments.run.failure import of_loss
+
+
+@pytest.mark.parametrize(
+    ("said", "failure"),
+    [
+        (
+            "worker 1_0.0 is gone: REQUEUED\nslurmstepd: error: StepId=1.0 exceeded memory limit (2 > 1)",
+            "out of host memory",
+        ),
+        ("slurmstepd: error: Exceeded job memory limit", "out of host memory"),
+        ("worker 1_0.0 on n1 is gone: OUT_OF_MEMORY", "out of host memory"),
+        (
+            "error: Detected 1 oom_kill event in StepId=1.0.",
+            "out of host memory",
+        ),
+        ("worker 1_0.0 on n1 is gone: TIMEOUT", "time-out"),
+        ("*** JOB 1 ON n1 CANCELLED AT 2026-11-24T18:55:44 DUE TO TIME LIMIT ***", "time-out"),
+        ("*** JOB 1 ON n1 CANCELLED AT 2026-11-24T18:55:44 DUE TO PREEMPTION ***", "preempted"),
+        ("worker 1_0.0 on n1 is gone: NODE_FAIL", "node lost"),
+        ("worker w0 on node7 has given no sign of life for 31 s", "node lost"),
+    ],
+)
+def test_the_class_of_a_loss(said: str, failure: str) -> None:
+    assert of_loss(said) == failure

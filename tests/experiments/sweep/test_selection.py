@@ -1,0 +1,340 @@
+"""Naming trials, ending them, and reading what they print."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from experiments.core.errors import InputError
+from experiments.sweep.status.selection import cancel, choose
+from experiments.sweep.sweep import Sweep
+from launchers.local import Local
+from tests.conftest import Lathe
+from tests.support.ledgers import attempt_folder, begin, end, entry, finish, grow_old, ids, make
+from tests.support.workers import end as end_worker
+from tests.support.workers import make_sweep, start_worker, wait_until
+
+POINTS = [
+    {"optimizer": "adam", "optimizer.lr": 0.1},
+    {"optimizer": "adam", "optimizer.lr": 0.01},
+    {"optimizer": "sgd", "optimizer.lr": 0.1, "optimizer.nesterov": True},
+    {"optimizer": "sgd", "optimizer.lr": 0.1, "optimizer.nesterov": False},
+]
+LONG = ("max_steps=100000", "eval_every_steps=50", "checkpoint.every_steps=50")
+
+
+@pytest.fixture
+def processes() -> Iterator[list[subprocess.Popen[str]]]:
+    found: list[subprocess.Popen[str]] = []
+    yield found
+    for process in found:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def states(sweep: Sweep) -> list[str]:
+    return [found.state for found in sweep.ledger().look().entries.values()]
+
+
+def numbers(sweep: Sweep, *words: str) -> list[int]:
+    """Which of the trials words name, by their place."""
+    return [int(found.id[1:]) for found in choose(sweep.ledger().look(), words, sweep.name)]
+
+
+def told(sweep: Sweep, *words: str) -> str:
+    with pytest.raises(InputError) as err:
+        choose(sweep.ledger().look(), words, sweep.name)
+    return "\n".join(err.value.problems)
+
+
+def test_trials_are_named_by_id_state_and_override(tmp_path: Path) -> None:
+    sweep = make(tmp_path, "s", POINTS)
+    finish(sweep, ids(4)[0], 0.5)
+    begin(sweep, ids(4)[1])
+    assert numbers(sweep) == [0, 1, 2, 3]
+    assert numbers(sweep, ids(4)[2]) == [2]
+    assert numbers(sweep, "waiting") == [2, 3]
+    assert numbers(sweep, "waiting", "running") == [1, 2, 3]
+    assert numbers(sweep, "optimizer=sgd") == [2, 3]
+    assert numbers(sweep, "optimizer.lr=1e-1") == [0, 2, 3]
+    assert numbers(sweep, "optimizer.lr=0.1", "optimizer=adam") == [0]
+    assert numbers(sweep, "optimizer.lr=0.1,0.01", "running") == [1]
+    assert numbers(sweep, "optimizer.nesterov=true") == [2]
+    assert numbers(sweep, "pruned") == []
+
+
+def test_trials_of_one_seed_are_named_by_it(tmp_path: Path) -> None:
+    sweep = make(tmp_path, "s", POINTS[:2], seeds=2)
+    assert numbers(sweep, "seed=1") == [1, 3]
+
+
+def test_words_that_fit_no_trial_are_told_together(tmp_path: Path) -> None:
+    sweep = make(tmp_path, "s", POINTS)
+    assert told(sweep, "waitin", "lr=0.1", "optimizer.lr=0.2", "model=mlp", "b000000").splitlines() == [
+        "there is no trial 'waitin' in sweep 's'; did you mean 'waiting'?",
+        "lr=0.1: lr does not vary in sweep 's'; did you mean 'optimizer.lr'?",
+        "optimizer.lr=0.2: no trial of sweep 's' has it; there are 0.1, 0.01",
+        "model=mlp: model does not vary in sweep 's'; known: optimizer, optimizer.lr, optimizer.nesterov",
+        f"trial 'b000000' is not unique in sweep 's': {', '.join(ids(4))}; write more of it",
+    ]
+    assert told(sweep, "zz") == "there is no trial 'zz' in sweep 's'; `lathe status s --all` lists them"
+
+
+def test_some_that_wait_are_cancelled_and_the_sweep_goes_on(tmp_path: Path, lathe: Lathe) -> None:
+    sweep = make(tmp_path / "runs", "s", POINTS)
+    finish(sweep, ids(4)[2], 0.5)
+    done = lathe("cancel", "s", "optimizer=sgd")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "sweep s: 1 waited and will not begin\n"
+    assert states(sweep) == ["waiting", "waiting", "finished", "cancelled"]
+    assert sweep.ledger().look().closed is None
+    assert (entry(sweep, ids(4)[3]).reason or "").startswith("cancelled by ")
+    again = lathe("cancel", "s", "optimizer=sgd")
+    assert (again.returncode, again.stdout) == (0, "sweep s: of 2 trials none waits or runs\n")
+    assert lathe("cancel", "s", "optimizer=sgd", "running").stdout == "sweep s: no trial is optimizer=sgd and running\n"
+
+
+def test_a_whole_sweep_is_cancelled(tmp_path: Path, lathe: Lathe) -> None:
+    sweep = make(tmp_path / "runs", "s", POINTS)
+    finish(sweep, ids(4)[0], 0.5)
+    done = lathe("cancel", "s")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [
+        "sweep s: 3 waited and will not begin",
+        "its workers are told to end; `lathe resume s` goes on with what is missing",
+    ]
+    assert states(sweep) == ["finished", "cancelled", "cancelled", "cancelled"]
+    assert (sweep.ledger().look().closed or "").startswith("cancelled by ")
+    size = (sweep.folder / "ledger.jsonl").stat().st_size
+    again = lathe("cancel", "s")
+    assert again.stdout == "sweep s is over: 1/4 done, 3 cancelled; nothing is left to cancel\n"
+    assert (again.returncode, (sweep.folder / "ledger.jsonl").stat().st_size) == (0, size)
+
+
+def test_a_finished_sweep_stays_as_it_is(tmp_path: Path, lathe: Lathe) -> None:
+    sweep = make(tmp_path / "runs", "s", POINTS[:1])
+    finish(sweep, ids(1)[0], 0.5)
+    assert lathe("cancel", "s").stdout == "sweep s is over: 1/1 done; nothing is left to cancel\n"
+    assert sweep.ledger().look().closed is None
+
+
+def test_two_that_cancel_at_once_do_no_harm(tmp_path: Path, processes: list[subprocess.Popen[str]]) -> None:
+    sweep = make(tmp_path, "s", POINTS)
+    command = [sys.executable, "-P", "-m", "experiments.cli", "cancel", "s", "--runs-dir", str(tmp_path)]
+    processes += [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    assert [process.wait(timeout=60) for process in processes] == [0, 0, 0]
+    events = [json.loads(line)["event"] for line in (sweep.folder / "ledger.jsonl").read_text().splitlines()]
+    assert (events.count("cancelled"), events.count("closed")) == (4, 1)
+
+
+def test_a_trial_whose_worker_is_gone_is_cancelled_at_once(tmp_path: Path) -> None:
+    sweep, said = make(tmp_path, "s", POINTS), list[str]()
+    grow_old(begin(sweep, ids(4)[0]) / "heartbeat", 60)
+    cancel(sweep, Local(), ["optimizer=adam"], said.append)
+    assert said == ["sweep s: 2 waited and will not begin"]
+    assert states(sweep) == ["cancelled", "cancelled", "waiting", "waiting"]
+
+
+def test_one_that_does_not_save_in_time_is_told(tmp_path: Path) -> None:
+    sweep, said = make(tmp_path, "s", POINTS[:1]), list[str]()
+    folder = begin(sweep, ids(1)[0])
+    cancel(sweep, Local(), ["running"], said.append, save_s=0.5)
+    assert said[:2] == ["sweep s: 1 running, asked to save and stop", "1 of them have not ended in 0 s"]
+    assert said[2].endswith("shows when the rest has saved")
+    assert (folder / "cancel").exists()
+    assert states(sweep) == ["running"]
+
+
+def test_one_that_is_interrupted_at_that_moment_is_not_begun_again(
+    tmp_path: Path, processes: list[subprocess.Popen[str]]
+) -> None:
+    sweep = make(tmp_path, "s", POINTS[:2])
+    folder = begin(sweep, ids(2)[0])
+    command = [sys.executable, "-P", "-m", "experiments.cli", "cancel", str(sweep.folder), "optimizer.lr=0.1"]
+    processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+    wait_until((folder / "cancel").exists, "the request")
+    end(sweep, ids(2)[0], "waiting", failure="preempted", reason="SIGTERM")
+    assert processes[0].communicate(timeout=60)[0].endswith("of those that ran: 1 cancelled\n")
+    assert states(sweep) == ["cancelled", "waiting"]
+
+
+def test_the_next_attempt_is_asked_too(tmp_path: Path, processes: list[subprocess.Popen[str]]) -> None:
+    sweep = make(tmp_path, "s", POINTS[:1])
+    folder = begin(sweep, ids(1)[0])
+    command = [sys.executable, "-P", "-m", "experiments.cli", "cancel", str(sweep.folder), "running"]
+    processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+    wait_until((folder / "cancel").exists, "the request")
+    ledger = sweep.ledger()
+    with ledger.locked() as standing:  # interrupted, and taken by another worker before anybody saw it wait
+        ledger.end(ids(1)[0], 1, "waiting", failure="preempted")
+        ledger.claim(standing.entries[ids(1)[0]], worker="other", host="h", devices=1)
+    second = folder.parent / "2"
+    wait_until((second / "cancel").exists, "the second request")
+    end(sweep, ids(1)[0], "cancelled", failure="cancelled")
+    assert processes[0].wait(timeout=60) == 0
+
+
+def test_ctrl_c_goes_on_without_waiting(tmp_path: Path, processes: list[subprocess.Popen[str]]) -> None:
+    sweep = make(tmp_path, "s", POINTS[:2])
+    begin(sweep, ids(2)[0])
+    command = [sys.executable, "-P", "-u", "-m", "experiments.cli", "cancel", str(sweep.folder)]
+    processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+    assert processes[0].stdout is not None
+    shown = [processes[0].stdout.readline() for _ in range(2)]
+    assert shown == [
+        "sweep s: 1 waited and will not begin, 1 running, asked to save and stop\n",
+        "waiting up to 20 s until they have saved; Ctrl-C goes on without\n",
+    ]
+    processes[0].send_signal(signal.SIGINT)
+    rest, wrong = processes[0].communicate(timeout=60)
+    assert rest.splitlines()[0] == "not waiting any longer; Ctrl-C once more leaves"
+    assert rest.splitlines()[1].startswith("its workers are told to end; ")
+    assert (processes[0].returncode, wrong) == (0, "")
+
+
+def test_a_running_trial_saves_and_its_worker_ends(tmp_path: Path) -> None:
+    sweep, said = make_sweep(tmp_path, [{}, {"optimizer.lr": 0.5}], *LONG), list[str]()
+    worker = start_worker(sweep)
+    try:
+        wait_until(lambda: states(sweep)[0] == "running", "a running trial")
+        (trial, _) = sweep.ledger().look().entries
+        wait_until(lambda: any((sweep.folder / trial / "checkpoints").glob("step_*")), "a checkpoint")
+        cancel(sweep, Local(), (), said.append)
+        assert states(sweep) == ["cancelled", "cancelled"]
+        assert worker.wait(timeout=60) == 0
+    finally:
+        end_worker(worker)
+    assert said[0] == "sweep probe: 1 waited and will not begin, 1 running, asked to save and stop"
+    assert "of those that ran: 1 cancelled" in said
+    assert entry(sweep, trial).step > 0
+
+
+# What trials print
+
+
+def print_log(sweep: Sweep, trial: str, lines: Sequence[str], rank: int = 0) -> Path:
+    path = attempt_folder(sweep, trial) / ("log.txt" if rank == 0 else f"log_rank_{rank}.txt")
+    path.write_text("".join(f"{line}\n" for line in lines))
+    return path
+
+
+def test_the_last_lines_of_what_failed_are_shown(tmp_path: Path, lathe: Lathe) -> None:
+    sweep = make(tmp_path / "runs", "s", POINTS)
+    done = lathe("logs", "s")
+    assert (done.returncode, done.stdout) == (
+        0, "no trial of sweep s has failed; `lathe logs s TRIAL` shows what one prints\n",
+    )  # fmt: skip
+    for trial, lines in ((ids(4)[1], [f"line {number}" for number in range(100)]), (ids(4)[2], ["other"])):
+        begin(sweep, trial)
+        print_log(sweep, trial, lines)
+    end(sweep, ids(4)[1], "failed", failure="exception", reason="KeyError: 'x'", wasted=True)
+    begin(sweep, ids(4)[3], beats=False)
+    end(sweep, ids(4)[3], "failed", failure="config error", reason="no such key", wasted=True)
+    shown = lathe("logs", "s").stdout.splitlines()
+    assert shown[0] == f"== {ids(4)[1]} (optimizer=adam optimizer.lr=0.01), attempt 1: failed: exception, KeyError: 'x'"
+    assert shown[1:22] == [*(f"line {number}" for number in range(80, 100)), ""]
+    assert shown[22].endswith("attempt 1: failed: config error, no such key")
+    assert shown[23:] == ["(it has printed nothing)", ""]
+
+
+def test_a_trials_whole_log_is_shown_and_how_it_stands(tmp_path: Path, lathe: Lathe) -> None:
+    sweep = make(tmp_path / "runs", "s", POINTS)
+    begin(sweep, ids(4)[1])
+    print_log(sweep, ids(4)[1], ["first"])
+    print_log(sweep, ids(4)[1], ["of rank 1"], rank=1)
+    end(sweep, ids(4)[1], "waiting", failure="preempted", reason="SIGTERM")
+    begin(sweep, ids(4)[1])
+    print_log(sweep, ids(4)[1], [f"line {number}" for number in range(50)])
+    done = lathe("logs", "s", "optimizer.lr=0.01")
+    assert done.stdout.splitlines() == [f"line {number}" for number in range(50)]
+    assert done.stderr == f"trial {ids(4)[1]}, attempt 2: running on node7\n"
+    first = lathe("logs", "s", ids(4)[1], "--attempt", "1")
+    assert (first.stdout, first.stderr) == ("first\n", f"trial {ids(4)[1]}, attempt 1 of 2\n")
+    assert lathe("logs", "s", ids(4)[1], "--attempt", "1", "--rank", "1").stdout == "of rank 1\n"
+    waiting = lathe("logs", "s", ids(4)[0])
+    assert (waiting.returncode, waiting.stdout, waiting.stderr) == (0, "", f"trial {ids(4)[0]}, waiting\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["b9"], "there is no trial 'b9' in sweep 's'; `lathe status s --all` lists them"),
+        ([ids(1)[0], "--attempt", "3"], f"--attempt 3: trial {ids(1)[0]} has no such attempt; there are 1"),
+        ([ids(2)[1], "--attempt", "1"], f"--attempt 1: trial {ids(2)[1]} has no such attempt; it has not begun"),
+        ([ids(1)[0], "--rank", "2"], f"--rank 2: attempt 1 of trial {ids(1)[0]} has no such rank; it has rank 0 alone"),
+        (["--follow"], "--follow, --attempt and --rank are of one trial, and none is named; write the id of one"),
+        (
+            ["optimizer=sgd", "--follow"],
+            "--follow, --attempt and --rank are of one trial, and optimizer=sgd means 2; write the id of one",
+        ),
+    ],
+)
+def test_a_log_that_is_not_there_is_told(tmp_path: Path, lathe: Lathe, words: list[str], problem: str) -> None:
+    sweep = make(tmp_path / "runs", "s", POINTS)
+    begin(sweep, ids(4)[0])
+    print_log(sweep, ids(4)[0], ["first"])
+    done = lathe("logs", "s", *words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"InputError: the command has a problem:\n  - {problem}\n"
+
+
+def test_a_log_is_followed_from_attempt_to_attempt_until_the_trial_ends(
+    tmp_path: Path, processes: list[subprocess.Popen[str]]
+) -> None:
+    sweep = make(tmp_path, "s", POINTS)
+    command = [sys.executable, "-P", "-u", "-m", "experiments.cli", "logs", str(sweep.folder), ids(4)[0], "--follow"]
+    processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+    assert processes[0].stdout is not None
+    begin(sweep, ids(4)[0])
+    path = print_log(sweep, ids(4)[0], ["one"])
+    assert processes[0].stdout.readline() == "one\n"
+    with path.open("a") as file:
+        file.write("two\n")
+    assert processes[0].stdout.readline() == "two\n"
+    end(sweep, ids(4)[0], "waiting", failure="preempted", reason="SIGTERM")
+    begin(sweep, ids(4)[0])
+    print_log(sweep, ids(4)[0], ["three"])
+    assert processes[0].stdout.readline() == "three\n"
+    end(sweep, ids(4)[0], "finished", value=1.0, step=200)
+    rest, noted = processes[0].communicate(timeout=60)
+    assert (processes[0].returncode, rest) == (0, "")
+    assert noted.splitlines()[-2:] == ["attempt 2 on node7", f"trial {ids(4)[0]}, attempt 2: finished"]
+
+
+def test_ctrl_c_ends_the_following_alone(tmp_path: Path, processes: list[subprocess.Popen[str]]) -> None:
+    sweep = make(tmp_path, "s", POINTS)
+    begin(sweep, ids(4)[0])
+    print_log(sweep, ids(4)[0], ["one"])
+    command = [sys.executable, "-P", "-u", "-m", "experiments.cli", "logs", str(sweep.folder), ids(4)[0], "--follow"]
+    processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+    assert processes[0].stdout is not None
+    assert processes[0].stdout.readline() == "one\n"
+    processes[0].send_signal(signal.SIGINT)
+    assert processes[0].wait(timeout=60) == 0
+    assert states(sweep)[0] == "running"
+
+
+def test_what_workers_print_is_shown(tmp_path: Path, lathe: Lathe) -> None:
+    sweep = make(tmp_path / "runs", "s", POINTS)
+    assert lathe("logs", "s", "--workers").stdout == "of 0 logs of workers 0 are empty\n"
+    begin(sweep, ids(4)[0], "12_0.0")
+    workers = sweep.folder / "workers"
+    for path, text in ((workers / "12_0.0" / "log.txt", "of worker 0\n"), (workers / "12_1.0" / "log.txt", "of 1\n")):
+        path.parent.mkdir()
+        path.write_text(text)
+        os.utime(path, (time.time() - 10, time.time() - 10))
+    (workers / "12_0.txt").write_text("slurmstepd: error\n")
+    (workers / "12_1.txt").touch()
+    shown = lathe("logs", "s", "--workers").stdout
+    assert shown.endswith("== workers/12_0.txt\nslurmstepd: error\n\nof 4 logs of workers 1 are empty\n")
+    assert "== workers/12_1.0/log.txt\nof 1\n" in shown
+    assert lathe("logs", "s", ids(4)[0], "--workers").stdout == "== workers/12_0.0/log.txt\nof worker 0\n\n"

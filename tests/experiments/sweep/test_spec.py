@@ -1,0 +1,368 @@
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from experiments.config import signature
+from experiments.config.options import groups, header
+from experiments.core.errors import InputError
+from experiments.sweep.create import draft
+from experiments.sweep.space import Choice
+from experiments.sweep.spec import DEFAULTS, FILE, SCHEMA, Question, from_overrides, read, sweep_files
+from experiments.sweep.sweep import ADAPTIVE
+
+TEXT = """# Question: which one?
+base: [model=mlp, optimizer.lr=0.5, +tags.team=vision]
+space:
+  optimizer:
+    sgd: {optimizer.momentum: "choice(0, 0.9)"}
+    adamw: {optimizer.weight_decay: "tag(log, interval(1e-5, 1e-2))"}
+  batch_size_global: [16, 64]
+strategy: tpe
+budget: {points: 20}
+"""
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    """A folder of the user's own with one sweep."""
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "sweeps" / "which.yaml").write_text(TEXT)
+    return tmp_path
+
+
+def problems(folder: Path, *overrides: str, name: str = "which") -> list[str]:
+    with pytest.raises(InputError) as err:
+        read(name, overrides, [folder])
+    return err.value.problems
+
+
+def test_every_key_of_the_schema_is_there_with_its_default(mine: Path) -> None:
+    assert list(DEFAULTS) == list(signature.read(SCHEMA).arguments)
+    for part in ("strategy", "budget"):
+        assert list(DEFAULTS[part]) == list(signature.read(f"experiments.config.schema.{part.title()}").arguments)
+    question = read("which", config_dirs=[mine])
+    assert list(question.asked) == list(DEFAULTS)
+    assert question.name == "which"
+    assert question.asked["strategy"] == {**DEFAULTS["strategy"], "name": "tpe"}
+    assert question.asked["budget"] == {"points": 20, "wall_h": None, "device_h": None}
+    assert question.asked["pruner"] is None
+    assert question.keys == ["optimizer", "optimizer.momentum", "optimizer.weight_decay", "batch_size_global"]
+
+
+def test_a_file_is_found_by_its_path_too(mine: Path) -> None:
+    assert read(str(mine / "sweeps" / "which.yaml")) == read("which", config_dirs=[mine])
+    assert read("lr_batch").name == "lr_batch"
+
+
+def test_a_question_survives_its_file(mine: Path, tmp_path: Path) -> None:
+    question = read("which", ["sweep.note='1e-3: yes, ü'", "optimizer.eps=1e-8,1e-7"], [mine])
+    (tmp_path / FILE).write_text(question.text())
+    assert Question.load(tmp_path) == question
+    assert yaml.safe_load(question.text()) == question.asked
+    assert question.asked["space"]["optimizer"]["adamw"]["optimizer.weight_decay"] == {
+        "low": 1e-5, "high": 1e-2, "log": True,
+    }  # fmt: skip
+
+
+def test_a_glob_is_frozen_as_the_options_there_were(tmp_path: Path) -> None:
+    question = from_overrides(["schedule=glob(*)"])
+    assert question.asked["space"]["schedule"] == list(groups()["schedule"])
+
+
+def test_overrides_go_to_the_question_to_the_space_or_to_what_all_trials_share(mine: Path) -> None:
+    overrides = [
+        "sweep.seeds=3",
+        "optimizer.lr=0.1,0.2",
+        "max_steps=7",
+        "+tags.day=one",
+        "~optimizer.eps",
+        "sweep.note=hm",
+    ]
+    question = read("which", overrides, [mine])
+    assert (question.asked["seeds"], question.asked["note"]) == (3, "hm")
+    assert question.space["optimizer.lr"] == Choice((0.1, 0.2))
+    assert question.asked["base"] == [
+        "model=mlp",
+        "+tags.team=vision",
+        "max_steps=7",
+        "+tags.day=one",
+        "~optimizer.eps",
+    ]
+
+
+def test_a_strategy_and_a_pruner_are_given_by_name(mine: Path) -> None:
+    question = read("which", ["sweep.strategy=random", "sweep.pruner=asha", "sweep.pruner.first_step=9"], [mine])
+    assert question.asked["strategy"]["name"] == "random"
+    assert question.asked["pruner"] == {"factor": 3, "name": "asha", "first_step": 9}
+    again = read("which", ["sweep.strategy.name=random", "sweep.pruner={name: asha, first_step: 9}"], [mine])
+    assert again == question
+    assert read("which", ["sweep.pruner=null"], [mine]).asked["pruner"] is None
+
+
+def test_a_fixed_value_takes_a_key_out_of_the_space(mine: Path) -> None:
+    question = read("which", ["optimizer=sgd", "batch_size_global=8"], [mine])
+    assert question.space == {"optimizer.momentum": Choice((0, 0.9))}
+    assert question.asked["base"][-2:] == ["optimizer=sgd", "batch_size_global=8"]
+    assert "optimizer" not in read("which", ["~optimizer"], [mine]).space
+
+
+def test_an_option_in_the_grammar_replaces_the_choice_and_keeps_what_options_bring_along(mine: Path) -> None:
+    part = read("which", ["optimizer=sgd,adam"], [mine]).space["optimizer"]
+    assert part == Choice(("sgd", "adam"), {"sgd": {"optimizer.momentum": Choice((0, 0.9))}})
+
+
+def test_overrides_alone_ask_for_a_grid_that_is_named_by_what_varies() -> None:
+    question = from_overrides(["model=mlp,softmax", "optimizer.lr=0.1,1e-3", "max_steps=3"])
+    assert (question.name, question.asked["strategy"]["name"]) == ("model-lr", "grid")
+    assert list(question.some_points())[-1] == {"model": "softmax", "optimizer.lr": 0.001}
+    assert question.num_points() == 4
+    assert question.choices(groups()) == [{"model": "mlp"}, {"model": "softmax"}]
+    one = from_overrides(["launcher=slurm"])
+    assert (one.name, list(one.some_points()), one.num_points()) == ("single", [{}], 1)
+    assert from_overrides(["seed=1,2", "sweep.name=mine"]).name == "mine"
+    assert from_overrides(["seed=1,2"], name="other").name == "other"
+
+
+def test_given_points_are_sets_of_overrides() -> None:
+    sets = "sweep.given=[['optimizer=sgd','optimizer.lr=0.1'],['optimizer.lr=1e-3','note=\"a,b\"']]"
+    with pytest.raises(InputError, match="note varies, and does not change what a trial does"):
+        from_overrides([sets])
+    question = from_overrides([sets.replace(",'note=\"a,b\"'", "")])
+    assert question.asked["strategy"]["name"] == "given"
+    assert list(question.some_points()) == [{"optimizer": "sgd", "optimizer.lr": 0.1}, {"optimizer.lr": 0.001}]
+    assert question.choices(groups()) == [{"optimizer": "sgd"}, {}]
+    assert question.keys == ["optimizer", "optimizer.lr"]
+    assert question.num_points() == 2
+
+
+def test_random_points_follow_from_the_seed_and_more_begin_with_the_same() -> None:
+    space = ["optimizer.lr=tag(log,interval(1e-4,1))", "batch_size_global=range(8,72,8)", "sweep.strategy=random"]
+
+    def drawn(count: int, seed: int = 0) -> list[dict[str, Any]]:
+        question = from_overrides([*space, f"sweep.budget.points={count}", f"sweep.strategy.seed={seed}"])
+        return list(question.some_points())
+
+    few, more = drawn(4), drawn(9)
+    assert more[:4] == few == drawn(4)
+    assert len({repr(point) for point in more}) == 9
+    assert drawn(4, seed=1) != few
+    assert all(1e-4 <= point["optimizer.lr"] <= 1 and point["batch_size_global"] % 8 == 0 for point in more)
+    assert {type(point["batch_size_global"]) for point in more} == {int}
+
+
+def test_random_points_of_a_small_space_are_all_there_are() -> None:
+    question = from_overrides(["seed=1,2,3", "sweep.strategy=random", "sweep.budget.points=50"])
+    assert sorted(point["seed"] for point in question.some_points()) == [1, 2, 3]
+
+
+def test_a_budget_of_points_cuts_a_grid() -> None:
+    question = from_overrides(["seed=range(0,100)", "sweep.budget.points=7"])
+    assert [point["seed"] for point in question.some_points()] == list(range(7))
+    assert question.num_points() == 7
+
+
+def test_an_extension_adds_values_points_and_seeds() -> None:
+    question = from_overrides(["optimizer=sgd,adam", "batch_size_global=range(16,64,16)", "max_steps=3"])
+    more = [
+        "optimizer=adamw,sgd",
+        "batch_size_global=128",
+        "optimizer.lr=1,2",
+        "sweep.seeds=2",
+        "sweep.budget.wall_h=1",
+    ]
+    extended = question.extended(more)
+    assert extended.space["optimizer"] == Choice(("sgd", "adam", "adamw"))
+    assert extended.space["batch_size_global"] == Choice((16, 32, 48, 128))
+    assert extended.space["optimizer.lr"] == Choice((1, 2))
+    assert (extended.asked["seeds"], extended.asked["budget"]["wall_h"]) == (2, 1.0)
+    assert extended.asked["base"] == question.asked["base"]
+    assert question.asked["seeds"] == 1
+    assert question.extended([]) is question
+
+
+def test_an_extension_cannot_change_what_has_begun() -> None:
+    question = from_overrides(["optimizer.lr=tag(log,interval(1e-4,1))", "sweep.strategy=gp", "sweep.budget.points=5"])
+    changes = [
+        "max_steps=3",
+        "sweep.metric=val/loss_nats",
+        "sweep.base=[]",
+        "~optimizer.eps",
+        "optimizer.lr=interval(0,1)",
+    ]
+    with pytest.raises(InputError) as err:
+        question.extended(changes)
+    assert len(err.value.problems) == len(changes)
+    assert all("another sweep" in problem for problem in err.value.problems)
+    assert question.extended(["sweep.budget.points=9"]).num_points() == 9
+
+
+def test_every_fault_of_a_question_is_told_at_once(mine: Path) -> None:
+    found = problems(
+        mine, "sweep.strategy=tpee", "sweep.seedz=2", "sweep.pruner=asha", "sweep.metric=test/x", "sweep.mode=up",
+        "launcher=local,slurm", "model=mlp,mpl", "sweep.budget.pints=3", "sweep.seeds=1,2", "optimizer.eps=range(2,1)",
+        "sweep.space.seed=3", "sweep.max_attempts=0",
+    )  # fmt: skip
+    assert len(found) == 12
+    assert "sweep.strategy.name=tpee is not one of grid, random, tpe, cmaes, gp, given; did you mean 'tpe'?" in found
+    assert "sweep.seedz=2: sweep has no key 'seedz'; did you mean 'seeds'?" in found
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["sweep.strategy=grid"], "optimizer.weight_decay=tag(log, interval(1e-05, 0.01)) has no end of values"),
+        (["sweep.budget.points=null"], "sweep.strategy.name=tpe never ends by itself; write `sweep.budget.points=30`"),
+        (["sweep.strategy=cmaes"], "sweep.strategy.name=cmaes takes keys that every point has"),
+        (["sweep.strategy=cmaes", "optimizer=sgd", "~optimizer.momentum"], "not a choice (batch_size_global)"),
+        (["sweep.strategy=given"], "sweep.strategy.name=given has no points"),
+        (["sweep.given=[['seed=1']]"], "`given` lists points, which sweep.strategy.name=tpe does not take"),
+        (["sweep.pruner={name: asha, first_step: 0, factor: 1}"], "sweep.pruner.factor=1 lets every trial go on"),
+        (["seed=1,2", "sweep.seeds=2"], "seed is in the space, and sweep.seeds=2 varies it too"),
+        (["sweep.name=a/b"], "sweep.name=a/b is no name of a folder"),
+        (["hardware.nodes=1,2"], "hardware.nodes varies, and all trials of a sweep share it"),
+        (["sweep.base=['seed=1,2']"], "seed=1,2 gives several values; put them into the space"),
+        (["sweep.base=['batch_size_global=3']"], "batch_size_global stands in base (batch_size_global=3) and in the space"),
+        (["sweep.base=['sweep.seeds=3']"], "sweep.seeds=3 is of the question, not of its experiment"),
+        (["sweep.base=['seed=[']"], "seed=[ does not parse"),
+        (["sweep.strategy.storage=here"], "sweep.strategy.storage=here is no address of a database"),
+        (["sweep.strategy.seed=-1"], "sweep.strategy.seed=-1 is not between 0 and 4294967295"),
+        (["~optimizer", "~batch_size_global"], "the space is empty; say what varies"),
+        (["seed=range(0,60000)", "~optimizer", "sweep.strategy=grid", "sweep.budget=null"], "asks for 120,000 trials at once"),
+        (["sweep.budget=many"], "sweep.budget=many is not a map; its keys are points, wall_h, device_h"),
+        (["~sweep.name"], "~sweep.name takes away what must stand"),
+        (["seed=intervall(1,2)"], "there is no 'intervall' in the grammar of sweeps; did you mean 'interval'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)  # fmt: skip
+def test_a_rule_is_told_with_its_way_out(mine: Path, overrides: list[str], told: str) -> None:
+    found = problems(mine, *overrides)
+    assert any(told in problem for problem in found), found
+
+
+def test_a_fault_of_a_file_names_its_line(mine: Path) -> None:
+    path = mine / "sweeps" / "which.yaml"
+    path.write_text(TEXT + "seeds: two\nmode: 010\n" + "metrics: val/x\n")
+    found = problems(mine)
+    assert any(problem.startswith(f"sweep.seeds=two ({path}:10) is not a whole number") for problem in found)
+    assert any(f"sweep.mode=010 ({path}:11) is an octal number to YAML" in problem for problem in found)
+    assert any(
+        f"sweep.metrics=val/x ({path}:12): sweep has no key 'metrics'; did you mean 'metric'?" in p for p in found
+    )
+    path.write_text(TEXT.replace('"choice(0, 0.9)"', '"choice(0, 0.9"').replace("[16, 64]", "[16, 16]"))
+    found = problems(mine)
+    assert found[0].startswith(f"optimizer.momentum=choice(0, 0.9 ({path}:5) ends too early")
+    assert found[1] == f"batch_size_global=[16, 16] ({path}:7) has 16 twice; leave one of them out"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("a: [", "is no valid YAML"),
+        ("- a\n", "is a list, not a map"),
+        ("seeds: 1\nseeds: 2\n", "is no valid YAML: found duplicate key seeds"),
+        ("space: [1, 2]\nstrategy: grid\nseeds: 2\n", "is not a map"),
+    ],
+)
+def test_a_file_that_is_no_question_is_told(tmp_path: Path, text: str, told: str) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError) as err:
+        read(str(path))
+    assert any(told in problem for problem in err.value.problems)
+
+
+def test_a_name_that_there_is_not_is_told(mine: Path) -> None:
+    assert problems(mine, name="wich") == ["there is no sweep 'wich'; did you mean 'which'?"]
+    (mine / "sweeps" / "lr_batch.yaml").write_text(TEXT)
+    assert "is hidden by" in problems(mine, name="lr_batch")[0]
+    assert "there is no file" in problems(mine, name="no/such.yaml")[0]
+
+
+def test_secrets_are_not_taken_nor_shown(mine: Path) -> None:
+    found = problems(
+        mine, "sweep.strategy.storage=postgresql://" + "me:hunter2@host/db", "+tags.password=hunter2,hunter3"
+    )
+    assert any("looks like a secret" in problem for problem in found)
+    assert "hunter" not in "\n".join(found)
+    question = read("which", ["sweep.strategy.storage=${oc.env:STUDY}"], [mine])
+    assert question.asked["strategy"]["storage"] == "${oc.env:STUDY}"
+
+
+def test_neither_torch_nor_optuna_nor_hydra_is_needed_to_list_sweeps() -> None:
+    source = "import sys; from experiments.sweep.spec import sweep_files; assert 'lr_batch' in sweep_files()"
+    source += "; print([name for name in ('torch', 'optuna', 'hydra', 'mlflow') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-P", "-c", source], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+    source = "import sys; from experiments.sweep.spec import read; read('lr_batch', ['seed=1,2', 'sweep.seeds=1'])"
+    source += "; print([name for name in ('torch', 'optuna', 'mlflow') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-P", "-c", source], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", sweep_files())
+def test_a_sweep_tells_its_question_expectation_cost_and_own_command(name: str) -> None:
+    lines = header(sweep_files()[name])
+    facts = {line.partition(":")[0]: line.partition(":")[2].strip() for line in lines}
+    assert facts["Question"].endswith("?")
+    assert facts["Expect"]
+    assert facts["Run"].startswith(f"lathe sweep {name}")
+    question = read(name)
+    count = question.num_points()
+    assert count is not None
+    assert facts["Cost"].startswith(f"{count * question.asked['seeds']} trials, ")
+
+
+@pytest.mark.parametrize("name", sweep_files())
+def test_every_point_of_a_sweep_composes_and_can_run(name: str) -> None:
+    question = read(name)
+    try:
+        found = draft(question)
+    except InputError as err:
+        told = err.problems
+        if all("`lathe data` names their source" in problem for problem in told):
+            pytest.skip(f"files are missing: {told[0].partition(';')[0]}")
+        raise
+    points = list(question.some_points())
+    for values in points:
+        config, _ = found.templates.config_of(values, 0)
+        assert config["eval_every_steps"] <= config["max_steps"]
+        if question.asked["pruner"]:
+            assert config["eval_every_steps"] <= question.asked["pruner"]["first_step"] < config["max_steps"]
+    if question.asked["strategy"]["name"] not in ADAPTIVE:
+        assert len(found.trials) == len(points) * question.asked["seeds"]
+
+
+JUNK: list[Any] = [
+    3, -1, 1.5, "x", "", True, None, [], [1], [[1]], [None], {}, {"a": 1}, {"low": 1}, {"x": {"y": [1]}}, {3: 4}, {True: None},
+    "tpe", "asha", {"name": "tpe"}, {"name": ["a"]}, {"points": "x"}, ["a=1"], ["a=1,2"], [["a=1"]], [["~a"]], "interval(1,2)",
+    "glob(*)", "range(1", float("nan"),
+]  # fmt: skip
+
+
+def test_nothing_that_a_file_may_say_ends_in_a_traceback(tmp_path: Path) -> None:
+    dice = random.Random(0)
+    path, read_whole = tmp_path / "junk.yaml", 0
+    for _ in range(400):
+        node: dict[str, Any] = {"space": {"seed": [1, 2]}}
+        for key in dice.sample([*DEFAULTS], dice.choice([1, 1, 2])):
+            node[key] = (
+                {"optimizer": dice.choice(JUNK), "a.b": dice.choice(JUNK)} if key == "space" else dice.choice(JUNK)
+            )
+        path.write_text(yaml.safe_dump(node))
+        try:
+            question = read(str(path))
+        except InputError:
+            continue
+        read_whole += 1
+        list(islice(question.some_points(), 2))
+        (tmp_path / FILE).write_text(question.text())
+        assert repr(Question.load(tmp_path)) == repr(question)
+    assert read_whole > 5

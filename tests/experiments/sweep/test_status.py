@@ -1,0 +1,379 @@
+"""What is shown of sweeps: tables that fit, lines where there is no terminal, a table that lives where there is one."""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import json
+import math
+import os
+import pty
+import re
+import select
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from experiments.core.format import as_json, duration, point_text
+from experiments.sweep.status import progress
+from experiments.sweep.status.progress import look
+from experiments.sweep.status.tables import live, shares_of_rows, summary, trials_table
+from experiments.sweep.status.text import short_ids, short_keys
+from experiments.sweep.sweep import Sweep
+from launchers.local import Local
+from tests.conftest import Lathe
+from tests.support.ledgers import begin, end, entry, finish, grow_old, ids, log, make, shift
+
+POINTS = [{"optimizer.lr": rate, "batch_size_global": size} for rate in (0.1, 0.01) for size in (16, 256)]
+CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+ATTACHED = "from pathlib import Path; from experiments.sweep.sweep import Sweep; "
+ATTACHED += "from experiments.sweep.status.tables import live; "
+ATTACHED += "sweep = Sweep(Path({!r})); raise SystemExit(live(sweep, sweep.executor(), str))"
+
+
+def some(runs_dir: Path, name: str = "s") -> Sweep:
+    """A sweep with a trial in every state."""
+    sweep = make(runs_dir, name, POINTS, seeds=2)
+    for number, value in enumerate((0.5, 0.6)):
+        finish(sweep, ids(8)[number], value)
+    begin(sweep, ids(8)[2], "12_0.0")
+    log(sweep, ids(8)[2], {50: 0.3, 100: 0.2})
+    begin(sweep, ids(8)[3])
+    end(sweep, ids(8)[3], "failed", failure="exception", reason="KeyError: 'x'\nin line 3", step=7, wasted=True)
+    begin(sweep, ids(8)[4])
+    end(sweep, ids(8)[4], "waiting", value=0.1, step=40, failure="preempted", reason="SIGTERM")
+    return sweep
+
+
+def shown(sweep: Sweep, width: int) -> list[str]:
+    """The trials in so many columns."""
+    seen = look(sweep, sweep.ledger())
+    screen = Console(width=width, record=True, file=io.StringIO())
+    screen.print(summary(seen, has_bar=True), trials_table(seen, seen.rows, width))
+    return [line.rstrip() for line in screen.export_text().splitlines()]
+
+
+def test_trials_that_differ_by_their_seed_alone_have_no_points(tmp_path: Path) -> None:
+    lines = shown(make(tmp_path, "s", [{}], seeds=2), 100)
+    assert [line.split()[:3] for line in lines if line.startswith("b0000")] == [
+        ["b00000000000", "0", "waiting"], ["b00000000001", "1", "waiting"],
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("width", [80, 100, 120, 140, 160, 250])
+def test_the_table_fits_and_every_value_of_a_point_is_seen(tmp_path: Path, width: int) -> None:
+    lines = shown(some(tmp_path), width)
+    assert max(map(len, lines)) <= width
+    points = [re.match(r"b0000\S+ +lr=([\d.]+) bat\S*=(\d+) ", line) for line in lines]
+    seen = [(match.group(1), match.group(2)) for match in points if match]
+    assert sorted(seen) == sorted((str(point["optimizer.lr"]), str(point["batch_size_global"])) for point in POINTS * 2)
+
+
+def test_a_narrow_table_tells_how_far_and_below_it_why(tmp_path: Path) -> None:
+    lines = shown(some(tmp_path), 80)
+    running = next(line for line in lines if " running " in line)
+    assert re.search(r"50%\s+0\.2 ", running)
+    assert lines[-2] == f"{ids(8)[3]}  exception: KeyError: 'x' in line 3"
+    assert lines[-1] == f"{ids(8)[4]}  preempted: SIGTERM"
+
+
+def test_a_wide_table_tells_everything_of_a_trial(tmp_path: Path) -> None:
+    lines = shown(some(tmp_path), 200)
+    running = next(line for line in lines if " running " in line)
+    assert re.search(r"100/200\s+0\.2\s+0\.3\s+1\s+[\d.]+ s\s+12_0\.0 on node7$", running)
+    assert re.search(r" failed .*exception: KeyError: 'x' in line 3$", "\n".join(lines), re.MULTILINE)
+    assert "sweep s: running, 2/8 done, 1 running, 4 waiting, 1 failed" in lines[0]
+    assert any(
+        line.startswith("best     val/accuracy_top1 0.55 at optimizer.lr=0.1 batch_size_global=16, the mean of 2")
+        for line in lines
+    )
+
+
+def test_of_a_long_table_failed_and_running_rows_are_shown_and_room_is_left(tmp_path: Path) -> None:
+    sweep = make(tmp_path, "s", [{"optimizer.lr": rate} for rate in range(300)])
+    ledger = sweep.ledger()
+    with ledger.locked() as standing:
+        for number, trial in enumerate(list(standing.entries.values())[:200]):
+            ledger.claim(trial, worker="w", host="h", devices=1)
+            if number < 150:
+                state: Any = "failed" if number < 100 else "finished"
+                ledger.end(trial.id, 1, state, value=number / 200)
+    rows = shares_of_rows(look(sweep, ledger).rows, 40)
+    counted = {state: sum(row.state == state for row in rows) for state in ("failed", "running", "finished", "waiting")}
+    assert counted == {"failed": 13 + 7, "running": 20, "finished": 0, "waiting": 0}
+    few = shares_of_rows([row for row in look(sweep, ledger).rows if row.state != "failed"], 40)
+    assert [sum(row.state == state for row in few) for state in ("running", "finished")] == [20 + 20, 0]
+
+
+def test_keys_and_ids_are_as_short_as_they_are_clear(tmp_path: Path) -> None:
+    sweep = make(tmp_path, "s", [{"optimizer.lr": 1, "model.head.dim": 2, "model.body.dim": 3, "optimizer": "sgd"}])
+    short = short_keys(look(sweep, sweep.ledger()).rows)
+    assert short == {
+        "optimizer.lr": "lr", "model.head.dim": "head.dim", "model.body.dim": "body.dim", "optimizer": "optimizer",
+    }  # fmt: skip
+    assert point_text({"optimizer.lr": 1e-05, "model.sizes": [64, 32], "compile": True}) == (
+        "optimizer.lr=1e-05 model.sizes=[64, 32] compile=true"
+    )
+    ledger = sweep.ledger()
+    names = ["abcdef0123", "abcdef0199", "abcdef0123-2", "ffff000000"]
+    with ledger.locked():
+        ledger.add(
+            {"trial": name, "point": 1, "values": {}, "seed": 0, "number": None, "reused": None} for name in names
+        )
+    found = short_ids(look(sweep, ledger).rows)
+    assert [found[name] for name in names] == ["abcdef0123", "abcdef019", "abcdef0123-", "ffff00"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.25, "0.2 s"), (45, "45 s"), (150, "2 min"), (12000, "3.3 h"), (200000, "2.3 d"), (None, "")],
+)
+def test_a_duration_is_told_in_the_unit_that_one_would_use(seconds: float | None, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_every_sweep_has_a_line_the_newest_first(tmp_path: Path, lathe: Lathe) -> None:
+    empty = lathe("status")
+    assert (empty.returncode, empty.stdout) == (0, "there is no sweep in runs; `lathe sweep NAME` begins one\n")
+    shift(some(tmp_path / "runs", "older"), 7000)
+    make(tmp_path / "runs", "newer", POINTS)
+    done = lathe("status")
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert lines[2] == ["newer", "waiting", "0/4", *lines[2][3:5], "ago"]
+    assert lines[3][:6] == ["older", "running", "2/8", "1.9", "h", "ago"]
+    assert lines[3][6:] == ["val/accuracy_top1", "0.55", "optimizer.lr=0.1", "batch_size_global=16"]
+    document = json.loads(lathe("status", "--json").stdout)
+    assert [sweep["name"] for sweep in document] == ["newer", "older"]
+
+
+def test_one_sweep_is_shown_and_what_to_do_next(tmp_path: Path, lathe: Lathe) -> None:
+    sweep = some(tmp_path / "runs")
+    done = lathe("status", "s")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("\nb0000") == 8
+    assert done.stdout.endswith(
+        "`lathe logs s` shows what the failed printed, `lathe resume s` runs them again\n"
+        "`lathe ui --sweep s` shows the trials side by side in MLflow, once `lathe sync s` has brought them there\n"
+    )
+    assert lathe("status", "s", "--failed").stdout.count("\nb0000") == 1
+    elsewhere = lathe("status", str(sweep.folder), env={"LATHE_RUNS": "other"})
+    assert f"`lathe logs {sweep.folder}`" in elsewhere.stdout
+
+
+def test_rows_beyond_forty_are_shown_on_demand(tmp_path: Path, lathe: Lathe) -> None:
+    make(tmp_path / "runs", "s", [{"optimizer.lr": rate} for rate in range(50)])
+    done = lathe("status", "s")
+    assert done.stdout.count("\nb0000") == 40
+    assert done.stdout.endswith("10 more trials; `lathe status s --all` shows them\n")
+    assert lathe("status", "s", "--all").stdout.count("\nb0000") == 50
+
+
+def test_an_unknown_sweep_is_told(tmp_path: Path, lathe: Lathe) -> None:
+    make(tmp_path / "runs", "rates", POINTS)
+    for command in ("status", "logs", "cancel"):
+        done = lathe(command, "rtes")
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "there is no sweep 'rtes' in runs; did you mean 'rates'?" in done.stderr
+
+
+def test_the_document_for_machines_has_every_field(tmp_path: Path, lathe: Lathe) -> None:
+    sweep = some(tmp_path / "runs")
+    document = json.loads(lathe("status", "s", "--json").stdout)
+    assert (document["state"], document["done"], document["total"], document["failed"]) == (
+        "running",
+        2,
+        8,
+        {"exception": 1},
+    )
+    assert document["best"] == {
+        "point": 0, "values": POINTS[0], "value": 0.55, "trials": ids(2),
+    }  # fmt: skip
+    rows = {row["id"]: row for row in document["rows"]}
+    assert rows[ids(8)[2]]["last"] == 0.2
+    assert (rows[ids(8)[3]]["failure"], rows[ids(8)[3]]["reason"]) == ("exception", "KeyError: 'x'\nin line 3")
+    finish(sweep, ids(8)[5], math.inf)
+    assert json.loads(as_json(look(sweep, sweep.ledger())))["rows"][0]["last"] is None
+
+
+def test_workers_that_are_gone_are_noticed_and_told(tmp_path: Path, lathe: Lathe) -> None:
+    sweep = make(tmp_path / "runs", "s", POINTS)
+    grow_old(begin(sweep, ids(4)[0], "w9") / "heartbeat", 40)
+    done = lathe("status", "s", "--json")
+    assert done.stderr.startswith(f"trial {ids(4)[0]}, attempt 1: worker w9 on node7 has given no sign of life for 4")
+    assert json.loads(done.stdout)["counts"]["running"] == 0
+    assert entry(sweep, ids(4)[0]).failure == "node lost"
+
+
+def test_a_sweep_without_workers_says_how_to_go_on(tmp_path: Path, lathe: Lathe) -> None:
+    sweep = make(tmp_path / "runs", "s", POINTS)
+    shift(sweep, progress.STARTING_S + 5)
+    done = lathe("status", "s")
+    assert done.stdout.startswith("sweep s: stands still, 0/4 done, 4 waiting\n")
+    assert done.stdout.endswith("4 trials wait and no worker is left; `lathe resume s` starts more\n")
+    watched = lathe("status", "s", "--watch")
+    assert watched.returncode == 0
+    assert watched.stdout.endswith("4 trials wait and no worker is left; `lathe resume s` starts more\n")
+
+
+# While it goes on
+
+
+@pytest.fixture
+def processes() -> Iterator[list[subprocess.Popen[str]]]:
+    found: list[subprocess.Popen[str]] = []
+    yield found
+    for process in found:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def attach(sweep: Sweep) -> subprocess.Popen[str]:
+    """What `lathe sweep` does after it has submitted, into a pipe."""
+    command = [sys.executable, "-P", "-u", "-c", ATTACHED.format(str(sweep.folder))]
+    surroundings = {**os.environ, "LATHE_RUNS": str(sweep.runs_dir)}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=surroundings)
+
+
+def test_without_a_terminal_a_line_tells_what_ended(tmp_path: Path, processes: list[subprocess.Popen[str]]) -> None:
+    sweep = make(tmp_path, "s", POINTS[:3])
+    begin(sweep, ids(3)[0])
+    processes.append(attach(sweep))
+    lines = processes[0].stdout
+    assert lines is not None
+    assert lines.readline() == "0/3 done, 1 running, 2 waiting\n"
+    finish(sweep, ids(3)[0], 0.5)
+    assert lines.readline().startswith("1/3 done, ")
+    begin(sweep, ids(3)[1])
+    end(sweep, ids(3)[1], "waiting", failure="preempted", reason="SIGTERM", step=20)
+    assert lines.readline() == (
+        f"trial {ids(3)[1]} (optimizer.lr=0.1 batch_size_global=256) was interrupted and waits: preempted: SIGTERM\n"
+    )
+    begin(sweep, ids(3)[1])
+    end(sweep, ids(3)[1], "failed", failure="exception", reason="KeyError: 'x'", wasted=True)
+    assert lines.readline().endswith(" failed: exception: KeyError: 'x'\n")
+    assert lines.readline().startswith("1/3 done, 1 waiting, 1 failed, best val/accuracy_top1 0.5 at optimizer.lr=0.1")
+    finish(sweep, ids(3)[2], 0.25)
+    rest = lines.read().splitlines()
+    assert rest[0].startswith("2/3 done, 1 failed, best val/accuracy_top1 0.5 ")
+    assert rest[1].startswith("sweep s: some failed after ")
+    assert rest[2] == "`lathe logs s` shows what the failed printed, `lathe resume s` runs them again"
+    assert processes[0].wait(timeout=60) == 1
+
+
+def test_a_sweep_that_is_done_ends_the_watching_with_code_0(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep = make(tmp_path, "s", POINTS[:1])
+    finish(sweep, ids(1)[0], 0.5)
+    assert live(sweep, Local(), str) == 0
+    assert capsys.readouterr().out.splitlines()[0].startswith("1/1 done, best val/accuracy_top1 0.5 at ")
+
+
+def test_no_worker_left_ends_the_watching_with_code_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep = make(tmp_path, "s", POINTS[:1])
+    shift(sweep, progress.STARTING_S + 5)
+    assert live(sweep, Local(), str) == 1
+    assert capsys.readouterr().out.endswith(
+        f"1 trial waits and no worker is left; `lathe resume {sweep.folder}` starts more\n"
+    )
+
+
+def test_ctrl_c_leaves_the_sweep_alone_and_says_how_to_look_and_to_end_it(
+    tmp_path: Path, processes: list[subprocess.Popen[str]]
+) -> None:
+    sweep = make(tmp_path, "s", POINTS)
+    begin(sweep, ids(4)[0])
+    processes.append(attach(sweep))
+    assert processes[0].stdout is not None
+    processes[0].stdout.readline()
+    processes[0].send_signal(signal.SIGINT)
+    rest = processes[0].stdout.read()  # the line before once more, where the signal came while it was printed
+    assert rest.endswith("the sweep goes on; `lathe status s` shows it, `lathe cancel s` ends it\n")
+    assert processes[0].wait(timeout=60) == 0
+    assert sweep.ledger().look().closed is None
+
+
+class Screen:
+    """A command on a terminal of some size."""
+
+    def __init__(self, command: list[str], folder: Path, columns: int, lines: int) -> None:
+        self.master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+        environment = {**os.environ, "TERM": "xterm-256color", "LATHE_RUNS": "runs"}
+        self.process = subprocess.Popen(
+            command, stdin=slave, stdout=slave, stderr=slave, env=environment, cwd=folder, start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )  # fmt: skip
+        os.close(slave)
+        self.text = ""
+
+    def until(self, is_there: Callable[[str], object]) -> str:
+        """What it showed up to the moment at which that is there."""
+        deadline = time.monotonic() + 60
+        while not is_there(self.text):
+            assert time.monotonic() < deadline, self.text
+            if select.select([self.master], [], [], 0.2)[0]:
+                try:
+                    self.text += CODES.sub("", os.read(self.master, 65536).decode(errors="replace"))
+                except OSError:  # it has ended
+                    assert is_there(self.text), self.text
+        found, self.text = self.text, ""
+        return found
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self.master)
+
+
+def test_on_a_terminal_the_table_lives_and_ctrl_c_leaves_it(tmp_path: Path) -> None:
+    sweep = some(tmp_path / "runs")
+    screen = Screen([sys.executable, "-P", "-m", "experiments.cli", "status", "s", "--watch"], tmp_path, 80, 24)
+    try:
+        first = screen.until(lambda text: "b0000" in text and "running" in text)
+        assert max(map(len, first.splitlines())) <= 80
+        log(sweep, ids(8)[2], {150: 0.9})
+        screen.until(lambda text: re.search(r"75%\s+0\.9", text))
+        os.write(screen.master, b"\x03")
+        assert screen.process.wait(timeout=60) == 0
+    finally:
+        screen.close()
+    assert entry(sweep, ids(8)[2]).state == "running"
+
+
+def test_a_long_table_keeps_within_a_low_terminal_and_is_whole_at_the_end(tmp_path: Path) -> None:
+    sweep = make(tmp_path / "runs", "s", [{"optimizer.lr": rate} for rate in range(30)])
+    for trial in ids(30)[:29]:
+        finish(sweep, trial, 0.5)
+    begin(sweep, ids(30)[29])
+    screen = Screen([sys.executable, "-P", "-c", ATTACHED.format("runs/s")], tmp_path, 100, 20)
+    try:
+        frame = screen.until(lambda text: text.count("29/30 done") == 2).split("29/30 done")[1]
+        assert len(frame.splitlines()) <= 20 + 1  # from a line of one frame to the same of the next
+        finish(sweep, ids(30)[29], 0.7)
+        last = screen.until(lambda text: text.rpartition("30/30 done")[2].count("b0000") == 30)
+        assert "best     val/accuracy_top1 0.7 at optimizer.lr=29" in last
+        assert screen.process.wait(timeout=60) == 0
+    finally:
+        screen.close()
+
+
+def test_a_sweep_that_is_removed_meanwhile_is_told(tmp_path: Path, processes: list[subprocess.Popen[str]]) -> None:
+    sweep = make(tmp_path, "s", POINTS)
+    command = [sys.executable, "-P", "-u", "-m", "experiments.cli", "status", str(sweep.folder), "--watch"]
+    processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+    assert processes[0].stdout is not None
+    processes[0].stdout.readline()
+    shutil.rmtree(sweep.folder)
+    assert "is gone; nothing of it is left to show" in processes[0].communicate(timeout=60)[1]
+    assert processes[0].returncode == 2

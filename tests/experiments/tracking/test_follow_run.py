@@ -1,0 +1,148 @@
+"""The live sync: while a run trains, while its server is dead, and after its launcher has gone."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from experiments.run.journal import Journal, replay
+from experiments.run.state import process_alive
+from experiments.trial.trial import Trial
+from tests.support.stores import (
+    DEAD_PID,
+    begin,
+    end,
+    expected,
+    free_port,
+    log_steps,
+    make_run,
+    mlflow_server,
+    rewrite_states,
+    sql,
+    status,
+    stored,
+    wait_until,
+)
+
+
+def follower(trial: Trial, *args: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "experiments.tracking.follow_run", str(trial.folder), "--attempt", "1", *args]
+    pipe = subprocess.PIPE  # as a launcher holds it: its end tells that the launcher has left
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+
+
+@pytest.mark.slow
+def test_a_live_follow_brings_the_points_while_the_run_goes_on(runs_dir: Path) -> None:
+    trial = make_run(runs_dir)
+    process = follower(trial)
+    with begin(trial) as journal:
+        log_steps(journal, range(10))
+        wait_until(lambda: len(stored(runs_dir)) == 20)
+        assert status(runs_dir) == "RUNNING"
+        log_steps(journal, range(10, 20))
+        journal.state("finished", step=20, attempt=1)
+    end(trial)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (0, "")
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert lines[-1]["pending"] == 0
+    assert lines[-1]["run_id"] == lines[0]["run_id"]
+    assert all(line["error"] is None for line in lines)
+    assert (stored(runs_dir), status(runs_dir)) == (expected(range(20)), "FINISHED")
+
+
+@pytest.mark.slow
+def test_a_dead_server_under_a_live_follow_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    port = free_port()
+    database = tmp_path / "served.db"
+    trial = make_run(tmp_path, store=f"http://127.0.0.1:{port}")
+    with mlflow_server(database, port), begin(trial) as journal:
+        process = follower(trial)
+        log_steps(journal, range(50))
+        wait_until(lambda: sql(database, "select count(*) from metrics") == [(100,)])
+        for step in range(50, 100):  # the kill falls between two of these uploads or into one
+            log_steps(journal, range(step, step + 1))
+            time.sleep(0.03)
+    with Journal(journal.path) as journal:
+        log_steps(journal, range(100, 150))
+        time.sleep(4)
+        assert process.poll() is None
+        with mlflow_server(database, port):
+            log_steps(journal, range(150, 200))
+            end(trial)
+            out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, "")
+    errors = [json.loads(line)["error"] for line in out.splitlines()]
+    assert any(errors)
+    assert errors[-1] is None
+    found = sql(database, "select key, step, value from metrics order by key, step, value")
+    assert found == expected(range(200))
+    assert sql(database, "select status, count(*) from runs") == [("FINISHED", 1)]
+
+
+@pytest.mark.slow
+def test_a_follow_gives_up_after_its_grace_with_one_line(tmp_path: Path) -> None:
+    trial = make_run(tmp_path, store=f"http://127.0.0.1:{free_port()}")
+    with begin(trial) as journal:
+        log_steps(journal, range(3))
+    end(trial)
+    process = follower(trial, "--grace-s", "2")
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert err.count("\n") == 1
+    assert "`lathe sync a1b2c3` tries again" in err
+    assert json.loads(out.splitlines()[-1])["pending"] == 4
+
+
+@pytest.mark.slow
+def test_a_follow_ends_when_launcher_and_job_are_gone(runs_dir: Path) -> None:
+    trial = make_run(runs_dir)
+    with begin(trial) as journal:
+        log_steps(journal, range(3))
+    rewrite_states(journal.path, pid=DEAD_PID)
+    launcher = (
+        "import subprocess, sys\n"
+        "command = [sys.executable, '-m', 'experiments.tracking.follow_run', sys.argv[1]]\n"
+        "print(subprocess.Popen(command, stdin=subprocess.PIPE).pid, flush=True)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", launcher, str(trial.folder)], stdout=subprocess.PIPE, text=True, check=True
+    )
+    pid = int(done.stdout.splitlines()[0])
+    wait_until(lambda: not process_alive(socket.gethostname(), pid, time.time()))
+    assert (stored(runs_dir), status(runs_dir)) == (expected(range(3)), "KILLED")
+
+
+@pytest.mark.slow
+def test_a_run_whose_server_dies_trains_to_its_end_and_is_brought_later(tmp_path: Path) -> None:
+    port, database = free_port(), tmp_path / "served.db"
+    environment = os.environ | {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{port}", "LATHE_RUNS": str(tmp_path / "runs")}
+    lathe = [sys.executable, "-P", "-m", "experiments.cli"]
+    overrides = ["model=mlp", "max_steps=3000", "log_every_steps=5", "eval_every_steps=500", "tracking=server"]
+    with mlflow_server(database, port):
+        run = subprocess.Popen([*lathe, "run", *overrides], env=environment, stdout=subprocess.PIPE, text=True)
+        wait_until(lambda: sql(database, "select count(*) from metrics") > [(100,)])
+    assert run.stdout is not None
+    told = run.stdout.read()
+    run.stdout.close()
+    assert run.wait(timeout=90) == 0
+    assert "mlp-digits: finished" in told
+    (folder,) = (tmp_path / "runs" / "single").iterdir()
+    assert f"`lathe sync {folder.name}` tries again" in told
+    with mlflow_server(database, port):
+        done = subprocess.run(
+            [*lathe, "sync"], env=environment, text=True, capture_output=True, timeout=90, check=False
+        )
+    assert (done.returncode, done.stderr) == (0, "")
+    points = [
+        (key, event["step"]) for event in replay(folder) if event["event"] == "metrics" for key in event["metrics"]
+    ]
+    assert sql(database, "select key, step from metrics order by key, step") == sorted(points)
+    assert sql(database, "select status from runs") == [("FINISHED",)]

@@ -1,0 +1,194 @@
+"""The background process that brings a sweep to the store while it goes on."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from experiments.sweep.sweep import Sweep
+from experiments.tracking import follow_sweep
+from tests.support import ledgers
+from tests.support.recorded_sweeps import (
+    begin,
+    children,
+    expected_points,
+    make_swept,
+    parent_status,
+    run,
+    space_of,
+    stored_points,
+)
+from tests.support.stores import free_port, mlflow_server, sql, wait_until
+
+LRS = [{"optimizer.lr": lr} for lr in (0.001, 0.01)]
+FIRST, SECOND = ledgers.ids(2)
+
+
+@pytest.fixture
+def followers() -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Those that a test starts are ended with it."""
+    found: list[subprocess.Popen[bytes]] = []
+    yield found
+    for process in found:
+        if process.poll() is None:
+            os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def start(sweep: Sweep, followers: list[subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
+    process = follow_sweep.start(sweep)
+    assert process is not None
+    followers.append(process)
+    return process
+
+
+def said(sweep: Sweep) -> str:
+    return (sweep.folder / "sync.log").read_text()
+
+
+def has_children(runs_dir: Path, count: int) -> bool:
+    return len(children(runs_dir)) == count
+
+
+@pytest.mark.slow
+def test_it_brings_a_sweep_while_it_goes_on_and_ends_with_it(
+    runs_dir: Path, followers: list[subprocess.Popen[bytes]]
+) -> None:
+    sweep = make_swept(runs_dir, LRS)
+    process = start(sweep, followers)
+    begin(sweep, FIRST)
+    ledgers.log(sweep, FIRST, {100: 0.25})
+    wait_until(lambda: len(stored_points(runs_dir)) == 2)
+    assert parent_status(runs_dir) == "RUNNING"
+    os.kill(process.pid, signal.SIGINT)  # of the terminal that `lathe sweep` was typed in
+    os.kill(process.pid, signal.SIGHUP)
+    ledgers.end(sweep, FIRST, "finished", value=0.25)
+    run(sweep, SECOND, 0.5)
+    assert process.wait(timeout=60) == 0
+    assert stored_points(runs_dir) == expected_points(sweep)
+    assert set(children(runs_dir).values()) == {"FINISHED"}
+    assert (parent_status(runs_dir), said(sweep)) == ("FINISHED", "")
+
+
+@pytest.mark.slow
+def test_a_sweep_that_is_brought_at_its_end_is_not_looked_for_before(
+    runs_dir: Path, followers: list[subprocess.Popen[bytes]]
+) -> None:
+    sweep = make_swept(runs_dir, LRS, sync="end")
+    process = start(sweep, followers)
+    run(sweep, FIRST, 0.5)
+    wait_until(lambda: (sweep.folder / "follow.lock").exists())
+    assert sql(runs_dir / "mlflow.db", "select count(*) from runs") == [(0,)]
+    run(sweep, SECOND, 0.5)
+    assert process.wait(timeout=60) == 0
+    assert stored_points(runs_dir) == expected_points(sweep)
+
+
+def test_a_sweep_without_tracking_is_not_followed(runs_dir: Path) -> None:
+    assert follow_sweep.start(make_swept(runs_dir, LRS, sync="off")) is None
+
+
+@pytest.mark.slow
+def test_it_waits_for_a_strategy_that_was_not_asked_yet(
+    runs_dir: Path, followers: list[subprocess.Popen[bytes]]
+) -> None:
+    strategy = {"name": "tpe", "seed": 0, "startup_points": 10, "storage": None}
+    budget = {"points": 1, "wall_h": None, "device_h": None}
+    sweep = make_swept(runs_dir, [], strategy=strategy, budget=budget, space=space_of(LRS))
+    process = start(sweep, followers)
+    wait_until(lambda: sql(runs_dir / "mlflow.db", "select count(*) from runs") == [(1,)])
+    ledger = sweep.ledger()
+    with ledger.locked():
+        told = {"trial": FIRST, "point": 0, "values": LRS[0], "seed": 0, "number": 0, "reused": None}
+        ledger.add([told])
+    run(sweep, FIRST, 0.5)
+    assert process.wait(timeout=60) == 0
+    assert (children(runs_dir), parent_status(runs_dir)) == ({"lr=0.001": "FINISHED"}, "FINISHED")
+
+
+@pytest.mark.slow
+def test_it_ends_when_the_folder_is_gone_and_leaves_nothing(
+    runs_dir: Path, followers: list[subprocess.Popen[bytes]]
+) -> None:
+    sweep = make_swept(runs_dir, LRS)
+    process = start(sweep, followers)
+    begin(sweep, FIRST)
+    ledgers.log(sweep, FIRST, {100: 0.25})
+    wait_until(lambda: has_children(runs_dir, 1))
+    sweep.folder.rename(runs_dir / "gone")  # in one stroke, while it may be writing there
+    assert process.wait(timeout=60) == 0
+    assert not sweep.folder.exists()
+
+
+@pytest.mark.slow
+def test_a_server_that_is_down_for_a_while_gets_everything(
+    tmp_path: Path, followers: list[subprocess.Popen[bytes]]
+) -> None:
+    port, database = free_port(), tmp_path / "served.db"
+    sweep = make_swept(tmp_path, LRS, store=f"http://127.0.0.1:{port}")
+    process = start(sweep, followers)
+    run(sweep, FIRST, 0.25)
+    wait_until(lambda: "did not take 'probe'" in said(sweep))
+    with mlflow_server(database, port):
+        wait_until(lambda: len(stored_points(tmp_path, "served.db")) == 4)
+    run(sweep, SECOND, 0.5)
+    assert process.poll() is None
+    with mlflow_server(database, port):
+        assert process.wait(timeout=100) == 0
+    assert stored_points(tmp_path, "served.db") == expected_points(sweep)
+    assert sql(database, "select status, count(*) from runs group by 1") == [("FINISHED", 3)]
+    assert len(said(sweep).splitlines()) <= 3  # a line each time that the store is lost
+
+
+def test_a_store_that_stays_down_is_given_up_after_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = make_swept(tmp_path, LRS, store=f"http://127.0.0.1:{free_port()}")
+    for trial in (FIRST, SECOND):
+        run(sweep, trial, 0.5)
+    monkeypatch.setattr(follow_sweep, "GIVE_UP_S", 0.0)
+    monkeypatch.setattr(follow_sweep, "POLL_S", 0.01)
+    assert follow_sweep.follow(sweep) == 1
+    assert capsys.readouterr().err.count("`lathe sync ") == 1
+
+
+def test_a_second_one_leaves_the_first_alone(runs_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = make_swept(runs_dir, LRS)
+    run(sweep, FIRST, 0.5)
+    run(sweep, SECOND, 0.5)
+    monkeypatch.setattr(sys, "argv", ["follow_sweep", str(sweep.folder)])
+    monkeypatch.setattr(follow_sweep, "NICENESS", 0)
+    monkeypatch.setattr(follow_sweep, "TAKE_OVER_S", 0.0)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGHUP)}
+    try:
+        with (sweep.folder / "follow.lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            assert follow_sweep.main() == 0
+            assert children(runs_dir) == {}
+            monkeypatch.setattr(follow_sweep, "TAKE_OVER_S", 60.0)
+            waiting = threading.Thread(target=follow_sweep.main)
+            monkeypatch.setattr(signal, "signal", lambda *_: None)  # which only the main thread may
+            waiting.start()
+            time.sleep(0.1)
+        waiting.join(60)
+    finally:
+        monkeypatch.undo()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert set(children(runs_dir).values()) == {"FINISHED"}
+
+
+def test_a_folder_that_is_no_sweep_is_told(tmp_path: Path) -> None:
+    command = [sys.executable, "-P", "-m", "experiments.tracking.follow_sweep", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"{tmp_path} is no sweep: it has no sweep.yaml; name the folder of one\n"

@@ -1,0 +1,182 @@
+"""A sweep's page in MLflow: what the saved view holds, and the links that lead to it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments.sweep.sweep import Sweep
+from experiments.tracking import mlflow_client as mlflow_store
+from experiments.tracking import mlflow_view as sweep_view
+from experiments.tracking.store_uri import StoreError
+from experiments.tracking.sweep_sync import sync_sweep
+from experiments.tracking.ui import serve
+from tests.support import ledgers
+from tests.support.recorded_sweeps import METRIC, make_swept, run, tags_of
+from tests.support.stores import sql
+from tests.support.workers import QUESTION
+
+SPACE = {
+    "optimizer.lr": {"low": 0.001, "high": 0.1, "log": True},
+    "model": {"mlp": {"model.width": [8, 16]}, "lenet": {}},
+}
+
+
+def charts(**question: Any) -> list[dict[str, Any]]:
+    return sweep_view.charts({**QUESTION, **question})
+
+
+def of_type(found: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+    return [chart for chart in found if chart["type"] == kind]
+
+
+def saved(runs_dir: Path) -> dict[str, Any]:
+    """The only view in a store, and its state as the page reads it."""
+    ((tag, text),) = sql(
+        runs_dir / "mlflow.db", "select key, value from experiment_tags where key like 'mlflow.shared%'"
+    )
+    told = json.loads(text)
+    packed = told.pop("state").removeprefix("deflate;")
+    return {"tag": tag, **told, "state": json.loads(zlib.decompress(base64.b64decode(packed)))}
+
+
+def test_the_charts_follow_from_the_question() -> None:
+    found = charts(space={"optimizer.lr": [0.1, 0.2], "batch_size_global": [32, 64], "optimizer": ["sgd", "adamw"]})
+    (parallel,), (contour,) = of_type(found, "PARALLEL"), of_type(found, "CONTOUR")
+    assert parallel["selectedParams"] == ["optimizer.lr", "batch_size_global", "optimizer"]
+    assert parallel["selectedMetrics"] == [METRIC]
+    assert [chart["xaxis"]["key"] for chart in of_type(found, "SCATTER")] == parallel["selectedParams"]
+    assert [contour[f"{axis}axis"]["key"] for axis in "xyz"] == ["optimizer.lr", "batch_size_global", METRIC]
+    assert [chart["metricKey"] for chart in of_type(found, "LINE")] == [METRIC, "train/loss_nats"]
+    assert len({chart["uuid"] for chart in found}) == len(found)
+    assert {chart["metricSectionId"] for chart in found} == set(sweep_view.SECTIONS)
+
+
+def test_a_key_that_comes_with_an_option_has_no_place_on_a_line_through_all() -> None:
+    found = charts(space=SPACE)
+    assert of_type(found, "PARALLEL")[0]["selectedParams"] == ["optimizer.lr", "model"]
+    assert [chart["xaxis"]["key"] for chart in of_type(found, "SCATTER")] == ["optimizer.lr", "model", "model.width"]
+    assert of_type(found, "CONTOUR") == []  # one number that every trial has is not enough
+
+
+def test_points_that_were_given_have_charts_too() -> None:
+    given = [["optimizer.lr=0.1", "+tags.team=a"], ["optimizer.lr=0.2", "model=mlp"]]
+    question = {**QUESTION, "given": given, "strategy": {"name": "given"}}
+    assert sweep_view.swept_keys(question) == ["optimizer.lr", "tags.team", "model"]
+    assert sweep_view.common_keys(question) == ["optimizer.lr"]
+
+
+@pytest.mark.parametrize("question", [{}, {"space": {}}, {"metric": "train/loss_nats", "mode": "min"}])
+def test_a_single_trial_has_curves_alone(question: dict[str, Any]) -> None:
+    found = charts(**question)
+    assert {chart["type"] for chart in found} == {"LINE", "DIFFERENCE"}
+    assert len(of_type(found, "LINE")) == (1 if "metric" in question else 2)
+
+
+@pytest.mark.parametrize(("mode", "ascending"), [("max", False), ("min", True)])
+def test_the_state_filters_and_sorts(mode: str, ascending: bool) -> None:
+    state = sweep_view.state({**QUESTION, "space": SPACE, "mode": mode}, "abc")
+    assert state["searchFilter"] == "tags.`lathe.sweep_key` = 'abc' and tags.`lathe.kind` = 'trial'"
+    assert (state["orderByKey"], state["orderByAsc"]) == (f"metrics.`{METRIC}`", ascending)
+    assert state["selectedColumns"] == [
+        "params.`optimizer.lr`", "params.`model`", "params.`model.width`", f"metrics.`{METRIC}`",
+    ]  # fmt: skip
+    assert [section["name"] for section in state["compareRunSections"]] == ["Sweep", "Curves", "Differences"]
+
+
+def test_the_store_is_given_the_view_with_the_parent(runs_dir: Path) -> None:
+    sweep = make_swept(runs_dir, [{"optimizer.lr": lr} for lr in (0.1, 0.2)])
+    sync_sweep(sweep)
+    found = saved(runs_dir)
+    assert found["tag"] == f"mlflow.sharedViewState.{sweep.key[:12]}"
+    assert found["name"] == "sweep probe"
+    assert found["state"] == sweep_view.state(sweep.question, sweep.key)
+    page = (
+        f"#/experiments/1/runs?viewStateShareKey={sweep.key[:12]}&workflowType=machine_learning&compareRunsMode=CHART"
+    )
+    assert sweep_view.link(sweep, "http://127.0.0.1:5000/") == f"http://127.0.0.1:5000/{page}"
+    assert tags_of(runs_dir, "probe")["mlflow.note.content"].startswith(
+        f"**probe** ([all trials side by side]({page}))"
+    )
+
+
+def test_the_view_is_written_again_only_where_the_question_has_grown(
+    runs_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+    real = mlflow_store.Store.set_experiment_tag
+
+    def noted(store: mlflow_store.Store, experiment_id: str, key: str, value: str) -> None:
+        written.append(key)
+        real(store, experiment_id, key, value)
+
+    monkeypatch.setattr(mlflow_store.Store, "set_experiment_tag", noted)
+    sweep = make_swept(runs_dir, [{"optimizer.lr": 0.1}])
+    for _ in range(2):
+        sync_sweep(sweep)
+    run(sweep, ledgers.ids(1)[0], 0.5)
+    sync_sweep(sweep)
+    assert len(written) == 1
+    question = {**sweep.question, "space": {**sweep.question["space"], "seed": [0, 1]}}
+    (sweep.folder / "sweep.yaml").write_text(json.dumps(question))
+    sync_sweep(Sweep(sweep.folder))
+    assert len(written) == 2
+    assert "params.`seed`" in saved(runs_dir)["state"]["selectedColumns"]
+
+
+@pytest.mark.parametrize("version", ["2.22.0", "4.0.0", None, "unknown"])
+def test_a_ui_that_is_not_known_has_a_plain_link(
+    runs_dir: Path, monkeypatch: pytest.MonkeyPatch, version: str | None
+) -> None:
+    monkeypatch.setattr(mlflow_store.Store, "ui_version", lambda self: version)
+    sweep = make_swept(runs_dir, [{"optimizer.lr": 0.1}], mode="min")
+    sync_sweep(sweep)
+    assert sql(runs_dir / "mlflow.db", "select count(*) from experiment_tags where key like 'mlflow.shared%'") == [(0,)]
+    link = sweep_view.link(sweep, "http://127.0.0.1:5000")
+    assert "viewStateShareKey" not in link
+    assert f"searchFilter=tags.%60lathe.sweep_key%60%20%3D%20%27{sweep.key}%27" in link
+    assert "orderByKey=metrics.%60val%2Faccuracy_top1%60&orderByAsc=true" in link
+
+
+def test_the_version_of_this_machines_ui_is_known(runs_dir: Path) -> None:
+    mlflow_store.errors()
+    version = mlflow_store.open_store(f"sqlite:///{runs_dir}/mlflow.db", runs_dir).ui_version()
+    assert sweep_view.is_known(version)
+
+
+def test_a_view_that_is_too_large_is_left_out(runs_dir: Path) -> None:
+    chance = {f"model.{number * 7919**3:x}_{number**5:x}": [1, 2] for number in range(1500)}
+    sweep = make_swept(runs_dir, [], space=chance)
+    assert sweep_view.view(sweep) is None
+
+
+def test_a_sweep_that_is_in_no_store_has_no_link(runs_dir: Path) -> None:
+    sweep = make_swept(runs_dir, [{"optimizer.lr": 0.1}], sync="off")
+    with pytest.raises(StoreError, match=r"sweep 'probe' is in no store, .*`lathe sync probe` first"):
+        sweep_view.link(sweep, "http://127.0.0.1:5000")
+    assert sweep_view.newest(runs_dir, f"sqlite:///{runs_dir}/mlflow.db", 5) == []
+    name = sweep.folder
+    assert sweep_view.way(sweep).startswith(f"`lathe ui --sweep {name}` shows the trials side by side in MLflow, once")
+    (sweep.folder / "sync.json").write_text("[]")
+    assert sweep_view.place(sweep) is None
+    with pytest.raises(StoreError, match="sweep 'probe' does not stand in the store sqlite"):
+        serve(runs_dir, sweep=sweep)
+    sync_sweep(sweep)
+    assert sweep_view.way(sweep) == f"`lathe ui --sweep {name}` shows the trials side by side in MLflow"
+    with pytest.raises(StoreError, match=r"does not stand in the store http://127.0.0.1:1"):
+        serve(runs_dir, store="http://127.0.0.1:1", sweep=sweep)
+
+
+def test_of_many_sweeps_the_newest_are_told(runs_dir: Path) -> None:
+    for number in range(4):
+        sweep = make_swept(runs_dir, [{"optimizer.lr": 0.1}], name=f"probe{number}")
+        ledgers.grow_old(sweep.folder / "sweep.yaml", 100 - number)
+        if number != 2:
+            sync_sweep(sweep)
+    found = sweep_view.newest(runs_dir, f"sqlite:///{runs_dir}/mlflow.db", 2)
+    assert [sweep.name for sweep in found] == ["probe3", "probe1"]

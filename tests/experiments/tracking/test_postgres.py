@@ -1,0 +1,162 @@
+"""PostgreSQL as MLflow's store and as the database of studies: a real one, with many processes at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from experiments.tracking.run_sync import sync_run
+from experiments.tracking.store_uri import StoreError
+from experiments.tracking.sweep_sync import sync_all, sync_sweep
+from experiments.trial.trial import Trial
+from tests.conftest import Lathe
+from tests.support import ledgers
+from tests.support.databases import PASSWORD, Postgres, postgres
+from tests.support.recorded_sweeps import expected_points, make_swept, run
+from tests.support.stores import begin, end, free_port, log_steps, make_run
+
+NUM_TRIALS, NUM_ROUNDS, NUM_STEPS = 16, 2, 100
+VARIABLE = "LATHE_TEST_STORE"
+# One process imports MLflow; each of its children is a trial that writes its journal and brings it to the store meanwhile.
+TRIALS = f"""
+import os, sys, traceback
+from pathlib import Path
+from experiments import mlflow_store
+from experiments.sync import RunSync
+from experiments.trial import Trial
+from tests.support.stores import begin, end, log_steps
+mlflow_store.errors()
+from mlflow import MlflowClient
+def live(folder):
+    trial = Trial(Path(folder))
+    syncing = RunSync(trial)
+    with begin(trial) as journal:
+        for first in range(0, {NUM_ROUNDS * NUM_STEPS}, {NUM_STEPS}):
+            log_steps(journal, range(first, first + {NUM_STEPS}))
+            syncing.round(reconcile=False)
+    end(trial)
+    syncing.round(reconcile=False)
+children = []
+for folder in sys.argv[1:]:
+    child = os.fork()
+    if child == 0:
+        try:
+            live(folder)
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    children.append(child)
+sys.exit(max(os.waitpid(child, 0)[1] for child in children) >> 8)
+"""
+QUICK = ("model=softmax", "optimizer.lr=interval(0.01,0.1)", "max_steps=4", "eval_every_steps=4", "tracking=off")
+TPE = ("sweep.strategy=tpe", "sweep.budget.points=6", "sweep.name=tpe")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Postgres]:
+    with postgres() as found:
+        yield found
+
+
+@pytest.mark.slow
+def test_16_trials_at_once_on_a_fresh_database_lose_and_double_nothing(
+    server: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = server.new_database()
+    monkeypatch.setenv(VARIABLE, server.uri(database))
+    trials = [make_run(tmp_path, f"run{number}", store=f"${{oc.env:{VARIABLE}}}") for number in range(NUM_TRIALS)]
+    folders = [str(trial.folder) for trial in trials]
+    done = subprocess.run(
+        [sys.executable, "-c", TRIALS, *folders], cwd=Path(__file__).parents[3], env=os.environ, text=True,
+        capture_output=True, timeout=200, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    steps = NUM_ROUNDS * NUM_STEPS
+    assert server.sql(database, "select count(*) from metrics") == [(NUM_TRIALS * steps * 2,)]
+    by_run = "select count(*), count(distinct (key, step)), sum(case when key = 'train/loss_nats' then value end) from metrics"
+    assert (
+        server.sql(database, f"{by_run} group by run_uuid") == [(steps * 2, steps * 2, float(sum(range(steps))))] * 16
+    )
+    runs = "select e.name, status, count(*) from runs join experiments e using (experiment_id) group by 1, 2"
+    assert server.sql(database, runs) == [("lathe", "FINISHED", NUM_TRIALS)]
+    assert sync_all(tmp_path)[:2] == (NUM_TRIALS, 0)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and PASSWORD.encode() in path.read_bytes()]
+
+
+@pytest.mark.slow
+def test_a_sweep_and_runs_of_nodes_without_a_network_are_brought_later(
+    server: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = server.new_database()
+    monkeypatch.setenv(VARIABLE, server.uri(database))
+    store = f"${{oc.env:{VARIABLE}}}"
+    sweep = make_swept(tmp_path, [{"optimizer.lr": lr} for lr in (0.001, 0.01)], store=store, sync="off")
+    for name, value in zip(ledgers.ids(2), (0.5, 0.7), strict=True):
+        run(sweep, name, value)
+    trial = make_run(tmp_path, store=store)
+    with begin(trial) as journal:
+        log_steps(journal, range(30))
+    end(trial)
+    summary = sync_all(tmp_path)
+    assert (summary.runs, summary.failures) == (3, ())
+    query = "select t.value, m.key, m.step, m.value from metrics m join tags t using (run_uuid) where t.key = 'lathe.trial_id'"
+    stored = [row for row in server.sql(database, query) if not row[1].startswith("cost/")]  # these the ledger tells
+    assert sorted(row for row in stored if row[0] != "a1b2c3") == expected_points(sweep)
+    assert len(stored) == 60 + len(expected_points(sweep))
+    (view,) = server.sql(database, "select value from experiment_tags where key like 'mlflow.sharedViewState.%'")
+    assert json.loads(view[0])["name"] == "sweep probe"
+    assert sync_sweep(sweep)[:2] == (2, 0)
+
+
+@pytest.mark.slow
+def test_a_sweep_asks_a_study_in_a_database(server: Postgres, lathe: Lathe, tmp_path: Path) -> None:
+    environment = {VARIABLE: server.uri(database := server.new_database())}
+    storage = f"sweep.strategy.storage=${{oc.env:{VARIABLE}}}"
+    done = lathe("run", "-m", *QUICK, *TPE, storage, env=environment)
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert server.sql(database, "select state, count(*) from trials group by 1") == [("COMPLETE", 6)]
+    gone = {VARIABLE: server.uri("nosuch")}
+    done = lathe("resume", "tpe", "sweep.budget.points=7", env=gone)
+    assert done.returncode == 2
+    assert 'FATAL: database "nosuch" does not exist' in done.stderr
+    assert "budget:\n  points: 6\n" in (tmp_path / "runs" / "tpe" / "sweep.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        ("postgresql://me:hunter2@127.0.0.1:{port}/studies", r"cannot be reached \(connection failed: .* refused"),
+        (
+            "postgresql+pg8000://me:hunter2@127.0.0.1/studies",
+            "needs a package to reach its database (No module named 'pg8000')",
+        ),
+        ("postgresql://me:hunter2@127.0.0.1:54x2/studies", "cannot be reached (ValueError); see to its address"),
+    ],
+)
+def test_a_database_of_studies_that_cannot_be_used_is_told_before_anything_starts(
+    lathe: Lathe, tmp_path: Path, address: str, told: str
+) -> None:
+    environment = {VARIABLE: address.format(port=free_port())}
+    done = lathe("run", "-m", *QUICK, *TPE, f"sweep.strategy.storage=${{oc.env:{VARIABLE}}}", env=environment)
+    assert done.returncode == 2
+    pattern = told if "\\" in told else re.escape(told)
+    assert re.search(pattern, done.stderr), done.stderr
+    assert PASSWORD not in done.stdout + done.stderr
+    assert not (tmp_path / "runs" / "tpe").exists()
+
+
+def test_a_store_without_a_driver_is_told(tmp_path: Path) -> None:
+    trial = make_run(tmp_path, store="postgresql+pg8000://me@127.0.0.1/mlflow")
+    begin(trial).close()
+    with pytest.raises(StoreError) as caught:
+        sync_run(Trial(trial.folder))
+    assert "Python has no driver for its database (No module named 'pg8000')" in str(caught.value)
+    assert "`pip install 'psycopg[binary]'`" in str(caught.value)

@@ -1,0 +1,402 @@
+"""Real journals, real stores, real servers: only the training is left out."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments.run.state import process_alive, standing
+from experiments.tracking import mlflow_client as mlflow_store
+from experiments.tracking import run_sync as sync
+from experiments.tracking.run_sync import RunSync, sync_run
+from experiments.tracking.store_uri import StoreError, resolve_store, store_uri
+from experiments.tracking.sweep_sync import sync_all
+from experiments.trial.parameters import clean_key
+from experiments.trial.trial import Trial
+from tests.support.stores import (
+    DEAD_PID,
+    begin,
+    end,
+    expected,
+    free_port,
+    log_steps,
+    make_run,
+    rewrite_states,
+    sql,
+    status,
+    stored,
+    tags,
+)
+from tests.support.variants import IS_LONG
+
+
+def test_a_run_is_in_mlflow_with_all_that_belongs_to_it(runs_dir: Path) -> None:
+    trial = make_run(runs_dir)
+    (trial.folder / "checkpoints").mkdir()
+    (trial.folder / "checkpoints" / "weights.safetensors").write_text("w")
+    with begin(trial) as journal:
+        journal.params({"model.num_parameters": 1234})
+        journal.data(name="blobs", digest="f" * 64, num_examples=300, split="train")
+        journal.data(name="blobs", digest="f" * 64, num_examples=60, split="val")
+        journal.artifact("checkpoints/weights.safetensors")
+        journal.artifact("../../../etc/passwd")
+        log_steps(journal, range(3))
+        journal.state("finished", step=3, attempt=1)
+    end(trial)
+    synced = sync_run(trial)
+    database = runs_dir / "mlflow.db"
+    assert synced.points == 6
+    assert stored(runs_dir) == expected(range(3))
+    assert dict(sql(database, "select key, value from params")) == {
+        "name": "blobs",
+        "note": "does it learn?",
+        "model._target_": "modules.model.mlp.Mlp",
+        "model.hidden_sizes": "[64, 32]",
+        "model.dropout_prob": "0.0",
+        "model.extra": "{}",
+        "model.num_parameters": "1234",
+        "data._target_": "modules.data.blobs.Blobs",
+        "data.root": "null",
+        "optimizer._target_": "torch.optim.SGD",
+        "optimizer.lr": "1e-05",
+        "optimizer.nesterov": "true",
+        "tracking.store": "null",
+        "tracking.experiment": "lathe",
+        "tracking.sync": "live",
+    }
+    found = tags(runs_dir)
+    assert found["mlflow.runName"] == "blobs"
+    assert found["mlflow.source.git.commit"] == "0123abcd" * 5
+    assert found["git.dirty"] == "true"
+    assert found["lathe.run_key"] == "key-of-a1b2c3"
+    assert found["lathe.folder"] == str(trial.folder)
+    assert found["lathe.host"] == socket.gethostname()
+    assert (found["lathe.state"], found["lathe.attempt"]) == ("finished", "1")
+    assert f"lathe run model=mlp optimizer.lr=1e-5\nlathe resume {trial.reference}" in found["mlflow.note.content"]
+    assert "Mlp(hidden_sizes=[64, 32], dropout_prob=0.0, extra={})" in found["mlflow.note.content"]
+    first = json.loads((trial.folder / "attempts/1/journal.jsonl").read_text().splitlines()[0])
+    outcome = trial.outcome()
+    assert outcome is not None
+    times = sql(database, "select status, start_time, end_time, experiment_id from runs")
+    assert times == [
+        ("FINISHED", round(first["time"] * 1000), round(outcome["ended"] * 1000), int(synced.experiment_id or 0))
+    ]
+    assert sql(database, "select name, length(digest) from datasets order by name") == [
+        ("blobs/train", 36),
+        ("blobs/val", 36),
+    ]
+    root = runs_dir / "artifacts" / str(synced.run_id) / "artifacts"
+    files = sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
+    assert files == ["checkpoints/weights.safetensors", "code/lathe.patch", "provenance.yaml", "trial.yaml"]
+
+
+def test_nan_and_infinity_arrive(runs_dir: Path) -> None:
+    trial = make_run(runs_dir)
+    with begin(trial) as journal:
+        journal.metrics(1, {"nan": math.nan, "inf": math.inf, "bad@key[0]//x": 1.0})
+    sync_run(trial)
+    rows = sql(runs_dir / "mlflow.db", "select key, value, is_nan from metrics order by key")
+    assert rows == [("bad_key_0___x", 1.0, 0), ("inf", sys.float_info.max, 0), ("nan", 0.0, 1)]
+
+
+def test_a_second_sync_changes_nothing_even_without_its_progress_file(runs_dir: Path) -> None:
+    trial = make_run(runs_dir)
+    with begin(trial) as journal:
+        log_steps(journal, range(700))
+    end(trial)
+    first = sync_run(trial)
+    assert (first.points, sync_run(trial).points) == (1400, 0)
+    (trial.folder / "sync.json").write_text("{damaged")
+    again = sync_run(trial)
+    assert (again.run_id, again.points) == (first.run_id, 1400)
+    assert stored(runs_dir) == expected(range(700))
+    assert sql(runs_dir / "mlflow.db", "select count(*) from runs") == [(1,)]
+
+
+def test_a_sync_that_was_interrupted_goes_on(runs_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = make_run(runs_dir)
+    with begin(trial) as journal:
+        log_steps(journal, range(40))
+    monkeypatch.setattr(mlflow_store, "METRICS_PER_CALL", 7)
+    monkeypatch.setattr(sync, "_BLOCK_BYTES", 500)
+    real, calls = RunSync._send, iter(range(100))
+
+    def killed_at_the_fourth_block(*args: Any) -> int:
+        done = real(*args)
+        if next(calls) == 3:
+            raise KeyboardInterrupt  # after the store took the block, before the offset was saved
+        return done
+
+    monkeypatch.setattr(RunSync, "_send", killed_at_the_fourth_block)
+    with pytest.raises(KeyboardInterrupt):
+        sync_run(trial)
+    assert 0 < len(stored(runs_dir)) < 80
+    sync_run(trial)
+    assert stored(runs_dir) == expected(range(40))
+
+
+def test_a_resumed_run_that_went_back_shows_each_step_once(runs_dir: Path) -> None:
+    trial = make_run(runs_dir)
+    with begin(trial) as journal:
+        log_steps(journal, range(10))
+    end(trial, "killed")
+    sync_run(trial)
+    assert status(runs_dir) == "KILLED"
+    with begin(trial, 2, step=5) as journal:
+        log_steps(journal, range(5, 8), offset=0.25)
+        journal.params({"late": "fact"})
+        sync_run(trial)
+        assert status(runs_dir) == "RUNNING"
+        log_steps(journal, range(8, 12))
+    end(trial, "finished", 2)
+    sync_run(trial)
+    assert stored(runs_dir) == expected(range(12))
+    assert (status(runs_dir), tags(runs_dir)["lathe.attempt"]) == ("FINISHED", "2")
+    (trial.folder / "sync.json").unlink()
+    sync_run(trial)
+    assert stored(runs_dir) == expected(range(12))
+
+
+def test_a_parameter_that_changes_between_attempts_keeps_its_first_value(runs_dir: Path) -> None:
+    trial = make_run(runs_dir)
+    for number in (1, 2):
+        with begin(trial, number) as journal:
+            journal.params({"num_devices": number, "name": "another"})
+        sync_run(trial)
+    params = dict(sql(runs_dir / "mlflow.db", "select key, value from params"))
+    assert (params["num_devices"], params["name"]) == ("1", "blobs")
+
+
+def test_parameters_keep_within_the_limits_of_mlflow(runs_dir: Path) -> None:
+    many = {f"layer_{i}": i for i in range(230)}
+    odd = {"k" * 300: "v" * 7000, "p[0]": "", "a//b": 1, "../x": 2, "..": 3, ".": 4, "": 5, "ü:ok": "ß", "/x": 6}
+    trial = make_run(runs_dir, model=many, data=odd)
+    begin(trial).close()
+    sync_run(trial)
+    params = dict(sql(runs_dir / "mlflow.db", "select key, value from params"))
+    assert len([key for key in params if key.startswith("model.layer_")]) == 230
+    assert params["data.p_0_"] == ""
+    assert params["data.ü:ok"] == "ß"
+    long = next(key for key in params if key.startswith("data.kkk"))
+    assert (len(long), len(params[long])) == (250, 6000)
+    assert sync_run(trial).points == 0
+
+
+@pytest.mark.parametrize("key", ["", ".", "..", "../x", "a//b", "/x", "x/", "a/../b", "a@b", "p[0]", "x" * 400, "a\nb"])
+def test_a_cleaned_key_is_one_that_mlflow_takes(key: str) -> None:
+    from mlflow.utils.validation import _validate_metric_name, _validate_param_name
+
+    _validate_metric_name(clean_key(key))  # type: ignore[no-untyped-call]
+    _validate_param_name(clean_key(key))  # type: ignore[no-untyped-call]
+    assert clean_key("val/accuracy_top1") == "val/accuracy_top1"
+
+
+RUNNING = {"state": "running", "attempt": 2, "time": 5.0, "pid": 1, "host": "h", "reason": None}
+
+
+@pytest.mark.parametrize(
+    ("outcome", "last", "alive", "state", "mlflow_status"),
+    [
+        (("finished", 2), RUNNING, True, "finished", "FINISHED"),
+        (("failed", 2), RUNNING, True, "failed", "FAILED"),
+        (("stopped", 2), RUNNING, True, "stopped", "KILLED"),
+        (("killed", 2), RUNNING, True, "killed", "KILLED"),
+        (("failed", 1), None, True, "failed", "FAILED"),  # it died before its first event
+        (("failed", 1), RUNNING, True, "running", "RUNNING"),  # resumed: the outcome is that of the attempt before
+        (("failed", 1), RUNNING, False, "killed", "KILLED"),
+        (("killed", 3), RUNNING, True, "killed", "KILLED"),  # a third attempt that died before its first event
+        (None, RUNNING, True, "running", "RUNNING"),
+        (None, RUNNING, False, "killed", "KILLED"),
+        (None, RUNNING | {"state": "finished"}, False, "finished", "FINISHED"),
+        (None, RUNNING | {"state": "failed"}, False, "failed", "FAILED"),
+        (None, RUNNING | {"state": "stopped"}, False, "stopped", "KILLED"),
+        (None, None, True, "running", "RUNNING"),
+    ],
+)
+def test_the_standing_follows_from_outcome_journal_and_process(
+    outcome: tuple[str, int] | None, last: dict[str, Any] | None, alive: bool, state: str, mlflow_status: str
+) -> None:
+    told = {"status": outcome[0], "attempt": outcome[1], "ended": 9.0, "reason": None} if outcome else None
+    found = standing(told, last, 7.0, alive)
+    assert (found.state, sync.STATUS[found.state]) == (state, mlflow_status)
+    assert (found.ended is None) == (state == "running")
+
+
+def test_a_run_whose_process_is_gone_is_killed(runs_dir: Path) -> None:
+    trial = make_run(runs_dir)
+    with begin(trial) as journal:
+        log_steps(journal, range(2))
+    sync_run(trial)
+    assert status(runs_dir) == "RUNNING"  # this process, which is alive
+    rewrite_states(journal.path, pid=DEAD_PID)
+    (trial.folder / "sync.json").unlink()
+    RunSync(trial).round(reconcile=False)  # a live follow leaves the word to the launcher
+    assert status(runs_dir) == "RUNNING"
+    sync_run(trial)
+    assert (status(runs_dir), tags(runs_dir)["lathe.reason"]) == (
+        "KILLED",
+        f"process {DEAD_PID} is gone and left no word",
+    )
+
+
+def test_a_run_on_another_host_stays_running(runs_dir: Path) -> None:
+    trial = make_run(runs_dir)
+    with begin(trial) as journal:
+        log_steps(journal, range(2))
+    rewrite_states(journal.path, pid=DEAD_PID, host="node-17")
+    sync_run(trial)
+    assert (status(runs_dir), tags(runs_dir)["lathe.host"]) == ("RUNNING", "node-17")
+
+
+def test_a_zombie_and_a_number_given_to_another_process_are_not_alive() -> None:
+    host = socket.gethostname()
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    time.sleep(0.5)
+    assert not process_alive(host, child.pid, time.time())
+    child.wait()
+    assert process_alive(host, os.getpid(), time.time())
+    assert not process_alive(host, os.getpid(), time.time() - 1e6)
+
+
+def test_nothing_is_made_before_the_first_event(runs_dir: Path) -> None:
+    trial = make_run(runs_dir)
+    assert sync_run(trial).run_id is None
+    end(trial, "failed")
+    assert sync_run(trial).run_id is not None
+    assert status(runs_dir) == "FAILED"
+
+
+def test_deleted_runs_come_back_and_lost_ones_are_made_anew(runs_dir: Path) -> None:
+    from mlflow import MlflowClient
+
+    trial = make_run(runs_dir)
+    with begin(trial) as journal:
+        log_steps(journal, range(3))
+    first = sync_run(trial)
+    MlflowClient(store_uri(trial)).delete_run(str(first.run_id))
+    assert sync_run(trial).run_id == first.run_id
+    assert sql(runs_dir / "mlflow.db", "select lifecycle_stage from runs") == [("active",)]
+    (runs_dir / "b").mkdir()
+    shutil.copytree(runs_dir / "single", runs_dir / "b" / "single")
+    other = Trial(runs_dir / "b" / "single" / "a1b2c3")
+    with closing(sqlite3.connect(runs_dir / "mlflow.db")) as connection:
+        for table in ("params", "tags", "latest_metrics", "metrics", "runs"):
+            connection.execute(f"delete from {table}")
+        connection.commit()
+    again = sync_run(trial)
+    assert again.run_id != first.run_id
+    assert stored(runs_dir) == expected(range(3))
+    assert other.runs_dir == runs_dir / "b"
+
+
+def test_an_artifact_that_cannot_be_stored_does_not_keep_the_points_back(runs_dir: Path) -> None:
+    trial = make_run(runs_dir)
+    (runs_dir / "artifacts").write_text("a file where the folder should be")
+    with begin(trial) as journal:
+        log_steps(journal, range(3))
+    end(trial)
+    with pytest.raises(StoreError, match="did not take 'a1b2c3'"):
+        sync_run(trial)
+    assert (stored(runs_dir), status(runs_dir)) == (expected(range(3)), "FINISHED")
+    (runs_dir / "artifacts").unlink()
+    synced = sync_run(trial)
+    assert (runs_dir / "artifacts" / str(synced.run_id) / "artifacts" / "trial.yaml").is_file()
+
+
+def test_sync_all_tells_what_failed_and_does_the_rest(runs_dir: Path) -> None:
+    for name, sync_mode in (("aaa", "live"), ("bbb", "off"), ("ccc", "end")):
+        tracking = {"store": None, "experiment": "lathe", "sync": sync_mode}
+        with begin(make_run(runs_dir, name, tracking=tracking)) as journal:
+            log_steps(journal, range(2))
+    (runs_dir / "single" / "ccc" / "trial.yaml").write_text("tracking: [")
+    summary = sync_all(runs_dir)
+    assert (summary.runs, summary.points) == (2, 8)
+    assert len(summary.failures) == 1
+    assert "ccc is damaged" in summary.failures[0]
+    asked = sync_all(runs_dir, ["bbb", "aab"])
+    assert (asked.runs, asked.points) == (1, 0)
+    assert "no run 'aab'" in asked.failures[0]
+    assert "did you mean 'aaa'" in asked.failures[0]
+
+
+def test_a_store_that_is_down_is_told_in_one_line_without_its_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = free_port()
+    monkeypatch.setenv("LATHE_TEST_STORE", f"http://user:hush@127.0.0.1:{port}")
+    trial = make_run(tmp_path, store="${oc.env:LATHE_TEST_STORE}")
+    begin(trial).close()
+    started = time.monotonic()
+    with pytest.raises(StoreError) as caught:
+        sync_run(trial)
+    assert time.monotonic() - started < 10
+    told = str(caught.value)
+    assert told.startswith("tracking.store=${oc.env:LATHE_TEST_STORE} did not take 'a1b2c3': ")
+    assert told.endswith("; its journals hold everything, `lathe sync a1b2c3` tries again")
+    assert "hush" not in told
+    assert "\n" not in told
+    assert "hush" not in "".join(path.read_text() for path in trial.folder.rglob("*") if path.is_file())
+
+
+def test_a_store_in_an_unset_variable_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LATHE_TEST_STORE", raising=False)
+    with pytest.raises(StoreError, match="needs the variable LATHE_TEST_STORE, which is not set here; export it"):
+        resolve_store("${oc.env:LATHE_TEST_STORE}", tmp_path)
+    assert resolve_store("${oc.env:LATHE_TEST_STORE,http://x:1}", tmp_path) == "http://x:1"
+    assert resolve_store(None, tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
+
+
+SYNC = (
+    "import sys; from pathlib import Path; from experiments.tracking.run_sync import sync_run; "
+    "from experiments.trial.trial import Trial; "
+    "print(sync_run(Trial(Path(sys.argv[1]))).points)"
+)
+
+
+def sync_processes(trials: list[Trial]) -> list[subprocess.Popen[str]]:
+    command = [sys.executable, "-c", SYNC]
+    return [subprocess.Popen([*command, str(trial.folder)], stdout=subprocess.PIPE, text=True) for trial in trials]
+
+
+@pytest.mark.slow
+def test_two_syncs_at_once_take_turns(runs_dir: Path) -> None:
+    trial = make_run(runs_dir)
+    with begin(trial) as journal:
+        log_steps(journal, range(2000))
+    end(trial)
+    processes = sync_processes([trial, trial])
+    counts = sorted(int(process.communicate()[0]) for process in processes)
+    assert [process.returncode for process in processes] == [0, 0]
+    assert counts == [0, 4000]
+    assert stored(runs_dir) == expected(range(2000))
+    assert sql(runs_dir / "mlflow.db", "select count(*) from runs") == [(1,)]
+
+
+@pytest.mark.slow
+def test_many_processes_on_a_fresh_store_make_one_schema_and_one_experiment(tmp_path: Path) -> None:
+    count = 8 if IS_LONG else 4
+    trials = [make_run(tmp_path, f"run{i}") for i in range(count)]
+    for trial in trials:
+        with begin(trial) as journal:
+            log_steps(journal, range(5))
+    processes = sync_processes(trials)
+    assert [int(process.communicate()[0]) for process in processes] == [10] * count
+    assert [process.returncode for process in processes] == [0] * count
+    database = tmp_path / "mlflow.db"
+    assert sql(database, "select count(*) from metrics") == [(10 * count,)]
+    assert sql(database, "select e.name, count(*) from runs join experiments e using (experiment_id) group by 1") == [
+        ("lathe", count)
+    ]
+    assert not (Path.cwd() / "mlruns").exists()

@@ -1,0 +1,655 @@
+"""Sweeps in MLflow's store: one parent, one child a trial, no point lost or doubled whatever was killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from experiments.run import journal
+from experiments.sweep.ledger import Standing
+from experiments.sweep.space_parser import parse
+from experiments.sweep.spec import read
+from experiments.sweep.status.progress import Row
+from experiments.sweep.sweep import Sweep
+from experiments.tracking import mlflow_client as mlflow_store
+from experiments.tracking import sweep_tags as describe_sweep
+from experiments.tracking.run_sync import sync_run
+from experiments.tracking.sweep_metrics import Curve
+from experiments.tracking.sweep_sync import SweepSync, sync_all, sync_sweep
+from tests.support import ledgers
+from tests.support import workers as sweeps
+from tests.support.recorded_sweeps import (
+    METRIC,
+    begin,
+    children,
+    expected_points,
+    make_swept,
+    params_of,
+    parent_status,
+    run,
+    space_of,
+    stored_points,
+    tags_of,
+)
+from tests.support.stores import begin as begin_run
+from tests.support.stores import end as end_run
+from tests.support.stores import free_port, log_steps, make_run, sql
+
+LRS = [{"optimizer.lr": lr} for lr in (0.001, 0.01, 0.1)]
+SYNC = """
+import sys
+from pathlib import Path
+from experiments import mlflow_store
+from experiments.sync_sweep import *
+mlflow_store.errors()  # imports MLflow
+mlflow_store.open_store(f"sqlite:///{Path(sys.argv[1]).parent}/mlflow.db", Path(sys.argv[1]).parent)
+print("ready", flush=True)
+input()
+print(sync_sweep(Sweep(Path(sys.argv[1]))))
+"""
+
+
+def num_runs(runs_dir: Path) -> int:
+    return int(sql(runs_dir / "mlflow.db", "select count(*) from runs")[0][0])
+
+
+def curve(runs_dir: Path, name: str) -> list[Any]:
+    return sql(runs_dir / "mlflow.db", f"select step, value from metrics where key = 'sweep/{name}' order by step")
+
+
+def syncing(sweep: Sweep) -> subprocess.Popen[str]:
+    """A process that syncs once it is given a line, which it is ready for."""
+    pipe = subprocess.PIPE
+    process = subprocess.Popen([sys.executable, "-c", SYNC, str(sweep.folder)], stdin=pipe, stdout=pipe, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def go(process: subprocess.Popen[str]) -> None:
+    assert process.stdin is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+
+
+def test_a_sweep_is_a_parent_with_a_child_a_trial(runs_dir: Path) -> None:
+    points = [{"optimizer.lr": lr, "batch_size_global": 64} for lr in (0.003, 0.01)]
+    sweep = make_swept(
+        runs_dir, points, seeds=2, note="does it learn?", budget={"points": 9, "wall_h": None, "device_h": 2}
+    )
+    for trial, value in zip(ledgers.ids(4), (0.5, 0.7, 0.9, 0.8), strict=True):
+        run(sweep, trial, value)
+    summary = sync_sweep(sweep)
+    assert (summary.runs, summary.failures) == (4, ())
+    assert summary.points == len(expected_points(sweep)) == 16
+    assert stored_points(runs_dir) == expected_points(sweep)
+    names = [f"lr={lr}, batch_size_global=64, seed={seed}" for lr in (0.003, 0.01) for seed in (0, 1)]
+    assert children(runs_dir) == dict.fromkeys(names, "FINISHED")
+    ((parent, status),) = sql(runs_dir / "mlflow.db", "select run_uuid, status from runs where name = 'probe'")
+    assert status == "FINISHED"
+    child = tags_of(runs_dir, names[3])
+    told = {"mlflow.parentRunId": parent, "mlflow.runName": names[3], "lathe.kind": "trial", "lathe.sweep": "probe"}
+    told |= {"lathe.point": "1", "lathe.state": "finished", "lathe.attempt": "1", "lathe.worker": "w"}
+    told |= {"lathe.sweep_key": sweep.key, "lathe.host": "node7", "git.dirty": "true"}
+    assert told.items() <= child.items()
+    assert (
+        params_of(runs_dir, names[3]).items()
+        >= {"optimizer.lr": "0.01", "batch_size_global": "64", "seed": "1"}.items()
+    )
+    own = tags_of(runs_dir, "probe")
+    told = {"lathe.kind": "sweep", "lathe.sweep": "probe", "lathe.sweep_key": sweep.key, "lathe.state": "done"}
+    told |= {
+        "lathe.finished": "4",
+        "lathe.failed": "0",
+        "lathe.waiting": "0",
+        "mlflow.source.git.commit": "0123abcd" * 5,
+    }
+    assert told.items() <= own.items()
+    assert params_of(runs_dir, "probe") == {
+        "strategy": "grid", "strategy.seed": "0", "strategy.startup_points": "10", "strategy.storage": "null",
+        "metric": METRIC, "mode": "max", "seeds": "2", "max_attempts": "4", "base": "", "budget.points": "9",
+        "budget.device_h": "2", "space.optimizer.lr": "0.003,0.01", "space.batch_size_global": "64",
+    }  # fmt: skip
+    assert curve(runs_dir, "finished") == [(1, 1.0), (2, 2.0), (3, 3.0), (4, 4.0)]
+    assert curve(runs_dir, "best_value") == [(2, pytest.approx(0.6)), (3, pytest.approx(0.6)), (4, pytest.approx(0.85))]
+    assert curve(runs_dir, "failed") == [(step, 0.0) for step in range(1, 5)]
+    assert [value for _, value in curve(runs_dir, "device_h_used")] == sorted(
+        v for _, v in curve(runs_dir, "device_h_used")
+    )
+    root = runs_dir / "artifacts" / parent / "artifacts"
+    files = sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
+    assert files == ["code/lathe.patch", "provenance.yaml", "sweep.yaml"]
+    for run_id in children(runs_dir, "run_uuid").values():
+        folder = runs_dir / "artifacts" / run_id / "artifacts"
+        assert sorted(path.name for path in folder.iterdir()) == ["provenance.yaml", "trial.yaml"]
+
+
+def test_the_note_says_what_was_asked_where_it_stands_and_how_to_have_it_again(runs_dir: Path) -> None:
+    sweep = make_swept(runs_dir, LRS, note="does it learn?", base=["model=mlp", "data=blobs"])
+    first, second, third = ledgers.ids(3)
+    run(sweep, first, 0.75)
+    begin(sweep, second)
+    ledgers.end(sweep, second, "failed", failure="exception", reason="TrainingError: loss=nan |\n`x`")
+    sync_sweep(sweep)
+    note = tags_of(runs_dir, "probe")["mlflow.note.content"]
+    assert note.startswith("**probe**: does it learn? ([all trials side by side](#/experiments/")
+    assert "| `optimizer.lr` | `0.001,0.01,0.1` |" in note
+    assert "| `base` | `model=mlp data=blobs` |" in note
+    ids = children(runs_dir, "run_uuid")
+    page = f"#/experiments/{sql(runs_dir / 'mlflow.db', 'select experiment_id from runs')[0][0]}/runs"
+    assert f"**Best:** `{METRIC}` 0.75, of [lr=0.001]({page}/{ids['lr=0.001']})" in note
+    assert f"| exception | 1 | [lr=0.01]({page}/{ids['lr=0.01']}): `TrainingError: loss=nan \\| 'x'` |" in note
+    assert "1/3 done, 1 waiting, 1 failed" in note
+    assert "lathe sweep --config-dir 'my conf' ./sweep.yaml" in note
+    assert f"lathe resume {sweep.folder}\nlathe status {sweep.folder}" in note
+    run(sweep, third, 0.875)
+    sync_sweep(sweep)
+    assert "0.875, of [lr=0.1](" in tags_of(runs_dir, "probe")["mlflow.note.content"]
+
+
+def test_the_question_among_the_artifacts_asks_the_same(runs_dir: Path) -> None:
+    asked = read("optimizers").asked
+    path = runs_dir / "sweep.yaml"
+    path.write_text(yaml.safe_dump(asked))
+    assert read(str(path)).asked == asked
+
+
+ENDS: list[tuple[str, dict[str, Any], str, str]] = [
+    ("finished", {"value": 0.5}, "FINISHED", "finished"),
+    ("pruned", {"value": 0.1, "reason": "worse than others"}, "FINISHED", "pruned"),
+    ("failed", {"failure": "exception", "reason": "TrainingError"}, "FAILED", "failed"),
+    ("cancelled", {"failure": "cancelled", "reason": "by hand"}, "KILLED", "cancelled"),
+    ("waiting", {"failure": "preempted", "reason": "SIGTERM"}, "SCHEDULED", "waiting"),
+]
+
+
+@pytest.mark.parametrize(("state", "told", "status", "tag"), ENDS)
+def test_the_ledger_says_where_a_trial_stands(
+    runs_dir: Path, state: Any, told: dict[str, Any], status: str, tag: str
+) -> None:
+    sweep = make_swept(runs_dir, LRS)
+    trial = ledgers.ids(1)[0]
+    syncs = SweepSync(sweep)
+    assert syncs.round().runs == 0  # none was begun
+    assert (num_runs(runs_dir), parent_status(runs_dir)) == (1, "RUNNING")
+    begin(sweep, trial)
+    syncs.round()  # before its first event
+    assert children(runs_dir) == {"lr=0.001": "RUNNING"}
+    ledgers.log(sweep, trial, {100: 0.5})
+    end_run(sweep.trial(ledgers.entry(sweep, trial)), "killed")  # what a file says does not count
+    syncs.round()
+    assert children(runs_dir) == {"lr=0.001": "RUNNING"}
+    ledgers.end(sweep, trial, state, **told)
+    syncs.round()
+    assert children(runs_dir) == {"lr=0.001": status}
+    found = tags_of(runs_dir, "lr=0.001")
+    assert found["lathe.state"] == tag
+    assert (found.get("lathe.failure"), found.get("lathe.reason")) == (told.get("failure"), told.get("reason"))
+    ((started, ended),) = sql(runs_dir / "mlflow.db", "select start_time, end_time from runs where name = 'lr=0.001'")
+    assert (ended is None) == (state == "waiting")
+    assert ended is None or ended == round(ledgers.entry(sweep, trial).since * 1000) >= started
+    assert stored_points(runs_dir) == expected_points(sweep)
+
+
+def test_how_long_a_trial_has_waited_is_told_once_when_it_has_ended(runs_dir: Path) -> None:
+    sweep = make_swept(runs_dir, LRS[:1])
+    trial = ledgers.ids(1)[0]
+    for state in ("waiting", "finished"):
+        begin(sweep, trial)
+        sync_sweep(sweep)
+        assert not curve_of(runs_dir, "cost/queue_wait_s")
+        ledgers.end(sweep, trial, state, value=0.5)
+    for _ in range(2):
+        sync_sweep(sweep)
+    waited = ledgers.entry(sweep, trial).waited_s
+    assert waited > 0
+    assert curve_of(runs_dir, "cost/queue_wait_s") == [pytest.approx(waited)]
+
+
+def curve_of(runs_dir: Path, metric: str) -> list[float]:
+    return [value for (value,) in sql(runs_dir / "mlflow.db", f"select value from metrics where key = '{metric}'")]
+
+
+def test_all_attempts_of_a_trial_are_one_run(runs_dir: Path) -> None:
+    sweep = make_swept(runs_dir, LRS[:1])
+    trial = ledgers.ids(1)[0]
+    begin(sweep, trial, "first")
+    ledgers.log(sweep, trial, {50: 0.1, 100: 0.2})
+    orphan = ledgers.attempt_folder(sweep, trial) / "journal.jsonl"
+    ledgers.end(sweep, trial, "waiting", failure="node lost", reason="gone")
+    sync_sweep(sweep)
+    assert tags_of(runs_dir, "lr=0.001")["lathe.failure"] == "node lost"
+    begin(sweep, trial, "second")
+    with orphan.open("a") as file:  # it had not gone at all
+        file.write('{"event":"metrics","time":1.0,"step":150,"metrics":{"val/accuracy_top1":9.0}}\n{"event":"metr')
+    ledgers.log(sweep, trial, {100: 0.25, 150: 0.3})
+    sync_sweep(sweep)
+    found = tags_of(runs_dir, "lr=0.001")
+    told = {"lathe.failure": "", "lathe.reason": "", "lathe.attempt": "2", "lathe.worker": "second"}
+    assert told.items() <= found.items()
+    assert children(runs_dir) == {"lr=0.001": "RUNNING"}
+    ledgers.end(sweep, trial, "failed", failure="exception", reason="x")
+    (sweep.folder / trial / "sync.json").unlink()
+    (sweep.folder / "sync.json").unlink()
+    sync_sweep(sweep)
+    ledger = sweep.ledger()
+    with ledger.locked():
+        ledger.again([trial])
+    assert sync_sweep(sweep).failures == ()
+    assert (children(runs_dir), parent_status(runs_dir)) == ({"lr=0.001": "SCHEDULED"}, "RUNNING")
+    run(sweep, trial, 0.5)
+    (sweep.folder / trial / "sync.json").unlink()
+    sync_sweep(sweep)
+    assert tags_of(runs_dir, "lr=0.001")["lathe.failure"] == ""
+    assert stored_points(runs_dir) == expected_points(sweep)
+    assert [row[2:] for row in stored_points(runs_dir) if row[1] == METRIC] == [
+        (50, 0.1),
+        (100, 0.2),
+        (150, 0.3),
+        (200, 0.5),
+    ]
+    assert num_runs(runs_dir) == 2
+    assert curve(runs_dir, "failed") == [(1, 1.0), (2, 0.0)]
+    assert curve(runs_dir, "finished") == [(1, 0.0), (2, 1.0)]
+
+
+SWEEPS: list[tuple[str, str | None, str]] = [
+    ("ffw", None, "RUNNING"),
+    ("ffr", "sweep.budget.wall_h=1 is spent", "RUNNING"),
+    ("ffw", "sweep.budget.wall_h=1 is spent", "FINISHED"),
+    ("fff", None, "FINISHED"),
+    ("fpx", None, "FINISHED"),
+    ("xxx", None, "FAILED"),
+    ("xxp", None, "FINISHED"),
+    ("fcc", "cancelled by ada", "KILLED"),
+    ("fcf", None, "FINISHED"),  # a single one was taken away by hand
+    ("xcc", None, "KILLED"),
+    ("www", "cancelled by ada", "KILLED"),
+    ("www", None, "RUNNING"),
+]
+STATES = {"f": "finished", "p": "pruned", "x": "failed", "c": "cancelled"}
+
+
+@pytest.mark.parametrize(("states", "closed", "status"), SWEEPS)
+def test_a_sweep_stands_where_its_trials_do(runs_dir: Path, states: str, closed: str | None, status: str) -> None:
+    sweep = make_swept(runs_dir, LRS)
+    for trial, state in zip(ledgers.ids(3), states, strict=True):
+        if state in "rfpxc":
+            begin(sweep, trial)
+        if state in STATES:
+            ledgers.end(sweep, trial, STATES[state], value=0.5, failure="exception" if state == "x" else None)  # type: ignore[arg-type]
+    ledger = sweep.ledger()
+    with ledger.locked():
+        if closed:
+            ledger.close(closed)
+    sync_sweep(sweep)
+    assert parent_status(runs_dir) == status
+
+
+@pytest.mark.parametrize(
+    ("budget", "events", "over"),
+    [
+        ({"points": 2}, "", False),  # its workers have not come yet
+        ({"points": 2}, "f", False),  # they are about to ask
+        ({"points": 2}, "ff", True),
+        ({"wall_h": 1}, "ff", False),
+        ({"wall_h": 1e-9}, "ff", True),
+        ({"points": 2}, "fw", False),
+    ],
+)
+def test_a_strategy_that_may_still_be_asked_is_not_over(
+    runs_dir: Path, budget: dict[str, Any], events: str, over: bool
+) -> None:
+    limits = {"points": None, "wall_h": None, "device_h": None, **budget}
+    strategy = {"name": "tpe", "seed": 0, "startup_points": 10, "storage": None}
+    sweep = make_swept(runs_dir, LRS[: len(events)], budget=limits, strategy=strategy, space=space_of(LRS))
+    for trial, state in zip(ledgers.ids(3), events, strict=False):
+        if state == "f":
+            run(sweep, trial, 0.5)
+    assert SweepSync(sweep).is_over() is over
+    sync_sweep(sweep)
+    assert parent_status(runs_dir) == ("FINISHED" if over else "RUNNING")
+
+
+def test_results_of_other_trials_have_no_run_but_are_named(runs_dir: Path) -> None:
+    sweep = make_swept(runs_dir, LRS[:1])
+    run(sweep, ledgers.ids(1)[0], 0.5)
+    ledger = sweep.ledger()
+    with ledger.locked():
+        told = {"trial": "c0", "point": 1, "values": {"optimizer.lr": 0.1}, "seed": 0, "number": None}
+        ledger.add([told | {"reused": {"folder": "/runs/other/abc", "value": 0.9}}])
+    sync_sweep(sweep)
+    assert list(children(runs_dir)) == ["lr=0.001"]
+    assert "`lr=0.1` of `/runs/other/abc`" in tags_of(runs_dir, "probe")["mlflow.note.content"]
+    assert curve(runs_dir, "best_value") == [(1, 0.5), (2, 0.9)]
+
+
+class Watched:
+    """A client that notes what it is asked for."""
+
+    def __init__(self, client: Any) -> None:
+        self.client, self.calls = client, list[str]()
+
+    def __getattr__(self, name: str) -> Any:
+        self.calls.append(name)
+        return getattr(self.client, name)
+
+
+def test_what_is_in_the_store_is_not_looked_at_again(runs_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = make_swept(runs_dir, LRS)
+    for trial in ledgers.ids(2):
+        run(sweep, trial, 0.5)
+    begin(sweep, ledgers.ids(3)[2])
+    syncs = SweepSync(sweep)
+    assert syncs.round().points == 8
+    into = mlflow_store.open_store(f"sqlite:///{runs_dir}/mlflow.db", runs_dir)
+    watched = Watched(into._client)
+    monkeypatch.setattr(into, "_client", watched)
+    assert syncs.round() == (3, 0, (), ())
+    assert watched.calls == []  # not even of the one that runs
+    ledgers.end(sweep, ledgers.ids(3)[2], "finished", value=0.5)
+    syncs.round()
+    assert Counter(watched.calls)["create_run"] == 0
+    watched.calls.clear()
+    assert sync_sweep(sweep) == (3, 0, (), ())
+    assert watched.calls == ["get_run"]
+
+
+def test_a_store_that_has_lost_the_sweep_is_given_it_anew(runs_dir: Path) -> None:
+    from mlflow import MlflowClient
+
+    sweep = make_swept(runs_dir, LRS)
+    run(sweep, ledgers.ids(1)[0], 0.5)
+    sync_sweep(sweep)
+    client = MlflowClient(f"sqlite:///{runs_dir}/mlflow.db")
+    for (run_id,) in sql(runs_dir / "mlflow.db", "select run_uuid from runs"):
+        client.delete_run(run_id)
+    sync_sweep(sweep)
+    assert sql(runs_dir / "mlflow.db", "select lifecycle_stage from runs") == [("active",)] * 2
+    with closing(sqlite3.connect(runs_dir / "mlflow.db")) as connection:
+        for table in ("params", "tags", "latest_metrics", "metrics", "runs"):
+            connection.execute(f"delete from {table}")
+        connection.commit()
+    sync_sweep(sweep)
+    assert stored_points(runs_dir) == expected_points(sweep)
+    assert curve(runs_dir, "best_value") == [(1, 0.5)]
+    assert num_runs(runs_dir) == 2
+
+
+def test_a_sweep_that_was_moved_is_found_by_its_key(runs_dir: Path) -> None:
+    sweep = make_swept(runs_dir, LRS)
+    run(sweep, ledgers.ids(1)[0], 0.5)
+    sync_sweep(sweep)
+    before = sql(runs_dir / "mlflow.db", "select count(*) from metrics"), num_runs(runs_dir)
+    shutil.copytree(sweep.folder, runs_dir / "elsewhere", ignore=shutil.ignore_patterns("sync.*"))
+    sync_sweep(Sweep(runs_dir / "elsewhere"))
+    assert (sql(runs_dir / "mlflow.db", "select count(*) from metrics"), num_runs(runs_dir)) == before
+
+
+def test_an_extended_sweep_is_renamed_and_keeps_its_first_parameters(runs_dir: Path) -> None:
+    sweep = make_swept(runs_dir, LRS[:1])
+    run(sweep, ledgers.ids(1)[0], 0.5)
+    syncs = SweepSync(sweep)
+    syncs.round()
+    asked = yaml.safe_load((sweep.folder / "sweep.yaml").read_text())
+    asked |= {"seeds": 2, "space": {"optimizer.lr": [0.001, 0.01]}, "budget": {**asked["budget"], "points": 7}}
+    (sweep.folder / "sweep.yaml").write_text(yaml.safe_dump(asked))
+    ledger = sweep.ledger()
+    with ledger.locked():
+        told = {"point": 0, "values": {"optimizer.lr": 0.001}, "number": None, "reused": None}
+        ledger.add([{"trial": "c0", "seed": 1, **told}])
+    run(sweep, "c0", 0.25)
+    syncs.round()
+    assert set(children(runs_dir)) == {"lr=0.001, seed=0", "lr=0.001, seed=1"}
+    assert tags_of(runs_dir, "lr=0.001, seed=0")["mlflow.runName"] == "lr=0.001, seed=0"
+    assert curve(runs_dir, "best_value") == [(1, 0.5), (2, 0.375)]
+    sync_sweep(sweep)
+    params = params_of(runs_dir, "probe")
+    assert (params["seeds"], params["space.optimizer.lr"], params["budget.points"]) == ("1", "0.001", "7")
+    assert "| `optimizer.lr` | `0.001,0.01` |" in tags_of(runs_dir, "probe")["mlflow.note.content"]
+    (uploaded,) = runs_dir.glob("artifacts/*/artifacts/sweep.yaml")
+    assert yaml.safe_load(uploaded.read_text())["seeds"] == 2
+
+
+def test_sync_all_takes_sweeps_trials_and_runs(runs_dir: Path) -> None:
+    one, two = (make_swept(runs_dir, LRS, name=name) for name in ("one", "two"))
+    for sweep in (one, two):
+        for trial in ledgers.ids(2):
+            run(sweep, trial, 0.5)
+    single = make_run(runs_dir, "feedbeef")
+    with begin_run(single) as log:
+        log_steps(log, range(2))
+    summary = sync_all(runs_dir, ["one", "twice", str(two.folder / ledgers.ids(2)[1])])
+    assert (summary.runs, summary.points) == (3, 12)
+    assert len(summary.failures) == 1
+    assert "there is no run 'twice'" in summary.failures[0]
+    assert tags_of(runs_dir, "two")["lathe.finished"] == "2"
+    assert sync_all(runs_dir) == (5, 8, (), ())
+    assert sync_all(runs_dir, ["feed"]) == (1, 0, (), ())
+    assert tags_of(runs_dir, "blobs")["lathe.kind"] == "run"
+    (one.folder / "templates.json").write_text("[")
+    (two.folder / ledgers.ids(1)[0] / "trial.yaml").write_text("tracking: [")
+    (two.folder / "sync.json").unlink()
+    summary = sync_all(runs_dir)
+    assert [failure.split(" is damaged")[0] for failure in summary.failures] == [
+        str(one.folder), str(two.folder / ledgers.ids(1)[0]),
+    ]  # fmt: skip
+    assert summary.runs == 2
+
+
+def test_a_store_that_is_down_is_told_once(tmp_path: Path) -> None:
+    sweep = make_swept(tmp_path, LRS, store=f"http://user:hush@127.0.0.1:{free_port()}")
+    run(sweep, ledgers.ids(1)[0], 0.5)
+    (told,) = sync_sweep(sweep).failures
+    assert told.startswith("tracking.store=http://***@127.0.0.1:")
+    assert " did not take 'probe': " in told
+    assert told.endswith(f"its journals hold everything, `lathe sync {sweep.folder}` tries again")
+    assert "hush" not in told
+
+
+def test_artifacts_that_cannot_be_stored_keep_nothing_else_back(runs_dir: Path) -> None:
+    sweep = make_swept(runs_dir, LRS)
+    for trial in ledgers.ids(2):
+        run(sweep, trial, 0.5)
+    (runs_dir / "artifacts").write_text("a file where the folder should be")
+    syncs = SweepSync(sweep)
+    assert len(syncs.round().failures) == 1  # the parent's own word, last
+    assert stored_points(runs_dir) == expected_points(sweep)
+    assert curve(runs_dir, "finished") == [(1, 1.0), (2, 2.0)]
+    (runs_dir / "artifacts").unlink()
+    assert syncs.round().failures == ()
+    assert len(list(runs_dir.glob("artifacts/*/artifacts/trial.yaml"))) == 2
+
+
+def row(trial: str, values: Mapping[str, Any], seed: int = 0) -> Row:
+    nothing: dict[str, Any] = dict.fromkeys(
+        ("num_steps", "last", "best", "took_s", "failure", "reason", "reused"), None
+    )
+    return Row(
+        id=trial, point=0, values=dict(values), seed=seed, state="waiting", step=0, attempt=0, worker="", host="",
+        since=0.0, in_state_s=0.0, used_h=0.0, wasted_h=0.0, **nothing,
+    )  # fmt: skip
+
+
+def test_runs_are_named_by_what_tells_them_apart() -> None:
+    rows = [
+        row("a", {"optimizer.lr": 0.003, "model.head.dropout": 0.1, "model.body.dropout": 0.2, "optimizer": "sgd"}),
+        row("b", {"optimizer.lr": 1e-05, "model.channels": [16, 32]}, seed=1),
+        row("c", {}, seed=2),
+    ]
+    assert describe_sweep.run_names(rows, with_seed=False, alone="probe") == {
+        "a": "lr=0.003, head.dropout=0.1, body.dropout=0.2, optimizer=sgd",
+        "b": "lr=1e-05, channels=[16, 32]",
+        "c": "probe",
+    }
+    assert describe_sweep.run_names(rows[1:], with_seed=True, alone="probe")["c"] == "seed=2"
+    long = {f"key_{number}": "v" * 50 for number in range(20)}
+    assert len(describe_sweep.run_names([row("d", long)], with_seed=True, alone="")["d"]) == 200
+
+
+def test_an_axis_says_what_it_comes_with() -> None:
+    log = {"low": 0.001, "high": 0.1, "log": True}
+    space = parse({"optimizer": {"sgd": {"optimizer.lr": [0.1, 1]}, "adam": {"optimizer.lr": log}}})
+    assert describe_sweep.axes(space) == {
+        "optimizer": "sgd,adam",
+        "optimizer.lr": "0.1,1 with optimizer=sgd; tag(log, interval(0.001, 0.1)) with optimizer=adam",
+    }
+
+
+def test_the_curve_of_a_part_of_a_ledger_is_the_beginning_of_the_whole(tmp_path: Path) -> None:
+    chance = random.Random(7)
+    sweep = ledgers.make(tmp_path, "probe", LRS * 4, seeds=2, mode="min")
+    ledger = sweep.ledger()
+    for _ in range(200):
+        with ledger.locked() as standing:
+            entry = chance.choice(list(standing.entries.values()))
+            if entry.state == "waiting":
+                ledger.claim(entry, worker="w", host="h", devices=2)
+            elif entry.state == "running":
+                state: Any = chance.choice(["finished", "failed", "waiting", "pruned", "cancelled"])
+                ledger.end(entry.id, entry.attempt, state, value=chance.choice([None, float("nan"), chance.random()]))
+            else:
+                ledger.again([entry.id])
+    lines = [json.loads(line) for line in ledger.path.read_text().splitlines()]
+    whole, part = Curve("min"), Curve("min")
+    for line in lines:
+        whole.apply(line)
+    for line in lines[: len(lines) // 2]:
+        part.apply(line)
+    assert part.curve == whole.curve[: len(part.curve)]
+    assert [point["step"] for point in whole.curve] == list(range(1, len(whole.curve) + 1))
+    assert whole.entries == ledger.look().entries
+    last = whole.curve[-1]["metrics"]
+    assert last["sweep/finished"] == sum(entry.state == "finished" for entry in whole.entries.values())
+    assert last["sweep/device_h_used"] == pytest.approx(sum(e.used_s for e in whole.entries.values()) / 3600, abs=1e-12)
+    means = [whole.value_of(point) for point in whole.points()]
+    known = [mean for mean in means if mean is not None and mean == mean]
+    assert last.get("sweep/best_value") == (min(known) if known else None)
+
+
+@pytest.mark.slow
+def test_many_syncs_at_once_make_one_parent_and_one_run_a_trial(runs_dir: Path) -> None:
+    sweep = make_swept(runs_dir, LRS, seeds=2)
+    for trial in ledgers.ids(6):
+        run(sweep, trial, 0.5)
+    processes = [syncing(sweep) for _ in range(4)]
+    for process in processes:
+        go(process)
+    told = [process.communicate()[0] for process in processes]
+    assert [process.returncode for process in processes] == [0] * 4
+    assert sorted(line.split("points=")[1] for line in told) == ["0, failures=(), warnings=())\n"] * 3 + [
+        "24, failures=(), warnings=())\n"
+    ]
+    assert stored_points(runs_dir) == expected_points(sweep)
+    assert num_runs(runs_dir) == 7
+
+
+@pytest.mark.slow
+def test_a_sync_that_is_killed_anywhere_loses_and_doubles_nothing(runs_dir: Path) -> None:
+    chance = random.Random(5)
+    sweep = make_swept(runs_dir, LRS, seeds=2)
+    for trial in ledgers.ids(6):
+        run(sweep, trial, 0.5, range(2, 200, 2))
+    database = runs_dir / "mlflow.db"
+    tables = ("runs", "params", "tags", "metrics")
+    killed = 0
+    for _ in range(5):
+        table = chance.choice(tables)
+        query = f"select count(*) from {table}"
+        count = int(sql(database, query)[0][0])
+        goal = count + 1 + chance.randrange(max(1, {"runs": 2, "params": 20, "tags": 30, "metrics": 300}[table]))
+        process = syncing(sweep)
+        go(process)
+        while process.poll() is None and sql(database, query)[0][0] < goal:
+            time.sleep(0.005)
+        if process.poll() is None:
+            os.kill(process.pid, signal.SIGKILL)
+            killed += 1
+        process.communicate()
+    assert killed > 2
+    summary = sync_sweep(sweep)
+    assert (summary.runs, summary.failures) == (6, ())
+    assert stored_points(runs_dir) == expected_points(sweep)
+    assert curve(runs_dir, "finished") == [(step, float(step)) for step in range(1, 7)]
+    assert num_runs(runs_dir) == 7
+    assert sync_sweep(sweep) == (6, 0, (), ())
+
+
+def test_what_a_worker_ran_is_in_the_store(runs_dir: Path) -> None:
+    points = [{"optimizer.lr": 0.001}, {"optimizer.lr": 0.01}]
+    sweep = sweeps.make_sweep(runs_dir, points, "tracking=sqlite", f"runs_dir={runs_dir}", seeds=2)
+    assert sweeps.start_worker(sweep).wait(timeout=90) == 0
+    assert sync_all(runs_dir, ["probe"]).failures == ()
+    assert set(children(runs_dir)) == {f"lr={lr}, seed={seed}" for lr in (0.001, 0.01) for seed in (0, 1)}
+    assert stored_points(runs_dir) == expected_points(sweep)
+    found = sweep.ledger().look()
+    assert curve(runs_dir, "best_value")[-1] == (4, max(found.value_of(point) or 0.0 for point in (0, 1)))
+
+
+@pytest.mark.slow
+def test_workers_and_followers_that_are_killed_leave_a_whole_store(runs_dir: Path) -> None:
+    length = ("max_steps=6000", "eval_every_steps=50", "checkpoint.every_steps=50", "log_every_steps=10")
+    points = [{"optimizer.lr": 0.001}, {"optimizer.lr": 0.01}]
+    sweep = sweeps.make_sweep(runs_dir, points, "tracking=sqlite", f"runs_dir={runs_dir}", *length)
+    follower = [sys.executable, "-P", "-m", "experiments.tracking.follow_sweep", str(sweep.folder)]
+    following = subprocess.Popen(follower)
+    sweeps.wait_until(lambda: num_runs(runs_dir) == 1, "the parent's run")  # MLflow's import takes seconds
+    worker = sweeps.start_worker(sweep, "first")
+    query = f"select count(*) from metrics where key = '{METRIC}'"
+    sweeps.wait_until(lambda: sql(runs_dir / "mlflow.db", query)[0][0] >= 2, "a point in the store")
+    child = sweeps.child_of(worker)
+    os.kill(worker.pid, signal.SIGKILL)
+    os.kill(following.pid, signal.SIGKILL)
+    worker.wait()
+    following.wait()
+    sweeps.wait_until(lambda: not Path(f"/proc/{child}").exists(), "the end of the orphan")
+    sweeps.fall_silent(sweep)
+    following = subprocess.Popen(follower)
+    assert sweeps.start_worker(sweep, "second").wait(timeout=200) == 0
+    assert following.wait(timeout=100) == 0
+    found = sweep.ledger().look().entries.values()
+    assert {entry.state for entry in found} == {"finished"}
+    assert max(entry.attempt for entry in found) == 2
+    assert set(children(runs_dir).values()) == {"FINISHED"}
+    assert parent_status(runs_dir) == "FINISHED"
+    assert stored_points(runs_dir) == expected_points(sweep)
+    steps = Counter((trial, step) for trial, key, step, _ in stored_points(runs_dir) if key == METRIC)
+    assert set(steps.values()) == {1}
+    assert len(steps) == 2 * 6000 // 50
+
+
+def test_a_trial_that_is_synced_alone_is_the_same_run(runs_dir: Path) -> None:
+    sweep = make_swept(runs_dir, LRS)
+    trial = ledgers.ids(1)[0]
+    run(sweep, trial, 0.5)
+    sync_run(sweep.trial(ledgers.entry(sweep, trial)))
+    sync_sweep(sweep)
+    assert num_runs(runs_dir) == 2
+    assert children(runs_dir) == {"lr=0.001": "FINISHED"}
+    assert "mlflow.parentRunId" in tags_of(runs_dir, "lr=0.001")
+
+
+def test_a_trial_that_could_not_be_written_is_told_by_the_parent(runs_dir: Path) -> None:
+    sweep = make_swept(runs_dir, LRS)
+    trial = ledgers.ids(1)[0]
+    ledgers.begin(sweep, trial)
+    ledgers.end(sweep, trial, "failed", failure="config error", reason="hardware.device=cuda")
+    assert sync_sweep(sweep) == (0, 0, (), ())
+    assert "| config error | 1 | `lr=0.001`: " in tags_of(runs_dir, "probe")["mlflow.note.content"]
+    assert not journal.journals(sweep.folder / trial)
+    assert isinstance(Sweep(sweep.folder).ledger().look(), Standing)

@@ -1,0 +1,269 @@
+"""MLflow's UI as a user meets it: runs of `lathe run`, served by `lathe ui`, looked at in a browser."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import pytest
+
+from experiments.core.errors import InputError
+from experiments.run.state import process_alive
+from experiments.tracking.store_uri import StoreError, from_everywhere
+from experiments.tracking.ui import _absolute, runs_page, serve
+from tests.support.stores import wait_until
+
+if TYPE_CHECKING:
+    from selenium.webdriver.chrome.webdriver import WebDriver
+
+
+CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--window-size=1300,1300",
+]
+
+
+def trained(runs_dir: Path, lr: float) -> None:
+    """Train softmax regression on the digits for 60 steps, from the command line into the store of ``runs_dir``."""
+    overrides = ["model=softmax", "optimizer=sgd", f"optimizer.lr={lr}", f"name='softmax lr={lr}'"]
+    length = ["max_steps=60", "eval_every_steps=10", "log_every_steps=2", f"runs_dir={runs_dir}"]
+    subprocess.run(
+        [sys.executable, "-P", "-m", "experiments.cli", "run", *overrides, *length],
+        check=True, timeout=120, capture_output=True,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def one_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of runs, with one at lr=0.3 in its store."""
+    runs_dir = tmp_path_factory.mktemp("one_run")
+    trained(runs_dir, 0.3)
+    return runs_dir
+
+
+@contextmanager
+def served(runs_dir: Path, *flags: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "experiments.cli", "ui", "--runs-dir", str(runs_dir), *flags],
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    try:
+        yield process, process.stdout.readline().strip()
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        process.wait(timeout=30)
+        process.stdout.close()
+
+
+@contextmanager
+def browser(profile: Path) -> Iterator[WebDriver]:
+    if not (CHROMIUM.exists() and DRIVER.exists()):
+        pytest.skip(f"needs {CHROMIUM} and {DRIVER}: apt-get install chromium chromium-driver")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(CHROMIUM)
+    for flag in (*FLAGS, f"--user-data-dir={profile}"):
+        options.add_argument(flag)
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(str(DRIVER)))
+    try:
+        yield driver
+    finally:
+        driver.quit()
+
+
+def close_assistant(driver: WebDriver) -> None:
+    """Close the panel that MLflow opens at a first visit; it takes a quarter of the picture."""
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    button = "[data-component-id='mlflow.assistant.chat_panel.close'], [data-component-id$='setup_close']"
+    for found in WebDriverWait(driver, 30).until(lambda d: d.find_elements(By.CSS_SELECTOR, button)):
+        found.click()
+    WebDriverWait(driver, 30).until_not(lambda d: d.find_elements(By.CSS_SELECTOR, button))
+
+
+def children(pid: int) -> set[int]:
+    """The processes below one, from /proc."""
+    below: dict[int, set[int]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        below.setdefault(int(fields[1]), set()).add(int(path.parent.name))
+    found, new = set[int](), {pid}
+    while new := {child for parent in new for child in below.get(parent, ())}:
+        found |= new
+    return found
+
+
+def origin(address: str) -> str:
+    return address.partition("/#/")[0]
+
+
+def answer(address: str, host: str | None = None) -> int:
+    try:
+        with urlopen(Request(address, headers={"Host": host} if host else {}), timeout=30) as response:
+            return int(response.status)
+    except HTTPError as err:
+        err.close()
+        return err.code
+
+
+@pytest.mark.slow
+def test_two_runs_can_be_compared_in_the_browser(one_run: Path, tmp_path: Path) -> None:
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    trained(one_run, 0.03)
+    with served(one_run) as (_, address), browser(tmp_path / "profile") as driver:
+
+        def text() -> str:
+            return driver.find_element(By.TAG_NAME, "body").text
+
+        def shows(*words: str) -> None:
+            WebDriverWait(driver, 90, ignored_exceptions=[Exception]).until(lambda _: all(w in text() for w in words))
+
+        assert address.endswith("/runs?workflowType=machine_learning")
+        driver.get(address)
+        shows("softmax lr=0.03", "softmax lr=0.3")
+        driver.get(f"{address}&compareRunsMode=CHART")
+        driver.refresh()
+        close_assistant(driver)
+        field = (By.CSS_SELECTOR, "input[placeholder='Search metric charts']")
+        WebDriverWait(driver, 90).until(lambda d: d.find_element(*field)).send_keys("train/loss|val/accuracy")
+        shows("softmax lr=0.03", "softmax lr=0.3", "train/loss_nats", "val/accuracy_top1")
+        plot = "svg.main-svg .scatterlayer .trace path.js-line"
+        WebDriverWait(driver, 90).until(lambda d: len(d.find_elements(By.CSS_SELECTOR, plot)) >= 4)
+        picture = tmp_path / "mlflow-ui.png"
+        assert driver.save_screenshot(str(picture))
+        driver.get(address)
+        runs = WebDriverWait(driver, 90).until(lambda d: d.find_elements(By.LINK_TEXT, "softmax lr=0.3"))
+        driver.get(f"{runs[0].get_attribute('href')}?workflowType=machine_learning")
+        shows("train/loss_nats", "Finished")
+        search = driver.find_element(By.CSS_SELECTOR, "input[placeholder='Search parameters']")
+        search.send_keys("optimizer.lr")
+        shows("optimizer.lr", "0.3")
+        assert driver.save_screenshot(str(tmp_path / "mlflow-run.png"))
+    if os.environ.get("LATHE_SCREENSHOT"):
+        images = Path(__file__).parents[3] / "docs" / "images"
+        images.mkdir(parents=True, exist_ok=True)
+        shutil.copy(picture, images / "mlflow-ui.png")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_server_is_guarded_and_a_signal_ends_it_with_exit_code_0(one_run: Path, number: signal.Signals) -> None:
+    before = sorted(path.name for path in one_run.iterdir())
+    with served(one_run) as (process, address):
+        assert address.startswith("http://127.0.0.1:")
+        processes = children(process.pid)
+        assert processes
+        assert answer(f"{origin(address)}/health") == 200
+        assert answer(f"{origin(address)}/health", host="evil.example") == 200  # says nothing of the runs
+        assert answer(f"{origin(address)}/api/2.0/mlflow/experiments/get?experiment_id=1") == 200
+        assert answer(f"{origin(address)}/api/2.0/mlflow/experiments/get?experiment_id=1", host="evil.example") == 403
+        for path in ("config", "providers", "message", "%63onfig", "../assistant/config"):
+            assert answer(f"{origin(address)}/ajax-api/3.0/mlflow/assistant/{path}") == 404
+        process.send_signal(number)
+        assert process.wait(timeout=30) == 0
+    wait_until(lambda: not any(process_alive(socket.gethostname(), pid, time.time()) for pid in processes))
+    assert sorted(path.name for path in one_run.iterdir()) == before
+
+
+@pytest.mark.slow
+def test_kill_9_of_the_command_leaves_no_server(one_run: Path) -> None:
+    with served(one_run) as (process, _):
+        processes = children(process.pid)
+        process.kill()
+        wait_until(lambda: not any(process_alive(socket.gethostname(), pid, time.time()) for pid in processes))
+
+
+def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").touch()
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(StoreError, match=rf"port={port} cannot be had .*; choose another, or leave it out"):
+            serve(tmp_path, port=port)
+
+
+def test_a_folder_without_a_store_is_told(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"has no runs to show: .*mlflow.db is missing; `lathe run` or `lathe sync`"):
+        serve(tmp_path)
+
+
+def test_a_store_may_be_typed_as_a_file_or_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.db").touch()
+    for typed in ("mine.db", "sqlite:///mine.db"):
+        assert _absolute(typed, "") == f"sqlite:///{tmp_path}/mine.db"
+    for typed in ("sqlite:////there/mine.db?timeout=5", "http://mlflow.lab:5000", "postgresql+psycopg2://host/runs"):
+        assert _absolute(typed, "") == typed
+    for typed, what in (("other.db", "is not there"), (str(tmp_path), "is a folder")):
+        with pytest.raises(InputError, match=f"--store {typed} {what}; name an SQLite file such as runs/mlflow.db"):
+            serve(tmp_path, typed)
+    with pytest.raises(InputError, match=r"tracking\.store=other\.db is not there; name an SQLite file"):
+        serve(tmp_path, "other.db", named="tracking.store=")
+
+
+@pytest.mark.parametrize(
+    ("typed", "path"),
+    [
+        ("sqlite:///./runs/mlflow.db", "runs/mlflow.db"),
+        ("sqlite:///runs//mlflow.db", "runs/mlflow.db"),
+        ("sqlite:///s", "s"),
+        ("sqlite:///sqlite?timeout=5&sqlite=x", "sqlite?timeout=5&sqlite=x"),
+    ],
+)
+def test_only_the_path_of_an_sqlite_store_is_made_absolute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, typed: str, path: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert from_everywhere(typed) == f"sqlite:///{tmp_path}/{path}"
+    assert from_everywhere(from_everywhere(typed)) == from_everywhere(typed)
+
+
+@pytest.mark.parametrize("typed", ["sqlite:///:memory:", "sqlite://", "sqlite:///", "sqlite:///file:x.db?uri=true"])
+def test_a_store_in_memory_has_no_path(typed: str) -> None:
+    assert from_everywhere(typed) == typed
+
+
+def test_a_store_that_is_a_server_only_has_its_address_said(tmp_path: Path) -> None:
+    said: list[str] = []
+    with socket.socket() as nobody:  # bound and not listening: a connection is refused at once
+        nobody.bind(("127.0.0.1", 0))
+        port = nobody.getsockname()[1]
+        assert serve(tmp_path, store=f"http://user:hush@127.0.0.1:{port}/", say=said.append) == 0
+        assert said == [f"http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning"]
+        assert runs_page(f"http://127.0.0.1:{port}", "lathe") == said[0]
+
+
+@pytest.mark.slow
+def test_a_store_that_mlflow_cannot_open_is_told(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_text("this is no database, and it is long enough to be looked at as one" * 20)
+    with pytest.raises(StoreError, match=r"MLflow's server did not start on port=\d+: .*file is not a database"):
+        serve(tmp_path)

@@ -1,0 +1,258 @@
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from experiments.config.allowlist import HOUSE
+from experiments.trial import code_snapshot as snapshot_module
+from experiments.trial.code_snapshot import snapshot
+from experiments.trial.environment import machine, packages
+
+
+def git(folder: Path, *args: str) -> str:
+    identity = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "init.defaultBranch=main"]
+    command = ["git", *identity, "-C", str(folder), *args]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A repository with one commit."""
+    root = tmp_path / "project"
+    root.mkdir()
+    git(root, "init", "-q")
+    (root / "train.py").write_text("print(1)\n")
+    (root / "gone.py").write_text("x\n")
+    (root / "moved.py").write_text("a\nb\nc\n" * 20)
+    (root / "run.sh").write_text("#!/bin/sh\n")
+    (root / "picture.bin").write_bytes(bytes(range(256)) * 4)
+    (root / ".gitignore").write_text("*.log\n")
+    git(root, "add", ".")
+    git(root, "commit", "-q", "-m", "first")
+    return root
+
+
+def restore(root: Path, code: dict[str, object], folder: Path, target: Path) -> None:
+    """What `lathe reproduce` does, in git's and tar's own words."""
+    git(root.parent, "clone", "-q", str(root), str(target))
+    git(target, "checkout", "-q", str(code["git_sha"]))
+    if code["diff"]:
+        git(target, "apply", "--binary", str(folder / str(code["diff"])))
+    if code["untracked"]:
+        subprocess.run(["tar", "-xzf", folder / str(code["untracked"]), "-C", target], check=True)
+
+
+def tree(root: Path) -> dict[str, tuple[object, ...]]:
+    """Content and kind of every file that git does not ignore."""
+    names = git(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0")
+    found: dict[str, tuple[object, ...]] = {}
+    for name in filter(None, names):
+        path = root / name
+        if path.is_symlink():
+            found[name] = ("link", os.readlink(path))
+        elif path.is_file():
+            found[name] = ("file", path.read_bytes(), path.stat().st_mode & 0o111)
+    return found
+
+
+def test_a_snapshot_restores_the_tree_onto_a_clean_clone(checkout: Path, tmp_path: Path) -> None:
+    (checkout / "train.py").write_text("print(2)")  # no newline at its end
+    (checkout / "gone.py").unlink()
+    (checkout / "moved.py").rename(checkout / "elsewhere.py")
+    git(checkout, "add", "-A", "elsewhere.py")
+    (checkout / "run.sh").chmod(0o755)
+    (checkout / "picture.bin").write_bytes(os.urandom(1000))
+    (checkout / "ä new [1] file.py").write_text("new\n")
+    (checkout / "deep" / "er").mkdir(parents=True)
+    (checkout / "deep" / "er" / "tool").write_bytes(b"\0\1")
+    (checkout / "deep" / "er" / "tool").chmod(0o755)
+    (checkout / "link").symlink_to("train.py")
+    (checkout / "ignored.log").write_text("no")
+    # Settings of a user that change what `git diff` prints.
+    for name, value in {"color.ui": "always", "diff.noprefix": "true", "diff.renames": "copies"}.items():
+        git(checkout, "config", name, value)
+    git(checkout, "config", "diff.external", "/bin/false")
+    warnings: list[str] = []
+    code = snapshot(checkout, tmp_path / "code", warnings)
+    assert warnings == []
+    assert (code["dirty"], code["branch"], len(code["git_sha"])) == (True, "main", 40)
+    restore(checkout, code, tmp_path / "code", tmp_path / "clone")
+    assert tree(tmp_path / "clone") == tree(checkout)
+
+
+def test_a_clean_checkout_needs_its_commit_alone(checkout: Path, tmp_path: Path) -> None:
+    code = snapshot(checkout, tmp_path / "code", [])
+    sha = git(checkout, "rev-parse", "HEAD").strip()
+    assert code == {
+        "name": "project",
+        "sha256": hashlib.sha256(sha.encode()).hexdigest(),
+        "git_sha": sha,
+        "branch": "main",
+        "dirty": False,
+        "diff": None,
+        "untracked": None,
+    }
+    assert not (tmp_path / "code").exists()
+
+
+def test_the_environment_of_a_git_hook_does_not_mislead(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "nowhere"))
+    (checkout / "train.py").write_text("print(3)\n")
+    assert snapshot(checkout, tmp_path / "code", [])["dirty"]
+
+
+def test_what_is_large_is_left_out_with_a_warning(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshot_module, "MAX_SNAPSHOT_MB", 0.01)
+    (checkout / "picture.bin").write_bytes(os.urandom(20_000))
+    (checkout / "train.py").write_text("print(4)\n")
+    (checkout / "a_weights.bin").write_bytes(b"w" * 20_000)
+    (checkout / "z_small.py").write_text("z\n")
+    warnings: list[str] = []
+    code = snapshot(checkout, tmp_path / "code", warnings)
+    assert len(warnings) == 2
+    assert all("larger than 0 MB, so it was left out; commit it, or list it in .gitignore" in line for line in warnings)
+    assert "picture.bin" in warnings[0]
+    assert "a_weights.bin" in warnings[1]
+    assert code["dirty"]
+    restore(checkout, code, tmp_path / "code", tmp_path / "clone")
+    assert (tmp_path / "clone" / "train.py").read_text() == "print(4)\n"
+    assert (tmp_path / "clone" / "z_small.py").exists()
+
+
+def test_files_that_hold_secrets_are_left_out_with_a_warning(checkout: Path, tmp_path: Path) -> None:
+    token = "ghp_" + "a1B2" * 9
+    (checkout / ".env").write_text("X=1\n")
+    (checkout / "key.pem").write_text("k\n")
+    (checkout / "notes.txt").write_text(f"my token is {token}\n")
+    (checkout / "train.py").write_text(f"TOKEN = '{token}'\n")
+    (checkout / "gone.py").write_text("y\n")
+    warnings: list[str] = []
+    code = snapshot(checkout, tmp_path / "code", warnings)
+    assert sorted(line.split(" looks ")[0] for line in warnings) == [
+        str(checkout / name) for name in (".env", "key.pem", "notes.txt", "train.py")
+    ]
+    assert code["untracked"] is None
+    patch = (tmp_path / "code" / code["diff"]).read_bytes()
+    assert token.encode() not in patch
+    assert b"gone.py" in patch
+
+
+def test_the_archive_does_not_tell_who_owns_the_files(checkout: Path, tmp_path: Path) -> None:
+    (checkout / "new.py").write_text("n\n")
+    code = snapshot(checkout, tmp_path / "code", [])
+    with tarfile.open(tmp_path / "code" / code["untracked"]) as archive:
+        assert [(info.uname, info.gname, info.uid) for info in archive] == [("", "", 0)]
+
+
+def test_runs_are_no_part_of_the_code(checkout: Path, tmp_path: Path) -> None:
+    (checkout / "runs" / "single").mkdir(parents=True)
+    (checkout / "runs" / "single" / "trial.yaml").write_text("t\n")
+    code = snapshot(checkout, tmp_path / "code", [], checkout / "runs")
+    assert not code["dirty"]
+
+
+def test_two_checkouts_of_one_name_do_not_overwrite_each_other(checkout: Path, tmp_path: Path) -> None:
+    (checkout / "train.py").write_text("print(5)\n")
+    codes = [snapshot(checkout, tmp_path / "code", []) for _ in range(2)]
+    assert [code["diff"] for code in codes] == ["project.patch", "project-2.patch"]
+
+
+def test_an_unreadable_name_is_left_out_and_told(checkout: Path, tmp_path: Path) -> None:
+    git(checkout, "init", "-q", "nested")
+    (checkout / "nested" / "inner.py").write_text("i\n")
+    warnings: list[str] = []
+    snapshot(checkout, tmp_path / "code", warnings)
+    assert [("nested" in line, "left out" in line) for line in warnings] == [(True, True)]
+
+
+def test_outside_git_a_digest_of_the_sources_stands_for_the_code(tmp_path: Path) -> None:
+    root = tmp_path / "plain"
+    (root / ".cache").mkdir(parents=True)
+    (root / "runs").mkdir()
+    (root / "train.py").write_text("1\n")
+
+    def digest() -> object:
+        code = snapshot(root, tmp_path / "code", [], root / "runs")
+        assert (code["name"], code["git_sha"]) == ("plain", None)
+        return code["sha256"]
+
+    first = digest()
+    for other in (".cache/x.py", "runs/trial.yaml", "data.bin"):
+        (root / other).write_text("2\n")
+    assert digest() == first
+    (root / "train.py").write_text("2\n")
+    assert digest() != first
+
+
+def test_the_house_is_always_part_of_the_code(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "x.yaml").write_text("a: 1")
+    house, mine = snapshot_module.snapshots([str(tmp_path / "mine")], [], tmp_path / "code", [])
+    assert (house["name"], mine["name"], mine["git_sha"]) == (HOUSE.name, "mine", None)
+
+
+def test_a_repository_of_configurations_cannot_make_git_run_its_programs(checkout: Path, tmp_path: Path) -> None:
+    git(checkout, "config", "core.fsmonitor", f"touch {tmp_path / 'ran'}; false")
+    git(checkout, "config", "filter.evil.clean", f"touch {tmp_path / 'ran'}; cat")
+    (checkout / ".gitattributes").write_text("* filter=evil\n")
+    (checkout / "train.py").write_text("print(3)\n")
+    snapshot_module.snapshots([str(checkout)], [], tmp_path / "code", [])
+    assert not (tmp_path / "ran").exists()
+
+
+def test_an_installed_house_is_digested_without_its_neighbours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshot_module, "HOUSE", tmp_path)
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "run.py").write_text("1\n")
+    first = snapshot(tmp_path, tmp_path / "code", [])
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "huge.py").write_text("1\n")
+    assert snapshot(tmp_path, tmp_path / "code", []) == first
+
+
+def test_a_trusted_package_is_part_of_the_code_unless_it_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_parts").mkdir()
+    (tmp_path / "my_parts" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "no_init").mkdir()
+    (tmp_path / "no_init" / "model.py").touch()
+    found = snapshot_module.snapshots([], ["my_parts", "no_init", "torch", "not_there"], tmp_path / "code", [])
+    assert [code["name"] for code in found[1:]] == ["my_parts", "no_init"]
+
+
+@pytest.mark.parametrize(
+    ("text", "secret"),
+    [
+        ("aws_secret_access_key = wJalrXUtnFEMI/K7MDENG/bPxRfiCY", True),
+        ("api_key: 0123456789abcdef", True),
+        ('PASSWORD = "correct-horse"', True),
+        ("# MY_API_KEY=0123456789abcdef0123", True),
+        ("password = getpass.getpass()", False),
+        ("api_key: str | None = None", False),
+        ('token = os.environ["API_TOKEN"]', False),
+        ("num_tokens: 4096", False),
+    ],
+)
+def test_a_file_that_gives_a_secret_by_name_is_left_out(
+    checkout: Path, tmp_path: Path, text: str, secret: bool
+) -> None:
+    (checkout / "settings.ini").write_text(f"first\n{text}\nlast\n")
+    warnings: list[str] = []
+    code = snapshot(checkout, tmp_path / "code", warnings)
+    assert (code["untracked"] is None, bool(warnings)) == (secret, secret)
+
+
+def test_packages_and_machine_are_told() -> None:
+    assert packages()["torch"].startswith("2.13")
+    assert machine().keys() == {"python", "host", "platform", "cpu_cores"}

@@ -1,0 +1,60 @@
+"""What a resume may do otherwise than its trial."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from experiments.config.compose import compose
+from experiments.core.errors import InputError
+from experiments.trial.resume import changes
+from experiments.trial.trial import Trial, freeze
+
+
+@pytest.fixture
+def trial(tmp_path: Path) -> Trial:
+    overrides = ["model=mlp", "optimizer.lr=0.02", "parallel=pipeline_data", "hardware.devices_per_node=4"]
+    overrides += ["parallel.pipe=2", "parallel.partition=uniform", "batch_size_per_device=8"]
+    return freeze(compose([f"runs_dir={tmp_path}/runs", *overrides]))
+
+
+def test_without_overrides_nothing_changes(trial: Trial) -> None:
+    assert changes(trial, []) == {}
+    assert trial.config_of(1) == trial.config
+
+
+def test_a_key_changes_on_top_of_what_the_trial_was_made_of(trial: Trial) -> None:
+    found = changes(trial, ["parallel.pipe=4", "parallel.data=1", "batch_size_per_device=2"])
+    assert found["parallel"]["_target_"] == "modules.parallel.deepspeed_pipeline.Pipeline"
+    assert (found["parallel"]["pipe"], found["parallel"]["data"], found["batch_size_per_device"]) == (4, 1, 2)
+    assert found.keys() == {"parallel", "batch_size_per_device"}
+
+
+def test_an_option_changes_whole(trial: Trial) -> None:
+    found = changes(trial, ["parallel=zero3", "hardware.devices_per_node=2"])
+    assert found["parallel"]["stage"] == 3
+    assert found["batch_size_per_device"] is None
+    again = changes(trial, ["parallel=pipeline", "parallel.pipe=2", "batch_size_per_device=4"])
+    assert (again["parallel"]["data"], again["batch_size_per_device"]) == (1, 4)
+    assert found["hardware"]["devices_per_node"] == 2
+
+
+def test_an_attempt_keeps_what_it_changed(trial: Trial) -> None:
+    folder = trial.folder / "attempts" / "2"
+    folder.mkdir(parents=True)
+    (folder / "changed.yaml").write_text(yaml.safe_dump({"batch_size_per_device": 3}))
+    assert trial.config_of(2) == {**trial.config, "batch_size_per_device": 3}
+    assert trial.config_of(1) == trial.config
+
+
+@pytest.mark.parametrize("override", ["optimizer.lr=1", "model=lenet", "~seed", "+tags.a=b", "max_steps=9"])
+def test_what_would_change_the_result_is_refused(trial: Trial, override: str) -> None:
+    with pytest.raises(InputError, match=r"a resume changes only parallel, hardware, .* start a new run with"):
+        changes(trial, [override])
+
+
+def test_a_misspelt_override_is_told(trial: Trial) -> None:
+    with pytest.raises(InputError, match=r"parallel\.pip=2: Pipeline has no argument 'pip'; did you mean 'pipe'"):
+        changes(trial, ["+parallel.pip=2"])

@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from experiments.config import options
+from experiments.config.compose import compose
+from experiments.config.experiment import Experiment
+from experiments.core.errors import InputError
+from experiments.trial import trial as trial_module
+from experiments.trial.trial import Trial, code_changes, find, freeze, latest, trial_id
+
+
+@pytest.fixture
+def experiment(tmp_path: Path) -> Experiment:
+    return compose([f"runs_dir={tmp_path}/runs", "max_steps=7", "optimizer.lr=1e-5"])
+
+
+def test_what_is_frozen_is_what_was_composed(experiment: Experiment, tmp_path: Path) -> None:
+    trial = freeze(experiment)
+    assert trial.config == {**experiment.config, "resume": False}
+    assert trial.folder == tmp_path / "runs" / "single" / trial.id
+    assert (trial.runs_dir, trial.outcome(), trial.attempts()) == (tmp_path / "runs", None, [])
+
+
+@pytest.mark.parametrize(
+    "value",
+    [1e-5, 1e30, float("inf"), 3.0, 10**20, "off", "12:30:45", "010", "1e-3", "ü\n#: x ", None, True, [], {}, ""],
+)
+def test_every_value_survives_the_file(experiment: Experiment, value: Any) -> None:
+    experiment.config["tags"] = {"odd": value}
+    found = freeze(experiment).config["tags"]["odd"]
+    assert (found, type(found)) == (value, type(value))
+
+
+def test_provenance_holds_what_a_result_depends_on(experiment: Experiment) -> None:
+    provenance = freeze(experiment).provenance
+    assert provenance["overrides"][1:] == ["max_steps=7", "optimizer.lr=1e-5"]
+    assert provenance["seeds"] == {"seed": 0}
+    assert provenance["data"] == {"files": None}
+    assert provenance["packages"]["torch"]
+    assert provenance["code"][0]["name"]
+    assert {
+        "python",
+        "host",
+        "platform",
+        "cpu_cores",
+        "created",
+        "run_key",
+        "config_dirs",
+        "trust",
+    } <= provenance.keys()
+
+
+def test_the_same_configuration_again_is_a_run_of_its_own(experiment: Experiment) -> None:
+    first, second, third = (freeze(experiment) for _ in range(3))
+    assert [run.folder.name for run in (first, second, third)] == [first.id, f"{first.id}-2", f"{first.id}-3"]
+    assert first.id == third.id
+    assert len({run.provenance["run_key"] for run in (first, second, third)}) == 3
+    found = latest(experiment)
+    assert found is not None
+    assert found.folder == third.folder
+
+
+def test_the_id_follows_from_what_determines_the_result_alone(experiment: Experiment) -> None:
+    config = experiment.config
+    assert trial_id({**config, "name": "x", "note": "y", "tags": {"a": "b"}, "runs_dir": "/z"}) == trial_id(config)
+    assert trial_id({**config, "tracking": {}, "launcher": {}, "resume": True}) == trial_id(config)
+    assert trial_id({**config, "data": {**config["data"], "root": "/elsewhere"}}) == trial_id(config)
+    for changed in ({"seed": 1}, {"max_steps": 8}, {"model": {**config["model"], "dropout_prob": 0.1}}):
+        assert trial_id({**config, **changed}) != trial_id(config)
+
+
+def test_a_run_is_found_by_folder_id_and_beginning(experiment: Experiment, tmp_path: Path) -> None:
+    first, second = freeze(experiment), freeze(experiment)
+    runs_dir = tmp_path / "runs"
+    for name in (str(first.folder), first.id):
+        assert find(name, runs_dir) == Trial(first.folder)
+    assert find(second.folder.name, runs_dir) == Trial(second.folder)
+    assert find(first.id[:5], runs_dir) == Trial(first.folder)  # and not its repetition
+    shutil.copytree(first.folder, runs_dir / "single" / f"{first.id[:5]}fffff")
+    with pytest.raises(InputError, match="is not unique"):
+        find(first.id[:5], runs_dir)
+    with pytest.raises(InputError, match=r"there is no run 'zzz' in .*; known: "):
+        find("zzz", runs_dir)
+
+
+@pytest.mark.parametrize("fault", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_what_cannot_be_frozen_leaves_nothing_behind(
+    experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: BaseException
+) -> None:
+    def refuse(path: Path, text: str) -> None:
+        if path.name == "trial.yaml":
+            raise fault
+        path.write_text(text)
+
+    monkeypatch.setattr(trial_module, "write_text", refuse)
+    expected = InputError if isinstance(fault, OSError) else KeyboardInterrupt
+    with pytest.raises(expected) as told:
+        freeze(experiment)
+    assert list((tmp_path / "runs" / "single").iterdir()) == []
+    if isinstance(fault, OSError):
+        assert "No space left on device; free space there or choose another runs_dir" in str(told.value)
+
+
+def test_secrets_reach_no_file_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = "ghp_" + "s3cR" * 9
+    monkeypatch.setenv("MY_TOKEN", secret)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"https://user:{secret}@example.org")
+    overrides = [f"runs_dir={tmp_path}/runs", "tracking=server", "+tags.place=${oc.env:MY_TOKEN}"]
+    trial = freeze(compose(overrides))
+    for path in trial.folder.rglob("*"):
+        assert path.is_dir() or secret.encode() not in path.read_bytes(), path
+    assert yaml.safe_load((trial.folder / "trial.yaml").read_text())["tags"] == {"place": "${oc.env:MY_TOKEN}"}
+    with pytest.raises(InputError, match="looks like a secret") as told:
+        compose([f"+tags.place={secret}"])
+    assert secret not in str(told.value)
+
+
+def test_a_command_names_a_run_by_its_id_or_else_its_folder(
+    experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = freeze(experiment)
+    assert trial.reference == str(trial.folder)
+    monkeypatch.setenv("LATHE_RUNS", str(tmp_path / "runs"))
+    assert trial.reference == trial.id
+    monkeypatch.delenv("LATHE_RUNS")
+    monkeypatch.chdir(tmp_path)
+    assert trial.reference == trial.id
+
+
+def test_a_folder_that_may_not_be_written_is_told(experiment: Experiment, tmp_path: Path) -> None:
+    (tmp_path / "runs").touch()
+    with pytest.raises(InputError, match=rf"runs_dir={tmp_path}/runs cannot be written"):
+        freeze(experiment)
+    assert os.listdir(tmp_path) == ["runs"]
+
+
+def test_code_that_changed_since_the_freeze_is_told(tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    (own / "model").mkdir(parents=True)
+    option = own / "model" / "flat.yaml"
+    option.write_text(Path(options.HOUSE / "model" / "softmax.yaml").read_text())
+    trial = freeze(compose(["model=flat", f"runs_dir={tmp_path}/runs"], config_dirs=[own]))
+    assert code_changes(trial) == []
+    option.write_text(option.read_text() + "# another word\n")
+    (change,) = code_changes(trial)
+    assert change.startswith("the code of 'own' has changed since this run was frozen")

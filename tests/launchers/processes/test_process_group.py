@@ -1,0 +1,160 @@
+"""Ranks of one machine: told who they are, ended together, and nothing of them left."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from launchers.base import Assignment, LaunchError
+from launchers.local import Local
+from launchers.processes.cleanup import SHARED_MEMORY
+from launchers.processes.process_group import Ranks
+
+ACTS = """
+import json, os, signal, subprocess, sys, time
+rank = json.loads(sys.stdin.readline())["rank"]
+act = sys.argv[1].split(",")[rank["number"]]
+open(f"{sys.argv[2]}/{rank['number']}", "w").write(json.dumps(rank | {"pid": os.getpid()}))
+if act == "leaves_shared_memory":
+    open(f"/dev/shm/torch_{os.getpid()}_1_0", "w").write("x")
+if act == "has_child":
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
+    open(f"{sys.argv[2]}/child", "w").write(str(child.pid))
+if act == "killed_later":
+    time.sleep(1)
+if act == "aborts_later":
+    time.sleep(1)
+    os.abort()
+if act.startswith("killed"):
+    os.kill(os.getpid(), signal.SIGKILL)
+if act.startswith("exits"):
+    sys.exit(int(act.removeprefix("exits")))
+time.sleep(100)
+"""
+
+
+@pytest.fixture
+def start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """Starts ranks that do what they are told, each in its turn."""
+    plain = subprocess.Popen
+
+    def ranks(*acts: str) -> Ranks:
+        def started(command: list[str], **options: Any) -> Any:
+            return plain([sys.executable, "-c", ACTS, ",".join(acts), str(tmp_path)], **options)
+
+        monkeypatch.setattr("launchers.processes.process.subprocess.Popen", started)
+        handle = Local().launch(Assignment(Path("/x"), 1, ranks_per_node=len(acts)))
+        assert isinstance(handle, Ranks)
+        return handle
+
+    return ranks
+
+
+def told(folder: Path, rank: int) -> dict[str, Any]:
+    """What a rank has written down of itself."""
+    path = folder / str(rank)
+    for _ in range(1000):
+        if path.exists() and path.read_text():
+            found: dict[str, Any] = json.loads(path.read_text())
+            return found
+        time.sleep(0.01)
+    raise AssertionError(f"rank {rank} never came")
+
+
+def end_of(handle: Ranks) -> int:
+    for _ in range(1500):
+        if (code := handle.poll()) is not None:
+            return code
+        time.sleep(0.01)
+    raise AssertionError("they never ended")
+
+
+def test_every_rank_is_told_its_number_and_one_meeting(start: Any, tmp_path: Path) -> None:
+    handle = start("exits0", "exits0", "exits0")
+    found = [told(tmp_path, rank) for rank in range(3)]
+    assert [rank["number"] for rank in found] == [rank["on_node"] for rank in found] == [0, 1, 2]
+    (meeting,) = {rank["meeting"] for rank in found}
+    assert meeting.startswith(f"file://{tempfile.gettempdir()}/lathe-")
+    assert handle.pid == found[0]["pid"]
+    assert end_of(handle) == 0
+    assert handle.failed_rank is None
+    assert not Path(meeting.removeprefix("file://")).parent.exists()
+
+
+@pytest.mark.parametrize(("act", "code"), [("killed", -signal.SIGKILL), ("exits1", 1), ("exits2", 2)])
+def test_when_one_fails_the_others_are_ended(
+    act: str, code: int, start: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("launchers.processes.exit_cause.GRACE_S", 0.3)
+    handle = start("sleeps", act, "sleeps")
+    assert end_of(handle) == code
+    assert handle.failed_rank == 1
+    assert not [rank for rank in range(3) if psutil.pid_exists(told(tmp_path, rank)["pid"])]
+
+
+@pytest.mark.parametrize("act", ["killed", "killed_later"])
+def test_a_rank_that_was_killed_counts_before_one_that_then_gave_up(act: str, start: Any) -> None:
+    handle = start("exits1", act)
+    time.sleep(0.5)  # of the first both have ended at the first look
+    assert end_of(handle) == -signal.SIGKILL
+    assert handle.failed_rank == 1
+
+
+def test_a_rank_that_aborts_for_another_or_that_we_kill_is_no_cause(start: Any) -> None:
+    handle = start("exits1", "aborts_later")
+    assert end_of(handle) == 1
+    handle = start("exits1", "sleeps")
+    while handle.poll() is None and handle.failed_rank is None:
+        time.sleep(0.01)
+    handle.signal(signal.SIGKILL)
+    assert end_of(handle) == 1
+    assert handle.failed_rank == 0
+
+
+def test_children_and_shared_memory_go_with_their_rank(start: Any, tmp_path: Path) -> None:
+    handle = start("leaves_shared_memory", "has_child")
+    pid = told(tmp_path, 0)["pid"]
+    told(tmp_path, 1)
+    for _ in range(500):
+        if (tmp_path / "child").exists() and (tmp_path / "child").read_text():
+            break
+        time.sleep(0.01)
+    child = psutil.Process(int((tmp_path / "child").read_text()))
+    handle.signal(signal.SIGKILL)
+    assert end_of(handle) == -signal.SIGKILL
+    child.wait(5)
+    assert list(SHARED_MEMORY.glob(f"torch_{pid}_*")) == []
+
+
+def test_a_machine_that_refuses_a_rank_keeps_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, pids = subprocess.Popen, list[int]()
+
+    def started(command: list[str], **options: Any) -> Any:
+        if len(pids) == 2:
+            raise OSError(11, os.strerror(11))
+        process = plain([sys.executable, "-c", "import time; time.sleep(100)"], **options)
+        pids.append(process.pid)
+        return process
+
+    monkeypatch.setattr("launchers.processes.process.subprocess.Popen", started)
+    before = set(Path(tempfile.gettempdir()).glob("lathe-*"))
+    with pytest.raises(LaunchError, match="could not be started: Resource temporarily unavailable; free memory"):
+        Local().launch(Assignment(Path("/x"), 1, ranks_per_node=4))
+    assert len(pids) == 2
+    assert not [pid for pid in pids if psutil.pid_exists(pid)]
+    assert set(Path(tempfile.gettempdir()).glob("lathe-*")) == before
+
+
+def test_one_machine_cannot_be_several() -> None:
+    with pytest.raises(LaunchError, match=r"refused hardware\.nodes=2: .* set hardware\.nodes=1"):
+        Local().launch(Assignment(Path("/x"), 1, nodes=2, ranks_per_node=4))

@@ -1,0 +1,148 @@
+import io
+import re
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Generator, Tensor
+
+from experiments.train.data_loading import training_batches
+from modules.data.base import DataError
+from modules.data.image_shards import ImageShards
+from modules.data.tar_index import tar_index
+
+
+def _photo(red: int, kind: str) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.full((20 + red // 10, 30, 3), (red, 0, 0), np.uint8)).save(file, kind)
+    return file.getvalue()
+
+
+def _shard(path: Path, files: Mapping[str, bytes], mode: Any = "w") -> None:
+    with tarfile.open(path, mode) as shard:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            shard.addfile(member, io.BytesIO(content))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two shards to train, with 3 and 2 photos, and one with 2; photo i has red 40 * i and the class i % 3."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    names = ["a/0.jpg", "a/1.png", "b/0.JPEG", "3.jpg", "4.jpg", "5.jpg", "6.png"]
+    for shard, numbers in {"train-0.tar": (0, 1, 2), "train-1.tar": (3, 4), "val-0.tar": (5, 6)}.items():
+        files: dict[str, bytes] = {}
+        for number in numbers:
+            stem, _, ending = names[number].partition(".")
+            # The class before its photo and after it, and files that say other things.
+            told = {f"{stem}.cls": str(number % 3).encode(), f"{stem}.json": b"{}"}
+            photo = {names[number]: _photo(40 * number, "PNG" if ending == "png" else "JPEG")}
+            files |= told | photo if number % 2 else photo | told
+        _shard(folder / shard, files)
+    return folder
+
+
+def _data(folder: Path, **more: Any) -> ImageShards:
+    arguments: dict[str, Any] = {
+        "shards": {"train": "train-*.tar", "val": "val-*.tar", "test": "val-*.tar"}, "num_train": 5, "resize_size": 16,
+        "image_size": 12, "augment": True, "image_shape": [3, 12, 12], "num_features": 432, "num_classes": 3,
+    }  # fmt: skip
+    return ImageShards(str(folder.parent), folder.name, **arguments | more)
+
+
+def test_photos_come_from_all_shards_in_any_order(folder: Path) -> None:
+    data = _data(folder)
+    split = data.load("train")
+    assert (len(split), split.in_memory, len(data.load("test"))) == (5, False, 2)
+    images, classes = cast(tuple[Tensor, Tensor], split.batch(torch.tensor([4, 0, 2, 1]), Generator()))
+    assert classes.tolist() == [1, 0, 2, 1]
+    torch.testing.assert_close(images[:, 0].mean(dim=(1, 2)) * 255, torch.tensor([160.0, 0, 80, 40]), atol=3, rtol=0)
+    for real, blank in zip((images, classes), data.example(4), strict=True):
+        assert (real.shape, real.dtype) == (cast(Tensor, blank).shape, cast(Tensor, blank).dtype)
+
+
+def test_workers_read_the_same_photos(folder: Path) -> None:
+    split = _data(folder).load("train")
+    found = [
+        [batch[0] for batch in training_batches(split, 2, seed=3, first_step=0, num_steps=3, num_workers=workers)]
+        for workers in (0, 2)
+    ]
+    assert all(torch.equal(cast(Tensor, one), cast(Tensor, two)) for one, two in zip(*found, strict=True))
+
+
+def test_the_index_is_made_once_and_anew_when_a_shard_changes(folder: Path) -> None:
+    paths = sorted(folder.glob("train-*.tar"))
+    first = tar_index("photos", paths)
+    kept = list((folder.parent / "cache" / "lathe" / "shards").iterdir())
+    assert len(kept) == 1
+    for path in paths:  # the same size, and no shard any more: only the kept index can tell
+        path.write_bytes(b"\xff" * path.stat().st_size)
+    assert tar_index("photos", paths).offsets.tolist() == first.offsets.tolist()
+    kept[0].write_bytes(b"damaged")
+    with pytest.raises(DataError, match=r"train-0\.tar is damaged or no shard"):
+        tar_index("photos", paths)
+    _shard(paths[0], {"0.jpg": _photo(0, "JPEG"), "0.cls": b"2"})
+    assert tar_index("photos", paths[:1]).labels.tolist() == [2]
+    assert sorted(folder.iterdir()) == sorted([*paths, folder / "val-0.tar"]), "nothing is written beside the shards"
+
+
+def test_without_a_place_for_the_index_it_is_made_every_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "val-0.tar"))  # a file, where no folder can be made
+    assert len(_data(folder).load("train")) == 5
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        (
+            {"a.jpg": _photo(0, "JPEG")},
+            "train-2.tar has a without its class; beside every photo KEY.jpg lies KEY.cls",
+        ),
+        (
+            {"a.jpg": _photo(0, "JPEG"), "a.cls": b"cat"},
+            "train-2.tar is damaged or no shard (invalid literal for int()",
+        ),
+        (
+            {"a.jpg": _photo(0, "JPEG"), "a.cls": b"3"},
+            "train-*.tar has 6 photos with classes up to 3, but data.num_classes=3",
+        ),
+        (
+            {"a.jpg": _photo(0, "JPEG"), "a.cls": b"2"},
+            "train-*.tar has 6 photos, but data.num_train=5; epochs are counted by",
+        ),
+    ],
+)
+def test_shards_that_do_not_fit_are_refused(folder: Path, files: dict[str, bytes], told: str) -> None:
+    _shard(folder / "train-2.tar", files)
+    with pytest.raises(DataError, match=re.escape(told)):
+        _data(folder).load("train")
+
+
+def test_a_compressed_shard_and_a_damaged_photo_are_told(folder: Path) -> None:
+    _shard(folder / "val-1.tar", {"a.jpg": _photo(0, "JPEG"), "a.cls": b"0"}, "w:gz")
+    with pytest.raises(DataError, match=r"val-1\.tar is damaged or no shard .*; a shard is a plain tar file"):
+        _data(folder).load("val")
+    _shard(folder / "val-1.tar", {"a.jpg": b"no photo", "a.cls": b"0"})
+    with pytest.raises(DataError, match=r"photo 2 in .*val-1\.tar cannot be read as an image \(cannot identify"):
+        _data(folder).load("val").batch(torch.tensor([0, 2]), Generator())
+    split = _data(folder).load("train")
+    (folder / "train-0.tar").unlink()
+    with pytest.raises(
+        DataError, match=r"train-0\.tar cannot be read \(No such file or directory\); every shard must be"
+    ):
+        split.batch(torch.tensor([0]), Generator())
+
+
+def test_no_shards_and_wrong_splits_are_told(folder: Path) -> None:
+    with pytest.raises(DataError, match=re.escape(f"{folder}/none-*.tar names no file; the set needs shards there")):
+        _data(folder, shards={"train": "none-*.tar", "val": "none", "test": "none"}).load("train")
+    with pytest.raises(ValueError, match=re.escape("shards of train, val and test, but got ['train']")):
+        _data(folder, shards={"train": "train-*.tar"})

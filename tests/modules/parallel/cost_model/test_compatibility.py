@@ -1,0 +1,71 @@
+"""Why a model cannot be arranged as a topology asks, told before a rank is started."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+
+import pytest
+from torch import nn
+
+from modules.model.mlp import Mlp
+from modules.model.softmax import Softmax
+from modules.parallel.cost_model.compatibility import Partition, misfits, stage_bounds
+from modules.parallel.topology import Topology
+from tests.support.engines import make_model
+
+# ruff: noqa: E501
+MLP = Mlp(num_features=5, num_classes=6, hidden_sizes=[8, 12], dropout_prob=0.0)  # 8 layers, of which 1, 4 and 7 learn
+
+
+@pytest.mark.parametrize(
+    ("model", "topology", "partition", "told"),
+    [
+        (nn.Linear(2, 3), Topology(pipe=2), "parameters", "parallel.pipe=2 cuts a list of layers, but Linear has no layers()"),
+        (MLP, Topology(pipe=9), "parameters", "parallel.pipe=9 is more stages than the 8 layers of Mlp; set parallel.pipe to at most 8"),
+        (MLP, Topology(pipe=4), "uniform", r"stage 1 \(layers 2 to 3 of Mlp\) has no parameters to train; lower parallel.pipe"),
+        (MLP, Topology(pipe=2), [0, 8], "parallel.partition=[0, 8] goes beyond the 8 layers of Mlp; name layers from 0 to 7"),
+        (MLP, Topology(pipe=3), [0, 2, 4], r"stage 1 \(layers 2 to 3"),
+        (nn.Linear(2, 3), Topology(model=2), "parameters", "parallel.model=2 splits layers, but Linear has no shards()"),
+        (MLP, Topology(model=3), "parameters", "cannot be split over parallel.model=3 ranks; try 6 or 9, or lower parallel.model"),
+        (make_model("gpt"), Topology(model=4), "parameters", "model.num_kv_heads=2 cannot be split over parallel.model=4 ranks; try 4,"),
+        (make_model("deep_lstm"), Topology(model=5), "parameters", "try model.vocab_size=15, as words that never come do no harm"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_told_with_a_way_out(
+    model: nn.Module, topology: Topology, partition: Partition, told: str
+) -> None:
+    problems = "\n".join(misfits(model, topology, partition))
+    assert told in problems or re.search(told, problems), problems
+
+
+def test_stages_and_slices_are_told_together() -> None:
+    assert len(misfits(nn.Linear(2, 3), Topology(pipe=2, model=2))) == 2
+
+
+@pytest.mark.parametrize("name", ["mlp", "lenet", "gpt", "gpt_tied", "deep_lstm"])
+def test_what_fits_is_not_told(name: str) -> None:
+    assert misfits(make_model(name), Topology(pipe=2, data=7, model=2)) == []
+
+
+def test_replicas_ask_nothing_of_a_model() -> None:
+    assert misfits(nn.Linear(2, 3), Topology(data=5)) == []
+
+
+def test_stages_are_cut_as_asked() -> None:
+    bounds = stage_bounds(MLP, 3, "parameters")
+    layers = MLP.layers()
+    sizes = [
+        sum(p.numel() for layer in layers[first:last] for p in layer.parameters()) for first, last in pairwise(bounds)
+    ]
+    assert sizes == [48, 108, 78]
+    assert stage_bounds(MLP, 2, "uniform") == [0, 4, 8]
+    assert stage_bounds(MLP, 3, [0, 2, 5]) == [0, 2, 5, 8]
+
+
+def test_a_model_with_nothing_to_split_is_told() -> None:
+    class Bare(Softmax):
+        def shards(self) -> dict[str, object]:  # type: ignore[override]
+            return {}
+
+    assert "has none that split; take parallel=data" in misfits(Bare(2, 3), Topology(model=2))[0]

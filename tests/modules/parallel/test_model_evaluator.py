@@ -1,0 +1,150 @@
+"""Evaluators that ask the whole model, and sparse gradients, in the engines that serve them."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, cast
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Adagrad, SparseAdam
+
+from modules.data.base import Batch
+from modules.evaluator.base import ModelEvaluator
+from modules.model.skip_gram import SkipGram
+from modules.objective.noise_contrastive import NoiseContrastive
+from modules.parallel.base import Learner, Rank, Recipe
+from modules.parallel.cost_model.optimizer_state import states_bytes, update_bytes
+from modules.parallel.data import DataParallel
+from modules.parallel.single import Single
+from modules.parallel.topology import Topology
+from modules.schedule.constant import Constant
+from tests.support.engines import MODES, make_batch, make_model
+from tests.support.ranks import alone, on_ranks
+
+OPTIMIZERS: dict[str, Any] = {
+    "SGD": partial(SGD, lr=0.5),
+    "Adagrad": partial(Adagrad, lr=0.1),
+    "SparseAdam": partial(SparseAdam, lr=0.1),
+}
+
+
+class Asking:
+    """Adds up the model's outputs, and one of its weights at the end."""
+
+    def attach(self, data: object) -> None:
+        """Nothing of it is asked."""
+
+    def measure_model(self, model: nn.Module, batch: Batch) -> Tensor:
+        assert not model.training
+        return cast(Tensor, model(batch[0])).double().sum(0)
+
+    def model_metrics(self, model: nn.Module, sums: Tensor) -> dict[str, float]:
+        first = next(iter(model.parameters()))
+        return {"sum": float(sums[0]), "weight": float(first.double().sum())}
+
+
+def evaluated(rank: Rank, name: str) -> dict[str, float]:
+    mode = MODES[name]
+    learner = Learner(make_model("mlp"), _cross_entropy, partial(SGD, lr=0.1), Constant())
+    recipe = Recipe(1, 1, None, "fp32", False, "cpu", 2, topology=mode.topology, rank=rank)
+    engine = mode.engine()
+    engine.prepare(learner, recipe)
+    inputs, targets = make_batch("mlp", 0, 5)
+    own = [slice(0, 3), slice(3, 5)] if mode.topology.data == 1 else [[slice(0, 3)], [slice(3, 5)]][rank.number]
+    evaluator: ModelEvaluator = Asking()
+    return engine.evaluate([((inputs[part], targets[part]), True) for part in own], evaluator)
+
+
+class Counting(Asking):
+    """Notes the examples that it is asked about."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+
+    def measure_model(self, model: nn.Module, batch: Batch) -> Tensor:
+        self.asked.append(len(batch[0]))
+        return super().measure_model(model, batch)
+
+
+@pytest.mark.parametrize(("counts", "asked"), [((True, False), [3]), ((False, True), [1, 2])])
+def test_of_batches_that_do_not_count_the_model_is_asked_at_most_one_example(
+    counts: tuple[bool, bool], asked: list[int]
+) -> None:
+    engine = Single()
+    engine.prepare(
+        Learner(make_model("mlp"), _cross_entropy, partial(SGD, lr=0.1), Constant()),
+        Recipe(1, 1, None, "fp32", False, "cpu", 2),
+    )
+    inputs, targets = make_batch("mlp", 0, 5)
+    batches = [(inputs[part], targets[part]) for part in (slice(0, 3), slice(3, 5))]
+    evaluator = Counting()
+    found = engine.evaluate(list(zip(batches, counts, strict=True)), evaluator)
+    assert evaluator.asked == asked
+    assert found == engine.evaluate([(batches[counts.index(True)], True)], Asking())
+
+
+def _cross_entropy(outputs: Any, targets: Any) -> tuple[Tensor, dict[str, Tensor]]:
+    loss = nn.functional.cross_entropy(outputs, targets)
+    return loss, {"loss_nats": loss.detach()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["data", "zero0", "zero1", "zero2"])
+def test_an_evaluator_that_asks_the_model_measures_the_same_with_replicas(name: str) -> None:
+    expected = alone(evaluated, "single")
+    for found in on_ranks(2, evaluated, name):
+        assert found == pytest.approx(expected)
+    assert set(expected) == {"loss_nats", "sum", "weight"}
+
+
+def skip_grams(step: int) -> Batch:
+    generator = torch.Generator().manual_seed(step)
+    words, noise = torch.randint(12, (4, 5), generator=generator), torch.randint(12, (4, 3), generator=generator)
+    pairs = torch.rand(4, 5, 3, generator=generator) < 0.6
+    return (words, noise), (pairs, torch.zeros(4, 5), torch.zeros(4, 3))
+
+
+def trained(rank: Rank, world: int, optimizer: str, sparse: bool) -> tuple[list[float], dict[str, Any]]:
+    torch.manual_seed(0)
+    learner = Learner(SkipGram(12, 6, 1, sparse), NoiseContrastive(2, False), OPTIMIZERS[optimizer], Constant())
+    recipe = Recipe(4, 2 // world, None, "fp32", False, "cpu", 2, topology=Topology(data=world), rank=rank)
+    engine = Single() if world == 1 else DataParallel(world)
+    engine.prepare(learner, recipe)
+    losses = []
+    for step in range(4):
+        inputs, targets = skip_grams(step)
+        own = slice(rank.number * 4 // world, (rank.number + 1) * 4 // world)
+        cut: Any = tuple(tuple(tensor[own] for tensor in part) for part in (inputs, targets))
+        losses.append(float(engine.train_step(cut, step)["loss_nats"]))
+    return losses, {name: weight.numpy() for name, weight in engine.weights().items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_sparse_gradients_train_alike_in_one_process_and_with_replicas(optimizer: str) -> None:
+    ((expected, weights),) = on_ranks(1, trained, 1, optimizer, True)
+    found = on_ranks(2, trained, 2, optimizer, True)
+    assert found[0][0] == found[1][0] == pytest.approx(expected, rel=1e-6)
+    assert expected[0] > 0
+    for name, weight in weights.items():
+        assert found[0][1][name] == pytest.approx(weight, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "Adagrad"])
+def test_sparse_gradients_train_as_whole_ones_do(optimizer: str) -> None:
+    losses, weights = trained(Rank(), 1, optimizer, sparse=True)
+    expected, whole = trained(Rank(), 1, optimizer, sparse=False)
+    assert losses == pytest.approx(expected, rel=1e-6)
+    assert all(weights[name] == pytest.approx(weight, rel=1e-5, abs=1e-7) for name, weight in whole.items())
+
+
+@pytest.mark.parametrize(("optimizer", "copies"), [("SGD", 0), ("Adagrad", 1), ("SparseAdam", 2)])
+def test_the_memory_of_their_optimizers_is_known_to_a_plan(optimizer: str, copies: int) -> None:
+    with torch.device("meta"):
+        parameters = [nn.Parameter(torch.zeros(30, 10)), nn.Parameter(torch.zeros(50))]
+        found = states_bytes(OPTIMIZERS[optimizer], parameters)
+        assert update_bytes(OPTIMIZERS[optimizer]) >= 0
+    for size, parameter in zip(found, parameters, strict=True):
+        assert copies * parameter.nbytes <= size <= copies * parameter.nbytes + 8

@@ -1,0 +1,102 @@
+"""Sweeps that nobody works on: folders with a ledger and journals, written by the test as workers would write them."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from experiments.run.journal import Journal
+from experiments.sweep.ledger import Entry, State
+from experiments.sweep.sweep import Sweep
+from tests.support.workers import QUESTION
+
+MAX_STEPS = 200
+
+
+def make(runs_dir: Path, name: str, points: Sequence[Mapping[str, Any]], seeds: int = 1, **question: Any) -> Sweep:
+    """A sweep whose trials wait; they are called ``b00000000000`` and so on, seed after seed of point after point."""
+    folder = runs_dir / name
+    (folder / "workers").mkdir(parents=True)
+    config = {"max_steps": MAX_STEPS, "launcher": {"_target_": "launchers.local.Local"}}
+    template = {"choices": {}, "config": config, "links": {}, "overrides": []}
+    (folder / "templates.json").write_text(json.dumps([template]))
+    (folder / "provenance.yaml").write_text(yaml.safe_dump({"run_key": "key", "trust": [], "config_dirs": []}))
+    (folder / "sweep.yaml").write_text(yaml.safe_dump({**QUESTION, "name": name, "seeds": seeds, **question}))
+    sweep = Sweep(folder)
+    trials = [(point, values, seed) for point, values in enumerate(points) for seed in range(seeds)]
+    ledger = sweep.ledger()
+    with ledger.locked():
+        ledger.add(
+            {"trial": f"b{number:011}", "point": point, "values": dict(values), "seed": seed, "number": None, "reused": None}
+            for number, (point, values, seed) in enumerate(trials)
+        )  # fmt: skip
+    return sweep
+
+
+def entry(sweep: Sweep, trial: str) -> Entry:
+    return sweep.ledger().look().entries[trial]
+
+
+def attempt_folder(sweep: Sweep, trial: str) -> Path:
+    """Of the last attempt."""
+    return sweep.folder / trial / "attempts" / str(entry(sweep, trial).attempt)
+
+
+def begin(sweep: Sweep, trial: str, worker: str = "w", *, beats: bool = True) -> Path:
+    """Claim a trial for a worker; the attempt's folder."""
+    ledger = sweep.ledger()
+    with ledger.locked() as standing:
+        ledger.claim(standing.entries[trial], worker=worker, host="node7", devices=2)
+    folder = attempt_folder(sweep, trial)
+    if beats:
+        folder.mkdir(parents=True)
+        (folder / "heartbeat").touch()
+    return folder
+
+
+def log(sweep: Sweep, trial: str, steps: Mapping[int, float], metric: str = "val/accuracy_top1") -> None:
+    """What the trial's process writes of the metric, a value a step, among points of the training curve."""
+    with Journal(attempt_folder(sweep, trial) / "journal.jsonl") as journal:
+        if not journal.path.stat().st_size:
+            journal.state("running", step=0, attempt=entry(sweep, trial).attempt)
+            journal.params({"plan.num_steps": MAX_STEPS})
+        for step, value in steps.items():
+            journal.metrics(step - 1, {"train/loss_nats": 1.0})
+            journal.metrics(step, {metric: value})
+
+
+def end(sweep: Sweep, trial: str, state: State, **told: Any) -> None:
+    ledger = sweep.ledger()
+    with ledger.locked() as standing:
+        assert ledger.end(trial, standing.entries[trial].attempt, state, **told)
+
+
+def finish(sweep: Sweep, trial: str, value: float) -> None:
+    """Claimed before, or claimed now."""
+    if entry(sweep, trial).state == "waiting":
+        begin(sweep, trial)
+    end(sweep, trial, "finished", value=value, step=MAX_STEPS)
+
+
+def grow_old(path: Path, seconds: float) -> None:
+    """Let a file have been touched so long ago."""
+    then = time.time() - seconds
+    os.utime(path, (then, then))
+
+
+def shift(sweep: Sweep, seconds: float, which: Callable[[dict[str, Any]], bool] = lambda event: True) -> None:
+    """Let events of the ledger have happened so much earlier."""
+    events = [json.loads(line) for line in (sweep.folder / "ledger.jsonl").read_text().splitlines()]
+    for event in events:
+        event["time"] -= seconds if which(event) else 0.0
+    (sweep.folder / "ledger.jsonl").write_text("".join(f"{json.dumps(event)}\n" for event in events))
+
+
+def ids(count: int) -> list[str]:
+    return [f"b{number:011}" for number in range(count)]

@@ -1,0 +1,75 @@
+"""Trainings in the background, for tests that kill, stop or starve them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from experiments.run import journal
+
+T = TypeVar("T")
+
+
+class Live:
+    """Trainings as processes that go on while the test looks; all of them start in ``folder``."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def start(self, *args: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+        """Start ``lathe ARGS``, its output in `out.txt` and `err.txt`."""
+        with (self.folder / "out.txt").open("w") as out, (self.folder / "err.txt").open("w") as err:
+            command = [sys.executable, "-P", "-m", "experiments.cli", *args]
+            surroundings = {**os.environ, **(env or {})}
+            return subprocess.Popen(
+                command, cwd=self.folder, env=surroundings, stdin=subprocess.DEVNULL, stdout=out, stderr=err, text=True
+            )
+
+    def printed(self) -> str:
+        return "".join(path.read_text() for path in (self.folder / "out.txt", self.folder / "err.txt") if path.exists())
+
+    def run_folder(self) -> Path:
+        """The only run's, once it is frozen."""
+        return self.until(lambda: next((self.folder / "runs").glob("*/*/trial.yaml"), None)).parent
+
+    def at_step(self, step: int, attempt: int = 1) -> int:
+        """Wait until an attempt has done a step; the process id of its job."""
+        path = self.run_folder() / "attempts" / str(attempt) / "journal.jsonl"
+
+        def pid() -> int | None:
+            events = journal.read(path)[0]
+            states = [event["pid"] for event in events if event["event"] == "state"]
+            steps = [event["step"] for event in events if event["event"] == "metrics"]
+            return states[-1] if states and max(steps, default=0) >= step else None
+
+        return self.until(pid)
+
+    def processes(self) -> list[int]:
+        """Those that run in the folder, zombies left out."""
+        found = []
+        for place in Path("/proc").glob("[0-9]*"):
+            try:
+                if (place / "cwd").resolve() == self.folder and "\nState:\tZ" not in (place / "status").read_text():
+                    found.append(int(place.name))
+            except OSError:  # it has ended meanwhile
+                continue
+        return found
+
+    def until(self, look: Callable[[], T | None], timeout_s: float = 60, pause_s: float = 0.001) -> T:
+        """Wait for something; looks are so short apart that a step of a small training is not missed."""
+        end = time.monotonic() + timeout_s
+        while time.monotonic() < end:
+            found = look()
+            if found is not None:
+                return found
+            time.sleep(pause_s)
+        raise AssertionError(f"nothing came in {timeout_s} s; printed so far:\n{self.printed()}")
+
+    def until_nothing_runs(self, timeout_s: float = 20) -> None:
+        # A look at all processes takes milliseconds of the core that they need to end.
+        self.until(lambda: None if self.processes() else True, timeout_s, pause_s=0.05)

@@ -1,0 +1,114 @@
+"""Sweeps that nobody works on, with runs for a store: ledger, journals and run folders as workers would write them."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from experiments.run import journal
+from experiments.sweep.sweep import Sweep
+from tests.support import ledgers
+from tests.support.stores import sql
+
+METRIC = "val/accuracy_top1"
+
+
+def make_swept(
+    runs_dir: Path, points: Sequence[Mapping[str, Any]], *, name: str = "probe", seeds: int = 1,
+    store: str | None = None, sync: str = "live", **question: Any,
+) -> Sweep:  # fmt: skip
+    """A sweep whose trials wait."""
+    sweep = ledgers.make(runs_dir, name, points, seeds, **{"space": space_of(points), **question})
+    config = {
+        "name": "blobs", "note": None, "seed": 0, "max_steps": ledgers.MAX_STEPS, "batch_size_global": 64,
+        "model": {"_target_": "modules.model.mlp.Mlp", "hidden_sizes": [64, 32]},
+        "data": {"_target_": "modules.data.blobs.Blobs"},
+        "optimizer": {"_target_": "torch.optim.SGD", "lr": 0.5},
+        "launcher": {"_target_": "launchers.local.Local"},
+        "tracking": {"store": store, "experiment": "lathe", "sync": sync},
+    }  # fmt: skip
+    template = {"choices": {}, "config": config, "links": {}, "overrides": []}
+    (sweep.folder / "templates.json").write_text(json.dumps([template]))
+    code = [{"name": "lathe", "git_sha": "0123abcd" * 5, "branch": "main", "dirty": True}]
+    provenance = {"run_key": uuid.uuid4().hex, "trust": [], "config_dirs": ["my conf"], "code": code}
+    (sweep.folder / "provenance.yaml").write_text(yaml.safe_dump(provenance))
+    (sweep.folder / "code" / "packages" / "experiments").mkdir(parents=True)
+    (sweep.folder / "code" / "lathe.patch").write_text("diff\n")
+    return Sweep(sweep.folder)
+
+
+def space_of(points: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    found: dict[str, list[Any]] = {}
+    for key in dict.fromkeys(key for point in points for key in point):
+        found[key] = list(dict.fromkeys(point[key] for point in points if key in point))
+    return found
+
+
+def begin(sweep: Sweep, trial: str, worker: str = "w") -> None:
+    """Claim a trial and make it a run, as a worker does."""
+    ledgers.begin(sweep, trial, worker)
+    entry = ledgers.entry(sweep, trial)
+    folder = sweep.folder / trial
+    if not (folder / "trial.yaml").exists():
+        config = json.loads((sweep.folder / "templates.json").read_text())[0]["config"]
+        for key, value in entry.values.items():
+            parent, _, last = key.rpartition(".")
+            (config[parent] if parent else config)[last] = value
+        provenance = {"trial_id": trial, "run_key": f"{sweep.key}-{trial}", "overrides": [], "sweep": sweep.name}
+        (folder / "provenance.yaml").write_text(yaml.safe_dump(provenance))
+        (folder / "trial.yaml").write_text(yaml.safe_dump({**config, "seed": entry.seed}))
+    for path in journal.journals(folder):
+        journal.seal(path)
+
+
+def run(sweep: Sweep, trial: str, value: float, steps: Sequence[int] = (100, 200)) -> None:
+    """Run a trial to its end."""
+    begin(sweep, trial)
+    ledgers.log(sweep, trial, dict.fromkeys(steps, value))
+    ledgers.end(sweep, trial, "finished", value=value, step=steps[-1])
+
+
+def children(runs_dir: Path, column: str = "status") -> dict[str, Any]:
+    """By name, what the store says of the runs of trials."""
+    query = f"select r.name, r.{column} from runs r join tags t using (run_uuid) where t.key = 'lathe.kind' and t.value = 'trial'"
+    return dict(sql(runs_dir / "mlflow.db", query))
+
+
+def tags_of(runs_dir: Path, name: str) -> dict[str, str]:
+    return _of(runs_dir, name, "tags")
+
+
+def params_of(runs_dir: Path, name: str) -> dict[str, str]:
+    return _of(runs_dir, name, "params")
+
+
+def _of(runs_dir: Path, name: str, table: str) -> dict[str, str]:
+    query = f"select t.key, t.value from {table} t join runs using (run_uuid) where name = '{name}'"
+    return dict(sql(runs_dir / "mlflow.db", query))
+
+
+def parent_status(runs_dir: Path, name: str = "probe") -> str:
+    ((status,),) = sql(runs_dir / "mlflow.db", f"select status from runs where name = '{name}'")
+    return str(status)
+
+
+def expected_points(sweep: Sweep) -> list[tuple[str, str, int, float]]:
+    """Every point of every trial's journals, once: trial, metric, step, value."""
+    return sorted(
+        (entry.id, key, event["step"], value)
+        for entry in sweep.ledger().look().entries.values()
+        for event in journal.replay(sweep.folder / entry.id)
+        if event["event"] == "metrics"
+        for key, value in event["metrics"].items()
+    )
+
+
+def stored_points(runs_dir: Path, database: str = "mlflow.db") -> list[tuple[str, str, int, float]]:
+    """The same by the store, where each row is a point; without what the ledger adds."""
+    query = "select t.value, m.key, m.step, m.value from metrics m join tags t using (run_uuid) where t.key = 'lathe.trial_id'"
+    return sorted(sql(runs_dir / database, f"{query} and m.key != 'cost/queue_wait_s'"))

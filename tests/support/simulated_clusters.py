@@ -1,0 +1,25 @@
+"""Clusters to simulate, whose numbers are easy to reckon with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from experiments.plan.simulate.cluster import Cluster
+from experiments.plan.simulate.distributions import Constant, Times
+from modules.parallel.cost_model.step_time import Machine
+
+
+def machine(**changed: Any) -> Machine:
+    """A node a worker, as many as there are; nothing takes time that is not given."""
+    known: dict[str, Any] = {
+        "flops_per_s": 1e12, "devices_per_node": 1, "computing_at_once": 1.0, "link_bytes_per_s": 1e9,
+        "link_latency_s": 0.0, "network_bytes_per_s": 1e9, "network_latency_s": 0.0, "operation_s": 0.0,
+        "host_bytes_per_s": 1e9, "is_apart": True,
+    }  # fmt: skip
+    return Machine(**{**known, **changed})
+
+
+def cluster(times: Times | None = None, on: Machine | None = None, **changed: Any) -> Cluster:
+    """Workers that compute 10 examples in a second, without gradients to speak of."""
+    known: dict[str, Any] = {"batch_size": 10, "num_bytes": 0, "apply_s": 0.0}
+    return Cluster(name="a test", machine=on or machine(), times=times or Constant(1.0), **{**known, **changed})

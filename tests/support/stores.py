@@ -1,0 +1,135 @@
+"""Run folders, stores and servers for the tests of the sync: real ones, only the training is left out."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import yaml
+
+from experiments.run.journal import Journal
+from experiments.trial.trial import Trial
+
+DEAD_PID = 2**22 + 1  # above the highest number that Linux gives
+
+
+def make_run(runs_dir: Path, name: str = "a1b2c3", store: str | None = None, **config: Any) -> Trial:
+    """A run folder as `freeze` writes it, without attempts."""
+    folder = runs_dir / "single" / name
+    (folder / "code").mkdir(parents=True)
+    (folder / "code" / "lathe.patch").write_text("diff\n")
+    base = {
+        "name": "blobs",
+        "note": "does it learn?",
+        "model": {"_target_": "modules.model.mlp.Mlp", "hidden_sizes": [64, 32], "dropout_prob": 0.0, "extra": {}},
+        "data": {"_target_": "modules.data.blobs.Blobs", "root": None},
+        "optimizer": {"_target_": "torch.optim.SGD", "lr": 1e-05, "nesterov": True},
+        "tracking": {"store": store, "experiment": "lathe", "sync": "live"},
+    }
+    provenance = {
+        "trial_id": name,
+        "run_key": f"key-of-{name}",
+        "overrides": ["model=mlp", "optimizer.lr=1e-5"],
+        "code": [{"name": "lathe", "git_sha": "0123abcd" * 5, "branch": "main", "dirty": True}],
+    }
+    (folder / "trial.yaml").write_text(yaml.safe_dump(base | config, sort_keys=False))
+    (folder / "provenance.yaml").write_text(yaml.safe_dump(provenance))
+    return Trial(folder)
+
+
+def begin(trial: Trial, number: int = 1, step: int = 0) -> Journal:
+    journal = Journal(trial.folder / "attempts" / str(number) / "journal.jsonl")
+    journal.state("running", step=step, attempt=number)
+    return journal
+
+
+def log_steps(journal: Journal, steps: range, offset: float = 0.0) -> None:
+    for step in steps:
+        journal.metrics(step, {"train/loss_nats": step + offset, "perf/step_time_s": 0.5})
+
+
+def end(trial: Trial, status: str = "finished", number: int = 1) -> None:
+    outcome = {"status": status, "attempt": number, "reason": None, "exit_code": 0, "ended": time.time()}
+    partial = trial.folder / "outcome.partial"
+    partial.write_text(json.dumps(outcome))
+    partial.rename(trial.folder / "outcome.json")
+
+
+def rewrite_states(path: Path, **changes: Any) -> None:
+    """Make the state events of a journal say that another process on another host wrote them."""
+    events = [json.loads(line) for line in path.read_text().splitlines()]
+    lines = [json.dumps(event | changes if event["event"] == "state" else event) for event in events]
+    path.write_text("".join(f"{line}\n" for line in lines))
+
+
+def sql(database: Path, query: str) -> list[tuple[Any, ...]]:
+    with closing(sqlite3.connect(database, timeout=20)) as connection:
+        return connection.execute(query).fetchall()
+
+
+def stored(runs_dir: Path) -> list[tuple[Any, ...]]:
+    return sql(runs_dir / "mlflow.db", "select key, step, value from metrics order by key, step, value")
+
+
+def status(runs_dir: Path) -> str:
+    return str(sql(runs_dir / "mlflow.db", "select status from runs")[0][0])
+
+
+def tags(runs_dir: Path) -> dict[str, str]:
+    return dict(sql(runs_dir / "mlflow.db", "select key, value from tags"))
+
+
+def expected(steps: range) -> list[tuple[Any, ...]]:
+    loss = [("train/loss_nats", step, float(step)) for step in steps]
+    return [("perf/step_time_s", step, 0.5) for step in steps] + loss
+
+
+@contextmanager
+def mlflow_server(
+    database: Path, port: int, *options: str, env: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A server on an SQLite file, ended with all its processes by their group."""
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{database}"]
+    command += ["--port", str(port), "--workers", "1", "--default-artifact-root", str(database.parent / "served")]
+    command += options
+    quiet = {**(env or {}), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    with (database.parent / "server.log").open("ab") as log:
+        server = subprocess.Popen(
+            command, env=os.environ | quiet, stdout=log, stderr=log, start_new_session=True, cwd=database.parent
+        )
+    try:
+        for _ in range(600):
+            assert server.poll() is None, (database.parent / "server.log").read_text()
+            try:
+                with urlopen(f"http://127.0.0.1:{port}/health", timeout=2):
+                    break
+            except OSError:
+                time.sleep(0.2)
+        yield server
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until(true: Any, timeout_s: float = 60) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

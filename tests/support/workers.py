@@ -1,0 +1,151 @@
+"""Sweeps by hand: a folder with a ledger, and workers that the test starts, signals and waits for itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from experiments.config.compose import compose
+from experiments.sweep.expand import trials_of
+from experiments.sweep.ledger import Entry
+from experiments.sweep.sweep import Sweep
+from experiments.sweep.templates import Template, Templates
+from experiments.sweep.worker import worker
+from experiments.sweep.worker.reaper import LOST_S
+from experiments.trial.trial import new_folder, provenance_of
+from launchers.base import Seat
+from tests.support.ranks import CONTEXT
+
+QUICK = ("model=softmax", "data=digits", "max_steps=40", "eval_every_steps=20", "checkpoint.every_steps=10")
+QUESTION: dict[str, Any] = {
+    "name": "probe", "note": None, "base": [], "space": {}, "given": [],
+    "strategy": {"name": "grid", "seed": 0, "startup_points": 10, "storage": None}, "pruner": None,
+    "metric": "val/accuracy_top1", "mode": "max", "seeds": 1,
+    "budget": {"points": None, "wall_h": None, "device_h": None}, "max_attempts": 4, "reuse": False,
+}  # fmt: skip
+
+
+def make_sweep(
+    runs_dir: Path, points: Sequence[Mapping[str, Any]], *overrides: str, trust: Sequence[str] = (), **question: Any
+) -> Sweep:
+    """A sweep whose trials wait; its workers run this checkout's code."""
+    asked = {**QUESTION, **question}
+    experiment = compose([*QUICK, "tracking=off", *overrides], trust=trust)
+    with new_folder(runs_dir, asked["name"]) as folder:
+        provenance = provenance_of(experiment, folder, runs_dir)
+        templates = Templates([Template.of(experiment, {}, {})], tuple(trust))
+        templates.save(folder)
+        (folder / "workers").mkdir()
+        provenance["worker"] = {"nodes": 1, "devices_per_node": experiment.config["hardware"]["devices_per_node"]}
+        (folder / "provenance.yaml").write_text(yaml.safe_dump(provenance))
+        (folder / "sweep.yaml").write_text(yaml.safe_dump(asked))
+    sweep = Sweep(folder)
+    ledger = sweep.ledger()
+    with ledger.locked() as standing:
+        for number, values in enumerate(points):
+            ledger.add(list(trials_of(asked, templates, standing, number, dict(values), None)))
+    return sweep
+
+
+class Worker:
+    """One process of a worker, forked from one that has already imported what takes it seconds."""
+
+    def __init__(self, sweep: Sweep, seat: Seat) -> None:
+        environment = {**os.environ, "LATHE_SEAT": json.dumps(asdict(seat)), "OMP_NUM_THREADS": "1"}
+        log = sweep.folder / "workers" / f"{seat.worker}.txt"
+        self._process = CONTEXT.Process(target=_work, args=(str(sweep.folder), str(log), environment), daemon=True)
+        self._process.start()
+
+    @property
+    def pid(self) -> int:
+        assert self._process.pid is not None
+        return self._process.pid
+
+    def poll(self) -> int | None:
+        """Its exit code, of which one below 0 is a signal's number; None while it runs."""
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._process.join(timeout)
+        code = self.poll()
+        assert code is not None, f"the worker has not ended in {timeout} s"
+        return code
+
+    def send_signal(self, number: int) -> None:
+        """Nothing where it has ended."""
+        if self.poll() is None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+
+def _work(folder: str, log: str, environment: dict[str, str]) -> None:
+    """`python -m experiments.sweep.worker.worker FOLDER`, but for the imports."""
+    os.setsid()
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 1)
+    os.dup2(1, 2)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv = ["experiments.sweep.worker.worker", folder]
+    worker.live()
+
+
+def start_worker(sweep: Sweep, name: str = "w", **seat: Any) -> Worker:
+    """One process of a worker; what it prints goes to ``workers/NAME.txt``."""
+    return Worker(sweep, Seat(worker=name, threads=1, **seat))
+
+
+def entries(sweep: Sweep) -> list[Entry]:
+    return list(sweep.ledger().look().entries.values())
+
+
+def wait_until(is_so: Callable[[], bool], what: str, timeout_s: float = 90) -> None:
+    """Wait for something, for so long at most."""
+    deadline = time.monotonic() + timeout_s
+    while not is_so():
+        assert time.monotonic() < deadline, f"{what} has not come in {timeout_s:.0f} s"
+        time.sleep(0.05)
+
+
+def child_of(worker: Worker) -> int:
+    """The process of the trial that a worker runs; waits for one."""
+    import psutil
+
+    found: list[int] = []
+
+    def look() -> bool:
+        found[:] = [process.pid for process in psutil.Process(worker.pid).children()]
+        return bool(found)
+
+    wait_until(look, "a trial's process")
+    return found[0]
+
+
+def steps_done(sweep: Sweep, entry: Entry) -> int:
+    """The last step that the newest attempt's journal tells of."""
+    paths = sorted((sweep.folder / entry.id / "attempts").glob("*/journal.jsonl"))
+    lines = paths[-1].read_text().splitlines() if paths else []
+    return max((event.get("step", 0) for event in map(json.loads, lines)), default=0)
+
+
+def fall_silent(sweep: Sweep) -> None:
+    """Age the heartbeats of a worker that is gone, so that the next one need not wait until they are old."""
+    then = time.time() - 2 * LOST_S
+    for entry in entries(sweep):
+        if entry.state == "running":
+            os.utime(sweep.folder / entry.id / "attempts" / str(entry.attempt) / "heartbeat", (then, then))
+
+
+def end(worker: Worker) -> None:
+    worker.send_signal(signal.SIGKILL)
+    worker.wait()
