@@ -18,9 +18,9 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from experiments.sweep.create import draft, write
+from experiments.sweep.create import prepare, write
 from experiments.sweep.ledger import ENDED
-from experiments.sweep.spec import Question, from_overrides, read
+from experiments.sweep.spec import SweepSpec, from_overrides, read
 from experiments.sweep.status.progress import look
 from experiments.sweep.submit import submit
 from experiments.sweep.sweep import Sweep
@@ -55,10 +55,10 @@ def end_workers(sweep: Sweep) -> None:
         time.sleep(0.1)
 
 
-def run(question: Question) -> Result:
+def run(question: SweepSpec) -> Result:
     """Run a sweep to its end; its workers are ended whatever happens."""
     start = time.monotonic()
-    sweep = write(draft(question))
+    sweep = write(prepare(question))
     ledger = sweep.ledger()
     try:
         submit(sweep)

@@ -25,7 +25,7 @@ from torch.optim import SGD
 from modules.data.base import Batch
 from modules.model.mlp import Mlp
 from modules.objective.cross_entropy import CrossEntropy
-from modules.parallel.base import Learner, Rank, Recipe
+from modules.parallel.base import EngineConfig, Rank, TrainingTask
 from modules.parallel.data import DataParallel
 from modules.parallel.parameter_server import ParameterServer
 from modules.parallel.topology import Topology
@@ -46,14 +46,14 @@ def fetch(step: int, number: int, count: int) -> Batch:
     )
 
 
-def _learner(hidden_sizes: list[int]) -> Learner:
+def _learner(hidden_sizes: list[int]) -> TrainingTask:
     torch.manual_seed(0)
     model: nn.Module = Mlp(NUM_FEATURES, NUM_CLASSES, hidden_sizes, dropout_prob=0.0)
-    return Learner(model, CrossEntropy(), partial(SGD, lr=0.01), Constant())
+    return TrainingTask(model, CrossEntropy(), partial(SGD, lr=0.01), Constant())
 
 
-def _recipe(rank: Rank, num_steps: int, folder: str) -> Recipe:
-    return Recipe(
+def _recipe(rank: Rank, num_steps: int, folder: str) -> EngineConfig:
+    return EngineConfig(
         num_steps, 1, None, "fp32", False, "cpu", BATCH_SIZE // 2, Topology(data=2), rank, (num_steps,), Path(folder)
     )
 

@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.step_overhead import Clock, Loop, cpu_ratio, timed
 from benchmarks.throughput import ONLY_STEPS, bare
-from experiments.components.assemble import make_parts
+from experiments.components.assemble import assemble
 from experiments.config.compose import compose
 from experiments.plan.plan import make_plan
 from modules.data.base import DataError
@@ -35,7 +35,7 @@ def compare(name: str, overrides: Sequence[str]) -> list[list[Clock]]:
     loops = list[Loop]()
     for is_last in ("false", "true"):
         config = compose([f"experiment={name}", *ONLY_STEPS, f"channels_last={is_last}", *overrides]).config
-        loops.append(bare(config, make_plan(config), make_parts(config).data.load("train")))
+        loops.append(bare(config, make_plan(config), assemble(config).data.load("train")))
     blocks = [[timed(loop, STEPS_PER_BLOCK) for loop in loops] for _ in range(NUM_WARMUP + NUM_BLOCKS)]
     return [list(kind) for kind in zip(*blocks[NUM_WARMUP:], strict=True)]
 

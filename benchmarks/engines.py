@@ -27,7 +27,7 @@ from torch.optim import AdamW
 
 from modules.model.gpt import Gpt
 from modules.objective.cross_entropy import CrossEntropy
-from modules.parallel.base import Engine, Learner, Rank, Recipe
+from modules.parallel.base import Engine, EngineConfig, Rank, TrainingTask
 from modules.parallel.data import DataParallel
 from modules.parallel.deepspeed.config import settings
 from modules.parallel.deepspeed_pipeline import Pipeline
@@ -69,10 +69,10 @@ def ours(rank: Rank, kind: str) -> tuple[Engine, Step]:
         engine = Zero(stage, "none", 2, 1, {})  # type: ignore[arg-type]
     size = BATCH_SIZE // topology.data
     num_accumulation = NUM_MICRO_BATCHES if kind == "pipeline" else 1
-    recipe = Recipe(
+    recipe = EngineConfig(
         10**6, num_accumulation, None, "fp32", False, "cpu", size // num_accumulation, topology=topology, rank=rank
     )
-    engine.prepare(Learner(make_model(), CrossEntropy(), ADAMW, Constant()), recipe)
+    engine.prepare(TrainingTask(make_model(), CrossEntropy(), ADAMW, Constant()), recipe)
     return engine, lambda step: engine.train_step(batch_of(step, size), step)
 
 

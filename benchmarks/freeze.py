@@ -28,11 +28,11 @@ AXES: dict[str, list[Any]] = {
 def ours_s(runs_dir: Path) -> float:
     """Seconds from overrides to a sweep on disk."""
     start = time.perf_counter()
-    from experiments.sweep.create import draft, write
+    from experiments.sweep.create import prepare, write
     from experiments.sweep.spec import from_overrides
 
     grid = [f"{key}={','.join(map(str, values))}" for key, values in AXES.items()]
-    sweep = write(draft(from_overrides([*SHARED, "tracking=off", f"runs_dir={runs_dir}", *grid])))
+    sweep = write(prepare(from_overrides([*SHARED, "tracking=off", f"runs_dir={runs_dir}", *grid])))
     took = time.perf_counter() - start
     entries = sweep.ledger().look().entries.values()
     assert len(entries) == NUM_TRIALS

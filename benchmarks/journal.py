@@ -29,7 +29,7 @@ VALUES = {f"train/metric_{i}": 0.123456789012345 / (i + 1) for i in range(10)}
 WRITER = """
 import sys
 from pathlib import Path
-from experiments.journal import Journal
+from experiments.run.journal import Journal
 
 journal = Journal(Path(sys.argv[1]))
 step = 0

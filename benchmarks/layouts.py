@@ -15,11 +15,11 @@ from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch: one thread a rank
 
-from experiments.components.assemble import make_parts
+from experiments.components.assemble import assemble
 from experiments.config.compose import compose
 from experiments.plan.layout_search import Candidate, compare
 from experiments.plan.plan import make_plan
-from modules.parallel.base import Rank, Recipe
+from modules.parallel.base import EngineConfig, Rank
 from tests.support.ranks import on_ranks
 
 BUDGET = 0.7
@@ -58,8 +58,8 @@ def step_s(rank: Rank, overrides: Sequence[str]) -> float:
     config: dict[str, Any] = compose(list(overrides)).config
     data = {name: value for name, value in config["data"].items() if name != "files"}  # nothing is read
     plan = make_plan({**config, "data": data})
-    parts = make_parts(config)
-    recipe = Recipe(
+    parts = assemble(config)
+    recipe = EngineConfig(
         num_steps=NUM_WARMUP_STEPS + NUM_STEPS,
         num_accumulation=plan.num_accumulation,
         grad_clip_norm=config["grad_clip_norm"],

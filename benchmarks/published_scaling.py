@@ -23,7 +23,7 @@ from pathlib import Path
 
 from experiments.core import figures as look
 from experiments.plan.simulate.cluster import Cluster
-from experiments.plan.simulate.distributions import Constant, Measured
+from experiments.plan.simulate.distributions import ConstantTime, Measured
 from experiments.plan.simulate.modes import Choices, simulate
 from modules.parallel.cost_model.step_time import Machine
 
@@ -79,7 +79,7 @@ def null_steps() -> Iterator[Row]:
     fixed_s = small_s - small * per_byte_s
     on = machine(2 / per_byte_s, fixed_s / 2)  # there and back, one after the other
     for size, (_, published_s) in sorted(NULL_STEPS.items()):
-        cluster = Cluster("null steps", on, Constant(1e-9), 1, int(size), 0.0, num_servers=NULL_SERVERS)
+        cluster = Cluster("null steps", on, ConstantTime(1e-9), 1, int(size), 0.0, num_servers=NULL_SERVERS)
         found = simulate(cluster, "sync_servers", 100, Choices(num_steps=30))
         what = f"step of 100 workers, {size / 1e9:g} GB, 16 servers"
         yield Row("[A] fig. 7", what, "steps of one worker", published_s, found.step_s, "s")

@@ -19,8 +19,8 @@ import torch
 from torch import nn
 from torch.optim import SGD
 
-from modules.parallel.asynchronous.flat_parameters import Flat
-from modules.parallel.asynchronous.server_shard import Push, Shard
+from modules.parallel.asynchronous.flat_parameters import FlatParameters
+from modules.parallel.asynchronous.server_shard import ParameterShard, Push
 from modules.parallel.asynchronous.staleness import correction_of
 
 BUDGET = 0.5
@@ -35,8 +35,10 @@ SIZES = {
 def measure(sizes: list[int]) -> tuple[float, float]:
     """GB/s of the weights that are updated, and the ratio to plain `add_`."""
     model = nn.Sequential(*(nn.Linear(one, two) for one, two in pairwise(sizes)))
-    flat = Flat(model)
-    shard = Shard(flat, (0, flat.size), partial(SGD, lr=1e-3), lambda update: 1.0, correction_of("none", 0), "each", 1)
+    flat = FlatParameters(model)
+    shard = ParameterShard(
+        flat, (0, flat.size), partial(SGD, lr=1e-3), lambda update: 1.0, correction_of("none", 0), "each", 1
+    )
     gradient, plain = torch.randn_like(shard.weights), shard.weights.clone()
     present, buffers = [1.0] * len(flat), shard.buffers.clone()
     chunk, ours, theirs = 0, list[float](), list[float]()

@@ -25,7 +25,7 @@ from typing import Any
 import psutil
 import yaml
 
-from experiments.plan.simulate.from_run import SPREAD, Recorded, predicted, read
+from experiments.plan.simulate.from_run import SPREAD, RecordedRun, predicted, read
 from experiments.run import journal
 from experiments.trial.trial import Trial
 from modules.parallel.cost_model.step_time import Machine
@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0 if max(map(abs, errors)) <= BUDGET else 1
 
 
-def comparisons(runs: Sequence[Recorded], cores: float) -> Iterator[tuple[Recorded, Recorded, float]]:
+def comparisons(runs: Sequence[RecordedRun], cores: float) -> Iterator[tuple[RecordedRun, RecordedRun, float]]:
     """From every run that may be told, every other: both, and the simulated examples a second."""
     for source in runs:
         for other in runs:
@@ -99,7 +99,7 @@ def this_machine(cores: float, processes: int) -> Machine:
     return replace(machine_of(hardware), computing_at_once=cores)
 
 
-def measured(words: Sequence[str]) -> tuple[float, list[Recorded]]:
+def measured(words: Sequence[str]) -> tuple[float, list[RecordedRun]]:
     """Train with each number of processes, in turns.
 
     Returns:
@@ -167,7 +167,7 @@ def _signal(run: subprocess.Popen[bytes], number: int) -> None:
             continue
 
 
-def _moving(run: Recorded) -> Recorded:
+def _moving(run: RecordedRun) -> RecordedRun:
     """Without the steps in which it stood still; what a part of them took may have been told with the next one."""
     most_s = STOOD_STILL * statistics.median(run.step_s)
     return replace(
@@ -178,7 +178,7 @@ def _moving(run: Recorded) -> Recorded:
     )
 
 
-def as_plain(run: Recorded) -> dict[str, Any]:
+def as_plain(run: RecordedRun) -> dict[str, Any]:
     """What a file keeps of a run: of the times 99 quantiles, or where a step's parts were measured the means."""
     plain = asdict(run)
     fields = {key: plain[key] for key in ("name", "mode", "workers", "batch_size", "num_parameters")}

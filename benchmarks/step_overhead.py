@@ -33,9 +33,9 @@ from experiments.train.trainer import seed_step
 from modules.data.tensors import TensorSplit
 from modules.model.lenet import LeNet
 from modules.objective.cross_entropy import CrossEntropy
-from modules.parallel.base import Learner, Recipe
+from modules.parallel.base import EngineConfig, TrainingTask
 from modules.parallel.single import Single
-from modules.parallel.topology import Place
+from modules.parallel.topology import RankCoordinates
 from modules.schedule.constant import Constant
 
 BUDGET = 1.02
@@ -93,18 +93,18 @@ def hand_written(make: Make) -> Loop:
 
 def ours(make: Make, folder: Path) -> Loop:
     engine, journal = Single(), Journal(folder / "journal.jsonl")
-    recipe = Recipe(
+    recipe = EngineConfig(
         NUM_STEPS, num_accumulation=1, grad_clip_norm=None, precision="fp32", compile=False, device="cpu",
         batch_size_per_device=BATCH_SIZE,
     )  # fmt: skip
-    engine.prepare(Learner(make(), CrossEntropy(), make_optimizer, Constant()), recipe)
+    engine.prepare(TrainingTask(make(), CrossEntropy(), make_optimizer, Constant()), recipe)
     split = TensorSplit(*examples())
     stream = enumerate(training_batches(split, BATCH_SIZE, seed=0, first_step=0, num_steps=NUM_STEPS, num_workers=0))
 
     def train(num_steps: int) -> None:
         for _ in range(num_steps):
             step, batch = next(stream)
-            seed_step(0, step, Place(0, 0, 0))
+            seed_step(0, step, RankCoordinates(0, 0, 0))
             metrics = engine.train_step(batch, step)
             journal.metrics(step + 1, {f"train/{name}": value.item() for name, value in metrics.items()})
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from statistics import median
 
 from launchers.base import LaunchError
-from launchers.local_cluster.cluster import Rehearsal
+from launchers.local_cluster.cluster import LocalCluster
 from launchers.local_cluster.settings import default_folder
 from launchers.local_cluster.slurm_conf import Spec
 
@@ -124,14 +124,14 @@ def counted() -> Iterator[Cpu]:
 
 
 @contextlib.contextmanager
-def cluster() -> Iterator[Rehearsal]:
+def cluster() -> Iterator[LocalCluster]:
     """A cluster for as long as the context is open; sockets want its folder's name short.
 
     Raises:
         LaunchError: SLURM is not installed.
     """
     folder = Path(tempfile.mkdtemp(prefix="lathe-bench-", dir=default_folder().parent))
-    rehearsal = Rehearsal(folder)
+    rehearsal = LocalCluster(folder)
     try:
         rehearsal.up(Spec())
         yield rehearsal
@@ -143,7 +143,7 @@ def cluster() -> Iterator[Rehearsal]:
 class Bench:
     """One cluster, on which the ways take turns."""
 
-    def __init__(self, rehearsal: Rehearsal, cpu: Cpu, scratch: Path) -> None:
+    def __init__(self, rehearsal: LocalCluster, cpu: Cpu, scratch: Path) -> None:
         self.environment = {**os.environ, **rehearsal.environment()}
         self.cpu, self.scratch = cpu, scratch
 

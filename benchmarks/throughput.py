@@ -1,6 +1,6 @@
 """Budget: a step of an experiment costs at most 1.02 times that of a bare torch loop (``python -m benchmarks.throughput``).
 
-Ours is `experiments.train.trainer.Training` as `lathe run` starts it, its journal, curve and signals among it. The bare
+Ours is `experiments.train.trainer.Trainer` as `lathe run` starts it, its journal, curve and signals among it. The bare
 loop has the same
 model, objective, optimizer, schedule, clipping and examples, and nothing else; its blocks run where the training asks whether to
 stop. Both take turns in one process with one thread; CPU seconds decide, as on a shared machine the wall clock does not tell.
@@ -27,12 +27,12 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from benchmarks.step_overhead import Clock, Loop, cpu_ratio, timed
-from experiments.components.assemble import make_parts
+from experiments.components.assemble import assemble
 from experiments.config.compose import compose
 from experiments.plan.plan import Plan, make_plan
 from experiments.run.checkpoint import Checkpoints
 from experiments.run.journal import Journal
-from experiments.train.trainer import Training
+from experiments.train.trainer import Trainer
 from modules.data.base import Batch, DataError, Split
 
 EXPERIMENTS = ("inception_v1", "ptb_medium")
@@ -52,7 +52,7 @@ def batches(split: Split, batch_size: int) -> Iterator[Batch]:
 
 def bare(config: Mapping[str, Any], plan: Plan, split: Split) -> Loop:
     """What one would write."""
-    learner = make_parts(config).learner
+    learner = assemble(config).learner
     model, objective, stream, step = learner.model, learner.objective, batches(split, plan.batch_size_global), 0
     parameters = list(model.parameters())
     optimizer = learner.optimizer(parameters)
@@ -109,12 +109,12 @@ def compare(name: str, overrides: Sequence[str]) -> list[list[Clock]]:
     config = compose([f"experiment={name}", *ONLY_STEPS, *overrides]).config
     plan, found = make_plan(config), list[list[Clock]]()
     for _ in range(NUM_BUILDS):
-        parts = make_parts(config)
+        parts = assemble(config)
         split = parts.data.load("train")
         turns = Turns([bare(config, plan, split), bare(config, plan, split)])
         with tempfile.TemporaryDirectory() as folder, Journal(Path(folder) / "journal.jsonl") as journal:
             checkpoints = Checkpoints(Path(folder), keep_last=1)
-            Training(config, plan, parts, journal, checkpoints, turns, lambda done, warning: None).run()
+            Trainer(config, plan, parts, journal, checkpoints, turns, lambda done, warning: None).run()
         found += turns.blocks[NUM_WARMUP:]
     return [list(loop) for loop in zip(*found, strict=True)]
 

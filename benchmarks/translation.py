@@ -26,7 +26,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import Adam, Optimizer
 
 from benchmarks.step_overhead import BUDGET, NUM_STEPS, Clock, Loop, cpu_ratio, show, take_turns
-from experiments.components.instantiate import build
+from experiments.components.instantiate import instantiate
 from experiments.config.compose import compose
 from experiments.run.journal import Journal
 from experiments.train.data_loading import evaluation_batches, training_batches
@@ -36,9 +36,9 @@ from modules.data.pair_split import PairSplit
 from modules.evaluator.translation import Translation
 from modules.model.seq2seq_attention import Seq2SeqAttention
 from modules.objective.cross_entropy import CrossEntropy
-from modules.parallel.base import Learner, Recipe
+from modules.parallel.base import EngineConfig, TrainingTask
 from modules.parallel.single import Single
-from modules.parallel.topology import Place
+from modules.parallel.topology import RankCoordinates
 from modules.schedule.constant import Constant
 
 BATCH_SIZE, NUM_PAIRS, VOCAB_SIZE, CLIP = 32, 32 * 60, 2000, 1.0
@@ -82,13 +82,13 @@ def bare() -> Loop:
 
 def ours(folder: Path) -> Loop:
     engine, journal = Single(), Journal(folder / "journal.jsonl")
-    engine.prepare(Learner(make_model(), CrossEntropy(), make_optimizer, Constant()), _recipe())
+    engine.prepare(TrainingTask(make_model(), CrossEntropy(), make_optimizer, Constant()), _recipe())
     batches = enumerate(stream(sentences()))
 
     def train(num_steps: int) -> None:
         for _ in range(num_steps):
             step, batch = next(batches)
-            seed_step(0, step, Place(0, 0, 0))
+            seed_step(0, step, RankCoordinates(0, 0, 0))
             metrics = engine.train_step(batch, step)
             journal.metrics(step + 1, {f"train/{name}": value.item() for name, value in metrics.items()})
 
@@ -98,7 +98,7 @@ def ours(folder: Path) -> Loop:
 def side_by_side(num_steps: int) -> None:
     """Train both on Tatoeba for so many steps, and ours as long as the other; say what each cost and how well it translates."""
     config = compose(["experiment=seq2seq_tatoeba"]).config
-    data = build(config["data"], "data")
+    data = instantiate(config["data"], "data")
     train, test = data.load("train"), data.load("test")
     evaluator = Translation(4, 0.6, 20, "none", None, 0)
     evaluator.attach(data)
@@ -123,7 +123,7 @@ def side_by_side(num_steps: int) -> None:
 
 def _our_steps(model: nn.Module, train: PairSplit) -> Iterator[object]:
     engine = Single()
-    engine.prepare(Learner(model, CrossEntropy(), make_optimizer, Constant()), _recipe())
+    engine.prepare(TrainingTask(model, CrossEntropy(), make_optimizer, Constant()), _recipe())
     for step, batch in enumerate(stream(train)):
         yield engine.train_step(batch, step)
 
@@ -148,8 +148,8 @@ def _word_mean(logits: Tensor, words: Tensor) -> Tensor:
     return nn.functional.cross_entropy(logits.flatten(0, 1), words.flatten(), ignore_index=IGNORED)
 
 
-def _recipe() -> Recipe:
-    return Recipe(
+def _recipe() -> EngineConfig:
+    return EngineConfig(
         NUM_STEPS, num_accumulation=1, grad_clip_norm=CLIP, precision="fp32", compile=False, device="cpu",
         batch_size_per_device=BATCH_SIZE,
     )  # fmt: skip

@@ -22,13 +22,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from experiments.components.assemble import Parts, make_parts
+from experiments.components.assemble import Components, assemble
 from experiments.config.compose import compose
 from experiments.train.data_loading import training_batches
 from modules.data.base import DataError
 from modules.data.skip_grams import SkipGrams, SkipGramSplit
 from modules.evaluator.base import ModelEvaluator
-from modules.parallel.base import Recipe
+from modules.parallel.base import EngineConfig
 
 TARGET = 1.0
 SIZES = (100, 500)
@@ -55,10 +55,10 @@ class Table(nn.Module):
 class Ours:
     """The experiment's engine and batches."""
 
-    def __init__(self, config: dict[str, Any], parts: Parts, split: SkipGramSplit) -> None:
+    def __init__(self, config: dict[str, Any], parts: Components, split: SkipGramSplit) -> None:
         self.parts, size = parts, config["batch_size_global"]
         num_steps = NUM_EPOCHS * (len(split) // size)
-        recipe = Recipe(num_steps, 1, None, "fp32", compile=False, device="cpu", batch_size_per_device=size)
+        recipe = EngineConfig(num_steps, 1, None, "fp32", compile=False, device="cpu", batch_size_per_device=size)
         parts.engine.prepare(parts.learner, recipe)
         batches = training_batches(split, size, config["seed"], 0, num_steps, num_workers=0)
         self.stream, self.steps_a_turn = enumerate(batches), num_steps // (NUM_EPOCHS * TURNS_AN_EPOCH)
@@ -110,7 +110,7 @@ def words_a_second(turn: Callable[[int], int], number: int) -> float:
 def compare(size: int, overrides: Sequence[str]) -> float:
     """Print speed and quality of both at vectors of so many numbers; the ratio of speeds."""
     config = compose(["experiment=word2vec", "tracking=off", f"model.embedding_size={size}", *overrides]).config
-    parts = make_parts(config)
+    parts = assemble(config)
     data = parts.data
     assert isinstance(data, SkipGrams)
     split = data.load("train")
@@ -135,7 +135,7 @@ def large_vocabulary(overrides: Sequence[str]) -> str:
     """Steps over the talk's vocabulary, drawn by Zipf's law."""
     sizes = [f"data.vocab_size={TALKS_WORDS}", f"model.embedding_size={TALKS_SIZE}"]
     config = compose(["experiment=word2vec", "tracking=off", *sizes, *overrides]).config
-    parts = make_parts(config)
+    parts = assemble(config)
     data = parts.data
     assert isinstance(data, SkipGrams)
     split = made_up(data)

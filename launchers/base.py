@@ -14,7 +14,7 @@ NO_ROOM = 74
 
 
 @dataclass(frozen=True)
-class Assignment:
+class AttemptSpec:
     """One attempt at one trial; a path and names, never code."""
 
     folder: Path
@@ -64,7 +64,7 @@ class Launcher(Protocol):
         """End what was warmed and not used."""
         ...
 
-    def launch(self, assignment: Assignment) -> Handle:
+    def launch(self, assignment: AttemptSpec) -> Handle:
         """Start `python -m experiments.launch.training_process` on an attempt.
 
         Raises:
@@ -78,7 +78,7 @@ class LaunchError(Exception):
 
 
 @dataclass(frozen=True)
-class Pool:
+class WorkerPool:
     """Workers that pull the trials of one sweep, and what each of them is given; a path and numbers, never code."""
 
     folder: Path
@@ -120,7 +120,7 @@ class Pool:
 
 
 @dataclass(frozen=True)
-class Seat:
+class RankPlacement:
     """The place of one process of a worker: which rank of which crew, and what of the machine is its own."""
 
     worker: str
@@ -152,7 +152,7 @@ class Seat:
 class Executor(Protocol):
     """Where a sweep's workers run: a pool of this machine, or a scheduler's job array."""
 
-    def submit(self, pool: Pool) -> str:
+    def submit(self, pool: WorkerPool) -> str:
         """Start workers, which outlive this process; the name by which `cancel` and `lost` know them.
 
         Raises:
@@ -160,16 +160,16 @@ class Executor(Protocol):
         """
         ...
 
-    def tasks(self, pool: Pool) -> int:
+    def tasks(self, pool: WorkerPool) -> int:
         """How many workers `submit` would start."""
         ...
 
-    def describe(self, pool: Pool) -> str:
+    def describe(self, pool: WorkerPool) -> str:
         """What `submit` would hand over, to the letter."""
         ...
 
     def lost(self, jobs: Sequence[str]) -> dict[str, str]:
-        """Of these workers (`Seat.worker`), those that are known to be gone and why, by one question for all."""
+        """Of these workers (`RankPlacement.worker`), those that are known to be gone and why, by one question for all."""
         ...
 
     def waiting(self, jobs: Sequence[str]) -> int:

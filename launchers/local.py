@@ -14,9 +14,9 @@ from pathlib import Path
 
 import psutil
 
-from launchers.base import Assignment, Handle, LaunchError, Pool, Seat
+from launchers.base import AttemptSpec, Handle, LaunchError, RankPlacement, WorkerPool
 from launchers.processes.process import ENVIRONMENT, Job
-from launchers.processes.process_group import Ranks
+from launchers.processes.process_group import LocalRanks
 
 MODULE = "experiments.sweep.worker.worker"
 
@@ -45,7 +45,7 @@ class Local:
             self._warm.dismiss()
             self._warm = None
 
-    def launch(self, assignment: Assignment) -> Handle:
+    def launch(self, assignment: AttemptSpec) -> Handle:
         if assignment.nodes > 1:
             raise LaunchError(
                 f"launcher=local refused hardware.nodes={assignment.nodes}: it starts processes on this machine alone; "
@@ -55,9 +55,9 @@ class Local:
         if assignment.ranks == 1:
             job.assign(assignment)
             return job
-        return Ranks(job, assignment)
+        return LocalRanks(job, assignment)
 
-    def submit(self, pool: Pool) -> str:
+    def submit(self, pool: WorkerPool) -> str:
         """Start the workers in sessions of their own; they are known by the numbers of their processes."""
         pids: list[int] = []
         folder = pool.folder / "workers"
@@ -73,10 +73,10 @@ class Local:
                 pids.append(_start(pool.folder, environment, log.fileno()))
         return f"{socket.gethostname()}:{','.join(map(str, pids))}"
 
-    def tasks(self, pool: Pool) -> int:
+    def tasks(self, pool: WorkerPool) -> int:
         return len({seat.worker for seat, _ in self._seats(pool)})
 
-    def describe(self, pool: Pool) -> str:
+    def describe(self, pool: WorkerPool) -> str:
         lines = [
             f"worker {seat.worker.rpartition('-')[2]}: rank {seat.rank} of {seat.ranks}"
             + (f", cores {','.join(map(str, seat.cpus))}" if seat.cpus else "")
@@ -86,7 +86,7 @@ class Local:
         ]
         return "\n".join(lines)
 
-    def _seats(self, pool: Pool) -> Iterator[tuple[Seat, str | None]]:
+    def _seats(self, pool: WorkerPool) -> Iterator[tuple[RankPlacement, str | None]]:
         """A seat for every process, and the devices that it sees; None where it has none of its own."""
         if pool.nodes > 1:
             raise LaunchError(
@@ -112,7 +112,7 @@ class Local:
                 place = crew * ranks + rank
                 own = tuple(cores[(place * share + core) % len(cores)] for core in range(share))
                 device = visible[place % len(visible)] if on_gpus else None
-                seat = Seat(
+                seat = RankPlacement(
                     worker=f"{host}-{nonce}-{crew}", rank=rank, on_node=rank, per_node=ranks, ranks=ranks, cpus=own,
                     threads=pool.threads_per_rank or share,
                 )  # fmt: skip

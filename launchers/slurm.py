@@ -12,9 +12,9 @@ from typing import Any
 
 from submitit.slurm.slurm import _make_sbatch_string
 
-from launchers.base import LaunchError, Pool
+from launchers.base import LaunchError, WorkerPool
 from launchers.slurm_tasks.errors import explain
-from launchers.slurm_tasks.queue import NoAnswerError, Watch
+from launchers.slurm_tasks.queue import NoAnswerError, SlurmQueue
 
 MOST_WORKERS = 256
 """Where nobody says how many: sites take arrays of 1,000 tasks, and the file system has to start them all."""
@@ -50,18 +50,18 @@ class Slurm:
         """
         self.workers, self.devices_per_trial, self.trials_per_device = workers, devices_per_trial, trials_per_device
         self.dry, self.python, self.environment = dry, python, tuple(environment)
-        self._watch = Watch(environment_of(os.environ, self.environment))
+        self._watch = SlurmQueue(environment_of(os.environ, self.environment))
 
-    def tasks(self, pool: Pool) -> int:
+    def tasks(self, pool: WorkerPool) -> int:
         """How many workers are asked for."""
         return min(pool.workers, self.workers or MOST_WORKERS)
 
-    def describe(self, pool: Pool) -> str:
+    def describe(self, pool: WorkerPool) -> str:
         """The batch script, which is the same for the same pool."""
         python = self.python or ("python3" if words_of(pool)["container"] else sys.executable)
         return script(pool, self.tasks(pool), python)
 
-    def submit(self, pool: Pool) -> str:
+    def submit(self, pool: WorkerPool) -> str:
         """Ask whether SLURM would take the array, then submit it; the number of the job.
 
         Raises:
@@ -74,7 +74,7 @@ class Slurm:
         (pool.folder / "workers" / f"{job}.sh").write_text(text)
         return job
 
-    def _sbatch(self, pool: Pool, text: str, how: str) -> str:
+    def _sbatch(self, pool: WorkerPool, text: str, how: str) -> str:
         try:
             done = self._watch.ask("sbatch", how, told=text)
         except NoAnswerError as err:
@@ -114,7 +114,7 @@ class Slurm:
             )
 
 
-def words_of(pool: Pool) -> Mapping[str, Any]:
+def words_of(pool: WorkerPool) -> Mapping[str, Any]:
     """The site's words.
 
     Raises:
@@ -138,7 +138,7 @@ def environment_of(environment: Mapping[str, str], further: Sequence[str] = ()) 
     }
 
 
-def gres_of(pool: Pool) -> str | None:
+def gres_of(pool: WorkerPool) -> str | None:
     """Generic resources of one node; typed GPUs are asked for by node, as ``--gpus-per-task`` of a type shows none of them."""
     words = words_of(pool)
     if words["gres"] is not None:
@@ -148,7 +148,7 @@ def gres_of(pool: Pool) -> str | None:
     return ":".join(filter(None, ("gpu", words["gpu_type"], str(pool.devices_per_node))))
 
 
-def script(pool: Pool, workers: int, python: str) -> str:
+def script(pool: WorkerPool, workers: int, python: str) -> str:
     """The batch script of one array, a pure function."""
     words = words_of(pool)
     ranks_on_node = pool.ranks // pool.nodes
@@ -172,7 +172,7 @@ def script(pool: Pool, workers: int, python: str) -> str:
     )
 
 
-def _parameters(pool: Pool, words: Mapping[str, Any], ranks_on_node: int, cores: int) -> dict[str, Any]:
+def _parameters(pool: WorkerPool, words: Mapping[str, Any], ranks_on_node: int, cores: int) -> dict[str, Any]:
     mem_gb = words["mem_gb_per_device"] * pool.devices_per_node
     return {
         "job_name": pool.name,
@@ -190,7 +190,7 @@ def _parameters(pool: Pool, words: Mapping[str, Any], ranks_on_node: int, cores:
     }
 
 
-def _setup(pool: Pool) -> list[str]:
+def _setup(pool: WorkerPool) -> list[str]:
     """Lines before the command: a folder for this start of the worker, and the site's own."""
     workers, code = shlex.quote(str(pool.folder / "workers")), shlex.quote(str(pool.code))
     lines = [
@@ -204,7 +204,7 @@ def _setup(pool: Pool) -> list[str]:
     return [*lines, *(["set -e", *site] if site else [])]
 
 
-def _command(pool: Pool, cores: int, python: str) -> str:
+def _command(pool: WorkerPool, cores: int, python: str) -> str:
     """Shell that starts a process a rank, and puts the worker back into the queue where it had to leave early."""
     words = words_of(pool)
     srun = ["srun", f"--cpus-per-task={cores}", "--kill-on-bad-exit=0", "--wait=0"]

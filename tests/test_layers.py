@@ -178,6 +178,15 @@ def test_a_folder_of_code_is_read_at_a_glance() -> None:
     assert not {name for name in large if name not in ("modules/model", "modules/data")}, large
 
 
+def test_a_class_name_means_one_thing() -> None:
+    homes: dict[str, list[str]] = {}
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                homes.setdefault(node.name.lstrip("_"), []).append(name_of(path))
+    assert not {name: files for name, files in homes.items() if len(files) > 1}
+
+
 @pytest.mark.parametrize("path", [path for path in ALL_FILES if path.name == "__init__.py"], ids=name_of)
 def test_an_init_file_is_empty(path: Path) -> None:
     assert path.read_text() == "", f"{name_of(path)} is not empty; a name has one path, that of its file"

@@ -18,19 +18,19 @@ from experiments.config.allowlist import trusted
 from experiments.config.rules.topology import is_open
 from experiments.core.console import Display, console
 from experiments.core.errors import InputError
-from experiments.launch.run_trial import Result, run, runs_elsewhere, warm_launcher
+from experiments.launch.run_trial import RunResult, prestart, run, runs_elsewhere
 from experiments.plan.plan import Plan, make_plan
 from experiments.plan.tables import layouts_table, plan_tables
 from experiments.sweep.sweep import find_sweep, named
 from experiments.tracking.store_uri import StoreError
-from experiments.trial.initial_weights import KEPT, find_weights, weights_of
+from experiments.trial.initial_weights import FILE, find_weights, weights_of
 from experiments.trial.resume import changes
 from experiments.trial.trial import Trial, code_changes, find, freeze, latest, runs_dir_of
 from launchers.base import Launcher, LaunchError
 
 if TYPE_CHECKING:
     from experiments.config.experiment import Experiment
-    from experiments.results.share.shared_file import Shared
+    from experiments.results.share.shared_file import SharedFile
 
 
 def call(asked: argparse.Namespace) -> int:
@@ -52,7 +52,7 @@ def _run(asked: argparse.Namespace) -> int:
         return _multirun(asked)
     shared = _shared(asked)
     # Of a stranger's file all is checked before a process is started.
-    launcher = None if asked.cfg or shared else warm_launcher()
+    launcher = None if asked.cfg or shared else prestart()
     try:
         experiment = _compose(asked)
         if asked.cfg:
@@ -149,14 +149,14 @@ def _go_on(trial: Trial, trust: list[str], launcher: Launcher | None, changed: M
         return 0
     display = Display(sys.stdout)
     display.say(f"run {trial.folder.name} of '{trial.config['name']}' in {trial.folder}")
-    kept = trial.folder / KEPT
+    kept = trial.folder / FILE
     _check({**trial.config, **(changed or {})}, trust, kept if kept.exists() else None)
     for change in code_changes(trial, trust):
         display.say(f"warning: {change}")
     return _close(run(trial, trust=trust, display=display, launcher=launcher, changes=changed))
 
 
-def _close(result: Result) -> int:
+def _close(result: RunResult) -> int:
     """Say how it ended; a run that never began leaves nothing behind."""
     if result.exit_code == 2:
         print(result.reason, file=sys.stderr)
@@ -175,9 +175,9 @@ def _plan(asked: argparse.Namespace) -> int:
         return _print_config(experiment)
     experiment = _laid_out(experiment, asked)
     plan = _check(experiment.config, asked.trust)
-    from experiments.plan.estimate import check_memory, of_plan, seconds_per_step
+    from experiments.plan.estimate import check_memory, estimate, seconds_per_step
 
-    counted = of_plan(experiment.config, plan, trusted(asked.trust))
+    counted = estimate(experiment.config, plan, trusted(asked.trust))
     hardware = experiment.config["hardware"]
     check_memory(counted, plan, hardware)
     for table in plan_tables(plan, counted, seconds_per_step(counted, hardware)):
@@ -193,9 +193,9 @@ def _laid_out(experiment: Experiment, asked: argparse.Namespace) -> Experiment:
     """
     if not is_open(experiment.config):
         return experiment
-    from experiments.plan.layout_search import choose
+    from experiments.plan.layout_search import search
 
-    return choose(
+    return search(
         experiment,
         lambda overrides: _compose(asked, overrides),
         show=lambda choice: console().print(layouts_table(choice)),
@@ -212,13 +212,13 @@ def _compose(asked: argparse.Namespace, overrides: Sequence[str] | None = None) 
     return compose(words, config_dirs=asked.config_dir, trust=asked.trust)
 
 
-def _shared(asked: argparse.Namespace) -> Shared | None:
+def _shared(asked: argparse.Namespace) -> SharedFile | None:
     """The shared file that was named, if one was."""
     return None if asked.shared is None else _read_shared(asked.shared)
 
 
 @lru_cache(maxsize=1)  # what is run must be what was checked, and an archive may be large
-def _read_shared(name: str) -> Shared:
+def _read_shared(name: str) -> SharedFile:
     from experiments.results.share.shared_file import read
 
     return read(Path(name).expanduser())
@@ -231,9 +231,9 @@ def _print_config(experiment: Experiment) -> int:
 
 def _status(asked: argparse.Namespace) -> int:
     from experiments.sweep.status.tables import show
-    from experiments.tracking.mlflow_view import way
+    from experiments.tracking.mlflow_view import ui_hint
 
-    return show(asked, way)
+    return show(asked, ui_hint)
 
 
 def _logs(asked: argparse.Namespace) -> int:

@@ -193,7 +193,7 @@ def _of_question(current: str) -> list[str]:
     """Keys of a sweep's question, and the values of those that have a few."""
     key, equals, _ = current.partition("=")
     _, *parents, last = key.split(".")
-    spec: signature.Signature | None = signature.read("experiments.config.schema.Sweep")
+    spec: signature.Signature | None = signature.read("experiments.config.schema.SweepSchema")
     for parent in [*parents, *([last] if equals and _below(spec, last) else [])]:
         spec = _below(spec, parent)
     if spec is None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from experiments.core.console import console
 from experiments.core.errors import InputError
-from launchers.local_cluster.cluster import Rehearsal, ShapeError, Status
+from launchers.local_cluster.cluster import LocalCluster, ShapeError, Status
 from launchers.local_cluster.settings import default_folder, flag_of, is_ours, problems
 from launchers.local_cluster.slurm_conf import ACCOUNT, QOS, Spec
 
@@ -29,7 +29,7 @@ def rehearse(asked: argparse.Namespace) -> int:
     folder = default_folder() if asked.dir is None else Path(os.path.abspath(os.path.expanduser(asked.dir)))
     given = {field.name: value for field in fields(Spec) if (value := getattr(asked, field.name)) is not None}
     if asked.action == "up":
-        return _up(Rehearsal(folder), given)
+        return _up(LocalCluster(folder), given)
     if given:
         lines = [
             f"{flag_of(name)} is for `lathe rehearse up`, not for `{asked.action}`; leave it out" for name in given
@@ -39,10 +39,10 @@ def rehearse(asked: argparse.Namespace) -> int:
         raise InputError(
             [f"--dir {folder} holds no rehearsal; name the folder that `lathe rehearse up` told"], _SUBJECT
         )
-    return {"down": _down, "status": _status}[asked.action](Rehearsal(folder))
+    return {"down": _down, "status": _status}[asked.action](LocalCluster(folder))
 
 
-def _up(rehearsal: Rehearsal, given: dict[str, Any]) -> int:
+def _up(rehearsal: LocalCluster, given: dict[str, Any]) -> int:
     there = rehearsal.spec()
     spec = replace(there or Spec(), **given)
     found = problems(rehearsal.folder, spec)
@@ -75,7 +75,7 @@ def _use(folder: Path, spec: Spec) -> list[str]:
     return [*lines, f"`lathe rehearse down{_dir(folder)}` ends it and all its jobs."]
 
 
-def _down(rehearsal: Rehearsal) -> int:
+def _down(rehearsal: LocalCluster) -> int:
     if rehearsal.down():
         _say(f"the rehearsal in {rehearsal.folder} is ended, and its files are removed")
     else:
@@ -83,7 +83,7 @@ def _down(rehearsal: Rehearsal) -> int:
     return 0
 
 
-def _status(rehearsal: Rehearsal) -> int:
+def _status(rehearsal: LocalCluster) -> int:
     folder = rehearsal.folder
     found = rehearsal.status()
     if found is None:

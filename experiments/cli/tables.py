@@ -17,10 +17,10 @@ from experiments.core.secrets import resolve
 from experiments.run.metric_series import REPEATABLE
 
 if TYPE_CHECKING:
-    from experiments.launch.run_trial import Result
+    from experiments.launch.run_trial import RunResult
 
 
-def closing_table(result: Result) -> Table:
+def closing_table(result: RunResult) -> Table:
     """What came out, and where everything lies."""
     trial = result.trial
     table = Table(title=escape(f"{trial.config['name']}: {result.status}"), show_header=False, title_justify="left")

@@ -10,26 +10,26 @@ from typing import Any
 import torch
 from torch import nn
 
-from experiments.components.instantiate import build, in_a_line
-from experiments.components.load_weights import start
+from experiments.components.instantiate import in_a_line, instantiate
+from experiments.components.load_weights import load_initial_weights
 from experiments.core.errors import InputError, PlanError
 from experiments.core.seeding import derive
 from modules.data.base import Data
 from modules.evaluator.base import AnyEvaluator
-from modules.parallel.base import Engine, Learner
+from modules.parallel.base import Engine, TrainingTask
 
 
 @dataclass
-class Parts:
+class Components:
     """What a training is made of, alive."""
 
     data: Data
-    learner: Learner
+    learner: TrainingTask
     evaluator: AnyEvaluator
     engine: Engine
 
 
-def make_parts(config: Mapping[str, Any], trust: Collection[str] = (), initial: Path | None = None) -> Parts:
+def assemble(config: Mapping[str, Any], trust: Collection[str] = (), initial: Path | None = None) -> Components:
     """Build every part, initial weights from the configuration's seed and from a file.
 
     Args:
@@ -45,23 +45,23 @@ def make_parts(config: Mapping[str, Any], trust: Collection[str] = (), initial: 
     built, problems = dict[str, Any](), list[str]()
     for key in ("model", "objective", "optimizer", "schedule", "data", "evaluator", "parallel"):
         try:
-            built[key] = build(config[key], key, trust)
+            built[key] = instantiate(config[key], key, trust)
             if key == "optimizer":  # it is given its values with the parameters only; one will do to look at them
                 built[key]([nn.Parameter(torch.empty(1))])
         except InputError as err:
             problems += err.problems
         except Exception as err:  # torch's optimizers and a user's raise what they like
             problems.append(f"{key}: {in_a_line(err)}; mend its arguments")
-    problems = problems or start(built["model"], config, initial)
+    problems = problems or load_initial_weights(built["model"], config, initial)
     if problems:
         raise PlanError(problems, f"the plan for '{config['name']}'")
-    learner = Learner(
+    learner = TrainingTask(
         built["model"], built["objective"], built["optimizer"], built["schedule"], example=built["data"].example
     )
-    return Parts(built["data"], learner, built["evaluator"], built["parallel"])
+    return Components(built["data"], learner, built["evaluator"], built["parallel"])
 
 
 def make_engine(config: Mapping[str, Any], trust: Collection[str] = ()) -> Engine:
     """The engine alone."""
-    engine: Engine = build(config["parallel"], "parallel", trust)
+    engine: Engine = instantiate(config["parallel"], "parallel", trust)
     return engine

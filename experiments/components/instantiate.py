@@ -17,7 +17,7 @@ from experiments.core.secrets import resolve
 MOST_TOLD = 500
 
 
-def build(node: dict[str, Any], key: str, trust: Collection[str] = ()) -> Any:
+def instantiate(node: dict[str, Any], key: str, trust: Collection[str] = ()) -> Any:
     """Make the object that a node of the configuration describes, parts inside it first.
 
     Args:
@@ -66,7 +66,7 @@ def in_a_line(err: Exception) -> str:
 
 def _inner(value: Any, key: str, trust: Collection[str]) -> Any:
     if isinstance(value, dict) and "_target_" in value:
-        return build(value, key, trust)
+        return instantiate(value, key, trust)
     if isinstance(value, dict):
         return {name: _inner(inner, f"{key}.{name}", trust) for name, inner in value.items()}
     if isinstance(value, list):

@@ -14,7 +14,7 @@ from experiments.core.errors import MOST_LISTED, did_you_mean
 from experiments.trial.initial_weights import weights_of
 
 
-def start(model: nn.Module, config: Mapping[str, Any], file: Path | None) -> list[str]:
+def load_initial_weights(model: nn.Module, config: Mapping[str, Any], file: Path | None) -> list[str]:
     """Put weights into a model and hold some of them fixed, as a configuration asks.
 
     Args:
@@ -33,7 +33,7 @@ def start(model: nn.Module, config: Mapping[str, Any], file: Path | None) -> lis
     return problems
 
 
-def begins(name: str, parts: Iterable[str]) -> bool:
+def has_prefix(name: str, parts: Iterable[str]) -> bool:
     """Whether a weight's name is one of these, or that of something inside one: ``head.3.bias`` of ``head``."""
     return any(name == part or name.startswith(f"{part}.") for part in parts)
 
@@ -43,9 +43,9 @@ def _misfits_of_freeze(model: nn.Module, parts: Collection[str]) -> list[str]:
     problems = [
         f"freeze={list(parts)}: no weight of {type(model).__name__} begins with {part!r}; {did_you_mean(part, parts_of(names))}"
         for part in parts
-        if not any(begins(name, [part]) for name in names)
+        if not any(has_prefix(name, [part]) for name in names)
     ]
-    if parts and not problems and all(begins(name, parts) for name in names):
+    if parts and not problems and all(has_prefix(name, parts) for name in names):
         problems.append(f"freeze={list(parts)} leaves {type(model).__name__} nothing to train; leave its last part out")
     return problems
 
@@ -53,10 +53,10 @@ def _misfits_of_freeze(model: nn.Module, parts: Collection[str]) -> list[str]:
 def _freeze(model: nn.Module, parts: Collection[str]) -> None:
     """What stays fixed also computes as in evaluation: statistics of batches and dropout would change it."""
     for name, parameter in model.named_parameters():
-        if begins(name, parts):
+        if has_prefix(name, parts):
             parameter.requires_grad_(False)
     for name, module in model.named_modules():
-        if begins(name, parts):
+        if has_prefix(name, parts):
             module.register_forward_pre_hook(_evaluates)
 
 
@@ -70,7 +70,7 @@ def _load(model: nn.Module, file: Path, skip: Collection[str], *, dry: bool) -> 
             shapes = {name: list(saved.get_slice(name).get_shape()) for name in saved.keys()}  # noqa: SIM118
             own, others = _own(model)
             problems = _misfits(shapes, own, others, skip)
-            wanted = {name: tensor for name, tensor in own.items() if not begins(name, skip)}
+            wanted = {name: tensor for name, tensor in own.items() if not has_prefix(name, skip)}
             if not problems and not dry and not any(tensor.is_meta for tensor in wanted.values()):
                 with torch.no_grad():
                     for name, tensor in wanted.items():
@@ -100,22 +100,22 @@ def _misfits(
     problems = [
         f"init_from.skip={list(skip)}: no weight begins with {part!r}; {did_you_mean(part, parts_of(known))}"
         for part in skip
-        if not any(begins(name, [part]) for name in known)
+        if not any(has_prefix(name, [part]) for name in known)
     ]
     unlike = [
         f"init_from.weights: {name} is {shapes[name]} there and {list(tensor.shape)} in the model; {_skipping(name)}"
         for name, tensor in own.items()
-        if name in shapes and shapes[name] != list(tensor.shape) and not begins(name, skip)
+        if name in shapes and shapes[name] != list(tensor.shape) and not has_prefix(name, skip)
     ]
     missing = [
         f"init_from.weights: there is no {name}, which the model has; {_skipping(name)}"
         for name in own
-        if name not in shapes and not begins(name, skip)
+        if name not in shapes and not has_prefix(name, skip)
     ]
     strange = [
         f"init_from.weights: there is {name}, which the model has not; {_skipping(name)}"
         for name in shapes
-        if name not in own and name not in others and not begins(name, skip)
+        if name not in own and name not in others and not has_prefix(name, skip)
     ]
     for found in (unlike, missing, strange):
         problems += found[:MOST_LISTED]

@@ -20,13 +20,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments.config import options
 from experiments.config.allowlist import trusted
-from experiments.config.draft import _Draft
+from experiments.config.draft import ConfigDraft
 from experiments.config.experiment import Experiment
 from experiments.config.interpolation import Interpolation
 from experiments.config.option_errors import faulty_file, lists, other_option
 from experiments.config.overrides import _fault, _grammar, _shown
 from experiments.config.rules.all_rules import find_problems
-from experiments.config.source_map import Origins, shown_path
+from experiments.config.source_map import SourceMap, shown_path
 from experiments.config.type_check import UNKNOWN
 from experiments.config.validate import Validation
 from experiments.core.errors import ConfigError, did_you_mean
@@ -49,7 +49,7 @@ def compose(
         InputError: with every problem that was found.
     """
     dirs, packages = options.user_folders(config_dirs), trusted(trust)
-    draft = _Draft(dirs, options.groups(dirs))
+    draft = ConfigDraft(dirs, options.groups(dirs))
     chosen, values = _sort_overrides(overrides, draft)
     tree, choices = _compose_groups(chosen, draft)
     composed = _finish(tree, values, choices, draft, packages)
@@ -68,7 +68,7 @@ def change(
     overrides: Sequence[str],
     source: str,
     *,
-    origins: Origins | None = None,
+    origins: SourceMap | None = None,
     config_dirs: Sequence[str | Path] = (),
     trust: Sequence[str] = (),
 ) -> Experiment:
@@ -86,7 +86,7 @@ def change(
         InputError: with every problem that was found.
     """
     dirs, packages = options.user_folders(config_dirs), trusted(trust)
-    draft = _Draft(dirs, options.groups(dirs), origins=origins or Origins())
+    draft = ConfigDraft(dirs, options.groups(dirs), origins=origins or SourceMap())
     chosen, values = _sort_overrides(overrides, draft)
     tree = OmegaConf.create(config)
     choices = _choose_anew(chosen, tree, draft)
@@ -100,7 +100,7 @@ def change(
     return replace(composed, overrides=told, config_dirs=dirs_typed, trust=tuple(trust), source=source)
 
 
-def _choose_anew(chosen: list[str], tree: DictConfig, draft: _Draft) -> dict[str, str | None]:
+def _choose_anew(chosen: list[str], tree: DictConfig, draft: ConfigDraft) -> dict[str, str | None]:
     """Put the options that were chosen in place of those that stand in a whole configuration; what they are, by group."""
     fixed = ("data", MAY_BE_EMPTY)
     problems = [
@@ -111,7 +111,7 @@ def _choose_anew(chosen: list[str], tree: DictConfig, draft: _Draft) -> dict[str
     draft.problems += problems
     if problems or not chosen:
         return {}
-    apart = _Draft(draft.dirs, draft.groups, problems=draft.problems)
+    apart = ConfigDraft(draft.dirs, draft.groups, problems=draft.problems)
     found, choices = _compose_groups(chosen, apart)
     groups = [typed.partition("=")[0] for typed in chosen]
     for group in groups:
@@ -121,7 +121,11 @@ def _choose_anew(chosen: list[str], tree: DictConfig, draft: _Draft) -> dict[str
 
 
 def _finish(
-    tree: DictConfig, values: Sequence[Override], choices: dict[str, str | None], draft: _Draft, packages: Sequence[str]
+    tree: DictConfig,
+    values: Sequence[Override],
+    choices: dict[str, str | None],
+    draft: ConfigDraft,
+    packages: Sequence[str],
 ) -> Experiment:
     """Set what overrides set, follow every reference, and check the whole.
 
@@ -144,7 +148,7 @@ def _finish(
     return Experiment(config, (), choices, links=interpolation.links())
 
 
-def _sort_overrides(overrides: Sequence[str], draft: _Draft) -> tuple[list[str], list[Override]]:
+def _sort_overrides(overrides: Sequence[str], draft: ConfigDraft) -> tuple[list[str], list[Override]]:
     """Part the overrides that choose an option from those that set a value; of both, those that are well formed."""
     parser = OverridesParser.create()
     chosen: list[str] = []
@@ -165,7 +169,7 @@ def _sort_overrides(overrides: Sequence[str], draft: _Draft) -> tuple[list[str],
     return chosen, values
 
 
-def _is_option(override: Override, draft: _Draft) -> bool:
+def _is_option(override: Override, draft: ConfigDraft) -> bool:
     """True where an option of a group is to be chosen; tells of one that there is not."""
     group, value, typed = override.key_or_group, override.value(), override.input_line
     if value is None or override.is_delete():
@@ -183,7 +187,7 @@ def _is_option(override: Override, draft: _Draft) -> bool:
     return False
 
 
-def _compose_groups(chosen: list[str], draft: _Draft) -> tuple[DictConfig, dict[str, str | None]]:
+def _compose_groups(chosen: list[str], draft: ConfigDraft) -> tuple[DictConfig, dict[str, str | None]]:
     """Merge the files of the defaults lists in Hydra's order; the tree, and the option of every group."""
     quoted = ["file://" + str(folder).replace("\\", "\\\\").replace("'", "\\'") for folder in draft.dirs]
     search = "hydra.searchpath=[" + ",".join(f"'{folder}'" for folder in quoted) + "]"
@@ -201,7 +205,7 @@ def _compose_groups(chosen: list[str], draft: _Draft) -> tuple[DictConfig, dict[
     return tree, {group: option for group, option in choices.items() if not group.startswith("hydra")}
 
 
-def _merge(config_path: str, package: str, tree: DictConfig, draft: _Draft) -> None:
+def _merge(config_path: str, package: str, tree: DictConfig, draft: ConfigDraft) -> None:
     paths = [folder / f"{config_path}.yaml" for folder in options.folders(draft.dirs)]
     paths = [path for path in paths if path.is_file()]
     for hidden in paths[1:]:
@@ -233,7 +237,7 @@ def _make_way(content: DictConfig, tree: DictConfig) -> None:
             del tree[name]
 
 
-def _composition(err: Exception, chosen: Sequence[str], draft: _Draft) -> str:
+def _composition(err: Exception, chosen: Sequence[str], draft: ConfigDraft) -> str:
     """A fault of an option's file or of its defaults list, in the house's form."""
     text = str(err).splitlines()[0] if str(err) else type(err).__name__
     faulty = faulty_file(err, draft.dirs)
@@ -268,7 +272,7 @@ def _composition(err: Exception, chosen: Sequence[str], draft: _Draft) -> str:
     return f"{where} does not compose: {named.group(2) if named else text}; mend it"
 
 
-def _apply(override: Override, tree: DictConfig, draft: _Draft) -> None:
+def _apply(override: Override, tree: DictConfig, draft: ConfigDraft) -> None:
     key, typed = override.key_or_group, override.input_line or ""
     if key.partition(".")[0] in draft.undecided:
         return

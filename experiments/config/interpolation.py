@@ -14,7 +14,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
-from experiments.config.source_map import Origins
+from experiments.config.source_map import SourceMap
 from experiments.config.type_check import UNKNOWN
 from experiments.core.errors import did_you_mean
 
@@ -32,7 +32,7 @@ class Interpolation:
     """Makes plain Python of a configuration; what cannot be had is told and becomes ``UNKNOWN``."""
 
     tree: DictConfig
-    origins: Origins
+    origins: SourceMap
     choices: Mapping[str, str | None]
     problems: list[str] = field(default_factory=list)
     _unset: set[str] = field(default_factory=set)

@@ -11,13 +11,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Glob, IntervalSweep, Override, RangeSweep, ValueType
 from hydra.errors import HydraException
 
-from experiments.config.sweep_values import Written
+from experiments.config.sweep_values import SweepValues
 from experiments.core.errors import InputError
 from experiments.core.secrets import looks_secret
 
 
 def read_override(typed: str) -> tuple[str, Any]:
-    """The key of an override, and its value: plain, or `Written` where it is in the grammar of sweeps.
+    """The key of an override, and its value: plain, or `SweepValues` where it is in the grammar of sweeps.
 
     Raises:
         InputError: it does not parse, or nothing can be overridden so.
@@ -32,13 +32,13 @@ def read_override(typed: str) -> tuple[str, Any]:
     value: Any = override.value()
     if isinstance(value, ChoiceSweep):
         items = tuple(Override._convert_value(item) for item in value.list)
-        value = Written("choice", items, frozenset(value.tags), value.shuffle)
+        value = SweepValues("choice", items, frozenset(value.tags), value.shuffle)
     elif isinstance(value, RangeSweep):
-        value = Written("range", (value.start, value.stop, value.step), frozenset(value.tags), value.shuffle)
+        value = SweepValues("range", (value.start, value.stop, value.step), frozenset(value.tags), value.shuffle)
     elif isinstance(value, IntervalSweep):
-        value = Written("interval", (value.start, value.end), frozenset(value.tags))
+        value = SweepValues("interval", (value.start, value.end), frozenset(value.tags))
     elif isinstance(value, Glob):
-        value = Written("glob", (tuple(value.include), tuple(value.exclude)))
+        value = SweepValues("glob", (tuple(value.include), tuple(value.exclude)))
     return override.key_or_group, value
 
 

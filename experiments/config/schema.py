@@ -9,7 +9,7 @@ Part = dict[str, Any]  # a node with `_target_`; the class it names is its schem
 
 
 @dataclass
-class Experiment:
+class ExperimentSchema:
     """The root of the configuration."""
 
     name: str | None
@@ -52,7 +52,7 @@ class Experiment:
     made; a pipeline leaves them as they are. See docs/benchmarks.md."""
     profile: bool
     """Trace a few steps of every rank, and count the model's work by DeepSpeed's profiler, into the run's folder."""
-    checkpoint: Checkpoint
+    checkpoint: CheckpointSchema
     model: Part
     data: Part
     objective: Part
@@ -60,10 +60,10 @@ class Experiment:
     optimizer: Part
     schedule: Part
     parallel: Part
-    hardware: Hardware
+    hardware: HardwareSchema
     launcher: Part
-    tracking: Tracking
-    init_from: InitFrom
+    tracking: TrackingSchema
+    init_from: InitFromSchema
     freeze: list[str]
     """Parts of the model, by the beginnings of their weights' names, that stay as they are at the start; [] trains all."""
     resume: bool
@@ -75,7 +75,7 @@ class Experiment:
 
 
 @dataclass
-class Checkpoint:
+class CheckpointSchema:
     """When checkpoints are written and which are kept."""
 
     every_steps: int
@@ -86,7 +86,7 @@ class Checkpoint:
 
 
 @dataclass
-class InitFrom:
+class InitFromSchema:
     """What the model starts with in place of chance."""
 
     weights: str | None
@@ -96,7 +96,7 @@ class InitFrom:
 
 
 @dataclass
-class Hardware:
+class HardwareSchema:
     """One kind of machine, apart from everything else."""
 
     device: Literal["auto", "cpu", "cuda"]
@@ -120,12 +120,12 @@ class Hardware:
     """From one device to one of another node, each way, every device by itself; null: 10 Gb/s."""
     network_latency_us: float | None
     """Of a message between nodes."""
-    slurm: Slurm | None
+    slurm: SlurmSchema | None
     """How SLURM is asked for such machines; null: it is not."""
 
 
 @dataclass
-class Slurm:
+class SlurmSchema:
     """The words of a SLURM site; null: the site's own default, where nothing else is said."""
 
     partition: str | None
@@ -156,7 +156,7 @@ class Slurm:
 
 
 @dataclass
-class Tracking:
+class TrackingSchema:
     """Where MLflow keeps the runs, and when the journal is brought there."""
 
     store: str | None
@@ -172,7 +172,7 @@ class Tracking:
 
 
 @dataclass
-class Sweep:
+class SweepSchema:
     """A question that takes several trials."""
 
     name: str | None
@@ -185,15 +185,15 @@ class Sweep:
     """By key of the configuration, what it may be, in Hydra's grammar for sweeps; see docs/sweeps.md."""
     given: list[list[str]]
     """Sets of overrides, a point each; only for strategy given."""
-    strategy: Strategy
-    pruner: Pruner | None
+    strategy: StrategySchema
+    pruner: PrunerSchema | None
     """What ends bad trials early; null: nothing."""
     metric: str
     """A metric of the evaluation on the validation split, such as val/accuracy_top1."""
     mode: Literal["max", "min"]
     seeds: int
     """Trials of every point, that differ by their seed; strategies see the mean."""
-    budget: Budget
+    budget: BudgetSchema
     max_attempts: int
     """Of a trial that is interrupted or killed, before it counts as failed."""
     reuse: bool
@@ -201,7 +201,7 @@ class Sweep:
 
 
 @dataclass
-class Strategy:
+class StrategySchema:
     """How points of the space are chosen."""
 
     name: Literal["grid", "random", "tpe", "cmaes", "gp", "given"]
@@ -213,7 +213,7 @@ class Strategy:
 
 
 @dataclass
-class Pruner:
+class PrunerSchema:
     """When trials that do worse than others are ended."""
 
     name: Literal["asha", "hyperband", "median"]
@@ -224,7 +224,7 @@ class Pruner:
 
 
 @dataclass
-class Budget:
+class BudgetSchema:
     """What a sweep may spend; when the first is spent no trial is begun, and those that run go on. null: no limit."""
 
     points: int | None

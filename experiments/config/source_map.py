@@ -19,7 +19,7 @@ MERGE = "tag:yaml.org,2002:merge"
 
 
 @dataclass
-class Origins:
+class SourceMap:
     """The text and place of every value, by dotted key; what was written last stands."""
 
     texts: dict[str, str] = field(default_factory=dict)
@@ -40,7 +40,7 @@ class Origins:
         """Note every value of a part of a file that was parsed already."""
         self._walk(node, package, path)
 
-    def take(self, other: Origins, key: str) -> None:
+    def take(self, other: SourceMap, key: str) -> None:
         """Have for a key, and for those below it, what another has."""
         self._forget(key)
         below = (f"{key}.", f"{key}[")

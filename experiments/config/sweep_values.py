@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 
 @dataclass(frozen=True)
-class Written:
+class SweepValues:
     """What was written in the grammar of sweeps, before it is known to make sense."""
 
     kind: Literal["choice", "range", "interval", "glob"]

@@ -13,11 +13,11 @@ from experiments.config import type_check as check
 from experiments.config.allowlist import is_allowed, is_own
 from experiments.config.options import HOUSE
 from experiments.config.signature import Argument, Module, Signature, SourceError
-from experiments.config.source_map import Origins
+from experiments.config.source_map import SourceMap
 from experiments.core.errors import did_you_mean
 from experiments.core.secrets import secret_keys
 
-ROOT = "experiments.config.schema.Experiment"
+ROOT = "experiments.config.schema.ExperimentSchema"
 MARKS = ("_target_", "_partial_")
 METHODS = {
     "data": ("load",), "evaluator": ("measure", "measure_model"), "launcher": ("launch", "submit"), "model": ("forward",),
@@ -30,7 +30,7 @@ METHODS = {
 class Validation:
     """One pass over a configuration; afterwards ``problems`` holds what is wrong."""
 
-    origins: Origins
+    origins: SourceMap
     trust: Collection[str] = ()
     groups: Collection[str] = ()
     problems: list[str] = field(default_factory=list)

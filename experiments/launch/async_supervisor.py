@@ -21,7 +21,7 @@ from launchers.base import DONE, FAILED
 from launchers.processes.cleanup import free_shared_memory
 
 if TYPE_CHECKING:
-    from modules.parallel.base import Rank, Served
+    from modules.parallel.base import ManagedEngine, Rank
 
 COORDINATOR = "coordinator"
 PR_SET_NAME = 15  # of linux/prctl.h
@@ -32,13 +32,13 @@ MOST_DEATHS = 10
 """Of one role, after which the run fails: what kills it so often will go on."""
 
 
-def is_kept(config: Mapping[str, Any]) -> bool:
+def is_supervised(config: Mapping[str, Any]) -> bool:
     """Whether a trial's ranks are keepers."""
     return "servers" in config["parallel"]
 
 
 @dataclass
-class Kept:
+class SupervisedProcess:
     """A process that is kept."""
 
     pid: int
@@ -47,7 +47,7 @@ class Kept:
     deaths: int = 0
 
 
-class Keeper:
+class ProcessSupervisor:
     """One rank's."""
 
     def __init__(
@@ -64,7 +64,7 @@ class Keeper:
         self.trial, self.attempt, self.trust, self.should_stop = trial, attempt, trust, should_stop
         self.folder = trial.folder / "attempts" / str(attempt)
         self.rank = rank
-        self._kept: dict[str, Kept] = {}
+        self._kept: dict[str, SupervisedProcess] = {}
         self._is_told = False
 
     def run(self) -> int:
@@ -85,13 +85,13 @@ class Keeper:
         from experiments.plan.plan import make_plan
 
         config = self.trial.config_of(self.attempt)
-        roles = cast("Served", make_engine(config, self.trust)).roles(make_plan(config).topology)
+        roles = cast("ManagedEngine", make_engine(config, self.trust)).roles(make_plan(config).topology)
         first = [COORDINATOR] if self.rank.number == 0 else []
         return first + [role for role, rank in roles.items() if rank == self.rank.number]
 
     def _start(self, role: str, deaths: int = 0) -> None:
         # Here, as it imports who imports this; and before a fork, which then finds it.
-        from experiments.launch.fork import live
+        from experiments.launch.fork import run_in_fork
 
         read, write = os.pipe()
         os.set_blocking(read, False)
@@ -102,19 +102,19 @@ class Keeper:
             os.close(write)
             for kept in self._kept.values():
                 os.close(kept.word)
-            live(partial(_be, role, partial(self._play, role, read)))
+            run_in_fork(partial(_be, role, partial(self._play, role, read)))
         os.close(read)
-        self._kept[role] = Kept(pid, write, deaths)
+        self._kept[role] = SupervisedProcess(pid, write, deaths)
 
     def _play(self, role: str, word: int) -> int:
         """The life of one that is kept."""
-        from experiments.train.async_roles import Coordinator, Player
+        from experiments.train.async_roles import Coordinator, ReplicaOrServer
         from experiments.train.attempt import execute
 
         is_first = role == COORDINATOR
-        make = Coordinator if is_first else partial(Player, role=role)
+        make = Coordinator if is_first else partial(ReplicaOrServer, role=role)
         with Journal(self.folder / "journal.jsonl" if is_first else Path(os.devnull)) as journal:
-            return execute(self.trial, self.attempt, self.trust, self.rank, journal, Word(word), make)
+            return execute(self.trial, self.attempt, self.trust, self.rank, journal, StopPipe(word), make)
 
     def _keep(self) -> int:
         while self._kept:
@@ -190,7 +190,7 @@ class Keeper:
 
 def keep(trial: Trial, attempt: int, trust: tuple[str, ...], rank: Rank, should_stop: Callable[[], str | None]) -> int:
     """Be a keeper; ends by the signal that ended the coordinator, as a rank that trains would have."""
-    code = Keeper(trial, attempt, trust, rank, should_stop).run()
+    code = ProcessSupervisor(trial, attempt, trust, rank, should_stop).run()
     if code < 0:
         if -code != signal.SIGKILL:
             signal.signal(-code, signal.SIG_DFL)
@@ -198,7 +198,7 @@ def keep(trial: Trial, attempt: int, trust: tuple[str, ...], rank: Rank, should_
     return code
 
 
-class Word:
+class StopPipe:
     """What the keeper has told: why to stop."""
 
     def __init__(self, descriptor: int) -> None:

@@ -13,7 +13,7 @@ from launchers.base import FAILED
 PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
 
-def live(run: Callable[[], int]) -> NoReturn:
+def run_in_fork(run: Callable[[], int]) -> NoReturn:
     """A forked process from here to its end, whatever is raised: it never goes back to the code of its parent."""
     code = FAILED
     try:

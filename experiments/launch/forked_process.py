@@ -9,26 +9,26 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from experiments.launch.fork import PR_SET_PDEATHSIG, live
-from experiments.launch.stop import STOP_SIGNALS, Stop
+from experiments.launch.fork import PR_SET_PDEATHSIG, run_in_fork
+from experiments.launch.stop import STOP_SIGNALS, StopSignal
 from experiments.launch.training_process import run_attempt
-from experiments.launch.wakeup import Bell
+from experiments.launch.wakeup import SignalWaiter
 from experiments.trial.trial import Trial
 from launchers.processes.cleanup import children, clear
 from modules.parallel.base import Rank
 
 
-class Child:
+class ForkedRank:
     """A running one."""
 
-    def __init__(self, trial: Trial, attempt: int, trust: tuple[str, ...], rank: Rank, bell: Bell) -> None:
+    def __init__(self, trial: Trial, attempt: int, trust: tuple[str, ...], rank: Rank, bell: SignalWaiter) -> None:
         """Fork, and run one rank's part of an attempt."""
         self.code: int | None = None
         # Blocked until it can answer them: a signal in its first moments would end it without a word.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         self.pid = os.fork()
         if self.pid == 0:
-            _be_child(lambda: run_attempt(trial, attempt, trust, rank, Stop()), bell)
+            _be_child(lambda: run_attempt(trial, attempt, trust, rank, StopSignal()), bell)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def poll(self) -> int | None:
@@ -49,7 +49,7 @@ class Child:
                     process.kill()
 
 
-def _be_child(run: Callable[[], int], bell: Bell) -> None:
+def _be_child(run: Callable[[], int], bell: SignalWaiter) -> None:
     """The child's whole life."""
 
     def begin() -> int:
@@ -60,7 +60,7 @@ def _be_child(run: Callable[[], int], bell: Bell) -> None:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         return run()
 
-    live(begin)
+    run_in_fork(begin)
 
 
 def memory_ran_out() -> int:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from experiments.core.atomic import write_text
 from experiments.run.failure import DISK, EXCEPTION, KILLED
-from experiments.run.rank_reports import LastWord, first_cause, log_name
+from experiments.run.rank_reports import RankError, log_name, root_cause
 from experiments.trial.trial import Trial
 from launchers.base import NO_ROOM
 
@@ -45,7 +45,7 @@ def judge(
     folder = trial.folder / "attempts" / str(attempt)
     if last_state is not None and last_state["state"] != "running":
         return Outcome(last_state["state"], last_state["reason"], last_state.get("failure"))
-    if (cause := first_cause(folder)) is not None:
+    if (cause := root_cause(folder)) is not None:
         return _of_rank(cause)
     rank = "" if failed_rank is None else f"rank {failed_rank} was "
     if code is not None and code < 0:
@@ -56,7 +56,7 @@ def judge(
     if code == NO_ROOM:
         told = f"the disk of {trial.folder} is full; free space, then `lathe resume {trial.reference}`"
         return Outcome("failed", told, DISK)
-    if (noticed := first_cause(folder, follows=True)) is not None:
+    if (noticed := root_cause(folder, follows=True)) is not None:
         return _of_rank(noticed)
     log = folder / log_name(failed_rank or 0)
     printed = f"see {log}" if log.exists() else "what it printed stands above"
@@ -64,7 +64,7 @@ def judge(
     return Outcome("failed", f"{who} ended with code {code} and left no word; {printed}", EXCEPTION)
 
 
-def _of_rank(word: LastWord) -> Outcome:
+def _of_rank(word: RankError) -> Outcome:
     return Outcome("failed", f"rank {word.rank}: {word.reason}", word.failure)
 
 

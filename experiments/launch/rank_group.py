@@ -14,22 +14,22 @@ from pathlib import Path
 from typing import Any
 
 from experiments.core.atomic import write_text
-from experiments.launch.forked_process import Child
-from experiments.launch.wakeup import Bell
+from experiments.launch.forked_process import ForkedRank
+from experiments.launch.wakeup import SignalWaiter
 from experiments.trial.trial import Trial
-from launchers.base import Seat
-from launchers.processes.exit_cause import GRACE_S, Blame
+from launchers.base import RankPlacement
+from launchers.processes.exit_cause import GRACE_S, FirstFailure
 from modules.parallel.base import Rank
 
 JOIN_S = 300.0
 """How long the ranks of a crew may take to start, imports on a cold file system among it."""
 
 
-class CrewError(Exception):
+class RankGroupError(Exception):
     """The ranks of a crew do not come together."""
 
 
-class _Line:
+class LineConnection:
     """JSON lines over a connection."""
 
     def __init__(self, connection: socket.socket) -> None:
@@ -57,10 +57,10 @@ class _Line:
         return [json.loads(line) for line in lines]
 
 
-class Crew:
+class RankGroup:
     """The leader's side: one attempt at a time on all ranks."""
 
-    def __init__(self, seat: Seat, folder: Path, bell: Bell) -> None:
+    def __init__(self, seat: RankPlacement, folder: Path, bell: SignalWaiter) -> None:
         """Meet the followers.
 
         Args:
@@ -72,10 +72,10 @@ class Crew:
             CrewError: they have not come.
         """
         self.seat, self.bell = seat, bell
-        self._lines: dict[int, _Line] = {}
+        self._lines: dict[int, LineConnection] = {}
         self._codes: dict[int, int] = {}
-        self._child: Child | None = None
-        self._blame = Blame()
+        self._child: ForkedRank | None = None
+        self._blame = FirstFailure()
         if seat.ranks > 1:
             self._gather(folder)
 
@@ -90,25 +90,25 @@ class Crew:
             while len(self._lines) < self.seat.ranks - 1:
                 if time.monotonic() > deadline or self.bell.asked_to_leave:
                     missing = sorted({*range(1, self.seat.ranks)} - {*self._lines})
-                    raise CrewError(f"ranks {missing} have not come to {self.seat.address} in {JOIN_S:.0f} s")
+                    raise RankGroupError(f"ranks {missing} have not come to {self.seat.address} in {JOIN_S:.0f} s")
                 with contextlib.suppress(TimeoutError):
                     connection, _ = server.accept()
-                    line = _Line(connection)
+                    line = LineConnection(connection)
                     for hello in line.receive():
                         if hello.get("word") == word:
                             self._lines[hello["rank"]] = line
 
     def start(self, trial: Trial, attempt: int, trust: tuple[str, ...]) -> None:
         """Begin an attempt on every rank."""
-        self._codes, self._blame = {}, Blame()
+        self._codes, self._blame = {}, FirstFailure()
         rank = Rank(0, 0, self.seat.per_node)
         if self.seat.ranks == 1:
-            self._child = Child(trial, attempt, trust, rank, self.bell)
+            self._child = ForkedRank(trial, attempt, trust, rank, self.bell)
             return
         with socket.create_server(("", 0)) as listener:  # open until the child has it: nobody else gets the port
             meeting = f"tcp://{self.seat.address}:{listener.getsockname()[1]}"
             rank = Rank(0, 0, self.seat.per_node, meeting, listener.fileno())
-            self._child = Child(trial, attempt, trust, rank, self.bell)
+            self._child = ForkedRank(trial, attempt, trust, rank, self.bell)
         order = {"folder": str(trial.folder), "attempt": attempt, "trust": list(trust), "meeting": meeting}
         for line in self._lines.values():
             line.send(order)
@@ -160,19 +160,19 @@ class Crew:
             line.connection.close()
 
 
-def meeting_file(folder: Path, seat: Seat) -> Path:
+def meeting_file(folder: Path, seat: RankPlacement) -> Path:
     """Where the leader of a crew writes how it is reached."""
     return folder / f"crew_{seat.crew}.json"
 
 
-def follow(seat: Seat, folder: Path, bell: Bell) -> None:
+def run_follower(seat: RankPlacement, folder: Path, bell: SignalWaiter) -> None:
     """A follower's life: it does what the leader says until that has gone.
 
     Raises:
         CrewError: there is no leader.
     """
     line = _join(seat, folder, bell)
-    child: Child | None = None
+    child: ForkedRank | None = None
     told_to_stop = False
     while line.is_open or child is not None:
         ready = bell.wait(1.0, [line.fileno()] if line.is_open else [])
@@ -182,7 +182,7 @@ def follow(seat: Seat, folder: Path, bell: Bell) -> None:
                     child.signal(order["signal"])
             else:
                 rank = Rank(seat.rank, seat.on_node, seat.per_node, order["meeting"])
-                child = Child(Trial(Path(order["folder"])), order["attempt"], tuple(order["trust"]), rank, bell)
+                child = ForkedRank(Trial(Path(order["folder"])), order["attempt"], tuple(order["trust"]), rank, bell)
                 told_to_stop = False
         if child is not None and (bell.asked_to_leave or not line.is_open) and not told_to_stop:
             child.signal(signal.SIGTERM)
@@ -194,14 +194,14 @@ def follow(seat: Seat, folder: Path, bell: Bell) -> None:
             child = None
 
 
-def _join(seat: Seat, folder: Path, bell: Bell) -> _Line:
+def _join(seat: RankPlacement, folder: Path, bell: SignalWaiter) -> LineConnection:
     deadline = time.monotonic() + JOIN_S
     while time.monotonic() < deadline and not bell.asked_to_leave:
         with contextlib.suppress(OSError, ValueError):
             place = json.loads(meeting_file(folder, seat).read_text())
-            line = _Line(socket.create_connection((place["address"], place["port"]), timeout=10))
+            line = LineConnection(socket.create_connection((place["address"], place["port"]), timeout=10))
             line.connection.settimeout(None)
             line.send({"rank": seat.rank, "word": place["word"]})
             return line
         bell.wait(0.1)
-    raise CrewError(f"rank {seat.rank} found no leader of crew {seat.crew}: {asdict(seat)}")
+    raise RankGroupError(f"rank {seat.rank} found no leader of crew {seat.crew}: {asdict(seat)}")

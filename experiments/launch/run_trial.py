@@ -17,7 +17,7 @@ from typing import Any, TextIO
 
 import yaml
 
-from experiments.components.instantiate import build
+from experiments.components.instantiate import instantiate
 from experiments.config.allowlist import trusted
 from experiments.core.atomic import write_text
 from experiments.core.console import Display
@@ -25,10 +25,10 @@ from experiments.core.errors import InputError
 from experiments.launch.outcome import Status, judge, record
 from experiments.plan.plan import make_plan
 from experiments.run import journal
-from experiments.run.lock import hold
+from experiments.run.lock import lock_run
 from experiments.run.rank_reports import RankLogs
 from experiments.trial.trial import Trial
-from launchers.base import DONE, FAILED, WRONG_INPUT, Assignment, Handle, Launcher, LaunchError
+from launchers.base import DONE, FAILED, WRONG_INPUT, AttemptSpec, Handle, Launcher, LaunchError
 
 POLL_S = 0.05
 LONGEST_SYNC_S = 600.0
@@ -38,7 +38,7 @@ LOCAL = "launchers.local.Local"
 
 
 @dataclass
-class Result:
+class RunResult:
     """How an attempt ended."""
 
     trial: Trial
@@ -59,11 +59,11 @@ def runs_elsewhere(config: Mapping[str, Any]) -> bool:
 
 
 def _launcher(node: dict[str, Any], trust: Sequence[str] = ()) -> Launcher:
-    launcher: Launcher = build(node, "launcher", trust)
+    launcher: Launcher = instantiate(node, "launcher", trust)
     return launcher
 
 
-def warm_launcher() -> Launcher:
+def prestart() -> Launcher:
     """The default launcher with a process that imports torch on another core while a configuration is composed."""
     launcher = _launcher({"_target_": LOCAL})
     launcher.warm()
@@ -77,14 +77,14 @@ def run(
     display: Display | None = None,
     launcher: Launcher | None = None,
     changes: Mapping[str, Any] | None = None,
-) -> Result:
+) -> RunResult:
     """Run a frozen trial to its end, from its last checkpoint where it has one.
 
     Args:
         trial: what `freeze` gave; its folder gets a new attempt.
         trust: packages beyond the house's own whose classes the trial may name.
         display: shows progress; None: lines on standard error.
-        launcher: from `warm_launcher`; used where the trial asks for no other.
+        launcher: from `prestart`; used where the trial asks for no other.
         changes: what this attempt does otherwise than the trial, by key of the root; from `resume.changes`.
 
     Raises:
@@ -97,9 +97,11 @@ def run(
     if launcher is None or config["launcher"]["_target_"] != LOCAL:
         launcher = _launcher(config["launcher"], packages)
     with _hold(trial):
-        watch = _Watch(trial, _new_attempt(trial, changes), display or Display(sys.stderr), plan.topology.world)
+        watch = _AttemptMonitor(
+            trial, _new_attempt(trial, changes), display or Display(sys.stderr), plan.topology.world
+        )
         hardware = config["hardware"]
-        assignment = Assignment(trial.folder, watch.attempt, packages, hardware["nodes"], hardware["devices_per_node"])
+        assignment = AttemptSpec(trial.folder, watch.attempt, packages, hardware["nodes"], hardware["devices_per_node"])
         try:
             handle: Handle = launcher.launch(assignment)
         except LaunchError:
@@ -117,7 +119,7 @@ def run(
     return result
 
 
-class _Watch:
+class _AttemptMonitor:
     """What the launching side knows of an attempt: the tail of its journal."""
 
     def __init__(self, trial: Trial, attempt: int, display: Display, num_ranks: int) -> None:
@@ -170,14 +172,14 @@ class _Watch:
         with contextlib.suppress(OSError):  # no room for its log; `lathe sync` does it later
             self.sync = start_sync(self.trial, self.attempt)
 
-    def result(self, code: int | None, failed_rank: int | None = None, *, asked_to_end: bool) -> Result:
+    def result(self, code: int | None, failed_rank: int | None = None, *, asked_to_end: bool) -> RunResult:
         """How it ended, by its own last word or else its exit code; written to `outcome.json`."""
         outcome = judge(self.trial, self.attempt, self.last_state, code, failed_rank, asked_to_end=asked_to_end)
         record(self.trial, self.attempt, outcome, code)
         # A part of the user's may end the process with any code: only what the job itself called wrong input is that.
         spoke = self.last_state is not None and self.last_state["state"] == "failed"
         exit_code = DONE if outcome.status == "finished" else WRONG_INPUT if code == WRONG_INPUT and spoke else FAILED
-        return Result(self.trial, self.attempt, outcome.status, outcome.reason, exit_code, self.metrics)
+        return RunResult(self.trial, self.attempt, outcome.status, outcome.reason, exit_code, self.metrics)
 
 
 def _last_values(trial: Trial) -> dict[str, float]:
@@ -197,7 +199,7 @@ def _hold(trial: Trial) -> TextIO:
     """
     name = trial.folder.name
     try:
-        return hold(trial.folder, first=True)
+        return lock_run(trial.folder, first=True)
     except BlockingIOError as err:
         raise InputError([f"run '{name}' is still at work{_where(trial)}; wait for its end, or stop it there"]) from err
     except OSError as err:
@@ -266,7 +268,7 @@ def start_sync(trial: Trial, attempt: int) -> subprocess.Popen[str]:
         )
 
 
-def _finish_sync(watch: _Watch, result: Result) -> None:
+def _finish_sync(watch: _AttemptMonitor, result: RunResult) -> None:
     """Let the sync bring what is left; it gives up by itself where the store does not answer."""
     if watch.trial.config["tracking"]["sync"] == "off":
         return

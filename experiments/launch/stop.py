@@ -10,7 +10,7 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 """A scheduler sends its word to every process of a job."""
 
 
-class Stop:
+class StopSignal:
     """The reason to stop after the step that runs: a signal, or the launching process has gone."""
 
     def __init__(self) -> None:

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.config.allowlist import find_here
-from experiments.launch.async_supervisor import is_kept, keep
-from experiments.launch.stop import Stop
+from experiments.launch.async_supervisor import is_supervised, keep
+from experiments.launch.stop import StopSignal
 from experiments.run.journal import Journal
-from experiments.run.lock import hold
+from experiments.run.lock import lock_run
 from experiments.run.rank_reports import log_name
 from experiments.trial.trial import Trial
 from launchers.base import DONE, FAILED
@@ -39,7 +39,7 @@ def _log_to(path: Path) -> None:
 
 def main() -> int:
     """Wait for an assignment and run it; an end of input instead of a line means that there is none."""
-    stop = Stop()
+    stop = StopSignal()
     try:
         # What takes seconds is imported before the assignment is read, while the launching side still composes it.
         importlib.import_module("experiments.train.attempt")
@@ -64,7 +64,7 @@ def main() -> int:
     return code
 
 
-def run_attempt(trial: Trial, number: int, trust: tuple[str, ...], rank: Rank, stop: Stop) -> int:
+def run_attempt(trial: Trial, number: int, trust: tuple[str, ...], rank: Rank, stop: StopSignal) -> int:
     """Hold the run and do one rank's part of an attempt; what this process prints goes to the attempt's folder.
 
     Returns:
@@ -73,12 +73,12 @@ def run_attempt(trial: Trial, number: int, trust: tuple[str, ...], rank: Rank, s
     from experiments.train.attempt import execute
 
     folder = trial.folder / "attempts" / str(number)
-    with hold(trial.folder):
+    with lock_run(trial.folder):
         if trial.attempts()[-1] != folder:  # the launching side died, and another began before this one held the run
             return FAILED
         _log_to(folder / log_name(rank.number))
         find_here(trust)
-        if is_kept(trial.config_of(number)):
+        if is_supervised(trial.config_of(number)):
             return keep(trial, number, trust, rank, stop)
         with Journal(folder / "journal.jsonl" if rank.number == 0 else Path(os.devnull)) as journal:
             try:

@@ -13,7 +13,7 @@ LEAVE = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 """Signals that ask a worker to save what it has and go; USR2 is the scheduler's word before its time is up."""
 
 
-class Bell:
+class SignalWaiter:
     """One for a process: it takes over these signals, and rings when one comes."""
 
     def __init__(self) -> None:

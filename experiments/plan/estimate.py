@@ -11,14 +11,14 @@ import psutil
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 
-from experiments.components.assemble import Parts, make_parts
+from experiments.components.assemble import Components, assemble
 from experiments.components.instantiate import in_a_line
 from experiments.core.errors import PlanError
 from experiments.plan.plan import Plan
 from modules.data.base import Batch, Tensors
-from modules.parallel.cost_model.compatibility import evaluator_misfits, misfits, stage_bounds
+from modules.parallel.cost_model.compatibility import evaluator_incompatibilities, incompatibilities, stage_bounds
 from modules.parallel.cost_model.layer_counts import ModelCount
-from modules.parallel.cost_model.layout import Layout
+from modules.parallel.cost_model.layout import ParallelLayout
 from modules.parallel.cost_model.memory import StageMemory, memory_of
 from modules.parallel.cost_model.model_profile import count
 from modules.parallel.cost_model.step_time import STEP_S, Cost, Machine, cost_of
@@ -35,7 +35,7 @@ OPERATION_US = 5.0
 
 
 @dataclass(frozen=True)
-class Footprint:
+class ResourceEstimate:
     """Counts of the whole training, and bytes of every stage's ranks."""
 
     num_parameters: int
@@ -55,7 +55,7 @@ class Footprint:
         return self.fullest.total_bytes
 
 
-def of_plan(config: Mapping[str, Any], plan: Plan, trust: Collection[str] = ()) -> Footprint:
+def estimate(config: Mapping[str, Any], plan: Plan, trust: Collection[str] = ()) -> ResourceEstimate:
     """Footprint of a plan.
 
     Raises:
@@ -63,9 +63,11 @@ def of_plan(config: Mapping[str, Any], plan: Plan, trust: Collection[str] = ()) 
     """
     layout, topology, hardware = layout_of(config, plan), plan.topology, config["hardware"]
     with torch.device("meta"):
-        parts = make_parts(config, trust)
+        parts = assemble(config, trust)
     partition = config["parallel"].get("partition", "parameters")
-    problems = misfits(parts.learner.model, topology, partition) + evaluator_misfits(parts.evaluator, layout)
+    problems = incompatibilities(parts.learner.model, topology, partition) + evaluator_incompatibilities(
+        parts.evaluator, layout
+    )
     if problems:
         raise PlanError(problems, f"the plan for '{plan.name}'")
     whole = sum(parameter.numel() for parameter in parts.learner.model.parameters())
@@ -73,7 +75,7 @@ def of_plan(config: Mapping[str, Any], plan: Plan, trust: Collection[str] = ()) 
     counted = count_of(config, parts, plan.name, plan.batch_size_per_device, topology.model)
     bounds = bounds or [0, len(counted.layers)]
     work = sum(layer.flops for layer in (*counted.layers, counted.loss))
-    return Footprint(
+    return ResourceEstimate(
         num_parameters=whole,
         stages=tuple(memory_of(counted, bounds, layout, on_cpu=device_of(hardware) == "cpu")),
         flops_per_step=work * plan.num_accumulation * topology.data * topology.model,
@@ -81,11 +83,11 @@ def of_plan(config: Mapping[str, Any], plan: Plan, trust: Collection[str] = ()) 
     )
 
 
-def layout_of(config: Mapping[str, Any], plan: Plan) -> Layout:
+def layout_of(config: Mapping[str, Any], plan: Plan) -> ParallelLayout:
     """How a plan shares its training out."""
     node = config["parallel"]
     engine = "pipeline" if "pipe" in node else "zero" if "stage" in node else "data" if "data" in node else "single"
-    return Layout(
+    return ParallelLayout(
         engine=engine,  # type: ignore[arg-type]
         topology=plan.topology,
         stage=1 if engine == "pipeline" else node.get("stage", 0),
@@ -95,7 +97,7 @@ def layout_of(config: Mapping[str, Any], plan: Plan) -> Layout:
     )
 
 
-def count_of(config: Mapping[str, Any], parts: Parts, name: str, batch_size: int, num_slices: int) -> ModelCount:
+def count_of(config: Mapping[str, Any], parts: Components, name: str, batch_size: int, num_slices: int) -> ModelCount:
     """Count one micro-batch; the parts are on the meta device, and their model stays as it is.
 
     Raises:
@@ -125,7 +127,7 @@ def count_of(config: Mapping[str, Any], parts: Parts, name: str, batch_size: int
             ) from err
 
 
-def check_memory(counted: Footprint, plan: Plan, hardware: Mapping[str, Any]) -> None:
+def check_memory(counted: ResourceEstimate, plan: Plan, hardware: Mapping[str, Any]) -> None:
     """Refuse what one device cannot hold.
 
     Raises:
@@ -151,7 +153,7 @@ def refuse_too_large(config: Mapping[str, Any], plan: Plan, trust: Collection[st
         PlanError: it is too much.
     """
     try:
-        counted = of_plan(config, plan, trust)
+        counted = estimate(config, plan, trust)
     except PlanError:  # some models run only with real numbers; what is truly wrong shows when the parts are built
         return
     check_memory(counted, plan, config["hardware"])
@@ -160,7 +162,7 @@ def refuse_too_large(config: Mapping[str, Any], plan: Plan, trust: Collection[st
 def work_of(config: Mapping[str, Any], plan: Plan, trust: Collection[str] = ()) -> int | None:
     """Operations of one update, a multiply-add counting two; None for a model that runs only with real numbers."""
     try:
-        return of_plan(config, plan, trust).flops_per_step
+        return estimate(config, plan, trust).flops_per_step
     except PlanError:
         return None
 
@@ -214,7 +216,7 @@ def _cores(hardware: Mapping[str, Any]) -> float:
     return max(1.0, cores / threads)
 
 
-def seconds_per_step(counted: Footprint, hardware: Mapping[str, Any]) -> float:
+def seconds_per_step(counted: ResourceEstimate, hardware: Mapping[str, Any]) -> float:
     """A guess: by the cost model where ranks exchange, else the work by the peak, as stated or else as a short matrix
     product reaches it here, by the efficiency."""
     if counted.cost is not None:

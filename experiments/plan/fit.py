@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from experiments.components.instantiate import build
-from experiments.components.load_weights import start
+from experiments.components.instantiate import instantiate
+from experiments.components.load_weights import load_initial_weights
 from experiments.core.errors import PlanError
 from experiments.plan.plan import Plan
-from modules.parallel.cost_model.compatibility import misfits
+from modules.parallel.cost_model.compatibility import incompatibilities
 
 
 def check_fit(config: Mapping[str, Any], plan: Plan, trust: Collection[str] = (), initial: Path | None = None) -> None:
@@ -30,8 +30,8 @@ def check_fit(config: Mapping[str, Any], plan: Plan, trust: Collection[str] = ()
     if plan.topology.pipe == plan.topology.model == 1 and initial is None and not config.get("freeze"):
         return
     with torch.device("meta"):
-        model = build(config["model"], "model", trust)
-    problems = start(model, config, initial)
-    problems += misfits(model, plan.topology, config["parallel"].get("partition", "parameters"))
+        model = instantiate(config["model"], "model", trust)
+    problems = load_initial_weights(model, config, initial)
+    problems += incompatibilities(model, plan.topology, config["parallel"].get("partition", "parameters"))
     if problems:
         raise PlanError(problems, f"the plan for '{plan.name}'")

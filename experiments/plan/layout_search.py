@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 import yaml
 
-from experiments.components.assemble import Parts, make_parts
-from experiments.components.instantiate import build
+from experiments.components.assemble import Components, assemble
+from experiments.components.instantiate import instantiate
 from experiments.config import options
 from experiments.config.allowlist import trusted
 from experiments.config.rules import topology as arrangement
 from experiments.config.rules.all_rules import find_problems
-from experiments.config.rules.base import Facts, NotJudgedError
+from experiments.config.rules.base import ConfigView, NotApplicable
 from experiments.core.errors import PlanError
 from experiments.plan.estimate import count_of, device_of, machine_of, megabytes, memory_bytes
-from modules.parallel.cost_model.compatibility import misfits, stage_bounds
+from modules.parallel.cost_model.compatibility import incompatibilities, stage_bounds
 from modules.parallel.cost_model.layer_counts import ModelCount, between
-from modules.parallel.cost_model.layout import Layout
+from modules.parallel.cost_model.layout import ParallelLayout
 from modules.parallel.cost_model.memory import memory_of
 from modules.parallel.cost_model.step_time import Cost, cost_of
 
@@ -41,7 +41,7 @@ COUNTED = (2, 4)
 class Candidate:
     """A layout that is legal, with how it would do."""
 
-    layout: Layout
+    layout: ParallelLayout
     overrides: tuple[str, ...]
     memory_bytes: int
     """Of the fullest rank."""
@@ -55,7 +55,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Choice:
+class SearchResult:
     """Every candidate that fits, best first, and why the others were dropped."""
 
     name: str
@@ -65,10 +65,10 @@ class Choice:
     available_bytes: float
 
 
-def choose(
+def search(
     experiment: Experiment,
     recompose: Callable[[list[str]], Experiment],
-    show: Callable[[Choice], object] = lambda choice: None,
+    show: Callable[[SearchResult], object] = lambda choice: None,
 ) -> Experiment:
     """The experiment with the best layout in place of `parallel=auto`; any other as it is.
 
@@ -92,25 +92,25 @@ def choose(
     return recompose([*kept, *choice.ranked[0].overrides])
 
 
-def compare(experiment: Experiment) -> Choice:
+def compare(experiment: Experiment) -> SearchResult:
     """Try every layout, on paper.
 
     Raises:
         PlanError: no layout is legal, or none fits.
     """
-    return _Comparison(experiment).choice()
+    return _LayoutComparison(experiment).choice()
 
 
-class _Comparison:
+class _LayoutComparison:
     """One experiment on one hardware."""
 
     def __init__(self, experiment: Experiment) -> None:
         self.config = config = experiment.config
         self.hardware = config["hardware"]
         trust = trusted(experiment.trust)
-        self.auto = build(config["parallel"], "parallel", trust)
+        self.auto = instantiate(config["parallel"], "parallel", trust)
         with torch.device("meta"):
-            self.parts: Parts = make_parts(config, trust)
+            self.parts: Components = assemble(config, trust)
         self.machine, self.available = machine_of(self.hardware), USABLE * memory_bytes(self.hardware)
         self.on_cpu = device_of(self.hardware) == "cpu"
         known = options.groups(options.user_folders(experiment.config_dirs))["parallel"]
@@ -119,7 +119,7 @@ class _Comparison:
         self.counts: dict[tuple[int, int], ModelCount] = {}
         self.dropped: Counter[str] = Counter()
 
-    def choice(self) -> Choice:
+    def choice(self) -> SearchResult:
         found: list[Candidate] = []
         too_large: list[Candidate] = []
         layouts = self.auto.layouts(self.hardware["nodes"], self.hardware["devices_per_node"])
@@ -144,7 +144,7 @@ class _Comparison:
         ranked = sorted(found, key=lambda candidate: candidate.cost.total_s)
         best = _as_good_as_the_best(found)  # the simplest stand first
         ranked.remove(best)
-        return Choice(self.config["name"], (best, *ranked), dict(self.dropped), self.available)
+        return SearchResult(self.config["name"], (best, *ranked), dict(self.dropped), self.available)
 
     def _way_out(self) -> str:
         if not any(reason.startswith("too large") for reason in self.dropped):
@@ -156,14 +156,14 @@ class _Comparison:
             ways.append("set parallel.offload=true")
         return ", ".join(ways)
 
-    def _sizes(self, layout: Layout) -> Iterable[int]:
+    def _sizes(self, layout: ParallelLayout) -> Iterable[int]:
         """Micro-batches that cut a replica's share of the batch evenly; the one that is asked for, where one is."""
         if (asked := self.config["batch_size_per_device"]) is not None:
             return [asked]
         share = self.config["batch_size_global"] // layout.topology.data
         return [size for size in range(1, share + 1) if share % size == 0] or [1]
 
-    def _candidate(self, layout: Layout, size: int) -> Candidate | None:
+    def _candidate(self, layout: ParallelLayout, size: int) -> Candidate | None:
         """None where it is not legal; the reason is noted."""
         topology = layout.topology
         words = (*_overrides(layout, self.hardware), f"batch_size_per_device={size}")
@@ -179,19 +179,19 @@ class _Comparison:
         memory = max(stage.total_bytes for stage in memory_of(count, bounds, layout, on_cpu=self.on_cpu))
         return Candidate(layout, words, memory, cost_of(count, bounds, layout, self.machine))
 
-    def _problem(self, layout: Layout, words: Iterable[str]) -> str | None:
+    def _problem(self, layout: ParallelLayout, words: Iterable[str]) -> str | None:
         """Why a layout is not legal: the rules of a plan, and what the model says."""
         config = _with(self.config, words, self.nodes)
         for rule in arrangement.RULES:
             try:
-                found = rule(Facts(config, ()))
-            except NotJudgedError:
+                found = rule(ConfigView(config, ()))
+            except NotApplicable:
                 continue
             if found:
                 return found if isinstance(found, str) else found[0]
-        return next(iter(misfits(self.parts.learner.model, layout.topology)), None)
+        return next(iter(incompatibilities(self.parts.learner.model, layout.topology)), None)
 
-    def _drop(self, layout: Layout, size: int, problem: str) -> None:
+    def _drop(self, layout: ParallelLayout, size: int, problem: str) -> None:
         """Count a layout once, by the first reason against it."""
         if size == min(self._sizes(layout)):
             self.dropped[problem] += 1
@@ -215,7 +215,7 @@ def _as_good_as_the_best(candidates: Sequence[Candidate]) -> Candidate:
     return next(candidate for candidate in candidates if candidate.cost.total_s <= AS_GOOD * fastest)
 
 
-def _overrides(layout: Layout, hardware: Mapping[str, Any]) -> tuple[str, ...]:
+def _overrides(layout: ParallelLayout, hardware: Mapping[str, Any]) -> tuple[str, ...]:
     """What one would type for a layout."""
     topology = layout.topology
     pipe, data, model = (f"parallel.{axis}={getattr(topology, axis)}" for axis in ("pipe", "data", "model"))

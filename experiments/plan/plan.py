@@ -7,7 +7,7 @@ from typing import Any
 
 from experiments.config.rules import topology as arrangement
 from experiments.config.rules.all_rules import find_problems
-from experiments.config.rules.base import Facts
+from experiments.config.rules.base import ConfigView
 from experiments.core.errors import PlanError
 from modules.parallel.topology import Topology
 
@@ -52,13 +52,13 @@ def make_plan(config: dict[str, Any]) -> Plan:
     problems = find_problems(config)
     if arrangement.is_open(config):
         problems.append(
-            "parallel=auto: no layout is chosen yet; take one, or let experiments.plan.layout_search.choose do it"
+            "parallel=auto: no layout is chosen yet; take one, or let experiments.plan.layout_search.search do it"
         )
     if problems:
         raise PlanError(problems, f"the plan for '{config['name']}'")
-    topology = arrangement.topology_of(Facts(config, ()))
+    topology = arrangement.topology_of(ConfigView(config, ()))
     batch_size = config["batch_size_global"]
-    shares = arrangement.num_shares(Facts(config, ()), topology)
+    shares = arrangement.num_shares(ConfigView(config, ()), topology)
     share = batch_size // shares
     per_device = config["batch_size_per_device"] or share // arrangement.num_micro_batches(share, topology.pipe)
     num_train = config["data"].get("num_train")

@@ -9,22 +9,22 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from experiments.plan.estimate import Footprint
-    from experiments.plan.layout_search import Candidate, Choice
+    from experiments.plan.estimate import ResourceEstimate
+    from experiments.plan.layout_search import Candidate, SearchResult
     from experiments.plan.plan import Plan
 
 MIB, GIB = 2**20, 2**30
 MOST_SHOWN = 10
 
 
-def plan_tables(plan: Plan, footprint: Footprint, seconds_per_step: float | None) -> Iterator[Table]:
+def plan_tables(plan: Plan, footprint: ResourceEstimate, seconds_per_step: float | None) -> Iterator[Table]:
     """A plan as a person reads it; of a pipeline the stages too."""
     yield _plan_table(plan, footprint, seconds_per_step)
     if plan.topology.pipe > 1:
         yield _stages_table(plan, footprint)
 
 
-def _plan_table(plan: Plan, footprint: Footprint, seconds_per_step: float | None) -> Table:
+def _plan_table(plan: Plan, footprint: ResourceEstimate, seconds_per_step: float | None) -> Table:
     table = Table(title=escape(f"plan of '{plan.name}'"), show_header=False, title_justify="left")
     table.add_column(style="bold", no_wrap=True)
     table.add_column(justify="right")
@@ -67,7 +67,7 @@ def _server_rows(plan: Plan) -> list[tuple[str, str, str] | None]:
     return [("parameter servers", f"{plan.servers:,}", told), None]
 
 
-def _memory_rows(plan: Plan, footprint: Footprint) -> list[tuple[str, str, str] | None]:
+def _memory_rows(plan: Plan, footprint: ResourceEstimate) -> list[tuple[str, str, str] | None]:
     fullest, several = footprint.fullest, plan.topology.world > 1
     rows: list[tuple[str, str, str] | None] = [
         ("parameters", f"{footprint.num_parameters:,}", ""),
@@ -86,7 +86,7 @@ def _memory_rows(plan: Plan, footprint: Footprint) -> list[tuple[str, str, str] 
     ]
 
 
-def _stages_table(plan: Plan, footprint: Footprint) -> Table:
+def _stages_table(plan: Plan, footprint: ResourceEstimate) -> Table:
     waits = f"ideal bubble {plan.bubble:.1%} of a step, with {plan.num_accumulation} micro-batches"
     table = Table(title=f"stages: {waits}", title_justify="left")
     table.add_column("stage")
@@ -101,7 +101,7 @@ def _stages_table(plan: Plan, footprint: Footprint) -> Table:
     return table
 
 
-def layouts_table(choice: Choice) -> Table:
+def layouts_table(choice: SearchResult) -> Table:
     """What `parallel=auto` compared: the best layouts, and what was dropped and why."""
     shown = choice.ranked[:MOST_SHOWN]
     table = Table(title=escape(f"layouts of '{choice.name}'"), title_justify="left", caption_justify="left")
@@ -140,7 +140,7 @@ def _work(flops: float, unit: str) -> str:
     return f"{flops / scale:.3g} {unit}" if flops < 1e5 * scale else f"{flops / 1e15:,.1f} PFLOP"
 
 
-def _left_out(choice: Choice, num_shown: int) -> Iterator[str]:
+def _left_out(choice: SearchResult, num_shown: int) -> Iterator[str]:
     yield "at once: examples of a micro-batch x micro-batches; memory of the fullest rank; times of a step, guessed."
     yield "model: sums over ranks that share layers; stages: between stages; data: between replicas, not hidden."
     if (slower := len(choice.ranked) - num_shown) > 0:

@@ -9,7 +9,7 @@ from experiments.run import journal
 
 
 @dataclass
-class Earlier:
+class PreviousAttempts:
     """Sums over all earlier attempts."""
 
     digests: dict[str, str] = field(default_factory=dict)
@@ -23,21 +23,21 @@ class Earlier:
     """Steps that had to be done again."""
 
 
-def earlier(folder: Path, attempt: int) -> Earlier:
+def read_previous_attempts(folder: Path, attempt: int) -> PreviousAttempts:
     """Read the journals of the attempts before one.
 
     Args:
         folder: of the run.
         attempt: the one that begins.
     """
-    found = Earlier()
+    found = PreviousAttempts()
     for path in journal.journals(folder):
         if path.parent.name != str(attempt):
             _read(path, found)
     return found
 
 
-def _read(path: Path, found: Earlier) -> None:
+def _read(path: Path, found: PreviousAttempts) -> None:
     offset = 0
     while True:
         events, end = journal.read(path, offset, 1 << 20)

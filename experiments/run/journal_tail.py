@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 
 
-class Tail:
+class JournalTail:
     """Step and metric of one attempt."""
 
     def __init__(self, folder: Path) -> None:

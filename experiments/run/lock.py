@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TextIO
 
 
-def hold(run_folder: Path, *, first: bool = False) -> TextIO:
+def lock_run(run_folder: Path, *, first: bool = False) -> TextIO:
     """Hold a run until the file is closed or the process ends, however it ends; any number may hold it together.
 
     Launcher and job each hold it, so that it stays held when one of them is killed. Where a file system knows no locks,

@@ -16,7 +16,7 @@ REPEATABLE = ("train/", "val/", "test/")
 """What follows from the trial; all else tells how a machine did, and is another every time."""
 
 
-def of_run(folder: Path) -> dict[str, list[tuple[int, float]]]:
+def read_series(folder: Path) -> dict[str, list[tuple[int, float]]]:
     """The repeatable metrics of a run folder, by name, in the order in which they were written."""
     found: dict[str, list[tuple[int, float]]] = {}
     for event in journal.replay(folder):
@@ -28,7 +28,7 @@ def of_run(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 @dataclass(frozen=True)
-class Parting:
+class Divergence:
     """How one metric of two runs compares, at the steps that both have."""
 
     name: str
@@ -46,7 +46,7 @@ class Parting:
 
 def compare(
     one: Mapping[str, Stream], other: Mapping[str, Stream], *, tolerance: float = 0.0, up_to: int | None = None
-) -> list[Parting]:
+) -> list[Divergence]:
     """Hold two runs against each other.
 
     Args:
@@ -61,12 +61,12 @@ def compare(
     return [_part(name, one.get(name, ()), other.get(name, ()), tolerance, up_to) for name in sorted({*one, *other})]
 
 
-def _part(name: str, one: Stream, other: Stream, tolerance: float, up_to: int | None) -> Parting:
+def _part(name: str, one: Stream, other: Stream, tolerance: float, up_to: int | None) -> Divergence:
     first, second = _by_step(one, up_to), _by_step(other, up_to)
     common = [step for step in first if step in second]
     far = {step: distance(first[step], second[step]) for step in common}
     apart = [step for step in common if far[step] > tolerance]
-    return Parting(
+    return Divergence(
         name=name,
         num_common=len(common),
         first_step=min(apart, default=None),

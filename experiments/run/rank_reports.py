@@ -10,11 +10,11 @@ from pathlib import Path
 
 from experiments.core.atomic import write_text
 
-FOLLOWS = "this rank ends, as another has gone"
+SECONDARY = "this rank ends, as another has gone"
 
 
 @dataclass(frozen=True)
-class LastWord:
+class RankError:
     """Why one rank ended."""
 
     rank: int
@@ -31,19 +31,19 @@ def log_name(rank: int) -> str:
     return "log.txt" if rank == 0 else f"log_rank_{rank}.txt"
 
 
-def leave(folder: Path, rank: int, reason: str, *, follows: bool, failure: str | None = None) -> None:
+def write_error(folder: Path, rank: int, reason: str, *, follows: bool, failure: str | None = None) -> None:
     """Leave a last word in an attempt's folder.
 
     Raises:
         OSError: the disk is full.
     """
-    word = LastWord(rank, time.time(), reason, follows, failure)
+    word = RankError(rank, time.time(), reason, follows, failure)
     write_text(folder / f"last_word_rank_{rank}.json", json.dumps(asdict(word)) + "\n")
 
 
-def first_cause(folder: Path, *, follows: bool = False) -> LastWord | None:
+def root_cause(folder: Path, *, follows: bool = False) -> RankError | None:
     """The word of the rank that failed of itself before all others, or that first noticed others to be gone."""
-    words = [LastWord(**json.loads(path.read_text())) for path in folder.glob("last_word_rank_*.json")]
+    words = [RankError(**json.loads(path.read_text())) for path in folder.glob("last_word_rank_*.json")]
     return min((word for word in words if word.follows == follows), key=lambda word: word.time, default=None)
 
 
@@ -57,7 +57,7 @@ class RankLogs:
     def new_lines(self) -> Iterator[str]:
         """Whole lines since the last call, each with its rank: ``[rank 1] ...``; of ranks that only follow another last."""
         found = {rank: self._lines_of(rank) for rank in range(len(self._paths))}
-        for rank in sorted(found, key=lambda rank: any(FOLLOWS in line for line in found[rank])):
+        for rank in sorted(found, key=lambda rank: any(SECONDARY in line for line in found[rank])):
             yield from (f"[rank {rank}] {line}" for line in found[rank])
 
     def _lines_of(self, rank: int) -> list[str]:

@@ -13,7 +13,7 @@ from experiments.run.journal import FINAL_STATES
 
 
 @dataclass(frozen=True)
-class Standing:
+class RunState:
     """Where a run stands: running, finished, failed, stopped or killed; by which attempt; and when it ended.
 
     A sweep's trial may also be waiting, pruned or cancelled.
@@ -27,9 +27,9 @@ class Standing:
     """Class of what went wrong, of `experiments.run.failure`."""
 
 
-def standing(
+def determine_state(
     outcome: Mapping[str, Any] | None, last: Mapping[str, Any] | None, last_time: float, alive: bool
-) -> Standing:
+) -> RunState:
     """Decide where a run stands: by its outcome, else by its journal, else by whether its process lives.
 
     Args:
@@ -41,14 +41,14 @@ def standing(
     attempt = int(last["attempt"]) if last else 0
     if outcome is not None and int(outcome["attempt"]) >= attempt:
         ended, why = float(outcome["ended"]), (outcome.get("reason"), outcome.get("failure"))
-        return Standing(outcome["status"], int(outcome["attempt"]), ended, *why)
+        return RunState(outcome["status"], int(outcome["attempt"]), ended, *why)
     if last is None:
-        return Standing("running", attempt, None, None)
+        return RunState("running", attempt, None, None)
     if last["state"] in FINAL_STATES:
-        return Standing(last["state"], attempt, float(last["time"]), last["reason"], last.get("failure"))
+        return RunState(last["state"], attempt, float(last["time"]), last["reason"], last.get("failure"))
     if not alive:
-        return Standing("killed", attempt, last_time, f"process {last['pid']} is gone and left no word")
-    return Standing("running", attempt, None, None)
+        return RunState("killed", attempt, last_time, f"process {last['pid']} is gone and left no word")
+    return RunState("running", attempt, None, None)
 
 
 def process_alive(host: str, pid: int, since: float) -> bool:

@@ -6,10 +6,10 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from experiments.sweep.ledger import Standing
+from experiments.sweep.ledger import LedgerState
 
 
-def device_s(standing: Standing, now: float) -> float:
+def device_s(standing: LedgerState, now: float) -> float:
     """Device-seconds of all attempts, those that still run among them."""
     running = sum(
         (now - entry.since) * entry.devices for entry in standing.entries.values() if entry.state == "running"
@@ -17,7 +17,7 @@ def device_s(standing: Standing, now: float) -> float:
     return running + sum(entry.used_s for entry in standing.entries.values())
 
 
-def spent(budget: Mapping[str, Any], standing: Standing) -> str | None:
+def spent(budget: Mapping[str, Any], standing: LedgerState) -> str | None:
     """Why no further trial is begun; None while there is something left."""
     now = time.time()
     wall_h, device_h = (now - standing.opened) / 3600, device_s(standing, now) / 3600
@@ -28,6 +28,6 @@ def spent(budget: Mapping[str, Any], standing: Standing) -> str | None:
     return None
 
 
-def may_ask(budget: Mapping[str, Any], standing: Standing) -> bool:
+def may_ask(budget: Mapping[str, Any], standing: LedgerState) -> bool:
     """Whether there are points left to ask a strategy for."""
     return budget["points"] is None or len(standing.points()) < budget["points"]

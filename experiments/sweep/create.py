@@ -15,8 +15,8 @@ from experiments.config.rules import slurm as site
 from experiments.core.atomic import write_text
 from experiments.core.errors import InputError, PlanError
 from experiments.sweep.expand import trials_of
-from experiments.sweep.ledger import Ledger, Standing
-from experiments.sweep.spec import Question
+from experiments.sweep.ledger import Ledger, LedgerState
+from experiments.sweep.spec import SweepSpec
 from experiments.sweep.sweep import ADAPTIVE, Sweep, needs_study
 from experiments.sweep.templates import Template, Templates, check_links
 from experiments.trial.code_copy import CODE, copy_packages
@@ -26,23 +26,23 @@ MOST_TOLD = 10
 
 
 @dataclass(frozen=True)
-class Draft:
+class SweepDraft:
     """A sweep that is not on disk yet: every trial that is known before one has run, checked."""
 
-    question: Question
+    question: SweepSpec
     experiment: Experiment
     """One of its experiments; what it does not share with the others stands in the templates."""
     templates: Templates
     trials: list[dict[str, Any]]
 
 
-def draft(
-    question: Question,
+def prepare(
+    question: SweepSpec,
     *,
     config_dirs: Sequence[str] = (),
     trust: Sequence[str] = (),
     experiment: Experiment | None = None,
-) -> Draft:
+) -> SweepDraft:
     """Compose what the space's choices of options ask for, and fill every point in.
 
     Args:
@@ -55,12 +55,12 @@ def draft(
         InputError: with every problem of every trial.
     """
     templates, experiment = _compose_all(question, config_dirs, trust, experiment)
-    found = list(_trials(question, templates, Standing()))
-    return Draft(question, experiment, templates, found)
+    found = list(_trials(question, templates, LedgerState()))
+    return SweepDraft(question, experiment, templates, found)
 
 
 def _compose_all(
-    question: Question, config_dirs: Sequence[str], trust: Sequence[str], given: Experiment | None = None
+    question: SweepSpec, config_dirs: Sequence[str], trust: Sequence[str], given: Experiment | None = None
 ) -> tuple[Templates, Experiment]:
     groups = options.groups(options.user_folders(config_dirs))
     templates: list[Template] = []
@@ -83,7 +83,7 @@ def _hardware_of_a_trial(config: dict[str, Any]) -> dict[str, int]:
     return {} if part is None else {"nodes": 1, "devices_per_node": part}
 
 
-def _trials(question: Question, templates: Templates, standing: Standing) -> Iterator[dict[str, Any]]:
+def _trials(question: SweepSpec, templates: Templates, standing: LedgerState) -> Iterator[dict[str, Any]]:
     """Those that are known before one has run, but for what the ledger has already.
 
     Raises:
@@ -136,7 +136,7 @@ def _as_key(values: dict[str, Any]) -> str:
     return repr(sorted(values.items()))
 
 
-def write(draft: Draft) -> Sweep:
+def write(draft: SweepDraft) -> Sweep:
     """Put a sweep on disk; its folder is named by the question, with a number behind where there is one already.
 
     Raises:
@@ -189,7 +189,7 @@ def extend(sweep: Sweep, overrides: Sequence[str]) -> int:
     Raises:
         InputError: they change what its trials share, which only a new sweep can.
     """
-    question = Question.load(sweep.folder)
+    question = SweepSpec.load(sweep.folder)
     provenance = sweep.provenance
     if overrides and provenance.get("source"):
         told = f"{overrides[0]}: the sweep '{sweep.name}' is one run of a shared file; run it again with `lathe run --from`"

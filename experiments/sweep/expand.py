@@ -8,13 +8,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from experiments.core.errors import InputError
-from experiments.sweep.ledger import Standing
+from experiments.sweep.ledger import LedgerState
 from experiments.sweep.templates import Templates
 from experiments.trial.trial import trial_id
 
 
 def trials_of(
-    question: Mapping[str, Any], templates: Templates, standing: Standing, point: int, values: dict[str, Any],
+    question: Mapping[str, Any], templates: Templates, standing: LedgerState, point: int, values: dict[str, Any],
     number: int | None, *, may_be_wrong: bool = False,
 ) -> Iterator[dict[str, Any]]:  # fmt: skip
     """What the ledger is to be told of a point: a trial for each seed.

@@ -60,7 +60,7 @@ class Entry:
 
 
 @dataclass
-class Standing:
+class LedgerState:
     """What the events add up to."""
 
     entries: dict[str, Entry] = field(default_factory=dict)
@@ -137,11 +137,11 @@ class Ledger:
         """
         self.folder = folder
         self.path = folder / "ledger.jsonl"
-        self.standing = Standing()
+        self.standing = LedgerState()
         self._offset = 0
         self._is_locked = False
 
-    def look(self) -> Standing:
+    def look(self) -> LedgerState:
         """Read on. A line that is not whole yet is left for the next time."""
         try:
             with self.path.open("rb") as file:
@@ -157,7 +157,7 @@ class Ledger:
         return self.standing
 
     @contextmanager
-    def locked(self) -> Iterator[Standing]:
+    def locked(self) -> Iterator[LedgerState]:
         """What stands, and nobody else writes until the context ends; a process that dies lets go.
 
         Raises:

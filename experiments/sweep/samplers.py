@@ -14,7 +14,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, Trial
 
-from experiments.sweep.space import Choice, Interval, Part, Space, is_conditional, values
+from experiments.sweep.space import Choice, Dimension, Interval, Space, is_conditional, values
 
 MOST_DRAWS = 50
 """Draws a point, after which a small space is taken to have no further ones."""
@@ -65,7 +65,7 @@ def as_optuna(
     return params, distributions
 
 
-def _draw(space: Space, draw: Callable[[str, Part], Any], where: str = "") -> dict[str, Any]:
+def _draw(space: Space, draw: Callable[[str, Dimension], Any], where: str = "") -> dict[str, Any]:
     """A point key by key; the keys that an option brings along follow it, and no others."""
     point: dict[str, Any] = {}
     for key, part in space.items():
@@ -74,7 +74,7 @@ def _draw(space: Space, draw: Callable[[str, Part], Any], where: str = "") -> di
     return point
 
 
-def _placed(space: Space, point: Mapping[str, Any], where: str = "") -> Iterator[tuple[str, Part, Any]]:
+def _placed(space: Space, point: Mapping[str, Any], where: str = "") -> Iterator[tuple[str, Dimension, Any]]:
     """Name, part and value of the keys of a point that the space has."""
     for key, part in space.items():
         if key in point and _fits(part, point[key]):
@@ -87,18 +87,18 @@ def _name(key: str, where: str) -> str:
     return f"{key} ({where})" if where else key
 
 
-def _inside(part: Part, value: Any) -> Space:
+def _inside(part: Dimension, value: Any) -> Space:
     return part.inside.get(value, {}) if isinstance(part, Choice) and part.inside else {}
 
 
-def _fits(part: Part, value: Any) -> bool:
+def _fits(part: Dimension, value: Any) -> bool:
     if isinstance(part, Choice):
         return _label(value) in map(_label, part.options)
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return is_number and part.low <= value <= part.high and (part.count() is None or value in values(part))
 
 
-def _free(name: str, part: Part, before: Sequence[FrozenTrial]) -> str:
+def _free(name: str, part: Dimension, before: Sequence[FrozenTrial]) -> str:
     """A name that no trial has used for other values, which Optuna does not take.
 
     So a key that was extended is modelled anew, while the others keep what was learnt of them.
@@ -114,7 +114,7 @@ def _known(name: str, before: Sequence[FrozenTrial]) -> BaseDistribution | None:
     return next((trial.distributions[name] for trial in before if name in trial.distributions), None)
 
 
-def _distribution(part: Part) -> BaseDistribution:
+def _distribution(part: Dimension) -> BaseDistribution:
     if isinstance(part, Choice):
         return CategoricalDistribution([_label(option) for option in part.options])
     if part.whole:
@@ -127,7 +127,7 @@ def _label(option: Any) -> str:
     return json.dumps(option, sort_keys=True)
 
 
-def _suggest(trial: Trial, name: str, part: Part) -> Any:
+def _suggest(trial: Trial, name: str, part: Dimension) -> Any:
     if isinstance(part, Choice):
         labels = [_label(option) for option in part.options]
         return part.options[labels.index(str(trial.suggest_categorical(name, labels)))]
@@ -137,14 +137,14 @@ def _suggest(trial: Trial, name: str, part: Part) -> Any:
     return drawn if part.step is None else part.at(round((drawn - part.low) / part.step))
 
 
-class EachItsOwn(BaseSampler):
+class PerTrialSampler(BaseSampler):
     """The sampler of a strategy, made anew for each trial with a seed of its own: many short-lived processes would
     else all draw the same."""
 
     def __init__(self, strategy: Mapping[str, Any], space: Space) -> None:
         """
         Args:
-            strategy: by the keys of `experiments.config.schema.Strategy`.
+            strategy: by the keys of `experiments.config.schema.StrategySchema`.
             space: what is drawn from.
         """
         self._strategy, self._space = strategy, space

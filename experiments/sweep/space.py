@@ -44,7 +44,7 @@ class Interval:
         return int(value) if self.whole else float(value)
 
 
-Part: TypeAlias = "Choice | Interval"
+Dimension: TypeAlias = "Choice | Interval"
 Space: TypeAlias = "dict[str, Choice | Interval]"
 
 
@@ -76,7 +76,7 @@ def _points(space: Space) -> Iterator[dict[str, Any]]:
                 yield {key: value, **within, **point}
 
 
-def values(part: Part) -> Iterator[Any]:
+def values(part: Dimension) -> Iterator[Any]:
     """All that a key may be, which has to have an end."""
     if isinstance(part, Choice):
         yield from part.options
@@ -170,7 +170,7 @@ def keys(space: Space) -> list[str]:
     return list(dict.fromkeys(key for key, _ in _all_parts(space)))
 
 
-def _all_parts(space: Space) -> Iterator[tuple[str, Part]]:
+def _all_parts(space: Space) -> Iterator[tuple[str, Dimension]]:
     for key, part in space.items():
         yield key, part
         for inner in part.inside.values() if isinstance(part, Choice) else ():
@@ -209,7 +209,7 @@ def _most(space: Space) -> Counter[str]:
     return count
 
 
-def rewritten(space: Space, key: str, rewrite: Callable[[Part], Space]) -> Space:
+def rewritten(space: Space, key: str, rewrite: Callable[[Dimension], Space]) -> Space:
     """The space with something else in every place where a key stands."""
     found: Space = {}
     for name, part in space.items():
@@ -223,7 +223,7 @@ def rewritten(space: Space, key: str, rewrite: Callable[[Part], Space]) -> Space
     return found
 
 
-def varied(space: Space, key: str, new: Part, join: Callable[[Part, Part], Part]) -> Space:
+def varied(space: Space, key: str, new: Dimension, join: Callable[[Dimension, Dimension], Dimension]) -> Space:
     """The space with a key that takes further values, or others: where it stands, else at the end.
 
     Args:
@@ -240,21 +240,21 @@ def varied(space: Space, key: str, new: Part, join: Callable[[Part, Part], Part]
 def fixed(space: Space, key: str, value: Any) -> Space:
     """The space without a key; what its value brings along stays, in its place."""
 
-    def brought_along(old: Part) -> Space:
+    def brought_along(old: Dimension) -> Space:
         inside = old.inside if isinstance(old, Choice) else {}
         return next((inner for option, inner in inside.items() if option == value), {})
 
     return rewritten(space, key, brought_along)
 
 
-def replaced(old: Part, new: Part) -> Part:
+def replaced(old: Dimension, new: Dimension) -> Dimension:
     """The new values; options that stay bring along what they brought."""
     if not isinstance(old, Choice) or not isinstance(new, Choice) or not old.inside:
         return new
     return replace(new, inside={option: inner for option, inner in old.inside.items() if option in new.options})
 
 
-def joined(old: Part, new: Part) -> Part:
+def joined(old: Dimension, new: Dimension) -> Dimension:
     """The old values and the new; an interval without end gives way to the new one."""
     if any(isinstance(part, Interval) and part.count() is None for part in (old, new)):
         return new
@@ -278,7 +278,7 @@ def as_yaml(space: Space) -> dict[str, Any]:
     return {key: _part_as_yaml(part) for key, part in space.items()}
 
 
-def _part_as_yaml(part: Part) -> Any:
+def _part_as_yaml(part: Dimension) -> Any:
     if isinstance(part, Choice):
         if part.inside:
             return {option: as_yaml(part.inside.get(option, {})) for option in part.options}
@@ -287,7 +287,7 @@ def _part_as_yaml(part: Part) -> Any:
     return {key: value for key, value in told.items() if key in ("low", "high") or value}
 
 
-def shown_part(part: Part) -> str:
+def shown_part(part: Dimension) -> str:
     """A part as one writes it in the grammar of sweeps."""
     if isinstance(part, Choice):
         return ",".join(map(str, part.options))

@@ -10,10 +10,10 @@ from decimal import Decimal
 from fnmatch import fnmatch
 from typing import Any
 
-from experiments.config.source_map import Origins
-from experiments.config.sweep_values import Written
+from experiments.config.source_map import SourceMap
+from experiments.config.sweep_values import SweepValues
 from experiments.core.errors import InputError, did_you_mean
-from experiments.sweep.space import Choice, Interval, Part, Space, interval_fault, overlaps, repeated
+from experiments.sweep.space import Choice, Dimension, Interval, Space, interval_fault, overlaps, repeated
 
 GRAMMAR = {
     "choice": "choice(a, b, c)", "range": "range(1, 10, 2)", "interval": "interval(0, 1)",
@@ -27,11 +27,11 @@ KEY = re.compile(r"[A-Za-z_][\w./\[\]-]*")
 MOST_VALUES = 10_000
 
 
-class Reader:
+class SpaceParser:
     """Reads one space; afterwards ``problems`` holds what is wrong with it."""
 
     def __init__(
-        self, groups: Mapping[str, Collection[str]] | None, origins: Origins | None = None, root: str = ""
+        self, groups: Mapping[str, Collection[str]] | None, origins: SourceMap | None = None, root: str = ""
     ) -> None:
         """
         Args:
@@ -39,7 +39,7 @@ class Reader:
             origins: of a file that the space stands in.
             root: the key of that file that holds the space, as the origins call it.
         """
-        self.groups, self.origins, self.root = groups, origins or Origins(), root
+        self.groups, self.origins, self.root = groups, origins or SourceMap(), root
         self.problems: list[str] = []
 
     def space(self, node: Mapping[Any, Any], path: str | None = None) -> Space:
@@ -54,7 +54,7 @@ class Reader:
                 found[key] = part
         return found
 
-    def node(self, key: str, node: Any, path: str) -> Part | None:
+    def node(self, key: str, node: Any, path: str) -> Dimension | None:
         """What a node of YAML lets a key be; None where that makes no sense."""
         typed = key + self.origins.typed(path, node).removeprefix(path)
         if node is None and ")" in key:
@@ -74,7 +74,7 @@ class Reader:
             return self._choice(key, [node], typed)
         return None
 
-    def written(self, key: str, written: Written, typed: str) -> Part | None:
+    def written(self, key: str, written: SweepValues, typed: str) -> Dimension | None:
         """What the grammar of sweeps lets a key be; None where that makes no sense.
 
         Args:
@@ -104,7 +104,7 @@ class Reader:
             return self._choice(key, options, typed)
         return None
 
-    def _text(self, key: str, text: str, path: str, typed: str) -> Part | None:
+    def _text(self, key: str, text: str, path: str, typed: str) -> Dimension | None:
         if text.count("(") > text.count(")") and self.origins.place(path):
             self.problems.append(f"{typed} ends too early: inside {{}} and [] YAML takes a comma for its own; quote it")
             return None
@@ -115,9 +115,11 @@ class Reader:
         except InputError as err:
             self.problems.append(explained(err, text, typed))
             return None
-        return self.written(key, value, typed) if isinstance(value, Written) else self._choice(key, [value], typed)
+        return self.written(key, value, typed) if isinstance(value, SweepValues) else self._choice(key, [value], typed)
 
-    def _choice(self, key: str, options: list[Any], typed: str, inside: dict[Any, Space] | None = None) -> Part | None:
+    def _choice(
+        self, key: str, options: list[Any], typed: str, inside: dict[Any, Space] | None = None
+    ) -> Dimension | None:
         if not options:
             self.problems.append(f"{typed} is no choice, as there is nothing in it; write values such as [1, 2]")
             return None
@@ -137,7 +139,7 @@ class Reader:
                 self.problems.append(f"{typed}: {option!r} is no option of the group '{group}'; {way_out}")
         return [str(option) for option in options]
 
-    def _glob(self, key: str, written: Written, typed: str) -> Part | None:
+    def _glob(self, key: str, written: SweepValues, typed: str) -> Dimension | None:
         include, exclude = written.items
         if self.groups is None or key not in self.groups:
             self.problems.append(
@@ -154,7 +156,7 @@ class Reader:
             return None
         return Choice(tuple(found))
 
-    def _range(self, key: str, written: Written, typed: str) -> Part | None:
+    def _range(self, key: str, written: SweepValues, typed: str) -> Dimension | None:
         start, stop, step = (Decimal(str(item)) for item in written.items)
         if not all(number.is_finite() for number in (start, stop, step)) or step == 0:
             self.problems.append(f"{typed} never ends; write range(START, STOP, STEP), such as range(1, 10, 2)")
@@ -171,9 +173,9 @@ class Reader:
             self.problems.append(f"{typed} has {count} values in an order of its own; write a rising range")
             return None
         found = [int(number) if whole else float(number) for number in (start + i * step for i in range(count))]
-        return self.written(key, Written("choice", tuple(found), is_shuffled=written.is_shuffled), typed)
+        return self.written(key, SweepValues("choice", tuple(found), is_shuffled=written.is_shuffled), typed)
 
-    def _bounds(self, node: Mapping[str, Any], typed: str) -> Part | None:
+    def _bounds(self, node: Mapping[str, Any], typed: str) -> Dimension | None:
         """An interval as a map."""
         before = len(self.problems)
         for name, value in node.items():
@@ -194,14 +196,14 @@ class Reader:
             interval = replace(interval, high=interval.at(count - 1))
         return self._interval(interval, typed)
 
-    def _interval(self, interval: Interval, typed: str) -> Part | None:
+    def _interval(self, interval: Interval, typed: str) -> Dimension | None:
         fault = interval_fault(interval)
         if fault is not None:
             self.problems.append(f"{typed} {fault}")
             return None
         return interval
 
-    def _conditional(self, key: str, node: Mapping[Any, Any], path: str, typed: str) -> Part | None:
+    def _conditional(self, key: str, node: Mapping[Any, Any], path: str, typed: str) -> Dimension | None:
         """A map of options to the keys that each brings along."""
         inside: dict[Any, Space] = {}
         for option, brought in node.items():
@@ -247,7 +249,7 @@ def parse(node: Mapping[str, Any], groups: Mapping[str, Collection[str]] | None 
     Raises:
         InputError: with every problem.
     """
-    reader = Reader(groups)
+    reader = SpaceParser(groups)
     space = reader.space(node)
     told_twice = [] if groups is None else overlaps(space, groups)
     if problems := [*reader.problems, *told_twice]:

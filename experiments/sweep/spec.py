@@ -14,15 +14,15 @@ import yaml
 
 import sweeps
 from experiments.config import options
-from experiments.config.rules.base import Facts
-from experiments.config.source_map import Origins, shown_path
-from experiments.config.sweep_values import Written
+from experiments.config.rules.base import ConfigView
+from experiments.config.source_map import SourceMap, shown_path
+from experiments.config.sweep_values import SweepValues
 from experiments.config.validate import Validation
 from experiments.core.errors import ConfigError, InputError, did_you_mean
 from experiments.core.secrets import looks_secret, secret_keys
 from experiments.sweep.space import (
     Choice,
-    Part,
+    Dimension,
     Space,
     as_yaml,
     choices_of_groups,
@@ -36,10 +36,10 @@ from experiments.sweep.space import (
     size,
     varied,
 )
-from experiments.sweep.space_parser import Reader, explained, parse
+from experiments.sweep.space_parser import SpaceParser, explained, parse
 
 HOUSE = Path(sweeps.__file__).parent
-SCHEMA = "experiments.config.schema.Sweep"
+SCHEMA = "experiments.config.schema.SweepSchema"
 FILE = "sweep.yaml"
 DEFAULTS: dict[str, Any] = {
     "name": None, "note": None, "base": [], "space": {}, "given": [],
@@ -55,11 +55,11 @@ MOST_NAMED = 60
 
 
 @dataclass(frozen=True)
-class Question:
+class SweepSpec:
     """What is asked, checked and whole."""
 
     asked: dict[str, Any]
-    """By the keys of `experiments.config.schema.Sweep`, every one of them, in plain values; the space as it was frozen."""
+    """By the keys of `experiments.config.schema.SweepSchema`, every one of them, in plain values; the space as it was frozen."""
     space: Space
 
     @property
@@ -112,12 +112,12 @@ class Question:
         return yaml.safe_dump(self.asked, sort_keys=False, allow_unicode=True)
 
     @classmethod
-    def load(cls, folder: Path) -> Question:
+    def load(cls, folder: Path) -> SweepSpec:
         """The question of a sweep that was begun, from its folder."""
         asked = yaml.load((folder / FILE).read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
         return cls(asked, parse(asked["space"]))
 
-    def extended(self, overrides: Sequence[str], config_dirs: Sequence[str | Path] = ()) -> Question:
+    def extended(self, overrides: Sequence[str], config_dirs: Sequence[str | Path] = ()) -> SweepSpec:
         """The question with further values, points, seeds or budget, for a sweep that was begun.
 
         Args:
@@ -129,7 +129,7 @@ class Question:
         """
         if not overrides:
             return self
-        draft = _Draft.of(deepcopy(self.asked), options.groups(options.user_folders(config_dirs)))
+        draft = _SpecDraft.of(deepcopy(self.asked), options.groups(options.user_folders(config_dirs)))
         draft.space, draft.has_begun = self.space, True
         for typed in overrides:
             draft.override(typed)
@@ -142,21 +142,23 @@ class Question:
 
 
 @dataclass
-class _Draft:
+class _SpecDraft:
     """A question on the way; problems gather until nothing more can be found out."""
 
     asked: dict[str, Any]
     groups: dict[str, dict[str, Path]]
-    origins: Origins
+    origins: SourceMap
     space: Space = field(default_factory=dict)
     has_begun: bool = False
     """Whether there are trials already, to which others are added."""
     problems: list[str] = field(default_factory=list)
 
     @classmethod
-    def of(cls, node: dict[str, Any], groups: dict[str, dict[str, Path]], origins: Origins | None = None) -> _Draft:
+    def of(
+        cls, node: dict[str, Any], groups: dict[str, dict[str, Path]], origins: SourceMap | None = None
+    ) -> _SpecDraft:
         """From what a file says."""
-        draft = cls(node, groups, origins or Origins())
+        draft = cls(node, groups, origins or SourceMap())
         for name in ("strategy", "pruner"):
             if isinstance(node.get(name), str):  # by its name alone
                 node[name] = {"name": node[name]}
@@ -164,7 +166,7 @@ class _Draft:
                     if f"sweep.{name}" in known:
                         known[f"sweep.{name}.name"] = known[f"sweep.{name}"]
         if isinstance(node.get("space"), dict):
-            reader = Reader(groups, draft.origins, "sweep.space")
+            reader = SpaceParser(groups, draft.origins, "sweep.space")
             draft.space = reader.space(node["space"])
             draft.problems += reader.problems
             node["space"] = {}
@@ -186,7 +188,7 @@ class _Draft:
             return
         if key == "sweep" or key.startswith("sweep."):
             self._set(key, value, masked)
-        elif isinstance(value, Written):
+        elif isinstance(value, SweepValues):
             self._vary(key, value, masked)
         elif not self.has_begun:
             self.space = fixed(self.space, key, value)
@@ -210,13 +212,13 @@ class _Draft:
         else:
             self._base().append(typed)
 
-    def _vary(self, key: str, written: Written, typed: str) -> None:
-        reader = Reader(self.groups)
+    def _vary(self, key: str, written: SweepValues, typed: str) -> None:
+        reader = SpaceParser(self.groups)
         part = reader.written(key, written, typed)
         self.problems += reader.problems
         if part is None:
             return
-        join: Callable[[Part, Part], Part] = joined if self.has_begun else replaced
+        join: Callable[[Dimension, Dimension], Dimension] = joined if self.has_begun else replaced
         self.space = varied(self.space, key, part, join)
         if not self.has_begun and isinstance(self.asked.get("base"), list):
             self.asked["base"] = [one for one in self.asked["base"] if _key_of(one) != key]
@@ -225,7 +227,7 @@ class _Draft:
         """A key of the question itself."""
         parents, last = key.split(".")[1:-1], key.split(".")[-1]
         name = [*parents, last][0] if "." in key else ""
-        if isinstance(value, Written):
+        if isinstance(value, SweepValues):
             self.problems.append(f"{typed} gives several values, and a key of the question takes one; give one")
         elif not name or name == "space":
             self.problems.append(f"{typed} is no key of the question; write what varies as optimizer.lr=0.01,0.1")
@@ -244,13 +246,13 @@ class _Draft:
             node[last] = {**node[last], **value} if both_maps else value
             self.origins.add_override(key, value, typed.partition("=")[2])
 
-    def finish(self, *, may_be_single: bool) -> Question:
+    def finish(self, *, may_be_single: bool) -> SweepSpec:
         """Fill in what was left out, and check everything.
 
         Raises:
             InputError: with every problem.
         """
-        from experiments.sweep.spec_rules import Case, find_faults
+        from experiments.sweep.spec_rules import RuleContext, find_faults
 
         asked = self.asked = filled(self.asked, self.space)
         validation = Validation(self.origins, (), self.groups)
@@ -258,11 +260,13 @@ class _Draft:
         for secret in secret_keys({**asked, "space": frozen}, "sweep"):
             validation.secret(secret)
         validation.fields(asked, SCHEMA, "sweep.")
-        case = Case(Facts(asked, ()), self.space, list(self.groups), self.origins, may_be_single or bool(self.problems))
+        case = RuleContext(
+            ConfigView(asked, ()), self.space, list(self.groups), self.origins, may_be_single or bool(self.problems)
+        )
         told = [*self.problems, *self.origins.traps.values(), *validation.problems, *find_faults(case)]
         if told:
             raise ConfigError(list(dict.fromkeys(told)), f"the sweep '{asked['name']}'")
-        return Question({**asked, "space": frozen}, self.space)
+        return SweepSpec({**asked, "space": frozen}, self.space)
 
 
 def _key_of(typed: Any) -> str:
@@ -282,7 +286,7 @@ def filled(asked: Mapping[str, Any], space: Space) -> dict[str, Any]:
     return found
 
 
-def read(name: str, overrides: Sequence[str] = (), config_dirs: Sequence[str | Path] = ()) -> Question:
+def read(name: str, overrides: Sequence[str] = (), config_dirs: Sequence[str | Path] = ()) -> SweepSpec:
     """The question of a file, with overrides.
 
     Args:
@@ -295,9 +299,9 @@ def read(name: str, overrides: Sequence[str] = (), config_dirs: Sequence[str | P
     """
     dirs = options.user_folders(config_dirs)
     path = _find(name, dirs)
-    origins = Origins()
+    origins = SourceMap()
     node = _content(path, origins)
-    draft = _Draft.of(
+    draft = _SpecDraft.of(
         {"name": path.stem, **{key: value for key, value in node.items() if value is not None}},
         options.groups(dirs),
         origins,
@@ -309,7 +313,7 @@ def read(name: str, overrides: Sequence[str] = (), config_dirs: Sequence[str | P
 
 def from_overrides(
     overrides: Sequence[str], config_dirs: Sequence[str | Path] = (), name: str | None = None
-) -> Question:
+) -> SweepSpec:
     """The question that overrides alone ask: a grid of all that have several values, or one point where none has.
 
     Args:
@@ -320,7 +324,7 @@ def from_overrides(
     Raises:
         InputError: with every problem.
     """
-    draft = _Draft.of({}, options.groups(options.user_folders(config_dirs)))
+    draft = _SpecDraft.of({}, options.groups(options.user_folders(config_dirs)))
     for typed in overrides:
         draft.override(typed)
     varying = [key.replace("/", ".").rpartition(".")[2] for key in draft.space]
@@ -358,7 +362,7 @@ def _find(name: str, dirs: Sequence[Path]) -> Path:
     return found[0]
 
 
-def _content(path: Path, origins: Origins) -> dict[str, Any]:
+def _content(path: Path, origins: SourceMap) -> dict[str, Any]:
     """What a file says in plain values.
 
     Raises:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from experiments.config.overrides import read_override
-from experiments.config.rules.base import Facts, NotJudgedError
-from experiments.config.source_map import Origins
-from experiments.config.sweep_values import Written
+from experiments.config.rules.base import ConfigView, NotApplicable
+from experiments.config.source_map import SourceMap
+from experiments.config.sweep_values import SweepValues
 from experiments.core.errors import InputError
 from experiments.sweep.space import Choice, Interval, Space, endless, is_conditional, keys, overlaps, size
 from experiments.sweep.sweep import ADAPTIVE
@@ -28,13 +28,13 @@ MOST_TRIALS = 50_000
 
 
 @dataclass(frozen=True)
-class Case:
+class RuleContext:
     """One question, which may be faulty."""
 
-    facts: Facts
+    facts: ConfigView
     space: Space
     groups: Sequence[str]
-    origins: Origins
+    origins: SourceMap
     may_be_single: bool
 
     def get(self, key: str, *kinds: type) -> Any:
@@ -45,43 +45,43 @@ class Case:
         return self.origins.typed(f"sweep.{key}", self.facts.get(key, int, float, str, list, dict, type(None)))
 
 
-def find_faults(case: Case) -> list[str]:
+def find_faults(case: RuleContext) -> list[str]:
     """Every rule that does not hold."""
     problems: list[str] = overlaps(case.space, case.groups)
     for rule in RULES:
         try:
             problems += rule(case)
-        except NotJudgedError:  # what is wrong with the values it needs is told
+        except NotApplicable:  # what is wrong with the values it needs is told
             continue
     return problems
 
 
-def _positive(case: Case) -> Iterator[str]:
+def _positive(case: RuleContext) -> Iterator[str]:
     for key in POSITIVE:
         try:
             value = case.get(key, int, float)
-        except NotJudgedError:
+        except NotApplicable:
             continue
         if not value > 0:
             yield f"{case.typed(key)} is not more than 0; write a larger number"
 
 
-def _factor(case: Case) -> Iterator[str]:
+def _factor(case: RuleContext) -> Iterator[str]:
     if case.get("pruner.factor", int) < 2:
         yield f"{case.typed('pruner.factor')} lets every trial go on; write 2 or more"
 
 
-def _seed(case: Case) -> Iterator[str]:
+def _seed(case: RuleContext) -> Iterator[str]:
     if not 0 <= case.get("strategy.seed", int) <= LARGEST_SEED:
         yield f"{case.typed('strategy.seed')} is not between 0 and {LARGEST_SEED}; write such a number"
 
 
-def _name(case: Case) -> Iterator[str]:
+def _name(case: RuleContext) -> Iterator[str]:
     if not re.fullmatch(r"\w[\w.-]*", case.get("name", str)):
         yield f"{case.typed('name')} is no name of a folder; write letters, digits, '_', '-' and '.'"
 
 
-def _metric(case: Case) -> Iterator[str]:
+def _metric(case: RuleContext) -> Iterator[str]:
     if not case.get("metric", str).startswith("val/"):
         yield (
             f"{case.typed('metric')} is not of the validation split, by which alone trials may be chosen; "
@@ -89,13 +89,13 @@ def _metric(case: Case) -> Iterator[str]:
         )
 
 
-def _storage(case: Case) -> Iterator[str]:
+def _storage(case: RuleContext) -> Iterator[str]:
     storage = case.get("strategy.storage", str)
     if not re.match(r"(postgresql|mysql|sqlite)(\+\w+)?://|\$\{oc\.env:", storage):
         yield f"{case.typed('strategy.storage')} is no address of a database; write postgresql://HOST/NAME, or null"
 
 
-def _given(case: Case) -> Iterator[str]:
+def _given(case: RuleContext) -> Iterator[str]:
     given, name = case.get("given", list), case.get("strategy.name", str)
     if name == "given" and not given:
         yield "sweep.strategy.name=given has no points; list sets of overrides in `given`, such as [[optimizer.lr=0.1]]"
@@ -108,24 +108,24 @@ def _given(case: Case) -> Iterator[str]:
         yield f"`given` lists points, which sweep.strategy.name={name} does not take; write `sweep.strategy=given`"
 
 
-def _space(case: Case) -> Iterator[str]:
+def _space(case: RuleContext) -> Iterator[str]:
     name, seeds = case.get("strategy.name", str), case.get("seeds", int)
     if name != "given" and not case.space and not (name == "grid" and (seeds > 1 or case.may_be_single)):
         yield "the space is empty; say what varies, such as optimizer.lr=0.01,0.1"
 
 
-def _points(case: Case) -> Iterator[str]:
+def _points(case: RuleContext) -> Iterator[str]:
     name = case.get("strategy.name", str)
     if name in ("random", *ADAPTIVE) and case.get("budget.points", int, type(None)) is None:
         yield f"sweep.strategy.name={name} never ends by itself; write `sweep.budget.points=30` or the like"
 
 
-def _grid(case: Case) -> Iterator[str]:
+def _grid(case: RuleContext) -> Iterator[str]:
     if case.get("strategy.name", str) == "grid":
         yield from endless(case.space)
 
 
-def _many(case: Case) -> Iterator[str]:
+def _many(case: RuleContext) -> Iterator[str]:
     name, points = case.get("strategy.name", str), case.get("budget.points", int, type(None))
     count = size(case.space) if name == "grid" else points
     if name in ADAPTIVE or count is None:
@@ -138,7 +138,7 @@ def _many(case: Case) -> Iterator[str]:
         )
 
 
-def _modelled(case: Case) -> Iterator[str]:
+def _modelled(case: RuleContext) -> Iterator[str]:
     name = case.get("strategy.name", str)
     if name not in ("cmaes", "gp"):
         return
@@ -158,25 +158,25 @@ def _modelled(case: Case) -> Iterator[str]:
             yield "sweep.strategy.name=cmaes goes by how keys hang together, and there is one; write `sweep.strategy=gp`"
 
 
-def _base(case: Case) -> Iterator[str]:
+def _base(case: RuleContext) -> Iterator[str]:
     varied = keys(case.space)
     for place, typed, key in _overrides(case, "base"):
         if key in varied:
             yield f"{key} stands in base ({typed}{place}) and in the space; take one of them away"
 
 
-def _overrides(case: Case, name: str) -> Iterator[tuple[str, str, str]]:
+def _overrides(case: RuleContext, name: str) -> Iterator[tuple[str, str, str]]:
     """Place, text and key of the overrides that stand in a list of the question, of those that are well formed."""
     for place, typed in _listed(case, name):
         try:
             key, value = read_override(typed)
         except InputError:
             continue
-        if not isinstance(value, Written):
+        if not isinstance(value, SweepValues):
             yield place, typed, key
 
 
-def _listed(case: Case, name: str) -> Iterator[tuple[str, str]]:
+def _listed(case: RuleContext, name: str) -> Iterator[tuple[str, str]]:
     for index, item in enumerate(case.get(name, list)):
         for depth, typed in enumerate(item) if isinstance(item, list) else [(None, item)]:
             inner = "" if depth is None else f"[{depth}]"
@@ -184,7 +184,7 @@ def _listed(case: Case, name: str) -> Iterator[tuple[str, str]]:
                 yield case.origins.place(f"sweep.{name}[{index}]{inner}"), typed
 
 
-def _well_formed(case: Case) -> Iterator[str]:
+def _well_formed(case: RuleContext) -> Iterator[str]:
     for name in ("base", "given"):
         for place, typed in _listed(case, name):
             if typed.startswith("~") and name == "base":
@@ -194,7 +194,7 @@ def _well_formed(case: Case) -> Iterator[str]:
             except InputError as err:
                 yield f"{name}{place}: {err.problems[0]}"
                 continue
-            if isinstance(value, Written):
+            if isinstance(value, SweepValues):
                 yield f"{name}{place}: {typed} gives several values; put them into the space"
             elif typed.startswith("~"):
                 yield f"{name}{place}: {typed} takes a key away, and a point gives keys values; write one"
@@ -202,7 +202,7 @@ def _well_formed(case: Case) -> Iterator[str]:
                 yield f"{name}{place}: {typed} is of the question, not of its experiment; write it as a key of its own"
 
 
-def _shared(case: Case) -> Iterator[str]:
+def _shared(case: RuleContext) -> Iterator[str]:
     for key in dict.fromkeys([*keys(case.space), *(key for _, _, key in _overrides(case, "given"))]):
         root = re.split(r"[./]", key)[0]
         if root in SHARED:
@@ -211,12 +211,12 @@ def _shared(case: Case) -> Iterator[str]:
             yield f"{key} varies, and does not change what a trial does; give it one value"
 
 
-def _seeds(case: Case) -> Iterator[str]:
+def _seeds(case: RuleContext) -> Iterator[str]:
     if "seed" in keys(case.space) and case.get("seeds", int) > 1:
         yield f"seed is in the space, and {case.typed('seeds')} varies it too; take one of them away"
 
 
-RULES: tuple[Callable[[Case], Iterator[str]], ...] = (
+RULES: tuple[Callable[[RuleContext], Iterator[str]], ...] = (
     _name, _positive, _factor, _seed, _metric, _storage, _given, _space, _points, _grid, _many, _modelled,
     _well_formed, _base, _shared, _seeds,
 )  # fmt: skip

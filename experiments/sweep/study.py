@@ -22,8 +22,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from experiments.core.errors import InputError
 from experiments.core.secrets import resolve
 from experiments.run.journal import cut_torn_tail
-from experiments.sweep.ledger import ENDED, Entry, Standing
-from experiments.sweep.samplers import EachItsOwn, as_optuna, ask
+from experiments.sweep.ledger import ENDED, Entry, LedgerState
+from experiments.sweep.samplers import PerTrialSampler, as_optuna, ask
 from experiments.sweep.space import Space
 from experiments.sweep.space_parser import parse
 
@@ -54,7 +54,7 @@ class Study:
 
         Args:
             folder: the sweep's, which every machine sees.
-            question: by the keys of `experiments.config.schema.Sweep`.
+            question: by the keys of `experiments.config.schema.SweepSchema`.
             space: the question's, where it has been read already.
 
         Raises:
@@ -73,7 +73,7 @@ class Study:
                 storage=self._storage,
                 study_name=name,
                 direction="maximize" if question["mode"] == "max" else "minimize",
-                sampler=EachItsOwn(strategy, self.space),
+                sampler=PerTrialSampler(strategy, self.space),
                 pruner=_pruner(question["pruner"], folder),
                 load_if_exists=True,
             )
@@ -91,7 +91,7 @@ class Study:
         params, distributions = as_optuna(self.space, values, self._study.get_trials(deepcopy=False))
         return self._add(create_trial(state=TrialState.RUNNING, params=params, distributions=distributions)).number
 
-    def tell(self, standing: Standing) -> None:
+    def tell(self, standing: LedgerState) -> None:
         """Bring the study to where the ledger stands. Whoever calls holds the ledger's lock."""
         verdicts = {
             entries[0].number: _verdict(entries)

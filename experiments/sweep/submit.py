@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from experiments.sweep.ledger import Standing
+from experiments.sweep.ledger import LedgerState
 from experiments.sweep.sweep import ADAPTIVE, Sweep
 from experiments.sweep.templates import Templates
 from experiments.trial.code_copy import CODE
-from launchers.base import Pool
+from launchers.base import WorkerPool
 
 
-def revive(sweep: Sweep) -> int:
+def requeue(sweep: Sweep) -> int:
     """Let every trial that ended without a result wait once more; how many wait now."""
     ledger = sweep.ledger()
     with ledger.locked() as standing:
@@ -22,7 +22,9 @@ def revive(sweep: Sweep) -> int:
         return sum(entry.state == "waiting" for entry in standing.entries.values())
 
 
-def pool_of(sweep_folder: Path, templates: Templates, worker: dict[str, int], asked: dict[str, Any], todo: int) -> Pool:
+def pool_of(
+    sweep_folder: Path, templates: Templates, worker: dict[str, int], asked: dict[str, Any], todo: int
+) -> WorkerPool:
     """The workers that are of use for so many trials.
 
     Args:
@@ -37,7 +39,7 @@ def pool_of(sweep_folder: Path, templates: Templates, worker: dict[str, int], as
     per_node, whole = hardware["devices_per_node"], worker["devices_per_node"]
     side_by_side = launcher.get("trials_per_device") or 1
     crews = side_by_side * (1 if per_node == whole else worker["nodes"] * (whole // per_node))
-    return Pool(
+    return WorkerPool(
         folder=sweep_folder,
         code=sweep_folder / CODE,
         name=asked["name"],
@@ -53,7 +55,7 @@ def pool_of(sweep_folder: Path, templates: Templates, worker: dict[str, int], as
     )
 
 
-def num_todo(asked: dict[str, Any], standing: Standing) -> int:
+def num_todo(asked: dict[str, Any], standing: LedgerState) -> int:
     """Trials that wait, and those that a strategy may still be asked for."""
     waiting = sum(entry.state == "waiting" for entry in standing.entries.values())
     if asked["strategy"]["name"] not in ADAPTIVE:
@@ -62,7 +64,7 @@ def num_todo(asked: dict[str, Any], standing: Standing) -> int:
     return waiting + max(0, left) * int(asked["seeds"])
 
 
-def submit(sweep: Sweep) -> Pool | None:
+def submit(sweep: Sweep) -> WorkerPool | None:
     """Start workers for what is to be run; None where there is nothing.
 
     Raises:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from experiments.components.instantiate import build
+from experiments.components.instantiate import instantiate
 from experiments.core.errors import InputError, did_you_mean
 from experiments.sweep.ledger import Entry, Ledger
 from experiments.sweep.templates import Templates
@@ -38,7 +38,7 @@ class Sweep:
 
     @cached_property
     def question(self) -> dict[str, Any]:
-        """What was asked, by the keys of `experiments.config.schema.Sweep`; every key is there."""
+        """What was asked, by the keys of `experiments.config.schema.SweepSchema`; every key is there."""
         question: dict[str, Any] = yaml.safe_load((self.folder / "sweep.yaml").read_text())
         return question
 
@@ -89,7 +89,7 @@ class Sweep:
 
     def executor(self) -> Executor:
         """Where its workers run."""
-        executor: Executor = build(self.config["launcher"], "launcher", tuple(self.provenance["trust"]))
+        executor: Executor = instantiate(self.config["launcher"], "launcher", tuple(self.provenance["trust"]))
         return executor
 
     def trial(self, entry: Entry) -> Trial:

@@ -15,7 +15,7 @@ import yaml
 
 from experiments.config import options
 from experiments.config.rules.all_rules import find_problems
-from experiments.config.source_map import Origins
+from experiments.config.source_map import SourceMap
 from experiments.config.validate import Validation
 from experiments.core.atomic import write_text
 from experiments.core.errors import PlanError, did_you_mean
@@ -139,7 +139,7 @@ class Templates:
         template = self.of(values)
         config = template.fill(values, seed)
         config["launcher"] = template.config["launcher"]
-        origins = Origins()
+        origins = SourceMap()
         for key, value in values.items():
             origins.texts[key] = shown(value)
         validation = Validation(origins, self.trust, self._groups)

@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from experiments.run import journal
 from experiments.run.state import process_alive
-from experiments.tracking.run_sync import RunSync, Synced
+from experiments.tracking.run_sync import RunSync, SyncResult
 from experiments.tracking.store_uri import StoreError
 from experiments.trial.trial import Trial
 
@@ -41,7 +41,7 @@ def follow(
         0 when the store has everything, 1 when it was given up; then a line on stderr says why.
     """
     run = RunSync(trial)
-    synced, error, ended_at, pause_s = Synced(None, None, 0), "", None, _POLL_S
+    synced, error, ended_at, pause_s = SyncResult(None, None, 0), "", None, _POLL_S
 
     def tell() -> None:
         line = {"run_id": synced.run_id, "experiment_id": synced.experiment_id, "pending": run.pending()}

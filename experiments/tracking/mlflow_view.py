@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode
 
-from experiments.sweep.space import Choice, Part, keys
+from experiments.sweep.space import Choice, Dimension, keys
 from experiments.sweep.space_parser import parse
 from experiments.sweep.sweep import Sweep, reference
 from experiments.tracking.store_uri import StoreError, is_server, resolve_store, without_login
@@ -56,7 +56,7 @@ def state(question: Mapping[str, Any], sweep_key: str) -> dict[str, Any]:
     """What the page shows, in the words of MLflow's UI.
 
     Args:
-        question: by the keys of `experiments.config.schema.Sweep`.
+        question: by the keys of `experiments.config.schema.SweepSchema`.
         sweep_key: which all runs of the sweep's trials have in a tag.
     """
     swept = swept_keys(question)
@@ -155,7 +155,7 @@ def _given(question: Mapping[str, Any]) -> list[list[str]]:
     return points or [[]]
 
 
-def _is_numeric(part: Part) -> bool:
+def _is_numeric(part: Dimension) -> bool:
     if not isinstance(part, Choice):
         return True
     return all(isinstance(option, (int, float)) and not isinstance(option, bool) for option in part.options)
@@ -171,7 +171,7 @@ def page(question: Mapping[str, Any], sweep_key: str, experiment_id: str, view_k
     """The part of a link after an address, for any server that shows the store.
 
     Args:
-        question: by the keys of `experiments.config.schema.Sweep`.
+        question: by the keys of `experiments.config.schema.SweepSchema`.
         sweep_key: of the sweep.
         experiment_id: of MLflow's experiment in that store.
         view_key: of the saved view; None where the store took none: the page is then filtered and sorted, with the
@@ -187,7 +187,7 @@ def page(question: Mapping[str, Any], sweep_key: str, experiment_id: str, view_k
     return f"#/experiments/{experiment_id}/runs?{urlencode(told, quote_via=quote)}"
 
 
-class Place(NamedTuple):
+class ViewLocation(NamedTuple):
     """Where a sweep stands in its store, by what the last sync noted."""
 
     experiment_id: str
@@ -196,7 +196,7 @@ class Place(NamedTuple):
     """Of the store; None where a variable that it is written with is not set here."""
 
 
-def place(sweep: Sweep) -> Place | None:
+def place(sweep: Sweep) -> ViewLocation | None:
     """Where a sweep stands in its store; None where it was not brought there."""
     try:
         told = json.loads((sweep.folder / "sync.json").read_text())
@@ -206,9 +206,9 @@ def place(sweep: Sweep) -> Place | None:
     if not experiment_id:
         return None
     try:
-        return Place(experiment_id, view_key or None, resolve_store(written, sweep.runs_dir))
+        return ViewLocation(experiment_id, view_key or None, resolve_store(written, sweep.runs_dir))
     except StoreError:
-        return Place(experiment_id, view_key or None, None)
+        return ViewLocation(experiment_id, view_key or None, None)
 
 
 def link(sweep: Sweep, address: str) -> str:
@@ -229,7 +229,7 @@ def link(sweep: Sweep, address: str) -> str:
     return f"{address.rstrip('/')}/{page(sweep.question, sweep.key, found.experiment_id, found.view_key)}"
 
 
-def way(sweep: Sweep) -> str:
+def ui_hint(sweep: Sweep) -> str:
     """What a person who looks at a sweep does to see its trials side by side in MLflow."""
     found, name = place(sweep), reference(sweep)
     if found is not None and found.uri is not None and is_server(found.uri):

@@ -11,7 +11,7 @@ from typing import Any
 from experiments.core import atomic
 from experiments.core.errors import InputError
 from experiments.run import journal
-from experiments.run.state import Standing, process_alive, standing
+from experiments.run.state import RunState, determine_state, process_alive
 from experiments.tracking import mlflow_client as mlflow_store
 from experiments.tracking import run_tags as describe
 from experiments.tracking import store_uri as store
@@ -36,7 +36,7 @@ STATUS = {
 
 
 @dataclass(frozen=True)
-class Synced:
+class SyncResult:
     """What one sync of a run did; the ids are None where nothing has happened yet that MLflow could show."""
 
     run_id: str | None
@@ -64,13 +64,13 @@ class Logged:
 
 
 @dataclass(frozen=True)
-class Place:
+class SweepMember:
     """What a sweep says of the run of one of its trials."""
 
     name: str
     tags: Mapping[str, str]
     params: Mapping[str, str]
-    standing: Standing
+    state: RunState
     """By the ledger, whatever the trial's files say."""
     since: float
     """When it came to that: the start of a run whose journal has no event yet."""
@@ -79,7 +79,7 @@ class Place:
 
 
 @dataclass
-class _Progress:
+class _RunProgress:
     """How far a run has come into a store; `sync.json` in the run folder."""
 
     store: str
@@ -96,7 +96,7 @@ class _Progress:
     versions: dict[str, str] = field(default_factory=dict)  # of it, by the name it is registered under
 
     @classmethod
-    def load(cls, path: Path, name: str) -> _Progress:
+    def load(cls, path: Path, name: str) -> _RunProgress:
         """Read what stands in the file; start over where it is missing, damaged or about another store."""
         try:
             progress = cls(**json.loads(path.read_text()))
@@ -108,7 +108,7 @@ class _Progress:
         atomic.write_text(path, json.dumps(asdict(self), indent=1) + "\n")
 
 
-def sync_run(trial: Trial) -> Synced:
+def sync_run(trial: Trial) -> SyncResult:
     """Bring a run's journals, parameters, artifacts and status into its store, as far as they are not there yet.
 
     Raises:
@@ -125,7 +125,7 @@ class RunSync:
         self._attached = ""  # the run id that this process has seen in the store
         self._known_params: set[str] = set()
 
-    def round(self, *, reconcile: bool, place: Place | None = None) -> Synced:
+    def round(self, *, reconcile: bool, place: SweepMember | None = None) -> SyncResult:
         """Upload what is new and set the status.
 
         Args:
@@ -140,10 +140,10 @@ class RunSync:
         try:
             into = mlflow_store.open_store(uri, self.trial.runs_dir)
             with mlflow_store.locked(self.trial.folder / "sync.lock"):
-                progress = _Progress.load(self._path, self.trial.config["tracking"]["store"] or uri)
+                progress = _RunProgress.load(self._path, self.trial.config["tracking"]["store"] or uri)
                 attached = self._attached and self._attached == progress.run_id
                 if not attached and not self._attach(into, progress, place):
-                    return Synced(None, None, 0)
+                    return SyncResult(None, None, 0)
                 points = self._upload(into, progress)
                 if place is not None and place.measured is not None:
                     into.log_metrics(progress.run_id, [place.measured])
@@ -155,7 +155,7 @@ class RunSync:
             self._attached = ""
             name, written = self.trial.folder.name, self.trial.config["tracking"]["store"]
             raise mlflow_store.refused(err, name, written, uri, name) from err
-        return Synced(progress.run_id, progress.experiment_id, points, model, warning)
+        return SyncResult(progress.run_id, progress.experiment_id, points, model, warning)
 
     def log_model(self, register_as: str | None = None) -> Logged:
         """Log the final model of a run that is in the store, and register it, as far as that is not done.
@@ -169,7 +169,7 @@ class RunSync:
         try:
             into = mlflow_store.open_store(uri, self.trial.runs_dir)
             with mlflow_store.locked(self.trial.folder / "sync.lock"):
-                progress = _Progress.load(self._path, written or uri)
+                progress = _RunProgress.load(self._path, written or uri)
                 return self._bring_model(into, progress, register_as, however_large=True)
         except errors as err:
             name = self.trial.folder.name
@@ -178,7 +178,7 @@ class RunSync:
     def pending(self) -> int:
         """Events that the store has not got yet."""
         name = self.trial.config["tracking"]["store"] or store.store_uri(self.trial)
-        offsets = _Progress.load(self._path, name).offsets
+        offsets = _RunProgress.load(self._path, name).offsets
         lines = 0
         for path in journal.journals(self.trial.folder):
             with path.open("rb") as file:
@@ -190,7 +190,7 @@ class RunSync:
     def _path(self) -> Path:
         return self.trial.folder / "sync.json"
 
-    def _attach(self, into: Store, progress: _Progress, place: Place | None) -> bool:
+    def _attach(self, into: Store, progress: _RunProgress, place: SweepMember | None) -> bool:
         """Find or create the MLflow run and give it its parameters; False while there is nothing to show."""
         started = _started(self.trial) or (place.since if place else None)
         if started is None:
@@ -206,13 +206,13 @@ class RunSync:
         self._attached = run.run_id
         return True
 
-    def _find_or_create(self, into: Store, started: float, place: Place | None) -> Found:
+    def _find_or_create(self, into: Store, started: float, place: SweepMember | None) -> Found:
         config, key = self.trial.config, {"lathe.run_key": self.trial.provenance["run_key"]}
         tags = describe.tags(self.trial) | dict(place.tags if place else {})
         name = place.name if place else str(config["name"])
         return into.run_of(config["tracking"]["experiment"], key, name=name, started=started, tags=tags)
 
-    def _start_over(self, progress: _Progress, run: Found) -> None:
+    def _start_over(self, progress: _RunProgress, run: Found) -> None:
         code = sorted(path for path in (self.trial.folder / "code").glob("*") if path.is_file())
         progress.run_id, progress.experiment_id = run.run_id, run.experiment_id
         progress.offsets, progress.last_state, progress.last_time = {}, None, 0.0
@@ -220,7 +220,7 @@ class RunSync:
         progress.model, progress.versions = "", {}
         progress.artifacts = ["trial.yaml", "provenance.yaml", *(f"code/{path.name}" for path in code)]
 
-    def _upload(self, into: Store, progress: _Progress) -> int:
+    def _upload(self, into: Store, progress: _RunProgress) -> int:
         """Send what the journals hold beyond the offsets; a crash between two saves only sends it again."""
         paths = journal.journals(self.trial.folder)
         points = 0
@@ -237,7 +237,7 @@ class RunSync:
                 progress.save(self._path)
         return points
 
-    def _send(self, into: Store, progress: _Progress, events: Sequence[journal.Event]) -> int:
+    def _send(self, into: Store, progress: _RunProgress, events: Sequence[journal.Event]) -> int:
         points = into.log_metrics(progress.run_id, (event for event in events if event["event"] == "metrics"))
         into.log_data(progress.run_id, [event for event in events if event["event"] == "data"])
         for event in events:
@@ -256,13 +256,13 @@ class RunSync:
         into.log_params(run_id, {key: text for key, text in texts.items() if key not in self._known_params})
         self._known_params.update(texts)
 
-    def _set_standing(self, into: Store, progress: _Progress, reconcile: bool, place: Place | None) -> None:
+    def _set_standing(self, into: Store, progress: _RunProgress, reconcile: bool, place: SweepMember | None) -> None:
         last = progress.last_state
         if place is not None:
-            now = place.standing
+            now = place.state
         else:
             alive = not reconcile or last is None or process_alive(last["host"], last["pid"], last["time"])
-            now = standing(self.trial.outcome(), last, progress.last_time, alive)
+            now = determine_state(self.trial.outcome(), last, progress.last_time, alive)
         tags = {"lathe.state": now.state, "lathe.attempt": str(now.attempt)}
         tags |= {"lathe.reason": now.reason} if now.reason else {}
         tags |= {"lathe.failure": now.failure} if now.failure else {}
@@ -281,12 +281,12 @@ class RunSync:
         progress.tags, progress.status, progress.name = tags, status, name
         progress.save(self._path)
 
-    def _asks_for_model(self, progress: _Progress, place: Place | None) -> bool:
+    def _asks_for_model(self, progress: _RunProgress, place: SweepMember | None) -> bool:
         """Whether the model of this run is to be logged with it; of a sweep's trials the sweep picks one."""
         is_finished = progress.status is not None and progress.status[0] == "FINISHED"
         return bool(place is None and is_finished and self.trial.config["tracking"].get("log_model"))
 
-    def _try_model(self, into: Store, progress: _Progress) -> tuple[Logged | None, str | None]:
+    def _try_model(self, into: Store, progress: _RunProgress) -> tuple[Logged | None, str | None]:
         """Log the model, or say why that cannot be: the run is in the store all the same."""
         try:
             return self._bring_model(into, progress, self.trial.config["tracking"].get("register_as")), None
@@ -299,9 +299,9 @@ class RunSync:
         return None, f"the model of run '{self.trial.folder.name}' was not logged: {reason}"
 
     def _bring_model(
-        self, into: Store, progress: _Progress, register_as: str | None, *, however_large: bool = False
+        self, into: Store, progress: _RunProgress, register_as: str | None, *, however_large: bool = False
     ) -> Logged:
-        run = logged.Run(into, progress.experiment_id, progress.run_id, progress.name)
+        run = logged.RunToLog(into, progress.experiment_id, progress.run_id, progress.name)
         if not progress.model:
             progress.model = logged.log(self.trial, run, however_large=however_large)
             progress.save(self._path)
@@ -312,7 +312,7 @@ class RunSync:
             progress.save(self._path)
         return Logged(progress.model, register_as, progress.versions[register_as])
 
-    def _upload_artifacts(self, into: Store, progress: _Progress) -> None:
+    def _upload_artifacts(self, into: Store, progress: _RunProgress) -> None:
         """Upload the files on the list, last of all: a store that takes no files shall still have the curves."""
         while progress.artifacts:
             into.upload(progress.run_id, self.trial.folder, progress.artifacts[0])

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from experiments.run.journal import MetricsEvent
-from experiments.sweep.ledger import ENDED, Entry, Standing, mean_of
+from experiments.sweep.ledger import ENDED, Entry, LedgerState, mean_of
 
 
-class Curve(Standing):
+class BestSoFar(LedgerState):
     """Where a sweep stands, and how it came there; a pure function of the ledger, so a replay has the same points.
 
     The step of a point is the number of ends so far. One that is run once more ends once more.

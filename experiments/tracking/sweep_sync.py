@@ -14,18 +14,18 @@ from yaml import YAMLError
 
 from experiments.core import atomic
 from experiments.core.errors import InputError
-from experiments.run.state import Standing
+from experiments.run.state import RunState
 from experiments.sweep.ledger import ENDED, Entry
-from experiments.sweep.status.progress import Observer, Progress
+from experiments.sweep.status.progress import Progress, ProgressReader
 from experiments.sweep.sweep import Sweep, named, reference
 from experiments.tracking import mlflow_client as mlflow_store
 from experiments.tracking import mlflow_view as sweep_view
 from experiments.tracking import store_uri as store
 from experiments.tracking import sweep_tags as describe_sweep
 from experiments.tracking.mlflow_client import Store
-from experiments.tracking.run_sync import Place, RunSync, changed, passing, sync_run
+from experiments.tracking.run_sync import RunSync, SweepMember, changed, passing, sync_run
 from experiments.tracking.store_uri import StoreError
-from experiments.tracking.sweep_metrics import Curve
+from experiments.tracking.sweep_metrics import BestSoFar
 from experiments.trial.trial import Trial, find
 
 REPORT, PAGE = "report", "report.html"
@@ -115,7 +115,7 @@ def _config(sweep: Sweep) -> dict[str, Any]:
 
 
 @dataclass
-class _Progress:
+class _SweepProgress:
     """How far a sweep has come into a store; `sync.json` in its folder."""
 
     store: str
@@ -132,7 +132,7 @@ class _Progress:
     artifacts: list[str] = field(default_factory=list)
 
     @classmethod
-    def load(cls, path: Path, name: str) -> _Progress:
+    def load(cls, path: Path, name: str) -> _SweepProgress:
         """Read what stands in the file; start over where it is missing, damaged or about another store."""
         try:
             progress = cls(**json.loads(path.read_text()))
@@ -153,8 +153,8 @@ class SweepSync:
     def __init__(self, sweep: Sweep) -> None:
         self.sweep = sweep
         self._ledger = sweep.ledger()
-        self._ledger.standing = self._curve = Curve(sweep.question["mode"])
-        self._observer = Observer(sweep, self._ledger)
+        self._ledger.standing = self._curve = BestSoFar(sweep.question["mode"])
+        self._observer = ProgressReader(sweep, self._ledger)
         self._children: dict[str, RunSync] = {}
         self._names: dict[str, str] = {}
         self._attached = ""  # the run id that this process has seen in the store
@@ -177,7 +177,7 @@ class SweepSync:
         errors = mlflow_store.errors()
         try:
             with mlflow_store.locked(self.sweep.folder / "sync.lock"):
-                progress = _Progress.load(self._path, tracking["store"] or uri)
+                progress = _SweepProgress.load(self._path, tracking["store"] or uri)
                 self._look()
                 if self._attached and self._attached == progress.run_id:
                     into = mlflow_store.open_store(uri, self.sweep.runs_dir)
@@ -231,14 +231,14 @@ class SweepSync:
             return
         if not self._seen.startswith(f"{asked} "):
             self.sweep = Sweep(self.sweep.folder)
-            self._observer = Observer(self.sweep, self._ledger)
+            self._observer = ProgressReader(self.sweep, self._ledger)
         self._progress = self._observer.look()  # which may have read on once more; the next round then looks again
         self._over = self._is_over()
         with_seed, alone = int(self.sweep.question["seeds"]) > 1, self.sweep.name
         self._names = describe_sweep.run_names(self._progress.rows, with_seed=with_seed, alone=alone)
         self._seen = seen
 
-    def _attach(self, uri: str, progress: _Progress) -> Store:
+    def _attach(self, uri: str, progress: _SweepProgress) -> Store:
         """Find or make the parent run, before any child."""
         into = mlflow_store.open_store(uri, self.sweep.runs_dir)
         run = into.run(progress.run_id) if progress.run_id else None
@@ -259,7 +259,7 @@ class SweepSync:
         self._attached = run.run_id
         return into
 
-    def _sync_children(self, progress: _Progress, entries: Sequence[Entry]) -> tuple[int, list[str]]:
+    def _sync_children(self, progress: _SweepProgress, entries: Sequence[Entry]) -> tuple[int, list[str]]:
         """Bring the runs of trials up to date; points that were sent, and what failed."""
         points, refusals, unsaved, failures = 0, 0, 0, list[str]()
         for entry in entries:
@@ -290,14 +290,14 @@ class SweepSync:
             progress.save(self._path)
         return points, failures
 
-    def _child(self, trial: Trial, entry: Entry, progress: _Progress) -> tuple[str, int]:
+    def _child(self, trial: Trial, entry: Entry, progress: _SweepProgress) -> tuple[str, int]:
         """Bring the run of one trial up to date; its id and the points that were sent."""
         run = self._children.setdefault(entry.id, RunSync(trial))
-        place = Place(
+        place = SweepMember(
             name=self._names[entry.id],
             tags=describe_sweep.child_tags(self.sweep, entry, progress.run_id),
             params=describe_sweep.swept_parameters(entry),
-            standing=of_entry(entry),
+            state=of_entry(entry),
             since=entry.since,
             measured=describe_sweep.cost_of(entry),
         )
@@ -306,7 +306,7 @@ class SweepSync:
             del self._children[entry.id]
         return str(synced.run_id), synced.points
 
-    def _log_best(self, progress: _Progress) -> str | None:
+    def _log_best(self, progress: _SweepProgress) -> str | None:
         """Log the final model of the best trial of a sweep that is over; of the others `lathe export` does it.
 
         Returns:
@@ -332,7 +332,7 @@ class SweepSync:
             return None
         return f"the model of the best trial '{found.id}' of sweep '{self.sweep.name}' was not logged: {reason}"
 
-    def _save_view(self, into: Store, progress: _Progress) -> None:
+    def _save_view(self, into: Store, progress: _SweepProgress) -> None:
         """Save the view of the question as it stands, where the store's UI knows such views."""
         view = sweep_view.view(self.sweep)
         fingerprint = hashlib.sha256(view.text.encode()).hexdigest() if view else "none"
@@ -345,7 +345,7 @@ class SweepSync:
         progress.view = fingerprint
         progress.save(self._path)
 
-    def _tell(self, into: Store, progress: _Progress) -> None:
+    def _tell(self, into: Store, progress: _SweepProgress) -> None:
         """Bring the parent run up to date: its curves, tags and note, then its status, and files last of all."""
         assert self._progress is not None
         self._save_view(into, progress)
@@ -385,7 +385,7 @@ def _fingerprint(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
 
 
-def of_entry(entry: Entry) -> Standing:
+def of_entry(entry: Entry) -> RunState:
     """Where a trial of a sweep stands: by the ledger alone, which knows more than a host's table of processes."""
     ended = entry.since if entry.state in ENDED else None
-    return Standing(entry.state, entry.attempt, ended, entry.reason, entry.failure)
+    return RunState(entry.state, entry.attempt, ended, entry.reason, entry.failure)

@@ -9,10 +9,10 @@ from typing import Any
 from experiments.core.format import hours, number, point_text
 from experiments.run import journal
 from experiments.sweep.budget import may_ask, spent
-from experiments.sweep.ledger import ENDED, Entry, Standing
+from experiments.sweep.ledger import ENDED, Entry, LedgerState
 from experiments.sweep.space import Choice, Space, shown_part
 from experiments.sweep.space_parser import parse
-from experiments.sweep.status.progress import Progress, Row
+from experiments.sweep.status.progress import Progress, TrialRow
 from experiments.sweep.status.text import counts_text, short_keys
 from experiments.sweep.sweep import Sweep, reference
 from experiments.tracking import run_tags as describe
@@ -24,7 +24,7 @@ MOST_SHOWN = 20
 """Of trials that failed or were reused, or of sets of overrides."""
 
 
-def run_names(rows: Sequence[Row], *, with_seed: bool, alone: str) -> dict[str, str]:
+def run_names(rows: Sequence[TrialRow], *, with_seed: bool, alone: str) -> dict[str, str]:
     """What the runs of trials are called: by what tells them from each other, ``lr=0.003, batch_size_global=64, seed=1``.
 
     Args:
@@ -81,7 +81,7 @@ def tags(sweep: Sweep, config: Mapping[str, Any]) -> dict[str, str]:
     return describe.own_tags(config) | describe.origin_tags(sweep.provenance) | named
 
 
-def is_over(question: Mapping[str, Any], is_asked: bool, standing: Standing) -> bool:
+def is_over(question: Mapping[str, Any], is_asked: bool, standing: LedgerState) -> bool:
     """Whether no trial runs and none will be begun.
 
     Args:

@@ -6,26 +6,26 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-from experiments.train.data_loading import WHOLE, Share, TrainingBatches
-from experiments.train.trainer import Training, seed_step
+from experiments.train.data_loading import ALL, DataShard, TrainingBatches
+from experiments.train.trainer import Trainer, seed_step
 from modules.data.base import Batch
-from modules.parallel.base import Served
-from modules.parallel.topology import Place
+from modules.parallel.base import ManagedEngine
+from modules.parallel.topology import RankCoordinates
 
 Ended = tuple[Literal["finished", "stopped"], str | None]
 
 
-class Coordinator(Training):
+class Coordinator(Trainer):
     """The training as all others see it: its steps are the replicas' rounds, and it evaluates, saves and writes."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.share, self.num_together, self.sees_all, self.asked = WHOLE, 1, False, self.should_stop
+        self.share, self.num_together, self.sees_all, self.asked = ALL, 1, False, self.should_stop
         self.should_stop = self._why
 
     @property
-    def served(self) -> Served:
-        return cast(Served, self.parts.engine)
+    def served(self) -> ManagedEngine:
+        return cast(ManagedEngine, self.parts.engine)
 
     def run(self) -> Ended:
         try:
@@ -49,13 +49,13 @@ class Coordinator(Training):
 
 
 @dataclass
-class Player(Training):
+class ReplicaOrServer(Trainer):
     """A server or a replica: it writes nothing, and lives until the coordinator ends it."""
 
     role: str = ""
 
     def run(self) -> Ended:
-        engine = cast(Served, self.parts.engine)
+        engine = cast(ManagedEngine, self.parts.engine)
         with self._wrong_input():
             fetch = self._fetch() if self.role.startswith("replica") else _nothing
             engine.play(self.role, self.parts.learner, self.recipe(), fetch, self.should_stop)
@@ -66,8 +66,8 @@ class Player(Training):
         seed = self.config["seed"]
 
         def fetch(step: int, number: int, count: int) -> Batch:
-            batch = batches.of(step, Share(number, count))
-            seed_step(seed, step, Place(0, number, 0))
+            batch = batches.of(step, DataShard(number, count))
+            seed_step(seed, step, RankCoordinates(0, number, 0))
             return batch
 
         return fetch

@@ -14,19 +14,19 @@ from typing import Any
 import numpy
 import torch
 
-from experiments.components.assemble import make_parts
+from experiments.components.assemble import assemble
 from experiments.components.instantiate import in_a_line
 from experiments.core.errors import InputError, TrainingError
 from experiments.core.seeding import derive
 from experiments.plan.plan import Plan, make_plan
 from experiments.run.checkpoint import CheckpointError, Checkpoints
 from experiments.run.failure import CONFIG, DEVICE_MEMORY, DISK, EXCEPTION, HOST_MEMORY
-from experiments.run.history import earlier
+from experiments.run.history import read_previous_attempts
 from experiments.run.journal import Journal
-from experiments.run.rank_reports import FOLLOWS, leave, log_name
+from experiments.run.rank_reports import SECONDARY, log_name, write_error
 from experiments.train.determinism import set_level
-from experiments.train.trainer import Training
-from experiments.trial.initial_weights import KEPT, weights_of
+from experiments.train.trainer import Trainer
+from experiments.trial.initial_weights import FILE, weights_of
 from experiments.trial.trial import Trial
 from launchers.base import DONE, FAILED, NO_ROOM, WRONG_INPUT
 from modules.data.base import DataError
@@ -43,7 +43,7 @@ def execute(
     rank: Rank,
     journal: Journal,
     should_stop: Callable[[], str | None],
-    make: Callable[..., Training] = Training,
+    make: Callable[..., Trainer] = Trainer,
 ) -> int:
     """Train as one rank, or be what ``make`` makes, and say how it ended: in the journal, and beside it where others are.
 
@@ -70,7 +70,7 @@ def execute(
             _be_silent()
         try:
             if has_others:
-                leave(folder, rank.number, reason, follows=follows, failure=failure)
+                write_error(folder, rank.number, reason, follows=follows, failure=failure)
             if not follows:  # who began it is for the launching side to say
                 step = training.done if training else done
                 journal.state("failed", step=step, attempt=number, reason=reason, failure=failure)
@@ -79,7 +79,7 @@ def execute(
             return NO_ROOM
         return code
 
-    training: Training | None = None
+    training: Trainer | None = None
     has_others = rank.meeting != ""
     try:
         config = trial.config_of(number)
@@ -95,9 +95,10 @@ def execute(
             refuse_too_large(config, plan, trust)
         random.seed(derive(config["seed"], "python"))
         numpy.random.seed(derive(config["seed"], "numpy") % 2**32)
-        parts = make_parts(config, trust, trial.folder / KEPT if weights_of(config) else None)
+        parts = assemble(config, trust, trial.folder / FILE if weights_of(config) else None)
         training = make(
-            config, plan, parts, journal, checkpoints, should_stop, on_running, earlier(trial.folder, number), rank,
+            config, plan, parts, journal, checkpoints, should_stop, on_running,
+            read_previous_attempts(trial.folder, number), rank,
             trial.folder / "attempts" / str(number) / "profile" if config["profile"] else None,
             flops_per_step=_work(config, plan, trust) if rank.number == 0 else None,
             folder=trial.folder / "attempts" / str(number),
@@ -112,7 +113,7 @@ def execute(
         return fail(f"{type(err).__name__}: {err}", FAILED, class_of(err))
     except Exception as err:  # code of anyone's; nothing is swallowed: the log has the traceback
         if has_others and _is_of_another_rank(err):
-            return fail(f"{FOLLOWS}: {in_a_line(err)}", FAILED, EXCEPTION, follows=True)
+            return fail(f"{SECONDARY}: {in_a_line(err)}", FAILED, EXCEPTION, follows=True)
         return fail(_reason(err), FAILED, class_of(err), unexpected=True)
 
 

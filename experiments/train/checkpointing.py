@@ -17,7 +17,7 @@ from modules.parallel.base import Engine
 
 
 @dataclass(frozen=True)
-class Best:
+class BestCheckpoint:
     """What makes a step the best so far."""
 
     metric: str
@@ -25,7 +25,7 @@ class Best:
     mode: Literal["min", "max"]
 
 
-class Saver:
+class AsyncCheckpointer:
     """Every method is called by all ranks at the same point."""
 
     def __init__(self, engine: Engine, model: nn.Module, checkpoints: Checkpoints, is_first: bool) -> None:
@@ -35,7 +35,7 @@ class Saver:
         self._writing: Thread | None = None
         self._fault: BaseException | None = None
 
-    def save(self, done: int, metrics: Mapping[str, float], best: Best | None = None) -> None:
+    def save(self, done: int, metrics: Mapping[str, float], best: BestCheckpoint | None = None) -> None:
         """Save a step, if it is not saved, and mark it if it is the best.
 
         Raises:
@@ -52,7 +52,7 @@ class Saver:
             self._writing = Thread(target=self._write, args=(done, write, {"val": dict(metrics)}, best))
             self._writing.start()
 
-    def is_better(self, best: Best) -> bool:
+    def is_better(self, best: BestCheckpoint) -> bool:
         """Whether no checkpoint is as good, as the first rank sees it."""
         self.wait()
         better = self.is_first and self.checkpoints.is_better(best.metric, best.value, best.mode)
@@ -75,7 +75,9 @@ class Saver:
             fault, self._fault = self._fault, None
             raise fault
 
-    def _write(self, done: int, write: Callable[[Path], None] | None, state: dict[str, Any], best: Best | None) -> None:
+    def _write(
+        self, done: int, write: Callable[[Path], None] | None, state: dict[str, Any], best: BestCheckpoint | None
+    ) -> None:
         try:
             if write is not None:
                 self.checkpoints.save(done, write, state)

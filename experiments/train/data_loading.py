@@ -16,14 +16,14 @@ from modules.data.base import Batch, DataError, Ordered, Split, Tensors
 
 
 @dataclass(frozen=True)
-class Share:
+class DataShard:
     """Whose part of every batch is fetched: replica ``number`` of ``count``."""
 
     number: int = 0
     count: int = 1
 
 
-WHOLE = Share()
+ALL = DataShard()
 
 
 def training_batches(
@@ -33,7 +33,7 @@ def training_batches(
     first_step: int,
     num_steps: int,
     num_workers: int,
-    share: Share = WHOLE,
+    share: DataShard = ALL,
 ) -> Iterator[Batch]:
     """The batches of the steps ``first_step .. num_steps - 1``; a resume gets what it would have got.
 
@@ -62,7 +62,7 @@ def training_batches(
 
 
 def evaluation_batches(
-    split: Split, batch_size: int, num_workers: int, share: Share = WHOLE
+    split: Split, batch_size: int, num_workers: int, share: DataShard = ALL
 ) -> Iterator[tuple[Batch, bool]]:
     """Every example of a split once and in its own order, dealt to the replicas in turn; the last batch may be smaller.
 
@@ -91,7 +91,7 @@ class _Batches(Protocol):
 class TrainingBatches:
     """Batches of a training by step, in any order."""
 
-    def __init__(self, split: Split, batch_size: int, seed: int, share: Share = WHOLE) -> None:
+    def __init__(self, split: Split, batch_size: int, seed: int, share: DataShard = ALL) -> None:
         self.split = split
         self.batch_size = batch_size
         self.seed = seed
@@ -102,7 +102,7 @@ class TrainingBatches:
     def __getitem__(self, number: int) -> Batch:
         return self.of(number, self.share)
 
-    def of(self, number: int, share: Share) -> Batch:
+    def of(self, number: int, share: DataShard) -> Batch:
         """A share of one step's batch."""
         generator = Generator().manual_seed(derive(self.seed, "augment", number))
         inputs, targets = self.split.batch(self._indices(number), generator)

@@ -6,14 +6,14 @@ import inspect
 
 import torch
 
-from experiments.components.assemble import Parts
+from experiments.components.assemble import Components
 from experiments.components.model_signature import Interface, of_tensors
 from modules.evaluator.base import ModelEvaluator, Shows
-from modules.parallel.cost_model.compatibility import evaluator_misfits
-from modules.parallel.cost_model.layout import Layout
+from modules.parallel.cost_model.compatibility import evaluator_incompatibilities
+from modules.parallel.cost_model.layout import ParallelLayout
 
 
-def try_evaluation(parts: Parts, layout: Layout) -> tuple[list[str], Interface]:
+def dry_run(parts: Components, layout: ParallelLayout) -> tuple[list[str], Interface]:
     """Measure two empty examples with the untrained model, which stays as it is.
 
     Returns:
@@ -25,7 +25,7 @@ def try_evaluation(parts: Parts, layout: Layout) -> tuple[list[str], Interface]:
     """
     inputs, targets = parts.data.example(2)
     model, evaluator = parts.learner.model, parts.evaluator
-    if problems := [*evaluator_misfits(evaluator, layout), *_uncallable(evaluator)]:
+    if problems := [*evaluator_incompatibilities(evaluator, layout), *_uncallable(evaluator)]:
         raise ValueError("; ".join(problems))
     with torch.random.fork_rng(devices=[]), torch.inference_mode():
         outputs = model.eval()(inputs)

@@ -15,7 +15,7 @@ from modules.evaluator.base import Shows
 from modules.parallel.base import Engine
 
 
-class Showing:
+class EvaluatorArtifacts:
     """Asks a copy of the model on the CPU, so that it is the same for every engine: none has to hand out outputs."""
 
     def __init__(self, evaluator: object, model: nn.Module, is_first: bool) -> None:

@@ -17,7 +17,7 @@ from modules.schedule.base import Schedule
 T = TypeVar("T")
 
 
-class Curve:
+class MetricLogger:
     """Points of the training curves, logged every few steps."""
 
     def __init__(
@@ -39,7 +39,7 @@ class Curve:
         self.pending: list[tuple[int, dict[str, Tensor]]] = []
         self.every = int(config["log_every_steps"])
         self.learning_rate = config["optimizer"].get("lr")
-        self.clock = Clock(first_step)
+        self.clock = StepTimer(first_step)
 
     def add(self, done: int, metrics: dict[str, Tensor]) -> None:
         """Note one step. Reading a value waits for the device, so on a GPU it happens only where a point is due."""
@@ -69,7 +69,7 @@ class Curve:
         self.pending.clear()
         return values
 
-    def paused(self) -> Clock:
+    def paused(self) -> StepTimer:
         """A context whose time is not counted as training; losses are looked at before anything is saved."""
         self.drain()
         return self.clock
@@ -86,7 +86,7 @@ class Curve:
         self.journal.metrics(done, {**values, **self.usage(done, step_time_s)})
 
 
-class Clock:
+class StepTimer:
     """Seconds of a training step, with evaluations and checkpoints left out, and how much of them the data took."""
 
     def __init__(self, first_step: int, now: Callable[[], float] = time.perf_counter) -> None:

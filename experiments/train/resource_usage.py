@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import psutil
 import torch
 
-from experiments.run.history import Earlier
+from experiments.run.history import PreviousAttempts
 from experiments.train.energy import Meter
 
 
@@ -19,7 +19,7 @@ class Usage:
 
     def __init__(
         self, every_s: float | None, num_devices: int, flops_per_step: float | None, peak_flops_per_s: float | None,
-        earlier: Earlier, first_step: int, *, on_gpu: bool, sees_all: bool = True,
+        earlier: PreviousAttempts, first_step: int, *, on_gpu: bool, sees_all: bool = True,
     ) -> None:  # fmt: skip
         """
         Args:

@@ -10,7 +10,7 @@ from modules.parallel.base import Engine
 ASK_EVERY_S = 0.5
 
 
-class Agreement:
+class StopConsensus:
     """Asks the other ranks now and then: asking takes a message, and a step may take a millisecond."""
 
     def __init__(self, engine: Engine, should_stop: Callable[[], str | None], world: int, first_step: int) -> None:

@@ -14,42 +14,42 @@ import numpy
 import torch
 from torch import Tensor
 
-from experiments.components.assemble import Parts
+from experiments.components.assemble import Components
 from experiments.core.errors import InputError, TrainingError
 from experiments.core.seeding import derive
 from experiments.plan.estimate import layout_of
 from experiments.plan.plan import Plan
 from experiments.run.checkpoint import Checkpoint, Checkpoints
-from experiments.run.history import Earlier
+from experiments.run.history import PreviousAttempts
 from experiments.run.journal import Journal
-from experiments.train.checkpointing import Best, Saver
+from experiments.train.checkpointing import AsyncCheckpointer, BestCheckpoint
 from experiments.train.data_digest import fingerprint
-from experiments.train.data_loading import Share, evaluation_batches, training_batches
-from experiments.train.evaluator_check import try_evaluation
-from experiments.train.evaluator_files import Showing
-from experiments.train.metric_logging import Curve
+from experiments.train.data_loading import DataShard, evaluation_batches, training_batches
+from experiments.train.evaluator_check import dry_run
+from experiments.train.evaluator_files import EvaluatorArtifacts
+from experiments.train.metric_logging import MetricLogger
 from experiments.train.profiler import Profiler, count_work, profile_metrics
 from experiments.train.resource_usage import Usage, memory_peak_gib, memory_peaks
-from experiments.train.stop_agreement import Agreement
+from experiments.train.stop_agreement import StopConsensus
 from modules.data.base import Batch, Split
-from modules.parallel.base import Rank, Recipe
-from modules.parallel.topology import AXES, Place
+from modules.parallel.base import EngineConfig, Rank
+from modules.parallel.topology import AXES, RankCoordinates
 
 
 @dataclass
-class Training:
+class Trainer:
     """One attempt: from the last checkpoint, or from nothing, to the end or to the first reason to stop."""
 
     config: Mapping[str, Any]
     plan: Plan
-    parts: Parts
+    parts: Components
     journal: Journal
     checkpoints: Checkpoints
     should_stop: Callable[[], str | None]
     """Why to stop after this step, such as "SIGTERM"; None to go on."""
     on_running: Callable[[int, str | None], None]
     """Told the steps that are done: once when training begins, then again with every warning."""
-    earlier: Earlier = field(default_factory=Earlier)
+    earlier: PreviousAttempts = field(default_factory=PreviousAttempts)
     """What earlier attempts have left."""
     rank: Rank = field(default_factory=Rank)
     """Which of the processes of this training this is; the first alone writes."""
@@ -66,13 +66,13 @@ class Training:
 
     def __post_init__(self) -> None:
         self.place = self.plan.topology.place(self.rank.number)
-        self.share = Share(self.place.data, self.plan.topology.data)
+        self.share = DataShard(self.place.data, self.plan.topology.data)
         self.num_together = self.plan.topology.world  # ranks that make every step, each in its place
         self.sees_all = True  # nothing trains but the processes of the ranks
         # Before an engine takes parts of the model away.
         model = self.parts.learner.model
         self.num_parameters = sum(parameter.numel() for parameter in model.parameters())
-        self.showing = Showing(self.parts.evaluator, model, self.rank.number == 0)
+        self.showing = EvaluatorArtifacts(self.parts.evaluator, model, self.rank.number == 0)
 
     def run(self) -> tuple[Literal["finished", "stopped"], str | None]:
         """Train.
@@ -91,7 +91,7 @@ class Training:
             self._count_work()
             engine.prepare(self.parts.learner, self.recipe())
             train, val, test = (self._load(name) for name in ("train", "val", "test"))  # what is missing is told now
-        self.saver = Saver(engine, self.parts.learner.model, self.checkpoints, self.rank.number == 0)
+        self.saver = AsyncCheckpointer(engine, self.parts.learner.model, self.checkpoints, self.rank.number == 0)
         self.journal.params({**_derived(self.num_parameters, plan), **self._environment(), **self._interface()})
         first_step = self._restore()
         self.usage = self._usage(first_step)
@@ -119,8 +119,8 @@ class Training:
         self._tell_warnings()
         batches = self._batches(train, first_step)
         schedule, tokens = self.parts.learner.schedule, _tokens(self.parts.data.example(1))
-        curve = Curve(config, plan, schedule, self.journal, first_step, tokens, self._of_step)
-        agreement = Agreement(engine, self.should_stop, self.num_together, first_step)
+        curve = MetricLogger(config, plan, schedule, self.journal, first_step, tokens, self._of_step)
+        agreement = StopConsensus(engine, self.should_stop, self.num_together, first_step)
         if first_step < plan.num_steps and (reason := agreement.reason(first_step)) is not None:
             return "stopped", f"{reason} before step {first_step + 1}"
         for step, batch in enumerate(curve.clock.waiting(batches), start=first_step):
@@ -145,7 +145,7 @@ class Training:
                 return "stopped", f"{reason} after step {done}, which is saved"
         return "finished", None
 
-    def recipe(self) -> Recipe:
+    def recipe(self) -> EngineConfig:
         """What is asked of the engine."""
         looks = (self.config["eval_every_steps"], self.config["checkpoint"]["every_steps"], self.last_step or 0)
         every = tuple(steps for steps in looks if steps)
@@ -167,7 +167,7 @@ class Training:
         """Metrics beside a point of the training curve."""
         return self.usage.of_step(done, step_time_s)
 
-    def _why_to_stop(self, agreement: Agreement) -> str | None:
+    def _why_to_stop(self, agreement: StopConsensus) -> str | None:
         return "as far as was asked," if self.done == self.last_step else agreement.reason(self.done)
 
     @contextmanager
@@ -184,7 +184,7 @@ class Training:
         Raises:
             ValueError: it cannot measure the model's outputs, or not the metric that the best checkpoint goes by.
         """
-        names, self.interface = try_evaluation(self.parts, layout_of(self.config, self.plan))
+        names, self.interface = dry_run(self.parts, layout_of(self.config, self.plan))
         names = [f"val/{name}" for name in names]
         wanted = self.config["checkpoint"]["best_metric"]
         if wanted is not None and wanted not in names:
@@ -288,7 +288,7 @@ class Training:
         settings = self.config["checkpoint"]
         wanted = settings["best_metric"]
         if wanted in metrics:
-            best = Best(wanted, metrics[wanted], settings["best_mode"])
+            best = BestCheckpoint(wanted, metrics[wanted], settings["best_mode"])
             if self.saver.is_better(best):
                 self._save(done, metrics, best)
 
@@ -323,7 +323,7 @@ class Training:
             "env.determinism": self.config["determinism"],
         }
 
-    def _save(self, done: int, metrics: Mapping[str, float] | None = None, best: Best | None = None) -> None:
+    def _save(self, done: int, metrics: Mapping[str, float] | None = None, best: BestCheckpoint | None = None) -> None:
         begin = time.perf_counter()
         self.saver.wait()
         self._tell_warnings()
@@ -331,7 +331,7 @@ class Training:
         self.journal.metrics(done, {"perf/checkpoint_stall_ms": (time.perf_counter() - begin) * 1e3})
 
 
-def seed_step(seed: int, step: int, place: Place) -> None:
+def seed_step(seed: int, step: int, place: RankCoordinates) -> None:
     """Chance of one step: a pure function of seed and step, so that nothing of it has to be saved.
 
     Ranks that hold slices of the same layers draw the same; replicas and stages draw apart.
@@ -356,8 +356,8 @@ def _derived(num_parameters: int, plan: Plan) -> dict[str, int]:
     }
 
 
-def _recipe(config: Mapping[str, Any], plan: Plan, rank: Rank) -> Recipe:
-    return Recipe(
+def _recipe(config: Mapping[str, Any], plan: Plan, rank: Rank) -> EngineConfig:
+    return EngineConfig(
         num_steps=plan.num_steps,
         num_accumulation=plan.num_accumulation,
         grad_clip_norm=config["grad_clip_norm"],

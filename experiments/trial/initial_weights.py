@@ -12,7 +12,7 @@ from typing import Any
 from experiments.core.errors import InputError
 from experiments.run.checkpoint import Checkpoints
 
-KEPT = "initial.safetensors"
+FILE = "initial.safetensors"
 """Their name in the run's folder: what was submitted is what runs, whatever becomes of the run they come from."""
 MODEL = "model.safetensors"
 """That of a checkpoint's weights."""
@@ -57,7 +57,7 @@ def find_weights(named: str, folder_of: Callable[[str], Path]) -> Path:
     return found.folder / MODEL
 
 
-def keep(named: str, folder_of: Callable[[str], Path], folder: Path) -> dict[str, Any]:
+def copy_into(named: str, folder_of: Callable[[str], Path], folder: Path) -> dict[str, Any]:
     """Put the weights into a run's folder, and say where they come from.
 
     Raises:
@@ -66,10 +66,10 @@ def keep(named: str, folder_of: Callable[[str], Path], folder: Path) -> dict[str
     """
     source = find_weights(named, folder_of)
     if Path(named).expanduser().is_file():
-        shutil.copyfile(source, folder / KEPT)
+        shutil.copyfile(source, folder / FILE)
     else:
-        _link(source, folder / KEPT)  # a checkpoint is never written again, so that a second name for it will do
-    with (folder / KEPT).open("rb") as file:
+        _link(source, folder / FILE)  # a checkpoint is never written again, so that a second name for it will do
+    with (folder / FILE).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {"file": str(source), "sha256": digest}
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.config.allowlist import trusted
 from experiments.run import journal
-from experiments.run.metric_series import Stream, of_run
+from experiments.run.metric_series import Stream, read_series
 from experiments.trial.code_snapshot import snapshots
 from experiments.trial.environment import machine, packages
 from experiments.trial.trial import Trial, data_fingerprint, runs_dir_of, trial_id
@@ -29,7 +29,7 @@ NOTED = {
 
 
 @dataclass(frozen=True)
-class Record:
+class CodeRecord:
     """Everything that two runs can differ by, as plain data."""
 
     name: str
@@ -52,19 +52,19 @@ class Record:
     """Whether the streams hold only some of the points, as in a shared file."""
 
 
-def of_trial(trial: Trial, name: str | None = None) -> Record:
+def of_trial(trial: Trial, name: str | None = None) -> CodeRecord:
     """What a run folder holds."""
     provenance = trial.provenance
     noted, splits = _of_journals(trial.folder)
     told = {key: provenance[key] for key in ("python", "platform", "packages") if key in provenance}
-    return Record(
+    return CodeRecord(
         name=name or trial.folder.name,
         trial_id=trial.id,
         config=trial.config,
         code=provenance.get("code") or [],
         environment=told | noted,
         data={**(provenance.get("data") or {}), "splits": splits},
-        streams=of_run(trial.folder),
+        streams=read_series(trial.folder),
         run_key=provenance.get("run_key"),
         code_folder=code_folder(trial),
     )
@@ -77,11 +77,11 @@ def code_folder(trial: Trial) -> Path:
 
 
 @contextmanager
-def of_experiment(experiment: Experiment, name: str) -> Iterator[Record]:
+def of_experiment(experiment: Experiment, name: str) -> Iterator[CodeRecord]:
     """What an experiment would be if it were frozen now; its code lies in a scratch folder while the context is open."""
     with tempfile.TemporaryDirectory(prefix="lathe-code-") as scratch:
         folder, trust = Path(scratch), trusted(experiment.trust)
-        yield Record(
+        yield CodeRecord(
             name=name,
             trial_id=trial_id(experiment.config),
             config=experiment.config,

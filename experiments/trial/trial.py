@@ -26,7 +26,7 @@ from experiments.core.errors import InputError, did_you_mean
 from experiments.core.secrets import resolve
 from experiments.trial.code_snapshot import snapshots
 from experiments.trial.environment import machine, packages
-from experiments.trial.initial_weights import keep, weights_of
+from experiments.trial.initial_weights import copy_into, weights_of
 
 if TYPE_CHECKING:
     from experiments.config.experiment import Experiment
@@ -136,7 +136,10 @@ def write_trial(folder: Path, config: dict[str, Any], provenance: dict[str, Any]
         InputError: the weights that it begins with cannot be found.
     """
     if (named := weights_of(config)) is not None:
-        provenance = {**provenance, "initial": keep(named, lambda run: find(run, runs_dir_of(config)).folder, folder)}
+        provenance = {
+            **provenance,
+            "initial": copy_into(named, lambda run: find(run, runs_dir_of(config)).folder, folder),
+        }
     write_text(folder / "provenance.yaml", as_yaml(provenance))
     # Last of all: it is what makes the folder a run.
     write_text(folder / "trial.yaml", as_yaml(config))

@@ -16,7 +16,7 @@ from launchers.base import LaunchError
 from launchers.local_cluster import daemons
 from launchers.local_cluster.daemons import Process
 from launchers.local_cluster.settings import (
-    Record,
+    ClusterRecord,
     check_space,
     choose_place,
     clear,
@@ -53,7 +53,7 @@ CONTROLLER, KEEPER = "slurmctld", "slurmstepd"
 class Status:
     """A cluster as it stands."""
 
-    record: Record
+    record: ClusterRecord
     is_booted: bool
     """False while it boots, and where its boot was cut off."""
     gone: list[str]
@@ -77,7 +77,7 @@ class ShapeError(ValueError):
         super().__init__("\n".join(self.problems))
 
 
-class Rehearsal:
+class LocalCluster:
     """A cluster in one folder, of which there can be several side by side; it outlives the process that boots it."""
 
     def __init__(self, folder: Path) -> None:
@@ -109,9 +109,9 @@ class Rehearsal:
             if is_ours(self.folder):  # what a kill -9 or the end of the machine has left
                 self._end_all()
                 clear(self.folder)
-            return self._boot_new(Record(spec, choose_place(self.folder, spec), time.time()), programs)
+            return self._boot_new(ClusterRecord(spec, choose_place(self.folder, spec), time.time()), programs)
 
-    def _boot_new(self, record: Record, programs: dict[str, str]) -> list[str]:
+    def _boot_new(self, record: ClusterRecord, programs: dict[str, str]) -> list[str]:
         """Boot, or leave nothing running; the logs of a daemon that failed stay to be read."""
         try:
             with _told(self.folder):
@@ -159,7 +159,7 @@ class Rehearsal:
         record = read_record(self.folder)
         return record.spec if record is not None and was_booted(self.folder) and self._alive() else None
 
-    def _boot(self, record: Record, programs: dict[str, str], *, is_new: bool) -> list[str]:
+    def _boot(self, record: ClusterRecord, programs: dict[str, str], *, is_new: bool) -> list[str]:
         """Start in order whatever is not there."""
         spec, place = record.spec, record.place
         started: list[str] = []

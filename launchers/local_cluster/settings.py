@@ -17,7 +17,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from launchers.base import LaunchError
-from launchers.local_cluster.slurm_conf import LONGEST_SOCKET, Place, Spec, files, longest_socket, node_names, num_ports
+from launchers.local_cluster.slurm_conf import (
+    LONGEST_SOCKET,
+    ClusterFolder,
+    Spec,
+    files,
+    longest_socket,
+    node_names,
+    num_ports,
+)
 
 RECORD, PARTIAL, BOOTED = "rehearsal.json", "rehearsal.json.part", "booted"
 OWN = (
@@ -39,11 +47,11 @@ NEEDED_MB, NEEDED_MB_WITH_ACCOUNTS = 32, 256
 
 
 @dataclass(frozen=True)
-class Record:
+class ClusterRecord:
     """What was booted in a folder."""
 
     spec: Spec
-    place: Place
+    place: ClusterFolder
     started: float
     """Unix time."""
 
@@ -173,7 +181,7 @@ def environment(folder: Path) -> dict[str, str]:
     }
 
 
-def choose_place(folder: Path, spec: Spec) -> Place:
+def choose_place(folder: Path, spec: Spec) -> ClusterFolder:
     """A place with ports that are free now.
 
     Raises:
@@ -185,7 +193,7 @@ def choose_place(folder: Path, spec: Spec) -> Place:
         if all(_is_free(each) for each in range(port, port + count)):
             # Ten numbers a second, so that a cluster which is booted again goes on after the jobs of the last one.
             first_job = int(time.time() * 10) % 60_000_000 + 1
-            return Place(folder, socket.gethostname().partition(".")[0], user_name(), port, first_job)
+            return ClusterFolder(folder, socket.gethostname().partition(".")[0], user_name(), port, first_job)
     raise LaunchError(f"no {count} ports in a row are free between {PORTS.start} and {PORTS.stop}; end what holds them")
 
 
@@ -199,7 +207,7 @@ def _is_free(port: int) -> bool:
         return True
 
 
-def lay_out(record: Record) -> None:
+def lay_out(record: ClusterRecord) -> None:
     """Make folders and files, the record first."""
     folder, spec = record.place.folder, record.spec
     (folder / PARTIAL).write_text(json.dumps(asdict(record), default=str))
@@ -217,12 +225,12 @@ def lay_out(record: Record) -> None:
         path.write_text(text)
 
 
-def read_record(folder: Path) -> Record | None:
+def read_record(folder: Path) -> ClusterRecord | None:
     """None where there is none, or one that was cut off."""
     try:
         text = json.loads((folder / RECORD).read_text())
-        place = Place(**text["place"] | {"folder": folder})
-        return Record(Spec(**text["spec"]), place, text["started"])
+        place = ClusterFolder(**text["place"] | {"folder": folder})
+        return ClusterRecord(Spec(**text["spec"]), place, text["started"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -34,7 +34,7 @@ class Spec:
 
 
 @dataclass(frozen=True)
-class Place:
+class ClusterFolder:
     """Where a cluster lies, and what makes it different from another one on this machine."""
 
     folder: Path
@@ -63,7 +63,7 @@ def longest_socket(folder: Path, spec: Spec) -> str:
     return f"{folder}/spool/{node}/{node}_67043328.4294967291"
 
 
-def files(spec: Spec, place: Place) -> dict[str, str]:
+def files(spec: Spec, place: ClusterFolder) -> dict[str, str]:
     """Text of every file, by its path in the folder."""
     found = {
         "etc/slurm.conf": slurm_conf(spec, place),
@@ -75,11 +75,11 @@ def files(spec: Spec, place: Place) -> dict[str, str]:
     return found | {"bin/sacct": SACCT}
 
 
-def slurm_conf(spec: Spec, place: Place) -> str:
+def slurm_conf(spec: Spec, place: ClusterFolder) -> str:
     return "\n".join([*_cluster(place), *_scheduling(place), *_accounting(spec, place), *_nodes(spec, place), ""])
 
 
-def _cluster(place: Place) -> list[str]:
+def _cluster(place: ClusterFolder) -> list[str]:
     folder = place.folder
     return [
         "ClusterName=rehearsal",
@@ -110,7 +110,7 @@ def _cluster(place: Place) -> list[str]:
     ]
 
 
-def _scheduling(place: Place) -> list[str]:
+def _scheduling(place: ClusterFolder) -> list[str]:
     return [
         "SelectType=select/cons_tres",
         "SelectTypeParameters=CR_Core_Memory",
@@ -128,7 +128,7 @@ def _scheduling(place: Place) -> list[str]:
     ]
 
 
-def _accounting(spec: Spec, place: Place) -> list[str]:
+def _accounting(spec: Spec, place: ClusterFolder) -> list[str]:
     if not spec.accounting:
         return []
     return [
@@ -141,7 +141,7 @@ def _accounting(spec: Spec, place: Place) -> list[str]:
     ]
 
 
-def _nodes(spec: Spec, place: Place) -> list[str]:
+def _nodes(spec: Spec, place: ClusterFolder) -> list[str]:
     has = f"CPUs={spec.cpus} RealMemory={spec.memory_gb * 1024}"
     if spec.gpus:
         has += f" Gres=gpu:{spec.gpu_type}:{spec.gpus} Feature={spec.gpu_type}"
@@ -157,7 +157,7 @@ def _nodes(spec: Spec, place: Place) -> list[str]:
     ]
 
 
-def gres_conf(spec: Spec, place: Place) -> str:
+def gres_conf(spec: Spec, place: ClusterFolder) -> str:
     """GPUs as links to /dev/null: slurmd wants devices. The flag leaves variables of other makes unset."""
     if not spec.gpus:
         return ""
@@ -165,7 +165,7 @@ def gres_conf(spec: Spec, place: Place) -> str:
     return f"Name=gpu Type={spec.gpu_type} File={place.folder}/dev/nvidia{last} Flags=nvidia_gpu_env\n"
 
 
-def slurmdbd_conf(spec: Spec, place: Place) -> str:
+def slurmdbd_conf(spec: Spec, place: ClusterFolder) -> str:
     """Where the database's socket is, slurmdbd is told by the variable MYSQL_UNIX_PORT alone."""
     folder = place.folder
     lines = [
@@ -183,7 +183,7 @@ def slurmdbd_conf(spec: Spec, place: Place) -> str:
     return "\n".join([*lines, ""])
 
 
-def accounts(place: Place) -> str:
+def accounts(place: ClusterFolder) -> str:
     """What `sacctmgr` is told once: an account and a second QOS, so that wrong names are refused as on a real site."""
     return "\n".join(
         [
@@ -197,7 +197,7 @@ def accounts(place: Place) -> str:
     )
 
 
-def env_sh(place: Place) -> str:
+def env_sh(place: ClusterFolder) -> str:
     """What a shell sources to talk to the cluster, as often as it likes."""
     folder = place.folder
     return (

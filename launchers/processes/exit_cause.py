@@ -9,7 +9,7 @@ GRACE_S = 5.0
 """How long ranks may say their last words after one of them has failed: they notice it in a tenth of a second."""
 
 
-class Blame:
+class FirstFailure:
     """The first rank that failed; but one that was killed comes before others that gave up for it, seen earlier or not.
 
     Attributes:

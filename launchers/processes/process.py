@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 
-from launchers.base import Assignment, LaunchError
+from launchers.base import AttemptSpec, LaunchError
 
 # Waiting OpenMP threads that spin starve each other on a busy machine: a step was seen to take 57 times as long.
 # Where a connection is lost, torch's C++ warns with its frames; what was lost is told by us.
@@ -40,7 +40,7 @@ class Job:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
-    def assign(self, assignment: Assignment, rank: int = 0, meeting: str = "") -> None:
+    def assign(self, assignment: AttemptSpec, rank: int = 0, meeting: str = "") -> None:
         """Tell it what to run.
 
         Args:

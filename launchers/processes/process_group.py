@@ -9,16 +9,16 @@ import tempfile
 
 import psutil
 
-from launchers.base import Assignment
+from launchers.base import AttemptSpec
 from launchers.processes.cleanup import children, clear, free_shared_memory
-from launchers.processes.exit_cause import Blame
+from launchers.processes.exit_cause import FirstFailure
 from launchers.processes.process import Job
 
 
-class Ranks:
+class LocalRanks:
     """A job a rank; they meet at a file that goes with them, so that no port can be taken."""
 
-    def __init__(self, first: Job, assignment: Assignment) -> None:
+    def __init__(self, first: Job, assignment: AttemptSpec) -> None:
         """
         Args:
             first: the process of rank 0, not yet assigned.
@@ -30,7 +30,7 @@ class Ranks:
         self._meeting = tempfile.mkdtemp(prefix="lathe-")
         self._jobs = [first]
         self._codes: dict[int, int] = {}
-        self._blame = Blame()
+        self._blame = FirstFailure()
         self._is_clean = False
         try:
             while len(self._jobs) < assignment.ranks:

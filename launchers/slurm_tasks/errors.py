@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from launchers.base import Pool
+from launchers.base import WorkerPool
 
 KNOWN: tuple[tuple[str, str], ...] = (
     (
@@ -82,7 +82,7 @@ UNREACHED = re.compile(
 )
 
 
-def explain(pool: Pool, workers: int, said: str) -> str:
+def explain(pool: WorkerPool, workers: int, said: str) -> str:
     """The line for a user.
 
     Args:
@@ -103,7 +103,7 @@ def explain(pool: Pool, workers: int, said: str) -> str:
     return f"slurm refused '{pool.name}': {last} (hardware.slurm); `launcher.dry=true` shows what is asked for"
 
 
-def _names(pool: Pool, words: Mapping[str, Any], workers: int) -> dict[str, Any]:
+def _names(pool: WorkerPool, words: Mapping[str, Any], workers: int) -> dict[str, Any]:
     """What the lines name."""
     shown = {key: "by default" if words[key] is None else f"'{words[key]}'" for key in ("partition", "account", "qos")}
     gres = words["gres"] or ":".join(filter(None, ("gpu", words["gpu_type"], str(pool.devices_per_node))))

@@ -23,7 +23,7 @@ class NoAnswerError(Exception):
 
 
 @dataclass(frozen=True)
-class Incarnation:
+class TaskRestart:
     """One start of one worker, as its name tells: ``1234_5.0``, or ``1234.0`` outside of an array."""
 
     task: str
@@ -31,7 +31,7 @@ class Incarnation:
     restart: int
 
     @classmethod
-    def of(cls, worker: str) -> Incarnation | None:
+    def of(cls, worker: str) -> TaskRestart | None:
         """None where the name is of another launcher's worker."""
         task, _, restart = worker.rpartition(".")
         if not (restart.isdecimal() and task.replace("_", "").isdecimal()):
@@ -43,7 +43,7 @@ class Incarnation:
         return self.task.partition("_")[0]
 
 
-class Watch:
+class SlurmQueue:
     """The scheduler's view of jobs; `environment` is what its commands see, so that no user's setting changes an answer."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
@@ -54,7 +54,7 @@ class Watch:
 
     def lost(self, workers: Sequence[str]) -> dict[str, str]:
         """Of these workers those that are gone, and the state in which SLURM saw them last."""
-        named = {worker: found for worker in workers if (found := Incarnation.of(worker)) is not None}
+        named = {worker: found for worker in workers if (found := TaskRestart.of(worker)) is not None}
         if not named:
             return {}
         jobs = sorted({found.job for found in named.values()})
@@ -71,7 +71,7 @@ class Watch:
                 gone[worker] = state
         return gone | self._ended(forgotten)
 
-    def _ended(self, workers: Mapping[str, Incarnation]) -> dict[str, str]:
+    def _ended(self, workers: Mapping[str, TaskRestart]) -> dict[str, str]:
         """How workers ended that the controller has forgotten, where the accounts tell."""
         told = self._sacct(sorted({found.job for found in workers.values()})) if workers else {}
         states = {worker: told.get(found.task, UNKNOWN) for worker, found in workers.items()}
@@ -144,7 +144,7 @@ class Watch:
             )
 
 
-def _why_gone(worker: Incarnation, state: str, restarts: int) -> str | None:
+def _why_gone(worker: TaskRestart, state: str, restarts: int) -> str | None:
     """The state by which a worker is gone; None while it may be at work."""
     if state in ALIVE and (restarts == worker.restart or state == "COMPLETING"):
         return None

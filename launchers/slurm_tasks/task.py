@@ -17,12 +17,12 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 
-from launchers.base import WRONG_INPUT, Seat
+from launchers.base import WRONG_INPUT, RankPlacement
 
 LOOPBACK = "127.0.0.1"
 
 
-class SeatError(Exception):
+class PlacementError(Exception):
     """What SLURM gave this process is not what was asked for."""
 
 
@@ -52,7 +52,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Place:
+class TaskPlacement:
     """Where SLURM put a process."""
 
     job: str
@@ -70,7 +70,7 @@ class Place:
     """Of this job."""
 
     @classmethod
-    def of(cls, environ: Mapping[str, str]) -> Place:
+    def of(cls, environ: Mapping[str, str]) -> TaskPlacement:
         """
         Raises:
             SeatError: this is no task of srun.
@@ -89,10 +89,12 @@ class Place:
             )
         except (KeyError, ValueError, IndexError) as err:
             why = f"{err} is missing" if isinstance(err, KeyError) else f"they hold {err}"
-            raise SeatError(f"this is no task of srun by the variables SLURM_*: {why}; start it by srun") from err
+            raise PlacementError(f"this is no task of srun by the variables SLURM_*: {why}; start it by srun") from err
 
 
-def seat_of(order: Order, environ: Mapping[str, str], cpus: Collection[int]) -> tuple[Seat, dict[str, str]]:
+def find_placement(
+    order: Order, environ: Mapping[str, str], cpus: Collection[int]
+) -> tuple[RankPlacement, dict[str, str]]:
     """The seat of this process, and what its environment needs.
 
     Args:
@@ -103,7 +105,7 @@ def seat_of(order: Order, environ: Mapping[str, str], cpus: Collection[int]) -> 
     Raises:
         SeatError: it is no such task, or SLURM gave it fewer GPUs than it needs.
     """
-    place, size = Place.of(environ), order.per_node
+    place, size = TaskPlacement.of(environ), order.per_node
     crew, rank = place.on_node // size, place.on_node % size
     if order.spans:
         rank += place.node * size
@@ -111,7 +113,7 @@ def seat_of(order: Order, environ: Mapping[str, str], cpus: Collection[int]) -> 
         crew += place.node * (place.per_node // size)
     is_alone = len(place.nodes) == 1 or not order.spans
     own = cores_of(place, cpus)
-    seat = Seat(
+    seat = RankPlacement(
         worker=f"{place.job}.{place.restart}",
         crew=crew,
         rank=rank,
@@ -135,7 +137,7 @@ def seat_of(order: Order, environ: Mapping[str, str], cpus: Collection[int]) -> 
     return seat, changes if gpu is None else {**changes, "CUDA_VISIBLE_DEVICES": gpu}
 
 
-def _gpu_of(order: Order, place: Place, environ: Mapping[str, str]) -> str | None:
+def _gpu_of(order: Order, place: TaskPlacement, environ: Mapping[str, str]) -> str | None:
     """The one of this node's allocated GPUs that is the rank's own; crews beyond the devices share them in turn."""
     given = [gpu for gpu in environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu and gpu != "NoDevFiles"]
     index = place.on_node // order.per_node % (order.devices // order.per_node) * order.per_node
@@ -143,14 +145,14 @@ def _gpu_of(order: Order, place: Place, environ: Mapping[str, str]) -> str | Non
     if index < len(given):
         return given[index]
     if order.device == "cuda":
-        raise SeatError(
+        raise PlacementError(
             f"hardware.devices_per_node={order.devices}, but slurm gave this node {len(given)} GPUs "
             f"(CUDA_VISIBLE_DEVICES={','.join(given) or 'is empty'}); see hardware.slurm.gpu_type and gres"
         )
     return None
 
 
-def cores_of(place: Place, cpus: Collection[int]) -> tuple[int, ...] | None:
+def cores_of(place: TaskPlacement, cpus: Collection[int]) -> tuple[int, ...] | None:
     """This process's own cores; None where it has them already, or the scheduler does not say which are the job's.
 
     Where the job is confined to its cores, but not each task to its own, they are split among the tasks.
@@ -237,8 +239,8 @@ def main() -> int:
     order = parse(sys.argv[1:])
     cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else frozenset(range(os.cpu_count() or 1))
     try:
-        seat, changes = seat_of(order, os.environ, cpus)
-    except SeatError as err:
+        seat, changes = find_placement(order, os.environ, cpus)
+    except PlacementError as err:
         print(f"SeatError: {err}", file=sys.stderr)
         return WRONG_INPUT
     told = {**asdict(seat), "address": reachable(seat.address, os.environ)}

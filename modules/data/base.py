@@ -79,7 +79,7 @@ class Data(Protocol):
 
 
 @runtime_checkable
-class Worded(Protocol):
+class HasVocabulary(Protocol):
     """A data set whose inputs are numbers of words."""
 
     @property
@@ -118,7 +118,7 @@ class Tokenizer(Protocol):
 
 
 @runtime_checkable
-class Reads(Data, Protocol):
+class InputReader(Data, Protocol):
     """Data whose inputs a user can give to a trained model."""
 
     @property
@@ -158,7 +158,7 @@ class Pair:
 
 
 @runtime_checkable
-class Bilingual(Protocol):
+class ParallelCorpus(Protocol):
     """A data set of texts and their translations.
 
     Its inputs are the source's words and the target's so far, int64 [batch, time] each; its targets the word that follows
@@ -182,7 +182,7 @@ class Bilingual(Protocol):
         ...
 
 
-class GivenError(ValueError):
+class UserInputError(ValueError):
     """What a user gave is no input; the message names it, the rule and the way out."""
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from modules.data.base import Batch, DataError
-from modules.data.photo_cut import UnreadableError, photo_cut
+from modules.data.image_crop import UnreadableError, image_crop
 from modules.data.tensors import check_at_least, check_split
 
 _ENDINGS = (".jpg", ".jpeg", ".png")
@@ -21,7 +21,7 @@ _ENDINGS = (".jpg", ".jpeg", ".png")
 class ImageFolder:
     """Photos of ``root/folder/{train,val,test}/CLASS/*.{jpg,jpeg,png}``; classes are numbered by their names' order.
 
-    What is done to a photo: `photo_cut.PhotoCut`.
+    What is done to a photo: `image_crop.PhotoCut`.
     """
 
     takes: Final = "image"
@@ -60,7 +60,7 @@ class ImageFolder:
             split_folders: folder by split, where they are not called train, val and test.
         """
         check_at_least("ImageFolder", 1, num_classes=num_classes)
-        self.cut = photo_cut(
+        self.cut = image_crop(
             "ImageFolder", resize_size, image_size, image_shape, num_features, min_crop_area, mean, std
         )
         if not folder:

@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from modules.data.base import Batch, DataError
-from modules.data.photo_cut import UnreadableError, photo_cut
+from modules.data.image_crop import UnreadableError, image_crop
 from modules.data.tar_index import TarIndex, tar_index
 from modules.data.tensors import check_at_least, check_split
 
@@ -19,7 +19,7 @@ from modules.data.tensors import check_at_least, check_split
 class ImageShards:
     """Photos and their classes from the shards of the WebDataset format, in any order.
 
-    What is done to a photo: `photo_cut.PhotoCut`. Source of the format: https://github.com/webdataset/webdataset.
+    What is done to a photo: `image_crop.PhotoCut`. Source of the format: https://github.com/webdataset/webdataset.
     """
 
     takes: Final = "image"
@@ -58,7 +58,7 @@ class ImageShards:
             std: of them, divided by.
         """
         check_at_least("ImageShards", 1, num_classes=num_classes)
-        self.cut = photo_cut(
+        self.cut = image_crop(
             "ImageShards", resize_size, image_size, image_shape, num_features, min_crop_area, mean, std
         )
         if not folder:

@@ -12,8 +12,8 @@ from torch import Tensor
 from modules.data.base import IGNORED, Batch, DataError
 from modules.data.encoded_images import Mode, check_members, decode
 from modules.data.files import DataFiles
+from modules.data.group_split import GroupSplit
 from modules.data.masked_photos import Distortion, MaskedPhoto, MaskedPhotos, read_whole
-from modules.data.name_groups import NameGroups
 from modules.data.tensors import check_at_least, check_image_shape, check_split
 
 
@@ -84,7 +84,7 @@ class MaskArchive:
         self.files = DataFiles(root, folder, files)
         self.photos, self.names, self.masks = photos, names, [masks, second_masks] if second_masks else [masks]
         self.positive_values, self.ignored_values = positive_values, list(ignored_values)
-        self.groups = NameGroups(group_pattern, shuffle_seed, num_val_groups, num_test_groups)
+        self.groups = GroupSplit(group_pattern, shuffle_seed, num_val_groups, num_test_groups)
         self.crops_per_photo, self.num_train = crops_per_photo, num_train
         self.distortion = Distortion(flip, turn, jitter)
         self.eval_size = (eval_size[0], eval_size[1])

@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from modules.data.base import IGNORED, Batch
-from modules.data.given_photo import open_photo, pixels_of
+from modules.data.user_images import open_photo, pixels_of
 
 
 @dataclass(frozen=True)

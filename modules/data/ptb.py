@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modules.data.base import Batch, DataError, GivenError
+from modules.data.base import Batch, DataError, UserInputError
 from modules.data.files import DataFiles
 from modules.data.tensors import check_at_least, check_split
 from modules.data.token_windows import TokenWindows, WindowSizes, beginnings
@@ -22,7 +22,7 @@ _WORD_IN_NAME = {"train": "train", "val": "valid", "test": "test"}
 _LINE_END, _UNKNOWN, _NUMBER = "<eos>", "<unk>", "N"
 
 
-class Words:
+class PtbVocabulary:
     """Numbers words and line ends, the most frequent first, those of one count by the alphabet."""
 
     def __init__(self, words: Iterable[str]) -> None:
@@ -131,13 +131,13 @@ class Ptb:
         return self.sizes.cut(self.files.folder, split, tokens)
 
     def read(self, given: Sequence[str]) -> Tensor:
-        """Numbers of the words of texts of one length, as `Words.known` has them."""
+        """Numbers of the words of texts of one length, as `PtbVocabulary.known` has them."""
         tokens = []
         for text in given:
             try:
                 tokens.append(self.tokenizer.encode(" ".join(self.tokenizer.known(text))))
             except ValueError as err:
-                raise GivenError(f"{text!r}: {err}") from err
+                raise UserInputError(f"{text!r}: {err}") from err
         return beginnings(given, tokens)
 
     def example(self, batch_size: int) -> Batch:
@@ -145,13 +145,13 @@ class Ptb:
         return inputs, targets
 
     @cached_property
-    def tokenizer(self) -> Words:
+    def tokenizer(self) -> PtbVocabulary:
         """Between text and tokens; reads the training file at the first use.
 
         Raises:
             DataError: as `load`.
         """
-        words = Words(split_words(self._train_text))
+        words = PtbVocabulary(split_words(self._train_text))
         if len(words.kinds) > self.vocab_size:
             raise DataError(
                 f"data.vocab_size={self.vocab_size} is too small for the {len(words.kinds)} kinds of words in "

@@ -10,7 +10,7 @@ from typing import Final
 import torch
 from torch import Generator, Tensor
 
-from modules.data.base import Batch, DataError, GivenError, Tensors
+from modules.data.base import Batch, DataError, Tensors, UserInputError
 from modules.data.files import DataFiles
 from modules.data.tensors import check_at_least, check_split
 from modules.data.vocabulary import Vocabulary, words_of
@@ -159,9 +159,9 @@ class SkipGrams:
             unknown = ", ".join(repr(word) for word in dict.fromkeys(words) if word not in numbers)
             if unknown:
                 told = f"{unknown} is not among the {len(numbers):,} words of the vocabulary"
-                raise GivenError(f"{line!r}: {told}; write words that the training text has often enough")
+                raise UserInputError(f"{line!r}: {told}; write words that the training text has often enough")
             if not words:
-                raise GivenError(f"{line!r} has no word; write one")
+                raise UserInputError(f"{line!r} has no word; write one")
         tokens = [torch.tensor([numbers[word] for word in words]) for words in lines]
         padded = torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True)
         return padded, torch.zeros(len(padded), self.num_noise, dtype=torch.int64)

@@ -10,7 +10,7 @@ from typing import Final, Literal
 import torch
 from torch import Tensor
 
-from modules.data.base import Batch, DataError, GivenError
+from modules.data.base import Batch, DataError, UserInputError
 from modules.data.byte_pairs import BytePairs
 from modules.data.characters import Characters, kinds_of
 from modules.data.files import DataFiles
@@ -76,7 +76,7 @@ class TextFile:
         kinds = self.tokenizer.kinds
         for text in given:
             if unknown := "".join(dict.fromkeys(kind for kind in text if kind not in kinds)):
-                raise GivenError(
+                raise UserInputError(
                     f"{text!r} has {unknown!r}, which {self.name} has nowhere; write it with its {len(kinds)} kinds"
                 )
         return beginnings(given, [self.tokenizer.encode(text) for text in given])

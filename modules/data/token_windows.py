@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from modules.data.base import Batch, DataError, GivenError
+from modules.data.base import Batch, DataError, UserInputError
 from modules.data.tensors import check_at_least, check_split
 
 
@@ -128,10 +128,12 @@ def beginnings(given: Sequence[str], tokens: Sequence[Tensor]) -> Tensor:
     """
     for text, own in zip(given, tokens, strict=True):
         if len(own) == 0:
-            raise GivenError(f"{text!r} has no token to go on from; write a word")
+            raise UserInputError(f"{text!r} has no token to go on from; write a word")
     if len({len(own) for own in tokens}) > 1:
         lengths = ", ".join(str(len(own)) for own in tokens)
-        raise GivenError(f"texts of {lengths} tokens make no batch, as none of these is padding; give them one by one")
+        raise UserInputError(
+            f"texts of {lengths} tokens make no batch, as none of these is padding; give them one by one"
+        )
     return torch.stack(list(tokens))
 
 

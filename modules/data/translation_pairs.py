@@ -9,7 +9,7 @@ from typing import Final, Literal
 import torch
 from torch import Tensor
 
-from modules.data.base import END, START, Batch, DataError, GivenError, Pair, Tensors
+from modules.data.base import END, START, Batch, DataError, Pair, Tensors, UserInputError
 from modules.data.files import DataFiles
 from modules.data.pair_files import Examples, Row, deal_out, read_aligned, read_table
 from modules.data.pair_split import PairSplit, rows, so_far
@@ -134,7 +134,7 @@ class TranslationPairs:
     def read(self, given: Sequence[str]) -> Tensors:
         """What somebody typed, as inputs of a model: the sources, int64 [texts, time], and `START`, int64 [texts, 1]."""
         if not all(text.strip() for text in given):
-            raise GivenError("an empty line is no text to translate; give one with a word in it")
+            raise UserInputError("an empty line is no text to translate; give one with a word in it")
         reader, _ = self.readers
         texts = [reader.encode(reader.heard(normalised(text) if self.normalise else text)) for text in given]
         return rows(texts).long(), torch.full((len(texts), 1), START)

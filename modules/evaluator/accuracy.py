@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from modules.data.base import Reads, Tensors
+from modules.data.base import InputReader, Tensors
 from modules.evaluator.base import Answer
 from modules.evaluator.outputs import outputs_of
 
@@ -71,7 +71,7 @@ class Accuracy:
             raise ValueError("Accuracy wants at least 1 example, but got 0; evaluate on a split that is not empty")
         return {f"accuracy_top{k}": hit / num_examples for k, hit in zip(self.top_k, hits, strict=True)}
 
-    def answers(self, model: nn.Module, data: Reads, given: Sequence[str]) -> list[Answer]:
+    def answers(self, model: nn.Module, data: InputReader, given: Sequence[str]) -> list[Answer]:
         """The likeliest classes and their probabilities, by the names that the data has for them, else by number."""
         outputs = outputs_of(model, data.read(given))
         if not isinstance(outputs, Tensor) or outputs.dim() != 2:

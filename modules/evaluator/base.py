@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from modules.data.base import Batch, Data, Reads, Split, Tensors
+from modules.data.base import Batch, Data, InputReader, Split, Tensors
 
 
 class Evaluator(Protocol):
@@ -92,13 +92,13 @@ class Answers(Protocol):
     them, and `lathe predict RUN --set evaluator.KEY=VALUE` changes them.
     """
 
-    def answers(self, model: nn.Module, data: Reads, given: Sequence[str]) -> list[Answer]:
+    def answers(self, model: nn.Module, data: InputReader, given: Sequence[str]) -> list[Answer]:
         """An answer for each, in this order; it does not depend on what else is asked.
 
         Args:
             model: trained, whole and in evaluation mode, on the device that computes; gradients are off.
             data: that of the training, of which nothing was loaded; it reads what is given.
-            given: lines of text or paths of images, as `Reads.takes` says; a few, at most ``batch_size_eval``.
+            given: lines of text or paths of images, as `InputReader.takes` says; a few, at most ``batch_size_eval``.
 
         Raises:
             GivenError: one of them is no input.

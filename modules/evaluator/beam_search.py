@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from modules.data.base import END, PADDING, START
-from modules.model.base import State, Writes
+from modules.model.base import Seq2SeqDecoder, State
 
 
-def beam_search(model: Writes, source: Tensor, beam_size: int, length_alpha: float, max_tokens: int) -> Tensor:
+def beam_search(model: Seq2SeqDecoder, source: Tensor, beam_size: int, length_alpha: float, max_tokens: int) -> Tensor:
     """Write a text for every source, keeping the ``beam_size`` best beginnings of each after every word.
 
     A beginning that ends leaves the beam smaller by one, so that a beam of 1 is greedy, and one as large as all texts finds

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from modules.data.base import IGNORED, Reads, Tensors, Tokenized
+from modules.data.base import IGNORED, InputReader, Tensors, Tokenized
 from modules.evaluator.base import Answer
 from modules.evaluator.outputs import outputs_of
 
@@ -71,7 +71,7 @@ class Perplexity:
             raise ValueError("Perplexity wants at least 1 target, but got 0; evaluate on a split that is not empty")
         return {"perplexity": float((sums[1] / sums[0]).exp())}
 
-    def answers(self, model: nn.Module, data: Reads, given: Sequence[str]) -> list[Answer]:
+    def answers(self, model: nn.Module, data: InputReader, given: Sequence[str]) -> list[Answer]:
         """Each text as the model read it, and how it goes on; the model sees as many tokens at once as in training."""
         if not isinstance(data, Tokenized):
             raise ValueError(
@@ -80,7 +80,7 @@ class Perplexity:
             )
         return [self._go_on(model, data, text) for text in given]
 
-    def _go_on(self, model: nn.Module, data: Reads, text: str) -> Answer:
+    def _go_on(self, model: nn.Module, data: InputReader, text: str) -> Answer:
         assert isinstance(data, Tokenized)
         tokens, (example, _) = data.read([text]), data.example(1)
         if not isinstance(tokens, Tensor) or not isinstance(example, Tensor):

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from modules.data.base import IGNORED, Reads, Split, Tensors
-from modules.data.given_photo import open_photo
+from modules.data.base import IGNORED, InputReader, Split, Tensors
+from modules.data.user_images import open_photo
 from modules.evaluator.base import Answer
 from modules.evaluator.mask_picture import mask_file, overlay, side_by_side
 from modules.evaluator.outputs import outputs_of
@@ -116,13 +116,13 @@ class Segmentation:
             for number, photo in enumerate(photos)
         }
 
-    def answers(self, model: nn.Module, data: Reads, given: Sequence[str]) -> list[Answer]:
+    def answers(self, model: nn.Module, data: InputReader, given: Sequence[str]) -> list[Answer]:
         """The share of every class; and as files the mask, whose pixels are classes, and the photo with the classes coloured."""
         if data.takes != "image":
             raise ValueError(f"evaluator Segmentation wants photos, and {type(data).__name__} takes {data.takes}")
         return [self._answer(model, data, path) for path in given]  # one by one: padding differs with the others' sizes
 
-    def _answer(self, model: nn.Module, data: Reads, path: str) -> Answer:
+    def _answer(self, model: nn.Module, data: InputReader, path: str) -> Answer:
         outputs, photo = outputs_of(model, data.read([path])), open_photo(path, "RGB")
         logits = outputs if isinstance(outputs, Tensor) else outputs[0]
         if logits.dim() != 4 or logits.shape[1] < photo.height or logits.shape[2] < photo.width:

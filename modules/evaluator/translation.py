@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from modules.data.base import Batch, Bilingual, Data, Pair, Reads, Split
+from modules.data.base import Batch, Data, InputReader, Pair, ParallelCorpus, Split
 from modules.evaluator.base import Answer
 from modules.evaluator.beam_search import beam_search
-from modules.model.base import Writes
+from modules.model.base import Seq2SeqDecoder
 
 _MAX_ORDER = 4
 
@@ -112,7 +112,7 @@ class Translation:
         pairs = [self.data.pair(number) for number in targets[1].tolist()]
         return {"translations.txt": "\n".join(map(_shown, pairs, texts)).encode()}
 
-    def answers(self, model: nn.Module, data: Reads, given: Sequence[str]) -> list[Answer]:
+    def answers(self, model: nn.Module, data: InputReader, given: Sequence[str]) -> list[Answer]:
         """A translation of each text."""
         bilingual, found = _bilingual(data), []
         for text in given:
@@ -121,9 +121,9 @@ class Translation:
             found.append(Answer(written, {"translation": written}))
         return found
 
-    def _translations(self, model: nn.Module, source: Tensor, data: Bilingual) -> list[str]:
+    def _translations(self, model: nn.Module, source: Tensor, data: ParallelCorpus) -> list[str]:
         """What the model writes of int64 [texts, time]."""
-        if not isinstance(model, Writes):
+        if not isinstance(model, Seq2SeqDecoder):
             raise ValueError(
                 f"evaluator Translation wants a model with encode() and step(), and {type(model).__name__} has none; "
                 "take model=seq2seq_attention"
@@ -141,12 +141,12 @@ class Translation:
         return [*score.counts, *score.totals, score.sys_len, score.ref_len]
 
 
-def _bilingual(data: object) -> Bilingual:
+def _bilingual(data: object) -> ParallelCorpus:
     """
     Raises:
         ValueError: it is no data set of translations.
     """
-    if not isinstance(data, Bilingual):
+    if not isinstance(data, ParallelCorpus):
         raise ValueError(
             f"evaluator Translation wants a data set of translations, and {type(data).__name__} is none; "
             "take data=multi30k, or another evaluator"

@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modules.data.base import Batch, Data, GivenError, Reads, Split, Worded
+from modules.data.base import Batch, Data, HasVocabulary, InputReader, Split, UserInputError
 from modules.data.files import DataFiles
 from modules.evaluator.analogies import Analogies, is_syntactic, read_analogies
 from modules.evaluator.base import Answer
 from modules.evaluator.neighbours import nearest, neighbours, table
 from modules.evaluator.word_similarity import WordPairs, read_pairs
-from modules.model.base import Embeds
+from modules.model.base import HasEmbeddings
 
 Files = Mapping[str, str | None]
 
@@ -114,7 +114,7 @@ class WordVectors:
         shown = {"neighbours.txt": table(near), "analogies.txt": "".join(lines)}
         return {name: text.encode() for name, text in shown.items() if text}
 
-    def answers(self, model: nn.Module, data: Reads, given: Sequence[str]) -> list[Answer]:
+    def answers(self, model: nn.Module, data: InputReader, given: Sequence[str]) -> list[Answer]:
         """The nearest neighbours of a word, of the mean of several, or of what ``king - man + woman`` comes to."""
         words, vectors = self._words(data), _vectors_of(model)
         told = []
@@ -122,7 +122,7 @@ class WordVectors:
             added, taken = (_numbers(data, part).to(vectors.device) for part in _sides(phrase))
             rows = torch.cat([added, taken])
             if len(rows) == 0:
-                raise GivenError(f"{phrase!r} has no word; write one, or such as 'king - man + woman'")
+                raise UserInputError(f"{phrase!r} has no word; write one, or such as 'king - man + woman'")
             direction = vectors[added].sum(0) - vectors[taken].sum(0)
             found = nearest(direction, rows[rows < len(words)], words, vectors[: len(words)], self.num_neighbours)
             text = "  ".join(f"{word} {cosine:.2f}" for word, cosine in found)
@@ -130,7 +130,7 @@ class WordVectors:
         return told
 
     def _words(self, data: object) -> list[str]:
-        if not isinstance(data, Worded):
+        if not isinstance(data, HasVocabulary):
             raise ValueError(
                 f"evaluator WordVectors wants a data set that names its words, and {type(data).__name__} does not; "
                 "take data=text8, or another evaluator"
@@ -157,7 +157,7 @@ class WordVectors:
 
 def _vectors_of(model: nn.Module) -> Tensor:
     """Of length 1, float [vocab_size, features]."""
-    if not isinstance(model, Embeds):
+    if not isinstance(model, HasEmbeddings):
         raise ValueError(
             f"evaluator WordVectors wants a model with word_vectors(), and {type(model).__name__} has none"
         )
@@ -176,7 +176,7 @@ def _sides(phrase: str) -> tuple[str, str]:
     return " ".join(sides["+"]), " ".join(sides["-"])
 
 
-def _numbers(data: Reads, text: str) -> Tensor:
+def _numbers(data: InputReader, text: str) -> Tensor:
     """int64 [words]."""
     inputs = data.read([text]) if text else torch.empty(1, 0, dtype=torch.int64)
     return (inputs if isinstance(inputs, Tensor) else inputs[0])[0]

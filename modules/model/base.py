@@ -47,7 +47,7 @@ class Shardable(Protocol):
 
 
 @runtime_checkable
-class Embeds(Protocol):
+class HasEmbeddings(Protocol):
     """A model that has a vector for every word."""
 
     def word_vectors(self) -> Tensor:
@@ -60,7 +60,7 @@ State = tuple[Tensor, ...]
 
 
 @runtime_checkable
-class Writes(Protocol):
+class Seq2SeqDecoder(Protocol):
     """A model that writes a text word by word, so that the best one can be searched for.
 
     Its forward pass scores all words of given texts at once, of inputs ``(source, words so far)``, and gives the same.

@@ -62,7 +62,7 @@ class Gpt(nn.Module):
             )
         if not 0 <= dropout_prob < 1:
             raise ValueError(f"Gpt wants dropout_prob in [0, 1), but got {dropout_prob}; 0 leaves nothing out")
-        self.words = Words(vocab_size, context_tokens, hidden_size, dropout_prob)
+        self.words = TokenEmbedding(vocab_size, context_tokens, hidden_size, dropout_prob)
         self.blocks = nn.ModuleList(
             Block(CausalAttention(hidden_size, num_heads, num_kv_heads), hidden_size, ff_size, dropout_prob, recompute)
             for _ in range(num_layers)
@@ -120,7 +120,7 @@ class Gpt(nn.Module):
                 nn.init.normal_(layer.weight, std=INIT_STD * (2 * len(self.blocks)) ** -0.5 if adds else INIT_STD)
 
 
-class Words(nn.Module):
+class TokenEmbedding(nn.Module):
     """Reads words as vectors."""
 
     def __init__(self, vocab_size: int, context_tokens: int, hidden_size: int, dropout_prob: float) -> None:

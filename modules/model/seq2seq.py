@@ -54,10 +54,10 @@ class Seq2Seq(nn.Module):
         )
         sizes = [embedding_size] + [hidden_size] * (num_layers - 1)
         self.source_words = SourceWords(source_vocab_size, embedding_size, reverse_source, dropout_prob)
-        self.readers = nn.ModuleList(Reader(size, hidden_size, dropout_prob) for size in sizes)
+        self.readers = nn.ModuleList(Encoder(size, hidden_size, dropout_prob) for size in sizes)
         self.target_words = TargetWords(target_vocab_size, embedding_size, dropout_prob)
         self.writers = nn.ModuleList(Writer(size, hidden_size, dropout_prob) for size in sizes)
-        self.head = Head(hidden_size, target_vocab_size)
+        self.head = OutputLayer(hidden_size, target_vocab_size)
 
     def layers(self) -> list[nn.Module]:
         """Words, readers, words, writers, scores: as pipeline stages, a layer a device, as the paper has them."""
@@ -111,7 +111,7 @@ class SourceWords(nn.Module):
         return target, self.dropout(self.embedding(source))
 
 
-class Reader(nn.Module):
+class Encoder(nn.Module):
     """One layer of the LSTM that reads."""
 
     def __init__(self, input_size: int, hidden_size: int, dropout_prob: float) -> None:
@@ -135,7 +135,7 @@ class TargetWords(nn.Module):
         self.dropout = nn.Dropout(dropout_prob)
 
     def forward(self, states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """What `Reader` gives; to the words' vectors and the ends of all readers."""
+        """What `Encoder` gives; to the words' vectors and the ends of all readers."""
         target, _, *ends = states
         return self.dropout(self.embedding(target)), *ends
 
@@ -159,7 +159,7 @@ class Writer(nn.Module):
         return self.dropout(given), (m[0], c[0])
 
 
-class Head(nn.Module):
+class OutputLayer(nn.Module):
     """Scores every word of the vocabulary."""
 
     def __init__(self, hidden_size: int, vocab_size: int) -> None:

@@ -50,7 +50,7 @@ class UNet(nn.Module):
             Down(below[level], channels[level], num_groups, pools=level > 0) for level in range(num_levels)
         )
         self.up = nn.ModuleList(Up(channels[level], num_groups) for level in reversed(range(num_levels - 1)))
-        self.head = Head(base_channels, num_classes)
+        self.head = MaskHead(base_channels, num_classes)
         self.apply(_start)
 
     def layers(self) -> list[nn.Module]:
@@ -102,7 +102,7 @@ class Up(nn.Module):
         return (self.convolve(torch.cat([same, grown], dim=1)), *others)
 
 
-class Head(nn.Module):
+class MaskHead(nn.Module):
     """Logits of every pixel from its features, classes last."""
 
     def __init__(self, num_inputs: int, num_classes: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from modules.parallel.cost_model.layout import Layout
+from modules.parallel.cost_model.layout import ParallelLayout
 from modules.parallel.topology import Topology
 
 
@@ -30,14 +30,14 @@ class Auto:
         self.stages, self.offload = sorted(set(stages)), offload
         self.max_pipe, self.max_model = max_pipe, max_model
 
-    def layouts(self, nodes: int, devices_per_node: int) -> list[Layout]:
+    def layouts(self, nodes: int, devices_per_node: int) -> list[ParallelLayout]:
         """Every arrangement of all devices, and one process alone, the simplest first; how they cut the batch is left open.
 
         Replicas without ZeRO are DistributedDataParallel's, unless their layers are split; ranks that share a layer share
         a node, or fill several.
         """
         devices = nodes * devices_per_node
-        found = [Layout("single")]
+        found = [ParallelLayout("single")]
         for model in _divisors(devices, self.max_model or devices_per_node):
             if devices_per_node % model and model % devices_per_node:
                 continue
@@ -47,24 +47,24 @@ class Auto:
                     found += self._engines(topology)
         return sorted(found, key=_parts_that_move)
 
-    def _engines(self, topology: Topology) -> Iterator[Layout]:
+    def _engines(self, topology: Topology) -> Iterator[ParallelLayout]:
         if topology.pipe > 1:
-            yield Layout("pipeline", topology, stage=1)
+            yield ParallelLayout("pipeline", topology, stage=1)
             return
         if topology.model == 1:
-            yield Layout("data", topology)
+            yield ParallelLayout("data", topology)
         elif topology.data == 1 or 0 in self.stages:
-            yield Layout("zero", topology)
+            yield ParallelLayout("zero", topology)
         if topology.data == 1:
             return
         for stage in self.stages:
             if stage > 0:
-                yield Layout("zero", topology, stage)
+                yield ParallelLayout("zero", topology, stage)
         if self.offload and 3 in self.stages:
-            yield Layout("zero", topology, 3, "weights_and_optimizer")
+            yield ParallelLayout("zero", topology, 3, "weights_and_optimizer")
 
 
-def _parts_that_move(layout: Layout) -> tuple[int, int, int]:
+def _parts_that_move(layout: ParallelLayout) -> tuple[int, int, int]:
     engines = ("single", "data", "zero", "pipeline")
     axes = sum(length > 1 for length in (layout.topology.pipe, layout.topology.data, layout.topology.model))
     return axes, engines.index(layout.engine), layout.stage

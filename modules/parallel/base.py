@@ -34,7 +34,7 @@ class Rank:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class EngineConfig:
     """What is asked of an engine, whichever it is; all of it stands in the plan."""
 
     num_steps: int
@@ -61,7 +61,7 @@ Fetch = Callable[[int, int, int], Batch]
 
 
 @dataclass
-class Learner:
+class TrainingTask:
     """The live parts that learn together."""
 
     model: nn.Module
@@ -75,7 +75,7 @@ class Learner:
 class Engine(Protocol):
     """Trains one model on all ranks of a topology; every method is called by all of them, at the same point."""
 
-    def prepare(self, learner: Learner, recipe: Recipe) -> None:
+    def prepare(self, learner: TrainingTask, recipe: EngineConfig) -> None:
         """Meet the other ranks and put the parts on their devices; called once, before anything else.
 
         The learner's model is whole and has the same weights on every rank.
@@ -136,14 +136,16 @@ class Engine(Protocol):
         ...
 
 
-class Served(Engine, Protocol):
+class ManagedEngine(Engine, Protocol):
     """An engine of several processes: servers hold the weights, replicas come and go; as an `Engine` it coordinates them."""
 
     def roles(self, topology: Topology) -> dict[str, int]:
         """Processes beside the coordinator, such as ``server 0`` and ``replica 1``, and the rank that keeps each."""
         ...
 
-    def play(self, role: str, learner: Learner, recipe: Recipe, fetch: Fetch, told: Callable[[], str | None]) -> None:
+    def play(
+        self, role: str, learner: TrainingTask, recipe: EngineConfig, fetch: Fetch, told: Callable[[], str | None]
+    ) -> None:
         """Be one of them until the coordinator ends it.
 
         Args:

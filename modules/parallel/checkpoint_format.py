@@ -78,7 +78,7 @@ class State:
         _write_json(folder / REST, {"optimizer": self.optimizer, "numbers": numbers, "extra": self.extra})
 
 
-class Saved:
+class SavedState:
     """A state on disk, read a tensor at a time: no rank needs memory for more than its own part."""
 
     def __init__(self, folder: Path) -> None:
@@ -106,7 +106,7 @@ class Saved:
             self._open.close()
             raise StateError(path, [str(err)], OLDER) from err
 
-    def __enter__(self) -> Saved:
+    def __enter__(self) -> SavedState:
         return self
 
     def __exit__(
@@ -212,7 +212,7 @@ def collect(tensors: Mapping[str, Tensor], optimizer: Optimizer) -> State:
 
 
 def restore(
-    saved: Saved,
+    saved: SavedState,
     tensors: Mapping[str, Tensor],
     optimizer: Optimizer,
     cut: Callable[[str, Tensor], Tensor] | None = None,

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from modules.parallel.base import Learner, Recipe
+from modules.parallel.base import EngineConfig, TrainingTask
 from modules.parallel.single import Single
 from modules.parallel.topology import Degree
 
@@ -25,7 +25,7 @@ class DataParallel(Single):
         """
         self.data = data
 
-    def prepare(self, learner: Learner, recipe: Recipe) -> None:
+    def prepare(self, learner: TrainingTask, recipe: EngineConfig) -> None:
         super().prepare(learner, recipe)
         if recipe.topology.world > 1 and self.forward.device.type == "cuda" and _has_sparse_gradients(self.model):
             raise ValueError(

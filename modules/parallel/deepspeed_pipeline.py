@@ -14,9 +14,9 @@ from torch import Tensor
 from modules.data.base import Batch, Tensors
 from modules.evaluator.base import AnyEvaluator
 from modules.parallel import checkpoint_format as state
-from modules.parallel.base import Learner, Recipe
+from modules.parallel.base import EngineConfig, TrainingTask
 from modules.parallel.deepspeed.engine import DeepSpeedEngine
-from modules.parallel.forward import Tally, evaluation_mode, mean_of, micro_batches
+from modules.parallel.forward import MetricAccumulator, evaluation_mode, mean_of, micro_batches
 from modules.parallel.topology import Degree
 
 STAGE: Final = 1
@@ -49,7 +49,7 @@ class Pipeline(DeepSpeedEngine):
         super().__init__(STAGE, "none", deepspeed_extra)  # the degrees come with the recipe, resolved
         self.partition = partition
 
-    def prepare(self, learner: Learner, recipe: Recipe) -> None:
+    def prepare(self, learner: TrainingTask, recipe: EngineConfig) -> None:
         self._meet(learner, recipe, self.partition)
         from modules.parallel.deepspeed import initialize as deepspeed_start
         from modules.parallel.deepspeed.pipeline_stages import Stages
@@ -69,7 +69,7 @@ class Pipeline(DeepSpeedEngine):
         self._scale_loss()
         self.found: list[dict[str, Tensor]] = []
         self.names: list[str] | None = None
-        self.tally: Tally | None = None
+        self.tally: MetricAccumulator | None = None
         self.counted: deque[bool] = deque()
         self.shapes: list[torch.Size] = []
 
@@ -81,7 +81,9 @@ class Pipeline(DeepSpeedEngine):
         return self._after_step(self._told(self.ranks.mean(mean_of(self.found)) if self._is_last else None))
 
     def evaluate(self, batches: Iterable[tuple[Batch, bool]], evaluator: AnyEvaluator) -> dict[str, float]:
-        self.tally = Tally(evaluator, self.shards.whole_objective if self.shards else self.forward.objective)
+        self.tally = MetricAccumulator(
+            evaluator, self.shards.whole_objective if self.shards else self.forward.objective
+        )
         self.ranks.share_buffers(self.stages)
         in_flight = iter(batches)
         with evaluation_mode(self.stages), self._shapes_vary():

@@ -12,7 +12,7 @@ from torch.amp import GradScaler
 from modules.data.base import Batch
 from modules.evaluator.base import AnyEvaluator
 from modules.parallel import checkpoint_format as state
-from modules.parallel.base import Learner, Recipe
+from modules.parallel.base import EngineConfig, TrainingTask
 from modules.parallel.deepspeed.config import Stage
 from modules.parallel.deepspeed.engine import DeepSpeedEngine
 from modules.parallel.forward import Forward, evaluate, mean_of, micro_batches
@@ -39,7 +39,7 @@ class Zero(DeepSpeedEngine):
         """
         super().__init__(stage, offload, deepspeed_extra)  # the degrees come with the recipe, resolved
 
-    def prepare(self, learner: Learner, recipe: Recipe) -> None:
+    def prepare(self, learner: TrainingTask, recipe: EngineConfig) -> None:
         self._meet(learner, recipe, "parameters")
         from modules.parallel.deepspeed.initialize import ModelUnit, start
 

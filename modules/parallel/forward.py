@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from modules.data.base import Batch, Tensors
 from modules.evaluator.base import AnyEvaluator, ModelEvaluator
 from modules.objective.base import Objective
-from modules.parallel.base import Recipe
-from modules.parallel.process_groups import Ranks
+from modules.parallel.base import EngineConfig
+from modules.parallel.process_groups import ProcessGroups
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -21,7 +21,7 @@ AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 class Forward:
     """The forward pass of one rank, with the objective after it."""
 
-    def __init__(self, objective: Objective, recipe: Recipe) -> None:
+    def __init__(self, objective: Objective, recipe: EngineConfig) -> None:
         """
         Raises:
             ValueError: this machine has no such device.
@@ -56,7 +56,7 @@ class Forward:
         return tensor.pin_memory().to(self.device, non_blocking=True)
 
 
-class Tally:
+class MetricAccumulator:
     """Sums over the batches of an evaluation."""
 
     def __init__(self, evaluator: AnyEvaluator, objective: Objective, whole: nn.Module | None = None) -> None:
@@ -101,7 +101,7 @@ class Tally:
         assert self.whole is not None, "a plan refuses it"
         return self.evaluator.model_metrics(self.whole, sums)
 
-    def metrics(self, ranks: Ranks) -> dict[str, float]:
+    def metrics(self, ranks: ProcessGroups) -> dict[str, float]:
         """Means over all that counted on all replicas; called by ranks that have measured.
 
         Raises:
@@ -117,7 +117,7 @@ class Tally:
         return means | self._metrics_of(sums)
 
 
-def device_of(recipe: Recipe) -> torch.device:
+def device_of(recipe: EngineConfig) -> torch.device:
     """
     Raises:
         ValueError: this machine has no such device.
@@ -181,7 +181,7 @@ def evaluate(
     model: Callable[[Tensors], Tensors],
     batches: Iterable[tuple[Batch, bool]],
     evaluator: AnyEvaluator,
-    ranks: Ranks,
+    ranks: ProcessGroups,
     *,
     whole: nn.Module | None = None,
     keeps_tensors: bool = False,
@@ -198,7 +198,7 @@ def evaluate(
         whole: the model itself, for an evaluator that asks it; None: the module, where it has all its weights.
         keeps_tensors: the model keeps what it computes, and trains on it: then nothing may be an inference tensor.
     """
-    tally = Tally(evaluator, forward.objective, whole or module)
+    tally = MetricAccumulator(evaluator, forward.objective, whole or module)
     ranks.share_buffers(module)
     with evaluation_mode(module):
         for batch, counts in batches:

@@ -17,17 +17,17 @@ from modules.data.base import Batch
 from modules.evaluator.base import AnyEvaluator
 from modules.parallel import checkpoint_format as state
 from modules.parallel.asynchronous.checkpoint import read_shards, write_shards
-from modules.parallel.asynchronous.flat_parameters import Flat
-from modules.parallel.asynchronous.metrics import Measures
-from modules.parallel.asynchronous.replica import DOOR, HEADER, METRICS_AT, Habits, Replica, Word
-from modules.parallel.asynchronous.replica_group import Group
-from modules.parallel.asynchronous.server_connections import Links
-from modules.parallel.asynchronous.server_process import ParameterService
-from modules.parallel.asynchronous.server_shard import Policy, Shard
+from modules.parallel.asynchronous.flat_parameters import FlatParameters
+from modules.parallel.asynchronous.metrics import AsyncMetrics
+from modules.parallel.asynchronous.replica import DOOR, HEADER, METRICS_AT, Message, Replica, ReplicaSettings
+from modules.parallel.asynchronous.replica_group import ReplicaGroup
+from modules.parallel.asynchronous.server_connections import ServerConnections
+from modules.parallel.asynchronous.server_process import ServerProcess
+from modules.parallel.asynchronous.server_shard import ParameterShard, Policy
 from modules.parallel.asynchronous.staleness import Correction, correction_of
-from modules.parallel.asynchronous.transport import Closed, Door, Wire, find_meeting, open_meeting
-from modules.parallel.asynchronous.work_queue import HandOut
-from modules.parallel.base import Fetch, Learner, Recipe
+from modules.parallel.asynchronous.transport import Closed, Connection, Listener, find_meeting, open_meeting
+from modules.parallel.asynchronous.work_queue import WorkQueue
+from modules.parallel.base import EngineConfig, Fetch, TrainingTask
 from modules.parallel.single import Single
 from modules.parallel.topology import Degree, Topology
 
@@ -91,55 +91,59 @@ class ParameterServer:
         servers = {f"server {number}": number * replicas // self.servers for number in range(self.servers)}
         return {**servers, **{f"replica {number}": number for number in range(replicas)}}
 
-    def play(self, role: str, learner: Learner, recipe: Recipe, fetch: Fetch, told: Callable[[], str | None]) -> None:
+    def play(
+        self, role: str, learner: TrainingTask, recipe: EngineConfig, fetch: Fetch, told: Callable[[], str | None]
+    ) -> None:
         kind, _, number = role.partition(" ")
         if kind == "server":
             self._serve(int(number), learner, recipe)
         else:
             self._replicate(int(number), learner, recipe, fetch, told)
 
-    def _serve(self, number: int, learner: Learner, recipe: Recipe) -> None:
-        flat = Flat(learner.model)
+    def _serve(self, number: int, learner: TrainingTask, recipe: EngineConfig) -> None:
+        flat = FlatParameters(learner.model)
         factor = lambda update: learner.schedule.factor(update, recipe.num_steps)  # noqa: E731
-        shard = Shard(
+        shard = ParameterShard(
             flat, flat.shard(number, self.servers), learner.optimizer, factor, self.correct, self.policy,
             self.chunks(recipe.topology),
         )  # fmt: skip
         store = find_meeting(recipe.rank.meeting)
-        ParameterService(store, number, shard, flat, recipe.folder, self.snapshot_every).run()
+        ServerProcess(store, number, shard, flat, recipe.folder, self.snapshot_every).run()
 
     def _replicate(
-        self, number: int, learner: Learner, recipe: Recipe, fetch: Fetch, told: Callable[[], str | None]
+        self, number: int, learner: TrainingTask, recipe: EngineConfig, fetch: Fetch, told: Callable[[], str | None]
     ) -> None:
         single = _alone(learner, recipe)
         store = find_meeting(recipe.rank.meeting)
-        group = Group(store, number // self.group_size, number % self.group_size, self.group_size)
-        habits = Habits(self.push_every, self.pull_every, self.chunks(recipe.topology), self.delays_s.get(number, 0.0))
-        flat = Flat(single.model)
+        group = ReplicaGroup(store, number // self.group_size, number % self.group_size, self.group_size)
+        habits = ReplicaSettings(
+            self.push_every, self.pull_every, self.chunks(recipe.topology), self.delays_s.get(number, 0.0)
+        )
+        flat = FlatParameters(single.model)
         Replica(store, group, number // self.group_size, self.servers, single, flat, habits, fetch, told).run()
 
-    def prepare(self, learner: Learner, recipe: Recipe) -> None:
+    def prepare(self, learner: TrainingTask, recipe: EngineConfig) -> None:
         self.recipe, self.per_round = recipe, self.chunks(recipe.topology)
         self._folder = recipe.folder
         self.single = _alone(learner, recipe)
-        self.flat = Flat(self.single.model)
+        self.flat = FlatParameters(self.single.model)
         self.vector = self.flat.collect(torch.empty(self.flat.size, dtype=self.flat.dtype))
         self.buffers = self.flat.take_buffers(torch.empty(self.flat.num_buffers, dtype=torch.float64))
-        self.hand: HandOut | None = None
+        self.hand: WorkQueue | None = None
         self._reports: list[tuple[int, int, list[float]]] = []
-        self._wires: dict[int, Wire] = {}
+        self._wires: dict[int, Connection] = {}
         self._last: dict[str, Tensor] = {}
         self._asked: str | None = None
         self._met: int | None = None
         self._is_over = False
         self._change = threading.Condition()
-        self.measured = Measures(self.servers)
+        self.measured = AsyncMetrics(self.servers)
         self.store = open_meeting(recipe.rank.meeting, recipe.rank.listener)
         threading.Thread(target=self._watch_door, daemon=True).start()
-        self.links = Links(self.store, self.flat, self.servers)
+        self.links = ServerConnections(self.store, self.flat, self.servers)
 
     def _watch_door(self) -> None:
-        door = Door(self.store, DOOR, HEADER)
+        door = Listener(self.store, DOOR, HEADER)
         while not self._is_over:
             ticket = door.waiting()
             if ticket is None:
@@ -147,7 +151,7 @@ class ParameterServer:
             else:
                 threading.Thread(target=self._attend, args=(door, ticket), daemon=True).start()
 
-    def _attend(self, door: Door, ticket: str) -> None:
+    def _attend(self, door: Listener, ticket: str) -> None:
         """One replica's connection, from its hello to its end."""
         pusher, wire = -1, None
         with contextlib.suppress(Closed):
@@ -170,7 +174,7 @@ class ParameterServer:
                     self.hand.leave(pusher)
             self._change.notify_all()
 
-    def _answer(self, wire: Wire, pusher: int) -> bool:
+    def _answer(self, wire: Connection, pusher: int) -> bool:
         """Take a question, and answer it; False once it was the last."""
         _, num_chunks, accepted, stop, compute_s, push_s, pull_s, *rest = wire.receive()
         with self._change:
@@ -185,16 +189,16 @@ class ParameterServer:
             while not self._is_over and self.hand is not None:
                 chunk = self.hand.next(pusher)
                 if chunk is not None:
-                    answer = [Word.CHUNK, chunk.number, chunk.update]
+                    answer = [Message.CHUNK, chunk.number, chunk.update]
                     break
                 if self.hand.holds(pusher):
-                    answer = [Word.FLUSH]
+                    answer = [Message.FLUSH]
                     break
                 self._change.wait()
             else:
-                answer = [Word.END]
+                answer = [Message.END]
         wire.send(answer)
-        return answer[0] != Word.END
+        return answer[0] != Message.END
 
     def _take(self, pusher: int, num_chunks: int, values: list[float], *, accepted: bool) -> None:
         assert self.hand is not None
@@ -206,7 +210,7 @@ class ParameterServer:
     def train_step(self, batch: Batch, step: int) -> dict[str, Tensor]:
         with self._change:
             if self.hand is None:
-                self.hand = HandOut(self.per_round, self.policy, self.max_staleness, self.warm_start_steps, step)
+                self.hand = WorkQueue(self.per_round, self.policy, self.max_staleness, self.warm_start_steps, step)
             hand = self.hand
             if step >= hand.limit:
                 hand.limit = self._next_meeting(step)
@@ -292,7 +296,7 @@ class ParameterServer:
         self.links.end()
 
 
-def _alone(learner: Learner, recipe: Recipe) -> Single:
+def _alone(learner: TrainingTask, recipe: EngineConfig) -> Single:
     """The model on this process's device, as one process would train it."""
     single = Single()
     single.prepare(learner, replace(recipe, topology=Topology(), rank=replace(recipe.rank, number=0)))

@@ -11,17 +11,17 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch._C._distributed_c10d import HashStore, Store, TCPStore
 
-from modules.parallel.base import Rank, Recipe
+from modules.parallel.base import EngineConfig, Rank
 from modules.parallel.topology import AXES, Topology
 
 T = TypeVar("T")
 TIMEOUT = timedelta(minutes=10)  # for one collective; a rank that died is noticed at once, one that hangs after this
 
 
-class Ranks:
+class ProcessGroups:
     """One process among those of a topology; alone, it never touches torch.distributed."""
 
-    def __init__(self, recipe: Recipe, *, always: bool = False) -> None:
+    def __init__(self, recipe: EngineConfig, *, always: bool = False) -> None:
         """Meet the others; where a process group exists already, it is used.
 
         Args:
@@ -39,7 +39,7 @@ class Ranks:
         for axis in AXES:
             self._join(axis)
 
-    def _meet(self, recipe: Recipe) -> None:
+    def _meet(self, recipe: EngineConfig) -> None:
         backend = "cpu:gloo,cuda:nccl" if recipe.device != "cpu" and torch.cuda.is_available() else "gloo"
         store = HashStore() if self.topology.world == 1 else self._listening(recipe.rank)
         dist.init_process_group(

@@ -13,18 +13,18 @@ from torch.nn.utils import clip_grad_norm_
 from modules.data.base import Batch
 from modules.evaluator.base import AnyEvaluator
 from modules.parallel import checkpoint_format as state
-from modules.parallel.base import Learner, Recipe
+from modules.parallel.base import EngineConfig, TrainingTask
 from modules.parallel.forward import Forward, evaluate, mean_of, micro_batches
-from modules.parallel.process_groups import Ranks
+from modules.parallel.process_groups import ProcessGroups
 
 
 class Single:
     """Trains on one device, with accumulation, mixed precision, clipping and compilation; imports no DeepSpeed."""
 
-    def prepare(self, learner: Learner, recipe: Recipe) -> None:
+    def prepare(self, learner: TrainingTask, recipe: EngineConfig) -> None:
         self.recipe = recipe
         self.forward = Forward(learner.objective, recipe)
-        self.ranks = Ranks(recipe)
+        self.ranks = ProcessGroups(recipe)
         self.model = learner.model.to(self.forward.device)
         self.tensors = state.named(self.model)
         if recipe.compile:
@@ -78,7 +78,7 @@ class Single:
         return copy.write
 
     def load(self, folder: Path) -> None:
-        with state.Saved(folder) as saved:
+        with state.SavedState(folder) as saved:
             saved.check(state.kinds_of(self.tensors), type(self.optimizer).__name__)
             state.restore(saved, self.tensors, self.optimizer)
             self.scaler.load_state_dict(saved.extra.get("scaler") or self.scaler.state_dict())

@@ -25,13 +25,13 @@ class Topology:
     def world(self) -> int:
         return self.pipe * self.data * self.model
 
-    def place(self, rank: int) -> Place:
+    def place(self, rank: int) -> RankCoordinates:
         """Where a rank stands."""
         if not 0 <= rank < self.world:
             raise ValueError(f"Topology {self} has ranks 0 to {self.world - 1}, but got {rank}")
-        return Place(rank // (self.data * self.model), rank // self.model % self.data, rank % self.model)
+        return RankCoordinates(rank // (self.data * self.model), rank // self.model % self.data, rank % self.model)
 
-    def rank(self, place: Place) -> int:
+    def rank(self, place: RankCoordinates) -> int:
         """The rank that stands at a place."""
         return (place.pipe * self.data + place.data) * self.model + place.model
 
@@ -39,7 +39,7 @@ class Topology:
         """The ranks that differ from this one along one axis only, itself included, in order."""
         own = self.place(rank)
         return [
-            self.rank(Place(**{**vars(own), axis: number}))
+            self.rank(RankCoordinates(**{**vars(own), axis: number}))
             for number in range({"pipe": self.pipe, "data": self.data, "model": self.model}[axis])
         ]
 
@@ -48,7 +48,7 @@ class Topology:
 
 
 @dataclass(frozen=True)
-class Place:
+class RankCoordinates:
     """Coordinates of one rank, each counted from 0."""
 
     pipe: int

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from launchers.base import LaunchError, Pool, Seat
+from launchers.base import LaunchError, RankPlacement, WorkerPool
 from launchers.local import Local
 
-POOL = Pool(
+POOL = WorkerPool(
     folder=Path("/sweep"), code=Path("/sweep/code"), name="s", workers=100, nodes=1, devices_per_node=1,
     ranks_per_node=1, crews=1, device="cpu", threads_per_rank=None,
 )  # fmt: skip
@@ -23,7 +23,7 @@ def _eight_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
-def seats(launcher: Local, pool: Pool) -> list[tuple[Seat, str | None]]:
+def seats(launcher: Local, pool: WorkerPool) -> list[tuple[RankPlacement, str | None]]:
     return list(launcher._seats(pool))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from launchers.base import Assignment, LaunchError
+from launchers.base import AttemptSpec, LaunchError
 from launchers.local import Local
 from launchers.processes.process import Job
 
@@ -42,7 +42,7 @@ def ended(job: Job) -> int | None:
 
 @pytest.mark.usefixtures("as_job")
 def test_a_job_is_told_its_assignment_by_a_line() -> None:
-    job = Local().launch(Assignment(Path("/runs/single/ab"), 3, ("mine",)))
+    job = Local().launch(AttemptSpec(Path("/runs/single/ab"), 3, ("mine",)))
     assert isinstance(job, Job)
     assert job._process.stdout is not None
     order = {"folder": "/runs/single/ab", "attempt": 3, "trust": ["mine"]}
@@ -61,7 +61,7 @@ def test_a_process_that_was_started_ahead_is_used_once() -> None:
     launcher = Local()
     launcher.warm()
     warm = launcher._warm
-    jobs = [launcher.launch(Assignment(Path("/x"), number)) for number in (1, 2)]
+    jobs = [launcher.launch(AttemptSpec(Path("/x"), number)) for number in (1, 2)]
     assert all(isinstance(job, Job) for job in jobs)
     assert jobs[0] is warm
     assert jobs[1] is not warm
@@ -87,7 +87,7 @@ def test_what_was_warmed_and_not_used_is_dismissed() -> None:
 def test_an_early_signal_waits_until_the_job_can_answer() -> None:
     job = Job()
     job.signal(signal.SIGTERM)  # this one never unblocks it
-    job.assign(Assignment(Path("/x"), 1))
+    job.assign(AttemptSpec(Path("/x"), 1))
     assert job._process.stdout is not None
     assert job._process.stdout.readline()
     assert job.poll() is None
@@ -101,7 +101,7 @@ def test_a_job_that_ended_before_its_assignment_is_told(monkeypatch: pytest.Monk
     job = Job()
     job._process.wait()
     with pytest.raises(LaunchError, match="the job ended with code 1 before it began; what it printed stands above"):
-        job.assign(Assignment(Path("/x"), 1))
+        job.assign(AttemptSpec(Path("/x"), 1))
     assert ended(job) == 1
 
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from launchers.base import LaunchError, Pool
+from launchers.base import LaunchError, WorkerPool
 from launchers.slurm import Slurm, environment_of
 from launchers.slurm_tasks.errors import explain
-from launchers.slurm_tasks.queue import REQUEUED, UNKNOWN, Incarnation, Watch
+from launchers.slurm_tasks.queue import REQUEUED, UNKNOWN, SlurmQueue, TaskRestart
 from tests.support.cluster import Cluster, until
 
 SCRIPTS = Path(__file__).parent / "scripts"
@@ -43,9 +43,9 @@ while not os.path.exists(os.path.join(sys.argv[1], "go")):
 """
 
 
-def pool(folder: Path = Path("/runs/lr_batch"), words: dict[str, Any] | None = None, **changes: Any) -> Pool:
+def pool(folder: Path = Path("/runs/lr_batch"), words: dict[str, Any] | None = None, **changes: Any) -> WorkerPool:
     """Workers on one node of 8 GPUs, a trial each."""
-    found = Pool(
+    found = WorkerPool(
         folder=folder, code=folder / "code" / "packages", name="lr_batch", workers=5, nodes=1, devices_per_node=8,
         ranks_per_node=8, crews=1, device="cuda", threads_per_rank=None, slurm=WORDS | (words or {}),
     )  # fmt: skip
@@ -90,7 +90,7 @@ def pool(folder: Path = Path("/runs/lr_batch"), words: dict[str, Any] | None = N
         ),
     ],
 )  # fmt: skip
-def test_what_is_submitted_is_what_was_recorded(name: str, asked: Pool, launcher: Slurm) -> None:
+def test_what_is_submitted_is_what_was_recorded(name: str, asked: WorkerPool, launcher: Slurm) -> None:
     text = launcher.describe(asked)
     assert text == launcher.describe(asked)
     assert text == (SCRIPTS / f"{name}.sh").read_text()
@@ -127,12 +127,12 @@ def test_workers_see_nothing_of_a_surrounding_job_or_another_run() -> None:
 @pytest.mark.parametrize(
     ("worker", "found"),
     [
-        ("1234_5.2", Incarnation("1234_5", 2)), ("1234.0", Incarnation("1234", 0)), ("vm-3f2a-0", None), ("a_b.0", None),
+        ("1234_5.2", TaskRestart("1234_5", 2)), ("1234.0", TaskRestart("1234", 0)), ("vm-3f2a-0", None), ("a_b.0", None),
         ("1234_5", None), ("", None),
     ],
 )  # fmt: skip
-def test_a_name_of_a_worker_tells_its_job_and_restart(worker: str, found: Incarnation | None) -> None:
-    assert Incarnation.of(worker) == found
+def test_a_name_of_a_worker_tells_its_job_and_restart(worker: str, found: TaskRestart | None) -> None:
+    assert TaskRestart.of(worker) == found
     assert found is None or found.job == "1234"
 
 
@@ -186,7 +186,7 @@ class Site:
         (code / "worker.py").write_text(GUEST)
         self.jobs: list[str] = []
 
-    def pool(self, words: dict[str, Any] | None = None, **changes: Any) -> Pool:
+    def pool(self, words: dict[str, Any] | None = None, **changes: Any) -> WorkerPool:
         usual = {"workers": 1, "devices_per_node": 2, "ranks_per_node": 2, "device": "cpu", "threads_per_rank": 1}
         return pool(self.folder, self.words | (words or {}), **usual | changes)
 
@@ -430,13 +430,13 @@ def test_a_controller_that_was_killed_takes_nobody_along(
 
 @pytest.mark.slow
 def test_accounts_tell_how_a_worker_ended_that_the_controller_has_forgotten(cluster_with_accounting: Cluster) -> None:
-    watch = Watch(environment_of(os.environ))
+    watch = SlurmQueue(environment_of(os.environ))
     told = "#!/bin/sh\n#SBATCH --array=0-1 --output=/dev/null --mem=100\nsleep 60\n"
     job = watch.ask("sbatch", "--parsable", told=told).stdout.strip()
     until(lambda: len(watch._squeue([job])) == 2 and watch.waiting([job]) == 0)
     watch.ask("scancel", f"{job}_1")
     until(lambda: watch._sacct([job]) == {f"{job}_0": "RUNNING", f"{job}_1": "CANCELLED"})  # they lag by 2 s
-    gone = {f"{job}_{task}.0": Incarnation(f"{job}_{task}", 0) for task in (0, 1)} | {"1.0": Incarnation("1", 0)}
+    gone = {f"{job}_{task}.0": TaskRestart(f"{job}_{task}", 0) for task in (0, 1)} | {"1.0": TaskRestart("1", 0)}
     assert watch._ended(gone) == {f"{job}_1.0": "CANCELLED", "1.0": UNKNOWN}
     watch.ask("scancel", job)
 
@@ -465,4 +465,4 @@ def test_a_question_that_has_no_end_is_no_answer(tmp_path: Path, monkeypatch: py
     (tmp_path / "squeue").chmod(0o755)
     monkeypatch.setattr("launchers.slurm_tasks.queue.PATIENCE_S", 0.2)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    assert Watch(dict(os.environ)).lost(["1_0.0"]) == {}
+    assert SlurmQueue(dict(os.environ)).lost(["1_0.0"]) == {}

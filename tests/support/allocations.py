@@ -16,7 +16,7 @@ from modules.data.base import Batch
 from modules.model.gpt import Gpt
 from modules.model.mlp import Mlp
 from modules.objective.cross_entropy import CrossEntropy
-from modules.parallel.base import Learner, Rank, Recipe
+from modules.parallel.base import EngineConfig, Rank, TrainingTask
 from modules.schedule.constant import Constant
 from tests.support.engines import Mode, Task
 
@@ -60,8 +60,8 @@ def batch_of(name: str, size: int) -> Batch:
     return words[:, :-1].contiguous(), words[:, 1:].contiguous()
 
 
-def recipe_of(mode: Mode, task: Task, batch_size_per_device: int, rank: Rank) -> Recipe:
-    return Recipe(
+def recipe_of(mode: Mode, task: Task, batch_size_per_device: int, rank: Rank) -> EngineConfig:
+    return EngineConfig(
         num_steps=NUM_STEPS,
         num_accumulation=task.num_accumulation,
         grad_clip_norm=task.grad_clip_norm,
@@ -79,7 +79,7 @@ def allocated(rank: Rank, mode: Mode, task: Task, batch_size_per_device: int) ->
     _let_threads_forget()
     engine = mode.engine()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        learner = Learner(model_of(task.model), CrossEntropy(), task.optimizer, Constant())
+        learner = TrainingTask(model_of(task.model), CrossEntropy(), task.optimizer, Constant())
         engine.prepare(learner, recipe_of(mode, task, batch_size_per_device, rank))
         batch = batch_of(task.model, batch_size_per_device * task.num_accumulation)
         for step in range(NUM_STEPS):

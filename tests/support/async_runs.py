@@ -18,11 +18,11 @@ from experiments.train.trainer import seed_step
 from modules.data.base import Batch
 from modules.evaluator.accuracy import Accuracy
 from modules.objective.cross_entropy import CrossEntropy
-from modules.parallel.base import Learner, Rank, Recipe
+from modules.parallel.base import EngineConfig, Rank, TrainingTask
 from modules.parallel.data import DataParallel
 from modules.parallel.parameter_server import ParameterServer
 from modules.parallel.single import Single
-from modules.parallel.topology import Place, Topology
+from modules.parallel.topology import RankCoordinates, Topology
 from modules.schedule.cosine import Cosine
 
 BATCH_SIZE, NUM_CLASSES = 12, 4
@@ -99,17 +99,17 @@ def batch_of(step: int, number: int = 0, count: int = 1) -> Batch:
 
 
 def fetch(step: int, number: int, count: int) -> Batch:
-    seed_step(0, step, Place(0, number, 0))
+    seed_step(0, step, RankCoordinates(0, number, 0))
     return batch_of(step, number, count)
 
 
-def _learner(task: Task) -> Learner:
+def _learner(task: Task) -> TrainingTask:
     torch.manual_seed(0)
-    return Learner(task.model(), CrossEntropy(), task.optimizer, Cosine(warmup_steps=2))
+    return TrainingTask(task.model(), CrossEntropy(), task.optimizer, Cosine(warmup_steps=2))
 
 
-def _recipe(task: Task, rank: Rank, replicas: int, parts: int) -> Recipe:
-    return Recipe(
+def _recipe(task: Task, rank: Rank, replicas: int, parts: int) -> EngineConfig:
+    return EngineConfig(
         num_steps=task.num_steps, num_accumulation=task.num_accumulation, grad_clip_norm=task.grad_clip_norm,
         precision="fp32", compile=False, device="cpu",
         batch_size_per_device=BATCH_SIZE // parts // task.num_accumulation, topology=Topology(data=replicas), rank=rank,

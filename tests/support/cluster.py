@@ -17,7 +17,7 @@ import pytest
 
 from launchers.base import LaunchError
 from launchers.local_cluster import daemons
-from launchers.local_cluster.cluster import CONTROLLER, Rehearsal
+from launchers.local_cluster.cluster import CONTROLLER, LocalCluster
 from launchers.local_cluster.settings import default_folder, find_programs
 from launchers.local_cluster.slurm_conf import Spec
 
@@ -25,7 +25,7 @@ T = TypeVar("T")
 PATIENCE_S = 60.0
 
 
-class Cluster(Rehearsal):
+class Cluster(LocalCluster):
     """A rehearsal that can be hurt."""
 
     def __init__(self, folder: Path, spec: Spec) -> None:

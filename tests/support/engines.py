@@ -19,7 +19,7 @@ from modules.evaluator.accuracy import Accuracy
 from modules.model.lenet import LeNet
 from modules.model.mlp import Mlp
 from modules.objective.cross_entropy import CrossEntropy
-from modules.parallel.base import Engine, Learner, Rank, Recipe
+from modules.parallel.base import Engine, EngineConfig, Rank, TrainingTask
 from modules.parallel.data import DataParallel
 from modules.parallel.deepspeed_pipeline import Pipeline
 from modules.parallel.deepspeed_zero import Zero
@@ -181,12 +181,12 @@ def outcomes(mode: str) -> dict[str, Outcome]:
 def train(rank: Rank, mode: Mode, task: Task) -> Outcome:
     """Train, from a state on disk or from nothing, and evaluate on 11 examples in batches of 2 a replica."""
     engine, topology = mode.engine(), mode.topology
-    learner = Learner(
+    learner = TrainingTask(
         make_model(task.model), CrossEntropy(), task.optimizer, Cosine(warmup_steps=2),
         example=lambda size: make_batch(task.model, 0, size),
     )  # fmt: skip
     share = BATCH_SIZE // topology.data
-    recipe = Recipe(
+    recipe = EngineConfig(
         num_steps=NUM_STEPS,
         num_accumulation=task.num_accumulation // topology.data,
         grad_clip_norm=task.grad_clip_norm,

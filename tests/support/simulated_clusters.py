@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from experiments.plan.simulate.cluster import Cluster
-from experiments.plan.simulate.distributions import Constant, Times
+from experiments.plan.simulate.distributions import ConstantTime, Times
 from modules.parallel.cost_model.step_time import Machine
 
 
@@ -22,4 +22,4 @@ def machine(**changed: Any) -> Machine:
 def cluster(times: Times | None = None, on: Machine | None = None, **changed: Any) -> Cluster:
     """Workers that compute 10 examples in a second, without gradients to speak of."""
     known: dict[str, Any] = {"batch_size": 10, "num_bytes": 0, "apply_s": 0.0}
-    return Cluster(name="a test", machine=on or machine(), times=times or Constant(1.0), **{**known, **changed})
+    return Cluster(name="a test", machine=on or machine(), times=times or ConstantTime(1.0), **{**known, **changed})

@@ -23,7 +23,7 @@ from experiments.sweep.templates import Template, Templates
 from experiments.sweep.worker import worker
 from experiments.sweep.worker.reaper import LOST_S
 from experiments.trial.trial import new_folder, provenance_of
-from launchers.base import Seat
+from launchers.base import RankPlacement
 from tests.support.ranks import CONTEXT
 
 QUICK = ("model=softmax", "data=digits", "max_steps=40", "eval_every_steps=20", "checkpoint.every_steps=10")
@@ -60,7 +60,7 @@ def make_sweep(
 class Worker:
     """One process of a worker, forked from one that has already imported what takes it seconds."""
 
-    def __init__(self, sweep: Sweep, seat: Seat) -> None:
+    def __init__(self, sweep: Sweep, seat: RankPlacement) -> None:
         environment = {**os.environ, "LATHE_SEAT": json.dumps(asdict(seat)), "OMP_NUM_THREADS": "1"}
         log = sweep.folder / "workers" / f"{seat.worker}.txt"
         self._process = CONTEXT.Process(target=_work, args=(str(sweep.folder), str(log), environment), daemon=True)
@@ -102,7 +102,7 @@ def _work(folder: str, log: str, environment: dict[str, str]) -> None:
 
 def start_worker(sweep: Sweep, name: str = "w", **seat: Any) -> Worker:
     """One process of a worker; what it prints goes to ``workers/NAME.txt``."""
-    return Worker(sweep, Seat(worker=name, threads=1, **seat))
+    return Worker(sweep, RankPlacement(worker=name, threads=1, **seat))
 
 
 def entries(sweep: Sweep) -> list[Entry]:

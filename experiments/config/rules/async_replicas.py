@@ -5,27 +5,27 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from experiments.config.rules.base import Facts
+from experiments.config.rules.base import ConfigView
 from experiments.config.rules.topology import ELEMENTWISE, divisors, is_served, topology_of
 
 
-def _served(rule: Callable[[Facts], str | list[str] | None]) -> Callable[[Facts], str | list[str] | None]:
+def _served(rule: Callable[[ConfigView], str | list[str] | None]) -> Callable[[ConfigView], str | list[str] | None]:
     """A rule that is asked only where there are parameter servers."""
 
-    def judge(facts: Facts) -> str | list[str] | None:
+    def judge(facts: ConfigView) -> str | list[str] | None:
         return rule(facts) if is_served(facts) else None
 
     return judge
 
 
-def _groups(facts: Facts) -> str | None:
+def _groups(facts: ConfigView) -> str | None:
     size, replicas = facts.whole("parallel.group_size"), topology_of(facts).data
     if replicas % size == 0:
         return None
     return f"parallel.group_size={size} does not divide the {replicas} replicas (parallel.data); try {divisors(replicas, size)}"
 
 
-def _backup(facts: Facts) -> list[str]:
+def _backup(facts: ConfigView) -> list[str]:
     backup, replicas = facts.whole("parallel.backup"), topology_of(facts).data
     told, problems = f"parallel.backup={backup}", list[str]()
     if backup >= replicas:
@@ -44,7 +44,7 @@ def _backup(facts: Facts) -> list[str]:
     return problems
 
 
-def _correction(facts: Facts) -> str | None:
+def _correction(facts: ConfigView) -> str | None:
     kind = facts.get("parallel.correction", str)
     if kind != "none" and facts.get("parallel.max_staleness", int, type(None)) == 0:
         rule = "corrects what is stale, and with parallel.max_staleness=0 nothing is"
@@ -52,14 +52,14 @@ def _correction(facts: Facts) -> str | None:
     return None
 
 
-def _warm_start(facts: Facts) -> str | None:
+def _warm_start(facts: ConfigView) -> str | None:
     warm, max_steps = facts.whole("parallel.warm_start_steps"), facts.whole_or_none("max_steps")
     if max_steps is None or warm < max_steps:
         return None
     return f"parallel.warm_start_steps={warm} leaves the other replicas none of max_steps={max_steps}; lower it"
 
 
-def _delays(facts: Facts) -> list[str]:
+def _delays(facts: ConfigView) -> list[str]:
     replicas, delays = topology_of(facts).data, facts.get("parallel.delays_s", dict)
     strangers = [
         f"parallel.delays_s names replica {number}, but there are {replicas}, from 0; name one of these"
@@ -74,7 +74,7 @@ def _delays(facts: Facts) -> list[str]:
     return strangers + wrong
 
 
-def _every(facts: Facts) -> list[str]:
+def _every(facts: ConfigView) -> list[str]:
     if facts.get("parallel.max_staleness", int, type(None)) != 0:
         return []
     return [
@@ -85,7 +85,7 @@ def _every(facts: Facts) -> list[str]:
     ]
 
 
-def _optimizer(facts: Facts) -> str | None:
+def _optimizer(facts: ConfigView) -> str | None:
     """Servers cut anywhere; one alone has every weight whole."""
     servers, target = facts.whole("parallel.servers"), facts.get("optimizer._target_", str)
     if servers == 1 or target.rpartition(".")[2] in ELEMENTWISE:
@@ -94,7 +94,7 @@ def _optimizer(facts: Facts) -> str | None:
     return f"optimizer._target_={target} {rule}, as {', '.join(ELEMENTWISE)} do; set parallel.servers=1"
 
 
-def _fp16(facts: Facts) -> str | None:
+def _fp16(facts: ConfigView) -> str | None:
     if facts.get("precision", str) != "fp16":
         return None
     return (
@@ -102,7 +102,7 @@ def _fp16(facts: Facts) -> str | None:
     )
 
 
-def _workers(facts: Facts) -> str | None:
+def _workers(facts: ConfigView) -> str | None:
     workers = facts.whole("num_data_workers")
     if not workers:
         return None
@@ -110,7 +110,7 @@ def _workers(facts: Facts) -> str | None:
     return f"num_data_workers={workers}: {rule}; set num_data_workers=0"
 
 
-def _profile(facts: Facts) -> str | None:
+def _profile(facts: ConfigView) -> str | None:
     if facts.get("profile", bool) is not True:
         return None
     return "profile=true traces ranks that make every step together; set profile=false (async/compute_ms_mean and its like tell)"

@@ -24,12 +24,12 @@ MAY_BE_FRACTIONS = (
 LARGEST = 2**63 - 1  # what torch counts with; a seed is only hashed
 
 
-class NotJudgedError(Exception):
+class NotApplicable(Exception):
     """A rule needs a value that has a fault of its own."""
 
 
 @dataclass(frozen=True)
-class Facts:
+class ConfigView:
     """The values of a configuration that can be relied on."""
 
     config: dict[str, Any]
@@ -38,21 +38,21 @@ class Facts:
     def get(self, key: str, *kinds: type) -> Any:
         """The value of one of these kinds."""
         if any(fault == key or fault.startswith((f"{key}.", f"{key}[")) for fault in self.told):
-            raise NotJudgedError
+            raise NotApplicable
         node: Any = self.config
         for name in key.split("."):
             if not isinstance(node, dict) or name not in node:
-                raise NotJudgedError
+                raise NotApplicable
             node = node[name]
         if type(node) not in kinds:
-            raise NotJudgedError
+            raise NotApplicable
         return node
 
     def whole(self, key: str) -> int:
         """A whole number in its range."""
         value: int = self.get(key, int)
         if self.out_of_range(key) is not None:
-            raise NotJudgedError
+            raise NotApplicable
         return value
 
     def whole_or_none(self, key: str) -> int | None:
@@ -73,7 +73,7 @@ class Facts:
     def out_of_range(self, key: str) -> str | None:
         try:
             value = self.get(key, *((int, float) if key in MAY_BE_FRACTIONS else (int,)))
-        except NotJudgedError:
+        except NotApplicable:
             return None
         if key in POSITIVE and not value > 0:
             return f"{key}={value} is not more than 0; write a larger number"

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from experiments.config.rules.base import Facts, NotJudgedError
+from experiments.config.rules.base import ConfigView, NotApplicable
 from experiments.core.secrets import REFERENCE
 
 SLURM = "launchers.slurm.Slurm"
@@ -58,26 +58,26 @@ def find_problems(config: dict[str, Any]) -> list[str]:
     found: list[str] = []
     for rule in RULES:
         try:
-            told = rule(Facts(config, ()))
-        except NotJudgedError:
+            told = rule(ConfigView(config, ()))
+        except NotApplicable:
             continue
         found += [told] if isinstance(told, str) else told or []
     return found
 
 
-def _positive(facts: Facts) -> list[str]:
+def _positive(facts: ConfigView) -> list[str]:
     found = []
     for key in POSITIVE:
         try:
             value = facts.get(key, int, float)
-        except NotJudgedError:  # null, or told already
+        except NotApplicable:  # null, or told already
             continue
         if not value > 0:
             found.append(f"{key}={value} is not more than 0; write a larger number")
     return found
 
 
-def _needs_a_site(facts: Facts) -> str | None:
+def _needs_a_site(facts: ConfigView) -> str | None:
     if facts.get("launcher._target_", str) != SLURM or facts.get("hardware.slurm", dict, type(None)) is not None:
         return None
     return (
@@ -86,7 +86,7 @@ def _needs_a_site(facts: Facts) -> str | None:
     )
 
 
-def _time(facts: Facts) -> str | None:
+def _time(facts: ConfigView) -> str | None:
     time = facts.get("hardware.slurm.time", str)
     if seconds(time):
         return None
@@ -94,7 +94,7 @@ def _time(facts: Facts) -> str | None:
     return f"hardware.slurm.time={time} {why}; write hours:minutes:seconds or days-hours:minutes:seconds, such as '04:00:00'"
 
 
-def _lead(facts: Facts) -> str | None:
+def _lead(facts: ConfigView) -> str | None:
     lead_s, time = facts.get("hardware.slurm.lead_s", int), facts.get("hardware.slurm.time", str)
     limit_s = seconds(time)
     if lead_s > MOST_LEAD_S:
@@ -107,7 +107,7 @@ def _lead(facts: Facts) -> str | None:
     )
 
 
-def _cores(facts: Facts) -> str | None:
+def _cores(facts: ConfigView) -> str | None:
     """Threads without cores of their own starve each other."""
     cores = facts.get("hardware.slurm.cpus_per_device", int)
     side_by_side = facts.get("launcher", dict).get("trials_per_device", 1)
@@ -125,7 +125,7 @@ def _cores(facts: Facts) -> str | None:
     )
 
 
-def _gres(facts: Facts) -> str | None:
+def _gres(facts: ConfigView) -> str | None:
     gres = facts.get("hardware.slurm.gres", str)
     gpu_type = facts.get("hardware.slurm.gpu_type", str, type(None))
     if gpu_type is not None:
@@ -145,7 +145,7 @@ def _gres(facts: Facts) -> str | None:
     )
 
 
-def _parts_of_a_node(facts: Facts) -> str | None:
+def _parts_of_a_node(facts: ConfigView) -> str | None:
     part, devices = facts.get("launcher.devices_per_trial", int), facts.whole("hardware.devices_per_node")
     if part < 1 or devices % part == 0:
         return None
@@ -156,7 +156,7 @@ def _parts_of_a_node(facts: Facts) -> str | None:
     )
 
 
-def _parts_of_nodes(facts: Facts) -> str | None:
+def _parts_of_nodes(facts: ConfigView) -> str | None:
     part, nodes = facts.get("launcher.devices_per_trial", int), facts.whole("hardware.nodes")
     if nodes == 1:
         return None
@@ -166,7 +166,7 @@ def _parts_of_nodes(facts: Facts) -> str | None:
     )
 
 
-def _options(facts: Facts) -> list[str]:
+def _options(facts: ConfigView) -> list[str]:
     found = []
     for name in facts.get("hardware.slurm.sbatch", dict):
         key = f"hardware.slurm.sbatch.{name}"
@@ -182,7 +182,7 @@ def _options(facts: Facts) -> list[str]:
     return found
 
 
-def _environment(facts: Facts) -> str | None:
+def _environment(facts: ConfigView) -> str | None:
     """Variables that a trial refers to and that its worker would not see."""
     if facts.get("launcher._target_", str) != SLURM:
         return None
@@ -214,6 +214,6 @@ def _references(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
                 yield key, name
 
 
-RULES: tuple[Callable[[Facts], str | list[str] | None], ...] = (
+RULES: tuple[Callable[[ConfigView], str | list[str] | None], ...] = (
     _needs_a_site, _positive, _time, _lead, _cores, _gres, _parts_of_a_node, _parts_of_nodes, _options, _environment,
 )  # fmt: skip

@@ -7,7 +7,7 @@ from itertools import pairwise
 from math import prod
 from typing import Any
 
-from experiments.config.rules.base import Facts, NotJudgedError
+from experiments.config.rules.base import ConfigView, NotApplicable
 from modules.parallel.deepspeed.config import check_extra
 from modules.parallel.topology import AXES, Topology
 
@@ -28,7 +28,7 @@ ELEMENTWISE = (
 TAKE_SPARSE = ("SGD", "Adagrad", "SparseAdagrad", "SparseAdam")
 
 
-def topology_of(facts: Facts) -> Topology:
+def topology_of(facts: ConfigView) -> Topology:
     """The arrangement that is asked for, "auto" replaced by what the other axes leave of the devices.
 
     Raises:
@@ -38,16 +38,16 @@ def topology_of(facts: Facts) -> Topology:
     given = prod(degree for degree in degrees.values() if degree is not None)
     free = [axis for axis, degree in degrees.items() if degree is None]
     if len(free) > 1 or (devices % given if free else devices != given):
-        raise NotJudgedError
+        raise NotApplicable
     return Topology(**{axis: devices // given if degree is None else degree for axis, degree in degrees.items()})
 
 
-def num_shares(facts: Facts, topology: Topology) -> int:
+def num_shares(facts: ConfigView, topology: Topology) -> int:
     """Equal shares that a step's batch is cut into: one a replica, but for those that only stand by."""
     return topology.data - (facts.get("parallel.backup", int) if is_served(facts) else 0)
 
 
-def is_served(facts: Facts) -> bool:
+def is_served(facts: ConfigView) -> bool:
     """Whether parameter servers hold the weights."""
     return "servers" in facts.get("parallel", dict)
 
@@ -64,18 +64,18 @@ def is_open(config: Mapping[str, Any]) -> bool:
     return isinstance(node, dict) and node.get("_target_") == AUTO
 
 
-def _degrees(facts: Facts) -> dict[str, int | None]:
+def _degrees(facts: ConfigView) -> dict[str, int | None]:
     """Length of every axis, None where it is "auto"; an engine without an axis has 1 along it."""
     node = facts.get("parallel", dict)
     if is_open(facts.config):
-        raise NotJudgedError
+        raise NotApplicable
     return {
         axis: 1 if axis not in node else None if node[axis] == "auto" else facts.whole(f"parallel.{axis}")
         for axis in AXES
     }
 
 
-def _devices(facts: Facts) -> str | None:
+def _devices(facts: ConfigView) -> str | None:
     degrees, devices = _degrees(facts), facts.devices()
     free = [axis for axis, degree in degrees.items() if degree is None]
     given = prod(degree for degree in degrees.values() if degree is not None)
@@ -111,7 +111,7 @@ def _filling(degrees: dict[str, int | None], axes: list[str], factor: int) -> st
     return f"set parallel.{axis}={(degrees[axis] or 1) * factor}, or parallel.{axis}=auto"
 
 
-def _split(facts: Facts) -> str | None:
+def _split(facts: ConfigView) -> str | None:
     batch_size, topology = facts.whole("batch_size_global"), topology_of(facts)
     shares = num_shares(facts, topology)
     if shares < 1 or batch_size % shares == 0:
@@ -122,7 +122,7 @@ def _split(facts: Facts) -> str | None:
     return f"batch_size_global={batch_size} cannot be split over {shares} {over}; {way_out}"
 
 
-def _micro_batch(facts: Facts) -> str | None:
+def _micro_batch(facts: ConfigView) -> str | None:
     batch_size, topology = facts.whole("batch_size_global"), topology_of(facts)
     micro = facts.whole_or_none("batch_size_per_device")
     shares = num_shares(facts, topology)
@@ -137,7 +137,7 @@ def _micro_batch(facts: Facts) -> str | None:
     return f"batch_size_per_device={micro} does not divide {whole}; try {divisors(share, micro)}"
 
 
-def _partition(facts: Facts) -> str | None:
+def _partition(facts: ConfigView) -> str | None:
     """Stages by hand; whether the model has so many layers is judged where it is built."""
     firsts, topology = facts.get("parallel.partition", list), topology_of(facts)
     told = f"parallel.partition={firsts}"
@@ -149,7 +149,7 @@ def _partition(facts: Facts) -> str | None:
     return None
 
 
-def _offload(facts: Facts) -> str | None:
+def _offload(facts: ConfigView) -> str | None:
     offload, stage = facts.get("parallel.offload", str), facts.whole("parallel.stage")
     least = {"optimizer": 1, "weights_and_optimizer": 3}.get(offload, 0)
     if stage >= least:
@@ -158,7 +158,7 @@ def _offload(facts: Facts) -> str | None:
     return f"parallel.offload={offload} needs ZeRO stage {least}, and parallel.stage={stage}; {way_out}"
 
 
-def _stage_of_pipeline(facts: Facts) -> str | None:
+def _stage_of_pipeline(facts: ConfigView) -> str | None:
     node = facts.get("parallel", dict)
     if "partition" not in node or "stage" not in node:
         return None
@@ -166,13 +166,13 @@ def _stage_of_pipeline(facts: Facts) -> str | None:
     return f"parallel.stage={node['stage']}: {rule}; leave it out, as pipelines run under stage 1"
 
 
-def _fp16(facts: Facts) -> str | None:
+def _fp16(facts: ConfigView) -> str | None:
     if facts.get("precision", str) != "fp16" or facts.get("hardware.device", str) != "cpu":
         return None
     return "precision=fp16 needs a GPU, and hardware.device=cpu; take precision=bf16, which needs no loss scale either"
 
 
-def _compile(facts: Facts) -> str | None:
+def _compile(facts: ConfigView) -> str | None:
     if facts.get("compile", bool) is not True:
         return None
     node = facts.get("parallel", dict)
@@ -183,7 +183,7 @@ def _compile(facts: Facts) -> str | None:
     return None
 
 
-def _optimizer(facts: Facts) -> str | None:
+def _optimizer(facts: ConfigView) -> str | None:
     """ZeRO steps over flat slices, model parallelism over slices: only what treats every number alike comes out right."""
     target, node = facts.get("optimizer._target_", str), facts.get("parallel", dict)
     has_slices = node.get("stage", 0) != 0 or "partition" in node or topology_of(facts).model > 1
@@ -193,7 +193,7 @@ def _optimizer(facts: Facts) -> str | None:
     return f"optimizer._target_={target} {rule}; take one of them, parallel=data or parallel=zero0"
 
 
-def _sparse(facts: Facts) -> list[str]:
+def _sparse(facts: ConfigView) -> list[str]:
     """Sparse gradients, of which torch 2.13 and DeepSpeed 0.19.8 know little: what they cannot do, told before a step is."""
     is_sparse = facts.get("model", dict).get("sparse_gradients") is True
     target = facts.get("optimizer._target_", str)
@@ -222,11 +222,11 @@ def _sparse(facts: Facts) -> list[str]:
     return problems
 
 
-def _extra(facts: Facts) -> list[str]:
+def _extra(facts: ConfigView) -> list[str]:
     return check_extra(facts.get("parallel.deepspeed_extra", dict))
 
 
-RULES: tuple[Callable[[Facts], str | list[str] | None], ...] = (
+RULES: tuple[Callable[[ConfigView], str | list[str] | None], ...] = (
     _devices, _split, _micro_batch, _partition, _stage_of_pipeline, _offload, _fp16, _compile, _optimizer, _sparse, _extra,
 )  # fmt: skip
 

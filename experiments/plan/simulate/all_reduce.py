@@ -6,10 +6,10 @@ import numpy as np
 
 from experiments.plan.simulate.cluster import HIDDEN, Cluster
 from experiments.plan.simulate.distributions import Seconds
-from experiments.plan.simulate.result import Result
+from experiments.plan.simulate.result import SimulationResult
 
 
-def simulate(cluster: Cluster, num_workers: int, num_steps: int, seed: int) -> Result:
+def simulate(cluster: Cluster, num_workers: int, num_steps: int, seed: int) -> SimulationResult:
     """Steps that each begin when the slowest worker of the one before is done, and all have the sum."""
     machine = cluster.machine
     work_s = cluster.draw(np.random.default_rng(seed), num_steps, num_workers)
@@ -20,7 +20,7 @@ def simulate(cluster: Cluster, num_workers: int, num_steps: int, seed: int) -> R
     steps_s = slowest_s + (np.maximum(0.0, exchange_s - HIDDEN * slowest_s) if machine.is_apart else exchange_s)
     updates_per_s = 1 / float(np.mean(steps_s))
     examples_per_s = updates_per_s * num_workers * cluster.batch_size
-    return Result(
+    return SimulationResult(
         mode="sync",
         workers=num_workers,
         updates_per_s=updates_per_s,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from experiments.plan.simulate.distributions import Seconds, Times
-from modules.parallel.cost_model.step_time import Group, Machine, group_of, ring_s
+from modules.parallel.cost_model.step_time import CommunicationGroup, Machine, group_of, ring_s
 
 NUMBER_BYTES = 4
 """Of a gradient or a parameter on its way: fp32, as DistributedDataParallel and the servers send it."""
@@ -85,9 +85,9 @@ class Cluster:
         """Whether workers and servers are all on one."""
         return num_workers <= self.machine.devices_per_node
 
-    def way_to_servers(self, num_workers: int) -> Group:
+    def way_to_servers(self, num_workers: int) -> CommunicationGroup:
         """The link of a worker or a server: within the node where all are on one, else its part of the network."""
         machine = self.machine
         if self.is_one_node(num_workers):
-            return Group(num_workers, machine.link_bytes_per_s, machine.link_latency_s)
-        return Group(num_workers, machine.network_bytes_per_s, machine.network_latency_s)
+            return CommunicationGroup(num_workers, machine.link_bytes_per_s, machine.link_latency_s)
+        return CommunicationGroup(num_workers, machine.network_bytes_per_s, machine.network_latency_s)

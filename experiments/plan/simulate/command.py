@@ -19,9 +19,9 @@ from experiments.plan.simulate import distributions as times
 from experiments.plan.simulate import from_plan as planned
 from experiments.plan.simulate import from_run as recorded
 from experiments.plan.simulate.cluster import Cluster
-from experiments.plan.simulate.from_run import Recorded, predicted
+from experiments.plan.simulate.from_run import RecordedRun, predicted
 from experiments.plan.simulate.modes import MODES, Choices, simulate
-from experiments.plan.simulate.result import Result
+from experiments.plan.simulate.result import SimulationResult
 from experiments.plan.simulate.tables import comparison_table, heading, results_table
 from experiments.trial.trial import Trial, find
 
@@ -30,7 +30,7 @@ WORKERS = (1, 2, 4, 8, 16, 32, 64)
 
 
 @dataclass(frozen=True)
-class Asked:
+class SimulationArgs:
     """The words of the command, checked."""
 
     run: str | None
@@ -67,7 +67,7 @@ def command(asked: argparse.Namespace) -> int:
     return 0
 
 
-def _compared(source: Recorded, trial: Trial, cores: float | None) -> tuple[Recorded, Result]:
+def _compared(source: RecordedRun, trial: Trial, cores: float | None) -> tuple[RecordedRun, SimulationResult]:
     """Another run, and what is simulated of it on the hardware that it says it was on."""
     from experiments.plan.estimate import machine_of
 
@@ -75,7 +75,7 @@ def _compared(source: Recorded, trial: Trial, cores: float | None) -> tuple[Reco
     return other, predicted(source, other, machine if cores is None else replace(machine, computing_at_once=cores))
 
 
-def read_words(asked: argparse.Namespace) -> Asked:
+def read_words(asked: argparse.Namespace) -> SimulationArgs:
     """Check what can be checked without looking at a run or an experiment.
 
     Raises:
@@ -123,7 +123,7 @@ def read_words(asked: argparse.Namespace) -> Asked:
     if asked.servers is not None:
         more["num_servers"] = asked.servers
     overrides = tuple(word for word in asked.words if word not in named)
-    return Asked(named[0] if named else None, overrides, workers, modes, choices, more)
+    return SimulationArgs(named[0] if named else None, overrides, workers, modes, choices, more)
 
 
 def _numbers(text: str, problems: list[str]) -> tuple[int, ...]:
@@ -152,7 +152,7 @@ def _slow(text: str | None, problems: list[str]) -> tuple[int, float]:
     return found
 
 
-def read_run(name: str, runs_dir: Path) -> tuple[Trial, Recorded]:
+def read_run(name: str, runs_dir: Path) -> tuple[Trial, RecordedRun]:
     """The run, and what its journals tell.
 
     Raises:
@@ -162,7 +162,9 @@ def read_run(name: str, runs_dir: Path) -> tuple[Trial, Recorded]:
     return trial, recorded.read(trial)
 
 
-def configuration(told: Asked, asked: argparse.Namespace, source: tuple[Trial, Recorded] | None) -> dict[str, Any]:
+def configuration(
+    told: SimulationArgs, asked: argparse.Namespace, source: tuple[Trial, RecordedRun] | None
+) -> dict[str, Any]:
     """Of the run, with what overrides change of its hardware; or of the experiment.
 
     Raises:
@@ -187,7 +189,7 @@ def configuration(told: Asked, asked: argparse.Namespace, source: tuple[Trial, R
 
 
 def calibrated(
-    told: Asked, asked: argparse.Namespace, source: tuple[Trial, Recorded] | None, config: dict[str, Any]
+    told: SimulationArgs, asked: argparse.Namespace, source: tuple[Trial, RecordedRun] | None, config: dict[str, Any]
 ) -> tuple[Cluster, int]:
     """The cluster, and how many examples the whole training sees.
 
@@ -201,7 +203,7 @@ def calibrated(
 
 
 def _as_known(
-    told: Asked, asked: argparse.Namespace, source: tuple[Trial, Recorded] | None, config: dict[str, Any]
+    told: SimulationArgs, asked: argparse.Namespace, source: tuple[Trial, RecordedRun] | None, config: dict[str, Any]
 ) -> tuple[Cluster, int]:
     trust = trusted(asked.trust)
     if source is None:
@@ -221,7 +223,10 @@ def _as_known(
 
 
 def document(
-    cluster: Cluster, results: Sequence[Result], num_samples: int, pairs: Sequence[tuple[Recorded, Result]]
+    cluster: Cluster,
+    results: Sequence[SimulationResult],
+    num_samples: int,
+    pairs: Sequence[tuple[RecordedRun, SimulationResult]],
 ) -> dict[str, Any]:
     """All of it, as plain values."""
     return {
@@ -246,8 +251,8 @@ def document(
 
 
 def write(
-    folder: Path, cluster: Cluster, results: Sequence[Result], num_samples: int,
-    pairs: Sequence[tuple[Recorded, Result]], *, quiet: bool,
+    folder: Path, cluster: Cluster, results: Sequence[SimulationResult], num_samples: int,
+    pairs: Sequence[tuple[RecordedRun, SimulationResult]], *, quiet: bool,
 ) -> None:  # fmt: skip
     """Write the figure, and the numbers as JSON and CSV.
 

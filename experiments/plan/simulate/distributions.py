@@ -33,7 +33,7 @@ class Times(Protocol):
 
 
 @dataclass(frozen=True)
-class Constant:
+class ConstantTime:
     """Every step takes the same time."""
 
     mean_s: float
@@ -141,7 +141,7 @@ def parse(text: str, mean_s: float) -> Times:
     """
     name, _, spread = text.partition(":")
     if name == "constant" and not spread:
-        return Constant(mean_s)
+        return ConstantTime(mean_s)
     if name not in SPREADS:
         known = [*(f"{known}:0.2" for known in SPREADS), "constant"]
         raise InputError([f"--times {text} is no distribution; {did_you_mean(text, known)}"])

@@ -12,7 +12,7 @@ from typing import Any
 Act = Callable[[], Any]
 
 
-class Clock:
+class SimulatedClock:
     """Does what is due, in the order of the times; what is due at one time in the order in which it was asked for."""
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class Clock:
 class Use:
     """How much something was used: what Little's law is about."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: SimulatedClock) -> None:
         self.clock = clock
         self.inside = 0
         self.left = 0
@@ -57,7 +57,7 @@ class Use:
 class Queue:
     """One after the other, first come first served: a server's thread that applies gradients."""
 
-    def __init__(self, clock: Clock, cores: Shared | None = None) -> None:
+    def __init__(self, clock: SimulatedClock, cores: SharedResource | None = None) -> None:
         """
         Args:
             clock: of the simulation.
@@ -88,14 +88,14 @@ class Queue:
         done()
 
 
-class Shared:
+class SharedResource:
     """All at once, each with an equal share: a network card, or the cores of a machine.
 
     All pieces progress alike, so it is enough to know how far a piece that was there from the beginning would be
     (virtual time). Source: Parekh and Gallager 1993, doi:10.1109/90.234856.
     """
 
-    def __init__(self, clock: Clock, capacity: float, most: float) -> None:
+    def __init__(self, clock: SimulatedClock, capacity: float, most: float) -> None:
         """
         Args:
             clock: of the simulation.

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from experiments.core import figures as look
 from experiments.plan.simulate.cluster import Cluster
 from experiments.plan.simulate.modes import MODES
-from experiments.plan.simulate.result import Result
+from experiments.plan.simulate.result import SimulationResult
 
 
-def draw(cluster: Cluster, results: Sequence[Result]) -> look.Picture:
+def draw(cluster: Cluster, results: Sequence[SimulationResult]) -> look.Picture:
     """Three panels over the number of workers: speed-up, waiting share, mean staleness."""
     from matplotlib.ticker import FuncFormatter, NullFormatter
 

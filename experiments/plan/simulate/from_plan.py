@@ -27,11 +27,11 @@ def cluster_of(config: Mapping[str, Any], times: str | None, trust: Collection[s
         PlanError: the experiment cannot run.
         InputError: there is no such distribution.
     """
-    from experiments.plan.estimate import machine_of, of_plan, seconds_per_step
+    from experiments.plan.estimate import estimate, machine_of, seconds_per_step
     from experiments.plan.plan import make_plan
 
     plan, hardware = make_plan(dict(config)), config["hardware"]
-    counted, machine, topology = of_plan(config, plan, trust), machine_of(hardware), plan.topology
+    counted, machine, topology = estimate(config, plan, trust), machine_of(hardware), plan.topology
     if topology.pipe * topology.model == 1:
         alone = replace(counted, flops_per_step=counted.flops_per_step // topology.data, cost=None)
         mean_s = seconds_per_step(alone, hardware)

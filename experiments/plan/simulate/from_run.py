@@ -10,9 +10,9 @@ from typing import Any
 
 from experiments.core.errors import InputError
 from experiments.plan.simulate.cluster import NUMBER_BYTES, Cluster, Talk
-from experiments.plan.simulate.distributions import Constant, Lognormal, Measured, Times
+from experiments.plan.simulate.distributions import ConstantTime, Lognormal, Measured, Times
 from experiments.plan.simulate.modes import Choices, simulate
-from experiments.plan.simulate.result import Result
+from experiments.plan.simulate.result import SimulationResult
 from experiments.run import journal
 from experiments.trial.trial import Trial
 from modules.parallel.cost_model.step_time import UPDATES, Machine
@@ -24,7 +24,7 @@ PARTS = (COMPUTE, SPREAD, APPLY, PULL, PUSH)
 
 
 @dataclass(frozen=True)
-class Recorded:
+class RecordedRun:
     """The speed of one run, and what it was arranged like."""
 
     name: str
@@ -59,9 +59,9 @@ class Recorded:
         shared = self._shared(machine)
         if COMPUTE in self.parts_ms:
             mean_s, spread_s = self._part_s(COMPUTE) / shared, self.spread_s / shared
-            return Lognormal(mean_s, spread_s / mean_s) if spread_s else Constant(mean_s)
+            return Lognormal(mean_s, spread_s / mean_s) if spread_s else ConstantTime(mean_s)
         # What the ranks told each other is no computing, and the step was the slowest rank's.
-        told_s = Cluster("", machine, Constant(1.0), 1, NUMBER_BYTES * self.num_parameters, 0.0).exchange_s(
+        told_s = Cluster("", machine, ConstantTime(1.0), 1, NUMBER_BYTES * self.num_parameters, 0.0).exchange_s(
             self.workers
         )
         left_s = [max(seconds - told_s, 0.05 * seconds) / shared for seconds in self.step_s]
@@ -111,7 +111,7 @@ class Recorded:
         return Cluster(**{**known, **more})
 
 
-def predicted(source: Recorded, other: Recorded, machine: Machine) -> Result:
+def predicted(source: RecordedRun, other: RecordedRun, machine: Machine) -> SimulationResult:
     """What a simulation that knows one run says of another, of which it knows only how it was arranged.
 
     Args:
@@ -123,7 +123,7 @@ def predicted(source: Recorded, other: Recorded, machine: Machine) -> Result:
     return simulate(cluster, other.mode, other.workers, other.choices)
 
 
-def read(trial: Trial) -> Recorded:
+def read(trial: Trial) -> RecordedRun:
     """What a run's journals have.
 
     Raises:
@@ -154,7 +154,7 @@ def read(trial: Trial) -> Recorded:
         )
     workers = int(params.get("plan.data") or 1)
     choices = choices_of(config["parallel"])
-    return Recorded(
+    return RecordedRun(
         name=f"run {trial.folder.name}",
         mode=mode_of(config["parallel"]),
         workers=workers,

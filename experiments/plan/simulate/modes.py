@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from experiments.plan.simulate import all_reduce
 from experiments.plan.simulate import parameter_server as serving
 from experiments.plan.simulate.cluster import Cluster
-from experiments.plan.simulate.result import Result
+from experiments.plan.simulate.result import SimulationResult
 
 MODES = {
     "sync": "gradients summed over a ring",
@@ -51,7 +51,7 @@ class Choices:
         return self.num_steps or max(LEAST_STEPS, min(MOST_STEPS, MOST_PUSHES // num_workers))
 
 
-def simulate(cluster: Cluster, mode: str, num_workers: int, choices: Choices | None = None) -> Result:
+def simulate(cluster: Cluster, mode: str, num_workers: int, choices: Choices | None = None) -> SimulationResult:
     """One mode at one number of workers; the same arguments give the same result.
 
     Args:

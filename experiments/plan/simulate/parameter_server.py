@@ -16,8 +16,8 @@ from functools import partial
 import numpy as np
 
 from experiments.plan.simulate.cluster import Cluster
-from experiments.plan.simulate.events import Act, Clock, Queue, Shared
-from experiments.plan.simulate.result import Result, staleness
+from experiments.plan.simulate.events import Act, Queue, SharedResource, SimulatedClock
+from experiments.plan.simulate.result import SimulationResult, staleness
 
 WARMUP = 0.2
 """Of the updates, that are not looked at: all begin at once."""
@@ -37,7 +37,7 @@ class Rules:
     """Steps that a worker may be ahead of the slowest; None: any number. Source: Ho et al. 2013, SSP."""
 
 
-def simulate(cluster: Cluster, num_workers: int, rules: Rules, num_steps: int, seed: int) -> Result:
+def simulate(cluster: Cluster, num_workers: int, rules: Rules, num_steps: int, seed: int) -> SimulationResult:
     """Run a mode for some steps, of each worker on average."""
     return Serving(cluster, num_workers, rules, seed).run(num_steps)
 
@@ -49,7 +49,7 @@ class Serving:
         self.cluster, self.num_workers, self.rules = cluster, num_workers, rules
         self.num_pushers = num_workers // rules.group_size
         self.rng = np.random.default_rng(seed)
-        self.clock = clock = Clock()
+        self.clock = clock = SimulatedClock()
         self.group_s = cluster.exchange_s(rules.group_size) + cluster.exchange_s(rules.group_size, passes=1)
         self.cores = self._cores()
         # On a CPU the servers' work needs cores as well; they run on the first node.
@@ -59,7 +59,7 @@ class Serving:
         self.push_s = None if talk is None else talk.push_s
         link = cluster.way_to_servers(num_workers)
         self.latency_s, self.part_bytes = link.latency_s, cluster.num_bytes / cluster.num_servers
-        card = partial(Shared, clock, link.bytes_per_s, link.bytes_per_s / cluster.num_servers)
+        card = partial(SharedResource, clock, link.bytes_per_s, link.bytes_per_s / cluster.num_servers)
         self.pulls, self.pushes = card(), card()
         self.drawn: list[deque[float]] = [deque() for _ in range(self.num_pushers)]
         self.factors = cluster.factors(num_workers)
@@ -73,7 +73,7 @@ class Serving:
         self.stale: list[int] = []
         self.computed_s = 0.0
 
-    def run(self, num_steps: int) -> Result:
+    def run(self, num_steps: int) -> SimulationResult:
         """Go on until so many steps of each pusher have counted, on average."""
         num_updates = num_steps if self.rules.needed else num_steps * self.num_pushers
         for pusher in range(self.num_pushers):
@@ -81,7 +81,7 @@ class Serving:
         self.clock.run(lambda: self.version >= num_updates)
         return self._result(int(WARMUP * num_steps) * (num_updates // num_steps))
 
-    def _cores(self) -> list[Shared]:
+    def _cores(self) -> list[SharedResource]:
         """Of every node, as its pushers see them; none where each has its own."""
         machine = self.cluster.machine
         on_node = min(self.num_workers, machine.devices_per_node)
@@ -89,13 +89,13 @@ class Serving:
             return []
         num_nodes = -(-self.num_workers // machine.devices_per_node)
         of_group = min(self.rules.group_size, on_node)
-        return [Shared(self.clock, machine.computing_at_once / of_group, 1.0) for _ in range(num_nodes)]
+        return [SharedResource(self.clock, machine.computing_at_once / of_group, 1.0) for _ in range(num_nodes)]
 
     def _pull(self, pusher: int) -> None:
         version = self.version
         self._tell(pusher, self.pull_s, self.pulls, lambda: self._compute(pusher, version))
 
-    def _tell(self, pusher: int, work_s: float | None, card: Shared, done: Act) -> None:
+    def _tell(self, pusher: int, work_s: float | None, card: SharedResource, done: Act) -> None:
         """Let a message take what it takes of the pusher's cores, and of the network where there is one."""
         if work_s is None or not self.is_one_node:
             over = partial(self._move, card, done)
@@ -111,7 +111,7 @@ class Serving:
         else:
             self.clock.after(seconds, done)
 
-    def _move(self, card: Shared, done: Act) -> None:
+    def _move(self, card: SharedResource, done: Act) -> None:
         if self.part_bytes:
             card.take(self.part_bytes, done)
         else:
@@ -184,14 +184,14 @@ class Serving:
         for other in free:
             self._pull(other)
 
-    def _result(self, num_warmup: int) -> Result:
+    def _result(self, num_warmup: int) -> SimulationResult:
         cluster, rules, end_s = self.cluster, self.rules, self.clock.now_s
         times_s = np.array([0.0, *self.updates_s])[num_warmup:]
         updates_per_s = (len(times_s) - 1) / (times_s[-1] - times_s[0])
         workers_of_update = (rules.needed or 1) * rules.group_size
         examples_per_s = float(updates_per_s * workers_of_update * cluster.batch_size)
         pushed = len(self.stale) + self.num_dropped
-        return Result(
+        return SimulationResult(
             mode=rules.mode,
             workers=self.num_workers,
             updates_per_s=float(updates_per_s),

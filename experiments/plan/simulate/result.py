@@ -13,7 +13,7 @@ MOST_STALENESS = 8
 
 
 @dataclass(frozen=True)
-class Result:
+class SimulationResult:
     """One mode at one number of workers."""
 
     mode: str

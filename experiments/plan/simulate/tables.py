@@ -9,14 +9,14 @@ from rich.table import Table
 
 from experiments.core.format import duration
 from experiments.plan.simulate.cluster import Cluster
-from experiments.plan.simulate.from_run import Recorded
+from experiments.plan.simulate.from_run import RecordedRun
 from experiments.plan.simulate.modes import MODES
-from experiments.plan.simulate.result import Result
+from experiments.plan.simulate.result import SimulationResult
 
 MIB = 1 << 20
 
 
-def heading(cluster: Cluster, workers: Sequence[int], source: Recorded | None) -> Iterator[str]:
+def heading(cluster: Cluster, workers: Sequence[int], source: RecordedRun | None) -> Iterator[str]:
     """What was assumed, in a few lines."""
     machine = cluster.machine
     yield f"simulated from {cluster.name}"
@@ -54,7 +54,7 @@ def _ms(seconds: float) -> str:
     return f"{seconds * 1e3:.3g} ms"
 
 
-def results_table(results: Sequence[Result], num_samples: int) -> Table:
+def results_table(results: Sequence[SimulationResult], num_samples: int) -> Table:
     """A line for every number of workers and mode."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     table.add_column("workers", justify="right")
@@ -75,7 +75,7 @@ def results_table(results: Sequence[Result], num_samples: int) -> Table:
     return table
 
 
-def _cells(result: Result, num_samples: int) -> list[str]:
+def _cells(result: SimulationResult, num_samples: int) -> list[str]:
     is_served = result.mode != "sync"
     is_stale = result.mode in ("async", "hybrid")
     return [
@@ -91,7 +91,7 @@ def _cells(result: Result, num_samples: int) -> list[str]:
     ]
 
 
-def comparison_table(pairs: Sequence[tuple[Recorded, Result]]) -> Table:
+def comparison_table(pairs: Sequence[tuple[RecordedRun, SimulationResult]]) -> Table:
     """What was predicted of other runs, and what they did."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     for name in ("run", "mode"):

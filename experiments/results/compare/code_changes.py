@@ -13,10 +13,10 @@ from typing import Any
 
 from experiments.core.git import GitError, git, has_commit
 from experiments.trial.code_restore import SHA, checkouts
-from experiments.trial.record import Record
+from experiments.trial.record import CodeRecord
 
 
-def changed_files(one: Record, other: Record, trust: Sequence[str]) -> list[str]:
+def changed_files(one: CodeRecord, other: CodeRecord, trust: Sequence[str]) -> list[str]:
     """A line a file that differs, as `git diff --stat` has it; none of checkouts whose commits are not here."""
     found: list[str] = []
     for number, here in enumerate(checkouts(trust)):
@@ -36,7 +36,7 @@ def changed_files(one: Record, other: Record, trust: Sequence[str]) -> list[str]
     return found
 
 
-def _entry(record: Record, number: int, name: str) -> Mapping[str, Any] | None:
+def _entry(record: CodeRecord, number: int, name: str) -> Mapping[str, Any] | None:
     """What a record says of the house's checkout, or of another of this name."""
     entries = record.code[:1] if number == 0 else [entry for entry in record.code[1:] if entry["name"] == name]
     return next((entry for entry in entries if SHA.fullmatch(str(entry.get("git_sha")))), None)

@@ -17,8 +17,8 @@ from experiments.results.compare.code_changes import changed_files
 from experiments.results.compare.differences import Differences, differences
 from experiments.results.compare.subject import subject
 from experiments.results.compare.tables import differences_table, files_text, streams_table, uncounted
-from experiments.run.metric_series import Parting, compare
-from experiments.trial.record import Record
+from experiments.run.metric_series import Divergence, compare
+from experiments.trial.record import CodeRecord
 
 
 def diff(asked: Namespace) -> int:
@@ -46,7 +46,7 @@ def diff(asked: Namespace) -> int:
     return code
 
 
-def _partings(one: Record, other: Record, tolerance: float) -> list[Parting]:
+def _partings(one: CodeRecord, other: CodeRecord, tolerance: float) -> list[Divergence]:
     """How the metrics of two that have run differ; a sampled record lacks steps by its nature."""
     if not one.streams or not other.streams:
         return []
@@ -60,12 +60,17 @@ def _partings(one: Record, other: Record, tolerance: float) -> list[Parting]:
     return partings
 
 
-def _differ(part: Parting) -> bool:
+def _differ(part: Divergence) -> bool:
     return part.first_step is not None or part.only_in != (0, 0)
 
 
 def _document(
-    one: Record, other: Record, found: Differences, files: Sequence[str], partings: Sequence[Parting], same: bool
+    one: CodeRecord,
+    other: CodeRecord,
+    found: Differences,
+    files: Sequence[str],
+    partings: Sequence[Divergence],
+    same: bool,
 ) -> dict[str, Any]:
     return {
         "one": {"name": one.name, "trial_id": one.trial_id, "run_key": one.run_key},
@@ -80,12 +85,12 @@ def _document(
 
 
 def _print(
-    one: Record,
-    other: Record,
+    one: CodeRecord,
+    other: CodeRecord,
     found: Differences,
     files: Sequence[str],
-    partings: Sequence[Parting],
-    apart: Sequence[Parting],
+    partings: Sequence[Divergence],
+    apart: Sequence[Divergence],
 ) -> None:
     screen = console(sys.stdout)
     for letter, record in (("A", one), ("B", other)):

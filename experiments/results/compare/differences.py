@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from experiments.trial.parameters import parameters
-from experiments.trial.record import Record
+from experiments.trial.record import CodeRecord
 from experiments.trial.trial import EXCLUDED
 
 GROUPS = ("configuration", "code", "environment", "data", "hardware", "seeds")
@@ -40,7 +40,7 @@ class Differences:
         return any(self.groups.values())
 
 
-def differences(one: Record, other: Record) -> Differences:
+def differences(one: CodeRecord, other: CodeRecord) -> Differences:
     """Hold two records against each other."""
     found = Differences()
     for difference in _between(parameters(one.config), parameters(other.config)):
@@ -77,7 +77,7 @@ def _text(values: Mapping[str, Any], key: str) -> str:
     return str(values[key]) if key in values else ABSENT
 
 
-def _code(one: Record, other: Record, unknown: list[str]) -> Iterator[Difference]:
+def _code(one: CodeRecord, other: CodeRecord, unknown: list[str]) -> Iterator[Difference]:
     """The checkouts that differ; the first of each is the house's, whatever its folder is called."""
     if not one.code or not other.code:
         unknown += ["code"] if one.code or other.code else []
@@ -89,7 +89,7 @@ def _code(one: Record, other: Record, unknown: list[str]) -> Iterator[Difference
             yield Difference(name, commit(before), commit(after))
 
 
-def _by_name(record: Record) -> dict[str, Mapping[str, Any]]:
+def _by_name(record: CodeRecord) -> dict[str, Mapping[str, Any]]:
     house, *others = record.code
     return {"lathe": house} | {str(entry["name"]): entry for entry in others}
 
@@ -104,7 +104,7 @@ def commit(entry: Mapping[str, Any] | None) -> str:
     return f"{entry['git_sha'][:12]}{changed}"
 
 
-def _environment(one: Record, other: Record, found: Differences) -> None:
+def _environment(one: CodeRecord, other: CodeRecord, found: Differences) -> None:
     for key in ("python", "platform", *MACHINE):
         first, second = one.environment.get(key), other.environment.get(key)
         if first is None or second is None:
@@ -125,7 +125,7 @@ def _packages(installed: Mapping[str, str]) -> dict[str, str]:
     return {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in installed.items()}
 
 
-def _data(one: Record, other: Record, found: Differences) -> None:
+def _data(one: CodeRecord, other: CodeRecord, found: Differences) -> None:
     group = found.groups["data"]
     before, after = ({k: v for k, v in record.data.items() if k != "splits"} for record in (one, other))
     # Checksums that the configuration gives are there already, by name.

@@ -14,7 +14,7 @@ import yaml
 
 from experiments.core.errors import InputError
 from experiments.trial.lookup import SHARED, find_run, whole
-from experiments.trial.record import Record, of_experiment, of_trial
+from experiments.trial.record import CodeRecord, of_experiment, of_trial
 from experiments.trial.trial import Trial, trial_id
 
 WORD = re.compile(r"""(?:[^\s'"]|'[^']*'|"[^"]*")+""")
@@ -23,7 +23,7 @@ MOST_VALUES = 100_000
 
 
 @contextmanager
-def subject(word: str, asked: Namespace) -> Iterator[Record]:
+def subject(word: str, asked: Namespace) -> Iterator[CodeRecord]:
     """The record that a word of the command line names, while the context is open.
 
     Args:
@@ -80,7 +80,7 @@ def is_shared(path: Path) -> bool:
     )
 
 
-def of_file(path: Path, word: str) -> Record:
+def of_file(path: Path, word: str) -> CodeRecord:
     """The record of a shared file or of a trial.yaml.
 
     Raises:
@@ -104,4 +104,4 @@ def of_file(path: Path, word: str) -> Record:
         raise InputError(
             [f"{word} is no run, shared file or trial.yaml ({reason}); `lathe share` and `lathe run` write such files"]
         ) from err
-    return Record(word, identity, config, [], {}, {"files": None})
+    return CodeRecord(word, identity, config, [], {}, {"files": None})

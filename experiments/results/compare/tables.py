@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from experiments.results.compare.differences import Difference, Differences
-from experiments.run.metric_series import Parting
+from experiments.run.metric_series import Divergence
 
 MOST_FILES = 20
 
@@ -36,7 +36,7 @@ def uncounted(rows: Sequence[Difference]) -> str:
     return "not counted, as it determines no result: " + ", ".join(row.key for row in rows)
 
 
-def streams_table(partings: Sequence[Parting]) -> Table:
+def streams_table(partings: Sequence[Divergence]) -> Table:
     """How metrics differ: where they part, by how much of the value at most, and the last values that both have."""
     names = ("metric", "parts at step", "largest distance", "last in A", "last in B", "steps")
     table = Table(*names, title="metrics", title_justify="left")
@@ -50,7 +50,7 @@ def streams_table(partings: Sequence[Parting]) -> Table:
     return table
 
 
-def _steps(one: Parting) -> str:
+def _steps(one: Divergence) -> str:
     """How many steps both have, and how many one alone."""
     alone = [f"{count:,} only in {which}" for count, which in zip(one.only_in, "AB", strict=True) if count]
     return ", ".join([f"{one.num_common:,}", *alone])

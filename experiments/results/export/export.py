@@ -68,11 +68,11 @@ def interface_of(trial: Trial, trust: Collection[str]) -> Interface:
         return found
     import torch
 
-    from experiments.components.instantiate import build
+    from experiments.components.instantiate import instantiate
 
     with torch.random.fork_rng(devices=[]), torch.inference_mode():
-        inputs, _ = build(trial.config["data"], "data", trust).example(2)
-        return of_tensors(inputs, build(trial.config["model"], "model", trust).eval()(inputs))
+        inputs, _ = instantiate(trial.config["data"], "data", trust).example(2)
+        return of_tensors(inputs, instantiate(trial.config["model"], "model", trust).eval()(inputs))
 
 
 def _write_whole(trial: Trial, chosen: Chosen, interface: Interface, trust: Collection[str], folder: Path) -> None:

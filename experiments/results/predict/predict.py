@@ -23,7 +23,7 @@ from experiments.trial.trial import Trial, code_changes
 if TYPE_CHECKING:
     from torch import nn
 
-    from modules.data.base import Reads
+    from modules.data.base import InputReader
     from modules.evaluator.base import Answers
 
 SET = ("evaluator.", "data.root=", "data.photo_size=")
@@ -96,19 +96,19 @@ def _config(trial: Trial, asked: argparse.Namespace) -> dict[str, Any]:
     return change(trial.config, asked.changes, trial.id, config_dirs=dirs, trust=packages).config
 
 
-def _parts(trial: Trial, config: dict[str, Any], trust: Collection[str]) -> tuple[Reads, Answers]:
+def _parts(trial: Trial, config: dict[str, Any], trust: Collection[str]) -> tuple[InputReader, Answers]:
     """The data, which reads inputs, and the evaluator, which answers.
 
     Raises:
         InputError: one of them does not.
     """
-    from experiments.components.instantiate import build
-    from modules.data.base import Reads
+    from experiments.components.instantiate import instantiate
+    from modules.data.base import InputReader
     from modules.evaluator.base import Answers
 
-    data, evaluator = (build(config[part], part, trust) for part in ("data", "evaluator"))
+    data, evaluator = (instantiate(config[part], part, trust) for part in ("data", "evaluator"))
     problems = []
-    if not isinstance(data, Reads):
+    if not isinstance(data, InputReader):
         problems.append(
             f"data {type(data).__name__} of run '{trial.folder.name}' reads nothing that a user could give; predict with arrays: "
             f"`lathe export {trial.reference} -o DIR` and mlflow.pyfunc.load_model"
@@ -123,7 +123,7 @@ def _parts(trial: Trial, config: dict[str, Any], trust: Collection[str]) -> tupl
     return data, evaluator
 
 
-def _answer(batch: Sequence[Given], model: nn.Module, data: Reads, evaluator: Answers, printed: Printed) -> None:
+def _answer(batch: Sequence[Given], model: nn.Module, data: InputReader, evaluator: Answers, printed: Printed) -> None:
     """Ask about a batch and print what is answered, in order.
 
     Raises:
@@ -131,11 +131,11 @@ def _answer(batch: Sequence[Given], model: nn.Module, data: Reads, evaluator: An
     """
     values = [given.value for given in batch if given.fault is None]
     if len(values) == len(batch):
-        from modules.data.base import GivenError
+        from modules.data.base import UserInputError
 
         try:
             return printed.show(values, _answers(values, model, data, evaluator))
-        except GivenError as err:
+        except UserInputError as err:
             if len(batch) == 1:
                 return printed.tell(values[0], str(err))
     for given in batch:  # one of them is at fault, and the others are not
@@ -146,7 +146,7 @@ def _answer(batch: Sequence[Given], model: nn.Module, data: Reads, evaluator: An
     return None
 
 
-def _answers(values: Sequence[str], model: nn.Module, data: Reads, evaluator: Answers) -> Any:
+def _answers(values: Sequence[str], model: nn.Module, data: InputReader, evaluator: Answers) -> Any:
     """
     Raises:
         GivenError: one of them is no input, or too much for the model or the machine.
@@ -155,14 +155,14 @@ def _answers(values: Sequence[str], model: nn.Module, data: Reads, evaluator: An
     import torch
 
     from experiments.components.instantiate import in_a_line
-    from modules.data.base import DataError, GivenError
+    from modules.data.base import DataError, UserInputError
 
     try:
         with torch.inference_mode():
             return evaluator.answers(model, data, values)
-    except GivenError:
+    except UserInputError:
         raise
     except (DataError, ValueError) as err:
         raise InputError([str(err)], "the model") from err
     except RuntimeError as err:  # memory that is not there, and what only the model knows
-        raise GivenError(f"{values[0]}: {in_a_line(err)}; give a smaller input") from err
+        raise UserInputError(f"{values[0]}: {in_a_line(err)}; give a smaller input") from err

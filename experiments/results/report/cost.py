@@ -8,7 +8,7 @@ from statistics import median
 
 from experiments.core import figures as look
 from experiments.core.format import duration, number, point_text
-from experiments.results.report.findings import Findings, Run, place
+from experiments.results.report.findings import Findings, ReportRun, place
 
 FACTS = ("perf/", "cost/", "system/")
 MOST_FACTS = 40
@@ -37,7 +37,7 @@ def facts(findings: Findings) -> list[Fact]:
     return sorted(found, key=lambda fact: [fact.name.startswith(prefix) for prefix in FACTS], reverse=True)[:MOST_FACTS]
 
 
-def _value(run: Run, name: str) -> float | None:
+def _value(run: ReportRun, name: str) -> float | None:
     if name not in run.series:
         return None
     return run.last(name) if name.startswith("cost/") else run.series[name].middle()

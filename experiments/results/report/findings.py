@@ -15,7 +15,7 @@ HIDDEN = "(hidden)"
 
 
 @dataclass(frozen=True)
-class Run:
+class ReportRun:
     """One trial of a sweep, or one run."""
 
     id: str
@@ -56,10 +56,10 @@ class Point:
 
     number: int
     values: Mapping[str, Any]
-    runs: tuple[Run, ...]
+    runs: tuple[ReportRun, ...]
 
     @property
-    def finished(self) -> list[Run]:
+    def finished(self) -> list[ReportRun]:
         """Those that came to their end with a number."""
         return [run for run in self.runs if run.state == "finished" and run.is_measured]
 
@@ -105,14 +105,14 @@ class Findings:
     """What a reader has to know before believing the rest."""
 
     @property
-    def runs(self) -> list[Run]:
+    def runs(self) -> list[ReportRun]:
         """All of them, the best first."""
         return sorted(
             (run for point in self.points for run in point.runs), key=lambda run: (place(run.value, self.mode), run.id)
         )
 
     @property
-    def best_run(self) -> Run | None:
+    def best_run(self) -> ReportRun | None:
         """Of the best point, the seed that did best."""
         found = self.best.finished if self.best is not None else []
         return min(found, key=lambda run: place(run.value, self.mode)) if found else None
@@ -130,9 +130,9 @@ class Findings:
         ]  # fmt: skip
 
 
-def points_of(runs: Iterable[Run], mode: str) -> tuple[Point, ...]:
+def points_of(runs: Iterable[ReportRun], mode: str) -> tuple[Point, ...]:
     """Put runs together that are seeds of one point, the best first."""
-    found: dict[int, list[Run]] = {}
+    found: dict[int, list[ReportRun]] = {}
     for run in runs:
         found.setdefault(run.point, []).append(run)
     points = [
@@ -153,11 +153,11 @@ def without_secrets(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: HIDDEN if looks_secret(key, value) else value for key, value in values.items()}
 
 
-def loss_of(runs: Sequence[Run]) -> str | None:
+def loss_of(runs: Sequence[ReportRun]) -> str | None:
     """The training's loss: the first metric that is written of it."""
     return next((name for run in runs for name in run.series if name.startswith("train/")), None)
 
 
-def tests_of(runs: Sequence[Run]) -> list[str]:
+def tests_of(runs: Sequence[ReportRun]) -> list[str]:
     """The metrics of the test split."""
     return list(dict.fromkeys(name for run in runs for name in run.series if name.startswith("test/")))

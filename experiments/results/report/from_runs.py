@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from experiments.core.errors import InputError, did_you_mean
-from experiments.results.report.findings import Findings, Run, points_of, without_secrets
+from experiments.results.report.findings import Findings, ReportRun, points_of, without_secrets
 from experiments.results.report.metric_history import History, read
-from experiments.run.state import Standing, process_alive, standing
+from experiments.run.state import RunState, determine_state, process_alive
 from experiments.trial.trial import EXCLUDED, Trial
 
 MISSING = object()
@@ -54,10 +54,10 @@ def of_runs(trials: Sequence[Trial]) -> Findings:
     )
 
 
-def _run(trial: Trial, history: History, values: dict[str, Any], point: int, metric: str, mode: str) -> Run:
+def _run(trial: Trial, history: History, values: dict[str, Any], point: int, metric: str, mode: str) -> ReportRun:
     stands = _standing(trial, history)
     step = max((series.last[0] for series in history.series.values() if series.last), default=0)
-    return Run(
+    return ReportRun(
         id=trial.folder.name,
         reference=trial.reference,
         point=point,
@@ -77,13 +77,13 @@ def _run(trial: Trial, history: History, values: dict[str, Any], point: int, met
     )
 
 
-def _standing(trial: Trial, history: History) -> Standing:
+def _standing(trial: Trial, history: History) -> RunState:
     last = history.state
     alive = last is not None and process_alive(last["host"], last["pid"], last["time"])
     times = [end for _, end in history.spans.values()]
     if last is None and trial.outcome() is None:
-        return Standing("waiting", 0, None, None)
-    return standing(trial.outcome(), last, max(times, default=0.0), alive)
+        return RunState("waiting", 0, None, None)
+    return determine_state(trial.outcome(), last, max(times, default=0.0), alive)
 
 
 def _used_h(trial: Trial, history: History) -> float | None:
@@ -179,7 +179,7 @@ def _short(keys: Sequence[str]) -> dict[str, str]:
     return {key: next((end for end in found if taken[end] == 1), key) for key, found in ends.items()}
 
 
-def _remarks(runs: Sequence[Run]) -> list[str]:
+def _remarks(runs: Sequence[ReportRun]) -> list[str]:
     going = [run.id for run in runs if run.state in ("running", "waiting")]
     failed = [run for run in runs if run.state in ("failed", "killed")]
     found = [f"{', '.join(going)} {'goes' if len(going) == 1 else 'go'} on; this may still change."] if going else []

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from experiments.results.report.findings import Findings, Run, points_of, without_secrets
+from experiments.results.report.findings import Findings, ReportRun, points_of, without_secrets
 from experiments.results.report.metric_history import History, Series, read
 from experiments.sweep.ledger import ENDED
-from experiments.sweep.status.progress import Observer, Progress, Row
+from experiments.sweep.status.progress import Progress, ProgressReader, TrialRow
 from experiments.sweep.status.text import counts_text, short_keys, why
 from experiments.sweep.sweep import Sweep
 from experiments.trial.trial import Trial
@@ -16,7 +16,7 @@ from experiments.trial.trial import Trial
 
 def of_sweep(sweep: Sweep) -> Findings:
     """Everything that a report tells of a sweep, as it stands now."""
-    progress = Observer(sweep, sweep.ledger()).look()
+    progress = ProgressReader(sweep, sweep.ledger()).look()
     runs = [_run(sweep, row) for row in progress.rows]
     points = points_of(runs, progress.mode)
     ahead = progress.best
@@ -41,8 +41,8 @@ def of_sweep(sweep: Sweep) -> Findings:
     )
 
 
-def _run(sweep: Sweep, row: Row) -> Run:
-    return Run(
+def _run(sweep: Sweep, row: TrialRow) -> ReportRun:
+    return ReportRun(
         id=row.id,
         reference=Trial(sweep.folder / row.id).reference,
         point=row.point,
@@ -62,7 +62,7 @@ def _run(sweep: Sweep, row: Row) -> Run:
     )
 
 
-def _series(sweep: Sweep, row: Row) -> Mapping[str, Series]:
+def _series(sweep: Sweep, row: TrialRow) -> Mapping[str, Series]:
     """The curves of a trial; of one whose result was taken from another, that one's."""
     if row.reused is None:
         return read(sweep.folder / row.id).series

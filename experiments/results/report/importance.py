@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.core import figures as look
 from experiments.results.report.axis_scale import scale_of, short_label
-from experiments.results.report.findings import Findings, Run
+from experiments.results.report.findings import Findings, ReportRun
 
 if TYPE_CHECKING:
     import optuna
@@ -56,7 +56,7 @@ def importance(findings: Findings) -> Importance | str:
     return Importance(shares, PED_ANOVA if is_large else FANOVA, len(runs), left_out)
 
 
-def _shares(runs: Sequence[Run], keys: Sequence[str], mode: str, is_large: bool) -> dict[str, float]:
+def _shares(runs: Sequence[ReportRun], keys: Sequence[str], mode: str, is_large: bool) -> dict[str, float]:
     import optuna
     from optuna.importance import FanovaImportanceEvaluator, PedAnovaImportanceEvaluator, get_param_importances
 

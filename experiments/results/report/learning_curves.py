@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.core import figures as look
 from experiments.core.format import number, point_text
 from experiments.results.report.axis_scale import short_label
-from experiments.results.report.findings import Findings, Point, Run, loss_of, place
+from experiments.results.report.findings import Findings, Point, ReportRun, loss_of, place
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,7 +31,7 @@ class Band:
     mean: list[float]
     low: list[float]
     high: list[float]
-    runs: tuple[Run, ...]
+    runs: tuple[ReportRun, ...]
     """Whose it is."""
 
 

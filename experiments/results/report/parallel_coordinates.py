@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from experiments.core import figures as look
 from experiments.core.format import number, point_text
 from experiments.results.report.axis_scale import MISSING, Scale, scale_of, scale_of_metric, short_label
-from experiments.results.report.findings import Findings, Run
+from experiments.results.report.findings import Findings, ReportRun
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,7 +46,7 @@ def draw(findings: Findings) -> look.Picture | None:
 
 def _line(
     axis: Axes,
-    run: Run,
+    run: ReportRun,
     rank: float,
     width: float,
     keys: Sequence[str],
@@ -107,7 +107,7 @@ def _axes(axis: Axes, keys: Sequence[str], scales: Sequence[Scale], findings: Fi
     axis.set_ylim(low - 0.07, 1.07)
 
 
-def _caption(findings: Findings, shown: Sequence[Run], runs: Sequence[Run]) -> str:
+def _caption(findings: Findings, shown: Sequence[ReportRun], runs: Sequence[ReportRun]) -> str:
     words = ["Each line is a trial; the darker, the better, in five steps of equally many."]
     words += ["The best is orange."] if findings.best_run is not None else []
     words += [f"Of {len(runs)} trials {len(shown)} are drawn."] if len(shown) < len(runs) else []

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.core import figures as look
 from experiments.core.format import number, point_text
 from experiments.results.report.axis_scale import MISSING, Scale, scale_of, short_label
-from experiments.results.report.findings import Findings, Run
+from experiments.results.report.findings import Findings, ReportRun
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,7 +46,7 @@ def draw(findings: Findings) -> look.Picture | None:
         )  # fmt: skip
 
 
-def _panel(axis: Axes, key: str, runs: Sequence[Run], findings: Findings, tips: look.Tips | None) -> None:
+def _panel(axis: Axes, key: str, runs: Sequence[ReportRun], findings: Findings, tips: look.Tips | None) -> None:
     having = [run for run in runs if key in run.values]
     # In the order of the space, which a list of runs has not.
     ordered = sorted(having, key=lambda run: run.point)
@@ -69,7 +69,7 @@ def _panel(axis: Axes, key: str, runs: Sequence[Run], findings: Findings, tips: 
     _ticks(axis, scale, is_missing=len(having) < len(runs))
 
 
-def _mark(axis: Axes, x: float, run: Run, *, is_best: bool) -> Any:
+def _mark(axis: Axes, x: float, run: ReportRun, *, is_best: bool) -> Any:
     is_whole = run.state == "finished"
     colour = look.BEST if is_best else look.SERIES[0]
     (mark,) = axis.plot(
@@ -80,7 +80,7 @@ def _mark(axis: Axes, x: float, run: Run, *, is_best: bool) -> Any:
     return mark
 
 
-def _means(axis: Axes, scale: Scale, places: dict[str, float], runs: Sequence[Run]) -> None:
+def _means(axis: Axes, scale: Scale, places: dict[str, float], runs: Sequence[ReportRun]) -> None:
     """The mean of all trials with the same value: joined where values are numbers, a bar where they are words."""
     values: dict[float, list[float]] = {}
     for run in runs:
@@ -109,13 +109,13 @@ def _ticks(axis: Axes, scale: Scale, *, is_missing: bool) -> None:
     axis.set_xlabel("log scale" if scale.kind == "logarithms" else "", fontsize=7.5, color=look.MUTED, labelpad=1.5)
 
 
-def _tip(run: Run, findings: Findings) -> str:
+def _tip(run: ReportRun, findings: Findings) -> str:
     state = "" if run.state == "finished" else f" ({run.state})"
     seed = f" seed={run.seed}" if findings.has_seeds else ""
     return f"{point_text(run.values, findings.short)}{seed}\n{findings.metric} {number(run.value)}{state}\n{run.id}"
 
 
-def _caption(findings: Findings, runs: Sequence[Run], cut: str) -> str:
+def _caption(findings: Findings, runs: Sequence[ReportRun], cut: str) -> str:
     words = ["Each mark is a trial, a bar the mean of the finished ones with that value."]
     words += ["The diamond is the best trial."] if findings.best_run is not None else []
     words += ["Hollow triangles did not come to their end."] if any(run.state != "finished" for run in runs) else []

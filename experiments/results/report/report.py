@@ -150,4 +150,4 @@ def _attach(sweep: Sweep, folder: Path) -> None:
     for warning in (*done.failures, *done.warnings):
         print(f"warning: {warning}", file=sys.stderr)
     if not done.failures:
-        print(f"MLflow   an artifact of the sweep's run; {sweep_view.way(sweep)}")
+        print(f"MLflow   an artifact of the sweep's run; {sweep_view.ui_hint(sweep)}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from experiments.core import figures as look
 from experiments.core.format import number, point_text
 from experiments.results.report.axis_scale import short_label
-from experiments.results.report.findings import Findings, Run, place
+from experiments.results.report.findings import Findings, ReportRun, place
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,7 +59,7 @@ def draw(findings: Findings) -> look.Picture | None:
         )  # fmt: skip
 
 
-def _against_time(run: Run, metric: str) -> list[tuple[float, float]]:
+def _against_time(run: ReportRun, metric: str) -> list[tuple[float, float]]:
     """A metric by the seconds that training had taken; steps' own times are added up."""
     if metric not in run.series or STEP_TIME not in run.series:
         return []
@@ -78,7 +78,7 @@ def _against_time(run: Run, metric: str) -> list[tuple[float, float]]:
     return found
 
 
-def _staleness(axis: Axes, index: int, run: Run) -> None:
+def _staleness(axis: Axes, index: int, run: ReportRun) -> None:
     names = [name for name in run.series if name.startswith(SHARE)]
     shares = {name.removeprefix(SHARE): run.series[name].curve() for name in names}
     if not shares:
@@ -91,6 +91,6 @@ def _staleness(axis: Axes, index: int, run: Run) -> None:
     )  # fmt: skip
 
 
-def _rate(run: Run) -> str:
+def _rate(run: ReportRun) -> str:
     rate = run.series[RATE].middle() if RATE in run.series else None
     return "" if rate is None else f"{number(rate)} updates a second"

@@ -10,7 +10,7 @@ from typing import Any
 
 from experiments.core.format import number, point_text, shown
 from experiments.results.report.cost import device_time, facts, quantity, totals
-from experiments.results.report.findings import Findings, Run, loss_of, tests_of
+from experiments.results.report.findings import Findings, ReportRun, loss_of, tests_of
 
 MOST_KEYS, MOST_TESTS = 12, 3
 MOST_IDS = 4
@@ -139,11 +139,11 @@ def _quantities(name: str, values: Sequence[float | None]) -> Column:
     return Column(name, [Cell("" if value is None else quantity(value), _nan(value)) for value in known])
 
 
-def _middle(run: Run, name: str) -> float | None:
+def _middle(run: ReportRun, name: str) -> float | None:
     return run.series[name].middle() if name in run.series else None
 
 
-def _moved(run: Run) -> float | None:
+def _moved(run: ReportRun) -> float | None:
     """Every point of a curve has what was moved since the one before."""
     steps = [step for step, _ in run.series["async/pushed_mib"].curve()] if "async/pushed_mib" in run.series else []
     pushed, pulled = _middle(run, "async/pushed_mib"), _middle(run, "async/pulled_mib")
@@ -152,7 +152,7 @@ def _moved(run: Run) -> float | None:
     return (pushed + pulled) * run.series["async/pushed_mib"].width / ((steps[-1] - steps[0]) / (len(steps) - 1))
 
 
-def _paces(run: Run) -> list[float]:
+def _paces(run: ReportRun) -> list[float]:
     """Examples a second of every replica, or group."""
     found = [_middle(run, name) for name in run.series if re.fullmatch(r"async/replica_\d+_examples_per_s", name)]
     return [pace for pace in found if pace is not None]
@@ -243,7 +243,7 @@ def _counts(name: str, values: Sequence[int]) -> Column:
     return Column(name, [Cell(str(value), value) for value in values])
 
 
-def _steps(run: Run) -> str:
+def _steps(run: ReportRun) -> str:
     return str(run.step) if run.num_steps in (None, run.step) else f"{run.step}/{run.num_steps}"
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from experiments.core.data_files import folder_of
 from experiments.core.errors import InputError
 from experiments.results.compare.differences import ABSENT, differences
-from experiments.trial.record import Record, here
+from experiments.trial.record import CodeRecord, here
 from experiments.trial.trial import data_fingerprint
 
 CAPABILITIES = ("default", "avx2", "avx512")
@@ -22,7 +22,7 @@ NEEDED = {"avx2": {"avx2", "fma"}, "avx512": {"avx512f", "avx512bw", "avx512dq",
 MOST_HASHED_BYTES = 4 << 30
 
 
-def environment(record: Record) -> list[str]:
+def environment(record: CodeRecord) -> list[str]:
     """A line for everything of the environment that is not as the run had it; packages that it had not do not count."""
     found = differences(record, replace(record, environment=here(), streams={}))
     return [
@@ -34,7 +34,7 @@ def environment(record: Record) -> list[str]:
     ]
 
 
-def variables(record: Record, ranks: int) -> tuple[dict[str, str], list[str]]:
+def variables(record: CodeRecord, ranks: int) -> tuple[dict[str, str], list[str]]:
     """The environment variables that make a process compute as the run did, and what they cannot bring.
 
     Args:
@@ -64,7 +64,7 @@ def variables(record: Record, ranks: int) -> tuple[dict[str, str], list[str]]:
     return found, told
 
 
-def _capability(record: Record) -> str | None:
+def _capability(record: CodeRecord) -> str | None:
     """That of the run, where it is one that can be asked for."""
     told = str(record.environment.get("cpu_capability") or "").lower().replace("no avx", "default")
     return told if told in CAPABILITIES else None

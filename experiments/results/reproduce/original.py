@@ -14,9 +14,9 @@ from experiments.config.allowlist import trusted
 from experiments.core.errors import InputError
 from experiments.results.reproduce.verdict import last_step
 from experiments.run import journal
-from experiments.trial.initial_weights import KEPT, weights_of
+from experiments.trial.initial_weights import FILE, weights_of
 from experiments.trial.lookup import find_run, mlflow_ids, whole
-from experiments.trial.record import Record, of_trial
+from experiments.trial.record import CodeRecord, of_trial
 from experiments.trial.trial import Trial
 
 
@@ -24,7 +24,7 @@ from experiments.trial.trial import Trial
 class Original:
     """A run that is to be run again."""
 
-    record: Record
+    record: CodeRecord
     files: Path | None
     """Where the files lie that say what was not committed; None: they are not here, or not trusted."""
     overrides: Sequence[str]
@@ -94,7 +94,7 @@ def _of_trial(trial: Trial) -> Original:
         overrides=provenance.get("overrides") or [],
         config_dirs=provenance.get("config_dirs") or [],
         trust=provenance.get("trust") or [],
-        initial=trial.folder / KEPT if weights_of(record.config) is not None else None,
+        initial=trial.folder / FILE if weights_of(record.config) is not None else None,
         source=provenance.get("source"),
         link={
             "run": trial.folder.name,

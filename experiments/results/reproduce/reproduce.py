@@ -27,7 +27,7 @@ from experiments.tracking.store_uri import StoreError
 from experiments.trial import resume
 from experiments.trial.code_restore import restored
 from experiments.trial.lookup import find_run, mlflow_ids
-from experiments.trial.record import Record, of_trial
+from experiments.trial.record import CodeRecord, of_trial
 from experiments.trial.trial import Trial, as_yaml
 
 AS_BEFORE = "environment and hardware are the run's; the data is held against the run's as it is read"
@@ -144,7 +144,7 @@ def _ranks(config: Mapping[str, Any]) -> int:
     return int(config["hardware"]["nodes"]) * int(config["hardware"]["devices_per_node"])
 
 
-def _check_nodes(record: Record, overrides: Sequence[str]) -> None:
+def _check_nodes(record: CodeRecord, overrides: Sequence[str]) -> None:
     nodes = record.config["hardware"]["nodes"]
     if nodes > 1 and not any(word.startswith("hardware") for word in overrides):
         raise InputError(
@@ -181,7 +181,7 @@ def _close(
     return verdict.code
 
 
-def _record(trial: Trial) -> Record:
+def _record(trial: Trial) -> CodeRecord:
     """A repetition, with the configuration of its last attempt."""
     record, attempts = of_trial(trial), trial.attempts()
     return replace(record, config=trial.config_of(int(attempts[-1].name))) if attempts else record
@@ -197,7 +197,7 @@ def _ended(trial: Trial, steps: int | None, *, was_interrupted: bool) -> tuple[s
     return status, f"it {status}: {reason}"
 
 
-def _data_lines(one: Record, other: Record) -> list[str]:
+def _data_lines(one: CodeRecord, other: CodeRecord) -> list[str]:
     """The splits of the data that were others to the repetition."""
     before, now = one.data.get("splits") or {}, other.data.get("splits") or {}
     return [

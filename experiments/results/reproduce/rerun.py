@@ -22,11 +22,11 @@ from experiments.core.errors import InputError
 from experiments.core.signals import heeded
 from experiments.launch.run_trial import LOCAL
 from experiments.results.reproduce.original import Original
-from experiments.run.journal_tail import Tail
+from experiments.run.journal_tail import JournalTail
 from experiments.trial.code_restore import Restored
 from experiments.trial.code_snapshot import snapshot
 from experiments.trial.environment import machine, packages
-from experiments.trial.initial_weights import KEPT
+from experiments.trial.initial_weights import FILE
 from experiments.trial.trial import Trial, data_fingerprint, new_folder, write_trial
 
 POLL_S = 0.05
@@ -77,7 +77,7 @@ def new_run(original: Original, code: Restored, runs_dir: Path, steps: int | Non
             "warnings": warnings,
         }
         if original.initial is not None:
-            shutil.copyfile(original.initial, folder / KEPT)
+            shutil.copyfile(original.initial, folder / FILE)
         write_trial(folder, config, provenance)
     return Trial(folder)
 
@@ -126,7 +126,7 @@ def execute(
     child = subprocess.Popen(command, env=dict(environment), stdin=subprocess.DEVNULL, start_new_session=True)
     has_told = False
     with _passed_on(child) as signals:
-        tail = Tail(trial.folder / "attempts" / "1")
+        tail = JournalTail(trial.folder / "attempts" / "1")
         while child.poll() is None:
             tail.read("train/loss_nats", "min")
             # Code of an earlier version does not know that it was to end there.
@@ -168,7 +168,7 @@ def status(trial: Trial) -> tuple[str, str | None]:
 
 def last_step(trial: Trial) -> int:
     """How far a run has come; points of its curves may be rarer than steps."""
-    tails = [Tail(folder) for folder in trial.attempts()]
+    tails = [JournalTail(folder) for folder in trial.attempts()]
     for tail in tails:
         tail.read("train/loss_nats", "min")
     return max((tail.step for tail in tails), default=0)

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from experiments.results.compare.differences import MACHINE, differences
-from experiments.run.metric_series import Parting, compare, distance
+from experiments.run.metric_series import Divergence, compare, distance
 from experiments.trial.parameters import parameters
-from experiments.trial.record import Record
+from experiments.trial.record import CodeRecord
 
 Word = Literal["identical", "within tolerance", "different", "stopped"]
 
@@ -28,7 +28,7 @@ LAYOUT = ("hardware.nodes", "hardware.device", "batch_size_per_device", "batch_s
 
 
 @dataclass(frozen=True)
-class Terms:
+class ReproductionTerms:
     """How closely two runs have to agree, and why not bit for bit."""
 
     tolerance: float
@@ -44,8 +44,8 @@ class Verdict:
     """What came of a comparison."""
 
     word: Word
-    terms: Terms
-    partings: Sequence[Parting]
+    terms: ReproductionTerms
+    partings: Sequence[Divergence]
     """Of all metrics, at all steps that are looked at, bit for bit."""
     first_step: int | None
     """Where they part by more than the tolerance."""
@@ -93,13 +93,13 @@ class Verdict:
         }
 
 
-def _plain(one: Parting) -> dict[str, Any]:
+def _plain(one: Divergence) -> dict[str, Any]:
     return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(one).items()}
 
 
 def terms(
-    one: Record, other: Record, *, tolerance: float | None, up_to: int | None, mixed: Sequence[str] = ()
-) -> Terms:
+    one: CodeRecord, other: CodeRecord, *, tolerance: float | None, up_to: int | None, mixed: Sequence[str] = ()
+) -> ReproductionTerms:
     """On what terms the second record has to repeat the first.
 
     Args:
@@ -111,9 +111,9 @@ def terms(
     """
     reasons = [*mixed, *_reasons(one, other)]
     if tolerance is not None:
-        return Terms(tolerance, up_to, up_to, reasons)
+        return ReproductionTerms(tolerance, up_to, up_to, reasons)
     if not reasons:
-        return Terms(0.0, up_to, up_to, reasons)
+        return ReproductionTerms(0.0, up_to, up_to, reasons)
     steps = [step for points in one.streams.values() for step, _ in points]
     early = max(EARLY_STEPS, min(steps, default=0))
     judged_to = early if up_to is None else min(early, up_to)
@@ -123,10 +123,10 @@ def terms(
         allowed = max(allowed, OTHER_DEVICE)
     if _are_apart(one) or _are_apart(other):
         allowed = END_TOLERANCE
-    return Terms(allowed, judged_to, up_to, reasons)
+    return ReproductionTerms(allowed, judged_to, up_to, reasons)
 
 
-def _reasons(one: Record, other: Record) -> Iterator[str]:
+def _reasons(one: CodeRecord, other: CodeRecord) -> Iterator[str]:
     """Why the same bits cannot be asked for; on a CPU with the same layout, threads and torch there is none."""
     first, second = parameters(one.config), parameters(other.config)
     if _are_apart(one) or _are_apart(other):
@@ -145,14 +145,14 @@ def _reasons(one: Record, other: Record) -> Iterator[str]:
         yield f"{devices.pop()} adds in no fixed order but with determinism=bitwise"
 
 
-def _are_apart(record: Record) -> bool:
+def _are_apart(record: CodeRecord) -> bool:
     """Whether several replicas trained by parameter servers, out of step."""
     parallel = record.config.get("parallel") or {}
     replicas = (record.config.get("hardware") or {}).get("devices_per_node", 1)
     return "servers" in parallel and parallel.get("max_staleness") != 0 and (parallel.get("data") or replicas) != 1
 
 
-def _engine(record: Record) -> str:
+def _engine(record: CodeRecord) -> str:
     """A record's `parallel` in one line: the class, and what it is given."""
     node = dict(record.config.get("parallel") or {})
     name = str(node.pop("_target_", "")).rpartition(".")[2].lower()
@@ -160,7 +160,13 @@ def _engine(record: Record) -> str:
 
 
 def judge(
-    one: Record, other: Record, on: Terms, *, ended: str, why: str | None = None, data: Sequence[str] = ()
+    one: CodeRecord,
+    other: CodeRecord,
+    on: ReproductionTerms,
+    *,
+    ended: str,
+    why: str | None = None,
+    data: Sequence[str] = (),
 ) -> Verdict:
     """Compare the metric streams of an original and its repetition.
 
@@ -191,7 +197,7 @@ def judge(
     return Verdict(word, on, partings, first, amiss or (None if common else "they have no step in common"))
 
 
-def _other_end(partings: Sequence[Parting]) -> str | None:
+def _other_end(partings: Sequence[Divergence]) -> str | None:
     """By what two runs that began alike have come to other results; rounding alone does not bring that about."""
     for part in partings:
         if math.isinf(part.largest):
@@ -202,7 +208,7 @@ def _other_end(partings: Sequence[Parting]) -> str | None:
     return None
 
 
-def _missing(partings: Sequence[Parting], one: Record) -> str | None:
+def _missing(partings: Sequence[Divergence], one: CodeRecord) -> str | None:
     """Points that only one of the two has; a sampled record lacks some by its nature."""
     for part in partings:
         first, second = part.only_in

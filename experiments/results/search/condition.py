@@ -93,7 +93,7 @@ def parse(text: str) -> Condition:
     Raises:
         InputError: it is none; the message shows where.
     """
-    return _Parser(text).whole()
+    return _ConditionParser(text).whole()
 
 
 def problem(text: str, at: int, told: str) -> InputError:
@@ -110,7 +110,7 @@ class _Token:
     at: int
 
 
-class _Parser:
+class _ConditionParser:
     """One function a rule: what binds weaker calls what binds stronger."""
 
     def __init__(self, text: str) -> None:

@@ -16,7 +16,7 @@ import yaml
 from experiments.core.atomic import write_text
 from experiments.core.errors import InputError
 from experiments.run import journal
-from experiments.run.state import process_alive, standing
+from experiments.run.state import determine_state, process_alive
 from experiments.run.verdict_file import VERDICT
 from experiments.sweep.ledger import Entry, Ledger
 
@@ -28,7 +28,7 @@ LAST, SMALLEST, LARGEST = 1, 2, 3
 
 
 @dataclass(frozen=True)
-class Run:
+class IndexedRun:
     """One run as a search sees it."""
 
     folder: Path
@@ -77,7 +77,7 @@ class Run:
 
 
 @dataclass
-class _Sweep:
+class _IndexedSweep:
     """What all trials of a sweep share."""
 
     folder: Path
@@ -103,14 +103,16 @@ class Index:
     damaged: list[str] = field(default_factory=list)
     """Folders of runs that cannot be read, and why."""
 
-    def runs(self) -> list[Run]:
+    def runs(self) -> list[IndexedRun]:
         """Every run, as it stands now; of journals only what is new is read."""
-        before, sweeps = self._load(), dict[Path, _Sweep]()
-        entries, found = dict[str, Any](), list[Run]()
+        before, sweeps = self._load(), dict[Path, _IndexedSweep]()
+        entries, found = dict[str, Any](), list[IndexedRun]()
         for path in sorted(self.runs_dir.glob("*/*/trial.yaml")):
             folder, name = path.parent, f"{path.parent.parent.name}/{path.parent.name}"
             try:
-                sweep = sweeps.setdefault(folder.parent, _Sweep(folder.parent)) if _is_sweep(folder.parent) else None
+                sweep = (
+                    sweeps.setdefault(folder.parent, _IndexedSweep(folder.parent)) if _is_sweep(folder.parent) else None
+                )
                 entries[name] = known = _known(path, before.get(name), sweep)
                 found.append(_run(folder, known, sweep))
             except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError, InputError) as err:
@@ -138,7 +140,7 @@ def keys(runs_dir: Path) -> list[str]:
     return sorted({key for run in runs for kind in ("config", "metrics") for key in run[kind]})
 
 
-def _known(path: Path, before: Any, sweep: _Sweep | None) -> dict[str, Any]:
+def _known(path: Path, before: Any, sweep: _IndexedSweep | None) -> dict[str, Any]:
     """What is known of one run, brought up to date; the same object where nothing is new."""
     mark = path.stat().st_mtime_ns
     known: dict[str, Any] = before if before and before["mark"] == mark else {"mark": mark, **_frozen(path, sweep)}
@@ -184,7 +186,7 @@ def _with_point(known: list[Any] | None, step: int, value: float) -> list[Any]:
     return [step, value, value if not smallest <= value else smallest, value if not largest >= value else largest]
 
 
-def _frozen(path: Path, sweep: _Sweep | None) -> dict[str, Any]:
+def _frozen(path: Path, sweep: _IndexedSweep | None) -> dict[str, Any]:
     """What of a run never changes."""
     own = _yaml(path.parent / "provenance.yaml")
     provenance = {**(sweep.provenance if sweep else {}), **own}
@@ -212,17 +214,17 @@ def _leaves(prefix: str, node: object) -> Iterator[tuple[str, Any]]:
         yield prefix, node
 
 
-def _run(folder: Path, known: dict[str, Any], sweep: _Sweep | None) -> Run:
+def _run(folder: Path, known: dict[str, Any], sweep: _IndexedSweep | None) -> IndexedRun:
     entry = sweep.entries.get(folder.name) if sweep else None
     if sweep is not None and entry is not None:
         values = {**entry.values, **({"seed": entry.seed} if sweep.has_seeds else {})}
         known = {**known, "config": {**known["config"], **values}}
-        return Run(folder, entry.state, sweep.folder.name, values, known)
+        return IndexedRun(folder, entry.state, sweep.folder.name, values, known)
     last = known["last"]
     outcome = _outcome(folder)
     alive = last is None or process_alive(last["host"], last["pid"], last["time"])
-    now = standing(outcome, last, known["last_time"], alive)
-    return Run(
+    now = determine_state(outcome, last, known["last_time"], alive)
+    return IndexedRun(
         folder,
         "new" if outcome is None and last is None else now.state,
         sweep.folder.name if sweep else None,

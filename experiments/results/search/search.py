@@ -20,7 +20,7 @@ from experiments.core.console import console
 from experiments.core.errors import InputError, did_you_mean
 from experiments.core.format import as_json, duration, number, point_text
 from experiments.results.search.condition import Comparison, Condition, Lookup, as_text, comparisons, parse, problem
-from experiments.results.search.index import LARGEST, SMALLEST, Index, Run
+from experiments.results.search.index import LARGEST, SMALLEST, Index, IndexedRun
 
 EXTREMES = {"min:": SMALLEST, "max:": LARGEST}
 """Before the name of a metric: its smallest or largest value, where the name alone is its last."""
@@ -39,7 +39,7 @@ class Keys:
     metrics: frozenset[str]
 
     @classmethod
-    def of(cls, runs: Sequence[Run]) -> Keys:
+    def of(cls, runs: Sequence[IndexedRun]) -> Keys:
         config = frozenset(key for run in runs for key in run.config)
         return cls(config, frozenset(name for run in runs for name in run.metrics))
 
@@ -88,7 +88,7 @@ def ls(asked: argparse.Namespace) -> int:
     return 0
 
 
-def _looked_up(run: Run, names: Mapping[str, str]) -> Lookup:
+def _looked_up(run: IndexedRun, names: Mapping[str, str]) -> Lookup:
     return lambda typed: value_of(run, names[typed])
 
 
@@ -128,7 +128,7 @@ def _why(typed: str, known: Keys) -> str:
     return f"no run has the key {typed}; {did_you_mean(typed, known.all())}"
 
 
-def value_of(run: Run, key: str) -> Any:
+def value_of(run: IndexedRun, key: str) -> Any:
     """What a run has under a key; None where it has no such key."""
     for mark, place in EXTREMES.items():
         if key.startswith(mark):
@@ -143,7 +143,7 @@ def _or_null(config: Mapping[str, Any], key: str) -> Any:
     return "null" if key in config and config[key] is None else config.get(key)
 
 
-def _sorted(runs: Sequence[Run], sort: str | None, names: Mapping[str, str]) -> list[Run]:
+def _sorted(runs: Sequence[IndexedRun], sort: str | None, names: Mapping[str, str]) -> list[IndexedRun]:
     """By a key, those that do not have it last; else the newest first."""
     newest = sorted(runs, key=lambda run: (-run.created, run.id))
     if sort is None:
@@ -165,13 +165,13 @@ def _rank(value: Any) -> tuple[bool, float, str]:
     return (not is_number, float(value) if is_number else 0.0, "" if is_number else as_text(value))
 
 
-def _usual(runs: Sequence[Run]) -> list[str]:
+def _usual(runs: Sequence[IndexedRun]) -> list[str]:
     """The metric that is shown where none is asked for: the one by which the newest run keeps its best weights."""
     name = runs[0].config.get("checkpoint.best_metric")
     return [str(name)] if any(name in run.metrics for run in runs) else []
 
 
-def _table(runs: Sequence[Run], mentioned: Sequence[str], now: float) -> Table:
+def _table(runs: Sequence[IndexedRun], mentioned: Sequence[str], now: float) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     has_sweeps = any(run.sweep for run in runs)
     shown = [key for key in mentioned if key not in IN_EVERY_ROW]
@@ -187,7 +187,7 @@ def _table(runs: Sequence[Run], mentioned: Sequence[str], now: float) -> Table:
     return table
 
 
-def _shown_name(run: Run) -> str:
+def _shown_name(run: IndexedRun) -> str:
     """Of a sweep's trial what varies, by which one tells it from the others."""
     short = {key: key.rpartition(".")[2] for key in run.values}
     is_clear = len(set(short.values())) == len(short)
@@ -206,7 +206,7 @@ def _when(created: float, now: float) -> str:
     return datetime.datetime.fromtimestamp(created).strftime("%Y-%m-%d %H:%M")
 
 
-def _document(run: Run) -> dict[str, Any]:
+def _document(run: IndexedRun) -> dict[str, Any]:
     metrics = {
         name: {"last": run.metrics[name], "min": run.extreme(name, SMALLEST), "max": run.extreme(name, LARGEST)}
         for name in run.metrics

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from experiments.config import signature
-from experiments.config.source_map import Origins
+from experiments.config.source_map import SourceMap
 from experiments.config.validate import Validation
 from experiments.core.errors import did_you_mean
 from experiments.core.format import shown
@@ -44,7 +44,7 @@ class Reader:
 
     def __init__(self, document: Document, place: str) -> None:
         self.values, self.document, self.place = document.values, document, place
-        self.origins = Origins()
+        self.origins = SourceMap()
 
     def problems(self, archive: bundle.Archive | None) -> Iterator[str]:
         """Everything that is wrong, as far as it can be judged: what is of the wrong type is not looked into."""
@@ -81,7 +81,7 @@ class Reader:
             return f"configuration has more than {MOST_SETTINGS:,} values; ask for the file again"
         return None
 
-    def placed(self) -> Origins:
+    def placed(self) -> SourceMap:
         """Where the values of the configuration are written; what they are is cut to one short line, as messages show it."""
         node, origins = self.document.of("configuration"), self.origins
         if node is not None and not origins.texts:
@@ -197,7 +197,7 @@ class Reader:
 
 def _misfits(node: dict[str, Any], schema: str, prefix: str) -> list[str]:
     """What of a map is of another type than its schema says; its numbers are brought to one spelling."""
-    validation = Validation(Origins())
+    validation = Validation(SourceMap())
     validation.fields(node, f"{SCHEMA}.{schema}", prefix)
     return list(map(one_line, validation.problems))
 

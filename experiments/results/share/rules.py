@@ -12,7 +12,7 @@ import yaml
 
 from experiments.config.allowlist import is_allowed
 from experiments.config.options import HOUSE
-from experiments.config.source_map import Origins
+from experiments.config.source_map import SourceMap
 
 PLACES = {"runs_dir": "LATHE_RUNS", "data_root": "LATHE_DATA", "data.root": "LATHE_DATA"}
 """The keys that point at the environment of whoever runs it, and the one variable that each may name."""
@@ -47,7 +47,7 @@ def reset(config: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def faults(config: Mapping[str, Any], origins: Origins) -> Iterator[str]:
+def faults(config: Mapping[str, Any], origins: SourceMap) -> Iterator[str]:
     """Everything by which a configuration could reach further than its own run, or that no run can have."""
     yield from _reaching(config, origins)
     for key, value in leaves(config):
@@ -61,7 +61,7 @@ def faults(config: Mapping[str, Any], origins: Origins) -> Iterator[str]:
             yield f"{typed} leads out of the folders that the receiver chooses; {way_out}"
 
 
-def strangers(config: Mapping[str, Any], origins: Origins, trust: Collection[str]) -> Iterator[str]:
+def strangers(config: Mapping[str, Any], origins: SourceMap, trust: Collection[str]) -> Iterator[str]:
     """What a configuration names of code that is not on the list."""
     for key, value in leaves(config):
         if key.rpartition(".")[2] == "_target_" and not is_allowed(str(value), trust):
@@ -75,7 +75,7 @@ def _is_free(key: str) -> bool:
     return key in PLACES or key.partition(".")[0] in (*WORDS, *LOCAL)
 
 
-def _reaching(config: Mapping[str, Any], origins: Origins) -> Iterator[str]:
+def _reaching(config: Mapping[str, Any], origins: SourceMap) -> Iterator[str]:
     """Keys that are the receiver's own affair."""
     local = reset(config)
     launcher, tracking, hardware = (config.get(key) for key in ("launcher", "tracking", "hardware"))

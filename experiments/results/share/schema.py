@@ -24,7 +24,7 @@ class File:
     code: list[dict[str, Any]]
     """A `Code` for every checkout that took part."""
     environment: Environment
-    data: Data
+    data: DataSection
     seeds: dict[str, int]
     expected: Expected
     bundle: dict[str, str] | None
@@ -63,7 +63,7 @@ class Environment:
 
 
 @dataclass
-class Data:
+class DataSection:
     """Which data it read."""
 
     files: dict[str, str] | None
@@ -71,11 +71,11 @@ class Data:
     num_files: int | None
     names_and_sizes_sha256: str | None
     splits: dict[str, Any]
-    """A `Split` by name."""
+    """A `SplitSection` by name."""
 
 
 @dataclass
-class Split:
+class SplitSection:
     """One split of the data, as the run read it."""
 
     digest: str

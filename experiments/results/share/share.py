@@ -26,7 +26,7 @@ from experiments.results.share.text import as_text
 from experiments.run.checkpoint import Checkpoints
 from experiments.run.metric_series import Stream
 from experiments.trial.lookup import find_run
-from experiments.trial.record import Record, code_folder, of_trial
+from experiments.trial.record import CodeRecord, code_folder, of_trial
 from experiments.trial.trial import Trial
 
 MOST_POINTS = 200
@@ -190,7 +190,7 @@ def _file_name(number: int, kind: str) -> str:
     return f"{number}.patch" if kind == "diff" else f"{number}-untracked.tar.gz"
 
 
-def _packages(record: Record, scrubber: Scrubber) -> dict[str, str]:
+def _packages(record: CodeRecord, scrubber: Scrubber) -> dict[str, str]:
     """Those whose names and versions tell of nobody."""
     packages = record.environment.get("packages", {})
     return {name: version for name, version in packages.items() if not scrubber.findings(f"{name} {version}")}
@@ -228,7 +228,7 @@ def _files(trial: Trial, scrubber: Scrubber) -> dict[str, bytes | Path]:
     return found
 
 
-def _warnings(trial: Trial, record: Record, files: Mapping[str, bytes | Path]) -> Iterator[str]:
+def _warnings(trial: Trial, record: CodeRecord, files: Mapping[str, bytes | Path]) -> Iterator[str]:
     outcome, has_bundle = trial.outcome(), bool(files)
     if outcome is None or outcome["status"] != "finished":
         yield f"run {trial.folder.name} is not finished, so what is expected of others ends where it does"

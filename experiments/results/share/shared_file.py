@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.config.allowlist import trusted
-from experiments.config.source_map import Origins
+from experiments.config.source_map import SourceMap
 from experiments.core.errors import InputError
 from experiments.results.share import archive as bundle
 from experiments.results.share import rules as shared_rules
 from experiments.results.share.parse import Reader
 from experiments.results.share.strict_yaml import MOST_TOLD, load
 from experiments.run.metric_series import Stream
-from experiments.trial.record import Record
+from experiments.trial.record import CodeRecord
 from experiments.trial.trial import Trial
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Shared:
+class SharedFile:
     """What a shared file says; its keys have the meaning of `shared_schema.File`."""
 
     path: Path
@@ -42,16 +42,16 @@ class Shared:
     """Points of the metrics, thinned."""
     bundle: Mapping[str, str] | None
     """SHA-256 of the other files of the archive; None where there is no archive."""
-    origins: Origins = field(default_factory=Origins)
+    origins: SourceMap = field(default_factory=SourceMap)
     """Where the values of the configuration are written."""
     warnings: Sequence[str] = ()
     """What does not fit together, but keeps nothing from running."""
 
-    def record(self) -> Record:
+    def record(self) -> CodeRecord:
         """It, as what another run is compared with."""
         told = {key: value for key, value in self.data.items() if value is not None}
         data = {"files": None, **told} if "num_files" not in told else told
-        return Record(
+        return CodeRecord(
             name=self.path.name,
             trial_id=self.trial_id,
             config=self.configuration,
@@ -103,7 +103,7 @@ class Shared:
         )
 
 
-def read(path: Path) -> Shared:
+def read(path: Path) -> SharedFile:
     """Read a YAML file, or an archive with one, that `lathe share` wrote. Nothing is executed and nothing written.
 
     Raises:
@@ -120,12 +120,12 @@ def read(path: Path) -> Shared:
     return _shared(reader, path)
 
 
-def _shared(reader: Reader, path: Path) -> Shared:
+def _shared(reader: Reader, path: Path) -> SharedFile:
     """What was read, once nothing is wrong with it."""
     values = reader.values
     config = shared_rules.reset(values["configuration"])
     metrics = values["expected"]["metrics"].items()
-    return Shared(
+    return SharedFile(
         path=path,
         name=values["name"],
         note=values["note"],

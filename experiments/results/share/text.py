@@ -20,7 +20,7 @@ class _Flow(dict[str, Any]):
     """A map that stands side by side."""
 
 
-class _Row(list[Any]):
+class _SharedRow(list[Any]):
     """A list that stands side by side."""
 
 
@@ -36,7 +36,7 @@ def _text(dumper: _Dumper, text: str) -> yaml.Node:
 
 
 _Dumper.add_representer(_Flow, lambda dumper, data: dumper.represent_mapping("tag:yaml.org,2002:map", data, True))
-_Dumper.add_representer(_Row, lambda dumper, data: dumper.represent_sequence("tag:yaml.org,2002:seq", data, True))
+_Dumper.add_representer(_SharedRow, lambda dumper, data: dumper.represent_sequence("tag:yaml.org,2002:seq", data, True))
 _Dumper.add_representer(str, _text)
 
 
@@ -59,12 +59,12 @@ def _rows(node: Any) -> Any:
     if isinstance(node, dict):
         return {key: _rows(inner) for key, inner in node.items()}
     if isinstance(node, list) and not any(isinstance(inner, (dict, list)) for inner in node):
-        return _Row(node)
+        return _SharedRow(node)
     return [_rows(inner) for inner in node] if isinstance(node, list) else node
 
 
 def _points(part: Mapping[str, Any]) -> dict[str, Any]:
-    return {"steps": _Row(part["steps"]), "values": _Row(part["values"])}
+    return {"steps": _SharedRow(part["steps"]), "values": _SharedRow(part["values"])}
 
 
 def _outcome(values: Mapping[str, Any]) -> str:

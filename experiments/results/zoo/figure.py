@@ -7,12 +7,12 @@ from statistics import fmean
 
 from experiments.core import figures as look
 from experiments.core.atomic import write_text
-from experiments.results.zoo.record import Record
+from experiments.results.zoo.record import MeasuredRecord
 
 WIDTH_IN, HEIGHT_IN = 5.6, 2.5
 
 
-def draw(record: Record, path: Path) -> None:
+def draw(record: MeasuredRecord, path: Path) -> None:
     """Write the curve as an SVG that is light or dark as whoever looks at it has it.
 
     Raises:
@@ -35,7 +35,7 @@ def draw(record: Record, path: Path) -> None:
     write_text(path, look.alone(drawn.svg, ""))
 
 
-def alt(record: Record) -> str:
+def alt(record: MeasuredRecord) -> str:
     """What the curve shows, in words."""
     seeds = f", mean and range of {len(record.seeds)} seeds" if len(record.seeds) > 1 else ""
     return f"{record.curve_metric} by step{seeds}"

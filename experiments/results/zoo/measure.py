@@ -17,18 +17,18 @@ from experiments.core.format import duration
 from experiments.core.git import GitError, git
 from experiments.plan.plan import make_plan
 from experiments.results.report.metric_history import History, read
-from experiments.results.zoo.record import Record, rounded
+from experiments.results.zoo.record import MeasuredRecord, rounded
 from experiments.results.zoo.rows import Row
 from experiments.run import journal
-from experiments.sweep.create import draft, write
+from experiments.sweep.create import prepare, write
 from experiments.sweep.ledger import ENDED, Entry
 from experiments.sweep.spec import from_overrides
 from experiments.sweep.status.selection import cancel
 from experiments.sweep.status.tables import live
-from experiments.sweep.submit import revive, submit
+from experiments.sweep.submit import requeue, submit
 from experiments.sweep.sweep import Sweep
 from experiments.tracking import follow_sweep
-from experiments.tracking.mlflow_view import way
+from experiments.tracking.mlflow_view import ui_hint
 from experiments.trial.code_snapshot import PACKAGES
 from experiments.trial.trial import EXCLUDED, runs_dir_of, trial_id
 from launchers.base import DONE
@@ -57,7 +57,7 @@ class Failed(Exception):
 
 
 @dataclass(frozen=True)
-class Terms:
+class MeasureOptions:
     """How rows are measured."""
 
     seeds: int = 3
@@ -75,7 +75,7 @@ class Terms:
         return compose([*row.words, *self.overrides, *more], config_dirs=self.config_dirs, trust=self.trust)
 
 
-def measure(row: Row, terms: Terms) -> Record:
+def measure(row: Row, terms: MeasureOptions) -> MeasuredRecord:
     """Train a row to its end, or as far as the budget has room for, once a seed.
 
     Raises:
@@ -112,7 +112,7 @@ def missing_data(data: dict[str, Any]) -> str | None:
     return f"its data is not here: {what}data.folder={data['folder']}; `lathe data` names the source"
 
 
-def _fitting(row: Row, terms: Terms, experiment: Experiment, steps_in_all: int) -> list[str]:
+def _fitting(row: Row, terms: MeasureOptions, experiment: Experiment, steps_in_all: int) -> list[str]:
     """Overrides that let a run end within the budget: fewer steps, and as many evaluations as before among them.
 
     The schedule then ends where the run ends. What a step and an evaluation take is told by runs of `TRY_STEPS`, as many
@@ -165,7 +165,7 @@ def _evaluation_s(folder: Path) -> float:
     return 0.0
 
 
-def _run(row: Row, terms: Terms, name: str, shorter: Sequence[str]) -> Sweep:
+def _run(row: Row, terms: MeasureOptions, name: str, shorter: Sequence[str]) -> Sweep:
     """Run the seeds of a row to their end; those that were begun and stopped go on.
 
     Raises:
@@ -181,18 +181,18 @@ def _run(row: Row, terms: Terms, name: str, shorter: Sequence[str]) -> Sweep:
     )
     told = [f"sweep.metric={metric}", f"sweep.mode={mode}", f"sweep.seeds={terms.seeds}"]
     question = from_overrides([*words, *told], terms.config_dirs, name)
-    found = draft(question, config_dirs=terms.config_dirs, trust=terms.trust)
+    found = prepare(question, config_dirs=terms.config_dirs, trust=terms.trust)
     begun = (
         None
         if terms.again
         else _begun(runs_dir_of(found.experiment.config), name, {one["trial"] for one in found.trials})
     )
     sweep = begun or write(found)
-    revive(sweep)
+    requeue(sweep)
     if submit(sweep) is not None:
         follow_sweep.start(sweep)
         executor = sweep.executor()
-        code = live(sweep, executor, way, is_attached=False)
+        code = live(sweep, executor, ui_hint, is_attached=False)
         if code == DONE and any(entry.state not in ENDED for entry in _entries(sweep)):
             cancel(sweep, executor, say=lambda line: print(line, flush=True))
             raise KeyboardInterrupt
@@ -220,7 +220,9 @@ def _finished(sweep: Sweep) -> list[Entry]:
     return [entry for entry in _entries(sweep) if entry.state == "finished"]
 
 
-def _record(row: Row, terms: Terms, sweep: Sweep, trial: str, steps_in_all: int, shorter: list[str]) -> Record:
+def _record(
+    row: Row, terms: MeasureOptions, sweep: Sweep, trial: str, steps_in_all: int, shorter: list[str]
+) -> MeasuredRecord:
     """What the journals of a finished sweep say.
 
     Raises:
@@ -238,7 +240,7 @@ def _record(row: Row, terms: Terms, sweep: Sweep, trial: str, steps_in_all: int,
     curve_metric = _of_validation(row.metric, known, sweep.question["metric"])
     steps, curves = _curves(histories, curve_metric)
     ended = max(span[1] for history in histories for span in history.spans.values())
-    return Record(
+    return MeasuredRecord(
         row=row.name,
         trial=trial,
         overrides=[word for word in terms.overrides if not _is_of_the_machine(word)],

@@ -11,7 +11,7 @@ from statistics import fmean
 
 from experiments.core.format import duration, number
 from experiments.results.zoo.figure import alt
-from experiments.results.zoo.record import Record, Refusal, rounded
+from experiments.results.zoo.record import MeasuredRecord, Refusal, rounded
 from experiments.results.zoo.rows import OTHER, Row
 
 HEAD = """# Zoo
@@ -29,15 +29,15 @@ COLUMNS = ("experiment", "data", "metric", "published", "expected", "measured", 
 
 
 @dataclass(frozen=True)
-class Standing:
+class RowStatus:
     """A row, and what is known of it."""
 
     row: Row
-    known: Record | Refusal | None
+    known: MeasuredRecord | Refusal | None
 
     @property
-    def record(self) -> Record | None:
-        return self.known if isinstance(self.known, Record) else None
+    def record(self) -> MeasuredRecord | None:
+        return self.known if isinstance(self.known, MeasuredRecord) else None
 
     @property
     def is_outside(self) -> bool:
@@ -57,7 +57,7 @@ class Standing:
         )
 
 
-def page(standings: Sequence[Standing], figures: str) -> str:
+def page(standings: Sequence[RowStatus], figures: str) -> str:
     """The whole page.
 
     Args:
@@ -73,7 +73,7 @@ def page(standings: Sequence[Standing], figures: str) -> str:
     return "\n".join([HEAD, *(f"{section}\n" for section in sections)]).rstrip("\n") + "\n"
 
 
-def _table(standings: Sequence[Standing]) -> list[str]:
+def _table(standings: Sequence[RowStatus]) -> list[str]:
     lines = [f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}"]
     for one in standings:
         cells = (
@@ -89,7 +89,7 @@ def expected_text(row: Row) -> str:
     return f"{row.expected[0]:g} to {row.expected[1]:g}" if row.expected else ""
 
 
-def measured_text(standing: Standing) -> str:
+def measured_text(standing: RowStatus) -> str:
     """Mean and spread, and what has to be known of them; "" where nothing was measured."""
     record = standing.record
     if record is None:
@@ -108,7 +108,7 @@ def measured_text(standing: Standing) -> str:
     return " ".join(words)
 
 
-def cost_text(record: Record | None) -> str:
+def cost_text(record: MeasuredRecord | None) -> str:
     """Time and core-seconds of one run."""
     if record is None:
         return ""
@@ -116,7 +116,7 @@ def cost_text(record: Record | None) -> str:
     return f"{duration(fmean(record.wall_s))}, {cpu_s:,.{1 if cpu_s < 10 else 0}f} CPU s"
 
 
-def _entry(standing: Standing, figures: str) -> str:
+def _entry(standing: RowStatus, figures: str) -> str:
     row, record = standing.row, standing.record
     question = row.facts.get("Question")
     lines = [f"### {row.name}", "", *([_text(_sentence(question)), ""] if question else [])]
@@ -134,7 +134,7 @@ def _entry(standing: Standing, figures: str) -> str:
     return "\n".join(lines)
 
 
-def _of_record(standing: Standing, record: Record) -> Iterable[str]:
+def _of_record(standing: RowStatus, record: MeasuredRecord) -> Iterable[str]:
     seeds = ", ".join(f"{value:g}" for value in record.values)
     which = f"seeds {', '.join(map(str, record.seeds))}" if len(record.seeds) > 1 else f"seed {record.seeds[0]}"
     yield f"Measured: `{record.metric}` {measured_text(standing)}; {seeds} of {which}"
@@ -167,7 +167,7 @@ def _text(text: str) -> str:
     )
 
 
-def problems_of(text: str, page_file: Path, standings: Sequence[Standing], folder: Path) -> list[str]:
+def problems_of(text: str, page_file: Path, standings: Sequence[RowStatus], folder: Path) -> list[str]:
     """What of the page on disk is not what headers and records give."""
     found = []
     if not page_file.is_file() or page_file.read_text(encoding="utf-8") != text:

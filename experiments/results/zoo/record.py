@@ -19,7 +19,7 @@ MOST_DIGITS = 6
 
 
 @dataclass(frozen=True)
-class Record:
+class MeasuredRecord:
     """One row, measured with several seeds."""
 
     row: str
@@ -100,7 +100,7 @@ class Records:
         """Where the curve of a row is drawn."""
         return self.folder / f"{row}.svg"
 
-    def find(self, row: str) -> Record | Refusal | None:
+    def find(self, row: str) -> MeasuredRecord | Refusal | None:
         """What is known of a row; None where it was never tried.
 
         Raises:
@@ -113,12 +113,12 @@ class Records:
             told = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
         except (OSError, ValueError, yaml.YAMLError) as err:
             raise _damaged(path, str(err).splitlines()[0]) from err
-        kind = Refusal if isinstance(told, dict) and "refused" in told else Record
+        kind = Refusal if isinstance(told, dict) and "refused" in told else MeasuredRecord
         if problem := _problem(told, kind):
             raise _damaged(path, problem)
         return kind(**told)
 
-    def keep(self, record: Record | Refusal) -> None:
+    def keep(self, record: MeasuredRecord | Refusal) -> None:
         """Put a record in the place of the one before.
 
         Raises:
@@ -135,7 +135,7 @@ def _damaged(path: Path, why: str) -> InputError:
     return InputError([f"{path} is no record of a row: {why}; restore it, or remove it and measure again"])
 
 
-def _problem(told: Any, kind: type[Record] | type[Refusal]) -> str:
+def _problem(told: Any, kind: type[MeasuredRecord] | type[Refusal]) -> str:
     """What keys are missing or of no meaning; "" where all is well."""
     if not isinstance(told, dict):
         return "it is no map"
@@ -144,7 +144,7 @@ def _problem(told: Any, kind: type[Record] | type[Refusal]) -> str:
     strange = [str(key) for key in told if key not in {one.name for one in known}]
     if missing or strange:
         return f"it lacks {', '.join(missing)}" if missing else f"it knows no {', '.join(strange)}"
-    if kind is Record:
+    if kind is MeasuredRecord:
         of_seeds = [told[name] for name in ("seeds", "values", "wall_s", "cpu_s", "curves")]
         if not all(isinstance(one, list) and one and len(one) == len(of_seeds[0]) for one in of_seeds):
             return "seeds, values, wall_s, cpu_s and curves are not as many, or none"

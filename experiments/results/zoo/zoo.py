@@ -18,9 +18,9 @@ from experiments.core.errors import InputError
 from experiments.core.format import duration
 from experiments.core.signals import ended_as_interrupted
 from experiments.results.zoo.figure import draw
-from experiments.results.zoo.measure import Failed, Refused, Terms, measure, missing_data
-from experiments.results.zoo.page import Standing, cost_text, expected_text, measured_text, page, problems_of
-from experiments.results.zoo.record import Record, Records, Refusal
+from experiments.results.zoo.measure import Failed, MeasureOptions, Refused, measure, missing_data
+from experiments.results.zoo.page import RowStatus, cost_text, expected_text, measured_text, page, problems_of
+from experiments.results.zoo.record import MeasuredRecord, Records, Refusal
 from experiments.results.zoo.rows import Row, chosen, rows
 from experiments.trial.trial import trial_id
 
@@ -53,7 +53,7 @@ def zoo(asked: argparse.Namespace) -> int:
     return 0
 
 
-def _read(asked: argparse.Namespace) -> tuple[list[str], Terms]:
+def _read(asked: argparse.Namespace) -> tuple[list[str], MeasureOptions]:
     """Names and terms of the command's words.
 
     Raises:
@@ -83,7 +83,7 @@ def _read(asked: argparse.Namespace) -> tuple[list[str], Terms]:
         problems.append(f"--page {asked.page} does not end in .md; write such as docs/zoo.md")
     if problems or match is None:
         raise InputError(problems, "`lathe zoo`")
-    return names, Terms(
+    return names, MeasureOptions(
         seeds=SEEDS if asked.seeds is None else asked.seeds,
         budget_s=float(match[1]) * SECONDS[match[2]] if asked.budget else None,
         again=asked.again,
@@ -96,7 +96,7 @@ def _read(asked: argparse.Namespace) -> tuple[list[str], Terms]:
 class _Book:
     """The page, and what it is made of."""
 
-    def __init__(self, page: Path, known: Sequence[Row], terms: Terms) -> None:
+    def __init__(self, page: Path, known: Sequence[Row], terms: MeasureOptions) -> None:
         """
         Args:
             page: its file.
@@ -106,11 +106,11 @@ class _Book:
         self.page, self.rows, self.terms = page.expanduser(), known, terms
         self.records = Records(self.page)
 
-    def standing(self, row: Row) -> Standing:
+    def standing(self, row: Row) -> RowStatus:
         """What is known of a row."""
-        return Standing(row, self.records.find(row.name))
+        return RowStatus(row, self.records.find(row.name))
 
-    def has_changed(self, standing: Standing) -> bool:
+    def has_changed(self, standing: RowStatus) -> bool:
         """Whether a row's configuration is not what was measured.
 
         Raises:
@@ -132,7 +132,7 @@ class _Book:
         return record is not None and not terms.again and record.stands(trial, row.metric, terms.seeds, terms.budget_s)
 
     def num_measured(self) -> int:
-        return sum(isinstance(self.records.find(row.name), Record) for row in self.rows)
+        return sum(isinstance(self.records.find(row.name), MeasuredRecord) for row in self.rows)
 
     def write(self, *, with_figures: bool = False) -> None:
         """Write the page, and draw the curves again where that is asked.
@@ -150,7 +150,7 @@ class _Book:
         except OSError as err:
             raise self._unwritable(err) from err
 
-    def keep(self, known: Record | Refusal) -> None:
+    def keep(self, known: MeasuredRecord | Refusal) -> None:
         """Take a row's record in, and write its curve and the page.
 
         Raises:
@@ -158,7 +158,7 @@ class _Book:
         """
         try:
             self.records.keep(known)
-            if isinstance(known, Record):
+            if isinstance(known, MeasuredRecord):
                 draw(known, self.records.figure(known.row))
         except OSError as err:
             raise self._unwritable(err) from err
@@ -169,7 +169,7 @@ class _Book:
         standings = [self.standing(row) for row in self.rows]
         return problems_of(self._text(standings), self.page, standings, self.records.folder)
 
-    def _text(self, standings: Sequence[Standing]) -> str:
+    def _text(self, standings: Sequence[RowStatus]) -> str:
         return page(standings, self.records.folder.name)
 
     def _unwritable(self, err: OSError) -> InputError:
@@ -240,7 +240,7 @@ def _measure(book: _Book, row: Row, trial: str, head: str) -> str:
     return "measured"
 
 
-def _result(standing: Standing) -> str:
+def _result(standing: RowStatus) -> str:
     record, row = standing.record, standing.row
     assert record is not None
     told = f"{record.metric} {measured_text(standing).replace('*', '')}, {cost_text(record)} a run"

@@ -13,7 +13,7 @@ from experiments.core.errors import InputError
 from experiments.core.format import point_text
 from experiments.run.rank_reports import log_name
 from experiments.sweep.ledger import ENDED, Entry, Ledger
-from experiments.sweep.status.selection import choose
+from experiments.sweep.status.selection import select
 from experiments.sweep.sweep import Sweep, find_sweep, reference
 from launchers.base import DONE
 
@@ -33,7 +33,7 @@ def logs(asked: argparse.Namespace) -> int:
     ledger = sweep.ledger()
     entries = list(ledger.look().entries.values())
     if asked.trial is not None:
-        entries = choose(ledger.standing, [asked.trial], reference(sweep))
+        entries = select(ledger.standing, [asked.trial], reference(sweep))
     if asked.workers:
         _workers(sweep, None if asked.trial is None else entries)
     elif asked.trial is not None and len(entries) == 1:

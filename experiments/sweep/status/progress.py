@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from experiments.run.journal_tail import Tail, better
+from experiments.run.journal_tail import JournalTail, better
 from experiments.sweep.budget import device_s, spent
-from experiments.sweep.ledger import Entry, Ledger, Standing, State, mean_of
+from experiments.sweep.ledger import Entry, Ledger, LedgerState, State, mean_of
 from experiments.sweep.sweep import Sweep
 from launchers.base import Executor
 
@@ -25,7 +25,7 @@ ORDER: tuple[State, ...] = ("failed", "running", "waiting", "finished", "pruned"
 
 
 @dataclass(frozen=True)
-class Row:
+class TrialRow:
     """Where one trial stands."""
 
     id: str
@@ -54,7 +54,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Best:
+class BestPoint:
     """The point that is ahead, by the mean over its seeds."""
 
     point: int
@@ -64,7 +64,7 @@ class Best:
 
 
 @dataclass(frozen=True)
-class Share:
+class BudgetUse:
     """Of a budget, what is spent."""
 
     spent: float
@@ -98,7 +98,7 @@ class Progress:
     elapsed_s: float
     left_s: float | None
     """A guess; None where nothing is known."""
-    best: Best | None
+    best: BestPoint | None
     workers: int
     """That run a trial."""
     queued: int | None
@@ -107,15 +107,15 @@ class Progress:
     """Trials wait, and no worker is left or comes."""
     closed: str | None
     """Why no further trial is begun."""
-    budget: dict[str, Share]
-    rows: tuple[Row, ...] = field(repr=False)
+    budget: dict[str, BudgetUse]
+    rows: tuple[TrialRow, ...] = field(repr=False)
 
     @property
     def is_over(self) -> bool:
         return self.state not in ("running", "waiting")
 
 
-class Observer:
+class ProgressReader:
     """Looks at one sweep again and again; what it has read it does not read again."""
 
     def __init__(self, sweep: Sweep, ledger: Ledger, executor: Executor | None = None) -> None:
@@ -126,7 +126,7 @@ class Observer:
             executor: who knows of workers that wait; None: nobody is asked.
         """
         self.sweep, self.ledger, self.executor = sweep, ledger, executor
-        self._tails: dict[tuple[str, int], Tail] = {}
+        self._tails: dict[tuple[str, int], JournalTail] = {}
         self._lengths: list[tuple[dict[str, str], int | None]] | None = None
         self._queued: int | None = None
         self._has_workers = True
@@ -184,22 +184,22 @@ class Observer:
             rows=tuple(sorted(rows, key=lambda row: _place(row, question["mode"]))),
         )
 
-    def _unasked(self, standing: Standing) -> int:
+    def _unasked(self, standing: LedgerState) -> int:
         """Trials that the strategy may still be asked for, as far as the points go."""
         question = self.sweep.question
         if not self.sweep.is_asked or question["budget"]["points"] is None:
             return 0
         return int(max(0, question["budget"]["points"] - len(standing.points())) * question["seeds"])
 
-    def _is_stranded(self, standing: Standing, now: float) -> bool:
+    def _is_stranded(self, standing: LedgerState, now: float) -> bool:
         if self._queued != 0:
             return False
         times = [entry.since for entry in standing.entries.values()]
         quiet_s = now - max(times + [told["time"] for told in standing.submissions], default=now)
         return quiet_s > (SILENT_S if self._has_workers else STARTING_S)
 
-    def _row(self, entry: Entry, now: float) -> Row:
-        row = Row(
+    def _row(self, entry: Entry, now: float) -> TrialRow:
+        row = TrialRow(
             id=entry.id, point=entry.point, values=entry.values, seed=entry.seed, state=entry.state, step=entry.step,
             num_steps=entry.step if entry.state == "finished" and entry.step else self._length(entry.values),
             last=entry.value, best=entry.value, attempt=entry.attempt, worker=entry.worker, host=entry.host,
@@ -210,7 +210,7 @@ class Observer:
         )  # fmt: skip
         if entry.state != "running":
             return row
-        tail = self._tails.setdefault((entry.id, entry.attempt), Tail(_attempt(self.sweep, entry)))
+        tail = self._tails.setdefault((entry.id, entry.attempt), JournalTail(_attempt(self.sweep, entry)))
         tail.read(self.sweep.question["metric"], self.sweep.question["mode"])
         last = entry.value if tail.last is None else tail.last
         best = better(entry.value, tail.best, self.sweep.question["mode"])
@@ -235,7 +235,7 @@ class Observer:
 
 def look(sweep: Sweep, ledger: Ledger, executor: Executor | None = None) -> Progress:
     """Where a sweep stands now, for whoever looks once."""
-    observer = Observer(sweep, ledger, executor)
+    observer = ProgressReader(sweep, ledger, executor)
     observer.ask()
     return observer.look()
 
@@ -252,7 +252,7 @@ def _state_of(counts: Mapping[State, int], closed: str | None, unasked: int) -> 
     return "cancelled" if counts["cancelled"] else "failed" if counts["failed"] else "done"
 
 
-def _place(row: Row, mode: str) -> tuple[float, float, int, int]:
+def _place(row: TrialRow, mode: str) -> tuple[float, float, int, int]:
     """The order in which one wants to see trials: trouble, work, what was interrupted, then results, the best first."""
     value = math.inf if row.best is None or math.isnan(row.best) else -row.best if mode == "max" else row.best
     by_value = value if row.state in ("finished", "pruned") else 0.0
@@ -260,19 +260,19 @@ def _place(row: Row, mode: str) -> tuple[float, float, int, int]:
     return ORDER.index("pruned") + 0.5 if not_begun else ORDER.index(row.state), by_value, row.point, row.seed
 
 
-def _best(standing: Standing, mode: str) -> Best | None:
+def _best(standing: LedgerState, mode: str) -> BestPoint | None:
     """Of the points of which every seed is finished."""
-    found: Best | None = None
+    found: BestPoint | None = None
     for point, entries in standing.points().items():
         mean = mean_of(entries)
         if mean is None or not math.isfinite(mean):
             continue
         if found is None or (mean > found.value if mode == "max" else mean < found.value):
-            found = Best(point, entries[0].values, mean, tuple(entry.id for entry in entries))
+            found = BestPoint(point, entries[0].values, mean, tuple(entry.id for entry in entries))
     return found
 
 
-def _left_s(rows: Sequence[Row], tails: Mapping[tuple[str, int], Tail], to_ask: int) -> float | None:
+def _left_s(rows: Sequence[TrialRow], tails: Mapping[tuple[str, int], JournalTail], to_ask: int) -> float | None:
     """What is left, at the mean duration of trials and with as many of them side by side as now."""
     running = [row for row in rows if row.state == "running"]
     if not running:
@@ -292,10 +292,10 @@ def _left_s(rows: Sequence[Row], tails: Mapping[tuple[str, int], Tail], to_ask: 
     return max(max(of_running), (sum(of_running) + mean * to_begin) / len(running))
 
 
-def _shares(budget: Mapping[str, Any], standing: Standing, now: float) -> dict[str, Share]:
+def _shares(budget: Mapping[str, Any], standing: LedgerState, now: float) -> dict[str, BudgetUse]:
     used = {
         "points": float(len(standing.points())),
         "wall_h": (now - standing.opened) / 3600 if standing.entries else 0.0,
         "device_h": device_s(standing, now) / 3600,
     }
-    return {name: Share(used[name], float(of)) for name, of in budget.items() if of is not None}
+    return {name: BudgetUse(used[name], float(of)) for name, of in budget.items() if of is not None}

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from experiments.core.errors import InputError, did_you_mean
 from experiments.core.format import shown
-from experiments.sweep.ledger import ENDED, Entry, Ledger, Standing, State
+from experiments.sweep.ledger import ENDED, Entry, Ledger, LedgerState, State
 from experiments.sweep.status.progress import look
 from experiments.sweep.status.text import counts_text
 from experiments.sweep.sweep import Sweep, reference
@@ -23,7 +23,7 @@ LOOK_S = 0.3
 REAP_S = 5.0
 
 
-def choose(standing: Standing, words: Sequence[str], sweep: str) -> list[Entry]:
+def select(standing: LedgerState, words: Sequence[str], sweep: str) -> list[Entry]:
     """The trials that a user names: by id or its beginning, by state, or by an override of the space.
 
     Words of one kind widen the choice (two ids, two values of a key); words of different kinds narrow it.
@@ -44,7 +44,7 @@ def choose(standing: Standing, words: Sequence[str], sweep: str) -> list[Entry]:
     return [entry for entry in standing.entries.values() if all(entry.id in ids for ids in wanted.values())]
 
 
-def _named(standing: Standing, word: str, sweep: str) -> list[str]:
+def _named(standing: LedgerState, word: str, sweep: str) -> list[str]:
     """Ids of the trials that one word names."""
     entries = standing.entries
     if "=" in word:
@@ -60,9 +60,9 @@ def _named(standing: Standing, word: str, sweep: str) -> list[str]:
     raise InputError([f"there is no trial '{word}' in sweep '{sweep}'; {way_out}"])
 
 
-def _by_override(standing: Standing, word: str, sweep: str) -> list[str]:
+def _by_override(standing: LedgerState, word: str, sweep: str) -> list[str]:
     from experiments.config.overrides import read_override
-    from experiments.config.sweep_values import Written
+    from experiments.config.sweep_values import SweepValues
 
     key, value = read_override(word)
     known = list(dict.fromkeys(key for entry in standing.entries.values() for key in entry.values))
@@ -74,7 +74,7 @@ def _by_override(standing: Standing, word: str, sweep: str) -> list[str]:
         raise InputError([f"{word}: {key} does not vary in sweep '{sweep}'; {way_out}"])
     else:
         values = {entry.id: entry.values[key] for entry in standing.entries.values() if key in entry.values}
-    wanted = value.items if isinstance(value, Written) and value.kind == "choice" else (value,)
+    wanted = value.items if isinstance(value, SweepValues) and value.kind == "choice" else (value,)
     found = [name for name, own in values.items() if any(_is_same(own, one) for one in wanted)]
     if not found:
         there = ", ".join(dict.fromkeys(map(shown, values.values())))
@@ -98,7 +98,7 @@ def cancel(
     Args:
         sweep: whose.
         executor: where its workers run; where all trials are meant, they end too.
-        words: which trials, as of `choose`; none: all, and no further one is begun.
+        words: which trials, as of `select`; none: all, and no further one is begun.
         say: takes a line for the user.
         save_s: how long running trials may take to save before their workers are ended.
 
@@ -107,14 +107,14 @@ def cancel(
         LaunchError: the scheduler does not end the workers.
     """
     ledger, by = sweep.ledger(), f"cancelled by {_user()}"
-    choose(ledger.look(), words, sweep.name)
+    select(ledger.look(), words, sweep.name)
     reap(sweep, ledger, executor)
     if not words and _is_over(sweep, executor, say):
         return
     with ledger.locked() as standing:
         if not words and standing.closed is None:
             ledger.close(by)
-        chosen = {entry.id for entry in choose(standing, words, sweep.name)}
+        chosen = {entry.id for entry in select(standing, words, sweep.name)}
         waiting = _cancel_waiting(ledger, chosen, by)
         running = [entry.id for entry in standing.entries.values() if entry.id in chosen and entry.state == "running"]
         for trial in running:

@@ -20,7 +20,7 @@ from experiments.core.console import console
 from experiments.core.errors import InputError
 from experiments.core.format import as_json, duration, hours, number, point_text
 from experiments.sweep.ledger import ENDED, State
-from experiments.sweep.status.progress import Observer, Progress, Row, look
+from experiments.sweep.status.progress import Progress, ProgressReader, TrialRow, look
 from experiments.sweep.status.text import best_text, counts_text, fitting_keys, line, short_ids, short_keys, why
 from experiments.sweep.sweep import Sweep, find_sweep, reference
 from experiments.sweep.worker.reaper import reap
@@ -47,11 +47,11 @@ WORDS: Mapping[str, str] = {"failed": "some failed", "spent": "budget spent"}
 """Of a sweep's states, those that one word does not tell."""
 
 
-def shares_of_rows(rows: Sequence[Row], most: int) -> list[Row]:
+def shares_of_rows(rows: Sequence[TrialRow], most: int) -> list[TrialRow]:
     """Some rows of a long table, in its order: of every state that one has to see, so many at most."""
     most_of: Mapping[State, int] = {"failed": most // 3, "running": most // 2}
     seen: dict[State, int] = {}
-    kept, others = list[Row](), list[Row]()
+    kept, others = list[TrialRow](), list[TrialRow]()
     for row in rows:
         seen[row.state] = seen.get(row.state, 0) + 1
         (kept if seen[row.state] <= most_of.get(row.state, 0) else others).append(row)
@@ -95,7 +95,7 @@ def _facts(progress: Progress) -> list[tuple[str, str]]:
 
 
 def trials_table(
-    progress: Progress, rows: Sequence[Row], width: int, most_reasons: int = MOST_REASONS
+    progress: Progress, rows: Sequence[TrialRow], width: int, most_reasons: int = MOST_REASONS
 ) -> RenderableType:
     """The trials, with as many columns as fit; where there is none for it, what went wrong stands below."""
     columns = _columns(progress, rows, width)
@@ -122,7 +122,7 @@ def trials_table(
     return Group(table, *([""] if lines else []), *lines)
 
 
-def _columns(progress: Progress, rows: Sequence[Row], width: int) -> dict[str, list[Text]]:
+def _columns(progress: Progress, rows: Sequence[TrialRow], width: int) -> dict[str, list[Text]]:
     """By name the heading of a column and its cells."""
     short, is_wide = short_keys(progress.rows), width >= MIDDLE
     ids = _ids(progress, width)
@@ -157,20 +157,20 @@ def _ids(progress: Progress, width: int) -> dict[str, str]:
     return {row.id: row.id for row in progress.rows} if width >= MIDDLE else short_ids(progress.rows)
 
 
-def _time(row: Row) -> str:
+def _time(row: TrialRow) -> str:
     """Of a trial that ended how long it took; of one that was begun how long it runs, or waits to go on."""
     if row.attempt == 0:
         return ""
     return duration(row.took_s if row.state in ENDED and row.took_s is not None else row.in_state_s)
 
 
-def _worker(row: Row) -> str:
+def _worker(row: TrialRow) -> str:
     if row.state != "running":
         return ""
     return row.worker if row.worker.startswith(row.host) else f"{row.worker} on {row.host}"
 
 
-def _steps(row: Row, *, is_wide: bool) -> str:
+def _steps(row: TrialRow, *, is_wide: bool) -> str:
     if not row.step and row.state != "running":
         return ""
     if is_wide:
@@ -338,7 +338,7 @@ def _in_lines(screen: Console, sweep: Sweep, executor: Executor, stop_when_done:
 def _looks(sweep: Sweep, executor: Executor, stop_when_done: bool, say: Callable[[str], None]) -> Iterator[Progress]:
     """The sweep again and again, until its end; workers that are gone are noticed on the way."""
     ledger = sweep.ledger()
-    observer = Observer(sweep, ledger, executor)
+    observer = ProgressReader(sweep, ledger, executor)
     next_time, turn = 0.0, 0
     while True:
         if not sweep.folder.is_dir():

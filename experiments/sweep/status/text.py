@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from experiments.core.format import number, point_text
-from experiments.sweep.status.progress import Best, Progress, Row
+from experiments.sweep.status.progress import BestPoint, Progress, TrialRow
 
 LEAST_OF_A_KEY = 3
 
 
-def short_keys(rows: Iterable[Row]) -> dict[str, str]:
+def short_keys(rows: Iterable[TrialRow]) -> dict[str, str]:
     """For every key that varies its last words, as many as tell it from the others."""
     keys = list(dict.fromkeys(key for row in rows for key in row.values))
     found = {}
@@ -25,7 +25,7 @@ def short_keys(rows: Iterable[Row]) -> dict[str, str]:
     return found
 
 
-def fitting_keys(rows: Sequence[Row], short: Mapping[str, str], width: int) -> Mapping[str, str]:
+def fitting_keys(rows: Sequence[TrialRow], short: Mapping[str, str], width: int) -> Mapping[str, str]:
     """The keys cut where that is needed for every value to be seen in so many columns."""
     found = short
     for most in range(max(map(len, short.values()), default=0), LEAST_OF_A_KEY, -1):
@@ -35,7 +35,7 @@ def fitting_keys(rows: Sequence[Row], short: Mapping[str, str], width: int) -> M
     return found
 
 
-def best_text(progress: Progress, best: Best) -> str:
+def best_text(progress: Progress, best: BestPoint) -> str:
     """The point that is ahead, its value and how to name its trials."""
     seeds = f", the mean of {len(best.trials)} seeds" if len(best.trials) > 1 else ""
     where = f" at {point_text(best.values)}" if best.values else ""
@@ -57,7 +57,7 @@ def line(progress: Progress) -> str:
     return counts_text(progress) + (f", best {best_text(progress, progress.best)}" if progress.best else "")
 
 
-def why(row: Row) -> str:
+def why(row: TrialRow) -> str:
     """What went wrong, in a line."""
     if row.reused:
         return f"the result of {row.reused}"
@@ -67,7 +67,7 @@ def why(row: Row) -> str:
     return f"{row.failure}: {told}" if row.failure and told and row.failure not in told else told or row.failure or ""
 
 
-def short_ids(rows: Sequence[Row]) -> dict[str, str]:
+def short_ids(rows: Sequence[TrialRow]) -> dict[str, str]:
     """Beginnings by which one can name the trials."""
     names = sorted(row.id for row in rows)
     found = {}

@@ -12,7 +12,7 @@ from experiments.run import journal
 from experiments.run.failure import CONFIG, DISK, PREEMPTED, TIMEOUT
 from experiments.sweep.budget import may_ask, spent
 from experiments.sweep.expand import trials_of
-from experiments.sweep.ledger import Entry, Ledger, Standing
+from experiments.sweep.ledger import Entry, Ledger, LedgerState
 from experiments.sweep.sweep import Sweep
 from experiments.sweep.templates import Templates
 from experiments.trial.trial import Trial, data_fingerprint, trial_id, write_trial
@@ -30,7 +30,7 @@ class Claim:
     attempt: int
 
 
-class Claims:
+class TrialQueue:
     """Those of one worker."""
 
     def __init__(
@@ -69,7 +69,7 @@ class Claims:
             attempt = self.ledger.claim(entry, worker=self.worker, host=socket.gethostname(), devices=self.devices)
         return self._prepare(entry, attempt)
 
-    def _waiting(self, standing: Standing) -> Entry | None:
+    def _waiting(self, standing: LedgerState) -> Entry | None:
         """Of those that wait first one that was told to make room, last one with which a worker was lost.
 
         What ends the worker too, say a machine that runs out of memory, shall not keep it from all others.
@@ -77,7 +77,7 @@ class Claims:
         waiting = [entry for entry in standing.entries.values() if entry.state == "waiting"]
         return min(waiting, key=lambda entry: (_turn(entry), entry.point), default=None)
 
-    def _ask(self, study: Study, standing: Standing) -> None:
+    def _ask(self, study: Study, standing: LedgerState) -> None:
         """Let the strategy choose a point, and add a trial for each of its seeds."""
         number, values = study.ask()
         point = max((entry.point for entry in standing.entries.values()), default=-1) + 1

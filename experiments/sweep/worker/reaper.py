@@ -11,7 +11,7 @@ from pathlib import Path
 
 from experiments.run import journal
 from experiments.run.failure import CANCELLED, RETRIED, of_loss
-from experiments.run.journal_tail import Tail, better
+from experiments.run.journal_tail import JournalTail, better
 from experiments.sweep.ledger import Entry, Ledger, State
 from experiments.sweep.sweep import Sweep
 from launchers.base import Executor
@@ -82,7 +82,7 @@ def _mtime(path: Path) -> float | None:
 def _end(sweep: Sweep, ledger: Ledger, entry: Entry, attempt: int, why: str, crowd: Mapping[str, int]) -> str | None:
     """Say that an attempt has lost its worker, and what becomes of its trial; None where it ended meanwhile."""
     folder, most = sweep.folder / entry.id, sweep.question["max_attempts"]
-    tail = Tail(folder / "attempts" / str(attempt))
+    tail = JournalTail(folder / "attempts" / str(attempt))
     tail.read(sweep.question["metric"], sweep.question["mode"])
     state: State = "waiting"
     failure, then = of_loss(f"{why}\n{_printed(sweep, entry.worker)}"), "it waits for another attempt"

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.launch.forked_process import memory_ran_out
 from experiments.launch.outcome import Outcome, judge, record
-from experiments.launch.rank_group import Crew
-from experiments.launch.wakeup import Bell
+from experiments.launch.rank_group import RankGroup
+from experiments.launch.wakeup import SignalWaiter
 from experiments.run import journal
 from experiments.run.failure import CANCELLED, CONFIG, HOST_MEMORY, KILLED, PREEMPTED, RETRIED, TIMEOUT
 from experiments.sweep.ledger import Ledger, State
@@ -30,11 +30,11 @@ ABORT_S = 60.0
 """How long a trial that was told to save and stop may take for it, where nobody else sets a limit."""
 
 
-class Supervision:
+class TrialRunner:
     """One attempt's."""
 
     def __init__(
-        self, sweep: Sweep, ledger: Ledger, study: Study | None, crew: Crew, bell: Bell, claim: Claim,
+        self, sweep: Sweep, ledger: Ledger, study: Study | None, crew: RankGroup, bell: SignalWaiter, claim: Claim,
         time_is_up: Callable[[], bool],
     ) -> None:  # fmt: skip
         self.sweep, self.ledger, self.study, self.crew, self.bell = sweep, ledger, study, crew, bell

@@ -16,12 +16,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from experiments.launch.wakeup import Bell
+from experiments.launch.wakeup import SignalWaiter
 from experiments.sweep.sweep import Sweep
-from launchers.base import DONE, FAILED, Seat
+from launchers.base import DONE, FAILED, RankPlacement
 
 if TYPE_CHECKING:
-    from experiments.launch.rank_group import Crew
+    from experiments.launch.rank_group import RankGroup
     from experiments.sweep.worker.claims import Claim
 
 AGAIN = 75
@@ -36,10 +36,10 @@ def main() -> int:
     """Work on the sweep that the command line names."""
     folder = Path(sys.argv[1])
     told = json.loads(os.environ["LATHE_SEAT"])
-    seat = Seat(**{**told, "cpus": tuple(told["cpus"]) if told["cpus"] else None})
+    seat = RankPlacement(**{**told, "cpus": tuple(told["cpus"]) if told["cpus"] else None})
     if seat.cpus is not None:  # before torch counts the cores
         os.sched_setaffinity(0, seat.cpus)
-    bell = Bell()
+    bell = SignalWaiter()
     own = folder / "workers" / seat.worker
     own.mkdir(parents=True, exist_ok=True)
     sweep = Sweep(folder)
@@ -47,15 +47,15 @@ def main() -> int:
         return DONE
     _import_all(sweep)
     importlib.import_module("torch").set_num_threads(seat.threads or len(os.sched_getaffinity(0)))
-    from experiments.launch.rank_group import Crew, CrewError, follow
+    from experiments.launch.rank_group import RankGroup, RankGroupError, run_follower
 
     gc.freeze()  # what is here now is never collected, so that children share its pages
     try:
         if seat.rank > 0:
-            follow(seat, own, bell)
+            run_follower(seat, own, bell)
             return DONE
-        return Worker(sweep, seat, Crew(seat, own, bell), bell).work()
-    except CrewError as err:
+        return Worker(sweep, seat, RankGroup(seat, own, bell), bell).work()
+    except RankGroupError as err:
         print(f"CrewError: {err}", file=sys.stderr)
         return FAILED
 
@@ -83,7 +83,7 @@ def _import_all(sweep: Sweep) -> None:
 class Worker:
     """The first rank of a crew."""
 
-    def __init__(self, sweep: Sweep, seat: Seat, crew: Crew, bell: Bell) -> None:
+    def __init__(self, sweep: Sweep, seat: RankPlacement, crew: RankGroup, bell: SignalWaiter) -> None:
         self.sweep, self.seat, self.crew, self.bell = sweep, seat, crew, bell
         self.ledger = sweep.ledger()
         self.trust = tuple(sweep.provenance["trust"])
@@ -92,9 +92,9 @@ class Worker:
 
     def work(self) -> int:
         """Run trials until there is none to begin; the exit code."""
-        from experiments.sweep.worker.claims import Claims
+        from experiments.sweep.worker.claims import TrialQueue
 
-        claims = Claims(
+        claims = TrialQueue(
             self.sweep,
             self.ledger,
             self.sweep.templates(),
@@ -143,9 +143,9 @@ class Worker:
             self._reaped = time.monotonic()
 
     def _run(self, claim: Claim) -> None:
-        from experiments.sweep.worker.trial_runner import Supervision
+        from experiments.sweep.worker.trial_runner import TrialRunner
 
-        Supervision(self.sweep, self.ledger, self.study, self.crew, self.bell, claim, self._time_is_up).run(self.trust)
+        TrialRunner(self.sweep, self.ledger, self.study, self.crew, self.bell, claim, self._time_is_up).run(self.trust)
 
     def _time_is_up(self) -> bool:
         """Whether a signal to leave means the time limit: it may come up to a minute early."""

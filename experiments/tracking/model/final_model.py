@@ -15,7 +15,7 @@ from experiments.config.allowlist import HOUSE
 from experiments.core.errors import InputError
 from experiments.run import journal
 from experiments.run.checkpoint import Checkpoint, Checkpoints
-from experiments.run.state import standing
+from experiments.run.state import determine_state
 from experiments.tracking.model import mlflow_model
 from experiments.tracking.model.model_code import LOADER, code_of, trusted_by
 from experiments.trial.code_copy import CODE
@@ -73,7 +73,7 @@ def _state(trial: Trial) -> str:
     if not events and outcome is None:
         return "not begun"
     last = events[-1] if events else None
-    return standing(outcome, last, last["time"] if last else 0.0, alive=True).state
+    return determine_state(outcome, last, last["time"] if last else 0.0, alive=True).state
 
 
 def noted(trial: Trial) -> Interface | None:

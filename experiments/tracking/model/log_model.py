@@ -22,7 +22,7 @@ LARGEST_GB = 2.0
 
 
 @dataclass(frozen=True)
-class Run:
+class RunToLog:
     """A run in its store."""
 
     into: Store
@@ -31,7 +31,7 @@ class Run:
     name: str
 
 
-def log(trial: Trial, run: Run, *, however_large: bool = False) -> str:
+def log(trial: Trial, run: RunToLog, *, however_large: bool = False) -> str:
     """Log the final model of a run, unless it has been; its id.
 
     Args:
@@ -60,7 +60,7 @@ def log(trial: Trial, run: Run, *, however_large: bool = False) -> str:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def register(trial: Trial, run: Run, model_id: str, name: str) -> str:
+def register(trial: Trial, run: RunToLog, model_id: str, name: str) -> str:
     """Register a logged model under a name, unless it is; its version."""
     return Models(run.into).register(model_id, run.run_id, name, _origin(trial))
 
@@ -76,7 +76,7 @@ def _refuse_too_large(trial: Trial, chosen: Chosen) -> None:
         )
 
 
-def _about(trial: Trial, run: Run, chosen: Chosen, interface: Interface) -> About:
+def _about(trial: Trial, run: RunToLog, chosen: Chosen, interface: Interface) -> About:
     step = chosen.checkpoint.step
     return About(
         name=run.name,

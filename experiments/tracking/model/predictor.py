@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from experiments.components.instantiate import build
+from experiments.components.instantiate import instantiate
 from experiments.components.model_signature import Interface, Kind, answers_of, named, numpy_dtype
 from experiments.core.errors import InputError, did_you_mean
 
@@ -48,7 +48,7 @@ def prepare(facts: Mapping[str, Any], weights: Path, device: str = "auto") -> Pr
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     with torch.random.fork_rng(devices=[]):  # initial weights are drawn, and then replaced
-        model: nn.Module = build(facts["model"], "model", facts["trust"])
+        model: nn.Module = instantiate(facts["model"], "model", facts["trust"])
     _fill(model, weights)
     return Predictor(model.to(device).eval(), facts, torch.device(device))
 

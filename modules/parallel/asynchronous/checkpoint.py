@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from modules.parallel.asynchronous.flat_parameters import Flat, Piece
+from modules.parallel.asynchronous.flat_parameters import FlatParameters, Piece
 from modules.parallel.asynchronous.server_process import marked_file, snapshot_file
 from modules.parallel.asynchronous.server_shard import Frozen
 
@@ -17,7 +17,7 @@ Entries = dict[str, Tensor | float]
 Bounds = Sequence[tuple[int, int]]
 
 
-def read_shards(folder: Path, flat: Flat, bounds: Bounds) -> dict[str, Entries]:
+def read_shards(folder: Path, flat: FlatParameters, bounds: Bounds) -> dict[str, Entries]:
     """The state of every parameter, from the files that servers have written of what was marked."""
     found: dict[str, list[tuple[Piece, Entries]]] = {}
     for number, (start, stop) in enumerate(bounds):
@@ -39,7 +39,7 @@ def _joined(parts: list[tuple[Piece, Entries]], shape: tuple[int, ...]) -> Entri
     }
 
 
-def write_shards(folder: Path, flat: Flat, bounds: Bounds, optimizer: Optimizer) -> None:
+def write_shards(folder: Path, flat: FlatParameters, bounds: Bounds, optimizer: Optimizer) -> None:
     """Write for every server the snapshot that it is to become, from whole parameters and an optimizer over them."""
     vector = flat.collect(torch.empty(flat.size, dtype=flat.dtype))
     buffers = flat.take_buffers(torch.empty(flat.num_buffers, dtype=torch.float64))

@@ -29,7 +29,7 @@ class Piece:
     is_whole: bool
 
 
-class Flat:
+class FlatParameters:
     """Where the trained parameters of a model lie in one vector, one after the other in the model's order."""
 
     def __init__(self, model: nn.Module) -> None:

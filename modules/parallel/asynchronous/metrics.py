@@ -15,7 +15,7 @@ MIB = 2**20
 
 
 @dataclass
-class Parts:
+class StepCounts:
     """Seconds that one pusher's chunks took."""
 
     num_chunks: int = 0
@@ -24,11 +24,11 @@ class Parts:
     pull: list[float] = field(default_factory=list)
 
 
-class Measures:
+class AsyncMetrics:
     """Collects them between two looks."""
 
     def __init__(self, num_servers: int) -> None:
-        self._parts: dict[int, Parts] = {}
+        self._parts: dict[int, StepCounts] = {}
         self._since = time.perf_counter()
         self._versions = [0] * num_servers
         self._starts = [1] * num_servers
@@ -37,7 +37,7 @@ class Measures:
 
     def add(self, pusher: int, num_chunks: int, compute_s: float, push_s: float, pull_s: float) -> None:
         """What a replica told of its last chunk."""
-        parts = self._parts.setdefault(pusher, Parts())
+        parts = self._parts.setdefault(pusher, StepCounts())
         parts.num_chunks += num_chunks
         for values, value in ((parts.compute, compute_s), (parts.push, push_s), (parts.pull, pull_s)):
             if value > 0:

@@ -13,10 +13,10 @@ from torch import Tensor
 from torch._C._distributed_c10d import Store
 from torch.nn.utils import clip_grad_norm_
 
-from modules.parallel.asynchronous.flat_parameters import Flat
-from modules.parallel.asynchronous.replica_group import ORDER, Group
-from modules.parallel.asynchronous.server_connections import Links
-from modules.parallel.asynchronous.transport import Closed, Door, Gone, Wire
+from modules.parallel.asynchronous.flat_parameters import FlatParameters
+from modules.parallel.asynchronous.replica_group import ORDER, ReplicaGroup
+from modules.parallel.asynchronous.server_connections import ServerConnections
+from modules.parallel.asynchronous.transport import Closed, Connection, Listener, PeerLost
 from modules.parallel.base import Fetch
 from modules.parallel.single import Single
 
@@ -26,7 +26,7 @@ HEADER = 64
 METRICS_AT = 16
 
 
-class Word(IntEnum):
+class Message(IntEnum):
     """What replicas and coordinator say to each other."""
 
     HELLO = 1
@@ -38,7 +38,7 @@ class Word(IntEnum):
 
 
 @dataclass(frozen=True)
-class Habits:
+class ReplicaSettings:
     """How a replica works."""
 
     push_every: int
@@ -49,7 +49,7 @@ class Habits:
 
 
 @dataclass
-class Told:
+class WorkReport:
     """What a replica tells with its next question."""
 
     num_chunks: int = 0
@@ -63,8 +63,8 @@ class Replica:
     """One of them, or a member of a group that computes one gradient together."""
 
     def __init__(
-        self, store: Store, group: Group, pusher: int, num_servers: int, single: Single, flat: Flat, habits: Habits,
-        fetch: Fetch, told: Callable[[], str | None],
+        self, store: Store, group: ReplicaGroup, pusher: int, num_servers: int, single: Single, flat: FlatParameters,
+        habits: ReplicaSettings, fetch: Fetch, told: Callable[[], str | None],
     ) -> None:  # fmt: skip
         """
         Args:
@@ -97,41 +97,41 @@ class Replica:
             Closed: the coordinator has gone.
         """
         if self._group.leads:
-            self._coordinator = Door(self._store, DOOR, HEADER).knock()
-            self._coordinator.send([Word.HELLO, self._pusher])
-            self._links = Links(self._store, self._flat, self._num_servers)
+            self._coordinator = Listener(self._store, DOOR, HEADER).knock()
+            self._coordinator.send([Message.HELLO, self._pusher])
+            self._links = ServerConnections(self._store, self._flat, self._num_servers)
             self._lead(self._coordinator)
         else:
             self._follow()
 
-    def _lead(self, coordinator: Wire) -> None:
-        tells, latest = Told(), (0, 0)
+    def _lead(self, coordinator: Connection) -> None:
+        tells, latest = WorkReport(), (0, 0)
         while True:
             self._ask(coordinator, tells)
             word, number, update = map(int, coordinator.receive()[:3])
-            tells = Told()
-            if word == Word.END:
+            tells = WorkReport()
+            if word == Message.END:
                 self._end()
                 return
-            if word == Word.CHUNK:
+            if word == Message.CHUNK:
                 latest = (number, update)
                 self._since_pull += 1
                 try:
                     self._work(number, update, tells)
-                except Gone:
+                except PeerLost:
                     raise
                 except Closed:  # a member has died: the chunk is done again
                     self._reform()
-                    tells = Told(self._accrued + 1, accepted=False)
+                    tells = WorkReport(self._accrued + 1, accepted=False)
                     self._accrued = 0
                     continue
                 self._accrued += 1
-            if self._accrued and (word == Word.FLUSH or self._accrued >= self._habits.push_every):
+            if self._accrued and (word == Message.FLUSH or self._accrued >= self._habits.push_every):
                 self._push(*latest, tells)
 
-    def _ask(self, coordinator: Wire, tells: Told) -> None:
+    def _ask(self, coordinator: Connection, tells: WorkReport) -> None:
         header: list[float] = [
-            Word.ASK, tells.num_chunks, tells.accepted, self._told() is not None, tells.compute_s, tells.push_s, tells.pull_s,
+            Message.ASK, tells.num_chunks, tells.accepted, self._told() is not None, tells.compute_s, tells.push_s, tells.pull_s,
             len(self._metrics),
         ]  # fmt: skip
         values: list[float] = []
@@ -148,7 +148,7 @@ class Replica:
             self._store.set("metrics", json.dumps(self._names))
         return self._names
 
-    def _work(self, number: int, update: int, tells: Told) -> None:
+    def _work(self, number: int, update: int, tells: WorkReport) -> None:
         """Pull where it is time, and add the gradient of a chunk to what is to be pushed."""
         self._group.form()
         pulls = self._since_pull >= self._habits.pull_every
@@ -206,7 +206,7 @@ class Replica:
                     with torch.no_grad():
                         parameter.sub_(parameter.grad, alpha=group["lr"])
 
-    def _push(self, number: int, update: int, tells: Told) -> None:
+    def _push(self, number: int, update: int, tells: WorkReport) -> None:
         begin = time.perf_counter()
         self._flat.take_buffers(self._buffers)
         leads = number % self._habits.chunks_per_round == 0

@@ -15,14 +15,14 @@ from torch._C._distributed_c10d import (
     Store,
 )
 
-from modules.parallel.asynchronous.transport import CONNECT, Closed, Gone
+from modules.parallel.asynchronous.transport import CONNECT, Closed, PeerLost
 
 LOOKS_EVERY_S = 0.01
 ORDER = 4
 """Numbers by which the first member tells the others what comes: whether to end, the round, the chunk, whether weights follow."""
 
 
-class Group:
+class ReplicaGroup:
     """One member's view of it; alone, it has nobody to talk to."""
 
     def __init__(self, store: Store, number: int, member: int, size: int) -> None:
@@ -68,7 +68,7 @@ class Group:
             while (found := self._store.add(key, 0)) <= self._formation:
                 time.sleep(LOOKS_EVERY_S)
         except RuntimeError as err:
-            raise Gone(f"{err}") from err
+            raise PeerLost(f"{err}") from err
         self._formation = found
         return found
 

@@ -9,28 +9,28 @@ import torch
 from torch import Tensor
 from torch._C._distributed_c10d import Store
 
-from modules.parallel.asynchronous.flat_parameters import Flat
+from modules.parallel.asynchronous.flat_parameters import FlatParameters
 from modules.parallel.asynchronous.server_process import FIELDS, STALENESS_BINS, Op, header_size
-from modules.parallel.asynchronous.transport import Closed, Door, Gone, Wire
+from modules.parallel.asynchronous.transport import Closed, Connection, Listener, PeerLost
 
 BACK_S = 120.0
 """For a server to be started again and to read its snapshot."""
 
 
-class Links:
+class ServerConnections:
     """To every server one."""
 
-    def __init__(self, store: Store, flat: Flat, num_servers: int) -> None:
+    def __init__(self, store: Store, flat: FlatParameters, num_servers: int) -> None:
         self._store, self._flat = store, flat
         self.bounds = [flat.shard(number, num_servers) for number in range(num_servers)]
         self._failed: dict[int, str] = {}
         self._starts: dict[int, str] = {}
-        self._wires: dict[int, Wire] = {number: self._join(number) for number in range(num_servers)}
+        self._wires: dict[int, Connection] = {number: self._join(number) for number in range(num_servers)}
         self.versions = [0] * num_servers
         self._incarnations = [0] * num_servers
         self._header = torch.zeros(header_size(flat), dtype=torch.float64)
 
-    def _join(self, number: int) -> Wire:
+    def _join(self, number: int) -> Connection:
         """
         Raises:
             Gone: the server has gone and does not come back, or the meeting is over.
@@ -40,18 +40,18 @@ class Links:
             try:
                 starts = self._store.get(f"server/{number}").decode()
             except RuntimeError as err:
-                raise Gone(f"{err}") from err
+                raise PeerLost(f"{err}") from err
             if starts == self._failed.get(number):
                 time.sleep(0.02)
                 continue
             self._starts[number] = starts
             try:
-                return Door(self._store, f"server/{number}/{starts}", header_size(self._flat)).knock()
+                return Listener(self._store, f"server/{number}/{starts}", header_size(self._flat)).knock()
             except Closed:
                 self._failed[number] = starts
-        raise Gone(f"parameter server {number} has gone, and has not come back in {BACK_S:.0f} s")
+        raise PeerLost(f"parameter server {number} has gone, and has not come back in {BACK_S:.0f} s")
 
-    def _again(self, number: int) -> Wire:
+    def _again(self, number: int) -> Connection:
         self._failed[number] = self._starts[number]
         self._wires[number] = self._join(number)
         return self._wires[number]
@@ -147,7 +147,7 @@ class Links:
             try:
                 self._again(number).send(header)
                 return
-            except Gone:
+            except PeerLost:
                 raise
             except Closed:
                 continue

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch._C._distributed_c10d import Store
 
-from modules.parallel.asynchronous.flat_parameters import Flat
-from modules.parallel.asynchronous.server_shard import Frozen, Push, Shard
-from modules.parallel.asynchronous.transport import Closed, Door, Wire
+from modules.parallel.asynchronous.flat_parameters import FlatParameters
+from modules.parallel.asynchronous.server_shard import Frozen, ParameterShard, Push
+from modules.parallel.asynchronous.transport import Closed, Connection, Listener
 
 FIELDS = 24
 """Numbers of a header to and from a server, before those of the parameters that have a gradient."""
@@ -39,7 +39,7 @@ class Op(IntEnum):
     END = 7
 
 
-def header_size(flat: Flat) -> int:
+def header_size(flat: FlatParameters) -> int:
     """Numbers of a header to or from a server."""
     return FIELDS + STALENESS_BINS + len(flat)
 
@@ -69,10 +69,12 @@ class Count:
         self._memory[:16] = struct.pack("qq", updates, starts)
 
 
-class ParameterService:
+class ServerProcess:
     """Serves one shard until it is told to end."""
 
-    def __init__(self, store: Store, number: int, shard: Shard, flat: Flat, folder: Path, snapshot_every: int) -> None:
+    def __init__(
+        self, store: Store, number: int, shard: ParameterShard, flat: FlatParameters, folder: Path, snapshot_every: int
+    ) -> None:
         """
         Args:
             store: of the meeting.
@@ -112,7 +114,7 @@ class ParameterService:
             Closed: the meeting is over.
         """
         name = f"server/{self._number}"
-        door = Door(self._store, f"{name}/{self._starts}", header_size(self._flat))
+        door = Listener(self._store, f"{name}/{self._starts}", header_size(self._flat))
         self._store.set(name, str(self._starts))
         while not self._is_over:
             ticket = door.waiting()
@@ -121,7 +123,7 @@ class ParameterService:
             else:
                 threading.Thread(target=self._serve, args=(door, ticket), daemon=True).start()
 
-    def _serve(self, door: Door, ticket: str) -> None:
+    def _serve(self, door: Listener, ticket: str) -> None:
         """One connection's life."""
         try:
             wire = door.let_in(ticket)
@@ -145,7 +147,7 @@ class ParameterService:
         except Closed:
             return  # whoever it was has gone, and may come back by another ticket
 
-    def _pull(self, wire: Wire, held: Tensor, buffers: Tensor) -> None:
+    def _pull(self, wire: Connection, held: Tensor, buffers: Tensor) -> None:
         with self._lock:
             held.copy_(self._shard.weights)  # what is sent is of one version
             buffers.copy_(self._shard.buffers)
@@ -157,7 +159,7 @@ class ParameterService:
         """Buffers travel to and from the first server alone."""
         return (buffers,) if self._number == 0 and len(buffers) else ()
 
-    def _push(self, wire: Wire, told: list[float], gradient: Tensor, held: Tensor) -> None:
+    def _push(self, wire: Connection, told: list[float], gradient: Tensor, held: Tensor) -> None:
         buffers = torch.empty_like(self._shard.buffers)
         wire.read(gradient, *self._first(buffers))
         _, starts, version, chunk, update, leads = map(int, told[:6])
@@ -198,7 +200,7 @@ class ParameterService:
             self._durable, self._writing = frozen.version, False
             self._lock.notify_all()
 
-    def _answer(self, wire: Wire, op: Op) -> None:
+    def _answer(self, wire: Connection, op: Op) -> None:
         """What only the coordinator asks."""
         if op is Op.STATS:
             self._tell_stats(wire)
@@ -224,7 +226,7 @@ class ParameterService:
         self._busy_s, self._pushed, self._pulled, self._dropped, self._since = 0.0, 0, 0, 0, time.perf_counter()
         self._staleness = [0] * STALENESS_BINS
 
-    def _tell_stats(self, wire: Wire) -> None:
+    def _tell_stats(self, wire: Connection) -> None:
         """What was since it was asked last."""
         with self._lock:
             told = [

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from modules.parallel.asynchronous.flat_parameters import Flat
+from modules.parallel.asynchronous.flat_parameters import FlatParameters
 from modules.parallel.asynchronous.staleness import Correct
 
 Policy = Literal["each", "round", "first"]
@@ -82,14 +82,14 @@ class Frozen:
         return cls(told["version"], tensors["weights"], tensors["buffers"], entries, told["seen"], told["gathering"])
 
 
-class Shard:
+class ParameterShard:
     """Weights between two bounds of the flat vector, and the optimizer's state of them.
 
     Whole parameters keep their shape, so that where nothing is cut the arithmetic is that of one process to the last bit.
     """
 
     def __init__(
-        self, flat: Flat, bounds: tuple[int, int], optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
+        self, flat: FlatParameters, bounds: tuple[int, int], optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
         factor: Callable[[int], float], correct: Correct, policy: Policy, quota: int,
     ) -> None:  # fmt: skip
         """

@@ -31,7 +31,7 @@ class Closed(DistNetworkError):
     """The process at the other end has gone."""
 
 
-class Gone(Closed):
+class PeerLost(Closed):
     """It has gone, and nobody comes in its place."""
 
 
@@ -41,7 +41,7 @@ def closed(err: RuntimeError) -> Closed:
     return Closed(said.partition("Exception raised from")[0].strip())
 
 
-class Wire:
+class Connection:
     """One end of a pair."""
 
     def __init__(self, store: Store, side: int, header: int) -> None:
@@ -142,13 +142,13 @@ def _address_of(meeting: str) -> Path:
     return Path(meeting.removeprefix("file://")).with_suffix(".address")
 
 
-class Door:
+class Listener:
     """Where newcomers knock: who keeps it makes a pair with each."""
 
     def __init__(self, store: Store, name: str, header: int) -> None:
         self._store, self._key, self._header = store, f"door/{name}", header
 
-    def knock(self) -> Wire:
+    def knock(self) -> Connection:
         """Be let in.
 
         Raises:
@@ -171,10 +171,10 @@ class Door:
             raise closed(err) from err
         return ticket.decode() if isinstance(ticket, bytes) else str(ticket)
 
-    def let_in(self, ticket: str) -> Wire:
+    def let_in(self, ticket: str) -> Connection:
         return self._pair(ticket, 0)
 
-    def _pair(self, ticket: str, side: int) -> Wire:
+    def _pair(self, ticket: str, side: int) -> Connection:
         # A client of its own: it waits for the other side, and others go on asking the store meanwhile.
         own = self._store.clone()  # type: ignore[attr-defined]
-        return Wire(PrefixStore(f"pair/{ticket}", own), side, self._header)
+        return Connection(PrefixStore(f"pair/{ticket}", own), side, self._header)

@@ -19,7 +19,7 @@ class Chunk:
 
 
 @dataclass
-class HandOut:
+class WorkQueue:
     """Hands chunks out one by one, so that the share of one that died is taken over by the others of itself."""
 
     per_round: int

@@ -9,7 +9,7 @@ from torch import nn
 
 from modules.evaluator.base import AnyEvaluator, ModelEvaluator
 from modules.model.base import Layered, Shardable
-from modules.parallel.cost_model.layout import Layout
+from modules.parallel.cost_model.layout import ParallelLayout
 from modules.parallel.cost_model.partition import balanced
 from modules.parallel.topology import Topology
 
@@ -21,7 +21,7 @@ UNUSED = {"vocab_size": "words", "num_classes": "classes"}
 """Arguments that may be larger than what the data has."""
 
 
-def misfits(model: nn.Module, topology: Topology, partition: Partition = "parameters") -> list[str]:
+def incompatibilities(model: nn.Module, topology: Topology, partition: Partition = "parameters") -> list[str]:
     """Every reason why a model cannot be cut into stages or split over ranks.
 
     Args:
@@ -33,7 +33,7 @@ def misfits(model: nn.Module, topology: Topology, partition: Partition = "parame
     return problems if topology.model == 1 else problems + _shard_problems(model, topology.model)
 
 
-def evaluator_misfits(evaluator: AnyEvaluator, layout: Layout) -> list[str]:
+def evaluator_incompatibilities(evaluator: AnyEvaluator, layout: ParallelLayout) -> list[str]:
     """Why an evaluator that asks the whole model cannot where no rank has all of it; nothing for all others."""
     if not isinstance(evaluator, ModelEvaluator):
         return []

@@ -9,7 +9,7 @@ from modules.parallel.topology import Offload, Topology
 
 
 @dataclass(frozen=True)
-class Layout:
+class ParallelLayout:
     """An engine, the arrangement of its ranks, and how it cuts the batch."""
 
     engine: Literal["single", "data", "zero", "pipeline"]

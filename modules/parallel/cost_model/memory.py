@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from modules.parallel.cost_model.layer_counts import LayerCount, ModelCount
-from modules.parallel.cost_model.layout import Layout
+from modules.parallel.cost_model.layout import ParallelLayout
 
 MOST_IN_A_BUCKET = 500_000_000
 """Numbers that DeepSpeed reduces at once; `deepspeed_config.settings` makes the bucket no larger than the model."""
@@ -42,7 +42,7 @@ class StageMemory:
     """At the fullest moment of a step; not everything above is there at once, and some things for a moment only."""
 
 
-def memory_of(count: ModelCount, bounds: Sequence[int], layout: Layout, *, on_cpu: bool) -> list[StageMemory]:
+def memory_of(count: ModelCount, bounds: Sequence[int], layout: ParallelLayout, *, on_cpu: bool) -> list[StageMemory]:
     """Memory of every stage.
 
     Args:
@@ -60,7 +60,9 @@ def memory_of(count: ModelCount, bounds: Sequence[int], layout: Layout, *, on_cp
 class _Stage:
     """The arithmetic of one stage."""
 
-    def __init__(self, count: ModelCount, first: int, last: int, number: int, layout: Layout, on_cpu: bool) -> None:
+    def __init__(
+        self, count: ModelCount, first: int, last: int, number: int, layout: ParallelLayout, on_cpu: bool
+    ) -> None:
         self.count, self.layout, self.on_cpu = count, layout, on_cpu
         self.first, self.last = first, last
         self.is_last = last == len(count.layers)

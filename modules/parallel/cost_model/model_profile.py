@@ -18,14 +18,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from modules.data.base import Batch, Tensors
 from modules.model.base import Layered
 from modules.objective.base import Objective
-from modules.parallel.base import Learner
+from modules.parallel.base import TrainingTask
 from modules.parallel.cost_model.layer_counts import LayerCount, ModelCount, Weight
 from modules.parallel.cost_model.optimizer_state import states_bytes, update_bytes
-from modules.parallel.cost_model.tensor_lifetimes import Living
+from modules.parallel.cost_model.tensor_lifetimes import TensorLifetimes
 from modules.parallel.tensor_parallel.shard_model import Shards
 
 
-def count(learner: Learner, batch: Batch, precision: str, num_slices: int = 1) -> ModelCount:
+def count(learner: TrainingTask, batch: Batch, precision: str, num_slices: int = 1) -> ModelCount:
     """Count forward pass, backward pass and update of one micro-batch.
 
     Args:
@@ -95,7 +95,7 @@ class _Counter:
         before = {_key(tensor) for tensor in (*own, *_tensors(inputs))}
         saved: set[int] = set()
         self.group.exchanged_bytes = self.group.num_exchanges = 0
-        with FlopCounterMode(display=False, custom_mapping=_ATTENTION) as counter, Living() as living:
+        with FlopCounterMode(display=False, custom_mapping=_ATTENTION) as counter, TensorLifetimes() as living:
             with _noting(saved), torch.autocast("cpu", torch.bfloat16, enabled=self.precision != "fp32"):
                 outputs = forward(inputs)
             forward_bytes, held = living.peak_bytes, living.held_bytes
@@ -166,7 +166,7 @@ class _Absent:
         return self
 
 
-def _weights(learner: Learner, parameters: list[nn.Parameter]) -> dict[int, Weight]:
+def _weights(learner: TrainingTask, parameters: list[nn.Parameter]) -> dict[int, Weight]:
     """Every parameter's count, by its id."""
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     states = dict(zip(map(id, trained), states_bytes(learner.optimizer, trained), strict=True))

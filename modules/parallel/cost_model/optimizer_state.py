@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer, SparseAdam
 
-from modules.parallel.cost_model.tensor_lifetimes import Living
+from modules.parallel.cost_model.tensor_lifetimes import TensorLifetimes
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 SAMPLE_SIZE = 4096
@@ -43,7 +43,7 @@ def update_bytes(make: MakeOptimizer) -> float:
         sample = nn.Parameter(torch.zeros(SAMPLE_SIZE))
         optimizer = make([sample])
         _step(optimizer, [sample])
-        with Living() as living:
+        with TensorLifetimes() as living:
             optimizer.step()
     return float(living.peak_bytes / (SAMPLE_SIZE * sample.element_size()))
 

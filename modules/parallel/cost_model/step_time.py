@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from modules.parallel.cost_model.layer_counts import ModelCount
-from modules.parallel.cost_model.layout import Layout
+from modules.parallel.cost_model.layout import ParallelLayout
 from modules.parallel.cost_model.memory import MOST_GATHERED
 
 STEP_S = 0.5e-3  # what a step of a tiny model takes, whatever it computes (2026-11-23: mlp on digits 0.6 ms)
@@ -72,7 +72,7 @@ class Cost:
         return sum(parts) + self.fixed_s
 
 
-def cost_of(count: ModelCount, bounds: Sequence[int], layout: Layout, machine: Machine) -> Cost:
+def cost_of(count: ModelCount, bounds: Sequence[int], layout: ParallelLayout, machine: Machine) -> Cost:
     """Time of a step.
 
     Args:
@@ -97,7 +97,7 @@ def cost_of(count: ModelCount, bounds: Sequence[int], layout: Layout, machine: M
 
 
 def _waiting_for_cores(
-    stages: Sequence[tuple[float, float, float]], layout: Layout, machine: Machine, step_s: float
+    stages: Sequence[tuple[float, float, float]], layout: ParallelLayout, machine: Machine, step_s: float
 ) -> float:
     """Seconds by which a step takes longer than every rank would need by itself, where a node has fewer cores than ranks."""
     topology = layout.topology
@@ -107,7 +107,7 @@ def _waiting_for_cores(
     return max(0.0, busy / nodes / machine.computing_at_once - step_s)
 
 
-def ring_s(size_bytes: float, group: Group, *, passes: int = 2) -> float:
+def ring_s(size_bytes: float, group: CommunicationGroup, *, passes: int = 2) -> float:
     """Time of an all-reduce over a ring, which goes round twice: to add up, and to tell everyone.
 
     Args:
@@ -120,7 +120,7 @@ def ring_s(size_bytes: float, group: Group, *, passes: int = 2) -> float:
 
 
 @dataclass(frozen=True)
-class Group:
+class CommunicationGroup:
     """Ranks along one axis, as messages see them."""
 
     size: int
@@ -128,7 +128,7 @@ class Group:
     latency_s: float
 
 
-def group_of(size: int, stride: int, machine: Machine) -> Group:
+def group_of(size: int, stride: int, machine: Machine) -> CommunicationGroup:
     """The ranks along an axis.
 
     Args:
@@ -137,14 +137,16 @@ def group_of(size: int, stride: int, machine: Machine) -> Group:
         machine: nodes are filled one after the other.
     """
     if size * stride <= machine.devices_per_node:
-        return Group(size, machine.link_bytes_per_s, machine.link_latency_s)
+        return CommunicationGroup(size, machine.link_bytes_per_s, machine.link_latency_s)
     members_of_node = max(1, machine.devices_per_node // stride)
     # Every device of a node that belongs to the group brings its own way out.
     outwards = min(machine.link_bytes_per_s, members_of_node * machine.network_bytes_per_s)
-    return Group(size, outwards, machine.network_latency_s)
+    return CommunicationGroup(size, outwards, machine.network_latency_s)
 
 
-def _stage(count: ModelCount, first: int, last: int, layout: Layout, machine: Machine) -> tuple[float, float, float]:
+def _stage(
+    count: ModelCount, first: int, last: int, layout: ParallelLayout, machine: Machine
+) -> tuple[float, float, float]:
     """Seconds of one micro-batch on a stage: computing, sums between slices, sending and receiving."""
     topology = layout.topology
     layers = [*count.layers[first:last], *([count.loss] if last == len(count.layers) else [])]
@@ -167,14 +169,16 @@ def _stage(count: ModelCount, first: int, last: int, layout: Layout, machine: Ma
     return computing, exchanging, sending
 
 
-def _own_operations(layout: Layout) -> float:
+def _own_operations(layout: ParallelLayout) -> float:
     """What DeepSpeed does of its own for every weight and micro-batch, in operations of torch's."""
     if layout.stage == 3:
         return 2 * HOOKED
     return COLLECTED / (1 if layout.stage == 2 else layout.num_micro_batches) if layout.stage else 0
 
 
-def _data(count: ModelCount, first: int, last: int, layout: Layout, machine: Machine, computing: float) -> float:
+def _data(
+    count: ModelCount, first: int, last: int, layout: ParallelLayout, machine: Machine, computing: float
+) -> float:
     """Seconds that replicas exchange without computing."""
     replicas = layout.topology.data
     if replicas == 1:
@@ -196,7 +200,7 @@ def _data(count: ModelCount, first: int, last: int, layout: Layout, machine: Mac
     return asking + micro_batches * once + _left(gatherings * once, computing, machine)
 
 
-def _host(count: ModelCount, layout: Layout, machine: Machine) -> float:
+def _host(count: ModelCount, layout: ParallelLayout, machine: Machine) -> float:
     """Seconds in which a replica's part of gradients and weights is moved, and updated where it lies."""
     if layout.offload == "none":
         return 0.0

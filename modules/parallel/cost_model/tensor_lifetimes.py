@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 
-class Living(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch 2.13 leaves it without types
+class TensorLifetimes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch 2.13 leaves it without types
     """Counts the bytes of all storages that operations made and that still live.
 
     Attributes:

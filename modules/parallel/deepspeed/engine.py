@@ -13,12 +13,12 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from modules.parallel import checkpoint_format as state
-from modules.parallel.base import Learner, Recipe
-from modules.parallel.cost_model.compatibility import Partition, misfits
+from modules.parallel.base import EngineConfig, TrainingTask
+from modules.parallel.cost_model.compatibility import Partition, incompatibilities
 from modules.parallel.deepspeed.config import Stage, check_extra, settings
 from modules.parallel.deepspeed.loss_scale import LossScale
 from modules.parallel.forward import Forward
-from modules.parallel.process_groups import Ranks
+from modules.parallel.process_groups import ProcessGroups
 from modules.parallel.tensor_parallel.shard_model import Shards
 from modules.parallel.topology import Offload
 
@@ -45,13 +45,13 @@ class DeepSpeedEngine:
             raise ValueError("; ".join(problems))
         self.stage, self.offload, self.extra = stage, offload, extra
 
-    def _meet(self, learner: Learner, recipe: Recipe, partition: Partition) -> None:
+    def _meet(self, learner: TrainingTask, recipe: EngineConfig, partition: Partition) -> None:
         """Join the other ranks, and split the learner's model over those along the model axis.
 
         Raises:
             ValueError: this machine, or the model, cannot do what the recipe asks.
         """
-        if problems := misfits(learner.model, recipe.topology, partition):
+        if problems := incompatibilities(learner.model, recipe.topology, partition):
             raise ValueError("; ".join(problems))
         for name, parameter in learner.model.named_parameters():
             if parameter.dim() == 0:
@@ -64,7 +64,7 @@ class DeepSpeedEngine:
         os.environ.setdefault(
             "DS_ACCELERATOR", self.forward.device.type
         )  # DeepSpeed would else take any GPU that it sees
-        self.ranks = Ranks(recipe, always=True)
+        self.ranks = ProcessGroups(recipe, always=True)
         self.whole_kinds = state.kinds_of(state.named(learner.model))
         self.ties = state.ties_of(learner.model)
         self.shards: Shards | None = None
@@ -73,7 +73,7 @@ class DeepSpeedEngine:
             self.forward.objective = self.shards.objective
 
     def _optimizer_and_config(
-        self, learner: Learner, parameters: Sequence[nn.Parameter], grad_clip_norm: float | None, **extra: Any
+        self, learner: TrainingTask, parameters: Sequence[nn.Parameter], grad_clip_norm: float | None, **extra: Any
     ) -> tuple[Optimizer, dict[str, Any]]:
         """The optimizer over this rank's parameters, and what DeepSpeed is told."""
         optimizer = learner.optimizer(parameters)
@@ -135,7 +135,7 @@ class DeepSpeedEngine:
         from modules.parallel.deepspeed import zero_state as deepspeed_state
 
         part = self.shards.part if self.shards else lambda name, whole: whole
-        with state.Saved(folder) as saved:
+        with state.SavedState(folder) as saved:
             saved.check(self.whole_kinds, self.optimizer_name)
             if self.stage == 0:
                 state.restore(saved, self.tensors, self.engine.optimizer, part)

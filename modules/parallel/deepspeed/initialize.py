@@ -31,8 +31,8 @@ from deepspeed.runtime import compiler
 from torch import nn
 from torch.optim import Optimizer
 
-from modules.parallel.base import Recipe
-from modules.parallel.process_groups import Ranks
+from modules.parallel.base import EngineConfig
+from modules.parallel.process_groups import ProcessGroups
 
 # Any engine asks whether its optimizer is DeepSpeed's Muon, and importing that compiles it: 2 s of a rank's start, for
 # torch's compiler is imported first (2026-11-24).
@@ -40,7 +40,7 @@ with patch.object(compiler, "compile", lambda: lambda function: function):
     importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")
 
 
-def start(model: nn.Module, optimizer: Optimizer, config: dict[str, Any], recipe: Recipe, unit: Any) -> Any:
+def start(model: nn.Module, optimizer: Optimizer, config: dict[str, Any], recipe: EngineConfig, unit: Any) -> Any:
     """DeepSpeed's engine over a model.
 
     Args:
@@ -55,7 +55,7 @@ def start(model: nn.Module, optimizer: Optimizer, config: dict[str, Any], recipe
     return engine
 
 
-def connect(recipe: Recipe) -> None:
+def connect(recipe: EngineConfig) -> None:
     """Let DeepSpeed use the process group that is there."""
     os.environ.setdefault("LOCAL_RANK", str(recipe.rank.on_node))  # its only source for the number on the node
     # What can be compiled: else found out with a compiler, for the sake of an operator for inference alone, which would be
@@ -69,7 +69,7 @@ def connect(recipe: Recipe) -> None:
 class ModelUnit:
     """Tells DeepSpeed which ranks hold slices of one replica, in the words of Megatron's ``mpu``."""
 
-    def __init__(self, ranks: Ranks) -> None:
+    def __init__(self, ranks: ProcessGroups) -> None:
         self.ranks = ranks
 
     def _group(self, axis: str) -> dist.ProcessGroup:

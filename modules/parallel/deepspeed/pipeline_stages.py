@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from modules.data.base import Tensors
 from modules.model.base import Layered
-from modules.parallel.base import Learner, Recipe
-from modules.parallel.cost_model.compatibility import Partition, misfits, stage_bounds
+from modules.parallel.base import EngineConfig, TrainingTask
+from modules.parallel.cost_model.compatibility import Partition, incompatibilities, stage_bounds
 from modules.parallel.cost_model.partition import balanced
 
 
@@ -26,8 +26,8 @@ class Stages(PipelineModule):  # type: ignore[misc]  # DeepSpeed has no types
 
     def __init__(
         self,
-        learner: Learner,
-        recipe: Recipe,
+        learner: TrainingTask,
+        recipe: EngineConfig,
         partition: Partition,
         autocast: Callable[[], AbstractContextManager[object]],
         loss: Callable[[Tensors, Tensors], Tensor],
@@ -46,7 +46,7 @@ class Stages(PipelineModule):  # type: ignore[misc]  # DeepSpeed has no types
         self._autocast = autocast
         if partition == "time":
             self._bounds = balanced(_measured(layers, learner, recipe, autocast), topology.pipe)
-            if problems := misfits(learner.model, topology, self._bounds[:-1]):
+            if problems := incompatibilities(learner.model, topology, self._bounds[:-1]):
                 raise ValueError("; ".join(problems))
         else:
             self._bounds = stage_bounds(learner.model, topology.pipe, partition)
@@ -116,8 +116,8 @@ class _Tied(TiedLayerSpec):  # type: ignore[misc]  # DeepSpeed has no types
 
 def _measured(
     layers: Sequence[nn.Module],
-    learner: Learner,
-    recipe: Recipe,
+    learner: TrainingTask,
+    recipe: EngineConfig,
     autocast: Callable[[], AbstractContextManager[object]],
     repeats: int = 3,
 ) -> list[float]:

@@ -15,8 +15,8 @@ from deepspeed.runtime.zero.partition_parameters import GatheredParameters
 from torch import Tensor
 from torch.optim import Optimizer
 
-from modules.parallel.checkpoint_format import Saved, State, copied
-from modules.parallel.process_groups import Ranks
+from modules.parallel.checkpoint_format import SavedState, State, copied
+from modules.parallel.process_groups import ProcessGroups
 from modules.parallel.tensor_parallel.shard_model import Shards
 
 
@@ -38,7 +38,7 @@ def collect(
     tensors: Mapping[str, Tensor],
     optimizer_name: str,
     shards: Shards | None,
-    ranks: Ranks,
+    ranks: ProcessGroups,
     with_entries: bool = True,
 ) -> State | None:
     """The state of the whole model on rank 0; all ranks call it.
@@ -100,7 +100,7 @@ def _shape(tensor: Tensor) -> torch.Size:
 
 
 def _gathered(
-    engine: Any, stage: int, tensors: Mapping[str, Tensor], ranks: Ranks, with_entries: bool
+    engine: Any, stage: int, tensors: Mapping[str, Tensor], ranks: ProcessGroups, with_entries: bool
 ) -> dict[str, dict[str, Tensor | float]]:
     """The optimizer's state of every parameter as it would be without ZeRO, on the first replica; all replicas call it.
 
@@ -144,7 +144,7 @@ def _lengths(told: list[list[Fragment]]) -> list[int]:
     return [sum(each.length for each in fragments) for fragments in told]
 
 
-def _fragments(engine: Any, stage: int, tensors: Mapping[str, Tensor], ranks: Ranks) -> list[Fragment]:
+def _fragments(engine: Any, stage: int, tensors: Mapping[str, Tensor], ranks: ProcessGroups) -> list[Fragment]:
     """Where the parameters lie in this rank's slices."""
     found: list[Fragment] = []
     groups = _groups(engine, stage)
@@ -172,9 +172,9 @@ def restore(
     engine: Any,
     stage: int,
     tensors: Mapping[str, Tensor],
-    saved: Saved,
+    saved: SavedState,
     part: Callable[[str, Tensor], Tensor],
-    ranks: Ranks,
+    ranks: ProcessGroups,
 ) -> None:
     """Bring a saved state into an engine.
 
@@ -209,7 +209,7 @@ def _fill(flat: Tensor, fragment: Fragment, whole: Tensor) -> None:
     flat.narrow(0, fragment.offset, fragment.length).copy_(own)
 
 
-def _prime(engine: Any, stage: int, tensors: Mapping[str, Tensor], saved: Saved) -> None:
+def _prime(engine: Any, stage: int, tensors: Mapping[str, Tensor], saved: SavedState) -> None:
     """Give every flat slice the state entries that its optimizer would have after a step."""
     flats, groups, alike = _flats(engine, stage), _groups(engine, stage), saved.keys_alike()
     counts_on_device = any(each.get("fused") or each.get("capturable") for each in _inner(engine).param_groups)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from experiments.components.assemble import make_parts
+from experiments.components.assemble import assemble
 from experiments.config.compose import compose
 from experiments.core.errors import PlanError
 from experiments.train.data_digest import fingerprint
@@ -11,17 +11,17 @@ from experiments.train.data_digest import fingerprint
 
 def test_initial_weights_follow_from_the_seed_alone() -> None:
     config = compose(["model=mlp"]).config
-    first = make_parts(config).learner.model.state_dict()
+    first = assemble(config).learner.model.state_dict()
     torch.rand(7)  # whatever ran before
-    again, other = (make_parts({**config, "seed": seed}).learner.model.state_dict() for seed in (0, 1))
+    again, other = (assemble({**config, "seed": seed}).learner.model.state_dict() for seed in (0, 1))
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["stack.1.weight"], other["stack.1.weight"])
 
 
 def test_other_data_has_another_fingerprint() -> None:
     config = compose([]).config
-    digits = make_parts(config).data
-    fewer = make_parts({**config, "data": {**config["data"], "num_train": 1296}}).data
+    digits = assemble(config).data
+    fewer = assemble({**config, "data": {**config["data"], "num_train": 1296}}).data
     prints = [fingerprint(digits.load(name)) for name in ("train", "val", "test")]
     assert fingerprint(digits.load("train")) == prints[0]
     assert len({*prints, fingerprint(fewer.load("train"))}) == 4
@@ -31,5 +31,5 @@ def test_other_data_has_another_fingerprint() -> None:
 def test_the_faults_of_all_parts_are_told_together() -> None:
     config = compose(["model.dropout_prob=2", "objective.label_smoothing_prob=3", "optimizer.lr=-1", "name=x"]).config
     with pytest.raises(PlanError, match="the plan for 'x' has 3 problems") as told:
-        make_parts(config)
+        assemble(config)
     assert [problem.partition(":")[0] for problem in told.value.problems] == ["model", "objective", "optimizer"]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments.components.instantiate import build
+from experiments.components.instantiate import instantiate
 from experiments.core.errors import InputError, PlanError
 from modules.model.mlp import Mlp
 
@@ -20,13 +20,13 @@ MLP = {
 
 
 def test_a_part_is_built_from_its_node() -> None:
-    model = build(MLP, "model")
+    model = instantiate(MLP, "model")
     assert isinstance(model, Mlp)
     assert sum(p.numel() for p in model.parameters()) == 3 * 5 + 5 + 5 * 2 + 2
 
 
 def test_what_needs_a_live_object_first_is_built_later() -> None:
-    make = build({"_target_": "torch.optim.sgd.SGD", "_partial_": True, "lr": 0.5}, "optimizer")
+    make = instantiate({"_target_": "torch.optim.sgd.SGD", "_partial_": True, "lr": 0.5}, "optimizer")
     assert isinstance(make, functools.partial)
     assert make([torch.zeros(2, requires_grad=True)]).param_groups[0]["lr"] == 0.5
 
@@ -37,7 +37,7 @@ def test_parts_inside_a_part_are_built_first(tmp_path: Path, monkeypatch: pytest
     )
     monkeypatch.syspath_prepend(tmp_path)
     node = {"_target_": "nesting.Holder", "parts": [MLP, 3], "by_name": {"a": MLP, "b": {"c": 1}}}
-    parts, by_name = build(node, "model", ["nesting"]).all
+    parts, by_name = instantiate(node, "model", ["nesting"]).all
     assert isinstance(parts[0], Mlp)
     assert isinstance(by_name["a"], Mlp)
     assert (parts[1], by_name["b"]) == (3, {"c": 1})
@@ -53,40 +53,40 @@ def test_parts_inside_a_part_are_built_first(tmp_path: Path, monkeypatch: pytest
 )  # fmt: skip
 def test_only_what_is_on_the_list_may_run(target: str) -> None:
     with pytest.raises(InputError, match=r"model\._target_="):
-        build({"_target_": target, "args": "touch /tmp/stolen"}, "model")
+        instantiate({"_target_": target, "args": "touch /tmp/stolen"}, "model")
 
 
 def test_a_refused_module_is_not_even_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "strange.py").write_text("raise SystemExit('it ran')\n")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(InputError, match=r"if you trust it, add `--trust strange`"):
-        build({"_target_": "strange.Model"}, "model")
+        instantiate({"_target_": "strange.Model"}, "model")
 
 
 def test_what_a_constructor_refuses_is_told_by_its_key() -> None:
     with pytest.raises(PlanError, match=r"model: Mlp wants dropout_prob in \[0, 1\), but got 2"):
-        build(MLP | {"dropout_prob": 2}, "model")
+        instantiate(MLP | {"dropout_prob": 2}, "model")
     with pytest.raises(PlanError, match=r"model: .*unexpected keyword"):
-        build(MLP | {"depth": 2}, "model")
+        instantiate(MLP | {"depth": 2}, "model")
 
 
 def test_what_torch_refuses_is_told_with_its_place() -> None:
     with pytest.raises(PlanError, match=r"model: RuntimeError: .* \(mlp\.py:\d+\); mend its values or its code"):
-        build(MLP | {"hidden_sizes": [9999999999999999]}, "model")
+        instantiate(MLP | {"hidden_sizes": [9999999999999999]}, "model")
 
 
 def test_a_class_that_launches_nothing_is_not_even_made() -> None:
     with pytest.raises(InputError, match=r"launcher\._target_=launchers\.local\.Job has no launch"):
-        build({"_target_": "launchers.local.Job"}, "launcher")
+        instantiate({"_target_": "launchers.local.Job"}, "launcher")
 
 
 def test_a_path_that_leads_nowhere_is_told() -> None:
     with pytest.raises(InputError, match=r"model\._target_=modules\.model\.mlp\.Nlp cannot be imported"):
-        build(MLP | {"_target_": "modules.model.mlp.Nlp"}, "model")
+        instantiate(MLP | {"_target_": "modules.model.mlp.Nlp"}, "model")
 
 
 def test_the_environment_is_read_when_the_part_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
     node = {"_target_": "modules.model.softmax.Softmax", "num_features": "${oc.env:NOT_THERE}", "num_classes": 2}
     monkeypatch.delenv("NOT_THERE", raising=False)
     with pytest.raises(InputError, match=r"model needs the environment variable NOT_THERE; `export NOT_THERE=\.\.\.`"):
-        build(node, "model")
+        instantiate(node, "model")

@@ -11,13 +11,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from experiments.components.assemble import make_parts
-from experiments.components.load_weights import begins, start
+from experiments.components.assemble import assemble
+from experiments.components.load_weights import has_prefix, load_initial_weights
 from experiments.config.compose import compose
 from experiments.core.errors import InputError, PlanError
 from experiments.plan.fit import check_fit
 from experiments.plan.plan import make_plan
-from experiments.trial.initial_weights import KEPT, find_weights
+from experiments.trial.initial_weights import FILE, find_weights
 from experiments.trial.trial import Trial, find, freeze, trial_id
 from tests.conftest import Lathe
 
@@ -50,7 +50,7 @@ def test_a_model_starts_with_the_weights_of_a_file_but_for_what_is_skipped(tmp_p
     source, model = Net(), Net(num_classes=2)
     nn.init.constant_(source.trunk[1].get_buffer("running_mean"), 7)
     head = model.head.weight.detach().clone()
-    assert start(model, config("head"), saved(tmp_path, source)) == []
+    assert load_initial_weights(model, config("head"), saved(tmp_path, source)) == []
     for name, tensor in source.trunk.state_dict().items():
         assert torch.equal(model.trunk.state_dict()[name], tensor), name
     assert torch.equal(model.head.weight, head)
@@ -65,12 +65,12 @@ def test_everything_that_does_not_fit_is_told_with_its_shape_and_nothing_is_load
         "init_from.weights: head.bias is [3] there and [2] in the model; add 'head' to init_from.skip",
         "init_from.weights: there is extra.bias, which the model has not; add 'extra' to init_from.skip",
     ]
-    assert start(model, config(), path) == told
-    assert start(model, config("head", "extra"), path) == []
+    assert load_initial_weights(model, config(), path) == told
+    assert load_initial_weights(model, config("head", "extra"), path) == []
     with torch.device("meta"):
-        assert start(Net(num_classes=2), config(), path) == told
+        assert load_initial_weights(Net(num_classes=2), config(), path) == told
     model.load_state_dict(before)
-    assert start(model, config("haed", "head", "extra"), path) == [
+    assert load_initial_weights(model, config("haed", "head", "extra"), path) == [
         "init_from.skip=['haed', 'head', 'extra']: no weight begins with 'haed'; did you mean 'head'?"
     ]
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
@@ -79,11 +79,11 @@ def test_everything_that_does_not_fit_is_told_with_its_shape_and_nothing_is_load
 def test_a_file_that_lacks_weights_or_is_damaged_is_told(tmp_path: Path) -> None:
     path = tmp_path / "net.safetensors"
     save_file(Net().trunk.state_dict(prefix="trunk."), path)
-    assert start(Net(), config(), path)[0] == (
+    assert load_initial_weights(Net(), config(), path)[0] == (
         "init_from.weights: there is no head.weight, which the model has; add 'head' to init_from.skip"
     )
     path.write_bytes(path.read_bytes()[:-7])
-    (problem,) = start(Net(), config(), path)
+    (problem,) = load_initial_weights(Net(), config(), path)
     assert problem.startswith(f"init_from.weights: {path} cannot be read (")
 
 
@@ -96,13 +96,13 @@ def test_weights_that_are_tied_are_loaded_once(tmp_path: Path) -> None:
     source, model = tied(), tied()
     path = tmp_path / "net.safetensors"
     save_file({name: tensor for name, tensor in source.state_dict().items() if name != "1.weight"}, path)
-    assert start(model, config(), path) == []
+    assert load_initial_weights(model, config(), path) == []
     assert torch.equal(model[1].get_parameter("weight"), source[0].get_parameter("weight"))
 
 
 def test_what_is_frozen_neither_learns_nor_follows_the_batches() -> None:
     model = Net().train()
-    assert start(model, config(weights=None, freeze=("trunk",)), None) == []
+    assert load_initial_weights(model, config(weights=None, freeze=("trunk",)), None) == []
     assert [name for name, p in model.named_parameters() if p.requires_grad] == ["head.weight", "head.bias"]
     before = {name: tensor.clone() for name, tensor in model.trunk.state_dict().items()}
     inputs = torch.randn(5, 4) * 3 + 1
@@ -113,12 +113,12 @@ def test_what_is_frozen_neither_learns_nor_follows_the_batches() -> None:
 
 
 def test_parts_to_freeze_have_to_be_there_and_to_leave_something() -> None:
-    (problem,) = start(Net(), config(weights=None, freeze=("trnk",)), None)
+    (problem,) = load_initial_weights(Net(), config(weights=None, freeze=("trnk",)), None)
     assert problem == "freeze=['trnk']: no weight of Net begins with 'trnk'; did you mean 'trunk' or 'trunk.1'?"
-    (problem,) = start(Net(), config(weights=None, freeze=("trunk", "head")), None)
+    (problem,) = load_initial_weights(Net(), config(weights=None, freeze=("trunk", "head")), None)
     assert problem == "freeze=['trunk', 'head'] leaves Net nothing to train; leave its last part out"
-    assert begins("head.3.bias", ["head"])
-    assert not begins("head_2.bias", ["head"])
+    assert has_prefix("head.3.bias", ["head"])
+    assert not has_prefix("head_2.bias", ["head"])
 
 
 def test_an_id_stays_what_it_was_where_nothing_is_started_from() -> None:
@@ -162,7 +162,7 @@ def test_a_run_starts_where_another_ended_and_keeps_what_it_started_from(lathe: 
     provenance = Trial(second).provenance["initial"]
     assert provenance["file"].startswith(str(first / "checkpoints"))
     assert re.fullmatch("[0-9a-f]{64}", provenance["sha256"])
-    assert (second / KEPT).read_bytes() == Path(provenance["file"]).read_bytes()
+    assert (second / FILE).read_bytes() == Path(provenance["file"]).read_bytes()
 
 
 def _weights(run: Path) -> dict[str, Tensor]:
@@ -171,7 +171,7 @@ def _weights(run: Path) -> dict[str, Tensor]:
 
 def test_what_does_not_fit_is_told_before_anything_is_frozen(tmp_path: Path) -> None:
     path = tmp_path / "mlp.safetensors"
-    save_file(make_parts(compose(MLP).config).learner.model.state_dict(), path)
+    save_file(assemble(compose(MLP).config).learner.model.state_dict(), path)
     wrong = compose([*MLP, "model.hidden_sizes=[6,4]", f"init_from.weights={path}", "freeze=[stack.2]"]).config
     with pytest.raises(PlanError, match="has 4 problems") as told:
         check_fit(wrong, make_plan(wrong), initial=path)

@@ -26,7 +26,7 @@ def test_the_house_and_the_short_list_of_torch_may_be_named(target: str) -> None
     "target",
     [
         "os.system", "subprocess.Popen", "torch.load", "torch.hub.load", "torch.optim.AdamW", "builtins.eval", "modules",
-        "modulesx.A", "experiments.components.instantiate.build", "", ".modules.A", "torch.optim.sgdx.A",
+        "modulesx.A", "experiments.components.instantiate.instantiate", "", ".modules.A", "torch.optim.sgdx.A",
         "hydra.utils.instantiate",
     ],
 )  # fmt: skip

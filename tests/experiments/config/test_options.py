@@ -13,12 +13,12 @@ import pytest
 import torch
 import yaml
 
-from experiments.components.assemble import make_parts
-from experiments.components.instantiate import build
+from experiments.components.assemble import assemble
+from experiments.components.instantiate import instantiate
 from experiments.config.compose import compose
 from experiments.config.options import HOUSE, groups, header
 from experiments.core.errors import InputError, PlanError
-from experiments.plan.estimate import Footprint, of_plan
+from experiments.plan.estimate import ResourceEstimate, estimate
 from experiments.plan.plan import make_plan
 from modules.data.base import DataError
 
@@ -54,7 +54,7 @@ class Built:
     """An option among companions that it fits."""
 
     config: dict[str, Any]
-    step: Footprint | None
+    step: ResourceEstimate | None
     """What a step needs on paper; None where files are missing, and for groups that do not change it."""
 
 
@@ -66,15 +66,15 @@ def built(group: str, option: str) -> Built:
         try:
             config = compose([*words, f"{group}={option}"]).config
             with torch.device("meta"):
-                make_parts(config)
-            build(config["launcher"], "launcher")
+                assemble(config)
+            instantiate(config["launcher"], "launcher")
             return Built(config, take_a_step(config) if group in ("model", "data", "experiment") else None)
         except InputError as err:
             told.append(str(err))
     pytest.fail(f"{group}={option} fits nothing; alone: {told[0]}")
 
 
-def take_a_step(config: dict[str, Any]) -> Footprint | None:
+def take_a_step(config: dict[str, Any]) -> ResourceEstimate | None:
     """What a step needs on paper; None where files are missing.
 
     Raises:
@@ -88,7 +88,7 @@ def take_a_step(config: dict[str, Any]) -> Footprint | None:
         if "`lathe data` names their source" in str(err) and len(err.problems) == 1:
             return None
         raise
-    return of_plan(config, plan)
+    return estimate(config, plan)
 
 
 @pytest.fixture(autouse=True)
@@ -127,7 +127,7 @@ def is_complete_data(data: dict[str, Any]) -> bool:
 
 @pytest.mark.parametrize("option", [option for option in GROUPS["data"] if is_complete(option)])
 def test_a_data_set_has_the_shapes_that_its_example_promises(option: str) -> None:
-    data = build(built("data", option).config["data"], "data")
+    data = instantiate(built("data", option).config["data"], "data")
     inputs, targets = data.example(3)
     try:
         split = data.load("train")

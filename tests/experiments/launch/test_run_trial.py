@@ -21,9 +21,9 @@ from experiments.config.compose import compose
 from experiments.core.console import Display
 from experiments.core.errors import InputError
 from experiments.launch import run_trial as launch
-from experiments.launch.run_trial import Result, run
+from experiments.launch.run_trial import RunResult, run
 from experiments.run.journal import Journal
-from experiments.run.lock import hold
+from experiments.run.lock import lock_run
 from experiments.trial.trial import Trial, freeze
 from launchers.base import NO_ROOM
 from tests.support.live import Live
@@ -56,7 +56,7 @@ def test_a_notebook_needs_three_lines(tmp_path: Path, capfd: pytest.CaptureFixtu
 
 def test_a_notebook_may_run_in_another_thread(tmp_path: Path) -> None:
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    found: list[Result] = []
+    found: list[RunResult] = []
     thread = threading.Thread(target=lambda: found.append(run(frozen(tmp_path), display=Display(io.StringIO()))))
     thread.start()
     thread.join(120)
@@ -94,7 +94,10 @@ def test_metrics_of_all_attempts_are_in_the_result(tmp_path: Path) -> None:
 
 def test_a_run_that_somebody_holds_is_refused(tmp_path: Path) -> None:
     trial = frozen(tmp_path)
-    with hold(trial.folder), pytest.raises(InputError, match=f"run '{trial.id}' is still at work; wait for its end"):
+    with (
+        lock_run(trial.folder),
+        pytest.raises(InputError, match=f"run '{trial.id}' is still at work; wait for its end"),
+    ):
         run(trial)
     assert trial.attempts() == []
 
@@ -135,7 +138,7 @@ def test_its_own_last_word_counts_and_else_its_exit_code(
     if state is not None:
         with Journal(trial.folder / "attempts" / "1" / "journal.jsonl") as journal:
             journal.state(state, step=3, attempt=1, reason=None if state in ("finished", "running") else "why")
-    watch = launch._Watch(trial, 1, Display(io.StringIO()), num_ranks=1)
+    watch = launch._AttemptMonitor(trial, 1, Display(io.StringIO()), num_ranks=1)
     watch.look(0)
     result = watch.result(code, asked_to_end=False)
     assert (result.status, result.exit_code) == (status, exit_code)

@@ -15,7 +15,7 @@ import yaml
 
 from experiments.config.compose import compose
 from experiments.run import journal
-from experiments.run.lock import hold
+from experiments.run.lock import lock_run
 from experiments.trial.trial import Trial, freeze
 from launchers.base import DONE, FAILED, WRONG_INPUT
 
@@ -131,22 +131,22 @@ def test_how_it_failed_stands_in_the_journal_in_a_line(
 
 
 def test_a_run_is_held_by_many_and_taken_by_the_first_alone(tmp_path: Path) -> None:
-    with hold(tmp_path, first=True), hold(tmp_path):
+    with lock_run(tmp_path, first=True), lock_run(tmp_path):
         with pytest.raises(BlockingIOError):
-            hold(tmp_path, first=True)
-        code = f"from pathlib import Path; from experiments.run.lock import hold; hold(Path({str(tmp_path)!r}), first=True)"
+            lock_run(tmp_path, first=True)
+        code = f"from pathlib import Path; from experiments.run.lock import lock_run; lock_run(Path({str(tmp_path)!r}), first=True)"
         child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
         assert "BlockingIOError" in child.stderr
-    with hold(tmp_path, first=True):
+    with lock_run(tmp_path, first=True):
         pass
     # The job ends by force; its data worker, forked from it, lives on for a while.
     code = (
-        "import os, sys, time; from pathlib import Path; from experiments.run.lock import hold\n"
-        f"held = hold(Path({str(tmp_path)!r}), first=True)\n"
+        "import os, sys, time; from pathlib import Path; from experiments.run.lock import lock_run\n"
+        f"held = lock_run(Path({str(tmp_path)!r}), first=True)\n"
         "if os.fork() == 0: time.sleep(3); os._exit(0)\n"
         "os.kill(os.getpid(), 9)"
     )
     subprocess.run([sys.executable, "-c", code], timeout=60, check=False)
-    with hold(tmp_path, first=True):
+    with lock_run(tmp_path, first=True):
         pass
     assert os.listdir(tmp_path) == ["run.lock"]

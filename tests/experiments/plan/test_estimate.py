@@ -11,19 +11,19 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from experiments.components.assemble import make_parts
+from experiments.components.assemble import assemble
 from experiments.config.compose import compose
 from experiments.core.errors import PlanError
-from experiments.plan.estimate import Footprint, memory_bytes, of_plan, refuse_too_large, seconds_per_step
+from experiments.plan.estimate import ResourceEstimate, estimate, memory_bytes, refuse_too_large, seconds_per_step
 from experiments.plan.plan import make_plan
 from modules.parallel.cost_model.memory import StageMemory
 from modules.parallel.cost_model.step_time import STEP_S
 from tests.conftest import Lathe
 
 
-def counted(*overrides: str) -> Footprint:
+def counted(*overrides: str) -> ResourceEstimate:
     config = compose(list(overrides)).config
-    return of_plan(config, make_plan(config))
+    return estimate(config, make_plan(config))
 
 
 class _Living(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -62,8 +62,8 @@ class _Living(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def test_the_count_is_what_torch_holds(overrides: tuple[str, ...]) -> None:
     config = compose(list(overrides)).config
     plan = make_plan(config)
-    told = of_plan(config, plan)
-    parts = make_parts(config)
+    told = estimate(config, plan)
+    parts = assemble(config)
     learner, model = parts.learner, parts.learner.model.train()
     inputs, targets = parts.data.example(plan.batch_size_per_device)
     assert isinstance(inputs, Tensor)
@@ -100,12 +100,12 @@ def test_a_large_model_is_counted_without_being_allocated() -> None:
 def test_a_model_that_does_not_take_the_data_is_told() -> None:
     config = compose(["model=mlp", "model.num_features=63"]).config
     with pytest.raises(PlanError, match=r"does not take what data gives \(inputs \[64, 1, 8, 8\], targets \[64\]\)"):
-        of_plan(config, make_plan(config))
+        estimate(config, make_plan(config))
 
 
 def test_time_and_memory_follow_from_the_hardware() -> None:
     stage = StageMemory(0, 1, 1, 4, 4, 0, 0, 8, total_bytes=16)
-    told = Footprint(1, (stage,), flops_per_step=3_000_000_000)
+    told = ResourceEstimate(1, (stage,), flops_per_step=3_000_000_000)
     stated = {"device": "cpu", "memory_gb": 2.5, "peak_tflops": 10.0, "efficiency": 0.3}
     assert seconds_per_step(told, stated) == pytest.approx(1e-3 + STEP_S)
     assert memory_bytes(stated) == 2.5e9
@@ -124,7 +124,7 @@ def test_whatever_a_model_raises_is_told_in_a_line(fault: str, tmp_path: Path, m
     config: dict[str, Any] = compose([]).config
     config["model"] = {"_target_": "faulty.Net"}
     with pytest.raises(PlanError, match=r"Error: .* \(faulty\.py:4\); choose another model, or see its forward$"):
-        of_plan(config, make_plan(config), ["faulty"])
+        estimate(config, make_plan(config), ["faulty"])
     refuse_too_large(config | {"hardware": config["hardware"] | {"memory_gb": 1e-9}}, make_plan(config), ["faulty"])
 
 
@@ -139,6 +139,6 @@ def test_a_run_is_refused_what_a_plan_is(lathe: Lathe, tmp_path: Path) -> None:
 def test_an_optimizer_that_reads_its_own_numbers_is_counted_too(name: str) -> None:
     overrides = ["model=mlp", f"optimizer._target_=torch.optim.{name}", "~optimizer.weight_decay", "~optimizer.betas"]
     config = compose([*overrides, "~optimizer.eps"]).config
-    counted = of_plan(config, make_plan(config))
+    counted = estimate(config, make_plan(config))
     two_a_weight = 2 * counted.fullest.weights_bytes
     assert two_a_weight <= counted.fullest.optimizer_bytes <= two_a_weight * 1.05

@@ -14,12 +14,12 @@ from experiments.config.compose import compose
 from experiments.config.experiment import Experiment
 from experiments.config.rules.topology import is_open
 from experiments.core.errors import InputError, PlanError
-from experiments.plan.estimate import layout_of, of_plan
+from experiments.plan.estimate import estimate, layout_of
 from experiments.plan.fit import check_fit
-from experiments.plan.layout_search import USABLE, Candidate, Choice, choose, compare
+from experiments.plan.layout_search import USABLE, Candidate, SearchResult, compare, search
 from experiments.plan.plan import Plan, make_plan
 from modules.parallel.auto import Auto
-from modules.parallel.cost_model.layout import Layout
+from modules.parallel.cost_model.layout import ParallelLayout
 from modules.parallel.topology import Topology
 from tests.conftest import Lathe
 
@@ -34,7 +34,7 @@ def composed(*overrides: str) -> Experiment:
     return compose([*overrides, "parallel=auto"])
 
 
-def chosen(*overrides: str) -> Choice:
+def chosen(*overrides: str) -> SearchResult:
     return compare(composed(*overrides))
 
 
@@ -45,13 +45,17 @@ def auto(**named: int) -> Auto:
 def test_every_arrangement_of_all_devices_comes_once() -> None:
     found = auto().layouts(nodes=2, devices_per_node=4)
     assert len(found) == len(set(found))
-    assert found[0] == Layout("single")
-    expected = {Layout("single"), Layout("data", Topology(data=8)), Layout("zero", Topology(model=4, data=2))}
+    assert found[0] == ParallelLayout("single")
+    expected = {
+        ParallelLayout("single"),
+        ParallelLayout("data", Topology(data=8)),
+        ParallelLayout("zero", Topology(model=4, data=2)),
+    }
     for pipe, model in itertools.product((1, 2, 4, 8), (1, 2, 4)):
         if 8 % (pipe * model) == 0:
             topology = Topology(pipe, 8 // pipe // model, model)
             stages = [1] if pipe > 1 else [1, 2, 3] if model == 1 else [0, 1, 2, 3]
-            expected |= {Layout("pipeline" if pipe > 1 else "zero", topology, stage) for stage in stages}
+            expected |= {ParallelLayout("pipeline" if pipe > 1 else "zero", topology, stage) for stage in stages}
     assert set(found) == expected
 
 
@@ -62,7 +66,7 @@ def test_limits_leave_out_what_is_longer() -> None:
     assert max(layout.topology.model for layout in auto(max_model=8).layouts(2, 4)) == 8  # over both nodes
     assert {layout.topology.model for layout in auto().layouts(1, 6)} == {1, 2, 3, 6}
     offloaded = Auto(stages=[1, 3], offload=True, max_pipe=1, max_model=1).layouts(1, 4)[-1]
-    assert offloaded == Layout("zero", Topology(data=4), 3, "weights_and_optimizer")
+    assert offloaded == ParallelLayout("zero", Topology(data=4), 3, "weights_and_optimizer")
 
 
 @pytest.mark.parametrize(
@@ -163,7 +167,7 @@ def test_the_memory_that_is_compared_is_the_plans() -> None:
     overrides = ["model=gpt_nano", *TEXT, "hardware=cpu_4", "batch_size_global=24"]
     for candidate in chosen(*overrides).ranked:
         config = compose([*overrides, *candidate.overrides]).config
-        counted = of_plan(config, _plan(config))
+        counted = estimate(config, _plan(config))
         assert candidate.memory_bytes == pytest.approx(counted.total_bytes, rel=1e-3)
         if counted.cost is not None:
             assert candidate.cost.total_s == pytest.approx(counted.cost.total_s, rel=1e-3)
@@ -177,21 +181,21 @@ def test_the_batch_is_cut_as_it_is_asked() -> None:
 
 
 def test_the_trial_holds_the_choice_and_no_trace_of_auto() -> None:
-    seen: list[Choice] = []
+    seen: list[SearchResult] = []
     experiment = composed("model=mlp", "hardware=cpu_4", "parallel.stages=[1]", "batch_size_global=1024")
     assert is_open(experiment.config)
-    found = choose(experiment, compose, show=seen.append)
+    found = search(experiment, compose, show=seen.append)
     assert not is_open(found.config)
     best: Candidate = seen[0].ranked[0]
     assert set(best.overrides) <= set(found.overrides)
     assert not [word for word in found.overrides if "auto" in word or "stages" in word]
     assert "auto" not in yaml.safe_dump(found.config["parallel"])
     assert layout_of(found.config, make_plan(found.config)) == best.layout
-    assert choose(found, compose) is found
+    assert search(found, compose) is found
 
 
 def test_one_process_alone_takes_one_device() -> None:
-    found = choose(composed("model=mlp", "hardware=h100_8x8"), compose).config
+    found = search(composed("model=mlp", "hardware=h100_8x8"), compose).config
     assert (found["hardware"]["nodes"], found["hardware"]["devices_per_node"]) == (1, 1)
     assert make_plan(found).topology == Topology()
 
@@ -214,7 +218,7 @@ def test_where_none_is_legal_the_reasons_are_told_with_ways_out() -> None:
 def test_what_no_layout_can_mend_is_told_before_any_is_compared() -> None:
     experiment = composed("hardware=cpu_4", "precision=fp16", "schedule=cosine", "schedule.warmup_steps=301")
     with pytest.raises(PlanError) as told:
-        choose(experiment, compose)
+        search(experiment, compose)
     assert [problem.partition("=")[0] for problem in told.value.problems] == ["precision", "schedule.warmup_steps"]
 
 

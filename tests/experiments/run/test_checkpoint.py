@@ -150,7 +150,7 @@ def test_leftovers_of_a_crash_are_removed_at_the_next_save(tmp_path: Path) -> No
 def test_a_process_that_is_killed_while_writing_leaves_the_one_before(tmp_path: Path) -> None:
     script = f"""
 import os, pathlib, signal
-from experiments.checkpoint import Checkpoints
+from experiments.run.checkpoint import Checkpoints
 checkpoints = Checkpoints(pathlib.Path({str(tmp_path)!r}), keep_last=1)
 checkpoints.save(4, lambda folder: (folder / "a").write_text("whole") and None, {{}})
 def die(folder):

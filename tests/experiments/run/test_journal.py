@@ -15,7 +15,7 @@ from experiments.run.journal import Event, Journal, first_writes, highest_steps,
 WRITER = """
 import sys
 from pathlib import Path
-from experiments.journal import Journal
+from experiments.run.journal import Journal
 
 journal = Journal(Path(sys.argv[1]))
 step = 0
@@ -28,7 +28,7 @@ while True:
 FULL_DISK = """
 import resource, sys
 from pathlib import Path
-from experiments.journal import Journal
+from experiments.run.journal import Journal
 
 journal = Journal(Path(sys.argv[1]))
 journal.metrics(1, {"a": 1.0})

@@ -19,7 +19,7 @@ def test_a_resumed_run_has_every_point_once_and_only_what_can_be_repeated(tmp_pa
     with begin(trial, number=2, step=2) as journal:
         journal.metrics(3, {"train/loss_nats": 99.0})
         journal.metrics(4, {"train/loss_nats": 0.1, "val/accuracy_top1": 0.5})
-    assert streams.of_run(trial.folder) == {
+    assert streams.read_series(trial.folder) == {
         "train/loss_nats": [(1, 1.0), (2, 0.5), (3, 1 / 3), (4, 0.1)],
         "val/accuracy_top1": [(4, 0.5)],
     }

@@ -2,16 +2,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from experiments.run.rank_reports import RankLogs, first_cause, leave, log_name
+from experiments.run.rank_reports import RankLogs, log_name, root_cause, write_error
 
 
 def test_the_first_that_failed_of_itself_is_the_cause(tmp_path: Path) -> None:
-    assert first_cause(tmp_path) is None
-    leave(tmp_path, 2, "another has gone", follows=True)
-    assert first_cause(tmp_path) is None
-    leave(tmp_path, 3, "it was me", follows=False)
-    leave(tmp_path, 1, "me too", follows=False)
-    cause = first_cause(tmp_path)
+    assert root_cause(tmp_path) is None
+    write_error(tmp_path, 2, "another has gone", follows=True)
+    assert root_cause(tmp_path) is None
+    write_error(tmp_path, 3, "it was me", follows=False)
+    write_error(tmp_path, 1, "me too", follows=False)
+    cause = root_cause(tmp_path)
     assert cause is not None
     assert (cause.rank, cause.reason) == (3, "it was me")
 

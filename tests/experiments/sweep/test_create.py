@@ -14,17 +14,17 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from experiments.core.errors import InputError
-from experiments.sweep.create import draft, extend, write
-from experiments.sweep.ledger import Standing
+from experiments.sweep.create import extend, prepare, write
+from experiments.sweep.ledger import LedgerState
 from experiments.sweep.spec import from_overrides
-from experiments.sweep.submit import num_todo, pool_of, revive, submit
+from experiments.sweep.submit import num_todo, pool_of, requeue, submit
 from experiments.sweep.sweep import Sweep
 from tests.conftest import Lathe
 from tests.support.workers import QUICK, entries, start_worker, wait_until
 
 
 def frozen(folder: Path, *overrides: str, name: str = "probe") -> Sweep:
-    return write(draft(from_overrides([*QUICK, "tracking=off", f"runs_dir={folder}", *overrides], name=name)))
+    return write(prepare(from_overrides([*QUICK, "tracking=off", f"runs_dir={folder}", *overrides], name=name)))
 
 
 def worked(sweep: Sweep) -> Sweep:
@@ -49,7 +49,7 @@ def test_editing_a_file_changes_nothing_of_what_waits(tmp_path: Path) -> None:
     question = from_overrides(
         [*QUICK, "tracking=off", f"runs_dir={tmp_path}", "optimizer=own", "seed=0,1"], [str(mine.parent)], "probe"
     )
-    sweep = write(draft(question, config_dirs=[str(mine.parent)]))
+    sweep = write(prepare(question, config_dirs=[str(mine.parent)]))
     (mine / "own.yaml").write_text(text.replace("0.05", "nonsense"))
     worked(sweep)
     assert [entry.state for entry in entries(sweep)] == ["finished"] * 2
@@ -61,7 +61,7 @@ def test_extending_a_sweep_runs_only_the_difference(tmp_path: Path) -> None:
     sweep = worked(frozen(tmp_path, "optimizer.lr=0.01,0.02"))
     assert extend(sweep, ["optimizer.lr=0.02,0.03", "sweep.seeds=2"]) == 4
     sweep = Sweep(sweep.folder)
-    assert revive(sweep) == 4
+    assert requeue(sweep) == 4
     worked(sweep)
     assert len(entries(sweep)) == 6
     assert {(entry.state, entry.attempt) for entry in entries(sweep)} == {("finished", 1)}
@@ -72,7 +72,7 @@ def test_extending_a_sweep_runs_only_the_difference(tmp_path: Path) -> None:
 def test_resuming_runs_what_failed_and_never_what_is_finished(tmp_path: Path) -> None:
     sweep = worked(frozen(tmp_path, "optimizer.lr=0.01,1e30"))
     assert [entry.state for entry in entries(sweep)] == ["finished", "failed"]
-    assert revive(sweep) == 1
+    assert requeue(sweep) == 1
     worked(sweep)
     assert [(entry.state, entry.attempt) for entry in entries(sweep)] == [("finished", 1), ("failed", 2)]
 
@@ -81,7 +81,7 @@ def test_resuming_runs_what_failed_and_never_what_is_finished(tmp_path: Path) ->
 def test_the_budget_of_points_ends_a_sweep_that_asks(tmp_path: Path) -> None:
     asked = ("optimizer.lr=tag(log, interval(0.001, 0.1))", "sweep.strategy=tpe", "sweep.budget.points=4")
     sweep = frozen(tmp_path, *asked, "sweep.seeds=2")
-    assert num_todo(sweep.question, Standing()) == 8
+    assert num_todo(sweep.question, LedgerState()) == 8
     worked(sweep)
     assert len(entries(sweep)) == 8
     assert {entry.state for entry in entries(sweep)} == {"finished"}
@@ -131,7 +131,7 @@ def test_a_choice_of_an_option_brings_its_own_keys(tmp_path: Path) -> None:
     )
     from experiments.sweep.spec import read
 
-    sweep = worked(write(draft(read(str(file)))))
+    sweep = worked(write(prepare(read(str(file)))))
     found = [sweep.trial(entry).config["optimizer"] for entry in entries(sweep)]
     assert [(one["_target_"].rpartition(".")[2], one.get("momentum"), one["weight_decay"]) for one in found] == [
         ("SGD", 0.0, 0.0), ("SGD", 0.9, 0.0), ("AdamW", None, 0.1),
@@ -157,7 +157,7 @@ def test_a_worker_is_shared_out_among_trials(
     parallel = "parallel=data" if ranks > 1 else "parallel=single"
     packed = [f"launcher.trials_per_device={side_by_side}", f"hardware.devices_per_node={devices}", parallel]
     packed += [f"launcher.devices_per_trial={per_trial}"] if per_trial else []
-    found = draft(from_overrides([*QUICK, f"runs_dir={tmp_path}", "seed=0,1", *packed], name="probe"))
+    found = prepare(from_overrides([*QUICK, f"runs_dir={tmp_path}", "seed=0,1", *packed], name="probe"))
     worker = {"nodes": 1, "devices_per_node": devices}
     pool = pool_of(tmp_path, found.templates, worker, found.question.asked, 100)
     assert (pool.crews, pool.ranks_of_a_trial) == (crews, ranks)

@@ -133,7 +133,7 @@ def test_a_trial_is_added_once(tmp_path: Path) -> None:
 CLAIMER = """
     import sys
     from pathlib import Path
-    from experiments.ledger import Ledger
+    from experiments.sweep.ledger import Ledger
     ledger = Ledger(Path(sys.argv[1]))
     while True:
         with ledger.locked() as standing:

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from experiments.sweep.status import progress
-from experiments.sweep.status.progress import Observer, look
+from experiments.sweep.status.progress import ProgressReader, look
 from experiments.sweep.sweep import Sweep
 from experiments.sweep.worker.reaper import reap
-from launchers.base import Pool
+from launchers.base import WorkerPool
 from launchers.local import Local
 from tests.support.ledgers import attempt_folder, begin, end, entry, finish, grow_old, ids, log, make, shift
 
@@ -41,13 +41,13 @@ class Scheduler:
     def cancel(self, jobs: Sequence[str]) -> None:
         raise NotImplementedError
 
-    def submit(self, pool: Pool) -> str:
+    def submit(self, pool: WorkerPool) -> str:
         raise NotImplementedError
 
-    def tasks(self, pool: Pool) -> int:
+    def tasks(self, pool: WorkerPool) -> int:
         raise NotImplementedError
 
-    def describe(self, pool: Pool) -> str:
+    def describe(self, pool: WorkerPool) -> str:
         raise NotImplementedError
 
 
@@ -102,7 +102,7 @@ def test_a_value_that_is_no_number_is_never_the_best(tmp_path: Path) -> None:
 def test_a_running_trial_is_read_on_from_its_journal(tmp_path: Path) -> None:
     sweep = make(tmp_path, "s", RATES)
     begin(sweep, ids(3)[0])
-    observer = Observer(sweep, sweep.ledger())
+    observer = ProgressReader(sweep, sweep.ledger())
     assert (observer.look().rows[0].step, observer.look().rows[0].last) == (0, None)
     log(sweep, ids(3)[0], {20: 0.4, 40: 0.7, 60: 0.6})
     row = observer.look().rows[0]
@@ -121,7 +121,7 @@ def test_what_was_read_is_not_read_again_and_what_ended_not_at_all(tmp_path: Pat
     for trial in ids(3)[:2]:
         begin(sweep, trial)
         log(sweep, trial, {20: 0.4})
-    observer = Observer(sweep, sweep.ledger())
+    observer = ProgressReader(sweep, sweep.ledger())
     observer.look()
     path = attempt_folder(sweep, ids(3)[0]) / "journal.jsonl"
     path.write_bytes(b"x" * path.stat().st_size)  # as long as before, and nothing behind
@@ -341,8 +341,8 @@ def test_of_many_that_notice_at_once_one_ends_the_claim(tmp_path: Path) -> None:
     code = """
 import sys
 from pathlib import Path
-from experiments.reaping import reap
-from experiments.sweep import Sweep
+from experiments.sweep.worker.reaper import reap
+from experiments.sweep.sweep import Sweep
 sweep = Sweep(Path(sys.argv[1]))
 print("ready", flush=True)
 input()

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from experiments.core.errors import InputError
-from experiments.sweep.status.selection import cancel, choose
+from experiments.sweep.status.selection import cancel, select
 from experiments.sweep.sweep import Sweep
 from launchers.local import Local
 from tests.conftest import Lathe
@@ -47,12 +47,12 @@ def states(sweep: Sweep) -> list[str]:
 
 def numbers(sweep: Sweep, *words: str) -> list[int]:
     """Which of the trials words name, by their place."""
-    return [int(found.id[1:]) for found in choose(sweep.ledger().look(), words, sweep.name)]
+    return [int(found.id[1:]) for found in select(sweep.ledger().look(), words, sweep.name)]
 
 
 def told(sweep: Sweep, *words: str) -> str:
     with pytest.raises(InputError) as err:
-        choose(sweep.ledger().look(), words, sweep.name)
+        select(sweep.ledger().look(), words, sweep.name)
     return "\n".join(err.value.problems)
 
 

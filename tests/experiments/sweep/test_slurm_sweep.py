@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from experiments.run import journal
-from experiments.sweep.create import draft, write
+from experiments.sweep.create import prepare, write
 from experiments.sweep.ledger import Entry
 from experiments.sweep.spec import from_overrides
 from experiments.sweep.submit import submit
@@ -39,7 +39,7 @@ PAIR = ("parallel=data", "hardware.nodes=2", "hardware.devices_per_node=2")
 def begin(folder: Path, *overrides: str, name: str = "probe") -> Sweep:
     """A sweep whose workers are submitted; its folder is where SLURM's nodes, which are this machine, find it."""
     shared = (*QUICK, "tracking=off", f"runs_dir={folder}", "launcher=slurm", "hardware=rehearsal")
-    sweep = write(draft(from_overrides([*shared, *overrides], name=name)))
+    sweep = write(prepare(from_overrides([*shared, *overrides], name=name)))
     assert submit(sweep) is not None
     return sweep
 

@@ -13,9 +13,9 @@ import yaml
 from experiments.config import signature
 from experiments.config.options import groups, header
 from experiments.core.errors import InputError
-from experiments.sweep.create import draft
+from experiments.sweep.create import prepare
 from experiments.sweep.space import Choice
-from experiments.sweep.spec import DEFAULTS, FILE, SCHEMA, Question, from_overrides, read, sweep_files
+from experiments.sweep.spec import DEFAULTS, FILE, SCHEMA, SweepSpec, from_overrides, read, sweep_files
 from experiments.sweep.sweep import ADAPTIVE
 
 TEXT = """# Question: which one?
@@ -65,7 +65,7 @@ def test_a_file_is_found_by_its_path_too(mine: Path) -> None:
 def test_a_question_survives_its_file(mine: Path, tmp_path: Path) -> None:
     question = read("which", ["sweep.note='1e-3: yes, ü'", "optimizer.eps=1e-8,1e-7"], [mine])
     (tmp_path / FILE).write_text(question.text())
-    assert Question.load(tmp_path) == question
+    assert SweepSpec.load(tmp_path) == question
     assert yaml.safe_load(question.text()) == question.asked
     assert question.asked["space"]["optimizer"]["adamw"]["optimizer.weight_decay"] == {
         "low": 1e-5, "high": 1e-2, "log": True,
@@ -311,7 +311,7 @@ def test_neither_torch_nor_optuna_nor_hydra_is_needed_to_list_sweeps() -> None:
 def test_a_sweep_tells_its_question_expectation_cost_and_own_command(name: str) -> None:
     lines = header(sweep_files()[name])
     facts = {line.partition(":")[0]: line.partition(":")[2].strip() for line in lines}
-    assert facts["Question"].endswith("?")
+    assert facts["SweepSpec"].endswith("?")
     assert facts["Expect"]
     assert facts["Run"].startswith(f"lathe sweep {name}")
     question = read(name)
@@ -324,7 +324,7 @@ def test_a_sweep_tells_its_question_expectation_cost_and_own_command(name: str) 
 def test_every_point_of_a_sweep_composes_and_can_run(name: str) -> None:
     question = read(name)
     try:
-        found = draft(question)
+        found = prepare(question)
     except InputError as err:
         told = err.problems
         if all("`lathe data` names their source" in problem for problem in told):
@@ -364,5 +364,5 @@ def test_nothing_that_a_file_may_say_ends_in_a_traceback(tmp_path: Path) -> None
         read_whole += 1
         list(islice(question.some_points(), 2))
         (tmp_path / FILE).write_text(question.text())
-        assert repr(Question.load(tmp_path)) == repr(question)
+        assert repr(SweepSpec.load(tmp_path)) == repr(question)
     assert read_whole > 5

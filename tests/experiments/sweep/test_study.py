@@ -18,17 +18,17 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 
 from experiments.core.errors import InputError
-from experiments.sweep.ledger import Entry, Ledger, Standing, State
+from experiments.sweep.ledger import Entry, Ledger, LedgerState, State
 from experiments.sweep.samplers import random_points
 from experiments.sweep.space_parser import parse
-from experiments.sweep.spec import FILE, Question, from_overrides
+from experiments.sweep.spec import FILE, SweepSpec, from_overrides
 from experiments.sweep.study import Study
 from experiments.sweep.sweep import needs_study
 
 FLAT = ("a.x=interval(-5,5)", "a.y=interval(-5,5)", "sweep.mode=min")
 
 
-def asked(*overrides: str, points: int = 100) -> Question:
+def asked(*overrides: str, points: int = 100) -> SweepSpec:
     return from_overrides([*overrides, f"sweep.budget.points={points}", "sweep.name=probe"])
 
 
@@ -39,7 +39,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def add(
-    standing: Standing, number: int, values: Mapping[str, Any], state: State = "running", value: float | None = None,
+    standing: LedgerState, number: int, values: Mapping[str, Any], state: State = "running", value: float | None = None,
     seed: int = 0,
 ) -> Entry:  # fmt: skip
     """Let the ledger know of a trial."""
@@ -56,9 +56,9 @@ def states(study: Study) -> list[TrialState]:
     return [trial.state for trial in trials(study)]
 
 
-def search(folder: Path, question: Question, measure: Callable[[dict[str, Any]], float], count: int) -> list[float]:
+def search(folder: Path, question: SweepSpec, measure: Callable[[dict[str, Any]], float], count: int) -> list[float]:
     """What so many points give, each of them asked for by a process that lives no longer."""
-    standing, values = Standing(), []
+    standing, values = LedgerState(), []
     for _ in range(count):
         study = Study(folder, question.asked)
         study.tell(standing)
@@ -81,7 +81,7 @@ def test_a_strategy_learns_from_what_was_measured(folder: Path, strategy: str, c
 
 def test_an_evolution_steps_on_whole_numbers(folder: Path) -> None:
     question = asked("a.x=int(interval(-20,20))", "a.y=range(-5,5,0.5)", "sweep.mode=min", "sweep.strategy=cmaes")
-    study, standing, seen = Study(folder, question.asked), Standing(), []
+    study, standing, seen = Study(folder, question.asked), LedgerState(), []
     for _ in range(30):
         study.tell(standing)
         number, point = study.ask()
@@ -99,7 +99,7 @@ def test_an_option_brings_its_own_keys_and_values_of_any_kind_come_back(folder: 
         "n": "range(0,0.5,0.1)",
     })  # fmt: skip
     question = {**asked(*FLAT, "sweep.strategy=tpe").asked, "mode": "min"}
-    study, standing, points = Study(folder, question, space), Standing(), []
+    study, standing, points = Study(folder, question, space), LedgerState(), []
     for _ in range(60):
         study.tell(standing)
         number, point = study.ask()
@@ -123,7 +123,7 @@ def test_studies_are_for_what_learns_or_prunes() -> None:
 
 
 def test_the_study_follows_the_ledger_as_often_as_one_likes(folder: Path) -> None:
-    study, standing = Study(folder, asked(*FLAT, "sweep.strategy=tpe").asked), Standing()
+    study, standing = Study(folder, asked(*FLAT, "sweep.strategy=tpe").asked), LedgerState()
     asked_for = [study.ask() for _ in range(5)]
     (one, two), (three, four), rest = asked_for[:2], asked_for[2:4], asked_for[4]
     add(standing, *one, "finished", 3.0)
@@ -140,7 +140,7 @@ def test_the_study_follows_the_ledger_as_often_as_one_likes(folder: Path) -> Non
 
 
 def test_a_strategy_is_told_the_mean_over_seeds_once_all_have_ended(folder: Path) -> None:
-    study, standing = Study(folder, asked(*FLAT, "sweep.strategy=tpe").asked), Standing()
+    study, standing = Study(folder, asked(*FLAT, "sweep.strategy=tpe").asked), LedgerState()
     number, values = study.ask()
     add(standing, number, values, "finished", 1.0)
     other = add(standing, number, values, "running", seed=1)
@@ -161,7 +161,7 @@ def test_a_strategy_is_told_the_mean_over_seeds_once_all_have_ended(folder: Path
 
 @pytest.mark.parametrize("state", ["failed", "cancelled"])
 def test_a_point_that_failed_and_is_given_another_attempt_counts_again(folder: Path, state: State) -> None:
-    study, standing = Study(folder, asked(*FLAT, "sweep.strategy=tpe").asked), Standing()
+    study, standing = Study(folder, asked(*FLAT, "sweep.strategy=tpe").asked), LedgerState()
     number, values = study.ask()
     entry = add(standing, number, values, state)
     study.tell(standing)
@@ -222,7 +222,7 @@ def test_what_was_decided_is_remembered_by_all(folder: Path) -> None:
     other = asha(folder)  # of the worker that takes over, or that runs another seed of the point
     assert other.should_prune(bad, 10, 0.4)
     assert other.should_prune(bad, 20, 0.9)
-    standing = Standing()
+    standing = LedgerState()
     add(standing, good, {"a.x": 1})
     add(standing, bad, {"a.x": 2}, "pruned")
     add(standing, bad, {"a.x": 2}, "running", seed=1)
@@ -239,7 +239,7 @@ def test_a_value_that_is_no_number_ends_a_trial(folder: Path) -> None:
 
 
 def test_a_trial_that_failed_and_runs_again_reports_before_the_ledger_is_read(folder: Path) -> None:
-    study, standing = asha(folder), Standing()
+    study, standing = asha(folder), LedgerState()
     number = study.enroll({"a.x": 1})
     entry = add(standing, number, {"a.x": 1}, "failed")
     study.tell(standing)
@@ -252,7 +252,7 @@ def test_a_trial_that_failed_and_runs_again_reports_before_the_ledger_is_read(fo
 
 
 def test_a_median_ends_those_below_it_after_its_first_step(folder: Path) -> None:
-    study, standing = asha(folder, name="median"), Standing()
+    study, standing = asha(folder, name="median"), LedgerState()
     for index in range(6):
         number = study.enroll({"a.x": index})
         assert not any(study.should_prune(number, step, index / 10) for step in (5, 10, 20))
@@ -351,13 +351,13 @@ LIFE = """
 import random, sys, warnings
 from pathlib import Path
 warnings.simplefilter("error")
-from experiments.ledger import Ledger
-from experiments.question import Question
-from experiments.study import Study
+from experiments.sweep.ledger import Ledger
+from experiments.sweep.spec import SweepSpec
+from experiments.sweep.study import Study
 
 folder, seed, count = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 dice = random.Random(seed)
-question = Question.load(folder)
+question = SweepSpec.load(folder)
 study, ledger = Study(folder, question.asked), Ledger(folder)
 print("ready", flush=True)
 while True:
@@ -387,7 +387,7 @@ with ledger.locked() as standing:
 """
 
 
-def begin(folder: Path, question: Question) -> None:
+def begin(folder: Path, question: SweepSpec) -> None:
     (folder / FILE).write_text(question.text())
 
 
@@ -400,7 +400,7 @@ def live(folder: Path, seed: int, count: int) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-def check_agreement(folder: Path, question: Question, count: int) -> None:
+def check_agreement(folder: Path, question: SweepSpec, count: int) -> None:
     """The study says of every point what the ledger says, and nothing of others."""
     study, standing = Study(folder, question.asked), Ledger(folder).look()
     with Ledger(folder).locked() as now:

@@ -161,13 +161,15 @@ def test_a_sweep_that_is_in_no_store_has_no_link(runs_dir: Path) -> None:
         sweep_view.link(sweep, "http://127.0.0.1:5000")
     assert sweep_view.newest(runs_dir, f"sqlite:///{runs_dir}/mlflow.db", 5) == []
     name = sweep.folder
-    assert sweep_view.way(sweep).startswith(f"`lathe ui --sweep {name}` shows the trials side by side in MLflow, once")
+    assert sweep_view.ui_hint(sweep).startswith(
+        f"`lathe ui --sweep {name}` shows the trials side by side in MLflow, once"
+    )
     (sweep.folder / "sync.json").write_text("[]")
     assert sweep_view.place(sweep) is None
     with pytest.raises(StoreError, match="sweep 'probe' does not stand in the store sqlite"):
         serve(runs_dir, sweep=sweep)
     sync_sweep(sweep)
-    assert sweep_view.way(sweep) == f"`lathe ui --sweep {name}` shows the trials side by side in MLflow"
+    assert sweep_view.ui_hint(sweep) == f"`lathe ui --sweep {name}` shows the trials side by side in MLflow"
     with pytest.raises(StoreError, match=r"does not stand in the store http://127.0.0.1:1"):
         serve(runs_dir, store="http://127.0.0.1:1", sweep=sweep)
 

@@ -28,9 +28,9 @@ VARIABLE = "LATHE_TEST_STORE"
 TRIALS = f"""
 import os, sys, traceback
 from pathlib import Path
-from experiments import mlflow_store
-from experiments.sync import RunSync
-from experiments.trial import Trial
+from experiments.tracking import mlflow_client as mlflow_store
+from experiments.tracking.run_sync import RunSync
+from experiments.trial.trial import Trial
 from tests.support.stores import begin, end, log_steps
 mlflow_store.errors()
 from mlflow import MlflowClient

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from experiments.run.state import process_alive, standing
+from experiments.run.state import determine_state, process_alive
 from experiments.tracking import mlflow_client as mlflow_store
 from experiments.tracking import run_sync as sync
 from experiments.tracking.run_sync import RunSync, sync_run
@@ -229,7 +229,7 @@ def test_the_standing_follows_from_outcome_journal_and_process(
     outcome: tuple[str, int] | None, last: dict[str, Any] | None, alive: bool, state: str, mlflow_status: str
 ) -> None:
     told = {"status": outcome[0], "attempt": outcome[1], "ended": 9.0, "reason": None} if outcome else None
-    found = standing(told, last, 7.0, alive)
+    found = determine_state(told, last, 7.0, alive)
     assert (found.state, sync.STATUS[found.state]) == (state, mlflow_status)
     assert (found.ended is None) == (state == "running")
 

@@ -21,15 +21,15 @@ import pytest
 import yaml
 
 from experiments.run import journal
-from experiments.sweep.ledger import Standing
+from experiments.sweep.ledger import LedgerState
 from experiments.sweep.space_parser import parse
 from experiments.sweep.spec import read
-from experiments.sweep.status.progress import Row
+from experiments.sweep.status.progress import TrialRow
 from experiments.sweep.sweep import Sweep
 from experiments.tracking import mlflow_client as mlflow_store
 from experiments.tracking import sweep_tags as describe_sweep
 from experiments.tracking.run_sync import sync_run
-from experiments.tracking.sweep_metrics import Curve
+from experiments.tracking.sweep_metrics import BestSoFar
 from experiments.tracking.sweep_sync import SweepSync, sync_all, sync_sweep
 from tests.support import ledgers
 from tests.support import workers as sweeps
@@ -54,8 +54,8 @@ LRS = [{"optimizer.lr": lr} for lr in (0.001, 0.01, 0.1)]
 SYNC = """
 import sys
 from pathlib import Path
-from experiments import mlflow_store
-from experiments.sync_sweep import *
+from experiments.tracking import mlflow_client as mlflow_store
+from experiments.tracking.sweep_sync import *
 mlflow_store.errors()  # imports MLflow
 mlflow_store.open_store(f"sqlite:///{Path(sys.argv[1]).parent}/mlflow.db", Path(sys.argv[1]).parent)
 print("ready", flush=True)
@@ -476,11 +476,11 @@ def test_artifacts_that_cannot_be_stored_keep_nothing_else_back(runs_dir: Path) 
     assert len(list(runs_dir.glob("artifacts/*/artifacts/trial.yaml"))) == 2
 
 
-def row(trial: str, values: Mapping[str, Any], seed: int = 0) -> Row:
+def row(trial: str, values: Mapping[str, Any], seed: int = 0) -> TrialRow:
     nothing: dict[str, Any] = dict.fromkeys(
         ("num_steps", "last", "best", "took_s", "failure", "reason", "reused"), None
     )
-    return Row(
+    return TrialRow(
         id=trial, point=0, values=dict(values), seed=seed, state="waiting", step=0, attempt=0, worker="", host="",
         since=0.0, in_state_s=0.0, used_h=0.0, wasted_h=0.0, **nothing,
     )  # fmt: skip
@@ -526,7 +526,7 @@ def test_the_curve_of_a_part_of_a_ledger_is_the_beginning_of_the_whole(tmp_path:
             else:
                 ledger.again([entry.id])
     lines = [json.loads(line) for line in ledger.path.read_text().splitlines()]
-    whole, part = Curve("min"), Curve("min")
+    whole, part = BestSoFar("min"), BestSoFar("min")
     for line in lines:
         whole.apply(line)
     for line in lines[: len(lines) // 2]:
@@ -652,4 +652,4 @@ def test_a_trial_that_could_not_be_written_is_told_by_the_parent(runs_dir: Path)
     assert sync_sweep(sweep) == (0, 0, (), ())
     assert "| config error | 1 | `lr=0.001`: " in tags_of(runs_dir, "probe")["mlflow.note.content"]
     assert not journal.journals(sweep.folder / trial)
-    assert isinstance(Sweep(sweep.folder).ledger().look(), Standing)
+    assert isinstance(Sweep(sweep.folder).ledger().look(), LedgerState)

@@ -13,7 +13,7 @@ from torch import nn
 
 from experiments.core.errors import TrainingError
 from experiments.run.checkpoint import CheckpointError, Checkpoints
-from experiments.train.checkpointing import Best, Saver
+from experiments.train.checkpointing import AsyncCheckpointer, BestCheckpoint
 
 
 class Engine:
@@ -39,8 +39,8 @@ class Engine:
         return write
 
 
-def saver(folder: Path, engine: Any, *, is_first: bool = True, model: nn.Module | None = None) -> Saver:
-    return Saver(engine, model or nn.Linear(2, 3), Checkpoints(folder, keep_last=2), is_first)
+def saver(folder: Path, engine: Any, *, is_first: bool = True, model: nn.Module | None = None) -> AsyncCheckpointer:
+    return AsyncCheckpointer(engine, model or nn.Linear(2, 3), Checkpoints(folder, keep_last=2), is_first)
 
 
 def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_a_step_is_saved_once_and_marked_later(tmp_path: Path) -> None:
     engine = Engine()
     found = saver(tmp_path, engine)
     found.save(3, {})
-    best = Best("val/x", 0.5, "max")
+    best = BestCheckpoint("val/x", 0.5, "max")
     assert found.is_better(best)
     found.save(3, {}, best)
     found.wait()
@@ -68,7 +68,7 @@ def test_a_step_is_saved_once_and_marked_later(tmp_path: Path) -> None:
     marked = Checkpoints(tmp_path, 2).best()
     assert marked is not None
     assert marked.step == 3
-    assert not found.is_better(Best("val/x", 0.4, "max"))
+    assert not found.is_better(BestCheckpoint("val/x", 0.4, "max"))
 
 
 def test_a_fault_of_the_writing_is_raised_by_who_trains(tmp_path: Path) -> None:

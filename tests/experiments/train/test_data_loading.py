@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from experiments.train.data_loading import Share, evaluation_batches, training_batches
+from experiments.train.data_loading import DataShard, evaluation_batches, training_batches
 from modules.data.base import Batch, DataError
 
 Told = list[tuple[list[float], list[int]]]
@@ -42,7 +42,7 @@ def _told(batches: Iterator[Batch]) -> Told:
     return [(cast(Tensor, inputs).tolist(), cast(Tensor, targets).tolist()) for inputs, targets in batches]
 
 
-def _counted(split: Noisy, batch_size: int, num_workers: int = 0, share: Share = Share()) -> Told:  # noqa: B008
+def _counted(split: Noisy, batch_size: int, num_workers: int = 0, share: DataShard = DataShard()) -> Told:  # noqa: B008
     """The batches of an evaluation that count."""
     return _told(iter([batch for batch, counts in evaluation_batches(split, batch_size, num_workers, share) if counts]))
 
@@ -75,7 +75,7 @@ def test_a_resume_sees_what_it_would_have_seen(first_step: int) -> None:
 def test_replicas_share_out_what_one_process_would_get() -> None:
     whole = _told(training_batches(Noisy(13, True), 6, seed=5, first_step=1, num_steps=5, num_workers=0))
     parts = [
-        _told(training_batches(Noisy(13, True), 6, 5, 1, 5, num_workers=0, share=Share(number, 3)))
+        _told(training_batches(Noisy(13, True), 6, 5, 1, 5, num_workers=0, share=DataShard(number, 3)))
         for number in range(3)
     ]
     for step, (inputs, targets) in enumerate(whole):
@@ -85,7 +85,7 @@ def test_replicas_share_out_what_one_process_would_get() -> None:
 
 @pytest.mark.parametrize("num_replicas", [1, 2, 3, 5])
 def test_replicas_evaluate_every_example_once_and_as_often(num_replicas: int) -> None:
-    shares = [Share(number, num_replicas) for number in range(num_replicas)]
+    shares = [DataShard(number, num_replicas) for number in range(num_replicas)]
     counted = [_counted(Noisy(10, True), 3, share=share) for share in shares]
     assert sorted(each for part in counted for _, indices in part for each in indices) == list(range(10))
     lengths = {len(list(evaluation_batches(Noisy(10, True), 3, 0, share))) for share in shares}

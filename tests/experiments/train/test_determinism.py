@@ -60,7 +60,7 @@ def test_every_level_gives_the_same_curves_twice_on_a_cpu(lathe: Lathe, tmp_path
         for name in ("one", "two"):
             done = lathe("run", *SMALL, f"determinism={level}", f"runs_dir={name}")
             assert done.returncode == 0, done.stderr
-        one, two = (streams.of_run(next((tmp_path / name / "single").iterdir())) for name in ("one", "two"))
+        one, two = (streams.read_series(next((tmp_path / name / "single").iterdir())) for name in ("one", "two"))
         assert one.keys() == two.keys() >= {"train/loss_nats", "val/accuracy_top1", "test/loss_nats"}
         assert one == two
         found[level] = one

@@ -4,14 +4,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from experiments.components.assemble import Parts, make_parts
+from experiments.components.assemble import Components, assemble
 from experiments.config.compose import compose
 from experiments.core.errors import PlanError
-from experiments.plan.estimate import layout_of, of_plan
+from experiments.plan.estimate import estimate, layout_of
 from experiments.plan.plan import make_plan
-from experiments.train.evaluator_check import try_evaluation
+from experiments.train.evaluator_check import dry_run
 from modules.data.base import Batch, Data, Split
-from modules.parallel.cost_model.layout import Layout
+from modules.parallel.cost_model.layout import ParallelLayout
 from modules.parallel.topology import Topology
 
 
@@ -33,16 +33,16 @@ class Asking:
         return {"examples": float(sums[0]), "parameters": float(sum(each.numel() for each in model.parameters()))}
 
 
-def _parts() -> Parts:
-    return make_parts(compose(["model=softmax"]).config)
+def _parts() -> Components:
+    return assemble(compose(["model=softmax"]).config)
 
 
 def test_an_evaluator_that_asks_the_model_is_told_the_data_and_tried_like_any_other() -> None:
     parts = _parts()
-    assert try_evaluation(parts, Layout("single"))[0] == ["loss_nats", "accuracy_top1"]
+    assert dry_run(parts, ParallelLayout("single"))[0] == ["loss_nats", "accuracy_top1"]
     parts.evaluator = Asking()
     before = torch.get_rng_state()
-    assert try_evaluation(parts, Layout("single"))[0] == ["loss_nats", "examples", "parameters"]
+    assert dry_run(parts, ParallelLayout("single"))[0] == ["loss_nats", "examples", "parameters"]
     assert parts.evaluator.data is parts.data
     assert parts.learner.model.training
     assert torch.equal(torch.get_rng_state(), before)
@@ -51,17 +51,17 @@ def test_an_evaluator_that_asks_the_model_is_told_the_data_and_tried_like_any_ot
 @pytest.mark.parametrize(
     ("layout", "told"),
     [
-        (Layout("pipeline", Topology(pipe=2), stage=1), "parallel.pipe=2 leaves no rank the whole model"),
-        (Layout("zero", Topology(model=2)), "parallel.model=2 leaves"),
-        (Layout("zero", Topology(data=2), stage=3), "parallel.stage=3 leaves"),
+        (ParallelLayout("pipeline", Topology(pipe=2), stage=1), "parallel.pipe=2 leaves no rank the whole model"),
+        (ParallelLayout("zero", Topology(model=2)), "parallel.model=2 leaves"),
+        (ParallelLayout("zero", Topology(data=2), stage=3), "parallel.stage=3 leaves"),
     ],
 )
-def test_it_is_refused_where_no_rank_has_the_whole_model(layout: Layout, told: str) -> None:
+def test_it_is_refused_where_no_rank_has_the_whole_model(layout: ParallelLayout, told: str) -> None:
     parts = _parts()
-    assert try_evaluation(parts, layout)
+    assert dry_run(parts, layout)
     parts.evaluator = Asking()
     with pytest.raises(ValueError, match=told):
-        try_evaluation(parts, layout)
+        dry_run(parts, layout)
 
 
 def test_a_plan_refuses_it_before_anything_queues() -> None:
@@ -74,7 +74,7 @@ def test_a_plan_refuses_it_before_anything_queues() -> None:
     with pytest.raises(
         PlanError, match=r"parallel\.stage=3 leaves no rank the whole model, which the evaluator WordVectors"
     ):
-        of_plan(config, plan)
+        estimate(config, plan)
 
 
 class Former(Asking):
@@ -92,8 +92,8 @@ class Current(Asking):
 def test_files_that_could_not_be_asked_for_after_training_are_told_before() -> None:
     parts = _parts()
     parts.evaluator = Current()
-    assert try_evaluation(parts, Layout("single"))
+    assert dry_run(parts, ParallelLayout("single"))
     parts.evaluator = Former()
     told = r"evaluator Former: files cannot be called as files\(model, split\) \(too many positional arguments\)"
     with pytest.raises(ValueError, match=rf"{told}, .*; write `def files\(self, model, split\)`"):
-        try_evaluation(parts, Layout("single"))
+        dry_run(parts, ParallelLayout("single"))

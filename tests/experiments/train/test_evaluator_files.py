@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from experiments.components.assemble import make_parts
+from experiments.components.assemble import assemble
 from experiments.config.compose import compose
 from experiments.plan.plan import make_plan
 from experiments.run.checkpoint import Checkpoints
 from experiments.run.journal import Event, Journal, read
 from experiments.train.evaluator_files import _filled, _outline
-from experiments.train.trainer import Training
+from experiments.train.trainer import Trainer
 from tests.support.masks import write_archive
 
 OVERRIDES = (
@@ -30,15 +30,15 @@ OVERRIDES = (
 )  # fmt: skip
 
 
-def trained(root: Path, *overrides: str) -> tuple[Training, list[Event]]:
+def trained(root: Path, *overrides: str) -> tuple[Trainer, list[Event]]:
     """A whole training in this process, and what its journal says."""
     (root / "tiny").mkdir()
     write_archive(root / "tiny" / "tiny.npz")
     config = compose([*OVERRIDES, f"data_root={root}", *overrides]).config
     path = root / "attempts" / "1" / "journal.jsonl"
     with Journal(path) as journal:
-        training = Training(
-            config, make_plan(config), make_parts(config), journal, Checkpoints(root, 1), lambda: None,
+        training = Trainer(
+            config, make_plan(config), assemble(config), journal, Checkpoints(root, 1), lambda: None,
             lambda step, warning: None,
         )  # fmt: skip
         assert training.run() == ("finished", None)

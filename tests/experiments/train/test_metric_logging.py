@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from experiments.train.metric_logging import Clock
+from experiments.train.metric_logging import StepTimer
 
 
 class Told:
@@ -27,7 +27,7 @@ class Told:
 
 def test_the_share_of_waiting_is_that_of_the_time_until_batches_are_there() -> None:
     told = Told()
-    clock = Clock(first_step=4, now=told)
+    clock = StepTimer(first_step=4, now=told)
     laps = []
     for step, batch in enumerate(clock.waiting(told.batches(3.0, 1.0, 0.0, 2.0)), start=4):
         assert batch == step - 4
@@ -39,7 +39,7 @@ def test_the_share_of_waiting_is_that_of_the_time_until_batches_are_there() -> N
 
 def test_pauses_count_neither_as_training_nor_as_waiting() -> None:
     told = Told()
-    clock = Clock(first_step=0, now=told)
+    clock = StepTimer(first_step=0, now=told)
     batches = clock.waiting(told.batches(1.0, 2.0))
     next(batches)
     with clock:
@@ -55,7 +55,7 @@ def test_what_a_data_set_raises_comes_through() -> None:
         yield 0
         raise ValueError("no such photo")
 
-    batches = Clock(0).waiting(broken())
+    batches = StepTimer(0).waiting(broken())
     assert next(batches) == 0
     with pytest.raises(ValueError, match="no such photo"):
         next(batches)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.run.history import Earlier, earlier
+from experiments.run.history import PreviousAttempts, read_previous_attempts
 from experiments.run.journal import Journal
 from experiments.train.energy import Meter
 from experiments.train.resource_usage import Usage
@@ -17,15 +17,15 @@ from tests.conftest import Lathe
 
 
 def usage(
-    *, every_s: float | None = None, before: Earlier | None = None, first_step: int = 0, devices: int = 1
+    *, every_s: float | None = None, before: PreviousAttempts | None = None, first_step: int = 0, devices: int = 1
 ) -> Usage:
-    return Usage(every_s, devices, 4e9, 2e10, before or Earlier(), first_step, on_gpu=False)
+    return Usage(every_s, devices, 4e9, 2e10, before or PreviousAttempts(), first_step, on_gpu=False)
 
 
 def test_the_share_of_the_peak_is_work_by_time_by_peak() -> None:
     assert usage().of_step(7, 0.5) == {"perf/mfu": pytest.approx(4e9 / 0.5 / 2e10)}
     assert usage(devices=4).of_step(7, 0.5) == {"perf/mfu": pytest.approx(4e9 / 0.5 / 8e10)}
-    assert Usage(None, 1, None, 2e10, Earlier(), 0, on_gpu=False).of_step(7, 0.5) == {}
+    assert Usage(None, 1, None, 2e10, PreviousAttempts(), 0, on_gpu=False).of_step(7, 0.5) == {}
 
 
 def test_the_time_to_the_first_step_is_told_once_in_an_attempt() -> None:
@@ -46,7 +46,7 @@ def test_cores_and_memory_are_those_of_this_process() -> None:
 
 
 def test_totals_go_on_from_earlier_attempts_and_are_told_once_a_step() -> None:
-    before = Earlier(step=50, device_h=2.0, cpu_s=1e6, energy_wh=1.0, wasted_steps=3)
+    before = PreviousAttempts(step=50, device_h=2.0, cpu_s=1e6, energy_wh=1.0, wasted_steps=3)
     resumed = usage(before=before, first_step=40, devices=2)
     found = resumed.totals(60, lambda value: [value, value])
     assert found["cost/wasted_steps"] == 3 + 10
@@ -65,8 +65,10 @@ def test_earlier_attempts_are_summed_from_their_journals(tmp_path: Path) -> None
                 journal.metrics(
                     step, {"cost/device_h": hours, "cost/cpu_s": 9 * hours, "cost/wasted_steps": float(attempt - 1)}
                 )
-    assert earlier(tmp_path, 3) == Earlier({"train": "d2"}, step=20, device_h=3.0, cpu_s=27.0, wasted_steps=1)
-    assert earlier(tmp_path, 2) == Earlier({"train": "d1"}, step=20, device_h=2.5, cpu_s=22.5)
+    assert read_previous_attempts(tmp_path, 3) == PreviousAttempts(
+        {"train": "d2"}, step=20, device_h=3.0, cpu_s=27.0, wasted_steps=1
+    )
+    assert read_previous_attempts(tmp_path, 2) == PreviousAttempts({"train": "d1"}, step=20, device_h=2.5, cpu_s=22.5)
 
 
 def test_a_counter_that_runs_over_loses_nothing(tmp_path: Path) -> None:

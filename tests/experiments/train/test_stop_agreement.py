@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from experiments.train.stop_agreement import Agreement
+from experiments.train.stop_agreement import StopConsensus
 
 
 class Ranks:
@@ -19,8 +19,8 @@ class Ranks:
         return [self.others[0], value, self.others[1]]
 
 
-def agreement(engine: Any, reasons: list[str | None], world: int) -> Agreement:
-    return Agreement(engine, lambda: reasons[0], world, first_step=10)
+def agreement(engine: Any, reasons: list[str | None], world: int) -> StopConsensus:
+    return StopConsensus(engine, lambda: reasons[0], world, first_step=10)
 
 
 def test_one_process_alone_asks_nobody() -> None:

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from experiments.components.assemble import make_parts
+from experiments.components.assemble import assemble
 from experiments.config.compose import compose
 from experiments.core.errors import InputError, TrainingError
 from experiments.plan.plan import make_plan
 from experiments.run.checkpoint import Checkpoints
 from experiments.run.journal import Journal, read
-from experiments.train.trainer import Training
+from experiments.train.trainer import Trainer
 
 SMALL = ("model=mlp", "model.hidden_sizes=[32]", "tracking=off", "hardware.device=cpu")
 
@@ -35,8 +35,8 @@ class Attempt:
         self.told: list[tuple[int, str | None]] = []
         self.checkpoints = Checkpoints(folder, config["checkpoint"]["keep_last"])
         self.journal = Journal(folder / "journal.jsonl")
-        self.training = Training(
-            config, make_plan(config), make_parts(config), self.journal, self.checkpoints, should_stop,
+        self.training = Trainer(
+            config, make_plan(config), assemble(config), self.journal, self.checkpoints, should_stop,
             lambda step, warning: self.told.append((step, warning)),
         )  # fmt: skip
 

@@ -17,14 +17,14 @@ import pytest
 
 from launchers.base import LaunchError
 from launchers.local_cluster import daemons
-from launchers.local_cluster.cluster import Rehearsal, ShapeError, names_of
+from launchers.local_cluster.cluster import LocalCluster, ShapeError, names_of
 from launchers.local_cluster.daemons import Process
 from launchers.local_cluster.settings import choose_place, clear, default_folder, find_programs, problems
-from launchers.local_cluster.slurm_conf import Place, Spec, files, gres_conf, longest_socket, node_names
+from launchers.local_cluster.slurm_conf import ClusterFolder, Spec, files, gres_conf, longest_socket, node_names
 from tests.conftest import Lathe
 from tests.support.cluster import Cluster, booted, short_folder, skip_without_slurm, until
 
-PLACE = Place(Path("/r"), host="box", user="me", port=12000, first_job=77)
+PLACE = ClusterFolder(Path("/r"), host="box", user="me", port=12000, first_job=77)
 SMALL = Spec(nodes=2, gpus=1, cpus=2, memory_gb=3)
 
 
@@ -33,7 +33,7 @@ def folder() -> Iterator[Path]:
     """An empty folder; a cluster in it is ended afterwards."""
     with short_folder() as found:
         yield found
-        Rehearsal(found).down()
+        LocalCluster(found).down()
 
 
 @pytest.fixture
@@ -148,7 +148,7 @@ def test_missing_programs_are_told_with_the_packages_that_bring_them(
         ),
     ):  # fmt: skip
         with pytest.raises(LaunchError) as told:
-            Rehearsal(tmp_path / "cluster").up(Spec(accounting=accounting))
+            LocalCluster(tmp_path / "cluster").up(Spec(accounting=accounting))
         assert str(told.value).startswith(f"a rehearsal needs {missing}, ")
         assert str(told.value).endswith(f"which this machine has not; `apt-get install {packages}` brings all of it")
         assert not (tmp_path / "cluster").exists()
@@ -200,7 +200,7 @@ def test_two_commands_do_not_work_on_one_folder_at_once(folder: Path) -> None:
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     try:
         with pytest.raises(LaunchError, match=f"another `lathe rehearse` is at work on {folder}; wait until"):
-            Rehearsal(folder).up(SMALL)
+            LocalCluster(folder).up(SMALL)
     finally:
         os.close(descriptor)
     assert list(folder.iterdir()) == []
@@ -217,7 +217,7 @@ def test_a_disk_without_room_is_told(folder: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(
         LaunchError, match=r"could not be set up \(No space left on device\); free space and processes, or"
     ):
-        Rehearsal(folder).up(SMALL)
+        LocalCluster(folder).up(SMALL)
     assert not folder.exists()
 
 
@@ -366,7 +366,7 @@ def test_a_process_that_has_a_daemons_number_by_chance_is_left_alone(folder: Pat
             (folder / "rehearsal.json").write_text("{}")
             assert daemons.find(folder, "slurmctld") is None
             assert daemons.find(folder, "munged") is None
-            assert Rehearsal(folder).down()
+            assert LocalCluster(folder).down()
             assert own.is_alive()
             assert not Process(own.pid, own.born - 1).is_alive()
         finally:
@@ -380,7 +380,7 @@ def test_what_someone_put_into_the_folder_stays(folder: Path) -> None:
     clear(folder)
     assert [path.name for path in folder.iterdir()] == ["notes.txt"]
     (folder / "rehearsal.json").touch()
-    assert Rehearsal(folder).down()
+    assert LocalCluster(folder).down()
     assert (folder / "notes.txt").read_text() == "mine"
 
 

@@ -15,10 +15,10 @@ from typing import Any
 import psutil
 import pytest
 
-from launchers.base import Assignment, LaunchError
+from launchers.base import AttemptSpec, LaunchError
 from launchers.local import Local
 from launchers.processes.cleanup import SHARED_MEMORY
-from launchers.processes.process_group import Ranks
+from launchers.processes.process_group import LocalRanks
 
 ACTS = """
 import json, os, signal, subprocess, sys, time
@@ -48,13 +48,13 @@ def start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """Starts ranks that do what they are told, each in its turn."""
     plain = subprocess.Popen
 
-    def ranks(*acts: str) -> Ranks:
+    def ranks(*acts: str) -> LocalRanks:
         def started(command: list[str], **options: Any) -> Any:
             return plain([sys.executable, "-c", ACTS, ",".join(acts), str(tmp_path)], **options)
 
         monkeypatch.setattr("launchers.processes.process.subprocess.Popen", started)
-        handle = Local().launch(Assignment(Path("/x"), 1, ranks_per_node=len(acts)))
-        assert isinstance(handle, Ranks)
+        handle = Local().launch(AttemptSpec(Path("/x"), 1, ranks_per_node=len(acts)))
+        assert isinstance(handle, LocalRanks)
         return handle
 
     return ranks
@@ -71,7 +71,7 @@ def told(folder: Path, rank: int) -> dict[str, Any]:
     raise AssertionError(f"rank {rank} never came")
 
 
-def end_of(handle: Ranks) -> int:
+def end_of(handle: LocalRanks) -> int:
     for _ in range(1500):
         if (code := handle.poll()) is not None:
             return code
@@ -149,7 +149,7 @@ def test_a_machine_that_refuses_a_rank_keeps_none(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("launchers.processes.process.subprocess.Popen", started)
     before = set(Path(tempfile.gettempdir()).glob("lathe-*"))
     with pytest.raises(LaunchError, match="could not be started: Resource temporarily unavailable; free memory"):
-        Local().launch(Assignment(Path("/x"), 1, ranks_per_node=4))
+        Local().launch(AttemptSpec(Path("/x"), 1, ranks_per_node=4))
     assert len(pids) == 2
     assert not [pid for pid in pids if psutil.pid_exists(pid)]
     assert set(Path(tempfile.gettempdir()).glob("lathe-*")) == before
@@ -157,4 +157,4 @@ def test_a_machine_that_refuses_a_rank_keeps_none(monkeypatch: pytest.MonkeyPatc
 
 def test_one_machine_cannot_be_several() -> None:
     with pytest.raises(LaunchError, match=r"refused hardware\.nodes=2: .* set hardware\.nodes=1"):
-        Local().launch(Assignment(Path("/x"), 1, nodes=2, ranks_per_node=4))
+        Local().launch(AttemptSpec(Path("/x"), 1, nodes=2, ranks_per_node=4))

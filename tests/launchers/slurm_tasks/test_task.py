@@ -11,8 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from launchers.base import Seat
-from launchers.slurm_tasks.task import Order, Place, SeatError, cores_of, hosts, moment, parse, reachable, seat_of
+from launchers.base import RankPlacement
+from launchers.slurm_tasks.task import (
+    Order,
+    PlacementError,
+    TaskPlacement,
+    cores_of,
+    find_placement,
+    hosts,
+    moment,
+    parse,
+    reachable,
+)
 
 ONE = {  # sbatch --ntasks-per-node=1 --cpus-per-task=3, no array
     "SLURM_JOB_ID": "534975", "SLURM_NODEID": "0", "SLURM_LOCALID": "0", "SLURM_STEP_TASKS_PER_NODE": "1",
@@ -38,8 +48,8 @@ def at(environ: dict[str, str], node: int, on_node: int) -> dict[str, str]:
 
 
 def test_a_single_process() -> None:
-    seat, changes = seat_of(order(ends="1795536137"), ONE, MANY)
-    assert seat == Seat(worker="534975.0", threads=3, job="534975", ends=1795536137.0, lead_s=60.0)
+    seat, changes = find_placement(order(ends="1795536137"), ONE, MANY)
+    assert seat == RankPlacement(worker="534975.0", threads=3, job="534975", ends=1795536137.0, lead_s=60.0)
     assert changes == {
         "OMP_WAIT_POLICY": "passive",
         "TORCH_CPP_LOG_LEVEL": "ERROR",
@@ -49,7 +59,7 @@ def test_a_single_process() -> None:
 
 
 def test_a_task_of_an_array_that_was_put_back_into_the_queue() -> None:
-    seat, _ = seat_of(order(threads=2), TASK | {"SLURM_RESTART_COUNT": "2"}, MANY)
+    seat, _ = find_placement(order(threads=2), TASK | {"SLURM_RESTART_COUNT": "2"}, MANY)
     assert (seat.worker, seat.job, seat.threads, seat.ends) == ("534962_5.2", "534962_5", 2, None)
 
 
@@ -57,7 +67,7 @@ def test_a_trial_over_two_nodes() -> None:
     places = {}
     for node in (0, 1):
         for on_node in (0, 1):
-            seat, changes = seat_of(order(per_node=2, devices=2), at(TWO_NODES, node, on_node), MANY)
+            seat, changes = find_placement(order(per_node=2, devices=2), at(TWO_NODES, node, on_node), MANY)
             assert (seat.crew, seat.ranks, seat.per_node, seat.address) == (0, 4, 2, "127.0.77.1")
             assert "GLOO_SOCKET_IFNAME" not in changes
             places[seat.rank] = (node, seat.on_node, changes["CUDA_VISIBLE_DEVICES"])
@@ -69,7 +79,7 @@ def test_two_trials_side_by_side_over_two_nodes() -> None:
     found = set()
     for node in (0, 1):
         for on_node in range(4):
-            seat, changes = seat_of(order(per_node=2, devices=2), at(environ, node, on_node), MANY)
+            seat, changes = find_placement(order(per_node=2, devices=2), at(environ, node, on_node), MANY)
             assert (seat.ranks, seat.address) == (4, "127.0.77.1")
             found.add((seat.crew, seat.rank, node, changes["CUDA_VISIBLE_DEVICES"]))
     assert found == {
@@ -80,7 +90,7 @@ def test_two_trials_side_by_side_over_two_nodes() -> None:
 def test_trials_of_part_of_a_node_see_the_gpus_that_are_theirs() -> None:
     found = []
     for on_node in range(8):
-        seat, changes = seat_of(order(per_node=2, devices=4, device="cuda"), at(SHARED_NODE, 0, on_node), MANY)
+        seat, changes = find_placement(order(per_node=2, devices=4, device="cuda"), at(SHARED_NODE, 0, on_node), MANY)
         assert (seat.ranks, seat.address) == (2, "127.0.0.1")
         found.append((seat.crew, seat.rank, changes["CUDA_VISIBLE_DEVICES"]))
     assert found == [
@@ -91,7 +101,9 @@ def test_trials_of_part_of_a_node_see_the_gpus_that_are_theirs() -> None:
 
 def test_trials_of_part_of_a_node_stay_on_it() -> None:
     environ = TWO_NODES | {"SLURM_STEP_TASKS_PER_NODE": "3(x2)", "CUDA_VISIBLE_DEVICES": "0,1,2"}
-    seats = [seat_of(order(devices=3), at(environ, node, on_node), MANY)[0] for node in (0, 1) for on_node in range(3)]
+    seats = [
+        find_placement(order(devices=3), at(environ, node, on_node), MANY)[0] for node in (0, 1) for on_node in range(3)
+    ]
     assert [(seat.crew, seat.rank, seat.ranks, seat.address) for seat in seats] == [
         (crew, 0, 1, "127.0.0.1") for crew in range(6)
     ]
@@ -99,20 +111,20 @@ def test_trials_of_part_of_a_node_stay_on_it() -> None:
 
 def test_a_gpu_keeps_the_name_that_slurm_gives_it() -> None:
     environ = at(TWO_NODES, 0, 1) | {"CUDA_VISIBLE_DEVICES": "MIG-8f1c,MIG-03aa"}
-    assert seat_of(order(per_node=2, devices=2), environ, MANY)[1]["CUDA_VISIBLE_DEVICES"] == "MIG-03aa"
+    assert find_placement(order(per_node=2, devices=2), environ, MANY)[1]["CUDA_VISIBLE_DEVICES"] == "MIG-03aa"
 
 
 @pytest.mark.parametrize("visible", ["", "NoDevFiles", "5"])
 def test_too_few_gpus_are_told_where_trials_need_them(visible: str) -> None:
     environ = at(TWO_NODES, 0, 1) | {"CUDA_VISIBLE_DEVICES": visible}
-    with pytest.raises(SeatError, match=r"devices_per_node=2, but slurm gave this node [01] GPUs .*gres"):
-        seat_of(order(per_node=2, devices=2, device="cuda"), environ, MANY)
-    assert "CUDA_VISIBLE_DEVICES" not in seat_of(order(per_node=2, devices=2), environ, MANY)[1]
+    with pytest.raises(PlacementError, match=r"devices_per_node=2, but slurm gave this node [01] GPUs .*gres"):
+        find_placement(order(per_node=2, devices=2, device="cuda"), environ, MANY)
+    assert "CUDA_VISIBLE_DEVICES" not in find_placement(order(per_node=2, devices=2), environ, MANY)[1]
 
 
-def place(**changes: int) -> Place:
+def place(**changes: int) -> TaskPlacement:
     found = {"node": 0, "on_node": 1, "per_node": 2, "cpus_per_task": 4, "cpus_on_node": 8, **changes}
-    return Place(job="1", restart=0, nodes=("a",), **found)
+    return TaskPlacement(job="1", restart=0, nodes=("a",), **found)
 
 
 @pytest.mark.parametrize(
@@ -150,13 +162,13 @@ def test_names_of_nodes_are_read(names: str, found: list[str]) -> None:
 
 @pytest.mark.parametrize("names", ["", "a[1-2", "a[x-y]", ","])
 def test_names_of_nodes_that_are_none_are_refused(names: str) -> None:
-    with pytest.raises(SeatError, match="no task of srun"):
-        seat_of(order(), ONE | {"SLURM_STEP_NODELIST": names}, MANY)
+    with pytest.raises(PlacementError, match="no task of srun"):
+        find_placement(order(), ONE | {"SLURM_STEP_NODELIST": names}, MANY)
 
 
 def test_a_process_that_srun_did_not_start_is_told_so() -> None:
-    with pytest.raises(SeatError, match="'SLURM_JOB_ID' is missing"):
-        seat_of(order(), {"PATH": "/bin"}, MANY)
+    with pytest.raises(PlacementError, match="'SLURM_JOB_ID' is missing"):
+        find_placement(order(), {"PATH": "/bin"}, MANY)
 
 
 def test_the_end_of_a_job_is_read_as_slurm_writes_it() -> None:

@@ -179,11 +179,13 @@ def test_a_wrong_argument_is_told_before_a_file_is_read(tmp_path: Path, changed:
 
 @pytest.mark.parametrize("option", ["retina_chase", "solar_gsi", "aerial_dubai"])
 def test_no_group_of_the_real_sets_is_in_two_splits(option: str) -> None:
-    from experiments.components.instantiate import build
+    from experiments.components.instantiate import instantiate
     from experiments.config.compose import compose
     from modules.data.mask_archive import MaskArchive
 
-    data = build(compose([f"data={option}", "model=unet", "objective=pixel_cross_entropy"]).config["data"], "data")
+    data = instantiate(
+        compose([f"data={option}", "model=unet", "objective=pixel_cross_entropy"]).config["data"], "data"
+    )
     assert isinstance(data, MaskArchive)
     try:
         names = [name for file in data.files.files for name in data.files.read_npz(file)["names"].tolist()]

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Generator, Tensor
 
-from experiments.components.instantiate import build
+from experiments.components.instantiate import instantiate
 from experiments.config.compose import compose
 from modules.data.base import DataError
 from modules.data.photo_archive import PhotoArchive
@@ -184,7 +184,7 @@ def test_the_sets_themselves_are_what_their_options_say(option: str, counts: lis
     config = compose([f"data={option}"]).config["data"]
     if not root or not (Path(root) / config["folder"]).is_dir():
         pytest.skip(f"the files are not here; set LATHE_DATA to the folder that holds {config['folder']!r}")
-    data = build(config, "data")
+    data = instantiate(config, "data")
     train, val, test = (data.load(split) for split in ("train", "val", "test"))
     assert [len(train), len(val)] == [config["num_train"], config["num_val"]]
     assert test.targets.bincount().tolist() == counts

@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from modules.data.base import DataError
-from modules.data.ptb import Ptb, Words
+from modules.data.ptb import Ptb, PtbVocabulary
 
 FILES = {"tiny.train.txt.gz": None, "tiny.valid.txt.gz": None, "tiny.test.txt.gz": None}
 TRAIN = " the cat sat on the mat \n a <unk> sat \n the N \n"  # 3 line ends, 3 "the", 2 "sat", and 6 words once
@@ -53,7 +53,7 @@ def test_the_splits_give_their_files_back(root: str) -> None:
 
 
 def test_empty_lines_and_a_missing_last_line_end_come_back() -> None:
-    words = Words(["a", "<eos>"])
+    words = PtbVocabulary(["a", "<eos>"])
     for text in ("\n\n\na\n\n\na", "a\n", "a a", ""):
         assert words.decode(words.encode(text)) == text
     assert words.encode("a").dtype == torch.int64

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Generator, Tensor
 
-from modules.data.base import Data, DataError, GivenError, Reads, Tokenized
+from modules.data.base import Data, DataError, InputReader, Tokenized, UserInputError
 from modules.data.digits import Digits
 from modules.data.idx import IdxImages
 from modules.data.image_folder import ImageFolder
@@ -37,7 +37,7 @@ def test_digits(tmp_path: Path) -> None:
     paths = [tmp_path / f"{number}.png" for number in range(5)]
     for path, image in zip(paths, inputs, strict=True):
         Image.fromarray((image[0] * 255).round().byte().numpy()).save(path)
-    assert isinstance(data, Reads)
+    assert isinstance(data, InputReader)
     assert data.takes == "image"
     assert torch.equal(data.read(list(map(str, paths))), inputs)
 
@@ -88,7 +88,7 @@ def test_photos_of_a_folder(tmp_path: Path) -> None:
     data = ImageFolder(str(tmp_path), "photos", None, 16, 12, True, [3, 12, 12], 432, 2, None, *scale)
     paths = [str(tmp_path / "photos" / "test" / name / "1.jpg") for name in ("ant", "bee")]
     assert torch.equal(data.read(paths), evaluated(data, 2))
-    with pytest.raises(GivenError, match=r"nowhere\.png cannot be read"):
+    with pytest.raises(UserInputError, match=r"nowhere\.png cannot be read"):
         data.read([paths[0], "nowhere.png"])
 
 
@@ -109,14 +109,14 @@ def test_words_of_the_treebank(tmp_path: Path) -> None:
     for name in files:
         (tmp_path / "tiny" / name).write_bytes(gzip.compress(b" the cat sat \n the <unk> sat N \n"))
     data = Ptb(str(tmp_path), "tiny", files, 9, 2, None, None, False)
-    assert isinstance(data, Reads)
+    assert isinstance(data, InputReader)
     assert isinstance(data, Tokenized)
     assert data.tokenizer.num_tokens == 6
     assert data.tokenizer.decode(data.read(["The zebra sat 12.5\ncat"])[0]) == "the <unk> sat N\ncat"
     assert data.read(["the cat", "a cat"]).shape == (2, 2)
-    with pytest.raises(GivenError, match="' ' has no token to go on from; write a word"):
+    with pytest.raises(UserInputError, match="' ' has no token to go on from; write a word"):
         data.read([" "])
-    with pytest.raises(GivenError, match="texts of 1, 2 tokens make no batch"):
+    with pytest.raises(UserInputError, match="texts of 1, 2 tokens make no batch"):
         data.read(["the", "the cat"])
 
 
@@ -128,7 +128,9 @@ def test_characters_and_byte_pairs(tmp_path: Path, tokens: str, size: int) -> No
     read = data.read(["to be\n"])
     assert data.tokenizer.decode(read[0]) == "to be\n"
     assert int(read.max()) < data.tokenizer.num_tokens
-    with pytest.raises(GivenError, match=r"'to BE' has 'BE', which tiny\.txt has nowhere; write it with its 14 kinds"):
+    with pytest.raises(
+        UserInputError, match=r"'to BE' has 'BE', which tiny\.txt has nowhere; write it with its 14 kinds"
+    ):
         data.read(["to BE"])
 
 
@@ -140,8 +142,8 @@ def test_words_that_have_vectors(tmp_path: Path) -> None:
     assert words.tolist() == [[0, 2], [1, 0]]
     assert noise.shape == (2, 4)
     with pytest.raises(
-        GivenError, match="'two four': 'four' is not among the 3 words of the vocabulary; write words that"
+        UserInputError, match="'two four': 'four' is not among the 3 words of the vocabulary; write words that"
     ):
         data.read(["two four"])
-    with pytest.raises(GivenError, match="'12' has no word; write one"):
+    with pytest.raises(UserInputError, match="'12' has no word; write one"):
         data.read(["12"])

@@ -8,8 +8,19 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from experiments.train.data_loading import Share, training_batches
-from modules.data.base import END, IGNORED, PADDING, START, UNKNOWN, Batch, Bilingual, DataError, GivenError, Ordered
+from experiments.train.data_loading import DataShard, training_batches
+from modules.data.base import (
+    END,
+    IGNORED,
+    PADDING,
+    START,
+    UNKNOWN,
+    Batch,
+    DataError,
+    Ordered,
+    ParallelCorpus,
+    UserInputError,
+)
 from modules.data.pair_split import PairSplit
 from modules.data.translation_pairs import TranslationPairs
 
@@ -104,13 +115,13 @@ def test_what_is_typed_is_read_and_what_is_written_is_text(root: Path) -> None:
     assert data.target_text(words) == "un cheval"
     assert data.target_text(words[:1]) == "un"
     assert data.takes == "text"
-    with pytest.raises(GivenError, match="an empty line is no text to translate"):
+    with pytest.raises(UserInputError, match="an empty line is no text to translate"):
         data.read(["horse", " "])
 
 
 def test_a_table_is_normalised_and_dealt_out_with_all_translations(root: Path) -> None:
     data = _table(root)
-    assert isinstance(data, Bilingual)
+    assert isinstance(data, ParallelCorpus)
     splits = {split: data.load(split) for split in ("train", "val", "test")}
     assert {split: len(found) for split, found in splits.items()} == {"train": 8, "val": 2, "test": 3}
     pairs = [data.pair(number) for number in splits["test"].numbers.tolist()]
@@ -161,12 +172,12 @@ def test_what_fills_no_batch_of_an_epoch_is_as_long_as_chance_has_it() -> None:
 
 
 def test_replicas_share_the_same_global_batches() -> None:
-    def fetched(share: Share, first: int) -> list[Batch]:
+    def fetched(share: DataShard, first: int) -> list[Batch]:
         return list(training_batches(_long_and_short(), 6, 1, first, 20, 0, share))
 
-    whole = fetched(Share(), 3)
+    whole = fetched(DataShard(), 3)
     for (inputs, targets), (left, left_targets), (right, right_targets) in zip(
-        whole, fetched(Share(0, 2), 3), fetched(Share(1, 2), 3), strict=True
+        whole, fetched(DataShard(0, 2), 3), fetched(DataShard(1, 2), 3), strict=True
     ):
         for each, one, two in zip((*inputs, *targets), (*left, *left_targets), (*right, *right_targets), strict=True):
             assert torch.equal(each, torch.cat([one, two]))

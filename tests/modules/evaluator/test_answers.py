@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from modules.data.base import GivenError, Reads
+from modules.data.base import InputReader, UserInputError
 from modules.data.skip_grams import SkipGrams
 from modules.evaluator.accuracy import Accuracy
 from modules.evaluator.base import Answers
@@ -76,11 +76,11 @@ def scored(weights: list[float]) -> nn.Linear:
 @torch.inference_mode()
 def test_classes_are_named_the_likeliest_first() -> None:
     data, model = Numbers(), scored([1.0, 0.0, 2.0])
-    (numbered,) = Accuracy([1]).answers(model, cast(Reads, data), ["1"])
+    (numbered,) = Accuracy([1]).answers(model, cast(InputReader, data), ["1"])
     assert [each["name"] for each in numbered.details["classes"]] == ["2", "0", "1"]
     assert sum(each["probability"] for each in numbered.details["classes"]) == pytest.approx(1)
     data.class_names = ["ant", "bee", "cat"]
-    named = Accuracy([1], num_shown=2).answers(model, cast(Reads, data), ["1", "-1"])
+    named = Accuracy([1], num_shown=2).answers(model, cast(InputReader, data), ["1", "-1"])
     assert [answer.text for answer in named] == ["cat 0.665  ant 0.245", "bee 0.665  ant 0.245"]
     with pytest.raises(ValueError, match="num_shown of at least 1, but got 0"):
         Accuracy([1], num_shown=0)
@@ -88,7 +88,7 @@ def test_classes_are_named_the_likeliest_first() -> None:
 
 @torch.inference_mode()
 def test_a_text_goes_on_and_sees_no_more_than_training_did() -> None:
-    data, model = cast(Reads, Letters()), Next()
+    data, model = cast(InputReader, Letters()), Next()
     (surest,) = Perplexity(sample_tokens=5, sample_temperature=0).answers(model, data, ["bc"])
     assert surest.text == "bcdabcd"
     assert surest.details == {"text": "bc", "continuation": "dabcd"}
@@ -99,7 +99,7 @@ def test_a_text_goes_on_and_sees_no_more_than_training_did() -> None:
     assert set(one.text) == set("abcd")
     assert other.text.startswith("bcd")
     with pytest.raises(ValueError, match="Numbers has no tokens to decode"):
-        drawn.answers(model, cast(Reads, Numbers()), ["1"])
+        drawn.answers(model, cast(InputReader, Numbers()), ["1"])
     with pytest.raises(ValueError, match="sample_tokens of at least 1"):
         Perplexity(sample_tokens=0)
 
@@ -159,7 +159,7 @@ def test_words_have_neighbours_alone_and_in_sums(tmp_path: Path) -> None:
         "two",
     ]  # four itself is too rare an answer
     assert sum_of.text == ""  # no other word is left
-    with pytest.raises(GivenError, match="'- \\+' has no word; write one, or such as 'king - man \\+ woman'"):
+    with pytest.raises(UserInputError, match="'- \\+' has no word; write one, or such as 'king - man \\+ woman'"):
         evaluator.answers(Table(), data, ["- +"])
     with pytest.raises(ValueError, match="wants a model with word_vectors"):
         evaluator.answers(Next(), data, ["one"])

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Generator, Tensor, nn
 
-from modules.data.base import END, IGNORED, PADDING, Batch, Data, Pair, Reads
+from modules.data.base import END, IGNORED, PADDING, Batch, Data, InputReader, Pair
 from modules.evaluator import translation
 from modules.evaluator.base import ModelEvaluator, Shows
 from modules.evaluator.translation import Translation
@@ -149,11 +149,11 @@ class Given(Texts):
 
 
 def test_it_answers_with_a_translation() -> None:
-    answers = _evaluator().answers(Echo(), cast(Reads, Given()), ["the cat sat", "here"])
+    answers = _evaluator().answers(Echo(), cast(InputReader, Given()), ["the cat sat", "here"])
     assert [answer.text for answer in answers] == ["the cat sat", "here"]
     assert [answer.details for answer in answers] == [{"translation": "the cat sat"}, {"translation": "here"}]
     with pytest.raises(ValueError, match="wants a data set of translations, and object is none"):
-        _evaluator().answers(Echo(), cast(Reads, object()), ["here"])
+        _evaluator().answers(Echo(), cast(InputReader, object()), ["here"])
 
 
 def test_what_does_not_fit_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from experiments.components.assemble import make_parts
+from experiments.components.assemble import assemble
 from experiments.config.compose import compose
 from experiments.config.experiment import Experiment
 from experiments.core.errors import InputError
@@ -44,7 +44,7 @@ def composed(tmp_path: Path) -> Composed:
 
 def loss_of(experiment: Experiment) -> float:
     """Of an untrained model on a batch of zeros."""
-    parts = make_parts(experiment.config, experiment.trust)
+    parts = assemble(experiment.config, experiment.trust)
     inputs, targets = parts.data.example(2)
     loss, _ = parts.learner.objective(parts.learner.model(inputs), targets)
     loss.backward()  # type: ignore[no-untyped-call]

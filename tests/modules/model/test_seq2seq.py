@@ -1,4 +1,4 @@
-"""What holds for all three: the contract of `Writes`, padding, and what each has of its own."""
+"""What holds for all three: the contract of `Seq2SeqDecoder`, padding, and what each has of its own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.data.base import END, PADDING, START
-from modules.model.base import Layered, Writes
+from modules.model.base import Layered, Seq2SeqDecoder
 from modules.model.seq2seq import Seq2Seq
 from modules.model.seq2seq_attention import Seq2SeqAttention
 from modules.model.seq2seq_transformer import Seq2SeqTransformer
@@ -70,7 +70,7 @@ def test_a_word_is_scored_by_all_of_the_source_and_by_the_words_before_it(model:
 
 
 def test_word_by_word_it_scores_as_at_once_whatever_becomes_of_the_rows(model: nn.Module) -> None:
-    assert isinstance(model, Writes)
+    assert isinstance(model, Seq2SeqDecoder)
     expected = _scores(model, SOURCE, TARGET).log_softmax(-1)
     rows = torch.arange(3)
     state = model.encode(SOURCE)

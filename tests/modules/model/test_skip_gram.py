@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from modules.model.base import Embeds
+from modules.model.base import HasEmbeddings
 from modules.model.skip_gram import SkipGram, near
 
 
@@ -43,7 +43,7 @@ def test_gradients_hold_only_the_rows_of_a_batch_where_they_are_sparse(sparse: b
 
 def test_its_vectors_are_those_of_the_words() -> None:
     model = SkipGram(50, 4, 2, sparse_gradients=True)
-    assert isinstance(model, Embeds)
+    assert isinstance(model, HasEmbeddings)
     assert model.word_vectors() is model.words.weight
     assert model.words.weight.abs().max() <= 0.5 / 4
 

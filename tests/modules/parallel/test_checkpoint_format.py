@@ -21,7 +21,7 @@ def write(folder: Path, model: nn.Module, optimizer: Optimizer | None = None) ->
 
 def load(folder: Path, model: nn.Module, optimizer: Optimizer | None = None) -> None:
     optimizer = optimizer or SGD(model.parameters(), lr=0.1)
-    with state.Saved(folder) as saved:
+    with state.SavedState(folder) as saved:
         saved.check(state.kinds_of(state.named(model)), type(optimizer).__name__)
         state.restore(saved, state.named(model), optimizer)
 

@@ -13,8 +13,8 @@ from modules.data.base import IGNORED, Batch
 from modules.evaluator.segmentation import Segmentation
 from modules.model.unet import UNet
 from modules.objective.pixel_cross_entropy import PixelCrossEntropy
-from modules.parallel.base import Learner, Rank, Recipe
-from modules.parallel.cost_model.compatibility import misfits
+from modules.parallel.base import EngineConfig, Rank, TrainingTask
+from modules.parallel.cost_model.compatibility import incompatibilities
 from modules.parallel.topology import Topology
 from modules.schedule.constant import Constant
 from tests.support.engines import MODES, Mode, Outcome
@@ -41,13 +41,15 @@ def make_batch(step: int, size: int = BATCH_SIZE, sides: tuple[int, int] = (7, 1
 def run(rank: Rank, mode: Mode) -> Outcome:
     """Train on crops, and evaluate on photos of another size."""
     engine, topology = mode.engine(), mode.topology
-    learner = Learner(
+    learner = TrainingTask(
         make_model(), PixelCrossEntropy([1.0, 2.0], dice_weight=0.5), partial(AdamW, lr=1e-2), Constant(),
         example=lambda size: make_batch(0, size),
     )  # fmt: skip
     per_replica = BATCH_SIZE // topology.data
     accumulation = NUM_ACCUMULATION // topology.data
-    recipe = Recipe(NUM_STEPS, accumulation, 0.5, "fp32", False, "cpu", per_replica // accumulation, topology, rank)
+    recipe = EngineConfig(
+        NUM_STEPS, accumulation, 0.5, "fp32", False, "cpu", per_replica // accumulation, topology, rank
+    )
     engine.prepare(learner, recipe)
     place = topology.place(rank.number)
     own = slice(place.data * per_replica, (place.data + 1) * per_replica)
@@ -88,5 +90,5 @@ def test_a_stage_may_begin_anywhere(partition: list[int] | str) -> None:
 
 
 def test_its_layers_are_split_over_no_ranks_and_that_is_told() -> None:
-    (problem,) = misfits(make_model(), Topology(model=2))
+    (problem,) = incompatibilities(make_model(), Topology(model=2))
     assert "UNet has no shards() that says which" in problem

@@ -11,12 +11,12 @@ import yaml
 from torch import Tensor
 from torch.optim import SGD
 
-from experiments.components.assemble import make_parts
+from experiments.components.assemble import assemble
 from experiments.config.compose import compose
 from experiments.config.options import groups
 from modules.data.base import Batch, Tensors
-from modules.parallel.base import Rank, Recipe
-from modules.parallel.cost_model.compatibility import misfits
+from modules.parallel.base import EngineConfig, Rank
+from modules.parallel.cost_model.compatibility import incompatibilities
 from tests.support.engines import MODES
 from tests.support.ranks import on_ranks
 
@@ -99,15 +99,15 @@ def losses(rank: Rank, configs: dict[str, dict[str, Any]], mode: str) -> dict[st
     found = {}
     for option, config in configs.items():
         torch.manual_seed(0)
-        parts, topology = make_parts(config), MODES[mode].topology
-        if topology.pipe > 1 and misfits(parts.learner.model, topology, "parameters"):
+        parts, topology = assemble(config), MODES[mode].topology
+        if topology.pipe > 1 and incompatibilities(parts.learner.model, topology, "parameters"):
             continue
         parts.learner.optimizer = functools.partial(SGD, lr=0.01)
         parts.engine = MODES[mode].engine()
         data = config["data"]
         most = next(data[key] for key in ("num_classes", "vocab_size", "target_vocab_size") if data.get(key))
         batches = [batch_of(parts.data.example(BATCH_SIZE), most, step) for step in range(NUM_STEPS)]
-        recipe = Recipe(
+        recipe = EngineConfig(
             NUM_STEPS, NUM_ACCUMULATION // topology.data, None, "fp32", False, "cpu", BATCH_SIZE // NUM_ACCUMULATION,
             topology=topology, rank=rank,
         )  # fmt: skip

@@ -14,7 +14,7 @@ from modules.data.base import Batch
 from modules.evaluator.base import ModelEvaluator
 from modules.model.skip_gram import SkipGram
 from modules.objective.noise_contrastive import NoiseContrastive
-from modules.parallel.base import Learner, Rank, Recipe
+from modules.parallel.base import EngineConfig, Rank, TrainingTask
 from modules.parallel.cost_model.optimizer_state import states_bytes, update_bytes
 from modules.parallel.data import DataParallel
 from modules.parallel.single import Single
@@ -47,8 +47,8 @@ class Asking:
 
 def evaluated(rank: Rank, name: str) -> dict[str, float]:
     mode = MODES[name]
-    learner = Learner(make_model("mlp"), _cross_entropy, partial(SGD, lr=0.1), Constant())
-    recipe = Recipe(1, 1, None, "fp32", False, "cpu", 2, topology=mode.topology, rank=rank)
+    learner = TrainingTask(make_model("mlp"), _cross_entropy, partial(SGD, lr=0.1), Constant())
+    recipe = EngineConfig(1, 1, None, "fp32", False, "cpu", 2, topology=mode.topology, rank=rank)
     engine = mode.engine()
     engine.prepare(learner, recipe)
     inputs, targets = make_batch("mlp", 0, 5)
@@ -74,8 +74,8 @@ def test_of_batches_that_do_not_count_the_model_is_asked_at_most_one_example(
 ) -> None:
     engine = Single()
     engine.prepare(
-        Learner(make_model("mlp"), _cross_entropy, partial(SGD, lr=0.1), Constant()),
-        Recipe(1, 1, None, "fp32", False, "cpu", 2),
+        TrainingTask(make_model("mlp"), _cross_entropy, partial(SGD, lr=0.1), Constant()),
+        EngineConfig(1, 1, None, "fp32", False, "cpu", 2),
     )
     inputs, targets = make_batch("mlp", 0, 5)
     batches = [(inputs[part], targets[part]) for part in (slice(0, 3), slice(3, 5))]
@@ -108,8 +108,8 @@ def skip_grams(step: int) -> Batch:
 
 def trained(rank: Rank, world: int, optimizer: str, sparse: bool) -> tuple[list[float], dict[str, Any]]:
     torch.manual_seed(0)
-    learner = Learner(SkipGram(12, 6, 1, sparse), NoiseContrastive(2, False), OPTIMIZERS[optimizer], Constant())
-    recipe = Recipe(4, 2 // world, None, "fp32", False, "cpu", 2, topology=Topology(data=world), rank=rank)
+    learner = TrainingTask(SkipGram(12, 6, 1, sparse), NoiseContrastive(2, False), OPTIMIZERS[optimizer], Constant())
+    recipe = EngineConfig(4, 2 // world, None, "fp32", False, "cpu", 2, topology=Topology(data=world), rank=rank)
     engine = Single() if world == 1 else DataParallel(world)
     engine.prepare(learner, recipe)
     losses = []

@@ -14,7 +14,7 @@ from torch.optim import SGD
 
 from modules.data.base import Batch
 from modules.objective.cross_entropy import CrossEntropy
-from modules.parallel.base import Learner, Rank, Recipe
+from modules.parallel.base import EngineConfig, Rank, TrainingTask
 from modules.parallel.deepspeed.loss_scale import LossScale
 from modules.schedule.constant import Constant
 from tests.support import engines
@@ -111,8 +111,8 @@ def break_down(rank: Rank, mode: Mode, grad_clip_norm: float | None) -> Seen:
     model = make_model("mlp")
     list(model.parameters())[-1].register_hook(lambda grad: grad * torch.nan)  # type: ignore[no-untyped-call]
     engine = mode.engine()
-    learner = Learner(model, CrossEntropy(), partial(SGD, lr=0.1), Constant())
-    engine.prepare(learner, Recipe(9, 1, grad_clip_norm, "fp32", False, "cpu", 4, topology, rank))
+    learner = TrainingTask(model, CrossEntropy(), partial(SGD, lr=0.1), Constant())
+    engine.prepare(learner, EngineConfig(9, 1, grad_clip_norm, "fp32", False, "cpu", 4, topology, rank))
     metrics = engine.train_step(make_batch("mlp", 0, 4), 0)
     return Seen(float(metrics["loss_nats"]), float(metrics.get("grad_norm", 0.0)))
 

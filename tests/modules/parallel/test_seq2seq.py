@@ -19,7 +19,7 @@ from modules.model.seq2seq import Seq2Seq
 from modules.model.seq2seq_attention import Seq2SeqAttention
 from modules.model.seq2seq_transformer import Seq2SeqTransformer
 from modules.objective.cross_entropy import CrossEntropy
-from modules.parallel.base import Learner, Rank, Recipe
+from modules.parallel.base import EngineConfig, Rank, TrainingTask
 from modules.schedule.constant import Constant
 from tests.support.engines import MODES, Mode, Outcome
 from tests.support.ranks import on_ranks
@@ -69,10 +69,12 @@ def run(rank: Rank, mode: Mode, names: tuple[str, ...]) -> list[Outcome]:
 def _run(rank: Rank, mode: Mode, name: str) -> Outcome:
     engine, topology = mode.engine(), mode.topology
     per_replica, accumulation = BATCH_SIZE // topology.data, NUM_ACCUMULATION // topology.data
-    learner = Learner(
+    learner = TrainingTask(
         make_model(name), CrossEntropy(), partial(AdamW, lr=1e-2), Constant(), example=partial(make_batch, 0)
     )
-    recipe = Recipe(NUM_STEPS, accumulation, 0.5, "fp32", False, "cpu", per_replica // accumulation, topology, rank)
+    recipe = EngineConfig(
+        NUM_STEPS, accumulation, 0.5, "fp32", False, "cpu", per_replica // accumulation, topology, rank
+    )
     engine.prepare(learner, recipe)
     place = topology.place(rank.number)
     own = slice(place.data * per_replica, (place.data + 1) * per_replica)

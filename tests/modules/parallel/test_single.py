@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 
 from modules.data.base import Batch, Tensors
-from modules.parallel.base import Learner, Recipe
+from modules.parallel.base import EngineConfig, TrainingTask
 from modules.parallel.single import Single
 from modules.schedule.base import Schedule
 
@@ -75,7 +75,7 @@ class Hits:
         return {"accuracy_top1": float(sums[0] / sums[1])}
 
 
-def recipe(**changes: Any) -> Recipe:
+def recipe(**changes: Any) -> EngineConfig:
     plain: dict[str, Any] = {
         "num_steps": NUM_STEPS,
         "num_accumulation": 1,
@@ -85,13 +85,13 @@ def recipe(**changes: Any) -> Recipe:
         "device": "cpu",
         "batch_size_per_device": 6,
     }
-    return Recipe(**plain | changes)
+    return EngineConfig(**plain | changes)
 
 
 def engine(optimizer: str = "sgd", model: nn.Module | None = None, seed: int = 0, **changes: Any) -> Single:
     torch.manual_seed(seed)
     single = Single()
-    learner = Learner(model or Net(), Surprise(), OPTIMIZERS[optimizer], Falling(warmup_steps=2))
+    learner = TrainingTask(model or Net(), Surprise(), OPTIMIZERS[optimizer], Falling(warmup_steps=2))
     single.prepare(learner, recipe(**changes))
     return single
 
@@ -195,7 +195,7 @@ def test_inputs_and_targets_may_be_tuples() -> None:
             return loss, {"loss_nats": loss}
 
     single = Single()
-    single.prepare(Learner(Sum(), Both(), OPTIMIZERS["adam"], Falling()), recipe(num_accumulation=2))
+    single.prepare(TrainingTask(Sum(), Both(), OPTIMIZERS["adam"], Falling()), recipe(num_accumulation=2))
     (left, first), (right, second) = batch(0), batch(1)
     assert isinstance(left, Tensor)
     assert isinstance(right, Tensor)

@@ -2,14 +2,15 @@ from __future__ import annotations
 
 import pytest
 
-from modules.parallel.topology import Place, Topology
+from modules.parallel.topology import RankCoordinates, Topology
 
 
 def test_the_model_axis_runs_fastest_and_the_pipeline_slowest() -> None:
     topology = Topology(pipe=2, data=3, model=5)
     assert topology.world == 30
     assert [topology.place(rank) for rank in (0, 1, 5, 15, 29)] == [
-        Place(0, 0, 0), Place(0, 0, 1), Place(0, 1, 0), Place(1, 0, 0), Place(1, 2, 4),
+        RankCoordinates(0, 0, 0), RankCoordinates(0, 0, 1), RankCoordinates(0, 1, 0), RankCoordinates(1, 0, 0),
+        RankCoordinates(1, 2, 4),
     ]  # fmt: skip
     assert all(topology.rank(topology.place(rank)) == rank for rank in range(30))
 

@@ -5,7 +5,7 @@ import pytest
 
 from experiments.core.errors import InputError
 from experiments.plan.simulate.distributions import (
-    Constant,
+    ConstantTime,
     Gamma,
     Lognormal,
     Measured,
@@ -25,7 +25,7 @@ def test_mean_and_spread_are_those_asked_for(times: Times) -> None:
 
 
 def test_constant_times_do_not_vary() -> None:
-    assert set(Constant(0.25).draw(np.random.default_rng(0), (3, 5)).ravel()) == {0.25}
+    assert set(ConstantTime(0.25).draw(np.random.default_rng(0), (3, 5)).ravel()) == {0.25}
 
 
 def test_a_shifted_exponential_is_never_shorter_than_its_shift() -> None:
@@ -55,7 +55,7 @@ def test_one_worker_is_found_from_the_slowest_of_several() -> None:
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        ("constant", Constant(2.0)),
+        ("constant", ConstantTime(2.0)),
         ("lognormal:0.2", Lognormal(2.0, 0.2)),
         ("gamma:1.5", Gamma(2.0, 1.5)),
         ("shifted_exponential:1", ShiftedExponential(2.0, 1.0)),

@@ -5,10 +5,10 @@ from functools import partial
 import numpy as np
 import pytest
 
-from experiments.plan.simulate.events import Clock, Queue, Shared
+from experiments.plan.simulate.events import Queue, SharedResource, SimulatedClock
 
 
-def ends(thing: Queue | Shared, arrivals: list[tuple[float, float]]) -> list[float]:
+def ends(thing: Queue | SharedResource, arrivals: list[tuple[float, float]]) -> list[float]:
     """When pieces of work end that come at some time."""
     clock, found = thing.clock, [0.0] * len(arrivals)
 
@@ -22,25 +22,25 @@ def ends(thing: Queue | Shared, arrivals: list[tuple[float, float]]) -> list[flo
 
 
 def test_a_queue_serves_in_the_order_of_arrival() -> None:
-    assert ends(Queue(Clock()), [(0.0, 2.0), (1.0, 3.0), (7.0, 1.0)]) == [2.0, 5.0, 8.0]
+    assert ends(Queue(SimulatedClock()), [(0.0, 2.0), (1.0, 3.0), (7.0, 1.0)]) == [2.0, 5.0, 8.0]
 
 
 def test_what_is_shared_is_shared_evenly() -> None:
     # Alone for a second, then two with a half each: the first has 1 of 2 left, which takes 2 s; the second then 1 of 2 alone.
-    assert ends(Shared(Clock(), 1.0, 1.0), [(0.0, 2.0), (1.0, 2.0)]) == pytest.approx([3.0, 4.0])
+    assert ends(SharedResource(SimulatedClock(), 1.0, 1.0), [(0.0, 2.0), (1.0, 2.0)]) == pytest.approx([3.0, 4.0])
 
 
 def test_nobody_has_more_than_the_most_of_one() -> None:
-    assert ends(Shared(Clock(), 4.0, 1.0), [(0.0, 2.0), (0.0, 3.0)]) == pytest.approx([2.0, 3.0])
+    assert ends(SharedResource(SimulatedClock(), 4.0, 1.0), [(0.0, 2.0), (0.0, 3.0)]) == pytest.approx([2.0, 3.0])
 
 
 def test_equal_pieces_end_together() -> None:
-    assert ends(Shared(Clock(), 2.0, 1.0), [(0.0, 1.0)] * 5) == pytest.approx([2.5] * 5)
+    assert ends(SharedResource(SimulatedClock(), 2.0, 1.0), [(0.0, 1.0)] * 5) == pytest.approx([2.5] * 5)
 
 
 def test_a_queue_on_shared_cores_waits_for_its_share() -> None:
-    clock = Clock()
-    cores = Shared(clock, 1.0, 1.0)
+    clock = SimulatedClock()
+    cores = SharedResource(clock, 1.0, 1.0)
     clock.after(0.0, partial(cores.take, 5.0, lambda: None))
     assert ends(Queue(clock, cores), [(0.0, 1.0), (0.0, 1.0)]) == pytest.approx([2.0, 4.0])
 
@@ -48,8 +48,8 @@ def test_a_queue_on_shared_cores_waits_for_its_share() -> None:
 @pytest.mark.parametrize("kind", ["queue", "shared"])
 def test_littles_law_holds(kind: str) -> None:
     """Mean number inside = arrivals a second x mean time inside. Source: Little 1961, doi:10.1287/opre.9.3.383."""
-    rng, clock = np.random.default_rng(0), Clock()
-    thing: Queue | Shared = Queue(clock) if kind == "queue" else Shared(clock, 1.0, 1.0)
+    rng, clock = np.random.default_rng(0), SimulatedClock()
+    thing: Queue | SharedResource = Queue(clock) if kind == "queue" else SharedResource(clock, 1.0, 1.0)
     at_s = np.cumsum(rng.exponential(1.0, 3000))
     found = ends(thing, list(zip(at_s.tolist(), rng.exponential(0.7, 3000).tolist(), strict=True)))
     inside_s = np.array(found) - at_s

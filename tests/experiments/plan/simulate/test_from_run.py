@@ -9,7 +9,7 @@ import yaml
 
 from experiments.core.errors import InputError
 from experiments.plan.simulate.distributions import Lognormal
-from experiments.plan.simulate.from_run import Recorded, choices_of, mode_of, predicted, read
+from experiments.plan.simulate.from_run import RecordedRun, choices_of, mode_of, predicted, read
 from experiments.plan.simulate.modes import Choices, simulate
 from experiments.run.journal import Journal
 from experiments.trial.trial import Trial
@@ -99,7 +99,7 @@ def test_what_a_simulation_makes_is_found_again_from_one_worker_and_from_four() 
         steps = [
             simulate(truth, "sync", workers, Choices(seed=seed, num_steps=1)).updates_per_s ** -1 for seed in range(60)
         ]
-        runs[workers] = Recorded(f"{workers}", "sync", workers, 16, 1_000_000, tuple(steps))
+        runs[workers] = RecordedRun(f"{workers}", "sync", workers, 16, 1_000_000, tuple(steps))
     for source, other in ((1, 4), (4, 1)):
         found = predicted(runs[source], runs[other], on)
         assert found.examples_per_s == pytest.approx(runs[other].examples_per_s, rel=0.1)
@@ -115,7 +115,7 @@ def test_a_recorded_asynchronous_run_is_predicted_from_a_run_of_one_replica() ->
         "pull_ms_mean": 6.0,
         "push_ms_mean": 14.0,
     }
-    one = Recorded("one", "async", 1, 8, 1000, (0.08,), {f"async/{name}": (value,) for name, value in parts.items()})
+    one = RecordedRun("one", "async", 1, 8, 1000, (0.08,), {f"async/{name}": (value,) for name, value in parts.items()})
     four = replace(one, workers=4, step_s=(4 * 0.08 / 2,))
     assert predicted(one, one, on).examples_per_s == pytest.approx(one.examples_per_s, rel=0.02)
     assert predicted(one, four, on).examples_per_s == pytest.approx(four.examples_per_s, rel=0.1)

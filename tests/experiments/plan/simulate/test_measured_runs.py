@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from benchmarks.simulator import BUDGET, comparisons
-from experiments.plan.simulate.from_run import Recorded
+from experiments.plan.simulate.from_run import RecordedRun
 
 RECORDED: dict[str, Any] = yaml.safe_load((Path(__file__).parent / "recorded.yaml").read_text())
 FIELDS = ("name", "mode", "workers", "batch_size", "num_parameters", "step_s", "parts_ms")
@@ -18,7 +18,7 @@ FIELDS = ("name", "mode", "workers", "batch_size", "num_parameters", "step_s", "
 @pytest.mark.parametrize("workload", RECORDED["workloads"])
 def test_throughput_of_two_and_four_processes_follows_from_one(workload: str) -> None:
     found = RECORDED["workloads"][workload]
-    runs = [Recorded(**{key: run[key] for key in FIELDS if key in run}) for run in found["runs"]]
+    runs = [RecordedRun(**{key: run[key] for key in FIELDS if key in run}) for run in found["runs"]]
     measured = {run["workers"]: run["examples_per_s"] for run in found["runs"]}
     pairs = [pair for pair in comparisons(runs, found["cores_measured"]) if pair[0].workers == 1]
     assert [other.workers for _, other, _ in pairs] == [2, 4]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments.plan.simulate.all_reduce import done
-from experiments.plan.simulate.distributions import Constant, Gamma, Lognormal, ShiftedExponential
+from experiments.plan.simulate.distributions import ConstantTime, Gamma, Lognormal, ShiftedExponential
 from experiments.plan.simulate.modes import MODES, Choices, simulate
 from tests.support.simulated_clusters import cluster, machine
 
@@ -102,7 +102,7 @@ def test_one_asynchronous_worker_takes_turns_with_its_server() -> None:
 
 def test_parameters_go_through_the_servers_card_and_no_faster_than_a_workers() -> None:
     # 8 x 0.8 GB through 4 servers of 1 GB/s, both ways; one worker alone has 1 GB/s itself.
-    many = cluster(Constant(1e-9), num_bytes=800_000_000, num_servers=4)
+    many = cluster(ConstantTime(1e-9), num_bytes=800_000_000, num_servers=4)
     assert simulate(many, "sync_servers", 8, SHORT).step_s == pytest.approx(2 * 8 * 0.8 / 4)
     assert simulate(many, "sync_servers", 1, SHORT).step_s == pytest.approx(2 * 0.8)
 

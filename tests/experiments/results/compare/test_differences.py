@@ -9,8 +9,8 @@ from rich.console import Console
 
 from experiments.results.compare.differences import Difference, differences
 from experiments.results.compare.tables import streams_table
-from experiments.run.metric_series import Parting
-from experiments.trial.record import Record
+from experiments.run.metric_series import Divergence
+from experiments.trial.record import CodeRecord
 
 CONFIG: dict[str, Any] = {
     "name": "one",
@@ -27,10 +27,10 @@ ENVIRONMENT = {"python": "3.11.7", "platform": "Linux", "packages": {"torch": "2
 SPLITS = {"train": {"digest": "d1", "num_examples": 1500}, "val": {"digest": "d2", "num_examples": 3}}
 
 
-def record(**changes: Any) -> Record:
+def record(**changes: Any) -> CodeRecord:
     config = {**CONFIG, **changes.pop("config", {})}
     told: dict[str, Any] = {"code": [CODE], "environment": ENVIRONMENT, "data": {"files": None, "splits": SPLITS}}
-    return Record("r", "id", config, **{**told, **changes})
+    return CodeRecord("r", "id", config, **{**told, **changes})
 
 
 def test_two_equal_records_have_no_difference() -> None:
@@ -128,7 +128,7 @@ def test_passwords_in_addresses_are_not_shown() -> None:
 
 
 def test_names_of_metrics_and_runs_are_no_markup() -> None:
-    parting = Parting("val/[/red][blink]x", 1, None, 0.0, (1.0, 1.0), (0, 0))
+    parting = Divergence("val/[/red][blink]x", 1, None, 0.0, (1.0, 1.0), (0, 0))
     screen = Console(width=120, record=True, file=io.StringIO())
     screen.print(streams_table([parting]))
     assert "val/[/red][blink]x" in screen.export_text()

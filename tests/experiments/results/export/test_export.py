@@ -24,7 +24,7 @@ import yaml
 from safetensors import safe_open
 
 from experiments.cli.main import main
-from experiments.components.assemble import make_parts
+from experiments.components.assemble import assemble
 from experiments.core.errors import InputError
 from experiments.plan.plan import make_plan
 from experiments.run.journal import replay
@@ -32,7 +32,7 @@ from experiments.tracking.model.final_model import choose, noted
 from experiments.tracking.model.loader import _load_pyfunc
 from experiments.tracking.run_sync import RunSync, sync_run
 from experiments.tracking.sweep_sync import sync_all
-from experiments.train.data_loading import Share, evaluation_batches
+from experiments.train.data_loading import DataShard, evaluation_batches
 from experiments.train.trainer import _recipe
 from experiments.trial.trial import Trial, as_yaml
 from modules.parallel.base import Rank
@@ -57,9 +57,9 @@ print(experiments.__file__, modules.__file__)
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from experiments.export import mlflow_model
-from experiments.sync import sync_run
-from experiments.trial import Trial
+from experiments.tracking.model import mlflow_model
+from experiments.tracking.run_sync import sync_run
+from experiments.trial.trial import Trial
 mlflow_model.Models._stamp = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 sync_run(Trial(Path(sys.argv[1])))
 """
@@ -134,11 +134,11 @@ def loaded(folder: Path) -> Any:
 def as_evaluated(trial: Trial) -> tuple[np.ndarray, np.ndarray, dict[str, float]]:
     """The validation images, what the engine's model gives for them, and the engine's own metrics."""
     config = trial.config
-    parts = make_parts(config)
+    parts = assemble(config)
     parts.engine.prepare(parts.learner, _recipe(config, make_plan(config), Rank()))
     parts.engine.load(choose(trial).checkpoint.folder)
     split = parts.data.load("val")
-    batches = list(evaluation_batches(split, config["batch_size_eval"], 0, Share(0, 1)))
+    batches = list(evaluation_batches(split, config["batch_size_eval"], 0, DataShard(0, 1)))
     metrics = parts.engine.evaluate(batches, parts.evaluator)
     ((inputs, _), _) = batches[0]
     assert isinstance(inputs, torch.Tensor)
@@ -431,7 +431,7 @@ def test_a_language_model_is_exported_with_its_tied_weights(tmp_path: Path, caps
     assert main(["export", trial.id, "-o", str(tmp_path / "model"), "--runs-dir", str(tmp_path / "runs")]) == 0
     assert "takes int64 [batch, time], gives float32 [batch, time, 65]" in capsys.readouterr().out
     found = loaded(tmp_path / "model")
-    parts = make_parts(trial.config)
+    parts = assemble(trial.config)
     parts.engine.prepare(parts.learner, _recipe(trial.config, make_plan(trial.config), Rank()))
     parts.engine.load(choose(trial).checkpoint.folder)
     texts = torch.arange(15).reshape(3, 5)

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from experiments.cli.main import main
-from experiments.components.instantiate import build
+from experiments.components.instantiate import instantiate
 from experiments.trial.trial import Trial, as_yaml
 from modules.evaluator.base import Answer
 
@@ -91,7 +91,7 @@ def images(tmp_path_factory: pytest.TempPathFactory, digits: Trial) -> Path:
 
 
 def of_the_test_split(trial: Trial, count: int) -> np.ndarray:
-    split = build(trial.config["data"], "data").load("test")
+    split = instantiate(trial.config["data"], "data").load("test")
     return np.asarray(split.batch(torch.arange(count), torch.Generator())[0])
 
 

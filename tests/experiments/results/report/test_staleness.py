@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from experiments.results.report import staleness as replicas
-from experiments.results.report.findings import Findings, Run, points_of
+from experiments.results.report.findings import Findings, ReportRun, points_of
 from experiments.results.report.metric_history import Series
 from experiments.results.report.tables import replicas_table
 
@@ -19,7 +19,7 @@ def series(*points: tuple[int, float]) -> Series:
     return found
 
 
-def run(number: int, *, served: bool) -> Run:
+def run(number: int, *, served: bool) -> ReportRun:
     metrics = {
         METRIC: series((10, 0.5), (25, 0.75)), "perf/step_time_ms": series((1, 2000.0), (10, 1000.0), (20, 500.0), (25, 100.0)),
     }  # fmt: skip
@@ -31,13 +31,13 @@ def run(number: int, *, served: bool) -> Run:
             "async/pulled_mib": series((10, 10.0), (20, 50.0)),
         }
         metrics |= {f"async/replica_{pusher}_examples_per_s": series((10, 50.0 - 30 * pusher)) for pusher in (0, 1)}
-    return Run(
+    return ReportRun(
         f"run{number}", f"run{number}", number, {"parallel": "async" if served else "data"}, 0, "finished", 0.75, 25, 25, 1,
         9.0, None, None, None, "", metrics,
     )  # fmt: skip
 
 
-def findings(*runs: Run) -> Findings:
+def findings(*runs: ReportRun) -> Findings:
     points = points_of(runs, "max")
     return Findings(
         "sweep",

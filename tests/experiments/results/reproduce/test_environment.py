@@ -13,14 +13,14 @@ import pytest
 from experiments.core.errors import InputError
 from experiments.results.reproduce import environment as surroundings
 from experiments.results.reproduce.environment import best_capability
-from experiments.trial.record import Record, here
+from experiments.trial.record import CodeRecord, here
 from experiments.trial.trial import data_fingerprint
 
 CONFIG: dict[str, Any] = {"hardware": {"device": "cpu", "cpu_threads": None}}
 
 
-def record(**environment: Any) -> Record:
-    return Record("r", "id", CONFIG, [], here() | environment, {})
+def record(**environment: Any) -> CodeRecord:
+    return CodeRecord("r", "id", CONFIG, [], here() | environment, {})
 
 
 def test_here_nothing_is_amiss() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from experiments.results.reproduce.verdict import judge, terms
 from experiments.run.metric_series import Stream
-from experiments.trial.record import Record
+from experiments.trial.record import CodeRecord
 
 CONFIG: dict[str, Any] = {
     "name": "x",
@@ -28,9 +28,9 @@ ON_GPU: dict[str, Any] = ENVIRONMENT | {"device_name": "NVIDIA H100"}
 
 def record(
     points: Stream, config: dict[str, Any] | None = None, *, sampled: bool = False, **environment: Any
-) -> Record:
+) -> CodeRecord:
     told = ENVIRONMENT | {"packages": {"torch": "2.13.0"}} | environment
-    return Record("r", "id", CONFIG | (config or {}), [], told, {}, {"train/loss": points})
+    return CodeRecord("r", "id", CONFIG | (config or {}), [], told, {}, {"train/loss": points})
 
 
 def curve(*, off: float = 0.0, at: int = 0, steps: int = 40) -> list[tuple[int, float]]:
@@ -39,7 +39,12 @@ def curve(*, off: float = 0.0, at: int = 0, steps: int = 40) -> list[tuple[int, 
 
 
 def word(
-    one: Record, other: Record, *, ended: str = "finished", up_to: int | None = None, tolerance: float | None = None
+    one: CodeRecord,
+    other: CodeRecord,
+    *,
+    ended: str = "finished",
+    up_to: int | None = None,
+    tolerance: float | None = None,
 ) -> str:
     on = terms(one, other, tolerance=tolerance, up_to=up_to)
     return judge(one, other, on, ended=ended).word
@@ -86,7 +91,7 @@ def test_where_sums_are_made_in_another_order_rounding_is_allowed_at_the_beginni
     ],
 )
 def test_what_begins_alike_and_ends_elsewhere_is_different(end: float, told: str) -> None:
-    def ended(value: float, threads: int) -> Record:
+    def ended(value: float, threads: int) -> CodeRecord:
         found = record(curve(), cpu_threads=threads)
         return replace(found, streams={**found.streams, "val/accuracy": [(20, 0.5), (40, value)]})
 

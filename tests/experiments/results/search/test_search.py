@@ -16,7 +16,7 @@ from experiments.cli.completion import complete
 from experiments.core.errors import InputError
 from experiments.results.search import index
 from experiments.results.search.condition import parse
-from experiments.results.search.index import FILE, Index, Run
+from experiments.results.search.index import FILE, Index, IndexedRun
 from experiments.results.search.search import Keys, resolved, value_of
 from experiments.run import journal
 from tests.conftest import Lathe
@@ -148,7 +148,7 @@ def test_the_option_of_a_group_is_known_though_nobody_typed_it(lathe: Lathe, tmp
     assert found(lathe, "data=mnist") == []
 
 
-def at(runs_dir: Path) -> Run:
+def at(runs_dir: Path) -> IndexedRun:
     (run,) = Index(runs_dir).runs()
     return run
 

@@ -22,7 +22,7 @@ from experiments.core.errors import InputError
 from experiments.results.share.share import MOST_POINTS, thinned
 from experiments.results.share.shared_file import read
 from experiments.run.checkpoint import Checkpoints
-from experiments.run.metric_series import of_run
+from experiments.run.metric_series import read_series
 from experiments.trial.record import of_trial
 from experiments.trial.resume import changes
 from experiments.trial.trial import Trial, find
@@ -178,7 +178,7 @@ def test_what_is_shared_is_the_run(files: Path, desk: Desk) -> None:
     assert shared.configuration["tags"] == {"[user]": "[folder]", "where": "[host]"}
     kept = {key: value for key, value in trial.config.items() if key in shared.configuration and key in COMPARED}
     assert {key: shared.configuration[key] for key in kept} == kept
-    assert dict(shared.expected) == of_run(trial.folder)
+    assert dict(shared.expected) == read_series(trial.folder)
     assert shared.record().data["splits"] == of_trial(trial).data["splits"]
     assert [*shared.overrides][:2] == ["model._target_=heartofgold.net.Net", "max_steps=20"]
     assert not [word for word in shared.overrides if re.match(r"runs_dir|data_root|tracking", word)]
@@ -221,7 +221,7 @@ def test_another_person_gets_the_same_metrics_bit_for_bit(
     assert done.returncode == 0, done.stderr
     trial = find(desk.trial.id, tmp_path / "runs")
     assert trial.id == desk.trial.id
-    assert of_run(trial.folder) == of_run(desk.trial.folder)
+    assert read_series(trial.folder) == read_series(desk.trial.folder)
     assert trial.provenance["source"] == desk.trial.id
     monkeypatch.syspath_prepend(str(desk.folder))
     assert changes(trial, ["batch_size_eval=100"], ["heartofgold"]) == {"batch_size_eval": 100}

@@ -14,7 +14,7 @@ import pytest
 from experiments.cli.main import main
 from experiments.core.errors import InputError
 from experiments.results.share.shared_file import read
-from experiments.sweep.create import draft, extend, write
+from experiments.sweep.create import extend, prepare, write
 from experiments.sweep.spec import from_overrides
 from experiments.trial.trial import trial_id
 from tests.support.hostile_files import FILES
@@ -299,7 +299,7 @@ def test_a_shared_run_that_a_scheduler_is_given_is_the_same_trial(folder: Path) 
     shared = read(Path("it.yaml"))
     experiment = shared.experiment(["name=far"])
     question = from_overrides(experiment.overrides, (), "far")
-    found = draft(question, experiment=experiment)
+    found = prepare(question, experiment=experiment)
     assert [trial["trial"] for trial in found.trials] == [shared.trial_id]
     assert found.templates.all[0].config["optimizer"]["lr"] == 0.25
     sweep = write(found)

@@ -12,11 +12,11 @@ import pytest
 
 from experiments.core.errors import InputError
 from experiments.results.zoo.figure import draw
-from experiments.results.zoo.page import Standing, page, problems_of
-from experiments.results.zoo.record import Record, Records, Refusal
+from experiments.results.zoo.page import RowStatus, page, problems_of
+from experiments.results.zoo.record import MeasuredRecord, Records, Refusal
 from experiments.results.zoo.rows import Row
 
-RECORD = Record(
+RECORD = MeasuredRecord(
     row="tiny", trial="6ca2e6ab10", overrides=[], metric="test/accuracy_top1", seeds=[0, 1, 2], values=[0.9, 0.92, 0.97],
     steps=300, steps_in_all=300, budget_s=None, wall_s=[5.0, 7.0, 6.0], cpu_s=[12.5, 13.5, 13.0], device="cpu", devices=1,
     threads=2, side_by_side=2, torch="2.13.0", revision="f6103fd7e2a1b", dirty=True, date="2026-11-28",
@@ -32,7 +32,7 @@ ROW = Row(
 )
 
 
-def but(**changes: Any) -> Record:
+def but(**changes: Any) -> MeasuredRecord:
     return dataclasses.replace(RECORD, **changes)
 
 
@@ -68,7 +68,7 @@ def test_a_damaged_record_is_told_with_a_way_out(text: str, tmp_path: Path) -> N
     ],
 )
 def test_a_record_stands_until_measuring_again_would_tell_more(
-    record: Record, seeds: int, budget_s: float | None, stands: bool
+    record: MeasuredRecord, seeds: int, budget_s: float | None, stands: bool
 ) -> None:
     assert record.stands("6ca2e6ab10", "test/accuracy_top1", seeds, budget_s) is stands
 
@@ -84,13 +84,13 @@ def test_the_page_is_what_rows_and_records_give() -> None:
         shorter=["max_steps=150"],
     )
     standings = [
-        Standing(ROW, RECORD),
-        Standing(
+        RowStatus(ROW, RECORD),
+        RowStatus(
             Row("tiny", {"Family": "small"}, "test/accuracy_top1", (0.9, 1), ("data=b",), "0.9 <x> | y", "b"), shorter
         ),
-        Standing(Row("large", {}, "val/perplexity", data="text8"), Refusal("large", "its data is not here")),
-        Standing(Row("new", {"Expect": "much"}, "val/perplexity", data="text8"), None),
-        Standing(Row("plain", {}, data="digits"), None),
+        RowStatus(Row("large", {}, "val/perplexity", data="text8"), Refusal("large", "its data is not here")),
+        RowStatus(Row("new", {"Expect": "much"}, "val/perplexity", data="text8"), None),
+        RowStatus(Row("plain", {}, data="digits"), None),
     ]
     assert page(standings, "zoo") == (Path(__file__).parent / "page.md").read_text()
 
@@ -105,8 +105,8 @@ def test_the_page_is_what_rows_and_records_give() -> None:
         (but(metric="test/loss_nats"), False),
     ],
 )
-def test_a_mean_that_is_not_expected_is_told_of_whole_runs_alone(record: Record, is_outside: bool) -> None:
-    assert Standing(ROW, record).is_outside is is_outside
+def test_a_mean_that_is_not_expected_is_told_of_whole_runs_alone(record: MeasuredRecord, is_outside: bool) -> None:
+    assert RowStatus(ROW, record).is_outside is is_outside
 
 
 def test_a_curve_is_an_svg_for_light_and_dark_pages(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_what_a_page_lacks_is_told(tmp_path: Path) -> None:
     Records(file).keep(RECORD)
     Records(file).keep(but(row="gone"))
     file.write_text("another text")
-    told = problems_of("the text", file, [Standing(ROW, RECORD)], folder)
+    told = problems_of("the text", file, [RowStatus(ROW, RECORD)], folder)
     assert [problem.replace(str(tmp_path), "") for problem in told] == [
         "/zoo.md is not what the headers and the records give; `lathe zoo --write` writes it",
         "/zoo/tiny.svg is missing; `lathe zoo --write` draws it",
@@ -133,7 +133,7 @@ def test_what_a_page_lacks_is_told(tmp_path: Path) -> None:
     file.write_text("the text")
     draw(RECORD, folder / "tiny.svg")
     (folder / "gone.yaml").unlink()
-    assert problems_of("the text", file, [Standing(ROW, RECORD)], folder) == []
+    assert problems_of("the text", file, [RowStatus(ROW, RECORD)], folder) == []
 
 
 def test_a_record_without_a_value_for_each_seed_is_damaged(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ import pytest
 from experiments.cli.main import main
 from experiments.config.compose import compose
 from experiments.results.report.metric_history import read
-from experiments.results.zoo.measure import Terms, _begun, _steps_in
-from experiments.results.zoo.record import Record, Records, Refusal
+from experiments.results.zoo.measure import MeasureOptions, _begun, _steps_in
+from experiments.results.zoo.record import MeasuredRecord, Records, Refusal
 from experiments.results.zoo.rows import Row
 from experiments.run.journal import Journal
 from experiments.trial.trial import trial_id
@@ -53,7 +53,7 @@ def test_rows_are_measured_and_what_cannot_be_is_told(
     assert main([*run, "tiny", "alexnet_imagenet"]) == 0
     told = capsys.readouterr().out
     found = records.find("tiny")
-    assert isinstance(found, Record)
+    assert isinstance(found, MeasuredRecord)
     assert (found.seeds, found.steps, found.is_whole, found.overrides) == ([0, 1], 40, True, [])
     assert found.values[0] != found.values[1]
     assert found.curve_steps == [20, 40]
@@ -90,7 +90,7 @@ def test_rows_are_measured_and_what_cannot_be_is_told(
 def test_what_will_be_measured_is_said_first_and_sigterm_ends_it_as_ctrl_c_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def measured(row: Row, terms: Terms) -> Record:
+    def measured(row: Row, terms: MeasureOptions) -> MeasuredRecord:
         os.kill(os.getpid(), signal.SIGTERM)
         raise AssertionError("it goes on")
 
@@ -118,7 +118,7 @@ def test_a_row_that_was_measured_with_overrides_is_out_of_date_as_any_other(
     tmp_path: Path, overrides: list[str], is_told: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     committed = Records(ROOT / "docs" / "zoo.md").find("digits_lenet")
-    assert isinstance(committed, Record)
+    assert isinstance(committed, MeasuredRecord)
     trial = trial_id(compose(["experiment=digits_lenet", "model.dropout_prob=0.4"]).config)
     page = tmp_path / "zoo.md"
     Records(page).keep(replace(committed, trial=trial, overrides=overrides))

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam
 
-from modules.parallel.asynchronous.flat_parameters import Flat
-from modules.parallel.asynchronous.server_shard import ACCEPTED, DROPPED, Frozen, Policy, Push, Shard
+from modules.parallel.asynchronous.flat_parameters import FlatParameters
+from modules.parallel.asynchronous.server_shard import ACCEPTED, DROPPED, Frozen, ParameterShard, Policy, Push
 from modules.parallel.asynchronous.staleness import correction_of
 
 
@@ -20,14 +20,18 @@ def model() -> nn.Module:
     return nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Linear(3, 1))
 
 
-def shard(policy: Policy, quota: int = 1, correction: str = "none", bounds: tuple[int, int] | None = None) -> Shard:
-    flat = Flat(model())
+def shard(
+    policy: Policy, quota: int = 1, correction: str = "none", bounds: tuple[int, int] | None = None
+) -> ParameterShard:
+    flat = FlatParameters(model())
     correct = correction_of(correction, 0.5)  # type: ignore[arg-type]
-    return Shard(flat, bounds or (0, flat.size), partial(SGD, lr=0.1), lambda update: 1.0, correct, policy, quota)
+    return ParameterShard(
+        flat, bounds or (0, flat.size), partial(SGD, lr=0.1), lambda update: 1.0, correct, policy, quota
+    )
 
 
 def push(
-    of: Shard, chunk: int, update: int = 0, version: int = 0, value: float = 1.0, then: Tensor | None = None
+    of: ParameterShard, chunk: int, update: int = 0, version: int = 0, value: float = 1.0, then: Tensor | None = None
 ) -> Push:
     gradient = torch.full_like(of.weights, value)
     return Push(
@@ -36,7 +40,7 @@ def push(
 
 
 def test_shards_cut_anywhere_hold_every_weight_once() -> None:
-    flat = Flat(model())
+    flat = FlatParameters(model())
     assert flat.size == 6 + 3 + 3 + 3 + 3 + 1
     bounds = [flat.shard(number, 4) for number in range(4)]
     assert [start for start, _ in bounds[1:]] == [stop for _, stop in bounds[:-1]]
@@ -88,9 +92,11 @@ def test_corrections_are_those_of_their_papers() -> None:
 
 
 def test_a_file_brings_a_shard_back_with_its_optimizer(tmp_path: Path) -> None:
-    def fresh() -> Shard:
-        flat = Flat(model())
-        return Shard(flat, (2, 11), partial(Adam, lr=0.1), lambda update: 1.0, correction_of("none", 0), "each", 1)
+    def fresh() -> ParameterShard:
+        flat = FlatParameters(model())
+        return ParameterShard(
+            flat, (2, 11), partial(Adam, lr=0.1), lambda update: 1.0, correction_of("none", 0), "each", 1
+        )
 
     own, other = fresh(), fresh()
     for chunk in range(3):
@@ -108,4 +114,4 @@ def test_a_file_brings_a_shard_back_with_its_optimizer(tmp_path: Path) -> None:
 def test_mixed_dtypes_are_refused() -> None:
     mixed = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1).double())
     with pytest.raises(ValueError, match=r"weights of one dtype, but Sequential has torch\.float32, torch\.float64"):
-        Flat(mixed)
+        FlatParameters(mixed)

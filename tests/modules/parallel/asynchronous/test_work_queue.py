@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from modules.parallel.asynchronous.work_queue import HandOut
+from modules.parallel.asynchronous.work_queue import WorkQueue
 
 
-def begun(hand: HandOut, *pushers: int) -> list[int | None]:
+def begun(hand: WorkQueue, *pushers: int) -> list[int | None]:
     """Numbers of the chunks that pushers get, one after the other; None of one that waits."""
     chunks = [hand.next(pusher) for pusher in pushers]
     return [None if chunk is None else chunk.number for chunk in chunks]
 
 
-def hand_out(num_pushers: int, **how: object) -> HandOut:
-    hand = HandOut(**{"per_round": 2, "policy": "each", "max_staleness": None, "limit": 100, **how})  # type: ignore[arg-type]
+def hand_out(num_pushers: int, **how: object) -> WorkQueue:
+    hand = WorkQueue(**{"per_round": 2, "policy": "each", "max_staleness": None, "limit": 100, **how})  # type: ignore[arg-type]
     for pusher in range(num_pushers):
         hand.join(pusher)
     return hand

@@ -10,10 +10,10 @@ import torch
 from torch.optim import SGD, AdamW
 
 from modules.objective.cross_entropy import CrossEntropy
-from modules.parallel.base import Learner
+from modules.parallel.base import TrainingTask
 from modules.parallel.cost_model.compatibility import stage_bounds
 from modules.parallel.cost_model.layer_counts import ModelCount
-from modules.parallel.cost_model.layout import Layout
+from modules.parallel.cost_model.layout import ParallelLayout
 from modules.parallel.cost_model.memory import StageMemory, memory_of
 from modules.parallel.cost_model.model_profile import count
 from modules.schedule.constant import Constant
@@ -29,7 +29,7 @@ OPTIMIZERS: dict[str, Any] = {"adamw": AdamW, "sgd": partial(SGD, lr=0.1)}
 @cache
 def counted(model: str, optimizer: str, precision: str, num_slices: int) -> ModelCount:
     with torch.device("meta"):
-        learner = Learner(model_of(model), CrossEntropy(), OPTIMIZERS[optimizer], Constant())
+        learner = TrainingTask(model_of(model), CrossEntropy(), OPTIMIZERS[optimizer], Constant())
         return count(learner, batch_of(model, BATCH_SIZES.get(model, 8)), precision, num_slices)
 
 
@@ -41,7 +41,7 @@ def told(mode: Mode, model: str, optimizer: str, precision: str, num_micro_batch
     if topology.pipe > 1:
         with torch.device("meta"):
             engine, bounds = "pipeline", stage_bounds(model_of(model), topology.pipe, mode.partition)
-    layout = Layout(
+    layout = ParallelLayout(
         engine,  # type: ignore[arg-type]
         topology,
         1 if engine == "pipeline" else mode.stage,
@@ -122,7 +122,7 @@ def test_the_first_stage_holds_more_micro_batches_than_the_last() -> None:
 
 def test_a_gpu_holds_neither_the_whole_batch_nor_what_is_offloaded() -> None:
     one = counted("gpt", "adamw", "fp32", 1)
-    layout = Layout("zero", MODES["zero3"].topology, 3, "weights_and_optimizer", 8, 4)
+    layout = ParallelLayout("zero", MODES["zero3"].topology, 3, "weights_and_optimizer", 8, 4)
     [on_gpu], [on_cpu] = (memory_of(one, [0, 7], layout, on_cpu=on_cpu) for on_cpu in (False, True))
     assert (on_gpu.optimizer_bytes, on_gpu.gradients_bytes, on_gpu.weights_bytes) == (0, 0, 0)
     batch = one.inputs_bytes + one.targets_bytes

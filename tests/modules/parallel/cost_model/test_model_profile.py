@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from modules.model.gpt import Gpt
 from modules.objective.cross_entropy import CrossEntropy
-from modules.parallel.base import Learner
+from modules.parallel.base import TrainingTask
 from modules.parallel.cost_model.layer_counts import LayerCount, ModelCount, between
 from modules.parallel.cost_model.model_profile import count
 from modules.schedule.constant import Constant
@@ -43,7 +43,7 @@ def counted(model: type[nn.Module] = Two, batch_size: int = 13, *, is_frozen: bo
     with torch.device("meta"):
         made = model()
         made.stack[0].requires_grad_(not is_frozen)  # type: ignore[index]
-        learner = Learner(made, CrossEntropy(), partial(torch.optim.SGD, lr=0.1), Constant())
+        learner = TrainingTask(made, CrossEntropy(), partial(torch.optim.SGD, lr=0.1), Constant())
         return count(learner, (torch.zeros(batch_size, 7), torch.zeros(batch_size, dtype=torch.int64)), "fp32")
 
 
@@ -52,7 +52,7 @@ def counted_gpt(
 ) -> ModelCount:
     with torch.device("meta"):
         model = Gpt(WORDS, TIME, 2, 2, 2, HIDDEN, FF, tied, 0.0, recompute)
-        learner = Learner(model, CrossEntropy(), torch.optim.AdamW, Constant())
+        learner = TrainingTask(model, CrossEntropy(), torch.optim.AdamW, Constant())
         words = torch.zeros(BATCH, TIME, dtype=torch.int64)
         return count(learner, (words, words), precision, num_slices)
 

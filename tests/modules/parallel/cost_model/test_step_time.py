@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from modules.parallel.cost_model.layer_counts import LayerCount, ModelCount, Weight
-from modules.parallel.cost_model.layout import Layout
+from modules.parallel.cost_model.layout import ParallelLayout
 from modules.parallel.cost_model.step_time import (
     COLLECTED,
     HOOKED,
     STEP_S,
+    CommunicationGroup,
     Cost,
-    Group,
     Machine,
     cost_of,
     group_of,
@@ -61,17 +61,17 @@ def model(num_layers: int = 4, weight_size: int = 10**6) -> ModelCount:
     return ModelCount(layers, LOSS, inputs_bytes=0, targets_bytes=0, update_bytes=2.0)
 
 
-def cost(layout: Layout, machine: Machine = MACHINE, **named: Any) -> Cost:
+def cost(layout: ParallelLayout, machine: Machine = MACHINE, **named: Any) -> Cost:
     count = model(**named)
     pipe, number = layout.topology.pipe, len(count.layers)
     return cost_of(count, [number * stage // pipe for stage in range(pipe + 1)], layout, machine)
 
 
 def test_an_all_reduce_goes_twice_round_a_ring() -> None:
-    group = Group(4, 1e9, 1e-5)
+    group = CommunicationGroup(4, 1e9, 1e-5)
     assert ring_s(8e6, group) == pytest.approx(6 * (2e-3 + 1e-5))
     assert ring_s(8e6, group, passes=1) == pytest.approx(3 * (2e-3 + 1e-5))
-    assert ring_s(8e6, Group(1, 1e9, 1e-5)) == 0
+    assert ring_s(8e6, CommunicationGroup(1, 1e9, 1e-5)) == 0
 
 
 @pytest.mark.parametrize(
@@ -86,18 +86,18 @@ def test_an_all_reduce_goes_twice_round_a_ring() -> None:
     ],
 )
 def test_messages_between_nodes_take_the_network(size: int, stride: int, bytes_per_s: float, latency_s: float) -> None:
-    assert group_of(size, stride, MACHINE) == Group(size, bytes_per_s, latency_s)
+    assert group_of(size, stride, MACHINE) == CommunicationGroup(size, bytes_per_s, latency_s)
 
 
 def test_one_process_computes_and_nothing_else() -> None:
-    told = cost(Layout("single", num_micro_batches=3))
+    told = cost(ParallelLayout("single", num_micro_batches=3))
     assert told.compute_s == pytest.approx(3 * 4 * 1.1e-3)
     assert told == Cost(told.compute_s, 0, 0, 0, 0, 0, STEP_S)
     assert told.total_s == pytest.approx(13.2e-3 + STEP_S)
 
 
 def test_the_bubble_is_a_micro_batch_for_every_stage_but_one() -> None:
-    told = cost(Layout("pipeline", Topology(pipe=4), 1, num_micro_batches=8))
+    told = cost(ParallelLayout("pipeline", Topology(pipe=4), 1, num_micro_batches=8))
     sending = 2 * 2 * (1e-3 + 1e-5)  # a stage in the middle has two borders, and sends and receives over each
     own = COLLECTED * 1e-6  # DeepSpeed puts the gradient of a stage's weight in its place, once a step
     assert told.compute_s == pytest.approx(8 * 1.1e-3 + own)
@@ -110,13 +110,13 @@ def test_the_bubble_is_a_micro_batch_for_every_stage_but_one() -> None:
 def test_stages_that_are_not_equal_wait_for_the_slowest() -> None:
     count = model(num_layers=4)
     machine = replace(MACHINE, operation_s=0)
-    told = cost_of(count, [0, 3, 4], Layout("pipeline", Topology(pipe=2), 1, num_micro_batches=5), machine)
+    told = cost_of(count, [0, 3, 4], ParallelLayout("pipeline", Topology(pipe=2), 1, num_micro_batches=5), machine)
     assert told.compute_s == pytest.approx(5 * 3e-3)
     assert told.bubble_s == pytest.approx(1e-3 + 2 * 1.01e-3)
 
 
 def test_slices_add_up_in_every_layer() -> None:
-    told = cost(Layout("zero", Topology(model=4), num_micro_batches=2))
+    told = cost(ParallelLayout("zero", Topology(model=4), num_micro_batches=2))
     # 8 MB of four layers in 8 messages, each of 6 steps.
     assert told.model_s == pytest.approx(2 * (6 * 2e-3 + 8 * 6 * 1e-5))
 
@@ -126,12 +126,12 @@ def test_slices_add_up_in_every_layer() -> None:
     [("data", 0, 2), ("zero", 0, 2), ("zero", 1, 3), ("zero", 2, 2 * 5 + 1)],
 )
 def test_replicas_exchange_their_gradients(engine: Any, stage: int, rounds: int) -> None:
-    told = cost(Layout(engine, Topology(data=4), stage, num_micro_batches=5))
+    told = cost(ParallelLayout(engine, Topology(data=4), stage, num_micro_batches=5))
     assert told.data_s == pytest.approx(rounds * 3 * (4e-3 + 1e-5))  # 16 MB, in four parts
 
 
 def test_zero_3_gathers_weights_for_every_pass_where_they_are_too_many_to_stay() -> None:
-    layout = Layout("zero", Topology(data=4), 3, num_micro_batches=5)
+    layout = ParallelLayout("zero", Topology(data=4), 3, num_micro_batches=5)
     once = 3 * (4e-3 + 1e-5)
     assert cost(layout).data_s == pytest.approx(4 * 3e-5 + (5 + 1) * once)
     large = 3 * (4e0 + 1e-5)
@@ -140,7 +140,7 @@ def test_zero_3_gathers_weights_for_every_pass_where_they_are_too_many_to_stay()
 
 def test_a_gpu_exchanges_while_it_computes() -> None:
     machine = replace(MACHINE, is_apart=True)
-    layout = Layout("data", Topology(data=4), num_micro_batches=3)
+    layout = ParallelLayout("data", Topology(data=4), num_micro_batches=3)
     hidden = 4 * 1e-3 * 2 / 3  # the last backward pass
     assert cost(layout, machine).data_s == pytest.approx(6 * (4e-3 + 1e-5) - hidden)
     assert cost(layout, machine, weight_size=10**4).data_s == 0
@@ -148,21 +148,21 @@ def test_a_gpu_exchanges_while_it_computes() -> None:
 
 
 def test_offloading_takes_the_way_to_the_host() -> None:
-    there = Layout("zero", Topology(data=4), 3, "weights_and_optimizer")
+    there = ParallelLayout("zero", Topology(data=4), 3, "weights_and_optimizer")
     assert cost(there).data_s == cost(replace(there, offload="none")).data_s
     assert cost(there).host_s == pytest.approx(14 * 4e6 / MACHINE.host_bytes_per_s)
     assert cost(replace(there, offload="none")).host_s == 0
 
 
 def test_a_gpu_computes_while_its_host_starts_the_next_operations() -> None:
-    layout = Layout("single", num_micro_batches=3)
+    layout = ParallelLayout("single", num_micro_batches=3)
     assert cost(layout, replace(MACHINE, is_apart=True)).compute_s == pytest.approx(3 * 4e-3)
     assert cost(layout, replace(MACHINE, is_apart=True, operation_s=1e-4)).compute_s == pytest.approx(3 * 4e-2)
 
 
 def test_zero_costs_something_for_every_weight_whatever_it_weighs() -> None:
     def own(stage: int) -> float:
-        layout = Layout("zero", Topology(data=2), stage, num_micro_batches=5)
+        layout = ParallelLayout("zero", Topology(data=2), stage, num_micro_batches=5)
         return cost(layout).compute_s - 5 * 4 * 1.1e-3
 
     assert [own(stage) for stage in range(4)] == pytest.approx(
@@ -171,11 +171,11 @@ def test_zero_costs_something_for_every_weight_whatever_it_weighs() -> None:
 
 
 def test_ranks_that_share_cores_wait_for_them() -> None:
-    layout, two_cores = Layout("data", Topology(data=4)), replace(MACHINE, computing_at_once=2)
+    layout, two_cores = ParallelLayout("data", Topology(data=4)), replace(MACHINE, computing_at_once=2)
     alone = cost(layout, weight_size=1)
     together = cost(layout, two_cores, weight_size=1)
     assert together.total_s == pytest.approx(2 * alone.compute_s)
     # Whoever waits in a pipeline leaves the cores to the others.
-    pipeline = Layout("pipeline", Topology(pipe=4), 1, num_micro_batches=2)
+    pipeline = ParallelLayout("pipeline", Topology(pipe=4), 1, num_micro_batches=2)
     assert cost(pipeline, two_cores) == cost(pipeline)
-    assert cost(Layout("single"), replace(MACHINE, computing_at_once=1)) == cost(Layout("single"))
+    assert cost(ParallelLayout("single"), replace(MACHINE, computing_at_once=1)) == cost(ParallelLayout("single"))

@@ -15,7 +15,7 @@ from torch.optim import SGD
 
 from modules.evaluator.accuracy import Accuracy
 from modules.objective.cross_entropy import CrossEntropy
-from modules.parallel.base import Learner, Rank, Recipe
+from modules.parallel.base import EngineConfig, Rank, TrainingTask
 from modules.parallel.deepspeed_pipeline import Pipeline
 from modules.parallel.topology import Topology
 from modules.schedule.constant import Constant
@@ -97,8 +97,8 @@ def run(rank: Rank, mode: Mode, name: str, evaluates: bool) -> Outcome:
     """Six steps of three micro-batches, with an evaluation after each if asked for."""
     torch.manual_seed(1)
     engine = mode.engine()
-    recipe = Recipe(6, 3, 0.1, "fp32", False, "cpu", 2, mode.topology, rank)
-    engine.prepare(Learner(MAKERS[name](), CrossEntropy(), partial(SGD, lr=0.3, momentum=0.9), Constant()), recipe)
+    recipe = EngineConfig(6, 3, 0.1, "fp32", False, "cpu", 2, mode.topology, rank)
+    engine.prepare(TrainingTask(MAKERS[name](), CrossEntropy(), partial(SGD, lr=0.3, momentum=0.9), Constant()), recipe)
     losses, norms, evaluation = [], [], {}
     for step in range(6):
         metrics = engine.train_step(make_batch("mlp", step, 6), step)

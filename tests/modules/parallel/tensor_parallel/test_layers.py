@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modules.parallel.base import Rank, Recipe
-from modules.parallel.process_groups import Ranks
+from modules.parallel.base import EngineConfig, Rank
+from modules.parallel.process_groups import ProcessGroups
 from modules.parallel.tensor_parallel.layers import (
     ColumnLinear,
     Group,
@@ -26,7 +26,7 @@ from tests.support.ranks import on_ranks
 
 def group_of(rank: Rank, size: int) -> Group:
     topology = Topology(model=size)
-    return Ranks(Recipe(1, 1, None, "fp32", False, "cpu", 1, topology, rank)).groups["model"]
+    return ProcessGroups(EngineConfig(1, 1, None, "fp32", False, "cpu", 1, topology, rank)).groups["model"]
 
 
 def compare(rank: Rank, size: int, label_smoothing_prob: float) -> dict[str, float]:

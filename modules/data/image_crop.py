@@ -12,15 +12,15 @@ import torch
 from PIL import Image
 from torch import Generator, Tensor
 
-from modules.data.given_photo import open_photo
 from modules.data.tensors import check_at_least, check_image_shape
+from modules.data.user_images import open_photo
 
 SQUARE = (3 / 4, 4 / 3)
 """Width by height of a part that is cut by its area; it is then brought to a square."""
 
 
 @dataclass(frozen=True)
-class PhotoCut:
+class ImageCrop:
     """How a photo of any size becomes a square of one.
 
     It is shrunk until its shorter side has ``resize_size`` pixels, then a square is cut out of it: anywhere in training that
@@ -127,7 +127,7 @@ class UnreadableError(Exception):
         self.number, self.reason = number, reason
 
 
-def photo_cut(
+def image_crop(
     owner: str,
     resize_size: int,
     image_size: int,
@@ -136,7 +136,7 @@ def photo_cut(
     min_crop_area: float | None,
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
-) -> PhotoCut:
+) -> ImageCrop:
     """The cut that a data set's arguments ask for.
 
     Raises:
@@ -158,7 +158,7 @@ def photo_cut(
         )
     if std is not None and min(std) <= 0:
         raise ValueError(f"{owner} wants every std above 0, but got {list(std)}")
-    return PhotoCut(
+    return ImageCrop(
         resize_size,
         image_size,
         min_crop_area,

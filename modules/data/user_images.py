@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from modules.data.base import GivenError
+from modules.data.base import UserInputError
 
 _SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I")
 
@@ -43,7 +43,7 @@ def open_photo(path: str, mode: Literal["L", "RGB"], draft_size: int | None = No
             told = "the file is empty" if _is_empty(path) else "of no known format"
         else:
             told = getattr(err, "strerror", None) or " ".join(str(err).split())
-        raise GivenError(
+        raise UserInputError(
             f"{path} cannot be read as an image ({told}); convert it to JPEG or PNG, or leave it out"
         ) from err
 

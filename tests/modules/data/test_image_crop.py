@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torch import Generator, Tensor
 
-from modules.data.photo_cut import PhotoCut, UnreadableError, photo_cut
+from modules.data.image_crop import ImageCrop, UnreadableError, image_crop
 
 
 def encoded(height: int = 40, width: int = 60) -> bytes:
@@ -19,7 +19,7 @@ def encoded(height: int = 40, width: int = 60) -> bytes:
     return file.getvalue()
 
 
-def parts(cut: PhotoCut, seed: int, count: int = 200) -> tuple[Tensor, Tensor]:
+def parts(cut: ImageCrop, seed: int, count: int = 200) -> tuple[Tensor, Tensor]:
     """Share of the photo's height and of its width that every one of many cuts shows."""
     images = cut.batch([encoded()] * count, Generator().manual_seed(seed))
     columns, rows = images.mean(dim=2)[:, 2], images.mean(dim=3)[:, 1]
@@ -27,7 +27,7 @@ def parts(cut: PhotoCut, seed: int, count: int = 200) -> tuple[Tensor, Tensor]:
 
 
 def test_parts_of_any_area_are_cut_and_the_middle_is_seen_without_chance() -> None:
-    cut = PhotoCut(20, 16, min_crop_area=0.08)
+    cut = ImageCrop(20, 16, min_crop_area=0.08)
     high, wide = parts(cut, seed=1)
     area, ratio = high * wide, (wide * 60) / (high * 40)
     assert float(area.min()) == pytest.approx(0.08, abs=0.03)
@@ -38,22 +38,22 @@ def test_parts_of_any_area_are_cut_and_the_middle_is_seen_without_chance() -> No
     assert float(inner.max()) == pytest.approx(4 / 3, abs=0.1)
     assert torch.equal(high, parts(cut, seed=1)[0])
     assert not torch.equal(high, parts(cut, seed=2)[0])
-    plain = PhotoCut(20, 16)
+    plain = ImageCrop(20, 16)
     assert torch.equal(cut.batch([encoded()], None), plain.batch([encoded()], None))
     high, wide = parts(plain, seed=1)
     torch.testing.assert_close(high, torch.full_like(high, 16 / 20), atol=0.03, rtol=0)
 
 
 def test_channels_are_brought_to_the_mean_and_deviation_of_the_set() -> None:
-    raw = PhotoCut(20, 16).batch([encoded()], None)
-    found = PhotoCut(20, 16, mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 0.5)).batch([encoded()], None)
+    raw = ImageCrop(20, 16).batch([encoded()], None)
+    found = ImageCrop(20, 16, mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 0.5)).batch([encoded()], None)
     for channel, (mean, std) in enumerate([(0.1, 1.0), (0.2, 2.0), (0.3, 0.5)]):
         torch.testing.assert_close(found[:, channel], (raw[:, channel] - mean) / std)
 
 
 def test_which_of_the_files_is_no_photo_is_told() -> None:
     with pytest.raises(UnreadableError) as caught:
-        PhotoCut(20, 16).batch([encoded(), b"no photo"], None)
+        ImageCrop(20, 16).batch([encoded(), b"no photo"], None)
     assert caught.value.number == 1
     assert "cannot identify image file" in caught.value.reason
 
@@ -74,4 +74,4 @@ def test_which_of_the_files_is_no_photo_is_told() -> None:
 )
 def test_arguments_that_contradict_each_other_are_refused(arguments: tuple[object, ...], told: str) -> None:
     with pytest.raises(ValueError, match=told):
-        photo_cut("Photos", *arguments)  # type: ignore[arg-type]
+        image_crop("Photos", *arguments)  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from modules.data.base import DataError
 from modules.data.tensors import check_at_least
 
 
-class NameGroups:
+class GroupSplit:
     """Deals groups of names to the splits: the last to test, those before them to validate, the others to train."""
 
     def __init__(self, pattern: str, shuffle_seed: int | None, num_val: int, num_test: int) -> None:

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from modules.data.base import GivenError
-from modules.data.given_photo import fitted, open_photo, pixels_of
+from modules.data.base import UserInputError
+from modules.data.user_images import fitted, open_photo, pixels_of
 
 RAMP = np.linspace(0, 255, 30).reshape(5, 6).round().astype(np.uint8)
 
@@ -51,9 +51,9 @@ def test_fitting_keeps_the_middle_and_what_fits_already() -> None:
 @pytest.mark.parametrize(("content", "told"), [(b"no image", "of no known format"), (b"", "the file is empty")])
 def test_what_is_no_image_is_told_by_name(tmp_path: Path, content: bytes, told: str) -> None:
     (tmp_path / "x.png").write_bytes(content)
-    with pytest.raises(GivenError, match=rf"x.png cannot be read as an image \({told}\); convert it"):
+    with pytest.raises(UserInputError, match=rf"x.png cannot be read as an image \({told}\); convert it"):
         open_photo(str(tmp_path / "x.png"), "L")
-    with pytest.raises(GivenError, match=r"cannot be read as an image \(Is a directory\)"):
+    with pytest.raises(UserInputError, match=r"cannot be read as an image \(Is a directory\)"):
         open_photo(str(tmp_path), "L")
 
 
@@ -68,7 +68,7 @@ def test_one_that_goes_away_while_it_is_looked_at_is_told_too(tmp_path: Path, mo
             Path(path).unlink()
 
     monkeypatch.setattr(Image, "open", look_and_lose)
-    with pytest.raises(GivenError, match=r"x.png cannot be read as an image \(of no known format\); convert it"):
+    with pytest.raises(UserInputError, match=r"x.png cannot be read as an image \(of no known format\); convert it"):
         open_photo(str(tmp_path / "x.png"), "L")
 
 
@@ -76,7 +76,7 @@ def test_a_file_that_is_cut_off_is_told(tmp_path: Path) -> None:
     path = tmp_path / "x.png"
     Image.fromarray(np.random.RandomState(0).randint(255, size=(40, 30), dtype=np.uint8)).save(path)
     path.write_bytes(path.read_bytes()[:-400])
-    with pytest.raises(GivenError, match=r"cannot be read as an image \(image file is truncated"):
+    with pytest.raises(UserInputError, match=r"cannot be read as an image \(image file is truncated"):
         open_photo(str(path), "RGB")
 
 
@@ -86,5 +86,5 @@ def test_a_kind_of_picture_that_pillow_does_not_know_is_told(tmp_path: Path) -> 
     content = bytearray(path.read_bytes())
     content[80:84] = bytes([1, 0, 0, 0])  # the flags of its pixels
     path.write_bytes(content)
-    with pytest.raises(GivenError, match=r"cannot be read as an image \(Unknown pixel format flags"):
+    with pytest.raises(UserInputError, match=r"cannot be read as an image \(Unknown pixel format flags"):
         open_photo(str(path), "RGB")
