@@ -134,7 +134,8 @@ def test_a_run_is_held_by_many_and_taken_by_the_first_alone(tmp_path: Path) -> N
     with lock_run(tmp_path, first=True), lock_run(tmp_path):
         with pytest.raises(BlockingIOError):
             lock_run(tmp_path, first=True)
-        code = f"from pathlib import Path; from experiments.run.lock import lock_run; lock_run(Path({str(tmp_path)!r}), first=True)"
+        code = "from pathlib import Path; from experiments.run.lock import lock_run; "
+        code += f"lock_run(Path({str(tmp_path)!r}), first=True)"
         child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
         assert "BlockingIOError" in child.stderr
     with lock_run(tmp_path, first=True):
