@@ -1,35 +1,36 @@
-"""The lock of a run: while a launcher or a job is at work on it, nobody else begins."""
+"""The lock of a run: it keeps a second launcher or training process from starting on the same run."""
 
 from __future__ import annotations
 
-import fcntl
 import os
 from pathlib import Path
 from typing import TextIO
 
+from experiments.core.lock import MODE, LocksUnsupportedError, acquire
+
 
 def lock_run(run_folder: Path, *, first: bool = False) -> TextIO:
-    """Hold a run until the file is closed or the process ends, however it ends; any number may hold it together.
+    """Lock a run until the file is closed or the process ends. Several processes can hold the lock together.
 
-    Launcher and job each hold it, so that it stays held when one of them is killed. Where a file system knows no locks,
-    nothing is held.
+    The launcher and the training process both hold it, so the run stays locked when one of them is killed. On a file
+    system without locks the function locks nothing.
 
     Args:
-        run_folder: the run's.
-        first: only where nobody holds it yet.
+        run_folder: folder of the run.
+        first: fail if another process holds the lock.
 
     Raises:
-        BlockingIOError: ``first`` was asked for and somebody holds it.
+        BlockingIOError: ``first`` is True and another process holds the lock.
     """
-    file = (run_folder / "run.lock").open("a")
+    file = (run_folder / "run.lock").open(MODE)
     try:
         if first:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        fcntl.flock(file, fcntl.LOCK_SH)
+            acquire(file, blocking=False)
+        acquire(file, shared=True)
     except BlockingIOError:
         file.close()
         raise
-    except OSError:  # some cluster file systems have no flock; the attempt's folder still is made by one alone
+    except LocksUnsupportedError:  # mkdir still lets only one process create the folder of an attempt
         pass
-    os.register_at_fork(after_in_child=file.close)  # a data worker that outlives a killed job must not hold its run
+    os.register_at_fork(after_in_child=file.close)  # a data worker that outlives a killed job must not keep the lock
     return file

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import time
@@ -12,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from experiments.core import lock
 from experiments.core.errors import InputError
 from experiments.run.journal import cut_torn_tail
 
@@ -163,10 +163,10 @@ class Ledger:
         Raises:
             InputError: the file system has no locks.
         """
-        with (self.folder / "ledger.lock").open("a") as lock:
+        with (self.folder / "ledger.lock").open(lock.MODE) as file:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            except OSError as err:
+                lock.acquire(file)
+            except lock.LocksUnsupportedError as err:
                 raise InputError(
                     [
                         f"runs_dir: {self.folder} lies on a file system without locks ({err.strerror}); choose another runs_dir"

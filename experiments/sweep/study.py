@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -19,6 +18,7 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from experiments.core import lock
 from experiments.core.errors import InputError
 from experiments.core.secrets import resolve
 from experiments.run.journal import cut_torn_tail
@@ -67,7 +67,7 @@ class Study:
         if address is not None:
             name = f"{name}-{_run_key(folder)}"
         # One after the other: of several that make the tables of a database at once, all but one fail.
-        with _told(address), _locked(folder / "study.open"):
+        with _told(address), lock.locked(folder / "study.open"):
             self._storage = _open(folder, address)
             self._study = optuna.create_study(
                 storage=self._storage,
@@ -231,8 +231,8 @@ class _Lock:
         self._file: IO[str] | None = None
 
     def acquire(self) -> bool:
-        self._file = self._path.with_suffix(".lock").open("a")
-        fcntl.flock(self._file, fcntl.LOCK_EX)
+        self._file = self._path.with_suffix(".lock").open(lock.MODE)
+        lock.acquire(self._file)
         with self._path.open("r+b") as log:
             cut_torn_tail(log.fileno())
         return True
@@ -241,13 +241,6 @@ class _Lock:
         if self._file is not None:
             self._file.close()
             self._file = None
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import signal
 import subprocess
@@ -12,6 +11,7 @@ import time
 from pathlib import Path
 from typing import TextIO
 
+from experiments.core import lock
 from experiments.sweep.sweep import Sweep
 from experiments.tracking.sweep_sync import DAMAGED, SweepSync, tracking_of
 
@@ -92,20 +92,20 @@ def main() -> int:
     if not _is_there(sweep):
         print(f"{sweep.folder} is no sweep: it has no sweep.yaml; name the folder of one", file=sys.stderr)
         return 2
-    with (sweep.folder / "follow.lock").open("a") as lock:
-        return follow(sweep) if _is_first(lock) else 0
+    with (sweep.folder / "follow.lock").open(lock.MODE) as file:
+        return follow(sweep) if _is_first(file) else 0
 
 
-def _is_first(lock: TextIO) -> bool:
+def _is_first(file: TextIO) -> bool:
     deadline = time.monotonic() + TAKE_OVER_S
     while True:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock.acquire(file, blocking=False)
         except BlockingIOError:
             if time.monotonic() > deadline:
                 return False
             time.sleep(0.2)
-        except OSError:  # a file system without locks; two of them take turns where it has some, and do no harm
+        except lock.LocksUnsupportedError:  # two followers at once do no harm: the sync lock makes them take turns
             return True
         else:
             return True

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from experiments.core.lock import locked
 from experiments.run import journal
 from experiments.tracking import store_uri as store
 from experiments.trial.parameters import MAX_TAG, clean_key, without_password
@@ -263,11 +262,3 @@ class Store:
 
 def ms(seconds: float) -> int:
     return round(seconds * 1000)
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Take turns with all who lock the same file; a process that dies lets go."""
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

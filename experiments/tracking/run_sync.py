@@ -10,6 +10,7 @@ from typing import Any
 
 from experiments.core import atomic
 from experiments.core.errors import InputError
+from experiments.core.lock import locked
 from experiments.run import journal
 from experiments.run.state import RunState, determine_state, process_alive
 from experiments.tracking import mlflow_client as mlflow_store
@@ -139,7 +140,7 @@ class RunSync:
         errors = mlflow_store.errors()
         try:
             into = mlflow_store.open_store(uri, self.trial.runs_dir)
-            with mlflow_store.locked(self.trial.folder / "sync.lock"):
+            with locked(self.trial.folder / "sync.lock"):
                 progress = _RunProgress.load(self._path, self.trial.config["tracking"]["store"] or uri)
                 attached = self._attached and self._attached == progress.run_id
                 if not attached and not self._attach(into, progress, place):
@@ -168,7 +169,7 @@ class RunSync:
         errors = mlflow_store.errors()
         try:
             into = mlflow_store.open_store(uri, self.trial.runs_dir)
-            with mlflow_store.locked(self.trial.folder / "sync.lock"):
+            with locked(self.trial.folder / "sync.lock"):
                 progress = _RunProgress.load(self._path, written or uri)
                 return self._bring_model(into, progress, register_as, however_large=True)
         except errors as err:

@@ -14,6 +14,7 @@ from yaml import YAMLError
 
 from experiments.core import atomic
 from experiments.core.errors import InputError
+from experiments.core.lock import locked
 from experiments.run.state import RunState
 from experiments.sweep.ledger import ENDED, Entry
 from experiments.sweep.status.progress import Progress, ProgressReader
@@ -176,7 +177,7 @@ class SweepSync:
             return Summary(0, 0, (str(err),))
         errors = mlflow_store.errors()
         try:
-            with mlflow_store.locked(self.sweep.folder / "sync.lock"):
+            with locked(self.sweep.folder / "sync.lock"):
                 progress = _SweepProgress.load(self._path, tracking["store"] or uri)
                 self._look()
                 if self._attached and self._attached == progress.run_id:
