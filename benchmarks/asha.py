@@ -51,7 +51,7 @@ def end_workers(sweep: Sweep) -> None:
     executor.cancel([told["job"] for told in sweep.ledger().look().submissions])
     known = [path.name for path in (sweep.folder / "workers").glob("*/")]
     deadline = time.monotonic() + END_S
-    while len(executor.lost(known)) < len(known) and time.monotonic() < deadline:
+    while len(executor.find_lost(known)) < len(known) and time.monotonic() < deadline:
         time.sleep(0.1)
 
 

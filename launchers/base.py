@@ -1,74 +1,78 @@
-"""The contract of a launcher: where a trial runs, and how the launching side holds on to it."""
+"""The contract of a launcher: where a trial runs, and how the launching side controls it."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 DONE, FAILED, WRONG_INPUT = 0, 1, 2
-"""Exit codes of a job; so are those of the command line."""
-NO_ROOM = 74
-"""Exit code of a job whose last words the disk did not take; EX_IOERR of sysexits.h."""
+"""Exit codes of a training process and of the command line."""
+DISK_FULL = 74
+"""Exit code of a training process that cannot write its error to the disk; EX_IOERR of sysexits.h."""
+REQUEUE = 75
+"""Exit code of a worker that stops while trials are left; EX_TEMPFAIL of sysexits.h."""
 
 
 @dataclass(frozen=True)
 class AttemptSpec:
-    """One attempt at one trial; a path and names, never code."""
+    """One attempt of one trial: paths and names, never code."""
 
     folder: Path
+    """The run's."""
     attempt: int
     trust: tuple[str, ...] = ()
-    """Packages beyond the house's own whose classes the trial may name."""
+    """Packages, besides the built-in ones, whose classes the trial may name."""
     nodes: int = 1
     ranks_per_node: int = 1
-    """Processes of the training on each node, one a device."""
+    """Training processes on each node, one per device."""
 
     @property
-    def ranks(self) -> int:
+    def world_size(self) -> int:
         return self.nodes * self.ranks_per_node
 
 
 class Handle(Protocol):
-    """A running attempt: one process, or the ranks of one training, which end together."""
+    """A running attempt: one process, or all ranks of one training, which end together."""
 
     @property
     def pid(self) -> int:
-        """Process of the first rank."""
+        """Process id of the first rank."""
         ...
 
     def poll(self) -> int | None:
-        """Exit code, the negative number of the signal that ended it, or None while it runs.
+        """Return the exit code, the negative number of the signal that ended the attempt, or None while it runs.
 
-        Of several ranks, that of the first that failed; when one fails, the others are ended.
+        With several ranks this is the code of the first rank that failed. When one rank fails, the others are ended.
         """
         ...
 
     @property
     def failed_rank(self) -> int | None:
-        """Of several ranks, the first that failed; None where none did."""
+        """The first of several ranks that failed; None if no rank failed."""
         ...
 
     def signal(self, number: int) -> None:
-        """Pass a signal on, also to a job that is still starting; nothing happens where it has ended."""
+        """Send a signal, also to a process that is still starting. Does nothing after the attempt has ended."""
         ...
 
 
 class Launcher(Protocol):
-    def warm(self) -> None:
-        """Start what can be started before the trial is known, for the next `launch` to use."""
+    def prestart(self) -> None:
+        """Start what does not depend on the trial, for the next `launch` to use."""
         ...
 
-    def dismiss(self) -> None:
-        """End what was warmed and not used."""
+    def discard(self) -> None:
+        """End what `prestart` started and `launch` did not use."""
         ...
 
-    def launch(self, assignment: AttemptSpec) -> Handle:
-        """Start `python -m experiments.launch.training_process` on an attempt.
+    def launch(self, spec: AttemptSpec) -> Handle:
+        """Start `python -m experiments.launch.training_process` for an attempt.
 
         Raises:
-            LaunchError: the machine, or the scheduler, refuses.
+            LaunchError: the machine or the scheduler refuses.
         """
         ...
 
@@ -79,103 +83,120 @@ class LaunchError(Exception):
 
 @dataclass(frozen=True)
 class WorkerPool:
-    """Workers that pull the trials of one sweep, and what each of them is given; a path and numbers, never code."""
+    """The workers that run the trials of one sweep, and the resources of each: paths and numbers, never code."""
 
     folder: Path
     """The sweep's."""
     code: Path
-    """The frozen packages, which stand first on the import path of a worker."""
+    """The frozen packages; they come first on a worker's import path."""
     name: str
-    workers: int
-    """How many at most are of use: crews of all workers together are no more than trials."""
+    max_workers: int
+    """More workers than this would have no trial to run."""
     nodes: int
-    """Nodes of one worker."""
+    """Of one worker."""
     devices_per_node: int
     ranks_per_node: int
-    """Of one trial, one a device."""
-    crews: int
+    """Of one trial, one per device."""
+    trials_per_worker: int
     """Trials that one worker runs side by side."""
     device: str
     """auto, cpu or cuda."""
     threads_per_rank: int | None
-    """None: the launcher decides, so that no core is given twice."""
+    """None: the launcher divides the cores."""
     slurm: Mapping[str, Any] | None = None
-    """The scheduler's words, `hardware.slurm`."""
+    """Settings of the scheduler, `hardware.slurm`."""
     trust: tuple[str, ...] = ()
-    """Packages beyond the house's own whose classes trials may name."""
+    """Packages, besides the built-in ones, whose classes the trials may name."""
 
     @property
-    def ranks(self) -> int:
-        """Processes of one worker."""
-        return self.crews * self.ranks_of_a_trial
+    def ranks_per_worker(self) -> int:
+        return self.trials_per_worker * self.ranks_per_trial
 
     @property
-    def nodes_of_a_trial(self) -> int:
-        """A trial of part of a node's devices stays on one node."""
+    def nodes_per_trial(self) -> int:
+        """A trial that uses only some devices of a node stays on one node."""
         return self.nodes if self.ranks_per_node == self.devices_per_node else 1
 
     @property
-    def ranks_of_a_trial(self) -> int:
-        return self.nodes_of_a_trial * self.ranks_per_node
+    def ranks_per_trial(self) -> int:
+        return self.nodes_per_trial * self.ranks_per_node
+
+
+PLACEMENT_VARIABLE = "LATHE_SEAT"
+"""Environment variable that holds a worker's `RankPlacement` as JSON."""
+_JSON_KEYS = {
+    "group": "crew", "local_rank": "on_node", "local_world_size": "per_node", "world_size": "ranks",
+    "leader_address": "address", "ends_at": "ends", "signal_delay_s": "lead_s",
+}  # fmt: skip
+"""Keys that differ from the attributes. Workers run the copy of this code that their sweep froze, so the keys must not change."""
 
 
 @dataclass(frozen=True)
 class RankPlacement:
-    """The place of one process of a worker: which rank of which crew, and what of the machine is its own."""
+    """Where one process of a worker runs: its rank, its group, and its part of the machine."""
 
     worker: str
-    """Job, task and restart count, or a local name; unlike any other worker's of the sweep."""
-    crew: int = 0
-    """Processes that run a trial together."""
+    """Job, task and restart count, or a local name; unique within the sweep."""
+    group: int = 0
+    """Number of the rank group; the ranks of a group run a trial together."""
     rank: int = 0
-    """Within the crew."""
-    on_node: int = 0
-    """Within the ranks of the crew on its node."""
-    per_node: int = 1
-    """Ranks of the crew on its node."""
-    ranks: int = 1
-    """Of the crew."""
-    address: str = "127.0.0.1"
-    """Where the other ranks of the crew reach its first."""
+    """Within the group."""
+    local_rank: int = 0
+    """Among the ranks of the group on this node."""
+    local_world_size: int = 1
+    """Ranks of the group on this node."""
+    world_size: int = 1
+    """Ranks of the group."""
+    leader_address: str = "127.0.0.1"
+    """Where the other ranks of the group reach rank 0."""
     cpus: tuple[int, ...] | None = None
-    """Cores that this process may use; None: those that it has already."""
+    """Cores that this process may use; None: no change."""
     threads: int | None = None
-    """Of torch; None: one a core."""
+    """Of torch; None: one per core."""
     job: str | None = None
-    """What the scheduler calls the job, such as ``1234_5``; None on this machine alone."""
-    ends: float | None = None
+    """The scheduler's name of the job, such as ``1234_5``; None without a scheduler."""
+    ends_at: float | None = None
     """Unix time at which the scheduler ends the worker."""
-    lead_s: float = 0.0
-    """How long before that it says so."""
+    signal_delay_s: float = 0.0
+    """How long before `ends_at` the scheduler sends its signal."""
+
+    def to_json(self) -> str:
+        return json.dumps({_JSON_KEYS.get(name, name): value for name, value in asdict(self).items()})
+
+    @classmethod
+    def from_json(cls, text: str) -> RankPlacement:
+        names = {key: name for name, key in _JSON_KEYS.items()}
+        fields = {names.get(key, key): value for key, value in json.loads(text).items()}
+        return cls(**{**fields, "cpus": tuple(fields["cpus"]) if fields["cpus"] else None})
 
 
 class Executor(Protocol):
-    """Where a sweep's workers run: a pool of this machine, or a scheduler's job array."""
+    """Where the workers of a sweep run: on this machine, or in a scheduler's job array."""
 
     def submit(self, pool: WorkerPool) -> str:
-        """Start workers, which outlive this process; the name by which `cancel` and `lost` know them.
+        """Start workers, which outlive this process, and return the job name for `cancel` and `count_pending`.
 
         Raises:
-            LaunchError: the machine, or the scheduler, refuses.
+            LaunchError: the machine or the scheduler refuses.
         """
         ...
 
-    def tasks(self, pool: WorkerPool) -> int:
-        """How many workers `submit` would start."""
+    def count_workers(self, pool: WorkerPool) -> int:
+        """Return how many workers `submit` would start."""
         ...
 
     def describe(self, pool: WorkerPool) -> str:
-        """What `submit` would hand over, to the letter."""
+        """Return the exact text that `submit` would submit."""
         ...
 
-    def lost(self, jobs: Sequence[str]) -> dict[str, str]:
-        """Of these workers (`RankPlacement.worker`), those that are known to be gone and why, by one question for all."""
+    def find_lost(self, workers: Sequence[str]) -> dict[str, str]:
+        """Return which of these workers (`RankPlacement.worker`) have certainly ended, and why. One query for all."""
         ...
 
-    def waiting(self, jobs: Sequence[str]) -> int:
-        """How many workers of these submissions have not begun yet."""
+    def count_pending(self, jobs: Sequence[str]) -> int:
+        """Return how many workers of these jobs have not started yet."""
         ...
 
     def cancel(self, jobs: Sequence[str]) -> None:
-        """End the workers of these submissions; those that have ended already are no fault."""
+        """End the workers of these jobs; workers that have ended already are ignored."""
         ...

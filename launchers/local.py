@@ -2,140 +2,138 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import signal
 import socket
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import psutil
 
-from launchers.base import AttemptSpec, Handle, LaunchError, RankPlacement, WorkerPool
-from launchers.processes.process import ENVIRONMENT, Job
+from launchers.base import PLACEMENT_VARIABLE, AttemptSpec, Handle, LaunchError, RankPlacement, WorkerPool
+from launchers.processes.process import DEFAULT_ENVIRONMENT, TrainingProcess
 from launchers.processes.process_group import LocalRanks
 
 MODULE = "experiments.sweep.worker.worker"
 
 
 class Local:
-    """Starts one attempt at once, a process a rank; or a pool of workers that share out this machine."""
+    """Runs one attempt, one process per rank; or the workers of a sweep, which share the cores and GPUs of this machine."""
 
     def __init__(
         self, workers: int | None = None, devices_per_trial: int | None = None, trials_per_device: int = 1
     ) -> None:
         """
         Args:
-            workers: of a sweep, trials side by side; null: as many as devices, or cores, allow.
-            devices_per_trial: of a sweep, devices that one trial takes; null: all that hardware states.
-            trials_per_device: of a sweep, trials side by side on each device.
+            workers: trials of a sweep that run side by side; null: as many as there are devices or cores for.
+            devices_per_trial: devices that one trial of a sweep uses; null: all that the hardware option states.
+            trials_per_device: trials of a sweep that share one device.
         """
         self.workers, self.devices_per_trial, self.trials_per_device = workers, devices_per_trial, trials_per_device
-        self._warm: Job | None = None
+        self._prestarted: TrainingProcess | None = None
 
-    def warm(self) -> None:
+    def prestart(self) -> None:
         """Start a process that imports torch while the configuration is still being composed."""
-        self._warm = Job()
+        self._prestarted = TrainingProcess()
 
-    def dismiss(self) -> None:
-        if self._warm is not None:
-            self._warm.dismiss()
-            self._warm = None
+    def discard(self) -> None:
+        if self._prestarted is not None:
+            self._prestarted.discard()
+            self._prestarted = None
 
-    def launch(self, assignment: AttemptSpec) -> Handle:
-        if assignment.nodes > 1:
-            raise LaunchError(
-                f"launcher=local refused hardware.nodes={assignment.nodes}: it starts processes on this machine alone; "
-                "set hardware.nodes=1"
-            )
-        job, self._warm = self._warm or Job(), None
-        if assignment.ranks == 1:
-            job.assign(assignment)
-            return job
-        return LocalRanks(job, assignment)
+    def launch(self, spec: AttemptSpec) -> Handle:
+        _refuse_nodes(spec.nodes)
+        process, self._prestarted = self._prestarted or TrainingProcess(), None
+        if spec.world_size == 1:
+            process.assign(spec)
+            return process
+        return LocalRanks(process, spec)
 
     def submit(self, pool: WorkerPool) -> str:
-        """Start the workers in sessions of their own; they are known by the numbers of their processes."""
+        """Start each worker in its own session; the job name holds the process ids."""
         pids: list[int] = []
         folder = pool.folder / "workers"
         folder.mkdir(exist_ok=True)
-        for seat, devices in self._seats(pool):
-            environment = {**ENVIRONMENT, **os.environ, "LATHE_SEAT": json.dumps(asdict(seat))}
+        for placement, devices in self._place_ranks(pool):
+            environment = {**DEFAULT_ENVIRONMENT, **os.environ, PLACEMENT_VARIABLE: placement.to_json()}
             environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(pool.code), os.environ.get("PYTHONPATH")]))
             if devices is not None:
                 environment["CUDA_VISIBLE_DEVICES"] = devices
-            if seat.threads is not None:
-                environment["OMP_NUM_THREADS"] = str(seat.threads)
-            with (folder / f"{seat.worker}.txt").open("a") as log:
+            if placement.threads is not None:
+                environment["OMP_NUM_THREADS"] = str(placement.threads)
+            with (folder / f"{placement.worker}.txt").open("a") as log:
                 pids.append(_start(pool.folder, environment, log.fileno()))
         return f"{socket.gethostname()}:{','.join(map(str, pids))}"
 
-    def tasks(self, pool: WorkerPool) -> int:
-        return len({seat.worker for seat, _ in self._seats(pool)})
+    def count_workers(self, pool: WorkerPool) -> int:
+        return len({placement.worker for placement, _ in self._place_ranks(pool)})
 
     def describe(self, pool: WorkerPool) -> str:
         lines = [
-            f"worker {seat.worker.rpartition('-')[2]}: rank {seat.rank} of {seat.ranks}"
-            + (f", cores {','.join(map(str, seat.cpus))}" if seat.cpus else "")
-            + (f", {seat.threads} threads" if seat.threads else "")
+            f"worker {placement.worker.rpartition('-')[2]}: rank {placement.rank} of {placement.world_size}"
+            + (f", cores {','.join(map(str, placement.cpus))}" if placement.cpus else "")
+            + (f", {placement.threads} threads" if placement.threads else "")
             + (f", devices {devices}" if devices is not None else "")
-            for seat, devices in self._seats(pool)
+            for placement, devices in self._place_ranks(pool)
         ]
         return "\n".join(lines)
 
-    def _seats(self, pool: WorkerPool) -> Iterator[tuple[RankPlacement, str | None]]:
-        """A seat for every process, and the devices that it sees; None where it has none of its own."""
-        if pool.nodes > 1:
-            raise LaunchError(
-                f"launcher=local refused hardware.nodes={pool.nodes}: it starts processes on this machine alone; "
-                "set hardware.nodes=1"
-            )
+    def _place_ranks(self, pool: WorkerPool) -> Iterator[tuple[RankPlacement, str | None]]:
+        """Yield the placement of every process and the devices that it sees; None: it sees what this process sees."""
+        _refuse_nodes(pool.nodes)
         nonce, host = secrets.token_hex(3), socket.gethostname()
         cores = (
             sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
         )
         on_gpus = pool.device == "cuda" or (pool.device == "auto" and Path("/dev/nvidiactl").exists())
-        # Of this process's own, where it sees not all.
+        # This process may see only some of the machine's GPUs.
         visible = (os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(pool.devices_per_node)))).split(
             ","
         )
-        ranks = pool.ranks_of_a_trial
+        world_size = pool.ranks_per_trial
         threads = pool.threads_per_rank or 1
-        most = self.workers or (pool.crews if on_gpus else max(1, len(cores) // (threads * ranks)))
-        crews = min(most, pool.workers * pool.crews)
-        share = max(1, len(cores) // (crews * ranks))
-        for crew in range(crews):
-            for rank in range(ranks):
-                place = crew * ranks + rank
-                own = tuple(cores[(place * share + core) % len(cores)] for core in range(share))
-                device = visible[place % len(visible)] if on_gpus else None
-                seat = RankPlacement(
-                    worker=f"{host}-{nonce}-{crew}", rank=rank, on_node=rank, per_node=ranks, ranks=ranks, cpus=own,
-                    threads=pool.threads_per_rank or share,
+        most = self.workers or (pool.trials_per_worker if on_gpus else max(1, len(cores) // (threads * world_size)))
+        num_groups = min(most, pool.max_workers * pool.trials_per_worker)
+        num_cores = max(1, len(cores) // (num_groups * world_size))
+        for group in range(num_groups):
+            for rank in range(world_size):
+                index = group * world_size + rank
+                cpus = tuple(cores[(index * num_cores + core) % len(cores)] for core in range(num_cores))
+                device = visible[index % len(visible)] if on_gpus else None
+                placement = RankPlacement(
+                    worker=f"{host}-{nonce}-{group}", rank=rank, local_rank=rank, local_world_size=world_size,
+                    world_size=world_size, cpus=cpus, threads=pool.threads_per_rank or num_cores,
                 )  # fmt: skip
-                yield seat, device
+                yield placement, device
 
-    def lost(self, workers: Sequence[str]) -> dict[str, str]:
-        """Workers of this machine whose processes have gone."""
+    def find_lost(self, workers: Sequence[str]) -> dict[str, str]:
+        """Return the workers of this machine whose processes have ended."""
         host = socket.gethostname()
         own = [worker for worker in workers if worker.rpartition("-")[0].rpartition("-")[0] == host]
         if not own:
             return {}
-        alive = {_worker_of(process) for process in psutil.process_iter()}
-        return {worker: "its process has gone" for worker in own if worker not in alive}
+        alive = {_read_worker_name(process) for process in psutil.process_iter()}
+        return {worker: "its process has ended" for worker in own if worker not in alive}
 
-    def waiting(self, jobs: Sequence[str]) -> int:
+    def count_pending(self, jobs: Sequence[str]) -> int:
         return 0
 
     def cancel(self, jobs: Sequence[str]) -> None:
         for job in jobs:
             host, _, pids = job.rpartition(":")
             for pid in map(int, pids.split(",")) if host == socket.gethostname() else ():
-                if psutil.pid_exists(pid) and _worker_of(psutil.Process(pid)) is not None:
+                if psutil.pid_exists(pid) and _read_worker_name(psutil.Process(pid)) is not None:
                     os.kill(pid, signal.SIGTERM)
+
+
+def _refuse_nodes(nodes: int) -> None:
+    if nodes > 1:
+        raise LaunchError(
+            f"launcher=local refused hardware.nodes={nodes}: it starts processes on this machine only; "
+            "set hardware.nodes=1"
+        )
 
 
 def _start(folder: Path, environment: dict[str, str], log: int) -> int:
@@ -149,11 +147,11 @@ def _start(folder: Path, environment: dict[str, str], log: int) -> int:
         ) from err
 
 
-def _worker_of(process: psutil.Process) -> str | None:
-    """Name of the worker that a process is, by its environment; None where it is none."""
+def _read_worker_name(process: psutil.Process) -> str | None:
+    """Return the name of the worker that a process runs, from its environment; None if it is not a worker."""
     try:
         if process.status() == psutil.STATUS_ZOMBIE or MODULE not in process.cmdline():
             return None
-        return str(json.loads(process.environ()["LATHE_SEAT"])["worker"])
-    except (psutil.Error, KeyError, ValueError):
+        return RankPlacement.from_json(process.environ()[PLACEMENT_VARIABLE]).worker
+    except (psutil.Error, KeyError, TypeError, ValueError):
         return None

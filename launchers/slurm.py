@@ -1,4 +1,4 @@
-"""Workers of a sweep as one job array of SLURM: the text that is submitted, and who of them is where."""
+"""Runs the workers of a sweep as one SLURM job array."""
 
 from __future__ import annotations
 
@@ -12,28 +12,26 @@ from typing import Any
 
 from submitit.slurm.slurm import _make_sbatch_string
 
-from launchers.base import LaunchError, WorkerPool
+from launchers.base import PLACEMENT_VARIABLE, REQUEUE, LaunchError, WorkerPool
 from launchers.slurm_tasks.errors import explain
 from launchers.slurm_tasks.queue import NoAnswerError, SlurmQueue
 
-MOST_WORKERS = 256
-"""Where nobody says how many: sites take arrays of 1,000 tasks, and the file system has to start them all."""
-AGAIN = 75
-"""Exit code of a worker that had to leave though there is more to do; EX_TEMPFAIL of sysexits.h."""
-MOST_RESTARTS = 3
-"""How often a worker that was ended by a signal, say for want of memory, is put back into the queue."""
-PASSED_ON = (
+DEFAULT_MAX_WORKERS = 256
+"""Sites accept arrays of about 1,000 tasks, and the file system has to start all of them."""
+MAX_RESTARTS = 3
+"""How often a worker that a signal ended, for example because memory ran out, is requeued."""
+INHERITED_VARIABLES = (
     "PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "LC_*", "TZ",
     "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV", "CUDA_HOME", "CUDA_PATH", "SLURM_CONF",
     "LATHE_*", "NCCL_*", "TORCH_*", "GLOO_*", "UCX_*", "FI_*", "*_proxy", "*_PROXY",
     "BASH_ENV", "BASH_FUNC_m*", "MODULE*", "LMOD_*", "__LMOD_*", "_ModuleTable*", "LOADEDMODULES", "_LMFILES_",
 )  # fmt: skip
-"""What of this shell's environment the workers see: search paths, the house's own, the network's, those of `module`."""
-NOT_PASSED_ON = ("LATHE_SEAT",)
+"""Variables of this shell that workers inherit: search paths, Lathe's own, network settings, those of `module`."""
+DROPPED_VARIABLES = (PLACEMENT_VARIABLE,)
 
 
 class Slurm:
-    """Submits the workers of a sweep as one job array; they pull trials, so nothing stays behind to drive them."""
+    """Submits the workers of a sweep as one job array. Workers take trials themselves, so no process has to stay behind."""
 
     def __init__(
         self, workers: int | None = None, devices_per_trial: int | None = None, trials_per_device: int = 1,
@@ -41,59 +39,57 @@ class Slurm:
     ) -> None:  # fmt: skip
         """
         Args:
-            workers: most tasks of the array; null: as many as trials are of use to, up to 256.
-            devices_per_trial: devices that one trial takes; null: all that hardware states.
-            trials_per_device: trials side by side on each device.
+            workers: maximum number of array tasks; null: as many as the trials can use, at most 256.
+            devices_per_trial: devices that one trial uses; null: all that the hardware option states.
+            trials_per_device: trials that share one device.
             dry: show what would be submitted, and submit nothing.
             python: the interpreter on the nodes; null: this one, or python3 in a container.
-            environment: variables that workers see besides those that every worker does, secrets among them.
+            environment: names of further variables that workers inherit, for example secrets.
         """
         self.workers, self.devices_per_trial, self.trials_per_device = workers, devices_per_trial, trials_per_device
         self.dry, self.python, self.environment = dry, python, tuple(environment)
-        self._watch = SlurmQueue(environment_of(os.environ, self.environment))
+        self._queue = SlurmQueue(filter_environment(os.environ, self.environment))
 
-    def tasks(self, pool: WorkerPool) -> int:
-        """How many workers are asked for."""
-        return min(pool.workers, self.workers or MOST_WORKERS)
+    def count_workers(self, pool: WorkerPool) -> int:
+        """Return the number of array tasks."""
+        return min(pool.max_workers, self.workers or DEFAULT_MAX_WORKERS)
 
     def describe(self, pool: WorkerPool) -> str:
-        """The batch script, which is the same for the same pool."""
-        python = self.python or ("python3" if words_of(pool)["container"] else sys.executable)
-        return script(pool, self.tasks(pool), python)
+        """Return the batch script; the same pool always gives the same script."""
+        python = self.python or ("python3" if require_settings(pool)["container"] else sys.executable)
+        return render_script(pool, self.count_workers(pool), python)
 
     def submit(self, pool: WorkerPool) -> str:
-        """Ask whether SLURM would take the array, then submit it; the number of the job.
+        """Test whether SLURM accepts the array, then submit it and return the job number.
 
         Raises:
-            LaunchError: with the key at fault.
+            LaunchError: names the key at fault.
         """
-        text = self.describe(pool)
-        (pool.folder / "workers").mkdir(exist_ok=True)  # where SLURM cannot open a job's log, it says nothing anywhere
-        self._sbatch(pool, text, "--test-only")
-        job = self._sbatch(pool, text, "--parsable").strip().partition(";")[0]
-        (pool.folder / "workers" / f"{job}.sh").write_text(text)
+        script = self.describe(pool)
+        (pool.folder / "workers").mkdir(exist_ok=True)  # if SLURM cannot open a job's log, it reports nothing
+        self._sbatch(pool, script, "--test-only")
+        job = self._sbatch(pool, script, "--parsable").strip().partition(";")[0]
+        (pool.folder / "workers" / f"{job}.sh").write_text(script)
         return job
 
-    def _sbatch(self, pool: WorkerPool, text: str, how: str) -> str:
+    def _sbatch(self, pool: WorkerPool, script: str, option: str) -> str:
         try:
-            done = self._watch.ask("sbatch", how, told=text)
+            done = self._queue.run_command("sbatch", option, stdin=script)
         except NoAnswerError as err:
-            way_out = (
-                "run it where `sbatch` is there, on a login node; `lathe rehearse up` starts a cluster on this machine"
-            )
+            hint = "run it on a login node; `lathe rehearse up` starts a cluster on this machine"
             if isinstance(err.__cause__, FileNotFoundError):
-                raise LaunchError(f"launcher=slurm finds no sbatch on this machine; {way_out}") from err
-            raise LaunchError(explain(pool, self.tasks(pool), str(err))) from err
+                raise LaunchError(f"launcher=slurm finds no sbatch on this machine; {hint}") from err
+            raise LaunchError(explain(pool, self.count_workers(pool), str(err))) from err
         if done.returncode != 0:
-            raise LaunchError(explain(pool, self.tasks(pool), done.stderr))
+            raise LaunchError(explain(pool, self.count_workers(pool), done.stderr))
         return done.stdout
 
-    def lost(self, workers: Sequence[str]) -> dict[str, str]:
-        """Of these workers those that are gone, by the state that SLURM gives; nobody while it does not answer."""
-        return self._watch.lost(workers)
+    def find_lost(self, workers: Sequence[str]) -> dict[str, str]:
+        """Return the workers that have ended, with SLURM's state; none while SLURM does not answer."""
+        return self._queue.find_lost(workers)
 
-    def waiting(self, jobs: Sequence[str]) -> int:
-        return self._watch.waiting([job for job in jobs if job.isdecimal()])
+    def count_pending(self, jobs: Sequence[str]) -> int:
+        return self._queue.count_pending([job for job in jobs if job.isdecimal()])
 
     def cancel(self, jobs: Sequence[str]) -> None:
         """
@@ -104,84 +100,87 @@ class Slurm:
         if not own:
             return
         try:
-            said = self._watch.ask("scancel", *own).stderr
+            output = self._queue.run_command("scancel", *own).stderr
         except NoAnswerError as err:
-            said = str(err)
-        faults = [line for line in said.splitlines() if line.strip() and "invalid job id" not in line.lower()]
-        if faults:
+            output = str(err)
+        errors = [line for line in output.splitlines() if line.strip() and "invalid job id" not in line.lower()]
+        if errors:
             raise LaunchError(
-                f"slurm did not cancel {', '.join(own)}: {faults[-1].strip()}; try `scancel {' '.join(own)}`"
+                f"slurm did not cancel {', '.join(own)}: {errors[-1].strip()}; try `scancel {' '.join(own)}`"
             )
 
 
-def words_of(pool: WorkerPool) -> Mapping[str, Any]:
-    """The site's words.
+def require_settings(pool: WorkerPool) -> Mapping[str, Any]:
+    """Return the site's settings, `hardware.slurm`.
 
     Raises:
-        LaunchError: the hardware has none.
+        LaunchError: the hardware option has none.
     """
     if pool.slurm is None:
         raise LaunchError(
             "launcher=slurm needs hardware.slurm, and it is null; take hardware=a100_4 or another that has one "
-            "(docs/slurm.md shows how to write your site's)"
+            "(docs/slurm.md shows how to write one for your site)"
         )
     return pool.slurm
 
 
-def environment_of(environment: Mapping[str, str], further: Sequence[str] = ()) -> dict[str, str]:
-    """What of an environment the workers are given: nothing of a surrounding job, of another run or of a login shell."""
-    patterns = (*PASSED_ON, *further)
+def filter_environment(environment: Mapping[str, str], further: Sequence[str] = ()) -> dict[str, str]:
+    """Return the variables that workers inherit: none of a surrounding job, of another run or of a login shell."""
+    patterns = (*INHERITED_VARIABLES, *further)
     return {
         name: value
         for name, value in environment.items()
-        if name not in NOT_PASSED_ON and any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+        if name not in DROPPED_VARIABLES and any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
     }
 
 
-def gres_of(pool: WorkerPool) -> str | None:
-    """Generic resources of one node; typed GPUs are asked for by node, as ``--gpus-per-task`` of a type shows none of them."""
-    words = words_of(pool)
-    if words["gres"] is not None:
-        return str(words["gres"])
-    if words["gpu_type"] is None and pool.device == "cpu":
+def format_gres(pool: WorkerPool) -> str | None:
+    """Return the generic resources of one node.
+
+    GPUs of a type are requested per node: with ``--gpus-per-task`` of a type, tasks see none of them.
+    """
+    settings = require_settings(pool)
+    if settings["gres"] is not None:
+        return str(settings["gres"])
+    if settings["gpu_type"] is None and pool.device == "cpu":
         return None
-    return ":".join(filter(None, ("gpu", words["gpu_type"], str(pool.devices_per_node))))
+    return ":".join(filter(None, ("gpu", settings["gpu_type"], str(pool.devices_per_node))))
 
 
-def script(pool: WorkerPool, workers: int, python: str) -> str:
-    """The batch script of one array, a pure function."""
-    words = words_of(pool)
-    ranks_on_node = pool.ranks // pool.nodes
-    cores = max(1, words["cpus_per_device"] * pool.devices_per_node // ranks_on_node)
-    further = {re.sub("_", "-", name): value or True for name, value in words["sbatch"].items()}
+def render_script(pool: WorkerPool, num_workers: int, python: str) -> str:
+    """Return the batch script of one array."""
+    settings = require_settings(pool)
+    ranks_on_node = pool.ranks_per_worker // pool.nodes
+    cores = max(1, settings["cpus_per_device"] * pool.devices_per_node // ranks_on_node)
+    further = {re.sub("_", "-", name): value or True for name, value in settings["sbatch"].items()}
     return _make_sbatch_string(
         folder=pool.folder / "workers",
-        command=_command(pool, cores, python),
-        setup=_setup(pool),
-        map_count=workers,
-        array_parallelism=workers,
+        command=_render_command(pool, cores, python),
+        setup=_render_setup(pool),
+        map_count=num_workers,
+        array_parallelism=num_workers,
         stderr_to_stdout=True,
         use_srun=False,
-        **_parameters(pool, words, ranks_on_node, cores),
+        **_sbatch_parameters(pool, settings, ranks_on_node, cores),
         additional_parameters={
             "output": pool.folder / "workers" / "%A_%a.txt",
             "requeue": True,
-            "signal": f"USR2@{words['lead_s']}",
+            "signal": f"USR2@{settings['lead_s']}",
             **further,
         },
     )
 
 
-def _parameters(pool: WorkerPool, words: Mapping[str, Any], ranks_on_node: int, cores: int) -> dict[str, Any]:
-    mem_gb = words["mem_gb_per_device"] * pool.devices_per_node
+def _sbatch_parameters(pool: WorkerPool, settings: Mapping[str, Any], ranks_on_node: int, cores: int) -> dict[str, Any]:
+    mem_gb = settings["mem_gb_per_device"] * pool.devices_per_node
     return {
         "job_name": pool.name,
-        "partition": words["partition"],
-        "account": words["account"],
-        "qos": words["qos"],
-        "constraint": words["constraint"],
-        "gres": gres_of(pool),
-        "time": words["time"],
+        "partition": settings["partition"],
+        "account": settings["account"],
+        "qos": settings["qos"],
+        "constraint": settings["constraint"],
+        "gres": format_gres(pool),
+        "time": settings["time"],
         "nodes": pool.nodes,
         "ntasks_per_node": ranks_on_node,
         "cpus_per_task": cores,
@@ -190,8 +189,8 @@ def _parameters(pool: WorkerPool, words: Mapping[str, Any], ranks_on_node: int, 
     }
 
 
-def _setup(pool: WorkerPool) -> list[str]:
-    """Lines before the command: a folder for this start of the worker, and the site's own."""
+def _render_setup(pool: WorkerPool) -> list[str]:
+    """Return the lines before the command: they make a folder for this start of the worker, then run the site's setup."""
     workers, code = shlex.quote(str(pool.folder / "workers")), shlex.quote(str(pool.code))
     lines = [
         "task=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID",
@@ -200,17 +199,17 @@ def _setup(pool: WorkerPool) -> list[str]:
         'exec >> "$worker/log.txt" 2>&1',
         f"export PYTHONPATH={code}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONUNBUFFERED=1",
     ]
-    site = words_of(pool)["setup"]
+    site = require_settings(pool)["setup"]
     return [*lines, *(["set -e", *site] if site else [])]
 
 
-def _command(pool: WorkerPool, cores: int, python: str) -> str:
-    """Shell that starts a process a rank, and puts the worker back into the queue where it had to leave early."""
-    words = words_of(pool)
+def _render_command(pool: WorkerPool, cores: int, python: str) -> str:
+    """Return the lines that start one process per rank, and requeue a worker that stopped while trials were left."""
+    settings = require_settings(pool)
     srun = ["srun", f"--cpus-per-task={cores}", "--kill-on-bad-exit=0", "--wait=0"]
-    srun += ["--label"] if pool.ranks > 1 else []
-    srun += [f"--container-image={words['container']}"] if words["container"] else []
-    seat = [
+    srun += ["--label"] if pool.ranks_per_worker > 1 else []
+    srun += [f"--container-image={settings['container']}"] if settings["container"] else []
+    task = [
         python,
         "-P",
         "-m",
@@ -220,17 +219,17 @@ def _command(pool: WorkerPool, cores: int, python: str) -> str:
         "--devices",
         pool.devices_per_node,
     ]
-    seat += ["--device", pool.device, "--lead-s", words["lead_s"]]
-    seat += ["--threads", pool.threads_per_rank] if pool.threads_per_rank else []
-    start = shlex.join([*srun, *words["srun_args"], *map(str, seat)])
+    task += ["--device", pool.device, "--lead-s", settings["lead_s"]]
+    task += ["--threads", pool.threads_per_rank] if pool.threads_per_rank else []
+    start = shlex.join([*srun, *settings["srun_args"], *map(str, task)])
     return "\n".join(
         [
             'ends=${SLURM_JOB_END_TIME:-$(squeue -h -j "$task" -o %e || true)}',
             "code=0",
             f'{start} --ends "$ends" {shlex.quote(str(pool.folder))} || code=$?',
-            # Not one that is cancelled or requeued already: `scontrol requeue` would bring the former back.
-            f"killed=$((code > 128 && ${{SLURM_RESTART_COUNT:-0}} < {MOST_RESTARTS}))",
-            f"if [ $code = {AGAIN} ] || [ $killed = 1 ]; then",
+            # Only while the job is running: `scontrol requeue` would start a cancelled job again.
+            f"killed=$((code > 128 && ${{SLURM_RESTART_COUNT:-0}} < {MAX_RESTARTS}))",
+            f"if [ $code = {REQUEUE} ] || [ $killed = 1 ]; then",
             '  if [ "$(squeue -h -j "$task" -o %T)" = RUNNING ]; then scontrol requeue "$task"; fi',
             "fi",
             "exit $code",

@@ -74,7 +74,7 @@ def _run(asked: argparse.Namespace) -> int:
         return _close(run(trial, trust=asked.trust, display=display, launcher=launcher))
     finally:
         if launcher is not None:
-            launcher.dismiss()
+            launcher.discard()
 
 
 def _multirun(asked: argparse.Namespace) -> int:

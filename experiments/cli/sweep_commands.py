@@ -106,7 +106,7 @@ def _show_dry(found: SweepDraft) -> int:
 def _cost(pool: WorkerPool, executor: Executor, todo: int) -> str:
     from experiments.config.rules.slurm import most_device_h
 
-    tasks = executor.tasks(pool)
+    tasks = executor.count_workers(pool)
     told = f"{todo} trials, {tasks} tasks of {pool.nodes} nodes x {pool.devices_per_node} devices"
     if pool.slurm is None:
         return told

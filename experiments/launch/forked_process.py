@@ -14,7 +14,7 @@ from experiments.launch.stop import STOP_SIGNALS, StopSignal
 from experiments.launch.training_process import run_attempt
 from experiments.launch.wakeup import SignalWaiter
 from experiments.trial.trial import Trial
-from launchers.processes.cleanup import children, clear
+from launchers.processes.cleanup import clean_up, find_descendants
 from modules.parallel.base import Rank
 
 
@@ -37,12 +37,12 @@ class ForkedRank:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
                 self.code = os.waitstatus_to_exitcode(status)
-                clear(self.pid)
+                clean_up(self.pid)
         return self.code
 
     def signal(self, number: int) -> None:
         if self.code is None:
-            started = children(self.pid) if number == signal.SIGKILL else []
+            started = find_descendants(self.pid) if number == signal.SIGKILL else []
             os.kill(self.pid, number)
             for process in started:
                 if process.is_running():

@@ -14,7 +14,7 @@ from experiments.core.atomic import write_text
 from experiments.run.failure import DISK, EXCEPTION, KILLED
 from experiments.run.rank_reports import RankError, log_name, root_cause
 from experiments.trial.trial import Trial
-from launchers.base import NO_ROOM
+from launchers.base import DISK_FULL
 
 Status = Literal["finished", "failed", "stopped", "killed"]
 
@@ -53,7 +53,7 @@ def judge(
         is_riddle = -code == signal.SIGKILL and not asked_to_end
         hint = "; if nobody sent it, memory ran out: lower batch_size_per_device" if is_riddle else ""
         return Outcome("killed", f"{rank}ended by {name}{hint}", KILLED)
-    if code == NO_ROOM:
+    if code == DISK_FULL:
         told = f"the disk of {trial.folder} is full; free space, then `lathe resume {trial.reference}`"
         return Outcome("failed", told, DISK)
     if (noticed := root_cause(folder, follows=True)) is not None:

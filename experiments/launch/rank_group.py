@@ -76,21 +76,23 @@ class RankGroup:
         self._codes: dict[int, int] = {}
         self._child: ForkedRank | None = None
         self._blame = FirstFailure()
-        if seat.ranks > 1:
+        if seat.world_size > 1:
             self._gather(folder)
 
     def _gather(self, folder: Path) -> None:
         with socket.create_server(("", 0)) as server:
             word = secrets.token_hex(16)  # the port may be found by strangers
-            place = {"address": self.seat.address, "port": server.getsockname()[1], "word": word}
+            place = {"address": self.seat.leader_address, "port": server.getsockname()[1], "word": word}
             write_text(meeting_file(folder, self.seat), json.dumps(place) + "\n")
             os.chmod(meeting_file(folder, self.seat), 0o600)
             server.settimeout(1.0)
             deadline = time.monotonic() + JOIN_S
-            while len(self._lines) < self.seat.ranks - 1:
+            while len(self._lines) < self.seat.world_size - 1:
                 if time.monotonic() > deadline or self.bell.asked_to_leave:
-                    missing = sorted({*range(1, self.seat.ranks)} - {*self._lines})
-                    raise RankGroupError(f"ranks {missing} have not come to {self.seat.address} in {JOIN_S:.0f} s")
+                    missing = sorted({*range(1, self.seat.world_size)} - {*self._lines})
+                    raise RankGroupError(
+                        f"ranks {missing} have not come to {self.seat.leader_address} in {JOIN_S:.0f} s"
+                    )
                 with contextlib.suppress(TimeoutError):
                     connection, _ = server.accept()
                     line = LineConnection(connection)
@@ -101,13 +103,13 @@ class RankGroup:
     def start(self, trial: Trial, attempt: int, trust: tuple[str, ...]) -> None:
         """Begin an attempt on every rank."""
         self._codes, self._blame = {}, FirstFailure()
-        rank = Rank(0, 0, self.seat.per_node)
-        if self.seat.ranks == 1:
+        rank = Rank(0, 0, self.seat.local_world_size)
+        if self.seat.world_size == 1:
             self._child = ForkedRank(trial, attempt, trust, rank, self.bell)
             return
         with socket.create_server(("", 0)) as listener:  # open until the child has it: nobody else gets the port
-            meeting = f"tcp://{self.seat.address}:{listener.getsockname()[1]}"
-            rank = Rank(0, 0, self.seat.per_node, meeting, listener.fileno())
+            meeting = f"tcp://{self.seat.leader_address}:{listener.getsockname()[1]}"
+            rank = Rank(0, 0, self.seat.local_world_size, meeting, listener.fileno())
             self._child = ForkedRank(trial, attempt, trust, rank, self.bell)
         order = {"folder": str(trial.folder), "attempt": attempt, "trust": list(trust), "meeting": meeting}
         for line in self._lines.values():
@@ -124,7 +126,7 @@ class RankGroup:
                 self._end(rank, -signal.SIGKILL)  # its process has gone
         if (code := self._child.poll()) is not None:
             self._end(0, code)
-        if len(self._codes) < self.seat.ranks:
+        if len(self._codes) < self.seat.world_size:
             if self._blame.is_overdue:
                 self.signal(signal.SIGKILL)
             return None
@@ -138,7 +140,7 @@ class RankGroup:
 
     def signal(self, number: int) -> None:
         """Pass a signal to all ranks."""
-        self._blame.is_ours |= number == signal.SIGKILL
+        self._blame.killed_by_us |= number == signal.SIGKILL
         if self._child is not None:
             self._child.signal(number)
         for line in self._lines.values():
@@ -162,7 +164,7 @@ class RankGroup:
 
 def meeting_file(folder: Path, seat: RankPlacement) -> Path:
     """Where the leader of a crew writes how it is reached."""
-    return folder / f"crew_{seat.crew}.json"
+    return folder / f"crew_{seat.group}.json"
 
 
 def run_follower(seat: RankPlacement, folder: Path, bell: SignalWaiter) -> None:
@@ -181,7 +183,7 @@ def run_follower(seat: RankPlacement, folder: Path, bell: SignalWaiter) -> None:
                 if child is not None:
                     child.signal(order["signal"])
             else:
-                rank = Rank(seat.rank, seat.on_node, seat.per_node, order["meeting"])
+                rank = Rank(seat.rank, seat.local_rank, seat.local_world_size, order["meeting"])
                 child = ForkedRank(Trial(Path(order["folder"])), order["attempt"], tuple(order["trust"]), rank, bell)
                 told_to_stop = False
         if child is not None and (bell.asked_to_leave or not line.is_open) and not told_to_stop:
@@ -204,4 +206,4 @@ def _join(seat: RankPlacement, folder: Path, bell: SignalWaiter) -> LineConnecti
             line.send({"rank": seat.rank, "word": place["word"]})
             return line
         bell.wait(0.1)
-    raise RankGroupError(f"rank {seat.rank} found no leader of crew {seat.crew}: {asdict(seat)}")
+    raise RankGroupError(f"rank {seat.rank} found no leader of crew {seat.group}: {asdict(seat)}")

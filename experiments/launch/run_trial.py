@@ -66,7 +66,7 @@ def _launcher(node: dict[str, Any], trust: Sequence[str] = ()) -> Launcher:
 def prestart() -> Launcher:
     """The default launcher with a process that imports torch on another core while a configuration is composed."""
     launcher = _launcher({"_target_": LOCAL})
-    launcher.warm()
+    launcher.prestart()
     return launcher
 
 

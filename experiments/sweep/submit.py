@@ -38,16 +38,16 @@ def pool_of(
     hardware, launcher = config["hardware"], config["launcher"]
     per_node, whole = hardware["devices_per_node"], worker["devices_per_node"]
     side_by_side = launcher.get("trials_per_device") or 1
-    crews = side_by_side * (1 if per_node == whole else worker["nodes"] * (whole // per_node))
+    trials_per_worker = side_by_side * (1 if per_node == whole else worker["nodes"] * (whole // per_node))
     return WorkerPool(
         folder=sweep_folder,
         code=sweep_folder / CODE,
         name=asked["name"],
-        workers=max(1, -(-todo // crews)),
+        max_workers=max(1, -(-todo // trials_per_worker)),
         nodes=worker["nodes"],
         devices_per_node=whole,
         ranks_per_node=per_node,
-        crews=crews,
+        trials_per_worker=trials_per_worker,
         device=hardware["device"],
         threads_per_rank=hardware["cpu_threads"],
         slurm=hardware["slurm"],
@@ -78,5 +78,5 @@ def submit(sweep: Sweep) -> WorkerPool | None:
     executor = sweep.executor()
     job = executor.submit(pool)
     with ledger.locked():
-        ledger.submitted(job, executor.tasks(pool))
+        ledger.submitted(job, executor.count_workers(pool))
     return pool

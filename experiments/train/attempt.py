@@ -28,7 +28,7 @@ from experiments.train.determinism import set_level
 from experiments.train.trainer import Trainer
 from experiments.trial.initial_weights import FILE, weights_of
 from experiments.trial.trial import Trial
-from launchers.base import DONE, FAILED, NO_ROOM, WRONG_INPUT
+from launchers.base import DISK_FULL, DONE, FAILED, WRONG_INPUT
 from modules.data.base import DataError
 from modules.parallel.base import Rank
 
@@ -76,7 +76,7 @@ def execute(
                 journal.state("failed", step=step, attempt=number, reason=reason, failure=failure)
         except OSError:
             _be_silent()
-            return NO_ROOM
+            return DISK_FULL
         return code
 
     training: Trainer | None = None

@@ -1,4 +1,4 @@
-"""What a process that has ended may leave on its machine, and how it is cleared away."""
+"""Cleans up what an ended process may leave on its machine."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ import psutil
 SHARED_MEMORY = Path("/dev/shm")
 
 
-def children(pid: int) -> list[psutil.Process]:
-    """Processes that a process started, and those that they did."""
+def find_descendants(pid: int) -> list[psutil.Process]:
+    """Return the children of a process, their children, and so on."""
     with contextlib.suppress(psutil.NoSuchProcess):
         return list(psutil.Process(pid).children(recursive=True))
     return []
 
 
-def clear(pid: int) -> None:
-    """End what is left of the session that an ended process led, and free the shared memory that it held."""
+def clean_up(pid: int) -> None:
+    """Kill the rest of the session that an ended process led, and free the shared memory that it held."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)
     free_shared_memory(pid)
 
 
 def free_shared_memory(pid: int) -> None:
-    """Remove what torch's tensors of an ended process hold in shared memory: they are files named by its number."""
+    """Remove the files in which torch keeps shared tensors of an ended process; their names hold the process id."""
     for path in SHARED_MEMORY.glob(f"torch_{pid}_*"):
         with contextlib.suppress(OSError):
             path.unlink()

@@ -1,4 +1,4 @@
-"""One process of `experiments.launch.training_process` on this machine."""
+"""One training process on this machine."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ import sys
 from launchers.base import AttemptSpec, LaunchError
 
 # Waiting OpenMP threads that spin starve each other on a busy machine: a step was seen to take 57 times as long.
-# Where a connection is lost, torch's C++ warns with its frames; what was lost is told by us.
-ENVIRONMENT = {"OMP_WAIT_POLICY": "passive", "TORCH_CPP_LOG_LEVEL": "ERROR"}
-if sys.platform == "linux":  # ranks of one machine talk inside it, whatever its host name resolves to
-    ENVIRONMENT["GLOO_SOCKET_IFNAME"] = "lo"
+# When a connection is lost, torch's C++ prints its stack; Lathe reports the lost rank itself.
+DEFAULT_ENVIRONMENT = {"OMP_WAIT_POLICY": "passive", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+if sys.platform == "linux":  # ranks of one machine use its loopback, whatever its host name resolves to
+    DEFAULT_ENVIRONMENT["GLOO_SOCKET_IFNAME"] = "lo"
 
 
-class Job:
-    """One process of `experiments.launch.training_process`: it imports what a training needs, then waits to be told which.
+class TrainingProcess:
+    """One process of `experiments.launch.training_process`: it imports what a training needs, then waits for its assignment.
 
-    Its standard input stays open as long as the launching process lives; when that ends, the job saves and stops.
+    Its standard input stays open as long as the launching process lives. When that ends, the training saves and stops.
     """
 
     def __init__(self) -> None:
         command = [sys.executable, "-P", "-m", "experiments.launch.training_process"]
-        # Blocked until it can answer them: a signal in its first 0.1 s would end it without a word.
+        # Blocked until the process has its handlers: a signal in its first 0.1 s would end it without a report.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
         try:
-            # A session of its own: Ctrl-C reaches the launching side alone, which passes it on once.
+            # In its own session: Ctrl-C reaches only the launching side, which sends it on once.
             self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, start_new_session=True, env=ENVIRONMENT | os.environ
+                command, stdin=subprocess.PIPE, start_new_session=True, env=DEFAULT_ENVIRONMENT | os.environ
             )
         except OSError as err:
             raise LaunchError(
@@ -40,39 +40,39 @@ class Job:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
-    def assign(self, assignment: AttemptSpec, rank: int = 0, meeting: str = "") -> None:
-        """Tell it what to run.
+    def assign(self, spec: AttemptSpec, rank: int = 0, meeting: str = "") -> None:
+        """Send the process its attempt and rank.
 
         Args:
-            assignment: the same for all ranks.
-            rank: which of them it is.
-            meeting: where the ranks meet, a URL; "" where there is only one.
+            spec: the same for all ranks.
+            rank: number of this rank.
+            meeting: URL where the ranks meet; "" for a single rank.
 
         Raises:
-            LaunchError: it has already ended, which means that an import failed.
+            LaunchError: the process has already ended; an import failed.
         """
-        order = {
-            "folder": str(assignment.folder),
-            "attempt": assignment.attempt,
-            "trust": list(assignment.trust),
+        assignment = {
+            "folder": str(spec.folder),
+            "attempt": spec.attempt,
+            "trust": list(spec.trust),
             "rank": {
                 "number": rank,
                 "on_node": rank,
-                "per_node": assignment.ranks_per_node,
+                "per_node": spec.ranks_per_node,
                 "meeting": meeting,
             },
         }
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write((json.dumps(order) + "\n").encode())
+            self._process.stdin.write((json.dumps(assignment) + "\n").encode())
             self._process.stdin.flush()
         except BrokenPipeError as err:
             raise LaunchError(
-                f"the job ended with code {self._process.wait()} before it began; what it printed stands above"
+                f"the training process ended with code {self._process.wait()} before it started to train; see its output above"
             ) from err
 
-    def dismiss(self) -> None:
-        """End it without a word."""
+    def discard(self) -> None:
+        """Kill the process, which has no assignment yet."""
         self._process.kill()
         self._process.wait()
         self._close()
@@ -89,7 +89,7 @@ class Job:
 
     def _close(self) -> None:
         if self._process.stdin is not None:
-            with contextlib.suppress(BrokenPipeError):  # what was left in the buffer
+            with contextlib.suppress(BrokenPipeError):  # raised for a line that is still in the buffer
                 self._process.stdin.close()
 
     def signal(self, number: int) -> None:

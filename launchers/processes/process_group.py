@@ -10,78 +10,77 @@ import tempfile
 import psutil
 
 from launchers.base import AttemptSpec
-from launchers.processes.cleanup import children, clear, free_shared_memory
+from launchers.processes.cleanup import clean_up, find_descendants, free_shared_memory
 from launchers.processes.exit_cause import FirstFailure
-from launchers.processes.process import Job
+from launchers.processes.process import TrainingProcess
 
 
 class LocalRanks:
-    """A job a rank; they meet at a file that goes with them, so that no port can be taken."""
+    """One process per rank. The ranks meet through a temporary file, so no port can be taken by another process."""
 
-    def __init__(self, first: Job, assignment: AttemptSpec) -> None:
+    def __init__(self, first: TrainingProcess, spec: AttemptSpec) -> None:
         """
         Args:
-            first: the process of rank 0, not yet assigned.
-            assignment: with the number of ranks.
+            first: the process of rank 0, without an assignment.
+            spec: states the number of ranks.
 
         Raises:
-            LaunchError: the machine refuses another process; then none is left.
+            LaunchError: the machine refuses another process; those that were started are ended.
         """
-        self._meeting = tempfile.mkdtemp(prefix="lathe-")
-        self._jobs = [first]
+        self._meeting_dir = tempfile.mkdtemp(prefix="lathe-")
+        self._processes = [first]
         self._codes: dict[int, int] = {}
-        self._blame = FirstFailure()
+        self._failure = FirstFailure()
         self._is_clean = False
         try:
-            while len(self._jobs) < assignment.ranks:
-                self._jobs.append(Job())
-            for rank, job in enumerate(self._jobs):
-                job.assign(assignment, rank, f"file://{self._meeting}/ranks")
-        except BaseException:  # Ctrl-C among them
-            for job in self._jobs:
-                job.dismiss()
-            shutil.rmtree(self._meeting)
+            while len(self._processes) < spec.world_size:
+                self._processes.append(TrainingProcess())
+            for rank, process in enumerate(self._processes):
+                process.assign(spec, rank, f"file://{self._meeting_dir}/ranks")
+        except BaseException:  # also for Ctrl-C
+            for process in self._processes:
+                process.discard()
+            shutil.rmtree(self._meeting_dir)
             raise
 
     @property
     def pid(self) -> int:
-        return self._jobs[0].pid
+        return self._processes[0].pid
 
     @property
     def failed_rank(self) -> int | None:
-        return self._blame.rank
+        return self._failure.rank
 
     def poll(self) -> int | None:
-        left = [(rank, job) for rank, job in enumerate(self._jobs) if rank not in self._codes]
-        ended = {rank: code for rank, job in left if (code := job.poll()) is not None}
+        left = [(rank, process) for rank, process in enumerate(self._processes) if rank not in self._codes]
+        ended = {rank: code for rank, process in left if (code := process.poll()) is not None}
         self._codes |= ended
         for rank, code in ended.items():
-            self._blame.add(rank, code)
-        if len(self._codes) < len(self._jobs):
-            if self._blame.is_overdue:
+            self._failure.add(rank, code)
+        if len(self._codes) < len(self._processes):
+            if self._failure.is_overdue:
                 self.signal(signal.SIGKILL)
             return None
         if not self._is_clean:
             self._clean()
             self._is_clean = True
-        return 0 if self._blame.rank is None else self._codes[self._blame.rank]
+        return 0 if self._failure.rank is None else self._codes[self._failure.rank]
 
     def signal(self, number: int) -> None:
-        self._blame.is_ours |= number == signal.SIGKILL
-        for rank, job in enumerate(self._jobs):
+        self._failure.killed_by_us |= number == signal.SIGKILL
+        for rank, process in enumerate(self._processes):
             if rank in self._codes:
                 continue
-            # What a rank has started, to fetch data or to compile, does not outlive it.
-            started = children(job.pid) if number == signal.SIGKILL else []
-            job.signal(number)
-            for child in started:
+            # Processes that a rank has started, to load data or to compile, must not outlive it.
+            descendants = find_descendants(process.pid) if number == signal.SIGKILL else []
+            process.signal(number)
+            for child in descendants:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     child.kill()
-            for pid in (job.pid, *(child.pid for child in started)) if number == signal.SIGKILL else ():
+            for pid in (process.pid, *(child.pid for child in descendants)) if number == signal.SIGKILL else ():
                 free_shared_memory(pid)
 
     def _clean(self) -> None:
-        """Leave nothing behind, whatever ended them."""
-        shutil.rmtree(self._meeting, ignore_errors=True)
-        for job in self._jobs:
-            clear(job.pid)
+        shutil.rmtree(self._meeting_dir, ignore_errors=True)
+        for process in self._processes:
+            clean_up(process.pid)

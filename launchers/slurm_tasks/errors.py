@@ -1,4 +1,4 @@
-"""Why SLURM does not take a job, in the words of the configuration."""
+"""Explains why SLURM refuses a job, naming the configuration keys at fault."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from typing import Any
 
 from launchers.base import WorkerPool
 
-KNOWN: tuple[tuple[str, str], ...] = (
+EXPLANATIONS: tuple[tuple[str, str], ...] = (
     (
         r"invalid partition",
-        "unknown partition {partition} (hardware.slurm.partition); `sinfo -s` lists the known ones",
+        "unknown partition {partition} (hardware.slurm.partition); `sinfo -s` lists the partitions",
     ),
     (
         r"invalid account",
         "account {account} is unknown, or may not use partition {partition} (hardware.slurm.account); "
-        "`sacctmgr show associations user=$USER format=account,partition,qos` lists what you have",
+        "`sacctmgr show associations user=$USER format=account,partition,qos` lists yours",
     ),
     (
         r"invalid qos",
-        "QOS {qos} is unknown, or not yours (hardware.slurm.qos); "
-        "`sacctmgr show associations user=$USER format=account,partition,qos` lists what you have",
+        "QOS {qos} is unknown, or you may not use it (hardware.slurm.qos); "
+        "`sacctmgr show associations user=$USER format=account,partition,qos` lists yours",
     ),
     (
         r"invalid feature",
-        "no node has the features {constraint} (hardware.slurm.constraint); `sinfo -o '%P %f'` lists what nodes have",
+        "no node has the features {constraint} (hardware.slurm.constraint); `sinfo -o '%P %f'` lists the features of the nodes",
     ),
     (
         r"generic resource|gres",
-        "unknown generic resource {gres} (hardware.slurm.gpu_type or gres); `sinfo -o '%P %G'` lists what nodes have",
+        "unknown generic resource {gres} (hardware.slurm.gpu_type or gres); `sinfo -o '%P %G'` lists the resources of the nodes",
     ),
     (
         r"time limit is invalid|--time",
@@ -37,27 +37,27 @@ KNOWN: tuple[tuple[str, str], ...] = (
     ),
     (
         r"job array",
-        "an array of {workers} workers is larger than this site takes (launcher.workers); "
-        "`scontrol show config | grep MaxArraySize` tells its limit",
+        "an array of {workers} workers is larger than this site allows (launcher.workers); "
+        "`scontrol show config | grep MaxArraySize` shows the limit",
     ),
     (
         r"node count|nodes required",
-        "{nodes} nodes a worker are more than partition {partition} has (hardware.nodes); `sinfo -s` lists what it has",
+        "{nodes} nodes per worker are more than partition {partition} has (hardware.nodes); `sinfo -s` lists its nodes",
     ),
     (
         r"more processors|cpu count",
         "{nodes} nodes of {cpus} cores are more than partition {partition} has (hardware.nodes, "
-        "hardware.slurm.cpus_per_device); `sinfo -o '%P %D %c'` lists what it has",
+        "hardware.slurm.cpus_per_device); `sinfo -o '%P %D %c'` lists its nodes and their cores",
     ),
     (
         r"memory|--mem",
-        "{mem_gb:g} GB on a node are more than partition {partition} has (hardware.slurm.mem_gb_per_device); "
-        "`sinfo -o '%P %m'` lists what nodes have, in MB",
+        "{mem_gb:g} GB per node is more than partition {partition} has (hardware.slurm.mem_gb_per_device); "
+        "`sinfo -o '%P %m'` lists the memory of the nodes in MB",
     ),
     (
         r"node configuration is not available",
         "no node of partition {partition} has {cpus} cores, {mem_gb:g} GB{and_gres}{and_constraint} at once "
-        "(hardware.slurm, hardware.devices_per_node); `sinfo -o '%P %D %c %m %G %f'` lists what nodes have",
+        "(hardware.slurm, hardware.devices_per_node); `sinfo -o '%P %D %c %m %G %f'` lists the nodes",
     ),
     (
         r"qos.*(violat|limit)|violates accounting|association|policy",
@@ -71,52 +71,59 @@ KNOWN: tuple[tuple[str, str], ...] = (
     ),
     (
         r"unrecognized option|ambiguous|unknown option",
-        "{said} (hardware.slurm.sbatch); `sbatch --help` lists the options",
+        "{output} (hardware.slurm.sbatch); `sbatch --help` lists the options",
     ),
 )
-"""What is looked for in the words of sbatch, and what is said instead; the first that fits counts."""
-UNREACHED = re.compile(
+"""Pattern in sbatch's output -> the message for the user; the first match counts."""
+NO_ANSWER = re.compile(
     r"unable to contact|configuration source|process configuration|cannot stat file|timed out|has not answered"
     r"|connection (refused|failure)|zero bytes|communication",
     re.IGNORECASE,
 )
 
 
-def explain(pool: WorkerPool, workers: int, said: str) -> str:
-    """The line for a user.
+def explain(pool: WorkerPool, num_workers: int, output: str) -> str:
+    """Return the error line for the user.
 
     Args:
-        pool: what was asked for.
-        workers: in how many tasks.
-        said: what sbatch wrote.
+        pool: was submitted.
+        num_workers: number of array tasks.
+        output: of sbatch on standard error.
     """
     assert pool.slurm is not None
-    lines = [re.sub(r"^(sbatch: )?(error: |fatal: )?", "", line.strip()) for line in said.splitlines() if line.strip()]
-    whole = " ".join(lines)
+    lines = [
+        re.sub(r"^(sbatch: )?(error: |fatal: )?", "", line.strip()) for line in output.splitlines() if line.strip()
+    ]
+    text = " ".join(lines)
     last = re.sub(r"^(allocation failure|Batch job submission failed): ", "", lines[-1]) if lines else "no reason"
-    if UNREACHED.search(whole):
-        way_out = f"`scontrol ping` tells whether it is there, and `squeue --me -n '{pool.name}'` whether the job is"
-        return f"slurm does not answer, so '{pool.name}' may not be submitted: {lines[0]}; {way_out}"
-    for pattern, told in KNOWN:
-        if re.search(pattern, whole, re.IGNORECASE):
-            return f"slurm refused '{pool.name}': {told.format(**_names(pool, pool.slurm, workers), said=lines[0])}"
-    return f"slurm refused '{pool.name}': {last} (hardware.slurm); `launcher.dry=true` shows what is asked for"
+    if NO_ANSWER.search(text):
+        hint = (
+            f"`scontrol ping` shows whether slurm is up, and `squeue --me -n '{pool.name}'` whether the job is queued"
+        )
+        return f"slurm does not answer, so '{pool.name}' may not be submitted: {lines[0]}; {hint}"
+    for pattern, message in EXPLANATIONS:
+        if re.search(pattern, text, re.IGNORECASE):
+            return f"slurm refused '{pool.name}': {message.format(**_values(pool, pool.slurm, num_workers), output=lines[0])}"
+    return f"slurm refused '{pool.name}': {last} (hardware.slurm); `launcher.dry=true` shows the batch script"
 
 
-def _names(pool: WorkerPool, words: Mapping[str, Any], workers: int) -> dict[str, Any]:
-    """What the lines name."""
-    shown = {key: "by default" if words[key] is None else f"'{words[key]}'" for key in ("partition", "account", "qos")}
-    gres = words["gres"] or ":".join(filter(None, ("gpu", words["gpu_type"], str(pool.devices_per_node))))
-    has_gres = words["gres"] or words["gpu_type"] or pool.device != "cpu"
+def _values(pool: WorkerPool, settings: Mapping[str, Any], num_workers: int) -> dict[str, Any]:
+    """Return the values for the fields of the messages."""
+    names = {
+        key: "(the default)" if settings[key] is None else f"'{settings[key]}'"
+        for key in ("partition", "account", "qos")
+    }
+    gres = settings["gres"] or ":".join(filter(None, ("gpu", settings["gpu_type"], str(pool.devices_per_node))))
+    has_gres = settings["gres"] or settings["gpu_type"] or pool.device != "cpu"
     return {
-        **shown,
-        "constraint": f"'{words['constraint']}'",
+        **names,
+        "constraint": f"'{settings['constraint']}'",
         "gres": f"'{gres}'",
-        "time": words["time"],
-        "workers": workers,
+        "time": settings["time"],
+        "workers": num_workers,
         "nodes": pool.nodes,
-        "cpus": words["cpus_per_device"] * pool.devices_per_node,
-        "mem_gb": words["mem_gb_per_device"] * pool.devices_per_node,
+        "cpus": settings["cpus_per_device"] * pool.devices_per_node,
+        "mem_gb": settings["mem_gb_per_device"] * pool.devices_per_node,
         "and_gres": f", {gres}" if has_gres else "",
-        "and_constraint": f", {words['constraint']}" if words["constraint"] else "",
+        "and_constraint": f", {settings['constraint']}" if settings["constraint"] else "",
     }

@@ -1,4 +1,4 @@
-"""What SLURM says of workers: one question for all of them, and no answer is no news."""
+"""The state of workers as SLURM reports it: one query for all workers; without an answer no worker counts as lost."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from dataclasses import dataclass
 ALIVE = frozenset(
     {"RUNNING", "SUSPENDED", "CONFIGURING", "COMPLETING", "RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED"}
 )
-"""States in which a worker that began may still be at work: while it completes, it may be saving what it has."""
+"""States in which a worker may still be running: a job that is COMPLETING may be saving a checkpoint."""
 REQUEUED, UNKNOWN = "REQUEUED", "UNKNOWN"
-PATIENCE_S = 30.0
-"""How long an answer is waited for; SLURM's own commands give up after some 10 s of trying."""
-FORGOTTEN = "invalid job id"
-"""What squeue says where it knows none of the jobs that it was asked for."""
+TIMEOUT_S = 30.0
+"""For one command; SLURM's own commands give up after about 10 s."""
+INVALID_JOB = "invalid job id"
+"""Part of squeue's error when it knows none of the jobs in a query."""
 
 
 class NoAnswerError(Exception):
-    """SLURM did not answer; the message is what it said instead."""
+    """SLURM did not answer; the message holds the command's error."""
 
 
 @dataclass(frozen=True)
 class TaskRestart:
-    """One start of one worker, as its name tells: ``1234_5.0``, or ``1234.0`` outside of an array."""
+    """One start of one worker, parsed from the worker's name: ``1234_5.0``, or ``1234.0`` outside of an array."""
 
     task: str
-    """What SLURM calls it, ``1234_5``."""
+    """SLURM's name of the task, ``1234_5``."""
     restart: int
 
     @classmethod
-    def of(cls, worker: str) -> TaskRestart | None:
-        """None where the name is of another launcher's worker."""
+    def parse(cls, worker: str) -> TaskRestart | None:
+        """Return None if the name belongs to a worker of another launcher."""
         task, _, restart = worker.rpartition(".")
         if not (restart.isdecimal() and task.replace("_", "").isdecimal()):
             return None
@@ -44,75 +44,71 @@ class TaskRestart:
 
 
 class SlurmQueue:
-    """The scheduler's view of jobs; `environment` is what its commands see, so that no user's setting changes an answer."""
+    """Queries SLURM. Its commands get `environment` only, so a user's settings do not change an answer."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.environment = environment
         self._has_accounting = True
-        self._was_told = False
-        self._waiting: dict[str, int] = {}
+        self._has_warned = False
+        self._pending: dict[str, int] = {}
 
-    def lost(self, workers: Sequence[str]) -> dict[str, str]:
-        """Of these workers those that are gone, and the state in which SLURM saw them last."""
-        named = {worker: found for worker in workers if (found := TaskRestart.of(worker)) is not None}
-        if not named:
+    def find_lost(self, workers: Sequence[str]) -> dict[str, str]:
+        """Return the workers that have ended, and the last state that SLURM reported."""
+        starts = {worker: start for worker in workers if (start := TaskRestart.parse(worker)) is not None}
+        if not starts:
             return {}
-        jobs = sorted({found.job for found in named.values()})
+        jobs = sorted({start.job for start in starts.values()})
         try:
             rows = self._squeue(jobs)
         except NoAnswerError as err:
-            self._tell(str(err))
+            self._warn_once(str(err))
             return {}
-        gone, forgotten = {}, {}
-        for worker, found in named.items():
-            if found.task not in rows:
-                forgotten[worker] = found
-            elif (state := _why_gone(found, *rows[found.task])) is not None:
-                gone[worker] = state
-        return gone | self._ended(forgotten)
+        lost, forgotten = {}, {}
+        for worker, start in starts.items():
+            if start.task not in rows:
+                forgotten[worker] = start
+            elif (state := _lost_state(start, *rows[start.task])) is not None:
+                lost[worker] = state
+        return lost | self._find_ended(forgotten)
 
-    def _ended(self, workers: Mapping[str, TaskRestart]) -> dict[str, str]:
-        """How workers ended that the controller has forgotten, where the accounts tell."""
-        told = self._sacct(sorted({found.job for found in workers.values()})) if workers else {}
-        states = {worker: told.get(found.task, UNKNOWN) for worker, found in workers.items()}
+    def _find_ended(self, workers: Mapping[str, TaskRestart]) -> dict[str, str]:
+        """Return how workers ended that the controller no longer knows, from the accounting database if there is one."""
+        last_states = self._sacct(sorted({start.job for start in workers.values()})) if workers else {}
+        states = {worker: last_states.get(start.task, UNKNOWN) for worker, start in workers.items()}
         return {worker: state for worker, state in states.items() if state not in ALIVE | {"PENDING"}}
 
-    def waiting(self, jobs: Sequence[str]) -> int:
-        """Tasks that have not begun, or begin again; as many as before where there is no answer, at first one a job."""
+    def count_pending(self, jobs: Sequence[str]) -> int:
+        """Return how many tasks wait to start or restart. Without an answer: the last known number, or one per job."""
         try:
             rows = self._squeue(jobs) if jobs else {}
         except NoAnswerError as err:
-            self._tell(str(err))
+            self._warn_once(str(err))
         else:
             pending = [task.partition("_")[0] for task, (state, _) in rows.items() if state == "PENDING"]
-            self._waiting |= {job: pending.count(job) for job in jobs}
-        return sum(self._waiting.get(job, 1) for job in jobs)
+            self._pending |= {job: pending.count(job) for job in jobs}
+        return sum(self._pending.get(job, 1) for job in jobs)
 
-    def ask(self, *command: str, told: str | None = None) -> subprocess.CompletedProcess[str]:
+    def run_command(self, *command: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         """Run one of SLURM's commands.
 
-        Args:
-            command: such as ``squeue -h``.
-            told: its standard input.
-
         Raises:
-            NoAnswerError: it is not there, or does not end.
+            NoAnswerError: the command is missing or does not end in time.
         """
         try:
             return subprocess.run(
-                command, env=self.environment, input=told or "", capture_output=True, text=True, errors="replace",
-                timeout=PATIENCE_S, check=False,
+                command, env=self.environment, input=stdin, capture_output=True, text=True, errors="replace",
+                timeout=TIMEOUT_S, check=False,
             )  # fmt: skip
         except OSError as err:
             raise NoAnswerError(f"{command[0]}: {err.strerror}") from err
         except subprocess.TimeoutExpired as err:
-            raise NoAnswerError(f"{command[0]} has not answered for {PATIENCE_S:.0f} s") from err
+            raise NoAnswerError(f"{command[0]} has not answered for {TIMEOUT_S:.0f} s") from err
 
     def _squeue(self, jobs: Sequence[str]) -> dict[str, tuple[str, int]]:
-        """State and number of restarts of every task that the controller remembers."""
+        """Return the state and number of restarts of every task that the controller knows."""
         columns = "ArrayJobID:24,ArrayTaskID:24,JobID:24,State:24,RestartCnt:24"
-        done = self.ask("squeue", "-h", "-r", "-a", "-t", "all", "-j", ",".join(jobs), "-O", columns)
-        if done.returncode != 0 and FORGOTTEN not in done.stderr.lower():
+        done = self.run_command("squeue", "-h", "-r", "-a", "-t", "all", "-j", ",".join(jobs), "-O", columns)
+        if done.returncode != 0 and INVALID_JOB not in done.stderr.lower():
             raise NoAnswerError(done.stderr.strip() or f"squeue ended with code {done.returncode}")
         rows = {}
         for line in done.stdout.splitlines() if done.returncode == 0 else ():
@@ -121,31 +117,31 @@ class SlurmQueue:
         return rows
 
     def _sacct(self, jobs: Sequence[str]) -> dict[str, str]:
-        """Last state of every task; empty where the site keeps no accounts, which is asked for once."""
+        """Return the last state of every task. A site without accounting gives {} and is not queried again."""
         if not self._has_accounting:
             return {}
         try:
-            done = self.ask("sacct", "-n", "-P", "-X", "-j", ",".join(jobs), "-o", "JobID,State")
+            done = self.run_command("sacct", "-n", "-P", "-X", "-j", ",".join(jobs), "-o", "JobID,State")
         except NoAnswerError:
             done = None
         if done is None or done.returncode != 0:
             self._has_accounting = False
             return {}
         rows = (line.split("|") for line in done.stdout.splitlines())
-        return {task: state.split()[0] for task, state, *_ in rows if state}  # of "CANCELLED by 1000" the first word
+        return {task: state.split()[0] for task, state, *_ in rows if state}  # "CANCELLED by 1000" -> "CANCELLED"
 
-    def _tell(self, said: str) -> None:
-        if not self._was_told:
-            self._was_told = True
-            line = " ".join(said.split())
+    def _warn_once(self, error: str) -> None:
+        if not self._has_warned:
+            self._has_warned = True
+            line = " ".join(error.split())
             print(
-                f"slurm does not answer ({line}); meanwhile heartbeats alone tell which workers are gone",
+                f"slurm does not answer ({line}); until it does, only missing heartbeats show that a worker has ended",
                 file=sys.stderr,
             )
 
 
-def _why_gone(worker: TaskRestart, state: str, restarts: int) -> str | None:
-    """The state by which a worker is gone; None while it may be at work."""
+def _lost_state(worker: TaskRestart, state: str, restarts: int) -> str | None:
+    """Return the state of a worker that has ended; None while it may be running."""
     if state in ALIVE and (restarts == worker.restart or state == "COMPLETING"):
         return None
     return REQUEUED if state in ALIVE | {"PENDING", "REQUEUED"} else state

@@ -1,67 +1,69 @@
-"""One rank of a worker under SLURM: `srun ... python -P -m launchers.slurm_tasks.task ... SWEEP` finds its seat.
+"""One rank of a worker under SLURM: `srun ... python -P -m launchers.slurm_tasks.task ... SWEEP_FOLDER`.
 
-Imports nothing beyond the standard library, so that the worker is soon there; which runs in the same process.
+It computes its placement from the variables that srun sets, then runs the worker in the same process. It imports only the
+standard library, so the worker starts soon.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import re
 import runpy
 import socket
 import sys
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
-from launchers.base import WRONG_INPUT, RankPlacement
+from launchers.base import PLACEMENT_VARIABLE, WRONG_INPUT, RankPlacement
 
 LOOPBACK = "127.0.0.1"
 
 
 class PlacementError(Exception):
-    """What SLURM gave this process is not what was asked for."""
+    """The process is not a task of srun, or SLURM gave it less than the configuration asks for."""
 
 
 @dataclass(frozen=True)
-class Order:
-    """What every rank of a worker is told alike."""
+class TaskOptions:
+    """The command line; the same for every rank of a worker."""
 
     folder: str
     """The sweep's."""
     per_node: int
-    """Ranks of one trial on a node, one a device."""
+    """Ranks of one trial on a node, one per device."""
     devices: int
     """Of a node."""
     device: str
     """auto, cpu or cuda."""
     lead_s: float
+    """How long before the end of the job SLURM sends its signal."""
     ends: str = ""
-    """When the job ends, as SLURM writes it: seconds since 1970, or local date and time; "" or anything else: unknown."""
+    """When the job ends, as SLURM prints it: seconds since 1970, or local date and time. Other text means unknown."""
     threads: int | None = None
     module: str = "experiments.sweep.worker.worker"
-    """What runs in the seat."""
+    """The module to run."""
 
     @property
-    def spans(self) -> bool:
-        """Whether a crew takes all nodes; a trial of part of a node's devices stays on one."""
+    def spans_nodes(self) -> bool:
+        """Whether a rank group uses all nodes; a trial that uses only some devices of a node stays on one node."""
         return self.per_node == self.devices
 
 
 @dataclass(frozen=True)
-class TaskPlacement:
+class SlurmTask:
     """Where SLURM put a process."""
 
     job: str
-    """As squeue writes it: ``1234_5`` in an array."""
+    """As squeue prints it: ``1234_5`` in an array."""
     restart: int
     node: int
-    """Number of the node within the job, and of the process within the node."""
-    on_node: int
-    per_node: int
+    """Index of the node in the job."""
+    local_id: int
+    """Index of the process on its node."""
+    num_local: int
     """Processes of this job on the node."""
     nodes: tuple[str, ...]
     """Their names."""
@@ -70,10 +72,10 @@ class TaskPlacement:
     """Of this job."""
 
     @classmethod
-    def of(cls, environ: Mapping[str, str]) -> TaskPlacement:
+    def from_environment(cls, environ: Mapping[str, str]) -> SlurmTask:
         """
         Raises:
-            SeatError: this is no task of srun.
+            PlacementError: srun did not start this process.
         """
         try:
             array, job = environ.get("SLURM_ARRAY_JOB_ID"), environ["SLURM_JOB_ID"]
@@ -81,147 +83,150 @@ class TaskPlacement:
                 job=f"{array}_{environ['SLURM_ARRAY_TASK_ID']}" if array else job,
                 restart=int(environ.get("SLURM_RESTART_COUNT") or 0),
                 node=int(environ["SLURM_NODEID"]),
-                on_node=int(environ["SLURM_LOCALID"]),
-                per_node=_counts(environ["SLURM_STEP_TASKS_PER_NODE"])[int(environ["SLURM_NODEID"])],
-                nodes=tuple(hosts(environ["SLURM_STEP_NODELIST"])),
-                cpus_per_task=_number(environ.get("SLURM_CPUS_PER_TASK")),
-                cpus_on_node=_number(environ.get("SLURM_CPUS_ON_NODE")),
+                local_id=int(environ["SLURM_LOCALID"]),
+                num_local=_expand_counts(environ["SLURM_STEP_TASKS_PER_NODE"])[int(environ["SLURM_NODEID"])],
+                nodes=tuple(expand_nodes(environ["SLURM_STEP_NODELIST"])),
+                cpus_per_task=_parse_number(environ.get("SLURM_CPUS_PER_TASK")),
+                cpus_on_node=_parse_number(environ.get("SLURM_CPUS_ON_NODE")),
             )
         except (KeyError, ValueError, IndexError) as err:
-            why = f"{err} is missing" if isinstance(err, KeyError) else f"they hold {err}"
-            raise PlacementError(f"this is no task of srun by the variables SLURM_*: {why}; start it by srun") from err
+            why = f"{err} is missing" if isinstance(err, KeyError) else f"invalid value: {err}"
+            raise PlacementError(
+                f"the variables SLURM_* do not describe a task of srun: {why}; start this process with srun"
+            ) from err
 
 
 def find_placement(
-    order: Order, environ: Mapping[str, str], cpus: Collection[int]
+    options: TaskOptions, environ: Mapping[str, str], cpus: Collection[int]
 ) -> tuple[RankPlacement, dict[str, str]]:
-    """The seat of this process, and what its environment needs.
+    """Return the placement of this process, and the environment variables to set.
 
     Args:
-        order: what the batch script says.
+        options: from the batch script.
         environ: of a task of srun.
         cpus: the cores that this process may use now.
 
     Raises:
-        SeatError: it is no such task, or SLURM gave it fewer GPUs than it needs.
+        PlacementError: srun did not start this process, or SLURM gave it fewer GPUs than it needs.
     """
-    place, size = TaskPlacement.of(environ), order.per_node
-    crew, rank = place.on_node // size, place.on_node % size
-    if order.spans:
-        rank += place.node * size
+    task, size = SlurmTask.from_environment(environ), options.per_node
+    group, rank = task.local_id // size, task.local_id % size
+    if options.spans_nodes:
+        rank += task.node * size
     else:
-        crew += place.node * (place.per_node // size)
-    is_alone = len(place.nodes) == 1 or not order.spans
-    own = cores_of(place, cpus)
-    seat = RankPlacement(
-        worker=f"{place.job}.{place.restart}",
-        crew=crew,
+        group += task.node * (task.num_local // size)
+    is_on_one_node = len(task.nodes) == 1 or not options.spans_nodes
+    cores = select_cores(task, cpus)
+    placement = RankPlacement(
+        worker=f"{task.job}.{task.restart}",
+        group=group,
         rank=rank,
-        on_node=place.on_node % size,
-        per_node=size,
-        ranks=size if is_alone else size * len(place.nodes),
-        address=LOOPBACK if is_alone else place.nodes[0],
-        cpus=own,
-        threads=order.threads or (len(own) if own else place.cpus_per_task),
-        job=place.job,
-        ends=moment(order.ends),
-        lead_s=order.lead_s,
+        local_rank=task.local_id % size,
+        local_world_size=size,
+        world_size=size if is_on_one_node else size * len(task.nodes),
+        leader_address=LOOPBACK if is_on_one_node else task.nodes[0],
+        cpus=cores,
+        threads=options.threads or (len(cores) if cores else task.cpus_per_task),
+        job=task.job,
+        ends_at=parse_time(options.ends),
+        signal_delay_s=options.lead_s,
     )
-    quiet = environ.get("TORCH_CPP_LOG_LEVEL", "ERROR")
-    changes = {"OMP_WAIT_POLICY": "passive", "TORCH_CPP_LOG_LEVEL": quiet}  # as `launchers.processes.process` says
-    if seat.threads is not None:
-        changes["OMP_NUM_THREADS"] = str(seat.threads)
-    if is_alone:  # ranks of one machine talk inside it, whatever its host name resolves to
+    log_level = environ.get("TORCH_CPP_LOG_LEVEL", "ERROR")
+    changes = {"OMP_WAIT_POLICY": "passive", "TORCH_CPP_LOG_LEVEL": log_level}  # see `launchers.processes.process`
+    if placement.threads is not None:
+        changes["OMP_NUM_THREADS"] = str(placement.threads)
+    if is_on_one_node:  # ranks of one machine use its loopback, whatever its host name resolves to
         changes["GLOO_SOCKET_IFNAME"] = environ.get("GLOO_SOCKET_IFNAME", "lo")
-    gpu = _gpu_of(order, place, environ)
-    return seat, changes if gpu is None else {**changes, "CUDA_VISIBLE_DEVICES": gpu}
+    gpu = _select_gpu(options, task, environ)
+    return placement, changes if gpu is None else {**changes, "CUDA_VISIBLE_DEVICES": gpu}
 
 
-def _gpu_of(order: Order, place: TaskPlacement, environ: Mapping[str, str]) -> str | None:
-    """The one of this node's allocated GPUs that is the rank's own; crews beyond the devices share them in turn."""
-    given = [gpu for gpu in environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu and gpu != "NoDevFiles"]
-    index = place.on_node // order.per_node % (order.devices // order.per_node) * order.per_node
-    index += place.on_node % order.per_node
-    if index < len(given):
-        return given[index]
-    if order.device == "cuda":
+def _select_gpu(options: TaskOptions, task: SlurmTask, environ: Mapping[str, str]) -> str | None:
+    """Return this rank's GPU among those that the job has on this node; with more groups than devices, groups share them."""
+    allocated = [gpu for gpu in environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu and gpu != "NoDevFiles"]
+    index = task.local_id // options.per_node % (options.devices // options.per_node) * options.per_node
+    index += task.local_id % options.per_node
+    if index < len(allocated):
+        return allocated[index]
+    if options.device == "cuda":
         raise PlacementError(
-            f"hardware.devices_per_node={order.devices}, but slurm gave this node {len(given)} GPUs "
-            f"(CUDA_VISIBLE_DEVICES={','.join(given) or 'is empty'}); see hardware.slurm.gpu_type and gres"
+            f"hardware.devices_per_node={options.devices}, but slurm gave this node {len(allocated)} GPUs "
+            f"(CUDA_VISIBLE_DEVICES={','.join(allocated) or 'is empty'}); see hardware.slurm.gpu_type and gres"
         )
     return None
 
 
-def cores_of(place: TaskPlacement, cpus: Collection[int]) -> tuple[int, ...] | None:
-    """This process's own cores; None where it has them already, or the scheduler does not say which are the job's.
+def select_cores(task: SlurmTask, cpus: Collection[int]) -> tuple[int, ...] | None:
+    """Return this process's own cores; None if it is already bound to them, or if the cores of the job are not known.
 
-    Where the job is confined to its cores, but not each task to its own, they are split among the tasks.
+    If SLURM confines the job to its cores, but not each task to its own, the tasks split the cores.
     """
-    share = len(cpus) // place.per_node
-    allocated = place.cpus_on_node or 0
-    if place.per_node == 1 or share == 0 or not share < len(cpus) <= allocated:
+    num_cores = len(cpus) // task.num_local
+    allocated = task.cpus_on_node or 0
+    if task.num_local == 1 or num_cores == 0 or not num_cores < len(cpus) <= allocated:
         return None
-    if place.cpus_per_task is not None and len(cpus) <= place.cpus_per_task < allocated:
-        return None  # bound by the scheduler
-    return tuple(sorted(cpus)[place.on_node * share : (place.on_node + 1) * share])
+    if task.cpus_per_task is not None and len(cpus) <= task.cpus_per_task < allocated:
+        return None  # SLURM has bound the task
+    return tuple(sorted(cpus)[task.local_id * num_cores : (task.local_id + 1) * num_cores])
 
 
-def hosts(names: str) -> list[str]:
-    """Names of nodes as SLURM writes them, one by one: ``gpu-a[01-03,07],login``.
+def expand_nodes(text: str) -> list[str]:
+    """Expand SLURM's list of node names, such as ``gpu-a[01-03,07],login``.
 
     Raises:
-        ValueError: it does not end where it should.
+        ValueError: the list is empty or malformed.
     """
-    found: list[str] = []
-    for part in re.findall(r"(?:[^,\[\]]|\[[^\]]*\])+", names):
+    names: list[str] = []
+    for part in re.findall(r"(?:[^,\[\]]|\[[^\]]*\])+", text):
         expanded = [""]
-        for text, numbers in re.findall(r"([^\[\]]+)|\[([^\]]*)\]", part):
-            endings = _numbers(numbers) if numbers else [text]
+        for literal, numbers in re.findall(r"([^\[\]]+)|\[([^\]]*)\]", part):
+            endings = _expand_numbers(numbers) if numbers else [literal]
             expanded = [f"{start}{ending}" for start in expanded for ending in endings]
-        found += expanded
-    if names.count("[") != names.count("]") or not found:
-        raise ValueError(f"the list of nodes {names!r}")
-    return found
+        names += expanded
+    if text.count("[") != text.count("]") or not names:
+        raise ValueError(f"the list of nodes {text!r}")
+    return names
 
 
-def _numbers(text: str) -> list[str]:
-    """``01-03,07`` one by one, as wide as they are written."""
-    found: list[str] = []
+def _expand_numbers(text: str) -> list[str]:
+    """Expand ``01-03,07``; leading zeros are preserved."""
+    numbers: list[str] = []
     for part in text.split(","):
         first, _, last = part.partition("-")
-        found += [f"{number:0{len(first)}d}" for number in range(int(first), int(last or first) + 1)]
-    return found
+        numbers += [f"{number:0{len(first)}d}" for number in range(int(first), int(last or first) + 1)]
+    return numbers
 
 
-def _counts(text: str) -> list[int]:
-    """``2(x3),1`` one by one."""
+def _expand_counts(text: str) -> list[int]:
+    """Expand ``2(x3),1`` to 2, 2, 2, 1."""
     pairs = re.findall(r"(\d+)(?:\(x(\d+)\))?", text)
     return [int(count) for count, times in pairs for _ in range(int(times or 1))]
 
 
-def _number(text: str | None) -> int | None:
+def _parse_number(text: str | None) -> int | None:
     return int(text) if text and text.isdecimal() else None
 
 
-def moment(text: str) -> float | None:
-    """Unix time of what SLURM calls the end of a job; None where it has none."""
+def parse_time(text: str) -> float | None:
+    """Return the Unix time of SLURM's text for the end of a job; None if the job has no end."""
     if text.isdecimal():
         return float(text)
     try:
         return datetime.fromisoformat(text).timestamp()
-    except ValueError:  # NONE, N/A, Unknown, or nothing as squeue had no answer
+    except ValueError:  # NONE, N/A, Unknown, or nothing because squeue did not answer
         return None
 
 
-def reachable(address: str, environ: Mapping[str, str]) -> str:
-    """The address, or where its name means nothing here, that of the node which started the step, the job's first."""
+def resolve_address(address: str, environ: Mapping[str, str]) -> str:
+    """Return the address; if its name does not resolve here, the IP address of the node that started the step."""
     with contextlib.suppress(OSError):
         socket.getaddrinfo(address, None)
         return address
     return environ.get("SLURM_LAUNCH_NODE_IPADDR", address)
 
 
-def parse(arguments: Sequence[str]) -> Order:
+def parse_options(arguments: Sequence[str]) -> TaskOptions:
+    # A new batch script may start a task of an older sweep, which runs its own copy of this code: keep the options.
     parser = argparse.ArgumentParser(prog="launchers.slurm_tasks.task")
     parser.add_argument("folder")
     parser.add_argument("--per-node", type=int, required=True)
@@ -231,22 +236,22 @@ def parse(arguments: Sequence[str]) -> Order:
     parser.add_argument("--ends", default="")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--module", default="experiments.sweep.worker.worker")
-    return Order(**vars(parser.parse_args(arguments)))
+    return TaskOptions(**vars(parser.parse_args(arguments)))
 
 
 def main() -> int:
-    """Sit down, and become the worker."""
-    order = parse(sys.argv[1:])
+    """Find the placement of this process, then run the worker."""
+    options = parse_options(sys.argv[1:])
     cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else frozenset(range(os.cpu_count() or 1))
     try:
-        seat, changes = find_placement(order, os.environ, cpus)
+        placement, changes = find_placement(options, os.environ, cpus)
     except PlacementError as err:
-        print(f"SeatError: {err}", file=sys.stderr)
+        print(f"PlacementError: {err}", file=sys.stderr)
         return WRONG_INPUT
-    told = {**asdict(seat), "address": reachable(seat.address, os.environ)}
-    os.environ.update(changes, LATHE_SEAT=json.dumps(told))
-    sys.argv = [order.module, order.folder]
-    runpy.run_module(order.module, run_name="__main__", alter_sys=True)
+    placement = replace(placement, leader_address=resolve_address(placement.leader_address, os.environ))
+    os.environ.update(changes, **{PLACEMENT_VARIABLE: placement.to_json()})
+    sys.argv = [options.module, options.folder]
+    runpy.run_module(options.module, run_name="__main__", alter_sys=True)
     return 0
 
 

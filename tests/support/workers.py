@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from experiments.sweep.templates import Template, Templates
 from experiments.sweep.worker import worker
 from experiments.sweep.worker.reaper import LOST_S
 from experiments.trial.trial import new_folder, provenance_of
-from launchers.base import RankPlacement
+from launchers.base import PLACEMENT_VARIABLE, RankPlacement
 from tests.support.ranks import CONTEXT
 
 QUICK = ("model=softmax", "data=digits", "max_steps=40", "eval_every_steps=20", "checkpoint.every_steps=10")
@@ -60,9 +59,9 @@ def make_sweep(
 class Worker:
     """One process of a worker, forked from one that has already imported what takes it seconds."""
 
-    def __init__(self, sweep: Sweep, seat: RankPlacement) -> None:
-        environment = {**os.environ, "LATHE_SEAT": json.dumps(asdict(seat)), "OMP_NUM_THREADS": "1"}
-        log = sweep.folder / "workers" / f"{seat.worker}.txt"
+    def __init__(self, sweep: Sweep, placement: RankPlacement) -> None:
+        environment = {**os.environ, PLACEMENT_VARIABLE: placement.to_json(), "OMP_NUM_THREADS": "1"}
+        log = sweep.folder / "workers" / f"{placement.worker}.txt"
         self._process = CONTEXT.Process(target=_work, args=(str(sweep.folder), str(log), environment), daemon=True)
         self._process.start()
 
@@ -100,9 +99,9 @@ def _work(folder: str, log: str, environment: dict[str, str]) -> None:
     worker.live()
 
 
-def start_worker(sweep: Sweep, name: str = "w", **seat: Any) -> Worker:
+def start_worker(sweep: Sweep, name: str = "w", **placement: Any) -> Worker:
     """One process of a worker; what it prints goes to ``workers/NAME.txt``."""
-    return Worker(sweep, RankPlacement(worker=name, threads=1, **seat))
+    return Worker(sweep, RankPlacement(worker=name, threads=1, **placement))
 
 
 def entries(sweep: Sweep) -> list[Entry]:

@@ -139,11 +139,11 @@ class ProgressReader:
             self._queued = None
             return
         jobs = [str(told["job"]) for told in standing.submissions]
-        self._queued = self.executor.waiting(jobs) if jobs else 0
+        self._queued = self.executor.count_pending(jobs) if jobs else 0
         known = sorted(path.name for path in (self.sweep.folder / "workers").glob("*/"))
         # Where some run, it shows by the ledger that workers are left.
         is_at_work = any(entry.state == "running" for entry in standing.entries.values())
-        self._has_workers = is_at_work or (bool(known) and len(self.executor.lost(known)) < len(known))
+        self._has_workers = is_at_work or (bool(known) and len(self.executor.find_lost(known)) < len(known))
 
     def look(self) -> Progress:
         """Where the sweep stands now."""

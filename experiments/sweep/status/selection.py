@@ -136,7 +136,7 @@ def _is_over(sweep: Sweep, executor: Executor, say: Callable[[str], None]) -> bo
     if not progress.is_over or progress.state == "spent":
         return False
     jobs = [str(told["job"]) for told in sweep.ledger().look().submissions]
-    if jobs and executor.waiting(jobs):
+    if jobs and executor.count_pending(jobs):
         executor.cancel(jobs)
     say(f"sweep {sweep.name} is over: {counts_text(progress)}; nothing is left to cancel")
     return True

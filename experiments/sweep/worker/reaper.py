@@ -37,7 +37,7 @@ def reap(sweep: Sweep, ledger: Ledger, executor: Executor | None) -> list[str]:
     if not running:
         return []
     # Before the lock is taken: a scheduler's answer may take long.
-    lost = executor.lost(sorted({entry.worker for entry in running})) if executor is not None else {}
+    lost = executor.find_lost(sorted({entry.worker for entry in running})) if executor is not None else {}
     try:
         gone = _gone(sweep, running, lost)
         if not gone:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
-import json
 import os
 import signal
 import sys
@@ -18,14 +17,12 @@ from typing import TYPE_CHECKING, NoReturn
 
 from experiments.launch.wakeup import SignalWaiter
 from experiments.sweep.sweep import Sweep
-from launchers.base import DONE, FAILED, RankPlacement
+from launchers.base import DONE, FAILED, PLACEMENT_VARIABLE, REQUEUE, RankPlacement
 
 if TYPE_CHECKING:
     from experiments.launch.rank_group import RankGroup
     from experiments.sweep.worker.claims import Claim
 
-AGAIN = 75
-"""Exit code of a worker that had to leave though there is more to do; EX_TEMPFAIL of sysexits.h."""
 REAP_EVERY_S = 10.0
 LINGER_S = 60.0
 LEAST_S = 30.0
@@ -35,15 +32,14 @@ LEAST_S = 30.0
 def main() -> int:
     """Work on the sweep that the command line names."""
     folder = Path(sys.argv[1])
-    told = json.loads(os.environ["LATHE_SEAT"])
-    seat = RankPlacement(**{**told, "cpus": tuple(told["cpus"]) if told["cpus"] else None})
+    seat = RankPlacement.from_json(os.environ[PLACEMENT_VARIABLE])
     if seat.cpus is not None:  # before torch counts the cores
         os.sched_setaffinity(0, seat.cpus)
     bell = SignalWaiter()
     own = folder / "workers" / seat.worker
     own.mkdir(parents=True, exist_ok=True)
     sweep = Sweep(folder)
-    if seat.ranks == 1 and not _has_work(sweep):  # others were faster; what takes seconds need not be imported
+    if seat.world_size == 1 and not _has_work(sweep):  # others were faster; what takes seconds need not be imported
         return DONE
     _import_all(sweep)
     importlib.import_module("torch").set_num_threads(seat.threads or len(os.sched_getaffinity(0)))
@@ -100,7 +96,7 @@ class Worker:
             self.sweep.templates(),
             self.study,
             worker=self.seat.worker,
-            devices=self.seat.ranks,
+            devices=self.seat.world_size,
         )
         seen: dict[tuple[str, int], float] | None = None
         idle_since = 0.0
@@ -126,14 +122,14 @@ class Worker:
             if self.study is not None:
                 self.study.tell(standing)
             is_left = any(entry.state == "waiting" for entry in standing.entries.values()) and standing.closed is None
-        return AGAIN if is_left and self._must_leave() else DONE
+        return REQUEUE if is_left and self._must_leave() else DONE
 
     def _must_leave(self) -> bool:
         """Whether it was asked to, or has no time left for a trial that it could save."""
-        return self.bell.asked_to_leave is not None or self._time_left_s() < self.seat.lead_s + LEAST_S
+        return self.bell.asked_to_leave is not None or self._time_left_s() < self.seat.signal_delay_s + LEAST_S
 
     def _time_left_s(self) -> float:
-        return float("inf") if self.seat.ends is None else self.seat.ends - time.time()
+        return float("inf") if self.seat.ends_at is None else self.seat.ends_at - time.time()
 
     def _reap(self) -> None:
         if time.monotonic() - self._reaped > REAP_EVERY_S:
@@ -149,7 +145,7 @@ class Worker:
 
     def _time_is_up(self) -> bool:
         """Whether a signal to leave means the time limit: it may come up to a minute early."""
-        return self._time_left_s() < self.seat.lead_s + 90
+        return self._time_left_s() < self.seat.signal_delay_s + 90
 
 
 def live() -> NoReturn:

@@ -148,11 +148,11 @@ def test_finished_trials_of_another_sweep_are_reused_when_asked_for(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("devices", "per_trial", "side_by_side", "crews", "ranks"),
+    ("devices", "per_trial", "side_by_side", "trials_per_worker", "ranks"),
     [(4, None, 1, 1, 4), (4, None, 2, 2, 4), (4, 1, 2, 8, 1), (4, 2, 1, 2, 2)],
 )
 def test_a_worker_is_shared_out_among_trials(
-    tmp_path: Path, devices: int, per_trial: int | None, side_by_side: int, crews: int, ranks: int
+    tmp_path: Path, devices: int, per_trial: int | None, side_by_side: int, trials_per_worker: int, ranks: int
 ) -> None:
     parallel = "parallel=data" if ranks > 1 else "parallel=single"
     packed = [f"launcher.trials_per_device={side_by_side}", f"hardware.devices_per_node={devices}", parallel]
@@ -160,7 +160,7 @@ def test_a_worker_is_shared_out_among_trials(
     found = prepare(from_overrides([*QUICK, f"runs_dir={tmp_path}", "seed=0,1", *packed], name="probe"))
     worker = {"nodes": 1, "devices_per_node": devices}
     pool = pool_of(tmp_path, found.templates, worker, found.question.asked, 100)
-    assert (pool.crews, pool.ranks_of_a_trial) == (crews, ranks)
+    assert (pool.trials_per_worker, pool.ranks_per_trial) == (trials_per_worker, ranks)
     assert found.templates.all[0].config["hardware"]["devices_per_node"] == ranks
 
 

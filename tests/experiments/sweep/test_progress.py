@@ -31,11 +31,11 @@ class Scheduler:
         self.gone, self.queued = gone or {}, queued
         self.asked: list[list[str]] = []
 
-    def lost(self, jobs: Sequence[str]) -> dict[str, str]:
+    def find_lost(self, jobs: Sequence[str]) -> dict[str, str]:
         self.asked.append(list(jobs))
         return {job: why for job, why in self.gone.items() if job in jobs}
 
-    def waiting(self, jobs: Sequence[str]) -> int:
+    def count_pending(self, jobs: Sequence[str]) -> int:
         return self.queued
 
     def cancel(self, jobs: Sequence[str]) -> None:
@@ -44,7 +44,7 @@ class Scheduler:
     def submit(self, pool: WorkerPool) -> str:
         raise NotImplementedError
 
-    def tasks(self, pool: WorkerPool) -> int:
+    def count_workers(self, pool: WorkerPool) -> int:
         raise NotImplementedError
 
     def describe(self, pool: WorkerPool) -> str:
@@ -325,10 +325,10 @@ def test_what_ended_while_the_scheduler_was_asked_is_left_alone(tmp_path: Path) 
     begin(sweep, ids(3)[0], "11_0.0")
 
     class Slow(Scheduler):
-        def lost(self, jobs: Sequence[str]) -> dict[str, str]:
+        def find_lost(self, jobs: Sequence[str]) -> dict[str, str]:
             end(sweep, ids(3)[0], "finished", value=0.5, step=200)
             begin(sweep, ids(3)[1], "11_0.0")
-            return super().lost(jobs)
+            return super().find_lost(jobs)
 
     assert reap(sweep, sweep.ledger(), Slow({"11_0.0": "COMPLETED"})) == []
     assert [entry(sweep, trial).state for trial in ids(3)] == ["finished", "running", "waiting"]

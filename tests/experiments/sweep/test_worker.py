@@ -105,7 +105,7 @@ def test_a_worker_that_is_asked_to_leave_saves_its_trial(
 
 def test_a_worker_at_its_time_limit_says_so(tmp_path: Path, workers: list[Worker]) -> None:
     sweep = make_sweep(tmp_path, [{}], *LONG)
-    workers.append(start_worker(sweep, ends=time.time() + 120, lead_s=60.0))
+    workers.append(start_worker(sweep, ends_at=time.time() + 120, signal_delay_s=60.0))
     wait_until(lambda: steps_done(sweep, entries(sweep)[0]) >= 50, "step 50")
     os.kill(workers[0].pid, signal.SIGUSR2)
     assert workers[0].wait(timeout=60) == 75
@@ -155,7 +155,7 @@ def test_a_worker_whose_place_was_taken_ends_its_trial(tmp_path: Path, workers: 
 
 def test_a_worker_takes_nothing_that_it_could_not_save(tmp_path: Path) -> None:
     sweep = make_sweep(tmp_path, [{}])
-    worker = start_worker(sweep, ends=time.time() + 60, lead_s=45.0)
+    worker = start_worker(sweep, ends_at=time.time() + 60, signal_delay_s=45.0)
     assert worker.wait(timeout=60) == 75
     assert [entry.state for entry in entries(sweep)] == ["waiting"]
 
@@ -181,7 +181,7 @@ def test_the_ranks_of_a_crew_run_a_trial_together(tmp_path: Path, workers: list[
     overrides = ("parallel=data", "hardware=cpu_4", "hardware.devices_per_node=2")
     sweep = make_sweep(tmp_path, [{"optimizer.lr": 0.01}, {"optimizer.lr": 0.02}], *overrides)
     for rank in (1, 0):
-        workers.append(start_worker(sweep, rank=rank, on_node=rank, per_node=2, ranks=2))
+        workers.append(start_worker(sweep, rank=rank, local_rank=rank, local_world_size=2, world_size=2))
     assert [worker.wait(timeout=120) for worker in workers] == [0, 0]
     alone = make_sweep(tmp_path, [{"optimizer.lr": 0.01}, {"optimizer.lr": 0.02}], name="alone")
     assert start_worker(alone).wait(timeout=90) == 0
@@ -194,7 +194,7 @@ def test_a_rank_that_is_killed_ends_the_attempt_and_not_the_crew(tmp_path: Path,
     overrides = ("parallel=data", "hardware=cpu_4", "hardware.devices_per_node=2", *LONG, "max_steps=1500")
     sweep = make_sweep(tmp_path, [{}], *overrides)
     for rank in (0, 1):
-        workers.append(start_worker(sweep, rank=rank, on_node=rank, per_node=2, ranks=2))
+        workers.append(start_worker(sweep, rank=rank, local_rank=rank, local_world_size=2, world_size=2))
     wait_until(lambda: steps_done(sweep, entries(sweep)[0]) >= 100, "step 100")
     os.kill(child_of(workers[1]), signal.SIGKILL)
     assert [worker.wait(timeout=180) for worker in workers] == [0, 0]

@@ -1,4 +1,4 @@
-"""Ranks of one machine: told who they are, ended together, and nothing of them left."""
+"""The ranks of one machine get their numbers, end together, and leave nothing behind."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ time.sleep(100)
 
 @pytest.fixture
 def start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    """Starts ranks that do what they are told, each in its turn."""
+    """Starts ranks, each of which does one of the acts."""
     plain = subprocess.Popen
 
     def ranks(*acts: str) -> LocalRanks:
@@ -60,83 +60,83 @@ def start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     return ranks
 
 
-def told(folder: Path, rank: int) -> dict[str, Any]:
-    """What a rank has written down of itself."""
+def read_rank(folder: Path, rank: int) -> dict[str, Any]:
+    """Return what a rank has written about itself; waits for it."""
     path = folder / str(rank)
     for _ in range(1000):
         if path.exists() and path.read_text():
-            found: dict[str, Any] = json.loads(path.read_text())
-            return found
+            written: dict[str, Any] = json.loads(path.read_text())
+            return written
         time.sleep(0.01)
-    raise AssertionError(f"rank {rank} never came")
+    raise AssertionError(f"rank {rank} did not start")
 
 
-def end_of(handle: LocalRanks) -> int:
+def wait_for_end(handle: LocalRanks) -> int:
     for _ in range(1500):
         if (code := handle.poll()) is not None:
             return code
         time.sleep(0.01)
-    raise AssertionError("they never ended")
+    raise AssertionError("the ranks did not end")
 
 
-def test_every_rank_is_told_its_number_and_one_meeting(start: Any, tmp_path: Path) -> None:
+def test_every_rank_gets_its_number_and_the_same_meeting_url(start: Any, tmp_path: Path) -> None:
     handle = start("exits0", "exits0", "exits0")
-    found = [told(tmp_path, rank) for rank in range(3)]
-    assert [rank["number"] for rank in found] == [rank["on_node"] for rank in found] == [0, 1, 2]
-    (meeting,) = {rank["meeting"] for rank in found}
+    ranks = [read_rank(tmp_path, rank) for rank in range(3)]
+    assert [rank["number"] for rank in ranks] == [rank["on_node"] for rank in ranks] == [0, 1, 2]
+    (meeting,) = {rank["meeting"] for rank in ranks}
     assert meeting.startswith(f"file://{tempfile.gettempdir()}/lathe-")
-    assert handle.pid == found[0]["pid"]
-    assert end_of(handle) == 0
+    assert handle.pid == ranks[0]["pid"]
+    assert wait_for_end(handle) == 0
     assert handle.failed_rank is None
     assert not Path(meeting.removeprefix("file://")).parent.exists()
 
 
 @pytest.mark.parametrize(("act", "code"), [("killed", -signal.SIGKILL), ("exits1", 1), ("exits2", 2)])
-def test_when_one_fails_the_others_are_ended(
+def test_when_one_rank_fails_the_others_are_ended(
     act: str, code: int, start: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("launchers.processes.exit_cause.GRACE_S", 0.3)
     handle = start("sleeps", act, "sleeps")
-    assert end_of(handle) == code
+    assert wait_for_end(handle) == code
     assert handle.failed_rank == 1
-    assert not [rank for rank in range(3) if psutil.pid_exists(told(tmp_path, rank)["pid"])]
+    assert not [rank for rank in range(3) if psutil.pid_exists(read_rank(tmp_path, rank)["pid"])]
 
 
 @pytest.mark.parametrize("act", ["killed", "killed_later"])
-def test_a_rank_that_was_killed_counts_before_one_that_then_gave_up(act: str, start: Any) -> None:
+def test_a_killed_rank_takes_precedence_over_one_that_failed_before(act: str, start: Any) -> None:
     handle = start("exits1", act)
-    time.sleep(0.5)  # of the first both have ended at the first look
-    assert end_of(handle) == -signal.SIGKILL
+    time.sleep(0.5)  # both ranks of the first case have ended before the first poll
+    assert wait_for_end(handle) == -signal.SIGKILL
     assert handle.failed_rank == 1
 
 
-def test_a_rank_that_aborts_for_another_or_that_we_kill_is_no_cause(start: Any) -> None:
+def test_a_rank_that_aborts_later_or_that_we_kill_is_not_the_cause(start: Any) -> None:
     handle = start("exits1", "aborts_later")
-    assert end_of(handle) == 1
+    assert wait_for_end(handle) == 1
     handle = start("exits1", "sleeps")
     while handle.poll() is None and handle.failed_rank is None:
         time.sleep(0.01)
     handle.signal(signal.SIGKILL)
-    assert end_of(handle) == 1
+    assert wait_for_end(handle) == 1
     assert handle.failed_rank == 0
 
 
-def test_children_and_shared_memory_go_with_their_rank(start: Any, tmp_path: Path) -> None:
+def test_children_and_shared_memory_of_a_rank_are_removed(start: Any, tmp_path: Path) -> None:
     handle = start("leaves_shared_memory", "has_child")
-    pid = told(tmp_path, 0)["pid"]
-    told(tmp_path, 1)
+    pid = read_rank(tmp_path, 0)["pid"]
+    read_rank(tmp_path, 1)
     for _ in range(500):
         if (tmp_path / "child").exists() and (tmp_path / "child").read_text():
             break
         time.sleep(0.01)
     child = psutil.Process(int((tmp_path / "child").read_text()))
     handle.signal(signal.SIGKILL)
-    assert end_of(handle) == -signal.SIGKILL
+    assert wait_for_end(handle) == -signal.SIGKILL
     child.wait(5)
     assert list(SHARED_MEMORY.glob(f"torch_{pid}_*")) == []
 
 
-def test_a_machine_that_refuses_a_rank_keeps_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_rank_is_left_when_the_machine_refuses_one(monkeypatch: pytest.MonkeyPatch) -> None:
     plain, pids = subprocess.Popen, list[int]()
 
     def started(command: list[str], **options: Any) -> Any:
@@ -155,6 +155,6 @@ def test_a_machine_that_refuses_a_rank_keeps_none(monkeypatch: pytest.MonkeyPatc
     assert set(Path(tempfile.gettempdir()).glob("lathe-*")) == before
 
 
-def test_one_machine_cannot_be_several() -> None:
+def test_more_than_one_node_is_refused() -> None:
     with pytest.raises(LaunchError, match=r"refused hardware\.nodes=2: .* set hardware\.nodes=1"):
         Local().launch(AttemptSpec(Path("/x"), 1, nodes=2, ranks_per_node=4))
