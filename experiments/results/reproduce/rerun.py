@@ -35,7 +35,7 @@ BEGIN = """
 import ctypes, runpy, signal, sys
 if sys.platform == "linux":
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: to save and stop when the process above is killed
-runpy.run_module("experiments.cli.main", run_name="__main__", alter_sys=True)
+runpy.run_module("experiments.cli", run_name="__main__", alter_sys=True)
 """
 
 

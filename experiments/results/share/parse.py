@@ -103,8 +103,8 @@ class Reader:
     def _types(self) -> Iterator[str]:
         values = self.values
         parts = [("", values, "File")]
-        inner = ("environment", "data", "expected")
-        parts += [(f"{name}.", values[name], name.title()) for name in inner if name in values]
+        inner = {"environment": "Environment", "data": "DataSection", "expected": "Expected"}
+        parts += [(f"{name}.", values[name], schema) for name, schema in inner.items() if name in values]
         wrong = [problem for prefix, node, schema in parts for problem in self._keys(node, schema, prefix)]
         if not isinstance(values.get("configuration", {}), dict):
             wrong.append(f"configuration={_shown(values['configuration'])} is not a map; ask for the file again")
@@ -123,7 +123,7 @@ class Reader:
                 entry.setdefault("branch", None)
             yield f"code[{index}].", entry, "Code"
         for name, part in self.values["data"]["splits"].items():
-            yield f"data.splits.{name}.", part, "Split"
+            yield f"data.splits.{name}.", part, "SplitSection"
         for name, part in self.values["expected"]["metrics"].items():
             yield f"expected.metrics.{name}.", part, "Points"
 

@@ -21,7 +21,7 @@ COMMANDS = list(make_parser()[1])
 def test_nothing_heavy_is_imported_on_the_way_to_help_and_completion(words: list[str]) -> None:
     code = f"""
 import sys
-from experiments.cli import main
+from experiments.cli.main import main
 try:
     main({words!r})
 except SystemExit:

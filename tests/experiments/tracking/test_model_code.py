@@ -57,7 +57,7 @@ def test_requirements_are_pinned_to_what_is_here() -> None:
 
 def test_only_what_is_imported_goes_along() -> None:
     names = {file.name for file in code_of(SOFTMAX, HOUSE, ()).files}
-    assert {"softmax.py", "predictor.py", "build.py", "__init__.py"} <= names
+    assert {"softmax.py", "predictor.py", "instantiate.py", "__init__.py"} <= names
     assert not {"lenet.py", "gpt.py", "cli.py", "run.py", "digits.py"} & names
 
 
