@@ -52,8 +52,9 @@ def totals(findings: Findings) -> Mapping[str, str]:
         found["wasted"] = "none"
     if findings.elapsed_s is not None:
         found["wall time"] = duration(findings.elapsed_s)
-    what = "trial" if findings.kind == "sweep" else "run"
-    return found | {"attempts": f"{findings.attempts} for {len(findings.runs)} {what}{'s' * (len(findings.runs) != 1)}"}
+    return found | {
+        "attempts": f"{findings.attempts} for {len(findings.runs)} {findings.noun}{'s' * (len(findings.runs) != 1)}"
+    }
 
 
 def device_time(hours: float) -> str:

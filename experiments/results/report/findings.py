@@ -118,6 +118,16 @@ class Findings:
         return min(found, key=lambda run: place(run.value, self.mode)) if found else None
 
     @property
+    def noun(self) -> str:
+        """What one run is called."""
+        return "trial" if self.kind == "sweep" else "run"
+
+    @property
+    def point_noun(self) -> str:
+        """What one point is called."""
+        return "point" if self.has_seeds else self.noun
+
+    @property
     def has_seeds(self) -> bool:
         return any(len(point.runs) > 1 for point in self.points)
 

@@ -19,7 +19,7 @@ from experiments.results.report import staleness as replicas
 from experiments.results.report.findings import Findings
 from experiments.results.report.from_runs import of_runs
 from experiments.results.report.from_sweep import of_sweep
-from experiments.results.report.page import page
+from experiments.results.report.page import render_page
 from experiments.results.report.tables import as_markdown
 from experiments.sweep.sweep import Sweep, find_sweep, named, reference
 from experiments.tracking import mlflow_view as sweep_view
@@ -102,7 +102,7 @@ def write(findings: Findings, folder: Path) -> None:
             (figures / f"{picture.name}.png").write_bytes(picture.png)
             write_text(figures / f"{picture.name}.svg", alone(picture.svg, f"../{PAGE}"))
         write_text(folder / "table.md", as_markdown(findings))
-        write_text(folder / PAGE, page(findings, pictures, missing, _again(findings)))
+        write_text(folder / PAGE, render_page(findings, pictures, missing, _again(findings)))
     except OSError as err:
         raise InputError([f"-o {folder} cannot be written ({err.strerror}); choose another folder"]) from err
 

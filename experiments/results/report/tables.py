@@ -34,6 +34,13 @@ class Cell:
     runs: Sequence[str] = ()
     is_best: bool = False
 
+    @property
+    def sort_key(self) -> str | None:
+        """What the page's script sorts by instead of the text; None: the text."""
+        if not isinstance(self.sort, (int, float)):
+            return None
+        return "" if math.isnan(self.sort) else repr(self.sort).replace("inf", "Infinity")
+
 
 @dataclass(frozen=True)
 class Column:
@@ -82,7 +89,7 @@ def trials_table(findings: Findings) -> Table:
     runs, best = findings.runs, findings.best_run
     extra = [name for name in [loss_of(runs), *tests_of(runs)[:MOST_TESTS]] if name and name != findings.metric]
     ids = [Cell(run.id, runs=[run.id]) for run in runs]
-    columns = [Column("trial" if findings.kind == "sweep" else "run", ids)]
+    columns = [Column(findings.noun, ids)]
     columns += [_values(findings, key, [run.values for run in runs]) for key in _keys(findings)]
     columns += [_counts("seed", [run.seed for run in runs])] if findings.has_seeds else []
     columns.append(Column("state", [Cell(run.state) for run in runs]))
