@@ -1,393 +1,332 @@
-"""What each command does, one function a command."""
+"""The table of commands. A new command is one entry here and one function."""
 
 from __future__ import annotations
 
-import argparse
-import shutil
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import yaml
-
-from experiments.cli.tables import closing_table, data_table, options_table
-from experiments.config import options
-from experiments.config.allowlist import trusted
-from experiments.config.rules.topology import is_open
-from experiments.core.console import Display, console
-from experiments.core.errors import InputError
-from experiments.launch.run_trial import RunResult, prestart, run, runs_elsewhere
-from experiments.plan.plan import Plan, make_plan
-from experiments.plan.tables import layouts_table, plan_tables
-from experiments.sweep.sweep import find_sweep, named
-from experiments.tracking.store_uri import StoreError
-from experiments.trial.initial_weights import FILE, find_weights, weights_of
-from experiments.trial.resume import changes
-from experiments.trial.trial import Trial, code_changes, find, freeze, latest, runs_dir_of
-from launchers.base import Launcher, LaunchError
-
-if TYPE_CHECKING:
-    from experiments.config.experiment import Experiment
-    from experiments.results.share.shared_file import SharedFile
-
-
-def call(asked: argparse.Namespace) -> int:
-    """Do what was asked.
-
-    Raises:
-        InputError: it cannot be done as it was asked.
-    """
-    command: Callable[[argparse.Namespace], int] = COMMANDS[asked.command]
-    try:
-        return command(asked)
-    except (LaunchError, StoreError) as err:
-        print(f"{type(err).__name__}: {err}", file=sys.stderr)
-        return 1
-
-
-def _run(asked: argparse.Namespace) -> int:
-    if asked.multirun:
-        return _multirun(asked)
-    shared = _shared(asked)
-    # Of a stranger's file all is checked before a process is started.
-    launcher = None if asked.cfg or shared else prestart()
-    try:
-        experiment = _compose(asked)
-        if asked.cfg:
-            return _print_config(experiment)
-        experiment = _laid_out(experiment, asked)
-        _check(experiment.config, asked.trust)
-        if runs_elsewhere(experiment.config):
-            return _run_elsewhere(experiment, asked)
-        if asked.detach:
-            raise InputError(["--detach is for sweeps and schedulers; leave it out, or end the line with `&`"])
-        trial = latest(experiment) if experiment.config["resume"] else None
-        if trial is not None:
-            return _go_on(trial, asked.trust, launcher)
-        trial = freeze(experiment)
-        display = Display(sys.stdout)
-        display.say(f"run {trial.folder.name} of '{trial.config['name']}' in {trial.folder}")
-        for warning in [*trial.provenance["warnings"], *(shared.warnings_for(trial) if shared else [])]:
-            display.say(f"warning: {warning}")
-        return _close(run(trial, trust=asked.trust, display=display, launcher=launcher))
-    finally:
-        if launcher is not None:
-            launcher.discard()
-
-
-def _multirun(asked: argparse.Namespace) -> int:
-    if asked.shared:
-        raise InputError([f"--from {asked.shared} is one run, and -m asks for several; leave one of them out"])
-    from experiments.cli.sweep_commands import ask
-    from experiments.sweep.spec import from_overrides
-
-    return ask(from_overrides(asked.overrides, asked.config_dir), asked)
-
-
-def _run_elsewhere(experiment: Experiment, asked: argparse.Namespace) -> int:
-    """A single run that a scheduler is given is a sweep of one trial."""
-    from experiments.cli.sweep_commands import ask
-    from experiments.sweep.spec import from_overrides
-
-    checkpoint = experiment.config["checkpoint"]
-    metric, mode = checkpoint["best_metric"] or "val/loss_nats", checkpoint["best_mode"]
-    told = [f"sweep.metric={metric}", f"sweep.mode={mode if checkpoint['best_metric'] else 'min'}"]
-    question = from_overrides([*experiment.overrides, *told], asked.config_dir, experiment.config["name"])
-    return ask(question, asked, experiment if experiment.source else None)
-
-
-def _sweep(asked: argparse.Namespace) -> int:
-    from experiments.cli.sweep_commands import ask
-    from experiments.sweep.spec import read
-
-    return ask(read(asked.sweep, asked.overrides, asked.config_dir), asked)
-
-
-def _check(config: dict[str, Any], trust: list[str], kept: Path | None = None) -> Plan:
-    """Tell what cannot run before a process is started for it.
-
-    Args:
-        config: of a trial.
-        trust: packages that may be named.
-        kept: the weights that it begins with, where its run folder has them already.
-
-    Raises:
-        PlanError: with every problem.
-    """
-    plan, initial = make_plan(config), kept
-    if initial is None and (weights := weights_of(config)) is not None:
-        initial = find_weights(weights, lambda run: find(run, runs_dir_of(config)).folder)
-    if plan.topology.pipe > 1 or plan.topology.model > 1 or initial or config.get("freeze"):
-        # Brings torch, whose second is well spent where several ranks would find out the same.
-        from experiments.plan.fit import check_fit
-
-        check_fit(config, plan, trusted(trust), initial)
-    return plan
-
-
-def _resume(asked: argparse.Namespace) -> int:
-    from experiments.cli.sweep_commands import go_on
-
-    sweep = named(asked.run, Path(asked.runs_dir))
-    if sweep is not None:
-        return go_on(sweep, asked)
-    trial = find(asked.run, Path(asked.runs_dir))
-    if (trial.folder.parent / "sweep.yaml").is_file():
-        name = trial.folder.parent.name
-        raise InputError(
-            [f"run '{asked.run}' is a trial of the sweep '{name}', which keeps its ledger; `lathe resume {name}`"]
-        )
-    return _go_on(trial, asked.trust, None, changes(trial, asked.overrides, asked.trust))
-
-
-def _go_on(trial: Trial, trust: list[str], launcher: Launcher | None, changed: Mapping[str, Any] | None = None) -> int:
-    outcome = trial.outcome()
-    if outcome is not None and outcome["status"] == "finished":
-        print(f"run {trial.folder.name} is finished; nothing is left to do ({trial.folder})")
-        return 0
-    display = Display(sys.stdout)
-    display.say(f"run {trial.folder.name} of '{trial.config['name']}' in {trial.folder}")
-    kept = trial.folder / FILE
-    _check({**trial.config, **(changed or {})}, trust, kept if kept.exists() else None)
-    for change in code_changes(trial, trust):
-        display.say(f"warning: {change}")
-    return _close(run(trial, trust=trust, display=display, launcher=launcher, changes=changed))
-
-
-def _close(result: RunResult) -> int:
-    """Say how it ended; a run that never began leaves nothing behind."""
-    if result.exit_code == 2:
-        print(result.reason, file=sys.stderr)
-        if result.attempt == 1 and not result.metrics:
-            shutil.rmtree(result.trial.folder)
-        return 2
-    if result.status != "finished":
-        print(f"{result.status}: {result.reason}", file=sys.stderr)
-    console().print(closing_table(result))
-    return result.exit_code
-
-
-def _plan(asked: argparse.Namespace) -> int:
-    experiment = _compose(asked)
-    if asked.cfg:
-        return _print_config(experiment)
-    experiment = _laid_out(experiment, asked)
-    plan = _check(experiment.config, asked.trust)
-    from experiments.plan.estimate import check_memory, estimate, seconds_per_step
-
-    counted = estimate(experiment.config, plan, trusted(asked.trust))
-    hardware = experiment.config["hardware"]
-    check_memory(counted, plan, hardware)
-    for table in plan_tables(plan, counted, seconds_per_step(counted, hardware)):
-        console().print(table)
-    return 0
-
-
-def _laid_out(experiment: Experiment, asked: argparse.Namespace) -> Experiment:
-    """The experiment with the best layout in place of `parallel=auto`, which the person is shown; any other as it is.
-
-    Raises:
-        PlanError: no layout will do.
-    """
-    if not is_open(experiment.config):
-        return experiment
-    from experiments.plan.layout_search import search
-
-    return search(
-        experiment,
-        lambda overrides: _compose(asked, overrides),
-        show=lambda choice: console().print(layouts_table(choice)),
-    )
-
-
-def _compose(asked: argparse.Namespace, overrides: Sequence[str] | None = None) -> Experiment:
-    """What the words of a command ask for: of the defaults, or of a shared file."""
-    shared, words = _shared(asked), asked.overrides if overrides is None else overrides
-    if shared is not None:
-        return shared.experiment(words, config_dirs=asked.config_dir, trust=asked.trust)
-    from experiments.config.compose import compose
-
-    return compose(words, config_dirs=asked.config_dir, trust=asked.trust)
-
-
-def _shared(asked: argparse.Namespace) -> SharedFile | None:
-    """The shared file that was named, if one was."""
-    return None if asked.shared is None else _read_shared(asked.shared)
-
-
-@lru_cache(maxsize=1)  # what is run must be what was checked, and an archive may be large
-def _read_shared(name: str) -> SharedFile:
-    from experiments.results.share.shared_file import read
-
-    return read(Path(name).expanduser())
-
-
-def _print_config(experiment: Experiment) -> int:
-    print(yaml.safe_dump(experiment.config, sort_keys=False, allow_unicode=True), end="")
-    return 0
-
-
-def _status(asked: argparse.Namespace) -> int:
-    from experiments.sweep.status.tables import show
-    from experiments.tracking.mlflow_view import ui_hint
-
-    return show(asked, ui_hint)
-
-
-def _logs(asked: argparse.Namespace) -> int:
-    from experiments.sweep.status.logs import logs
-
-    return logs(asked)
-
-
-def _cancel(asked: argparse.Namespace) -> int:
-    from experiments.sweep.status.selection import cancel
-
-    sweep = find_sweep(asked.sweep, Path(asked.runs_dir))
-    cancel(sweep, sweep.executor(), asked.trials, say=lambda line: print(line, flush=True))
-    return 0
-
-
-def _sync(asked: argparse.Namespace) -> int:
-    from experiments.tracking.sweep_sync import sync_all
-
-    runs_dir = Path(asked.runs_dir)
-    for name in asked.runs:
-        if named(name, runs_dir) is None:
-            find(name, runs_dir)
-    summary = sync_all(runs_dir, asked.runs)
-    print(f"{summary.runs} runs are in the store, {summary.points} points were new")
-    for warning in summary.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
-    for failure in summary.failures:
-        print(failure, file=sys.stderr)
-    return 1 if summary.failures else 0
-
-
-def _ui(asked: argparse.Namespace) -> int:
-    from experiments.tracking.ui import serve
-
-    if asked.port is not None and not 0 < asked.port < 1 << 16:
-        raise InputError([f"--port {asked.port} is no port; choose one from 1 to 65535, or leave it out"])
-
-    def say(line: str) -> None:
-        print(line, flush=True)
-
-    if asked.sweep is None:
-        return serve(Path(asked.runs_dir), asked.store, asked.experiment, asked.port, say)
-    from experiments.tracking.sweep_sync import tracking_of
-
-    sweep = find_sweep(asked.sweep, Path(asked.runs_dir))
-    tracking = tracking_of(sweep)
-    store, named = (asked.store, "--store ") if asked.store else (tracking["store"], "tracking.store=")
-    return serve(sweep.runs_dir, store, tracking["experiment"], asked.port, say, sweep=sweep, named=named)
-
-
-def _ls(asked: argparse.Namespace) -> int:
-    from experiments.results.search.search import ls
-
-    return ls(asked)
-
-
-def _diff(asked: argparse.Namespace) -> int:
-    from experiments.results.compare.diff import diff
-
-    return diff(asked)
-
-
-def _reproduce(asked: argparse.Namespace) -> int:
-    from experiments.results.reproduce.reproduce import reproduce
-
-    return reproduce(asked)
-
-
-def _share(asked: argparse.Namespace) -> int:
-    from experiments.results.share.share import share
-
-    return share(asked)
-
-
-def _export(asked: argparse.Namespace) -> int:
-    from experiments.results.export.export import export
-
-    return export(asked)
-
-
-def _predict(asked: argparse.Namespace) -> int:
-    from experiments.results.predict.predict import predict
-
-    return predict(asked)
-
-
-def _report(asked: argparse.Namespace) -> int:
-    from experiments.results.report.report import report
-
-    return report(asked)
-
-
-def _zoo(asked: argparse.Namespace) -> int:
-    from experiments.results.zoo.zoo import zoo
-
-    return zoo(asked)
-
-
-def _simulate(asked: argparse.Namespace) -> int:
-    from experiments.plan.simulate.command import command
-
-    return command(asked)
-
-
-def _options(asked: argparse.Namespace) -> int:
-    known = options.groups(options.user_folders(asked.config_dir))
-    if asked.group == "sweeps":
-        from experiments.sweep.spec import sweep_files
-
-        known = {"sweeps": sweep_files(asked.config_dir)}
-    console().print(options_table(asked.group, known))
-    return 0
-
-
-def _data(asked: argparse.Namespace) -> int:
-    console().print(data_table(options.groups(options.user_folders(asked.config_dir))["data"]))
-    return 0
-
-
-def _rehearse(asked: argparse.Namespace) -> int:
-    from experiments.cli.local_cluster import rehearse
-
-    return rehearse(asked)
-
-
-def _completion(asked: argparse.Namespace) -> int:
-    from experiments.cli.completion import script
-
-    print(script(asked.shell))
-    return 0
-
-
-COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
-    "run": _run,
-    "plan": _plan,
-    "resume": _resume,
-    "sweep": _sweep,
-    "status": _status,
-    "logs": _logs,
-    "cancel": _cancel,
-    "sync": _sync,
-    "ui": _ui,
-    "ls": _ls,
-    "diff": _diff,
-    "reproduce": _reproduce,
-    "share": _share,
-    "export": _export,
-    "predict": _predict,
-    "report": _report,
-    "zoo": _zoo,
-    "simulate": _simulate,
-    "options": _options,
-    "data": _data,
-    "rehearse": _rehearse,
-    "completion": _completion,
-}
+from experiments.cli.command import Command, argument
+
+SHELLS = ["bash", "zsh", "fish"]
+
+OVERRIDES_HELP = """overrides, in Hydra's grammar:
+  model=mlp            choose an option of a group    optimizer.lr=0.01    set a value
+  +tags.team=vision    add a key to a free map        ~tags.team           remove a key
+  optimizer.lr=0.1,1   several values, in a sweep     sweep.seeds=3        a key of the sweep
+
+exit codes: 0 done, 1 the run failed or was stopped, 2 the input is wrong"""
+
+SHELL_SETUP = """set up once:
+  echo 'eval "$(lathe completion bash)"' >> ~/.bashrc     (for zsh: ~/.zshrc)
+  echo 'lathe completion fish | source' >> ~/.config/fish/config.fish"""
+
+OVERRIDES = argument("overrides", nargs="*", metavar="OVERRIDE", completes="override", help="any number; see below")
+CFG = argument(
+    "-c", "--cfg", nargs="?", const="job", choices=["job"], metavar="job", help="print the configuration and exit"
+)
+FROM = argument(
+    "--from",
+    dest="shared",
+    metavar="FILE",
+    completes="shared_file",
+    help="start from the configuration of a shared file",
+)
+CONFIG_DIR = argument(
+    "-cd", "--config-dir", action="append", default=[], metavar="DIR", completes="folder",
+    help="folder with your own groups and options",
+)  # fmt: skip
+TRUST = argument(
+    "--trust", action="append", default=[], metavar="PACKAGE", help="allow _target_ to name classes of this package"
+)
+DETACH = argument("--detach", action="store_true", help="return as soon as the workers of the sweep are started")
+RUNS_DIR = argument("--runs-dir", metavar="DIR", completes="folder", help="folder of the runs (%(default)s)")
+JSON = argument("--json", action="store_true", help="print everything as one JSON document")
+RUN = argument("run", metavar="RUN", completes="run", help="folder of the run, its id, or the beginning of the id")
+SWEEP = argument("sweep", metavar="SWEEP", completes="sweep", help="name or folder of the sweep")
+
+SIMULATE = (
+    argument(
+        "words", nargs="*", metavar="RUN|OVERRIDE", completes="override", completes_first="run",
+        help="a run that has measured its steps, or overrides of an experiment",
+    ),
+    argument("--workers", metavar="N,N", help="numbers of workers (1,2,4,8,16,32,64)"),
+    argument("--mode", metavar="MODE,MODE", help="sync, sync_servers, backup, async, hybrid (all)"),
+    argument(
+        "--times", metavar="NAME",
+        help="compute time of a step: constant, lognormal:0.2, gamma:0.2, shifted_exponential:0.2 (as measured)",
+    ),
+    argument("--slow", metavar="N:FACTOR", help="N workers take FACTOR times as long"),
+    argument("--servers", type=int, metavar="N", help="parameter servers (1)"),
+    argument("--backup", type=int, metavar="N", help="slowest workers that a step does not wait for (one in twenty)"),
+    argument("--group-size", type=int, metavar="N", help="workers in a group of the hybrid mode (those of a node)"),
+    argument("--max-staleness", type=int, metavar="N", help="steps that a worker may be ahead of the slowest (any)"),
+    argument("--samples", type=int, metavar="N", help="report the time to N examples (the whole training)"),
+    argument("--cores", type=float, metavar="X", help="workers that the cores of a node serve at once (from hardware)"),
+    argument("--seed", type=int, default=0, metavar="N", help="seed of the random times (0)"),
+    argument("--against", action="append", default=[], metavar="RUN", help="compare with the measurements of a run"),
+    JSON,
+    argument("-o", "--output", metavar="DIR", help="write the figure, and the numbers as CSV and JSON"),
+    CONFIG_DIR, TRUST, RUNS_DIR,
+)  # fmt: skip
+
+REHEARSE = (
+    argument("action", metavar="VERB", choices=["up", "down", "status"], help="up, down or status"),
+    argument("--nodes", type=int, metavar="N", help="up: number of simulated nodes (4)"),
+    argument("--gpus", type=int, metavar="N", help="up: simulated GPUs per node (4)"),
+    argument("--gpu-type", metavar="TYPE", help="up: type name of the GPUs (h100)"),
+    argument("--cpus", type=int, metavar="N", help="up: CPUs per node; may be more than this machine has (8)"),
+    argument("--memory-gb", type=int, metavar="N", help="up: memory per node; may be more than this machine has (64)"),
+    argument("--accounting", action="store_true", default=None, help="up: run a database, for sacct and QOS"),
+    argument("--dir", metavar="DIR", help="folder of the cluster (/dev/shm/lathe-rehearsal-USER)"),
+)
+
+
+COMMANDS = (
+    Command(
+        "run", "train one experiment", "experiments.cli.run:run",
+        (
+            argument(
+                "overrides", nargs="*", metavar="OVERRIDE", completes=("override", "multirun_key"), help="any number; see below"
+            ),
+            CFG, FROM, CONFIG_DIR, TRUST,
+            argument("-m", "--multirun", action="store_true", help="run a sweep over every key with several values"),
+            DETACH,
+        ),
+        OVERRIDES_HELP,
+    ),
+    Command(
+        "plan", "show what a run needs, or why it cannot run", "experiments.cli.plan:plan",
+        (OVERRIDES, CFG, FROM, CONFIG_DIR, TRUST),
+        OVERRIDES_HELP,
+    ),
+    Command(
+        "resume", "continue an interrupted run or sweep", "experiments.cli.run:resume",
+        (
+            argument(
+                "run", metavar="RUN|SWEEP", completes=("sweep", "run"), help="folder or name, or the beginning of the name"
+            ),
+            argument(
+                "overrides", nargs="*", metavar="OVERRIDE", completes="sweep_key",
+                help="for a run: where it continues, such as parallel=zero3; for a sweep: how to extend it",
+            ),
+            DETACH, TRUST, RUNS_DIR,
+        ),
+    ),
+    Command(
+        "sweep", "run the trials of a sweep", "experiments.cli.sweep:sweep",
+        (
+            argument(
+                "sweep", metavar="NAME", completes="sweep_file",
+                help="a file in sweeps/, without .yaml, or the path of a file",
+            ),
+            argument(
+                "overrides", nargs="*", metavar="OVERRIDE", completes=("override", "sweep_key"),
+                help="of the experiment, of the search space (key=a,b), or sweep.KEY=VALUE",
+            ),
+            CONFIG_DIR, TRUST, DETACH,
+        ),
+        OVERRIDES_HELP,
+    ),
+    Command(
+        "status", "show the progress of one sweep or of all sweeps", "experiments.cli.sweep:status",
+        (
+            argument(
+                "sweep", nargs="?", metavar="SWEEP", completes="sweep",
+                help="name or folder of the sweep; default: one line for each sweep",
+            ),
+            argument("--all", action="store_true", help="show every trial, even of a large sweep"),
+            argument("--failed", action="store_true", help="show only the failed trials"),
+            argument("--watch", action="store_true", help="update until the sweep ends or you press Ctrl-C"),
+            JSON, RUNS_DIR,
+        ),
+    ),
+    Command(
+        "logs", "show the output of a sweep's trials", "experiments.sweep.status.logs:logs",
+        (
+            SWEEP,
+            argument(
+                "trial", nargs="?", metavar="TRIAL", completes="trial",
+                help="id of the trial or its beginning, or KEY=VALUE; default: the failed trials",
+            ),
+            argument("--attempt", type=int, metavar="N", help="number of the attempt; default: the newest"),
+            argument("--rank", type=int, default=0, metavar="K", help="rank, for a trial on several devices (0)"),
+            argument("--follow", action="store_true", help="keep printing until the trial ends or you press Ctrl-C"),
+            argument("--workers", action="store_true", help="show the output of the workers instead of the trials"),
+            RUNS_DIR,
+        ),
+    ),
+    Command(
+        "cancel", "end a sweep or some of its trials, after a checkpoint", "experiments.cli.sweep:cancel",
+        (
+            SWEEP,
+            argument(
+                "trials", nargs="*", metavar="TRIAL|STATE|KEY=VALUE", completes="open_trial",
+                help="only these trials: an id, waiting, optimizer=sgd",
+            ),
+            RUNS_DIR,
+        ),
+    ),
+    Command(
+        "sync", "copy runs to the MLflow store", "experiments.cli.tracking:sync",
+        (
+            argument("runs", nargs="*", metavar="RUN", completes="run", help="default: all runs in the runs folder"),
+            RUNS_DIR,
+        ),
+    ),
+    Command(
+        "ui", "open the MLflow UI on the runs", "experiments.cli.tracking:ui",
+        (
+            argument("--store", metavar="URI|FILE", help="default: the SQLite file in the runs folder"),
+            argument("--experiment", default="lathe", metavar="NAME", help="MLflow experiment to open (lathe)"),
+            argument("--sweep", metavar="NAME", help="open the page of this sweep, in the store that it uses"),
+            argument("--port", type=int, help="default: a free port"),
+            RUNS_DIR,
+        ),
+    ),
+    Command(
+        "ls", "list the runs that match a condition", "experiments.results.search.search:ls",
+        (
+            argument(
+                "condition", nargs="?", metavar="CONDITION", completes="search_key",
+                help="such as 'optimizer.lr<0.01 and val/accuracy_top1>0.9'",
+            ),
+            argument(
+                "--sort", metavar="KEY",
+                help="metric or key to sort by; -KEY sorts in descending order; default: newest first",
+            ),
+            JSON, RUNS_DIR,
+        ),
+    ),
+    Command(
+        "diff", "compare two runs: configuration, code, data and metrics", "experiments.results.compare.diff:diff",
+        (
+            *(
+                argument(
+                    name, metavar=label, completes=("run", "shared_file_by_name"),
+                    help="a run, a shared file, or overrides of an experiment in quotes",
+                )
+                for name, label in (("one", "A"), ("other", "B"))
+            ),
+            argument(
+                "--tolerance", type=float, default=0.0, metavar="X",
+                help="relative difference of metrics that counts as equal (0)",
+            ),
+            JSON, CONFIG_DIR, TRUST, RUNS_DIR,
+        ),
+    ),
+    Command(
+        "reproduce", "repeat a run with its original code and compare the results",
+        "experiments.results.reproduce.reproduce:reproduce",
+        (
+            argument(
+                "run", metavar="RUN|FILE", completes=("run", "shared_file_by_name"),
+                help="folder, id or its beginning, MLflow run id, or a shared file",
+            ),
+            argument("overrides", nargs="*", metavar="OVERRIDE", help="where to run it: hardware=... parallel=..."),
+            argument("--steps", type=int, metavar="N", help="run only the first N steps"),
+            argument("--check", metavar="OTHER", help="compare with another existing run; start nothing"),
+            argument(
+                "--tolerance", type=float, metavar="X", help="relative difference of metrics that counts as equal"
+            ),
+            argument("--keep-code", action="store_true", help="do not delete the restored code"),
+            argument("--trust-code", action="store_true", help="run the code that a shared bundle contains"),
+            TRUST, RUNS_DIR,
+        ),
+    ),
+    Command(
+        "share", "write a run to one file that others can run and reproduce", "experiments.results.share.share:share",
+        (
+            argument(
+                "run", metavar="RUN", completes="run", help="folder of the run, its id or beginning, or its MLflow run id"
+            ),
+            argument(
+                "-o", "--output", required=True, metavar="FILE", help="such as lenet.yaml, or lenet.tar.gz with --bundle"
+            ),
+            argument(
+                "--bundle", action="store_true", help="write an archive that also holds uncommitted code and the weights"
+            ),
+            argument("--force", action="store_true", help="overwrite an existing file"),
+            RUNS_DIR,
+        ),
+    ),
+    Command(
+        "export", "write a run's model as an MLflow model, with safetensors weights",
+        "experiments.results.export.export:export",
+        (
+            RUN,
+            argument("-o", "--output", required=True, metavar="DIR", help="a new folder"),
+            argument("--register-as", metavar="NAME", help="also register the model in the run's store under this name"),
+            TRUST, RUNS_DIR,
+        ),
+    ),
+    Command(
+        "predict", "apply a run's model to your images or texts", "experiments.results.predict.predict:predict",
+        (
+            RUN,
+            argument(
+                "inputs", nargs="*", metavar="INPUT", completes="image",
+                help="image files, folders or patterns; or texts; `-` or none: one input per line of standard input",
+            ),
+            argument(
+                "-o", "--output", metavar="DIR",
+                help="folder for files that the model produces, such as masks; files in it are not read as inputs",
+            ),
+            argument("--json", action="store_true", help="print one JSON object per line"),
+            argument(
+                "--set", action="append", default=[], dest="changes", metavar="KEY=VALUE",
+                help="change how the model predicts, such as evaluator.num_shown=3",
+            ),
+            TRUST, RUNS_DIR,
+        ),
+    ),
+    Command(
+        "report", "write a page, figures and a table of a sweep or of runs", "experiments.results.report.report:report",
+        (
+            argument(
+                "runs", nargs="+", metavar="SWEEP|RUN", completes="run", completes_first="sweep",
+                help="one sweep, or any number of runs",
+            ),
+            argument("-o", "--output", metavar="DIR", help="default: report/ in the sweep's folder, else ./report"),
+            RUNS_DIR,
+        ),
+    ),
+    Command(
+        "zoo", "measure the experiments, and write the page with their results", "experiments.results.zoo.zoo:zoo",
+        (
+            argument(
+                "words", nargs="*", metavar="NAME|OVERRIDE", completes=("override", "experiment"),
+                help="experiments or rows (all); overrides apply to every run",
+            ),
+            argument("--run", action="store_true", help="measure the rows that have no current measurement"),
+            argument("--write", action="store_true", help="write the page from the YAML headers and the records"),
+            argument("--check", action="store_true", help="check that the page is up to date"),
+            argument("--budget", metavar="TIME", help="time for one run, such as 10m; its number of steps is reduced to fit"),
+            argument("--seeds", type=int, metavar="N", help="runs per row (3)"),
+            argument("--again", action="store_true", help="also measure rows that have a current measurement"),
+            argument("--page", default="docs/zoo.md", metavar="FILE", help="the page; its records are next to it (docs/zoo.md)"),
+            CONFIG_DIR, TRUST,
+        ),
+    ),
+    Command(
+        "simulate", "predict the speed of data-parallel replicas without the machines",
+        "experiments.plan.simulate.command:command", SIMULATE,
+    ),
+    Command(
+        "options", "list groups, their options and keys", "experiments.cli.listings:options",
+        (
+            argument(
+                "group", nargs="?", metavar="GROUP[=OPTION]", completes="option", help="default: a list of the groups"
+            ),
+            CONFIG_DIR,
+        ),
+    ),
+    Command(
+        "data", "list data sets: whether their files are present, licence, source", "experiments.cli.listings:data",
+        (CONFIG_DIR,),
+    ),
+    Command(
+        "rehearse", "start a temporary SLURM cluster on this machine", "experiments.cli.local_cluster:rehearse", REHEARSE
+    ),
+    Command(
+        "completion", "print the script that makes a shell complete `lathe`", "experiments.cli.completion:print_script",
+        (argument("shell", metavar="SHELL", choices=SHELLS, help="bash, zsh or fish"),),
+        SHELL_SETUP,
+    ),
+)  # fmt: skip

@@ -1,23 +1,27 @@
-"""Shell completion from the YAML files and from source that is read, never imported: no torch, hydra or mlflow."""
+"""Shell completion, from the table of commands, YAML files and source that is parsed but never imported."""
 
 from __future__ import annotations
 
+import argparse
 import ast
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from experiments.cli.parser import SHELLS, make_parser
+from experiments.cli.command import Command, CommandArgument
+from experiments.cli.commands import COMMANDS
 from experiments.config import options, signature
 from experiments.config import type_check as check
 from experiments.config.validate import MARKS, ROOT
 
 SCRIPTS = {
-    # Bash breaks words at `=` too; its $2 is what it will replace, so what stands before that is cut off every answer.
+    # Bash also splits words at `=`. It replaces only its $2, so the text before $2 is removed from every answer.
     "bash": """_lathe() {
   local line=${COMP_LINE:0:COMP_POINT} words current
   read -ra words <<< "$line"
@@ -31,10 +35,10 @@ SCRIPTS = {
 complete -F _lathe lathe""",
     "zsh": """(( $+functions[compdef] )) || { autoload -Uz compinit && compinit }
 _lathe() {
-  local -a found
-  found=("${(@f)$("${words[1]}" _complete "${(@)words[1,CURRENT-1]}" "$PREFIX" 2> /dev/null)}")
-  compadd -Q -S '' -- "${(@M)found:#*[=./]}"
-  compadd -Q -- "${(@)found:#(*[=./]|)}"
+  local -a answers
+  answers=("${(@f)$("${words[1]}" _complete "${(@)words[1,CURRENT-1]}" "$PREFIX" 2> /dev/null)}")
+  compadd -Q -S '' -- "${(@M)answers:#*[=./]}"
+  compadd -Q -- "${(@)answers:#(*[=./]|)}"
 }
 compdef _lathe lathe""",
     "fish": """function __lathe
@@ -45,190 +49,224 @@ end
 complete -c lathe -f -a '(__lathe)'""",
 }
 
-
-SHARED = (".yaml", ".tar.gz")
-"""Endings of shared files."""
+SHARED_FILES = (".yaml", ".tar.gz")
 IMAGES = (".jpg", ".jpeg", ".JPG", ".JPEG", ".png")
 
 
-def script(shell: str) -> str:
-    """The text that a shell evaluates once to complete `lathe`."""
-    return SCRIPTS[shell]
+def print_script(args: argparse.Namespace) -> int:
+    """Print the script that a shell evaluates once to complete `lathe`."""
+    print(SCRIPTS[args.shell])
+    return 0
+
+
+@dataclass(frozen=True)
+class Line:
+    """A command line up to the word that is being typed."""
+
+    command: Command
+    before: Sequence[str]
+    """The complete words after the command."""
+    current: str
+    """The word that is being typed; may be empty."""
+
+    @cached_property
+    def flags(self) -> dict[str, CommandArgument]:
+        return {name: argument for argument in self.command.arguments if argument.is_flag for name in argument.names}
+
+    @cached_property
+    def positionals(self) -> list[str]:
+        """The words in `before` that are neither flags nor values of flags."""
+        with_value = {name for name, argument in self.flags.items() if argument.takes_value}
+        pairs = pairwise(["", *self.before])
+        return [word for earlier, word in pairs if not word.startswith("-") and earlier not in with_value]
+
+    def values_of(self, *flags: str) -> list[str]:
+        """The values that these flags were given."""
+        separate = [value for word, value in pairwise(self.before) if word in flags]
+        return separate + [
+            value for word in self.before for flag, _, value in [word.partition("=")] if flag in flags and value
+        ]
+
+    @property
+    def runs_dir(self) -> Path:
+        return Path([os.environ.get("LATHE_RUNS", "runs"), *self.values_of("--runs-dir")][-1]).expanduser()
+
+    @property
+    def config_dirs(self) -> list[str]:
+        return self.values_of("-cd", "--config-dir")
+
+    @cached_property
+    def groups(self) -> dict[str, dict[str, Path]]:
+        """The file of every option, by group and option."""
+        return options.groups(self.config_dirs)
 
 
 def complete(words: Sequence[str]) -> list[str]:
-    """What the last word can become.
+    """Return what the last word can become.
 
     Args:
-        words: the command line so far, beginning with ``lathe``; the last one is being typed and may be empty.
+        words: the command line so far, beginning with ``lathe``; the last word is being typed and may be empty.
     """
-    parser, parts = make_parser()
     current = words[-1] if len(words) > 1 else ""
-    command, before = words[1] if len(words) > 2 else "", words[2:-1]
-    if not command:
-        return _starting(current, [*parts, *_flags(parser)] if current else parts)
-    if command not in parts:
+    if len(words) < 3:
+        candidates: Iterable[str] = [command.name for command in COMMANDS]
+        return _starting(current, [*candidates, "--help", "--version"] if current else candidates)
+    command = next((command for command in COMMANDS if command.name == words[1]), None)
+    if command is None:
         return []
+    line = Line(command, words[2:-1], current)
     flag, equals, value = current.partition("=")
-    if equals and flag.startswith("--"):
-        return [f"{flag}={found}" for found in _flag_values(flag, value)]
-    if before and before[-1] in _flags_with_value(parts[command]):
-        return _flag_values(before[-1], current)
+    if equals and flag in line.flags:
+        return [f"{flag}={answer}" for answer in _answers(line.flags[flag], replace(line, current=value))]
+    before = line.flags.get(line.before[-1]) if line.before else None
+    if before is not None and before.takes_value:
+        return _answers(before, line)
     if current.startswith("-"):
-        return _starting(current, _flags(parts[command]))
-    return _argument(command, current, before)
+        return _starting(current, sorted(name for name in (*line.flags, "--help") if name.startswith("--")))
+    positionals = [argument for argument in command.arguments if not argument.is_flag]
+    index = len(line.positionals)
+    if positionals and positionals[-1].takes_many:
+        index = min(index, len(positionals) - 1)
+    if index >= len(positionals):
+        return []
+    return _answers(positionals[index], line, is_first=index == len(line.positionals))
 
 
-def _argument(command: str, current: str, before: Sequence[str]) -> list[str]:
-    place = len(_positionals(command, before))
-    if command == "sync" or (command == "resume" and place == 0):
-        return _starting(current, [*(_sweeps(before) if command == "resume" else []), *_runs(before)])
-    if command in ("status", "logs", "cancel"):
-        if place == 0:
-            return _starting(current, _sweeps(before))
-        is_taken = command == "status" or (command == "logs" and place > 1)
-        return [] if is_taken else _starting(current, _trials(command, before))
-    if command == "report":
-        return _starting(current, [*(_sweeps(before) if place == 0 else []), *_runs(before)])
-    if command == "predict" and place > 0:
-        return _paths(current, IMAGES)
-    if command in ("share", "export", "predict", "reproduce", "diff") and place < (2 if command == "diff" else 1):
-        files = _paths(current, SHARED) if current and command in ("reproduce", "diff") else []
-        return [*_starting(current, _runs(before)), *files]
-    if command == "completion":
-        return _starting(current, SHELLS)
-    if command == "ls":
-        return _starting(current, _searched(before)) if place == 0 else []
-    if command == "sweep" and place == 0:
-        return _starting(current, _questions(before))
-    groups = options.groups(_values_of("--config-dir", before) + _values_of("-cd", before))
-    if command == "options":
-        chosen = [f"{group}={option}" for group in groups for option in groups[group]]
-        return _starting(current, chosen if "=" in current else [*groups, *chosen] if current in groups else groups)
-    if command in ("run", "sweep", "resume") and current.startswith("sweep."):
-        return _of_question(current)
-    found = _override(current, before, groups) if command in ("run", "plan", "sweep", "zoo", "simulate") else []
-    if command == "simulate" and place == 0:
-        found = [*_starting(current, _runs(before)), *found]
-    names = [name for name in groups["experiment"] if name not in before] if command == "zoo" else []
-    return found + _starting(current, ["sweep.", *names] if command in ("sweep", "resume") else names)
+def _answers(argument: CommandArgument, line: Line, *, is_first: bool = True) -> list[str]:
+    kinds = (*argument.completes_first, *argument.completes) if is_first else argument.completes
+    candidates = [candidate for kind in kinds for candidate in COMPLETERS[kind](line)]
+    return _starting(line.current, [*argument.options.get("choices", ()), *candidates])
 
 
-def _flags(parser: Any) -> list[str]:
-    return sorted(flag for flag in parser._option_string_actions if flag.startswith("--"))
+def _folders(line: Line) -> list[str]:
+    return _paths(line.current)
 
 
-def _flags_with_value(parser: Any) -> list[str]:
-    return [flag for flag, action in parser._option_string_actions.items() if action.nargs is None]
+def _images(line: Line) -> list[str]:
+    return _paths(line.current, IMAGES)
 
 
-def _flag_values(flag: str, current: str) -> list[str]:
-    if flag == "--from":
-        return _paths(current, SHARED)
-    return _paths(current) if flag in ("-cd", "--config-dir", "--runs-dir") else []
+def _shared_files(line: Line) -> list[str]:
+    return _paths(line.current, SHARED_FILES)
+
+
+def _shared_files_by_name(line: Line) -> list[str]:
+    """Shared files where a run is also possible: only once a name has been begun."""
+    return _shared_files(line) if line.current else []
 
 
 def _paths(current: str, endings: tuple[str, ...] = ()) -> list[str]:
-    """The folders, and the files of these endings, that a path may lead to."""
+    """Folders, and files with these endings, whose path begins with `current`."""
     parent, name = os.path.split(current)
     folder = Path(parent or ".").expanduser()
-    inside = sorted(folder.iterdir()) if folder.is_dir() else []
-    found = [os.path.join(path.name, "") if path.is_dir() else path.name for path in inside]
-    known = [inner for inner in found if inner.endswith(("/", *endings))]
-    hidden = name.startswith(".")
-    return [os.path.join(parent, inner) for inner in _starting(name, known) if hidden or not inner.startswith(".")]
+    entries = sorted(folder.iterdir()) if folder.is_dir() else []
+    names = [os.path.join(path.name, "") if path.is_dir() else path.name for path in entries]
+    known = [entry for entry in names if entry.endswith(("/", *endings))]
+    is_hidden = name.startswith(".")
+    return [os.path.join(parent, entry) for entry in known if is_hidden or not entry.startswith(".")]
 
 
-def _values_of(flag: str, words: Sequence[str]) -> list[str]:
-    apart = [after for word, after in pairwise(words) if word == flag]
-    return apart + [word.partition("=")[2] for word in words if word.startswith(f"{flag}=")]
+def _runs(line: Line) -> list[str]:
+    return sorted({path.parent.name for path in line.runs_dir.glob("*/*/trial.yaml")} - {*line.before})
 
 
-def _runs(before: Sequence[str]) -> list[str]:
-    return sorted({path.parent.name for path in _runs_dir(before).glob("*/*/trial.yaml")} - {*before})
+def _sweeps(line: Line) -> list[str]:
+    return sorted(path.parent.name for path in line.runs_dir.glob("*/sweep.yaml"))
 
 
-def _runs_dir(before: Sequence[str]) -> Path:
-    return Path([os.environ.get("LATHE_RUNS", "runs"), *_values_of("--runs-dir", before)][-1]).expanduser()
-
-
-def _positionals(command: str, before: Sequence[str]) -> list[str]:
-    """The words before that are neither flags nor values of flags."""
-    with_value = _flags_with_value(make_parser()[1][command])
-    pairs = pairwise(["", *before])
-    return [word for earlier, word in pairs if not word.startswith("-") and earlier not in with_value]
-
-
-def _searched(before: Sequence[str]) -> list[str]:
-    """Keys and metrics that the last search has seen; of a condition in quotes a shell completes the beginning."""
+def _search_keys(line: Line) -> list[str]:
+    """Keys and metrics that the last search has read; a shell completes the beginning of a quoted condition."""
     from experiments.results.search.index import keys
 
-    return keys(_runs_dir(before))
+    return keys(line.runs_dir)
 
 
-def _sweeps(before: Sequence[str]) -> list[str]:
-    """Names of the sweeps that were begun."""
-    return sorted(path.parent.name for path in _runs_dir(before).glob("*/sweep.yaml"))
+def _trials(line: Line) -> list[str]:
+    """Values and ids that select trials of the sweep on the command line."""
+    return _trial_selectors(line, states=None)
 
 
-def _trials(command: str, before: Sequence[str]) -> list[str]:
-    """What names trials of the sweep that was typed: ids, values of what varies and, where that makes sense, states."""
+def _open_trials(line: Line) -> list[str]:
+    """States, values and ids that select trials which have not ended."""
+    return _trial_selectors(line, states=("waiting", "running"))
+
+
+def _trial_selectors(line: Line, states: tuple[str, ...] | None) -> list[str]:
     from experiments.sweep.ledger import Ledger
     from experiments.sweep.templates import override_of
 
-    entries = Ledger(_runs_dir(before) / _positionals(command, before)[0]).look().entries.values()
-    states = ["waiting", "running"] if command == "cancel" else []
+    entries = Ledger(line.runs_dir / line.positionals[0]).look().entries.values()
     overrides = [override_of(key, value) for entry in entries for key, value in entry.values.items()]
-    ids = [entry.id for entry in entries if command == "logs" or entry.state in ("waiting", "running")]
-    return [word for word in dict.fromkeys([*states, *overrides, *ids]) if word not in before]
+    ids = [entry.id for entry in entries if states is None or entry.state in states]
+    return [word for word in dict.fromkeys([*(states or ()), *overrides, *ids]) if word not in line.before]
 
 
-def _questions(before: Sequence[str]) -> list[str]:
+def _sweep_files(line: Line) -> list[str]:
     from experiments.sweep.spec import sweep_files
 
-    return list(sweep_files(_values_of("--config-dir", before) + _values_of("-cd", before)))
+    return list(sweep_files(line.config_dirs))
 
 
-def _of_question(current: str) -> list[str]:
-    """Keys of a sweep's question, and the values of those that have a few."""
-    key, equals, _ = current.partition("=")
+def _options(line: Line) -> list[str]:
+    """Groups; once a group is complete, also its options."""
+    groups = line.groups
+    chosen = [f"{group}={option}" for group in groups for option in groups[group]]
+    if "=" in line.current:
+        return chosen
+    return [*groups, *chosen] if line.current in groups else [*groups]
+
+
+def _experiments(line: Line) -> list[str]:
+    return [name for name in line.groups["experiment"] if name not in line.before]
+
+
+def _multirun_keys(line: Line) -> list[str]:
+    return _sweep_keys(line) if line.current.startswith("sweep.") else []
+
+
+def _sweep_keys(line: Line) -> list[str]:
+    """Keys of a sweep spec, and the values of those keys that have a few."""
+    if not line.current.startswith("sweep."):
+        return ["sweep."]
+    key, equals, _ = line.current.partition("=")
     _, *parents, last = key.split(".")
     spec: signature.Signature | None = signature.read("experiments.config.schema.SweepSchema")
     for parent in [*parents, *([last] if equals and _below(spec, last) else [])]:
         spec = _below(spec, parent)
     if spec is None:
         return []
-    if equals:  # a part is chosen by its name alone
+    if equals:  # `sweep.strategy=tpe` is short for `sweep.strategy.name=tpe`
         argument = spec.arguments.get(last, spec.arguments.get("name"))
-        found = check.choices(argument.annotation, spec.module) if argument else []
-        return _starting(current, (f"{key}={value}" for value in found))
+        values = check.choices(argument.annotation, spec.module) if argument else []
+        return [f"{key}={value}" for value in values]
     names = (".".join(["sweep", *parents, name]) for name in spec.arguments if name not in ("base", "space", "given"))
     ends = ((name, ("=", ".") if _below(spec, name.rpartition(".")[2]) else ("=",)) for name in names)
-    return _starting(current, (f"{name}{end}" for name, both in ends for end in both))
+    return [f"{name}{end}" for name, both in ends for end in both]
 
 
 def _below(spec: signature.Signature | None, name: str) -> signature.Signature | None:
-    """The schema's own class that a key of one of its classes is of."""
+    """The schema class of a key of a schema class."""
     argument = spec.arguments.get(name) if spec else None
     return _schema_class(argument) if argument else None
 
 
-def _override(current: str, before: Sequence[str], groups: Mapping[str, Mapping[str, Path]]) -> list[str]:
+def _overrides(line: Line) -> list[str]:
+    current, groups = line.current, line.groups
     key, equals, _ = current.lstrip("+~").partition("=")
     mark = current[: len(current) - len(current.lstrip("+~"))]
-    chosen = _chosen(before, groups)
+    chosen = _chosen(line.before, groups)
     if equals and key in groups:
-        found: Iterable[str] = (f"{key}={option}" for option in groups[key])
+        candidates = [f"{key}={option}" for option in groups[key]]
     elif equals:
-        found = (f"{key}={value}" for value in _values(key, chosen))
+        candidates = [f"{key}={value}" for value in _values(key, chosen)]
     else:
         end = "" if mark == "~" else "="
-        found = [f"{name}{end}" for name in (*(g for g in groups if "/" not in g), *_keys(chosen))]
-    return _starting(current, (f"{mark}{word}" for word in dict.fromkeys(found)))
+        candidates = [f"{name}{end}" for name in (*(g for g in groups if "/" not in g), *_keys(chosen))]
+    return [f"{mark}{candidate}" for candidate in dict.fromkeys(candidates)]
 
 
 def _chosen(before: Sequence[str], groups: Mapping[str, Mapping[str, Path]]) -> dict[str, dict[str, Any]]:
-    """The content of the option of every group, by the defaults and what was typed so far."""
+    """The content of the selected option of every group, from the defaults and the overrides so far."""
     defaults = _load(options.HOUSE / "config.yaml")["defaults"]
     names = {group: option for entry in defaults if isinstance(entry, dict) for group, option in entry.items()}
     names |= dict(
@@ -241,7 +279,7 @@ def _chosen(before: Sequence[str], groups: Mapping[str, Mapping[str, Path]]) -> 
 
 
 def _keys(chosen: Mapping[str, dict[str, Any]]) -> Iterator[str]:
-    """Dotted keys of the root and of the chosen options, what their classes take besides included."""
+    """Dotted keys of the root and of the chosen options, including arguments of their classes that no YAML names."""
     for name, argument in signature.read(ROOT).arguments.items():
         inner = _schema_class(argument)
         if name not in chosen:
@@ -264,15 +302,15 @@ def _values(key: str, chosen: Mapping[str, dict[str, Any]]) -> list[str]:
 
 
 def _is_plain(argument: signature.Argument, spec: signature.Signature) -> bool:
-    """True for what can be typed; an optimizer's `params`, for one, cannot."""
+    """True where a value can be written on a command line; an optimizer's `params`, for example, cannot."""
     return argument.annotation is None or check.wanted(argument.annotation, spec.module) is not None
 
 
 def _schema_class(argument: signature.Argument) -> signature.Signature | None:
-    """The schema's own class that a key of the root is of."""
+    """The schema class of a key of the root; None for plain values."""
     module = signature.read(ROOT).module
     kind = argument.annotation
-    name = getattr(kind.left if isinstance(kind, ast.BinOp) else kind, "id", "")  # of `Pruner | None` the first
+    name = getattr(kind.left if isinstance(kind, ast.BinOp) else kind, "id", "")  # the first part of `Pruner | None`
     return signature.read(f"{module.name}.{name}") if name in module.classes else None
 
 
@@ -286,10 +324,30 @@ def _signature(content: Mapping[str, Any]) -> signature.Signature | None:
 def _load(path: Path) -> dict[str, Any]:
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
-    except (yaml.YAMLError, UnicodeDecodeError):  # `lathe plan` tells what is wrong with it
+    except (yaml.YAMLError, UnicodeDecodeError):  # `lathe plan` reports the error
         return {}
     return content if isinstance(content, dict) else {}
 
 
 def _starting(current: str, words: Iterable[str]) -> list[str]:
     return [word for word in words if word.startswith(current)]
+
+
+COMPLETERS: Mapping[str, Callable[[Line], Iterable[str]]] = {
+    "experiment": _experiments,
+    "folder": _folders,
+    "image": _images,
+    "multirun_key": _multirun_keys,
+    "open_trial": _open_trials,
+    "option": _options,
+    "override": _overrides,
+    "run": _runs,
+    "search_key": _search_keys,
+    "shared_file": _shared_files,
+    "shared_file_by_name": _shared_files_by_name,
+    "sweep": _sweeps,
+    "sweep_file": _sweep_files,
+    "sweep_key": _sweep_keys,
+    "trial": _trials,
+}
+"""Candidates for each kind of value that the table of commands names; the caller drops those that do not fit."""

@@ -1,43 +1,43 @@
-"""The command line. It reads words and calls one function; nothing heavy is imported on the way to `--help`."""
+"""The command line. It parses arguments and calls one function; `--help` and shell completion import nothing heavy."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
 
+from experiments.cli.commands import COMMANDS
 from experiments.cli.parser import make_parser
 from experiments.core.errors import InputError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code is 0 done, 1 the run failed, 2 the input is wrong."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    if words[:1] == ["_complete"]:
+    """Run one command.
+
+    Returns:
+        The exit code: 0 done, 1 the run failed, 2 the input is wrong.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["_complete"]:
         from experiments.cli.completion import complete
 
-        print("\n".join(complete(words[1:])))
+        print("\n".join(complete(arguments[1:])))
         return 0
-    parser, parts = make_parser()
+    parser, command_parsers = make_parser()
     try:
-        if words and words[0] in parts:  # flags and overrides may stand in any order
-            alone = argparse.Namespace(command=words[0])
-            asked = parts[words[0]].parse_intermixed_args(list(_cfg_apart(words[1:])), alone)
+        if arguments and arguments[0] in command_parsers:  # flags and overrides may come in any order
+            namespace = argparse.Namespace(command=arguments[0])
+            args = command_parsers[arguments[0]].parse_intermixed_args(list(_join_values(arguments[1:])), namespace)
         else:
-            asked = parser.parse_args(words)
-        if asked.command is None:
+            args = parser.parse_args(arguments)
+        if args.command is None:
             parser.print_help()
             return 0
-        from experiments.config.allowlist import find_here, find_house, trusted
-
-        find_house()
-        find_here(trusted(getattr(asked, "trust", ())))
-        from experiments.cli import commands
-
-        code = commands.call(asked)
-        sys.stdout.flush()  # here, where a reader that has gone can be dealt with
+        code = _call(args)
+        sys.stdout.flush()  # here, so that a closed pipe is handled below
         return code
     except InputError as err:
         print(err, file=sys.stderr)
@@ -50,15 +50,39 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
 
-def _cfg_apart(words: Sequence[str]) -> Iterator[str]:
-    """The words of a command, `--cfg` kept from taking the override after it for its value, `--sort -KEY` kept together."""
-    for before, word, after in zip(["", *words], words, [*words[1:], ""], strict=False):
-        if _is_value(word, after):
-            yield f"{word}={after}"
-        elif not _is_value(before, word):
-            yield "--cfg=job" if word in ("-c", "--cfg") and ("=" in after or after.startswith("~")) else word
+def _call(args: argparse.Namespace) -> int:
+    """Import and call the function of a command."""
+    from experiments.config.allowlist import find_here, find_house, trusted
+    from experiments.tracking.store_uri import StoreError
+    from launchers.base import LaunchError
+
+    find_house()
+    find_here(trusted(getattr(args, "trust", ())))
+    command = next(command for command in COMMANDS if command.name == args.command)
+    module, _, name = command.function.partition(":")
+    try:
+        code: int = getattr(importlib.import_module(module), name)(args)
+        return code
+    except (LaunchError, StoreError) as err:
+        print(f"{type(err).__name__}: {err}", file=sys.stderr)
+        return 1
 
 
-def _is_value(flag: str, word: str) -> bool:
-    """Whether a word that begins as a flag does is the value of the one before: `--sort -KEY`, or a wrong `--budget -5m`."""
-    return (flag == "--sort" and bool(re.match(r"-\w", word))) or (flag == "--budget" and bool(re.match(r"-\d", word)))
+def _join_values(arguments: Sequence[str]) -> Iterator[str]:
+    """Arguments in which argparse cannot mistake a value for a flag, or an override for the value of `--cfg`.
+
+    ``--sort -KEY`` becomes ``--sort=-KEY``, and ``--cfg`` before an override becomes ``--cfg=job``.
+    """
+    for before, argument, after in zip(["", *arguments], arguments, [*arguments[1:], ""], strict=False):
+        if _is_dashed_value(argument, after):
+            yield f"{argument}={after}"
+        elif not _is_dashed_value(before, argument):
+            is_bare_cfg = argument in ("-c", "--cfg") and ("=" in after or after.startswith("~"))
+            yield "--cfg=job" if is_bare_cfg else argument
+
+
+def _is_dashed_value(flag: str, value: str) -> bool:
+    """True where a value begins like a flag: `--sort -KEY`, or the wrong `--budget -5m`."""
+    return (flag == "--sort" and bool(re.match(r"-\w", value))) or (
+        flag == "--budget" and bool(re.match(r"-\d", value))
+    )

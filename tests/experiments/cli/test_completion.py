@@ -11,14 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from experiments.cli.completion import SCRIPTS, complete, script
+from experiments.cli.command import Command
+from experiments.cli.commands import COMMANDS
+from experiments.cli.completion import COMPLETERS, SCRIPTS, complete
 from tests.support.ledgers import begin, finish, make
 
 PATIENCE_S = 20
 
 
 def completions(line: str) -> list[str]:
-    """What the shell would be given for a line; its last word is the one being typed."""
+    """The answers for a line whose last word is being typed."""
     return complete(line.split(" "))
 
 
@@ -40,14 +42,14 @@ def test_groups_keys_and_values_of_the_schema_complete() -> None:
     assert completions("lathe run ~tag") == ["~tags"]
 
 
-def test_keys_follow_the_options_that_were_typed_before() -> None:
+def test_keys_follow_the_selected_options() -> None:
     assert "model.hidden_sizes=" in completions("lathe run model=mlp model.")
     assert "model.hidden_sizes=" not in completions("lathe run model.")
     assert completions("lathe run optimizer=sgd optimizer.nest") == ["optimizer.nesterov="]
     assert "optimizer.nesterov=true" in completions("lathe run optimizer=sgd optimizer.nesterov=")
 
 
-def test_what_a_class_takes_completes_though_no_yaml_names_it_but_live_objects_do_not() -> None:
+def test_constructor_arguments_complete_except_objects_that_cannot_be_typed() -> None:
     found = completions("lathe run optimizer=sgd optimizer.")
     assert "optimizer.dampening=" in found
     assert "optimizer.params=" not in found
@@ -61,7 +63,7 @@ def test_experiments_overrides_and_flags_of_the_zoo_complete() -> None:
     assert completions("lathe zoo --ru") == ["--run"]
 
 
-def test_flags_complete_and_so_do_the_folders_they_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flags_and_their_folders_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("mine/model", "more", ".hidden"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "mine/model/dense.yaml").write_text("_target_: mypackage.Deep\ndepth: 3\n")
@@ -75,9 +77,7 @@ def test_flags_complete_and_so_do_the_folders_they_take(tmp_path: Path, monkeypa
     assert completions("lathe options --config-dir mine model=den") == ["model=dense"]
 
 
-def test_resume_and_sync_complete_the_ids_of_the_runs_that_there_are(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_resume_and_sync_complete_run_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for run in ("runs/single/0123456789", "runs/single/abcdef0123", "elsewhere/single/fedcba9876"):
         (tmp_path / run).mkdir(parents=True)
         (tmp_path / run / "trial.yaml").touch()
@@ -90,7 +90,7 @@ def test_resume_and_sync_complete_the_ids_of_the_runs_that_there_are(
     assert completions("lathe resume f") == ["fedcba9876"]
 
 
-def test_runs_to_share_and_files_that_were_shared_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_and_shared_files_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "runs" / "single" / "0a1b2c").mkdir(parents=True)
     (tmp_path / "runs" / "single" / "0a1b2c" / "trial.yaml").touch()
     (tmp_path / "deep" / "here").mkdir(parents=True)
@@ -107,7 +107,7 @@ def test_runs_to_share_and_files_that_were_shared_complete(tmp_path: Path, monke
     assert completions("lathe diff 0a1b2c lenet.y") == ["lenet.yaml"]
 
 
-def test_sweeps_and_what_names_their_trials_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sweeps_and_trial_selectors_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sweep = make(tmp_path / "runs", "rates", [{"optimizer.lr": 0.1}, {"optimizer.lr": 0.01}, {"optimizer.lr": 0.1}])
     begin(sweep, "b00000000000")
     finish(sweep, "b00000000000", 0.5)
@@ -124,7 +124,7 @@ def test_sweeps_and_what_names_their_trials_complete(tmp_path: Path, monkeypatch
     assert completions("lathe cancel --runs-dir elsewhere rates ") == ["waiting", "running"]
 
 
-def test_questions_and_their_keys_complete(tmp_path: Path) -> None:
+def test_sweep_files_and_their_keys_complete(tmp_path: Path) -> None:
     (tmp_path / "sweeps").mkdir()
     (tmp_path / "sweeps/mine.yaml").touch()
     assert "lr_batch" in completions("lathe sweep ")
@@ -140,27 +140,34 @@ def test_questions_and_their_keys_complete(tmp_path: Path) -> None:
     assert completions("lathe sweep lr_batch sweep.nonsense.a=") == []
 
 
-def test_a_broken_file_completes_to_nothing_rather_than_to_an_error(tmp_path: Path) -> None:
+def test_a_broken_file_gives_no_completions_and_no_error(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model/broken.yaml").write_text("a: [1\n")
     assert completions(f"lathe run --config-dir {tmp_path} model=broken model.") == []
 
 
-def test_options_and_shells_complete() -> None:
+def test_options_and_choices_of_arguments_complete() -> None:
     assert completions("lathe options optim") == ["optimizer"]
     assert completions("lathe options model=l") == ["model=lenet"]
     assert completions("lathe completion ") == ["bash", "zsh", "fish"]
+    assert completions("lathe rehearse ") == ["up", "down", "status"]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_every_kind_of_completion_is_known(command: Command) -> None:
+    kinds = {kind for argument in command.arguments for kind in (*argument.completes, *argument.completes_first)}
+    assert kinds <= COMPLETERS.keys()
 
 
 @pytest.fixture
 def command(tmp_path: Path) -> dict[str, str]:
-    """An environment in which `lathe` is a command, and no settings of the user's are read."""
+    """An environment with the command `lathe` and without the user's settings."""
     path = tmp_path / "bin/lathe"
     path.parent.mkdir()
     path.write_text(f'#!/bin/sh\nexec {sys.executable} -P -m experiments.cli "$@"\n')
     path.chmod(0o755)
-    for shell in SCRIPTS:
-        (tmp_path / f"completion.{shell}").write_text(script(shell))
+    for shell, script in SCRIPTS.items():
+        (tmp_path / f"completion.{shell}").write_text(script)
     (tmp_path / "inputrc").write_text(
         "set bell-style none\nset show-all-if-ambiguous on\nset enable-bracketed-paste off\n"
     )
@@ -171,7 +178,7 @@ def command(tmp_path: Path) -> dict[str, str]:
 
 
 class Terminal:
-    """A shell that believes a person types into it."""
+    """An interactive shell on a pseudo terminal."""
 
     def __init__(self, argv: list[str], env: dict[str, str], folder: Path) -> None:
         self.master, slave = pty.openpty()
@@ -181,7 +188,7 @@ class Terminal:
         os.close(slave)
 
     def type(self, keys: str, expected: str) -> str:
-        """Type, and wait until the screen shows what is expected; what it showed."""
+        """Type keys, wait until the expected text appears, and return the output."""
         os.write(self.master, keys.encode())
         shown, deadline = "", time.monotonic() + PATIENCE_S
         while expected not in shown and time.monotonic() < deadline:
@@ -204,7 +211,7 @@ def needs(shell: str) -> str:
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh"])
-def test_a_shell_completes_what_a_person_types(shell: str, command: dict[str, str], tmp_path: Path) -> None:
+def test_shells_complete_typed_lines(shell: str, command: dict[str, str], tmp_path: Path) -> None:
     options = ["--norc", "--noprofile", "-i"] if shell == "bash" else ["-f", "-i"]
     terminal = Terminal([needs(shell), *options], command, tmp_path)
     to_start = "\x01"  # Ctrl-A: the completed line is printed rather than run
@@ -218,18 +225,18 @@ def test_a_shell_completes_what_a_person_types(shell: str, command: dict[str, st
         terminal.close()
 
 
-def test_fish_completes_what_a_person_types(command: dict[str, str], tmp_path: Path) -> None:
+def test_fish_completes_typed_lines(command: dict[str, str], tmp_path: Path) -> None:
     fish = needs("fish")
 
-    def ask(line: str) -> list[str]:
-        asked = f"source completion.fish; complete -C '{line}'"
+    def answers(line: str) -> list[str]:
+        commands = f"source completion.fish; complete -C '{line}'"
         done = subprocess.run(
-            [fish, "--no-config", "-c", asked], env=command, cwd=tmp_path, capture_output=True, text=True
+            [fish, "--no-config", "-c", commands], env=command, cwd=tmp_path, capture_output=True, text=True
         )
         assert done.stderr == ""
         return done.stdout.split()
 
-    assert ask("lathe run model=ml") == ["model=mlp"]
-    assert ask("lathe completion ") == ["bash", "fish", "zsh"]
-    assert "model=lenet" in ask("lathe plan model=")
-    assert ask("lathe run optimizer=sgd optimizer.nest") == ["optimizer.nesterov="]
+    assert answers("lathe run model=ml") == ["model=mlp"]
+    assert answers("lathe completion ") == ["bash", "fish", "zsh"]
+    assert "model=lenet" in answers("lathe plan model=")
+    assert answers("lathe run optimizer=sgd optimizer.nest") == ["optimizer.nesterov="]

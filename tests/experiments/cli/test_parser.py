@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import argparse
+import importlib
+import inspect
 import os
 import subprocess
 import sys
@@ -7,23 +10,25 @@ from pathlib import Path
 
 import pytest
 
+from experiments.cli.command import Command
+from experiments.cli.commands import COMMANDS
 from experiments.cli.main import main
 from experiments.cli.parser import make_parser
 from tests.conftest import Lathe
 
 HEAVY = ["hydra", "mlflow", "numpy", "omegaconf", "rich", "torch"]
-COMMANDS = list(make_parser()[1])
+NAMES = [command.name for command in COMMANDS]
 
 
 @pytest.mark.parametrize(
-    "words", [["--help"], ["run", "--help"], ["_complete", "lathe", "run", "optimizer=sgd", "optimizer."]]
+    "arguments", [["--help"], ["run", "--help"], ["_complete", "lathe", "run", "optimizer=sgd", "optimizer."]]
 )
-def test_nothing_heavy_is_imported_on_the_way_to_help_and_completion(words: list[str]) -> None:
+def test_help_and_completion_import_nothing_heavy(arguments: list[str]) -> None:
     code = f"""
 import sys
 from experiments.cli.main import main
 try:
-    main({words!r})
+    main({arguments!r})
 except SystemExit:
     pass
 print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)
@@ -36,19 +41,26 @@ print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)
 def test_help_names_every_command_and_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     shown = capsys.readouterr().out
-    assert [name for name in COMMANDS if f"    {name}" not in shown] == []
+    assert [name for name in NAMES if f"    {name}" not in shown] == []
     assert "exit codes: 0 done, 1 the run failed or was stopped, 2 the input is wrong" in shown
     assert max(map(len, shown.splitlines())) <= 90
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_explains_itself_and_each_of_its_flags(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("command", NAMES)
+def test_every_command_and_flag_has_a_help_text(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as err:
         main([command, "--help"])
     assert err.value.code == 0
     assert capsys.readouterr().out.startswith(f"usage: lathe {command} ")
-    undocumented = [action.dest for action in make_parser()[1][command]._actions if not action.help]
-    assert undocumented in ([], ["group"])  # options GROUP[=OPTION] says it by its name
+    assert [action.dest for action in make_parser()[1][command]._actions if not action.help] == []
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_every_command_names_a_function_that_takes_the_arguments(command: Command) -> None:
+    module, _, name = command.function.partition(":")
+    function = getattr(importlib.import_module(module), name)
+    (parameter,) = inspect.signature(function, eval_str=True).parameters.values()
+    assert parameter.annotation is argparse.Namespace
 
 
 def test_the_version_is_that_of_the_package(lathe: Lathe) -> None:
@@ -58,7 +70,7 @@ def test_the_version_is_that_of_the_package(lathe: Lathe) -> None:
     assert lathe("--version").stdout == f"lathe {project['version']}\n"
 
 
-def test_a_reader_that_goes_away_is_no_error() -> None:
+def test_a_closed_pipe_is_not_an_error() -> None:
     reader, writer = os.pipe()
     os.close(reader)
     command = [sys.executable, "-P", "-m", "experiments.cli", "plan", "--cfg"]
@@ -67,14 +79,14 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_folder_that_is_gone_is_told(tmp_path: Path) -> None:
+def test_a_deleted_current_folder_is_reported(tmp_path: Path) -> None:
     code = "import os; os.rmdir(os.getcwd()); from experiments.cli.main import main; exit(main(['plan']))"
     done = subprocess.run([sys.executable, "-P", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.endswith("the current folder does not exist any more; change to one that does\n")
 
 
-def test_the_current_folder_is_no_place_to_import_from(lathe: Lathe, tmp_path: Path) -> None:
+def test_nothing_is_imported_from_the_current_folder(lathe: Lathe, tmp_path: Path) -> None:
     for name in ("hydra_plugins/evil/stranger.py", "dill/__init__.py", "mine/__init__.py"):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n")

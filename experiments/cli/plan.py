@@ -1,0 +1,116 @@
+"""`lathe plan`, and the steps that it shares with `lathe run`: compose, search a parallel layout, check."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from experiments.config.allowlist import trusted
+from experiments.config.rules.topology import is_open
+from experiments.core.console import console
+from experiments.plan.plan import Plan, make_plan
+from experiments.plan.tables import layouts_table, plan_tables
+from experiments.trial.initial_weights import find_weights, weights_of
+from experiments.trial.trial import find, runs_dir_of
+
+if TYPE_CHECKING:
+    from experiments.config.experiment import Experiment
+    from experiments.results.share.shared_file import SharedFile
+
+
+def plan(args: argparse.Namespace) -> int:
+    """Print what a run needs: devices, memory, time.
+
+    Raises:
+        InputError: the configuration is wrong or cannot run.
+    """
+    experiment = compose(args)
+    if args.cfg:
+        return print_config(experiment)
+    experiment = choose_layout(experiment, args)
+    plan = check(experiment.config, args.trust)
+    from experiments.plan.estimate import check_memory, estimate, seconds_per_step
+
+    resources = estimate(experiment.config, plan, trusted(args.trust))
+    hardware = experiment.config["hardware"]
+    check_memory(resources, plan, hardware)
+    for table in plan_tables(plan, resources, seconds_per_step(resources, hardware)):
+        console().print(table)
+    return 0
+
+
+def compose(args: argparse.Namespace, overrides: Sequence[str] | None = None) -> Experiment:
+    """Compose the experiment of a command line, from the defaults or from a shared file.
+
+    Args:
+        args: of the command.
+        overrides: used instead of those in `args`.
+    """
+    shared = shared_file(args)
+    overrides = args.overrides if overrides is None else overrides
+    if shared is not None:
+        return shared.experiment(overrides, config_dirs=args.config_dir, trust=args.trust)
+    from experiments.config.compose import compose
+
+    return compose(overrides, config_dirs=args.config_dir, trust=args.trust)
+
+
+def shared_file(args: argparse.Namespace) -> SharedFile | None:
+    """The shared file that `--from` names."""
+    return None if args.shared is None else _read_shared_file(args.shared)
+
+
+@lru_cache(maxsize=1)  # the file that runs must be the file that was checked, and an archive may be large
+def _read_shared_file(name: str) -> SharedFile:
+    from experiments.results.share.shared_file import read
+
+    return read(Path(name).expanduser())
+
+
+def print_config(experiment: Experiment) -> int:
+    print(yaml.safe_dump(experiment.config, sort_keys=False, allow_unicode=True), end="")
+    return 0
+
+
+def choose_layout(experiment: Experiment, args: argparse.Namespace) -> Experiment:
+    """Replace `parallel=auto` by the best layout, and print the comparison; return other experiments unchanged.
+
+    Raises:
+        PlanError: no layout fits.
+    """
+    if not is_open(experiment.config):
+        return experiment
+    from experiments.plan.layout_search import search
+
+    return search(
+        experiment,
+        lambda overrides: compose(args, overrides),
+        show=lambda result: console().print(layouts_table(result)),
+    )
+
+
+def check(config: dict[str, Any], trust: list[str], initial_weights: Path | None = None) -> Plan:
+    """Report what cannot run before a process is started for it.
+
+    Args:
+        config: of a trial.
+        trust: packages that `_target_` may name.
+        initial_weights: file with the weights that training begins with, where the run folder already has it.
+
+    Raises:
+        PlanError: with every problem.
+    """
+    plan = make_plan(config)
+    if initial_weights is None and (weights := weights_of(config)) is not None:
+        initial_weights = find_weights(weights, lambda run: find(run, runs_dir_of(config)).folder)
+    if plan.topology.pipe > 1 or plan.topology.model > 1 or initial_weights or config.get("freeze"):
+        # This imports torch, which takes a second; otherwise every rank would find the same problem later.
+        from experiments.plan.fit import check_fit
+
+        check_fit(config, plan, trusted(trust), initial_weights)
+    return plan

@@ -1,0 +1,162 @@
+"""`lathe run` and `lathe resume`."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from experiments.cli.plan import check, choose_layout, compose, print_config, shared_file
+from experiments.core.console import Display, console
+from experiments.core.errors import InputError
+from experiments.launch.run_trial import RunResult, prestart, runs_elsewhere
+from experiments.launch.run_trial import run as run_trial
+from experiments.run.metric_series import REPEATABLE
+from experiments.sweep.sweep import named
+from experiments.trial.initial_weights import FILE
+from experiments.trial.resume import changes
+from experiments.trial.trial import Trial, code_changes, find, freeze, latest
+from launchers.base import Launcher
+
+if TYPE_CHECKING:
+    from experiments.config.experiment import Experiment
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train one experiment; with `-m`, or with the launcher of a cluster, start a sweep.
+
+    Raises:
+        InputError: the configuration is wrong or cannot run.
+    """
+    if args.multirun:
+        return _multirun(args)
+    shared = shared_file(args)
+    # An untrusted file is checked completely before a process is started.
+    launcher = None if args.cfg or shared else prestart()
+    try:
+        experiment = compose(args)
+        if args.cfg:
+            return print_config(experiment)
+        experiment = choose_layout(experiment, args)
+        check(experiment.config, args.trust)
+        if runs_elsewhere(experiment.config):
+            return _run_on_cluster(experiment, args)
+        if args.detach:
+            raise InputError(["--detach is for sweeps and schedulers; leave it out, or end the line with `&`"])
+        trial = latest(experiment) if experiment.config["resume"] else None
+        if trial is not None:
+            return _resume_trial(trial, args.trust, launcher)
+        trial = freeze(experiment)
+        display = Display(sys.stdout)
+        display.say(f"run {trial.folder.name} of '{trial.config['name']}' in {trial.folder}")
+        for warning in [*trial.provenance["warnings"], *(shared.warnings_for(trial) if shared else [])]:
+            display.say(f"warning: {warning}")
+        return _report(run_trial(trial, trust=args.trust, display=display, launcher=launcher))
+    finally:
+        if launcher is not None:
+            launcher.discard()
+
+
+def _multirun(args: argparse.Namespace) -> int:
+    if args.shared:
+        raise InputError([f"--from {args.shared} is one run, but -m starts several; leave one of them out"])
+    from experiments.cli.sweep import start_sweep
+    from experiments.sweep.spec import from_overrides
+
+    return start_sweep(from_overrides(args.overrides, args.config_dir), args)
+
+
+def _run_on_cluster(experiment: Experiment, args: argparse.Namespace) -> int:
+    """Submit a single run to a scheduler, as a sweep of one trial."""
+    from experiments.cli.sweep import start_sweep
+    from experiments.sweep.spec import from_overrides
+
+    checkpoint = experiment.config["checkpoint"]
+    metric, mode = checkpoint["best_metric"] or "val/loss_nats", checkpoint["best_mode"]
+    objective = [f"sweep.metric={metric}", f"sweep.mode={mode if checkpoint['best_metric'] else 'min'}"]
+    spec = from_overrides([*experiment.overrides, *objective], args.config_dir, experiment.config["name"])
+    return start_sweep(spec, args, experiment if experiment.source else None)
+
+
+def resume(args: argparse.Namespace) -> int:
+    """Continue a run from its last checkpoint, or run the missing, failed and lost trials of a sweep.
+
+    Raises:
+        InputError: there is no such run or sweep, or it cannot continue.
+    """
+    from experiments.cli.sweep import resume_sweep
+
+    sweep = named(args.run, Path(args.runs_dir))
+    if sweep is not None:
+        return resume_sweep(sweep, args)
+    trial = find(args.run, Path(args.runs_dir))
+    if (trial.folder.parent / "sweep.yaml").is_file():
+        name = trial.folder.parent.name
+        raise InputError(
+            [f"run '{args.run}' is a trial of the sweep '{name}'; resume the sweep: `lathe resume {name}`"]
+        )
+    return _resume_trial(trial, args.trust, None, changes(trial, args.overrides, args.trust))
+
+
+def _resume_trial(
+    trial: Trial, trust: list[str], launcher: Launcher | None, changed: Mapping[str, Any] | None = None
+) -> int:
+    outcome = trial.outcome()
+    if outcome is not None and outcome["status"] == "finished":
+        print(f"run {trial.folder.name} is finished; nothing is left to do ({trial.folder})")
+        return 0
+    display = Display(sys.stdout)
+    display.say(f"run {trial.folder.name} of '{trial.config['name']}' in {trial.folder}")
+    initial_weights = trial.folder / FILE
+    check({**trial.config, **(changed or {})}, trust, initial_weights if initial_weights.exists() else None)
+    for change in code_changes(trial, trust):
+        display.say(f"warning: {change}")
+    return _report(run_trial(trial, trust=trust, display=display, launcher=launcher, changes=changed))
+
+
+def _report(result: RunResult) -> int:
+    """Print how a run ended, and delete the folder of a run that never began."""
+    if result.exit_code == 2:
+        print(result.reason, file=sys.stderr)
+        if result.attempt == 1 and not result.metrics:
+            shutil.rmtree(result.trial.folder)
+        return 2
+    if result.status != "finished":
+        print(f"{result.status}: {result.reason}", file=sys.stderr)
+    console().print(_result_table(result))
+    return result.exit_code
+
+
+def _result_table(result: RunResult) -> Table:
+    """The last metrics, and where the results are."""
+    trial = result.trial
+    table = Table(title=escape(f"{trial.config['name']}: {result.status}"), show_header=False, title_justify="left")
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in sorted(result.metrics.items()):
+        if name.startswith(REPEATABLE):
+            table.add_row(escape(name), f"{value:.6g}")
+    table.add_section()
+    folder = trial.folder
+    table.add_row("run", folder.name)
+    table.add_row("folder", escape(str(folder)))
+    checkpoints = sorted((folder / "checkpoints").glob("step_*"))
+    if checkpoints:
+        table.add_row("checkpoint", f"checkpoints/{checkpoints[-1].name}")
+    table.add_row("log", f"attempts/{result.attempt}/log.txt")
+    if result.mlflow.get("run_id"):
+        table.add_row("MLflow run", str(result.mlflow["run_id"]))
+        if result.mlflow.get("model"):
+            table.add_row("MLflow model", str(result.mlflow["model"]))
+        table.add_row("compare", escape(f"lathe ui --runs-dir {trial.runs_dir}"))
+    if result.status != "finished":
+        trust = "".join(f" --trust {name}" for name in trial.provenance["trust"])
+        heading = "fix, then resume" if result.status == "failed" else "resume"
+        table.add_row(heading, escape(f"lathe resume {trial.reference}{trust}"))
+    return table

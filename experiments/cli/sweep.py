@@ -1,0 +1,136 @@
+"""`lathe sweep`, `lathe status` and `lathe cancel`, and what `lathe run -m` and `lathe resume SWEEP` do."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from experiments.components.instantiate import instantiate
+from experiments.core.console import console
+from experiments.sweep.create import SweepDraft, check_storage, extend, prepare, write
+from experiments.sweep.ledger import LedgerState
+from experiments.sweep.spec import SweepSpec, read
+from experiments.sweep.status.tables import live, show
+from experiments.sweep.submit import num_todo, pool_of, requeue, submit
+from experiments.sweep.sweep import Sweep, find_sweep
+from experiments.tracking.mlflow_view import ui_hint
+from experiments.trial.trial import runs_dir_of
+from launchers.base import Executor, LaunchError, WorkerPool
+
+if TYPE_CHECKING:
+    from experiments.config.experiment import Experiment
+
+
+def sweep(args: argparse.Namespace) -> int:
+    """Run the trials of a sweep file.
+
+    Raises:
+        InputError: the sweep or one of its trials cannot run.
+    """
+    return start_sweep(read(args.sweep, args.overrides, args.config_dir), args)
+
+
+def status(args: argparse.Namespace) -> int:
+    return show(args, ui_hint)
+
+
+def cancel(args: argparse.Namespace) -> int:
+    """End a sweep or some of its trials.
+
+    Raises:
+        InputError: there is no such sweep or trial.
+    """
+    from experiments.sweep.status import selection
+
+    sweep = find_sweep(args.sweep, Path(args.runs_dir))
+    selection.cancel(sweep, sweep.executor(), args.trials, say=lambda line: print(line, flush=True))
+    return 0
+
+
+def start_sweep(spec: SweepSpec, args: argparse.Namespace, experiment: Experiment | None = None) -> int:
+    """Freeze a sweep, start its workers, and show it until it ends.
+
+    Args:
+        spec: of the sweep.
+        args: of the command.
+        experiment: of the only trial; None: the overrides of `spec` are composed.
+    """
+    draft = prepare(spec, config_dirs=args.config_dir, trust=args.trust, experiment=experiment)
+    if draft.templates.all[0].config["launcher"].get("dry"):
+        return _show_dry_run(draft)
+    sweep = write(draft)
+    for warning in sweep.provenance["warnings"]:
+        _say(f"warning: {warning}")
+    try:
+        return _run(sweep, args)
+    except LaunchError:
+        if not sweep.ledger().look().submissions and not any(sweep.folder.glob("workers/*.sh")):
+            shutil.rmtree(sweep.folder)  # the scheduler refused it, and nothing has run
+        raise
+
+
+def resume_sweep(sweep: Sweep, args: argparse.Namespace) -> int:
+    """Run the missing, failed and lost trials of a sweep, and the trials that the overrides add."""
+    from experiments.sweep.worker.reaper import reap
+
+    check_storage(sweep.folder, sweep.question)
+    reap(sweep, sweep.ledger(), sweep.executor())
+    num_new = extend(sweep, args.overrides)
+    sweep = Sweep(sweep.folder)
+    num_pending = requeue(sweep)
+    if args.overrides:
+        _say(f"{num_new} trials are new, {num_pending} are pending")
+    return _run(sweep, args)
+
+
+def _run(sweep: Sweep, args: argparse.Namespace) -> int:
+    """Start workers for the trials that have not run, and show the sweep unless `--detach` is set."""
+    from experiments.tracking import follow_sweep
+
+    state = sweep.ledger().look()  # before the workers claim trials
+    todo, num_trials = num_todo(sweep.question, state), len(state.entries)
+    if submit(sweep) is None:
+        _say(f"sweep {sweep.name}: nothing is left to run ({num_trials} trials); `lathe status {sweep.name}`")
+    else:
+        trials = f"{todo} trials" if todo else "trials"
+        _say(f"sweep {sweep.name} in {sweep.folder}: {trials}, job {sweep.ledger().look().submissions[-1]['job']}")
+    follow_sweep.start(sweep)
+    if args.detach:
+        _say(f"`lathe status {sweep.name}` shows it, `lathe cancel {sweep.name}` ends it")
+        return 0
+    return live(sweep, sweep.executor(), ui_hint)
+
+
+def _show_dry_run(draft: SweepDraft) -> int:
+    """Print the job that would be submitted, the number of trials, and the maximum cost."""
+    config, values = draft.templates.all[0].config, draft.question.asked
+    hardware = draft.experiment.config["hardware"]
+    worker = {key: hardware[key] for key in ("nodes", "devices_per_node")}
+    state = LedgerState()
+    for trial in draft.trials:
+        state.apply({"event": "trial", "time": 0.0, **trial})
+    todo = num_todo(values, state)
+    folder = runs_dir_of(draft.experiment.config) / str(values["name"])
+    pool = pool_of(folder, draft.templates, worker, values, max(1, todo))
+    executor: Executor = instantiate(config["launcher"], "launcher", draft.templates.trust)
+    print(executor.describe(pool))
+    print(f"\n{_cost(pool, executor, todo)}", file=sys.stderr)
+    return 0
+
+
+def _cost(pool: WorkerPool, executor: Executor, todo: int) -> str:
+    from experiments.config.rules.slurm import most_device_h
+
+    tasks = executor.count_workers(pool)
+    size = f"{todo} trials, {tasks} tasks of {pool.nodes} nodes x {pool.devices_per_node} devices"
+    if pool.slurm is None:
+        return size
+    hours = most_device_h(tasks, pool.nodes, pool.devices_per_node, pool.slurm["time"])
+    return f"{size}, at most {hours:,.1f} device-hours (time limit {pool.slurm['time']})"
+
+
+def _say(line: str) -> None:
+    console().print(line, highlight=False, markup=False, soft_wrap=True)
