@@ -9,7 +9,7 @@ SHELLS = ["bash", "zsh", "fish"]
 OVERRIDES_HELP = """overrides, in Hydra's grammar:
   model=mlp            choose an option of a group    optimizer.lr=0.01    set a value
   +tags.team=vision    add a key to a free map        ~tags.team           remove a key
-  optimizer.lr=0.1,1   several values, in a sweep     sweep.seeds=3        a key of the sweep
+  optimizer.lr=0.1,1   several values, in a sweep     sweep.seeds=3        a sweep key
 
 exit codes: 0 done, 1 the run failed or was stopped, 2 the input is wrong"""
 
