@@ -11,8 +11,9 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-com
 COMPILE := $(BIN)/python -W ignore -m compileall -qq -j 0 $(VENV)/lib || true
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
+INSTALLED_DOCS := $(VENV)/.installed-docs
 
-.PHONY: help demo test pytest check quick bench clean
+.PHONY: help demo test pytest check quick bench docs clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -35,14 +36,18 @@ check: $(INSTALLED_DEV) ## lint, format and types
 quick: $(INSTALLED_DEV) ## run the tests that take seconds
 	$(BIN)/python -m pytest -m "not slow and not gpu" $(PYTEST_ARGS)
 
-bench: $(INSTALLED_DEV) ## hold every budget against its peer; `.venv/bin/pip install -e '.[bench]'` adds the optional rows
+bench: $(INSTALLED_DEV) ## measure every budget against its peer; `.venv/bin/pip install -e '.[bench]'` adds the optional rows
 	@failed=0; for file in benchmarks/*.py; do \
 		name=$$(basename $$file .py); [ $$name = __init__ ] && continue; \
 		echo "== $$name"; $(BIN)/python -m benchmarks.$$name || failed=1; \
 	done; exit $$failed
 
-clean: ## remove .venv and caches; runs stay
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache dist *.egg-info
+docs: $(INSTALLED_DOCS) ## build the documentation site into site/; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	@echo 'open site/index.html, or run `$(BIN)/mkdocs serve` while you write'
+
+clean: ## remove .venv, the site and caches; runs stay
+	rm -rf $(VENV) site .mypy_cache .ruff_cache .pytest_cache dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
@@ -62,5 +67,10 @@ $(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
 
 $(INSTALLED_DEV): $(INSTALLED)
 	$(PIP) -e '.[dev]'
+	@$(COMPILE)
+	@touch $@
+
+$(INSTALLED_DOCS): $(INSTALLED)
+	$(PIP) -e '.[docs]'
 	@$(COMPILE)
 	@touch $@
