@@ -101,7 +101,7 @@ def side_by_side(num_steps: int) -> None:
     data = instantiate(config["data"], "data")
     train, test = data.load("train"), data.load("test")
     evaluator = Translation(4, 0.6, 20, "none", None, 0)
-    evaluator.attach(data)
+    evaluator.setup(data)
     as_long_s = math.inf
     for name, steps in (("plain recipe", _plain_steps), ("ours", _our_steps), ("ours, as long", _our_steps)):
         model = make_model((data.source_vocab_size, data.target_vocab_size))
@@ -113,8 +113,8 @@ def side_by_side(num_steps: int) -> None:
         as_long_s = min(as_long_s, cpu_s) if name != "ours" else as_long_s
         with torch.inference_mode():
             batches = evaluation_batches(test, 100, num_workers=0)
-            sums = sum((evaluator.measure_model(model.eval(), batch) for batch, _ in batches), torch.zeros(()))
-        bleu = evaluator.model_metrics(model, sums)["bleu"]
+            sums = sum((evaluator.update_with_model(model.eval(), batch) for batch, _ in batches), torch.zeros(()))
+        bleu = evaluator.compute_with_model(model, sums)["bleu"]
         print(
             f"tatoeba, {name:<15}{done} steps of {BATCH_SIZE}  {cpu_s:6.0f} CPU s  test BLEU {bleu:5.2f}",
             flush=True,

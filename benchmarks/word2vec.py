@@ -121,9 +121,9 @@ def compare(size: int, overrides: Sequence[str]) -> float:
         found = {side: words_a_second(side.turn, number) for side in order}
         speeds.append((found[ours], found[gensims]))
     assert isinstance(parts.evaluator, ModelEvaluator)
-    parts.evaluator.attach(data)
+    parts.evaluator.setup(data)
     for name, column, model in (("Lathe", 0, parts.learner.model), ("gensim", 1, gensims.table())):
-        known = parts.evaluator.model_metrics(model, torch.zeros(1))
+        known = parts.evaluator.compute_with_model(model, torch.zeros(1))
         told = " | ".join(f"{known[key]:.3f}" for key in ("wordsim353_spearman", "analogies_accuracy"))
         print(f"| {name}, {size} numbers | {median(pair[column] for pair in speeds):,.0f} | {told} |", flush=True)
     ratio = median(own / other for own, other in speeds)

@@ -20,7 +20,7 @@ from experiments.core.secrets import secret_keys
 ROOT = "experiments.config.schema.ExperimentSchema"
 MARKS = ("_target_", "_partial_")
 METHODS = {
-    "data": ("load",), "evaluator": ("measure", "measure_model"), "launcher": ("launch", "submit"), "model": ("forward",),
+    "data": ("load",), "evaluator": ("update", "update_with_model"), "launcher": ("launch", "submit"), "model": ("forward",),
     "objective": ("__call__", "forward"), "parallel": ("train_step", "layouts"), "schedule": ("factor",),
 }  # fmt: skip
 """By what a class shows that it is of the kind that a key of the root wants: it has one of these."""

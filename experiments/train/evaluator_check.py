@@ -1,4 +1,4 @@
-"""Tries an evaluator on the untrained model, so that what does not fit is told before hours of training."""
+"""Tries an evaluator on the untrained model, so that problems are reported before training."""
 
 from __future__ import annotations
 
@@ -8,48 +8,49 @@ import torch
 
 from experiments.components.assemble import Components
 from experiments.components.model_signature import Interface, of_tensors
-from modules.evaluator.base import ModelEvaluator, Shows
+from modules.evaluator.base import MakesArtifacts, ModelEvaluator, renamed_methods
 from modules.parallel.cost_model.compatibility import evaluator_incompatibilities
 from modules.parallel.cost_model.layout import ParallelLayout
 
 
 def dry_run(parts: Components, layout: ParallelLayout) -> tuple[list[str], Interface]:
-    """Measure two empty examples with the untrained model, which stays as it is.
+    """Evaluate two empty examples with the untrained model, which is not changed.
 
     Returns:
-        The names of the metrics, and what the model takes and gives.
+        The names of the metrics, and the model's inputs and outputs.
 
     Raises:
-        ValueError: the evaluator cannot measure this model's outputs, or this layout serves none like it.
-        DataError: it reads files, and one is missing or damaged.
+        ValueError: the evaluator does not fit the model's outputs, the layout or the contract.
+        DataError: the evaluator reads files, and one is missing or damaged.
     """
     inputs, targets = parts.data.example(2)
     model, evaluator = parts.learner.model, parts.evaluator
-    if problems := [*evaluator_incompatibilities(evaluator, layout), *_uncallable(evaluator)]:
+    problems = [*renamed_methods(evaluator), *evaluator_incompatibilities(evaluator, layout), *_not_callable(evaluator)]
+    if problems:
         raise ValueError("; ".join(problems))
     with torch.random.fork_rng(devices=[]), torch.inference_mode():
         outputs = model.eval()(inputs)
-        _, other = parts.learner.objective(outputs, targets)
+        _, objective_metrics = parts.learner.objective(outputs, targets)
         if isinstance(evaluator, ModelEvaluator):
-            evaluator.attach(parts.data)
-            own = evaluator.model_metrics(model, evaluator.measure_model(model, (inputs, targets)))
+            evaluator.setup(parts.data)
+            metrics = evaluator.compute_with_model(model, evaluator.update_with_model(model, (inputs, targets)))
         else:
-            own = evaluator.metrics(evaluator.measure(outputs, targets))
+            metrics = evaluator.compute(evaluator.update(outputs, targets))
         model.train()
-    return [*other, *own], of_tensors(inputs, outputs)
+    return [*objective_metrics, *metrics], of_tensors(inputs, outputs)
 
 
-def _uncallable(evaluator: object) -> list[str]:
-    """Of files that cannot be asked for. They are not tried: a text that is written, or a table, can take minutes."""
-    if not isinstance(evaluator, Shows):
+def _not_callable(evaluator: object) -> list[str]:
+    """Problems of the signature of `artifacts`. It is not called: generating a text or a table can take minutes."""
+    if not isinstance(evaluator, MakesArtifacts):
         return []
     try:
-        inspect.signature(evaluator.files).bind("model", "split")
+        inspect.signature(evaluator.artifacts).bind("model", "split")
     except TypeError as err:
         return [
-            f"evaluator {type(evaluator).__name__}: files cannot be called as files(model, split) ({err}), which it is after "
-            "training; write `def files(self, model, split)`, or call what it has otherwise by another name"
+            f"evaluator {type(evaluator).__name__}: artifacts cannot be called as artifacts(model, split) ({err}); "
+            "write `def artifacts(self, model, split)`, or give the method another name"
         ]
-    except ValueError:  # it tells no signature, as what is written in C
+    except ValueError:  # a method written in C has no signature
         return []
     return []

@@ -1,4 +1,4 @@
-"""What an evaluator has to show of the trained model, as files of the run to look at."""
+"""Files that an evaluator makes with the trained model, as artifacts of the run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from experiments.core import atomic
 from experiments.run.journal import Journal
 from modules.data.base import Split
-from modules.evaluator.base import Shows
+from modules.evaluator.base import MakesArtifacts
 from modules.parallel.base import Engine
 
 
@@ -21,11 +21,11 @@ class EvaluatorArtifacts:
     def __init__(self, evaluator: object, model: nn.Module, is_first: bool) -> None:
         """
         Args:
-            evaluator: shows nothing where it is no `Shows`.
+            evaluator: writes files only if it is a `MakesArtifacts`.
             model: before an engine takes parts of it away; of its weights no second ones are held while it trains.
             is_first: whether this rank writes.
         """
-        self.evaluator = evaluator if isinstance(evaluator, Shows) else None
+        self.evaluator = evaluator if isinstance(evaluator, MakesArtifacts) else None
         self.outline = _outline(model) if self.evaluator is not None and is_first else None
 
     def show(self, engine: Engine, split: Split, folder: Path, journal: Journal) -> None:
@@ -43,7 +43,7 @@ class EvaluatorArtifacts:
             return
         model = _filled(self.outline, weights)
         with torch.inference_mode():
-            files = self.evaluator.files(model.eval(), split)
+            files = self.evaluator.artifacts(model.eval(), split)
         if not files:
             return
         folder.mkdir(exist_ok=True)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.data.base import InputReader, Tensors
-from modules.evaluator.base import Answer
+from modules.evaluator.base import Prediction
 from modules.evaluator.outputs import outputs_of
 
 
@@ -27,7 +27,7 @@ class Accuracy:
             raise ValueError(f"Accuracy wants num_shown of at least 1, but got {num_shown}")
         self.top_k, self.num_shown = tuple(top_k), num_shown
 
-    def measure(self, outputs: Tensors, targets: Tensors) -> Tensor:
+    def update(self, outputs: Tensors, targets: Tensors) -> Tensor:
         """Count the hits of one batch.
 
         Args:
@@ -57,11 +57,11 @@ class Accuracy:
         counts = [targets.new_tensor(targets.numel()), *(hits[k - 1] for k in self.top_k)]
         return torch.stack(counts).to(torch.float64)
 
-    def metrics(self, sums: Tensor) -> dict[str, float]:
+    def compute(self, sums: Tensor) -> dict[str, float]:
         """Shares of the targets.
 
         Args:
-            sums: float64 [1 + len(top_k)], as `measure` gives them.
+            sums: float64 [1 + len(top_k)], as `update` gives them.
 
         Raises:
             ValueError: nothing was measured.
@@ -71,7 +71,7 @@ class Accuracy:
             raise ValueError("Accuracy wants at least 1 example, but got 0; evaluate on a split that is not empty")
         return {f"accuracy_top{k}": hit / num_examples for k, hit in zip(self.top_k, hits, strict=True)}
 
-    def answers(self, model: nn.Module, data: InputReader, given: Sequence[str]) -> list[Answer]:
+    def predict(self, model: nn.Module, data: InputReader, given: Sequence[str]) -> list[Prediction]:
         """The likeliest classes and their probabilities, by the names that the data has for them, else by number."""
         outputs = outputs_of(model, data.read(given))
         if not isinstance(outputs, Tensor) or outputs.dim() != 2:
@@ -87,7 +87,7 @@ class Accuracy:
         ]
 
 
-def _answer(names: Sequence[str], probs: Sequence[float]) -> Answer:
+def _answer(names: Sequence[str], probs: Sequence[float]) -> Prediction:
     both = list(zip(names, probs, strict=True))
     text = "  ".join(f"{name} {prob:.3f}" for name, prob in both)
-    return Answer(text, {"classes": [{"name": name, "probability": prob} for name, prob in both]})
+    return Prediction(text, {"classes": [{"name": name, "probability": prob} for name, prob in both]})

@@ -1,4 +1,4 @@
-"""The contract of an evaluator: sums that add up over batches and ranks, and the metrics that follow from them."""
+"""The contract of an evaluator: sums that add up over batches and ranks, and the metrics computed from them."""
 
 from __future__ import annotations
 
@@ -10,48 +10,67 @@ from torch import Tensor, nn
 
 from modules.data.base import Batch, Data, InputReader, Split, Tensors
 
+OLD_METHODS = {
+    "measure": "update", "metrics": "compute", "measure_model": "update_with_model", "model_metrics": "compute_with_model",
+    "attach": "setup", "files": "artifacts", "answers": "predict",
+}  # fmt: skip
+"""Former names of the methods, and their names today."""
+
 
 class Evaluator(Protocol):
-    def measure(self, outputs: Tensors, targets: Tensors) -> Tensor:
-        """Sums of one batch, float64 [sums]; adding those of two batches gives those of both together."""
+    """Computes metrics from the outputs of a model.
+
+    Example::
+
+        class MeanAbsoluteError:
+            def update(self, outputs: Tensors, targets: Tensors) -> Tensor:
+                error = (outputs - targets).abs().double()
+                return torch.stack([error.sum(), torch.tensor(error.numel())])
+
+            def compute(self, sums: Tensor) -> dict[str, float]:
+                return {"mae": float(sums[0] / sums[1])}
+    """
+
+    def update(self, outputs: Tensors, targets: Tensors) -> Tensor:
+        """Compute the sums of one batch, float64 [sums]; the engine adds them over batches and ranks."""
         ...
 
-    def metrics(self, sums: Tensor) -> dict[str, float]:
-        """Metrics of everything that was summed, under names such as ``accuracy_top1`` (the split is put before).
+    def compute(self, sums: Tensor) -> dict[str, float]:
+        """Compute the metrics, under names such as ``accuracy_top1``; the split is put in front of the name.
 
         Args:
-            sums: float64 [sums].
+            sums: float64 [sums], of all batches together.
         """
         ...
 
 
 @runtime_checkable
 class ModelEvaluator(Protocol):
-    """An evaluator that outputs are not enough for: it lets the model write, or looks at its weights.
+    """An evaluator that needs the model, not only its outputs: for generation, or to look at weights.
 
-    Its two methods are those of `Evaluator` with the model at hand. Only an engine serves it whose ranks have all of it.
+    It works only with engines whose ranks hold the whole model.
     """
 
-    def attach(self, data: Data) -> None:
-        """Told the data set of the training, once and before all else: its words, say.
+    def setup(self, data: Data) -> None:
+        """Receive the data set of the training; called once, before the other methods.
 
         Raises:
-            ValueError: it lacks what is asked.
+            ValueError: the data set does not have what the evaluator needs.
             DataError: a file is missing or damaged.
         """
         ...
 
-    def measure_model(self, model: nn.Module, batch: Batch) -> Tensor:
-        """As `Evaluator.measure`.
+    def update_with_model(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Compute the sums of one batch, as `Evaluator.update`.
 
         Args:
-            model: the training's, whole and in evaluation mode.
+            model: the whole model, in evaluation mode.
             batch: on the model's device.
         """
         ...
 
-    def model_metrics(self, model: nn.Module, sums: Tensor) -> dict[str, float]:
-        """As `Evaluator.metrics`; every rank calls it and gets the same."""
+    def compute_with_model(self, model: nn.Module, sums: Tensor) -> dict[str, float]:
+        """Compute the metrics, as `Evaluator.compute`; called by every rank, with the same result."""
         ...
 
 
@@ -59,50 +78,60 @@ AnyEvaluator = Evaluator | ModelEvaluator
 
 
 @runtime_checkable
-class Shows(Protocol):
-    """An evaluator that has more to show than numbers: tables, translations, pictures."""
+class MakesArtifacts(Protocol):
+    """An evaluator that also writes files after training: tables, translations, images."""
 
-    def files(self, model: nn.Module, split: Split) -> dict[str, bytes]:
-        """Files to look at, by name; they become artifacts of the run. One that shows examples takes the first of the split.
+    def artifacts(self, model: nn.Module, split: Split) -> dict[str, bytes]:
+        """Return files by name; they become artifacts of the run. Examples are the first of the split.
 
         Args:
-            model: trained, whole and in evaluation mode, on the CPU; gradients are off.
+            model: the whole trained model, in evaluation mode, on the CPU; gradients are off.
             split: the test split.
         """
         ...
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What a model makes of one input."""
+class Prediction:
+    """The prediction for one input."""
 
     text: str
-    """For a person: "cat 0.93  dog 0.07"; what stands in several lines is shown below its input."""
+    """For people, such as "cat 0.93  dog 0.07". Several lines are printed below the input."""
     details: Mapping[str, Any] = field(default_factory=dict)
-    """The same for a program, as plain JSON values by name; ``input`` and ``files`` are names of who asks."""
+    """For programs, as plain JSON values by name; the names ``input`` and ``files`` are reserved."""
     files: Mapping[str, bytes] = field(default_factory=dict)
-    """By the end of their names, such as "mask.png", before which the input's is put."""
+    """By the end of the file name, such as "mask.png"; the name of the input is put in front."""
 
 
 @runtime_checkable
-class Answers(Protocol):
-    """An evaluator that can say what a model makes of inputs whose targets nobody knows.
+class Predicts(Protocol):
+    """An evaluator that can predict for inputs without targets, for `lathe predict`.
 
-    How it says that (how many classes, how long a text) are arguments of its constructor that have defaults: no YAML names
-    them, and `lathe predict RUN --set evaluator.KEY=VALUE` changes them.
+    Its options (the number of classes, the length of a text) are constructor arguments with defaults.
+    `lathe predict RUN --set evaluator.KEY=VALUE` changes them.
     """
 
-    def answers(self, model: nn.Module, data: InputReader, given: Sequence[str]) -> list[Answer]:
-        """An answer for each, in this order; it does not depend on what else is asked.
+    def predict(self, model: nn.Module, data: InputReader, inputs: Sequence[str]) -> list[Prediction]:
+        """Predict for each input, in order; a prediction does not depend on the other inputs.
 
         Args:
-            model: trained, whole and in evaluation mode, on the device that computes; gradients are off.
-            data: that of the training, of which nothing was loaded; it reads what is given.
-            given: lines of text or paths of images, as `InputReader.takes` says; a few, at most ``batch_size_eval``.
+            model: the whole trained model, in evaluation mode, on its device; gradients are off.
+            data: the data set of the training, not loaded; it reads the inputs.
+            inputs: texts or paths of images, as `InputReader.takes` says; at most ``batch_size_eval``.
 
         Raises:
-            GivenError: one of them is no input.
-            DataError: a file of the data set is needed, and missing or damaged.
-            ValueError: the data or the model is of another kind than what is answered for.
+            UserInputError: an input cannot be read.
+            DataError: a file of the data set is needed, but missing or damaged.
+            ValueError: the evaluator does not fit the data or the model.
         """
         ...
+
+
+def renamed_methods(evaluator: object) -> list[str]:
+    """Problems of an evaluator written for the former contract: each method that has a new name."""
+    kind = type(evaluator)
+    return [
+        f"evaluator {kind.__name__}: the method `{old}` is now called `{new}`; rename it"
+        for old, new in OLD_METHODS.items()
+        if callable(getattr(kind, old, None)) and not hasattr(kind, new)
+    ]

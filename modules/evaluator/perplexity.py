@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from modules.data.base import IGNORED, InputReader, Tensors, Tokenized
-from modules.evaluator.base import Answer
+from modules.evaluator.base import Prediction
 from modules.evaluator.outputs import outputs_of
 
 
@@ -33,7 +33,7 @@ class Perplexity:
             )
         self.sample_tokens, self.sample_temperature, self.sample_seed = sample_tokens, sample_temperature, sample_seed
 
-    def measure(self, outputs: Tensors, targets: Tensors) -> Tensor:
+    def update(self, outputs: Tensors, targets: Tensors) -> Tensor:
         """Add up the surprise of one batch.
 
         Args:
@@ -58,11 +58,11 @@ class Perplexity:
         nats = F.cross_entropy(flat, classes, ignore_index=IGNORED, reduction="none")
         return torch.stack([(classes != IGNORED).sum().double(), nats.double().sum()])
 
-    def metrics(self, sums: Tensor) -> dict[str, float]:
+    def compute(self, sums: Tensor) -> dict[str, float]:
         """The exponential of the mean; infinite where that is beyond float64, as of a model that diverged.
 
         Args:
-            sums: float64 [2], as `measure` gives them.
+            sums: float64 [2], as `update` gives them.
 
         Raises:
             ValueError: nothing was measured.
@@ -71,7 +71,7 @@ class Perplexity:
             raise ValueError("Perplexity wants at least 1 target, but got 0; evaluate on a split that is not empty")
         return {"perplexity": float((sums[1] / sums[0]).exp())}
 
-    def answers(self, model: nn.Module, data: InputReader, given: Sequence[str]) -> list[Answer]:
+    def predict(self, model: nn.Module, data: InputReader, given: Sequence[str]) -> list[Prediction]:
         """Each text as the model read it, and how it goes on; the model sees as many tokens at once as in training."""
         if not isinstance(data, Tokenized):
             raise ValueError(
@@ -80,7 +80,7 @@ class Perplexity:
             )
         return [self._go_on(model, data, text) for text in given]
 
-    def _go_on(self, model: nn.Module, data: InputReader, text: str) -> Answer:
+    def _go_on(self, model: nn.Module, data: InputReader, text: str) -> Prediction:
         assert isinstance(data, Tokenized)
         tokens, (example, _) = data.read([text]), data.example(1)
         if not isinstance(tokens, Tensor) or not isinstance(example, Tensor):
@@ -96,7 +96,7 @@ class Perplexity:
             logits = outputs[:, -1, : tokenizer.num_tokens].float()
             tokens = torch.cat([tokens, self._drawn(logits, chance)], dim=1)
         before, whole = tokenizer.decode(tokens[0, :start]), tokenizer.decode(tokens[0])
-        return Answer(whole, {"text": before, "continuation": whole[len(before) :]})
+        return Prediction(whole, {"text": before, "continuation": whole[len(before) :]})
 
     def _drawn(self, logits: Tensor, chance: Generator) -> Tensor:
         """int64 [batch, 1] by float [batch, tokens]."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from modules.data.base import IGNORED, InputReader, Split, Tensors
 from modules.data.user_images import open_photo
-from modules.evaluator.base import Answer
+from modules.evaluator.base import Prediction
 from modules.evaluator.mask_picture import mask_file, overlay, side_by_side
 from modules.evaluator.outputs import outputs_of
 from modules.objective.pixel_cross_entropy import pixels_of
@@ -45,7 +45,7 @@ class Segmentation:
             )
         self.num_classes, self.background, self.num_pictures = num_classes, background, num_pictures
 
-    def measure(self, outputs: Tensors, targets: Tensors) -> Tensor:
+    def update(self, outputs: Tensors, targets: Tensors) -> Tensor:
         """Count the pixels of one batch.
 
         Args:
@@ -73,11 +73,11 @@ class Segmentation:
             tables.append(_pairs(truth, targets[1], self.num_classes, self.num_classes))
         return torch.cat(tables).double()
 
-    def metrics(self, sums: Tensor) -> dict[str, float]:
+    def compute(self, sums: Tensor) -> dict[str, float]:
         """What follows from the counts of a split.
 
         Args:
-            sums: float64 [sums], as `measure` gives them.
+            sums: float64 [sums], as `update` gives them.
 
         Raises:
             ValueError: nothing was measured.
@@ -97,12 +97,12 @@ class Segmentation:
             told |= {f"{name}_second_observer": second[name] for name in ("miou", "dice")}
         return told
 
-    def files(self, model: nn.Module, split: Split) -> dict[str, bytes]:
+    def artifacts(self, model: nn.Module, split: Split) -> dict[str, bytes]:
         """A PNG a photo: the photo, its mask, the model's, and where there is one the second person's.
 
         Args:
-            model: maps photos, float [batch, 1 or 3, height, width] in any scale, to logits as `measure` takes them.
-            split: gives such photos, and targets as `measure` takes them.
+            model: maps photos, float [batch, 1 or 3, height, width] in any scale, to logits as `update` takes them.
+            split: gives such photos, and targets as `update` takes them.
         """
         if (count := min(self.num_pictures, len(split))) == 0:
             return {}
@@ -116,13 +116,13 @@ class Segmentation:
             for number, photo in enumerate(photos)
         }
 
-    def answers(self, model: nn.Module, data: InputReader, given: Sequence[str]) -> list[Answer]:
+    def predict(self, model: nn.Module, data: InputReader, given: Sequence[str]) -> list[Prediction]:
         """The share of every class; and as files the mask, whose pixels are classes, and the photo with the classes coloured."""
         if data.takes != "image":
             raise ValueError(f"evaluator Segmentation wants photos, and {type(data).__name__} takes {data.takes}")
         return [self._answer(model, data, path) for path in given]  # one by one: padding differs with the others' sizes
 
-    def _answer(self, model: nn.Module, data: InputReader, path: str) -> Answer:
+    def _answer(self, model: nn.Module, data: InputReader, path: str) -> Prediction:
         outputs, photo = outputs_of(model, data.read([path])), open_photo(path, "RGB")
         logits = outputs if isinstance(outputs, Tensor) else outputs[0]
         if logits.dim() != 4 or logits.shape[1] < photo.height or logits.shape[2] < photo.width:
@@ -134,7 +134,7 @@ class Segmentation:
         shares = (mask.flatten().bincount(minlength=logits.shape[-1]) / mask.numel()).tolist()
         names = getattr(data, "class_names", None) or range(len(shares))
         both = [(str(name), share) for name, share in zip(names, shares, strict=True)]
-        return Answer(
+        return Prediction(
             "  ".join(f"{name} {share:.1%}" for name, share in both),
             {"classes": [{"name": name, "share": share} for name, share in both]},
             {"mask.png": mask_file(mask), "overlay.png": overlay(photo, mask, self.background)},

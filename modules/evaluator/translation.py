@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.data.base import Batch, Data, InputReader, Pair, ParallelCorpus, Split
-from modules.evaluator.base import Answer
+from modules.evaluator.base import Prediction
 from modules.evaluator.beam_search import beam_search
 from modules.model.base import Seq2SeqDecoder
 
@@ -66,11 +66,11 @@ class Translation:
         self.beam_size, self.length_alpha, self.max_tokens = beam_size, length_alpha, max_tokens
         self.tokenize, self.num_examples, self.num_shown = tokenize, num_examples, num_shown
 
-    def attach(self, data: Data) -> None:
+    def setup(self, data: Data) -> None:
         self.data = _bilingual(data)
         self.bleu = _bleu(self.tokenize)
 
-    def measure_model(self, model: nn.Module, batch: Batch) -> Tensor:
+    def update_with_model(self, model: nn.Module, batch: Batch) -> Tensor:
         """Translate a batch.
 
         Returns:
@@ -92,7 +92,7 @@ class Translation:
         counts = self._counts(texts, [pair.references for pair in pairs])
         return torch.tensor([len(pairs), *counts], dtype=torch.float64, device=inputs[0].device)
 
-    def model_metrics(self, model: nn.Module, sums: Tensor) -> dict[str, float]:
+    def compute_with_model(self, model: nn.Module, sums: Tensor) -> dict[str, float]:
         """``bleu`` of all pairs together.
 
         Raises:
@@ -103,7 +103,7 @@ class Translation:
         numbers = [int(number) for number in sums[1:].tolist()]
         return {"bleu": _score(self.bleu, numbers)}
 
-    def files(self, model: nn.Module, split: Split) -> dict[str, bytes]:
+    def artifacts(self, model: nn.Module, split: Split) -> dict[str, bytes]:
         """The first sources with their references and translations."""
         if (count := min(self.num_shown, len(split))) == 0:
             return {}
@@ -112,13 +112,13 @@ class Translation:
         pairs = [self.data.pair(number) for number in targets[1].tolist()]
         return {"translations.txt": "\n".join(map(_shown, pairs, texts)).encode()}
 
-    def answers(self, model: nn.Module, data: InputReader, given: Sequence[str]) -> list[Answer]:
+    def predict(self, model: nn.Module, data: InputReader, given: Sequence[str]) -> list[Prediction]:
         """A translation of each text."""
         bilingual, found = _bilingual(data), []
         for text in given:
             source = data.read([text])[0].to(next(model.parameters()).device)
             (written,) = self._translations(model, source, bilingual)
-            found.append(Answer(written, {"translation": written}))
+            found.append(Prediction(written, {"translation": written}))
         return found
 
     def _translations(self, model: nn.Module, source: Tensor, data: ParallelCorpus) -> list[str]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from modules.data.base import Batch, Data, HasVocabulary, InputReader, Split, UserInputError
 from modules.data.files import DataFiles
 from modules.evaluator.analogies import Analogies, is_syntactic, read_analogies
-from modules.evaluator.base import Answer
+from modules.evaluator.base import Prediction
 from modules.evaluator.neighbours import nearest, neighbours, table
 from modules.evaluator.word_similarity import WordPairs, read_pairs
 from modules.model.base import HasEmbeddings
@@ -60,7 +60,7 @@ class WordVectors:
         self.similarity_names, self.analogy_names = list(similarity), list(analogies)
         self.most_frequent, self.neighbours_of, self.num_neighbours = most_frequent, neighbours_of, num_neighbours
 
-    def attach(self, data: Data) -> None:
+    def setup(self, data: Data) -> None:
         self.words = self._words(data)
         self.numbers = {word: number for number, word in enumerate(self.words)}
         self.pairs: dict[str, WordPairs] = {}
@@ -74,11 +74,11 @@ class WordVectors:
             with self._decoding(name):
                 self.analogies[_plain(name)] = read_analogies(text, self.numbers)
 
-    def measure_model(self, model: nn.Module, batch: Batch) -> Tensor:
+    def update_with_model(self, model: nn.Module, batch: Batch) -> Tensor:
         """Nothing of a batch."""
         return torch.zeros(1, dtype=torch.float64)
 
-    def model_metrics(self, model: nn.Module, sums: Tensor) -> dict[str, float]:
+    def compute_with_model(self, model: nn.Module, sums: Tensor) -> dict[str, float]:
         """Shares of the questions whose words are known, and rank correlations.
 
         Raises:
@@ -96,7 +96,7 @@ class WordVectors:
                     kinds[kind] = before[0] + right, before[1] + asked
         return found | {f"analogies{kind}_accuracy": right / asked for kind, (right, asked) in kinds.items()}
 
-    def files(self, model: nn.Module, split: Split) -> dict[str, bytes]:
+    def artifacts(self, model: nn.Module, split: Split) -> dict[str, bytes]:
         """Tables of neighbours, and of analogies by section; examples do not matter."""
         vectors = _vectors_of(model)[: len(self.words)]
         near = {
@@ -114,7 +114,7 @@ class WordVectors:
         shown = {"neighbours.txt": table(near), "analogies.txt": "".join(lines)}
         return {name: text.encode() for name, text in shown.items() if text}
 
-    def answers(self, model: nn.Module, data: InputReader, given: Sequence[str]) -> list[Answer]:
+    def predict(self, model: nn.Module, data: InputReader, given: Sequence[str]) -> list[Prediction]:
         """The nearest neighbours of a word, of the mean of several, or of what ``king - man + woman`` comes to."""
         words, vectors = self._words(data), _vectors_of(model)
         told = []
@@ -126,7 +126,7 @@ class WordVectors:
             direction = vectors[added].sum(0) - vectors[taken].sum(0)
             found = nearest(direction, rows[rows < len(words)], words, vectors[: len(words)], self.num_neighbours)
             text = "  ".join(f"{word} {cosine:.2f}" for word, cosine in found)
-            told.append(Answer(text, {"neighbours": [{"word": word, "cosine": cosine} for word, cosine in found]}))
+            told.append(Prediction(text, {"neighbours": [{"word": word, "cosine": cosine} for word, cosine in found]}))
         return told
 
     def _words(self, data: object) -> list[str]:

@@ -89,17 +89,17 @@ class MetricAccumulator:
     ) -> Tensor:
         """Sums of a batch, or of its first example where the model is asked, which may write long texts."""
         if not isinstance(self.evaluator, ModelEvaluator):
-            return self.evaluator.measure(outputs, targets)
+            return self.evaluator.update(outputs, targets)
         assert self.whole is not None, "a plan refuses it"
         assert inputs is not None
         asked = itemgetter(slice(1 if only_first else None))
-        return self.evaluator.measure_model(self.whole, (_each(inputs, asked), _each(targets, asked)))
+        return self.evaluator.update_with_model(self.whole, (_each(inputs, asked), _each(targets, asked)))
 
     def _metrics_of(self, sums: Tensor) -> dict[str, float]:
         if not isinstance(self.evaluator, ModelEvaluator):
-            return self.evaluator.metrics(sums)
+            return self.evaluator.compute(sums)
         assert self.whole is not None, "a plan refuses it"
-        return self.evaluator.model_metrics(self.whole, sums)
+        return self.evaluator.compute_with_model(self.whole, sums)
 
     def metrics(self, ranks: ProcessGroups) -> dict[str, float]:
         """Means over all that counted on all replicas; called by ranks that have measured.

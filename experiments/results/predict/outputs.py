@@ -15,7 +15,7 @@ from experiments.core.errors import InputError
 from experiments.results.predict.inputs import Takes
 
 if TYPE_CHECKING:
-    from modules.evaluator.base import Answer
+    from modules.evaluator.base import Prediction
 
 
 class Printed:
@@ -34,7 +34,7 @@ class Printed:
         if isinstance(sys.stdout, io.TextIOWrapper):  # a path may be no text
             sys.stdout.reconfigure(errors="surrogateescape")
 
-    def show(self, given: Sequence[str], answers: Sequence[Answer]) -> None:
+    def show(self, given: Sequence[str], answers: Sequence[Prediction]) -> None:
         """Print answers, and write their files.
 
         Raises:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from modules.data.base import InputReader
-    from modules.evaluator.base import Answers
+    from modules.evaluator.base import Predicts
 
 SET = ("evaluator.", "data.root=", "data.photo_size=")
 """What `--set` changes: how a model is asked. What its numbers mean, such as a vocabulary, is as it was in training."""
@@ -96,7 +96,7 @@ def _config(trial: Trial, asked: argparse.Namespace) -> dict[str, Any]:
     return change(trial.config, asked.changes, trial.id, config_dirs=dirs, trust=packages).config
 
 
-def _parts(trial: Trial, config: dict[str, Any], trust: Collection[str]) -> tuple[InputReader, Answers]:
+def _parts(trial: Trial, config: dict[str, Any], trust: Collection[str]) -> tuple[InputReader, Predicts]:
     """The data, which reads inputs, and the evaluator, which answers.
 
     Raises:
@@ -104,7 +104,7 @@ def _parts(trial: Trial, config: dict[str, Any], trust: Collection[str]) -> tupl
     """
     from experiments.components.instantiate import instantiate
     from modules.data.base import InputReader
-    from modules.evaluator.base import Answers
+    from modules.evaluator.base import Predicts, renamed_methods
 
     data, evaluator = (instantiate(config[part], part, trust) for part in ("data", "evaluator"))
     problems = []
@@ -113,17 +113,17 @@ def _parts(trial: Trial, config: dict[str, Any], trust: Collection[str]) -> tupl
             f"data {type(data).__name__} of run '{trial.folder.name}' reads nothing that a user could give; predict with arrays: "
             f"`lathe export {trial.reference} -o DIR` and mlflow.pyfunc.load_model"
         )
-    if not isinstance(evaluator, Answers):
-        problems.append(
-            f"evaluator {type(evaluator).__name__} of run '{trial.folder.name}' measures, and answers nothing; predict with "
+    if not isinstance(evaluator, Predicts):
+        problems += renamed_methods(evaluator) or [
+            f"evaluator {type(evaluator).__name__} of run '{trial.folder.name}' has no method predict(); predict with "
             f"arrays: `lathe export {trial.reference} -o DIR` and mlflow.pyfunc.load_model"
-        )
+        ]
     if problems:
         raise InputError(problems, "`lathe predict`")
     return data, evaluator
 
 
-def _answer(batch: Sequence[Given], model: nn.Module, data: InputReader, evaluator: Answers, printed: Printed) -> None:
+def _answer(batch: Sequence[Given], model: nn.Module, data: InputReader, evaluator: Predicts, printed: Printed) -> None:
     """Ask about a batch and print what is answered, in order.
 
     Raises:
@@ -146,7 +146,7 @@ def _answer(batch: Sequence[Given], model: nn.Module, data: InputReader, evaluat
     return None
 
 
-def _answers(values: Sequence[str], model: nn.Module, data: InputReader, evaluator: Answers) -> Any:
+def _answers(values: Sequence[str], model: nn.Module, data: InputReader, evaluator: Predicts) -> Any:
     """
     Raises:
         GivenError: one of them is no input, or too much for the model or the machine.
@@ -159,7 +159,7 @@ def _answers(values: Sequence[str], model: nn.Module, data: InputReader, evaluat
 
     try:
         with torch.inference_mode():
-            return evaluator.answers(model, data, values)
+            return evaluator.predict(model, data, values)
     except UserInputError:
         raise
     except (DataError, ValueError) as err:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -11,25 +13,27 @@ from experiments.plan.estimate import estimate, layout_of
 from experiments.plan.plan import make_plan
 from experiments.train.evaluator_check import dry_run
 from modules.data.base import Batch, Data, Split
+from modules.evaluator.accuracy import Accuracy
+from modules.evaluator.base import OLD_METHODS, renamed_methods
 from modules.parallel.cost_model.layout import ParallelLayout
 from modules.parallel.topology import Topology
 
 
-class Asking:
-    """Counts examples by the model itself, and says how many parameters it has."""
+class WholeModel:
+    """Counts examples and parameters with the model."""
 
     def __init__(self) -> None:
         self.data: Data | None = None
 
-    def attach(self, data: Data) -> None:
+    def setup(self, data: Data) -> None:
         self.data = data
 
-    def measure_model(self, model: nn.Module, batch: Batch) -> Tensor:
+    def update_with_model(self, model: nn.Module, batch: Batch) -> Tensor:
         assert not model.training
         assert isinstance(batch[0], Tensor)
         return torch.tensor([len(model(batch[0]))], dtype=torch.float64)
 
-    def model_metrics(self, model: nn.Module, sums: Tensor) -> dict[str, float]:
+    def compute_with_model(self, model: nn.Module, sums: Tensor) -> dict[str, float]:
         return {"examples": float(sums[0]), "parameters": float(sum(each.numel() for each in model.parameters()))}
 
 
@@ -37,10 +41,10 @@ def _parts() -> Components:
     return assemble(compose(["model=softmax"]).config)
 
 
-def test_an_evaluator_that_asks_the_model_is_told_the_data_and_tried_like_any_other() -> None:
+def test_a_model_evaluator_gets_the_data_and_is_tried_like_any_other() -> None:
     parts = _parts()
     assert dry_run(parts, ParallelLayout("single"))[0] == ["loss_nats", "accuracy_top1"]
-    parts.evaluator = Asking()
+    parts.evaluator = WholeModel()
     before = torch.get_rng_state()
     assert dry_run(parts, ParallelLayout("single"))[0] == ["loss_nats", "examples", "parameters"]
     assert parts.evaluator.data is parts.data
@@ -49,25 +53,25 @@ def test_an_evaluator_that_asks_the_model_is_told_the_data_and_tried_like_any_ot
 
 
 @pytest.mark.parametrize(
-    ("layout", "told"),
+    ("layout", "message"),
     [
         (ParallelLayout("pipeline", Topology(pipe=2), stage=1), "parallel.pipe=2 leaves no rank the whole model"),
         (ParallelLayout("zero", Topology(model=2)), "parallel.model=2 leaves"),
         (ParallelLayout("zero", Topology(data=2), stage=3), "parallel.stage=3 leaves"),
     ],
 )
-def test_it_is_refused_where_no_rank_has_the_whole_model(layout: ParallelLayout, told: str) -> None:
+def test_a_model_evaluator_is_refused_where_no_rank_holds_the_whole_model(layout: ParallelLayout, message: str) -> None:
     parts = _parts()
     assert dry_run(parts, layout)
-    parts.evaluator = Asking()
-    with pytest.raises(ValueError, match=told):
+    parts.evaluator = WholeModel()
+    with pytest.raises(ValueError, match=message):
         dry_run(parts, layout)
 
 
-def test_a_plan_refuses_it_before_anything_queues() -> None:
+def test_a_plan_refuses_a_model_evaluator_that_does_not_fit() -> None:
     config = compose(["experiment=word2vec", "parallel=zero3", "hardware.devices_per_node=2"]).config
     config["model"]["sparse_gradients"] = False
-    config["data"] = {**config["data"], "files": {}}  # what a plan looks for on this machine
+    config["data"] = {**config["data"], "files": {}}  # a plan looks for these files on this machine
     plan = make_plan(config)
     assert layout_of(config, plan).stage == 3
     config["data"] = compose(["experiment=word2vec"]).config["data"]
@@ -77,23 +81,39 @@ def test_a_plan_refuses_it_before_anything_queues() -> None:
         estimate(config, plan)
 
 
-class Former(Asking):
-    """Shows what it did when it was asked at every evaluation."""
-
-    def files(self) -> dict[str, bytes]:
+class WrongSignature(WholeModel):
+    def artifacts(self) -> dict[str, bytes]:
         raise AssertionError("it is called")
 
 
-class Current(Asking):
-    def files(self, model: nn.Module, split: Split) -> dict[str, bytes]:
+class WithArtifacts(WholeModel):
+    def artifacts(self, model: nn.Module, split: Split) -> dict[str, bytes]:
         raise AssertionError("it is called before training")
 
 
-def test_files_that_could_not_be_asked_for_after_training_are_told_before() -> None:
+def test_artifacts_with_a_wrong_signature_are_refused_before_training() -> None:
     parts = _parts()
-    parts.evaluator = Current()
+    parts.evaluator = WithArtifacts()
     assert dry_run(parts, ParallelLayout("single"))
-    parts.evaluator = Former()
-    told = r"evaluator Former: files cannot be called as files\(model, split\) \(too many positional arguments\)"
-    with pytest.raises(ValueError, match=rf"{told}, .*; write `def files\(self, model, split\)`"):
+    parts.evaluator = WrongSignature()
+    message = "evaluator WrongSignature: artifacts cannot be called as artifacts(model, split) (too many positional arguments)"
+    with pytest.raises(ValueError, match=re.escape(f"{message}; write `def artifacts(self, model, split)`")):
         dry_run(parts, ParallelLayout("single"))
+
+
+@pytest.mark.parametrize(("old", "new"), OLD_METHODS.items())
+def test_former_method_names_are_refused_before_training(old: str, new: str) -> None:
+    former = {old: Accuracy.update, **({} if new in ("update", "compute") else {"update": 1, "compute": 1})}
+    parts = _parts()
+    parts.evaluator = type("Former", (), former)()
+    message = f"evaluator Former: the method `{old}` is now called `{new}`; rename it"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        dry_run(parts, ParallelLayout("single"))
+
+
+def test_a_method_with_a_former_name_beside_the_new_one_is_accepted() -> None:
+    class WithHelper(Accuracy):
+        def measure(self) -> None:
+            """Not part of the contract."""
+
+    assert renamed_methods(WithHelper([1])) == []

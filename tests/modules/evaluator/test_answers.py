@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from modules.data.base import InputReader, UserInputError
 from modules.data.skip_grams import SkipGrams
 from modules.evaluator.accuracy import Accuracy
-from modules.evaluator.base import Answers
+from modules.evaluator.base import Predicts
 from modules.evaluator.perplexity import Perplexity
 from modules.evaluator.segmentation import Segmentation
 from modules.evaluator.word_vectors import WordVectors
@@ -76,11 +76,11 @@ def scored(weights: list[float]) -> nn.Linear:
 @torch.inference_mode()
 def test_classes_are_named_the_likeliest_first() -> None:
     data, model = Numbers(), scored([1.0, 0.0, 2.0])
-    (numbered,) = Accuracy([1]).answers(model, cast(InputReader, data), ["1"])
+    (numbered,) = Accuracy([1]).predict(model, cast(InputReader, data), ["1"])
     assert [each["name"] for each in numbered.details["classes"]] == ["2", "0", "1"]
     assert sum(each["probability"] for each in numbered.details["classes"]) == pytest.approx(1)
     data.class_names = ["ant", "bee", "cat"]
-    named = Accuracy([1], num_shown=2).answers(model, cast(InputReader, data), ["1", "-1"])
+    named = Accuracy([1], num_shown=2).predict(model, cast(InputReader, data), ["1", "-1"])
     assert [answer.text for answer in named] == ["cat 0.665  ant 0.245", "bee 0.665  ant 0.245"]
     with pytest.raises(ValueError, match="num_shown of at least 1, but got 0"):
         Accuracy([1], num_shown=0)
@@ -89,17 +89,17 @@ def test_classes_are_named_the_likeliest_first() -> None:
 @torch.inference_mode()
 def test_a_text_goes_on_and_sees_no_more_than_training_did() -> None:
     data, model = cast(InputReader, Letters()), Next()
-    (surest,) = Perplexity(sample_tokens=5, sample_temperature=0).answers(model, data, ["bc"])
+    (surest,) = Perplexity(sample_tokens=5, sample_temperature=0).predict(model, data, ["bc"])
     assert surest.text == "bcdabcd"
     assert surest.details == {"text": "bc", "continuation": "dabcd"}
     assert model.lengths == [2, 3, 3, 3, 3]
     drawn = Perplexity(sample_tokens=40, sample_seed=3)
-    one, other = drawn.answers(model, data, ["a", "bcd"])
-    assert one == drawn.answers(model, data, ["a"])[0]  # whatever is asked beside it
+    one, other = drawn.predict(model, data, ["a", "bcd"])
+    assert one == drawn.predict(model, data, ["a"])[0]  # whatever is asked beside it
     assert set(one.text) == set("abcd")
     assert other.text.startswith("bcd")
     with pytest.raises(ValueError, match="Numbers has no tokens to decode"):
-        drawn.answers(model, cast(InputReader, Numbers()), ["1"])
+        drawn.predict(model, cast(InputReader, Numbers()), ["1"])
     with pytest.raises(ValueError, match="sample_tokens of at least 1"):
         Perplexity(sample_tokens=0)
 
@@ -121,8 +121,8 @@ def test_a_mask_is_that_of_the_photo_without_its_padding(tmp_path: Path) -> None
     pixels[:2, :3, 0], pixels[3:, 2:, 1] = 200, 250
     Image.fromarray(pixels).save(tmp_path / "roof.png")
     data, evaluator = archive(tmp_path, num_classes=3, positive_values=None), Segmentation(3, 0, 0)
-    assert isinstance(evaluator, Answers)
-    (answer,) = evaluator.answers(Bright(), data, [str(tmp_path / "roof.png")])
+    assert isinstance(evaluator, Predicts)
+    (answer,) = evaluator.predict(Bright(), data, [str(tmp_path / "roof.png")])
     expected = np.zeros((5, 7), int)
     expected[:2, :3], expected[3:, 2:] = 1, 2
     mask = Image.open(BytesIO(answer.files["mask.png"]))
@@ -151,7 +151,7 @@ def test_words_have_neighbours_alone_and_in_sums(tmp_path: Path) -> None:
     files = {"tiny.txt": None}
     data = SkipGrams(str(tmp_path.parent), tmp_path.name, files, 9, 2, 7, 3, None, 0.75, 4, None)
     evaluator = WordVectors("", "", {}, {}, most_frequent=3, neighbours_of=[], num_neighbours=2)
-    alone, both, left, sum_of = evaluator.answers(Table(), data, ["One", "one two", "four", "one - two + three"])
+    alone, both, left, sum_of = evaluator.predict(Table(), data, ["One", "one two", "four", "one - two + three"])
     assert alone.text == "two 0.98  three 0.00"
     assert [each["word"] for each in both.details["neighbours"]] == ["three"]
     assert [each["word"] for each in left.details["neighbours"]] == [
@@ -160,6 +160,6 @@ def test_words_have_neighbours_alone_and_in_sums(tmp_path: Path) -> None:
     ]  # four itself is too rare an answer
     assert sum_of.text == ""  # no other word is left
     with pytest.raises(UserInputError, match="'- \\+' has no word; write one, or such as 'king - man \\+ woman'"):
-        evaluator.answers(Table(), data, ["- +"])
+        evaluator.predict(Table(), data, ["- +"])
     with pytest.raises(ValueError, match="wants a model with word_vectors"):
-        evaluator.answers(Next(), data, ["one"])
+        evaluator.predict(Next(), data, ["one"])

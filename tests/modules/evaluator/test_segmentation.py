@@ -10,7 +10,7 @@ from sklearn.metrics import f1_score, jaccard_score, roc_auc_score
 from torch import Generator, Tensor, nn
 
 from modules.data.base import IGNORED, Batch
-from modules.evaluator.base import Shows
+from modules.evaluator.base import MakesArtifacts
 from modules.evaluator.segmentation import Segmentation
 
 
@@ -24,7 +24,7 @@ def batch(num_classes: int) -> tuple[Tensor, Tensor]:
 def test_the_metrics_of_two_classes_are_scikit_learns() -> None:
     logits, masks = batch(2)
     evaluator = Segmentation(2, background=0, num_pictures=0)
-    metrics = evaluator.metrics(evaluator.measure(logits, masks))
+    metrics = evaluator.compute(evaluator.update(logits, masks))
     counts = masks != IGNORED
     truth, found = masks[counts].numpy(), logits.argmax(3)[counts].numpy()
     assert metrics["dice"] == pytest.approx(f1_score(truth, found))
@@ -41,7 +41,7 @@ def test_the_metrics_of_two_classes_are_scikit_learns() -> None:
 def test_several_classes_are_averaged_over_those_that_are_looked_for(background: int | None) -> None:
     logits, masks = batch(4)
     evaluator = Segmentation(4, background, num_pictures=0)
-    metrics = evaluator.metrics(evaluator.measure(logits, masks))
+    metrics = evaluator.compute(evaluator.update(logits, masks))
     counts = masks != IGNORED
     truth, found = masks[counts].numpy(), logits.argmax(3)[counts].numpy()
     wanted = [number for number in range(4) if number != background]
@@ -54,9 +54,9 @@ def test_several_classes_are_averaged_over_those_that_are_looked_for(background:
 def test_sums_of_two_batches_are_those_of_both_together(num_classes: int) -> None:
     logits, masks = batch(num_classes)
     evaluator = Segmentation(num_classes, 0, 0)
-    apart = evaluator.measure(logits[:1], masks[:1]) + evaluator.measure(logits[1:], masks[1:])
+    apart = evaluator.update(logits[:1], masks[:1]) + evaluator.update(logits[1:], masks[1:])
     assert apart.dtype == torch.float64
-    assert torch.equal(apart, evaluator.measure(logits, masks))
+    assert torch.equal(apart, evaluator.update(logits, masks))
 
 
 @pytest.mark.parametrize("num_classes", [2, 3])
@@ -64,14 +64,14 @@ def test_a_second_person_is_held_against_the_first(num_classes: int) -> None:
     logits, masks = batch(num_classes)
     other = masks.roll(1, dims=2)
     evaluator = Segmentation(num_classes, 0, 0)
-    metrics = evaluator.metrics(evaluator.measure(logits, (masks, other)))
-    alone = evaluator.metrics(evaluator.measure(logits, masks))
+    metrics = evaluator.compute(evaluator.update(logits, (masks, other)))
+    alone = evaluator.compute(evaluator.update(logits, masks))
     counts = masks != IGNORED
     expected = f1_score(masks[counts], other[counts], labels=range(1, num_classes), average="macro")
     assert metrics.pop("dice_second_observer") == pytest.approx(expected)
     assert 0 < metrics.pop("miou_second_observer") < 1
     assert metrics == alone
-    same = evaluator.metrics(evaluator.measure(logits, (masks, masks)))
+    same = evaluator.compute(evaluator.update(logits, (masks, masks)))
     assert same["dice_second_observer"] == same["miou_second_observer"] == 1
 
 
@@ -79,7 +79,7 @@ def test_where_nothing_was_and_nothing_was_found_all_is_well() -> None:
     evaluator = Segmentation(2, 0, 0)
     masks = torch.zeros(1, 4, 5, dtype=torch.int64)
     logits = torch.tensor([100.0, -100.0]).expand(1, 4, 5, 2)
-    metrics = evaluator.metrics(evaluator.measure(logits, masks))
+    metrics = evaluator.compute(evaluator.update(logits, masks))
     assert metrics == {
         "accuracy_pixel": 1, "miou": 1, "iou": 1, "dice": 1, "auc": 0.5, "miou_constant": 1, "dice_constant": 1
     }  # fmt: skip
@@ -89,8 +89,8 @@ def test_the_area_is_1_for_scores_in_order_however_large() -> None:
     evaluator = Segmentation(2, 0, 0)
     masks = torch.tensor([[[0, 1, 1]]])
     logits = torch.tensor([[[[0.0, -1e6], [0.0, 2.0], [0.0, 1e6]]]])
-    assert evaluator.metrics(evaluator.measure(logits, masks))["auc"] == 1
-    assert evaluator.metrics(evaluator.measure(-logits, masks))["auc"] == 0
+    assert evaluator.compute(evaluator.update(logits, masks))["auc"] == 1
+    assert evaluator.compute(evaluator.update(-logits, masks))["auc"] == 0
 
 
 class Says(nn.Module):
@@ -122,10 +122,12 @@ class Shown:
 
 def test_pictures_show_photo_truth_and_prediction_side_by_side() -> None:
     evaluator = Segmentation(3, 0, 2)
-    assert isinstance(evaluator, Shows)
+    assert isinstance(evaluator, MakesArtifacts)
     photos = torch.linspace(-2, 3, 2 * 3 * 4 * 5).reshape(2, 3, 4, 5)
     masks = torch.tensor([0, 1, 2, IGNORED, 1]).expand(2, 4, 5)
-    files = evaluator.files(Says(9.0 * F.one_hot((masks == 0).long(), 3)), Shown((photos, (masks, masks * 0 + 1)), 5))
+    files = evaluator.artifacts(
+        Says(9.0 * F.one_hot((masks == 0).long(), 3)), Shown((photos, (masks, masks * 0 + 1)), 5)
+    )
     assert list(files) == ["000.png", "001.png"]
     with Image.open(BytesIO(files["001.png"])) as image:
         pixels = np.asarray(image)
@@ -142,14 +144,14 @@ def test_pictures_show_photo_truth_and_prediction_side_by_side() -> None:
 
 
 def test_of_no_examples_there_are_no_pictures() -> None:
-    assert Segmentation(2, 0, 0).files(nn.Identity(), Shown((torch.empty(0), torch.empty(0)), 5)) == {}
+    assert Segmentation(2, 0, 0).artifacts(nn.Identity(), Shown((torch.empty(0), torch.empty(0)), 5)) == {}
 
 
 def test_pictures_leave_padding_out() -> None:
     masks = torch.full((2, 7, 9), IGNORED)
     masks[0, :5, :6] = 1
     masks[0, 2] = IGNORED
-    files = Segmentation(2, 0, 7).files(Says(torch.randn(2, 7, 9, 2)), Shown((torch.randn(2, 1, 7, 9), masks), 2))
+    files = Segmentation(2, 0, 7).artifacts(Says(torch.randn(2, 7, 9, 2)), Shown((torch.randn(2, 1, 7, 9), masks), 2))
     sizes = [Image.open(BytesIO(content)).size for content in files.values()]
     assert sizes == [(3 * 6 + 2 * 4, 5), (3 * 9 + 2 * 4, 7)], "a photo and two masks, or all where nothing counts"
 
@@ -159,13 +161,13 @@ def test_what_does_not_fit_is_told() -> None:
     with pytest.raises(
         ValueError, match=re.escape("evaluator.num_classes=4 is not what the model scores; set it to 3")
     ):
-        Segmentation(4, 0, 0).measure(logits, masks)
+        Segmentation(4, 0, 0).update(logits, masks)
     with pytest.raises(ValueError, match="take a model that scores every pixel"):
-        Segmentation(3, 0, 0).measure(logits[:, 0], masks[:, 0])
+        Segmentation(3, 0, 0).update(logits[:, 0], masks[:, 0])
     with pytest.raises(ValueError, match="wants background as one of 3 classes, but got 3"):
         Segmentation(3, 3, 0)
     with pytest.raises(ValueError, match="num_classes of at least 2 and num_pictures of at least 0, but got 1 and 0"):
         Segmentation(1, 0, 0)
     evaluator = Segmentation(3, 0, 0)
     with pytest.raises(ValueError, match="at least 1 pixel that counts"):
-        evaluator.metrics(evaluator.measure(logits, masks * 0 + IGNORED))
+        evaluator.compute(evaluator.update(logits, masks * 0 + IGNORED))

@@ -13,7 +13,7 @@ from torch import Generator, Tensor, nn
 
 from modules.data.base import END, IGNORED, PADDING, Batch, Data, InputReader, Pair
 from modules.evaluator import translation
-from modules.evaluator.base import ModelEvaluator, Shows
+from modules.evaluator.base import MakesArtifacts, ModelEvaluator
 from modules.evaluator.translation import Translation
 from modules.model.base import State
 
@@ -75,7 +75,7 @@ def _evaluator(**others: Any) -> Translation:
         "beam_size": 2, "length_alpha": 0.6, "max_tokens": 12, "tokenize": "none", "num_examples": None, "num_shown": 2,
     }  # fmt: skip
     evaluator = Translation(**{**options, **others})
-    evaluator.attach(cast(Data, Texts()))
+    evaluator.setup(cast(Data, Texts()))
     return evaluator
 
 
@@ -98,19 +98,19 @@ def _expected(last: int) -> float:
 def test_bleu_of_batches_added_up_is_sacrebleus_of_all() -> None:
     evaluator = _evaluator()
     assert isinstance(evaluator, ModelEvaluator)
-    parts = [evaluator.measure_model(Echo(), _batch(*bounds)) for bounds in ((0, 7), (7, 20), (20, 23))]
+    parts = [evaluator.update_with_model(Echo(), _batch(*bounds)) for bounds in ((0, 7), (7, 20), (20, 23))]
     assert {part.dtype for part in parts} == {torch.float64}
-    found = evaluator.model_metrics(Echo(), torch.stack(parts).sum(0))
+    found = evaluator.compute_with_model(Echo(), torch.stack(parts).sum(0))
     assert found == {"bleu": pytest.approx(_expected(23), abs=1e-9)}
     assert 5 < found["bleu"] < 95
 
 
 def test_of_validation_only_the_first_pairs_count_and_of_the_test_all() -> None:
     evaluator = _evaluator(num_examples=9)
-    sums = sum(evaluator.measure_model(Echo(), _batch(*bounds)) for bounds in ((0, 7), (7, 20), (20, 23)))
-    assert evaluator.model_metrics(Echo(), cast(Tensor, sums)) == {"bleu": pytest.approx(_expected(9), abs=1e-9)}
-    sums = evaluator.measure_model(Echo(), _batch(0, 23, is_test=True))
-    assert evaluator.model_metrics(Echo(), sums) == {"bleu": pytest.approx(_expected(23), abs=1e-9)}
+    sums = sum(evaluator.update_with_model(Echo(), _batch(*bounds)) for bounds in ((0, 7), (7, 20), (20, 23)))
+    assert evaluator.compute_with_model(Echo(), cast(Tensor, sums)) == {"bleu": pytest.approx(_expected(9), abs=1e-9)}
+    sums = evaluator.update_with_model(Echo(), _batch(0, 23, is_test=True))
+    assert evaluator.compute_with_model(Echo(), sums) == {"bleu": pytest.approx(_expected(23), abs=1e-9)}
 
 
 class Five:
@@ -127,8 +127,8 @@ class Five:
 
 def test_the_first_translations_are_shown() -> None:
     evaluator = _evaluator()
-    assert isinstance(evaluator, Shows)
-    shown = evaluator.files(Echo(), Five())["translations.txt"].decode()
+    assert isinstance(evaluator, MakesArtifacts)
+    shown = evaluator.artifacts(Echo(), Five())["translations.txt"].decode()
     assert shown.split("\n\n")[1].splitlines() == [
         f"source       {_text(SOURCES[1])}",
         f"reference    {_text(REFERENCES[0][1])}",
@@ -136,8 +136,8 @@ def test_the_first_translations_are_shown() -> None:
         f"translation  {_text(SOURCES[1])}",
     ]
     assert shown.count("source") == 2
-    assert _evaluator(num_shown=9).files(Echo(), Five())["translations.txt"].decode().count("source") == 5
-    assert _evaluator(num_shown=0).files(Echo(), Five()) == {}
+    assert _evaluator(num_shown=9).artifacts(Echo(), Five())["translations.txt"].decode().count("source") == 5
+    assert _evaluator(num_shown=0).artifacts(Echo(), Five()) == {}
 
 
 class Given(Texts):
@@ -149,18 +149,18 @@ class Given(Texts):
 
 
 def test_it_answers_with_a_translation() -> None:
-    answers = _evaluator().answers(Echo(), cast(InputReader, Given()), ["the cat sat", "here"])
+    answers = _evaluator().predict(Echo(), cast(InputReader, Given()), ["the cat sat", "here"])
     assert [answer.text for answer in answers] == ["the cat sat", "here"]
     assert [answer.details for answer in answers] == [{"translation": "the cat sat"}, {"translation": "here"}]
     with pytest.raises(ValueError, match="wants a data set of translations, and object is none"):
-        _evaluator().answers(Echo(), cast(InputReader, object()), ["here"])
+        _evaluator().predict(Echo(), cast(InputReader, object()), ["here"])
 
 
 def test_what_does_not_fit_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="wants a data set of translations, and object is none"):
-        _evaluator().attach(cast(Data, object()))
+        _evaluator().setup(cast(Data, object()))
     with pytest.raises(ValueError, match=r"wants a model with encode\(\) and step\(\), and Linear has none"):
-        _evaluator().measure_model(nn.Linear(2, 2), _batch(0, 2))
+        _evaluator().update_with_model(nn.Linear(2, 2), _batch(0, 2))
     with pytest.raises(ValueError, match=r"evaluator.tokenize='moses' is none that sacrebleu knows; take one of none"):
         _evaluator(tokenize="moses")
     monkeypatch.setitem(sys.modules, "MeCab", None)
@@ -175,7 +175,7 @@ def test_what_does_not_fit_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         _evaluator(num_examples=0, length_alpha=-0.5)
     with pytest.raises(ValueError, match="wants at least 1 pair, but got 0"):
-        _evaluator().model_metrics(Echo(), torch.zeros(11, dtype=torch.float64))
+        _evaluator().compute_with_model(Echo(), torch.zeros(11, dtype=torch.float64))
 
 
 def test_a_missing_extra_is_told_before_anything_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:

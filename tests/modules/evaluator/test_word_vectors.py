@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from modules.data.base import Data, DataError, Split
 from modules.evaluator.analogies import read_analogies
-from modules.evaluator.base import ModelEvaluator, Shows
+from modules.evaluator.base import MakesArtifacts, ModelEvaluator
 from modules.evaluator.neighbours import neighbours, table
 from modules.evaluator.word_similarity import read_pairs
 from modules.evaluator.word_vectors import WordVectors
@@ -119,14 +119,14 @@ def _data(words: list[str]) -> Data:
 
 
 def _measured(evaluator: WordVectors, words: list[str], model: nn.Module) -> dict[str, float]:
-    evaluator.attach(_data(words))
+    evaluator.setup(_data(words))
     batch = torch.zeros(2), torch.zeros(2)
-    return evaluator.model_metrics(model, evaluator.measure_model(model, batch))
+    return evaluator.compute_with_model(model, evaluator.update_with_model(model, batch))
 
 
 def test_it_measures_what_vectors_know_and_shows_it(evaluator: WordVectors) -> None:
     assert isinstance(evaluator, ModelEvaluator)
-    assert isinstance(evaluator, Shows)
+    assert isinstance(evaluator, MakesArtifacts)
     found = _measured(evaluator, WORDS, Table(extra=4))
     assert found == {
         "pairs_3_spearman": pytest.approx(1.0),
@@ -134,7 +134,7 @@ def test_it_measures_what_vectors_know_and_shows_it(evaluator: WordVectors) -> N
         "analogies_semantic_accuracy": 0.5,
         "analogies_syntactic_accuracy": 1.0,
     }
-    shown = {name: content.decode() for name, content in evaluator.files(Table(extra=4), SPLIT).items()}
+    shown = {name: content.decode() for name, content in evaluator.artifacts(Table(extra=4), SPLIT).items()}
     assert shown["neighbours.txt"].startswith("king        prince\n0.82 queen  (unknown)\n")
     assert "questions: 3 of 5 questions have words that are known\n" in shown["analogies.txt"]
     assert "0.500      1 of     2  capital\n" in shown["analogies.txt"]
@@ -142,18 +142,18 @@ def test_it_measures_what_vectors_know_and_shows_it(evaluator: WordVectors) -> N
 
 def test_what_a_vocabulary_does_not_know_is_not_measured(evaluator: WordVectors) -> None:
     assert _measured(evaluator, ["x", "y"], Table()) == {}
-    assert evaluator.files(Table(), SPLIT)["neighbours.txt"].decode().splitlines()[1] == "(unknown)  (unknown)"
+    assert evaluator.artifacts(Table(), SPLIT)["neighbours.txt"].decode().splitlines()[1] == "(unknown)  (unknown)"
 
 
 def test_without_files_it_only_shows_neighbours(tmp_path: Path) -> None:
     evaluator = _evaluator(tmp_path, similarity={}, analogies={})
     assert _measured(evaluator, WORDS, Table()) == {}
-    assert list(evaluator.files(Table(), SPLIT)) == ["neighbours.txt"]
+    assert list(evaluator.artifacts(Table(), SPLIT)) == ["neighbours.txt"]
 
 
 def test_what_does_not_fit_is_told(evaluator: WordVectors, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="wants a data set that names its words, and SimpleNamespace does not"):
-        evaluator.attach(cast(Data, SimpleNamespace()))
+        evaluator.setup(cast(Data, SimpleNamespace()))
     with pytest.raises(ValueError, match=r"wants a model with word_vectors\(\), and Linear has none"):
         _measured(evaluator, WORDS, nn.Linear(2, 2))
     with pytest.raises(DataError, match=r"evaluator.folder='asked': .*absent.csv is missing"):

@@ -33,14 +33,14 @@ OPTIMIZERS: dict[str, Any] = {
 class Asking:
     """Adds up the model's outputs, and one of its weights at the end."""
 
-    def attach(self, data: object) -> None:
+    def setup(self, data: object) -> None:
         """Nothing of it is asked."""
 
-    def measure_model(self, model: nn.Module, batch: Batch) -> Tensor:
+    def update_with_model(self, model: nn.Module, batch: Batch) -> Tensor:
         assert not model.training
         return cast(Tensor, model(batch[0])).double().sum(0)
 
-    def model_metrics(self, model: nn.Module, sums: Tensor) -> dict[str, float]:
+    def compute_with_model(self, model: nn.Module, sums: Tensor) -> dict[str, float]:
         first = next(iter(model.parameters()))
         return {"sum": float(sums[0]), "weight": float(first.double().sum())}
 
@@ -63,9 +63,9 @@ class Counting(Asking):
     def __init__(self) -> None:
         self.asked: list[int] = []
 
-    def measure_model(self, model: nn.Module, batch: Batch) -> Tensor:
+    def update_with_model(self, model: nn.Module, batch: Batch) -> Tensor:
         self.asked.append(len(batch[0]))
-        return super().measure_model(model, batch)
+        return super().update_with_model(model, batch)
 
 
 @pytest.mark.parametrize(("counts", "asked"), [((True, False), [3]), ((False, True), [1, 2])])

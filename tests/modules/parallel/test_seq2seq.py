@@ -95,7 +95,7 @@ def _evaluator(is_cut: bool) -> AnyEvaluator:
     from modules.evaluator.translation import Translation
 
     evaluator = Translation(2, 0.6, 7, "none", None, 0)
-    evaluator.attach(cast(Data, Numbers()))
+    evaluator.setup(cast(Data, Numbers()))
     return evaluator
 
 

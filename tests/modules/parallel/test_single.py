@@ -62,14 +62,14 @@ class Surprise:
 
 
 class Hits:
-    def measure(self, outputs: Tensors, targets: Tensors) -> Tensor:
+    def update(self, outputs: Tensors, targets: Tensors) -> Tensor:
         assert isinstance(outputs, Tensor)
         assert isinstance(targets, Tensor)
         return torch.stack(
             [(outputs.argmax(1) == targets).sum(), torch.tensor(len(targets), device=targets.device)]
         ).double()
 
-    def metrics(self, sums: Tensor) -> dict[str, float]:
+    def compute(self, sums: Tensor) -> dict[str, float]:
         assert sums.device.type == "cpu"
         assert sums.dtype is torch.float64
         return {"accuracy_top1": float(sums[0] / sums[1])}
