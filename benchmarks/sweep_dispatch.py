@@ -27,8 +27,8 @@ from statistics import median
 
 from launchers.base import LaunchError
 from launchers.local_cluster.cluster import LocalCluster
-from launchers.local_cluster.settings import default_folder
-from launchers.local_cluster.slurm_conf import Spec
+from launchers.local_cluster.settings import choose_default_folder
+from launchers.local_cluster.slurm_conf import ClusterSpec
 
 BUDGET_CPU_S, BUDGET_TRIALS = 10.0, 100
 NUM_TIMES = 3
@@ -130,10 +130,10 @@ def cluster() -> Iterator[LocalCluster]:
     Raises:
         LaunchError: SLURM is not installed.
     """
-    folder = Path(tempfile.mkdtemp(prefix="lathe-bench-", dir=default_folder().parent))
+    folder = Path(tempfile.mkdtemp(prefix="lathe-bench-", dir=choose_default_folder().parent))
     rehearsal = LocalCluster(folder)
     try:
-        rehearsal.up(Spec())
+        rehearsal.up(ClusterSpec())
         yield rehearsal
     finally:
         rehearsal.down()

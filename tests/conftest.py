@@ -17,7 +17,7 @@ import pytest
 
 from experiments.tracking.run_sync import sync_run
 from experiments.trial.trial import Trial
-from launchers.local_cluster.slurm_conf import Spec
+from launchers.local_cluster.slurm_conf import ClusterSpec
 from tests.support.cluster import Cluster, booted
 from tests.support.live import Live
 from tests.support.stores import begin, make_run
@@ -98,14 +98,14 @@ def runs_dir(tmp_path: Path, empty_store: Path) -> Path:
 @pytest.fixture(scope="session")
 def booted_cluster() -> Iterator[Cluster]:
     """A SLURM cluster of 4 nodes without accounting, of which the environment says nothing."""
-    with booted(Spec()) as found:
+    with booted(ClusterSpec()) as found:
         yield found
 
 
 @pytest.fixture(scope="session")
 def booted_cluster_with_accounting() -> Iterator[Cluster]:
     """A SLURM cluster of 2 nodes with accounting, of which the environment says nothing."""
-    with booted(Spec(nodes=2, accounting=True)) as found:
+    with booted(ClusterSpec(nodes=2, accounting=True)) as found:
         yield found
 
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from experiments.core.console import console
 from experiments.core.errors import InputError
-from launchers.local_cluster.cluster import LocalCluster, ShapeError, Status
-from launchers.local_cluster.settings import default_folder, flag_of, is_ours, problems
-from launchers.local_cluster.slurm_conf import ACCOUNT, QOS, Spec
+from launchers.local_cluster.cluster import ClusterStatus, LocalCluster, ShapeError
+from launchers.local_cluster.settings import check_flags, choose_default_folder, flag_name, is_cluster_folder
+from launchers.local_cluster.slurm_conf import ACCOUNT, QOS, ClusterSpec
 
 MOST_JOBS = 20
 _SUBJECT = "`lathe rehearse`"
@@ -26,16 +26,16 @@ def rehearse(asked: argparse.Namespace) -> int:
         InputError: a flag is wrong, or one of another action.
         LaunchError: the cluster does not start, or does not end.
     """
-    folder = default_folder() if asked.dir is None else Path(os.path.abspath(os.path.expanduser(asked.dir)))
-    given = {field.name: value for field in fields(Spec) if (value := getattr(asked, field.name)) is not None}
+    folder = choose_default_folder() if asked.dir is None else Path(os.path.abspath(os.path.expanduser(asked.dir)))
+    given = {field.name: value for field in fields(ClusterSpec) if (value := getattr(asked, field.name)) is not None}
     if asked.action == "up":
         return _up(LocalCluster(folder), given)
     if given:
         lines = [
-            f"{flag_of(name)} is for `lathe rehearse up`, not for `{asked.action}`; leave it out" for name in given
+            f"{flag_name(name)} is for `lathe rehearse up`, not for `{asked.action}`; leave it out" for name in given
         ]
         raise InputError(lines, _SUBJECT)
-    if asked.dir is not None and os.path.exists(folder) and not is_ours(folder):
+    if asked.dir is not None and os.path.exists(folder) and not is_cluster_folder(folder):
         raise InputError(
             [f"--dir {folder} holds no rehearsal; name the folder that `lathe rehearse up` told"], _SUBJECT
         )
@@ -44,8 +44,8 @@ def rehearse(asked: argparse.Namespace) -> int:
 
 def _up(rehearsal: LocalCluster, given: dict[str, Any]) -> int:
     there = rehearsal.spec()
-    spec = replace(there or Spec(), **given)
-    found = problems(rehearsal.folder, spec)
+    spec = replace(there or ClusterSpec(), **given)
+    found = check_flags(rehearsal.folder, spec)
     if found:
         raise InputError(found, _SUBJECT)
     try:
@@ -61,7 +61,7 @@ def _up(rehearsal: LocalCluster, given: dict[str, Any]) -> int:
     return 0
 
 
-def _use(folder: Path, spec: Spec) -> list[str]:
+def _use(folder: Path, spec: ClusterSpec) -> list[str]:
     """How to work with it."""
     lines = [
         f"  . {folder}/env.sh",
@@ -90,7 +90,7 @@ def _status(rehearsal: LocalCluster) -> int:
         _say(f"no rehearsal is up in {folder}; `lathe rehearse up{_dir(folder)}` starts one")
         return 1
     _say(f"rehearsal in {folder}: {found.record.spec}")
-    _say(f"started {_ago(time.time() - found.record.started)} ago; . {folder}/env.sh")
+    _say(f"started {_ago(time.time() - found.record.started_at)} ago; . {folder}/env.sh")
     if found.nodes is not None:
         for state, nodes in sorted(found.nodes.items()):
             _say(f"  {state:<10} {nodes}")
@@ -102,16 +102,16 @@ def _status(rehearsal: LocalCluster) -> int:
     return 1
 
 
-def _fault(found: Status) -> str | None:
+def _fault(found: ClusterStatus) -> str | None:
     """What keeps it from being used."""
     if not found.is_booted:
         return "it is being started, or that was cut off"
-    if found.gone:
-        return f"these have ended: {', '.join(found.gone)}"
+    if found.missing:
+        return f"these have ended: {', '.join(found.missing)}"
     return "the controller does not answer" if found.nodes is None else None
 
 
-def _say_jobs(found: Status) -> None:
+def _say_jobs(found: ClusterStatus) -> None:
     rows = [dict(zip(("id", "partition", "state", "time", "where", "name"), job, strict=True)) for job in found.jobs]
     running = sum(row["state"] == "RUNNING" for row in rows)
     waiting = sum(row["state"] == "PENDING" for row in rows)
@@ -127,7 +127,7 @@ def _say_jobs(found: Status) -> None:
 
 def _dir(folder: Path) -> str:
     """The flag that a command needs to find a folder which is not the one it takes by itself."""
-    return "" if folder == default_folder() else f" --dir {folder}"
+    return "" if folder == choose_default_folder() else f" --dir {folder}"
 
 
 def _ago(seconds: float) -> str:

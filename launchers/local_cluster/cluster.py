@@ -1,4 +1,4 @@
-"""A throw-away real SLURM cluster on this machine, without root: to rehearse a sweep before it spends a site's hours."""
+"""A real, temporary SLURM cluster on this machine, without root: test a sweep before you run it at a site."""
 
 from __future__ import annotations
 
@@ -14,313 +14,319 @@ from pathlib import Path
 
 from launchers.base import LaunchError
 from launchers.local_cluster import daemons
-from launchers.local_cluster.daemons import Process
+from launchers.local_cluster.daemons import ProcessId
 from launchers.local_cluster.settings import (
     ClusterRecord,
+    build_environment,
     check_space,
-    choose_place,
-    clear,
-    environment,
+    choose_installation,
     find_programs,
-    flag_of,
-    is_ours,
-    lay_out,
+    flag_name,
+    get_user_name,
+    is_cluster_folder,
     mark_booted,
     read_record,
-    remove,
-    user_name,
+    remove_files,
+    remove_folder,
     was_booted,
+    write_files,
 )
-from launchers.local_cluster.slurm_conf import Spec, accounts, node_names
+from launchers.local_cluster.slurm_conf import ClusterSpec, list_nodes, render_accounts
 
-PATIENCE_S = 30.0
-"""For each step of a boot; all of it takes 1.3 s without accounts and 5 to 7 s with them on two busy cores."""
-INSTALL_PATIENCE_S = 120.0
-"""For the files of the database: 0.6 s in memory, 5 s on a disk that is asked to be sure."""
-ANSWER_PATIENCE_S = 15.0
-SAVING_PATIENCE_S = 10.0
-"""For the controller to write down its state, and for the database."""
-JOB_PATIENCE_S = 2.0
-NUM_SWEEPS = 5
+START_TIMEOUT_S = 30.0
+"""For each step of a boot; a whole boot takes 1.3 s without accounting and 5 to 7 s with it on two busy cores."""
+INSTALL_TIMEOUT_S = 120.0
+"""For the files of the database: 0.6 s in memory, 5 s on a disk that syncs."""
+COMMAND_TIMEOUT_S = 15.0
+SAVE_TIMEOUT_S = 10.0
+"""For the controller and the database to write their state."""
+JOB_TIMEOUT_S = 2.0
+NUM_PASSES = 5
 """A job may start processes while it is being ended."""
 TAIL_LINES = 6
-SMALL = ["--innodb-buffer-pool-size=32M", "--innodb-log-file-size=8M"]
-"""Of MariaDB, which takes 190 MB of the folder without."""
-CONTROLLER, KEEPER = "slurmctld", "slurmstepd"
+SMALL_DATABASE = ["--innodb-buffer-pool-size=32M", "--innodb-log-file-size=8M"]
+"""Without these options MariaDB uses 190 MB of the folder."""
+CONTROLLER, STEP_DAEMON = "slurmctld", "slurmstepd"
 
 
 @dataclass(frozen=True)
-class Status:
-    """A cluster as it stands."""
+class ClusterStatus:
+    """The current state of a cluster."""
 
     record: ClusterRecord
     is_booted: bool
-    """False while it boots, and where its boot was cut off."""
-    gone: list[str]
-    """Daemons that are not there."""
+    """False while the cluster boots, and after an interrupted boot."""
+    missing: list[str]
+    """Daemons that do not run."""
     nodes: dict[str, str] | None
-    """Names of nodes by state; None where the controller does not answer."""
+    """Node names by state; None if the controller does not answer."""
     jobs: list[list[str]]
-    """Of each its number, partition, state, elapsed time, nodes or the reason why it waits, and name."""
+    """For each job: number, partition, state, elapsed time, nodes or the reason why it waits, and name."""
 
 
 class ShapeError(ValueError):
-    """Another cluster is up where one was asked for; a line for each flag that differs."""
+    """A cluster of another shape runs in the folder; one line for each flag that differs."""
 
-    def __init__(self, folder: Path, there: Spec, asked: Spec) -> None:
+    def __init__(self, folder: Path, running: ClusterSpec, requested: ClusterSpec) -> None:
         self.problems = [
-            f"{flag_of(field.name)} {getattr(asked, field.name)} is not what the rehearsal in {folder} has, "
-            f"{getattr(there, field.name)}; end that one with `lathe rehearse down`, or name another folder with --dir"
-            for field in fields(Spec)
-            if getattr(asked, field.name) != getattr(there, field.name)
+            f"{flag_name(field.name)} {getattr(requested, field.name)} differs from the running cluster in {folder}, which has "
+            f"{getattr(running, field.name)}; end it with `lathe rehearse down`, or use another folder with --dir"
+            for field in fields(ClusterSpec)
+            if getattr(requested, field.name) != getattr(running, field.name)
         ]
         super().__init__("\n".join(self.problems))
 
 
 class LocalCluster:
-    """A cluster in one folder, of which there can be several side by side; it outlives the process that boots it."""
+    """A cluster in one folder. It outlives the process that boots it, and several clusters can run side by side."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def up(self, spec: Spec) -> list[str]:
-        """Boot the cluster and wait until every node is idle; of one that is up in part, start what is missing.
+    def up(self, spec: ClusterSpec) -> list[str]:
+        """Boot the cluster and wait until every node is idle; if only some of its daemons run, start the others.
 
         Args:
-            spec: of one that is up already, the one it has.
+            spec: for a cluster that is already up, it must be the same.
 
         Returns:
-            Names of the daemons that were started; none where all were there.
+            Names of the daemons that were started; empty if all were running.
 
         Raises:
-            ShapeError: one of another shape is up in the folder.
-            LaunchError: a program is missing or failed, with the end of its log.
+            ShapeError: a cluster of another shape is up in the folder.
+            LaunchError: a program is missing or failed; the message ends with its log.
         """
         programs = find_programs(spec.accounting)
         check_space(self.folder, spec)
-        with self._held():
+        with self._locked():
             record = read_record(self.folder)
-            there = self.spec()
-            if record is not None and there is not None:
-                if there != spec:
-                    raise ShapeError(self.folder, there, spec)
-                with _told(self.folder):
+            running = self.spec()
+            if record is not None and running is not None:
+                if running != spec:
+                    raise ShapeError(self.folder, running, spec)
+                with _explained(self.folder):
                     return self._boot(record, programs, is_new=False)
-            if is_ours(self.folder):  # what a kill -9 or the end of the machine has left
+            if is_cluster_folder(self.folder):  # left over after a kill -9 or a reboot
                 self._end_all()
-                clear(self.folder)
-            return self._boot_new(ClusterRecord(spec, choose_place(self.folder, spec), time.time()), programs)
+                remove_files(self.folder)
+            return self._boot_new(ClusterRecord(spec, choose_installation(self.folder, spec), time.time()), programs)
 
     def _boot_new(self, record: ClusterRecord, programs: dict[str, str]) -> list[str]:
-        """Boot, or leave nothing running; the logs of a daemon that failed stay to be read."""
+        """Boot; after an error nothing is left running, but the logs of a daemon that failed stay."""
         try:
-            with _told(self.folder):
-                lay_out(record)
+            with _explained(self.folder):
+                write_files(record)
                 started = self._boot(record, programs, is_new=True)
                 mark_booted(self.folder)
             return started
         except BaseException as err:
             self._end_all()
             if not isinstance(err, LaunchError) or isinstance(err.__cause__, OSError):
-                remove(self.folder)
+                remove_folder(self.folder)
             raise
 
     def down(self) -> bool:
-        """End every process of the cluster and of its jobs, and remove the folder; False where there was none."""
-        if not is_ours(self.folder):
+        """End every process of the cluster and of its jobs, and remove the folder; return False if there is no cluster."""
+        if not is_cluster_folder(self.folder):
             return False
-        with self._held():
+        with self._locked():
             self._end_all()
-            remove(self.folder)
+            remove_folder(self.folder)
         return True
 
     def environment(self) -> dict[str, str]:
-        """Variables with which SLURM's commands talk to this cluster."""
+        """Return the variables with which SLURM's commands use this cluster."""
         path = os.environ.get("PATH", os.defpath)
         return {"SLURM_CONF": str(self.folder / "etc" / "slurm.conf"), "PATH": f"{self.folder / 'bin'}:{path}"}
 
-    def status(self) -> Status | None:
-        """None where nothing was ever booted in the folder."""
+    def status(self) -> ClusterStatus | None:
+        """Return None if no cluster was ever started in the folder."""
         record = read_record(self.folder)
         if record is None:
             return None
-        found = daemons.recorded(self.folder)
-        gone = [name for name in names_of(record.spec) if found.get(name) is None]
+        processes = daemons.find_all(self.folder)
+        missing = [name for name in list_daemons(record.spec) if processes.get(name) is None]
         is_booted = was_booted(self.folder)
-        if CONTROLLER in gone or "munged" in gone:
-            return Status(record, is_booted, gone, None, [])
-        states = self._ask("sinfo", "-h", "-o", "%T|%N")
-        jobs = self._ask("squeue", "-h", "-a", "-o", "%i|%P|%T|%M|%R|%j")
+        if CONTROLLER in missing or "munged" in missing:
+            return ClusterStatus(record, is_booted, missing, None, [])
+        states = self._query("sinfo", "-h", "-o", "%T|%N")
+        jobs = self._query("squeue", "-h", "-a", "-o", "%i|%P|%T|%M|%R|%j")
         nodes = None if states is None else dict(line.split("|") for line in states.splitlines())
-        return Status(record, is_booted, gone, nodes, [line.split("|", 5) for line in (jobs or "").splitlines()])
+        return ClusterStatus(
+            record, is_booted, missing, nodes, [line.split("|", 5) for line in (jobs or "").splitlines()]
+        )
 
-    def spec(self) -> Spec | None:
-        """The shape of what is up, in whole or in part; None where nothing of it runs, or its boot was cut off."""
+    def spec(self) -> ClusterSpec | None:
+        """Return the shape of a cluster of which at least one daemon runs; None if there is none, or its boot was interrupted."""
         record = read_record(self.folder)
-        return record.spec if record is not None and was_booted(self.folder) and self._alive() else None
+        return record.spec if record is not None and was_booted(self.folder) and self._find_alive() else None
 
     def _boot(self, record: ClusterRecord, programs: dict[str, str], *, is_new: bool) -> list[str]:
-        """Start in order whatever is not there."""
-        spec, place = record.spec, record.place
+        """Start, in order, the daemons that do not run."""
+        spec = record.spec
         started: list[str] = []
 
         def ensure(name: str, *arguments: str) -> None:
             if daemons.find(self.folder, name) is None:
                 program, _, node = name.partition("-")
-                # What keeps the jobs of a node has the daemon's folder, and nothing else by which it is known.
+                # A step daemon inherits this folder; nothing else shows to which node it belongs.
                 cwd = self.folder / "spool" / node
                 command = [programs[program], *arguments]
-                daemons.start(self.folder, name, command, environment(self.folder), cwd)
+                daemons.start(self.folder, name, command, build_environment(self.folder), cwd)
                 started.append(name)
 
         ensure("munged", *_munged_arguments(self.folder))
-        self._wait(["munged"], lambda: _answers(self.folder / "munge.sock"))
+        self._wait(["munged"], lambda: _is_listening(self.folder / "munge.sock"))
         if spec.accounting:
             if not (self.folder / "mysql" / "mysql").is_dir():
                 self._install_database(programs["mariadb-install-db"])
             ensure("mariadbd", *_mariadbd_arguments(self.folder))
-            self._wait(["mariadbd"], lambda: _answers(self.folder / "mysql.sock"))
+            self._wait(["mariadbd"], lambda: _is_listening(self.folder / "mysql.sock"))
             ensure("slurmdbd", "-D")
-            self._wait(["slurmdbd"], lambda: self._ask("sacctmgr", "-n", "show", "cluster") is not None)
+            self._wait(["slurmdbd"], lambda: self._query("sacctmgr", "-n", "show", "cluster") is not None)
             if is_new:
-                self._run([programs["sacctmgr"], "-i"], ANSWER_PATIENCE_S, told=accounts(place))
+                self._run([programs["sacctmgr"], "-i"], COMMAND_TIMEOUT_S, stdin=render_accounts(record.installation))
         ensure(CONTROLLER, "-D", "-i")
-        for node in node_names(spec):
+        for node in list_nodes(spec):
             ensure(f"slurmd-{node}", "-D", "-N", node)
-        names = [CONTROLLER, *(f"slurmd-{node}" for node in node_names(spec))]
-        self._wait(names, lambda: self._is_ready(spec, is_new=is_new), self._unready)
+        names = [CONTROLLER, *(f"slurmd-{node}" for node in list_nodes(spec))]
+        self._wait(names, lambda: self._is_ready(spec, is_new=is_new), self._find_unready)
         return started
 
-    def _is_ready(self, spec: Spec, *, is_new: bool) -> bool:
-        """A new cluster's nodes are all idle; an older one's may be at work or taken out, but they answer."""
-        states = self._node_states()
+    def _is_ready(self, spec: ClusterSpec, *, is_new: bool) -> bool:
+        """Return whether all nodes are idle, or, in a restarted cluster, whether all nodes answer."""
+        states = self._read_node_states()
         if is_new:
             return list(states.values()) == ["idle"] * spec.nodes
         return len(states) == spec.nodes and not any(state.endswith("*") or "unk" in state for state in states.values())
 
-    def _node_states(self) -> dict[str, str]:
-        lines = (self._ask("sinfo", "-h", "-N", "-p", "main", "-o", "%N|%T") or "").splitlines()
+    def _read_node_states(self) -> dict[str, str]:
+        lines = (self._query("sinfo", "-h", "-N", "-p", "main", "-o", "%N|%T") or "").splitlines()
         return dict(line.split("|") for line in lines)
 
-    def _unready(self) -> str:
-        states = self._node_states()
+    def _find_unready(self) -> str:
+        states = self._read_node_states()
         if not states:
             return CONTROLLER
         return next((f"slurmd-{name}" for name, state in states.items() if state != "idle"), CONTROLLER)
 
-    def _wait(self, names: Sequence[str], is_ready: Callable[[], bool], who: Callable[[], str] | None = None) -> None:
+    def _wait(
+        self, names: Sequence[str], is_ready: Callable[[], bool], find_unready: Callable[[], str] | None = None
+    ) -> None:
         """Wait for daemons.
 
         Raises:
-            LaunchError: one has ended, or time is up, with the log of that one or of ``who`` is to blame.
+            LaunchError: a daemon has ended, or is not ready in time; ``find_unready`` names it. The message ends with its log.
         """
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + START_TIMEOUT_S
         while not is_ready():
             for name in names:
-                if daemons.was_born(self.folder, name) and daemons.find(self.folder, name) is None:
-                    raise LaunchError(self._failure(name, "ended instead of serving"))
+                if daemons.has_record(self.folder, name) and daemons.find(self.folder, name) is None:
+                    raise LaunchError(self._describe_failure(name, "ended during the start"))
             if time.monotonic() > deadline:
-                raise LaunchError(self._failure(who() if who else names[0], f"was not ready within {PATIENCE_S:.0f} s"))
+                name = find_unready() if find_unready else names[0]
+                raise LaunchError(self._describe_failure(name, f"was not ready within {START_TIMEOUT_S:.0f} s"))
             time.sleep(0.05)
 
-    def _failure(self, name: str, what: str) -> str:
+    def _describe_failure(self, name: str, problem: str) -> str:
         logs = [self.folder / "log" / f"{name}{ending}" for ending in (".log", ".out")]
         texts = [(path, path.read_text(errors="replace").strip()) for path in logs if path.exists()]
-        path, text = next(((path, text) for path, text in texts if text), (logs[1], "it said nothing"))
-        last = "\n".join(f"  {line}" for line in text.splitlines()[-TAIL_LINES:])
-        return f"the rehearsal's {name} {what}; `lathe rehearse up` tries again; the end of {path}:\n{last}"
+        path, text = next(((path, text) for path, text in texts if text), (logs[1], "(empty)"))
+        tail = "\n".join(f"  {line}" for line in text.splitlines()[-TAIL_LINES:])
+        return f"the local cluster's {name} {problem}; run `lathe rehearse up` to try again; the end of {path}:\n{tail}"
 
     def _install_database(self, program: str) -> None:
         command = [
             program, "--no-defaults", f"--datadir={self.folder / 'mysql'}", "--skip-test-db",
-            "--auth-root-authentication-method=socket", f"--auth-root-socket-user={user_name()}", *_as_root(), *SMALL,
+            "--auth-root-authentication-method=socket", f"--auth-root-socket-user={get_user_name()}",
+            *_root_options(), *SMALL_DATABASE,
         ]  # fmt: skip
-        done = self._run(command, INSTALL_PATIENCE_S)
+        done = self._run(command, INSTALL_TIMEOUT_S)
         (self.folder / "log" / "mariadb-install-db.out").write_text(done.stdout + done.stderr if done else "")
         if done is None or done.returncode != 0:
-            raise LaunchError(self._failure("mariadb-install-db", "did not make the database"))
+            raise LaunchError(self._describe_failure("mariadb-install-db", "did not create the database"))
 
-    def _ask(self, *command: str) -> str | None:
-        """What a command of SLURM prints; None where there is no answer."""
-        done = self._run(command, ANSWER_PATIENCE_S)
+    def _query(self, *command: str) -> str | None:
+        """Return the output of one of SLURM's commands; None if it fails or does not answer."""
+        done = self._run(command, COMMAND_TIMEOUT_S)
         return done.stdout if done is not None and done.returncode == 0 else None
 
     def _run(
-        self, command: Sequence[str], patience_s: float, told: str = ""
+        self, command: Sequence[str], timeout_s: float, stdin: str = ""
     ) -> subprocess.CompletedProcess[str] | None:
-        """None where it does not end or is not there."""
+        """Return None if the command is missing or does not end in time."""
         try:
             return subprocess.run(
-                command, cwd=self.folder, env=environment(self.folder), input=told, capture_output=True, text=True,
-                errors="replace", timeout=patience_s, check=False,
+                command, cwd=self.folder, env=build_environment(self.folder), input=stdin, capture_output=True, text=True,
+                errors="replace", timeout=timeout_s, check=False,
             )  # fmt: skip
         except (OSError, subprocess.TimeoutExpired):
             return None
 
     @contextlib.contextmanager
-    def _held(self) -> Iterator[None]:
-        """Let no other `lathe rehearse` be at work on the folder meanwhile."""
-        with _told(self.folder):
+    def _locked(self) -> Iterator[None]:
+        """Lock the folder against other `lathe rehearse` commands."""
+        with _explained(self.folder):
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             descriptor = os.open(self.folder, os.O_RDONLY)
         try:
             if not _lock(descriptor, self.folder):
-                raise LaunchError(f"another `lathe rehearse` is at work on {self.folder}; wait until it has ended")
+                raise LaunchError(f"another `lathe rehearse` command is using {self.folder}; wait until it has ended")
             yield
         finally:
             os.close(descriptor)
 
-    def _alive(self) -> list[Process]:
-        return [process for process in daemons.recorded(self.folder).values() if process is not None]
+    def _find_alive(self) -> list[ProcessId]:
+        return [process for process in daemons.find_all(self.folder).values() if process is not None]
 
-    def jobs(self, node: str | None = None) -> tuple[list[Process], list[Process]]:
-        """Processes of jobs, and those of SLURM that keep them, on one node or on all."""
+    def jobs(self, node: str | None = None) -> tuple[list[ProcessId], list[ProcessId]]:
+        """Return the processes of jobs, and SLURM's step daemons, on one node or on all."""
         conf, spool = str(self.folder / "etc" / "slurm.conf"), self.folder / "spool"
-        stats = daemons.everything()
-        keepers, tasks = [], []
-        for one in stats:
-            pid = one.process.pid
-            if one.name == KEEPER:  # it writes its title over its environment
-                cwd = daemons.cwd_of(pid) or Path()
+        stats = daemons.list_processes()
+        step_daemons, tasks = [], []
+        for stat in stats:
+            pid = stat.id.pid
+            if stat.name == STEP_DAEMON:  # it overwrites its environment with its title
+                cwd = daemons.read_cwd(pid) or Path()
                 if cwd.parent == spool and node in (None, cwd.name):
-                    keepers.append(one.process)
+                    step_daemons.append(stat.id)
                 continue
-            seen = daemons.environment_of(pid)
-            its_node = seen.get("SLURMD_NODENAME") if seen.get("SLURM_CONF") == conf else None
+            environment = daemons.read_environment(pid)
+            its_node = environment.get("SLURMD_NODENAME") if environment.get("SLURM_CONF") == conf else None
             if its_node is not None and node in (None, its_node):
-                tasks.append(one.process)
-        found = {*tasks, *daemons.offspring(keepers, stats)} - {*keepers}
-        return [process for process in found if process.pid != os.getpid()], keepers
+                tasks.append(stat.id)
+        processes = {*tasks, *daemons.find_descendants(step_daemons, stats)} - {*step_daemons}
+        return [process for process in processes if process.pid != os.getpid()], step_daemons
 
     def _end_all(self) -> None:
-        """The controller first, as it does not end when its nodes are gone; then jobs, then all the others."""
+        """End the controller first, as it does not end without its nodes; then the jobs, then the other daemons."""
         controller = daemons.find(self.folder, CONTROLLER)
         _end([] if controller is None else [controller])
         self._end_jobs()
-        _end(self._alive())
+        _end(self._find_alive())
         self._end_jobs()
 
     def _end_jobs(self) -> None:
-        """End jobs and what looks after them, also where the daemons that started them are gone."""
-        for _ in range(NUM_SWEEPS):
-            tasks, keepers = self.jobs()
-            if not tasks and not keepers:
+        """End jobs and their step daemons, also if the daemons that started them have ended."""
+        for _ in range(NUM_PASSES):
+            tasks, step_daemons = self.jobs()
+            if not tasks and not step_daemons:
                 return
-            daemons.end(tasks, JOB_PATIENCE_S)
-            daemons.end(keepers, 0)
+            daemons.terminate(tasks, JOB_TIMEOUT_S)
+            daemons.terminate(step_daemons, 0)
 
 
-def _end(found: Sequence[Process]) -> None:
-    """End daemons and what they have started."""
-    helpers = daemons.offspring(found, daemons.everything())
-    daemons.end(found, SAVING_PATIENCE_S)
-    daemons.end(helpers, 0)
+def _end(processes: Sequence[ProcessId]) -> None:
+    """End daemons and the processes that they have started."""
+    helpers = daemons.find_descendants(processes, daemons.list_processes())
+    daemons.terminate(processes, SAVE_TIMEOUT_S)
+    daemons.terminate(helpers, 0)
 
 
-def names_of(spec: Spec) -> list[str]:
-    """Daemons of a cluster in the order in which they start."""
-    of_accounts = ["mariadbd", "slurmdbd"] if spec.accounting else []
-    return ["munged", *of_accounts, CONTROLLER, *(f"slurmd-{node}" for node in node_names(spec))]
+def list_daemons(spec: ClusterSpec) -> list[str]:
+    """Return the daemons of a cluster in their starting order."""
+    accounting = ["mariadbd", "slurmdbd"] if spec.accounting else []
+    return ["munged", *accounting, CONTROLLER, *(f"slurmd-{node}" for node in list_nodes(spec))]
 
 
 def _munged_arguments(folder: Path) -> list[str]:
@@ -330,25 +336,25 @@ def _munged_arguments(folder: Path) -> list[str]:
 
 
 def _mariadbd_arguments(folder: Path) -> list[str]:
-    """No network, and little memory."""
+    """Use no network, and little memory."""
     paths = [f"--datadir={folder / 'mysql'}", f"--socket={folder / 'mysql.sock'}", f"--pid-file={folder / 'mysql.pid'}"]
-    patient = "--innodb-lock-wait-timeout=900"  # as slurmdbd wants it
-    return ["--no-defaults", *_as_root(), "--skip-networking", *paths, *SMALL, patient]
+    timeout = "--innodb-lock-wait-timeout=900"  # required by slurmdbd
+    return ["--no-defaults", *_root_options(), "--skip-networking", *paths, *SMALL_DATABASE, timeout]
 
 
-def _as_root() -> list[str]:
-    """MariaDB runs as root only where that is said."""
+def _root_options() -> list[str]:
+    """MariaDB runs as root only with this option."""
     return ["--user=root"] if os.getuid() == 0 else []
 
 
-def _answers(path: Path) -> bool:
-    """True once somebody listens on a socket."""
+def _is_listening(path: Path) -> bool:
+    """Return whether a process listens on a socket."""
     with socket.socket(socket.AF_UNIX) as probe:
         return probe.connect_ex(str(path)) == 0
 
 
 def _lock(descriptor: int, folder: Path) -> bool:
-    """Lock an open folder; False where another has it, or has just removed it."""
+    """Lock an open folder; return False if another process holds the lock, or has just removed the folder."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return os.path.samestat(os.fstat(descriptor), folder.stat())
@@ -357,12 +363,12 @@ def _lock(descriptor: int, folder: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _told(folder: Path) -> Iterator[None]:
-    """Say of what the disk, or the machine, does not take what it was for."""
+def _explained(folder: Path) -> Iterator[None]:
+    """Turn an error of the disk or the machine into a LaunchError that names the folder."""
     try:
         yield
     except OSError as err:
         raise LaunchError(
-            f"the rehearsal in {folder} could not be set up ({err.strerror}); free space and processes, or name another folder "
-            "with --dir"
+            f"the local cluster in {folder} could not be set up ({err.strerror}); free space and processes, or use another "
+            "folder with --dir"
         ) from err

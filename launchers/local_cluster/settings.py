@@ -1,4 +1,4 @@
-"""Where a rehearsal cluster lies: its folder, ports and programs, what may be wrong with them, and its record."""
+"""The folder, ports, programs and record of a local cluster, and the checks of its flags."""
 
 from __future__ import annotations
 
@@ -19,182 +19,185 @@ from pathlib import Path
 from launchers.base import LaunchError
 from launchers.local_cluster.slurm_conf import (
     LONGEST_SOCKET,
-    ClusterFolder,
-    Spec,
-    files,
-    longest_socket,
-    node_names,
-    num_ports,
+    ClusterSpec,
+    Installation,
+    count_ports,
+    find_longest_socket,
+    list_nodes,
+    render_files,
 )
 
-RECORD, PARTIAL, BOOTED = "rehearsal.json", "rehearsal.json.part", "booted"
-OWN = (
+RECORD, PARTIAL, BOOTED = "lathe-cluster.json", "lathe-cluster.json.part", "booted"
+CLUSTER_FILES = (
     RECORD, PARTIAL, BOOTED, "env.sh", "etc", "dev", "bin", "state", "spool", "log", "pids", "mysql", "munge.key",
     "munge.seed",
 )  # fmt: skip
-RUNNING = ("*.pid", "*.sock", "*.sock.lock")
+RUNTIME_FILES = ("*.pid", "*.sock", "*.sock.lock")
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sinfo", "squeue", "scontrol", "sbatch", "srun")
-PROGRAMS_OF_ACCOUNTS = ("slurmdbd", "sacctmgr", "mariadbd", "mariadb-install-db")
+ACCOUNTING_PROGRAMS = ("slurmdbd", "sacctmgr", "mariadbd", "mariadb-install-db")
 PACKAGES = "slurmctld slurmd slurm-client munge"
-PACKAGES_OF_ACCOUNTS = "slurmdbd slurm-wlm-mysql-plugin mariadb-server"
+ACCOUNTING_PACKAGES = "slurmdbd slurm-wlm-mysql-plugin mariadb-server"
 ADMIN_FOLDERS = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
-"""Where daemons are, which are seldom on a user's PATH."""
+"""Folders of daemons; they are often missing in a user's PATH."""
 PLUGINS = ("/usr/lib/*/slurm*", "/usr/lib/slurm*", "/usr/lib64/slurm*")
 LIMITS = {"nodes": (1, 64), "gpus": (0, 64), "cpus": (1, 4096), "memory_gb": (1, 65536)}
 PORTS = range(10000, 30000)
-"""Below those that the kernel gives to others, so that a daemon which is started again finds its own free."""
-NEEDED_MB, NEEDED_MB_WITH_ACCOUNTS = 32, 256
+"""Below the ports that the kernel hands out, so a restarted daemon finds its own port free."""
+NEEDED_MB, NEEDED_MB_WITH_ACCOUNTING = 32, 256
 
 
 @dataclass(frozen=True)
 class ClusterRecord:
-    """What was booted in a folder."""
+    """The cluster that was booted in a folder."""
 
-    spec: Spec
-    place: ClusterFolder
-    started: float
+    spec: ClusterSpec
+    installation: Installation
+    started_at: float
     """Unix time."""
 
 
-def user_name() -> str:
+def get_user_name() -> str:
     """
     Raises:
-        LaunchError: this user has none, so that SLURM could not run as it.
+        LaunchError: the user has no name, and SLURM cannot run without one.
     """
     try:
         return pwd.getpwuid(os.getuid()).pw_name
     except KeyError as err:
-        raise LaunchError(f"user {os.getuid()} has no name in the user database, and SLURM wants one; add it") from err
+        raise LaunchError(f"user {os.getuid()} has no name in the user database, and SLURM needs one; add it") from err
 
 
-def default_folder() -> Path:
-    """The folder of a rehearsal that is there, else one in memory, else one among temporary files."""
+def choose_default_folder() -> Path:
+    """Return the folder of an existing cluster, else one in /dev/shm, else one for temporary files."""
     try:
-        user = re.sub(r"[^\w.-]", "_", user_name(), flags=re.ASCII)
+        user = re.sub(r"[^\w.-]", "_", get_user_name(), flags=re.ASCII)
     except LaunchError:
         user = str(os.getuid())
-    in_memory, on_disk = (Path(parent) / f"lathe-rehearsal-{user}" for parent in ("/dev/shm", tempfile.gettempdir()))
+    in_memory, on_disk = (Path(parent) / f"lathe-cluster-{user}" for parent in ("/dev/shm", tempfile.gettempdir()))
     for folder in (in_memory, on_disk):
-        if is_ours(folder):
+        if is_cluster_folder(folder):
             return folder
-    return in_memory if _is_fit(in_memory.parent) else on_disk
+    return in_memory if _is_suitable(in_memory.parent) else on_disk
 
 
-def _is_fit(folder: Path) -> bool:
-    if not os.access(folder, os.W_OK | os.X_OK) or _forbids_programs(folder):
+def _is_suitable(folder: Path) -> bool:
+    if not os.access(folder, os.W_OK | os.X_OK) or _is_noexec(folder):
         return False
-    return shutil.disk_usage(folder).free > NEEDED_MB_WITH_ACCOUNTS << 20
+    return shutil.disk_usage(folder).free > NEEDED_MB_WITH_ACCOUNTING << 20
 
 
-def _forbids_programs(folder: Path) -> bool:
+def _is_noexec(folder: Path) -> bool:
     return bool(os.statvfs(folder).f_flag & os.ST_NOEXEC)
 
 
-def flag_of(key: str) -> str:
+def flag_name(key: str) -> str:
     return f"--{key.replace('_', '-')}"
 
 
-def problems(folder: Path, spec: Spec) -> list[str]:
-    """What of the flags of `lathe rehearse up` is wrong, a line each."""
-    found = []
+def check_flags(folder: Path, spec: ClusterSpec) -> list[str]:
+    """Return one line for each wrong flag of `lathe rehearse up`."""
+    problems = []
     for key, (least, most) in LIMITS.items():
         value = getattr(spec, key)
         if not least <= value <= most:
-            found.append(f"{flag_of(key)} {value} is not between {least} and {most}; write a number that is")
+            problems.append(f"{flag_name(key)} {value} is not between {least} and {most}; use a number in this range")
     if not re.fullmatch(r"\w+", spec.gpu_type, flags=re.ASCII):
-        found.append(f"--gpu-type {spec.gpu_type!r} is not a word of letters, digits and _; write one such as h100")
-    return found + ([] if found else _faults_of_folder(folder, spec))
+        problems.append(f"--gpu-type {spec.gpu_type!r} may hold only letters, digits and _; use a name such as h100")
+    return problems or _check_folder(folder, spec)
 
 
-def _faults_of_folder(folder: Path, spec: Spec) -> list[str]:
-    odd = re.search(r"[^\w/.+@-]", str(folder), flags=re.ASCII)
-    if odd:
-        return [f"--dir {folder} holds {odd[0]!r}, which slurm.conf does not take; name a folder without"]
-    too_many = len(longest_socket(folder, spec)) - LONGEST_SOCKET
-    if too_many > 0:
+def _check_folder(folder: Path, spec: ClusterSpec) -> list[str]:
+    invalid = re.search(r"[^\w/.+@-]", str(folder), flags=re.ASCII)
+    if invalid:
+        return [f"--dir {folder} contains {invalid[0]!r}, which slurm.conf does not allow; use a folder without it"]
+    excess = len(find_longest_socket(folder, spec)) - LONGEST_SOCKET
+    if excess > 0:
         return [
-            f"--dir {folder} has {too_many} characters too many for the sockets below it, whose paths may have "
-            f"{LONGEST_SOCKET}; name a shorter one"
+            f"--dir {folder} is {excess} characters too long: the paths of the sockets in it may have {LONGEST_SOCKET} "
+            "characters; use a shorter one"
         ]
-    there = next(parent for parent in (folder, *folder.parents) if os.path.exists(parent))
-    if not there.is_dir():
-        return [f"--dir {folder} is no folder: {there} is a file; name another"]
-    if there == folder and folder.stat().st_uid != os.getuid():
-        return [f"--dir {folder} belongs to user {folder.stat().st_uid}, not to you; name another"]
-    if not os.access(there, os.W_OK | os.X_OK):
-        return [f"--dir {folder} cannot be made or written: {there} is not yours to write; name another"]
-    if _forbids_programs(there):
+    existing = next(parent for parent in (folder, *folder.parents) if os.path.exists(parent))
+    if not existing.is_dir():
+        return [f"--dir {folder} is not a folder: {existing} is a file; use another folder"]
+    if existing == folder and folder.stat().st_uid != os.getuid():
+        return [f"--dir {folder} belongs to user {folder.stat().st_uid}, not to you; use another folder"]
+    if not os.access(existing, os.W_OK | os.X_OK):
+        return [f"--dir {folder} cannot be created or written: you may not write to {existing}; use another folder"]
+    if _is_noexec(existing):
         return [
-            f"--dir {folder} is on a file system that runs no programs (noexec), and jobs start there; name another"
+            f"--dir {folder} is on a file system that does not allow programs (noexec), and jobs start there; use another folder"
         ]
-    if there == folder and not is_ours(folder) and any(folder.iterdir()):
-        return [f"--dir {folder} holds other things; name a new folder or an empty one"]
+    if existing == folder and not is_cluster_folder(folder) and any(folder.iterdir()):
+        return [f"--dir {folder} contains other files; use a new or an empty folder"]
     return []
 
 
-def check_space(folder: Path, spec: Spec) -> None:
+def check_space(folder: Path, spec: ClusterSpec) -> None:
     """
     Raises:
-        LaunchError: there is too little.
+        LaunchError: the disk has too little free space.
     """
-    there = next(parent for parent in (folder, *folder.parents) if os.path.exists(parent))
-    needed_mb = NEEDED_MB_WITH_ACCOUNTS if spec.accounting else NEEDED_MB
-    free_mb = shutil.disk_usage(there).free >> 20
+    existing = next(parent for parent in (folder, *folder.parents) if os.path.exists(parent))
+    needed_mb = NEEDED_MB_WITH_ACCOUNTING if spec.accounting else NEEDED_MB
+    free_mb = shutil.disk_usage(existing).free >> 20
     if free_mb < needed_mb:
         raise LaunchError(
-            f"{folder} has {free_mb} MB left, and a rehearsal needs {needed_mb} MB; free space there, or name another with --dir"
+            f"{folder} has {free_mb} MB free, and a local cluster needs {needed_mb} MB; free space there, or use another "
+            "folder with --dir"
         )
 
 
-def search_path() -> str:
+def build_search_path() -> str:
     return os.pathsep.join(filter(None, (os.environ.get("PATH"), *ADMIN_FOLDERS)))
 
 
 def find_programs(accounting: bool) -> dict[str, str]:
-    """Full path of every program by its name.
+    """Return the full path of every program, by name.
 
     Raises:
-        LaunchError: some are missing; with the packages that bring them.
+        LaunchError: programs are missing; the message names their packages.
     """
-    names = PROGRAMS + (PROGRAMS_OF_ACCOUNTS if accounting else ())
-    found = {name: shutil.which(name, path=search_path()) for name in names}
-    missing = [name for name, path in found.items() if path is None]
+    names = PROGRAMS + (ACCOUNTING_PROGRAMS if accounting else ())
+    paths = {name: shutil.which(name, path=build_search_path()) for name in names}
+    missing = [name for name, path in paths.items() if path is None]
     folders = [folder for pattern in PLUGINS for folder in Path("/").glob(pattern.lstrip("/"))]
     if accounting and folders and not any((folder / "accounting_storage_mysql.so").exists() for folder in folders):
         missing.append("accounting_storage_mysql.so")
     if missing:
-        packages = f"{PACKAGES} {PACKAGES_OF_ACCOUNTS}" if accounting else PACKAGES
+        packages = f"{PACKAGES} {ACCOUNTING_PACKAGES}" if accounting else PACKAGES
         raise LaunchError(
-            f"a rehearsal needs {', '.join(missing)}, which this machine has not; `apt-get install {packages}` brings all of it"
+            f"this machine lacks {', '.join(missing)}, which a local cluster needs; run `apt-get install {packages}`"
         )
-    return {name: path for name, path in found.items() if path is not None}
+    return {name: path for name, path in paths.items() if path is not None}
 
 
-def environment(folder: Path) -> dict[str, str]:
-    """All that daemons see, and the commands that ask them: nothing of a surrounding job, and no secrets."""
-    kept = ("HOME", "USER", "LOGNAME", "TZ", "LD_LIBRARY_PATH")
-    return {name: os.environ[name] for name in kept if name in os.environ} | {
-        "PATH": search_path(),
+def build_environment(folder: Path) -> dict[str, str]:
+    """Return the environment of daemons and of SLURM's commands: nothing of a surrounding job, and no secrets."""
+    inherited = ("HOME", "USER", "LOGNAME", "TZ", "LD_LIBRARY_PATH")
+    return {name: os.environ[name] for name in inherited if name in os.environ} | {
+        "PATH": build_search_path(),
         "LC_ALL": "C",
         "SLURM_CONF": str(folder / "etc" / "slurm.conf"),
         "MYSQL_UNIX_PORT": str(folder / "mysql.sock"),
     }
 
 
-def choose_place(folder: Path, spec: Spec) -> ClusterFolder:
-    """A place with ports that are free now.
+def choose_installation(folder: Path, spec: ClusterSpec) -> Installation:
+    """Choose ports that are free now, and the first job number.
 
     Raises:
-        LaunchError: there are none, or this user has no name.
+        LaunchError: there are none, or the user has no name.
     """
-    count = num_ports(spec)
+    count = count_ports(spec)
     for _ in range(100):
         port = random.SystemRandom().randrange(PORTS.start, PORTS.stop - count)
         if all(_is_free(each) for each in range(port, port + count)):
-            # Ten numbers a second, so that a cluster which is booted again goes on after the jobs of the last one.
+            # Ten numbers per second, so a cluster that is booted again continues after the job numbers of the last one.
             first_job = int(time.time() * 10) % 60_000_000 + 1
-            return ClusterFolder(folder, socket.gethostname().partition(".")[0], user_name(), port, first_job)
-    raise LaunchError(f"no {count} ports in a row are free between {PORTS.start} and {PORTS.stop}; end what holds them")
+            return Installation(folder, socket.gethostname().partition(".")[0], get_user_name(), port, first_job)
+    raise LaunchError(
+        f"no {count} ports in a row are free between {PORTS.start} and {PORTS.stop}; end the processes that use them"
+    )
 
 
 def _is_free(port: int) -> bool:
@@ -207,41 +210,41 @@ def _is_free(port: int) -> bool:
         return True
 
 
-def lay_out(record: ClusterRecord) -> None:
-    """Make folders and files, the record first."""
-    folder, spec = record.place.folder, record.spec
+def write_files(record: ClusterRecord) -> None:
+    """Create folders and files, the record first."""
+    folder, spec = record.installation.folder, record.spec
     (folder / PARTIAL).write_text(json.dumps(asdict(record), default=str))
     (folder / PARTIAL).replace(folder / RECORD)
-    for name in ("etc", "dev", "bin", "state", "log", "pids", "mysql", *(f"spool/{node}" for node in node_names(spec))):
+    for name in ("etc", "dev", "bin", "state", "log", "pids", "mysql", *(f"spool/{node}" for node in list_nodes(spec))):
         (folder / name).mkdir(parents=True)
     key = folder / "munge.key"
     key.touch(mode=0o600)
     key.write_bytes(secrets.token_bytes(1024))
     for number in range(spec.gpus):
         (folder / "dev" / f"nvidia{number}").symlink_to("/dev/null")
-    for name, text in files(spec, record.place).items():
+    for name, text in render_files(spec, record.installation).items():
         path = folder / name
         path.touch(mode=0o700 if path.parent.name == "bin" else 0o600)
         path.write_text(text)
 
 
 def read_record(folder: Path) -> ClusterRecord | None:
-    """None where there is none, or one that was cut off."""
+    """Return None if there is no complete record."""
     try:
-        text = json.loads((folder / RECORD).read_text())
-        place = ClusterFolder(**text["place"] | {"folder": folder})
-        return ClusterRecord(Spec(**text["spec"]), place, text["started"])
+        record = json.loads((folder / RECORD).read_text())
+        installation = Installation(**record["installation"] | {"folder": folder})
+        return ClusterRecord(ClusterSpec(**record["spec"]), installation, record["started_at"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def is_ours(folder: Path) -> bool:
-    """True where a rehearsal was begun, whatever became of it."""
+def is_cluster_folder(folder: Path) -> bool:
+    """Return whether a cluster was ever started in the folder."""
     return any(os.path.exists(folder / name) for name in (RECORD, PARTIAL))
 
 
 def was_booted(folder: Path) -> bool:
-    """False for what was begun and never came to its end."""
+    """Return whether the boot was completed."""
     return (folder / BOOTED).exists()
 
 
@@ -249,15 +252,19 @@ def mark_booted(folder: Path) -> None:
     (folder / BOOTED).touch()
 
 
-def clear(folder: Path) -> None:
+def remove_files(folder: Path) -> None:
     """Remove the cluster's own files.
 
     Raises:
-        LaunchError: something of it stays.
+        LaunchError: a file cannot be removed.
     """
-    own = [folder / name for name in OWN] + [path for pattern in RUNNING for path in folder.glob(pattern)]
+    paths = [folder / name for name in CLUSTER_FILES] + [
+        path for pattern in RUNTIME_FILES for path in folder.glob(pattern)
+    ]
     try:
-        for path in reversed(own):  # the record last, so that what is left of a broken removal is known for what it is
+        for path in reversed(
+            paths
+        ):  # the record last, so the rest of a failed removal is still recognised as a cluster
             if path.is_dir():
                 shutil.rmtree(path)
             else:
@@ -266,8 +273,8 @@ def clear(folder: Path) -> None:
         raise LaunchError(f"{err.filename} could not be removed ({err.strerror}); remove {folder} by hand") from err
 
 
-def remove(folder: Path) -> None:
-    """Remove the cluster's own files, and the folder unless someone has put something else into it."""
-    clear(folder)
+def remove_folder(folder: Path) -> None:
+    """Remove the cluster's own files, and the folder if it is then empty."""
+    remove_files(folder)
     with contextlib.suppress(OSError):
         folder.rmdir()

@@ -1,4 +1,4 @@
-"""Real SLURM clusters of this machine, for tests that submit to them, and take parts of them away."""
+"""Real SLURM clusters on this machine, for tests that submit jobs and end daemons and nodes."""
 
 from __future__ import annotations
 
@@ -18,45 +18,45 @@ import pytest
 from launchers.base import LaunchError
 from launchers.local_cluster import daemons
 from launchers.local_cluster.cluster import CONTROLLER, LocalCluster
-from launchers.local_cluster.settings import default_folder, find_programs
-from launchers.local_cluster.slurm_conf import Spec
+from launchers.local_cluster.settings import choose_default_folder, find_programs
+from launchers.local_cluster.slurm_conf import ClusterSpec
 
 T = TypeVar("T")
-PATIENCE_S = 60.0
+TIMEOUT_S = 60.0
 
 
 class Cluster(LocalCluster):
-    """A rehearsal that can be hurt."""
+    """A local cluster whose daemons and nodes a test can end."""
 
-    def __init__(self, folder: Path, spec: Spec) -> None:
+    def __init__(self, folder: Path, spec: ClusterSpec) -> None:
         super().__init__(folder)
         self.shape = spec
 
     def boot(self) -> list[str]:
-        """Start it, or what of it is missing."""
+        """Start the daemons that do not run."""
         return self.up(self.shape)
 
     def run(self, *command: str) -> str:
-        """What one of SLURM's commands prints; it has to succeed."""
+        """Return the output of one of SLURM's commands, which must succeed."""
         done = subprocess.run(
             command, cwd=self.folder, env={**os.environ, **self.environment()}, stdin=subprocess.DEVNULL, text=True,
-            capture_output=True, timeout=PATIENCE_S, check=False,
+            capture_output=True, timeout=TIMEOUT_S, check=False,
         )  # fmt: skip
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
         return done.stdout
 
     def kill_controller(self) -> None:
-        """As a crash would: SIGKILL, and nothing is saved."""
+        """End the controller as a crash would: with SIGKILL, so it saves nothing."""
         self._kill(CONTROLLER)
 
     def start_controller(self) -> None:
         self.boot()
 
     def kill_node(self, name: str) -> None:
-        """As a power cut would: the daemon, what keeps its jobs, and the jobs."""
+        """End a node as a power cut would: its daemon, the step daemons and the jobs."""
         self._kill(f"slurmd-{name}")
-        tasks, keepers = self.jobs(name)
-        daemons.end([*keepers, *tasks], 0)
+        tasks, step_daemons = self.jobs(name)
+        daemons.terminate([*step_daemons, *tasks], 0)
 
     def _kill(self, name: str) -> None:
         process = daemons.find(self.folder, name)
@@ -64,25 +64,25 @@ class Cluster(LocalCluster):
         os.kill(process.pid, signal.SIGKILL)
         until(lambda: not process.is_alive())
 
-    def processes(self) -> list[daemons.Process]:
-        """Every process that belongs to it now: daemons, what they have started, and jobs."""
-        alive = [process for process in daemons.recorded(self.folder).values() if process is not None]
-        tasks, keepers = self.jobs()
-        return [*{*alive, *daemons.offspring(alive, daemons.everything()), *tasks, *keepers}]
+    def processes(self) -> list[daemons.ProcessId]:
+        """Return every process of the cluster: daemons, their children, and jobs."""
+        alive = [process for process in daemons.find_all(self.folder).values() if process is not None]
+        tasks, step_daemons = self.jobs()
+        return [*{*alive, *daemons.find_descendants(alive, daemons.list_processes()), *tasks, *step_daemons}]
 
 
-def until(look: Callable[[], T], why_not: Callable[[], object] = lambda: "") -> T:
-    """Wait, within a bound that a machine under load keeps too, until something is so; what it is."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not (found := look()):
-        assert time.monotonic() < deadline, f"nothing came in {PATIENCE_S} s: {why_not()}"
+def until(condition: Callable[[], T], describe: Callable[[], object] = lambda: "") -> T:
+    """Wait until a condition is true, long enough for a machine under load; return its value."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"the condition is still false after {TIMEOUT_S} s: {describe()}"
         time.sleep(0.05)
-    return found
+    return value
 
 
 @contextmanager
-def booted(spec: Spec) -> Iterator[Cluster]:
-    """A cluster for as long as the context is open; the test is skipped where SLURM is not installed."""
+def booted(spec: ClusterSpec) -> Iterator[Cluster]:
+    """Boot a cluster for the time of the context; skip the test if SLURM is not installed."""
     skip_without_slurm(accounting=spec.accounting)
     with short_folder() as folder:
         cluster = Cluster(folder, spec)
@@ -95,8 +95,8 @@ def booted(spec: Spec) -> Iterator[Cluster]:
 
 @contextmanager
 def short_folder() -> Iterator[Path]:
-    """An empty folder for a cluster: pytest's own have names too long for sockets."""
-    folder = Path(tempfile.mkdtemp(prefix="lathe-test-", dir=default_folder().parent))
+    """Create an empty folder for a cluster: the paths of pytest's folders are too long for sockets."""
+    folder = Path(tempfile.mkdtemp(prefix="lathe-test-", dir=choose_default_folder().parent))
     try:
         yield folder
     finally:

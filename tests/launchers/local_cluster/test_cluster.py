@@ -1,4 +1,4 @@
-"""Throw-away SLURM clusters: the files they are made of, real ones that are used, hurt and ended, and what is told."""
+"""Local SLURM clusters: their files, real clusters that are used, damaged and ended, and the error messages."""
 
 from __future__ import annotations
 
@@ -17,37 +17,50 @@ import pytest
 
 from launchers.base import LaunchError
 from launchers.local_cluster import daemons
-from launchers.local_cluster.cluster import LocalCluster, ShapeError, names_of
-from launchers.local_cluster.daemons import Process
-from launchers.local_cluster.settings import choose_place, clear, default_folder, find_programs, problems
-from launchers.local_cluster.slurm_conf import ClusterFolder, Spec, files, gres_conf, longest_socket, node_names
+from launchers.local_cluster.cluster import LocalCluster, ShapeError, list_daemons
+from launchers.local_cluster.daemons import ProcessId
+from launchers.local_cluster.settings import (
+    check_flags,
+    choose_default_folder,
+    choose_installation,
+    find_programs,
+    remove_files,
+)
+from launchers.local_cluster.slurm_conf import (
+    ClusterSpec,
+    Installation,
+    find_longest_socket,
+    list_nodes,
+    render_files,
+    render_gres_conf,
+)
 from tests.conftest import Lathe
 from tests.support.cluster import Cluster, booted, short_folder, skip_without_slurm, until
 
-PLACE = ClusterFolder(Path("/r"), host="box", user="me", port=12000, first_job=77)
-SMALL = Spec(nodes=2, gpus=1, cpus=2, memory_gb=3)
+INSTALLATION = Installation(Path("/r"), host="box", user="me", port=12000, first_job=77)
+SMALL = ClusterSpec(nodes=2, gpus=1, cpus=2, memory_gb=3)
 
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """An empty folder; a cluster in it is ended afterwards."""
-    with short_folder() as found:
-        yield found
-        LocalCluster(found).down()
+    with short_folder() as path:
+        yield path
+        LocalCluster(path).down()
 
 
 @pytest.fixture
 def small() -> Iterator[Cluster]:
-    """A cluster of this test alone."""
-    with booted(SMALL) as found:
-        yield found
+    """A small cluster that only one test uses."""
+    with booted(SMALL) as cluster:
+        yield cluster
 
 
-# What it is made of.
+# The files of a cluster.
 
 
-def test_slurm_conf_declares_nodes_that_this_machine_does_not_have() -> None:
-    conf = files(SMALL, PLACE)["etc/slurm.conf"].splitlines()
+def test_slurm_conf_declares_nodes_that_the_machine_does_not_have() -> None:
+    conf = render_files(SMALL, INSTALLATION)["etc/slurm.conf"].splitlines()
     assert [line for line in conf if line.startswith(("NodeName", "PartitionName"))] == [
         "NodeName=127.0.77.1 NodeAddr=127.0.77.1 NodeHostname=box Port=12001 CPUs=2 RealMemory=3072 Gres=gpu:h100:1 "
         "Feature=h100 State=UNKNOWN",
@@ -69,73 +82,76 @@ def test_slurm_conf_declares_nodes_that_this_machine_does_not_have() -> None:
         "FirstJobId=77",
     ],
 )  # fmt: skip
-def test_slurm_conf_has_the_lines_without_which_something_does_not_work(line: str) -> None:
-    assert line in files(SMALL, PLACE)["etc/slurm.conf"].splitlines()
+def test_slurm_conf_has_every_necessary_line(line: str) -> None:
+    assert line in render_files(SMALL, INSTALLATION)["etc/slurm.conf"].splitlines()
 
 
-def test_only_with_accounting_there_is_a_database_and_only_without_a_stand_in_for_sacct() -> None:
-    assert sorted(files(SMALL, PLACE)) == ["bin/sacct", "env.sh", "etc/gres.conf", "etc/slurm.conf"]
-    assert "AccountingStorage" not in files(SMALL, PLACE)["etc/slurm.conf"]
-    found = files(Spec(nodes=2, accounting=True), PLACE)
-    assert sorted(found) == ["env.sh", "etc/gres.conf", "etc/slurm.conf", "etc/slurmdbd.conf"]
+def test_there_is_a_database_with_accounting_and_a_stand_in_for_sacct_without() -> None:
+    assert sorted(render_files(SMALL, INSTALLATION)) == ["bin/sacct", "env.sh", "etc/gres.conf", "etc/slurm.conf"]
+    assert "AccountingStorage" not in render_files(SMALL, INSTALLATION)["etc/slurm.conf"]
+    texts = render_files(ClusterSpec(nodes=2, accounting=True), INSTALLATION)
+    assert sorted(texts) == ["env.sh", "etc/gres.conf", "etc/slurm.conf", "etc/slurmdbd.conf"]
     for line in ("AccountingStoragePort=12003", "AccountingStoragePass=/r/munge.sock"):
-        assert line in found["etc/slurm.conf"].splitlines()
-    assert {"DbdPort=12003", "StorageUser=me"} <= {*found["etc/slurmdbd.conf"].splitlines()}
+        assert line in texts["etc/slurm.conf"].splitlines()
+    assert {"DbdPort=12003", "StorageUser=me"} <= {*texts["etc/slurmdbd.conf"].splitlines()}
 
 
 @pytest.mark.parametrize(
     ("spec", "text"),
     [
-        (Spec(gpus=0), ""),
-        (Spec(gpus=1), "Name=gpu Type=h100 File=/r/dev/nvidia0 Flags=nvidia_gpu_env\n"),
-        (Spec(gpus=8, gpu_type="a100"), "Name=gpu Type=a100 File=/r/dev/nvidia[0-7] Flags=nvidia_gpu_env\n"),
+        (ClusterSpec(gpus=0), ""),
+        (ClusterSpec(gpus=1), "Name=gpu Type=h100 File=/r/dev/nvidia0 Flags=nvidia_gpu_env\n"),
+        (ClusterSpec(gpus=8, gpu_type="a100"), "Name=gpu Type=a100 File=/r/dev/nvidia[0-7] Flags=nvidia_gpu_env\n"),
     ],
 )
-def test_gpus_are_links_that_only_cuda_is_told_of(spec: Spec, text: str) -> None:
-    assert gres_conf(spec, PLACE) == text
+def test_gpus_are_links_that_set_only_the_variables_of_cuda(spec: ClusterSpec, text: str) -> None:
+    assert render_gres_conf(spec, INSTALLATION) == text
 
 
-def test_a_node_without_gpus_declares_none() -> None:
-    assert "Gres" not in files(Spec(gpus=0), PLACE)["etc/slurm.conf"].replace("GresTypes", "")
+def test_a_node_without_gpus_declares_no_gres() -> None:
+    assert "Gres" not in render_files(ClusterSpec(gpus=0), INSTALLATION)["etc/slurm.conf"].replace("GresTypes", "")
 
 
 def test_a_shell_may_source_env_sh_twice(tmp_path: Path) -> None:
-    (tmp_path / "env.sh").write_text(files(SMALL, PLACE)["env.sh"])
+    (tmp_path / "env.sh").write_text(render_files(SMALL, INSTALLATION)["env.sh"])
     command = 'set -eu; PATH=/bin; . ./env.sh; . ./env.sh; echo "$SLURM_CONF $PATH"'
     assert subprocess.check_output(["sh", "-c", command], cwd=tmp_path, text=True) == "/r/etc/slurm.conf /r/bin:/bin\n"
 
 
-def test_two_clusters_have_ports_of_their_own(folder: Path) -> None:
-    ports = {choose_place(folder, SMALL).port for _ in range(20)}
+def test_each_cluster_chooses_its_own_ports(folder: Path) -> None:
+    ports = {choose_installation(folder, SMALL).port for _ in range(20)}
     assert len(ports) > 1
     assert all(10000 <= port < 30000 for port in ports)
 
 
-# What may be wrong with it.
+# Errors.
 
 
 @pytest.mark.parametrize(
-    ("path", "told"),
+    ("path", "message"),
     [
-        ("/dev/shm/it's", "--dir /dev/shm/it's holds \"'\", which slurm.conf does not take; name a folder without"),
-        ("/dev/null", "--dir /dev/null is no folder: /dev/null is a file; name another"),
-        ("/", "--dir / holds other things; name a new folder or an empty one"),
+        (
+            "/dev/shm/it's",
+            "--dir /dev/shm/it's contains \"'\", which slurm.conf does not allow; use a folder without it",
+        ),
+        ("/dev/null", "--dir /dev/null is not a folder: /dev/null is a file; use another folder"),
+        ("/", "--dir / contains other files; use a new or an empty folder"),
     ],
 )
-def test_a_folder_that_does_not_do_is_told(path: str, told: str) -> None:
+def test_an_unsuitable_folder_is_refused(path: str, message: str) -> None:
     if path == "/" and os.getuid() != 0:
-        told = "--dir / belongs to user 0, not to you; name another"
-    assert problems(Path(path), Spec()) == [told]
+        message = "--dir / belongs to user 0, not to you; use another folder"
+    assert check_flags(Path(path), ClusterSpec()) == [message]
 
 
-def test_the_longest_path_of_a_socket_decides_how_long_the_folder_may_be(tmp_path: Path) -> None:
-    room = 107 - len(longest_socket(Path("/"), Spec(nodes=10)).replace("//", "/"))
+def test_the_longest_path_of_a_socket_limits_the_length_of_the_folder(tmp_path: Path) -> None:
+    room = 107 - len(find_longest_socket(Path("/"), ClusterSpec(nodes=10)).replace("//", "/"))
     fits, does_not = Path("/" + "a" * room), Path("/" + "a" * (room + 1))
-    assert not [line for line in problems(fits, Spec(nodes=9)) if "too many" in line]
-    assert problems(does_not, Spec(nodes=10))[0].startswith(f"--dir {does_not} has 2 characters too many")
+    assert not [line for line in check_flags(fits, ClusterSpec(nodes=9)) if "too long" in line]
+    assert check_flags(does_not, ClusterSpec(nodes=10))[0].startswith(f"--dir {does_not} is 2 characters too long")
 
 
-def test_missing_programs_are_told_with_the_packages_that_bring_them(
+def test_the_error_for_missing_programs_names_their_packages(
     lathe: Lathe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("launchers.local_cluster.settings.ADMIN_FOLDERS", ())
@@ -147,20 +163,20 @@ def test_missing_programs_are_told_with_the_packages_that_bring_them(
             "slurmctld slurmd slurm-client munge slurmdbd slurm-wlm-mysql-plugin mariadb-server",
         ),
     ):  # fmt: skip
-        with pytest.raises(LaunchError) as told:
-            LocalCluster(tmp_path / "cluster").up(Spec(accounting=accounting))
-        assert str(told.value).startswith(f"a rehearsal needs {missing}, ")
-        assert str(told.value).endswith(f"which this machine has not; `apt-get install {packages}` brings all of it")
+        with pytest.raises(LaunchError) as refused:
+            LocalCluster(tmp_path / "cluster").up(ClusterSpec(accounting=accounting))
+        assert str(refused.value).startswith(f"this machine lacks {missing}, ")
+        assert str(refused.value).endswith(f"which a local cluster needs; run `apt-get install {packages}`")
         assert not (tmp_path / "cluster").exists()
 
 
-def test_daemons_are_found_though_a_users_path_does_not_have_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_daemons_outside_of_the_users_path_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     skip_without_slurm()
     monkeypatch.setenv("PATH", "")
     assert Path(find_programs(accounting=False)["slurmctld"]).is_absolute()
 
 
-def test_a_program_that_fails_is_told_with_the_end_of_its_log(
+def test_the_error_for_a_program_that_fails_ends_with_its_log(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     skip_without_slurm()
@@ -171,15 +187,15 @@ def test_a_program_that_fails_is_told_with_the_end_of_its_log(
     cluster = Cluster(folder, SMALL)
     with pytest.raises(
         LaunchError,
-        match=r"the rehearsal's slurmd-127\.0\.77\.\d ended instead of serving; (.*\n)+  slurmd: fatal: no luck$",
+        match=r"the local cluster's slurmd-127\.0\.77\.\d ended during the start; (.*\n)+  slurmd: fatal: no luck$",
     ):
         cluster.boot()
     assert cluster.processes() == []
     monkeypatch.undo()
-    assert cluster.boot() == names_of(SMALL)
+    assert cluster.boot() == list_daemons(SMALL)
 
 
-def test_a_program_that_does_nothing_is_not_waited_for_for_ever(
+def test_a_program_that_does_nothing_is_an_error_after_a_timeout(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     skip_without_slurm()
@@ -187,33 +203,33 @@ def test_a_program_that_does_nothing_is_not_waited_for_for_ever(
     fake.write_text("#!/bin/sh\necho idle\nsleep 600\n")
     fake.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    monkeypatch.setattr("launchers.local_cluster.cluster.PATIENCE_S", 0.3)
+    monkeypatch.setattr("launchers.local_cluster.cluster.START_TIMEOUT_S", 0.3)
     cluster = Cluster(folder, SMALL)
-    with pytest.raises(LaunchError, match=r"the rehearsal's munged was not ready within 0 s; (.*\n)+  idle$"):
+    with pytest.raises(LaunchError, match=r"the local cluster's munged was not ready within 0 s; (.*\n)+  idle$"):
         cluster.boot()
     assert cluster.processes() == []
 
 
-def test_two_commands_do_not_work_on_one_folder_at_once(folder: Path) -> None:
+def test_two_commands_cannot_use_one_folder_at_once(folder: Path) -> None:
     skip_without_slurm()
     descriptor = os.open(folder, os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     try:
-        with pytest.raises(LaunchError, match=f"another `lathe rehearse` is at work on {folder}; wait until"):
+        with pytest.raises(LaunchError, match=f"another `lathe rehearse` command is using {folder}; wait until"):
             LocalCluster(folder).up(SMALL)
     finally:
         os.close(descriptor)
     assert list(folder.iterdir()) == []
 
 
-def test_a_disk_without_room_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     skip_without_slurm()
 
     def full(record: Any) -> None:
-        (folder / "rehearsal.json").touch()
+        (folder / "lathe-cluster.json").touch()
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("launchers.local_cluster.cluster.lay_out", full)
+    monkeypatch.setattr("launchers.local_cluster.cluster.write_files", full)
     with pytest.raises(
         LaunchError, match=r"could not be set up \(No space left on device\); free space and processes, or"
     ):
@@ -221,10 +237,10 @@ def test_a_disk_without_room_is_told(folder: Path, monkeypatch: pytest.MonkeyPat
     assert not folder.exists()
 
 
-# Real ones.
+# Real clusters.
 
 
-def test_tasks_on_two_nodes_see_the_gpus_that_they_were_given(cluster: Cluster) -> None:
+def test_tasks_on_two_nodes_see_their_own_gpus(cluster: Cluster) -> None:
     shown = cluster.run(
         "srun", "-N2", "--ntasks-per-node=2", "--gpus-per-task=1", "sh", "-c",
         'echo "$SLURM_PROCID $SLURMD_NODENAME $CUDA_VISIBLE_DEVICES ${ROCR_VISIBLE_DEVICES-none}"',
@@ -234,37 +250,37 @@ def test_tasks_on_two_nodes_see_the_gpus_that_they_were_given(cluster: Cluster) 
         ("0", "0", "none"), ("1", "1", "none"), ("2", "0", "none"), ("3", "1", "none"),
     ]  # fmt: skip
     assert len({node for _, node, _, _ in tasks}) == 2
-    assert {node for _, node, _, _ in tasks} <= {*node_names(cluster.shape)}
+    assert {node for _, node, _, _ in tasks} <= {*list_nodes(cluster.shape)}
 
 
-def test_an_array_runs_and_the_stand_in_for_sacct_tells_how_it_ended(cluster: Cluster, tmp_path: Path) -> None:
+def test_an_array_runs_and_the_stand_in_for_sacct_shows_its_states(cluster: Cluster, tmp_path: Path) -> None:
     job = cluster.run(
         "sbatch", "--parsable", "--wait", "--array=0-3%2", "--gres=gpu:h100:2", f"--output={tmp_path}/%a.txt",
         "--wrap", "echo $SLURM_ARRAY_TASK_ID of $CUDA_VISIBLE_DEVICES",
     ).strip()  # fmt: skip
     assert re.sub("[23]$", "_", (tmp_path / "3.txt").read_text().strip()) in ("3 of 0,1", "3 of 2,_")
-    command = ("sacct", "-o", "JobID,State,NodeList", "--parsable2", "-j", job)  # as submitit asks
+    command = ("sacct", "-o", "JobID,State,NodeList", "--parsable2", "-j", job)  # as submitit queries it
     header, *rows = cluster.run(*command).splitlines()
     assert header == "JobID|State|NodeList"
     states = {name: state for name, state, _ in (row.split("|") for row in rows) if name.startswith(job)}
     assert states == {f"{job}_{task}": "COMPLETED" for task in range(4)}
 
 
-def test_what_no_node_can_run_is_refused_at_once(cluster: Cluster) -> None:
-    for asked in ("--gres=gpu:b200:1", "--nodes=5", "--cpus-per-task=64"):
+def test_a_job_that_no_node_can_run_is_refused_at_once(cluster: Cluster) -> None:
+    for option in ("--gres=gpu:b200:1", "--nodes=5", "--cpus-per-task=64"):
         with pytest.raises(AssertionError, match="error"):
-            cluster.run("sbatch", asked, "--wrap", "true")
+            cluster.run("sbatch", option, "--wrap", "true")
 
 
-def test_daemons_are_nobodys_children_and_have_sessions_of_their_own(cluster: Cluster) -> None:
-    found = [process for process in daemons.recorded(cluster.folder).values() if process is not None]
-    assert len(found) == len(names_of(cluster.shape)) == 6
-    assert os.getpid() not in {psutil.Process(process.pid).ppid() for process in found}
-    assert os.getsid(0) not in {os.getsid(process.pid) for process in found}
+def test_daemons_are_children_of_init_in_their_own_sessions(cluster: Cluster) -> None:
+    running = [process for process in daemons.find_all(cluster.folder).values() if process is not None]
+    assert len(running) == len(list_daemons(cluster.shape)) == 6
+    assert os.getpid() not in {psutil.Process(process.pid).ppid() for process in running}
+    assert os.getsid(0) not in {os.getsid(process.pid) for process in running}
 
 
-def test_a_controller_and_a_node_that_were_killed_are_seen_and_started_again(cluster: Cluster) -> None:
-    node = node_names(cluster.shape)[2]
+def test_a_killed_controller_and_a_killed_node_are_reported_and_restarted(cluster: Cluster) -> None:
+    node = list_nodes(cluster.shape)[2]
     job = cluster.run("sbatch", "--parsable", f"--nodelist={node}", "--output=/dev/null", "--wrap", "sleep 600").strip()
     until(lambda: cluster.jobs(node)[0])
     tasks = cluster.jobs(node)[0]
@@ -272,19 +288,19 @@ def test_a_controller_and_a_node_that_were_killed_are_seen_and_started_again(clu
     assert not [process for process in tasks if process.is_alive()]
     status = cluster.status()
     assert status is not None
-    assert (status.gone, status.nodes is None) == ([f"slurmd-{node}"], False)
+    assert (status.missing, status.nodes is None) == ([f"slurmd-{node}"], False)
     assert any(row[0] == job for row in status.jobs)
     cluster.kill_controller()
     status = cluster.status()
     assert status is not None
-    assert (status.gone, status.nodes) == (["slurmctld", f"slurmd-{node}"], None)
+    assert (status.missing, status.nodes) == (["slurmctld", f"slurmd-{node}"], None)
     assert cluster.boot() == ["slurmctld", f"slurmd-{node}"]
     cluster.run("scancel", "--user", psutil.Process().username())
     until(lambda: not cluster.run("squeue", "-h"))
     assert cluster.boot() == []
 
 
-def test_another_cluster_beside_it_knows_nothing_of_its_jobs(cluster: Cluster, small: Cluster) -> None:
+def test_two_clusters_side_by_side_do_not_see_each_others_jobs(cluster: Cluster, small: Cluster) -> None:
     job = cluster.run("sbatch", "--parsable", "--hold", "--output=/dev/null", "--wrap", "true").strip()
     assert job in cluster.run("squeue", "-h")
     assert small.run("squeue", "-h") == ""
@@ -292,41 +308,41 @@ def test_another_cluster_beside_it_knows_nothing_of_its_jobs(cluster: Cluster, s
     cluster.run("scancel", job)
 
 
-def test_down_ends_every_process_also_those_that_jobs_left_behind(small: Cluster) -> None:
+def test_down_ends_every_process_also_those_that_jobs_left_running(small: Cluster) -> None:
     stray = "trap '' TERM; setsid sleep 601 & sleep 602"
     small.run("sbatch", "--output=/dev/null", "-N2", "--wrap", f'srun sh -c "{stray}"')
     small.run("sbatch", "--output=/dev/null", "--wrap", stray)
     until(lambda: len(small.jobs()[0]) >= 8 and len(small.jobs()[1]) >= 4, small.jobs)
-    found = small.processes()
-    assert len(found) > len(names_of(SMALL)) + 8
+    processes = small.processes()
+    assert len(processes) > len(list_daemons(SMALL)) + 8
     assert small.down()
-    assert [process for process in found if process.is_alive()] == []
+    assert [process for process in processes if process.is_alive()] == []
     assert small.processes() == []
     assert not small.folder.exists()
     assert not small.down()
 
 
-def test_up_twice_leaves_it_as_it_is_and_another_shape_is_refused(small: Cluster) -> None:
-    before = daemons.recorded(small.folder)
+def test_a_second_up_changes_nothing_and_refuses_another_shape(small: Cluster) -> None:
+    before = daemons.find_all(small.folder)
     assert small.boot() == []
-    assert daemons.recorded(small.folder) == before
-    with pytest.raises(ShapeError) as told:
-        small.up(Spec(nodes=3, gpus=1, cpus=2, memory_gb=3, accounting=True))
-    assert told.value.problems == [
-        f"--nodes 3 is not what the rehearsal in {small.folder} has, 2; end that one with `lathe rehearse down`, or name "
+    assert daemons.find_all(small.folder) == before
+    with pytest.raises(ShapeError) as refused:
+        small.up(ClusterSpec(nodes=3, gpus=1, cpus=2, memory_gb=3, accounting=True))
+    assert refused.value.problems == [
+        f"--nodes 3 differs from the running cluster in {small.folder}, which has 2; end it with `lathe rehearse down`, or use "
         "another folder with --dir",
-        f"--accounting True is not what the rehearsal in {small.folder} has, False; end that one with `lathe rehearse down`, "
-        "or name another folder with --dir",
+        f"--accounting True differs from the running cluster in {small.folder}, which has False; end it with "
+        "`lathe rehearse down`, or use another folder with --dir",
     ]
 
 
-def test_one_that_was_killed_whole_is_begun_anew(small: Cluster) -> None:
+def test_a_cluster_whose_processes_were_all_killed_starts_anew(small: Cluster) -> None:
     first = small.run("scontrol", "show", "config")
     for process in small.processes():
         process.send(signal.SIGKILL)
     until(lambda: not small.processes())
     assert small.spec() is None
-    other = Spec(nodes=1, gpus=0)
+    other = ClusterSpec(nodes=1, gpus=0)
     assert small.up(other) == ["munged", "slurmctld", "slurmd-127.0.77.1"]
 
     def number(config: str) -> int:
@@ -335,11 +351,11 @@ def test_one_that_was_killed_whole_is_begun_anew(small: Cluster) -> None:
     assert number(small.run("scontrol", "show", "config")) > number(first)
 
 
-def test_one_whose_start_was_cut_off_is_begun_anew(folder: Path, lathe: Lathe) -> None:
+def test_a_cluster_whose_start_was_interrupted_starts_anew(folder: Path, lathe: Lathe) -> None:
     skip_without_slurm()
     command = [sys.executable, "-P", "-m", "experiments.cli", "rehearse", "up", "--dir", str(folder)]
     started = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    until(lambda: daemons.was_born(folder, "munged"))
+    until(lambda: daemons.has_record(folder, "munged"))
     started.kill()
     started.wait()
     if not (folder / "booted").exists():
@@ -349,37 +365,37 @@ def test_one_whose_start_was_cut_off_is_begun_anew(folder: Path, lathe: Lathe) -
     cluster = Cluster(folder, SMALL)
     if cluster.spec() is not None:
         cluster.down()
-    assert cluster.boot() == names_of(SMALL)
+    assert cluster.boot() == list_daemons(SMALL)
 
 
-def test_a_process_that_has_a_daemons_number_by_chance_is_left_alone(folder: Path) -> None:
+def test_a_process_that_reuses_the_pid_of_a_daemon_is_not_ended(folder: Path) -> None:
     with subprocess.Popen(["sleep", "600"]) as other:
         try:
-            stat = daemons.stat(other.pid)
+            stat = daemons.read_stat(other.pid)
             assert stat is not None
-            own = stat.process
+            own = stat.id
             line = Path(f"/proc/{other.pid}/stat").read_text()
-            later = line.replace(f" {own.born} ", f" {own.born - 1} ").replace("(sleep)", "(sh)")
+            later = line.replace(f" {own.start_ticks} ", f" {own.start_ticks - 1} ").replace("(sleep)", "(sh)")
             (folder / "pids").mkdir()
             (folder / "pids" / "slurmctld").write_text(later)
-            (folder / "pids" / "munged").write_text(line)  # its birth is right, but it is no munged
-            (folder / "rehearsal.json").write_text("{}")
+            (folder / "pids" / "munged").write_text(line)  # the start time is right, but the program is not munged
+            (folder / "lathe-cluster.json").write_text("{}")
             assert daemons.find(folder, "slurmctld") is None
             assert daemons.find(folder, "munged") is None
             assert LocalCluster(folder).down()
             assert own.is_alive()
-            assert not Process(own.pid, own.born - 1).is_alive()
+            assert not ProcessId(own.pid, own.start_ticks - 1).is_alive()
         finally:
             other.kill()
 
 
-def test_what_someone_put_into_the_folder_stays(folder: Path) -> None:
-    for name in ("rehearsal.json", "notes.txt"):
+def test_other_files_in_the_folder_stay(folder: Path) -> None:
+    for name in ("lathe-cluster.json", "notes.txt"):
         (folder / name).write_text("mine")
     (folder / "log").mkdir()
-    clear(folder)
+    remove_files(folder)
     assert [path.name for path in folder.iterdir()] == ["notes.txt"]
-    (folder / "rehearsal.json").touch()
+    (folder / "lathe-cluster.json").touch()
     assert LocalCluster(folder).down()
     assert (folder / "notes.txt").read_text() == "mine"
 
@@ -387,12 +403,10 @@ def test_what_someone_put_into_the_folder_stays(folder: Path) -> None:
 # The command.
 
 
-def test_the_command_starts_shows_and_ends_a_cluster_that_outlives_it(
-    lathe: Lathe, folder: Path, tmp_path: Path
-) -> None:
+def test_the_command_starts_shows_and_ends_a_cluster(lathe: Lathe, folder: Path, tmp_path: Path) -> None:
     skip_without_slurm()
-    where = ("--dir", str(folder))
-    up = lathe("rehearse", "up", "--nodes", "2", "--gpu-type", "a100", *where)
+    option = ("--dir", str(folder))
+    up = lathe("rehearse", "up", "--nodes", "2", "--gpu-type", "a100", *option)
     assert (up.returncode, up.stderr) == (0, "")
     lines = up.stdout.splitlines()
     assert lines[:2] == [f"rehearsal in {folder}: 2 nodes of 8 CPUs, 64 GB, 4 simulated a100", f"  . {folder}/env.sh"]
@@ -401,15 +415,15 @@ def test_the_command_starts_shows_and_ends_a_cluster_that_outlives_it(
     shown = subprocess.check_output(["sh", "-c", use], cwd=tmp_path, text=True)
     assert re.search(r"Submitted batch job \d+\nJobID\|State\|NodeList\n\d+\|", shown)
 
-    again = lathe("rehearse", "up", *where)
+    again = lathe("rehearse", "up", *option)
     assert (again.returncode, again.stdout.splitlines()[0]) == (0, "it was up already")
-    other = lathe("rehearse", "up", "--nodes", "5", *where)
+    other = lathe("rehearse", "up", "--nodes", "5", *option)
     assert other.returncode == 2
-    assert f"--nodes 5 is not what the rehearsal in {folder} has, 2; end that one" in other.stderr
+    assert f"--nodes 5 differs from the running cluster in {folder}, which has 2; end it" in other.stderr
 
     cluster = Cluster(folder, SMALL)
     until(lambda: cluster.jobs()[0])
-    status = lathe("rehearse", "status", *where)
+    status = lathe("rehearse", "status", *option)
     assert (status.returncode, status.stderr) == (0, "")
     assert re.search(
         r"^started \d+ s ago; \. .*\n  idle       127\.0\.77\.2\n  mixed      127\.0\.77\.1\n", status.stdout, re.M
@@ -418,47 +432,49 @@ def test_the_command_starts_shows_and_ends_a_cluster_that_outlives_it(
         r"^jobs: 1 running, 0 waiting\n  \d+ +main +RUNNING +0:\d\d  a\|b  127\.0\.77\.1\n$", status.stdout, re.M
     )
 
-    found = cluster.processes()
-    down = lathe("rehearse", "down", *where)
+    processes = cluster.processes()
+    down = lathe("rehearse", "down", *option)
     assert (down.returncode, down.stderr) == (0, "")
     assert down.stdout == f"the rehearsal in {folder} is ended, and its files are removed\n"
-    assert [process for process in found if process.is_alive()] == []
-    twice = lathe("rehearse", "down", *where)
+    assert [process for process in processes if process.is_alive()] == []
+    twice = lathe("rehearse", "down", *option)
     assert (twice.returncode, twice.stdout) == (0, f"no rehearsal is up in {folder}; nothing is left to end\n")
-    gone = lathe("rehearse", "status", *where)
+    gone = lathe("rehearse", "status", *option)
     assert gone.returncode == 1
     assert gone.stdout == f"no rehearsal is up in {folder}; `lathe rehearse up --dir {folder}` starts one\n"
 
 
-def test_the_folder_is_in_memory_where_that_is_possible(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("launchers.local_cluster.settings.is_ours", lambda folder: False)
-    monkeypatch.setattr("launchers.local_cluster.settings._is_fit", lambda folder: True)
-    assert str(default_folder()).startswith("/dev/shm/lathe-rehearsal-")
-    monkeypatch.setattr("launchers.local_cluster.settings._is_fit", lambda folder: False)
-    assert not str(default_folder()).startswith("/dev/shm")
-    monkeypatch.setattr("launchers.local_cluster.settings.is_ours", lambda folder: folder.parent == Path("/dev/shm"))
-    assert str(default_folder()).startswith("/dev/shm/lathe-rehearsal-")
+def test_the_default_folder_is_in_memory_if_possible(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("launchers.local_cluster.settings.is_cluster_folder", lambda folder: False)
+    monkeypatch.setattr("launchers.local_cluster.settings._is_suitable", lambda folder: True)
+    assert str(choose_default_folder()).startswith("/dev/shm/lathe-cluster-")
+    monkeypatch.setattr("launchers.local_cluster.settings._is_suitable", lambda folder: False)
+    assert not str(choose_default_folder()).startswith("/dev/shm")
+    monkeypatch.setattr(
+        "launchers.local_cluster.settings.is_cluster_folder", lambda folder: folder.parent == Path("/dev/shm")
+    )
+    assert str(choose_default_folder()).startswith("/dev/shm/lathe-cluster-")
 
 
 @pytest.mark.slow
-def test_with_accounting_sacct_tells_of_jobs_and_strange_names_are_refused(cluster_with_accounting: Cluster) -> None:
+def test_with_accounting_sacct_lists_jobs_and_unknown_names_are_refused(cluster_with_accounting: Cluster) -> None:
     cluster = cluster_with_accounting
     job = cluster.run(
-        "sbatch", "--parsable", "--wait", "--qos=high", "--account=rehearsal", "--gres=gpu:h100:2", "--output=/dev/null",
+        "sbatch", "--parsable", "--wait", "--qos=high", "--account=lathe", "--gres=gpu:h100:2", "--output=/dev/null",
         "--wrap", "true",
     ).strip()  # fmt: skip
-    asked = ("sacct", "-n", "-P", "-X", "-j", job, "-o", "State,Account,QOS,ReqTRES")
+    command = ("sacct", "-n", "-P", "-X", "-j", job, "-o", "State,Account,QOS,ReqTRES")
     row: list[str] = []
 
-    def is_told() -> bool:
-        row[:] = cluster.run(*asked).strip().split("|")
-        return row[:3] == ["COMPLETED", "rehearsal", "high"]  # what it is told first of a job may lack the QOS
+    def is_complete() -> bool:
+        row[:] = cluster.run(*command).strip().split("|")
+        return row[:3] == ["COMPLETED", "lathe", "high"]  # the first record of a job may lack the QOS
 
-    until(is_told, lambda: row)
+    until(is_complete, lambda: row)
     resources = row[3]
     assert "gres/gpu=2" in resources
-    for option, told in (("--account=nobody", "Invalid account"), ("--qos=nothing", "Invalid qos")):
-        with pytest.raises(AssertionError, match=told):
+    for option, error in (("--account=nobody", "Invalid account"), ("--qos=nothing", "Invalid qos")):
+        with pytest.raises(AssertionError, match=error):
             cluster.run("sbatch", option, "--wrap", "true")
     assert not (cluster.folder / "bin" / "sacct").exists()
     assert cluster.boot() == []
