@@ -25,7 +25,7 @@ from experiments.launch.run_trial import RunResult, run
 from experiments.run.journal import Journal
 from experiments.run.lock import lock_run
 from experiments.trial.trial import Trial, freeze
-from launchers.base import NO_ROOM
+from launchers.base import DISK_FULL
 from tests.support.live import Live
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def test_a_terminal_that_has_gone_does_not_end_a_training(tmp_path: Path) -> Non
             "ended by SIGKILL; if nobody sent it, memory ran out: lower batch_size_per_device",
             1,
         ),
-        (None, NO_ROOM, "failed", "is full; free space, then `lathe resume ", 1),
+        (None, DISK_FULL, "failed", "is full; free space, then `lathe resume ", 1),
         ("running", 3, "failed", "the job ended with code 3 and left no word; what it printed stands above", 1),
     ],
 )
