@@ -61,15 +61,26 @@ def start_sweep(spec: SweepSpec, args: argparse.Namespace, experiment: Experimen
     draft = prepare(spec, config_dirs=args.config_dir, trust=args.trust, experiment=experiment)
     if draft.templates.all[0].config["launcher"].get("dry"):
         return _show_dry_run(draft)
+    return _show(start(draft), args)
+
+
+def start(draft: SweepDraft) -> Sweep:
+    """Write a sweep to disk and start its workers.
+
+    Raises:
+        InputError: the folder cannot be written.
+        LaunchError: this machine or the scheduler refuses the workers.
+    """
     sweep = write(draft)
     for warning in sweep.provenance["warnings"]:
         _say(f"warning: {warning}")
     try:
-        return _run(sweep, args)
+        _start_workers(sweep)
     except LaunchError:
         if not sweep.ledger().look().submissions and not any(sweep.folder.glob("workers/*.sh")):
             shutil.rmtree(sweep.folder)  # the scheduler refused it, and nothing has run
         raise
+    return sweep
 
 
 def resume_sweep(sweep: Sweep, args: argparse.Namespace) -> int:
@@ -83,11 +94,12 @@ def resume_sweep(sweep: Sweep, args: argparse.Namespace) -> int:
     num_pending = requeue(sweep)
     if args.overrides:
         _say(f"{num_new} trials are new, {num_pending} are pending")
-    return _run(sweep, args)
+    _start_workers(sweep)
+    return _show(sweep, args)
 
 
-def _run(sweep: Sweep, args: argparse.Namespace) -> int:
-    """Start workers for the trials that have not run, and show the sweep unless `--detach` is set."""
+def _start_workers(sweep: Sweep) -> None:
+    """Start workers for the trials that have not run, and the process that copies the sweep to MLflow."""
     from experiments.tracking import follow_sweep
 
     state = sweep.ledger().look()  # before the workers claim trials
@@ -98,6 +110,10 @@ def _run(sweep: Sweep, args: argparse.Namespace) -> int:
         trials = f"{todo} trials" if todo else "trials"
         _say(f"sweep {sweep.name} in {sweep.folder}: {trials}, job {sweep.ledger().look().submissions[-1]['job']}")
     follow_sweep.start(sweep)
+
+
+def _show(sweep: Sweep, args: argparse.Namespace) -> int:
+    """Show a sweep until it ends, unless `--detach` is set."""
     if args.detach:
         _say(f"`lathe status {sweep.name}` shows it, `lathe cancel {sweep.name}` ends it")
         return 0

@@ -70,22 +70,35 @@ def ls(asked: argparse.Namespace) -> int:
         InputError: the condition is none, or names what no run has.
     """
     runs_dir = Path(asked.runs_dir)
-    condition = parse(asked.condition) if asked.condition and asked.condition.strip() else None
-    index = Index(runs_dir)
-    runs = index.runs()
-    for told in index.damaged:
-        print(f"warning: {told}", file=sys.stderr)
-    names = resolved(condition, asked.condition or "", asked.sort, Keys.of(runs)) if runs else {}
-    found = [run for run in runs if condition is None or condition.holds(_looked_up(run, names))]
-    found = _sorted(found, asked.sort, names)
+    found, names = search(runs_dir, asked.condition, asked.sort)
     if asked.json:
         print(as_json([_document(run) for run in found]))
     elif found:
         mentioned = list(dict.fromkeys(names.values())) or _usual(found)
         console().print(_table(found, mentioned, time.time()))
     else:
-        print(f"no run in {runs_dir}" + (f" of {len(runs)} fulfils {asked.condition}" if runs else ""))
+        num_runs = len(Index(runs_dir).runs())
+        print(f"no run in {runs_dir}" + (f" of {num_runs} fulfils {asked.condition}" if num_runs else ""))
     return 0
+
+
+def search(runs_dir: Path, condition: str | None, sort: str | None = None) -> tuple[list[IndexedRun], dict[str, str]]:
+    """Find the runs that match a condition.
+
+    Returns:
+        The runs, sorted; and the full name of every key in the condition and in `sort`.
+
+    Raises:
+        InputError: the condition is not valid, or names a key that no run has.
+    """
+    parsed = parse(condition) if condition and condition.strip() else None
+    index = Index(runs_dir)
+    runs = index.runs()
+    for damage in index.damaged:
+        print(f"warning: {damage}", file=sys.stderr)
+    names = resolved(parsed, condition or "", sort, Keys.of(runs)) if runs else {}
+    matching = [run for run in runs if parsed is None or parsed.holds(_looked_up(run, names))]
+    return _sorted(matching, sort, names), names
 
 
 def _looked_up(run: IndexedRun, names: Mapping[str, str]) -> Lookup:

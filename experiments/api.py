@@ -1,0 +1,218 @@
+"""Lathe in a notebook or a script.
+
+Example::
+
+    from experiments.api import compose, freeze, run, runs, sweep, load_model
+
+    result = run(freeze(compose(["model=mlp", "max_steps=100"])))
+    print(result.metrics["test/accuracy_top1"])
+
+    frame = sweep("lr_batch")
+    best = frame.sort_values("val/accuracy_top1").iloc[-1]
+    model = load_model(best["folder"])
+
+Functions import what they need when they are called, so that importing this module is fast.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import nn
+
+    from experiments.config.experiment import Experiment
+    from experiments.launch.run_trial import RunResult
+    from experiments.trial.trial import Trial
+
+
+def compose(
+    overrides: Sequence[str] = (), *, config_dirs: Sequence[str | Path] = (), trust: Sequence[str] = ()
+) -> Experiment:
+    """Compose an experiment from the defaults and overrides, and check it.
+
+    Example::
+
+        experiment = compose(["model=mlp", "optimizer.lr=0.01", "+tags.team=vision"])
+        experiment.config["optimizer"]["lr"]
+
+    Args:
+        overrides: in Hydra's grammar, as on the command line.
+        config_dirs: folders with your own groups and options.
+        trust: your own packages whose classes `_target_` may name.
+
+    Raises:
+        InputError: with every problem of the configuration.
+    """
+    from experiments.config import compose
+
+    return compose.compose(overrides, config_dirs=config_dirs, trust=trust)
+
+
+def freeze(experiment: Experiment) -> Trial:
+    """Write an experiment, with the code and the versions that it needs, into a new run folder.
+
+    Example::
+
+        trial = freeze(compose(["model=mlp"]))
+        trial.folder
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    from experiments.trial import trial
+
+    return trial.freeze(experiment)
+
+
+def run(trial: Trial, *, trust: Sequence[str] = ()) -> RunResult:
+    """Train a frozen trial to its end; an interrupted trial continues from its last checkpoint.
+
+    Example::
+
+        result = run(freeze(compose(["model=mlp"])))
+        result.status, result.metrics["test/accuracy_top1"]
+
+    Args:
+        trial: from `freeze`.
+        trust: your own packages whose classes the trial may name.
+
+    Raises:
+        InputError: the trial cannot run, or another process is running it.
+        LaunchError: this machine cannot start the process.
+    """
+    from experiments.launch import run_trial
+
+    return run_trial.run(trial, trust=trust)
+
+
+def sweep(
+    sweep: str | Sequence[str],
+    overrides: Sequence[str] = (),
+    *,
+    config_dirs: Sequence[str | Path] = (),
+    trust: Sequence[str] = (),
+) -> pd.DataFrame:
+    """Run a sweep, wait until it ends, and return its trials.
+
+    Example::
+
+        frame = sweep("lr_batch", ["max_steps=200"])
+        frame = sweep(["model=mlp", "optimizer.lr=0.1,0.01"])
+
+    Args:
+        sweep: the name or path of a sweep file; or overrides, of which some have several values.
+        overrides: added to those of the sweep.
+        config_dirs: folders with your own groups, options and sweep files.
+        trust: your own packages whose classes `_target_` may name.
+
+    Returns:
+        A row for each trial, as `runs` returns.
+
+    Raises:
+        InputError: with every problem of the sweep and its trials.
+        LaunchError: this machine or the scheduler refuses the workers.
+    """
+    from experiments.cli.sweep import start
+    from experiments.core.errors import InputError
+    from experiments.sweep.create import prepare
+    from experiments.sweep.spec import from_overrides, read
+    from experiments.sweep.status.tables import live
+    from experiments.tracking.mlflow_view import ui_hint
+
+    folders = [str(folder) for folder in config_dirs]
+    spec = read(sweep, overrides, folders) if isinstance(sweep, str) else from_overrides([*sweep, *overrides], folders)
+    draft = prepare(spec, config_dirs=folders, trust=trust)
+    if draft.templates.all[0].config["launcher"].get("dry"):
+        raise InputError(
+            ["launcher.dry=true starts no trial; leave it out, or use `lathe sweep` to see the job script"]
+        )
+    started = start(draft)
+    live(started, started.executor(), ui_hint)
+    return runs(started.runs_dir, f"sweep='{started.name}'")
+
+
+def runs(runs_dir: str | Path | None = None, condition: str | None = None) -> pd.DataFrame:
+    """Return the runs of a folder, newest first, as `lathe ls` finds them.
+
+    Example::
+
+        frame = runs(condition="optimizer.lr<0.01 and state=finished")
+        frame[["optimizer.lr", "val/accuracy_top1"]]
+
+    Args:
+        runs_dir: default: the environment variable `LATHE_RUNS`, else `runs`.
+        condition: as for `lathe ls`; None: all runs.
+
+    Returns:
+        A row for each run, with its id as the index. The columns are `name`, `state`, `sweep`, `started` (UTC) and
+        `folder`, then the parameters by dotted key (`optimizer.lr`), then the last value of each metric
+        (`val/accuracy_top1`).
+
+    Raises:
+        InputError: the condition is not valid, or names a key that no run has.
+    """
+    import pandas as pd
+
+    from experiments.results.search.search import search
+
+    found, _ = search(_runs_dir(runs_dir), condition)
+    facts = {
+        "name": [run.name for run in found],
+        "state": [run.state for run in found],
+        "sweep": [run.sweep for run in found],
+        "started": pd.to_datetime([run.created for run in found], unit="s", utc=True),
+        "folder": [str(run.folder) for run in found],
+    }
+    index = pd.Index([run.id for run in found], name="run", dtype=object)
+    parameters = sorted({key for run in found for key in run.config} - {*facts})
+    metrics = sorted({name for run in found for name in run.metrics} - {*facts, *parameters})
+    columns = {
+        **facts,
+        **{key: [run.config.get(key) for run in found] for key in parameters},
+        **{name: [run.metrics.get(name, float("nan")) for run in found] for name in metrics},
+    }
+    return pd.DataFrame(columns, index=index)
+
+
+def load_model(
+    run: str | Path | Trial, runs_dir: str | Path | None = None, *, trust: Sequence[str] = (), device: str = "auto"
+) -> nn.Module:
+    """Load the trained model of a finished run, in evaluation mode, with the weights that `lathe predict` uses.
+
+    Example::
+
+        model = load_model(frame.index[0])
+        logits = model(images)
+
+    Args:
+        run: folder or id of the run, the beginning of the id, or the trial itself.
+        runs_dir: as for `runs`.
+        trust: your own packages whose classes the run may name.
+        device: as in torch; "auto": the first GPU if there is one, else the CPU.
+
+    Raises:
+        InputError: there is no such run, it is not finished, or its weights do not fit the code.
+    """
+    from experiments.config.allowlist import trusted
+    from experiments.results.export.export import interface_of
+    from experiments.tracking.model.final_model import choose, facts_of
+    from experiments.tracking.model.predictor import prepare
+    from experiments.trial.lookup import find_run
+    from experiments.trial.trial import Trial, code_changes
+
+    trial = run if isinstance(run, Trial) else find_run(str(run), _runs_dir(runs_dir))
+    chosen = choose(trial)
+    if code_changes(trial, trust):
+        print("warning: the code has changed since this run; the model is built with today's code", file=sys.stderr)
+    facts = facts_of(trial, chosen, interface_of(trial, trusted(trust)))
+    return prepare(facts, chosen.weights, device).model
+
+
+def _runs_dir(runs_dir: str | Path | None) -> Path:
+    return Path(runs_dir if runs_dir is not None else os.environ.get("LATHE_RUNS", "runs")).expanduser()
