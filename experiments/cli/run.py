@@ -17,7 +17,7 @@ from experiments.core.console import Display, console
 from experiments.core.errors import InputError
 from experiments.launch.run_trial import RunResult, prestart, runs_elsewhere
 from experiments.launch.run_trial import run as run_trial
-from experiments.run.metric_series import REPEATABLE
+from experiments.run.metrics import REPEATABLE
 from experiments.sweep.sweep import named
 from experiments.trial.initial_weights import FILE
 from experiments.trial.resume import changes

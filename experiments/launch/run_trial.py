@@ -26,6 +26,7 @@ from experiments.launch.outcome import Status, judge, record
 from experiments.plan.plan import make_plan
 from experiments.run import journal
 from experiments.run.lock import lock_run
+from experiments.run.metrics import read_last_values
 from experiments.run.rank_reports import RankLogs
 from experiments.trial.trial import Trial
 from launchers.base import DONE, FAILED, WRONG_INPUT, AttemptSpec, Handle, Launcher, LaunchError
@@ -127,7 +128,7 @@ class _AttemptMonitor:
         self.folder = trial.folder / "attempts" / str(attempt)
         self.logs = RankLogs(self.folder, num_ranks) if num_ranks > 1 else None
         self.offset = 0
-        self.metrics = _last_values(trial)
+        self.metrics = read_last_values(trial.folder)
         self.last_state: journal.StateEvent | None = None
         self.sync: subprocess.Popen[str] | None = None
         self.has_steps = False
@@ -180,15 +181,6 @@ class _AttemptMonitor:
         spoke = self.last_state is not None and self.last_state["state"] == "failed"
         exit_code = DONE if outcome.status == "finished" else WRONG_INPUT if code == WRONG_INPUT and spoke else FAILED
         return RunResult(self.trial, self.attempt, outcome.status, outcome.reason, exit_code, self.metrics)
-
-
-def _last_values(trial: Trial) -> dict[str, float]:
-    """The last value of every metric of the attempts so far."""
-    values: dict[str, float] = {}
-    for event in journal.replay(trial.folder):
-        if event["event"] == "metrics":
-            values |= event["metrics"]
-    return values
 
 
 def _hold(trial: Trial) -> TextIO:

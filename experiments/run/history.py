@@ -1,4 +1,4 @@
-"""What earlier attempts at a run have left in its journals, for the one that goes on."""
+"""What the journals of earlier attempts hold for the attempt that resumes the run."""
 
 from __future__ import annotations
 
@@ -10,47 +10,43 @@ from experiments.run import journal
 
 @dataclass
 class PreviousAttempts:
-    """Sums over all earlier attempts."""
+    """Totals over all earlier attempts."""
 
     digests: dict[str, str] = field(default_factory=dict)
-    """What the splits of the data were, by name."""
+    """Of the splits of the data, by name of the split."""
     step: int = 0
-    """The furthest that was logged."""
+    """The furthest step that was logged."""
     device_h: float = 0.0
     cpu_s: float = 0.0
     energy_wh: float = 0.0
     wasted_steps: int = 0
-    """Steps that had to be done again."""
+    """Steps that had to be repeated."""
 
 
 def read_previous_attempts(folder: Path, attempt: int) -> PreviousAttempts:
-    """Read the journals of the attempts before one.
+    """Read the journals of all other attempts. Repeated steps count too: their cost was paid.
 
     Args:
         folder: of the run.
-        attempt: the one that begins.
+        attempt: number of the attempt that begins.
     """
-    found = PreviousAttempts()
+    previous = PreviousAttempts()
     for path in journal.journals(folder):
         if path.parent.name != str(attempt):
-            _read(path, found)
-    return found
+            for events, _ in journal.read_blocks(path):
+                for event in events:
+                    _add(previous, event)
+    return previous
 
 
-def _read(path: Path, found: PreviousAttempts) -> None:
-    offset = 0
-    while True:
-        events, end = journal.read(path, offset, 1 << 20)
-        if end == offset:
-            return
-        offset = end
-        for event in events:
-            if event["event"] == "data":
-                found.digests[event["split"]] = event["digest"]
-            elif event["event"] == "metrics":
-                told = event["metrics"]
-                found.step = max(found.step, event["step"]) if "perf/step_time_ms" in told else found.step
-                found.device_h = told.get("cost/device_h", found.device_h)
-                found.cpu_s = told.get("cost/cpu_s", found.cpu_s)
-                found.energy_wh = told.get("cost/energy_wh", found.energy_wh)
-                found.wasted_steps = int(told.get("cost/wasted_steps", found.wasted_steps))
+def _add(previous: PreviousAttempts, event: journal.Event) -> None:
+    if event["event"] == "data":
+        previous.digests[event["split"]] = event["digest"]
+    elif event["event"] == "metrics":
+        metrics = event["metrics"]
+        if "perf/step_time_ms" in metrics:
+            previous.step = max(previous.step, event["step"])
+        previous.device_h = metrics.get("cost/device_h", previous.device_h)
+        previous.cpu_s = metrics.get("cost/cpu_s", previous.cpu_s)
+        previous.energy_wh = metrics.get("cost/energy_wh", previous.energy_wh)
+        previous.wasted_steps = int(metrics.get("cost/wasted_steps", previous.wasted_steps))

@@ -159,31 +159,46 @@ def cut_torn_tail(fd: int) -> None:
 
 
 def read(path: Path, offset: int = 0, max_bytes: int | None = None) -> tuple[list[Event], int]:
-    """Read the complete, valid lines after an offset; a torn tail stays unread, a missing file is an empty one.
+    """Read the complete, valid lines after an offset.
 
-    What was written after the journal was sealed is not read.
+    A torn last line stays unread, and so does everything that was written after `seal`. A missing file has no lines.
 
     Args:
-        path: the journal; it may be written to meanwhile.
+        path: the journal; another process may be writing it.
         offset: where the last read ended.
         max_bytes: stop after the line that passes this many bytes.
 
     Returns:
         The events, and the offset for the next read.
     """
+    lines, end = read_lines(path, offset, max_bytes)
+    return [event for line in lines if (event := decode(line)) is not None], end
+
+
+def read_lines(path: Path, offset: int = 0, max_bytes: int | None = None) -> tuple[list[bytes], int]:
+    """Read lines as `read` does, but do not decode them."""
     try:
         with path.open("rb") as file:
             file.seek(offset)
             lines = file.readlines(-1 if max_bytes is None else max_bytes)
     except FileNotFoundError:
         return [], offset
-    if (end := _sealed_at(path)) is not None:
+    if lines and (end := _sealed_at(path)) is not None:
         ends = accumulate(map(len, lines), initial=offset)
         lines = [line for line, start in zip(lines, ends, strict=False) if start + len(line) <= end]
     if lines and not lines[-1].endswith(b"\n"):
         lines.pop()
-    events = [event for line in lines if (event := _parse(line)) is not None]
-    return events, offset + sum(map(len, lines))
+    return lines, offset + sum(map(len, lines))
+
+
+def read_blocks(path: Path, offset: int = 0) -> Iterator[tuple[list[Event], int]]:
+    """Read all events after an offset, about 1 MB at a time; each block comes with the offset behind it."""
+    while True:
+        events, end = read(path, offset, _BLOCK_BYTES)
+        if end == offset:
+            return
+        yield events, end
+        offset = end
 
 
 def seal(path: Path) -> None:
@@ -204,7 +219,7 @@ def _sealed_at(path: Path) -> int | None:
         return None
 
 
-def _parse(line: bytes) -> Event | None:
+def decode(line: bytes) -> Event | None:
     """Decode one line; None where it is damaged or of a kind that only a later version knows."""
     try:
         event = json.loads(line)
@@ -230,13 +245,9 @@ def replay(run_folder: Path) -> Iterator[Event]:
     """
     paths = journals(run_folder)
     for number, path in enumerate(paths):
-        offset = 0
-        while True:
-            events, end = read(path, offset, _BLOCK_BYTES)
-            if end == offset:
-                break
-            yield from first_writes(events, highest_steps(paths[:number]))
-            offset = end
+        highest = highest_steps(paths[:number])
+        for events, _ in read_blocks(path):
+            yield from first_writes(events, highest)
 
 
 def highest_steps(paths: Iterable[Path]) -> dict[str, int]:
@@ -251,16 +262,13 @@ def highest_steps(paths: Iterable[Path]) -> dict[str, int]:
 @lru_cache(maxsize=64)  # a live sync asks once a second; an append-only file of one size has one answer
 def _highest_steps(path: Path, size: int) -> dict[str, int]:
     highest: dict[str, int] = {}
-    offset = 0
-    while offset < size:
-        events, end = read(path, offset, _BLOCK_BYTES)
-        if end == offset:
-            break
+    for events, end in read_blocks(path):
         for event in events:
             if event["event"] == "metrics":
                 step = event["step"]
                 highest.update({key: step for key in event["metrics"] if step > highest.get(key, step - 1)})
-        offset = end
+        if end >= size:
+            break
     return highest
 
 

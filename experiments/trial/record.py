@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.config.allowlist import trusted
 from experiments.run import journal
-from experiments.run.metric_series import Stream, read_series
+from experiments.run.metrics import MetricSeries, read_series
 from experiments.trial.code_snapshot import snapshots
 from experiments.trial.environment import machine, packages
 from experiments.trial.trial import Trial, data_fingerprint, runs_dir_of, trial_id
@@ -43,7 +43,7 @@ class CodeRecord:
     """python, platform, packages (by name), and what the run itself noted: cpu_threads, cpu_capability, device_name, torch."""
     data: Mapping[str, Any]
     """files (checksums by name, or None), and splits: by name digest and num_examples, where it has run."""
-    streams: Mapping[str, Stream] = field(default_factory=dict)
+    streams: Mapping[str, MetricSeries] = field(default_factory=dict)
     """Empty for an experiment that has not run."""
     run_key: str | None = None
     code_folder: Path | None = None

@@ -17,7 +17,7 @@ from experiments.results.compare.code_changes import changed_files
 from experiments.results.compare.differences import Differences, differences
 from experiments.results.compare.subject import subject
 from experiments.results.compare.tables import differences_table, files_text, streams_table, uncounted
-from experiments.run.metric_series import Divergence, compare
+from experiments.run.metric_comparison import Divergence, compare
 from experiments.trial.record import CodeRecord
 
 

@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from experiments.results.compare.differences import Difference, Differences
-from experiments.run.metric_series import Divergence
+from experiments.run.metric_comparison import Divergence
 
 MOST_FILES = 20
 

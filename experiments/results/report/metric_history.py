@@ -8,29 +8,23 @@ from pathlib import Path
 from statistics import median
 
 from experiments.run import journal
+from experiments.run.metrics import MetricSummary
 
 MOST_POINTS = 400
 """Points of a curve from which neighbours are averaged; even, so that they go in pairs."""
 
 
 @dataclass
-class Series:
+class Series(MetricSummary):
     """One metric of one run: at most `MOST_POINTS` points, each the mean of `width` neighbours."""
 
     points: list[tuple[int, float]] = field(default_factory=list)
     width: int = 1
-    last: tuple[int, float] | None = None
-    """As it was written, not averaged."""
-    low: float = math.inf
-    high: float = -math.inf
-    """Of all that was written and is a number."""
     _open: list[float] = field(default_factory=list)
 
     def add(self, step: int, value: float) -> None:
         """Take one more point in."""
-        self.last = (step, value)
-        if not math.isnan(value):
-            self.low, self.high = min(self.low, value), max(self.high, value)
+        super().add(step, value)
         self._open.append(value)
         if len(self._open) == self.width:
             self.points.append((step, math.fsum(self._open) / self.width if self.width > 1 else value))
@@ -44,10 +38,6 @@ class Series:
         """The points by step, the last of them of what is left over."""
         rest = [(self.last[0], sum(self._open) / len(self._open))] if self._open and self.last else []
         return self.points + rest
-
-    def best(self, mode: str) -> float | None:
-        """The largest or smallest value; None where none is a number."""
-        return None if self.low > self.high else self.high if mode == "max" else self.low
 
     def middle(self) -> float | None:
         """The median over the run."""

@@ -128,7 +128,7 @@ def execute(
     with _passed_on(child) as signals:
         tail = JournalTail(trial.folder / "attempts" / "1")
         while child.poll() is None:
-            tail.read("train/loss_nats", "min")
+            tail.read()
             # Code of an earlier version does not know that it was to end there.
             if steps is not None and not has_told and tail.step > steps:
                 child.send_signal(signal.SIGTERM)
@@ -170,5 +170,5 @@ def last_step(trial: Trial) -> int:
     """How far a run has come; points of its curves may be rarer than steps."""
     tails = [JournalTail(folder) for folder in trial.attempts()]
     for tail in tails:
-        tail.read("train/loss_nats", "min")
+        tail.read()
     return max((tail.step for tail in tails), default=0)

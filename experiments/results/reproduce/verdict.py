@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from experiments.results.compare.differences import MACHINE, differences
-from experiments.run.metric_series import Divergence, compare, distance
+from experiments.run.metric_comparison import Divergence, compare, distance
 from experiments.trial.parameters import parameters
 from experiments.trial.record import CodeRecord
 

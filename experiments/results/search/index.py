@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,13 +15,13 @@ import yaml
 from experiments.core.atomic import write_text
 from experiments.core.errors import InputError
 from experiments.run import journal
+from experiments.run.metrics import MetricSummary
 from experiments.run.state import determine_state, process_alive
 from experiments.run.verdict_file import VERDICT
 from experiments.sweep.ledger import Entry, Ledger
 
 FILE = ".index.json"
 VERSION = 1
-_BLOCK_BYTES = 1 << 20
 LAST, SMALLEST, LARGEST = 1, 2, 3
 """Places in what is known of a metric, behind the step of its last point."""
 
@@ -148,42 +147,31 @@ def _known(path: Path, before: Any, sweep: _IndexedSweep | None) -> dict[str, An
     grown = [file for file in journals if file.stat().st_size != known["offsets"].get(file.parent.name, 0)]
     if not grown:
         return known
-    known = {**known, "metrics": dict(known["metrics"]), "offsets": dict(known["offsets"])}
+    known = {**known, "offsets": dict(known["offsets"])}
+    metrics = {
+        name: MetricSummary((step, last), *extremes) for name, (step, last, *extremes) in known["metrics"].items()
+    }
     for file in grown:
-        for event in _new_events(file, file.parent.name, known["offsets"]):
-            _take(known, event)
+        attempt = file.parent.name
+        for events, end in journal.read_blocks(file, known["offsets"].get(attempt, 0)):
+            for event in events:
+                _take(known, metrics, event)
+            known["offsets"][attempt] = end
+    known["metrics"] = {name: [*one.last, one.smallest, one.largest] for name, one in metrics.items() if one.last}
     return known
 
 
-def _take(known: dict[str, Any], event: journal.Event) -> None:
+def _take(known: dict[str, Any], metrics: dict[str, MetricSummary], event: journal.Event) -> None:
     known["last_time"] = max(known["last_time"], event["time"])
     if event["event"] == "state":
         known["last"] = event
     elif event["event"] == "metrics":
-        metrics = known["metrics"]
+        step = event["step"]
         for name, value in event["metrics"].items():
-            metrics[name] = _with_point(metrics.get(name), event["step"], value)
-
-
-def _new_events(file: Path, attempt: str, offsets: dict[str, int]) -> Iterator[journal.Event]:
-    while True:
-        events, end = journal.read(file, offsets.get(attempt, 0), _BLOCK_BYTES)
-        if end == offsets.get(attempt, 0):
-            return
-        offsets[attempt] = end
-        yield from events
-
-
-def _with_point(known: list[Any] | None, step: int, value: float) -> list[Any]:
-    """A metric with one point more; one that a resumed attempt repeats does not count."""
-    if known is None:
-        return [step, value, value, value]
-    if step <= known[0]:
-        return known
-    smallest, largest = known[SMALLEST], known[LARGEST]
-    if math.isnan(value):
-        return [step, value, smallest, largest]
-    return [step, value, value if not smallest <= value else smallest, value if not largest >= value else largest]
+            if (summary := metrics.get(name)) is None:
+                summary = metrics[name] = MetricSummary()
+            if summary.last is None or step > summary.last[0]:  # a resumed attempt repeats steps
+                summary.add(step, value)
 
 
 def _frozen(path: Path, sweep: _IndexedSweep | None) -> dict[str, Any]:

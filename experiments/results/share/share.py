@@ -24,7 +24,7 @@ from experiments.results.share.redact import SAID, Scrubber
 from experiments.results.share.shared_file import read
 from experiments.results.share.text import as_text
 from experiments.run.checkpoint import Checkpoints
-from experiments.run.metric_series import Stream
+from experiments.run.metrics import MetricSeries
 from experiments.trial.lookup import find_run
 from experiments.trial.record import CodeRecord, code_folder, of_trial
 from experiments.trial.trial import Trial
@@ -196,7 +196,7 @@ def _packages(record: CodeRecord, scrubber: Scrubber) -> dict[str, str]:
     return {name: version for name, version in packages.items() if not scrubber.findings(f"{name} {version}")}
 
 
-def thinned(points: Stream) -> dict[str, list[Any]]:
+def thinned(points: MetricSeries) -> dict[str, list[Any]]:
     """Steps and values of at most 200 points, evenly chosen, the first and the last among them."""
     last, most = len(points) - 1, min(len(points), MOST_POINTS)
     chosen = [points[index * last // max(1, most - 1)] for index in range(most)]

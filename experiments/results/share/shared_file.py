@@ -15,7 +15,7 @@ from experiments.results.share import archive as bundle
 from experiments.results.share import rules as shared_rules
 from experiments.results.share.parse import Reader
 from experiments.results.share.strict_yaml import MOST_TOLD, load
-from experiments.run.metric_series import Stream
+from experiments.run.metrics import MetricSeries
 from experiments.trial.record import CodeRecord
 from experiments.trial.trial import Trial
 
@@ -38,7 +38,7 @@ class SharedFile:
     environment: Mapping[str, Any]
     data: Mapping[str, Any]
     seeds: Mapping[str, int]
-    expected: Mapping[str, Stream]
+    expected: Mapping[str, MetricSeries]
     """Points of the metrics, thinned."""
     bundle: Mapping[str, str] | None
     """SHA-256 of the other files of the archive; None where there is no archive."""

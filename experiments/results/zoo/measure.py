@@ -20,6 +20,7 @@ from experiments.results.report.metric_history import History, read
 from experiments.results.zoo.record import MeasuredRecord, rounded
 from experiments.results.zoo.rows import Row
 from experiments.run import journal
+from experiments.run.metrics import read_metric_events
 from experiments.sweep.create import prepare, write
 from experiments.sweep.ledger import ENDED, Entry
 from experiments.sweep.spec import from_overrides
@@ -156,12 +157,11 @@ def _steps_in(budget_s: float, history: History, folder: Path, evaluations: int)
 def _evaluation_s(folder: Path) -> float:
     """Seconds of the evaluation on the validation split: from the last point of the training to its own."""
     trained = 0.0
-    for event in journal.replay(folder):
-        if event["event"] == "metrics":
-            if "perf/step_time_ms" in event["metrics"]:
-                trained = event["time"]
-            elif any(name.startswith("val/") for name in event["metrics"]):
-                return event["time"] - trained
+    for event in read_metric_events(folder):
+        if "perf/step_time_ms" in event["metrics"]:
+            trained = event["time"]
+        elif any(name.startswith("val/") for name in event["metrics"]):
+            return event["time"] - trained
     return 0.0
 
 

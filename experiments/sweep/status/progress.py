@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from experiments.run.journal_tail import JournalTail, better
+from experiments.run.journal_tail import JournalTail
+from experiments.run.metrics import better_of
 from experiments.sweep.budget import device_s, spent
 from experiments.sweep.ledger import Entry, Ledger, LedgerState, State, mean_of
 from experiments.sweep.sweep import Sweep
@@ -210,10 +211,11 @@ class ProgressReader:
         )  # fmt: skip
         if entry.state != "running":
             return row
-        tail = self._tails.setdefault((entry.id, entry.attempt), JournalTail(_attempt(self.sweep, entry)))
-        tail.read(self.sweep.question["metric"], self.sweep.question["mode"])
-        last = entry.value if tail.last is None else tail.last
-        best = better(entry.value, tail.best, self.sweep.question["mode"])
+        metric, mode = self.sweep.question["metric"], self.sweep.question["mode"]
+        tail = self._tails.setdefault((entry.id, entry.attempt), JournalTail(_attempt(self.sweep, entry), metric))
+        tail.read()
+        last = tail.values.last[1] if tail.values.last else entry.value
+        best = better_of(entry.value, tail.values.best(mode), mode)
         num_steps = tail.num_steps or row.num_steps
         return replace(row, step=max(tail.step, entry.step), num_steps=num_steps, last=last, best=best)
 
@@ -277,7 +279,7 @@ def _left_s(rows: Sequence[TrialRow], tails: Mapping[tuple[str, int], JournalTai
     running = [row for row in rows if row.state == "running"]
     if not running:
         return None
-    paces = [tails[row.id, row.attempt].left_s(row.in_state_s, row.num_steps) for row in running]
+    paces = [tails[row.id, row.attempt].estimate_left_s(row.in_state_s, row.num_steps) for row in running]
     known = [row.took_s for row in rows if row.state in ("finished", "pruned") and row.took_s]
     known = known or [
         row.in_state_s + left for row, left in zip(running, paces, strict=True) if left is not None

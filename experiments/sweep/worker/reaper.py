@@ -11,7 +11,8 @@ from pathlib import Path
 
 from experiments.run import journal
 from experiments.run.failure import CANCELLED, RETRIED, of_loss
-from experiments.run.journal_tail import JournalTail, better
+from experiments.run.journal_tail import JournalTail
+from experiments.run.metrics import better_of
 from experiments.sweep.ledger import Entry, Ledger, State
 from experiments.sweep.sweep import Sweep
 from launchers.base import Executor
@@ -81,9 +82,9 @@ def _mtime(path: Path) -> float | None:
 
 def _end(sweep: Sweep, ledger: Ledger, entry: Entry, attempt: int, why: str, crowd: Mapping[str, int]) -> str | None:
     """Say that an attempt has lost its worker, and what becomes of its trial; None where it ended meanwhile."""
-    folder, most = sweep.folder / entry.id, sweep.question["max_attempts"]
-    tail = JournalTail(folder / "attempts" / str(attempt))
-    tail.read(sweep.question["metric"], sweep.question["mode"])
+    folder, most, mode = sweep.folder / entry.id, sweep.question["max_attempts"], sweep.question["mode"]
+    tail = JournalTail(folder / "attempts" / str(attempt), sweep.question["metric"])
+    tail.read()
     state: State = "waiting"
     failure, then = of_loss(f"{why}\n{_printed(sweep, entry.worker)}"), "it waits for another attempt"
     if (folder / "attempts" / str(attempt) / "cancel").exists():
@@ -94,7 +95,7 @@ def _end(sweep: Sweep, ledger: Ledger, entry: Entry, attempt: int, why: str, cro
         state, then = "failed", f"sweep.max_attempts={most} are used up"
     journal.seal(folder / "attempts" / str(attempt) / "journal.jsonl")  # an orphan may still write
     is_own = ledger.end(
-        entry.id, attempt, state, value=better(entry.value, tail.best, sweep.question["mode"]), step=tail.step,
+        entry.id, attempt, state, value=better_of(entry.value, tail.values.best(mode), mode), step=tail.step,
         failure=failure, reason=f"{why}; {then}" if state != "waiting" else why,
         wasted=not any((folder / "checkpoints").glob("step_*")),
         until=_mtime(folder / "attempts" / str(attempt) / "heartbeat"),

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import signal
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from experiments.launch.forked_process import memory_ran_out
 from experiments.launch.outcome import Outcome, judge, record
@@ -16,6 +15,7 @@ from experiments.launch.rank_group import RankGroup
 from experiments.launch.wakeup import SignalWaiter
 from experiments.run import journal
 from experiments.run.failure import CANCELLED, CONFIG, HOST_MEMORY, KILLED, PREEMPTED, RETRIED, TIMEOUT
+from experiments.run.metrics import read_best_value
 from experiments.sweep.ledger import Ledger, State
 from experiments.sweep.sweep import Sweep
 from experiments.sweep.worker.claims import Claim
@@ -115,7 +115,7 @@ class TrialRunner:
             self._stop("pruned")
 
     def _end(self, outcome: Outcome, code: int) -> None:
-        value = best_value(self.claim.trial, self.metric, self.sweep.question["mode"])
+        value = read_best_value(self.claim.trial.folder, self.metric, self.sweep.question["mode"])
         state, failure, reason = self._verdict(outcome, value)
         step = self._last_state["step"] if self._last_state else 0
         is_saved = any((self.claim.trial.folder / "checkpoints").glob("step_*"))
@@ -156,13 +156,3 @@ class TrialRunner:
         if entry.attempts >= self.sweep.question["max_attempts"]:
             return "failed", failure, f"{outcome.reason}; sweep.max_attempts={entry.attempts} are used up"
         return "waiting", failure, outcome.reason
-
-
-def best_value(trial: Any, metric: str, mode: str) -> float | None:
-    """The best of a metric over all attempts; None where it was never a number."""
-    found = [
-        event["metrics"][metric]
-        for event in journal.replay(trial.folder)
-        if event["event"] == "metrics" and metric in event["metrics"] and not math.isnan(event["metrics"][metric])
-    ]
-    return (max(found) if mode == "max" else min(found)) if found else None

@@ -9,7 +9,7 @@ from experiments.components.model_signature import Interface, answers_of
 from experiments.config.allowlist import trusted
 from experiments.core.errors import InputError
 from experiments.run import journal
-from experiments.run.metric_series import REPEATABLE
+from experiments.run.metrics import REPEATABLE, read_metric_events
 from experiments.tracking import run_tags as describe
 from experiments.tracking.mlflow_client import Store
 from experiments.tracking.model.final_model import Chosen, choose, facts_of, noted, write
@@ -115,7 +115,7 @@ def _note(trial: Trial, chosen: Chosen, interface: Interface, uri: str) -> str:
 
 def _points(trial: Trial, step: int) -> list[journal.MetricsEvent]:
     """What was measured of these very weights."""
-    events = [event for event in journal.replay(trial.folder) if event["event"] == "metrics" and event["step"] == step]
+    events = [event for event in read_metric_events(trial.folder) if event["step"] == step]
     measured = REPEATABLE[1:]  # that of training is a mean over steps before
     kept = [{key: value for key, value in event["metrics"].items() if key.startswith(measured)} for event in events]
     return [{**event, "metrics": metrics} for event, metrics in zip(events, kept, strict=True) if metrics]

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments.run import metric_series as streams
 from experiments.run.journal import read
+from experiments.run.metrics import read_series
 from experiments.train.determinism import set_level
 from tests.conftest import Lathe
 
@@ -60,7 +60,7 @@ def test_every_level_gives_the_same_curves_twice_on_a_cpu(lathe: Lathe, tmp_path
         for name in ("one", "two"):
             done = lathe("run", *SMALL, f"determinism={level}", f"runs_dir={name}")
             assert done.returncode == 0, done.stderr
-        one, two = (streams.read_series(next((tmp_path / name / "single").iterdir())) for name in ("one", "two"))
+        one, two = (read_series(next((tmp_path / name / "single").iterdir())) for name in ("one", "two"))
         assert one.keys() == two.keys() >= {"train/loss_nats", "val/accuracy_top1", "test/loss_nats"}
         assert one == two
         found[level] = one

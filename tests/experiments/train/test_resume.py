@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from experiments.run import journal
-from experiments.run.metric_series import REPEATABLE
+from experiments.run.metrics import REPEATABLE
 from tests.support.live import Live
 from tests.support.variants import only_long
 

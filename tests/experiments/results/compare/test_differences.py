@@ -9,7 +9,7 @@ from rich.console import Console
 
 from experiments.results.compare.differences import Difference, differences
 from experiments.results.compare.tables import streams_table
-from experiments.run.metric_series import Divergence
+from experiments.run.metric_comparison import Divergence
 from experiments.trial.record import CodeRecord
 
 CONFIG: dict[str, Any] = {

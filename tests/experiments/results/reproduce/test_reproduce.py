@@ -13,7 +13,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from experiments.run import metric_series as streams
+from experiments.run.metrics import read_series
 from tests.support.clones import Clone, clone, commit, git
 from tests.support.stores import wait_until
 
@@ -97,8 +97,8 @@ def test_a_run_from_a_dirty_tree_comes_out_bit_for_bit_after_everything_has_chan
     assert "with its uncommitted changes; sha256" in printed
     assert "environment and hardware are the run's" in printed
     assert again(there) != first
-    assert streams.read_series(again(there)) == streams.read_series(first)
-    points = sum(map(len, streams.read_series(first).values()))
+    assert read_series(again(there)) == read_series(first)
+    points = sum(map(len, read_series(first).values()))
     assert points > 20
     assert f"identical: 6 metrics, {points} points, bit for bit" in printed
     assert verdict(again(there))["verdict"] == "identical"
@@ -116,7 +116,7 @@ def test_a_prefix_is_compared_as_far_as_it_goes(there: Clone) -> None:
     outcome = yaml.safe_load((again(there) / "outcome.json").read_text())
     assert outcome["status"] == "stopped"
     assert outcome["reason"] == "as far as was asked, after step 5, which is saved"
-    assert max(step for points in streams.read_series(again(there)).values() for step, _ in points) == 5
+    assert max(step for points in read_series(again(there)).values() for step, _ in points) == 5
     assert "stopping:" not in printed
     printed = there.lathe("reproduce", there.runs()[0].name, "--steps", "3")  # it has a point every other step
     assert verdict(again(there))["verdict"] == "identical", printed

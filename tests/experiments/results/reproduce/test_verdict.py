@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from experiments.results.reproduce.verdict import judge, terms
-from experiments.run.metric_series import Stream
+from experiments.run.metrics import MetricSeries
 from experiments.trial.record import CodeRecord
 
 CONFIG: dict[str, Any] = {
@@ -27,7 +27,7 @@ ON_GPU: dict[str, Any] = ENVIRONMENT | {"device_name": "NVIDIA H100"}
 
 
 def record(
-    points: Stream, config: dict[str, Any] | None = None, *, sampled: bool = False, **environment: Any
+    points: MetricSeries, config: dict[str, Any] | None = None, *, sampled: bool = False, **environment: Any
 ) -> CodeRecord:
     told = ENVIRONMENT | {"packages": {"torch": "2.13.0"}} | environment
     return CodeRecord("r", "id", CONFIG | (config or {}), [], told, {}, {"train/loss": points})

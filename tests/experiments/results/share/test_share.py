@@ -22,7 +22,7 @@ from experiments.core.errors import InputError
 from experiments.results.share.share import MOST_POINTS, thinned
 from experiments.results.share.shared_file import read
 from experiments.run.checkpoint import Checkpoints
-from experiments.run.metric_series import read_series
+from experiments.run.metrics import read_series
 from experiments.trial.record import of_trial
 from experiments.trial.resume import changes
 from experiments.trial.trial import Trial, find

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.run import metric_series as streams
+from experiments.run.metrics import read_series
 from tests.experiments.results.reproduce.test_reproduce import MODEL, OPTION, SMALL, verdict
 from tests.support.clones import Clone, clone, commit, git
 from tests.support.stores import sql
@@ -47,7 +47,7 @@ def test_a_file_is_enough_where_all_is_committed(hers: Clone, his: Clone) -> Non
     printed = his.lathe("reproduce", str(file))
     assert "restored at commit" in printed
     assert "identical: " in printed
-    assert streams.read_series(his.runs()[-1]) == streams.read_series(run)
+    assert read_series(his.runs()[-1]) == read_series(run)
     assert verdict(his.runs()[-1])["reproduces"]["file"] == "softmax.yaml"
     assert len(his.worktrees()) == 1
     told = dict(sql(his.home / "runs" / "mlflow.db", "select key, value from tags where key like 'lathe.%'"))
@@ -67,5 +67,5 @@ def test_uncommitted_code_comes_in_a_bundle_and_runs_when_it_is_trusted(hers: Cl
     printed = his.lathe("reproduce", str(file), "--trust-code")
     assert "with its uncommitted changes; sha256" in printed
     assert "identical: " in printed
-    assert streams.read_series(his.runs()[-1]) == streams.read_series(run)
+    assert read_series(his.runs()[-1]) == read_series(run)
     assert not (his.root / "modules/model/my_model.py").exists()
