@@ -51,7 +51,7 @@ def follow(
     while True:
         # Asked before the upload, which then has all that was written.
         has_outcome = _has_outcome(trial, attempt)
-        abandoned = left.is_set() and not has_outcome and not _lives(trial, attempt)
+        abandoned = left.is_set() and not has_outcome and not _is_alive(trial, attempt)
         ended = abandoned or has_outcome
         if ended and ended_at is None:
             ended_at, pause_s = time.monotonic(), _POLL_S
@@ -80,7 +80,7 @@ def _has_outcome(trial: Trial, attempt: int) -> bool:
     return outcome is not None and int(outcome["attempt"]) >= attempt
 
 
-def _lives(trial: Trial, attempt: int) -> bool:
+def _is_alive(trial: Trial, attempt: int) -> bool:
     """Whether the attempt's process can be seen at work; False for one on another host, which nobody here can end."""
     events, _ = journal.read(trial.folder / "attempts" / str(attempt) / "journal.jsonl")
     states = [event for event in events if event["event"] == "state"]

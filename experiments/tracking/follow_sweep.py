@@ -13,7 +13,7 @@ from typing import TextIO
 
 from experiments.core import lock
 from experiments.sweep.sweep import Sweep
-from experiments.tracking.sweep_sync import DAMAGED, SweepSync, tracking_of
+from experiments.tracking.sweep_sync import DAMAGE_ERRORS, SweepSync, read_tracking_config
 
 POLL_S, LONGEST_PAUSE_S = 2.0, 60.0
 QUIET_PAUSE_S = 15.0
@@ -26,13 +26,13 @@ NICENESS = 5
 """It may share the machine with workers, and nobody waits for it."""
 
 
-def start(sweep: Sweep) -> subprocess.Popen[bytes] | None:
+def start_follower(sweep: Sweep) -> subprocess.Popen[bytes] | None:
     """Start it in the background, where it outlives this process and its terminal.
 
     Returns:
         None where the sweep is only brought there by `lathe sync`, or the machine has no room for another process.
     """
-    if tracking_of(sweep)["sync"] == "off":
+    if read_tracking_config(sweep)["sync"] == "off":
         return None
     with contextlib.suppress(OSError), (sweep.folder / "sync.log").open("a") as log:
         return subprocess.Popen(
@@ -45,15 +45,15 @@ def start(sweep: Sweep) -> subprocess.Popen[bytes] | None:
 def follow(sweep: Sweep) -> int:
     """Sync until the sweep is over and all of it is in the store, or its folder is gone; 1 where the store was given up."""
     syncing = SweepSync(sweep)
-    at_end = tracking_of(sweep)["sync"] == "end"
+    at_end = read_tracking_config(sweep)["sync"] == "end"
     pause_s, told, ended_at = POLL_S, "", None
-    while _is_there(sweep):
+    while _exists(sweep):
         over = syncing.is_over()
-        failures, points = _round(syncing) if over or not at_end else ((), 0)
+        failures, points = _sync(syncing) if over or not at_end else ((), 0)
         over = over and syncing.is_over()  # somebody may have gone on with it meanwhile
         ended_at = (ended_at or time.monotonic()) if over else None
         if failures:
-            if failures[0] != told and _is_there(sweep):
+            if failures[0] != told and _exists(sweep):
                 print(f"StoreError: {failures[0]}", file=sys.stderr, flush=True)
             if ended_at is not None and time.monotonic() - ended_at > GIVE_UP_S:
                 return 1
@@ -67,15 +67,15 @@ def follow(sweep: Sweep) -> int:
     return 0
 
 
-def _is_there(sweep: Sweep) -> bool:
+def _exists(sweep: Sweep) -> bool:
     return (sweep.folder / "sweep.yaml").is_file()
 
 
-def _round(syncing: SweepSync) -> tuple[tuple[str, ...], int]:
+def _sync(syncing: SweepSync) -> tuple[tuple[str, ...], int]:
     """What failed, and points that were sent."""
     try:
         summary = syncing.round()
-    except DAMAGED as err:  # the folder is being removed, or was written to by other hands
+    except DAMAGE_ERRORS as err:  # the folder is being removed, or was written to by other hands
         return (f"{type(err).__name__}: {err}",), 0
     for warning in summary.warnings:
         print(f"warning: {warning}", file=sys.stderr, flush=True)
@@ -89,7 +89,7 @@ def main() -> int:
         signal.signal(number, signal.SIG_IGN)
     os.nice(NICENESS)
     sweep = Sweep(Path(sys.argv[1]).resolve())
-    if not _is_there(sweep):
+    if not _exists(sweep):
         print(f"{sweep.folder} is no sweep: it has no sweep.yaml; name the folder of one", file=sys.stderr)
         return 2
     with (sweep.folder / "follow.lock").open(lock.MODE) as file:

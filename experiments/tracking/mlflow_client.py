@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from experiments.core.lock import locked
 from experiments.run import journal
-from experiments.tracking import store_uri as store
+from experiments.tracking import store_uri
 from experiments.trial.parameters import MAX_TAG, clean_key, without_password
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ MAX_DIGEST = 36
 
 
 @dataclass(frozen=True)
-class Found:
+class StoredRun:
     """A run that stands in a store."""
 
     run_id: str
@@ -36,7 +36,7 @@ class Found:
     """Whether it had to be brought back for this."""
 
 
-def errors() -> tuple[type[Exception], ...]:
+def get_store_errors() -> tuple[type[Exception], ...]:
     """Import MLflow, quiet and impatient, and say what its stores raise."""
     defaults = {
         "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -53,31 +53,31 @@ def errors() -> tuple[type[Exception], ...]:
     return MlflowException, SQLAlchemyError, OSError, ImportError
 
 
-def refused(err: Exception, name: str, written: str | None, uri: str, again: str) -> store.StoreError:
+def make_store_error(err: Exception, name: str, written: str | None, uri: str, again: str) -> store_uri.StoreError:
     """One line that names the store as the user wrote it, without the password that its URI may hold.
 
     Args:
-        err: one of `errors`.
+        err: one of `get_store_errors`.
         name: of the run or the sweep.
         written: `tracking.store`.
         uri: what that means.
         again: what `lathe sync` is to be called with.
     """
     reason = _reason(err, uri).replace(uri, written or uri)
-    return store.StoreError(
+    return store_uri.StoreError(
         f"tracking.store={without_password(written or uri)} did not take {name!r}: "
         f"{without_password(reason)[:300]}; its journals hold everything, `lathe sync {again}` tries again"
     )
 
 
-def first_line(err: Exception) -> str:
+def get_first_line(err: Exception) -> str:
     """What an error says, without the many lines that may follow."""
     return next(iter(str(err).strip().splitlines()), type(err).__name__)
 
 
 def _reason(err: Exception, uri: str) -> str:
     """What went wrong in a line, with a way out where there is one that the store's own words do not name."""
-    told = first_line(err)
+    told = get_first_line(err)
     if "error code 401" in told:
         return "it wants a user and a password; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to those it knows"
     if "error code 403" in told:
@@ -102,10 +102,10 @@ class Store:
         from mlflow import MlflowClient
 
         self.uri, self.runs_dir = uri, runs_dir
-        if store.is_server(uri):
+        if store_uri.is_server(uri):
             self._client = MlflowClient(tracking_uri=uri)
             return
-        database = store.sqlite_path(uri)
+        database = store_uri.get_sqlite_path(uri)
         lock = database.with_name(f".{database.name}.lock") if database else runs_dir / ".store.lock"
         lock.parent.mkdir(parents=True, exist_ok=True)
         with locked(lock):
@@ -116,7 +116,7 @@ class Store:
         """MLflow's own, for what is not of runs."""
         return self._client
 
-    def run(self, run_id: str) -> Found | None:
+    def run(self, run_id: str) -> StoredRun | None:
         """A run by its id, brought back where it was deleted; None where there is none."""
         from mlflow.exceptions import MlflowException
 
@@ -129,7 +129,7 @@ class Store:
 
     def run_of(
         self, experiment: str, key: Mapping[str, str], *, name: str, started: float, tags: Mapping[str, str]
-    ) -> Found:
+    ) -> StoredRun:
         """The run with tags that no other has together, made where there is none.
 
         Args:
@@ -146,14 +146,16 @@ class Store:
         known = self._client.search_runs([experiment_id], by_key, run_view_type=ViewType.ALL, max_results=1)
         if known:
             return self._found(known[0])
-        new = self._client.create_run(experiment_id, start_time=ms(started), tags={**tags, **key}, run_name=name)
+        new = self._client.create_run(experiment_id, start_time=to_ms(started), tags={**tags, **key}, run_name=name)
         return self._found(new)
 
-    def _found(self, run: Run) -> Found:
+    def _found(self, run: Run) -> StoredRun:
         was_deleted = run.info.lifecycle_stage == "deleted"
         if was_deleted:
             self._client.restore_run(run.info.run_id)
-        return Found(run.info.run_id, run.info.experiment_id, set(run.data.params), dict(run.data.tags), was_deleted)
+        return StoredRun(
+            run.info.run_id, run.info.experiment_id, set(run.data.params), dict(run.data.tags), was_deleted
+        )
 
     def _experiment_id(self, name: str) -> str:
         """Find or create the experiment; `mlflow.set_experiment` would put the loser of a race into experiment 0."""
@@ -161,8 +163,8 @@ class Store:
 
         experiment = self._client.get_experiment_by_name(name)
         if experiment is None:
-            is_server = store.is_server(self.uri)
-            location = None if is_server else store.artifacts_folder(self.uri, self.runs_dir).as_uri()
+            is_server = store_uri.is_server(self.uri)
+            location = None if is_server else store_uri.get_artifacts_folder(self.uri, self.runs_dir).as_uri()
             try:
                 return str(self._client.create_experiment(name, artifact_location=location))
             except MlflowException as err:
@@ -180,7 +182,7 @@ class Store:
         from mlflow.utils.credentials import get_default_host_creds
         from mlflow.utils.rest_utils import http_request
 
-        if not store.is_server(self.uri):
+        if not store_uri.is_server(self.uri):
             return str(mlflow.__version__)
         login = get_default_host_creds(self.uri)  # type: ignore[no-untyped-call]
         answer = http_request(login, "/version", "GET")  # type: ignore[no-untyped-call]
@@ -195,7 +197,7 @@ class Store:
         from mlflow.entities import Metric
 
         points = [
-            Metric(clean_key(key), value, ms(event["time"]), event["step"])
+            Metric(clean_key(key), value, to_ms(event["time"]), event["step"])
             for event in events
             for key, value in event["metrics"].items()
         ]
@@ -227,7 +229,7 @@ class Store:
         if ended is None:
             self._client.update_run(run_id, status=status)
         else:
-            self._client.set_terminated(run_id, status, ms(ended))
+            self._client.set_terminated(run_id, status, to_ms(ended))
 
     def log_data(self, run_id: str, events: Sequence[journal.DataEvent]) -> None:
         """Say which data a run reads."""
@@ -260,5 +262,5 @@ class Store:
         log(run_id, str(path), None if into == Path() else str(into))
 
 
-def ms(seconds: float) -> int:
+def to_ms(seconds: float) -> int:
     return round(seconds * 1000)

@@ -14,16 +14,16 @@ from urllib.parse import quote, urlencode
 from experiments.sweep.space import Choice, Dimension, keys
 from experiments.sweep.space_parser import parse
 from experiments.sweep.sweep import Sweep, reference
-from experiments.tracking.store_uri import StoreError, is_server, resolve_store, without_login
+from experiments.tracking.store_uri import StoreError, is_server, resolve_store, strip_login
 from experiments.trial.parameters import clean_key
 
 TAG = "mlflow.sharedViewState."
 """MLflow's UI reads a view from the tag of an experiment whose name this begins."""
-KNOWN = range(3, 4)
+KNOWN_VERSIONS = range(3, 4)
 """Major versions of MLflow whose UI is known to read such a tag: nothing promises it (3.17, 2026-11)."""
-MAX_TEXT = 20_000
+MAX_TAG_CHARS = 20_000
 """Characters of an experiment's tag that MLflow 3.17 takes."""
-MOST_SCATTERS = 8
+MAX_SCATTERS = 8
 LOSS = "train/loss_nats"
 SECTIONS = {"Sweep": 2, "Curves": 2, "Differences": 1}
 """Of the charts, and in how many columns they stand."""
@@ -31,7 +31,7 @@ COLUMN_PX, CARD_PX = 150, 360
 UNSTORED: dict[str, Any] = {"datasetsFilter": [], "lifecycleFilter": "Active", "modelVersionFilter": "All Runs"}
 
 
-class View(NamedTuple):
+class SavedView(NamedTuple):
     """A saved view, as the tag of an experiment that keeps it."""
 
     key: str
@@ -43,28 +43,28 @@ class View(NamedTuple):
         return TAG + self.key
 
 
-def view(sweep: Sweep) -> View | None:
+def make_view(sweep: Sweep) -> SavedView | None:
     """A sweep's view; None where it is larger than MLflow takes. A pure function of the question and the sweep's key."""
     question, made_ms = sweep.question, round(float(sweep.provenance.get("created", 0.0)) * 1000)
-    packed = base64.b64encode(zlib.compress(json.dumps(state(question, sweep.key)).encode())).decode()
+    packed = base64.b64encode(zlib.compress(json.dumps(make_view_state(question, sweep.key)).encode())).decode()
     told = {"name": f"sweep {sweep.name}", "createdAt": made_ms, "updatedAt": made_ms, "state": f"deflate;{packed}"}
     text = json.dumps(told)
-    return View(sweep.key[:12], text) if len(text) <= MAX_TEXT else None
+    return SavedView(sweep.key[:12], text) if len(text) <= MAX_TAG_CHARS else None
 
 
-def state(question: Mapping[str, Any], sweep_key: str) -> dict[str, Any]:
+def make_view_state(question: Mapping[str, Any], sweep_key: str) -> dict[str, Any]:
     """What the page shows, in the words of MLflow's UI.
 
     Args:
         question: by the keys of `experiments.config.schema.SweepSchema`.
         sweep_key: which all runs of the sweep's trials have in a tag.
     """
-    swept = swept_keys(question)
+    swept = list_swept_keys(question)
     columns = [*(f"params.`{key}`" for key in swept), f"metrics.`{clean_key(question['metric'])}`"]
     return {
-        **search(question, sweep_key), **UNSTORED, "startTime": "ALL",
+        **make_search(question, sweep_key), **UNSTORED, "startTime": "ALL",
         "selectedColumns": columns, "columnOrder": columns, "columnWidths": dict.fromkeys(columns, COLUMN_PX),
-        "compareRunCharts": charts(question), "compareRunSections": [_section(*section) for section in SECTIONS.items()],
+        "compareRunCharts": make_charts(question), "compareRunSections": [_section(*section) for section in SECTIONS.items()],
         "isAccordionReordered": True,  # else the sections stand in the order of the alphabet
         "runsHiddenMode": "SHOW_ALL", "runsHidden": [], "runsVisibilityMap": {}, "runsPinned": [], "runsExpanded": {},
         "hideEmptyCharts": True, "viewMaximized": False, "runListHidden": False, "autoRefreshEnabled": True,
@@ -73,28 +73,28 @@ def state(question: Mapping[str, Any], sweep_key: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def search(question: Mapping[str, Any], sweep_key: str) -> dict[str, Any]:
+def make_search(question: Mapping[str, Any], sweep_key: str) -> dict[str, Any]:
     """Which runs are shown: the sweep's trials, the best first. Only a list by a metric has them beside their parent."""
     return {
-        "searchFilter": filter_of(sweep_key),
+        "searchFilter": make_filter(sweep_key),
         "orderByKey": f"metrics.`{clean_key(question['metric'])}`",
         "orderByAsc": question["mode"] == "min",
     }
 
 
-def filter_of(sweep_key: str) -> str:
+def make_filter(sweep_key: str) -> str:
     """What finds the runs of a sweep's trials, in the language of MLflow's search."""
     return f"tags.`lathe.sweep_key` = '{sweep_key}' and tags.`lathe.kind` = 'trial'"
 
 
-def charts(question: Mapping[str, Any]) -> list[dict[str, Any]]:
+def make_charts(question: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The question's charts: all that varies at once, each of it against the metric, two numbers, then curves."""
-    metric, swept, numbers = clean_key(question["metric"]), swept_keys(question), numeric_keys(question)
+    metric, swept, numbers = clean_key(question["metric"]), list_swept_keys(question), list_numeric_keys(question)
     value = {"key": metric, "type": "METRIC"}
     found: list[dict[str, Any]] = []
-    if common := common_keys(question):
+    if common := list_common_keys(question):
         found.append({"type": "PARALLEL", "selectedParams": common, "selectedMetrics": [metric], "showAllRuns": True})
-    found += [{"type": "SCATTER", "xaxis": _axis(key), "yaxis": value} for key in swept[:MOST_SCATTERS]]
+    found += [{"type": "SCATTER", "xaxis": _axis(key), "yaxis": value} for key in swept[:MAX_SCATTERS]]
     if len(numbers) > 1:
         found.append({"type": "CONTOUR", "xaxis": _axis(numbers[0]), "yaxis": _axis(numbers[1]), "zaxis": value})
     placed = [{**chart, "metricSectionId": "Sweep"} for chart in found]
@@ -129,18 +129,18 @@ def _section(name: str, columns: int) -> dict[str, Any]:
     return {"uuid": name, "name": name, "columns": columns, "cardHeight": CARD_PX, **common}
 
 
-def swept_keys(question: Mapping[str, Any]) -> list[str]:
+def list_swept_keys(question: Mapping[str, Any]) -> list[str]:
     """What varies, as MLflow's parameters are called."""
     return _cleaned([*keys(parse(question["space"])), *(key for point in _given(question) for key in point)])
 
 
-def common_keys(question: Mapping[str, Any]) -> list[str]:
+def list_common_keys(question: Mapping[str, Any]) -> list[str]:
     """Of what varies, that which every trial has: a line through parallel coordinates needs a value on each."""
     given = _given(question)
     return _cleaned([*parse(question["space"]), *(key for key in given[0] if all(key in point for point in given))])
 
 
-def numeric_keys(question: Mapping[str, Any]) -> list[str]:
+def list_numeric_keys(question: Mapping[str, Any]) -> list[str]:
     """Of what varies in every trial, that which is always a number."""
     return _cleaned([key for key, part in parse(question["space"]).items() if _is_numeric(part)])
 
@@ -161,13 +161,13 @@ def _is_numeric(part: Dimension) -> bool:
     return all(isinstance(option, (int, float)) and not isinstance(option, bool) for option in part.options)
 
 
-def is_known(version: str | None) -> bool:
+def has_saved_views(version: str | None) -> bool:
     """Whether the UI of this version of MLflow reads saved views from tags."""
     major = (version or "").partition(".")[0]
-    return major.isdecimal() and int(major) in KNOWN
+    return major.isdecimal() and int(major) in KNOWN_VERSIONS
 
 
-def page(question: Mapping[str, Any], sweep_key: str, experiment_id: str, view_key: str | None) -> str:
+def make_page_path(question: Mapping[str, Any], sweep_key: str, experiment_id: str, view_key: str | None) -> str:
     """The part of a link after an address, for any server that shows the store.
 
     Args:
@@ -182,7 +182,7 @@ def page(question: Mapping[str, Any], sweep_key: str, experiment_id: str, view_k
     if view_key:
         told = {"viewStateShareKey": view_key, **told}
     else:
-        wanted = search(question, sweep_key)
+        wanted = make_search(question, sweep_key)
         told |= {**wanted, "orderByAsc": str(wanted["orderByAsc"]).lower(), "startTime": "ALL"}
     return f"#/experiments/{experiment_id}/runs?{urlencode(told, quote_via=quote)}"
 
@@ -196,7 +196,7 @@ class ViewLocation(NamedTuple):
     """Of the store; None where a variable that it is written with is not set here."""
 
 
-def place(sweep: Sweep) -> ViewLocation | None:
+def find_location(sweep: Sweep) -> ViewLocation | None:
     """Where a sweep stands in its store; None where it was not brought there."""
     try:
         told = json.loads((sweep.folder / "sync.json").read_text())
@@ -211,7 +211,7 @@ def place(sweep: Sweep) -> ViewLocation | None:
         return ViewLocation(experiment_id, view_key or None, None)
 
 
-def link(sweep: Sweep, address: str) -> str:
+def make_link(sweep: Sweep, address: str) -> str:
     """The page of a sweep in MLflow's UI.
 
     Args:
@@ -221,33 +221,33 @@ def link(sweep: Sweep, address: str) -> str:
     Raises:
         StoreError: the sweep was not brought to a store.
     """
-    found = place(sweep)
+    found = find_location(sweep)
     if found is None:
         raise StoreError(
             f"sweep '{sweep.name}' is in no store, so there is nothing to show; `lathe sync {sweep.name}` first"
         )
-    return f"{address.rstrip('/')}/{page(sweep.question, sweep.key, found.experiment_id, found.view_key)}"
+    return f"{address.rstrip('/')}/{make_page_path(sweep.question, sweep.key, found.experiment_id, found.view_key)}"
 
 
 def ui_hint(sweep: Sweep) -> str:
     """What a person who looks at a sweep does to see its trials side by side in MLflow."""
-    found, name = place(sweep), reference(sweep)
+    found, name = find_location(sweep), reference(sweep)
     if found is not None and found.uri is not None and is_server(found.uri):
-        return f"side by side in MLflow: {link(sweep, without_login(found.uri))}"
+        return f"side by side in MLflow: {make_link(sweep, strip_login(found.uri))}"
     command = f"`lathe ui --sweep {name}` shows the trials side by side in MLflow"
     template = json.loads((sweep.folder / "templates.json").read_text())[0]
     is_brought = found is not None or template["config"].get("tracking", {}).get("sync") == "live"
     return command if is_brought else f"{command}, once `lathe sync {name}` has brought them there"
 
 
-def newest(runs_dir: Path, uri: str, most: int) -> list[Sweep]:
+def list_newest(runs_dir: Path, uri: str, most: int) -> list[Sweep]:
     """The sweeps of a folder that stand in a store, those that began last first."""
     paths = sorted(runs_dir.glob("*/sweep.yaml"), key=lambda path: -path.stat().st_mtime)
     found = (Sweep(path.parent.resolve()) for path in paths)
-    return list(islice((sweep for sweep in found if is_in(sweep, uri)), most))
+    return list(islice((sweep for sweep in found if is_in_store(sweep, uri)), most))
 
 
-def is_in(sweep: Sweep, uri: str) -> bool:
+def is_in_store(sweep: Sweep, uri: str) -> bool:
     """Whether a sweep stands in this store."""
-    found = place(sweep)
+    found = find_location(sweep)
     return found is not None and found.uri == uri

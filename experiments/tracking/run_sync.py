@@ -13,16 +13,14 @@ from experiments.core.errors import InputError
 from experiments.core.lock import locked
 from experiments.run import journal
 from experiments.run.state import RunState, determine_state, process_alive
-from experiments.tracking import mlflow_client as mlflow_store
-from experiments.tracking import run_tags as describe
-from experiments.tracking import store_uri as store
-from experiments.tracking.mlflow_client import Found, Store
-from experiments.tracking.model import log_model as logged
+from experiments.tracking import mlflow_client, run_tags, store_uri
+from experiments.tracking.mlflow_client import Store, StoredRun
+from experiments.tracking.model import log_model
 from experiments.trial.parameters import clean_key, param_text, parameters, without_password
 from experiments.trial.trial import Trial
 
 _BLOCK_BYTES = 1 << 20
-STATUS = {
+MLFLOW_STATUS = {
     "running": "RUNNING",
     "finished": "FINISHED",
     "failed": "FAILED",
@@ -43,14 +41,14 @@ class SyncResult:
     run_id: str | None
     experiment_id: str | None
     points: int
-    model: Logged | None = None
+    model: LoggedModel | None = None
     """Its final model, where that is in the store."""
     warning: str | None = None
     """Why it is not, where it should be."""
 
 
 @dataclass(frozen=True)
-class Logged:
+class LoggedModel:
     """The final model of a run in its store."""
 
     id: str
@@ -136,10 +134,10 @@ class RunSync:
         Raises:
             StoreError: the store did not take it.
         """
-        uri, _ = store.store_uri(self.trial), self.trial.provenance
-        errors = mlflow_store.errors()
+        uri, _ = store_uri.resolve_trial_store(self.trial), self.trial.provenance
+        errors = mlflow_client.get_store_errors()
         try:
-            into = mlflow_store.open_store(uri, self.trial.runs_dir)
+            into = mlflow_client.open_store(uri, self.trial.runs_dir)
             with locked(self.trial.folder / "sync.lock"):
                 progress = _RunProgress.load(self._path, self.trial.config["tracking"]["store"] or uri)
                 attached = self._attached and self._attached == progress.run_id
@@ -155,30 +153,30 @@ class RunSync:
         except errors as err:
             self._attached = ""
             name, written = self.trial.folder.name, self.trial.config["tracking"]["store"]
-            raise mlflow_store.refused(err, name, written, uri, name) from err
+            raise mlflow_client.make_store_error(err, name, written, uri, name) from err
         return SyncResult(progress.run_id, progress.experiment_id, points, model, warning)
 
-    def log_model(self, register_as: str | None = None) -> Logged:
+    def log_model(self, register_as: str | None = None) -> LoggedModel:
         """Log the final model of a run that is in the store, and register it, as far as that is not done.
 
         Raises:
             InputError: the run has no model.
             StoreError: the store did not take it.
         """
-        uri, written = store.store_uri(self.trial), self.trial.config["tracking"]["store"]
-        errors = mlflow_store.errors()
+        uri, written = store_uri.resolve_trial_store(self.trial), self.trial.config["tracking"]["store"]
+        errors = mlflow_client.get_store_errors()
         try:
-            into = mlflow_store.open_store(uri, self.trial.runs_dir)
+            into = mlflow_client.open_store(uri, self.trial.runs_dir)
             with locked(self.trial.folder / "sync.lock"):
                 progress = _RunProgress.load(self._path, written or uri)
                 return self._bring_model(into, progress, register_as, however_large=True)
         except errors as err:
             name = self.trial.folder.name
-            raise mlflow_store.refused(err, name, written, uri, name) from err
+            raise mlflow_client.make_store_error(err, name, written, uri, name) from err
 
     def pending(self) -> int:
         """Events that the store has not got yet."""
-        name = self.trial.config["tracking"]["store"] or store.store_uri(self.trial)
+        name = self.trial.config["tracking"]["store"] or store_uri.resolve_trial_store(self.trial)
         offsets = _RunProgress.load(self._path, name).offsets
         lines = 0
         for path in journal.journals(self.trial.folder):
@@ -193,7 +191,7 @@ class RunSync:
 
     def _attach(self, into: Store, progress: _RunProgress, place: SweepMember | None) -> bool:
         """Find or create the MLflow run and give it its parameters; False while there is nothing to show."""
-        started = _started(self.trial) or (place.since if place else None)
+        started = _find_start(self.trial) or (place.since if place else None)
         if started is None:
             return False
         run = into.run(progress.run_id) if progress.run_id else None
@@ -207,17 +205,21 @@ class RunSync:
         self._attached = run.run_id
         return True
 
-    def _find_or_create(self, into: Store, started: float, place: SweepMember | None) -> Found:
+    def _find_or_create(self, into: Store, started: float, place: SweepMember | None) -> StoredRun:
         config, key = self.trial.config, {"lathe.run_key": self.trial.provenance["run_key"]}
-        tags = describe.tags(self.trial) | dict(place.tags if place else {})
+        tags = run_tags.make_run_tags(self.trial) | dict(place.tags if place else {})
         name = place.name if place else str(config["name"])
         return into.run_of(config["tracking"]["experiment"], key, name=name, started=started, tags=tags)
 
-    def _start_over(self, progress: _RunProgress, run: Found) -> None:
+    def _start_over(self, progress: _RunProgress, run: StoredRun) -> None:
         code = sorted(path for path in (self.trial.folder / "code").glob("*") if path.is_file())
         progress.run_id, progress.experiment_id = run.run_id, run.experiment_id
         progress.offsets, progress.last_state, progress.last_time = {}, None, 0.0
-        progress.name, progress.tags, progress.status = run.tags.get("mlflow.runName", ""), passing(run.tags), None
+        progress.name, progress.tags, progress.status = (
+            run.tags.get("mlflow.runName", ""),
+            select_transient_tags(run.tags),
+            None,
+        )
         progress.model, progress.versions = "", {}
         progress.artifacts = ["trial.yaml", "provenance.yaml", *(f"code/{path.name}" for path in code)]
 
@@ -268,17 +270,17 @@ class RunSync:
         tags |= {"lathe.reason": now.reason} if now.reason else {}
         tags |= {"lathe.failure": now.failure} if now.failure else {}
         tags |= {"lathe.host": last["host"]} if last is not None else {}
-        tags |= describe.reproduction_tags(self.trial)
+        tags |= run_tags.make_reproduction_tags(self.trial)
         tags |= dict(place.tags if place else {})
-        status = [STATUS[now.state], now.ended]
+        status = [MLFLOW_STATUS[now.state], now.ended]
         name = place.name if place else progress.name
         if (tags, status, name) == (progress.tags, progress.status, progress.name):
             return
-        into.set_tags(progress.run_id, changed(progress.tags, tags))
+        into.set_tags(progress.run_id, diff_tags(progress.tags, tags))
         if name != progress.name:
             into.rename(progress.run_id, name)
         if status != progress.status:
-            into.set_status(progress.run_id, STATUS[now.state], now.ended)
+            into.set_status(progress.run_id, MLFLOW_STATUS[now.state], now.ended)
         progress.tags, progress.status, progress.name = tags, status, name
         progress.save(self._path)
 
@@ -287,31 +289,29 @@ class RunSync:
         is_finished = progress.status is not None and progress.status[0] == "FINISHED"
         return bool(place is None and is_finished and self.trial.config["tracking"].get("log_model"))
 
-    def _try_model(self, into: Store, progress: _RunProgress) -> tuple[Logged | None, str | None]:
+    def _try_model(self, into: Store, progress: _RunProgress) -> tuple[LoggedModel | None, str | None]:
         """Log the model, or say why that cannot be: the run is in the store all the same."""
         try:
             return self._bring_model(into, progress, self.trial.config["tracking"].get("register_as")), None
         except InputError as err:
             reason = "; ".join(err.problems)
-        except mlflow_store.errors() as err:
-            reason = (
-                f"{without_password(mlflow_store.first_line(err))}; `lathe sync {self.trial.reference}` tries again"
-            )
+        except mlflow_client.get_store_errors() as err:
+            reason = f"{without_password(mlflow_client.get_first_line(err))}; `lathe sync {self.trial.reference}` tries again"
         return None, f"the model of run '{self.trial.folder.name}' was not logged: {reason}"
 
     def _bring_model(
         self, into: Store, progress: _RunProgress, register_as: str | None, *, however_large: bool = False
-    ) -> Logged:
-        run = logged.RunToLog(into, progress.experiment_id, progress.run_id, progress.name)
+    ) -> LoggedModel:
+        run = log_model.RunToLog(into, progress.experiment_id, progress.run_id, progress.name)
         if not progress.model:
-            progress.model = logged.log(self.trial, run, however_large=however_large)
+            progress.model = log_model.log(self.trial, run, however_large=however_large)
             progress.save(self._path)
         if register_as is None:
-            return Logged(progress.model)
+            return LoggedModel(progress.model)
         if register_as not in progress.versions:
-            progress.versions[register_as] = logged.register(self.trial, run, progress.model, register_as)
+            progress.versions[register_as] = log_model.register(self.trial, run, progress.model, register_as)
             progress.save(self._path)
-        return Logged(progress.model, register_as, progress.versions[register_as])
+        return LoggedModel(progress.model, register_as, progress.versions[register_as])
 
     def _upload_artifacts(self, into: Store, progress: _RunProgress) -> None:
         """Upload the files on the list, last of all: a store that takes no files shall still have the curves."""
@@ -321,18 +321,18 @@ class RunSync:
             progress.save(self._path)
 
 
-def passing(tags: Mapping[str, str]) -> dict[str, str]:
+def select_transient_tags(tags: Mapping[str, str]) -> dict[str, str]:
     """Of the tags of a run that is found again, those that may hold no longer."""
     return {key: text for key, text in tags.items() if key in ("lathe.reason", "lathe.failure", "lathe.host")}
 
 
-def changed(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str]:
+def diff_tags(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str]:
     """Tags to set where others stood before; one that holds no longer is emptied."""
     new = {key: value for key, value in now.items() if before.get(key) != value}
     return new | {key: "" for key in before if key not in now and before[key]}
 
 
-def _started(trial: Trial) -> float | None:
+def _find_start(trial: Trial) -> float | None:
     """Time of the first event; of the end for a run that died before it."""
     for path in journal.journals(trial.folder):
         events, _ = journal.read(path, max_bytes=1)

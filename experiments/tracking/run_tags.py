@@ -14,7 +14,7 @@ from experiments.trial.parameters import clean_key, cut, param_text, without_pas
 from experiments.trial.trial import Trial
 
 
-def tags(trial: Trial) -> dict[str, str]:
+def make_run_tags(trial: Trial) -> dict[str, str]:
     """What stays true of a run through all its attempts, and its note."""
     provenance = trial.provenance
     named = {
@@ -22,27 +22,31 @@ def tags(trial: Trial) -> dict[str, str]:
         "lathe.run_key": provenance["run_key"],
         "lathe.trial_id": provenance["trial_id"],
         "lathe.folder": str(trial.folder.resolve()),
-        "mlflow.note.content": note(trial),
+        "mlflow.note.content": make_note(trial),
     }
-    named |= reproduction_tags(trial)
-    return own_tags(trial.config) | origin_tags(provenance) | {key: cut(str(value)) for key, value in named.items()}
+    named |= make_reproduction_tags(trial)
+    return (
+        make_user_tags(trial.config)
+        | make_origin_tags(provenance)
+        | {key: cut(str(value)) for key, value in named.items()}
+    )
 
 
-def reproduction_tags(trial: Trial) -> dict[str, str]:
+def make_reproduction_tags(trial: Trial) -> dict[str, str]:
     """Which run this one repeats, what came of it, and the note that says so; none where it repeats none."""
-    link, verdict = trial.provenance.get("reproduces"), verdict_of(trial)
+    link, verdict = trial.provenance.get("reproduces"), read_verdict(trial)
     if not link:
         return {}
     told = {
         "lathe.reproduces": link.get("run_key") or link.get("file"),
         "lathe.reproduces_run": link.get("mlflow_run_id"),
         "lathe.verdict": verdict.get("verdict"),
-        "mlflow.note.content": note(trial),
+        "mlflow.note.content": make_note(trial),
     }
     return {key: cut(str(value)) for key, value in told.items() if value}
 
 
-def verdict_of(trial: Trial) -> dict[str, Any]:
+def read_verdict(trial: Trial) -> dict[str, Any]:
     """What came of the comparison with the run that this one repeats; empty where it is not over."""
     try:
         verdict = yaml.safe_load((trial.folder / VERDICT).read_text())
@@ -51,14 +55,14 @@ def verdict_of(trial: Trial) -> dict[str, Any]:
     return verdict if isinstance(verdict, dict) else {}
 
 
-def own_tags(config: Mapping[str, Any]) -> dict[str, str]:
+def make_user_tags(config: Mapping[str, Any]) -> dict[str, str]:
     """The user's own words on a run."""
     return {clean_key(key): cut(str(value)) for key, value in (config.get("tags") or {}).items()}
 
 
-def origin_tags(provenance: Mapping[str, Any]) -> dict[str, str]:
+def make_origin_tags(provenance: Mapping[str, Any]) -> dict[str, str]:
     """Who started it, and with which code."""
-    named = {"mlflow.user": _user(), "mlflow.source.type": "LOCAL", "mlflow.source.name": "lathe"}
+    named = {"mlflow.user": _get_user(), "mlflow.source.type": "LOCAL", "mlflow.source.name": "lathe"}
     code = [entry for entry in provenance.get("code") or [] if entry.get("git_sha")]
     if code:
         named["mlflow.source.git.commit"] = code[0]["git_sha"]
@@ -67,27 +71,29 @@ def origin_tags(provenance: Mapping[str, Any]) -> dict[str, str]:
     return {key: cut(str(value)) for key, value in named.items()}
 
 
-def note(trial: Trial) -> str:
+def make_note(trial: Trial) -> str:
     """The run's description: what it is and how to have it again, as Markdown."""
     config, provenance = trial.config, trial.provenance
     overrides = [without_password(str(text)) for text in provenance.get("overrides") or []]
     lines = [f"**{config['name']}**" + (f": {config['note']}" if config.get("note") else ""), ""]
     lines += [
-        f"- {group}: `{_one_line(config[group])}`" for group in ("model", "data", "optimizer") if config.get(group)
+        f"- {group}: `{_format_component(config[group])}`"
+        for group in ("model", "data", "optimizer")
+        if config.get(group)
     ]
     source = provenance.get("source")
     told = f"overrides, on the whole configuration of trial `{source}`" if source else "overrides"
-    lines += [f"- {told}: {' '.join(f'`{text}`' for text in overrides) or 'none'}", *_repeats(trial)]
+    lines += [f"- {told}: {' '.join(f'`{text}`' for text in overrides) or 'none'}", *_describe_origin(trial)]
     lines += ["", "### Again", ""]
-    lines += code_lines(provenance)
-    folders, trust = flags(provenance)
+    lines += format_code(provenance)
+    folders, trust = format_flags(provenance)
     again = [] if source else [shlex.join(["lathe", "run", *folders, *trust, *overrides])]
-    lines += ["", "```", *again, _resume(trial, trust)]
+    lines += ["", "```", *again, _format_resume(trial, trust)]
     lines += [shlex.join(["lathe", "reproduce", trial.reference, *trust]), "```"]
     return cut("\n".join(lines))
 
 
-def _repeats(trial: Trial) -> list[str]:
+def _describe_origin(trial: Trial) -> list[str]:
     """The run that this one repeats, with a link where MLflow has it, and the verdict."""
     link = trial.provenance.get("reproduces") or {}
     if not link:
@@ -95,11 +101,11 @@ def _repeats(trial: Trial) -> list[str]:
     name = f"`{link.get('run')}`"
     if link.get("mlflow_run_id") and link.get("mlflow_experiment_id"):
         name = f"[{name}](#/experiments/{link['mlflow_experiment_id']}/runs/{link['mlflow_run_id']})"
-    told = verdict_of(trial).get("told")
+    told = read_verdict(trial).get("told")
     return [f"- reproduces {name}" + (f": {told}" if told else "")]
 
 
-def _resume(trial: Trial, trust: list[str]) -> str:
+def _format_resume(trial: Trial, trust: list[str]) -> str:
     """The command that goes on with a run; a trial of a sweep goes on with that."""
     if not trial.provenance.get("sweep"):
         return f"lathe resume {shlex.join([trial.reference, *trust])}"
@@ -107,7 +113,7 @@ def _resume(trial: Trial, trust: list[str]) -> str:
     return f"lathe resume {shlex.quote(folder.name if trial.reference == trial.folder.name else str(folder))}"
 
 
-def code_lines(provenance: Mapping[str, Any]) -> list[str]:
+def format_code(provenance: Mapping[str, Any]) -> list[str]:
     """Which code it was, as a list in Markdown."""
     where = "the sweep's artifacts" if provenance.get("sweep") else "the artifacts"
     return [
@@ -117,13 +123,13 @@ def code_lines(provenance: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def flags(provenance: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+def format_flags(provenance: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """The flags of a command line that it was started with: folders of options, and whom it trusts."""
     folders = [word for name in provenance.get("config_dirs") or [] for word in ("--config-dir", name)]
     return folders, [word for name in provenance.get("trust") or [] for word in ("--trust", name)]
 
 
-def _one_line(part: object) -> str:
+def _format_component(part: object) -> str:
     """Write a part of the configuration as the call that builds it."""
     if not isinstance(part, dict):
         return cut(param_text(part), 200)
@@ -132,7 +138,7 @@ def _one_line(part: object) -> str:
     return cut(f"{name}({arguments})".replace("`", "'").replace("\n", " "), 200)
 
 
-def _user() -> str:
+def _get_user() -> str:
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a container's user without a name; OSError from Python 3.13 on

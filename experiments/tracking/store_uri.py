@@ -13,7 +13,7 @@ class StoreError(Exception):
     """MLflow's store cannot be named, reached or brought up to date; the journals hold all that it lacks."""
 
 
-def store_uri(trial: Trial) -> str:
+def resolve_trial_store(trial: Trial) -> str:
     """The URI of a trial's store with its `${oc.env:NAME}` filled in: it may hold a password, so it is never shown."""
     return resolve_store(trial.config["tracking"]["store"], trial.runs_dir)
 
@@ -38,26 +38,26 @@ def is_server(uri: str) -> bool:
     return uri.startswith(("http:", "https:"))
 
 
-def without_login(uri: str) -> str:
+def strip_login(uri: str) -> str:
     """The address of a server as a browser takes it: without the user and password that it may hold."""
     return re.sub(r"://[^/@]+@", "://", uri).rstrip("/")
 
 
-def sqlite_path(uri: str) -> Path | None:
+def get_sqlite_path(uri: str) -> Path | None:
     """The file of an SQLite store, None for any other."""
     return Path(uri.partition("///")[2].partition("?")[0]) if uri.startswith("sqlite:") else None
 
 
-def from_everywhere(uri: str) -> str:
+def make_absolute(uri: str) -> str:
     """A store so that it means the same in every folder: the relative path of an SQLite file made absolute, no more."""
     scheme, slashes, rest = uri.partition("///")
     database, mark, query = rest.partition("?")
-    if sqlite_path(uri) is None or database in ("", ":memory:") or database.startswith("file:"):
+    if get_sqlite_path(uri) is None or database in ("", ":memory:") or database.startswith("file:"):
         return uri
     return f"{scheme}{slashes}{Path(database).absolute()}{mark}{query}"
 
 
-def artifacts_folder(uri: str, runs_dir: Path) -> Path:
+def get_artifacts_folder(uri: str, runs_dir: Path) -> Path:
     """Where the artifacts of a store without a server lie: beside its file, else in `runs_dir`."""
-    database = sqlite_path(uri)
+    database = get_sqlite_path(uri)
     return (database.parent if database else runs_dir).resolve() / "artifacts"

@@ -19,12 +19,9 @@ from experiments.run.state import RunState
 from experiments.sweep.ledger import ENDED, Entry
 from experiments.sweep.status.progress import Progress, ProgressReader
 from experiments.sweep.sweep import Sweep, named, reference
-from experiments.tracking import mlflow_client as mlflow_store
-from experiments.tracking import mlflow_view as sweep_view
-from experiments.tracking import store_uri as store
-from experiments.tracking import sweep_tags as describe_sweep
+from experiments.tracking import mlflow_client, mlflow_view, store_uri, sweep_tags
 from experiments.tracking.mlflow_client import Store
-from experiments.tracking.run_sync import RunSync, SweepMember, changed, passing, sync_run
+from experiments.tracking.run_sync import RunSync, SweepMember, diff_tags, select_transient_tags, sync_run
 from experiments.tracking.store_uri import StoreError
 from experiments.tracking.sweep_metrics import BestSoFar
 from experiments.trial.trial import Trial, find
@@ -32,13 +29,13 @@ from experiments.trial.trial import Trial, find
 REPORT, PAGE = "report", "report.html"
 """Folder in a sweep's where `lathe report` writes, and what it writes last."""
 SAVE_EVERY = 50
-MOST_FAILURES = 3
+MAX_FAILURES_IN_A_ROW = 3
 """Trials in a row that a store may refuse before the others are left for later."""
-DAMAGED = (OSError, YAMLError, ValueError, KeyError, TypeError)
+DAMAGE_ERRORS = (OSError, YAMLError, ValueError, KeyError, TypeError)
 """What reading a folder raises that was written to by other hands."""
 
 
-class Summary(NamedTuple):
+class SyncSummary(NamedTuple):
     """What a sync of several runs did: runs in the store, points sent, and a line for each that failed."""
 
     runs: int
@@ -49,14 +46,14 @@ class Summary(NamedTuple):
     """What is not in the store and need not be: a final model that could not be logged."""
 
 
-def sync_all(runs_dir: Path, names: Sequence[str] = ()) -> Summary:
+def sync_all(runs_dir: Path, names: Sequence[str] = ()) -> SyncSummary:
     """Sync sweeps and runs by the names of their folders; without names all in `runs_dir`."""
     chosen: dict[Path, set[str] | None] = {}
     """Folders of runs and sweeps; of a sweep the trials, None: all."""
     failures: list[str] = []
     for name in names:
         try:
-            _choose(name, runs_dir, chosen)
+            _add_choice(name, runs_dir, chosen)
         except InputError as err:
             failures += err.problems
     if not names:
@@ -68,15 +65,15 @@ def sync_all(runs_dir: Path, names: Sequence[str] = ()) -> Summary:
             done = _sync(folder, trials)
         except StoreError as err:
             failures.append(str(err))
-        except DAMAGED as err:
-            failures.append(_damaged(folder, err))
+        except DAMAGE_ERRORS as err:
+            failures.append(_describe_damage(folder, err))
         else:
             runs, points, failures = runs + done.runs, points + done.points, [*failures, *done.failures]
             warnings += done.warnings
-    return Summary(runs, points, tuple(failures), tuple(warnings))
+    return SyncSummary(runs, points, tuple(failures), tuple(warnings))
 
 
-def _choose(name: str, runs_dir: Path, chosen: dict[Path, set[str] | None]) -> None:
+def _add_choice(name: str, runs_dir: Path, chosen: dict[Path, set[str] | None]) -> None:
     sweep = named(name, runs_dir)
     if sweep is not None:
         chosen[sweep.folder] = None
@@ -88,29 +85,29 @@ def _choose(name: str, runs_dir: Path, chosen: dict[Path, set[str] | None]) -> N
         trials.add(folder.name)
 
 
-def _sync(folder: Path, trials: Collection[str] | None) -> Summary:
+def _sync(folder: Path, trials: Collection[str] | None) -> SyncSummary:
     if (folder / "sweep.yaml").is_file():
         return SweepSync(Sweep(folder)).round(trials)
     done = sync_run(Trial(folder))
-    return Summary(1, done.points, (), (done.warning,) if done.warning else ())
+    return SyncSummary(1, done.points, (), (done.warning,) if done.warning else ())
 
 
-def _damaged(folder: Path, err: Exception) -> str:
+def _describe_damage(folder: Path, err: Exception) -> str:
     reason = f"{type(err).__name__}: {' '.join(str(err).split())}"
     return f"{folder} is damaged ({reason}); restore it, or move it out of {folder.parent}"
 
 
-def sync_sweep(sweep: Sweep) -> Summary:
+def sync_sweep(sweep: Sweep) -> SyncSummary:
     """Bring a sweep's parent run and the runs of its trials up to date, as far as they are not."""
     return SweepSync(sweep).round()
 
 
-def tracking_of(sweep: Sweep) -> dict[str, Any]:
+def read_tracking_config(sweep: Sweep) -> dict[str, Any]:
     """Where the runs of a sweep go and when, which is the same for all of them."""
-    return dict(_config(sweep)["tracking"])
+    return dict(_read_config(sweep)["tracking"])
 
 
-def _config(sweep: Sweep) -> dict[str, Any]:
+def _read_config(sweep: Sweep) -> dict[str, Any]:
     config: dict[str, Any] = json.loads((sweep.folder / "templates.json").read_text())[0]["config"]
     return config
 
@@ -164,7 +161,7 @@ class SweepSync:
         self._progress: Progress | None = None
         self._over = False
 
-    def round(self, only: Collection[str] | None = None) -> Summary:
+    def round(self, only: Collection[str] | None = None) -> SyncSummary:
         """Upload what is new and set every status; what a store refuses is told, and tried again by the next round.
 
         Args:
@@ -172,16 +169,16 @@ class SweepSync:
         """
         tracking = self._tracking
         try:
-            uri = store.resolve_store(tracking["store"], self.sweep.runs_dir)
+            uri = store_uri.resolve_store(tracking["store"], self.sweep.runs_dir)
         except StoreError as err:
-            return Summary(0, 0, (str(err),))
-        errors = mlflow_store.errors()
+            return SyncSummary(0, 0, (str(err),))
+        errors = mlflow_client.get_store_errors()
         try:
             with locked(self.sweep.folder / "sync.lock"):
                 progress = _SweepProgress.load(self._path, tracking["store"] or uri)
                 self._look()
                 if self._attached and self._attached == progress.run_id:
-                    into = mlflow_store.open_store(uri, self.sweep.runs_dir)
+                    into = mlflow_client.open_store(uri, self.sweep.runs_dir)
                 else:
                     into = self._attach(uri, progress)
                 chosen = [entry for entry in self._entries() if only is None or entry.id in only]
@@ -192,11 +189,11 @@ class SweepSync:
                     warning = self._log_best(progress) if self._over else None
                 self._told = self._seen if not failures and only is None else ""
                 runs = sum(entry.id in progress.children for entry in chosen)
-                return Summary(runs, points, tuple(failures), (warning,) if warning else ())
+                return SyncSummary(runs, points, tuple(failures), (warning,) if warning else ())
         except errors as err:
             self._attached = self._told = ""
             name, again = self.sweep.name, reference(self.sweep)
-            return Summary(0, 0, (str(mlflow_store.refused(err, name, tracking["store"], uri, again)),))
+            return SyncSummary(0, 0, (str(mlflow_client.make_store_error(err, name, tracking["store"], uri, again)),))
 
     def is_over(self) -> bool:
         """Whether no trial runs and none will be begun, as the ledger stands now."""
@@ -208,11 +205,11 @@ class SweepSync:
         return any(entry.state == "running" for entry in self._ledger.standing.entries.values())
 
     def _is_over(self) -> bool:
-        return describe_sweep.is_over(self.sweep.question, self.sweep.is_asked, self._ledger.standing)
+        return sweep_tags.is_over(self.sweep.question, self.sweep.is_asked, self._ledger.standing)
 
     @cached_property
     def _tracking(self) -> dict[str, Any]:
-        return tracking_of(self.sweep)
+        return read_tracking_config(self.sweep)
 
     @property
     def _path(self) -> Path:
@@ -236,25 +233,30 @@ class SweepSync:
         self._progress = self._observer.look()  # which may have read on once more; the next round then looks again
         self._over = self._is_over()
         with_seed, alone = int(self.sweep.question["seeds"]) > 1, self.sweep.name
-        self._names = describe_sweep.run_names(self._progress.rows, with_seed=with_seed, alone=alone)
+        self._names = sweep_tags.make_run_names(self._progress.rows, with_seed=with_seed, alone=alone)
         self._seen = seen
 
     def _attach(self, uri: str, progress: _SweepProgress) -> Store:
         """Find or make the parent run, before any child."""
-        into = mlflow_store.open_store(uri, self.sweep.runs_dir)
+        into = mlflow_client.open_store(uri, self.sweep.runs_dir)
         run = into.run(progress.run_id) if progress.run_id else None
         if run is None:
-            tags = describe_sweep.tags(self.sweep, _config(self.sweep))
+            tags = sweep_tags.make_sweep_tags(self.sweep, _read_config(self.sweep))
             started = self._ledger.standing.opened or (self.sweep.folder / "sweep.yaml").stat().st_mtime
             key = {"lathe.sweep_key": self.sweep.key, "lathe.kind": "sweep"}
             run = into.run_of(self._tracking["experiment"], key, name=self.sweep.name, started=started, tags=tags)
         if run.run_id != progress.run_id or run.was_deleted:
             code = sorted(path for path in (self.sweep.folder / "code").glob("*") if path.is_file())
             progress.run_id, progress.experiment_id, progress.children = run.run_id, run.experiment_id, {}
-            progress.points, progress.tags, progress.status, progress.question = 0, passing(run.tags), None, ""
+            progress.points, progress.tags, progress.status, progress.question = (
+                0,
+                select_transient_tags(run.tags),
+                None,
+                "",
+            )
             progress.view = progress.view_key = progress.report = ""
             progress.artifacts = ["provenance.yaml", *(f"code/{path.name}" for path in code)]
-        asked = describe_sweep.parameters(self.sweep.question)
+        asked = sweep_tags.make_params(self.sweep.question)
         into.log_params(run.run_id, {key: text for key, text in asked.items() if key not in run.params})
         progress.save(self._path)
         self._attached = run.run_id
@@ -275,11 +277,11 @@ class SweepSync:
             except StoreError as err:
                 failures.append(str(err))
                 refusals += 1
-                if refusals == MOST_FAILURES:
+                if refusals == MAX_FAILURES_IN_A_ROW:
                     break
                 continue
-            except DAMAGED as err:
-                failures.append(_damaged(trial.folder, err))
+            except DAMAGE_ERRORS as err:
+                failures.append(_describe_damage(trial.folder, err))
                 continue
             refusals, points = 0, points + synced[1]
             unsaved += progress.children.get(entry.id) != [synced[0], mark]
@@ -296,11 +298,11 @@ class SweepSync:
         run = self._children.setdefault(entry.id, RunSync(trial))
         place = SweepMember(
             name=self._names[entry.id],
-            tags=describe_sweep.child_tags(self.sweep, entry, progress.run_id),
-            params=describe_sweep.swept_parameters(entry),
-            state=of_entry(entry),
+            tags=sweep_tags.make_trial_tags(self.sweep, entry, progress.run_id),
+            params=sweep_tags.make_swept_params(entry),
+            state=make_run_state(entry),
             since=entry.since,
-            measured=describe_sweep.cost_of(entry),
+            measured=sweep_tags.make_cost_event(entry),
         )
         synced = run.round(reconcile=False, place=place)
         if entry.state != "running":
@@ -335,12 +337,12 @@ class SweepSync:
 
     def _save_view(self, into: Store, progress: _SweepProgress) -> None:
         """Save the view of the question as it stands, where the store's UI knows such views."""
-        view = sweep_view.view(self.sweep)
+        view = mlflow_view.make_view(self.sweep)
         fingerprint = hashlib.sha256(view.text.encode()).hexdigest() if view else "none"
         if fingerprint == progress.view:
             return
         progress.view_key = ""
-        if view is not None and sweep_view.is_known(into.ui_version()):
+        if view is not None and mlflow_view.has_saved_views(into.ui_version()):
             into.set_experiment_tag(progress.experiment_id, view.tag, view.text)
             progress.view_key = view.key
         progress.view = fingerprint
@@ -354,19 +356,21 @@ class SweepSync:
         into.log_metrics(progress.run_id, new)
         page = f"#/experiments/{progress.experiment_id}/runs"
         links = {trial: f"{page}/{run_id}" for trial, (run_id, _) in progress.children.items()}
-        tags = describe_sweep.live_tags(self._progress, self._over)
-        view = sweep_view.page(self.sweep.question, self.sweep.key, progress.experiment_id, progress.view_key or None)
-        tags["mlflow.note.content"] = describe_sweep.note(self.sweep, self._progress, self._names, links, view)
-        into.set_tags(progress.run_id, changed(progress.tags, tags))
+        tags = sweep_tags.make_live_tags(self._progress, self._over)
+        view = mlflow_view.make_page_path(
+            self.sweep.question, self.sweep.key, progress.experiment_id, progress.view_key or None
+        )
+        tags["mlflow.note.content"] = sweep_tags.make_note(self.sweep, self._progress, self._names, links, view)
+        into.set_tags(progress.run_id, diff_tags(progress.tags, tags))
         times = [entry.since for entry in self._ledger.standing.entries.values()]
         ended = max(times, default=self._progress.opened) if self._over else None
-        status: list[Any] = [describe_sweep.status(self._progress, self._over), ended]
+        status: list[Any] = [sweep_tags.determine_status(self._progress, self._over), ended]
         if status != progress.status:
             into.set_status(progress.run_id, status[0], ended)
         progress.points, progress.tags, progress.status = progress.points + len(new), tags, status
         question, report = (
-            _fingerprint(self.sweep.folder / "sweep.yaml"),
-            _fingerprint(self.sweep.folder / REPORT / PAGE),
+            _hash_file(self.sweep.folder / "sweep.yaml"),
+            _hash_file(self.sweep.folder / REPORT / PAGE),
         )
         if question != progress.question and "sweep.yaml" not in progress.artifacts:
             progress.artifacts.insert(0, "sweep.yaml")
@@ -381,12 +385,12 @@ class SweepSync:
             progress.save(self._path)
 
 
-def _fingerprint(path: Path) -> str:
+def _hash_file(path: Path) -> str:
     """Of a file; "" where there is none."""
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
 
 
-def of_entry(entry: Entry) -> RunState:
+def make_run_state(entry: Entry) -> RunState:
     """Where a trial of a sweep stands: by the ledger alone, which knows more than a host's table of processes."""
     ended = entry.since if entry.state in ENDED else None
     return RunState(entry.state, entry.attempt, ended, entry.reason, entry.failure)

@@ -15,16 +15,16 @@ from experiments.sweep.space_parser import parse
 from experiments.sweep.status.progress import Progress, TrialRow
 from experiments.sweep.status.text import counts_text, short_keys
 from experiments.sweep.sweep import Sweep, reference
-from experiments.tracking import run_tags as describe
+from experiments.tracking import run_tags
 from experiments.trial.parameters import clean_key, cut, param_text, without_password
 
-MOST_NAME = 200
-MOST_CELL = 300
-MOST_SHOWN = 20
+MAX_NAME = 200
+MAX_CELL = 300
+MAX_LISTED = 20
 """Of trials that failed or were reused, or of sets of overrides."""
 
 
-def run_names(rows: Sequence[TrialRow], *, with_seed: bool, alone: str) -> dict[str, str]:
+def make_run_names(rows: Sequence[TrialRow], *, with_seed: bool, alone: str) -> dict[str, str]:
     """What the runs of trials are called: by what tells them from each other, ``lr=0.003, batch_size_global=64, seed=1``.
 
     Args:
@@ -37,11 +37,11 @@ def run_names(rows: Sequence[TrialRow], *, with_seed: bool, alone: str) -> dict[
     for row in rows:
         words = [point_text({key: value}, short) for key, value in row.values.items()]
         words += [f"seed={row.seed}"] if with_seed else []
-        found[row.id] = cut(", ".join(words) or alone, MOST_NAME)
+        found[row.id] = cut(", ".join(words) or alone, MAX_NAME)
     return found
 
 
-def axes(space: Space) -> dict[str, str]:
+def describe_axes(space: Space) -> dict[str, str]:
     """What each key of a space may be, in the grammar of sweeps; of one that an option brings along also with which."""
     found: dict[str, list[str]] = {}
 
@@ -55,9 +55,9 @@ def axes(space: Space) -> dict[str, str]:
     return {key: "; ".join(texts) for key, texts in found.items()}
 
 
-def parameters(question: Mapping[str, Any]) -> dict[str, str]:
+def make_params(question: Mapping[str, Any]) -> dict[str, str]:
     """The question as parameters, an axis each; MLflow keeps the first of what a sweep is extended by later."""
-    told: dict[str, Any] = {f"space.{key}": text for key, text in axes(parse(question["space"])).items()}
+    told: dict[str, Any] = {f"space.{key}": text for key, text in describe_axes(parse(question["space"])).items()}
     told |= {key: question[key] for key in ("metric", "mode", "seeds", "max_attempts")}
     told |= {"base": " ".join(question["base"]), "strategy": question["strategy"]["name"]}
     told |= {f"strategy.{key}": value for key, value in question["strategy"].items() if key != "name"}
@@ -70,7 +70,7 @@ def parameters(question: Mapping[str, Any]) -> dict[str, str]:
     return {clean_key(key): param_text(value) for key, value in told.items()}
 
 
-def tags(sweep: Sweep, config: Mapping[str, Any]) -> dict[str, str]:
+def make_sweep_tags(sweep: Sweep, config: Mapping[str, Any]) -> dict[str, str]:
     """What stays true of a sweep."""
     named = {
         "lathe.kind": "sweep",
@@ -78,7 +78,7 @@ def tags(sweep: Sweep, config: Mapping[str, Any]) -> dict[str, str]:
         "lathe.sweep_key": sweep.key,
         "lathe.folder": str(sweep.folder.resolve()),
     }
-    return describe.own_tags(config) | describe.origin_tags(sweep.provenance) | named
+    return run_tags.make_user_tags(config) | run_tags.make_origin_tags(sweep.provenance) | named
 
 
 def is_over(question: Mapping[str, Any], is_asked: bool, standing: LedgerState) -> bool:
@@ -98,7 +98,7 @@ def is_over(question: Mapping[str, Any], is_asked: bool, standing: LedgerState) 
     return bool(states) and "waiting" not in states and not (is_asked and may_ask(question["budget"], standing))
 
 
-def status(progress: Progress, over: bool) -> str:
+def determine_status(progress: Progress, over: bool) -> str:
     """MLflow's word for a sweep."""
     if not over:
         return "RUNNING"
@@ -108,14 +108,14 @@ def status(progress: Progress, over: bool) -> str:
     return "FAILED" if progress.counts["failed"] and not progress.done else "FINISHED"
 
 
-def live_tags(progress: Progress, over: bool) -> dict[str, str]:
+def make_live_tags(progress: Progress, over: bool) -> dict[str, str]:
     """What changes while a sweep goes on, but for its note."""
     words = {"lathe.state": progress.state if over or progress.state == "running" else "waiting"}
     words |= {"lathe.reason": progress.closed} if progress.closed else {}
     return words | {f"lathe.{state}": str(count) for state, count in progress.counts.items()}
 
 
-def child_tags(sweep: Sweep, entry: Entry, parent: str) -> dict[str, str]:
+def make_trial_tags(sweep: Sweep, entry: Entry, parent: str) -> dict[str, str]:
     """What a sweep says of one of its trials' runs."""
     named = {
         "mlflow.parentRunId": parent,
@@ -129,7 +129,7 @@ def child_tags(sweep: Sweep, entry: Entry, parent: str) -> dict[str, str]:
     return {key: text for key, text in named.items() if text}
 
 
-def cost_of(entry: Entry) -> journal.MetricsEvent | None:
+def make_cost_event(entry: Entry) -> journal.MetricsEvent | None:
     """What the ledger measured of a trial that has ended; None of any other."""
     if entry.state not in ENDED:
         return None
@@ -137,12 +137,12 @@ def cost_of(entry: Entry) -> journal.MetricsEvent | None:
     return {"event": "metrics", "time": entry.since, "step": entry.step, "metrics": metrics}
 
 
-def swept_parameters(entry: Entry) -> dict[str, str]:
+def make_swept_params(entry: Entry) -> dict[str, str]:
     """What varies, each a parameter under the key that was swept, also where the configuration has no such leaf."""
     return {clean_key(key): param_text(value) for key, value in entry.values.items()}
 
 
-def note(sweep: Sweep, progress: Progress, names: Mapping[str, str], links: Mapping[str, str], view: str) -> str:
+def make_note(sweep: Sweep, progress: Progress, names: Mapping[str, str], links: Mapping[str, str], view: str) -> str:
     """A sweep's description as Markdown: what was asked, where it stands, and how to have it again.
 
     Args:
@@ -156,17 +156,17 @@ def note(sweep: Sweep, progress: Progress, names: Mapping[str, str], links: Mapp
     head = f"**{sweep.name}**" + (f": {question['note']}" if question["note"] else "")
     parts = [
         [f"{head} ([all trials side by side]({view}))"],  # of a folded note MLflow shows this line alone
-        _best(progress, names, links),  # MLflow's page shows the first lines, and the rest on demand
-        [f"{_asked(question)}. {counts_text(progress)}, {hours(progress.used_h)} of device time"],
-        _space(question),
-        _failures(progress, names, links),
-        _reused(progress, names),
-        _again(sweep),
+        _format_best(progress, names, links),  # MLflow's page shows the first lines, and the rest on demand
+        [f"{_describe_goal(question)}. {counts_text(progress)}, {hours(progress.used_h)} of device time"],
+        _format_space(question),
+        _format_failures(progress, names, links),
+        _format_reused(progress, names),
+        _format_commands(sweep),
     ]
     return cut("\n\n".join("\n".join(lines) for lines in parts if lines))
 
 
-def _asked(question: Mapping[str, Any]) -> str:
+def _describe_goal(question: Mapping[str, Any]) -> str:
     words = [f"Which point has the {'largest' if question['mode'] == 'max' else 'smallest'} `{question['metric']}`"]
     words += [f"strategy {question['strategy']['name']}"]
     words += [f"pruner {question['pruner']['name']}"] if question["pruner"] else []
@@ -176,44 +176,50 @@ def _asked(question: Mapping[str, Any]) -> str:
     return ", ".join(words)
 
 
-def _space(question: Mapping[str, Any]) -> list[str]:
-    rows = [(key, text) for key, text in axes(parse(question["space"])).items()]
-    rows += [("given", " ".join(map(str, overrides))) for overrides in question["given"][:MOST_SHOWN]]
+def _format_space(question: Mapping[str, Any]) -> list[str]:
+    rows = [(key, text) for key, text in describe_axes(parse(question["space"])).items()]
+    rows += [("given", " ".join(map(str, overrides))) for overrides in question["given"][:MAX_LISTED]]
     rows += [("base", " ".join(question["base"]))] if question["base"] else []
-    return ["| key | values |", "|---|---|", *(f"| `{key}` | {_cell(text)} |" for key, text in rows)] if rows else []
+    return (
+        ["| key | values |", "|---|---|", *(f"| `{key}` | {_format_cell(text)} |" for key, text in rows)]
+        if rows
+        else []
+    )
 
 
-def _best(progress: Progress, names: Mapping[str, str], links: Mapping[str, str]) -> list[str]:
+def _format_best(progress: Progress, names: Mapping[str, str], links: Mapping[str, str]) -> list[str]:
     if (best := progress.best) is None:
         return []
     mean = f", the mean of {len(best.trials)} seeds" if len(best.trials) > 1 else ""
-    of = ", ".join(_linked(trial, names, links) for trial in best.trials[:MOST_SHOWN])
+    of = ", ".join(_link_trial(trial, names, links) for trial in best.trials[:MAX_LISTED])
     return [f"**Best:** `{progress.metric}` {number(best.value)}{mean}, of {of}"]
 
 
-def _failures(progress: Progress, names: Mapping[str, str], links: Mapping[str, str]) -> list[str]:
+def _format_failures(progress: Progress, names: Mapping[str, str], links: Mapping[str, str]) -> list[str]:
     if not progress.failed:
         return []
     lines = ["| failure | trials | one of them |", "|---|---|---|"]
     for failure, count in progress.failed.items():
         row = next(row for row in progress.rows if row.state == "failed" and str(row.failure) == failure)
-        lines.append(f"| {failure} | {count} | {_linked(row.id, names, links)}: {_cell(row.reason or failure)} |")
+        lines.append(
+            f"| {failure} | {count} | {_link_trial(row.id, names, links)}: {_format_cell(row.reason or failure)} |"
+        )
     return lines
 
 
-def _reused(progress: Progress, names: Mapping[str, str]) -> list[str]:
+def _format_reused(progress: Progress, names: Mapping[str, str]) -> list[str]:
     reused = [f"`{names[row.id]}` of `{row.reused}`" for row in progress.rows if row.reused]
-    more = f" and {len(reused) - MOST_SHOWN} more" if len(reused) > MOST_SHOWN else ""
-    return [f"Results taken from other trials: {', '.join(reused[:MOST_SHOWN])}{more}"] if reused else []
+    more = f" and {len(reused) - MAX_LISTED} more" if len(reused) > MAX_LISTED else ""
+    return [f"Results taken from other trials: {', '.join(reused[:MAX_LISTED])}{more}"] if reused else []
 
 
-def _again(sweep: Sweep) -> list[str]:
-    folders, trust = describe.flags(sweep.provenance)
+def _format_commands(sweep: Sweep) -> list[str]:
+    folders, trust = run_tags.format_flags(sweep.provenance)
     name = shlex.quote(reference(sweep))
     return [
         "### Again",
         "",
-        *describe.code_lines(sweep.provenance),
+        *run_tags.format_code(sweep.provenance),
         "",
         "```",
         shlex.join(["lathe", "sweep", *folders, *trust, "./sweep.yaml"]) + "  # of the artifacts",
@@ -223,11 +229,11 @@ def _again(sweep: Sweep) -> list[str]:
     ]
 
 
-def _linked(trial: str, names: Mapping[str, str], links: Mapping[str, str]) -> str:
+def _link_trial(trial: str, names: Mapping[str, str], links: Mapping[str, str]) -> str:
     return f"[{names[trial]}]({links[trial]})" if trial in links else f"`{names[trial]}`"
 
 
-def _cell(text: str) -> str:
+def _format_cell(text: str) -> str:
     """Text in a cell of a table."""
     clean = " ".join(without_password(text).split()).replace("`", "'").replace("|", "\\|")
-    return f"`{cut(clean, MOST_CELL)}`"
+    return f"`{cut(clean, MAX_CELL)}`"

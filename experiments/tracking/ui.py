@@ -23,21 +23,21 @@ from urllib.request import ProxyHandler, Request, build_opener
 from experiments.core.errors import InputError
 from experiments.core.signals import ended_as_interrupted
 from experiments.sweep.sweep import Sweep, reference
-from experiments.tracking import mlflow_view as sweep_view
+from experiments.tracking import mlflow_view
 from experiments.tracking.store_uri import (
     StoreError,
-    artifacts_folder,
-    from_everywhere,
+    get_artifacts_folder,
+    get_sqlite_path,
     is_server,
+    make_absolute,
     resolve_store,
-    sqlite_path,
-    without_login,
+    strip_login,
 )
 from experiments.trial.parameters import without_password
 
 _START_TIMEOUT_S = 120.0  # 12 s on two idle cores (2026-11-23)
 _END_TIMEOUT_S = 10.0
-MOST_SWEEPS = 5
+MAX_SWEEPS = 5
 """Of those whose pages are told."""
 
 
@@ -68,22 +68,22 @@ def serve(
         InputError: the store is the path of no file.
         StoreError: there is no store, the port is taken, or the server failed.
     """
-    uri = _absolute(resolve_store(store, runs_dir), f"{named}{store}")
-    if sweep is not None and not sweep_view.is_in(sweep, uri):
+    uri = _make_absolute(resolve_store(store, runs_dir), f"{named}{store}")
+    if sweep is not None and not mlflow_view.is_in_store(sweep, uri):
         raise StoreError(
             f"sweep '{sweep.name}' does not stand in the store {without_password(store or uri)}; "
             f"`lathe sync {reference(sweep)}` brings it to its own"
         )
 
     def tell(address: str) -> None:
-        say(runs_page(address, experiment) if sweep is None else sweep_view.link(sweep, address))
-        for other in sweep_view.newest(runs_dir, uri, MOST_SWEEPS) if sweep is None else ():
-            say(f"  sweep {other.name}  {sweep_view.link(other, address)}")
+        say(runs_page(address, experiment) if sweep is None else mlflow_view.make_link(sweep, address))
+        for other in mlflow_view.list_newest(runs_dir, uri, MAX_SWEEPS) if sweep is None else ():
+            say(f"  sweep {other.name}  {mlflow_view.make_link(other, address)}")
 
     if is_server(uri):
-        tell(without_login(uri))
+        tell(strip_login(uri))
         return 0
-    database = sqlite_path(uri)
+    database = get_sqlite_path(uri)
     if database is not None and not database.is_file():
         raise StoreError(
             f"runs_dir={runs_dir} has no runs to show: {database} is missing; `lathe run` or `lathe sync` it"
@@ -96,14 +96,14 @@ def serve(
             _wait_until_healthy(server, port, log)
             tell(f"http://127.0.0.1:{port}")
             server.wait()
-            raise StoreError(f"MLflow's server ended by itself ({_last_line(log)}); start `lathe ui` again")
+            raise StoreError(f"MLflow's server ended by itself ({_find_error(log)}); start `lathe ui` again")
         except KeyboardInterrupt:
             return 0
         finally:
-            _end(server)
+            _end_group(server)
 
 
-def _absolute(uri: str, given: str) -> str:
+def _make_absolute(uri: str, given: str) -> str:
     """A store so that it means the same in every folder: the server runs in that of the runs.
 
     Args:
@@ -114,7 +114,7 @@ def _absolute(uri: str, given: str) -> str:
         InputError: it is the path of no file.
     """
     if re.match(r"[\w+]+:", uri):
-        return from_everywhere(uri)
+        return make_absolute(uri)
     path = Path(uri).expanduser()
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "is not there"
@@ -134,7 +134,7 @@ def runs_page(address: str, experiment: str) -> str:
 
 def _start(uri: str, runs_dir: Path, port: int, log: IO[bytes]) -> subprocess.Popen[bytes]:
     """Start the server in a process group of its own, so that Ctrl-C reaches it through this process alone."""
-    artifacts = artifacts_folder(uri, runs_dir)
+    artifacts = get_artifacts_folder(uri, runs_dir)
     command = [
         sys.executable,
         "-P",
@@ -158,7 +158,7 @@ def _wait_until_healthy(server: subprocess.Popen[bytes], port: int, log: IO[byte
     while time.monotonic() < end:
         if server.poll() is not None:
             raise StoreError(
-                f"MLflow's server did not start on port={port}: {_last_line(log)}; mend that, or try another"
+                f"MLflow's server did not start on port={port}: {_find_error(log)}; mend that, or try another"
             )
         with contextlib.suppress(OSError):
             _get(f"http://127.0.0.1:{port}/health")
@@ -167,7 +167,7 @@ def _wait_until_healthy(server: subprocess.Popen[bytes], port: int, log: IO[byte
     raise StoreError(f"MLflow's server on port={port} did not answer within {_START_TIMEOUT_S:.0f} s; try again")
 
 
-def _end(server: subprocess.Popen[bytes]) -> None:
+def _end_group(server: subprocess.Popen[bytes]) -> None:
     """End the server's whole process group, kindly first."""
     for number, patience_s in ((signal.SIGTERM, _END_TIMEOUT_S), (signal.SIGKILL, 2.0)):
         end = time.monotonic() + patience_s
@@ -214,7 +214,7 @@ def _login() -> dict[str, str]:
     return {"Authorization": f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"}
 
 
-def _last_line(log: IO[bytes]) -> str:
+def _find_error(log: IO[bytes]) -> str:
     """What the server said last that tells the fault: the last error of a traceback, else the last line."""
     log.seek(0)
     lines = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]

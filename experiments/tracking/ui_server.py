@@ -20,14 +20,14 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-_REFUSED = "/mlflow/assistant"
+_ASSISTANT_PATH = "/mlflow/assistant"
 
 
-def without_assistant(app: App) -> App:
+def block_assistant(app: App) -> App:
     """Wrap a web application so that it answers 404 where the assistant would be."""
 
     async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "lifespan" and _REFUSED in str(scope["path"]).lower():
+        if scope["type"] != "lifespan" and _ASSISTANT_PATH in str(scope["path"]).lower():
             await send({"type": "http.response.start", "status": 404, "headers": [(b"content-length", b"0")]})
             await send({"type": "http.response.body", "body": b""})
         else:
@@ -71,7 +71,7 @@ def main() -> None:
     from mlflow.server.fastapi_app import app
 
     uvicorn.run(
-        without_assistant(app), host="127.0.0.1", port=asked.port, log_level="warning", timeout_graceful_shutdown=3
+        block_assistant(app), host="127.0.0.1", port=asked.port, log_level="warning", timeout_graceful_shutdown=3
     )
 
 

@@ -13,8 +13,8 @@ from experiments.components.model_signature import Interface, of_tensors
 from experiments.config.allowlist import is_allowed, trusted
 from experiments.config.rules.model_name import fault_of
 from experiments.core.errors import InputError
-from experiments.tracking.model.final_model import Chosen, choose, noted, write
-from experiments.tracking.model.model_code import targets_of
+from experiments.tracking.model.final_model import FinalModel, find_final_model, read_interface, write_model
+from experiments.tracking.model.model_code import find_targets
 from experiments.trial.code_copy import CODE
 from experiments.trial.lookup import find_run
 from experiments.trial.trial import Trial, code_changes
@@ -35,7 +35,7 @@ def export(asked: argparse.Namespace) -> int:
         raise InputError(problems, "`lathe export`")
     trial = find_run(asked.run, Path(asked.runs_dir))
     trust = trusted(asked.trust)
-    chosen, interface = choose(trial), interface_of(trial, trust)
+    chosen, interface = find_final_model(trial), interface_of(trial, trust)
     if not (trial.folder.parent / CODE).is_dir() and code_changes(trial, asked.trust):
         told = f"the model goes out with the code of today; what it was stands in {trial.folder / 'provenance.yaml'}"
         print(f"warning: the code has changed since this run was frozen, and {told}", file=sys.stderr)
@@ -55,7 +55,7 @@ def interface_of(trial: Trial, trust: Collection[str]) -> Interface:
     Raises:
         InputError: it names code that nobody trusts, or the code is not what it was.
     """
-    strangers = [target for target in targets_of(trial.config["model"]) if not is_allowed(target, trust)]
+    strangers = [target for target in find_targets(trial.config["model"]) if not is_allowed(target, trust)]
     if strangers:
         raise InputError(
             [
@@ -64,7 +64,7 @@ def interface_of(trial: Trial, trust: Collection[str]) -> Interface:
                 for target in strangers
             ]
         )
-    if (found := noted(trial)) is not None:
+    if (found := read_interface(trial)) is not None:
         return found
     import torch
 
@@ -75,7 +75,7 @@ def interface_of(trial: Trial, trust: Collection[str]) -> Interface:
         return of_tensors(inputs, instantiate(trial.config["model"], "model", trust).eval()(inputs))
 
 
-def _write_whole(trial: Trial, chosen: Chosen, interface: Interface, trust: Collection[str], folder: Path) -> None:
+def _write_whole(trial: Trial, chosen: FinalModel, interface: Interface, trust: Collection[str], folder: Path) -> None:
     """Write the folder, try what is in it, and only then give it its name.
 
     Raises:
@@ -85,7 +85,7 @@ def _write_whole(trial: Trial, chosen: Chosen, interface: Interface, trust: Coll
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(partial, ignore_errors=True)
-        write(trial, chosen, interface, trust, partial, link=False)
+        write_model(trial, chosen, interface, trust, partial, link=False)
         _try(partial, trial)
         partial.rename(folder)
     except OSError as err:
@@ -98,10 +98,10 @@ def _try(folder: Path, trial: Trial) -> None:
     """Load the model with the code beside it, and let it answer its own example."""
     from experiments.components.instantiate import in_a_line
     from experiments.tracking.model.loader import _load_pyfunc
-    from experiments.tracking.model.mlflow_model import example_of
+    from experiments.tracking.model.mlflow_model import load_example
 
     try:
-        _load_pyfunc(str(folder / "data" / "model"), {"device": "cpu"}).predict(example_of(folder))
+        _load_pyfunc(str(folder / "data" / "model"), {"device": "cpu"}).predict(load_example(folder))
     except Exception as err:  # code of anyone's
         way_out = f"take the code of the run, which {trial.folder / 'provenance.yaml'} names"
         # Raised by the code beside the model, whose InputError is a class of its own.

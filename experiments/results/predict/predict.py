@@ -16,7 +16,7 @@ from experiments.core.errors import InputError
 from experiments.results.export.export import interface_of
 from experiments.results.predict.inputs import Given, each_given, leaves_out, problems_of
 from experiments.results.predict.outputs import Printed
-from experiments.tracking.model.final_model import choose, facts_of
+from experiments.tracking.model.final_model import describe_model, find_final_model
 from experiments.trial.lookup import find_run
 from experiments.trial.trial import Trial, code_changes
 
@@ -38,7 +38,7 @@ def predict(asked: argparse.Namespace) -> int:
     """
     trial = find_run(asked.run, Path(asked.runs_dir))
     trust = trusted(asked.trust)
-    chosen = choose(trial)
+    chosen = find_final_model(trial)
     is_typed = sys.stdin is None or sys.stdin.isatty()  # None: whoever started this has closed it
     if not asked.inputs and is_typed:
         raise InputError(["INPUT is missing; name what the model is to see, or `-` for lines that you type"])
@@ -51,7 +51,7 @@ def predict(asked: argparse.Namespace) -> int:
     interface = interface_of(trial, trust)
     if interface.class_names is not None:  # as after loading, which reads the whole set
         data.class_names = list(interface.class_names)  # type: ignore[attr-defined]  # not all have them
-    facts = facts_of(trial, chosen, interface)
+    facts = describe_model(trial, chosen, interface)
     predictor = prepare(facts, chosen.weights)
     for _ in code_changes(trial, asked.trust):
         print(

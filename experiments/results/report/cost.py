@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import median
 
-from experiments.core import figures as look
+from experiments.core import figures
 from experiments.core.format import duration, number, point_text
-from experiments.results.report.findings import Findings, ReportRun, place
+from experiments.results.report.findings import Findings, ReportRun, rank_key
 
-FACTS = ("perf/", "cost/", "system/")
-MOST_FACTS = 40
+USAGE_PREFIXES = ("perf/", "cost/", "system/")
+MAX_ROWS = 40
 
 
 @dataclass(frozen=True)
-class Fact:
+class UsageMetric:
     """One metric of the machine over all runs."""
 
     name: str
@@ -26,15 +26,17 @@ class Fact:
     num_runs: int
 
 
-def facts(findings: Findings) -> list[Fact]:
+def collect_usage(findings: Findings) -> list[UsageMetric]:
     """Throughput, cost and load: of what adds up a run's last value, of all else the median over the run."""
-    names = dict.fromkeys(name for run in findings.runs for name in run.series if name.startswith(FACTS))
+    names = dict.fromkeys(name for run in findings.runs for name in run.series if name.startswith(USAGE_PREFIXES))
     found = []
     for name in sorted(names):
         told = [(value, run.id) for run in findings.runs if (value := _value(run, name)) is not None]
         if told:
-            found.append(Fact(name, min(told), median(value for value, _ in told), max(told), len(told)))
-    return sorted(found, key=lambda fact: [fact.name.startswith(prefix) for prefix in FACTS], reverse=True)[:MOST_FACTS]
+            found.append(UsageMetric(name, min(told), median(value for value, _ in told), max(told), len(told)))
+    return sorted(found, key=lambda fact: [fact.name.startswith(prefix) for prefix in USAGE_PREFIXES], reverse=True)[
+        :MAX_ROWS
+    ]
 
 
 def _value(run: ReportRun, name: str) -> float | None:
@@ -43,11 +45,11 @@ def _value(run: ReportRun, name: str) -> float | None:
     return run.last(name) if name.startswith("cost/") else run.series[name].middle()
 
 
-def totals(findings: Findings) -> Mapping[str, str]:
+def summarize_cost(findings: Findings) -> Mapping[str, str]:
     """What all of it cost together."""
-    found = {"device time": device_time(findings.used_h)}
+    found = {"device time": format_device_time(findings.used_h)}
     if findings.wasted_h:
-        found["wasted"] = f"{device_time(findings.wasted_h)} ({findings.wasted_h / findings.used_h:.0%})"
+        found["wasted"] = f"{format_device_time(findings.wasted_h)} ({findings.wasted_h / findings.used_h:.0%})"
     elif findings.wasted_h is not None:
         found["wasted"] = "none"
     if findings.elapsed_s is not None:
@@ -57,17 +59,17 @@ def totals(findings: Findings) -> Mapping[str, str]:
     }
 
 
-def device_time(hours: float) -> str:
+def format_device_time(hours: float) -> str:
     """Device-hours as such, as machines are paid by them; below one in smaller units."""
     return f"{hours:,.1f} h" if hours >= 1 else duration(hours * 3600)
 
 
-def quantity(value: float) -> str:
+def format_quantity(value: float) -> str:
     """A value of which no more than four digits matter, as one reads it."""
     return f"{value:,.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.4g}"
 
 
-def draw(findings: Findings) -> look.Picture | None:
+def draw(findings: Findings) -> figures.Picture | None:
     """The result of every trial in the order of their ends against the device time so far; None for fewer than three."""
     ended = sorted(
         (run for run in findings.runs if run.ended is not None and run.used_h), key=lambda run: (run.ended, run.id)
@@ -77,8 +79,8 @@ def draw(findings: Findings) -> look.Picture | None:
     unit, per_hour = next(
         (u, k) for u, k in (("s", 3600), ("min", 60), ("h", 1)) if findings.used_h * k <= 200 or k == 1
     )
-    tips = look.Tips()
-    with look.drawing(1, 1, 2.7) as (figure, (axis,)):
+    tips = figures.Tips()
+    with figures.drawing(1, 1, 2.7) as (figure, (axis,)):
         spent, best = 0.0, None
         steps: list[tuple[float, float]] = []
         for run in ended:
@@ -88,24 +90,24 @@ def draw(findings: Findings) -> look.Picture | None:
             is_whole = run.state == "finished"
             (mark,) = axis.plot(
                 [spent], [run.value], linestyle="none", marker="o" if is_whole else "^", markersize=5.0, alpha=0.75, zorder=3,
-                markerfacecolor=look.SERIES[0] if is_whole else "none", markeredgecolor=look.SERIES[0],
+                markerfacecolor=figures.SERIES[0] if is_whole else "none", markeredgecolor=figures.SERIES[0],
             )  # fmt: skip
             tips.mark(
                 mark,
                 f"{point_text(run.values, findings.short)}\n{findings.metric} {number(run.value)}\n{run.id}",
                 run.id,
             )
-            if is_whole and (best is None or place(run.value, findings.mode) < place(best, findings.mode)):
+            if is_whole and (best is None or rank_key(run.value, findings.mode) < rank_key(best, findings.mode)):
                 best = run.value
             steps += [(spent, best)] if best is not None else []
         if steps:
             axis.step(
-                [x for x, _ in steps], [y for _, y in steps], where="post", color=look.BEST, linewidth=1.8, zorder=2
+                [x for x, _ in steps], [y for _, y in steps], where="post", color=figures.BEST, linewidth=1.8, zorder=2
             )
-        cut = look.fit(axis, [run.value for run in ended if run.value is not None])
+        cut = figures.fit(axis, [run.value for run in ended if run.value is not None])
         axis.set_xlabel(f"device time of the trials that have ended, {unit}")
         axis.set_ylabel(findings.metric)
-        return look.picture(
-            figure, "cost", title="Cost", alt=f"Results against {device_time(findings.used_h)} of device time",
+        return figures.picture(
+            figure, "cost", title="Cost", alt=f"Results against {format_device_time(findings.used_h)} of device time",
             caption=f"Each mark is a trial at its end; the line is the best single trial so far. {cut}".rstrip(), tips=tips,
         )  # fmt: skip

@@ -108,14 +108,15 @@ class Findings:
     def runs(self) -> list[ReportRun]:
         """All of them, the best first."""
         return sorted(
-            (run for point in self.points for run in point.runs), key=lambda run: (place(run.value, self.mode), run.id)
+            (run for point in self.points for run in point.runs),
+            key=lambda run: (rank_key(run.value, self.mode), run.id),
         )
 
     @property
     def best_run(self) -> ReportRun | None:
         """Of the best point, the seed that did best."""
         found = self.best.finished if self.best is not None else []
-        return min(found, key=lambda run: place(run.value, self.mode)) if found else None
+        return min(found, key=lambda run: rank_key(run.value, self.mode)) if found else None
 
     @property
     def noun(self) -> str:
@@ -140,7 +141,7 @@ class Findings:
         ]  # fmt: skip
 
 
-def points_of(runs: Iterable[ReportRun], mode: str) -> tuple[Point, ...]:
+def group_by_point(runs: Iterable[ReportRun], mode: str) -> tuple[Point, ...]:
     """Put runs together that are seeds of one point, the best first."""
     found: dict[int, list[ReportRun]] = {}
     for run in runs:
@@ -148,26 +149,26 @@ def points_of(runs: Iterable[ReportRun], mode: str) -> tuple[Point, ...]:
     points = [
         Point(number, some[0].values, tuple(sorted(some, key=lambda run: run.seed))) for number, some in found.items()
     ]
-    return tuple(sorted(points, key=lambda point: (place(point.value, mode), point.number)))
+    return tuple(sorted(points, key=lambda point: (rank_key(point.value, mode), point.number)))
 
 
-def place(value: float | None, mode: str) -> float:
+def rank_key(value: float | None, mode: str) -> float:
     """What to sort by for the best to come first and those without a number last."""
     if value is None or not math.isfinite(value):
         return math.inf
     return -value if mode == "max" else value
 
 
-def without_secrets(values: Mapping[str, Any]) -> dict[str, Any]:
+def hide_secrets(values: Mapping[str, Any]) -> dict[str, Any]:
     """Values as they may be shown."""
     return {key: HIDDEN if looks_secret(key, value) else value for key, value in values.items()}
 
 
-def loss_of(runs: Sequence[ReportRun]) -> str | None:
+def find_train_loss(runs: Sequence[ReportRun]) -> str | None:
     """The training's loss: the first metric that is written of it."""
     return next((name for run in runs for name in run.series if name.startswith("train/")), None)
 
 
-def tests_of(runs: Sequence[ReportRun]) -> list[str]:
+def list_test_metrics(runs: Sequence[ReportRun]) -> list[str]:
     """The metrics of the test split."""
     return list(dict.fromkeys(name for run in runs for name in run.series if name.startswith("test/")))

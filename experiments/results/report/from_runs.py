@@ -8,30 +8,30 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from experiments.core.errors import InputError, did_you_mean
-from experiments.results.report.findings import Findings, ReportRun, points_of, without_secrets
-from experiments.results.report.metric_history import History, read
+from experiments.results.report.findings import Findings, ReportRun, group_by_point, hide_secrets
+from experiments.results.report.metric_history import History, read_history
 from experiments.run.state import RunState, determine_state, process_alive
 from experiments.trial.trial import EXCLUDED, Trial
 
 MISSING = object()
 
 
-def of_runs(trials: Sequence[Trial]) -> Findings:
+def collect_from_runs(trials: Sequence[Trial]) -> Findings:
     """Everything that a report tells of some runs.
 
     Raises:
         InputError: they have no metric in common.
     """
-    histories = [read(trial.folder) for trial in trials]
-    metric, mode = _metric(trials, histories)
-    differing = _by_option(trials, _differing([trial.config for trial in trials]))
+    histories = [read_history(trial.folder) for trial in trials]
+    metric, mode = _choose_metric(trials, histories)
+    differing = _name_options(trials, _find_differences([trial.config for trial in trials]))
     points: dict[str, int] = {}
     runs = []
     for trial, history, values in zip(trials, histories, differing, strict=True):
         point = points.setdefault(repr(sorted(values.items())), len(points))
-        runs.append(_run(trial, history, without_secrets(values), point, metric, mode))
+        runs.append(_make_run(trial, history, hide_secrets(values), point, metric, mode))
     keys = sorted({key for values in differing for key in values})
-    found = points_of(runs, mode)
+    found = group_by_point(runs, mode)
     counts = Counter(run.state for run in runs)
     return Findings(
         kind="runs",
@@ -41,7 +41,7 @@ def of_runs(trials: Sequence[Trial]) -> Findings:
         standing=", ".join(f"{count} {state}" for state, count in counts.most_common()),
         metric=metric,
         mode=mode,
-        short=_short(keys),
+        short=_shorten_keys(keys),
         points=found,
         best=next((point for point in found if point.value is not None), None),
         opened=min((run.spans[1][0] for run in histories if 1 in run.spans), default=None),
@@ -50,12 +50,12 @@ def of_runs(trials: Sequence[Trial]) -> Findings:
         used_h=sum(run.used_h or 0.0 for run in runs),
         wasted_h=None,
         attempts=sum(run.attempts for run in runs),
-        remarks=tuple(_remarks(runs)),
+        remarks=tuple(_make_remarks(runs)),
     )
 
 
-def _run(trial: Trial, history: History, values: dict[str, Any], point: int, metric: str, mode: str) -> ReportRun:
-    stands = _standing(trial, history)
+def _make_run(trial: Trial, history: History, values: dict[str, Any], point: int, metric: str, mode: str) -> ReportRun:
+    stands = _determine_state(trial, history)
     step = max((series.last[0] for series in history.series.values() if series.last), default=0)
     return ReportRun(
         id=trial.folder.name,
@@ -69,7 +69,7 @@ def _run(trial: Trial, history: History, values: dict[str, Any], point: int, met
         num_steps=trial.config.get("max_steps"),
         attempts=len(trial.attempts()),
         took_s=history.took_s or None,
-        used_h=_used_h(trial, history),
+        used_h=_compute_used_h(trial, history),
         wasted_h=None,
         ended=stands.ended,
         why=" ".join((stands.reason or "").split()),
@@ -77,7 +77,7 @@ def _run(trial: Trial, history: History, values: dict[str, Any], point: int, met
     )
 
 
-def _standing(trial: Trial, history: History) -> RunState:
+def _determine_state(trial: Trial, history: History) -> RunState:
     last = history.state
     alive = last is not None and process_alive(last["host"], last["pid"], last["time"])
     times = [end for _, end in history.spans.values()]
@@ -86,7 +86,7 @@ def _standing(trial: Trial, history: History) -> RunState:
     return determine_state(trial.outcome(), last, max(times, default=0.0), alive)
 
 
-def _used_h(trial: Trial, history: History) -> float | None:
+def _compute_used_h(trial: Trial, history: History) -> float | None:
     told = history.series.get("cost/device_h")
     if told is not None and told.last is not None:
         return told.last[1]
@@ -95,7 +95,7 @@ def _used_h(trial: Trial, history: History) -> float | None:
     return history.took_s * math.prod(count if isinstance(count, int) else 1 for count in counts) / 3600
 
 
-def _metric(trials: Sequence[Trial], histories: Sequence[History]) -> tuple[str, str]:
+def _choose_metric(trials: Sequence[Trial], histories: Sequence[History]) -> tuple[str, str]:
     """The metric that the runs are compared by: that of their best checkpoint, else a loss that all have."""
     shared = [name for name in histories[0].series if all(name in history.series for history in histories)]
     best = [(trial.config.get("checkpoint") or {}) for trial in trials]
@@ -114,9 +114,9 @@ def _metric(trials: Sequence[Trial], histories: Sequence[History]) -> tuple[str,
     )
 
 
-def _differing(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _find_differences(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Of every configuration the leaves that are not the same in all; names, places and seeds are left out."""
-    flat = [dict(_leaves(config)) for config in configs]
+    flat = [dict(_list_leaves(config)) for config in configs]
     keys = dict.fromkeys(key for leaves in flat for key in leaves)
     vary = [
         key for key in keys
@@ -125,7 +125,7 @@ def _differing(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [{key: leaves[key] for key in vary if key in leaves} for leaves in flat]
 
 
-def _by_option(trials: Sequence[Trial], differing: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _name_options(trials: Sequence[Trial], differing: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The same with the option in a class's place, as in ``parallel=async``, where runs have other classes in a group.
 
     What only some of these options have goes without saying, but for what somebody typed.
@@ -134,7 +134,7 @@ def _by_option(trials: Sequence[Trial], differing: list[dict[str, Any]]) -> list
     ends = (key.removesuffix(target) for values in differing for key in values if key.endswith(target))
     for group in sorted({end for end in ends if "." not in end}):
         classes = [str(values.get(group + target, "")) for values in differing]
-        chosen = [_option(trial, group) for trial in trials]
+        chosen = [_find_option(trial, group) for trial in trials]
         if None in chosen or len(set(zip(chosen, classes, strict=True))) > len(set(chosen)):
             chosen = [name.rpartition(".")[2] for name in classes]  # an option says less than its class
         typed = {
@@ -153,17 +153,17 @@ def _by_option(trials: Sequence[Trial], differing: list[dict[str, Any]]) -> list
     return differing
 
 
-def _option(trial: Trial, group: str) -> str | None:
+def _find_option(trial: Trial, group: str) -> str | None:
     """The option that was typed, or that a file named; None where nobody knows."""
     typed = [word.partition("=")[2] for word in trial.provenance.get("overrides") or () if word.startswith(f"{group}=")]
     choices: dict[str, str | None] = trial.provenance.get("choices", {})
     return typed[-1] if typed else choices.get(group)
 
 
-def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+def _list_leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(node, Mapping) and (node or not key):
         for name, inner in node.items():
-            yield from _leaves(inner, f"{key}.{name}".lstrip("."))
+            yield from _list_leaves(inner, f"{key}.{name}".lstrip("."))
     else:
         yield key, node
 
@@ -172,14 +172,14 @@ def _is_excluded(key: str) -> bool:
     return any(key == name or key.startswith(f"{name}.") for name in (*EXCLUDED, "seed"))
 
 
-def _short(keys: Sequence[str]) -> dict[str, str]:
+def _shorten_keys(keys: Sequence[str]) -> dict[str, str]:
     """For every key as many of its last words as tell it from the others."""
     ends = {key: [".".join(key.split(".")[-count:]) for count in range(1, key.count(".") + 2)] for key in keys}
     taken = Counter(end for found in ends.values() for end in found)
     return {key: next((end for end in found if taken[end] == 1), key) for key, found in ends.items()}
 
 
-def _remarks(runs: Sequence[ReportRun]) -> list[str]:
+def _make_remarks(runs: Sequence[ReportRun]) -> list[str]:
     going = [run.id for run in runs if run.state in ("running", "waiting")]
     failed = [run for run in runs if run.state in ("failed", "killed")]
     found = [f"{', '.join(going)} {'goes' if len(going) == 1 else 'go'} on; this may still change."] if going else []

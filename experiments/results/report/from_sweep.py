@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from experiments.results.report.findings import Findings, ReportRun, points_of, without_secrets
-from experiments.results.report.metric_history import History, Series, read
+from experiments.results.report.findings import Findings, ReportRun, group_by_point, hide_secrets
+from experiments.results.report.metric_history import History, Series, read_history
 from experiments.sweep.ledger import ENDED
 from experiments.sweep.status.progress import Progress, ProgressReader, TrialRow
 from experiments.sweep.status.text import counts_text, short_keys, why
@@ -14,17 +14,17 @@ from experiments.sweep.sweep import Sweep
 from experiments.trial.trial import Trial
 
 
-def of_sweep(sweep: Sweep) -> Findings:
+def collect_from_sweep(sweep: Sweep) -> Findings:
     """Everything that a report tells of a sweep, as it stands now."""
     progress = ProgressReader(sweep, sweep.ledger()).look()
-    runs = [_run(sweep, row) for row in progress.rows]
-    points = points_of(runs, progress.mode)
+    runs = [_make_run(sweep, row) for row in progress.rows]
+    points = group_by_point(runs, progress.mode)
     ahead = progress.best
     return Findings(
         kind="sweep",
         name=sweep.name,
         note=str(sweep.question["note"] or ""),
-        asked=_asked(sweep),
+        asked=_describe_goal(sweep),
         standing=counts_text(progress),
         metric=progress.metric,
         mode=progress.mode,
@@ -37,16 +37,16 @@ def of_sweep(sweep: Sweep) -> Findings:
         used_h=progress.used_h,
         wasted_h=progress.wasted_h,
         attempts=sum(row.attempt for row in progress.rows),
-        remarks=tuple(_remarks(progress)),
+        remarks=tuple(_make_remarks(progress)),
     )
 
 
-def _run(sweep: Sweep, row: TrialRow) -> ReportRun:
+def _make_run(sweep: Sweep, row: TrialRow) -> ReportRun:
     return ReportRun(
         id=row.id,
         reference=Trial(sweep.folder / row.id).reference,
         point=row.point,
-        values=without_secrets(row.values),
+        values=hide_secrets(row.values),
         seed=row.seed,
         state=row.state,
         value=row.best,
@@ -58,21 +58,21 @@ def _run(sweep: Sweep, row: TrialRow) -> ReportRun:
         wasted_h=row.wasted_h,
         ended=row.since if row.state in ENDED else None,
         why=why(row),
-        series=_series(sweep, row),
+        series=_read_series(sweep, row),
     )
 
 
-def _series(sweep: Sweep, row: TrialRow) -> Mapping[str, Series]:
+def _read_series(sweep: Sweep, row: TrialRow) -> Mapping[str, Series]:
     """The curves of a trial; of one whose result was taken from another, that one's."""
     if row.reused is None:
-        return read(sweep.folder / row.id).series
+        return read_history(sweep.folder / row.id).series
     elsewhere = Path(row.reused)
     folder = sweep.runs_dir / elsewhere if len(elsewhere.parts) > 1 else sweep.folder / elsewhere
-    history = read(folder) if folder.is_dir() else History()
+    history = read_history(folder) if folder.is_dir() else History()
     return history.series
 
 
-def _asked(sweep: Sweep) -> str:
+def _describe_goal(sweep: Sweep) -> str:
     question = sweep.question
     words = [f"Which point has the {'largest' if question['mode'] == 'max' else 'smallest'} {question['metric']}?"]
     words += [f"Strategy {question['strategy']['name']}"]
@@ -82,7 +82,7 @@ def _asked(sweep: Sweep) -> str:
     return f"{words[0]} {', '.join(words[1:])}."
 
 
-def _remarks(progress: Progress) -> list[str]:
+def _make_remarks(progress: Progress) -> list[str]:
     found = []
     if not progress.is_over:
         found.append(f"The sweep goes on: {counts_text(progress)}. All of this may still change.")

@@ -8,20 +8,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from experiments.core import figures as look
-from experiments.results.report.axis_scale import scale_of, short_label
+from experiments.core import figures
+from experiments.results.report.axis_scale import make_scale, shorten
 from experiments.results.report.findings import Findings, ReportRun
 
 if TYPE_CHECKING:
     import optuna
 
-LEAST_RUNS = 8
+MIN_RUNS = 8
 """Finished trials below which a share would be chance."""
 FEW_RUNS = 20
-MOST_BARS = 15
+MAX_BARS = 15
 FANOVA = "fANOVA (Hutter et al. 2014): shares of the variance of {metric}"
 PED_ANOVA = "PED-ANOVA (Watanabe et al. 2023): what sets the best tenth by {metric} apart"
-MOST_CELLS = 600
+MAX_FANOVA_CELLS = 600
 """Trials times parameters up to which fANOVA takes a few seconds; it takes the square of them."""
 
 
@@ -37,13 +37,13 @@ class Importance:
     """Keys that only some points have."""
 
 
-def importance(findings: Findings) -> Importance | str:
+def compute_importance(findings: Findings) -> Importance | str:
     """The shares, or why there are none."""
     runs = [run for run in findings.runs if run.state == "finished" and run.is_measured]
     if not findings.varying:
         return "No parameter varies."
-    if len(runs) < LEAST_RUNS:
-        return f"{len(runs)} finished {'trial is' if len(runs) == 1 else 'trials are'} too few to tell; it takes {LEAST_RUNS}."
+    if len(runs) < MIN_RUNS:
+        return f"{len(runs)} finished {'trial is' if len(runs) == 1 else 'trials are'} too few to tell; it takes {MIN_RUNS}."
     if len({run.value for run in runs}) == 1:
         return f"All finished trials have the same {findings.metric}."
     keys = [key for key in findings.varying if all(key in run.values for run in runs)]
@@ -51,23 +51,24 @@ def importance(findings: Findings) -> Importance | str:
     keys = [key for key in keys if len({repr(run.values[key]) for run in runs}) > 1]
     if not keys:
         return "Every parameter that varies is one that only some points have."
-    is_large = len(runs) * len(keys) > MOST_CELLS
-    shares = _shares(runs, keys, findings.mode, is_large)
+    is_large = len(runs) * len(keys) > MAX_FANOVA_CELLS
+    shares = _compute_fractions(runs, keys, findings.mode, is_large)
     return Importance(shares, PED_ANOVA if is_large else FANOVA, len(runs), left_out)
 
 
-def _shares(runs: Sequence[ReportRun], keys: Sequence[str], mode: str, is_large: bool) -> dict[str, float]:
+def _compute_fractions(runs: Sequence[ReportRun], keys: Sequence[str], mode: str, is_large: bool) -> dict[str, float]:
     import optuna
+    from optuna.distributions import CategoricalDistribution
     from optuna.importance import FanovaImportanceEvaluator, PedAnovaImportanceEvaluator, get_param_importances
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(direction="maximize" if mode == "max" else "minimize")
-    distributions = {key: _distribution([run.values[key] for run in runs]) for key in keys}
+    distributions = {key: _infer_distribution([run.values[key] for run in runs]) for key in keys}
     for run in sorted(runs, key=lambda run: (run.point, run.seed)):
         params = {
-            key: _label(run.values[key]) if isinstance(kind, optuna.distributions.CategoricalDistribution) else run.values[key]
-            for key, kind in distributions.items()
-        }  # fmt: skip
+            key: _make_label(run.values[key]) if isinstance(distribution, CategoricalDistribution) else run.values[key]
+            for key, distribution in distributions.items()
+        }
         study.add_trial(optuna.trial.create_trial(params=params, distributions=distributions, value=run.value))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -75,43 +76,43 @@ def _shares(runs: Sequence[ReportRun], keys: Sequence[str], mode: str, is_large:
         return dict(get_param_importances(study, evaluator=evaluator))
 
 
-def _distribution(values: Sequence[Any]) -> optuna.distributions.BaseDistribution:
+def _infer_distribution(values: Sequence[Any]) -> optuna.distributions.BaseDistribution:
     """What the values of a key were drawn from, as far as they tell."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
-    kind = scale_of(values).kind
+    kind = make_scale(values).kind
     if kind == "words":
-        return CategoricalDistribution(list(dict.fromkeys(_label(value) for value in values)))
+        return CategoricalDistribution(list(dict.fromkeys(_make_label(value) for value in values)))
     return FloatDistribution(float(min(values)), float(max(values)), log=kind == "logarithms")
 
 
-def _label(value: Any) -> str:
+def _make_label(value: Any) -> str:
     return json.dumps(value, sort_keys=True, default=str)
 
 
-def draw(found: Importance, findings: Findings) -> look.Picture:
+def draw(found: Importance, findings: Findings) -> figures.Picture:
     """The shares as bars."""
-    shares = list(found.shares.items())[:MOST_BARS]
-    with look.drawing(1, 1, 0.7 + 0.3 * len(shares)) as (figure, (axis,)):
-        names = [short_label(findings.short[key], 34) for key, _ in shares]
-        axis.barh(range(len(shares)), [share for _, share in shares], height=0.46, color=look.SERIES[0])
+    shares = list(found.shares.items())[:MAX_BARS]
+    with figures.drawing(1, 1, 0.7 + 0.3 * len(shares)) as (figure, (axis,)):
+        names = [shorten(findings.short[key], 34) for key, _ in shares]
+        axis.barh(range(len(shares)), [share for _, share in shares], height=0.46, color=figures.SERIES[0])
         for at, (_, share) in enumerate(shares):
-            axis.text(share + 0.008, at, f"{share:.0%}", va="center", ha="left", color=look.INK)
+            axis.text(share + 0.008, at, f"{share:.0%}", va="center", ha="left", color=figures.INK)
         axis.set_yticks(range(len(shares)), names)
-        axis.tick_params(axis="y", labelcolor=look.INK)
+        axis.tick_params(axis="y", labelcolor=figures.INK)
         axis.invert_yaxis()
         axis.set_xlim(0, 1.06)
         axis.set_xticks([])
         axis.grid(visible=False)
         axis.spines[["bottom", "left"]].set_visible(False)
         told = ", ".join(f"{findings.short[key]} {share:.0%}" for key, share in shares)
-        return look.picture(
-            figure, "importance", title="Parameter importance", caption=_caption(found, findings),
-            alt=f"Importance of parameters: {told}", tips=look.Tips(),
+        return figures.picture(
+            figure, "importance", title="Parameter importance", caption=_make_caption(found, findings),
+            alt=f"Importance of parameters: {told}", tips=figures.Tips(),
         )  # fmt: skip
 
 
-def _caption(found: Importance, findings: Findings) -> str:
+def _make_caption(found: Importance, findings: Findings) -> str:
     words = [f"By Optuna's {found.method.format(metric=findings.metric)}, over {found.num_runs} finished trials."]
     words += [f"{found.num_runs} trials are few: take it for a hint."] if found.num_runs < FEW_RUNS else []
     if found.left_out:

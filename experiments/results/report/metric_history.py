@@ -10,13 +10,13 @@ from statistics import median
 from experiments.run import journal
 from experiments.run.metrics import MetricSummary
 
-MOST_POINTS = 400
+MAX_POINTS = 400
 """Points of a curve from which neighbours are averaged; even, so that they go in pairs."""
 
 
 @dataclass
 class Series(MetricSummary):
-    """One metric of one run: at most `MOST_POINTS` points, each the mean of `width` neighbours."""
+    """One metric of one run: at most `MAX_POINTS` points, each the mean of `width` neighbours."""
 
     points: list[tuple[int, float]] = field(default_factory=list)
     width: int = 1
@@ -29,7 +29,7 @@ class Series(MetricSummary):
         if len(self._open) == self.width:
             self.points.append((step, math.fsum(self._open) / self.width if self.width > 1 else value))
             self._open.clear()
-        if len(self.points) == MOST_POINTS:
+        if len(self.points) == MAX_POINTS:
             pairs = zip(self.points[::2], self.points[1::2], strict=True)
             self.points = [(end, (first + second) / 2) for (_, first), (end, second) in pairs]
             self.width *= 2
@@ -61,7 +61,7 @@ class History:
         return sum(end - begin for begin, end in self.spans.values())
 
 
-def read(folder: Path) -> History:
+def read_history(folder: Path) -> History:
     """The history of a run folder; an empty one where nothing was tracked yet."""
     found = History()
     for event in journal.replay(folder):

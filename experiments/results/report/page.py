@@ -14,14 +14,14 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from experiments.core.figures import DARK, FONT, Picture, anchor, variables
 from experiments.core.format import number, point_text
 from experiments.results.report import tables
-from experiments.results.report.axis_scale import short_label
-from experiments.results.report.cost import totals
+from experiments.results.report.axis_scale import shorten
+from experiments.results.report.cost import summarize_cost
 from experiments.results.report.findings import Findings
 
 FOLDER = Path(__file__).parent
-MOST_TEXT, MOST_LINE = 240, 24
+MAX_TEXT, MAX_LINE = 240, 24
 """Characters of a cell that are shown, and that stay in one line."""
-MOST_IDS = 8
+MAX_IDS = 8
 
 
 def render_page(
@@ -39,14 +39,14 @@ def render_page(
         loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
-    environment.filters |= {"anchor": anchor, "cut": short_label, "number": number, "segments": _split_name}
+    environment.filters |= {"anchor": anchor, "cut": shorten, "number": number, "segments": _split_name}
     script = (FOLDER / "report.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.get_template("report.html.jinja").render(
-        findings=findings, sections=_sections(findings, pictures, missing), period=_period(findings), totals=totals(findings),
-        pictures={picture.name: picture for picture in pictures}, missing=missing, commands=commands, tables=tables,
-        style=_style(), script=script, script_digest=digest, point_text=point_text,
-        most_ids=MOST_IDS, most_text=MOST_TEXT, most_line=MOST_LINE,
+        findings=findings, sections=_sections(findings, pictures, missing), period=_period(findings),
+        totals=summarize_cost(findings), pictures={picture.name: picture for picture in pictures}, missing=missing,
+        commands=commands, tables=tables, style=_style(), script=script, script_digest=digest, point_text=point_text,
+        most_ids=MAX_IDS, most_text=MAX_TEXT, most_line=MAX_LINE,
     )  # fmt: skip
 
 

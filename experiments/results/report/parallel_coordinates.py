@@ -6,45 +6,45 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from experiments.core import figures as look
+from experiments.core import figures
 from experiments.core.format import number, point_text
-from experiments.results.report.axis_scale import MISSING, Scale, scale_of, scale_of_metric, short_label
+from experiments.results.report.axis_scale import MISSING_POSITION, Scale, make_metric_scale, make_scale, shorten
 from experiments.results.report.findings import Findings, ReportRun
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MOST_AXES = 9
-MOST_LINES, FEW_LINES = 300, 60
+MAX_AXES = 9
+MAX_LINES, FEW_LINES = 300, 60
 SPREAD = 0.05
 """How far apart lines through the same value lie, so that each can be followed."""
 
 
-def draw(findings: Findings) -> look.Picture | None:
+def draw(findings: Findings) -> figures.Picture | None:
     """The picture; None where fewer than two parameters vary or fewer than two trials have a result."""
-    keys = findings.varying[:MOST_AXES]
+    keys = findings.varying[:MAX_AXES]
     runs = [run for run in findings.runs if run.is_measured]
     if len(keys) < 2 or len(runs) < 2:
         return None
-    shown = runs[:: -(-len(runs) // MOST_LINES)]
-    tips, width = look.Tips(), 1.3 if len(shown) <= FEW_LINES else 0.8
-    goal = scale_of_metric([run.value for run in runs if run.value is not None], findings.mode)
-    with look.drawing(1, 1, 3.9) as (figure, (axis,)):
+    shown = runs[:: -(-len(runs) // MAX_LINES)]
+    tips, width = figures.Tips(), 1.3 if len(shown) <= FEW_LINES else 0.8
+    goal = make_metric_scale([run.value for run in runs if run.value is not None], findings.mode)
+    with figures.drawing(1, 1, 3.9) as (figure, (axis,)):
         scales = [
-            scale_of(run.values[key] for run in sorted(runs, key=lambda run: run.point) if key in run.values)
+            make_scale(run.values[key] for run in sorted(runs, key=lambda run: run.point) if key in run.values)
             for key in keys
         ]
         for rank in reversed(range(len(shown))):  # the best are drawn last
-            _line(axis, shown[rank], rank / max(1, len(shown) - 1), width, keys, scales, goal, findings, tips)
-        _axes(axis, keys, [*scales, goal], findings)
-        return look.picture(
-            figure, "parallel", title="Parallel coordinates", caption=_caption(findings, shown, runs),
+            _draw_line(axis, shown[rank], rank / max(1, len(shown) - 1), width, keys, scales, goal, findings, tips)
+        _draw_axes(axis, keys, [*scales, goal], findings)
+        return figures.picture(
+            figure, "parallel", title="Parallel coordinates", caption=_make_caption(findings, shown, runs),
             alt=f"{len(shown)} trials as lines over {', '.join(findings.short[key] for key in keys)} to {findings.metric}",
             tips=tips,
         )  # fmt: skip
 
 
-def _line(
+def _draw_line(
     axis: Axes,
     run: ReportRun,
     rank: float,
@@ -53,7 +53,7 @@ def _line(
     scales: Sequence[Scale],
     goal: Scale,
     findings: Findings,
-    tips: look.Tips,
+    tips: figures.Tips,
 ) -> None:
     """Draw one trial; rank 0 is the best, 1 the worst."""
     from matplotlib.patches import PathPatch
@@ -61,7 +61,7 @@ def _line(
 
     shift = (0.5 - rank) * SPREAD
     heights = [
-        (scale.at(run.values[key]) if key in run.values else MISSING) + shift
+        (scale.at(run.values[key]) if key in run.values else MISSING_POSITION) + shift
         for key, scale in zip(keys, scales, strict=True)
     ]
     heights.append(goal.at(run.value))
@@ -70,7 +70,7 @@ def _line(
         knots += [(left + 0.45, before), (left + 0.55, after), (left + 1.0, after)]
         codes += [Path.CURVE4] * 3
     is_best = run is findings.best_run
-    colour = look.BEST if is_best else look.RANKS[min(4, int((1 - rank) * 5))]
+    colour = figures.BEST if is_best else figures.RANKS[min(4, int((1 - rank) * 5))]
     patch = PathPatch(
         Path(knots, codes), facecolor="none", edgecolor=colour, linewidth=2.6 if is_best else width,
         linestyle="-" if run.state == "finished" else (0, (4, 2)), zorder=6 if is_best else 2 + (1 - rank),
@@ -81,24 +81,24 @@ def _line(
     )
 
 
-def _axes(axis: Axes, keys: Sequence[str], scales: Sequence[Scale], findings: Findings) -> None:
+def _draw_axes(axis: Axes, keys: Sequence[str], scales: Sequence[Scale], findings: Findings) -> None:
     """Draw the axes over the lines; the last is the metric's."""
     missing = [any(key not in run.values for run in findings.runs if run.is_measured) for key in keys]
-    low = MISSING if any(missing) else 0.0
-    paper = {"boxstyle": "round,pad=0.18", "facecolor": look.PAPER, "edgecolor": "none", "alpha": 0.86}
+    low = MISSING_POSITION if any(missing) else 0.0
+    paper = {"boxstyle": "round,pad=0.18", "facecolor": figures.PAPER, "edgecolor": "none", "alpha": 0.86}
     for at, (scale, is_missing) in enumerate(zip(scales, [*missing, False], strict=True)):
-        axis.plot([at, at], [(low if is_missing else 0.0) - 0.04, 1.04], color=look.MUTED, linewidth=1.0, zorder=7)
-        marks = [*scale.ticks, *([(MISSING, "not set")] if is_missing else [])]
+        axis.plot([at, at], [(low if is_missing else 0.0) - 0.04, 1.04], color=figures.MUTED, linewidth=1.0, zorder=7)
+        marks = [*scale.ticks, *([(MISSING_POSITION, "not set")] if is_missing else [])]
         for height, text in marks:
-            axis.plot([at - 0.012, at + 0.012], [height, height], color=look.MUTED, linewidth=1.0, zorder=7)
+            axis.plot([at - 0.012, at + 0.012], [height, height], color=figures.MUTED, linewidth=1.0, zorder=7)
             axis.text(
-                at + 0.025, height, text, fontsize=8.0, color=look.INK, va="center", ha="left", zorder=8, bbox=paper
+                at + 0.025, height, text, fontsize=8.0, color=figures.INK, va="center", ha="left", zorder=8, bbox=paper
             )
     axis.set_xticks(
         range(len(scales)),
-        [*(short_label(findings.short[key], max(8, 110 // len(scales))) for key in keys), findings.metric],
+        [*(shorten(findings.short[key], max(8, 110 // len(scales))) for key in keys), findings.metric],
     )
-    axis.tick_params(axis="x", length=0, labelsize=9, labelcolor=look.INK, top=False, pad=4)
+    axis.tick_params(axis="x", length=0, labelsize=9, labelcolor=figures.INK, top=False, pad=4)
     axis.get_xticklabels()[-1].set_fontweight("bold")
     axis.set_yticks([])
     axis.grid(visible=False)
@@ -107,11 +107,11 @@ def _axes(axis: Axes, keys: Sequence[str], scales: Sequence[Scale], findings: Fi
     axis.set_ylim(low - 0.07, 1.07)
 
 
-def _caption(findings: Findings, shown: Sequence[ReportRun], runs: Sequence[ReportRun]) -> str:
+def _make_caption(findings: Findings, shown: Sequence[ReportRun], runs: Sequence[ReportRun]) -> str:
     words = ["Each line is a trial; the darker, the better, in five steps of equally many."]
     words += ["The best is orange."] if findings.best_run is not None else []
     words += [f"Of {len(runs)} trials {len(shown)} are drawn."] if len(shown) < len(runs) else []
     words += ["Dashed ones did not come to their end."] if any(run.state != "finished" for run in shown) else []
-    if len(findings.varying) > MOST_AXES:
-        words.append(f"The first {MOST_AXES} of {len(findings.varying)} parameters.")
+    if len(findings.varying) > MAX_AXES:
+        words.append(f"The first {MAX_AXES} of {len(findings.varying)} parameters.")
     return " ".join(words)

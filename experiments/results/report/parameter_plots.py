@@ -7,71 +7,75 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from experiments.core import figures as look
+from experiments.core import figures
 from experiments.core.format import number, point_text
-from experiments.results.report.axis_scale import MISSING, Scale, scale_of, short_label
+from experiments.results.report.axis_scale import MISSING_POSITION, Scale, make_scale, shorten
 from experiments.results.report.findings import Findings, ReportRun
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 COLUMNS = 3
-MOST_PANELS = 12
-MOST_TIPS = 1500
+MAX_PANELS = 12
+MAX_TIPS = 1500
 """Marks in a figure that one can point at; each costs a page some 400 bytes."""
-MOST_ACROSS = 46
+MAX_AXIS_CHARS = 46
 """Characters for which an axis has room; longer labels are turned."""
 
 
-def draw(findings: Findings) -> look.Picture | None:
+def draw(findings: Findings) -> figures.Picture | None:
     """The picture; None where nothing varies or nothing was measured."""
-    keys, runs = findings.varying[:MOST_PANELS], [run for run in findings.runs if run.is_measured]
+    keys, runs = findings.varying[:MAX_PANELS], [run for run in findings.runs if run.is_measured]
     if not keys or not runs:
         return None
     columns = 2 if len(keys) in (1, 2, 4) else COLUMNS
     rows = math.ceil(len(keys) / columns)
-    tips = look.Tips() if len(runs) * len(keys) <= MOST_TIPS else None
-    with look.drawing(rows, columns, 0.35 + 2.75 * rows, sharey=True) as (figure, axes):
+    tips = figures.Tips() if len(runs) * len(keys) <= MAX_TIPS else None
+    with figures.drawing(rows, columns, 0.35 + 2.75 * rows, sharey=True) as (figure, axes):
         for axis, key in zip(axes, keys, strict=False):
-            _panel(axis, key, runs, findings, tips)
+            _draw_panel(axis, key, runs, findings, tips)
         for axis in axes[len(keys) :]:
             axis.remove()
-        cut = look.fit(axes[0], [run.value for run in runs if run.value is not None])
+        cut = figures.fit(axes[0], [run.value for run in runs if run.value is not None])
         for row in range(rows):
             axes[row * columns].set_ylabel(findings.metric)
-        return look.picture(
-            figure, "parameters", title="Result by parameter", caption=_caption(findings, runs, cut),
+        return figures.picture(
+            figure, "parameters", title="Result by parameter", caption=_make_caption(findings, runs, cut),
             alt=f"{findings.metric} of each trial against {', '.join(findings.short[key] for key in keys)}",
-            tips=tips or look.Tips(),
+            tips=tips or figures.Tips(),
         )  # fmt: skip
 
 
-def _panel(axis: Axes, key: str, runs: Sequence[ReportRun], findings: Findings, tips: look.Tips | None) -> None:
+def _draw_panel(axis: Axes, key: str, runs: Sequence[ReportRun], findings: Findings, tips: figures.Tips | None) -> None:
     having = [run for run in runs if key in run.values]
     # In the order of the space, which a list of runs has not.
     ordered = sorted(having, key=lambda run: run.point)
-    scale = scale_of(run.values[key] for run in ordered)
+    scale = make_scale(run.values[key] for run in ordered)
     best = findings.best_run
-    places = {run.id: scale.at(run.values[key]) if key in run.values else MISSING for run in runs}
-    _means(axis, scale, places, runs)
+    places = {run.id: scale.at(run.values[key]) if key in run.values else MISSING_POSITION for run in runs}
+    _draw_means(axis, scale, places, runs)
     if tips is None:
         axis.scatter(
-            [places[run.id] for run in runs], [run.value or 0.0 for run in runs], s=9, color=look.SERIES[0], alpha=0.6
+            [places[run.id] for run in runs],
+            [run.value or 0.0 for run in runs],
+            s=9,
+            color=figures.SERIES[0],
+            alpha=0.6,
         )
         runs = [run for run in runs if run is best]
     for index, run in enumerate(runs):
         shift = (index / max(1, len(runs) - 1) - 0.5) * 0.03  # apart, where many have the same value
-        mark = _mark(axis, places[run.id] + shift, run, is_best=run is best)
+        mark = _draw_mark(axis, places[run.id] + shift, run, is_best=run is best)
         if tips is not None:
-            tips.mark(mark, _tip(run, findings), run.id)
-    axis.set_title(short_label(findings.short[key], 34))
+            tips.mark(mark, _make_tip(run, findings), run.id)
+    axis.set_title(shorten(findings.short[key], 34))
     axis.set_xlim(-0.28 if len(having) < len(runs) else -0.1, 1.1)
-    _ticks(axis, scale, is_missing=len(having) < len(runs))
+    _set_ticks(axis, scale, is_missing=len(having) < len(runs))
 
 
-def _mark(axis: Axes, x: float, run: ReportRun, *, is_best: bool) -> Any:
+def _draw_mark(axis: Axes, x: float, run: ReportRun, *, is_best: bool) -> Any:
     is_whole = run.state == "finished"
-    colour = look.BEST if is_best else look.SERIES[0]
+    colour = figures.BEST if is_best else figures.SERIES[0]
     (mark,) = axis.plot(
         [x], [run.value or 0.0], linestyle="none", marker="D" if is_best else "o" if is_whole else "^",
         markersize=7.0 if is_best else 5.0, markerfacecolor=colour if is_whole else "none", markeredgecolor=colour,
@@ -80,7 +84,7 @@ def _mark(axis: Axes, x: float, run: ReportRun, *, is_best: bool) -> Any:
     return mark
 
 
-def _means(axis: Axes, scale: Scale, places: dict[str, float], runs: Sequence[ReportRun]) -> None:
+def _draw_means(axis: Axes, scale: Scale, places: dict[str, float], runs: Sequence[ReportRun]) -> None:
     """The mean of all trials with the same value: joined where values are numbers, a bar where they are words."""
     values: dict[float, list[float]] = {}
     for run in runs:
@@ -91,31 +95,31 @@ def _means(axis: Axes, scale: Scale, places: dict[str, float], runs: Sequence[Re
     means = [(at, fmean(some)) for at, some in sorted(values.items())]
     for at, mean in means:
         axis.plot(
-            [at - 0.05, at + 0.05], [mean, mean], color=look.INK, linewidth=2.0, zorder=2.5, solid_capstyle="round"
+            [at - 0.05, at + 0.05], [mean, mean], color=figures.INK, linewidth=2.0, zorder=2.5, solid_capstyle="round"
         )
     if scale.kind != "words":
-        joined = [(at, mean) for at, mean in means if at != MISSING]
-        axis.plot([at for at, _ in joined], [mean for _, mean in joined], color=look.MUTED, linewidth=0.9, zorder=2)
+        joined = [(at, mean) for at, mean in means if at != MISSING_POSITION]
+        axis.plot([at for at, _ in joined], [mean for _, mean in joined], color=figures.MUTED, linewidth=0.9, zorder=2)
 
 
-def _ticks(axis: Axes, scale: Scale, *, is_missing: bool) -> None:
-    marks = [*([(MISSING, "not set")] if is_missing else []), *scale.ticks]
+def _set_ticks(axis: Axes, scale: Scale, *, is_missing: bool) -> None:
+    marks = [*([(MISSING_POSITION, "not set")] if is_missing else []), *scale.ticks]
     longest = max(len(text) for _, text in marks)
-    is_long = longest * len(marks) > MOST_ACROSS or (is_missing and longest > len("not set") + 1)
+    is_long = longest * len(marks) > MAX_AXIS_CHARS or (is_missing and longest > len("not set") + 1)
     axis.set_xticks(
         [at for at, _ in marks], [text for _, text in marks],
         rotation=28 if is_long else 0, ha="right" if is_long else "center", rotation_mode="anchor",
     )  # fmt: skip
-    axis.set_xlabel("log scale" if scale.kind == "logarithms" else "", fontsize=7.5, color=look.MUTED, labelpad=1.5)
+    axis.set_xlabel("log scale" if scale.kind == "logarithms" else "", fontsize=7.5, color=figures.MUTED, labelpad=1.5)
 
 
-def _tip(run: ReportRun, findings: Findings) -> str:
+def _make_tip(run: ReportRun, findings: Findings) -> str:
     state = "" if run.state == "finished" else f" ({run.state})"
     seed = f" seed={run.seed}" if findings.has_seeds else ""
     return f"{point_text(run.values, findings.short)}{seed}\n{findings.metric} {number(run.value)}{state}\n{run.id}"
 
 
-def _caption(findings: Findings, runs: Sequence[ReportRun], cut: str) -> str:
+def _make_caption(findings: Findings, runs: Sequence[ReportRun], cut: str) -> str:
     words = ["Each mark is a trial, a bar the mean of the finished ones with that value."]
     words += ["The diamond is the best trial."] if findings.best_run is not None else []
     words += ["Hollow triangles did not come to their end."] if any(run.state != "finished" for run in runs) else []
@@ -123,6 +127,6 @@ def _caption(findings: Findings, runs: Sequence[ReportRun], cut: str) -> str:
         words.append(
             f"{missed} {'trial has' if missed == 1 else 'trials have'} no result and {'is' if missed == 1 else 'are'} not shown."
         )
-    if len(findings.varying) > MOST_PANELS:
-        words.append(f"{len(findings.varying) - MOST_PANELS} further parameters stand in the table alone.")
+    if len(findings.varying) > MAX_PANELS:
+        words.append(f"{len(findings.varying) - MAX_PANELS} further parameters stand in the table alone.")
     return " ".join([*words, cut]).rstrip()

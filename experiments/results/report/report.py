@@ -11,36 +11,39 @@ from pathlib import Path
 from experiments.core.atomic import write_text
 from experiments.core.errors import InputError, did_you_mean
 from experiments.core.figures import Picture, alone
-from experiments.results.report import cost, importance
-from experiments.results.report import learning_curves as curves
-from experiments.results.report import parallel_coordinates as parallel
-from experiments.results.report import parameter_plots as parameters
-from experiments.results.report import staleness as replicas
+from experiments.results.report import (
+    cost,
+    importance,
+    learning_curves,
+    parallel_coordinates,
+    parameter_plots,
+    staleness,
+)
 from experiments.results.report.findings import Findings
-from experiments.results.report.from_runs import of_runs
-from experiments.results.report.from_sweep import of_sweep
+from experiments.results.report.from_runs import collect_from_runs
+from experiments.results.report.from_sweep import collect_from_sweep
 from experiments.results.report.page import render_page
-from experiments.results.report.tables import as_markdown
+from experiments.results.report.tables import format_markdown
 from experiments.sweep.sweep import Sweep, find_sweep, named, reference
-from experiments.tracking import mlflow_view as sweep_view
-from experiments.tracking.sweep_sync import PAGE, REPORT, Summary, SweepSync, tracking_of
+from experiments.tracking import mlflow_view
+from experiments.tracking.sweep_sync import PAGE, REPORT, SweepSync, SyncSummary, read_tracking_config
 from experiments.trial.trial import Trial, find
 
 
 def report(asked: argparse.Namespace) -> int:
     """Write the report that was asked for, and say where it is."""
-    found = chosen(asked.runs, Path(asked.runs_dir))
+    found = select_runs(asked.runs, Path(asked.runs_dir))
     sweep = found if isinstance(found, Sweep) else None
-    findings = of_sweep(found) if isinstance(found, Sweep) else of_runs(found)
+    findings = collect_from_sweep(found) if isinstance(found, Sweep) else collect_from_runs(found)
     folder = Path(asked.output).expanduser() if asked.output else (sweep.folder if sweep else Path()) / REPORT
-    write(findings, folder)
+    write_report(findings, folder)
     print(f"page     {folder / PAGE}\nfigures  {folder / 'figures'}\ntable    {folder / 'table.md'}", flush=True)
     if sweep is not None:
         _attach(sweep, folder)
     return 0
 
 
-def chosen(names: list[str], runs_dir: Path) -> Sweep | list[Trial]:
+def select_runs(names: list[str], runs_dir: Path) -> Sweep | list[Trial]:
     """The sweep that a user names, or the runs.
 
     Raises:
@@ -63,13 +66,13 @@ def chosen(names: list[str], runs_dir: Path) -> Sweep | list[Trial]:
         except InputError as err:
             problems += err.problems
     if problems and len(names) == 1:
-        return _by_beginning(names[0], runs_dir, problems[0])
+        return _find_by_prefix(names[0], runs_dir, problems[0])
     if problems:
         raise InputError(problems)
     return list(trials.values())
 
 
-def _by_beginning(name: str, runs_dir: Path, problem: str) -> Sweep:
+def _find_by_prefix(name: str, runs_dir: Path, problem: str) -> Sweep:
     """The sweep whose name begins so, where no run's does.
 
     Raises:
@@ -83,14 +86,14 @@ def _by_beginning(name: str, runs_dir: Path, problem: str) -> Sweep:
     return find_sweep(name, runs_dir)
 
 
-def write(findings: Findings, folder: Path) -> None:
+def write_report(findings: Findings, folder: Path) -> None:
     """Write the page, the figures and the table.
 
     Raises:
         InputError: the folder cannot be written.
     """
     pictures, missing = [], []
-    for title, drawn in _pictures(findings):
+    for title, drawn in _draw_figures(findings):
         if isinstance(drawn, Picture):
             pictures.append(drawn)
         else:
@@ -101,42 +104,42 @@ def write(findings: Findings, folder: Path) -> None:
         for picture in pictures:
             (figures / f"{picture.name}.png").write_bytes(picture.png)
             write_text(figures / f"{picture.name}.svg", alone(picture.svg, f"../{PAGE}"))
-        write_text(folder / "table.md", as_markdown(findings))
-        write_text(folder / PAGE, render_page(findings, pictures, missing, _again(findings)))
+        write_text(folder / "table.md", format_markdown(findings))
+        write_text(folder / PAGE, render_page(findings, pictures, missing, _make_commands(findings)))
     except OSError as err:
         raise InputError([f"-o {folder} cannot be written ({err.strerror}); choose another folder"]) from err
 
 
-def _pictures(findings: Findings) -> Iterator[tuple[str, Picture | str]]:
+def _draw_figures(findings: Findings) -> Iterator[tuple[str, Picture | str]]:
     """Every picture, or why there is none."""
-    yield "Learning curves", curves.draw(findings) or "Nothing was measured yet."
-    if (apart := replicas.draw(findings)) is not None:
+    yield "Learning curves", learning_curves.draw(findings) or "Nothing was measured yet."
+    if (apart := staleness.draw(findings)) is not None:
         yield "Replicas apart", apart
     if findings.kind == "sweep" or findings.varying:
         yield (
             "Result by parameter",
-            parameters.draw(findings) or "No parameter varies among the trials with a result.",
+            parameter_plots.draw(findings) or "No parameter varies among the trials with a result.",
         )
         yield (
             "Parallel coordinates",
-            parallel.draw(findings) or "It takes two parameters that vary, and two results.",
+            parallel_coordinates.draw(findings) or "It takes two parameters that vary, and two results.",
         )
     if findings.kind == "sweep":
-        found = importance.importance(findings)
+        found = importance.compute_importance(findings)
         drawn = found if isinstance(found, str) else importance.draw(found, findings)
         yield "Parameter importance", drawn
         if (spent := cost.draw(findings)) is not None:
             yield "Cost", spent
 
 
-def _again(findings: Findings) -> list[str]:
+def _make_commands(findings: Findings) -> list[str]:
     run = findings.best_run
     return [] if run is None else [f"lathe reproduce {shlex.quote(run.reference)}"]
 
 
 def _attach(sweep: Sweep, folder: Path) -> None:
     """Bring the page to the sweep's run in MLflow; a store that cannot be reached is told, and no fault of the report."""
-    if tracking_of(sweep)["sync"] == "off":
+    if read_tracking_config(sweep)["sync"] == "off":
         return
     if folder.resolve() != (sweep.folder / REPORT).resolve():
         print(f"MLflow   has none of it: only {sweep.folder / REPORT} is brought there, by a report without -o")
@@ -144,10 +147,10 @@ def _attach(sweep: Sweep, folder: Path) -> None:
     try:
         done = SweepSync(sweep).round()
     except ImportError as err:  # on a node without MLflow
-        done = Summary(
+        done = SyncSummary(
             0, 0, (f"{err}; `lathe sync {reference(sweep)}`, where it is installed, brings the report to it",)
         )
     for warning in (*done.failures, *done.warnings):
         print(f"warning: {warning}", file=sys.stderr)
     if not done.failures:
-        print(f"MLflow   an artifact of the sweep's run; {sweep_view.ui_hint(sweep)}")
+        print(f"MLflow   an artifact of the sweep's run; {mlflow_view.ui_hint(sweep)}")

@@ -3,42 +3,39 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from experiments.core import figures as look
+from experiments.core import figures
 from experiments.core.format import number, point_text
-from experiments.results.report.axis_scale import short_label
-from experiments.results.report.findings import Findings, ReportRun, place
+from experiments.results.report.axis_scale import shorten
+from experiments.results.report.findings import Findings, ReportRun, rank_key
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-SHARE, STEP_TIME, RATE = "async/stale_share/", "perf/step_time_ms", "perf/updates_per_s"
-MOST = len(look.SERIES)
-MOST_LABEL = 58
+STALE_FRACTION, STEP_TIME, RATE = "async/stale_share/", "perf/step_time_ms", "perf/updates_per_s"
+MAX_POINTS = len(figures.SERIES)
+MAX_LABEL = 58
 
 
-def draw(findings: Findings) -> look.Picture | None:
+def draw(findings: Findings) -> figures.Picture | None:
     """Both panels; None where no run had parameter servers."""
-    if not any(name.startswith(SHARE) for run in findings.runs for name in run.series):
+    if not any(name.startswith(STALE_FRACTION) for run in findings.runs for name in run.series):
         return None
     having = [point for point in findings.points if findings.metric in point.runs[0].series]
-    shown = sorted(having, key=lambda point: place(point.value, findings.mode))[:MOST]
+    shown = sorted(having, key=lambda point: rank_key(point.value, findings.mode))[:MAX_POINTS]
     if not shown:
         return None
-    tips = look.Tips()
-    with look.drawing(1, 2, 3.5 + 0.21 * math.ceil(len(shown) / 2)) as (figure, (left, right)):
+    tips = figures.Tips()
+    with figures.drawing(1, 2, 3.5 + 0.21 * math.ceil(len(shown) / 2)) as (figure, (left, right)):
         lines, labels = [], []
         for index, point in enumerate(shown):
             run = point.runs[0]
-            label = short_label(point_text(point.values, findings.short), MOST_LABEL)
-            curve = _against_time(run, findings.metric)
-            (line,) = left.plot(
-                [seconds for seconds, _ in curve], [value for _, value in curve], color=look.SERIES[index],
-                linestyle=look.DASHES[index % len(look.DASHES)], marker=look.MARKERS[index % len(look.MARKERS)], markersize=4,
-            )  # fmt: skip
-            tips.mark(line, f"{label}\n{_rate(run)}\n{run.id}", run.id)
-            _staleness(right, index, run)
+            label = shorten(point_text(point.values, findings.short), MAX_LABEL)
+            curve = _compute_time_curve(run, findings.metric)
+            (line,) = left.plot([seconds for seconds, _ in curve], [value for _, value in curve], **_get_style(index))
+            tips.mark(line, f"{label}\n{_format_rate(run)}\n{run.id}", run.id)
+            _draw_staleness(right, index, run)
             lines.append(line)
             labels.append(label)
         left.set_xlabel("seconds of training, without evaluations")
@@ -50,16 +47,16 @@ def draw(findings: Findings) -> look.Picture | None:
             lines,
             labels,
             loc="outside lower left",
-            ncols=2 if max(map(len, labels)) < MOST_LABEL else 1,
+            ncols=2 if max(map(len, labels)) < MAX_LABEL else 1,
             handlelength=3.4,
         )
-        return look.picture(
+        return figures.picture(
             figure, "replicas", title="Replicas apart", alt=f"{findings.metric} against seconds, and staleness",
             caption="Of every point the first seed; what the table tells are medians over its training.", tips=tips,
         )  # fmt: skip
 
 
-def _against_time(run: ReportRun, metric: str) -> list[tuple[float, float]]:
+def _compute_time_curve(run: ReportRun, metric: str) -> list[tuple[float, float]]:
     """A metric by the seconds that training had taken; steps' own times are added up."""
     if metric not in run.series or STEP_TIME not in run.series:
         return []
@@ -78,19 +75,27 @@ def _against_time(run: ReportRun, metric: str) -> list[tuple[float, float]]:
     return found
 
 
-def _staleness(axis: Axes, index: int, run: ReportRun) -> None:
-    names = [name for name in run.series if name.startswith(SHARE)]
-    shares = {name.removeprefix(SHARE): run.series[name].curve() for name in names}
+def _draw_staleness(axis: Axes, index: int, run: ReportRun) -> None:
+    names = [name for name in run.series if name.startswith(STALE_FRACTION)]
+    shares = {name.removeprefix(STALE_FRACTION): run.series[name].curve() for name in names}
     if not shares:
         return
     ordered = sorted(shares, key=lambda name: int(name.partition("_")[0]))
     means = [sum(value for _, value in shares[name]) / len(shares[name]) for name in ordered]
-    axis.plot(
-        range(len(means)), means, color=look.SERIES[index], linestyle=look.DASHES[index % len(look.DASHES)],
-        marker=look.MARKERS[index % len(look.MARKERS)], markersize=4,
-    )  # fmt: skip
+    axis.plot(range(len(means)), means, **_get_style(index))
 
 
-def _rate(run: ReportRun) -> str:
+def _get_style(index: int) -> dict[str, Any]:
+    """The look of one point's curves, the same in both panels."""
+    dashes, markers = figures.DASHES, figures.MARKERS
+    return {
+        "color": figures.SERIES[index],
+        "linestyle": dashes[index % len(dashes)],
+        "marker": markers[index % len(markers)],
+        "markersize": 4,
+    }
+
+
+def _format_rate(run: ReportRun) -> str:
     rate = run.series[RATE].middle() if RATE in run.series else None
     return "" if rate is None else f"{number(rate)} updates a second"

@@ -16,7 +16,7 @@ from experiments.core.errors import PlanError
 from experiments.core.format import duration
 from experiments.core.git import GitError, git
 from experiments.plan.plan import make_plan
-from experiments.results.report.metric_history import History, read
+from experiments.results.report.metric_history import History, read_history
 from experiments.results.zoo.record import MeasuredRecord, rounded
 from experiments.results.zoo.rows import Row
 from experiments.run import journal
@@ -126,7 +126,7 @@ def _fitting(row: Row, terms: MeasureOptions, experiment: Experiment, steps_in_a
     every = int(experiment.config["eval_every_steps"])
     evaluations = -(-steps_in_all // every)
     fitting = min(
-        _steps_in(terms.budget_s, read(tried.trial(entry).folder), tried.trial(entry).folder, evaluations)
+        _steps_in(terms.budget_s, read_history(tried.trial(entry).folder), tried.trial(entry).folder, evaluations)
         for entry in _finished(tried)
     )
     if fitting >= steps_in_all:
@@ -190,7 +190,7 @@ def _run(row: Row, terms: MeasureOptions, name: str, shorter: Sequence[str]) -> 
     sweep = begun or write(found)
     requeue(sweep)
     if submit(sweep) is not None:
-        follow_sweep.start(sweep)
+        follow_sweep.start_follower(sweep)
         executor = sweep.executor()
         code = live(sweep, executor, ui_hint, is_attached=False)
         if code == DONE and any(entry.state not in ENDED for entry in _entries(sweep)):
@@ -230,7 +230,7 @@ def _record(
     """
     assert row.metric is not None
     entries = _finished(sweep)
-    histories = [read(sweep.trial(entry).folder) for entry in entries]
+    histories = [read_history(sweep.trial(entry).folder) for entry in entries]
     known = sorted({name for history in histories for name in history.series if name.startswith(("val/", "test/"))})
     if any(row.metric not in history.series for history in histories):
         raise Failed(f"it measures no {row.metric}, which its header names; known: {', '.join(known)}", sweep)

@@ -17,7 +17,7 @@ from experiments.run import journal
 from experiments.run.checkpoint import Checkpoint, Checkpoints
 from experiments.run.state import determine_state
 from experiments.tracking.model import mlflow_model
-from experiments.tracking.model.model_code import LOADER, code_of, trusted_by
+from experiments.tracking.model.model_code import LOADER, collect_code, find_trusted_packages
 from experiments.trial.code_copy import CODE
 from experiments.trial.trial import Trial, as_yaml
 
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     import numpy as np
 
 FORMAT = 1
-FACTS, WEIGHTS = "model.yaml", "model.safetensors"
-EXAMPLE_TIME = 8
+METADATA, WEIGHTS = "model.yaml", "model.safetensors"
+EXAMPLE_TOKENS = 8
 """Tokens of the text that is the example."""
 
 
 @dataclass(frozen=True)
-class Chosen:
+class FinalModel:
     """The checkpoint that is a run's model, and why it is."""
 
     checkpoint: Checkpoint
@@ -43,13 +43,13 @@ class Chosen:
         return self.checkpoint.folder / WEIGHTS
 
 
-def choose(trial: Trial) -> Chosen:
+def find_final_model(trial: Trial) -> FinalModel:
     """The best checkpoint of a run where one was marked, else the last.
 
     Raises:
         InputError: the run is not finished, or that checkpoint is not there or not whole.
     """
-    name, state = trial.folder.name, _state(trial)
+    name, state = trial.folder.name, _find_state(trial)
     if state != "finished":
         raise InputError(
             [f"run '{name}' is {state}, and only a finished one has a final model; `lathe resume {trial.reference}`"]
@@ -63,10 +63,10 @@ def choose(trial: Trial) -> Chosen:
         raise InputError([f"run '{name}' has no checkpoint in {checkpoints.folder}; bring it back, or train again"])
     metric = str(trial.config["checkpoint"]["best_metric"])
     value = found.state.get("val", {}).get(metric)
-    return Chosen(found, f"best by {metric}={value:.6g}" if best and value is not None else "last")
+    return FinalModel(found, f"best by {metric}={value:.6g}" if best and value is not None else "last")
 
 
-def _state(trial: Trial) -> str:
+def _find_state(trial: Trial) -> str:
     """What the launching side saw, else the run's own last word, which is all that a sweep's trial has."""
     events = [event for event in journal.replay(trial.folder) if event["event"] == "state"]
     outcome = trial.outcome()
@@ -76,7 +76,7 @@ def _state(trial: Trial) -> str:
     return determine_state(outcome, last, last["time"] if last else 0.0, alive=True).state
 
 
-def noted(trial: Trial) -> Interface | None:
+def read_interface(trial: Trial) -> Interface | None:
     """What the model takes and gives, as its training noted; None for a run from before that was noted."""
     words: dict[str, Any] = {}
     for event in journal.replay(trial.folder):
@@ -87,7 +87,7 @@ def noted(trial: Trial) -> Interface | None:
     return Interface.of_words(words) if {"inputs", "outputs"} <= set(words) else None
 
 
-def facts_of(trial: Trial, chosen: Chosen, interface: Interface) -> dict[str, Any]:
+def describe_model(trial: Trial, chosen: FinalModel, interface: Interface) -> dict[str, Any]:
     """What `model.yaml` says: the model's part of the configuration, and how arrays become tensors and outputs answers."""
     config = trial.config
     counts = {config["data"].get(key) for key in ("num_classes", "vocab_size")}
@@ -106,13 +106,13 @@ def facts_of(trial: Trial, chosen: Chosen, interface: Interface) -> dict[str, An
         "num_classes": outputs.shape[-1] if isinstance(outputs, Kind) and has_classes else None,
         "vocab_size": config["data"].get("vocab_size") if reads_words else None,
         "batch_size": config["batch_size_eval"],
-        "trust": trusted_by(config["model"]),
+        "trust": find_trusted_packages(config["model"]),
         "model": config["model"],
     }
 
 
-def write(
-    trial: Trial, chosen: Chosen, interface: Interface, trust: Collection[str], folder: Path, *, link: bool
+def write_model(
+    trial: Trial, chosen: FinalModel, interface: Interface, trust: Collection[str], folder: Path, *, link: bool
 ) -> None:
     """Write the model of a run as a folder that MLflow, or `predictor.load`, takes anywhere.
 
@@ -129,21 +129,21 @@ def write(
         OSError: the disk is full.
     """
     frozen = trial.folder.parent / CODE
-    code = code_of(trial.config["model"], frozen if frozen.is_dir() else HOUSE, trust)
-    facts = facts_of(trial, chosen, interface)
+    code = collect_code(trial.config["model"], frozen if frozen.is_dir() else HOUSE, trust)
+    facts = describe_model(trial, chosen, interface)
     told = {key: facts[key] for key in ("name", "trial", "step", "chosen")}
     with tempfile.TemporaryDirectory() as scratch:
         data, sources = Path(scratch, "model"), Path(scratch, "code")
         for place in (data, sources):
             place.mkdir()
-        (data / FACTS).write_text(as_yaml(facts), encoding="utf-8")
-        takes = _takes(interface, facts, trial.config["data"])
+        (data / METADATA).write_text(as_yaml(facts), encoding="utf-8")
+        takes = _make_signature(interface, facts, trial.config["data"])
         mlflow_model.save(folder, data, code.copy(sources), LOADER, takes, code.requirements, told)
-    _bring(chosen.weights, folder / "data" / "model" / WEIGHTS, link)
-    mlflow_model.set_size(folder)
+    _copy_weights(chosen.weights, folder / "data" / "model" / WEIGHTS, link)
+    mlflow_model.record_size(folder)
 
 
-def _bring(weights: Path, to: Path, link: bool) -> None:
+def _copy_weights(weights: Path, to: Path, link: bool) -> None:
     if link:
         try:
             os.link(weights, to)
@@ -151,14 +151,16 @@ def _bring(weights: Path, to: Path, link: bool) -> None:
             link = False
     if not link:
         shutil.copyfile(weights, to)
-    shutil.copymode(to.with_name(FACTS), to)  # safetensors makes its files for their owner alone
+    shutil.copymode(to.with_name(METADATA), to)  # safetensors makes its files for their owner alone
 
 
-def _takes(interface: Interface, facts: Mapping[str, Any], data: Mapping[str, Any]) -> mlflow_model.Takes:
+def _make_signature(
+    interface: Interface, facts: Mapping[str, Any], data: Mapping[str, Any]
+) -> mlflow_model.MlflowSignature:
     inputs, outputs = named("input", interface.inputs), named("output", interface.outputs)
-    time = min(EXAMPLE_TIME, data.get("context_tokens") or EXAMPLE_TIME)
-    arrays = {name: example(kind, time, facts["vocab_size"]) for name, kind in inputs.items()}
-    return mlflow_model.Takes(
+    time = min(EXAMPLE_TOKENS, data.get("context_tokens") or EXAMPLE_TOKENS)
+    arrays = {name: make_example(kind, time, facts["vocab_size"]) for name, kind in inputs.items()}
+    return mlflow_model.MlflowSignature(
         inputs={name: (numpy_dtype(kind), kind.shape) for name, kind in inputs.items()},
         outputs={name: (numpy_dtype(kind), kind.shape) for name, kind in outputs.items()},
         answers=answers_of(facts["num_classes"]),
@@ -166,7 +168,7 @@ def _takes(interface: Interface, facts: Mapping[str, Any], data: Mapping[str, An
     )
 
 
-def example(kind: Kind, time: int, vocab_size: int | None) -> np.ndarray:
+def make_example(kind: Kind, time: int, vocab_size: int | None) -> np.ndarray:
     """One made-up example: numbers that rise from 0 to 1, or count. Never one of the data, which may be nobody's business.
 
     Args:

@@ -22,13 +22,13 @@ def _load_pyfunc(path: str, model_config: Mapping[str, Any] | None = None) -> An
         model_config: ``device``, where it computes.
     """
     data = Path(path).resolve()
-    with _own_code(data.parents[1] / CODE):
+    with _import_own_code(data.parents[1] / CODE):
         predictor = importlib.import_module("experiments.tracking.model.predictor")
         return predictor.load(data, str((model_config or {}).get("device", "auto")))
 
 
 @contextmanager
-def _own_code(root: Path) -> Iterator[None]:
+def _import_own_code(root: Path) -> Iterator[None]:
     """Import from ``root`` alone what it has, whatever of the same names is installed or imported already.
 
     Two models of different code can so be loaded beside each other, and beside a Lathe that trains. Where there is no

@@ -10,14 +10,20 @@ from experiments.config.allowlist import trusted
 from experiments.core.errors import InputError
 from experiments.run import journal
 from experiments.run.metrics import REPEATABLE, read_metric_events
-from experiments.tracking import run_tags as describe
+from experiments.tracking import run_tags
 from experiments.tracking.mlflow_client import Store
-from experiments.tracking.model.final_model import Chosen, choose, facts_of, noted, write
-from experiments.tracking.model.mlflow_model import About, Models
+from experiments.tracking.model.final_model import (
+    FinalModel,
+    describe_model,
+    find_final_model,
+    read_interface,
+    write_model,
+)
+from experiments.tracking.model.mlflow_model import ModelDescription, ModelStore
 from experiments.trial.parameters import cut, parameters
 from experiments.trial.trial import Trial
 
-LARGEST_GB = 2.0
+MAX_AUTOMATIC_GB = 2.0
 """Of weights that are logged without being asked for by name: they stand on the disk once more, or go over a network."""
 
 
@@ -37,16 +43,16 @@ def log(trial: Trial, run: RunToLog, *, however_large: bool = False) -> str:
     Args:
         trial: the run.
         run: it in its store.
-        however_large: do it though the weights take more than `LARGEST_GB`.
+        however_large: do it though the weights take more than `MAX_AUTOMATIC_GB`.
 
     Raises:
         InputError: the run has no model that can be logged.
     """
-    models = Models(run.into)
+    models = ModelStore(run.into)
     known = models.of_run(run.experiment_id, run.run_id)
     if known is not None and known[1]:
         return known[0]
-    chosen, interface = choose(trial), noted(trial)
+    chosen, interface = find_final_model(trial), read_interface(trial)
     if interface is None:
         raise InputError([f"run '{trial.folder.name}' did not note what its model takes; train it again to log it"])
     if not however_large:
@@ -54,51 +60,51 @@ def log(trial: Trial, run: RunToLog, *, however_large: bool = False) -> str:
     folder = trial.folder / ".model"  # on the disk of the weights, which then need not be copied
     shutil.rmtree(folder, ignore_errors=True)
     try:
-        write(trial, chosen, interface, trusted(trial.provenance["trust"]), folder, link=True)
-        return models.log(folder, run.experiment_id, run.run_id, _about(trial, run, chosen, interface))
+        write_model(trial, chosen, interface, trusted(trial.provenance["trust"]), folder, link=True)
+        return models.log(folder, run.experiment_id, run.run_id, _describe(trial, run, chosen, interface))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def register(trial: Trial, run: RunToLog, model_id: str, name: str) -> str:
     """Register a logged model under a name, unless it is; its version."""
-    return Models(run.into).register(model_id, run.run_id, name, _origin(trial))
+    return ModelStore(run.into).register(model_id, run.run_id, name, _make_origin_tags(trial))
 
 
-def _refuse_too_large(trial: Trial, chosen: Chosen) -> None:
+def _refuse_too_large(trial: Trial, chosen: FinalModel) -> None:
     size_gb = chosen.weights.stat().st_size / 1e9
-    if size_gb > LARGEST_GB:
+    if size_gb > MAX_AUTOMATIC_GB:
         raise InputError(
             [
-                f"its weights have {size_gb:.1f} GB, and above {LARGEST_GB:g} GB no model is logged by itself; "
+                f"its weights have {size_gb:.1f} GB, and above {MAX_AUTOMATIC_GB:g} GB no model is logged by itself; "
                 f"`lathe export {trial.reference} -o DIR --register-as NAME` does it, and tracking.log_model=false is silent"
             ]
         )
 
 
-def _about(trial: Trial, run: RunToLog, chosen: Chosen, interface: Interface) -> About:
+def _describe(trial: Trial, run: RunToLog, chosen: FinalModel, interface: Interface) -> ModelDescription:
     step = chosen.checkpoint.step
-    return About(
+    return ModelDescription(
         name=run.name,
         step=step,
-        tags=describe.own_tags(trial.config)
-        | describe.origin_tags(trial.provenance)
-        | {**_origin(trial), "lathe.checkpoint": chosen.why},
+        tags=run_tags.make_user_tags(trial.config)
+        | run_tags.make_origin_tags(trial.provenance)
+        | {**_make_origin_tags(trial), "lathe.checkpoint": chosen.why},
         params=parameters(trial.config),
-        points=_points(trial, step),
-        note=lambda uri: _note(trial, chosen, interface, uri),
+        points=_select_points(trial, step),
+        note=lambda uri: _make_note(trial, chosen, interface, uri),
     )
 
 
-def _origin(trial: Trial) -> dict[str, str]:
+def _make_origin_tags(trial: Trial) -> dict[str, str]:
     named = {"lathe.run_key": trial.provenance["run_key"], "lathe.trial_id": trial.id}
     return {key: cut(str(value)) for key, value in named.items()}
 
 
-def _note(trial: Trial, chosen: Chosen, interface: Interface, uri: str) -> str:
+def _make_note(trial: Trial, chosen: FinalModel, interface: Interface, uri: str) -> str:
     """A model's description: what it takes and gives, and how to use it, as Markdown."""
     words = interface.words()
-    answers = answers_of(facts_of(trial, chosen, interface)["num_classes"])
+    answers = answers_of(describe_model(trial, chosen, interface)["num_classes"])
     lines = [
         f"**{trial.config['name']}** after step {chosen.checkpoint.step}: {chosen.why}",
         "",
@@ -113,7 +119,7 @@ def _note(trial: Trial, chosen: Chosen, interface: Interface, uri: str) -> str:
     return cut("\n".join(lines))
 
 
-def _points(trial: Trial, step: int) -> list[journal.MetricsEvent]:
+def _select_points(trial: Trial, step: int) -> list[journal.MetricsEvent]:
     """What was measured of these very weights."""
     events = [event for event in read_metric_events(trial.folder) if event["step"] == step]
     measured = REPEATABLE[1:]  # that of training is a mean over steps before

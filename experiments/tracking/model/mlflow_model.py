@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.run import journal
-from experiments.tracking.mlflow_client import Store, errors, ms
+from experiments.tracking.mlflow_client import Store, get_store_errors, to_ms
 from experiments.trial.parameters import clean_key
 
 if TYPE_CHECKING:
@@ -21,28 +21,28 @@ if TYPE_CHECKING:
 
 DEVICE = {"device": "auto"}
 """What `mlflow.pyfunc.load_model(uri, model_config={"device": "cpu"})` may say otherwise."""
-MARK, NOTE, VERSIONS = "lathe.step", "mlflow.note.content", "mlflow.modelVersions"
-BAD_NAME = str.maketrans(dict.fromkeys("/:.%\"'", "_"))
+STEP_TAG, NOTE_TAG, VERSIONS_TAG = "lathe.step", "mlflow.note.content", "mlflow.modelVersions"
+NAME_CHARS = str.maketrans(dict.fromkeys("/:.%\"'", "_"))
 """What MLflow 3.17 takes in no name of a model."""
 
-Shape = tuple[str, tuple[int, ...]]
+TensorShape = tuple[str, tuple[int, ...]]
 """What numpy calls a dtype, and a shape with -1 for any size."""
 
 
 @dataclass(frozen=True)
-class Takes:
+class MlflowSignature:
     """What MLflow tells of a model: its signature and an example of its inputs."""
 
-    inputs: Mapping[str, Shape]
+    inputs: Mapping[str, TensorShape]
     """By name; of a single one the name is not used."""
-    outputs: Mapping[str, Shape]
+    outputs: Mapping[str, TensorShape]
     answers: Sequence[str]
     """What its parameter `answer` may be; the first is the default."""
     example: np.ndarray | dict[str, np.ndarray]
 
 
 def save(
-    folder: Path, data: Path, code: Sequence[Path], loader: str, takes: Takes, requirements: Sequence[str],
+    folder: Path, data: Path, code: Sequence[Path], loader: str, takes: MlflowSignature, requirements: Sequence[str],
     metadata: Mapping[str, Any],
 ) -> None:  # fmt: skip
     """Write the folder of a model, all but its weights.
@@ -56,7 +56,7 @@ def save(
         requirements: what has to be installed, without MLflow, which adds itself.
         metadata: plain values that a reader finds in the file `MLmodel`.
     """
-    errors()
+    get_store_errors()
     os.environ["MLFLOW_UV_AUTO_DETECT"] = "false"  # else it looks for a lock file in whatever folder one is in
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of MLflow's own type hints
@@ -66,7 +66,7 @@ def save(
         loader_module=loader,
         data_path=str(data),
         code_paths=[str(path) for path in code],
-        signature=_signature(takes),
+        signature=_make_signature(takes),
         input_example=takes.example,
         pip_requirements=list(requirements),  # inferred ones take 15 s (2026-11)
         model_config=dict(DEVICE),
@@ -74,12 +74,12 @@ def save(
     )
 
 
-def _signature(takes: Takes) -> ModelSignature:
+def _make_signature(takes: MlflowSignature) -> ModelSignature:
     import numpy as np
     from mlflow.models import ModelSignature
     from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
 
-    def schema(named: Mapping[str, Shape]) -> Schema:
+    def schema(named: Mapping[str, TensorShape]) -> Schema:
         specs = [(np.dtype(dtype), shape, name) for name, (dtype, shape) in named.items()]
         return Schema([TensorSpec(dtype, shape, name if len(specs) > 1 else None) for dtype, shape, name in specs])
 
@@ -87,14 +87,14 @@ def _signature(takes: Takes) -> ModelSignature:
     return ModelSignature(schema(takes.inputs), schema(takes.outputs), ParamSchema([answer]))
 
 
-def example_of(folder: Path) -> Any:
+def load_example(folder: Path) -> Any:
     """The example that `save` wrote, as it is given to a model."""
     from mlflow.models import Model
 
     return Model.load(str(folder)).load_input_example(str(folder))
 
 
-def set_size(folder: Path) -> None:
+def record_size(folder: Path) -> None:
     """Say how large a model is, once its weights are there."""
     from mlflow.models import Model
 
@@ -104,7 +104,7 @@ def set_size(folder: Path) -> None:
 
 
 @dataclass(frozen=True)
-class About:
+class ModelDescription:
     """What is said of a model at the side of its run."""
 
     name: str
@@ -120,7 +120,7 @@ class About:
     """Its description in Markdown, by what it is loaded by."""
 
 
-class Models:
+class ModelStore:
     """The models of one store."""
 
     def __init__(self, into: Store) -> None:
@@ -129,10 +129,10 @@ class Models:
     def of_run(self, experiment_id: str, run_id: str) -> tuple[str, bool] | None:
         """Id of the model that was logged here for a run, and whether it is complete; None where there is none."""
         found = self._client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'")
-        models = [(str(model.model_id), str(model.status) == "READY") for model in found if MARK in model.tags]
+        models = [(str(model.model_id), str(model.status) == "READY") for model in found if STEP_TAG in model.tags]
         return min(models, key=lambda model: not model[1], default=None)
 
-    def log(self, folder: Path, experiment_id: str, run_id: str, about: About) -> str:
+    def log(self, folder: Path, experiment_id: str, run_id: str, about: ModelDescription) -> str:
         """Add a model to a run, unless it has one; half a one, that another left, is made whole.
 
         Args:
@@ -159,12 +159,12 @@ class Models:
             raise
         return model_id
 
-    def _made(self, experiment_id: str, run_id: str, about: About) -> str:
+    def _made(self, experiment_id: str, run_id: str, about: ModelDescription) -> str:
         made = self._client.create_logged_model(
             experiment_id,
-            about.name.translate(BAD_NAME),
+            about.name.translate(NAME_CHARS),
             source_run_id=run_id,
-            tags={MARK: str(about.step), **about.tags},
+            tags={STEP_TAG: str(about.step), **about.tags},
             params=dict(about.params),
         )
         return str(made.model_id)
@@ -177,7 +177,7 @@ class Models:
         model.artifact_path = self._client.get_logged_model(model_id).artifact_location
         model.save(str(folder / "MLmodel"))
 
-    def _tell_run(self, model_id: str, run_id: str, about: About) -> None:
+    def _tell_run(self, model_id: str, run_id: str, about: ModelDescription) -> None:
         """Name it among the run's outputs, and give it the points of the run that are its own."""
         from mlflow.entities import LoggedModelOutput, Metric
 
@@ -185,12 +185,12 @@ class Models:
         if model_id in {output.model_id for output in (outputs.model_outputs if outputs else ())}:  # only taken once
             return
         metrics = [
-            Metric(clean_key(key), value, ms(event["time"]), event["step"], model_id=model_id, run_id=run_id)
+            Metric(clean_key(key), value, to_ms(event["time"]), event["step"], model_id=model_id, run_id=run_id)
             for event in about.points
             for key, value in event["metrics"].items()
         ]
         self._client.log_batch(run_id, metrics=metrics)
-        self._client.set_logged_model_tags(model_id, {NOTE: about.note(f"models:/{model_id}")})
+        self._client.set_logged_model_tags(model_id, {NOTE_TAG: about.note(f"models:/{model_id}")})
         self._client.log_outputs(run_id, [LoggedModelOutput(model_id, step=about.step)])
 
     def register(self, model_id: str, run_id: str, name: str, tags: Mapping[str, str]) -> str:
@@ -209,12 +209,12 @@ class Models:
         own = self._client.get_logged_model(model_id).tags
         with _tracking(self.uri):
             made = self._client.create_model_version(
-                name, source, run_id=run_id, tags=dict(tags), description=own.get(NOTE), model_id=model_id
+                name, source, run_id=run_id, tags=dict(tags), description=own.get(NOTE_TAG), model_id=model_id
             )
         # By this tag MLflow's pages find the versions of a model; only its own `register_model` sets it.
-        others = json.loads(own.get(VERSIONS, "[]"))
+        others = json.loads(own.get(VERSIONS_TAG, "[]"))
         version = {"name": name, "version": made.version}
-        self._client.set_logged_model_tags(model_id, {VERSIONS: json.dumps([*others, version])})
+        self._client.set_logged_model_tags(model_id, {VERSIONS_TAG: json.dumps([*others, version])})
         return str(made.version)
 
 

@@ -22,7 +22,7 @@ LOADER = "lathe_loader"
 """Module that MLflow is told to load a model by."""
 PREDICTOR = "experiments.tracking.model.predictor"
 REQUIRED = ("torch", "numpy", "safetensors", "pyyaml")
-LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__")
+IGNORED = shutil.ignore_patterns(".*", "__pycache__")
 
 
 @dataclass
@@ -35,7 +35,7 @@ class ModelCode:
     """Of the house, relative to it."""
     packages: dict[str, Path] = field(default_factory=dict)
     """Folders or files of trusted packages, by name."""
-    requirements: list[str] = field(default_factory=lambda: [_pinned(name) for name in REQUIRED])
+    requirements: list[str] = field(default_factory=lambda: [_pin(name) for name in REQUIRED])
     """What has to be installed, each with its version."""
 
     def copy(self, folder: Path) -> list[Path]:
@@ -50,31 +50,31 @@ class ModelCode:
             shutil.copyfile(self.house / file, root / file)
         for place in self.packages.values():
             if place.is_dir():
-                shutil.copytree(place, root / place.name, ignore=LEFT_OUT)
+                shutil.copytree(place, root / place.name, ignore=IGNORED)
             else:
                 shutil.copyfile(place, root / place.name)
         shutil.copyfile(loader.__file__, folder / f"{LOADER}.py")
         return [folder / f"{LOADER}.py", root]
 
 
-def targets_of(node: Any) -> Iterator[str]:
+def find_targets(node: Any) -> Iterator[str]:
     """Every `_target_` of a part of the configuration."""
     if isinstance(node, Mapping):
         if isinstance(node.get("_target_"), str):
             yield node["_target_"]
         for inner in node.values():
-            yield from targets_of(inner)
+            yield from find_targets(inner)
     elif isinstance(node, list):
         for inner in node:
-            yield from targets_of(inner)
+            yield from find_targets(inner)
 
 
-def trusted_by(node: Any) -> list[str]:
+def find_trusted_packages(node: Any) -> list[str]:
     """The packages beyond the house's and torch's that a part of the configuration names."""
-    return sorted({target.partition(".")[0] for target in targets_of(node) if not is_own(target)})
+    return sorted({target.partition(".")[0] for target in find_targets(node) if not is_own(target)})
 
 
-def code_of(node: Mapping[str, Any], house: Path, trust: Collection[str]) -> ModelCode:
+def collect_code(node: Mapping[str, Any], house: Path, trust: Collection[str]) -> ModelCode:
     """Find the code of a model; nothing of it is imported.
 
     Args:
@@ -86,8 +86,8 @@ def code_of(node: Mapping[str, Any], house: Path, trust: Collection[str]) -> Mod
         InputError: a package cannot be found, is too large, or holds a secret.
     """
     found = ModelCode(house)
-    todo = [PREDICTOR, *(target.rpartition(".")[0] for target in targets_of(node))]
-    tops = {name.partition(".")[0] for name in trust} | set(trusted_by(node))
+    todo = [PREDICTOR, *(target.rpartition(".")[0] for target in find_targets(node))]
+    tops = {name.partition(".")[0] for name in trust} | set(find_trusted_packages(node))
     seen = set[str]()
     while todo:
         name = todo.pop()
@@ -111,18 +111,18 @@ def _add_file(found: ModelCode, name: str) -> list[str]:
     if own is None:
         return []
     found.files |= {own, *(parent / "__init__.py" for parent in own.parents if parent != Path())}
-    return _imports((found.house / own).read_text(encoding="utf-8"))
+    return _find_imports((found.house / own).read_text(encoding="utf-8"))
 
 
 def _add_package(found: ModelCode, top: str) -> list[str]:
     """Add a trusted package, or what it is installed from, and say what it imports."""
-    place = _place_of(top, found.house)
+    place = _find_package(top, found.house)
     if {"site-packages", "dist-packages"} & set(place.parts):
-        found.requirements += _installed({top})
+        found.requirements += _make_requirements({top})
         return []
     found.packages[top] = place
     files = (
-        [path for path in place.rglob("*") if path.is_file() and _goes_along(path, place)]
+        [path for path in place.rglob("*") if path.is_file() and _is_included(path, place)]
         if place.is_dir()
         else [place]
     )
@@ -142,16 +142,16 @@ def _add_package(found: ModelCode, top: str) -> list[str]:
     if problems:
         raise InputError(problems)
     sources = [path for path in files if path.suffix == ".py"]
-    imported = [name for path in sources for name in _imports(path.read_text(encoding="utf-8"))]
-    found.requirements += _installed({name.partition(".")[0] for name in imported} - {top})
+    imported = [name for path in sources for name in _find_imports(path.read_text(encoding="utf-8"))]
+    found.requirements += _make_requirements({name.partition(".")[0] for name in imported} - {top})
     return imported
 
 
-def _goes_along(path: Path, place: Path) -> bool:
+def _is_included(path: Path, place: Path) -> bool:
     return not any(part.startswith(".") or part == "__pycache__" for part in path.relative_to(place).parts)
 
 
-def _place_of(top: str, house: Path) -> Path:
+def _find_package(top: str, house: Path) -> Path:
     for own in (house / top, house / f"{top}.py"):
         if own.exists():
             return own
@@ -167,7 +167,7 @@ def _place_of(top: str, house: Path) -> Path:
     return Path(place)
 
 
-def _imports(source: str) -> list[str]:
+def _find_imports(source: str) -> list[str]:
     """Full names of all that a file imports anywhere; of ``from a import b`` both ``a`` and ``a.b``."""
     found: list[str] = []
     try:
@@ -182,13 +182,13 @@ def _imports(source: str) -> list[str]:
     return found
 
 
-def _installed(tops: Collection[str]) -> list[str]:
+def _make_requirements(tops: Collection[str]) -> list[str]:
     """What has to be installed for these packages to be there, those that `REQUIRED` has aside."""
     known = packages_distributions()
     names = {name.lower() for top in tops if top not in PACKAGES for name in known.get(top, ())}
-    return [_pinned(name) for name in sorted(names - {*REQUIRED})]
+    return [_pin(name) for name in sorted(names - {*REQUIRED})]
 
 
-def _pinned(name: str) -> str:
+def _pin(name: str) -> str:
     """A requirement of the version that is installed here; what follows a plus is this build's alone."""
     return f"{name}=={version(name).partition('+')[0]}"

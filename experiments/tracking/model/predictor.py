@@ -17,7 +17,7 @@ from experiments.components.instantiate import instantiate
 from experiments.components.model_signature import Interface, Kind, answers_of, named, numpy_dtype
 from experiments.core.errors import InputError, did_you_mean
 
-FACTS, WEIGHTS = "model.yaml", "model.safetensors"
+METADATA, WEIGHTS = "model.yaml", "model.safetensors"
 Arrays = np.ndarray | dict[str, np.ndarray]
 
 
@@ -31,7 +31,7 @@ def load(folder: Path, device: str = "auto") -> Predictor:
     Raises:
         InputError: the weights are damaged, or do not belong to the code.
     """
-    return prepare(yaml.safe_load((folder / FACTS).read_text(encoding="utf-8")), folder / WEIGHTS, device)
+    return prepare(yaml.safe_load((folder / METADATA).read_text(encoding="utf-8")), folder / WEIGHTS, device)
 
 
 def prepare(facts: Mapping[str, Any], weights: Path, device: str = "auto") -> Predictor:
@@ -49,7 +49,7 @@ def prepare(facts: Mapping[str, Any], weights: Path, device: str = "auto") -> Pr
         device = "cuda" if torch.cuda.is_available() else "cpu"
     with torch.random.fork_rng(devices=[]):  # initial weights are drawn, and then replaced
         model: nn.Module = instantiate(facts["model"], "model", facts["trust"])
-    _fill(model, weights)
+    _load_weights(model, weights)
     return Predictor(model.to(device).eval(), facts, torch.device(device))
 
 
@@ -98,7 +98,7 @@ class Predictor:
         joined = [torch.cat(column) for column in zip(*parts, strict=True)]
         if isinstance(self.interface.outputs, tuple):
             names = named("output", self.interface.outputs)
-            return {name: _array(tensor) for name, tensor in zip(names, joined, strict=True)}
+            return {name: _to_numpy(tensor) for name, tensor in zip(names, joined, strict=True)}
         return self._answer(joined[0], answer)
 
     def _forward(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -109,9 +109,9 @@ class Predictor:
 
     def _answer(self, outputs: Tensor, answer: str) -> np.ndarray:
         if answer == "outputs":
-            return _array(outputs)
+            return _to_numpy(outputs)
         if answer == "probabilities":
-            return _array(outputs.float().softmax(-1))
+            return _to_numpy(outputs.float().softmax(-1))
         labels: np.ndarray = outputs.argmax(-1).numpy()
         names = self.interface.class_names
         return labels if names is None else np.array(names)[labels]
@@ -147,12 +147,12 @@ class Predictor:
         return torch.from_numpy(np.array(array, dtype)).to(getattr(torch, kind.dtype))
 
 
-def _array(tensor: Tensor) -> np.ndarray:
+def _to_numpy(tensor: Tensor) -> np.ndarray:
     array: np.ndarray = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
     return array
 
 
-def _fill(model: nn.Module, path: Path) -> None:
+def _load_weights(model: nn.Module, path: Path) -> None:
     """Give a model the weights of a file, in which tied ones stand once, under the first of their names.
 
     Raises:

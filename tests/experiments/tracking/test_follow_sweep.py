@@ -45,7 +45,7 @@ def followers() -> Iterator[list[subprocess.Popen[bytes]]]:
 
 
 def start(sweep: Sweep, followers: list[subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
-    process = follow_sweep.start(sweep)
+    process = follow_sweep.start_follower(sweep)
     assert process is not None
     followers.append(process)
     return process
@@ -94,7 +94,7 @@ def test_a_sweep_that_is_brought_at_its_end_is_not_looked_for_before(
 
 
 def test_a_sweep_without_tracking_is_not_followed(runs_dir: Path) -> None:
-    assert follow_sweep.start(make_swept(runs_dir, LRS, sync="off")) is None
+    assert follow_sweep.start_follower(make_swept(runs_dir, LRS, sync="off")) is None
 
 
 @pytest.mark.slow

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from experiments.sweep.sweep import Sweep
-from experiments.tracking import mlflow_client as mlflow_store
-from experiments.tracking import mlflow_view as sweep_view
+from experiments.tracking import mlflow_client, mlflow_view
 from experiments.tracking.store_uri import StoreError
 from experiments.tracking.sweep_sync import sync_sweep
 from experiments.tracking.ui import serve
@@ -28,7 +27,7 @@ SPACE = {
 
 
 def charts(**question: Any) -> list[dict[str, Any]]:
-    return sweep_view.charts({**QUESTION, **question})
+    return mlflow_view.make_charts({**QUESTION, **question})
 
 
 def of_type(found: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
@@ -54,7 +53,7 @@ def test_the_charts_follow_from_the_question() -> None:
     assert [contour[f"{axis}axis"]["key"] for axis in "xyz"] == ["optimizer.lr", "batch_size_global", METRIC]
     assert [chart["metricKey"] for chart in of_type(found, "LINE")] == [METRIC, "train/loss_nats"]
     assert len({chart["uuid"] for chart in found}) == len(found)
-    assert {chart["metricSectionId"] for chart in found} == set(sweep_view.SECTIONS)
+    assert {chart["metricSectionId"] for chart in found} == set(mlflow_view.SECTIONS)
 
 
 def test_a_key_that_comes_with_an_option_has_no_place_on_a_line_through_all() -> None:
@@ -67,8 +66,8 @@ def test_a_key_that_comes_with_an_option_has_no_place_on_a_line_through_all() ->
 def test_points_that_were_given_have_charts_too() -> None:
     given = [["optimizer.lr=0.1", "+tags.team=a"], ["optimizer.lr=0.2", "model=mlp"]]
     question = {**QUESTION, "given": given, "strategy": {"name": "given"}}
-    assert sweep_view.swept_keys(question) == ["optimizer.lr", "tags.team", "model"]
-    assert sweep_view.common_keys(question) == ["optimizer.lr"]
+    assert mlflow_view.list_swept_keys(question) == ["optimizer.lr", "tags.team", "model"]
+    assert mlflow_view.list_common_keys(question) == ["optimizer.lr"]
 
 
 @pytest.mark.parametrize("question", [{}, {"space": {}}, {"metric": "train/loss_nats", "mode": "min"}])
@@ -80,7 +79,7 @@ def test_a_single_trial_has_curves_alone(question: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(("mode", "ascending"), [("max", False), ("min", True)])
 def test_the_state_filters_and_sorts(mode: str, ascending: bool) -> None:
-    state = sweep_view.state({**QUESTION, "space": SPACE, "mode": mode}, "abc")
+    state = mlflow_view.make_view_state({**QUESTION, "space": SPACE, "mode": mode}, "abc")
     assert state["searchFilter"] == "tags.`lathe.sweep_key` = 'abc' and tags.`lathe.kind` = 'trial'"
     assert (state["orderByKey"], state["orderByAsc"]) == (f"metrics.`{METRIC}`", ascending)
     assert state["selectedColumns"] == [
@@ -95,11 +94,11 @@ def test_the_store_is_given_the_view_with_the_parent(runs_dir: Path) -> None:
     found = saved(runs_dir)
     assert found["tag"] == f"mlflow.sharedViewState.{sweep.key[:12]}"
     assert found["name"] == "sweep probe"
-    assert found["state"] == sweep_view.state(sweep.question, sweep.key)
+    assert found["state"] == mlflow_view.make_view_state(sweep.question, sweep.key)
     page = (
         f"#/experiments/1/runs?viewStateShareKey={sweep.key[:12]}&workflowType=machine_learning&compareRunsMode=CHART"
     )
-    assert sweep_view.link(sweep, "http://127.0.0.1:5000/") == f"http://127.0.0.1:5000/{page}"
+    assert mlflow_view.make_link(sweep, "http://127.0.0.1:5000/") == f"http://127.0.0.1:5000/{page}"
     assert tags_of(runs_dir, "probe")["mlflow.note.content"].startswith(
         f"**probe** ([all trials side by side]({page}))"
     )
@@ -109,13 +108,13 @@ def test_the_view_is_written_again_only_where_the_question_has_grown(
     runs_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[str] = []
-    real = mlflow_store.Store.set_experiment_tag
+    real = mlflow_client.Store.set_experiment_tag
 
-    def noted(store: mlflow_store.Store, experiment_id: str, key: str, value: str) -> None:
+    def noted(store: mlflow_client.Store, experiment_id: str, key: str, value: str) -> None:
         written.append(key)
         real(store, experiment_id, key, value)
 
-    monkeypatch.setattr(mlflow_store.Store, "set_experiment_tag", noted)
+    monkeypatch.setattr(mlflow_client.Store, "set_experiment_tag", noted)
     sweep = make_swept(runs_dir, [{"optimizer.lr": 0.1}])
     for _ in range(2):
         sync_sweep(sweep)
@@ -133,43 +132,43 @@ def test_the_view_is_written_again_only_where_the_question_has_grown(
 def test_a_ui_that_is_not_known_has_a_plain_link(
     runs_dir: Path, monkeypatch: pytest.MonkeyPatch, version: str | None
 ) -> None:
-    monkeypatch.setattr(mlflow_store.Store, "ui_version", lambda self: version)
+    monkeypatch.setattr(mlflow_client.Store, "ui_version", lambda self: version)
     sweep = make_swept(runs_dir, [{"optimizer.lr": 0.1}], mode="min")
     sync_sweep(sweep)
     assert sql(runs_dir / "mlflow.db", "select count(*) from experiment_tags where key like 'mlflow.shared%'") == [(0,)]
-    link = sweep_view.link(sweep, "http://127.0.0.1:5000")
+    link = mlflow_view.make_link(sweep, "http://127.0.0.1:5000")
     assert "viewStateShareKey" not in link
     assert f"searchFilter=tags.%60lathe.sweep_key%60%20%3D%20%27{sweep.key}%27" in link
     assert "orderByKey=metrics.%60val%2Faccuracy_top1%60&orderByAsc=true" in link
 
 
 def test_the_version_of_this_machines_ui_is_known(runs_dir: Path) -> None:
-    mlflow_store.errors()
-    version = mlflow_store.open_store(f"sqlite:///{runs_dir}/mlflow.db", runs_dir).ui_version()
-    assert sweep_view.is_known(version)
+    mlflow_client.get_store_errors()
+    version = mlflow_client.open_store(f"sqlite:///{runs_dir}/mlflow.db", runs_dir).ui_version()
+    assert mlflow_view.has_saved_views(version)
 
 
 def test_a_view_that_is_too_large_is_left_out(runs_dir: Path) -> None:
     chance = {f"model.{number * 7919**3:x}_{number**5:x}": [1, 2] for number in range(1500)}
     sweep = make_swept(runs_dir, [], space=chance)
-    assert sweep_view.view(sweep) is None
+    assert mlflow_view.make_view(sweep) is None
 
 
 def test_a_sweep_that_is_in_no_store_has_no_link(runs_dir: Path) -> None:
     sweep = make_swept(runs_dir, [{"optimizer.lr": 0.1}], sync="off")
     with pytest.raises(StoreError, match=r"sweep 'probe' is in no store, .*`lathe sync probe` first"):
-        sweep_view.link(sweep, "http://127.0.0.1:5000")
-    assert sweep_view.newest(runs_dir, f"sqlite:///{runs_dir}/mlflow.db", 5) == []
+        mlflow_view.make_link(sweep, "http://127.0.0.1:5000")
+    assert mlflow_view.list_newest(runs_dir, f"sqlite:///{runs_dir}/mlflow.db", 5) == []
     name = sweep.folder
-    assert sweep_view.ui_hint(sweep).startswith(
+    assert mlflow_view.ui_hint(sweep).startswith(
         f"`lathe ui --sweep {name}` shows the trials side by side in MLflow, once"
     )
     (sweep.folder / "sync.json").write_text("[]")
-    assert sweep_view.place(sweep) is None
+    assert mlflow_view.find_location(sweep) is None
     with pytest.raises(StoreError, match="sweep 'probe' does not stand in the store sqlite"):
         serve(runs_dir, sweep=sweep)
     sync_sweep(sweep)
-    assert sweep_view.ui_hint(sweep) == f"`lathe ui --sweep {name}` shows the trials side by side in MLflow"
+    assert mlflow_view.ui_hint(sweep) == f"`lathe ui --sweep {name}` shows the trials side by side in MLflow"
     with pytest.raises(StoreError, match=r"does not stand in the store http://127.0.0.1:1"):
         serve(runs_dir, store="http://127.0.0.1:1", sweep=sweep)
 
@@ -180,5 +179,5 @@ def test_of_many_sweeps_the_newest_are_told(runs_dir: Path) -> None:
         ledgers.grow_old(sweep.folder / "sweep.yaml", 100 - number)
         if number != 2:
             sync_sweep(sweep)
-    found = sweep_view.newest(runs_dir, f"sqlite:///{runs_dir}/mlflow.db", 2)
+    found = mlflow_view.list_newest(runs_dir, f"sqlite:///{runs_dir}/mlflow.db", 2)
     assert [sweep.name for sweep in found] == ["probe3", "probe1"]

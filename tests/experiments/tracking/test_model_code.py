@@ -11,7 +11,13 @@ import pytest
 from experiments.config.allowlist import HOUSE
 from experiments.config.options import groups
 from experiments.core.errors import InputError
-from experiments.tracking.model.model_code import REQUIRED, _imports, code_of, targets_of, trusted_by
+from experiments.tracking.model.model_code import (
+    REQUIRED,
+    _find_imports,
+    collect_code,
+    find_targets,
+    find_trusted_packages,
+)
 
 SOFTMAX = {"_target_": "modules.model.softmax.Softmax"}
 IMPORTED_AS = {"torch", "numpy", "safetensors", "yaml"}
@@ -41,28 +47,28 @@ def test_the_files_of_a_model_need_nothing_but_what_is_required() -> None:
     tops = set[str]()
     for option in groups()["model"].values():
         target = option.read_text().partition("_target_: ")[2].split()[0]
-        code = code_of({"_target_": target}, HOUSE, ())
+        code = collect_code({"_target_": target}, HOUSE, ())
         assert Path(*target.split(".")[:-1]).with_suffix(".py") in code.files
         sources = [(HOUSE / file).read_text() for file in code.files]
-        tops |= {name.partition(".")[0] for source in sources for name in _imports(source)}
+        tops |= {name.partition(".")[0] for source in sources for name in _find_imports(source)}
     foreign = tops - set(sys.stdlib_module_names) - {"experiments", "modules"}
     assert foreign == IMPORTED_AS
 
 
 def test_requirements_are_pinned_to_what_is_here() -> None:
-    found = code_of(SOFTMAX, HOUSE, ()).requirements
+    found = collect_code(SOFTMAX, HOUSE, ()).requirements
     assert [line.partition("==")[0] for line in found] == list(REQUIRED)
     assert f"torch=={version('torch').partition('+')[0]}" in found
 
 
 def test_only_what_is_imported_goes_along() -> None:
-    names = {file.name for file in code_of(SOFTMAX, HOUSE, ()).files}
+    names = {file.name for file in collect_code(SOFTMAX, HOUSE, ()).files}
     assert {"softmax.py", "predictor.py", "instantiate.py", "__init__.py"} <= names
     assert not {"lenet.py", "gpt.py", "cli.py", "run.py", "digits.py"} & names
 
 
 def test_a_package_of_ones_own_goes_along_with_what_it_imports(lab: Path, tmp_path: Path) -> None:
-    code = code_of(own(), HOUSE, ["mylab", "friends"])
+    code = collect_code(own(), HOUSE, ["mylab", "friends"])
     (tmp_path / "out").mkdir()
     for place in code.copy(tmp_path / "out"):
         assert place.exists()
@@ -74,7 +80,7 @@ def test_a_package_of_ones_own_goes_along_with_what_it_imports(lab: Path, tmp_pa
 
 
 def test_an_installed_package_is_required_and_not_copied() -> None:
-    code = code_of({"_target_": "einops.layers.torch.Rearrange"}, HOUSE, ["einops"])
+    code = collect_code({"_target_": "einops.layers.torch.Rearrange"}, HOUSE, ["einops"])
     assert code.packages == {}
     assert f"einops=={version('einops')}" in code.requirements
 
@@ -82,22 +88,22 @@ def test_an_installed_package_is_required_and_not_copied() -> None:
 def test_a_package_that_holds_a_secret_stays_here(lab: Path) -> None:
     (lab / "settings.yaml").write_text("api_key: 0123456789abcdef0123\n")
     with pytest.raises(InputError, match=r"settings\.yaml looks as if it held a secret.*keep it out of there"):
-        code_of(own(), HOUSE, ["mylab"])
+        collect_code(own(), HOUSE, ["mylab"])
 
 
 def test_a_package_full_of_data_stays_here(lab: Path) -> None:
     with (lab / "data.bin").open("wb") as file:
         file.truncate(21_000_000)
     with pytest.raises(InputError, match=r"'mylab' .* has 21 MB, more than the 20 MB of code"):
-        code_of(own(), HOUSE, ["mylab"])
+        collect_code(own(), HOUSE, ["mylab"])
 
 
 def test_a_package_that_is_nowhere_is_told() -> None:
     with pytest.raises(InputError, match="the package 'nowhere' of the model cannot be found; go to the folder"):
-        code_of(own("nowhere"), HOUSE, ["nowhere"])
+        collect_code(own("nowhere"), HOUSE, ["nowhere"])
 
 
 def test_targets_are_found_at_any_depth() -> None:
     node = {"_target_": "mylab.net.Net", "head": [{"_target_": "torch.nn.modules.activation.ReLU"}], "size": 3}
-    assert list(targets_of(node)) == ["mylab.net.Net", "torch.nn.modules.activation.ReLU"]
-    assert trusted_by(node) == ["mylab"]
+    assert list(find_targets(node)) == ["mylab.net.Net", "torch.nn.modules.activation.ReLU"]
+    assert find_trusted_packages(node) == ["mylab"]

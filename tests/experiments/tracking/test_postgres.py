@@ -28,11 +28,11 @@ VARIABLE = "LATHE_TEST_STORE"
 TRIALS = f"""
 import os, sys, traceback
 from pathlib import Path
-from experiments.tracking import mlflow_client as mlflow_store
+from experiments.tracking import mlflow_client
 from experiments.tracking.run_sync import RunSync
 from experiments.trial.trial import Trial
 from tests.support.stores import begin, end, log_steps
-mlflow_store.errors()
+mlflow_client.errors()
 from mlflow import MlflowClient
 def live(folder):
     trial = Trial(Path(folder))

@@ -18,10 +18,9 @@ from typing import Any
 import pytest
 
 from experiments.run.state import determine_state, process_alive
-from experiments.tracking import mlflow_client as mlflow_store
-from experiments.tracking import run_sync as sync
+from experiments.tracking import mlflow_client, run_sync
 from experiments.tracking.run_sync import RunSync, sync_run
-from experiments.tracking.store_uri import StoreError, resolve_store, store_uri
+from experiments.tracking.store_uri import StoreError, resolve_store, resolve_trial_store
 from experiments.tracking.sweep_sync import sync_all
 from experiments.trial.parameters import clean_key
 from experiments.trial.trial import Trial
@@ -129,8 +128,8 @@ def test_a_sync_that_was_interrupted_goes_on(runs_dir: Path, monkeypatch: pytest
     trial = make_run(runs_dir)
     with begin(trial) as journal:
         log_steps(journal, range(40))
-    monkeypatch.setattr(mlflow_store, "METRICS_PER_CALL", 7)
-    monkeypatch.setattr(sync, "_BLOCK_BYTES", 500)
+    monkeypatch.setattr(mlflow_client, "METRICS_PER_CALL", 7)
+    monkeypatch.setattr(run_sync, "_BLOCK_BYTES", 500)
     real, calls = RunSync._send, iter(range(100))
 
     def killed_at_the_fourth_block(*args: Any) -> int:
@@ -230,7 +229,7 @@ def test_the_standing_follows_from_outcome_journal_and_process(
 ) -> None:
     told = {"status": outcome[0], "attempt": outcome[1], "ended": 9.0, "reason": None} if outcome else None
     found = determine_state(told, last, 7.0, alive)
-    assert (found.state, sync.STATUS[found.state]) == (state, mlflow_status)
+    assert (found.state, run_sync.MLFLOW_STATUS[found.state]) == (state, mlflow_status)
     assert (found.ended is None) == (state == "running")
 
 
@@ -285,7 +284,7 @@ def test_deleted_runs_come_back_and_lost_ones_are_made_anew(runs_dir: Path) -> N
     with begin(trial) as journal:
         log_steps(journal, range(3))
     first = sync_run(trial)
-    MlflowClient(store_uri(trial)).delete_run(str(first.run_id))
+    MlflowClient(resolve_trial_store(trial)).delete_run(str(first.run_id))
     assert sync_run(trial).run_id == first.run_id
     assert sql(runs_dir / "mlflow.db", "select lifecycle_stage from runs") == [("active",)]
     (runs_dir / "b").mkdir()

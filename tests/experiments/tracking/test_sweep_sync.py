@@ -26,8 +26,7 @@ from experiments.sweep.space_parser import parse
 from experiments.sweep.spec import read
 from experiments.sweep.status.progress import TrialRow
 from experiments.sweep.sweep import Sweep
-from experiments.tracking import mlflow_client as mlflow_store
-from experiments.tracking import sweep_tags as describe_sweep
+from experiments.tracking import mlflow_client, sweep_tags
 from experiments.tracking.run_sync import sync_run
 from experiments.tracking.sweep_metrics import BestSoFar
 from experiments.tracking.sweep_sync import SweepSync, sync_all, sync_sweep
@@ -54,10 +53,10 @@ LRS = [{"optimizer.lr": lr} for lr in (0.001, 0.01, 0.1)]
 SYNC = """
 import sys
 from pathlib import Path
-from experiments.tracking import mlflow_client as mlflow_store
+from experiments.tracking import mlflow_client
 from experiments.tracking.sweep_sync import *
-mlflow_store.errors()  # imports MLflow
-mlflow_store.open_store(f"sqlite:///{Path(sys.argv[1]).parent}/mlflow.db", Path(sys.argv[1]).parent)
+mlflow_client.errors()  # imports MLflow
+mlflow_client.open_store(f"sqlite:///{Path(sys.argv[1]).parent}/mlflow.db", Path(sys.argv[1]).parent)
 print("ready", flush=True)
 input()
 print(sync_sweep(Sweep(Path(sys.argv[1]))))
@@ -357,7 +356,7 @@ def test_what_is_in_the_store_is_not_looked_at_again(runs_dir: Path, monkeypatch
     begin(sweep, ledgers.ids(3)[2])
     syncs = SweepSync(sweep)
     assert syncs.round().points == 8
-    into = mlflow_store.open_store(f"sqlite:///{runs_dir}/mlflow.db", runs_dir)
+    into = mlflow_client.open_store(f"sqlite:///{runs_dir}/mlflow.db", runs_dir)
     watched = Watched(into._client)
     monkeypatch.setattr(into, "_client", watched)
     assert syncs.round() == (3, 0, (), ())
@@ -492,20 +491,20 @@ def test_runs_are_named_by_what_tells_them_apart() -> None:
         row("b", {"optimizer.lr": 1e-05, "model.channels": [16, 32]}, seed=1),
         row("c", {}, seed=2),
     ]
-    assert describe_sweep.run_names(rows, with_seed=False, alone="probe") == {
+    assert sweep_tags.make_run_names(rows, with_seed=False, alone="probe") == {
         "a": "lr=0.003, head.dropout=0.1, body.dropout=0.2, optimizer=sgd",
         "b": "lr=1e-05, channels=[16, 32]",
         "c": "probe",
     }
-    assert describe_sweep.run_names(rows[1:], with_seed=True, alone="probe")["c"] == "seed=2"
+    assert sweep_tags.make_run_names(rows[1:], with_seed=True, alone="probe")["c"] == "seed=2"
     long = {f"key_{number}": "v" * 50 for number in range(20)}
-    assert len(describe_sweep.run_names([row("d", long)], with_seed=True, alone="")["d"]) == 200
+    assert len(sweep_tags.make_run_names([row("d", long)], with_seed=True, alone="")["d"]) == 200
 
 
 def test_an_axis_says_what_it_comes_with() -> None:
     log = {"low": 0.001, "high": 0.1, "log": True}
     space = parse({"optimizer": {"sgd": {"optimizer.lr": [0.1, 1]}, "adam": {"optimizer.lr": log}}})
-    assert describe_sweep.axes(space) == {
+    assert sweep_tags.describe_axes(space) == {
         "optimizer": "sgd,adam",
         "optimizer.lr": "0.1,1 with optimizer=sgd; tag(log, interval(0.001, 0.1)) with optimizer=adam",
     }

@@ -20,8 +20,8 @@ import pytest
 
 from experiments.core.errors import InputError
 from experiments.run.state import process_alive
-from experiments.tracking.store_uri import StoreError, from_everywhere
-from experiments.tracking.ui import _absolute, runs_page, serve
+from experiments.tracking.store_uri import StoreError, make_absolute
+from experiments.tracking.ui import _make_absolute, runs_page, serve
 from tests.support.stores import wait_until
 
 if TYPE_CHECKING:
@@ -220,9 +220,9 @@ def test_a_store_may_be_typed_as_a_file_or_from_here(tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.db").touch()
     for typed in ("mine.db", "sqlite:///mine.db"):
-        assert _absolute(typed, "") == f"sqlite:///{tmp_path}/mine.db"
+        assert _make_absolute(typed, "") == f"sqlite:///{tmp_path}/mine.db"
     for typed in ("sqlite:////there/mine.db?timeout=5", "http://mlflow.lab:5000", "postgresql+psycopg2://host/runs"):
-        assert _absolute(typed, "") == typed
+        assert _make_absolute(typed, "") == typed
     for typed, what in (("other.db", "is not there"), (str(tmp_path), "is a folder")):
         with pytest.raises(InputError, match=f"--store {typed} {what}; name an SQLite file such as runs/mlflow.db"):
             serve(tmp_path, typed)
@@ -243,13 +243,13 @@ def test_only_the_path_of_an_sqlite_store_is_made_absolute(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, typed: str, path: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert from_everywhere(typed) == f"sqlite:///{tmp_path}/{path}"
-    assert from_everywhere(from_everywhere(typed)) == from_everywhere(typed)
+    assert make_absolute(typed) == f"sqlite:///{tmp_path}/{path}"
+    assert make_absolute(make_absolute(typed)) == make_absolute(typed)
 
 
 @pytest.mark.parametrize("typed", ["sqlite:///:memory:", "sqlite://", "sqlite:///", "sqlite:///file:x.db?uri=true"])
 def test_a_store_in_memory_has_no_path(typed: str) -> None:
-    assert from_everywhere(typed) == typed
+    assert make_absolute(typed) == typed
 
 
 def test_a_store_that_is_a_server_only_has_its_address_said(tmp_path: Path) -> None:

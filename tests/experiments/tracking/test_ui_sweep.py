@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from experiments.sweep.sweep import Sweep
-from experiments.tracking import mlflow_view as sweep_view
+from experiments.tracking import mlflow_view
 from experiments.tracking.sweep_sync import sync_all
 from tests.experiments.tracking.test_ui import browser, close_assistant, origin, served
 
@@ -96,7 +96,7 @@ def test_a_sweep_is_looked_at_in_the_browser(tmp_path: Path) -> None:
 
     sweep = swept(tmp_path)
     with served(tmp_path, "--sweep", "lr_batch") as (_, address), browser(tmp_path / "profile") as driver:
-        assert address == sweep_view.link(sweep, origin(address))
+        assert address == mlflow_view.make_link(sweep, origin(address))
         driver.set_window_size(1300, 1500)
         driver.get(address)
         close_assistant(driver)
@@ -173,7 +173,7 @@ def see_a_plain_link(driver: WebDriver, sweep: Sweep, address: str) -> None:
         connection.commit()
     sync = json.loads((sweep.folder / "sync.json").read_text())
     (sweep.folder / "sync.json").write_text(json.dumps({**sync, "view_key": ""}))
-    link = sweep_view.link(sweep, origin(address))
+    link = mlflow_view.make_link(sweep, origin(address))
     assert re.search(r"searchFilter=.*lathe\.sweep_key", link)
     driver.get("about:blank")
     driver.get(link)

@@ -28,7 +28,7 @@ from experiments.components.assemble import assemble
 from experiments.core.errors import InputError
 from experiments.plan.plan import make_plan
 from experiments.run.journal import replay
-from experiments.tracking.model.final_model import choose, noted
+from experiments.tracking.model.final_model import find_final_model, read_interface
 from experiments.tracking.model.loader import _load_pyfunc
 from experiments.tracking.run_sync import RunSync, sync_run
 from experiments.tracking.sweep_sync import sync_all
@@ -136,7 +136,7 @@ def as_evaluated(trial: Trial) -> tuple[np.ndarray, np.ndarray, dict[str, float]
     config = trial.config
     parts = assemble(config)
     parts.engine.prepare(parts.learner, _recipe(config, make_plan(config), Rank()))
-    parts.engine.load(choose(trial).checkpoint.folder)
+    parts.engine.load(find_final_model(trial).checkpoint.folder)
     split = parts.data.load("val")
     batches = list(evaluation_batches(split, config["batch_size_eval"], 0, DataShard(0, 1)))
     metrics = parts.engine.evaluate(batches, parts.evaluator)
@@ -337,9 +337,9 @@ def test_without_log_model_none_is_logged_until_it_is_registered(copied: Trial) 
 
 @pytest.mark.slow
 def test_a_large_model_is_only_logged_when_it_is_asked_for(copied: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
-    from experiments.tracking.model import log_model as logged
+    from experiments.tracking.model import log_model
 
-    monkeypatch.setattr(logged, "LARGEST_GB", 0.001)
+    monkeypatch.setattr(log_model, "MAX_AUTOMATIC_GB", 0.001)
     done = sync_run(copied)
     assert done.warning is not None
     assert "its weights have 0.0 GB, and above 0.001 GB no model is logged by itself" in done.warning
@@ -354,7 +354,7 @@ def test_what_keeps_a_run_from_being_exported_is_told(copied: Trial, capsys: pyt
     with pytest.raises(
         InputError, match=r"step 20 in .* is damaged .* other bytes than were written; bring the file back"
     ):
-        choose(copied)
+        find_final_model(copied)
     out = copied.runs_dir / "out"
     assert main(["export", copied.id, "-o", str(out), "--runs-dir", str(copied.runs_dir)]) == 2
     assert "is damaged and was skipped" in capsys.readouterr().err
@@ -364,22 +364,22 @@ def test_what_keeps_a_run_from_being_exported_is_told(copied: Trial, capsys: pyt
     assert "is damaged" in warning
     shutil.rmtree(copied.folder / "checkpoints")
     with pytest.raises(InputError, match=f"run '{copied.id}' has no checkpoint in .*; bring it back, or train again"):
-        choose(copied)
+        find_final_model(copied)
     (copied.folder / "outcome.json").unlink()
     journal = copied.folder / "attempts" / "1" / "journal.jsonl"
     rewrite_states(journal, state="running", pid=DEAD_PID)
     with pytest.raises(InputError, match="is running, and only a finished one has a final model; `lathe resume"):
-        choose(copied)
+        find_final_model(copied)
     journal.unlink()
     with pytest.raises(InputError, match="is not begun, and only a finished"):
-        choose(copied)
+        find_final_model(copied)
 
 
 @pytest.mark.slow
 def test_the_last_checkpoint_is_taken_where_none_is_the_best(copied: Trial) -> None:
     (copied.folder / "checkpoints" / "best.json").unlink()
-    assert (choose(copied).checkpoint.step, choose(copied).why) == (20, "last")
-    assert noted(copied) == noted(Trial(copied.folder))
+    assert (find_final_model(copied).checkpoint.step, find_final_model(copied).why) == (20, "last")
+    assert read_interface(copied) == read_interface(Trial(copied.folder))
 
 
 @pytest.mark.slow
@@ -433,7 +433,7 @@ def test_a_language_model_is_exported_with_its_tied_weights(tmp_path: Path, caps
     found = loaded(tmp_path / "model")
     parts = assemble(trial.config)
     parts.engine.prepare(parts.learner, _recipe(trial.config, make_plan(trial.config), Rank()))
-    parts.engine.load(choose(trial).checkpoint.folder)
+    parts.engine.load(find_final_model(trial).checkpoint.folder)
     texts = torch.arange(15).reshape(3, 5)
     with torch.inference_mode():
         expected = parts.learner.model.eval()(texts).numpy()

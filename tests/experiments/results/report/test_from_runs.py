@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from experiments.results.report.from_runs import of_runs
+from experiments.results.report.from_runs import collect_from_runs
 from experiments.trial.trial import Trial
 from tests.support import stores
 from tests.support.stores import make_run
@@ -39,7 +39,7 @@ def test_engines_are_called_by_the_options_that_were_typed(tmp_path: Path) -> No
     typed = [
         ["parallel=data"], ["parallel=async"], ["parallel=async", "parallel.max_staleness=2"], ["parallel=hybrid"],
     ]  # fmt: skip
-    found = of_runs(make_engines(tmp_path, *typed))
+    found = collect_from_runs(make_engines(tmp_path, *typed))
     assert [point.values for point in found.points] == [
         {"parallel": "data"},
         {"parallel": "async", "parallel.max_staleness": None},
@@ -52,5 +52,5 @@ def test_an_option_that_nobody_knows_is_called_by_its_class(tmp_path: Path) -> N
     runs = make_engines(tmp_path, ["parallel=data"], ["parallel=async"])
     provenance = yaml.safe_load((runs[1].folder / "provenance.yaml").read_text())
     (runs[1].folder / "provenance.yaml").write_text(yaml.safe_dump({**provenance, "overrides": []}))
-    found = of_runs([Trial(run.folder) for run in runs])
+    found = collect_from_runs([Trial(run.folder) for run in runs])
     assert [point.values for point in found.points] == [{"parallel": "DataParallel"}, {"parallel": "ParameterServer"}]

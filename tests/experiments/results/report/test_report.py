@@ -17,12 +17,12 @@ from typing import Any
 import pytest
 
 from experiments.core.errors import InputError
-from experiments.results.report.cost import device_time
-from experiments.results.report.from_runs import of_runs
-from experiments.results.report.from_sweep import of_sweep
-from experiments.results.report.importance import Importance, importance
-from experiments.results.report.metric_history import MOST_POINTS, Series
-from experiments.results.report.report import chosen, report
+from experiments.results.report.cost import format_device_time
+from experiments.results.report.from_runs import collect_from_runs
+from experiments.results.report.from_sweep import collect_from_sweep
+from experiments.results.report.importance import Importance, compute_importance
+from experiments.results.report.metric_history import MAX_POINTS, Series
+from experiments.results.report.report import report, select_runs
 from experiments.run.journal import Journal
 from experiments.sweep.status.progress import look
 from experiments.sweep.sweep import Sweep
@@ -241,7 +241,7 @@ def test_a_parameter_that_only_some_points_have_is_drawn_as_not_set_and_left_out
     assert ">not set<" in section(page, "parameters")
     assert ">log scale<" in section(page, "parameters")
     assert "Left out, as only some points have them: momentum." in section(page, "importance")
-    found = importance(of_sweep(sweep))
+    found = compute_importance(collect_from_sweep(sweep))
     assert isinstance(found, Importance)
     assert set(found.shares) == {"optimizer", "optimizer.lr"}
     assert found.shares["optimizer"] > found.shares["optimizer.lr"]  # the second half of the points is the better
@@ -252,7 +252,7 @@ def test_few_trials_have_no_importance_and_many_another_measure(tmp_path: Path) 
     few = make_swept(tmp_path, [{"optimizer.lr": lr} for lr in (0.1, 0.2)], name="few", sync="off")
     for trial in ledgers.ids(2):
         run(few, trial, 0.5)
-    assert importance(of_sweep(few)) == "2 finished trials are too few to tell; it takes 8."
+    assert compute_importance(collect_from_sweep(few)) == "2 finished trials are too few to tell; it takes 8."
     points = [{"optimizer.lr": number / 7, "max_steps": number % 3} for number in range(301)]
     many = make_swept(tmp_path, points, name="many", sync="off")
     ledger = many.ledger()
@@ -260,7 +260,7 @@ def test_few_trials_have_no_importance_and_many_another_measure(tmp_path: Path) 
         for number, entry in enumerate(standing.entries.values()):
             ledger.claim(entry, worker="w", host="node7", devices=1)
             ledger.end(entry.id, 1, "finished", value=number / 1000, step=200)
-    found = importance(of_sweep(many))
+    found = compute_importance(collect_from_sweep(many))
     assert isinstance(found, Importance)
     assert found.method.startswith("PED-ANOVA")
     assert next(iter(found.shares)) == "optimizer.lr"
@@ -312,7 +312,7 @@ def test_cost_and_throughput_name_the_runs_at_both_ends(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("hours", "told"), [(0.5, "30 min"), (0.001, "3.6 s"), (1234.56, "1,234.6 h")])
 def test_device_time_is_told_in_hours_from_one_on(hours: float, told: str) -> None:
-    assert device_time(hours) == told
+    assert format_device_time(hours) == told
 
 
 def test_waste_and_attempts_are_those_of_the_ledger(tmp_path: Path) -> None:
@@ -376,7 +376,7 @@ def test_runs_that_are_the_same_but_for_the_seed_are_one_point(tmp_path: Path) -
             journal.metrics(5, {"val/loss_nats": loss})
             journal.state("finished", step=5, attempt=1)
         stores.end(trial)
-    found = of_runs(runs)
+    found = collect_from_runs(runs)
     assert [[run.id for run in point.runs] for point in found.points] == [["a0", "a1"]]
     assert (found.points[0].value, found.short) == (1.5, {})
 
@@ -400,20 +400,20 @@ def test_what_cannot_be_reported_is_told(tmp_path: Path, words: list[str], told:
         run(sweep, trial, 0.5)
     make_run(tmp_path, "a1b2c3")
     with pytest.raises(InputError, match=told):
-        chosen(words, tmp_path)
+        select_runs(words, tmp_path)
 
 
 def test_a_sweep_is_found_by_its_name_its_beginning_and_its_folder(tmp_path: Path) -> None:
     sweep = make_swept(tmp_path, [{"optimizer.lr": 0.1}], name="probe", sync="off")
     for name in ("probe", "pro", str(sweep.folder)):
-        found = chosen([name], tmp_path)
+        found = select_runs([name], tmp_path)
         assert isinstance(found, Sweep)
         assert found.folder == sweep.folder
 
 
 def test_a_run_that_has_measured_nothing_is_told(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="run 'a1b2c3' has measured nothing yet; leave it out"):
-        of_runs([make_run(tmp_path)])
+        collect_from_runs([make_run(tmp_path)])
 
 
 def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
@@ -428,7 +428,7 @@ def test_a_long_curve_is_thinned_and_keeps_its_steps_its_ends_and_its_extremes()
     for step in range(10_000):
         series.add(step, 7.0 if step == 5_000 else step / 1000)
     curve = series.curve()
-    assert len(curve) < MOST_POINTS
+    assert len(curve) < MAX_POINTS
     assert series.width == 32
     assert curve[0][0] == 31
     assert curve[0][1] == pytest.approx(0.0155)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from experiments.results.report import staleness as replicas
-from experiments.results.report.findings import Findings, ReportRun, points_of
+from experiments.results.report import staleness
+from experiments.results.report.findings import Findings, ReportRun, group_by_point
 from experiments.results.report.metric_history import Series
-from experiments.results.report.tables import replicas_table
+from experiments.results.report.tables import make_replicas_table
 
 METRIC = "val/accuracy_top1"
 
@@ -38,7 +38,7 @@ def run(number: int, *, served: bool) -> ReportRun:
 
 
 def findings(*runs: ReportRun) -> Findings:
-    points = points_of(runs, "max")
+    points = group_by_point(runs, "max")
     return Findings(
         "sweep",
         "probe",
@@ -60,18 +60,18 @@ def findings(*runs: ReportRun) -> Findings:
 
 
 def test_the_seconds_of_training_are_those_of_its_steps() -> None:
-    curve = replicas._against_time(run(0, served=True), METRIC)
+    curve = staleness._compute_time_curve(run(0, served=True), METRIC)
     assert [value for _, value in curve] == [0.5, 0.75]
     assert [seconds for seconds, _ in curve] == pytest.approx([2 + 9, 2 + 9 + 5 + 0.5])
 
 
 def test_there_is_a_picture_only_where_a_run_had_parameter_servers() -> None:
-    assert replicas.draw(findings(run(0, served=False))) is None
-    assert replicas.draw(findings(run(0, served=False), run(1, served=True))) is not None
+    assert staleness.draw(findings(run(0, served=False))) is None
+    assert staleness.draw(findings(run(0, served=False), run(1, served=True))) is not None
 
 
 def test_the_table_tells_what_servers_and_replicas_did() -> None:
-    table = replicas_table(findings(run(0, served=False), run(1, served=True)))
+    table = make_replicas_table(findings(run(0, served=False), run(1, served=True)))
     (row,) = table.rows
     told = {column.name: cell.text for column, cell in zip(table.columns, row, strict=True)}
     assert (told["parallel"], told["updates/s"], told["run"]) == ("async", "12", "run1")

@@ -11,7 +11,7 @@ import pytest
 
 from experiments.cli.main import main
 from experiments.config.compose import compose
-from experiments.results.report.metric_history import read
+from experiments.results.report.metric_history import read_history
 from experiments.results.zoo.measure import MeasureOptions, _begun, _steps_in
 from experiments.results.zoo.record import MeasuredRecord, Records, Refusal
 from experiments.results.zoo.rows import Row
@@ -134,7 +134,7 @@ def test_a_budget_has_room_for_the_steps_beside_start_and_evaluations(tmp_path: 
         journal.metrics(20, {"perf/step_time_ms": 500.0})
         journal.metrics(20, {"val/loss_nats": 1.0})
     _set_times(tmp_path, [100.0, 112.0, 115.0])
-    history = read(tmp_path)
+    history = read_history(tmp_path)
     assert history.took_s == 15.0
     assert _steps_in(budget_s=60.0, history=history, folder=tmp_path, evaluations=5) == int((60 - 5 - 4 * 3) / 0.5)
 
