@@ -109,7 +109,7 @@ def _start_workers(sweep: Sweep) -> None:
     else:
         trials = f"{todo} trials" if todo else "trials"
         _say(f"sweep {sweep.name} in {sweep.folder}: {trials}, job {sweep.ledger().look().submissions[-1]['job']}")
-    follow_sweep.start(sweep)
+    follow_sweep.start_follower(sweep)
 
 
 def _show(sweep: Sweep, args: argparse.Namespace) -> int:

@@ -48,9 +48,9 @@ def ui(args: argparse.Namespace) -> int:
 
     if args.sweep is None:
         return serve(Path(args.runs_dir), args.store, args.experiment, args.port, say)
-    from experiments.tracking.sweep_sync import tracking_of
+    from experiments.tracking.sweep_sync import read_tracking_config
 
     sweep = find_sweep(args.sweep, Path(args.runs_dir))
-    tracking = tracking_of(sweep)
+    tracking = read_tracking_config(sweep)
     store, source = (args.store, "--store ") if args.store else (tracking["store"], "tracking.store=")
     return serve(sweep.runs_dir, store, tracking["experiment"], args.port, say, sweep=sweep, named=source)
