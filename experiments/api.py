@@ -201,16 +201,16 @@ def load_model(
     """
     from experiments.config.allowlist import trusted
     from experiments.results.export.export import interface_of
-    from experiments.tracking.model.final_model import choose, facts_of
+    from experiments.tracking.model.final_model import find_final_model, describe_model
     from experiments.tracking.model.predictor import prepare
     from experiments.trial.lookup import find_run
     from experiments.trial.trial import Trial, code_changes
 
     trial = run if isinstance(run, Trial) else find_run(str(run), _runs_dir(runs_dir))
-    chosen = choose(trial)
+    chosen = find_final_model(trial)
     if code_changes(trial, trust):
         print("warning: the code has changed since this run; the model is built with today's code", file=sys.stderr)
-    facts = facts_of(trial, chosen, interface_of(trial, trusted(trust)))
+    facts = describe_model(trial, chosen, interface_of(trial, trusted(trust)))
     return prepare(facts, chosen.weights, device).model
 
 
