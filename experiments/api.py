@@ -201,7 +201,7 @@ def load_model(
     """
     from experiments.config.allowlist import trusted
     from experiments.results.export.export import interface_of
-    from experiments.tracking.model.final_model import find_final_model, describe_model
+    from experiments.tracking.model.final_model import describe_model, find_final_model
     from experiments.tracking.model.predictor import prepare
     from experiments.trial.lookup import find_run
     from experiments.trial.trial import Trial, code_changes
