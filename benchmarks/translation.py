@@ -32,7 +32,7 @@ from experiments.run.journal import Journal
 from experiments.train.data_loading import evaluation_batches, training_batches
 from experiments.train.trainer import seed_step
 from modules.data.base import IGNORED, Batch
-from modules.data.pair_split import PairSplit
+from modules.data.text.pair_split import PairSplit
 from modules.evaluator.translation import Translation
 from modules.model.seq2seq_attention import Seq2SeqAttention
 from modules.objective.cross_entropy import CrossEntropy

@@ -173,9 +173,9 @@ def test_a_folder_of_code_is_read_at_a_glance() -> None:
         for folder in [ROOT / package, *(ROOT / package).rglob("*")]
         if folder.is_dir()
     }
-    # The options of a group are siblings by design: one file per model and per data set.
     large = {name: size for name, size in sizes.items() if size > MAX_FILES}
-    assert not {name for name in large if name not in ("modules/model", "modules/data")}, large
+    large.pop("modules/model")  # a file for each of 16 models; `_target_` names them, so they stay side by side
+    assert not large
 
 
 def test_a_class_name_means_one_thing() -> None:

@@ -57,7 +57,7 @@ class Digits:
 
     def read(self, given: Sequence[str]) -> Tensor:
         """Bright digits on dark, brought to 8x8 and to sixteenths, in which the set counts."""
-        from modules.data.user_images import read_fitted
+        from modules.data.image.user_images import read_fitted
 
         return read_fitted(given, self.image_shape).float().mul_(16 / 255).round_().div_(16)
 

@@ -70,7 +70,7 @@ class IdxImages:
 
     def read(self, given: Sequence[str]) -> Tensor:
         """Brought to the size of the set's; what it has bright on dark, as digits, has to be so in these too."""
-        from modules.data.user_images import read_fitted
+        from modules.data.image.user_images import read_fitted
 
         return scale_pixels(read_fitted(given, self.image_shape), Generator())
 

@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from modules.data.base import Batch, DataError
-from modules.data.image_crop import UnreadableError, image_crop
+from modules.data.image.image_crop import UnreadableError, image_crop
 from modules.data.tensors import check_at_least, check_split
 
 _ENDINGS = (".jpg", ".jpeg", ".png")

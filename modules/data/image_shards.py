@@ -11,8 +11,8 @@ import torch
 from torch import Generator, Tensor
 
 from modules.data.base import Batch, DataError
-from modules.data.image_crop import UnreadableError, image_crop
-from modules.data.tar_index import TarIndex, tar_index
+from modules.data.image.image_crop import UnreadableError, image_crop
+from modules.data.image.tar_index import TarIndex, tar_index
 from modules.data.tensors import check_at_least, check_split
 
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from modules.data.base import IGNORED, Batch, DataError
-from modules.data.encoded_images import Mode, check_members, decode
 from modules.data.files import DataFiles
-from modules.data.group_split import GroupSplit
-from modules.data.masked_photos import Distortion, MaskedPhoto, MaskedPhotos, read_whole
+from modules.data.image.encoded_images import Mode, check_members, decode
+from modules.data.image.group_split import GroupSplit
+from modules.data.image.masked_images import Distortion, MaskedImage, MaskedImages, read_whole
 from modules.data.tensors import check_at_least, check_image_shape, check_split
 
 
@@ -90,13 +90,13 @@ class MaskArchive:
         self.eval_size = (eval_size[0], eval_size[1])
         self.num_classes = num_classes
         self.class_names: list[str] | None = None
-        self._splits: dict[str, list[MaskedPhoto]] = {}  # decoded once, whichever is asked for first
+        self._splits: dict[str, list[MaskedImage]] = {}  # decoded once, whichever is asked for first
 
-    def load(self, split: str) -> MaskedPhotos:
+    def load(self, split: str) -> MaskedImages:
         check_split("MaskArchive", split)
         photos = self._all()[split]
         if split != "train":
-            return MaskedPhotos(photos, self.eval_size, None)
+            return MaskedImages(photos, self.eval_size, None)
         num_crops = len(photos) * self.crops_per_photo
         if self.num_train not in (None, num_crops):
             raise DataError(
@@ -104,7 +104,7 @@ class MaskArchive:
                 f"are not data.num_train={self.num_train}, which epochs are counted by; set data.num_train={num_crops}"
             )
         _, height, width = self.image_shape
-        return MaskedPhotos(photos, (height, width), self.distortion, self.crops_per_photo)
+        return MaskedImages(photos, (height, width), self.distortion, self.crops_per_photo)
 
     def read(self, given: Sequence[str]) -> Tensor:
         """As `read_whole`, padded to eval_size; a photo may be larger than that."""
@@ -114,18 +114,18 @@ class MaskArchive:
         masks = [torch.zeros(batch_size, *self.image_shape[1:], dtype=torch.int64) for _ in self.masks]
         return torch.zeros(batch_size, *self.image_shape), masks[0] if len(masks) == 1 else tuple(masks)
 
-    def _all(self) -> dict[str, list[MaskedPhoto]]:
+    def _all(self) -> dict[str, list[MaskedImage]]:
         if not self._splits:
             archives = [self._read(name) for name in sorted(self.files.files)]
             names = [name for names, _ in archives for name in names]
             photos = [photo for _, photos in archives for photo in photos]
-            found: dict[str, list[MaskedPhoto]] = {"train": [], "val": [], "test": []}
+            found: dict[str, list[MaskedImage]] = {"train": [], "val": [], "test": []}
             for split, photo in zip(self.groups.splits(names), photos, strict=True):
                 found[split].append(photo)
             self._splits = found
         return self._splits
 
-    def _read(self, name: str) -> tuple[list[str], list[MaskedPhoto]]:
+    def _read(self, name: str) -> tuple[list[str], list[MaskedImage]]:
         """Names and photos of one archive."""
         members = self.files.read_npz(name)
         with self.files.decoding(name):
@@ -140,7 +140,7 @@ class MaskArchive:
                 raise ValueError(
                     f"it has {len(pixels)} photos, {len(names)} names and {', '.join(str(len(m)) for m in masks)} masks"
                 )
-            photos = [MaskedPhoto(*both) for both in zip(pixels, zip(*masks, strict=True), strict=True)]
+            photos = [MaskedImage(*both) for both in zip(pixels, zip(*masks, strict=True), strict=True)]
             for number, photo in enumerate(photos):
                 self._check_size(names[number], photo)
         return names, photos
@@ -169,7 +169,7 @@ class MaskArchive:
             )
         return classes
 
-    def _check_size(self, name: str, photo: MaskedPhoto) -> None:
+    def _check_size(self, name: str, photo: MaskedImage) -> None:
         height, width, _ = photo.pixels.shape
         if any(mask.shape != (height, width) for mask in photo.masks):
             raise ValueError(f"photo {name} is {width}x{height}, but a mask of it {photo.masks[-1].shape[::-1]}")

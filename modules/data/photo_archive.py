@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 from torch import Generator, Tensor
 
-from modules.data import augment as photos
 from modules.data.base import Batch, DataError
 from modules.data.files import DataFiles
+from modules.data.image import augment as photos
+from modules.data.image.user_images import read_fitted
 from modules.data.tensors import TensorSplit, check_at_least, check_image_shape, check_split, hold_back
-from modules.data.user_images import read_fitted
 
 Part = tuple[Tensor, Tensor]
 """Photos, uint8 [photos, channels, height, width], and their classes, int64 [photos]."""

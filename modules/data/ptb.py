@@ -16,7 +16,7 @@ from torch import Tensor
 from modules.data.base import Batch, DataError, UserInputError
 from modules.data.files import DataFiles
 from modules.data.tensors import check_at_least, check_split
-from modules.data.token_windows import TokenWindows, WindowSizes, beginnings
+from modules.data.text.token_windows import TokenWindows, WindowSizes, beginnings
 
 _WORD_IN_NAME = {"train": "train", "val": "valid", "test": "test"}
 _LINE_END, _UNKNOWN, _NUMBER = "<eos>", "<unk>", "N"

@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from modules.data.base import Batch, DataError, Tensors, UserInputError
 from modules.data.files import DataFiles
 from modules.data.tensors import check_at_least, check_split
-from modules.data.vocabulary import Vocabulary, words_of
+from modules.data.text.vocabulary import Vocabulary, words_of
 
 _PERCENT = {"train": (0, 98), "val": (98, 99), "test": (99, 100)}
 

@@ -11,10 +11,10 @@ from PIL import Image
 from torch import Generator, Tensor
 
 from modules.data.base import Batch, DataError
-from modules.data.encoded_images import check_members, decode
 from modules.data.files import DataFiles
-from modules.data.masked_photos import mean_and_deviation, read_whole
-from modules.data.scene_text import Lettering
+from modules.data.image.encoded_images import check_members, decode
+from modules.data.image.masked_images import mean_and_deviation, read_whole
+from modules.data.image.scene_text import Lettering
 from modules.data.tensors import check_at_least, check_image_shape, check_split
 
 _SPLITS = ("train", "val", "test")

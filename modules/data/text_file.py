@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from modules.data.base import Batch, DataError, UserInputError
-from modules.data.byte_pairs import BytePairs
-from modules.data.characters import Characters, kinds_of
 from modules.data.files import DataFiles
 from modules.data.tensors import check_at_least, check_split
-from modules.data.token_windows import TokenWindows, WindowSizes, beginnings
+from modules.data.text.byte_pairs import BytePairs
+from modules.data.text.characters import Characters, kinds_of
+from modules.data.text.token_windows import TokenWindows, WindowSizes, beginnings
 
 _PERCENT = {"train": (0, 90), "val": (90, 95), "test": (95, 100)}
 _LEAST = 20  # characters, of which every split has one

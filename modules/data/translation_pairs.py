@@ -11,10 +11,10 @@ from torch import Tensor
 
 from modules.data.base import END, START, Batch, DataError, Pair, Tensors, UserInputError
 from modules.data.files import DataFiles
-from modules.data.pair_files import Examples, Row, deal_out, read_aligned, read_table
-from modules.data.pair_split import PairSplit, rows, so_far
-from modules.data.sentence_words import SPECIAL, SentencePieces, Sentences, SentenceWords, normalised
 from modules.data.tensors import check_at_least, check_split
+from modules.data.text.pair_files import Examples, Row, deal_out, read_aligned, read_table
+from modules.data.text.pair_split import PairSplit, rows, so_far
+from modules.data.text.sentence_words import SPECIAL, SentencePieces, Sentences, SentenceWords, normalised
 
 _SPLITS = ("train", "val", "test")
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.data.base import IGNORED, InputReader, Split, Tensors
-from modules.data.user_images import open_photo
+from modules.data.image.user_images import open_photo
 from modules.evaluator.base import Prediction
 from modules.evaluator.mask_picture import mask_file, overlay, side_by_side
 from modules.evaluator.outputs import outputs_of

@@ -8,7 +8,7 @@ from typing import cast
 from torch import Tensor, nn
 
 from modules.model.base import Shard
-from modules.model.response_norm import ResponseNorm
+from modules.model.layers.response_norm import ResponseNorm
 
 
 class AlexNet(nn.Module):

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from modules.model.inception_parts import Branches, ConvUnit, check_images, classifier, scaled
-from modules.model.same_pool import SameMaxPool
+from modules.model.layers.inception_blocks import Branches, ConvUnit, check_images, classifier, scaled
+from modules.model.layers.same_pool import SameMaxPool
 
 # Filters of every module: 1x1; 1x1 before 3x3, 3x3; 1x1 before two 3x3, these; 1x1 after the pool, and which pool.
 # Those without a 1x1 halve the image. Figure 5 of the paper.

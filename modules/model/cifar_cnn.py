@@ -8,8 +8,8 @@ from typing import cast
 from torch import Tensor, nn
 
 from modules.model.base import Shard
-from modules.model.response_norm import ResponseNorm
-from modules.model.same_pool import SameMaxPool
+from modules.model.layers.response_norm import ResponseNorm
+from modules.model.layers.same_pool import SameMaxPool
 
 
 class CifarCnn(nn.Module):

@@ -7,7 +7,7 @@ from typing import Literal, cast
 from torch import Tensor, nn
 
 from modules.model.base import Shard
-from modules.model.lstm_cell import LstmCells
+from modules.model.layers.lstm_cell import LstmCells
 
 Cell = Literal["torch", "written_out"]
 
@@ -39,7 +39,7 @@ class DeepLstm(nn.Module):
             dropout_prob: share of the features between layers that a training step leaves out.
             init_scale: all parameters start evenly spread over ``[-init_scale, init_scale]``.
             forget_bias: what the gate that keeps the memory has beside its bias at the start; the tutorial has 0.
-            cell: "torch": one fused operation for all times; "written_out": the step as modules/model/lstm_cell.py reads.
+            cell: "torch": one fused operation for all times; "written_out": the step as modules/model/layers/lstm_cell.py reads.
 
         Raises:
             ValueError: a size is not positive, or a share is none.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from modules.model.base import Shard
-from modules.model.causal_attention import CausalAttention
+from modules.model.layers.causal_attention import CausalAttention
 
 NORM_EPS = 1e-5
 INIT_STD = 0.02

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from modules.data.base import Tensors
-from modules.model.auxiliary import Auxiliary, OnFirst
-from modules.model.inception_parts import Branches, ConvUnit, check_images, classifier, scaled
-from modules.model.response_norm import ResponseNorm
-from modules.model.same_pool import SameMaxPool
+from modules.model.layers.auxiliary import Auxiliary, OnFirst
+from modules.model.layers.inception_blocks import Branches, ConvUnit, check_images, classifier, scaled
+from modules.model.layers.response_norm import ResponseNorm
+from modules.model.layers.same_pool import SameMaxPool
 
 # Filters of every module: 1x1; 1x1 before 3x3, 3x3; 1x1 before 5x5, 5x5; 1x1 after the pool. Table 1 of the paper.
 MODULES = {

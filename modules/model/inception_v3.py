@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from modules.data.base import Tensors
-from modules.model.auxiliary import Auxiliary, OnFirst
-from modules.model.inception_parts import Branches, ConvUnit, check_images, classifier, scaled
+from modules.model.layers.auxiliary import Auxiliary, OnFirst
+from modules.model.layers.inception_blocks import Branches, ConvUnit, check_images, classifier, scaled
 
 Step = tuple[int, int | tuple[int, int]]
 """Filters of a convolution and their side, or height and width."""

@@ -8,7 +8,7 @@ from typing import cast
 from torch import Tensor, nn
 
 from modules.model.base import Shard
-from modules.model.same_pool import SameMaxPool
+from modules.model.layers.same_pool import SameMaxPool
 
 
 class LeNet(nn.Module):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from modules.data.base import PADDING
 from modules.model.base import State
-from modules.model.lstm_cell import LstmCell
+from modules.model.layers.lstm_cell import LstmCell
 from modules.model.seq2seq import check_sizes
 
 

@@ -13,8 +13,8 @@ from torch import Generator, Tensor
 
 from experiments.train.data_loading import training_batches
 from modules.data.base import DataError
+from modules.data.image.tar_index import tar_index
 from modules.data.image_shards import ImageShards
-from modules.data.tar_index import tar_index
 
 
 def _photo(red: int, kind: str) -> bytes:

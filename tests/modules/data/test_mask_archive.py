@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from modules.data.base import IGNORED, DataError
-from modules.data.masked_photos import MaskedPhotos
+from modules.data.image.masked_images import MaskedImages
 from tests.support.masks import archive, encode, laid_end_to_end, photo_and_mask, write_archive
 
 
@@ -19,7 +19,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "tiny"
 
 
-def raw(split: MaskedPhotos, inputs: Tensor, number: int) -> Tensor:
+def raw(split: MaskedImages, inputs: Tensor, number: int) -> Tensor:
     """The pixels of the file, from what was brought to mean 0 and variance 1."""
     mean, deviation = split.scales[number]
     return (inputs * deviation + mean).round()

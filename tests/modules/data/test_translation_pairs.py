@@ -21,7 +21,7 @@ from modules.data.base import (
     ParallelCorpus,
     UserInputError,
 )
-from modules.data.pair_split import PairSplit
+from modules.data.text.pair_split import PairSplit
 from modules.data.translation_pairs import TranslationPairs
 
 LINES = {split: f"{split}.*.gz" for split in ("train", "val", "test")}

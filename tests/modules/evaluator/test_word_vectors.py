@@ -13,9 +13,9 @@ from modules.data.base import Data, DataError, Split
 from modules.evaluator.analogies import read_analogies
 from modules.evaluator.base import MakesArtifacts, ModelEvaluator
 from modules.evaluator.neighbours import neighbours, table
+from modules.evaluator.word2vec_format import write_word2vec
 from modules.evaluator.word_similarity import read_pairs
 from modules.evaluator.word_vectors import WordVectors
-from modules.model.word2vec_text import write_word2vec
 
 WORDS = ["king", "queen", "man", "woman", "oslo", "norway", "rome", "italy", "car"]
 NUMBERS = {word: number for number, word in enumerate(WORDS)}

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from modules.model.base import Layered
 from modules.model.bn_inception import BnInception
-from modules.model.inception_parts import scaled
 from modules.model.inception_v1 import InceptionV1
 from modules.model.inception_v3 import InceptionV3
+from modules.model.layers.inception_blocks import scaled
 
 SMALL: dict[str, Callable[[], nn.Module]] = {
     "v1": partial(InceptionV1, [3, 6, 9], 4, width=0.01, stem_size=3, stem_stride=1, stem_pools=0),

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from modules.data.base import END, IGNORED, Batch, Data, Pair
-from modules.data.pair_split import PairSplit
+from modules.data.text.pair_split import PairSplit
 from modules.evaluator.base import AnyEvaluator
 from modules.evaluator.perplexity import Perplexity
 from modules.model.seq2seq import Seq2Seq

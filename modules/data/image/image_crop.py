@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torch import Generator, Tensor
 
+from modules.data.image.user_images import open_photo
 from modules.data.tensors import check_at_least, check_image_shape
-from modules.data.user_images import open_photo
 
 SQUARE = (3 / 4, 4 / 3)
 """Width by height of a part that is cut by its area; it is then brought to a square."""

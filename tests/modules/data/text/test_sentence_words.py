@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from modules.data.base import UNKNOWN, DataError
-from modules.data.sentence_words import SPECIAL, SentencePieces, SentenceWords, normalised
+from modules.data.text.sentence_words import SPECIAL, SentencePieces, SentenceWords, normalised
 
 SENTENCES = ["the cat sat", "the dog sat on the cat", "a mat"]
 

@@ -10,8 +10,8 @@ from typing import Protocol
 import torch
 
 from modules.data.base import END, PADDING, START, UNKNOWN
-from modules.data.byte_pairs import BytePairs
-from modules.data.characters import kinds_of
+from modules.data.text.byte_pairs import BytePairs
+from modules.data.text.characters import kinds_of
 
 SPECIAL = {PADDING: "<pad>", START: "<s>", END: "</s>", UNKNOWN: "<unk>"}
 

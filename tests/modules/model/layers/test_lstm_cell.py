@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from modules.model.lstm_cell import LstmCell, LstmCells
+from modules.model.layers.lstm_cell import LstmCell, LstmCells
 
 
 def _pair(forget_bias: float = 0.7) -> tuple[LstmCell, nn.LSTMCell]:

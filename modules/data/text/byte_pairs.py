@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from modules.data.base import DataError
-from modules.data.characters import check_known
+from modules.data.text.characters import check_known
 
 _UNKNOWN = 1  # the library reserves a token for what it does not know; here it is never used
 

@@ -3,7 +3,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from modules.model.auxiliary import Auxiliary, OnFirst
+from modules.model.layers.auxiliary import Auxiliary, OnFirst
 
 
 def test_classifiers_speak_in_training_alone_and_in_their_order() -> None:

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from modules.model.same_pool import SameMaxPool
+from modules.model.layers.same_pool import SameMaxPool
 
 
 def _by_hand(row: list[float], window_size: int, stride: int) -> list[float]:

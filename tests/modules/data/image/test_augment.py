@@ -1,7 +1,14 @@
 import torch
 from torch import Generator
 
-from modules.data.augment import centre_crop, random_brightness, random_contrast, random_crop, random_flip, standardise
+from modules.data.image.augment import (
+    centre_crop,
+    random_brightness,
+    random_contrast,
+    random_crop,
+    random_flip,
+    standardise,
+)
 
 
 def _numbered(num_images: int) -> torch.Tensor:

@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from modules.data.base import DataError
-from modules.data.byte_pairs import BytePairs
+from modules.data.text.byte_pairs import BytePairs
 
 TEXT = "the cat sat on the mat\nthe hat that sat on the rat\n\n" * 3
 KINDS = "".join(sorted({*TEXT, *"qßwp\t"}))
 
 LEARN = """
 import sys
-from modules.data.byte_pairs import BytePairs
+from modules.data.text.byte_pairs import BytePairs
 text, kinds = sys.argv[1:]
 print(BytePairs(text, kinds, 30).encode(text).tolist())
 """

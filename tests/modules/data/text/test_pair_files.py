@@ -8,7 +8,7 @@ import pytest
 
 from modules.data.base import DataError
 from modules.data.files import DataFiles
-from modules.data.pair_files import deal_out, read_aligned, read_table
+from modules.data.text.pair_files import deal_out, read_aligned, read_table
 
 
 def _files(root: Path, *names: str) -> DataFiles:

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from modules.model.response_norm import ResponseNorm
+from modules.model.layers.response_norm import ResponseNorm
 
 
 def test_response_norm_is_tensorflows_formula_by_hand() -> None:

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from modules.data.base import UserInputError
-from modules.data.user_images import fitted, open_photo, pixels_of
+from modules.data.image.user_images import fitted, open_photo, pixels_of
 
 RAMP = np.linspace(0, 255, 30).reshape(5, 6).round().astype(np.uint8)
 

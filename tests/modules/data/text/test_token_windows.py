@@ -6,7 +6,7 @@ import torch
 from torch import Generator, Tensor
 
 from modules.data.base import DataError
-from modules.data.token_windows import TokenWindows, WindowSizes
+from modules.data.text.token_windows import TokenWindows, WindowSizes
 
 
 def _see(windows: TokenWindows, indices: list[int], seed: int = 0) -> tuple[list[list[int]], list[list[int]]]:

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from modules.data.base import DataError
-from modules.data.characters import Characters
+from modules.data.text.characters import Characters
 
 
 def test_characters_are_numbered_by_code_point_and_come_back() -> None:

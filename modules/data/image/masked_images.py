@@ -11,11 +11,11 @@ import torch
 from torch import Generator, Tensor
 
 from modules.data.base import IGNORED, Batch
-from modules.data.user_images import open_photo, pixels_of
+from modules.data.image.user_images import open_photo, pixels_of
 
 
 @dataclass(frozen=True)
-class MaskedPhoto:
+class MaskedImage:
     """One photo as it was decoded."""
 
     pixels: np.ndarray
@@ -23,10 +23,10 @@ class MaskedPhoto:
     masks: tuple[np.ndarray, ...]
     """int16 [height, width] each, classes or `IGNORED`; several where several people have drawn them."""
 
-    def padded(self, height: int, width: int) -> MaskedPhoto:
+    def padded(self, height: int, width: int) -> MaskedImage:
         """At least so large: beyond the edges lies the mirror image, whose classes are ignored."""
         margins = [(0, max(0, wanted - have)) for wanted, have in zip((height, width), self.pixels.shape, strict=False)]
-        return MaskedPhoto(
+        return MaskedImage(
             np.pad(self.pixels, [*margins, (0, 0)], mode="symmetric"),
             tuple(np.pad(mask, margins, constant_values=IGNORED) for mask in self.masks),
         )
@@ -44,7 +44,7 @@ class Distortion:
     """How far contrast and brightness vary, in deviations."""
 
 
-class MaskedPhotos:
+class MaskedImages:
     """A split of photos, each of mean 0 and variance 1 as a whole.
 
     With a distortion an example is a crop from anywhere; without, it is the photo, padded.
@@ -54,7 +54,7 @@ class MaskedPhotos:
 
     def __init__(
         self,
-        photos: Sequence[MaskedPhoto],
+        photos: Sequence[MaskedImage],
         size: tuple[int, int],
         distortion: Distortion | None,
         crops_per_photo: int = 1,
@@ -121,9 +121,9 @@ def read_whole(given: Sequence[str], num_channels: int, size: tuple[int, int]) -
         GivenError: one of them cannot be read.
     """
     mode: Literal["L", "RGB"] = "L" if num_channels == 1 else "RGB"
-    photos = [MaskedPhoto(pixels_of(open_photo(path, mode)), ()) for path in given]
+    photos = [MaskedImage(pixels_of(open_photo(path, mode)), ()) for path in given]
     height, width = (max(size[side], *(photo.pixels.shape[side] for photo in photos)) for side in (0, 1))
-    split = MaskedPhotos(photos, (height, width), None)
+    split = MaskedImages(photos, (height, width), None)
     inputs, _ = split.batch(torch.arange(len(photos)), Generator())
     assert isinstance(inputs, Tensor)
     return inputs

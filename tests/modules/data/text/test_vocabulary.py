@@ -1,7 +1,7 @@
 import torch
 
-from modules.data import vocabulary
-from modules.data.vocabulary import Vocabulary
+from modules.data.text import vocabulary
+from modules.data.text.vocabulary import Vocabulary
 
 
 def test_words_are_numbered_by_frequency_then_by_the_alphabet() -> None:

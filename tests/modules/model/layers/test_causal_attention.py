@@ -3,7 +3,7 @@ import re
 import pytest
 import torch
 
-from modules.model.causal_attention import CausalAttention, rotated
+from modules.model.layers.causal_attention import CausalAttention, rotated
 
 
 def test_rotary_positions_make_products_depend_on_the_distance_alone() -> None:

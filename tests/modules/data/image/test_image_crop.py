@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torch import Generator, Tensor
 
-from modules.data.image_crop import ImageCrop, UnreadableError, image_crop
+from modules.data.image.image_crop import ImageCrop, UnreadableError, image_crop
 
 
 def encoded(height: int = 40, width: int = 60) -> bytes:
