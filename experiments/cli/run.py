@@ -15,7 +15,7 @@ from rich.table import Table
 from experiments.cli.plan import check, choose_layout, compose, print_config, shared_file
 from experiments.core.console import Display, console
 from experiments.core.errors import InputError
-from experiments.launch.run_trial import RunResult, prestart, runs_elsewhere
+from experiments.launch.run_trial import RunResult, prestart, uses_scheduler
 from experiments.launch.run_trial import run as run_trial
 from experiments.run.metrics import REPEATABLE
 from experiments.sweep.sweep import named
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
             return print_config(experiment)
         experiment = choose_layout(experiment, args)
         check(experiment.config, args.trust)
-        if runs_elsewhere(experiment.config):
+        if uses_scheduler(experiment.config):
             return _run_on_cluster(experiment, args)
         if args.detach:
             raise InputError(["--detach is for sweeps and schedulers; leave it out, or end the line with `&`"])

@@ -1,4 +1,4 @@
-"""The life of a forked process."""
+"""Runs a function as the whole life of a forked process."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
 
 def run_in_fork(run: Callable[[], int]) -> NoReturn:
-    """A forked process from here to its end, whatever is raised: it never goes back to the code of its parent."""
+    """Run a function in a forked process and end the process with its exit code; the parent's code never continues here."""
     code = FAILED
     try:
         code = run()
-    except SystemExit as err:  # of a part that calls sys.exit
+    except SystemExit as err:  # user code called sys.exit
         code = err.code if isinstance(err.code, int) else FAILED
     except BaseException:
         traceback.print_exc()

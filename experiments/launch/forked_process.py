@@ -1,4 +1,4 @@
-"""One rank of an attempt in a forked child of a warm process: what happens to it harms no other."""
+"""Runs one rank of an attempt in a fork of a worker, so that a crash of the rank does not harm the worker."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from experiments.launch.fork import PR_SET_PDEATHSIG, run_in_fork
 from experiments.launch.stop import STOP_SIGNALS, StopSignal
-from experiments.launch.training_process import run_attempt
+from experiments.launch.training_process import run_rank
 from experiments.launch.wakeup import SignalWaiter
 from experiments.trial.trial import Trial
 from launchers.processes.cleanup import clean_up, find_descendants
@@ -19,20 +18,28 @@ from modules.parallel.base import Rank
 
 
 class ForkedRank:
-    """A running one."""
+    """A running rank."""
 
-    def __init__(self, trial: Trial, attempt: int, trust: tuple[str, ...], rank: Rank, bell: SignalWaiter) -> None:
-        """Fork, and run one rank's part of an attempt."""
+    def __init__(self, trial: Trial, attempt: int, trust: tuple[str, ...], rank: Rank, waiter: SignalWaiter) -> None:
         self.code: int | None = None
-        # Blocked until it can answer them: a signal in its first moments would end it without a word.
+
+        def run_child() -> int:
+            waiter.release()
+            os.setsid()
+            if sys.platform == "linux":  # save and stop when the worker is killed
+                ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            return run_rank(trial, attempt, trust, rank, StopSignal())
+
+        # Blocked until the child has its handlers: an earlier signal would end it without a report.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         self.pid = os.fork()
         if self.pid == 0:
-            _be_child(lambda: run_attempt(trial, attempt, trust, rank, StopSignal()), bell)
+            run_in_fork(run_child)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def poll(self) -> int | None:
-        """Exit code, the negative number of the signal that ended it, or None while it runs."""
+        """Return the exit code, the negative number of the signal that ended the rank, or None while it runs."""
         if self.code is None:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
@@ -42,29 +49,15 @@ class ForkedRank:
 
     def signal(self, number: int) -> None:
         if self.code is None:
-            started = find_descendants(self.pid) if number == signal.SIGKILL else []
+            descendants = find_descendants(self.pid) if number == signal.SIGKILL else []
             os.kill(self.pid, number)
-            for process in started:
+            for process in descendants:
                 if process.is_running():
                     process.kill()
 
 
-def _be_child(run: Callable[[], int], bell: SignalWaiter) -> None:
-    """The child's whole life."""
-
-    def begin() -> int:
-        bell.forget()
-        os.setsid()
-        if sys.platform == "linux":  # asked to save and stop when the worker is killed
-            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        return run()
-
-    run_in_fork(begin)
-
-
-def memory_ran_out() -> int:
-    """How often this machine has ended a process for want of memory since it started; 0 where it does not tell."""
+def count_oom_kills() -> int:
+    """Return how many processes this machine has killed for lack of memory since it booted; 0 if it does not count them."""
     try:
         lines = Path("/proc/vmstat").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""The ranks of a crew: warm processes, perhaps on several nodes, of which the first leads and the others follow."""
+"""The ranks of a worker that run a trial together, on one or several nodes: rank 0 leads, the others follow."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import secrets
 import signal
 import socket
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +20,16 @@ from launchers.base import RankPlacement
 from launchers.processes.exit_cause import GRACE_S, FirstFailure
 from modules.parallel.base import Rank
 
-JOIN_S = 300.0
-"""How long the ranks of a crew may take to start, imports on a cold file system among it."""
+JOIN_TIMEOUT_S = 300.0
+"""How long the ranks of a group may take to start, with imports from a cold file system."""
 
 
 class RankGroupError(Exception):
-    """The ranks of a crew do not come together."""
+    """The ranks of a group did not connect in time."""
 
 
 class LineConnection:
-    """JSON lines over a connection."""
+    """JSON lines over a socket."""
 
     def __init__(self, connection: socket.socket) -> None:
         self.connection = connection
@@ -47,7 +46,7 @@ class LineConnection:
             self.is_open = False
 
     def receive(self) -> list[dict[str, Any]]:
-        """The whole lines that have come; empty and not `is_open` any more where the other side has gone."""
+        """Return the complete lines received so far; if the other side has closed, `is_open` becomes False."""
         try:
             data = self.connection.recv(1 << 16)
         except OSError:
@@ -58,152 +57,153 @@ class LineConnection:
 
 
 class RankGroup:
-    """The leader's side: one attempt at a time on all ranks."""
+    """The leader's side: runs one attempt at a time on all ranks."""
 
-    def __init__(self, seat: RankPlacement, folder: Path, bell: SignalWaiter) -> None:
-        """Meet the followers.
+    def __init__(self, placement: RankPlacement, folder: Path, waiter: SignalWaiter) -> None:
+        """Wait for the followers to connect.
 
         Args:
-            seat: of the first rank.
-            folder: the worker's, which all nodes see.
-            bell: this process's.
+            placement: of rank 0.
+            folder: the worker's; all nodes see it.
+            waiter: of this process.
 
         Raises:
-            CrewError: they have not come.
+            RankGroupError: a follower did not connect in time.
         """
-        self.seat, self.bell = seat, bell
-        self._lines: dict[int, LineConnection] = {}
+        self.placement, self.waiter = placement, waiter
+        self._followers: dict[int, LineConnection] = {}
         self._codes: dict[int, int] = {}
         self._child: ForkedRank | None = None
-        self._blame = FirstFailure()
-        if seat.world_size > 1:
-            self._gather(folder)
+        self._failure = FirstFailure()
+        if placement.world_size > 1:
+            self._accept_followers(folder)
 
-    def _gather(self, folder: Path) -> None:
+    def _accept_followers(self, folder: Path) -> None:
         with socket.create_server(("", 0)) as server:
-            word = secrets.token_hex(16)  # the port may be found by strangers
-            place = {"address": self.seat.leader_address, "port": server.getsockname()[1], "word": word}
-            write_text(meeting_file(folder, self.seat), json.dumps(place) + "\n")
-            os.chmod(meeting_file(folder, self.seat), 0o600)
+            token = secrets.token_hex(16)  # other users of the network can reach the port
+            address = {"address": self.placement.leader_address, "port": server.getsockname()[1], "token": token}
+            path = leader_file(folder, self.placement)
+            write_text(path, json.dumps(address) + "\n")
+            os.chmod(path, 0o600)
             server.settimeout(1.0)
-            deadline = time.monotonic() + JOIN_S
-            while len(self._lines) < self.seat.world_size - 1:
-                if time.monotonic() > deadline or self.bell.asked_to_leave:
-                    missing = sorted({*range(1, self.seat.world_size)} - {*self._lines})
+            deadline = time.monotonic() + JOIN_TIMEOUT_S
+            while len(self._followers) < self.placement.world_size - 1:
+                if time.monotonic() > deadline or self.waiter.stop_signal:
+                    missing = sorted({*range(1, self.placement.world_size)} - {*self._followers})
                     raise RankGroupError(
-                        f"ranks {missing} have not come to {self.seat.leader_address} in {JOIN_S:.0f} s"
+                        f"ranks {missing} have not connected to {self.placement.leader_address} in {JOIN_TIMEOUT_S:.0f} s"
                     )
                 with contextlib.suppress(TimeoutError):
-                    connection, _ = server.accept()
-                    line = LineConnection(connection)
-                    for hello in line.receive():
-                        if hello.get("word") == word:
-                            self._lines[hello["rank"]] = line
+                    follower = LineConnection(server.accept()[0])
+                    for hello in follower.receive():
+                        if hello.get("token") == token:
+                            self._followers[hello["rank"]] = follower
 
     def start(self, trial: Trial, attempt: int, trust: tuple[str, ...]) -> None:
-        """Begin an attempt on every rank."""
-        self._codes, self._blame = {}, FirstFailure()
-        rank = Rank(0, 0, self.seat.local_world_size)
-        if self.seat.world_size == 1:
-            self._child = ForkedRank(trial, attempt, trust, rank, self.bell)
+        """Start an attempt on every rank."""
+        self._codes, self._failure = {}, FirstFailure()
+        rank = Rank(0, 0, self.placement.local_world_size)
+        if self.placement.world_size == 1:
+            self._child = ForkedRank(trial, attempt, trust, rank, self.waiter)
             return
-        with socket.create_server(("", 0)) as listener:  # open until the child has it: nobody else gets the port
-            meeting = f"tcp://{self.seat.leader_address}:{listener.getsockname()[1]}"
-            rank = Rank(0, 0, self.seat.local_world_size, meeting, listener.fileno())
-            self._child = ForkedRank(trial, attempt, trust, rank, self.bell)
-        order = {"folder": str(trial.folder), "attempt": attempt, "trust": list(trust), "meeting": meeting}
-        for line in self._lines.values():
-            line.send(order)
+        with socket.create_server(("", 0)) as listener:  # the child inherits it, so no other process can take the port
+            meeting = f"tcp://{self.placement.leader_address}:{listener.getsockname()[1]}"
+            rank = Rank(0, 0, self.placement.local_world_size, meeting, listener.fileno())
+            self._child = ForkedRank(trial, attempt, trust, rank, self.waiter)
+        assignment = {"folder": str(trial.folder), "attempt": attempt, "trust": list(trust), "meeting": meeting}
+        for follower in self._followers.values():
+            follower.send(assignment)
 
     def wait(self, timeout_s: float) -> int | None:
-        """Wait for news; the exit code of the rank that decides once all have ended."""
+        """Wait for a message; once all ranks have ended, return the exit code of the rank that decides."""
         assert self._child is not None
-        ready = self.bell.wait(timeout_s, [line.fileno() for line in self._lines.values() if line.is_open])
-        for rank, line in self._lines.items():
-            for told in line.receive() if line.is_open and line.fileno() in ready else ():
-                self._end(rank, told["ended"])
-            if not line.is_open:
-                self._end(rank, -signal.SIGKILL)  # its process has gone
+        ready = self.waiter.wait(timeout_s, [each.fileno() for each in self._followers.values() if each.is_open])
+        for rank, follower in self._followers.items():
+            for message in follower.receive() if follower.is_open and follower.fileno() in ready else ():
+                self._end(rank, message["ended"])
+            if not follower.is_open:
+                self._end(rank, -signal.SIGKILL)  # its process has ended
         if (code := self._child.poll()) is not None:
             self._end(0, code)
-        if len(self._codes) < self.seat.world_size:
-            if self._blame.is_overdue:
+        if len(self._codes) < self.placement.world_size:
+            if self._failure.is_overdue:
                 self.signal(signal.SIGKILL)
             return None
-        return 0 if self._blame.rank is None else self._codes[self._blame.rank]
+        return 0 if self._failure.rank is None else self._codes[self._failure.rank]
 
     def _end(self, rank: int, code: int) -> None:
         if rank in self._codes:
             return
         self._codes[rank] = code
-        self._blame.add(rank, code)
+        self._failure.add(rank, code)
 
     def signal(self, number: int) -> None:
-        """Pass a signal to all ranks."""
-        self._blame.killed_by_us |= number == signal.SIGKILL
+        """Send a signal to all ranks."""
+        self._failure.killed_by_us |= number == signal.SIGKILL
         if self._child is not None:
             self._child.signal(number)
-        for line in self._lines.values():
-            line.send({"signal": number})
+        for follower in self._followers.values():
+            follower.send({"signal": number})
 
     @property
     def failed_rank(self) -> int | None:
         """The rank that decides how the attempt ended."""
-        return self._blame.rank
+        return self._failure.rank
 
     @property
-    def is_whole(self) -> bool:
-        """Whether all ranks can be told of another attempt."""
-        return all(line.is_open for line in self._lines.values())
+    def is_complete(self) -> bool:
+        """Whether all ranks are still connected and can run another attempt."""
+        return all(follower.is_open for follower in self._followers.values())
 
     def close(self) -> None:
-        """Let the followers go."""
-        for line in self._lines.values():
-            line.connection.close()
+        """Disconnect the followers, which then exit."""
+        for follower in self._followers.values():
+            follower.connection.close()
 
 
-def meeting_file(folder: Path, seat: RankPlacement) -> Path:
-    """Where the leader of a crew writes how it is reached."""
-    return folder / f"crew_{seat.group}.json"
+def leader_file(folder: Path, placement: RankPlacement) -> Path:
+    """Return the path of the file in which the leader of a group publishes its address."""
+    return folder / f"group_{placement.group}.json"
 
 
-def run_follower(seat: RankPlacement, folder: Path, bell: SignalWaiter) -> None:
-    """A follower's life: it does what the leader says until that has gone.
+def run_follower(placement: RankPlacement, folder: Path, waiter: SignalWaiter) -> None:
+    """Run a follower: start and signal its rank as the leader says, until the leader disconnects.
 
     Raises:
-        CrewError: there is no leader.
+        RankGroupError: the leader cannot be reached.
     """
-    line = _join(seat, folder, bell)
+    leader = _connect(placement, folder, waiter)
     child: ForkedRank | None = None
-    told_to_stop = False
-    while line.is_open or child is not None:
-        ready = bell.wait(1.0, [line.fileno()] if line.is_open else [])
-        for order in line.receive() if ready else ():
-            if "signal" in order:
+    is_stopping = False
+    while leader.is_open or child is not None:
+        ready = waiter.wait(1.0, [leader.fileno()] if leader.is_open else [])
+        for message in leader.receive() if ready else ():
+            if "signal" in message:
                 if child is not None:
-                    child.signal(order["signal"])
+                    child.signal(message["signal"])
             else:
-                rank = Rank(seat.rank, seat.local_rank, seat.local_world_size, order["meeting"])
-                child = ForkedRank(Trial(Path(order["folder"])), order["attempt"], tuple(order["trust"]), rank, bell)
-                told_to_stop = False
-        if child is not None and (bell.asked_to_leave or not line.is_open) and not told_to_stop:
+                rank = Rank(placement.rank, placement.local_rank, placement.local_world_size, message["meeting"])
+                trial, trust = Trial(Path(message["folder"])), tuple(message["trust"])
+                child = ForkedRank(trial, message["attempt"], trust, rank, waiter)
+                is_stopping = False
+        if child is not None and (waiter.stop_signal or not leader.is_open) and not is_stopping:
             child.signal(signal.SIGTERM)
-            told_to_stop, stopped_at = True, time.monotonic()
-        if child is not None and not line.is_open and told_to_stop and time.monotonic() - stopped_at > GRACE_S:
-            child.signal(signal.SIGKILL)  # the others have gone, and no step of it will end
+            is_stopping, stopped_at = True, time.monotonic()
+        if child is not None and not leader.is_open and is_stopping and time.monotonic() - stopped_at > GRACE_S:
+            child.signal(signal.SIGKILL)  # the other ranks have ended, so its current step cannot end
         if child is not None and (code := child.poll()) is not None:
-            line.send({"ended": code})
+            leader.send({"ended": code})
             child = None
 
 
-def _join(seat: RankPlacement, folder: Path, bell: SignalWaiter) -> LineConnection:
-    deadline = time.monotonic() + JOIN_S
-    while time.monotonic() < deadline and not bell.asked_to_leave:
+def _connect(placement: RankPlacement, folder: Path, waiter: SignalWaiter) -> LineConnection:
+    deadline = time.monotonic() + JOIN_TIMEOUT_S
+    while time.monotonic() < deadline and not waiter.stop_signal:
         with contextlib.suppress(OSError, ValueError):
-            place = json.loads(meeting_file(folder, seat).read_text())
-            line = LineConnection(socket.create_connection((place["address"], place["port"]), timeout=10))
-            line.connection.settimeout(None)
-            line.send({"rank": seat.rank, "word": place["word"]})
-            return line
-        bell.wait(0.1)
-    raise RankGroupError(f"rank {seat.rank} found no leader of crew {seat.group}: {asdict(seat)}")
+            address = json.loads(leader_file(folder, placement).read_text())
+            leader = LineConnection(socket.create_connection((address["address"], address["port"]), timeout=10))
+            leader.connection.settimeout(None)
+            leader.send({"rank": placement.rank, "token": address["token"]})
+            return leader
+        waiter.wait(0.1)
+    raise RankGroupError(f"rank {placement.rank} cannot reach the leader of its group: {placement}")

@@ -1,4 +1,4 @@
-"""The launching side of a run: starts an attempt, shows it, brings it to the store and says how it ended."""
+"""The launching side of a run: starts an attempt, shows its progress, syncs it to MLflow and records how it ended."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from experiments.config.allowlist import trusted
 from experiments.core.atomic import write_text
 from experiments.core.console import Display
 from experiments.core.errors import InputError
-from experiments.launch.outcome import Status, judge, record
+from experiments.launch.outcome import Status, determine_outcome, write_outcome
 from experiments.plan.plan import make_plan
 from experiments.run import journal
 from experiments.run.lock import lock_run
@@ -32,10 +32,8 @@ from experiments.trial.trial import Trial
 from launchers.base import DONE, FAILED, WRONG_INPUT, AttemptSpec, Handle, Launcher, LaunchError
 
 POLL_S = 0.05
-LONGEST_SYNC_S = 600.0
-
-
-LOCAL = "launchers.local.Local"
+SYNC_TIMEOUT_S = 600.0
+LOCAL_LAUNCHER = "launchers.local.Local"
 
 
 @dataclass
@@ -47,26 +45,26 @@ class RunResult:
     status: Status
     reason: str | None
     exit_code: int
-    """0 done, 1 the run failed or was stopped, 2 the input is wrong."""
+    """0: finished, 1: the run failed or was stopped, 2: the input is wrong."""
     metrics: dict[str, float] = field(default_factory=dict)
     """The last value of every metric, by name."""
     mlflow: dict[str, Any] = field(default_factory=dict)
-    """What the sync said last: run_id, experiment_id, pending, model, warning, error."""
+    """The last report of the sync: run_id, experiment_id, pending, model, warning, error."""
 
 
-def runs_elsewhere(config: Mapping[str, Any]) -> bool:
-    """Whether even a single run is given to a scheduler."""
-    return bool(config["launcher"]["_target_"] != LOCAL and "dry" in config["launcher"])
+def uses_scheduler(config: Mapping[str, Any]) -> bool:
+    """Return whether even a single run goes to a scheduler."""
+    return bool(config["launcher"]["_target_"] != LOCAL_LAUNCHER and "dry" in config["launcher"])
 
 
-def _launcher(node: dict[str, Any], trust: Sequence[str] = ()) -> Launcher:
+def _make_launcher(node: dict[str, Any], trust: Sequence[str] = ()) -> Launcher:
     launcher: Launcher = instantiate(node, "launcher", trust)
     return launcher
 
 
 def prestart() -> Launcher:
-    """The default launcher with a process that imports torch on another core while a configuration is composed."""
-    launcher = _launcher({"_target_": LOCAL})
+    """Return the default launcher with a process that imports torch while the configuration is composed."""
+    launcher = _make_launcher({"_target_": LOCAL_LAUNCHER})
     launcher.prestart()
     return launcher
 
@@ -79,44 +77,44 @@ def run(
     launcher: Launcher | None = None,
     changes: Mapping[str, Any] | None = None,
 ) -> RunResult:
-    """Run a frozen trial to its end, from its last checkpoint where it has one.
+    """Run a frozen trial to its end; if it has a checkpoint, resume from the last one.
 
     Args:
-        trial: what `freeze` gave; its folder gets a new attempt.
-        trust: packages beyond the house's own whose classes the trial may name.
+        trial: from `freeze`; its folder gets a new attempt.
+        trust: packages, besides the built-in ones, whose classes the trial may name.
         display: shows progress; None: lines on standard error.
-        launcher: from `prestart`; used where the trial asks for no other.
-        changes: what this attempt does otherwise than the trial, by key of the root; from `resume.changes`.
+        launcher: from `prestart`; used unless the trial names another launcher.
+        changes: values that differ from the trial in this attempt, by key of the root; from `resume.changes`.
 
     Raises:
-        InputError: an attempt at this run is still going on, or the trial cannot run.
+        InputError: another attempt of this run is running, or the trial cannot run.
         LaunchError: the machine refuses another process.
     """
     config = {**trial.config, **(changes or {})}
     plan = make_plan(config)
     packages = trusted(trust)
-    if launcher is None or config["launcher"]["_target_"] != LOCAL:
-        launcher = _launcher(config["launcher"], packages)
-    with _hold(trial):
-        watch = _AttemptMonitor(
-            trial, _new_attempt(trial, changes), display or Display(sys.stderr), plan.topology.world
+    if launcher is None or config["launcher"]["_target_"] != LOCAL_LAUNCHER:
+        launcher = _make_launcher(config["launcher"], packages)
+    with _lock(trial):
+        monitor = _AttemptMonitor(
+            trial, _create_attempt(trial, changes), display or Display(sys.stderr), plan.topology.world
         )
         hardware = config["hardware"]
-        assignment = AttemptSpec(trial.folder, watch.attempt, packages, hardware["nodes"], hardware["devices_per_node"])
+        spec = AttemptSpec(trial.folder, monitor.attempt, packages, hardware["nodes"], hardware["devices_per_node"])
         try:
-            handle: Handle = launcher.launch(assignment)
+            handle: Handle = launcher.launch(spec)
         except LaunchError:
-            shutil.rmtree(watch.folder)
+            shutil.rmtree(monitor.folder)
             raise
         (trial.folder / "outcome.json").unlink(missing_ok=True)
-        with _Signals(handle) as signals, watch.display.training(plan.name, plan.num_steps):
+        with _SignalForwarder(handle) as signals, monitor.display.training(plan.name, plan.num_steps):
             while handle.poll() is None:
-                watch.look(signals.count)
+                monitor.update(signals.count)
                 time.sleep(POLL_S)
-            watch.look(signals.count)
-            result = watch.result(handle.poll(), handle.failed_rank, asked_to_end=signals.count > 1)
-    if watch.sync is not None or result.exit_code != WRONG_INPUT:
-        _finish_sync(watch, result)
+            monitor.update(signals.count)
+            result = monitor.result(handle.poll(), handle.failed_rank, was_killed_by_us=signals.count > 1)
+    if monitor.sync is not None or result.exit_code != WRONG_INPUT:
+        _finish_sync(monitor, result)
     return result
 
 
@@ -134,11 +132,13 @@ class _AttemptMonitor:
         self.has_steps = False
         self.num_signals = 0
 
-    def look(self, num_signals: int) -> None:
-        """Read on, and show it."""
+    def update(self, num_signals: int) -> None:
+        """Read the new events and log lines, and show them."""
         events, self.offset = journal.read(self.folder / "journal.jsonl", self.offset)
         if num_signals and not self.num_signals:
-            self._show(lambda: self.display.say("stopping: a checkpoint is being saved (once more: end at once)"))
+            self._show(
+                lambda: self.display.say("stopping: a checkpoint is being saved (a second signal ends it at once)")
+            )
         self.num_signals = num_signals
         for line in self.logs.new_lines() if self.logs is not None else ():
             self._show(partial(self.display.say, line))
@@ -151,7 +151,7 @@ class _AttemptMonitor:
     def _on_metrics(self, event: journal.MetricsEvent) -> None:
         self.metrics |= event["metrics"]
         self._show(lambda: self.display.metrics(event["step"], event["metrics"], self.metrics))
-        # MLflow's import takes seconds of CPU: it waits until the first step is done.
+        # The import of MLflow takes seconds of CPU, so it waits until the first step is done.
         if not self.has_steps and self.trial.config["tracking"]["sync"] == "live":
             self.start_sync()
         self.has_steps = True
@@ -164,52 +164,58 @@ class _AttemptMonitor:
             self._show(lambda: self.display.started(event["step"]))
 
     def _show(self, on_display: Callable[[], None]) -> None:
-        """Show something; that the terminal has gone (`| head`), or its file is full, does not end the training."""
+        """Show progress. A closed terminal (`| head`) or a full disk does not end the training."""
         with contextlib.suppress(OSError, SystemExit):  # rich makes a broken pipe a SystemExit
             on_display()
 
     def start_sync(self) -> None:
-        """Start to bring the run to the store, where the machine lets it."""
-        with contextlib.suppress(OSError):  # no room for its log; `lathe sync` does it later
+        """Start the sync of the run, unless the disk or the machine refuses."""
+        with contextlib.suppress(OSError):  # for example no space for its log; `lathe sync` can do it later
             self.sync = start_sync(self.trial, self.attempt)
 
-    def result(self, code: int | None, failed_rank: int | None = None, *, asked_to_end: bool) -> RunResult:
-        """How it ended, by its own last word or else its exit code; written to `outcome.json`."""
-        outcome = judge(self.trial, self.attempt, self.last_state, code, failed_rank, asked_to_end=asked_to_end)
-        record(self.trial, self.attempt, outcome, code)
-        # A part of the user's may end the process with any code: only what the job itself called wrong input is that.
-        spoke = self.last_state is not None and self.last_state["state"] == "failed"
-        exit_code = DONE if outcome.status == "finished" else WRONG_INPUT if code == WRONG_INPUT and spoke else FAILED
+    def result(self, code: int | None, failed_rank: int | None = None, *, was_killed_by_us: bool) -> RunResult:
+        """Determine how the attempt ended, and write it to `outcome.json`."""
+        outcome = determine_outcome(
+            self.trial, self.attempt, self.last_state, code, failed_rank, was_killed_by_us=was_killed_by_us
+        )
+        write_outcome(self.trial, self.attempt, outcome, code)
+        # User code may exit with any code, so code 2 counts as wrong input only if the attempt reported a failure.
+        has_reported = self.last_state is not None and self.last_state["state"] == "failed"
+        exit_code = (
+            DONE if outcome.status == "finished" else WRONG_INPUT if code == WRONG_INPUT and has_reported else FAILED
+        )
         return RunResult(self.trial, self.attempt, outcome.status, outcome.reason, exit_code, self.metrics)
 
 
-def _hold(trial: Trial) -> TextIO:
-    """Hold the run, as the first and only one.
+def _lock(trial: Trial) -> TextIO:
+    """Lock the run.
 
     Raises:
-        InputError: somebody is at work on it.
+        InputError: another process runs it.
     """
     name = trial.folder.name
     try:
         return lock_run(trial.folder, first=True)
     except BlockingIOError as err:
-        raise InputError([f"run '{name}' is still at work{_where(trial)}; wait for its end, or stop it there"]) from err
+        raise InputError(
+            [f"run '{name}' is still running{_describe_process(trial)}; wait for its end, or stop it there"]
+        ) from err
     except OSError as err:
-        raise InputError([f"run '{name}' cannot be held: {err.strerror} ({err.filename}); make it writable"]) from err
+        raise InputError([f"run '{name}' cannot be locked: {err.strerror} ({err.filename}); make it writable"]) from err
 
 
-def _where(trial: Trial) -> str:
+def _describe_process(trial: Trial) -> str:
     attempts = trial.attempts()
     events = journal.read(attempts[-1] / "journal.jsonl")[0] if attempts else []
     states = [event for event in events if event["event"] == "state"]
     return f" (process {states[-1]['pid']} on {states[-1]['host']})" if states else ""
 
 
-def _new_attempt(trial: Trial, changes: Mapping[str, Any] | None) -> int:
-    """Make the folder of the next attempt, with what it does otherwise than the trial.
+def _create_attempt(trial: Trial, changes: Mapping[str, Any] | None) -> int:
+    """Create the folder of the next attempt, with the values that differ from the trial.
 
     Raises:
-        InputError: it cannot be made.
+        InputError: the folder cannot be created.
     """
     attempts = trial.attempts()
     number = int(attempts[-1].name) + 1 if attempts else 1
@@ -219,23 +225,23 @@ def _new_attempt(trial: Trial, changes: Mapping[str, Any] | None) -> int:
         if changes:
             write_text(folder / "changed.yaml", yaml.safe_dump(dict(changes), sort_keys=False, allow_unicode=True))
     except FileExistsError as err:
-        raise InputError([f"run '{trial.folder.name}' was started by someone else this moment; wait for it"]) from err
+        raise InputError([f"run '{trial.folder.name}' was just started by another process; wait for its end"]) from err
     except OSError as err:
-        raise InputError([f"{folder} cannot be made: {err.strerror}; free space, or make it writable"]) from err
+        raise InputError([f"{folder} cannot be created: {err.strerror}; free space, or make it writable"]) from err
     return number
 
 
-class _Signals:
-    """Passes Ctrl-C and SIGTERM on: the first asks the job to save and stop, the second ends it at once."""
+class _SignalForwarder:
+    """Forwards Ctrl-C and SIGTERM. The first signal asks the training to save and stop, the second ends it at once."""
 
     def __init__(self, handle: Handle) -> None:
         self.handle = handle
         self.count = 0
 
-    def __enter__(self) -> _Signals:
+    def __enter__(self) -> _SignalForwarder:
         try:
-            self.before = {number: signal.signal(number, self._pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
-        except ValueError:  # not the main thread, as in some notebooks: signals are then the caller's affair
+            self.before = {number: signal.signal(number, self._forward) for number in (signal.SIGINT, signal.SIGTERM)}
+        except ValueError:  # not in the main thread, as in some notebooks: the caller handles signals
             self.before = {}
         return self
 
@@ -243,14 +249,14 @@ class _Signals:
         for number, handler in self.before.items():
             signal.signal(number, handler)
 
-    def _pass_on(self, number: int, frame: FrameType | None) -> None:
-        """Print nothing: what is interrupted here may be printing."""
+    def _forward(self, number: int, frame: FrameType | None) -> None:
+        """Forward a signal. Do not print here: the interrupted code may be printing."""
         self.count += 1
         self.handle.signal(number if self.count == 1 else signal.SIGKILL)
 
 
 def start_sync(trial: Trial, attempt: int) -> subprocess.Popen[str]:
-    """Start the process that brings a run to the store while it trains."""
+    """Start the process that syncs a run to MLflow while it trains."""
     module = [sys.executable, "-P", "-m", "experiments.tracking.follow_run"]
     command = [*module, str(trial.folder), "--attempt", str(attempt)]
     log = (trial.folder / "attempts" / str(attempt) / "sync.log").open("w")
@@ -260,29 +266,29 @@ def start_sync(trial: Trial, attempt: int) -> subprocess.Popen[str]:
         )
 
 
-def _finish_sync(watch: _AttemptMonitor, result: RunResult) -> None:
-    """Let the sync bring what is left; it gives up by itself where the store does not answer."""
-    if watch.trial.config["tracking"]["sync"] == "off":
+def _finish_sync(monitor: _AttemptMonitor, result: RunResult) -> None:
+    """Wait until the sync is complete; the sync itself gives up if the store does not answer."""
+    if monitor.trial.config["tracking"]["sync"] == "off":
         return
-    if watch.sync is None:
-        watch.start_sync()
-    later = f"MLflow's store does not have all of this run yet; later: `lathe sync {watch.trial.reference}`"
-    if watch.sync is None:
-        watch.display.say(later)
+    if monitor.sync is None:
+        monitor.start_sync()
+    later = f"MLflow does not have all of this run yet; run `lathe sync {monitor.trial.reference}` later"
+    if monitor.sync is None:
+        monitor.display.say(later)
         return
-    assert watch.sync.stdin is not None
-    watch.sync.stdin.close()  # which tells it that the attempt is over, also where a full disk took no outcome
+    assert monitor.sync.stdin is not None
+    monitor.sync.stdin.close()  # this ends the sync, also if a full disk prevented outcome.json
     try:
-        with watch.display.waiting("bringing the run to MLflow"):
-            watch.sync.wait(LONGEST_SYNC_S)
+        with monitor.display.waiting("syncing the run to MLflow"):
+            monitor.sync.wait(SYNC_TIMEOUT_S)
     except (KeyboardInterrupt, subprocess.TimeoutExpired):
-        watch.display.say(f"the sync goes on in the background (process {watch.sync.pid})")
-    for line in (watch.folder / "sync.log").read_text().splitlines():
+        monitor.display.say(f"the sync continues in the background (process {monitor.sync.pid})")
+    for line in (monitor.folder / "sync.log").read_text().splitlines():
         with contextlib.suppress(ValueError):
-            told = json.loads(line)
-            result.mlflow |= told if isinstance(told, dict) else {}
+            report = json.loads(line)
+            result.mlflow |= report if isinstance(report, dict) else {}
     if result.mlflow.get("warning"):
-        watch.display.say(f"warning: {result.mlflow['warning']}")
-    if watch.sync.poll():
+        monitor.display.say(f"warning: {result.mlflow['warning']}")
+    if monitor.sync.poll():
         error = result.mlflow.get("error")
-        watch.display.say(f"warning: {error}" if error else later)
+        monitor.display.say(f"warning: {error}" if error else later)

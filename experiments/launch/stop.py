@@ -7,17 +7,17 @@ import signal
 import threading
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
-"""A scheduler sends its word to every process of a job."""
+"""USR2 comes from the scheduler before the time limit, and reaches every process of a job."""
 
 
 class StopSignal:
-    """The reason to stop after the step that runs: a signal, or the launching process has gone."""
+    """Why the training should stop after the current step: a signal came, or the launching process has ended."""
 
     def __init__(self) -> None:
         self.reason: str | None = None
         for number in STOP_SIGNALS:
             signal.signal(number, self._on_signal)
-        # The launching side starts this process with them blocked, so that one that comes early waits until here.
+        # The launching side starts this process with the signals blocked, so an early signal waits until here.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
     def __call__(self) -> str | None:
@@ -33,4 +33,4 @@ class StopSignal:
     def _watch_launcher(self) -> None:
         while os.read(0, 4096):
             pass
-        self.reason = self.reason or "the launching process has gone"
+        self.reason = self.reason or "the launching process has ended"

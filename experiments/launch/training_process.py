@@ -1,4 +1,7 @@
-"""One attempt at a trial, in its own process: `python -m experiments.launch.training_process`, told by a line on stdin."""
+"""Runs one rank of an attempt in its own process: `python -m experiments.launch.training_process`.
+
+The launcher sends the assignment as one line of JSON on standard input.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.config.allowlist import find_here
-from experiments.launch.async_supervisor import is_supervised, keep
+from experiments.launch.async_supervisor import is_supervised, run_supervisor
 from experiments.launch.stop import StopSignal
 from experiments.run.journal import Journal
 from experiments.run.lock import lock_run
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def _log_to(path: Path) -> None:
-    """Send all that this process prints to a file, each line at once, and a crash's traceback too."""
+    """Send the output of this process to a file, line by line, also the traceback of a crash."""
     log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
@@ -38,52 +41,55 @@ def _log_to(path: Path) -> None:
 
 
 def main() -> int:
-    """Wait for an assignment and run it; an end of input instead of a line means that there is none."""
+    """Wait for an assignment and run it; exit without error if standard input ends first."""
     stop = StopSignal()
     try:
-        # What takes seconds is imported before the assignment is read, while the launching side still composes it.
+        # These imports take seconds. They run while the launching side still composes the configuration.
         importlib.import_module("experiments.train.attempt")
         from modules.parallel.base import Rank
     except ImportError as err:
-        print(f"ImportError: training cannot begin: {err}; `python -c 'import torch'` tells more", file=sys.stderr)
+        print(
+            f"ImportError: training cannot start: {err}; run `python -c 'import torch'` for the traceback",
+            file=sys.stderr,
+        )
         return FAILED
-    with open(0, "rb", buffering=0, closefd=False) as stdin:  # unbuffered: the watching thread reads on from here
+    with open(0, "rb", buffering=0, closefd=False) as stdin:  # unbuffered: the watching thread reads the rest
         line = stdin.readline()
     if not line:
         return DONE
     stop.watch_launcher()
-    order = json.loads(line)
-    trial, rank = Trial(Path(order["folder"])), Rank(**order["rank"])
-    code = run_attempt(trial, int(order["attempt"]), tuple(order["trust"]), rank, stop)
+    assignment = json.loads(line)
+    trial, rank = Trial(Path(assignment["folder"])), Rank(**assignment["rank"])
+    code = run_rank(trial, int(assignment["attempt"]), tuple(assignment["trust"]), rank, stop)
     if rank.meeting:
-        if rank.number == 0 and rank.meeting.startswith("file://"):  # the launching side may be gone
+        if rank.number == 0 and rank.meeting.startswith("file://"):  # the launching side may have ended
             shutil.rmtree(Path(rank.meeting.removeprefix("file://")).parent, ignore_errors=True)
-        # The threads of a process group may still run, and abort a process that takes itself down step by step.
+        # Threads of a process group may still run, and would abort a regular shutdown.
         sys.stdout.flush()
         os._exit(code)
     return code
 
 
-def run_attempt(trial: Trial, number: int, trust: tuple[str, ...], rank: Rank, stop: StopSignal) -> int:
-    """Hold the run and do one rank's part of an attempt; what this process prints goes to the attempt's folder.
+def run_rank(trial: Trial, attempt: int, trust: tuple[str, ...], rank: Rank, stop: StopSignal) -> int:
+    """Lock the run and run one rank of an attempt; the output of this process goes to the attempt's folder.
 
     Returns:
-        The exit code of the job.
+        The exit code of the process.
     """
-    from experiments.train.attempt import execute
+    from experiments.train.attempt import run_attempt
 
-    folder = trial.folder / "attempts" / str(number)
+    folder = trial.folder / "attempts" / str(attempt)
     with lock_run(trial.folder):
-        if trial.attempts()[-1] != folder:  # the launching side died, and another began before this one held the run
+        if trial.attempts()[-1] != folder:  # the launching side died, and another attempt started before this lock
             return FAILED
         _log_to(folder / log_name(rank.number))
         find_here(trust)
-        if is_supervised(trial.config_of(number)):
-            return keep(trial, number, trust, rank, stop)
+        if is_supervised(trial.config_of(attempt)):
+            return run_supervisor(trial, attempt, trust, rank, stop)
         with Journal(folder / "journal.jsonl" if rank.number == 0 else Path(os.devnull)) as journal:
             try:
-                return execute(trial, number, trust, rank, journal, stop)
-            except BaseException:  # a part that calls sys.exit; without other ranks Python ends as it will
+                return run_attempt(trial, attempt, trust, rank, journal, stop)
+            except BaseException:  # also for sys.exit in user code; a single rank lets Python end normally
                 if not rank.meeting:
                     raise
                 traceback.print_exc()

@@ -36,7 +36,7 @@ LOST = ("gloo/transport", "Connection closed by peer", "Connection reset by peer
 """Parts of what torch says when a rank has gone."""
 
 
-def execute(
+def run_attempt(
     trial: Trial,
     number: int,
     trust: tuple[str, ...],

@@ -20,7 +20,7 @@ from typing import Any
 
 from experiments.core.errors import InputError
 from experiments.core.signals import heeded
-from experiments.launch.run_trial import LOCAL
+from experiments.launch.run_trial import LOCAL_LAUNCHER
 from experiments.results.reproduce.original import Original
 from experiments.run.journal_tail import JournalTail
 from experiments.trial.code_restore import Restored
@@ -56,8 +56,8 @@ def new_run(original: Original, code: Restored, runs_dir: Path, steps: int | Non
     """
     record = original.record
     config = {**record.config, "resume": False}
-    if config["launcher"]["_target_"] != LOCAL:  # it runs here, whoever started the original
-        config["launcher"] = {"_target_": LOCAL}
+    if config["launcher"]["_target_"] != LOCAL_LAUNCHER:  # it runs here, whoever started the original
+        config["launcher"] = {"_target_": LOCAL_LAUNCHER}
     warnings: list[str] = []
     with new_folder(runs_dir, f"single/{_free_name(record.trial_id, runs_dir)}") as folder:
         provenance = {

@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from experiments.launch.forked_process import memory_ran_out
-from experiments.launch.outcome import Outcome, judge, record
+from experiments.launch.forked_process import count_oom_kills
+from experiments.launch.outcome import Outcome, determine_outcome, write_outcome
 from experiments.launch.rank_group import RankGroup
 from experiments.launch.wakeup import SignalWaiter
 from experiments.run import journal
@@ -51,21 +51,21 @@ class TrialRunner:
 
     def run(self, trust: tuple[str, ...]) -> None:
         """Run the attempt to its end, and tell the ledger."""
-        starved_before = memory_ran_out()
+        starved_before = count_oom_kills()
         self.crew.start(self.claim.trial, self.claim.attempt, trust)
         pause_s = PRUNE_LOOK_S if self.prunes else LOOK_S
         while (code := self.crew.wait(pause_s)) is None:
             self._look()
         self._read_on()
-        outcome = judge(
+        outcome = determine_outcome(
             self.claim.trial,
             self.claim.attempt,
             self._last_state,
             code,
             self.crew.failed_rank,
-            asked_to_end=self._is_fenced,
+            was_killed_by_us=self._is_fenced,
         )
-        if outcome.failure == KILLED and memory_ran_out() > starved_before:
+        if outcome.failure == KILLED and count_oom_kills() > starved_before:
             told = "the machine's memory ran out, and its kernel ended the trial; lower batch_size_per_device"
             outcome = Outcome(outcome.status, told, HOST_MEMORY)
         self._end(outcome, code)
@@ -75,7 +75,7 @@ class TrialRunner:
         if now - self._beat_at > BEAT_S:
             self._beat()
             self._beat_at = now
-        if self.bell.asked_to_leave is not None and self._why is None:
+        if self.bell.stop_signal is not None and self._why is None:
             self._stop(TIMEOUT if self.time_is_up() else PREEMPTED)
         if now - self._looked_at > LOOK_S and self._why is None:
             self._looked_at = now
@@ -126,7 +126,7 @@ class TrialRunner:
                 failure=failure, reason=reason, wasted=is_wasted,
             )  # fmt: skip
         if is_own:
-            record(self.claim.trial, self.claim.attempt, Outcome(outcome.status, reason, failure), code)
+            write_outcome(self.claim.trial, self.claim.attempt, Outcome(outcome.status, reason, failure), code)
 
     def _verdict(self, outcome: Outcome, value: float | None) -> tuple[State, str | None, str | None]:
         """What becomes of the trial, and why."""

@@ -101,7 +101,7 @@ class Worker:
         seen: dict[tuple[str, int], float] | None = None
         idle_since = 0.0
         try:
-            while not self._must_leave() and self.crew.is_whole:
+            while not self._must_leave() and self.crew.is_complete:
                 self._reap()
                 claim = claims.take()
                 if claim is not None:
@@ -126,7 +126,7 @@ class Worker:
 
     def _must_leave(self) -> bool:
         """Whether it was asked to, or has no time left for a trial that it could save."""
-        return self.bell.asked_to_leave is not None or self._time_left_s() < self.seat.signal_delay_s + LEAST_S
+        return self.bell.stop_signal is not None or self._time_left_s() < self.seat.signal_delay_s + LEAST_S
 
     def _time_left_s(self) -> float:
         return float("inf") if self.seat.ends_at is None else self.seat.ends_at - time.time()

@@ -1,4 +1,4 @@
-"""Asynchronous runs as one would see them: replicas, servers and the coordinator are killed, and what becomes of it."""
+"""Asynchronous runs in which replicas, servers and the coordinator are killed."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ SMALL = (
 TWO = "hardware.devices_per_node=2"
 
 
-def metrics_of(folder: Path, attempt: int) -> dict[str, list[float]]:
-    """Every metric's values in the order of an attempt's journal."""
-    found: dict[str, list[float]] = {}
+def read_metrics(folder: Path, attempt: int) -> dict[str, list[float]]:
+    """Return the values of every metric in the order of an attempt's journal."""
+    metrics: dict[str, list[float]] = {}
     for event in journal.read(folder / "attempts" / str(attempt) / "journal.jsonl")[0]:
         for key, value in event["metrics"].items() if event["event"] == "metrics" else ():
-            found.setdefault(key, []).append(value)
-    return found
+            metrics.setdefault(key, []).append(value)
+    return metrics
 
 
-def until(look: Callable[[], T | None], timeout_s: float = 60) -> T:
-    """Wait for something that takes a look at a whole journal, or at all processes."""
+def until(condition: Callable[[], T | None], timeout_s: float = 60) -> T:
+    """Wait until a condition returns a value, with pauses for conditions that read a whole journal or all processes."""
     end = time.monotonic() + timeout_s
     while time.monotonic() < end:
-        if (found := look()) is not None:
-            return found
+        if (value := condition()) is not None:
+            return value
         time.sleep(0.1)
-    raise AssertionError(f"nothing came in {timeout_s} s")
+    raise AssertionError(f"the condition did not become true in {timeout_s} s")
 
 
-def pid_of(launcher: int, role: str) -> int | None:
-    """The process of a role."""
+def find_pid(launcher: int, role: str) -> int | None:
+    """Return the process id of a role; None if it does not run."""
     for process in psutil.Process(launcher).children(recursive=True):
         try:
             if process.name() == role and process.status() != psutil.STATUS_ZOMBIE:
@@ -58,35 +58,35 @@ def pid_of(launcher: int, role: str) -> int | None:
 
 
 def kill(launcher: int, role: str) -> None:
-    """Kill a role's process, and wait until another plays it."""
-    victim = until(lambda: pid_of(launcher, role))
+    """Kill the process of a role, and wait until another one has started."""
+    victim = until(lambda: find_pid(launcher, role))
     os.kill(victim, signal.SIGKILL)
-    until(lambda: True if pid_of(launcher, role) not in (None, victim) else None)
+    until(lambda: True if find_pid(launcher, role) not in (None, victim) else None)
 
 
 @pytest.mark.slow
-def test_killed_replicas_and_servers_come_back_and_a_killed_coordinator_ends_an_attempt(live: Live) -> None:
+def test_killed_replicas_and_servers_restart_and_a_killed_coordinator_ends_the_attempt(live: Live) -> None:
     process = live.start("run", *SMALL, "max_steps=100000", "parallel=async", "parallel.servers=2",
                          "parallel.snapshot_every=10", "parallel.delays_s={0: 0.02, 1: 0.02}", TWO)  # fmt: skip
     live.at_step(20)
     folder = live.run_folder()
 
-    def since(metric: str, attempt: int = 1) -> float | None:
-        return metrics_of(folder, attempt).get(metric, [None])[-1]
+    def last_value(metric: str, attempt: int = 1) -> float | None:
+        return read_metrics(folder, attempt).get(metric, [None])[-1]
 
     def until_steps(more: int, attempt: int = 1) -> None:
-        done = len(metrics_of(folder, attempt)["train/loss_nats"])
-        until(lambda: True if len(metrics_of(folder, attempt)["train/loss_nats"]) > done + more // 5 else None)
+        done = len(read_metrics(folder, attempt)["train/loss_nats"])
+        until(lambda: True if len(read_metrics(folder, attempt)["train/loss_nats"]) > done + more // 5 else None)
 
-    until(lambda: True if since("async/replicas") == 2 else None)
+    until(lambda: True if last_value("async/replicas") == 2 else None)
     kill(process.pid, "replica 1")
     until_steps(20)
-    until(lambda: True if since("async/replicas") == 2 else None)  # it is back, and works
-    until(lambda: True if since("async/replica_1_examples_per_s") else None)
+    until(lambda: True if last_value("async/replicas") == 2 else None)  # it has restarted and works
+    until(lambda: True if last_value("async/replica_1_examples_per_s") else None)
     kill(process.pid, "server 1")
-    until(lambda: True if since("async/restarts") == 1 else None)
+    until(lambda: True if last_value("async/restarts") == 1 else None)
     until_steps(20)
-    lost = since("async/lost_updates")
+    lost = last_value("async/lost_updates")
     assert lost is not None
     assert 0 <= lost <= 10
     process.send_signal(signal.SIGTERM)
@@ -94,15 +94,15 @@ def test_killed_replicas_and_servers_come_back_and_a_killed_coordinator_ends_an_
     live.until_nothing_runs(10)
     stopped = re.search(r"stopped: SIGTERM after step (\d+), which is saved", live.printed())
     assert stopped, live.printed()
-    assert "replica 1 was ended by SIGKILL; it is started again" in live.printed()
-    losses = metrics_of(folder, 1)["train/loss_nats"]
-    assert sum(losses[-3:]) < sum(losses[:3]), "it has learnt through all of that"
+    assert "replica 1 was ended by SIGKILL; it is restarted" in live.printed()
+    losses = read_metrics(folder, 1)["train/loss_nats"]
+    assert sum(losses[-3:]) < sum(losses[:3]), "training makes progress in spite of the kills"
 
     process = live.start("resume", folder.name, "parallel=hybrid")
     live.at_step(int(stopped[1]) + 20, attempt=2)
-    kill(process.pid, "replica 1")  # a member of the only group, which forms again
+    kill(process.pid, "replica 1")  # a member of the only group, which is formed again
     until_steps(20, attempt=2)
-    coordinator = until(lambda: pid_of(process.pid, "coordinator"))
+    coordinator = until(lambda: find_pid(process.pid, "coordinator"))
     os.kill(coordinator, signal.SIGKILL)
     assert process.wait(30) == 1
     live.until_nothing_runs(10)
@@ -112,14 +112,14 @@ def test_killed_replicas_and_servers_come_back_and_a_killed_coordinator_ends_an_
     assert "Traceback" not in live.printed()
 
 
-def stream(folder: Path) -> dict[str, list[float]]:
-    """All that was learnt and measured."""
-    found = metrics_of(folder, 1)
-    return {key: values for key, values in found.items() if key.startswith(("train/", "val/", "test/"))}
+def read_results(folder: Path) -> dict[str, list[float]]:
+    """Return the training, validation and test metrics."""
+    metrics = read_metrics(folder, 1)
+    return {key: values for key, values in metrics.items() if key.startswith(("train/", "val/", "test/"))}
 
 
 @pytest.mark.slow
-def test_a_run_with_one_replica_is_that_of_one_process_to_the_last_bit(lathe: Lathe, tmp_path: Path) -> None:
+def test_a_run_with_one_replica_is_bit_identical_to_a_run_of_one_process(lathe: Lathe, tmp_path: Path) -> None:
     same = ("tracking=off", "model=mlp", "model.dropout_prob=0.3", "max_steps=12", "eval_every_steps=5", "log_every_steps=3",
             "checkpoint.every_steps=4", "batch_size_per_device=16", "grad_clip_norm=1.0", "schedule=cosine")  # fmt: skip
     folders = []
@@ -127,12 +127,12 @@ def test_a_run_with_one_replica_is_that_of_one_process_to_the_last_bit(lathe: La
         done = lathe("run", *same, f"parallel={parallel}", f"runs_dir={tmp_path / parallel}")
         assert done.returncode == 0, done.stderr
         folders.append(next((tmp_path / parallel).glob("single/*")))
-    assert stream(folders[1]) == stream(folders[0])
-    assert "cost/cpu_s" in metrics_of(folders[0], 1)
-    assert "cost/cpu_s" not in metrics_of(folders[1], 1)  # the coordinator does not see what replicas take
-    told = [
+    assert read_results(folders[1]) == read_results(folders[0])
+    assert "cost/cpu_s" in read_metrics(folders[0], 1)
+    assert "cost/cpu_s" not in read_metrics(folders[1], 1)  # the coordinator does not see the CPU time of replicas
+    weights = [
         path.read_bytes() for folder in folders for path in folder.glob("checkpoints/step_00000012/model.safetensors")
     ]
-    assert len(told) == 2
-    assert told[0] == told[1]
-    assert metrics_of(folders[1], 1)["async/staleness_max"][-1] == 0
+    assert len(weights) == 2
+    assert weights[0] == weights[1]
+    assert read_metrics(folders[1], 1)["async/staleness_max"][-1] == 0

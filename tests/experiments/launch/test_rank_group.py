@@ -1,4 +1,4 @@
-"""Runs of several ranks as one would see them: curves, logs, deaths, stops, and resumes in another topology."""
+"""Runs of several ranks from the user's view: curves, logs, killed ranks, stops, and resumes in another topology."""
 
 from __future__ import annotations
 
@@ -47,16 +47,16 @@ def curve(folder: Path, key: str = "train/loss_nats") -> dict[int, float]:
     }
 
 
-def ranks_of(launcher: int) -> list[int]:
-    """Processes of the ranks, by when they were started: their numbers."""
+def find_rank_pids(launcher: int) -> list[int]:
+    """Return the process ids of the ranks, in the order in which they were started."""
     children = psutil.Process(launcher).children()
-    jobs = [child for child in children if "experiments.launch.training_process" in " ".join(child.cmdline())]
-    return [job.pid for job in sorted(jobs, key=lambda job: (job.create_time(), job.pid))]
+    processes = [child for child in children if "experiments.launch.training_process" in " ".join(child.cmdline())]
+    return [each.pid for each in sorted(processes, key=lambda each: (each.create_time(), each.pid))]
 
 
 @pytest.fixture(scope="module")
 def single(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same training by one process."""
+    """The same training in a single process."""
     folder = tmp_path_factory.mktemp("single")
     live = Live(folder)
     assert live.start("run", *SMALL, NUM_STEPS).wait(120) == 0
@@ -65,10 +65,10 @@ def single(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("option", ["data", pytest.param("zero2", marks=only_long), "pipeline"])
-def test_a_rank_that_is_killed_ends_the_run_at_once_and_a_resume_goes_on(option: str, live: Live, single: Path) -> None:
+def test_a_killed_rank_ends_the_run_at_once_and_a_resume_continues_it(option: str, live: Live, single: Path) -> None:
     process = live.start("run", *SMALL, NUM_STEPS, f"parallel={option}", TWO, "checkpoint.every_steps=20")
     live.at_step(45)
-    victim = ranks_of(process.pid)[1]
+    victim = find_rank_pids(process.pid)[1]
     begin = time.monotonic()
     os.kill(victim, signal.SIGKILL)
     assert process.wait(30) == 1
@@ -85,7 +85,7 @@ def test_a_rank_that_is_killed_ends_the_run_at_once_and_a_resume_goes_on(option:
 
 
 @pytest.mark.slow
-def test_a_rank_that_fails_is_named_with_its_traceback_first(lathe: Lathe, tmp_path: Path) -> None:
+def test_the_traceback_of_the_rank_that_failed_comes_first(lathe: Lathe, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(BREAKS)
     done = lathe("run", *SMALL, "model._target_=mine.Breaks", "--trust", "mine", "parallel=data", TWO)
     assert done.returncode == 1
@@ -100,7 +100,7 @@ def test_a_rank_that_fails_is_named_with_its_traceback_first(lathe: Lathe, tmp_p
 
 
 @pytest.mark.slow
-def test_ranks_stop_at_one_step_and_go_on_in_another_topology(live: Live, single: Path) -> None:
+def test_ranks_stop_at_the_same_step_and_resume_in_another_topology(live: Live, single: Path) -> None:
     process = live.start("run", *SMALL, NUM_STEPS, "parallel=zero1", TWO, "grad_clip_norm=null")
     live.at_step(40)
     process.send_signal(signal.SIGTERM)
@@ -121,7 +121,7 @@ def test_ranks_stop_at_one_step_and_go_on_in_another_topology(live: Live, single
 
 
 @pytest.mark.slow
-def test_ranks_whose_launcher_is_killed_save_and_stop(live: Live) -> None:
+def test_ranks_save_and_stop_if_their_launcher_is_killed(live: Live) -> None:
     process = live.start("run", *SMALL, "max_steps=1000000", "parallel=data", TWO)
     live.at_step(30)
     process.kill()
@@ -129,5 +129,5 @@ def test_ranks_whose_launcher_is_killed_save_and_stop(live: Live) -> None:
     live.until_nothing_runs(30)
     states = [event for event in journal.replay(live.run_folder()) if event["event"] == "state"]
     assert states[-1]["state"] == "stopped"
-    assert "the launching process has gone" in str(states[-1]["reason"])
+    assert "the launching process has ended" in str(states[-1]["reason"])
     assert list(live.run_folder().glob(f"checkpoints/step_{states[-1]['step']:08d}"))

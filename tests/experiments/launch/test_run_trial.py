@@ -1,4 +1,4 @@
-"""The launching side: exit codes, last words, MLflow's status, and a notebook's three lines."""
+"""The launching side: exit codes, error reports, MLflow's status, and runs from notebooks."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def frozen(tmp_path: Path, *overrides: str) -> Trial:
     return freeze(compose([f"runs_dir={tmp_path}/runs", *TINY, *overrides]))
 
 
-def test_a_notebook_needs_three_lines(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_notebook_runs_a_trial(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     result = run(frozen(tmp_path))
     assert (result.status, result.reason, result.exit_code, result.attempt) == ("finished", None, 0, 1)
     assert {"train/loss_nats", "val/accuracy_top1", "test/accuracy_top1"} <= result.metrics.keys()
@@ -54,18 +54,18 @@ def test_a_notebook_needs_three_lines(tmp_path: Path, capfd: pytest.CaptureFixtu
     assert (result.trial.outcome() or {})["status"] == "finished"
 
 
-def test_a_notebook_may_run_in_another_thread(tmp_path: Path) -> None:
+def test_a_trial_runs_from_another_thread(tmp_path: Path) -> None:
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    found: list[RunResult] = []
-    thread = threading.Thread(target=lambda: found.append(run(frozen(tmp_path), display=Display(io.StringIO()))))
+    results: list[RunResult] = []
+    thread = threading.Thread(target=lambda: results.append(run(frozen(tmp_path), display=Display(io.StringIO()))))
     thread.start()
     thread.join(120)
-    assert [result.status for result in found] == ["finished"]
+    assert [result.status for result in results] == ["finished"]
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
 
 
 @pytest.mark.slow
-def test_a_script_may_start_runs_without_a_main_guard(live: Live) -> None:
+def test_a_script_runs_trials_without_a_main_guard(live: Live) -> None:
     script = live.folder / "script.py"
     script.write_text(
         "from experiments.config.compose import compose\n"
@@ -92,30 +92,30 @@ def test_metrics_of_all_attempts_are_in_the_result(tmp_path: Path) -> None:
     assert result.metrics["train/early"] == 3.0
 
 
-def test_a_run_that_somebody_holds_is_refused(tmp_path: Path) -> None:
+def test_a_locked_run_is_refused(tmp_path: Path) -> None:
     trial = frozen(tmp_path)
     with (
         lock_run(trial.folder),
-        pytest.raises(InputError, match=f"run '{trial.id}' is still at work; wait for its end"),
+        pytest.raises(InputError, match=f"run '{trial.id}' is still running; wait for its end"),
     ):
         run(trial)
     assert trial.attempts() == []
 
 
 @pytest.mark.slow
-def test_a_terminal_that_has_gone_does_not_end_a_training(tmp_path: Path) -> None:
-    class Gone(io.StringIO):
+def test_a_closed_terminal_does_not_end_a_training(tmp_path: Path) -> None:
+    class Closed(io.StringIO):
         def write(self, text: str) -> int:
             raise BrokenPipeError
 
-    assert run(frozen(tmp_path), display=Display(Gone())).status == "finished"
+    assert run(frozen(tmp_path), display=Display(Closed())).status == "finished"
 
 
 @pytest.mark.parametrize(
     ("state", "code", "status", "reason", "exit_code"),
     [
         ("finished", 0, "finished", None, 0),
-        ("finished", -11, "finished", None, 0),  # it crashed after its last word
+        ("finished", -11, "finished", None, 0),  # a crash after the report
         ("stopped", 1, "stopped", "why", 1),
         ("failed", 1, "failed", "why", 1),
         ("failed", 2, "failed", "why", 2),
@@ -124,23 +124,29 @@ def test_a_terminal_that_has_gone_does_not_end_a_training(tmp_path: Path) -> Non
             "running",
             -9,
             "killed",
-            "ended by SIGKILL; if nobody sent it, memory ran out: lower batch_size_per_device",
+            "ended by SIGKILL; if you did not send it, memory ran out: lower batch_size_per_device",
             1,
         ),
         (None, DISK_FULL, "failed", "is full; free space, then `lathe resume ", 1),
-        ("running", 3, "failed", "the job ended with code 3 and left no word; what it printed stands above", 1),
+        (
+            "running",
+            3,
+            "failed",
+            "the training process ended with code 3 and reported no error; see its output above",
+            1,
+        ),
     ],
 )
-def test_its_own_last_word_counts_and_else_its_exit_code(
+def test_the_report_of_an_attempt_takes_precedence_over_its_exit_code(
     tmp_path: Path, state: Any, code: int, status: str, reason: str | None, exit_code: int
 ) -> None:
     trial = frozen(tmp_path)
     if state is not None:
         with Journal(trial.folder / "attempts" / "1" / "journal.jsonl") as journal:
             journal.state(state, step=3, attempt=1, reason=None if state in ("finished", "running") else "why")
-    watch = launch._AttemptMonitor(trial, 1, Display(io.StringIO()), num_ranks=1)
-    watch.look(0)
-    result = watch.result(code, asked_to_end=False)
+    monitor = launch._AttemptMonitor(trial, 1, Display(io.StringIO()), num_ranks=1)
+    monitor.update(0)
+    result = monitor.result(code, was_killed_by_us=False)
     assert (result.status, result.exit_code) == (status, exit_code)
     assert result.reason == reason or (reason is not None and reason in str(result.reason))
     outcome = json.loads((trial.folder / "outcome.json").read_text())
@@ -166,7 +172,7 @@ def test_an_error_in_a_users_model_is_one_line_and_the_log_has_its_traceback(lat
 
 
 @pytest.mark.slow
-def test_mlflow_says_truly_how_each_run_ended(lathe: Lathe, live: Live, tmp_path: Path, empty_store: Path) -> None:
+def test_mlflow_shows_how_each_run_ended(lathe: Lathe, live: Live, tmp_path: Path, empty_store: Path) -> None:
     small = ("model=softmax", "log_every_steps=1", "batch_size_global=24")
     for folder in (tmp_path / "runs", tmp_path / "is_killed" / "runs", tmp_path / "is_stopped" / "runs"):
         folder.mkdir(parents=True)
@@ -184,9 +190,9 @@ def test_mlflow_says_truly_how_each_run_ended(lathe: Lathe, live: Live, tmp_path
         live.folder = tmp_path
         os.kill(job if number == signal.SIGKILL else process.pid, number)
         assert process.wait(90) == 1
-    found: dict[str, str] = {}
+    statuses: dict[str, str] = {}
     for database in tmp_path.glob("**/mlflow.db"):
         with closing(sqlite3.connect(database)) as connection:
-            found |= dict(connection.execute("select name, status from runs").fetchall())
-    assert found == {"finishes": "FINISHED", "diverges": "FAILED", "is_killed": "KILLED", "is_stopped": "KILLED"}
+            statuses |= dict(connection.execute("select name, status from runs").fetchall())
+    assert statuses == {"finishes": "FINISHED", "diverges": "FAILED", "is_killed": "KILLED", "is_stopped": "KILLED"}
     live.until_nothing_runs()

@@ -1,4 +1,4 @@
-"""The process of an attempt, told by a line and left alone."""
+"""The training process: it reads its assignment, trains, and reports how it ended."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def prepared(tmp_path: Path, *overrides: str) -> Trial:
     return trial
 
 
-def order(trial: Trial, attempt: int = 1) -> str:
+def assignment(trial: Trial, attempt: int = 1) -> str:
     rank = {"number": 0, "on_node": 0, "per_node": 1, "meeting": ""}
     return json.dumps({"folder": str(trial.folder), "attempt": attempt, "trust": [], "rank": rank}) + "\n"
 
@@ -45,7 +45,7 @@ def states(trial: Trial) -> list[journal.StateEvent]:
     return [event for event in events if event["event"] == "state"]
 
 
-def test_an_end_of_input_means_that_there_is_nothing_to_do(tmp_path: Path) -> None:
+def test_the_process_exits_without_error_if_the_input_ends(tmp_path: Path) -> None:
     done = subprocess.run(COMMAND, stdin=subprocess.DEVNULL, capture_output=True, cwd=tmp_path, timeout=60, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (DONE, b"", b"")
 
@@ -53,11 +53,11 @@ def test_an_end_of_input_means_that_there_is_nothing_to_do(tmp_path: Path) -> No
 def test_an_attempt_leaves_a_journal_a_log_and_checkpoints(tmp_path: Path) -> None:
     trial, process = prepared(tmp_path), started(tmp_path)
     assert process.stdin is not None
-    process.stdin.write(order(trial))
-    process.stdin.flush()  # open until the end: the launching side lives
+    process.stdin.write(assignment(trial))
+    process.stdin.flush()  # stays open until the end, as the launching side is alive
     assert process.wait(60) == DONE
     out, _ = process.communicate()
-    assert out == "", "what a job prints belongs into its log"
+    assert out == "", "the output of the process belongs in its log"
     assert [(s["state"], s["step"], s["reason"]) for s in states(trial)] == [
         ("running", 0, None),
         ("finished", 5, None),
@@ -70,7 +70,7 @@ def test_an_attempt_leaves_a_journal_a_log_and_checkpoints(tmp_path: Path) -> No
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_while_it_starts_stops_it_before_the_first_step(tmp_path: Path, number: int) -> None:
+def test_a_signal_during_the_start_stops_the_training_before_the_first_step(tmp_path: Path, number: int) -> None:
     trial = prepared(tmp_path)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))  # as the launcher does
     try:
@@ -79,7 +79,7 @@ def test_a_signal_while_it_starts_stops_it_before_the_first_step(tmp_path: Path,
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     process.send_signal(number)
     assert process.stdin is not None
-    process.stdin.write(order(trial))
+    process.stdin.write(assignment(trial))
     process.stdin.flush()
     assert process.wait(60) == FAILED
     out, _ = process.communicate()
@@ -91,18 +91,18 @@ def test_a_signal_while_it_starts_stops_it_before_the_first_step(tmp_path: Path,
 
 
 @pytest.mark.slow
-def test_a_launcher_that_has_gone_stops_it(tmp_path: Path) -> None:
+def test_the_end_of_the_launcher_stops_the_training(tmp_path: Path) -> None:
     trial, process = prepared(tmp_path, "max_steps=1000000"), started(tmp_path)
-    process.communicate(order(trial), timeout=60)  # writes the line and closes the input
+    process.communicate(assignment(trial), timeout=60)  # writes the line and closes the input
     assert process.returncode == FAILED
     assert states(trial)[-1]["state"] == "stopped"
-    assert "the launching process has gone" in str(states(trial)[-1]["reason"])
+    assert "the launching process has ended" in str(states(trial)[-1]["reason"])
 
 
-def test_a_job_whose_run_was_given_to_another_does_nothing(tmp_path: Path) -> None:
+def test_a_process_does_nothing_if_a_newer_attempt_exists(tmp_path: Path) -> None:
     trial, process = prepared(tmp_path), started(tmp_path)
     (trial.folder / "attempts" / "2").mkdir()
-    process.communicate(order(trial), timeout=60)
+    process.communicate(assignment(trial), timeout=60)
     assert process.returncode == FAILED
     assert states(trial) == []
 
@@ -115,13 +115,13 @@ def test_a_job_whose_run_was_given_to_another_does_nothing(tmp_path: Path) -> No
         ({"checkpoint": None}, FAILED, "TypeError: 'NoneType' object is not subscriptable; the traceback is in "),
     ],
 )
-def test_how_it_failed_stands_in_the_journal_in_a_line(
+def test_the_journal_holds_the_error_as_one_line(
     tmp_path: Path, change: dict[str, Any], code: int, reason: str
 ) -> None:
     trial = prepared(tmp_path)
     (trial.folder / "trial.yaml").write_text(yaml.safe_dump({**trial.config, **change}))
     process = started(tmp_path)
-    out, _ = process.communicate(order(trial), timeout=60)
+    out, _ = process.communicate(assignment(trial), timeout=60)
     assert (process.returncode, out) == (code, "")
     assert states(trial)[-1]["state"] == "failed"
     assert reason in str(states(trial)[-1]["reason"])
@@ -130,7 +130,7 @@ def test_how_it_failed_stands_in_the_journal_in_a_line(
     assert ("Traceback" in log) == (code == FAILED)
 
 
-def test_a_run_is_held_by_many_and_taken_by_the_first_alone(tmp_path: Path) -> None:
+def test_several_processes_share_the_lock_but_only_one_takes_it_first(tmp_path: Path) -> None:
     with lock_run(tmp_path, first=True), lock_run(tmp_path):
         with pytest.raises(BlockingIOError):
             lock_run(tmp_path, first=True)
@@ -140,10 +140,10 @@ def test_a_run_is_held_by_many_and_taken_by_the_first_alone(tmp_path: Path) -> N
         assert "BlockingIOError" in child.stderr
     with lock_run(tmp_path, first=True):
         pass
-    # The job ends by force; its data worker, forked from it, lives on for a while.
+    # The process is killed; its data worker, a fork of it, lives on for a while.
     code = (
         "import os, sys, time; from pathlib import Path; from experiments.run.lock import lock_run\n"
-        f"held = lock_run(Path({str(tmp_path)!r}), first=True)\n"
+        f"lock = lock_run(Path({str(tmp_path)!r}), first=True)\n"
         "if os.fork() == 0: time.sleep(3); os._exit(0)\n"
         "os.kill(os.getpid(), 9)"
     )

@@ -123,7 +123,7 @@ def test_a_job_whose_launcher_is_killed_saves_and_stops(live: Live, whole: Whole
     state = last_state(live.run_folder())
     assert (state["state"], state["reason"]) == (
         "stopped",
-        f"the launching process has gone after step {state['step']}, which is saved",
+        f"the launching process has ended after step {state['step']}, which is saved",
     )
     assert max(steps_saved(live.run_folder())) == state["step"] >= 60
     assert live.start("resume", live.run_folder().name).wait(60) == 0
@@ -189,7 +189,7 @@ def test_a_run_that_is_at_work_cannot_be_resumed(lathe: Lathe, live: Live) -> No
     folder = live.until(lambda: next(live.run_folder().glob("attempts/1"), None)).parents[1]
     refused = lathe("resume", folder.name)
     assert refused.returncode == 2
-    assert f"run '{folder.name}' is still at work" in refused.stderr
+    assert f"run '{folder.name}' is still running" in refused.stderr
     pid = live.at_step(1)
     os.kill(pid, signal.SIGSTOP)
     launcher.kill()
