@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from experiments.components.instantiate import instantiate
 from experiments.core.console import console
-from experiments.sweep.create import SweepDraft, check_storage, extend, prepare, write
+from experiments.sweep.create import SweepDraft, extend, prepare, write
 from experiments.sweep.ledger import LedgerState
 from experiments.sweep.spec import SweepSpec, read
 from experiments.sweep.status.tables import live, show
@@ -87,7 +87,6 @@ def resume_sweep(sweep: Sweep, args: argparse.Namespace) -> int:
     """Run the missing, failed and lost trials of a sweep, and the trials that the overrides add."""
     from experiments.sweep.worker.reaper import reap
 
-    check_storage(sweep.folder, sweep.question)
     reap(sweep, sweep.ledger(), sweep.executor())
     num_new = extend(sweep, args.overrides)
     sweep = Sweep(sweep.folder)

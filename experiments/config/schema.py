@@ -208,8 +208,6 @@ class StrategySchema:
     seed: int
     startup_points: int
     """Random points before tpe, cmaes or gp begin to model."""
-    storage: str | None
-    """URI of Optuna's storage, such as postgresql://host/optuna; null: study.log in the sweep's folder."""
 
 
 @dataclass

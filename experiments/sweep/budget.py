@@ -30,4 +30,4 @@ def spent(budget: Mapping[str, Any], standing: LedgerState) -> str | None:
 
 def may_ask(budget: Mapping[str, Any], standing: LedgerState) -> bool:
     """Whether there are points left to ask a strategy for."""
-    return budget["points"] is None or len(standing.points()) < budget["points"]
+    return budget["points"] is None or len(standing.points) < budget["points"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from experiments.config import options
@@ -15,9 +14,9 @@ from experiments.config.rules import slurm as site
 from experiments.core.atomic import write_text
 from experiments.core.errors import InputError, PlanError
 from experiments.sweep.expand import trials_of
-from experiments.sweep.ledger import Ledger, LedgerState
+from experiments.sweep.ledger import LedgerState
 from experiments.sweep.spec import SweepSpec
-from experiments.sweep.sweep import ADAPTIVE, Sweep, needs_study
+from experiments.sweep.sweep import ADAPTIVE, Sweep
 from experiments.sweep.templates import Template, Templates, check_links
 from experiments.trial.code_copy import CODE, copy_packages
 from experiments.trial.trial import as_yaml, new_folder, provenance_of, runs_dir_of
@@ -98,7 +97,7 @@ def _trials(question: SweepSpec, templates: Templates, standing: LedgerState) ->
     for values in question.some_points():
         point = numbers.setdefault(_as_key(values), len(numbers))
         try:
-            for trial in trials_of(asked, templates, standing, point, values, None):
+            for trial in trials_of(asked, templates, standing, point, values):
                 if trial["trial"].partition("-")[0] not in known and not is_asked:
                     known.add(trial["trial"])
                     yield {**trial, "reused": trial["reused"] or elsewhere.get(trial["trial"])}
@@ -151,36 +150,13 @@ def write(draft: SweepDraft) -> Sweep:
         write_text(folder / "provenance.yaml", as_yaml(provenance))
         draft.templates.save(folder)
         (folder / "workers").mkdir()
-        check_storage(folder, draft.question.asked)
         # Last of all: it is what makes the folder a sweep.
         write_text(folder / "sweep.yaml", draft.question.text())
     sweep = Sweep(folder)
     ledger = sweep.ledger()
     with ledger.locked():
-        _add(sweep, ledger, draft.trials)
+        ledger.add(draft.trials)
     return sweep
-
-
-def check_storage(folder: Path, asked: dict[str, Any]) -> None:
-    """Open the study in the database that the question names, before a worker would die of what is wrong with it.
-
-    Raises:
-        InputError: it cannot be reached, or its driver is missing.
-    """
-    if asked["strategy"]["storage"] is not None and needs_study(asked):
-        from experiments.sweep.study import Study
-
-        Study(folder, asked)
-
-
-def _add(sweep: Sweep, ledger: Ledger, trials: list[dict[str, Any]]) -> None:
-    """Tell the ledger, and the study where trials may be pruned, of trials that were frozen together."""
-    study = sweep.study() if trials else None
-    numbers: dict[int, int | None] = {}
-    for trial in trials:
-        if study is not None and trial["point"] not in numbers:
-            numbers[trial["point"]] = study.enroll(trial["values"])
-    ledger.add({**trial, "number": numbers.get(trial["point"], trial["number"])} for trial in trials)
 
 
 def extend(sweep: Sweep, overrides: Sequence[str]) -> int:
@@ -209,5 +185,5 @@ def extend(sweep: Sweep, overrides: Sequence[str]) -> int:
         if overrides:
             templates.save(sweep.folder)
             write_text(sweep.folder / "sweep.yaml", asked.text())
-        _add(Sweep(sweep.folder), ledger, trials)
+        ledger.add(trials)
     return len(trials)

@@ -15,7 +15,7 @@ from experiments.trial.trial import trial_id
 
 def trials_of(
     question: Mapping[str, Any], templates: Templates, standing: LedgerState, point: int, values: dict[str, Any],
-    number: int | None, *, may_be_wrong: bool = False,
+    *, may_be_wrong: bool = False,
 ) -> Iterator[dict[str, Any]]:  # fmt: skip
     """What the ledger is to be told of a point: a trial for each seed.
 
@@ -33,7 +33,7 @@ def trials_of(
             name = f"{identity}-{repeat}"
         reused = {"folder": twin.id, "value": twin.value} if twin is not None and twin.state == "finished" else None
         yield {
-            "trial": name, "point": point, "values": values, "seed": seed, "number": number, "reused": reused,
+            "trial": name, "point": point, "values": values, "seed": seed, "reused": reused,
         }  # fmt: skip
 
 

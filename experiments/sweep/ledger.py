@@ -16,6 +16,7 @@ from experiments.core.errors import InputError
 from experiments.run.journal import cut_torn_tail
 
 State = Literal["waiting", "running", "finished", "pruned", "failed", "cancelled"]
+Event = Mapping[str, Any]
 ENDED: frozenset[State] = frozenset({"finished", "pruned", "failed", "cancelled"})
 
 
@@ -30,8 +31,6 @@ class Entry:
     values: dict[str, Any]
     """What of the space it is: overrides by key, the seed not among them."""
     seed: int
-    number: int | None = None
-    """Of the study's trial that stands for the point; None where the strategy asks no study."""
     state: State = "waiting"
     attempt: int = 0
     """The last one that was claimed."""
@@ -70,25 +69,21 @@ class LedgerState:
     """When the first trial was added."""
     closed: str | None = None
     """Why no further trial is begun; None while some may be."""
-
-    def points(self) -> dict[int, list[Entry]]:
-        """The trials of every point."""
-        found: dict[int, list[Entry]] = {}
-        for entry in self.entries.values():
-            found.setdefault(entry.point, []).append(entry)
-        return found
+    points: dict[int, list[Entry]] = field(default_factory=dict)
+    """The trials of each point, in the order in which they were added."""
 
     def value_of(self, point: int) -> float | None:
         """The mean over a point's seeds; None until all are finished."""
-        return mean_of(self.points()[point])
+        return mean_of(self.points[point])
 
     def apply(self, event: Mapping[str, Any]) -> None:
         """Take one event in; what an earlier attempt says after a later one was claimed does not count."""
         kind, entry = event["event"], self.entries.get(event.get("trial", ""))
         if kind == "trial" and entry is None:
             self.opened = self.opened or event["time"]
-            told = {key: event[key] for key in ("point", "values", "seed", "number")}
-            new = self.entries[event["trial"]] = Entry(event["trial"], **told, since=event["time"])
+            new = Entry(event["trial"], event["point"], event["values"], event["seed"], since=event["time"])
+            self.entries[new.id] = new
+            self.points.setdefault(new.point, []).append(new)
             if event["reused"] is not None:
                 new.state, new.value, new.reused = "finished", event["reused"]["value"], event["reused"]["folder"]
         elif kind == "submitted":
@@ -142,19 +137,25 @@ class Ledger:
         self._is_locked = False
 
     def look(self) -> LedgerState:
-        """Read on. A line that is not whole yet is left for the next time."""
+        """Apply the new events."""
+        for _ in self.read_events():
+            pass
+        return self.standing
+
+    def read_events(self) -> Iterator[Event]:
+        """Apply the new events one by one, and yield each after that. An incomplete last line is left for the next call."""
         try:
             with self.path.open("rb") as file:
                 file.seek(self._offset)
                 lines = file.readlines()
         except FileNotFoundError:
-            return self.standing
-        if lines and not lines[-1].endswith(b"\n"):
-            lines.pop()
+            return
         for line in lines:
-            self.standing.apply(json.loads(line))
-        self._offset += sum(map(len, lines))
-        return self.standing
+            if line.endswith(b"\n"):
+                self._offset += len(line)
+                event = json.loads(line)
+                self.standing.apply(event)
+                yield event
 
     @contextmanager
     def locked(self) -> Iterator[LedgerState]:
@@ -179,7 +180,7 @@ class Ledger:
                 self._is_locked = False
 
     def add(self, trials: Iterable[Mapping[str, Any]]) -> None:
-        """Add trials that wait: of each `trial` (its id), `point`, `values`, `seed`, `number`, and `reused` or None."""
+        """Add trials that wait: of each `trial` (its id), `point`, `values`, `seed`, and `reused` or None."""
         self._write([{"event": "trial", **trial} for trial in trials])
 
     def claim(self, entry: Entry, *, worker: str, host: str, devices: int) -> int:
@@ -232,6 +233,20 @@ class Ledger:
     def again(self, trials: Collection[str]) -> None:
         """Trials that ended without a result wait once more."""
         self._write([{"event": "again", "trial": trial} for trial in trials])
+
+    def report(self, trial: str, *, step: int, value: float, prune: bool, rungs: Mapping[str, float]) -> None:
+        """Record a value of the metric that a pruner judged.
+
+        Args:
+            trial: its id.
+            step: of the training.
+            value: of the metric; NaN is always pruned.
+            prune: the decision, which holds for all seeds of the point.
+            rungs: what the pruner must know of this trial to judge others, by Optuna's attribute name.
+        """
+        self._write([{
+            "event": "reported", "trial": trial, "step": step, "value": value, "prune": prune, "rungs": dict(rungs),
+        }])  # fmt: skip
 
     def submitted(self, job: str, workers: int) -> None:
         self._write([{"event": "submitted", "job": job, "workers": workers}])

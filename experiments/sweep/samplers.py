@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import optuna
@@ -32,36 +32,31 @@ def random_points(space: Space, count: int, seed: int) -> list[dict[str, Any]]:
     study = optuna.create_study(sampler=RandomSampler(seed=seed))
     found: dict[str, dict[str, Any]] = {}
     for _ in range(count * MOST_DRAWS):
-        point = ask(study, space)[1]
+        point = ask(study, space)
         found.setdefault(repr(point), point)
         if len(found) == count:
             break
     return list(found.values())
 
 
-def ask(study: optuna.Study, space: Space) -> tuple[int, dict[str, Any]]:
-    """Let the study's sampler draw a point: the number of the study's trial, and the values by key."""
-    before = study.get_trials(deepcopy=False)
+def ask(study: optuna.Study, space: Space) -> dict[str, Any]:
+    """Let the study's sampler choose a point: the values by key."""
     trial = study.ask()
-    return trial.number, _draw(space, lambda name, part: _suggest(trial, _free(name, part, before), part))
+    return _draw(space, lambda name, part: _suggest(trial, name, part))
 
 
-def as_optuna(
-    space: Space, point: Mapping[str, Any], before: Sequence[FrozenTrial]
-) -> tuple[dict[str, Any], dict[str, BaseDistribution]]:
-    """Parameters and distributions of a point that somebody else chose; without what the space does not have.
+def as_optuna(space: Space, point: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, BaseDistribution]]:
+    """Parameters and distributions of a point, without the values that are not in the space.
 
     Args:
-        space: what its values may be.
+        space: the current one, which may have been extended since the point was chosen.
         point: values by key.
-        before: the trials that the study has.
     """
     params: dict[str, Any] = {}
     distributions: dict[str, BaseDistribution] = {}
     for name, part, value in _placed(space, point):
-        free = _free(name, part, before)
-        params[free] = _label(value) if isinstance(part, Choice) else value
-        distributions[free] = _distribution(part)
+        params[name] = _label(value) if isinstance(part, Choice) else value
+        distributions[name] = _distribution(part)
     return params, distributions
 
 
@@ -96,22 +91,6 @@ def _fits(part: Dimension, value: Any) -> bool:
         return _label(value) in map(_label, part.options)
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return is_number and part.low <= value <= part.high and (part.count() is None or value in values(part))
-
-
-def _free(name: str, part: Dimension, before: Sequence[FrozenTrial]) -> str:
-    """A name that no trial has used for other values, which Optuna does not take.
-
-    So a key that was extended is modelled anew, while the others keep what was learnt of them.
-    """
-    free, version = name, 1
-    while _known(free, before) not in (None, _distribution(part)):
-        version += 1
-        free = f"{name} (version {version})"
-    return free
-
-
-def _known(name: str, before: Sequence[FrozenTrial]) -> BaseDistribution | None:
-    return next((trial.distributions[name] for trial in before if name in trial.distributions), None)
 
 
 def _distribution(part: Dimension) -> BaseDistribution:

@@ -43,7 +43,7 @@ SCHEMA = "experiments.config.schema.SweepSchema"
 FILE = "sweep.yaml"
 DEFAULTS: dict[str, Any] = {
     "name": None, "note": None, "base": [], "space": {}, "given": [],
-    "strategy": {"name": "grid", "seed": 0, "startup_points": 10, "storage": None}, "pruner": None,
+    "strategy": {"name": "grid", "seed": 0, "startup_points": 10}, "pruner": None,
     "metric": "val/accuracy_top1", "mode": "max", "seeds": 1,
     "budget": {"points": None, "wall_h": None, "device_h": None}, "max_attempts": 5, "reuse": False,
 }  # fmt: skip
@@ -115,6 +115,7 @@ class SweepSpec:
     def load(cls, folder: Path) -> SweepSpec:
         """The question of a sweep that was begun, from its folder."""
         asked = yaml.load((folder / FILE).read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
+        asked["strategy"].pop("storage", None)  # of sweeps begun before the ledger held all that a strategy knows
         return cls(asked, parse(asked["space"]))
 
     def extended(self, overrides: Sequence[str], config_dirs: Sequence[str | Path] = ()) -> SweepSpec:
@@ -254,6 +255,7 @@ class _SpecDraft:
         """
         from experiments.sweep.spec_rules import RuleContext, find_faults
 
+        self._refuse_storage()
         asked = self.asked = filled(self.asked, self.space)
         validation = Validation(self.origins, (), self.groups)
         frozen = as_yaml(self.space)
@@ -267,6 +269,15 @@ class _SpecDraft:
         if told:
             raise ConfigError(list(dict.fromkeys(told)), f"the sweep '{asked['name']}'")
         return SweepSpec({**asked, "space": frozen}, self.space)
+
+    def _refuse_storage(self) -> None:
+        strategy = self.asked.get("strategy")
+        if isinstance(strategy, dict) and "storage" in strategy:
+            del strategy["storage"]
+            place = self.origins.place("sweep.strategy.storage")
+            self.problems.append(
+                f"sweep.strategy.storage{place} is gone: the sweep's ledger holds what a storage held; leave it out"
+            )
 
 
 def _key_of(typed: Any) -> str:

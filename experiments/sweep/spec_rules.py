@@ -89,12 +89,6 @@ def _metric(case: RuleContext) -> Iterator[str]:
         )
 
 
-def _storage(case: RuleContext) -> Iterator[str]:
-    storage = case.get("strategy.storage", str)
-    if not re.match(r"(postgresql|mysql|sqlite)(\+\w+)?://|\$\{oc\.env:", storage):
-        yield f"{case.typed('strategy.storage')} is no address of a database; write postgresql://HOST/NAME, or null"
-
-
 def _given(case: RuleContext) -> Iterator[str]:
     given, name = case.get("given", list), case.get("strategy.name", str)
     if name == "given" and not given:
@@ -217,6 +211,6 @@ def _seeds(case: RuleContext) -> Iterator[str]:
 
 
 RULES: tuple[Callable[[RuleContext], Iterator[str]], ...] = (
-    _name, _positive, _factor, _seed, _metric, _storage, _given, _space, _points, _grid, _many, _modelled,
+    _name, _positive, _factor, _seed, _metric, _given, _space, _points, _grid, _many, _modelled,
     _well_formed, _base, _shared, _seeds,
 )  # fmt: skip

@@ -60,7 +60,7 @@ def num_todo(asked: dict[str, Any], standing: LedgerState) -> int:
     waiting = sum(entry.state == "waiting" for entry in standing.entries.values())
     if asked["strategy"]["name"] not in ADAPTIVE:
         return waiting
-    left: int = asked["budget"]["points"] - len(standing.points())
+    left: int = asked["budget"]["points"] - len(standing.points)
     return waiting + max(0, left) * int(asked["seeds"])
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,11 +22,6 @@ if TYPE_CHECKING:
 
 ADAPTIVE = ("tpe", "cmaes", "gp")
 """Strategies whose next point depends on what was measured."""
-
-
-def needs_study(question: Mapping[str, Any]) -> bool:
-    """Whether workers share a study: where each point depends on what was measured, or trials are pruned."""
-    return question["strategy"]["name"] in ADAPTIVE or question["pruner"] is not None
 
 
 @dataclass(frozen=True)
@@ -81,7 +75,7 @@ class Sweep:
 
     def study(self) -> Study | None:
         """What chooses or prunes; None where all trials were frozen together and each runs to its end."""
-        if not needs_study(self.question):
+        if not self.is_asked and self.question["pruner"] is None:
             return None
         from experiments.sweep.study import Study
 

@@ -33,7 +33,7 @@ def make(runs_dir: Path, name: str, points: Sequence[Mapping[str, Any]], seeds: 
     ledger = sweep.ledger()
     with ledger.locked():
         ledger.add(
-            {"trial": f"b{number:011}", "point": point, "values": dict(values), "seed": seed, "number": None, "reused": None}
+            {"trial": f"b{number:011}", "point": point, "values": dict(values), "seed": seed, "reused": None}
             for number, (point, values, seed) in enumerate(trials)
         )  # fmt: skip
     return sweep

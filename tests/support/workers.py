@@ -28,7 +28,7 @@ from tests.support.ranks import CONTEXT
 QUICK = ("model=softmax", "data=digits", "max_steps=40", "eval_every_steps=20", "checkpoint.every_steps=10")
 QUESTION: dict[str, Any] = {
     "name": "probe", "note": None, "base": [], "space": {}, "given": [],
-    "strategy": {"name": "grid", "seed": 0, "startup_points": 10, "storage": None}, "pruner": None,
+    "strategy": {"name": "grid", "seed": 0, "startup_points": 10}, "pruner": None,
     "metric": "val/accuracy_top1", "mode": "max", "seeds": 1,
     "budget": {"points": None, "wall_h": None, "device_h": None}, "max_attempts": 4, "reuse": False,
 }  # fmt: skip
@@ -52,7 +52,7 @@ def make_sweep(
     ledger = sweep.ledger()
     with ledger.locked() as standing:
         for number, values in enumerate(points):
-            ledger.add(list(trials_of(asked, templates, standing, number, dict(values), None)))
+            ledger.add(list(trials_of(asked, templates, standing, number, dict(values))))
     return sweep
 
 

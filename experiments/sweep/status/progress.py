@@ -190,7 +190,7 @@ class ProgressReader:
         question = self.sweep.question
         if not self.sweep.is_asked or question["budget"]["points"] is None:
             return 0
-        return int(max(0, question["budget"]["points"] - len(standing.points())) * question["seeds"])
+        return int(max(0, question["budget"]["points"] - len(standing.points)) * question["seeds"])
 
     def _is_stranded(self, standing: LedgerState, now: float) -> bool:
         if self._queued != 0:
@@ -265,7 +265,7 @@ def _place(row: TrialRow, mode: str) -> tuple[float, float, int, int]:
 def _best(standing: LedgerState, mode: str) -> BestPoint | None:
     """Of the points of which every seed is finished."""
     found: BestPoint | None = None
-    for point, entries in standing.points().items():
+    for point, entries in standing.points.items():
         mean = mean_of(entries)
         if mean is None or not math.isfinite(mean):
             continue
@@ -296,7 +296,7 @@ def _left_s(rows: Sequence[TrialRow], tails: Mapping[tuple[str, int], JournalTai
 
 def _shares(budget: Mapping[str, Any], standing: LedgerState, now: float) -> dict[str, BudgetUse]:
     used = {
-        "points": float(len(standing.points())),
+        "points": float(len(standing.points)),
         "wall_h": (now - standing.opened) / 3600 if standing.entries else 0.0,
         "device_h": device_s(standing, now) / 3600,
     }

@@ -57,8 +57,6 @@ class TrialQueue:
             if (why := spent(question["budget"], standing)) is not None:
                 self.ledger.close(why)
                 return None
-            if self.study is not None:
-                self.study.tell(standing)  # what has ended elsewhere too: it asks and prunes by that
             entry = self._waiting(standing)
             if entry is None and self.sweep.is_asked and may_ask(question["budget"], standing):
                 assert self.study is not None
@@ -79,9 +77,9 @@ class TrialQueue:
 
     def _ask(self, study: Study, standing: LedgerState) -> None:
         """Let the strategy choose a point, and add a trial for each of its seeds."""
-        number, values = study.ask()
+        values = study.ask()
         point = max((entry.point for entry in standing.entries.values()), default=-1) + 1
-        trials = trials_of(self.sweep.question, self.templates, standing, point, values, number, may_be_wrong=True)
+        trials = trials_of(self.sweep.question, self.templates, standing, point, values, may_be_wrong=True)
         self.ledger.add(trials)
 
     def _prepare(self, entry: Entry, attempt: int) -> Claim | None:

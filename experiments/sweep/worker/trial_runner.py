@@ -110,8 +110,7 @@ class TrialRunner:
                 self._consider(event["step"], event["metrics"][self.metric])
 
     def _consider(self, step: int, value: float) -> None:
-        number = self.claim.entry.number
-        if self.study is not None and number is not None and self.study.should_prune(number, step, value):
+        if self.study is not None and self.study.should_prune(self.ledger, self.claim.entry, step, value):
             self._stop("pruned")
 
     def _end(self, outcome: Outcome, code: int) -> None:

@@ -119,8 +119,6 @@ class Worker:
         finally:
             self.crew.close()
         with self.ledger.locked() as standing:
-            if self.study is not None:
-                self.study.tell(standing)
             is_left = any(entry.state == "waiting" for entry in standing.entries.values()) and standing.closed is None
         return REQUEUE if is_left and self._must_leave() else DONE
 

@@ -17,7 +17,7 @@ from experiments.sweep.ledger import Entry, Ledger
 
 def trial(name: str, point: int = 0, seed: int = 0, **more: Any) -> dict[str, Any]:
     return {
-        "trial": name, "point": point, "values": {"lr": point}, "seed": seed, "number": None, "reused": None, **more,
+        "trial": name, "point": point, "values": {"lr": point}, "seed": seed, "reused": None, **more,
     }  # fmt: skip
 
 

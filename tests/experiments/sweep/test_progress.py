@@ -208,7 +208,7 @@ def test_a_budget_of_hours_that_passed_since_the_end_spoils_nothing(tmp_path: Pa
 
 
 def test_points_that_a_strategy_is_still_to_be_asked_for_count(tmp_path: Path) -> None:
-    strategy = {"name": "tpe", "seed": 0, "startup_points": 5, "storage": None}
+    strategy = {"name": "tpe", "seed": 0, "startup_points": 5}
     budget = {"points": 10, "wall_h": None, "device_h": None}
     sweep = make(tmp_path, "s", RATES, seeds=2, strategy=strategy, budget=budget)
     for trial in ids(6):

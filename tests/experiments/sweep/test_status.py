@@ -127,9 +127,7 @@ def test_keys_and_ids_are_as_short_as_they_are_clear(tmp_path: Path) -> None:
     ledger = sweep.ledger()
     names = ["abcdef0123", "abcdef0199", "abcdef0123-2", "ffff000000"]
     with ledger.locked():
-        ledger.add(
-            {"trial": name, "point": 1, "values": {}, "seed": 0, "number": None, "reused": None} for name in names
-        )
+        ledger.add({"trial": name, "point": 1, "values": {}, "seed": 0, "reused": None} for name in names)
     found = short_ids(look(sweep, ledger).rows)
     assert [found[name] for name in names] == ["abcdef0123", "abcdef019", "abcdef0123-", "ffff00"]
 

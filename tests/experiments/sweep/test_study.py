@@ -1,4 +1,4 @@
-"""The durable study: strategies, pruners, and what many processes that are killed at any moment do to it."""
+"""Strategies and pruners, whose study follows from the ledger, also when processes restart or are killed."""
 
 from __future__ import annotations
 
@@ -13,17 +13,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
-from experiments.core.errors import InputError
-from experiments.sweep.ledger import Entry, Ledger, LedgerState, State
+from experiments.sweep.ledger import Entry, Ledger, State
 from experiments.sweep.samplers import random_points
+from experiments.sweep.space import Space
 from experiments.sweep.space_parser import parse
 from experiments.sweep.spec import FILE, SweepSpec, from_overrides
 from experiments.sweep.study import Study
-from experiments.sweep.sweep import needs_study
 
 FLAT = ("a.x=interval(-5,5)", "a.y=interval(-5,5)", "sweep.mode=min")
 
@@ -34,39 +32,88 @@ def asked(*overrides: str, points: int = 100) -> SweepSpec:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / "provenance.yaml").write_text("run_key: 20261124-abc\n")
     return tmp_path
 
 
-def add(
-    standing: LedgerState, number: int, values: Mapping[str, Any], state: State = "running", value: float | None = None,
-    seed: int = 0,
-) -> Entry:  # fmt: skip
-    """Let the ledger know of a trial."""
-    entry = Entry(f"{number}-{seed}", number, dict(values), seed, number=number, state=state, value=value)
-    standing.entries[entry.id] = entry
-    return entry
+class Points:
+    """The ledger of a sweep without workers: the test adds points, and says how their trials end."""
+
+    def __init__(self, folder: Path, spec: SweepSpec | dict[str, Any], space: Space | None = None) -> None:
+        self.folder, self.space = folder, space
+        self.spec = spec.asked if isinstance(spec, SweepSpec) else spec
+        self.ledger = Ledger(folder)
+
+    def study(self) -> Study:
+        return Study(self.folder, self.spec, self.space)
+
+    def ask(self, study: Study) -> tuple[int, dict[str, Any]]:
+        """Ask for a point and add it."""
+        with self.ledger.locked():
+            values = study.ask()
+            return self._add(values, 1), values
+
+    def add(self, values: Mapping[str, Any], seeds: int = 1) -> int:
+        with self.ledger.locked():
+            return self._add(values, seeds)
+
+    def _add(self, values: Mapping[str, Any], seeds: int) -> int:
+        point = len(self.ledger.look().points)
+        self.ledger.add(self._event(point, values, seed) for seed in range(seeds))
+        for seed in range(seeds):
+            self._claim(point, seed)
+        return point
+
+    def extend(self, point: int) -> None:
+        """Add a seed, which waits."""
+        with self.ledger.locked() as state:
+            entries = state.points[point]
+            self.ledger.add([self._event(point, entries[0].values, len(entries))])
+
+    def _event(self, point: int, values: Mapping[str, Any], seed: int) -> dict[str, Any]:
+        return {"trial": f"{point}-{seed}", "point": point, "values": dict(values), "seed": seed, "reused": None}
+
+    def _claim(self, point: int, seed: int) -> None:
+        self.ledger.claim(self.entry(point, seed), worker="w", host="here", devices=1)
+
+    def entry(self, point: int, seed: int = 0) -> Entry:
+        return self.ledger.look().entries[f"{point}-{seed}"]
+
+    def end(self, point: int, state: State, value: float | None = None, seed: int = 0) -> None:
+        with self.ledger.locked():
+            if self.entry(point, seed).state == "waiting":
+                self._claim(point, seed)
+            entry = self.entry(point, seed)
+            self.ledger.end(entry.id, entry.attempt, state, value=value)
+
+    def retry(self, point: int, seed: int = 0) -> None:
+        with self.ledger.locked():
+            self.ledger.again([f"{point}-{seed}"])
+
+    def should_prune(self, study: Study, point: int, step: int, value: float, seed: int = 0) -> bool:
+        return study.should_prune(self.ledger, self.entry(point, seed), step, value)
 
 
 def trials(study: Study) -> list[FrozenTrial]:
-    return study._study.get_trials()
+    study._follow()
+    return study._trials()
 
 
 def states(study: Study) -> list[TrialState]:
     return [trial.state for trial in trials(study)]
 
 
-def search(folder: Path, question: SweepSpec, measure: Callable[[dict[str, Any]], float], count: int) -> list[float]:
-    """What so many points give, each of them asked for by a process that lives no longer."""
-    standing, values = LedgerState(), []
+def search(
+    folder: Path, spec: SweepSpec | dict[str, Any], measure: Callable[[dict[str, Any]], float], count: int,
+    space: Space | None = None,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Ask for so many points, one after another, and finish each."""
+    points, asked_for = Points(folder, spec, space), []
+    study = points.study()
     for _ in range(count):
-        study = Study(folder, question.asked)
-        study.tell(standing)
-        number, point = study.ask()
-        values.append(measure(point))
-        add(standing, number, point, "finished", values[-1])
-    assert len({repr(entry.values) for entry in standing.entries.values()}) == count
-    return values
+        point, values = points.ask(study)
+        asked_for.append(values)
+        points.end(point, "finished", measure(values))
+    return asked_for
 
 
 def bowl(point: dict[str, Any]) -> float:
@@ -75,21 +122,18 @@ def bowl(point: dict[str, Any]) -> float:
 
 @pytest.mark.parametrize(("strategy", "count"), [("tpe", 40), ("cmaes", 40), ("gp", 16)])
 def test_a_strategy_learns_from_what_was_measured(folder: Path, strategy: str, count: int) -> None:
-    values = search(folder, asked(*FLAT, f"sweep.strategy={strategy}"), bowl, count)
+    asked_for = search(folder, asked(*FLAT, f"sweep.strategy={strategy}"), bowl, count)
+    assert len({repr(point) for point in asked_for}) == count
+    values = [bowl(point) for point in asked_for]
     assert min(values[10:]) < 0.3 * min(values[:10])
 
 
-def test_an_evolution_steps_on_whole_numbers(folder: Path) -> None:
-    question = asked("a.x=int(interval(-20,20))", "a.y=range(-5,5,0.5)", "sweep.mode=min", "sweep.strategy=cmaes")
-    study, standing, seen = Study(folder, question.asked), LedgerState(), []
-    for _ in range(30):
-        study.tell(standing)
-        number, point = study.ask()
-        assert type(point["a.x"]) is int
-        assert point["a.y"] * 2 == round(point["a.y"] * 2)
-        seen.append(bowl(point))
-        add(standing, number, point, "finished", seen[-1])
-    assert sum(seen[-10:]) < sum(seen[:10])
+def test_cmaes_steps_on_integers_and_ranges(folder: Path) -> None:
+    spec = asked("a.x=int(interval(-20,20))", "a.y=range(-5,5,0.5)", "sweep.mode=min", "sweep.strategy=cmaes")
+    asked_for = search(folder, spec, bowl, 30)
+    assert all(type(point["a.x"]) is int and point["a.y"] * 2 == round(point["a.y"] * 2) for point in asked_for)
+    values = [bowl(point) for point in asked_for]
+    assert sum(values[-10:]) < sum(values[:10])
 
 
 def test_an_option_brings_its_own_keys_and_values_of_any_kind_come_back(folder: Path) -> None:
@@ -98,13 +142,12 @@ def test_an_option_brings_its_own_keys_and_values_of_any_kind_come_back(folder: 
         "flag": "true,1,null,'1'",
         "n": "range(0,0.5,0.1)",
     })  # fmt: skip
-    question = {**asked(*FLAT, "sweep.strategy=tpe").asked, "mode": "min"}
-    study, standing, points = Study(folder, question, space), LedgerState(), []
+    study_points = Points(folder, {**asked(*FLAT, "sweep.strategy=tpe").asked, "mode": "min"}, space)
+    study, points = study_points.study(), []
     for _ in range(60):
-        study.tell(standing)
-        number, point = study.ask()
+        number, point = study_points.ask(study)
         points.append(point)
-        add(standing, number, point, "finished", point.get("x", 2.0) + point["n"])
+        study_points.end(number, "finished", point.get("x", 2.0) + point["n"])
     assert {frozenset(point) for point in points} == {
         frozenset({"opt", "x", "k", "flag", "n"}), frozenset({"opt", "x", "flag", "n"}), frozenset({"opt", "flag", "n"}),
     }  # fmt: skip
@@ -116,228 +159,182 @@ def test_an_option_brings_its_own_keys_and_values_of_any_kind_come_back(folder: 
     assert sum(point["opt"] == "b" for point in late) > 10
 
 
-def test_studies_are_for_what_learns_or_prunes() -> None:
-    assert not needs_study(asked("seed=1,2").asked)
-    assert needs_study(asked("seed=1,2", "sweep.strategy=tpe").asked)
-    assert needs_study(asked("seed=1,2", "sweep.pruner={name: asha, first_step: 3}").asked)
+def test_a_trial_of_the_study_has_the_state_of_its_point(folder: Path) -> None:
+    points = Points(folder, asked(*FLAT, "sweep.strategy=tpe"))
+    study = points.study()
+    numbers = [points.ask(study)[0] for _ in range(4)]
+    points.end(numbers[0], "finished", 3.0)
+    points.end(numbers[1], "finished", None)  # its metric was never a number
+    points.end(numbers[2], "pruned")
+    for one in (study, points.study()):
+        assert states(one) == [TrialState.COMPLETE, TrialState.FAIL, TrialState.PRUNED, TrialState.RUNNING]
+        assert trials(one)[0].value == 3.0
 
 
-def test_the_study_follows_the_ledger_as_often_as_one_likes(folder: Path) -> None:
-    study, standing = Study(folder, asked(*FLAT, "sweep.strategy=tpe").asked), LedgerState()
-    asked_for = [study.ask() for _ in range(5)]
-    (one, two), (three, four), rest = asked_for[:2], asked_for[2:4], asked_for[4]
-    add(standing, *one, "finished", 3.0)
-    add(standing, *two, "finished", None)  # its metric was never a number
-    add(standing, *three, "pruned")
-    add(standing, *four, "running")
-    for _ in range(3):
-        study.tell(standing)
-        assert states(study) == [
-            TrialState.COMPLETE, TrialState.FAIL, TrialState.PRUNED, TrialState.RUNNING, TrialState.FAIL,
-        ]  # fmt: skip
-    assert trials(study)[0].value == 3.0
-    assert rest[0] == 4  # its process ended between the study's word and the ledger's
-
-
-def test_a_strategy_is_told_the_mean_over_seeds_once_all_have_ended(folder: Path) -> None:
-    study, standing = Study(folder, asked(*FLAT, "sweep.strategy=tpe").asked), LedgerState()
-    number, values = study.ask()
-    add(standing, number, values, "finished", 1.0)
-    other = add(standing, number, values, "running", seed=1)
-    study.tell(standing)
+def test_the_value_of_a_point_is_the_mean_over_its_seeds_once_all_have_ended(folder: Path) -> None:
+    points = Points(folder, asked(*FLAT, "sweep.strategy=tpe"))
+    study, point = points.study(), points.add({"a.x": 1.0, "a.y": 2.0}, seeds=2)
+    points.end(point, "finished", 1.0)
     assert states(study) == [TrialState.RUNNING]
-    other.state, other.value = "finished", 2.0
-    study.tell(standing)
+    points.end(point, "finished", 2.0, seed=1)
     assert trials(study)[0].value == 1.5
-    third = add(standing, number, values, "waiting", seed=2)  # of an extension
-    study.tell(standing)
-    assert states(study) == [TrialState.COMPLETE]
-    third.state, third.value = "finished", 6.0
-    study.tell(standing)
-    study.tell(standing)
-    assert [trial.value for trial in trials(study)] == [1.5, 3.0]
-    assert trials(study)[1].params == trials(study)[0].params
+    points.extend(point)
+    assert states(study) == [TrialState.RUNNING]
+    points.end(point, "finished", 6.0, seed=2)
+    assert [trial.value for trial in trials(study)] == [3.0]
+    assert trials(study)[0].params == {"a.x": 1.0, "a.y": 2.0}
 
 
 @pytest.mark.parametrize("state", ["failed", "cancelled"])
-def test_a_point_that_failed_and_is_given_another_attempt_counts_again(folder: Path, state: State) -> None:
-    study, standing = Study(folder, asked(*FLAT, "sweep.strategy=tpe").asked), LedgerState()
-    number, values = study.ask()
-    entry = add(standing, number, values, state)
-    study.tell(standing)
-    entry.state = "waiting"
-    study.tell(standing)
-    study.tell(standing)
-    assert states(study) == [TrialState.FAIL, TrialState.RUNNING]
-    entry.state = "failed"
-    study.tell(standing)
-    entry.state, entry.value = "finished", 7.0
-    for _ in range(2):
-        study.tell(standing)
-        assert states(study) == [TrialState.FAIL, TrialState.FAIL, TrialState.COMPLETE]
-    assert trials(study)[2].value == 7.0
-    assert trials(study)[2].params == trials(study)[0].params
+def test_a_point_that_failed_and_is_retried_counts_again(folder: Path, state: State) -> None:
+    points = Points(folder, asked(*FLAT, "sweep.strategy=tpe"))
+    study, point = points.study(), points.add({"a.x": 1.0, "a.y": 2.0})
+    points.end(point, state)
+    assert states(study) == [TrialState.FAIL]
+    points.retry(point)
+    assert states(study) == [TrialState.RUNNING]
+    points.end(point, "finished", 7.0)
+    assert states(study) == [TrialState.COMPLETE]
+    assert trials(study)[0].value == 7.0
 
 
-def asha(folder: Path, *overrides: str, name: str = "asha") -> Study:
+def test_a_point_that_did_not_reach_the_ledger_is_asked_for_again(folder: Path) -> None:
+    points = Points(folder, asked(*FLAT, "sweep.strategy=cmaes", "sweep.strategy.startup_points=3"))
+    study = points.study()
+    for _ in range(12):
+        lost = study.ask()
+        assert study.ask() == lost
+        point, values = points.ask(study)
+        assert values == lost
+        points.end(point, "finished", bowl(values))
+    study.ask()
+    points.end(points.ask(points.study())[0], "failed")  # of another worker, before this one asks again
+    assert study.ask() == points.study().ask()
+    assert len(trials(study)) == 13
+
+
+def asha(folder: Path, *overrides: str, name: str = "asha") -> tuple[Points, Study]:
     pruner = f"sweep.pruner={{name: {name}, first_step: 10, factor: 3}}"
-    return Study(folder, asked("a.x=range(0,50)", pruner, *overrides).asked)
+    points = Points(folder, asked("a.x=range(0,50)", pruner, *overrides))
+    return points, points.study()
 
 
-def test_halving_ends_the_worse_at_a_rung_and_lets_the_best_go_on(folder: Path) -> None:
-    study = asha(folder)
-    numbers = [study.enroll({"a.x": index}) for index in range(9)]
-    assert numbers == list(range(9))
+def test_halving_ends_the_worse_at_a_rung_and_lets_the_best_continue(folder: Path) -> None:
+    points, study = asha(folder)
+    numbers = [points.add({"a.x": index}) for index in range(9)]
     assert [trial.params for trial in trials(study)] == [{"a.x": index} for index in range(9)]
-    assert not any(study.should_prune(number, 5, number / 10) for number in numbers)
-    ended = [study.should_prune(number, 10, number / 10) for number in reversed(numbers)]
+    assert not any(points.should_prune(study, number, 5, number / 10) for number in numbers)
+    ended = [points.should_prune(study, number, 10, number / 10) for number in reversed(numbers)]
     assert ended == [False, True, True, True, True, True, True, True, True]
-    assert not study.should_prune(8, 20, 0.8)
-    assert not study.should_prune(8, 30, 0.9)
+    assert not points.should_prune(study, 8, 20, 0.8)
+    assert not points.should_prune(study, 8, 30, 0.9)
 
 
-def test_a_minimum_is_sought_where_that_is_asked_for(folder: Path) -> None:
-    study = asha(folder, "sweep.mode=min")
-    good, bad = study.enroll({"a.x": 1}), study.enroll({"a.x": 2})
-    assert not study.should_prune(good, 10, 0.1)
-    assert study.should_prune(bad, 10, 0.2)
+def test_mode_min_keeps_the_smaller_value(folder: Path) -> None:
+    points, study = asha(folder, "sweep.mode=min")
+    good, bad = points.add({"a.x": 1}), points.add({"a.x": 2})
+    assert not points.should_prune(study, good, 10, 0.1)
+    assert points.should_prune(study, bad, 10, 0.2)
 
 
-def test_a_step_that_a_resumed_trial_repeats_does_no_harm(folder: Path) -> None:
-    study = asha(folder)
-    first, second = study.enroll({"a.x": 1}), study.enroll({"a.x": 2})
-    assert not study.should_prune(first, 10, 0.5)
-    assert not study.should_prune(first, 20, 0.6)
+def test_a_step_that_a_resumed_trial_repeats_is_not_reported_again(folder: Path) -> None:
+    points, study = asha(folder)
+    first, second = points.add({"a.x": 1}), points.add({"a.x": 2})
+    assert not points.should_prune(study, first, 10, 0.5)
+    assert not points.should_prune(study, first, 20, 0.6)
     for step, value in ((10, 0.1), (20, 0.1), (15, 0.0)):  # other numbers, as of another machine
-        assert not study.should_prune(first, step, value)
-    assert trials(study)[first].intermediate_values[10] == 0.5
-    assert study.should_prune(second, 10, 0.4)
+        assert not points.should_prune(study, first, step, value)
+    assert trials(study)[first].intermediate_values == {10: 0.5, 20: 0.6}
+    assert points.should_prune(study, second, 10, 0.4)
 
 
-def test_what_was_decided_is_remembered_by_all(folder: Path) -> None:
-    study = asha(folder)
-    good, bad = study.enroll({"a.x": 1}), study.enroll({"a.x": 2})
-    assert not study.should_prune(good, 10, 0.5)
-    assert study.should_prune(bad, 10, 0.4)
-    other = asha(folder)  # of the worker that takes over, or that runs another seed of the point
-    assert other.should_prune(bad, 10, 0.4)
-    assert other.should_prune(bad, 20, 0.9)
-    standing = LedgerState()
-    add(standing, good, {"a.x": 1})
-    add(standing, bad, {"a.x": 2}, "pruned")
-    add(standing, bad, {"a.x": 2}, "running", seed=1)
-    other.tell(standing)
-    assert states(study) == [TrialState.RUNNING, TrialState.PRUNED]
-    assert study.should_prune(bad, 30, 0.9)
+def test_a_decision_holds_for_every_worker_and_every_seed(folder: Path) -> None:
+    points, study = asha(folder)
+    good, bad = points.add({"a.x": 1}), points.add({"a.x": 2}, seeds=2)
+    assert not points.should_prune(study, good, 10, 0.5)
+    assert points.should_prune(study, bad, 10, 0.4)
+    other = points.study()
+    assert points.should_prune(other, bad, 10, 0.6, seed=1)
+    assert points.should_prune(other, bad, 20, 0.9, seed=1)
+    points.end(bad, "pruned")
+    assert states(other) == [TrialState.RUNNING, TrialState.PRUNED]
+    assert points.should_prune(study, bad, 30, 0.9, seed=1)
 
 
 def test_a_value_that_is_no_number_ends_a_trial(folder: Path) -> None:
-    study = asha(folder)
-    number = study.enroll({"a.x": 1})
-    assert study.should_prune(number, 1, float("nan"))
-    assert study.should_prune(number, 2, 0.5)
+    points, study = asha(folder)
+    point = points.add({"a.x": 1})
+    assert points.should_prune(study, point, 1, float("nan"))
+    assert points.should_prune(points.study(), point, 2, 0.5)
 
 
-def test_a_trial_that_failed_and_runs_again_reports_before_the_ledger_is_read(folder: Path) -> None:
-    study, standing = asha(folder), LedgerState()
-    number = study.enroll({"a.x": 1})
-    entry = add(standing, number, {"a.x": 1}, "failed")
-    study.tell(standing)
-    assert not study.should_prune(number, 10, 0.5)
-    assert states(study) == [TrialState.FAIL, TrialState.RUNNING]
-    entry.state, entry.value = "finished", 0.5
-    study.tell(standing)
-    assert states(study) == [TrialState.FAIL, TrialState.COMPLETE]
-    assert not study.should_prune(number, 90, 0.5)
+def test_a_retried_trial_is_judged_anew(folder: Path) -> None:
+    points, study = asha(folder)
+    point = points.add({"a.x": 1})
+    assert points.should_prune(study, point, 10, float("nan"))
+    points.end(point, "failed")
+    points.retry(point)
+    for one in (study, points.study()):
+        assert not points.should_prune(one, point, 10, 0.5)
 
 
-def test_a_median_ends_those_below_it_after_its_first_step(folder: Path) -> None:
-    study, standing = asha(folder, name="median"), LedgerState()
+def test_a_report_that_did_not_reach_the_ledger_is_forgotten(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    points, study = asha(folder)
+    first, second = points.add({"a.x": 1}), points.add({"a.x": 2})
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "_write", full_disk)
+        with pytest.raises(OSError, match="full"):
+            points.should_prune(study, first, 10, 0.9)
+    assert not points.should_prune(study, second, 10, 0.1)
+    assert trials(study)[first].intermediate_values == {}
+
+
+def full_disk(*_: Any) -> None:
+    raise OSError("the disk is full")
+
+
+def test_the_median_pruner_ends_those_below_it_after_its_first_step(folder: Path) -> None:
+    points, study = asha(folder, name="median")
     for index in range(6):
-        number = study.enroll({"a.x": index})
-        assert not any(study.should_prune(number, step, index / 10) for step in (5, 10, 20))
-        add(standing, number, {"a.x": index}, "finished", index / 10)
-        study.tell(standing)
-    worse, better = study.enroll({"a.x": 7}), study.enroll({"a.x": 8})
-    assert not study.should_prune(worse, 5, 0.0)
-    assert study.should_prune(worse, 10, 0.1)
-    assert not study.should_prune(better, 10, 0.4)
+        point = points.add({"a.x": index})
+        assert not any(points.should_prune(study, point, step, index / 10) for step in (5, 10, 20))
+        points.end(point, "finished", index / 10)
+    worse, better = points.add({"a.x": 7}), points.add({"a.x": 8})
+    assert not points.should_prune(study, worse, 5, 0.0)
+    assert points.should_prune(study, worse, 10, 0.1)
+    assert not points.should_prune(study, better, 10, 0.4)
 
 
 def test_hyperband_gives_some_trials_more_steps_before_they_are_judged(folder: Path) -> None:
     (folder / "templates.json").write_text(json.dumps([{"config": {"max_steps": 270}}]))
-    study = asha(folder, name="hyperband")
-    numbers = [study.enroll({"a.x": index}) for index in range(40)]
+    points, study = asha(folder, name="hyperband")
+    numbers = [points.add({"a.x": index}) for index in range(40)]
     ended: dict[int, int] = {}
     for step in (10, 30, 90):
         for number in numbers:
-            if study.should_prune(number, step, -number):
+            if points.should_prune(study, number, step, -number):
                 ended.setdefault(number, step)
     assert {*ended.values()} == {10, 30, 90}
     assert len(ended) < 40
 
 
 def test_a_key_that_was_extended_is_drawn_from_all_its_values(folder: Path) -> None:
-    question = asked("a.x=interval(-5,5)", "a.y=0,1,2", "sweep.mode=min", "sweep.strategy=tpe")
-    search(folder, question, lambda point: float(point["a.x"] ** 2), 15)
-    extended = question.extended(["a.y=3,4", "a.x=interval(-9,9)"])
-    study = Study(folder, extended.asked)
-    drawn = [study.ask()[1] for _ in range(40)]
+    spec = asked("a.x=interval(-5,5)", "a.y=0,1,2", "sweep.mode=min", "sweep.strategy=tpe")
+    search(folder, spec, lambda point: float(point["a.x"] ** 2), 15)
+    points = Points(folder, spec.extended(["a.y=3,4", "a.x=interval(-9,9)"]))
+    study = points.study()
+    drawn = [points.ask(study)[1] for _ in range(40)]
     assert {point["a.y"] for point in drawn} == {0, 1, 2, 3, 4}
     assert any(abs(point["a.x"]) > 5 for point in drawn)
-    assert set(trials(study)[-1].params) == {"a.x (version 2)", "a.y (version 2)"}
-    before = Study(folder, question.asked)  # of a worker that does not know of it yet
-    assert set(before.ask()[1]) == {"a.x", "a.y"}
-    assert set(trials(study)[-1].params) == {"a.x", "a.y"}
+    before = Points(folder, spec)  # of a worker that still has the smaller space
+    assert {abs(point["a.x"]) <= 5 and point["a.y"] <= 2 for _, point in [before.ask(before.study())]} == {True}
 
 
-def test_points_that_the_space_does_not_have_can_take_part(folder: Path) -> None:
-    study = asha(folder)
-    assert study.enroll({"a.x": 999, "a.z": 3}) == 0
-    assert study.enroll({}) == 1
+def test_values_that_are_not_in_the_space_are_left_out(folder: Path) -> None:
+    points, study = asha(folder)
+    points.add({"a.x": 999, "a.z": 3})
+    points.add({})
     assert [trial.params for trial in trials(study)] == [{}, {}]
-
-
-def test_a_line_that_a_killed_process_left_half_written_is_cut_off(folder: Path) -> None:
-    question = asked(*FLAT, "sweep.strategy=tpe").asked
-    study, other = Study(folder, question), Study(folder, question)
-    study.ask()
-    with (folder / "study.log").open("ab") as log:
-        log.write(b'{"op_code":4,"worker_id":"dea')
-    assert other.ask()[0] == 1
-    assert study.ask()[0] == 2
-    assert len(trials(Study(folder, question))) == 3
-
-
-def test_a_database_holds_the_studies_of_sweeps_apart(tmp_path: Path) -> None:
-    question = asked(*FLAT, "sweep.strategy=tpe", f"sweep.strategy.storage=sqlite:///{tmp_path}/studies.db").asked
-    for key, count in (("one", 3), ("two", 2)):
-        (tmp_path / key).mkdir()
-        (tmp_path / key / "provenance.yaml").write_text(f"run_key: {key}\n")
-        for number in range(count):
-            assert Study(tmp_path / key, question).ask()[0] == number
-        assert not (tmp_path / key / "study.log").exists()
-    names = optuna.get_all_study_names(f"sqlite:///{tmp_path}/studies.db")
-    assert sorted(names) == ["probe-one", "probe-two"]
-
-
-@pytest.mark.parametrize(
-    ("storage", "told"),
-    [
-        ("sqlite:////nowhere/at/all.db", "cannot be reached"),
-        ("${oc.env:NO_SUCH_STUDY}", "needs the environment variable NO_SUCH_STUDY; `export NO_SUCH_STUDY=...`"),
-        ("${oc.env:STUDY}", "needs a package to reach its database"),
-    ],
-)
-def test_a_database_that_cannot_be_reached_is_told_without_its_password(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, storage: str, told: str
-) -> None:
-    monkeypatch.setenv("STUDY", "postgresql+nosuch://" + "me:hunter2@host/studies")
-    question = asked(*FLAT, "sweep.strategy=tpe", f"sweep.strategy.storage={storage}").asked
-    with pytest.raises(InputError) as err:
-        Study(folder, question)
-    assert told in str(err.value)
-    assert "hunter2" not in str(err.value)
 
 
 def test_random_points_have_the_keys_of_their_option() -> None:
@@ -345,6 +342,79 @@ def test_random_points_have_the_keys_of_their_option() -> None:
     points = random_points(space, 12, seed=3)
     assert len(points) == 12
     assert {frozenset(point) for point in points} == {frozenset({"opt", "x", "y"}), frozenset({"opt", "y"})}
+
+
+LAST_STEP = 27
+
+
+def play(folder: Path, spec: SweepSpec, seeds: int, count: int, *, restarts: bool) -> list[dict[str, Any]]:
+    """Let workers ask, report, end, fail and retry in a random order; the ledger's events without their times.
+
+    Args:
+        folder: of the sweep.
+        spec: of the sweep.
+        seeds: of each point.
+        count: points.
+        restarts: whether each call is of a process that has just started.
+    """
+    dice, points = random.Random(7), Points(folder, spec)
+    study, steps = points.study(), dict[str, int]()
+    while True:
+        study = points.study() if restarts else study
+        entries = [*points.ledger.look().entries.values()]
+        todo = [entry for entry in entries if entry.state in ("waiting", "running")]
+        num_points = len(points.ledger.look().points)
+        if num_points < count and (len(todo) < 4 or dice.random() < 0.2):
+            with points.ledger.locked():
+                points._add(study.ask(), seeds)
+            continue
+        if not todo:
+            return [{**json.loads(line), "time": 0, "until": 0} for line in points.ledger.path.read_text().splitlines()]
+        entry = dice.choice(todo)
+        step = steps[entry.id] = steps.get(entry.id, 0) + 3
+        value = bowl(entry.values) + 9 / step + entry.seed
+        if spec.asked["pruner"] and points.should_prune(study, entry.point, step, value, entry.seed):
+            points.end(entry.point, "pruned", value, entry.seed)
+        elif step >= LAST_STEP:
+            points.end(entry.point, "finished", value, entry.seed)
+        elif dice.random() < 0.03:
+            points.end(entry.point, "waiting", value, entry.seed)
+            steps[entry.id] = 0
+        elif dice.random() < 0.03:
+            points.end(entry.point, "failed", value, entry.seed)
+            if dice.random() < 0.5:
+                points.retry(entry.point, entry.seed)
+
+
+MIXED = ("a.x=int(interval(-20,20))", "a.y=range(-5,5,0.3)", "sweep.mode=min")
+
+
+@pytest.mark.parametrize(
+    ("strategy", "space", "pruner", "seeds", "count"),
+    [
+        ("tpe", FLAT, None, 1, 25),
+        ("tpe", (*MIXED, "a.z=1,[2],x"), "asha", 2, 25),
+        ("cmaes", FLAT, None, 1, 40),
+        ("cmaes", MIXED, "median", 1, 40),
+        ("cmaes", (*FLAT, "a.z=interval(0,1)"), "asha", 2, 40),
+        ("gp", FLAT, None, 1, 14),
+        ("gp", MIXED, "hyperband", 2, 14),
+        ("tpe", FLAT, "hyperband", 1, 40),
+        ("tpe", FLAT, "median", 2, 20),
+    ],
+)
+def test_workers_that_restart_ask_and_prune_as_one_that_does_not(
+    tmp_path: Path, strategy: str, space: tuple[str, ...], pruner: str | None, seeds: int, count: int
+) -> None:
+    rules = [f"sweep.pruner={{name: {pruner}, first_step: 3, factor: 3}}"] if pruner else []
+    spec = asked(*space, f"sweep.strategy={{name: {strategy}, startup_points: 5}}", *rules)
+    events = {}
+    for restarts in (False, True):
+        folder = tmp_path / str(restarts)
+        folder.mkdir()
+        events[restarts] = play(folder, spec, seeds, count, restarts=restarts)
+    assert events[True] == events[False]
+    assert not pruner or any(event.get("prune") for event in events[True])
 
 
 LIFE = """
@@ -364,26 +434,21 @@ while True:
     with ledger.locked() as standing:
         waiting = [entry for entry in standing.entries.values() if entry.state == "waiting"]
         if not waiting:
-            if len(standing.points()) >= count:
+            if len(standing.points) >= count:
                 break
-            study.tell(standing)
-            number, values = study.ask()
-            assert all(entry.number != number for entry in standing.entries.values())
-            told = {"trial": f"t{number}", "point": number, "values": values, "seed": 0, "number": number}
-            ledger.add([{**told, "reused": None}])
-            waiting = [standing.entries[f"t{number}"]]
+            values, point = study.ask(), len(standing.points)
+            ledger.add([{"trial": f"t{point}", "point": point, "values": values, "seed": 0, "reused": None}])
+            waiting = [standing.entries[f"t{point}"]]
         entry = waiting[0]
         attempt = ledger.claim(entry, worker=str(seed), host="here", devices=1)
     state = "finished"
     value = -entry.values["a.x"] ** 2
     for step in (1, 3, 9, 27):
-        if study.should_prune(entry.number, step, value):
+        if study.should_prune(ledger, entry, step, value):
             state = "pruned"
             break
     with ledger.locked():
         ledger.end(entry.id, attempt, state, value=value, step=step)
-with ledger.locked() as standing:
-    study.tell(standing)
 """
 
 
@@ -400,38 +465,38 @@ def live(folder: Path, seed: int, count: int) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-def check_agreement(folder: Path, question: SweepSpec, count: int) -> None:
-    """The study says of every point what the ledger says, and nothing of others."""
-    study, standing = Study(folder, question.asked), Ledger(folder).look()
-    with Ledger(folder).locked() as now:
-        study.tell(now)
-    assert len(standing.points()) == count
-    numbers = [entry.number for entry in standing.entries.values()]
-    assert len({*numbers}) == len(numbers)
-    latest = study._latest()
-    for entry in standing.entries.values():
-        assert entry.number is not None
-        trial = latest[entry.number]
-        assert trial.params == entry.values
-        assert trial.state == {"finished": TrialState.COMPLETE, "pruned": TrialState.PRUNED}[entry.state]
-        if entry.state == "finished":
-            assert trial.value == entry.value
-    known = {*numbers}
-    assert all(trial.state == TrialState.FAIL for number, trial in latest.items() if number not in known)
+def check_agreement(folder: Path, spec: SweepSpec, count: int) -> None:
+    """Every point and every decision in the ledger is what one process makes of the events before it."""
+    (folder / "again").mkdir()
+    points = Points(folder / "again", spec)
+    study = points.study()
+    events = [json.loads(line) for line in (folder / "ledger.jsonl").read_text().splitlines()]
+    for event in events:
+        if event["event"] == "trial":
+            assert study.ask() == event["values"]
+        if event["event"] == "reported":
+            entry = points.ledger.look().entries[event["trial"]]
+            assert study.should_prune(points.ledger, entry, event["step"], event["value"]) == event["prune"]
+        else:
+            with points.ledger.locked():
+                points.ledger._write([event])
+    for one in (study, Study(folder, spec.asked)):
+        for trial, entry in zip(trials(one), Ledger(folder).look().entries.values(), strict=True):
+            assert trial.params == entry.values
+            assert trial.state == {"finished": TrialState.COMPLETE, "pruned": TrialState.PRUNED}[entry.state]
+            assert trial.value == (entry.value if entry.state == "finished" else None)
+    assert [event["point"] for event in events if event["event"] == "trial"] == [*range(count)]
 
 
 PRUNED = ("a.x=interval(-5,5)", "sweep.strategy=tpe", "sweep.pruner={name: asha, first_step: 1, factor: 3}")
 
 
-@pytest.mark.parametrize("storage", ["null", "sqlite"])
-def test_many_processes_share_a_study_and_say_nothing(folder: Path, storage: str) -> None:
-    address = f"sqlite:///{folder}/study.db" if storage == "sqlite" else storage
-    question = asked(*PRUNED, f"sweep.strategy.storage={address}")
-    begin(folder, question)
+def test_many_processes_share_a_study_and_print_nothing(folder: Path) -> None:
+    spec = asked(*PRUNED)
+    begin(folder, spec)
     processes = [live(folder, seed, 24) for seed in range(3)]
-    told = [process.communicate(timeout=120)[0] for process in processes]
-    assert told == ["ready\n"] * 3
-    check_agreement(folder, question, 24)
+    assert [process.communicate(timeout=120)[0] for process in processes] == ["ready\n"] * 3
+    check_agreement(folder, spec, 24)
     assert "pruned" in {entry.state for entry in Ledger(folder).look().entries.values()}
 
 

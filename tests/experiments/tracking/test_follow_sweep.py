@@ -101,14 +101,14 @@ def test_a_sweep_without_tracking_is_not_followed(runs_dir: Path) -> None:
 def test_it_waits_for_a_strategy_that_was_not_asked_yet(
     runs_dir: Path, followers: list[subprocess.Popen[bytes]]
 ) -> None:
-    strategy = {"name": "tpe", "seed": 0, "startup_points": 10, "storage": None}
+    strategy = {"name": "tpe", "seed": 0, "startup_points": 10}
     budget = {"points": 1, "wall_h": None, "device_h": None}
     sweep = make_swept(runs_dir, [], strategy=strategy, budget=budget, space=space_of(LRS))
     process = start(sweep, followers)
     wait_until(lambda: sql(runs_dir / "mlflow.db", "select count(*) from runs") == [(1,)])
     ledger = sweep.ledger()
     with ledger.locked():
-        told = {"trial": FIRST, "point": 0, "values": LRS[0], "seed": 0, "number": 0, "reused": None}
+        told = {"trial": FIRST, "point": 0, "values": LRS[0], "seed": 0, "reused": None}
         ledger.add([told])
     run(sweep, FIRST, 0.5)
     assert process.wait(timeout=60) == 0

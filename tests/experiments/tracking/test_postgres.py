@@ -1,10 +1,9 @@
-"""PostgreSQL as MLflow's store and as the database of studies: a real one, with many processes at once."""
+"""PostgreSQL as MLflow's store: a real server, with many processes at once."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,11 +15,10 @@ from experiments.tracking.run_sync import sync_run
 from experiments.tracking.store_uri import StoreError
 from experiments.tracking.sweep_sync import sync_all, sync_sweep
 from experiments.trial.trial import Trial
-from tests.conftest import Lathe
 from tests.support import ledgers
 from tests.support.databases import PASSWORD, Postgres, postgres
 from tests.support.recorded_sweeps import expected_points, make_swept, run
-from tests.support.stores import begin, end, free_port, log_steps, make_run
+from tests.support.stores import begin, end, log_steps, make_run
 
 NUM_TRIALS, NUM_ROUNDS, NUM_STEPS = 16, 2, 100
 VARIABLE = "LATHE_TEST_STORE"
@@ -56,8 +54,6 @@ for folder in sys.argv[1:]:
     children.append(child)
 sys.exit(max(os.waitpid(child, 0)[1] for child in children) >> 8)
 """
-QUICK = ("model=softmax", "optimizer.lr=interval(0.01,0.1)", "max_steps=4", "eval_every_steps=4", "tracking=off")
-TPE = ("sweep.strategy=tpe", "sweep.budget.points=6", "sweep.name=tpe")
 
 
 @pytest.fixture(scope="module")
@@ -114,43 +110,6 @@ def test_a_sweep_and_runs_of_nodes_without_a_network_are_brought_later(
     (view,) = server.sql(database, "select value from experiment_tags where key like 'mlflow.sharedViewState.%'")
     assert json.loads(view[0])["name"] == "sweep probe"
     assert sync_sweep(sweep)[:2] == (2, 0)
-
-
-@pytest.mark.slow
-def test_a_sweep_asks_a_study_in_a_database(server: Postgres, lathe: Lathe, tmp_path: Path) -> None:
-    environment = {VARIABLE: server.uri(database := server.new_database())}
-    storage = f"sweep.strategy.storage=${{oc.env:{VARIABLE}}}"
-    done = lathe("run", "-m", *QUICK, *TPE, storage, env=environment)
-    assert done.returncode == 0, done.stderr + done.stdout
-    assert server.sql(database, "select state, count(*) from trials group by 1") == [("COMPLETE", 6)]
-    gone = {VARIABLE: server.uri("nosuch")}
-    done = lathe("resume", "tpe", "sweep.budget.points=7", env=gone)
-    assert done.returncode == 2
-    assert 'FATAL: database "nosuch" does not exist' in done.stderr
-    assert "budget:\n  points: 6\n" in (tmp_path / "runs" / "tpe" / "sweep.yaml").read_text()
-
-
-@pytest.mark.parametrize(
-    ("address", "told"),
-    [
-        ("postgresql://me:hunter2@127.0.0.1:{port}/studies", r"cannot be reached \(connection failed: .* refused"),
-        (
-            "postgresql+pg8000://me:hunter2@127.0.0.1/studies",
-            "needs a package to reach its database (No module named 'pg8000')",
-        ),
-        ("postgresql://me:hunter2@127.0.0.1:54x2/studies", "cannot be reached (ValueError); see to its address"),
-    ],
-)
-def test_a_database_of_studies_that_cannot_be_used_is_told_before_anything_starts(
-    lathe: Lathe, tmp_path: Path, address: str, told: str
-) -> None:
-    environment = {VARIABLE: address.format(port=free_port())}
-    done = lathe("run", "-m", *QUICK, *TPE, f"sweep.strategy.storage=${{oc.env:{VARIABLE}}}", env=environment)
-    assert done.returncode == 2
-    pattern = told if "\\" in told else re.escape(told)
-    assert re.search(pattern, done.stderr), done.stderr
-    assert PASSWORD not in done.stdout + done.stderr
-    assert not (tmp_path / "runs" / "tpe").exists()
 
 
 def test_a_store_without_a_driver_is_told(tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def test_a_sweep_is_a_parent_with_a_child_a_trial(runs_dir: Path) -> None:
     }
     assert told.items() <= own.items()
     assert params_of(runs_dir, "probe") == {
-        "strategy": "grid", "strategy.seed": "0", "strategy.startup_points": "10", "strategy.storage": "null",
+        "strategy": "grid", "strategy.seed": "0", "strategy.startup_points": "10",
         "metric": METRIC, "mode": "max", "seeds": "2", "max_attempts": "4", "base": "", "budget.points": "9",
         "budget.device_h": "2", "space.optimizer.lr": "0.003,0.01", "space.batch_size_global": "64",
     }  # fmt: skip
@@ -315,7 +315,7 @@ def test_a_strategy_that_may_still_be_asked_is_not_over(
     runs_dir: Path, budget: dict[str, Any], events: str, over: bool
 ) -> None:
     limits = {"points": None, "wall_h": None, "device_h": None, **budget}
-    strategy = {"name": "tpe", "seed": 0, "startup_points": 10, "storage": None}
+    strategy = {"name": "tpe", "seed": 0, "startup_points": 10}
     sweep = make_swept(runs_dir, LRS[: len(events)], budget=limits, strategy=strategy, space=space_of(LRS))
     for trial, state in zip(ledgers.ids(3), events, strict=False):
         if state == "f":
@@ -330,7 +330,7 @@ def test_results_of_other_trials_have_no_run_but_are_named(runs_dir: Path) -> No
     run(sweep, ledgers.ids(1)[0], 0.5)
     ledger = sweep.ledger()
     with ledger.locked():
-        told = {"trial": "c0", "point": 1, "values": {"optimizer.lr": 0.1}, "seed": 0, "number": None}
+        told = {"trial": "c0", "point": 1, "values": {"optimizer.lr": 0.1}, "seed": 0}
         ledger.add([told | {"reused": {"folder": "/runs/other/abc", "value": 0.9}}])
     sync_sweep(sweep)
     assert list(children(runs_dir)) == ["lr=0.001"]
@@ -410,7 +410,7 @@ def test_an_extended_sweep_is_renamed_and_keeps_its_first_parameters(runs_dir: P
     (sweep.folder / "sweep.yaml").write_text(yaml.safe_dump(asked))
     ledger = sweep.ledger()
     with ledger.locked():
-        told = {"point": 0, "values": {"optimizer.lr": 0.001}, "number": None, "reused": None}
+        told = {"point": 0, "values": {"optimizer.lr": 0.001}, "reused": None}
         ledger.add([{"trial": "c0", "seed": 1, **told}])
     run(sweep, "c0", 0.25)
     syncs.round()
@@ -536,7 +536,7 @@ def test_the_curve_of_a_part_of_a_ledger_is_the_beginning_of_the_whole(tmp_path:
     last = whole.curve[-1]["metrics"]
     assert last["sweep/finished"] == sum(entry.state == "finished" for entry in whole.entries.values())
     assert last["sweep/device_h_used"] == pytest.approx(sum(e.used_s for e in whole.entries.values()) / 3600, abs=1e-12)
-    means = [whole.value_of(point) for point in whole.points()]
+    means = [whole.value_of(point) for point in whole.points]
     known = [mean for mean in means if mean is not None and mean == mean]
     assert last.get("sweep/best_value") == (min(known) if known else None)
 

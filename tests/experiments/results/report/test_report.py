@@ -284,9 +284,7 @@ def test_a_result_that_was_taken_from_another_trial_shows_that_ones_curve(tmp_pa
     ledger = sweep.ledger()
     with ledger.locked():
         reused = {"folder": "b00000000000", "value": 0.5}
-        ledger.add(
-            [{"trial": "c0", "point": 1, "values": {"optimizer.lr": 0.2}, "seed": 0, "number": None, "reused": reused}]
-        )
+        ledger.add([{"trial": "c0", "point": 1, "values": {"optimizer.lr": 0.2}, "seed": 0, "reused": reused}])
     page = reported(sweep)
     assert "1 of the results were taken from trials that had run already." in page
     told = {row["trial"]: row for row in rows_of(page, "trial")}
