@@ -1,4 +1,4 @@
-"""What a sweep or some runs cost, and what they got for it."""
+"""Device time, throughput and load of a sweep or of runs."""
 
 from __future__ import annotations
 
@@ -16,61 +16,62 @@ MAX_ROWS = 40
 
 @dataclass(frozen=True)
 class UsageMetric:
-    """One metric of the machine over all runs."""
+    """One throughput, cost or load metric over all runs."""
 
     name: str
     low: tuple[float, str]
-    """Smallest value, and the run it is of."""
-    middle: float
+    """Smallest value, and the id of its run."""
+    median: float
     high: tuple[float, str]
     num_runs: int
 
 
 def collect_usage(findings: Findings) -> list[UsageMetric]:
-    """Throughput, cost and load: of what adds up a run's last value, of all else the median over the run."""
+    """Collect throughput, cost and load: the last value of a run for cost/, the median over the run for the others."""
     names = dict.fromkeys(name for run in findings.runs for name in run.series if name.startswith(USAGE_PREFIXES))
-    found = []
+    metrics = []
     for name in sorted(names):
-        told = [(value, run.id) for run in findings.runs if (value := _value(run, name)) is not None]
-        if told:
-            found.append(UsageMetric(name, min(told), median(value for value, _ in told), max(told), len(told)))
-    return sorted(found, key=lambda fact: [fact.name.startswith(prefix) for prefix in USAGE_PREFIXES], reverse=True)[
-        :MAX_ROWS
-    ]
+        values = [(value, run.id) for run in findings.runs if (value := _value(run, name)) is not None]
+        if values:
+            middle = median(value for value, _ in values)
+            metrics.append(UsageMetric(name, min(values), middle, max(values), len(values)))
+    return sorted(
+        metrics, key=lambda metric: [metric.name.startswith(prefix) for prefix in USAGE_PREFIXES], reverse=True
+    )[:MAX_ROWS]
 
 
 def _value(run: ReportRun, name: str) -> float | None:
     if name not in run.series:
         return None
-    return run.last(name) if name.startswith("cost/") else run.series[name].middle()
+    return run.last(name) if name.startswith("cost/") else run.series[name].median()
 
 
 def summarize_cost(findings: Findings) -> Mapping[str, str]:
-    """What all of it cost together."""
-    found = {"device time": format_device_time(findings.used_h)}
+    """Format the total cost."""
+    totals = {"device time": format_device_time(findings.used_h)}
     if findings.wasted_h:
-        found["wasted"] = f"{format_device_time(findings.wasted_h)} ({findings.wasted_h / findings.used_h:.0%})"
+        totals["wasted"] = f"{format_device_time(findings.wasted_h)} ({findings.wasted_h / findings.used_h:.0%})"
     elif findings.wasted_h is not None:
-        found["wasted"] = "none"
+        totals["wasted"] = "none"
     if findings.elapsed_s is not None:
-        found["wall time"] = duration(findings.elapsed_s)
-    return found | {
+        totals["wall time"] = duration(findings.elapsed_s)
+    return totals | {
         "attempts": f"{findings.attempts} for {len(findings.runs)} {findings.noun}{'s' * (len(findings.runs) != 1)}"
     }
 
 
 def format_device_time(hours: float) -> str:
-    """Device-hours as such, as machines are paid by them; below one in smaller units."""
+    """Format device-hours, the unit of billing; below one hour in smaller units."""
     return f"{hours:,.1f} h" if hours >= 1 else duration(hours * 3600)
 
 
 def format_quantity(value: float) -> str:
-    """A value of which no more than four digits matter, as one reads it."""
+    """Format a value with four significant digits."""
     return f"{value:,.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.4g}"
 
 
 def draw(findings: Findings) -> figures.Picture | None:
-    """The result of every trial in the order of their ends against the device time so far; None for fewer than three."""
+    """Draw the result of every trial against the device time used until its end; None for fewer than three results."""
     ended = sorted(
         (run for run in findings.runs if run.ended is not None and run.used_h), key=lambda run: (run.ended, run.id)
     )
@@ -109,5 +110,5 @@ def draw(findings: Findings) -> figures.Picture | None:
         axis.set_ylabel(findings.metric)
         return figures.picture(
             figure, "cost", title="Cost", alt=f"Results against {format_device_time(findings.used_h)} of device time",
-            caption=f"Each mark is a trial at its end; the line is the best single trial so far. {cut}".rstrip(), tips=tips,
+            caption=f"Each mark is a trial when it ended; the line is the best single trial so far. {cut}".rstrip(), tips=tips,
         )  # fmt: skip

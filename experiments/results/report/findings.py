@@ -1,4 +1,4 @@
-"""What a report is made of: runs, the points whose seeds they are, and what was asked."""
+"""The data of a report: runs, grouped into points whose runs differ only in the seed."""
 
 from __future__ import annotations
 
@@ -20,24 +20,25 @@ class ReportRun:
 
     id: str
     reference: str
-    """What a command line calls it."""
+    """How a command line names it."""
     point: int
     values: Mapping[str, Any]
-    """What it differs from the others by, the seed not among it."""
+    """The keys in which it differs from the other runs, without the seed."""
     seed: int
     state: str
     value: float | None
-    """The best of the metric."""
+    """The best value of the metric."""
     step: int
     num_steps: int | None
     attempts: int
-    took_s: float | None
+    duration_s: float | None
     used_h: float | None
     """Device-hours."""
     wasted_h: float | None
-    """None where nobody keeps count."""
+    """None for runs outside a sweep."""
     ended: float | None
-    why: str
+    reason: str
+    """Why it is in this state."""
     series: Mapping[str, Series] = field(repr=False)
 
     @property
@@ -45,14 +46,14 @@ class ReportRun:
         return self.value is not None and math.isfinite(self.value)
 
     def last(self, metric: str) -> float | None:
-        """A metric as it was written last."""
+        """Return the value of a metric that was logged last."""
         series = self.series.get(metric)
         return series.last[1] if series is not None and series.last is not None else None
 
 
 @dataclass(frozen=True)
 class Point:
-    """The runs that differ by their seed alone."""
+    """The runs that differ only in their seed."""
 
     number: int
     values: Mapping[str, Any]
@@ -60,53 +61,53 @@ class Point:
 
     @property
     def finished(self) -> list[ReportRun]:
-        """Those that came to their end with a number."""
+        """The runs that finished with a finite value."""
         return [run for run in self.runs if run.state == "finished" and run.is_measured]
 
     @property
     def value(self) -> float | None:
-        """The mean over the seeds that are finished."""
-        found = [run.value for run in self.finished if run.value is not None]
-        return fmean(found) if found else None
+        """The mean over the finished seeds."""
+        values = [run.value for run in self.finished if run.value is not None]
+        return fmean(values) if values else None
 
     @property
     def spread(self) -> float | None:
-        """Their standard deviation."""
-        found = [run.value for run in self.finished if run.value is not None]
-        return stdev(found) if len(found) > 1 else None
+        """The standard deviation over the finished seeds."""
+        values = [run.value for run in self.finished if run.value is not None]
+        return stdev(values) if len(values) > 1 else None
 
 
 @dataclass(frozen=True)
 class Findings:
-    """Everything that a report tells; plain data, so that nothing else is looked at for it."""
+    """Everything that a report shows, as plain data: rendering reads no other file."""
 
     kind: Literal["sweep", "runs"]
     name: str
     note: str
-    asked: str
-    """The question in a line."""
-    standing: str
-    """How many trials stand where."""
+    goal: str
+    """What is compared, in one line."""
+    status: str
+    """How many trials are in which state."""
     metric: str
     mode: str
     short: Mapping[str, str]
-    """What each key is called where room is scarce."""
+    """A short name of each key, for axes and columns."""
     points: tuple[Point, ...]
-    """The best first, those without a result last."""
+    """Best first, points without a result last."""
     best: Point | None
     opened: float | None
     until: float | None
-    """When the last thing happened that is told here."""
+    """Time of the last event in the report."""
     elapsed_s: float | None
     used_h: float
     wasted_h: float | None
     attempts: int
     remarks: tuple[str, ...] = ()
-    """What a reader has to know before believing the rest."""
+    """Warnings to read before the results."""
 
     @property
     def runs(self) -> list[ReportRun]:
-        """All of them, the best first."""
+        """All runs, best first."""
         return sorted(
             (run for point in self.points for run in point.runs),
             key=lambda run: (rank_key(run.value, self.mode), run.id),
@@ -114,18 +115,18 @@ class Findings:
 
     @property
     def best_run(self) -> ReportRun | None:
-        """Of the best point, the seed that did best."""
-        found = self.best.finished if self.best is not None else []
-        return min(found, key=lambda run: rank_key(run.value, self.mode)) if found else None
+        """The best run of the best point."""
+        runs = self.best.finished if self.best is not None else []
+        return min(runs, key=lambda run: rank_key(run.value, self.mode)) if runs else None
 
     @property
     def noun(self) -> str:
-        """What one run is called."""
+        """The word for one run."""
         return "trial" if self.kind == "sweep" else "run"
 
     @property
     def point_noun(self) -> str:
-        """What one point is called."""
+        """The word for one point."""
         return "point" if self.has_seeds else self.noun
 
     @property
@@ -134,7 +135,7 @@ class Findings:
 
     @property
     def varying(self) -> list[str]:
-        """The keys that are not the same in all points."""
+        """The keys whose value is not the same in all points."""
         return [
             key for key in self.short
             if len({repr(point.values[key]) if key in point.values else None for point in self.points}) > 1
@@ -142,33 +143,34 @@ class Findings:
 
 
 def group_by_point(runs: Iterable[ReportRun], mode: str) -> tuple[Point, ...]:
-    """Put runs together that are seeds of one point, the best first."""
-    found: dict[int, list[ReportRun]] = {}
+    """Group runs by point, best point first."""
+    groups: dict[int, list[ReportRun]] = {}
     for run in runs:
-        found.setdefault(run.point, []).append(run)
+        groups.setdefault(run.point, []).append(run)
     points = [
-        Point(number, some[0].values, tuple(sorted(some, key=lambda run: run.seed))) for number, some in found.items()
+        Point(number, group[0].values, tuple(sorted(group, key=lambda run: run.seed)))
+        for number, group in groups.items()
     ]
     return tuple(sorted(points, key=lambda point: (rank_key(point.value, mode), point.number)))
 
 
 def rank_key(value: float | None, mode: str) -> float:
-    """What to sort by for the best to come first and those without a number last."""
+    """Return a sort key: the best value first, values that are missing or not finite last."""
     if value is None or not math.isfinite(value):
         return math.inf
     return -value if mode == "max" else value
 
 
 def hide_secrets(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values as they may be shown."""
+    """Replace secret values by a placeholder."""
     return {key: HIDDEN if looks_secret(key, value) else value for key, value in values.items()}
 
 
 def find_train_loss(runs: Sequence[ReportRun]) -> str | None:
-    """The training's loss: the first metric that is written of it."""
+    """Return the name of the training loss: the first metric under train/."""
     return next((name for run in runs for name in run.series if name.startswith("train/")), None)
 
 
 def list_test_metrics(runs: Sequence[ReportRun]) -> list[str]:
-    """The metrics of the test split."""
+    """List the names of the metrics of the test split."""
     return list(dict.fromkeys(name for run in runs for name in run.series if name.startswith("test/")))

@@ -1,4 +1,4 @@
-"""What a report tells of runs that no sweep holds together: how their configurations differ, and their journals."""
+"""Collects the report of runs outside a sweep, from their configurations and journals."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MISSING = object()
 
 
 def collect_from_runs(trials: Sequence[Trial]) -> Findings:
-    """Everything that a report tells of some runs.
+    """Collect the report of some runs.
 
     Raises:
         InputError: they have no metric in common.
@@ -31,19 +31,19 @@ def collect_from_runs(trials: Sequence[Trial]) -> Findings:
         point = points.setdefault(repr(sorted(values.items())), len(points))
         runs.append(_make_run(trial, history, hide_secrets(values), point, metric, mode))
     keys = sorted({key for values in differing for key in values})
-    found = group_by_point(runs, mode)
+    grouped = group_by_point(runs, mode)
     counts = Counter(run.state for run in runs)
     return Findings(
         kind="runs",
         name=", ".join(dict.fromkeys(str(trial.config["name"]) for trial in trials)),
         note="",
-        asked=f"{len(runs)} runs side by side, the {'largest' if mode == 'max' else 'smallest'} {metric} first.",
-        standing=", ".join(f"{count} {state}" for state, count in counts.most_common()),
+        goal=f"{len(runs)} runs, the {'largest' if mode == 'max' else 'smallest'} {metric} first.",
+        status=", ".join(f"{count} {state}" for state, count in counts.most_common()),
         metric=metric,
         mode=mode,
         short=_shorten_keys(keys),
-        points=found,
-        best=next((point for point in found if point.value is not None), None),
+        points=grouped,
+        best=next((point for point in grouped if point.value is not None), None),
         opened=min((run.spans[1][0] for run in histories if 1 in run.spans), default=None),
         until=max((end for history in histories for _, end in history.spans.values()), default=None),
         elapsed_s=None,
@@ -55,7 +55,7 @@ def collect_from_runs(trials: Sequence[Trial]) -> Findings:
 
 
 def _make_run(trial: Trial, history: History, values: dict[str, Any], point: int, metric: str, mode: str) -> ReportRun:
-    stands = _determine_state(trial, history)
+    state = _determine_state(trial, history)
     step = max((series.last[0] for series in history.series.values() if series.last), default=0)
     return ReportRun(
         id=trial.folder.name,
@@ -63,16 +63,16 @@ def _make_run(trial: Trial, history: History, values: dict[str, Any], point: int
         point=point,
         values=values,
         seed=int(trial.config.get("seed") or 0),
-        state=stands.state,
+        state=state.state,
         value=history.series[metric].best(mode) if metric in history.series else None,
         step=step,
         num_steps=trial.config.get("max_steps"),
         attempts=len(trial.attempts()),
-        took_s=history.took_s or None,
+        duration_s=history.duration_s or None,
         used_h=_compute_used_h(trial, history),
         wasted_h=None,
-        ended=stands.ended,
-        why=" ".join((stands.reason or "").split()),
+        ended=state.ended,
+        reason=" ".join((state.reason or "").split()),
         series=history.series,
     )
 
@@ -87,20 +87,20 @@ def _determine_state(trial: Trial, history: History) -> RunState:
 
 
 def _compute_used_h(trial: Trial, history: History) -> float | None:
-    told = history.series.get("cost/device_h")
-    if told is not None and told.last is not None:
-        return told.last[1]
+    logged = history.series.get("cost/device_h")
+    if logged is not None and logged.last is not None:
+        return logged.last[1]
     hardware = trial.config.get("hardware") or {}
     counts = [hardware.get(key, 1) for key in ("nodes", "devices_per_node")]
-    return history.took_s * math.prod(count if isinstance(count, int) else 1 for count in counts) / 3600
+    return history.duration_s * math.prod(count if isinstance(count, int) else 1 for count in counts) / 3600
 
 
 def _choose_metric(trials: Sequence[Trial], histories: Sequence[History]) -> tuple[str, str]:
-    """The metric that the runs are compared by: that of their best checkpoint, else a loss that all have."""
+    """Choose the metric that ranks the runs: the one of their best checkpoint, else a loss that all runs have."""
     shared = [name for name in histories[0].series if all(name in history.series for history in histories)]
     best = [(trial.config.get("checkpoint") or {}) for trial in trials]
-    told = {(part.get("best_metric"), part.get("best_mode")) for part in best}
-    if len(told) == 1 and (first := told.pop())[0] in shared:
+    choices = {(part.get("best_metric"), part.get("best_mode")) for part in best}
+    if len(choices) == 1 and (first := choices.pop())[0] in shared:
         return str(first[0]), str(first[1])
     for name in [*(name for name in shared if name.startswith("val/")), *shared]:
         if "loss" in name:
@@ -108,14 +108,14 @@ def _choose_metric(trials: Sequence[Trial], histories: Sequence[History]) -> tup
     names = sorted({name for history in histories for name in history.series})
     empty = [trial.folder.name for trial, history in zip(trials, histories, strict=True) if not history.series]
     if empty:
-        raise InputError([f"run '{name}' has measured nothing yet; leave it out" for name in empty], "the report")
+        raise InputError([f"run '{name}' has no metrics yet; leave it out" for name in empty], "the report")
     raise InputError(
         [f"the runs have no loss or best metric in common; {did_you_mean('val/loss', names)}"], "the report"
     )
 
 
 def _find_differences(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Of every configuration the leaves that are not the same in all; names, places and seeds are left out."""
+    """Find the leaves that are not the same in all configurations; names, paths and seeds do not count."""
     flat = [dict(_list_leaves(config)) for config in configs]
     keys = dict.fromkeys(key for leaves in flat for key in leaves)
     vary = [
@@ -126,9 +126,9 @@ def _find_differences(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, An
 
 
 def _name_options(trials: Sequence[Trial], differing: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The same with the option in a class's place, as in ``parallel=async``, where runs have other classes in a group.
+    """Replace the class of a group by the name of its option, as in ``parallel=async``.
 
-    What only some of these options have goes without saying, but for what somebody typed.
+    Keys that only some of these options have are left out, unless an override sets them.
     """
     target = "._target_"
     ends = (key.removesuffix(target) for values in differing for key in values if key.endswith(target))
@@ -136,11 +136,11 @@ def _name_options(trials: Sequence[Trial], differing: list[dict[str, Any]]) -> l
         classes = [str(values.get(group + target, "")) for values in differing]
         chosen = [_find_option(trial, group) for trial in trials]
         if None in chosen or len(set(zip(chosen, classes, strict=True))) > len(set(chosen)):
-            chosen = [name.rpartition(".")[2] for name in classes]  # an option says less than its class
-        typed = {
-            word.lstrip("+").partition("=")[0] for trial in trials for word in trial.provenance.get("overrides") or ()
+            chosen = [name.rpartition(".")[2] for name in classes]  # the class is more specific than the option
+        overridden = {
+            text.lstrip("+").partition("=")[0] for trial in trials for text in trial.provenance.get("overrides") or ()
         }
-        keys = {key for values in differing for key in values if key.startswith(f"{group}.")} - typed
+        keys = {key for values in differing for key in values if key.startswith(f"{group}.")} - overridden
         implied = {
             key for key in keys
             if any(key not in values for values in differing)
@@ -154,10 +154,11 @@ def _name_options(trials: Sequence[Trial], differing: list[dict[str, Any]]) -> l
 
 
 def _find_option(trial: Trial, group: str) -> str | None:
-    """The option that was typed, or that a file named; None where nobody knows."""
-    typed = [word.partition("=")[2] for word in trial.provenance.get("overrides") or () if word.startswith(f"{group}=")]
+    """Return the option of a group: from an override, else from the defaults; None if neither names one."""
+    overrides = trial.provenance.get("overrides") or ()
+    options = [text.partition("=")[2] for text in overrides if text.startswith(f"{group}=")]
     choices: dict[str, str | None] = trial.provenance.get("choices", {})
-    return typed[-1] if typed else choices.get(group)
+    return options[-1] if options else choices.get(group)
 
 
 def _list_leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
@@ -173,14 +174,18 @@ def _is_excluded(key: str) -> bool:
 
 
 def _shorten_keys(keys: Sequence[str]) -> dict[str, str]:
-    """For every key as many of its last words as tell it from the others."""
+    """Shorten every key to as many of its last parts as make it unique."""
     ends = {key: [".".join(key.split(".")[-count:]) for count in range(1, key.count(".") + 2)] for key in keys}
-    taken = Counter(end for found in ends.values() for end in found)
-    return {key: next((end for end in found if taken[end] == 1), key) for key, found in ends.items()}
+    counts = Counter(end for candidates in ends.values() for end in candidates)
+    return {key: next((end for end in candidates if counts[end] == 1), key) for key, candidates in ends.items()}
 
 
 def _make_remarks(runs: Sequence[ReportRun]) -> list[str]:
-    going = [run.id for run in runs if run.state in ("running", "waiting")]
+    active = [run.id for run in runs if run.state in ("running", "waiting")]
     failed = [run for run in runs if run.state in ("failed", "killed")]
-    found = [f"{', '.join(going)} {'goes' if len(going) == 1 else 'go'} on; this may still change."] if going else []
-    return found + [f"{run.id} {run.state}: {run.why or 'no reason is known'}." for run in failed]
+    remarks = (
+        [f"{', '.join(active)} {'is' if len(active) == 1 else 'are'} not finished; results may still change."]
+        if active
+        else []
+    )
+    return remarks + [f"{run.id} {run.state}: {run.reason or 'the reason is unknown'}." for run in failed]

@@ -1,4 +1,4 @@
-"""What a report tells of a sweep: its ledger, and the journals of its trials."""
+"""Collects the report of a sweep, from its ledger and the journals of its trials."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from experiments.trial.trial import Trial
 
 
 def collect_from_sweep(sweep: Sweep) -> Findings:
-    """Everything that a report tells of a sweep, as it stands now."""
+    """Collect the report of a sweep in its present state."""
     progress = ProgressReader(sweep, sweep.ledger()).look()
     runs = [_make_run(sweep, row) for row in progress.rows]
     points = group_by_point(runs, progress.mode)
-    ahead = progress.best
+    best = progress.best
     return Findings(
         kind="sweep",
         name=sweep.name,
         note=str(sweep.question["note"] or ""),
-        asked=_describe_goal(sweep),
-        standing=counts_text(progress),
+        goal=_describe_goal(sweep),
+        status=counts_text(progress),
         metric=progress.metric,
         mode=progress.mode,
         short=short_keys(progress.rows),
         points=points,
-        best=next((point for point in points if ahead is not None and point.number == ahead.point), None),
+        best=next((point for point in points if best is not None and point.number == best.point), None),
         opened=progress.opened,
         until=max((row.since for row in progress.rows), default=progress.opened),
         elapsed_s=progress.elapsed_s,
@@ -53,43 +53,42 @@ def _make_run(sweep: Sweep, row: TrialRow) -> ReportRun:
         step=row.step,
         num_steps=row.num_steps,
         attempts=row.attempt,
-        took_s=row.took_s,
+        duration_s=row.took_s,
         used_h=row.used_h,
         wasted_h=row.wasted_h,
         ended=row.since if row.state in ENDED else None,
-        why=why(row),
+        reason=why(row),
         series=_read_series(sweep, row),
     )
 
 
 def _read_series(sweep: Sweep, row: TrialRow) -> Mapping[str, Series]:
-    """The curves of a trial; of one whose result was taken from another, that one's."""
+    """Read the curves of a trial; if its result was reused, the curves of the trial that it was taken from."""
     if row.reused is None:
         return read_history(sweep.folder / row.id).series
-    elsewhere = Path(row.reused)
-    folder = sweep.runs_dir / elsewhere if len(elsewhere.parts) > 1 else sweep.folder / elsewhere
+    source = Path(row.reused)
+    folder = sweep.runs_dir / source if len(source.parts) > 1 else sweep.folder / source
     history = read_history(folder) if folder.is_dir() else History()
     return history.series
 
 
 def _describe_goal(sweep: Sweep) -> str:
-    question = sweep.question
-    words = [f"Which point has the {'largest' if question['mode'] == 'max' else 'smallest'} {question['metric']}?"]
-    words += [f"Strategy {question['strategy']['name']}"]
-    words += [f"pruner {question['pruner']['name']}"] if question["pruner"] else []
-    words += [f"{question['seeds']} seeds a point"] if question["seeds"] > 1 else []
-    words += [f"{name}={value}" for name, value in question["budget"].items() if value is not None]
-    return f"{words[0]} {', '.join(words[1:])}."
+    spec = sweep.question
+    parts = [f"strategy {spec['strategy']['name']}"]
+    parts += [f"pruner {spec['pruner']['name']}"] if spec["pruner"] else []
+    parts += [f"{spec['seeds']} seeds per point"] if spec["seeds"] > 1 else []
+    parts += [f"{name}={value}" for name, value in spec["budget"].items() if value is not None]
+    return f"Search for the {'largest' if spec['mode'] == 'max' else 'smallest'} {spec['metric']}: {', '.join(parts)}."
 
 
 def _make_remarks(progress: Progress) -> list[str]:
-    found = []
+    remarks = []
     if not progress.is_over:
-        found.append(f"The sweep goes on: {counts_text(progress)}. All of this may still change.")
+        remarks.append(f"The sweep is not over: {counts_text(progress)}. Results may still change.")
     for failure, count in progress.failed.items():
-        found.append(f"{count} {'trial' if count == 1 else 'trials'} failed: {failure}.")
+        remarks.append(f"{count} {'trial' if count == 1 else 'trials'} failed: {failure}.")
     if progress.closed:
-        found.append(f"It was closed before its end: {progress.closed}.")
+        remarks.append(f"The sweep was closed early: {progress.closed}.")
     if (reused := sum(row.reused is not None for row in progress.rows)) > 0:
-        found.append(f"{reused} of the results were taken from trials that had run already.")
-    return found
+        remarks.append(f"{reused} {'result is' if reused == 1 else 'results are'} reused from trials that ran earlier.")
+    return remarks

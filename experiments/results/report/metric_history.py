@@ -1,4 +1,4 @@
-"""What the journals of a run say of every metric, thin enough to draw however long the run was."""
+"""The history of every metric of a run, downsampled so that a figure of a long run stays small."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from experiments.run import journal
 from experiments.run.metrics import MetricSummary
 
 MAX_POINTS = 400
-"""Points of a curve from which neighbours are averaged; even, so that they go in pairs."""
+"""With this many points, pairs of neighbours are averaged; an even number."""
 
 
 @dataclass
@@ -23,7 +23,7 @@ class Series(MetricSummary):
     _open: list[float] = field(default_factory=list)
 
     def add(self, step: int, value: float) -> None:
-        """Take one more point in."""
+        """Add one point."""
         super().add(step, value)
         self._open.append(value)
         if len(self._open) == self.width:
@@ -35,42 +35,42 @@ class Series(MetricSummary):
             self.width *= 2
 
     def curve(self) -> list[tuple[int, float]]:
-        """The points by step, the last of them of what is left over."""
+        """Return the points by step; the last one averages the remaining values."""
         rest = [(self.last[0], sum(self._open) / len(self._open))] if self._open and self.last else []
         return self.points + rest
 
-    def middle(self) -> float | None:
-        """The median over the run."""
+    def median(self) -> float | None:
+        """Return the median over the run; None without a finite value."""
         known = [value for _, value in self.curve() if math.isfinite(value)]
         return median(known) if known else None
 
 
 @dataclass
 class History:
-    """What the journals of a run say."""
+    """The metrics and states of a run, from its journals."""
 
     series: dict[str, Series] = field(default_factory=dict)
     spans: dict[int, list[float]] = field(default_factory=dict)
-    """Of every attempt when it began to train, and when it was last heard of."""
+    """Time of the first and the last event of each attempt, by its number."""
     state: journal.StateEvent | None = None
-    """The last one."""
+    """The last state."""
 
     @property
-    def took_s(self) -> float:
-        """Seconds of all attempts together."""
+    def duration_s(self) -> float:
+        """Total duration of all attempts."""
         return sum(end - begin for begin, end in self.spans.values())
 
 
 def read_history(folder: Path) -> History:
-    """The history of a run folder; an empty one where nothing was tracked yet."""
-    found = History()
+    """Read the history of a run folder; it is empty if nothing is tracked yet."""
+    history = History()
     for event in journal.replay(folder):
         if event["event"] == "state":
-            found.state = event
-            found.spans.setdefault(event["attempt"], [event["time"], event["time"]])
-        if event["event"] in ("state", "metrics") and found.state is not None:
-            found.spans[found.state["attempt"]][1] = event["time"]
+            history.state = event
+            history.spans.setdefault(event["attempt"], [event["time"], event["time"]])
+        if event["event"] in ("state", "metrics") and history.state is not None:
+            history.spans[history.state["attempt"]][1] = event["time"]
         if event["event"] == "metrics":
             for name, value in event["metrics"].items():
-                found.series.setdefault(name, Series()).add(event["step"], value)
-    return found
+                history.series.setdefault(name, Series()).add(event["step"], value)
+    return history

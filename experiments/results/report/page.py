@@ -20,7 +20,7 @@ from experiments.results.report.findings import Findings
 
 FOLDER = Path(__file__).parent
 MAX_TEXT, MAX_LINE = 240, 24
-"""Characters of a cell that are shown, and that stay in one line."""
+"""Characters of a cell that are shown, and that stay on one line."""
 MAX_IDS = 8
 
 
@@ -43,15 +43,17 @@ def render_page(
     script = (FOLDER / "report.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.get_template("report.html.jinja").render(
-        findings=findings, sections=_sections(findings, pictures, missing), period=_period(findings),
+        findings=findings, sections=_list_sections(findings, pictures, missing), period=_format_period(findings),
         totals=summarize_cost(findings), pictures={picture.name: picture for picture in pictures}, missing=missing,
-        commands=commands, tables=tables, style=_style(), script=script, script_digest=digest, point_text=point_text,
+        commands=commands, tables=tables, style=_make_style(), script=script, script_digest=digest, point_text=point_text,
         most_ids=MAX_IDS, most_text=MAX_TEXT, most_line=MAX_LINE,
     )  # fmt: skip
 
 
-def _sections(findings: Findings, pictures: Sequence[Picture], missing: Sequence[tuple[str, str]]) -> dict[str, str]:
-    """The title of every section by its id, in the order of the page."""
+def _list_sections(
+    findings: Findings, pictures: Sequence[Picture], missing: Sequence[tuple[str, str]]
+) -> dict[str, str]:
+    """List the sections in the order of the page: title by id."""
     sections = {"best": f"Best {findings.point_noun}"}
     if findings.kind == "runs":
         sections["differences"] = "What differs"
@@ -64,15 +66,15 @@ def _sections(findings: Findings, pictures: Sequence[Picture], missing: Sequence
     return sections | {f"{findings.noun}s": f"All {findings.noun}s"}
 
 
-def _style() -> str:
-    """The style sheet, with the colours of the figures as its variables."""
+def _make_style() -> str:
+    """Return the style sheet, with the colours of the figures as variables."""
     light, dark = f":root {{ --font: {FONT}; {variables()} }}", f":root {{ {variables(DARK)} }}"
     rules = (FOLDER / "report.css").read_text(encoding="utf-8")
     return f"{light}\n@media screen and (prefers-color-scheme: dark) {{ {dark} }}\n{rules}"
 
 
-def _period(findings: Findings) -> str:
-    """From when to when the runs ran, such as ``2026-11-23 10:00 to 12:00 UTC``; empty before the first has begun."""
+def _format_period(findings: Findings) -> str:
+    """Format when the runs ran, such as ``2026-11-23 10:00 to 12:00 UTC``; empty before the first run starts."""
     if findings.until is None:
         return ""
     opened, until = (
@@ -85,5 +87,5 @@ def _period(findings: Findings) -> str:
 
 
 def _split_name(text: str) -> list[str]:
-    """The parts of a name such as ``val/loss_nats`` between which a line may break."""
+    """Split a name such as ``val/loss_nats`` where a line may break."""
     return re.split(r"(?<=[/_.])(?=\w)", text)

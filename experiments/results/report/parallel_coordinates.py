@@ -1,4 +1,4 @@
-"""All trials of a sweep in one picture: an axis a parameter, a line a trial, and the metric at the end."""
+"""Parallel coordinates: one axis per parameter, one line per trial, and the metric on the last axis."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 MAX_AXES = 9
 MAX_LINES, FEW_LINES = 300, 60
 SPREAD = 0.05
-"""How far apart lines through the same value lie, so that each can be followed."""
+"""Distance between lines through the same value, so that each line stays visible."""
 
 
 def draw(findings: Findings) -> figures.Picture | None:
-    """The picture; None where fewer than two parameters vary or fewer than two trials have a result."""
+    """Draw the figure; None if fewer than two parameters vary or fewer than two trials have a result."""
     keys = findings.varying[:MAX_AXES]
     runs = [run for run in findings.runs if run.is_measured]
     if len(keys) < 2 or len(runs) < 2:
@@ -55,16 +55,16 @@ def _draw_line(
     findings: Findings,
     tips: figures.Tips,
 ) -> None:
-    """Draw one trial; rank 0 is the best, 1 the worst."""
+    """Draw one trial; rank 0 is the best, rank 1 the worst."""
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path
 
     shift = (0.5 - rank) * SPREAD
     heights = [
-        (scale.at(run.values[key]) if key in run.values else MISSING_POSITION) + shift
+        (scale.locate(run.values[key]) if key in run.values else MISSING_POSITION) + shift
         for key, scale in zip(keys, scales, strict=True)
     ]
-    heights.append(goal.at(run.value))
+    heights.append(goal.locate(run.value))
     knots, codes = [(0.0, heights[0])], [Path.MOVETO]
     for left, (before, after) in enumerate(pairwise(heights)):
         knots += [(left + 0.45, before), (left + 0.55, after), (left + 1.0, after)]
@@ -82,7 +82,7 @@ def _draw_line(
 
 
 def _draw_axes(axis: Axes, keys: Sequence[str], scales: Sequence[Scale], findings: Findings) -> None:
-    """Draw the axes over the lines; the last is the metric's."""
+    """Draw the axes on top of the lines; the last axis shows the metric."""
     missing = [any(key not in run.values for run in findings.runs if run.is_measured) for key in keys]
     low = MISSING_POSITION if any(missing) else 0.0
     paper = {"boxstyle": "round,pad=0.18", "facecolor": figures.PAPER, "edgecolor": "none", "alpha": 0.86}
@@ -108,10 +108,12 @@ def _draw_axes(axis: Axes, keys: Sequence[str], scales: Sequence[Scale], finding
 
 
 def _make_caption(findings: Findings, shown: Sequence[ReportRun], runs: Sequence[ReportRun]) -> str:
-    words = ["Each line is a trial; the darker, the better, in five steps of equally many."]
-    words += ["The best is orange."] if findings.best_run is not None else []
-    words += [f"Of {len(runs)} trials {len(shown)} are drawn."] if len(shown) < len(runs) else []
-    words += ["Dashed ones did not come to their end."] if any(run.state != "finished" for run in shown) else []
+    sentences = ["Each line is a trial; better fifths have stronger colours."]
+    sentences += ["The best trial is orange."] if findings.best_run is not None else []
+    sentences += [f"{len(shown)} of {len(runs)} trials are drawn."] if len(shown) < len(runs) else []
+    sentences += (
+        ["Dashed lines are trials that did not finish."] if any(run.state != "finished" for run in shown) else []
+    )
     if len(findings.varying) > MAX_AXES:
-        words.append(f"The first {MAX_AXES} of {len(findings.varying)} parameters.")
-    return " ".join(words)
+        sentences.append(f"Only the first {MAX_AXES} of {len(findings.varying)} parameters are drawn.")
+    return " ".join(sentences)

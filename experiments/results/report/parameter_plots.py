@@ -1,4 +1,4 @@
-"""The metric against each parameter of a sweep, a panel a parameter."""
+"""The metric against each parameter of a sweep, one panel per parameter."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 COLUMNS = 3
 MAX_PANELS = 12
 MAX_TIPS = 1500
-"""Marks in a figure that one can point at; each costs a page some 400 bytes."""
+"""Most marks with a tooltip in a figure; each tooltip adds about 400 bytes to the page."""
 MAX_AXIS_CHARS = 46
-"""Characters for which an axis has room; longer labels are turned."""
+"""Characters that fit below an axis; longer labels are rotated."""
 
 
 def draw(findings: Findings) -> figures.Picture | None:
-    """The picture; None where nothing varies or nothing was measured."""
+    """Draw the figure; None if no parameter varies or no run has a result."""
     keys, runs = findings.varying[:MAX_PANELS], [run for run in findings.runs if run.is_measured]
     if not keys or not runs:
         return None
@@ -48,15 +48,15 @@ def draw(findings: Findings) -> figures.Picture | None:
 
 def _draw_panel(axis: Axes, key: str, runs: Sequence[ReportRun], findings: Findings, tips: figures.Tips | None) -> None:
     having = [run for run in runs if key in run.values]
-    # In the order of the space, which a list of runs has not.
+    # In the order of the search space; runs are ordered by result.
     ordered = sorted(having, key=lambda run: run.point)
     scale = make_scale(run.values[key] for run in ordered)
     best = findings.best_run
-    places = {run.id: scale.at(run.values[key]) if key in run.values else MISSING_POSITION for run in runs}
-    _draw_means(axis, scale, places, runs)
+    positions = {run.id: scale.locate(run.values[key]) if key in run.values else MISSING_POSITION for run in runs}
+    _draw_means(axis, scale, positions, runs)
     if tips is None:
         axis.scatter(
-            [places[run.id] for run in runs],
+            [positions[run.id] for run in runs],
             [run.value or 0.0 for run in runs],
             s=9,
             color=figures.SERIES[0],
@@ -64,8 +64,8 @@ def _draw_panel(axis: Axes, key: str, runs: Sequence[ReportRun], findings: Findi
         )
         runs = [run for run in runs if run is best]
     for index, run in enumerate(runs):
-        shift = (index / max(1, len(runs) - 1) - 0.5) * 0.03  # apart, where many have the same value
-        mark = _draw_mark(axis, places[run.id] + shift, run, is_best=run is best)
+        shift = (index / max(1, len(runs) - 1) - 0.5) * 0.03  # keeps runs with the same value apart
+        mark = _draw_mark(axis, positions[run.id] + shift, run, is_best=run is best)
         if tips is not None:
             tips.mark(mark, _make_tip(run, findings), run.id)
     axis.set_title(shorten(findings.short[key], 34))
@@ -84,20 +84,20 @@ def _draw_mark(axis: Axes, x: float, run: ReportRun, *, is_best: bool) -> Any:
     return mark
 
 
-def _draw_means(axis: Axes, scale: Scale, places: dict[str, float], runs: Sequence[ReportRun]) -> None:
+def _draw_means(axis: Axes, scale: Scale, positions: dict[str, float], runs: Sequence[ReportRun]) -> None:
     """The mean of all trials with the same value: joined where values are numbers, a bar where they are words."""
     values: dict[float, list[float]] = {}
     for run in runs:
         if run.state == "finished" and run.value is not None:
-            values.setdefault(places[run.id], []).append(run.value)
-    if scale.kind != "words" and 2 * len(values) > len(places):  # hardly a value comes twice
+            values.setdefault(positions[run.id], []).append(run.value)
+    if scale.kind != "categorical" and 2 * len(values) > len(positions):  # few values occur twice
         return
     means = [(at, fmean(some)) for at, some in sorted(values.items())]
     for at, mean in means:
         axis.plot(
             [at - 0.05, at + 0.05], [mean, mean], color=figures.INK, linewidth=2.0, zorder=2.5, solid_capstyle="round"
         )
-    if scale.kind != "words":
+    if scale.kind != "categorical":
         joined = [(at, mean) for at, mean in means if at != MISSING_POSITION]
         axis.plot([at for at, _ in joined], [mean for _, mean in joined], color=figures.MUTED, linewidth=0.9, zorder=2)
 
@@ -110,7 +110,7 @@ def _set_ticks(axis: Axes, scale: Scale, *, is_missing: bool) -> None:
         [at for at, _ in marks], [text for _, text in marks],
         rotation=28 if is_long else 0, ha="right" if is_long else "center", rotation_mode="anchor",
     )  # fmt: skip
-    axis.set_xlabel("log scale" if scale.kind == "logarithms" else "", fontsize=7.5, color=figures.MUTED, labelpad=1.5)
+    axis.set_xlabel("log scale" if scale.kind == "log" else "", fontsize=7.5, color=figures.MUTED, labelpad=1.5)
 
 
 def _make_tip(run: ReportRun, findings: Findings) -> str:
@@ -120,13 +120,15 @@ def _make_tip(run: ReportRun, findings: Findings) -> str:
 
 
 def _make_caption(findings: Findings, runs: Sequence[ReportRun], cut: str) -> str:
-    words = ["Each mark is a trial, a bar the mean of the finished ones with that value."]
-    words += ["The diamond is the best trial."] if findings.best_run is not None else []
-    words += ["Hollow triangles did not come to their end."] if any(run.state != "finished" for run in runs) else []
+    sentences = ["Each mark is a trial, each bar the mean of the finished trials with that value."]
+    sentences += ["The diamond is the best trial."] if findings.best_run is not None else []
+    sentences += (
+        ["Hollow triangles are trials that did not finish."] if any(run.state != "finished" for run in runs) else []
+    )
     if (missed := len(findings.runs) - len(runs)) > 0:
-        words.append(
+        sentences.append(
             f"{missed} {'trial has' if missed == 1 else 'trials have'} no result and {'is' if missed == 1 else 'are'} not shown."
         )
     if len(findings.varying) > MAX_PANELS:
-        words.append(f"{len(findings.varying) - MAX_PANELS} further parameters stand in the table alone.")
-    return " ".join([*words, cut]).rstrip()
+        sentences.append(f"{len(findings.varying) - MAX_PANELS} further parameters are only in the table.")
+    return " ".join([*sentences, cut]).rstrip()

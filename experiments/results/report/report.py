@@ -1,4 +1,4 @@
-"""Writes what came out of a sweep, or of some runs, as a page, figures and a table: `lathe report`."""
+"""`lathe report`: writes the results of a sweep or of runs as a page, figures and a table."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from experiments.tracking.sweep_sync import PAGE, REPORT, SweepSync, SyncSummary
 from experiments.trial.trial import Trial, find
 
 
-def report(asked: argparse.Namespace) -> int:
-    """Write the report that was asked for, and say where it is."""
-    found = select_runs(asked.runs, Path(asked.runs_dir))
-    sweep = found if isinstance(found, Sweep) else None
-    findings = collect_from_sweep(found) if isinstance(found, Sweep) else collect_from_runs(found)
-    folder = Path(asked.output).expanduser() if asked.output else (sweep.folder if sweep else Path()) / REPORT
+def report(args: argparse.Namespace) -> int:
+    """Write the report, and print its paths."""
+    selected = select_runs(args.runs, Path(args.runs_dir))
+    sweep = selected if isinstance(selected, Sweep) else None
+    findings = collect_from_sweep(selected) if isinstance(selected, Sweep) else collect_from_runs(selected)
+    folder = Path(args.output).expanduser() if args.output else (sweep.folder if sweep else Path()) / REPORT
     write_report(findings, folder)
     print(f"page     {folder / PAGE}\nfigures  {folder / 'figures'}\ntable    {folder / 'table.md'}", flush=True)
     if sweep is not None:
@@ -44,16 +44,16 @@ def report(asked: argparse.Namespace) -> int:
 
 
 def select_runs(names: list[str], runs_dir: Path) -> Sweep | list[Trial]:
-    """The sweep that a user names, or the runs.
+    """Find the sweep or the runs that a user names.
 
     Raises:
-        InputError: something is not there, or there are more than one sweep, or a sweep and runs.
+        InputError: a name does not exist, or a sweep is named together with other names.
     """
     sweeps = [name for name in names if named(name, runs_dir) is not None]
     if sweeps and len(names) > 1:
         other = next((name for name in names if name != sweeps[0]), sweeps[0])
         raise InputError(
-            [f"'{sweeps[0]}' is a sweep, and '{other}' stands beside it; name one sweep, or runs and trials alone"]
+            [f"'{sweeps[0]}' is a sweep, and '{other}' is given as well; name one sweep, or only runs and trials"]
         )
     if sweeps:
         return find_sweep(sweeps[0], runs_dir)
@@ -73,7 +73,7 @@ def select_runs(names: list[str], runs_dir: Path) -> Sweep | list[Trial]:
 
 
 def _find_by_prefix(name: str, runs_dir: Path, problem: str) -> Sweep:
-    """The sweep whose name begins so, where no run's does.
+    """Find the sweep whose name has this prefix, if no run has it.
 
     Raises:
         InputError: there is none, or more than one.
@@ -93,11 +93,11 @@ def write_report(findings: Findings, folder: Path) -> None:
         InputError: the folder cannot be written.
     """
     pictures, missing = [], []
-    for title, drawn in _draw_figures(findings):
-        if isinstance(drawn, Picture):
-            pictures.append(drawn)
+    for title, result in _draw_figures(findings):
+        if isinstance(result, Picture):
+            pictures.append(result)
         else:
-            missing.append((title, drawn))
+            missing.append((title, result))
     try:
         figures = folder / "figures"
         figures.mkdir(parents=True, exist_ok=True)
@@ -111,10 +111,10 @@ def write_report(findings: Findings, folder: Path) -> None:
 
 
 def _draw_figures(findings: Findings) -> Iterator[tuple[str, Picture | str]]:
-    """Every picture, or why there is none."""
-    yield "Learning curves", learning_curves.draw(findings) or "Nothing was measured yet."
-    if (apart := staleness.draw(findings)) is not None:
-        yield "Replicas apart", apart
+    """Draw every figure; yield its title, and the picture or the reason why there is none."""
+    yield "Learning curves", learning_curves.draw(findings) or "No metric is logged yet."
+    if (replicas := staleness.draw(findings)) is not None:
+        yield "Asynchronous replicas", replicas
     if findings.kind == "sweep" or findings.varying:
         yield (
             "Result by parameter",
@@ -122,14 +122,13 @@ def _draw_figures(findings: Findings) -> Iterator[tuple[str, Picture | str]]:
         )
         yield (
             "Parallel coordinates",
-            parallel_coordinates.draw(findings) or "It takes two parameters that vary, and two results.",
+            parallel_coordinates.draw(findings) or "This figure needs two parameters that vary and two results.",
         )
     if findings.kind == "sweep":
-        found = importance.compute_importance(findings)
-        drawn = found if isinstance(found, str) else importance.draw(found, findings)
-        yield "Parameter importance", drawn
-        if (spent := cost.draw(findings)) is not None:
-            yield "Cost", spent
+        result = importance.compute_importance(findings)
+        yield "Parameter importance", result if isinstance(result, str) else importance.draw(result, findings)
+        if (picture := cost.draw(findings)) is not None:
+            yield "Cost", picture
 
 
 def _make_commands(findings: Findings) -> list[str]:
@@ -138,19 +137,17 @@ def _make_commands(findings: Findings) -> list[str]:
 
 
 def _attach(sweep: Sweep, folder: Path) -> None:
-    """Bring the page to the sweep's run in MLflow; a store that cannot be reached is told, and no fault of the report."""
+    """Upload the page to the run of the sweep in MLflow; a store that cannot be reached is only a warning."""
     if read_tracking_config(sweep)["sync"] == "off":
         return
     if folder.resolve() != (sweep.folder / REPORT).resolve():
-        print(f"MLflow   has none of it: only {sweep.folder / REPORT} is brought there, by a report without -o")
+        print(f"MLflow   not uploaded: only {sweep.folder / REPORT} is uploaded, by `lathe report` without -o")
         return
     try:
-        done = SweepSync(sweep).round()
+        summary = SweepSync(sweep).round()
     except ImportError as err:  # on a node without MLflow
-        done = SyncSummary(
-            0, 0, (f"{err}; `lathe sync {reference(sweep)}`, where it is installed, brings the report to it",)
-        )
-    for warning in (*done.failures, *done.warnings):
+        summary = SyncSummary(0, 0, (f"{err}; run `lathe sync {reference(sweep)}` on a machine that has MLflow",))
+    for warning in (*summary.failures, *summary.warnings):
         print(f"warning: {warning}", file=sys.stderr)
-    if not done.failures:
-        print(f"MLflow   an artifact of the sweep's run; {mlflow_view.ui_hint(sweep)}")
+    if not summary.failures:
+        print(f"MLflow   uploaded as an artifact of the run of the sweep; {mlflow_view.ui_hint(sweep)}")

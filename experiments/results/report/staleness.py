@@ -1,4 +1,4 @@
-"""Replicas that run apart: the metric against the time of training, and how old the weights were that gradients came from."""
+"""Asynchronous replicas: the metric against training time, and the staleness of the gradients."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_LABEL = 58
 
 
 def draw(findings: Findings) -> figures.Picture | None:
-    """Both panels; None where no run had parameter servers."""
+    """Draw both panels; None if no run has parameter servers."""
     if not any(name.startswith(STALE_FRACTION) for run in findings.runs for name in run.series):
         return None
     having = [point for point in findings.points if findings.metric in point.runs[0].series]
@@ -38,10 +38,10 @@ def draw(findings: Findings) -> figures.Picture | None:
             _draw_staleness(right, index, run)
             lines.append(line)
             labels.append(label)
-        left.set_xlabel("seconds of training, without evaluations")
+        left.set_xlabel("training time without evaluations, s")
         left.set_ylabel(findings.metric)
-        right.set_xlabel("updates that a gradient's weights had missed")
-        right.set_ylabel("share of the gradients")
+        right.set_xlabel("staleness (updates since the weights were pulled)")
+        right.set_ylabel("fraction of gradients")
         right.set_xticks(range(9), [*map(str, range(8)), "8+"])
         figure.legend(
             lines,
@@ -51,17 +51,17 @@ def draw(findings: Findings) -> figures.Picture | None:
             handlelength=3.4,
         )
         return figures.picture(
-            figure, "replicas", title="Replicas apart", alt=f"{findings.metric} against seconds, and staleness",
-            caption="Of every point the first seed; what the table tells are medians over its training.", tips=tips,
+            figure, "replicas", title="Asynchronous replicas", alt=f"{findings.metric} against seconds, and staleness",
+            caption="The first seed of every point; the table has medians over its training.", tips=tips,
         )  # fmt: skip
 
 
 def _compute_time_curve(run: ReportRun, metric: str) -> list[tuple[float, float]]:
-    """A metric by the seconds that training had taken; steps' own times are added up."""
+    """Compute a metric by training time: the sum of the step times, without evaluations."""
     if metric not in run.series or STEP_TIME not in run.series:
         return []
     values = dict(run.series[metric].curve())
-    found, seconds, before = [], 0.0, 0
+    curve, seconds, before = [], 0.0, 0
     times = run.series[STEP_TIME].curve()
     for step in sorted(values):
         while times and before < step:
@@ -71,17 +71,17 @@ def _compute_time_curve(run: ReportRun, metric: str) -> list[tuple[float, float]
             before += part
             if until <= before:
                 times = times[1:]
-        found.append((seconds, values[step]))
-    return found
+        curve.append((seconds, values[step]))
+    return curve
 
 
 def _draw_staleness(axis: Axes, index: int, run: ReportRun) -> None:
     names = [name for name in run.series if name.startswith(STALE_FRACTION)]
-    shares = {name.removeprefix(STALE_FRACTION): run.series[name].curve() for name in names}
-    if not shares:
+    curves = {name.removeprefix(STALE_FRACTION): run.series[name].curve() for name in names}
+    if not curves:
         return
-    ordered = sorted(shares, key=lambda name: int(name.partition("_")[0]))
-    means = [sum(value for _, value in shares[name]) / len(shares[name]) for name in ordered]
+    ordered = sorted(curves, key=lambda name: int(name.partition("_")[0]))
+    means = [sum(value for _, value in curves[name]) / len(curves[name]) for name in ordered]
     axis.plot(range(len(means)), means, **_get_style(index))
 
 
@@ -97,5 +97,5 @@ def _get_style(index: int) -> dict[str, Any]:
 
 
 def _format_rate(run: ReportRun) -> str:
-    rate = run.series[RATE].middle() if RATE in run.series else None
-    return "" if rate is None else f"{number(rate)} updates a second"
+    rate = run.series[RATE].median() if RATE in run.series else None
+    return "" if rate is None else f"{number(rate)} updates/s"

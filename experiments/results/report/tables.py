@@ -1,4 +1,4 @@
-"""The tables of a report, as a page shows them and as Markdown for a paper or a pull request."""
+"""The tables of a report, for the page and as Markdown."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ ASYNC_METRICS = {
     "servers' busy share": "async/server_busy_share",
 }  # fmt: skip
 MIN_FIXED = 0.01
-"""From which as many decimals as digits are enough."""
+"""From this value on, as many decimals as significant digits are enough."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One value, what to sort it by, and the runs that it is of."""
+    """The text of a value, its sort key, and the runs that it links to."""
 
     text: str
     sort: float | str | None = None
-    """None: the text."""
+    """None: sort by the text."""
     runs: Sequence[str] = ()
     is_best: bool = False
 
     @property
     def sort_key(self) -> str | None:
-        """What the page's script sorts by instead of the text; None: the text."""
+        """The key by which the script of the page sorts; None: by the text."""
         if not isinstance(self.sort, (int, float)):
             return None
         return "" if math.isnan(self.sort) else repr(self.sort).replace("inf", "Infinity")
@@ -49,7 +49,7 @@ class Column:
 
     @property
     def is_number(self) -> bool:
-        """Whether it is set to the right."""
+        """Whether the column is right-aligned."""
         known = [cell for cell in self.cells if cell.text]
         return bool(known) and all(isinstance(cell.sort, (int, float)) for cell in known)
 
@@ -58,7 +58,7 @@ class Column:
 class Table:
     columns: list[Column]
     ids: list[str] = field(default_factory=list)
-    """Of every row the run that it tells of, where it is one."""
+    """The run of each row; empty if rows are not runs."""
 
     @property
     def rows(self) -> list[tuple[Cell, ...]]:
@@ -66,7 +66,7 @@ class Table:
 
 
 def make_points_table(findings: Findings) -> Table:
-    """A row a point: mean and deviation over its seeds, what it cost, and its trials."""
+    """One row per point: mean and standard deviation over its seeds, its cost and its trials."""
     points, best = findings.points, findings.best
     columns = [_make_value_column(findings, key, [point.values for point in points]) for key in _select_keys(findings)]
     means = _make_metric_column(findings.metric, [point.value for point in points], [point is best for point in points])
@@ -85,7 +85,7 @@ def make_points_table(findings: Findings) -> Table:
 
 
 def make_trials_table(findings: Findings) -> Table:
-    """A row a trial, the best first, with all that can be said of it in a line."""
+    """One row per trial, best first."""
     runs, best = findings.runs, findings.best_run
     extra = [
         name
@@ -104,12 +104,12 @@ def make_trials_table(findings: Findings) -> Table:
     columns.append(_make_count_column("attempts", [run.attempts for run in runs]))
     columns.append(_make_time_column("device time", [run.used_h for run in runs]))
     columns += [_make_time_column("wasted", [run.wasted_h for run in runs])] if findings.wasted_h else []
-    columns += [Column("why", [Cell(run.why) for run in runs])] if any(run.why for run in runs) else []
+    columns += [Column("reason", [Cell(run.reason) for run in runs])] if any(run.reason for run in runs) else []
     return Table(columns, [run.id for run in runs])
 
 
 def make_differences_table(findings: Findings) -> Table:
-    """A row a key that the configurations of runs differ by, a column a run."""
+    """One row per key that differs between the configurations, one column per run."""
     runs, keys = findings.runs, list(findings.short)
     has_seeds = len({run.seed for run in runs}) > 1
     columns = [Column("key", [Cell(key) for key in [*keys, *(["seed"] if has_seeds else [])]])]
@@ -120,19 +120,19 @@ def make_differences_table(findings: Findings) -> Table:
 
 
 def make_usage_table(findings: Findings) -> Table:
-    """A row a metric of the machine: the middle of all runs, and the runs at its ends."""
-    found = collect_usage(findings)
-    ends = {"lowest": [fact.low for fact in found], "highest": [fact.high for fact in found]}
-    columns = [Column("metric", [Cell(fact.name) for fact in found])]
-    columns.append(Column("median", [Cell(format_quantity(fact.middle), fact.middle) for fact in found]))
-    for name, told in ends.items():
-        columns.append(Column(name, [Cell(format_quantity(value), value) for value, _ in told]))
-        columns.append(Column("of", [Cell(run, runs=[run]) for _, run in told]))
-    return Table([*columns, _make_count_column("runs", [fact.num_runs for fact in found])])
+    """One row per throughput, cost or load metric: the median over all runs, and the runs with the extremes."""
+    usage = collect_usage(findings)
+    ends = {"lowest": [metric.low for metric in usage], "highest": [metric.high for metric in usage]}
+    columns = [Column("metric", [Cell(metric.name) for metric in usage])]
+    columns.append(Column("median", [Cell(format_quantity(metric.median), metric.median) for metric in usage]))
+    for name, extremes in ends.items():
+        columns.append(Column(name, [Cell(format_quantity(value), value) for value, _ in extremes]))
+        columns.append(Column("of", [Cell(run, runs=[run]) for _, run in extremes]))
+    return Table([*columns, _make_count_column("runs", [metric.num_runs for metric in usage])])
 
 
 def make_replicas_table(findings: Findings) -> Table:
-    """A row a point with parameter servers: medians over its first run."""
+    """One row per point with parameter servers: medians over its first run."""
     points = [point for point in findings.points if RATE in point.runs[0].series]
     runs = [point.runs[0] for point in points]
 
@@ -142,7 +142,7 @@ def make_replicas_table(findings: Findings) -> Table:
         _make_quantity_column(name, [_compute_median(run, metric) for run in runs])
         for name, metric in ASYNC_METRICS.items()
     ]
-    columns.append(_make_quantity_column("MiB a step, pushed and pulled", [_compute_traffic(run) for run in runs]))
+    columns.append(_make_quantity_column("MiB per step, pushed and pulled", [_compute_traffic(run) for run in runs]))
     columns.append(_make_quantity_column("examples/s of the slowest replica", [pace[0] for pace in paces]))
     columns.append(_make_quantity_column("of the fastest", [pace[-1] for pace in paces]))
     return Table([*columns, Column("run", [Cell(run.id, runs=[run.id]) for run in runs])])
@@ -156,11 +156,11 @@ def _make_quantity_column(name: str, values: Sequence[float | None]) -> Column:
 
 
 def _compute_median(run: ReportRun, name: str) -> float | None:
-    return run.series[name].middle() if name in run.series else None
+    return run.series[name].median() if name in run.series else None
 
 
 def _compute_traffic(run: ReportRun) -> float | None:
-    """Every point of a curve has what was moved since the one before."""
+    """Compute MiB per step; every point of a curve counts the traffic since the previous point."""
     steps = [step for step, _ in run.series["async/pushed_mib"].curve()] if "async/pushed_mib" in run.series else []
     pushed, pulled = _compute_median(run, "async/pushed_mib"), _compute_median(run, "async/pulled_mib")
     if len(steps) < 2 or pushed is None or pulled is None:
@@ -169,16 +169,16 @@ def _compute_traffic(run: ReportRun) -> float | None:
 
 
 def _list_paces(run: ReportRun) -> list[float]:
-    """Examples a second of every replica, or group."""
-    found = [
+    """List the examples per second of every replica."""
+    paces = [
         _compute_median(run, name) for name in run.series if re.fullmatch(r"async/replica_\d+_examples_per_s", name)
     ]
-    return [pace for pace in found if pace is not None]
+    return [pace for pace in paces if pace is not None]
 
 
 def format_markdown(findings: Findings) -> str:
-    """The points, what they cost and how to have the best again, for a paper or a pull request."""
-    parts = [f"### {_escape(findings.name)}", _escape(findings.asked), _format_table(make_points_table(findings))]
+    """Format the points, their cost and the command that reproduces the best, for a paper or a pull request."""
+    parts = [f"### {_escape(findings.name)}", _escape(findings.goal), _format_table(make_points_table(findings))]
     parts += [f"_{_escape(text)}_" for text in findings.remarks]
     parts.append(", ".join(f"{name} {text}" for name, text in summarize_cost(findings).items()).capitalize() + ".")
     best, run = findings.best, findings.best_run
@@ -186,7 +186,7 @@ def format_markdown(findings: Findings) -> str:
         at = f" at {_format_code(point_text(best.values))}" if best.values else ""
         parts.append(
             f"Best: {_escape(findings.metric)} {number(best.value)}{at}, of {_format_ids([one.id for one in best.runs])}; "
-            f"again with {_format_code(f'lathe reproduce {run.reference}')}."
+            f"reproduce it with {_format_code(f'lathe reproduce {run.reference}')}."
         )
     return "\n\n".join(parts) + "\n"
 
@@ -205,7 +205,7 @@ def _format_cell(cell: Cell) -> str:
 
 
 def _escape(text: str) -> str:
-    """Text that Markdown leaves as it is; inside of a word it leaves an underscore alone."""
+    """Escape what Markdown interprets; an underscore inside a word needs no escape."""
     clean = re.sub(r"([\\|*`<>\[\]#~$])", r"\\\1", " ".join(text.split()))
     return re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", clean)
 
@@ -221,7 +221,7 @@ def _format_ids(runs: Sequence[str]) -> str:
 
 
 def _select_keys(findings: Findings) -> list[str]:
-    """The keys that get a column; of a single point all."""
+    """Select the keys that get a column; all keys if there is one point."""
     return (findings.varying or list(findings.short))[:MAX_KEYS]
 
 
@@ -241,7 +241,7 @@ def _make_value_cell(values: Mapping[str, Any], key: str) -> Cell:
 def _make_metric_column(
     name: str, values: Sequence[float | None], best: Sequence[bool] = (), digits: int = 4
 ) -> Column:
-    """Values of a metric, with as many decimals in all as the longest needs."""
+    """Make a column of metric values that all have the number of decimals of the longest."""
     texts = ["" if value is None else f"{value:.{digits}g}" for value in values]
     decimals = max((len(text.partition(".")[2]) for text in texts), default=0)
     if min((abs(value) for value in values if value), default=0.0) >= MIN_FIXED:

@@ -149,7 +149,7 @@ def _steps_in(budget_s: float, history: History, folder: Path, evaluations: int)
     last = history.series["perf/step_time_ms"].last
     assert last is not None
     step_s = last[1] / 1e3
-    rest_s = max(0.0, history.took_s - TRY_STEPS * step_s)
+    rest_s = max(0.0, history.duration_s - TRY_STEPS * step_s)
     evaluation_s = _evaluation_s(folder)
     return int((budget_s - rest_s - (evaluations - 1) * evaluation_s) / step_s)
 

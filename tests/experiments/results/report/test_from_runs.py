@@ -1,4 +1,4 @@
-"""What runs that no sweep holds together are called by."""
+"""How a report names the options of runs outside a sweep."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from tests.support import stores
 from tests.support.stores import make_run
 
 
-def make_engines(runs_dir: Path, *typed: list[str]) -> list[Trial]:
-    """Runs of different engines, of which overrides are known."""
+def make_engines(runs_dir: Path, *overrides: list[str]) -> list[Trial]:
+    """Make runs of different engines, with these overrides in their provenance."""
     server = {"_target_": "modules.parallel.parameter_server.ParameterServer", "data": "auto", "servers": 1}
     engines: dict[str, dict[str, Any]] = {
         "data": {"_target_": "modules.parallel.data.DataParallel", "data": "auto"},
@@ -22,25 +22,25 @@ def make_engines(runs_dir: Path, *typed: list[str]) -> list[Trial]:
         "hybrid": {**server, "group_size": 2, "max_staleness": None},
     }
     runs = []
-    for number, words in enumerate(typed):
-        chosen, *others = [word.partition("=")[2] for word in words]
-        engine = {**engines[chosen], **({"max_staleness": int(others[0])} if others else {})}
+    for number, texts in enumerate(overrides):
+        option, *others = [text.partition("=")[2] for text in texts]
+        engine = {**engines[option], **({"max_staleness": int(others[0])} if others else {})}
         best = {"best_metric": "val/loss_nats", "best_mode": "min"}
         trial = make_run(runs_dir, f"a{number}b2c3", checkpoint=best, max_steps=20, seed=0, parallel=engine)
         provenance = yaml.safe_load((trial.folder / "provenance.yaml").read_text())
-        (trial.folder / "provenance.yaml").write_text(yaml.safe_dump({**provenance, "overrides": words}))
+        (trial.folder / "provenance.yaml").write_text(yaml.safe_dump({**provenance, "overrides": texts}))
         with stores.begin(trial) as journal:
             journal.metrics(10, {"val/loss_nats": 0.5 + number})
         runs.append(trial)
     return runs
 
 
-def test_engines_are_called_by_the_options_that_were_typed(tmp_path: Path) -> None:
-    typed = [
+def test_engines_are_named_by_their_option(tmp_path: Path) -> None:
+    overrides = [
         ["parallel=data"], ["parallel=async"], ["parallel=async", "parallel.max_staleness=2"], ["parallel=hybrid"],
     ]  # fmt: skip
-    found = collect_from_runs(make_engines(tmp_path, *typed))
-    assert [point.values for point in found.points] == [
+    findings = collect_from_runs(make_engines(tmp_path, *overrides))
+    assert [point.values for point in findings.points] == [
         {"parallel": "data"},
         {"parallel": "async", "parallel.max_staleness": None},
         {"parallel": "async", "parallel.max_staleness": 2},
@@ -48,9 +48,12 @@ def test_engines_are_called_by_the_options_that_were_typed(tmp_path: Path) -> No
     ]
 
 
-def test_an_option_that_nobody_knows_is_called_by_its_class(tmp_path: Path) -> None:
+def test_an_unknown_option_is_named_by_its_class(tmp_path: Path) -> None:
     runs = make_engines(tmp_path, ["parallel=data"], ["parallel=async"])
     provenance = yaml.safe_load((runs[1].folder / "provenance.yaml").read_text())
     (runs[1].folder / "provenance.yaml").write_text(yaml.safe_dump({**provenance, "overrides": []}))
-    found = collect_from_runs([Trial(run.folder) for run in runs])
-    assert [point.values for point in found.points] == [{"parallel": "DataParallel"}, {"parallel": "ParameterServer"}]
+    findings = collect_from_runs([Trial(run.folder) for run in runs])
+    assert [point.values for point in findings.points] == [
+        {"parallel": "DataParallel"},
+        {"parallel": "ParameterServer"},
+    ]

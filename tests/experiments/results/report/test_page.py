@@ -1,4 +1,4 @@
-"""The page of a report as a reader meets it: a real sweep, opened from its file in a browser."""
+"""The page of a report in a browser, for a real sweep."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ SWEEP = (
 )  # fmt: skip
 IMAGES = Path(__file__).parents[4] / "docs" / "images"
 HEIGHT = 1570
-MOST_BYTES = 200_000
-"""Of a picture in docs/."""
+MAX_BYTES = 200_000
+"""Size of an image in docs/."""
 MESSAGES, REQUESTS = "browser", "performance"
-LEAST_CONTRAST = 4.5
-"""Of text, by WCAG 2."""
+MIN_CONTRAST = 4.5
+"""For text, by WCAG 2."""
 
 
 @contextmanager
 def opened(page: Path, profile: Path) -> Iterator[WebDriver]:
-    """A browser that has opened the page, and notes every message and every request."""
+    """Open the page in a browser that logs every message and every request."""
     if not (CHROMIUM.exists() and DRIVER.exists()):
         pytest.skip(f"needs {CHROMIUM} and {DRIVER}: apt-get install chromium chromium-driver")
     from selenium import webdriver
@@ -49,7 +49,7 @@ def opened(page: Path, profile: Path) -> Iterator[WebDriver]:
         options.add_argument(flag)
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(str(DRIVER)))
     try:
-        messages(driver, REQUESTS)  # those of the empty page that it begins with
+        messages(driver, REQUESTS)  # drop those of the empty first page
         driver.get(page.as_uri())
         yield driver
     finally:
@@ -57,32 +57,32 @@ def opened(page: Path, profile: Path) -> Iterator[WebDriver]:
 
 
 def messages(driver: WebDriver, kind: str) -> list[dict[str, Any]]:
-    """What was noted since the last look."""
-    found: list[dict[str, Any]] = driver.get_log(kind)  # type: ignore[no-untyped-call]
-    return found
+    """Return the log entries since the last call."""
+    entries: list[dict[str, Any]] = driver.get_log(kind)  # type: ignore[no-untyped-call]
+    return entries
 
 
 def requested(driver: WebDriver) -> set[str]:
-    """The addresses that were asked for since the last look, without what lies in the page itself."""
+    """Return the URLs requested since the last call, without those inside the page."""
     events = [json.loads(entry["message"])["message"] for entry in messages(driver, REQUESTS)]
-    asked = [event["params"] for event in events if event["method"] == "Network.requestWillBeSent"]
-    urls = {params["request"]["url"].partition("#")[0] for params in asked}
+    requests = [event["params"] for event in events if event["method"] == "Network.requestWillBeSent"]
+    urls = {params["request"]["url"].partition("#")[0] for params in requests}
     return {url for url in urls if not url.startswith(("data:", "chrome:", "chrome-untrusted:"))}
 
 
 def column(driver: WebDriver, table: str, name: str) -> list[str]:
-    """The texts of a column, as they stand on the screen."""
+    """Return the texts of a column, in the order on the screen."""
     script = """
       const table = document.querySelector(arguments[0]);
       const at = [...table.tHead.rows[0].cells].findIndex(cell => cell.title === arguments[1]);
       return [...table.tBodies[0].rows].map(row => row.cells[at].textContent);
     """
-    found: list[str] = driver.execute_script(script, table, name)
-    return found
+    texts: list[str] = driver.execute_script(script, table, name)
+    return texts
 
 
 def sort_by(driver: WebDriver, table: str, name: str) -> str | None:
-    """Click on the name of a column; which way it is sorted then."""
+    """Click a column header; return the sort order after that."""
     head = driver.find_element("css selector", f"{table} th[title='{name}']")
     driver.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", head)
     head.find_element("tag name", "button").click()
@@ -90,14 +90,14 @@ def sort_by(driver: WebDriver, table: str, name: str) -> str | None:
 
 
 def emulate(driver: WebDriver, scheme: str, media: str = "screen") -> str:
-    """Let the reader prefer light or dark pages; the colour behind the page then."""
+    """Emulate a light or dark colour scheme; return the background colour of a section."""
     features = [{"name": "prefers-color-scheme", "value": scheme}]
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media, "features": features})
     return str(driver.execute_script("return getComputedStyle(document.querySelector('section')).backgroundColor"))
 
 
 def photograph(driver: WebDriver, path: Path, height: int) -> None:
-    """Save the upper part of the page as a picture of 256 colours, which is a third as large."""
+    """Save the top of the page as an image with 256 colours, a third of the size."""
     from PIL import Image
 
     driver.execute_cdp_cmd("Emulation.setScrollbarsHidden", {"hidden": True})
@@ -112,17 +112,17 @@ def photograph(driver: WebDriver, path: Path, height: int) -> None:
 
 
 @pytest.mark.slow
-def test_a_real_sweep_is_read_in_a_browser(tmp_path: Path, lathe: Lathe) -> None:
+def test_page_of_a_real_sweep_works_in_a_browser(tmp_path: Path, lathe: Lathe) -> None:
     swept = lathe("sweep", *SWEEP)
     assert swept.returncode == 0, swept.stderr
-    told = lathe("report", "lr_batch")
-    assert (told.returncode, told.stderr) == (0, "")
+    done = lathe("report", "lr_batch")
+    assert (done.returncode, done.stderr) == (0, "")
     page = tmp_path / "runs" / "lr_batch" / "report" / "report.html"
-    assert told.stdout.splitlines()[0] == f"page     {page}"
-    assert "MLflow" not in told.stdout  # tracking=off
+    assert done.stdout.splitlines()[0] == f"page     {page}"
+    assert "MLflow" not in done.stdout  # tracking=off
     entries = Ledger(page.parent.parent).look().entries
     with opened(page, tmp_path / "profile") as driver:
-        assert column(driver, "#trials table", "trial")  # it has been drawn
+        assert column(driver, "#trials table", "trial")  # the page is rendered
         values = {entry.id: entry.value or 0.0 for entry in entries.values()}
         shown = zip(column(driver, "#trials table", "trial"), column(driver, "#trials table", METRIC), strict=True)
         assert {trial: float(text) for trial, text in shown} == pytest.approx(values, abs=5e-5)
@@ -164,14 +164,14 @@ def test_a_real_sweep_is_read_in_a_browser(tmp_path: Path, lathe: Lathe) -> None
         assert requested(driver) == {page.as_uri()}
         assert messages(driver, MESSAGES) == []
     for name in ("report-light.png", "report-dark.png"):
-        assert (tmp_path / name).stat().st_size < MOST_BYTES
+        assert (tmp_path / name).stat().st_size < MAX_BYTES
         if os.environ.get("LATHE_SCREENSHOT"):
             IMAGES.mkdir(parents=True, exist_ok=True)
             (IMAGES / name).write_bytes((tmp_path / name).read_bytes())
 
 
 @pytest.mark.slow
-def test_a_page_is_whole_without_scripts_and_a_hostile_value_does_nothing(tmp_path: Path) -> None:
+def test_page_works_without_scripts_and_hostile_values_run_nothing(tmp_path: Path) -> None:
     sweep = make_swept(tmp_path, [{"name": f"{HOSTILE}{number}"} for number in range(9)], sync="off", note=HOSTILE)
     for number, trial in enumerate(ledgers.ids(9)):
         run(sweep, trial, number / 10)
@@ -182,7 +182,7 @@ def test_a_page_is_whole_without_scripts_and_a_hostile_value_does_nothing(tmp_pa
         assert column(driver, "#trials table", "name")[0] == f"{HOSTILE}8"
         assert messages(driver, MESSAGES) == []
         assert requested(driver) == {page.as_uri()}
-        refused: Any = driver.execute_script(  # what no value can do, as none becomes an element
+        refused: Any = driver.execute_script(  # the policy refuses even a script element
             "const s = document.createElement('script'); s.textContent = 'window.wasRun = 1'; document.body.append(s); "
             "return window.wasRun ?? null"
         )
@@ -196,13 +196,13 @@ def test_a_page_is_whole_without_scripts_and_a_hostile_value_does_nothing(tmp_pa
 
 
 @pytest.mark.parametrize("colour", [INK, MUTED])
-def test_text_is_legible_in_light_and_dark(colour: str) -> None:
-    assert contrast(colour, PAPER) >= LEAST_CONTRAST
-    assert contrast(DARK[colour], DARK[PAPER]) >= LEAST_CONTRAST
+def test_text_has_enough_contrast_in_light_and_dark(colour: str) -> None:
+    assert contrast(colour, PAPER) >= MIN_CONTRAST
+    assert contrast(DARK[colour], DARK[PAPER]) >= MIN_CONTRAST
 
 
 def contrast(one: str, other: str) -> float:
-    """The contrast of two colours, between 1 and 21. Source: WCAG 2.2, https://www.w3.org/TR/WCAG22/#dfn-contrast-ratio."""
+    """Compute the contrast of two colours, between 1 and 21. Source: WCAG 2.2, https://www.w3.org/TR/WCAG22/#dfn-contrast-ratio."""
     low, high = sorted(map(luminance, (one, other)))
     return (high + 0.05) / (low + 0.05)
 

@@ -1,4 +1,4 @@
-"""What a report draws of replicas that run apart."""
+"""The figure and the table of asynchronous replicas in a report."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ METRIC = "val/accuracy_top1"
 
 
 def series(*points: tuple[int, float]) -> Series:
-    found = Series()
+    result = Series()
     for step, value in points:
-        found.add(step, value)
-    return found
+        result.add(step, value)
+    return result
 
 
 def run(number: int, *, served: bool) -> ReportRun:
@@ -59,22 +59,22 @@ def findings(*runs: ReportRun) -> Findings:
     )
 
 
-def test_the_seconds_of_training_are_those_of_its_steps() -> None:
+def test_training_time_is_the_sum_of_step_times() -> None:
     curve = staleness._compute_time_curve(run(0, served=True), METRIC)
     assert [value for _, value in curve] == [0.5, 0.75]
     assert [seconds for seconds, _ in curve] == pytest.approx([2 + 9, 2 + 9 + 5 + 0.5])
 
 
-def test_there_is_a_picture_only_where_a_run_had_parameter_servers() -> None:
+def test_figure_needs_a_run_with_parameter_servers() -> None:
     assert staleness.draw(findings(run(0, served=False))) is None
     assert staleness.draw(findings(run(0, served=False), run(1, served=True))) is not None
 
 
-def test_the_table_tells_what_servers_and_replicas_did() -> None:
+def test_table_shows_servers_and_replicas() -> None:
     table = make_replicas_table(findings(run(0, served=False), run(1, served=True)))
     (row,) = table.rows
-    told = {column.name: cell.text for column, cell in zip(table.columns, row, strict=True)}
-    assert (told["parallel"], told["updates/s"], told["run"]) == ("async", "12", "run1")
-    assert told["MiB a step, pushed and pulled"] == "6"  # 60 in a point of 10 steps
-    assert (told["examples/s of the slowest replica"], told["of the fastest"]) == ("20", "50")
-    assert told["servers' busy share"] == ""  # not in this journal
+    texts = {column.name: cell.text for column, cell in zip(table.columns, row, strict=True)}
+    assert (texts["parallel"], texts["updates/s"], texts["run"]) == ("async", "12", "run1")
+    assert texts["MiB per step, pushed and pulled"] == "6"  # 60 in a point of 10 steps
+    assert (texts["examples/s of the slowest replica"], texts["of the fastest"]) == ("20", "50")
+    assert texts["servers' busy share"] == ""  # not in this journal
