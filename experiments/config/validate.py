@@ -100,9 +100,25 @@ class Validation:
             inner = ", ".join(signature.read(f"{module.name}.{name}").arguments)
             null = " or null" if may_be_null else ""
             self.problems.append(f"{self.origins.typed(key, value)} is not a map{null}; its keys are {inner}")
+        elif (item := _item_class(argument.annotation, module)) is not None and isinstance(value, (dict, list)):
+            return self._items(value, item, argument, module, key)
         else:
             return self._plain(value, argument, module, key)
         return value
+
+    def _items(self, value: Any, item: ast.expr, argument: Argument, module: Module, key: str) -> Any:
+        """Check a list or map whose items are maps with a class of the schema."""
+        is_map = isinstance(argument.annotation, ast.Subscript) and isinstance(argument.annotation.slice, ast.Tuple)
+        if is_map and isinstance(value, dict):
+            return {
+                name: self._field(inner, Argument(item, True), module, f"{key}.{name}") for name, inner in value.items()
+            }
+        if not is_map and isinstance(value, list):
+            return [
+                self._field(inner, Argument(item, True), module, f"{key}[{number}]")
+                for number, inner in enumerate(value)
+            ]
+        return self._plain(value, argument, module, key)
 
     def part(self, node: Any, key: str) -> None:
         """Check a node that names a class, and the nodes inside it that do."""
@@ -238,6 +254,14 @@ def _class_of(annotation: ast.expr | None) -> tuple[str, bool]:
     optional = isinstance(annotation, ast.BinOp) and ast.unparse(annotation.right) == "None"
     named = annotation.left if optional and isinstance(annotation, ast.BinOp) else annotation
     return (named.id if isinstance(named, ast.Name) else ""), optional
+
+
+def _item_class(annotation: ast.expr | None, module: Module) -> ast.expr | None:
+    """The class of the schema that a `list[Class]` or `dict[str, Class]` holds."""
+    if not isinstance(annotation, ast.Subscript):
+        return None
+    item = annotation.slice.elts[-1] if isinstance(annotation.slice, ast.Tuple) else annotation.slice
+    return item if isinstance(item, ast.Name) and item.id in module.classes else None
 
 
 def _serves(spec: Signature, key: str) -> bool:

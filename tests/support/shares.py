@@ -1,4 +1,4 @@
-"""Shared files made by hand, whole or broken: what `lathe share` would write, without a run."""
+"""Makes shared files, valid or damaged, as `lathe share` would write them, without a run."""
 
 from __future__ import annotations
 
@@ -48,36 +48,36 @@ def _values(*overrides: str) -> dict[str, Any]:
 
 
 def values(*overrides: str) -> dict[str, Any]:
-    """What a shared file of these overrides says."""
+    """The values of a shared file of these overrides."""
     return copy.deepcopy(_values(*overrides))
 
 
 def code(patch: bytes = b"", archive: bytes = b"", **changed: Any) -> dict[str, Any]:
-    """An entry of ``code``, with the right checksum for what was not committed."""
-    told = {
+    """An entry of ``code``, with the right checksum for its uncommitted changes."""
+    entry = {
         "name": "main", "sha256": hashlib.sha256(SHA.encode() + patch + archive).hexdigest(), "git_sha": SHA,
         "dirty": bool(patch or archive), "diff": "main.patch" if patch else None,
         "untracked": "main-untracked.tar.gz" if archive else None,
     }  # fmt: skip
-    return told | changed
+    return entry | changed
 
 
-def put(told: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
-    """Set a value by its dotted key; what is on the way is made."""
-    node: Any = told
+def put(content: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
+    """Set a value by its dotted key; missing maps on the way are added."""
+    node: Any = content
     *parents, last = key.split(".")
     for name in parents:
         node = node[int(name)] if isinstance(node, list) else node.setdefault(name, {})
     node[last] = value
-    return told
+    return content
 
 
-def text(told: dict[str, Any] | None = None) -> str:
-    return as_text(told or values())
+def text(content: dict[str, Any] | None = None) -> str:
+    return as_text(content or values())
 
 
 def member(name: str, content: bytes = b"", **fields: Any) -> bytes:
-    """A file of an archive, as its header says: type, size, linkname may lie."""
+    """A member of an archive; type, size and linkname in its header may be wrong."""
     info = tarfile.TarInfo(name)
     info.size = len(content)
     for key, value in fields.items():
@@ -98,32 +98,32 @@ def packed(*members: bytes) -> bytes:
 
 
 def untracked(*members: bytes) -> bytes:
-    """The tar of files that git did not know."""
+    """The tar of untracked files."""
     return tar(members)
 
 
 def bundled(
     path: Path,
     files: dict[str, bytes] | None = None,
-    told: dict[str, Any] | None = None,
+    content: dict[str, Any] | None = None,
     *,
     listed: dict[str, str] | None = None,
     more: Iterable[bytes] = (),
 ) -> None:
-    """Write an archive of these files with a YAML that names them, or what ``listed`` says instead.
+    """Write an archive of these files, with a YAML that lists them.
 
     Args:
         path: the new file.
         files: content by name.
-        told: what the YAML says beside that.
-        listed: SHA-256 by name as the YAML has them; None: the right ones.
-        more: members behind those.
+        content: the other values of the YAML.
+        listed: SHA-256 by name for the YAML instead of the right ones.
+        more: further members at the end.
     """
     files = {"weights/model.safetensors": WEIGHTS} if files is None else files
-    sums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    told = {**(told or values()), "bundle": sums if listed is None else listed}
-    yaml = member("share.yaml", as_text(told).encode())
-    path.write_bytes(packed(yaml, *(member(name, content) for name, content in files.items()), *more))
+    sums = {name: hashlib.sha256(held).hexdigest() for name, held in files.items()}
+    content = {**(content or values()), "bundle": sums if listed is None else listed}
+    yaml = member("share.yaml", as_text(content).encode())
+    path.write_bytes(packed(yaml, *(member(name, held) for name, held in files.items()), *more))
 
 
 def zipped(content: bytes) -> bytes:

@@ -124,18 +124,20 @@ def _mixed(trial: Trial) -> Iterator[str]:
 
 
 def _of_shared(path: Path, scratch: Path, asked: Namespace) -> Original:
-    from experiments.results.share import archive as bundle
     from experiments.results.share.shared_file import read
 
     shared = read(path)
     shared.check_code(asked.trust)
     amiss = list(shared.warnings)
     files = None
-    dirty = [entry for entry in shared.code if entry.get("dirty")]
-    if shared.bundle and asked.trust_code:
-        bundle.extract(path, scratch, shared.bundle)
+    dirty = [entry for entry in shared.values["code"] if entry["dirty"]]
+    bundle = shared.values["bundle"]
+    if bundle and asked.trust_code:
         files = scratch / "code"
-    elif dirty and shared.bundle:
+        files.mkdir()
+        for name, content in shared.code_files.items():
+            (scratch / name).write_bytes(content)
+    elif dirty and bundle:
         amiss.append(
             f"code: the uncommitted code in {path.name} is not used; --trust-code uses it, if you trust its sender"
         )
@@ -144,12 +146,12 @@ def _of_shared(path: Path, scratch: Path, asked: Namespace) -> Original:
     return Original(
         record=shared.record(),
         files=files,
-        overrides=shared.overrides,
+        overrides=shared.values["overrides"],
         config_dirs=[],
         trust=[],
         source=shared.trial_id,
         link={
-            "run": shared.name,
+            "run": shared.values["name"],
             "run_key": None,
             "mlflow_run_id": None,
             "mlflow_experiment_id": None,

@@ -1,4 +1,4 @@
-"""The archive of a shared run: its YAML, uncommitted code and weights; read a header at a time, each checked before its bytes."""
+"""The archive of a shared run: its YAML, uncommitted code and weights. Reading checks every header before the file behind it."""
 
 from __future__ import annotations
 
@@ -9,278 +9,181 @@ import os
 import re
 import tarfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 from experiments.core.atomic import sync
 from experiments.core.errors import InputError
-from experiments.results.share import archive_code as bundled_code
 from experiments.results.share.strict_yaml import MAX_MB
+from experiments.results.share.uncommitted_code import find_unsafe
 
 TEXT, CODE, WEIGHTS = "share.yaml", "code/", "weights/model.safetensors"
 NAME = re.compile(rf"{TEXT}|code/[A-Za-z0-9_][A-Za-z0-9._-]{{0,80}}(\.patch|-untracked\.tar\.gz)|{WEIGHTS}")
 MAX_CODE_MB = 32.0
 MAX_ALL_CODE_MB = 128.0
 MAX_WEIGHTS_GB = 200.0
-MOST_FILES = 64
-MOST_RATIO = 100  # of what comes out of the archive to its size; weights hardly shrink at all
+MAX_FILES = 64
+MAX_RATIO = 100  # of unpacked to packed size; weights hardly shrink
 SLACK_BYTES = 1 << 20
-BLOCK = tarfile.BLOCKSIZE
 CHUNK = 1 << 20
-DAMAGED = "it is cut or damaged; ask for it again"
+
+
+class ArchiveError(Exception):
+    """An archive breaks a rule; the message names the rule."""
 
 
 @dataclass
 class Archive:
-    """What lies in one that was read to its end."""
+    """The content of a shared archive without the weights, or of a shared YAML file, which has no other files."""
 
     text: bytes = b""
     sums: dict[str, str] = field(default_factory=dict)
-    """SHA-256 by name of every file but the YAML."""
+    """SHA-256 by name of every file except the YAML."""
     code: dict[str, bytes] = field(default_factory=dict)
-    """Content of what lies in ``code``, by name."""
+    """Content of the files in ``code``, by name."""
 
 
-def is_archive(path: Path) -> bool:
-    """Whether a file begins as an archive does.
+class _PlainFile(tarfile.TarInfo):
+    """Refuses every header except those of plain files, before tarfile acts on it: no links, devices or extended headers."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _PlainFile:
+        try:
+            info = super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as err:
+            if buf == bytes(tarfile.BLOCKSIZE):  # the end of the archive; tarfile takes any wrong header as that
+                raise
+            raise ArchiveError("it is cut or damaged") from err
+        if info.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
+            raise ArchiveError(f"{_shown(info.name)} is not a plain file")
+        return info
+
+
+def read(path: Path) -> Archive:
+    """Read an archive, or a YAML file alone, without writing anything.
 
     Raises:
-        InputError: there is no such file, it is no plain file, or it cannot be read.
+        InputError: the file cannot be read, or the archive is damaged or holds a file that no shared archive holds.
     """
-    with _opened(path) as file:
-        return file.read(2) == b"\x1f\x8b"
+    with _open(path) as file:
+        if file.read(2) != b"\x1f\x8b":
+            file.seek(0)
+            return Archive(file.read(int(MAX_MB * 1e6) + 1))
+        file.seek(0)
+        max_bytes = os.fstat(file.fileno()).st_size * MAX_RATIO + SLACK_BYTES
+        archive = Archive()
+        with gzip.GzipFile(fileobj=file) as unpacked, tarfile.TarFile(fileobj=unpacked, tarinfo=_PlainFile) as members:
+            for info in members:
+                _check_header(info, archive)
+                max_bytes -= info.size
+                if max_bytes < 0:
+                    raise ArchiveError(f"it would unpack to more than {MAX_RATIO} times its size")
+                _add(archive, info.name, members.extractfile(info))
+            rest = unpacked.read(SLACK_BYTES)  # to its end, where gzip checks the checksum
+            if rest.strip(b"\0") or len(rest) == SLACK_BYTES:
+                raise ArchiveError("it holds more data after its end")
+        if not archive.text:
+            raise ArchiveError(f"it has no {TEXT}")
+        return archive
 
 
-def content(path: Path) -> bytes:
-    """The bytes of a file that is no archive, as far as a shared file may be long and one more."""
-    with _opened(path) as file:
-        return file.read(int(MAX_MB * 1e6) + 1)
+def _check_header(info: tarfile.TarInfo, archive: Archive) -> None:
+    name, size = info.name, info.size
+    max_size = {TEXT: MAX_MB * 1e6, WEIGHTS: MAX_WEIGHTS_GB * 1e9}.get(name, MAX_CODE_MB * 1e6)
+    if not NAME.fullmatch(name) or not info.isreg():
+        raise ArchiveError(f"{_shown(name)} is not a file of a shared archive")
+    if (name == TEXT) == bool(archive.text):
+        raise ArchiveError(f"{TEXT} must be its first file, and only once")
+    if name in archive.sums:
+        raise ArchiveError(f"{name} is in it twice")
+    if len(archive.sums) >= MAX_FILES:
+        raise ArchiveError(f"it holds more than {MAX_FILES} files")
+    if not 0 <= size <= max_size:
+        raise ArchiveError(f"{name} has {size / 1e6:,.0f} MB; the limit is {max_size / 1e6:,.0f} MB")
+    if name.startswith(CODE) and sum(map(len, archive.code.values())) + size > MAX_ALL_CODE_MB * 1e6:
+        raise ArchiveError(f"its code has more than {MAX_ALL_CODE_MB:.0f} MB")
 
 
-def inspect(path: Path) -> Archive:
-    """Read an archive to its end, and write nothing.
-
-    Raises:
-        InputError: it is cut or damaged, or holds something that no shared archive holds.
-    """
-    found = Archive()
-    for name, blocks in _members(path):
-        digest, kept = hashlib.sha256(), list[bytes]()
-        for number, block in enumerate(blocks):
-            digest.update(block)
-            if name != WEIGHTS:
-                kept.append(block)
-            elif number == 0 and not _begins_as_weights(block):
-                raise _refusal(path, f"{name} is no file of safetensors; ask for the archive again")
+def _add(archive: Archive, name: str, file: IO[bytes] | None) -> None:
+    assert file is not None
+    if name != WEIGHTS:
+        content = file.read()
         if name == TEXT:
-            found.text = b"".join(kept)
-            continue
-        found.sums[name] = digest.hexdigest()
-        if name != WEIGHTS:
-            found.code[name] = b"".join(kept)
-    if not found.text:
-        raise _refusal(path, f"it has no {TEXT}; name an archive that `lathe share --bundle` wrote")
-    return found
-
-
-def mismatches(
-    listed: Mapping[str, str] | None, code: Sequence[Mapping[str, Any]], archive: Archive | None
-) -> Iterator[str]:
-    """Everything by which what a shared file says of its archive differs from what is there."""
-    named = {f"{CODE}{entry[kind]}" for entry in code for kind in ("diff", "untracked") if entry[kind] is not None}
-    if listed is None or archive is None:
-        if listed is not None:
-            yield "bundle names files, and this file stands alone; ask for the archive that it came in"
-        for name in sorted(named):
-            yield f"code names {name}, and this file has no bundle; ask for the file again"
+            archive.text = content
+        else:
+            archive.sums[name], archive.code[name] = hashlib.sha256(content).hexdigest(), content
         return
-    for name in sorted({*listed, *archive.sums}):
-        if name not in listed:
-            yield f"{name} lies in the archive, and bundle does not name it; ask for the archive again"
-        elif name not in archive.sums:
-            yield f"{name} is named by bundle, and the archive lacks it; ask for the archive again"
-        elif listed[name] != archive.sums[name]:
-            yield f"{name} has the SHA-256 {archive.sums[name]}, and bundle says {listed[name]}; ask for the archive again"
+    digest = hashlib.sha256(head := file.read(CHUNK))
+    # safetensors: the length of a JSON header, and that header
+    if len(head) < 10 or int.from_bytes(head[:8], "little") > MAX_CODE_MB * 1e6 or head[8:9] != b"{":
+        raise ArchiveError(f"{name} is not a safetensors file")
+    while block := file.read(CHUNK):
+        digest.update(block)
+    archive.sums[name] = digest.hexdigest()
+
+
+def find_mismatches(values: Mapping[str, Any], archive: Archive) -> Iterator[str]:
+    """Every difference between the entries ``bundle`` and ``code`` of a shared file and the files of its archive."""
+    listed, sums = values["bundle"] or {}, archive.sums
+    named = {f"{CODE}{entry[kind]}" for entry in values["code"] for kind in ("diff", "untracked") if entry[kind]}
+    hint = "ask the sender for a new archive"
+    for name in sorted({*listed, *sums}):
+        if listed.get(name) != sums.get(name):
+            there, wanted = (f"SHA-256 {known[name]}" if name in known else "nothing" for known in (sums, listed))
+            yield f"{name}: `bundle` lists {wanted}, and the archive holds {there}; {hint}"
         elif name != WEIGHTS and name not in named:
-            yield f"{name} lies in the archive, and no entry of code names it; ask for the archive again"
-    for name in sorted(named - {*listed}):
-        yield f"code names {name}, and bundle does not; ask for the archive again"
-    yield from bundled_code.faults(code, {name.removeprefix(CODE): held for name, held in archive.code.items()})
-
-
-def extract(path: Path, folder: Path, listed: Mapping[str, str], only: str = CODE) -> None:
-    """Write files of an archive into an empty folder.
-
-    Args:
-        path: of an archive that was read.
-        folder: is there, and holds nothing.
-        listed: SHA-256 by name of what is to come out; held against every file once more, as it is written.
-        only: with what the names begin of those that come out; "" for all.
-
-    Raises:
-        InputError: the folder is not empty, or the archive has changed since it was read.
-    """
-    if any(folder.iterdir()):
-        raise InputError([f"{folder} is not empty; name a new folder"])
-    wanted = {name for name in (TEXT, *listed) if name.startswith(only)}
-    for name, blocks in _members(path):
-        if not wanted:
-            break
-        if name not in wanted:
-            continue
-        wanted.remove(name)
-        target, digest = folder / name, hashlib.sha256()
-        target.parent.mkdir(exist_ok=True)
-        with target.open("xb") as file:
-            for block in blocks:
-                digest.update(block)
-                file.write(block)
-        if name != TEXT and digest.hexdigest() != listed.get(name):
-            target.unlink()
-            raise _refusal(path, f"{name} has changed since the archive was read; try again")
-    if wanted:
-        raise _refusal(path, f"{min(wanted)} has gone since the archive was read; try again")
+            yield f"{name} is in the archive, but no entry of `code` names it; {hint}"
+    for name in sorted(named - {*listed, *sums}):
+        yield f"{name} is named in `code`, but there is no such file; {hint}"
+    yield from find_unsafe(values["code"], {name.removeprefix(CODE): content for name, content in archive.code.items()})
 
 
 def write(partial: Path, text: str, files: Mapping[str, bytes | Path]) -> None:
-    """Write an archive; the same files make the same bytes.
+    """Write an archive; the same files give the same bytes.
 
     Args:
-        partial: the new file; who calls gives it its name once it is whole.
+        partial: the new file; the caller renames it when it is complete.
         text: the YAML.
-        files: content, or where it lies, by name.
+        files: the content, or the path of a file, by name.
     """
     with (
         partial.open("xb") as raw,
         gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=1, mtime=0) as packed,
         tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as archive,
     ):
-        for name, held in {TEXT: text.encode(), **files}.items():
+        for name, content in {TEXT: text.encode(), **files}.items():
             info = tarfile.TarInfo(name)
-            if isinstance(held, Path):
-                info.size = held.stat().st_size
-                with held.open("rb") as file:
-                    archive.addfile(info, file)
-            else:
-                info.size = len(held)
-                archive.addfile(info, io.BytesIO(held))
+            with content.open("rb") if isinstance(content, Path) else io.BytesIO(content) as file:
+                info.size = file.seek(0, os.SEEK_END)
+                file.seek(0)
+                archive.addfile(info, file)
     sync(partial)
 
 
-def _members(path: Path) -> Iterator[tuple[str, Iterator[bytes]]]:
-    """Name and bytes of every file of an archive, each header checked before what it announces is read.
-
-    Of the formats of tar this knows the oldest alone: those of links, devices, long names and further headers, by which
-    archives do harm, end it.
-    """
-    with _opened(path) as file:
-        stream = _Stream(path, file)
-        names, code_left = list[str](), MAX_ALL_CODE_MB * 1e6
-        while (header := stream.take(BLOCK)) != bytes(BLOCK):
-            info = _header(path, header)
-            if fault := _fault(info, names):
-                raise _refusal(path, fault)
-            names.append(info.name)
-            code_left -= info.size if info.name.startswith(CODE) else 0
-            if code_left < 0:
-                raise _refusal(path, f"its code has more than {MAX_ALL_CODE_MB:.0f} MB; ask for it again")
-            stream.announce(info.size)
-            blocks = stream.blocks(info.size)
-            yield info.name, blocks
-            for _ in blocks:  # whatever the caller has left
-                pass
-            stream.take(-info.size % BLOCK)
-        stream.end()
-
-
-def _header(path: Path, header: bytes) -> tarfile.TarInfo:
-    try:
-        return tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
-    except tarfile.HeaderError as err:
-        raise _refusal(path, DAMAGED) from err
-
-
-def _fault(info: tarfile.TarInfo, before: Sequence[str]) -> str | None:
-    """What is wrong with a file of an archive, by its header."""
-    name = info.name if info.name.isprintable() and len(info.name) < 100 else ascii(info.name)[:100]
-    most = MAX_WEIGHTS_GB * 1e9 if info.name == WEIGHTS else MAX_MB * 1e6 if info.name == TEXT else MAX_CODE_MB * 1e6
-    if info.name.startswith("/") or ".." in info.name.split("/"):
-        return f"{name} leads out of the archive; do not use it"
-    if info.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
-        kinds = {tarfile.SYMTYPE: "a link", tarfile.LNKTYPE: "a link", tarfile.DIRTYPE: "a folder"}
-        return f"{name} is {kinds.get(info.type, 'no plain file')}, and a shared archive holds plain files; ask for it again"
-    if not NAME.fullmatch(info.name):
-        return f"{name} is no file of a shared archive; name one that `lathe share --bundle` wrote"
-    if info.name in before:
-        return f"{name} lies in it twice; ask for it again"
-    if (info.name == TEXT) != (not before):
-        return f"{TEXT} must come first; name an archive that `lathe share --bundle` wrote"
-    if len(before) >= MOST_FILES:
-        return f"it holds more than {MOST_FILES} files; ask for it again"
-    if not 0 <= info.size <= most:
-        return f"{name} announces {info.size / 1e6:,.0f} MB, and {most / 1e6:,.0f} are the most; ask for it again"
-    return None
-
-
-class _Stream:
-    """What comes out of a packed file, no more than its size can honestly hold."""
-
-    def __init__(self, path: Path, file: IO[bytes]) -> None:
-        self.path, self.packed = path, gzip.GzipFile(fileobj=file, mode="rb")
-        self.left = os.fstat(file.fileno()).st_size * MOST_RATIO + SLACK_BYTES
-
-    def announce(self, size: int) -> None:
-        """Refuse what a file's header announces where the archive is too small to hold it."""
-        if size > self.left:
-            raise _refusal(self.path, f"more than {MOST_RATIO} times its size would come out of it; do not use it")
-
-    def take(self, size: int) -> bytes:
-        """So many bytes."""
-        try:
-            found = self.packed.read(size)
-        except (EOFError, zlib.error, gzip.BadGzipFile) as err:
-            raise _refusal(self.path, DAMAGED) from err
-        if len(found) < size:
-            raise _refusal(self.path, DAMAGED)
-        self.left -= size
-        self.announce(0)
-        return found
-
-    def blocks(self, size: int) -> Iterator[bytes]:
-        while size:
-            block = self.take(min(size, CHUNK))
-            size -= len(block)
-            yield block
-
-    def end(self) -> None:
-        """Read the zeros at the end, by which the checksum of the whole is known to hold."""
-        try:
-            rest = self.packed.read(SLACK_BYTES)
-        except (EOFError, zlib.error, gzip.BadGzipFile) as err:
-            raise _refusal(self.path, DAMAGED) from err
-        if rest.strip(b"\0") or len(rest) == SLACK_BYTES:
-            raise _refusal(self.path, "something stands behind its end; ask for it again")
-
-
-def _begins_as_weights(block: bytes) -> bool:
-    """Whether a file begins as those of safetensors do: the length of a header, and the header, which is JSON."""
-    return len(block) >= 10 and int.from_bytes(block[:8], "little") <= MAX_CODE_MB * 1e6 and block[8:9] == b"{"
-
-
-def _opened(path: Path) -> IO[bytes]:
-    """A plain file, open for reading; a pipe or a device would give no end of it."""
-    subject = f"the shared file {path}"
+@contextmanager
+def _open(path: Path) -> Iterator[IO[bytes]]:
+    """A plain file, open for reading: a pipe or a device may have no end."""
     try:
         if not path.exists():
-            raise InputError([f"there is no file {path}; `lathe share RUN -o {path.name}` writes one"], subject)
-        if not path.is_file():
-            raise InputError([f"{path} is no plain file; name one that `lathe share` wrote"], subject)
-        return path.open("rb")
+            problem = f"there is no file {path}; write one with `lathe share RUN -o {path.name}`"
+        elif not path.is_file():
+            problem = f"{path} is not a plain file; name a file that `lathe share` wrote"
+        else:
+            with path.open("rb") as file:
+                yield file
+            return
+    except ArchiveError as err:
+        problem = f"{path}: {err}; ask the sender for a new archive"
+    except (EOFError, zlib.error, gzip.BadGzipFile, tarfile.TarError):
+        problem = f"{path}: it is cut or damaged; ask the sender for a new archive"
     except OSError as err:
-        raise InputError([f"{path} cannot be read: {err.strerror}; make it readable"], subject) from err
+        problem = f"{path} cannot be read: {err.strerror}; make it readable"
+    raise InputError([problem], f"the shared file {path}")
 
 
-def _refusal(path: Path, fault: str) -> InputError:
-    return InputError([f"{path}: {fault}"], f"the shared file {path}")
+def _shown(name: str) -> str:
+    """The name of a file in an untrusted archive, as messages show it."""
+    return name if name.isprintable() and len(name) < 100 else ascii(name)[:100]

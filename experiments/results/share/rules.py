@@ -1,4 +1,4 @@
-"""What the configuration in a shared file may say: what is trained, and nothing of the place where it runs."""
+"""What the configuration in a shared file may hold: what is trained, and no setting of the machine that trains it."""
 
 from __future__ import annotations
 
@@ -14,117 +14,82 @@ from experiments.config.allowlist import is_allowed
 from experiments.config.options import HOUSE
 from experiments.config.source_map import SourceMap
 
-PLACES = {"runs_dir": "LATHE_RUNS", "data_root": "LATHE_DATA", "data.root": "LATHE_DATA"}
-"""The keys that point at the environment of whoever runs it, and the one variable that each may name."""
-LOCAL = ("launcher", "tracking")
-"""Groups of which a shared file holds the local option."""
-WORDS = ("name", "note", "tags")
-"""Keys that people read and nothing else."""
-MOST = {"num_data_workers": 64, "hardware.devices_per_node": 64, "hardware.cpu_threads": 1024}
-"""Processes and threads that a file may ask of the machine it is run on; a command line may ask for more."""
-OUTSIDE = re.compile(r"[/\\~]|[A-Za-z]:[/\\]|[A-Za-z][A-Za-z0-9+.-]*://")
+PATHS = ("runs_dir", "data_root", "data.root")
+MACHINE = ("launcher._target_", "tracking.store", "hardware.slurm", "init_from.weights", "resume", *PATHS)
+"""Keys that only the receiver may set."""
+FREE_TEXT = ("name", "note", "tags", "launcher", "tracking")
+"""Keys whose texts are not paths, or which `reset` replaces."""
+MAXIMA = {"num_data_workers": 64, "hardware.devices_per_node": 64, "hardware.cpu_threads": 1024}
+"""Most processes and threads that a shared file may start; a command line may ask for more."""
+OUTSIDE = re.compile(r"[/\\~]|[A-Za-z]:[/\\]|[A-Za-z][A-Za-z0-9+.-]*://|(.*[/\\])?\.\.([/\\]|$)", re.DOTALL)
+"""A path that is absolute or leaves its folder, or an address."""
 
 
-@lru_cache(maxsize=1)
-def _root() -> dict[str, Any]:
-    root: dict[str, Any] = yaml.safe_load((HOUSE / "config.yaml").read_text(encoding="utf-8"))
-    return root
-
-
-def _option(group: str, name: str) -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load((HOUSE / group / f"{name}.yaml").read_text(encoding="utf-8"))
-    return found
+@lru_cache(maxsize=4)
+def _built_in(name: str) -> dict[str, Any]:
+    option: dict[str, Any] = yaml.safe_load((HOUSE / f"{name}.yaml").read_text(encoding="utf-8"))
+    return option
 
 
 def reset(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration with the local defaults for everything that says where it runs; its trial id stays what it was."""
-    found = {**config, "runs_dir": _root()["runs_dir"], "data_root": _root()["data_root"], "resume": False}
-    found |= {"launcher": _option("launcher", "local"), "tracking": _option("tracking", "sqlite")}
+    """A configuration with local defaults for all settings of the machine; its trial id does not change."""
+    root = _built_in("config")
+    paths = {"runs_dir": root["runs_dir"], "data_root": root["data_root"]}
+    groups = {"launcher": _built_in("launcher/local"), "tracking": _built_in("tracking/sqlite")}
+    local = {**config, **paths, **groups, "resume": False}
     if isinstance(config.get("hardware"), dict):
-        found["hardware"] = {**config["hardware"], "slurm": None}
+        local["hardware"] = {**config["hardware"], "slurm": None}
     if isinstance(config.get("data"), dict) and "root" in config["data"]:
-        found["data"] = {**config["data"], "root": _root()["data_root"]}
-    return found
+        local["data"] = {**config["data"], "root": root["data_root"]}
+    return local
 
 
-def faults(config: Mapping[str, Any], origins: SourceMap) -> Iterator[str]:
-    """Everything by which a configuration could reach further than its own run, or that no run can have."""
-    yield from _reaching(config, origins)
+def find_problems(config: Mapping[str, Any], origins: SourceMap) -> Iterator[str]:
+    """Every value that reaches outside the run, or that no run can have."""
+    local = reset(config)
+    for key in MACHINE:
+        value = _get(config, key)
+        if value not in (None, False) and value != _get(local, key):
+            typed, override = origins.typed(key, value), key if key in PATHS or "init" in key else key.partition(".")[0]
+            yield f"{typed} is a setting of your machine, not of a shared file; give `{override}=...` on the command line"
+    for key, most in MAXIMA.items():
+        number = _get(config, key)
+        if isinstance(number, (int, float)) and number > most:
+            yield f"{origins.typed(key, number)} is more than {most}, the limit in a shared file; write a smaller number"
     for key, value in leaves(config):
         typed = origins.typed(key, value)
         if isinstance(value, float) and not math.isfinite(value):
-            yield f"{typed} is no finite number; write one"
-        elif isinstance(value, str) and "${" in value:
-            yield from _reference(key, value, typed)
-        elif isinstance(value, str) and not _is_free(key) and is_outside(value):
-            way_out = "give it by an override on the command line"
-            yield f"{typed} leads out of the folders that the receiver chooses; {way_out}"
+            yield f"{typed} is not a finite number; write one"
+        elif not isinstance(value, str) or key in PATHS:
+            continue
+        elif "${" in value:
+            yield f"{typed} is a reference, which could read your environment; write the value itself"
+        elif key.partition(".")[0] not in FREE_TEXT and is_outside(value):
+            yield f"{typed} is a path outside your data folder, or an address; give `{key}=...` on the command line"
 
 
-def strangers(config: Mapping[str, Any], origins: SourceMap, trust: Collection[str]) -> Iterator[str]:
-    """What a configuration names of code that is not on the list."""
+def find_untrusted(config: Mapping[str, Any], origins: SourceMap, trust: Collection[str]) -> Iterator[str]:
+    """Every `_target_` that is not on the list of code that may run."""
     for key, value in leaves(config):
         if key.rpartition(".")[2] == "_target_" and not is_allowed(str(value), trust):
             package = str(value).partition(".")[0]
-            way_out = f"if you trust the code of '{package}', add `--trust {package}`"
-            yield f"{origins.typed(key, value)} is not on the list of code that may run; {way_out}"
-
-
-def _is_free(key: str) -> bool:
-    """True where a text is no path, or another rule knows it."""
-    return key in PLACES or key.partition(".")[0] in (*WORDS, *LOCAL)
-
-
-def _reaching(config: Mapping[str, Any], origins: SourceMap) -> Iterator[str]:
-    """Keys that are the receiver's own affair."""
-    local = reset(config)
-    launcher, tracking, hardware = (config.get(key) for key in ("launcher", "tracking", "hardware"))
-    target = launcher.get("_target_") if isinstance(launcher, dict) else launcher
-    if "launcher" in config and target != local["launcher"]["_target_"]:
-        yield f"{origins.typed('launcher._target_', target)} is the receiver's to choose; add `launcher=...` on the command line"
-    store = tracking.get("store") if isinstance(tracking, dict) else tracking
-    if store is not None:
-        yield f"{origins.typed('tracking.store', store)} is the receiver's to choose; add `tracking=...` on the command line"
-    if isinstance(hardware, dict) and hardware.get("slurm") is not None:
-        told = f"hardware.slurm{origins.place('hardware.slurm')}"
-        yield f"{told} is the receiver's to choose; add `hardware=...` on the command line"
-    for key, most in MOST.items():
-        number = _get(config, key)
-        if isinstance(number, (int, float)) and number > most:
-            yield f"{origins.typed(key, number)} is more than the {most} that a shared file may ask for; write fewer"
-    if (weights := _get(config, "init_from.weights")) is not None:
-        way_out = "`init_from.weights=...` on the command line names one's own"
-        yield f"{origins.typed('init_from.weights', weights)}: a shared file carries no weights to begin with; {way_out}"
-    if config.get("resume") not in (None, False):
-        yield f"{origins.typed('resume', config['resume'])} goes on with a run of the receiver's; write resume=false"
-    for key in PLACES:
-        value = _get(config, key)
-        if value is not None and not (isinstance(value, str) and "${" in value):
-            yield f"{origins.typed(key, value)} is the receiver's to choose; give `{key}=...` on the command line"
-
-
-def _reference(key: str, value: str, typed: str) -> Iterator[str]:
-    if key in PLACES and value == _get(reset({"data": {"root": None}}), key):
-        return
-    if "${oc.env:" in value:
-        allowed = "only runs_dir, data_root and data.root may, by their defaults"
-        yield f"{typed} would read what the receiver's environment holds; {allowed}"
-    else:
-        yield f"{typed} is a reference, and what is shared is resolved; write the value itself"
+            hint = f"if you trust the code of '{package}', add `--trust {package}`"
+            yield f"{origins.typed(key, value)} is not on the list of code that may run; {hint}"
 
 
 def is_outside(text: str) -> bool:
-    """True for a path that is absolute or climbs, and for an address."""
-    return bool(OUTSIDE.match(text)) or ".." in re.split(r"[/\\]", text)
+    """True for a path that is absolute or leaves its folder, and for an address."""
+    return OUTSIDE.match(text) is not None
 
 
 def leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value by dotted key, and every key that names a file."""
+    """Every value by dotted key; a key that is a path or a reference also comes as a value."""
     if isinstance(node, dict):
         for name, inner in node.items():
+            full = f"{key}.{name}" if key else name
             if is_outside(name) or "${" in name:
-                yield f"{key}.{name}".lstrip("."), name
-            yield from leaves(inner, f"{key}.{name}" if key else name)
+                yield full, name
+            yield from leaves(inner, full)
     elif isinstance(node, list):
         for index, inner in enumerate(node):
             yield from leaves(inner, f"{key}[{index}]")

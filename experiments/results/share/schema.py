@@ -1,4 +1,4 @@
-"""The closed schema of a shared file: every key of it, with its type and meaning."""
+"""The closed schema of a shared file: every key with its type and meaning."""
 
 from __future__ import annotations
 
@@ -7,51 +7,49 @@ from typing import Any
 
 
 @dataclass
-class File:
-    """The root; the keys stand in this order."""
+class SharedFileSchema:
+    """The root; `lathe share` writes the keys in this order."""
 
     lathe_share: int
     """Version of this format."""
     name: str
     note: str | None
     how_to_run: list[str]
-    """For people; nothing reads it."""
+    """For readers; Lathe ignores it."""
     configuration: dict[str, Any]
-    """Resolved; where it runs is said by the local defaults, so that the receiver decides."""
+    """Resolved; the settings of a machine have their local defaults, so that the receiver chooses them."""
     trial_id: str
     overrides: list[str]
-    """What the configuration was composed of; for people."""
-    code: list[dict[str, Any]]
-    """A `Code` for every checkout that took part."""
-    environment: Environment
+    """The overrides that the run was composed with; for readers."""
+    code: list[CodeSection]
+    """One entry per checkout."""
+    environment: EnvironmentSection
     data: DataSection
     seeds: dict[str, int]
-    expected: Expected
+    expected: ExpectedSection
     bundle: dict[str, str] | None
-    """SHA-256 of every other file of the archive; null where this file is alone."""
+    """SHA-256 of every other file of the archive, by name; null outside an archive."""
 
 
 @dataclass
-class Code:
+class CodeSection:
     """One checkout."""
 
     name: str
     sha256: str
-    """Over the commit and everything by which the checkout differed from it."""
+    """Of the commit and all uncommitted changes."""
     git_sha: str | None
     dirty: bool | None
-    """Whether it differed from its commit; null outside git."""
+    """Whether it had uncommitted changes; null outside git."""
     diff: str | None
-    """File of the bundle's folder ``code`` that holds the differences; null where there is none, or no bundle."""
+    """File in the folder ``code`` of the archive with the changes; null without changes or without an archive."""
     untracked: str | None
-    """Likewise with the files that git did not know."""
-    branch: str | None = None
-    """Of files from before: it may bear somebody's name, and nothing needs it."""
+    """The same for untracked files."""
 
 
 @dataclass
-class Environment:
-    """What it ran on."""
+class EnvironmentSection:
+    """The environment of the run."""
 
     python: str
     platform: str
@@ -64,35 +62,34 @@ class Environment:
 
 @dataclass
 class DataSection:
-    """Which data it read."""
+    """The data that the run read."""
 
     files: dict[str, str] | None
-    """SHA-256 by name, where the configuration states them."""
+    """SHA-256 by file name, where the configuration states them."""
     num_files: int | None
     names_and_sizes_sha256: str | None
-    splits: dict[str, Any]
-    """A `SplitSection` by name."""
+    splits: dict[str, SplitSection]
 
 
 @dataclass
 class SplitSection:
-    """One split of the data, as the run read it."""
+    """One split of the data."""
 
     digest: str
     num_examples: int
 
 
 @dataclass
-class Expected:
-    """What came out."""
+class ExpectedSection:
+    """The results of the run."""
 
-    metrics: dict[str, Any]
-    """`Points` by name, of those metrics that a repetition gives again; thinned."""
+    metrics: dict[str, PointsSection]
+    """Only metrics that a repetition reproduces."""
 
 
 @dataclass
-class Points:
-    """Points of one metric."""
+class PointsSection:
+    """Up to 200 points of one metric."""
 
     steps: list[int]
     values: list[float]

@@ -1,10 +1,9 @@
-"""`lathe share`: one file of a run that others can read, run and reproduce, and that tells nothing of its maker."""
+"""`lathe share`: one file of a run that others can read, run and reproduce, without secrets or names of its author."""
 
 from __future__ import annotations
 
 import argparse
 import hashlib
-import os
 import re
 import secrets
 import shlex
@@ -16,264 +15,234 @@ from experiments.config.allowlist import is_own
 from experiments.core import atomic
 from experiments.core.errors import InputError
 from experiments.core.secrets import looks_secret
-from experiments.results.share import archive as bundle
-from experiments.results.share import rules as shared_rules
-from experiments.results.share.archive_code import no_text, telling
+from experiments.results.share import archive, rules
 from experiments.results.share.parse import VERSION
-from experiments.results.share.redact import SAID, Scrubber
+from experiments.results.share.redact import KINDS, Redactor
 from experiments.results.share.shared_file import read
 from experiments.results.share.text import as_text
+from experiments.results.share.uncommitted_code import find_private
 from experiments.run.checkpoint import Checkpoints
-from experiments.run.metrics import MetricSeries
+from experiments.run.metric_series import MetricSeries
 from experiments.trial.lookup import find_run
 from experiments.trial.record import CodeRecord, code_folder, of_trial
 from experiments.trial.trial import Trial
 
-MOST_POINTS = 200
-MOST_SHOWN = 100
+MAX_POINTS = 200
+MAX_SHOWN = 100
 MODEL = "model.safetensors"
 LEFT_OUT = ("launcher", "tracking", "runs_dir", "data_root", "data.root", "hardware.slurm", "resume")
-"""Overrides that say where a run was, which is nobody's affair; so does a choice of hardware=, by the name of its file."""
+"""Overrides of the machine's settings. A choice of hardware= is left out too: the name of its file may identify a lab."""
 
 
-def share(asked: argparse.Namespace) -> int:
-    """Write what was asked.
+def share(args: argparse.Namespace) -> int:
+    """Run the command.
 
     Raises:
-        InputError: the file is there already, or something that may not go out cannot be taken out.
+        InputError: the file exists already, or the run holds something that must not be shared and cannot be redacted.
     """
-    trial, path = find_run(asked.run, Path(asked.runs_dir)), Path(asked.output).expanduser()
-    _check_name(path, asked)
-    scrubber = Scrubber.of(trial)
-    files = _files(trial, scrubber) if asked.bundle else {}
-    values, warnings = _values(trial, path, scrubber, files)
+    trial, path = find_run(args.run, Path(args.runs_dir)), Path(args.output).expanduser()
+    _check_output(path, args)
+    redactor = Redactor.for_run(trial)
+    files = _collect_files(trial, redactor) if args.bundle else {}
+    record = of_trial(trial)
+    values = _values(trial, record, path, redactor, files)
     text = as_text(values)
-    _look_again(text, scrubber)
+    _check_text(text, redactor)
     _write(path, text, files)
-    for warning in warnings:
+    for warning in _warnings(trial, record, has_bundle=args.bundle):
         print(f"warning: {warning}")
-    told = f"{path}: {os.path.getsize(path) / 1e3:,.1f} kB, run '{values['name']}' of trial {trial.id}"
-    print(f"{told}; `{next(_how_to_run(str(path), trial.config))}` runs it")
+    size = f"{path}: {path.stat().st_size / 1e3:,.1f} kB, run '{values['name']}' of trial {trial.id}"
+    print(f"{size}; `{_commands(str(path), trial.config)[0]}` runs it")
     return 0
 
 
-def _check_name(path: Path, asked: argparse.Namespace) -> None:
-    """Tell of a name that cannot be meant."""
+def _check_output(path: Path, args: argparse.Namespace) -> None:
     is_archive = path.name.endswith((".tar.gz", ".tgz"))
     problems = []
-    if asked.bundle and not is_archive:
-        problems.append(f"-o {asked.output}: --bundle writes an archive; write -o {path.with_suffix('').name}.tar.gz")
-    if not asked.bundle and is_archive:
-        problems.append(f"-o {asked.output}: an archive comes of --bundle; add it, or write -o NAME.yaml")
+    if args.bundle and not is_archive:
+        problems.append(f"-o {args.output}: --bundle writes an archive; write -o {path.with_suffix('').name}.tar.gz")
+    if not args.bundle and is_archive:
+        problems.append(f"-o {args.output}: only --bundle writes an archive; add it, or write -o NAME.yaml")
     if path.is_dir():
-        problems.append(f"-o {asked.output} is a folder; write -o {asked.output.rstrip('/')}/NAME.yaml")
-    elif path.exists() and not asked.force:
-        problems.append(f"-o {asked.output} is there already; choose another name, or add --force")
+        problems.append(f"-o {args.output} is a folder; write -o {args.output.rstrip('/')}/NAME.yaml")
+    elif path.exists() and not args.force:
+        problems.append(f"-o {args.output} exists already; choose another name, or add --force")
     elif not path.parent.is_dir():
-        problems.append(f"-o {asked.output}: there is no folder {path.parent}; make it first")
+        problems.append(f"-o {args.output}: there is no folder {path.parent}; create it first")
     if problems:
         raise InputError(problems)
 
 
 def _values(
-    trial: Trial, path: Path, scrubber: Scrubber, files: Mapping[str, bytes | Path]
-) -> tuple[dict[str, Any], list[str]]:
-    """What the file is to say, and what whoever shares it should know.
+    trial: Trial, record: CodeRecord, path: Path, redactor: Redactor, files: Mapping[str, bytes | Path]
+) -> dict[str, Any]:
+    """The keys of `SharedFileSchema`.
 
     Raises:
-        InputError: a value that the result depends on tells of the user or the machine.
+        InputError: a value that the result depends on must not be shared.
     """
-    record, provenance = of_trial(trial), trial.provenance
-    config = _configuration(trial.config, scrubber)
-    listed = {name: _sha256(held) for name, held in files.items()}
-    noted = ("torch", "device_name", "cpu_capability", "cpu_threads")
-    environment = {key: _clean(record.environment.get(key), scrubber) for key in ("python", "platform", *noted)}
-    values: dict[str, Any] = {
+    config, environment = _configuration(trial.config, redactor), record.environment
+    names = ("python", "platform", "torch", "device_name", "cpu_capability", "cpu_threads")
+    packages = environment.get("packages", {}).items()
+    return {
         "lathe_share": VERSION,
         "name": config["name"],
         "note": config["note"],
-        "how_to_run": [*_how_to_run("FILE" if scrubber.findings(path.name) else path.name, config)],
+        "how_to_run": _commands("FILE" if redactor.find(path.name) else path.name, config),
         "configuration": config,
         "trial_id": trial.id,
-        "overrides": [scrubber.text(typed) for typed in provenance["overrides"] if not _is_of_place(typed)],
-        "code": [_code(number, entry, trial, scrubber, listed) for number, entry in enumerate(record.code)],
-        "environment": {**environment, "packages": _packages(record, scrubber)},
+        "overrides": [redactor.redact(text) for text in trial.provenance["overrides"] if not _is_of_machine(text)],
+        "code": [_code(number, entry, trial, redactor, files) for number, entry in enumerate(record.code)],
+        "environment": {
+            **{name: _redact(environment.get(name), redactor) for name in names},
+            "packages": {name: version for name, version in packages if not redactor.find(f"{name} {version}")},
+        },
         "data": {key: record.data.get(key) for key in ("files", "num_files", "names_and_sizes_sha256", "splits")},
         "seeds": {"seed": config["seed"]},
-        "expected": {"metrics": {name: thinned(points) for name, points in record.streams.items()}},
-        "bundle": listed if files else None,
+        "expected": {"metrics": {name: thin_out(points) for name, points in record.streams.items()}},
+        "bundle": {name: _sha256(content) for name, content in files.items()} or None,
     }
-    return values, [*_warnings(trial, record, files)]
 
 
-def _configuration(config: Mapping[str, Any], scrubber: Scrubber) -> dict[str, Any]:
-    """The configuration as it goes out; what people alone read is scrubbed, and nothing else is changed."""
-    found = shared_rules.reset(config)
-    for key in ("name", "note"):
-        found[key] = _clean(found[key], scrubber)
-    found["name"] = (found["name"] or "").strip().replace("/", "-").replace("\\", "-") or "shared"
-    found["tags"] = {scrubber.text(key): _clean(value, scrubber) for key, value in (found["tags"] or {}).items()}
-    values = ((key, value) for key, value in shared_rules.leaves(found) if isinstance(value, str))
-    told = [(key, value, _told(key, value, scrubber)) for key, value in values if key not in shared_rules.PLACES]
-    if problems := [_refusal(key, value, what) for key, value, what in told if what]:
-        raise InputError(problems, "what is to be shared")
-    return found
+def _configuration(config: Mapping[str, Any], redactor: Redactor) -> dict[str, Any]:
+    """The configuration with redacted name, note and tags; the other values determine the result and stay as they are."""
+    shared = rules.reset(config)
+    shared["name"] = re.sub(r"[/\\]", "-", _redact(shared["name"], redactor) or "").strip() or "shared"
+    shared["note"] = _redact(shared["note"], redactor)
+    shared["tags"] = {redactor.redact(key): _redact(value, redactor) for key, value in (shared["tags"] or {}).items()}
+    problems = []
+    for key, value in rules.leaves(shared):
+        if isinstance(value, str) and key not in rules.PATHS:
+            found = redactor.find_known(value) if key.endswith("_target_") else redactor.find(value)
+            if kinds := " and ".join(dict.fromkeys(KINDS[finding.kind] for finding in found)):
+                shown = "***" if looks_secret(key, value) else value
+                problems.append(
+                    f"{key}={shown} holds {kinds}, which must not be shared; choose another value and run again"
+                )
+    if problems:
+        raise InputError(problems, "the shared file")
+    return shared
 
 
-def _refusal(key: str, value: str, what: str) -> str:
-    shown = "***" if looks_secret(key, value) else value
-    return f"{key}={shown} holds {what}, which a shared file must not tell; choose another value and run again"
+def _redact(value: Any, redactor: Redactor) -> Any:
+    # A reference (`${...}`) would be refused when the file is read.
+    return redactor.redact(value).replace("${", "$ {") if isinstance(value, str) else value
 
 
-def _told(key: str, value: str, scrubber: Scrubber) -> str:
-    """What a value tells, in words; "" where it tells nothing."""
-    found = scrubber.known(value) if key.endswith("_target_") else scrubber.findings(value)
-    return " and ".join(dict.fromkeys(SAID[finding.kind] for finding in found))
-
-
-def _clean(value: Any, scrubber: Scrubber) -> Any:
-    if not isinstance(value, str):
-        return value
-    return scrubber.text(value).replace("${", "$ {")  # a reference would be followed
-
-
-def _how_to_run(name: str, config: Mapping[str, Any]) -> Iterator[str]:
-    targets = [value for key, value in shared_rules.leaves(config) if key.endswith("_target_")]
+def _commands(name: str, config: Mapping[str, Any]) -> list[str]:
+    targets = [value for key, value in rules.leaves(config) if key.endswith("_target_")]
     packages = dict.fromkeys(target.partition(".")[0] for target in targets if not is_own(target))
-    trust = "".join(f" --trust {package}" for package in packages)
-    yield f"lathe run --from {shlex.quote(name)}{trust}"
-    yield f"lathe reproduce {shlex.quote(name)}{trust}"
+    args = shlex.join([name, *(word for package in packages for word in ("--trust", package))])
+    return [f"lathe run --from {args}", f"lathe reproduce {args}"]
 
 
-def _is_of_place(typed: str) -> bool:
-    key = typed.lstrip("+~").partition("=")[0]
-    return key == "hardware" or any(key == place or key.startswith(f"{place}.") for place in LEFT_OUT)
+def _is_of_machine(override_text: str) -> bool:
+    key = override_text.lstrip("+~").partition("=")[0]
+    return key == "hardware" or any(key == name or key.startswith(f"{name}.") for name in LEFT_OUT)
 
 
 def _code(
-    number: int, entry: Mapping[str, Any], trial: Trial, scrubber: Scrubber, listed: Mapping[str, str]
+    number: int, entry: Mapping[str, Any], trial: Trial, redactor: Redactor, files: Mapping[str, bytes | Path]
 ) -> dict[str, Any]:
-    """One checkout; the files that hold its changes by name where they go along.
-
-    A folder of configurations, which may be called as whoever made it, is called by its number: only its digest counts.
-    """
+    """The entry of one checkout. A folder of configurations is named by its number: its name may identify its author."""
+    config_dirs = {Path(folder).name for folder in trial.provenance.get("config_dirs") or []}
+    is_config = number > 0 and entry.get("git_sha") is None and entry["name"] in config_dirs
+    name = f"configurations-{number}" if is_config else re.sub(r"[\[\]*]", "", redactor.redact(entry["name"])) or "code"
     names = {kind: _file_name(number, kind) for kind in ("diff", "untracked")}
-    own = {Path(place).name for place in trial.provenance.get("config_dirs") or []}
-    is_config = number > 0 and entry.get("git_sha") is None and entry["name"] in own
     return {
-        "name": f"configurations-{number}" if is_config else _plain(scrubber.text(entry["name"])) or "code",
-        "sha256": entry["sha256"],
-        "git_sha": entry.get("git_sha"),
-        "dirty": entry.get("dirty"),
-        **{kind: name if f"{bundle.CODE}{name}" in listed else None for kind, name in names.items()},
+        "name": name,
+        **{key: entry.get(key) for key in ("sha256", "git_sha", "dirty")},
+        **{kind: name if f"{archive.CODE}{name}" in files else None for kind, name in names.items()},
     }
 
 
-def _plain(name: str) -> str:
-    return re.sub(r"[\[\]*]", "", name)
-
-
-def _look_again(text: str, scrubber: Scrubber) -> None:
-    """Refuse a file in which something is left that a name of a metric or a file has brought.
-
-    Raises:
-        InputError: with the line of the first.
-    """
-    for finding in scrubber.known(text)[:1]:
-        line = text.splitlines()[text.count("\n", 0, finding.start)].strip()
-        told = f"'{scrubber.text(line)[:MOST_SHOWN]}' would tell {SAID[finding.kind]}, which a shared file must not"
-        raise InputError([f"{told}; call it otherwise and run again"], "what is to be shared")
-
-
 def _file_name(number: int, kind: str) -> str:
-    """What a file of a checkout's changes is called in the archive; a folder's own name may tell of somebody."""
+    """The name of a checkout's changes in the archive: by number, as the name of the checkout may identify its author."""
     return f"{number}.patch" if kind == "diff" else f"{number}-untracked.tar.gz"
 
 
-def _packages(record: CodeRecord, scrubber: Scrubber) -> dict[str, str]:
-    """Those whose names and versions tell of nobody."""
-    packages = record.environment.get("packages", {})
-    return {name: version for name, version in packages.items() if not scrubber.findings(f"{name} {version}")}
+def _check_text(text: str, redactor: Redactor) -> None:
+    """Refuse a file that still holds a name or a secret, for example in the name of a metric.
+
+    Raises:
+        InputError: with the first such line.
+    """
+    for finding in redactor.find_known(text)[:1]:
+        line = redactor.redact(text.splitlines()[text.count("\n", 0, finding.start)].strip())[:MAX_SHOWN]
+        hint = "which must not be shared; rename it and run again"
+        raise InputError([f"the line '{line}' would hold {KINDS[finding.kind]}, {hint}"], "the shared file")
 
 
-def thinned(points: MetricSeries) -> dict[str, list[Any]]:
-    """Steps and values of at most 200 points, evenly chosen, the first and the last among them."""
-    last, most = len(points) - 1, min(len(points), MOST_POINTS)
-    chosen = [points[index * last // max(1, most - 1)] for index in range(most)]
+def thin_out(points: MetricSeries) -> dict[str, list[Any]]:
+    """Steps and values of at most 200 points, evenly spaced, with the first and the last."""
+    last, count = len(points) - 1, min(len(points), MAX_POINTS)
+    chosen = [points[index * last // max(1, count - 1)] for index in range(count)]
     return {"steps": [step for step, _ in chosen], "values": [value for _, value in chosen]}
 
 
-def _files(trial: Trial, scrubber: Scrubber) -> dict[str, bytes | Path]:
-    """What goes into an archive beside the YAML.
+def _collect_files(trial: Trial, redactor: Redactor) -> dict[str, bytes | Path]:
+    """The other files of an archive, by name.
 
     Raises:
-        InputError: the run has no weights, or its uncommitted code tells what must not go out.
+        InputError: the run has no weights, or its uncommitted code holds something that must not be shared.
     """
-    folder, found = code_folder(trial), dict[str, bytes | Path]()
-    for number, entry in enumerate(trial.provenance.get("code") or []):
-        for kind in ("diff", "untracked"):
-            if entry.get(kind):
-                found[f"{bundle.CODE}{_file_name(number, kind)}"] = (folder / entry[kind]).read_bytes()
-    if problems := [
-        line for name, held in found.items() if isinstance(held, bytes) for line in telling(name, held, scrubber)
-    ]:
-        raise InputError(problems, "what is to be shared")
+    code = {
+        f"{archive.CODE}{_file_name(number, kind)}": (code_folder(trial) / entry[kind]).read_bytes()
+        for number, entry in enumerate(trial.provenance.get("code") or [])
+        for kind in ("diff", "untracked")
+        if entry.get(kind)
+    }
+    if problems := [line for name, content in code.items() for line in find_private(name, content, redactor)]:
+        raise InputError(problems, "the shared file")
     checkpoints = Checkpoints(trial.folder, 1)
     checkpoint = checkpoints.best() or checkpoints.latest()
     if checkpoint is None:
         raise InputError(
             [f"run '{trial.folder.name}' has no checkpoint to bundle; leave --bundle out, or `lathe resume` it"]
         )
-    found[bundle.WEIGHTS] = checkpoint.folder / MODEL
-    return found
+    return {**code, archive.WEIGHTS: checkpoint.folder / MODEL}
 
 
-def _warnings(trial: Trial, record: CodeRecord, files: Mapping[str, bytes | Path]) -> Iterator[str]:
-    outcome, has_bundle = trial.outcome(), bool(files)
+def _warnings(trial: Trial, record: CodeRecord, *, has_bundle: bool) -> Iterator[str]:
+    outcome = trial.outcome()
     if outcome is None or outcome["status"] != "finished":
-        yield f"run {trial.folder.name} is not finished, so what is expected of others ends where it does"
+        yield f"run {trial.folder.name} is not finished, so the expected metrics end early"
     if any(entry.get("dirty") for entry in record.code) and not has_bundle:
-        yield "its code had uncommitted changes, which only --bundle takes along"
+        yield "its code had uncommitted changes, which are shared only with --bundle"
     if any(entry.get("git_sha") is None for entry in record.code):
-        yield "some of its code is in no git checkout, so others can tell that theirs differs, and not how"
-    closed = [path for name, held in files.items() if isinstance(held, bytes) for path in no_text(name, held)]
-    if closed:
-        more = f" and {len(closed) - 3} more" if len(closed) > 3 else ""
-        yield f"{', '.join(closed[:3])}{more} of what is not committed goes out and is no text; look yourself at what it tells"
+        yield "some of its code is not in a git checkout, so others can see that their code differs, but not where"
     if has_bundle:
-        yield from (told for told in trial.provenance.get("warnings") or [] if "code snapshot" in told)
+        yield from (warning for warning in trial.provenance.get("warnings") or [] if "code snapshot" in warning)
     if list(trial.folder.glob("attempts/*/changed.yaml")):
-        yield "it went on under another parallel= or hardware=; what goes out is what it began with"
+        yield "it was resumed with another parallel= or hardware=; the shared file has the first configuration"
 
 
-def _sha256(held: bytes | Path) -> str:
-    digest = hashlib.sha256()
-    if isinstance(held, bytes):
-        digest.update(held)
-        return digest.hexdigest()
-    with held.open("rb") as file:
+def _sha256(content: bytes | Path) -> str:
+    if isinstance(content, bytes):
+        return hashlib.sha256(content).hexdigest()
+    with content.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write(path: Path, text: str, files: Mapping[str, bytes | Path]) -> None:
-    """Put the file in place once it can be read back.
+    """Write the file, and give it its name only if it can be read back.
 
     Raises:
-        InputError: it cannot be written, or nobody could read it.
+        InputError: it cannot be written, or not read back.
     """
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
         if files:
-            bundle.write(partial, text, files)
+            archive.write(partial, text, files)
         else:
             atomic.write_text(partial, text)
         read(partial)
         partial.replace(path)
         atomic.sync(path.absolute().parent)
     except InputError as err:
-        told = [problem.replace(partial.name, path.name) for problem in err.problems]
-        raise InputError(told, "what is to be shared") from err
+        problems = [problem.replace(partial.name, path.name) for problem in err.problems]
+        raise InputError(problems, "the shared file") from err
     except OSError as err:
-        raise InputError([f"-o {path} cannot be written: {err.strerror}; choose another place"]) from err
+        raise InputError([f"-o {path} cannot be written: {err.strerror}; choose another folder"]) from err
     finally:
         partial.unlink(missing_ok=True)

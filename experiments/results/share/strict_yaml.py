@@ -1,11 +1,9 @@
-"""Reads YAML of which nothing is known: plain values alone, bounded before they are made, and no text that deceives."""
+"""Reads YAML from an untrusted file: plain values only, within limits, and without characters that deceive a reader."""
 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Callable
 from typing import Any
 
 import yaml
@@ -13,154 +11,116 @@ import yaml
 from experiments.core.errors import InputError
 
 MAX_MB = 20
-DEEPEST = 20
-MOST_NODES = 250_000
-LONGEST_KEY = 250
-LONGEST_TEXT = 65_536
-MOST_TOLD = 20
-LARGEST = 2**63  # what torch and most formats count with
-SAFE_DIGITS = 15  # no shorter number reaches that, to whatever base
+MAX_DEPTH = 20
+MAX_NODES = 250_000
+MAX_KEY, MAX_TEXT, MAX_DIGITS = 250, 65_536, 70
+MAX_INT = 2**63 - 1
 BLANK = "\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0"
-"""Letters and signs, to Unicode, of which nothing is seen."""
+"""Characters that Unicode counts as letters or symbols, but that are invisible."""
 LOADER = yaml.CSafeLoader
+_CONSTRUCTOR = yaml.constructor.SafeConstructor()
+SCALARS: dict[str, Callable[[yaml.ScalarNode], Any]] = {
+    "str": _CONSTRUCTOR.construct_scalar,
+    "int": _CONSTRUCTOR.construct_yaml_int,
+    "float": _CONSTRUCTOR.construct_yaml_float,
+    "bool": _CONSTRUCTOR.construct_yaml_bool,
+    "null": _CONSTRUCTOR.construct_yaml_null,
+}
 
 
-@dataclass(frozen=True)
-class Document:
-    """One file: its values, and the nodes that know their lines."""
-
-    values: dict[str, Any]
-    node: yaml.MappingNode
-
-    def of(self, key: str) -> yaml.Node | None:
-        """The node of a key of the root."""
-        return next((inner for name, inner in self.node.value if name.value == key), None)
-
-
-def load(content: bytes, place: str) -> Document:
-    """The values of a file: maps, lists, text, numbers, true, false and null.
+def load(content: bytes, location: str) -> tuple[dict[str, Any], yaml.MappingNode]:
+    """Read the root map of a file: its values, and its node, which knows the lines.
 
     Args:
-        content: the whole of it.
-        place: what messages call it.
+        content: the whole file.
+        location: the file's name in messages.
 
     Raises:
-        InputError: it is no such file, or it is larger, deeper or stranger than anything that was shared.
+        InputError: it is not valid YAML, or holds something that `lathe share` never writes.
     """
-    subject = f"the shared file {place}"
+    line, hint = "", "ask the sender for a new file"
     try:
-        _bound(content, place, subject)
+        if len(content) > MAX_MB * 1e6:
+            raise yaml.MarkedYAMLError(problem=f"the file has more than {MAX_MB} MB")
         text = content.decode("utf-8")
-        _examine(text, place, subject)
+        _check_events(text)
         node = yaml.compose(text, Loader=LOADER)
+        if not isinstance(node, yaml.MappingNode):
+            raise yaml.MarkedYAMLError(problem="the file is not a YAML map")
+        return _construct(node), node
     except UnicodeDecodeError as err:
-        raise InputError([f"{place} is no text in UTF-8 (byte {err.start}); ask for the file again"], subject) from err
+        problem = f"the file is not UTF-8 text (byte {err.start})"
     except yaml.MarkedYAMLError as err:
-        line = f":{err.problem_mark.line + 1}" if err.problem_mark else ""
-        raise InputError([f"{place}{line} is no valid YAML: {err.problem}; ask for the file again"], subject) from err
-    except yaml.YAMLError as err:  # a character that YAML does not know
-        told = " ".join(str(err).split(" in ")[0].split())
-        raise InputError([f"{place} is no valid YAML: {told}; ask for the file again"], subject) from err
-    if not isinstance(node, yaml.MappingNode):
-        raise InputError([f"{place} is no map of YAML; name a file that `lathe share` wrote"], subject)
-    if problems := list(islice(_problems(node, place), MOST_TOLD)):
-        raise InputError(problems, subject)
-    return Document(_made(node), node)
+        problem = str(err.problem)
+        if err.problem_mark:
+            line, hint = f":{err.problem_mark.line + 1}", f"correct this line, or {hint}"
+    except yaml.YAMLError as err:  # a control character
+        problem = " ".join(str(err).split(" in ")[0].split())
+    raise InputError([f"{location}{line}: {problem}; {hint}"], f"the shared file {location}")
 
 
-def _bound(content: bytes, place: str, subject: str) -> None:
-    if len(content) > MAX_MB * 1e6:
-        raise InputError(
-            [f"{place} has more than {MAX_MB} MB, and no shared file has; ask for the file again"], subject
-        )
+def _error(part: yaml.Node | yaml.Event, problem: str) -> yaml.MarkedYAMLError:
+    mark: Any = part.start_mark
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
 
 
-def _examine(text: str, place: str, subject: str) -> None:
-    """Look at the events of the parser, which make nothing: what would be costly or strange to make is refused."""
+def _check_events(text: str) -> None:
+    """Refuse what would be costly or unsafe to construct; parser events construct nothing."""
     depth = num_nodes = num_documents = 0
     for event in yaml.parse(text, Loader=LOADER):
-        fault = None
-        if isinstance(event, yaml.DocumentStartEvent):
-            num_documents += 1
-            fault = "begins a second document, and a shared file has one" if num_documents > 1 else None
-        elif isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
-            fault = "repeats a part by a name (&name, *name), and in a shared file all is written out"
-        elif getattr(event, "tag", None) is not None:
-            fault = "names a type (!type), and a shared file holds plain values"
+        num_documents += isinstance(event, yaml.DocumentStartEvent)
         num_nodes += isinstance(event, yaml.NodeEvent)
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > DEEPEST:
-            fault = f"is nested more than {DEEPEST} deep"
-        elif num_nodes > MOST_NODES:
-            fault = f"holds more than {MOST_NODES:,} values"
-        if fault is not None:
-            raise InputError([f"{place}:{_line(event)} {fault}; ask for the file again"], subject)
+        if num_documents > 1:
+            raise _error(event, "a second YAML document is not allowed")
+        if getattr(event, "anchor", None) is not None:  # an alias has one too
+            raise _error(event, "anchors and aliases (&name, *name) are not allowed")
+        if getattr(event, "tag", None) is not None:
+            raise _error(event, "type tags (!type) are not allowed, only plain values")
+        if depth > MAX_DEPTH:
+            raise _error(event, f"values are nested more than {MAX_DEPTH} levels deep")
+        if num_nodes > MAX_NODES:
+            raise _error(event, f"the file holds more than {MAX_NODES:,} values")
 
 
-def _problems(node: yaml.Node, place: str) -> Iterator[str]:
-    """What the values of a tree are not to be, by line."""
+def _construct(node: yaml.Node) -> Any:
+    if isinstance(node, yaml.SequenceNode):
+        return [_construct(item) for item in node.value]
     if isinstance(node, yaml.ScalarNode):
-        if fault := _fault(node):
-            yield f"{place}:{_line(node)} {fault}"
-    elif isinstance(node, yaml.MappingNode):
-        names = set[str]()
-        for name, inner in node.value:
-            if fault := _fault_of_key(name, names):
-                yield f"{place}:{_line(name)} {fault}"
-                continue
-            names.add(name.value)
-            yield from _problems(inner, place)
-    else:
-        for inner in node.value:
-            yield from _problems(inner, place)
+        return _construct_scalar(node)
+    values = dict[str, Any]()
+    for key, item in node.value:
+        if not key.tag.endswith(":str"):
+            raise _error(key, "a key is not text (write text in quotes)")
+        _check_text(key, MAX_KEY)
+        if key.value in values:
+            raise _error(key, f"the key {key.value!r} is repeated")
+        values[key.value] = _construct(item)
+    return values
 
 
-def _fault_of_key(node: yaml.Node, before: set[str]) -> str | None:
-    if not isinstance(node, yaml.ScalarNode) or node.tag != "tag:yaml.org,2002:str":
-        return "has a key that is no text; quote it, or ask for the file again"
-    if len(node.value) > LONGEST_KEY:
-        return f"has a key of {len(node.value):,} characters, and {LONGEST_KEY} are the most; ask for the file again"
-    if node.value in before:
-        return f"gives {node.value!r} a second time; take one of them out"
-    return _fault_of_text(node.value)
+def _construct_scalar(node: yaml.ScalarNode) -> Any:
+    _check_text(node, MAX_TEXT)
+    kind = node.tag.rpartition(":")[2]
+    if kind not in SCALARS:
+        raise _error(node, f"YAML reads {node.value} as a {kind} (write text in quotes)")
+    if kind == "int" and len(node.value) > MAX_DIGITS:
+        raise _error(node, "a whole number is larger than 2^63")
+    value = SCALARS[kind](node)
+    if kind == "int" and abs(value) > MAX_INT:
+        raise _error(node, f"{node.value} is larger than 2^63")
+    return value
 
 
-def _fault(node: yaml.ScalarNode) -> str | None:
-    kind, text = node.tag.rpartition(":")[2], node.value
-    if len(text) > LONGEST_TEXT:
-        return f"has a text of {len(text):,} characters, and {LONGEST_TEXT:,} are the most; ask for the file again"
-    if kind == "int" and len(text) > SAFE_DIGITS and (len(text) > 70 or abs(_whole(text)) >= LARGEST):
-        return f"{text[:12]}... is a number beyond 2^63; write a smaller one"
-    if kind not in ("str", "int", "float", "bool", "null"):
-        return f"{text} is a {kind} to YAML; quote it if text is meant"
-    return _fault_of_text(text)
-
-
-def _whole(text: str) -> int:
-    return int(yaml.load(text, Loader=LOADER))
-
-
-def _fault_of_text(text: str) -> str | None:
-    strange = next(filter(is_deceptive, text), None)
-    if strange is None:
-        return None
-    return f"has the invisible character U+{ord(strange):04X} in a text; ask for the file again"
+def _check_text(node: yaml.ScalarNode, max_length: int) -> None:
+    if len(node.value) > max_length:
+        raise _error(node, f"a text has {len(node.value):,} characters; the limit is {max_length:,}")
+    if (character := next(filter(is_deceptive, node.value), None)) is not None:
+        raise _error(node, f"a text holds the invisible character U+{ord(character):04X}")
 
 
 def is_deceptive(character: str) -> bool:
-    """True for what steers a terminal, or shows as nothing or something else: control characters, changes of direction."""
+    """True for a character that controls a terminal, is invisible, or changes the direction of text."""
     if character in "\n\t\u200d":  # the last joins emoji
         return False
     return character in BLANK or unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
-
-
-def _line(part: yaml.Node | yaml.Event) -> int:
-    return int(part.start_mark.line) + 1 if part.start_mark else 1
-
-
-def _made(node: yaml.Node) -> Any:
-    maker = LOADER("")
-    try:
-        return maker.construct_document(node)
-    finally:
-        maker.dispose()

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from experiments.results.share.redact import Scrubber, vocabulary
+from experiments.results.share.redact import Redactor, vocabulary
 from tests.support.stores import begin, make_run
 
-ME = Scrubber(
+ME = Redactor(
     users=["zaphod", "Zaphod Beeblebrox", "max", "root", "jo"],
     hosts=["gold7.heart.example.org", "localhost", "v"],
     folders=["/home/zaphod/my work", "/scratch", "/tmp", "/"],
@@ -17,7 +17,7 @@ ME = Scrubber(
 
 
 @pytest.mark.parametrize(
-    ("text", "scrubbed"),
+    ("text", "redacted"),
     [
         ("by zaphod", "by [user]"),
         ("by Zaphod Beeblebrox, of course", "by [user], of course"),
@@ -42,8 +42,8 @@ ME = Scrubber(
         ("\u202eevil\x1b[2J", "evil[2J"),
     ],
 )
-def test_what_tells_of_someone_is_replaced_by_its_kind(text: str, scrubbed: str) -> None:
-    assert ME.text(text) == scrubbed
+def test_secrets_and_names_are_replaced_by_their_kind(text: str, redacted: str) -> None:
+    assert ME.redact(text) == redacted
 
 
 @pytest.mark.parametrize(
@@ -58,27 +58,27 @@ def test_what_tells_of_someone_is_replaced_by_its_kind(text: str, scrubbed: str)
         "two lines\nand\ta tab, a family \U0001f468\u200d\U0001f469\u200d\U0001f467",
     ],
 )
-def test_what_tells_of_nobody_stays(text: str) -> None:
-    assert ME.text(text) == text
+def test_ordinary_text_stays(text: str) -> None:
+    assert ME.redact(text) == text
 
 
-def test_of_overlapping_findings_nothing_is_left() -> None:
-    assert ME.text("/home/zaphod/gold7/swordfish-42 zaphod") == "[folder] [user]"
+def test_overlapping_findings_are_replaced_completely() -> None:
+    assert ME.redact("/home/zaphod/gold7/swordfish-42 zaphod") == "[folder] [user]"
 
 
-def test_in_code_only_what_is_known_counts() -> None:
+def test_in_code_only_known_names_and_secrets_count() -> None:
     code = "#!/usr/bin/env python\nURL = '/api/v1/runs'\nAUTHOR = 'someone@example.org'\n"
-    assert ME.findings(code)
-    assert ME.known(code) == []
-    assert [finding.kind for finding in ME.known(f"{code}DATA = '/home/zaphod/my work'\n")] == ["user", "folder"]
+    assert ME.find(code)
+    assert ME.find_known(code) == []
+    assert [finding.kind for finding in ME.find_known(f"{code}DATA = '/home/zaphod/my work'\n")] == ["user", "folder"]
 
 
-def test_words_of_the_configurations_are_no_names() -> None:
+def test_words_of_the_built_in_configurations_are_not_names() -> None:
     assert {"max", "adam", "lenet", "data", "local"} <= vocabulary()
     assert not {"zaphod", "ginsparg", "beeblebrox"} & vocabulary()
 
 
-def test_a_scrubber_of_a_run_knows_its_machines_and_this_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_redactor_for_a_run_knows_its_machines_and_this_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("USER", "trillian")
     monkeypatch.setenv("HOME", "/home/trillian")
     monkeypatch.setenv("SLURMD_NODENAME", "magrathea12")
@@ -87,6 +87,6 @@ def test_a_scrubber_of_a_run_knows_its_machines_and_this_user(tmp_path: Path, mo
     monkeypatch.setattr(socket, "gethostname", lambda: "deep-thought.example.org")
     trial = make_run(tmp_path)
     begin(trial).close()
-    scrubber = Scrubber.of(trial)
-    told = f"trillian /home/trillian magrathea12 mice.example.org deep-thought {trial.folder} 'no tea at all'"
-    assert scrubber.text(told) == "[user] [folder] [host] [host] [host] [folder] '***'"
+    redactor = Redactor.for_run(trial)
+    text = f"trillian /home/trillian magrathea12 mice.example.org deep-thought {trial.folder} 'no tea at all'"
+    assert redactor.redact(text) == "[user] [folder] [host] [host] [host] [folder] '***'"

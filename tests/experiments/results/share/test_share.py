@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import io
 import os
 import re
@@ -19,7 +18,7 @@ import yaml
 
 from experiments.cli.main import main
 from experiments.core.errors import InputError
-from experiments.results.share.share import MOST_POINTS, thinned
+from experiments.results.share.share import MAX_POINTS, thin_out
 from experiments.results.share.shared_file import read
 from experiments.run.checkpoint import Checkpoints
 from experiments.run.metrics import read_series
@@ -27,7 +26,7 @@ from experiments.trial.record import of_trial
 from experiments.trial.resume import changes
 from experiments.trial.trial import Trial, find
 
-# Words of someone, put together here so that they stand in no file: a search for them finds what a run has told.
+# Names and secrets of an author, split here so that this file does not hold them: a search finds only what a run copied.
 USER, NAME, HOST = "zaphod" + "b42", "Zaphod" + " Beeble" + "brox", "gold" + "7x"
 SECRET, PASSWORD, KEY = "swordfish" + "-of-42", "no-tea" + "-at-all9", "towel" + "0123456789abcdef"
 PLANTED = (USER, NAME, HOST, SECRET, PASSWORD, KEY, "magra" + "thea", "mice" + "-lab")
@@ -35,19 +34,19 @@ NET = "from modules.model.lenet import LeNet\n\n\nclass Net(LeNet):\n    pass\n"
 
 
 @dataclass
-class Desk:
-    """Somebody's folder with a checkout of their own, the run that they made there, and their environment."""
+class Author:
+    """The author's folder with a checkout, a run made there, and the author's environment."""
 
     folder: Path
     environment: dict[str, str]
     trial: Trial
 
-    def lathe(self, *words: str) -> subprocess.CompletedProcess[str]:
-        return lathe(self.folder, self.environment, *words)
+    def lathe(self, *args: str) -> subprocess.CompletedProcess[str]:
+        return lathe(self.folder, self.environment, *args)
 
 
-def lathe(folder: Path, environment: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-P", "-m", "experiments.cli", *words]
+def lathe(folder: Path, environment: dict[str, str], *args: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-P", "-m", "experiments.cli", *args]
     return subprocess.run(
         command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120,
         check=False,
@@ -60,7 +59,7 @@ def git(folder: Path, *args: str) -> None:
 
 
 def checkout(folder: Path) -> None:
-    """A repository with a package of one model, and things in it that nobody has committed."""
+    """A repository with a package of one model, and with uncommitted changes."""
     package = folder / "heartofgold"
     package.mkdir(parents=True)
     (package / "__init__.py").touch()
@@ -75,8 +74,8 @@ def checkout(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
-    """A run of 20 steps, by someone whose names stand wherever a run may hold them."""
+def author(tmp_path_factory: pytest.TempPathFactory) -> Author:
+    """A run of 20 steps whose author's names are everywhere that a run can hold them."""
     home = tmp_path_factory.mktemp("homes") / USER
     folder = home / f"{USER}-ship"
     checkout(folder)
@@ -87,7 +86,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
         "USER": USER, "LOGNAME": USER, "HOME": str(home), "HOSTNAME": HOST, "SLURMD_NODENAME": f"{HOST}.magra" + "thea.org",
         "TEA_PASSWORD": SECRET, "MLFLOW_TRACKING_URI": "http://mice" + "-lab:5000", "LATHE_DATA": str(home / "data"),
     }  # fmt: skip
-    note = f"By {USER} ({USER}@example.org) on {HOST}; see {home}/log.txt and ~/x/y, the word is {SECRET}."
+    note = f"By {USER} ({USER}@example.org) on {HOST}; see {home}/log.txt and ~/x/y, the password is {SECRET}."
     done = lathe(
         folder, environment, "run", "--trust", "heartofgold", "model._target_=heartofgold.net.Net", "max_steps=20",
         "eval_every_steps=10", "log_every_steps=2", "checkpoint.best_metric=train/learning_rate", "tracking=off",
@@ -97,20 +96,20 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     trial = find("", home / "runs")
-    told = yaml.safe_load((trial.folder / "provenance.yaml").read_text())
-    # The house's own checkout is left to its own: while it is worked on it may hold anything.
-    told["code"] = [entry for entry in told["code"] if entry["name"] == folder.name]
-    (trial.folder / "provenance.yaml").write_text(yaml.safe_dump(told))
-    return Desk(folder, environment, Trial(trial.folder))
+    provenance = trial.provenance
+    # Without Lathe's own checkout: during development it may hold anything.
+    provenance["code"] = [entry for entry in provenance["code"] if entry["name"] == folder.name]
+    (trial.folder / "provenance.yaml").write_text(yaml.safe_dump(provenance))
+    return Author(folder, environment, Trial(trial.folder))
 
 
 @pytest.fixture(scope="module")
-def files(desk: Desk, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with what was shared of it: it.yaml and it.tar.gz."""
+def files(author: Author, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the shared files it.yaml and it.tar.gz of that run."""
     folder = tmp_path_factory.mktemp("shared")
     for name, flags in (("it.yaml", []), ("it.tar.gz", ["--bundle"])):
-        done = desk.lathe(
-            "share", desk.trial.id, "-o", str(folder / name), "--runs-dir", str(desk.trial.runs_dir), *flags
+        done = author.lathe(
+            "share", author.trial.id, "-o", str(folder / name), "--runs-dir", str(author.trial.runs_dir), *flags
         )
         assert done.returncode == 0, done.stderr
         assert f"{name}: " in done.stdout
@@ -118,7 +117,7 @@ def files(desk: Desk, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def contents(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Every name and content in a file, of archives in it too."""
+    """Every name and content in a file, also inside of archives."""
     content = path.read_bytes()
     yield from unpacked(path.name, content)
 
@@ -135,30 +134,30 @@ def unpacked(name: str, content: bytes) -> Iterator[tuple[str, bytes]]:
 
 
 @pytest.mark.parametrize("name", ["it.yaml", "it.tar.gz"])
-def test_nothing_of_its_maker_goes_out(name: str, files: Path, desk: Desk) -> None:
+def test_a_shared_file_holds_nothing_of_its_author(name: str, files: Path, author: Author) -> None:
     held = dict(contents(files / name))
-    words = [*PLANTED, str(desk.trial.folder), str(desk.folder)]
-    for place, content in held.items():
-        for word in words:
-            assert word.lower().encode() not in content.lower(), f"{word} stands in {place}"
-        assert not re.search(rb"(?<![\w/.])(/home|/tmp|/root|/Users)/\w", content), place
+    private = [*PLANTED, str(author.trial.folder), str(author.folder)]
+    for name, content in held.items():
+        for text in private:
+            assert text.lower().encode() not in content.lower(), f"{text} is in {name}"
+        assert not re.search(rb"(?<![\w/.])(/home|/tmp|/root|/Users)/\w", content), name
         if content.isascii() and len(socket.gethostname()) > 2:
-            assert not re.search(rb"(?<![\w-])%b(?![\w-])" % socket.gethostname().encode(), content), place
-    assert ("heartofgold/extra.py" in held) == (name == "it.tar.gz")
+            assert not re.search(rb"(?<![\w-])%b(?![\w-])" % socket.gethostname().encode(), content), name
+    assert ("heartofgold/extra.py" in held) == ("it.tar.gz" in held)
     assert not {"heartofgold/keys.py", ".env"} & held.keys()
 
 
-def test_the_search_finds_what_is_planted(desk: Desk) -> None:
-    """What a run folder itself holds, and a shared file must not."""
-    held = b"".join(path.read_bytes() for path in desk.trial.folder.glob("*.yaml"))
-    assert [word for word in (USER, HOST, SECRET) if word.encode() not in held] == []
+def test_the_run_itself_holds_the_names_and_secrets(author: Author) -> None:
+    """Otherwise the test above would prove nothing."""
+    held = b"".join(path.read_bytes() for path in author.trial.folder.glob("*.yaml"))
+    assert [text for text in (USER, HOST, SECRET) if text.encode() not in held] == []
 
 
-def test_a_shared_file_is_read_by_people(files: Path, desk: Desk) -> None:
+def test_a_shared_file_is_laid_out_for_people(files: Path, author: Author) -> None:
     written = (files / "it.yaml").read_text()
     head, _, body = written.partition("\n\n")
     assert "#   lathe run --from it.yaml --trust heartofgold" in head
-    assert re.search(r"^# It came to test/accuracy_top1 0\.\d+, .* at step 20\.$", head, re.MULTILINE)
+    assert re.search(r"^# Result at step 20: test/accuracy_top1 0\.\d+, .*\.$", head, re.MULTILINE)
     keys = re.findall(r"^(\w+):", body, re.MULTILINE)
     assert keys == [
         "lathe_share", "name", "note", "how_to_run", "configuration", "trial_id", "overrides", "code", "environment",
@@ -169,19 +168,18 @@ def test_a_shared_file_is_read_by_people(files: Path, desk: Desk) -> None:
     assert max(map(len, written.splitlines())) < 160
 
 
-def test_what_is_shared_is_the_run(files: Path, desk: Desk) -> None:
-    shared, trial = read(files / "it.yaml"), desk.trial
+def test_a_shared_file_has_the_values_of_the_run(files: Path, author: Author) -> None:
+    shared, trial = read(files / "it.yaml"), author.trial
     assert shared.trial_id == trial.id
     assert shared.warnings == []
-    assert shared.name == "[user]-best"
-    assert shared.note == "By [user] ([address]) on [host]; see [folder] and [folder], the word is ***."
+    assert shared.values["name"] == "[user]-best"
+    assert shared.values["note"] == "By [user] ([address]) on [host]; see [folder] and [folder], the password is ***."
     assert shared.configuration["tags"] == {"[user]": "[folder]", "where": "[host]"}
-    kept = {key: value for key, value in trial.config.items() if key in shared.configuration and key in COMPARED}
-    assert {key: shared.configuration[key] for key in kept} == kept
-    assert dict(shared.expected) == read_series(trial.folder)
+    assert {key: shared.configuration[key] for key in COMPARED} == {key: trial.config[key] for key in COMPARED}
+    assert shared.record().streams == read_series(trial.folder)
     assert shared.record().data["splits"] == of_trial(trial).data["splits"]
-    assert [*shared.overrides][:2] == ["model._target_=heartofgold.net.Net", "max_steps=20"]
-    assert not [word for word in shared.overrides if re.match(r"runs_dir|data_root|tracking", word)]
+    assert shared.values["overrides"][:2] == ["model._target_=heartofgold.net.Net", "max_steps=20"]
+    assert not [text for text in shared.values["overrides"] if re.match(r"runs_dir|data_root|tracking", text)]
 
 
 COMPARED = (
@@ -198,50 +196,50 @@ COMPARED = (
 )
 
 
-def test_a_bundle_has_the_code_and_the_best_weights(files: Path, desk: Desk) -> None:
+def test_a_bundle_has_the_code_and_the_best_weights(files: Path, author: Author) -> None:
     held = dict(contents(files / "it.tar.gz"))
-    best, latest = (Checkpoints(desk.trial.folder, 1).best(), Checkpoints(desk.trial.folder, 1).latest())
+    best, latest = (Checkpoints(author.trial.folder, 1).best(), Checkpoints(author.trial.folder, 1).latest())
     assert best is not None
     assert latest is not None
     assert best.step < latest.step
     assert held["weights/model.safetensors"] == (best.folder / "model.safetensors").read_bytes()
-    (entry,) = desk.trial.provenance["code"]
-    (shared,) = read(files / "it.tar.gz").code
+    (entry,) = author.trial.provenance["code"]
+    (shared,) = read(files / "it.tar.gz").values["code"]
     assert (shared["sha256"], shared["git_sha"]) == (entry["sha256"], entry["git_sha"])
     assert b"branch:" not in held["it.tar.gz unpacked"]
     assert b"+DRIVE = 'improbable'" in held[f"code/{shared['diff']}"]
 
 
 def test_another_person_gets_the_same_metrics_bit_for_bit(
-    files: Path, desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    files: Path, author: Author, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     environment = {**os.environ, "LATHE_RUNS": str(tmp_path / "runs"), "HOME": str(tmp_path)}
-    words = ["run", "--from", str(files / "it.yaml"), "--trust", "heartofgold", "tracking=off"]
-    done = lathe(desk.folder, environment, *words)
+    args = ["run", "--from", str(files / "it.yaml"), "--trust", "heartofgold", "tracking=off"]
+    done = lathe(author.folder, environment, *args)
     assert done.returncode == 0, done.stderr
-    trial = find(desk.trial.id, tmp_path / "runs")
-    assert trial.id == desk.trial.id
-    assert read_series(trial.folder) == read_series(desk.trial.folder)
-    assert trial.provenance["source"] == desk.trial.id
-    monkeypatch.syspath_prepend(str(desk.folder))
+    trial = find(author.trial.id, tmp_path / "runs")
+    assert trial.id == author.trial.id
+    assert read_series(trial.folder) == read_series(author.trial.folder)
+    assert trial.provenance["source"] == author.trial.id
+    monkeypatch.syspath_prepend(str(author.folder))
     assert changes(trial, ["batch_size_eval=100"], ["heartofgold"]) == {"batch_size_eval": 100}
     with pytest.raises(InputError, match="a resume changes only"):
         changes(trial, ["optimizer=sgd"])
 
 
-def test_another_person_is_told_of_other_code(files: Path, desk: Desk, tmp_path: Path) -> None:
+def test_another_person_is_warned_of_different_code(files: Path, author: Author, tmp_path: Path) -> None:
     checkout(tmp_path / "ship")
     (tmp_path / "ship" / "heartofgold" / "extra.py").write_text("ANSWER = 43\n")
     environment = {**os.environ, "LATHE_RUNS": str(tmp_path / "runs")}
-    words = ["run", "--from", str(files / "it.tar.gz"), "--trust", "heartofgold", "tracking=off", "max_steps=1"]
-    done = lathe(tmp_path / "ship", environment, *words)
+    args = ["run", "--from", str(files / "it.tar.gz"), "--trust", "heartofgold", "tracking=off", "max_steps=1"]
+    done = lathe(tmp_path / "ship", environment, *args)
     assert done.returncode == 0, done.stderr
-    commit = desk.trial.provenance["code"][0]["git_sha"][:12]
-    told = f"warning: the code here is not that of 'user-ship' as it was shared (commit {commit}, with changes)"
-    assert told in done.stdout.replace("\n", " ")
+    commit = author.trial.provenance["code"][0]["git_sha"][:12]
+    warning = f"warning: the code of 'user-ship' here differs from the shared code (commit {commit}, with changes)"
+    assert warning in done.stdout.replace("\n", " ")
 
 
-def test_code_of_a_stranger_is_not_trusted_for_being_in_a_file(
+def test_code_in_a_shared_file_is_not_trusted(
     files: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -250,7 +248,7 @@ def test_code_of_a_stranger_is_not_trusted_for_being_in_a_file(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_shared_file_goes_to_a_cluster_by_two_overrides(
+def test_two_overrides_send_a_shared_run_to_a_cluster(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], files: Path
 ) -> None:
     written = (files / "it.yaml").read_text().replace("heartofgold.net.Net", "modules.model.lenet.LeNet")
@@ -264,63 +262,63 @@ def test_a_shared_file_goes_to_a_cluster_by_two_overrides(
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 199, 200, 201, 399, 5000])
-def test_thinning_keeps_the_first_and_the_last_and_spreads_the_rest(count: int) -> None:
+def test_thinning_keeps_the_first_and_last_point_and_even_spacing(count: int) -> None:
     points = [(step, step / 7) for step in range(3, 3 + count)]
-    kept = thinned(points)
-    assert len(kept["steps"]) == min(count, MOST_POINTS)
-    assert list(zip(kept["steps"], kept["values"], strict=True)) == [
-        point for point in points if point[0] in kept["steps"]
+    thin = thin_out(points)
+    assert len(thin["steps"]) == min(count, MAX_POINTS)
+    assert list(zip(thin["steps"], thin["values"], strict=True)) == [
+        point for point in points if point[0] in thin["steps"]
     ]
-    assert kept["steps"][:1] + kept["steps"][-1:] == [step for step, _ in points[:1] + points[-1:]]
-    gaps = [after - before for before, after in zip(kept["steps"], kept["steps"][1:], strict=False)]
+    assert thin["steps"][:1] + thin["steps"][-1:] == [step for step, _ in points[:1] + points[-1:]]
+    gaps = [after - before for before, after in zip(thin["steps"], thin["steps"][1:], strict=False)]
     assert max(gaps, default=1) - min(gaps, default=1) <= 1
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("args", "message"),
     [
         (["-o", "here"], "-o here is a folder; write -o here/NAME.yaml"),
-        (["-o", "there.yaml"], "-o there.yaml is there already; choose another name, or add --force"),
-        (["-o", "no/x.yaml"], "-o no/x.yaml: there is no folder no; make it first"),
+        (["-o", "there.yaml"], "-o there.yaml exists already; choose another name, or add --force"),
+        (["-o", "no/x.yaml"], "-o no/x.yaml: there is no folder no; create it first"),
         (["-o", "x.yaml", "--bundle"], "-o x.yaml: --bundle writes an archive; write -o x.tar.gz"),
-        (["-o", "x.tar.gz"], "-o x.tar.gz: an archive comes of --bundle; add it, or write -o NAME.yaml"),
+        (["-o", "x.tar.gz"], "-o x.tar.gz: only --bundle writes an archive; add it, or write -o NAME.yaml"),
     ],
 )
-def test_a_name_that_cannot_be_meant_is_told(
-    words: list[str], told: str, desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+def test_an_unsuitable_output_name_is_reported(
+    args: list[str], message: str, author: Author, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     (tmp_path / "here").mkdir()
     (tmp_path / "there.yaml").write_text("mine\n")
-    assert main(["share", str(desk.trial.folder), *words]) == 2
-    assert capsys.readouterr().err == f"InputError: the command has a problem:\n  - {told}\n"
+    assert main(["share", str(author.trial.folder), *args]) == 2
+    assert capsys.readouterr().err == f"InputError: the command has a problem:\n  - {message}\n"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["here", "there.yaml"]
     assert (tmp_path / "there.yaml").read_text() == "mine\n"
 
 
-def test_force_writes_over_what_is_there(desk: Desk, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_force_overwrites_a_file(author: Author, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "there.yaml").write_text("mine\n")
-    assert main(["share", str(desk.trial.folder), "-o", str(tmp_path / "there.yaml"), "--force"]) == 0
-    assert read(tmp_path / "there.yaml").trial_id == desk.trial.id
+    assert main(["share", str(author.trial.folder), "-o", str(tmp_path / "there.yaml"), "--force"]) == 0
+    assert read(tmp_path / "there.yaml").trial_id == author.trial.id
     assert [path.name for path in tmp_path.iterdir()] == ["there.yaml"]
 
 
 @pytest.fixture
-def copied(desk: Desk, tmp_path: Path) -> Trial:
-    """The run, to be spoiled."""
-    shutil.copytree(desk.trial.folder, tmp_path / "runs" / "single" / "it")
+def copied(author: Author, tmp_path: Path) -> Trial:
+    """A copy of the run that a test may change."""
+    shutil.copytree(author.trial.folder, tmp_path / "runs" / "single" / "it")
     return Trial(tmp_path / "runs" / "single" / "it")
 
 
-def spoil(trial: Trial, file: str, before: str, after: str) -> None:
+def replace_in(trial: Trial, file: str, before: str, after: str) -> None:
     written = (trial.folder / file).read_text()
     assert before in written
     (trial.folder / file).write_text(written.replace(before, after, 1))
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "told"),
+    ("before", "after", "problem"),
     [
         (
             "label_smoothing_prob: 0.0",
@@ -332,33 +330,31 @@ def spoil(trial: Trial, file: str, before: str, after: str) -> None:
         ("heartofgold.net.Net", f"{USER}.net.Net", f"model._target_={USER}.net.Net holds a user's name"),
     ],
 )
-def test_what_the_result_depends_on_is_refused_and_not_changed(
-    before: str, after: str, told: str, copied: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+def test_a_private_value_that_determines_the_result_is_refused_and_not_redacted(
+    before: str, after: str, problem: str, copied: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.setenv("USER", USER)
-    spoil(copied, "trial.yaml", before, after)
+    replace_in(copied, "trial.yaml", before, after)
     assert main(["share", str(copied.folder), "-o", str(tmp_path / "it.yaml")]) == 2
     shown = capsys.readouterr().err
-    assert shown.startswith(
-        f"InputError: what is to be shared has a problem:\n  - {told}, which a shared file must not tell;"
-    )
+    assert shown.startswith(f"InputError: the shared file has a problem:\n  - {problem}, which must not be shared;")
     assert not (tmp_path / "it.yaml").exists()
 
 
-def test_a_name_of_a_metric_that_tells_of_its_maker_is_refused(
+def test_a_private_name_of_a_metric_is_refused(
     copied: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("USER", USER)
     journal = copied.folder / "attempts" / "1" / "journal.jsonl"
     journal.write_text(journal.read_text().replace("val/accuracy_top1", f"val/{USER}_score"))
     assert main(["share", str(copied.folder), "-o", str(tmp_path / "it.yaml")]) == 2
-    told = "# It came to test/accuracy_top1 .+, val/\\[user\\]_score .+ would tell a user's name, which a shared file must not"
-    assert re.search(told, capsys.readouterr().err)
+    problem = "the line '# Result at step 20: test/accuracy_top1 .+, val/\\[user\\]_.*' would hold a user's name"
+    assert re.search(problem, capsys.readouterr().err)
     assert not (tmp_path / "it.yaml").exists()
 
 
-def test_the_name_of_the_file_may_tell_of_its_maker_and_its_content_does_not(
+def test_a_private_file_name_is_not_in_the_content(
     copied: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("USER", USER)
@@ -368,7 +364,7 @@ def test_the_name_of_the_file_may_tell_of_its_maker_and_its_content_does_not(
     assert USER not in written
 
 
-def test_uncommitted_code_that_tells_of_its_maker_stays(
+def test_private_uncommitted_code_is_refused(
     copied: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("USER", USER)
@@ -376,12 +372,12 @@ def test_uncommitted_code_that_tells_of_its_maker_stays(
     patch.write_bytes(patch.read_bytes().replace(b"improbable", USER.encode()))
     assert main(["share", str(copied.folder), "-o", str(tmp_path / "it.tar.gz"), "--bundle"]) == 2
     shown = capsys.readouterr().err
-    assert re.search(r"heartofgold/net.py, line \d+ of what is not committed tells a user's name", shown)
+    assert re.search(r"the uncommitted file heartofgold/net.py holds a user's name in line \d+;", shown)
     assert not (tmp_path / "it.tar.gz").exists()
 
 
 def plant(trial: Trial, name: str, content: bytes) -> None:
-    """Put a file into what git did not know."""
+    """Add an untracked file to the snapshot of the run."""
     packed = trial.folder / "code" / trial.provenance["code"][0]["untracked"]
     buffer = io.BytesIO(gzip.decompress(packed.read_bytes()))
     with tarfile.open(fileobj=buffer, mode="a") as archive:
@@ -392,31 +388,28 @@ def plant(trial: Trial, name: str, content: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "problem"),
     [
-        (
-            f"# caf\xe9\nAUTHOR = '{USER}'\n".encode("latin1"),
-            "a.bin, line 2 of what is not committed tells a user's name",
-        ),
-        (f"USER={USER}\n".encode("utf-16"), "a.bin, line 1 of what is not committed tells a user's name"),
-        (b"\x89PNG\0AKIA" + b"ABCDEFGHIJKLMNOP", "a.bin of what is not committed tells a secret"),
-        (gzip.compress(USER.encode(), mtime=0), "a.bin of what is not committed is packed or binary"),
+        (f"# caf\xe9\nAUTHOR = '{USER}'\n".encode("latin1"), "holds a user's name in line 2"),
+        (f"USER={USER}\n".encode("utf-16"), "is binary"),
+        (b"\x89PNG\0", "is binary"),
+        (gzip.compress(USER.encode(), mtime=0), "is binary"),
     ],
-    ids=["latin1", "utf16", "binary", "packed"],
+    ids=["latin1", "utf16", "picture", "packed"],
 )
-def test_nothing_goes_out_in_a_file_that_is_no_plain_text(
-    content: bytes, told: str, copied: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+def test_an_untracked_file_that_is_private_or_binary_is_refused(
+    content: bytes, problem: str, copied: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.setenv("USER", USER)
     plant(copied, "a.bin", content)
     assert main(["share", str(copied.folder), "-o", str(tmp_path / "it.tar.gz"), "--bundle"]) == 2
-    assert told in capsys.readouterr().err
+    assert f"the uncommitted file a.bin {problem}" in capsys.readouterr().err
     assert not (tmp_path / "it.tar.gz").exists()
 
 
-def test_nothing_goes_out_in_a_picture_that_git_has_packed(
-    copied: Trial, desk: Desk, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_binary_file_in_the_patch_of_git_is_refused(
+    copied: Trial, author: Author, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     repository = tmp_path / "ship"
     repository.mkdir()
@@ -428,34 +421,21 @@ def test_nothing_goes_out_in_a_picture_that_git_has_packed(
     patch = subprocess.run(["git", "-C", str(repository), "diff", "--binary"], check=True, capture_output=True).stdout
     (copied.folder / "code" / copied.provenance["code"][0]["diff"]).write_bytes(patch)
     assert main(["share", str(copied.folder), "-o", str(tmp_path / "it.tar.gz"), "--bundle"]) == 2
-    assert "a.png of what is not committed is packed or binary, so that it cannot" in capsys.readouterr().err
+    assert "the uncommitted file a.png is binary, so that Lathe cannot search it" in capsys.readouterr().err
     assert not (tmp_path / "it.tar.gz").exists()
 
 
-def test_names_of_other_files_of_its_maker_stay(copied: Trial, tmp_path: Path) -> None:
-    """The hardware by its file, and the folder of configurations that it lies in."""
-    told = yaml.safe_load((copied.folder / "provenance.yaml").read_text())
-    told["overrides"] += ["hardware=acme_secretlab_h100", "hardware.cpu_threads=1"]
-    told["config_dirs"] = ["/x/acme_secretlab"]
-    told["code"].append({"name": "acme_secretlab", "sha256": "0" * 64, "git_sha": None})
-    (copied.folder / "provenance.yaml").write_text(yaml.safe_dump(told))
+def test_names_of_hardware_and_configuration_folders_are_not_shared(copied: Trial, tmp_path: Path) -> None:
+    provenance = copied.provenance
+    provenance["overrides"] += ["hardware=acme_secretlab_h100", "hardware.cpu_threads=1"]
+    provenance["config_dirs"] = ["/x/acme_secretlab"]
+    provenance["code"].append({"name": "acme_secretlab", "sha256": "0" * 64, "git_sha": None})
+    (copied.folder / "provenance.yaml").write_text(yaml.safe_dump(provenance))
     assert main(["share", str(copied.folder), "-o", str(tmp_path / "it.yaml")]) == 0
     assert "secretlab" not in (tmp_path / "it.yaml").read_text()
     shared = read(tmp_path / "it.yaml")
-    assert [entry["name"] for entry in shared.code][1:] == ["configurations-1"]
-    assert "hardware.cpu_threads=1" in shared.overrides
-
-
-def test_a_picture_goes_out_with_a_warning(copied: Trial, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    plant(copied, "a.png", b"\x89PNG\0")
-    told = yaml.safe_load((copied.folder / "provenance.yaml").read_text())
-    (entry,) = told["code"]
-    held = (copied.folder / "code" / entry["untracked"]).read_bytes()
-    patch = (copied.folder / "code" / entry["diff"]).read_bytes()
-    entry["sha256"] = hashlib.sha256(entry["git_sha"].encode() + patch + gzip.decompress(held)).hexdigest()
-    (copied.folder / "provenance.yaml").write_text(yaml.safe_dump(told))
-    assert main(["share", str(copied.folder), "-o", str(tmp_path / "it.tar.gz"), "--bundle"]) == 0
-    assert "warning: a.png of what is not committed goes out and is no text" in capsys.readouterr().out
+    assert [entry["name"] for entry in shared.values["code"]][1:] == ["configurations-1"]
+    assert "hardware.cpu_threads=1" in shared.values["overrides"]
 
 
 def test_a_bundle_of_a_run_without_weights_is_refused(
@@ -466,7 +446,7 @@ def test_a_bundle_of_a_run_without_weights_is_refused(
     assert "run 'it' has no checkpoint to bundle; leave --bundle out" in capsys.readouterr().err
 
 
-def test_a_run_that_has_not_ended_is_shared_with_a_warning(
+def test_an_unfinished_run_is_shared_with_a_warning(
     copied: Trial, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (copied.folder / "outcome.json").unlink()

