@@ -1,4 +1,4 @@
-"""Clones of this repository as it stands in the working tree, to be edited, committed to and run from by tests."""
+"""Clones of this repository with the files of the working tree, which tests may edit, commit to and run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ IDENTITY = ("-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "init.d
 
 
 def git(folder: Path, *args: str) -> str:
-    """What a git command says."""
+    """The output of a git command."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     command = ["git", *IDENTITY, "-C", str(folder), *args]
     return subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
@@ -23,7 +23,7 @@ def git(folder: Path, *args: str) -> str:
 
 @dataclass
 class Clone:
-    """A clone, the Python that it is used with, and a folder that its commands run in."""
+    """A clone, its Python interpreter, and the folder where its commands run."""
 
     root: Path
     home: Path
@@ -33,13 +33,13 @@ class Clone:
     def command(self, *args: str) -> list[str]:
         return [self.python, "-P", "-m", "experiments.cli", *args]
 
-    def surroundings(self) -> dict[str, str]:
+    def environment_variables(self) -> dict[str, str]:
         return {**os.environ, "PYTHONPATH": str(self.root), "LATHE_RUNS": "runs", **self.environment}
 
     def lathe(self, *args: str, code: int | None = 0, timeout_s: float = 120) -> str:
-        """All that a command of this clone prints; it has to end with this exit code."""
+        """The output of a command of this clone, which must end with this exit code."""
         done = subprocess.run(
-            self.command(*args), cwd=self.home, env=self.surroundings(), stdin=subprocess.DEVNULL, text=True,
+            self.command(*args), cwd=self.home, env=self.environment_variables(), stdin=subprocess.DEVNULL, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=timeout_s, check=False,
         )  # fmt: skip
         assert code is None or done.returncode == code, f"{args}: {done.returncode}\n{done.stdout}"
@@ -56,7 +56,7 @@ class Clone:
 
 
 def clone(into: Path) -> Clone:
-    """A repository of its own with the working tree's files in a commit on top of this repository's history."""
+    """A new repository: the history of this one, and a commit with the files of the working tree."""
     root, home = into / "checkout", into / "home"
     home.mkdir(parents=True)
     git(into, "clone", "-q", "--shared", "--no-checkout", str(ROOT), str(root))
@@ -65,12 +65,12 @@ def clone(into: Path) -> Clone:
         if (ROOT / name).is_file():
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, root / name)
-    commit(root, "as it stands")
+    commit(root, "the working tree")
     return Clone(root, home)
 
 
 def commit(root: Path, message: str) -> str:
-    """Commit all that lies in a checkout; the commit's name."""
+    """Commit all files of a checkout; returns the SHA."""
     git(root, "add", "--all")
     git(root, "commit", "-q", "--allow-empty", "--no-verify", "-m", message)
     return git(root, "rev-parse", "HEAD").strip()

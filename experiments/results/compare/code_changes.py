@@ -1,4 +1,4 @@
-"""Which files two states of a checkout differ by, what was not committed included; nothing is checked out for it."""
+"""Lists the files that differ between two states of a checkout, uncommitted changes included, without checking them out."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from experiments.trial.record import CodeRecord
 
 
 def changed_files(one: CodeRecord, other: CodeRecord, trust: Sequence[str]) -> list[str]:
-    """A line a file that differs, as `git diff --stat` has it; none of checkouts whose commits are not here."""
-    found: list[str] = []
+    """One line per differing file, as `git diff --stat` prints it; no lines for a checkout whose commits are missing here."""
+    lines: list[str] = []
     for number, here in enumerate(checkouts(trust)):
         pair = [_entry(record, number, here.root.name) for record in (one, other)]
         first, second = pair
@@ -30,26 +30,26 @@ def changed_files(one: CodeRecord, other: CodeRecord, trust: Sequence[str]) -> l
                     _tree(here.root, entry, record.code_folder, Path(scratch))
                     for entry, record in ((first, one), (second, other))
                 ]
-                found += _stat(here.root, trees, Path(scratch))
+                lines += _stat(here.root, trees, Path(scratch))
         except (GitError, OSError, EOFError, zlib.error, tarfile.TarError):
-            continue  # that the code differs is told anyway
-    return found
+            continue  # the table of differences has the checkout anyway
+    return lines
 
 
 def _entry(record: CodeRecord, number: int, name: str) -> Mapping[str, Any] | None:
-    """What a record says of the house's checkout, or of another of this name."""
+    """The entry of a record for Lathe's own checkout (number 0), or for another checkout of this name."""
     entries = record.code[:1] if number == 0 else [entry for entry in record.code[1:] if entry["name"] == name]
     return next((entry for entry in entries if SHA.fullmatch(str(entry.get("git_sha")))), None)
 
 
 def _tree(root: Path, entry: Mapping[str, Any], files: Path | None, scratch: Path) -> str:
-    """Write a state of a checkout as a tree of git's, into the scratch folder.
+    """Write a state of a checkout into the scratch folder, as a tree object of git.
 
     Raises:
-        GitError: the commit is not here, or the patch does not fit it.
+        GitError: the commit is missing here, or the patch does not apply to it.
     """
     if not has_commit(root, entry["git_sha"]):
-        raise GitError(f"{entry['git_sha']} is not here")
+        raise GitError(f"{entry['git_sha']} is missing")
     env = _apart(root, scratch) | {"GIT_INDEX_FILE": str(scratch / f"index-{entry['sha256']}")}
     git(root, "read-tree", entry["git_sha"], env=env)
     if files is not None and entry.get("diff"):
@@ -62,14 +62,14 @@ def _tree(root: Path, entry: Mapping[str, Any], files: Path | None, scratch: Pat
 
 
 def _apart(root: Path, scratch: Path) -> dict[str, str]:
-    """Environment in which git writes new objects into a scratch folder, and the checkout stays as it is."""
+    """Environment variables with which git writes new objects into a scratch folder instead of the checkout."""
     own = os.fsdecode(git(root, "rev-parse", "--path-format=absolute", "--git-path", "objects")).strip()
     (scratch / "objects").mkdir(exist_ok=True)
     return {"GIT_OBJECT_DIRECTORY": str(scratch / "objects"), "GIT_ALTERNATE_OBJECT_DIRECTORIES": own}
 
 
 def _untracked(root: Path, packed: Path, env: Mapping[str, str]) -> bytes:
-    """Lines that add the files of an archive to an index."""
+    """Input for `git update-index` that adds the files of an archive."""
     lines = b""
     with gzip.open(packed) as unpacked, tarfile.open(fileobj=unpacked) as archive:
         for member in archive:
@@ -82,9 +82,9 @@ def _untracked(root: Path, packed: Path, env: Mapping[str, str]) -> bytes:
 
 
 def _stat(root: Path, trees: Sequence[str], scratch: Path) -> list[str]:
-    """A line a file, without the last, which sums up."""
-    told = git(
+    """The lines of `git diff --stat`, the summary first."""
+    output = git(
         root, "diff", "--stat=100", "--no-color", "--no-ext-diff", "--no-textconv", *trees, env=_apart(root, scratch)
     )
-    lines = [line.strip() for line in told.decode(errors="replace").splitlines()]
+    lines = [line.strip() for line in output.decode(errors="replace").splitlines()]
     return [*lines[-1:], *lines[:-1]]

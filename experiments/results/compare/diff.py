@@ -1,4 +1,4 @@
-"""`lathe diff A B`: what two runs differ by, and how their metrics part."""
+"""`lathe diff A B`: the differences between two runs, and where their metrics diverge."""
 
 from __future__ import annotations
 
@@ -15,46 +15,46 @@ from experiments.core.errors import InputError
 from experiments.core.format import as_json
 from experiments.results.compare.code_changes import changed_files
 from experiments.results.compare.differences import Differences, differences
-from experiments.results.compare.subject import subject
-from experiments.results.compare.tables import differences_table, files_text, streams_table, uncounted
+from experiments.results.compare.subject import open_record
+from experiments.results.compare.tables import differences_table, files_text, streams_table, uncounted_text
 from experiments.run.metric_comparison import Divergence, compare
 from experiments.trial.record import CodeRecord
 
 
-def diff(asked: Namespace) -> int:
-    """Print what two runs differ by, and only that.
+def diff(args: Namespace) -> int:
+    """Print the differences between two runs.
 
     Returns:
-        0 where nothing that determines a result differs, and no metric by more than the tolerance; else 1.
+        0 if everything that determines a result is the same, and all metrics are within the tolerance; else 1.
 
     Raises:
-        InputError: one of the two is nothing that can be compared.
+        InputError: one of the two cannot be differing or read.
     """
-    if not (math.isfinite(asked.tolerance) and asked.tolerance >= 0):
-        raise InputError([f"--tolerance {asked.tolerance} is no distance; write 0, 1e-6 or the like"])
+    if not (math.isfinite(args.tolerance) and args.tolerance >= 0):
+        raise InputError([f"--tolerance {args.tolerance} is not a distance; write 0, 1e-6 or the like"])
     with ExitStack() as stack:
-        one, other = (stack.enter_context(subject(word, asked)) for word in (asked.one, asked.other))
-        found = differences(one, other)
-        files = changed_files(one, other, asked.trust) if found.groups["code"] else []
-    partings = _partings(one, other, asked.tolerance)
+        one, other = (stack.enter_context(open_record(name, args)) for name in (args.one, args.other))
+        differing = differences(one, other)
+        files = changed_files(one, other, args.trust) if differing.groups["code"] else []
+    partings = _partings(one, other, args.tolerance)
     apart = [part for part in partings if _differ(part)]
-    code = 1 if found.any() or apart else 0
-    if asked.json:
-        print(as_json(_document(one, other, found, files, partings, code == 0)))
+    code = 1 if differing.any() or apart else 0
+    if args.json:
+        print(as_json(_document(one, other, differing, files, partings, code == 0)))
         return code
-    _print(one, other, found, files, partings, apart)
+    _print(one, other, differing, files, partings, apart)
     return code
 
 
 def _partings(one: CodeRecord, other: CodeRecord, tolerance: float) -> list[Divergence]:
-    """How the metrics of two that have run differ; a sampled record lacks steps by its nature."""
+    """How the metrics of two runs differ. Steps that a sampled record lacks do not count."""
     if not one.streams or not other.streams:
         return []
     partings = compare(one.streams, other.streams, tolerance=tolerance)
     if one.is_sampled or other.is_sampled:
-        kept = (other.is_sampled, one.is_sampled)
+        is_sampled = (other.is_sampled, one.is_sampled)
         return [
-            replace(part, only_in=(part.only_in[0] * (not kept[0]), part.only_in[1] * (not kept[1])))
+            replace(part, only_in=(part.only_in[0] * (not is_sampled[0]), part.only_in[1] * (not is_sampled[1])))
             for part in partings
         ]
     return partings
@@ -67,7 +67,7 @@ def _differ(part: Divergence) -> bool:
 def _document(
     one: CodeRecord,
     other: CodeRecord,
-    found: Differences,
+    differing: Differences,
     files: Sequence[str],
     partings: Sequence[Divergence],
     same: bool,
@@ -76,10 +76,10 @@ def _document(
         "one": {"name": one.name, "trial_id": one.trial_id, "run_key": one.run_key},
         "other": {"name": other.name, "trial_id": other.trial_id, "run_key": other.run_key},
         "same": same,
-        "differences": {group: [asdict(row) for row in rows] for group, rows in found.groups.items()},
+        "differences": {group: [asdict(row) for row in rows] for group, rows in differing.groups.items()},
         "changed_files": list(files),
-        "not_counted": [asdict(row) for row in found.uncounted],
-        "unknown": found.unknown,
+        "not_counted": [asdict(row) for row in differing.uncounted],
+        "unknown": differing.unknown,
         "metrics": [asdict(part) for part in partings],
     }
 
@@ -87,7 +87,7 @@ def _document(
 def _print(
     one: CodeRecord,
     other: CodeRecord,
-    found: Differences,
+    differing: Differences,
     files: Sequence[str],
     partings: Sequence[Divergence],
     apart: Sequence[Divergence],
@@ -95,21 +95,21 @@ def _print(
     screen = console(sys.stdout)
     for letter, record in (("A", one), ("B", other)):
         screen.print(f"{letter}: {record.name}", highlight=False, markup=False)
-    if found.any():
-        screen.print(differences_table(found))
+    if differing.any():
+        screen.print(differences_table(differing))
     if files:
         screen.print(files_text(files), style="dim", highlight=False, markup=False)
-    if not found.any():
+    if not differing.any():
         screen.print("same configuration, code, environment, data, hardware and seeds", highlight=False)
-    if found.uncounted:
-        screen.print(uncounted(found.uncounted), style="dim", highlight=False, markup=False)
-    if found.unknown:
-        told = f"not told by both, so not compared: {', '.join(found.unknown)}"
-        screen.print(told, style="dim", highlight=False, markup=False)
+    if differing.uncounted:
+        screen.print(uncounted_text(differing.uncounted), style="dim", highlight=False, markup=False)
+    if differing.unknown:
+        message = f"not compared, as only one of the two has it: {', '.join(differing.unknown)}"
+        screen.print(message, style="dim", highlight=False, markup=False)
     without = [record.name for record in (one, other) if not record.streams]
     if without:
-        told = f"no metrics to compare: {' and '.join(without)} {'has' if len(without) == 1 else 'have'} none"
-        screen.print(told, highlight=False, markup=False)
+        message = f"no metrics to compare: {' and '.join(without)} {'has' if len(without) == 1 else 'have'} none"
+        screen.print(message, highlight=False, markup=False)
         return
     if apart:
         screen.print(streams_table(apart))

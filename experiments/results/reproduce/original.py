@@ -1,4 +1,4 @@
-"""What is to be reproduced: a run folder, or a shared file with or without code of its own."""
+"""The original of a reproduction: a run folder, or a shared file with or without uncommitted code."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ from experiments.trial.trial import Trial
 
 @dataclass(frozen=True)
 class Original:
-    """A run that is to be run again."""
+    """A run that is reproduced."""
 
     record: CodeRecord
     files: Path | None
-    """Where the files lie that say what was not committed; None: they are not here, or not trusted."""
+    """Folder of the uncommitted code; None if it is not available or not trusted."""
     overrides: Sequence[str]
     config_dirs: Sequence[str]
     trust: Sequence[str]
     link: Mapping[str, Any]
-    """What a repetition says that it reproduces: run, run_key, mlflow_run_id, mlflow_experiment_id."""
+    """Identifies the original in the repetition: run, run_key, mlflow_run_id, mlflow_experiment_id."""
     is_finished: bool
     is_trusted: bool = True
-    """Whether any commit that it names may be run; else only those that what is checked out here comes from."""
+    """True: any commit may run. False: only the commit that is checked out here and its ancestors."""
     mixed: Sequence[str] = ()
-    """Why its attempts are not of one kind, so that no single run gives the same bits."""
-    amiss: Sequence[str] = ()
-    """What of it cannot be had back, known before it is tried."""
+    """How its attempts differ from each other, so that one run cannot give the same bits."""
+    problems: Sequence[str] = ()
+    """Parts of the original that are known to be missing before it is run."""
     initial: Path | None = None
-    """The weights that it began with; None: those of chance."""
+    """The initial weights; None: random ones."""
     source: str | None = None
-    """The trial whose whole configuration its overrides changed; None: they compose it."""
+    """The trial id of the configuration that the overrides changed; None: the overrides compose it."""
 
     @property
     def last_step(self) -> int:
@@ -50,38 +50,38 @@ class Original:
 
 
 @contextmanager
-def original(asked: Namespace) -> Iterator[Original]:
-    """The run or shared file that the command names; what a bundle brings lies in a scratch folder meanwhile.
+def open_original(args: Namespace) -> Iterator[Original]:
+    """The run or shared file that the command names. The code of an archive is in a scratch folder while the context is open.
 
     Raises:
-        InputError: there is none, it has nothing to compare with, or it names code that nobody trusts here.
+        InputError: it does not exist, has no metrics, or names code that is not trusted here.
     """
-    path = Path(asked.run).expanduser()
+    path = Path(args.run).expanduser()
     if path.name == "trial.yaml" and path.is_file():
-        yield _checked(_of_trial(whole(Trial(path.parent.resolve()))), asked)
+        yield _checked(_of_trial(whole(Trial(path.parent.resolve()))), args)
     elif path.is_file():
         with tempfile.TemporaryDirectory(prefix="lathe-bundle-") as scratch:
-            yield _checked(_of_shared(path, Path(scratch), asked), asked)
+            yield _checked(_of_shared(path, Path(scratch), args), args)
     else:
-        yield _checked(_of_trial(find_run(asked.run, Path(asked.runs_dir))), asked)
+        yield _checked(_of_trial(find_run(args.run, Path(args.runs_dir))), args)
 
 
-def _checked(found: Original, asked: Namespace) -> Original:
+def _checked(original: Original, args: Namespace) -> Original:
     problems = []
-    if not found.record.streams:
-        problems.append(f"{asked.run} has no metrics yet, so there is nothing to compare with; let it run first")
-    strange = sorted({*found.trust} - {*trusted(asked.trust)})
-    if strange:
-        flags = " ".join(f"--trust {name}" for name in strange)
-        problems.append(f"{asked.run} runs code of {', '.join(strange)}; say {flags} if you trust that")
-    first = min((points[0][0] for points in found.record.streams.values()), default=0)
-    if asked.steps is not None and asked.steps < max(1, first):
+    if not original.record.streams:
+        problems.append(f"{args.run} has no metrics to compare with; run it first")
+    untrusted = sorted({*original.trust} - {*trusted(args.trust)})
+    if untrusted:
+        flags = " ".join(f"--trust {name}" for name in untrusted)
+        problems.append(f"{args.run} runs code of {', '.join(untrusted)}; add {flags} if you trust it")
+    first = min((points[0][0] for points in original.record.streams.values()), default=0)
+    if args.steps is not None and args.steps < max(1, first):
         problems.append(
-            f"--steps {asked.steps}: the first point of {asked.run} is at step {first}; ask for {max(1, first)} or more"
+            f"--steps {args.steps}: the first point of {args.run} is at step {first}; write {max(1, first)} or more"
         )
     if problems:
         raise InputError(problems)
-    return found
+    return original
 
 
 def _of_trial(trial: Trial) -> Original:
@@ -104,45 +104,45 @@ def _of_trial(trial: Trial) -> Original:
         },
         is_finished=outcome is not None and outcome["status"] == "finished",
         mixed=list(_mixed(trial)),
-        amiss=[f"code: {warning}" for warning in provenance.get("warnings") or [] if "code snapshot" in warning],
+        problems=[f"code: {warning}" for warning in provenance.get("warnings") or [] if "code snapshot" in warning],
     )
 
 
 def _mixed(trial: Trial) -> Iterator[str]:
-    """By what the attempts at a run differ from each other."""
+    """The differences between the attempts of a run."""
     configs = [trial.config_of(int(path.name)) for path in trial.attempts()]
     changed = {key for config in configs[1:] for key in config if config[key] != configs[0].get(key)}
     if changed:
-        yield f"the original's own attempts differ in {', '.join(sorted(changed))}"
+        yield f"the attempts of the original differ in {', '.join(sorted(changed))}"
     threads = set[str]()
     for path in journal.journals(trial.folder):
         events = journal.read(path, max_bytes=1 << 16)[0]
         noted = [event["params"].get("plan.cpu_threads") for event in events if event["event"] == "params"]
         threads |= {str(count) for count in noted if count is not None}
     if len(threads) > 1:
-        yield f"the original's own attempts computed with {' and '.join(sorted(threads))} threads"
+        yield f"the attempts of the original used {' and '.join(sorted(threads))} threads"
 
 
-def _of_shared(path: Path, scratch: Path, asked: Namespace) -> Original:
+def _of_shared(path: Path, scratch: Path, args: Namespace) -> Original:
     from experiments.results.share.shared_file import read
 
     shared = read(path)
-    shared.check_code(asked.trust)
-    amiss = list(shared.warnings)
+    shared.check_code(args.trust)
+    problems = list(shared.warnings)
     files = None
     dirty = [entry for entry in shared.values["code"] if entry["dirty"]]
     bundle = shared.values["bundle"]
-    if bundle and asked.trust_code:
+    if bundle and args.trust_code:
         files = scratch / "code"
         files.mkdir()
         for name, content in shared.code_files.items():
             (scratch / name).write_bytes(content)
     elif dirty and bundle:
-        amiss.append(
-            f"code: the uncommitted code in {path.name} is not used; --trust-code uses it, if you trust its sender"
+        problems.append(
+            f"code: the uncommitted code in {path.name} is not used; add --trust-code if you trust its sender"
         )
     elif dirty:
-        amiss.append(f"code: the run had uncommitted changes, which {path.name} has not; ask for it with --bundle")
+        problems.append(f"code: {path.name} lacks the uncommitted changes of the run; ask the sender to use --bundle")
     return Original(
         record=shared.record(),
         files=files,
@@ -158,6 +158,6 @@ def _of_shared(path: Path, scratch: Path, asked: Namespace) -> Original:
             "file": path.name,
         },
         is_finished=True,
-        is_trusted=bool(asked.trust_code),
-        amiss=amiss,
+        is_trusted=bool(args.trust_code),
+        problems=problems,
     )

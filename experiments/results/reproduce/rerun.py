@@ -1,4 +1,4 @@
-"""Runs a run again: a new run folder, and a process that executes it with the restored code."""
+"""Runs a run again: creates a new run folder, and a process that executes it with the restored code."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ IMPORTED = "import json, experiments, modules; print(json.dumps([experiments.__f
 BEGIN = """
 import ctypes, runpy, signal, sys
 if sys.platform == "linux":
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: to save and stop when the process above is killed
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: save and stop when the parent is killed
 runpy.run_module("experiments.cli", run_name="__main__", alter_sys=True)
 """
 
@@ -45,18 +45,18 @@ class Ended:
 
     code: int
     was_interrupted: bool
-    """By the user; not where it was asked to stop after so many steps."""
+    """By the user. Not set if it was stopped at the last step to compare."""
 
 
 def new_run(original: Original, code: Restored, runs_dir: Path, steps: int | None) -> Trial:
-    """A run folder of the same configuration, which says what it reproduces, and the code and machine of its own.
+    """Create a run folder with the configuration of the original, and its own provenance.
 
     Raises:
         InputError: it cannot be written.
     """
     record = original.record
     config = {**record.config, "resume": False}
-    if config["launcher"]["_target_"] != LOCAL_LAUNCHER:  # it runs here, whoever started the original
+    if config["launcher"]["_target_"] != LOCAL_LAUNCHER:  # a reproduction runs on this machine
         config["launcher"] = {"_target_": LOCAL_LAUNCHER}
     warnings: list[str] = []
     with new_folder(runs_dir, f"single/{_free_name(record.trial_id, runs_dir)}") as folder:
@@ -83,17 +83,17 @@ def new_run(original: Original, code: Restored, runs_dir: Path, steps: int | Non
 
 
 def _free_name(identity: str, runs_dir: Path) -> str:
-    """A name that no run has, nor a trial of a sweep, so that both can be told apart by it."""
+    """A name that no run and no trial of a sweep has."""
     taken = {path.name for path in runs_dir.glob(f"*/{identity}*")}
     names = (identity if number == 1 else f"{identity}-{number}" for number in itertools.count(1))
     return next(name for name in names if name not in taken)
 
 
-def surroundings(code: Restored, variables: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a process that imports the restored code.
+def child_environment(code: Restored, variables: Mapping[str, str]) -> dict[str, str]:
+    """The environment variables of a process that imports the restored code.
 
     Raises:
-        InputError: it would import another.
+        InputError: it would import other code.
     """
     before = os.environ.get("PYTHONPATH")
     path = os.pathsep.join([*map(str, code.on_path), *([before] if before else [])])
@@ -102,11 +102,13 @@ def surroundings(code: Restored, variables: Mapping[str, str]) -> dict[str, str]
     done = subprocess.run(
         command, env=environment, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
     )
-    found = json.loads(done.stdout) if done.returncode == 0 else [done.stderr.strip().splitlines()[-1:]]
-    strange = [place for place in found if not str(place).startswith(str(code.on_path[0]) + os.sep)]
-    if strange:
+    imported = json.loads(done.stdout) if done.returncode == 0 else [done.stderr.strip().splitlines()[-1:]]
+    wrong = [file for file in imported if not str(file).startswith(str(code.on_path[0]) + os.sep)]
+    if wrong:
         raise InputError(
-            [f"code: Python would import {strange[0]} and not what was restored in {code.on_path[0]}; check PYTHONPATH"]
+            [
+                f"code: Python would import {wrong[0]} instead of the restored code in {code.on_path[0]}; check PYTHONPATH"
+            ]
         )
     return environment
 
@@ -114,60 +116,60 @@ def surroundings(code: Restored, variables: Mapping[str, str]) -> dict[str, str]
 def execute(
     trial: Trial, environment: Mapping[str, str], trust: Sequence[str], overrides: Sequence[str], steps: int | None
 ) -> Ended:
-    """Run a new run to its end, or until it has done so many steps.
+    """Run a new run to its end, or to a number of steps.
 
-    Signals are passed on: the first makes it save and stop, a second ends it at once.
+    Signals are forwarded: the first makes it save and stop, the second ends it at once.
     """
-    flags = [word for name in trust for word in ("--trust", name)]
-    # The one command that every version of the house has under this name, and that takes a folder.
+    flags = [flag for name in trust for flag in ("--trust", name)]
+    # All versions of Lathe have this command, and it takes a folder.
     command = [sys.executable, "-P", "-c", BEGIN, "resume", str(trial.folder)]
     command += ["--runs-dir", str(trial.runs_dir), *flags, *overrides]
-    # A session of its own, so that Ctrl-C comes once, by way of this process.
+    # In a session of its own, so that Ctrl-C arrives once, through this process.
     child = subprocess.Popen(command, env=dict(environment), stdin=subprocess.DEVNULL, start_new_session=True)
-    has_told = False
-    with _passed_on(child) as signals:
+    was_stopped = False
+    with _forward_signals(child) as signals:
         tail = JournalTail(trial.folder / "attempts" / "1")
         while child.poll() is None:
             tail.read()
-            # Code of an earlier version does not know that it was to end there.
-            if steps is not None and not has_told and tail.step > steps:
+            # Code of an earlier version ignores `steps` in the provenance.
+            if steps is not None and not was_stopped and tail.step > steps:
                 child.send_signal(signal.SIGTERM)
-                has_told = True
+                was_stopped = True
             time.sleep(POLL_S)
     return Ended(child.returncode, bool(signals))
 
 
 @contextmanager
-def _passed_on(child: subprocess.Popen[bytes]) -> Iterator[list[int]]:
-    """Pass Ctrl-C and SIGTERM on to a process; those that came."""
-    came: list[int] = []
+def _forward_signals(child: subprocess.Popen[bytes]) -> Iterator[list[int]]:
+    """Forward Ctrl-C and SIGTERM to a process; gives the list of the signals that arrived."""
+    received: list[int] = []
 
-    def pass_on(number: int, frame: FrameType | None) -> None:
-        came.append(number)
+    def forward(number: int, frame: FrameType | None) -> None:
+        received.append(number)
         child.send_signal(number)
 
-    before = {number: signal.signal(number, pass_on) for number in heeded()}
+    before = {number: signal.signal(number, forward) for number in heeded()}
     try:
-        yield came
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
 def discard(trial: Trial) -> None:
-    """Remove a run that never began."""
+    """Remove a run that never started."""
     if not trial.attempts():
         shutil.rmtree(trial.folder, ignore_errors=True)
 
 
 def status(trial: Trial) -> tuple[str, str | None]:
-    """How a run ended and why, by what the launching side saw."""
-    outcome: dict[str, Any] = trial.outcome() or {"status": "killed", "reason": "it left no word"}
+    """The status of a run and its reason, as the launcher recorded them."""
+    outcome: dict[str, Any] = trial.outcome() or {"status": "killed", "reason": "the process ended without a report"}
     return str(outcome["status"]), outcome.get("reason")
 
 
 def last_step(trial: Trial) -> int:
-    """How far a run has come; points of its curves may be rarer than steps."""
+    """The last step of a run; not every step has metrics."""
     tails = [JournalTail(folder) for folder in trial.attempts()]
     for tail in tails:
         tail.read()

@@ -22,7 +22,7 @@ from experiments.results.share.shared_file import read
 from experiments.results.share.text import as_text
 from experiments.results.share.uncommitted_code import find_private
 from experiments.run.checkpoint import Checkpoints
-from experiments.run.metric_series import MetricSeries
+from experiments.run.metrics import MetricSeries
 from experiments.trial.lookup import find_run
 from experiments.trial.record import CodeRecord, code_folder, of_trial
 from experiments.trial.trial import Trial

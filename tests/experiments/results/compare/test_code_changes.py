@@ -56,7 +56,7 @@ def test_files_of_commits_patches_and_archives_are_listed(project: Path, tmp_pat
     assert changed_files(one, one, ["minepkg"]) == []
 
 
-def test_what_cannot_be_told_is_left_out(project: Path, tmp_path: Path) -> None:
+def test_a_checkout_with_a_missing_commit_is_left_out(project: Path, tmp_path: Path) -> None:
     one = record(project, tmp_path / "one")
     (project / "minepkg" / "net.py").write_text("a = 1\nb = 3\n")
     other = record(project, tmp_path / "other")

@@ -54,8 +54,8 @@ def changed_loss(folder: Path, at: int, value: float) -> None:
     path.write_text("".join(f"{json.dumps(event)}\n" for event in events))
 
 
-def shown(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
-    code = main(["diff", *words])
+def shown(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str]:
+    code = main(["diff", *args])
     printed = capsys.readouterr()
     return code, printed.out + printed.err
 
@@ -71,7 +71,7 @@ def test_two_runs_of_one_trial_are_the_same(runs: Path, capsys: pytest.CaptureFi
     ]
 
 
-def test_only_what_differs_is_shown(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_differences_are_shown(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = yaml.safe_load((runs / "bbbbbbbbbb" / "trial.yaml").read_text())
     change(runs / "bbbbbbbbbb" / "trial.yaml", seed=7, name="b", optimizer=config["optimizer"] | {"lr": 0.5})
     changed_loss(runs / "bbbbbbbbbb", 3, 0.25)
@@ -82,12 +82,12 @@ def test_only_what_differs_is_shown(runs: Path, capsys: pytest.CaptureFixture[st
     ]
     assert "seeds" in text
     assert "environment" not in text
-    assert "not counted, as it determines no result: name" in text
+    assert "different, but without effect on the result: name" in text
     row = next(line for line in text.splitlines() if "train/loss_nats" in line)
     assert [cell.strip() for cell in row.split("│")[1:-1]] == ["train/loss_nats", "3", "0.25", "0.25", "0.25", "4"]
 
 
-def test_the_metrics_alone_make_a_difference_unless_it_is_within_the_tolerance(
+def test_metrics_that_differ_by_more_than_the_tolerance_are_a_difference(
     runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     changed_loss(runs / "bbbbbbbbbb", 4, 0.25000001)
@@ -95,18 +95,18 @@ def test_the_metrics_alone_make_a_difference_unless_it_is_within_the_tolerance(
     assert shown(capsys, "aaaa", "bbbb", "--tolerance", "1e-6")[0] == 0
 
 
-def test_a_document_holds_everything_and_is_valid_json(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_json_document_holds_everything(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     changed_loss(runs / "bbbbbbbbbb", 2, float("nan"))
     code, text = shown(capsys, "aaaa", "bbbb", "--json")
-    told = json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+    document = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
     assert code == 1
-    assert told["same"] is False
-    assert told["metrics"][0]["first_step"] == 2
-    assert told["metrics"][0]["largest"] is None
-    assert set(told["differences"]) == {"configuration", "code", "environment", "data", "hardware", "seeds"}
+    assert document["same"] is False
+    assert document["metrics"][0]["first_step"] == 2
+    assert document["metrics"][0]["largest"] is None
+    assert set(document["differences"]) == {"configuration", "code", "environment", "data", "hardware", "seeds"}
 
 
-def test_an_experiment_is_held_against_a_run(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_experiment_is_compared_with_a_run(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, text = shown(capsys, "aaaa", "model=softmax max_steps=4 optimizer.lr=0.02")
     assert code == 1
     assert "B: model=softmax max_steps=4 optimizer.lr=0.02" in text
@@ -116,14 +116,14 @@ def test_an_experiment_is_held_against_a_run(runs: Path, capsys: pytest.CaptureF
     assert "same configuration" in both
 
 
-def test_a_trial_yaml_alone_tells_its_configuration(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_trial_yaml_alone_is_compared_by_its_configuration(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copy(runs / "bbbbbbbbbb" / "trial.yaml", runs.parent.parent / "mine.yaml")
     code, text = shown(capsys, "aaaa", "mine.yaml")
     assert code == 0
-    assert "not told by both, so not compared: code, python, platform" in text
+    assert "not compared, as only one of the two has it: code, python, platform" in text
 
 
-def test_a_run_is_found_by_the_id_that_mlflow_gave_it(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_is_found_by_its_mlflow_id(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (runs / "bbbbbbbbbb" / "sync.json").write_text(json.dumps({"run_id": "0123456789abcdef" * 2}))
     assert shown(capsys, "aaaa", "0123456789abcdef0123456789abcdef")[0] == 0
     assert shown(capsys, "aaaa", "01234567")[0] == 0
@@ -133,7 +133,7 @@ def test_a_run_is_found_by_the_id_that_mlflow_gave_it(runs: Path, capsys: pytest
     assert "MLflow's run '01234567' is not unique in runs: aaaaaaaaaa, bbbbbbbbbb; write more of it" in text
 
 
-def test_a_trial_of_a_sweep_has_its_code_in_the_sweeps_folder(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_code_of_a_trial_is_in_the_folder_of_its_sweep(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sweep = runs.parent / "rates"
     shutil.copytree(runs / "bbbbbbbbbb", sweep / "cccccccccc")
     (sweep / "sweep.yaml").write_text("{}\n")
@@ -150,7 +150,7 @@ def test_a_trial_of_a_sweep_has_its_code_in_the_sweeps_folder(runs: Path, capsys
 
 
 @pytest.mark.parametrize("harm", ["missing", "cut", "garbage", "empty"])
-def test_a_damaged_run_is_told(harm: str, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_run_is_reported(harm: str, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = runs / "bbbbbbbbbb" / ("provenance.yaml" if harm in ("missing", "cut") else "trial.yaml")
     content = {"cut": path.read_bytes()[:5], "garbage": b"\xff{[:", "empty": b"", "missing": b""}[harm]
     path.write_bytes(content)
@@ -162,27 +162,27 @@ def test_a_damaged_run_is_told(harm: str, runs: Path, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("args", "message"),
     [
         (("aaaa", "nope"), "there is no run 'nope' in runs"),
         (("aaaa", "model=sofmax"), "did you mean 'softmax'"),
         (("aaaa", "model=softmax note='x"), "has a quote that is not closed"),
-        (("aaaa", "bad.yaml"), "bad.yaml is no run, shared file or trial.yaml"),
-        (("aaaa", "bomb.yaml"), "bomb.yaml is no run, shared file or trial.yaml (it has more than 100,000 values)"),
-        (("aaaa", "empty.yaml"), "empty.yaml is no run, shared file or trial.yaml"),
+        (("aaaa", "bad.yaml"), "bad.yaml is not a run, a shared file or a trial.yaml"),
+        (("aaaa", "bomb.yaml"), "bomb.yaml is not a run, a shared file or a trial.yaml (it has more than 100,000 values)"),
+        (("aaaa", "empty.yaml"), "empty.yaml is not a run, a shared file or a trial.yaml"),
         (("aaaa", "."), "there is no run '.' in runs"),
-        (("aaaa", "bbbb", "--tolerance", "nan"), "--tolerance nan is no distance"),
-        (("aaaa", "bbbb", "--tolerance", "x"), "--tolerance x is not a number; write `--tolerance 1e-6`"),
+        (("aaaa", "bbbb", "--tolerance", "nan"), "--tolerance nan is not a distance"),
+        (("aaaa", "bbbb", "--tolerance", "x"), "--tolerance x is not a number; write for example `--tolerance 1e-6`"),
         (("aaaa",), "B is missing; usage: lathe diff"),
     ],
 )  # fmt: skip
-def test_what_names_nothing_is_told(
-    words: tuple[str, ...], told: str, runs: Path, capsys: pytest.CaptureFixture[str]
+def test_an_argument_without_a_record_is_reported(
+    args: tuple[str, ...], message: str, runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (runs.parent.parent / "bad.yaml").write_bytes(b"\xff\xfe{[")
     (runs.parent.parent / "empty.yaml").write_text("")
     layers = "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 8))
     (runs.parent.parent / "bomb.yaml").write_text(f"data: {{}}\nhardware: {{}}\na0: &a0 [x, x]\n{layers}")
-    code, text = shown(capsys, *words)
+    code, text = shown(capsys, *args)
     assert code == 2
-    assert told in text
+    assert message in text

@@ -29,32 +29,32 @@ SPLITS = {"train": {"digest": "d1", "num_examples": 1500}, "val": {"digest": "d2
 
 def record(**changes: Any) -> CodeRecord:
     config = {**CONFIG, **changes.pop("config", {})}
-    told: dict[str, Any] = {"code": [CODE], "environment": ENVIRONMENT, "data": {"files": None, "splits": SPLITS}}
-    return CodeRecord("r", "id", config, **{**told, **changes})
+    base: dict[str, Any] = {"code": [CODE], "environment": ENVIRONMENT, "data": {"files": None, "splits": SPLITS}}
+    return CodeRecord("r", "id", config, **{**base, **changes})
 
 
 def test_two_equal_records_have_no_difference() -> None:
-    found = differences(record(), record())
-    assert not found.any()
-    assert (found.uncounted, found.unknown) == ([], [])
+    differing = differences(record(), record())
+    assert not differing.any()
+    assert (differing.uncounted, differing.unknown) == ([], [])
 
 
-def test_a_key_of_the_configuration_stands_in_its_group() -> None:
+def test_a_key_of_the_configuration_is_in_its_group() -> None:
     config = {
         "seed": 1,
         "optimizer": {"lr": 0.2, "betas": [0.9, 0.99], "nesterov": True},
         "data": CONFIG["data"] | {"files": {"a.bin": "1" * 64}, "num_train": 6},
         "hardware": CONFIG["hardware"] | {"nodes": 2},
     }
-    found = differences(record(), record(config=config)).groups
-    assert found["configuration"] == [
+    differing = differences(record(), record(config=config)).groups
+    assert differing["configuration"] == [
         Difference("optimizer.lr", "0.1", "0.2"),
         Difference("data.num_train", "5", "6"),
         Difference("optimizer.nesterov", "-", "true"),
     ]
-    assert found["seeds"] == [Difference("seed", "0", "1")]
-    assert found["hardware"] == [Difference("hardware.nodes", "1", "2")]
-    assert found["data"] == [Difference("data.files.a.bin", "0" * 64, "1" * 64)]
+    assert differing["seeds"] == [Difference("seed", "0", "1")]
+    assert differing["hardware"] == [Difference("hardware.nodes", "1", "2")]
+    assert differing["data"] == [Difference("data.files.a.bin", "0" * 64, "1" * 64)]
 
 
 def test_names_paths_launcher_and_tracking_do_not_count() -> None:
@@ -66,15 +66,15 @@ def test_names_paths_launcher_and_tracking_do_not_count() -> None:
         "launcher": {"_target_": "launchers.slurm.Slurm"},
         "tracking": {"store": "http://there"},
     }
-    found = differences(record(), record(config=config))
-    assert not found.any()
-    assert {row.key for row in found.uncounted} == {
+    differing = differences(record(), record(config=config))
+    assert not differing.any()
+    assert {row.key for row in differing.uncounted} == {
         "name", "runs_dir", "data.root", "hardware.cpu_cores", "hardware.slurm", "hardware.slurm.partition",
         "launcher._target_", "tracking.store",
     }  # fmt: skip
 
 
-def test_the_house_is_the_first_checkout_whatever_its_folder_is_called() -> None:
+def test_the_first_checkout_is_lathe_under_any_folder_name() -> None:
     moved = record(code=[CODE | {"name": "my-clone"}])
     assert not differences(record(), moved).any()
     edited = CODE | {"sha256": "b" * 64, "dirty": True}
@@ -85,7 +85,7 @@ def test_the_house_is_the_first_checkout_whatever_its_folder_is_called() -> None
     ]
 
 
-def test_packages_are_known_by_any_spelling_of_their_name() -> None:
+def test_package_names_are_normalised() -> None:
     same = ENVIRONMENT | {"packages": {"Torch": "2.13.0", "pillow-x": "1"}}
     assert not differences(record(), record(environment=same)).any()
     other = ENVIRONMENT | {"python": "3.12.0", "packages": {"torch": "2.14.0", "new": "1"}}
@@ -104,30 +104,30 @@ def test_threads_and_processor_are_hardware() -> None:
     ]
 
 
-def test_data_differs_by_its_splits_and_by_what_its_folder_holds() -> None:
+def test_data_differs_by_its_splits_and_its_folder() -> None:
     splits = SPLITS | {"train": {"digest": "d9", "num_examples": 1500}}
     data = {"num_files": 3, "names_and_sizes_sha256": "s", "splits": splits}
-    found = differences(record(data=data | {"splits": SPLITS, "num_files": 2}), record(data=data)).groups["data"]
-    assert found == [
+    differing = differences(record(data=data | {"splits": SPLITS, "num_files": 2}), record(data=data)).groups["data"]
+    assert differing == [
         Difference("num_files", "2", "3"),
         Difference("split train", "1,500 examples, d1", "1,500 examples, d9"),
     ]
 
 
-def test_what_only_one_tells_is_unknown_and_no_difference() -> None:
+def test_a_value_that_only_one_record_has_is_unknown_and_not_a_difference() -> None:
     bare = record(code=[], environment={}, data={"files": None})
-    found = differences(record(), bare)
-    assert not found.any()
-    assert found.unknown == ["code", "python", "platform", "packages", "splits as they were read"]
+    differing = differences(record(), bare)
+    assert not differing.any()
+    assert differing.unknown == ["code", "python", "platform", "packages", "data splits"]
 
 
 def test_passwords_in_addresses_are_not_shown() -> None:
     address = "s3://me:" + "hush@there"  # in two, so that no snapshot takes this file for one with a secret
-    found = differences(record(), record(config={"optimizer": {"lr": address}}))
-    assert "hush" not in str(found.groups)
+    differing = differences(record(), record(config={"optimizer": {"lr": address}}))
+    assert "hush" not in str(differing.groups)
 
 
-def test_names_of_metrics_and_runs_are_no_markup() -> None:
+def test_names_of_metrics_and_runs_are_not_markup() -> None:
     parting = Divergence("val/[/red][blink]x", 1, None, 0.0, (1.0, 1.0), (0, 0))
     screen = Console(width=120, record=True, file=io.StringIO())
     screen.print(streams_table([parting]))

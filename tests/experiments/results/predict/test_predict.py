@@ -20,7 +20,7 @@ from PIL import Image
 from experiments.cli.main import main
 from experiments.components.instantiate import instantiate
 from experiments.trial.trial import Trial, as_yaml
-from modules.evaluator.base import Answer
+from modules.evaluator.base import Prediction
 
 TEXT = "to be or not to be\nthat is the question\n" * 5
 SIZES = {"vocab_size": 16, "context_tokens": 5, "num_train_tokens": None, "num_train": None, "shift": True}
@@ -156,14 +156,14 @@ def test_what_the_model_cannot_compute_is_told_and_the_others_are_predicted(
 ) -> None:
     from modules.evaluator.accuracy import Accuracy
 
-    answers = Accuracy.answers
+    answers = Accuracy.predict
 
-    def too_large(self: Accuracy, model: torch.nn.Module, data: Any, given: Sequence[str]) -> list[Answer]:
+    def too_large(self: Accuracy, model: torch.nn.Module, data: Any, given: Sequence[str]) -> list[Prediction]:
         if any(path.endswith("2.png") for path in given):
             torch.empty(2**60)
         return answers(self, model, data, given)
 
-    monkeypatch.setattr(Accuracy, "answers", too_large)
+    monkeypatch.setattr(Accuracy, "predict", too_large)
     assert lathe_predict(digits, str(images)) == 1
     shown = capsys.readouterr()
     assert len(shown.out.splitlines()) == 6

@@ -1,4 +1,4 @@
-"""Runs that are run again with their own code, whatever has become of it since: in a real clone, by real commands."""
+"""`lathe reproduce` in a real clone with real commands: runs again with their own code, which has changed since."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from experiments.run.metrics import read_series
 from tests.support.clones import Clone, clone, commit, git
 from tests.support.stores import wait_until
 
-MODEL = '''"""A model that nobody committed."""
+MODEL = '''"""An uncommitted model."""
 
 from modules.model.softmax import Softmax
 
@@ -39,15 +39,15 @@ LONG = ("max_steps=2000", "log_every_steps=1", "eval_every_steps=2000")
 
 @pytest.fixture(scope="module")
 def dirty(tmp_path_factory: pytest.TempPathFactory) -> Clone:
-    """A clone with a short and a long run from a dirty tree, whose code has been edited, committed and removed since."""
-    found = clone(tmp_path_factory.mktemp("dirty"))
-    root = found.root
+    """A clone with a short and a long run from a dirty tree, whose code was edited, committed and removed afterwards."""
+    dirty = clone(tmp_path_factory.mktemp("dirty"))
+    root = dirty.root
     (root / "modules/model/my_model.py").write_text(MODEL)
     (root / "conf/model/my_model.yaml").write_text(OPTION)
     objective = root / "modules/objective/cross_entropy.py"
     objective.write_text(objective.read_text() + "\n# edited, not committed\n")
-    found.lathe("run", "model=my_model", *SMALL, "tracking=off")
-    found.lathe("run", "model=softmax", *LONG, "tracking=off")
+    dirty.lathe("run", "model=my_model", *SMALL, "tracking=off")
+    dirty.lathe("run", "model=softmax", *LONG, "tracking=off")
     # Everything changes.
     (root / "conf/model/my_model.yaml").unlink()
     (root / "modules/model/my_model.py").write_text(MODEL.replace("1.0", "3.0"))
@@ -56,12 +56,12 @@ def dirty(tmp_path_factory: pytest.TempPathFactory) -> Clone:
     softmax.write_text(softmax.read_text().replace("return ", "return 2 * "))
     commit(root, "all is different")
     (root / "modules/model/my_model.py").unlink()
-    return found
+    return dirty
 
 
 @pytest.fixture
 def there(dirty: Clone) -> Iterator[Clone]:
-    """The same clone; a test leaves neither runs nor worktrees behind."""
+    """The same clone; after a test its new runs and worktrees are removed."""
     before = set(dirty.runs())
     yield dirty
     assert len(dirty.worktrees()) == 1
@@ -75,8 +75,8 @@ def again(there: Clone) -> Path:
 
 
 def verdict(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load((folder / "verdict.yaml").read_text())
-    return found
+    content: dict[str, Any] = yaml.safe_load((folder / "verdict.yaml").read_text())
+    return content
 
 
 def copied(there: Clone, **changes: Any) -> str:
@@ -89,13 +89,13 @@ def copied(there: Clone, **changes: Any) -> str:
     return copy.name
 
 
-def test_a_run_from_a_dirty_tree_comes_out_bit_for_bit_after_everything_has_changed(there: Clone) -> None:
+def test_a_run_from_a_dirty_tree_is_reproduced_bit_for_bit_after_its_code_changed(there: Clone) -> None:
     first = there.runs()[0]
     assert "my_model" in there.lathe("run", "model=my_model", *SMALL, code=2)  # the option is gone
     printed = there.lathe("reproduce", first.name)
     assert "restored at commit" in printed
     assert "with its uncommitted changes; sha256" in printed
-    assert "environment and hardware are the run's" in printed
+    assert "environment and hardware are those of the run" in printed
     assert again(there) != first
     assert read_series(again(there)) == read_series(first)
     points = sum(map(len, read_series(first).values()))
@@ -108,7 +108,7 @@ def test_a_run_from_a_dirty_tree_comes_out_bit_for_bit_after_everything_has_chan
     assert provenance[1]["code"][0]["sha256"] == provenance[0]["code"][0]["sha256"]
 
 
-def test_a_prefix_is_compared_as_far_as_it_goes(there: Clone) -> None:
+def test_only_the_requested_steps_are_run_and_compared(there: Clone) -> None:
     printed = there.lathe("reproduce", there.runs()[1].name, "--steps", "5")
     assert verdict(again(there))["verdict"] == "identical"
     assert verdict(again(there))["compared_to"] == 5
@@ -122,31 +122,31 @@ def test_a_prefix_is_compared_as_far_as_it_goes(there: Clone) -> None:
     assert verdict(again(there))["verdict"] == "identical", printed
 
 
-def test_another_topology_is_held_to_a_tolerance_that_is_told(there: Clone) -> None:
+def test_another_topology_is_compared_with_a_reported_tolerance(there: Clone) -> None:
     first = there.runs()[0]
     printed = there.lathe("reproduce", first.name, "parallel=data", "hardware.devices_per_node=2")
     assert "it runs with parallel=data hardware.devices_per_node=2, so it is compared with a tolerance" in printed
-    assert "not held to the same bits: hardware.devices_per_node is 2 and was 1" in printed
-    found = verdict(again(there))
-    assert found["verdict"] in ("within tolerance", "identical")
-    assert (found["tolerance"], found["judged_to"]) == (1e-5, 20)
-    assert found["largest"] < 1e-5
+    assert "compared with a tolerance: hardware.devices_per_node is 2 and was 1" in printed
+    content = verdict(again(there))
+    assert content["verdict"] in ("within tolerance", "identical")
+    assert (content["tolerance"], content["judged_to"]) == (1e-5, 20)
+    assert content["largest"] < 1e-5
 
 
-def test_what_is_not_as_it_was_is_told_before_anything_runs(there: Clone) -> None:
+def test_a_different_environment_is_reported_before_anything_runs(there: Clone) -> None:
     packages = yaml.safe_load((there.runs()[0] / "provenance.yaml").read_text())["packages"]
     name = copied(there, packages=packages | {"numpy": "1.0.0", "left-behind": "2.0"}, python="3.8.1")
     printed = there.lathe("reproduce", name, "--steps", "2")
-    told = [line for line in printed.splitlines() if line.startswith("environment: ")]
-    assert told[0].endswith("; the run had 3.8.1")
-    assert f"environment: numpy is {packages['numpy']}; the run had 1.0.0" in told
-    assert "environment: left-behind is not installed; the run had 2.0" in told
-    assert len(told) == 3
-    assert printed.index(told[-1]) < printed.index(f"run {again(there).name}")
+    lines = [line for line in printed.splitlines() if line.startswith("environment: ")]
+    assert lines[0].endswith("; the run had 3.8.1")
+    assert f"environment: numpy is {packages['numpy']}; the run had 1.0.0" in lines
+    assert "environment: left-behind is not installed; the run had 2.0" in lines
+    assert len(lines) == 3
+    assert printed.index(lines[-1]) < printed.index(f"run {again(there).name}")
     assert "environment: left-behind is not installed; the run had 2.0" in verdict(again(there))["amiss"]
 
 
-def test_a_commit_that_is_not_here_is_told_with_a_way_out(there: Clone) -> None:
+def test_a_missing_commit_is_reported_with_a_fix(there: Clone) -> None:
     code = yaml.safe_load((there.runs()[0] / "provenance.yaml").read_text())["code"]
     name = copied(there, code=[code[0] | {"git_sha": "0123456789" * 4}])
     printed = there.lathe("reproduce", name, code=2)
@@ -165,7 +165,7 @@ def test_code_that_was_changed_after_freezing_is_refused(there: Clone) -> None:
     assert "the run was frozen with" in printed
 
 
-def test_check_compares_with_a_run_that_is_there_and_runs_nothing(there: Clone) -> None:
+def test_check_compares_with_an_existing_run_and_runs_nothing(there: Clone) -> None:
     first, name = there.runs()[0], copied(there)
     assert "identical: 6 metrics" in there.lathe("reproduce", first.name, "--check", name)
     journal = there.runs()[-1] / "attempts" / "1" / "journal.jsonl"
@@ -175,17 +175,17 @@ def test_check_compares_with_a_run_that_is_there_and_runs_nothing(there: Clone) 
     journal.write_text("".join(lines))
     printed = there.lathe("reproduce", first.name, "--check", name, code=1)
     assert "different: the largest relative distance is" in printed
-    assert "they part at step 6" in printed
+    assert "they differ from step 6" in printed
     assert "identical" in there.lathe("reproduce", first.name, "--check", name, "--steps", "5")
     assert len(there.runs()) == 3
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP], ids=["ctrl_c", "closed_terminal"])
-def test_an_interrupted_reproduction_saves_and_leaves_no_worktree_behind(there: Clone, number: int) -> None:
+def test_an_interrupted_reproduction_saves_and_removes_its_worktree(there: Clone, number: int) -> None:
     command = there.command("reproduce", there.runs()[1].name)
     scratch = there.home / "tmp"
     scratch.mkdir(exist_ok=True)
-    environment = there.surroundings() | {"TMPDIR": str(scratch)}
+    environment = there.environment_variables() | {"TMPDIR": str(scratch)}
     before = len(there.runs())
     running = subprocess.Popen(command, cwd=there.home, env=environment, text=True, stdout=subprocess.PIPE)
     try:
@@ -197,7 +197,7 @@ def test_an_interrupted_reproduction_saves_and_leaves_no_worktree_behind(there: 
         running.kill()
         running.wait()
     assert running.returncode == 1
-    assert "stopped: the largest relative distance is 0; it was stopped after step" in printed
+    assert "stopped: the largest relative distance is 0; it was interrupted after step" in printed
     assert verdict(again(there))["verdict"] == "stopped"
     assert len(there.worktrees()) == 1
     assert list(scratch.glob("lathe-*")) == []
@@ -207,7 +207,7 @@ def test_the_training_saves_and_stops_when_its_command_is_killed(there: Clone) -
     scratch = there.home / "tmp"
     scratch.mkdir(exist_ok=True)
     before, command = len(there.runs()), there.command("reproduce", there.runs()[1].name)
-    environment = there.surroundings() | {"TMPDIR": str(scratch)}
+    environment = there.environment_variables() | {"TMPDIR": str(scratch)}
     running = subprocess.Popen(command, cwd=there.home, env=environment, stdout=subprocess.DEVNULL)
     try:
         wait_until(lambda: len(there.runs()) > before and _has_step(again(there)))
@@ -228,7 +228,7 @@ def _has_step(folder: Path) -> bool:
 
 @pytest.fixture
 def photos(there: Clone, tmp_path: Path) -> Path:
-    """A folder of data, two classes of one photo a split, and a run on it."""
+    """A data folder with two classes and one image per split, and a run on it."""
     for split in ("train", "val", "test"):
         for name in ("ant", "bee"):
             (tmp_path / "photos" / split / name).mkdir(parents=True)
@@ -241,7 +241,7 @@ def photos(there: Clone, tmp_path: Path) -> Path:
     return tmp_path / "photos"
 
 
-def test_data_that_has_changed_is_told_before_and_after(there: Clone, photos: Path) -> None:
+def test_changed_data_is_reported_before_and_after_the_run(there: Clone, photos: Path) -> None:
     name = again(there).name
     for path in photos.glob("train/*/1.png"):
         Image.new("RGB", (8, 8), (3, 3, 200)).save(path)

@@ -1,4 +1,4 @@
-"""Code that is put back: the worktree is what the snapshot saw, and nothing leads out of it."""
+"""Restored code: the worktree equals the snapshot, and nothing is written outside of it."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from experiments.trial.code_snapshot import snapshot
 from tests.support.clones import commit, git
 
 HOUSE = {"name": "lathe", "sha256": "0" * 64, "git_sha": None}
-"""What the first entry always is; that it says another sum is told, and its files are not touched."""
+"""The first entry is always Lathe itself; another digest is reported, and its files stay as they are."""
 
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A checkout with a package that is trusted by name."""
+    """A checkout with a trusted package."""
     root = tmp_path / "my project"
     (root / "minepkg").mkdir(parents=True)
     git(root, "init", "-q")
@@ -58,7 +58,7 @@ def state(root: Path) -> dict[str, tuple[object, ...]]:
 
 
 def dirty(root: Path) -> None:
-    """Everything that a working tree can differ by."""
+    """Change a working tree in every way that a snapshot records."""
     (root / "minepkg" / "net.py").write_text("scale = 2\n")
     (root / "gone.py").unlink()
     (root / "picture.bin").write_bytes(bytes(reversed(range(256))))
@@ -71,38 +71,36 @@ def dirty(root: Path) -> None:
     (root / "left.log").write_text("ignored\n")
 
 
-def test_a_dirty_tree_is_put_back_and_its_sum_is_the_same(project: Path, tmp_path: Path) -> None:
+def test_a_dirty_tree_is_restored_with_the_same_digest(project: Path, tmp_path: Path) -> None:
     dirty(project)
     code, before = freeze(project, tmp_path / "code"), state(project)
     git(project, "reset", "-q", "--hard")
     git(project, "clean", "-q", "-fdx")
     commit(project, "second")
     after = state(project)
-    with restored(code, tmp_path / "code", ["minepkg"], tmp_path / "runs") as found:
-        worktree = found.roots[1]
+    with restored(code, tmp_path / "code", ["minepkg"], tmp_path / "runs") as code_here:
+        worktree = code_here.roots[1]
         assert worktree.name == "my project"
         assert state(worktree) == before
-        assert found.on_path[1] == worktree
-        assert found.told == [
+        assert code_here.on_path[1] == worktree
+        assert code_here.told == [
             f"code: 'my project' restored at commit {code[1]['git_sha'][:12]} with its uncommitted changes; "
             f"sha256 {code[1]['sha256'][:12]} is the run's"
         ]
-        assert len(found.amiss) == 1
-        assert found.amiss[0].startswith("code: 'lathe' is no git checkout, and its sources have changed")
+        assert len(code_here.amiss) == 1
+        assert code_here.amiss[0].startswith("code: 'lathe' is no git checkout, and its sources have changed")
     assert not worktree.exists()
     assert state(project) == after
     assert len(git(project, "worktree", "list").splitlines()) == 1
 
 
-def test_a_commit_that_nobody_has_merged_is_restored_for_a_file_that_is_trusted_alone(
-    project: Path, tmp_path: Path
-) -> None:
+def test_an_unmerged_commit_is_restored_only_for_a_trusted_file(project: Path, tmp_path: Path) -> None:
     git(project, "checkout", "-q", "-b", "theirs")
-    (project / "minepkg" / "net.py").write_text("scale = 'a stranger'\n")
+    (project / "minepkg" / "net.py").write_text("scale = 'untrusted'\n")
     git(project, "commit", "-qam", "as a pull request that was fetched")
     code = freeze(project, tmp_path / "code")
-    with restored(code, None, ["minepkg"], tmp_path / "runs", only_merged=True) as found:
-        assert len(found.roots) == 2  # it is what is checked out
+    with restored(code, None, ["minepkg"], tmp_path / "runs", only_merged=True) as code_here:
+        assert len(code_here.roots) == 2  # it is what is checked out
     git(project, "checkout", "-q", "-")
     with (
         pytest.raises(
@@ -111,11 +109,11 @@ def test_a_commit_that_nobody_has_merged_is_restored_for_a_file_that_is_trusted_
         restored(code, None, ["minepkg"], tmp_path / "runs", only_merged=True),
     ):
         pass
-    with restored(code, None, ["minepkg"], tmp_path / "runs") as found:
-        assert (found.roots[1] / "minepkg" / "net.py").read_text() == "scale = 'a stranger'\n"
+    with restored(code, None, ["minepkg"], tmp_path / "runs") as code_here:
+        assert (code_here.roots[1] / "minepkg" / "net.py").read_text() == "scale = 'untrusted'\n"
 
 
-def test_the_users_git_settings_change_nothing(project: Path, tmp_path: Path) -> None:
+def test_git_settings_of_the_user_have_no_effect(project: Path, tmp_path: Path) -> None:
     hook = project / ".git" / "hooks" / "post-checkout"
     hook.parent.mkdir(exist_ok=True)
     hook.write_text(f"#!/bin/sh\ntouch '{tmp_path}/hooked'\n")
@@ -127,31 +125,31 @@ def test_the_users_git_settings_change_nothing(project: Path, tmp_path: Path) ->
     git(project, "config", "diff.noprefix", "true")
     git(project, "checkout", "-q", "--", ".")
     (tmp_path / "hooked").unlink(missing_ok=True)
-    with restored(code, tmp_path / "code", ["minepkg"], tmp_path / "runs") as found:
-        assert "is the run's" in found.told[0]
+    with restored(code, tmp_path / "code", ["minepkg"], tmp_path / "runs") as code_here:
+        assert "is the run's" in code_here.told[0]
     assert not (tmp_path / "hooked").exists()
 
 
-def test_an_exception_leaves_no_worktree_and_keeping_leaves_it(project: Path, tmp_path: Path) -> None:
+def test_an_exception_removes_the_worktree_unless_it_is_kept(project: Path, tmp_path: Path) -> None:
     code = freeze(project, tmp_path / "code")
-    with contextlib.suppress(KeyboardInterrupt), restored(code, None, ["minepkg"], tmp_path / "runs") as found:
-        assert found.roots[1].is_dir()
+    with contextlib.suppress(KeyboardInterrupt), restored(code, None, ["minepkg"], tmp_path / "runs") as code_here:
+        assert code_here.roots[1].is_dir()
         raise KeyboardInterrupt
-    assert not found.roots[1].exists()
+    assert not code_here.roots[1].exists()
     assert len(git(project, "worktree", "list").splitlines()) == 1
-    with restored(code, None, ["minepkg"], tmp_path / "runs", keep=True) as found:
+    with restored(code, None, ["minepkg"], tmp_path / "runs", keep=True) as code_here:
         pass
-    assert (found.roots[1] / "minepkg" / "net.py").read_text() == "scale = 1\n"
-    git(project, "worktree", "remove", "--force", str(found.roots[1]))
-    shutil.rmtree(found.roots[1].parent.parent)
+    assert (code_here.roots[1] / "minepkg" / "net.py").read_text() == "scale = 1\n"
+    git(project, "worktree", "remove", "--force", str(code_here.roots[1]))
+    shutil.rmtree(code_here.roots[1].parent.parent)
 
 
-def test_without_its_files_only_the_commit_is_put_back_and_that_is_told(project: Path, tmp_path: Path) -> None:
+def test_without_its_files_only_the_commit_is_restored_with_a_warning(project: Path, tmp_path: Path) -> None:
     dirty(project)
     code = freeze(project, tmp_path / "code")
-    with restored(code, None, ["minepkg"], tmp_path / "runs") as found:
-        assert (found.roots[1] / "gone.py").is_file()
-    assert found.amiss[1].endswith(f"{code[1]['git_sha'][:12]}, without the uncommitted changes of the run")
+    with restored(code, None, ["minepkg"], tmp_path / "runs") as code_here:
+        assert (code_here.roots[1] / "gone.py").is_file()
+    assert code_here.amiss[1].endswith(f"{code[1]['git_sha'][:12]}, without the uncommitted changes of the run")
 
 
 def no_commit(code: dict[str, Any], folder: Path) -> None:
@@ -195,7 +193,7 @@ def a_patch_that_leads_out(code: dict[str, Any], folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("harm", "told"),
+    ("harm", "problem"),
     [
         (no_commit, r"commit 0123456789\w+ of 'my project' is not in .*; `git -C .* fetch --all` brings it if"),
         (an_option, r"commit --upload-pack=x of 'my project' is not in"),
@@ -212,20 +210,20 @@ def a_patch_that_leads_out(code: dict[str, Any], folder: Path) -> None:
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_what_is_not_what_was_frozen_is_refused(
-    harm: Callable[[dict[str, Any], Path], None], told: str, project: Path, tmp_path: Path
+def test_code_that_differs_from_the_snapshot_is_refused(
+    harm: Callable[[dict[str, Any], Path], None], problem: str, project: Path, tmp_path: Path
 ) -> None:
     dirty(project)
     code = freeze(project, tmp_path / "code")
     harm(code[1], tmp_path / "code")
-    with pytest.raises(InputError, match=told), restored(code, tmp_path / "code", ["minepkg"], tmp_path / "runs"):
+    with pytest.raises(InputError, match=problem), restored(code, tmp_path / "code", ["minepkg"], tmp_path / "runs"):
         pass
     assert not list(tmp_path.rglob("out.py"))
     assert len(git(project, "worktree", "list").splitlines()) == 1
 
 
 def resum(code: dict[str, Any], folder: Path, *, diff: bytes = b"", archive: bytes = b"") -> None:
-    """Make an entry that says what its files are, as a stranger could."""
+    """Make an entry with the digest of its files, as an attacker could."""
     (folder / "made.patch").write_bytes(diff)
     (folder / "made-untracked.tar.gz").write_bytes(gzip.compress(archive))
     code["diff"] = "made.patch" if diff else None
@@ -263,12 +261,12 @@ def test_an_archive_writes_nothing_outside_the_worktree(
             archive.addfile(one, io.BytesIO(b"x\n" if one.size else b""))
     code[1]["dirty"] = True
     resum(code[1], tmp_path / "code", archive=buffer.getvalue())
-    with restored(code, tmp_path / "code", ["minepkg"], tmp_path / "runs") as found:
-        scratch = found.roots[1].parent.parent
-        assert (found.roots[1] / "kept.py").read_text() == "x\n"
-        assert [path for path in scratch.rglob("out.py") if not path.is_relative_to(found.roots[1])] == []
-        assert not (found.roots[1] / "door").is_symlink()
-        assert not (found.roots[1] / "tmp").exists()
-    assert any("an untracked file was left out" in line for line in found.amiss)
+    with restored(code, tmp_path / "code", ["minepkg"], tmp_path / "runs") as code_here:
+        scratch = code_here.roots[1].parent.parent
+        assert (code_here.roots[1] / "kept.py").read_text() == "x\n"
+        assert [path for path in scratch.rglob("out.py") if not path.is_relative_to(code_here.roots[1])] == []
+        assert not (code_here.roots[1] / "door").is_symlink()
+        assert not (code_here.roots[1] / "tmp").exists()
+    assert any("an untracked file was left out" in line for line in code_here.amiss)
     assert not list(tmp_path.rglob("out.py"))
     assert not Path("/tmp/lathe-test-out.py").exists()

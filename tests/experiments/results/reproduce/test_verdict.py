@@ -1,4 +1,4 @@
-"""On what terms one run repeats another, and what the verdict is."""
+"""The tolerance of a reproduction, and its verdict."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from experiments.results.reproduce.verdict import judge, terms
+from experiments.results.reproduce.verdict import choose_terms, judge
 from experiments.run.metrics import MetricSeries
 from experiments.trial.record import CodeRecord
 
@@ -29,35 +29,37 @@ ON_GPU: dict[str, Any] = ENVIRONMENT | {"device_name": "NVIDIA H100"}
 def record(
     points: MetricSeries, config: dict[str, Any] | None = None, *, sampled: bool = False, **environment: Any
 ) -> CodeRecord:
-    told = ENVIRONMENT | {"packages": {"torch": "2.13.0"}} | environment
-    return CodeRecord("r", "id", CONFIG | (config or {}), [], told, {}, {"train/loss": points})
+    complete = ENVIRONMENT | {"packages": {"torch": "2.13.0"}} | environment
+    return CodeRecord("r", "id", CONFIG | (config or {}), [], complete, {}, {"train/loss": points})
 
 
 def curve(*, off: float = 0.0, at: int = 0, steps: int = 40) -> list[tuple[int, float]]:
-    """A loss of so many steps, off by a relative distance from a step on."""
+    """A loss curve that differs by a relative distance from a step terms."""
     return [(step, (1 + (off if step >= at else 0)) / step) for step in range(1, steps + 1)]
 
 
-def word(
+def outcome(
     one: CodeRecord,
     other: CodeRecord,
     *,
-    ended: str = "finished",
+    status: str = "finished",
     up_to: int | None = None,
     tolerance: float | None = None,
 ) -> str:
-    on = terms(one, other, tolerance=tolerance, up_to=up_to)
-    return judge(one, other, on, ended=ended).word
+    terms = choose_terms(one, other, tolerance=tolerance, up_to=up_to)
+    return judge(one, other, terms, status=status).outcome
 
 
-def test_on_a_cpu_with_the_same_layout_and_threads_every_bit_counts() -> None:
+def test_every_bit_counts_on_a_cpu_with_the_same_layout_and_threads() -> None:
     one = record(curve())
-    assert terms(one, one, tolerance=None, up_to=None).tolerance == 0
-    assert word(one, record(curve())) == "identical"
-    verdict = judge(one, record(curve(off=1e-15, at=30)), terms(one, one, tolerance=None, up_to=None), ended="finished")
-    assert (verdict.word, verdict.first_step, verdict.code) == ("different", 30, 1)
-    assert "they part at step 30" in verdict.sentence()
-    assert word(one, record(curve(off=1e-15, at=30)), up_to=29) == "identical"
+    assert choose_terms(one, one, tolerance=None, up_to=None).tolerance == 0
+    assert outcome(one, record(curve())) == "identical"
+    verdict = judge(
+        one, record(curve(off=1e-15, at=30)), choose_terms(one, one, tolerance=None, up_to=None), status="finished"
+    )
+    assert (verdict.outcome, verdict.first_step, verdict.code) == ("different", 30, 1)
+    assert "they differ from step 30" in verdict.sentence()
+    assert outcome(one, record(curve(off=1e-15, at=30)), up_to=29) == "identical"
 
 
 @pytest.mark.parametrize(
@@ -71,89 +73,94 @@ def test_on_a_cpu_with_the_same_layout_and_threads_every_bit_counts() -> None:
         ({}, {"packages": {"torch": "2.14.0"}}, "torch is 2.14.0 and was 2.13.0"),
     ],
 )
-def test_where_sums_are_made_in_another_order_rounding_is_allowed_at_the_beginning(
+def test_rounding_is_allowed_in_early_steps_if_sums_have_another_order(
     config: dict[str, Any], environment: dict[str, Any], reason: str
 ) -> None:
     one = record(curve())
-    on = terms(one, record([], config, **environment), tolerance=None, up_to=None)
-    assert (list(on.reasons), on.tolerance, on.judged_to) == ([reason], 1e-5, 20)
-    assert word(one, record(curve(off=5e-6), config, **environment)) == "within tolerance"
-    assert word(one, record(curve(off=5e-5, at=21), config, **environment)) == "within tolerance"
-    assert word(one, record(curve(off=5e-5, at=20), config, **environment)) == "different"
-    assert word(one, record(curve(), config, **environment)) == "identical"
+    terms = choose_terms(one, record([], config, **environment), tolerance=None, up_to=None)
+    assert (list(terms.reasons), terms.tolerance, terms.judged_to) == ([reason], 1e-5, 20)
+    assert outcome(one, record(curve(off=5e-6), config, **environment)) == "within tolerance"
+    assert outcome(one, record(curve(off=5e-5, at=21), config, **environment)) == "within tolerance"
+    assert outcome(one, record(curve(off=5e-5, at=20), config, **environment)) == "different"
+    assert outcome(one, record(curve(), config, **environment)) == "identical"
 
 
 @pytest.mark.parametrize(
-    ("end", "told"),
+    ("end", "problem"),
     [
-        (0.1, "they end apart: val/accuracy is 0.99 and 0.1, more than 20%"),
-        (math.nan, "val/accuracy is a number in one of the two alone"),
+        (0.1, "the results differ: val/accuracy is 0.99 and 0.1, by more than 20%"),
+        (math.nan, "val/accuracy is a number in only one of the two"),
     ],
 )
-def test_what_begins_alike_and_ends_elsewhere_is_different(end: float, told: str) -> None:
+def test_a_different_last_value_is_different(end: float, problem: str) -> None:
     def ended(value: float, threads: int) -> CodeRecord:
-        found = record(curve(), cpu_threads=threads)
-        return replace(found, streams={**found.streams, "val/accuracy": [(20, 0.5), (40, value)]})
+        base = record(curve(), cpu_threads=threads)
+        return replace(base, streams={**base.streams, "val/accuracy": [(20, 0.5), (40, value)]})
 
     one, other = ended(0.99, 2), ended(end, 1)
-    verdict = judge(one, other, terms(one, other, tolerance=None, up_to=None), ended="finished")
-    assert (verdict.word, verdict.code) == ("different", 1)
-    assert told in verdict.sentence()
-    assert word(one, ended(0.9, 1)) == "within tolerance"
-    assert word(one, other, up_to=30) == "identical"  # as far as it was looked at
+    verdict = judge(one, other, choose_terms(one, other, tolerance=None, up_to=None), status="finished")
+    assert (verdict.outcome, verdict.code) == ("different", 1)
+    assert problem in verdict.sentence()
+    assert outcome(one, ended(0.9, 1)) == "within tolerance"
+    assert outcome(one, other, up_to=30) == "identical"  # up to the last compared step
 
 
-def test_what_only_tells_how_large_a_machine_is_allows_nothing() -> None:
+def test_memory_and_other_sizes_of_the_machine_do_not_widen_the_tolerance() -> None:
     other = record([], {"hardware": CONFIG["hardware"] | {"cpu_cores": 64}}, python="3.12.1")
-    assert terms(record(curve()), other, tolerance=None, up_to=None).tolerance == 0
+    assert choose_terms(record(curve()), other, tolerance=None, up_to=None).tolerance == 0
 
 
 def test_precision_and_device_widen_the_tolerance() -> None:
     half = {"precision": "bf16", "batch_size_eval": 1}
-    assert terms(record(curve(), {"precision": "bf16"}), record([], half), tolerance=None, up_to=None).tolerance == 2e-2
+    assert (
+        choose_terms(record(curve(), {"precision": "bf16"}), record([], half), tolerance=None, up_to=None).tolerance
+        == 2e-2
+    )
     on_gpu = record(curve(), **ON_GPU)
-    assert terms(record(curve()), on_gpu, tolerance=None, up_to=None).tolerance == 1e-3
-    again = terms(on_gpu, on_gpu, tolerance=None, up_to=None)
+    assert choose_terms(record(curve()), on_gpu, tolerance=None, up_to=None).tolerance == 1e-3
+    again = choose_terms(on_gpu, on_gpu, tolerance=None, up_to=None)
     assert again.tolerance == 1e-5
-    assert "no fixed order" in again.reasons[0]
+    assert "in a fixed order only with" in again.reasons[0]
     bitwise = record(curve(), {"determinism": "bitwise"}, **ON_GPU)
-    assert terms(bitwise, bitwise, tolerance=None, up_to=None).tolerance == 0
+    assert choose_terms(bitwise, bitwise, tolerance=None, up_to=None).tolerance == 0
 
 
-def test_the_users_tolerance_holds_for_every_step() -> None:
+def test_the_tolerance_of_the_user_applies_to_every_step() -> None:
     one = record(curve())
-    assert word(one, record(curve(off=1e-3, at=40)), tolerance=1e-2) == "within tolerance"
-    assert word(one, record(curve(off=1e-1, at=40)), tolerance=1e-2) == "different"
+    assert outcome(one, record(curve(off=1e-3, at=40)), tolerance=1e-2) == "within tolerance"
+    assert outcome(one, record(curve(off=1e-1, at=40)), tolerance=1e-2) == "different"
 
 
-def test_points_that_only_one_has_make_a_difference_unless_it_was_to_stop() -> None:
+def test_missing_points_are_a_difference_unless_the_run_was_stopped() -> None:
     one = record(curve())
-    assert word(one, record(curve(steps=39))) == "different"
-    assert word(one, record(curve(steps=39)), up_to=39) == "identical"
-    assert word(one, record(curve(steps=39)), ended="stopped") == "stopped"
-    assert word(one, record(curve(steps=39, off=0.1)), ended="stopped") == "different"
-    assert word(record(curve(steps=39)), one) == "different"
-    assert word(replace(record(curve(steps=40)[::7]), is_sampled=True), one) == "identical"
-    assert word(one, record([])) == "different"
+    assert outcome(one, record(curve(steps=39))) == "different"
+    assert outcome(one, record(curve(steps=39)), up_to=39) == "identical"
+    assert outcome(one, record(curve(steps=39)), status="stopped") == "stopped"
+    assert outcome(one, record(curve(steps=39, off=0.1)), status="stopped") == "different"
+    assert outcome(record(curve(steps=39)), one) == "different"
+    assert outcome(replace(record(curve(steps=40)[::7]), is_sampled=True), one) == "identical"
+    assert outcome(one, record([])) == "different"
 
 
-def test_sparse_points_are_judged_at_the_first_of_them() -> None:
+def test_sparse_points_are_compared_at_the_first_point() -> None:
     one, other = record(curve(steps=200)[49::50]), record(curve(steps=200, off=1e-4)[49::50], cpu_threads=1)
-    on = terms(one, other, tolerance=None, up_to=None)
-    assert on.judged_to == 50
-    assert judge(one, other, on, ended="finished").first_step == 50
+    terms = choose_terms(one, other, tolerance=None, up_to=None)
+    assert terms.judged_to == 50
+    assert judge(one, other, terms, status="finished").first_step == 50
 
 
-def test_a_loss_that_is_no_number_is_repeated_by_one_that_is_none() -> None:
+def test_two_losses_that_are_nan_are_identical() -> None:
     one = record([(1, 1.0), (2, math.nan)])
-    assert word(one, record([(1, 1.0), (2, math.nan)])) == "identical"
-    verdict = judge(one, record([(1, 1.0), (2, 2.0)]), terms(one, one, tolerance=None, up_to=None), ended="finished")
-    assert (verdict.word, verdict.largest) == ("different", math.inf)
+    assert outcome(one, record([(1, 1.0), (2, math.nan)])) == "identical"
+    verdict = judge(
+        one, record([(1, 1.0), (2, 2.0)]), choose_terms(one, one, tolerance=None, up_to=None), status="finished"
+    )
+    assert (verdict.outcome, verdict.largest) == ("different", math.inf)
 
 
-def test_with_other_data_it_is_another_run_whatever_its_metrics() -> None:
+def test_other_data_is_different_whatever_the_metrics() -> None:
     one = record(curve())
-    on = terms(one, one, tolerance=None, up_to=None)
-    verdict = judge(one, record(curve()), on, ended="finished", data=["data: the split 'train' is another"])
-    assert (verdict.word, verdict.code) == ("different", 1)
+    terms = choose_terms(one, one, tolerance=None, up_to=None)
+    verdict = judge(one, record(curve()), terms, status="finished", data=["data: the split 'train' is another"])
+    assert (verdict.outcome, verdict.code) == ("different", 1)
     assert "the split 'train' is another" in verdict.sentence()

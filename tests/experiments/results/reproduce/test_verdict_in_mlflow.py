@@ -1,4 +1,4 @@
-"""What MLflow shows of a run that repeats another: tags, and a line of the note with a link."""
+"""MLflow shows the verdict of a reproduction as tags, and as a line of the description with a link."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def test_the_verdict_is_tagged_and_linked_to_the_original(runs_dir: Path) -> Non
     place = f"#/experiments/{original.experiment_id}/runs/{original.run_id}"
     assert f"- reproduces [`aaaaaa`]({place})\n" in before["mlflow.note.content"]
     # The verdict comes when the run is in the store already.
-    told = {"verdict": "within tolerance", "told": "within tolerance: by 1e-07"}
-    (second.folder / "verdict.yaml").write_text(yaml.safe_dump(told))
+    content = {"verdict": "within tolerance", "told": "within tolerance: by 1e-07"}
+    (second.folder / "verdict.yaml").write_text(yaml.safe_dump(content))
     assert sync_run(Trial(second.folder)).run_id == run_id
     after = tags_of(runs_dir, run_id)
     assert after["lathe.verdict"] == "within tolerance"

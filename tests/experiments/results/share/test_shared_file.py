@@ -279,7 +279,7 @@ def test_only_the_receiver_can_trust_code(folder: Path) -> None:
 def test_a_multirun_of_a_shared_file_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "it.yaml").write_text(text())
     assert main(["run", "-m", "--from", "it.yaml", "seed=1,2"]) == 2
-    assert "--from it.yaml is one run, and -m asks for several" in capsys.readouterr().err
+    assert "--from it.yaml is one run, but -m starts several" in capsys.readouterr().err
 
 
 def test_a_plan_of_a_shared_file_starts_nothing(

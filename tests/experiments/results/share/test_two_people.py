@@ -1,4 +1,4 @@
-"""Two people: one shares a run from her clone, the other reproduces it in his, in another virtual environment."""
+"""One person shares a run from her clone; another reproduces it in his clone, in another virtual environment."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def hers(tmp_path_factory: pytest.TempPathFactory) -> Clone:
 
 @pytest.fixture
 def his(hers: Clone, tmp_path: Path) -> Clone:
-    """His clone of what she has committed, which he works on; an environment and a home of his own."""
+    """His clone of her commits, with a commit, an environment and a home folder of his own."""
     root, home, venv = tmp_path / "lathe", tmp_path / "home", tmp_path / "venv"
     home.mkdir()
     git(tmp_path, "clone", "-q", "--shared", str(hers.root), str(root))
@@ -33,14 +33,14 @@ def his(hers: Clone, tmp_path: Path) -> Clone:
     commit(root, "his own")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True)
     packages = venv / f"lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
-    # As if both were installed here; nested .pth files are not followed, so that her checkout is not on his path.
+    # The packages of this environment; Python does not follow nested .pth files, so her checkout is not on his path.
     (packages / "installed.pth").write_text(f"{sysconfig.get_path('purelib')}\n{root}\n")
     return Clone(
         root, home, str(venv / "bin/python"), {"PYTHONPATH": "", "HOME": str(home), "XDG_CONFIG_HOME": str(home)}
     )
 
 
-def test_a_file_is_enough_where_all_is_committed(hers: Clone, his: Clone) -> None:
+def test_a_shared_file_reproduces_a_run_of_committed_code(hers: Clone, his: Clone) -> None:
     hers.lathe("run", "model=softmax", *SMALL, "tracking=off")
     run, file = hers.runs()[-1], his.home / "softmax.yaml"
     hers.lathe("share", run.name, "-o", str(file))
@@ -50,11 +50,11 @@ def test_a_file_is_enough_where_all_is_committed(hers: Clone, his: Clone) -> Non
     assert read_series(his.runs()[-1]) == read_series(run)
     assert verdict(his.runs()[-1])["reproduces"]["file"] == "softmax.yaml"
     assert len(his.worktrees()) == 1
-    told = dict(sql(his.home / "runs" / "mlflow.db", "select key, value from tags where key like 'lathe.%'"))
-    assert (told["lathe.verdict"], told["lathe.reproduces"]) == ("identical", "softmax.yaml")
+    tags = dict(sql(his.home / "runs" / "mlflow.db", "select key, value from tags where key like 'lathe.%'"))
+    assert (tags["lathe.verdict"], tags["lathe.reproduces"]) == ("identical", "softmax.yaml")
 
 
-def test_uncommitted_code_comes_in_a_bundle_and_runs_when_it_is_trusted(hers: Clone, his: Clone) -> None:
+def test_uncommitted_code_in_an_archive_runs_only_if_it_is_trusted(hers: Clone, his: Clone) -> None:
     (hers.root / "modules/model/my_model.py").write_text(MODEL)
     (hers.root / "conf/model/my_model.yaml").write_text(OPTION)
     hers.lathe("run", "model=my_model", *SMALL, "tracking=off")
@@ -62,7 +62,7 @@ def test_uncommitted_code_comes_in_a_bundle_and_runs_when_it_is_trusted(hers: Cl
     hers.lathe("share", run.name, "--bundle", "-o", str(file))
     refused = his.lathe("reproduce", str(file), code=2)
     assert "modules.model.my_model" in refused
-    assert "the uncommitted code in mine.tar.gz is not used; --trust-code uses it" in refused
+    assert "the uncommitted code in mine.tar.gz is not used; add --trust-code if you trust its sender" in refused
     assert his.runs() == []
     printed = his.lathe("reproduce", str(file), "--trust-code")
     assert "with its uncommitted changes; sha256" in printed
