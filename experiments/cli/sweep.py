@@ -102,7 +102,7 @@ def _start_workers(sweep: Sweep) -> None:
     from experiments.tracking import follow_sweep
 
     state = sweep.ledger().look()  # before the workers claim trials
-    todo, num_trials = num_todo(sweep.question, state), len(state.entries)
+    todo, num_trials = num_todo(sweep.spec, state), len(state.entries)
     if submit(sweep) is None:
         _say(f"sweep {sweep.name}: nothing is left to run ({num_trials} trials); `lathe status {sweep.name}`")
     else:
@@ -121,7 +121,7 @@ def _show(sweep: Sweep, args: argparse.Namespace) -> int:
 
 def _show_dry_run(draft: SweepDraft) -> int:
     """Print the job that would be submitted, the number of trials, and the maximum cost."""
-    config, values = draft.templates.all[0].config, draft.question.asked
+    config, values = draft.templates.all[0].config, draft.spec.values
     hardware = draft.experiment.config["hardware"]
     worker = {key: hardware[key] for key in ("nodes", "devices_per_node")}
     state = LedgerState()

@@ -28,7 +28,7 @@ MOST_TOLD = 10
 class SweepDraft:
     """A sweep that is not on disk yet: every trial that is known before one has run, checked."""
 
-    question: SweepSpec
+    spec: SweepSpec
     experiment: Experiment
     """One of its experiments; what it does not share with the others stands in the templates."""
     templates: Templates
@@ -36,7 +36,7 @@ class SweepDraft:
 
 
 def prepare(
-    question: SweepSpec,
+    spec: SweepSpec,
     *,
     config_dirs: Sequence[str] = (),
     trust: Sequence[str] = (),
@@ -45,7 +45,7 @@ def prepare(
     """Compose what the space's choices of options ask for, and fill every point in.
 
     Args:
-        question: what is asked.
+        spec: what is asked.
         config_dirs: folders with further groups and options.
         trust: packages beyond the house's own whose classes `_target_` may name.
         experiment: what stands already, of a question whose space is empty; None: it is composed.
@@ -53,26 +53,26 @@ def prepare(
     Raises:
         InputError: with every problem of every trial.
     """
-    templates, experiment = _compose_all(question, config_dirs, trust, experiment)
-    found = list(_trials(question, templates, LedgerState()))
-    return SweepDraft(question, experiment, templates, found)
+    templates, experiment = _compose_all(spec, config_dirs, trust, experiment)
+    found = list(_trials(spec, templates, LedgerState()))
+    return SweepDraft(spec, experiment, templates, found)
 
 
 def _compose_all(
-    question: SweepSpec, config_dirs: Sequence[str], trust: Sequence[str], given: Experiment | None = None
+    spec: SweepSpec, config_dirs: Sequence[str], trust: Sequence[str], given: Experiment | None = None
 ) -> tuple[Templates, Experiment]:
     groups = options.groups(options.user_folders(config_dirs))
     templates: list[Template] = []
-    for choices in question.choices(groups):
+    for choices in spec.choices(groups):
         chosen = [f"{group}={option}" for group, option in choices.items()]
-        experiment = given or compose([*question.asked["base"], *chosen], config_dirs=config_dirs, trust=trust)
+        experiment = given or compose([*spec.values["base"], *chosen], config_dirs=config_dirs, trust=trust)
         # Of the whole worker, before a trial is given a part of it.
         if problems := site.find_problems(experiment.config):
-            raise PlanError(problems, f"the sweep '{question.asked['name']}'")
+            raise PlanError(problems, f"the sweep '{spec.values['name']}'")
         templates.append(Template.of(experiment, choices, _hardware_of_a_trial(experiment.config)))
-    problems = [problem for template in templates for problem in check_links(template, question.keys)]
+    problems = [problem for template in templates for problem in check_links(template, spec.keys)]
     if problems:
-        raise InputError(list(dict.fromkeys(problems)), f"the sweep '{question.asked['name']}'")
+        raise InputError(list(dict.fromkeys(problems)), f"the sweep '{spec.values['name']}'")
     return Templates(templates, trusted(trust), tuple(config_dirs)), experiment
 
 
@@ -82,23 +82,23 @@ def _hardware_of_a_trial(config: dict[str, Any]) -> dict[str, int]:
     return {} if part is None else {"nodes": 1, "devices_per_node": part}
 
 
-def _trials(question: SweepSpec, templates: Templates, standing: LedgerState) -> Iterator[dict[str, Any]]:
+def _trials(spec: SweepSpec, templates: Templates, ledger_state: LedgerState) -> Iterator[dict[str, Any]]:
     """Those that are known before one has run, but for what the ledger has already.
 
     Raises:
         PlanError: with every problem of every point.
     """
     problems: dict[str, list[str]] = {}
-    asked, num_points = question.asked, 0
-    is_asked = asked["strategy"]["name"] in ADAPTIVE  # then its points are examples, and none of them is a trial yet
-    known = {entry.id for entry in standing.entries.values()}
+    asked, num_points = spec.values, 0
+    is_adaptive = asked["strategy"]["name"] in ADAPTIVE  # then its points are examples, and none of them is a trial yet
+    known = {entry.id for entry in ledger_state.entries.values()}
     elsewhere = _finished_elsewhere(templates, asked) if asked["reuse"] else {}
-    numbers = {_as_key(entry.values): entry.point for entry in standing.entries.values()}
-    for values in question.some_points():
+    numbers = {_as_key(entry.values): entry.point for entry in ledger_state.entries.values()}
+    for values in spec.some_points():
         point = numbers.setdefault(_as_key(values), len(numbers))
         try:
-            for trial in trials_of(asked, templates, standing, point, values):
-                if trial["trial"].partition("-")[0] not in known and not is_asked:
+            for trial in trials_of(asked, templates, ledger_state, point, values):
+                if trial["trial"].partition("-")[0] not in known and not is_adaptive:
                     known.add(trial["trial"])
                     yield {**trial, "reused": trial["reused"] or elsewhere.get(trial["trial"])}
         except PlanError as err:
@@ -123,7 +123,7 @@ def _finished_elsewhere(templates: Templates, asked: dict[str, Any]) -> dict[str
     found: dict[str, dict[str, Any]] = {}
     for path in runs_dir_of(templates.all[0].config).glob("*/sweep.yaml"):
         sweep = Sweep(path.parent)
-        if any(sweep.question[key] != asked[key] for key in ("metric", "mode")):
+        if any(sweep.spec[key] != asked[key] for key in ("metric", "mode")):
             continue
         for entry in sweep.ledger().look().entries.values():
             if entry.state == "finished" and entry.reused is None:
@@ -136,13 +136,13 @@ def _as_key(values: dict[str, Any]) -> str:
 
 
 def write(draft: SweepDraft) -> Sweep:
-    """Put a sweep on disk; its folder is named by the question, with a number behind where there is one already.
+    """Put a sweep on disk; its folder is named by the spec, with a number behind where there is one already.
 
     Raises:
         InputError: it cannot be written.
     """
     runs_dir = runs_dir_of(draft.experiment.config)
-    with new_folder(runs_dir, draft.question.name) as folder:
+    with new_folder(runs_dir, draft.spec.name) as folder:
         copy_packages(trusted(draft.experiment.trust), folder / CODE)
         provenance = provenance_of(draft.experiment, folder, runs_dir)
         hardware = draft.experiment.config["hardware"]
@@ -151,7 +151,7 @@ def write(draft: SweepDraft) -> Sweep:
         draft.templates.save(folder)
         (folder / "workers").mkdir()
         # Last of all: it is what makes the folder a sweep.
-        write_text(folder / "sweep.yaml", draft.question.text())
+        write_text(folder / "sweep.yaml", draft.spec.text())
     sweep = Sweep(folder)
     ledger = sweep.ledger()
     with ledger.locked():
@@ -165,12 +165,12 @@ def extend(sweep: Sweep, overrides: Sequence[str]) -> int:
     Raises:
         InputError: they change what its trials share, which only a new sweep can.
     """
-    question = SweepSpec.load(sweep.folder)
+    spec = SweepSpec.load(sweep.folder)
     provenance = sweep.provenance
     if overrides and provenance.get("source"):
         told = f"{overrides[0]}: the sweep '{sweep.name}' is one run of a shared file; run it again with `lathe run --from`"
         raise InputError([told])
-    asked = question.extended(overrides, provenance["config_dirs"])
+    asked = spec.extended(overrides, provenance["config_dirs"])
     before = sweep.templates()
     composed, _ = _compose_all(asked, provenance["config_dirs"], provenance["trust"]) if overrides else (before, None)
     known = [template.choices for template in before.all]
@@ -180,8 +180,8 @@ def extend(sweep: Sweep, overrides: Sequence[str]) -> int:
         before.config_dirs,
     )
     ledger = sweep.ledger()
-    with ledger.locked() as standing:
-        trials = list(_trials(asked, templates, standing))
+    with ledger.locked() as ledger_state:
+        trials = list(_trials(asked, templates, ledger_state))
         if overrides:
             templates.save(sweep.folder)
             write_text(sweep.folder / "sweep.yaml", asked.text())

@@ -14,7 +14,7 @@ from experiments.trial.trial import trial_id
 
 
 def trials_of(
-    question: Mapping[str, Any], templates: Templates, standing: LedgerState, point: int, values: dict[str, Any],
+    spec: Mapping[str, Any], templates: Templates, ledger_state: LedgerState, point: int, values: dict[str, Any],
     *, may_be_wrong: bool = False,
 ) -> Iterator[dict[str, Any]]:  # fmt: skip
     """What the ledger is to be told of a point: a trial for each seed.
@@ -24,11 +24,11 @@ def trials_of(
     Raises:
         PlanError: it cannot run; with `may_be_wrong` that is left to the attempt to say.
     """
-    for seed in range(question["seeds"]):
+    for seed in range(spec["seeds"]):
         identity = _identity(templates, values, seed, may_be_wrong)
-        name, twin = identity, standing.entries.get(identity)
+        name, twin = identity, ledger_state.entries.get(identity)
         repeat = 1
-        while name in standing.entries:
+        while name in ledger_state.entries:
             repeat += 1
             name = f"{identity}-{repeat}"
         reused = {"folder": twin.id, "value": twin.value} if twin is not None and twin.state == "finished" else None

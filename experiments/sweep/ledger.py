@@ -132,7 +132,7 @@ class Ledger:
         """
         self.folder = folder
         self.path = folder / "ledger.jsonl"
-        self.standing = LedgerState()
+        self.state = LedgerState()
         self._offset = 0
         self._is_locked = False
 
@@ -140,7 +140,7 @@ class Ledger:
         """Apply the new events."""
         for _ in self.read_events():
             pass
-        return self.standing
+        return self.state
 
     def read_events(self) -> Iterator[Event]:
         """Apply the new events one by one, and yield each after that. An incomplete last line is left for the next call."""
@@ -154,7 +154,7 @@ class Ledger:
             if line.endswith(b"\n"):
                 self._offset += len(line)
                 event = json.loads(line)
-                self.standing.apply(event)
+                self.state.apply(event)
                 yield event
 
     @contextmanager
@@ -211,7 +211,7 @@ class Ledger:
         Returns:
             False where the attempt is not the trial's any more: nothing is written.
         """
-        entry = self.standing.entries[trial]
+        entry = self.state.entries[trial]
         if entry.state != "running" or entry.attempt != attempt:
             return False
         told: dict[str, Any] = {

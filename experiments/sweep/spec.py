@@ -56,15 +56,15 @@ MOST_NAMED = 60
 
 @dataclass(frozen=True)
 class SweepSpec:
-    """What is asked, checked and whole."""
+    """What is values, checked and whole."""
 
-    asked: dict[str, Any]
+    values: dict[str, Any]
     """By the keys of `experiments.config.schema.SweepSchema`, every one of them, in plain values; the space as it was frozen."""
     space: Space
 
     @property
     def name(self) -> str:
-        return str(self.asked["name"])
+        return str(self.values["name"])
 
     @cached_property
     def keys(self) -> list[str]:
@@ -74,16 +74,16 @@ class SweepSpec:
 
     def num_points(self) -> int | None:
         """How many points there will be, as far as that is known."""
-        most = self.asked["budget"]["points"]
-        if self.asked["strategy"]["name"] == "given":
-            count: int | None = len(self.asked["given"])
+        most = self.values["budget"]["points"]
+        if self.values["strategy"]["name"] == "given":
+            count: int | None = len(self.values["given"])
         else:
-            count = size(self.space) if self.asked["strategy"]["name"] == "grid" else most
+            count = size(self.space) if self.values["strategy"]["name"] == "grid" else most
         return count if most is None or count is None else min(count, most)
 
     def some_points(self) -> Iterator[dict[str, Any]]:
-        """The points that are known before one has run; of a strategy that is asked, a few of those that it may choose."""
-        name, most = self.asked["strategy"]["name"], self.asked["budget"]["points"]
+        """The points that are known before one has run; of a strategy that is values, a few of those that it may choose."""
+        name, most = self.values["strategy"]["name"], self.values["budget"]["points"]
         if name == "grid":
             return islice(points(self.space), most)
         if name == "given":
@@ -91,12 +91,12 @@ class SweepSpec:
         if name == "random":
             from experiments.sweep.samplers import random_points
 
-            return iter(random_points(self.space, most, self.asked["strategy"]["seed"]))
+            return iter(random_points(self.space, most, self.values["strategy"]["seed"]))
         return samples(self.space)
 
     def choices(self, groups: Mapping[str, Any]) -> list[dict[str, str]]:
         """Every combination of options of groups that a point can have; of each one configuration is composed."""
-        if self.asked["strategy"]["name"] != "given":
+        if self.values["strategy"]["name"] != "given":
             return choices_of_groups(self.space, groups)
         found = [{key: value for key, value in point.items() if key in groups} for point in self._given()]
         distinct = {tuple(sorted(one.items())): one for one in found}
@@ -105,18 +105,18 @@ class SweepSpec:
     def _given(self) -> Iterator[dict[str, Any]]:
         from experiments.config.overrides import read_override
 
-        return (dict(read_override(typed) for typed in overrides) for overrides in self.asked["given"])
+        return (dict(read_override(typed) for typed in overrides) for overrides in self.values["given"])
 
     def text(self) -> str:
         """The question as YAML, which says the same whatever becomes of the files that it was read from."""
-        return yaml.safe_dump(self.asked, sort_keys=False, allow_unicode=True)
+        return yaml.safe_dump(self.values, sort_keys=False, allow_unicode=True)
 
     @classmethod
     def load(cls, folder: Path) -> SweepSpec:
         """The question of a sweep that was begun, from its folder."""
-        asked = yaml.load((folder / FILE).read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
-        asked["strategy"].pop("storage", None)  # of sweeps begun before the ledger held all that a strategy knows
-        return cls(asked, parse(asked["space"]))
+        values = yaml.load((folder / FILE).read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
+        values["strategy"].pop("storage", None)  # of sweeps begun before the ledger held all that a strategy knows
+        return cls(values, parse(values["space"]))
 
     def extended(self, overrides: Sequence[str], config_dirs: Sequence[str | Path] = ()) -> SweepSpec:
         """The question with further values, points, seeds or budget, for a sweep that was begun.
@@ -130,11 +130,11 @@ class SweepSpec:
         """
         if not overrides:
             return self
-        draft = _SpecDraft.of(deepcopy(self.asked), options.groups(options.user_folders(config_dirs)))
+        draft = _SpecDraft.of(deepcopy(self.values), options.groups(options.user_folders(config_dirs)))
         draft.space, draft.has_begun = self.space, True
         for typed in overrides:
             draft.override(typed)
-        name = self.asked["strategy"]["name"]
+        name = self.values["strategy"]["name"]
         if name in ("cmaes", "gp") and draft.space != self.space:
             draft.problems.append(
                 f"sweep.strategy.name={name} has measured this space; start another sweep for another"
@@ -146,7 +146,7 @@ class SweepSpec:
 class _SpecDraft:
     """A question on the way; problems gather until nothing more can be found out."""
 
-    asked: dict[str, Any]
+    values: dict[str, Any]
     groups: dict[str, dict[str, Path]]
     origins: SourceMap
     space: Space = field(default_factory=dict)
@@ -174,7 +174,7 @@ class _SpecDraft:
         return draft
 
     def override(self, typed: str) -> None:
-        """Take one override in: it is of the question, of the space, or joins what all trials share."""
+        """Take one override in: it is of the spec, of the space, or joins what all trials share."""
         if typed.startswith("~"):
             self._remove(typed)
             return
@@ -200,7 +200,7 @@ class _SpecDraft:
             self.problems.append(f"{masked}: all trials share {key}, and some have begun; start another sweep")
 
     def _base(self) -> list[Any]:
-        base = self.asked.setdefault("base", [])
+        base = self.values.setdefault("base", [])
         return base if isinstance(base, list) else []
 
     def _remove(self, typed: str) -> None:
@@ -221,8 +221,8 @@ class _SpecDraft:
             return
         join: Callable[[Dimension, Dimension], Dimension] = joined if self.has_begun else replaced
         self.space = varied(self.space, key, part, join)
-        if not self.has_begun and isinstance(self.asked.get("base"), list):
-            self.asked["base"] = [one for one in self.asked["base"] if _key_of(one) != key]
+        if not self.has_begun and isinstance(self.values.get("base"), list):
+            self.values["base"] = [one for one in self.values["base"] if _key_of(one) != key]
 
     def _set(self, key: str, value: Any, typed: str) -> None:
         """A key of the question itself."""
@@ -239,7 +239,7 @@ class _SpecDraft:
         else:
             if key in ("sweep.strategy", "sweep.pruner") and isinstance(value, str):
                 parents, last, key = [last], "name", f"{key}.name"
-            node = self.asked
+            node = self.values
             for parent in parents:
                 node[parent] = dict(node[parent]) if isinstance(node.get(parent), dict) else {}
                 node = node[parent]
@@ -256,22 +256,22 @@ class _SpecDraft:
         from experiments.sweep.spec_rules import RuleContext, find_faults
 
         self._refuse_storage()
-        asked = self.asked = filled(self.asked, self.space)
+        values = self.values = filled(self.values, self.space)
         validation = Validation(self.origins, (), self.groups)
         frozen = as_yaml(self.space)
-        for secret in secret_keys({**asked, "space": frozen}, "sweep"):
+        for secret in secret_keys({**values, "space": frozen}, "sweep"):
             validation.secret(secret)
-        validation.fields(asked, SCHEMA, "sweep.")
+        validation.fields(values, SCHEMA, "sweep.")
         case = RuleContext(
-            ConfigView(asked, ()), self.space, list(self.groups), self.origins, may_be_single or bool(self.problems)
+            ConfigView(values, ()), self.space, list(self.groups), self.origins, may_be_single or bool(self.problems)
         )
         told = [*self.problems, *self.origins.traps.values(), *validation.problems, *find_faults(case)]
         if told:
-            raise ConfigError(list(dict.fromkeys(told)), f"the sweep '{asked['name']}'")
-        return SweepSpec({**asked, "space": frozen}, self.space)
+            raise ConfigError(list(dict.fromkeys(told)), f"the sweep '{values['name']}'")
+        return SweepSpec({**values, "space": frozen}, self.space)
 
     def _refuse_storage(self) -> None:
-        strategy = self.asked.get("strategy")
+        strategy = self.values.get("strategy")
         if isinstance(strategy, dict) and "storage" in strategy:
             del strategy["storage"]
             place = self.origins.place("sweep.strategy.storage")
@@ -284,15 +284,15 @@ def _key_of(typed: Any) -> str:
     return str(typed).lstrip("+~").partition("=")[0]
 
 
-def filled(asked: Mapping[str, Any], space: Space) -> dict[str, Any]:
+def filled(values: Mapping[str, Any], space: Space) -> dict[str, Any]:
     """A question with the defaults of what it leaves out."""
-    found = {**deepcopy(DEFAULTS), **{key: value for key, value in asked.items() if value is not None}}
+    found = {**deepcopy(DEFAULTS), **{key: value for key, value in values.items() if value is not None}}
     for name in ("strategy", "budget"):
         if isinstance(found[name], dict):
             found[name] = {**DEFAULTS[name], **found[name]}
     if isinstance(found["pruner"], dict):
         found["pruner"] = {"factor": FACTOR, **found["pruner"]}
-    if found["given"] and not space and asked.get("strategy") is None:
+    if found["given"] and not space and values.get("strategy") is None:
         found["strategy"] = {**DEFAULTS["strategy"], "name": "given"}
     return found
 
@@ -340,12 +340,12 @@ def from_overrides(
         draft.override(typed)
     varying = [key.replace("/", ".").rpartition(".")[2] for key in draft.space]
     made = name or "-".join(dict.fromkeys(varying))[:MOST_NAMED].strip("-.") or "single"
-    draft.asked = {"name": made, **{key: value for key, value in draft.asked.items() if value is not None}}
+    draft.values = {"name": made, **{key: value for key, value in draft.values.items() if value is not None}}
     return draft.finish(may_be_single=True)
 
 
 def sweep_files(config_dirs: Sequence[str | Path] = ()) -> dict[str, Path]:
-    """The file of every question, by name: the house's own, and those in ``sweeps`` of the user's folders."""
+    """The file of every spec, by name: the house's own, and those in ``sweeps`` of the user's folders."""
     found: dict[str, Path] = {}
     for folder in _folders(config_dirs):
         for path in sorted(folder.glob("*.yaml")):

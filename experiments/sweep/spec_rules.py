@@ -1,4 +1,4 @@
-"""What must hold between the parts of a sweep's question: every rule is told, as far as it can be judged."""
+"""What must hold between the parts of a sweep's spec: every rule is told, as far as it can be judged."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MOST_TRIALS = 50_000
 
 @dataclass(frozen=True)
 class RuleContext:
-    """One question, which may be faulty."""
+    """One spec, which may be faulty."""
 
     facts: ConfigView
     space: Space
@@ -160,7 +160,7 @@ def _base(case: RuleContext) -> Iterator[str]:
 
 
 def _overrides(case: RuleContext, name: str) -> Iterator[tuple[str, str, str]]:
-    """Place, text and key of the overrides that stand in a list of the question, of those that are well formed."""
+    """Place, text and key of the overrides that stand in a list of the spec, of those that are well formed."""
     for place, typed in _listed(case, name):
         try:
             key, value = read_override(typed)
@@ -193,7 +193,7 @@ def _well_formed(case: RuleContext) -> Iterator[str]:
             elif typed.startswith("~"):
                 yield f"{name}{place}: {typed} takes a key away, and a point gives keys values; write one"
             elif key == "sweep" or key.startswith("sweep."):
-                yield f"{name}{place}: {typed} is of the question, not of its experiment; write it as a key of its own"
+                yield f"{name}{place}: {typed} is of the spec, not of its experiment; write it as a key of its own"
 
 
 def _shared(case: RuleContext) -> Iterator[str]:

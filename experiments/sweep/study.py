@@ -103,7 +103,7 @@ class Study:
             self._apply(event)
 
     def _apply(self, event: Event) -> None:
-        state = self._ledger.standing
+        state = self._ledger.state
         entry = state.entries.get(event.get("trial", ""))
         if entry is None:
             return

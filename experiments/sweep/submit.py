@@ -15,11 +15,11 @@ from launchers.base import WorkerPool
 def requeue(sweep: Sweep) -> int:
     """Let every trial that ended without a result wait once more; how many wait now."""
     ledger = sweep.ledger()
-    with ledger.locked() as standing:
-        ledger.again([entry.id for entry in standing.entries.values() if entry.state in ("failed", "cancelled")])
-        if standing.closed is not None:
+    with ledger.locked() as ledger_state:
+        ledger.again([entry.id for entry in ledger_state.entries.values() if entry.state in ("failed", "cancelled")])
+        if ledger_state.closed is not None:
             ledger.reopen()
-        return sum(entry.state == "waiting" for entry in standing.entries.values())
+        return sum(entry.state == "waiting" for entry in ledger_state.entries.values())
 
 
 def pool_of(
@@ -55,12 +55,12 @@ def pool_of(
     )
 
 
-def num_todo(asked: dict[str, Any], standing: LedgerState) -> int:
+def num_todo(asked: dict[str, Any], ledger_state: LedgerState) -> int:
     """Trials that wait, and those that a strategy may still be asked for."""
-    waiting = sum(entry.state == "waiting" for entry in standing.entries.values())
+    waiting = sum(entry.state == "waiting" for entry in ledger_state.entries.values())
     if asked["strategy"]["name"] not in ADAPTIVE:
         return waiting
-    left: int = asked["budget"]["points"] - len(standing.points)
+    left: int = asked["budget"]["points"] - len(ledger_state.points)
     return waiting + max(0, left) * int(asked["seeds"])
 
 
@@ -71,10 +71,10 @@ def submit(sweep: Sweep) -> WorkerPool | None:
         LaunchError: the machine, or the scheduler, refuses.
     """
     ledger = sweep.ledger()
-    todo = num_todo(sweep.question, ledger.look())
+    todo = num_todo(sweep.spec, ledger.look())
     if todo == 0:
         return None
-    pool = pool_of(sweep.folder, sweep.templates(), sweep.provenance["worker"], sweep.question, todo)
+    pool = pool_of(sweep.folder, sweep.templates(), sweep.provenance["worker"], sweep.spec, todo)
     executor = sweep.executor()
     job = executor.submit(pool)
     with ledger.locked():

@@ -1,4 +1,4 @@
-"""A frozen sweep on disk: the question, the frozen code and configurations, and the ledger of its trials."""
+"""A frozen sweep on disk: the spec, the frozen code and configurations, and the ledger of its trials."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class Sweep:
     folder: Path
 
     @cached_property
-    def question(self) -> dict[str, Any]:
+    def spec(self) -> dict[str, Any]:
         """What was asked, by the keys of `experiments.config.schema.SweepSchema`; every key is there."""
-        question: dict[str, Any] = yaml.safe_load((self.folder / "sweep.yaml").read_text())
-        return question
+        spec: dict[str, Any] = yaml.safe_load((self.folder / "sweep.yaml").read_text())
+        return spec
 
     @cached_property
     def provenance(self) -> dict[str, Any]:
@@ -65,9 +65,9 @@ class Sweep:
         return Ledger(self.folder)
 
     @property
-    def is_asked(self) -> bool:
+    def is_adaptive(self) -> bool:
         """Whether workers ask the strategy for points, one when a crew is free; else all were frozen together."""
-        return self.question["strategy"]["name"] in ADAPTIVE
+        return self.spec["strategy"]["name"] in ADAPTIVE
 
     def templates(self) -> Templates:
         """The frozen configurations that its points are filled into."""
@@ -75,11 +75,11 @@ class Sweep:
 
     def study(self) -> Study | None:
         """What chooses or prunes; None where all trials were frozen together and each runs to its end."""
-        if not self.is_asked and self.question["pruner"] is None:
+        if not self.is_adaptive and self.spec["pruner"] is None:
             return None
         from experiments.sweep.study import Study
 
-        return Study(self.folder, self.question)
+        return Study(self.folder, self.spec)
 
     def executor(self) -> Executor:
         """Where its workers run."""

@@ -45,7 +45,7 @@ class SavedView(NamedTuple):
 
 def make_view(sweep: Sweep) -> SavedView | None:
     """A sweep's view; None where it is larger than MLflow takes. A pure function of the question and the sweep's key."""
-    question, made_ms = sweep.question, round(float(sweep.provenance.get("created", 0.0)) * 1000)
+    question, made_ms = sweep.spec, round(float(sweep.provenance.get("created", 0.0)) * 1000)
     packed = base64.b64encode(zlib.compress(json.dumps(make_view_state(question, sweep.key)).encode())).decode()
     told = {"name": f"sweep {sweep.name}", "createdAt": made_ms, "updatedAt": made_ms, "state": f"deflate;{packed}"}
     text = json.dumps(told)
@@ -226,7 +226,7 @@ def make_link(sweep: Sweep, address: str) -> str:
         raise StoreError(
             f"sweep '{sweep.name}' is in no store, so there is nothing to show; `lathe sync {sweep.name}` first"
         )
-    return f"{address.rstrip('/')}/{make_page_path(sweep.question, sweep.key, found.experiment_id, found.view_key)}"
+    return f"{address.rstrip('/')}/{make_page_path(sweep.spec, sweep.key, found.experiment_id, found.view_key)}"
 
 
 def ui_hint(sweep: Sweep) -> str:

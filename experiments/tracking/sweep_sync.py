@@ -151,7 +151,7 @@ class SweepSync:
     def __init__(self, sweep: Sweep) -> None:
         self.sweep = sweep
         self._ledger = sweep.ledger()
-        self._ledger.standing = self._curve = BestSoFar(sweep.question["mode"])
+        self._ledger.state = self._curve = BestSoFar(sweep.spec["mode"])
         self._observer = ProgressReader(sweep, self._ledger)
         self._children: dict[str, RunSync] = {}
         self._names: dict[str, str] = {}
@@ -202,10 +202,10 @@ class SweepSync:
 
     def is_at_work(self) -> bool:
         """Whether a trial runs, as the ledger stood at the last look."""
-        return any(entry.state == "running" for entry in self._ledger.standing.entries.values())
+        return any(entry.state == "running" for entry in self._ledger.state.entries.values())
 
     def _is_over(self) -> bool:
-        return sweep_tags.is_over(self.sweep.question, self.sweep.is_asked, self._ledger.standing)
+        return sweep_tags.is_over(self.sweep.spec, self.sweep.is_adaptive, self._ledger.state)
 
     @cached_property
     def _tracking(self) -> dict[str, Any]:
@@ -217,7 +217,7 @@ class SweepSync:
 
     def _entries(self) -> list[Entry]:
         """Of the trials those that have a run: they were claimed once, and their folder is whole."""
-        return [entry for entry in self._ledger.standing.entries.values() if entry.attempt > 0]
+        return [entry for entry in self._ledger.state.entries.values() if entry.attempt > 0]
 
     def _look(self) -> None:
         """Read the ledger on; where it has grown, or the question was extended, look at everything anew."""
@@ -232,7 +232,7 @@ class SweepSync:
             self._observer = ProgressReader(self.sweep, self._ledger)
         self._progress = self._observer.look()  # which may have read on once more; the next round then looks again
         self._over = self._is_over()
-        with_seed, alone = int(self.sweep.question["seeds"]) > 1, self.sweep.name
+        with_seed, alone = int(self.sweep.spec["seeds"]) > 1, self.sweep.name
         self._names = sweep_tags.make_run_names(self._progress.rows, with_seed=with_seed, alone=alone)
         self._seen = seen
 
@@ -242,7 +242,7 @@ class SweepSync:
         run = into.run(progress.run_id) if progress.run_id else None
         if run is None:
             tags = sweep_tags.make_sweep_tags(self.sweep, _read_config(self.sweep))
-            started = self._ledger.standing.opened or (self.sweep.folder / "sweep.yaml").stat().st_mtime
+            started = self._ledger.state.opened or (self.sweep.folder / "sweep.yaml").stat().st_mtime
             key = {"lathe.sweep_key": self.sweep.key, "lathe.kind": "sweep"}
             run = into.run_of(self._tracking["experiment"], key, name=self.sweep.name, started=started, tags=tags)
         if run.run_id != progress.run_id or run.was_deleted:
@@ -256,7 +256,7 @@ class SweepSync:
             )
             progress.view = progress.view_key = progress.report = ""
             progress.artifacts = ["provenance.yaml", *(f"code/{path.name}" for path in code)]
-        asked = sweep_tags.make_params(self.sweep.question)
+        asked = sweep_tags.make_params(self.sweep.spec)
         into.log_params(run.run_id, {key: text for key, text in asked.items() if key not in run.params})
         progress.save(self._path)
         self._attached = run.run_id
@@ -358,11 +358,11 @@ class SweepSync:
         links = {trial: f"{page}/{run_id}" for trial, (run_id, _) in progress.children.items()}
         tags = sweep_tags.make_live_tags(self._progress, self._over)
         view = mlflow_view.make_page_path(
-            self.sweep.question, self.sweep.key, progress.experiment_id, progress.view_key or None
+            self.sweep.spec, self.sweep.key, progress.experiment_id, progress.view_key or None
         )
         tags["mlflow.note.content"] = sweep_tags.make_note(self.sweep, self._progress, self._names, links, view)
         into.set_tags(progress.run_id, diff_tags(progress.tags, tags))
-        times = [entry.since for entry in self._ledger.standing.entries.values()]
+        times = [entry.since for entry in self._ledger.state.entries.values()]
         ended = max(times, default=self._progress.opened) if self._over else None
         status: list[Any] = [sweep_tags.determine_status(self._progress, self._over), ended]
         if status != progress.status:

@@ -81,12 +81,12 @@ def make_sweep_tags(sweep: Sweep, config: Mapping[str, Any]) -> dict[str, str]:
     return run_tags.make_user_tags(config) | run_tags.make_origin_tags(sweep.provenance) | named
 
 
-def is_over(question: Mapping[str, Any], is_asked: bool, standing: LedgerState) -> bool:
+def is_over(question: Mapping[str, Any], is_adaptive: bool, standing: LedgerState) -> bool:
     """Whether no trial runs and none will be begun.
 
     Args:
         question: of the sweep.
-        is_asked: whether its workers ask the strategy for points, so that more may come though none waits.
+        is_adaptive: whether its workers ask the strategy for points, so that more may come though none waits.
         standing: by its ledger.
     """
     states = {entry.state for entry in standing.entries.values()}
@@ -95,7 +95,7 @@ def is_over(question: Mapping[str, Any], is_asked: bool, standing: LedgerState) 
     if standing.closed is not None or spent(question["budget"], standing) is not None:
         return True
     # Without a trial it has only just been written.
-    return bool(states) and "waiting" not in states and not (is_asked and may_ask(question["budget"], standing))
+    return bool(states) and "waiting" not in states and not (is_adaptive and may_ask(question["budget"], standing))
 
 
 def determine_status(progress: Progress, over: bool) -> str:
@@ -152,7 +152,7 @@ def make_note(sweep: Sweep, progress: Progress, names: Mapping[str, str], links:
         links: to their pages, by trial.
         view: link to the page that shows them side by side.
     """
-    question = sweep.question
+    question = sweep.spec
     head = f"**{sweep.name}**" + (f": {question['note']}" if question["note"] else "")
     parts = [
         [f"{head} ([all trials side by side]({view}))"],  # of a folded note MLflow shows this line alone

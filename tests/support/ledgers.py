@@ -19,7 +19,7 @@ from tests.support.workers import QUESTION
 MAX_STEPS = 200
 
 
-def make(runs_dir: Path, name: str, points: Sequence[Mapping[str, Any]], seeds: int = 1, **question: Any) -> Sweep:
+def make(runs_dir: Path, name: str, points: Sequence[Mapping[str, Any]], seeds: int = 1, **spec: Any) -> Sweep:
     """A sweep whose trials wait; they are called ``b00000000000`` and so on, seed after seed of point after point."""
     folder = runs_dir / name
     (folder / "workers").mkdir(parents=True)
@@ -27,7 +27,7 @@ def make(runs_dir: Path, name: str, points: Sequence[Mapping[str, Any]], seeds: 
     template = {"choices": {}, "config": config, "links": {}, "overrides": []}
     (folder / "templates.json").write_text(json.dumps([template]))
     (folder / "provenance.yaml").write_text(yaml.safe_dump({"run_key": "key", "trust": [], "config_dirs": []}))
-    (folder / "sweep.yaml").write_text(yaml.safe_dump({**QUESTION, "name": name, "seeds": seeds, **question}))
+    (folder / "sweep.yaml").write_text(yaml.safe_dump({**QUESTION, "name": name, "seeds": seeds, **spec}))
     sweep = Sweep(folder)
     trials = [(point, values, seed) for point, values in enumerate(points) for seed in range(seeds)]
     ledger = sweep.ledger()
@@ -51,8 +51,8 @@ def attempt_folder(sweep: Sweep, trial: str) -> Path:
 def begin(sweep: Sweep, trial: str, worker: str = "w", *, beats: bool = True) -> Path:
     """Claim a trial for a worker; the attempt's folder."""
     ledger = sweep.ledger()
-    with ledger.locked() as standing:
-        ledger.claim(standing.entries[trial], worker=worker, host="node7", devices=2)
+    with ledger.locked() as ledger_state:
+        ledger.claim(ledger_state.entries[trial], worker=worker, host="node7", devices=2)
     folder = attempt_folder(sweep, trial)
     if beats:
         folder.mkdir(parents=True)
@@ -73,8 +73,8 @@ def log(sweep: Sweep, trial: str, steps: Mapping[int, float], metric: str = "val
 
 def end(sweep: Sweep, trial: str, state: State, **told: Any) -> None:
     ledger = sweep.ledger()
-    with ledger.locked() as standing:
-        assert ledger.end(trial, standing.entries[trial].attempt, state, **told)
+    with ledger.locked() as ledger_state:
+        assert ledger.end(trial, ledger_state.entries[trial].attempt, state, **told)
 
 
 def finish(sweep: Sweep, trial: str, value: float) -> None:

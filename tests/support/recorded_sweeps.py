@@ -20,10 +20,10 @@ METRIC = "val/accuracy_top1"
 
 def make_swept(
     runs_dir: Path, points: Sequence[Mapping[str, Any]], *, name: str = "probe", seeds: int = 1,
-    store: str | None = None, sync: str = "live", **question: Any,
+    store: str | None = None, sync: str = "live", **spec: Any,
 ) -> Sweep:  # fmt: skip
     """A sweep whose trials wait."""
-    sweep = ledgers.make(runs_dir, name, points, seeds, **{"space": space_of(points), **question})
+    sweep = ledgers.make(runs_dir, name, points, seeds, **{"space": space_of(points), **spec})
     config = {
         "name": "blobs", "note": None, "seed": 0, "max_steps": ledgers.MAX_STEPS, "batch_size_global": 64,
         "model": {"_target_": "modules.model.mlp.Mlp", "hidden_sizes": [64, 32]},

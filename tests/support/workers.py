@@ -35,10 +35,10 @@ QUESTION: dict[str, Any] = {
 
 
 def make_sweep(
-    runs_dir: Path, points: Sequence[Mapping[str, Any]], *overrides: str, trust: Sequence[str] = (), **question: Any
+    runs_dir: Path, points: Sequence[Mapping[str, Any]], *overrides: str, trust: Sequence[str] = (), **spec: Any
 ) -> Sweep:
     """A sweep whose trials wait; its workers run this checkout's code."""
-    asked = {**QUESTION, **question}
+    asked = {**QUESTION, **spec}
     experiment = compose([*QUICK, "tracking=off", *overrides], trust=trust)
     with new_folder(runs_dir, asked["name"]) as folder:
         provenance = provenance_of(experiment, folder, runs_dir)
@@ -50,9 +50,9 @@ def make_sweep(
         (folder / "sweep.yaml").write_text(yaml.safe_dump(asked))
     sweep = Sweep(folder)
     ledger = sweep.ledger()
-    with ledger.locked() as standing:
+    with ledger.locked() as ledger_state:
         for number, values in enumerate(points):
-            ledger.add(list(trials_of(asked, templates, standing, number, dict(values))))
+            ledger.add(list(trials_of(asked, templates, ledger_state, number, dict(values))))
     return sweep
 
 

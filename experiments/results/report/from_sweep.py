@@ -23,7 +23,7 @@ def collect_from_sweep(sweep: Sweep) -> Findings:
     return Findings(
         kind="sweep",
         name=sweep.name,
-        note=str(sweep.question["note"] or ""),
+        note=str(sweep.spec["note"] or ""),
         goal=_describe_goal(sweep),
         status=counts_text(progress),
         metric=progress.metric,
@@ -73,7 +73,7 @@ def _read_series(sweep: Sweep, row: TrialRow) -> Mapping[str, Series]:
 
 
 def _describe_goal(sweep: Sweep) -> str:
-    spec = sweep.question
+    spec = sweep.spec
     parts = [f"strategy {spec['strategy']['name']}"]
     parts += [f"pruner {spec['pruner']['name']}"] if spec["pruner"] else []
     parts += [f"{spec['seeds']} seeds per point"] if spec["seeds"] > 1 else []

@@ -237,7 +237,7 @@ def _record(
     params = _params(sweep.trial(entries[0]).folder)
     hardware, code = sweep.config["hardware"], sweep.provenance["code"][0]
     devices = int(hardware["nodes"] * hardware["devices_per_node"])
-    curve_metric = _of_validation(row.metric, known, sweep.question["metric"])
+    curve_metric = _of_validation(row.metric, known, sweep.spec["metric"])
     steps, curves = _curves(histories, curve_metric)
     ended = max(span[1] for history in histories for span in history.spans.values())
     return MeasuredRecord(

@@ -33,7 +33,7 @@ def logs(asked: argparse.Namespace) -> int:
     ledger = sweep.ledger()
     entries = list(ledger.look().entries.values())
     if asked.trial is not None:
-        entries = select(ledger.standing, [asked.trial], reference(sweep))
+        entries = select(ledger.state, [asked.trial], reference(sweep))
     if asked.workers:
         _workers(sweep, None if asked.trial is None else entries)
     elif asked.trial is not None and len(entries) == 1:

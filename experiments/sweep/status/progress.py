@@ -134,28 +134,30 @@ class ProgressReader:
 
     def ask(self) -> None:
         """Ask how many workers wait, and whether any of those that began is left."""
-        standing = self.ledger.look()
-        waits = any(entry.state == "waiting" for entry in standing.entries.values()) or self._unasked(standing) > 0
-        if self.executor is None or not waits or standing.closed is not None:
+        ledger_state = self.ledger.look()
+        waits = (
+            any(entry.state == "waiting" for entry in ledger_state.entries.values()) or self._unasked(ledger_state) > 0
+        )
+        if self.executor is None or not waits or ledger_state.closed is not None:
             self._queued = None
             return
-        jobs = [str(told["job"]) for told in standing.submissions]
+        jobs = [str(told["job"]) for told in ledger_state.submissions]
         self._queued = self.executor.count_pending(jobs) if jobs else 0
         known = sorted(path.name for path in (self.sweep.folder / "workers").glob("*/"))
         # Where some run, it shows by the ledger that workers are left.
-        is_at_work = any(entry.state == "running" for entry in standing.entries.values())
+        is_at_work = any(entry.state == "running" for entry in ledger_state.entries.values())
         self._has_workers = is_at_work or (bool(known) and len(self.executor.find_lost(known)) < len(known))
 
     def look(self) -> Progress:
         """Where the sweep stands now."""
-        standing, question, now = self.ledger.look(), self.sweep.question, time.time()
-        entries = list(standing.entries.values())
+        ledger_state, spec, now = self.ledger.look(), self.sweep.spec, time.time()
+        entries = list(ledger_state.entries.values())
         rows = [self._row(entry, now) for entry in entries]
         running = {(row.id, row.attempt) for row in rows if row.state == "running"}
         self._tails = {key: tail for key, tail in self._tails.items() if key in running}
         counts = Counter(entry.state for entry in entries)
-        closed = standing.closed or (spent(question["budget"], standing) if entries else None)
-        unasked = self._unasked(standing)
+        closed = ledger_state.closed or (spent(spec["budget"], ledger_state) if entries else None)
+        unasked = self._unasked(ledger_state)
         state = _state_of(counts, closed, unasked)
         to_ask = unasked if closed is None else 0
         is_over = state not in ("running", "waiting")
@@ -163,40 +165,40 @@ class ProgressReader:
         return Progress(
             name=self.sweep.name,
             folder=str(self.sweep.folder),
-            metric=question["metric"],
-            mode=question["mode"],
+            metric=spec["metric"],
+            mode=spec["mode"],
             state=state,
             total=len(entries) + to_ask,
             done=counts["finished"] + counts["pruned"],
             counts={name: counts[name] for name in ORDER},
             failed=dict(Counter(str(entry.failure) for entry in entries if entry.state == "failed").most_common()),
             to_ask=to_ask,
-            opened=standing.opened or (self.sweep.folder / "sweep.yaml").stat().st_mtime,
-            used_h=device_s(standing, now) / 3600,
+            opened=ledger_state.opened or (self.sweep.folder / "sweep.yaml").stat().st_mtime,
+            used_h=device_s(ledger_state, now) / 3600,
             wasted_h=sum(entry.wasted_s for entry in entries) / 3600,
-            elapsed_s=max(0.0, ended - standing.opened) if entries else 0.0,
+            elapsed_s=max(0.0, ended - ledger_state.opened) if entries else 0.0,
             left_s=None if is_over else _left_s(rows, self._tails, to_ask),
-            best=_best(standing, question["mode"]),
+            best=_best(ledger_state, spec["mode"]),
             workers=len({entry.worker for entry in entries if entry.state == "running"}),
             queued=self._queued,
-            is_stranded=state == "waiting" and self._is_stranded(standing, now),
+            is_stranded=state == "waiting" and self._is_stranded(ledger_state, now),
             closed=closed if state != "done" else None,
-            budget=_shares(question["budget"], standing, now),
-            rows=tuple(sorted(rows, key=lambda row: _place(row, question["mode"]))),
+            budget=_shares(spec["budget"], ledger_state, now),
+            rows=tuple(sorted(rows, key=lambda row: _place(row, spec["mode"]))),
         )
 
-    def _unasked(self, standing: LedgerState) -> int:
+    def _unasked(self, ledger_state: LedgerState) -> int:
         """Trials that the strategy may still be asked for, as far as the points go."""
-        question = self.sweep.question
-        if not self.sweep.is_asked or question["budget"]["points"] is None:
+        spec = self.sweep.spec
+        if not self.sweep.is_adaptive or spec["budget"]["points"] is None:
             return 0
-        return int(max(0, question["budget"]["points"] - len(standing.points)) * question["seeds"])
+        return int(max(0, spec["budget"]["points"] - len(ledger_state.points)) * spec["seeds"])
 
-    def _is_stranded(self, standing: LedgerState, now: float) -> bool:
+    def _is_stranded(self, ledger_state: LedgerState, now: float) -> bool:
         if self._queued != 0:
             return False
-        times = [entry.since for entry in standing.entries.values()]
-        quiet_s = now - max(times + [told["time"] for told in standing.submissions], default=now)
+        times = [entry.since for entry in ledger_state.entries.values()]
+        quiet_s = now - max(times + [told["time"] for told in ledger_state.submissions], default=now)
         return quiet_s > (SILENT_S if self._has_workers else STARTING_S)
 
     def _row(self, entry: Entry, now: float) -> TrialRow:
@@ -211,7 +213,7 @@ class ProgressReader:
         )  # fmt: skip
         if entry.state != "running":
             return row
-        metric, mode = self.sweep.question["metric"], self.sweep.question["mode"]
+        metric, mode = self.sweep.spec["metric"], self.sweep.spec["mode"]
         tail = self._tails.setdefault((entry.id, entry.attempt), JournalTail(_attempt(self.sweep, entry), metric))
         tail.read()
         last = tail.values.last[1] if tail.values.last else entry.value
@@ -262,10 +264,10 @@ def _place(row: TrialRow, mode: str) -> tuple[float, float, int, int]:
     return ORDER.index("pruned") + 0.5 if not_begun else ORDER.index(row.state), by_value, row.point, row.seed
 
 
-def _best(standing: LedgerState, mode: str) -> BestPoint | None:
+def _best(ledger_state: LedgerState, mode: str) -> BestPoint | None:
     """Of the points of which every seed is finished."""
     found: BestPoint | None = None
-    for point, entries in standing.points.items():
+    for point, entries in ledger_state.points.items():
         mean = mean_of(entries)
         if mean is None or not math.isfinite(mean):
             continue
@@ -294,10 +296,10 @@ def _left_s(rows: Sequence[TrialRow], tails: Mapping[tuple[str, int], JournalTai
     return max(max(of_running), (sum(of_running) + mean * to_begin) / len(running))
 
 
-def _shares(budget: Mapping[str, Any], standing: LedgerState, now: float) -> dict[str, BudgetUse]:
+def _shares(budget: Mapping[str, Any], ledger_state: LedgerState, now: float) -> dict[str, BudgetUse]:
     used = {
-        "points": float(len(standing.points)),
-        "wall_h": (now - standing.opened) / 3600 if standing.entries else 0.0,
-        "device_h": device_s(standing, now) / 3600,
+        "points": float(len(ledger_state.points)),
+        "wall_h": (now - ledger_state.opened) / 3600 if ledger_state.entries else 0.0,
+        "device_h": device_s(ledger_state, now) / 3600,
     }
     return {name: BudgetUse(used[name], float(of)) for name, of in budget.items() if of is not None}

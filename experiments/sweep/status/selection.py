@@ -23,7 +23,7 @@ LOOK_S = 0.3
 REAP_S = 5.0
 
 
-def select(standing: LedgerState, words: Sequence[str], sweep: str) -> list[Entry]:
+def select(ledger_state: LedgerState, words: Sequence[str], sweep: str) -> list[Entry]:
     """The trials that a user names: by id or its beginning, by state, or by an override of the space.
 
     Words of one kind widen the choice (two ids, two values of a key); words of different kinds narrow it.
@@ -36,19 +36,19 @@ def select(standing: LedgerState, words: Sequence[str], sweep: str) -> list[Entr
     for word in words:
         kind = word.partition("=")[0] if "=" in word else "state" if word in STATES else "trial"
         try:
-            wanted.setdefault(kind, set()).update(_named(standing, word, sweep))
+            wanted.setdefault(kind, set()).update(_named(ledger_state, word, sweep))
         except InputError as err:
             problems += err.problems
     if problems:
         raise InputError(problems)
-    return [entry for entry in standing.entries.values() if all(entry.id in ids for ids in wanted.values())]
+    return [entry for entry in ledger_state.entries.values() if all(entry.id in ids for ids in wanted.values())]
 
 
-def _named(standing: LedgerState, word: str, sweep: str) -> list[str]:
+def _named(ledger_state: LedgerState, word: str, sweep: str) -> list[str]:
     """Ids of the trials that one word names."""
-    entries = standing.entries
+    entries = ledger_state.entries
     if "=" in word:
-        return _by_override(standing, word, sweep)
+        return _by_override(ledger_state, word, sweep)
     if word in STATES:
         return [entry.id for entry in entries.values() if entry.state == word]
     found = [word] if word in entries else [name for name in entries if name.startswith(word)]
@@ -60,20 +60,20 @@ def _named(standing: LedgerState, word: str, sweep: str) -> list[str]:
     raise InputError([f"there is no trial '{word}' in sweep '{sweep}'; {way_out}"])
 
 
-def _by_override(standing: LedgerState, word: str, sweep: str) -> list[str]:
+def _by_override(ledger_state: LedgerState, word: str, sweep: str) -> list[str]:
     from experiments.config.overrides import read_override
     from experiments.config.sweep_values import SweepValues
 
     key, value = read_override(word)
-    known = list(dict.fromkeys(key for entry in standing.entries.values() for key in entry.values))
+    known = list(dict.fromkeys(key for entry in ledger_state.entries.values() for key in entry.values))
     if key == "seed" and key not in known:
-        values: dict[str, Any] = {entry.id: entry.seed for entry in standing.entries.values()}
+        values: dict[str, Any] = {entry.id: entry.seed for entry in ledger_state.entries.values()}
     elif key not in known:
         fits = [full for full in known if full.endswith(f".{key}")]
         way_out = f"did you mean '{fits[0]}'?" if len(fits) == 1 else did_you_mean(key, known)
         raise InputError([f"{word}: {key} does not vary in sweep '{sweep}'; {way_out}"])
     else:
-        values = {entry.id: entry.values[key] for entry in standing.entries.values() if key in entry.values}
+        values = {entry.id: entry.values[key] for entry in ledger_state.entries.values() if key in entry.values}
     wanted = value.items if isinstance(value, SweepValues) and value.kind == "choice" else (value,)
     found = [name for name, own in values.items() if any(_is_same(own, one) for one in wanted)]
     if not found:
@@ -111,14 +111,16 @@ def cancel(
     reap(sweep, ledger, executor)
     if not words and _is_over(sweep, executor, say):
         return
-    with ledger.locked() as standing:
-        if not words and standing.closed is None:
+    with ledger.locked() as ledger_state:
+        if not words and ledger_state.closed is None:
             ledger.close(by)
-        chosen = {entry.id for entry in select(standing, words, sweep.name)}
+        chosen = {entry.id for entry in select(ledger_state, words, sweep.name)}
         waiting = _cancel_waiting(ledger, chosen, by)
-        running = [entry.id for entry in standing.entries.values() if entry.id in chosen and entry.state == "running"]
+        running = [
+            entry.id for entry in ledger_state.entries.values() if entry.id in chosen and entry.state == "running"
+        ]
         for trial in running:
-            _request(sweep, standing.entries[trial])
+            _request(sweep, ledger_state.entries[trial])
     say(_first_words(sweep.name, words, len(waiting), len(running), len(chosen)))
     have_ended = not running or _wait(sweep, ledger, running, by, say, save_s)
     if not words:
@@ -143,7 +145,7 @@ def _is_over(sweep: Sweep, executor: Executor, say: Callable[[str], None]) -> bo
 
 
 def _cancel_waiting(ledger: Ledger, chosen: Collection[str], by: str) -> list[str]:
-    found = [entry.id for entry in ledger.standing.entries.values() if entry.id in chosen and entry.state == "waiting"]
+    found = [entry.id for entry in ledger.state.entries.values() if entry.id in chosen and entry.state == "waiting"]
     if found:
         ledger.cancel(found, by)
     return found
@@ -187,7 +189,7 @@ def _wait(
     except KeyboardInterrupt:
         say("not waiting any longer; Ctrl-C once more leaves")
         return False
-    states = [ledger.standing.entries[trial].state for trial in trials]
+    states = [ledger.state.entries[trial].state for trial in trials]
     say(f"of those that ran: {', '.join(f'{states.count(state)} {state}' for state in STATES if state in states)}")
     return True
 

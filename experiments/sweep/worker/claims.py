@@ -50,36 +50,36 @@ class TrialQueue:
 
     def take(self) -> Claim | None:
         """The next trial; None where there is none to begin."""
-        question = self.sweep.question
-        with self.ledger.locked() as standing:
-            if standing.closed is not None:
+        spec = self.sweep.spec
+        with self.ledger.locked() as ledger_state:
+            if ledger_state.closed is not None:
                 return None
-            if (why := spent(question["budget"], standing)) is not None:
+            if (why := spent(spec["budget"], ledger_state)) is not None:
                 self.ledger.close(why)
                 return None
-            entry = self._waiting(standing)
-            if entry is None and self.sweep.is_asked and may_ask(question["budget"], standing):
+            entry = self._waiting(ledger_state)
+            if entry is None and self.sweep.is_adaptive and may_ask(spec["budget"], ledger_state):
                 assert self.study is not None
-                self._ask(self.study, standing)
-                entry = self._waiting(standing)
+                self._ask(self.study, ledger_state)
+                entry = self._waiting(ledger_state)
             if entry is None:
                 return None
             attempt = self.ledger.claim(entry, worker=self.worker, host=socket.gethostname(), devices=self.devices)
         return self._prepare(entry, attempt)
 
-    def _waiting(self, standing: LedgerState) -> Entry | None:
+    def _waiting(self, ledger_state: LedgerState) -> Entry | None:
         """Of those that wait first one that was told to make room, last one with which a worker was lost.
 
         What ends the worker too, say a machine that runs out of memory, shall not keep it from all others.
         """
-        waiting = [entry for entry in standing.entries.values() if entry.state == "waiting"]
+        waiting = [entry for entry in ledger_state.entries.values() if entry.state == "waiting"]
         return min(waiting, key=lambda entry: (_turn(entry), entry.point), default=None)
 
-    def _ask(self, study: Study, standing: LedgerState) -> None:
+    def _ask(self, study: Study, ledger_state: LedgerState) -> None:
         """Let the strategy choose a point, and add a trial for each of its seeds."""
         values = study.ask()
-        point = max((entry.point for entry in standing.entries.values()), default=-1) + 1
-        trials = trials_of(self.sweep.question, self.templates, standing, point, values, may_be_wrong=True)
+        point = max((entry.point for entry in ledger_state.entries.values()), default=-1) + 1
+        trials = trials_of(self.sweep.spec, self.templates, ledger_state, point, values, may_be_wrong=True)
         self.ledger.add(trials)
 
     def _prepare(self, entry: Entry, attempt: int) -> Claim | None:

@@ -43,11 +43,11 @@ def reap(sweep: Sweep, ledger: Ledger, executor: Executor | None) -> list[str]:
         gone = _gone(sweep, running, lost)
         if not gone:
             return []
-        with ledger.locked() as standing:
+        with ledger.locked() as ledger_state:
             crowd = Counter(entry.worker for entry in running)
             return [
                 line for (trial, attempt), why in gone.items()
-                if (line := _end(sweep, ledger, standing.entries[trial], attempt, why, crowd)) is not None
+                if (line := _end(sweep, ledger, ledger_state.entries[trial], attempt, why, crowd)) is not None
             ]  # fmt: skip
     except OSError as err:
         if err.errno not in UNWRITABLE:
@@ -82,8 +82,8 @@ def _mtime(path: Path) -> float | None:
 
 def _end(sweep: Sweep, ledger: Ledger, entry: Entry, attempt: int, why: str, crowd: Mapping[str, int]) -> str | None:
     """Say that an attempt has lost its worker, and what becomes of its trial; None where it ended meanwhile."""
-    folder, most, mode = sweep.folder / entry.id, sweep.question["max_attempts"], sweep.question["mode"]
-    tail = JournalTail(folder / "attempts" / str(attempt), sweep.question["metric"])
+    folder, most, mode = sweep.folder / entry.id, sweep.spec["max_attempts"], sweep.spec["mode"]
+    tail = JournalTail(folder / "attempts" / str(attempt), sweep.spec["metric"])
     tail.read()
     state: State = "waiting"
     failure, then = of_loss(f"{why}\n{_printed(sweep, entry.worker)}"), "it waits for another attempt"

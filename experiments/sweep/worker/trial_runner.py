@@ -40,8 +40,8 @@ class TrialRunner:
         self.sweep, self.ledger, self.study, self.crew, self.bell = sweep, ledger, study, crew, bell
         self.claim, self.time_is_up = claim, time_is_up
         self.folder = claim.trial.folder / "attempts" / str(claim.attempt)
-        self.metric: str = sweep.question["metric"]
-        self.prunes = study is not None and sweep.question["pruner"] is not None
+        self.metric: str = sweep.spec["metric"]
+        self.prunes = study is not None and sweep.spec["pruner"] is not None
         self._offset = 0
         self._last_state: journal.StateEvent | None = None
         self._why: str | None = None
@@ -114,7 +114,7 @@ class TrialRunner:
             self._stop("pruned")
 
     def _end(self, outcome: Outcome, code: int) -> None:
-        value = read_best_value(self.claim.trial.folder, self.metric, self.sweep.question["mode"])
+        value = read_best_value(self.claim.trial.folder, self.metric, self.sweep.spec["mode"])
         state, failure, reason = self._verdict(outcome, value)
         step = self._last_state["step"] if self._last_state else 0
         is_saved = any((self.claim.trial.folder / "checkpoints").glob("step_*"))
@@ -142,7 +142,7 @@ class TrialRunner:
             return (
                 "pruned",
                 None,
-                f"{self.sweep.question['pruner']['name']} ended it after step {step}: others were better by then",
+                f"{self.sweep.spec['pruner']['name']} ended it after step {step}: others were better by then",
             )
         if self._why == CANCELLED:
             return "cancelled", CANCELLED, "by `lathe cancel`"
@@ -152,6 +152,6 @@ class TrialRunner:
         if failure not in RETRIED:
             return "failed", failure, outcome.reason
         entry = self.claim.entry
-        if entry.attempts >= self.sweep.question["max_attempts"]:
+        if entry.attempts >= self.sweep.spec["max_attempts"]:
             return "failed", failure, f"{outcome.reason}; sweep.max_attempts={entry.attempts} are used up"
         return "waiting", failure, outcome.reason

@@ -58,10 +58,10 @@ def main() -> int:
 
 def _has_work(sweep: Sweep) -> bool:
     """Whether a trial waits, or may be taken over, or asked for."""
-    standing = sweep.ledger().look()
-    if standing.closed is not None:
+    ledger_state = sweep.ledger().look()
+    if ledger_state.closed is not None:
         return False
-    return sweep.is_asked or any(entry.state in ("waiting", "running") for entry in standing.entries.values())
+    return sweep.is_adaptive or any(entry.state in ("waiting", "running") for entry in ledger_state.entries.values())
 
 
 def _import_all(sweep: Sweep) -> None:
@@ -118,8 +118,10 @@ class Worker:
                 self.bell.wait(1.0)
         finally:
             self.crew.close()
-        with self.ledger.locked() as standing:
-            is_left = any(entry.state == "waiting" for entry in standing.entries.values()) and standing.closed is None
+        with self.ledger.locked() as ledger_state:
+            is_left = (
+                any(entry.state == "waiting" for entry in ledger_state.entries.values()) and ledger_state.closed is None
+            )
         return REQUEUE if is_left and self._must_leave() else DONE
 
     def _must_leave(self) -> bool:

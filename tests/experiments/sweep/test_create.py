@@ -43,10 +43,10 @@ def test_editing_a_file_changes_nothing_of_what_waits(tmp_path: Path) -> None:
     mine.mkdir(parents=True)
     text = "_target_: torch.optim.sgd.SGD\n_partial_: true\nlr: 0.05\n"
     (mine / "own.yaml").write_text(text)
-    question = from_overrides(
+    spec = from_overrides(
         [*QUICK, "tracking=off", f"runs_dir={tmp_path}", "optimizer=own", "seed=0,1"], [str(mine.parent)], "probe"
     )
-    sweep = write(prepare(question, config_dirs=[str(mine.parent)]))
+    sweep = write(prepare(spec, config_dirs=[str(mine.parent)]))
     (mine / "own.yaml").write_text(text.replace("0.05", "nonsense"))
     worked(sweep)
     assert [entry.state for entry in entries(sweep)] == ["finished"] * 2
@@ -78,7 +78,7 @@ def test_resuming_runs_what_failed_and_never_what_is_finished(tmp_path: Path) ->
 def test_the_budget_of_points_ends_a_sweep_that_asks(tmp_path: Path) -> None:
     asked = ("optimizer.lr=tag(log, interval(0.001, 0.1))", "sweep.strategy=tpe", "sweep.budget.points=4")
     sweep = frozen(tmp_path, *asked, "sweep.seeds=2")
-    assert num_todo(sweep.question, LedgerState()) == 8
+    assert num_todo(sweep.spec, LedgerState()) == 8
     worked(sweep)
     assert len(entries(sweep)) == 8
     assert {entry.state for entry in entries(sweep)} == {"finished"}
@@ -152,7 +152,7 @@ def test_a_worker_is_shared_out_among_trials(
     packed += [f"launcher.devices_per_trial={per_trial}"] if per_trial else []
     found = prepare(from_overrides([*QUICK, f"runs_dir={tmp_path}", "seed=0,1", *packed], name="probe"))
     worker = {"nodes": 1, "devices_per_node": devices}
-    pool = pool_of(tmp_path, found.templates, worker, found.question.asked, 100)
+    pool = pool_of(tmp_path, found.templates, worker, found.spec.values, 100)
     assert (pool.trials_per_worker, pool.ranks_per_trial) == (trials_per_worker, ranks)
     assert found.templates.all[0].config["hardware"]["devices_per_node"] == ranks
 

@@ -29,8 +29,8 @@ def ledger_of(folder: Path, *names: str) -> Ledger:
 
 
 def claim(ledger: Ledger, name: str, worker: str = "w") -> int:
-    with ledger.locked() as standing:
-        return ledger.claim(standing.entries[name], worker=worker, host="h", devices=2)
+    with ledger.locked() as ledger_state:
+        return ledger.claim(ledger_state.entries[name], worker=worker, host="h", devices=2)
 
 
 def entry(folder: Path, name: str) -> Entry:
@@ -95,8 +95,8 @@ def test_device_time_is_counted_and_what_was_wasted_of_it(tmp_path: Path) -> Non
 def test_devices_count_as_used_until_they_were_free(tmp_path: Path) -> None:
     ledger = ledger_of(tmp_path, "a")
     claim(ledger, "a")
-    with ledger.locked() as standing:
-        ledger.end("a", 1, "waiting", failure="node lost", until=standing.entries["a"].since + 3.0)
+    with ledger.locked() as ledger_state:
+        ledger.end("a", 1, "waiting", failure="node lost", until=ledger_state.entries["a"].since + 3.0)
     assert entry(tmp_path, "a").used_s == pytest.approx(2 * 3.0)
 
 
@@ -113,13 +113,13 @@ def test_cancelled_trials_wait_again_and_finished_ones_do_not(tmp_path: Path) ->
 
 def test_a_point_has_a_value_when_all_its_seeds_have(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
-    with ledger.locked() as standing:
+    with ledger.locked() as ledger_state:
         ledger.add([trial("a", 3, 0), trial("b", 3, 1)])
         for name, value in (("a", 0.5), ("b", 1.0)):
-            assert standing.value_of(3) is None
-            ledger.claim(standing.entries[name], worker="w", host="h", devices=1)
+            assert ledger_state.value_of(3) is None
+            ledger.claim(ledger_state.entries[name], worker="w", host="h", devices=1)
             ledger.end(name, 1, "finished", value=value)
-        assert standing.value_of(3) == 0.75
+        assert ledger_state.value_of(3) == 0.75
 
 
 def test_a_trial_is_added_once(tmp_path: Path) -> None:
@@ -136,8 +136,8 @@ CLAIMER = """
     from experiments.sweep.ledger import Ledger
     ledger = Ledger(Path(sys.argv[1]))
     while True:
-        with ledger.locked() as standing:
-            waiting = [entry for entry in standing.entries.values() if entry.state == "waiting"]
+        with ledger.locked() as ledger_state:
+            waiting = [entry for entry in ledger_state.entries.values() if entry.state == "waiting"]
             if not waiting:
                 break
             attempt = ledger.claim(waiting[0], worker=sys.argv[2], host="h", devices=1)

@@ -174,9 +174,9 @@ def test_the_next_attempt_is_asked_too(tmp_path: Path, processes: list[subproces
     processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
     wait_until((folder / "cancel").exists, "the request")
     ledger = sweep.ledger()
-    with ledger.locked() as standing:  # interrupted, and taken by another worker before anybody saw it wait
+    with ledger.locked() as ledger_state:  # interrupted, and taken by another worker before anybody saw it wait
         ledger.end(ids(1)[0], 1, "waiting", failure="preempted")
-        ledger.claim(standing.entries[ids(1)[0]], worker="other", host="h", devices=1)
+        ledger.claim(ledger_state.entries[ids(1)[0]], worker="other", host="h", devices=1)
     second = folder.parent / "2"
     wait_until((second / "cancel").exists, "the second request")
     end(sweep, ids(1)[0], "cancelled", failure="cancelled")

@@ -48,13 +48,13 @@ def test_every_key_of_the_schema_is_there_with_its_default(mine: Path) -> None:
     assert list(DEFAULTS) == list(signature.read(SCHEMA).arguments)
     for part in ("strategy", "budget"):
         assert list(DEFAULTS[part]) == list(signature.read(f"experiments.config.schema.{part.title()}Schema").arguments)
-    question = read("which", config_dirs=[mine])
-    assert list(question.asked) == list(DEFAULTS)
-    assert question.name == "which"
-    assert question.asked["strategy"] == {**DEFAULTS["strategy"], "name": "tpe"}
-    assert question.asked["budget"] == {"points": 20, "wall_h": None, "device_h": None}
-    assert question.asked["pruner"] is None
-    assert question.keys == ["optimizer", "optimizer.momentum", "optimizer.weight_decay", "batch_size_global"]
+    spec = read("which", config_dirs=[mine])
+    assert list(spec.values) == list(DEFAULTS)
+    assert spec.name == "which"
+    assert spec.values["strategy"] == {**DEFAULTS["strategy"], "name": "tpe"}
+    assert spec.values["budget"] == {"points": 20, "wall_h": None, "device_h": None}
+    assert spec.values["pruner"] is None
+    assert spec.keys == ["optimizer", "optimizer.momentum", "optimizer.weight_decay", "batch_size_global"]
 
 
 def test_a_file_is_found_by_its_path_too(mine: Path) -> None:
@@ -63,18 +63,18 @@ def test_a_file_is_found_by_its_path_too(mine: Path) -> None:
 
 
 def test_a_question_survives_its_file(mine: Path, tmp_path: Path) -> None:
-    question = read("which", ["sweep.note='1e-3: yes, ü'", "optimizer.eps=1e-8,1e-7"], [mine])
-    (tmp_path / FILE).write_text(question.text())
-    assert SweepSpec.load(tmp_path) == question
-    assert yaml.safe_load(question.text()) == question.asked
-    assert question.asked["space"]["optimizer"]["adamw"]["optimizer.weight_decay"] == {
+    spec = read("which", ["sweep.note='1e-3: yes, ü'", "optimizer.eps=1e-8,1e-7"], [mine])
+    (tmp_path / FILE).write_text(spec.text())
+    assert SweepSpec.load(tmp_path) == spec
+    assert yaml.safe_load(spec.text()) == spec.values
+    assert spec.values["space"]["optimizer"]["adamw"]["optimizer.weight_decay"] == {
         "low": 1e-5, "high": 1e-2, "log": True,
     }  # fmt: skip
 
 
 def test_a_glob_is_frozen_as_the_options_there_were(tmp_path: Path) -> None:
-    question = from_overrides(["schedule=glob(*)"])
-    assert question.asked["space"]["schedule"] == list(groups()["schedule"])
+    spec = from_overrides(["schedule=glob(*)"])
+    assert spec.values["space"]["schedule"] == list(groups()["schedule"])
 
 
 def test_overrides_go_to_the_question_to_the_space_or_to_what_all_trials_share(mine: Path) -> None:
@@ -86,10 +86,10 @@ def test_overrides_go_to_the_question_to_the_space_or_to_what_all_trials_share(m
         "~optimizer.eps",
         "sweep.note=hm",
     ]
-    question = read("which", overrides, [mine])
-    assert (question.asked["seeds"], question.asked["note"]) == (3, "hm")
-    assert question.space["optimizer.lr"] == Choice((0.1, 0.2))
-    assert question.asked["base"] == [
+    spec = read("which", overrides, [mine])
+    assert (spec.values["seeds"], spec.values["note"]) == (3, "hm")
+    assert spec.space["optimizer.lr"] == Choice((0.1, 0.2))
+    assert spec.values["base"] == [
         "model=mlp",
         "+tags.team=vision",
         "max_steps=7",
@@ -99,18 +99,18 @@ def test_overrides_go_to_the_question_to_the_space_or_to_what_all_trials_share(m
 
 
 def test_a_strategy_and_a_pruner_are_given_by_name(mine: Path) -> None:
-    question = read("which", ["sweep.strategy=random", "sweep.pruner=asha", "sweep.pruner.first_step=9"], [mine])
-    assert question.asked["strategy"]["name"] == "random"
-    assert question.asked["pruner"] == {"factor": 3, "name": "asha", "first_step": 9}
+    spec = read("which", ["sweep.strategy=random", "sweep.pruner=asha", "sweep.pruner.first_step=9"], [mine])
+    assert spec.values["strategy"]["name"] == "random"
+    assert spec.values["pruner"] == {"factor": 3, "name": "asha", "first_step": 9}
     again = read("which", ["sweep.strategy.name=random", "sweep.pruner={name: asha, first_step: 9}"], [mine])
-    assert again == question
-    assert read("which", ["sweep.pruner=null"], [mine]).asked["pruner"] is None
+    assert again == spec
+    assert read("which", ["sweep.pruner=null"], [mine]).values["pruner"] is None
 
 
 def test_a_fixed_value_takes_a_key_out_of_the_space(mine: Path) -> None:
-    question = read("which", ["optimizer=sgd", "batch_size_global=8"], [mine])
-    assert question.space == {"optimizer.momentum": Choice((0, 0.9))}
-    assert question.asked["base"][-2:] == ["optimizer=sgd", "batch_size_global=8"]
+    spec = read("which", ["optimizer=sgd", "batch_size_global=8"], [mine])
+    assert spec.space == {"optimizer.momentum": Choice((0, 0.9))}
+    assert spec.values["base"][-2:] == ["optimizer=sgd", "batch_size_global=8"]
     assert "optimizer" not in read("which", ["~optimizer"], [mine]).space
 
 
@@ -120,11 +120,11 @@ def test_an_option_in_the_grammar_replaces_the_choice_and_keeps_what_options_bri
 
 
 def test_overrides_alone_ask_for_a_grid_that_is_named_by_what_varies() -> None:
-    question = from_overrides(["model=mlp,softmax", "optimizer.lr=0.1,1e-3", "max_steps=3"])
-    assert (question.name, question.asked["strategy"]["name"]) == ("model-lr", "grid")
-    assert list(question.some_points())[-1] == {"model": "softmax", "optimizer.lr": 0.001}
-    assert question.num_points() == 4
-    assert question.choices(groups()) == [{"model": "mlp"}, {"model": "softmax"}]
+    spec = from_overrides(["model=mlp,softmax", "optimizer.lr=0.1,1e-3", "max_steps=3"])
+    assert (spec.name, spec.values["strategy"]["name"]) == ("model-lr", "grid")
+    assert list(spec.some_points())[-1] == {"model": "softmax", "optimizer.lr": 0.001}
+    assert spec.num_points() == 4
+    assert spec.choices(groups()) == [{"model": "mlp"}, {"model": "softmax"}]
     one = from_overrides(["launcher=slurm"])
     assert (one.name, list(one.some_points()), one.num_points()) == ("single", [{}], 1)
     assert from_overrides(["seed=1,2", "sweep.name=mine"]).name == "mine"
@@ -135,20 +135,20 @@ def test_given_points_are_sets_of_overrides() -> None:
     sets = "sweep.given=[['optimizer=sgd','optimizer.lr=0.1'],['optimizer.lr=1e-3','note=\"a,b\"']]"
     with pytest.raises(InputError, match="note varies, and does not change what a trial does"):
         from_overrides([sets])
-    question = from_overrides([sets.replace(",'note=\"a,b\"'", "")])
-    assert question.asked["strategy"]["name"] == "given"
-    assert list(question.some_points()) == [{"optimizer": "sgd", "optimizer.lr": 0.1}, {"optimizer.lr": 0.001}]
-    assert question.choices(groups()) == [{"optimizer": "sgd"}, {}]
-    assert question.keys == ["optimizer", "optimizer.lr"]
-    assert question.num_points() == 2
+    spec = from_overrides([sets.replace(",'note=\"a,b\"'", "")])
+    assert spec.values["strategy"]["name"] == "given"
+    assert list(spec.some_points()) == [{"optimizer": "sgd", "optimizer.lr": 0.1}, {"optimizer.lr": 0.001}]
+    assert spec.choices(groups()) == [{"optimizer": "sgd"}, {}]
+    assert spec.keys == ["optimizer", "optimizer.lr"]
+    assert spec.num_points() == 2
 
 
 def test_random_points_follow_from_the_seed_and_more_begin_with_the_same() -> None:
     space = ["optimizer.lr=tag(log,interval(1e-4,1))", "batch_size_global=range(8,72,8)", "sweep.strategy=random"]
 
     def drawn(count: int, seed: int = 0) -> list[dict[str, Any]]:
-        question = from_overrides([*space, f"sweep.budget.points={count}", f"sweep.strategy.seed={seed}"])
-        return list(question.some_points())
+        spec = from_overrides([*space, f"sweep.budget.points={count}", f"sweep.strategy.seed={seed}"])
+        return list(spec.some_points())
 
     few, more = drawn(4), drawn(9)
     assert more[:4] == few == drawn(4)
@@ -159,18 +159,18 @@ def test_random_points_follow_from_the_seed_and_more_begin_with_the_same() -> No
 
 
 def test_random_points_of_a_small_space_are_all_there_are() -> None:
-    question = from_overrides(["seed=1,2,3", "sweep.strategy=random", "sweep.budget.points=50"])
-    assert sorted(point["seed"] for point in question.some_points()) == [1, 2, 3]
+    spec = from_overrides(["seed=1,2,3", "sweep.strategy=random", "sweep.budget.points=50"])
+    assert sorted(point["seed"] for point in spec.some_points()) == [1, 2, 3]
 
 
 def test_a_budget_of_points_cuts_a_grid() -> None:
-    question = from_overrides(["seed=range(0,100)", "sweep.budget.points=7"])
-    assert [point["seed"] for point in question.some_points()] == list(range(7))
-    assert question.num_points() == 7
+    spec = from_overrides(["seed=range(0,100)", "sweep.budget.points=7"])
+    assert [point["seed"] for point in spec.some_points()] == list(range(7))
+    assert spec.num_points() == 7
 
 
 def test_an_extension_adds_values_points_and_seeds() -> None:
-    question = from_overrides(["optimizer=sgd,adam", "batch_size_global=range(16,64,16)", "max_steps=3"])
+    spec = from_overrides(["optimizer=sgd,adam", "batch_size_global=range(16,64,16)", "max_steps=3"])
     more = [
         "optimizer=adamw,sgd",
         "batch_size_global=128",
@@ -178,18 +178,18 @@ def test_an_extension_adds_values_points_and_seeds() -> None:
         "sweep.seeds=2",
         "sweep.budget.wall_h=1",
     ]
-    extended = question.extended(more)
+    extended = spec.extended(more)
     assert extended.space["optimizer"] == Choice(("sgd", "adam", "adamw"))
     assert extended.space["batch_size_global"] == Choice((16, 32, 48, 128))
     assert extended.space["optimizer.lr"] == Choice((1, 2))
-    assert (extended.asked["seeds"], extended.asked["budget"]["wall_h"]) == (2, 1.0)
-    assert extended.asked["base"] == question.asked["base"]
-    assert question.asked["seeds"] == 1
-    assert question.extended([]) is question
+    assert (extended.values["seeds"], extended.values["budget"]["wall_h"]) == (2, 1.0)
+    assert extended.values["base"] == spec.values["base"]
+    assert spec.values["seeds"] == 1
+    assert spec.extended([]) is spec
 
 
 def test_an_extension_cannot_change_what_has_begun() -> None:
-    question = from_overrides(["optimizer.lr=tag(log,interval(1e-4,1))", "sweep.strategy=gp", "sweep.budget.points=5"])
+    spec = from_overrides(["optimizer.lr=tag(log,interval(1e-4,1))", "sweep.strategy=gp", "sweep.budget.points=5"])
     changes = [
         "max_steps=3",
         "sweep.metric=val/loss_nats",
@@ -198,10 +198,10 @@ def test_an_extension_cannot_change_what_has_begun() -> None:
         "optimizer.lr=interval(0,1)",
     ]
     with pytest.raises(InputError) as err:
-        question.extended(changes)
+        spec.extended(changes)
     assert len(err.value.problems) == len(changes)
     assert all("another sweep" in problem for problem in err.value.problems)
-    assert question.extended(["sweep.budget.points=9"]).num_points() == 9
+    assert spec.extended(["sweep.budget.points=9"]).num_points() == 9
 
 
 def test_every_fault_of_a_question_is_told_at_once(mine: Path) -> None:
@@ -230,7 +230,7 @@ def test_every_fault_of_a_question_is_told_at_once(mine: Path) -> None:
         (["hardware.nodes=1,2"], "hardware.nodes varies, and all trials of a sweep share it"),
         (["sweep.base=['seed=1,2']"], "seed=1,2 gives several values; put them into the space"),
         (["sweep.base=['batch_size_global=3']"], "batch_size_global stands in base (batch_size_global=3) and in the space"),
-        (["sweep.base=['sweep.seeds=3']"], "sweep.seeds=3 is of the question, not of its experiment"),
+        (["sweep.base=['sweep.seeds=3']"], "sweep.seeds=3 is of the spec, not of its experiment"),
         (["sweep.base=['seed=[']"], "seed=[ does not parse"),
         (["sweep.strategy.storage=here"], "sweep.strategy.storage is gone: the sweep's ledger holds what a storage held"),
         (["sweep.strategy.seed=-1"], "sweep.strategy.seed=-1 is not between 0 and 4294967295"),
@@ -313,30 +313,30 @@ def test_a_sweep_tells_its_question_expectation_cost_and_own_command(name: str) 
     assert facts["Question"].endswith("?")
     assert facts["Expect"]
     assert facts["Run"].startswith(f"lathe sweep {name}")
-    question = read(name)
-    count = question.num_points()
+    spec = read(name)
+    count = spec.num_points()
     assert count is not None
-    assert facts["Cost"].startswith(f"{count * question.asked['seeds']} trials, ")
+    assert facts["Cost"].startswith(f"{count * spec.values['seeds']} trials, ")
 
 
 @pytest.mark.parametrize("name", sweep_files())
 def test_every_point_of_a_sweep_composes_and_can_run(name: str) -> None:
-    question = read(name)
+    spec = read(name)
     try:
-        found = prepare(question)
+        found = prepare(spec)
     except InputError as err:
         told = err.problems
         if all("`lathe data` names their source" in problem for problem in told):
             pytest.skip(f"files are missing: {told[0].partition(';')[0]}")
         raise
-    points = list(question.some_points())
+    points = list(spec.some_points())
     for values in points:
         config, _ = found.templates.config_of(values, 0)
         assert config["eval_every_steps"] <= config["max_steps"]
-        if question.asked["pruner"]:
-            assert config["eval_every_steps"] <= question.asked["pruner"]["first_step"] < config["max_steps"]
-    if question.asked["strategy"]["name"] not in ADAPTIVE:
-        assert len(found.trials) == len(points) * question.asked["seeds"]
+        if spec.values["pruner"]:
+            assert config["eval_every_steps"] <= spec.values["pruner"]["first_step"] < config["max_steps"]
+    if spec.values["strategy"]["name"] not in ADAPTIVE:
+        assert len(found.trials) == len(points) * spec.values["seeds"]
 
 
 JUNK: list[Any] = [
@@ -357,11 +357,11 @@ def test_nothing_that_a_file_may_say_ends_in_a_traceback(tmp_path: Path) -> None
             )
         path.write_text(yaml.safe_dump(node))
         try:
-            question = read(str(path))
+            spec = read(str(path))
         except InputError:
             continue
         read_whole += 1
-        list(islice(question.some_points(), 2))
-        (tmp_path / FILE).write_text(question.text())
-        assert repr(SweepSpec.load(tmp_path)) == repr(question)
+        list(islice(spec.some_points(), 2))
+        (tmp_path / FILE).write_text(spec.text())
+        assert repr(SweepSpec.load(tmp_path)) == repr(spec)
     assert read_whole > 5

@@ -102,8 +102,8 @@ def test_a_wide_table_tells_everything_of_a_trial(tmp_path: Path) -> None:
 def test_of_a_long_table_failed_and_running_rows_are_shown_and_room_is_left(tmp_path: Path) -> None:
     sweep = make(tmp_path, "s", [{"optimizer.lr": rate} for rate in range(300)])
     ledger = sweep.ledger()
-    with ledger.locked() as standing:
-        for number, trial in enumerate(list(standing.entries.values())[:200]):
+    with ledger.locked() as ledger_state:
+        for number, trial in enumerate(list(ledger_state.entries.values())[:200]):
             ledger.claim(trial, worker="w", host="h", devices=1)
             if number < 150:
                 state: Any = "failed" if number < 100 else "finished"

@@ -40,7 +40,7 @@ class Points:
 
     def __init__(self, folder: Path, spec: SweepSpec | dict[str, Any], space: Space | None = None) -> None:
         self.folder, self.space = folder, space
-        self.spec = spec.asked if isinstance(spec, SweepSpec) else spec
+        self.spec = spec.values if isinstance(spec, SweepSpec) else spec
         self.ledger = Ledger(folder)
 
     def study(self) -> Study:
@@ -142,7 +142,7 @@ def test_an_option_brings_its_own_keys_and_values_of_any_kind_come_back(folder: 
         "flag": "true,1,null,'1'",
         "n": "range(0,0.5,0.1)",
     })  # fmt: skip
-    study_points = Points(folder, {**asked(*FLAT, "sweep.strategy=tpe").asked, "mode": "min"}, space)
+    study_points = Points(folder, {**asked(*FLAT, "sweep.strategy=tpe").values, "mode": "min"}, space)
     study, points = study_points.study(), []
     for _ in range(60):
         number, point = study_points.ask(study)
@@ -373,7 +373,7 @@ def play(folder: Path, spec: SweepSpec, seeds: int, count: int, *, restarts: boo
         entry = dice.choice(todo)
         step = steps[entry.id] = steps.get(entry.id, 0) + 3
         value = bowl(entry.values) + 9 / step + entry.seed
-        if spec.asked["pruner"] and points.should_prune(study, entry.point, step, value, entry.seed):
+        if spec.values["pruner"] and points.should_prune(study, entry.point, step, value, entry.seed):
             points.end(entry.point, "pruned", value, entry.seed)
         elif step >= LAST_STEP:
             points.end(entry.point, "finished", value, entry.seed)
@@ -427,18 +427,18 @@ from experiments.sweep.study import Study
 
 folder, seed, count = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 dice = random.Random(seed)
-question = SweepSpec.load(folder)
-study, ledger = Study(folder, question.asked), Ledger(folder)
+spec = SweepSpec.load(folder)
+study, ledger = Study(folder, spec.values), Ledger(folder)
 print("ready", flush=True)
 while True:
-    with ledger.locked() as standing:
-        waiting = [entry for entry in standing.entries.values() if entry.state == "waiting"]
+    with ledger.locked() as ledger_state:
+        waiting = [entry for entry in ledger_state.entries.values() if entry.state == "waiting"]
         if not waiting:
-            if len(standing.points) >= count:
+            if len(ledger_state.points) >= count:
                 break
-            values, point = study.ask(), len(standing.points)
+            values, point = study.ask(), len(ledger_state.points)
             ledger.add([{"trial": f"t{point}", "point": point, "values": values, "seed": 0, "reused": None}])
-            waiting = [standing.entries[f"t{point}"]]
+            waiting = [ledger_state.entries[f"t{point}"]]
         entry = waiting[0]
         attempt = ledger.claim(entry, worker=str(seed), host="here", devices=1)
     state = "finished"
@@ -452,8 +452,8 @@ while True:
 """
 
 
-def begin(folder: Path, question: SweepSpec) -> None:
-    (folder / FILE).write_text(question.text())
+def begin(folder: Path, spec: SweepSpec) -> None:
+    (folder / FILE).write_text(spec.text())
 
 
 def live(folder: Path, seed: int, count: int) -> subprocess.Popen[str]:
@@ -480,7 +480,7 @@ def check_agreement(folder: Path, spec: SweepSpec, count: int) -> None:
         else:
             with points.ledger.locked():
                 points.ledger._write([event])
-    for one in (study, Study(folder, spec.asked)):
+    for one in (study, Study(folder, spec.values)):
         for trial, entry in zip(trials(one), Ledger(folder).look().entries.values(), strict=True):
             assert trial.params == entry.values
             assert trial.state == {"finished": TrialState.COMPLETE, "pruned": TrialState.PRUNED}[entry.state]
@@ -505,15 +505,15 @@ def kill(folder: Path, process: subprocess.Popen[str], seed: int) -> None:
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=60)
     ledger = Ledger(folder)
-    with ledger.locked() as standing:
-        for entry in [*standing.entries.values()]:
+    with ledger.locked() as ledger_state:
+        for entry in [*ledger_state.entries.values()]:
             if entry.state == "running" and entry.worker == str(seed):
                 ledger.end(entry.id, entry.attempt, "waiting", failure="node lost")
 
 
 def test_processes_that_are_killed_at_any_moment_leave_a_whole_study(folder: Path) -> None:
-    question, count = asked(*PRUNED), 80
-    begin(folder, question)
+    spec, count = asked(*PRUNED), 80
+    begin(folder, spec)
     dice = random.Random(1)
     for deaths in range(5):
         pair = {seed: live(folder, seed, count) for seed in (2 * deaths, 2 * deaths + 1)}
@@ -525,4 +525,4 @@ def test_processes_that_are_killed_at_any_moment_leave_a_whole_study(folder: Pat
             kill(folder, process, seed)
     last = [live(folder, seed, count) for seed in (998, 999)]
     assert [process.communicate(timeout=120)[0] for process in last] == ["ready\n"] * 2
-    check_agreement(folder, question, count)
+    check_agreement(folder, spec, count)

@@ -146,9 +146,9 @@ def test_a_worker_whose_place_was_taken_ends_its_trial(tmp_path: Path, workers: 
     workers.append(start_worker(sweep))
     wait_until(lambda: steps_done(sweep, entries(sweep)[0]) >= 50, "step 50")
     child, ledger = child_of(workers[0]), sweep.ledger()
-    with ledger.locked() as standing:
+    with ledger.locked() as ledger_state:
         ledger.end(entries(sweep)[0].id, 1, "waiting", failure="node lost")
-        ledger.claim(standing.entries[entries(sweep)[0].id], worker="other", host="h", devices=1)
+        ledger.claim(ledger_state.entries[entries(sweep)[0].id], worker="other", host="h", devices=1)
     wait_until(lambda: not Path(f"/proc/{child}").exists(), "the end of the orphan", 30)
     assert (entries(sweep)[0].state, entries(sweep)[0].worker) == ("running", "other")
 

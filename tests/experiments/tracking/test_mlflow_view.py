@@ -94,7 +94,7 @@ def test_the_store_is_given_the_view_with_the_parent(runs_dir: Path) -> None:
     found = saved(runs_dir)
     assert found["tag"] == f"mlflow.sharedViewState.{sweep.key[:12]}"
     assert found["name"] == "sweep probe"
-    assert found["state"] == mlflow_view.make_view_state(sweep.question, sweep.key)
+    assert found["state"] == mlflow_view.make_view_state(sweep.spec, sweep.key)
     page = (
         f"#/experiments/1/runs?viewStateShareKey={sweep.key[:12]}&workflowType=machine_learning&compareRunsMode=CHART"
     )
@@ -121,7 +121,7 @@ def test_the_view_is_written_again_only_where_the_question_has_grown(
     run(sweep, ledgers.ids(1)[0], 0.5)
     sync_sweep(sweep)
     assert len(written) == 1
-    question = {**sweep.question, "space": {**sweep.question["space"], "seed": [0, 1]}}
+    question = {**sweep.spec, "space": {**sweep.spec["space"], "seed": [0, 1]}}
     (sweep.folder / "sweep.yaml").write_text(json.dumps(question))
     sync_sweep(Sweep(sweep.folder))
     assert len(written) == 2

@@ -162,10 +162,10 @@ def test_the_note_says_what_was_asked_where_it_stands_and_how_to_have_it_again(r
 
 
 def test_the_question_among_the_artifacts_asks_the_same(runs_dir: Path) -> None:
-    asked = read("optimizers").asked
+    asked = read("optimizers").values
     path = runs_dir / "sweep.yaml"
     path.write_text(yaml.safe_dump(asked))
-    assert read(str(path)).asked == asked
+    assert read(str(path)).values == asked
 
 
 ENDS: list[tuple[str, dict[str, Any], str, str]] = [
