@@ -20,7 +20,7 @@ from typing import Any
 
 from experiments.sweep.create import prepare, write
 from experiments.sweep.ledger import ENDED
-from experiments.sweep.spec import SweepSpec, from_overrides, read
+from experiments.sweep.spec import SweepSpec, read, read_overrides
 from experiments.sweep.status.progress import look
 from experiments.sweep.submit import submit
 from experiments.sweep.sweep import Sweep
@@ -48,7 +48,7 @@ class Result:
 def end_workers(sweep: Sweep) -> None:
     """End the workers of a sweep on this machine, and wait until they write no more."""
     executor = sweep.executor()
-    executor.cancel([told["job"] for told in sweep.ledger().look().submissions])
+    executor.cancel([told["job"] for told in sweep.ledger().read().submissions])
     known = [path.name for path in (sweep.folder / "workers").glob("*/")]
     deadline = time.monotonic() + END_S
     while len(executor.find_lost(known)) < len(known) and time.monotonic() < deadline:
@@ -62,14 +62,14 @@ def run(question: SweepSpec) -> Result:
     ledger = sweep.ledger()
     try:
         submit(sweep)
-        while not all(entry.state in ENDED for entry in ledger.look().entries.values()):
+        while not all(entry.state in ENDED for entry in ledger.read().entries.values()):
             if time.monotonic() - start > PATIENCE_S:
                 sys.exit(f"the sweep {sweep.name} has not ended in {PATIENCE_S:.0f} s")
             time.sleep(0.5)
     finally:
         end_workers(sweep)
     took_s = time.monotonic() - start
-    entries = ledger.look().entries.values()
+    entries = ledger.read().entries.values()
     if failed := [entry for entry in entries if entry.state not in ("finished", "pruned")]:
         sys.exit(f"of the sweep {sweep.name} {len(failed)} trials have failed: {failed[0].reason}")
     best = look(sweep, ledger).best
@@ -95,11 +95,11 @@ def race(runs_dir: Path, seed: int) -> tuple[Result, Result]:
 
 def noise(runs_dir: Path, best: Result) -> float:
     """Standard deviation over seeds of the grid's best point."""
-    base = [str(override) for override in read(NAME).asked["base"]]
+    base = [str(override) for override in read(NAME).values["base"]]
     point = [f"{key}={value}" for key, value in best.values.items()]
     seeds = f"seed={','.join(map(str, NOISE_SEEDS))}"
     shared = ["tracking=off", f"launcher.workers={WORKERS}", f"runs_dir={runs_dir}", "sweep.name=noise"]
-    return stdev(run(from_overrides([*base, *point, seeds, *shared])).all_values)
+    return stdev(run(read_overrides([*base, *point, seeds, *shared])).all_values)
 
 
 def main() -> int:

@@ -29,12 +29,12 @@ def ours_s(runs_dir: Path) -> float:
     """Seconds from overrides to a sweep on disk."""
     start = time.perf_counter()
     from experiments.sweep.create import prepare, write
-    from experiments.sweep.spec import from_overrides
+    from experiments.sweep.spec import read_overrides
 
     grid = [f"{key}={','.join(map(str, values))}" for key, values in AXES.items()]
-    sweep = write(prepare(from_overrides([*SHARED, "tracking=off", f"runs_dir={runs_dir}", *grid])))
+    sweep = write(prepare(read_overrides([*SHARED, "tracking=off", f"runs_dir={runs_dir}", *grid])))
     took = time.perf_counter() - start
-    entries = sweep.ledger().look().entries.values()
+    entries = sweep.ledger().read().entries.values()
     assert len(entries) == NUM_TRIALS
     assert all(entry.state == "waiting" for entry in entries)
     return took

@@ -121,12 +121,12 @@ def sweep(
     from experiments.cli.sweep import start
     from experiments.core.errors import InputError
     from experiments.sweep.create import prepare
-    from experiments.sweep.spec import from_overrides, read
+    from experiments.sweep.spec import read, read_overrides
     from experiments.sweep.status.tables import live
     from experiments.tracking.mlflow_view import ui_hint
 
     folders = [str(folder) for folder in config_dirs]
-    spec = read(sweep, overrides, folders) if isinstance(sweep, str) else from_overrides([*sweep, *overrides], folders)
+    spec = read(sweep, overrides, folders) if isinstance(sweep, str) else read_overrides([*sweep, *overrides], folders)
     draft = prepare(spec, config_dirs=folders, trust=trust)
     if draft.templates.all[0].config["launcher"].get("dry"):
         raise InputError(

@@ -193,18 +193,18 @@ def _open_trials(line: Line) -> list[str]:
 
 def _trial_selectors(line: Line, states: tuple[str, ...] | None) -> list[str]:
     from experiments.sweep.ledger import Ledger
-    from experiments.sweep.templates import override_of
+    from experiments.sweep.templates import format_override
 
-    entries = Ledger(line.runs_dir / line.positionals[0]).look().entries.values()
-    overrides = [override_of(key, value) for entry in entries for key, value in entry.values.items()]
+    entries = Ledger(line.runs_dir / line.positionals[0]).read().entries.values()
+    overrides = [format_override(key, value) for entry in entries for key, value in entry.values.items()]
     ids = [entry.id for entry in entries if states is None or entry.state in states]
     return [word for word in dict.fromkeys([*(states or ()), *overrides, *ids]) if word not in line.before]
 
 
 def _sweep_files(line: Line) -> list[str]:
-    from experiments.sweep.spec import sweep_files
+    from experiments.sweep.spec import list_sweep_files
 
-    return list(sweep_files(line.config_dirs))
+    return list(list_sweep_files(line.config_dirs))
 
 
 def _options(line: Line) -> list[str]:

@@ -26,9 +26,9 @@ def options(args: argparse.Namespace) -> int:
     """
     groups = _groups(args)
     if args.group == "sweeps":
-        from experiments.sweep.spec import sweep_files
+        from experiments.sweep.spec import list_sweep_files
 
-        groups = {"sweeps": sweep_files(args.config_dir)}
+        groups = {"sweeps": list_sweep_files(args.config_dir)}
     console().print(_options_table(args.group, groups))
     return 0
 

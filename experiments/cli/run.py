@@ -18,7 +18,7 @@ from experiments.core.errors import InputError
 from experiments.launch.run_trial import RunResult, prestart, uses_scheduler
 from experiments.launch.run_trial import run as run_trial
 from experiments.run.metrics import REPEATABLE
-from experiments.sweep.sweep import named
+from experiments.sweep.sweep import find_by_full_name
 from experiments.trial.initial_weights import FILE
 from experiments.trial.resume import changes
 from experiments.trial.trial import Trial, code_changes, find, freeze, latest
@@ -67,20 +67,20 @@ def _multirun(args: argparse.Namespace) -> int:
     if args.shared:
         raise InputError([f"--from {args.shared} is one run, but -m starts several; leave one of them out"])
     from experiments.cli.sweep import start_sweep
-    from experiments.sweep.spec import from_overrides
+    from experiments.sweep.spec import read_overrides
 
-    return start_sweep(from_overrides(args.overrides, args.config_dir), args)
+    return start_sweep(read_overrides(args.overrides, args.config_dir), args)
 
 
 def _run_on_cluster(experiment: Experiment, args: argparse.Namespace) -> int:
     """Submit a single run to a scheduler, as a sweep of one trial."""
     from experiments.cli.sweep import start_sweep
-    from experiments.sweep.spec import from_overrides
+    from experiments.sweep.spec import read_overrides
 
     checkpoint = experiment.config["checkpoint"]
     metric, mode = checkpoint["best_metric"] or "val/loss_nats", checkpoint["best_mode"]
     objective = [f"sweep.metric={metric}", f"sweep.mode={mode if checkpoint['best_metric'] else 'min'}"]
-    spec = from_overrides([*experiment.overrides, *objective], args.config_dir, experiment.config["name"])
+    spec = read_overrides([*experiment.overrides, *objective], args.config_dir, experiment.config["name"])
     return start_sweep(spec, args, experiment if experiment.source else None)
 
 
@@ -92,7 +92,7 @@ def resume(args: argparse.Namespace) -> int:
     """
     from experiments.cli.sweep import resume_sweep
 
-    sweep = named(args.run, Path(args.runs_dir))
+    sweep = find_by_full_name(args.run, Path(args.runs_dir))
     if sweep is not None:
         return resume_sweep(sweep, args)
     trial = find(args.run, Path(args.runs_dir))

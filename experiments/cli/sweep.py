@@ -14,7 +14,7 @@ from experiments.sweep.create import SweepDraft, extend, prepare, write
 from experiments.sweep.ledger import LedgerState
 from experiments.sweep.spec import SweepSpec, read
 from experiments.sweep.status.tables import live, show
-from experiments.sweep.submit import num_todo, pool_of, requeue, submit
+from experiments.sweep.submit import count_todo, make_pool, retry_unfinished, submit
 from experiments.sweep.sweep import Sweep, find_sweep
 from experiments.tracking.mlflow_view import ui_hint
 from experiments.trial.trial import runs_dir_of
@@ -77,7 +77,7 @@ def start(draft: SweepDraft) -> Sweep:
     try:
         _start_workers(sweep)
     except LaunchError:
-        if not sweep.ledger().look().submissions and not any(sweep.folder.glob("workers/*.sh")):
+        if not sweep.ledger().read().submissions and not any(sweep.folder.glob("workers/*.sh")):
             shutil.rmtree(sweep.folder)  # the scheduler refused it, and nothing has run
         raise
     return sweep
@@ -90,7 +90,7 @@ def resume_sweep(sweep: Sweep, args: argparse.Namespace) -> int:
     reap(sweep, sweep.ledger(), sweep.executor())
     num_new = extend(sweep, args.overrides)
     sweep = Sweep(sweep.folder)
-    num_pending = requeue(sweep)
+    num_pending = retry_unfinished(sweep)
     if args.overrides:
         _say(f"{num_new} trials are new, {num_pending} are pending")
     _start_workers(sweep)
@@ -101,13 +101,13 @@ def _start_workers(sweep: Sweep) -> None:
     """Start workers for the trials that have not run, and the process that copies the sweep to MLflow."""
     from experiments.tracking import follow_sweep
 
-    state = sweep.ledger().look()  # before the workers claim trials
-    todo, num_trials = num_todo(sweep.spec, state), len(state.entries)
+    state = sweep.ledger().read()  # before the workers claim trials
+    todo, num_trials = count_todo(sweep.spec, state), len(state.entries)
     if submit(sweep) is None:
         _say(f"sweep {sweep.name}: nothing is left to run ({num_trials} trials); `lathe status {sweep.name}`")
     else:
         trials = f"{todo} trials" if todo else "trials"
-        _say(f"sweep {sweep.name} in {sweep.folder}: {trials}, job {sweep.ledger().look().submissions[-1]['job']}")
+        _say(f"sweep {sweep.name} in {sweep.folder}: {trials}, job {sweep.ledger().read().submissions[-1]['job']}")
     follow_sweep.start_follower(sweep)
 
 
@@ -127,9 +127,9 @@ def _show_dry_run(draft: SweepDraft) -> int:
     state = LedgerState()
     for trial in draft.trials:
         state.apply({"event": "trial", "time": 0.0, **trial})
-    todo = num_todo(values, state)
+    todo = count_todo(values, state)
     folder = runs_dir_of(draft.experiment.config) / str(values["name"])
-    pool = pool_of(folder, draft.templates, worker, values, max(1, todo))
+    pool = make_pool(folder, draft.templates, worker, values, max(1, todo))
     executor: Executor = instantiate(config["launcher"], "launcher", draft.templates.trust)
     print(executor.describe(pool))
     print(f"\n{_cost(pool, executor, todo)}", file=sys.stderr)

@@ -9,7 +9,7 @@ from typing import Any
 from experiments.sweep.ledger import LedgerState
 
 
-def device_s(ledger_state: LedgerState, now: float) -> float:
+def sum_device_s(ledger_state: LedgerState, now: float) -> float:
     """Device-seconds of all attempts, those that still run among them."""
     running = sum(
         (now - entry.since) * entry.devices for entry in ledger_state.entries.values() if entry.state == "running"
@@ -17,10 +17,10 @@ def device_s(ledger_state: LedgerState, now: float) -> float:
     return running + sum(entry.used_s for entry in ledger_state.entries.values())
 
 
-def spent(budget: Mapping[str, Any], ledger_state: LedgerState) -> str | None:
+def find_spent_limit(budget: Mapping[str, Any], ledger_state: LedgerState) -> str | None:
     """Why no further trial is begun; None while there is something left."""
     now = time.time()
-    wall_h, device_h = (now - ledger_state.opened) / 3600, device_s(ledger_state, now) / 3600
+    wall_h, device_h = (now - ledger_state.opened) / 3600, sum_device_s(ledger_state, now) / 3600
     if ledger_state.entries and budget["wall_h"] is not None and wall_h >= budget["wall_h"]:
         return f"sweep.budget.wall_h={budget['wall_h']} is spent"
     if budget["device_h"] is not None and device_h >= budget["device_h"]:
@@ -28,6 +28,6 @@ def spent(budget: Mapping[str, Any], ledger_state: LedgerState) -> str | None:
     return None
 
 
-def may_ask(budget: Mapping[str, Any], ledger_state: LedgerState) -> bool:
+def has_points_left(budget: Mapping[str, Any], ledger_state: LedgerState) -> bool:
     """Whether there are points left to ask a strategy for."""
     return budget["points"] is None or len(ledger_state.points) < budget["points"]

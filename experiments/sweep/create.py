@@ -13,7 +13,7 @@ from experiments.config.experiment import Experiment
 from experiments.config.rules import slurm as site
 from experiments.core.atomic import write_text
 from experiments.core.errors import InputError, PlanError
-from experiments.sweep.expand import trials_of
+from experiments.sweep.expand import expand_point
 from experiments.sweep.ledger import LedgerState
 from experiments.sweep.spec import SweepSpec
 from experiments.sweep.sweep import ADAPTIVE, Sweep
@@ -69,7 +69,7 @@ def _compose_all(
         # Of the whole worker, before a trial is given a part of it.
         if problems := site.find_problems(experiment.config):
             raise PlanError(problems, f"the sweep '{spec.values['name']}'")
-        templates.append(Template.of(experiment, choices, _hardware_of_a_trial(experiment.config)))
+        templates.append(Template.from_experiment(experiment, choices, _hardware_of_a_trial(experiment.config)))
     problems = [problem for template in templates for problem in check_links(template, spec.keys)]
     if problems:
         raise InputError(list(dict.fromkeys(problems)), f"the sweep '{spec.values['name']}'")
@@ -94,10 +94,10 @@ def _trials(spec: SweepSpec, templates: Templates, ledger_state: LedgerState) ->
     known = {entry.id for entry in ledger_state.entries.values()}
     elsewhere = _finished_elsewhere(templates, asked) if asked["reuse"] else {}
     numbers = {_as_key(entry.values): entry.point for entry in ledger_state.entries.values()}
-    for values in spec.some_points():
+    for values in spec.preview_points():
         point = numbers.setdefault(_as_key(values), len(numbers))
         try:
-            for trial in trials_of(asked, templates, ledger_state, point, values):
+            for trial in expand_point(asked, templates, ledger_state, point, values):
                 if trial["trial"].partition("-")[0] not in known and not is_adaptive:
                     known.add(trial["trial"])
                     yield {**trial, "reused": trial["reused"] or elsewhere.get(trial["trial"])}
@@ -125,7 +125,7 @@ def _finished_elsewhere(templates: Templates, asked: dict[str, Any]) -> dict[str
         sweep = Sweep(path.parent)
         if any(sweep.spec[key] != asked[key] for key in ("metric", "mode")):
             continue
-        for entry in sweep.ledger().look().entries.values():
+        for entry in sweep.ledger().read().entries.values():
             if entry.state == "finished" and entry.reused is None:
                 found[entry.id] = {"folder": f"{sweep.name}/{entry.id}", "value": entry.value}
     return found
@@ -151,7 +151,7 @@ def write(draft: SweepDraft) -> Sweep:
         draft.templates.save(folder)
         (folder / "workers").mkdir()
         # Last of all: it is what makes the folder a sweep.
-        write_text(folder / "sweep.yaml", draft.spec.text())
+        write_text(folder / "sweep.yaml", draft.spec.to_yaml())
     sweep = Sweep(folder)
     ledger = sweep.ledger()
     with ledger.locked():
@@ -170,7 +170,7 @@ def extend(sweep: Sweep, overrides: Sequence[str]) -> int:
     if overrides and provenance.get("source"):
         told = f"{overrides[0]}: the sweep '{sweep.name}' is one run of a shared file; run it again with `lathe run --from`"
         raise InputError([told])
-    asked = spec.extended(overrides, provenance["config_dirs"])
+    asked = spec.extend(overrides, provenance["config_dirs"])
     before = sweep.templates()
     composed, _ = _compose_all(asked, provenance["config_dirs"], provenance["trust"]) if overrides else (before, None)
     known = [template.choices for template in before.all]
@@ -184,6 +184,6 @@ def extend(sweep: Sweep, overrides: Sequence[str]) -> int:
         trials = list(_trials(asked, templates, ledger_state))
         if overrides:
             templates.save(sweep.folder)
-            write_text(sweep.folder / "sweep.yaml", asked.text())
+            write_text(sweep.folder / "sweep.yaml", asked.to_yaml())
         ledger.add(trials)
     return len(trials)

@@ -13,7 +13,7 @@ from experiments.sweep.templates import Templates
 from experiments.trial.trial import trial_id
 
 
-def trials_of(
+def expand_point(
     spec: Mapping[str, Any], templates: Templates, ledger_state: LedgerState, point: int, values: dict[str, Any],
     *, may_be_wrong: bool = False,
 ) -> Iterator[dict[str, Any]]:  # fmt: skip
@@ -40,7 +40,7 @@ def trials_of(
 def _identity(templates: Templates, values: dict[str, Any], seed: int, may_be_wrong: bool) -> str:
     """The trial's id; of a configuration that cannot run, one that nothing else has."""
     try:
-        return trial_id(templates.config_of(values, seed)[0])
+        return trial_id(templates.fill(values, seed)[0])
     except InputError:
         if not may_be_wrong:
             raise

@@ -74,7 +74,7 @@ class LedgerState:
 
     def value_of(self, point: int) -> float | None:
         """The mean over a point's seeds; None until all are finished."""
-        return mean_of(self.points[point])
+        return average_value(self.points[point])
 
     def apply(self, event: Mapping[str, Any]) -> None:
         """Take one event in; what an earlier attempt says after a later one was claimed does not count."""
@@ -116,7 +116,7 @@ class LedgerState:
             entry.state, entry.since, entry.attempts = "waiting", event["time"], 0
 
 
-def mean_of(entries: Sequence[Entry]) -> float | None:
+def average_value(entries: Sequence[Entry]) -> float | None:
     """The mean over a point's trials; None until all are finished."""
     values = [entry.value for entry in entries if entry.state == "finished" and entry.value is not None]
     return sum(values) / len(values) if len(values) == len(entries) else None
@@ -136,7 +136,7 @@ class Ledger:
         self._offset = 0
         self._is_locked = False
 
-    def look(self) -> LedgerState:
+    def read(self) -> LedgerState:
         """Apply the new events."""
         for _ in self.read_events():
             pass
@@ -175,7 +175,7 @@ class Ledger:
                 ) from err
             self._is_locked = True
             try:
-                yield self.look()
+                yield self.read()
             finally:
                 self._is_locked = False
 
@@ -230,11 +230,11 @@ class Ledger:
         """Trials that wait are not begun."""
         self._write([{"event": "cancelled", "trial": trial, "reason": reason} for trial in trials])
 
-    def again(self, trials: Collection[str]) -> None:
+    def retry(self, trials: Collection[str]) -> None:
         """Trials that ended without a result wait once more."""
         self._write([{"event": "again", "trial": trial} for trial in trials])
 
-    def report(self, trial: str, *, step: int, value: float, prune: bool, rungs: Mapping[str, float]) -> None:
+    def record_report(self, trial: str, *, step: int, value: float, prune: bool, rungs: Mapping[str, float]) -> None:
         """Record a value of the metric that a pruner judged.
 
         Args:
@@ -248,7 +248,7 @@ class Ledger:
             "event": "reported", "trial": trial, "step": step, "value": value, "prune": prune, "rungs": dict(rungs),
         }])  # fmt: skip
 
-    def submitted(self, job: str, workers: int) -> None:
+    def record_submission(self, job: str, workers: int) -> None:
         self._write([{"event": "submitted", "job": job, "workers": workers}])
 
     def close(self, reason: str) -> None:
@@ -281,4 +281,4 @@ class Ledger:
                 raise
         finally:
             os.close(descriptor)
-        self.look()
+        self.read()

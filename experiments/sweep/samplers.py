@@ -20,7 +20,7 @@ MOST_DRAWS = 50
 """Draws a point, after which a small space is taken to have no further ones."""
 
 
-def random_points(space: Space, count: int, seed: int) -> list[dict[str, Any]]:
+def draw_random_points(space: Space, count: int, seed: int) -> list[dict[str, Any]]:
     """So many different points, or all there are; more of them begin with the same ones.
 
     Args:
@@ -32,20 +32,20 @@ def random_points(space: Space, count: int, seed: int) -> list[dict[str, Any]]:
     study = optuna.create_study(sampler=RandomSampler(seed=seed))
     found: dict[str, dict[str, Any]] = {}
     for _ in range(count * MOST_DRAWS):
-        point = ask(study, space)
+        point = draw_point(study, space)
         found.setdefault(repr(point), point)
         if len(found) == count:
             break
     return list(found.values())
 
 
-def ask(study: optuna.Study, space: Space) -> dict[str, Any]:
+def draw_point(study: optuna.Study, space: Space) -> dict[str, Any]:
     """Let the study's sampler choose a point: the values by key."""
     trial = study.ask()
     return _draw(space, lambda name, part: _suggest(trial, name, part))
 
 
-def as_optuna(space: Space, point: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, BaseDistribution]]:
+def to_optuna(space: Space, point: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, BaseDistribution]]:
     """Parameters and distributions of a point, without the values that are not in the space.
 
     Args:

@@ -72,7 +72,7 @@ class SweepSpec:
         given = (key for point in self._given() for key in point)
         return keys(self.space) or list(dict.fromkeys(given))
 
-    def num_points(self) -> int | None:
+    def count_points(self) -> int | None:
         """How many points there will be, as far as that is known."""
         most = self.values["budget"]["points"]
         if self.values["strategy"]["name"] == "given":
@@ -81,7 +81,7 @@ class SweepSpec:
             count = size(self.space) if self.values["strategy"]["name"] == "grid" else most
         return count if most is None or count is None else min(count, most)
 
-    def some_points(self) -> Iterator[dict[str, Any]]:
+    def preview_points(self) -> Iterator[dict[str, Any]]:
         """The points that are known before one has run; of a strategy that is values, a few of those that it may choose."""
         name, most = self.values["strategy"]["name"], self.values["budget"]["points"]
         if name == "grid":
@@ -89,9 +89,9 @@ class SweepSpec:
         if name == "given":
             return islice(self._given(), most)
         if name == "random":
-            from experiments.sweep.samplers import random_points
+            from experiments.sweep.samplers import draw_random_points
 
-            return iter(random_points(self.space, most, self.values["strategy"]["seed"]))
+            return iter(draw_random_points(self.space, most, self.values["strategy"]["seed"]))
         return samples(self.space)
 
     def choices(self, groups: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -107,7 +107,7 @@ class SweepSpec:
 
         return (dict(read_override(typed) for typed in overrides) for overrides in self.values["given"])
 
-    def text(self) -> str:
+    def to_yaml(self) -> str:
         """The question as YAML, which says the same whatever becomes of the files that it was read from."""
         return yaml.safe_dump(self.values, sort_keys=False, allow_unicode=True)
 
@@ -118,7 +118,7 @@ class SweepSpec:
         values["strategy"].pop("storage", None)  # of sweeps begun before the ledger held all that a strategy knows
         return cls(values, parse(values["space"]))
 
-    def extended(self, overrides: Sequence[str], config_dirs: Sequence[str | Path] = ()) -> SweepSpec:
+    def extend(self, overrides: Sequence[str], config_dirs: Sequence[str | Path] = ()) -> SweepSpec:
         """The question with further values, points, seeds or budget, for a sweep that was begun.
 
         Args:
@@ -256,7 +256,7 @@ class _SpecDraft:
         from experiments.sweep.spec_rules import RuleContext, find_faults
 
         self._refuse_storage()
-        values = self.values = filled(self.values, self.space)
+        values = self.values = fill_defaults(self.values, self.space)
         validation = Validation(self.origins, (), self.groups)
         frozen = as_yaml(self.space)
         for secret in secret_keys({**values, "space": frozen}, "sweep"):
@@ -284,7 +284,7 @@ def _key_of(typed: Any) -> str:
     return str(typed).lstrip("+~").partition("=")[0]
 
 
-def filled(values: Mapping[str, Any], space: Space) -> dict[str, Any]:
+def fill_defaults(values: Mapping[str, Any], space: Space) -> dict[str, Any]:
     """A question with the defaults of what it leaves out."""
     found = {**deepcopy(DEFAULTS), **{key: value for key, value in values.items() if value is not None}}
     for name in ("strategy", "budget"):
@@ -322,7 +322,7 @@ def read(name: str, overrides: Sequence[str] = (), config_dirs: Sequence[str | P
     return draft.finish(may_be_single=False)
 
 
-def from_overrides(
+def read_overrides(
     overrides: Sequence[str], config_dirs: Sequence[str | Path] = (), name: str | None = None
 ) -> SweepSpec:
     """The question that overrides alone ask: a grid of all that have several values, or one point where none has.
@@ -344,7 +344,7 @@ def from_overrides(
     return draft.finish(may_be_single=True)
 
 
-def sweep_files(config_dirs: Sequence[str | Path] = ()) -> dict[str, Path]:
+def list_sweep_files(config_dirs: Sequence[str | Path] = ()) -> dict[str, Path]:
     """The file of every spec, by name: the house's own, and those in ``sweeps`` of the user's folders."""
     found: dict[str, Path] = {}
     for folder in _folders(config_dirs):
@@ -365,7 +365,7 @@ def _find(name: str, dirs: Sequence[Path]) -> Path:
         return path.resolve()
     found = [path for folder in _folders(dirs) if (path := folder / f"{name}.yaml").is_file()]
     if not found:
-        way_out = did_you_mean(name, sweep_files(dirs), "`lathe options sweeps` lists what there is")
+        way_out = did_you_mean(name, list_sweep_files(dirs), "`lathe options sweeps` lists what there is")
         raise InputError([f"there is no sweep '{name}'; {way_out}"])
     if len(found) > 1:
         hidden, by = shown_path(found[1]), shown_path(found[0])

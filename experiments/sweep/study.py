@@ -13,7 +13,7 @@ from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner,
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from experiments.sweep.ledger import ENDED, Entry, Event, Ledger
-from experiments.sweep.samplers import PerTrialSampler, as_optuna, ask
+from experiments.sweep.samplers import PerTrialSampler, draw_point, to_optuna
 from experiments.sweep.space import Space
 from experiments.sweep.space_parser import parse
 
@@ -61,7 +61,7 @@ class Study:
     def ask(self) -> dict[str, Any]:
         """Choose the next point: its values by key. Hold the ledger's lock until the point is in the ledger."""
         self._follow()
-        values = ask(self._study, self.space)
+        values = draw_point(self._study, self.space)
         self._expected = {"event": "trial", "values": values}
         return values
 
@@ -85,7 +85,7 @@ class Study:
                 should_prune = bool(self._study.pruner.prune(self._study, trial))  # of NumPy in Optuna
             attrs = self._trials()[number].system_attrs
             rungs = {key: attrs[key] for key in attrs.keys() - trial.system_attrs.keys()}
-            ledger.report(entry.id, step=step, value=value, prune=should_prune, rungs=rungs)
+            ledger.record_report(entry.id, step=step, value=value, prune=should_prune, rungs=rungs)
         return should_prune
 
     def _follow(self) -> None:
@@ -124,12 +124,12 @@ class Study:
             self._study.pruner = _pruner(self._spec["pruner"], trial.last_step)
 
     def _add(self, entry: Entry) -> None:
-        """Add a point as a trial, or complete the trial that `ask` has just made.
+        """Add a point as a trial, or complete the trial that `draw_point` has just made.
 
         CMA-ES keeps its state in the attributes of trials and writes it when it is asked, so it is asked again here.
         """
         number = self._numbers[entry.point] = len(self._numbers)
-        params, distributions = as_optuna(self.space, entry.values)
+        params, distributions = to_optuna(self.space, entry.values)
         is_cmaes = self._spec["strategy"]["name"] == "cmaes"
         if number == len(self._trials()):
             if is_cmaes:

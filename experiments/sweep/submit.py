@@ -12,17 +12,17 @@ from experiments.trial.code_copy import CODE
 from launchers.base import WorkerPool
 
 
-def requeue(sweep: Sweep) -> int:
+def retry_unfinished(sweep: Sweep) -> int:
     """Let every trial that ended without a result wait once more; how many wait now."""
     ledger = sweep.ledger()
     with ledger.locked() as ledger_state:
-        ledger.again([entry.id for entry in ledger_state.entries.values() if entry.state in ("failed", "cancelled")])
+        ledger.retry([entry.id for entry in ledger_state.entries.values() if entry.state in ("failed", "cancelled")])
         if ledger_state.closed is not None:
             ledger.reopen()
         return sum(entry.state == "waiting" for entry in ledger_state.entries.values())
 
 
-def pool_of(
+def make_pool(
     sweep_folder: Path, templates: Templates, worker: dict[str, int], asked: dict[str, Any], todo: int
 ) -> WorkerPool:
     """The workers that are of use for so many trials.
@@ -55,7 +55,7 @@ def pool_of(
     )
 
 
-def num_todo(asked: dict[str, Any], ledger_state: LedgerState) -> int:
+def count_todo(asked: dict[str, Any], ledger_state: LedgerState) -> int:
     """Trials that wait, and those that a strategy may still be asked for."""
     waiting = sum(entry.state == "waiting" for entry in ledger_state.entries.values())
     if asked["strategy"]["name"] not in ADAPTIVE:
@@ -71,12 +71,12 @@ def submit(sweep: Sweep) -> WorkerPool | None:
         LaunchError: the machine, or the scheduler, refuses.
     """
     ledger = sweep.ledger()
-    todo = num_todo(sweep.spec, ledger.look())
+    todo = count_todo(sweep.spec, ledger.read())
     if todo == 0:
         return None
-    pool = pool_of(sweep.folder, sweep.templates(), sweep.provenance["worker"], sweep.spec, todo)
+    pool = make_pool(sweep.folder, sweep.templates(), sweep.provenance["worker"], sweep.spec, todo)
     executor = sweep.executor()
     job = executor.submit(pool)
     with ledger.locked():
-        ledger.submitted(job, executor.count_workers(pool))
+        ledger.record_submission(job, executor.count_workers(pool))
     return pool

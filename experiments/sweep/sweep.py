@@ -91,7 +91,7 @@ class Sweep:
         return Trial(self.folder / entry.id)
 
 
-def named(name: str, runs_dir: Path) -> Sweep | None:
+def find_by_full_name(name: str, runs_dir: Path) -> Sweep | None:
     """The sweep of exactly this name or folder, if there is one."""
     for folder in (Path(name).expanduser(), runs_dir / name):
         if (folder / "sweep.yaml").is_file():
@@ -118,7 +118,7 @@ def find_sweep(name: str, runs_dir: Path) -> Sweep:
     raise InputError([f"there is no sweep '{name}' in {runs_dir}; {did_you_mean(name, known)}"])
 
 
-def reference(sweep: Sweep) -> str:
+def format_reference(sweep: Sweep) -> str:
     """What a command line calls a sweep: its name where commands look by default, else its folder."""
     default = Path(os.environ.get("LATHE_RUNS", "runs")).expanduser().resolve()
     return sweep.name if sweep.runs_dir.resolve() == default else str(sweep.folder)

@@ -45,7 +45,9 @@ class Template:
     """What it was composed of."""
 
     @classmethod
-    def of(cls, experiment: Experiment, choices: Mapping[str, str], hardware: Mapping[str, Any]) -> Template:
+    def from_experiment(
+        cls, experiment: Experiment, choices: Mapping[str, str], hardware: Mapping[str, Any]
+    ) -> Template:
         """Of what was composed.
 
         Args:
@@ -130,13 +132,13 @@ class Templates:
     def _groups(self) -> dict[str, dict[str, Path]]:
         return options.groups(options.user_folders(self.config_dirs))
 
-    def config_of(self, values: Mapping[str, Any], seed: int) -> tuple[dict[str, Any], list[str]]:
+    def fill(self, values: Mapping[str, Any], seed: int) -> tuple[dict[str, Any], list[str]]:
         """The checked configuration of a point, and the overrides that compose it.
 
         Raises:
             PlanError: with every reason why it cannot run.
         """
-        template = self.of(values)
+        template = self.find(values)
         config = template.fill(values, seed)
         config["launcher"] = template.config["launcher"]
         origins = SourceMap()
@@ -149,10 +151,10 @@ class Templates:
         if problems:
             point = ", ".join(f"{key}={shown(value)}" for key, value in values.items())
             raise PlanError(problems, f"the point {point}" if point else "the trial")
-        own = [override_of(key, value) for key, value in values.items() if key not in template.choices]
+        own = [format_override(key, value) for key, value in values.items() if key not in template.choices]
         return config, [*template.overrides, *own, *([f"seed={config['seed']}"] if seed else [])]
 
-    def of(self, values: Mapping[str, Any]) -> Template:
+    def find(self, values: Mapping[str, Any]) -> Template:
         """The one that a point is filled into."""
         for template in self.all:
             if all(values.get(group) == option for group, option in template.choices.items()):
@@ -177,7 +179,7 @@ def check_links(template: Template, keys: Sequence[str]) -> list[str]:
     ]
 
 
-def override_of(key: str, value: Any) -> str:
+def format_override(key: str, value: Any) -> str:
     """What one types for a value."""
     if not isinstance(value, str):
         return f"{key}={shown(value)}"

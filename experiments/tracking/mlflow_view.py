@@ -13,7 +13,7 @@ from urllib.parse import quote, urlencode
 
 from experiments.sweep.space import Choice, Dimension, keys
 from experiments.sweep.space_parser import parse
-from experiments.sweep.sweep import Sweep, reference
+from experiments.sweep.sweep import Sweep, format_reference
 from experiments.tracking.store_uri import StoreError, is_server, resolve_store, strip_login
 from experiments.trial.parameters import clean_key
 
@@ -231,7 +231,7 @@ def make_link(sweep: Sweep, address: str) -> str:
 
 def ui_hint(sweep: Sweep) -> str:
     """What a person who looks at a sweep does to see its trials side by side in MLflow."""
-    found, name = find_location(sweep), reference(sweep)
+    found, name = find_location(sweep), format_reference(sweep)
     if found is not None and found.uri is not None and is_server(found.uri):
         return f"side by side in MLflow: {make_link(sweep, strip_login(found.uri))}"
     command = f"`lathe ui --sweep {name}` shows the trials side by side in MLflow"

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from experiments.run.journal import MetricsEvent
-from experiments.sweep.ledger import ENDED, Entry, LedgerState, mean_of
+from experiments.sweep.ledger import ENDED, Entry, LedgerState, average_value
 
 
 class BestSoFar(LedgerState):
@@ -49,7 +49,7 @@ class BestSoFar(LedgerState):
                 self._end(entry, float(event["time"]))
 
     def _end(self, entry: Entry, time: float) -> None:
-        if (mean := mean_of(self._seeds[entry.point])) is not None and math.isfinite(mean):
+        if (mean := average_value(self._seeds[entry.point])) is not None and math.isfinite(mean):
             self._means[entry.point] = mean
         metrics = {f"sweep/{state}": float(self._counts[state]) for state in ("finished", "pruned", "failed")}
         metrics["sweep/device_h_used"] = self._used_s / 3600

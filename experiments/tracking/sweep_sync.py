@@ -18,7 +18,7 @@ from experiments.core.lock import locked
 from experiments.run.state import RunState
 from experiments.sweep.ledger import ENDED, Entry
 from experiments.sweep.status.progress import Progress, ProgressReader
-from experiments.sweep.sweep import Sweep, named, reference
+from experiments.sweep.sweep import Sweep, find_by_full_name, format_reference
 from experiments.tracking import mlflow_client, mlflow_view, store_uri, sweep_tags
 from experiments.tracking.mlflow_client import Store
 from experiments.tracking.run_sync import RunSync, SweepMember, diff_tags, select_transient_tags, sync_run
@@ -74,7 +74,7 @@ def sync_all(runs_dir: Path, names: Sequence[str] = ()) -> SyncSummary:
 
 
 def _add_choice(name: str, runs_dir: Path, chosen: dict[Path, set[str] | None]) -> None:
-    sweep = named(name, runs_dir)
+    sweep = find_by_full_name(name, runs_dir)
     if sweep is not None:
         chosen[sweep.folder] = None
         return
@@ -152,7 +152,7 @@ class SweepSync:
         self.sweep = sweep
         self._ledger = sweep.ledger()
         self._ledger.state = self._curve = BestSoFar(sweep.spec["mode"])
-        self._observer = ProgressReader(sweep, self._ledger)
+        self._reader = ProgressReader(sweep, self._ledger)
         self._children: dict[str, RunSync] = {}
         self._names: dict[str, str] = {}
         self._attached = ""  # the run id that this process has seen in the store
@@ -192,12 +192,12 @@ class SweepSync:
                 return SyncSummary(runs, points, tuple(failures), (warning,) if warning else ())
         except errors as err:
             self._attached = self._told = ""
-            name, again = self.sweep.name, reference(self.sweep)
+            name, again = self.sweep.name, format_reference(self.sweep)
             return SyncSummary(0, 0, (str(mlflow_client.make_store_error(err, name, tracking["store"], uri, again)),))
 
     def is_over(self) -> bool:
         """Whether no trial runs and none will be begun, as the ledger stands now."""
-        self._ledger.look()
+        self._ledger.read()
         return self._is_over()
 
     def is_at_work(self) -> bool:
@@ -229,8 +229,8 @@ class SweepSync:
             return
         if not self._seen.startswith(f"{asked} "):
             self.sweep = Sweep(self.sweep.folder)
-            self._observer = ProgressReader(self.sweep, self._ledger)
-        self._progress = self._observer.look()  # which may have read on once more; the next round then looks again
+            self._reader = ProgressReader(self.sweep, self._ledger)
+        self._progress = self._reader.read()  # which may have read on once more; the next round then looks again
         self._over = self._is_over()
         with_seed, alone = int(self.sweep.spec["seeds"]) > 1, self.sweep.name
         self._names = sweep_tags.make_run_names(self._progress.rows, with_seed=with_seed, alone=alone)

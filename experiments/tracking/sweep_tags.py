@@ -8,13 +8,13 @@ from typing import Any
 
 from experiments.core.format import hours, number, point_text
 from experiments.run import journal
-from experiments.sweep.budget import may_ask, spent
+from experiments.sweep.budget import find_spent_limit, has_points_left
 from experiments.sweep.ledger import ENDED, Entry, LedgerState
 from experiments.sweep.space import Choice, Space, shown_part
 from experiments.sweep.space_parser import parse
 from experiments.sweep.status.progress import Progress, TrialRow
 from experiments.sweep.status.text import counts_text, short_keys
-from experiments.sweep.sweep import Sweep, reference
+from experiments.sweep.sweep import Sweep, format_reference
 from experiments.tracking import run_tags
 from experiments.trial.parameters import clean_key, cut, param_text, without_password
 
@@ -92,10 +92,12 @@ def is_over(question: Mapping[str, Any], is_adaptive: bool, standing: LedgerStat
     states = {entry.state for entry in standing.entries.values()}
     if "running" in states:
         return False
-    if standing.closed is not None or spent(question["budget"], standing) is not None:
+    if standing.closed is not None or find_spent_limit(question["budget"], standing) is not None:
         return True
     # Without a trial it has only just been written.
-    return bool(states) and "waiting" not in states and not (is_adaptive and may_ask(question["budget"], standing))
+    return (
+        bool(states) and "waiting" not in states and not (is_adaptive and has_points_left(question["budget"], standing))
+    )
 
 
 def determine_status(progress: Progress, over: bool) -> str:
@@ -215,7 +217,7 @@ def _format_reused(progress: Progress, names: Mapping[str, str]) -> list[str]:
 
 def _format_commands(sweep: Sweep) -> list[str]:
     folders, trust = run_tags.format_flags(sweep.provenance)
-    name = shlex.quote(reference(sweep))
+    name = shlex.quote(format_reference(sweep))
     return [
         "### Again",
         "",

@@ -22,7 +22,7 @@ from urllib.request import ProxyHandler, Request, build_opener
 
 from experiments.core.errors import InputError
 from experiments.core.signals import ended_as_interrupted
-from experiments.sweep.sweep import Sweep, reference
+from experiments.sweep.sweep import Sweep, format_reference
 from experiments.tracking import mlflow_view
 from experiments.tracking.store_uri import (
     StoreError,
@@ -72,7 +72,7 @@ def serve(
     if sweep is not None and not mlflow_view.is_in_store(sweep, uri):
         raise StoreError(
             f"sweep '{sweep.name}' does not stand in the store {without_password(store or uri)}; "
-            f"`lathe sync {reference(sweep)}` brings it to its own"
+            f"`lathe sync {format_reference(sweep)}` brings it to its own"
         )
 
     def tell(address: str) -> None:

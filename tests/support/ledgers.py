@@ -40,7 +40,7 @@ def make(runs_dir: Path, name: str, points: Sequence[Mapping[str, Any]], seeds: 
 
 
 def entry(sweep: Sweep, trial: str) -> Entry:
-    return sweep.ledger().look().entries[trial]
+    return sweep.ledger().read().entries[trial]
 
 
 def attempt_folder(sweep: Sweep, trial: str) -> Path:

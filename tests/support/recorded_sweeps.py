@@ -101,7 +101,7 @@ def expected_points(sweep: Sweep) -> list[tuple[str, str, int, float]]:
     """Every point of every trial's journals, once: trial, metric, step, value."""
     return sorted(
         (entry.id, key, event["step"], value)
-        for entry in sweep.ledger().look().entries.values()
+        for entry in sweep.ledger().read().entries.values()
         for event in journal.replay(sweep.folder / entry.id)
         if event["event"] == "metrics"
         for key, value in event["metrics"].items()

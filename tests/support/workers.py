@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from experiments.config.compose import compose
-from experiments.sweep.expand import trials_of
+from experiments.sweep.expand import expand_point
 from experiments.sweep.ledger import Entry
 from experiments.sweep.sweep import Sweep
 from experiments.sweep.templates import Template, Templates
@@ -42,7 +42,7 @@ def make_sweep(
     experiment = compose([*QUICK, "tracking=off", *overrides], trust=trust)
     with new_folder(runs_dir, asked["name"]) as folder:
         provenance = provenance_of(experiment, folder, runs_dir)
-        templates = Templates([Template.of(experiment, {}, {})], tuple(trust))
+        templates = Templates([Template.from_experiment(experiment, {}, {})], tuple(trust))
         templates.save(folder)
         (folder / "workers").mkdir()
         provenance["worker"] = {"nodes": 1, "devices_per_node": experiment.config["hardware"]["devices_per_node"]}
@@ -52,7 +52,7 @@ def make_sweep(
     ledger = sweep.ledger()
     with ledger.locked() as ledger_state:
         for number, values in enumerate(points):
-            ledger.add(list(trials_of(asked, templates, ledger_state, number, dict(values))))
+            ledger.add(list(expand_point(asked, templates, ledger_state, number, dict(values))))
     return sweep
 
 
@@ -105,7 +105,7 @@ def start_worker(sweep: Sweep, name: str = "w", **placement: Any) -> Worker:
 
 
 def entries(sweep: Sweep) -> list[Entry]:
-    return list(sweep.ledger().look().entries.values())
+    return list(sweep.ledger().read().entries.values())
 
 
 def wait_until(is_so: Callable[[], bool], what: str, timeout_s: float = 90) -> None:

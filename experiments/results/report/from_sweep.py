@@ -16,7 +16,7 @@ from experiments.trial.trial import Trial
 
 def collect_from_sweep(sweep: Sweep) -> Findings:
     """Collect the report of a sweep in its present state."""
-    progress = ProgressReader(sweep, sweep.ledger()).look()
+    progress = ProgressReader(sweep, sweep.ledger()).read()
     runs = [_make_run(sweep, row) for row in progress.rows]
     points = group_by_point(runs, progress.mode)
     best = progress.best

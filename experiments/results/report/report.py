@@ -24,7 +24,7 @@ from experiments.results.report.from_runs import collect_from_runs
 from experiments.results.report.from_sweep import collect_from_sweep
 from experiments.results.report.page import render_page
 from experiments.results.report.tables import format_markdown
-from experiments.sweep.sweep import Sweep, find_sweep, named, reference
+from experiments.sweep.sweep import Sweep, find_by_full_name, find_sweep, format_reference
 from experiments.tracking import mlflow_view
 from experiments.tracking.sweep_sync import PAGE, REPORT, SweepSync, SyncSummary, read_tracking_config
 from experiments.trial.trial import Trial, find
@@ -49,7 +49,7 @@ def select_runs(names: list[str], runs_dir: Path) -> Sweep | list[Trial]:
     Raises:
         InputError: a name does not exist, or a sweep is named together with other names.
     """
-    sweeps = [name for name in names if named(name, runs_dir) is not None]
+    sweeps = [name for name in names if find_by_full_name(name, runs_dir) is not None]
     if sweeps and len(names) > 1:
         other = next((name for name in names if name != sweeps[0]), sweeps[0])
         raise InputError(
@@ -146,7 +146,9 @@ def _attach(sweep: Sweep, folder: Path) -> None:
     try:
         summary = SweepSync(sweep).round()
     except ImportError as err:  # on a node without MLflow
-        summary = SyncSummary(0, 0, (f"{err}; run `lathe sync {reference(sweep)}` on a machine that has MLflow",))
+        summary = SyncSummary(
+            0, 0, (f"{err}; run `lathe sync {format_reference(sweep)}` on a machine that has MLflow",)
+        )
     for warning in (*summary.failures, *summary.warnings):
         print(f"warning: {warning}", file=sys.stderr)
     if not summary.failures:

@@ -83,7 +83,7 @@ class _IndexedSweep:
 
     @cached_property
     def entries(self) -> dict[str, Entry]:
-        return Ledger(self.folder).look().entries
+        return Ledger(self.folder).read().entries
 
     @cached_property
     def has_seeds(self) -> bool:

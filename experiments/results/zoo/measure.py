@@ -23,10 +23,10 @@ from experiments.run import journal
 from experiments.run.metrics import read_metric_events
 from experiments.sweep.create import prepare, write
 from experiments.sweep.ledger import ENDED, Entry
-from experiments.sweep.spec import from_overrides
+from experiments.sweep.spec import read_overrides
 from experiments.sweep.status.selection import cancel
 from experiments.sweep.status.tables import live
-from experiments.sweep.submit import requeue, submit
+from experiments.sweep.submit import retry_unfinished, submit
 from experiments.sweep.sweep import Sweep
 from experiments.tracking import follow_sweep
 from experiments.tracking.mlflow_view import ui_hint
@@ -180,7 +180,7 @@ def _run(row: Row, terms: MeasureOptions, name: str, shorter: Sequence[str]) -> 
         checkpoint["best_mode"] if checkpoint["best_metric"] else "min",
     )
     told = [f"sweep.metric={metric}", f"sweep.mode={mode}", f"sweep.seeds={terms.seeds}"]
-    question = from_overrides([*words, *told], terms.config_dirs, name)
+    question = read_overrides([*words, *told], terms.config_dirs, name)
     found = prepare(question, config_dirs=terms.config_dirs, trust=terms.trust)
     begun = (
         None
@@ -188,7 +188,7 @@ def _run(row: Row, terms: MeasureOptions, name: str, shorter: Sequence[str]) -> 
         else _begun(runs_dir_of(found.experiment.config), name, {one["trial"] for one in found.trials})
     )
     sweep = begun or write(found)
-    requeue(sweep)
+    retry_unfinished(sweep)
     if submit(sweep) is not None:
         follow_sweep.start_follower(sweep)
         executor = sweep.executor()
@@ -213,7 +213,7 @@ def _begun(runs_dir: Path, name: str, trials: set[str]) -> Sweep | None:
 
 
 def _entries(sweep: Sweep) -> list[Entry]:
-    return sorted(sweep.ledger().look().entries.values(), key=lambda entry: entry.seed)
+    return sorted(sweep.ledger().read().entries.values(), key=lambda entry: entry.seed)
 
 
 def _finished(sweep: Sweep) -> list[Entry]:

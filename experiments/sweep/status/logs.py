@@ -14,7 +14,7 @@ from experiments.core.format import point_text
 from experiments.run.rank_reports import log_name
 from experiments.sweep.ledger import ENDED, Entry, Ledger
 from experiments.sweep.status.selection import select
-from experiments.sweep.sweep import Sweep, find_sweep, reference
+from experiments.sweep.sweep import Sweep, find_sweep, format_reference
 from launchers.base import DONE
 
 LAST_LINES = 20
@@ -31,9 +31,9 @@ def logs(asked: argparse.Namespace) -> int:
     """
     sweep = find_sweep(asked.sweep, Path(asked.runs_dir))
     ledger = sweep.ledger()
-    entries = list(ledger.look().entries.values())
+    entries = list(ledger.read().entries.values())
     if asked.trial is not None:
-        entries = select(ledger.state, [asked.trial], reference(sweep))
+        entries = select(ledger.state, [asked.trial], format_reference(sweep))
     if asked.workers:
         _workers(sweep, None if asked.trial is None else entries)
     elif asked.trial is not None and len(entries) == 1:
@@ -48,7 +48,7 @@ def _several(sweep: Sweep, entries: Sequence[Entry], asked: argparse.Namespace) 
     if asked.follow or asked.rank or asked.attempt is not None:
         named = f"and {asked.trial} means {len(entries)}" if asked.trial else "and none is named"
         raise InputError([f"--follow, --attempt and --rank are of one trial, {named}; write the id of one"])
-    name = reference(sweep)
+    name = format_reference(sweep)
     chosen = [entry for entry in entries if asked.trial or entry.state == "failed"]
     if not chosen:
         which = f"is {asked.trial}" if asked.trial else "has failed"
@@ -80,7 +80,7 @@ def _one(sweep: Sweep, ledger: Ledger, entry: Entry, asked: argparse.Namespace) 
             for line in file:
                 sys.stdout.write(line)
     sys.stdout.flush()
-    entry = ledger.look().entries[entry.id]
+    entry = ledger.read().entries[entry.id]
     told = _standing(entry) if attempt == entry.attempt else f"attempt {attempt} of {entry.attempt}"
     print(f"trial {entry.id}, {told}", file=sys.stderr)
 
@@ -90,7 +90,7 @@ def _follow(ledger: Ledger, trial: str, folder: Path, attempt: int, asked: argpa
     file: IO[str] | None = None
     try:
         while True:
-            entry = ledger.look().entries[trial]  # before the log is read, which is whole then
+            entry = ledger.read().entries[trial]  # before the log is read, which is whole then
             path = folder / str(attempt) / log_name(asked.rank)
             if file is None and path.exists():
                 file = path.open(encoding="utf-8", errors="replace")

@@ -13,8 +13,8 @@ from typing import Any
 
 from experiments.run.journal_tail import JournalTail
 from experiments.run.metrics import better_of
-from experiments.sweep.budget import device_s, spent
-from experiments.sweep.ledger import Entry, Ledger, LedgerState, State, mean_of
+from experiments.sweep.budget import find_spent_limit, sum_device_s
+from experiments.sweep.ledger import Entry, Ledger, LedgerState, State, average_value
 from experiments.sweep.sweep import Sweep
 from launchers.base import Executor
 
@@ -134,7 +134,7 @@ class ProgressReader:
 
     def ask(self) -> None:
         """Ask how many workers wait, and whether any of those that began is left."""
-        ledger_state = self.ledger.look()
+        ledger_state = self.ledger.read()
         waits = (
             any(entry.state == "waiting" for entry in ledger_state.entries.values()) or self._unasked(ledger_state) > 0
         )
@@ -148,15 +148,15 @@ class ProgressReader:
         is_at_work = any(entry.state == "running" for entry in ledger_state.entries.values())
         self._has_workers = is_at_work or (bool(known) and len(self.executor.find_lost(known)) < len(known))
 
-    def look(self) -> Progress:
+    def read(self) -> Progress:
         """Where the sweep stands now."""
-        ledger_state, spec, now = self.ledger.look(), self.sweep.spec, time.time()
+        ledger_state, spec, now = self.ledger.read(), self.sweep.spec, time.time()
         entries = list(ledger_state.entries.values())
         rows = [self._row(entry, now) for entry in entries]
         running = {(row.id, row.attempt) for row in rows if row.state == "running"}
         self._tails = {key: tail for key, tail in self._tails.items() if key in running}
         counts = Counter(entry.state for entry in entries)
-        closed = ledger_state.closed or (spent(spec["budget"], ledger_state) if entries else None)
+        closed = ledger_state.closed or (find_spent_limit(spec["budget"], ledger_state) if entries else None)
         unasked = self._unasked(ledger_state)
         state = _state_of(counts, closed, unasked)
         to_ask = unasked if closed is None else 0
@@ -174,7 +174,7 @@ class ProgressReader:
             failed=dict(Counter(str(entry.failure) for entry in entries if entry.state == "failed").most_common()),
             to_ask=to_ask,
             opened=ledger_state.opened or (self.sweep.folder / "sweep.yaml").stat().st_mtime,
-            used_h=device_s(ledger_state, now) / 3600,
+            used_h=sum_device_s(ledger_state, now) / 3600,
             wasted_h=sum(entry.wasted_s for entry in entries) / 3600,
             elapsed_s=max(0.0, ended - ledger_state.opened) if entries else 0.0,
             left_s=None if is_over else _left_s(rows, self._tails, to_ask),
@@ -239,9 +239,9 @@ class ProgressReader:
 
 def look(sweep: Sweep, ledger: Ledger, executor: Executor | None = None) -> Progress:
     """Where a sweep stands now, for whoever looks once."""
-    observer = ProgressReader(sweep, ledger, executor)
-    observer.ask()
-    return observer.look()
+    reader = ProgressReader(sweep, ledger, executor)
+    reader.ask()
+    return reader.read()
 
 
 def _attempt(sweep: Sweep, entry: Entry) -> Path:
@@ -268,7 +268,7 @@ def _best(ledger_state: LedgerState, mode: str) -> BestPoint | None:
     """Of the points of which every seed is finished."""
     found: BestPoint | None = None
     for point, entries in ledger_state.points.items():
-        mean = mean_of(entries)
+        mean = average_value(entries)
         if mean is None or not math.isfinite(mean):
             continue
         if found is None or (mean > found.value if mode == "max" else mean < found.value):
@@ -300,6 +300,6 @@ def _shares(budget: Mapping[str, Any], ledger_state: LedgerState, now: float) ->
     used = {
         "points": float(len(ledger_state.points)),
         "wall_h": (now - ledger_state.opened) / 3600 if ledger_state.entries else 0.0,
-        "device_h": device_s(ledger_state, now) / 3600,
+        "device_h": sum_device_s(ledger_state, now) / 3600,
     }
     return {name: BudgetUse(used[name], float(of)) for name, of in budget.items() if of is not None}

@@ -12,7 +12,7 @@ from experiments.core.format import shown
 from experiments.sweep.ledger import ENDED, Entry, Ledger, LedgerState, State
 from experiments.sweep.status.progress import look
 from experiments.sweep.status.text import counts_text
-from experiments.sweep.sweep import Sweep, reference
+from experiments.sweep.sweep import Sweep, format_reference
 from experiments.sweep.worker.reaper import reap
 from launchers.base import Executor
 
@@ -107,7 +107,7 @@ def cancel(
         LaunchError: the scheduler does not end the workers.
     """
     ledger, by = sweep.ledger(), f"cancelled by {_user()}"
-    select(ledger.look(), words, sweep.name)
+    select(ledger.read(), words, sweep.name)
     reap(sweep, ledger, executor)
     if not words and _is_over(sweep, executor, say):
         return
@@ -124,12 +124,12 @@ def cancel(
     say(_first_words(sweep.name, words, len(waiting), len(running), len(chosen)))
     have_ended = not running or _wait(sweep, ledger, running, by, say, save_s)
     if not words:
-        jobs = [str(told["job"]) for told in ledger.look().submissions]
+        jobs = [str(told["job"]) for told in ledger.read().submissions]
         if jobs:
             executor.cancel(jobs)
-        say(f"its workers are told to end; `lathe resume {reference(sweep)}` goes on with what is missing")
+        say(f"its workers are told to end; `lathe resume {format_reference(sweep)}` goes on with what is missing")
     elif not have_ended:
-        say(f"`lathe status {reference(sweep)}` shows when the rest has saved")
+        say(f"`lathe status {format_reference(sweep)}` shows when the rest has saved")
 
 
 def _is_over(sweep: Sweep, executor: Executor, say: Callable[[str], None]) -> bool:
@@ -137,7 +137,7 @@ def _is_over(sweep: Sweep, executor: Executor, say: Callable[[str], None]) -> bo
     progress = look(sweep, sweep.ledger())
     if not progress.is_over or progress.state == "spent":
         return False
-    jobs = [str(told["job"]) for told in sweep.ledger().look().submissions]
+    jobs = [str(told["job"]) for told in sweep.ledger().read().submissions]
     if jobs and executor.count_pending(jobs):
         executor.cancel(jobs)
     say(f"sweep {sweep.name} is over: {counts_text(progress)}; nothing is left to cancel")
@@ -196,7 +196,7 @@ def _wait(
 
 def _left(sweep: Sweep, ledger: Ledger, trials: Collection[str], by: str) -> list[str]:
     """Of trials that were asked to stop those that have not ended; one that was interrupted at that moment is not begun."""
-    entries = ledger.look().entries
+    entries = ledger.read().entries
     if any(entries[trial].state == "waiting" for trial in trials):
         with ledger.locked():
             _cancel_waiting(ledger, trials, by)

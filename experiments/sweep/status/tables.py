@@ -22,7 +22,7 @@ from experiments.core.format import as_json, duration, hours, number, point_text
 from experiments.sweep.ledger import ENDED, State
 from experiments.sweep.status.progress import Progress, ProgressReader, TrialRow, look
 from experiments.sweep.status.text import best_text, counts_text, fitting_keys, line, short_ids, short_keys, why
-from experiments.sweep.sweep import Sweep, find_sweep, reference
+from experiments.sweep.sweep import Sweep, find_sweep, format_reference
 from experiments.sweep.worker.reaper import reap
 from launchers.base import DONE, FAILED, Executor
 
@@ -262,7 +262,7 @@ def _show_all(runs_dir: Path, screen: Console, *, as_document: bool) -> int:
 
 def _hints(progress: Progress, sweep: Sweep, done_hint: DoneHint, num_hidden: int = 0) -> Iterator[str]:
     """What one may want to do next."""
-    name = reference(sweep)
+    name = format_reference(sweep)
     if num_hidden:
         yield f"{num_hidden} more trials; `lathe status {name} --all` shows them"
     num_waiting = progress.counts["waiting"] + progress.to_ask
@@ -290,7 +290,7 @@ def live(
     Returns:
         0; or 1 where it is over and some trials failed or were cancelled, or where no worker is left.
     """
-    screen, name, progress = console(), reference(sweep), None
+    screen, name, progress = console(), format_reference(sweep), None
     try:
         show_all = _on_terminal if screen.is_terminal else _in_lines
         progress = show_all(screen, sweep, executor, stop_when_done)
@@ -338,18 +338,18 @@ def _in_lines(screen: Console, sweep: Sweep, executor: Executor, stop_when_done:
 def _looks(sweep: Sweep, executor: Executor, stop_when_done: bool, say: Callable[[str], None]) -> Iterator[Progress]:
     """The sweep again and again, until its end; workers that are gone are noticed on the way."""
     ledger = sweep.ledger()
-    observer = ProgressReader(sweep, ledger, executor)
+    reader = ProgressReader(sweep, ledger, executor)
     next_time, turn = 0.0, 0
     while True:
         if not sweep.folder.is_dir():
             raise InputError([f"the sweep's folder {sweep.folder} is gone; nothing of it is left to show"])
-        progress = observer.look()
+        progress = reader.read()
         if (begun := time.monotonic()) >= next_time:
             for told in reap(sweep, ledger, executor):
                 say(told)
             if turn % 3 == 0 or not progress.counts["running"]:
-                observer.ask()
-            progress, turn = observer.look(), turn + 1
+                reader.ask()
+            progress, turn = reader.read(), turn + 1
             took_s = time.monotonic() - begun  # long where the scheduler does not answer
             next_time = begun + max(ASK_S, 10 * took_s)
         yield progress

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from experiments.core.errors import InputError
 from experiments.run import journal
 from experiments.run.failure import CONFIG, DISK, PREEMPTED, TIMEOUT
-from experiments.sweep.budget import may_ask, spent
-from experiments.sweep.expand import trials_of
+from experiments.sweep.budget import find_spent_limit, has_points_left
+from experiments.sweep.expand import expand_point
 from experiments.sweep.ledger import Entry, Ledger, LedgerState
 from experiments.sweep.sweep import Sweep
 from experiments.sweep.templates import Templates
@@ -54,11 +54,11 @@ class TrialQueue:
         with self.ledger.locked() as ledger_state:
             if ledger_state.closed is not None:
                 return None
-            if (why := spent(spec["budget"], ledger_state)) is not None:
+            if (why := find_spent_limit(spec["budget"], ledger_state)) is not None:
                 self.ledger.close(why)
                 return None
             entry = self._waiting(ledger_state)
-            if entry is None and self.sweep.is_adaptive and may_ask(spec["budget"], ledger_state):
+            if entry is None and self.sweep.is_adaptive and has_points_left(spec["budget"], ledger_state):
                 assert self.study is not None
                 self._ask(self.study, ledger_state)
                 entry = self._waiting(ledger_state)
@@ -79,7 +79,7 @@ class TrialQueue:
         """Let the strategy choose a point, and add a trial for each of its seeds."""
         values = study.ask()
         point = max((entry.point for entry in ledger_state.entries.values()), default=-1) + 1
-        trials = trials_of(self.sweep.spec, self.templates, ledger_state, point, values, may_be_wrong=True)
+        trials = expand_point(self.sweep.spec, self.templates, ledger_state, point, values, may_be_wrong=True)
         self.ledger.add(trials)
 
     def _prepare(self, entry: Entry, attempt: int) -> Claim | None:
@@ -103,7 +103,7 @@ class TrialQueue:
         return Claim(entry, trial, attempt)
 
     def _write(self, entry: Entry, trial: Trial) -> None:
-        config, overrides = self.templates.config_of(entry.values, entry.seed)
+        config, overrides = self.templates.fill(entry.values, entry.seed)
         provenance = {
             "trial_id": trial_id(config),
             "run_key": f"{self.sweep.key}-{entry.id}",
@@ -118,7 +118,7 @@ class TrialQueue:
     def beats(self) -> dict[tuple[str, int], float]:
         """When the worker of each attempt that runs elsewhere gave its last sign of life; 0 where it gave none yet."""
         found: dict[tuple[str, int], float] = {}
-        for entry in self.ledger.look().entries.values():
+        for entry in self.ledger.read().entries.values():
             if entry.state == "running":
                 beat = self.sweep.trial(entry).folder / "attempts" / str(entry.attempt) / "heartbeat"
                 found[entry.id, entry.attempt] = beat.stat().st_mtime if beat.exists() else 0.0

@@ -34,7 +34,7 @@ def reap(sweep: Sweep, ledger: Ledger, executor: Executor | None) -> list[str]:
         ledger: this process's view.
         executor: who knows of workers, asked once for all of them; None: heartbeats alone tell.
     """
-    running = [entry for entry in ledger.look().entries.values() if entry.state == "running"]
+    running = [entry for entry in ledger.read().entries.values() if entry.state == "running"]
     if not running:
         return []
     # Before the lock is taken: a scheduler's answer may take long.

@@ -91,7 +91,7 @@ class TrialRunner:
         """Say that it lives; an attempt whose place another has taken is ended at once."""
         with contextlib.suppress(OSError):  # of a folder that has been removed; a full disk takes it
             os.utime(self.folder / "heartbeat")
-        entry = self.ledger.look().entries[self.claim.entry.id]
+        entry = self.ledger.read().entries[self.claim.entry.id]
         if entry.state != "running" or entry.attempt != self.claim.attempt:
             self._is_fenced = True
             self.crew.signal(signal.SIGKILL)

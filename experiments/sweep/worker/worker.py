@@ -58,7 +58,7 @@ def main() -> int:
 
 def _has_work(sweep: Sweep) -> bool:
     """Whether a trial waits, or may be taken over, or asked for."""
-    ledger_state = sweep.ledger().look()
+    ledger_state = sweep.ledger().read()
     if ledger_state.closed is not None:
         return False
     return sweep.is_adaptive or any(entry.state in ("waiting", "running") for entry in ledger_state.entries.values())

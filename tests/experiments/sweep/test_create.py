@@ -13,15 +13,15 @@ import pytest
 from experiments.core.errors import InputError
 from experiments.sweep.create import extend, prepare, write
 from experiments.sweep.ledger import LedgerState
-from experiments.sweep.spec import from_overrides
-from experiments.sweep.submit import num_todo, pool_of, requeue, submit
+from experiments.sweep.spec import read_overrides
+from experiments.sweep.submit import count_todo, make_pool, retry_unfinished, submit
 from experiments.sweep.sweep import Sweep
 from tests.conftest import Lathe
 from tests.support.workers import QUICK, entries, start_worker, wait_until
 
 
 def frozen(folder: Path, *overrides: str, name: str = "probe") -> Sweep:
-    return write(prepare(from_overrides([*QUICK, "tracking=off", f"runs_dir={folder}", *overrides], name=name)))
+    return write(prepare(read_overrides([*QUICK, "tracking=off", f"runs_dir={folder}", *overrides], name=name)))
 
 
 def worked(sweep: Sweep) -> Sweep:
@@ -43,7 +43,7 @@ def test_editing_a_file_changes_nothing_of_what_waits(tmp_path: Path) -> None:
     mine.mkdir(parents=True)
     text = "_target_: torch.optim.sgd.SGD\n_partial_: true\nlr: 0.05\n"
     (mine / "own.yaml").write_text(text)
-    spec = from_overrides(
+    spec = read_overrides(
         [*QUICK, "tracking=off", f"runs_dir={tmp_path}", "optimizer=own", "seed=0,1"], [str(mine.parent)], "probe"
     )
     sweep = write(prepare(spec, config_dirs=[str(mine.parent)]))
@@ -58,7 +58,7 @@ def test_extending_a_sweep_runs_only_the_difference(tmp_path: Path) -> None:
     sweep = worked(frozen(tmp_path, "optimizer.lr=0.01,0.02"))
     assert extend(sweep, ["optimizer.lr=0.02,0.03", "sweep.seeds=2"]) == 4
     sweep = Sweep(sweep.folder)
-    assert requeue(sweep) == 4
+    assert retry_unfinished(sweep) == 4
     worked(sweep)
     assert len(entries(sweep)) == 6
     assert {(entry.state, entry.attempt) for entry in entries(sweep)} == {("finished", 1)}
@@ -69,7 +69,7 @@ def test_extending_a_sweep_runs_only_the_difference(tmp_path: Path) -> None:
 def test_resuming_runs_what_failed_and_never_what_is_finished(tmp_path: Path) -> None:
     sweep = worked(frozen(tmp_path, "optimizer.lr=0.01,1e30"))
     assert [entry.state for entry in entries(sweep)] == ["finished", "failed"]
-    assert requeue(sweep) == 1
+    assert retry_unfinished(sweep) == 1
     worked(sweep)
     assert [(entry.state, entry.attempt) for entry in entries(sweep)] == [("finished", 1), ("failed", 2)]
 
@@ -78,7 +78,7 @@ def test_resuming_runs_what_failed_and_never_what_is_finished(tmp_path: Path) ->
 def test_the_budget_of_points_ends_a_sweep_that_asks(tmp_path: Path) -> None:
     asked = ("optimizer.lr=tag(log, interval(0.001, 0.1))", "sweep.strategy=tpe", "sweep.budget.points=4")
     sweep = frozen(tmp_path, *asked, "sweep.seeds=2")
-    assert num_todo(sweep.spec, LedgerState()) == 8
+    assert count_todo(sweep.spec, LedgerState()) == 8
     worked(sweep)
     assert len(entries(sweep)) == 8
     assert {entry.state for entry in entries(sweep)} == {"finished"}
@@ -100,7 +100,7 @@ def test_a_strategy_knows_of_every_trial_that_has_ended_when_it_is_asked(tmp_pat
 def test_a_budget_of_time_begins_no_further_trial(tmp_path: Path) -> None:
     sweep = worked(frozen(tmp_path, "optimizer.lr=0.01,0.02,0.03", "sweep.budget.device_h=1e-9"))
     assert [entry.state for entry in entries(sweep)] == ["finished", "waiting", "waiting"]
-    assert sweep.ledger().look().closed == "sweep.budget.device_h=1e-09 is spent"
+    assert sweep.ledger().read().closed == "sweep.budget.device_h=1e-09 is spent"
 
 
 @pytest.mark.slow
@@ -150,9 +150,9 @@ def test_a_worker_is_shared_out_among_trials(
     parallel = "parallel=data" if ranks > 1 else "parallel=single"
     packed = [f"launcher.trials_per_device={side_by_side}", f"hardware.devices_per_node={devices}", parallel]
     packed += [f"launcher.devices_per_trial={per_trial}"] if per_trial else []
-    found = prepare(from_overrides([*QUICK, f"runs_dir={tmp_path}", "seed=0,1", *packed], name="probe"))
+    found = prepare(read_overrides([*QUICK, f"runs_dir={tmp_path}", "seed=0,1", *packed], name="probe"))
     worker = {"nodes": 1, "devices_per_node": devices}
-    pool = pool_of(tmp_path, found.templates, worker, found.spec.values, 100)
+    pool = make_pool(tmp_path, found.templates, worker, found.spec.values, 100)
     assert (pool.trials_per_worker, pool.ranks_per_trial) == (trials_per_worker, ranks)
     assert found.templates.all[0].config["hardware"]["devices_per_node"] == ranks
 

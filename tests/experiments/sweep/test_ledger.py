@@ -34,13 +34,13 @@ def claim(ledger: Ledger, name: str, worker: str = "w") -> int:
 
 
 def entry(folder: Path, name: str) -> Entry:
-    return Ledger(folder).look().entries[name]
+    return Ledger(folder).read().entries[name]
 
 
 def test_what_one_process_writes_another_reads(tmp_path: Path) -> None:
     ledger = ledger_of(tmp_path, "a", "b")
     assert claim(ledger, "a") == 1
-    other = Ledger(tmp_path).look()
+    other = Ledger(tmp_path).read()
     assert [(found.id, found.state, found.attempt) for found in other.entries.values()] == [
         ("a", "running", 1),
         ("b", "waiting", 0),
@@ -88,7 +88,7 @@ def test_device_time_is_counted_and_what_was_wasted_of_it(tmp_path: Path) -> Non
         with ledger.locked():
             ledger.end("a", attempt, state, value=1.0, wasted=wasted)  # type: ignore[arg-type]
     lines = Ledger(tmp_path)
-    found = lines.look().entries["a"]
+    found = lines.read().entries["a"]
     assert found.used_s > found.wasted_s > 0
 
 
@@ -107,7 +107,7 @@ def test_cancelled_trials_wait_again_and_finished_ones_do_not(tmp_path: Path) ->
         ledger.end("a", 1, "finished", value=1.0)
         ledger.cancel(["a", "b"], "by hand")
         assert (entry(tmp_path, "a").state, entry(tmp_path, "b").state) == ("finished", "cancelled")
-        ledger.again(["a", "b"])
+        ledger.retry(["a", "b"])
     assert (entry(tmp_path, "a").state, entry(tmp_path, "b").state) == ("finished", "waiting")
 
 

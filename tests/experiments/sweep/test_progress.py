@@ -102,18 +102,18 @@ def test_a_value_that_is_no_number_is_never_the_best(tmp_path: Path) -> None:
 def test_a_running_trial_is_read_on_from_its_journal(tmp_path: Path) -> None:
     sweep = make(tmp_path, "s", RATES)
     begin(sweep, ids(3)[0])
-    observer = ProgressReader(sweep, sweep.ledger())
-    assert (observer.look().rows[0].step, observer.look().rows[0].last) == (0, None)
+    reader = ProgressReader(sweep, sweep.ledger())
+    assert (reader.read().rows[0].step, reader.read().rows[0].last) == (0, None)
     log(sweep, ids(3)[0], {20: 0.4, 40: 0.7, 60: 0.6})
-    row = observer.look().rows[0]
+    row = reader.read().rows[0]
     assert (row.step, row.num_steps, row.last, row.best) == (60, 200, 0.6, 0.7)
     path = attempt_folder(sweep, ids(3)[0]) / "journal.jsonl"
     with path.open("a") as file:
         file.write('{"event":"metrics","time":1,"step":80,"metrics":{"val/accuracy_top1":0.9')
-    assert observer.look().rows[0].best == 0.7
+    assert reader.read().rows[0].best == 0.7
     with path.open("a") as file:
         file.write('}}\nnot json\n["nor", "a map"]\n')
-    assert (observer.look().rows[0].step, observer.look().rows[0].best) == (80, 0.9)
+    assert (reader.read().rows[0].step, reader.read().rows[0].best) == (80, 0.9)
 
 
 def test_what_was_read_is_not_read_again_and_what_ended_not_at_all(tmp_path: Path) -> None:
@@ -121,16 +121,16 @@ def test_what_was_read_is_not_read_again_and_what_ended_not_at_all(tmp_path: Pat
     for trial in ids(3)[:2]:
         begin(sweep, trial)
         log(sweep, trial, {20: 0.4})
-    observer = ProgressReader(sweep, sweep.ledger())
-    observer.look()
+    reader = ProgressReader(sweep, sweep.ledger())
+    reader.read()
     path = attempt_folder(sweep, ids(3)[0]) / "journal.jsonl"
     path.write_bytes(b"x" * path.stat().st_size)  # as long as before, and nothing behind
-    assert observer.look().rows[0].best == 0.4
+    assert reader.read().rows[0].best == 0.4
     end(sweep, ids(3)[1], "finished", value=0.5, step=200)
     ended = attempt_folder(sweep, ids(3)[1]) / "journal.jsonl"
     ended.unlink()
     ended.mkdir()  # nothing that one could read
-    assert {row.id: row.best for row in observer.look().rows} == {ids(3)[0]: 0.4, ids(3)[1]: 0.5, ids(3)[2]: None}
+    assert {row.id: row.best for row in reader.read().rows} == {ids(3)[0]: 0.4, ids(3)[1]: 0.5, ids(3)[2]: None}
 
 
 def test_the_best_of_an_interrupted_trial_counts_its_earlier_attempts(tmp_path: Path) -> None:
@@ -191,7 +191,7 @@ def test_a_sweep_is_done_failed_cancelled_or_spent(tmp_path: Path) -> None:
     end(sweep, ids(2)[1], "failed", failure="exception", wasted=True)
     assert state_of(sweep) == "failed"
     with ledger.locked():
-        ledger.again([ids(2)[1]])
+        ledger.retry([ids(2)[1]])
         ledger.close("cancelled by me")
     assert state_of(sweep) == "cancelled"
     with ledger.locked():
@@ -226,7 +226,7 @@ def test_a_sweep_stands_still_when_no_worker_is_left_or_comes(tmp_path: Path, mo
     sweep = make(tmp_path, "s", RATES)
     ledger = sweep.ledger()
     with ledger.locked():
-        ledger.submitted("1234", 2)
+        ledger.record_submission("1234", 2)
     shift(sweep, progress.STARTING_S + 1)
     assert look(sweep, sweep.ledger(), Scheduler()).is_stranded
     assert not look(sweep, sweep.ledger(), Scheduler(queued=1)).is_stranded

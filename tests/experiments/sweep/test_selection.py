@@ -42,17 +42,17 @@ def processes() -> Iterator[list[subprocess.Popen[str]]]:
 
 
 def states(sweep: Sweep) -> list[str]:
-    return [found.state for found in sweep.ledger().look().entries.values()]
+    return [found.state for found in sweep.ledger().read().entries.values()]
 
 
 def numbers(sweep: Sweep, *words: str) -> list[int]:
     """Which of the trials words name, by their place."""
-    return [int(found.id[1:]) for found in select(sweep.ledger().look(), words, sweep.name)]
+    return [int(found.id[1:]) for found in select(sweep.ledger().read(), words, sweep.name)]
 
 
 def told(sweep: Sweep, *words: str) -> str:
     with pytest.raises(InputError) as err:
-        select(sweep.ledger().look(), words, sweep.name)
+        select(sweep.ledger().read(), words, sweep.name)
     return "\n".join(err.value.problems)
 
 
@@ -96,7 +96,7 @@ def test_some_that_wait_are_cancelled_and_the_sweep_goes_on(tmp_path: Path, lath
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "sweep s: 1 waited and will not begin\n"
     assert states(sweep) == ["waiting", "waiting", "finished", "cancelled"]
-    assert sweep.ledger().look().closed is None
+    assert sweep.ledger().read().closed is None
     assert (entry(sweep, ids(4)[3]).reason or "").startswith("cancelled by ")
     again = lathe("cancel", "s", "optimizer=sgd")
     assert (again.returncode, again.stdout) == (0, "sweep s: of 2 trials none waits or runs\n")
@@ -113,7 +113,7 @@ def test_a_whole_sweep_is_cancelled(tmp_path: Path, lathe: Lathe) -> None:
         "its workers are told to end; `lathe resume s` goes on with what is missing",
     ]
     assert states(sweep) == ["finished", "cancelled", "cancelled", "cancelled"]
-    assert (sweep.ledger().look().closed or "").startswith("cancelled by ")
+    assert (sweep.ledger().read().closed or "").startswith("cancelled by ")
     size = (sweep.folder / "ledger.jsonl").stat().st_size
     again = lathe("cancel", "s")
     assert again.stdout == "sweep s is over: 1/4 done, 3 cancelled; nothing is left to cancel\n"
@@ -124,7 +124,7 @@ def test_a_finished_sweep_stays_as_it_is(tmp_path: Path, lathe: Lathe) -> None:
     sweep = make(tmp_path / "runs", "s", POINTS[:1])
     finish(sweep, ids(1)[0], 0.5)
     assert lathe("cancel", "s").stdout == "sweep s is over: 1/1 done; nothing is left to cancel\n"
-    assert sweep.ledger().look().closed is None
+    assert sweep.ledger().read().closed is None
 
 
 def test_two_that_cancel_at_once_do_no_harm(tmp_path: Path, processes: list[subprocess.Popen[str]]) -> None:
@@ -206,7 +206,7 @@ def test_a_running_trial_saves_and_its_worker_ends(tmp_path: Path) -> None:
     worker = start_worker(sweep)
     try:
         wait_until(lambda: states(sweep)[0] == "running", "a running trial")
-        (trial, _) = sweep.ledger().look().entries
+        (trial, _) = sweep.ledger().read().entries
         wait_until(lambda: any((sweep.folder / trial / "checkpoints").glob("step_*")), "a checkpoint")
         cancel(sweep, Local(), (), said.append)
         assert states(sweep) == ["cancelled", "cancelled"]

@@ -19,7 +19,7 @@ import pytest
 from experiments.run import journal
 from experiments.sweep.create import prepare, write
 from experiments.sweep.ledger import Entry
-from experiments.sweep.spec import from_overrides
+from experiments.sweep.spec import read_overrides
 from experiments.sweep.submit import submit
 from experiments.sweep.sweep import Sweep
 from experiments.sweep.worker.reaper import reap
@@ -39,7 +39,7 @@ PAIR = ("parallel=data", "hardware.nodes=2", "hardware.devices_per_node=2")
 def begin(folder: Path, *overrides: str, name: str = "probe") -> Sweep:
     """A sweep whose workers are submitted; its folder is where SLURM's nodes, which are this machine, find it."""
     shared = (*QUICK, "tracking=off", f"runs_dir={folder}", "launcher=slurm", "hardware=rehearsal")
-    sweep = write(prepare(from_overrides([*shared, *overrides], name=name)))
+    sweep = write(prepare(read_overrides([*shared, *overrides], name=name)))
     assert submit(sweep) is not None
     return sweep
 
@@ -60,7 +60,7 @@ def each_metric_once(sweep: Sweep) -> bool:
     for entry in entries(sweep):
         events = journal.replay(sweep.folder / entry.id)
         steps = Counter(event["step"] for event in events if event["event"] == "metrics" and METRIC in event["metrics"])
-        length = sweep.templates().config_of(entry.values, entry.seed)[0]
+        length = sweep.templates().fill(entry.values, entry.seed)[0]
         every = length["eval_every_steps"]
         if steps != Counter(range(every, length["max_steps"] + 1, every)):
             return False
@@ -83,7 +83,7 @@ def test_a_sweep_runs_and_the_best_is_known(cluster: Cluster, tmp_path: Path) ->
     assert [entry.state for entry in found] == ["finished"] * 6
     assert each_metric_once(sweep)
     assert {entry.seed for entry in found} == {0, 1}
-    assert all(entry.worker.startswith(f"{sweep.ledger().look().submissions[0]['job']}_") for entry in found)
+    assert all(entry.worker.startswith(f"{sweep.ledger().read().submissions[0]['job']}_") for entry in found)
 
 
 def test_ranks_on_two_nodes_train_what_one_process_trains(cluster: Cluster, tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_a_preempted_trial_goes_on_from_where_it_was(cluster: Cluster, tmp_path:
 def test_a_preempted_pair_of_nodes_stops_at_one_step(cluster: Cluster, tmp_path: Path) -> None:
     sweep = begin(tmp_path, *LONG, *PAIR, "max_steps=600")
     first_steps(sweep)
-    job = sweep.ledger().look().submissions[0]["job"]
+    job = sweep.ledger().read().submissions[0]["job"]
     cluster.run("scancel", "--signal=USR2", f"{job}_0")
     (entry,) = see_through(sweep)
     assert (entry.state, entry.attempt) == ("finished", 2)
@@ -229,7 +229,7 @@ def test_a_time_limit_is_no_end(cluster: Cluster, tmp_path: Path) -> None:
     ended = [event for event in map(json.loads, lines) if event["event"] == "ended"]
     assert ended[0]["failure"] == "time-out"
     assert not ended[0]["wasted"]
-    sweep.executor().cancel([sweep.ledger().look().submissions[0]["job"]])
+    sweep.executor().cancel([sweep.ledger().read().submissions[0]["job"]])
 
 
 def _events(sweep: Sweep) -> list[dict[str, Any]]:

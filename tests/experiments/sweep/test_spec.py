@@ -15,7 +15,7 @@ from experiments.config.options import groups, header
 from experiments.core.errors import InputError
 from experiments.sweep.create import prepare
 from experiments.sweep.space import Choice
-from experiments.sweep.spec import DEFAULTS, FILE, SCHEMA, SweepSpec, from_overrides, read, sweep_files
+from experiments.sweep.spec import DEFAULTS, FILE, SCHEMA, SweepSpec, list_sweep_files, read, read_overrides
 from experiments.sweep.sweep import ADAPTIVE
 
 TEXT = """# Question: which one?
@@ -64,16 +64,16 @@ def test_a_file_is_found_by_its_path_too(mine: Path) -> None:
 
 def test_a_question_survives_its_file(mine: Path, tmp_path: Path) -> None:
     spec = read("which", ["sweep.note='1e-3: yes, ü'", "optimizer.eps=1e-8,1e-7"], [mine])
-    (tmp_path / FILE).write_text(spec.text())
+    (tmp_path / FILE).write_text(spec.to_yaml())
     assert SweepSpec.load(tmp_path) == spec
-    assert yaml.safe_load(spec.text()) == spec.values
+    assert yaml.safe_load(spec.to_yaml()) == spec.values
     assert spec.values["space"]["optimizer"]["adamw"]["optimizer.weight_decay"] == {
         "low": 1e-5, "high": 1e-2, "log": True,
     }  # fmt: skip
 
 
 def test_a_glob_is_frozen_as_the_options_there_were(tmp_path: Path) -> None:
-    spec = from_overrides(["schedule=glob(*)"])
+    spec = read_overrides(["schedule=glob(*)"])
     assert spec.values["space"]["schedule"] == list(groups()["schedule"])
 
 
@@ -120,35 +120,35 @@ def test_an_option_in_the_grammar_replaces_the_choice_and_keeps_what_options_bri
 
 
 def test_overrides_alone_ask_for_a_grid_that_is_named_by_what_varies() -> None:
-    spec = from_overrides(["model=mlp,softmax", "optimizer.lr=0.1,1e-3", "max_steps=3"])
+    spec = read_overrides(["model=mlp,softmax", "optimizer.lr=0.1,1e-3", "max_steps=3"])
     assert (spec.name, spec.values["strategy"]["name"]) == ("model-lr", "grid")
-    assert list(spec.some_points())[-1] == {"model": "softmax", "optimizer.lr": 0.001}
-    assert spec.num_points() == 4
+    assert list(spec.preview_points())[-1] == {"model": "softmax", "optimizer.lr": 0.001}
+    assert spec.count_points() == 4
     assert spec.choices(groups()) == [{"model": "mlp"}, {"model": "softmax"}]
-    one = from_overrides(["launcher=slurm"])
-    assert (one.name, list(one.some_points()), one.num_points()) == ("single", [{}], 1)
-    assert from_overrides(["seed=1,2", "sweep.name=mine"]).name == "mine"
-    assert from_overrides(["seed=1,2"], name="other").name == "other"
+    one = read_overrides(["launcher=slurm"])
+    assert (one.name, list(one.preview_points()), one.count_points()) == ("single", [{}], 1)
+    assert read_overrides(["seed=1,2", "sweep.name=mine"]).name == "mine"
+    assert read_overrides(["seed=1,2"], name="other").name == "other"
 
 
 def test_given_points_are_sets_of_overrides() -> None:
     sets = "sweep.given=[['optimizer=sgd','optimizer.lr=0.1'],['optimizer.lr=1e-3','note=\"a,b\"']]"
     with pytest.raises(InputError, match="note varies, and does not change what a trial does"):
-        from_overrides([sets])
-    spec = from_overrides([sets.replace(",'note=\"a,b\"'", "")])
+        read_overrides([sets])
+    spec = read_overrides([sets.replace(",'note=\"a,b\"'", "")])
     assert spec.values["strategy"]["name"] == "given"
-    assert list(spec.some_points()) == [{"optimizer": "sgd", "optimizer.lr": 0.1}, {"optimizer.lr": 0.001}]
+    assert list(spec.preview_points()) == [{"optimizer": "sgd", "optimizer.lr": 0.1}, {"optimizer.lr": 0.001}]
     assert spec.choices(groups()) == [{"optimizer": "sgd"}, {}]
     assert spec.keys == ["optimizer", "optimizer.lr"]
-    assert spec.num_points() == 2
+    assert spec.count_points() == 2
 
 
 def test_random_points_follow_from_the_seed_and_more_begin_with_the_same() -> None:
     space = ["optimizer.lr=tag(log,interval(1e-4,1))", "batch_size_global=range(8,72,8)", "sweep.strategy=random"]
 
     def drawn(count: int, seed: int = 0) -> list[dict[str, Any]]:
-        spec = from_overrides([*space, f"sweep.budget.points={count}", f"sweep.strategy.seed={seed}"])
-        return list(spec.some_points())
+        spec = read_overrides([*space, f"sweep.budget.points={count}", f"sweep.strategy.seed={seed}"])
+        return list(spec.preview_points())
 
     few, more = drawn(4), drawn(9)
     assert more[:4] == few == drawn(4)
@@ -159,18 +159,18 @@ def test_random_points_follow_from_the_seed_and_more_begin_with_the_same() -> No
 
 
 def test_random_points_of_a_small_space_are_all_there_are() -> None:
-    spec = from_overrides(["seed=1,2,3", "sweep.strategy=random", "sweep.budget.points=50"])
-    assert sorted(point["seed"] for point in spec.some_points()) == [1, 2, 3]
+    spec = read_overrides(["seed=1,2,3", "sweep.strategy=random", "sweep.budget.points=50"])
+    assert sorted(point["seed"] for point in spec.preview_points()) == [1, 2, 3]
 
 
 def test_a_budget_of_points_cuts_a_grid() -> None:
-    spec = from_overrides(["seed=range(0,100)", "sweep.budget.points=7"])
-    assert [point["seed"] for point in spec.some_points()] == list(range(7))
-    assert spec.num_points() == 7
+    spec = read_overrides(["seed=range(0,100)", "sweep.budget.points=7"])
+    assert [point["seed"] for point in spec.preview_points()] == list(range(7))
+    assert spec.count_points() == 7
 
 
 def test_an_extension_adds_values_points_and_seeds() -> None:
-    spec = from_overrides(["optimizer=sgd,adam", "batch_size_global=range(16,64,16)", "max_steps=3"])
+    spec = read_overrides(["optimizer=sgd,adam", "batch_size_global=range(16,64,16)", "max_steps=3"])
     more = [
         "optimizer=adamw,sgd",
         "batch_size_global=128",
@@ -178,18 +178,18 @@ def test_an_extension_adds_values_points_and_seeds() -> None:
         "sweep.seeds=2",
         "sweep.budget.wall_h=1",
     ]
-    extended = spec.extended(more)
+    extended = spec.extend(more)
     assert extended.space["optimizer"] == Choice(("sgd", "adam", "adamw"))
     assert extended.space["batch_size_global"] == Choice((16, 32, 48, 128))
     assert extended.space["optimizer.lr"] == Choice((1, 2))
     assert (extended.values["seeds"], extended.values["budget"]["wall_h"]) == (2, 1.0)
     assert extended.values["base"] == spec.values["base"]
     assert spec.values["seeds"] == 1
-    assert spec.extended([]) is spec
+    assert spec.extend([]) is spec
 
 
 def test_an_extension_cannot_change_what_has_begun() -> None:
-    spec = from_overrides(["optimizer.lr=tag(log,interval(1e-4,1))", "sweep.strategy=gp", "sweep.budget.points=5"])
+    spec = read_overrides(["optimizer.lr=tag(log,interval(1e-4,1))", "sweep.strategy=gp", "sweep.budget.points=5"])
     changes = [
         "max_steps=3",
         "sweep.metric=val/loss_nats",
@@ -198,10 +198,10 @@ def test_an_extension_cannot_change_what_has_begun() -> None:
         "optimizer.lr=interval(0,1)",
     ]
     with pytest.raises(InputError) as err:
-        spec.extended(changes)
+        spec.extend(changes)
     assert len(err.value.problems) == len(changes)
     assert all("another sweep" in problem for problem in err.value.problems)
-    assert spec.extended(["sweep.budget.points=9"]).num_points() == 9
+    assert spec.extend(["sweep.budget.points=9"]).count_points() == 9
 
 
 def test_every_fault_of_a_question_is_told_at_once(mine: Path) -> None:
@@ -296,7 +296,7 @@ def test_secrets_are_not_taken_nor_shown(mine: Path) -> None:
 
 
 def test_neither_torch_nor_optuna_nor_hydra_is_needed_to_list_sweeps() -> None:
-    source = "import sys; from experiments.sweep.spec import sweep_files; assert 'lr_batch' in sweep_files()"
+    source = "import sys; from experiments.sweep.spec import list_sweep_files; assert 'lr_batch' in list_sweep_files()"
     source += "; print([name for name in ('torch', 'optuna', 'hydra', 'mlflow') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-P", "-c", source], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
@@ -306,20 +306,20 @@ def test_neither_torch_nor_optuna_nor_hydra_is_needed_to_list_sweeps() -> None:
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("name", sweep_files())
+@pytest.mark.parametrize("name", list_sweep_files())
 def test_a_sweep_tells_its_question_expectation_cost_and_own_command(name: str) -> None:
-    lines = header(sweep_files()[name])
+    lines = header(list_sweep_files()[name])
     facts = {line.partition(":")[0]: line.partition(":")[2].strip() for line in lines}
     assert facts["Question"].endswith("?")
     assert facts["Expect"]
     assert facts["Run"].startswith(f"lathe sweep {name}")
     spec = read(name)
-    count = spec.num_points()
+    count = spec.count_points()
     assert count is not None
     assert facts["Cost"].startswith(f"{count * spec.values['seeds']} trials, ")
 
 
-@pytest.mark.parametrize("name", sweep_files())
+@pytest.mark.parametrize("name", list_sweep_files())
 def test_every_point_of_a_sweep_composes_and_can_run(name: str) -> None:
     spec = read(name)
     try:
@@ -329,9 +329,9 @@ def test_every_point_of_a_sweep_composes_and_can_run(name: str) -> None:
         if all("`lathe data` names their source" in problem for problem in told):
             pytest.skip(f"files are missing: {told[0].partition(';')[0]}")
         raise
-    points = list(spec.some_points())
+    points = list(spec.preview_points())
     for values in points:
-        config, _ = found.templates.config_of(values, 0)
+        config, _ = found.templates.fill(values, 0)
         assert config["eval_every_steps"] <= config["max_steps"]
         if spec.values["pruner"]:
             assert config["eval_every_steps"] <= spec.values["pruner"]["first_step"] < config["max_steps"]
@@ -361,7 +361,7 @@ def test_nothing_that_a_file_may_say_ends_in_a_traceback(tmp_path: Path) -> None
         except InputError:
             continue
         read_whole += 1
-        list(islice(spec.some_points(), 2))
-        (tmp_path / FILE).write_text(spec.text())
+        list(islice(spec.preview_points(), 2))
+        (tmp_path / FILE).write_text(spec.to_yaml())
         assert repr(SweepSpec.load(tmp_path)) == repr(spec)
     assert read_whole > 5

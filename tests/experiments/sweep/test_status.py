@@ -298,7 +298,7 @@ def test_ctrl_c_leaves_the_sweep_alone_and_says_how_to_look_and_to_end_it(
     rest = processes[0].stdout.read()  # the line before once more, where the signal came while it was printed
     assert rest.endswith("the sweep goes on; `lathe status s` shows it, `lathe cancel s` ends it\n")
     assert processes[0].wait(timeout=60) == 0
-    assert sweep.ledger().look().closed is None
+    assert sweep.ledger().read().closed is None
 
 
 class Screen:

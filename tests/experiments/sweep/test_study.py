@@ -17,17 +17,17 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 
 from experiments.sweep.ledger import Entry, Ledger, State
-from experiments.sweep.samplers import random_points
+from experiments.sweep.samplers import draw_random_points
 from experiments.sweep.space import Space
 from experiments.sweep.space_parser import parse
-from experiments.sweep.spec import FILE, SweepSpec, from_overrides
+from experiments.sweep.spec import FILE, SweepSpec, read_overrides
 from experiments.sweep.study import Study
 
 FLAT = ("a.x=interval(-5,5)", "a.y=interval(-5,5)", "sweep.mode=min")
 
 
 def asked(*overrides: str, points: int = 100) -> SweepSpec:
-    return from_overrides([*overrides, f"sweep.budget.points={points}", "sweep.name=probe"])
+    return read_overrides([*overrides, f"sweep.budget.points={points}", "sweep.name=probe"])
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ class Points:
             return self._add(values, seeds)
 
     def _add(self, values: Mapping[str, Any], seeds: int) -> int:
-        point = len(self.ledger.look().points)
+        point = len(self.ledger.read().points)
         self.ledger.add(self._event(point, values, seed) for seed in range(seeds))
         for seed in range(seeds):
             self._claim(point, seed)
@@ -76,7 +76,7 @@ class Points:
         self.ledger.claim(self.entry(point, seed), worker="w", host="here", devices=1)
 
     def entry(self, point: int, seed: int = 0) -> Entry:
-        return self.ledger.look().entries[f"{point}-{seed}"]
+        return self.ledger.read().entries[f"{point}-{seed}"]
 
     def end(self, point: int, state: State, value: float | None = None, seed: int = 0) -> None:
         with self.ledger.locked():
@@ -87,7 +87,7 @@ class Points:
 
     def retry(self, point: int, seed: int = 0) -> None:
         with self.ledger.locked():
-            self.ledger.again([f"{point}-{seed}"])
+            self.ledger.retry([f"{point}-{seed}"])
 
     def should_prune(self, study: Study, point: int, step: int, value: float, seed: int = 0) -> bool:
         return study.should_prune(self.ledger, self.entry(point, seed), step, value)
@@ -321,7 +321,7 @@ def test_hyperband_gives_some_trials_more_steps_before_they_are_judged(folder: P
 def test_a_key_that_was_extended_is_drawn_from_all_its_values(folder: Path) -> None:
     spec = asked("a.x=interval(-5,5)", "a.y=0,1,2", "sweep.mode=min", "sweep.strategy=tpe")
     search(folder, spec, lambda point: float(point["a.x"] ** 2), 15)
-    points = Points(folder, spec.extended(["a.y=3,4", "a.x=interval(-9,9)"]))
+    points = Points(folder, spec.extend(["a.y=3,4", "a.x=interval(-9,9)"]))
     study = points.study()
     drawn = [points.ask(study)[1] for _ in range(40)]
     assert {point["a.y"] for point in drawn} == {0, 1, 2, 3, 4}
@@ -339,7 +339,7 @@ def test_values_that_are_not_in_the_space_are_left_out(folder: Path) -> None:
 
 def test_random_points_have_the_keys_of_their_option() -> None:
     space = parse({"opt": {"a": {"x": "interval(0,1)"}, "b": {}}, "y": "1,2"})
-    points = random_points(space, 12, seed=3)
+    points = draw_random_points(space, 12, seed=3)
     assert len(points) == 12
     assert {frozenset(point) for point in points} == {frozenset({"opt", "x", "y"}), frozenset({"opt", "y"})}
 
@@ -361,9 +361,9 @@ def play(folder: Path, spec: SweepSpec, seeds: int, count: int, *, restarts: boo
     study, steps = points.study(), dict[str, int]()
     while True:
         study = points.study() if restarts else study
-        entries = [*points.ledger.look().entries.values()]
+        entries = [*points.ledger.read().entries.values()]
         todo = [entry for entry in entries if entry.state in ("waiting", "running")]
-        num_points = len(points.ledger.look().points)
+        num_points = len(points.ledger.read().points)
         if num_points < count and (len(todo) < 4 or dice.random() < 0.2):
             with points.ledger.locked():
                 points._add(study.ask(), seeds)
@@ -453,7 +453,7 @@ while True:
 
 
 def begin(folder: Path, spec: SweepSpec) -> None:
-    (folder / FILE).write_text(spec.text())
+    (folder / FILE).write_text(spec.to_yaml())
 
 
 def live(folder: Path, seed: int, count: int) -> subprocess.Popen[str]:
@@ -475,13 +475,13 @@ def check_agreement(folder: Path, spec: SweepSpec, count: int) -> None:
         if event["event"] == "trial":
             assert study.ask() == event["values"]
         if event["event"] == "reported":
-            entry = points.ledger.look().entries[event["trial"]]
+            entry = points.ledger.read().entries[event["trial"]]
             assert study.should_prune(points.ledger, entry, event["step"], event["value"]) == event["prune"]
         else:
             with points.ledger.locked():
                 points.ledger._write([event])
     for one in (study, Study(folder, spec.values)):
-        for trial, entry in zip(trials(one), Ledger(folder).look().entries.values(), strict=True):
+        for trial, entry in zip(trials(one), Ledger(folder).read().entries.values(), strict=True):
             assert trial.params == entry.values
             assert trial.state == {"finished": TrialState.COMPLETE, "pruned": TrialState.PRUNED}[entry.state]
             assert trial.value == (entry.value if entry.state == "finished" else None)
@@ -497,7 +497,7 @@ def test_many_processes_share_a_study_and_print_nothing(folder: Path) -> None:
     processes = [live(folder, seed, 24) for seed in range(3)]
     assert [process.communicate(timeout=120)[0] for process in processes] == ["ready\n"] * 3
     check_agreement(folder, spec, 24)
-    assert "pruned" in {entry.state for entry in Ledger(folder).look().entries.values()}
+    assert "pruned" in {entry.state for entry in Ledger(folder).read().entries.values()}
 
 
 def kill(folder: Path, process: subprocess.Popen[str], seed: int) -> None:

@@ -248,7 +248,7 @@ def test_all_attempts_of_a_trial_are_one_run(runs_dir: Path) -> None:
     sync_sweep(sweep)
     ledger = sweep.ledger()
     with ledger.locked():
-        ledger.again([trial])
+        ledger.retry([trial])
     assert sync_sweep(sweep).failures == ()
     assert (children(runs_dir), parent_status(runs_dir)) == ({"lr=0.001": "SCHEDULED"}, "RUNNING")
     run(sweep, trial, 0.5)
@@ -523,7 +523,7 @@ def test_the_curve_of_a_part_of_a_ledger_is_the_beginning_of_the_whole(tmp_path:
                 state: Any = chance.choice(["finished", "failed", "waiting", "pruned", "cancelled"])
                 ledger.end(entry.id, entry.attempt, state, value=chance.choice([None, float("nan"), chance.random()]))
             else:
-                ledger.again([entry.id])
+                ledger.retry([entry.id])
     lines = [json.loads(line) for line in ledger.path.read_text().splitlines()]
     whole, part = BestSoFar("min"), BestSoFar("min")
     for line in lines:
@@ -532,7 +532,7 @@ def test_the_curve_of_a_part_of_a_ledger_is_the_beginning_of_the_whole(tmp_path:
         part.apply(line)
     assert part.curve == whole.curve[: len(part.curve)]
     assert [point["step"] for point in whole.curve] == list(range(1, len(whole.curve) + 1))
-    assert whole.entries == ledger.look().entries
+    assert whole.entries == ledger.read().entries
     last = whole.curve[-1]["metrics"]
     assert last["sweep/finished"] == sum(entry.state == "finished" for entry in whole.entries.values())
     assert last["sweep/device_h_used"] == pytest.approx(sum(e.used_s for e in whole.entries.values()) / 3600, abs=1e-12)
@@ -596,7 +596,7 @@ def test_what_a_worker_ran_is_in_the_store(runs_dir: Path) -> None:
     assert sync_all(runs_dir, ["probe"]).failures == ()
     assert set(children(runs_dir)) == {f"lr={lr}, seed={seed}" for lr in (0.001, 0.01) for seed in (0, 1)}
     assert stored_points(runs_dir) == expected_points(sweep)
-    found = sweep.ledger().look()
+    found = sweep.ledger().read()
     assert curve(runs_dir, "best_value")[-1] == (4, max(found.value_of(point) or 0.0 for point in (0, 1)))
 
 
@@ -621,7 +621,7 @@ def test_workers_and_followers_that_are_killed_leave_a_whole_store(runs_dir: Pat
     following = subprocess.Popen(follower)
     assert sweeps.start_worker(sweep, "second").wait(timeout=200) == 0
     assert following.wait(timeout=100) == 0
-    found = sweep.ledger().look().entries.values()
+    found = sweep.ledger().read().entries.values()
     assert {entry.state for entry in found} == {"finished"}
     assert max(entry.attempt for entry in found) == 2
     assert set(children(runs_dir).values()) == {"FINISHED"}
@@ -651,4 +651,4 @@ def test_a_trial_that_could_not_be_written_is_told_by_the_parent(runs_dir: Path)
     assert sync_sweep(sweep) == (0, 0, (), ())
     assert "| config error | 1 | `lr=0.001`: " in tags_of(runs_dir, "probe")["mlflow.note.content"]
     assert not journal.journals(sweep.folder / trial)
-    assert isinstance(Sweep(sweep.folder).ledger().look(), LedgerState)
+    assert isinstance(Sweep(sweep.folder).ledger().read(), LedgerState)

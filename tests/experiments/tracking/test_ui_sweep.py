@@ -86,7 +86,7 @@ def names(driver: WebDriver) -> list[str]:
 
 
 def best_first(sweep: Sweep) -> list[float]:
-    entries = sweep.ledger().look().entries.values()
+    entries = sweep.ledger().read().entries.values()
     return sorted((entry.value or 0.0 for entry in entries), reverse=True)
 
 

@@ -120,7 +120,7 @@ def test_page_of_a_real_sweep_works_in_a_browser(tmp_path: Path, lathe: Lathe) -
     page = tmp_path / "runs" / "lr_batch" / "report" / "report.html"
     assert done.stdout.splitlines()[0] == f"page     {page}"
     assert "MLflow" not in done.stdout  # tracking=off
-    entries = Ledger(page.parent.parent).look().entries
+    entries = Ledger(page.parent.parent).read().entries
     with opened(page, tmp_path / "profile") as driver:
         assert column(driver, "#trials table", "trial")  # the page is rendered
         values = {entry.id: entry.value or 0.0 for entry in entries.values()}

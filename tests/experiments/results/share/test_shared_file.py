@@ -15,7 +15,7 @@ from experiments.cli.main import main
 from experiments.core.errors import InputError
 from experiments.results.share.shared_file import read
 from experiments.sweep.create import extend, prepare, write
-from experiments.sweep.spec import from_overrides
+from experiments.sweep.spec import read_overrides
 from experiments.trial.trial import trial_id
 from tests.support.hostile_files import FILES
 from tests.support.shares import bundled, put, text, values
@@ -299,7 +299,7 @@ def test_a_shared_run_in_a_scheduler_is_the_same_trial(folder: Path) -> None:
     (folder / "it.yaml").write_text(text(values("optimizer.lr=0.25")))
     shared = read(Path("it.yaml"))
     experiment = shared.experiment(["name=far"])
-    spec = from_overrides(experiment.overrides, (), "far")
+    spec = read_overrides(experiment.overrides, (), "far")
     draft = prepare(spec, experiment=experiment)
     assert [trial["trial"] for trial in draft.trials] == [shared.trial_id]
     assert draft.templates.all[0].config["optimizer"]["lr"] == 0.25

@@ -151,7 +151,7 @@ def _set_times(folder: Path, times: list[float]) -> None:
 def test_a_row_goes_on_with_the_sweep_of_the_very_same_trials(tmp_path: Path) -> None:
     sweep = make_sweep(tmp_path, [{}], name="zoo-tiny", seeds=2)
     other = make_sweep(tmp_path, [{}], "max_steps=50", name="zoo-tiny", seeds=2)
-    trials = set(sweep.ledger().look().entries)
+    trials = set(sweep.ledger().read().entries)
     assert len(trials) == 2
     found = _begun(tmp_path, "zoo-tiny", trials)
     assert found is not None
