@@ -82,7 +82,7 @@ def race(runs_dir: Path, seed: int) -> tuple[Result, Result]:
     """The grid and ASHA, every trial with the same seed."""
     shared = ["tracking=off", f"launcher.workers={WORKERS}", f"seed={seed}", f"runs_dir={runs_dir}"]
     grid = run(read(NAME, [*shared, "sweep.pruner=null", f"sweep.name=grid{seed}"]))
-    order = ["sweep.strategy=random", f"sweep.strategy.seed={seed}", f"sweep.budget.points={NUM_POINTS}"]
+    order = ["sweep.strategy=random", f"sweep.strategy.seed={seed}", f"sweep.budget.max_points={NUM_POINTS}"]
     asha = run(read(NAME, [*shared, *order, f"sweep.name=asha{seed}"]))
     for name, result in (("grid", grid), ("asha", asha)):
         point = " ".join(f"{key}={value}" for key, value in result.values.items())

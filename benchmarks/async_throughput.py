@@ -74,7 +74,7 @@ def synchronous(rank: Rank, hidden_sizes: list[int], num_steps: int, delay_s: fl
 def apart(rank: Rank, hidden_sizes: list[int], num_steps: int, delay_s: float, folder: str) -> float:
     """Examples a second of `parallel=async`."""
     delays: dict[int, float] = {1: delay_s} if delay_s else {}
-    engine, recipe = ParameterServer(2, delays_s=delays, snapshot_every=10**6), _recipe(rank, num_steps, folder)
+    engine, recipe = ParameterServer(2, delays_s=delays, snapshot_every_steps=10**6), _recipe(rank, num_steps, folder)
     learner, roles = _learner(hidden_sizes), list(engine.roles(recipe.topology))
     if rank.number:
         engine.play(roles[rank.number - 1], learner, recipe, fetch, lambda: None)

@@ -36,7 +36,7 @@ def ours_s(runs_dir: Path) -> float:
     took = time.perf_counter() - start
     entries = sweep.ledger().read().entries.values()
     assert len(entries) == NUM_TRIALS
-    assert all(entry.state == "waiting" for entry in entries)
+    assert all(entry.state == "pending" for entry in entries)
     return took
 
 

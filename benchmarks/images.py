@@ -5,7 +5,7 @@ and the middle for evaluation, at 224 pixels. The peer decodes, cuts, resizes, m
 with Pillow and numpy. It does so as a whole photo, as one would at first, and with Pillow's `draft`, as ours does: the budget is
 held against the latter. Both take turns in one process on one core; CPU seconds decide.
 
-At last the share of a training's time that it waits for such photos (`perf/data_wait_share`), with and without workers.
+At last the share of a training's time that it waits for such photos (`perf/data_wait_fraction`), with and without workers.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def compare(root: Path, photos: Sequence[bytes]) -> bool:
     return kept
 
 
-def wait_share(root: Path, num_workers: int) -> float:
+def wait_fraction(root: Path, num_workers: int) -> float:
     """Of a training of inception_v1 by batches of 16; the median over its points after the first."""
     command = [
         sys.executable, "-m", "experiments.cli", "run", "experiment=inception_v1_imagenet", "data=imagenet_shards",
@@ -155,7 +155,7 @@ def wait_share(root: Path, num_workers: int) -> float:
         raise RuntimeError(f"{' '.join(command)} failed: {told.stderr or told.stdout}")
     events = [json.loads(line) for line in journals[0].read_text().splitlines()]
     points = [event["metrics"] for event in events if event["event"] == "metrics"]
-    shares = [point["perf/data_wait_share"] for point in points if "perf/data_wait_share" in point]
+    shares = [point["perf/data_wait_fraction"] for point in points if "perf/data_wait_fraction" in point]
     return float(median(shares[1:]))
 
 
@@ -170,7 +170,7 @@ def main() -> int:
         kept = compare(root, photos)
         for num_workers in (0, 1):
             print(
-                f"perf/data_wait_share of inception_v1, num_data_workers={num_workers}: {wait_share(root, num_workers):.3f}"
+                f"perf/data_wait_fraction of inception_v1, num_data_workers={num_workers}: {wait_fraction(root, num_workers):.3f}"
             )
     return 0 if kept else 1
 

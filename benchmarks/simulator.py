@@ -94,7 +94,7 @@ def this_machine(cores: float, processes: int) -> Machine:
     from experiments.plan.estimate import machine_of
 
     hardware: dict[str, Any] = {
-        "device": "cpu", "nodes": 1, "devices_per_node": processes, "cpu_threads": 1, "efficiency": 0.3,
+        "device": "cpu", "nodes": 1, "devices_per_node": processes, "cpu_threads": 1, "mfu": 0.3,
     }  # fmt: skip
     return replace(machine_of(hardware), computing_at_once=cores)
 

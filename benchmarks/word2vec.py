@@ -83,8 +83,8 @@ class Gensims:
         middle = len(sentences) // TURNS_AN_EPOCH
         self.parts = [sentences[:middle], sentences[middle:]]
         self.model = Word2Vec(
-            vector_size=config["model"]["embedding_size"], window=data.window, sample=data.subsample_share, sg=1, hs=0,
-            negative=config["objective"]["noise_per_pair"], ns_exponent=data.noise_power, min_count=data.min_count,
+            vector_size=config["model"]["embedding_size"], window=data.window, sample=data.subsample_threshold, sg=1, hs=0,
+            negative=config["objective"]["num_negatives_per_pair"], ns_exponent=data.negative_power, min_count=data.min_count,
             max_final_vocab=data.vocab_size, workers=1, seed=1,
         )  # fmt: skip
         self.model.build_vocab(sentences)

@@ -81,6 +81,10 @@ class LaunchError(Exception):
     """An attempt could not be started; the message says what refused it and what to change."""
 
 
+WORKER_MODULE = "experiments.sweep.worker.worker"
+"""What `python -m` runs as a worker. Each sweep stores the name, because its workers run its own copy of the code."""
+
+
 @dataclass(frozen=True)
 class WorkerPool:
     """The workers that run the trials of one sweep, and the resources of each: paths and numbers, never code."""
@@ -107,6 +111,8 @@ class WorkerPool:
     """Settings of the scheduler, `hardware.slurm`."""
     trust: tuple[str, ...] = ()
     """Packages, besides the built-in ones, whose classes the trials may name."""
+    worker_module: str | None = None
+    """What `python -m` runs as a worker of ``code``; None: a sweep of the first version, which did not store it."""
 
     @property
     def ranks_per_worker(self) -> int:

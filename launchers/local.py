@@ -12,11 +12,20 @@ from pathlib import Path
 
 import psutil
 
-from launchers.base import PLACEMENT_VARIABLE, AttemptSpec, Handle, LaunchError, RankPlacement, WorkerPool
+from launchers.base import (
+    PLACEMENT_VARIABLE,
+    WORKER_MODULE,
+    AttemptSpec,
+    Handle,
+    LaunchError,
+    RankPlacement,
+    WorkerPool,
+)
 from launchers.processes.process import DEFAULT_ENVIRONMENT, TrainingProcess
 from launchers.processes.process_group import LocalRanks
 
-MODULE = "experiments.sweep.worker.worker"
+FIRST_MODULE = "experiments.worker"
+"""The worker of the first version."""
 
 
 class Local:
@@ -64,7 +73,7 @@ class Local:
             if placement.threads is not None:
                 environment["OMP_NUM_THREADS"] = str(placement.threads)
             with (folder / f"{placement.worker}.txt").open("a") as log:
-                pids.append(_start(pool.folder, environment, log.fileno()))
+                pids.append(_start(pool.worker_module or FIRST_MODULE, pool.folder, environment, log.fileno()))
         return f"{socket.gethostname()}:{','.join(map(str, pids))}"
 
     def count_workers(self, pool: WorkerPool) -> int:
@@ -136,8 +145,8 @@ def _refuse_nodes(nodes: int) -> None:
         )
 
 
-def _start(folder: Path, environment: dict[str, str], log: int) -> int:
-    command = [sys.executable, "-P", "-m", MODULE, str(folder)]
+def _start(module: str, folder: Path, environment: dict[str, str], log: int) -> int:
+    command = [sys.executable, "-P", "-m", module, str(folder)]
     actions = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0), *((os.POSIX_SPAWN_DUP2, log, to) for to in (1, 2))]
     try:
         return os.posix_spawn(sys.executable, command, environment, file_actions=actions, setsid=True)
@@ -150,7 +159,8 @@ def _start(folder: Path, environment: dict[str, str], log: int) -> int:
 def _read_worker_name(process: psutil.Process) -> str | None:
     """Return the name of the worker that a process runs, from its environment; None if it is not a worker."""
     try:
-        if process.status() == psutil.STATUS_ZOMBIE or MODULE not in process.cmdline():
+        modules = {WORKER_MODULE, FIRST_MODULE}
+        if process.status() == psutil.STATUS_ZOMBIE or not modules & {*process.cmdline()}:
             return None
         return RankPlacement.from_json(process.environ()[PLACEMENT_VARIABLE]).worker
     except (psutil.Error, KeyError, TypeError, ValueError):

@@ -28,6 +28,8 @@ INHERITED_VARIABLES = (
 )  # fmt: skip
 """Variables of this shell that workers inherit: search paths, Lathe's own, network settings, those of `module`."""
 DROPPED_VARIABLES = (PLACEMENT_VARIABLE,)
+FIRST_MODULE = "launchers.seat"
+"""What the first version ran as a task; it takes the same arguments."""
 
 
 class Slurm:
@@ -35,19 +37,19 @@ class Slurm:
 
     def __init__(
         self, workers: int | None = None, devices_per_trial: int | None = None, trials_per_device: int = 1,
-        dry: bool = False, python: str | None = None, environment: Sequence[str] = (),
+        dry_run: bool = False, python: str | None = None, environment: Sequence[str] = (),
     ) -> None:  # fmt: skip
         """
         Args:
             workers: maximum number of array tasks; null: as many as the trials can use, at most 256.
             devices_per_trial: devices that one trial uses; null: all that the hardware option states.
             trials_per_device: trials that share one device.
-            dry: show what would be submitted, and submit nothing.
+            dry_run: show what would be submitted, and submit nothing.
             python: the interpreter on the nodes; null: this one, or python3 in a container.
             environment: names of further variables that workers inherit, for example secrets.
         """
         self.workers, self.devices_per_trial, self.trials_per_device = workers, devices_per_trial, trials_per_device
-        self.dry, self.python, self.environment = dry, python, tuple(environment)
+        self.dry_run, self.python, self.environment = dry_run, python, tuple(environment)
         self._queue = SlurmQueue(filter_environment(os.environ, self.environment))
 
     def count_workers(self, pool: WorkerPool) -> int:
@@ -76,7 +78,7 @@ class Slurm:
         try:
             done = self._queue.run_command("sbatch", option, stdin=script)
         except NoAnswerError as err:
-            hint = "run it on a login node; `lathe rehearse up` starts a cluster on this machine"
+            hint = "run it on a login node; `lathe cluster up` starts a cluster on this machine"
             if isinstance(err.__cause__, FileNotFoundError):
                 raise LaunchError(f"launcher=slurm finds no sbatch on this machine; {hint}") from err
             raise LaunchError(explain(pool, self.count_workers(pool), str(err))) from err
@@ -165,7 +167,7 @@ def render_script(pool: WorkerPool, num_workers: int, python: str) -> str:
         additional_parameters={
             "output": pool.folder / "workers" / "%A_%a.txt",
             "requeue": True,
-            "signal": f"USR2@{settings['lead_s']}",
+            "signal": f"USR2@{settings['signal_delay_s']}",
             **further,
         },
     )
@@ -213,13 +215,13 @@ def _render_command(pool: WorkerPool, cores: int, python: str) -> str:
         python,
         "-P",
         "-m",
-        "launchers.slurm_tasks.task",
+        "launchers.slurm_tasks.task" if pool.worker_module else FIRST_MODULE,
         "--per-node",
         pool.ranks_per_node,
         "--devices",
         pool.devices_per_node,
     ]
-    task += ["--device", pool.device, "--lead-s", settings["lead_s"]]
+    task += ["--device", pool.device, "--lead-s", settings["signal_delay_s"]]
     task += ["--threads", pool.threads_per_rank] if pool.threads_per_rank else []
     start = shlex.join([*srun, *settings["srun_args"], *map(str, task)])
     return "\n".join(

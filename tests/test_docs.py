@@ -43,10 +43,8 @@ def _nothing_stays_up() -> Iterator[None]:
     """End the clusters that a page has booted, where it did not come so far itself."""
     yield
     for page in PAGES:
-        for folder in re.findall(
-            r"^\$ lathe rehearse up .*--dir (\S+)", page.read_text(encoding="utf-8"), re.MULTILINE
-        ):
-            lathe = [sys.executable, "-P", "-m", "experiments.cli", "rehearse"]
+        for folder in re.findall(r"^\$ lathe cluster up .*--dir (\S+)", page.read_text(encoding="utf-8"), re.MULTILINE):
+            lathe = [sys.executable, "-P", "-m", "experiments.cli", "cluster"]
             if Path(folder).exists():
                 subprocess.run([*lathe, "down", "--dir", folder], timeout=60, check=True)
 
@@ -54,7 +52,7 @@ def _nothing_stays_up() -> Iterator[None]:
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_what_a_page_shows_is_what_happens(page: Path, tmp_path: Path, empty_store: Path) -> None:
-    if "$ lathe rehearse up" in page.read_text(encoding="utf-8"):
+    if "$ lathe cluster up" in page.read_text(encoding="utf-8"):
         skip_without_slurm()
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "LATHE_RUNS": "runs"}
     (tmp_path / "runs").mkdir()

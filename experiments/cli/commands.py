@@ -9,9 +9,9 @@ SHELLS = ["bash", "zsh", "fish"]
 OVERRIDES_HELP = """overrides, in Hydra's grammar:
   model=mlp            choose an option of a group    optimizer.lr=0.01    set a value
   +tags.team=vision    add a key to a free map        ~tags.team           remove a key
-  optimizer.lr=0.1,1   several values, in a sweep     sweep.seeds=3        a sweep key
+  optimizer.lr=0.1,1   several values, in a sweep     sweep.num_seeds=3    a sweep key
 
-exit codes: 0 done, 1 the run failed or was stopped, 2 the input is wrong"""
+exit codes: 0 done, 1 the run failed or was interrupted, 2 the input is wrong"""
 
 SHELL_SETUP = """set up once:
   echo 'eval "$(lathe completion bash)"' >> ~/.bashrc     (for zsh: ~/.zshrc)
@@ -66,7 +66,7 @@ SIMULATE = (
     CONFIG_DIR, TRUST, RUNS_DIR,
 )  # fmt: skip
 
-REHEARSE = (
+CLUSTER = (
     argument("action", metavar="VERB", choices=["up", "down", "status"], help="up, down or status"),
     argument("--nodes", type=int, metavar="N", help="up: number of simulated nodes (4)"),
     argument("--gpus", type=int, metavar="N", help="up: simulated GPUs per node (4)"),
@@ -158,7 +158,7 @@ COMMANDS = (
             SWEEP,
             argument(
                 "trials", nargs="*", metavar="TRIAL|STATE|KEY=VALUE", completes="open_trial",
-                help="only these trials: an id, waiting, optimizer=sgd",
+                help="only these trials: an id, pending, optimizer=sgd",
             ),
             RUNS_DIR,
         ),
@@ -271,7 +271,7 @@ COMMANDS = (
             argument("--json", action="store_true", help="print one JSON object per line"),
             argument(
                 "--set", action="append", default=[], dest="changes", metavar="KEY=VALUE",
-                help="change how the model predicts, such as evaluator.num_shown=3",
+                help="change how the model predicts, such as evaluator.top_k_shown=3",
             ),
             TRUST, RUNS_DIR,
         ),
@@ -322,7 +322,7 @@ COMMANDS = (
         (CONFIG_DIR,),
     ),
     Command(
-        "rehearse", "start a temporary SLURM cluster on this machine", "experiments.cli.local_cluster:rehearse", REHEARSE
+        "cluster", "start a temporary SLURM cluster on this machine", "experiments.cli.local_cluster:cluster", CLUSTER
     ),
     Command(
         "completion", "print the script that makes a shell complete `lathe`", "experiments.cli.completion:print_script",

@@ -188,7 +188,7 @@ def _trials(line: Line) -> list[str]:
 
 def _open_trials(line: Line) -> list[str]:
     """States, values and ids that select trials which have not ended."""
-    return _trial_selectors(line, states=("waiting", "running"))
+    return _trial_selectors(line, states=("pending", "running"))
 
 
 def _trial_selectors(line: Line, states: tuple[str, ...] | None) -> list[str]:
@@ -239,7 +239,7 @@ def _sweep_keys(line: Line) -> list[str]:
         argument = spec.arguments.get(last, spec.arguments.get("name"))
         values = check.choices(argument.annotation, spec.module) if argument else []
         return [f"{key}={value}" for value in values]
-    names = (".".join(["sweep", *parents, name]) for name in spec.arguments if name not in ("base", "space", "given"))
+    names = (".".join(["sweep", *parents, name]) for name in spec.arguments if name not in ("base", "space", "points"))
     ends = ((name, ("=", ".") if _below(spec, name.rpartition(".")[2]) else ("=",)) for name in names)
     return [f"{name}{end}" for name, both in ends for end in both]
 

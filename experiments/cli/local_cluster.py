@@ -1,4 +1,4 @@
-"""A throw-away SLURM cluster on this machine: what `lathe rehearse` starts, ends and says of it."""
+"""A throw-away SLURM cluster on this machine: what `lathe cluster` starts, ends and says of it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from launchers.local_cluster.settings import check_flags, choose_default_folder,
 from launchers.local_cluster.slurm_conf import ACCOUNT, QOS, ClusterSpec
 
 MOST_JOBS = 20
-_SUBJECT = "`lathe rehearse`"
+_SUBJECT = "`lathe cluster`"
 
 
-def rehearse(asked: argparse.Namespace) -> int:
+def cluster(asked: argparse.Namespace) -> int:
     """Do what was asked.
 
     Raises:
@@ -32,13 +32,11 @@ def rehearse(asked: argparse.Namespace) -> int:
         return _up(LocalCluster(folder), given)
     if given:
         lines = [
-            f"{flag_name(name)} is for `lathe rehearse up`, not for `{asked.action}`; leave it out" for name in given
+            f"{flag_name(name)} is for `lathe cluster up`, not for `{asked.action}`; leave it out" for name in given
         ]
         raise InputError(lines, _SUBJECT)
     if asked.dir is not None and os.path.exists(folder) and not is_cluster_folder(folder):
-        raise InputError(
-            [f"--dir {folder} holds no rehearsal; name the folder that `lathe rehearse up` told"], _SUBJECT
-        )
+        raise InputError([f"--dir {folder} holds no rehearsal; name the folder that `lathe cluster up` told"], _SUBJECT)
     return {"down": _down, "status": _status}[asked.action](LocalCluster(folder))
 
 
@@ -72,7 +70,7 @@ def _use(folder: Path, spec: ClusterSpec) -> list[str]:
         lines.append("GPUs are simulated: jobs see them as CUDA_VISIBLE_DEVICES, and trials run on the CPU.")
     if spec.accounting:
         lines.append(f"account: {ACCOUNT}; QOS: normal, {QOS}; others are refused.")
-    return [*lines, f"`lathe rehearse down{_dir(folder)}` ends it and all its jobs."]
+    return [*lines, f"`lathe cluster down{_dir(folder)}` ends it and all its jobs."]
 
 
 def _down(rehearsal: LocalCluster) -> int:
@@ -87,7 +85,7 @@ def _status(rehearsal: LocalCluster) -> int:
     folder = rehearsal.folder
     found = rehearsal.status()
     if found is None:
-        _say(f"no rehearsal is up in {folder}; `lathe rehearse up{_dir(folder)}` starts one")
+        _say(f"no rehearsal is up in {folder}; `lathe cluster up{_dir(folder)}` starts one")
         return 1
     _say(f"rehearsal in {folder}: {found.record.spec}")
     _say(f"started {_ago(time.time() - found.record.started_at)} ago; . {folder}/env.sh")
@@ -98,7 +96,7 @@ def _status(rehearsal: LocalCluster) -> int:
     fault = _fault(found)
     if fault is None:
         return 0
-    _say(f"{fault}; `lathe rehearse up{_dir(folder)}` starts what is missing, `down` ends the rest")
+    _say(f"{fault}; `lathe cluster up{_dir(folder)}` starts what is missing, `down` ends the rest")
     return 1
 
 

@@ -26,6 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print("\n".join(complete(arguments[1:])))
         return 0
+    if arguments[:1] == ["rehearse"]:
+        print("`lathe rehearse` is now called `lathe cluster`; the old name works until 0.2.0", file=sys.stderr)
+        arguments[0] = "cluster"
     parser, command_parsers = make_parser()
     try:
         if arguments and arguments[0] in command_parsers:  # flags and overrides may come in any order

@@ -18,7 +18,7 @@ from experiments.sweep.submit import count_todo, make_pool, retry_unfinished, su
 from experiments.sweep.sweep import Sweep, find_sweep
 from experiments.tracking.mlflow_view import ui_hint
 from experiments.trial.trial import runs_dir_of
-from launchers.base import Executor, LaunchError, WorkerPool
+from launchers.base import WORKER_MODULE, Executor, LaunchError, WorkerPool
 
 if TYPE_CHECKING:
     from experiments.config.experiment import Experiment
@@ -59,7 +59,7 @@ def start_sweep(spec: SweepSpec, args: argparse.Namespace, experiment: Experimen
         experiment: of the only trial; None: the overrides of `spec` are composed.
     """
     draft = prepare(spec, config_dirs=args.config_dir, trust=args.trust, experiment=experiment)
-    if draft.templates.all[0].config["launcher"].get("dry"):
+    if draft.templates.all[0].config["launcher"].get("dry_run"):
         return _show_dry_run(draft)
     return _show(start(draft), args)
 
@@ -129,7 +129,7 @@ def _show_dry_run(draft: SweepDraft) -> int:
         state.apply({"event": "trial", "time": 0.0, **trial})
     todo = count_todo(values, state)
     folder = runs_dir_of(draft.experiment.config) / str(values["name"])
-    pool = make_pool(folder, draft.templates, worker, values, max(1, todo))
+    pool = make_pool(folder, draft.templates, worker, values, max(1, todo), WORKER_MODULE)
     executor: Executor = instantiate(config["launcher"], "launcher", draft.templates.trust)
     print(executor.describe(pool))
     print(f"\n{_cost(pool, executor, todo)}", file=sys.stderr)

@@ -30,6 +30,7 @@ from experiments.config.source_map import SourceMap, shown_path
 from experiments.config.type_check import UNKNOWN
 from experiments.config.validate import Validation
 from experiments.core.errors import ConfigError, did_you_mean
+from experiments.core.renamed import suggestion
 from experiments.core.secrets import secret_keys
 
 MAY_BE_EMPTY = "experiment"
@@ -295,7 +296,7 @@ def _delete(override: Override, tree: DictConfig) -> None:
     node = OmegaConf.select(tree, parent) if parent else tree
     if not isinstance(node, DictConfig) or name not in node:
         known = {str(inner) for inner in node} if isinstance(node, DictConfig) else set()
-        raise KeyError(f"there is no key {key}; {did_you_mean(name, known, '`lathe plan --cfg job` shows every key')}")
+        raise KeyError(f"there is no key {key}; {suggestion(name, known, '`lathe plan --cfg job` shows every key')}")
     value = override.value()
     if "=" in (override.input_line or "") and value != OmegaConf.to_container(node, resolve=False)[name]:  # type: ignore[index, call-overload]
         raise KeyError(f"{key} has another value, {node._get_node(name)}; leave '={value}' out")

@@ -16,7 +16,7 @@ from omegaconf.resolvers import oc
 
 from experiments.config.source_map import SourceMap
 from experiments.config.type_check import UNKNOWN
-from experiments.core.errors import did_you_mean
+from experiments.core.renamed import suggestion
 
 UNQUOTED = re.compile(r"[\w./:@-]+")
 FOLLOWS = re.compile(r"\$\{(?!oc\.env:)")
@@ -93,11 +93,11 @@ class Interpolation:
         node = OmegaConf.select(self.tree, parent) if parent else self.tree
         known = [str(inner) for inner in node] if isinstance(node, DictConfig) else []
         if self.choices.get(parent) is None:
-            return f"there is no key {missing.group(1)}; {did_you_mean(key, known, 'point at one that there is')}"
+            return f"there is no key {missing.group(1)}; {suggestion(key, known, 'point at one that there is')}"
         part = name.partition(".")[0]
         choose = f"choose another {parent}{f' or {part}' if self.choices.get(part) else ''}"
         otherwise = f"{choose}, or give `{name}=...`"
-        return f"{parent}={self.choices[parent]} has no {key}; {did_you_mean(key, known, otherwise)}"
+        return f"{parent}={self.choices[parent]} has no {key}; {suggestion(key, known, otherwise)}"
 
 
 def _unset_variable(err: BaseException | None) -> str | None:

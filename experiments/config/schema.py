@@ -14,7 +14,7 @@ class ExperimentSchema:
 
     name: str | None
     """What the run is called in tables and in the UI; null: made of the chosen model and data."""
-    note: str | None
+    description: str | None
     """A sentence or two in Markdown on why this was run."""
     tags: dict[str, str]
     """The user's own words on the run, set as tags of the MLflow run; `+tags.team=vision` adds one."""
@@ -110,7 +110,7 @@ class HardwareSchema:
     """Memory of one device; null: that of this machine."""
     peak_tflops: float | None
     """Peak of one device at the precision that is mostly used; null: no time is guessed."""
-    efficiency: float
+    mfu: float
     """Part of the peak that training is guessed to reach."""
     link_gb_per_s: float | None
     """From one device to another of its node, each way; null: that of PCIe, or of a CPU's memory through gloo."""
@@ -143,7 +143,7 @@ class SlurmSchema:
     """Main memory of each rank."""
     time: str
     """Limit of one worker, as ``hours:minutes:seconds`` or ``days-hours:minutes:seconds``, in quotes."""
-    lead_s: int
+    signal_delay_s: int
     """How long before its end a job is told, to save what it has."""
     setup: list[str]
     """Lines of shell to run before, such as ``module load cuda``."""
@@ -177,21 +177,21 @@ class SweepSchema:
 
     name: str | None
     """Folder of the sweep in runs_dir; null: the name of its file."""
-    note: str | None
+    description: str | None
     """A sentence or two in Markdown on why this was asked."""
     base: list[str]
     """Overrides of the experiment that all trials share."""
     space: dict[str, Any]
     """By key of the configuration, what it may be, in Hydra's grammar for sweeps; see docs/sweeps.md."""
-    given: list[list[str]]
-    """Sets of overrides, a point each; only for strategy given."""
+    points: list[list[str]]
+    """Sets of overrides, a point each; only for the strategy list."""
     strategy: StrategySchema
     pruner: PrunerSchema | None
     """What ends bad trials early; null: nothing."""
     metric: str
     """A metric of the evaluation on the validation split, such as val/accuracy_top1."""
     mode: Literal["max", "min"]
-    seeds: int
+    num_seeds: int
     """Trials of every point, that differ by their seed; strategies see the mean."""
     budget: BudgetSchema
     max_attempts: int
@@ -204,7 +204,7 @@ class SweepSchema:
 class StrategySchema:
     """How points of the space are chosen."""
 
-    name: Literal["grid", "random", "tpe", "cmaes", "gp", "given"]
+    name: Literal["grid", "random", "tpe", "cmaes", "gp", "list"]
     seed: int
     startup_points: int
     """Random points before tpe, cmaes or gp begin to model."""
@@ -225,7 +225,7 @@ class PrunerSchema:
 class BudgetSchema:
     """What a sweep may spend; when the first is spent no trial is begun, and those that run go on. null: no limit."""
 
-    points: int | None
+    max_points: int | None
     wall_h: float | None
     """Hours since its first submission."""
     device_h: float | None

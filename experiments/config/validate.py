@@ -14,7 +14,7 @@ from experiments.config.allowlist import is_allowed, is_own
 from experiments.config.options import HOUSE
 from experiments.config.signature import Argument, Module, Signature, SourceError
 from experiments.config.source_map import SourceMap
-from experiments.core.errors import did_you_mean
+from experiments.core import renamed
 from experiments.core.secrets import secret_keys
 
 ROOT = "experiments.config.schema.ExperimentSchema"
@@ -67,15 +67,16 @@ class Validation:
                 node[name] = self._field(value, spec.arguments[name], spec.module, key)
             else:
                 self._unknown_field(key, value, spec)
+        renamed_keys = {renamed.new_name(name, spec.arguments) for name in node if name not in spec.arguments}
         for name, argument in spec.arguments.items():
-            if name not in node:
+            if name not in {*node, *renamed_keys}:
                 self._missing(f"{prefix}{name}", argument, spec.module, "the schema wants")
 
     def _unknown_field(self, key: str, value: Any, spec: Signature) -> None:
         parent, _, name = key.rpartition(".")
         typed = self.origins.typed(key, value)
         if parent:
-            self.problems.append(f"{typed}: {parent} has no key {name!r}; {did_you_mean(name, spec.arguments)}")
+            self.problems.append(f"{typed}: {parent} has no key {name!r}; {renamed.suggestion(name, spec.arguments)}")
         elif key in self.groups:
             place = self.origins.place(key)
             self.problems.append(
@@ -84,7 +85,9 @@ class Validation:
             )
         else:
             inside = [f"{part}.{name}" for part, node in self.config.items() if isinstance(node, dict) and name in node]
-            way_out = did_you_mean(name, {*spec.arguments, *self.groups}, "`lathe plan --cfg job` shows every key")
+            way_out = renamed.suggestion(
+                name, {*spec.arguments, *self.groups}, "`lathe plan --cfg job` shows every key"
+            )
             way_out = f"did you mean {' or '.join(map(repr, inside))}?" if inside else way_out
             self.problems.append(f"{typed}: the configuration has no key {name!r}; {way_out}")
 
@@ -188,11 +191,14 @@ class Validation:
                 node[name] = self._plain(value, spec.arguments[name], spec.module, f"{key}.{name}")
             elif name not in MARKS and not spec.is_open:
                 typed = self.origins.typed(f"{key}.{name}", value)
-                self.problems.append(f"{typed}: {short} has no argument {name!r}; {did_you_mean(name, spec.arguments)}")
+                self.problems.append(
+                    f"{typed}: {short} has no argument {name!r}; {renamed.suggestion(name, spec.arguments)}"
+                )
             elif name not in MARKS:
                 self._parts_inside(value, f"{key}.{name}")
+        renamed_keys = {renamed.new_name(name, spec.arguments) for name in node if name not in spec.arguments}
         for name, argument in spec.arguments.items():
-            if argument.required and name not in node and not partial:
+            if argument.required and name not in {*node, *renamed_keys} and not partial:
                 self._missing(f"{key}.{name}", argument, spec.module, f"{short} wants")
 
     def _missing(self, key: str, argument: Argument, module: Module, who: str) -> None:
@@ -242,7 +248,7 @@ class Validation:
         if check.is_reference(value):
             return f"what the environment gives is text; write the value itself, on a command line {key}=$NAME"
         if options and "bool" not in options:
-            return did_you_mean(str(value), options, otherwise="write one of these")
+            return renamed.suggestion(str(value), options, otherwise="write one of these")
         example = check.example(argument.annotation, module)
         if isinstance(value, float) and value.is_integer() and "whole number" in wanted:
             example = str(int(value))

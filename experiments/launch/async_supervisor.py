@@ -39,7 +39,7 @@ MAX_KILLS = 10
 
 def is_supervised(config: Mapping[str, Any]) -> bool:
     """Return whether the ranks of a trial run a supervisor."""
-    return "servers" in config["parallel"]
+    return "num_servers" in config["parallel"]
 
 
 @dataclass

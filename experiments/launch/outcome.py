@@ -16,7 +16,7 @@ from experiments.run.rank_reports import RankError, log_name, root_cause
 from experiments.trial.trial import Trial
 from launchers.base import DISK_FULL
 
-Status = Literal["finished", "failed", "stopped", "killed"]
+Status = Literal["finished", "failed", "interrupted", "killed"]
 
 
 @dataclass(frozen=True)

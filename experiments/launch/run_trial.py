@@ -45,7 +45,7 @@ class RunResult:
     status: Status
     reason: str | None
     exit_code: int
-    """0: finished, 1: the run failed or was stopped, 2: the input is wrong."""
+    """0: finished, 1: the run failed or was interrupted, 2: the input is wrong."""
     metrics: dict[str, float] = field(default_factory=dict)
     """The last value of every metric, by name."""
     mlflow: dict[str, Any] = field(default_factory=dict)
@@ -54,7 +54,7 @@ class RunResult:
 
 def uses_scheduler(config: Mapping[str, Any]) -> bool:
     """Return whether even a single run goes to a scheduler."""
-    return bool(config["launcher"]["_target_"] != LOCAL_LAUNCHER and "dry" in config["launcher"])
+    return bool(config["launcher"]["_target_"] != LOCAL_LAUNCHER and "dry_run" in config["launcher"])
 
 
 def _make_launcher(node: dict[str, Any], trust: Sequence[str] = ()) -> Launcher:

@@ -196,7 +196,7 @@ def machine_of(hardware: Mapping[str, Any]) -> Machine:
         return float(otherwise if value is None else value)
 
     return Machine(
-        flops_per_s=stated("peak_tflops", ASSUMED_TFLOPS[device]) * 1e12 * hardware["efficiency"],
+        flops_per_s=stated("peak_tflops", ASSUMED_TFLOPS[device]) * 1e12 * hardware["mfu"],
         devices_per_node=hardware["devices_per_node"],
         computing_at_once=hardware["devices_per_node"] if device == "cuda" else _cores(hardware),
         link_bytes_per_s=stated("link_gb_per_s", LINK[device][0]) * 1e9,
@@ -218,11 +218,11 @@ def _cores(hardware: Mapping[str, Any]) -> float:
 
 def seconds_per_step(counted: ResourceEstimate, hardware: Mapping[str, Any]) -> float:
     """A guess: by the cost model where ranks exchange, else the work by the peak, as stated or else as a short matrix
-    product reaches it here, by the efficiency."""
+    product reaches it here, by the MFU."""
     if counted.cost is not None:
         return counted.cost.total_s
     peak_tflops = hardware["peak_tflops"] or _matmul_tflops(hardware["device"])
-    return float(counted.flops_per_step / (peak_tflops * 1e12 * hardware["efficiency"])) + STEP_S
+    return float(counted.flops_per_step / (peak_tflops * 1e12 * hardware["mfu"])) + STEP_S
 
 
 def _matmul_tflops(device: str, size: int = 512, seconds: float = 0.2) -> float:

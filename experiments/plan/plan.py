@@ -76,5 +76,5 @@ def make_plan(config: dict[str, Any]) -> Plan:
         num_evaluations=-(-num_steps // config["eval_every_steps"]),
         num_checkpoints=-(-num_steps // config["checkpoint"]["every_steps"]),
         shares=shares,
-        servers=config["parallel"].get("servers", 0),
+        servers=config["parallel"].get("num_servers", 0),
     )

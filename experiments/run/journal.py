@@ -12,10 +12,10 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Literal, TypedDict
 
-from experiments.core import atomic
+from experiments.core import atomic, renamed
 
-State = Literal["running", "finished", "failed", "stopped"]
-FINAL_STATES = frozenset({"finished", "failed", "stopped"})
+State = Literal["running", "finished", "failed", "interrupted"]
+FINAL_STATES = frozenset({"finished", "failed", "interrupted"})
 Scalar = str | int | float | bool | None
 SEALED = "sealed"
 """File beside a journal that tells where it ends for good."""
@@ -220,7 +220,7 @@ def _sealed_at(path: Path) -> int | None:
 
 
 def decode(line: bytes) -> Event | None:
-    """Decode one line; None where it is damaged or of a kind that only a later version knows."""
+    """Decode one line, with today's names; None where it is damaged or of a kind that only a later version knows."""
     try:
         event = json.loads(line)
     except ValueError:
@@ -228,6 +228,10 @@ def decode(line: bytes) -> Event | None:
     keys = _KEYS.get(str(event.get("event"))) if isinstance(event, dict) else None
     if keys is None or not keys <= event.keys():
         return None
+    if event["event"] == "state":
+        event["state"] = renamed.state(event["state"])
+    elif event["event"] == "metrics" and b"_share" in line:
+        event["metrics"] = {renamed.metric(name): value for name, value in event["metrics"].items()}
     return event  # type: ignore[no-any-return]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 from collections.abc import Mapping
@@ -9,14 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from experiments.core import renamed
 from experiments.run.journal import FINAL_STATES
 
 
 @dataclass(frozen=True)
 class RunState:
-    """Where a run stands: running, finished, failed, stopped or killed; by which attempt; and when it ended.
+    """Where a run stands: running, finished, failed, interrupted or killed; by which attempt; and when it ended.
 
-    A sweep's trial may also be waiting, pruned or cancelled.
+    A sweep's trial may also be pending, pruned or cancelled.
     """
 
     state: str
@@ -49,6 +51,15 @@ def determine_state(
     if not alive:
         return RunState("killed", attempt, last_time, f"process {last['pid']} is gone and left no word")
     return RunState("running", attempt, None, None)
+
+
+def read_outcome(run_folder: Path) -> dict[str, Any] | None:
+    """What the launching side saw of the last attempt (status, attempt, reason, ended), or None while it runs."""
+    try:
+        outcome: dict[str, Any] = json.loads((run_folder / "outcome.json").read_text())
+    except FileNotFoundError:
+        return None
+    return {**outcome, "status": renamed.state(outcome["status"])}
 
 
 def process_alive(host: str, pid: int, since: float) -> bool:

@@ -30,4 +30,4 @@ def find_spent_limit(budget: Mapping[str, Any], ledger_state: LedgerState) -> st
 
 def has_points_left(budget: Mapping[str, Any], ledger_state: LedgerState) -> bool:
     """Whether there are points left to ask a strategy for."""
-    return budget["points"] is None or len(ledger_state.points) < budget["points"]
+    return budget["max_points"] is None or len(ledger_state.points) < budget["max_points"]

@@ -20,6 +20,7 @@ from experiments.sweep.sweep import ADAPTIVE, Sweep
 from experiments.sweep.templates import Template, Templates, check_links
 from experiments.trial.code_copy import CODE, copy_packages
 from experiments.trial.trial import as_yaml, new_folder, provenance_of, runs_dir_of
+from launchers.base import WORKER_MODULE
 
 MOST_TOLD = 10
 
@@ -147,6 +148,7 @@ def write(draft: SweepDraft) -> Sweep:
         provenance = provenance_of(draft.experiment, folder, runs_dir)
         hardware = draft.experiment.config["hardware"]
         provenance["worker"] = {key: hardware[key] for key in ("nodes", "devices_per_node")}
+        provenance["worker_module"] = WORKER_MODULE
         write_text(folder / "provenance.yaml", as_yaml(provenance))
         draft.templates.save(folder)
         (folder / "workers").mkdir()
@@ -170,6 +172,14 @@ def extend(sweep: Sweep, overrides: Sequence[str]) -> int:
     if overrides and provenance.get("source"):
         told = f"{overrides[0]}: the sweep '{sweep.name}' is one run of a shared file; run it again with `lathe run --from`"
         raise InputError([told])
+    if "worker_module" not in provenance:  # its workers run the code of the first version
+        if overrides:
+            message = (
+                f"{overrides[0]}: an earlier version of Lathe began sweep '{sweep.name}', and its workers do not know "
+                "today's keys; start another sweep, or resume it without changes"
+            )
+            raise InputError([message])
+        return 0
     asked = spec.extend(overrides, provenance["config_dirs"])
     before = sweep.templates()
     composed, _ = _compose_all(asked, provenance["config_dirs"], provenance["trust"]) if overrides else (before, None)

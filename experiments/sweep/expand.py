@@ -24,7 +24,7 @@ def expand_point(
     Raises:
         PlanError: it cannot run; with `may_be_wrong` that is left to the attempt to say.
     """
-    for seed in range(spec["seeds"]):
+    for seed in range(spec["num_seeds"]):
         identity = _identity(templates, values, seed, may_be_wrong)
         name, twin = identity, ledger_state.entries.get(identity)
         repeat = 1

@@ -8,14 +8,15 @@ import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from experiments.core import lock
+from experiments.core import lock, renamed
 from experiments.core.errors import InputError
 from experiments.run.journal import cut_torn_tail
 
-State = Literal["waiting", "running", "finished", "pruned", "failed", "cancelled"]
+State = Literal["pending", "running", "finished", "pruned", "failed", "cancelled"]
 Event = Mapping[str, Any]
 ENDED: frozenset[State] = frozenset({"finished", "pruned", "failed", "cancelled"})
 
@@ -31,7 +32,7 @@ class Entry:
     values: dict[str, Any]
     """What of the space it is: overrides by key, the seed not among them."""
     seed: int
-    state: State = "waiting"
+    state: State = "pending"
     attempt: int = 0
     """The last one that was claimed."""
     attempts: int = 0
@@ -96,7 +97,7 @@ class LedgerState:
             self._apply_to(entry, kind, event)
 
     def _apply_to(self, entry: Entry, kind: str, event: Mapping[str, Any]) -> None:
-        if kind == "claimed" and entry.state == "waiting":
+        if kind == "claimed" and entry.state == "pending":
             entry.waited_s += max(0.0, event["time"] - entry.since)
             entry.state, entry.attempt, entry.since = "running", event["attempt"], event["time"]
             entry.attempts += 1
@@ -109,11 +110,11 @@ class LedgerState:
             entry.state, entry.since = event["state"], event["time"]
             entry.failure, entry.reason = event["failure"], event["reason"]
             entry.value, entry.step = event["value"], max(entry.step, event["step"])
-        elif kind == "cancelled" and entry.state == "waiting":
+        elif kind == "cancelled" and entry.state == "pending":
             entry.state, entry.since, entry.failure = "cancelled", event["time"], "cancelled"
             entry.reason = event["reason"]
         elif kind == "again" and entry.state in ENDED - {"finished"}:
-            entry.state, entry.since, entry.attempts = "waiting", event["time"], 0
+            entry.state, entry.since, entry.attempts = "pending", event["time"], 0
 
 
 def average_value(entries: Sequence[Entry]) -> float | None:
@@ -153,9 +154,27 @@ class Ledger:
         for line in lines:
             if line.endswith(b"\n"):
                 self._offset += len(line)
-                event = json.loads(line)
+                event = self._upgraded(json.loads(line))
                 self.state.apply(event)
                 yield event
+
+    def _upgraded(self, event: dict[str, Any]) -> dict[str, Any]:
+        """An event with today's names."""
+        if "state" in event:
+            event["state"] = renamed.state(event["state"])
+        if event["event"] == "trial" and renamed.OLD_KEYS & event["values"].keys():
+            template = next(
+                template
+                for template in self._templates
+                if all(event["values"].get(group) == option for group, option in template["choices"].items())
+            )
+            event["values"] = renamed.upgrade_keys(event["values"], renamed.renames(template["config"]))
+        return event
+
+    @cached_property
+    def _templates(self) -> list[dict[str, Any]]:
+        templates: list[dict[str, Any]] = json.loads((self.folder / "templates.json").read_text())
+        return templates
 
     @contextmanager
     def locked(self) -> Iterator[LedgerState]:
@@ -185,7 +204,7 @@ class Ledger:
 
     def claim(self, entry: Entry, *, worker: str, host: str, devices: int) -> int:
         """Take a waiting trial for a worker; the number of the attempt, by which all that it says is known."""
-        assert entry.state == "waiting", entry
+        assert entry.state == "pending", entry
         attempt = entry.attempt + 1
         told = {"trial": entry.id, "attempt": attempt, "worker": worker, "host": host, "devices": devices}
         self._write([{"event": "claimed", **told}])
@@ -195,7 +214,7 @@ class Ledger:
         self, trial: str, attempt: int, state: State, *, value: float | None = None, step: int = 0,
         failure: str | None = None, reason: str | None = None, wasted: bool = False, until: float | None = None,
     ) -> bool:  # fmt: skip
-        """Say how an attempt ended, and what is to become of the trial: ``waiting`` for another attempt, or its end.
+        """Say how an attempt ended, and what is to become of the trial: ``pending`` for another attempt, or its end.
 
         Args:
             trial: its id.
@@ -215,7 +234,7 @@ class Ledger:
         if entry.state != "running" or entry.attempt != attempt:
             return False
         told: dict[str, Any] = {
-            "state": state,
+            "state": "waiting" if state == "pending" else state,  # the first version's word: its workers may read it
             "value": value,
             "step": step,
             "failure": failure,

@@ -92,7 +92,7 @@ def endless(space: Space) -> list[str]:
             few = f"{part.low:g},{part.high:g}" if part.log else f"range({part.low:g}, {part.high:g}, STEP)"
             found.append(
                 f"{key}={shown_part(part)} has no end of values, and a grid takes them all; write "
-                f"`sweep.strategy=random sweep.budget.points=20` (or tpe), or some of them, such as {key}={few}"
+                f"`sweep.strategy=random sweep.budget.max_points=20` (or tpe), or some of them, such as {key}={few}"
             )
     return found
 

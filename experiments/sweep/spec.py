@@ -18,6 +18,7 @@ from experiments.config.rules.base import ConfigView
 from experiments.config.source_map import SourceMap, shown_path
 from experiments.config.sweep_values import SweepValues
 from experiments.config.validate import Validation
+from experiments.core import renamed
 from experiments.core.errors import ConfigError, InputError, did_you_mean
 from experiments.core.secrets import looks_secret, secret_keys
 from experiments.sweep.space import (
@@ -37,19 +38,20 @@ from experiments.sweep.space import (
     varied,
 )
 from experiments.sweep.space_parser import SpaceParser, explained, parse
+from experiments.sweep.templates import read_spec
 
 HOUSE = Path(sweeps.__file__).parent
 SCHEMA = "experiments.config.schema.SweepSchema"
 FILE = "sweep.yaml"
 DEFAULTS: dict[str, Any] = {
-    "name": None, "note": None, "base": [], "space": {}, "given": [],
+    "name": None, "description": None, "base": [], "space": {}, "points": [],
     "strategy": {"name": "grid", "seed": 0, "startup_points": 10}, "pruner": None,
-    "metric": "val/accuracy_top1", "mode": "max", "seeds": 1,
-    "budget": {"points": None, "wall_h": None, "device_h": None}, "max_attempts": 5, "reuse": False,
+    "metric": "val/accuracy_top1", "mode": "max", "num_seeds": 1,
+    "budget": {"max_points": None, "wall_h": None, "device_h": None}, "max_attempts": 5, "reuse": False,
 }  # fmt: skip
 FACTOR = 3
 """Of a pruner that says nothing else."""
-EXTENDABLE = ("note", "seeds", "budget", "max_attempts", "reuse")
+EXTENDABLE = ("description", "num_seeds", "budget", "max_attempts", "reuse")
 """Keys that may change once a sweep has begun: what its trials are stays."""
 MOST_NAMED = 60
 
@@ -69,25 +71,25 @@ class SweepSpec:
     @cached_property
     def keys(self) -> list[str]:
         """What varies from point to point."""
-        given = (key for point in self._given() for key in point)
-        return keys(self.space) or list(dict.fromkeys(given))
+        listed = (key for point in self._listed_points() for key in point)
+        return keys(self.space) or list(dict.fromkeys(listed))
 
     def count_points(self) -> int | None:
         """How many points there will be, as far as that is known."""
-        most = self.values["budget"]["points"]
-        if self.values["strategy"]["name"] == "given":
-            count: int | None = len(self.values["given"])
+        most = self.values["budget"]["max_points"]
+        if self.values["strategy"]["name"] == "list":
+            count: int | None = len(self.values["points"])
         else:
             count = size(self.space) if self.values["strategy"]["name"] == "grid" else most
         return count if most is None or count is None else min(count, most)
 
     def preview_points(self) -> Iterator[dict[str, Any]]:
         """The points that are known before one has run; of a strategy that is values, a few of those that it may choose."""
-        name, most = self.values["strategy"]["name"], self.values["budget"]["points"]
+        name, most = self.values["strategy"]["name"], self.values["budget"]["max_points"]
         if name == "grid":
             return islice(points(self.space), most)
-        if name == "given":
-            return islice(self._given(), most)
+        if name == "list":
+            return islice(self._listed_points(), most)
         if name == "random":
             from experiments.sweep.samplers import draw_random_points
 
@@ -96,16 +98,16 @@ class SweepSpec:
 
     def choices(self, groups: Mapping[str, Any]) -> list[dict[str, str]]:
         """Every combination of options of groups that a point can have; of each one configuration is composed."""
-        if self.values["strategy"]["name"] != "given":
+        if self.values["strategy"]["name"] != "list":
             return choices_of_groups(self.space, groups)
-        found = [{key: value for key, value in point.items() if key in groups} for point in self._given()]
+        found = [{key: value for key, value in point.items() if key in groups} for point in self._listed_points()]
         distinct = {tuple(sorted(one.items())): one for one in found}
         return sorted(distinct.values(), key=len, reverse=True)
 
-    def _given(self) -> Iterator[dict[str, Any]]:
+    def _listed_points(self) -> Iterator[dict[str, Any]]:
         from experiments.config.overrides import read_override
 
-        return (dict(read_override(typed) for typed in overrides) for overrides in self.values["given"])
+        return (dict(read_override(typed) for typed in overrides) for overrides in self.values["points"])
 
     def to_yaml(self) -> str:
         """The question as YAML, which says the same whatever becomes of the files that it was read from."""
@@ -114,7 +116,7 @@ class SweepSpec:
     @classmethod
     def load(cls, folder: Path) -> SweepSpec:
         """The question of a sweep that was begun, from its folder."""
-        values = yaml.load((folder / FILE).read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
+        values = read_spec(folder)
         values["strategy"].pop("storage", None)  # of sweeps begun before the ledger held all that a strategy knows
         return cls(values, parse(values["space"]))
 
@@ -228,8 +230,11 @@ class _SpecDraft:
         """A key of the question itself."""
         parents, last = key.split(".")[1:-1], key.split(".")[-1]
         name = [*parents, last][0] if "." in key else ""
+        today = dict(renamed.sweep_keys()).get(key)
         if isinstance(value, SweepValues):
             self.problems.append(f"{typed} gives several values, and a key of the question takes one; give one")
+        elif today is not None:
+            self.problems.append(f"{typed}: {key} is now called {today}; write that")
         elif not name or name == "space":
             self.problems.append(f"{typed} is no key of the question; write what varies as optimizer.lr=0.01,0.1")
         elif self.has_begun and name not in EXTENDABLE:
@@ -292,8 +297,8 @@ def fill_defaults(values: Mapping[str, Any], space: Space) -> dict[str, Any]:
             found[name] = {**DEFAULTS[name], **found[name]}
     if isinstance(found["pruner"], dict):
         found["pruner"] = {"factor": FACTOR, **found["pruner"]}
-    if found["given"] and not space and values.get("strategy") is None:
-        found["strategy"] = {**DEFAULTS["strategy"], "name": "given"}
+    if found["points"] and not space and values.get("strategy") is None:
+        found["strategy"] = {**DEFAULTS["strategy"], "name": "list"}
     return found
 
 

@@ -17,11 +17,11 @@ from experiments.sweep.sweep import ADAPTIVE
 
 SHARED = ("launcher", "tracking", "hardware", "runs_dir", "data_root", "resume")
 """Keys that all trials of a sweep share: workers are started and runs are found by them."""
-NAMES = ("name", "note", "tags")
+NAMES = ("name", "description", "tags")
 """Keys that tell trials apart for a reader, but not what they do."""
 POSITIVE = (
-    "seeds", "max_attempts", "strategy.startup_points", "pruner.first_step",
-    "budget.points", "budget.wall_h", "budget.device_h",
+    "num_seeds", "max_attempts", "strategy.startup_points", "pruner.first_step",
+    "budget.max_points", "budget.wall_h", "budget.device_h",
 )  # fmt: skip
 LARGEST_SEED = 2**32 - 1
 MOST_TRIALS = 50_000
@@ -89,29 +89,29 @@ def _metric(case: RuleContext) -> Iterator[str]:
         )
 
 
-def _given(case: RuleContext) -> Iterator[str]:
-    given, name = case.get("given", list), case.get("strategy.name", str)
-    if name == "given" and not given:
-        yield "sweep.strategy.name=given has no points; list sets of overrides in `given`, such as [[optimizer.lr=0.1]]"
-    if name == "given" and case.space:
+def _list(case: RuleContext) -> Iterator[str]:
+    listed, name = case.get("points", list), case.get("strategy.name", str)
+    if name == "list" and not listed:
+        yield "sweep.strategy.name=list has no points; list sets of overrides in `points`, such as [[optimizer.lr=0.1]]"
+    if name == "list" and case.space:
         yield (
-            f"sweep.strategy.name=given takes the points of `given`, and the space has {', '.join(keys(case.space))}; "
-            "take that away, or write `sweep.strategy=grid` and leave `given` out"
+            f"sweep.strategy.name=list takes its points from `points`, and the space has {', '.join(keys(case.space))}; "
+            "take that away, or write `sweep.strategy=grid` and leave `points` out"
         )
-    if name != "given" and given:
-        yield f"`given` lists points, which sweep.strategy.name={name} does not take; write `sweep.strategy=given`"
+    if name != "list" and listed:
+        yield f"`points` lists sets of overrides, which sweep.strategy.name={name} does not take; write `sweep.strategy=list`"
 
 
 def _space(case: RuleContext) -> Iterator[str]:
-    name, seeds = case.get("strategy.name", str), case.get("seeds", int)
-    if name != "given" and not case.space and not (name == "grid" and (seeds > 1 or case.may_be_single)):
+    name, seeds = case.get("strategy.name", str), case.get("num_seeds", int)
+    if name != "list" and not case.space and not (name == "grid" and (seeds > 1 or case.may_be_single)):
         yield "the space is empty; say what varies, such as optimizer.lr=0.01,0.1"
 
 
 def _points(case: RuleContext) -> Iterator[str]:
     name = case.get("strategy.name", str)
-    if name in ("random", *ADAPTIVE) and case.get("budget.points", int, type(None)) is None:
-        yield f"sweep.strategy.name={name} never ends by itself; write `sweep.budget.points=30` or the like"
+    if name in ("random", *ADAPTIVE) and case.get("budget.max_points", int, type(None)) is None:
+        yield f"sweep.strategy.name={name} never ends by itself; write `sweep.budget.max_points=30` or the like"
 
 
 def _grid(case: RuleContext) -> Iterator[str]:
@@ -120,15 +120,15 @@ def _grid(case: RuleContext) -> Iterator[str]:
 
 
 def _many(case: RuleContext) -> Iterator[str]:
-    name, points = case.get("strategy.name", str), case.get("budget.points", int, type(None))
+    name, points = case.get("strategy.name", str), case.get("budget.max_points", int, type(None))
     count = size(case.space) if name == "grid" else points
     if name in ADAPTIVE or count is None:
         return
-    count = min(count, points or count) * case.get("seeds", int)
+    count = min(count, points or count) * case.get("num_seeds", int)
     if count > MOST_TRIALS:
         yield (
             f"sweep.strategy.name={name} asks for {count:,} trials at once, and {MOST_TRIALS:,} are the most; "
-            "write `sweep.strategy=random sweep.budget.points=100`, or fewer values"
+            "write `sweep.strategy=random sweep.budget.max_points=100`, or fewer values"
         )
 
 
@@ -179,7 +179,7 @@ def _listed(case: RuleContext, name: str) -> Iterator[tuple[str, str]]:
 
 
 def _well_formed(case: RuleContext) -> Iterator[str]:
-    for name in ("base", "given"):
+    for name in ("base", "points"):
         for place, typed in _listed(case, name):
             if typed.startswith("~") and name == "base":
                 continue
@@ -197,7 +197,7 @@ def _well_formed(case: RuleContext) -> Iterator[str]:
 
 
 def _shared(case: RuleContext) -> Iterator[str]:
-    for key in dict.fromkeys([*keys(case.space), *(key for _, _, key in _overrides(case, "given"))]):
+    for key in dict.fromkeys([*keys(case.space), *(key for _, _, key in _overrides(case, "points"))]):
         root = re.split(r"[./]", key)[0]
         if root in SHARED:
             yield f"{key} varies, and all trials of a sweep share it; give it one value"
@@ -206,11 +206,11 @@ def _shared(case: RuleContext) -> Iterator[str]:
 
 
 def _seeds(case: RuleContext) -> Iterator[str]:
-    if "seed" in keys(case.space) and case.get("seeds", int) > 1:
-        yield f"seed is in the space, and {case.typed('seeds')} varies it too; take one of them away"
+    if "seed" in keys(case.space) and case.get("num_seeds", int) > 1:
+        yield f"seed is in the space, and {case.typed('num_seeds')} varies it too; take one of them away"
 
 
 RULES: tuple[Callable[[RuleContext], Iterator[str]], ...] = (
-    _name, _positive, _factor, _seed, _metric, _given, _space, _points, _grid, _many, _modelled,
+    _name, _positive, _factor, _seed, _metric, _list, _space, _points, _grid, _many, _modelled,
     _well_formed, _base, _shared, _seeds,
 )  # fmt: skip

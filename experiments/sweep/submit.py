@@ -19,12 +19,13 @@ def retry_unfinished(sweep: Sweep) -> int:
         ledger.retry([entry.id for entry in ledger_state.entries.values() if entry.state in ("failed", "cancelled")])
         if ledger_state.closed is not None:
             ledger.reopen()
-        return sum(entry.state == "waiting" for entry in ledger_state.entries.values())
+        return sum(entry.state == "pending" for entry in ledger_state.entries.values())
 
 
 def make_pool(
-    sweep_folder: Path, templates: Templates, worker: dict[str, int], asked: dict[str, Any], todo: int
-) -> WorkerPool:
+    sweep_folder: Path, templates: Templates, worker: dict[str, int], asked: dict[str, Any], todo: int,
+    worker_module: str | None,
+) -> WorkerPool:  # fmt: skip
     """The workers that are of use for so many trials.
 
     Args:
@@ -33,6 +34,7 @@ def make_pool(
         worker: nodes and devices_per_node that one worker is given.
         asked: the question.
         todo: trials that are to be run.
+        worker_module: that the sweep stores; None: a sweep of the first version.
     """
     config = templates.all[0].config
     hardware, launcher = config["hardware"], config["launcher"]
@@ -52,16 +54,17 @@ def make_pool(
         threads_per_rank=hardware["cpu_threads"],
         slurm=hardware["slurm"],
         trust=templates.trust,
+        worker_module=worker_module,
     )
 
 
 def count_todo(asked: dict[str, Any], ledger_state: LedgerState) -> int:
     """Trials that wait, and those that a strategy may still be asked for."""
-    waiting = sum(entry.state == "waiting" for entry in ledger_state.entries.values())
+    waiting = sum(entry.state == "pending" for entry in ledger_state.entries.values())
     if asked["strategy"]["name"] not in ADAPTIVE:
         return waiting
-    left: int = asked["budget"]["points"] - len(ledger_state.points)
-    return waiting + max(0, left) * int(asked["seeds"])
+    left: int = asked["budget"]["max_points"] - len(ledger_state.points)
+    return waiting + max(0, left) * int(asked["num_seeds"])
 
 
 def submit(sweep: Sweep) -> WorkerPool | None:
@@ -74,7 +77,10 @@ def submit(sweep: Sweep) -> WorkerPool | None:
     todo = count_todo(sweep.spec, ledger.read())
     if todo == 0:
         return None
-    pool = make_pool(sweep.folder, sweep.templates(), sweep.provenance["worker"], sweep.spec, todo)
+    provenance = sweep.provenance
+    pool = make_pool(
+        sweep.folder, sweep.templates(), provenance["worker"], sweep.spec, todo, provenance.get("worker_module")
+    )
     executor = sweep.executor()
     job = executor.submit(pool)
     with ledger.locked():

@@ -13,7 +13,7 @@ import yaml
 from experiments.components.instantiate import instantiate
 from experiments.core.errors import InputError, did_you_mean
 from experiments.sweep.ledger import Entry, Ledger
-from experiments.sweep.templates import Templates
+from experiments.sweep.templates import Templates, read_spec
 from experiments.trial.trial import Trial
 from launchers.base import Executor
 
@@ -33,8 +33,7 @@ class Sweep:
     @cached_property
     def spec(self) -> dict[str, Any]:
         """What was asked, by the keys of `experiments.config.schema.SweepSchema`; every key is there."""
-        spec: dict[str, Any] = yaml.safe_load((self.folder / "sweep.yaml").read_text())
-        return spec
+        return read_spec(self.folder)
 
     @cached_property
     def provenance(self) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from experiments.config import options
 from experiments.config.rules.all_rules import find_problems
 from experiments.config.source_map import SourceMap
 from experiments.config.validate import Validation
+from experiments.core import renamed
 from experiments.core.atomic import write_text
 from experiments.core.errors import PlanError, did_you_mean
 from experiments.core.format import shown
@@ -166,8 +167,32 @@ class Templates:
 
     @classmethod
     def load(cls, folder: Path, trust: Sequence[str], config_dirs: Sequence[str]) -> Templates:
-        told = json.loads((folder / FILE).read_text())
-        return cls([Template(**template) for template in told], tuple(trust), tuple(config_dirs))
+        saved = json.loads((folder / FILE).read_text())
+        return cls([Template(**_upgraded(template)) for template in saved], tuple(trust), tuple(config_dirs))
+
+
+def _upgraded(template: Mapping[str, Any]) -> dict[str, Any]:
+    """A template with today's keys."""
+    names = renamed.renames(template["config"])
+    return {
+        **template,
+        "config": renamed.upgrade(template["config"]),
+        "links": renamed.upgrade_links(template["links"], names),
+        "overrides": renamed.upgrade_overrides(template["overrides"], names),
+    }
+
+
+def read_spec(folder: Path) -> dict[str, Any]:
+    """The saved spec of a sweep, with today's names.
+
+    Args:
+        folder: of the sweep.
+    """
+    spec: dict[str, Any] = yaml.load((folder / "sweep.yaml").read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
+    if "num_seeds" in spec:
+        return spec
+    configs = [template["config"] for template in json.loads((folder / FILE).read_text())]
+    return renamed.upgrade_sweep(spec, {old: new for config in configs for old, new in renamed.renames(config).items()})
 
 
 def check_links(template: Template, keys: Sequence[str]) -> list[str]:

@@ -151,7 +151,7 @@ def _cleaned(names: Sequence[str]) -> list[str]:
 
 def _given(question: Mapping[str, Any]) -> list[list[str]]:
     """The keys of every point that was given; one of none where none was."""
-    points = [[str(typed).lstrip("+~").partition("=")[0] for typed in point] for point in question["given"]]
+    points = [[str(typed).lstrip("+~").partition("=")[0] for typed in point] for point in question["points"]]
     return points or [[]]
 
 

@@ -24,11 +24,11 @@ MLFLOW_STATUS = {
     "running": "RUNNING",
     "finished": "FINISHED",
     "failed": "FAILED",
-    "stopped": "KILLED",
+    "interrupted": "KILLED",
     "killed": "KILLED",
     # What only a sweep's ledger says. Who filters for FINISHED wants what can be compared, a pruned trial's curve too;
     # `lathe.state` tells them apart.
-    "waiting": "SCHEDULED",
+    "pending": "SCHEDULED",
     "pruned": "FINISHED",
     "cancelled": "KILLED",
 }

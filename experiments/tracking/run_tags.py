@@ -75,7 +75,7 @@ def make_note(trial: Trial) -> str:
     """The run's description: what it is and how to have it again, as Markdown."""
     config, provenance = trial.config, trial.provenance
     overrides = [without_password(str(text)) for text in provenance.get("overrides") or []]
-    lines = [f"**{config['name']}**" + (f": {config['note']}" if config.get("note") else ""), ""]
+    lines = [f"**{config['name']}**" + (f": {config['description']}" if config.get("description") else ""), ""]
     lines += [
         f"- {group}: `{_format_component(config[group])}`"
         for group in ("model", "data", "optimizer")

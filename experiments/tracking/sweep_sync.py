@@ -232,7 +232,7 @@ class SweepSync:
             self._reader = ProgressReader(self.sweep, self._ledger)
         self._progress = self._reader.read()  # which may have read on once more; the next round then looks again
         self._over = self._is_over()
-        with_seed, alone = int(self.sweep.spec["seeds"]) > 1, self.sweep.name
+        with_seed, alone = int(self.sweep.spec["num_seeds"]) > 1, self.sweep.name
         self._names = sweep_tags.make_run_names(self._progress.rows, with_seed=with_seed, alone=alone)
         self._seen = seen
 

@@ -58,7 +58,7 @@ def describe_axes(space: Space) -> dict[str, str]:
 def make_params(question: Mapping[str, Any]) -> dict[str, str]:
     """The question as parameters, an axis each; MLflow keeps the first of what a sweep is extended by later."""
     told: dict[str, Any] = {f"space.{key}": text for key, text in describe_axes(parse(question["space"])).items()}
-    told |= {key: question[key] for key in ("metric", "mode", "seeds", "max_attempts")}
+    told |= {key: question[key] for key in ("metric", "mode", "num_seeds", "max_attempts")}
     told |= {"base": " ".join(question["base"]), "strategy": question["strategy"]["name"]}
     told |= {f"strategy.{key}": value for key, value in question["strategy"].items() if key != "name"}
     if question["pruner"]:
@@ -66,7 +66,7 @@ def make_params(question: Mapping[str, Any]) -> dict[str, str]:
         told |= {f"pruner.{key}": value for key, value in question["pruner"].items() if key != "name"}
     # Only what is limited: a limit that comes later is then a parameter of its own.
     told |= {f"budget.{key}": value for key, value in question["budget"].items() if value is not None}
-    told |= {"given": len(question["given"])} if question["given"] else {}
+    told |= {"points": len(question["points"])} if question["points"] else {}
     return {clean_key(key): param_text(value) for key, value in told.items()}
 
 
@@ -96,7 +96,7 @@ def is_over(question: Mapping[str, Any], is_adaptive: bool, standing: LedgerStat
         return True
     # Without a trial it has only just been written.
     return (
-        bool(states) and "waiting" not in states and not (is_adaptive and has_points_left(question["budget"], standing))
+        bool(states) and "pending" not in states and not (is_adaptive and has_points_left(question["budget"], standing))
     )
 
 
@@ -112,7 +112,7 @@ def determine_status(progress: Progress, over: bool) -> str:
 
 def make_live_tags(progress: Progress, over: bool) -> dict[str, str]:
     """What changes while a sweep goes on, but for its note."""
-    words = {"lathe.state": progress.state if over or progress.state == "running" else "waiting"}
+    words = {"lathe.state": progress.state if over or progress.state == "running" else "pending"}
     words |= {"lathe.reason": progress.closed} if progress.closed else {}
     return words | {f"lathe.{state}": str(count) for state, count in progress.counts.items()}
 
@@ -155,7 +155,7 @@ def make_note(sweep: Sweep, progress: Progress, names: Mapping[str, str], links:
         view: link to the page that shows them side by side.
     """
     question = sweep.spec
-    head = f"**{sweep.name}**" + (f": {question['note']}" if question["note"] else "")
+    head = f"**{sweep.name}**" + (f": {question['description']}" if question["description"] else "")
     parts = [
         [f"{head} ([all trials side by side]({view}))"],  # of a folded note MLflow shows this line alone
         _format_best(progress, names, links),  # MLflow's page shows the first lines, and the rest on demand
@@ -172,7 +172,7 @@ def _describe_goal(question: Mapping[str, Any]) -> str:
     words = [f"Which point has the {'largest' if question['mode'] == 'max' else 'smallest'} `{question['metric']}`"]
     words += [f"strategy {question['strategy']['name']}"]
     words += [f"pruner {question['pruner']['name']}"] if question["pruner"] else []
-    words += [f"{question['seeds']} seeds a point"] if question["seeds"] > 1 else []
+    words += [f"{question['num_seeds']} seeds a point"] if question["num_seeds"] > 1 else []
     limits = [f"{key}={value}" for key, value in question["budget"].items() if value is not None]
     words += [f"budget {' '.join(limits)}"] if limits else []
     return ", ".join(words)
@@ -180,7 +180,7 @@ def _describe_goal(question: Mapping[str, Any]) -> str:
 
 def _format_space(question: Mapping[str, Any]) -> list[str]:
     rows = [(key, text) for key, text in describe_axes(parse(question["space"])).items()]
-    rows += [("given", " ".join(map(str, overrides))) for overrides in question["given"][:MAX_LISTED]]
+    rows += [("points", " ".join(map(str, overrides))) for overrides in question["points"][:MAX_LISTED]]
     rows += [("base", " ".join(question["base"]))] if question["base"] else []
     return (
         ["| key | values |", "|---|---|", *(f"| `{key}` | {_format_cell(text)} |" for key, text in rows)]

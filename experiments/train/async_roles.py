@@ -12,7 +12,7 @@ from modules.data.base import Batch
 from modules.parallel.base import ManagedEngine
 from modules.parallel.topology import RankCoordinates
 
-Ended = tuple[Literal["finished", "stopped"], str | None]
+Ended = tuple[Literal["finished", "interrupted"], str | None]
 
 
 class Coordinator(Trainer):

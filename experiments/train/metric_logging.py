@@ -77,9 +77,9 @@ class MetricLogger:
     def _log(self, done: int, values: dict[str, float]) -> None:
         if self.learning_rate is not None:
             values["train/learning_rate"] = self.learning_rate * self.schedule.factor(done - 1, self.plan.num_steps)
-        step_time_s, wait_share = self.clock.lap(done)
+        step_time_s, wait_fraction = self.clock.lap(done)
         values["perf/step_time_ms"] = step_time_s * 1e3
-        values["perf/data_wait_share"] = wait_share
+        values["perf/data_wait_fraction"] = wait_fraction
         values["perf/samples_per_s"] = self.plan.batch_size_global / step_time_s
         if self.tokens:
             values["perf/tokens_per_s"] = self.tokens * values["perf/samples_per_s"]

@@ -103,7 +103,7 @@ def profile_metrics(ranks: Mapping[str, Sequence[float]], num_stages: int) -> di
     for name in ("compute", "communication") if len(ranks["step"]) > 1 else ():
         metrics |= {f"perf/rank_{rank}_profiled_{name}_ms": value for rank, value in enumerate(ranks[name])}
     if num_stages > 1:
-        metrics["perf/bubble_share"] = 1 - metrics["perf/profiled_compute_ms"] / metrics["perf/profiled_step_ms"]
+        metrics["perf/bubble_fraction"] = 1 - metrics["perf/profiled_compute_ms"] / metrics["perf/profiled_step_ms"]
     return metrics
 
 

@@ -74,7 +74,7 @@ class Trainer:
         self.num_parameters = sum(parameter.numel() for parameter in model.parameters())
         self.showing = EvaluatorArtifacts(self.parts.evaluator, model, self.rank.number == 0)
 
-    def run(self) -> tuple[Literal["finished", "stopped"], str | None]:
+    def run(self) -> tuple[Literal["finished", "interrupted"], str | None]:
         """Train.
 
         Returns:
@@ -112,7 +112,9 @@ class Trainer:
         engine.gather(0.0)  # nobody leaves before the first rank has written all
         return ended
 
-    def _train(self, train: Split, val: Split, first_step: int) -> tuple[Literal["finished", "stopped"], str | None]:
+    def _train(
+        self, train: Split, val: Split, first_step: int
+    ) -> tuple[Literal["finished", "interrupted"], str | None]:
         config, plan, engine = self.config, self.plan, self.parts.engine
         self.done = first_step
         self.on_running(first_step, None)
@@ -122,7 +124,7 @@ class Trainer:
         curve = MetricLogger(config, plan, schedule, self.journal, first_step, tokens, self._of_step)
         agreement = StopConsensus(engine, self.should_stop, self.num_together, first_step)
         if first_step < plan.num_steps and (reason := agreement.reason(first_step)) is not None:
-            return "stopped", f"{reason} before step {first_step + 1}"
+            return "interrupted", f"{reason} before step {first_step + 1}"
         for step, batch in enumerate(curve.clock.waiting(batches), start=first_step):
             seed_step(config["seed"], step, self.place)
             # What an objective refuses of a model in training, it refuses at once.
@@ -142,7 +144,7 @@ class Trainer:
                 curve.drain()
                 self._save(done)
                 self.saver.wait()
-                return "stopped", f"{reason} after step {done}, which is saved"
+                return "interrupted", f"{reason} after step {done}, which is saved"
         return "finished", None
 
     def recipe(self) -> EngineConfig:

@@ -20,10 +20,12 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from experiments.config.allowlist import trusted
+from experiments.core import renamed
 from experiments.core.atomic import write_text
 from experiments.core.data_files import folder_of
 from experiments.core.errors import InputError, did_you_mean
 from experiments.core.secrets import resolve
+from experiments.run.state import read_outcome
 from experiments.trial.code_snapshot import snapshots
 from experiments.trial.environment import machine, packages
 from experiments.trial.initial_weights import copy_into, weights_of
@@ -42,12 +44,12 @@ class Trial:
     def config(self) -> dict[str, Any]:
         """The resolved configuration; `${oc.env:NAME}` alone stays open until a process needs it."""
         config: dict[str, Any] = yaml.load((self.folder / "trial.yaml").read_text(), Loader=yaml.CSafeLoader)
-        return config
+        return renamed.upgrade(config)
 
     def config_of(self, attempt: int) -> dict[str, Any]:
         """The configuration of one attempt: the trial's, but for what a resume has changed (`resume.CHANGEABLE`)."""
         path = self.folder / "attempts" / str(attempt) / "changed.yaml"
-        return {**self.config, **(yaml.safe_load(path.read_text()) if path.exists() else {})}
+        return {**self.config, **renamed.upgrade(yaml.safe_load(path.read_text()) if path.exists() else {})}
 
     @cached_property
     def provenance(self) -> dict[str, Any]:
@@ -58,6 +60,9 @@ class Trial:
         shared = self.folder.parent / "provenance.yaml"
         provenance: dict[str, Any] = yaml.safe_load(shared.read_text()) if shared.exists() else {}
         provenance |= yaml.safe_load((self.folder / "provenance.yaml").read_text())
+        if provenance.get("overrides"):
+            names = renamed.renames(self.config)
+            provenance["overrides"] = renamed.upgrade_overrides(provenance["overrides"], names)
         return provenance
 
     @property
@@ -80,17 +85,13 @@ class Trial:
 
     def outcome(self) -> dict[str, Any] | None:
         """What the launching side saw of the last attempt (status, attempt, reason, ended), or None while it runs."""
-        try:
-            outcome: dict[str, Any] = json.loads((self.folder / "outcome.json").read_text())
-        except FileNotFoundError:
-            return None
-        return outcome
+        return read_outcome(self.folder)
 
 
 EXCLUDED = (
-    "name", "note", "tags", "runs_dir", "data_root", "data.root", "launcher", "tracking", "resume", "num_data_workers",
+    "name", "description", "tags", "runs_dir", "data_root", "data.root", "launcher", "tracking", "resume", "num_data_workers",
     "profile", "system_every_s",
-    "hardware.cpu_cores", "hardware.memory_gb", "hardware.peak_tflops", "hardware.efficiency",
+    "hardware.cpu_cores", "hardware.memory_gb", "hardware.peak_tflops", "hardware.mfu",
     "hardware.link_gb_per_s", "hardware.link_latency_us", "hardware.network_gb_per_s", "hardware.network_latency_us",
     "hardware.slurm",
 )  # fmt: skip
@@ -108,7 +109,7 @@ def trial_id(config: dict[str, Any]) -> str:
         kept.pop("init_from", None)
     if not config.get("freeze"):
         kept.pop("freeze", None)
-    canonical = json.dumps(kept, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    canonical = json.dumps(renamed.original(kept), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(canonical.encode()).hexdigest()[:10]
 
 

@@ -70,7 +70,7 @@ class ShapeError(ValueError):
     def __init__(self, folder: Path, running: ClusterSpec, requested: ClusterSpec) -> None:
         self.problems = [
             f"{flag_name(field.name)} {getattr(requested, field.name)} differs from the running cluster in {folder}, which has "
-            f"{getattr(running, field.name)}; end it with `lathe rehearse down`, or use another folder with --dir"
+            f"{getattr(running, field.name)}; end it with `lathe cluster down`, or use another folder with --dir"
             for field in fields(ClusterSpec)
             if getattr(requested, field.name) != getattr(running, field.name)
         ]
@@ -233,7 +233,7 @@ class LocalCluster:
         texts = [(path, path.read_text(errors="replace").strip()) for path in logs if path.exists()]
         path, text = next(((path, text) for path, text in texts if text), (logs[1], "(empty)"))
         tail = "\n".join(f"  {line}" for line in text.splitlines()[-TAIL_LINES:])
-        return f"the local cluster's {name} {problem}; run `lathe rehearse up` to try again; the end of {path}:\n{tail}"
+        return f"the local cluster's {name} {problem}; run `lathe cluster up` to try again; the end of {path}:\n{tail}"
 
     def _install_database(self, program: str) -> None:
         command = [
@@ -265,13 +265,13 @@ class LocalCluster:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        """Lock the folder against other `lathe rehearse` commands."""
+        """Lock the folder against other `lathe cluster` commands."""
         with _explained(self.folder):
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             descriptor = os.open(self.folder, os.O_RDONLY)
         try:
             if not _lock(descriptor, self.folder):
-                raise LaunchError(f"another `lathe rehearse` command is using {self.folder}; wait until it has ended")
+                raise LaunchError(f"another `lathe cluster` command is using {self.folder}; wait until it has ended")
             yield
         finally:
             os.close(descriptor)

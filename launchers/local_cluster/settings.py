@@ -95,7 +95,7 @@ def flag_name(key: str) -> str:
 
 
 def check_flags(folder: Path, spec: ClusterSpec) -> list[str]:
-    """Return one line for each wrong flag of `lathe rehearse up`."""
+    """Return one line for each wrong flag of `lathe cluster up`."""
     problems = []
     for key, (least, most) in LIMITS.items():
         value = getattr(spec, key)

@@ -104,7 +104,7 @@ def explain(pool: WorkerPool, num_workers: int, output: str) -> str:
     for pattern, message in EXPLANATIONS:
         if re.search(pattern, text, re.IGNORECASE):
             return f"slurm refused '{pool.name}': {message.format(**_values(pool, pool.slurm, num_workers), output=lines[0])}"
-    return f"slurm refused '{pool.name}': {last} (hardware.slurm); `launcher.dry=true` shows the batch script"
+    return f"slurm refused '{pool.name}': {last} (hardware.slurm); `launcher.dry_run=true` shows the batch script"
 
 
 def _values(pool: WorkerPool, settings: Mapping[str, Any], num_workers: int) -> dict[str, Any]:

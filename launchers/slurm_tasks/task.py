@@ -17,7 +17,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from launchers.base import PLACEMENT_VARIABLE, WRONG_INPUT, RankPlacement
+from launchers.base import PLACEMENT_VARIABLE, WORKER_MODULE, WRONG_INPUT, RankPlacement
 
 LOOPBACK = "127.0.0.1"
 
@@ -43,7 +43,7 @@ class TaskOptions:
     ends: str = ""
     """When the job ends, as SLURM prints it: seconds since 1970, or local date and time. Other text means unknown."""
     threads: int | None = None
-    module: str = "experiments.sweep.worker.worker"
+    module: str = WORKER_MODULE
     """The module to run."""
 
     @property
@@ -235,7 +235,7 @@ def parse_options(arguments: Sequence[str]) -> TaskOptions:
     parser.add_argument("--lead-s", type=float, required=True)
     parser.add_argument("--ends", default="")
     parser.add_argument("--threads", type=int)
-    parser.add_argument("--module", default="experiments.sweep.worker.worker")
+    parser.add_argument("--module", default=WORKER_MODULE)
     return TaskOptions(**vars(parser.parse_args(arguments)))
 
 

@@ -37,7 +37,7 @@ class ImageFolder:
         image_shape: Sequence[int],
         num_features: int,
         num_classes: int,
-        min_crop_area: float | None = None,
+        min_scale: float | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         split_folders: Mapping[str, str] | None = None,
@@ -53,16 +53,14 @@ class ImageFolder:
             image_shape: [3, image_size, image_size].
             num_features: 3 * image_size * image_size.
             num_classes: folders of the training split.
-            min_crop_area: training that augments cuts a part of any area from this share of the photo on; None: a square of
+            min_scale: training that augments cuts a part of any area from this share of the photo on; None: a square of
                 the shrunk photo.
             mean: of red, green and blue in [0, 1], taken off.
             std: of them, divided by.
             split_folders: folder by split, where they are not called train, val and test.
         """
         check_at_least("ImageFolder", 1, num_classes=num_classes)
-        self.cut = image_crop(
-            "ImageFolder", resize_size, image_size, image_shape, num_features, min_crop_area, mean, std
-        )
+        self.cut = image_crop("ImageFolder", resize_size, image_size, image_shape, num_features, min_scale, mean, std)
         if not folder:
             raise ValueError("ImageFolder wants a folder below root, but got ''; set data.folder")
         self.split_folders = {"train": "train", "val": "val", "test": "test", **(split_folders or {})}

@@ -36,7 +36,7 @@ class ImageShards:
         image_shape: Sequence[int],
         num_features: int,
         num_classes: int,
-        min_crop_area: float | None = None,
+        min_scale: float | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
     ) -> None:
@@ -52,15 +52,13 @@ class ImageShards:
             image_shape: [3, image_size, image_size].
             num_features: 3 * image_size * image_size.
             num_classes: classes lie below it.
-            min_crop_area: training that augments cuts a part of any area from this share of the photo on; None: a square of
+            min_scale: training that augments cuts a part of any area from this share of the photo on; None: a square of
                 the shrunk photo.
             mean: of red, green and blue in [0, 1], taken off.
             std: of them, divided by.
         """
         check_at_least("ImageShards", 1, num_classes=num_classes)
-        self.cut = image_crop(
-            "ImageShards", resize_size, image_size, image_shape, num_features, min_crop_area, mean, std
-        )
+        self.cut = image_crop("ImageShards", resize_size, image_size, image_shape, num_features, min_scale, mean, std)
         if not folder:
             raise ValueError("ImageShards wants a folder below root, but got ''; set data.folder")
         if set(shards) != {"train", "val", "test"}:

@@ -37,8 +37,8 @@ class SkipGramSplit:
         self.tokens, self.settings, self.is_training = tokens, settings, is_training
         self.context_tokens = settings.context_tokens
         share = vocabulary.counts.double() / vocabulary.counts.sum()
-        self.keep_probs = _keep_probs(share, settings.subsample_share)
-        noise = share**settings.noise_power
+        self.keep_probs = _keep_probs(share, settings.subsample_threshold)
+        noise = share**settings.negative_power
         self.log_noise = (noise / noise.sum()).log().float()
         self.noise_up_to = (noise / noise.sum()).cumsum(0).float()
 
@@ -49,7 +49,7 @@ class SkipGramSplit:
         """Frequent words are left out by chance, and what is left moves together; the window of every word is drawn.
 
         Returns:
-            Inputs: words int64 [batch, time] and noise int64 [batch, num_noise]; time is that of the longest stretch of
+            Inputs: words int64 [batch, time] and noise int64 [batch, num_negatives]; time is that of the longest stretch of
             the batch, and the others end in words 0 that are no pair's. Targets: bool [batch, time, 2 * window + 1], True
             where the word at that distance, ``-window .. window``, is one around it; and the log-probability of the words
             and of the noise as noise, float as the inputs.
@@ -83,7 +83,7 @@ class SkipGramSplit:
         words = torch.zeros(valid.shape, dtype=torch.int64)
         words[valid] = stretches[kept]
         reach = torch.randint(1, settings.window + 1, words.shape, generator=generator) * valid
-        chance = torch.rand(len(indices), settings.num_noise, generator=generator)
+        chance = torch.rand(len(indices), settings.num_negatives, generator=generator)
         noise = torch.searchsorted(self.noise_up_to, chance).clamp_max(len(self.noise_up_to) - 1)
         return words, reach, noise, lengths
 
@@ -107,9 +107,9 @@ class SkipGrams:
         min_count: int,
         context_tokens: int,
         window: int,
-        subsample_share: float | None,
-        noise_power: float,
-        num_noise: int,
+        subsample_threshold: float | None,
+        negative_power: float,
+        num_negatives: int,
         num_train: int | None,
     ) -> None:
         """
@@ -121,20 +121,28 @@ class SkipGrams:
             min_count: rarer words are left out of the text.
             context_tokens: words of a stretch, before frequent ones are left out.
             window: farthest word that is around another; each word draws its own distance up to it.
-            subsample_share: words that are a larger share of the text than this are left out by chance, the more the more
+            subsample_threshold: words that are a larger share of the text than this are left out by chance, the more the more
                 frequent; null leaves none out.
-            noise_power: noise is drawn by the words' frequencies to this power.
-            num_noise: words of noise that a stretch shares.
+            negative_power: noise is drawn by the words' frequencies to this power.
+            num_negatives: words of noise that a stretch shares.
             num_train: stretches to train on, the first; null takes all.
         """
-        check_at_least("data", 1, vocab_size=vocab_size, min_count=min_count, window=window, num_noise=num_noise)
+        check_at_least(
+            "data", 1, vocab_size=vocab_size, min_count=min_count, window=window, num_negatives=num_negatives
+        )
         check_at_least("data", 2, context_tokens=context_tokens)
-        if subsample_share is not None and subsample_share <= 0:
-            raise ValueError(f"data.subsample_share={subsample_share} would leave no word; give 0.001, or null for all")
+        if subsample_threshold is not None and subsample_threshold <= 0:
+            raise ValueError(
+                f"data.subsample_threshold={subsample_threshold} would leave no word; give 0.001, or null for all"
+            )
         self.files = DataFiles(root, folder, files)
         self.vocab_size, self.min_count = vocab_size, min_count
         self.context_tokens, self.window = context_tokens, window
-        self.subsample_share, self.noise_power, self.num_noise = subsample_share, noise_power, num_noise
+        self.subsample_threshold, self.negative_power, self.num_negatives = (
+            subsample_threshold,
+            negative_power,
+            num_negatives,
+        )
         self.num_train = num_train
 
     def load(self, split: str) -> SkipGramSplit:
@@ -164,12 +172,12 @@ class SkipGrams:
                 raise UserInputError(f"{line!r} has no word; write one")
         tokens = [torch.tensor([numbers[word] for word in words]) for words in lines]
         padded = torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True)
-        return padded, torch.zeros(len(padded), self.num_noise, dtype=torch.int64)
+        return padded, torch.zeros(len(padded), self.num_negatives, dtype=torch.int64)
 
     def example(self, batch_size: int) -> Batch:
         width = 2 * self.window + 1
         words = torch.zeros(batch_size, self.context_tokens, dtype=torch.int64)
-        noise = torch.zeros(batch_size, self.num_noise, dtype=torch.int64)
+        noise = torch.zeros(batch_size, self.num_negatives, dtype=torch.int64)
         pairs = torch.zeros(batch_size, self.context_tokens, width, dtype=torch.bool)
         return (words, noise), (pairs, torch.zeros(words.shape), torch.zeros(noise.shape))
 
@@ -207,11 +215,11 @@ def _part(text: str, split: str) -> str:
     return text[first:last]
 
 
-def _keep_probs(share: Tensor, subsample_share: float | None) -> Tensor:
+def _keep_probs(share: Tensor, subsample_threshold: float | None) -> Tensor:
     """How likely each word stays, float32 [words]; by word2vec's code, which is milder than the paper's formula."""
-    if subsample_share is None:
+    if subsample_threshold is None:
         return torch.ones(len(share))
-    ratio = subsample_share / share
+    ratio = subsample_threshold / share
     return (ratio.sqrt() + ratio).clamp_max(1.0).float()
 
 

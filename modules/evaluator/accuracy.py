@@ -15,17 +15,17 @@ from modules.evaluator.outputs import outputs_of
 class Accuracy:
     """Counts the targets, of examples or of the words in them, among the k highest logits; gives ``accuracy_top1`` etc."""
 
-    def __init__(self, top_k: Sequence[int], num_shown: int = 5) -> None:
+    def __init__(self, top_k: Sequence[int], top_k_shown: int = 5) -> None:
         """
         Args:
             top_k: every k that is asked for, each at least 1.
-            num_shown: classes that an answer names, the likeliest.
+            top_k_shown: classes that an answer names, the likeliest.
         """
         if not top_k or min(top_k) < 1 or len(set(top_k)) < len(top_k):
             raise ValueError(f"Accuracy wants top_k as different numbers of at least 1, but got {list(top_k)}")
-        if num_shown < 1:
-            raise ValueError(f"Accuracy wants num_shown of at least 1, but got {num_shown}")
-        self.top_k, self.num_shown = tuple(top_k), num_shown
+        if top_k_shown < 1:
+            raise ValueError(f"Accuracy wants top_k_shown of at least 1, but got {top_k_shown}")
+        self.top_k, self.top_k_shown = tuple(top_k), top_k_shown
 
     def update(self, outputs: Tensors, targets: Tensors) -> Tensor:
         """Count the hits of one batch.
@@ -80,7 +80,7 @@ class Accuracy:
                 "of a language model, evaluator=perplexity lets the text go on"
             )
         names = getattr(data, "class_names", None) or ()
-        best = outputs.float().softmax(-1).topk(min(self.num_shown, outputs.shape[-1]))
+        best = outputs.float().softmax(-1).topk(min(self.top_k_shown, outputs.shape[-1]))
         return [
             _answer([str(names[number]) if number < len(names) else str(number) for number in numbers], probs)
             for numbers, probs in zip(best.indices.tolist(), best.values.tolist(), strict=True)

@@ -30,7 +30,7 @@ class Translation:
         max_tokens: int,
         tokenize: str,
         num_examples: int | None,
-        num_shown: int,
+        num_examples_logged: int,
     ) -> None:
         """
         Args:
@@ -40,7 +40,7 @@ class Translation:
             tokenize: how words are cut before they are compared, as sacrebleu calls it: "none" where the data's texts have
                 spaces around marks, "13a" where they are as people write.
             num_examples: pairs that are translated of the validation split, the first; null: all. Of the test split it is all.
-            num_shown: translations that are shown.
+            num_examples_logged: translations that are shown.
 
         Raises:
             ValueError: a number is too small, or sacrebleu is not installed or does not know the tokenizer.
@@ -52,7 +52,7 @@ class Translation:
                 ("length_alpha", length_alpha, 0, "write 0, which helps no text, or more"),
                 ("max_tokens", max_tokens, 1, "write the words of the longest translation"),
                 ("num_examples", num_examples, 1, "write how many pairs, or null for all"),
-                ("num_shown", num_shown, 0, "write 0, which shows none, or more"),
+                ("num_examples_logged", num_examples_logged, 0, "write 0, which shows none, or more"),
             )
             if number is not None and number < least
         ]
@@ -64,7 +64,7 @@ class Translation:
                 "evaluator=perplexity"
             )
         self.beam_size, self.length_alpha, self.max_tokens = beam_size, length_alpha, max_tokens
-        self.tokenize, self.num_examples, self.num_shown = tokenize, num_examples, num_shown
+        self.tokenize, self.num_examples, self.num_examples_logged = tokenize, num_examples, num_examples_logged
 
     def setup(self, data: Data) -> None:
         self.data = _bilingual(data)
@@ -105,7 +105,7 @@ class Translation:
 
     def artifacts(self, model: nn.Module, split: Split) -> dict[str, bytes]:
         """The first sources with their references and translations."""
-        if (count := min(self.num_shown, len(split))) == 0:
+        if (count := min(self.num_examples_logged, len(split))) == 0:
             return {}
         inputs, targets = split.batch(torch.arange(count), torch.Generator())
         texts = self._translations(model, inputs[0], self.data)

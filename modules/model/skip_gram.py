@@ -42,11 +42,11 @@ class SkipGram(nn.Module):
         """Score words with those around them and with words of noise.
 
         Args:
-            inputs: words int64 [batch, time], and noise int64 [batch, num_noise].
+            inputs: words int64 [batch, time], and noise int64 [batch, num_negatives].
 
         Returns:
             Logits of every word with that at each distance ``-window .. window``, itself among them, float [batch, time,
-            2 * window + 1]; beyond the ends they are 0. And with every word of noise, float [batch, time, num_noise].
+            2 * window + 1]; beyond the ends they are 0. And with every word of noise, float [batch, time, num_negatives].
         """
         words, noise = inputs
         vectors, time = self.words(words), words.shape[1]

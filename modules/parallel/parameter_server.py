@@ -45,50 +45,67 @@ class ParameterServer:
     """
 
     def __init__(
-        self, data: Degree, servers: int = 1, group_size: int = 1, backup: int = 0, max_staleness: int | None = None,
-        push_every: int = 1, pull_every: int = 1, correction: Correction = "none", compensation: float = 0.04,
-        warm_start_steps: int = 0, snapshot_every: int = 100, delays_s: Mapping[int, float] | None = None,
+        self, data: Degree, num_servers: int = 1, group_size: int = 1, num_backup_workers: int = 0,
+        max_staleness: int | None = None, push_every_steps: int = 1, pull_every_steps: int = 1,
+        correction: Correction = "none", compensation: float = 0.04, warm_start_steps: int = 0,
+        snapshot_every_steps: int = 100, delays_s: Mapping[int, float] | None = None,
     ) -> None:  # fmt: skip
         """
         Args:
             data: replicas; "auto": one a device.
-            servers: processes that hold a part of the weights each.
+            num_servers: processes that hold a part of the weights each.
             group_size: replicas that make one gradient together.
-            backup: replicas beyond those whose gradients make an update: of all, the first count.
+            num_backup_workers: replicas beyond those whose gradients make an update: of all, the first count.
             max_staleness: gradients that a replica may be ahead of the slowest; 0: all in step; null: any number.
-            push_every: gradients that a replica adds up before it pushes.
-            pull_every: gradients that it computes on the weights that it has pulled.
+            push_every_steps: gradients that a replica adds up before it pushes.
+            pull_every_steps: gradients that it computes on the weights that it has pulled.
             correction: what is done about a gradient of older weights.
             compensation: lambda of delay compensation.
             warm_start_steps: steps that the first replica does alone.
-            snapshot_every: updates that the death of a server may lose at most.
+            snapshot_every_steps: updates that the death of a server may lose at most.
             delays_s: seconds that a replica, by number, sleeps with every gradient; for tests and figures.
 
         Raises:
             ValueError: there is no such correction, or a number is out of its range.
         """
-        self.data, self.servers, self.group_size, self.backup = data, servers, group_size, backup
-        self.max_staleness, self.push_every, self.pull_every = max_staleness, push_every, pull_every
+        self.data, self.num_servers, self.group_size, self.num_backup_workers = (
+            data,
+            num_servers,
+            group_size,
+            num_backup_workers,
+        )
+        self.max_staleness, self.push_every_steps, self.pull_every_steps = (
+            max_staleness,
+            push_every_steps,
+            pull_every_steps,
+        )
         self.correct = correction_of(correction, compensation)
-        self.warm_start_steps, self.snapshot_every = warm_start_steps, snapshot_every
+        self.warm_start_steps, self.snapshot_every_steps = warm_start_steps, snapshot_every_steps
         self.delays_s = {int(number): float(delay_s) for number, delay_s in (delays_s or {}).items()}
-        least = {"servers": 1, "group_size": 1, "backup": 0, "push_every": 1, "pull_every": 1, "warm_start_steps": 0}
-        for name, bound in {**least, "snapshot_every": 1, "max_staleness": 0}.items():
+        least = {
+            "num_servers": 1,
+            "group_size": 1,
+            "num_backup_workers": 0,
+            "push_every_steps": 1,
+            "pull_every_steps": 1,
+            "warm_start_steps": 0,
+        }
+        for name, bound in {**least, "snapshot_every_steps": 1, "max_staleness": 0}.items():
             value = getattr(self, name)
             if value is not None and value < bound:
                 raise ValueError(f"ParameterServer wants {name} of at least {bound}, but got {value}")
 
     @property
     def policy(self) -> Policy:
-        return "first" if self.backup else "round" if self.max_staleness == 0 else "each"
+        return "first" if self.num_backup_workers else "round" if self.max_staleness == 0 else "each"
 
     def chunks(self, topology: Topology) -> int:
         """Gradients that make a step."""
-        return topology.data // self.group_size - self.backup
+        return topology.data // self.group_size - self.num_backup_workers
 
     def roles(self, topology: Topology) -> dict[str, int]:
         replicas = topology.data
-        servers = {f"server {number}": number * replicas // self.servers for number in range(self.servers)}
+        servers = {f"server {number}": number * replicas // self.num_servers for number in range(self.num_servers)}
         return {**servers, **{f"replica {number}": number for number in range(replicas)}}
 
     def play(
@@ -104,11 +121,11 @@ class ParameterServer:
         flat = FlatParameters(learner.model)
         factor = lambda update: learner.schedule.factor(update, recipe.num_steps)  # noqa: E731
         shard = ParameterShard(
-            flat, flat.shard(number, self.servers), learner.optimizer, factor, self.correct, self.policy,
+            flat, flat.shard(number, self.num_servers), learner.optimizer, factor, self.correct, self.policy,
             self.chunks(recipe.topology),
         )  # fmt: skip
         store = find_meeting(recipe.rank.meeting)
-        ServerProcess(store, number, shard, flat, recipe.folder, self.snapshot_every).run()
+        ServerProcess(store, number, shard, flat, recipe.folder, self.snapshot_every_steps).run()
 
     def _replicate(
         self, number: int, learner: TrainingTask, recipe: EngineConfig, fetch: Fetch, told: Callable[[], str | None]
@@ -117,10 +134,10 @@ class ParameterServer:
         store = find_meeting(recipe.rank.meeting)
         group = ReplicaGroup(store, number // self.group_size, number % self.group_size, self.group_size)
         habits = ReplicaSettings(
-            self.push_every, self.pull_every, self.chunks(recipe.topology), self.delays_s.get(number, 0.0)
+            self.push_every_steps, self.pull_every_steps, self.chunks(recipe.topology), self.delays_s.get(number, 0.0)
         )
         flat = FlatParameters(single.model)
-        Replica(store, group, number // self.group_size, self.servers, single, flat, habits, fetch, told).run()
+        Replica(store, group, number // self.group_size, self.num_servers, single, flat, habits, fetch, told).run()
 
     def prepare(self, learner: TrainingTask, recipe: EngineConfig) -> None:
         self.recipe, self.per_round = recipe, self.chunks(recipe.topology)
@@ -137,10 +154,10 @@ class ParameterServer:
         self._met: int | None = None
         self._is_over = False
         self._change = threading.Condition()
-        self.measured = AsyncMetrics(self.servers)
+        self.measured = AsyncMetrics(self.num_servers)
         self.store = open_meeting(recipe.rank.meeting, recipe.rank.listener)
         threading.Thread(target=self._watch_door, daemon=True).start()
-        self.links = ServerConnections(self.store, self.flat, self.servers)
+        self.links = ServerConnections(self.store, self.flat, self.num_servers)
 
     def _watch_door(self) -> None:
         door = Listener(self.store, DOOR, HEADER)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from launchers.base import LaunchError, WorkerPool
+from launchers.base import WORKER_MODULE, LaunchError, WorkerPool
 from launchers.slurm import Slurm, filter_environment
 from launchers.slurm_tasks.errors import explain
 from launchers.slurm_tasks.queue import REQUEUED, UNKNOWN, SlurmQueue, TaskRestart
@@ -23,7 +23,7 @@ SCRIPTS = Path(__file__).parent / "scripts"
 ROOT = Path(__file__).parents[2]
 SETTINGS: dict[str, Any] = {
     "partition": "gpu", "account": None, "qos": None, "constraint": None, "gpu_type": "h100", "gres": None,
-    "cpus_per_device": 14, "mem_gb_per_device": 240.0, "time": "08:00:00", "lead_s": 180, "setup": [], "container": None,
+    "cpus_per_device": 14, "mem_gb_per_device": 240.0, "time": "08:00:00", "signal_delay_s": 180, "setup": [], "container": None,
     "srun_args": [], "sbatch": {},
 }  # fmt: skip
 STAND_IN = """
@@ -48,6 +48,7 @@ def pool(folder: Path = Path("/runs/lr_batch"), settings: dict[str, Any] | None 
     workers = WorkerPool(
         folder=folder, code=folder / "code" / "packages", name="lr_batch", max_workers=5, nodes=1, devices_per_node=8,
         ranks_per_node=8, trials_per_worker=1, device="cuda", threads_per_rank=None, slurm=SETTINGS | (settings or {}),
+        worker_module=WORKER_MODULE,
     )  # fmt: skip
     return replace(workers, **changes)
 
@@ -75,7 +76,9 @@ def pool(folder: Path = Path("/runs/lr_batch"), settings: dict[str, Any] | None 
         (
             "container",
             pool(
-                settings={"container": "/images/torch 2.sqsh", "srun_args": ["--container-mounts=/runs,/data"], "lead_s": 60},
+                settings={
+                    "container": "/images/torch 2.sqsh", "srun_args": ["--container-mounts=/runs,/data"], "signal_delay_s": 60,
+                },
                 folder=Path("/runs/my sweep"), max_workers=1,
             ),
             Slurm(),
@@ -152,7 +155,7 @@ def test_the_name_of_a_worker_holds_its_job_and_restart(worker: str, start: Task
         ),
         ("allocation failure: User's group not permitted to use this partition", "you may not use partition 'gpu' with"),
         ("allocation failure: Memory specification can not be satisfied", "1920 GB per node is more than partition 'gpu' has"),
-        ("allocation failure: Something new", "Something new (hardware.slurm); `launcher.dry=true` shows the batch script"),
+        ("allocation failure: Something new", "Something new (hardware.slurm); `launcher.dry_run=true` shows the batch script"),
     ],
 )  # fmt: skip
 def test_a_refusal_that_this_cluster_never_gives_is_explained(output: str, message: str) -> None:
@@ -164,7 +167,7 @@ def test_a_refusal_that_this_cluster_never_gives_is_explained(output: str, messa
 def test_the_error_for_a_missing_sbatch_has_a_hint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(
-        LaunchError, match=r"launcher=slurm finds no sbatch on this machine; .* login node; `lathe rehearse up`"
+        LaunchError, match=r"launcher=slurm finds no sbatch on this machine; .* login node; `lathe cluster up`"
     ):
         Slurm().submit(pool(tmp_path))
     assert Slurm().find_lost(["1_0.0"]) == {}
@@ -174,7 +177,8 @@ class Site:
     """A sweep's folder with a stand-in for the worker, to submit to the cluster of this machine."""
 
     settings: dict[str, Any] = {  # noqa: RUF012
-        "partition": None, "gpu_type": "h100", "cpus_per_device": 1, "mem_gb_per_device": 0.5, "time": "00:10:00", "lead_s": 60,
+        "partition": None, "gpu_type": "h100", "cpus_per_device": 1, "mem_gb_per_device": 0.5, "time": "00:10:00",
+        "signal_delay_s": 60,
     }  # fmt: skip
 
     def __init__(self, folder: Path) -> None:

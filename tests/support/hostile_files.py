@@ -36,11 +36,11 @@ def with_value(key: str, value: Any, *overrides: str) -> Builder:
 
 
 def with_setting(key: str, value: Any, *overrides: str) -> Builder:
-    """A valid file except for one value of its configuration; name and note change in both places."""
+    """A valid file except for one value of its configuration; name and description change in both places."""
 
     def build(path: Path) -> None:
         changed = put(values(*overrides), f"configuration.{key}", value)
-        _write(path, put(changed, key, value) if key in ("name", "note") else changed)
+        _write(path, put(changed, key, value) if key in ("name", "description") else changed)
 
     return build
 
@@ -92,7 +92,7 @@ def laughs(path: Path) -> None:
     """A billion laughs: ten lines that expand to gigabytes."""
     lines = ["a0: &a0 [ha, ha, ha, ha, ha, ha, ha, ha, ha, ha]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 10)]
-    path.write_text("lathe_share: 1\n" + "\n".join(lines) + "\n")
+    path.write_text("lathe_share: 2\n" + "\n".join(lines) + "\n")
 
 
 def cut(path: Path) -> None:
@@ -159,13 +159,13 @@ def longest(kind: bytes, name: str) -> bytes:
 FILES: dict[str, Builder] = {
     # YAML features that are unsafe.
     "laughs.yaml": laughs,
-    "python_object.yaml": with_text("note: null", "note: !!python/object/apply:os.system ['touch executed']"),
+    "python_object.yaml": with_text("description: null", "description: !!python/object/apply:os.system ['touch executed']"),
     "python_name.yaml": with_text("seed: 0", "seed: !!python/name:os.getcwd ''"),
-    "own_type.yaml": with_text("note: null", "note: !reader /etc/passwd"),
+    "own_type.yaml": with_text("description: null", "description: !reader /etc/passwd"),
     "merged.yaml": with_text("seeds:", "<<: {resume: true}\nseeds:"),
-    "anchor.yaml": with_text("note: null", "note: &n null"),
-    "deep.yaml": with_text("note: null", f"note: {'[' * 5000}{']' * 5000}"),
-    "many.yaml": with_text("note: null", f"note: [{'1,' * 250_000}]"),
+    "anchor.yaml": with_text("description: null", "description: &n null"),
+    "deep.yaml": with_text("description: null", f"description: {'[' * 5000}{']' * 5000}"),
+    "many.yaml": with_text("description: null", f"description: [{'1,' * 250_000}]"),
     "large.yaml": with_bytes(b"lathe_share: 1 # " + b"x" * 20_000_000),
     "documents.yaml": with_text("seeds:", "---\nseeds:"),
     "list.yaml": with_bytes(b"- lathe_share: 1\n"),
@@ -174,14 +174,14 @@ FILES: dict[str, Builder] = {
     "picture.yaml": with_bytes(b"\x89PNG\r\n\x1a\n" + bytes(64)),
     "utf16.yaml": with_bytes("lathe_share: 1\n".encode("utf-16")),
     "cut.yaml": lambda path: _bytes(path, text().encode()[:1500]),
-    "open_quote.yaml": with_text("note: null", 'note: "a'),
+    "open_quote.yaml": with_text("description: null", 'description: "a'),
     "twice.yaml": with_text("  max_steps: 300", "  max_steps: 300\n  max_steps: 100000"),
     "twice_escaped.yaml": with_text("  max_steps: 300", '  max_steps: 300\n  "max\\x5fsteps": 100000'),
-    "date.yaml": with_text("note: null", "note: 2026-11-24"),
+    "date.yaml": with_text("description: null", "description: 2026-11-24"),
     "number_key.yaml": with_text("seed: 0", "1: 0"),
     "list_key.yaml": with_text("seed: 0", "? [seed]\n  : 0"),
     "long_key.yaml": with_value(f"configuration.tags.{'k' * 251}", "v"),
-    "long_text.yaml": with_setting("note", "n" * 70_000),
+    "long_text.yaml": with_setting("description", "n" * 70_000),
     "digits.yaml": with_text("seed: 0", "seed: " + "9" * 5000),
     "huge.yaml": with_text("max_steps: 300", "max_steps: 99999999999999999999"),
     "hexadecimal.yaml": with_text("max_steps: 300", "max_steps: 0xffffffffffffffff"),
@@ -189,7 +189,7 @@ FILES: dict[str, Builder] = {
     "right_to_left.yaml": with_setting("tags.a", "lathe \u202egnp.exe"),
     "invisible.yaml": with_setting("model._target_", "modules.model.lenet.Le\u200bNet"),
     # Files that do not fit the schema.
-    "later.yaml": with_value("lathe_share", 2),
+    "later.yaml": with_value("lathe_share", 3),
     "version_text.yaml": with_value("lathe_share", "1"),
     "version_true.yaml": with_value("lathe_share", True),
     "no_version.yaml": without("lathe_share"),
@@ -238,13 +238,13 @@ FILES: dict[str, Builder] = {
     "positional.yaml": with_setting("model._args_", ["x"]),
     "later_given.yaml": with_setting("model._partial_", True),
     # Values that must not be read.
-    "secret_note.yaml": with_setting("note", "${oc.env:AWS_SECRET_ACCESS_KEY}"),
+    "secret_note.yaml": with_setting("description", "${oc.env:AWS_SECRET_ACCESS_KEY}"),
     "secret_tag.yaml": with_setting("tags.a", "${oc.env:AWS_SECRET_ACCESS_KEY,none}"),
     "secret_part.yaml": with_setting("model.hidden_size", "${oc.env:AWS_SECRET_ACCESS_KEY}"),
     "secret_path.yaml": with_setting("runs_dir", "${oc.env:HOME}/.ssh"),
     "secret_root.yaml": with_setting("data_root", "${oc.env:LATHE_DATA,/etc}"),
     "nested_reference.yaml": with_setting("runs_dir", "${oc.env:LATHE_RUNS,${oc.env:HOME}}"),
-    "resolver.yaml": with_setting("note", "${oc.decode:'[1]'}"),
+    "resolver.yaml": with_setting("description", "${oc.decode:'[1]'}"),
     "follows.yaml": with_setting("model.num_classes", "${data.num_classes}"),
     "key_reference.yaml": with_setting("tags", {"${oc.env:HOME}": "a"}),
     "data_folder.yaml": with_setting("data.folder", "../../../etc", "data=image_folder"),

@@ -14,6 +14,7 @@ import yaml
 from experiments.run.journal import Journal
 from experiments.sweep.ledger import Entry, State
 from experiments.sweep.sweep import Sweep
+from launchers.base import WORKER_MODULE
 from tests.support.workers import QUESTION
 
 MAX_STEPS = 200
@@ -26,8 +27,10 @@ def make(runs_dir: Path, name: str, points: Sequence[Mapping[str, Any]], seeds: 
     config = {"max_steps": MAX_STEPS, "launcher": {"_target_": "launchers.local.Local"}}
     template = {"choices": {}, "config": config, "links": {}, "overrides": []}
     (folder / "templates.json").write_text(json.dumps([template]))
-    (folder / "provenance.yaml").write_text(yaml.safe_dump({"run_key": "key", "trust": [], "config_dirs": []}))
-    (folder / "sweep.yaml").write_text(yaml.safe_dump({**QUESTION, "name": name, "seeds": seeds, **spec}))
+    (folder / "provenance.yaml").write_text(
+        yaml.safe_dump({"run_key": "key", "trust": [], "config_dirs": [], "worker_module": WORKER_MODULE})
+    )
+    (folder / "sweep.yaml").write_text(yaml.safe_dump({**QUESTION, "name": name, "num_seeds": seeds, **spec}))
     sweep = Sweep(folder)
     trials = [(point, values, seed) for point, values in enumerate(points) for seed in range(seeds)]
     ledger = sweep.ledger()
@@ -79,7 +82,7 @@ def end(sweep: Sweep, trial: str, state: State, **told: Any) -> None:
 
 def finish(sweep: Sweep, trial: str, value: float) -> None:
     """Claimed before, or claimed now."""
-    if entry(sweep, trial).state == "waiting":
+    if entry(sweep, trial).state == "pending":
         begin(sweep, trial)
     end(sweep, trial, "finished", value=value, step=MAX_STEPS)
 

@@ -25,7 +25,7 @@ def make_swept(
     """A sweep whose trials wait."""
     sweep = ledgers.make(runs_dir, name, points, seeds, **{"space": space_of(points), **spec})
     config = {
-        "name": "blobs", "note": None, "seed": 0, "max_steps": ledgers.MAX_STEPS, "batch_size_global": 64,
+        "name": "blobs", "description": None, "seed": 0, "max_steps": ledgers.MAX_STEPS, "batch_size_global": 64,
         "model": {"_target_": "modules.model.mlp.Mlp", "hidden_sizes": [64, 32]},
         "data": {"_target_": "modules.data.blobs.Blobs"},
         "optimizer": {"_target_": "torch.optim.SGD", "lr": 0.5},

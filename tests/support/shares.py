@@ -25,9 +25,9 @@ WEIGHTS = struct.pack("<Q", 2) + b"{}" + b"\0" * 64
 def _values(*overrides: str) -> dict[str, Any]:
     config = reset(compose(overrides).config)
     return {
-        "lathe_share": 1,
+        "lathe_share": 2,
         "name": config["name"],
-        "note": config["note"],
+        "description": config["description"],
         "how_to_run": ["lathe run --from it.yaml", "lathe reproduce it.yaml"],
         "configuration": config,
         "trial_id": trial_id(config),

@@ -31,7 +31,7 @@ def make_run(runs_dir: Path, name: str = "a1b2c3", store: str | None = None, **c
     (folder / "code" / "lathe.patch").write_text("diff\n")
     base = {
         "name": "blobs",
-        "note": "does it learn?",
+        "description": "does it learn?",
         "model": {"_target_": "modules.model.mlp.Mlp", "hidden_sizes": [64, 32], "dropout_prob": 0.0, "extra": {}},
         "data": {"_target_": "modules.data.blobs.Blobs", "root": None},
         "optimizer": {"_target_": "torch.optim.SGD", "lr": 1e-05, "nesterov": True},

@@ -22,15 +22,15 @@ from experiments.sweep.templates import Template, Templates
 from experiments.sweep.worker import worker
 from experiments.sweep.worker.reaper import LOST_S
 from experiments.trial.trial import new_folder, provenance_of
-from launchers.base import PLACEMENT_VARIABLE, RankPlacement
+from launchers.base import PLACEMENT_VARIABLE, WORKER_MODULE, RankPlacement
 from tests.support.ranks import CONTEXT
 
 QUICK = ("model=softmax", "data=digits", "max_steps=40", "eval_every_steps=20", "checkpoint.every_steps=10")
 QUESTION: dict[str, Any] = {
-    "name": "probe", "note": None, "base": [], "space": {}, "given": [],
+    "name": "probe", "description": None, "base": [], "space": {}, "points": [],
     "strategy": {"name": "grid", "seed": 0, "startup_points": 10}, "pruner": None,
-    "metric": "val/accuracy_top1", "mode": "max", "seeds": 1,
-    "budget": {"points": None, "wall_h": None, "device_h": None}, "max_attempts": 4, "reuse": False,
+    "metric": "val/accuracy_top1", "mode": "max", "num_seeds": 1,
+    "budget": {"max_points": None, "wall_h": None, "device_h": None}, "max_attempts": 4, "reuse": False,
 }  # fmt: skip
 
 
@@ -46,6 +46,7 @@ def make_sweep(
         templates.save(folder)
         (folder / "workers").mkdir()
         provenance["worker"] = {"nodes": 1, "devices_per_node": experiment.config["hardware"]["devices_per_node"]}
+        provenance["worker_module"] = WORKER_MODULE
         (folder / "provenance.yaml").write_text(yaml.safe_dump(provenance))
         (folder / "sweep.yaml").write_text(yaml.safe_dump(asked))
     sweep = Sweep(folder)

@@ -33,11 +33,11 @@ def find_problems(config: dict[str, Any], told: Collection[str] = ()) -> list[st
     return problems
 
 
-def _efficiency(facts: ConfigView) -> str | None:
-    efficiency = facts.get("hardware.efficiency", int, float)
-    if 0 < efficiency <= 1:
+def _mfu(facts: ConfigView) -> str | None:
+    mfu = facts.get("hardware.mfu", int, float)
+    if 0 < mfu <= 1:
         return None
-    return f"hardware.efficiency={efficiency} is no part of 1; write a number such as 0.3"
+    return f"hardware.mfu={mfu} is not between 0 and 1; write a number such as 0.3"
 
 
 def _best_metric(facts: ConfigView) -> str | None:
@@ -117,7 +117,7 @@ def _warmup(facts: ConfigView) -> str | None:
 
 
 RULES: tuple[Callable[[ConfigView], str | list[str] | None], ...] = (
-    _efficiency, _best_metric, _tags, _registered_name, _files, *arrangement.RULES, *replica_rules.RULES, _enough_examples,
+    _mfu, _best_metric, _tags, _registered_name, _files, *arrangement.RULES, *replica_rules.RULES, _enough_examples,
     _length, _epochs, _warmup,
     *site.RULES,
 )  # fmt: skip

@@ -26,20 +26,22 @@ def _groups(facts: ConfigView) -> str | None:
 
 
 def _backup(facts: ConfigView) -> list[str]:
-    backup, replicas = facts.whole("parallel.backup"), topology_of(facts).data
-    told, problems = f"parallel.backup={backup}", list[str]()
+    backup, replicas = facts.whole("parallel.num_backup_workers"), topology_of(facts).data
+    told, problems = f"parallel.num_backup_workers={backup}", list[str]()
     if backup >= replicas:
         way_out = (
-            f"lower it to {replicas - 1}" if replicas > 1 else "set hardware.devices_per_node=2, or parallel.backup=0"
+            f"lower it to {replicas - 1}"
+            if replicas > 1
+            else "set hardware.devices_per_node=2, or parallel.num_backup_workers=0"
         )
         problems.append(f"{told} of {replicas} replicas (parallel.data) leaves none whose gradient counts; {way_out}")
     if backup and facts.whole("parallel.group_size") > 1:
         problems.append(
-            f"{told}: replicas stand by where each pushes for itself; set parallel.group_size=1, or parallel.backup=0"
+            f"{told}: replicas stand by where each pushes for itself; set parallel.group_size=1, or parallel.num_backup_workers=0"
         )
     if backup and facts.get("parallel.max_staleness", int, type(None)) != 0:
         problems.append(
-            f"{told}: backups are of synchronous replicas; set parallel.max_staleness=0, or parallel.backup=0"
+            f"{told}: backups are of synchronous replicas; set parallel.max_staleness=0, or parallel.num_backup_workers=0"
         )
     return problems
 
@@ -80,18 +82,18 @@ def _every(facts: ConfigView) -> list[str]:
     return [
         f"parallel.{name}={facts.get(f'parallel.{name}', int)}: replicas in step (parallel.max_staleness=0) exchange with every "
         f"gradient; set parallel.{name}=1"
-        for name in ("push_every", "pull_every")
+        for name in ("push_every_steps", "pull_every_steps")
         if facts.get(f"parallel.{name}", int) > 1
     ]
 
 
 def _optimizer(facts: ConfigView) -> str | None:
     """Servers cut anywhere; one alone has every weight whole."""
-    servers, target = facts.whole("parallel.servers"), facts.get("optimizer._target_", str)
+    servers, target = facts.whole("parallel.num_servers"), facts.get("optimizer._target_", str)
     if servers == 1 or target.rpartition(".")[2] in ELEMENTWISE:
         return None
-    rule = f"sees slices of the weights on parallel.servers={servers}, and is not known to treat every number alike"
-    return f"optimizer._target_={target} {rule}, as {', '.join(ELEMENTWISE)} do; set parallel.servers=1"
+    rule = f"sees slices of the weights on parallel.num_servers={servers}, and is not known to treat every number alike"
+    return f"optimizer._target_={target} {rule}, as {', '.join(ELEMENTWISE)} do; set parallel.num_servers=1"
 
 
 def _fp16(facts: ConfigView) -> str | None:

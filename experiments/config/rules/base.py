@@ -11,11 +11,12 @@ POSITIVE = (
     "log_every_steps", "system_every_s", "grad_clip_norm", "checkpoint.every_steps", "checkpoint.keep_last", "hardware.nodes",
     "hardware.devices_per_node", "hardware.cpu_threads", "hardware.cpu_cores", "hardware.memory_gb", "hardware.peak_tflops",
     "hardware.link_gb_per_s", "hardware.link_latency_us", "hardware.network_gb_per_s", "hardware.network_latency_us",
-    "data.num_train", "parallel.pipe", "parallel.data", "parallel.model", "parallel.servers", "parallel.group_size",
-    "parallel.push_every", "parallel.pull_every", "parallel.snapshot_every",
+    "data.num_train", "parallel.pipe", "parallel.data", "parallel.model", "parallel.num_servers", "parallel.group_size",
+    "parallel.push_every_steps", "parallel.pull_every_steps", "parallel.snapshot_every_steps",
 )  # fmt: skip
 NOT_NEGATIVE = (
-    "seed", "num_data_workers", "schedule.warmup_steps", "parallel.backup", "parallel.max_staleness", "parallel.warm_start_steps",
+    "seed", "num_data_workers", "schedule.warmup_steps", "parallel.num_backup_workers", "parallel.max_staleness",
+    "parallel.warm_start_steps",
 )  # fmt: skip
 MAY_BE_FRACTIONS = (
     "system_every_s", "grad_clip_norm", "hardware.memory_gb", "hardware.peak_tflops",

@@ -17,7 +17,7 @@ MOST_LEAD_S = 65535
 MARGIN_S = 120
 """SLURM may signal a minute early, and a worker takes no trial in the last half minute before that."""
 POSITIVE = (
-    "hardware.slurm.cpus_per_device", "hardware.slurm.mem_gb_per_device", "hardware.slurm.lead_s", "launcher.workers",
+    "hardware.slurm.cpus_per_device", "hardware.slurm.mem_gb_per_device", "hardware.slurm.signal_delay_s", "launcher.workers",
     "launcher.devices_per_trial", "launcher.trials_per_device",
 )  # fmt: skip
 OWN_OPTIONS = {
@@ -28,13 +28,13 @@ OWN_OPTIONS = {
     "mem": "hardware.slurm.mem_gb_per_device", "mem-per-cpu": "hardware.slurm.mem_gb_per_device",
     "mem-per-gpu": "hardware.slurm.mem_gb_per_device", "nodes": "hardware.nodes", "ntasks": "hardware.devices_per_node",
     "ntasks-per-node": "hardware.devices_per_node", "partition": "hardware.slurm.partition", "qos": "hardware.slurm.qos",
-    "signal": "hardware.slurm.lead_s", "time": "hardware.slurm.time",
+    "signal": "hardware.slurm.signal_delay_s", "time": "hardware.slurm.time",
 }  # fmt: skip
 """Options of sbatch that follow from a key, which says them instead."""
 FIXED_OPTIONS = ("error", "open-mode", "output", "requeue", "no-requeue", "wrap")
 """Options by which logs are found and workers come back."""
 ALWAYS_PASSED_ON = ("HOME", "LOGNAME", "PATH", "SHELL", "TZ", "USER")
-NOT_FOR_WORKERS = ("name", "note", "tags", "hardware", "launcher", "tracking")
+NOT_FOR_WORKERS = ("name", "description", "tags", "hardware", "launcher", "tracking")
 
 
 def seconds(time: str) -> int | None:
@@ -95,15 +95,17 @@ def _time(facts: ConfigView) -> str | None:
 
 
 def _lead(facts: ConfigView) -> str | None:
-    lead_s, time = facts.get("hardware.slurm.lead_s", int), facts.get("hardware.slurm.time", str)
+    delay_s, time = facts.get("hardware.slurm.signal_delay_s", int), facts.get("hardware.slurm.time", str)
     limit_s = seconds(time)
-    if lead_s > MOST_LEAD_S:
-        return f"hardware.slurm.lead_s={lead_s} is more than {MOST_LEAD_S}, the most that SLURM takes; lower it"
-    if lead_s <= 0 or not limit_s or limit_s >= lead_s + MARGIN_S:
+    if delay_s > MOST_LEAD_S:
+        return (
+            f"hardware.slurm.signal_delay_s={delay_s} is more than {MOST_LEAD_S}, the most that SLURM takes; lower it"
+        )
+    if delay_s <= 0 or not limit_s or limit_s >= delay_s + MARGIN_S:
         return None
     return (
-        f"hardware.slurm.lead_s={lead_s} leaves no time for a trial in time={time}: a worker needs lead_s + {MARGIN_S} s at "
-        "least, as SLURM may signal a minute early; lower the one or raise the other"
+        f"hardware.slurm.signal_delay_s={delay_s} leaves no time for a trial in time={time}: a worker needs signal_delay_s + "
+        f"{MARGIN_S} s at least, as SLURM may signal a minute early; lower the one or raise the other"
     )
 
 

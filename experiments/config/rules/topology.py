@@ -44,12 +44,12 @@ def topology_of(facts: ConfigView) -> Topology:
 
 def num_shares(facts: ConfigView, topology: Topology) -> int:
     """Equal shares that a step's batch is cut into: one a replica, but for those that only stand by."""
-    return topology.data - (facts.get("parallel.backup", int) if is_served(facts) else 0)
+    return topology.data - (facts.get("parallel.num_backup_workers", int) if is_served(facts) else 0)
 
 
 def is_served(facts: ConfigView) -> bool:
     """Whether parameter servers hold the weights."""
-    return "servers" in facts.get("parallel", dict)
+    return "num_servers" in facts.get("parallel", dict)
 
 
 def num_micro_batches(share: int, num_stages: int) -> int:
@@ -117,7 +117,7 @@ def _split(facts: ConfigView) -> str | None:
     if shares < 1 or batch_size % shares == 0:
         return None
     over = "devices" if topology.world == topology.data else "replicas (parallel.data)"
-    over = "replicas (parallel.data - parallel.backup)" if shares < topology.data else over
+    over = "replicas (parallel.data - parallel.num_backup_workers)" if shares < topology.data else over
     way_out = f"try {multiples(batch_size, shares)}"
     return f"batch_size_global={batch_size} cannot be split over {shares} {over}; {way_out}"
 

@@ -27,7 +27,7 @@ def simulate(cluster: Cluster, num_workers: int, num_steps: int, seed: int) -> S
         examples_per_s=examples_per_s,
         step_s=float(np.median(steps_s)),
         speedup=examples_per_s / cluster.alone_per_s,
-        waiting_share=float(1 - np.mean(done_s) / np.mean(steps_s)),
+        waiting_fraction=float(1 - np.mean(done_s) / np.mean(steps_s)),
         stale_shares=(1.0,),
     )
 

@@ -26,7 +26,7 @@ def draw(cluster: Cluster, results: Sequence[SimulationResult]) -> look.Picture:
                 "linestyle": look.DASHES[number],
             }  # fmt: skip
             axes[0].plot(xs, [result.speedup for result in own], label=mode, **style)
-            axes[1].plot(xs, [100 * result.waiting_share for result in own], **style)
+            axes[1].plot(xs, [100 * result.waiting_fraction for result in own], **style)
             axes[2].plot(xs, [result.staleness_mean for result in own], **style)
         for axis, title in zip(
             axes, ("Speed-up", "Waiting, % of a worker's time", "Mean staleness, updates"), strict=True

@@ -162,7 +162,7 @@ def read(trial: Trial) -> RecordedRun:
         num_parameters=parameters,
         step_s=tuple(step_s),
         parts_ms={name: tuple(values) for name, values in parts_ms.items()},
-        servers=int(config["parallel"].get("servers") or 1),
+        servers=int(config["parallel"].get("num_servers") or 1),
         choices=choices,
         log_every_steps=every,
         num_samples=int(params.get("plan.num_steps") or 0) * config["batch_size_global"] or None,
@@ -171,9 +171,9 @@ def read(trial: Trial) -> RecordedRun:
 
 def mode_of(parallel: Mapping[str, Any]) -> str:
     """The mode that a run's engine works in."""
-    if "servers" not in parallel:
+    if "num_servers" not in parallel:
         return "sync"
-    if parallel.get("backup"):
+    if parallel.get("num_backup_workers"):
         return "backup"
     if parallel.get("max_staleness") == 0:
         return "sync_servers"
@@ -182,4 +182,6 @@ def mode_of(parallel: Mapping[str, Any]) -> str:
 
 def choices_of(parallel: Mapping[str, Any]) -> Choices:
     """What a run's engine was told of its mode."""
-    return Choices(parallel.get("backup") or None, parallel.get("group_size"), parallel.get("max_staleness"))
+    return Choices(
+        parallel.get("num_backup_workers") or None, parallel.get("group_size"), parallel.get("max_staleness")
+    )

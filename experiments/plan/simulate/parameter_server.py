@@ -198,8 +198,8 @@ class Serving:
             examples_per_s=examples_per_s,
             step_s=float(np.median(np.diff(times_s))),
             speedup=examples_per_s / cluster.alone_per_s,
-            waiting_share=1 - self.computed_s / (end_s * self.num_pushers),
-            server_busy_share=self.server.use.busy_s / end_s,
-            dropped_share=self.num_dropped / pushed,
+            waiting_fraction=1 - self.computed_s / (end_s * self.num_pushers),
+            server_busy_fraction=self.server.use.busy_s / end_s,
+            dropped_fraction=self.num_dropped / pushed,
             **staleness(self.stale[num_warmup * (rules.needed or 1) :]),
         )

@@ -25,9 +25,9 @@ class SimulationResult:
     """From one update to the next, the median."""
     speedup: float
     """Examples a second, against one worker that waits for nobody."""
-    waiting_share: float
+    waiting_fraction: float
     """Of the workers' time, in which they do not compute."""
-    server_busy_share: float = 0.0
+    server_busy_fraction: float = 0.0
     """Of the time, in which the servers apply gradients."""
     staleness_mean: float = 0.0
     """Updates between the pull of parameters and the use of the gradient from them."""
@@ -35,7 +35,7 @@ class SimulationResult:
     staleness_max: int = 0
     stale_shares: tuple[float, ...] = ()
     """Of gradients, by staleness 0, 1, ..., the last with all that are staler."""
-    dropped_share: float = 0.0
+    dropped_fraction: float = 0.0
     """Of gradients that came too late."""
 
     def time_to_s(self, num_samples: int) -> float:

@@ -84,9 +84,9 @@ def _cells(result: SimulationResult, num_samples: int) -> list[str]:
         f"{result.updates_per_s:,.4g}",
         f"{result.staleness_mean:.1f}" if is_stale else "-",
         f"{result.staleness_p95:.0f}" if is_stale else "-",
-        f"{result.waiting_share:.0%}",
-        f"{result.server_busy_share:.0%}" if is_served else "-",
-        f"{result.dropped_share:.1%}" if result.mode == "backup" else "-",
+        f"{result.waiting_fraction:.0%}",
+        f"{result.server_busy_fraction:.0%}" if is_served else "-",
+        f"{result.dropped_fraction:.1%}" if result.mode == "backup" else "-",
         duration(result.time_to_s(num_samples)),
     ]
 

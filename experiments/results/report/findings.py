@@ -83,7 +83,7 @@ class Findings:
 
     kind: Literal["sweep", "runs"]
     name: str
-    note: str
+    description: str
     goal: str
     """What is compared, in one line."""
     status: str

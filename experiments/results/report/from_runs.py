@@ -36,7 +36,7 @@ def collect_from_runs(trials: Sequence[Trial]) -> Findings:
     return Findings(
         kind="runs",
         name=", ".join(dict.fromkeys(str(trial.config["name"]) for trial in trials)),
-        note="",
+        description="",
         goal=f"{len(runs)} runs, the {'largest' if mode == 'max' else 'smallest'} {metric} first.",
         status=", ".join(f"{count} {state}" for state, count in counts.most_common()),
         metric=metric,
@@ -82,7 +82,7 @@ def _determine_state(trial: Trial, history: History) -> RunState:
     alive = last is not None and process_alive(last["host"], last["pid"], last["time"])
     times = [end for _, end in history.spans.values()]
     if last is None and trial.outcome() is None:
-        return RunState("waiting", 0, None, None)
+        return RunState("pending", 0, None, None)
     return determine_state(trial.outcome(), last, max(times, default=0.0), alive)
 
 
@@ -181,7 +181,7 @@ def _shorten_keys(keys: Sequence[str]) -> dict[str, str]:
 
 
 def _make_remarks(runs: Sequence[ReportRun]) -> list[str]:
-    active = [run.id for run in runs if run.state in ("running", "waiting")]
+    active = [run.id for run in runs if run.state in ("running", "pending")]
     failed = [run for run in runs if run.state in ("failed", "killed")]
     remarks = (
         [f"{', '.join(active)} {'is' if len(active) == 1 else 'are'} not finished; results may still change."]

@@ -23,7 +23,7 @@ def collect_from_sweep(sweep: Sweep) -> Findings:
     return Findings(
         kind="sweep",
         name=sweep.name,
-        note=str(sweep.spec["note"] or ""),
+        description=str(sweep.spec["description"] or ""),
         goal=_describe_goal(sweep),
         status=counts_text(progress),
         metric=progress.metric,
@@ -76,7 +76,7 @@ def _describe_goal(sweep: Sweep) -> str:
     spec = sweep.spec
     parts = [f"strategy {spec['strategy']['name']}"]
     parts += [f"pruner {spec['pruner']['name']}"] if spec["pruner"] else []
-    parts += [f"{spec['seeds']} seeds per point"] if spec["seeds"] > 1 else []
+    parts += [f"{spec['num_seeds']} seeds per point"] if spec["num_seeds"] > 1 else []
     parts += [f"{name}={value}" for name, value in spec["budget"].items() if value is not None]
     return f"Search for the {'largest' if spec['mode'] == 'max' else 'smallest'} {spec['metric']}: {', '.join(parts)}."
 

@@ -13,7 +13,7 @@ from experiments.results.report.findings import Findings, ReportRun, rank_key
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-STALE_FRACTION, STEP_TIME, RATE = "async/stale_share/", "perf/step_time_ms", "perf/updates_per_s"
+STALE_FRACTION, STEP_TIME, RATE = "async/stale_fraction/", "perf/step_time_ms", "perf/updates_per_s"
 MAX_POINTS = len(figures.SERIES)
 MAX_LABEL = 58
 

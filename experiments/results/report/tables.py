@@ -18,7 +18,7 @@ MAX_DECIMALS = 5
 RATE = "perf/updates_per_s"
 ASYNC_METRICS = {
     "updates/s": RATE, "staleness, mean": "async/staleness_mean", "95 %": "async/staleness_p95",
-    "servers' busy share": "async/server_busy_share",
+    "servers' busy share": "async/server_busy_fraction",
 }  # fmt: skip
 MIN_FIXED = 0.01
 """From this value on, as many decimals as significant digits are enough."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.config import options
+from experiments.core import renamed
 from experiments.core.atomic import write_text
 from experiments.core.console import Display
 from experiments.core.errors import InputError, did_you_mean
@@ -139,7 +140,10 @@ def _run_again(original: Original, args: Namespace, steps: int | None) -> int:
             display.say(line)
         environment = rerun.child_environment(code, variables)
         trial = rerun.new_run(original, code, runs_dir, steps)
-        ended = rerun.execute(trial, environment, trust, args.overrides, steps)
+        overrides = list(args.overrides)
+        if rerun.has_first_names(code):
+            overrides = renamed.upgrade_overrides(overrides, {new: old for old, new in renamed.experiment_keys()})
+        ended = rerun.execute(trial, environment, trust, overrides, steps)
         if args.keep_code:
             commands = (f"`git worktree remove --force {shlex.quote(str(root))}`" for root in code.roots)
             display.say(f"the restored code stays here; remove it with {' and '.join(commands)}")
@@ -202,8 +206,8 @@ def _find_end(trial: Trial, steps: int | None, *, was_interrupted: bool) -> tupl
     (status, reason), step = rerun.status(trial), rerun.last_step(trial)
     if status == "finished" or (steps is not None and step >= steps):
         return "finished", None
-    if was_interrupted or status in ("stopped", "killed"):
-        return "stopped", f"it was interrupted after step {step}"
+    if was_interrupted or status in ("interrupted", "killed"):
+        return "interrupted", f"it was interrupted after step {step}"
     return status, f"it {status}: {reason}"
 
 

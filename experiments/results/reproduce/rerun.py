@@ -18,6 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from experiments.core import renamed
 from experiments.core.errors import InputError
 from experiments.core.signals import heeded
 from experiments.launch.run_trial import LOCAL_LAUNCHER
@@ -58,6 +59,10 @@ def new_run(original: Original, code: Restored, runs_dir: Path, steps: int | Non
     config = {**record.config, "resume": False}
     if config["launcher"]["_target_"] != LOCAL_LAUNCHER:  # a reproduction runs on this machine
         config["launcher"] = {"_target_": LOCAL_LAUNCHER}
+    overrides = list(original.overrides)
+    if has_first_names(code):
+        overrides = renamed.original_overrides(overrides, config)
+        config = renamed.original(config)
     warnings: list[str] = []
     with new_folder(runs_dir, f"single/{_free_name(record.trial_id, runs_dir)}") as folder:
         provenance = {
@@ -65,7 +70,7 @@ def new_run(original: Original, code: Restored, runs_dir: Path, steps: int | Non
             "run_key": uuid.uuid4().hex,
             "created": time.time(),
             "reproduces": {**original.link, "steps": steps},
-            "overrides": list(original.overrides),
+            "overrides": overrides,
             **({"source": original.source} if original.source else {}),
             "config_dirs": list(original.config_dirs),
             "trust": list(original.trust),
@@ -80,6 +85,11 @@ def new_run(original: Original, code: Restored, runs_dir: Path, steps: int | Non
             shutil.copyfile(original.initial, folder / FILE)
         write_trial(folder, config, provenance)
     return Trial(folder)
+
+
+def has_first_names(code: Restored) -> bool:
+    """Whether restored code knows configuration keys by their first names only."""
+    return not (code.on_path[0] / "experiments" / "core" / "renamed.py").is_file()
 
 
 def _free_name(identity: str, runs_dir: Path) -> str:

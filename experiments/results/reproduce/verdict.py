@@ -12,7 +12,7 @@ from experiments.run.metric_comparison import Divergence, compare, distance
 from experiments.trial.parameters import parameters
 from experiments.trial.record import CodeRecord
 
-Outcome = Literal["identical", "within tolerance", "different", "stopped"]
+Outcome = Literal["identical", "within tolerance", "different", "interrupted"]
 
 EARLY_STEPS = 20
 """The effect of rounding on a loss was measured over this many steps (docs/parallelism.md); it grows later in training."""
@@ -149,7 +149,7 @@ def _is_asynchronous(record: CodeRecord) -> bool:
     """True if several replicas trained asynchronously with parameter servers."""
     parallel = record.config.get("parallel") or {}
     replicas = (record.config.get("hardware") or {}).get("devices_per_node", 1)
-    return "servers" in parallel and parallel.get("max_staleness") != 0 and (parallel.get("data") or replicas) != 1
+    return "num_servers" in parallel and parallel.get("max_staleness") != 0 and (parallel.get("data") or replicas) != 1
 
 
 def _engine(record: CodeRecord) -> str:
@@ -174,7 +174,7 @@ def judge(
         one: the original.
         other: its repetition.
         terms: how closely they must agree.
-        status: how the repetition ended: "finished", or "stopped" if it was interrupted.
+        status: how the repetition ended: "finished", or "interrupted" if it was interrupted.
         reason: why it ended so.
         data: how its data differs; with other data it is no repetition, whatever the metrics are.
     """
@@ -185,10 +185,10 @@ def judge(
     missing = _find_missing(divergences, one) if status == "finished" else None
     other_end = _find_other_end(divergences) if terms.judged_to != terms.up_to else None
     common = sum(part.num_common for part in judged)
-    if data or first is not None or other_end or (status != "stopped" and (missing or not common)):
+    if data or first is not None or other_end or (status != "interrupted" and (missing or not common)):
         outcome: Outcome = "different"
-    elif status == "stopped":
-        outcome = "stopped"
+    elif status == "interrupted":
+        outcome = "interrupted"
     elif all(part.first_step is None for part in divergences):
         outcome = "identical"
     else:

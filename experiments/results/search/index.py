@@ -12,16 +12,17 @@ from typing import Any
 
 import yaml
 
+from experiments.core import renamed
 from experiments.core.atomic import write_text
 from experiments.core.errors import InputError
 from experiments.run import journal
 from experiments.run.metrics import MetricSummary
-from experiments.run.state import determine_state, process_alive
+from experiments.run.state import determine_state, process_alive, read_outcome
 from experiments.run.verdict_file import VERDICT
 from experiments.sweep.ledger import Entry, Ledger
 
 FILE = ".index.json"
-VERSION = 1
+VERSION = 2
 LAST, SMALLEST, LARGEST = 1, 2, 3
 """Places in what is known of a metric, behind the step of its last point."""
 
@@ -60,7 +61,7 @@ class IndexedRun:
     def verdict(self) -> str | None:
         """Of a run that `lathe reproduce` made, whether it repeats the other; None of all others."""
         try:
-            return str(_yaml(self.folder / VERDICT)["verdict"])
+            return renamed.state(str(_yaml(self.folder / VERDICT)["verdict"]))
         except (OSError, ValueError, KeyError, yaml.YAMLError):
             return None
 
@@ -178,7 +179,7 @@ def _frozen(path: Path, sweep: _IndexedSweep | None) -> dict[str, Any]:
     """What of a run never changes."""
     own = _yaml(path.parent / "provenance.yaml")
     provenance = {**(sweep.provenance if sweep else {}), **own}
-    config = dict(_leaves("", _yaml(path)))
+    config = dict(_leaves("", renamed.upgrade(_yaml(path))))
     for group, option in _options(provenance).items():
         config.setdefault(group, option)
     created = own.get("created", path.stat().st_mtime)  # a trial's folder is made when it is first claimed
@@ -209,7 +210,7 @@ def _run(folder: Path, known: dict[str, Any], sweep: _IndexedSweep | None) -> In
         known = {**known, "config": {**known["config"], **values}}
         return IndexedRun(folder, entry.state, sweep.folder.name, values, known)
     last = known["last"]
-    outcome = _outcome(folder)
+    outcome = read_outcome(folder)
     alive = last is None or process_alive(last["host"], last["pid"], last["time"])
     now = determine_state(outcome, last, known["last_time"], alive)
     return IndexedRun(
@@ -219,14 +220,6 @@ def _run(folder: Path, known: dict[str, Any], sweep: _IndexedSweep | None) -> In
         {},
         known,
     )
-
-
-def _outcome(folder: Path) -> dict[str, Any] | None:
-    try:
-        outcome: dict[str, Any] = json.loads((folder / "outcome.json").read_text())
-    except FileNotFoundError:
-        return None
-    return outcome
 
 
 def _is_sweep(folder: Path) -> bool:

@@ -16,6 +16,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from experiments.core import renamed
 from experiments.core.console import console
 from experiments.core.errors import InputError, did_you_mean
 from experiments.core.format import as_json, duration, number, point_text
@@ -26,8 +27,9 @@ EXTREMES = {"min:": SMALLEST, "max:": LARGEST}
 """Before the name of a metric: its smallest or largest value, where the name alone is its last."""
 ATTRIBUTES = ("id", "name", "state", "sweep", "created", "verdict")
 IN_EVERY_ROW = ATTRIBUTES[:-1]
-STATES = ("new", "waiting", "running", "finished", "pruned", "failed", "stopped", "killed", "cancelled")
+STATES = ("new", "pending", "running", "finished", "pruned", "failed", "interrupted", "killed", "cancelled")
 """All that a run can stand at."""
+VERDICTS = ("identical", "within tolerance", "different", "interrupted")
 DAY_S = 86_400.0
 
 
@@ -127,8 +129,10 @@ def _resolve(one: Comparison, text: str, known: Keys) -> str:
     name = known.resolve(one.key)
     if name is None:
         raise problem(text, one.at, _why(one.key, known))
-    if name == "state" and one.op in ("=", "==", "!=") and one.value not in STATES:
-        raise problem(text, one.at, f"state{one.op}{one.value} is no state of a run; {did_you_mean(one.value, STATES)}")
+    states = {"state": STATES, "verdict": VERDICTS}.get(name)
+    if states is not None and one.op in ("=", "==", "!=") and one.value not in states:
+        hint = renamed.suggestion(one.value, states)
+        raise problem(text, one.at, f"{name}{one.op}{one.value} is no {name} of a run; {hint}")
     return name
 
 
@@ -138,6 +142,9 @@ def _why(typed: str, known: Keys) -> str:
         return f"{typed} may mean {', '.join(meant[:5])}; write more of it"
     if typed.startswith("tags."):
         return f"no run has the tag {typed.removeprefix('tags.')}; `+{typed}=...` gives a run one"
+    mark = next((mark for mark in EXTREMES if typed.startswith(mark)), "")
+    if (today := renamed.new_name(typed.removeprefix(mark))) is not None:
+        return f"no run has the key {typed}; it is now called {mark + today!r}"
     return f"no run has the key {typed}; {did_you_mean(typed, known.all())}"
 
 

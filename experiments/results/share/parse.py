@@ -14,6 +14,7 @@ import yaml
 
 from experiments.config.source_map import SourceMap
 from experiments.config.validate import Validation
+from experiments.core import renamed
 from experiments.core.errors import InputError, did_you_mean
 from experiments.core.format import shown
 from experiments.results.share import rules
@@ -21,7 +22,7 @@ from experiments.results.share.archive import Archive, find_mismatches
 from experiments.results.share.schema import SharedFileSchema
 from experiments.results.share.strict_yaml import load
 
-VERSION = 1
+VERSION = 2
 MAX_PROBLEMS = 20
 MAX_SETTINGS = 5000  # SourceMap takes quadratic time
 MAX_POINTS = 10_000
@@ -53,6 +54,8 @@ def parse(path: Path, archive: Archive) -> tuple[dict[str, Any], SourceMap]:
     def stages() -> Iterator[Iterator[str]]:
         """Each stage assumes that the ones before found no problem."""
         yield _find_wrong_version(values, path)
+        if values["lathe_share"] == 1:
+            _upgrade(values)
         yield _find_wrong_types(values, path)
         _locate(root, origins, path)
         yield _find_wrong_values(values, origins)
@@ -76,12 +79,22 @@ def _locate(root: yaml.MappingNode, origins: SourceMap, path: Path) -> None:
     origins.texts = {key: one_line(text) for key, text in origins.texts.items()}
 
 
+def _upgrade(values: dict[str, Any]) -> None:
+    """Give the keys of version 1 today's names."""
+    if "note" in values:
+        values["description"] = values.pop("note")
+    if isinstance(values.get("configuration"), dict):
+        values["configuration"] = config = renamed.upgrade(values["configuration"])
+        if isinstance(overrides := values.get("overrides"), list) and all(isinstance(text, str) for text in overrides):
+            values["overrides"] = renamed.upgrade_overrides(overrides, renamed.renames(config))
+
+
 def _find_wrong_version(values: dict[str, Any], path: Path) -> Iterator[str]:
     version = values.get("lathe_share")
     if type(version) is not int:
         yield f"{path}: lathe_share is missing or not a whole number; name a file that `lathe share` wrote"
-    elif version != VERSION:
-        yield f"lathe_share={version}: this Lathe reads version {VERSION}; use the Lathe version that wrote the file"
+    elif not 1 <= version <= VERSION:
+        yield f"lathe_share={version}: this Lathe reads versions 1 to {VERSION}; use the Lathe version that wrote the file"
 
 
 def _find_wrong_types(values: dict[str, Any], path: Path) -> Iterator[str]:
@@ -119,7 +132,7 @@ def _find_wrong_values(values: dict[str, Any], origins: SourceMap) -> Iterator[s
         if text is not None and not pattern.fullmatch(text):
             yield f"{key}={one_line(shown(text))} is not {rule}; {NEW_FILE}"
     config, data, threads = values["configuration"], values["data"], values["environment"]["cpu_threads"]
-    for key, value in {"name": values["name"], "note": values["note"], **values["seeds"]}.items():
+    for key, value in {"name": values["name"], "description": values["description"], **values["seeds"]}.items():
         if config.get(key) != value:
             yield f"{key}={one_line(shown(value))} differs from {key} in the configuration; write the same value in both"
     if (data["num_files"] is None) != (data["names_and_sizes_sha256"] is None):

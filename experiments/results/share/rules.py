@@ -17,7 +17,7 @@ from experiments.config.source_map import SourceMap
 PATHS = ("runs_dir", "data_root", "data.root")
 MACHINE = ("launcher._target_", "tracking.store", "hardware.slurm", "init_from.weights", "resume", *PATHS)
 """Keys that only the receiver may set."""
-FREE_TEXT = ("name", "note", "tags", "launcher", "tracking")
+FREE_TEXT = ("name", "description", "tags", "launcher", "tracking")
 """Keys whose texts are not paths, or which `reset` replaces."""
 MAXIMA = {"num_data_workers": 64, "hardware.devices_per_node": 64, "hardware.cpu_threads": 1024}
 """Most processes and threads that a shared file may start; a command line may ask for more."""

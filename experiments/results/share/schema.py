@@ -13,7 +13,7 @@ class SharedFileSchema:
     lathe_share: int
     """Version of this format."""
     name: str
-    note: str | None
+    description: str | None
     how_to_run: list[str]
     """For readers; Lathe ignores it."""
     configuration: dict[str, Any]

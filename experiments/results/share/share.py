@@ -87,7 +87,7 @@ def _values(
     return {
         "lathe_share": VERSION,
         "name": config["name"],
-        "note": config["note"],
+        "description": config["description"],
         "how_to_run": _commands("FILE" if redactor.find(path.name) else path.name, config),
         "configuration": config,
         "trial_id": trial.id,
@@ -105,10 +105,10 @@ def _values(
 
 
 def _configuration(config: Mapping[str, Any], redactor: Redactor) -> dict[str, Any]:
-    """The configuration with redacted name, note and tags; the other values determine the result and stay as they are."""
+    """The configuration with redacted name, description and tags; the other values determine the result and stay as they are."""
     shared = rules.reset(config)
     shared["name"] = re.sub(r"[/\\]", "-", _redact(shared["name"], redactor) or "").strip() or "shared"
-    shared["note"] = _redact(shared["note"], redactor)
+    shared["description"] = _redact(shared["description"], redactor)
     shared["tags"] = {redactor.redact(key): _redact(value, redactor) for key, value in (shared["tags"] or {}).items()}
     problems = []
     for key, value in rules.leaves(shared):

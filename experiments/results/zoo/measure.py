@@ -38,7 +38,7 @@ TRY_STEPS = 20
 """Steps from which it is told how many a budget has room for."""
 MOST_POINTS = 40
 """Of a curve in a record."""
-WORDS = {"waiting": "waits", "running": "does not end", "cancelled": "was cancelled"}
+WORDS = {"pending": "waits", "running": "does not end", "cancelled": "was cancelled"}
 
 
 class Refused(Exception):
@@ -179,7 +179,7 @@ def _run(row: Row, terms: MeasureOptions, name: str, shorter: Sequence[str]) -> 
         checkpoint["best_metric"] or "val/loss_nats",
         checkpoint["best_mode"] if checkpoint["best_metric"] else "min",
     )
-    told = [f"sweep.metric={metric}", f"sweep.mode={mode}", f"sweep.seeds={terms.seeds}"]
+    told = [f"sweep.metric={metric}", f"sweep.mode={mode}", f"sweep.num_seeds={terms.seeds}"]
     question = read_overrides([*words, *told], terms.config_dirs, name)
     found = prepare(question, config_dirs=terms.config_dirs, trust=terms.trust)
     begun = (

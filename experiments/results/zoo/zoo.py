@@ -186,8 +186,8 @@ def _run(book: _Book, wanted: Sequence[Row], are_named: bool) -> int:
         raise InputError([f"NAME={name}: {told}" for name in without])
     wanted = [row for row in wanted if row.metric is not None]
     configs = [book.terms.compose(row).config for row in wanted]  # what is wrong is told before a run
-    if any(config["launcher"].get("dry") for config in configs):
-        raise InputError(["launcher.dry=true runs nothing that could be measured; leave it out"], "`lathe zoo`")
+    if any(config["launcher"].get("dry_run") for config in configs):
+        raise InputError(["launcher.dry_run=true runs nothing that could be measured; leave it out"], "`lathe zoo`")
     _say(_announced(book, list(zip(wanted, configs, strict=True))))
     counts = dict.fromkeys(("measured", "as before", "not measured", "failed"), 0)
     for number, (row, config) in enumerate(zip(wanted, configs, strict=True), 1):

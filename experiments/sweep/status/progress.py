@@ -22,7 +22,7 @@ STARTING_S = 20.0
 """How long a worker may take until its folder is there."""
 SILENT_S = 300.0
 """How long workers of which nobody knows may take to begin a trial, imports on a cold file system among it."""
-ORDER: tuple[State, ...] = ("failed", "running", "waiting", "finished", "pruned", "cancelled")
+ORDER: tuple[State, ...] = ("failed", "running", "pending", "finished", "pruned", "cancelled")
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Progress:
     metric: str
     mode: str
     state: str
-    """running, waiting, done, failed (some), cancelled (some), or spent: its budget."""
+    """running, pending, done, failed (some), cancelled (some), or spent: its budget."""
     total: int
     """Trials that there are or will be."""
     done: int
@@ -113,7 +113,7 @@ class Progress:
 
     @property
     def is_over(self) -> bool:
-        return self.state not in ("running", "waiting")
+        return self.state not in ("running", "pending")
 
 
 class ProgressReader:
@@ -136,7 +136,7 @@ class ProgressReader:
         """Ask how many workers wait, and whether any of those that began is left."""
         ledger_state = self.ledger.read()
         waits = (
-            any(entry.state == "waiting" for entry in ledger_state.entries.values()) or self._unasked(ledger_state) > 0
+            any(entry.state == "pending" for entry in ledger_state.entries.values()) or self._unasked(ledger_state) > 0
         )
         if self.executor is None or not waits or ledger_state.closed is not None:
             self._queued = None
@@ -160,7 +160,7 @@ class ProgressReader:
         unasked = self._unasked(ledger_state)
         state = _state_of(counts, closed, unasked)
         to_ask = unasked if closed is None else 0
-        is_over = state not in ("running", "waiting")
+        is_over = state not in ("running", "pending")
         ended = max((entry.since for entry in entries), default=now) if is_over else now
         return Progress(
             name=self.sweep.name,
@@ -181,7 +181,7 @@ class ProgressReader:
             best=_best(ledger_state, spec["mode"]),
             workers=len({entry.worker for entry in entries if entry.state == "running"}),
             queued=self._queued,
-            is_stranded=state == "waiting" and self._is_stranded(ledger_state, now),
+            is_stranded=state == "pending" and self._is_stranded(ledger_state, now),
             closed=closed if state != "done" else None,
             budget=_shares(spec["budget"], ledger_state, now),
             rows=tuple(sorted(rows, key=lambda row: _place(row, spec["mode"]))),
@@ -190,9 +190,9 @@ class ProgressReader:
     def _unasked(self, ledger_state: LedgerState) -> int:
         """Trials that the strategy may still be asked for, as far as the points go."""
         spec = self.sweep.spec
-        if not self.sweep.is_adaptive or spec["budget"]["points"] is None:
+        if not self.sweep.is_adaptive or spec["budget"]["max_points"] is None:
             return 0
-        return int(max(0, spec["budget"]["points"] - len(ledger_state.points)) * spec["seeds"])
+        return int(max(0, spec["budget"]["max_points"] - len(ledger_state.points)) * spec["num_seeds"])
 
     def _is_stranded(self, ledger_state: LedgerState, now: float) -> bool:
         if self._queued != 0:
@@ -251,8 +251,8 @@ def _attempt(sweep: Sweep, entry: Entry) -> Path:
 def _state_of(counts: Mapping[State, int], closed: str | None, unasked: int) -> str:
     if counts["running"]:
         return "running"
-    if counts["waiting"] or unasked:
-        return "waiting" if closed is None else "cancelled" if closed.startswith("cancelled") else "spent"
+    if counts["pending"] or unasked:
+        return "pending" if closed is None else "cancelled" if closed.startswith("cancelled") else "spent"
     return "cancelled" if counts["cancelled"] else "failed" if counts["failed"] else "done"
 
 
@@ -260,7 +260,7 @@ def _place(row: TrialRow, mode: str) -> tuple[float, float, int, int]:
     """The order in which one wants to see trials: trouble, work, what was interrupted, then results, the best first."""
     value = math.inf if row.best is None or math.isnan(row.best) else -row.best if mode == "max" else row.best
     by_value = value if row.state in ("finished", "pruned") else 0.0
-    not_begun = row.state == "waiting" and row.attempt == 0
+    not_begun = row.state == "pending" and row.attempt == 0
     return ORDER.index("pruned") + 0.5 if not_begun else ORDER.index(row.state), by_value, row.point, row.seed
 
 
@@ -292,13 +292,13 @@ def _left_s(rows: Sequence[TrialRow], tails: Mapping[tuple[str, int], JournalTai
     of_running = [
         max(0.0, mean - row.in_state_s) if left is None else left for row, left in zip(running, paces, strict=True)
     ]
-    to_begin = to_ask + sum(row.state == "waiting" for row in rows)
+    to_begin = to_ask + sum(row.state == "pending" for row in rows)
     return max(max(of_running), (sum(of_running) + mean * to_begin) / len(running))
 
 
 def _shares(budget: Mapping[str, Any], ledger_state: LedgerState, now: float) -> dict[str, BudgetUse]:
     used = {
-        "points": float(len(ledger_state.points)),
+        "max_points": float(len(ledger_state.points)),
         "wall_h": (now - ledger_state.opened) / 3600 if ledger_state.entries else 0.0,
         "device_h": sum_device_s(ledger_state, now) / 3600,
     }

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, get_args
 
+from experiments.core import renamed
 from experiments.core.errors import InputError, did_you_mean
 from experiments.core.format import shown
 from experiments.sweep.ledger import ENDED, Entry, Ledger, LedgerState, State
@@ -56,7 +57,7 @@ def _named(ledger_state: LedgerState, word: str, sweep: str) -> list[str]:
         return found
     if found:
         raise InputError([f"trial '{word}' is not unique in sweep '{sweep}': {', '.join(found[:6])}; write more of it"])
-    way_out = did_you_mean(word, [*entries, *STATES], f"`lathe status {sweep} --all` lists them")
+    way_out = renamed.suggestion(word, [*entries, *STATES], f"`lathe status {sweep} --all` lists them")
     raise InputError([f"there is no trial '{word}' in sweep '{sweep}'; {way_out}"])
 
 
@@ -69,8 +70,12 @@ def _by_override(ledger_state: LedgerState, word: str, sweep: str) -> list[str]:
     if key == "seed" and key not in known:
         values: dict[str, Any] = {entry.id: entry.seed for entry in ledger_state.entries.values()}
     elif key not in known:
-        fits = [full for full in known if full.endswith(f".{key}")]
-        way_out = f"did you mean '{fits[0]}'?" if len(fits) == 1 else did_you_mean(key, known)
+        today = renamed.new_name(key) or key
+        fits = [full for full in known if full == today or full.endswith(f".{today}")]
+        if fits and today != key:
+            way_out = f"it is now called {fits[0]!r}"
+        else:
+            way_out = f"did you mean {fits[0]!r}?" if len(fits) == 1 else did_you_mean(key, known)
         raise InputError([f"{word}: {key} does not vary in sweep '{sweep}'; {way_out}"])
     else:
         values = {entry.id: entry.values[key] for entry in ledger_state.entries.values() if key in entry.values}
@@ -145,7 +150,7 @@ def _is_over(sweep: Sweep, executor: Executor, say: Callable[[str], None]) -> bo
 
 
 def _cancel_waiting(ledger: Ledger, chosen: Collection[str], by: str) -> list[str]:
-    found = [entry.id for entry in ledger.state.entries.values() if entry.id in chosen and entry.state == "waiting"]
+    found = [entry.id for entry in ledger.state.entries.values() if entry.id in chosen and entry.state == "pending"]
     if found:
         ledger.cancel(found, by)
     return found
@@ -197,7 +202,7 @@ def _wait(
 def _left(sweep: Sweep, ledger: Ledger, trials: Collection[str], by: str) -> list[str]:
     """Of trials that were asked to stop those that have not ended; one that was interrupted at that moment is not begun."""
     entries = ledger.read().entries
-    if any(entries[trial].state == "waiting" for trial in trials):
+    if any(entries[trial].state == "pending" for trial in trials):
         with ledger.locked():
             _cancel_waiting(ledger, trials, by)
     left = [trial for trial in trials if entries[trial].state not in ENDED]

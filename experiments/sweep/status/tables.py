@@ -40,9 +40,9 @@ NUMBERS = ("seed", "step", "last", "best", "attempt", "time")
 MOST_REASONS = 10
 STYLES: Mapping[str, str] = {
     "running": "cyan", "finished": "green", "done": "green", "pruned": "blue", "failed": "bold red",
-    "cancelled": "dim", "waiting": "", "spent": "yellow",
+    "cancelled": "dim", "pending": "", "spent": "yellow",
 }  # fmt: skip
-DIGITS = {"points": 0, "wall_h": 2, "device_h": 2}
+DIGITS = {"max_points": 0, "wall_h": 2, "device_h": 2}
 WORDS: Mapping[str, str] = {"failed": "some failed", "spent": "budget spent"}
 """Of a sweep's states, those that one word does not tell."""
 
@@ -87,7 +87,10 @@ def _facts(progress: Progress) -> list[tuple[str, str]]:
     wasted = f", {hours(progress.wasted_h)} of it wasted" if progress.wasted_h * 3600 >= 1 else ""
     facts.append(("devices", f"{hours(progress.used_h)} used{wasted}"))
     if progress.budget:
-        told = (f"{share.spent:.{DIGITS[name]}f} of {share.of:g} {name}" for name, share in progress.budget.items())
+        told = (
+            f"{share.spent:.{DIGITS[name]}f} of {share.of:g} {name.removeprefix('max_')}"
+            for name, share in progress.budget.items()
+        )
         facts.append(("budget", ", ".join(told)))
     if progress.closed:
         facts.append(("closed", progress.closed))
@@ -265,7 +268,7 @@ def _hints(progress: Progress, sweep: Sweep, done_hint: DoneHint, num_hidden: in
     name = format_reference(sweep)
     if num_hidden:
         yield f"{num_hidden} more trials; `lathe status {name} --all` shows them"
-    num_waiting = progress.counts["waiting"] + progress.to_ask
+    num_waiting = progress.counts["pending"] + progress.to_ask
     if progress.is_stranded:
         trials = "1 trial waits" if num_waiting == 1 else f"{num_waiting} trials wait"
         yield f"{trials} and no worker is left; `lathe resume {name}` starts more"

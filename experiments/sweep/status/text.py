@@ -43,10 +43,10 @@ def best_text(progress: Progress, best: BestPoint) -> str:
 
 
 def counts_text(progress: Progress) -> str:
-    """How many trials stand where, as far as there are any: ``7/18 done, 2 running, 8 waiting, 1 failed``."""
+    """How many trials stand where, as far as there are any: ``7/18 done, 2 running, 8 pending, 1 failed``."""
     counts = progress.counts
     parts = [f"{progress.done}/{progress.total} done"]
-    parts += [f"{counts[state]} {state}" for state in ("running", "waiting", "failed", "cancelled") if counts[state]]
+    parts += [f"{counts[state]} {state}" for state in ("running", "pending", "failed", "cancelled") if counts[state]]
     parts += [f"{progress.to_ask} to be chosen"] if progress.to_ask else []
     parts += [f"{counts['pruned']} of the done pruned"] if counts["pruned"] else []
     return ", ".join(parts)

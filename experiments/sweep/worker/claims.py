@@ -72,7 +72,7 @@ class TrialQueue:
 
         What ends the worker too, say a machine that runs out of memory, shall not keep it from all others.
         """
-        waiting = [entry for entry in ledger_state.entries.values() if entry.state == "waiting"]
+        waiting = [entry for entry in ledger_state.entries.values() if entry.state == "pending"]
         return min(waiting, key=lambda entry: (_turn(entry), entry.point), default=None)
 
     def _ask(self, study: Study, ledger_state: LedgerState) -> None:

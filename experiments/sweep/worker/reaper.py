@@ -85,7 +85,7 @@ def _end(sweep: Sweep, ledger: Ledger, entry: Entry, attempt: int, why: str, cro
     folder, most, mode = sweep.folder / entry.id, sweep.spec["max_attempts"], sweep.spec["mode"]
     tail = JournalTail(folder / "attempts" / str(attempt), sweep.spec["metric"])
     tail.read()
-    state: State = "waiting"
+    state: State = "pending"
     failure, then = of_loss(f"{why}\n{_printed(sweep, entry.worker)}"), "it waits for another attempt"
     if (folder / "attempts" / str(attempt) / "cancel").exists():
         state, failure, then = "cancelled", CANCELLED, "it was to be cancelled"
@@ -96,7 +96,7 @@ def _end(sweep: Sweep, ledger: Ledger, entry: Entry, attempt: int, why: str, cro
     journal.seal(folder / "attempts" / str(attempt) / "journal.jsonl")  # an orphan may still write
     is_own = ledger.end(
         entry.id, attempt, state, value=better_of(entry.value, tail.values.best(mode), mode), step=tail.step,
-        failure=failure, reason=f"{why}; {then}" if state != "waiting" else why,
+        failure=failure, reason=f"{why}; {then}" if state != "pending" else why,
         wasted=not any((folder / "checkpoints").glob("step_*")),
         until=_mtime(folder / "attempts" / str(attempt) / "heartbeat"),
     )  # fmt: skip

@@ -118,7 +118,7 @@ class TrialRunner:
         state, failure, reason = self._verdict(outcome, value)
         step = self._last_state["step"] if self._last_state else 0
         is_saved = any((self.claim.trial.folder / "checkpoints").glob("step_*"))
-        is_wasted = state not in ("finished", "pruned") and not (state in ("waiting", "cancelled") and is_saved)
+        is_wasted = state not in ("finished", "pruned") and not (state in ("pending", "cancelled") and is_saved)
         with self.ledger.locked():
             is_own = self.ledger.end(
                 self.claim.entry.id, self.claim.attempt, state, value=value, step=step,
@@ -138,7 +138,7 @@ class TrialRunner:
                 )
             return "finished", None, None
         step = self._last_state["step"] if self._last_state else 0
-        if self._why == "pruned" and outcome.status == "stopped":
+        if self._why == "pruned" and outcome.status == "interrupted":
             return (
                 "pruned",
                 None,
@@ -147,11 +147,11 @@ class TrialRunner:
         if self._why == CANCELLED:
             return "cancelled", CANCELLED, "by `lathe cancel`"
         failure = outcome.failure or KILLED
-        if self._why is not None and outcome.status in ("stopped", "killed"):
+        if self._why is not None and outcome.status in ("interrupted", "killed"):
             failure = self._why
         if failure not in RETRIED:
             return "failed", failure, outcome.reason
         entry = self.claim.entry
         if entry.attempts >= self.sweep.spec["max_attempts"]:
             return "failed", failure, f"{outcome.reason}; sweep.max_attempts={entry.attempts} are used up"
-        return "waiting", failure, outcome.reason
+        return "pending", failure, outcome.reason

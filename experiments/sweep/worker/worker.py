@@ -61,7 +61,7 @@ def _has_work(sweep: Sweep) -> bool:
     ledger_state = sweep.ledger().read()
     if ledger_state.closed is not None:
         return False
-    return sweep.is_adaptive or any(entry.state in ("waiting", "running") for entry in ledger_state.entries.values())
+    return sweep.is_adaptive or any(entry.state in ("pending", "running") for entry in ledger_state.entries.values())
 
 
 def _import_all(sweep: Sweep) -> None:
@@ -120,7 +120,7 @@ class Worker:
             self.crew.close()
         with self.ledger.locked() as ledger_state:
             is_left = (
-                any(entry.state == "waiting" for entry in ledger_state.entries.values()) and ledger_state.closed is None
+                any(entry.state == "pending" for entry in ledger_state.entries.values()) and ledger_state.closed is None
             )
         return REQUEUE if is_left and self._must_leave() else DONE
 

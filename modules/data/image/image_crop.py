@@ -24,13 +24,13 @@ class ImageCrop:
     """How a photo of any size becomes a square of one.
 
     It is shrunk until its shorter side has ``resize_size`` pixels, then a square is cut out of it: anywhere in training that
-    augments, in the middle else. With ``min_crop_area``, training that augments cuts a part of any area from that share on
+    augments, in the middle else. With ``min_scale``, training that augments cuts a part of any area from that share on
     instead, from 3:4 to 4:3. Source: Szegedy et al. 2014, arXiv:1409.4842, section 6.
     """
 
     resize_size: int
     image_size: int
-    min_crop_area: float | None = None
+    min_scale: float | None = None
     mean: tuple[float, ...] | None = None
     """Of every channel over all photos, taken off after pixels were brought to [0, 1]; None: they stay there."""
     std: tuple[float, ...] | None = None
@@ -50,9 +50,9 @@ class ImageCrop:
         """
         dice = torch.full((5, len(files)), 0.5)  # from above, from the left, mirrored, area, form
         if generator is not None:
-            rows = 3 if self.min_crop_area is None else 5
+            rows = 3 if self.min_scale is None else 5
             dice[:rows] = torch.rand(rows, len(files), generator=generator)
-        by_area = generator is not None and self.min_crop_area is not None
+        by_area = generator is not None and self.min_scale is not None
         outputs = torch.empty(len(files), 3, self.image_size, self.image_size)
         for row, (file, chances) in enumerate(zip(files, dice.T.tolist(), strict=True)):
             try:
@@ -94,12 +94,12 @@ class ImageCrop:
         return self._cut(photo, (left * (width - side), top * (height - side)), (side, side))
 
     def _part(self, file: Path | bytes, chances: Sequence[float]) -> np.ndarray:
-        assert self.min_crop_area is not None
+        assert self.min_scale is not None
         top, left, _, size, form = chances
         ratio = SQUARE[0] * (SQUARE[1] / SQUARE[0]) ** form
         with _opened(file) as image:
             width, height = image.size
-            area = width * height * (self.min_crop_area + size * (1 - self.min_crop_area))
+            area = width * height * (self.min_scale + size * (1 - self.min_scale))
             wide, high = min(width, (area * ratio) ** 0.5), min(height, (area / ratio) ** 0.5)
             image.draft("RGB", (int(width * self.image_size / wide), int(height * self.image_size / high)))
             photo = image.convert("RGB")
@@ -133,7 +133,7 @@ def image_crop(
     image_size: int,
     image_shape: Sequence[int],
     num_features: int,
-    min_crop_area: float | None,
+    min_scale: float | None,
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
 ) -> ImageCrop:
@@ -149,8 +149,8 @@ def image_crop(
             f"{owner} wants image_shape=[3, image_size, image_size], but got {list(image_shape)} and "
             f"image_size={image_size}; set data.image_shape=[3,{image_size},{image_size}]"
         )
-    if min_crop_area is not None and not 0 < min_crop_area <= 1:
-        raise ValueError(f"{owner} wants min_crop_area in (0, 1], but got {min_crop_area}; Inception takes 0.08")
+    if min_scale is not None and not 0 < min_scale <= 1:
+        raise ValueError(f"{owner} wants min_scale in (0, 1], but got {min_scale}; Inception takes 0.08")
     if (mean is None) != (std is None) or any(len(each) != 3 for each in (mean, std) if each is not None):
         raise ValueError(
             f"{owner} wants mean and std as three numbers each, or neither, but got {mean and list(mean)} and "
@@ -161,7 +161,7 @@ def image_crop(
     return ImageCrop(
         resize_size,
         image_size,
-        min_crop_area,
+        min_scale,
         None if mean is None else tuple(mean),
         None if std is None else tuple(std),
     )

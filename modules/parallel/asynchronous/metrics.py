@@ -57,7 +57,7 @@ class AsyncMetrics:
         updates = sum(stats[0][FIELDS:])
         found = {
             "perf/updates_per_s": updates / seconds,
-            "async/server_busy_share": fmean(one[4] / max(one[5], 1e-9) for one in stats),
+            "async/server_busy_fraction": fmean(one[4] / max(one[5], 1e-9) for one in stats),
             "async/pushed_mib": sum(one[6] for one in stats) / MIB,
             "async/pulled_mib": sum(one[7] for one in stats) / MIB,
             "async/dropped_pushes": stats[0][8],
@@ -105,11 +105,11 @@ def _staleness(histogram: Sequence[float]) -> dict[str, float]:
         if cumulated >= 0.95 * total:
             quantile = value
             break
-    shares = {f"async/stale_share/{value}": histogram[value] / total for value in range(SHOWN)}
+    shares = {f"async/stale_fraction/{value}": histogram[value] / total for value in range(SHOWN)}
     return {
         "async/staleness_mean": sum(value * count for value, count in enumerate(histogram)) / total,
         "async/staleness_p95": float(quantile),
         "async/staleness_max": float(max(value for value, count in enumerate(histogram) if count)),
         **shares,
-        f"async/stale_share/{SHOWN}_or_more": sum(histogram[SHOWN:]) / total,
+        f"async/stale_fraction/{SHOWN}_or_more": sum(histogram[SHOWN:]) / total,
     }

@@ -41,8 +41,8 @@ class Message(IntEnum):
 class ReplicaSettings:
     """How a replica works."""
 
-    push_every: int
-    pull_every: int
+    push_every_steps: int
+    pull_every_steps: int
     chunks_per_round: int
     delay_s: float
     """Slept with every chunk, for tests and figures of what a slow machine does."""
@@ -82,11 +82,11 @@ class Replica:
         self._habits, self._fetch, self._told, self._num_servers = habits, fetch, told, num_servers
         self._weights = flat.collect(torch.empty(flat.size, dtype=flat.dtype))
         self._gradient = torch.zeros_like(self._weights)
-        self._own = torch.zeros_like(self._weights) if habits.push_every > 1 else self._gradient
+        self._own = torch.zeros_like(self._weights) if habits.push_every_steps > 1 else self._gradient
         self._present = torch.zeros(len(flat), dtype=torch.float64)
         self._buffers = torch.empty(flat.num_buffers, dtype=torch.float64)
         self._metrics: dict[str, float] = {}
-        self._since_pull = habits.pull_every
+        self._since_pull = habits.pull_every_steps
         self._accrued = 0
         self._names: list[str] | None = None
 
@@ -126,7 +126,7 @@ class Replica:
                     self._accrued = 0
                     continue
                 self._accrued += 1
-            if self._accrued and (word == Message.FLUSH or self._accrued >= self._habits.push_every):
+            if self._accrued and (word == Message.FLUSH or self._accrued >= self._habits.push_every_steps):
                 self._push(*latest, tells)
 
     def _ask(self, coordinator: Connection, tells: WorkReport) -> None:
@@ -151,7 +151,7 @@ class Replica:
     def _work(self, number: int, update: int, tells: WorkReport) -> None:
         """Pull where it is time, and add the gradient of a chunk to what is to be pushed."""
         self._group.form()
-        pulls = self._since_pull >= self._habits.pull_every
+        pulls = self._since_pull >= self._habits.pull_every_steps
         begin = time.perf_counter()
         if pulls:
             self._links.pull(self._weights, self._buffers)
@@ -186,7 +186,7 @@ class Replica:
         clip = self._single.recipe.grad_clip_norm
         if clip is not None:
             metrics["grad_norm"] = clip_grad_norm_(self._single.parameters, clip)
-        if self._habits.pull_every > 1:
+        if self._habits.pull_every_steps > 1:
             self._step_alone(update)
         for name, value in metrics.items() if group.leads else ():
             self._metrics[name] = self._metrics.get(name, 0.0) + float(value)
@@ -214,11 +214,11 @@ class Replica:
         tells.num_chunks, self._accrued = self._accrued, 0
         tells.push_s = time.perf_counter() - begin
         if not tells.accepted:
-            self._since_pull = self._habits.pull_every
+            self._since_pull = self._habits.pull_every_steps
 
     def _reform(self) -> None:
         self._group.leave()
-        self._since_pull = self._habits.pull_every  # whoever comes has no weights yet
+        self._since_pull = self._habits.pull_every_steps  # whoever comes has no weights yet
 
     def _end(self) -> None:
         """Tell the other members."""

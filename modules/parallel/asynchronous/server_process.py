@@ -73,7 +73,13 @@ class ServerProcess:
     """Serves one shard until it is told to end."""
 
     def __init__(
-        self, store: Store, number: int, shard: ParameterShard, flat: FlatParameters, folder: Path, snapshot_every: int
+        self,
+        store: Store,
+        number: int,
+        shard: ParameterShard,
+        flat: FlatParameters,
+        folder: Path,
+        snapshot_every_steps: int,
     ) -> None:
         """
         Args:
@@ -82,10 +88,10 @@ class ServerProcess:
             shard: its part of the weights.
             flat: of the whole model.
             folder: where it keeps its snapshots; all nodes see it.
-            snapshot_every: updates that may be lost at most.
+            snapshot_every_steps: updates that may be lost at most.
         """
         self._store, self._number, self._shard, self._flat = store, number, shard, flat
-        self._folder, self._snapshot_every = folder, snapshot_every
+        self._folder, self._snapshot_every_steps = folder, snapshot_every_steps
         self._lock = threading.Condition()
         self._is_over = False
         self._count = Count(folder / f"shard_{number}.count")
@@ -168,7 +174,7 @@ class ServerProcess:
             wire.send([Op.PUSH, self._starts, self._shard.version, 0])
             return
         with self._lock:
-            while self._shard.version - self._durable >= self._snapshot_every:
+            while self._shard.version - self._durable >= self._snapshot_every_steps:
                 self._lock.wait()
             begin, before = time.perf_counter(), self._shard.version
             push = Push(chunk, update, version, gradient, present, held, buffers, bool(leads))
@@ -185,7 +191,7 @@ class ServerProcess:
 
     def _snapshot_where_due(self) -> None:
         """Begin to write a copy half-way, so that with luck no update has to wait for the disk."""
-        is_due = self._shard.version - self._durable >= max(1, self._snapshot_every // 2)
+        is_due = self._shard.version - self._durable >= max(1, self._snapshot_every_steps // 2)
         if is_due and not self._writing:
             self._writing = True
             threading.Thread(target=self._write, args=(self._shard.freeze(),), daemon=True).start()

@@ -25,7 +25,7 @@ def completions(line: str) -> list[str]:
 
 
 def test_the_first_word_is_a_command() -> None:
-    assert completions("lathe re") == ["resume", "reproduce", "report", "rehearse"]
+    assert completions("lathe re") == ["resume", "reproduce", "report"]
     assert completions("lathe ")[:2] == ["run", "plan"]
     assert completions("lathe --v") == ["--version"]
     assert completions("lathe nonsense ") == []
@@ -120,8 +120,8 @@ def test_sweeps_and_trial_selectors_complete(tmp_path: Path, monkeypatch: pytest
     assert completions("lathe logs rates optimizer.lr=0.1 ") == []
     assert completions("lathe cancel rates b") == ["b00000000001", "b00000000002"]
     assert completions("lathe cancel rates optimizer.") == ["optimizer.lr=0.1", "optimizer.lr=0.01"]
-    assert completions("lathe cancel rates optimizer.lr=0.1 waiting optimizer.") == ["optimizer.lr=0.01"]
-    assert completions("lathe cancel --runs-dir elsewhere rates ") == ["waiting", "running"]
+    assert completions("lathe cancel rates optimizer.lr=0.1 pending optimizer.") == ["optimizer.lr=0.01"]
+    assert completions("lathe cancel --runs-dir elsewhere rates ") == ["pending", "running"]
 
 
 def test_sweep_files_and_their_keys_complete(tmp_path: Path) -> None:
@@ -131,12 +131,12 @@ def test_sweep_files_and_their_keys_complete(tmp_path: Path) -> None:
     assert completions(f"lathe sweep --config-dir {tmp_path} mi") == ["mine"]
     assert completions("lathe sweep lr_batch model=ml") == ["model=mlp"]
     assert completions("lathe sweep lr_batch swe") == ["sweep."]
-    assert completions("lathe sweep lr_batch sweep.budget.p") == ["sweep.budget.points="]
+    assert completions("lathe sweep lr_batch sweep.budget.m") == ["sweep.budget.max_points="]
     assert completions("lathe sweep lr_batch sweep.pruner.f") == ["sweep.pruner.first_step=", "sweep.pruner.factor="]
     assert completions("lathe sweep lr_batch sweep.strategy=t") == ["sweep.strategy=tpe"]
     assert completions("lathe sweep lr_batch sweep.strategy.name=t") == ["sweep.strategy.name=tpe"]
     assert completions("lathe run -m sweep.mode=") == ["sweep.mode=max", "sweep.mode=min"]
-    assert completions("lathe resume rates sweep.see") == ["sweep.seeds="]
+    assert completions("lathe resume rates sweep.see") == ["sweep.num_seeds="]
     assert completions("lathe sweep lr_batch sweep.nonsense.a=") == []
 
 
@@ -150,7 +150,7 @@ def test_options_and_choices_of_arguments_complete() -> None:
     assert completions("lathe options optim") == ["optimizer"]
     assert completions("lathe options model=l") == ["model=lenet"]
     assert completions("lathe completion ") == ["bash", "zsh", "fish"]
-    assert completions("lathe rehearse ") == ["up", "down", "status"]
+    assert completions("lathe cluster ") == ["up", "down", "status"]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)

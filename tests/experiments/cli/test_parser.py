@@ -42,7 +42,7 @@ def test_help_names_every_command_and_the_exit_codes(capsys: pytest.CaptureFixtu
     assert main([]) == 0
     shown = capsys.readouterr().out
     assert [name for name in NAMES if f"    {name}" not in shown] == []
-    assert "exit codes: 0 done, 1 the run failed or was stopped, 2 the input is wrong" in shown
+    assert "exit codes: 0 done, 1 the run failed or was interrupted, 2 the input is wrong" in shown
     assert max(map(len, shown.splitlines())) <= 90
 
 

@@ -158,10 +158,10 @@ def test_the_users_settings_trust_a_package(package: Path, monkeypatch: pytest.M
 def test_references_to_the_environment_stay_as_they_are_written(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STORE", "http://secret")
     config = compose(
-        ["tracking.store=${oc.env:STORE}", "note='at ${oc.env:NOTE,home}'", "+tags.a=${oc.env:X,null}"]
+        ["tracking.store=${oc.env:STORE}", "description='at ${oc.env:NOTE,home}'", "+tags.a=${oc.env:X,null}"]
     ).config
     assert config["tracking"]["store"] == "${oc.env:STORE}"
-    assert config["note"] == "at ${oc.env:NOTE,home}"
+    assert config["description"] == "at ${oc.env:NOTE,home}"
     assert config["tags"]["a"] == "${oc.env:X,null}"
     assert config["runs_dir"] == "${oc.env:LATHE_RUNS,runs}"
     assert "secret" not in str(config)
@@ -185,7 +185,7 @@ def test_the_same_configuration_has_the_same_id_on_every_machine(
     monkeypatch.setenv("HOME", "/home/someone")
     monkeypatch.setattr(socket, "gethostname", lambda: "elsewhere")
     monkeypatch.chdir(tmp_path)
-    other = ["runs_dir=here", "name=other", "+tags.team=vision", "note=again", "tracking=off", "data_root=/data"]
+    other = ["runs_dir=here", "name=other", "+tags.team=vision", "description=again", "tracking=off", "data_root=/data"]
     assert trial_id(compose([*overrides, *other]).config) == identity
     assert trial_id(compose(["max_steps=7", "optimizer.lr=1.0", "data=mnist"]).config) == identity
     assert trial_id(compose([*overrides, "seed=1"]).config) != identity

@@ -39,14 +39,14 @@ def test_a_name_can_give_a_secret_away(key: str) -> None:
     ],
 )  # fmt: skip
 def test_a_value_can_give_a_secret_away_under_any_name(value: str) -> None:
-    assert looks_secret("note", value)
+    assert looks_secret("description", value)
 
 
 @pytest.mark.parametrize(
     ("key", "value"),
     [
         ("model.pad_token", "<pad>"), ("num_tokens", "3"), ("tokenizer", "words"), ("password_file", "/run/password"),
-        ("api_key_env", "OPENAI_API_KEY"), ("note", "risk-aware"), ("tracking.store", "http://127.0.0.1:5000"),
+        ("api_key_env", "OPENAI_API_KEY"), ("description", "risk-aware"), ("tracking.store", "http://127.0.0.1:5000"),
         ("tracking.store", "http://me:${oc.env:PASSWORD}@host"), ("secretary", "Ann"), ("keyboard", "qwerty"),
         ("data.files.a", "9342b58c02cc816888b0d2303487391e9db9ccc3348acfe2cfcacc81bbb5d8fe"), ("password", 3),
     ],

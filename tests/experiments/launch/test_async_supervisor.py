@@ -66,8 +66,8 @@ def kill(launcher: int, role: str) -> None:
 
 @pytest.mark.slow
 def test_killed_replicas_and_servers_restart_and_a_killed_coordinator_ends_the_attempt(live: Live) -> None:
-    process = live.start("run", *SMALL, "max_steps=100000", "parallel=async", "parallel.servers=2",
-                         "parallel.snapshot_every=10", "parallel.delays_s={0: 0.02, 1: 0.02}", TWO)  # fmt: skip
+    process = live.start("run", *SMALL, "max_steps=100000", "parallel=async", "parallel.num_servers=2",
+                         "parallel.snapshot_every_steps=10", "parallel.delays_s={0: 0.02, 1: 0.02}", TWO)  # fmt: skip
     live.at_step(20)
     folder = live.run_folder()
 
@@ -92,7 +92,7 @@ def test_killed_replicas_and_servers_restart_and_a_killed_coordinator_ends_the_a
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 1
     live.until_nothing_runs(10)
-    stopped = re.search(r"stopped: SIGTERM after step (\d+), which is saved", live.printed())
+    stopped = re.search(r"interrupted: SIGTERM after step (\d+), which is saved", live.printed())
     assert stopped, live.printed()
     assert "replica 1 was ended by SIGKILL; it is restarted" in live.printed()
     losses = read_metrics(folder, 1)["train/loss_nats"]

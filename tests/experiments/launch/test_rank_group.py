@@ -105,7 +105,7 @@ def test_ranks_stop_at_the_same_step_and_resume_in_another_topology(live: Live, 
     live.at_step(40)
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 1
-    assert re.search(r"stopped: SIGTERM after step \d+, which is saved", live.printed())
+    assert re.search(r"interrupted: SIGTERM after step \d+, which is saved", live.printed())
     folder = live.run_folder()
     live.until_nothing_runs(5)
     for overrides in (["parallel=nothing"], ["optimizer.lr=1"], ["parallel=pipeline", "parallel.pipe=3"]):
@@ -128,6 +128,6 @@ def test_ranks_save_and_stop_if_their_launcher_is_killed(live: Live) -> None:
     process.wait()
     live.until_nothing_runs(30)
     states = [event for event in journal.replay(live.run_folder()) if event["event"] == "state"]
-    assert states[-1]["state"] == "stopped"
+    assert states[-1]["state"] == "interrupted"
     assert "the launching process has ended" in str(states[-1]["reason"])
     assert list(live.run_folder().glob(f"checkpoints/step_{states[-1]['step']:08d}"))

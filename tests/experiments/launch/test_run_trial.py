@@ -116,7 +116,7 @@ def test_a_closed_terminal_does_not_end_a_training(tmp_path: Path) -> None:
     [
         ("finished", 0, "finished", None, 0),
         ("finished", -11, "finished", None, 0),  # a crash after the report
-        ("stopped", 1, "stopped", "why", 1),
+        ("interrupted", 1, "interrupted", "why", 1),
         ("failed", 1, "failed", "why", 1),
         ("failed", 2, "failed", "why", 2),
         ("running", -15, "killed", "ended by SIGTERM", 1),

@@ -86,7 +86,7 @@ def test_a_signal_during_the_start_stops_the_training_before_the_first_step(tmp_
     assert out == ""
     assert [(s["state"], s["reason"]) for s in states(trial)] == [
         ("running", None),
-        ("stopped", f"{signal.Signals(number).name} before step 1"),
+        ("interrupted", f"{signal.Signals(number).name} before step 1"),
     ]
 
 
@@ -95,7 +95,7 @@ def test_the_end_of_the_launcher_stops_the_training(tmp_path: Path) -> None:
     trial, process = prepared(tmp_path, "max_steps=1000000"), started(tmp_path)
     process.communicate(assignment(trial), timeout=60)  # writes the line and closes the input
     assert process.returncode == FAILED
-    assert states(trial)[-1]["state"] == "stopped"
+    assert states(trial)[-1]["state"] == "interrupted"
     assert "the launching process has ended" in str(states(trial)[-1]["reason"])
 
 

@@ -106,10 +106,10 @@ def test_a_model_that_does_not_take_the_data_is_told() -> None:
 def test_time_and_memory_follow_from_the_hardware() -> None:
     stage = StageMemory(0, 1, 1, 4, 4, 0, 0, 8, total_bytes=16)
     told = ResourceEstimate(1, (stage,), flops_per_step=3_000_000_000)
-    stated = {"device": "cpu", "memory_gb": 2.5, "peak_tflops": 10.0, "efficiency": 0.3}
+    stated = {"device": "cpu", "memory_gb": 2.5, "peak_tflops": 10.0, "mfu": 0.3}
     assert seconds_per_step(told, stated) == pytest.approx(1e-3 + STEP_S)
     assert memory_bytes(stated) == 2.5e9
-    found = {"device": "cpu", "memory_gb": None, "peak_tflops": None, "efficiency": 0.3}
+    found = {"device": "cpu", "memory_gb": None, "peak_tflops": None, "mfu": 0.3}
     assert 1e-4 < seconds_per_step(told, found) < 100
     assert memory_bytes(found) > 1e8
 

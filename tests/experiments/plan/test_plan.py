@@ -55,7 +55,7 @@ def test_several_devices_share_the_batch() -> None:
 
 
 def test_all_that_is_out_of_range_is_told_at_once() -> None:
-    told = problems("max_steps=0", "batch_size_eval=-1", "seed=-3", "hardware.efficiency=2", "num_data_workers=-1")
+    told = problems("max_steps=0", "batch_size_eval=-1", "seed=-3", "hardware.mfu=2", "num_data_workers=-1")
     assert len(told) == 5
     assert "max_steps=0 is not more than 0; write a larger number" in told
     assert "seed=-3 is not 0 or more; write a larger number" in told

@@ -27,7 +27,7 @@ def test_every_trial_ends_exactly_once_whoever_dies(tmp_path: Path) -> None:
     workers: list[Worker] = []
     deadline, killed, started = time.monotonic() + MOST_S, 0, 0
     try:
-        while any(entry.state in ("waiting", "running") for entry in entries(sweep)):
+        while any(entry.state in ("pending", "running") for entry in entries(sweep)):
             assert time.monotonic() < deadline, {entry.state for entry in entries(sweep)}
             workers = [worker for worker in workers if worker.poll() is None]
             if len(workers) < (4 if started < NUM_WORKERS else 2):  # all of them live and die, few of them at once

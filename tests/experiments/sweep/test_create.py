@@ -56,7 +56,7 @@ def test_editing_a_file_changes_nothing_of_what_waits(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_extending_a_sweep_runs_only_the_difference(tmp_path: Path) -> None:
     sweep = worked(frozen(tmp_path, "optimizer.lr=0.01,0.02"))
-    assert extend(sweep, ["optimizer.lr=0.02,0.03", "sweep.seeds=2"]) == 4
+    assert extend(sweep, ["optimizer.lr=0.02,0.03", "sweep.num_seeds=2"]) == 4
     sweep = Sweep(sweep.folder)
     assert retry_unfinished(sweep) == 4
     worked(sweep)
@@ -76,20 +76,24 @@ def test_resuming_runs_what_failed_and_never_what_is_finished(tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_the_budget_of_points_ends_a_sweep_that_asks(tmp_path: Path) -> None:
-    asked = ("optimizer.lr=tag(log, interval(0.001, 0.1))", "sweep.strategy=tpe", "sweep.budget.points=4")
-    sweep = frozen(tmp_path, *asked, "sweep.seeds=2")
+    asked = ("optimizer.lr=tag(log, interval(0.001, 0.1))", "sweep.strategy=tpe", "sweep.budget.max_points=4")
+    sweep = frozen(tmp_path, *asked, "sweep.num_seeds=2")
     assert count_todo(sweep.spec, LedgerState()) == 8
     worked(sweep)
     assert len(entries(sweep)) == 8
     assert {entry.state for entry in entries(sweep)} == {"finished"}
-    assert extend(sweep, ["sweep.budget.points=5"]) == 0
+    assert extend(sweep, ["sweep.budget.max_points=5"]) == 0
     worked(Sweep(sweep.folder))
     assert len(entries(sweep)) == 10
 
 
 @pytest.mark.slow
 def test_a_strategy_knows_of_every_trial_that_has_ended_when_it_is_asked(tmp_path: Path) -> None:
-    asked = ("optimizer.lr=tag(log, interval(0.001, 0.1))", "sweep.budget.points=5", "sweep.strategy.startup_points=2")
+    asked = (
+        "optimizer.lr=tag(log, interval(0.001, 0.1))",
+        "sweep.budget.max_points=5",
+        "sweep.strategy.startup_points=2",
+    )
     sweep = worked(frozen(tmp_path, "sweep.strategy=tpe", *asked))
     events = [json.loads(line) for line in (sweep.folder / "ledger.jsonl").read_text().splitlines()]
     order = [event["event"] for event in events if event["event"] in ("trial", "ended")]
@@ -99,7 +103,7 @@ def test_a_strategy_knows_of_every_trial_that_has_ended_when_it_is_asked(tmp_pat
 @pytest.mark.slow
 def test_a_budget_of_time_begins_no_further_trial(tmp_path: Path) -> None:
     sweep = worked(frozen(tmp_path, "optimizer.lr=0.01,0.02,0.03", "sweep.budget.device_h=1e-9"))
-    assert [entry.state for entry in entries(sweep)] == ["finished", "waiting", "waiting"]
+    assert [entry.state for entry in entries(sweep)] == ["finished", "pending", "pending"]
     assert sweep.ledger().read().closed == "sweep.budget.device_h=1e-09 is spent"
 
 
@@ -135,7 +139,7 @@ def test_a_choice_of_an_option_brings_its_own_keys(tmp_path: Path) -> None:
 def test_finished_trials_of_another_sweep_are_reused_when_asked_for(tmp_path: Path) -> None:
     first = worked(frozen(tmp_path, "optimizer.lr=0.01,0.02", name="first"))
     second = frozen(tmp_path, "optimizer.lr=0.02,0.03", "sweep.reuse=true", name="second")
-    assert [entry.state for entry in entries(second)] == ["finished", "waiting"]
+    assert [entry.state for entry in entries(second)] == ["finished", "pending"]
     assert entries(second)[0].value == entries(first)[1].value
     assert entries(second)[0].reused == f"first/{entries(first)[1].id}"
 
@@ -152,7 +156,7 @@ def test_a_worker_is_shared_out_among_trials(
     packed += [f"launcher.devices_per_trial={per_trial}"] if per_trial else []
     found = prepare(read_overrides([*QUICK, f"runs_dir={tmp_path}", "seed=0,1", *packed], name="probe"))
     worker = {"nodes": 1, "devices_per_node": devices}
-    pool = make_pool(tmp_path, found.templates, worker, found.spec.values, 100)
+    pool = make_pool(tmp_path, found.templates, worker, found.spec.values, 100, None)
     assert (pool.trials_per_worker, pool.ranks_per_trial) == (trials_per_worker, ranks)
     assert found.templates.all[0].config["hardware"]["devices_per_node"] == ranks
 

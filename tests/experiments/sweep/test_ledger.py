@@ -43,7 +43,7 @@ def test_what_one_process_writes_another_reads(tmp_path: Path) -> None:
     other = Ledger(tmp_path).read()
     assert [(found.id, found.state, found.attempt) for found in other.entries.values()] == [
         ("a", "running", 1),
-        ("b", "waiting", 0),
+        ("b", "pending", 0),
     ]
 
 
@@ -52,7 +52,7 @@ def test_an_attempt_whose_place_was_taken_says_nothing_any_more(tmp_path: Path) 
     claim(ledger, "a", "orphan")
     orphan = Ledger(tmp_path)
     with ledger.locked():
-        ledger.end("a", 1, "waiting", failure="node lost")
+        ledger.end("a", 1, "pending", failure="node lost")
     assert claim(ledger, "a", "other") == 2
     with orphan.locked():
         assert not orphan.end("a", 1, "finished", value=0.9)
@@ -75,15 +75,15 @@ def test_a_line_that_a_killed_writer_left_half_is_cut_off(tmp_path: Path) -> Non
     ledger = ledger_of(tmp_path, "a", "b")
     with ledger.path.open("a") as file:
         file.write('{"event":"claimed","trial":"a","att')
-    assert entry(tmp_path, "a").state == "waiting"
+    assert entry(tmp_path, "a").state == "pending"
     claim(ledger, "b")
     assert entry(tmp_path, "b").state == "running"
-    assert entry(tmp_path, "a").state == "waiting"
+    assert entry(tmp_path, "a").state == "pending"
 
 
 def test_device_time_is_counted_and_what_was_wasted_of_it(tmp_path: Path) -> None:
     ledger = ledger_of(tmp_path, "a")
-    for attempt, (state, wasted) in enumerate([("waiting", True), ("finished", False)], start=1):
+    for attempt, (state, wasted) in enumerate([("pending", True), ("finished", False)], start=1):
         claim(ledger, "a")
         with ledger.locked():
             ledger.end("a", attempt, state, value=1.0, wasted=wasted)  # type: ignore[arg-type]
@@ -96,7 +96,7 @@ def test_devices_count_as_used_until_they_were_free(tmp_path: Path) -> None:
     ledger = ledger_of(tmp_path, "a")
     claim(ledger, "a")
     with ledger.locked() as ledger_state:
-        ledger.end("a", 1, "waiting", failure="node lost", until=ledger_state.entries["a"].since + 3.0)
+        ledger.end("a", 1, "pending", failure="node lost", until=ledger_state.entries["a"].since + 3.0)
     assert entry(tmp_path, "a").used_s == pytest.approx(2 * 3.0)
 
 
@@ -108,7 +108,7 @@ def test_cancelled_trials_wait_again_and_finished_ones_do_not(tmp_path: Path) ->
         ledger.cancel(["a", "b"], "by hand")
         assert (entry(tmp_path, "a").state, entry(tmp_path, "b").state) == ("finished", "cancelled")
         ledger.retry(["a", "b"])
-    assert (entry(tmp_path, "a").state, entry(tmp_path, "b").state) == ("finished", "waiting")
+    assert (entry(tmp_path, "a").state, entry(tmp_path, "b").state) == ("finished", "pending")
 
 
 def test_a_point_has_a_value_when_all_its_seeds_have(tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ CLAIMER = """
     ledger = Ledger(Path(sys.argv[1]))
     while True:
         with ledger.locked() as ledger_state:
-            waiting = [entry for entry in ledger_state.entries.values() if entry.state == "waiting"]
+            waiting = [entry for entry in ledger_state.entries.values() if entry.state == "pending"]
             if not waiting:
                 break
             attempt = ledger.claim(waiting[0], worker=sys.argv[2], host="h", devices=1)

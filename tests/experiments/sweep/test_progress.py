@@ -68,10 +68,10 @@ def test_trials_are_counted_by_state_and_faults_by_class(tmp_path: Path) -> None
         ledger.cancel([ids(7)[6]], "cancelled by me")
     seen = look(sweep, ledger)
     assert (seen.state, seen.total, seen.done) == ("running", 7, 2)
-    assert seen.counts == {"failed": 2, "running": 1, "waiting": 1, "finished": 1, "pruned": 1, "cancelled": 1}
+    assert seen.counts == {"failed": 2, "running": 1, "pending": 1, "finished": 1, "pruned": 1, "cancelled": 1}
     assert seen.failed == {"exception": 1, "out of host memory": 1}
     assert [row.state for row in seen.rows] == [
-        "failed", "failed", "running", "finished", "pruned", "waiting", "cancelled",
+        "failed", "failed", "running", "finished", "pruned", "pending", "cancelled",
     ]  # fmt: skip
     assert (seen.workers, seen.queued) == (1, None)
 
@@ -136,9 +136,9 @@ def test_what_was_read_is_not_read_again_and_what_ended_not_at_all(tmp_path: Pat
 def test_the_best_of_an_interrupted_trial_counts_its_earlier_attempts(tmp_path: Path) -> None:
     sweep = make(tmp_path, "s", RATES)
     begin(sweep, ids(3)[0])
-    end(sweep, ids(3)[0], "waiting", value=0.8, step=100, failure="preempted", reason="SIGTERM")
+    end(sweep, ids(3)[0], "pending", value=0.8, step=100, failure="preempted", reason="SIGTERM")
     row = look(sweep, sweep.ledger()).rows[0]
-    assert (row.id, row.state, row.step, row.failure) == (ids(3)[0], "waiting", 100, "preempted")
+    assert (row.id, row.state, row.step, row.failure) == (ids(3)[0], "pending", 100, "preempted")
     begin(sweep, ids(3)[0])
     log(sweep, ids(3)[0], {120: 0.6})
     row = look(sweep, sweep.ledger()).rows[0]
@@ -146,7 +146,7 @@ def test_the_best_of_an_interrupted_trial_counts_its_earlier_attempts(tmp_path: 
 
 
 def test_device_hours_and_the_budget_are_counted(tmp_path: Path) -> None:
-    budget = {"points": 3, "wall_h": None, "device_h": 100}
+    budget = {"max_points": 3, "wall_h": None, "device_h": 100}
     sweep = make(tmp_path, "s", RATES, budget=budget)
     begin(sweep, ids(3)[0])
     begin(sweep, ids(3)[1])
@@ -156,8 +156,8 @@ def test_device_hours_and_the_budget_are_counted(tmp_path: Path) -> None:
     assert seen.used_h == pytest.approx(8, abs=0.01)  # two hours of two devices, twice
     assert seen.wasted_h == pytest.approx(4, abs=0.01)
     assert seen.elapsed_s == pytest.approx(7200, abs=60)
-    assert {name: share.of for name, share in seen.budget.items()} == {"points": 3, "device_h": 100}
-    assert seen.budget["points"].spent == 3
+    assert {name: share.of for name, share in seen.budget.items()} == {"max_points": 3, "device_h": 100}
+    assert seen.budget["max_points"].spent == 3
     assert seen.budget["device_h"].spent == pytest.approx(8, abs=0.01)
 
 
@@ -178,7 +178,7 @@ def test_time_left_goes_by_the_pace_first_and_then_by_what_trials_took(tmp_path:
 
 def test_a_sweep_is_done_failed_cancelled_or_spent(tmp_path: Path) -> None:
     sweep = make(tmp_path, "s", RATES[:2])
-    assert state_of(sweep) == "waiting"
+    assert state_of(sweep) == "pending"
     finish(sweep, ids(2)[0], 0.5)
     ledger = sweep.ledger()
     with ledger.locked():
@@ -201,7 +201,7 @@ def test_a_sweep_is_done_failed_cancelled_or_spent(tmp_path: Path) -> None:
 
 
 def test_a_budget_of_hours_that_passed_since_the_end_spoils_nothing(tmp_path: Path) -> None:
-    sweep = make(tmp_path, "s", RATES[:1], budget={"points": None, "wall_h": 1.0, "device_h": None})
+    sweep = make(tmp_path, "s", RATES[:1], budget={"max_points": None, "wall_h": 1.0, "device_h": None})
     finish(sweep, ids(1)[0], 0.5)
     shift(sweep, 8000)
     assert (state_of(sweep), look(sweep, sweep.ledger()).closed) == ("done", None)
@@ -209,12 +209,12 @@ def test_a_budget_of_hours_that_passed_since_the_end_spoils_nothing(tmp_path: Pa
 
 def test_points_that_a_strategy_is_still_to_be_asked_for_count(tmp_path: Path) -> None:
     strategy = {"name": "tpe", "seed": 0, "startup_points": 5}
-    budget = {"points": 10, "wall_h": None, "device_h": None}
+    budget = {"max_points": 10, "wall_h": None, "device_h": None}
     sweep = make(tmp_path, "s", RATES, seeds=2, strategy=strategy, budget=budget)
     for trial in ids(6):
         finish(sweep, trial, 0.5)
     seen = look(sweep, sweep.ledger())
-    assert (seen.state, seen.done, seen.total, seen.to_ask) == ("waiting", 6, 20, 14)
+    assert (seen.state, seen.done, seen.total, seen.to_ask) == ("pending", 6, 20, 14)
     ledger = sweep.ledger()
     with ledger.locked():
         ledger.close("cancelled by me")
@@ -237,7 +237,7 @@ def test_a_sweep_stands_still_when_no_worker_is_left_or_comes(tmp_path: Path, mo
     begin(sweep, ids(3)[0], "1234_0.0")
     assert not look(sweep, sweep.ledger(), Scheduler({"1234_0.0": "CANCELLED"})).is_stranded  # as long as it is claimed
     shift(sweep, progress.SILENT_S)
-    end(sweep, ids(3)[0], "waiting", failure="preempted")
+    end(sweep, ids(3)[0], "pending", failure="preempted")
     assert not look(sweep, sweep.ledger(), Scheduler()).is_stranded
     shift(sweep, progress.SILENT_S)
     assert look(sweep, sweep.ledger(), Scheduler()).is_stranded  # whoever it is, it does nothing
@@ -262,7 +262,7 @@ def test_a_claim_without_a_sign_of_life_is_ended(tmp_path: Path) -> None:
         f"trial {ids(3)[0]}, attempt 1: worker w0 on node7 has given no sign of life for 31 s; it waits for another attempt"
     ]
     lost = entry(sweep, ids(3)[0])
-    assert (lost.state, lost.failure, lost.value, lost.step) == ("waiting", "node lost", 0.4, 40)
+    assert (lost.state, lost.failure, lost.value, lost.step) == ("pending", "node lost", 0.4, 40)
     assert lost.reason == "worker w0 on node7 has given no sign of life for 31 s"
     assert lost.wasted_s == lost.used_s == 0  # its last sign of life came before the claim
     assert [entry(sweep, trial).state for trial in ids(3)[1:]] == ["running", "running"]
@@ -331,7 +331,7 @@ def test_what_ended_while_the_scheduler_was_asked_is_left_alone(tmp_path: Path) 
             return super().find_lost(jobs)
 
     assert reap(sweep, sweep.ledger(), Slow({"11_0.0": "COMPLETED"})) == []
-    assert [entry(sweep, trial).state for trial in ids(3)] == ["finished", "running", "waiting"]
+    assert [entry(sweep, trial).state for trial in ids(3)] == ["finished", "running", "pending"]
 
 
 def test_of_many_that_notice_at_once_one_ends_the_claim(tmp_path: Path) -> None:

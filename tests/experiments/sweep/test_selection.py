@@ -62,8 +62,8 @@ def test_trials_are_named_by_id_state_and_override(tmp_path: Path) -> None:
     begin(sweep, ids(4)[1])
     assert numbers(sweep) == [0, 1, 2, 3]
     assert numbers(sweep, ids(4)[2]) == [2]
-    assert numbers(sweep, "waiting") == [2, 3]
-    assert numbers(sweep, "waiting", "running") == [1, 2, 3]
+    assert numbers(sweep, "pending") == [2, 3]
+    assert numbers(sweep, "pending", "running") == [1, 2, 3]
     assert numbers(sweep, "optimizer=sgd") == [2, 3]
     assert numbers(sweep, "optimizer.lr=1e-1") == [0, 2, 3]
     assert numbers(sweep, "optimizer.lr=0.1", "optimizer=adam") == [0]
@@ -79,8 +79,8 @@ def test_trials_of_one_seed_are_named_by_it(tmp_path: Path) -> None:
 
 def test_words_that_fit_no_trial_are_told_together(tmp_path: Path) -> None:
     sweep = make(tmp_path, "s", POINTS)
-    assert told(sweep, "waitin", "lr=0.1", "optimizer.lr=0.2", "model=mlp", "b000000").splitlines() == [
-        "there is no trial 'waitin' in sweep 's'; did you mean 'waiting'?",
+    assert told(sweep, "pendin", "lr=0.1", "optimizer.lr=0.2", "model=mlp", "b000000").splitlines() == [
+        "there is no trial 'pendin' in sweep 's'; did you mean 'pending'?",
         "lr=0.1: lr does not vary in sweep 's'; did you mean 'optimizer.lr'?",
         "optimizer.lr=0.2: no trial of sweep 's' has it; there are 0.1, 0.01",
         "model=mlp: model does not vary in sweep 's'; known: optimizer, optimizer.lr, optimizer.nesterov",
@@ -95,7 +95,7 @@ def test_some_that_wait_are_cancelled_and_the_sweep_goes_on(tmp_path: Path, lath
     done = lathe("cancel", "s", "optimizer=sgd")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "sweep s: 1 waited and will not begin\n"
-    assert states(sweep) == ["waiting", "waiting", "finished", "cancelled"]
+    assert states(sweep) == ["pending", "pending", "finished", "cancelled"]
     assert sweep.ledger().read().closed is None
     assert (entry(sweep, ids(4)[3]).reason or "").startswith("cancelled by ")
     again = lathe("cancel", "s", "optimizer=sgd")
@@ -141,7 +141,7 @@ def test_a_trial_whose_worker_is_gone_is_cancelled_at_once(tmp_path: Path) -> No
     grow_old(begin(sweep, ids(4)[0]) / "heartbeat", 60)
     cancel(sweep, Local(), ["optimizer=adam"], said.append)
     assert said == ["sweep s: 2 waited and will not begin"]
-    assert states(sweep) == ["cancelled", "cancelled", "waiting", "waiting"]
+    assert states(sweep) == ["cancelled", "cancelled", "pending", "pending"]
 
 
 def test_one_that_does_not_save_in_time_is_told(tmp_path: Path) -> None:
@@ -162,9 +162,9 @@ def test_one_that_is_interrupted_at_that_moment_is_not_begun_again(
     command = [sys.executable, "-P", "-m", "experiments.cli", "cancel", str(sweep.folder), "optimizer.lr=0.1"]
     processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
     wait_until((folder / "cancel").exists, "the request")
-    end(sweep, ids(2)[0], "waiting", failure="preempted", reason="SIGTERM")
+    end(sweep, ids(2)[0], "pending", failure="preempted", reason="SIGTERM")
     assert processes[0].communicate(timeout=60)[0].endswith("of those that ran: 1 cancelled\n")
-    assert states(sweep) == ["cancelled", "waiting"]
+    assert states(sweep) == ["cancelled", "pending"]
 
 
 def test_the_next_attempt_is_asked_too(tmp_path: Path, processes: list[subprocess.Popen[str]]) -> None:
@@ -175,7 +175,7 @@ def test_the_next_attempt_is_asked_too(tmp_path: Path, processes: list[subproces
     wait_until((folder / "cancel").exists, "the request")
     ledger = sweep.ledger()
     with ledger.locked() as ledger_state:  # interrupted, and taken by another worker before anybody saw it wait
-        ledger.end(ids(1)[0], 1, "waiting", failure="preempted")
+        ledger.end(ids(1)[0], 1, "pending", failure="preempted")
         ledger.claim(ledger_state.entries[ids(1)[0]], worker="other", host="h", devices=1)
     second = folder.parent / "2"
     wait_until((second / "cancel").exists, "the second request")
@@ -251,7 +251,7 @@ def test_a_trials_whole_log_is_shown_and_how_it_stands(tmp_path: Path, lathe: La
     begin(sweep, ids(4)[1])
     print_log(sweep, ids(4)[1], ["first"])
     print_log(sweep, ids(4)[1], ["of rank 1"], rank=1)
-    end(sweep, ids(4)[1], "waiting", failure="preempted", reason="SIGTERM")
+    end(sweep, ids(4)[1], "pending", failure="preempted", reason="SIGTERM")
     begin(sweep, ids(4)[1])
     print_log(sweep, ids(4)[1], [f"line {number}" for number in range(50)])
     done = lathe("logs", "s", "optimizer.lr=0.01")
@@ -261,7 +261,7 @@ def test_a_trials_whole_log_is_shown_and_how_it_stands(tmp_path: Path, lathe: La
     assert (first.stdout, first.stderr) == ("first\n", f"trial {ids(4)[1]}, attempt 1 of 2\n")
     assert lathe("logs", "s", ids(4)[1], "--attempt", "1", "--rank", "1").stdout == "of rank 1\n"
     waiting = lathe("logs", "s", ids(4)[0])
-    assert (waiting.returncode, waiting.stdout, waiting.stderr) == (0, "", f"trial {ids(4)[0]}, waiting\n")
+    assert (waiting.returncode, waiting.stdout, waiting.stderr) == (0, "", f"trial {ids(4)[0]}, pending\n")
 
 
 @pytest.mark.parametrize(
@@ -300,7 +300,7 @@ def test_a_log_is_followed_from_attempt_to_attempt_until_the_trial_ends(
     with path.open("a") as file:
         file.write("two\n")
     assert processes[0].stdout.readline() == "two\n"
-    end(sweep, ids(4)[0], "waiting", failure="preempted", reason="SIGTERM")
+    end(sweep, ids(4)[0], "pending", failure="preempted", reason="SIGTERM")
     begin(sweep, ids(4)[0])
     print_log(sweep, ids(4)[0], ["three"])
     assert processes[0].stdout.readline() == "three\n"

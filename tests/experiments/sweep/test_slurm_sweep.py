@@ -48,7 +48,7 @@ def see_through(sweep: Sweep, timeout_s: float = 150) -> list[Entry]:
     """Do what an attached `lathe sweep` does, look and reap, until nothing waits or runs."""
     ledger, executor = sweep.ledger(), sweep.executor()
     deadline = time.monotonic() + timeout_s
-    while {entry.state for entry in entries(sweep)} & {"waiting", "running"}:
+    while {entry.state for entry in entries(sweep)} & {"pending", "running"}:
         assert time.monotonic() < deadline, [(entry.id, entry.state, entry.reason) for entry in entries(sweep)]
         reap(sweep, ledger, executor)
         time.sleep(1)
@@ -78,7 +78,7 @@ def resumed_at(sweep: Sweep, entry: Entry) -> int:
 
 
 def test_a_sweep_runs_and_the_best_is_known(cluster: Cluster, tmp_path: Path) -> None:
-    sweep = begin(tmp_path, "optimizer.lr=0.001,0.01,0.1", "sweep.seeds=2", "launcher.workers=2")
+    sweep = begin(tmp_path, "optimizer.lr=0.001,0.01,0.1", "sweep.num_seeds=2", "launcher.workers=2")
     found = see_through(sweep)
     assert [entry.state for entry in found] == ["finished"] * 6
     assert each_metric_once(sweep)
@@ -88,7 +88,9 @@ def test_a_sweep_runs_and_the_best_is_known(cluster: Cluster, tmp_path: Path) ->
 
 def test_ranks_on_two_nodes_train_what_one_process_trains(cluster: Cluster, tmp_path: Path) -> None:
     spread = begin(tmp_path, *PAIR, name="spread")
-    served = begin(tmp_path, *PAIR, "parallel=async", "parallel.servers=2", "parallel.max_staleness=0", name="served")
+    served = begin(
+        tmp_path, *PAIR, "parallel=async", "parallel.num_servers=2", "parallel.max_staleness=0", name="served"
+    )
     alone = begin(tmp_path, name="alone")
     found = [see_through(sweep) for sweep in (spread, served, alone)]
     assert [entry.state for some in found for entry in some] == ["finished"] * 3
@@ -219,7 +221,7 @@ def test_the_controller_may_die_and_come_back(cluster: Cluster, tmp_path: Path) 
 def test_a_time_limit_is_no_end(cluster: Cluster, tmp_path: Path) -> None:
     limits = (
         "hardware.slurm.time='00:03:00'",
-        "hardware.slurm.lead_s=60",
+        "hardware.slurm.signal_delay_s=60",
         "max_steps=10000000",
         "eval_every_steps=1000",
     )

@@ -135,7 +135,7 @@ def test_what_makes_no_sense_is_told_with_a_way_out(text: Any, told: str) -> Non
 
 
 def test_all_problems_are_told_at_once() -> None:
-    node = {"optimizer": "sgd,adm", "a": "1,1", "sweep.seeds": [1, 2], "b": {"x": {"c": "interval(2,1)"}}}
+    node = {"optimizer": "sgd,adm", "a": "1,1", "sweep.num_seeds": [1, 2], "b": {"x": {"c": "interval(2,1)"}}}
     assert len(problems(node)) == 4
 
 

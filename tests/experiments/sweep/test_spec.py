@@ -26,7 +26,7 @@ space:
     adamw: {optimizer.weight_decay: "tag(log, interval(1e-5, 1e-2))"}
   batch_size_global: [16, 64]
 strategy: tpe
-budget: {points: 20}
+budget: {max_points: 20}
 """
 
 
@@ -52,7 +52,7 @@ def test_every_key_of_the_schema_is_there_with_its_default(mine: Path) -> None:
     assert list(spec.values) == list(DEFAULTS)
     assert spec.name == "which"
     assert spec.values["strategy"] == {**DEFAULTS["strategy"], "name": "tpe"}
-    assert spec.values["budget"] == {"points": 20, "wall_h": None, "device_h": None}
+    assert spec.values["budget"] == {"max_points": 20, "wall_h": None, "device_h": None}
     assert spec.values["pruner"] is None
     assert spec.keys == ["optimizer", "optimizer.momentum", "optimizer.weight_decay", "batch_size_global"]
 
@@ -63,7 +63,7 @@ def test_a_file_is_found_by_its_path_too(mine: Path) -> None:
 
 
 def test_a_question_survives_its_file(mine: Path, tmp_path: Path) -> None:
-    spec = read("which", ["sweep.note='1e-3: yes, ü'", "optimizer.eps=1e-8,1e-7"], [mine])
+    spec = read("which", ["sweep.description='1e-3: yes, ü'", "optimizer.eps=1e-8,1e-7"], [mine])
     (tmp_path / FILE).write_text(spec.to_yaml())
     assert SweepSpec.load(tmp_path) == spec
     assert yaml.safe_load(spec.to_yaml()) == spec.values
@@ -79,15 +79,15 @@ def test_a_glob_is_frozen_as_the_options_there_were(tmp_path: Path) -> None:
 
 def test_overrides_go_to_the_question_to_the_space_or_to_what_all_trials_share(mine: Path) -> None:
     overrides = [
-        "sweep.seeds=3",
+        "sweep.num_seeds=3",
         "optimizer.lr=0.1,0.2",
         "max_steps=7",
         "+tags.day=one",
         "~optimizer.eps",
-        "sweep.note=hm",
+        "sweep.description=hm",
     ]
     spec = read("which", overrides, [mine])
-    assert (spec.values["seeds"], spec.values["note"]) == (3, "hm")
+    assert (spec.values["num_seeds"], spec.values["description"]) == (3, "hm")
     assert spec.space["optimizer.lr"] == Choice((0.1, 0.2))
     assert spec.values["base"] == [
         "model=mlp",
@@ -132,11 +132,11 @@ def test_overrides_alone_ask_for_a_grid_that_is_named_by_what_varies() -> None:
 
 
 def test_given_points_are_sets_of_overrides() -> None:
-    sets = "sweep.given=[['optimizer=sgd','optimizer.lr=0.1'],['optimizer.lr=1e-3','note=\"a,b\"']]"
-    with pytest.raises(InputError, match="note varies, and does not change what a trial does"):
+    sets = "sweep.points=[['optimizer=sgd','optimizer.lr=0.1'],['optimizer.lr=1e-3','description=\"a,b\"']]"
+    with pytest.raises(InputError, match="description varies, and does not change what a trial does"):
         read_overrides([sets])
-    spec = read_overrides([sets.replace(",'note=\"a,b\"'", "")])
-    assert spec.values["strategy"]["name"] == "given"
+    spec = read_overrides([sets.replace(",'description=\"a,b\"'", "")])
+    assert spec.values["strategy"]["name"] == "list"
     assert list(spec.preview_points()) == [{"optimizer": "sgd", "optimizer.lr": 0.1}, {"optimizer.lr": 0.001}]
     assert spec.choices(groups()) == [{"optimizer": "sgd"}, {}]
     assert spec.keys == ["optimizer", "optimizer.lr"]
@@ -147,7 +147,7 @@ def test_random_points_follow_from_the_seed_and_more_begin_with_the_same() -> No
     space = ["optimizer.lr=tag(log,interval(1e-4,1))", "batch_size_global=range(8,72,8)", "sweep.strategy=random"]
 
     def drawn(count: int, seed: int = 0) -> list[dict[str, Any]]:
-        spec = read_overrides([*space, f"sweep.budget.points={count}", f"sweep.strategy.seed={seed}"])
+        spec = read_overrides([*space, f"sweep.budget.max_points={count}", f"sweep.strategy.seed={seed}"])
         return list(spec.preview_points())
 
     few, more = drawn(4), drawn(9)
@@ -159,12 +159,12 @@ def test_random_points_follow_from_the_seed_and_more_begin_with_the_same() -> No
 
 
 def test_random_points_of_a_small_space_are_all_there_are() -> None:
-    spec = read_overrides(["seed=1,2,3", "sweep.strategy=random", "sweep.budget.points=50"])
+    spec = read_overrides(["seed=1,2,3", "sweep.strategy=random", "sweep.budget.max_points=50"])
     assert sorted(point["seed"] for point in spec.preview_points()) == [1, 2, 3]
 
 
 def test_a_budget_of_points_cuts_a_grid() -> None:
-    spec = read_overrides(["seed=range(0,100)", "sweep.budget.points=7"])
+    spec = read_overrides(["seed=range(0,100)", "sweep.budget.max_points=7"])
     assert [point["seed"] for point in spec.preview_points()] == list(range(7))
     assert spec.count_points() == 7
 
@@ -175,21 +175,21 @@ def test_an_extension_adds_values_points_and_seeds() -> None:
         "optimizer=adamw,sgd",
         "batch_size_global=128",
         "optimizer.lr=1,2",
-        "sweep.seeds=2",
+        "sweep.num_seeds=2",
         "sweep.budget.wall_h=1",
     ]
     extended = spec.extend(more)
     assert extended.space["optimizer"] == Choice(("sgd", "adam", "adamw"))
     assert extended.space["batch_size_global"] == Choice((16, 32, 48, 128))
     assert extended.space["optimizer.lr"] == Choice((1, 2))
-    assert (extended.values["seeds"], extended.values["budget"]["wall_h"]) == (2, 1.0)
+    assert (extended.values["num_seeds"], extended.values["budget"]["wall_h"]) == (2, 1.0)
     assert extended.values["base"] == spec.values["base"]
-    assert spec.values["seeds"] == 1
+    assert spec.values["num_seeds"] == 1
     assert spec.extend([]) is spec
 
 
 def test_an_extension_cannot_change_what_has_begun() -> None:
-    spec = read_overrides(["optimizer.lr=tag(log,interval(1e-4,1))", "sweep.strategy=gp", "sweep.budget.points=5"])
+    spec = read_overrides(["optimizer.lr=tag(log,interval(1e-4,1))", "sweep.strategy=gp", "sweep.budget.max_points=5"])
     changes = [
         "max_steps=3",
         "sweep.metric=val/loss_nats",
@@ -201,42 +201,42 @@ def test_an_extension_cannot_change_what_has_begun() -> None:
         spec.extend(changes)
     assert len(err.value.problems) == len(changes)
     assert all("another sweep" in problem for problem in err.value.problems)
-    assert spec.extend(["sweep.budget.points=9"]).count_points() == 9
+    assert spec.extend(["sweep.budget.max_points=9"]).count_points() == 9
 
 
 def test_every_fault_of_a_question_is_told_at_once(mine: Path) -> None:
     found = problems(
-        mine, "sweep.strategy=tpee", "sweep.seedz=2", "sweep.pruner=asha", "sweep.metric=test/x", "sweep.mode=up",
-        "launcher=local,slurm", "model=mlp,mpl", "sweep.budget.pints=3", "sweep.seeds=1,2", "optimizer.eps=range(2,1)",
+        mine, "sweep.strategy=tpee", "sweep.num_seedz=2", "sweep.pruner=asha", "sweep.metric=test/x", "sweep.mode=up",
+        "launcher=local,slurm", "model=mlp,mpl", "sweep.budget.max_pints=3", "sweep.num_seeds=1,2", "optimizer.eps=range(2,1)",
         "sweep.space.seed=3", "sweep.max_attempts=0",
     )  # fmt: skip
     assert len(found) == 12
-    assert "sweep.strategy.name=tpee is not one of grid, random, tpe, cmaes, gp, given; did you mean 'tpe'?" in found
-    assert "sweep.seedz=2: sweep has no key 'seedz'; did you mean 'seeds'?" in found
+    assert "sweep.strategy.name=tpee is not one of grid, random, tpe, cmaes, gp, list; did you mean 'tpe'?" in found
+    assert "sweep.num_seedz=2: sweep has no key 'num_seedz'; did you mean 'num_seeds'?" in found
 
 
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
         (["sweep.strategy=grid"], "optimizer.weight_decay=tag(log, interval(1e-05, 0.01)) has no end of values"),
-        (["sweep.budget.points=null"], "sweep.strategy.name=tpe never ends by itself; write `sweep.budget.points=30`"),
+        (["sweep.budget.max_points=null"], "sweep.strategy.name=tpe never ends by itself; write `sweep.budget.max_points=30`"),
         (["sweep.strategy=cmaes"], "sweep.strategy.name=cmaes takes keys that every point has"),
         (["sweep.strategy=cmaes", "optimizer=sgd", "~optimizer.momentum"], "not a choice (batch_size_global)"),
-        (["sweep.strategy=given"], "sweep.strategy.name=given has no points"),
-        (["sweep.given=[['seed=1']]"], "`given` lists points, which sweep.strategy.name=tpe does not take"),
+        (["sweep.strategy=list"], "sweep.strategy.name=list has no points"),
+        (["sweep.points=[['seed=1']]"], "`points` lists sets of overrides, which sweep.strategy.name=tpe does not take"),
         (["sweep.pruner={name: asha, first_step: 0, factor: 1}"], "sweep.pruner.factor=1 lets every trial go on"),
-        (["seed=1,2", "sweep.seeds=2"], "seed is in the space, and sweep.seeds=2 varies it too"),
+        (["seed=1,2", "sweep.num_seeds=2"], "seed is in the space, and sweep.num_seeds=2 varies it too"),
         (["sweep.name=a/b"], "sweep.name=a/b is no name of a folder"),
         (["hardware.nodes=1,2"], "hardware.nodes varies, and all trials of a sweep share it"),
         (["sweep.base=['seed=1,2']"], "seed=1,2 gives several values; put them into the space"),
         (["sweep.base=['batch_size_global=3']"], "batch_size_global stands in base (batch_size_global=3) and in the space"),
-        (["sweep.base=['sweep.seeds=3']"], "sweep.seeds=3 is of the spec, not of its experiment"),
+        (["sweep.base=['sweep.num_seeds=3']"], "sweep.num_seeds=3 is of the spec, not of its experiment"),
         (["sweep.base=['seed=[']"], "seed=[ does not parse"),
         (["sweep.strategy.storage=here"], "sweep.strategy.storage is gone: the sweep's ledger holds what a storage held"),
         (["sweep.strategy.seed=-1"], "sweep.strategy.seed=-1 is not between 0 and 4294967295"),
         (["~optimizer", "~batch_size_global"], "the space is empty; say what varies"),
         (["seed=range(0,60000)", "~optimizer", "sweep.strategy=grid", "sweep.budget=null"], "asks for 120,000 trials at once"),
-        (["sweep.budget=many"], "sweep.budget=many is not a map; its keys are points, wall_h, device_h"),
+        (["sweep.budget=many"], "sweep.budget=many is not a map; its keys are max_points, wall_h, device_h"),
         (["~sweep.name"], "~sweep.name takes away what must stand"),
         (["seed=intervall(1,2)"], "there is no 'intervall' in the grammar of sweeps; did you mean 'interval'"),
     ],
@@ -249,9 +249,9 @@ def test_a_rule_is_told_with_its_way_out(mine: Path, overrides: list[str], told:
 
 def test_a_fault_of_a_file_names_its_line(mine: Path) -> None:
     path = mine / "sweeps" / "which.yaml"
-    path.write_text(TEXT + "seeds: two\nmode: 010\n" + "metrics: val/x\n")
+    path.write_text(TEXT + "num_seeds: two\nmode: 010\n" + "metrics: val/x\n")
     found = problems(mine)
-    assert any(problem.startswith(f"sweep.seeds=two ({path}:10) is not a whole number") for problem in found)
+    assert any(problem.startswith(f"sweep.num_seeds=two ({path}:10) is not a whole number") for problem in found)
     assert any(f"sweep.mode=010 ({path}:11) is an octal number to YAML" in problem for problem in found)
     assert any(
         f"sweep.metrics=val/x ({path}:12): sweep has no key 'metrics'; did you mean 'metric'?" in p for p in found
@@ -267,7 +267,7 @@ def test_a_fault_of_a_file_names_its_line(mine: Path) -> None:
     [
         ("a: [", "is no valid YAML"),
         ("- a\n", "is a list, not a map"),
-        ("seeds: 1\nseeds: 2\n", "is no valid YAML: found duplicate key seeds"),
+        ("num_seeds: 1\nnum_seeds: 2\n", "is no valid YAML: found duplicate key num_seeds"),
         ("space: [1, 2]\nstrategy: grid\nseeds: 2\n", "is not a map"),
     ],
 )
@@ -289,7 +289,7 @@ def test_a_name_that_there_is_not_is_told(mine: Path) -> None:
 def test_secrets_are_not_taken_nor_shown(mine: Path) -> None:
     address = "postgresql://" + "me:hunter2@host/db"
     found = problems(
-        mine, f"sweep.strategy.storage={address}", f"sweep.note={address}", "+tags.password=hunter2,hunter3"
+        mine, f"sweep.strategy.storage={address}", f"sweep.description={address}", "+tags.password=hunter2,hunter3"
     )
     assert any("looks like a secret" in problem for problem in found)
     assert "hunter" not in "\n".join(found)
@@ -300,7 +300,7 @@ def test_neither_torch_nor_optuna_nor_hydra_is_needed_to_list_sweeps() -> None:
     source += "; print([name for name in ('torch', 'optuna', 'hydra', 'mlflow') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-P", "-c", source], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-    source = "import sys; from experiments.sweep.spec import read; read('lr_batch', ['seed=1,2', 'sweep.seeds=1'])"
+    source = "import sys; from experiments.sweep.spec import read; read('lr_batch', ['seed=1,2', 'sweep.num_seeds=1'])"
     source += "; print([name for name in ('torch', 'optuna', 'mlflow') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-P", "-c", source], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
@@ -316,7 +316,7 @@ def test_a_sweep_tells_its_question_expectation_cost_and_own_command(name: str) 
     spec = read(name)
     count = spec.count_points()
     assert count is not None
-    assert facts["Cost"].startswith(f"{count * spec.values['seeds']} trials, ")
+    assert facts["Cost"].startswith(f"{count * spec.values['num_seeds']} trials, ")
 
 
 @pytest.mark.parametrize("name", list_sweep_files())
@@ -336,13 +336,13 @@ def test_every_point_of_a_sweep_composes_and_can_run(name: str) -> None:
         if spec.values["pruner"]:
             assert config["eval_every_steps"] <= spec.values["pruner"]["first_step"] < config["max_steps"]
     if spec.values["strategy"]["name"] not in ADAPTIVE:
-        assert len(found.trials) == len(points) * spec.values["seeds"]
+        assert len(found.trials) == len(points) * spec.values["num_seeds"]
 
 
 JUNK: list[Any] = [
     3, -1, 1.5, "x", "", True, None, [], [1], [[1]], [None], {}, {"a": 1}, {"low": 1}, {"x": {"y": [1]}}, {3: 4}, {True: None},
-    "tpe", "asha", {"name": "tpe"}, {"name": ["a"]}, {"points": "x"}, ["a=1"], ["a=1,2"], [["a=1"]], [["~a"]], "interval(1,2)",
-    "glob(*)", "range(1", float("nan"),
+    "tpe", "asha", {"name": "tpe"}, {"name": ["a"]}, {"max_points": "x"}, ["a=1"], ["a=1,2"], [["a=1"]], [["~a"]],
+    "interval(1,2)", "glob(*)", "range(1", float("nan"),
 ]  # fmt: skip
 
 

@@ -51,7 +51,7 @@ def some(runs_dir: Path, name: str = "s") -> Sweep:
     begin(sweep, ids(8)[3])
     end(sweep, ids(8)[3], "failed", failure="exception", reason="KeyError: 'x'\nin line 3", step=7, wasted=True)
     begin(sweep, ids(8)[4])
-    end(sweep, ids(8)[4], "waiting", value=0.1, step=40, failure="preempted", reason="SIGTERM")
+    end(sweep, ids(8)[4], "pending", value=0.1, step=40, failure="preempted", reason="SIGTERM")
     return sweep
 
 
@@ -66,7 +66,7 @@ def shown(sweep: Sweep, width: int) -> list[str]:
 def test_trials_that_differ_by_their_seed_alone_have_no_points(tmp_path: Path) -> None:
     lines = shown(make(tmp_path, "s", [{}], seeds=2), 100)
     assert [line.split()[:3] for line in lines if line.startswith("b0000")] == [
-        ["b00000000000", "0", "waiting"], ["b00000000001", "1", "waiting"],
+        ["b00000000000", "0", "pending"], ["b00000000001", "1", "pending"],
     ]  # fmt: skip
 
 
@@ -92,7 +92,7 @@ def test_a_wide_table_tells_everything_of_a_trial(tmp_path: Path) -> None:
     running = next(line for line in lines if " running " in line)
     assert re.search(r"100/200\s+0\.2\s+0\.3\s+1\s+[\d.]+ s\s+12_0\.0 on node7$", running)
     assert re.search(r" failed .*exception: KeyError: 'x' in line 3$", "\n".join(lines), re.MULTILINE)
-    assert "sweep s: running, 2/8 done, 1 running, 4 waiting, 1 failed" in lines[0]
+    assert "sweep s: running, 2/8 done, 1 running, 4 pending, 1 failed" in lines[0]
     assert any(
         line.startswith("best     val/accuracy_top1 0.55 at optimizer.lr=0.1 batch_size_global=16, the mean of 2")
         for line in lines
@@ -109,8 +109,8 @@ def test_of_a_long_table_failed_and_running_rows_are_shown_and_room_is_left(tmp_
                 state: Any = "failed" if number < 100 else "finished"
                 ledger.end(trial.id, 1, state, value=number / 200)
     rows = shares_of_rows(look(sweep, ledger).rows, 40)
-    counted = {state: sum(row.state == state for row in rows) for state in ("failed", "running", "finished", "waiting")}
-    assert counted == {"failed": 13 + 7, "running": 20, "finished": 0, "waiting": 0}
+    counted = {state: sum(row.state == state for row in rows) for state in ("failed", "running", "finished", "pending")}
+    assert counted == {"failed": 13 + 7, "running": 20, "finished": 0, "pending": 0}
     few = shares_of_rows([row for row in look(sweep, ledger).rows if row.state != "failed"], 40)
     assert [sum(row.state == state for row in few) for state in ("running", "finished")] == [20 + 20, 0]
 
@@ -148,7 +148,7 @@ def test_every_sweep_has_a_line_the_newest_first(tmp_path: Path, lathe: Lathe) -
     done = lathe("status")
     assert (done.returncode, done.stderr) == (0, "")
     lines = [line.split() for line in done.stdout.splitlines()]
-    assert lines[2] == ["newer", "waiting", "0/4", *lines[2][3:5], "ago"]
+    assert lines[2] == ["newer", "pending", "0/4", *lines[2][3:5], "ago"]
     assert lines[3][:6] == ["older", "running", "2/8", "1.9", "h", "ago"]
     assert lines[3][6:] == ["val/accuracy_top1", "0.55", "optimizer.lr=0.1", "batch_size_global=16"]
     document = json.loads(lathe("status", "--json").stdout)
@@ -217,7 +217,7 @@ def test_a_sweep_without_workers_says_how_to_go_on(tmp_path: Path, lathe: Lathe)
     sweep = make(tmp_path / "runs", "s", POINTS)
     shift(sweep, progress.STARTING_S + 5)
     done = lathe("status", "s")
-    assert done.stdout.startswith("sweep s: stands still, 0/4 done, 4 waiting\n")
+    assert done.stdout.startswith("sweep s: stands still, 0/4 done, 4 pending\n")
     assert done.stdout.endswith("4 trials wait and no worker is left; `lathe resume s` starts more\n")
     watched = lathe("status", "s", "--watch")
     assert watched.returncode == 0
@@ -250,18 +250,18 @@ def test_without_a_terminal_a_line_tells_what_ended(tmp_path: Path, processes: l
     processes.append(attach(sweep))
     lines = processes[0].stdout
     assert lines is not None
-    assert lines.readline() == "0/3 done, 1 running, 2 waiting\n"
+    assert lines.readline() == "0/3 done, 1 running, 2 pending\n"
     finish(sweep, ids(3)[0], 0.5)
     assert lines.readline().startswith("1/3 done, ")
     begin(sweep, ids(3)[1])
-    end(sweep, ids(3)[1], "waiting", failure="preempted", reason="SIGTERM", step=20)
+    end(sweep, ids(3)[1], "pending", failure="preempted", reason="SIGTERM", step=20)
     assert lines.readline() == (
         f"trial {ids(3)[1]} (optimizer.lr=0.1 batch_size_global=256) was interrupted and waits: preempted: SIGTERM\n"
     )
     begin(sweep, ids(3)[1])
     end(sweep, ids(3)[1], "failed", failure="exception", reason="KeyError: 'x'", wasted=True)
     assert lines.readline().endswith(" failed: exception: KeyError: 'x'\n")
-    assert lines.readline().startswith("1/3 done, 1 waiting, 1 failed, best val/accuracy_top1 0.5 at optimizer.lr=0.1")
+    assert lines.readline().startswith("1/3 done, 1 pending, 1 failed, best val/accuracy_top1 0.5 at optimizer.lr=0.1")
     finish(sweep, ids(3)[2], 0.25)
     rest = lines.read().splitlines()
     assert rest[0].startswith("2/3 done, 1 failed, best val/accuracy_top1 0.5 ")

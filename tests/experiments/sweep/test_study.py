@@ -27,7 +27,7 @@ FLAT = ("a.x=interval(-5,5)", "a.y=interval(-5,5)", "sweep.mode=min")
 
 
 def asked(*overrides: str, points: int = 100) -> SweepSpec:
-    return read_overrides([*overrides, f"sweep.budget.points={points}", "sweep.name=probe"])
+    return read_overrides([*overrides, f"sweep.budget.max_points={points}", "sweep.name=probe"])
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ class Points:
 
     def end(self, point: int, state: State, value: float | None = None, seed: int = 0) -> None:
         with self.ledger.locked():
-            if self.entry(point, seed).state == "waiting":
+            if self.entry(point, seed).state == "pending":
                 self._claim(point, seed)
             entry = self.entry(point, seed)
             self.ledger.end(entry.id, entry.attempt, state, value=value)
@@ -362,7 +362,7 @@ def play(folder: Path, spec: SweepSpec, seeds: int, count: int, *, restarts: boo
     while True:
         study = points.study() if restarts else study
         entries = [*points.ledger.read().entries.values()]
-        todo = [entry for entry in entries if entry.state in ("waiting", "running")]
+        todo = [entry for entry in entries if entry.state in ("pending", "running")]
         num_points = len(points.ledger.read().points)
         if num_points < count and (len(todo) < 4 or dice.random() < 0.2):
             with points.ledger.locked():
@@ -378,7 +378,7 @@ def play(folder: Path, spec: SweepSpec, seeds: int, count: int, *, restarts: boo
         elif step >= LAST_STEP:
             points.end(entry.point, "finished", value, entry.seed)
         elif dice.random() < 0.03:
-            points.end(entry.point, "waiting", value, entry.seed)
+            points.end(entry.point, "pending", value, entry.seed)
             steps[entry.id] = 0
         elif dice.random() < 0.03:
             points.end(entry.point, "failed", value, entry.seed)
@@ -432,7 +432,7 @@ study, ledger = Study(folder, spec.values), Ledger(folder)
 print("ready", flush=True)
 while True:
     with ledger.locked() as ledger_state:
-        waiting = [entry for entry in ledger_state.entries.values() if entry.state == "waiting"]
+        waiting = [entry for entry in ledger_state.entries.values() if entry.state == "pending"]
         if not waiting:
             if len(ledger_state.points) >= count:
                 break
@@ -508,7 +508,7 @@ def kill(folder: Path, process: subprocess.Popen[str], seed: int) -> None:
     with ledger.locked() as ledger_state:
         for entry in [*ledger_state.entries.values()]:
             if entry.state == "running" and entry.worker == str(seed):
-                ledger.end(entry.id, entry.attempt, "waiting", failure="node lost")
+                ledger.end(entry.id, entry.attempt, "pending", failure="node lost")
 
 
 def test_processes_that_are_killed_at_any_moment_leave_a_whole_study(folder: Path) -> None:

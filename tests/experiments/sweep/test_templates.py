@@ -77,7 +77,7 @@ def test_they_come_back_from_the_disk_as_they_were(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", [0.1, True, None, "word", "two words", "a,b", [1, 2], [0.9, 0.999], "true", "3"])
 def test_a_value_is_written_as_an_override_that_gives_it_back(value: Any) -> None:
-    typed = format_override("note", value)
+    typed = format_override("description", value)
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     assert OverridesParser.create().parse_override(typed).value() == value

@@ -98,7 +98,7 @@ def test_a_worker_that_is_asked_to_leave_saves_its_trial(
     os.kill(workers[0].pid, number)
     assert workers[0].wait(timeout=60) == 75
     entry = entries(sweep)[0]
-    assert (entry.state, entry.failure) == ("waiting", "preempted")
+    assert (entry.state, entry.failure) == ("pending", "preempted")
     assert entry.wasted_s == 0
     assert list((sweep.folder / entry.id / "checkpoints").glob(f"step_{entry.step:08d}"))
 
@@ -109,7 +109,7 @@ def test_a_worker_at_its_time_limit_says_so(tmp_path: Path, workers: list[Worker
     wait_until(lambda: steps_done(sweep, entries(sweep)[0]) >= 50, "step 50")
     os.kill(workers[0].pid, signal.SIGUSR2)
     assert workers[0].wait(timeout=60) == 75
-    assert [(entry.state, entry.failure) for entry in entries(sweep)] == [("waiting", "time-out")]
+    assert [(entry.state, entry.failure) for entry in entries(sweep)] == [("pending", "time-out")]
 
 
 def test_a_trial_is_cancelled_by_a_file(tmp_path: Path, workers: list[Worker]) -> None:
@@ -147,7 +147,7 @@ def test_a_worker_whose_place_was_taken_ends_its_trial(tmp_path: Path, workers: 
     wait_until(lambda: steps_done(sweep, entries(sweep)[0]) >= 50, "step 50")
     child, ledger = child_of(workers[0]), sweep.ledger()
     with ledger.locked() as ledger_state:
-        ledger.end(entries(sweep)[0].id, 1, "waiting", failure="node lost")
+        ledger.end(entries(sweep)[0].id, 1, "pending", failure="node lost")
         ledger.claim(ledger_state.entries[entries(sweep)[0].id], worker="other", host="h", devices=1)
     wait_until(lambda: not Path(f"/proc/{child}").exists(), "the end of the orphan", 30)
     assert (entries(sweep)[0].state, entries(sweep)[0].worker) == ("running", "other")
@@ -157,7 +157,7 @@ def test_a_worker_takes_nothing_that_it_could_not_save(tmp_path: Path) -> None:
     sweep = make_sweep(tmp_path, [{}])
     worker = start_worker(sweep, ends_at=time.time() + 60, signal_delay_s=45.0)
     assert worker.wait(timeout=60) == 75
-    assert [entry.state for entry in entries(sweep)] == ["waiting"]
+    assert [entry.state for entry in entries(sweep)] == ["pending"]
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ def test_it_waits_for_a_strategy_that_was_not_asked_yet(
     runs_dir: Path, followers: list[subprocess.Popen[bytes]]
 ) -> None:
     strategy = {"name": "tpe", "seed": 0, "startup_points": 10}
-    budget = {"points": 1, "wall_h": None, "device_h": None}
+    budget = {"max_points": 1, "wall_h": None, "device_h": None}
     sweep = make_swept(runs_dir, [], strategy=strategy, budget=budget, space=space_of(LRS))
     process = start(sweep, followers)
     wait_until(lambda: sql(runs_dir / "mlflow.db", "select count(*) from runs") == [(1,)])

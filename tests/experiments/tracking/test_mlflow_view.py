@@ -65,7 +65,7 @@ def test_a_key_that_comes_with_an_option_has_no_place_on_a_line_through_all() ->
 
 def test_points_that_were_given_have_charts_too() -> None:
     given = [["optimizer.lr=0.1", "+tags.team=a"], ["optimizer.lr=0.2", "model=mlp"]]
-    question = {**QUESTION, "given": given, "strategy": {"name": "given"}}
+    question = {**QUESTION, "points": given, "strategy": {"name": "list"}}
     assert mlflow_view.list_swept_keys(question) == ["optimizer.lr", "tags.team", "model"]
     assert mlflow_view.list_common_keys(question) == ["optimizer.lr"]
 

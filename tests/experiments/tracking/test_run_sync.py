@@ -60,7 +60,7 @@ def test_a_run_is_in_mlflow_with_all_that_belongs_to_it(runs_dir: Path) -> None:
     assert stored(runs_dir) == expected(range(3))
     assert dict(sql(database, "select key, value from params")) == {
         "name": "blobs",
-        "note": "does it learn?",
+        "description": "does it learn?",
         "model._target_": "modules.model.mlp.Mlp",
         "model.hidden_sizes": "[64, 32]",
         "model.dropout_prob": "0.0",
@@ -210,7 +210,7 @@ RUNNING = {"state": "running", "attempt": 2, "time": 5.0, "pid": 1, "host": "h",
     [
         (("finished", 2), RUNNING, True, "finished", "FINISHED"),
         (("failed", 2), RUNNING, True, "failed", "FAILED"),
-        (("stopped", 2), RUNNING, True, "stopped", "KILLED"),
+        (("interrupted", 2), RUNNING, True, "interrupted", "KILLED"),
         (("killed", 2), RUNNING, True, "killed", "KILLED"),
         (("failed", 1), None, True, "failed", "FAILED"),  # it died before its first event
         (("failed", 1), RUNNING, True, "running", "RUNNING"),  # resumed: the outcome is that of the attempt before
@@ -220,7 +220,7 @@ RUNNING = {"state": "running", "attempt": 2, "time": 5.0, "pid": 1, "host": "h",
         (None, RUNNING, False, "killed", "KILLED"),
         (None, RUNNING | {"state": "finished"}, False, "finished", "FINISHED"),
         (None, RUNNING | {"state": "failed"}, False, "failed", "FAILED"),
-        (None, RUNNING | {"state": "stopped"}, False, "stopped", "KILLED"),
+        (None, RUNNING | {"state": "interrupted"}, False, "interrupted", "KILLED"),
         (None, None, True, "running", "RUNNING"),
     ],
 )

@@ -89,7 +89,7 @@ def go(process: subprocess.Popen[str]) -> None:
 def test_a_sweep_is_a_parent_with_a_child_a_trial(runs_dir: Path) -> None:
     points = [{"optimizer.lr": lr, "batch_size_global": 64} for lr in (0.003, 0.01)]
     sweep = make_swept(
-        runs_dir, points, seeds=2, note="does it learn?", budget={"points": 9, "wall_h": None, "device_h": 2}
+        runs_dir, points, seeds=2, description="does it learn?", budget={"max_points": 9, "wall_h": None, "device_h": 2}
     )
     for trial, value in zip(ledgers.ids(4), (0.5, 0.7, 0.9, 0.8), strict=True):
         run(sweep, trial, value)
@@ -121,7 +121,7 @@ def test_a_sweep_is_a_parent_with_a_child_a_trial(runs_dir: Path) -> None:
     assert told.items() <= own.items()
     assert params_of(runs_dir, "probe") == {
         "strategy": "grid", "strategy.seed": "0", "strategy.startup_points": "10",
-        "metric": METRIC, "mode": "max", "seeds": "2", "max_attempts": "4", "base": "", "budget.points": "9",
+        "metric": METRIC, "mode": "max", "num_seeds": "2", "max_attempts": "4", "base": "", "budget.max_points": "9",
         "budget.device_h": "2", "space.optimizer.lr": "0.003,0.01", "space.batch_size_global": "64",
     }  # fmt: skip
     assert curve(runs_dir, "finished") == [(1, 1.0), (2, 2.0), (3, 3.0), (4, 4.0)]
@@ -139,7 +139,7 @@ def test_a_sweep_is_a_parent_with_a_child_a_trial(runs_dir: Path) -> None:
 
 
 def test_the_note_says_what_was_asked_where_it_stands_and_how_to_have_it_again(runs_dir: Path) -> None:
-    sweep = make_swept(runs_dir, LRS, note="does it learn?", base=["model=mlp", "data=blobs"])
+    sweep = make_swept(runs_dir, LRS, description="does it learn?", base=["model=mlp", "data=blobs"])
     first, second, third = ledgers.ids(3)
     run(sweep, first, 0.75)
     begin(sweep, second)
@@ -153,7 +153,7 @@ def test_the_note_says_what_was_asked_where_it_stands_and_how_to_have_it_again(r
     page = f"#/experiments/{sql(runs_dir / 'mlflow.db', 'select experiment_id from runs')[0][0]}/runs"
     assert f"**Best:** `{METRIC}` 0.75, of [lr=0.001]({page}/{ids['lr=0.001']})" in note
     assert f"| exception | 1 | [lr=0.01]({page}/{ids['lr=0.01']}): `TrainingError: loss=nan \\| 'x'` |" in note
-    assert "1/3 done, 1 waiting, 1 failed" in note
+    assert "1/3 done, 1 pending, 1 failed" in note
     assert "lathe sweep --config-dir 'my conf' ./sweep.yaml" in note
     assert f"lathe resume {sweep.folder}\nlathe status {sweep.folder}" in note
     run(sweep, third, 0.875)
@@ -173,7 +173,7 @@ ENDS: list[tuple[str, dict[str, Any], str, str]] = [
     ("pruned", {"value": 0.1, "reason": "worse than others"}, "FINISHED", "pruned"),
     ("failed", {"failure": "exception", "reason": "TrainingError"}, "FAILED", "failed"),
     ("cancelled", {"failure": "cancelled", "reason": "by hand"}, "KILLED", "cancelled"),
-    ("waiting", {"failure": "preempted", "reason": "SIGTERM"}, "SCHEDULED", "waiting"),
+    ("pending", {"failure": "preempted", "reason": "SIGTERM"}, "SCHEDULED", "pending"),
 ]
 
 
@@ -200,7 +200,7 @@ def test_the_ledger_says_where_a_trial_stands(
     assert found["lathe.state"] == tag
     assert (found.get("lathe.failure"), found.get("lathe.reason")) == (told.get("failure"), told.get("reason"))
     ((started, ended),) = sql(runs_dir / "mlflow.db", "select start_time, end_time from runs where name = 'lr=0.001'")
-    assert (ended is None) == (state == "waiting")
+    assert (ended is None) == (state == "pending")
     assert ended is None or ended == round(ledgers.entry(sweep, trial).since * 1000) >= started
     assert stored_points(runs_dir) == expected_points(sweep)
 
@@ -208,7 +208,7 @@ def test_the_ledger_says_where_a_trial_stands(
 def test_how_long_a_trial_has_waited_is_told_once_when_it_has_ended(runs_dir: Path) -> None:
     sweep = make_swept(runs_dir, LRS[:1])
     trial = ledgers.ids(1)[0]
-    for state in ("waiting", "finished"):
+    for state in ("pending", "finished"):
         begin(sweep, trial)
         sync_sweep(sweep)
         assert not curve_of(runs_dir, "cost/queue_wait_s")
@@ -230,7 +230,7 @@ def test_all_attempts_of_a_trial_are_one_run(runs_dir: Path) -> None:
     begin(sweep, trial, "first")
     ledgers.log(sweep, trial, {50: 0.1, 100: 0.2})
     orphan = ledgers.attempt_folder(sweep, trial) / "journal.jsonl"
-    ledgers.end(sweep, trial, "waiting", failure="node lost", reason="gone")
+    ledgers.end(sweep, trial, "pending", failure="node lost", reason="gone")
     sync_sweep(sweep)
     assert tags_of(runs_dir, "lr=0.001")["lathe.failure"] == "node lost"
     begin(sweep, trial, "second")
@@ -303,18 +303,18 @@ def test_a_sweep_stands_where_its_trials_do(runs_dir: Path, states: str, closed:
 @pytest.mark.parametrize(
     ("budget", "events", "over"),
     [
-        ({"points": 2}, "", False),  # its workers have not come yet
-        ({"points": 2}, "f", False),  # they are about to ask
-        ({"points": 2}, "ff", True),
+        ({"max_points": 2}, "", False),  # its workers have not come yet
+        ({"max_points": 2}, "f", False),  # they are about to ask
+        ({"max_points": 2}, "ff", True),
         ({"wall_h": 1}, "ff", False),
         ({"wall_h": 1e-9}, "ff", True),
-        ({"points": 2}, "fw", False),
+        ({"max_points": 2}, "fw", False),
     ],
 )
 def test_a_strategy_that_may_still_be_asked_is_not_over(
     runs_dir: Path, budget: dict[str, Any], events: str, over: bool
 ) -> None:
-    limits = {"points": None, "wall_h": None, "device_h": None, **budget}
+    limits = {"max_points": None, "wall_h": None, "device_h": None, **budget}
     strategy = {"name": "tpe", "seed": 0, "startup_points": 10}
     sweep = make_swept(runs_dir, LRS[: len(events)], budget=limits, strategy=strategy, space=space_of(LRS))
     for trial, state in zip(ledgers.ids(3), events, strict=False):
@@ -406,7 +406,7 @@ def test_an_extended_sweep_is_renamed_and_keeps_its_first_parameters(runs_dir: P
     syncs = SweepSync(sweep)
     syncs.round()
     asked = yaml.safe_load((sweep.folder / "sweep.yaml").read_text())
-    asked |= {"seeds": 2, "space": {"optimizer.lr": [0.001, 0.01]}, "budget": {**asked["budget"], "points": 7}}
+    asked |= {"num_seeds": 2, "space": {"optimizer.lr": [0.001, 0.01]}, "budget": {**asked["budget"], "max_points": 7}}
     (sweep.folder / "sweep.yaml").write_text(yaml.safe_dump(asked))
     ledger = sweep.ledger()
     with ledger.locked():
@@ -419,10 +419,10 @@ def test_an_extended_sweep_is_renamed_and_keeps_its_first_parameters(runs_dir: P
     assert curve(runs_dir, "best_value") == [(1, 0.5), (2, 0.375)]
     sync_sweep(sweep)
     params = params_of(runs_dir, "probe")
-    assert (params["seeds"], params["space.optimizer.lr"], params["budget.points"]) == ("1", "0.001", "7")
+    assert (params["num_seeds"], params["space.optimizer.lr"], params["budget.max_points"]) == ("1", "0.001", "7")
     assert "| `optimizer.lr` | `0.001,0.01` |" in tags_of(runs_dir, "probe")["mlflow.note.content"]
     (uploaded,) = runs_dir.glob("artifacts/*/artifacts/sweep.yaml")
-    assert yaml.safe_load(uploaded.read_text())["seeds"] == 2
+    assert yaml.safe_load(uploaded.read_text())["num_seeds"] == 2
 
 
 def test_sync_all_takes_sweeps_trials_and_runs(runs_dir: Path) -> None:
@@ -480,7 +480,7 @@ def row(trial: str, values: Mapping[str, Any], seed: int = 0) -> TrialRow:
         ("num_steps", "last", "best", "took_s", "failure", "reason", "reused"), None
     )
     return TrialRow(
-        id=trial, point=0, values=dict(values), seed=seed, state="waiting", step=0, attempt=0, worker="", host="",
+        id=trial, point=0, values=dict(values), seed=seed, state="pending", step=0, attempt=0, worker="", host="",
         since=0.0, in_state_s=0.0, used_h=0.0, wasted_h=0.0, **nothing,
     )  # fmt: skip
 
@@ -517,10 +517,10 @@ def test_the_curve_of_a_part_of_a_ledger_is_the_beginning_of_the_whole(tmp_path:
     for _ in range(200):
         with ledger.locked() as standing:
             entry = chance.choice(list(standing.entries.values()))
-            if entry.state == "waiting":
+            if entry.state == "pending":
                 ledger.claim(entry, worker="w", host="h", devices=2)
             elif entry.state == "running":
-                state: Any = chance.choice(["finished", "failed", "waiting", "pruned", "cancelled"])
+                state: Any = chance.choice(["finished", "failed", "pending", "pruned", "cancelled"])
                 ledger.end(entry.id, entry.attempt, state, value=chance.choice([None, float("nan"), chance.random()]))
             else:
                 ledger.retry([entry.id])
@@ -591,7 +591,7 @@ def test_a_sync_that_is_killed_anywhere_loses_and_doubles_nothing(runs_dir: Path
 
 def test_what_a_worker_ran_is_in_the_store(runs_dir: Path) -> None:
     points = [{"optimizer.lr": 0.001}, {"optimizer.lr": 0.01}]
-    sweep = sweeps.make_sweep(runs_dir, points, "tracking=sqlite", f"runs_dir={runs_dir}", seeds=2)
+    sweep = sweeps.make_sweep(runs_dir, points, "tracking=sqlite", f"runs_dir={runs_dir}", num_seeds=2)
     assert sweeps.start_worker(sweep).wait(timeout=90) == 0
     assert sync_all(runs_dir, ["probe"]).failures == ()
     assert set(children(runs_dir)) == {f"lr={lr}, seed={seed}" for lr in (0.001, 0.01) for seed in (0, 1)}

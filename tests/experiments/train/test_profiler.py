@@ -52,8 +52,8 @@ def test_metrics_are_means_and_the_ranks_own() -> None:
     assert told["perf/profiled_step_ms"] == 11.0
     assert told["perf/rank_1_profiled_compute_ms"] == 5.0
     assert told["perf/rank_0_profiled_communication_ms"] == 3.0
-    assert told["perf/bubble_share"] == pytest.approx(1 - 4.5 / 11)
-    assert "perf/bubble_share" not in profile_metrics(ranks, num_stages=1)
+    assert told["perf/bubble_fraction"] == pytest.approx(1 - 4.5 / 11)
+    assert "perf/bubble_fraction" not in profile_metrics(ranks, num_stages=1)
 
 
 def test_a_training_too_short_for_a_trace_leaves_none(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_a_profiled_run_of_two_ranks_has_traces_the_work_and_the_split_of_a_step
         metrics |= each["metrics"] if each["event"] == "metrics" else {}
     assert 0 < metrics["perf/profiled_compute_ms"] < metrics["perf/profiled_step_ms"]
     assert metrics["perf/rank_1_profiled_communication_ms"] > 0
-    assert 0 < metrics["perf/bubble_share"] < 1
+    assert 0 < metrics["perf/bubble_fraction"] < 1
     (artifact,) = [each["path"] for each in events if each["event"] == "artifact"]
     for rank in range(2):
         trace = json.loads(gzip.decompress((folder / artifact / f"trace_rank_{rank}.json.gz").read_bytes()))

@@ -122,7 +122,7 @@ def test_a_job_whose_launcher_is_killed_saves_and_stops(live: Live, whole: Whole
     live.until_nothing_runs()
     state = last_state(live.run_folder())
     assert (state["state"], state["reason"]) == (
-        "stopped",
+        "interrupted",
         f"the launching process has ended after step {state['step']}, which is saved",
     )
     assert max(steps_saved(live.run_folder())) == state["step"] >= 60
@@ -138,9 +138,9 @@ def test_ctrl_c_saves_a_checkpoint_stops_and_says_how_to_go_on(live: Live, whole
     assert launcher.wait(20) == 1
     folder, printed = live.run_folder(), live.printed()
     state = last_state(folder)
-    assert state["state"] == outcome(folder)["status"] == "stopped"
+    assert state["state"] == outcome(folder)["status"] == "interrupted"
     assert max(steps_saved(folder)) == state["step"] >= 30
-    assert f"stopped: SIGINT after step {state['step']}, which is saved" in printed
+    assert f"interrupted: SIGINT after step {state['step']}, which is saved" in printed
     assert f"lathe resume {folder.name}" in printed
     assert "Traceback" not in printed + (folder / "attempts" / "1" / "log.txt").read_text()
     live.until_nothing_runs()
@@ -200,7 +200,7 @@ def test_a_run_that_is_at_work_cannot_be_resumed(lathe: Lathe, live: Live) -> No
     assert len(journal.journals(folder)) == 1
     os.kill(pid, signal.SIGCONT)
     live.until_nothing_runs()
-    assert last_state(folder)["state"] == "stopped"
+    assert last_state(folder)["state"] == "interrupted"
 
 
 @pytest.mark.slow
@@ -212,7 +212,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(live: Live, whole: W
     assert launcher.wait(20) == 1
     folder = live.run_folder()
     newest = steps_saved(folder)[-1]
-    assert f"stopped: SIGTERM after step {newest}, which is saved" in live.printed()
+    assert f"interrupted: SIGTERM after step {newest}, which is saved" in live.printed()
     assert f"lathe resume {folder.name}" in live.printed()
     path = folder / "checkpoints" / f"step_{newest:08d}" / "optimizer.safetensors"
     content = path.read_bytes()

@@ -70,7 +70,7 @@ def test_the_loop_learns_digits(tmp_path: Path) -> None:
     assert loss[400] < loss[1] / 10
     assert sorted(attempt.curve("val/accuracy_top1")) == [150, 300, 400]
     assert attempt.told == [(0, None)]
-    assert all(0 < share < 1 for share in attempt.curve("perf/data_wait_share").values())
+    assert all(0 < share < 1 for share in attempt.curve("perf/data_wait_fraction").values())
 
 
 def test_bf16_learns_as_well(tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_epochs_see_every_example_that_fills_a_batch(tmp_path: Path) -> None:
 def test_a_stop_saves_the_step_and_the_next_attempt_goes_on(tmp_path: Path) -> None:
     steps = iter(range(1000))
     first = Attempt(tmp_path, "max_steps=30", should_stop=lambda: "SIGTERM" if next(steps) == 12 else None)
-    assert first.run() == ("stopped", "SIGTERM after step 12, which is saved")
+    assert first.run() == ("interrupted", "SIGTERM after step 12, which is saved")
     second = Attempt(tmp_path, "max_steps=30")
     assert second.run() == ("finished", None)
     assert second.told == [(12, None)]
@@ -164,7 +164,7 @@ def test_a_stop_saves_the_step_and_the_next_attempt_goes_on(tmp_path: Path) -> N
 
 
 def test_a_stop_before_the_first_step_trains_nothing(tmp_path: Path) -> None:
-    assert Attempt(tmp_path, should_stop=lambda: "SIGINT").run() == ("stopped", "SIGINT before step 1")
+    assert Attempt(tmp_path, should_stop=lambda: "SIGINT").run() == ("interrupted", "SIGINT before step 1")
     assert not (tmp_path / "checkpoints").exists()
 
 

@@ -69,7 +69,9 @@ def test_the_same_configuration_again_is_a_run_of_its_own(experiment: Experiment
 
 def test_the_id_follows_from_what_determines_the_result_alone(experiment: Experiment) -> None:
     config = experiment.config
-    assert trial_id({**config, "name": "x", "note": "y", "tags": {"a": "b"}, "runs_dir": "/z"}) == trial_id(config)
+    assert trial_id({**config, "name": "x", "description": "y", "tags": {"a": "b"}, "runs_dir": "/z"}) == trial_id(
+        config
+    )
     assert trial_id({**config, "tracking": {}, "launcher": {}, "resume": True}) == trial_id(config)
     assert trial_id({**config, "data": {**config["data"], "root": "/elsewhere"}}) == trial_id(config)
     for changed in ({"seed": 1}, {"max_steps": 8}, {"model": {**config["model"], "dropout_prob": 0.1}}):

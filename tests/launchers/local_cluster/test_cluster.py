@@ -215,7 +215,7 @@ def test_two_commands_cannot_use_one_folder_at_once(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     try:
-        with pytest.raises(LaunchError, match=f"another `lathe rehearse` command is using {folder}; wait until"):
+        with pytest.raises(LaunchError, match=f"another `lathe cluster` command is using {folder}; wait until"):
             LocalCluster(folder).up(SMALL)
     finally:
         os.close(descriptor)
@@ -329,10 +329,10 @@ def test_a_second_up_changes_nothing_and_refuses_another_shape(small: Cluster) -
     with pytest.raises(ShapeError) as refused:
         small.up(ClusterSpec(nodes=3, gpus=1, cpus=2, memory_gb=3, accounting=True))
     assert refused.value.problems == [
-        f"--nodes 3 differs from the running cluster in {small.folder}, which has 2; end it with `lathe rehearse down`, or use "
+        f"--nodes 3 differs from the running cluster in {small.folder}, which has 2; end it with `lathe cluster down`, or use "
         "another folder with --dir",
         f"--accounting True differs from the running cluster in {small.folder}, which has False; end it with "
-        "`lathe rehearse down`, or use another folder with --dir",
+        "`lathe cluster down`, or use another folder with --dir",
     ]
 
 
@@ -353,15 +353,15 @@ def test_a_cluster_whose_processes_were_all_killed_starts_anew(small: Cluster) -
 
 def test_a_cluster_whose_start_was_interrupted_starts_anew(folder: Path, lathe: Lathe) -> None:
     skip_without_slurm()
-    command = [sys.executable, "-P", "-m", "experiments.cli", "rehearse", "up", "--dir", str(folder)]
+    command = [sys.executable, "-P", "-m", "experiments.cli", "cluster", "up", "--dir", str(folder)]
     started = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     until(lambda: daemons.has_record(folder, "munged"))
     started.kill()
     started.wait()
     if not (folder / "booted").exists():
-        done = lathe("rehearse", "status", "--dir", str(folder))
+        done = lathe("cluster", "status", "--dir", str(folder))
         assert (done.returncode, done.stderr) == (1, "")
-        assert "it is being started, or that was cut off; `lathe rehearse up --dir" in done.stdout
+        assert "it is being started, or that was cut off; `lathe cluster up --dir" in done.stdout
     cluster = Cluster(folder, SMALL)
     if cluster.spec() is not None:
         cluster.down()
@@ -406,24 +406,24 @@ def test_other_files_in_the_folder_stay(folder: Path) -> None:
 def test_the_command_starts_shows_and_ends_a_cluster(lathe: Lathe, folder: Path, tmp_path: Path) -> None:
     skip_without_slurm()
     option = ("--dir", str(folder))
-    up = lathe("rehearse", "up", "--nodes", "2", "--gpu-type", "a100", *option)
+    up = lathe("cluster", "up", "--nodes", "2", "--gpu-type", "a100", *option)
     assert (up.returncode, up.stderr) == (0, "")
     lines = up.stdout.splitlines()
     assert lines[:2] == [f"rehearsal in {folder}: 2 nodes of 8 CPUs, 64 GB, 4 simulated a100", f"  . {folder}/env.sh"]
-    assert lines[-1] == f"`lathe rehearse down --dir {folder}` ends it and all its jobs."
+    assert lines[-1] == f"`lathe cluster down --dir {folder}` ends it and all its jobs."
     use = f". {folder}/env.sh; sbatch -o /dev/null -J 'a|b' --gres=gpu:a100:3 --wrap 'sleep 600'; sacct"
     shown = subprocess.check_output(["sh", "-c", use], cwd=tmp_path, text=True)
     assert re.search(r"Submitted batch job \d+\nJobID\|State\|NodeList\n\d+\|", shown)
 
-    again = lathe("rehearse", "up", *option)
+    again = lathe("cluster", "up", *option)
     assert (again.returncode, again.stdout.splitlines()[0]) == (0, "it was up already")
-    other = lathe("rehearse", "up", "--nodes", "5", *option)
+    other = lathe("cluster", "up", "--nodes", "5", *option)
     assert other.returncode == 2
     assert f"--nodes 5 differs from the running cluster in {folder}, which has 2; end it" in other.stderr
 
     cluster = Cluster(folder, SMALL)
     until(lambda: cluster.jobs()[0])
-    status = lathe("rehearse", "status", *option)
+    status = lathe("cluster", "status", *option)
     assert (status.returncode, status.stderr) == (0, "")
     assert re.search(
         r"^started \d+ s ago; \. .*\n  idle       127\.0\.77\.2\n  mixed      127\.0\.77\.1\n", status.stdout, re.M
@@ -433,15 +433,15 @@ def test_the_command_starts_shows_and_ends_a_cluster(lathe: Lathe, folder: Path,
     )
 
     processes = cluster.processes()
-    down = lathe("rehearse", "down", *option)
+    down = lathe("cluster", "down", *option)
     assert (down.returncode, down.stderr) == (0, "")
     assert down.stdout == f"the rehearsal in {folder} is ended, and its files are removed\n"
     assert [process for process in processes if process.is_alive()] == []
-    twice = lathe("rehearse", "down", *option)
+    twice = lathe("cluster", "down", *option)
     assert (twice.returncode, twice.stdout) == (0, f"no rehearsal is up in {folder}; nothing is left to end\n")
-    gone = lathe("rehearse", "status", *option)
+    gone = lathe("cluster", "status", *option)
     assert gone.returncode == 1
-    assert gone.stdout == f"no rehearsal is up in {folder}; `lathe rehearse up --dir {folder}` starts one\n"
+    assert gone.stdout == f"no rehearsal is up in {folder}; `lathe cluster up --dir {folder}` starts one\n"
 
 
 def test_the_default_folder_is_in_memory_if_possible(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ def root(tmp_path: Path) -> str:
 def _data(root: str, **others: Any) -> SkipGrams:
     options: dict[str, Any] = {
         "files": {"tiny.txt": None}, "vocab_size": 20, "min_count": 2, "context_tokens": 7, "window": 3,
-        "subsample_share": None, "noise_power": 0.75, "num_noise": 5, "num_train": None,
+        "subsample_threshold": None, "negative_power": 0.75, "num_negatives": 5, "num_train": None,
     }  # fmt: skip
     return SkipGrams(root, "tiny", **{**options, **others})
 
@@ -62,7 +62,7 @@ def test_a_batch_is_a_function_of_its_chance_alone(root: str) -> None:
 
 
 def test_an_evaluation_gives_a_stretch_the_same_pairs_whatever_stands_beside_it(root: str) -> None:
-    split = _data(root, context_tokens=4, subsample_share=0.05).load("val")
+    split = _data(root, context_tokens=4, subsample_threshold=0.05).load("val")
     (words, noise), (pairs, *_) = _batch(split, 5, seed=3)
     (late_words, late_noise), (late_pairs, *_) = _batch(split, 2, seed=4, first=3)
     assert torch.equal(noise[3:], late_noise)
@@ -73,7 +73,7 @@ def test_an_evaluation_gives_a_stretch_the_same_pairs_whatever_stands_beside_it(
 
 
 def test_frequent_words_are_left_out_and_the_rest_moves_together(root: str) -> None:
-    data = _data(root, subsample_share=0.02, context_tokens=50)
+    data = _data(root, subsample_threshold=0.02, context_tokens=50)
     (words, _), (pairs, *_) = _batch(data.load("train"), 30)
     whole = sum(len(row) for row in _pairs(_batch(_data(root, context_tokens=50).load("train"), 30)))
     assert 0 < words.shape[1] < 50
@@ -83,7 +83,7 @@ def test_frequent_words_are_left_out_and_the_rest_moves_together(root: str) -> N
 
 
 def test_noise_is_drawn_by_the_frequencies_to_the_power(root: str) -> None:
-    data = _data(root, num_noise=500)
+    data = _data(root, num_negatives=500)
     (words, noise), (_, log_noise_words, log_noise) = _batch(data.load("train"), 100)
     expected = data.vocabulary.counts.double() ** 0.75
     expected /= expected.sum()
@@ -127,7 +127,7 @@ def test_too_little_text_is_told(root: str, others: dict[str, Any], message: str
 
 
 def test_wrong_arguments_are_told() -> None:
-    for others in ({"window": 0}, {"subsample_share": 0.0}, {"context_tokens": 1}):
+    for others in ({"window": 0}, {"subsample_threshold": 0.0}, {"context_tokens": 1}):
         with pytest.raises(ValueError, match=next(iter(others))):
             _data("nowhere", **others)
 

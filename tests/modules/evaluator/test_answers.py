@@ -80,10 +80,10 @@ def test_classes_are_named_the_likeliest_first() -> None:
     assert [each["name"] for each in numbered.details["classes"]] == ["2", "0", "1"]
     assert sum(each["probability"] for each in numbered.details["classes"]) == pytest.approx(1)
     data.class_names = ["ant", "bee", "cat"]
-    named = Accuracy([1], num_shown=2).predict(model, cast(InputReader, data), ["1", "-1"])
+    named = Accuracy([1], top_k_shown=2).predict(model, cast(InputReader, data), ["1", "-1"])
     assert [answer.text for answer in named] == ["cat 0.665  ant 0.245", "bee 0.665  ant 0.245"]
-    with pytest.raises(ValueError, match="num_shown of at least 1, but got 0"):
-        Accuracy([1], num_shown=0)
+    with pytest.raises(ValueError, match="top_k_shown of at least 1, but got 0"):
+        Accuracy([1], top_k_shown=0)
 
 
 @torch.inference_mode()

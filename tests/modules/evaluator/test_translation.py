@@ -72,7 +72,7 @@ class Echo(nn.Module):
 
 def _evaluator(**others: Any) -> Translation:
     options: dict[str, Any] = {
-        "beam_size": 2, "length_alpha": 0.6, "max_tokens": 12, "tokenize": "none", "num_examples": None, "num_shown": 2,
+        "beam_size": 2, "length_alpha": 0.6, "max_tokens": 12, "tokenize": "none", "num_examples": None, "num_examples_logged": 2,
     }  # fmt: skip
     evaluator = Translation(**{**options, **others})
     evaluator.setup(cast(Data, Texts()))
@@ -136,8 +136,8 @@ def test_the_first_translations_are_shown() -> None:
         f"translation  {_text(SOURCES[1])}",
     ]
     assert shown.count("source") == 2
-    assert _evaluator(num_shown=9).artifacts(Echo(), Five())["translations.txt"].decode().count("source") == 5
-    assert _evaluator(num_shown=0).artifacts(Echo(), Five()) == {}
+    assert _evaluator(num_examples_logged=9).artifacts(Echo(), Five())["translations.txt"].decode().count("source") == 5
+    assert _evaluator(num_examples_logged=0).artifacts(Echo(), Five()) == {}
 
 
 class Given(Texts):

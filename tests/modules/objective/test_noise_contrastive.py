@@ -76,5 +76,5 @@ def test_estimation_makes_scores_log_probabilities() -> None:
 def test_other_outputs_are_told() -> None:
     with pytest.raises(ValueError, match="NoiseContrastive wants two tensors of logits and three of targets"):
         NoiseContrastive(5, True)(torch.zeros(2, 3), torch.zeros(2))
-    with pytest.raises(ValueError, match="noise_per_pair of at least 1, but got 0"):
+    with pytest.raises(ValueError, match="num_negatives_per_pair of at least 1, but got 0"):
         NoiseContrastive(0, True)

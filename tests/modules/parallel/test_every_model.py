@@ -57,7 +57,7 @@ TINY: dict[str, list[str]] = {
     "gpt_nano": [*WORDS, "model.hidden_size=16", "model.ff_size=24"],
     "skip_gram": [
         "data=text8", "objective=negative_sampling", "data.vocab_size=12", "data.context_tokens=9", "data.window=2",
-        "data.num_noise=3", "model.embedding_size=6",
+        "data.num_negatives=3", "model.embedding_size=6",
     ],
     "seq2seq": [*TWO_TEXTS, "model.embedding_size=6", "model.hidden_size=8", "model.dropout_prob=0"],
     "seq2seq_attention": [

@@ -61,10 +61,22 @@ def test_a_run_without_steps_is_told(tmp_path: Path, step_ms: list[float]) -> No
     ("parallel", "mode", "choices"),
     [
         ({"data": 4}, "sync", Choices()),
-        ({"servers": 1, "backup": 0, "group_size": 1, "max_staleness": None}, "async", Choices(None, 1)),
-        ({"servers": 2, "backup": 0, "group_size": 1, "max_staleness": 0}, "sync_servers", Choices(None, 1, 0)),
-        ({"servers": 1, "backup": 2, "group_size": 1, "max_staleness": None}, "backup", Choices(2, 1)),
-        ({"servers": 1, "backup": 0, "group_size": 3, "max_staleness": 4}, "hybrid", Choices(None, 3, 4)),
+        (
+            {"num_servers": 1, "num_backup_workers": 0, "group_size": 1, "max_staleness": None},
+            "async",
+            Choices(None, 1),
+        ),
+        (
+            {"num_servers": 2, "num_backup_workers": 0, "group_size": 1, "max_staleness": 0},
+            "sync_servers",
+            Choices(None, 1, 0),
+        ),
+        ({"num_servers": 1, "num_backup_workers": 2, "group_size": 1, "max_staleness": None}, "backup", Choices(2, 1)),
+        (
+            {"num_servers": 1, "num_backup_workers": 0, "group_size": 3, "max_staleness": 4},
+            "hybrid",
+            Choices(None, 3, 4),
+        ),
     ],
 )
 def test_an_engine_is_a_mode(parallel: dict[str, Any], mode: str, choices: Choices) -> None:
@@ -77,7 +89,7 @@ def test_an_asynchronous_run_tells_computing_and_applying_apart(tmp_path: Path) 
         "async/compute_ms_mean": 24.0, "async/compute_ms_std": 6.0, "async/apply_ms_mean": 2.0, "async/pull_ms_mean": 1.0,
         "async/push_ms_mean": 4.0, "train/loss_nats": 1.0,
     }  # fmt: skip
-    parallel = {"servers": 2, "backup": 0, "group_size": 1, "max_staleness": None}
+    parallel = {"num_servers": 2, "num_backup_workers": 0, "group_size": 1, "max_staleness": None}
     found = read(make_run(tmp_path / "abc", [900.0, 30.0], parallel, **metrics))
     assert found.examples_per_s == pytest.approx(2000.0)
     assert "train/loss_nats" not in found.parts_ms
@@ -122,7 +134,7 @@ def test_a_recorded_asynchronous_run_is_predicted_from_a_run_of_one_replica() ->
 
 
 def test_workers_that_are_not_waited_for_are_no_part_of_a_batch(tmp_path: Path) -> None:
-    parallel = {"servers": 1, "backup": 1, "group_size": 1, "max_staleness": 0}
+    parallel = {"num_servers": 1, "num_backup_workers": 1, "group_size": 1, "max_staleness": 0}
     found = read(make_run(tmp_path / "abc", [900.0, 30.0], parallel))
     assert (found.workers, found.batch_size) == (3, 30)
     assert found.examples_per_s == pytest.approx(2000.0)

@@ -20,7 +20,7 @@ def test_equal_workers_without_gradients_are_as_many_times_as_fast(mode: str) ->
     found = simulate(cluster(), mode, 6, SHORT)
     assert found.speedup == pytest.approx(6.0)
     assert found.examples_per_s == pytest.approx(60.0)
-    assert found.waiting_share == pytest.approx(0.0)
+    assert found.waiting_fraction == pytest.approx(0.0)
 
 
 def test_a_synchronous_step_is_the_slowest_worker_and_the_ring() -> None:
@@ -64,7 +64,7 @@ def test_backup_workers_leave_a_straggler_behind() -> None:
     assert found.step_s == pytest.approx(1.0)
     assert found.examples_per_s == pytest.approx(40.0)
     # It is done after every fourth step, too late, and begins with the newest parameters.
-    assert found.dropped_share == pytest.approx(0.25 / 4.25, rel=0.1)
+    assert found.dropped_fraction == pytest.approx(0.25 / 4.25, rel=0.1)
 
 
 def test_asynchronous_workers_do_not_wait_for_a_straggler() -> None:
@@ -87,7 +87,7 @@ def test_mean_staleness_is_the_number_of_others_whatever_the_times(spread: Logno
 def test_a_server_that_all_wait_for_is_as_fast_as_it_is() -> None:
     found = simulate(cluster(apply_s=0.5), "async", 20, SHORT)
     assert found.updates_per_s == pytest.approx(2.0)
-    assert found.server_busy_share == pytest.approx(1.0, abs=0.05)
+    assert found.server_busy_fraction == pytest.approx(1.0, abs=0.05)
     assert simulate(cluster(apply_s=0.5, num_servers=4), "async", 20, SHORT).updates_per_s == pytest.approx(8.0)
 
 
@@ -96,7 +96,7 @@ def test_one_asynchronous_worker_takes_turns_with_its_server() -> None:
     on = machine(link_latency_s=0.01)
     found = simulate(cluster(on=on, num_bytes=200_000_000, apply_s=0.1), "async", 1, SHORT)
     assert found.step_s == pytest.approx(1.52)
-    assert found.waiting_share == pytest.approx(0.52 / 1.52)
+    assert found.waiting_fraction == pytest.approx(0.52 / 1.52)
     assert found.staleness_mean == 0
 
 
@@ -110,7 +110,7 @@ def test_parameters_go_through_the_servers_card_and_no_faster_than_a_workers() -
 def test_utilisation_law() -> None:
     """The servers are busy as long as updates x service take. Source: Denning and Buzen 1978, doi:10.1145/356733.356735."""
     found = simulate(cluster(Lognormal(1.0, 0.3), apply_s=0.02), "async", 9, Choices(num_steps=300))
-    assert found.server_busy_share == pytest.approx(found.updates_per_s * 0.02, rel=0.01)
+    assert found.server_busy_fraction == pytest.approx(found.updates_per_s * 0.02, rel=0.01)
 
 
 def test_one_group_is_synchronous_and_groups_of_one_are_asynchronous() -> None:

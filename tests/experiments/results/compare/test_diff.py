@@ -112,7 +112,7 @@ def test_an_experiment_is_compared_with_a_run(runs: Path, capsys: pytest.Capture
     assert "B: model=softmax max_steps=4 optimizer.lr=0.02" in text
     assert "optimizer.lr" in text
     assert "no metrics to compare: model=softmax max_steps=4 optimizer.lr=0.02 has none" in text
-    both = shown(capsys, "model=softmax note='a b'", "model=softmax 'note=\"c d\"'")[1]
+    both = shown(capsys, "model=softmax description='a b'", "model=softmax 'description=\"c d\"'")[1]
     assert "same configuration" in both
 
 
@@ -166,7 +166,7 @@ def test_a_damaged_run_is_reported(harm: str, runs: Path, capsys: pytest.Capture
     [
         (("aaaa", "nope"), "there is no run 'nope' in runs"),
         (("aaaa", "model=sofmax"), "did you mean 'softmax'"),
-        (("aaaa", "model=softmax note='x"), "has a quote that is not closed"),
+        (("aaaa", "model=softmax description='x"), "has a quote that is not closed"),
         (("aaaa", "bad.yaml"), "bad.yaml is not a run, a shared file or a trial.yaml"),
         (("aaaa", "bomb.yaml"), "bomb.yaml is not a run, a shared file or a trial.yaml (it has more than 100,000 values)"),
         (("aaaa", "empty.yaml"), "empty.yaml is not a run, a shared file or a trial.yaml"),

@@ -108,7 +108,7 @@ def test_an_exported_model_and_predict_agree_to_the_bit(
 ) -> None:
     assert main(["export", digits.id, "-o", str(tmp_path / "model"), "--runs-dir", str(digits.runs_dir)]) == 0
     capsys.readouterr()
-    assert lathe_predict(digits, str(images), "--json", "--set", "evaluator.num_shown=10") == 0
+    assert lathe_predict(digits, str(images), "--json", "--set", "evaluator.top_k_shown=10") == 0
     answers = told(capsys)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of MLflow's own
@@ -125,7 +125,7 @@ def test_an_exported_model_and_predict_agree_to_the_bit(
 def test_a_line_an_image_and_nothing_else_goes_to_a_pipe(
     digits: Trial, images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert lathe_predict(digits, str(images / "3.png"), str(images / "1.png"), "--set", "evaluator.num_shown=2") == 0
+    assert lathe_predict(digits, str(images / "3.png"), str(images / "1.png"), "--set", "evaluator.top_k_shown=2") == 0
     shown = capsys.readouterr()
     lines = [line.split("\t") for line in shown.out.splitlines()]
     assert [path for path, _ in lines] == [str(images / "3.png"), str(images / "1.png")]
@@ -188,10 +188,10 @@ def test_words_are_checked_before_anything_is_predicted(
     ("change", "problem"),
     [
         (
-            "evaluator.num_show=3",
-            "evaluator.num_show=3: Accuracy has no argument 'num_show'; did you mean 'num_shown'?",
+            "evaluator.top_k_show=3",
+            "evaluator.top_k_show=3: Accuracy has no argument 'top_k_show'; did you mean 'top_k_shown'?",
         ),
-        ("evaluator.num_shown=many", "evaluator.num_shown=many is not a whole number"),
+        ("evaluator.top_k_shown=many", "evaluator.top_k_shown=many is not a whole number"),
         (
             "model.dropout=0",
             "--set model.dropout=0 is not how a model is asked; set evaluator.KEY, data.root or data.photo_size",

@@ -15,7 +15,7 @@ from tests.support.stores import make_run
 
 def make_engines(runs_dir: Path, *overrides: list[str]) -> list[Trial]:
     """Make runs of different engines, with these overrides in their provenance."""
-    server = {"_target_": "modules.parallel.parameter_server.ParameterServer", "data": "auto", "servers": 1}
+    server = {"_target_": "modules.parallel.parameter_server.ParameterServer", "data": "auto", "num_servers": 1}
     engines: dict[str, dict[str, Any]] = {
         "data": {"_target_": "modules.parallel.data.DataParallel", "data": "auto"},
         "async": {**server, "group_size": 1, "max_staleness": None},

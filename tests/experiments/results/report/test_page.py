@@ -172,7 +172,9 @@ def test_page_of_a_real_sweep_works_in_a_browser(tmp_path: Path, lathe: Lathe) -
 
 @pytest.mark.slow
 def test_page_works_without_scripts_and_hostile_values_run_nothing(tmp_path: Path) -> None:
-    sweep = make_swept(tmp_path, [{"name": f"{HOSTILE}{number}"} for number in range(9)], sync="off", note=HOSTILE)
+    sweep = make_swept(
+        tmp_path, [{"name": f"{HOSTILE}{number}"} for number in range(9)], sync="off", description=HOSTILE
+    )
     for number, trial in enumerate(ledgers.ids(9)):
         run(sweep, trial, number / 10)
     reported(sweep)

@@ -118,7 +118,7 @@ def test_means_and_deviations_over_seeds_are_on_the_page_and_in_markdown(tmp_pat
     page = reported(sweep)
     first = rows_of(section(page, "points"), "lr")[0]
     assert (first["lr"], first["batch_size_global"], first[METRIC], first["± std"]) == ("0.1", "256", "0.605", "0.0071")
-    assert (first["seeds"], first["trials"]) == ("2/2", "b00000000010, b00000000011")
+    assert (first["num_seeds"], first["trials"]) == ("2/2", "b00000000010, b00000000011")
     lines = (sweep.folder / "report" / "table.md").read_text().splitlines()
     assert lines[4].startswith("| lr | batch_size_global | val/accuracy_top1 | ± std | seeds |")
     assert lines[6].startswith("| 0.1 | 256 | **0.605** | 0.0071 | 2/2 |")
@@ -156,7 +156,7 @@ def test_page_requests_nothing(tmp_path: Path) -> None:
 
 
 def test_values_and_reasons_are_escaped(tmp_path: Path) -> None:
-    sweep = make_swept(tmp_path, [{"name": HOSTILE}, {"name": "plain"}], sync="off", note=HOSTILE)
+    sweep = make_swept(tmp_path, [{"name": HOSTILE}, {"name": "plain"}], sync="off", description=HOSTILE)
     run(sweep, "b00000000000", 0.5)
     begin(sweep, "b00000000001")
     ledgers.end(sweep, "b00000000001", "failed", failure="exception", reason=HOSTILE, step=3)
@@ -187,8 +187,8 @@ def test_page_of_a_sweep_that_has_not_started(tmp_path: Path) -> None:
     page = reported(make_swept(tmp_path, [{"optimizer.lr": 0.1}, {"optimizer.lr": 0.2}], sync="off"))
     assert "No trial has finished with a result yet." in section(page, "best")
     assert "No metric is logged yet." in section(page, "not-drawn")
-    assert "The sweep is not over: 0/2 done, 2 waiting." in page
-    assert [row["state"] for row in rows_of(page, "trial")] == ["waiting", "waiting"]
+    assert "The sweep is not over: 0/2 done, 2 pending." in page
+    assert [row["state"] for row in rows_of(page, "trial")] == ["pending", "pending"]
 
 
 def test_page_of_a_sweep_of_one_trial_without_parameters(tmp_path: Path) -> None:
@@ -316,7 +316,7 @@ def test_device_time_is_in_hours_from_one_hour_on(hours: float, text: str) -> No
 def test_wasted_time_and_attempts_are_those_of_the_ledger(tmp_path: Path) -> None:
     sweep = make_swept(tmp_path, [{"optimizer.lr": 0.1}], sync="off")
     begin(sweep, "b00000000000")
-    ledgers.end(sweep, "b00000000000", "waiting", failure="killed", reason="gone", wasted=True, step=10)
+    ledgers.end(sweep, "b00000000000", "pending", failure="killed", reason="gone", wasted=True, step=10)
     run(sweep, "b00000000000", 0.5)
     progress = look(sweep, sweep.ledger())
     assert progress.wasted_h > 0
@@ -335,7 +335,9 @@ def make_pair(runs_dir: Path) -> list[Trial]:
     optimizer = {"_target_": "torch.optim.SGD"}
     pair = [
         make_run(runs_dir, "a1b2c3", **shared, optimizer={**optimizer, "lr": 0.1}),
-        make_run(runs_dir, "d4e5f6", **shared, optimizer={**optimizer, "lr": 0.3, "momentum": 0.9}, note="other"),
+        make_run(
+            runs_dir, "d4e5f6", **shared, optimizer={**optimizer, "lr": 0.3, "momentum": 0.9}, description="other"
+        ),
     ]
     for trial, loss in zip(pair, (0.5, 0.25), strict=True):
         with stores.begin(trial) as journal:

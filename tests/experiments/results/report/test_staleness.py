@@ -24,7 +24,7 @@ def run(number: int, *, served: bool) -> ReportRun:
         METRIC: series((10, 0.5), (25, 0.75)), "perf/step_time_ms": series((1, 2000.0), (10, 1000.0), (20, 500.0), (25, 100.0)),
     }  # fmt: skip
     if served:
-        metrics |= {f"async/stale_share/{key}": series((10, 0.25)) for key in ("0", "1", "8_or_more")}
+        metrics |= {f"async/stale_fraction/{key}": series((10, 0.25)) for key in ("0", "1", "8_or_more")}
         metrics["perf/updates_per_s"] = series((10, 12.0))
         metrics |= {
             "async/pushed_mib": series((10, 30.0), (20, 30.0)),

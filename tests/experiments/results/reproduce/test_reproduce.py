@@ -114,7 +114,7 @@ def test_only_the_requested_steps_are_run_and_compared(there: Clone) -> None:
     assert verdict(again(there))["compared_to"] == 5
     assert "identical: 2 metrics, 10 points" in printed
     outcome = yaml.safe_load((again(there) / "outcome.json").read_text())
-    assert outcome["status"] == "stopped"
+    assert outcome["status"] == "interrupted"
     assert outcome["reason"] == "as far as was asked, after step 5, which is saved"
     assert max(step for points in read_series(again(there)).values() for step, _ in points) == 5
     assert "stopping:" not in printed
@@ -198,7 +198,7 @@ def test_an_interrupted_reproduction_saves_and_removes_its_worktree(there: Clone
         running.wait()
     assert running.returncode == 1
     assert "stopped: the largest relative distance is 0; it was interrupted after step" in printed
-    assert verdict(again(there))["verdict"] == "stopped"
+    assert verdict(again(there))["verdict"] == "interrupted"
     assert len(there.worktrees()) == 1
     assert list(scratch.glob("lathe-*")) == []
 
@@ -215,7 +215,7 @@ def test_the_training_saves_and_stops_when_its_command_is_killed(there: Clone) -
         running.kill()
         running.wait()
     wait_until(lambda: (again(there) / "outcome.json").exists())
-    assert yaml.safe_load((again(there) / "outcome.json").read_text())["status"] == "stopped"
+    assert yaml.safe_load((again(there) / "outcome.json").read_text())["status"] == "interrupted"
     # What a killed process could not remove, git forgets when the folder has gone.
     shutil.rmtree(scratch)
     git(there.root, "worktree", "prune")

@@ -135,8 +135,8 @@ def test_missing_points_are_a_difference_unless_the_run_was_stopped() -> None:
     one = record(curve())
     assert outcome(one, record(curve(steps=39))) == "different"
     assert outcome(one, record(curve(steps=39)), up_to=39) == "identical"
-    assert outcome(one, record(curve(steps=39)), status="stopped") == "stopped"
-    assert outcome(one, record(curve(steps=39, off=0.1)), status="stopped") == "different"
+    assert outcome(one, record(curve(steps=39)), status="interrupted") == "interrupted"
+    assert outcome(one, record(curve(steps=39, off=0.1)), status="interrupted") == "different"
     assert outcome(record(curve(steps=39)), one) == "different"
     assert outcome(replace(record(curve(steps=40)[::7]), is_sampled=True), one) == "identical"
     assert outcome(one, record([])) == "different"

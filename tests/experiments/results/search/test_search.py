@@ -54,14 +54,14 @@ def test_runs_are_found_by_override_and_metric(lathe: Lathe, tmp_path: Path) -> 
     runs = tmp_path / "runs"
     make(runs, "aaa", 0.001, 0.95, tags={"team": "vision"})
     make(runs, "bbb", 0.005, 0.75)
-    make(runs, "ccc", 0.1, 0.97, note="a wide net")
+    make(runs, "ccc", 0.1, 0.97, description="a wide net")
     assert found(lathe, "optimizer.lr<0.01 and val/accuracy_top1>0.9") == ["aaa"]
     assert found(lathe, "lr<0.01 and val/accuracy>0.9") == ["aaa"]  # by the end, and by the beginning
     assert found(lathe, "not lr<0.01 or model=mlp", "--sort", "-lr") == ["ccc", "bbb", "aaa"]
     assert found(lathe, "val/accuracy_top1>0", "--sort", "val/accuracy_top1") == ["bbb", "aaa", "ccc"]
     assert found(lathe, "min:val/accuracy_top1=0.1 and max:val/accuracy_top1>0.96") == ["ccc"]
     assert found(lathe, "tags.team=vision") == ["aaa"]
-    assert found(lathe, "note ~ WIDE and state=finished") == ["ccc"]
+    assert found(lathe, "description ~ WIDE and state=finished") == ["ccc"]
     assert found(lathe, "id=bbb") == ["bbb"]
     assert found(lathe, "created>2999-01-01") == []
     assert sorted(found(lathe)) == ["aaa", "bbb", "ccc"]

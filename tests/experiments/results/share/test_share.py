@@ -90,7 +90,7 @@ def author(tmp_path_factory: pytest.TempPathFactory) -> Author:
     done = lathe(
         folder, environment, "run", "--trust", "heartofgold", "model._target_=heartofgold.net.Net", "max_steps=20",
         "eval_every_steps=10", "log_every_steps=2", "checkpoint.best_metric=train/learning_rate", "tracking=off",
-        f"name={USER}/best", f"note='{note}'", f"+tags.{USER}='{home}/here'", f"+tags.where={HOST}",
+        f"name={USER}/best", f"description='{note}'", f"+tags.{USER}='{home}/here'", f"+tags.where={HOST}",
         f"runs_dir={home}/runs", f"data_root={home}/data", "checkpoint.best_metric=val/loss_nats",
         "checkpoint.best_mode=max",
     )  # fmt: skip
@@ -160,7 +160,7 @@ def test_a_shared_file_is_laid_out_for_people(files: Path, author: Author) -> No
     assert re.search(r"^# Result at step 20: test/accuracy_top1 0\.\d+, .*\.$", head, re.MULTILINE)
     keys = re.findall(r"^(\w+):", body, re.MULTILINE)
     assert keys == [
-        "lathe_share", "name", "note", "how_to_run", "configuration", "trial_id", "overrides", "code", "environment",
+        "lathe_share", "name", "description", "how_to_run", "configuration", "trial_id", "overrides", "code", "environment",
         "data", "seeds", "expected", "bundle",
     ]  # fmt: skip
     assert "  model:\n    _target_: heartofgold.net.Net\n    image_shape: [1, 8, 8]\n" in body
@@ -173,7 +173,10 @@ def test_a_shared_file_has_the_values_of_the_run(files: Path, author: Author) ->
     assert shared.trial_id == trial.id
     assert shared.warnings == []
     assert shared.values["name"] == "[user]-best"
-    assert shared.values["note"] == "By [user] ([address]) on [host]; see [folder] and [folder], the password is ***."
+    assert (
+        shared.values["description"]
+        == "By [user] ([address]) on [host]; see [folder] and [folder], the password is ***."
+    )
     assert shared.configuration["tags"] == {"[user]": "[folder]", "where": "[host]"}
     assert {key: shared.configuration[key] for key in COMPARED} == {key: trial.config[key] for key in COMPARED}
     assert shared.record().streams == read_series(trial.folder)
@@ -254,7 +257,7 @@ def test_two_overrides_send_a_shared_run_to_a_cluster(
     written = (files / "it.yaml").read_text().replace("heartofgold.net.Net", "modules.model.lenet.LeNet")
     (tmp_path / "it.yaml").write_text(written)
     monkeypatch.chdir(tmp_path)
-    words = ["hardware=cpu_partition", "launcher=slurm", "launcher.dry=true", "name=far"]
+    words = ["hardware=cpu_partition", "launcher=slurm", "launcher.dry_run=true", "name=far"]
     assert main(["run", "--from", "it.yaml", *words]) == 0
     shown = capsys.readouterr()
     assert "#SBATCH --job-name=far\n" in shown.out

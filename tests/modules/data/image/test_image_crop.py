@@ -27,7 +27,7 @@ def parts(cut: ImageCrop, seed: int, count: int = 200) -> tuple[Tensor, Tensor]:
 
 
 def test_parts_of_any_area_are_cut_and_the_middle_is_seen_without_chance() -> None:
-    cut = ImageCrop(20, 16, min_crop_area=0.08)
+    cut = ImageCrop(20, 16, min_scale=0.08)
     high, wide = parts(cut, seed=1)
     area, ratio = high * wide, (wide * 60) / (high * 40)
     assert float(area.min()) == pytest.approx(0.08, abs=0.03)
@@ -61,7 +61,7 @@ def test_which_of_the_files_is_no_photo_is_told() -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ((20, 16, [3, 16, 16], 768, 1.5, None, None), r"min_crop_area in \(0, 1\], but got 1.5"),
+        ((20, 16, [3, 16, 16], 768, 1.5, None, None), r"min_scale in \(0, 1\], but got 1.5"),
         (
             (20, 16, [3, 16, 16], 768, None, [0.5], [0.5]),
             r"three numbers each, or neither, but got \[0.5\] and \[0.5\]",

@@ -23,7 +23,7 @@ OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter]], Optimizer]] = {
 
 
 def trained(task: Task, replicas: int, **engine: Any) -> Outcome:
-    found = on_ranks(1 + engine.get("servers", 1) + replicas, served, engine, replicas, task)[0]
+    found = on_ranks(1 + engine.get("num_servers", 1) + replicas, served, engine, replicas, task)[0]
     assert found is not None
     return found
 
@@ -43,7 +43,7 @@ def test_one_replica_is_one_process_bit_for_bit(name: str, tmp_path: Path) -> No
 def test_replicas_in_step_are_synchronous_ones_and_servers_may_cut_anywhere(tmp_path: Path) -> None:
     task = Task(tmp_path, optimizer=OPTIMIZERS["adam"], meets_every=2)
     expected, _ = on_ranks(2, one_process, task)
-    for number, engine in enumerate(({"max_staleness": 0, "servers": 3}, {"group_size": 2})):
+    for number, engine in enumerate(({"max_staleness": 0, "num_servers": 3}, {"group_size": 2})):
         folder = tmp_path / str(number)
         folder.mkdir()
         found = trained(replace(task, folder=folder), 2, **engine)
@@ -64,10 +64,10 @@ def test_a_saved_state_goes_on_in_any_engine_bit_for_bit(tmp_path: Path) -> None
     halves = [replace(whole, first_step=3, load=tmp_path / "saved"), replace(whole, stops=3, save=tmp_path / "saved")]
     for folder in "abc":
         (tmp_path / folder).mkdir()
-    found = trained(halves[1], 1, servers=2)
+    found = trained(halves[1], 1, num_servers=2)
     assert found.losses == expected.losses[:3]
     (rest,) = on_ranks(1, one_process, halves[0])
-    again = trained(replace(halves[0], folder=tmp_path / "b"), 1, servers=3)
+    again = trained(replace(halves[0], folder=tmp_path / "b"), 1, num_servers=3)
     for outcome in (rest, again):
         assert outcome.losses == expected.losses[3:]
         for key, weight in expected.weights.items():
@@ -78,10 +78,13 @@ def test_a_saved_state_goes_on_in_any_engine_bit_for_bit(tmp_path: Path) -> None
 def test_replicas_apart_learn_and_their_staleness_is_bounded(tmp_path: Path) -> None:
     sgd = partial(SGD, lr=0.3)
     ways: dict[str, tuple[int, dict[str, Any]]] = {
-        "bounded": (3, {"max_staleness": 1, "servers": 2, "correction": "inverse_staleness", "warm_start_steps": 2}),
-        "seldom": (2, {"push_every": 3, "pull_every": 2, "correction": "delay_compensation"}),
+        "bounded": (
+            3,
+            {"max_staleness": 1, "num_servers": 2, "correction": "inverse_staleness", "warm_start_steps": 2},
+        ),
+        "seldom": (2, {"push_every_steps": 3, "pull_every_steps": 2, "correction": "delay_compensation"}),
         "groups": (4, {"group_size": 2}),
-        "backed up": (3, {"backup": 1, "max_staleness": 0, "delays_s": {2: 0.2}}),
+        "backed up": (3, {"num_backup_workers": 1, "max_staleness": 0, "delays_s": {2: 0.2}}),
     }
     for number, (name, (replicas, engine)) in enumerate(ways.items()):
         (tmp_path / str(number)).mkdir()
