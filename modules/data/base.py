@@ -1,4 +1,4 @@
-"""The contract of a data set: splits that give batches by index."""
+"""The contract of a data set: splits that return batches by index."""
 
 from __future__ import annotations
 
@@ -12,19 +12,18 @@ Tensors = Tensor | tuple[Tensor, ...]
 Batch = tuple[Tensors, Tensors]  # (inputs, targets); the first dimension of every tensor is the batch
 
 IGNORED: Final = -100
-"""Class of a target that neither trains nor counts; torch's own ``ignore_index``."""
+"""Class of a target that losses and metrics leave out; torch's default ``ignore_index``."""
 
 
 PADDING, START, END, UNKNOWN = 0, 1, 2, 3
-"""Numbers of words that every vocabulary of texts to write has first: what fills up a short text, begins one, ends one, and
-stands for a word without a number."""
+"""The first token ids of every vocabulary for text generation; `UNKNOWN` replaces a word that has no id."""
 
 
 class Split(Protocol):
-    """Examples that can be fetched in any order; which come when is not the split's affair."""
+    """Examples that can be fetched in any order; the sampler decides the order."""
 
     in_memory: bool
-    """True where `batch` only slices tensors; False where it reads or decodes, so that workers are worth their cost."""
+    """True if `batch` only slices tensors; False if it reads or decodes files, so that data workers pay off."""
 
     def __len__(self) -> int:
         """Number of examples."""
@@ -42,24 +41,34 @@ class Split(Protocol):
 
 @runtime_checkable
 class Ordered(Protocol):
-    """A split that brings examples of like size together, so that little of a batch is padding."""
+    """A split that puts examples of similar length into one batch, to reduce padding."""
 
     def order(self, batch_size: int, generator: Generator) -> Tensor:
-        """The order of one epoch of training, int64 [len(self)]: every example once.
+        """Return the order of one epoch of training, int64 [len(self)]: every example once.
 
         Args:
             batch_size: examples of a step, over all devices.
-            generator: all that it may depend on beside.
+            generator: the only source of randomness.
         """
         ...
 
 
 class Data(Protocol):
-    """One data set. Building it is cheap and reads nothing: `load` does.
+    """A data set. The constructor is cheap and reads no files; `load` reads them.
 
-    A class that takes ``num_train``, the number of training examples, can be trained by epochs: the plan counts their steps
-    without reading anything. One that has ``class_names`` after it was loaded says what an exported model calls its classes;
-    who predicts gives them back to it, so that nothing need be loaded for them.
+    With a constructor argument ``num_train``, the number of training examples, a plan can count the steps of an epoch without
+    reading files. If the object has ``class_names`` after `load`, an exported model uses these names, and `lathe predict` sets
+    them on a data set that is not loaded.
+
+    Example::
+
+        class Line:
+            def load(self, split: str) -> TensorSplit:
+                x = torch.linspace(0, 1, 100)[:, None]
+                return TensorSplit(x, (x[:, 0] > 0.5).long())
+
+            def example(self, batch_size: int) -> Batch:
+                return torch.zeros(batch_size, 1), torch.zeros(batch_size, dtype=torch.int64)
     """
 
     def load(self, split: str) -> Split:
@@ -69,22 +78,22 @@ class Data(Protocol):
             split: "train", "val" or "test".
 
         Raises:
-            DataError: a file is missing, damaged or not what its sha256 says.
+            DataError: a file is missing or damaged, or its sha256 is wrong.
         """
         ...
 
     def example(self, batch_size: int) -> Batch:
-        """A batch of zeros with the shapes and dtypes of training, made without reading a file."""
+        """Return a batch of zeros with the shapes and dtypes of training, without reading files."""
         ...
 
 
 @runtime_checkable
 class HasVocabulary(Protocol):
-    """A data set whose inputs are numbers of words."""
+    """A data set whose inputs are word ids."""
 
     @property
     def words(self) -> Sequence[str]:
-        """The word of every number that is used; reads the files at the first use.
+        """The word of every id; reads the files at the first use.
 
         Raises:
             DataError: as `Data.load`.
@@ -94,11 +103,11 @@ class HasVocabulary(Protocol):
 
 @runtime_checkable
 class Tokenized(Protocol):
-    """A data set whose inputs are tokens of a text, which goes on after them."""
+    """A data set whose inputs are tokens of a text, for models that continue it."""
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """Between text and tokens; reads the files at the first use.
+        """Converts between text and tokens; reads the files at the first use.
 
         Raises:
             DataError: as `Data.load`.
@@ -109,50 +118,49 @@ class Tokenized(Protocol):
 class Tokenizer(Protocol):
     @property
     def num_tokens(self) -> int:
-        """Numbers that are in use, from 0; a model may have more."""
+        """Number of token ids in use; the model's vocabulary may be larger."""
         ...
 
     def decode(self, tokens: Tensor) -> str:
-        """The text of tokens, int64 [tokens]."""
+        """Return the text of tokens, int64 [tokens]."""
         ...
 
 
 @runtime_checkable
 class InputReader(Data, Protocol):
-    """Data whose inputs a user can give to a trained model."""
+    """A data set that can also read inputs of a user, for `lathe predict`."""
 
     @property
     def takes(self) -> Literal["text", "image"]:
-        """What an input is given by: a line of text, or the path of an image file."""
+        """The kind of an input: a line of text, or the path of an image file."""
         ...
 
-    def read(self, given: Sequence[str]) -> Tensors:
-        """Inputs as those of evaluation, from what is no part of the data set.
+    def read(self, inputs: Sequence[str]) -> Tensors:
+        """Read inputs of a user in the form that the model gets in evaluation.
 
-        An image is resized, cut and scaled as there, whatever its size and mode; a text gets the numbers of the training's
-        vocabulary.
+        Images of any size and mode are resized, cropped and scaled. Texts get the ids of the training vocabulary.
 
         Args:
-            given: as many lines, or paths, as there are examples; at least one. Where lengths differ, shorter texts are padded
-                as in a batch of evaluation; data whose batches know no padding refuses them together.
+            inputs: texts or paths, at least one. Shorter texts are padded as in evaluation; a data set without padding
+                refuses texts of different lengths.
 
         Returns:
-            The inputs of a batch, in this order.
+            The inputs of a batch, in order.
 
         Raises:
-            GivenError: one of them is no input.
-            DataError: a file that this needs, with the vocabulary say, is missing or damaged.
+            UserInputError: one of the inputs cannot be read.
+            DataError: a file of the data set is needed, such as that of the vocabulary, but missing or damaged.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A text, and what it may be translated to."""
+    """A text and its reference translations."""
 
     split: str
     index: int
-    """Its place in the split."""
+    """Position in the split."""
     source: str
     references: tuple[str, ...]
 
@@ -161,12 +169,12 @@ class Pair:
 class ParallelCorpus(Protocol):
     """A data set of texts and their translations.
 
-    Its inputs are the source's words and the target's so far, int64 [batch, time] each; its targets the word that follows
-    each of these, or `IGNORED`, and the numbers of the pairs, int64 [batch].
+    Inputs: the source tokens and the target tokens shifted by one, int64 [batch, time] each. Targets: the next target
+    tokens, or `IGNORED`, and the pair ids, int64 [batch].
     """
 
     def pair(self, number: int) -> Pair:
-        """The text itself; reads the files at the first use.
+        """Return the texts of a pair id; reads the files at the first use.
 
         Raises:
             DataError: as `Data.load`.
@@ -174,17 +182,17 @@ class ParallelCorpus(Protocol):
         ...
 
     def target_text(self, words: Tensor) -> str:
-        """What a model has written.
+        """Return the text of generated tokens.
 
         Args:
-            words: int64 [time], up to the first `END`, if there is one.
+            words: int64 [time]; tokens after the first `END` are left out.
         """
         ...
 
 
 class UserInputError(ValueError):
-    """What a user gave is no input; the message names it, the rule and the way out."""
+    """An input of a user cannot be used; the message names the input, the rule and the fix."""
 
 
 class DataError(Exception):
-    """The files of a data set are missing or not what they should be; the message says how to mend that."""
+    """Files of a data set are missing or wrong; the message says how to fix that."""

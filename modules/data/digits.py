@@ -1,4 +1,4 @@
-"""The handwritten digits that come with scikit-learn: no download, small enough for a laptop's minute."""
+"""The handwritten digits that come with scikit-learn: no download, and training takes less than a minute on a laptop."""
 
 from __future__ import annotations
 
@@ -28,10 +28,9 @@ class Digits:
     takes: Final = "image"
 
     def __init__(self, num_train: int, image_shape: Sequence[int], num_features: int, num_classes: int) -> None:
-        """The shapes are there for the model to point at, and must be the set's own.
-
+        """
         Args:
-            num_train: images to train on, at most 1,297; fewer make a smaller set.
+            num_train: the first images to train on, at most 1,297.
             image_shape: [1, 8, 8].
             num_features: 64.
             num_classes: 10.
@@ -39,8 +38,7 @@ class Digits:
         self.image_shape = check_image_shape("Digits", image_shape, num_features)
         if self.image_shape != (1, 8, 8) or num_classes != 10:
             raise ValueError(
-                f"Digits wants image_shape=[1, 8, 8] and num_classes=10, for that is what the set is, "
-                f"but got {list(image_shape)} and {num_classes}"
+                f"Digits has image_shape=[1, 8, 8] and num_classes=10, but got {list(image_shape)} and {num_classes}"
             )
         if not 1 <= num_train <= _BOUNDS["train"][1]:
             raise ValueError(f"Digits wants data.num_train from 1 to {_BOUNDS['train'][1]}, but got {num_train}")
@@ -49,17 +47,17 @@ class Digits:
     def load(self, split: str) -> TensorSplit:
         check_split("Digits", split)
         table = _read_table()
-        # Never the training's seed: test images would change sides. NumPy promises RandomState's numbers for ever.
+        # Not the seed of the training: it would move images between splits. NumPy keeps RandomState's sequence stable.
         order = np.random.RandomState(0).permutation(len(table))
         first, last = (0, self.num_train) if split == "train" else _BOUNDS[split]
         chosen = torch.from_numpy(table[order[first:last]])
         return TensorSplit(chosen[:, :-1].float().div_(16).reshape(-1, *self.image_shape), chosen[:, -1].contiguous())
 
-    def read(self, given: Sequence[str]) -> Tensor:
-        """Bright digits on dark, brought to 8x8 and to sixteenths, in which the set counts."""
+    def read(self, inputs: Sequence[str]) -> Tensor:
+        """Read bright digits on a dark background; resize them to 8x8 and round to multiples of 1/16, as in the set."""
         from modules.data.image.user_images import read_fitted
 
-        return read_fitted(given, self.image_shape).float().mul_(16 / 255).round_().div_(16)
+        return read_fitted(inputs, self.image_shape).float().mul_(16 / 255).round_().div_(16)
 
     def example(self, batch_size: int) -> Batch:
         return torch.zeros(batch_size, *self.image_shape), torch.zeros(batch_size, dtype=torch.int64)
@@ -69,7 +67,7 @@ class Digits:
 def _read_table() -> np.ndarray:
     """int64 [1797, 65], 64 pixels in 0..16 and the digit, in the order of ``sklearn.datasets.load_digits``.
 
-    Read from scikit-learn's file, for importing scikit-learn takes 1.4 s, as long as torch (2026-11-23).
+    Reads the file of scikit-learn, because the import of scikit-learn takes 1.4 s, as long as torch (2026-11-23).
     """
     spec = find_spec("sklearn")
     folders = (spec and spec.submodule_search_locations) or ["(scikit-learn is not installed)"]

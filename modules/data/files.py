@@ -1,4 +1,4 @@
-"""The files of a data set: found, read once and checked against what they should be."""
+"""The files of a data set: finds, reads and checks them."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from modules.data.base import DataError
 
 
 class DataFiles:
-    """Files of one folder by name. Nothing is touched before `read`."""
+    """Files of one folder by name. Nothing is read before `read`."""
 
     def __init__(self, root: str, folder: str, files: Mapping[str, str | None], part: str = "data") -> None:
         """
         Args:
             root: the folder of all data sets.
-            folder: that of this set, below ``root``.
-            files: name to sha256, 64 hexadecimal digits; None where it is not checked.
-            part: whose they are in the configuration, for messages.
+            folder: folder of this data set, below ``root``.
+            files: name to sha256, 64 hexadecimal digits; None: not checked.
+            part: group in the configuration that names the files, for messages.
         """
         if not folder or not files:
             raise ValueError(f"{part} wants a folder and its files, but got folder={folder!r} and {len(files)} files")
@@ -40,10 +40,10 @@ class DataFiles:
         self.path = Path(root).expanduser() / folder
 
     def read(self, name: str) -> bytes:
-        """The content of one file.
+        """Read one file.
 
         Raises:
-            DataError: it is missing, cannot be read or is not what its sha256 says.
+            DataError: it is missing, cannot be read or has another sha256.
         """
         path = (self.path / name).absolute()
         try:
@@ -53,33 +53,33 @@ class DataFiles:
         except OSError as err:
             raise DataError(
                 f"{self.part}.folder={self.folder!r}: {path} cannot be read ({err.strerror}); every file of the set must be "
-                f"readable; mend its permissions, or set LATHE_DATA to a folder with a copy"
+                f"readable; change its permissions, or set LATHE_DATA to a folder with a copy"
             ) from err
         sha256 = self.files[name]
-        if sha256 is not None and (found := hashlib.sha256(content).hexdigest()) != sha256:
+        if sha256 is not None and (actual := hashlib.sha256(content).hexdigest()) != sha256:
             raise DataError(
-                f"{self.part}.folder={self.folder!r}: {path} has the sha256 {found}, but {self.part}.files says {sha256}; "
+                f"{self.part}.folder={self.folder!r}: {path} has the sha256 {actual}, but {self.part}.files says {sha256}; "
                 f"it is damaged or another version: {self._fetch_again()}"
             )
         return content
 
     @contextmanager
     def decoding(self, name: str) -> Iterator[None]:
-        """Turns whatever a decoder says about a damaged file into a `DataError` that names the file."""
+        """Convert the errors of a decoder into a `DataError` that names the file."""
         try:
             yield
         except (OSError, EOFError, ValueError, KeyError, IndexError, BadZipFile, zlib.error) as err:
-            told = f"it has no {err}" if isinstance(err, KeyError) else err
+            reason = f"it has no {err}" if isinstance(err, KeyError) else err
             raise DataError(
                 f"{self.part}.folder={self.folder!r}: {(self.path / name).absolute()} is damaged or of another format "
-                f"({told}); {self._fetch_again()}"
+                f"({reason}); {self._fetch_again()}"
             ) from err
 
     def read_npz(self, name: str) -> dict[str, np.ndarray]:
-        """Every member of a NumPy archive, decompressed once; pickled objects are refused.
+        """Read all members of a NumPy archive; pickled objects are refused.
 
         Raises:
-            DataError: as `read`, or the file is no such archive.
+            DataError: as `read`, or the file is not a NumPy archive.
         """
         content = self.read(name)
         with self.decoding(name), np.load(BytesIO(content), allow_pickle=False) as members:

@@ -1,4 +1,4 @@
-"""Images and labels in LeCun's idx format: MNIST, and what was made to stand in its place."""
+"""Images and labels in LeCun's idx format: MNIST and its replacements."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NAMES = {
 
 
 class IdxImages:
-    """Grey images in [0, 1] and their classes. The last images of the training files are held back to validate.
+    """Grey images in [0, 1] and their classes. The last images of the training files are the validation split.
 
     Source of the format: http://yann.lecun.com/exdb/mnist; of the split: TensorFlow's MNIST tutorials.
     """
@@ -43,13 +43,13 @@ class IdxImages:
         """
         Args:
             root: the folder of all data sets.
-            folder: that of this set.
-            files: name to sha256 of the set's four files, under LeCun's names.
-            num_train: images to train on, the first of the training part; fewer make a smaller set.
-            num_val: images to validate on, the last of the training part.
+            folder: folder of this data set.
+            files: name to sha256 of the four files, with LeCun's names.
+            num_train: the first images of the training files, to train on.
+            num_val: the last images of the training files, to validate on.
             image_shape: [1, height, width].
             num_features: height * width.
-            num_classes: labels lie below it.
+            num_classes: all labels are below it.
         """
         wanted = {name for names in _NAMES.values() for name in names}
         if set(files) != wanted:
@@ -59,7 +59,7 @@ class IdxImages:
         self.num_train, self.num_val = num_train, num_val
         self.image_shape = check_image_shape("IdxImages", image_shape, num_features)
         self.num_classes = num_classes
-        self._parts: dict[str, tuple[Tensor, Tensor]] = {}  # train and val are slices of one part, read once
+        self._parts: dict[str, tuple[Tensor, Tensor]] = {}  # train and val are slices of one file, read once
 
     def load(self, split: str) -> TensorSplit:
         check_split("IdxImages", split)
@@ -68,11 +68,11 @@ class IdxImages:
             images, labels = hold_back(split, images, labels, self.num_train, self.num_val)
         return TensorSplit(images, labels, scale_pixels)
 
-    def read(self, given: Sequence[str]) -> Tensor:
-        """Brought to the size of the set's; what it has bright on dark, as digits, has to be so in these too."""
+    def read(self, inputs: Sequence[str]) -> Tensor:
+        """Resize images to the size of the set. If the set shows bright objects on dark, these images must too."""
         from modules.data.image.user_images import read_fitted
 
-        return scale_pixels(read_fitted(given, self.image_shape), Generator())
+        return scale_pixels(read_fitted(inputs, self.image_shape), Generator())
 
     def example(self, batch_size: int) -> Batch:
         return torch.zeros(batch_size, *self.image_shape), torch.zeros(batch_size, dtype=torch.int64)
@@ -101,10 +101,10 @@ class IdxImages:
 
 
 def _decode(content: bytes, num_dims: int) -> np.ndarray:
-    """The bytes of an idx file: big-endian magic, one size a dimension, then uint8.
+    """Decode an idx file: a big-endian magic number, one size per dimension, then uint8.
 
     Raises:
-        ValueError: it is something else, or not all of it.
+        ValueError: the content has another format, or is incomplete.
     """
     plain = gzip.decompress(content)
     head = 4 + 4 * num_dims
@@ -114,5 +114,5 @@ def _decode(content: bytes, num_dims: int) -> np.ndarray:
     if magic != 2048 + num_dims:
         raise ValueError(f"its magic number is {magic}, not {2048 + num_dims}")
     if len(plain) - head != np.prod(shape):
-        raise ValueError(f"it says {shape}, but has {len(plain) - head} bytes")
+        raise ValueError(f"its header says {shape}, but it has {len(plain) - head} bytes")
     return np.frombuffer(bytearray(plain), np.uint8, offset=head).reshape(shape)

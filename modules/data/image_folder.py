@@ -110,9 +110,9 @@ class ImageFolder:
             self, self.path / own, self.augment and split == "train", np.array(names), torch.tensor(targets)
         )
 
-    def read(self, given: Sequence[str]) -> Tensor:
+    def read(self, inputs: Sequence[str]) -> Tensor:
         """As `PhotoCut.read`."""
-        return self.cut.read(given)
+        return self.cut.read(inputs)
 
     def example(self, batch_size: int) -> Batch:
         return torch.zeros(batch_size, *self.image_shape), torch.zeros(batch_size, dtype=torch.int64)

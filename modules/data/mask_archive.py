@@ -1,4 +1,4 @@
-"""Photos with masks that say the class of every pixel, from NumPy archives of JPEG and PNG files."""
+"""Photos with masks that hold the class of every pixel, from NumPy archives of JPEG and PNG files."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from modules.data.tensors import check_at_least, check_image_shape, check_split
 class MaskArchive:
     """Crops of photos to train on and whole photos to evaluate on, each with the classes of its pixels.
 
-    Photos belong to groups by their names (both eyes of one child, all tiles of one town); a group is never in two splits.
-    Where a second person has drawn masks too, targets are both; the first counts, the second says how far people agree.
+    The name of a photo gives its group (both eyes of one child, all tiles of one town); no group is in two splits.
+    With masks of a second annotator, targets are both masks: the first is the truth, the second measures human agreement.
     """
 
     takes: Final = "image"
@@ -54,27 +54,27 @@ class MaskArchive:
         """
         Args:
             root: the folder of all data sets.
-            folder: that of this set.
+            folder: folder of this data set.
             files: name to sha256 of the archives.
-            photos: the members with encoded photos laid end to end, and with where each begins.
-            masks: the same of the masks, images of one number a pixel.
-            second_masks: the same of another person's; null: there is none.
-            names: the member with the photos' names; null: they are called ``archive/number``.
-            positive_values: numbers in a mask that are class 1, and all others are 0; null: a number is a class.
-            ignored_values: numbers that neither train nor count.
-            group_pattern: regular expression; what it finds in a name is the photo's group.
-            shuffle_seed: of the order of the groups before they are dealt to the splits; null: as they come.
-            num_val_groups: the last groups but the test's, to validate on.
-            num_test_groups: the last groups.
-            crops_per_photo: crops of every training photo that make one pass.
-            num_train: crops of one pass, which epochs are counted by; null where only steps are counted.
-            flip: mirror crops by chance, from left to right and upside down.
-            turn: turn them by a quarter by chance; they have to be square.
-            jitter: how far contrast and brightness of a crop vary by chance, in deviations; 0: not at all.
-            image_shape: [3, height, width] of a training crop; 1 channel to see grey.
-            eval_size: [height, width] that whole photos are padded to, by their mirror image; padding never counts.
+            photos: [bytes, offsets]: the members with the concatenated encoded photos and with their start offsets.
+            masks: the same for the masks, images with one 8-bit value per pixel.
+            second_masks: the same for the masks of a second annotator; null: none.
+            names: the member with the names of the photos; null: the names are ``archive/number``.
+            positive_values: mask values of class 1, all others are class 0; null: a value is a class.
+            ignored_values: mask values that losses and metrics leave out.
+            group_pattern: regular expression; its match in a name is the group of the photo.
+            shuffle_seed: seed of the order of the groups; null: order of the archives.
+            num_val_groups: groups to validate on, those before the test groups.
+            num_test_groups: the last groups, to test on.
+            crops_per_photo: crops of every training photo in one epoch.
+            num_train: crops of one epoch; null: count only steps.
+            flip: mirror crops at random, horizontally and vertically.
+            turn: rotate crops by 90 degrees at random; they must be square.
+            jitter: range of random changes of contrast and brightness, in standard deviations; 0: none.
+            image_shape: [3, height, width] of a training crop; 1 channel for grey images.
+            eval_size: [height, width] that whole photos are padded to, by reflection; padding is ignored.
             num_features: the product of image_shape.
-            num_classes: 2 where positive_values say which is which.
+            num_classes: 2 with positive_values.
         """
         self.image_shape = check_image_shape("MaskArchive", image_shape, num_features)
         check_at_least("MaskArchive", 1, crops_per_photo=crops_per_photo, num_classes=num_classes)
@@ -90,7 +90,7 @@ class MaskArchive:
         self.eval_size = (eval_size[0], eval_size[1])
         self.num_classes = num_classes
         self.class_names: list[str] | None = None
-        self._splits: dict[str, list[MaskedImage]] = {}  # decoded once, whichever is asked for first
+        self._splits: dict[str, list[MaskedImage]] = {}  # all splits are decoded together, once
 
     def load(self, split: str) -> MaskedImages:
         check_split("MaskArchive", split)
@@ -106,9 +106,9 @@ class MaskArchive:
         _, height, width = self.image_shape
         return MaskedImages(photos, (height, width), self.distortion, self.crops_per_photo)
 
-    def read(self, given: Sequence[str]) -> Tensor:
-        """As `read_whole`, padded to eval_size; a photo may be larger than that."""
-        return read_whole(given, self.image_shape[0], self.eval_size)
+    def read(self, inputs: Sequence[str]) -> Tensor:
+        """Read whole photos, padded to at least eval_size."""
+        return read_whole(inputs, self.image_shape[0], self.eval_size)
 
     def example(self, batch_size: int) -> Batch:
         masks = [torch.zeros(batch_size, *self.image_shape[1:], dtype=torch.int64) for _ in self.masks]
@@ -119,10 +119,10 @@ class MaskArchive:
             archives = [self._read(name) for name in sorted(self.files.files)]
             names = [name for names, _ in archives for name in names]
             photos = [photo for _, photos in archives for photo in photos]
-            found: dict[str, list[MaskedImage]] = {"train": [], "val": [], "test": []}
+            splits: dict[str, list[MaskedImage]] = {"train": [], "val": [], "test": []}
             for split, photo in zip(self.groups.splits(names), photos, strict=True):
-                found[split].append(photo)
-            self._splits = found
+                splits[split].append(photo)
+            self._splits = splits
         return self._splits
 
     def _read(self, name: str) -> tuple[list[str], list[MaskedImage]]:

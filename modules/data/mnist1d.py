@@ -1,4 +1,4 @@
-"""MNIST-1D: digits as 40 numbers, hard enough to tell models apart in seconds."""
+"""MNIST-1D: digits as signals of 40 values; training takes seconds, and models still differ in accuracy."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from modules.data.tensors import TensorSplit, check_at_least, check_split, hold_
 
 
 class Mnist1d:
-    """Signals, float [40], and their digits. The last signals of the training part are held back to validate.
+    """Signals, float [40], and their digits. The last signals of the training part are the validation split.
 
     Source: Greydanus and Kobak 2020, arXiv:2011.14439.
     """
@@ -31,10 +31,10 @@ class Mnist1d:
         """
         Args:
             root: the folder of all data sets.
-            folder: that of this set.
-            files: name to sha256 of the one archive.
-            num_train: signals to train on, the first of the training part; fewer make a smaller set.
-            num_val: signals to validate on, the last of the training part.
+            folder: folder of this data set.
+            files: name to sha256 of the archive.
+            num_train: the first signals of the training part, to train on.
+            num_val: the last signals of the training part, to validate on.
             num_features: 40.
             num_classes: 10.
         """

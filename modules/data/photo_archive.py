@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 
 from modules.data.base import Batch, DataError
 from modules.data.files import DataFiles
-from modules.data.image import augment as photos
+from modules.data.image import augment
 from modules.data.image.user_images import read_fitted
 from modules.data.tensors import TensorSplit, check_at_least, check_image_shape, check_split, hold_back
 
@@ -22,11 +22,11 @@ Part = tuple[Tensor, Tensor]
 
 
 class PhotoArchive:
-    """Photos, cropped and each brought to mean 0 and variance 1, and their classes.
+    """Cropped photos, each standardised to mean 0 and variance 1, and their classes.
 
-    An archive has the members ``jpeg``, files laid end to end, ``offsets``, where they begin and the last one ends, ``labels``
-    and, where classes are chosen by name, ``classes``. One archive alone says with ``split`` which photos train (0) and
-    which test (1). Source of what is done to a photo: https://www.tensorflow.org/versions/r0.10/tutorials/deep_cnn.
+    Members of an archive: ``jpeg``, the concatenated files; ``offsets``, their start offsets and the end of the last one;
+    ``labels``; and ``classes``, the class names, if classes are selected by name. A single archive also has ``split``: 0 for
+    training, 1 for test. Source of the preprocessing: https://www.tensorflow.org/versions/r0.10/tutorials/deep_cnn.
     """
 
     takes: Final = "image"
@@ -50,21 +50,20 @@ class PhotoArchive:
         """
         Args:
             root: the folder of all data sets.
-            folder: that of this set.
-            files: name to sha256; names with ``train`` in them to train and validate, one with ``test``; or one for all.
-            num_train: photos to train on, the first of the training part; fewer make a smaller set.
-            num_val: photos to validate on, the last of the training part.
-            crop_size: side of the square that the model sees; that of the photos leaves them whole.
-            augment: crop anywhere, mirror and change brightness and contrast by chance in training; evaluation, and
-                training without it, see the middle.
-            image_shape: [channels, crop_size, crop_size]; 3 channels, or 1 to see grey.
+            folder: folder of this data set.
+            files: name to sha256: several with ``train`` in the name and one with ``test``; or a single archive.
+            num_train: the first photos of the training part, to train on.
+            num_val: the last photos of the training part, to validate on.
+            crop_size: side of the square crop; the size of the photos means no crop.
+            augment: in training, crop at a random position, mirror, and change brightness and contrast at random; otherwise
+                crop the centre.
+            image_shape: [channels, crop_size, crop_size]; 3 channels, or 1 for grey images.
             num_features: channels * crop_size * crop_size.
-            num_classes: labels lie below it.
-            classes: those that are kept, by name, numbered in this order; null keeps all.
-            shuffle_seed: of the order that the training part is brought to, for archives that lie sorted by class; null: as
-                they lie.
-            photo_size: [height, width] of the archives' photos, to which others are brought before the crop; null: as the
-                archives say, which are looked at for it.
+            num_classes: all labels are below it.
+            classes: names of the classes to use, numbered in this order; null: all classes.
+            shuffle_seed: seed to shuffle the training part, for archives that are sorted by class; null: no shuffling.
+            photo_size: [height, width] of the photos in the archives; images of a user are resized to it before the crop;
+                null: read it from an archive.
         """
         self.train_names = sorted(name for name in files if "train" in name)
         self.test_names = sorted(name for name in files if "test" in name)
@@ -107,22 +106,22 @@ class PhotoArchive:
         self.class_names = self.classes
         self.photo_size = None if photo_size is None else tuple(photo_size)
         self.shuffle_seed = shuffle_seed
-        self._parts: dict[str, Part] = {}  # train and val are slices of one part, decoded once
+        self._parts: dict[str, Part] = {}  # train and val are slices of one part, which is decoded once
 
     def load(self, split: str) -> TensorSplit:
         check_split("PhotoArchive", split)
         images, labels = self._part("test" if split == "test" else "train")
         if split == "test":
-            return TensorSplit(images, labels, self._see_the_middle)
+            return TensorSplit(images, labels, self._crop_centre)
         distorts = self.augment and split == "train"
         images, labels = hold_back(split, images, labels, self.num_train, self.num_val)
-        return TensorSplit(images, labels, self._distort if distorts else self._see_the_middle)
+        return TensorSplit(images, labels, self._distort if distorts else self._crop_centre)
 
-    def read(self, given: Sequence[str]) -> Tensor:
-        """Brought to the size of the archives' photos, and then as evaluation sees those."""
+    def read(self, inputs: Sequence[str]) -> Tensor:
+        """Resize images to the size of the photos in the archives, and crop the centre."""
         height, width = self._photo_size()
-        images = read_fitted(given, (self.image_shape[0], height, width))
-        return self._see_the_middle(images, Generator())
+        images = read_fitted(inputs, (self.image_shape[0], height, width))
+        return self._crop_centre(images, Generator())
 
     def example(self, batch_size: int) -> Batch:
         return torch.zeros(batch_size, *self.image_shape), torch.zeros(batch_size, dtype=torch.int64)
@@ -133,32 +132,31 @@ class PhotoArchive:
             try:
                 members = self.files.read_npz(name)
             except DataError as err:
-                told = f"{err}; or say how large its photos are, such as data.photo_size=[64,64]"
-                raise DataError(told) from err
+                raise DataError(f"{err}; or set the size of its photos, such as data.photo_size=[64,64]") from err
             with self.files.decoding(name):
                 first, last, *_ = members["offsets"].tolist()
                 self.photo_size = tuple(self._decode([members["jpeg"][first:last].tobytes()], [0]).shape[2:])
         return self.photo_size
 
-    def _see_the_middle(self, images: Tensor, generator: Generator) -> Tensor:
-        return photos.standardise(photos.centre_crop(images, self.crop_size).float())
+    def _crop_centre(self, images: Tensor, generator: Generator) -> Tensor:
+        return augment.standardise(augment.centre_crop(images, self.crop_size).float())
 
     def _distort(self, images: Tensor, generator: Generator) -> Tensor:
-        crops = photos.random_flip(photos.random_crop(images, self.crop_size, generator), generator).float()
-        # As in the tutorial, where the brightness has no effect either: standardising takes it away (tensorflow #1458).
-        bright = photos.random_brightness(crops, 63.0, generator)
-        return photos.standardise(photos.random_contrast(bright, 0.2, 1.8, generator))
+        crops = augment.random_flip(augment.random_crop(images, self.crop_size, generator), generator).float()
+        # As in the tutorial, where the brightness has no effect either: standardising removes it (tensorflow #1458).
+        bright = augment.random_brightness(crops, 63.0, generator)
+        return augment.standardise(augment.random_contrast(bright, 0.2, 1.8, generator))
 
     def _part(self, part: str) -> Part:
         if part not in self._parts:
             names = self.test_names if part == "test" else self.train_names
             images, labels = zip(*(self._read(name, part) for name in names), strict=True)
-            found = torch.cat(images), torch.cat(labels)
+            photos, classes = torch.cat(images), torch.cat(labels)
             if part == "train" and self.shuffle_seed is not None:
-                # NumPy promises RandomState's numbers for ever.
-                order = torch.from_numpy(np.random.RandomState(self.shuffle_seed).permutation(len(found[1])))
-                found = found[0][order], found[1][order]
-            self._parts[part] = found
+                # NumPy keeps RandomState's sequence stable.
+                order = torch.from_numpy(np.random.RandomState(self.shuffle_seed).permutation(len(classes)))
+                photos, classes = photos[order], classes[order]
+            self._parts[part] = photos, classes
         return self._parts[part]
 
     def _read(self, name: str, part: str) -> Part:
@@ -186,7 +184,7 @@ class PhotoArchive:
         return images, torch.from_numpy(labels)
 
     def _renumbered(self, labels: np.ndarray, names: Sequence[str], file: str) -> np.ndarray:
-        """Labels counted over the chosen classes, -1 for all others."""
+        """Map labels to the selected classes, and all other classes to -1."""
         assert self.classes is not None
         if unknown := [name for name in self.classes if name not in names]:
             raise DataError(
@@ -197,7 +195,7 @@ class PhotoArchive:
         return np.asarray(new[labels])
 
     def _decode(self, encoded: Sequence[bytes], rows: Sequence[int]) -> Tensor:
-        """uint8 [photos, channels, height, width] from files; ``rows`` says what they are called in messages."""
+        """Decode files to uint8 [photos, channels, height, width]; ``rows`` are their numbers for messages."""
         mode = "L" if self.image_shape[0] == 1 else "RGB"
         pixels: np.ndarray | None = None
         for number, content in enumerate(encoded):

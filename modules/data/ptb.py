@@ -1,4 +1,4 @@
-"""The Penn Treebank's text by words, as Mikolov prepared it and TensorFlow's tutorial reads it."""
+"""The Penn Treebank text by words, as prepared by Mikolov and read by TensorFlow's tutorial."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from torch import Tensor
 from modules.data.base import Batch, DataError, UserInputError
 from modules.data.files import DataFiles
 from modules.data.tensors import check_at_least, check_split
-from modules.data.text.token_windows import TokenWindows, WindowSizes, beginnings
+from modules.data.text.token_windows import TokenWindows, WindowSizes, stack_prompts
 
 _WORD_IN_NAME = {"train": "train", "val": "valid", "test": "test"}
 _LINE_END, _UNKNOWN, _NUMBER = "<eos>", "<unk>", "N"
 
 
 class PtbVocabulary:
-    """Numbers words and line ends, the most frequent first, those of one count by the alphabet."""
+    """Ids of words and line ends, by falling frequency; equal counts in alphabetical order."""
 
     def __init__(self, words: Iterable[str]) -> None:
         """
         Args:
-            words: a text, word by word.
+            words: the words of a text.
         """
         counts = Counter(words)
         self.kinds = sorted(counts, key=lambda word: (-counts[word], word))
@@ -39,27 +39,27 @@ class PtbVocabulary:
         return len(self.kinds)
 
     def known(self, text: str) -> list[str]:
-        """The words of a text as the set would have them: small letters, ``N`` for a number, ``<unk>`` for an unknown one.
+        """Return the words of a text in the form of the data set: lower case, ``N`` for numbers, ``<unk>`` for unknown words.
 
         Raises:
-            ValueError: one is unknown, and so is ``<unk>``.
+            ValueError: a word is unknown, and the vocabulary has no ``<unk>``.
         """
-        found = []
+        words = []
         for word in split_words(text):
             forms = (word, word.lower(), _NUMBER if word[0].isdigit() else _UNKNOWN, _UNKNOWN)
-            own = next((form for form in forms if form in self._numbers), None)
-            if own is None:
+            known = next((form for form in forms if form in self._numbers), None)
+            if known is None:
                 raise ValueError(
-                    f"the word {word!r} is none of the {len(self.kinds)} of the training part; write another"
+                    f"the word {word!r} is not one of the {len(self.kinds)} words of the training part; use another word"
                 )
-            found.append(own)
-        return found
+            words.append(known)
+        return words
 
     def encode(self, text: str) -> Tensor:
         """int64 [words and line ends].
 
         Raises:
-            ValueError: the text has a word of no known kind.
+            ValueError: a word of the text has no id.
         """
         words = split_words(text)
         try:
@@ -71,7 +71,7 @@ class PtbVocabulary:
             ) from err
 
     def decode(self, tokens: Tensor) -> str:
-        """The text again, its words one space apart.
+        """Return the text, with one space between words.
 
         Args:
             tokens: int64 [words and line ends].
@@ -82,10 +82,10 @@ class PtbVocabulary:
 
 
 class Ptb:
-    """Wall Street Journal text with a vocabulary of 10,000 words, rare ones already ``<unk>``, numbers ``N``.
+    """Wall Street Journal text with a vocabulary of 10,000 words; rare words are ``<unk>``, numbers ``N``.
 
-    Source: Mikolov et al. 2010; Zaremba et al. 2014, arXiv:1409.2329; tensorflow/models r1.0, tutorials/rnn/ptb. These
-    carry the state of an LSTM from one window to the next; here every window starts anew, which costs some perplexity.
+    Source: Mikolov et al. 2010; Zaremba et al. 2014, arXiv:1409.2329; tensorflow/models r1.0, tutorials/rnn/ptb. These keep
+    the state of the LSTM from one window to the next; here every window starts with a zero state, which costs some perplexity.
     """
 
     takes: Final = "text"
@@ -104,22 +104,22 @@ class Ptb:
         """
         Args:
             root: the folder of all data sets.
-            folder: that of this set.
-            files: name to sha256, a gzip with ``train`` in its name, one with ``valid`` and one with ``test``.
-            vocab_size: at least the kinds of words in the training file, its line ends one of them.
+            folder: folder of this data set.
+            files: name to sha256 of gzip files with ``train``, ``valid`` and ``test`` in their names.
+            vocab_size: at least the number of different words in the training file, line ends included.
             context_tokens: words of an example.
-            num_train_tokens: words to train on, the first of the training file; fewer make a smaller set, None takes all.
-            num_train: windows of ``context_tokens`` in these, which an epoch is counted by; None where only steps are.
-            shift: move the windows of training by chance; without it they are always the same.
+            num_train_tokens: the first words of the training file, to train on; None: all.
+            num_train: windows of ``context_tokens`` in these words; None: count only steps.
+            shift: shift the windows of training at random; False: always the same windows.
         """
-        found = {split: [name for name in files if word in name] for split, word in _WORD_IN_NAME.items()}
-        if {*chain(*found.values())} != set(files) or any(len(names) != 1 for names in found.values()):
+        by_split = {split: [name for name in files if word in name] for split, word in _WORD_IN_NAME.items()}
+        if {*chain(*by_split.values())} != set(files) or any(len(names) != 1 for names in by_split.values()):
             raise ValueError(
                 f"Ptb wants three data.files, with 'train', 'valid' and 'test' in their names, but got {sorted(files)}"
             )
         check_at_least("data", 1, vocab_size=vocab_size)
         self.files = DataFiles(root, folder, files)
-        self.names = {split: name for split, (name,) in found.items()}
+        self.names = {split: name for split, (name,) in by_split.items()}
         self.vocab_size = vocab_size
         self.sizes = WindowSizes(context_tokens, num_train_tokens, num_train, shift)
 
@@ -130,15 +130,15 @@ class Ptb:
             tokens = self.tokenizer.encode(text)
         return self.sizes.cut(self.files.folder, split, tokens)
 
-    def read(self, given: Sequence[str]) -> Tensor:
-        """Numbers of the words of texts of one length, as `PtbVocabulary.known` has them."""
+    def read(self, inputs: Sequence[str]) -> Tensor:
+        """Return the word ids of texts of equal length; words are normalised by `PtbVocabulary.known`."""
         tokens = []
-        for text in given:
+        for text in inputs:
             try:
                 tokens.append(self.tokenizer.encode(" ".join(self.tokenizer.known(text))))
             except ValueError as err:
                 raise UserInputError(f"{text!r}: {err}") from err
-        return beginnings(given, tokens)
+        return stack_prompts(inputs, tokens)
 
     def example(self, batch_size: int) -> Batch:
         inputs, targets = torch.zeros(2, batch_size, self.sizes.context_tokens, dtype=torch.int64)
@@ -146,18 +146,18 @@ class Ptb:
 
     @cached_property
     def tokenizer(self) -> PtbVocabulary:
-        """Between text and tokens; reads the training file at the first use.
+        """Converts between text and tokens; reads the training file at the first use.
 
         Raises:
             DataError: as `load`.
         """
-        words = PtbVocabulary(split_words(self._train_text))
-        if len(words.kinds) > self.vocab_size:
+        vocabulary = PtbVocabulary(split_words(self._train_text))
+        if len(vocabulary.kinds) > self.vocab_size:
             raise DataError(
-                f"data.vocab_size={self.vocab_size} is too small for the {len(words.kinds)} kinds of words in "
-                f"{self.names['train']}; every kind needs a number; set data.vocab_size={len(words.kinds)}"
+                f"data.vocab_size={self.vocab_size} is too small for the {len(vocabulary.kinds)} different words in "
+                f"{self.names['train']}; every word needs an id; set data.vocab_size={len(vocabulary.kinds)}"
             )
-        return words
+        return vocabulary
 
     @cached_property
     def _train_text(self) -> str:
@@ -171,5 +171,5 @@ class Ptb:
 
 
 def split_words(text: str) -> list[str]:
-    """Words between white space, and ``<eos>`` for every line end."""
+    """Split a text at white space, with ``<eos>`` for every line end."""
     return text.replace("\n", f" {_LINE_END} ").split()

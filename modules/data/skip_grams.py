@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from modules.data.base import Batch, DataError, Tensors, UserInputError
 from modules.data.files import DataFiles
 from modules.data.tensors import check_at_least, check_split
-from modules.data.text.vocabulary import Vocabulary, words_of
+from modules.data.text.vocabulary import Vocabulary, find_words
 
 _PERCENT = {"train": (0, 98), "val": (98, 99), "test": (99, 100)}
 
@@ -159,11 +159,11 @@ class SkipGrams:
         tokens = tokens if wanted == found else tokens[: wanted * self.context_tokens]
         return SkipGramSplit(tokens, self.vocabulary, self, is_training=split == "train")
 
-    def read(self, given: Sequence[str]) -> Tensors:
+    def read(self, inputs: Sequence[str]) -> Tensors:
         """Numbers of words int64 [batch, time], 0 beyond the end of a line that is shorter than others; and no noise."""
         numbers = self.vocabulary.numbers
-        lines = [words_of(line) for line in given]
-        for line, words in zip(given, lines, strict=True):
+        lines = [find_words(line) for line in inputs]
+        for line, words in zip(inputs, lines, strict=True):
             unknown = ", ".join(repr(word) for word in dict.fromkeys(words) if word not in numbers)
             if unknown:
                 told = f"{unknown} is not among the {len(numbers):,} words of the vocabulary"

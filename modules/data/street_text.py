@@ -1,4 +1,4 @@
-"""Words rendered onto photos, as on signs and shop windows, with a mask of their letters: made, not stored."""
+"""Synthetic scene text: words rendered onto photos, with a mask of the letters."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _SPLITS = ("train", "val", "test")
 
 
 class StreetText:
-    """Photos with words pasted on; class 1 is a letter. An example is a pure function of the seed, the split and its number.
+    """Photos with rendered words; class 1 is a letter. An example depends only on the seed, the split and its index.
 
-    The splits show different photos.
+    The splits use different photos.
     """
 
     takes: Final = "image"
@@ -48,16 +48,16 @@ class StreetText:
         """
         Args:
             root: the folder of all data sets.
-            folder: that of the photos.
+            folder: folder of the photos.
             files: name to sha256 of the archives of photos.
-            photos: the members with encoded photos laid end to end, and with where each begins.
-            words: what is written.
-            max_words: most of them on one photo; there may be none.
-            letter_sizes: the smallest and the largest size of letters, in pixels.
+            photos: [bytes, offsets]: the members with the concatenated encoded photos and with their start offsets.
+            words: the words to render.
+            max_words: maximum number of words on a photo; the minimum is 0.
+            letter_sizes: the smallest and the largest font size, in pixels.
             seed: of all examples.
-            num_train: examples of one pass.
-            num_val: examples to validate on; a tenth of the photos is theirs alone.
-            num_test: examples to test on; so is another tenth.
+            num_train: examples of one epoch.
+            num_val: examples to validate on, from a tenth of the photos.
+            num_test: examples to test on, from another tenth.
             image_shape: [3, height, width].
             num_features: the product of image_shape.
             num_classes: 2.
@@ -71,7 +71,7 @@ class StreetText:
                 f"StreetText wants image_shape with 3 channels and num_classes=2, but got {list(image_shape)} and {num_classes}"
             )
         if not words or any(not word.strip() for word in words):
-            raise ValueError(f"StreetText wants words to write, none of them empty, but got {list(words)}")
+            raise ValueError(f"StreetText wants words to render, none of them empty, but got {list(words)}")
         if len(letter_sizes) != 2 or not 4 <= letter_sizes[0] <= letter_sizes[1]:
             raise ValueError(
                 f"StreetText wants letter_sizes as [smallest, largest] of at least 4 pixels, but got {list(letter_sizes)}"
@@ -80,20 +80,20 @@ class StreetText:
         self.lettering = Lettering(tuple(words), max_words, (letter_sizes[0], letter_sizes[1]))
         self.seed = seed
         self.sizes = dict(zip(_SPLITS, (num_train, num_val, num_test), strict=True))
-        self._decoded: list[np.ndarray] = []  # once, whichever split is asked for first
+        self._decoded: list[np.ndarray] = []  # all splits are decoded together, once
 
     def load(self, split: str) -> StreetTextSplit:
         check_split("StreetText", split)
         photos = self._all()
-        # NumPy promises RandomState's numbers for ever.
+        # NumPy keeps RandomState's sequence stable.
         order = np.random.RandomState(self.seed).permutation(len(photos))
         tenth = max(1, len(photos) // 10)
         parts = {"train": order[: -2 * tenth], "val": order[-2 * tenth : -tenth], "test": order[-tenth:]}
         return StreetTextSplit(self, split, [photos[number] for number in parts[split]])
 
-    def read(self, given: Sequence[str]) -> Tensor:
-        """As `read_whole`; letters are found in the sizes that training had, so that a large photo should be shrunk."""
-        return read_whole(given, 3, self.image_shape[1:])
+    def read(self, inputs: Sequence[str]) -> Tensor:
+        """Read whole photos. The model finds letters of the sizes in training, so shrink large photos before."""
+        return read_whole(inputs, 3, self.image_shape[1:])
 
     def example(self, batch_size: int) -> Batch:
         return (
@@ -103,22 +103,22 @@ class StreetText:
 
     def _all(self) -> list[np.ndarray]:
         if not self._decoded:
-            found: list[np.ndarray] = []
+            photos: list[np.ndarray] = []
             for name in sorted(self.files.files):
                 members = self.files.read_npz(name)
                 with self.files.decoding(name):
-                    found += decode(members, self.photos, "RGB")
-            if len(found) < 3:
+                    photos += decode(members, self.photos, "RGB")
+            if len(photos) < 3:
                 raise DataError(
-                    f"data.folder={self.files.folder!r} has {len(found)} photos, and every split wants one of its own; "
-                    "name archives with more in data.files"
+                    f"data.folder={self.files.folder!r} has {len(photos)} photos, but every split needs one of its own; "
+                    "name archives with more photos in data.files"
                 )
-            self._decoded = found
+            self._decoded = photos
         return self._decoded
 
 
 class StreetTextSplit:
-    """Draws the examples of a batch; worth worker processes."""
+    """Generates the examples of a batch; use data workers."""
 
     in_memory = False
 
@@ -130,24 +130,24 @@ class StreetTextSplit:
         return self.size
 
     def batch(self, indices: Tensor, generator: Generator) -> Batch:
-        drawn = [self.draw(index) for index in indices.tolist()]
-        return torch.stack([inputs for inputs, _ in drawn]), torch.stack([targets for _, targets in drawn])
+        examples = [self.draw(index) for index in indices.tolist()]
+        return torch.stack([inputs for inputs, _ in examples]), torch.stack([targets for _, targets in examples])
 
     def draw(self, index: int) -> tuple[Tensor, Tensor]:
-        """One example: float [3, height, width] of mean 0 and variance 1, and int64 [height, width]."""
-        chance = np.random.RandomState([self.data.seed, self.number, index])
+        """Generate one example: float [3, height, width] of mean 0 and variance 1, and int64 [height, width]."""
+        rng = np.random.RandomState([self.data.seed, self.number, index])
         _, height, width = self.data.image_shape
-        photo = Image.fromarray(self.photos[chance.randint(len(self.photos))])
-        pixels, mask = self.data.lettering.paste(_cut(photo, (width, height), chance), chance)
+        photo = Image.fromarray(self.photos[rng.randint(len(self.photos))])
+        pixels, mask = self.data.lettering.paste(_random_crop(photo, (width, height), rng), rng)
         mean, deviation = mean_and_deviation(pixels)
         inputs = (torch.from_numpy(pixels).permute(2, 0, 1).float() - mean) / deviation
         return inputs, torch.from_numpy(mask.astype(np.int64))
 
 
-def _cut(photo: Image.Image, size: tuple[int, int], chance: np.random.RandomState) -> Image.Image:
-    """A part of a photo with the sides' relation of ``size``, brought to it."""
+def _random_crop(photo: Image.Image, size: tuple[int, int], rng: np.random.RandomState) -> Image.Image:
+    """Crop a random part with the aspect ratio of ``size``, and resize it to ``size``."""
     largest = min(photo.width / size[0], photo.height / size[1])
-    scale = largest * chance.uniform(0.5, 1.0)
+    scale = largest * rng.uniform(0.5, 1.0)
     width, height = size[0] * scale, size[1] * scale
-    left, top = chance.uniform(0, photo.width - width), chance.uniform(0, photo.height - height)
+    left, top = rng.uniform(0, photo.width - width), rng.uniform(0, photo.height - height)
     return photo.resize(size, Image.Resampling.BICUBIC, box=(left, top, left + width, top + height))

@@ -1,4 +1,4 @@
-"""A split that lies in memory, and the checks that sets of this kind share."""
+"""A split in memory, and checks that data sets share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Transform = Callable[[Tensor, Generator], Tensor]
 
 
 class TensorSplit:
-    """Slices tensors; bytes may stay bytes in memory and become floats a batch at a time."""
+    """A split of tensors; a transform can convert bytes to floats batch by batch, to save memory."""
 
     in_memory = True
 
@@ -22,7 +22,7 @@ class TensorSplit:
         Args:
             inputs: [examples, ...], of any dtype.
             targets: int64 [examples].
-            transform: maps the inputs of a batch, and the batch's chance, to what the model gets.
+            transform: maps the inputs of a batch, and its random generator, to the model's inputs.
         """
         if len(inputs) != len(targets):
             raise ValueError(
@@ -43,28 +43,28 @@ class TensorSplit:
 
 
 def scale_pixels(pixels: Tensor, generator: Generator) -> Tensor:
-    """uint8 to float in [0, 1], of the same shape; a transform without chance."""
+    """Convert uint8 to float in [0, 1], of the same shape; a transform without randomness."""
     return pixels.float().div_(255)
 
 
 def check_split(owner: str, split: str) -> None:
     """
     Raises:
-        ValueError: there is no split of this name.
+        ValueError: the split has another name.
     """
     if split not in ("train", "val", "test"):
         raise ValueError(f"{owner} wants the split 'train', 'val' or 'test', but got {split!r}")
 
 
 def hold_back(split: str, inputs: Tensor, targets: Tensor, num_train: int, num_val: int) -> tuple[Tensor, Tensor]:
-    """The first ``num_train`` or the last ``num_val`` examples of a training part.
+    """Return the first ``num_train`` or the last ``num_val`` examples of the training files.
 
     Raises:
-        ValueError: there are fewer than both together.
+        ValueError: the files hold fewer than both together.
     """
     if num_train + num_val > len(inputs):
         raise ValueError(
-            f"data.num_train={num_train} and data.num_val={num_val} are more than the {len(inputs)} examples there are; "
+            f"data.num_train={num_train} and data.num_val={num_val} are together more than the {len(inputs)} examples; "
             f"set data.num_train={len(inputs) - num_val}"
         )
     if split == "val":
@@ -73,10 +73,10 @@ def hold_back(split: str, inputs: Tensor, targets: Tensor, num_train: int, num_v
 
 
 def check_image_shape(owner: str, image_shape: Sequence[int], num_features: int) -> tuple[int, int, int]:
-    """The shape as a tuple, if it is one of images and says the same as the number of features.
+    """Return the shape as a tuple.
 
     Raises:
-        ValueError: it is not, or does not.
+        ValueError: it is not [channels, height, width], or its product is not the number of features.
     """
     if len(image_shape) != 3 or min(image_shape) < 1:
         raise ValueError(

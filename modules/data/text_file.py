@@ -1,4 +1,4 @@
-"""One text to model, such as tiny Shakespeare, by characters or byte pairs."""
+"""A text file for language models, such as tiny Shakespeare, by characters or byte pairs."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from modules.data.files import DataFiles
 from modules.data.tensors import check_at_least, check_split
 from modules.data.text.byte_pairs import BytePairs
 from modules.data.text.characters import Characters, kinds_of
-from modules.data.text.token_windows import TokenWindows, WindowSizes, beginnings
+from modules.data.text.token_windows import TokenWindows, WindowSizes, stack_prompts
 
 _PERCENT = {"train": (0, 90), "val": (90, 95), "test": (95, 100)}
-_LEAST = 20  # characters, of which every split has one
+_LEAST = 20  # characters, so that every split has one
 
 
 class TextFile:
-    """A text in three pieces: its first 90 % of characters train, the next 5 % validate, the last 5 % test."""
+    """A text in three parts: the first 90 % of its characters to train, the next 5 % to validate, the last 5 % to test."""
 
     takes: Final = "text"
 
@@ -41,18 +41,19 @@ class TextFile:
         """
         Args:
             root: the folder of all data sets.
-            folder: that of this set.
-            files: name to sha256 of the one file, UTF-8; unpacked where its name ends in ``.gz``.
-            tokens: "characters", numbered by code point; or "byte_pairs", learnt from the training part when it is read.
-            vocab_size: number of byte pairs; or at least the kinds of characters, more where it must divide over devices.
+            folder: folder of this data set.
+            files: name to sha256 of the file, in UTF-8; a name in ``.gz`` is decompressed.
+            tokens: "characters", in the order of code points; or "byte_pairs", learnt from the training part.
+            vocab_size: number of byte pairs; or at least the number of different characters, rounded up if it must be
+                divisible by devices.
             context_tokens: tokens of an example.
-            num_train_tokens: tokens to train on, the first of the training part; fewer make a smaller set, but of byte
-                pairs it is all, as their number follows from ``vocab_size``. None takes all.
-            num_train: windows of ``context_tokens`` in these, which an epoch is counted by; None where only steps are.
-            shift: move the windows of training by chance; without it they are always the same.
+            num_train_tokens: the first tokens of the training part, to train on; None: all. With byte pairs it must be the
+                number of all tokens, which follows from ``vocab_size``.
+            num_train: windows of ``context_tokens`` in these tokens; None: count only steps.
+            shift: shift the windows of training at random; False: always the same windows.
         """
         if len(files) != 1:
-            raise ValueError(f"TextFile wants one file in data.files, but got {sorted(files)}; name one")
+            raise ValueError(f"TextFile wants one file in data.files, but got {sorted(files)}; leave one")
         check_at_least("data", 1, vocab_size=vocab_size)
         self.files = DataFiles(root, folder, files)
         (self.name,) = files
@@ -66,20 +67,20 @@ class TextFile:
         tokens = self.tokenizer.encode(part)
         if self.tokens == "byte_pairs" and self.tokenizer.decode(tokens) != part:
             raise DataError(
-                f"data.tokens=byte_pairs: {self.name} has characters that SentencePiece keeps for itself, such as "
-                "U+2581, so that decoding would not give the text back; replace them, or set data.tokens=characters"
+                f"data.tokens=byte_pairs: {self.name} has characters that SentencePiece reserves, such as "
+                "U+2581, so decoding does not return the same text; replace them, or set data.tokens=characters"
             )
         return self.sizes.cut(self.files.folder, split, tokens, is_exact=self.tokens == "byte_pairs")
 
-    def read(self, given: Sequence[str]) -> Tensor:
-        """Tokens of texts of one length; a character that the file has not is refused."""
+    def read(self, inputs: Sequence[str]) -> Tensor:
+        """Return the tokens of texts of equal length; characters that are not in the file are refused."""
         kinds = self.tokenizer.kinds
-        for text in given:
+        for text in inputs:
             if unknown := "".join(dict.fromkeys(kind for kind in text if kind not in kinds)):
                 raise UserInputError(
-                    f"{text!r} has {unknown!r}, which {self.name} has nowhere; write it with its {len(kinds)} kinds"
+                    f"{text!r} has the characters {unknown!r}, which are not in {self.name}; use its {len(kinds)} characters"
                 )
-        return beginnings(given, [self.tokenizer.encode(text) for text in given])
+        return stack_prompts(inputs, [self.tokenizer.encode(text) for text in inputs])
 
     def example(self, batch_size: int) -> Batch:
         inputs, targets = torch.zeros(2, batch_size, self.sizes.context_tokens, dtype=torch.int64)
@@ -87,7 +88,7 @@ class TextFile:
 
     @cached_property
     def tokenizer(self) -> Characters | BytePairs:
-        """Between text and tokens; reads the file at the first use.
+        """Converts between text and tokens; reads the file at the first use.
 
         Raises:
             DataError: as `load`.
@@ -102,7 +103,7 @@ class TextFile:
         with self.files.decoding(self.name):
             text = (gzip.decompress(content) if self.name.endswith(".gz") else content).decode("utf-8")
             if len(text) < _LEAST:
-                raise ValueError(f"it has {len(text)} characters, and three splits need at least {_LEAST}")
+                raise ValueError(f"it has {len(text)} characters, but three splits need at least {_LEAST}")
         return text
 
     def _part(self, split: str) -> str:

@@ -1,4 +1,4 @@
-"""Sentences and their translations, to train and measure translation on."""
+"""Sentences and their translations."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from torch import Tensor
 from modules.data.base import END, START, Batch, DataError, Pair, Tensors, UserInputError
 from modules.data.files import DataFiles
 from modules.data.tensors import check_at_least, check_split
-from modules.data.text.pair_files import Examples, Row, deal_out, read_aligned, read_table
-from modules.data.text.pair_split import PairSplit, rows, so_far
-from modules.data.text.sentence_words import SPECIAL, SentencePieces, Sentences, SentenceWords, normalised
+from modules.data.text.pair_files import Examples, Row, read_aligned, read_table, split_rows
+from modules.data.text.pair_split import PairSplit, pad_texts, shift_right
+from modules.data.text.sentence_words import SPECIAL, SentencePieces, Sentences, SentenceWords, normalise
 
 _SPLITS = ("train", "val", "test")
 
 
 class TranslationPairs:
-    """Texts in two languages, from files with a line for a line (Multi30k, Europarl, WMT) or from a table (Tatoeba).
+    """Texts in two languages, from line-aligned files (Multi30k, Europarl, WMT) or from a table (Tatoeba).
 
-    Any two of the languages that there are are source and target. Numbers of words are those of the training split.
+    Source and target are any two of the languages. The vocabularies are those of the training split.
     """
 
     takes: Final = "text"
@@ -52,26 +52,24 @@ class TranslationPairs:
         """
         Args:
             root: the folder of all data sets.
-            folder: that of this set.
+            folder: folder of this data set.
             files: name to sha256, text in UTF-8.
-            source: the language to translate from, as it is named in ``lines`` or ``languages``.
+            source: the language to translate from, as named in ``lines`` or ``languages``.
             target: the language to translate to.
-            lines: of "train", "val" and "test" the names of the aligned files, ``*`` where the language stands; null: there
-                is a table.
-            table: the one file with tabs between its columns, or its name in the one file, a zip archive; null: there are
-                aligned files.
-            languages: of the table's columns.
-            num_val: sources of the table that are held back to validate on.
-            num_test: the same to test on.
-            normalise: put all in small letters and spaces around marks; false where the files are so already.
-            tokens: "words" between spaces; or "byte_pairs", learnt from the training split when it is read.
-            source_vocab_size: most numbers of words, four special ones among them; of byte pairs it is the number.
-            target_vocab_size: the same.
-            min_count: rarer words have no number.
-            max_source_tokens: the longest source that is trained on, its end left out.
-            max_target_tokens: the longest target.
-            short_only: leave out pairs with more words than these limits of validation and test too.
-            num_train: pairs to train on, the first; null takes all.
+            lines: file names of the splits "train", "val" and "test", with ``*`` in place of the language; null: a table.
+            table: name of the tab-separated file, or of the member of a zip archive; null: aligned files.
+            languages: of the columns of the table.
+            num_val: sources of the table to validate on.
+            num_test: sources of the table to test on.
+            normalise: convert to lower case, with spaces around punctuation; false if the files are already like this.
+            tokens: "words" between spaces; or "byte_pairs", learnt from the training split.
+            source_vocab_size: maximum number of words, or the number of byte pairs; includes four special tokens.
+            target_vocab_size: the same for the target.
+            min_count: words that occur less often become ``<unk>``.
+            max_source_tokens: the longest source to train on, without its end token.
+            max_target_tokens: the longest target to train on.
+            short_only: leave longer pairs out of validation and test too.
+            num_train: the first pairs, to train on; null: all.
         """
         check_at_least(
             "data", len(SPECIAL) + 1, source_vocab_size=source_vocab_size, target_vocab_size=target_vocab_size
@@ -115,29 +113,29 @@ class TranslationPairs:
         wanted = self.num_train or 1 if split == "train" else 1
         if len(sources) < wanted:
             raise DataError(
-                f"data.folder={self.files.folder!r}: the split '{split}' has {len(sources)} pairs that are short enough, and "
-                f"wants {wanted}; raise data.max_source_tokens and data.max_target_tokens, or lower data.num_train"
+                f"data.folder={self.files.folder!r}: the split '{split}' has {len(sources)} pairs that are short enough, but "
+                f"needs {wanted}; raise data.max_source_tokens and data.max_target_tokens, or lower data.num_train"
             )
         return PairSplit(sources, targets, numbers)
 
     def example(self, batch_size: int) -> Batch:
-        """As long as they come, every word an end."""
+        """Return a batch of the maximum length, in which every token is `END`."""
         source = torch.full((batch_size, self.max_source_tokens + 1), END)
         target = torch.full((batch_size, self.max_target_tokens + 1), END)
-        return (source, so_far(target)), (target, torch.zeros(batch_size, dtype=torch.int64))
+        return (source, shift_right(target)), (target, torch.zeros(batch_size, dtype=torch.int64))
 
     def pair(self, number: int) -> Pair:
         index, split = divmod(number, len(_SPLITS))
         source, references = self._examples(_SPLITS[split])[index]
         return Pair(_SPLITS[split], index, source, references)
 
-    def read(self, given: Sequence[str]) -> Tensors:
-        """What somebody typed, as inputs of a model: the sources, int64 [texts, time], and `START`, int64 [texts, 1]."""
-        if not all(text.strip() for text in given):
-            raise UserInputError("an empty line is no text to translate; give one with a word in it")
+    def read(self, inputs: Sequence[str]) -> Tensors:
+        """Return the sources, int64 [texts, time], and `START`, int64 [texts, 1]."""
+        if not all(text.strip() for text in inputs):
+            raise UserInputError("an empty line cannot be translated; write a text with at least one word")
         reader, _ = self.readers
-        texts = [reader.encode(reader.heard(normalised(text) if self.normalise else text)) for text in given]
-        return rows(texts).long(), torch.full((len(texts), 1), START)
+        texts = [reader.encode(reader.adapt(normalise(text) if self.normalise else text)) for text in inputs]
+        return pad_texts(texts).long(), torch.full((len(texts), 1), START)
 
     def target_text(self, words: Tensor) -> str:
         numbers = words.tolist()
@@ -145,7 +143,7 @@ class TranslationPairs:
 
     @cached_property
     def readers(self) -> tuple[Sentences, Sentences]:
-        """Between sentences and numbers, of the source and of the target; reads the training split at the first use.
+        """Convert between sentences and token ids, of source and target; reads the training split at the first use.
 
         Raises:
             DataError: as `load`.
@@ -160,28 +158,28 @@ class TranslationPairs:
         )
 
     def _examples(self, split: str) -> Examples:
-        """All pairs of a split, in the files' order, or that of chance which a table is dealt out by."""
+        """Return all pairs of a split, in the order of the files, or in the random order of a divided table."""
         if self.table is not None:
-            return self._dealt[split]
+            return self._table_splits[split]
         if split not in self._aligned:
-            found = self._cleaned(read_aligned(self.files, *self.names[split]), self.short_only)
-            self._aligned[split] = [(source, (target,)) for source, target in found]
+            pairs = self._clean(read_aligned(self.files, *self.names[split]), self.short_only)
+            self._aligned[split] = [(source, (target,)) for source, target in pairs]
         return self._aligned[split]
 
     @cached_property
-    def _dealt(self) -> dict[str, Examples]:
+    def _table_splits(self) -> dict[str, Examples]:
         (name,) = self.files.files
         member = self.table if name != self.table else None
-        found = self._cleaned(read_table(self.files, name, member, self.columns), self.short_only)
-        return deal_out(list(dict.fromkeys(found)), self.num_val, self.num_test)
+        pairs = self._clean(read_table(self.files, name, member, self.columns), self.short_only)
+        return split_rows(list(dict.fromkeys(pairs)), self.num_val, self.num_test)
 
-    def _cleaned(self, found: list[Row], short_only: bool) -> list[Row]:
-        """Pairs of which no side is empty and, if so asked, none too long."""
+    def _clean(self, pairs: list[Row], short_only: bool) -> list[Row]:
+        """Normalise pairs, and drop those with an empty side or, with ``short_only``, a long one."""
         if self.normalise:
-            found = [(normalised(source), normalised(target)) for source, target in found]
+            pairs = [(normalise(source), normalise(target)) for source, target in pairs]
         return [
             (source, target)
-            for source, target in found
+            for source, target in pairs
             if source.strip() and target.strip()
             if not short_only
             or (len(source.split()) <= self.max_source_tokens and len(target.split()) <= self.max_target_tokens)
@@ -196,7 +194,7 @@ class TranslationPairs:
         for key, name in zip(("source", "target"), names, strict=True):
             if name not in self.files.files:
                 raise ValueError(
-                    f"data.{key}={getattr(self, key)!r} makes {name!r} of data.lines.{split}, and data.files has no such file; "
+                    f"data.{key}={getattr(self, key)!r} makes {name!r} from data.lines.{split}, but data.files has no such file; "
                     f"it has {', '.join(self.files.files)}"
                 )
         return names[0], names[1]
@@ -208,7 +206,7 @@ class TranslationPairs:
         for key in ("source", "target"):
             if (name := getattr(self, key)) not in (languages or ()):
                 raise ValueError(
-                    f"data.{key}={name!r} is no column of data.table; data.languages names {', '.join(languages or ['none'])}"
+                    f"data.{key}={name!r} is not a column of data.table; data.languages names {', '.join(languages or ['none'])}"
                 )
         assert languages is not None
         return languages.index(self.source), languages.index(self.target)

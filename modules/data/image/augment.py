@@ -1,4 +1,4 @@
-"""What happens to a batch of photos before a model sees it, for all of them at once."""
+"""Augmentation and normalisation of a batch of images, vectorised over the batch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Generator, Tensor
 
 
 def centre_crop(images: Tensor, size: int) -> Tensor:
-    """The middle square of every image.
+    """Crop the centre square of every image.
 
     Args:
         images: [batch, channels, height, width], of any dtype.
@@ -21,7 +21,7 @@ def centre_crop(images: Tensor, size: int) -> Tensor:
 
 
 def random_crop(images: Tensor, size: int, generator: Generator) -> Tensor:
-    """A square of every image, from anywhere in it; shapes as `centre_crop`."""
+    """Crop a square at a random position of every image; shapes as `centre_crop`."""
     windows = images.unfold(2, size, 1).unfold(3, size, 1)  # a view: [batch, channels, tops, lefts, size, size]
     top = torch.randint(windows.shape[2], (len(images),), generator=generator)
     left = torch.randint(windows.shape[3], (len(images),), generator=generator)
@@ -29,24 +29,24 @@ def random_crop(images: Tensor, size: int, generator: Generator) -> Tensor:
 
 
 def random_flip(images: Tensor, generator: Generator) -> Tensor:
-    """Every other image, by chance, as in a mirror; any dtype, the same shape."""
+    """Mirror every image with probability 0.5; any dtype, the same shape."""
     flipped = torch.rand(len(images), generator=generator) < 0.5
     return torch.where(flipped[:, None, None, None], images.flip(3), images)
 
 
 def random_brightness(images: Tensor, max_delta: float, generator: Generator) -> Tensor:
-    """A number of ``[-max_delta, max_delta)`` added to every image; float, the same shape."""
+    """Add a random number of ``[-max_delta, max_delta)`` to every image; float, the same shape."""
     return images + _uniform(-max_delta, max_delta, len(images), generator)
 
 
 def random_contrast(images: Tensor, lower: float, upper: float, generator: Generator) -> Tensor:
-    """The distance from every channel's mean times a number of ``[lower, upper)``; float, the same shape."""
+    """Scale the distance from the mean of every channel by a random factor of ``[lower, upper)``; float, the same shape."""
     mean = images.mean(dim=(2, 3), keepdim=True)
     return torch.lerp(mean, images, _uniform(lower, upper, len(images), generator))
 
 
 def standardise(images: Tensor) -> Tensor:
-    """Mean 0 and variance 1 for every image by itself, as ``tf.image.per_image_standardization``.
+    """Scale every image to mean 0 and variance 1, as ``tf.image.per_image_standardization``.
 
     Args:
         images: float [batch, channels, height, width].

@@ -1,4 +1,4 @@
-"""Images laid end to end in one array of bytes, as JPEG or PNG: how a NumPy archive holds many."""
+"""Many JPEG or PNG images, concatenated in one byte array of a NumPy archive."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import numpy as np
 from PIL import Image
 
 Mode = Literal["L", "RGB", "classes"]
-"""Grey, colours, or the number of a pixel as it stands, also that of a palette's colour."""
+"""Grey, colour, or the stored value of a pixel, which may be the index of a palette."""
 
 
 def decode(members: Mapping[str, np.ndarray], names: Sequence[str], mode: Mode) -> Iterator[np.ndarray]:
-    """Images of an archive, in order.
+    """Decode the images of an archive, in order.
 
     Args:
-        members: of the archive, each decompressed once.
-        names: of two of them: the bytes, uint8 [bytes], and where images begin and the last one ends, int [images + 1].
-        mode: what becomes of a pixel.
+        members: of the archive.
+        names: of two members: the bytes, uint8 [bytes], and the start offsets with the end of the last image, int [images + 1].
+        mode: how pixels are converted.
 
     Returns:
-        uint8 [height, width], or [height, width, 3] of "RGB"; sizes may differ.
+        uint8 [height, width], or [height, width, 3] for "RGB"; sizes may differ.
 
     Raises:
-        KeyError: there is no such member.
-        ValueError, OSError: bytes are no image.
+        KeyError: a member is missing.
+        ValueError, OSError: the bytes are not an image.
     """
     encoded, offsets = members[names[0]].tobytes(), members[names[1]].tolist()
     for number, (first, last) in enumerate(pairwise(offsets)):
@@ -37,14 +37,14 @@ def decode(members: Mapping[str, np.ndarray], names: Sequence[str], mode: Mode) 
 
 def _as_classes(image: Image.Image, number: int) -> Image.Image:
     if image.mode not in ("L", "P", "1"):
-        raise ValueError(f"mask {number} has the mode {image.mode}, and a mask has one number of 8 bits a pixel")
+        raise ValueError(f"mask {number} has the mode {image.mode}, but a mask has one 8-bit value per pixel")
     return image
 
 
 def check_members(owner: str, **members: Sequence[str]) -> None:
     """
     Raises:
-        ValueError: one does not name the bytes and their offsets.
+        ValueError: a value does not name two members.
     """
     for name, both in members.items():
         if len(both) != 2:

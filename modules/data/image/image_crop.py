@@ -63,13 +63,13 @@ class ImageCrop:
             outputs[row] = torch.from_numpy(pixels.astype(np.float32)).permute(2, 0, 1)
         return self._scaled(outputs)
 
-    def read(self, given: Sequence[str]) -> Tensor:
+    def read(self, paths: Sequence[str]) -> Tensor:
         """Photos of a user, as `batch` sees the middle of those of the set, but upright.
 
         Raises:
             GivenError: one of them is no photo.
         """
-        photos = (open_photo(path, "RGB", draft_size=self.resize_size) for path in given)
+        photos = (open_photo(path, "RGB", draft_size=self.resize_size) for path in paths)
         pixels = np.stack([self._square_of(photo, (0.5, 0.5)) for photo in photos]).astype(np.float32)
         return self._scaled(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous())
 

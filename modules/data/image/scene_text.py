@@ -1,4 +1,4 @@
-"""Words pasted on a photo: drawn by Pillow in its own font, turned, coloured and blurred as the rest of the photo."""
+"""Renders words onto a photo with the font of Pillow: rotated, coloured, and blurred like the rest of the photo."""
 
 from __future__ import annotations
 
@@ -10,51 +10,51 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 _GREY = np.array([0.299, 0.587, 0.114])
 _LEAST_CONTRAST = 60.0
-"""Between the grey of letters and that of what they stand on, of 255; less is hard to read for people too."""
+"""Minimum difference between the grey values of letters and background, of 255; less is hard to read."""
 
 
 @dataclass(frozen=True)
 class Lettering:
-    """What is written, how often and how large."""
+    """The words, their maximum number and their sizes."""
 
     words: tuple[str, ...]
     max_words: int
     letter_sizes: tuple[int, int]
 
-    def paste(self, photo: Image.Image, chance: np.random.RandomState) -> tuple[np.ndarray, np.ndarray]:
-        """Write on a photo.
+    def paste(self, photo: Image.Image, rng: np.random.RandomState) -> tuple[np.ndarray, np.ndarray]:
+        """Render random words onto a photo.
 
         Returns:
-            uint8 [height, width, 3], and bool [height, width]: where letters are.
+            uint8 [height, width, 3], and bool [height, width], True for letters.
         """
         covered = Image.new("L", photo.size)
-        for _ in range(chance.randint(self.max_words + 1)):
-            stencil = self._stencil(chance)
-            left, top = (int(chance.uniform(-0.2, 0.9) * side) for side in photo.size)
+        for _ in range(rng.randint(self.max_words + 1)):
+            stencil = self._stencil(rng)
+            left, top = (int(rng.uniform(-0.2, 0.9) * side) for side in photo.size)
             whole = Image.new("L", photo.size)
             whole.paste(stencil, (left, top))
-            photo.paste(_colour(photo, whole, chance), mask=whole)
+            photo.paste(_colour(photo, whole, rng), mask=whole)
             covered.paste(255, mask=whole)
-        blurred = photo.filter(ImageFilter.GaussianBlur(chance.uniform(0.0, 1.0)))
-        noise = chance.standard_normal((photo.height, photo.width, 1)) * chance.uniform(0.0, 8.0)
+        blurred = photo.filter(ImageFilter.GaussianBlur(rng.uniform(0.0, 1.0)))
+        noise = rng.standard_normal((photo.height, photo.width, 1)) * rng.uniform(0.0, 8.0)
         return (np.asarray(blurred) + noise).clip(0, 255).astype(np.uint8), np.asarray(covered) > 127
 
-    def _stencil(self, chance: np.random.RandomState) -> Image.Image:
-        """A word in white on black, turned a little."""
-        word = self.words[chance.randint(len(self.words))]
-        font = _font(int(chance.randint(self.letter_sizes[0], self.letter_sizes[1] + 1)))
-        stroke = int(chance.randint(3))
+    def _stencil(self, rng: np.random.RandomState) -> Image.Image:
+        """Draw a random word in white on black, slightly rotated."""
+        word = self.words[rng.randint(len(self.words))]
+        font = _font(int(rng.randint(self.letter_sizes[0], self.letter_sizes[1] + 1)))
+        stroke = int(rng.randint(3))
         left, top, right, bottom = font.getbbox(word, stroke_width=stroke)
         stencil = Image.new("L", (int(right - left) + 1, int(bottom - top) + 1))
         ImageDraw.Draw(stencil).text((-left, -top), word, fill=255, font=font, stroke_width=stroke)
-        return stencil.rotate(chance.uniform(-20, 20), Image.Resampling.BILINEAR, expand=True)
+        return stencil.rotate(rng.uniform(-20, 20), Image.Resampling.BILINEAR, expand=True)
 
 
-def _colour(photo: Image.Image, stencil: Image.Image, chance: np.random.RandomState) -> tuple[int, int, int]:
-    """Any colour that stands out from what is under the letters."""
-    colour = chance.randint(256, size=3).astype(float)
-    under = np.asarray(photo)[np.asarray(stencil) > 127]
-    grey = float((under.mean(axis=0) if len(under) else colour) @ _GREY)
+def _colour(photo: Image.Image, stencil: Image.Image, rng: np.random.RandomState) -> tuple[int, int, int]:
+    """Draw a colour with enough contrast to the background of the letters."""
+    colour = rng.randint(256, size=3).astype(float)
+    background = np.asarray(photo)[np.asarray(stencil) > 127]
+    grey = float((background.mean(axis=0) if len(background) else colour) @ _GREY)
     if abs(float(colour @ _GREY) - grey) < _LEAST_CONTRAST:
         colour = colour * 0.25 + (0 if grey > 127 else 191)
     red, green, blue = colour.astype(int).tolist()
@@ -63,8 +63,8 @@ def _colour(photo: Image.Image, stencil: Image.Image, chance: np.random.RandomSt
 
 @lru_cache(maxsize=64)
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    """Pillow's own, so that nothing has to be installed."""
+    """Load the font that Pillow includes, so that no font has to be installed."""
     font = ImageFont.load_default(size)
     if not isinstance(font, ImageFont.FreeTypeFont):
-        raise ValueError("StreetText wants Pillow with FreeType, but this one is without; install Pillow's own wheel")
+        raise ValueError("StreetText wants Pillow with FreeType, but this Pillow has none; install the wheel of Pillow")
     return font

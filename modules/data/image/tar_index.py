@@ -1,4 +1,4 @@
-"""Where every photo lies in shards, found once: shards are read in order, and training draws at random."""
+"""An index of the photos in tar shards, for random access."""
 
 from __future__ import annotations
 
@@ -22,34 +22,34 @@ LABEL = ".cls"
 
 @dataclass(frozen=True)
 class TarIndex:
-    """Every photo of some shards, in their order."""
+    """The positions and classes of all photos, in the order of the shards."""
 
     shards: np.ndarray
-    """int32 [photos], which of the shards it lies in."""
+    """int32 [photos], number of the shard."""
     offsets: np.ndarray
-    """int64 [photos], its first byte there."""
+    """int64 [photos], first byte in the shard."""
     sizes: np.ndarray
-    """int64 [photos], bytes of it."""
+    """int64 [photos], number of bytes."""
     labels: np.ndarray
     """int64 [photos]."""
 
 
 def tar_index(folder: str, paths: Sequence[Path]) -> TarIndex:
-    """The index of shards as the WebDataset format has them: a photo ``KEY.jpg`` and beside it its class, ``KEY.cls``.
+    """Index shards in the WebDataset format: photos ``KEY.jpg`` and their classes ``KEY.cls``.
 
-    Only heads are read, and classes. As that takes minutes for a large set, the index is kept in the user's cache; names and
-    sizes of the shards say whether it still holds. The library webdataset (1.0.2) reads shards in order alone.
+    Only headers and classes are read. This takes minutes for a large set, so the index is cached in the user's cache folder,
+    under a hash of the names and sizes of the shards. The library webdataset (1.0.2) only reads shards sequentially.
 
     Args:
-        folder: what the set is called in messages.
-        paths: the shards, plain tar files.
+        folder: of the data set, for messages.
+        paths: the shards, uncompressed tar files.
 
     Raises:
-        DataError: one cannot be read, or is none.
+        DataError: a shard cannot be read, or has another format.
     """
-    kept = _kept(paths)
-    if (found := _read(kept)) is not None:
-        return found
+    cache_path = _cache_path(paths)
+    if (cached := _read(cache_path)) is not None:
+        return cached
     shards, offsets, sizes, labels = list[int](), list[int](), list[int](), list[int]()
     for number, path in enumerate(paths):
         for offset, size, label in _photos(folder, path):
@@ -60,12 +60,12 @@ def tar_index(folder: str, paths: Sequence[Path]) -> TarIndex:
     index = TarIndex(
         np.array(shards, np.int32), np.array(offsets, np.int64), np.array(sizes, np.int64), np.array(labels, np.int64)
     )
-    _write(kept, index)
+    _write(cache_path, index)
     return index
 
 
 def _photos(folder: str, path: Path) -> list[tuple[int, int, int]]:
-    """Offset, size and class of the photos of one shard."""
+    """Return offset, size and class of the photos of a shard."""
     images: dict[str, tuple[int, int]] = {}
     labels: dict[str, int] = {}
     try:
@@ -81,39 +81,39 @@ def _photos(folder: str, path: Path) -> list[tuple[int, int, int]]:
                     labels[key] = int(file.read())
     except (OSError, tarfile.TarError, ValueError) as err:
         raise DataError(
-            f"data.folder={folder!r}: {path} is damaged or no shard ({err}); a shard is a plain tar file of KEY.jpg and "
-            f"KEY{LABEL}, a number as text; make or fetch it again"
+            f"data.folder={folder!r}: {path} is damaged or not a shard ({err}); a shard is an uncompressed tar file of KEY.jpg "
+            f"and KEY{LABEL}, a number as text; create or download it again"
         ) from err
     if without := sorted(images.keys() - labels.keys()):
         raise DataError(
-            f"data.folder={folder!r}: {path} has {without[0].lstrip('/')} without its class; beside every photo KEY.jpg lies "
-            f"KEY{LABEL}; make the shard again"
+            f"data.folder={folder!r}: {path} has {without[0].lstrip('/')} without its class; every photo KEY.jpg needs a file "
+            f"KEY{LABEL}; create the shard again"
         )
     return [(*images[key], labels[key]) for key in images]
 
 
-def _kept(paths: Sequence[Path]) -> Path:
+def _cache_path(paths: Sequence[Path]) -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "lathe" / "shards"
-    told = json.dumps([[str(path), path.stat().st_size] for path in paths])
-    return cache / f"{hashlib.sha256(told.encode()).hexdigest()[:32]}.npz"
+    key = json.dumps([[str(path), path.stat().st_size] for path in paths])
+    return cache / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
 
 
-def _read(kept: Path) -> TarIndex | None:
+def _read(cache_path: Path) -> TarIndex | None:
     try:
-        with np.load(kept, allow_pickle=False) as members:
+        with np.load(cache_path, allow_pickle=False) as members:
             return TarIndex(*(members[name] for name in ("shards", "offsets", "sizes", "labels")))
     except (OSError, ValueError, KeyError, EOFError):
         return None
 
 
-def _write(kept: Path, index: TarIndex) -> None:
-    """Keep it, where there is a place for it; several ranks may do so at once."""
+def _write(cache_path: Path, index: TarIndex) -> None:
+    """Write the cache if its folder is writable; several ranks may do so at the same time."""
     content = io.BytesIO()
     np.savez(content, shards=index.shards, offsets=index.offsets, sizes=index.sizes, labels=index.labels)
     try:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=kept.parent, delete=False) as file:
+        cache_path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=cache_path.parent, delete=False) as file:
             file.write(content.getvalue())
-        os.replace(file.name, kept)
-    except OSError:  # it is made again the next time
+        os.replace(file.name, cache_path)
+    except OSError:  # the next run indexes again
         return

@@ -1,4 +1,4 @@
-"""Image files that a user gives: of any size, mode and orientation, as eyes see them."""
+"""Reads image files of a user, of any size, mode and orientation."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I")
 
 
 def open_photo(path: str, mode: Literal["L", "RGB"], draft_size: int | None = None) -> Image.Image:
-    """Decode an image to 8 bits: upright as its camera says, on white where it is transparent, of several the first.
+    """Decode an image to 8 bits: rotated by its EXIF data, with a white background, the first of several frames.
 
     Args:
         path: of the file.
-        mode: grey or colours.
-        draft_size: a JPEG may come smaller, but with no side below this, which is faster; None: as it is.
+        mode: grey or colour.
+        draft_size: decode a JPEG at a reduced size, with no side below this, which is faster; None: full size.
 
     Raises:
-        GivenError: it cannot be read.
+        UserInputError: the image cannot be read.
     """
     try:
         with Image.open(path) as image:
@@ -40,16 +40,16 @@ def open_photo(path: str, mode: Literal["L", "RGB"], draft_size: int | None = No
             return upright.convert(mode)
     except (OSError, ValueError, SyntaxError, RuntimeError, EOFError, Image.DecompressionBombError) as err:
         if isinstance(err, UnidentifiedImageError):
-            told = "the file is empty" if _is_empty(path) else "of no known format"
+            reason = "the file is empty" if _is_empty(path) else "unknown format"
         else:
-            told = getattr(err, "strerror", None) or " ".join(str(err).split())
+            reason = getattr(err, "strerror", None) or " ".join(str(err).split())
         raise UserInputError(
-            f"{path} cannot be read as an image ({told}); convert it to JPEG or PNG, or leave it out"
+            f"{path} cannot be read as an image ({reason}); convert it to JPEG or PNG, or leave it out"
         ) from err
 
 
-def fitted(photo: Image.Image, height: int, width: int) -> Image.Image:
-    """The middle of a photo in another size, its sides' relation kept; of that size already, it is as it was."""
+def fit(photo: Image.Image, height: int, width: int) -> Image.Image:
+    """Resize a photo and crop its centre to the new aspect ratio; a photo of this size is not changed."""
     scale = min(photo.height / height, photo.width / width)
     wide, high = width * scale, height * scale
     left, top = (photo.width - wide) / 2, (photo.height - high) / 2
@@ -58,37 +58,37 @@ def fitted(photo: Image.Image, height: int, width: int) -> Image.Image:
 
 
 def pixels_of(photo: Image.Image) -> np.ndarray:
-    """uint8 [height, width, 1 or 3]."""
+    """Return uint8 [height, width, 1 or 3]."""
     pixels = np.array(photo, np.uint8)
     return pixels.reshape(*pixels.shape[:2], -1)
 
 
-def read_fitted(given: Sequence[str], image_shape: tuple[int, int, int]) -> Tensor:
-    """Photos brought to one size.
+def read_fitted(paths: Sequence[str], image_shape: tuple[int, int, int]) -> Tensor:
+    """Read images, resize them and crop their centres.
 
     Args:
-        given: paths.
+        paths: of image files.
         image_shape: [1 or 3, height, width].
 
     Returns:
         uint8 [photos, 1 or 3, height, width].
 
     Raises:
-        GivenError: one of them cannot be read.
+        UserInputError: an image cannot be read.
     """
     channels, height, width = image_shape
-    photos = [fitted(open_photo(path, "L" if channels == 1 else "RGB"), height, width) for path in given]
+    photos = [fit(open_photo(path, "L" if channels == 1 else "RGB"), height, width) for path in paths]
     return torch.stack([torch.from_numpy(pixels_of(photo)).permute(2, 0, 1) for photo in photos])
 
 
 def _is_empty(path: str) -> bool:
     try:
         return Path(path).stat().st_size == 0
-    except OSError:  # it went away while it was read
+    except OSError:  # it was deleted in the meantime
         return False
 
 
 def _of_8_bits(image: Image.Image) -> Image.Image:
-    """Grey of 16 bits; `convert` would make everything from 256 on white."""
+    """Convert 16-bit grey; `convert` would make all values from 256 on white."""
     numbers = np.asarray(image).astype(np.int64)
     return Image.fromarray((numbers >> (8 if numbers.max(initial=0) > 255 else 0)).clip(0, 255).astype(np.uint8))

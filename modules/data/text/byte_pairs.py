@@ -1,4 +1,4 @@
-"""Text as tokens that are learnt from it: characters, and pairs of tokens that stand together often."""
+"""Byte-pair encoding: tokens are characters and frequent pairs of tokens, learnt from the text."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch import Tensor
 from modules.data.base import DataError
 from modules.data.text.characters import check_known
 
-_UNKNOWN = 1  # the library reserves a token for what it does not know; here it is never used
+_UNKNOWN = 1  # the library reserves a token for unknown characters; it is never used here
 
 _SPACE = "\u2581"  # how the library writes one
 
 
 class BytePairs:
-    """Byte-pair encoding by SentencePiece, without loss: `decode` gives back every space and line end.
+    """Lossless byte-pair encoding by SentencePiece: `decode` returns every space and line end.
 
-    The merges are a pure function of text and size: every rank of a run learns the same. On tiny Shakespeare with
+    The merges depend only on the text and the size, so every rank of a run learns the same. On tiny Shakespeare with
     1,024 tokens, SentencePiece 0.2.3 learns in 0.1 s and encodes in 0.1 s, and has 5 MB without dependencies. Hugging
     Face's tokenizers 0.23.3 take 0.4 s and 0.6 s, bring 46 MB with an HTTP client, and give fewer characters a token
     (2.42, not 2.51), as 256 of theirs are single bytes (2 shared cores, 2026-11-24).
@@ -29,27 +29,27 @@ class BytePairs:
     def __init__(self, text: str, kinds: str, vocab_size: int) -> None:
         """
         Args:
-            text: what the merges are learnt from.
-            kinds: every character that is to have a token, those of ``text`` among them, each once.
-            vocab_size: number of tokens: one that is never used, the characters, and as many merges as are left.
+            text: the text to learn the merges from.
+            kinds: all characters that need a token, those of ``text`` included, each once.
+            vocab_size: number of tokens: one unused token, the characters, and merges for the rest.
 
         Raises:
-            DataError: the characters alone are more tokens, or the text has not enough pairs.
+            DataError: there are more characters than tokens, or the text has too few pairs.
         """
         least = len(kinds) + _UNKNOWN
         if vocab_size < least:
             raise DataError(
-                f"data.vocab_size={vocab_size} is too small for the {len(kinds)} kinds of characters in this text; "
-                f"each needs a token beside the pairs and one is reserved; set data.vocab_size={least} or more"
+                f"data.vocab_size={vocab_size} is too small for the {len(kinds)} different characters in this text; "
+                f"each needs a token, and one token is reserved; set data.vocab_size={least} or more"
             )
         self.kinds = kinds
         self.num_tokens = vocab_size
         self._pieces = sentencepiece.SentencePieceProcessor(model_proto=_learn(text, kinds, vocab_size))
-        found = self._pieces.get_piece_size()
-        if found < vocab_size:
+        num_learnt = self._pieces.get_piece_size()
+        if num_learnt < vocab_size:
             raise DataError(
-                f"data.vocab_size={vocab_size} is more than the {found} tokens that can be learnt from this text; "
-                f"every pair in it is one already; set data.vocab_size={found} or less, or bring more text"
+                f"data.vocab_size={vocab_size} is more than the {num_learnt} tokens that can be learnt from this text; "
+                f"every pair in it is a token; set data.vocab_size={num_learnt} or less, or use more text"
             )
 
     def encode(self, text: str) -> Tensor:
@@ -59,12 +59,12 @@ class BytePairs:
             ValueError: the text has a character without a token.
         """
         check_known(text, self.kinds)
-        # By lines, which no token crosses: 0.1 s where the whole of tiny Shakespeare at once takes 0.3 s.
+        # Line by line, because no token crosses a line: 0.1 s for tiny Shakespeare instead of 0.3 s.
         lines = self._pieces.encode(text.splitlines(keepends=True), num_threads=1)
         return torch.tensor([token for line in lines for token in line], dtype=torch.int64)
 
     def decode(self, tokens: Tensor) -> str:
-        """The text again.
+        """Return the text.
 
         Args:
             tokens: int64 [tokens].
@@ -73,8 +73,8 @@ class BytePairs:
 
 
 def _learn(text: str, kinds: str, vocab_size: int) -> bytes:
-    """A model of SentencePiece, serialised; of fewer than ``vocab_size`` tokens where the text has not enough pairs."""
-    # By itself the library knows no line ends or tabs, and no character that only validation or test have.
+    """Return a serialised SentencePiece model; it has fewer than ``vocab_size`` tokens if the text has too few pairs."""
+    # The library would not learn line ends, tabs, or characters that only validation or test have.
     symbols = [kind for kind in kinds if kind not in text or (kind.isspace() and kind != " ")]
     model = BytesIO()
     try:
@@ -89,7 +89,7 @@ def _learn(text: str, kinds: str, vocab_size: int) -> bytes:
             normalization_rule_name="identity",
             add_dummy_prefix=False,
             remove_extra_whitespaces=False,
-            max_sentence_length=2**30,  # bytes; longer lines would be left out without a word
+            max_sentence_length=2**30,  # bytes; longer lines would be dropped silently
             unk_id=0,
             bos_id=-1,
             eos_id=-1,
@@ -98,5 +98,5 @@ def _learn(text: str, kinds: str, vocab_size: int) -> bytes:
             minloglevel=2,
         )
     except RuntimeError as err:
-        raise DataError(f"data.tokens=byte_pairs: nothing can be learnt from this text ({err}); bring more") from err
+        raise DataError(f"data.tokens=byte_pairs: nothing can be learnt from this text ({err}); use more text") from err
     return model.getvalue()

@@ -1,4 +1,4 @@
-"""Text as tokens, one a character."""
+"""Text as tokens, one per character."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from modules.data.base import DataError
 
 
 class Characters:
-    """Numbers the characters of a text by the order of their code points, as nanoGPT does."""
+    """Ids of characters in the order of their code points, as in nanoGPT."""
 
     def __init__(self, text: str, vocab_size: int) -> None:
         """
         Args:
-            text: the text whose characters are known.
-            vocab_size: at least the number of kinds; numbers beyond are never used.
+            text: the text with all characters.
+            vocab_size: at least the number of different characters; higher ids are never used.
 
         Raises:
-            DataError: there are more kinds.
+            DataError: the text has more different characters.
         """
         self.kinds = kinds_of(text)
         if len(self.kinds) > vocab_size:
             raise DataError(
-                f"data.vocab_size={vocab_size} is too small for the {len(self.kinds)} kinds of characters in this text; "
-                f"every kind needs a number; set data.vocab_size={len(self.kinds)}, or more to divide it over devices"
+                f"data.vocab_size={vocab_size} is too small for the {len(self.kinds)} different characters in this text; "
+                f"every character needs an id; set data.vocab_size={len(self.kinds)}, or more to divide it over devices"
             )
         self._codes = _codes(self.kinds)
 
@@ -37,14 +37,14 @@ class Characters:
         """int64 [characters].
 
         Raises:
-            ValueError: the text has a character of no known kind.
+            ValueError: the text has an unknown character.
         """
         codes = _codes(text)
         check_known(text, self.kinds)
         return torch.from_numpy(np.searchsorted(self._codes, codes))
 
     def decode(self, tokens: Tensor) -> str:
-        """The text again.
+        """Return the text.
 
         Args:
             tokens: int64 [characters].
@@ -53,14 +53,14 @@ class Characters:
 
 
 def kinds_of(text: str) -> str:
-    """Every character of a text once, by the order of their code points."""
+    """Return the different characters of a text in the order of their code points."""
     return "".join(sorted(set(text)))
 
 
 def check_known(text: str, kinds: str) -> None:
     """
     Raises:
-        ValueError: a character of the text is none of the kinds.
+        ValueError: a character of the text is not in ``kinds``.
     """
     unknown = sorted(set(text) - set(kinds))
     if unknown:

@@ -1,4 +1,4 @@
-"""Files of sentences and their translations: two with a line for a line, or one with a column a language."""
+"""Reads sentences and their translations from two aligned files, or from a table with one column per language."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from modules.data.base import DataError
 from modules.data.files import DataFiles
 
 Row = tuple[str, str]  # a sentence and its translation
-Examples = list[tuple[str, tuple[str, ...]]]  # a sentence and what it may be translated to
+Examples = list[tuple[str, tuple[str, ...]]]  # a sentence and its reference translations
 
 
 def read_aligned(files: DataFiles, source: str, target: str) -> list[Row]:
-    """The lines of two files, side by side; unpacked where a name ends in ``.gz``.
+    """Read the pairs of lines of two files; a name in ``.gz`` is decompressed.
 
     Raises:
-        DataError: one is missing or damaged, or they have not as many lines.
+        DataError: a file is missing or damaged, or the numbers of lines differ.
     """
     sides = []
     for name in (source, target):
@@ -30,23 +30,23 @@ def read_aligned(files: DataFiles, source: str, target: str) -> list[Row]:
         sides.append(text.removesuffix("\n").split("\n"))
     if len(sides[0]) != len(sides[1]):
         raise DataError(
-            f"data.folder={files.folder!r}: {source} has {len(sides[0])} lines and {target} {len(sides[1])}; each line is the "
-            "translation of the same line of the other; bring files that belong together"
+            f"data.folder={files.folder!r}: {source} has {len(sides[0])} lines and {target} {len(sides[1])}; the files must "
+            "be aligned line by line; use files that belong together"
         )
     return list(zip(*sides, strict=True))
 
 
 def read_table(files: DataFiles, name: str, member: str | None, columns: tuple[int, int]) -> list[Row]:
-    """Two columns of a file with tabs between them.
+    """Read two columns of a tab-separated file.
 
     Args:
-        files: has it.
-        name: of the file; unpacked where it ends in ``.gz``.
-        member: the table's name in it, where it is a zip archive; None: it is the table.
-        columns: that of the source and that of the target, counted from 0.
+        files: of the data set.
+        name: of the file; a name in ``.gz`` is decompressed.
+        member: name of the table in the file, which is a zip archive; None: the file is the table.
+        columns: indices of the source and target columns.
 
     Raises:
-        DataError: it is missing, damaged or has too few columns somewhere.
+        DataError: the file is missing or damaged, or a line has too few columns.
     """
     content = files.read(name)
     with files.decoding(name):
@@ -58,28 +58,28 @@ def read_table(files: DataFiles, name: str, member: str | None, columns: tuple[i
         for number, line in enumerate(text.removesuffix("\n").split("\n"), start=1):
             cells = line.split("\t")
             if len(cells) <= max(columns):
-                raise ValueError(f"line {number} has {len(cells)} columns, and data.languages needs {max(columns) + 1}")
+                raise ValueError(f"line {number} has {len(cells)} columns, but data.languages needs {max(columns) + 1}")
             rows.append((cells[columns[0]], cells[columns[1]]))
     return rows
 
 
-def deal_out(rows: Sequence[Row], num_val: int, num_test: int) -> dict[str, Examples]:
-    """Three splits of which no two have a sentence in common, in either language.
+def split_rows(rows: Sequence[Row], num_val: int, num_test: int) -> dict[str, Examples]:
+    """Divide rows into three splits that share no sentence, in either language.
 
-    Sentences that are translations of each other, however many steps away, stay together; where they go follows from the
-    text alone, so that both directions have the same splits. To train, every row is an example; to validate and test,
-    every source is, with all its translations as references.
+    Sentences that are connected by translations, directly or over other sentences, are in the same split. The split depends
+    only on the text, so both directions have the same splits. A training example is a row; an example of validation and
+    test is a source with all its translations as references.
 
     Args:
-        rows: each once.
+        rows: without duplicates.
         num_val: sources to validate on.
         num_test: sources to test on.
 
     Raises:
-        DataError: there are not that many, and some more to train on.
+        DataError: there are too few rows.
     """
-    groups = sorted(_connected(rows).values(), key=_chance)
-    dealt: dict[str, Examples] = {}
+    groups = sorted(_connected(rows).values(), key=_pseudo_random_key)
+    splits: dict[str, Examples] = {}
     for split, wanted in (("val", num_val), ("test", num_test)):
         examples: Examples = []
         while groups and len(examples) < wanted:
@@ -89,16 +89,16 @@ def deal_out(rows: Sequence[Row], num_val: int, num_test: int) -> dict[str, Exam
             examples += [(source, tuple(targets)) for source, targets in references.items()]
         if len(examples) < wanted or not groups:
             raise DataError(
-                f"data.num_val={num_val} and data.num_test={num_test} leave nothing to train on of {len(rows)} pairs; "
-                "lower them, or bring more text"
+                f"data.num_val={num_val} and data.num_test={num_test} leave nothing of {len(rows)} pairs to train on; "
+                "lower them, or use more text"
             )
-        dealt[split] = examples[:wanted]
-    dealt["train"] = [(source, (target,)) for group in groups for source, target in group]
-    return dealt
+        splits[split] = examples[:wanted]
+    splits["train"] = [(source, (target,)) for group in groups for source, target in group]
+    return splits
 
 
 def _connected(rows: Sequence[Row]) -> dict[tuple[int, str], list[Row]]:
-    """Rows by groups that have no sentence in common."""
+    """Group rows so that groups share no sentence."""
     parents: dict[tuple[int, str], tuple[int, str]] = {}
     root = _finder(parents)
     for source, target in rows:
@@ -119,6 +119,6 @@ def _finder(parents: dict[tuple[int, str], tuple[int, str]]) -> Callable[[tuple[
     return root
 
 
-def _chance(group: Sequence[Row]) -> str:
-    """A number as good as drawn, the same whichever language is the source's."""
+def _pseudo_random_key(group: Sequence[Row]) -> str:
+    """Return a hash that is the same for both directions of translation."""
     return hashlib.sha256(min(min(row) for row in group).encode()).hexdigest()

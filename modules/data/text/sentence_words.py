@@ -1,4 +1,4 @@
-"""Sentences as numbers of words or of byte pairs, the first four of which mean something else."""
+"""Sentences as ids of words or byte pairs; the first four ids are special tokens."""
 
 from __future__ import annotations
 
@@ -18,36 +18,36 @@ SPECIAL = {PADDING: "<pad>", START: "<s>", END: "</s>", UNKNOWN: "<unk>"}
 _PARTS = re.compile(r"\w+|[^\w\s]")
 
 
-def normalised(text: str) -> str:
-    """A text in small letters, with a space between words and around every mark."""
+def normalise(text: str) -> str:
+    """Convert a text to lower case, with a space between words and around punctuation."""
     return " ".join(_PARTS.findall(text.lower()))
 
 
 class Sentences(Protocol):
-    """Between sentences and numbers; the numbers of no sentence are `PADDING`, `START` or `END`."""
+    """Converts between sentences and token ids; no sentence has the ids `PADDING`, `START` or `END`."""
 
     def encode(self, text: str) -> list[int]:
-        """Numbers, `UNKNOWN` for what has none."""
+        """Return token ids; unknown words become `UNKNOWN`."""
         ...
 
     def decode(self, numbers: Sequence[int]) -> str:
-        """The sentence again, ``<unk>`` for what had no number."""
+        """Return the sentence, with ``<unk>`` for unknown words."""
         ...
 
-    def heard(self, text: str) -> str:
-        """What somebody typed, as sentences are written here."""
+    def adapt(self, text: str) -> str:
+        """Adapt a text of a user to the spelling of the data set."""
         ...
 
 
 class SentenceWords:
-    """Numbers the words between spaces that sentences have often enough, the most frequent first."""
+    """Ids of frequent words, by falling frequency."""
 
     def __init__(self, sentences: Iterable[str], vocab_size: int, min_count: int) -> None:
         """
         Args:
-            sentences: what is counted.
-            vocab_size: most numbers, the four special ones among them; words of one count by the alphabet.
-            min_count: how often a word must stand in the sentences.
+            sentences: with words between spaces.
+            vocab_size: maximum number of ids, including the four special tokens; equal counts in alphabetical order.
+            min_count: minimum number of occurrences of a word.
         """
         counts = Counter(word for sentence in sentences for word in sentence.split())
         known = sorted(counts, key=lambda word: (-counts[word], word))[: max(0, vocab_size - len(SPECIAL))]
@@ -60,26 +60,26 @@ class SentenceWords:
     def decode(self, numbers: Sequence[int]) -> str:
         return " ".join(self.words[number] if number < len(self.words) else SPECIAL[UNKNOWN] for number in numbers)
 
-    def heard(self, text: str) -> str:
-        """Words that are known stay; others are put in small letters and taken apart at their marks."""
-        return " ".join(word if word in self.numbers else normalised(word) for word in text.split())
+    def adapt(self, text: str) -> str:
+        """Keep known words; normalise other words."""
+        return " ".join(word if word in self.numbers else normalise(word) for word in text.split())
 
 
 class SentencePieces:
-    """Numbers byte pairs, so that nearly every word has numbers, and rare ones several."""
+    """Ids of byte pairs; nearly every word has ids, and rare words have several."""
 
     def __init__(self, sentences: Iterable[str], vocab_size: int) -> None:
         """
         Args:
-            sentences: what the pairs are learnt from.
-            vocab_size: numbers, the four special ones among them.
+            sentences: to learn the pairs from.
+            vocab_size: number of ids, including the four special tokens.
 
         Raises:
-            DataError: the characters alone are more, or the text has not enough pairs.
+            DataError: there are more characters than ids, or the text has too few pairs.
         """
         text = "\n".join(sentences)
         kinds = kinds_of(text.replace("\n", ""))
-        # The library's number 0 is its own unknown one: moved on by 3, all else comes after `UNKNOWN`.
+        # Id 0 of the library is its unknown token. Shifted by 3 it is `UNKNOWN`, and all others come after it.
         self._pieces = BytePairs(text, kinds, vocab_size - UNKNOWN)
         self._known = re.compile(f"[{re.escape(kinds)}]+|.", re.DOTALL)
         self._kinds = set(kinds)
@@ -107,5 +107,5 @@ class SentencePieces:
             run = []
         return text.removesuffix(SPECIAL[UNKNOWN])
 
-    def heard(self, text: str) -> str:
+    def adapt(self, text: str) -> str:
         return " ".join(text.split())

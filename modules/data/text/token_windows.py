@@ -1,4 +1,4 @@
-"""Data of a language model: one stream of tokens, seen in windows, each token's target the one that follows it."""
+"""Data of a language model: windows of a token stream; the target of a token is the next token."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from modules.data.tensors import check_at_least, check_split
 
 
 class TokenWindows:
-    """Windows of a stream, side by side; what is left at its end and fills none is not seen.
+    """Adjacent windows of a stream; an incomplete window at the end is left out.
 
-    Every window stands by itself: a model starts it without a memory of the one before.
+    Windows are independent: a model starts each without the state of the previous one.
     """
 
     in_memory = True
@@ -24,9 +24,9 @@ class TokenWindows:
         """
         Args:
             tokens: int64 [tokens], the stream.
-            context_tokens: tokens that a model sees at once.
-            shift: move every window of a batch on by a number of tokens below ``context_tokens``, each by its own
-                chance, so that an epoch cuts the stream elsewhere than the last one did.
+            context_tokens: tokens of a window.
+            shift: shift every window by its own random number of tokens below ``context_tokens``, so that the windows
+                differ between epochs.
         """
         if num_windows(len(tokens), context_tokens) < 1:
             raise ValueError(
@@ -45,22 +45,22 @@ class TokenWindows:
         starts = indices * self.context_tokens
         if self.shift:
             starts = starts + torch.randint(self.context_tokens, (len(indices),), generator=generator)
-        every = self.tokens.unfold(0, self.context_tokens + 1, 1)  # a view: a window from every token on
-        windows = every.index_select(0, starts.clamp_max(len(every) - 1) if self.shift else starts)
+        all_windows = self.tokens.unfold(0, self.context_tokens + 1, 1)  # a view: a window from every token on
+        windows = all_windows.index_select(0, starts.clamp_max(len(all_windows) - 1) if self.shift else starts)
         return windows[:, :-1].contiguous(), windows[:, 1:].contiguous()
 
 
 @dataclass(frozen=True)
 class WindowSizes:
-    """How a set is cut, as its YAML states it; numbers that contradict each other are told before a file is read."""
+    """Sizes of the windows from the YAML; contradictions are reported before a file is read."""
 
     context_tokens: int
     num_train_tokens: int | None
-    """Tokens to train on, the first of the training part; None takes all."""
+    """The first tokens of the training part, to train on; None: all."""
     num_train: int | None
-    """Windows of these, which an epoch is counted by; None where only steps are counted."""
+    """Number of windows in these tokens; None: count only steps."""
     shift: bool
-    """Whether training moves its windows by chance, as `TokenWindows` does."""
+    """Whether training shifts its windows at random, as `TokenWindows` does."""
 
     def __post_init__(self) -> None:
         check_at_least("data", 1, context_tokens=self.context_tokens)
@@ -85,58 +85,58 @@ class WindowSizes:
             )
 
     def cut(self, folder: str, split: str, tokens: Tensor, is_exact: bool = False) -> TokenWindows:
-        """The windows of a split.
+        """Cut a split into windows.
 
         Args:
-            folder: that of the set, for messages.
+            folder: of the data set, for messages.
             split: "train", "val" or "test".
-            tokens: int64 [tokens], the whole of it.
-            is_exact: training on the first tokens only is refused too, as where their number follows from other keys.
+            tokens: int64 [tokens], all tokens of the split.
+            is_exact: refuse fewer training tokens than there are, because other keys determine their number.
 
         Raises:
-            DataError: there are other numbers of tokens than the YAML says, or too few for one window.
+            DataError: the number of tokens differs from the YAML, or is too small for a window.
         """
         check_split("data", split)
-        found = len(tokens)
-        if num_windows(found, self.context_tokens) < 1:
+        num_tokens = len(tokens)
+        if num_windows(num_tokens, self.context_tokens) < 1:
             raise DataError(
-                f"data.folder={folder!r}: the split '{split}' has {found} tokens, less than a window of "
+                f"data.folder={folder!r}: the split '{split}' has {num_tokens} tokens, less than a window of "
                 f"data.context_tokens={self.context_tokens} and the token after it; "
-                f"lower it to {found - 1} or less, or bring more text"
+                f"lower it to {num_tokens - 1} or less, or use more text"
             )
         if split != "train":
             return TokenWindows(tokens, self.context_tokens)
-        wanted = found if self.num_train_tokens is None else self.num_train_tokens
-        if wanted > found or (is_exact and wanted < found):
+        wanted = num_tokens if self.num_train_tokens is None else self.num_train_tokens
+        if wanted > num_tokens or (is_exact and wanted < num_tokens):
             raise DataError(
-                f"data.folder={folder!r}: the split 'train' has {found} tokens, but data.num_train_tokens={wanted}; "
-                f"set data.num_train_tokens={found} data.num_train={num_windows(found, self.context_tokens)}, "
+                f"data.folder={folder!r}: the split 'train' has {num_tokens} tokens, but data.num_train_tokens={wanted}; "
+                f"set data.num_train_tokens={num_tokens} data.num_train={num_windows(num_tokens, self.context_tokens)}, "
                 "or both to null and count by max_steps"
             )
         return TokenWindows(tokens[:wanted], self.context_tokens, self.shift)
 
 
-def beginnings(given: Sequence[str], tokens: Sequence[Tensor]) -> Tensor:
-    """Texts of a user as one batch, int64 [batch, time]; no token stands for padding.
+def stack_prompts(texts: Sequence[str], tokens: Sequence[Tensor]) -> Tensor:
+    """Stack the tokens of a user's texts, int64 [batch, time]; there is no padding token.
 
     Args:
-        given: the texts, for messages.
-        tokens: of each, int64 [time].
+        texts: for messages.
+        tokens: of each text, int64 [time].
 
     Raises:
-        GivenError: one has no token, or they have different numbers of them.
+        UserInputError: a text has no token, or the lengths differ.
     """
-    for text, own in zip(given, tokens, strict=True):
+    for text, own in zip(texts, tokens, strict=True):
         if len(own) == 0:
-            raise UserInputError(f"{text!r} has no token to go on from; write a word")
+            raise UserInputError(f"{text!r} has no token to continue from; write a word")
     if len({len(own) for own in tokens}) > 1:
         lengths = ", ".join(str(len(own)) for own in tokens)
         raise UserInputError(
-            f"texts of {lengths} tokens make no batch, as none of these is padding; give them one by one"
+            f"texts of {lengths} tokens cannot be one batch, because there is no padding token; give them one by one"
         )
     return torch.stack(list(tokens))
 
 
 def num_windows(num_tokens: int, context_tokens: int) -> int:
-    """Windows that lie side by side in a stream; the last token is a target only."""
+    """Return the number of adjacent windows in a stream; the last token is only a target."""
     return (num_tokens - 1) // context_tokens

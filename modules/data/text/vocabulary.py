@@ -1,4 +1,4 @@
-"""The words of a text as numbers, the most frequent first."""
+"""The words of a text as ids, by falling frequency."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import torch
 from torch import Tensor
 
 _WORD = re.compile(r"[^\W\d_]+")
-_BLOCK = 1 << 20  # characters; a text of gigabytes never lies in memory as a list of words
+_BLOCK = 1 << 20  # characters; avoids a list of all words of a text of gigabytes
 
 
 class Vocabulary:
-    """Numbers the words that a text has often enough; rare ones have no number, and are left out of what is encoded.
+    """Ids of frequent words; rare words have no id, and `encode` leaves them out.
 
-    A word is a run of letters of any alphabet, in small letters, as in Mahoney's text8.
+    A word is a sequence of letters of any alphabet, in lower case, as in Mahoney's text8.
     """
 
     def __init__(self, texts: Iterable[str], vocab_size: int, min_count: int) -> None:
         """
         Args:
-            texts: what is counted.
-            vocab_size: most words; those of one count by the alphabet.
-            min_count: how often a word must stand in the texts.
+            texts: to count the words in.
+            vocab_size: maximum number of words; equal counts in alphabetical order.
+            min_count: minimum number of occurrences of a word.
         """
         counts = Counter[str]()
         for text in texts:
@@ -37,7 +37,7 @@ class Vocabulary:
         self.numbers = {word: number for number, word in enumerate(self.words)}
 
     def encode(self, text: str) -> Tensor:
-        """int32 [words that have a number]."""
+        """Return word ids, int32 [known words]."""
         blocks = [np.empty(0, np.int32)]
         for words in _words(text):
             numbers = np.fromiter((self.numbers.get(word, -1) for word in words), np.int32, len(words))
@@ -45,13 +45,13 @@ class Vocabulary:
         return torch.from_numpy(np.concatenate(blocks))
 
 
-def words_of(line: str) -> list[str]:
-    """The words of a short text."""
+def find_words(line: str) -> list[str]:
+    """Return the words of a short text."""
     return _WORD.findall(line.lower())
 
 
 def _words(text: str) -> Iterator[list[str]]:
-    """All words of a text, block by block."""
+    """Yield the words of a text, block by block."""
     start = 0
     while start < len(text):
         space = text.find(" ", start + _BLOCK)

@@ -37,5 +37,5 @@ def test_a_batch_looks_like_the_example() -> None:
 
 
 def test_digits_are_what_they_are() -> None:
-    with pytest.raises(ValueError, match=re.escape("Digits wants image_shape=[1, 8, 8] and num_classes=10")):
+    with pytest.raises(ValueError, match=re.escape("Digits has image_shape=[1, 8, 8] and num_classes=10")):
         Digits(1297, [1, 8, 8], num_features=64, num_classes=9)

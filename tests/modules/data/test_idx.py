@@ -62,7 +62,11 @@ def test_a_batch_looks_like_the_example(folder: Path) -> None:
         (TRAIN_IMAGES, b"abc", "Not a gzipped file (b'ab')"),
         (TRAIN_IMAGES, gzip.compress(b"abc", mtime=0), "3 bytes are too few for an idx file"),
         (TRAIN_IMAGES, gzip.compress(bytes(99), mtime=0), "its magic number is 0, not 2051"),
-        (TRAIN_LABELS, gzip.compress(struct.pack(">ii", 2049, 7) + bytes(6), mtime=0), "it says [7], but has 6 bytes"),
+        (
+            TRAIN_LABELS,
+            gzip.compress(struct.pack(">ii", 2049, 7) + bytes(6), mtime=0),
+            "its header says [7], but it has 6 bytes",
+        ),
         (TRAIN_LABELS, gzip.compress(struct.pack(">ii", 2049, 6) + bytes(6), mtime=0), "it has 6 labels for 7 images"),
     ],
 )
@@ -93,7 +97,7 @@ def test_files_that_do_not_fit_the_configuration_are_refused(folder: Path) -> No
         _data(folder, num_classes=3).load("train")
     with pytest.raises(
         ValueError,
-        match=r"data.num_train=5 and data.num_val=7 are more than the 7 examples there are; set data.num_train=0",
+        match=r"data.num_train=5 and data.num_val=7 are together more than the 7 examples; set data.num_train=0",
     ):
         _data(folder, num_val=7).load("train")
 

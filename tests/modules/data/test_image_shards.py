@@ -87,7 +87,7 @@ def test_the_index_is_made_once_and_anew_when_a_shard_changes(folder: Path) -> N
         path.write_bytes(b"\xff" * path.stat().st_size)
     assert tar_index("photos", paths).offsets.tolist() == first.offsets.tolist()
     kept[0].write_bytes(b"damaged")
-    with pytest.raises(DataError, match=r"train-0\.tar is damaged or no shard"):
+    with pytest.raises(DataError, match=r"train-0\.tar is damaged or not a shard"):
         tar_index("photos", paths)
     _shard(paths[0], {"0.jpg": _photo(0, "JPEG"), "0.cls": b"2"})
     assert tar_index("photos", paths[:1]).labels.tolist() == [2]
@@ -104,11 +104,11 @@ def test_without_a_place_for_the_index_it_is_made_every_time(folder: Path, monke
     [
         (
             {"a.jpg": _photo(0, "JPEG")},
-            "train-2.tar has a without its class; beside every photo KEY.jpg lies KEY.cls",
+            "train-2.tar has a without its class; every photo KEY.jpg needs a file KEY.cls",
         ),
         (
             {"a.jpg": _photo(0, "JPEG"), "a.cls": b"cat"},
-            "train-2.tar is damaged or no shard (invalid literal for int()",
+            "train-2.tar is damaged or not a shard (invalid literal for int()",
         ),
         (
             {"a.jpg": _photo(0, "JPEG"), "a.cls": b"3"},
@@ -128,7 +128,9 @@ def test_shards_that_do_not_fit_are_refused(folder: Path, files: dict[str, bytes
 
 def test_a_compressed_shard_and_a_damaged_photo_are_told(folder: Path) -> None:
     _shard(folder / "val-1.tar", {"a.jpg": _photo(0, "JPEG"), "a.cls": b"0"}, "w:gz")
-    with pytest.raises(DataError, match=r"val-1\.tar is damaged or no shard .*; a shard is a plain tar file"):
+    with pytest.raises(
+        DataError, match=r"val-1\.tar is damaged or not a shard .*; a shard is an uncompressed tar file"
+    ):
         _data(folder).load("val")
     _shard(folder / "val-1.tar", {"a.jpg": b"no photo", "a.cls": b"0"})
     with pytest.raises(DataError, match=r"photo 2 in .*val-1\.tar cannot be read as an image \(cannot identify"):

@@ -134,7 +134,7 @@ def test_a_shuffle_deals_other_groups_but_the_same_every_time(folder: Path) -> N
         ({"positive_values": None, "num_classes": 5}, "a mask has the class 5, but data.num_classes=5"),
         ({"num_train": 13}, "3 training photos x crops_per_photo=4 are not data.num_train=13"),
         ({"num_val_groups": 3}, "leave none of 4 groups to train on"),
-        ({"group_pattern": "village"}, "data.group_pattern='village' finds nothing in the name 'town1_a'"),
+        ({"group_pattern": "village"}, "data.group_pattern='village' does not match the name 'town1_a'"),
         ({"masks": ["mask3_png", "mask_offsets"]}, "it has no 'mask3_png'"),
         ({"files": {"other.npz": None}}, "other.npz is missing"),
     ],
@@ -147,7 +147,7 @@ def test_what_does_not_fit_the_files_is_told(folder: Path, changed: dict[str, An
 def test_a_damaged_archive_is_told(folder: Path) -> None:
     colours = laid_end_to_end([encode(photo_and_mask(number)[0]) for number in range(6)])
     write_archive(folder / "tiny.npz", mask_png=colours[0], mask_offsets=colours[1])
-    with pytest.raises(DataError, match="mask 0 has the mode RGB, and a mask has one number of 8 bits a pixel"):
+    with pytest.raises(DataError, match="mask 0 has the mode RGB, but a mask has one 8-bit value per pixel"):
         archive(folder).load("val")
     other = laid_end_to_end([encode(photo_and_mask(0)[1])] * 6)
     write_archive(folder / "tiny.npz", mask_png=other[0], mask_offsets=other[1])
@@ -165,7 +165,7 @@ def test_a_damaged_archive_is_told(folder: Path) -> None:
         ({"positive_values": []}, "at least one of data.positive_values"),
         ({"turn": True}, "wants square crops to turn them, but got 4x6; set data.turn=false"),
         ({"photos": ["jpeg"]}, "wants data.photos as [bytes, offsets]"),
-        ({"group_pattern": "("}, "data.group_pattern='(' is no regular expression"),
+        ({"group_pattern": "("}, "data.group_pattern='(' is not a regular expression"),
         ({"num_test_groups": 0}, "num_test_groups of at least 1, but got 0"),
         ({"eval_size": [4]}, "wants eval_size as [height, width]"),
         ({"jitter": 1.0}, "wants jitter in [0, 1), but got 1.0"),

@@ -45,7 +45,7 @@ def test_an_archive_that_does_not_fit_is_refused(root: str) -> None:
         _data(root, num_classes=2).load("test")
     with pytest.raises(
         ValueError,
-        match=r"data.num_train=5 and data.num_val=7 are more than the 7 examples there are; set data.num_train=0",
+        match=r"data.num_train=5 and data.num_val=7 are together more than the 7 examples; set data.num_train=0",
     ):
         _data(root, num_val=7).load("val")
     np.savez(Path(root) / "tiny" / "tiny.npz", x=np.zeros(3))

@@ -77,7 +77,7 @@ def test_a_smaller_set_keeps_the_whole_vocabulary(root: str) -> None:
 
 def test_numbers_that_do_not_fit_the_files_are_told(root: str) -> None:
     with pytest.raises(
-        DataError, match=r"data.vocab_size=8 is too small for the 9 kinds of words in tiny\.train\.txt\.gz; .*=9"
+        DataError, match=r"data.vocab_size=8 is too small for the 9 different words in tiny\.train\.txt\.gz; .*=9"
     ):
         _data(root, vocab_size=8).load("test")
     with pytest.raises(

@@ -74,7 +74,7 @@ def test_photos_of_an_archive(tmp_path: Path) -> None:
     assert data.class_names == ["ant", "bee", "cat"]
     assert torch.equal(photo_archive(Path("nowhere"), photo_size=[8, 9]).read(paths), evaluated(data, 3))
     with pytest.raises(
-        DataError, match=r"test.npz is missing; .* or say how large its photos are, such as data.photo_size"
+        DataError, match=r"test.npz is missing; .* or set the size of its photos, such as data.photo_size"
     ):
         photo_archive(Path("nowhere")).read(paths)
 
@@ -114,9 +114,9 @@ def test_words_of_the_treebank(tmp_path: Path) -> None:
     assert data.tokenizer.num_tokens == 6
     assert data.tokenizer.decode(data.read(["The zebra sat 12.5\ncat"])[0]) == "the <unk> sat N\ncat"
     assert data.read(["the cat", "a cat"]).shape == (2, 2)
-    with pytest.raises(UserInputError, match="' ' has no token to go on from; write a word"):
+    with pytest.raises(UserInputError, match="' ' has no token to continue from; write a word"):
         data.read([" "])
-    with pytest.raises(UserInputError, match="texts of 1, 2 tokens make no batch"):
+    with pytest.raises(UserInputError, match="texts of 1, 2 tokens cannot be one batch"):
         data.read(["the", "the cat"])
 
 
@@ -129,7 +129,7 @@ def test_characters_and_byte_pairs(tmp_path: Path, tokens: str, size: int) -> No
     assert data.tokenizer.decode(read[0]) == "to be\n"
     assert int(read.max()) < data.tokenizer.num_tokens
     with pytest.raises(
-        UserInputError, match=r"'to BE' has 'BE', which tiny\.txt has nowhere; write it with its 14 kinds"
+        UserInputError, match=r"'to BE' has the characters 'BE', which are not in tiny\.txt; use its 14 characters"
     ):
         data.read(["to BE"])
 

@@ -65,7 +65,7 @@ def test_splits_have_their_lengths_and_photos_of_their_own(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("changed", "told"),
     [
-        ({"words": []}, "StreetText wants words to write"),
+        ({"words": []}, "StreetText wants words to render"),
         ({"words": ["a", " "]}, "none of them empty"),
         ({"letter_sizes": [9, 8]}, "wants letter_sizes as [smallest, largest]"),
         ({"num_classes": 3}, "num_classes=2, but got [3, 40, 60] and 3"),

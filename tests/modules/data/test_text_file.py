@@ -80,7 +80,7 @@ def test_byte_pairs_are_learnt_from_the_training_part_alone(root: str) -> None:
 
 
 def test_numbers_that_do_not_fit_the_text_are_told(root: str) -> None:
-    with pytest.raises(DataError, match=r"data.vocab_size=13 is too small for the 14 kinds of characters"):
+    with pytest.raises(DataError, match=r"data.vocab_size=13 is too small for the 14 different characters"):
         _data(root, vocab_size=13).load("val")
     with pytest.raises(
         DataError, match=r"data.folder='tiny': the split 'train' has 180 tokens, but data.num_train_tokens=200"
@@ -100,7 +100,7 @@ def test_a_file_that_is_no_text_is_told_with_its_name(root: str) -> None:
     with pytest.raises(DataError, match=r"tiny/tiny\.txt is damaged or of another format \('utf-8' codec"):
         _data(root).load("train")
     path.write_text("to be or not")
-    with pytest.raises(DataError, match=r"it has 12 characters, and three splits need at least 20"):
+    with pytest.raises(DataError, match=r"it has 12 characters, but three splits need at least 20"):
         _data(root).load("train")
     path.unlink()
     with pytest.raises(DataError, match=r"tiny\.txt is missing; .* set LATHE_DATA"):
@@ -112,9 +112,7 @@ def test_a_file_that_is_no_text_is_told_with_its_name(root: str) -> None:
 
 def test_a_character_that_the_library_keeps_for_itself_is_refused(root: str) -> None:
     (Path(root) / "tiny" / "tiny.txt").write_text(TEXT.replace("q", "\u2581"))
-    with pytest.raises(
-        DataError, match=r"tiny\.txt has characters that SentencePiece keeps for itself, such as U\+2581"
-    ):
+    with pytest.raises(DataError, match=r"tiny\.txt has characters that SentencePiece reserves, such as U\+2581"):
         _data(root, "byte_pairs", 25).load("train")
     assert len(_data(root).load("train").tokens) == 180
 

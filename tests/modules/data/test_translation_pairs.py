@@ -115,7 +115,7 @@ def test_what_is_typed_is_read_and_what_is_written_is_text(root: Path) -> None:
     assert data.target_text(words) == "un cheval"
     assert data.target_text(words[:1]) == "un"
     assert data.takes == "text"
-    with pytest.raises(UserInputError, match="an empty line is no text to translate"):
+    with pytest.raises(UserInputError, match="an empty line cannot be translated"):
         data.read(["horse", " "])
 
 
@@ -185,7 +185,7 @@ def test_replicas_share_the_same_global_batches() -> None:
 
 def test_an_epoch_may_be_smaller_than_the_files(root: Path) -> None:
     assert len(_data(root, num_train=2).load("train")) == 2
-    with pytest.raises(DataError, match="the split 'train' has 3 pairs that are short enough, and wants 4; raise"):
+    with pytest.raises(DataError, match="the split 'train' has 3 pairs that are short enough, but needs 4; raise"):
         _data(root, num_train=4).load("train")
 
 
@@ -195,7 +195,7 @@ def test_an_epoch_may_be_smaller_than_the_files(root: Path) -> None:
         ({"source": "fr"}, "data.source and data.target are both 'fr'; name two languages"),
         (
             {"source": "de"},
-            r"data.source='de' makes 'train.de.gz' of data.lines.train, and data.files has no such file",
+            r"data.source='de' makes 'train.de.gz' from data.lines.train, but data.files has no such file",
         ),
         ({"lines": None}, "either data.lines or data.table"),
         ({"lines": {"train": "a"}}, "data.lines wants the names of train, val, test, but has train"),
@@ -211,7 +211,9 @@ def test_options_that_do_not_fit_are_told(root: Path, others: dict[str, Any], to
 
 
 def test_a_language_that_is_no_column_is_told(root: Path) -> None:
-    with pytest.raises(ValueError, match=r"data.target='de' is no column of data.table; data.languages names en, fr"):
+    with pytest.raises(
+        ValueError, match=r"data.target='de' is not a column of data.table; data.languages names en, fr"
+    ):
         _table(root, target="de")
     with pytest.raises(ValueError, match="data wants num_val of at least 1, but got 0"):
         _table(root, num_val=None)

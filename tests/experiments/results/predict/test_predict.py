@@ -146,7 +146,7 @@ def test_one_broken_file_is_told_and_the_others_are_predicted(
     assert [answer["input"] for answer in answers] == [str(name) for name in names]
     assert ["classes" in answer for answer in answers] == [True, False, False, True]
     assert answers[1]["error"].endswith(
-        "broken.png cannot be read as an image (of no known format); convert it to JPEG or PNG, or leave it out"
+        "broken.png cannot be read as an image (unknown format); convert it to JPEG or PNG, or leave it out"
     )
     assert shown.err.count("error: ") == 2
 
@@ -224,7 +224,7 @@ def test_an_unknown_character_and_a_missing_vocabulary_are_told(
 ) -> None:
     assert lathe_predict(writer, "Zoë", "to", "--set", "evaluator.sample_tokens=1") == 1
     shown = capsys.readouterr()
-    assert "error: 'Zoë' has 'Zë', which tiny.txt has nowhere" in shown.err
+    assert "error: 'Zoë' has the characters 'Zë', which are not in tiny.txt" in shown.err
     assert len(shown.out.splitlines()) == 1
     text = Path(writer.config["data"]["root"], writer.config["data"]["folder"], "tiny.txt")
     text.rename(text.with_suffix(".gone"))

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from modules.data.base import UserInputError
-from modules.data.image.user_images import fitted, open_photo, pixels_of
+from modules.data.image.user_images import fit, open_photo, pixels_of
 
 RAMP = np.linspace(0, 255, 30).reshape(5, 6).round().astype(np.uint8)
 
@@ -43,12 +43,12 @@ def test_a_photo_stands_as_its_camera_says(tmp_path: Path) -> None:
 
 def test_fitting_keeps_the_middle_and_what_fits_already() -> None:
     picture = Image.fromarray(RAMP)
-    assert np.array_equal(np.asarray(fitted(picture, 5, 6)), RAMP)
-    assert np.array_equal(np.asarray(fitted(picture, 5, 4)), RAMP[:, 1:5])
-    assert fitted(picture, 20, 3).size == (3, 20)
+    assert np.array_equal(np.asarray(fit(picture, 5, 6)), RAMP)
+    assert np.array_equal(np.asarray(fit(picture, 5, 4)), RAMP[:, 1:5])
+    assert fit(picture, 20, 3).size == (3, 20)
 
 
-@pytest.mark.parametrize(("content", "told"), [(b"no image", "of no known format"), (b"", "the file is empty")])
+@pytest.mark.parametrize(("content", "told"), [(b"no image", "unknown format"), (b"", "the file is empty")])
 def test_what_is_no_image_is_told_by_name(tmp_path: Path, content: bytes, told: str) -> None:
     (tmp_path / "x.png").write_bytes(content)
     with pytest.raises(UserInputError, match=rf"x.png cannot be read as an image \({told}\); convert it"):
@@ -68,7 +68,7 @@ def test_one_that_goes_away_while_it_is_looked_at_is_told_too(tmp_path: Path, mo
             Path(path).unlink()
 
     monkeypatch.setattr(Image, "open", look_and_lose)
-    with pytest.raises(UserInputError, match=r"x.png cannot be read as an image \(of no known format\); convert it"):
+    with pytest.raises(UserInputError, match=r"x.png cannot be read as an image \(unknown format\); convert it"):
         open_photo(str(tmp_path / "x.png"), "L")
 
 

@@ -17,7 +17,8 @@ def test_characters_are_numbered_by_code_point_and_come_back() -> None:
 def test_a_vocabulary_may_be_larger_than_the_text_but_not_smaller() -> None:
     assert Characters("abca", vocab_size=4).encode("cab").tolist() == [2, 0, 1]
     with pytest.raises(
-        DataError, match=r"data.vocab_size=2 is too small for the 3 kinds .* set data.vocab_size=3, or more"
+        DataError,
+        match=r"data.vocab_size=2 is too small for the 3 different characters .* set data.vocab_size=3, or more",
     ):
         Characters("abca", vocab_size=2)
 

@@ -8,7 +8,7 @@ import pytest
 
 from modules.data.base import DataError
 from modules.data.files import DataFiles
-from modules.data.text.pair_files import deal_out, read_aligned, read_table
+from modules.data.text.pair_files import read_aligned, read_table, split_rows
 
 
 def _files(root: Path, *names: str) -> DataFiles:
@@ -31,7 +31,7 @@ def test_aligned_files_are_read_line_for_line_packed_or_not(root: Path) -> None:
 def test_files_that_do_not_belong_together_are_told(root: Path) -> None:
     (root / "texts" / "a.en").write_text("one\ntwo\n")
     (root / "texts" / "a.fr").write_text("un\n")
-    with pytest.raises(DataError, match=r"a.en has 2 lines and a.fr 1; each line is the translation of the same line"):
+    with pytest.raises(DataError, match=r"a.en has 2 lines and a.fr 1; the files must be aligned line by line"):
         read_aligned(_files(root, "a.en", "a.fr"), "a.en", "a.fr")
     (root / "texts" / "a.fr").write_bytes(b"\xff\xfe")
     with pytest.raises(DataError, match=r"a.fr is damaged or of another format"):
@@ -50,7 +50,7 @@ def test_a_table_is_read_from_an_archive_or_as_it_is(root: Path) -> None:
 
 def test_a_table_that_is_none_is_told(root: Path) -> None:
     (root / "texts" / "t.tsv").write_text("Go.\tVa !\nRun!\n")
-    with pytest.raises(DataError, match=r"line 2 has 1 columns, and data.languages needs 2"):
+    with pytest.raises(DataError, match=r"line 2 has 1 columns, but data.languages needs 2"):
         read_table(_files(root, "t.tsv"), "t.tsv", None, (0, 1))
     with zipfile.ZipFile(root / "texts" / "t.zip", "w") as archive:
         archive.writestr("inner.txt", "")
@@ -62,7 +62,7 @@ ROWS = [(f"e{n}", f"f{n}{kind}") for n in range(40) for kind in "ab"[: 1 + n % 2
 
 
 def test_no_two_splits_have_a_sentence_in_common_and_every_row_is_somewhere() -> None:
-    dealt = deal_out(ROWS, 7, 9)
+    dealt = split_rows(ROWS, 7, 9)
     assert {split: len(found) for split, found in dealt.items() if split != "train"} == {"val": 7, "test": 9}
     for side in (0, 1):
         seen: dict[str, str] = {}
@@ -77,15 +77,15 @@ def test_no_two_splits_have_a_sentence_in_common_and_every_row_is_somewhere() ->
 
 
 def test_an_evaluated_source_comes_once_with_all_its_translations() -> None:
-    evaluated = [pair for split in ("val", "test") for pair in deal_out(ROWS, 15, 20)[split]]
+    evaluated = [pair for split in ("val", "test") for pair in split_rows(ROWS, 15, 20)[split]]
     assert len({source for source, _ in evaluated}) == len(evaluated)
     assert all({*targets} == {target for source_, target in ROWS if source_ == source} for source, targets in evaluated)
     assert max(len(targets) for _, targets in evaluated) >= 2
-    assert all(len(targets) == 1 for _, targets in deal_out(ROWS, 15, 20)["train"])
+    assert all(len(targets) == 1 for _, targets in split_rows(ROWS, 15, 20)["train"])
 
 
 def test_where_a_sentence_goes_depends_on_neither_order_nor_direction() -> None:
-    one, other = deal_out(ROWS, 7, 9), deal_out([(target, source) for source, target in reversed(ROWS)], 7, 9)
+    one, other = split_rows(ROWS, 7, 9), split_rows([(target, source) for source, target in reversed(ROWS)], 7, 9)
     english = {source: split for split, examples in one.items() for source, _ in examples}
     moved = [
         (source, split)
@@ -95,9 +95,9 @@ def test_where_a_sentence_goes_depends_on_neither_order_nor_direction() -> None:
         if english.get(source, split) != split
     ]
     assert len(moved) <= 8, "sources are counted, and French has others: only those at the edges move"
-    assert deal_out([*reversed(ROWS)], 7, 9)["train"] != []
+    assert split_rows([*reversed(ROWS)], 7, 9)["train"] != []
 
 
 def test_too_few_pairs_are_told() -> None:
-    with pytest.raises(DataError, match=r"data.num_val=30 and data.num_test=30 leave nothing to train on of 62 pairs"):
-        deal_out(ROWS, 30, 30)
+    with pytest.raises(DataError, match=r"data.num_val=30 and data.num_test=30 leave nothing of 62 pairs to train on"):
+        split_rows(ROWS, 30, 30)

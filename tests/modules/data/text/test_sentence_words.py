@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from modules.data.base import UNKNOWN, DataError
-from modules.data.text.sentence_words import SPECIAL, SentencePieces, SentenceWords, normalised
+from modules.data.text.sentence_words import SPECIAL, SentencePieces, SentenceWords, normalise
 
 SENTENCES = ["the cat sat", "the dog sat on the cat", "a mat"]
 
@@ -19,12 +19,12 @@ def test_words_are_numbered_after_the_special_ones_by_how_often_they_stand() -> 
 
 def test_what_is_typed_is_taken_apart_only_where_it_is_not_known() -> None:
     words = SentenceWords(["the dog 's mat ."], 20, 1)
-    assert words.heard("The dog 's  mat.") == "the dog 's mat ."
-    assert words.heard("«The»,dog") == "« the » , dog"
+    assert words.adapt("The dog 's  mat.") == "the dog 's mat ."
+    assert words.adapt("«The»,dog") == "« the » , dog"
 
 
 def test_normalised_text_has_small_letters_and_spaces_around_marks() -> None:
-    assert normalised(" J'ai  dit: «\u202fÇa va?\u202f»") == "j ' ai dit : « ça va ? »"
+    assert normalise(" J'ai  dit: «\u202fÇa va?\u202f»") == "j ' ai dit : « ça va ? »"
 
 
 def test_byte_pairs_give_the_sentence_back_and_know_what_they_do_not_know() -> None:
@@ -38,6 +38,6 @@ def test_byte_pairs_give_the_sentence_back_and_know_what_they_do_not_know() -> N
     assert pieces.decode(pieces.encode("the z cat")) == "the <unk> cat"
     assert pieces.decode([UNKNOWN, UNKNOWN]) == "<unk><unk>"
     assert pieces.decode([]) == ""
-    assert pieces.heard(" a  cat ") == "a cat"
+    assert pieces.adapt(" a  cat ") == "a cat"
     with pytest.raises(DataError, match=r"data.vocab_size=2 is too small"):
         SentencePieces(SENTENCES, 5)
