@@ -43,7 +43,7 @@ bench: $(INSTALLED_DEV) ## measure every budget against its peer; `.venv/bin/pip
 	done; exit $$failed
 
 docs: $(INSTALLED_DOCS) ## build the documentation site into site/; a broken link is an error
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 	@echo 'open site/index.html, or run `$(BIN)/mkdocs serve` while you write'
 
 clean: ## remove .venv, the site and caches; runs stay

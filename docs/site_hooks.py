@@ -1,4 +1,4 @@
-"""Hooks of the documentation site: pages made from files outside docs/, and titles of code blocks."""
+"""Hooks of the documentation site: pages made from files outside docs/, titles of code blocks, examples in docstrings."""
 
 from __future__ import annotations
 
@@ -24,3 +24,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Show ``file=NAME`` of a code block, which tests/test_docs.py reads, as its title."""
     return re.sub(r"^```(\w+) file=(\S+)$", r'```\1 title="\2"', markdown, flags=re.MULTILINE)
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Show ``Example::`` of a docstring like the headings of its other sections."""
+    return html.replace("<p>Example::</p>", "<p><strong>Example:</strong></p>")
