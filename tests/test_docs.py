@@ -1,4 +1,4 @@
-"""Every file and command that the documents show, made and run in the order of the page, in a folder with an empty store."""
+"""Run every example of the documentation: write its files and run its commands in page order, with an empty store."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from tests.support.cluster import skip_without_slurm
 
 ROOT = Path(__file__).parent.parent
-PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"]
+PAGES = [*sorted((ROOT / "docs").glob("**/*.md")), ROOT / "README.md"]
 FENCE = re.compile(r"^```(\w+)(?: file=(\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -24,23 +24,23 @@ def _blocks(page: Path) -> list[tuple[str, str, str]]:
 
 
 def _sessions(text: str) -> list[tuple[str, str]]:
-    """Commands after ``$ `` and what the page shows below each; a ``...`` stands for anything."""
+    """Commands after ``$ `` with their expected output, in which ``...`` matches anything."""
     parts = re.split(r"^\$ (.*)\n", text, flags=re.MULTILINE)
     return list(zip(parts[1::2], parts[2::2], strict=True))
 
 
 def _pattern(shown: str, *, any_number: bool) -> str:
-    """The words in their order; what a training measures differs in its digits from machine to machine."""
+    """A pattern of the words in their order. With ``any_number``, numbers match any number: they vary between machines."""
     words = (re.escape(word).replace(re.escape("..."), ".*?") for word in shown.split())
     pattern = r"\s+".join(
         re.sub(r"\d[\d\\.,]*", lambda _: r"[\d.,e-]+", word) if any_number else word for word in words
     )
-    return pattern.replace(r"\s+.*?\s+", r"\s+(?:.*?\s+)?")  # a `...` alone may stand for nothing
+    return pattern.replace(r"\s+.*?\s+", r"\s+(?:.*?\s+)?")  # a `...` alone also matches nothing
 
 
 @pytest.fixture(autouse=True)
-def _nothing_stays_up() -> Iterator[None]:
-    """End the clusters that a page has booted, where it did not come so far itself."""
+def _stop_clusters() -> Iterator[None]:
+    """Stop the clusters that a page has started if the page fails before it stops them."""
     yield
     for page in PAGES:
         for folder in re.findall(r"^\$ lathe cluster up .*--dir (\S+)", page.read_text(encoding="utf-8"), re.MULTILINE):
@@ -50,13 +50,13 @@ def _nothing_stays_up() -> Iterator[None]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_what_a_page_shows_is_what_happens(page: Path, tmp_path: Path, empty_store: Path) -> None:
+@pytest.mark.parametrize("page", [page for page in PAGES if _blocks(page)], ids=lambda page: page.stem)
+def test_page_examples_produce_the_shown_output(page: Path, tmp_path: Path, empty_store: Path) -> None:
     if "$ lathe cluster up" in page.read_text(encoding="utf-8"):
         skip_without_slurm()
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "LATHE_RUNS": "runs"}
     (tmp_path / "runs").mkdir()
-    shutil.copy(empty_store, tmp_path / "runs" / "mlflow.db")  # which takes each page's first run seconds to make
+    shutil.copy(empty_store, tmp_path / "runs" / "mlflow.db")  # creating it takes seconds
     for language, name, text in _blocks(page):
         if name:
             path = tmp_path / name
@@ -76,7 +76,7 @@ def test_what_a_page_shows_is_what_happens(page: Path, tmp_path: Path, empty_sto
             subprocess.run([sys.executable, "-c", text], cwd=tmp_path, env=environment, timeout=120, check=True)
 
 
-def test_links_between_pages_lead_somewhere() -> None:
+def test_links_between_pages_exist() -> None:
     for page in PAGES:
         for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
-            assert (page.parent / link).exists(), f"{page.name} points at {link}"
+            assert (page.parent / link).exists(), f"{page.name} links to {link}, which does not exist"
