@@ -168,9 +168,9 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def draw() -> look.Picture:
+def draw() -> look.RenderedFigure:
     """What was published against what was simulated, and the step by the number of backup workers."""
-    with look.drawing(1, 2, 3.9) as (figure, axes):
+    with look.new_figure(1, 2, 3.9) as (figure, axes):
         found = rows()
         places = range(len(found), 0, -1)
         axes[0].axvline(1.0, color=look.MUTED, linewidth=1.0)
@@ -187,8 +187,8 @@ def draw() -> look.Picture:
         axes[1].set_title("Median step of 50 workers, s")
         axes[1].set_xlabel("backup workers")
         axes[1].legend()
-        return look.picture(
-            figure, "simulator-published", title="Published and simulated", caption="", tips=look.Tips(),
+        return look.render(
+            figure, "simulator-published", title="Published and simulated", caption="", tips=look.Tooltips(),
             alt="Published measurements beside what the simulator says.",
         )  # fmt: skip
 

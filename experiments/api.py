@@ -204,11 +204,11 @@ def load_model(
     from experiments.tracking.model.final_model import describe_model, find_final_model
     from experiments.tracking.model.predictor import prepare
     from experiments.trial.lookup import find_run
-    from experiments.trial.trial import Trial, code_changes
+    from experiments.trial.trial import Trial, find_code_changes
 
     trial = run if isinstance(run, Trial) else find_run(str(run), _runs_dir(runs_dir))
     chosen = find_final_model(trial)
-    if code_changes(trial, trust):
+    if find_code_changes(trial, trust):
         print("warning: the code has changed since this run; the model is built with today's code", file=sys.stderr)
     facts = describe_model(trial, chosen, interface_of(trial, trusted(trust)))
     return prepare(facts, chosen.weights, device).model

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from experiments.config import options as option_files
 from experiments.config.source_map import shown_path
-from experiments.core.console import console
+from experiments.core.console import make_console
 from experiments.core.errors import InputError, did_you_mean
 from experiments.core.secrets import resolve
 
@@ -29,7 +29,7 @@ def options(args: argparse.Namespace) -> int:
         from experiments.sweep.spec import list_sweep_files
 
         groups = {"sweeps": list_sweep_files(args.config_dir)}
-    console().print(_options_table(args.group, groups))
+    make_console().print(_options_table(args.group, groups))
     return 0
 
 
@@ -39,7 +39,7 @@ def data(args: argparse.Namespace) -> int:
     Raises:
         InputError: with every file that cannot be read.
     """
-    console().print(_data_table(_groups(args)["data"]))
+    make_console().print(_data_table(_groups(args)["data"]))
     return 0
 
 

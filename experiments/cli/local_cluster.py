@@ -9,7 +9,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from experiments.core.console import console
+from experiments.core.console import make_console
 from experiments.core.errors import InputError
 from launchers.local_cluster.cluster import ClusterStatus, LocalCluster, ShapeError
 from launchers.local_cluster.settings import check_flags, choose_default_folder, flag_name, is_cluster_folder
@@ -47,7 +47,7 @@ def _up(rehearsal: LocalCluster, given: dict[str, Any]) -> int:
     if found:
         raise InputError(found, _SUBJECT)
     try:
-        with console().status("starting SLURM"):
+        with make_console().status("starting SLURM"):
             started = rehearsal.up(spec)
     except ShapeError as err:
         raise InputError(err.problems, _SUBJECT) from err
@@ -136,4 +136,4 @@ def _ago(seconds: float) -> str:
 
 
 def _say(line: str) -> None:
-    console().print(line, highlight=False, markup=False, soft_wrap=True)
+    make_console().print(line, highlight=False, markup=False, soft_wrap=True)

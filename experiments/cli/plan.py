@@ -12,11 +12,11 @@ import yaml
 
 from experiments.config.allowlist import trusted
 from experiments.config.rules.topology import is_open
-from experiments.core.console import console
+from experiments.core.console import make_console
 from experiments.plan.plan import Plan, make_plan
 from experiments.plan.tables import layouts_table, plan_tables
-from experiments.trial.initial_weights import find_weights, weights_of
-from experiments.trial.trial import find, runs_dir_of
+from experiments.trial.initial_weights import find_weights, get_initial_weights
+from experiments.trial.trial import find_trial, resolve_runs_dir
 
 if TYPE_CHECKING:
     from experiments.config.experiment import Experiment
@@ -40,7 +40,7 @@ def plan(args: argparse.Namespace) -> int:
     hardware = experiment.config["hardware"]
     check_memory(resources, plan, hardware)
     for table in plan_tables(plan, resources, seconds_per_step(resources, hardware)):
-        console().print(table)
+        make_console().print(table)
     return 0
 
 
@@ -90,7 +90,7 @@ def choose_layout(experiment: Experiment, args: argparse.Namespace) -> Experimen
     return search(
         experiment,
         lambda overrides: compose(args, overrides),
-        show=lambda result: console().print(layouts_table(result)),
+        show=lambda result: make_console().print(layouts_table(result)),
     )
 
 
@@ -106,8 +106,8 @@ def check(config: dict[str, Any], trust: list[str], initial_weights: Path | None
         PlanError: with every problem.
     """
     plan = make_plan(config)
-    if initial_weights is None and (weights := weights_of(config)) is not None:
-        initial_weights = find_weights(weights, lambda run: find(run, runs_dir_of(config)).folder)
+    if initial_weights is None and (weights := get_initial_weights(config)) is not None:
+        initial_weights = find_weights(weights, lambda run: find_trial(run, resolve_runs_dir(config)).folder)
     if plan.topology.pipe > 1 or plan.topology.model > 1 or initial_weights or config.get("freeze"):
         # This imports torch, which takes a second; otherwise every rank would find the same problem later.
         from experiments.plan.fit import check_fit

@@ -13,15 +13,15 @@ from rich.markup import escape
 from rich.table import Table
 
 from experiments.cli.plan import check, choose_layout, compose, print_config, shared_file
-from experiments.core.console import Display, console
+from experiments.core.console import Display, make_console
 from experiments.core.errors import InputError
 from experiments.launch.run_trial import RunResult, prestart, uses_scheduler
 from experiments.launch.run_trial import run as run_trial
 from experiments.run.metrics import REPEATABLE
 from experiments.sweep.sweep import find_by_full_name
 from experiments.trial.initial_weights import FILE
-from experiments.trial.resume import changes
-from experiments.trial.trial import Trial, code_changes, find, freeze, latest
+from experiments.trial.resume import compose_changes
+from experiments.trial.trial import Trial, find_code_changes, find_latest, find_trial, freeze
 from launchers.base import Launcher
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
             return _run_on_cluster(experiment, args)
         if args.detach:
             raise InputError(["--detach is for sweeps and schedulers; leave it out, or end the line with `&`"])
-        trial = latest(experiment) if experiment.config["resume"] else None
+        trial = find_latest(experiment) if experiment.config["resume"] else None
         if trial is not None:
             return _resume_trial(trial, args.trust, launcher)
         trial = freeze(experiment)
@@ -95,13 +95,13 @@ def resume(args: argparse.Namespace) -> int:
     sweep = find_by_full_name(args.run, Path(args.runs_dir))
     if sweep is not None:
         return resume_sweep(sweep, args)
-    trial = find(args.run, Path(args.runs_dir))
+    trial = find_trial(args.run, Path(args.runs_dir))
     if (trial.folder.parent / "sweep.yaml").is_file():
         name = trial.folder.parent.name
         raise InputError(
             [f"run '{args.run}' is a trial of the sweep '{name}'; resume the sweep: `lathe resume {name}`"]
         )
-    return _resume_trial(trial, args.trust, None, changes(trial, args.overrides, args.trust))
+    return _resume_trial(trial, args.trust, None, compose_changes(trial, args.overrides, args.trust))
 
 
 def _resume_trial(
@@ -115,7 +115,7 @@ def _resume_trial(
     display.say(f"run {trial.folder.name} of '{trial.config['name']}' in {trial.folder}")
     initial_weights = trial.folder / FILE
     check({**trial.config, **(changed or {})}, trust, initial_weights if initial_weights.exists() else None)
-    for change in code_changes(trial, trust):
+    for change in find_code_changes(trial, trust):
         display.say(f"warning: {change}")
     return _report(run_trial(trial, trust=trust, display=display, launcher=launcher, changes=changed))
 
@@ -129,7 +129,7 @@ def _report(result: RunResult) -> int:
         return 2
     if result.status != "finished":
         print(f"{result.status}: {result.reason}", file=sys.stderr)
-    console().print(_result_table(result))
+    make_console().print(_result_table(result))
     return result.exit_code
 
 

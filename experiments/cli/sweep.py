@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.components.instantiate import instantiate
-from experiments.core.console import console
+from experiments.core.console import make_console
 from experiments.sweep.create import SweepDraft, extend, prepare, write
 from experiments.sweep.ledger import LedgerState
 from experiments.sweep.spec import SweepSpec, read
@@ -17,7 +17,7 @@ from experiments.sweep.status.tables import live, show
 from experiments.sweep.submit import count_todo, make_pool, retry_unfinished, submit
 from experiments.sweep.sweep import Sweep, find_sweep
 from experiments.tracking.mlflow_view import ui_hint
-from experiments.trial.trial import runs_dir_of
+from experiments.trial.trial import resolve_runs_dir
 from launchers.base import WORKER_MODULE, Executor, LaunchError, WorkerPool
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def _show_dry_run(draft: SweepDraft) -> int:
     for trial in draft.trials:
         state.apply({"event": "trial", "time": 0.0, **trial})
     todo = count_todo(values, state)
-    folder = runs_dir_of(draft.experiment.config) / str(values["name"])
+    folder = resolve_runs_dir(draft.experiment.config) / str(values["name"])
     pool = make_pool(folder, draft.templates, worker, values, max(1, todo), WORKER_MODULE)
     executor: Executor = instantiate(config["launcher"], "launcher", draft.templates.trust)
     print(executor.describe(pool))
@@ -148,4 +148,4 @@ def _cost(pool: WorkerPool, executor: Executor, todo: int) -> str:
 
 
 def _say(line: str) -> None:
-    console().print(line, highlight=False, markup=False, soft_wrap=True)
+    make_console().print(line, highlight=False, markup=False, soft_wrap=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from experiments.core.errors import InputError
 from experiments.sweep.sweep import find_by_full_name, find_sweep
-from experiments.trial.trial import find
+from experiments.trial.trial import find_trial
 
 
 def sync(args: argparse.Namespace) -> int:
@@ -22,7 +22,7 @@ def sync(args: argparse.Namespace) -> int:
     runs_dir = Path(args.runs_dir)
     for name in args.runs:
         if find_by_full_name(name, runs_dir) is None:
-            find(name, runs_dir)
+            find_trial(name, runs_dir)
     summary = sync_all(runs_dir, args.runs)
     print(f"{summary.runs} runs are in the store, {summary.points} points were new")
     for warning in summary.warnings:

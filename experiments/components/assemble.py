@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from experiments.components.instantiate import in_a_line, instantiate
+from experiments.components.instantiate import describe_error, instantiate
 from experiments.components.load_weights import load_initial_weights
 from experiments.core.errors import InputError, PlanError
-from experiments.core.seeding import derive
+from experiments.core.seeding import derive_seed
 from modules.data.base import Data
 from modules.evaluator.base import AnyEvaluator
 from modules.parallel.base import Engine, TrainingTask
@@ -41,7 +41,7 @@ def assemble(config: Mapping[str, Any], trust: Collection[str] = (), initial: Pa
     Raises:
         PlanError: with every problem: parts refuse their values, or may not be named.
     """
-    torch.manual_seed(derive(config["seed"], "init"))
+    torch.manual_seed(derive_seed(config["seed"], "init"))
     built, problems = dict[str, Any](), list[str]()
     for key in ("model", "objective", "optimizer", "schedule", "data", "evaluator", "parallel"):
         try:
@@ -51,7 +51,7 @@ def assemble(config: Mapping[str, Any], trust: Collection[str] = (), initial: Pa
         except InputError as err:
             problems += err.problems
         except Exception as err:  # torch's optimizers and a user's raise what they like
-            problems.append(f"{key}: {in_a_line(err)}; mend its arguments")
+            problems.append(f"{key}: {describe_error(err)}; mend its arguments")
     problems = problems or load_initial_weights(built["model"], config, initial)
     if problems:
         raise PlanError(problems, f"the plan for '{config['name']}'")

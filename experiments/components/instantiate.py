@@ -44,12 +44,12 @@ def instantiate(node: dict[str, Any], key: str, trust: Collection[str] = ()) -> 
     try:
         return target(**arguments)
     except ValueError as err:
-        raise PlanError([f"{key}: {in_a_line(err)}"], f"the part '{key}'") from err
+        raise PlanError([f"{key}: {describe_error(err)}"], f"the part '{key}'") from err
     except Exception as err:  # code of anyone's; a number that torch cannot hold is a RuntimeError
-        raise PlanError([f"{key}: {in_a_line(err)}; mend its values or its code"], f"the part '{key}'") from err
+        raise PlanError([f"{key}: {describe_error(err)}; mend its values or its code"], f"the part '{key}'") from err
 
 
-def in_a_line(err: Exception) -> str:
+def describe_error(err: Exception) -> str:
     """What someone's code raised, and where in it, past this folder's and torch's: ``KeyError: 'a' (net.py:12)``."""
     text = " ".join(str(err).partition("Exception raised from")[0].split())  # then torch shows its C++ frames
     text = f"{text[:MOST_TOLD]}..." if len(text) > MOST_TOLD else text

@@ -10,8 +10,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from experiments.core.errors import MOST_LISTED, did_you_mean
-from experiments.trial.initial_weights import weights_of
+from experiments.core.errors import MAX_LISTED, did_you_mean
+from experiments.trial.initial_weights import get_initial_weights
 
 
 def load_initial_weights(model: nn.Module, config: Mapping[str, Any], file: Path | None) -> list[str]:
@@ -26,7 +26,7 @@ def load_initial_weights(model: nn.Module, config: Mapping[str, Any], file: Path
         Every reason why it does not fit; then the model is as it was.
     """
     problems = _misfits_of_freeze(model, config.get("freeze") or [])
-    if weights_of(config) is not None and file is not None:
+    if get_initial_weights(config) is not None and file is not None:
         problems += _load(model, file, config["init_from"]["skip"], dry=bool(problems))
     if not problems:
         _freeze(model, config.get("freeze") or [])
@@ -40,8 +40,9 @@ def has_prefix(name: str, parts: Iterable[str]) -> bool:
 
 def _misfits_of_freeze(model: nn.Module, parts: Collection[str]) -> list[str]:
     names = [name for name, _ in model.named_parameters()]
+    known = list_prefixes(names)
     problems = [
-        f"freeze={list(parts)}: no weight of {type(model).__name__} begins with {part!r}; {did_you_mean(part, parts_of(names))}"
+        f"freeze={list(parts)}: no weight of {type(model).__name__} begins with {part!r}; {did_you_mean(part, known)}"
         for part in parts
         if not any(has_prefix(name, [part]) for name in names)
     ]
@@ -98,7 +99,7 @@ def _misfits(
 ) -> list[str]:
     known = [*own, *others, *shapes]
     problems = [
-        f"init_from.skip={list(skip)}: no weight begins with {part!r}; {did_you_mean(part, parts_of(known))}"
+        f"init_from.skip={list(skip)}: no weight begins with {part!r}; {did_you_mean(part, list_prefixes(known))}"
         for part in skip
         if not any(has_prefix(name, [part]) for name in known)
     ]
@@ -118,9 +119,9 @@ def _misfits(
         if name not in own and name not in others and not has_prefix(name, skip)
     ]
     for found in (unlike, missing, strange):
-        problems += found[:MOST_LISTED]
-        if len(found) > MOST_LISTED:
-            problems.append(f"init_from.weights: and {len(found) - MOST_LISTED} more like the last")
+        problems += found[:MAX_LISTED]
+        if len(found) > MAX_LISTED:
+            problems.append(f"init_from.weights: and {len(found) - MAX_LISTED} more like the last")
     return problems
 
 
@@ -128,7 +129,7 @@ def _skipping(name: str) -> str:
     return f"add {name.rpartition('.')[0] or name!r} to init_from.skip"
 
 
-def parts_of(names: Iterable[str]) -> set[str]:
+def list_prefixes(names: Iterable[str]) -> set[str]:
     """What a part may be called: the beginnings of names, up to every dot."""
     return {
         ".".join(words[:count]) for name in names for words in [name.split(".")] for count in range(1, len(words) + 1)

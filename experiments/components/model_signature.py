@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Kind:
+class TensorKind:
     """Dtype and shape of a tensor; -1 where any size will do: the batch, and the time of a text."""
 
     dtype: str
@@ -24,23 +24,23 @@ class Kind:
         return f"{self.dtype} [{', '.join(sizes)}]"
 
     @classmethod
-    def parse(cls, text: str) -> Kind:
+    def parse(cls, text: str) -> TensorKind:
         """The kind that ``str`` wrote."""
         dtype, _, sizes = text.rstrip("]").partition(" [")
         return cls(dtype, tuple(int(size) if size.isdecimal() else -1 for size in sizes.split(", ")))
 
 
-Kinds = Kind | tuple[Kind, ...]
+TensorKinds = TensorKind | tuple[TensorKind, ...]
 ANSWERS = ("outputs", "probabilities", "labels")
 """What may be asked of a model: what it gives; of a classifier also the softmax of that, and the best class."""
 
 
 @dataclass(frozen=True)
-class Interface:
+class ModelInterface:
     """What a model takes and gives; a tuple where it is several tensors."""
 
-    inputs: Kinds
-    outputs: Kinds
+    inputs: TensorKinds
+    outputs: TensorKinds
     class_names: tuple[str, ...] | None = None
     """What the data calls its classes; None where it only numbers them."""
 
@@ -52,13 +52,13 @@ class Interface:
         return {"inputs": _written(self.inputs), "outputs": _written(self.outputs), "class_names": names}
 
     @classmethod
-    def of_words(cls, words: Mapping[str, Any]) -> Interface:
+    def of_words(cls, words: Mapping[str, Any]) -> ModelInterface:
         """The interface that `words` wrote."""
         names = words.get("class_names")
         return cls(_read(words["inputs"]), _read(words["outputs"]), None if names is None else tuple(names))
 
 
-def of_tensors(inputs: Tensors, outputs: Tensors) -> Interface:
+def infer_interface(inputs: Tensors, outputs: Tensors) -> ModelInterface:
     """The interface that a batch and what the model gave for it show.
 
     Any batch will do, and any time of a text that is answered token by token: what a model cannot do, it refuses itself.
@@ -71,35 +71,35 @@ def of_tensors(inputs: Tensors, outputs: Tensors) -> Interface:
         and outputs.shape[:2] == inputs.shape
     )
     free = 2 if is_text else 1
-    return Interface(_kinds(inputs, free), _kinds(outputs, free))
+    return ModelInterface(_kinds(inputs, free), _kinds(outputs, free))
 
 
-def answers_of(num_classes: int | None) -> tuple[str, ...]:
+def available_answers(num_classes: int | None) -> tuple[str, ...]:
     """What may be asked of a model; of one without classes only what it gives."""
     return ANSWERS if num_classes else ANSWERS[:1]
 
 
-def named(word: str, kinds: Kinds) -> dict[str, Kind]:
+def name_tensors(word: str, kinds: TensorKinds) -> dict[str, TensorKind]:
     """Every tensor by the name of its array: ``input_0``, ``input_1`` ... where there are several, else ``inputs``."""
     return {f"{word}_{n}": kind for n, kind in enumerate(kinds)} if isinstance(kinds, tuple) else {f"{word}s": kinds}
 
 
-def numpy_dtype(kind: Kind) -> str:
+def numpy_dtype(kind: TensorKind) -> str:
     """What numpy calls a tensor's dtype; float32 for the one that it does not know."""
     return "float32" if kind.dtype == "bfloat16" else kind.dtype
 
 
-def _kinds(tensors: Tensors, free: int) -> Kinds:
+def _kinds(tensors: Tensors, free: int) -> TensorKinds:
     return tuple(_kind(tensor, free) for tensor in tensors) if isinstance(tensors, tuple) else _kind(tensors, free)
 
 
-def _kind(tensor: Tensor, free: int) -> Kind:
-    return Kind(str(tensor.dtype).removeprefix("torch."), (*[-1] * free, *tensor.shape[free:]))
+def _kind(tensor: Tensor, free: int) -> TensorKind:
+    return TensorKind(str(tensor.dtype).removeprefix("torch."), (*[-1] * free, *tensor.shape[free:]))
 
 
-def _written(kinds: Kinds) -> str | list[str]:
+def _written(kinds: TensorKinds) -> str | list[str]:
     return [str(kind) for kind in kinds] if isinstance(kinds, tuple) else str(kinds)
 
 
-def _read(written: str | list[str]) -> Kinds:
-    return Kind.parse(written) if isinstance(written, str) else tuple(Kind.parse(text) for text in written)
+def _read(written: str | list[str]) -> TensorKinds:
+    return TensorKind.parse(written) if isinstance(written, str) else tuple(TensorKind.parse(text) for text in written)

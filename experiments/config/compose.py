@@ -31,7 +31,7 @@ from experiments.config.type_check import UNKNOWN
 from experiments.config.validate import Validation
 from experiments.core.errors import ConfigError, did_you_mean
 from experiments.core.renamed import suggestion
-from experiments.core.secrets import secret_keys
+from experiments.core.secrets import find_secret_keys
 
 MAY_BE_EMPTY = "experiment"
 
@@ -139,12 +139,12 @@ def _finish(
     config = interpolation.plain() | dict.fromkeys(draft.undecided, UNKNOWN)
     validation = Validation(draft.origins, packages, draft.groups)
     for override in values:  # one that another overrides would still be on record
-        for key in secret_keys(override.value(), override.key_or_group):
+        for key in find_secret_keys(override.value(), override.key_or_group):
             validation.secret(key)
     validation.root(config)
     problems = [*draft.problems, *draft.origins.traps.values(), *interpolation.problems, *validation.problems]
     if problems:
-        unclear = {*draft.origins.traps, *secret_keys(config)}
+        unclear = {*draft.origins.traps, *find_secret_keys(config)}
         raise ConfigError(list(dict.fromkeys([*problems, *find_problems(config, unclear)])))
     return Experiment(config, (), choices, links=interpolation.links())
 

@@ -13,7 +13,7 @@ from hydra.errors import HydraException
 
 from experiments.config.sweep_values import SweepValues
 from experiments.core.errors import InputError
-from experiments.core.secrets import looks_secret
+from experiments.core.secrets import is_secret
 
 
 def read_override(typed: str) -> tuple[str, Any]:
@@ -54,7 +54,7 @@ def _grammar(typed: str, reason: str) -> str:
         return f"{typed!r} names a part of a list, and a list is given whole; write {key.partition('[')[0]}=[...]"
     quote = '"' if "'" in value else "'"
     outer = "'" if quote == '"' else '"'
-    value = "***" if looks_secret(key, value) else value
+    value = "***" if is_secret(key, value) else value
     return f"{key}={value} does not parse ({reason}); quote the value twice: {outer}{key}={quote}{value}{quote}{outer}"
 
 
@@ -79,4 +79,4 @@ def _shown(override: Override) -> str:
     """An override as it was typed, but for secrets."""
     typed = override.input_line or ""
     key, equals, value = typed.partition("=")
-    return f"{key}=***" if equals and looks_secret(override.key_or_group, value) else typed
+    return f"{key}=***" if equals and is_secret(override.key_or_group, value) else typed

@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 
 from experiments.config.options import HOUSE
-from experiments.core.format import shown
-from experiments.core.secrets import looks_secret
+from experiments.core.format import format_value
+from experiments.core.secrets import is_secret
 
 OCTAL = re.compile(r"[-+]?0[0-7_]+$")
 SEXAGESIMAL = re.compile(r"[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?$")
@@ -51,7 +51,7 @@ class SourceMap:
         """Note what was typed on the command line for a key, or for the keys below it."""
         if isinstance(value, dict) and value:
             for name, inner in value.items():
-                self.add_override(f"{key}.{name}", inner, shown(inner))
+                self.add_override(f"{key}.{name}", inner, format_value(inner))
         else:
             self._forget(key)
             parts = key.split(".")
@@ -67,8 +67,8 @@ class SourceMap:
 
     def typed(self, key: str, value: Any) -> str:
         """``key=value`` as the user wrote it, with file and line where it was not typed; of a secret only the key."""
-        text = self.texts.get(key, shown(value))
-        return f"{key}={'***' if looks_secret(key, text) else text}{self.place(key)}"
+        text = self.texts.get(key, format_value(value))
+        return f"{key}={'***' if is_secret(key, text) else text}{self.place(key)}"
 
     def text(self, key: str) -> str | None:
         return self.texts.get(key)

@@ -15,7 +15,7 @@ from experiments.config.options import HOUSE
 from experiments.config.signature import Argument, Module, Signature, SourceError
 from experiments.config.source_map import SourceMap
 from experiments.core import renamed
-from experiments.core.secrets import secret_keys
+from experiments.core.secrets import find_secret_keys
 
 ROOT = "experiments.config.schema.ExperimentSchema"
 MARKS = ("_target_", "_partial_")
@@ -38,7 +38,7 @@ class Validation:
 
     def root(self, config: dict[str, Any]) -> None:
         """Check everything from the root down, and bring its numbers to one spelling."""
-        for key in secret_keys(config):
+        for key in find_secret_keys(config):
             self.secret(key)
         self.config = config
         self._fields(config, signature.read(ROOT), "")

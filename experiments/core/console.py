@@ -13,7 +13,7 @@ SHOWN_PER_EVALUATION = 6
 WIDTH_OF_A_FILE = 160
 
 
-def console(stream: TextIO | None = None) -> Console:
+def make_console(stream: TextIO | None = None) -> Console:
     """A terminal as wide as it is; a file or pipe wide enough that no path is folded."""
     found = Console(file=stream)
     return found if found.is_terminal else Console(file=stream, width=WIDTH_OF_A_FILE)
@@ -23,7 +23,7 @@ class Display:
     """Progress of one training."""
 
     def __init__(self, stream: TextIO) -> None:
-        self.console = console(stream)
+        self.console = make_console(stream)
         self._progress: Progress | None = None
         self._task = TaskID(0)
         self._num_steps = 0

@@ -11,7 +11,7 @@ from experiments.core.secrets import resolve
 
 
 @dataclass(frozen=True)
-class Missing:
+class MissingFiles:
     """What of a data set is not on this machine."""
 
     folder: Path
@@ -19,7 +19,7 @@ class Missing:
     """That are not in the folder; empty where it is the folder that is not there."""
 
 
-def folder_of(data: Mapping[str, Any]) -> Path:
+def find_data_folder(data: Mapping[str, Any]) -> Path:
     """Where a data set's files lie on this machine.
 
     Args:
@@ -31,14 +31,14 @@ def folder_of(data: Mapping[str, Any]) -> Path:
     return Path(str(resolve(data["root"]))).expanduser() / str(data["folder"])
 
 
-def missing(data: Mapping[str, Any]) -> Missing | None:
+def find_missing(data: Mapping[str, Any]) -> MissingFiles | None:
     """What is not there; None where all of it is. Of data that names no files the folder has to be there.
 
     Raises:
-        KeyError: as `folder_of`.
+        KeyError: as `find_data_folder`.
     """
-    folder, files = folder_of(data), data.get("files")
+    folder, files = find_data_folder(data), data.get("files")
     absent = [name for name in files or () if isinstance(name, str) and not (folder / name).is_file()]
     if not absent and (files is not None or folder.is_dir()):
         return None
-    return Missing(folder, absent)
+    return MissingFiles(folder, absent)

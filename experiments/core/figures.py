@@ -57,7 +57,7 @@ STYLE: Any = {
 
 
 @dataclass(frozen=True)
-class Picture:
+class RenderedFigure:
     """One figure, in both forms."""
 
     name: str
@@ -71,7 +71,7 @@ class Picture:
 
 
 @dataclass
-class Tips:
+class Tooltips:
     """What is told of a part of a drawing when one points at it."""
 
     texts: list[str] = field(default_factory=list)
@@ -82,16 +82,16 @@ class Tips:
         artist.set_in_layout(False)  # else each of hundreds of marks is asked how much room it takes
         self.texts.append(text)
         if run is not None:
-            artist.set_url(f"#{anchor(run)}")
+            artist.set_url(f"#{row_anchor(run)}")
 
 
-def anchor(run: str) -> str:
+def row_anchor(run: str) -> str:
     """The name of a run's row in the page."""
     return f"trial-{re.sub(r'[^A-Za-z0-9_.-]', '_', run)}"
 
 
 @contextmanager
-def drawing(
+def new_figure(
     rows: int, columns: int, height_in: float, width_in: float = WIDTH_IN, **layout: Any
 ) -> Iterator[tuple[Figure, list[Axes]]]:
     """A figure with so many panels, row by row, in the style of the report; nothing of it outlives the context."""
@@ -106,7 +106,7 @@ def drawing(
         yield figure, list(axes.flat)
 
 
-def fit(axis: Axes, values: Iterable[float]) -> str:
+def scale_axis(axis: Axes, values: Iterable[float]) -> str:
     """Let values fill the height of a panel: by logarithms where they are far apart, and without those that would
     press all others flat.
 
@@ -132,15 +132,15 @@ def fit(axis: Axes, values: Iterable[float]) -> str:
     return "The few values that lie far off are outside of the picture."
 
 
-def picture(figure: Figure, name: str, *, title: str, caption: str, alt: str, tips: Tips) -> Picture:
+def render(figure: Figure, name: str, *, title: str, caption: str, alt: str, tips: Tooltips) -> RenderedFigure:
     """The figure in both forms; the same drawing has the same bytes."""
     image, text = io.BytesIO(), io.StringIO()
     figure.savefig(image, format="png", dpi=DPI, metadata={"Software": None})
     figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    return Picture(name, title, caption, alt, _themed(text.getvalue(), name, alt, tips), image.getvalue())
+    return RenderedFigure(name, title, caption, alt, _themed(text.getvalue(), name, alt, tips), image.getvalue())
 
 
-def _themed(svg: str, name: str, alt: str, tips: Tips) -> str:
+def _themed(svg: str, name: str, alt: str, tips: Tooltips) -> str:
     """An SVG to stand inside of a page: its colours are the page's, its text is text, and it says what it shows."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
@@ -161,19 +161,19 @@ def _variable(match: re.Match[str]) -> str:
     return f"var(--{VARIABLES[colour]}, {colour})" if colour in VARIABLES else colour
 
 
-def variables(colours: Mapping[str, str] | None = None) -> str:
+def css_variables(colours: Mapping[str, str] | None = None) -> str:
     """The colours as variables of a style sheet; those of dark pages where they are given."""
     return " ".join(f"--{name}: {(colours or {}).get(colour, colour)};" for colour, name in VARIABLES.items())
 
 
-def alone(svg: str, page: str) -> str:
+def standalone_svg(svg: str, page: str) -> str:
     """An SVG to stand in a file of its own, light or dark as whoever looks at it has it.
 
     Args:
-        svg: of a `Picture`.
+        svg: of a `RenderedFigure`.
         page: where its links lead to.
     """
-    style = f":root {{ {variables()} }} @media (prefers-color-scheme: dark) {{ :root {{ {variables(DARK)} }} }}"
+    style = f":root {{ {css_variables()} }} @media (prefers-color-scheme: dark) {{ :root {{ {css_variables(DARK)} }} }}"
     head, rest = svg.split(">", 1)
     width, height = re.findall(r'viewBox="0 0 (\S+) (\S+)"', head)[0]
     linked = rest.replace('href="#trial-', f'href="{page}#trial-')

@@ -11,16 +11,16 @@ from typing import Any
 import yaml
 
 
-def point_text(values: Mapping[str, Any], short: Mapping[str, str] | None = None) -> str:
+def format_point(values: Mapping[str, Any], short: Mapping[str, str] | None = None) -> str:
     """The values of a point as one would type them."""
     return " ".join(f"{(short or {}).get(key, key)}={_shown(value)}" for key, value in values.items())
 
 
 def _shown(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else shown(value)
+    return f"{value:.4g}" if isinstance(value, float) else format_value(value)
 
 
-def duration(seconds: float | None) -> str:
+def format_duration(seconds: float | None) -> str:
     """Such as ``45 s``, ``12 min``, ``3.4 h`` or ``2.1 d``."""
     if seconds is None:
         return ""
@@ -32,17 +32,17 @@ def duration(seconds: float | None) -> str:
     return f"{seconds / 86400:.1f} d"
 
 
-def hours(value: float) -> str:
+def format_hours(value: float) -> str:
     """Of devices."""
-    return duration(value * 3600)
+    return format_duration(value * 3600)
 
 
-def number(value: float | None) -> str:
+def format_number(value: float | None) -> str:
     """A value of a metric."""
     return "" if value is None else f"{value:.4g}"
 
 
-def as_json(told: Any) -> str:
+def to_json(told: Any) -> str:
     """One document with every field; a value that is no number, which JSON does not have, is null."""
     return json.dumps(_plain(told), indent=2, allow_nan=False)
 
@@ -60,7 +60,7 @@ def _plain(value: Any) -> Any:
 MOST_SHOWN = 60
 
 
-def shown(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A value as one would write it in YAML, cut where it is long."""
     text = yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True, sort_keys=False)
     text = text.removesuffix("\n").removesuffix("\n...")

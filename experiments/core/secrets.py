@@ -36,12 +36,12 @@ SECRET_LINES = re.compile(  # every run is bounded: it looks through files of an
 LONG_TOKEN = re.compile(r"(?=\S*\d)(?=\S*[A-Za-z])[^\s/]{16,}")
 
 
-def holds_secret(text: str) -> bool:
+def has_secret(text: str) -> bool:
     """True for the text of a file that holds a password, key or token by its own form or by the name it is given."""
     return bool(SECRET_VALUES.search(text) or SECRET_LINES.search(text))
 
 
-def looks_secret(key: str, value: Any) -> bool:
+def is_secret(key: str, value: Any) -> bool:
     """True for text that is a password, key or token by its own form or by the name it is given.
 
     References to the environment are none; what stands around them, or in them as a default, may be.
@@ -54,15 +54,15 @@ def looks_secret(key: str, value: Any) -> bool:
     return bool(SECRET_VALUES.search(written)) or (bool(SECRET_NAMES.search(key)) and written != "")
 
 
-def secret_keys(value: Any, key: str = "") -> Iterator[str]:
+def find_secret_keys(value: Any, key: str = "") -> Iterator[str]:
     """The dotted keys of a configuration, or of a part of it, that hold secrets."""
     if isinstance(value, dict):
         for name, inner in value.items():
-            yield from secret_keys(inner, f"{key}.{name}" if key else str(name))
+            yield from find_secret_keys(inner, f"{key}.{name}" if key else str(name))
     elif isinstance(value, list):
         for index, inner in enumerate(value):
-            yield from secret_keys(inner, f"{key}[{index}]")
-    elif looks_secret(key, value):
+            yield from find_secret_keys(inner, f"{key}[{index}]")
+    elif is_secret(key, value):
         yield key
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 
 
-def derive(seed: int, *words: str | int) -> int:
+def derive_seed(seed: int, *words: str | int) -> int:
     """A seed for one use of chance: the same on every machine, unrelated for any other seed or words.
 
     Args:

@@ -10,13 +10,13 @@ from types import FrameType
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def heeded() -> list[signal.Signals]:
+def handled_signals() -> list[signal.Signals]:
     """Those that are not ignored, as a hang-up is under nohup."""
     return [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 @contextmanager
-def ended_as_interrupted(*, only_once: bool = True) -> Iterator[None]:
+def signals_as_interrupt(*, only_once: bool = True) -> Iterator[None]:
     """Let all of them raise KeyboardInterrupt, so that what was begun is put away; for the main thread alone.
 
     Args:
@@ -28,7 +28,7 @@ def ended_as_interrupted(*, only_once: bool = True) -> Iterator[None]:
             signal.signal(each, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    numbers = heeded()
+    numbers = handled_signals()
     before = {number: signal.signal(number, interrupt) for number in numbers}
     try:
         yield

@@ -12,7 +12,7 @@ import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 
 from experiments.components.assemble import Components, assemble
-from experiments.components.instantiate import in_a_line
+from experiments.components.instantiate import describe_error
 from experiments.core.errors import PlanError
 from experiments.plan.plan import Plan
 from modules.data.base import Batch, Tensors
@@ -111,19 +111,19 @@ def count_of(config: Mapping[str, Any], parts: Components, name: str, batch_size
         except Exception as err:  # so may a data set
             problem = f"data={config['data']['_target_']} gives no batch of {batch_size}"
             raise PlanError(
-                [f"{problem}: {in_a_line(err)}; lower batch_size_per_device, or see its example"], subject
+                [f"{problem}: {describe_error(err)}; lower batch_size_per_device, or see its example"], subject
             ) from err
         try:
             return count(parts.learner, batch, config["precision"], num_slices)
         except (DataDependentOutputException, DynamicOutputShapeException) as err:
-            problem = f"model={config['model']['_target_']} reads a value while it computes ({in_a_line(err)})"
+            problem = f"model={config['model']['_target_']} reads a value while it computes ({describe_error(err)})"
             raise PlanError(
                 [f"{problem}, and a plan has shapes only; `lathe run` trains it all the same"], subject
             ) from err
         except Exception as err:  # a model of the user's may raise anything
             problem = f"model={config['model']['_target_']} does not take what data gives ({shapes})"
             raise PlanError(
-                [f"{problem}: {in_a_line(err)}; choose another model, or see its forward"], subject
+                [f"{problem}: {describe_error(err)}; choose another model, or see its forward"], subject
             ) from err
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from experiments.core.atomic import sync, write_text
+from experiments.core.atomic import fsync, write_text
 
 STATE = "state.json"
 BEST = "best.json"
@@ -86,7 +86,7 @@ class Checkpoints:
             if folder.exists():  # a resumed run comes past here again
                 folder.rename(self.folder / f".partial-{step}-replaced")
             partial.rename(folder)
-            sync(self.folder)
+            fsync(self.folder)
         except OSError as err:
             num_bytes = _size(partial)
             shutil.rmtree(partial, ignore_errors=True)
@@ -225,7 +225,7 @@ def _seal(folder: Path, step: int, state: dict[str, Any]) -> None:
     with (folder / STATE).open("w", encoding="utf-8") as file:
         json.dump({"step": step, "state": state, "files": sums}, file, indent=1)
     for path in [*folder.rglob("*"), folder]:
-        sync(path)
+        fsync(path)
 
 
 def _crc32(path: Path) -> int:

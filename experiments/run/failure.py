@@ -20,7 +20,7 @@ KILLED = "killed"
 """A process of the trial was ended by a signal that the worker did not send."""
 CANCELLED = "cancelled"
 
-RETRIED = frozenset({TIMEOUT, PREEMPTED, NODE_LOST, KILLED})
+RETRYABLE = frozenset({TIMEOUT, PREEMPTED, NODE_LOST, KILLED})
 """Where another attempt may help."""
 
 SAID = {
@@ -31,6 +31,6 @@ SAID = {
 """What a scheduler says of a worker that it ended, by class."""
 
 
-def of_loss(said: str) -> str:
+def classify_loss(said: str) -> str:
     """The class of an attempt whose worker has gone, by what the scheduler and the worker's log say of it."""
     return next((failure for failure, words in SAID.items() if re.search(words, said, re.IGNORECASE)), NODE_LOST)

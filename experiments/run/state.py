@@ -62,7 +62,7 @@ def read_outcome(run_folder: Path) -> dict[str, Any] | None:
     return {**outcome, "status": renamed.state(outcome["status"])}
 
 
-def process_alive(host: str, pid: int, since: float) -> bool:
+def is_process_alive(host: str, pid: int, since: float) -> bool:
     """Whether the process that wrote an event can still live; True for one on another host, as nobody can tell."""
     if host != socket.gethostname():
         return True

@@ -19,7 +19,7 @@ from experiments.sweep.spec import SweepSpec
 from experiments.sweep.sweep import ADAPTIVE, Sweep
 from experiments.sweep.templates import Template, Templates, check_links
 from experiments.trial.code_copy import CODE, copy_packages
-from experiments.trial.trial import as_yaml, new_folder, provenance_of, runs_dir_of
+from experiments.trial.trial import create_run_folder, make_provenance, resolve_runs_dir, to_yaml
 from launchers.base import WORKER_MODULE
 
 MOST_TOLD = 10
@@ -122,7 +122,7 @@ def _where(points: list[str], num_points: int) -> str:
 def _finished_elsewhere(templates: Templates, asked: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """By trial id, the finished trials of all sweeps in the runs folder that measured the same."""
     found: dict[str, dict[str, Any]] = {}
-    for path in runs_dir_of(templates.all[0].config).glob("*/sweep.yaml"):
+    for path in resolve_runs_dir(templates.all[0].config).glob("*/sweep.yaml"):
         sweep = Sweep(path.parent)
         if any(sweep.spec[key] != asked[key] for key in ("metric", "mode")):
             continue
@@ -142,14 +142,14 @@ def write(draft: SweepDraft) -> Sweep:
     Raises:
         InputError: it cannot be written.
     """
-    runs_dir = runs_dir_of(draft.experiment.config)
-    with new_folder(runs_dir, draft.spec.name) as folder:
+    runs_dir = resolve_runs_dir(draft.experiment.config)
+    with create_run_folder(runs_dir, draft.spec.name) as folder:
         copy_packages(trusted(draft.experiment.trust), folder / CODE)
-        provenance = provenance_of(draft.experiment, folder, runs_dir)
+        provenance = make_provenance(draft.experiment, folder, runs_dir)
         hardware = draft.experiment.config["hardware"]
         provenance["worker"] = {key: hardware[key] for key in ("nodes", "devices_per_node")}
         provenance["worker_module"] = WORKER_MODULE
-        write_text(folder / "provenance.yaml", as_yaml(provenance))
+        write_text(folder / "provenance.yaml", to_yaml(provenance))
         draft.templates.save(folder)
         (folder / "workers").mkdir()
         # Last of all: it is what makes the folder a sweep.

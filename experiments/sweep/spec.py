@@ -20,7 +20,7 @@ from experiments.config.sweep_values import SweepValues
 from experiments.config.validate import Validation
 from experiments.core import renamed
 from experiments.core.errors import ConfigError, InputError, did_you_mean
-from experiments.core.secrets import looks_secret, secret_keys
+from experiments.core.secrets import find_secret_keys, is_secret
 from experiments.sweep.space import (
     Choice,
     Dimension,
@@ -183,7 +183,7 @@ class _SpecDraft:
         from experiments.config.overrides import read_override
 
         name, equals, text = typed.partition("=")
-        masked = f"{name}=***" if equals and looks_secret(name.lstrip("+"), text) else typed
+        masked = f"{name}=***" if equals and is_secret(name.lstrip("+"), text) else typed
         try:
             key, value = read_override(typed)
         except InputError as err:
@@ -264,7 +264,7 @@ class _SpecDraft:
         values = self.values = fill_defaults(self.values, self.space)
         validation = Validation(self.origins, (), self.groups)
         frozen = as_yaml(self.space)
-        for secret in secret_keys({**values, "space": frozen}, "sweep"):
+        for secret in find_secret_keys({**values, "space": frozen}, "sweep"):
             validation.secret(secret)
         validation.fields(values, SCHEMA, "sweep.")
         case = RuleContext(

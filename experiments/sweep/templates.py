@@ -20,8 +20,8 @@ from experiments.config.validate import Validation
 from experiments.core import renamed
 from experiments.core.atomic import write_text
 from experiments.core.errors import PlanError, did_you_mean
-from experiments.core.format import shown
-from experiments.core.secrets import secret_keys
+from experiments.core.format import format_value
+from experiments.core.secrets import find_secret_keys
 
 if TYPE_CHECKING:
     from experiments.config.experiment import Experiment
@@ -90,10 +90,8 @@ def _set(config: dict[str, Any], key: str, value: Any) -> None:
         node = node[int(name)] if isinstance(node, list) else node.get(name) if isinstance(node, dict) else None
     if not isinstance(node, (dict, list)):
         way_out = did_you_mean(parents[0], config, "`lathe plan --cfg job` shows every key")
-        told = (
-            f"{key}={shown(value)}: the configuration has no key '{'.'.join(parents)}' with keys of its own; {way_out}"
-        )
-        raise PlanError([told], f"the point {key}={shown(value)}")
+        told = f"{key}={format_value(value)}: the configuration has no key '{'.'.join(parents)}' with keys of its own; {way_out}"
+        raise PlanError([told], f"the point {key}={format_value(value)}")
     if isinstance(node, list):
         node[int(last)] = value
     else:
@@ -144,13 +142,13 @@ class Templates:
         config["launcher"] = template.config["launcher"]
         origins = SourceMap()
         for key, value in values.items():
-            origins.texts[key] = shown(value)
+            origins.texts[key] = format_value(value)
         validation = Validation(origins, self.trust, self._groups)
         validation.root(config)
         problems = [*validation.problems]
-        problems = list(dict.fromkeys([*problems, *find_problems(config, {*secret_keys(config)})]))
+        problems = list(dict.fromkeys([*problems, *find_problems(config, {*find_secret_keys(config)})]))
         if problems:
-            point = ", ".join(f"{key}={shown(value)}" for key, value in values.items())
+            point = ", ".join(f"{key}={format_value(value)}" for key, value in values.items())
             raise PlanError(problems, f"the point {point}" if point else "the trial")
         own = [format_override(key, value) for key, value in values.items() if key not in template.choices]
         return config, [*template.overrides, *own, *([f"seed={config['seed']}"] if seed else [])]
@@ -207,7 +205,7 @@ def check_links(template: Template, keys: Sequence[str]) -> list[str]:
 def format_override(key: str, value: Any) -> str:
     """What one types for a value."""
     if not isinstance(value, str):
-        return f"{key}={shown(value)}"
+        return f"{key}={format_value(value)}"
     is_plain = re.fullmatch(r"[A-Za-z_/][\w./:@%+-]*", value) and yaml.safe_load(value) == value
     escaped = value.replace("'", "\\'")
     return f"{key}={value}" if is_plain else f"{key}='{escaped}'"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from experiments.run import journal
-from experiments.run.state import process_alive
+from experiments.run.state import is_process_alive
 from experiments.tracking.run_sync import RunSync, SyncResult
 from experiments.tracking.store_uri import StoreError
 from experiments.trial.trial import Trial
@@ -87,7 +87,7 @@ def _is_alive(trial: Trial, attempt: int) -> bool:
     if not states or states[-1]["state"] in journal.FINAL_STATES:
         return False
     last = states[-1]
-    return last["host"] == os.uname().nodename and process_alive(last["host"], last["pid"], last["time"])
+    return last["host"] == os.uname().nodename and is_process_alive(last["host"], last["pid"], last["time"])
 
 
 def main() -> NoReturn:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from experiments.core.lock import locked
 from experiments.run import journal
 from experiments.tracking import store_uri
-from experiments.trial.parameters import MAX_TAG, clean_key, without_password
+from experiments.trial.parameters import MAX_TAG, clean_key, mask_password
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -65,8 +65,8 @@ def make_store_error(err: Exception, name: str, written: str | None, uri: str, a
     """
     reason = _reason(err, uri).replace(uri, written or uri)
     return store_uri.StoreError(
-        f"tracking.store={without_password(written or uri)} did not take {name!r}: "
-        f"{without_password(reason)[:300]}; its journals hold everything, `lathe sync {again}` tries again"
+        f"tracking.store={mask_password(written or uri)} did not take {name!r}: "
+        f"{mask_password(reason)[:300]}; its journals hold everything, `lathe sync {again}` tries again"
     )
 
 

@@ -12,11 +12,11 @@ from experiments.core import atomic
 from experiments.core.errors import InputError
 from experiments.core.lock import locked
 from experiments.run import journal
-from experiments.run.state import RunState, determine_state, process_alive
+from experiments.run.state import RunState, determine_state, is_process_alive
 from experiments.tracking import mlflow_client, run_tags, store_uri
 from experiments.tracking.mlflow_client import Store, StoredRun
 from experiments.tracking.model import log_model
-from experiments.trial.parameters import clean_key, param_text, parameters, without_password
+from experiments.trial.parameters import clean_key, flatten_config, format_param, mask_password
 from experiments.trial.trial import Trial
 
 _BLOCK_BYTES = 1 << 20
@@ -200,7 +200,7 @@ class RunSync:
         if run.run_id != progress.run_id:
             self._start_over(progress, run)
         self._known_params = set(run.params)
-        self._log_params(into, run.run_id, parameters(self.trial.config) | dict(place.params if place else {}))
+        self._log_params(into, run.run_id, flatten_config(self.trial.config) | dict(place.params if place else {}))
         progress.save(self._path)
         self._attached = run.run_id
         return True
@@ -246,7 +246,7 @@ class RunSync:
         for event in events:
             progress.last_time = max(progress.last_time, event["time"])
             if event["event"] == "params":
-                texts = {clean_key(key): param_text(value) for key, value in event["params"].items()}
+                texts = {clean_key(key): format_param(value) for key, value in event["params"].items()}
                 self._log_params(into, progress.run_id, texts)
             elif event["event"] == "state":
                 progress.last_state = dict(event)
@@ -264,7 +264,7 @@ class RunSync:
         if place is not None:
             now = place.state
         else:
-            alive = not reconcile or last is None or process_alive(last["host"], last["pid"], last["time"])
+            alive = not reconcile or last is None or is_process_alive(last["host"], last["pid"], last["time"])
             now = determine_state(self.trial.outcome(), last, progress.last_time, alive)
         tags = {"lathe.state": now.state, "lathe.attempt": str(now.attempt)}
         tags |= {"lathe.reason": now.reason} if now.reason else {}
@@ -296,7 +296,9 @@ class RunSync:
         except InputError as err:
             reason = "; ".join(err.problems)
         except mlflow_client.get_store_errors() as err:
-            reason = f"{without_password(mlflow_client.get_first_line(err))}; `lathe sync {self.trial.reference}` tries again"
+            reason = (
+                f"{mask_password(mlflow_client.get_first_line(err))}; `lathe sync {self.trial.reference}` tries again"
+            )
         return None, f"the model of run '{self.trial.folder.name}' was not logged: {reason}"
 
     def _bring_model(

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from experiments.run.verdict_file import VERDICT
-from experiments.trial.parameters import clean_key, cut, param_text, without_password
+from experiments.trial.parameters import clean_key, format_param, mask_password, truncate
 from experiments.trial.trial import Trial
 
 
@@ -28,7 +28,7 @@ def make_run_tags(trial: Trial) -> dict[str, str]:
     return (
         make_user_tags(trial.config)
         | make_origin_tags(provenance)
-        | {key: cut(str(value)) for key, value in named.items()}
+        | {key: truncate(str(value)) for key, value in named.items()}
     )
 
 
@@ -43,7 +43,7 @@ def make_reproduction_tags(trial: Trial) -> dict[str, str]:
         "lathe.verdict": verdict.get("verdict"),
         "mlflow.note.content": make_note(trial),
     }
-    return {key: cut(str(value)) for key, value in told.items() if value}
+    return {key: truncate(str(value)) for key, value in told.items() if value}
 
 
 def read_verdict(trial: Trial) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def read_verdict(trial: Trial) -> dict[str, Any]:
 
 def make_user_tags(config: Mapping[str, Any]) -> dict[str, str]:
     """The user's own words on a run."""
-    return {clean_key(key): cut(str(value)) for key, value in (config.get("tags") or {}).items()}
+    return {clean_key(key): truncate(str(value)) for key, value in (config.get("tags") or {}).items()}
 
 
 def make_origin_tags(provenance: Mapping[str, Any]) -> dict[str, str]:
@@ -68,13 +68,13 @@ def make_origin_tags(provenance: Mapping[str, Any]) -> dict[str, str]:
         named["mlflow.source.git.commit"] = code[0]["git_sha"]
         named["mlflow.source.git.branch"] = code[0].get("branch") or "(detached)"
         named["git.dirty"] = "true" if any(entry.get("dirty") for entry in code) else "false"
-    return {key: cut(str(value)) for key, value in named.items()}
+    return {key: truncate(str(value)) for key, value in named.items()}
 
 
 def make_note(trial: Trial) -> str:
     """The run's description: what it is and how to have it again, as Markdown."""
     config, provenance = trial.config, trial.provenance
-    overrides = [without_password(str(text)) for text in provenance.get("overrides") or []]
+    overrides = [mask_password(str(text)) for text in provenance.get("overrides") or []]
     lines = [f"**{config['name']}**" + (f": {config['description']}" if config.get("description") else ""), ""]
     lines += [
         f"- {group}: `{_format_component(config[group])}`"
@@ -90,7 +90,7 @@ def make_note(trial: Trial) -> str:
     again = [] if source else [shlex.join(["lathe", "run", *folders, *trust, *overrides])]
     lines += ["", "```", *again, _format_resume(trial, trust)]
     lines += [shlex.join(["lathe", "reproduce", trial.reference, *trust]), "```"]
-    return cut("\n".join(lines))
+    return truncate("\n".join(lines))
 
 
 def _describe_origin(trial: Trial) -> list[str]:
@@ -132,10 +132,10 @@ def format_flags(provenance: Mapping[str, Any]) -> tuple[list[str], list[str]]:
 def _format_component(part: object) -> str:
     """Write a part of the configuration as the call that builds it."""
     if not isinstance(part, dict):
-        return cut(param_text(part), 200)
+        return truncate(format_param(part), 200)
     name = str(part.get("_target_", "")).rpartition(".")[2]
-    arguments = ", ".join(f"{key}={param_text(value)}" for key, value in part.items() if not key.startswith("_"))
-    return cut(f"{name}({arguments})".replace("`", "'").replace("\n", " "), 200)
+    arguments = ", ".join(f"{key}={format_param(value)}" for key, value in part.items() if not key.startswith("_"))
+    return truncate(f"{name}({arguments})".replace("`", "'").replace("\n", " "), 200)
 
 
 def _get_user() -> str:

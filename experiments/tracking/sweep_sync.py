@@ -24,7 +24,7 @@ from experiments.tracking.mlflow_client import Store
 from experiments.tracking.run_sync import RunSync, SweepMember, diff_tags, select_transient_tags, sync_run
 from experiments.tracking.store_uri import StoreError
 from experiments.tracking.sweep_metrics import BestSoFar
-from experiments.trial.trial import Trial, find
+from experiments.trial.trial import Trial, find_trial
 
 REPORT, PAGE = "report", "report.html"
 """Folder in a sweep's where `lathe report` writes, and what it writes last."""
@@ -78,7 +78,7 @@ def _add_choice(name: str, runs_dir: Path, chosen: dict[Path, set[str] | None]) 
     if sweep is not None:
         chosen[sweep.folder] = None
         return
-    folder = find(name, runs_dir).folder
+    folder = find_trial(name, runs_dir).folder
     if not (folder.parent / "sweep.yaml").is_file():
         chosen[folder] = None
     elif (trials := chosen.setdefault(folder.parent, set())) is not None:

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.core.format import hours, number, point_text
+from experiments.core.format import format_hours, format_number, format_point
 from experiments.run import journal
 from experiments.sweep.budget import find_spent_limit, has_points_left
 from experiments.sweep.ledger import ENDED, Entry, LedgerState
@@ -16,7 +16,7 @@ from experiments.sweep.status.progress import Progress, TrialRow
 from experiments.sweep.status.text import counts_text, short_keys
 from experiments.sweep.sweep import Sweep, format_reference
 from experiments.tracking import run_tags
-from experiments.trial.parameters import clean_key, cut, param_text, without_password
+from experiments.trial.parameters import clean_key, format_param, mask_password, truncate
 
 MAX_NAME = 200
 MAX_CELL = 300
@@ -35,9 +35,9 @@ def make_run_names(rows: Sequence[TrialRow], *, with_seed: bool, alone: str) -> 
     short = short_keys(rows)
     found = {}
     for row in rows:
-        words = [point_text({key: value}, short) for key, value in row.values.items()]
+        words = [format_point({key: value}, short) for key, value in row.values.items()]
         words += [f"seed={row.seed}"] if with_seed else []
-        found[row.id] = cut(", ".join(words) or alone, MAX_NAME)
+        found[row.id] = truncate(", ".join(words) or alone, MAX_NAME)
     return found
 
 
@@ -67,7 +67,7 @@ def make_params(question: Mapping[str, Any]) -> dict[str, str]:
     # Only what is limited: a limit that comes later is then a parameter of its own.
     told |= {f"budget.{key}": value for key, value in question["budget"].items() if value is not None}
     told |= {"points": len(question["points"])} if question["points"] else {}
-    return {clean_key(key): param_text(value) for key, value in told.items()}
+    return {clean_key(key): format_param(value) for key, value in told.items()}
 
 
 def make_sweep_tags(sweep: Sweep, config: Mapping[str, Any]) -> dict[str, str]:
@@ -141,7 +141,7 @@ def make_cost_event(entry: Entry) -> journal.MetricsEvent | None:
 
 def make_swept_params(entry: Entry) -> dict[str, str]:
     """What varies, each a parameter under the key that was swept, also where the configuration has no such leaf."""
-    return {clean_key(key): param_text(value) for key, value in entry.values.items()}
+    return {clean_key(key): format_param(value) for key, value in entry.values.items()}
 
 
 def make_note(sweep: Sweep, progress: Progress, names: Mapping[str, str], links: Mapping[str, str], view: str) -> str:
@@ -159,13 +159,13 @@ def make_note(sweep: Sweep, progress: Progress, names: Mapping[str, str], links:
     parts = [
         [f"{head} ([all trials side by side]({view}))"],  # of a folded note MLflow shows this line alone
         _format_best(progress, names, links),  # MLflow's page shows the first lines, and the rest on demand
-        [f"{_describe_goal(question)}. {counts_text(progress)}, {hours(progress.used_h)} of device time"],
+        [f"{_describe_goal(question)}. {counts_text(progress)}, {format_hours(progress.used_h)} of device time"],
         _format_space(question),
         _format_failures(progress, names, links),
         _format_reused(progress, names),
         _format_commands(sweep),
     ]
-    return cut("\n\n".join("\n".join(lines) for lines in parts if lines))
+    return truncate("\n\n".join("\n".join(lines) for lines in parts if lines))
 
 
 def _describe_goal(question: Mapping[str, Any]) -> str:
@@ -194,7 +194,7 @@ def _format_best(progress: Progress, names: Mapping[str, str], links: Mapping[st
         return []
     mean = f", the mean of {len(best.trials)} seeds" if len(best.trials) > 1 else ""
     of = ", ".join(_link_trial(trial, names, links) for trial in best.trials[:MAX_LISTED])
-    return [f"**Best:** `{progress.metric}` {number(best.value)}{mean}, of {of}"]
+    return [f"**Best:** `{progress.metric}` {format_number(best.value)}{mean}, of {of}"]
 
 
 def _format_failures(progress: Progress, names: Mapping[str, str], links: Mapping[str, str]) -> list[str]:
@@ -237,5 +237,5 @@ def _link_trial(trial: str, names: Mapping[str, str], links: Mapping[str, str]) 
 
 def _format_cell(text: str) -> str:
     """Text in a cell of a table."""
-    clean = " ".join(without_password(text).split()).replace("`", "'").replace("|", "\\|")
-    return f"`{cut(clean, MAX_CELL)}`"
+    clean = " ".join(mask_password(text).split()).replace("`", "'").replace("|", "\\|")
+    return f"`{truncate(clean, MAX_CELL)}`"

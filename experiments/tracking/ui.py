@@ -21,7 +21,7 @@ from urllib.parse import quote
 from urllib.request import ProxyHandler, Request, build_opener
 
 from experiments.core.errors import InputError
-from experiments.core.signals import ended_as_interrupted
+from experiments.core.signals import signals_as_interrupt
 from experiments.sweep.sweep import Sweep, format_reference
 from experiments.tracking import mlflow_view
 from experiments.tracking.store_uri import (
@@ -33,7 +33,7 @@ from experiments.tracking.store_uri import (
     resolve_store,
     strip_login,
 )
-from experiments.trial.parameters import without_password
+from experiments.trial.parameters import mask_password
 
 _START_TIMEOUT_S = 120.0  # 12 s on two idle cores (2026-11-23)
 _END_TIMEOUT_S = 10.0
@@ -71,7 +71,7 @@ def serve(
     uri = _make_absolute(resolve_store(store, runs_dir), f"{named}{store}")
     if sweep is not None and not mlflow_view.is_in_store(sweep, uri):
         raise StoreError(
-            f"sweep '{sweep.name}' does not stand in the store {without_password(store or uri)}; "
+            f"sweep '{sweep.name}' does not stand in the store {mask_password(store or uri)}; "
             f"`lathe sync {format_reference(sweep)}` brings it to its own"
         )
 
@@ -89,7 +89,7 @@ def serve(
             f"runs_dir={runs_dir} has no runs to show: {database} is missing; `lathe run` or `lathe sync` it"
         )
     port = _free_port(port)
-    with ended_as_interrupted(), tempfile.TemporaryFile() as log:
+    with signals_as_interrupt(), tempfile.TemporaryFile() as log:
         server = _start(uri, runs_dir, port, log)
         print("starting MLflow's server, which takes some seconds; Ctrl-C ends it", file=sys.stderr, flush=True)
         try:
@@ -219,4 +219,4 @@ def _find_error(log: IO[bytes]) -> str:
     log.seek(0)
     lines = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
     errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception): ", line)]
-    return without_password((errors or lines or ["it said nothing"])[-1])[:300]
+    return mask_password((errors or lines or ["it said nothing"])[-1])[:300]

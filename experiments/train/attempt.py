@@ -15,9 +15,9 @@ import numpy
 import torch
 
 from experiments.components.assemble import assemble
-from experiments.components.instantiate import in_a_line
+from experiments.components.instantiate import describe_error
 from experiments.core.errors import InputError, TrainingError
-from experiments.core.seeding import derive
+from experiments.core.seeding import derive_seed
 from experiments.plan.plan import Plan, make_plan
 from experiments.run.checkpoint import CheckpointError, Checkpoints
 from experiments.run.failure import CONFIG, DEVICE_MEMORY, DISK, EXCEPTION, HOST_MEMORY
@@ -26,7 +26,7 @@ from experiments.run.journal import Journal
 from experiments.run.rank_reports import SECONDARY, log_name, write_error
 from experiments.train.determinism import set_level
 from experiments.train.trainer import Trainer
-from experiments.trial.initial_weights import FILE, weights_of
+from experiments.trial.initial_weights import FILE, get_initial_weights
 from experiments.trial.trial import Trial
 from launchers.base import DISK_FULL, DONE, FAILED, WRONG_INPUT
 from modules.data.base import DataError
@@ -93,9 +93,9 @@ def run_attempt(
             from experiments.plan.estimate import refuse_too_large
 
             refuse_too_large(config, plan, trust)
-        random.seed(derive(config["seed"], "python"))
-        numpy.random.seed(derive(config["seed"], "numpy") % 2**32)
-        parts = assemble(config, trust, trial.folder / FILE if weights_of(config) else None)
+        random.seed(derive_seed(config["seed"], "python"))
+        numpy.random.seed(derive_seed(config["seed"], "numpy") % 2**32)
+        parts = assemble(config, trust, trial.folder / FILE if get_initial_weights(config) else None)
         training = make(
             config, plan, parts, journal, checkpoints, should_stop, on_running,
             read_previous_attempts(trial.folder, number), rank,
@@ -113,7 +113,7 @@ def run_attempt(
         return fail(f"{type(err).__name__}: {err}", FAILED, class_of(err))
     except Exception as err:  # code of anyone's; nothing is swallowed: the log has the traceback
         if has_others and _is_of_another_rank(err):
-            return fail(f"{SECONDARY}: {in_a_line(err)}", FAILED, EXCEPTION, follows=True)
+            return fail(f"{SECONDARY}: {describe_error(err)}", FAILED, EXCEPTION, follows=True)
         return fail(_reason(err), FAILED, class_of(err), unexpected=True)
 
 
@@ -143,7 +143,7 @@ def _reason(err: Exception) -> str:
     if isinstance(err, OSError) and err.strerror:
         return f"{type(err).__name__}: {err.strerror}" + (f" ({err.filename})" if err.filename else "")
     way_out = "; lower batch_size_per_device" if isinstance(err, (torch.OutOfMemoryError, MemoryError)) else ""
-    return f"{in_a_line(err)}{way_out}"
+    return f"{describe_error(err)}{way_out}"
 
 
 def class_of(err: BaseException) -> str:

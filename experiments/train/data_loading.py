@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from experiments.core.seeding import derive
+from experiments.core.seeding import derive_seed
 from modules.data.base import Batch, DataError, Ordered, Split, Tensors
 
 
@@ -104,7 +104,7 @@ class TrainingBatches:
 
     def of(self, number: int, share: DataShard) -> Batch:
         """A share of one step's batch."""
-        generator = Generator().manual_seed(derive(self.seed, "augment", number))
+        generator = Generator().manual_seed(derive_seed(self.seed, "augment", number))
         inputs, targets = self.split.batch(self._indices(number), generator)
         if share.count == 1:
             return inputs, targets
@@ -115,7 +115,7 @@ class TrainingBatches:
     def _indices(self, step: int) -> Tensor:
         epoch, number = divmod(step, len(self.split) // self.batch_size)
         if epoch != self.epoch:
-            generator = Generator().manual_seed(derive(self.seed, "order", epoch))
+            generator = Generator().manual_seed(derive_seed(self.seed, "order", epoch))
             if isinstance(self.split, Ordered):
                 self.permutation = self.split.order(self.batch_size, generator)
             else:
@@ -136,7 +136,7 @@ class _Evaluation:
     def __getitem__(self, number: int) -> Batch:
         first = number * self.batch_size
         indices = torch.arange(first, min(first + self.batch_size, len(self.split)))
-        return self.split.batch(indices, Generator().manual_seed(derive(0, "evaluation", number)))
+        return self.split.batch(indices, Generator().manual_seed(derive_seed(0, "evaluation", number)))
 
 
 def _fetch(batches: _Batches, numbers: Sequence[int], split: Split, num_workers: int) -> Iterator[Batch]:

@@ -7,13 +7,13 @@ import inspect
 import torch
 
 from experiments.components.assemble import Components
-from experiments.components.model_signature import Interface, of_tensors
+from experiments.components.model_signature import ModelInterface, infer_interface
 from modules.evaluator.base import MakesArtifacts, ModelEvaluator, renamed_methods
 from modules.parallel.cost_model.compatibility import evaluator_incompatibilities
 from modules.parallel.cost_model.layout import ParallelLayout
 
 
-def dry_run(parts: Components, layout: ParallelLayout) -> tuple[list[str], Interface]:
+def dry_run(parts: Components, layout: ParallelLayout) -> tuple[list[str], ModelInterface]:
     """Evaluate two empty examples with the untrained model, which is not changed.
 
     Returns:
@@ -37,7 +37,7 @@ def dry_run(parts: Components, layout: ParallelLayout) -> tuple[list[str], Inter
         else:
             metrics = evaluator.compute(evaluator.update(outputs, targets))
         model.train()
-    return [*objective_metrics, *metrics], of_tensors(inputs, outputs)
+    return [*objective_metrics, *metrics], infer_interface(inputs, outputs)
 
 
 def _not_callable(evaluator: object) -> list[str]:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from experiments.components.assemble import Components
 from experiments.core.errors import InputError, TrainingError
-from experiments.core.seeding import derive
+from experiments.core.seeding import derive_seed
 from experiments.plan.estimate import layout_of
 from experiments.plan.plan import Plan
 from experiments.run.checkpoint import Checkpoint, Checkpoints
@@ -338,7 +338,7 @@ def seed_step(seed: int, step: int, place: RankCoordinates) -> None:
 
     Ranks that hold slices of the same layers draw the same; replicas and stages draw apart.
     """
-    number = derive(seed, "step", step, place.data, place.pipe)
+    number = derive_seed(seed, "step", step, place.data, place.pipe)
     # Not torch.manual_seed, which takes 90 us to ask for every kind of device (torch 2.13, 2026-11-24); this takes one.
     torch.default_generator.manual_seed(number)
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]

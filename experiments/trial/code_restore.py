@@ -21,7 +21,13 @@ from typing import Any
 from experiments.config.allowlist import HOUSE
 from experiments.core.errors import InputError
 from experiments.core.git import GitError, git, has_commit, is_merged
-from experiments.trial.code_snapshot import MAX_SNAPSHOT_MB, digest, folder_of, snapshot, top_level
+from experiments.trial.code_snapshot import (
+    MAX_SNAPSHOT_MB,
+    digest_folder,
+    find_checkout_root,
+    find_package_folder,
+    take_snapshot,
+)
 
 MOST_BYTES = int(5 * MAX_SNAPSHOT_MB * 1e6)
 """Of an unpacked archive of untracked files: the snapshot's limit, and room for the headers of many small ones."""
@@ -38,26 +44,26 @@ class Checkout:
 
 
 @dataclass
-class Restored:
+class RestoredCode:
     """The code of a run on this machine."""
 
     on_path: list[Path] = field(default_factory=list)
     """What the import path begins with; the house's own first."""
     roots: list[Path] = field(default_factory=list)
-    """The checkouts, as `snapshot.snapshot` takes them."""
+    """The checkouts, as `take_snapshot.snapshot` takes them."""
     told: list[str] = field(default_factory=list)
     """What was done with each checkout."""
     amiss: list[str] = field(default_factory=list)
     """What is not as the run had it."""
 
 
-def checkouts(trust: Sequence[str]) -> list[Checkout]:
+def find_checkouts(trust: Sequence[str]) -> list[Checkout]:
     """The house's checkout, then those of trusted packages that lie in no site-packages."""
-    found: dict[Path, list[Path]] = {top_level(HOUSE) or HOUSE: [HOUSE]}
+    found: dict[Path, list[Path]] = {find_checkout_root(HOUSE) or HOUSE: [HOUSE]}
     for name in trust:
-        folder = folder_of(name)
+        folder = find_package_folder(name)
         if folder is not None:
-            places = found.setdefault(top_level(folder) or folder, [])
+            places = found.setdefault(find_checkout_root(folder) or folder, [])
             places.append(_import_root(name, folder))
     return [Checkout(root, tuple(dict.fromkeys(places))) for root, places in found.items()]
 
@@ -69,7 +75,7 @@ def _import_root(package: str, folder: Path) -> Path:
 
 
 @contextmanager
-def restored(
+def restore_code(
     code: Sequence[Mapping[str, Any]],
     files: Path | None,
     trust: Sequence[str],
@@ -77,11 +83,11 @@ def restored(
     *,
     keep: bool = False,
     only_merged: bool = False,
-) -> Iterator[Restored]:
+) -> Iterator[RestoredCode]:
     """Put code back into a scratch folder, which is removed when the context closes.
 
     Args:
-        code: entries as `snapshot.snapshots` gives them.
+        code: entries as `take_snapshot.snapshots` gives them.
         files: where the files lie that they name under diff and untracked; None: only commits are put back.
         trust: packages whose checkouts take part beside the house's.
         runs_dir: no part of the code, wherever it lies.
@@ -97,7 +103,7 @@ def restored(
         else:
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lathe-code-")))
         scratch = scratch.resolve()
-        found, here = Restored(), checkouts(trust)
+        found, here = RestoredCode(), find_checkouts(trust)
         for number, entry in enumerate(code):
             name = _plain_name(entry["name"])
             checkout = here[0] if number == 0 else next((one for one in here[1:] if one.root.name == name), None)
@@ -148,7 +154,7 @@ def _worktree(entry: Mapping[str, Any], checkout: Checkout | None, target: Path,
                 f"code: the checkout '{name}' of this run is not here; `--trust PACKAGE` names a package of it, run from there"
             ]
         )
-    if top_level(checkout.root) != checkout.root:
+    if find_checkout_root(checkout.root) != checkout.root:
         raise InputError(
             [
                 f"code: {checkout.root} is no git checkout, so commit {sha[:12]} of '{name}' cannot be put back; use a clone"
@@ -162,19 +168,19 @@ def _worktree(entry: Mapping[str, Any], checkout: Checkout | None, target: Path,
             ]
         )
     try:
-        with uninterrupted():
+        with block_signals():
             git(checkout.root, "worktree", "add", "--detach", str(target), sha)
         yield
     except GitError as err:
         raise InputError([f"code: git cannot restore commit {sha[:12]} of '{name}': {err}"]) from err
     finally:
-        with uninterrupted(), contextlib.suppress(GitError):  # of one that was never made
+        with block_signals(), contextlib.suppress(GitError):  # of one that was never made
             if not keep:
                 git(checkout.root, "worktree", "remove", "--force", "--force", str(target))
 
 
 @contextmanager
-def uninterrupted() -> Iterator[None]:
+def block_signals() -> Iterator[None]:
     """Hold back for a moment what would end this process; it comes when the context closes."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
     try:
@@ -183,7 +189,7 @@ def uninterrupted() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _put_back(entry: Mapping[str, Any], files: Path | None, target: Path, found: Restored) -> None:
+def _put_back(entry: Mapping[str, Any], files: Path | None, target: Path, found: RestoredCode) -> None:
     """Bring a worktree from its commit to what the run had, and check that it is that."""
     name, commit = entry["name"], f"commit {entry['git_sha'][:12]}"
     if not entry.get("dirty"):
@@ -198,7 +204,7 @@ def _put_back(entry: Mapping[str, Any], files: Path | None, target: Path, found:
         found.amiss += _unpack(archive, target) if archive else []
         found.told.append(f"code: '{name}' restored at {commit} with its uncommitted changes")
     with tempfile.TemporaryDirectory() as scratch:
-        now = snapshot(target, Path(scratch), [])
+        now = take_snapshot(target, Path(scratch), [])
     if now["sha256"] == entry["sha256"]:
         found.told[-1] += f"; sha256 {now['sha256'][:12]} is the run's"
     else:
@@ -267,11 +273,11 @@ def _fault_of(member: tarfile.TarInfo, target: Path) -> str | None:
     return "is there already" if path.is_symlink() or path.exists() else None
 
 
-def _outside_git(entry: Mapping[str, Any], checkout: Checkout, runs_dir: Path, found: Restored) -> None:
+def _outside_git(entry: Mapping[str, Any], checkout: Checkout, runs_dir: Path, found: RestoredCode) -> None:
     """Of a folder without git there is only what it is now."""
     found.roots.append(checkout.root)
     found.on_path += checkout.on_path
-    now = digest(checkout.root, runs_dir)["sha256"]
+    now = digest_folder(checkout.root, runs_dir)["sha256"]
     if now == entry["sha256"]:
         found.told.append(f"code: '{entry['name']}' is no git checkout; its sources are the run's")
     else:

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from experiments.config.allowlist import HOUSE
-from experiments.core.atomic import sync
+from experiments.core.atomic import fsync
 from experiments.core.git import GitError, git
-from experiments.core.secrets import holds_secret
+from experiments.core.secrets import has_secret
 
 PACKAGES = ("conf", "experiments", "launchers", "modules", "sweeps")
 MAX_SNAPSHOT_MB = 20.0
@@ -31,7 +31,7 @@ DIFF = (
 )  # fmt: skip
 
 
-def snapshots(
+def take_snapshots(
     config_dirs: Sequence[str], trust: Sequence[str], folder: Path, warnings: list[str], runs_dir: Path | None = None
 ) -> list[dict[str, Any]]:
     """Snapshots of all that takes part: the house's and the trusted packages' checkouts, and the user's configurations.
@@ -39,14 +39,14 @@ def snapshots(
     Of a folder of configurations only the digest is taken: a repository's own settings can make git run programs, and
     configurations, unlike packages, may be a stranger's.
     """
-    places = [HOUSE, *(place for name in trust if (place := folder_of(name)))]
-    roots = list(dict.fromkeys(top_level(place) or place for place in places))
-    found = [snapshot(root, folder, warnings, runs_dir) for root in roots]
+    places = [HOUSE, *(place for name in trust if (place := find_package_folder(name)))]
+    roots = list(dict.fromkeys(find_checkout_root(place) or place for place in places))
+    found = [take_snapshot(root, folder, warnings, runs_dir) for root in roots]
     plain = [place for place in map(Path, config_dirs) if not any(place.is_relative_to(root) for root in roots)]
-    return found + [digest(place, runs_dir) for place in plain]
+    return found + [digest_folder(place, runs_dir) for place in plain]
 
 
-def folder_of(package: str) -> Path | None:
+def find_package_folder(package: str) -> Path | None:
     """Where a trusted package lies; None for an installed one, which `packages` tells by its version."""
     try:
         spec = importlib.util.find_spec(package.partition(".")[0])
@@ -62,7 +62,7 @@ def folder_of(package: str) -> Path | None:
     return None if any(folder.is_relative_to(place) for place in installed) else folder
 
 
-def snapshot(root: Path, folder: Path, warnings: list[str], runs_dir: Path | None = None) -> dict[str, Any]:
+def take_snapshot(root: Path, folder: Path, warnings: list[str], runs_dir: Path | None = None) -> dict[str, Any]:
     """Write what makes ``root`` differ from its commit into ``folder``.
 
     Args:
@@ -76,8 +76,8 @@ def snapshot(root: Path, folder: Path, warnings: list[str], runs_dir: Path | Non
         and sha256 of the sources.
     """
     sha = (_git(root, "rev-parse", "--verify", "-q", "HEAD") or b"").decode().strip()
-    if top_level(root) != root or not sha:
-        return digest(root, runs_dir)
+    if find_checkout_root(root) != root or not sha:
+        return digest_folder(root, runs_dir)
     changed = _names(root, warnings, "diff", "--name-only", "--no-renames", "-z", "HEAD")
     listed = _names(root, warnings, "ls-files", "--others", "--exclude-standard", "-z")
     untracked = [name for name in listed if runs_dir is None or not (root / name).is_relative_to(runs_dir)]
@@ -99,7 +99,7 @@ def snapshot(root: Path, folder: Path, warnings: list[str], runs_dir: Path | Non
     }
 
 
-def digest(root: Path, runs_dir: Path | None) -> dict[str, Any]:
+def digest_folder(root: Path, runs_dir: Path | None) -> dict[str, Any]:
     """What is told of a folder outside git: name and sha256 of the sources."""
     return {"name": root.name, "sha256": _digest_sources(root, runs_dir), "git_sha": None}
 
@@ -116,7 +116,7 @@ def _write(path: Path, content: bytes) -> str | None:
         return None
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
-    sync(path)
+    fsync(path)
     return path.name
 
 
@@ -134,7 +134,7 @@ def _diff(root: Path, names: list[str], warnings: list[str]) -> bytes:
     if not kept:
         return b""
     diff = _git(root, *DIFF, *(kept if len(kept) < len(names) else ()))
-    if diff is not None and holds_secret(diff.decode("utf-8", errors="ignore")):
+    if diff is not None and has_secret(diff.decode("utf-8", errors="ignore")):
         diff = b"".join(_diff_of_one(root, name, warnings) for name in kept)
     if diff is None:
         warnings.append(
@@ -193,7 +193,7 @@ def _holds_secret(name: str, content: bytes) -> bool:
     file_name = Path(name).name
     if file_name.startswith(SECRET_FILES) or file_name.endswith((".pem", ".key", ".p12")):
         return True
-    return holds_secret(content.decode("utf-8", errors="ignore"))
+    return has_secret(content.decode("utf-8", errors="ignore"))
 
 
 def _left_out(path: Path) -> str:
@@ -216,7 +216,7 @@ def _names(root: Path, warnings: list[str], *args: str) -> list[str]:
 
 
 @lru_cache(maxsize=64)
-def top_level(folder: Path) -> Path | None:
+def find_checkout_root(folder: Path) -> Path | None:
     """The checkout that a folder lies in; None outside git."""
     top = os.fsdecode(_git(folder, "rev-parse", "--show-toplevel") or b"").strip()
     return Path(top).resolve() if top else None

@@ -11,7 +11,7 @@ from typing import Any
 
 
 @lru_cache(maxsize=1)
-def packages() -> dict[str, str]:
+def installed_packages() -> dict[str, str]:
     """Name and version of every installed distribution."""
     found = {
         dist.metadata["Name"]: dist.version for dist in importlib.metadata.distributions() if dist.metadata["Name"]
@@ -19,7 +19,7 @@ def packages() -> dict[str, str]:
     return dict(sorted(found.items(), key=lambda item: item[0].lower()))
 
 
-def machine() -> dict[str, Any]:
+def describe_machine() -> dict[str, Any]:
     """The Python and the host that freeze a trial."""
     return {
         "python": platform.python_version(),

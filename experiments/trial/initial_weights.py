@@ -19,7 +19,7 @@ MODEL = "model.safetensors"
 SAFE = ".safetensors"
 
 
-def weights_of(config: Mapping[str, Any]) -> str | None:
+def get_initial_weights(config: Mapping[str, Any]) -> str | None:
     """What the user has named; None where a training begins by chance, as those frozen before there was a choice."""
     named: str | None = (config.get("init_from") or {}).get("weights")
     return named
@@ -57,7 +57,7 @@ def find_weights(named: str, folder_of: Callable[[str], Path]) -> Path:
     return found.folder / MODEL
 
 
-def copy_into(named: str, folder_of: Callable[[str], Path], folder: Path) -> dict[str, Any]:
+def copy_weights(named: str, folder_of: Callable[[str], Path], folder: Path) -> dict[str, Any]:
     """Put the weights into a run's folder, and say where they come from.
 
     Raises:

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from experiments.core.errors import InputError
-from experiments.trial.trial import Trial, find
+from experiments.trial.trial import Trial, find_trial
 
 MLFLOW_ID = re.compile(r"[0-9a-f]{6,32}")
 
@@ -26,7 +26,7 @@ def find_run(word: str, runs_dir: Path) -> Trial:
         InputError: no run, or more than one, is so named.
     """
     try:
-        return whole(find(word, runs_dir))
+        return check_readable(find_trial(word, runs_dir))
     except InputError as err:
         if word.endswith(SHARED) and not Path(word).expanduser().exists():
             raise InputError([f"there is no file {word}; name one that `lathe share` wrote, or a run"]) from err
@@ -40,10 +40,10 @@ def find_run(word: str, runs_dir: Path) -> Trial:
             raise InputError(
                 [f"MLflow's run '{word}' is not unique in {runs_dir}: {names}; write more of it"]
             ) from None
-        return whole(Trial(found.pop().resolve()))
+        return check_readable(Trial(found.pop().resolve()))
 
 
-def whole(trial: Trial) -> Trial:
+def check_readable(trial: Trial) -> Trial:
     """A run whose files can be read.
 
     Raises:
@@ -62,10 +62,10 @@ def _mlflow_runs(runs_dir: Path) -> Iterator[tuple[str, Path]]:
     """MLflow's id and the folder of every run that is in a store."""
     for path in runs_dir.glob("*/*/sync.json"):
         if (path.parent / "trial.yaml").is_file():
-            yield mlflow_ids(Trial(path.parent)).get("run_id", ""), path.parent
+            yield read_mlflow_ids(Trial(path.parent)).get("run_id", ""), path.parent
 
 
-def mlflow_ids(trial: Trial) -> dict[str, str]:
+def read_mlflow_ids(trial: Trial) -> dict[str, str]:
     """The run_id and experiment_id that MLflow knows a run by; none where it is in no store."""
     try:
         told: dict[str, Any] = json.loads((trial.folder / "sync.json").read_text())

@@ -14,7 +14,7 @@ from typing import Any
 MAX_KEY, MAX_PARAM, MAX_TAG = 250, 6000, 8000
 
 
-def parameters(config: Mapping[str, Any]) -> dict[str, str]:
+def flatten_config(config: Mapping[str, Any]) -> dict[str, str]:
     """Flatten a configuration to its leaves with dotted names; lists stay whole, as JSON text."""
     flat: dict[str, str] = {}
 
@@ -23,16 +23,16 @@ def parameters(config: Mapping[str, Any]) -> dict[str, str]:
             for key, child in node.items():
                 walk(f"{prefix}.{key}" if prefix else str(key), child)
         else:
-            flat[clean_key(prefix)] = param_text(node)
+            flat[clean_key(prefix)] = format_param(node)
 
     walk("", dict(config))
     return flat
 
 
-def param_text(value: object) -> str:
+def format_param(value: object) -> str:
     """One spelling for one value, whoever logs it: text as it is, all else as JSON, so None is `null`."""
     text = value if isinstance(value, str) else json.dumps(value, default=str)
-    return cut(without_password(text), MAX_PARAM)
+    return truncate(mask_password(text), MAX_PARAM)
 
 
 @lru_cache(maxsize=4096)
@@ -47,11 +47,11 @@ def clean_key(key: str) -> str:
     return clean
 
 
-def without_password(text: str) -> str:
+def mask_password(text: str) -> str:
     """Mask the user and password of every URI in a text."""
     return re.sub(r"://[^/@\s]+@", "://***@", text)
 
 
-def cut(text: str, limit: int = MAX_TAG) -> str:
+def truncate(text: str, limit: int = MAX_TAG) -> str:
     """A text as long as MLflow takes it, of a tag if nothing else is said."""
     return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from experiments.config.allowlist import trusted
 from experiments.run import journal
 from experiments.run.metrics import MetricSeries, read_series
-from experiments.trial.code_snapshot import snapshots
-from experiments.trial.environment import machine, packages
-from experiments.trial.trial import Trial, data_fingerprint, runs_dir_of, trial_id
+from experiments.trial.code_snapshot import take_snapshots
+from experiments.trial.environment import describe_machine, installed_packages
+from experiments.trial.trial import Trial, fingerprint_data, resolve_runs_dir, trial_id
 
 if TYPE_CHECKING:
     from experiments.config.experiment import Experiment
@@ -29,7 +29,7 @@ NOTED = {
 
 
 @dataclass(frozen=True)
-class CodeRecord:
+class RunRecord:
     """Everything that two runs can differ by, as plain data."""
 
     name: str
@@ -52,12 +52,12 @@ class CodeRecord:
     """Whether the streams hold only some of the points, as in a shared file."""
 
 
-def of_trial(trial: Trial, name: str | None = None) -> CodeRecord:
+def record_trial(trial: Trial, name: str | None = None) -> RunRecord:
     """What a run folder holds."""
     provenance = trial.provenance
     noted, splits = _of_journals(trial.folder)
     told = {key: provenance[key] for key in ("python", "platform", "packages") if key in provenance}
-    return CodeRecord(
+    return RunRecord(
         name=name or trial.folder.name,
         trial_id=trial.id,
         config=trial.config,
@@ -66,36 +66,36 @@ def of_trial(trial: Trial, name: str | None = None) -> CodeRecord:
         data={**(provenance.get("data") or {}), "splits": splits},
         streams=read_series(trial.folder),
         run_key=provenance.get("run_key"),
-        code_folder=code_folder(trial),
+        code_folder=find_code_folder(trial),
     )
 
 
-def code_folder(trial: Trial) -> Path:
+def find_code_folder(trial: Trial) -> Path:
     """Where a run keeps what its checkouts differed by; a trial of a sweep in the sweep's folder."""
     sweep = trial.folder.parent
     return (sweep if (sweep / "sweep.yaml").is_file() else trial.folder) / "code"
 
 
 @contextmanager
-def of_experiment(experiment: Experiment, name: str) -> Iterator[CodeRecord]:
+def record_experiment(experiment: Experiment, name: str) -> Iterator[RunRecord]:
     """What an experiment would be if it were frozen now; its code lies in a scratch folder while the context is open."""
     with tempfile.TemporaryDirectory(prefix="lathe-code-") as scratch:
         folder, trust = Path(scratch), trusted(experiment.trust)
-        yield CodeRecord(
+        yield RunRecord(
             name=name,
             trial_id=trial_id(experiment.config),
             config=experiment.config,
-            code=snapshots(experiment.config_dirs, trust, folder, [], runs_dir_of(experiment.config)),
-            environment=here(),
-            data=data_fingerprint(experiment.config["data"]),
+            code=take_snapshots(experiment.config_dirs, trust, folder, [], resolve_runs_dir(experiment.config)),
+            environment=describe_environment(),
+            data=fingerprint_data(experiment.config["data"]),
             code_folder=folder,
         )
 
 
-def here() -> dict[str, Any]:
+def describe_environment() -> dict[str, Any]:
     """The environment of this process, as a record holds it."""
-    told = machine()
-    return {"python": told["python"], "platform": told["platform"], "packages": packages()}
+    told = describe_machine()
+    return {"python": told["python"], "platform": told["platform"], "packages": installed_packages()}
 
 
 def _of_journals(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:

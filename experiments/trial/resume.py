@@ -18,7 +18,7 @@ def _root(override: str) -> str:
     return override.lstrip("+~").partition("=")[0].partition(".")[0]
 
 
-def changes(trial: Trial, overrides: Sequence[str], trust: Sequence[str] = ()) -> dict[str, Any]:
+def compose_changes(trial: Trial, overrides: Sequence[str], trust: Sequence[str] = ()) -> dict[str, Any]:
     """The keys of the root, with their new values, that overrides change for the next attempt.
 
     The overrides are composed on top of those that the trial was made of, but for what an option that is chosen anew

@@ -22,13 +22,13 @@ import yaml
 from experiments.config.allowlist import trusted
 from experiments.core import renamed
 from experiments.core.atomic import write_text
-from experiments.core.data_files import folder_of
+from experiments.core.data_files import find_data_folder
 from experiments.core.errors import InputError, did_you_mean
 from experiments.core.secrets import resolve
 from experiments.run.state import read_outcome
-from experiments.trial.code_snapshot import snapshots
-from experiments.trial.environment import machine, packages
-from experiments.trial.initial_weights import copy_into, weights_of
+from experiments.trial.code_snapshot import take_snapshots
+from experiments.trial.environment import describe_machine, installed_packages
+from experiments.trial.initial_weights import copy_weights, get_initial_weights
 
 if TYPE_CHECKING:
     from experiments.config.experiment import Experiment
@@ -105,7 +105,7 @@ def trial_id(config: dict[str, Any]) -> str:
     kept = {key: value for key, value in config.items() if key not in EXCLUDED}
     for part in ("data", "hardware"):
         kept[part] = {key: value for key, value in config[part].items() if f"{part}.{key}" not in EXCLUDED}
-    if weights_of(config) is None:
+    if get_initial_weights(config) is None:
         kept.pop("init_from", None)
     if not config.get("freeze"):
         kept.pop("freeze", None)
@@ -122,10 +122,10 @@ def freeze(experiment: Experiment) -> Trial:
         InputError: the folder cannot be written.
     """
     config = {**experiment.config, "resume": False}
-    runs_dir = runs_dir_of(config)
+    runs_dir = resolve_runs_dir(config)
     identity = trial_id(config)
-    with new_folder(runs_dir, f"single/{identity}") as folder:
-        write_trial(folder, config, {"trial_id": identity, **provenance_of(experiment, folder, runs_dir)})
+    with create_run_folder(runs_dir, f"single/{identity}") as folder:
+        write_trial(folder, config, {"trial_id": identity, **make_provenance(experiment, folder, runs_dir)})
     return Trial(folder)
 
 
@@ -136,27 +136,27 @@ def write_trial(folder: Path, config: dict[str, Any], provenance: dict[str, Any]
         OSError: it cannot be written.
         InputError: the weights that it begins with cannot be found.
     """
-    if (named := weights_of(config)) is not None:
+    if (named := get_initial_weights(config)) is not None:
         provenance = {
             **provenance,
-            "initial": copy_into(named, lambda run: find(run, runs_dir_of(config)).folder, folder),
+            "initial": copy_weights(named, lambda run: find_trial(run, resolve_runs_dir(config)).folder, folder),
         }
-    write_text(folder / "provenance.yaml", as_yaml(provenance))
+    write_text(folder / "provenance.yaml", to_yaml(provenance))
     # Last of all: it is what makes the folder a run.
-    write_text(folder / "trial.yaml", as_yaml(config))
+    write_text(folder / "trial.yaml", to_yaml(config))
 
 
-def as_yaml(values: dict[str, Any]) -> str:
+def to_yaml(values: dict[str, Any]) -> str:
     """Plain values as a file holds them, by libyaml: Python's own emitter takes four times as long (2026-11)."""
     text: str = yaml.dump(values, Dumper=yaml.CSafeDumper, sort_keys=False, allow_unicode=True)
     return text
 
 
-def provenance_of(experiment: Experiment, folder: Path, runs_dir: Path) -> dict[str, Any]:
+def make_provenance(experiment: Experiment, folder: Path, runs_dir: Path) -> dict[str, Any]:
     """Where an experiment comes from; what its checkouts differ by from their commits goes to the folder's ``code``."""
     warnings: list[str] = []
     trust = trusted(experiment.trust)
-    code = snapshots(experiment.config_dirs, trust, folder / "code", warnings, runs_dir)
+    code = take_snapshots(experiment.config_dirs, trust, folder / "code", warnings, runs_dir)
     return {
         "run_key": uuid.uuid4().hex,
         "created": time.time(),
@@ -166,24 +166,24 @@ def provenance_of(experiment: Experiment, folder: Path, runs_dir: Path) -> dict[
         "config_dirs": list(experiment.config_dirs),
         "trust": list(experiment.trust),
         "code": code,
-        **machine(),
-        "packages": packages(),
+        **describe_machine(),
+        "packages": installed_packages(),
         "seeds": {"seed": experiment.config["seed"]},
-        "data": data_fingerprint(experiment.config["data"]),
+        "data": fingerprint_data(experiment.config["data"]),
         "warnings": warnings,
     }
 
 
-def data_fingerprint(data: dict[str, Any]) -> dict[str, Any]:
+def fingerprint_data(data: dict[str, Any]) -> dict[str, Any]:
     """What a trial's data is before it is read: the checksums it is held against, else names and sizes of its files.
 
-    A set without files of its own comes with a package, whose version `packages` tells.
+    A set without files of its own comes with a package, whose version `installed_packages` tells.
     """
     if data.get("files"):
         return {"files": data["files"]}
     if "root" not in data or "folder" not in data:
         return {"files": None}
-    folder = folder_of(data)
+    folder = find_data_folder(data)
     digest, num_files = hashlib.sha256(), 0
     for place, folders, names in os.walk(folder):
         folders.sort()
@@ -193,12 +193,12 @@ def data_fingerprint(data: dict[str, Any]) -> dict[str, Any]:
     return {"num_files": num_files, "names_and_sizes_sha256": digest.hexdigest()}
 
 
-def code_changes(trial: Trial, trust: Sequence[str] = ()) -> list[str]:
+def find_code_changes(trial: Trial, trust: Sequence[str] = ()) -> list[str]:
     """A line for every checkout whose code is not what the trial was frozen with."""
     frozen = trial.provenance["code"]
     known = {entry["sha256"] for entry in frozen}
     with tempfile.TemporaryDirectory() as scratch:
-        now = snapshots(trial.provenance["config_dirs"], trusted(trust), Path(scratch), [], trial.runs_dir)
+        now = take_snapshots(trial.provenance["config_dirs"], trusted(trust), Path(scratch), [], trial.runs_dir)
     return [
         f"the code of '{entry['name']}' has changed since this run was frozen, so its curves may part from those before; "
         f"what it was stands in {trial.folder / 'provenance.yaml'}"
@@ -207,22 +207,22 @@ def code_changes(trial: Trial, trust: Sequence[str] = ()) -> list[str]:
     ]
 
 
-def runs_dir_of(config: dict[str, Any]) -> Path:
+def resolve_runs_dir(config: dict[str, Any]) -> Path:
     """Folder of all runs, as this machine's environment says."""
     return Path(resolve(config["runs_dir"])).expanduser().resolve()
 
 
-def latest(experiment: Experiment) -> Trial | None:
+def find_latest(experiment: Experiment) -> Trial | None:
     """The newest run of this very configuration, or None."""
     identity = trial_id(experiment.config)
     runs = sorted(
-        (runs_dir_of(experiment.config) / "single").glob(f"{identity}*/trial.yaml"),
+        (resolve_runs_dir(experiment.config) / "single").glob(f"{identity}*/trial.yaml"),
         key=lambda path: _repeat(path.parent.name),
     )
     return Trial(runs[-1].parent) if runs else None
 
 
-def find(name: str, runs_dir: Path) -> Trial:
+def find_trial(name: str, runs_dir: Path) -> Trial:
     """The run that a user names by folder, by id or by the id's beginning; of several with one id that means the first.
 
     Raises:
@@ -245,7 +245,7 @@ def find(name: str, runs_dir: Path) -> Trial:
 
 
 @contextmanager
-def new_folder(runs_dir: Path, name: str) -> Iterator[Path]:
+def create_run_folder(runs_dir: Path, name: str) -> Iterator[Path]:
     """A new folder of this name, or with a number behind it where there is one already; whole, or not there at all.
 
     Raises:

@@ -21,7 +21,7 @@ from experiments.sweep.sweep import Sweep
 from experiments.sweep.templates import Template, Templates
 from experiments.sweep.worker import worker
 from experiments.sweep.worker.reaper import LOST_S
-from experiments.trial.trial import new_folder, provenance_of
+from experiments.trial.trial import create_run_folder, make_provenance
 from launchers.base import PLACEMENT_VARIABLE, WORKER_MODULE, RankPlacement
 from tests.support.ranks import CONTEXT
 
@@ -40,8 +40,8 @@ def make_sweep(
     """A sweep whose trials wait; its workers run this checkout's code."""
     asked = {**QUESTION, **spec}
     experiment = compose([*QUICK, "tracking=off", *overrides], trust=trust)
-    with new_folder(runs_dir, asked["name"]) as folder:
-        provenance = provenance_of(experiment, folder, runs_dir)
+    with create_run_folder(runs_dir, asked["name"]) as folder:
+        provenance = make_provenance(experiment, folder, runs_dir)
         templates = Templates([Template.from_experiment(experiment, {}, {})], tuple(trust))
         templates.save(folder)
         (folder / "workers").mkdir()

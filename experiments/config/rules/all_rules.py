@@ -10,7 +10,7 @@ from experiments.config.rules import slurm as site
 from experiments.config.rules import topology as arrangement
 from experiments.config.rules.base import NOT_NEGATIVE, POSITIVE, ConfigView, NotApplicable
 from experiments.config.rules.model_name import fault_of
-from experiments.core.data_files import missing
+from experiments.core.data_files import find_missing
 
 RESERVED_TAGS = ("mlflow.", "lathe.")
 
@@ -65,7 +65,7 @@ def _files(facts: ConfigView) -> str | None:
     if "files" in data:
         facts.get("data.files", list, dict)
     try:
-        found = missing(data)
+        found = find_missing(data)
     except KeyError as err:
         return f"data.root={root} needs the environment variable {err.args[0]}; `export {err.args[0]}=...`"
     if found is None:

@@ -12,9 +12,9 @@ from typing import Any
 
 from experiments.config.allowlist import trusted
 from experiments.core.atomic import write_text
-from experiments.core.console import console
+from experiments.core.console import make_console
 from experiments.core.errors import InputError, did_you_mean
-from experiments.core.format import as_json
+from experiments.core.format import to_json
 from experiments.plan.simulate import distributions as times
 from experiments.plan.simulate import from_plan as planned
 from experiments.plan.simulate import from_run as recorded
@@ -23,7 +23,7 @@ from experiments.plan.simulate.from_run import RecordedRun, predicted
 from experiments.plan.simulate.modes import MODES, Choices, simulate
 from experiments.plan.simulate.result import SimulationResult
 from experiments.plan.simulate.tables import comparison_table, heading, results_table
-from experiments.trial.trial import Trial, find
+from experiments.trial.trial import Trial, find_trial
 
 MOST_WORKERS = 10_000
 WORKERS = (1, 2, 4, 8, 16, 32, 64)
@@ -53,15 +53,17 @@ def command(asked: argparse.Namespace) -> int:
     config = configuration(told, asked, source)
     cluster, num_samples = calibrated(told, asked, source, config)
     results = [simulate(cluster, mode, workers, told.choices) for workers in told.workers for mode in told.modes]
-    pairs = [_compared(source[1], find(name, Path(asked.runs_dir)), asked.cores) for name in asked.against if source]
+    pairs = [
+        _compared(source[1], find_trial(name, Path(asked.runs_dir)), asked.cores) for name in asked.against if source
+    ]
     if asked.json:
-        print(as_json(document(cluster, results, num_samples, pairs)))
+        print(to_json(document(cluster, results, num_samples, pairs)))
     else:
         for line in heading(cluster, told.workers, source[1] if source else None):
-            console().print(line, highlight=False, markup=False, soft_wrap=True)
-        console().print(results_table(results, num_samples))
+            make_console().print(line, highlight=False, markup=False, soft_wrap=True)
+        make_console().print(results_table(results, num_samples))
         if pairs:
-            console().print(comparison_table(pairs))
+            make_console().print(comparison_table(pairs))
     if asked.output:
         write(Path(asked.output).expanduser(), cluster, results, num_samples, pairs, quiet=asked.json)
     return 0
@@ -158,7 +160,7 @@ def read_run(name: str, runs_dir: Path) -> tuple[Trial, RecordedRun]:
     Raises:
         InputError: there is no such run, or it has measured nothing.
     """
-    trial = find(name, runs_dir)
+    trial = find_trial(name, runs_dir)
     return trial, recorded.read(trial)
 
 
@@ -259,7 +261,7 @@ def write(
     Raises:
         InputError: the folder cannot be written.
     """
-    from experiments.core.figures import alone
+    from experiments.core.figures import standalone_svg
     from experiments.plan.simulate.figure import draw
 
     picture = draw(cluster, results)
@@ -271,9 +273,9 @@ def write(
     table.writerows(rows)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / "simulation.json", as_json(told) + "\n")
+        write_text(folder / "simulation.json", to_json(told) + "\n")
         write_text(folder / "simulation.csv", text.getvalue())
-        write_text(folder / "simulation.svg", alone(picture.svg, ""))
+        write_text(folder / "simulation.svg", standalone_svg(picture.svg, ""))
         (folder / "simulation.png").write_bytes(picture.png)
     except OSError as err:
         raise InputError([f"-o {folder} cannot be written ({err.strerror}); choose another folder"]) from err

@@ -10,13 +10,13 @@ from experiments.plan.simulate.modes import MODES
 from experiments.plan.simulate.result import SimulationResult
 
 
-def draw(cluster: Cluster, results: Sequence[SimulationResult]) -> look.Picture:
+def draw(cluster: Cluster, results: Sequence[SimulationResult]) -> look.RenderedFigure:
     """Three panels over the number of workers: speed-up, waiting share, mean staleness."""
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
     modes = [mode for mode in MODES if any(result.mode == mode for result in results)]
     counts = sorted({result.workers for result in results})
-    with look.drawing(1, 3, 3.8) as (figure, axes):
+    with look.new_figure(1, 3, 3.8) as (figure, axes):
         axes[0].plot(counts, counts, color=look.REST, linewidth=1.2, linestyle=(0, (2, 2)), label="as many times")
         for number, mode in enumerate(modes):
             own = sorted((result for result in results if result.mode == mode), key=lambda result: result.workers)
@@ -49,7 +49,7 @@ def draw(cluster: Cluster, results: Sequence[SimulationResult]) -> look.Picture:
         best = max(results, key=lambda result: result.speedup)
         alt = f"Speed-up, waiting share and staleness of {', '.join(modes)} at {counts[0]} to {counts[-1]} workers; "
         alt += f"the largest speed-up is {best.speedup:.3g}, of {best.mode} at {best.workers}."
-        return look.picture(
+        return look.render(
             figure, "simulation", title="Workers together", caption=f"Simulated from {cluster.name}.", alt=alt,
-            tips=look.Tips(),
+            tips=look.Tooltips(),
         )  # fmt: skip

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from rich import box
 from rich.table import Table
 
-from experiments.core.format import duration
+from experiments.core.format import format_duration
 from experiments.plan.simulate.cluster import Cluster
 from experiments.plan.simulate.from_run import RecordedRun
 from experiments.plan.simulate.modes import MODES
@@ -87,7 +87,7 @@ def _cells(result: SimulationResult, num_samples: int) -> list[str]:
         f"{result.waiting_fraction:.0%}",
         f"{result.server_busy_fraction:.0%}" if is_served else "-",
         f"{result.dropped_fraction:.1%}" if result.mode == "backup" else "-",
-        duration(result.time_to_s(num_samples)),
+        format_duration(result.time_to_s(num_samples)),
     ]
 
 

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from experiments.core.git import GitError, git, has_commit
-from experiments.trial.code_restore import SHA, checkouts
-from experiments.trial.record import CodeRecord
+from experiments.trial.code_restore import SHA, find_checkouts
+from experiments.trial.record import RunRecord
 
 
-def changed_files(one: CodeRecord, other: CodeRecord, trust: Sequence[str]) -> list[str]:
+def changed_files(one: RunRecord, other: RunRecord, trust: Sequence[str]) -> list[str]:
     """One line per differing file, as `git diff --stat` prints it; no lines for a checkout whose commits are missing here."""
     lines: list[str] = []
-    for number, here in enumerate(checkouts(trust)):
+    for number, here in enumerate(find_checkouts(trust)):
         pair = [_entry(record, number, here.root.name) for record in (one, other)]
         first, second = pair
         if first is None or second is None or first["sha256"] == second["sha256"]:
@@ -36,7 +36,7 @@ def changed_files(one: CodeRecord, other: CodeRecord, trust: Sequence[str]) -> l
     return lines
 
 
-def _entry(record: CodeRecord, number: int, name: str) -> Mapping[str, Any] | None:
+def _entry(record: RunRecord, number: int, name: str) -> Mapping[str, Any] | None:
     """The entry of a record for Lathe's own checkout (number 0), or for another checkout of this name."""
     entries = record.code[:1] if number == 0 else [entry for entry in record.code[1:] if entry["name"] == name]
     return next((entry for entry in entries if SHA.fullmatch(str(entry.get("git_sha")))), None)

@@ -10,15 +10,15 @@ from contextlib import ExitStack
 from dataclasses import asdict, replace
 from typing import Any
 
-from experiments.core.console import console
+from experiments.core.console import make_console
 from experiments.core.errors import InputError
-from experiments.core.format import as_json
+from experiments.core.format import to_json
 from experiments.results.compare.code_changes import changed_files
 from experiments.results.compare.differences import Differences, differences
 from experiments.results.compare.subject import open_record
 from experiments.results.compare.tables import differences_table, files_text, streams_table, uncounted_text
 from experiments.run.metric_comparison import Divergence, compare
-from experiments.trial.record import CodeRecord
+from experiments.trial.record import RunRecord
 
 
 def diff(args: Namespace) -> int:
@@ -40,13 +40,13 @@ def diff(args: Namespace) -> int:
     apart = [part for part in partings if _differ(part)]
     code = 1 if differing.any() or apart else 0
     if args.json:
-        print(as_json(_document(one, other, differing, files, partings, code == 0)))
+        print(to_json(_document(one, other, differing, files, partings, code == 0)))
         return code
     _print(one, other, differing, files, partings, apart)
     return code
 
 
-def _partings(one: CodeRecord, other: CodeRecord, tolerance: float) -> list[Divergence]:
+def _partings(one: RunRecord, other: RunRecord, tolerance: float) -> list[Divergence]:
     """How the metrics of two runs differ. Steps that a sampled record lacks do not count."""
     if not one.streams or not other.streams:
         return []
@@ -65,8 +65,8 @@ def _differ(part: Divergence) -> bool:
 
 
 def _document(
-    one: CodeRecord,
-    other: CodeRecord,
+    one: RunRecord,
+    other: RunRecord,
     differing: Differences,
     files: Sequence[str],
     partings: Sequence[Divergence],
@@ -85,14 +85,14 @@ def _document(
 
 
 def _print(
-    one: CodeRecord,
-    other: CodeRecord,
+    one: RunRecord,
+    other: RunRecord,
     differing: Differences,
     files: Sequence[str],
     partings: Sequence[Divergence],
     apart: Sequence[Divergence],
 ) -> None:
-    screen = console(sys.stdout)
+    screen = make_console(sys.stdout)
     for letter, record in (("A", one), ("B", other)):
         screen.print(f"{letter}: {record.name}", highlight=False, markup=False)
     if differing.any():

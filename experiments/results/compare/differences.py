@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from experiments.trial.parameters import parameters
-from experiments.trial.record import CodeRecord
+from experiments.trial.parameters import flatten_config
+from experiments.trial.record import RunRecord
 from experiments.trial.trial import EXCLUDED
 
 GROUPS = ("configuration", "code", "environment", "data", "hardware", "seeds")
@@ -40,10 +40,10 @@ class Differences:
         return any(self.groups.values())
 
 
-def differences(one: CodeRecord, other: CodeRecord) -> Differences:
+def differences(one: RunRecord, other: RunRecord) -> Differences:
     """Compare two records."""
     differing = Differences()
-    for difference in _between(parameters(one.config), parameters(other.config)):
+    for difference in _between(flatten_config(one.config), flatten_config(other.config)):
         _sort(difference, differing)
     differing.groups["code"] = list(_code(one, other, differing.unknown))
     _environment(one, other, differing)
@@ -77,7 +77,7 @@ def _text(values: Mapping[str, Any], key: str) -> str:
     return str(values[key]) if key in values else ABSENT
 
 
-def _code(one: CodeRecord, other: CodeRecord, unknown: list[str]) -> Iterator[Difference]:
+def _code(one: RunRecord, other: RunRecord, unknown: list[str]) -> Iterator[Difference]:
     """The checkouts that differ. The first of each record is Lathe's own; its folder can have any name."""
     if not one.code or not other.code:
         unknown += ["code"] if one.code or other.code else []
@@ -89,7 +89,7 @@ def _code(one: CodeRecord, other: CodeRecord, unknown: list[str]) -> Iterator[Di
             yield Difference(name, describe_commit(before), describe_commit(after))
 
 
-def _by_name(record: CodeRecord) -> dict[str, Mapping[str, Any]]:
+def _by_name(record: RunRecord) -> dict[str, Mapping[str, Any]]:
     own, *others = record.code
     return {"lathe": own} | {str(entry["name"]): entry for entry in others}
 
@@ -104,7 +104,7 @@ def describe_commit(entry: Mapping[str, Any] | None) -> str:
     return f"{entry['git_sha'][:12]}{changed}"
 
 
-def _environment(one: CodeRecord, other: CodeRecord, differing: Differences) -> None:
+def _environment(one: RunRecord, other: RunRecord, differing: Differences) -> None:
     for key in ("python", "platform", *MACHINE):
         first, second = one.environment.get(key), other.environment.get(key)
         if first is None or second is None:
@@ -125,7 +125,7 @@ def _packages(installed: Mapping[str, str]) -> dict[str, str]:
     return {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in installed.items()}
 
 
-def _data(one: CodeRecord, other: CodeRecord, differing: Differences) -> None:
+def _data(one: RunRecord, other: RunRecord, differing: Differences) -> None:
     group = differing.groups["data"]
     before, after = ({k: v for k, v in record.data.items() if k != "splits"} for record in (one, other))
     # Checksums in the configuration are compared with the configuration, by file name.

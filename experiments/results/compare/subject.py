@@ -13,8 +13,8 @@ from pathlib import Path
 import yaml
 
 from experiments.core.errors import InputError
-from experiments.trial.lookup import SHARED, find_run, whole
-from experiments.trial.record import CodeRecord, of_experiment, of_trial
+from experiments.trial.lookup import SHARED, check_readable, find_run
+from experiments.trial.record import RunRecord, record_experiment, record_trial
 from experiments.trial.trial import Trial, trial_id
 
 OVERRIDE = re.compile(r"""(?:[^\s'"]|'[^']*'|"[^"]*")+""")
@@ -23,7 +23,7 @@ MAX_VALUES = 100_000
 
 
 @contextmanager
-def open_record(name: str, args: Namespace) -> Iterator[CodeRecord]:
+def open_record(name: str, args: Namespace) -> Iterator[RunRecord]:
     """The record that a command-line argument names, while the context is open.
 
     Args:
@@ -40,10 +40,10 @@ def open_record(name: str, args: Namespace) -> Iterator[CodeRecord]:
         from experiments.config.compose import compose
 
         experiment = compose(_split(name), config_dirs=args.config_dir, trust=args.trust)
-        with of_experiment(experiment, name or "the defaults") as record:
+        with record_experiment(experiment, name or "the defaults") as record:
             yield record
     else:
-        yield of_trial(find_run(name, Path(args.runs_dir)), name)
+        yield record_trial(find_run(name, Path(args.runs_dir)), name)
 
 
 def _are_overrides(text: str, path: Path) -> bool:
@@ -80,7 +80,7 @@ def is_shared(path: Path) -> bool:
     )
 
 
-def read_record(path: Path, name: str) -> CodeRecord:
+def read_record(path: Path, name: str) -> RunRecord:
     """The record of a shared file or of a trial.yaml.
 
     Raises:
@@ -91,7 +91,7 @@ def read_record(path: Path, name: str) -> CodeRecord:
 
         return replace(read(path).record(), name=name, is_sampled=True)
     if path.name == "trial.yaml" and (path.parent / "provenance.yaml").is_file():
-        return of_trial(whole(Trial(path.parent.resolve())), name)
+        return record_trial(check_readable(Trial(path.parent.resolve())), name)
     try:
         config = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
         if sum(1 for _ in islice(_values(config), MAX_VALUES + 1)) > MAX_VALUES:
@@ -106,4 +106,4 @@ def read_record(path: Path, name: str) -> CodeRecord:
                 f"{name} is not a run, a shared file or a trial.yaml ({reason}); `lathe share` and `lathe run` write such files"
             ]
         ) from err
-    return CodeRecord(name, identity, config, [], {}, {"files": None})
+    return RunRecord(name, identity, config, [], {}, {"files": None})

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Collection
 from pathlib import Path
 
-from experiments.components.model_signature import Interface, of_tensors
+from experiments.components.model_signature import ModelInterface, infer_interface
 from experiments.config.allowlist import is_allowed, trusted
 from experiments.config.rules.model_name import fault_of
 from experiments.core.errors import InputError
@@ -17,7 +17,7 @@ from experiments.tracking.model.final_model import FinalModel, find_final_model,
 from experiments.tracking.model.model_code import find_targets
 from experiments.trial.code_copy import CODE
 from experiments.trial.lookup import find_run
-from experiments.trial.trial import Trial, code_changes
+from experiments.trial.trial import Trial, find_code_changes
 
 
 def export(asked: argparse.Namespace) -> int:
@@ -36,7 +36,7 @@ def export(asked: argparse.Namespace) -> int:
     trial = find_run(asked.run, Path(asked.runs_dir))
     trust = trusted(asked.trust)
     chosen, interface = find_final_model(trial), interface_of(trial, trust)
-    if not (trial.folder.parent / CODE).is_dir() and code_changes(trial, asked.trust):
+    if not (trial.folder.parent / CODE).is_dir() and find_code_changes(trial, asked.trust):
         told = f"the model goes out with the code of today; what it was stands in {trial.folder / 'provenance.yaml'}"
         print(f"warning: the code has changed since this run was frozen, and {told}", file=sys.stderr)
     _write_whole(trial, chosen, interface, trust, folder)
@@ -49,7 +49,7 @@ def export(asked: argparse.Namespace) -> int:
     return 0
 
 
-def interface_of(trial: Trial, trust: Collection[str]) -> Interface:
+def interface_of(trial: Trial, trust: Collection[str]) -> ModelInterface:
     """What the model takes and gives: as the run noted, else by trying it on zeros.
 
     Raises:
@@ -72,10 +72,12 @@ def interface_of(trial: Trial, trust: Collection[str]) -> Interface:
 
     with torch.random.fork_rng(devices=[]), torch.inference_mode():
         inputs, _ = instantiate(trial.config["data"], "data", trust).example(2)
-        return of_tensors(inputs, instantiate(trial.config["model"], "model", trust).eval()(inputs))
+        return infer_interface(inputs, instantiate(trial.config["model"], "model", trust).eval()(inputs))
 
 
-def _write_whole(trial: Trial, chosen: FinalModel, interface: Interface, trust: Collection[str], folder: Path) -> None:
+def _write_whole(
+    trial: Trial, chosen: FinalModel, interface: ModelInterface, trust: Collection[str], folder: Path
+) -> None:
     """Write the folder, try what is in it, and only then give it its name.
 
     Raises:
@@ -96,7 +98,7 @@ def _write_whole(trial: Trial, chosen: FinalModel, interface: Interface, trust: 
 
 def _try(folder: Path, trial: Trial) -> None:
     """Load the model with the code beside it, and let it answer its own example."""
-    from experiments.components.instantiate import in_a_line
+    from experiments.components.instantiate import describe_error
     from experiments.tracking.model.loader import _load_pyfunc
     from experiments.tracking.model.mlflow_model import load_example
 
@@ -105,7 +107,7 @@ def _try(folder: Path, trial: Trial) -> None:
     except Exception as err:  # code of anyone's
         way_out = f"take the code of the run, which {trial.folder / 'provenance.yaml'} names"
         # Raised by the code beside the model, whose InputError is a class of its own.
-        told = getattr(err, "problems", None) or [in_a_line(err)]
+        told = getattr(err, "problems", None) or [describe_error(err)]
         raise InputError([f"{problem}; {way_out}" for problem in told], "the model that was written") from err
 
 

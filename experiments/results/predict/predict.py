@@ -18,7 +18,7 @@ from experiments.results.predict.inputs import Given, each_given, leaves_out, pr
 from experiments.results.predict.outputs import Printed
 from experiments.tracking.model.final_model import describe_model, find_final_model
 from experiments.trial.lookup import find_run
-from experiments.trial.trial import Trial, code_changes
+from experiments.trial.trial import Trial, find_code_changes
 
 if TYPE_CHECKING:
     from torch import nn
@@ -53,7 +53,7 @@ def predict(asked: argparse.Namespace) -> int:
         data.class_names = list(interface.class_names)  # type: ignore[attr-defined]  # not all have them
     facts = describe_model(trial, chosen, interface)
     predictor = prepare(facts, chosen.weights)
-    for _ in code_changes(trial, asked.trust):
+    for _ in find_code_changes(trial, asked.trust):
         print(
             "warning: the code has changed since this run was frozen, and it is asked with that of today",
             file=sys.stderr,
@@ -154,7 +154,7 @@ def _answers(values: Sequence[str], model: nn.Module, data: InputReader, evaluat
     """
     import torch
 
-    from experiments.components.instantiate import in_a_line
+    from experiments.components.instantiate import describe_error
     from modules.data.base import DataError, UserInputError
 
     try:
@@ -165,4 +165,4 @@ def _answers(values: Sequence[str], model: nn.Module, data: InputReader, evaluat
     except (DataError, ValueError) as err:
         raise InputError([str(err)], "the model") from err
     except RuntimeError as err:  # memory that is not there, and what only the model knows
-        raise UserInputError(f"{values[0]}: {in_a_line(err)}; give a smaller input") from err
+        raise UserInputError(f"{values[0]}: {describe_error(err)}; give a smaller input") from err

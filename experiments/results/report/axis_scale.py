@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from experiments.core.format import shown
+from experiments.core.format import format_value
 
 LOG_RATIO = 10.0
 """Ratio of the largest to the smallest value from which an axis is logarithmic."""
@@ -97,7 +97,7 @@ def _make_categorical(values: list[Any]) -> Scale:
 
 
 def _format_category(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else shown(value)
+    return f"{value:.6g}" if isinstance(value, float) else format_value(value)
 
 
 def _is_number(value: Any) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from experiments.core import figures
-from experiments.core.format import duration, number, point_text
+from experiments.core.format import format_duration, format_number, format_point
 from experiments.results.report.findings import Findings, ReportRun, rank_key
 
 USAGE_PREFIXES = ("perf/", "cost/", "system/")
@@ -54,7 +54,7 @@ def summarize_cost(findings: Findings) -> Mapping[str, str]:
     elif findings.wasted_h is not None:
         totals["wasted"] = "none"
     if findings.elapsed_s is not None:
-        totals["wall time"] = duration(findings.elapsed_s)
+        totals["wall time"] = format_duration(findings.elapsed_s)
     return totals | {
         "attempts": f"{findings.attempts} for {len(findings.runs)} {findings.noun}{'s' * (len(findings.runs) != 1)}"
     }
@@ -62,7 +62,7 @@ def summarize_cost(findings: Findings) -> Mapping[str, str]:
 
 def format_device_time(hours: float) -> str:
     """Format device-hours, the unit of billing; below one hour in smaller units."""
-    return f"{hours:,.1f} h" if hours >= 1 else duration(hours * 3600)
+    return f"{hours:,.1f} h" if hours >= 1 else format_duration(hours * 3600)
 
 
 def format_quantity(value: float) -> str:
@@ -70,7 +70,7 @@ def format_quantity(value: float) -> str:
     return f"{value:,.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.4g}"
 
 
-def draw(findings: Findings) -> figures.Picture | None:
+def draw(findings: Findings) -> figures.RenderedFigure | None:
     """Draw the result of every trial against the device time used until its end; None for fewer than three results."""
     ended = sorted(
         (run for run in findings.runs if run.ended is not None and run.used_h), key=lambda run: (run.ended, run.id)
@@ -80,8 +80,8 @@ def draw(findings: Findings) -> figures.Picture | None:
     unit, per_hour = next(
         (u, k) for u, k in (("s", 3600), ("min", 60), ("h", 1)) if findings.used_h * k <= 200 or k == 1
     )
-    tips = figures.Tips()
-    with figures.drawing(1, 1, 2.7) as (figure, (axis,)):
+    tips = figures.Tooltips()
+    with figures.new_figure(1, 1, 2.7) as (figure, (axis,)):
         spent, best = 0.0, None
         steps: list[tuple[float, float]] = []
         for run in ended:
@@ -95,7 +95,7 @@ def draw(findings: Findings) -> figures.Picture | None:
             )  # fmt: skip
             tips.mark(
                 mark,
-                f"{point_text(run.values, findings.short)}\n{findings.metric} {number(run.value)}\n{run.id}",
+                f"{format_point(run.values, findings.short)}\n{findings.metric} {format_number(run.value)}\n{run.id}",
                 run.id,
             )
             if is_whole and (best is None or rank_key(run.value, findings.mode) < rank_key(best, findings.mode)):
@@ -105,10 +105,10 @@ def draw(findings: Findings) -> figures.Picture | None:
             axis.step(
                 [x for x, _ in steps], [y for _, y in steps], where="post", color=figures.BEST, linewidth=1.8, zorder=2
             )
-        cut = figures.fit(axis, [run.value for run in ended if run.value is not None])
+        cut = figures.scale_axis(axis, [run.value for run in ended if run.value is not None])
         axis.set_xlabel(f"device time of the trials that have ended, {unit}")
         axis.set_ylabel(findings.metric)
-        return figures.picture(
+        return figures.render(
             figure, "cost", title="Cost", alt=f"Results against {format_device_time(findings.used_h)} of device time",
             caption=f"Each mark is a trial when it ended; the line is the best single trial so far. {cut}".rstrip(), tips=tips,
         )  # fmt: skip

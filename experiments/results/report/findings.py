@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Any, Literal
 
-from experiments.core.secrets import looks_secret
+from experiments.core.secrets import is_secret
 from experiments.results.report.metric_history import Series
 
 HIDDEN = "(hidden)"
@@ -163,7 +163,7 @@ def rank_key(value: float | None, mode: str) -> float:
 
 def hide_secrets(values: Mapping[str, Any]) -> dict[str, Any]:
     """Replace secret values by a placeholder."""
-    return {key: HIDDEN if looks_secret(key, value) else value for key, value in values.items()}
+    return {key: HIDDEN if is_secret(key, value) else value for key, value in values.items()}
 
 
 def find_train_loss(runs: Sequence[ReportRun]) -> str | None:

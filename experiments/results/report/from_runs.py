@@ -10,7 +10,7 @@ from typing import Any
 from experiments.core.errors import InputError, did_you_mean
 from experiments.results.report.findings import Findings, ReportRun, group_by_point, hide_secrets
 from experiments.results.report.metric_history import History, read_history
-from experiments.run.state import RunState, determine_state, process_alive
+from experiments.run.state import RunState, determine_state, is_process_alive
 from experiments.trial.trial import EXCLUDED, Trial
 
 MISSING = object()
@@ -79,7 +79,7 @@ def _make_run(trial: Trial, history: History, values: dict[str, Any], point: int
 
 def _determine_state(trial: Trial, history: History) -> RunState:
     last = history.state
-    alive = last is not None and process_alive(last["host"], last["pid"], last["time"])
+    alive = last is not None and is_process_alive(last["host"], last["pid"], last["time"])
     times = [end for _, end in history.spans.values()]
     if last is None and trial.outcome() is None:
         return RunState("pending", 0, None, None)

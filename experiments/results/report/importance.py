@@ -90,10 +90,10 @@ def _make_label(value: Any) -> str:
     return json.dumps(value, sort_keys=True, default=str)
 
 
-def draw(importance: Importance, findings: Findings) -> figures.Picture:
+def draw(importance: Importance, findings: Findings) -> figures.RenderedFigure:
     """Draw the importances as bars."""
     fractions = list(importance.fractions.items())[:MAX_BARS]
-    with figures.drawing(1, 1, 0.7 + 0.3 * len(fractions)) as (figure, (axis,)):
+    with figures.new_figure(1, 1, 0.7 + 0.3 * len(fractions)) as (figure, (axis,)):
         names = [shorten(findings.short[key], 34) for key, _ in fractions]
         axis.barh(range(len(fractions)), [fraction for _, fraction in fractions], height=0.46, color=figures.SERIES[0])
         for row, (_, fraction) in enumerate(fractions):
@@ -106,9 +106,9 @@ def draw(importance: Importance, findings: Findings) -> figures.Picture:
         axis.grid(visible=False)
         axis.spines[["bottom", "left"]].set_visible(False)
         summary = ", ".join(f"{findings.short[key]} {fraction:.0%}" for key, fraction in fractions)
-        return figures.picture(
+        return figures.render(
             figure, "importance", title="Parameter importance", caption=_make_caption(importance, findings),
-            alt=f"Importance of parameters: {summary}", tips=figures.Tips(),
+            alt=f"Importance of parameters: {summary}", tips=figures.Tooltips(),
         )  # fmt: skip
 
 

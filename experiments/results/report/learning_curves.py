@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from experiments.core import figures
-from experiments.core.format import number, point_text
+from experiments.core.format import format_number, format_point
 from experiments.results.report.axis_scale import shorten
 from experiments.results.report.findings import Findings, Point, ReportRun, find_train_loss, rank_key
 
@@ -58,7 +58,7 @@ def compute_band(point: Point, metric: str) -> Band | None:
     )
 
 
-def draw(findings: Findings) -> figures.Picture | None:
+def draw(findings: Findings) -> figures.RenderedFigure | None:
     """Draw the metric and the training loss side by side; None if no run has either."""
     metrics = list(dict.fromkeys([findings.metric, *filter(None, [find_train_loss(findings.runs)])]))
     having = [
@@ -67,9 +67,9 @@ def draw(findings: Findings) -> figures.Picture | None:
     if not having:
         return None
     highlighted, grey = _split_points(having, findings.mode)
-    tips = figures.Tips()
+    tips = figures.Tooltips()
     height_in = 3.5 + 0.21 * math.ceil((len(highlighted) + bool(grey)) / 2)
-    with figures.drawing(1, len(metrics), height_in) as (figure, axes):
+    with figures.new_figure(1, len(metrics), height_in) as (figure, axes):
         panels = [
             _draw_panel(axis, metric, highlighted, grey, findings, tips)
             for axis, metric in zip(axes, metrics, strict=True)
@@ -81,7 +81,7 @@ def draw(findings: Findings) -> figures.Picture | None:
             handles, labels, loc="outside lower left", ncols=2 if max(map(len, labels)) < MAX_LABEL else 1,
             handlelength=3.4, columnspacing=2.5, labelspacing=0.45,
         )  # fmt: skip
-        return figures.picture(
+        return figures.render(
             figure, "curves", title="Learning curves",
             caption=_make_caption(findings, highlighted, grey, metrics, {cut for _, cut in panels}),
             alt=_make_alt(findings, highlighted, metrics), tips=tips,
@@ -97,7 +97,7 @@ def _split_points(points: Sequence[Point], mode: str) -> tuple[list[Point], list
 
 
 def _draw_panel(
-    axis: Axes, metric: str, highlighted: list[Point], grey: list[Point], findings: Findings, tips: figures.Tips
+    axis: Axes, metric: str, highlighted: list[Point], grey: list[Point], findings: Findings, tips: figures.Tooltips
 ) -> tuple[list[Any], str]:
     """Draw one metric; return the lines for the legend and a note on values outside the panel, or ""."""
     drawn: list[Band] = []
@@ -122,7 +122,7 @@ def _draw_panel(
             tips.mark(lines[-1], _make_tip(point, band, metric, findings), band.runs[0].id)
             drawn.append(band)
     axis.margins(x=0.02)
-    cut = figures.fit(axis, [value for band in drawn for value in (*band.low, *band.high)])
+    cut = figures.scale_axis(axis, [value for band in drawn for value in (*band.low, *band.high)])
     axis.set_title(metric)
     axis.set_xlabel("step")
     return lines + (others if grey else []), cut
@@ -143,20 +143,20 @@ def _draw_curve(axis: Axes, index: int, band: Band | None, count: int) -> Any:
 
 
 def _make_label(point: Point, findings: Findings) -> str:
-    values = shorten(point_text(point.values, findings.short), MAX_LABEL)
+    values = shorten(format_point(point.values, findings.short), MAX_LABEL)
     name = values or (point.runs[0].id if findings.kind == "runs" else findings.name)
     if findings.kind == "runs" and len(findings.points) == len(findings.runs) and values:
         name = f"{point.runs[0].id[:12]}  {values}"
     if point.value is None:
         return f"{name} · {', '.join(dict.fromkeys(run.state for run in point.runs))}"
-    return f"{name} · {number(point.value)}"
+    return f"{name} · {format_number(point.value)}"
 
 
 def _make_tip(point: Point, band: Band, metric: str, findings: Findings) -> str:
     last = next((value for value in reversed(band.mean) if math.isfinite(value)), None)
     runs = ", ".join(run.id for run in band.runs)
-    name = point_text(point.values, findings.short) or findings.name
-    return f"{name}\n{metric} {number(last)} at step {band.steps[-1]}\n{runs}"
+    name = format_point(point.values, findings.short) or findings.name
+    return f"{name}\n{metric} {format_number(last)} at step {band.steps[-1]}\n{runs}"
 
 
 def _make_caption(

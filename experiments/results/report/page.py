@@ -11,8 +11,8 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from experiments.core.figures import DARK, FONT, Picture, anchor, variables
-from experiments.core.format import number, point_text
+from experiments.core.figures import DARK, FONT, RenderedFigure, css_variables, row_anchor
+from experiments.core.format import format_number, format_point
 from experiments.results.report import tables
 from experiments.results.report.axis_scale import shorten
 from experiments.results.report.cost import summarize_cost
@@ -25,7 +25,7 @@ MAX_IDS = 8
 
 
 def render_page(
-    findings: Findings, pictures: Sequence[Picture], missing: Sequence[tuple[str, str]], commands: Sequence[str]
+    findings: Findings, pictures: Sequence[RenderedFigure], missing: Sequence[tuple[str, str]], commands: Sequence[str]
 ) -> str:
     """Render the whole page.
 
@@ -39,19 +39,19 @@ def render_page(
         loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
-    environment.filters |= {"anchor": anchor, "cut": shorten, "number": number, "segments": _split_name}
+    environment.filters |= {"anchor": row_anchor, "cut": shorten, "number": format_number, "segments": _split_name}
     script = (FOLDER / "report.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.get_template("report.html.jinja").render(
         findings=findings, sections=_list_sections(findings, pictures, missing), period=_format_period(findings),
         totals=summarize_cost(findings), pictures={picture.name: picture for picture in pictures}, missing=missing,
-        commands=commands, tables=tables, style=_make_style(), script=script, script_digest=digest, point_text=point_text,
+        commands=commands, tables=tables, style=_make_style(), script=script, script_digest=digest, point_text=format_point,
         most_ids=MAX_IDS, most_text=MAX_TEXT, most_line=MAX_LINE,
     )  # fmt: skip
 
 
 def _list_sections(
-    findings: Findings, pictures: Sequence[Picture], missing: Sequence[tuple[str, str]]
+    findings: Findings, pictures: Sequence[RenderedFigure], missing: Sequence[tuple[str, str]]
 ) -> dict[str, str]:
     """List the sections in the order of the page: title by id."""
     sections = {"best": f"Best {findings.point_noun}"}
@@ -68,7 +68,7 @@ def _list_sections(
 
 def _make_style() -> str:
     """Return the style sheet, with the colours of the figures as variables."""
-    light, dark = f":root {{ --font: {FONT}; {variables()} }}", f":root {{ {variables(DARK)} }}"
+    light, dark = f":root {{ --font: {FONT}; {css_variables()} }}", f":root {{ {css_variables(DARK)} }}"
     rules = (FOLDER / "report.css").read_text(encoding="utf-8")
     return f"{light}\n@media screen and (prefers-color-scheme: dark) {{ {dark} }}\n{rules}"
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from experiments.core import figures
-from experiments.core.format import number, point_text
+from experiments.core.format import format_number, format_point
 from experiments.results.report.axis_scale import MISSING_POSITION, Scale, make_metric_scale, make_scale, shorten
 from experiments.results.report.findings import Findings, ReportRun
 
@@ -20,16 +20,16 @@ SPREAD = 0.05
 """Distance between lines through the same value, so that each line stays visible."""
 
 
-def draw(findings: Findings) -> figures.Picture | None:
+def draw(findings: Findings) -> figures.RenderedFigure | None:
     """Draw the figure; None if fewer than two parameters vary or fewer than two trials have a result."""
     keys = findings.varying[:MAX_AXES]
     runs = [run for run in findings.runs if run.is_measured]
     if len(keys) < 2 or len(runs) < 2:
         return None
     shown = runs[:: -(-len(runs) // MAX_LINES)]
-    tips, width = figures.Tips(), 1.3 if len(shown) <= FEW_LINES else 0.8
+    tips, width = figures.Tooltips(), 1.3 if len(shown) <= FEW_LINES else 0.8
     goal = make_metric_scale([run.value for run in runs if run.value is not None], findings.mode)
-    with figures.drawing(1, 1, 3.9) as (figure, (axis,)):
+    with figures.new_figure(1, 1, 3.9) as (figure, (axis,)):
         scales = [
             make_scale(run.values[key] for run in sorted(runs, key=lambda run: run.point) if key in run.values)
             for key in keys
@@ -37,7 +37,7 @@ def draw(findings: Findings) -> figures.Picture | None:
         for rank in reversed(range(len(shown))):  # the best are drawn last
             _draw_line(axis, shown[rank], rank / max(1, len(shown) - 1), width, keys, scales, goal, findings, tips)
         _draw_axes(axis, keys, [*scales, goal], findings)
-        return figures.picture(
+        return figures.render(
             figure, "parallel", title="Parallel coordinates", caption=_make_caption(findings, shown, runs),
             alt=f"{len(shown)} trials as lines over {', '.join(findings.short[key] for key in keys)} to {findings.metric}",
             tips=tips,
@@ -53,7 +53,7 @@ def _draw_line(
     scales: Sequence[Scale],
     goal: Scale,
     findings: Findings,
-    tips: figures.Tips,
+    tips: figures.Tooltips,
 ) -> None:
     """Draw one trial; rank 0 is the best, rank 1 the worst."""
     from matplotlib.patches import PathPatch
@@ -77,7 +77,9 @@ def _draw_line(
     )  # fmt: skip
     axis.add_patch(patch)
     tips.mark(
-        patch, f"{point_text(run.values, findings.short)}\n{findings.metric} {number(run.value)}\n{run.id}", run.id
+        patch,
+        f"{format_point(run.values, findings.short)}\n{findings.metric} {format_number(run.value)}\n{run.id}",
+        run.id,
     )
 
 

@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from experiments.core import figures
-from experiments.core.format import number, point_text
+from experiments.core.format import format_number, format_point
 from experiments.results.report.axis_scale import MISSING_POSITION, Scale, make_scale, shorten
 from experiments.results.report.findings import Findings, ReportRun
 
@@ -23,30 +23,32 @@ MAX_AXIS_CHARS = 46
 """Characters that fit below an axis; longer labels are rotated."""
 
 
-def draw(findings: Findings) -> figures.Picture | None:
+def draw(findings: Findings) -> figures.RenderedFigure | None:
     """Draw the figure; None if no parameter varies or no run has a result."""
     keys, runs = findings.varying[:MAX_PANELS], [run for run in findings.runs if run.is_measured]
     if not keys or not runs:
         return None
     columns = 2 if len(keys) in (1, 2, 4) else COLUMNS
     rows = math.ceil(len(keys) / columns)
-    tips = figures.Tips() if len(runs) * len(keys) <= MAX_TIPS else None
-    with figures.drawing(rows, columns, 0.35 + 2.75 * rows, sharey=True) as (figure, axes):
+    tips = figures.Tooltips() if len(runs) * len(keys) <= MAX_TIPS else None
+    with figures.new_figure(rows, columns, 0.35 + 2.75 * rows, sharey=True) as (figure, axes):
         for axis, key in zip(axes, keys, strict=False):
             _draw_panel(axis, key, runs, findings, tips)
         for axis in axes[len(keys) :]:
             axis.remove()
-        cut = figures.fit(axes[0], [run.value for run in runs if run.value is not None])
+        cut = figures.scale_axis(axes[0], [run.value for run in runs if run.value is not None])
         for row in range(rows):
             axes[row * columns].set_ylabel(findings.metric)
-        return figures.picture(
+        return figures.render(
             figure, "parameters", title="Result by parameter", caption=_make_caption(findings, runs, cut),
             alt=f"{findings.metric} of each trial against {', '.join(findings.short[key] for key in keys)}",
-            tips=tips or figures.Tips(),
+            tips=tips or figures.Tooltips(),
         )  # fmt: skip
 
 
-def _draw_panel(axis: Axes, key: str, runs: Sequence[ReportRun], findings: Findings, tips: figures.Tips | None) -> None:
+def _draw_panel(
+    axis: Axes, key: str, runs: Sequence[ReportRun], findings: Findings, tips: figures.Tooltips | None
+) -> None:
     having = [run for run in runs if key in run.values]
     # In the order of the search space; runs are ordered by result.
     ordered = sorted(having, key=lambda run: run.point)
@@ -116,7 +118,7 @@ def _set_ticks(axis: Axes, scale: Scale, *, is_missing: bool) -> None:
 def _make_tip(run: ReportRun, findings: Findings) -> str:
     state = "" if run.state == "finished" else f" ({run.state})"
     seed = f" seed={run.seed}" if findings.has_seeds else ""
-    return f"{point_text(run.values, findings.short)}{seed}\n{findings.metric} {number(run.value)}{state}\n{run.id}"
+    return f"{format_point(run.values, findings.short)}{seed}\n{findings.metric} {format_number(run.value)}{state}\n{run.id}"
 
 
 def _make_caption(findings: Findings, runs: Sequence[ReportRun], cut: str) -> str:

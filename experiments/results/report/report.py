@@ -10,7 +10,7 @@ from pathlib import Path
 
 from experiments.core.atomic import write_text
 from experiments.core.errors import InputError, did_you_mean
-from experiments.core.figures import Picture, alone
+from experiments.core.figures import RenderedFigure, standalone_svg
 from experiments.results.report import (
     cost,
     importance,
@@ -27,7 +27,7 @@ from experiments.results.report.tables import format_markdown
 from experiments.sweep.sweep import Sweep, find_by_full_name, find_sweep, format_reference
 from experiments.tracking import mlflow_view
 from experiments.tracking.sweep_sync import PAGE, REPORT, SweepSync, SyncSummary, read_tracking_config
-from experiments.trial.trial import Trial, find
+from experiments.trial.trial import Trial, find_trial
 
 
 def report(args: argparse.Namespace) -> int:
@@ -61,7 +61,7 @@ def select_runs(names: list[str], runs_dir: Path) -> Sweep | list[Trial]:
     problems: list[str] = []
     for name in names:
         try:
-            trial = find(name, runs_dir)
+            trial = find_trial(name, runs_dir)
             trials[trial.folder] = trial
         except InputError as err:
             problems += err.problems
@@ -94,7 +94,7 @@ def write_report(findings: Findings, folder: Path) -> None:
     """
     pictures, missing = [], []
     for title, result in _draw_figures(findings):
-        if isinstance(result, Picture):
+        if isinstance(result, RenderedFigure):
             pictures.append(result)
         else:
             missing.append((title, result))
@@ -103,14 +103,14 @@ def write_report(findings: Findings, folder: Path) -> None:
         figures.mkdir(parents=True, exist_ok=True)
         for picture in pictures:
             (figures / f"{picture.name}.png").write_bytes(picture.png)
-            write_text(figures / f"{picture.name}.svg", alone(picture.svg, f"../{PAGE}"))
+            write_text(figures / f"{picture.name}.svg", standalone_svg(picture.svg, f"../{PAGE}"))
         write_text(folder / "table.md", format_markdown(findings))
         write_text(folder / PAGE, render_page(findings, pictures, missing, _make_commands(findings)))
     except OSError as err:
         raise InputError([f"-o {folder} cannot be written ({err.strerror}); choose another folder"]) from err
 
 
-def _draw_figures(findings: Findings) -> Iterator[tuple[str, Picture | str]]:
+def _draw_figures(findings: Findings) -> Iterator[tuple[str, RenderedFigure | str]]:
     """Draw every figure; yield its title, and the picture or the reason why there is none."""
     yield "Learning curves", learning_curves.draw(findings) or "No metric is logged yet."
     if (replicas := staleness.draw(findings)) is not None:

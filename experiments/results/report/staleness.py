@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from experiments.core import figures
-from experiments.core.format import number, point_text
+from experiments.core.format import format_number, format_point
 from experiments.results.report.axis_scale import shorten
 from experiments.results.report.findings import Findings, ReportRun, rank_key
 
@@ -18,7 +18,7 @@ MAX_POINTS = len(figures.SERIES)
 MAX_LABEL = 58
 
 
-def draw(findings: Findings) -> figures.Picture | None:
+def draw(findings: Findings) -> figures.RenderedFigure | None:
     """Draw both panels; None if no run has parameter servers."""
     if not any(name.startswith(STALE_FRACTION) for run in findings.runs for name in run.series):
         return None
@@ -26,12 +26,12 @@ def draw(findings: Findings) -> figures.Picture | None:
     shown = sorted(having, key=lambda point: rank_key(point.value, findings.mode))[:MAX_POINTS]
     if not shown:
         return None
-    tips = figures.Tips()
-    with figures.drawing(1, 2, 3.5 + 0.21 * math.ceil(len(shown) / 2)) as (figure, (left, right)):
+    tips = figures.Tooltips()
+    with figures.new_figure(1, 2, 3.5 + 0.21 * math.ceil(len(shown) / 2)) as (figure, (left, right)):
         lines, labels = [], []
         for index, point in enumerate(shown):
             run = point.runs[0]
-            label = shorten(point_text(point.values, findings.short), MAX_LABEL)
+            label = shorten(format_point(point.values, findings.short), MAX_LABEL)
             curve = _compute_time_curve(run, findings.metric)
             (line,) = left.plot([seconds for seconds, _ in curve], [value for _, value in curve], **_get_style(index))
             tips.mark(line, f"{label}\n{_format_rate(run)}\n{run.id}", run.id)
@@ -50,7 +50,7 @@ def draw(findings: Findings) -> figures.Picture | None:
             ncols=2 if max(map(len, labels)) < MAX_LABEL else 1,
             handlelength=3.4,
         )
-        return figures.picture(
+        return figures.render(
             figure, "replicas", title="Asynchronous replicas", alt=f"{findings.metric} against seconds, and staleness",
             caption="The first seed of every point; the table has medians over its training.", tips=tips,
         )  # fmt: skip
@@ -98,4 +98,4 @@ def _get_style(index: int) -> dict[str, Any]:
 
 def _format_rate(run: ReportRun) -> str:
     rate = run.series[RATE].median() if RATE in run.series else None
-    return "" if rate is None else f"{number(rate)} updates/s"
+    return "" if rate is None else f"{format_number(rate)} updates/s"

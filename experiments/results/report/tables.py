@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from experiments.core.format import number, point_text, shown
+from experiments.core.format import format_number, format_point, format_value
 from experiments.results.report.cost import collect_usage, format_device_time, format_quantity, summarize_cost
 from experiments.results.report.findings import Findings, ReportRun, find_train_loss, list_test_metrics
 
@@ -183,9 +183,9 @@ def format_markdown(findings: Findings) -> str:
     parts.append(", ".join(f"{name} {text}" for name, text in summarize_cost(findings).items()).capitalize() + ".")
     best, run = findings.best, findings.best_run
     if best is not None and run is not None:
-        at = f" at {_format_code(point_text(best.values))}" if best.values else ""
+        at = f" at {_format_code(format_point(best.values))}" if best.values else ""
         parts.append(
-            f"Best: {_escape(findings.metric)} {number(best.value)}{at}, of {_format_ids([one.id for one in best.runs])}; "
+            f"Best: {_escape(findings.metric)} {format_number(best.value)}{at}, of {_format_ids([one.id for one in best.runs])}; "
             f"reproduce it with {_format_code(f'lathe reproduce {run.reference}')}."
         )
     return "\n\n".join(parts) + "\n"
@@ -234,7 +234,7 @@ def _make_value_cell(values: Mapping[str, Any], key: str) -> Cell:
         return Cell("", math.nan)
     value = values[key]
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    text = f"{value:.6g}" if isinstance(value, float) else shown(value)
+    text = f"{value:.6g}" if isinstance(value, float) else format_value(value)
     return Cell(text, float(value) if is_number else text)
 
 

@@ -10,11 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from experiments.core.data_files import folder_of
+from experiments.core.data_files import find_data_folder
 from experiments.core.errors import InputError
 from experiments.results.compare.differences import ABSENT, differences
-from experiments.trial.record import CodeRecord, here
-from experiments.trial.trial import data_fingerprint
+from experiments.trial.record import RunRecord, describe_environment
+from experiments.trial.trial import fingerprint_data
 
 CAPABILITIES = ("default", "avx2", "avx512")
 """Instruction sets for which torch has kernels, with the names of ATEN_CPU_CAPABILITY."""
@@ -22,9 +22,9 @@ NEEDED = {"avx2": {"avx2", "fma"}, "avx512": {"avx512f", "avx512bw", "avx512dq",
 MAX_HASHED_BYTES = 4 << 30
 
 
-def find_environment_changes(record: CodeRecord) -> list[str]:
+def find_environment_changes(record: RunRecord) -> list[str]:
     """One line per difference between this environment and that of the run; additional packages do not count."""
-    differing = differences(record, replace(record, environment=here(), streams={}))
+    differing = differences(record, replace(record, environment=describe_environment(), streams={}))
     return [
         f"environment: {one.key} is not installed; the run had {one.one}"
         if one.other == ABSENT
@@ -34,7 +34,7 @@ def find_environment_changes(record: CodeRecord) -> list[str]:
     ]
 
 
-def reproducing_variables(record: CodeRecord, ranks: int) -> tuple[dict[str, str], list[str]]:
+def reproducing_variables(record: RunRecord, ranks: int) -> tuple[dict[str, str], list[str]]:
     """Environment variables that make a process compute as the run did, and a line for each thing they cannot restore.
 
     Args:
@@ -64,7 +64,7 @@ def reproducing_variables(record: CodeRecord, ranks: int) -> tuple[dict[str, str
     return variables, problems
 
 
-def _capability(record: CodeRecord) -> str | None:
+def _capability(record: RunRecord) -> str | None:
     """The instruction set of the run, if ATEN_CPU_CAPABILITY can select it."""
     name = str(record.environment.get("cpu_capability") or "").lower().replace("no avx", "default")
     return name if name in CAPABILITIES else None
@@ -92,7 +92,7 @@ def find_data_changes(config: Mapping[str, Any], recorded: Mapping[str, Any]) ->
     if isinstance(files, Mapping) and files:
         return _files(config["data"], files)
     try:
-        now = data_fingerprint(dict(config["data"]))
+        now = fingerprint_data(dict(config["data"]))
     except KeyError as err:
         raise InputError(
             [f"data.root needs the environment variable {err.args[0]}, which is not set; export it"]
@@ -110,7 +110,7 @@ def find_data_changes(config: Mapping[str, Any], recorded: Mapping[str, Any]) ->
 
 def _folder(node: Mapping[str, Any]) -> Path:
     try:
-        return folder_of(node)
+        return find_data_folder(node)
     except KeyError as err:
         raise InputError(
             [f"data.root needs the environment variable {err.args[0]}, which is not set; export it"]

@@ -14,9 +14,9 @@ from experiments.config.allowlist import trusted
 from experiments.core.errors import InputError
 from experiments.results.reproduce.verdict import last_step
 from experiments.run import journal
-from experiments.trial.initial_weights import FILE, weights_of
-from experiments.trial.lookup import find_run, mlflow_ids, whole
-from experiments.trial.record import CodeRecord, of_trial
+from experiments.trial.initial_weights import FILE, get_initial_weights
+from experiments.trial.lookup import check_readable, find_run, read_mlflow_ids
+from experiments.trial.record import RunRecord, record_trial
 from experiments.trial.trial import Trial
 
 
@@ -24,7 +24,7 @@ from experiments.trial.trial import Trial
 class Original:
     """A run that is reproduced."""
 
-    record: CodeRecord
+    record: RunRecord
     files: Path | None
     """Folder of the uncommitted code; None if it is not available or not trusted."""
     overrides: Sequence[str]
@@ -58,7 +58,7 @@ def open_original(args: Namespace) -> Iterator[Original]:
     """
     path = Path(args.run).expanduser()
     if path.name == "trial.yaml" and path.is_file():
-        yield _checked(_of_trial(whole(Trial(path.parent.resolve()))), args)
+        yield _checked(_of_trial(check_readable(Trial(path.parent.resolve()))), args)
     elif path.is_file():
         with tempfile.TemporaryDirectory(prefix="lathe-bundle-") as scratch:
             yield _checked(_of_shared(path, Path(scratch), args), args)
@@ -85,8 +85,8 @@ def _checked(original: Original, args: Namespace) -> Original:
 
 
 def _of_trial(trial: Trial) -> Original:
-    provenance, ids, outcome = trial.provenance, mlflow_ids(trial), trial.outcome()
-    record = of_trial(trial)
+    provenance, ids, outcome = trial.provenance, read_mlflow_ids(trial), trial.outcome()
+    record = record_trial(trial)
     first = trial.attempts()[:1]
     return Original(
         record=replace(record, config=trial.config_of(int(first[0].name))) if first else record,
@@ -94,7 +94,7 @@ def _of_trial(trial: Trial) -> Original:
         overrides=provenance.get("overrides") or [],
         config_dirs=provenance.get("config_dirs") or [],
         trust=provenance.get("trust") or [],
-        initial=trial.folder / FILE if weights_of(record.config) is not None else None,
+        initial=trial.folder / FILE if get_initial_weights(record.config) is not None else None,
         source=provenance.get("source"),
         link={
             "run": trial.folder.name,

@@ -16,7 +16,7 @@ from experiments.core import renamed
 from experiments.core.atomic import write_text
 from experiments.core.console import Display
 from experiments.core.errors import InputError, did_you_mean
-from experiments.core.signals import ended_as_interrupted
+from experiments.core.signals import signals_as_interrupt
 from experiments.results.compare.differences import differences
 from experiments.results.compare.tables import streams_table
 from experiments.results.reproduce import rerun
@@ -30,10 +30,10 @@ from experiments.results.reproduce.verdict import Verdict, choose_terms, judge
 from experiments.run.verdict_file import VERDICT
 from experiments.tracking.store_uri import StoreError
 from experiments.trial import resume
-from experiments.trial.code_restore import restored
-from experiments.trial.lookup import find_run, mlflow_ids
-from experiments.trial.record import CodeRecord, of_trial
-from experiments.trial.trial import Trial, as_yaml
+from experiments.trial.code_restore import restore_code
+from experiments.trial.lookup import find_run, read_mlflow_ids
+from experiments.trial.record import RunRecord, record_trial
+from experiments.trial.trial import Trial, to_yaml
 
 AS_BEFORE = "environment and hardware are those of the run; the data is compared with that of the run when it is read"
 CHANGEABLE = tuple(key for key in resume.CHANGEABLE if key != "launcher")
@@ -50,7 +50,7 @@ def reproduce(args: Namespace) -> int:
         InputError: the arguments or the original do not allow a reproduction.
     """
     _check(args)
-    with ended_as_interrupted(), open_original(args) as original:
+    with signals_as_interrupt(), open_original(args) as original:
         steps = _last_step(original, args)
         if args.check is not None:
             return _compare(original, args, steps)
@@ -126,7 +126,7 @@ def _run_again(original: Original, args: Namespace, steps: int | None) -> int:
     trust = [*original.trust, *args.trust]
     _check_nodes(record, args.overrides)
     _check_choices(args.overrides, original.config_dirs)
-    with restored(
+    with restore_code(
         record.code, original.files, trust, runs_dir, keep=args.keep_code, only_merged=not original.is_trusted
     ) as code:
         variables, problems = reproducing_variables(record, _ranks(record.config))
@@ -154,7 +154,7 @@ def _ranks(config: Mapping[str, Any]) -> int:
     return int(config["hardware"]["nodes"]) * int(config["hardware"]["devices_per_node"])
 
 
-def _check_nodes(record: CodeRecord, overrides: Sequence[str]) -> None:
+def _check_nodes(record: RunRecord, overrides: Sequence[str]) -> None:
     nodes = record.config["hardware"]["nodes"]
     if nodes > 1 and not any(text.startswith("hardware") for text in overrides):
         raise InputError(
@@ -188,16 +188,16 @@ def _report(
         "overrides": args.overrides,
         "amiss": [*problems, *lines],
     }
-    write_text(trial.folder / VERDICT, as_yaml(content))
+    write_text(trial.folder / VERDICT, to_yaml(content))
     _show(verdict, display)
     display.say(f"verdict: {trial.folder / VERDICT}")
     _sync(trial, display)
     return verdict.code
 
 
-def _record(trial: Trial) -> CodeRecord:
+def _record(trial: Trial) -> RunRecord:
     """The record of a repetition, with the configuration of its last attempt."""
-    record, attempts = of_trial(trial), trial.attempts()
+    record, attempts = record_trial(trial), trial.attempts()
     return replace(record, config=trial.config_of(int(attempts[-1].name))) if attempts else record
 
 
@@ -211,7 +211,7 @@ def _find_end(trial: Trial, steps: int | None, *, was_interrupted: bool) -> tupl
     return status, f"it {status}: {reason}"
 
 
-def _data_lines(one: CodeRecord, other: CodeRecord) -> list[str]:
+def _data_lines(one: RunRecord, other: RunRecord) -> list[str]:
     """One line per split of the data that differs in the repetition."""
     before, now = one.data.get("splits") or {}, other.data.get("splits") or {}
     return [
@@ -243,4 +243,4 @@ def _sync(trial: Trial, display: Display) -> None:
     except StoreError as err:
         display.say(f"{err}")
         return
-    display.say(f"MLflow run {mlflow_ids(trial).get('run_id')}")
+    display.say(f"MLflow run {read_mlflow_ids(trial).get('run_id')}")

@@ -20,15 +20,15 @@ from typing import Any
 
 from experiments.core import renamed
 from experiments.core.errors import InputError
-from experiments.core.signals import heeded
+from experiments.core.signals import handled_signals
 from experiments.launch.run_trial import LOCAL_LAUNCHER
 from experiments.results.reproduce.original import Original
 from experiments.run.journal_tail import JournalTail
-from experiments.trial.code_restore import Restored
-from experiments.trial.code_snapshot import snapshot
-from experiments.trial.environment import machine, packages
+from experiments.trial.code_restore import RestoredCode
+from experiments.trial.code_snapshot import take_snapshot
+from experiments.trial.environment import describe_machine, installed_packages
 from experiments.trial.initial_weights import FILE
-from experiments.trial.trial import Trial, data_fingerprint, new_folder, write_trial
+from experiments.trial.trial import Trial, create_run_folder, fingerprint_data, write_trial
 
 POLL_S = 0.05
 IMPORTED = "import json, experiments, modules; print(json.dumps([experiments.__file__, modules.__file__]))"
@@ -49,7 +49,7 @@ class Ended:
     """By the user. Not set if it was stopped at the last step to compare."""
 
 
-def new_run(original: Original, code: Restored, runs_dir: Path, steps: int | None) -> Trial:
+def new_run(original: Original, code: RestoredCode, runs_dir: Path, steps: int | None) -> Trial:
     """Create a run folder with the configuration of the original, and its own provenance.
 
     Raises:
@@ -64,7 +64,7 @@ def new_run(original: Original, code: Restored, runs_dir: Path, steps: int | Non
         overrides = renamed.original_overrides(overrides, config)
         config = renamed.original(config)
     warnings: list[str] = []
-    with new_folder(runs_dir, f"single/{_free_name(record.trial_id, runs_dir)}") as folder:
+    with create_run_folder(runs_dir, f"single/{_free_name(record.trial_id, runs_dir)}") as folder:
         provenance = {
             "trial_id": record.trial_id,
             "run_key": uuid.uuid4().hex,
@@ -74,11 +74,11 @@ def new_run(original: Original, code: Restored, runs_dir: Path, steps: int | Non
             **({"source": original.source} if original.source else {}),
             "config_dirs": list(original.config_dirs),
             "trust": list(original.trust),
-            "code": [snapshot(root, folder / "code", warnings, runs_dir) for root in code.roots],
-            **machine(),
-            "packages": packages(),
+            "code": [take_snapshot(root, folder / "code", warnings, runs_dir) for root in code.roots],
+            **describe_machine(),
+            "packages": installed_packages(),
             "seeds": {"seed": config.get("seed")},
-            "data": data_fingerprint(config["data"]),
+            "data": fingerprint_data(config["data"]),
             "warnings": warnings,
         }
         if original.initial is not None:
@@ -87,7 +87,7 @@ def new_run(original: Original, code: Restored, runs_dir: Path, steps: int | Non
     return Trial(folder)
 
 
-def has_first_names(code: Restored) -> bool:
+def has_first_names(code: RestoredCode) -> bool:
     """Whether restored code knows configuration keys by their first names only."""
     return not (code.on_path[0] / "experiments" / "core" / "renamed.py").is_file()
 
@@ -99,7 +99,7 @@ def _free_name(identity: str, runs_dir: Path) -> str:
     return next(name for name in names if name not in taken)
 
 
-def child_environment(code: Restored, variables: Mapping[str, str]) -> dict[str, str]:
+def child_environment(code: RestoredCode, variables: Mapping[str, str]) -> dict[str, str]:
     """The environment variables of a process that imports the restored code.
 
     Raises:
@@ -158,7 +158,7 @@ def _forward_signals(child: subprocess.Popen[bytes]) -> Iterator[list[int]]:
         received.append(number)
         child.send_signal(number)
 
-    before = {number: signal.signal(number, forward) for number in heeded()}
+    before = {number: signal.signal(number, forward) for number in handled_signals()}
     try:
         yield received
     finally:

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from experiments.results.compare.differences import MACHINE, differences
 from experiments.run.metric_comparison import Divergence, compare, distance
-from experiments.trial.parameters import parameters
-from experiments.trial.record import CodeRecord
+from experiments.trial.parameters import flatten_config
+from experiments.trial.record import RunRecord
 
 Outcome = Literal["identical", "within tolerance", "different", "interrupted"]
 
@@ -98,7 +98,7 @@ def _plain(one: Divergence) -> dict[str, Any]:
 
 
 def choose_terms(
-    one: CodeRecord, other: CodeRecord, *, tolerance: float | None, up_to: int | None, mixed: Sequence[str] = ()
+    one: RunRecord, other: RunRecord, *, tolerance: float | None, up_to: int | None, mixed: Sequence[str] = ()
 ) -> ReproductionTerms:
     """Choose how closely the second record must agree with the first.
 
@@ -126,9 +126,9 @@ def choose_terms(
     return ReproductionTerms(allowed, judged_to, up_to, reasons)
 
 
-def _reasons(one: CodeRecord, other: CodeRecord) -> Iterator[str]:
+def _reasons(one: RunRecord, other: RunRecord) -> Iterator[str]:
     """Why the bits may differ; none on a CPU with the same layout, threads and torch."""
-    first, second = parameters(one.config), parameters(other.config)
+    first, second = flatten_config(one.config), flatten_config(other.config)
     if _is_asynchronous(one) or _is_asynchronous(other):
         yield "asynchronous replicas update weights in random order, so that no two such runs are the same"
     if (before := _engine(one)) != (now := _engine(other)):
@@ -145,14 +145,14 @@ def _reasons(one: CodeRecord, other: CodeRecord) -> Iterator[str]:
         yield f"{devices.pop()} adds numbers in a fixed order only with determinism=bitwise"
 
 
-def _is_asynchronous(record: CodeRecord) -> bool:
+def _is_asynchronous(record: RunRecord) -> bool:
     """True if several replicas trained asynchronously with parameter servers."""
     parallel = record.config.get("parallel") or {}
     replicas = (record.config.get("hardware") or {}).get("devices_per_node", 1)
     return "num_servers" in parallel and parallel.get("max_staleness") != 0 and (parallel.get("data") or replicas) != 1
 
 
-def _engine(record: CodeRecord) -> str:
+def _engine(record: RunRecord) -> str:
     """The class and arguments of a record's `parallel` in one line."""
     node = dict(record.config.get("parallel") or {})
     name = str(node.pop("_target_", "")).rpartition(".")[2].lower()
@@ -160,8 +160,8 @@ def _engine(record: CodeRecord) -> str:
 
 
 def judge(
-    one: CodeRecord,
-    other: CodeRecord,
+    one: RunRecord,
+    other: RunRecord,
     terms: ReproductionTerms,
     *,
     status: str,
@@ -208,7 +208,7 @@ def _find_other_end(divergences: Sequence[Divergence]) -> str | None:
     return None
 
 
-def _find_missing(divergences: Sequence[Divergence], one: CodeRecord) -> str | None:
+def _find_missing(divergences: Sequence[Divergence], one: RunRecord) -> str | None:
     """Points that only one of the two has. Points that a sampled record lacks do not count."""
     for part in divergences:
         first, second = part.only_in

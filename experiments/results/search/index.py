@@ -17,7 +17,7 @@ from experiments.core.atomic import write_text
 from experiments.core.errors import InputError
 from experiments.run import journal
 from experiments.run.metrics import MetricSummary
-from experiments.run.state import determine_state, process_alive, read_outcome
+from experiments.run.state import determine_state, is_process_alive, read_outcome
 from experiments.run.verdict_file import VERDICT
 from experiments.sweep.ledger import Entry, Ledger
 
@@ -211,7 +211,7 @@ def _run(folder: Path, known: dict[str, Any], sweep: _IndexedSweep | None) -> In
         return IndexedRun(folder, entry.state, sweep.folder.name, values, known)
     last = known["last"]
     outcome = read_outcome(folder)
-    alive = last is None or process_alive(last["host"], last["pid"], last["time"])
+    alive = last is None or is_process_alive(last["host"], last["pid"], last["time"])
     now = determine_state(outcome, last, known["last_time"], alive)
     return IndexedRun(
         folder,

@@ -17,9 +17,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from experiments.core import renamed
-from experiments.core.console import console
+from experiments.core.console import make_console
 from experiments.core.errors import InputError, did_you_mean
-from experiments.core.format import as_json, duration, number, point_text
+from experiments.core.format import format_duration, format_number, format_point, to_json
 from experiments.results.search.condition import Comparison, Condition, Lookup, as_text, comparisons, parse, problem
 from experiments.results.search.index import LARGEST, SMALLEST, Index, IndexedRun
 
@@ -74,10 +74,10 @@ def ls(asked: argparse.Namespace) -> int:
     runs_dir = Path(asked.runs_dir)
     found, names = search(runs_dir, asked.condition, asked.sort)
     if asked.json:
-        print(as_json([_document(run) for run in found]))
+        print(to_json([_document(run) for run in found]))
     elif found:
         mentioned = list(dict.fromkeys(names.values())) or _usual(found)
-        console().print(_table(found, mentioned, time.time()))
+        make_console().print(_table(found, mentioned, time.time()))
     else:
         num_runs = len(Index(runs_dir).runs())
         print(f"no run in {runs_dir}" + (f" of {num_runs} fulfils {asked.condition}" if num_runs else ""))
@@ -211,18 +211,18 @@ def _shown_name(run: IndexedRun) -> str:
     """Of a sweep's trial what varies, by which one tells it from the others."""
     short = {key: key.rpartition(".")[2] for key in run.values}
     is_clear = len(set(short.values())) == len(short)
-    return point_text(run.values, short if is_clear else None) or run.name
+    return format_point(run.values, short if is_clear else None) or run.name
 
 
 def _cell(value: Any) -> str:
     if isinstance(value, float):
-        return number(value)
+        return format_number(value)
     return "" if value is None else as_text(value)
 
 
 def _when(created: float, now: float) -> str:
     if now - created < DAY_S:
-        return f"{duration(max(0.0, now - created))} ago"
+        return f"{format_duration(max(0.0, now - created))} ago"
     return datetime.datetime.fromtimestamp(created).strftime("%Y-%m-%d %H:%M")
 
 

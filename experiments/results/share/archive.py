@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from experiments.core.atomic import sync
+from experiments.core.atomic import fsync
 from experiments.core.errors import InputError
 from experiments.results.share.strict_yaml import MAX_MB
 from experiments.results.share.uncommitted_code import find_unsafe
@@ -160,7 +160,7 @@ def write(partial: Path, text: str, files: Mapping[str, bytes | Path]) -> None:
                 info.size = file.seek(0, os.SEEK_END)
                 file.seek(0)
                 archive.addfile(info, file)
-    sync(partial)
+    fsync(partial)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from experiments.config.source_map import SourceMap
 from experiments.config.validate import Validation
 from experiments.core import renamed
 from experiments.core.errors import InputError, did_you_mean
-from experiments.core.format import shown
+from experiments.core.format import format_value
 from experiments.results.share import rules
 from experiments.results.share.archive import Archive, find_mismatches
 from experiments.results.share.schema import SharedFileSchema
@@ -109,7 +109,7 @@ def _find_wrong_types(values: dict[str, Any], path: Path) -> Iterator[str]:
         return
     config, code = values["configuration"], values["code"]
     if not isinstance(config, dict) or _count(config) > MAX_SETTINGS:
-        yield f"configuration={one_line(shown(config))} is not a map of up to {MAX_SETTINGS:,} values; {NEW_FILE}"
+        yield f"configuration={one_line(format_value(config))} is not a map of up to {MAX_SETTINGS:,} values; {NEW_FILE}"
     if isinstance(code, list) and len(code) > MAX_CHECKOUTS:
         yield f"code has {len(code):,} entries; the limit is {MAX_CHECKOUTS}; {NEW_FILE}"
     for entry in code if isinstance(code, list) else ():
@@ -130,11 +130,11 @@ def _count(node: Any) -> int:
 def _find_wrong_values(values: dict[str, Any], origins: SourceMap) -> Iterator[str]:
     for key, text, pattern, rule in _texts(values):
         if text is not None and not pattern.fullmatch(text):
-            yield f"{key}={one_line(shown(text))} is not {rule}; {NEW_FILE}"
+            yield f"{key}={one_line(format_value(text))} is not {rule}; {NEW_FILE}"
     config, data, threads = values["configuration"], values["data"], values["environment"]["cpu_threads"]
     for key, value in {"name": values["name"], "description": values["description"], **values["seeds"]}.items():
         if config.get(key) != value:
-            yield f"{key}={one_line(shown(value))} differs from {key} in the configuration; write the same value in both"
+            yield f"{key}={one_line(format_value(value))} differs from {key} in the configuration; write the same value in both"
     if (data["num_files"] is None) != (data["names_and_sizes_sha256"] is None):
         yield f"only one of data.num_files and data.names_and_sizes_sha256 is null; {NEW_FILE}"
     if threads is not None and not 0 < threads <= MAX_THREADS:

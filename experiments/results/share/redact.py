@@ -15,7 +15,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from experiments.config import options
-from experiments.core.secrets import SECRET_LINES, SECRET_VALUES, looks_secret, resolve
+from experiments.core.secrets import SECRET_LINES, SECRET_VALUES, is_secret, resolve
 from experiments.results.share.strict_yaml import is_deceptive
 from experiments.run import journal
 from experiments.trial.trial import Trial
@@ -96,7 +96,7 @@ class Redactor:
         folders = [str(trial.folder), str(trial.runs_dir), os.getcwd(), str(Path.home()), str(options.HOUSE.parent)]
         folders += [*trial.provenance.get("config_dirs", ()), tempfile.gettempdir()]
         folders += [value for name, value in os.environ.items() if name.startswith("LATHE_") and value.startswith("/")]
-        secrets = [value for name, value in os.environ.items() if looks_secret(name, value)]
+        secrets = [value for name, value in os.environ.items() if is_secret(name, value)]
         return cls(_users(), _hosts(trial), folders, secrets)
 
     def redact(self, text: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from experiments.config.allowlist import is_own
 from experiments.core import atomic
 from experiments.core.errors import InputError
-from experiments.core.secrets import looks_secret
+from experiments.core.secrets import is_secret
 from experiments.results.share import archive, rules
 from experiments.results.share.parse import VERSION
 from experiments.results.share.redact import KINDS, Redactor
@@ -24,7 +24,7 @@ from experiments.results.share.uncommitted_code import find_private
 from experiments.run.checkpoint import Checkpoints
 from experiments.run.metrics import MetricSeries
 from experiments.trial.lookup import find_run
-from experiments.trial.record import CodeRecord, code_folder, of_trial
+from experiments.trial.record import RunRecord, find_code_folder, record_trial
 from experiments.trial.trial import Trial
 
 MAX_POINTS = 200
@@ -44,7 +44,7 @@ def share(args: argparse.Namespace) -> int:
     _check_output(path, args)
     redactor = Redactor.for_run(trial)
     files = _collect_files(trial, redactor) if args.bundle else {}
-    record = of_trial(trial)
+    record = record_trial(trial)
     values = _values(trial, record, path, redactor, files)
     text = as_text(values)
     _check_text(text, redactor)
@@ -74,7 +74,7 @@ def _check_output(path: Path, args: argparse.Namespace) -> None:
 
 
 def _values(
-    trial: Trial, record: CodeRecord, path: Path, redactor: Redactor, files: Mapping[str, bytes | Path]
+    trial: Trial, record: RunRecord, path: Path, redactor: Redactor, files: Mapping[str, bytes | Path]
 ) -> dict[str, Any]:
     """The keys of `SharedFileSchema`.
 
@@ -115,7 +115,7 @@ def _configuration(config: Mapping[str, Any], redactor: Redactor) -> dict[str, A
         if isinstance(value, str) and key not in rules.PATHS:
             found = redactor.find_known(value) if key.endswith("_target_") else redactor.find(value)
             if kinds := " and ".join(dict.fromkeys(KINDS[finding.kind] for finding in found)):
-                shown = "***" if looks_secret(key, value) else value
+                shown = "***" if is_secret(key, value) else value
                 problems.append(
                     f"{key}={shown} holds {kinds}, which must not be shared; choose another value and run again"
                 )
@@ -187,7 +187,7 @@ def _collect_files(trial: Trial, redactor: Redactor) -> dict[str, bytes | Path]:
         InputError: the run has no weights, or its uncommitted code holds something that must not be shared.
     """
     code = {
-        f"{archive.CODE}{_file_name(number, kind)}": (code_folder(trial) / entry[kind]).read_bytes()
+        f"{archive.CODE}{_file_name(number, kind)}": (find_code_folder(trial) / entry[kind]).read_bytes()
         for number, entry in enumerate(trial.provenance.get("code") or [])
         for kind in ("diff", "untracked")
         if entry.get(kind)
@@ -203,7 +203,7 @@ def _collect_files(trial: Trial, redactor: Redactor) -> dict[str, bytes | Path]:
     return {**code, archive.WEIGHTS: checkpoint.folder / MODEL}
 
 
-def _warnings(trial: Trial, record: CodeRecord, *, has_bundle: bool) -> Iterator[str]:
+def _warnings(trial: Trial, record: RunRecord, *, has_bundle: bool) -> Iterator[str]:
     outcome = trial.outcome()
     if outcome is None or outcome["status"] != "finished":
         yield f"run {trial.folder.name} is not finished, so the expected metrics end early"
@@ -238,7 +238,7 @@ def _write(path: Path, text: str, files: Mapping[str, bytes | Path]) -> None:
             atomic.write_text(partial, text)
         read(partial)
         partial.replace(path)
-        atomic.sync(path.absolute().parent)
+        atomic.fsync(path.absolute().parent)
     except InputError as err:
         problems = [problem.replace(partial.name, path.name) for problem in err.problems]
         raise InputError(problems, "the shared file") from err

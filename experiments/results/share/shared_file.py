@@ -13,7 +13,7 @@ from experiments.core.errors import InputError
 from experiments.results.share import rules
 from experiments.results.share.archive import read as read_archive
 from experiments.results.share.parse import parse
-from experiments.trial.record import CodeRecord
+from experiments.trial.record import RunRecord
 from experiments.trial.trial import Trial, trial_id
 
 if TYPE_CHECKING:
@@ -52,11 +52,11 @@ class SharedFile:
             "this version of Lathe computes ids differently; results may differ from the expected ones"
         ]
 
-    def record(self) -> CodeRecord:
+    def record(self) -> RunRecord:
         """The shared run, to compare another run with."""
         data = {key: value for key, value in self.values["data"].items() if value is not None}
         metrics = self.values["expected"]["metrics"].items()
-        return CodeRecord(
+        return RunRecord(
             name=self.path.name,
             trial_id=self.trial_id,
             config=self.configuration,

@@ -20,19 +20,19 @@ def draw(record: MeasuredRecord, path: Path) -> None:
     """
     steps, seeds = record.curve_steps, len(record.seeds)
     values = list(zip(*record.curves, strict=True))
-    with look.drawing(1, 1, HEIGHT_IN, WIDTH_IN) as (figure, (axis,)):
+    with look.new_figure(1, 1, HEIGHT_IN, WIDTH_IN) as (figure, (axis,)):
         colour = look.SERIES[0]
         if seeds > 1:
             lows, highs = [min(some) for some in values], [max(some) for some in values]
             axis.fill_between(steps, lows, highs, color=colour, alpha=0.22, linewidth=0)
         marker = "o" if len(steps) < 12 else ""
         axis.plot(steps, [fmean(some) for some in values], color=colour, linewidth=1.8, marker=marker, markersize=3.6)
-        look.fit(axis, [value for some in values for value in some])
+        look.scale_axis(axis, [value for some in values for value in some])
         axis.set_title(record.curve_metric)
         axis.set_xlabel("step")
-        drawn = look.picture(figure, record.row, title=record.row, caption="", alt=alt(record), tips=look.Tips())
+        drawn = look.render(figure, record.row, title=record.row, caption="", alt=alt(record), tips=look.Tooltips())
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, look.alone(drawn.svg, ""))
+    write_text(path, look.standalone_svg(drawn.svg, ""))
 
 
 def alt(record: MeasuredRecord) -> str:

@@ -11,9 +11,9 @@ from typing import Any
 from experiments.config.allowlist import HOUSE
 from experiments.config.compose import compose
 from experiments.config.experiment import Experiment
-from experiments.core.data_files import missing
+from experiments.core.data_files import find_missing
 from experiments.core.errors import PlanError
-from experiments.core.format import duration
+from experiments.core.format import format_duration
 from experiments.core.git import GitError, git
 from experiments.plan.plan import make_plan
 from experiments.results.report.metric_history import History, read_history
@@ -31,7 +31,7 @@ from experiments.sweep.sweep import Sweep
 from experiments.tracking import follow_sweep
 from experiments.tracking.mlflow_view import ui_hint
 from experiments.trial.code_snapshot import PACKAGES
-from experiments.trial.trial import EXCLUDED, runs_dir_of, trial_id
+from experiments.trial.trial import EXCLUDED, resolve_runs_dir, trial_id
 from launchers.base import DONE
 
 TRY_STEPS = 20
@@ -104,7 +104,7 @@ def missing_data(data: dict[str, Any]) -> str | None:
     if "folder" not in data or "root" not in data:
         return None  # it comes with a package
     try:
-        found = missing(data)
+        found = find_missing(data)
     except KeyError as err:
         return f"its data is not here: data.root={data['root']} needs {err.args[0]}; `export {err.args[0]}=...`"
     if found is None:
@@ -132,7 +132,9 @@ def _fitting(row: Row, terms: MeasureOptions, experiment: Experiment, steps_in_a
     if fitting >= steps_in_all:
         return []
     if fitting < TRY_STEPS:
-        raise Refused(f"a budget of {duration(terms.budget_s)} has no room for {TRY_STEPS} steps of it; give more")
+        raise Refused(
+            f"a budget of {format_duration(terms.budget_s)} has no room for {TRY_STEPS} steps of it; give more"
+        )
     return _length(experiment, fitting, steps_in_all, max(1, every * fitting // steps_in_all))
 
 
@@ -185,7 +187,7 @@ def _run(row: Row, terms: MeasureOptions, name: str, shorter: Sequence[str]) -> 
     begun = (
         None
         if terms.again
-        else _begun(runs_dir_of(found.experiment.config), name, {one["trial"] for one in found.trials})
+        else _begun(resolve_runs_dir(found.experiment.config), name, {one["trial"] for one in found.trials})
     )
     sweep = begun or write(found)
     retry_unfinished(sweep)

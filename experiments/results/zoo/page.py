@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from experiments.core.format import duration, number
+from experiments.core.format import format_duration, format_number
 from experiments.results.zoo.figure import alt
 from experiments.results.zoo.record import MeasuredRecord, Refusal, rounded
 from experiments.results.zoo.rows import OTHER, Row
@@ -94,7 +94,9 @@ def measured_text(standing: RowStatus) -> str:
     record = standing.record
     if record is None:
         return ""
-    words = [number(record.mean) if record.spread is None else f"{number(record.mean)} ± {record.spread:.2g}"]
+    words = [
+        format_number(record.mean) if record.spread is None else f"{format_number(record.mean)} ± {record.spread:.2g}"
+    ]
     if not record.is_whole:
         words.append(f"after {record.steps:,} of {record.steps_in_all:,} steps")
     if len(record.seeds) == 1:
@@ -113,7 +115,7 @@ def cost_text(record: MeasuredRecord | None) -> str:
     if record is None:
         return ""
     cpu_s = fmean(record.cpu_s)
-    return f"{duration(fmean(record.wall_s))}, {cpu_s:,.{1 if cpu_s < 10 else 0}f} CPU s"
+    return f"{format_duration(fmean(record.wall_s))}, {cpu_s:,.{1 if cpu_s < 10 else 0}f} CPU s"
 
 
 def _entry(standing: RowStatus, figures: str) -> str:

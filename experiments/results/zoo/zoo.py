@@ -13,10 +13,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from experiments.core.atomic import write_text
-from experiments.core.console import console
+from experiments.core.console import make_console
 from experiments.core.errors import InputError
-from experiments.core.format import duration
-from experiments.core.signals import ended_as_interrupted
+from experiments.core.format import format_duration
+from experiments.core.signals import signals_as_interrupt
 from experiments.results.zoo.figure import draw
 from experiments.results.zoo.measure import Failed, MeasureOptions, Refused, measure, missing_data
 from experiments.results.zoo.page import RowStatus, cost_text, expected_text, measured_text, page, problems_of
@@ -49,7 +49,7 @@ def zoo(asked: argparse.Namespace) -> int:
         for problem in problems:
             print(problem, file=sys.stderr)
         return 1 if problems else 0
-    console().print(_table(book, wanted))
+    make_console().print(_table(book, wanted))
     return 0
 
 
@@ -192,7 +192,7 @@ def _run(book: _Book, wanted: Sequence[Row], are_named: bool) -> int:
     counts = dict.fromkeys(("measured", "as before", "not measured", "failed"), 0)
     for number, (row, config) in enumerate(zip(wanted, configs, strict=True), 1):
         # A run's workers are processes of their own, and would go on; a second Ctrl-C does not wait until they have saved.
-        with ended_as_interrupted(only_once=False):
+        with signals_as_interrupt(only_once=False):
             counts[_measure(book, row, trial_id(config), f"[{number}/{len(wanted)}] {row.name}")] += 1
     _say(", ".join(f"{count} {word}" for word, count in counts.items() if count) + f"; {book.page}")
     return 1 if counts["failed"] else 0
@@ -212,8 +212,9 @@ def _announced(book: _Book, wanted: Sequence[tuple[Row, dict[str, Any]]]) -> str
     if terms.budget_s is None:
         long = "each run to its end, which --budget 10m or the like would make shorter"
     else:
-        in_all = duration(len(names) * terms.seeds * terms.budget_s)
-        long = f"about {duration(terms.budget_s)} a run at most after a short try, {in_all} in all if none is beside another"
+        in_all = format_duration(len(names) * terms.seeds * terms.budget_s)
+        each = format_duration(terms.budget_s)
+        long = f"about {each} a run at most after a short try, {in_all} in all if none is beside another"
     rows = f"{len(wanted)} row{'s' if len(wanted) > 1 else ''}"
     told = f"measures {len(names)} of {rows} with {seeds}, {long}: {', '.join(names)}"
     return f"{told}; Ctrl-C ends it, and said again it goes on"
@@ -259,4 +260,4 @@ def _table(book: _Book, wanted: Sequence[Row]) -> Table:
 
 
 def _say(line: str) -> None:
-    console().print(line, highlight=False, markup=False, soft_wrap=True)
+    make_console().print(line, highlight=False, markup=False, soft_wrap=True)

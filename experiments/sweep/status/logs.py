@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from experiments.core.errors import InputError
-from experiments.core.format import point_text
+from experiments.core.format import format_point
 from experiments.run.rank_reports import log_name
 from experiments.sweep.ledger import ENDED, Entry, Ledger
 from experiments.sweep.status.selection import select
@@ -54,7 +54,7 @@ def _several(sweep: Sweep, entries: Sequence[Entry], asked: argparse.Namespace) 
         which = f"is {asked.trial}" if asked.trial else "has failed"
         print(f"no trial of sweep {sweep.name} {which}; `lathe logs {name} TRIAL` shows what one prints")
     for entry in chosen[:MOST_LOGS]:
-        print(f"== {entry.id} ({point_text(entry.values)}), {_standing(entry)}")
+        print(f"== {entry.id} ({format_point(entry.values)}), {_standing(entry)}")
         _print_last(sweep.folder / entry.id / "attempts" / str(entry.attempt) / log_name(0))
     if len(chosen) > MOST_LOGS:
         print(f"{len(chosen) - MOST_LOGS} more; `lathe logs {name} TRIAL` shows one")

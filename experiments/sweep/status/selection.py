@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from experiments.core import renamed
 from experiments.core.errors import InputError, did_you_mean
-from experiments.core.format import shown
+from experiments.core.format import format_value
 from experiments.sweep.ledger import ENDED, Entry, Ledger, LedgerState, State
 from experiments.sweep.status.progress import look
 from experiments.sweep.status.text import counts_text
@@ -82,7 +82,7 @@ def _by_override(ledger_state: LedgerState, word: str, sweep: str) -> list[str]:
     wanted = value.items if isinstance(value, SweepValues) and value.kind == "choice" else (value,)
     found = [name for name, own in values.items() if any(_is_same(own, one) for one in wanted)]
     if not found:
-        there = ", ".join(dict.fromkeys(map(shown, values.values())))
+        there = ", ".join(dict.fromkeys(map(format_value, values.values())))
         raise InputError([f"{word}: no trial of sweep '{sweep}' has it; there are {there}"])
     return found
 

@@ -16,9 +16,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from experiments.core.console import console
+from experiments.core.console import make_console
 from experiments.core.errors import InputError
-from experiments.core.format import as_json, duration, hours, number, point_text
+from experiments.core.format import format_duration, format_hours, format_number, format_point, to_json
 from experiments.sweep.ledger import ENDED, State
 from experiments.sweep.status.progress import Progress, ProgressReader, TrialRow, look
 from experiments.sweep.status.text import best_text, counts_text, fitting_keys, line, short_ids, short_keys, why
@@ -82,10 +82,10 @@ def _facts(progress: Progress) -> list[tuple[str, str]]:
     if progress.state == "running" or progress.queued:
         queued = f", {progress.queued} in the queue" if progress.queued else ""
         facts.append(("workers", f"{progress.workers} at work{queued}"))
-    left = f", about {duration(progress.left_s)} left" if progress.left_s is not None else ""
-    facts.append(("time", f"{duration(progress.elapsed_s)}{left}"))
-    wasted = f", {hours(progress.wasted_h)} of it wasted" if progress.wasted_h * 3600 >= 1 else ""
-    facts.append(("devices", f"{hours(progress.used_h)} used{wasted}"))
+    left = f", about {format_duration(progress.left_s)} left" if progress.left_s is not None else ""
+    facts.append(("time", f"{format_duration(progress.elapsed_s)}{left}"))
+    wasted = f", {format_hours(progress.wasted_h)} of it wasted" if progress.wasted_h * 3600 >= 1 else ""
+    facts.append(("devices", f"{format_hours(progress.used_h)} used{wasted}"))
     if progress.budget:
         told = (
             f"{share.spent:.{DIGITS[name]}f} of {share.of:g} {name.removeprefix('max_')}"
@@ -110,7 +110,7 @@ def trials_table(
             left -= widths[name] + GAP
     if "point" in columns:  # trials that differ by their seed alone have none
         keys = fitting_keys(rows, short_keys(progress.rows), widths["point"])
-        columns["point"][1:] = [Text(point_text(row.values, keys)) for row in rows]
+        columns["point"][1:] = [Text(format_point(row.values, keys)) for row in rows]
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, GAP - 1, 0, 0))
     for name, cells in columns.items():
         justify: Literal["left", "right"] = "right" if name in NUMBERS else "left"
@@ -131,15 +131,15 @@ def _columns(progress: Progress, rows: Sequence[TrialRow], width: int) -> dict[s
     ids = _ids(progress, width)
     columns = {
         "trial": ["trial", *(ids[row.id] for row in rows)],
-        "point": ["point", *(point_text(row.values, short) for row in rows)],
+        "point": ["point", *(format_point(row.values, short) for row in rows)],
         "seed": ["seed", *(str(row.seed) for row in rows)],
         "state": ["state", *(row.state for row in rows)],
         "step": ["step" if is_wide else "", *(_steps(row, is_wide=is_wide) for row in rows)],
         "last": [
             progress.metric if is_wide else progress.metric.rpartition("/")[2],
-            *(number(row.last) for row in rows),
+            *(format_number(row.last) for row in rows),
         ],
-        "best": ["best", *(number(row.best) if row.state == "running" else "" for row in rows)],
+        "best": ["best", *(format_number(row.best) if row.state == "running" else "" for row in rows)],
         "attempt": ["attempt", *(str(row.attempt or "") for row in rows)],
         "time": ["time", *(_time(row) for row in rows)],
         "worker": ["worker", *(_worker(row) for row in rows)],
@@ -164,7 +164,7 @@ def _time(row: TrialRow) -> str:
     """Of a trial that ended how long it took; of one that was begun how long it runs, or waits to go on."""
     if row.attempt == 0:
         return ""
-    return duration(row.took_s if row.state in ENDED and row.took_s is not None else row.in_state_s)
+    return format_duration(row.took_s if row.state in ENDED and row.took_s is not None else row.in_state_s)
 
 
 def _worker(row: TrialRow) -> str:
@@ -185,7 +185,8 @@ def sweeps_table(known: Sequence[Progress], now: float, width: int) -> Table:
     """Every sweep of a folder."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, GAP - 1, 0, 0))
     rows = [
-        (progress, f"{progress.done}/{progress.total}", f"{duration(now - progress.opened)} ago") for progress in known
+        (progress, f"{progress.done}/{progress.total}", f"{format_duration(now - progress.opened)} ago")
+        for progress in known
     ]
 
     def add_column(name: str, texts: Iterable[str], justify: Literal["left", "right"] = "left") -> None:
@@ -202,7 +203,7 @@ def sweeps_table(known: Sequence[Progress], now: float, width: int) -> Table:
         if (best := progress.best) is not None:
             metric = progress.metric if width >= MIDDLE else progress.metric.rpartition("/")[2]
             short = None if width >= WIDE else short_keys(progress.rows)
-            value = f"{metric} {number(best.value)}  {point_text(best.values, short)}"
+            value = f"{metric} {format_number(best.value)}  {format_point(best.values, short)}"
         word = Text(WORDS.get(progress.state, progress.state), style=STYLES.get(progress.state, ""))
         table.add_row(progress.name, word, done, began, value)
     return table
@@ -222,7 +223,7 @@ def show(asked: argparse.Namespace, done_hint: DoneHint) -> int:
     Raises:
         InputError: there is no such sweep.
     """
-    runs_dir, screen = Path(asked.runs_dir), console()
+    runs_dir, screen = Path(asked.runs_dir), make_console()
     if asked.sweep is None:
         return _show_all(runs_dir, screen, as_document=asked.json)
     sweep = find_sweep(asked.sweep, runs_dir)
@@ -235,7 +236,7 @@ def show(asked: argparse.Namespace, done_hint: DoneHint) -> int:
         print(told, file=sys.stderr)
     progress = look(sweep, ledger, executor)
     if asked.json:
-        print(as_json(progress))
+        print(to_json(progress))
         return DONE
     known = [row for row in progress.rows if row.state == "failed"] if asked.failed else list(progress.rows)
     rows = known if asked.all else shares_of_rows(known, MOST_ROWS)
@@ -255,7 +256,7 @@ def _show_all(runs_dir: Path, screen: Console, *, as_document: bool) -> int:
         known.append(look(sweep, ledger))
     known.sort(key=lambda progress: -progress.opened)
     if as_document:
-        print(as_json(known))
+        print(to_json(known))
     elif known:
         screen.print(sweeps_table(known, time.time(), screen.width))
     else:
@@ -293,7 +294,7 @@ def live(
     Returns:
         0; or 1 where it is over and some trials failed or were cancelled, or where no worker is left.
     """
-    screen, name, progress = console(), format_reference(sweep), None
+    screen, name, progress = make_console(), format_reference(sweep), None
     try:
         show_all = _on_terminal if screen.is_terminal else _in_lines
         progress = show_all(screen, sweep, executor, stop_when_done)
@@ -331,10 +332,8 @@ def _in_lines(screen: Console, sweep: Sweep, executor: Executor, stop_when_done:
             _say(screen, line(progress))
         before = progress
     word = "stands still" if progress.is_stranded else WORDS.get(progress.state, progress.state)
-    _say(
-        screen,
-        f"sweep {progress.name}: {word} after {duration(progress.elapsed_s)}, {hours(progress.used_h)} of devices used",
-    )
+    elapsed, used = format_duration(progress.elapsed_s), format_hours(progress.used_h)
+    _say(screen, f"sweep {progress.name}: {word} after {elapsed}, {used} of devices used")
     return progress
 
 
@@ -371,7 +370,7 @@ def _news(before: Progress, now: Progress) -> Iterator[str]:
     for row in now.rows:
         if row.failure and row.state != "cancelled" and known.get(row.id) != (row.state, row.attempt):
             then = "failed" if row.state == "failed" else "was interrupted and waits"
-            yield f"trial {row.id} ({point_text(row.values)}) {then}: {why(row)}"
+            yield f"trial {row.id} ({format_point(row.values)}) {then}: {why(row)}"
 
 
 def _say(screen: Console, told: str) -> None:

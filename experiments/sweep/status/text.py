@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from experiments.core.format import number, point_text
+from experiments.core.format import format_number, format_point
 from experiments.sweep.status.progress import BestPoint, Progress, TrialRow
 
 LEAST_OF_A_KEY = 3
@@ -30,7 +30,7 @@ def fitting_keys(rows: Sequence[TrialRow], short: Mapping[str, str], width: int)
     found = short
     for most in range(max(map(len, short.values()), default=0), LEAST_OF_A_KEY, -1):
         found = {key: name if len(name) <= most else f"{name[: most - 1]}…" for key, name in short.items()}
-        if max((len(point_text(row.values, found)) for row in rows), default=0) <= width:
+        if max((len(format_point(row.values, found)) for row in rows), default=0) <= width:
             break
     return found
 
@@ -38,8 +38,8 @@ def fitting_keys(rows: Sequence[TrialRow], short: Mapping[str, str], width: int)
 def best_text(progress: Progress, best: BestPoint) -> str:
     """The point that is ahead, its value and how to name its trials."""
     seeds = f", the mean of {len(best.trials)} seeds" if len(best.trials) > 1 else ""
-    where = f" at {point_text(best.values)}" if best.values else ""
-    return f"{progress.metric} {number(best.value)}{where}{seeds}"
+    where = f" at {format_point(best.values)}" if best.values else ""
+    return f"{progress.metric} {format_number(best.value)}{where}{seeds}"
 
 
 def counts_text(progress: Progress) -> str:

@@ -15,7 +15,7 @@ from experiments.sweep.expand import expand_point
 from experiments.sweep.ledger import Entry, Ledger, LedgerState
 from experiments.sweep.sweep import Sweep
 from experiments.sweep.templates import Templates
-from experiments.trial.trial import Trial, data_fingerprint, trial_id, write_trial
+from experiments.trial.trial import Trial, fingerprint_data, trial_id, write_trial
 
 if TYPE_CHECKING:
     from experiments.sweep.study import Study
@@ -111,7 +111,7 @@ class TrialQueue:
             "overrides": overrides,
             "sweep": self.sweep.name,
             "seeds": {"seed": config["seed"]},
-            "data": data_fingerprint(config["data"]),
+            "data": fingerprint_data(config["data"]),
         }
         write_trial(trial.folder, config, provenance)
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from experiments.run import journal
-from experiments.run.failure import CANCELLED, RETRIED, of_loss
+from experiments.run.failure import CANCELLED, RETRYABLE, classify_loss
 from experiments.run.journal_tail import JournalTail
 from experiments.run.metrics import better_of
 from experiments.sweep.ledger import Entry, Ledger, State
@@ -86,10 +86,10 @@ def _end(sweep: Sweep, ledger: Ledger, entry: Entry, attempt: int, why: str, cro
     tail = JournalTail(folder / "attempts" / str(attempt), sweep.spec["metric"])
     tail.read()
     state: State = "pending"
-    failure, then = of_loss(f"{why}\n{_printed(sweep, entry.worker)}"), "it waits for another attempt"
+    failure, then = classify_loss(f"{why}\n{_printed(sweep, entry.worker)}"), "it waits for another attempt"
     if (folder / "attempts" / str(attempt) / "cancel").exists():
         state, failure, then = "cancelled", CANCELLED, "it was to be cancelled"
-    elif failure not in RETRIED and crowd[entry.worker] == 1:  # of several at once nobody knows whose fault it was
+    elif failure not in RETRYABLE and crowd[entry.worker] == 1:  # of several at once nobody knows whose fault it was
         state, then = "failed", "which another attempt would not mend"
     elif entry.attempts >= most:
         state, then = "failed", f"sweep.max_attempts={most} are used up"

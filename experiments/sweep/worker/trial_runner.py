@@ -14,7 +14,7 @@ from experiments.launch.outcome import Outcome, determine_outcome, write_outcome
 from experiments.launch.rank_group import RankGroup
 from experiments.launch.wakeup import SignalWaiter
 from experiments.run import journal
-from experiments.run.failure import CANCELLED, CONFIG, HOST_MEMORY, KILLED, PREEMPTED, RETRIED, TIMEOUT
+from experiments.run.failure import CANCELLED, CONFIG, HOST_MEMORY, KILLED, PREEMPTED, RETRYABLE, TIMEOUT
 from experiments.run.metrics import read_best_value
 from experiments.sweep.ledger import Ledger, State
 from experiments.sweep.sweep import Sweep
@@ -149,7 +149,7 @@ class TrialRunner:
         failure = outcome.failure or KILLED
         if self._why is not None and outcome.status in ("interrupted", "killed"):
             failure = self._why
-        if failure not in RETRIED:
+        if failure not in RETRYABLE:
             return "failed", failure, outcome.reason
         entry = self.claim.entry
         if entry.attempts >= self.sweep.spec["max_attempts"]:

@@ -10,7 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.components.model_signature import Interface, Kind, answers_of, named, numpy_dtype
+from experiments.components.model_signature import (
+    ModelInterface,
+    TensorKind,
+    available_answers,
+    name_tensors,
+    numpy_dtype,
+)
 from experiments.config.allowlist import HOUSE
 from experiments.core.errors import InputError
 from experiments.run import journal
@@ -19,7 +25,7 @@ from experiments.run.state import determine_state
 from experiments.tracking.model import mlflow_model
 from experiments.tracking.model.model_code import LOADER, collect_code, find_trusted_packages
 from experiments.trial.code_copy import CODE
-from experiments.trial.trial import Trial, as_yaml
+from experiments.trial.trial import Trial, to_yaml
 
 if TYPE_CHECKING:
     import numpy as np
@@ -76,26 +82,28 @@ def _find_state(trial: Trial) -> str:
     return determine_state(outcome, last, last["time"] if last else 0.0, alive=True).state
 
 
-def read_interface(trial: Trial) -> Interface | None:
+def read_interface(trial: Trial) -> ModelInterface | None:
     """What the model takes and gives, as its training noted; None for a run from before that was noted."""
     words: dict[str, Any] = {}
     for event in journal.replay(trial.folder):
         if event["event"] == "params":
             words |= {
-                key: event["params"][f"plan.{key}"] for key in Interface.WORDS if f"plan.{key}" in event["params"]
+                key: event["params"][f"plan.{key}"] for key in ModelInterface.WORDS if f"plan.{key}" in event["params"]
             }
-    return Interface.of_words(words) if {"inputs", "outputs"} <= set(words) else None
+    return ModelInterface.of_words(words) if {"inputs", "outputs"} <= set(words) else None
 
 
-def describe_model(trial: Trial, chosen: FinalModel, interface: Interface) -> dict[str, Any]:
+def describe_model(trial: Trial, chosen: FinalModel, interface: ModelInterface) -> dict[str, Any]:
     """What `model.yaml` says: the model's part of the configuration, and how arrays become tensors and outputs answers."""
     config = trial.config
     counts = {config["data"].get(key) for key in ("num_classes", "vocab_size")}
     outputs, inputs = interface.outputs, interface.inputs
     has_classes = (
-        isinstance(outputs, Kind) and outputs.dtype.startswith(("float", "bfloat")) and outputs.shape[-1] in counts
+        isinstance(outputs, TensorKind)
+        and outputs.dtype.startswith(("float", "bfloat"))
+        and outputs.shape[-1] in counts
     )
-    reads_words = isinstance(inputs, Kind) and inputs.dtype.startswith("int")
+    reads_words = isinstance(inputs, TensorKind) and inputs.dtype.startswith("int")
     return {
         "lathe_model": FORMAT,
         "name": config["name"],
@@ -103,7 +111,7 @@ def describe_model(trial: Trial, chosen: FinalModel, interface: Interface) -> di
         "step": chosen.checkpoint.step,
         "chosen": chosen.why,
         **interface.words(),
-        "num_classes": outputs.shape[-1] if isinstance(outputs, Kind) and has_classes else None,
+        "num_classes": outputs.shape[-1] if isinstance(outputs, TensorKind) and has_classes else None,
         "vocab_size": config["data"].get("vocab_size") if reads_words else None,
         "batch_size": config["batch_size_eval"],
         "trust": find_trusted_packages(config["model"]),
@@ -112,7 +120,7 @@ def describe_model(trial: Trial, chosen: FinalModel, interface: Interface) -> di
 
 
 def write_model(
-    trial: Trial, chosen: FinalModel, interface: Interface, trust: Collection[str], folder: Path, *, link: bool
+    trial: Trial, chosen: FinalModel, interface: ModelInterface, trust: Collection[str], folder: Path, *, link: bool
 ) -> None:
     """Write the model of a run as a folder that MLflow, or `predictor.load`, takes anywhere.
 
@@ -136,7 +144,7 @@ def write_model(
         data, sources = Path(scratch, "model"), Path(scratch, "code")
         for place in (data, sources):
             place.mkdir()
-        (data / METADATA).write_text(as_yaml(facts), encoding="utf-8")
+        (data / METADATA).write_text(to_yaml(facts), encoding="utf-8")
         takes = _make_signature(interface, facts, trial.config["data"])
         mlflow_model.save(folder, data, code.copy(sources), LOADER, takes, code.requirements, told)
     _copy_weights(chosen.weights, folder / "data" / "model" / WEIGHTS, link)
@@ -155,20 +163,20 @@ def _copy_weights(weights: Path, to: Path, link: bool) -> None:
 
 
 def _make_signature(
-    interface: Interface, facts: Mapping[str, Any], data: Mapping[str, Any]
+    interface: ModelInterface, facts: Mapping[str, Any], data: Mapping[str, Any]
 ) -> mlflow_model.MlflowSignature:
-    inputs, outputs = named("input", interface.inputs), named("output", interface.outputs)
+    inputs, outputs = name_tensors("input", interface.inputs), name_tensors("output", interface.outputs)
     time = min(EXAMPLE_TOKENS, data.get("context_tokens") or EXAMPLE_TOKENS)
     arrays = {name: make_example(kind, time, facts["vocab_size"]) for name, kind in inputs.items()}
     return mlflow_model.MlflowSignature(
         inputs={name: (numpy_dtype(kind), kind.shape) for name, kind in inputs.items()},
         outputs={name: (numpy_dtype(kind), kind.shape) for name, kind in outputs.items()},
-        answers=answers_of(facts["num_classes"]),
+        answers=available_answers(facts["num_classes"]),
         example=arrays if isinstance(interface.inputs, tuple) else arrays["inputs"],
     )
 
 
-def make_example(kind: Kind, time: int, vocab_size: int | None) -> np.ndarray:
+def make_example(kind: TensorKind, time: int, vocab_size: int | None) -> np.ndarray:
     """One made-up example: numbers that rise from 0 to 1, or count. Never one of the data, which may be nobody's business.
 
     Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 
-from experiments.components.model_signature import Interface, answers_of
+from experiments.components.model_signature import ModelInterface, available_answers
 from experiments.config.allowlist import trusted
 from experiments.core.errors import InputError
 from experiments.run import journal
@@ -20,7 +20,7 @@ from experiments.tracking.model.final_model import (
     write_model,
 )
 from experiments.tracking.model.mlflow_model import ModelDescription, ModelStore
-from experiments.trial.parameters import cut, parameters
+from experiments.trial.parameters import flatten_config, truncate
 from experiments.trial.trial import Trial
 
 MAX_AUTOMATIC_GB = 2.0
@@ -82,7 +82,7 @@ def _refuse_too_large(trial: Trial, chosen: FinalModel) -> None:
         )
 
 
-def _describe(trial: Trial, run: RunToLog, chosen: FinalModel, interface: Interface) -> ModelDescription:
+def _describe(trial: Trial, run: RunToLog, chosen: FinalModel, interface: ModelInterface) -> ModelDescription:
     step = chosen.checkpoint.step
     return ModelDescription(
         name=run.name,
@@ -90,7 +90,7 @@ def _describe(trial: Trial, run: RunToLog, chosen: FinalModel, interface: Interf
         tags=run_tags.make_user_tags(trial.config)
         | run_tags.make_origin_tags(trial.provenance)
         | {**_make_origin_tags(trial), "lathe.checkpoint": chosen.why},
-        params=parameters(trial.config),
+        params=flatten_config(trial.config),
         points=_select_points(trial, step),
         note=lambda uri: _make_note(trial, chosen, interface, uri),
     )
@@ -98,13 +98,13 @@ def _describe(trial: Trial, run: RunToLog, chosen: FinalModel, interface: Interf
 
 def _make_origin_tags(trial: Trial) -> dict[str, str]:
     named = {"lathe.run_key": trial.provenance["run_key"], "lathe.trial_id": trial.id}
-    return {key: cut(str(value)) for key, value in named.items()}
+    return {key: truncate(str(value)) for key, value in named.items()}
 
 
-def _make_note(trial: Trial, chosen: FinalModel, interface: Interface, uri: str) -> str:
+def _make_note(trial: Trial, chosen: FinalModel, interface: ModelInterface, uri: str) -> str:
     """A model's description: what it takes and gives, and how to use it, as Markdown."""
     words = interface.words()
-    answers = answers_of(describe_model(trial, chosen, interface)["num_classes"])
+    answers = available_answers(describe_model(trial, chosen, interface)["num_classes"])
     lines = [
         f"**{trial.config['name']}** after step {chosen.checkpoint.step}: {chosen.why}",
         "",
@@ -116,7 +116,7 @@ def _make_note(trial: Trial, chosen: FinalModel, interface: Interface, uri: str)
     lines += ["", "```python", "import mlflow", f'model = mlflow.pyfunc.load_model("{uri}")']
     lines += ["model.predict(model.input_example)", "```", "", "```"]
     lines += [f"mlflow models serve --env-manager local -m {uri}", "```"]
-    return cut("\n".join(lines))
+    return truncate("\n".join(lines))
 
 
 def _select_points(trial: Trial, step: int) -> list[journal.MetricsEvent]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from experiments.config.allowlist import is_own
 from experiments.core.errors import InputError
-from experiments.core.secrets import holds_secret
+from experiments.core.secrets import has_secret
 from experiments.tracking.model import loader
 from experiments.trial.code_snapshot import MAX_SNAPSHOT_MB, PACKAGES
 
@@ -137,7 +137,7 @@ def _add_package(found: ModelCode, top: str) -> list[str]:
     problems = [
         f"{path} looks as if it held a secret, and the package '{top}' goes along with the model; keep it out of there"
         for path in files
-        if holds_secret(path.read_bytes().decode("utf-8", errors="ignore"))
+        if has_secret(path.read_bytes().decode("utf-8", errors="ignore"))
     ]
     if problems:
         raise InputError(problems)

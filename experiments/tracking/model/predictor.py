@@ -14,7 +14,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from experiments.components.instantiate import instantiate
-from experiments.components.model_signature import Interface, Kind, answers_of, named, numpy_dtype
+from experiments.components.model_signature import (
+    ModelInterface,
+    TensorKind,
+    available_answers,
+    name_tensors,
+    numpy_dtype,
+)
 from experiments.core.errors import InputError, did_you_mean
 
 METADATA, WEIGHTS = "model.yaml", "model.safetensors"
@@ -64,8 +70,8 @@ class Predictor:
             device: where it computes.
         """
         self.model, self.device = model, device
-        self.interface = Interface.of_words(facts)
-        self.answers = answers_of(facts["num_classes"])
+        self.interface = ModelInterface.of_words(facts)
+        self.answers = available_answers(facts["num_classes"])
         self.batch_size: int = facts["batch_size"]
         self.vocab_size: int | None = facts["vocab_size"]
 
@@ -97,7 +103,7 @@ class Predictor:
         ]
         joined = [torch.cat(column) for column in zip(*parts, strict=True)]
         if isinstance(self.interface.outputs, tuple):
-            names = named("output", self.interface.outputs)
+            names = name_tensors("output", self.interface.outputs)
             return {name: _to_numpy(tensor) for name, tensor in zip(names, joined, strict=True)}
         return self._answer(joined[0], answer)
 
@@ -119,17 +125,17 @@ class Predictor:
     def _tensors(self, inputs: Any) -> tuple[Tensor, ...]:
         kinds = self.interface.inputs
         if isinstance(inputs, Mapping):
-            own = named("input", kinds)
+            own = name_tensors("input", kinds)
             if set(inputs) != set(own):
                 raise ValueError(f"inputs={sorted(inputs)} are not what this model takes; give {', '.join(own)}")
             return tuple(self._tensor(name, inputs[name], kind) for name, kind in own.items())
         if isinstance(kinds, tuple):
             raise ValueError(
-                f"inputs are one array, but this model takes {', '.join(named('input', kinds))}; give a map"
+                f"inputs are one array, but this model takes {', '.join(name_tensors('input', kinds))}; give a map"
             )
         return (self._tensor("inputs", inputs, kinds),)
 
-    def _tensor(self, name: str, value: Any, kind: Kind) -> Tensor:
+    def _tensor(self, name: str, value: Any, kind: TensorKind) -> Tensor:
         array = np.asarray(value)
         dtype = np.dtype(numpy_dtype(kind))
         fits = array.ndim == len(kind.shape) and all(

@@ -76,8 +76,10 @@ def test_what_torch_refuses_is_told_with_its_place() -> None:
 
 
 def test_a_class_that_launches_nothing_is_not_even_made() -> None:
-    with pytest.raises(InputError, match=r"launcher\._target_=launchers\.local\.Job has no launch"):
-        instantiate({"_target_": "launchers.local.Job"}, "launcher")
+    with pytest.raises(
+        InputError, match=r"launcher\._target_=launchers\.processes\.process\.TrainingProcess has no launch"
+    ):
+        instantiate({"_target_": "launchers.processes.process.TrainingProcess"}, "launcher")
 
 
 def test_a_path_that_leads_nowhere_is_told() -> None:

@@ -18,7 +18,7 @@ from experiments.core.errors import InputError, PlanError
 from experiments.plan.fit import check_fit
 from experiments.plan.plan import make_plan
 from experiments.trial.initial_weights import FILE, find_weights
-from experiments.trial.trial import Trial, find, freeze, trial_id
+from experiments.trial.trial import Trial, find_trial, freeze, trial_id
 from tests.conftest import Lathe
 
 MLP = ("model=mlp", "model.hidden_sizes=[6,5]", "tracking=off", "hardware.device=cpu")
@@ -166,7 +166,7 @@ def test_a_run_starts_where_another_ended_and_keeps_what_it_started_from(lathe: 
 
 
 def _weights(run: Path) -> dict[str, Tensor]:
-    return load_file(find_weights(run.name, lambda name: find(name, run.parent.parent).folder))
+    return load_file(find_weights(run.name, lambda name: find_trial(name, run.parent.parent).folder))
 
 
 def test_what_does_not_fit_is_told_before_anything_is_frozen(tmp_path: Path) -> None:

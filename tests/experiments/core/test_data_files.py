@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from experiments.core.data_files import Missing, missing
+from experiments.core.data_files import MissingFiles, find_missing
 from experiments.results.zoo.measure import missing_data
 
 
@@ -16,15 +16,15 @@ from experiments.results.zoo.measure import missing_data
 def test_files_that_are_named_have_to_be_there(tmp_path: Path, files: Any, absent: list[str] | None) -> None:
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "a").touch()
-    found = missing({"root": str(tmp_path), "folder": "set", "files": files})
-    assert found == (None if absent is None else Missing(tmp_path / "set", absent))
+    found = find_missing({"root": str(tmp_path), "folder": "set", "files": files})
+    assert found == (None if absent is None else MissingFiles(tmp_path / "set", absent))
 
 
 def test_of_data_that_names_no_files_the_folder_has_to_be_there(tmp_path: Path) -> None:
     data = {"root": str(tmp_path), "folder": "set"}
-    assert missing(data) == Missing(tmp_path / "set", [])
+    assert find_missing(data) == MissingFiles(tmp_path / "set", [])
     (tmp_path / "set").mkdir()
-    assert missing(data) is None
+    assert find_missing(data) is None
 
 
 def test_the_zoo_tells_a_root_that_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:

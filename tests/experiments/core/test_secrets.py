@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from experiments.core.secrets import looks_secret, resolve, secret_keys
+from experiments.core.secrets import find_secret_keys, is_secret, resolve
 
 
 @pytest.mark.parametrize(
@@ -19,14 +19,14 @@ from experiments.core.secrets import looks_secret, resolve, secret_keys
     ],
 )
 def test_a_name_can_give_a_secret_away(key: str) -> None:
-    assert looks_secret(key, "hunter2")
-    assert looks_secret(key, "x${oc.env:A}")
-    assert looks_secret(key, "${oc.env:A,hunter2}")
-    assert looks_secret(key, "${oc.env:A,${oc.env:B,hunter2}}")
-    assert not looks_secret(key, "${oc.env:A}")
-    assert not looks_secret(key, "${oc.env:A,null}")
-    assert not looks_secret(key, "")
-    assert not looks_secret(key, None)
+    assert is_secret(key, "hunter2")
+    assert is_secret(key, "x${oc.env:A}")
+    assert is_secret(key, "${oc.env:A,hunter2}")
+    assert is_secret(key, "${oc.env:A,${oc.env:B,hunter2}}")
+    assert not is_secret(key, "${oc.env:A}")
+    assert not is_secret(key, "${oc.env:A,null}")
+    assert not is_secret(key, "")
+    assert not is_secret(key, None)
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_a_name_can_give_a_secret_away(key: str) -> None:
     ],
 )  # fmt: skip
 def test_a_value_can_give_a_secret_away_under_any_name(value: str) -> None:
-    assert looks_secret("description", value)
+    assert is_secret("description", value)
 
 
 @pytest.mark.parametrize(
@@ -52,13 +52,13 @@ def test_a_value_can_give_a_secret_away_under_any_name(value: str) -> None:
     ],
 )  # fmt: skip
 def test_innocent_names_and_values_pass(key: str, value: object) -> None:
-    assert not looks_secret(key, value)
+    assert not is_secret(key, value)
 
 
 def test_secrets_are_found_wherever_they_lie() -> None:
     config = {"a": {"password": "x", "b": ["y", "ghp_0123456789abcdefghij"]}, "c": 3}
-    assert list(secret_keys(config)) == ["a.password", "a.b[1]"]
-    assert list(secret_keys("x", "tags.password")) == ["tags.password"]
+    assert list(find_secret_keys(config)) == ["a.password", "a.b[1]"]
+    assert list(find_secret_keys("x", "tags.password")) == ["tags.password"]
 
 
 def test_references_are_resolved_where_they_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:

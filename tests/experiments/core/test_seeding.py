@@ -1,9 +1,9 @@
-from experiments.core.seeding import derive
+from experiments.core.seeding import derive_seed
 
 
 def test_a_seed_is_the_same_on_every_machine() -> None:
-    assert derive(0) == 7_210_762_507_766_007_076
-    assert derive(17, "order", 3) == 452_102_327_143_879_874
+    assert derive_seed(0) == 7_210_762_507_766_007_076
+    assert derive_seed(17, "order", 3) == 452_102_327_143_879_874
 
 
 def test_seeds_of_different_words_differ() -> None:
@@ -18,9 +18,9 @@ def test_seeds_of_different_words_differ() -> None:
         ("ab", "c"),
         ("a", "bc"),
     ]
-    seeds = {derive(seed, *told) for seed in (0, 1) for told in words}
+    seeds = {derive_seed(seed, *told) for seed in (0, 1) for told in words}
     assert len(seeds) == 2 * len(words)
 
 
 def test_a_seed_fits_63_bits() -> None:
-    assert all(0 <= derive(0, step) < 2**63 for step in range(500))
+    assert all(0 <= derive_seed(0, step) < 2**63 for step in range(500))

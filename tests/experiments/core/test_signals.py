@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from experiments.core.signals import SIGNALS, ended_as_interrupted
+from experiments.core.signals import SIGNALS, signals_as_interrupt
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +31,7 @@ def test_a_second_signal_does_not_disturb_the_putting_away() -> None:
                 os.kill(os.getpid(), number)
                 put_away.append(number)
 
-    with pytest.raises(KeyboardInterrupt), ended_as_interrupted():
+    with pytest.raises(KeyboardInterrupt), signals_as_interrupt():
         end()
     assert put_away == list(SIGNALS)
     assert [signal.getsignal(number) for number in SIGNALS] == before
@@ -44,14 +44,14 @@ def test_a_second_signal_is_an_answer_where_it_is_asked_for() -> None:
         os.kill(os.getpid(), signal.SIGINT)
         raise AssertionError("it goes on")
 
-    with pytest.raises(KeyboardInterrupt), ended_as_interrupted(only_once=False):
+    with pytest.raises(KeyboardInterrupt), signals_as_interrupt(only_once=False):
         end()
 
 
 def test_a_hang_up_that_nohup_ignores_stays_ignored() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    with ended_as_interrupted():
+    with signals_as_interrupt():
         os.kill(os.getpid(), signal.SIGHUP)
-    with pytest.raises(KeyboardInterrupt), ended_as_interrupted():
+    with pytest.raises(KeyboardInterrupt), signals_as_interrupt():
         os.kill(os.getpid(), signal.SIGTERM)
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from experiments.run.failure import of_loss
+from experiments.run.failure import classify_loss
 
 
 @pytest.mark.parametrize(
@@ -28,4 +28,4 @@ from experiments.run.failure import of_loss
     ],
 )
 def test_the_class_of_a_loss(said: str, failure: str) -> None:
-    assert of_loss(said) == failure
+    assert classify_loss(said) == failure

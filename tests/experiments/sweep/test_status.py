@@ -24,7 +24,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from experiments.core.format import as_json, duration, point_text
+from experiments.core.format import format_duration, format_point, to_json
 from experiments.sweep.status import progress
 from experiments.sweep.status.progress import look
 from experiments.sweep.status.tables import live, shares_of_rows, summary, trials_table
@@ -121,7 +121,7 @@ def test_keys_and_ids_are_as_short_as_they_are_clear(tmp_path: Path) -> None:
     assert short == {
         "optimizer.lr": "lr", "model.head.dim": "head.dim", "model.body.dim": "body.dim", "optimizer": "optimizer",
     }  # fmt: skip
-    assert point_text({"optimizer.lr": 1e-05, "model.sizes": [64, 32], "compile": True}) == (
+    assert format_point({"optimizer.lr": 1e-05, "model.sizes": [64, 32], "compile": True}) == (
         "optimizer.lr=1e-05 model.sizes=[64, 32] compile=true"
     )
     ledger = sweep.ledger()
@@ -137,7 +137,7 @@ def test_keys_and_ids_are_as_short_as_they_are_clear(tmp_path: Path) -> None:
     [(0.25, "0.2 s"), (45, "45 s"), (150, "2 min"), (12000, "3.3 h"), (200000, "2.3 d"), (None, "")],
 )
 def test_a_duration_is_told_in_the_unit_that_one_would_use(seconds: float | None, text: str) -> None:
-    assert duration(seconds) == text
+    assert format_duration(seconds) == text
 
 
 def test_every_sweep_has_a_line_the_newest_first(tmp_path: Path, lathe: Lathe) -> None:
@@ -201,7 +201,7 @@ def test_the_document_for_machines_has_every_field(tmp_path: Path, lathe: Lathe)
     assert rows[ids(8)[2]]["last"] == 0.2
     assert (rows[ids(8)[3]]["failure"], rows[ids(8)[3]]["reason"]) == ("exception", "KeyError: 'x'\nin line 3")
     finish(sweep, ids(8)[5], math.inf)
-    assert json.loads(as_json(look(sweep, sweep.ledger())))["rows"][0]["last"] is None
+    assert json.loads(to_json(look(sweep, sweep.ledger())))["rows"][0]["last"] is None
 
 
 def test_workers_that_are_gone_are_noticed_and_told(tmp_path: Path, lathe: Lathe) -> None:

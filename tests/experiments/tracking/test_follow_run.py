@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from experiments.run.journal import Journal, replay
-from experiments.run.state import process_alive
+from experiments.run.state import is_process_alive
 from experiments.trial.trial import Trial
 from tests.support.stores import (
     DEAD_PID,
@@ -116,7 +116,7 @@ def test_a_follow_ends_when_launcher_and_job_are_gone(runs_dir: Path) -> None:
         [sys.executable, "-c", launcher, str(trial.folder)], stdout=subprocess.PIPE, text=True, check=True
     )
     pid = int(done.stdout.splitlines()[0])
-    wait_until(lambda: not process_alive(socket.gethostname(), pid, time.time()))
+    wait_until(lambda: not is_process_alive(socket.gethostname(), pid, time.time()))
     assert (stored(runs_dir), status(runs_dir)) == (expected(range(3)), "KILLED")
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from experiments.core.errors import InputError
 from experiments.tracking.model.predictor import Predictor, load
-from experiments.trial.trial import as_yaml
+from experiments.trial.trial import to_yaml
 
 
 class Doubles(nn.Module):
@@ -117,7 +117,7 @@ def folder(tmp_path: Path) -> Path:
     """An exported softmax regression from 3 features to 2 classes."""
     node = {"_target_": "modules.model.softmax.Softmax", "num_features": 3, "num_classes": 2}
     (tmp_path / "model.yaml").write_text(
-        as_yaml(facts(outputs="float32 [batch, 2]", num_classes=2, trust=[], model=node))
+        to_yaml(facts(outputs="float32 [batch, 2]", num_classes=2, trust=[], model=node))
     )
     weights = {"stack.1.weight": torch.tensor([[1.0, 0, 0], [0, 2.0, 0]]), "stack.1.bias": torch.tensor([0.5, 0])}
     save_file(weights, tmp_path / "model.safetensors")
@@ -154,7 +154,7 @@ def test_cut_weights_are_told(folder: Path) -> None:
 
 def test_a_folder_cannot_name_code_that_it_does_not_say_it_trusts(folder: Path) -> None:
     node = {"_target_": "os.system", "command": "true"}
-    (folder / "model.yaml").write_text(as_yaml(facts(trust=[], model=node)))
+    (folder / "model.yaml").write_text(to_yaml(facts(trust=[], model=node)))
     with pytest.raises(InputError, match=r"model\._target_=os\.system is not on the list of code that may run"):
         load(folder)
 
@@ -178,7 +178,7 @@ def test_tied_weights_stand_once_in_the_file(tmp_path: Path) -> None:
     )
     words = {"inputs": "int64 [batch, time]", "outputs": "float32 [batch, time, 7]", "vocab_size": 7, "num_classes": 7}
     told = facts(**words, trust=[], model={"_target_": "modules.model.gpt.Gpt", **node})
-    (tmp_path / "model.yaml").write_text(as_yaml(told))
+    (tmp_path / "model.yaml").write_text(to_yaml(told))
     found = load(tmp_path, "cpu")
     texts = torch.tensor([[0, 3, 6], [1, 2, 5]])
     with torch.inference_mode():

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from experiments.run.state import determine_state, process_alive
+from experiments.run.state import determine_state, is_process_alive
 from experiments.tracking import mlflow_client, run_sync
 from experiments.tracking.run_sync import RunSync, sync_run
 from experiments.tracking.store_uri import StoreError, resolve_store, resolve_trial_store
@@ -263,10 +263,10 @@ def test_a_zombie_and_a_number_given_to_another_process_are_not_alive() -> None:
     host = socket.gethostname()
     child = subprocess.Popen([sys.executable, "-c", ""])
     time.sleep(0.5)
-    assert not process_alive(host, child.pid, time.time())
+    assert not is_process_alive(host, child.pid, time.time())
     child.wait()
-    assert process_alive(host, os.getpid(), time.time())
-    assert not process_alive(host, os.getpid(), time.time() - 1e6)
+    assert is_process_alive(host, os.getpid(), time.time())
+    assert not is_process_alive(host, os.getpid(), time.time() - 1e6)
 
 
 def test_nothing_is_made_before_the_first_event(runs_dir: Path) -> None:

@@ -19,7 +19,7 @@ from urllib.request import Request, urlopen
 import pytest
 
 from experiments.core.errors import InputError
-from experiments.run.state import process_alive
+from experiments.run.state import is_process_alive
 from experiments.tracking.store_uri import StoreError, make_absolute
 from experiments.tracking.ui import _make_absolute, runs_page, serve
 from tests.support.stores import wait_until
@@ -189,7 +189,7 @@ def test_the_server_is_guarded_and_a_signal_ends_it_with_exit_code_0(one_run: Pa
             assert answer(f"{origin(address)}/ajax-api/3.0/mlflow/assistant/{path}") == 404
         process.send_signal(number)
         assert process.wait(timeout=30) == 0
-    wait_until(lambda: not any(process_alive(socket.gethostname(), pid, time.time()) for pid in processes))
+    wait_until(lambda: not any(is_process_alive(socket.gethostname(), pid, time.time()) for pid in processes))
     assert sorted(path.name for path in one_run.iterdir()) == before
 
 
@@ -198,7 +198,7 @@ def test_kill_9_of_the_command_leaves_no_server(one_run: Path) -> None:
     with served(one_run) as (process, _):
         processes = children(process.pid)
         process.kill()
-        wait_until(lambda: not any(process_alive(socket.gethostname(), pid, time.time()) for pid in processes))
+        wait_until(lambda: not any(is_process_alive(socket.gethostname(), pid, time.time()) for pid in processes))
 
 
 def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:

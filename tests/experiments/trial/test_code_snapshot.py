@@ -10,8 +10,8 @@ import pytest
 
 from experiments.config.allowlist import HOUSE
 from experiments.trial import code_snapshot as snapshot_module
-from experiments.trial.code_snapshot import snapshot
-from experiments.trial.environment import machine, packages
+from experiments.trial.code_snapshot import take_snapshot
+from experiments.trial.environment import describe_machine, installed_packages
 
 
 def git(folder: Path, *args: str) -> str:
@@ -78,7 +78,7 @@ def test_a_snapshot_restores_the_tree_onto_a_clean_clone(checkout: Path, tmp_pat
         git(checkout, "config", name, value)
     git(checkout, "config", "diff.external", "/bin/false")
     warnings: list[str] = []
-    code = snapshot(checkout, tmp_path / "code", warnings)
+    code = take_snapshot(checkout, tmp_path / "code", warnings)
     assert warnings == []
     assert (code["dirty"], code["branch"], len(code["git_sha"])) == (True, "main", 40)
     restore(checkout, code, tmp_path / "code", tmp_path / "clone")
@@ -86,7 +86,7 @@ def test_a_snapshot_restores_the_tree_onto_a_clean_clone(checkout: Path, tmp_pat
 
 
 def test_a_clean_checkout_needs_its_commit_alone(checkout: Path, tmp_path: Path) -> None:
-    code = snapshot(checkout, tmp_path / "code", [])
+    code = take_snapshot(checkout, tmp_path / "code", [])
     sha = git(checkout, "rev-parse", "HEAD").strip()
     assert code == {
         "name": "project",
@@ -105,7 +105,7 @@ def test_the_environment_of_a_git_hook_does_not_mislead(
 ) -> None:
     monkeypatch.setenv("GIT_DIR", str(tmp_path / "nowhere"))
     (checkout / "train.py").write_text("print(3)\n")
-    assert snapshot(checkout, tmp_path / "code", [])["dirty"]
+    assert take_snapshot(checkout, tmp_path / "code", [])["dirty"]
 
 
 def test_what_is_large_is_left_out_with_a_warning(
@@ -117,7 +117,7 @@ def test_what_is_large_is_left_out_with_a_warning(
     (checkout / "a_weights.bin").write_bytes(b"w" * 20_000)
     (checkout / "z_small.py").write_text("z\n")
     warnings: list[str] = []
-    code = snapshot(checkout, tmp_path / "code", warnings)
+    code = take_snapshot(checkout, tmp_path / "code", warnings)
     assert len(warnings) == 2
     assert all("larger than 0 MB, so it was left out; commit it, or list it in .gitignore" in line for line in warnings)
     assert "picture.bin" in warnings[0]
@@ -136,7 +136,7 @@ def test_files_that_hold_secrets_are_left_out_with_a_warning(checkout: Path, tmp
     (checkout / "train.py").write_text(f"TOKEN = '{token}'\n")
     (checkout / "gone.py").write_text("y\n")
     warnings: list[str] = []
-    code = snapshot(checkout, tmp_path / "code", warnings)
+    code = take_snapshot(checkout, tmp_path / "code", warnings)
     assert sorted(line.split(" looks ")[0] for line in warnings) == [
         str(checkout / name) for name in (".env", "key.pem", "notes.txt", "train.py")
     ]
@@ -148,7 +148,7 @@ def test_files_that_hold_secrets_are_left_out_with_a_warning(checkout: Path, tmp
 
 def test_the_archive_does_not_tell_who_owns_the_files(checkout: Path, tmp_path: Path) -> None:
     (checkout / "new.py").write_text("n\n")
-    code = snapshot(checkout, tmp_path / "code", [])
+    code = take_snapshot(checkout, tmp_path / "code", [])
     with tarfile.open(tmp_path / "code" / code["untracked"]) as archive:
         assert [(info.uname, info.gname, info.uid) for info in archive] == [("", "", 0)]
 
@@ -156,13 +156,13 @@ def test_the_archive_does_not_tell_who_owns_the_files(checkout: Path, tmp_path: 
 def test_runs_are_no_part_of_the_code(checkout: Path, tmp_path: Path) -> None:
     (checkout / "runs" / "single").mkdir(parents=True)
     (checkout / "runs" / "single" / "trial.yaml").write_text("t\n")
-    code = snapshot(checkout, tmp_path / "code", [], checkout / "runs")
+    code = take_snapshot(checkout, tmp_path / "code", [], checkout / "runs")
     assert not code["dirty"]
 
 
 def test_two_checkouts_of_one_name_do_not_overwrite_each_other(checkout: Path, tmp_path: Path) -> None:
     (checkout / "train.py").write_text("print(5)\n")
-    codes = [snapshot(checkout, tmp_path / "code", []) for _ in range(2)]
+    codes = [take_snapshot(checkout, tmp_path / "code", []) for _ in range(2)]
     assert [code["diff"] for code in codes] == ["project.patch", "project-2.patch"]
 
 
@@ -170,7 +170,7 @@ def test_an_unreadable_name_is_left_out_and_told(checkout: Path, tmp_path: Path)
     git(checkout, "init", "-q", "nested")
     (checkout / "nested" / "inner.py").write_text("i\n")
     warnings: list[str] = []
-    snapshot(checkout, tmp_path / "code", warnings)
+    take_snapshot(checkout, tmp_path / "code", warnings)
     assert [("nested" in line, "left out" in line) for line in warnings] == [(True, True)]
 
 
@@ -181,7 +181,7 @@ def test_outside_git_a_digest_of_the_sources_stands_for_the_code(tmp_path: Path)
     (root / "train.py").write_text("1\n")
 
     def digest() -> object:
-        code = snapshot(root, tmp_path / "code", [], root / "runs")
+        code = take_snapshot(root, tmp_path / "code", [], root / "runs")
         assert (code["name"], code["git_sha"]) == ("plain", None)
         return code["sha256"]
 
@@ -196,7 +196,7 @@ def test_outside_git_a_digest_of_the_sources_stands_for_the_code(tmp_path: Path)
 def test_the_house_is_always_part_of_the_code(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "x.yaml").write_text("a: 1")
-    house, mine = snapshot_module.snapshots([str(tmp_path / "mine")], [], tmp_path / "code", [])
+    house, mine = snapshot_module.take_snapshots([str(tmp_path / "mine")], [], tmp_path / "code", [])
     assert (house["name"], mine["name"], mine["git_sha"]) == (HOUSE.name, "mine", None)
 
 
@@ -205,7 +205,7 @@ def test_a_repository_of_configurations_cannot_make_git_run_its_programs(checkou
     git(checkout, "config", "filter.evil.clean", f"touch {tmp_path / 'ran'}; cat")
     (checkout / ".gitattributes").write_text("* filter=evil\n")
     (checkout / "train.py").write_text("print(3)\n")
-    snapshot_module.snapshots([str(checkout)], [], tmp_path / "code", [])
+    snapshot_module.take_snapshots([str(checkout)], [], tmp_path / "code", [])
     assert not (tmp_path / "ran").exists()
 
 
@@ -213,10 +213,10 @@ def test_an_installed_house_is_digested_without_its_neighbours(tmp_path: Path, m
     monkeypatch.setattr(snapshot_module, "HOUSE", tmp_path)
     (tmp_path / "experiments").mkdir()
     (tmp_path / "experiments" / "run.py").write_text("1\n")
-    first = snapshot(tmp_path, tmp_path / "code", [])
+    first = take_snapshot(tmp_path, tmp_path / "code", [])
     (tmp_path / "torch").mkdir()
     (tmp_path / "torch" / "huge.py").write_text("1\n")
-    assert snapshot(tmp_path, tmp_path / "code", []) == first
+    assert take_snapshot(tmp_path, tmp_path / "code", []) == first
 
 
 def test_a_trusted_package_is_part_of_the_code_unless_it_is_installed(
@@ -227,7 +227,7 @@ def test_a_trusted_package_is_part_of_the_code_unless_it_is_installed(
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "no_init").mkdir()
     (tmp_path / "no_init" / "model.py").touch()
-    found = snapshot_module.snapshots([], ["my_parts", "no_init", "torch", "not_there"], tmp_path / "code", [])
+    found = snapshot_module.take_snapshots([], ["my_parts", "no_init", "torch", "not_there"], tmp_path / "code", [])
     assert [code["name"] for code in found[1:]] == ["my_parts", "no_init"]
 
 
@@ -249,10 +249,10 @@ def test_a_file_that_gives_a_secret_by_name_is_left_out(
 ) -> None:
     (checkout / "settings.ini").write_text(f"first\n{text}\nlast\n")
     warnings: list[str] = []
-    code = snapshot(checkout, tmp_path / "code", warnings)
+    code = take_snapshot(checkout, tmp_path / "code", warnings)
     assert (code["untracked"] is None, bool(warnings)) == (secret, secret)
 
 
 def test_packages_and_machine_are_told() -> None:
-    assert packages()["torch"].startswith("2.13")
-    assert machine().keys() == {"python", "host", "platform", "cpu_cores"}
+    assert installed_packages()["torch"].startswith("2.13")
+    assert describe_machine().keys() == {"python", "host", "platform", "cpu_cores"}

@@ -13,7 +13,7 @@ from experiments.config.compose import compose
 from experiments.config.experiment import Experiment
 from experiments.core.errors import InputError
 from experiments.trial import trial as trial_module
-from experiments.trial.trial import Trial, code_changes, find, freeze, latest, trial_id
+from experiments.trial.trial import Trial, find_code_changes, find_latest, find_trial, freeze, trial_id
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_the_same_configuration_again_is_a_run_of_its_own(experiment: Experiment
     assert [run.folder.name for run in (first, second, third)] == [first.id, f"{first.id}-2", f"{first.id}-3"]
     assert first.id == third.id
     assert len({run.provenance["run_key"] for run in (first, second, third)}) == 3
-    found = latest(experiment)
+    found = find_latest(experiment)
     assert found is not None
     assert found.folder == third.folder
 
@@ -82,14 +82,14 @@ def test_a_run_is_found_by_folder_id_and_beginning(experiment: Experiment, tmp_p
     first, second = freeze(experiment), freeze(experiment)
     runs_dir = tmp_path / "runs"
     for name in (str(first.folder), first.id):
-        assert find(name, runs_dir) == Trial(first.folder)
-    assert find(second.folder.name, runs_dir) == Trial(second.folder)
-    assert find(first.id[:5], runs_dir) == Trial(first.folder)  # and not its repetition
+        assert find_trial(name, runs_dir) == Trial(first.folder)
+    assert find_trial(second.folder.name, runs_dir) == Trial(second.folder)
+    assert find_trial(first.id[:5], runs_dir) == Trial(first.folder)  # and not its repetition
     shutil.copytree(first.folder, runs_dir / "single" / f"{first.id[:5]}fffff")
     with pytest.raises(InputError, match="is not unique"):
-        find(first.id[:5], runs_dir)
+        find_trial(first.id[:5], runs_dir)
     with pytest.raises(InputError, match=r"there is no run 'zzz' in .*; known: "):
-        find("zzz", runs_dir)
+        find_trial("zzz", runs_dir)
 
 
 @pytest.mark.parametrize("fault", [OSError(28, "No space left on device"), KeyboardInterrupt()])
@@ -149,7 +149,7 @@ def test_code_that_changed_since_the_freeze_is_told(tmp_path: Path) -> None:
     option = own / "model" / "flat.yaml"
     option.write_text(Path(options.HOUSE / "model" / "softmax.yaml").read_text())
     trial = freeze(compose(["model=flat", f"runs_dir={tmp_path}/runs"], config_dirs=[own]))
-    assert code_changes(trial) == []
+    assert find_code_changes(trial) == []
     option.write_text(option.read_text() + "# another word\n")
-    (change,) = code_changes(trial)
+    (change,) = find_code_changes(trial)
     assert change.startswith("the code of 'own' has changed since this run was frozen")

@@ -8,7 +8,7 @@ import pytest
 
 from experiments.cli.completion import complete
 from experiments.cli.main import main
-from experiments.trial.trial import as_yaml
+from experiments.trial.trial import to_yaml
 from tests.experiments.plan.simulate.test_from_run import make_run
 
 PLANNED = ["simulate", "model=mlp", "hardware=cpu_partition", "batch_size_global=32"]
@@ -23,7 +23,7 @@ def runs_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, step_ms in (("abc", 30.0), ("bcd", 33.0)):
         trial = make_run(tmp_path / "runs" / "single" / name, [900.0, step_ms, step_ms])
         (trial.folder / "provenance.yaml").write_text(json.dumps({"trial_id": name}))
-        (trial.folder / "trial.yaml").write_text(as_yaml(config))
+        (trial.folder / "trial.yaml").write_text(to_yaml(config))
     return tmp_path / "runs"
 
 

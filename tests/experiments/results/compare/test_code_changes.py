@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from experiments.results.compare.code_changes import changed_files
-from experiments.trial.code_snapshot import snapshot
-from experiments.trial.record import CodeRecord
+from experiments.trial.code_snapshot import take_snapshot
+from experiments.trial.record import RunRecord
 from tests.support.clones import commit, git
 
 HOUSE = {"name": "lathe", "sha256": "0" * 64, "git_sha": None}
@@ -28,9 +28,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root
 
 
-def record(project: Path, folder: Path) -> CodeRecord:
-    code: list[dict[str, Any]] = [HOUSE, snapshot(project, folder, [])]
-    return CodeRecord("r", "id", {}, code, {}, {}, code_folder=folder)
+def record(project: Path, folder: Path) -> RunRecord:
+    code: list[dict[str, Any]] = [HOUSE, take_snapshot(project, folder, [])]
+    return RunRecord("r", "id", {}, code, {}, {}, code_folder=folder)
 
 
 def test_files_of_commits_patches_and_archives_are_listed(project: Path, tmp_path: Path) -> None:
@@ -63,4 +63,4 @@ def test_a_checkout_with_a_missing_commit_is_left_out(project: Path, tmp_path: P
     (tmp_path / "other" / "project.patch").write_text("no patch\n")
     assert changed_files(one, other, ["minepkg"]) == []
     gone: list[dict[str, Any]] = [HOUSE, {"name": "project", "sha256": "1" * 64, "git_sha": "0123456789" * 4}]
-    assert changed_files(one, CodeRecord("r", "id", {}, gone, {}, {}), ["minepkg"]) == []
+    assert changed_files(one, RunRecord("r", "id", {}, gone, {}, {}), ["minepkg"]) == []

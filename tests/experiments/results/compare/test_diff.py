@@ -144,9 +144,9 @@ def test_the_code_of_a_trial_is_in_the_folder_of_its_sweep(runs: Path, capsys: p
     (sweep / "provenance.yaml").write_text(yaml.safe_dump({key: shared[key] for key in shared if key not in own}))
     (sweep / "cccccccccc" / "provenance.yaml").write_text(yaml.safe_dump({key: shared[key] for key in own}))
     assert shown(capsys, "aaaa", "cccc")[0] == 0
-    from experiments.trial.record import of_trial
+    from experiments.trial.record import record_trial
 
-    assert of_trial(Trial(sweep / "cccccccccc")).code_folder == sweep / "code"
+    assert record_trial(Trial(sweep / "cccccccccc")).code_folder == sweep / "code"
 
 
 @pytest.mark.parametrize("harm", ["missing", "cut", "garbage", "empty"])

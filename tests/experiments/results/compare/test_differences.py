@@ -10,7 +10,7 @@ from rich.console import Console
 from experiments.results.compare.differences import Difference, differences
 from experiments.results.compare.tables import streams_table
 from experiments.run.metric_comparison import Divergence
-from experiments.trial.record import CodeRecord
+from experiments.trial.record import RunRecord
 
 CONFIG: dict[str, Any] = {
     "name": "one",
@@ -27,10 +27,10 @@ ENVIRONMENT = {"python": "3.11.7", "platform": "Linux", "packages": {"torch": "2
 SPLITS = {"train": {"digest": "d1", "num_examples": 1500}, "val": {"digest": "d2", "num_examples": 3}}
 
 
-def record(**changes: Any) -> CodeRecord:
+def record(**changes: Any) -> RunRecord:
     config = {**CONFIG, **changes.pop("config", {})}
     base: dict[str, Any] = {"code": [CODE], "environment": ENVIRONMENT, "data": {"files": None, "splits": SPLITS}}
-    return CodeRecord("r", "id", config, **{**base, **changes})
+    return RunRecord("r", "id", config, **{**base, **changes})
 
 
 def test_two_equal_records_have_no_difference() -> None:

@@ -34,7 +34,7 @@ from experiments.tracking.run_sync import RunSync, sync_run
 from experiments.tracking.sweep_sync import sync_all
 from experiments.train.data_loading import DataShard, evaluation_batches
 from experiments.train.trainer import _recipe
-from experiments.trial.trial import Trial, as_yaml
+from experiments.trial.trial import Trial, to_yaml
 from modules.parallel.base import Rank
 from tests.support.stores import DEAD_PID, free_port, mlflow_server, rewrite_states, sql, wait_until
 
@@ -291,7 +291,7 @@ def copied(trained: Trial, runs_dir: Path) -> Trial:
 
 def with_tracking(trial: Trial, **changes: Any) -> Trial:
     config = {**trial.config, "tracking": {**trial.config["tracking"], **changes}}
-    (trial.folder / "trial.yaml").write_text(as_yaml(config))
+    (trial.folder / "trial.yaml").write_text(to_yaml(config))
     return Trial(trial.folder)
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 
 from experiments.cli.main import main
 from experiments.components.instantiate import instantiate
-from experiments.trial.trial import Trial, as_yaml
+from experiments.trial.trial import Trial, to_yaml
 from modules.evaluator.base import Prediction
 
 TEXT = "to be or not to be\nthat is the question\n" * 5
@@ -65,7 +65,7 @@ def writer(tmp_path_factory: pytest.TempPathFactory) -> Trial:
         **SIZES,
     }
     (folder / "conf" / "data" / "tiny.yaml").write_text(
-        as_yaml({"_target_": "modules.data.text_file.TextFile", **data})
+        to_yaml({"_target_": "modules.data.text_file.TextFile", **data})
     )
     sizes = ("num_layers=1", "hidden_size=8", "num_heads=2", "num_kv_heads=1", "ff_size=12")
     parts = (

@@ -17,14 +17,14 @@ from experiments.results.reproduce.environment import (
     find_environment_changes,
     reproducing_variables,
 )
-from experiments.trial.record import CodeRecord, here
-from experiments.trial.trial import data_fingerprint
+from experiments.trial.record import RunRecord, describe_environment
+from experiments.trial.trial import fingerprint_data
 
 CONFIG: dict[str, Any] = {"hardware": {"device": "cpu", "cpu_threads": None}}
 
 
-def record(**environment: Any) -> CodeRecord:
-    return CodeRecord("r", "id", CONFIG, [], here() | environment, {})
+def record(**environment: Any) -> RunRecord:
+    return RunRecord("r", "id", CONFIG, [], describe_environment() | environment, {})
 
 
 def test_the_same_environment_has_no_changes() -> None:
@@ -32,10 +32,10 @@ def test_the_same_environment_has_no_changes() -> None:
 
 
 def test_different_packages_and_python_are_reported_and_additional_packages_are_not() -> None:
-    known = here()["packages"]
+    known = describe_environment()["packages"]
     packages = {name: version for name, version in known.items() if name != "rich"} | {"PyYAML": "1.0", "gone_one": "2"}
     assert find_environment_changes(record(packages=packages, python="3.0")) == [
-        f"environment: python is {here()['python']}; the run had 3.0",
+        f"environment: python is {describe_environment()['python']}; the run had 3.0",
         f"environment: pyyaml is {known['PyYAML']}; the run had 1.0",
         "environment: gone-one is not installed; the run had 2",
     ]
@@ -86,7 +86,7 @@ def node(tmp_path: Path) -> dict[str, Any]:
 
 def test_files_are_compared_with_their_checksums(node: dict[str, Any], tmp_path: Path) -> None:
     node["files"] = {"a.bin": hashlib.sha256(b"one").hexdigest()}
-    recorded = data_fingerprint(node)
+    recorded = fingerprint_data(node)
     assert find_data_changes({"data": node}, recorded) == []
     (tmp_path / "set" / "a.bin").write_bytes(b"two")
     with pytest.raises(
@@ -99,7 +99,7 @@ def test_files_are_compared_with_their_checksums(node: dict[str, Any], tmp_path:
 
 
 def test_a_folder_without_checksums_is_compared_by_names_and_sizes(node: dict[str, Any], tmp_path: Path) -> None:
-    recorded = data_fingerprint(node)
+    recorded = fingerprint_data(node)
     assert find_data_changes({"data": node}, recorded) == []
     changed = f"data: {tmp_path / 'set'} has changed: "
     (tmp_path / "set" / "a.bin").write_bytes(b"longer")
@@ -114,7 +114,7 @@ def test_a_folder_without_checksums_is_compared_by_names_and_sizes(node: dict[st
 
 def test_data_in_a_package_has_no_changes() -> None:
     node = {"_target_": "modules.data.digits.Digits"}
-    assert find_data_changes({"data": node}, data_fingerprint(node)) == []
+    assert find_data_changes({"data": node}, fingerprint_data(node)) == []
 
 
 def test_an_unset_environment_variable_is_reported(node: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

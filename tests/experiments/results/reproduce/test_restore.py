@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from experiments.core.errors import InputError
-from experiments.trial.code_restore import restored
-from experiments.trial.code_snapshot import snapshot
+from experiments.trial.code_restore import restore_code
+from experiments.trial.code_snapshot import take_snapshot
 from tests.support.clones import commit, git
 
 HOUSE = {"name": "lathe", "sha256": "0" * 64, "git_sha": None}
@@ -42,7 +42,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def freeze(project: Path, folder: Path) -> list[dict[str, Any]]:
     folder.mkdir(exist_ok=True)
-    return [HOUSE, snapshot(project, folder, [])]
+    return [HOUSE, take_snapshot(project, folder, [])]
 
 
 def state(root: Path) -> dict[str, tuple[object, ...]]:
@@ -78,7 +78,7 @@ def test_a_dirty_tree_is_restored_with_the_same_digest(project: Path, tmp_path: 
     git(project, "clean", "-q", "-fdx")
     commit(project, "second")
     after = state(project)
-    with restored(code, tmp_path / "code", ["minepkg"], tmp_path / "runs") as code_here:
+    with restore_code(code, tmp_path / "code", ["minepkg"], tmp_path / "runs") as code_here:
         worktree = code_here.roots[1]
         assert worktree.name == "my project"
         assert state(worktree) == before
@@ -99,17 +99,17 @@ def test_an_unmerged_commit_is_restored_only_for_a_trusted_file(project: Path, t
     (project / "minepkg" / "net.py").write_text("scale = 'untrusted'\n")
     git(project, "commit", "-qam", "as a pull request that was fetched")
     code = freeze(project, tmp_path / "code")
-    with restored(code, None, ["minepkg"], tmp_path / "runs", only_merged=True) as code_here:
+    with restore_code(code, None, ["minepkg"], tmp_path / "runs", only_merged=True) as code_here:
         assert len(code_here.roots) == 2  # it is what is checked out
     git(project, "checkout", "-q", "-")
     with (
         pytest.raises(
             InputError, match=r"is in .*, but nothing that is checked out there comes from it; .*--trust-code"
         ),
-        restored(code, None, ["minepkg"], tmp_path / "runs", only_merged=True),
+        restore_code(code, None, ["minepkg"], tmp_path / "runs", only_merged=True),
     ):
         pass
-    with restored(code, None, ["minepkg"], tmp_path / "runs") as code_here:
+    with restore_code(code, None, ["minepkg"], tmp_path / "runs") as code_here:
         assert (code_here.roots[1] / "minepkg" / "net.py").read_text() == "scale = 'untrusted'\n"
 
 
@@ -125,19 +125,19 @@ def test_git_settings_of_the_user_have_no_effect(project: Path, tmp_path: Path) 
     git(project, "config", "diff.noprefix", "true")
     git(project, "checkout", "-q", "--", ".")
     (tmp_path / "hooked").unlink(missing_ok=True)
-    with restored(code, tmp_path / "code", ["minepkg"], tmp_path / "runs") as code_here:
+    with restore_code(code, tmp_path / "code", ["minepkg"], tmp_path / "runs") as code_here:
         assert "is the run's" in code_here.told[0]
     assert not (tmp_path / "hooked").exists()
 
 
 def test_an_exception_removes_the_worktree_unless_it_is_kept(project: Path, tmp_path: Path) -> None:
     code = freeze(project, tmp_path / "code")
-    with contextlib.suppress(KeyboardInterrupt), restored(code, None, ["minepkg"], tmp_path / "runs") as code_here:
+    with contextlib.suppress(KeyboardInterrupt), restore_code(code, None, ["minepkg"], tmp_path / "runs") as code_here:
         assert code_here.roots[1].is_dir()
         raise KeyboardInterrupt
     assert not code_here.roots[1].exists()
     assert len(git(project, "worktree", "list").splitlines()) == 1
-    with restored(code, None, ["minepkg"], tmp_path / "runs", keep=True) as code_here:
+    with restore_code(code, None, ["minepkg"], tmp_path / "runs", keep=True) as code_here:
         pass
     assert (code_here.roots[1] / "minepkg" / "net.py").read_text() == "scale = 1\n"
     git(project, "worktree", "remove", "--force", str(code_here.roots[1]))
@@ -147,7 +147,7 @@ def test_an_exception_removes_the_worktree_unless_it_is_kept(project: Path, tmp_
 def test_without_its_files_only_the_commit_is_restored_with_a_warning(project: Path, tmp_path: Path) -> None:
     dirty(project)
     code = freeze(project, tmp_path / "code")
-    with restored(code, None, ["minepkg"], tmp_path / "runs") as code_here:
+    with restore_code(code, None, ["minepkg"], tmp_path / "runs") as code_here:
         assert (code_here.roots[1] / "gone.py").is_file()
     assert code_here.amiss[1].endswith(f"{code[1]['git_sha'][:12]}, without the uncommitted changes of the run")
 
@@ -216,7 +216,10 @@ def test_code_that_differs_from_the_snapshot_is_refused(
     dirty(project)
     code = freeze(project, tmp_path / "code")
     harm(code[1], tmp_path / "code")
-    with pytest.raises(InputError, match=problem), restored(code, tmp_path / "code", ["minepkg"], tmp_path / "runs"):
+    with (
+        pytest.raises(InputError, match=problem),
+        restore_code(code, tmp_path / "code", ["minepkg"], tmp_path / "runs"),
+    ):
         pass
     assert not list(tmp_path.rglob("out.py"))
     assert len(git(project, "worktree", "list").splitlines()) == 1
@@ -261,7 +264,7 @@ def test_an_archive_writes_nothing_outside_the_worktree(
             archive.addfile(one, io.BytesIO(b"x\n" if one.size else b""))
     code[1]["dirty"] = True
     resum(code[1], tmp_path / "code", archive=buffer.getvalue())
-    with restored(code, tmp_path / "code", ["minepkg"], tmp_path / "runs") as code_here:
+    with restore_code(code, tmp_path / "code", ["minepkg"], tmp_path / "runs") as code_here:
         scratch = code_here.roots[1].parent.parent
         assert (code_here.roots[1] / "kept.py").read_text() == "x\n"
         assert [path for path in scratch.rglob("out.py") if not path.is_relative_to(code_here.roots[1])] == []

@@ -10,7 +10,7 @@ import pytest
 
 from experiments.results.reproduce.verdict import choose_terms, judge
 from experiments.run.metrics import MetricSeries
-from experiments.trial.record import CodeRecord
+from experiments.trial.record import RunRecord
 
 CONFIG: dict[str, Any] = {
     "name": "x",
@@ -28,9 +28,9 @@ ON_GPU: dict[str, Any] = ENVIRONMENT | {"device_name": "NVIDIA H100"}
 
 def record(
     points: MetricSeries, config: dict[str, Any] | None = None, *, sampled: bool = False, **environment: Any
-) -> CodeRecord:
+) -> RunRecord:
     complete = ENVIRONMENT | {"packages": {"torch": "2.13.0"}} | environment
-    return CodeRecord("r", "id", CONFIG | (config or {}), [], complete, {}, {"train/loss": points})
+    return RunRecord("r", "id", CONFIG | (config or {}), [], complete, {}, {"train/loss": points})
 
 
 def curve(*, off: float = 0.0, at: int = 0, steps: int = 40) -> list[tuple[int, float]]:
@@ -39,8 +39,8 @@ def curve(*, off: float = 0.0, at: int = 0, steps: int = 40) -> list[tuple[int, 
 
 
 def outcome(
-    one: CodeRecord,
-    other: CodeRecord,
+    one: RunRecord,
+    other: RunRecord,
     *,
     status: str = "finished",
     up_to: int | None = None,
@@ -93,7 +93,7 @@ def test_rounding_is_allowed_in_early_steps_if_sums_have_another_order(
     ],
 )
 def test_a_different_last_value_is_different(end: float, problem: str) -> None:
-    def ended(value: float, threads: int) -> CodeRecord:
+    def ended(value: float, threads: int) -> RunRecord:
         base = record(curve(), cpu_threads=threads)
         return replace(base, streams={**base.streams, "val/accuracy": [(20, 0.5), (40, value)]})
 

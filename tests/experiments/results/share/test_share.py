@@ -22,9 +22,9 @@ from experiments.results.share.share import MAX_POINTS, thin_out
 from experiments.results.share.shared_file import read
 from experiments.run.checkpoint import Checkpoints
 from experiments.run.metrics import read_series
-from experiments.trial.record import of_trial
-from experiments.trial.resume import changes
-from experiments.trial.trial import Trial, find
+from experiments.trial.record import record_trial
+from experiments.trial.resume import compose_changes
+from experiments.trial.trial import Trial, find_trial
 
 # Names and secrets of an author, split here so that this file does not hold them: a search finds only what a run copied.
 USER, NAME, HOST = "zaphod" + "b42", "Zaphod" + " Beeble" + "brox", "gold" + "7x"
@@ -95,7 +95,7 @@ def author(tmp_path_factory: pytest.TempPathFactory) -> Author:
         "checkpoint.best_mode=max",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    trial = find("", home / "runs")
+    trial = find_trial("", home / "runs")
     provenance = trial.provenance
     # Without Lathe's own checkout: during development it may hold anything.
     provenance["code"] = [entry for entry in provenance["code"] if entry["name"] == folder.name]
@@ -180,7 +180,7 @@ def test_a_shared_file_has_the_values_of_the_run(files: Path, author: Author) ->
     assert shared.configuration["tags"] == {"[user]": "[folder]", "where": "[host]"}
     assert {key: shared.configuration[key] for key in COMPARED} == {key: trial.config[key] for key in COMPARED}
     assert shared.record().streams == read_series(trial.folder)
-    assert shared.record().data["splits"] == of_trial(trial).data["splits"]
+    assert shared.record().data["splits"] == record_trial(trial).data["splits"]
     assert shared.values["overrides"][:2] == ["model._target_=heartofgold.net.Net", "max_steps=20"]
     assert not [text for text in shared.values["overrides"] if re.match(r"runs_dir|data_root|tracking", text)]
 
@@ -220,14 +220,14 @@ def test_another_person_gets_the_same_metrics_bit_for_bit(
     args = ["run", "--from", str(files / "it.yaml"), "--trust", "heartofgold", "tracking=off"]
     done = lathe(author.folder, environment, *args)
     assert done.returncode == 0, done.stderr
-    trial = find(author.trial.id, tmp_path / "runs")
+    trial = find_trial(author.trial.id, tmp_path / "runs")
     assert trial.id == author.trial.id
     assert read_series(trial.folder) == read_series(author.trial.folder)
     assert trial.provenance["source"] == author.trial.id
     monkeypatch.syspath_prepend(str(author.folder))
-    assert changes(trial, ["batch_size_eval=100"], ["heartofgold"]) == {"batch_size_eval": 100}
+    assert compose_changes(trial, ["batch_size_eval=100"], ["heartofgold"]) == {"batch_size_eval": 100}
     with pytest.raises(InputError, match="a resume changes only"):
-        changes(trial, ["optimizer=sgd"])
+        compose_changes(trial, ["optimizer=sgd"])
 
 
 def test_another_person_is_warned_of_different_code(files: Path, author: Author, tmp_path: Path) -> None:
