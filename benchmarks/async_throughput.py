@@ -74,12 +74,12 @@ def synchronous(rank: Rank, hidden_sizes: list[int], num_steps: int, delay_s: fl
 def apart(rank: Rank, hidden_sizes: list[int], num_steps: int, delay_s: float, folder: str) -> float:
     """Examples a second of `parallel=async`."""
     delays: dict[int, float] = {1: delay_s} if delay_s else {}
-    engine, recipe = ParameterServer(2, delays_s=delays, snapshot_every_steps=10**6), _recipe(rank, num_steps, folder)
-    learner, roles = _learner(hidden_sizes), list(engine.roles(recipe.topology))
+    engine, engine_config = ParameterServer(2, delays_s=delays, snapshot_every_steps=10**6), _recipe(rank, num_steps, folder)
+    task, roles = _learner(hidden_sizes), list(engine.roles(engine_config.topology))
     if rank.number:
-        engine.play(roles[rank.number - 1], learner, recipe, fetch, lambda: None)
+        engine.run_role(roles[rank.number - 1], task, engine_config, fetch, lambda: None)
         return 0.0
-    engine.prepare(learner, recipe)
+    engine.prepare(task, engine_config)
     begin, nothing = 0.0, (torch.empty(0), torch.empty(0))
     for step in range(num_steps):
         if step == WARMUP_STEPS:

@@ -29,7 +29,7 @@ from modules.model.gpt import Gpt
 from modules.objective.cross_entropy import CrossEntropy
 from modules.parallel.base import Engine, EngineConfig, Rank, TrainingTask
 from modules.parallel.data import DataParallel
-from modules.parallel.deepspeed.config import settings
+from modules.parallel.deepspeed.config import make_settings
 from modules.parallel.deepspeed_pipeline import Pipeline
 from modules.parallel.deepspeed_zero import Zero
 from modules.parallel.topology import Topology
@@ -69,10 +69,10 @@ def ours(rank: Rank, kind: str) -> tuple[Engine, Step]:
         engine = Zero(stage, "none", 2, 1, {})  # type: ignore[arg-type]
     size = BATCH_SIZE // topology.data
     num_accumulation = NUM_MICRO_BATCHES if kind == "pipeline" else 1
-    recipe = EngineConfig(
+    engine_config = EngineConfig(
         10**6, num_accumulation, None, "fp32", False, "cpu", size // num_accumulation, topology=topology, rank=rank
     )
-    engine.prepare(TrainingTask(make_model(), CrossEntropy(), ADAMW, Constant()), recipe)
+    engine.prepare(TrainingTask(make_model(), CrossEntropy(), ADAMW, Constant()), engine_config)
     return engine, lambda step: engine.train_step(batch_of(step, size), step)
 
 
@@ -115,7 +115,7 @@ def bare_deepspeed(stage: int) -> Step:
 
 
 def config_of(stage: int, model: nn.Module, *, micro: int = BATCH_SIZE // 2, num_micro: int = 1) -> dict[str, Any]:
-    return settings(
+    return make_settings(
         stage=stage,  # type: ignore[arg-type]
         offload="none",
         batch_size_per_device=micro,

@@ -59,7 +59,7 @@ def step_s(rank: Rank, overrides: Sequence[str]) -> float:
     data = {name: value for name, value in config["data"].items() if name != "files"}  # nothing is read
     plan = make_plan({**config, "data": data})
     parts = assemble(config)
-    recipe = EngineConfig(
+    engine_config = EngineConfig(
         num_steps=NUM_WARMUP_STEPS + NUM_STEPS,
         num_accumulation=plan.num_accumulation,
         grad_clip_norm=config["grad_clip_norm"],
@@ -70,10 +70,10 @@ def step_s(rank: Rank, overrides: Sequence[str]) -> float:
         topology=plan.topology,
         rank=rank,
     )
-    parts.engine.prepare(parts.learner, recipe)
+    parts.engine.prepare(parts.task, engine_config)
     batch = parts.data.example(plan.batch_size_per_device * plan.num_accumulation)
     seconds: list[float] = []
-    for step in range(recipe.num_steps):
+    for step in range(engine_config.num_steps):
         begin = time.perf_counter()
         metrics = parts.engine.train_step(batch, step)
         float(next(iter(metrics.values())))

@@ -93,11 +93,11 @@ def hand_written(make: Make) -> Loop:
 
 def ours(make: Make, folder: Path) -> Loop:
     engine, journal = Single(), Journal(folder / "journal.jsonl")
-    recipe = EngineConfig(
+    engine_config = EngineConfig(
         NUM_STEPS, num_accumulation=1, grad_clip_norm=None, precision="fp32", compile=False, device="cpu",
         batch_size_per_device=BATCH_SIZE,
     )  # fmt: skip
-    engine.prepare(TrainingTask(make(), CrossEntropy(), make_optimizer, Constant()), recipe)
+    engine.prepare(TrainingTask(make(), CrossEntropy(), make_optimizer, Constant()), engine_config)
     split = TensorSplit(*examples())
     stream = enumerate(training_batches(split, BATCH_SIZE, seed=0, first_step=0, num_steps=NUM_STEPS, num_workers=0))
 

@@ -58,8 +58,10 @@ class Ours:
     def __init__(self, config: dict[str, Any], parts: Components, split: SkipGramSplit) -> None:
         self.parts, size = parts, config["batch_size_global"]
         num_steps = NUM_EPOCHS * (len(split) // size)
-        recipe = EngineConfig(num_steps, 1, None, "fp32", compile=False, device="cpu", batch_size_per_device=size)
-        parts.engine.prepare(parts.learner, recipe)
+        engine_config = EngineConfig(
+            num_steps, 1, None, "fp32", compile=False, device="cpu", batch_size_per_device=size
+        )
+        parts.engine.prepare(parts.task, engine_config)
         batches = training_batches(split, size, config["seed"], 0, num_steps, num_workers=0)
         self.stream, self.steps_a_turn = enumerate(batches), num_steps // (NUM_EPOCHS * TURNS_AN_EPOCH)
         self.words_a_turn: int = self.steps_a_turn * size * split.context_tokens
@@ -122,7 +124,7 @@ def compare(size: int, overrides: Sequence[str]) -> float:
         speeds.append((found[ours], found[gensims]))
     assert isinstance(parts.evaluator, ModelEvaluator)
     parts.evaluator.setup(data)
-    for name, column, model in (("Lathe", 0, parts.learner.model), ("gensim", 1, gensims.table())):
+    for name, column, model in (("Lathe", 0, parts.task.model), ("gensim", 1, gensims.table())):
         known = parts.evaluator.compute_with_model(model, torch.zeros(1))
         told = " | ".join(f"{known[key]:.3f}" for key in ("wordsim353_spearman", "analogies_accuracy"))
         print(f"| {name}, {size} numbers | {median(pair[column] for pair in speeds):,.0f} | {told} |", flush=True)
@@ -145,7 +147,7 @@ def large_vocabulary(overrides: Sequence[str]) -> str:
     begin = time.process_time()
     ours.turn(1)
     steps_s = NUM_STEPS / (time.process_time() - begin)
-    held = sum(tensor.numel() for tensor in parts.learner.model.parameters()) * 4 * 2 / 1e9  # Adagrad's state as well
+    held = sum(tensor.numel() for tensor in parts.task.model.parameters()) * 4 * 2 / 1e9  # Adagrad's state as well
     words_s = steps_s * config["batch_size_global"] * data.context_tokens
     return f"{TALKS_WORDS:,} words, {TALKS_SIZE} numbers ({held:.1f} GB): {steps_s:.1f} steps/s, {words_s:,.0f} words/s"
 

@@ -24,7 +24,7 @@ class Components:
     """What a training is made of, alive."""
 
     data: Data
-    learner: TrainingTask
+    task: TrainingTask
     evaluator: AnyEvaluator
     engine: Engine
 
@@ -55,10 +55,10 @@ def assemble(config: Mapping[str, Any], trust: Collection[str] = (), initial: Pa
     problems = problems or load_initial_weights(built["model"], config, initial)
     if problems:
         raise PlanError(problems, f"the plan for '{config['name']}'")
-    learner = TrainingTask(
+    task = TrainingTask(
         built["model"], built["objective"], built["optimizer"], built["schedule"], example=built["data"].example
     )
-    return Components(built["data"], learner, built["evaluator"], built["parallel"])
+    return Components(built["data"], task, built["evaluator"], built["parallel"])
 
 
 def make_engine(config: Mapping[str, Any], trust: Collection[str] = ()) -> Engine:

@@ -65,13 +65,13 @@ def estimate(config: Mapping[str, Any], plan: Plan, trust: Collection[str] = ())
     with torch.device("meta"):
         parts = assemble(config, trust)
     partition = config["parallel"].get("partition", "parameters")
-    problems = incompatibilities(parts.learner.model, topology, partition) + evaluator_incompatibilities(
+    problems = incompatibilities(parts.task.model, topology, partition) + evaluator_incompatibilities(
         parts.evaluator, layout
     )
     if problems:
         raise PlanError(problems, f"the plan for '{plan.name}'")
-    whole = sum(parameter.numel() for parameter in parts.learner.model.parameters())
-    bounds = stage_bounds(parts.learner.model, topology.pipe, partition) if topology.pipe > 1 else None
+    whole = sum(parameter.numel() for parameter in parts.task.model.parameters())
+    bounds = stage_bounds(parts.task.model, topology.pipe, partition) if topology.pipe > 1 else None
     counted = count_of(config, parts, plan.name, plan.batch_size_per_device, topology.model)
     bounds = bounds or [0, len(counted.layers)]
     work = sum(layer.flops for layer in (*counted.layers, counted.loss))
@@ -114,7 +114,7 @@ def count_of(config: Mapping[str, Any], parts: Components, name: str, batch_size
                 [f"{problem}: {describe_error(err)}; lower batch_size_per_device, or see its example"], subject
             ) from err
         try:
-            return count(parts.learner, batch, config["precision"], num_slices)
+            return count(parts.task, batch, config["precision"], num_slices)
         except (DataDependentOutputException, DynamicOutputShapeException) as err:
             problem = f"model={config['model']['_target_']} reads a value while it computes ({describe_error(err)})"
             raise PlanError(

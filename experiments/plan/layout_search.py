@@ -174,7 +174,7 @@ class _LayoutComparison:
         share = self.config["batch_size_global"] // topology.data
         layout = replace(layout, batch_size_per_device=size, num_micro_batches=share // size)
         count = self._count(topology.model, size)
-        model = self.parts.learner.model
+        model = self.parts.task.model
         bounds = stage_bounds(model, topology.pipe, "parameters") if topology.pipe > 1 else [0, len(count.layers)]
         memory = max(stage.total_bytes for stage in memory_of(count, bounds, layout, on_cpu=self.on_cpu))
         return Candidate(layout, words, memory, cost_of(count, bounds, layout, self.machine))
@@ -189,7 +189,7 @@ class _LayoutComparison:
                 continue
             if found:
                 return found if isinstance(found, str) else found[0]
-        return next(iter(incompatibilities(self.parts.learner.model, layout.topology)), None)
+        return next(iter(incompatibilities(self.parts.task.model, layout.topology)), None)
 
     def _drop(self, layout: ParallelLayout, size: int, problem: str) -> None:
         """Count a layout once, by the first reason against it."""

@@ -37,15 +37,15 @@ class Coordinator(Trainer):
 
     def _why(self) -> str | None:
         """Why to stop, at a step where all that was begun is done."""
-        reason = self.asked() or self.served.asked
-        return reason if reason is not None and self.served.stops_at(self.done) else None
+        reason = self.asked() or self.served.stop_reason
+        return reason if reason is not None and self.served.drain_at(self.done) else None
 
     def _batches(self, train: object, first_step: int) -> Any:
         """Replicas fetch their own."""
         return ((None, None) for _ in range(first_step, self.plan.num_steps))
 
     def _of_step(self, done: int, step_time_s: float) -> Mapping[str, float]:
-        return {**super()._of_step(done, step_time_s), **self.served.measures()}
+        return {**super()._of_step(done, step_time_s), **self.served.take_metrics()}
 
 
 @dataclass
@@ -58,7 +58,7 @@ class ReplicaOrServer(Trainer):
         engine = cast(ManagedEngine, self.parts.engine)
         with self._wrong_input():
             fetch = self._fetch() if self.role.startswith("replica") else _nothing
-            engine.play(self.role, self.parts.learner, self.recipe(), fetch, self.should_stop)
+            engine.run_role(self.role, self.parts.task, self.engine_config(), fetch, self.should_stop)
         return "finished", None
 
     def _fetch(self) -> Callable[[int, int, int], Batch]:

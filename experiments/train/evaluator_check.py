@@ -24,13 +24,13 @@ def dry_run(parts: Components, layout: ParallelLayout) -> tuple[list[str], Model
         DataError: the evaluator reads files, and one is missing or damaged.
     """
     inputs, targets = parts.data.example(2)
-    model, evaluator = parts.learner.model, parts.evaluator
+    model, evaluator = parts.task.model, parts.evaluator
     problems = [*renamed_methods(evaluator), *evaluator_incompatibilities(evaluator, layout), *_not_callable(evaluator)]
     if problems:
         raise ValueError("; ".join(problems))
     with torch.random.fork_rng(devices=[]), torch.inference_mode():
         outputs = model.eval()(inputs)
-        _, objective_metrics = parts.learner.objective(outputs, targets)
+        _, objective_metrics = parts.task.objective(outputs, targets)
         if isinstance(evaluator, ModelEvaluator):
             evaluator.setup(parts.data)
             metrics = evaluator.compute_with_model(model, evaluator.update_with_model(model, (inputs, targets)))

@@ -70,7 +70,7 @@ class Trainer:
         self.num_together = self.plan.topology.world  # ranks that make every step, each in its place
         self.sees_all = True  # nothing trains but the processes of the ranks
         # Before an engine takes parts of the model away.
-        model = self.parts.learner.model
+        model = self.parts.task.model
         self.num_parameters = sum(parameter.numel() for parameter in model.parameters())
         self.showing = EvaluatorArtifacts(self.parts.evaluator, model, self.rank.number == 0)
 
@@ -89,9 +89,9 @@ class Trainer:
         with self._wrong_input():
             self._try_evaluator()
             self._count_work()
-            engine.prepare(self.parts.learner, self.recipe())
+            engine.prepare(self.parts.task, self.engine_config())
             train, val, test = (self._load(name) for name in ("train", "val", "test"))  # what is missing is told now
-        self.saver = AsyncCheckpointer(engine, self.parts.learner.model, self.checkpoints, self.rank.number == 0)
+        self.saver = AsyncCheckpointer(engine, self.parts.task.model, self.checkpoints, self.rank.number == 0)
         self.journal.params({**_derived(self.num_parameters, plan), **self._environment(), **self._interface()})
         first_step = self._restore()
         self.usage = self._usage(first_step)
@@ -120,7 +120,7 @@ class Trainer:
         self.on_running(first_step, None)
         self._tell_warnings()
         batches = self._batches(train, first_step)
-        schedule, tokens = self.parts.learner.schedule, _tokens(self.parts.data.example(1))
+        schedule, tokens = self.parts.task.schedule, _tokens(self.parts.data.example(1))
         curve = MetricLogger(config, plan, schedule, self.journal, first_step, tokens, self._of_step)
         agreement = StopConsensus(engine, self.should_stop, self.num_together, first_step)
         if first_step < plan.num_steps and (reason := agreement.reason(first_step)) is not None:
@@ -147,7 +147,7 @@ class Trainer:
                 return "interrupted", f"{reason} after step {done}, which is saved"
         return "finished", None
 
-    def recipe(self) -> EngineConfig:
+    def engine_config(self) -> EngineConfig:
         """What is asked of the engine."""
         looks = (self.config["eval_every_steps"], self.config["checkpoint"]["every_steps"], self.last_step or 0)
         every = tuple(steps for steps in looks if steps)
@@ -198,7 +198,7 @@ class Trainer:
         """DeepSpeed's count, of one micro-batch through the whole model, where a profile was asked for."""
         if self.profile_folder is not None and self.rank.number == 0:
             inputs, _ = self.parts.data.example(self.plan.batch_size_per_device)
-            self.journal.params(count_work(self.parts.learner.model, inputs, self.profile_folder))
+            self.journal.params(count_work(self.parts.task.model, inputs, self.profile_folder))
 
     def _tell_profile(self, step: int) -> None:
         own = self.profiler.result(step)
@@ -308,7 +308,7 @@ class Trainer:
         )
 
     def _is_on_gpu(self) -> bool:
-        return any(parameter.is_cuda for parameter in self.parts.learner.model.parameters())
+        return any(parameter.is_cuda for parameter in self.parts.task.model.parameters())
 
     def _interface(self) -> dict[str, Any]:
         """What the model takes and gives, for whoever exports it, and what the data that is read calls its classes."""

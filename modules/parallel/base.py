@@ -19,157 +19,158 @@ from modules.schedule.base import Schedule
 
 @dataclass(frozen=True)
 class Rank:
-    """Which of the processes of one training this is."""
+    """One process among those of a training."""
 
     number: int = 0
-    """From 0 to the topology's ``world - 1``."""
+    """From 0 to ``topology.world - 1``."""
     on_node: int = 0
-    """Counted on its node from 0: on a machine with GPUs, which of them is its."""
+    """Rank on its node, from 0; on a machine with GPUs, the number of its GPU."""
     per_node: int = 1
-    """Ranks of its node."""
+    """Ranks on its node."""
     meeting: str = ""
-    """Where all ranks meet, as torch.distributed's ``init_method``: ``file:///...`` or ``tcp://host:port``."""
+    """Rendezvous address, as torch.distributed's ``init_method``: ``file:///...`` or ``tcp://host:port``."""
     listener: int | None = None
-    """Of the first rank, the open socket that listens there; None: it opens one. Nobody else can take the port."""
+    """File descriptor of rank 0's listening socket, so that no other process can take the port; None: rank 0 opens one."""
 
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """What is asked of an engine, whichever it is; all of it stands in the plan."""
+    """Settings that every engine takes; the plan fills them in."""
 
     num_steps: int
     num_accumulation: int
-    """Micro-batches of one step on this rank; their gradients are averaged."""
+    """Micro-batches per step on this rank; their gradients are averaged."""
     grad_clip_norm: float | None
     precision: Literal["fp32", "bf16", "fp16"]
     compile: bool
     device: Literal["auto", "cpu", "cuda"]
     batch_size_per_device: int
-    """Examples of a micro-batch."""
+    """Examples per micro-batch."""
     topology: Topology = field(default_factory=Topology)
     rank: Rank = field(default_factory=Rank)
     meets_every: tuple[int, ...] = ()
-    """Steps are looked at whose number one of these divides: there replicas that run apart meet."""
+    """Asynchronous replicas synchronise at each step that one of these numbers divides, so that it can be evaluated or saved."""
     folder: Path = Path()
-    """For what processes of this training leave for each other; all nodes see it."""
+    """Where the processes of this training exchange files; all nodes see it."""
     channels_last: bool = False
-    """Images lie in memory as [batch, height, width, channels]; their shape stays."""
+    """Store images in memory as [batch, height, width, channels]; their shape does not change."""
 
 
 Fetch = Callable[[int, int, int], Batch]
-"""Gives, of a step's global batch, one of so many equal shares, and sets the chance that goes with it."""
+"""``fetch(step, index, num_shards)`` reads one shard of a global batch and sets its random state."""
 
 
 @dataclass
 class TrainingTask:
-    """The live parts that learn together."""
+    """What is trained: a model with its objective, optimizer and schedule."""
 
     model: nn.Module
     objective: Objective
     optimizer: Callable[[Iterable[nn.Parameter]], Optimizer]
     schedule: Schedule
     example: Callable[[int], Batch] | None = None
-    """Gives a batch of zeros of a size, to try the model on."""
+    """Makes a batch of zeros with so many examples, for a trial pass."""
 
 
 class Engine(Protocol):
-    """Trains one model on all ranks of a topology; every method is called by all of them, at the same point."""
+    """Trains one model on all ranks of a topology. All ranks call each method, in the same order."""
 
-    def prepare(self, learner: TrainingTask, recipe: EngineConfig) -> None:
-        """Meet the other ranks and put the parts on their devices; called once, before anything else.
+    def prepare(self, task: TrainingTask, config: EngineConfig) -> None:
+        """Connect to the other ranks and move the model to its devices; called once, before any other method.
 
-        The learner's model is whole and has the same weights on every rank.
+        ``task.model`` is the whole model, with the same weights on every rank.
 
         Raises:
-            ValueError: this machine, or these parts, cannot do what the recipe asks.
+            ValueError: this machine or this task cannot do what the configuration requires.
         """
         ...
 
     def train_step(self, batch: Batch, step: int) -> dict[str, Tensor]:
-        """One update from this replica's share of the global batch.
+        """Make one update from this replica's shard of the global batch.
 
         Args:
-            batch: on the CPU; its first dimension is ``num_accumulation`` micro-batches long.
+            batch: on the CPU; its first dimension holds ``num_accumulation`` micro-batches.
             step: counted from 0.
 
         Returns:
-            The objective's metrics and ``grad_norm`` (before clipping; only where clipping is on), float [] each: means
-            over the global batch, the same on every rank, left on the device so that reading them is the caller's choice.
+            The objective's metrics and ``grad_norm`` (before clipping; only with clipping), float [] each: means over the
+            global batch, the same on every rank. They stay on the device, so that the caller decides when to wait for them.
         """
         ...
 
     def evaluate(self, batches: Iterable[tuple[Batch, bool]], evaluator: AnyEvaluator) -> dict[str, float]:
-        """The evaluator's metrics and the objective's mean over all replicas' examples, in evaluation mode.
+        """Compute the evaluator's metrics and the mean objective over the examples of all replicas, in evaluation mode.
 
         Args:
-            batches: this replica's share, as many batches on every rank. False marks one that does not count: it is there
-                because all ranks compute in step.
-            evaluator: its sums are added up over the replicas. One that asks the model is served only where every rank
-                has all of it (`fits.evaluator_misfits`).
+            batches: this replica's shard, the same number of batches on every rank. False marks a padding batch, which does
+                not count: it exists because all ranks compute together.
+            evaluator: its sums are added up over the replicas. An evaluator that calls the model works only where each rank
+                has the whole model (`compatibility.evaluator_incompatibilities`).
         """
         ...
 
     def snapshot(self) -> Callable[[Path], None] | None:
-        """Copy everything that the next step depends on, whatever the topology.
+        """Copy everything that the next step depends on, in a form that does not depend on the topology.
 
         Returns:
-            On rank 0, what writes the copy into an empty folder, without pickle; any thread may call it while training
-            goes on. On the others None.
+            On rank 0 a function that writes the copy into an empty folder, without pickle; any thread may call it during
+            training. On other ranks None.
         """
         ...
 
     def load(self, folder: Path) -> None:
-        """Restore what a snapshot of any engine in any topology wrote; in the same one the next step is then bit for bit
-        the one that would have come.
+        """Restore a snapshot that any engine wrote in any topology.
+
+        In the same topology the next step is then bit for bit the step that would have followed.
 
         Raises:
-            StateError: it belongs to other parts, or is damaged; the same on every rank.
+            StateError: the snapshot is damaged or belongs to another model or optimizer; raised on every rank.
         """
         ...
 
     def weights(self) -> dict[str, Tensor]:
-        """The whole model's weights on the CPU, by name, gathered from all ranks; empty on those but rank 0."""
+        """Gather the weights of the whole model on the CPU, by name; empty on ranks other than 0."""
         ...
 
     def gather(self, value: float) -> list[float]:
-        """One number of every rank, in their order, the same on all."""
+        """Gather one number from each rank, in rank order; all ranks get the same list."""
         ...
 
 
 class ManagedEngine(Engine, Protocol):
-    """An engine of several processes: servers hold the weights, replicas come and go; as an `Engine` it coordinates them."""
+    """An engine with further processes that it coordinates: servers hold the weights, replicas may die and come back."""
 
     def roles(self, topology: Topology) -> dict[str, int]:
-        """Processes beside the coordinator, such as ``server 0`` and ``replica 1``, and the rank that keeps each."""
+        """Name the processes besides the coordinator, such as ``server 0`` and ``replica 1``, and the rank that supervises it."""
         ...
 
-    def play(
-        self, role: str, learner: TrainingTask, recipe: EngineConfig, fetch: Fetch, told: Callable[[], str | None]
+    def run_role(
+        self, role: str, task: TrainingTask, config: EngineConfig, fetch: Fetch, should_stop: Callable[[], str | None]
     ) -> None:
-        """Be one of them until the coordinator ends it.
+        """Run one of these processes until the coordinator ends it.
 
         Args:
-            role: which.
-            learner: with the same weights everywhere.
-            recipe: as of `prepare`.
-            fetch: gives replicas their data.
-            told: why the coordinator should stop the training; None for no reason.
+            role: a name from `roles`.
+            task: with the same weights in every process.
+            config: as for `prepare`.
+            fetch: reads the data of a replica.
+            should_stop: returns a reason to stop the training, or None.
         """
         ...
 
     @property
-    def asked(self) -> str | None:
-        """Why one of them wants the training to stop."""
+    def stop_reason(self) -> str | None:
+        """Why a replica asks to stop the training; None where none does."""
         ...
 
-    def stops_at(self, done: int) -> bool:
-        """Begin nothing further; whether all that was begun is done with this step."""
+    def drain_at(self, done: int) -> bool:
+        """Start no further work; True once all started work is done after ``done`` steps."""
         ...
 
-    def measures(self) -> dict[str, float]:
-        """What servers and replicas did since it was asked last, by metric."""
+    def take_metrics(self) -> dict[str, float]:
+        """Metrics of servers and replicas since the last call."""
         ...
 
     def close(self) -> None:
-        """End all of them."""
+        """End all these processes."""
         ...

@@ -25,14 +25,14 @@ class DataParallel(Single):
         """
         self.data = data
 
-    def prepare(self, learner: TrainingTask, recipe: EngineConfig) -> None:
-        super().prepare(learner, recipe)
-        if recipe.topology.world > 1 and self.forward.device.type == "cuda" and _has_sparse_gradients(self.model):
+    def prepare(self, task: TrainingTask, config: EngineConfig) -> None:
+        super().prepare(task, config)
+        if config.topology.world > 1 and self.forward.device.type == "cuda" and _has_sparse_gradients(self.model):
             raise ValueError(
                 "model.sparse_gradients=true: NCCL sends whole gradients between GPUs; set model.sparse_gradients=false, "
                 "or take one device"
             )
-        if recipe.topology.world > 1:
+        if config.topology.world > 1:
             device = self.forward.device
             self.trained = DistributedDataParallel(
                 self.model,

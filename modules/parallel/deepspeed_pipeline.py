@@ -49,23 +49,23 @@ class Pipeline(DeepSpeedEngine):
         super().__init__(STAGE, "none", deepspeed_extra)  # the degrees come with the recipe, resolved
         self.partition = partition
 
-    def prepare(self, learner: TrainingTask, recipe: EngineConfig) -> None:
-        self._meet(learner, recipe, self.partition)
+    def prepare(self, task: TrainingTask, config: EngineConfig) -> None:
+        self._meet(task, config, self.partition)
         from modules.parallel.deepspeed import initialize as deepspeed_start
         from modules.parallel.deepspeed.pipeline_stages import Stages
 
-        deepspeed_start.connect(recipe)
-        self.stages = Stages(learner, recipe, self.partition, self.forward.autocast, self._on_outputs)
+        deepspeed_start.connect(config)
+        self.stages = Stages(task, config, self.partition, self.forward.autocast, self._on_outputs)
         own = {id(tensor) for tensor in (*self.stages.parameters(), *self.stages.buffers())}
-        named = state.named(learner.model)
+        named = state.named(task.model)
         self.tensors = {name: tensor for name, tensor in named.items() if id(tensor) in own}
         for tensor in named.values():
             if id(tensor) not in own:
                 tensor.data = torch.empty(0)  # other stages hold it
         parameters = [parameter for parameter in self.stages.parameters() if parameter.requires_grad]
         split = {"pipe_partitioned": False, "grad_partitioned": False}
-        optimizer, config = self._optimizer_and_config(learner, parameters, recipe.grad_clip_norm, pipeline=split)
-        self.engine = deepspeed_start.start(self.stages, optimizer, config, recipe, None)
+        optimizer, settings = self._optimizer_and_settings(task, parameters, config.grad_clip_norm, pipeline=split)
+        self.engine = deepspeed_start.initialize(self.stages, optimizer, settings, config, None)
         self._scale_loss()
         self.found: list[dict[str, Tensor]] = []
         self.names: list[str] | None = None
@@ -77,7 +77,7 @@ class Pipeline(DeepSpeedEngine):
         self._set_learning_rate(step)
         self.found.clear()
         self._tell_shapes(batch)
-        self.engine.train_batch(micro_batches(batch, self.recipe.num_accumulation))
+        self.engine.train_batch(micro_batches(batch, self.config.num_accumulation))
         return self._after_step(self._told(self.ranks.mean(mean_of(self.found)) if self._is_last else None))
 
     def evaluate(self, batches: Iterable[tuple[Batch, bool]], evaluator: AnyEvaluator) -> dict[str, float]:
@@ -87,7 +87,7 @@ class Pipeline(DeepSpeedEngine):
         self.ranks.share_buffers(self.stages)
         in_flight = iter(batches)
         with evaluation_mode(self.stages), self._shapes_vary():
-            while group := list(islice(in_flight, 4 * self.recipe.topology.pipe)):
+            while group := list(islice(in_flight, 4 * self.config.topology.pipe)):
                 self.counted = deque(counts for _, counts in group)
                 self.engine.eval_batch(
                     iter([batch for batch, _ in group]),

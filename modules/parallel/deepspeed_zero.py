@@ -39,44 +39,44 @@ class Zero(DeepSpeedEngine):
         """
         super().__init__(stage, offload, deepspeed_extra)  # the degrees come with the recipe, resolved
 
-    def prepare(self, learner: TrainingTask, recipe: EngineConfig) -> None:
-        self._meet(learner, recipe, "parameters")
-        from modules.parallel.deepspeed.initialize import ModelUnit, start
+    def prepare(self, task: TrainingTask, config: EngineConfig) -> None:
+        self._meet(task, config, "parameters")
+        from modules.parallel.deepspeed.initialize import ModelUnit, initialize
 
-        model = learner.model.to(self.forward.device)
+        model = task.model.to(self.forward.device)
         self.tensors = state.named(model)
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        if recipe.compile:
+        if config.compile:
             model.compile()
         # Stage 0 says no norm (0.19.8), so it is clipped here.
-        grad_clip_norm = recipe.grad_clip_norm if self.stage else None
-        optimizer, config = self._optimizer_and_config(learner, parameters, grad_clip_norm)
+        grad_clip_norm = config.grad_clip_norm if self.stage else None
+        optimizer, settings = self._optimizer_and_settings(task, parameters, grad_clip_norm)
         self.trained = _InPrecision(model, self.forward)
-        self.engine = start(self.trained, optimizer, config, recipe, ModelUnit(self.ranks))
+        self.engine = initialize(self.trained, optimizer, settings, config, ModelUnit(self.ranks))
         self._scale_loss()
         self.parameters = parameters
         self.engine.train()
 
     def train_step(self, batch: Batch, step: int) -> dict[str, Tensor]:
-        recipe = self.recipe
+        config = self.config
         parts = []
         self._set_learning_rate(step)
         norm: Tensor | None = None
-        for micro_batch in micro_batches(batch, recipe.num_accumulation):
+        for micro_batch in micro_batches(batch, config.num_accumulation):
             loss, metrics = self.forward.loss(self.engine, micro_batch)
             parts.append({name: value.detach() for name, value in metrics.items()})
             self.engine.backward(loss)
             if (
                 self.stage == 0
-                and recipe.grad_clip_norm is not None
+                and config.grad_clip_norm is not None
                 and self.engine.is_gradient_accumulation_boundary()
             ):
-                norm = self._clip(recipe.grad_clip_norm)
+                norm = self._clip(config.grad_clip_norm)
             self.engine.step()
         return self._after_step(self.ranks.mean(mean_of(parts)), norm)
 
     def evaluate(self, batches: Iterable[tuple[Batch, bool]], evaluator: AnyEvaluator) -> dict[str, float]:
-        forward = Forward(self.shards.whole_objective if self.shards else self.forward.objective, self.recipe)
+        forward = Forward(self.shards.whole_objective if self.shards else self.forward.objective, self.config)
         model = self.shards.whole_outputs(self.trained) if self.shards else self.trained
         return evaluate(
             forward, self.trained, model, batches, evaluator, self.ranks, whole=self.trained.model, keeps_tensors=True

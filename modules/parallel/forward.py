@@ -21,15 +21,15 @@ AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 class Forward:
     """The forward pass of one rank, with the objective after it."""
 
-    def __init__(self, objective: Objective, recipe: EngineConfig) -> None:
+    def __init__(self, objective: Objective, config: EngineConfig) -> None:
         """
         Raises:
             ValueError: this machine has no such device.
         """
-        self.device = device_of(recipe)
+        self.device = device_of(config)
         self.objective = objective
-        self.precision = recipe.precision
-        self.channels_last = recipe.channels_last
+        self.precision = config.precision
+        self.channels_last = config.channels_last
         if isinstance(objective, nn.Module):  # class weights and the like
             objective.to(self.device)
 
@@ -117,19 +117,19 @@ class MetricAccumulator:
         return means | self._metrics_of(sums)
 
 
-def device_of(recipe: EngineConfig) -> torch.device:
+def device_of(config: EngineConfig) -> torch.device:
     """
     Raises:
         ValueError: this machine has no such device.
     """
-    count = torch.cuda.device_count() if recipe.device != "cpu" and torch.cuda.is_available() else 0
-    if recipe.device == "cuda" and count == 0:
+    count = torch.cuda.device_count() if config.device != "cpu" and torch.cuda.is_available() else 0
+    if config.device == "cuda" and count == 0:
         raise ValueError("hardware.device=cuda wants a CUDA device, but torch finds 0 here; set it to cpu or auto")
-    if recipe.precision == "fp16" and count == 0:
+    if config.precision == "fp16" and count == 0:
         raise ValueError("precision=fp16 needs a GPU, but torch finds 0 here; take precision=bf16")
     if count == 0:
         return torch.device("cpu")
-    number, wanted = recipe.rank.on_node, recipe.rank.per_node
+    number, wanted = config.rank.on_node, config.rank.per_node
     if wanted > count:  # the same on every rank
         raise ValueError(
             f"hardware.devices_per_node={wanted} wants a CUDA device a process, but torch finds {count} here; "

@@ -108,41 +108,41 @@ class ParameterServer:
         servers = {f"server {number}": number * replicas // self.num_servers for number in range(self.num_servers)}
         return {**servers, **{f"replica {number}": number for number in range(replicas)}}
 
-    def play(
-        self, role: str, learner: TrainingTask, recipe: EngineConfig, fetch: Fetch, told: Callable[[], str | None]
+    def run_role(
+        self, role: str, task: TrainingTask, config: EngineConfig, fetch: Fetch, should_stop: Callable[[], str | None]
     ) -> None:
         kind, _, number = role.partition(" ")
         if kind == "server":
-            self._serve(int(number), learner, recipe)
+            self._serve(int(number), task, config)
         else:
-            self._replicate(int(number), learner, recipe, fetch, told)
+            self._replicate(int(number), task, config, fetch, should_stop)
 
-    def _serve(self, number: int, learner: TrainingTask, recipe: EngineConfig) -> None:
-        flat = FlatParameters(learner.model)
-        factor = lambda update: learner.schedule.factor(update, recipe.num_steps)  # noqa: E731
+    def _serve(self, number: int, task: TrainingTask, config: EngineConfig) -> None:
+        flat = FlatParameters(task.model)
+        factor = lambda update: task.schedule.factor(update, config.num_steps)  # noqa: E731
         shard = ParameterShard(
-            flat, flat.shard(number, self.num_servers), learner.optimizer, factor, self.correct, self.policy,
-            self.chunks(recipe.topology),
+            flat, flat.shard(number, self.num_servers), task.optimizer, factor, self.correct, self.policy,
+            self.chunks(config.topology),
         )  # fmt: skip
-        store = find_meeting(recipe.rank.meeting)
-        ServerProcess(store, number, shard, flat, recipe.folder, self.snapshot_every_steps).run()
+        store = find_meeting(config.rank.meeting)
+        ServerProcess(store, number, shard, flat, config.folder, self.snapshot_every_steps).run()
 
     def _replicate(
-        self, number: int, learner: TrainingTask, recipe: EngineConfig, fetch: Fetch, told: Callable[[], str | None]
+        self, number: int, task: TrainingTask, config: EngineConfig, fetch: Fetch, should_stop: Callable[[], str | None]
     ) -> None:
-        single = _alone(learner, recipe)
-        store = find_meeting(recipe.rank.meeting)
+        single = _alone(task, config)
+        store = find_meeting(config.rank.meeting)
         group = ReplicaGroup(store, number // self.group_size, number % self.group_size, self.group_size)
         habits = ReplicaSettings(
-            self.push_every_steps, self.pull_every_steps, self.chunks(recipe.topology), self.delays_s.get(number, 0.0)
+            self.push_every_steps, self.pull_every_steps, self.chunks(config.topology), self.delays_s.get(number, 0.0)
         )
         flat = FlatParameters(single.model)
-        Replica(store, group, number // self.group_size, self.num_servers, single, flat, habits, fetch, told).run()
+        Replica(store, group, number // self.group_size, self.num_servers, single, flat, habits, fetch, should_stop).run()
 
-    def prepare(self, learner: TrainingTask, recipe: EngineConfig) -> None:
-        self.recipe, self.per_round = recipe, self.chunks(recipe.topology)
-        self._folder = recipe.folder
-        self.single = _alone(learner, recipe)
+    def prepare(self, task: TrainingTask, config: EngineConfig) -> None:
+        self.config, self.per_round = config, self.chunks(config.topology)
+        self._folder = config.folder
+        self.single = _alone(task, config)
         self.flat = FlatParameters(self.single.model)
         self.vector = self.flat.collect(torch.empty(self.flat.size, dtype=self.flat.dtype))
         self.buffers = self.flat.take_buffers(torch.empty(self.flat.num_buffers, dtype=torch.float64))
@@ -150,12 +150,12 @@ class ParameterServer:
         self._reports: list[tuple[int, int, list[float]]] = []
         self._wires: dict[int, Connection] = {}
         self._last: dict[str, Tensor] = {}
-        self._asked: str | None = None
+        self._stop_reason: str | None = None
         self._met: int | None = None
         self._is_over = False
         self._change = threading.Condition()
         self.measured = AsyncMetrics(self.num_servers)
-        self.store = open_meeting(recipe.rank.meeting, recipe.rank.listener)
+        self.store = open_meeting(config.rank.meeting, config.rank.listener)
         threading.Thread(target=self._watch_door, daemon=True).start()
         self.links = ServerConnections(self.store, self.flat, self.num_servers)
 
@@ -197,8 +197,8 @@ class ParameterServer:
         with self._change:
             if self._wires.get(pusher) is not wire:
                 raise Closed("another has taken its place")
-            if stop and self._asked is None:
-                self._asked = f"replica {pusher * self.group_size} was asked to stop"
+            if stop and self._stop_reason is None:
+                self._stop_reason = f"replica {pusher * self.group_size} was asked to stop"
             if self.hand is not None:
                 self._take(pusher, int(num_chunks), rest[METRICS_AT - 7 :], accepted=bool(accepted))
             self.measured.add(pusher, int(num_chunks) if accepted else 0, compute_s, push_s, pull_s)
@@ -241,7 +241,7 @@ class ParameterServer:
         return metrics
 
     def _next_meeting(self, step: int) -> int:
-        return min([(step // every + 1) * every for every in self.recipe.meets_every] + [self.recipe.num_steps])
+        return min([(step // every + 1) * every for every in self.config.meets_every] + [self.config.num_steps])
 
     def _metrics(self) -> dict[str, Tensor]:
         """Means over the chunks that came first of those that no step has counted."""
@@ -265,7 +265,7 @@ class ParameterServer:
         self.flat.give_buffers(self.buffers)
         self._met = done
 
-    def stops_at(self, done: int) -> bool:
+    def drain_at(self, done: int) -> bool:
         with self._change:
             if self.hand is None or self._met == done:
                 return True
@@ -275,9 +275,9 @@ class ParameterServer:
         return last == done
 
     @property
-    def asked(self) -> str | None:
+    def stop_reason(self) -> str | None:
         """Why a replica wants the training to stop."""
-        return self._asked
+        return self._stop_reason
 
     def evaluate(self, batches: Iterable[tuple[Batch, bool]], evaluator: AnyEvaluator) -> dict[str, float]:
         return self.single.evaluate(batches, evaluator)
@@ -299,10 +299,10 @@ class ParameterServer:
     def gather(self, value: float) -> list[float]:
         return [value]
 
-    def measures(self) -> dict[str, float]:
+    def take_metrics(self) -> dict[str, float]:
         with self._change:
             alive = len(self._wires) * self.group_size
-        of_chunk = self.recipe.num_accumulation * self.recipe.batch_size_per_device * self.group_size
+        of_chunk = self.config.num_accumulation * self.config.batch_size_per_device * self.group_size
         return self.measured.told(self.links.stats(), alive, of_chunk)
 
     def close(self) -> None:
@@ -313,8 +313,8 @@ class ParameterServer:
         self.links.end()
 
 
-def _alone(learner: TrainingTask, recipe: EngineConfig) -> Single:
+def _alone(task: TrainingTask, config: EngineConfig) -> Single:
     """The model on this process's device, as one process would train it."""
     single = Single()
-    single.prepare(learner, replace(recipe, topology=Topology(), rank=replace(recipe.rank, number=0)))
+    single.prepare(task, replace(config, topology=Topology(), rank=replace(config.rank, number=0)))
     return single

@@ -21,30 +21,30 @@ TIMEOUT = timedelta(minutes=10)  # for one collective; a rank that died is notic
 class ProcessGroups:
     """One process among those of a topology; alone, it never touches torch.distributed."""
 
-    def __init__(self, recipe: EngineConfig, *, always: bool = False) -> None:
+    def __init__(self, config: EngineConfig, *, always: bool = False) -> None:
         """Meet the others; where a process group exists already, it is used.
 
         Args:
             recipe: its topology and rank.
             always: make groups also where there is nobody to meet.
         """
-        self.topology: Topology = recipe.topology
-        self.number = recipe.rank.number
+        self.topology: Topology = config.topology
+        self.number = config.rank.number
         self.place = self.topology.place(self.number)
         self.groups: dict[str, dist.ProcessGroup] = {}
         if self.topology.world == 1 and not always:
             return
         if not dist.is_initialized():
-            self._meet(recipe)
+            self._meet(config)
         for axis in AXES:
             self._join(axis)
 
-    def _meet(self, recipe: EngineConfig) -> None:
-        backend = "cpu:gloo,cuda:nccl" if recipe.device != "cpu" and torch.cuda.is_available() else "gloo"
-        store = HashStore() if self.topology.world == 1 else self._listening(recipe.rank)
+    def _meet(self, config: EngineConfig) -> None:
+        backend = "cpu:gloo,cuda:nccl" if config.device != "cpu" and torch.cuda.is_available() else "gloo"
+        store = HashStore() if self.topology.world == 1 else self._listening(config.rank)
         dist.init_process_group(
             backend,
-            init_method=recipe.rank.meeting if store is None else None,
+            init_method=config.rank.meeting if store is None else None,
             store=store,
             rank=self.number,
             world_size=self.topology.world,

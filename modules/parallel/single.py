@@ -21,28 +21,28 @@ from modules.parallel.process_groups import ProcessGroups
 class Single:
     """Trains on one device, with accumulation, mixed precision, clipping and compilation; imports no DeepSpeed."""
 
-    def prepare(self, learner: TrainingTask, recipe: EngineConfig) -> None:
-        self.recipe = recipe
-        self.forward = Forward(learner.objective, recipe)
-        self.ranks = ProcessGroups(recipe)
-        self.model = learner.model.to(self.forward.device)
+    def prepare(self, task: TrainingTask, config: EngineConfig) -> None:
+        self.config = config
+        self.forward = Forward(task.objective, config)
+        self.ranks = ProcessGroups(config)
+        self.model = task.model.to(self.forward.device)
         self.tensors = state.named(self.model)
-        if recipe.compile:
+        if config.compile:
             self.model.compile()  # in place, so that names stay free of `_orig_mod.`
-        self.schedule = learner.schedule
+        self.schedule = task.schedule
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self.optimizer = learner.optimizer(self.parameters)
+        self.optimizer = task.optimizer(self.parameters)
         self.initial_lrs = [float(group["lr"]) for group in self.optimizer.param_groups]
-        self.scaler = torch.amp.GradScaler(self.forward.device.type, enabled=recipe.precision == "fp16")
+        self.scaler = torch.amp.GradScaler(self.forward.device.type, enabled=config.precision == "fp16")
         self.model.train()
         self.trained: nn.Module = self.model
 
     def train_step(self, batch: Batch, step: int) -> dict[str, Tensor]:
         metrics = self.ranks.mean(self.backward(batch))
-        recipe = self.recipe
-        if recipe.grad_clip_norm is not None:
+        config = self.config
+        if config.grad_clip_norm is not None:
             self.scaler.unscale_(self.optimizer)
-            metrics["grad_norm"] = self._finite(clip_grad_norm_(self.parameters, recipe.grad_clip_norm))
+            metrics["grad_norm"] = self._finite(clip_grad_norm_(self.parameters, config.grad_clip_norm))
         self.set_learning_rate(step)
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -50,20 +50,20 @@ class Single:
 
     def backward(self, batch: Batch) -> dict[str, Tensor]:
         """Gradients of a batch on the CPU; the metrics, means over its micro-batches."""
-        recipe = self.recipe
+        config = self.config
         self.optimizer.zero_grad(set_to_none=True)
         parts = []
-        for number, micro_batch in enumerate(micro_batches(batch, recipe.num_accumulation), start=1):
-            with nullcontext() if number == recipe.num_accumulation else self._gradients_stay_here():
+        for number, micro_batch in enumerate(micro_batches(batch, config.num_accumulation), start=1):
+            with nullcontext() if number == config.num_accumulation else self._gradients_stay_here():
                 loss, metrics = self.forward.loss(self.trained, micro_batch)
-                if recipe.num_accumulation > 1:
-                    loss = loss / recipe.num_accumulation
+                if config.num_accumulation > 1:
+                    loss = loss / config.num_accumulation
                 self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch 2.13 leaves it without types
             parts.append({name: value.detach() for name, value in metrics.items()})
         return mean_of(parts)
 
     def set_learning_rate(self, step: int) -> None:
-        factor = self.schedule.factor(step, self.recipe.num_steps)
+        factor = self.schedule.factor(step, self.config.num_steps)
         for group, initial_lr in zip(self.optimizer.param_groups, self.initial_lrs, strict=True):
             group["lr"] = initial_lr * factor
 

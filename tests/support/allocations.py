@@ -79,8 +79,8 @@ def allocated(rank: Rank, mode: Mode, task: Task, batch_size_per_device: int) ->
     _let_threads_forget()
     engine = mode.engine()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        learner = TrainingTask(model_of(task.model), CrossEntropy(), task.optimizer, Constant())
-        engine.prepare(learner, recipe_of(mode, task, batch_size_per_device, rank))
+        training_task = TrainingTask(model_of(task.model), CrossEntropy(), task.optimizer, Constant())
+        engine.prepare(training_task, recipe_of(mode, task, batch_size_per_device, rank))
         batch = batch_of(task.model, batch_size_per_device * task.num_accumulation)
         for step in range(NUM_STEPS):
             with record_function(STEP):

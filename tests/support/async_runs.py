@@ -147,18 +147,18 @@ def _save(engine: Any, task: Task) -> None:
 def served(rank: Rank, engine: dict[str, Any], replicas: int, task: Task) -> Outcome | None:
     """One role of the training by parameter servers: rank 0 coordinates, then come servers, then replicas."""
     server = ParameterServer(replicas, **engine)
-    recipe = _recipe(task, rank, replicas, server.chunks(Topology(data=replicas)) * server.group_size)
-    roles = list(server.roles(recipe.topology))
+    engine_config = _recipe(task, rank, replicas, server.chunks(Topology(data=replicas)) * server.group_size)
+    roles = list(server.roles(engine_config.topology))
     if rank.number > 0:
-        server.play(roles[rank.number - 1], _learner(task), recipe, fetch, lambda: None)
+        server.run_role(roles[rank.number - 1], _learner(task), engine_config, fetch, lambda: None)
         return None
-    server.prepare(_learner(task), recipe)
+    server.prepare(_learner(task), engine_config)
     if task.load is not None:
         server.load(task.load)
     steps = range(task.first_step, task.stops or task.num_steps)
     losses = [float(server.train_step(batch_of(step), step)["loss_nats"]) for step in steps]
     _save(server, task)
-    found, measures = server.evaluate(_evaluation(), Accuracy([1])), server.measures()
+    found, measures = server.evaluate(_evaluation(), Accuracy([1])), server.take_metrics()
     weights = {name: np.array(tensor) for name, tensor in server.weights().items()}
     server.close()
     return Outcome(losses, found, weights, measures)

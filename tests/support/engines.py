@@ -181,12 +181,12 @@ def outcomes(mode: str) -> dict[str, Outcome]:
 def train(rank: Rank, mode: Mode, task: Task) -> Outcome:
     """Train, from a state on disk or from nothing, and evaluate on 11 examples in batches of 2 a replica."""
     engine, topology = mode.engine(), mode.topology
-    learner = TrainingTask(
+    training_task = TrainingTask(
         make_model(task.model), CrossEntropy(), task.optimizer, Cosine(warmup_steps=2),
         example=lambda size: make_batch(task.model, 0, size),
     )  # fmt: skip
     share = BATCH_SIZE // topology.data
-    recipe = EngineConfig(
+    engine_config = EngineConfig(
         num_steps=NUM_STEPS,
         num_accumulation=task.num_accumulation // topology.data,
         grad_clip_norm=task.grad_clip_norm,
@@ -197,7 +197,7 @@ def train(rank: Rank, mode: Mode, task: Task) -> Outcome:
         topology=topology,
         rank=rank,
     )
-    engine.prepare(learner, recipe)
+    engine.prepare(training_task, engine_config)
     if task.load is not None:
         engine.load(task.load)
     place = topology.place(rank.number)

@@ -183,7 +183,7 @@ class Replica:
             group.add(self._own)
             flat.give_gradients(self._own.div_(group.size))
             metrics = self._mean(metrics)
-        clip = self._single.recipe.grad_clip_norm
+        clip = self._single.config.grad_clip_norm
         if clip is not None:
             metrics["grad_norm"] = clip_grad_norm_(self._single.parameters, clip)
         if self._habits.pull_every_steps > 1:

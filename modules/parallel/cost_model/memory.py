@@ -13,7 +13,7 @@ from modules.parallel.cost_model.layer_counts import LayerCount, ModelCount
 from modules.parallel.cost_model.layout import ParallelLayout
 
 MOST_IN_A_BUCKET = 500_000_000
-"""Numbers that DeepSpeed reduces at once; `deepspeed_config.settings` makes the bucket no larger than the model."""
+"""Numbers that DeepSpeed reduces at once; `deepspeed.config.make_settings` makes the bucket no larger than the model."""
 MOST_GATHERED = 1_000_000_000
 """Numbers of weights that ZeRO 3 keeps gathered, where it will need them again."""
 

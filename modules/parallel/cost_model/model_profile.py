@@ -25,7 +25,7 @@ from modules.parallel.cost_model.tensor_lifetimes import TensorLifetimes
 from modules.parallel.tensor_parallel.shard_model import Shards
 
 
-def count(learner: TrainingTask, batch: Batch, precision: str, num_slices: int = 1) -> ModelCount:
+def count(task: TrainingTask, batch: Batch, precision: str, num_slices: int = 1) -> ModelCount:
     """Count forward pass, backward pass and update of one micro-batch.
 
     Args:
@@ -37,13 +37,13 @@ def count(learner: TrainingTask, batch: Batch, precision: str, num_slices: int =
     Raises:
         Exception: whatever a model raises that does not take the batch.
     """
-    model, objective = copy.deepcopy((learner.model, learner.objective))
+    model, objective = copy.deepcopy((task.model, task.objective))
     model.train()
     group = _Absent(num_slices)
     if num_slices > 1:
         with torch.device("meta"):
             objective = Shards(model, objective, cast(dist.ProcessGroup, group)).objective
-    weights = _weights(learner, list(model.parameters()))
+    weights = _weights(task, list(model.parameters()))
     # A tensor on the meta device has no kernel of its own: attention would keep all scores, and autocast do nothing. Fake
     # ones say that they lie on the CPU. MKL-DNN's LSTM would be one step whose work nobody counts.
     with FakeTensorMode(), _without_mkldnn():
@@ -57,7 +57,7 @@ def count(learner: TrainingTask, batch: Batch, precision: str, num_slices: int =
         loss=loss,
         inputs_bytes=sum(tensor.nbytes for tensor in _tensors(inputs)),
         targets_bytes=sum(tensor.nbytes for tensor in _tensors(targets)),
-        update_bytes=update_bytes(learner.optimizer) if any(weight.is_trained for weight in weights.values()) else 0.0,
+        update_bytes=update_bytes(task.optimizer) if any(weight.is_trained for weight in weights.values()) else 0.0,
     )
 
 
@@ -166,10 +166,10 @@ class _Absent:
         return self
 
 
-def _weights(learner: TrainingTask, parameters: list[nn.Parameter]) -> dict[int, Weight]:
+def _weights(task: TrainingTask, parameters: list[nn.Parameter]) -> dict[int, Weight]:
     """Every parameter's count, by its id."""
     trained = [parameter for parameter in parameters if parameter.requires_grad]
-    states = dict(zip(map(id, trained), states_bytes(learner.optimizer, trained), strict=True))
+    states = dict(zip(map(id, trained), states_bytes(task.optimizer, trained), strict=True))
     return {
         id(parameter): Weight(
             number, parameter.numel(), parameter.nbytes, states.get(id(parameter), 0), id(parameter) in states

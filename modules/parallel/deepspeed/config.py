@@ -67,7 +67,7 @@ HARMFUL = {
 }
 
 
-def settings(
+def make_settings(
     *,
     stage: Stage,
     offload: Offload,

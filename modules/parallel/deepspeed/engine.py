@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from modules.parallel import checkpoint_format as state
 from modules.parallel.base import EngineConfig, TrainingTask
 from modules.parallel.cost_model.compatibility import Partition, incompatibilities
-from modules.parallel.deepspeed.config import Stage, check_extra, settings
+from modules.parallel.deepspeed.config import Stage, check_extra, make_settings
 from modules.parallel.deepspeed.loss_scale import LossScale
 from modules.parallel.forward import Forward
 from modules.parallel.process_groups import ProcessGroups
@@ -24,7 +24,7 @@ from modules.parallel.topology import Offload
 
 
 class DeepSpeedEngine:
-    """The common part; `prepare` of an engine calls `_meet`, `_optimizer_and_config` and then DeepSpeed."""
+    """The common part; `prepare` of an engine calls `_meet`, `_optimizer_and_settings` and then DeepSpeed."""
 
     engine: Any
     """DeepSpeed's own."""
@@ -45,60 +45,60 @@ class DeepSpeedEngine:
             raise ValueError("; ".join(problems))
         self.stage, self.offload, self.extra = stage, offload, extra
 
-    def _meet(self, learner: TrainingTask, recipe: EngineConfig, partition: Partition) -> None:
+    def _meet(self, task: TrainingTask, config: EngineConfig, partition: Partition) -> None:
         """Join the other ranks, and split the learner's model over those along the model axis.
 
         Raises:
             ValueError: this machine, or the model, cannot do what the recipe asks.
         """
-        if problems := incompatibilities(learner.model, recipe.topology, partition):
+        if problems := incompatibilities(task.model, config.topology, partition):
             raise ValueError("; ".join(problems))
-        for name, parameter in learner.model.named_parameters():
+        for name, parameter in task.model.named_parameters():
             if parameter.dim() == 0:
                 raise ValueError(
-                    f"{name} of {type(learner.model).__name__} is a parameter of shape [], which DeepSpeed 0.19.8 cannot send; "
+                    f"{name} of {type(task.model).__name__} is a parameter of shape [], which DeepSpeed 0.19.8 cannot send; "
                     "give it the shape [1], or take parallel=data"
                 )
-        self.recipe, self.schedule = recipe, learner.schedule
-        self.forward = Forward(learner.objective, recipe)  # which may refuse, before anybody meets
+        self.config, self.schedule = config, task.schedule
+        self.forward = Forward(task.objective, config)  # which may refuse, before anybody meets
         os.environ.setdefault(
             "DS_ACCELERATOR", self.forward.device.type
         )  # DeepSpeed would else take any GPU that it sees
-        self.ranks = ProcessGroups(recipe, always=True)
-        self.whole_kinds = state.kinds_of(state.named(learner.model))
-        self.ties = state.ties_of(learner.model)
+        self.ranks = ProcessGroups(config, always=True)
+        self.whole_kinds = state.kinds_of(state.named(task.model))
+        self.ties = state.ties_of(task.model)
         self.shards: Shards | None = None
-        if recipe.topology.model > 1:
-            self.shards = Shards(learner.model, learner.objective, self.ranks.groups["model"])
+        if config.topology.model > 1:
+            self.shards = Shards(task.model, task.objective, self.ranks.groups["model"])
             self.forward.objective = self.shards.objective
 
-    def _optimizer_and_config(
-        self, learner: TrainingTask, parameters: Sequence[nn.Parameter], grad_clip_norm: float | None, **extra: Any
+    def _optimizer_and_settings(
+        self, task: TrainingTask, parameters: Sequence[nn.Parameter], grad_clip_norm: float | None, **extra: Any
     ) -> tuple[Optimizer, dict[str, Any]]:
         """The optimizer over this rank's parameters, and what DeepSpeed is told."""
-        optimizer = learner.optimizer(parameters)
+        optimizer = task.optimizer(parameters)
         self.optimizer_name = type(optimizer).__name__
         self.initial_lrs = [float(group["lr"]) for group in optimizer.param_groups]
-        config = settings(
+        settings = make_settings(
             stage=self.stage,
             offload=self.offload,
-            batch_size_per_device=self.recipe.batch_size_per_device,
-            num_accumulation=self.recipe.num_accumulation,
+            batch_size_per_device=self.config.batch_size_per_device,
+            num_accumulation=self.config.num_accumulation,
             grad_clip_norm=grad_clip_norm,
             num_parameters=sum(parameter.numel() for parameter in parameters),
             extra={**extra, **self.extra},
         )
-        return optimizer, config
+        return optimizer, settings
 
     def _set_learning_rate(self, step: int) -> None:
-        factor = self.schedule.factor(step, self.recipe.num_steps)
+        factor = self.schedule.factor(step, self.config.num_steps)
         for group, initial_lr in zip(self.engine.optimizer.param_groups, self.initial_lrs, strict=True):
             group["lr"] = initial_lr * factor
 
     def _scale_loss(self) -> None:
         """Set the scale of the loss in fp16, which is ours: with its own, DeepSpeed 0.19.8 clips by the scaled norm, silently."""
         self.scaler: LossScale | GradScaler | None = None
-        if self.recipe.precision != "fp16":
+        if self.config.precision != "fp16":
             return
         if self.stage == 0:  # a plain optimizer, whose place for a scaler DeepSpeed knows
             self.scaler = self.engine.torch_autocast_z0_gradscaler = GradScaler(self.forward.device.type)
@@ -118,7 +118,7 @@ class DeepSpeedEngine:
             self.engine.optimizer.override_loss_scale(self.scaler.value)
         if overflow and self.scaler is None:
             metrics["grad_norm"] = torch.tensor(torch.inf, device=self.forward.device)
-        elif self.recipe.grad_clip_norm is not None:
+        elif self.config.grad_clip_norm is not None:
             if norm is None:
                 norm = torch.as_tensor(self.engine.get_global_grad_norm(), device=self.forward.device)
             metrics["grad_norm"] = norm if self.scaler is None else norm.nan_to_num(0.0, 0.0, 0.0)

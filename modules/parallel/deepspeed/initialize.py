@@ -40,24 +40,26 @@ with patch.object(compiler, "compile", lambda: lambda function: function):
     importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")
 
 
-def start(model: nn.Module, optimizer: Optimizer, config: dict[str, Any], recipe: EngineConfig, unit: Any) -> Any:
+def initialize(
+    model: nn.Module, optimizer: Optimizer, settings: dict[str, Any], config: EngineConfig, unit: Any
+) -> Any:
     """DeepSpeed's engine over a model.
 
     Args:
         model: this rank's part of it, on its device.
         optimizer: over its parameters.
-        config: from `deepspeed_config.settings`.
+        settings: from `deepspeed.config.make_settings`.
         recipe: with this rank.
         unit: a `ModelUnit`, or None where the model is a pipeline, which has its own groups.
     """
-    connect(recipe)
-    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config, mpu=unit)
+    connect(config)
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings, mpu=unit)
     return engine
 
 
-def connect(recipe: EngineConfig) -> None:
+def connect(config: EngineConfig) -> None:
     """Let DeepSpeed use the process group that is there."""
-    os.environ.setdefault("LOCAL_RANK", str(recipe.rank.on_node))  # its only source for the number on the node
+    os.environ.setdefault("LOCAL_RANK", str(config.rank.on_node))  # its only source for the number on the node
     # What can be compiled: else found out with a compiler, for the sake of an operator for inference alone, which would be
     # compiled for a minute whenever a CPU's process group is made (0.19.8).
     deepspeed.ops.__compatible_ops__ = {}

@@ -26,8 +26,8 @@ class Stages(PipelineModule):  # type: ignore[misc]  # DeepSpeed has no types
 
     def __init__(
         self,
-        learner: TrainingTask,
-        recipe: EngineConfig,
+        task: TrainingTask,
+        config: EngineConfig,
         partition: Partition,
         autocast: Callable[[], AbstractContextManager[object]],
         loss: Callable[[Tensors, Tensors], Tensor],
@@ -40,16 +40,16 @@ class Stages(PipelineModule):  # type: ignore[misc]  # DeepSpeed has no types
             autocast: the precision of a forward pass.
             loss: of outputs and targets, on the last stage.
         """
-        topology = recipe.topology
-        assert isinstance(learner.model, Layered)
-        layers = learner.model.layers()
+        topology = config.topology
+        assert isinstance(task.model, Layered)
+        layers = task.model.layers()
         self._autocast = autocast
         if partition == "time":
-            self._bounds = balanced(_measured(layers, learner, recipe, autocast), topology.pipe)
-            if problems := incompatibilities(learner.model, topology, self._bounds[:-1]):
+            self._bounds = balanced(_measured(layers, task, config, autocast), topology.pipe)
+            if problems := incompatibilities(task.model, topology, self._bounds[:-1]):
                 raise ValueError("; ".join(problems))
         else:
-            self._bounds = stage_bounds(learner.model, topology.pipe, partition)
+            self._bounds = stage_bounds(task.model, topology.pipe, partition)
         grid = PipeModelDataParallelTopology(num_pp=topology.pipe, num_mp=topology.model, num_dp=topology.data)
         with redirect_stdout(StringIO()):  # it prints its arrangement, which the plan has told
             super().__init__(_with_ties(layers), topology=grid, loss_fn=loss)
@@ -116,14 +116,14 @@ class _Tied(TiedLayerSpec):  # type: ignore[misc]  # DeepSpeed has no types
 
 def _measured(
     layers: Sequence[nn.Module],
-    learner: TrainingTask,
-    recipe: EngineConfig,
+    task: TrainingTask,
+    config: EngineConfig,
     autocast: Callable[[], AbstractContextManager[object]],
     repeats: int = 3,
 ) -> list[float]:
     """Seconds of a forward and backward pass of every layer on a micro-batch, as rank 0 measured them, on the CPU."""
-    assert learner.example is not None
-    value: Any = learner.example(recipe.batch_size_per_device)[0]
+    assert task.example is not None
+    value: Any = task.example(config.batch_size_per_device)[0]
     seconds: list[float] = []
     for layer in layers:
         best, buffers = float("inf"), [buffer.clone() for buffer in layer.buffers()]
@@ -143,7 +143,7 @@ def _measured(
         seconds.append(best)
         value = _each(outputs, lambda tensor: tensor.detach())
     told = [seconds]
-    if recipe.topology.world > 1:
+    if config.topology.world > 1:
         dist.broadcast_object_list(told, src=0)
     return told[0]
 

@@ -64,14 +64,14 @@ def test_the_count_is_what_torch_holds(overrides: tuple[str, ...]) -> None:
     plan = make_plan(config)
     told = estimate(config, plan)
     parts = assemble(config)
-    learner, model = parts.learner, parts.learner.model.train()
+    task, model = parts.task, parts.task.model.train()
     inputs, targets = parts.data.example(plan.batch_size_per_device)
     assert isinstance(inputs, Tensor)
     assert isinstance(targets, Tensor)
-    optimizer = learner.optimizer(model.parameters())
+    optimizer = task.optimizer(model.parameters())
     with _Living() as mode:
         with torch.autocast("cpu", torch.bfloat16, enabled=config["precision"] == "bf16"):
-            loss, metrics = learner.objective(model(inputs), targets)
+            loss, metrics = task.objective(model(inputs), targets)
         del metrics
         held = mode.bytes(model) + inputs.nbytes + targets.nbytes
         assert told.fullest.activations_bytes == pytest.approx(held, rel=0.15)

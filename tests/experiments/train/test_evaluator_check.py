@@ -48,7 +48,7 @@ def test_a_model_evaluator_gets_the_data_and_is_tried_like_any_other() -> None:
     before = torch.get_rng_state()
     assert dry_run(parts, ParallelLayout("single"))[0] == ["loss_nats", "examples", "parameters"]
     assert parts.evaluator.data is parts.data
-    assert parts.learner.model.training
+    assert parts.task.model.training
     assert torch.equal(torch.get_rng_state(), before)
 
 

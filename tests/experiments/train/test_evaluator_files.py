@@ -63,7 +63,7 @@ def test_a_run_shows_what_its_model_makes_of_test_photos(tmp_path: Path) -> None
     assert pixels.shape == (10, 11 * 3 + 2 * 4, 3), "without the padding to 12"
     inputs, _ = training.parts.data.load("test").batch(torch.tensor([0]), torch.Generator())
     with torch.inference_mode():
-        said = training.parts.learner.model.eval()(inputs).argmax(3)[0].numpy()
+        said = training.parts.task.model.eval()(inputs).argmax(3)[0].numpy()
     assert np.array_equal(pixels[:, 30:, 0] == 255, said[:, :11] == 1)
 
 

@@ -41,16 +41,16 @@ def make_batch(step: int, size: int = BATCH_SIZE, sides: tuple[int, int] = (7, 1
 def run(rank: Rank, mode: Mode) -> Outcome:
     """Train on crops, and evaluate on photos of another size."""
     engine, topology = mode.engine(), mode.topology
-    learner = TrainingTask(
+    task = TrainingTask(
         make_model(), PixelCrossEntropy([1.0, 2.0], dice_weight=0.5), partial(AdamW, lr=1e-2), Constant(),
         example=lambda size: make_batch(0, size),
     )  # fmt: skip
     per_replica = BATCH_SIZE // topology.data
     accumulation = NUM_ACCUMULATION // topology.data
-    recipe = EngineConfig(
+    engine_config = EngineConfig(
         NUM_STEPS, accumulation, 0.5, "fp32", False, "cpu", per_replica // accumulation, topology, rank
     )
-    engine.prepare(learner, recipe)
+    engine.prepare(task, engine_config)
     place = topology.place(rank.number)
     own = slice(place.data * per_replica, (place.data + 1) * per_replica)
     losses, norms = [], []

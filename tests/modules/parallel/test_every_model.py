@@ -100,18 +100,18 @@ def losses(rank: Rank, configs: dict[str, dict[str, Any]], mode: str) -> dict[st
     for option, config in configs.items():
         torch.manual_seed(0)
         parts, topology = assemble(config), MODES[mode].topology
-        if topology.pipe > 1 and incompatibilities(parts.learner.model, topology, "parameters"):
+        if topology.pipe > 1 and incompatibilities(parts.task.model, topology, "parameters"):
             continue
-        parts.learner.optimizer = functools.partial(SGD, lr=0.01)
+        parts.task.optimizer = functools.partial(SGD, lr=0.01)
         parts.engine = MODES[mode].engine()
         data = config["data"]
         most = next(data[key] for key in ("num_classes", "vocab_size", "target_vocab_size") if data.get(key))
         batches = [batch_of(parts.data.example(BATCH_SIZE), most, step) for step in range(NUM_STEPS)]
-        recipe = EngineConfig(
+        engine_config = EngineConfig(
             NUM_STEPS, NUM_ACCUMULATION // topology.data, None, "fp32", False, "cpu", BATCH_SIZE // NUM_ACCUMULATION,
             topology=topology, rank=rank,
         )  # fmt: skip
-        parts.engine.prepare(parts.learner, recipe)
+        parts.engine.prepare(parts.task, engine_config)
         share, place = BATCH_SIZE // topology.data, topology.place(rank.number).data
         own = slice(place * share, (place + 1) * share)
         found[option] = [

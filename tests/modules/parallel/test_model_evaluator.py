@@ -47,10 +47,10 @@ class Asking:
 
 def evaluated(rank: Rank, name: str) -> dict[str, float]:
     mode = MODES[name]
-    learner = TrainingTask(make_model("mlp"), _cross_entropy, partial(SGD, lr=0.1), Constant())
-    recipe = EngineConfig(1, 1, None, "fp32", False, "cpu", 2, topology=mode.topology, rank=rank)
+    task = TrainingTask(make_model("mlp"), _cross_entropy, partial(SGD, lr=0.1), Constant())
+    engine_config = EngineConfig(1, 1, None, "fp32", False, "cpu", 2, topology=mode.topology, rank=rank)
     engine = mode.engine()
-    engine.prepare(learner, recipe)
+    engine.prepare(task, engine_config)
     inputs, targets = make_batch("mlp", 0, 5)
     own = [slice(0, 3), slice(3, 5)] if mode.topology.data == 1 else [[slice(0, 3)], [slice(3, 5)]][rank.number]
     evaluator: ModelEvaluator = Asking()
@@ -108,10 +108,10 @@ def skip_grams(step: int) -> Batch:
 
 def trained(rank: Rank, world: int, optimizer: str, sparse: bool) -> tuple[list[float], dict[str, Any]]:
     torch.manual_seed(0)
-    learner = TrainingTask(SkipGram(12, 6, 1, sparse), NoiseContrastive(2, False), OPTIMIZERS[optimizer], Constant())
-    recipe = EngineConfig(4, 2 // world, None, "fp32", False, "cpu", 2, topology=Topology(data=world), rank=rank)
+    task = TrainingTask(SkipGram(12, 6, 1, sparse), NoiseContrastive(2, False), OPTIMIZERS[optimizer], Constant())
+    engine_config = EngineConfig(4, 2 // world, None, "fp32", False, "cpu", 2, topology=Topology(data=world), rank=rank)
     engine = Single() if world == 1 else DataParallel(world)
-    engine.prepare(learner, recipe)
+    engine.prepare(task, engine_config)
     losses = []
     for step in range(4):
         inputs, targets = skip_grams(step)

@@ -40,7 +40,7 @@ def too_large(name: str, step: int, size: int = engines.BATCH_SIZE) -> Batch:
 def train_fp16(rank: Rank, mode: Mode, task: Task, overflows: bool) -> Outcome:
     """On a CPU, where fp16 is refused for its slowness but computes well."""
     with (
-        patch("modules.parallel.forward.device_of", lambda recipe: torch.device("cpu")),
+        patch("modules.parallel.forward.device_of", lambda engine_config: torch.device("cpu")),
         patch.object(engines, "make_batch", too_large if overflows else make_batch),
     ):
         return train(rank, mode, task)
@@ -111,8 +111,8 @@ def break_down(rank: Rank, mode: Mode, grad_clip_norm: float | None) -> Seen:
     model = make_model("mlp")
     list(model.parameters())[-1].register_hook(lambda grad: grad * torch.nan)  # type: ignore[no-untyped-call]
     engine = mode.engine()
-    learner = TrainingTask(model, CrossEntropy(), partial(SGD, lr=0.1), Constant())
-    engine.prepare(learner, EngineConfig(9, 1, grad_clip_norm, "fp32", False, "cpu", 4, topology, rank))
+    task = TrainingTask(model, CrossEntropy(), partial(SGD, lr=0.1), Constant())
+    engine.prepare(task, EngineConfig(9, 1, grad_clip_norm, "fp32", False, "cpu", 4, topology, rank))
     metrics = engine.train_step(make_batch("mlp", 0, 4), 0)
     return Seen(float(metrics["loss_nats"]), float(metrics.get("grad_norm", 0.0)))
 

@@ -69,13 +69,13 @@ def run(rank: Rank, mode: Mode, names: tuple[str, ...]) -> list[Outcome]:
 def _run(rank: Rank, mode: Mode, name: str) -> Outcome:
     engine, topology = mode.engine(), mode.topology
     per_replica, accumulation = BATCH_SIZE // topology.data, NUM_ACCUMULATION // topology.data
-    learner = TrainingTask(
+    task = TrainingTask(
         make_model(name), CrossEntropy(), partial(AdamW, lr=1e-2), Constant(), example=partial(make_batch, 0)
     )
-    recipe = EngineConfig(
+    engine_config = EngineConfig(
         NUM_STEPS, accumulation, 0.5, "fp32", False, "cpu", per_replica // accumulation, topology, rank
     )
-    engine.prepare(learner, recipe)
+    engine.prepare(task, engine_config)
     place = topology.place(rank.number)
     own = slice(place.data * per_replica, (place.data + 1) * per_replica)
     losses, norms = [], []

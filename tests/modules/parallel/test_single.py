@@ -75,7 +75,7 @@ class Hits:
         return {"accuracy_top1": float(sums[0] / sums[1])}
 
 
-def recipe(**changes: Any) -> EngineConfig:
+def engine_config(**changes: Any) -> EngineConfig:
     plain: dict[str, Any] = {
         "num_steps": NUM_STEPS,
         "num_accumulation": 1,
@@ -91,8 +91,8 @@ def recipe(**changes: Any) -> EngineConfig:
 def engine(optimizer: str = "sgd", model: nn.Module | None = None, seed: int = 0, **changes: Any) -> Single:
     torch.manual_seed(seed)
     single = Single()
-    learner = TrainingTask(model or Net(), Surprise(), OPTIMIZERS[optimizer], Falling(warmup_steps=2))
-    single.prepare(learner, recipe(**changes))
+    task = TrainingTask(model or Net(), Surprise(), OPTIMIZERS[optimizer], Falling(warmup_steps=2))
+    single.prepare(task, engine_config(**changes))
     return single
 
 
@@ -195,7 +195,7 @@ def test_inputs_and_targets_may_be_tuples() -> None:
             return loss, {"loss_nats": loss}
 
     single = Single()
-    single.prepare(TrainingTask(Sum(), Both(), OPTIMIZERS["adam"], Falling()), recipe(num_accumulation=2))
+    single.prepare(TrainingTask(Sum(), Both(), OPTIMIZERS["adam"], Falling()), engine_config(num_accumulation=2))
     (left, first), (right, second) = batch(0), batch(1)
     assert isinstance(left, Tensor)
     assert isinstance(right, Tensor)

@@ -135,7 +135,7 @@ def as_evaluated(trial: Trial) -> tuple[np.ndarray, np.ndarray, dict[str, float]
     """The validation images, what the engine's model gives for them, and the engine's own metrics."""
     config = trial.config
     parts = assemble(config)
-    parts.engine.prepare(parts.learner, _recipe(config, make_plan(config), Rank()))
+    parts.engine.prepare(parts.task, _recipe(config, make_plan(config), Rank()))
     parts.engine.load(find_final_model(trial).checkpoint.folder)
     split = parts.data.load("val")
     batches = list(evaluation_batches(split, config["batch_size_eval"], 0, DataShard(0, 1)))
@@ -143,7 +143,7 @@ def as_evaluated(trial: Trial) -> tuple[np.ndarray, np.ndarray, dict[str, float]
     ((inputs, _), _) = batches[0]
     assert isinstance(inputs, torch.Tensor)
     with torch.inference_mode():
-        outputs = parts.learner.model.eval()(inputs)
+        outputs = parts.task.model.eval()(inputs)
     return inputs.numpy(), outputs.numpy(), metrics
 
 
@@ -432,9 +432,9 @@ def test_a_language_model_is_exported_with_its_tied_weights(tmp_path: Path, caps
     assert "takes int64 [batch, time], gives float32 [batch, time, 65]" in capsys.readouterr().out
     found = loaded(tmp_path / "model")
     parts = assemble(trial.config)
-    parts.engine.prepare(parts.learner, _recipe(trial.config, make_plan(trial.config), Rank()))
+    parts.engine.prepare(parts.task, _recipe(trial.config, make_plan(trial.config), Rank()))
     parts.engine.load(find_final_model(trial).checkpoint.folder)
     texts = torch.arange(15).reshape(3, 5)
     with torch.inference_mode():
-        expected = parts.learner.model.eval()(texts).numpy()
+        expected = parts.task.model.eval()(texts).numpy()
     assert found.predict(texts.numpy()).tobytes() == expected.tobytes()

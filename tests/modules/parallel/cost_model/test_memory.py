@@ -29,8 +29,8 @@ OPTIMIZERS: dict[str, Any] = {"adamw": AdamW, "sgd": partial(SGD, lr=0.1)}
 @cache
 def counted(model: str, optimizer: str, precision: str, num_slices: int) -> ModelCount:
     with torch.device("meta"):
-        learner = TrainingTask(model_of(model), CrossEntropy(), OPTIMIZERS[optimizer], Constant())
-        return count(learner, batch_of(model, BATCH_SIZES.get(model, 8)), precision, num_slices)
+        task = TrainingTask(model_of(model), CrossEntropy(), OPTIMIZERS[optimizer], Constant())
+        return count(task, batch_of(model, BATCH_SIZES.get(model, 8)), precision, num_slices)
 
 
 def told(mode: Mode, model: str, optimizer: str, precision: str, num_micro_batches: int) -> list[StageMemory]:

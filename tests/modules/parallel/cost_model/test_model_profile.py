@@ -43,8 +43,8 @@ def counted(model: type[nn.Module] = Two, batch_size: int = 13, *, is_frozen: bo
     with torch.device("meta"):
         made = model()
         made.stack[0].requires_grad_(not is_frozen)  # type: ignore[index]
-        learner = TrainingTask(made, CrossEntropy(), partial(torch.optim.SGD, lr=0.1), Constant())
-        return count(learner, (torch.zeros(batch_size, 7), torch.zeros(batch_size, dtype=torch.int64)), "fp32")
+        task = TrainingTask(made, CrossEntropy(), partial(torch.optim.SGD, lr=0.1), Constant())
+        return count(task, (torch.zeros(batch_size, 7), torch.zeros(batch_size, dtype=torch.int64)), "fp32")
 
 
 def counted_gpt(
@@ -52,9 +52,9 @@ def counted_gpt(
 ) -> ModelCount:
     with torch.device("meta"):
         model = Gpt(WORDS, TIME, 2, 2, 2, HIDDEN, FF, tied, 0.0, recompute)
-        learner = TrainingTask(model, CrossEntropy(), torch.optim.AdamW, Constant())
+        task = TrainingTask(model, CrossEntropy(), torch.optim.AdamW, Constant())
         words = torch.zeros(BATCH, TIME, dtype=torch.int64)
-        return count(learner, (words, words), precision, num_slices)
+        return count(task, (words, words), precision, num_slices)
 
 
 def work(count: ModelCount) -> int:

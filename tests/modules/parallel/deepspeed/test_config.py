@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from deepspeed.runtime.config import DeepSpeedConfig
 
-from modules.parallel.deepspeed.config import check_extra, settings
+from modules.parallel.deepspeed.config import check_extra, make_settings
 
 PLAIN: dict[str, Any] = {
     "stage": 2, "offload": "none", "batch_size_per_device": 3, "num_accumulation": 5, "grad_clip_norm": 0.7,
@@ -16,12 +16,12 @@ PLAIN: dict[str, Any] = {
 
 
 def test_a_configuration_says_what_the_trial_says() -> None:
-    config = settings(**PLAIN)
+    config = make_settings(**PLAIN)
     assert config["train_micro_batch_size_per_gpu"] == 3
     assert config["gradient_accumulation_steps"] == 5
     assert config["gradient_clipping"] == 0.7
     assert config["zero_optimization"] == {"stage": 2, "reduce_bucket_size": 1008, "allgather_bucket_size": 1008}
-    assert settings(**PLAIN | {"grad_clip_norm": None})["gradient_clipping"] == 0.0
+    assert make_settings(**PLAIN | {"grad_clip_norm": None})["gradient_clipping"] == 0.0
 
 
 @pytest.mark.parametrize(
@@ -33,14 +33,14 @@ def test_a_configuration_says_what_the_trial_says() -> None:
     ],
 )
 def test_offloading_says_what_lies_in_the_hosts_memory(offload: str, places: set[str]) -> None:
-    zero = settings(**PLAIN | {"stage": 3, "offload": offload})["zero_optimization"]
+    zero = make_settings(**PLAIN | {"stage": 3, "offload": offload})["zero_optimization"]
     assert {name for name in zero if name.startswith("offload_")} == places
 
 
 def test_what_is_passed_on_joins_what_is_generated() -> None:
     extra = {"zero_optimization": {"overlap_comm": False, "reduce_bucket_size": 64}, "steps_per_print": 7}
     assert check_extra(extra) == []
-    config = settings(**PLAIN | {"extra": extra})
+    config = make_settings(**PLAIN | {"extra": extra})
     assert config["zero_optimization"] == {
         "stage": 2, "reduce_bucket_size": 64, "allgather_bucket_size": 1008, "overlap_comm": False,
     }  # fmt: skip
@@ -49,7 +49,7 @@ def test_what_is_passed_on_joins_what_is_generated() -> None:
 
 def test_deepspeed_itself_accepts_what_is_generated() -> None:
     for stage in range(4):
-        accepted = DeepSpeedConfig(settings(**PLAIN | {"stage": stage}) | {"train_batch_size": 15})
+        accepted = DeepSpeedConfig(make_settings(**PLAIN | {"stage": stage}) | {"train_batch_size": 15})
         assert accepted.zero_optimization_stage == stage
         assert accepted.gradient_clipping == 0.7
 

@@ -97,8 +97,10 @@ def run(rank: Rank, mode: Mode, name: str, evaluates: bool) -> Outcome:
     """Six steps of three micro-batches, with an evaluation after each if asked for."""
     torch.manual_seed(1)
     engine = mode.engine()
-    recipe = EngineConfig(6, 3, 0.1, "fp32", False, "cpu", 2, mode.topology, rank)
-    engine.prepare(TrainingTask(MAKERS[name](), CrossEntropy(), partial(SGD, lr=0.3, momentum=0.9), Constant()), recipe)
+    engine_config = EngineConfig(6, 3, 0.1, "fp32", False, "cpu", 2, mode.topology, rank)
+    engine.prepare(
+        TrainingTask(MAKERS[name](), CrossEntropy(), partial(SGD, lr=0.3, momentum=0.9), Constant()), engine_config
+    )
     losses, norms, evaluation = [], [], {}
     for step in range(6):
         metrics = engine.train_step(make_batch("mlp", step, 6), step)

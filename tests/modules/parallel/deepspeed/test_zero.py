@@ -43,8 +43,8 @@ class Half(Mlp):
 def half(rank: Rank, mode: Mode) -> Engine:
     torch.manual_seed(0)
     engine = mode.engine()
-    recipe = EngineConfig(9, 1, 0.1, "fp32", False, "cpu", 4, mode.topology, rank)
-    engine.prepare(TrainingTask(Half(), CrossEntropy(), lambda p: AdamW(p, lr=0.01), Constant()), recipe)
+    engine_config = EngineConfig(9, 1, 0.1, "fp32", False, "cpu", 4, mode.topology, rank)
+    engine.prepare(TrainingTask(Half(), CrossEntropy(), lambda p: AdamW(p, lr=0.01), Constant()), engine_config)
     return engine
 
 
@@ -128,8 +128,8 @@ def test_stages_slices_and_offload_go_together_and_resume_bit_for_bit(mode: Mode
 
 def unfit(rank: Rank, mode: Mode) -> None:
     model: nn.Module = nn.Linear(5, 6)
-    recipe = EngineConfig(9, 1, None, "fp32", False, "cpu", 4, mode.topology, rank)
-    mode.engine().prepare(TrainingTask(model, CrossEntropy(), lambda p: AdamW(p), Constant()), recipe)
+    engine_config = EngineConfig(9, 1, None, "fp32", False, "cpu", 4, mode.topology, rank)
+    mode.engine().prepare(TrainingTask(model, CrossEntropy(), lambda p: AdamW(p), Constant()), engine_config)
 
 
 @pytest.mark.parametrize(("name", "told"), [("pipeline", "has no layers"), ("model", "has no shards")])
@@ -154,15 +154,17 @@ def test_engines_have_nothing_to_say(name: str) -> None:
 def test_a_parameter_without_a_dimension_is_refused() -> None:
     model = make_model("mlp")
     model.scale = nn.Parameter(torch.ones(()))
-    learner = TrainingTask(model, CrossEntropy(), lambda p: AdamW(p), Constant())
+    task = TrainingTask(model, CrossEntropy(), lambda p: AdamW(p), Constant())
     with pytest.raises(ValueError, match=r"scale of Mlp is a parameter of shape \[\], .* give it the shape \[1\]"):
-        MODES["zero1"].engine().prepare(learner, EngineConfig(9, 1, None, "fp32", False, "cpu", 4, Topology(data=2)))
+        MODES["zero1"].engine().prepare(task, EngineConfig(9, 1, None, "fp32", False, "cpu", 4, Topology(data=2)))
 
 
 @pytest.mark.parametrize("name", ["single", "zero1"])
 def test_fp16_is_refused_without_a_gpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     mode = MODES[name]
-    recipe = EngineConfig(9, 1, None, "fp16", False, "auto", 4)
+    engine_config = EngineConfig(9, 1, None, "fp16", False, "auto", 4)
     with pytest.raises(ValueError, match="precision=fp16 needs a GPU, but torch finds 0 here; take precision=bf16"):
-        mode.engine().prepare(TrainingTask(nn.Linear(5, 6), CrossEntropy(), lambda p: AdamW(p), Constant()), recipe)
+        mode.engine().prepare(
+            TrainingTask(nn.Linear(5, 6), CrossEntropy(), lambda p: AdamW(p), Constant()), engine_config
+        )
