@@ -35,7 +35,7 @@ def swept(runs_dir: Path) -> Sweep:
         sys.executable,
         "-P",
         "-m",
-        "experiments.cli.main",
+        "experiments.cli",
         "run",
         "-m",
         "model=mlp",

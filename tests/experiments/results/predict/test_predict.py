@@ -32,7 +32,7 @@ def train(folder: Path, *words: str) -> Trial:
         sys.executable,
         "-P",
         "-m",
-        "experiments.cli.main",
+        "experiments.cli",
         "run",
         *words,
         "tracking=off",
@@ -189,7 +189,7 @@ def test_words_are_checked_before_anything_is_predicted(
     [
         (
             "evaluator.top_k_show=3",
-            "evaluator.top_k_show=3: Accuracy has no argument 'top_k_show'; did you mean 'top_k_shown'?",
+            "evaluator.top_k_show=3: Accuracy has no argument 'top_k_show'; did you mean 'top_k_shown'",
         ),
         ("evaluator.top_k_shown=many", "evaluator.top_k_shown=many is not a whole number"),
         (
