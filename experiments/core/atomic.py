@@ -1,4 +1,4 @@
-"""Files that are either there whole or not at all."""
+"""Atomic writes: a crash leaves the old file or the new one, never a part."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from pathlib import Path
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file in one stroke: a crash leaves the old text or the new, never a part.
+    """Replace a file atomically.
 
     Raises:
-        OSError: it could not be written; the old file is untouched.
+        OSError: the file cannot be written; the old one is unchanged.
     """
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """The same, of bytes."""
+    """As `write_text`, for bytes."""
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
         with partial.open("xb") as file:
@@ -32,7 +32,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def fsync(path: Path) -> None:
-    """Wait until a file's bytes, or a folder's names, are on the disk."""
+    """Wait until the content of a file, or the entries of a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""What a person sees: a progress bar on a terminal, plain lines elsewhere, and the tables before and after."""
+"""Output for people: a progress bar on a terminal, plain lines in a file or pipe."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 SHOWN_PER_EVALUATION = 6
-WIDTH_OF_A_FILE = 160
+FILE_WIDTH = 160
 
 
 def make_console(stream: TextIO | None = None) -> Console:
-    """A terminal as wide as it is; a file or pipe wide enough that no path is folded."""
-    found = Console(file=stream)
-    return found if found.is_terminal else Console(file=stream, width=WIDTH_OF_A_FILE)
+    """A console as wide as the terminal; for a file or pipe wide enough that paths are not wrapped."""
+    terminal = Console(file=stream)
+    return terminal if terminal.is_terminal else Console(file=stream, width=FILE_WIDTH)
 
 
 class Display:
-    """Progress of one training."""
+    """Shows the progress of one training."""
 
     def __init__(self, stream: TextIO) -> None:
         self.console = make_console(stream)
@@ -30,12 +30,12 @@ class Display:
 
     @contextmanager
     def training(self, name: str, num_steps: int) -> Iterator[None]:
-        """Show the steps of a training for as long as the context is open."""
+        """Show a progress bar while the context is open."""
         self._num_steps = num_steps
         if not self.console.is_terminal:
             yield
             return
-        columns = (  # what does not fit into a narrow terminal is cut off from the right
+        columns = (  # a narrow terminal cuts columns off from the right
             TextColumn("[bold]{task.description}"), BarColumn(bar_width=16), MofNCompleteColumn(),
             TimeRemainingColumn(compact=True), TextColumn("{task.fields[values]}"),
         )  # fmt: skip
@@ -46,14 +46,14 @@ class Display:
         self._progress = None
 
     def started(self, step: int) -> None:
-        """The job has its data and its model; ``step`` steps were done before."""
+        """Show that the first step begins; earlier attempts did ``step`` steps."""
         if step:
             self.say(f"resumed after step {step}")
         if self._progress:
             self._progress.reset(self._task, completed=step, total=self._num_steps)
 
     def metrics(self, step: int, new: dict[str, float], latest: dict[str, float]) -> None:
-        """A point of the curves came in."""
+        """Show new metrics."""
         if self._progress:
             self._progress.update(self._task, completed=step, values=_bar_text(latest))
         if any(name.startswith(("val/", "test/")) for name in new):
@@ -62,11 +62,11 @@ class Display:
             self.say(f"step {step}/{self._num_steps}  " + "  ".join(texts))
 
     def say(self, line: str) -> None:
-        """One plain line."""
+        """Print one plain line."""
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def waiting(self, what: str) -> AbstractContextManager[object]:
-        """A sign of life during something that has no steps."""
+        """Show a spinner during work that has no steps."""
         return self.console.status(what) if self.console.is_terminal else nullcontext()
 
 
@@ -81,5 +81,5 @@ def _bar_text(latest: dict[str, float]) -> str:
 
 
 def _train_metrics(latest: dict[str, float]) -> list[str]:
-    """Of the training, the objective's first metric first: its loss."""
+    """Names of the training metrics; the loss comes first."""
     return [name for name in latest if name.startswith("train/")]

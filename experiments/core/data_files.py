@@ -1,4 +1,4 @@
-"""Where the files of a data set lie, and whether they are there. Imports no torch."""
+"""The folder of a data set on this machine, and its missing files. Imports no torch."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from experiments.core.secrets import resolve
 
 @dataclass(frozen=True)
 class MissingFiles:
-    """What of a data set is not on this machine."""
+    """Files of a data set that this machine lacks."""
 
     folder: Path
     files: list[str]
-    """That are not in the folder; empty where it is the folder that is not there."""
+    """Names of the missing files; empty if the whole folder is missing."""
 
 
 def find_data_folder(data: Mapping[str, Any]) -> Path:
-    """Where a data set's files lie on this machine.
+    """The folder of a data set on this machine.
 
     Args:
-        data: its part of a configuration, with ``root`` and ``folder``.
+        data: the data group of a configuration, with ``root`` and ``folder``.
 
     Raises:
-        KeyError: with the name of an environment variable that is not set here.
+        KeyError: an environment variable is not set; the argument is its name.
     """
     return Path(str(resolve(data["root"]))).expanduser() / str(data["folder"])
 
 
 def find_missing(data: Mapping[str, Any]) -> MissingFiles | None:
-    """What is not there; None where all of it is. Of data that names no files the folder has to be there.
+    """The missing files, or None. A data set that lists no files only needs its folder.
 
     Raises:
         KeyError: as `find_data_folder`.

@@ -1,4 +1,4 @@
-"""What the user's input may be wrong about, told all at once; and what ends a training."""
+"""Errors that the user can fix, each with all its problems, and the error that ends a training."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ MAX_LISTED = 12
 
 
 class InputError(Exception):
-    """The user's input is wrong: exit code 2, and one line a problem, each with name, value, rule and way out."""
+    """The user's input is wrong (exit code 2). Each problem is one line with name, value, rule and fix."""
 
     def __init__(self, problems: list[str], subject: str = "the command") -> None:
         self.problems = problems
@@ -19,22 +19,22 @@ class InputError(Exception):
 
 
 class ConfigError(InputError):
-    """The configuration does not compose or does not fit its schema."""
+    """The configuration cannot be composed or does not match its schema."""
 
     def __init__(self, problems: list[str], subject: str = "the configuration") -> None:
         super().__init__(problems, subject)
 
 
 class PlanError(InputError):
-    """The configuration is well formed, but it cannot run as it stands."""
+    """The configuration is valid, but it cannot run."""
 
 
 class TrainingError(Exception):
-    """The training cannot go on; the message names the step and a way out."""
+    """The training cannot continue. The message names the step and a fix."""
 
 
 def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
-    """The way out of a misspelling: the nearest known names, else ``otherwise`` or the names there are."""
+    """A hint for a misspelt name: the nearest known names, else ``otherwise``, else all known names."""
     names = sorted({*known} - {name})
     near = get_close_matches(name, names, n=2, cutoff=0.6)
     if near:

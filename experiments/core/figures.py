@@ -1,4 +1,4 @@
-"""How the figures of a report look, and how one drawing becomes a PNG for paper and an SVG for light and dark pages."""
+"""The style of figures, and their output as PNG for print and as SVG for light and dark pages."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ WIDTH_IN = 10.4
 DPI = 160
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', sans-serif"
 
-# Every colour has a value of its own, by which it is found again in the SVG.
+# Each colour has a unique value, because the SVG is searched for it.
 INK, MUTED, GRID, REST, PAPER = "#1c2127", "#5c6670", "#e4e7eb", "#c5cbd3", "#fffffe"
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#3a424c")
-"""Okabe and Ito 2008, https://jfly.uni-koeln.de/color: told apart by people with any colour vision."""
+"""Okabe and Ito 2008, https://jfly.uni-koeln.de/color: distinguishable with any colour vision."""
 RANKS = ("#bdd3e6", "#94bddb", "#66a3cc", "#2f80b3", "#0a4f7d")
-"""From the worst fifth to the best, by lightness."""
+"""Lightness from the worst fifth to the best."""
 BEST = "#d55e01"
 VARIABLES = {
     INK: "ink", MUTED: "muted", GRID: "grid", REST: "rest", PAPER: "paper", BEST: "best",
@@ -41,7 +41,7 @@ DARK = {
 WIDE = 100.0
 """Ratio of the highest to the lowest value from which an axis is logarithmic."""
 FAR = 6.0
-"""Interquartile ranges away from the middle half, from which a value may not press all others flat."""
+"""Interquartile ranges from the middle half; values farther away do not widen an axis."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)), (0, (9, 2)), "-", (0, (3, 3)))
 STYLE: Any = {
@@ -58,35 +58,35 @@ STYLE: Any = {
 
 @dataclass(frozen=True)
 class RenderedFigure:
-    """One figure, in both forms."""
+    """One figure as SVG and PNG."""
 
     name: str
-    """Of its files."""
+    """File name without suffix."""
     title: str
     caption: str
     alt: str
     svg: str
-    """With colours as variables of the page, and links into its tables."""
+    """Its colours are CSS variables, and it links to rows of the page."""
     png: bytes
 
 
 @dataclass
 class Tooltips:
-    """What is told of a part of a drawing when one points at it."""
+    """Texts that a page shows when the pointer is over a part of a figure."""
 
     texts: list[str] = field(default_factory=list)
 
     def mark(self, artist: Any, text: str, run: str | None = None) -> None:
-        """Let a part of a drawing have a text, and lead to the row of a run."""
+        """Attach a text to an artist, and a link to the row of a run."""
         artist.set_gid(f"tip-{len(self.texts)}")
-        artist.set_in_layout(False)  # else each of hundreds of marks is asked how much room it takes
+        artist.set_in_layout(False)  # else the layout measures each of hundreds of marks
         self.texts.append(text)
         if run is not None:
             artist.set_url(f"#{row_anchor(run)}")
 
 
 def row_anchor(run: str) -> str:
-    """The name of a run's row in the page."""
+    """The anchor of a run's row in the page."""
     return f"trial-{re.sub(r'[^A-Za-z0-9_.-]', '_', run)}"
 
 
@@ -94,7 +94,7 @@ def row_anchor(run: str) -> str:
 def new_figure(
     rows: int, columns: int, height_in: float, width_in: float = WIDTH_IN, **layout: Any
 ) -> Iterator[tuple[Figure, list[Axes]]]:
-    """A figure with so many panels, row by row, in the style of the report; nothing of it outlives the context."""
+    """A figure with its panels, row by row, in the style of the report, while the context is open."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -107,11 +107,10 @@ def new_figure(
 
 
 def scale_axis(axis: Axes, values: Iterable[float]) -> str:
-    """Let values fill the height of a panel: by logarithms where they are far apart, and without those that would
-    press all others flat.
+    """Scale the vertical axis to the values: logarithmic for a wide range, and without far outliers.
 
     Returns:
-        What has to be told of it; "" where all is to be seen.
+        A sentence for the caption if values are outside of the picture, else "".
     """
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
@@ -129,11 +128,11 @@ def scale_axis(axis: Axes, values: Iterable[float]) -> str:
         return ""
     margin = 0.08 * (near[-1] - near[0] or abs(near[0]) or 1.0)
     axis.set_ylim(near[0] - margin, near[-1] + margin)
-    return "The few values that lie far off are outside of the picture."
+    return "A few outliers are outside of the picture."
 
 
 def render(figure: Figure, name: str, *, title: str, caption: str, alt: str, tips: Tooltips) -> RenderedFigure:
-    """The figure in both forms; the same drawing has the same bytes."""
+    """Save a figure as SVG and PNG. Equal figures give equal bytes."""
     image, text = io.BytesIO(), io.StringIO()
     figure.savefig(image, format="png", dpi=DPI, metadata={"Software": None})
     figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
@@ -141,14 +140,14 @@ def render(figure: Figure, name: str, *, title: str, caption: str, alt: str, tip
 
 
 def _themed(svg: str, name: str, alt: str, tips: Tooltips) -> str:
-    """An SVG to stand inside of a page: its colours are the page's, its text is text, and it says what it shows."""
+    """Prepare an SVG for embedding: colours of the page, searchable text, a description for screen readers."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
     svg = re.sub(r"(?<=(?:fill|roke): )#[0-9a-f]{6}\b", _variable, svg)
     svg = svg.replace("font-family: 'DejaVu Sans'", f"font-family: {FONT}")
-    svg = re.sub(r' id="(?!tip-)([A-Za-z]+[0-9A-Za-z]*_\d+)"', "", svg)  # of groups, and the same in every figure
+    svg = re.sub(r' id="(?!tip-)([A-Za-z]+[0-9A-Za-z]*_\d+)"', "", svg)  # ids of groups repeat in every figure
     svg = re.sub(r'(id="|url\(#|href="#)(?=[mp][0-9a-f]{10}\b)', rf"\g<1>{name}-", svg)
-    svg = svg.replace(' target="_blank">', ">")  # a link of the page, not to another one
+    svg = svg.replace(' target="_blank">', ">")  # links stay in the page
     for number, tip in enumerate(tips.texts):
         svg = svg.replace(f'<g id="tip-{number}">', f"<g><title>{escape(tip)}</title>", 1)
     head, rest = svg.split(">", 1)
@@ -162,16 +161,16 @@ def _variable(match: re.Match[str]) -> str:
 
 
 def css_variables(colours: Mapping[str, str] | None = None) -> str:
-    """The colours as variables of a style sheet; those of dark pages where they are given."""
+    """The colours as CSS variables, replaced by ``colours`` where that has one."""
     return " ".join(f"--{name}: {(colours or {}).get(colour, colour)};" for colour, name in VARIABLES.items())
 
 
 def standalone_svg(svg: str, page: str) -> str:
-    """An SVG to stand in a file of its own, light or dark as whoever looks at it has it.
+    """An SVG for a file of its own, light or dark by the reader's setting.
 
     Args:
         svg: of a `RenderedFigure`.
-        page: where its links lead to.
+        page: the page that its links lead to.
     """
     style = f":root {{ {css_variables()} }} @media (prefers-color-scheme: dark) {{ :root {{ {css_variables(DARK)} }} }}"
     head, rest = svg.split(">", 1)

@@ -12,7 +12,7 @@ import yaml
 
 
 def format_point(values: Mapping[str, Any], short: Mapping[str, str] | None = None) -> str:
-    """The values of a point as one would type them."""
+    """The values of a point as overrides, with short names for some keys."""
     return " ".join(f"{(short or {}).get(key, key)}={_shown(value)}" for key, value in values.items())
 
 
@@ -33,18 +33,18 @@ def format_duration(seconds: float | None) -> str:
 
 
 def format_hours(value: float) -> str:
-    """Of devices."""
+    """Device-hours, as `format_duration`."""
     return format_duration(value * 3600)
 
 
 def format_number(value: float | None) -> str:
-    """A value of a metric."""
+    """A metric in 4 significant digits; "" for None."""
     return "" if value is None else f"{value:.4g}"
 
 
-def to_json(told: Any) -> str:
-    """One document with every field; a value that is no number, which JSON does not have, is null."""
-    return json.dumps(_plain(told), indent=2, allow_nan=False)
+def to_json(value: Any) -> str:
+    """A JSON document of plain values and dataclasses. NaN and infinity, which JSON lacks, become null."""
+    return json.dumps(_plain(value), indent=2, allow_nan=False)
 
 
 def _plain(value: Any) -> Any:
@@ -61,7 +61,7 @@ MOST_SHOWN = 60
 
 
 def format_value(value: Any) -> str:
-    """A value as one would write it in YAML, cut where it is long."""
+    """A value as YAML on one line, truncated if it is long."""
     text = yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True, sort_keys=False)
     text = text.removesuffix("\n").removesuffix("\n...")
     return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."

@@ -1,4 +1,4 @@
-"""Runs git on a checkout of the user's own, whatever the environment and the user's settings say."""
+"""Runs git on a checkout, independent of the environment and of the user's settings."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from collections.abc import Mapping
 from pathlib import Path
 
 TIMEOUT_S = 300
-# No hook of the checkout's runs, and no setting of its owner's changes a file on the way.
+# No hook of the checkout runs.
 SETTINGS = ("-c", "core.hooksPath=/dev/null", "-c", "advice.detachedHead=false", "-c", "core.fsmonitor=false")
 
 
 class GitError(Exception):
-    """Git says no; the message is its last line."""
+    """A git command failed; the message is git's last line."""
 
 
 def git(root: Path, *args: str, env: Mapping[str, str] | None = None, stdin: bytes = b"") -> bytes:
-    """The output of a git command in a folder.
+    """Run a git command in a folder and return its output.
 
     Raises:
-        GitError: it fails, does not end, or there is no git.
+        GitError: the command fails or times out, or git is not installed.
     """
-    outer = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}  # as hooks set them
+    outer = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}  # hooks set them
     command = ["git", *SETTINGS, "--literal-pathspecs", "-C", str(root), *args]
     try:
-        # A session of its own: Ctrl-C shall not end it half way through.
+        # In its own session, because Ctrl-C must not interrupt it.
         done = subprocess.run(
             command, env={**outer, **(env or {})}, input=stdin, capture_output=True, timeout=TIMEOUT_S, check=False,
             start_new_session=True,
@@ -33,21 +33,21 @@ def git(root: Path, *args: str, env: Mapping[str, str] | None = None, stdin: byt
     except (OSError, subprocess.TimeoutExpired) as err:
         raise GitError(f"`git {args[0]}` could not be run: {err}") from err
     if done.returncode != 0:
-        told = done.stderr.decode(errors="replace").strip().splitlines()
-        raise GitError(told[-1] if told else f"`git {args[0]}` ended with {done.returncode}")
+        messages = done.stderr.decode(errors="replace").strip().splitlines()
+        raise GitError(messages[-1] if messages else f"`git {args[0]}` ended with {done.returncode}")
     return done.stdout
 
 
 def has_commit(root: Path, sha: str) -> bool:
-    return _is_so(root, "cat-file", "-e", f"{sha}^{{commit}}")
+    return _succeeds(root, "cat-file", "-e", f"{sha}^{{commit}}")
 
 
 def is_merged(root: Path, sha: str) -> bool:
-    """Whether a commit is the one that is checked out, or one that it comes from."""
-    return _is_so(root, "merge-base", "--is-ancestor", sha, "HEAD")
+    """Whether a commit is HEAD or an ancestor of HEAD."""
+    return _succeeds(root, "merge-base", "--is-ancestor", sha, "HEAD")
 
 
-def _is_so(root: Path, *args: str) -> bool:
+def _succeeds(root: Path, *args: str) -> bool:
     try:
         git(root, *args)
     except GitError:

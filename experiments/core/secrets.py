@@ -1,4 +1,4 @@
-"""Keeps secrets out of everything that is written: they come by the environment, at the moment they are needed."""
+"""Finds secrets, which must not be written to files, and resolves references to environment variables."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-# The default may not hold a reference of its own, so that of nested ones the innermost matches first.
+# A default contains no reference, so the innermost of nested references matches first.
 REFERENCE = re.compile(r"\$\{oc\.env:([A-Za-z_][A-Za-z0-9_]*)(?:,([^${}]*))?\}")
-DEEPEST = 5
+MAX_DEPTH = 5
 
 SECRET_NAMES = re.compile(
     r"(^|_|\.)(password|passwd|passphrase|secret|api_?key|access_?key|private_?key|secret_?key|credentials?"
@@ -26,8 +26,8 @@ SECRET_VALUES = re.compile(
     r"|[?&](token|key|api_key|password|secret)=[^&\s\"'${]{8,}"
     r"|\b[a-z][a-z0-9+.-]{0,20}://[^\s/:@]{1,100}:[^\s/@]{1,200}@"  # user and password in an address
 )
-# A line of a file that gives a secret by name: `api_key: 0123...`, `PASSWORD = "..."`, and no call or reference.
-SECRET_LINES = re.compile(  # every run is bounded: it looks through files of any kind, some of them one long line
+# A line of a file that assigns a secret: `api_key: 0123...`, `PASSWORD = "..."`, but no call and no reference.
+SECRET_LINES = re.compile(  # every repetition is bounded, because some files are one long line
     r"""(?:password|passwd|passphrase|secret|api_?key|access_?key|private_?key|(?:auth|access|api|bearer|refresh)_?token)
     \w{0,30}["']?[ \t]{0,8}[:=][ \t]{0,8}
     (?:(["'])[^"'\s${]{8,200}\1|(?=\S{0,200}\d)[A-Za-z0-9+/_\-]{12,200}={0,2}[ \t]*$)""",
@@ -37,25 +37,25 @@ LONG_TOKEN = re.compile(r"(?=\S*\d)(?=\S*[A-Za-z])[^\s/]{16,}")
 
 
 def has_secret(text: str) -> bool:
-    """True for the text of a file that holds a password, key or token by its own form or by the name it is given."""
+    """Whether the text of a file contains a password, key or token, judged by its form or by its name."""
     return bool(SECRET_VALUES.search(text) or SECRET_LINES.search(text))
 
 
 def is_secret(key: str, value: Any) -> bool:
-    """True for text that is a password, key or token by its own form or by the name it is given.
+    """Whether a value is a password, key or token, judged by its form or by its key.
 
-    References to the environment are none; what stands around them, or in them as a default, may be.
+    A reference to the environment is no secret, but the text around it and its default can be one.
     """
     if not isinstance(value, str):
         return False
-    written = _replace(value, lambda name, default: "" if default in (None, "null", "''") else default)
-    if re.search(r"(^|\.)token$", key, re.IGNORECASE) and LONG_TOKEN.fullmatch(written):
+    text = _replace(value, lambda name, default: "" if default in (None, "null", "''") else default)
+    if re.search(r"(^|\.)token$", key, re.IGNORECASE) and LONG_TOKEN.fullmatch(text):
         return True
-    return bool(SECRET_VALUES.search(written)) or (bool(SECRET_NAMES.search(key)) and written != "")
+    return bool(SECRET_VALUES.search(text)) or (bool(SECRET_NAMES.search(key)) and text != "")
 
 
 def find_secret_keys(value: Any, key: str = "") -> Iterator[str]:
-    """The dotted keys of a configuration, or of a part of it, that hold secrets."""
+    """The dotted keys of a configuration whose values are secrets."""
     if isinstance(value, dict):
         for name, inner in value.items():
             yield from find_secret_keys(inner, f"{key}.{name}" if key else str(name))
@@ -67,7 +67,7 @@ def find_secret_keys(value: Any, key: str = "") -> Iterator[str]:
 
 
 def resolve(value: Any) -> Any:
-    """The value with every `${oc.env:NAME}` and `${oc.env:NAME,default}` replaced by what this machine's environment says.
+    """Replace every `${oc.env:NAME}` and `${oc.env:NAME,default}` by the value of the environment variable.
 
     Raises:
         KeyError: a variable without a default is not set.
@@ -86,8 +86,8 @@ def resolve(value: Any) -> Any:
 
 
 def _replace(text: str, by: Callable[[str, str | None], str]) -> str:
-    """``text`` with its references replaced, the innermost first."""
-    for _ in range(DEEPEST):
+    """Replace references, the innermost first."""
+    for _ in range(MAX_DEPTH):
         replaced = REFERENCE.sub(lambda match: by(match.group(1), match.group(2)), text)
         if replaced == text:
             break

@@ -1,4 +1,4 @@
-"""SIGTERM and a closed terminal, heeded as Ctrl-C is."""
+"""Handles SIGTERM and a closed terminal like Ctrl-C."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def handled_signals() -> list[signal.Signals]:
-    """Those that are not ignored, as a hang-up is under nohup."""
+    """The signals that this process does not ignore; nohup ignores SIGHUP."""
     return [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 @contextmanager
 def signals_as_interrupt(*, only_once: bool = True) -> Iterator[None]:
-    """Let all of them raise KeyboardInterrupt, so that what was begun is put away; for the main thread alone.
+    """Let these signals raise KeyboardInterrupt, so that cleanup code runs. Works in the main thread only.
 
     Args:
-        only_once: a second one does not disturb the putting away. False: it is an answer, as where Ctrl-C ends a waiting.
+        only_once: ignore later signals, so that they do not interrupt the cleanup.
     """
 
     def interrupt(number: int, frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""Why an attempt did not finish, in one word each, and whether another attempt may help."""
+"""Failure classes of an attempt, and which of them another attempt may cure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 CONFIG = "config error"
 """The configuration cannot run on this machine."""
 EXCEPTION = "exception"
-"""Code raised one."""
+"""Code of the trial raised one."""
 DEVICE_MEMORY = "out of device memory"
 HOST_MEMORY = "out of host memory"
 DISK = "disk full"
@@ -15,22 +15,25 @@ TIMEOUT = "time-out"
 """The scheduler's time limit."""
 PREEMPTED = "preempted"
 NODE_LOST = "node lost"
-"""The worker has gone without a word."""
+"""The worker disappeared without reporting an error."""
 KILLED = "killed"
-"""A process of the trial was ended by a signal that the worker did not send."""
+"""A signal that the worker did not send ended a process of the trial."""
 CANCELLED = "cancelled"
 
 RETRYABLE = frozenset({TIMEOUT, PREEMPTED, NODE_LOST, KILLED})
-"""Where another attempt may help."""
+"""Another attempt may succeed."""
 
-SAID = {
+SCHEDULER_MESSAGES = {
     HOST_MEMORY: r"exceeded (?:job )?memory limit|oom.?kill|out.?of.?memory",
     TIMEOUT: r"\bTIMEOUT\b|due to time limit",
     PREEMPTED: r"\bPREEMPTED\b|due to preemption",
 }
-"""What a scheduler says of a worker that it ended, by class."""
+"""What a scheduler prints about a worker that it ended, as a pattern for each class."""
 
 
-def classify_loss(said: str) -> str:
-    """The class of an attempt whose worker has gone, by what the scheduler and the worker's log say of it."""
-    return next((failure for failure, words in SAID.items() if re.search(words, said, re.IGNORECASE)), NODE_LOST)
+def classify_loss(output: str) -> str:
+    """The failure class of an attempt that lost its worker, from the output of the scheduler and the worker."""
+    return next(
+        (failure for failure, pattern in SCHEDULER_MESSAGES.items() if re.search(pattern, output, re.IGNORECASE)),
+        NODE_LOST,
+    )

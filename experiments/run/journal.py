@@ -1,4 +1,4 @@
-"""The append-only event file of one attempt, and the one stream that the files of all attempts make."""
+"""The append-only event file of one attempt, and the replay of all attempts of a run."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ State = Literal["running", "finished", "failed", "interrupted"]
 FINAL_STATES = frozenset({"finished", "failed", "interrupted"})
 Scalar = str | int | float | bool | None
 SEALED = "sealed"
-"""File beside a journal that tells where it ends for good."""
+"""File beside a journal; it holds the size at which the journal was sealed."""
 
-_BLOCK_BYTES = 1 << 20  # a replay holds one block of a journal in memory, however long the run
+_BLOCK_BYTES = 1 << 20  # memory of a replay, for runs of any length
 
 
 class StateEvent(TypedDict):
@@ -70,16 +70,16 @@ _KEYS = {
     "artifact": ArtifactEvent.__required_keys__,
     "data": DataEvent.__required_keys__,
 }
-_encode = json.JSONEncoder(separators=(",", ":")).encode  # floats by repr: what is read back is what was logged
+_encode = json.JSONEncoder(separators=(",", ":")).encode  # floats by repr, so that reading gives back the same value
 
 
 class Journal:
-    """Writes the events of one attempt: what a call has returned from is in the file, also after kill -9.
+    """Writes the events of one attempt. When a call returns, its event is in the file, also after kill -9.
 
-    One process writes a journal. A file that a killed writer left is continued, without its torn last line.
+    One process writes a journal. If a killed writer left a torn last line, the next writer removes it.
 
     Raises:
-        OSError: a line could not be written, say because the disk is full; the file ends with the line before it.
+        OSError: a line cannot be written, for example because the disk is full; the file ends with the line before it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -92,30 +92,30 @@ class Journal:
     def state(
         self, state: State, *, step: int, attempt: int, reason: str | None = None, failure: str | None = None
     ) -> None:
-        """Log where the attempt stands; this process and host are noted as the ones that run it.
+        """Log the state of the attempt, with the process and host that run it.
 
         Args:
             failure: class of what went wrong, of `experiments.run.failure`.
         """
         event = {"event": "state", "time": time.time(), "state": state, "step": step, "attempt": attempt}
-        told = {"host": self._host, "pid": self._pid, "reason": reason}
-        self._append(event | told | ({"failure": failure} if failure else {}))
+        source = {"host": self._host, "pid": self._pid, "reason": reason}
+        self._append(event | source | ({"failure": failure} if failure else {}))
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Log named values of one step; whatever `float` takes is a value, a tensor with one element too."""
+        """Log the metrics of one step. A value is anything that `float` accepts, for example a tensor with one element."""
         metrics = {name: float(value) for name, value in values.items()}
         self._append({"event": "metrics", "time": time.time(), "step": int(step), "metrics": metrics})
 
     def params(self, params: Mapping[str, Scalar]) -> None:
-        """Log derived facts, such as the number of parameters of the model."""
+        """Log derived values, such as the number of parameters of the model."""
         self._append({"event": "params", "time": time.time(), "params": dict(params)})
 
     def artifact(self, path: str) -> None:
-        """Log a file or folder that belongs to the run, by its path relative to the run folder."""
+        """Log a file or folder of the run, by its path relative to the run folder."""
         self._append({"event": "artifact", "time": time.time(), "path": path})
 
     def data(self, *, name: str, digest: str, num_examples: int, split: str) -> None:
-        """Log which data the attempt reads."""
+        """Log the data that the attempt reads."""
         event = {"event": "data", "time": time.time(), "name": name, "digest": digest}
         self._append(event | {"num_examples": num_examples, "split": split})
 
@@ -134,14 +134,14 @@ class Journal:
         line = (_encode(event) + "\n").encode("ascii")
         written = 0
         try:
-            # A full disk shows as a short write first; the second call then says why.
+            # On a full disk the first write is short, and the second one raises the error.
             while written < len(line):
                 written += os.write(self._fd, line[written:])
         except OSError as err:
             if written:
                 os.ftruncate(self._fd, os.fstat(self._fd).st_size - written)
-            told = f"the journal took no further line ({err.strerror}); make room and resume the run"
-            raise OSError(err.errno, told, str(self.path)) from err
+            message = f"the journal cannot be written ({err.strerror}); free space and resume the run"
+            raise OSError(err.errno, message, str(self.path)) from err
 
 
 def cut_torn_tail(fd: int) -> None:
@@ -202,7 +202,7 @@ def read_blocks(path: Path, offset: int = 0) -> Iterator[tuple[list[Event], int]
 
 
 def seal(path: Path) -> None:
-    """End a journal where it ends now, when its writer is taken to be gone: an orphan may still write to it.
+    """End a journal at its current size, because its writer is considered dead. An orphan may still write to it.
 
     Raises:
         OSError: the disk is full.
@@ -244,8 +244,8 @@ def journals(run_folder: Path) -> list[Path]:
 def replay(run_folder: Path) -> Iterator[Event]:
     """All events of a run in the order of its attempts, each point once: a pure function of the journals.
 
-    A resumed attempt repeats the steps after its checkpoint. What was written first stands: a point at or below the
-    highest step that earlier attempts logged for its key is left out.
+    A resumed attempt repeats the steps after its checkpoint. The value that was logged first counts: a point at or
+    below the highest step that earlier attempts logged for its metric is left out.
     """
     paths = journals(run_folder)
     for number, path in enumerate(paths):
@@ -263,7 +263,7 @@ def highest_steps(paths: Iterable[Path]) -> dict[str, int]:
     return highest
 
 
-@lru_cache(maxsize=64)  # a live sync asks once a second; an append-only file of one size has one answer
+@lru_cache(maxsize=64)  # a live sync calls it once a second, and the files only grow
 def _highest_steps(path: Path, size: int) -> dict[str, int]:
     highest: dict[str, int] = {}
     for events, end in read_blocks(path):

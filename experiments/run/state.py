@@ -1,4 +1,4 @@
-"""Where a run stands: what the launching side saw, else what its journal says, else whether its process lives."""
+"""The state of a run: from its outcome, else from its journal, else from whether its process is alive."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ class RunState:
     ended: float | None
     reason: str | None
     failure: str | None = None
-    """Class of what went wrong, of `experiments.run.failure`."""
+    """Failure class, of `experiments.run.failure`."""
 
 
 def determine_state(
     outcome: Mapping[str, Any] | None, last: Mapping[str, Any] | None, last_time: float, alive: bool
 ) -> RunState:
-    """Decide where a run stands: by its outcome, else by its journal, else by whether its process lives.
+    """Determine the state of a run from its outcome, its journal and its process.
 
     Args:
-        outcome: what the launching side saw; it counts unless a later attempt has begun.
+        outcome: written by the launcher; it counts unless a later attempt has begun.
         last: the last state event of the journals.
         last_time: time of the last event of any kind.
-        alive: False where the process of the last attempt is known to be gone.
+        alive: False if the process of the last attempt has ended.
     """
     attempt = int(last["attempt"]) if last else 0
     if outcome is not None and int(outcome["attempt"]) >= attempt:
@@ -49,7 +49,7 @@ def determine_state(
     if last["state"] in FINAL_STATES:
         return RunState(last["state"], attempt, float(last["time"]), last["reason"], last.get("failure"))
     if not alive:
-        return RunState("killed", attempt, last_time, f"process {last['pid']} is gone and left no word")
+        return RunState("killed", attempt, last_time, f"process {last['pid']} ended without reporting an error")
     return RunState("running", attempt, None, None)
 
 
@@ -63,7 +63,7 @@ def read_outcome(run_folder: Path) -> dict[str, Any] | None:
 
 
 def is_process_alive(host: str, pid: int, since: float) -> bool:
-    """Whether the process that wrote an event can still live; True for one on another host, as nobody can tell."""
+    """Whether the process that wrote an event can still be alive. Always True for a process on another host."""
     if host != socket.gethostname():
         return True
     try:
@@ -72,4 +72,4 @@ def is_process_alive(host: str, pid: int, since: float) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False
     started = int(boot.split()[1]) + int(fields[19]) / os.sysconf("SC_CLK_TCK")
-    return fields[0] not in "ZX" and started < since + 5  # a later start: the number was given to another process
+    return fields[0] not in "ZX" and started < since + 5  # started later: another process has the same id

@@ -1,6 +1,6 @@
-"""The name of a reproduction's verdict in a run folder."""
+"""The file with the verdict of a reproduction."""
 
 from __future__ import annotations
 
 VERDICT = "verdict.yaml"
-"""In the folder of a run that repeats another: what came of the comparison."""
+"""In the folder of a run that repeats another run: the result of the comparison."""

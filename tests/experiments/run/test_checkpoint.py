@@ -66,7 +66,7 @@ def test_other_bytes_of_the_same_number_are_damage(tmp_path: Path) -> None:
     latest = checkpoints.latest()
     assert latest is not None
     assert latest.step == 5
-    assert "model.safetensors has other bytes than were written" in checkpoints.warnings[0]
+    assert "model.safetensors has the wrong checksum" in checkpoints.warnings[0]
 
 
 def test_a_run_without_checkpoints_has_no_latest_and_no_best(tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ def test_a_refused_write_keeps_what_was_there_and_says_so(tmp_path: Path, number
 
 
 def test_a_refused_first_write_says_that_there_is_none_before(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"\(more than 0.0 MB wanted, .* free\); there is no earlier one; free"):
+    with pytest.raises(CheckpointError, match=r"\(more than 0.0 MB needed, .* free\); there is no earlier one; free"):
         Checkpoints(tmp_path, keep_last=1).save(120, refuse(errno.ENOSPC), {})
 
 
@@ -270,7 +270,7 @@ def test_a_full_disk_costs_only_the_checkpoint_that_did_not_fit(small_disk: Path
     checkpoints.save(100, write(1_500_000), {"epoch": 1})
     with pytest.raises(CheckpointError) as caught:
         checkpoints.save(120, write(1_500_000), {"epoch": 2})
-    assert "No space left on device (1.5 MB wanted, 0.6 MB free); step 100 is intact" in str(caught.value)
+    assert "No space left on device (1.5 MB needed, 0.6 MB free); step 100 is intact" in str(caught.value)
     assert str(caught.value).endswith("free space, then `lathe resume fa1c0`")
     latest = checkpoints.latest()
     assert latest is not None

@@ -152,7 +152,7 @@ def test_kill_9_of_the_writer_loses_no_line_that_was_written(tmp_path: Path) -> 
 def test_a_write_that_fails_leaves_whole_lines_only(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     done = subprocess.run([sys.executable, "-c", FULL_DISK, str(path)], capture_output=True, text=True, check=True)
-    assert "the journal took no further line (File too large); make room and resume the run" in done.stdout
+    assert "the journal cannot be written (File too large); free space and resume the run" in done.stdout
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 3]
 
 

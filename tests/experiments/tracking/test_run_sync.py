@@ -246,7 +246,7 @@ def test_a_run_whose_process_is_gone_is_killed(runs_dir: Path) -> None:
     sync_run(trial)
     assert (status(runs_dir), tags(runs_dir)["lathe.reason"]) == (
         "KILLED",
-        f"process {DEAD_PID} is gone and left no word",
+        f"process {DEAD_PID} ended without reporting an error",
     )
 
 

@@ -86,7 +86,7 @@ def test_a_disk_that_fills_up_loses_nothing_that_was_saved(
     assert "Traceback" not in printed
     lines = [line for line in printed.splitlines() if line.startswith("failed: ")]
     assert len(lines) == 1, printed
-    assert told in lines[0] or "the journal took no further line (No space left on device)" in lines[0], printed
+    assert told in lines[0] or "the journal cannot be written (No space left on device)" in lines[0], printed
     filler.unlink()
     intact = saved.latest()
     assert live.start("resume", str(folder)).wait(60) == 0, live.printed()

@@ -65,7 +65,8 @@ def test_sizes_that_the_text_cannot_fill_are_refused_with_one_that_fits() -> Non
     smallest = BytePairs(TEXT, KINDS, least)
     assert sorted(smallest.decode(torch.tensor([token])) for token in range(1, least)) == list(KINDS)
     with pytest.raises(
-        DataError, match=f"is too small for the {len(KINDS)} different characters .* set data.vocab_size={least} or more"
+        DataError,
+        match=f"is too small for the {len(KINDS)} different characters .* set data.vocab_size={least} or more",
     ):
         BytePairs(TEXT, KINDS, least - 1)
     with pytest.raises(
