@@ -220,7 +220,7 @@ def _sealed_at(path: Path) -> int | None:
 
 
 def decode(line: bytes) -> Event | None:
-    """Decode one line, with today's names; None where it is damaged or of a kind that only a later version knows."""
+    """Decode one line, with current names; None if it is damaged or of a kind that only a later version knows."""
     try:
         event = json.loads(line)
     except ValueError:

@@ -352,7 +352,7 @@ def test_what_keeps_a_run_from_being_exported_is_told(copied: Trial, capsys: pyt
     good = best.read_bytes()
     best.write_bytes(good[:-4] + b"xxxx")
     with pytest.raises(
-        InputError, match=r"step 20 in .* is damaged .* other bytes than were written; bring the file back"
+        InputError, match=r"step 20 in .* is damaged .* the wrong checksum; bring the file back"
     ):
         find_final_model(copied)
     out = copied.runs_dir / "out"
