@@ -1,4 +1,4 @@
-"""The conditions by which runs are searched: comparisons of keys and metrics, joined by and, or, not and parentheses."""
+"""The conditions of a search for runs: comparisons of keys and metrics with and, or, not and parentheses."""
 
 from __future__ import annotations
 
@@ -13,40 +13,40 @@ from typing import Any, NoReturn
 from experiments.core.errors import InputError
 
 Lookup = Callable[[str], Any]
-"""What a run has under a key; None where it has no such key."""
+"""The value of a run for a key; None if the run has no such key."""
 
 TOKEN = re.compile(
     r"""\s*(?:(?P<op><=|>=|!=|==|[<>=~])|(?P<paren>[()])|(?P<text>"[^"]*"|'[^']*')|(?P<word>[^\s()<>=!~"']+))"""
 )
 ORDERED = ("<", "<=", ">", ">=")
-JOINTS = ("and", "or", "not")
-MOST_NESTED = 50
+OPERATORS = ("and", "or", "not")
+MAX_NESTING = 50
 TIMES = ("created",)
-"""Keys whose values are times, and are written as dates."""
+"""Keys whose values are times; a condition writes them as dates."""
 GRAMMAR = "write KEY OP VALUE with <, <=, >, >=, =, != or ~ (contains), joined by and, or, not and parentheses"
 EXAMPLE = "such as 'optimizer.lr<0.01 and val/accuracy_top1>0.9'"
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One key against one value."""
+    """Compares one key with one value."""
 
     key: str
     op: str
     value: str
     at: int
-    """Where the key stands in the text."""
+    """Position of the key in the text."""
 
     def holds(self, lookup: Lookup) -> bool:
-        """A run that has no such key fulfils no comparison with it."""
-        found = lookup(self.key)
-        if found is None:
+        """A run without the key matches no comparison with it."""
+        value = lookup(self.key)
+        if value is None:
             return False
         if self.op == "~":
-            return self.value.casefold() in as_text(found).casefold()
+            return self.value.casefold() in as_text(value).casefold()
         if self.op in ORDERED:
-            return _ordered(self.op, found, self._number())
-        return _equal(found, self.value, self._time()) == (self.op != "!=")
+            return _ordered(self.op, value, self._number())
+        return _equal(value, self.value, self._time()) == (self.op != "!=")
 
     def _number(self) -> float:
         time = self._time()
@@ -66,13 +66,13 @@ class Not:
 
 @dataclass(frozen=True)
 class Joined:
-    """Several conditions, of which all must hold, or one."""
+    """Several conditions: all must hold, or any."""
 
     parts: tuple[Condition, ...]
-    all_of_them: bool
+    needs_all: bool
 
     def holds(self, lookup: Lookup) -> bool:
-        return (all if self.all_of_them else any)(part.holds(lookup) for part in self.parts)
+        return (all if self.needs_all else any)(part.holds(lookup) for part in self.parts)
 
 
 Condition = Comparison | Not | Joined
@@ -91,37 +91,37 @@ def parse(text: str) -> Condition:
     """Read a condition.
 
     Raises:
-        InputError: it is none; the message shows where.
+        InputError: it is not a valid condition; the message marks the position.
     """
     return _ConditionParser(text).whole()
 
 
-def problem(text: str, at: int, told: str) -> InputError:
-    """A fault of a condition, with a mark under the place where it is."""
+def condition_error(text: str, at: int, message: str) -> InputError:
+    """An error in a condition, with a mark under its position."""
     shown = " ".join(text.splitlines())
-    return InputError([f"{told}\n      {shown}\n      {' ' * at}^"], "the condition")
+    return InputError([f"{message}\n      {shown}\n      {' ' * at}^"], "the condition")
 
 
 @dataclass(frozen=True)
 class _Token:
     kind: str
-    """Of `TOKEN`, or joint; end behind the last."""
+    """A group of `TOKEN`, or "logic" for and, or and not, or "end"."""
     text: str
     at: int
 
 
 class _ConditionParser:
-    """One function a rule: what binds weaker calls what binds stronger."""
+    """A recursive descent parser: one method per rule of the grammar."""
 
     def __init__(self, text: str) -> None:
-        self._text, self._place, self._depth = text, 0, 0
+        self._text, self._index, self._depth = text, 0, 0
         self._tokens = list(self._read())
 
     def whole(self) -> Condition:
-        found = self._or()
+        condition = self._or()
         if self._next.kind != "end":
-            self._fail(f"{self._next.text!r} is one word too many; join conditions with and or or")
-        return found
+            self._fail(f"{self._next.text!r} does not belong to a comparison; join comparisons with and or or")
+        return condition
 
     def _read(self) -> Iterator[_Token]:
         at, end = 0, len(self._text.rstrip())
@@ -129,23 +129,23 @@ class _ConditionParser:
             match = TOKEN.match(self._text, at)
             if match is None:
                 at += len(self._text[at:]) - len(self._text[at:].lstrip())
-                raise problem(self._text, at, f"{self._text[at]!r} opens no value that ends; {GRAMMAR}")
+                raise condition_error(self._text, at, f"{self._text[at]!r} starts a value that does not end; {GRAMMAR}")
             kind = str(match.lastgroup)
             text = match[kind]
-            if kind == "word" and text.lower() in JOINTS:
-                kind, text = "joint", text.lower()
+            if kind == "word" and text.lower() in OPERATORS:
+                kind, text = "logic", text.lower()
             yield _Token(kind, text, match.start(match.lastgroup or 0))
             at = match.end()
         yield _Token("end", "", end)
 
     @property
     def _next(self) -> _Token:
-        return self._tokens[self._place]
+        return self._tokens[self._index]
 
     def _take(self, *texts: str) -> bool:
-        """Go on where the next token is one of these, and no value."""
-        if self._next.text in texts and self._next.kind in ("joint", "paren"):
-            self._place += 1
+        """Skip the next token and return True, if it is one of these."""
+        if self._next.text in texts and self._next.kind in ("logic", "paren"):
+            self._index += 1
             return True
         return False
 
@@ -153,51 +153,51 @@ class _ConditionParser:
         parts = [self._and()]
         while self._take("or"):
             parts.append(self._and())
-        return parts[0] if len(parts) == 1 else Joined(tuple(parts), all_of_them=False)
+        return parts[0] if len(parts) == 1 else Joined(tuple(parts), needs_all=False)
 
     def _and(self) -> Condition:
         parts = [self._not()]
         while self._take("and"):
             parts.append(self._not())
-        return parts[0] if len(parts) == 1 else Joined(tuple(parts), all_of_them=True)
+        return parts[0] if len(parts) == 1 else Joined(tuple(parts), needs_all=True)
 
     def _not(self) -> Condition:
         self._depth += 1
-        if self._depth > MOST_NESTED:
-            self._fail(f"the condition is nested deeper than {MOST_NESTED} times; write a simpler one")
+        if self._depth > MAX_NESTING:
+            self._fail(f"the condition is nested more than {MAX_NESTING} levels deep; write a simpler one")
         if self._take("not"):
-            found: Condition = Not(self._not())
+            condition: Condition = Not(self._not())
         elif self._take("("):
-            found = self._or()
+            condition = self._or()
             if not self._take(")"):
                 self._fail("a parenthesis is not closed; write ) here")
         else:
-            found = self._comparison()
+            condition = self._comparison()
         self._depth -= 1
-        return found
+        return condition
 
     def _comparison(self) -> Comparison:
         key = self._next
         if key.kind != "word":
             self._fail(f"a key is missing here; {GRAMMAR}, {EXAMPLE}")
-        self._place += 1
+        self._index += 1
         op = self._next
         if op.kind != "op":
-            self._fail(f"after {key.text} an operator is missing; {GRAMMAR}, {EXAMPLE}")
-        self._place += 1
+            self._fail(f"an operator is missing after {key.text}; {GRAMMAR}, {EXAMPLE}")
+        self._index += 1
         value = self._next
-        if value.kind not in ("word", "text", "joint"):
-            self._fail(f"after {key.text}{op.text} a value is missing; write a number, a word, or text in quotes")
+        if value.kind not in ("word", "text", "logic"):
+            self._fail(f"a value is missing after {key.text}{op.text}; write a number, a word, or text in quotes")
         text = value.text[1:-1] if value.kind == "text" else value.text
         if key.text in TIMES and op.text != "~" and timestamp(text) is None:
-            self._fail(f"{text} is no date; write one such as 2026-11-24 or 2026-11-24T15:30")
+            self._fail(f"{text} is not a date; write one such as 2026-11-24 or 2026-11-24T15:30")
         if key.text not in TIMES and op.text in ORDERED and as_number(text) is None:
-            self._fail(f"{text} is no number, and {op.text} compares numbers; write one, or use = or ~")
-        self._place += 1
+            self._fail(f"{text} is not a number, but {op.text} compares numbers; write a number, or use = or ~")
+        self._index += 1
         return Comparison(key.text, op.text, text, key.at)
 
-    def _fail(self, told: str) -> NoReturn:
-        raise problem(self._text, self._next.at, told)
+    def _fail(self, message: str) -> NoReturn:
+        raise condition_error(self._text, self._next.at, message)
 
 
 def as_number(text: str) -> float | None:
@@ -208,7 +208,7 @@ def as_number(text: str) -> float | None:
 
 
 def timestamp(text: str) -> float | None:
-    """Seconds of a date in this machine's time zone, or of one that names its own."""
+    """Unix time of an ISO date; without a time zone in the local one."""
     try:
         return datetime.datetime.fromisoformat(text).timestamp()
     except (ValueError, OverflowError, OSError):
@@ -216,18 +216,18 @@ def timestamp(text: str) -> float | None:
 
 
 def as_text(value: Any) -> str:
-    """A value as one types it: true, null, 0.01, [64,64]."""
+    """A value as the user types it: true, null, 0.01, [64,64]."""
     return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"), default=str)
 
 
-def _ordered(op: str, found: Any, value: float) -> bool:
-    if isinstance(found, bool) or not isinstance(found, (int, float)):
+def _ordered(op: str, actual: Any, wanted: float) -> bool:
+    if isinstance(actual, bool) or not isinstance(actual, (int, float)):
         return False
-    return {"<": found < value, "<=": found <= value, ">": found > value, ">=": found >= value}[op]
+    return {"<": actual < wanted, "<=": actual <= wanted, ">": actual > wanted, ">=": actual >= wanted}[op]
 
 
-def _equal(found: Any, value: str, time: float | None) -> bool:
+def _equal(actual: Any, value: str, time: float | None) -> bool:
     wanted = as_number(value) if time is None else time
-    if wanted is not None and isinstance(found, (int, float)) and not isinstance(found, bool):
-        return found == wanted or (math.isnan(found) and math.isnan(wanted))
-    return as_text(found) == value
+    if wanted is not None and isinstance(actual, (int, float)) and not isinstance(actual, bool):
+        return actual == wanted or (math.isnan(actual) and math.isnan(wanted))
+    return as_text(actual) == value

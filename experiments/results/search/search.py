@@ -1,4 +1,4 @@
-"""Lists the runs that a condition holds for: by overrides, metrics, tags, states and times, from their folders alone."""
+"""`lathe ls`: lists the runs that match a condition on overrides, metrics, tags, states and times."""
 
 from __future__ import annotations
 
@@ -20,43 +20,51 @@ from experiments.core import renamed
 from experiments.core.console import make_console
 from experiments.core.errors import InputError, did_you_mean
 from experiments.core.format import format_duration, format_number, format_point, to_json
-from experiments.results.search.condition import Comparison, Condition, Lookup, as_text, comparisons, parse, problem
+from experiments.results.search.condition import (
+    Comparison,
+    Condition,
+    Lookup,
+    as_text,
+    comparisons,
+    condition_error,
+    parse,
+)
 from experiments.results.search.index import LARGEST, SMALLEST, Index, IndexedRun
 
 EXTREMES = {"min:": SMALLEST, "max:": LARGEST}
-"""Before the name of a metric: its smallest or largest value, where the name alone is its last."""
+"""Prefixes of a metric for its smallest or largest value; without a prefix it is the last value."""
 ATTRIBUTES = ("id", "name", "state", "sweep", "created", "verdict")
 IN_EVERY_ROW = ATTRIBUTES[:-1]
 STATES = ("new", "pending", "running", "finished", "pruned", "failed", "interrupted", "killed", "cancelled")
-"""All that a run can stand at."""
+"""All states of a run."""
 VERDICTS = ("identical", "within tolerance", "different", "interrupted")
 DAY_S = 86_400.0
 
 
 @dataclass(frozen=True)
 class Keys:
-    """What the runs can be asked for."""
+    """The keys of all runs."""
 
     config: frozenset[str]
     metrics: frozenset[str]
 
     @classmethod
-    def of(cls, runs: Sequence[IndexedRun]) -> Keys:
+    def from_runs(cls, runs: Sequence[IndexedRun]) -> Keys:
         config = frozenset(key for run in runs for key in run.config)
         return cls(config, frozenset(name for run in runs for name in run.metrics))
 
-    def resolve(self, typed: str) -> str | None:
-        """The key that is meant: as it is, or the only one with this end (``lr``) or beginning (``val/accuracy``)."""
-        found = self.meant(typed)
-        return found[0] if len(found) == 1 else None
+    def resolve(self, text: str) -> str | None:
+        """The key with this name, or the only one with this end (``lr``) or beginning (``val/accuracy``)."""
+        keys = self.find(text)
+        return keys[0] if len(keys) == 1 else None
 
-    def meant(self, typed: str) -> list[str]:
-        """The keys that may be meant."""
-        mark = next((mark for mark in EXTREMES if typed.startswith(mark)), "")
-        name = typed.removeprefix(mark)
+    def find(self, text: str) -> list[str]:
+        """All keys that the text can stand for."""
+        mark = next((mark for mark in EXTREMES if text.startswith(mark)), "")
+        name = text.removeprefix(mark)
         known = self.metrics if mark else self.config | self.metrics
         if name in known or (not mark and name in ATTRIBUTES):
-            return [typed]
+            return [text]
         ends = [key for key in known if key.endswith((f".{name}", f"/{name}"))]
         begins = [key for key in self.metrics if key.startswith(name)] if "/" in name else []
         return sorted(mark + key for key in ends or begins)
@@ -65,22 +73,26 @@ class Keys:
         return [*ATTRIBUTES, *self.config, *self.metrics, *(mark + name for mark in EXTREMES for name in self.metrics)]
 
 
-def ls(asked: argparse.Namespace) -> int:
-    """Do what `lathe ls` asks for.
+def ls(args: argparse.Namespace) -> int:
+    """Run the command.
 
     Raises:
-        InputError: the condition is none, or names what no run has.
+        InputError: the condition is not valid, or no run has one of its keys.
     """
-    runs_dir = Path(asked.runs_dir)
-    found, names = search(runs_dir, asked.condition, asked.sort)
-    if asked.json:
-        print(to_json([_document(run) for run in found]))
-    elif found:
-        mentioned = list(dict.fromkeys(names.values())) or _usual(found)
-        make_console().print(_table(found, mentioned, time.time()))
+    runs_dir = Path(args.runs_dir)
+    matching, names = search(runs_dir, args.condition, args.sort)
+    if args.json:
+        print(to_json([_document(run) for run in matching]))
+    elif matching:
+        mentioned = list(dict.fromkeys(names.values())) or _default_metric(matching)
+        make_console().print(_table(matching, mentioned, time.time()))
     else:
         num_runs = len(Index(runs_dir).runs())
-        print(f"no run in {runs_dir}" + (f" of {num_runs} fulfils {asked.condition}" if num_runs else ""))
+        print(
+            f"0 of {num_runs} runs in {runs_dir} match {args.condition}"
+            if num_runs
+            else f"there are no runs in {runs_dir}"
+        )
     return 0
 
 
@@ -98,73 +110,73 @@ def search(runs_dir: Path, condition: str | None, sort: str | None = None) -> tu
     runs = index.runs()
     for damage in index.damaged:
         print(f"warning: {damage}", file=sys.stderr)
-    names = resolved(parsed, condition or "", sort, Keys.of(runs)) if runs else {}
-    matching = [run for run in runs if parsed is None or parsed.holds(_looked_up(run, names))]
+    names = resolve_keys(parsed, condition or "", sort, Keys.from_runs(runs)) if runs else {}
+    matching = [run for run in runs if parsed is None or parsed.holds(_lookup(run, names))]
     return _sorted(matching, sort, names), names
 
 
-def _looked_up(run: IndexedRun, names: Mapping[str, str]) -> Lookup:
-    return lambda typed: value_of(run, names[typed])
+def _lookup(run: IndexedRun, names: Mapping[str, str]) -> Lookup:
+    return lambda key: value_of(run, names[key])
 
 
-def resolved(condition: Condition | None, text: str, sort: str | None, known: Keys) -> dict[str, str]:
-    """By each key as it was typed the one that is meant.
+def resolve_keys(condition: Condition | None, text: str, sort: str | None, known: Keys) -> dict[str, str]:
+    """The full key for each key of the condition and of ``sort``.
 
     Raises:
-        InputError: no run has it, or several are meant.
+        InputError: no run has such a key, or the key is ambiguous.
     """
-    found: dict[str, str] = {}
+    names: dict[str, str] = {}
     for one in comparisons(condition) if condition is not None else ():
-        found[one.key] = _resolve(one, text, known)
+        names[one.key] = _resolve(one, text, known)
     if sort is not None:
-        typed = sort.removeprefix("-")
-        name = known.resolve(typed)
+        key = sort.removeprefix("-")
+        name = known.resolve(key)
         if name is None:
-            raise InputError([f"--sort {sort}: {_why(typed, known)}"])
-        found[typed] = name
-    return found
+            raise InputError([f"--sort {sort}: {_explain(key, known)}"])
+        names[key] = name
+    return names
 
 
 def _resolve(one: Comparison, text: str, known: Keys) -> str:
     name = known.resolve(one.key)
     if name is None:
-        raise problem(text, one.at, _why(one.key, known))
+        raise condition_error(text, one.at, _explain(one.key, known))
     states = {"state": STATES, "verdict": VERDICTS}.get(name)
     if states is not None and one.op in ("=", "==", "!=") and one.value not in states:
         hint = renamed.suggestion(one.value, states)
-        raise problem(text, one.at, f"{name}{one.op}{one.value} is no {name} of a run; {hint}")
+        raise condition_error(text, one.at, f"{name}{one.op}{one.value} is not a {name} of a run; {hint}")
     return name
 
 
-def _why(typed: str, known: Keys) -> str:
-    meant = known.meant(typed)
-    if meant:
-        return f"{typed} may mean {', '.join(meant[:5])}; write more of it"
-    if typed.startswith("tags."):
-        return f"no run has the tag {typed.removeprefix('tags.')}; `+{typed}=...` gives a run one"
-    mark = next((mark for mark in EXTREMES if typed.startswith(mark)), "")
-    if (today := renamed.new_name(typed.removeprefix(mark))) is not None:
-        return f"no run has the key {typed}; it is now called {mark + today!r}"
-    return f"no run has the key {typed}; {did_you_mean(typed, known.all())}"
+def _explain(key: str, known: Keys) -> str:
+    """Why a key cannot be resolved."""
+    if keys := known.find(key):
+        return f"{key} can be {', '.join(keys[:5])}; write more of it"
+    if key.startswith("tags."):
+        return f"no run has the tag {key.removeprefix('tags.')}; add it to a run with `+{key}=...`"
+    mark = next((mark for mark in EXTREMES if key.startswith(mark)), "")
+    if (new_name := renamed.new_name(key.removeprefix(mark))) is not None:
+        return f"no run has the key {key}; it is now called {mark + new_name!r}"
+    return f"no run has the key {key}; {did_you_mean(key, known.all())}"
 
 
 def value_of(run: IndexedRun, key: str) -> Any:
-    """What a run has under a key; None where it has no such key."""
-    for mark, place in EXTREMES.items():
+    """The value of a run for a key; None if it has no such key."""
+    for mark, position in EXTREMES.items():
         if key.startswith(mark):
-            return run.extreme(key.removeprefix(mark), place)
+            return run.extreme(key.removeprefix(mark), position)
     if key in ATTRIBUTES:
         return getattr(run, key)
     return run.metrics[key] if key in run.metrics else _or_null(run.config, key)
 
 
 def _or_null(config: Mapping[str, Any], key: str) -> Any:
-    """A value of the configuration; one that is null has a key all the same."""
+    """A value of the configuration; "null" for an existing key without a value."""
     return "null" if key in config and config[key] is None else config.get(key)
 
 
 def _sorted(runs: Sequence[IndexedRun], sort: str | None, names: Mapping[str, str]) -> list[IndexedRun]:
-    """By a key, those that do not have it last; else the newest first."""
+    """Sort by a key, runs without it last; without a key, the newest first."""
     newest = sorted(runs, key=lambda run: (-run.created, run.id))
     if sort is None:
         return newest
@@ -180,13 +192,13 @@ def _is_missing(value: Any) -> bool:
 
 
 def _rank(value: Any) -> tuple[bool, float, str]:
-    """Numbers before words."""
+    """Sorts numbers before text."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return (not is_number, float(value) if is_number else 0.0, "" if is_number else as_text(value))
 
 
-def _usual(runs: Sequence[IndexedRun]) -> list[str]:
-    """The metric that is shown where none is asked for: the one by which the newest run keeps its best weights."""
+def _default_metric(runs: Sequence[IndexedRun]) -> list[str]:
+    """The metric that the table shows by default: `checkpoint.best_metric` of the newest run."""
     name = runs[0].config.get("checkpoint.best_metric")
     return [str(name)] if any(name in run.metrics for run in runs) else []
 
@@ -199,7 +211,7 @@ def _table(runs: Sequence[IndexedRun], mentioned: Sequence[str], now: float) -> 
         table.add_column(heading, overflow="fold")
     for key in shown:
         table.add_column(escape(key), justify="right", overflow="fold")
-    table.add_column("begun", justify="right", no_wrap=True)
+    table.add_column("started", justify="right", no_wrap=True)
     for run in runs:
         cells = [run.id, _shown_name(run), *([run.sweep or ""] if has_sweeps else []), run.state]
         cells += [_cell(value_of(run, key)) for key in shown]
@@ -208,7 +220,7 @@ def _table(runs: Sequence[IndexedRun], mentioned: Sequence[str], now: float) -> 
 
 
 def _shown_name(run: IndexedRun) -> str:
-    """Of a sweep's trial what varies, by which one tells it from the others."""
+    """For a trial of a sweep the values that vary, else the name."""
     short = {key: key.rpartition(".")[2] for key in run.values}
     is_clear = len(set(short.values())) == len(short)
     return format_point(run.values, short if is_clear else None) or run.name

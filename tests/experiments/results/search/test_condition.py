@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from experiments.core.errors import InputError
-from experiments.results.search.condition import MOST_NESTED, comparisons, parse
+from experiments.results.search.condition import MAX_NESTING, comparisons, parse
 
 RUN: dict[str, Any] = {
     "optimizer.lr": 0.003,
@@ -42,7 +42,7 @@ def holds(text: str) -> bool:
         ("model='lenet' or seed=7", True),
         ("model~NET", True),
         ("model=le", False),
-        ("model>1", False),  # a word is in no order with a number
+        ("model>1", False),  # text has no order with a number
         ("model.sizes=[64,32]", True),
         ("model.sizes~32", True),
         ("compile=false", True),
@@ -65,7 +65,7 @@ def holds(text: str) -> bool:
         ("created>2026-11-24", True),
         ("created < 2026-11-24T11:59", False),
         ("created != 2026-11-23", True),
-        ("model=and", False),  # a joint where a value stands is a word
+        ("model=and", False),  # `and` in place of a value is text
     ],
 )
 def test_a_condition_holds_or_not(text: str, expected: bool) -> None:
@@ -73,48 +73,48 @@ def test_a_condition_holds_or_not(text: str, expected: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told", "at"),
+    ("text", "message", "at"),
     [
-        ("optimizer.lr<", "after optimizer.lr< a value is missing", 13),
-        ("optimizer.lr", "after optimizer.lr an operator is missing", 12),
+        ("optimizer.lr<", "a value is missing after optimizer.lr<", 13),
+        ("optimizer.lr", "an operator is missing after optimizer.lr", 12),
         ("<3", "a key is missing here", 0),
-        ("lr<abc", "abc is no number, and < compares numbers", 3),
+        ("lr<abc", "abc is not a number, but < compares numbers", 3),
         ("(lr<3", "a parenthesis is not closed", 5),
-        ("lr<3)", "')' is one word too many", 4),
-        ("lr<3 seed=1", "'seed' is one word too many", 5),
+        ("lr<3)", "')' does not belong to a comparison", 4),
+        ("lr<3 seed=1", "'seed' does not belong to a comparison", 5),
         ("lr<3 and", "a key is missing here", 8),
         ("lr<3 and or seed=1", "a key is missing here", 9),
-        ("name='open", '"\'" opens no value that ends', 5),
-        ("lr!3", "'!' opens no value that ends", 2),
-        ("created>yesterday", "yesterday is no date; write one such as 2026-11-24", 8),
-        ("lr = = 3", "after lr= a value is missing", 5),
+        ("name='open", '"\'" starts a value that does not end', 5),
+        ("lr!3", "'!' starts a value that does not end", 2),
+        ("created>yesterday", "yesterday is not a date; write one such as 2026-11-24", 8),
+        ("lr = = 3", "a value is missing after lr=", 5),
         ("'lr'=3", "a key is missing here", 0),
-        ("not " * (MOST_NESTED + 1) + "lr=1", f"nested deeper than {MOST_NESTED} times", 4 * MOST_NESTED),
-        ("(" * 100_000, f"nested deeper than {MOST_NESTED} times", MOST_NESTED),
+        ("not " * (MAX_NESTING + 1) + "lr=1", f"nested more than {MAX_NESTING} levels deep", 4 * MAX_NESTING),
+        ("(" * 100_000, f"nested more than {MAX_NESTING} levels deep", MAX_NESTING),
     ],
 )
-def test_what_is_wrong_is_told_with_its_place(text: str, told: str, at: int) -> None:
+def test_an_error_is_reported_with_its_position(text: str, message: str, at: int) -> None:
     with pytest.raises(InputError) as caught:
         parse(text)
     line, shown, mark = caught.value.problems[0].splitlines()
-    assert told in line
+    assert message in line
     assert shown.strip() == " ".join(text.split("\n")).strip()
     assert mark.index("^") - (len(shown) - len(shown.lstrip())) == at
 
 
-def test_every_comparison_is_found_from_left_to_right() -> None:
-    found = comparisons(parse("a=1 and (b<2 or not c~x) and d!=y"))
-    assert [(one.key, one.op, one.value, one.at) for one in found] == [
+def test_comparisons_come_from_left_to_right() -> None:
+    every = comparisons(parse("a=1 and (b<2 or not c~x) and d!=y"))
+    assert [(one.key, one.op, one.value, one.at) for one in every] == [
         ("a", "=", "1", 0), ("b", "<", "2", 9), ("c", "~", "x", 20), ("d", "!=", "y", 29),
     ]  # fmt: skip
 
 
-def test_garbage_is_read_or_refused_and_nothing_else() -> None:
-    chance = random.Random(0)
-    words = ["lr", "<", "=", "(", ")", "and", "or", "not", "'", '"', "1e-3", "val/x", "~", "!=", " ", "\n", "é", "\0"]
+def test_random_text_is_parsed_or_refused() -> None:
+    random_generator = random.Random(0)
+    tokens = ["lr", "<", "=", "(", ")", "and", "or", "not", "'", '"', "1e-3", "val/x", "~", "!=", " ", "\n", "é", "\0"]
     refused = 0
     for _ in range(3000):
-        text = "".join(chance.choice(words) for _ in range(chance.randrange(1, 12)))
+        text = "".join(random_generator.choice(tokens) for _ in range(random_generator.randrange(1, 12)))
         try:
             parse(text).holds(RUN.get)
         except InputError:

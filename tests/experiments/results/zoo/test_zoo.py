@@ -128,14 +128,14 @@ def test_a_row_that_was_measured_with_overrides_is_out_of_date_as_any_other(
 
 
 def test_a_budget_has_room_for_the_steps_beside_start_and_evaluations(tmp_path: Path) -> None:
-    """Twenty steps of 0.5 s and an evaluation of 3 s, in 15 s all told."""
+    """Twenty steps of 0.5 s and an evaluation of 3 s, in 15 s altogether."""
     with Journal(tmp_path / "attempts" / "1" / "journal.jsonl") as journal:
         journal.state("running", step=0, attempt=1)
         journal.metrics(20, {"perf/step_time_ms": 500.0})
         journal.metrics(20, {"val/loss_nats": 1.0})
     _set_times(tmp_path, [100.0, 112.0, 115.0])
     history = read_history(tmp_path)
-    assert history.took_s == 15.0
+    assert history.duration_s == 15.0
     assert _steps_in(budget_s=60.0, history=history, folder=tmp_path, evaluations=5) == int((60 - 5 - 4 * 3) / 0.5)
 
 
