@@ -1,4 +1,4 @@
-"""`lathe export`: writes a run's model as an MLflow model, tries it, and registers it where that is asked for."""
+"""`lathe export`: writes the model of a run as an MLflow model, tests it, and can register it."""
 
 from __future__ import annotations
 
@@ -20,48 +20,51 @@ from experiments.trial.lookup import find_run
 from experiments.trial.trial import Trial, find_code_changes
 
 
-def export(asked: argparse.Namespace) -> int:
-    """Do what the command line asks.
+def export(args: argparse.Namespace) -> int:
+    """Run the command.
 
     Raises:
-        InputError: the run has no model, the folder is taken, or the code does not fit the weights.
-        StoreError: the store did not take it; the folder is written all the same.
+        InputError: the run has no model, the folder exists, or the code does not fit the weights.
+        StoreError: the store refused the model; the folder is written nevertheless.
     """
-    folder, name = Path(asked.output).expanduser().absolute(), asked.register_as
+    folder, name = Path(args.output).expanduser().absolute(), args.register_as
     problems = [fault] if name is not None and (fault := fault_of("--register-as", name)) else []
     if folder.exists() or folder.is_symlink():
-        problems.append(f"-o {asked.output} is there already; name a folder that is not, or remove it")
+        problems.append(f"-o {args.output} exists already; name a new folder, or remove it")
     if problems:
         raise InputError(problems, "`lathe export`")
-    trial = find_run(asked.run, Path(asked.runs_dir))
-    trust = trusted(asked.trust)
+    trial = find_run(args.run, Path(args.runs_dir))
+    trust = trusted(args.trust)
     chosen, interface = find_final_model(trial), interface_of(trial, trust)
-    if not (trial.folder.parent / CODE).is_dir() and find_code_changes(trial, asked.trust):
-        told = f"the model goes out with the code of today; what it was stands in {trial.folder / 'provenance.yaml'}"
-        print(f"warning: the code has changed since this run was frozen, and {told}", file=sys.stderr)
+    if not (trial.folder.parent / CODE).is_dir() and find_code_changes(trial, args.trust):
+        print(
+            "warning: the code has changed since this run was frozen, and the model is exported with the current code; "
+            f"{trial.folder / 'provenance.yaml'} has the commit of the run",
+            file=sys.stderr,
+        )
     _write_whole(trial, chosen, interface, trust, folder)
     print(f"model of run {trial.folder.name} (step {chosen.checkpoint.step}, {chosen.why}) in {folder}")
     words = interface.words()
     print(f"takes {words['inputs']}, gives {words['outputs']}")
-    print(f"serve it: mlflow models serve --env-manager local -m {shlex.quote(asked.output)}")
+    print(f"serve it: mlflow models serve --env-manager local -m {shlex.quote(args.output)}")
     if name is not None:
-        print(f"registered: {_registered(trial, name)}")
+        print(f"registered: {_register(trial, name)}")
     return 0
 
 
 def interface_of(trial: Trial, trust: Collection[str]) -> ModelInterface:
-    """What the model takes and gives: as the run noted, else by trying it on zeros.
+    """The inputs and outputs of the model, as the run recorded them, or from a test with zeros.
 
     Raises:
-        InputError: it names code that nobody trusts, or the code is not what it was.
+        InputError: it names code that is not trusted, or the code does not fit the configuration any more.
     """
-    strangers = [target for target in find_targets(trial.config["model"]) if not is_allowed(target, trust)]
-    if strangers:
+    untrusted = [target for target in find_targets(trial.config["model"]) if not is_allowed(target, trust)]
+    if untrusted:
         raise InputError(
             [
                 f"model._target_={target} is not on the list of code that may run; if you trust it, add "
                 f"`--trust {target.partition('.')[0]}`"
-                for target in strangers
+                for target in untrusted
             ]
         )
     if (found := read_interface(trial)) is not None:
@@ -78,7 +81,7 @@ def interface_of(trial: Trial, trust: Collection[str]) -> ModelInterface:
 def _write_whole(
     trial: Trial, chosen: FinalModel, interface: ModelInterface, trust: Collection[str], folder: Path
 ) -> None:
-    """Write the folder, try what is in it, and only then give it its name.
+    """Write the folder under a temporary name, test the model in it, and rename the folder.
 
     Raises:
         InputError: it cannot be written, or the model cannot be loaded from it.
@@ -88,7 +91,7 @@ def _write_whole(
         folder.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(partial, ignore_errors=True)
         write_model(trial, chosen, interface, trust, partial, link=False)
-        _try(partial, trial)
+        _test(partial, trial)
         partial.rename(folder)
     except OSError as err:
         raise InputError([f"{folder} cannot be written: {err.strerror}; free space there, or name another"]) from err
@@ -96,23 +99,23 @@ def _write_whole(
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _try(folder: Path, trial: Trial) -> None:
-    """Load the model with the code beside it, and let it answer its own example."""
+def _test(folder: Path, trial: Trial) -> None:
+    """Load the exported model with its own code, and predict its example."""
     from experiments.components.instantiate import describe_error
     from experiments.tracking.model.loader import _load_pyfunc
     from experiments.tracking.model.mlflow_model import load_example
 
     try:
         _load_pyfunc(str(folder / "data" / "model"), {"device": "cpu"}).predict(load_example(folder))
-    except Exception as err:  # code of anyone's
-        way_out = f"take the code of the run, which {trial.folder / 'provenance.yaml'} names"
-        # Raised by the code beside the model, whose InputError is a class of its own.
-        told = getattr(err, "problems", None) or [describe_error(err)]
-        raise InputError([f"{problem}; {way_out}" for problem in told], "the model that was written") from err
+    except Exception as err:  # user code
+        hint = f"use the code of the run, which {trial.folder / 'provenance.yaml'} names"
+        # The exported code has an InputError class of its own.
+        problems = getattr(err, "problems", None) or [describe_error(err)]
+        raise InputError([f"{problem}; {hint}" for problem in problems], "the exported model") from err
 
 
-def _registered(trial: Trial, name: str) -> str:
-    """Bring the run to its store, log the model there and register it; how MLflow calls that version."""
+def _register(trial: Trial, name: str) -> str:
+    """Sync the run, log its model and register it; returns the URI of that version in MLflow."""
     from experiments.tracking.run_sync import RunSync
     from experiments.tracking.store_uri import StoreError
     from experiments.tracking.sweep_sync import sync_all

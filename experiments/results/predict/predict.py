@@ -1,4 +1,4 @@
-"""`lathe predict`: what a finished run's model makes of images or texts that a user gives."""
+"""`lathe predict`: applies the model of a run to images or texts of the user."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 from experiments.config.allowlist import trusted
 from experiments.core.errors import InputError
 from experiments.results.export.export import interface_of
-from experiments.results.predict.inputs import Given, each_given, leaves_out, problems_of
-from experiments.results.predict.outputs import Printed
+from experiments.results.predict.inputs import ModelInput, find_problems, read_inputs, skips_output
+from experiments.results.predict.outputs import PredictionWriter
 from experiments.tracking.model.final_model import describe_model, find_final_model
 from experiments.trial.lookup import find_run
 from experiments.trial.trial import Trial, find_code_changes
@@ -27,80 +27,80 @@ if TYPE_CHECKING:
     from modules.evaluator.base import Predicts
 
 SET = ("evaluator.", "data.root=", "data.photo_size=")
-"""What `--set` changes: how a model is asked. What its numbers mean, such as a vocabulary, is as it was in training."""
+"""Keys that `--set` can change. All others, such as the vocabulary, must stay as in training."""
 
 
-def predict(asked: argparse.Namespace) -> int:
-    """Do what the command line asks; 1 where one of the inputs is none.
+def predict(args: argparse.Namespace) -> int:
+    """Run the command; returns 1 if one of the inputs is not valid.
 
     Raises:
-        InputError: the run has no model, nobody answers for it, or the words of the command line name no inputs.
+        InputError: the run has no model, it cannot predict, or the arguments name no inputs.
     """
-    trial = find_run(asked.run, Path(asked.runs_dir))
-    trust = trusted(asked.trust)
+    trial = find_run(args.run, Path(args.runs_dir))
+    trust = trusted(args.trust)
     chosen = find_final_model(trial)
-    is_typed = sys.stdin is None or sys.stdin.isatty()  # None: whoever started this has closed it
-    if not asked.inputs and is_typed:
-        raise InputError(["INPUT is missing; name what the model is to see, or `-` for lines that you type"])
-    data, evaluator = _parts(trial, _config(trial, asked), trust)
-    output = Path(asked.output).expanduser() if asked.output else None
-    if problems := problems_of(asked.inputs, data.takes, output):
+    is_typed = sys.stdin is None or sys.stdin.isatty()  # None: the parent process closed it
+    if not args.inputs and is_typed:
+        raise InputError(["INPUT is missing; name an image or text, or `-` to type lines"])
+    data, evaluator = _components(trial, _config(trial, args), trust)
+    output = Path(args.output).expanduser() if args.output else None
+    if problems := find_problems(args.inputs, data.takes, output):
         raise InputError(problems, f"the input of '{trial.config['name']}', which takes {data.takes}s,")
     from experiments.tracking.model.predictor import prepare
 
     interface = interface_of(trial, trust)
-    if interface.class_names is not None:  # as after loading, which reads the whole set
+    if interface.class_names is not None:  # only loading the whole data set would set them
         data.class_names = list(interface.class_names)  # type: ignore[attr-defined]  # not all have them
     facts = describe_model(trial, chosen, interface)
     predictor = prepare(facts, chosen.weights)
-    for _ in find_code_changes(trial, asked.trust):
+    for _ in find_code_changes(trial, args.trust):
         print(
-            "warning: the code has changed since this run was frozen, and it is asked with that of today",
+            "warning: the code has changed since this run was frozen, and the prediction uses the current code",
             file=sys.stderr,
         )
     print(f"model of run {trial.folder.name}: step {facts['step']}, {facts['chosen']}", file=sys.stderr)
-    about = {"run": trial.folder.name, "step": facts["step"]} if asked.json else None
-    if data.takes == "image" and output is not None and leaves_out(asked.inputs, output):
-        print(f"images in {output} are not asked about, as former answers lie there", file=sys.stderr)
-    printed = Printed(data.takes, output, about)
-    given = each_given(asked.inputs, data.takes, sys.stdin.buffer if sys.stdin else (), output)
-    at_once = 1 if "-" in (asked.inputs or "-") and not _is_file(sys.stdin) else predictor.batch_size
-    while batch := list(islice(given, at_once)):
-        _answer(batch, predictor.model, data, evaluator, printed)
-    printed.close()
-    return 1 if printed.num_faults else 0
+    about = {"run": trial.folder.name, "step": facts["step"]} if args.json else None
+    if data.takes == "image" and output is not None and skips_output(args.inputs, output):
+        print(f"images in {output} are skipped, as it holds earlier predictions", file=sys.stderr)
+    writer = PredictionWriter(data.takes, output, about)
+    inputs = read_inputs(args.inputs, data.takes, sys.stdin.buffer if sys.stdin else (), output)
+    batch_size = 1 if "-" in (args.inputs or "-") and not _is_file(sys.stdin) else predictor.batch_size
+    while batch := list(islice(inputs, batch_size)):
+        _predict_batch(batch, predictor.model, data, evaluator, writer)
+    writer.close()
+    return 1 if writer.num_errors else 0
 
 
 def _is_file(stream: TextIO | None) -> bool:
-    """Whether all that is to be read is there; of a terminal or a pipe each line is answered as it comes."""
+    """True for a file, which is read in batches; lines of a terminal or pipe are predicted one by one."""
     try:
         return stream is not None and stat.S_ISREG(os.fstat(stream.fileno()).st_mode)
-    except OSError:  # no stream of the system's
+    except OSError:  # not a stream of the operating system
         return False
 
 
-def _config(trial: Trial, asked: argparse.Namespace) -> dict[str, Any]:
-    """The run's, and in it what the user wants to be otherwise when asking.
+def _config(trial: Trial, args: argparse.Namespace) -> dict[str, Any]:
+    """The configuration of the run, with the changes of `--set`.
 
     Raises:
         InputError: there is no such key, or a value does not fit it.
     """
-    if not asked.changes:
+    if not args.changes:
         return trial.config
-    if strange := [word for word in asked.changes if not word.startswith(SET)]:
-        rule = "is not how a model is asked; set evaluator.KEY, data.root or data.photo_size"
-        raise InputError([f"--set {word} {rule}" for word in strange])
+    if wrong := [text for text in args.changes if not text.startswith(SET)]:
+        rule = "would change what the model was trained for; set evaluator.KEY, data.root or data.photo_size"
+        raise InputError([f"--set {text} {rule}" for text in wrong])
     from experiments.config.compose import change
 
-    dirs, packages = trial.provenance["config_dirs"], [*trial.provenance["trust"], *asked.trust]
-    return change(trial.config, asked.changes, trial.id, config_dirs=dirs, trust=packages).config
+    dirs, packages = trial.provenance["config_dirs"], [*trial.provenance["trust"], *args.trust]
+    return change(trial.config, args.changes, trial.id, config_dirs=dirs, trust=packages).config
 
 
-def _parts(trial: Trial, config: dict[str, Any], trust: Collection[str]) -> tuple[InputReader, Predicts]:
-    """The data, which reads inputs, and the evaluator, which answers.
+def _components(trial: Trial, config: dict[str, Any], trust: Collection[str]) -> tuple[InputReader, Predicts]:
+    """The data, which reads inputs, and the evaluator, which predicts.
 
     Raises:
-        InputError: one of them does not.
+        InputError: one of them cannot.
     """
     from experiments.components.instantiate import instantiate
     from modules.data.base import InputReader
@@ -110,7 +110,7 @@ def _parts(trial: Trial, config: dict[str, Any], trust: Collection[str]) -> tupl
     problems = []
     if not isinstance(data, InputReader):
         problems.append(
-            f"data {type(data).__name__} of run '{trial.folder.name}' reads nothing that a user could give; predict with arrays: "
+            f"data {type(data).__name__} of run '{trial.folder.name}' cannot read inputs of a user; predict with arrays: "
             f"`lathe export {trial.reference} -o DIR` and mlflow.pyfunc.load_model"
         )
     if not isinstance(evaluator, Predicts):
@@ -123,34 +123,36 @@ def _parts(trial: Trial, config: dict[str, Any], trust: Collection[str]) -> tupl
     return data, evaluator
 
 
-def _answer(batch: Sequence[Given], model: nn.Module, data: InputReader, evaluator: Predicts, printed: Printed) -> None:
-    """Ask about a batch and print what is answered, in order.
+def _predict_batch(
+    batch: Sequence[ModelInput], model: nn.Module, data: InputReader, evaluator: Predicts, writer: PredictionWriter
+) -> None:
+    """Predict a batch, and print the predictions in order.
 
     Raises:
-        InputError: the data set lacks a file that is needed, or the model does not fit its evaluator.
+        InputError: the data set lacks a file, or the model does not fit its evaluator.
     """
-    values = [given.value for given in batch if given.fault is None]
+    values = [item.value for item in batch if item.problem is None]
     if len(values) == len(batch):
         from modules.data.base import UserInputError
 
         try:
-            return printed.show(values, _answers(values, model, data, evaluator))
+            return writer.show(values, _predict(values, model, data, evaluator))
         except UserInputError as err:
             if len(batch) == 1:
-                return printed.tell(values[0], str(err))
-    for given in batch:  # one of them is at fault, and the others are not
-        if given.fault is None:
-            _answer([given], model, data, evaluator, printed)
+                return writer.show_error(values[0], str(err))
+    for item in batch:  # one by one, to find the one that fails
+        if item.problem is None:
+            _predict_batch([item], model, data, evaluator, writer)
         else:
-            printed.tell(given.value, given.fault)
+            writer.show_error(item.value, item.problem)
     return None
 
 
-def _answers(values: Sequence[str], model: nn.Module, data: InputReader, evaluator: Predicts) -> Any:
+def _predict(values: Sequence[str], model: nn.Module, data: InputReader, evaluator: Predicts) -> Any:
     """
     Raises:
-        GivenError: one of them is no input, or too much for the model or the machine.
-        InputError: as `_answer`.
+        UserInputError: one of them is not a valid input, or too large for the model or the machine.
+        InputError: as `_predict_batch`.
     """
     import torch
 
@@ -164,5 +166,5 @@ def _answers(values: Sequence[str], model: nn.Module, data: InputReader, evaluat
         raise
     except (DataError, ValueError) as err:
         raise InputError([str(err)], "the model") from err
-    except RuntimeError as err:  # memory that is not there, and what only the model knows
+    except RuntimeError as err:  # out of memory, or an error of the model
         raise UserInputError(f"{values[0]}: {describe_error(err)}; give a smaller input") from err

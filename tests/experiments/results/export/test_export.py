@@ -85,9 +85,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Tria
 @pytest.fixture(scope="module")
 def exported(trained: Trial) -> Path:
     folder = trained.runs_dir.parent / "model"
-    with redirect_stdout(StringIO()) as told:
+    with redirect_stdout(StringIO()) as output:
         assert main(["export", trained.id, "-o", str(folder), "--runs-dir", str(trained.runs_dir)]) == 0
-    assert "takes float32 [batch, 1, 8, 8], gives float32 [batch, 10]" in told.getvalue()
+    assert "takes float32 [batch, 1, 8, 8], gives float32 [batch, 10]" in output.getvalue()
     return folder
 
 
@@ -97,10 +97,10 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("plain")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True, timeout=60)
     python = folder / "bin" / "python"
-    asked = [str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
-    place = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+    command = [str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+    site_packages = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     # A folder that such a file adds has its own such files left alone, and it is by one that Lathe is installed.
-    Path(place, "all.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
+    Path(site_packages, "all.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
     server = folder / "bin" / "uvicorn"
     server.write_text(f"#!{python}\nfrom uvicorn.main import main\nmain()\n")
     server.chmod(0o755)
@@ -108,21 +108,21 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def elsewhere(python: Path, **more: str) -> dict[str, str]:
-    """An environment without a word of this one's."""
+    """An environment without variables of this one."""
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "OMP_NUM_THREADS": "1", "HOME": str(python.parents[1])}
     return {"PATH": f"{python.parent}:/usr/bin:/bin", **quiet, **more}
 
 
 def load_elsewhere(python: Path, uri: str, inputs: np.ndarray, **more: str) -> tuple[dict[str, np.ndarray], str]:
     """What a model answers in another process and folder, and where its code came from."""
-    place = python.parents[1]
-    np.save(place / "inputs.npy", inputs)
+    folder = python.parents[1]
+    np.save(folder / "inputs.npy", inputs)
     command = [str(python), "-c", LOAD, uri, "inputs.npy", "answers.npz"]
     done = subprocess.run(
-        command, cwd=place, env=elsewhere(python, **more), capture_output=True, text=True, timeout=120, check=False
+        command, cwd=folder, env=elsewhere(python, **more), capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr
-    with np.load(place / "answers.npz") as answers:
+    with np.load(folder / "answers.npz") as answers:
         return dict(answers), done.stdout
 
 
@@ -148,7 +148,7 @@ def as_evaluated(trial: Trial) -> tuple[np.ndarray, np.ndarray, dict[str, float]
 
 
 @pytest.mark.slow
-def test_an_exported_model_answers_anywhere_as_it_was_evaluated(trained: Trial, exported: Path, plain: Path) -> None:
+def test_an_exported_model_predicts_as_in_evaluation(trained: Trial, exported: Path, plain: Path) -> None:
     images, outputs, metrics = as_evaluated(trained)
     points = [event for event in replay(trained.folder) if event["event"] == "metrics"]
     journaled = {key: value for event in points if event["step"] == 20 for key, value in event["metrics"].items()}
@@ -162,7 +162,7 @@ def test_an_exported_model_answers_anywhere_as_it_was_evaluated(trained: Trial, 
 
 
 @pytest.mark.slow
-def test_the_registered_model_is_loaded_from_the_store_by_its_name(trained: Trial, plain: Path) -> None:
+def test_a_registered_model_is_loaded_from_the_store_by_name(trained: Trial, plain: Path) -> None:
     images, outputs, _ = as_evaluated(trained)
     store = f"sqlite:///{trained.runs_dir / 'mlflow.db'}"
     answers, places = load_elsewhere(plain, "models:/digits-lenet/1", images[:3], MLFLOW_TRACKING_URI=store)
@@ -174,15 +174,15 @@ def test_the_registered_model_is_loaded_from_the_store_by_its_name(trained: Tria
 def serving(python: Path, folder: Path) -> Iterator[str]:
     port = free_port()
     command = [str(python), "-m", "mlflow", "models", "serve", "--env-manager", "local", "-m", str(folder)]
-    place = python.parents[1]
-    with (place / "serve.log").open("w") as log:
+    folder = python.parents[1]
+    with (folder / "serve.log").open("w") as log:
         server = subprocess.Popen(
             [*command, "--host", "127.0.0.1", "--port", str(port)],
-            cwd=place, env=elsewhere(python), stdout=log, stderr=log, start_new_session=True,
+            cwd=folder, env=elsewhere(python), stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
 
     def answers() -> bool:
-        assert server.poll() is None, (place / "serve.log").read_text()
+        assert server.poll() is None, (folder / "serve.log").read_text()
         try:
             with urlopen(f"http://127.0.0.1:{port}/health", timeout=2):
                 return True
@@ -204,7 +204,7 @@ def post(address: str, body: dict[str, Any]) -> Any:
 
 
 @pytest.mark.slow
-def test_a_model_is_served_where_lathe_is_not_installed(exported: Path, plain: Path) -> None:
+def test_a_model_is_served_without_lathe(exported: Path, plain: Path) -> None:
     example = json.loads((exported / "serving_input_example.json").read_text())
     outputs = loaded(exported).predict(example["inputs"])
     with serving(plain, exported) as address:
@@ -229,15 +229,15 @@ def test_nothing_in_the_folder_is_pickled(exported: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_folder_says_what_mlflow_has_to_know(trained: Trial, exported: Path) -> None:
-    told = yaml.safe_load((exported / "MLmodel").read_text())
-    flavor = told["flavors"]["python_function"]
+def test_the_folder_has_the_metadata_of_mlflow(trained: Trial, exported: Path) -> None:
+    metadata = yaml.safe_load((exported / "MLmodel").read_text())
+    flavor = metadata["flavors"]["python_function"]
     assert (flavor["loader_module"], flavor["data"], flavor["code"]) == ("lathe_loader", "data/model", "code")
-    inputs, outputs, params = (json.loads(told["signature"][key]) for key in ("inputs", "outputs", "params"))
+    inputs, outputs, params = (json.loads(metadata["signature"][key]) for key in ("inputs", "outputs", "params"))
     assert inputs[0]["tensor-spec"] == {"dtype": "float32", "shape": [-1, 1, 8, 8]}
     assert outputs[0]["tensor-spec"] == {"dtype": "float32", "shape": [-1, 10]}
     assert (params[0]["name"], params[0]["default"]) == ("answer", "outputs")
-    assert told["model_size_bytes"] > (exported / "data" / "model" / "model.safetensors").stat().st_size
+    assert metadata["model_size_bytes"] > (exported / "data" / "model" / "model.safetensors").stat().st_size
     required = [line.partition("==")[0] for line in (exported / "requirements.txt").read_text().split()]
     assert required == ["mlflow", "torch", "numpy", "safetensors", "pyyaml"]
     facts = yaml.safe_load((exported / "data" / "model" / "model.yaml").read_text())
@@ -248,7 +248,7 @@ def test_the_folder_says_what_mlflow_has_to_know(trained: Trial, exported: Path)
 
 
 @pytest.mark.slow
-def test_the_run_has_its_model_in_the_store_with_what_was_measured_of_it(trained: Trial) -> None:
+def test_the_run_has_its_model_in_the_store_with_its_metrics(trained: Trial) -> None:
     database = trained.runs_dir / "mlflow.db"
     assert sql(database, MODELS) == [("lenet-digits", "active", READY)]
     assert sql(database, "select name, version from model_versions") == [("digits-lenet", 1)]
@@ -267,7 +267,7 @@ def test_the_run_has_its_model_in_the_store_with_what_was_measured_of_it(trained
 
 
 @pytest.mark.slow
-def test_a_second_sync_logs_and_registers_nothing_anew(trained: Trial) -> None:
+def test_a_second_sync_logs_and_registers_nothing(trained: Trial) -> None:
     database = trained.runs_dir / "mlflow.db"
     before = [sql(database, f"select * from {table}") for table in ("logged_models", "model_versions", "inputs")]
     first = sync_run(trained)
@@ -296,7 +296,7 @@ def with_tracking(trial: Trial, **changes: Any) -> Trial:
 
 
 @pytest.mark.slow
-def test_a_model_that_cannot_be_logged_is_told_and_logged_by_the_next_sync(copied: Trial) -> None:
+def test_a_model_that_cannot_be_logged_is_reported_and_logged_by_the_next_sync(copied: Trial) -> None:
     database, in_the_way = copied.runs_dir / "mlflow.db", copied.runs_dir / "artifacts" / "models"
     in_the_way.parent.mkdir()
     in_the_way.touch()
@@ -314,7 +314,7 @@ def test_a_model_that_cannot_be_logged_is_told_and_logged_by_the_next_sync(copie
 
 
 @pytest.mark.slow
-def test_half_a_model_that_a_killed_sync_left_is_made_whole(copied: Trial) -> None:
+def test_an_incomplete_model_of_a_killed_sync_is_completed(copied: Trial) -> None:
     killed = subprocess.run([sys.executable, "-c", KILLED, str(copied.folder)], timeout=120, check=False)
     assert killed.returncode == -signal.SIGKILL
     database = copied.runs_dir / "mlflow.db"
@@ -327,7 +327,7 @@ def test_half_a_model_that_a_killed_sync_left_is_made_whole(copied: Trial) -> No
 
 
 @pytest.mark.slow
-def test_without_log_model_none_is_logged_until_it_is_registered(copied: Trial) -> None:
+def test_without_log_model_a_model_is_logged_only_to_register_it(copied: Trial) -> None:
     trial = with_tracking(copied, log_model=False, register_as=None)
     assert sync_run(trial).model is None
     assert sql(trial.runs_dir / "mlflow.db", MODELS) == []
@@ -336,7 +336,7 @@ def test_without_log_model_none_is_logged_until_it_is_registered(copied: Trial) 
 
 
 @pytest.mark.slow
-def test_a_large_model_is_only_logged_when_it_is_asked_for(copied: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_model_is_logged_only_on_request(copied: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
     from experiments.tracking.model import log_model
 
     monkeypatch.setattr(log_model, "MAX_AUTOMATIC_GB", 0.001)
@@ -347,7 +347,7 @@ def test_a_large_model_is_only_logged_when_it_is_asked_for(copied: Trial, monkey
 
 
 @pytest.mark.slow
-def test_what_keeps_a_run_from_being_exported_is_told(copied: Trial, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_cannot_be_exported_is_reported(copied: Trial, capsys: pytest.CaptureFixture[str]) -> None:
     best = next((copied.folder / "checkpoints").glob("step_*20")) / "model.safetensors"
     good = best.read_bytes()
     best.write_bytes(good[:-4] + b"xxxx")
@@ -376,14 +376,14 @@ def test_what_keeps_a_run_from_being_exported_is_told(copied: Trial, capsys: pyt
 
 
 @pytest.mark.slow
-def test_the_last_checkpoint_is_taken_where_none_is_the_best(copied: Trial) -> None:
+def test_the_last_checkpoint_is_used_if_there_is_no_best_one(copied: Trial) -> None:
     (copied.folder / "checkpoints" / "best.json").unlink()
     assert (find_final_model(copied).checkpoint.step, find_final_model(copied).why) == (20, "last")
     assert read_interface(copied) == read_interface(Trial(copied.folder))
 
 
 @pytest.mark.slow
-def test_two_models_of_different_code_stand_beside_each_other_and_beside_lathe(exported: Path, tmp_path: Path) -> None:
+def test_two_models_with_different_code_work_in_one_process_with_lathe(exported: Path, tmp_path: Path) -> None:
     import modules.model.lenet
 
     other = tmp_path / "model"
@@ -399,7 +399,7 @@ def test_two_models_of_different_code_stand_beside_each_other_and_beside_lathe(e
 
 
 @pytest.mark.slow
-def test_the_best_of_a_sweep_is_logged_to_a_server_and_no_other(tmp_path: Path) -> None:
+def test_only_the_best_model_of_a_sweep_is_logged_to_a_server(tmp_path: Path) -> None:
     port, database = free_port(), tmp_path / "served.db"
     swept = ["optimizer.lr=0.001,0.1", "model=softmax", "max_steps=4", "eval_every_steps=4", "tracking=server"]
     own = [f"tracking.store=http://127.0.0.1:{port}", "tracking.register_as=best", f"runs_dir={tmp_path / 'runs'}"]
@@ -430,11 +430,11 @@ def test_a_language_model_is_exported_with_its_tied_weights(tmp_path: Path, caps
     trial = Trial(next((tmp_path / "runs" / "single").iterdir()))
     assert main(["export", trial.id, "-o", str(tmp_path / "model"), "--runs-dir", str(tmp_path / "runs")]) == 0
     assert "takes int64 [batch, time], gives float32 [batch, time, 65]" in capsys.readouterr().out
-    found = loaded(tmp_path / "model")
+    model = loaded(tmp_path / "model")
     parts = assemble(trial.config)
     parts.engine.prepare(parts.task, _recipe(trial.config, make_plan(trial.config), Rank()))
     parts.engine.load(find_final_model(trial).checkpoint.folder)
     texts = torch.arange(15).reshape(3, 5)
     with torch.inference_mode():
-        expected = parts.task.model.eval()(texts).numpy()
-    assert found.predict(texts.numpy()).tobytes() == expected.tobytes()
+        expected = parts.learner.model.eval()(texts).numpy()
+    assert model.predict(texts.numpy()).tobytes() == expected.tobytes()

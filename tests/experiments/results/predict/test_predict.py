@@ -27,14 +27,14 @@ SIZES = {"vocab_size": 16, "context_tokens": 5, "num_train_tokens": None, "num_t
 pytestmark = pytest.mark.slow
 
 
-def train(folder: Path, *words: str) -> Trial:
+def train(folder: Path, *args: str) -> Trial:
     command = [
         sys.executable,
         "-P",
         "-m",
         "experiments.cli",
         "run",
-        *words,
+        *args,
         "tracking=off",
         f"runs_dir={folder / 'runs'}",
     ]
@@ -47,8 +47,8 @@ def train(folder: Path, *words: str) -> Trial:
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Trial:
-    words = ("model=lenet", "max_steps=20", "eval_every_steps=10", "checkpoint.every_steps=10", "batch_size_eval=3")
-    return train(tmp_path_factory.mktemp("digits"), *words)
+    args = ("model=lenet", "max_steps=20", "eval_every_steps=10", "checkpoint.every_steps=10", "batch_size_eval=3")
+    return train(tmp_path_factory.mktemp("digits"), *args)
 
 
 @pytest.fixture(scope="module")
@@ -95,11 +95,11 @@ def of_the_test_split(trial: Trial, count: int) -> np.ndarray:
     return np.asarray(split.batch(torch.arange(count), torch.Generator())[0])
 
 
-def lathe_predict(trial: Trial, *words: str) -> int:
-    return main(["predict", trial.id, *words, "--runs-dir", str(trial.runs_dir)])
+def lathe_predict(trial: Trial, *args: str) -> int:
+    return main(["predict", trial.id, *args, "--runs-dir", str(trial.runs_dir)])
 
 
-def told(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+def predictions(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
@@ -109,7 +109,7 @@ def test_an_exported_model_and_predict_agree_to_the_bit(
     assert main(["export", digits.id, "-o", str(tmp_path / "model"), "--runs-dir", str(digits.runs_dir)]) == 0
     capsys.readouterr()
     assert lathe_predict(digits, str(images), "--json", "--set", "evaluator.top_k_shown=10") == 0
-    answers = told(capsys)
+    answers = predictions(capsys)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of MLflow's own
         import mlflow
@@ -118,11 +118,11 @@ def test_an_exported_model_and_predict_agree_to_the_bit(
     expected = model.predict(of_the_test_split(digits, 7), params={"answer": "probabilities"})
     assert [Path(answer["input"]).name for answer in answers] == [f"{number}.png" for number in range(7)]
     for answer, row in zip(answers, expected, strict=True):
-        found = {int(each["name"]): each["probability"] for each in answer["classes"]}
-        assert [found[number] for number in range(10)] == row.tolist()
+        probabilities = {int(each["name"]): each["probability"] for each in answer["classes"]}
+        assert [probabilities[number] for number in range(10)] == row.tolist()
 
 
-def test_a_line_an_image_and_nothing_else_goes_to_a_pipe(
+def test_only_one_line_per_image_goes_to_a_pipe(
     digits: Trial, images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert lathe_predict(digits, str(images / "3.png"), str(images / "1.png"), "--set", "evaluator.top_k_shown=2") == 0
@@ -133,7 +133,7 @@ def test_a_line_an_image_and_nothing_else_goes_to_a_pipe(
     assert re.search(rf"model of run {digits.id}: step (10|20), best by val/accuracy_top1=", shown.err)
 
 
-def test_one_broken_file_is_told_and_the_others_are_predicted(
+def test_a_damaged_file_is_reported_and_the_others_are_predicted(
     digits: Trial, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "broken.png").write_text("no image")
@@ -151,7 +151,7 @@ def test_one_broken_file_is_told_and_the_others_are_predicted(
     assert shown.err.count("error: ") == 2
 
 
-def test_what_the_model_cannot_compute_is_told_and_the_others_are_predicted(
+def test_an_error_of_the_model_is_reported_and_the_others_are_predicted(
     digits: Trial, images: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from modules.evaluator.accuracy import Accuracy
@@ -171,7 +171,7 @@ def test_what_the_model_cannot_compute_is_told_and_the_others_are_predicted(
     assert shown.err.count("error: ") == 1
 
 
-def test_words_are_checked_before_anything_is_predicted(
+def test_arguments_are_checked_before_anything_is_predicted(
     digits: Trial, images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert lathe_predict(digits, str(images / "0.pn"), str(images / "1.png"), str(images / "*.gif")) == 2
@@ -194,32 +194,32 @@ def test_words_are_checked_before_anything_is_predicted(
         ("evaluator.top_k_shown=many", "evaluator.top_k_shown=many is not a whole number"),
         (
             "model.dropout=0",
-            "--set model.dropout=0 is not how a model is asked; set evaluator.KEY, data.root or data.photo_size",
+            "--set model.dropout=0 would change what the model was trained for; set evaluator.KEY, data.root or data.photo_size",
         ),
     ],
 )
-def test_what_is_set_is_checked(
+def test_the_values_of_set_are_checked(
     digits: Trial, images: Path, change: str, problem: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert lathe_predict(digits, str(images), "--set", change) == 2
     assert problem in capsys.readouterr().err
 
 
-def test_a_text_goes_on_by_chance_that_repeats(writer: Trial, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sampled_continuation_is_reproducible(writer: Trial, capsys: pytest.CaptureFixture[str]) -> None:
     ask = ("--json", "--set", "evaluator.sample_tokens=9")
     assert lathe_predict(writer, "to be", "that is\nthe", "to be", *ask) == 0
-    first, second, again = told(capsys)
+    first, second, again = predictions(capsys)
     assert first == again
     assert [first["text"], second["text"]] == ["to be", "that is\nthe"]
     assert len(first["continuation"]) == 9
     assert set(first["continuation"]) <= set(TEXT)
     assert lathe_predict(writer, "to be", *ask, "--set", "evaluator.sample_seed=1") == 0
-    assert told(capsys)[0]["continuation"] != first["continuation"]
+    assert predictions(capsys)[0]["continuation"] != first["continuation"]
     assert lathe_predict(writer, "to be\n", "--set", "evaluator.sample_tokens=2") == 0
     assert capsys.readouterr().out.startswith("to be\\n\tto be\\n")
 
 
-def test_an_unknown_character_and_a_missing_vocabulary_are_told(
+def test_an_unknown_character_and_a_missing_vocabulary_are_reported(
     writer: Trial, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert lathe_predict(writer, "Zoë", "to", "--set", "evaluator.sample_tokens=1") == 1
@@ -235,7 +235,7 @@ def test_an_unknown_character_and_a_missing_vocabulary_are_told(
     assert f"{text} is missing; the set needs tiny.txt in that folder" in capsys.readouterr().err
 
 
-def test_a_run_whose_data_nobody_can_give_says_what_else_to_do(
+def test_data_that_cannot_read_inputs_is_reported_with_another_command(
     digits: Trial, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from modules.data.digits import Digits
