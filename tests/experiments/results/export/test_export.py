@@ -436,5 +436,5 @@ def test_a_language_model_is_exported_with_its_tied_weights(tmp_path: Path, caps
     parts.engine.load(find_final_model(trial).checkpoint.folder)
     texts = torch.arange(15).reshape(3, 5)
     with torch.inference_mode():
-        expected = parts.learner.model.eval()(texts).numpy()
+        expected = parts.task.model.eval()(texts).numpy()
     assert model.predict(texts.numpy()).tobytes() == expected.tobytes()
