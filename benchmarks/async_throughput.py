@@ -74,7 +74,10 @@ def synchronous(rank: Rank, hidden_sizes: list[int], num_steps: int, delay_s: fl
 def apart(rank: Rank, hidden_sizes: list[int], num_steps: int, delay_s: float, folder: str) -> float:
     """Examples a second of `parallel=async`."""
     delays: dict[int, float] = {1: delay_s} if delay_s else {}
-    engine, engine_config = ParameterServer(2, delays_s=delays, snapshot_every_steps=10**6), _recipe(rank, num_steps, folder)
+    engine, engine_config = (
+        ParameterServer(2, delays_s=delays, snapshot_every_steps=10**6),
+        _recipe(rank, num_steps, folder),
+    )
     task, roles = _learner(hidden_sizes), list(engine.roles(engine_config.topology))
     if rank.number:
         engine.run_role(roles[rank.number - 1], task, engine_config, fetch, lambda: None)

@@ -1,6 +1,6 @@
 """Budget: a step of an experiment costs at most 1.02 times that of a bare torch loop (``python -m benchmarks.throughput``).
 
-Ours is `experiments.train.trainer.Trainer` as `lathe run` starts it, its journal, curve and signals among it. The bare
+Ours is `experiments.train.trainer.Trainer` as `lathe run` starts it, its journal, metrics and signals among it. The bare
 loop has the same
 model, objective, optimizer, schedule, clipping and examples, and nothing else; its blocks run where the training asks whether to
 stop. Both take turns in one process with one thread; CPU seconds decide, as on a shared machine the wall clock does not tell.

@@ -1,4 +1,4 @@
-"""What the processes of an asynchronous training do: one coordinates, and is the training to all others; servers and replicas."""
+"""The roles in an asynchronous training: one coordinator, which logs and saves; replicas and servers."""
 
 from __future__ import annotations
 
@@ -16,62 +16,63 @@ Ended = tuple[Literal["finished", "interrupted"], str | None]
 
 
 class Coordinator(Trainer):
-    """The training as all others see it: its steps are the replicas' rounds, and it evaluates, saves and writes."""
+    """Counts the replicas' steps, evaluates, saves checkpoints and writes the journal."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.share, self.num_together, self.sees_all, self.asked = ALL, 1, False, self.should_stop
-        self.should_stop = self._why
+        self.shard, self.num_synchronous, self.covers_all_processes = ALL, 1, False
+        self.stop_request = self.should_stop
+        self.should_stop = self._drained_stop_reason
 
     @property
-    def served(self) -> ManagedEngine:
-        return cast(ManagedEngine, self.parts.engine)
+    def managed_engine(self) -> ManagedEngine:
+        return cast(ManagedEngine, self.components.engine)
 
     def run(self) -> Ended:
         try:
             return super().run()
         finally:
-            if hasattr(self, "saver"):  # from then on the engine is prepared
-                self.saver.finish()
-                self.served.close()
+            if hasattr(self, "checkpointer"):  # then the engine is prepared
+                self.checkpointer.finish()
+                self.managed_engine.close()
 
-    def _why(self) -> str | None:
-        """Why to stop, at a step where all that was begun is done."""
-        reason = self.asked() or self.served.stop_reason
-        return reason if reason is not None and self.served.drain_at(self.done) else None
+    def _drained_stop_reason(self) -> str | None:
+        """Return why to stop, once all work that was handed out is done."""
+        reason = self.stop_request() or self.managed_engine.stop_reason
+        return reason if reason is not None and self.managed_engine.drain_at(self.done) else None
 
     def _batches(self, train: object, first_step: int) -> Any:
-        """Replicas fetch their own."""
+        """Yield no data: the replicas fetch their own batches."""
         return ((None, None) for _ in range(first_step, self.plan.num_steps))
 
-    def _of_step(self, done: int, step_time_s: float) -> Mapping[str, float]:
-        return {**super()._of_step(done, step_time_s), **self.served.take_metrics()}
+    def _step_metrics(self, done: int, step_time_s: float) -> Mapping[str, float]:
+        return {**super()._step_metrics(done, step_time_s), **self.managed_engine.take_metrics()}
 
 
 @dataclass
 class ReplicaOrServer(Trainer):
-    """A server or a replica: it writes nothing, and lives until the coordinator ends it."""
+    """Runs a server or a replica until the coordinator ends it. It writes nothing."""
 
     role: str = ""
 
     def run(self) -> Ended:
-        engine = cast(ManagedEngine, self.parts.engine)
-        with self._wrong_input():
-            fetch = self._fetch() if self.role.startswith("replica") else _nothing
-            engine.run_role(self.role, self.parts.task, self.engine_config(), fetch, self.should_stop)
+        engine = cast(ManagedEngine, self.components.engine)
+        with self._as_input_error():
+            fetch = self._make_fetch() if self.role.startswith("replica") else _fetch_nothing
+            engine.run_role(self.role, self.components.task, self.make_engine_config(), fetch, self.should_stop)
         return "finished", None
 
-    def _fetch(self) -> Callable[[int, int, int], Batch]:
-        batches = TrainingBatches(self.parts.data.load("train"), self.plan.batch_size_global, self.config["seed"])
+    def _make_fetch(self) -> Callable[[int, int, int], Batch]:
+        batches = TrainingBatches(self.components.data.load("train"), self.plan.batch_size_global, self.config["seed"])
         seed = self.config["seed"]
 
         def fetch(step: int, number: int, count: int) -> Batch:
-            batch = batches.of(step, DataShard(number, count))
+            batch = batches.fetch(step, DataShard(number, count))
             seed_step(seed, step, RankCoordinates(0, number, 0))
             return batch
 
         return fetch
 
 
-def _nothing(step: int, number: int, count: int) -> Batch:
-    raise AssertionError("a server has no data")
+def _fetch_nothing(step: int, number: int, count: int) -> Batch:
+    raise AssertionError("a server fetches no data")

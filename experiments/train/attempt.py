@@ -1,4 +1,4 @@
-"""One attempt at a trial, from its parts to its last word in the journal."""
+"""Runs one attempt of a trial in this process, and reports how it ended."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ from launchers.base import DISK_FULL, DONE, FAILED, WRONG_INPUT
 from modules.data.base import DataError
 from modules.parallel.base import Rank
 
-LOST = ("gloo/transport", "Connection closed by peer", "Connection reset by peer", "NCCL")
-"""Parts of what torch says when a rank has gone."""
+CONNECTION_ERRORS = ("gloo/transport", "Connection closed by peer", "Connection reset by peer", "NCCL")
+"""Parts of torch's errors when another rank has ended."""
 
 
 def run_attempt(
@@ -45,10 +45,19 @@ def run_attempt(
     should_stop: Callable[[], str | None],
     make: Callable[..., Trainer] = Trainer,
 ) -> int:
-    """Train as one rank, or be what ``make`` makes, and say how it ended: in the journal, and beside it where others are.
+    """Train as one rank, and report the end in the journal; with several ranks, also in a file of this rank.
+
+    Args:
+        trial: to train.
+        number: of the attempt.
+        trust: packages, besides the built-in ones, whose classes the trial may name.
+        rank: this rank.
+        journal: of rank 0; other ranks write to /dev/null.
+        should_stop: returns why the training should stop, or None.
+        make: the class of the trainer.
 
     Returns:
-        The exit code of the job.
+        The exit code of the process.
     """
     done = 0
 
@@ -67,15 +76,15 @@ def run_attempt(
                 reason = f"{reason}; the traceback is in {folder / log_name(rank.number)}"
             print(reason, file=sys.stderr)
         except OSError:
-            _be_silent()
+            _silence_output()
         try:
             if has_others:
                 write_error(folder, rank.number, reason, follows=follows, failure=failure)
-            if not follows:  # who began it is for the launching side to say
+            if not follows:  # the launching side reports the rank that failed first
                 step = training.done if training else done
                 journal.state("failed", step=step, attempt=number, reason=reason, failure=failure)
         except OSError:
-            _be_silent()
+            _silence_output()
             return DISK_FULL
         return code
 
@@ -88,50 +97,50 @@ def run_attempt(
         checkpoints = Checkpoints(trial.folder, config["checkpoint"]["keep_last"], number)
         plan = make_plan(config)
         if config["hardware"]["memory_gb"] is not None:
-            # Only where it is stated: counting takes 40 ms for the smallest model (2026-11, one core) and more for a
-            # larger one, and what the machine really has shows by itself.
+            # Only if it is stated: the estimate takes 40 ms for the smallest model (2026-11, one core), and without a
+            # limit the machine itself shows when its memory is full.
             from experiments.plan.estimate import refuse_too_large
 
             refuse_too_large(config, plan, trust)
         random.seed(derive_seed(config["seed"], "python"))
         numpy.random.seed(derive_seed(config["seed"], "numpy") % 2**32)
-        parts = assemble(config, trust, trial.folder / FILE if get_initial_weights(config) else None)
+        components = assemble(config, trust, trial.folder / FILE if get_initial_weights(config) else None)
         training = make(
-            config, plan, parts, journal, checkpoints, should_stop, on_running,
+            config, plan, components, journal, checkpoints, should_stop, on_running,
             read_previous_attempts(trial.folder, number), rank,
             trial.folder / "attempts" / str(number) / "profile" if config["profile"] else None,
-            flops_per_step=_work(config, plan, trust) if rank.number == 0 else None,
+            flops_per_step=_count_flops_per_step(config, plan, trust) if rank.number == 0 else None,
             folder=trial.folder / "attempts" / str(number),
             last_step=(trial.provenance.get("reproduces") or {}).get("steps"),
         )  # fmt: skip
-        state, why = training.run()
-        journal.state(state, step=training.done, attempt=number, reason=why)
+        state, reason = training.run()
+        journal.state(state, step=training.done, attempt=number, reason=reason)
         return DONE if state == "finished" else FAILED
     except (InputError, DataError) as err:
         return fail(str(err), WRONG_INPUT, CONFIG)
     except (TrainingError, CheckpointError) as err:
-        return fail(f"{type(err).__name__}: {err}", FAILED, class_of(err))
-    except Exception as err:  # code of anyone's; nothing is swallowed: the log has the traceback
-        if has_others and _is_of_another_rank(err):
+        return fail(f"{type(err).__name__}: {err}", FAILED, classify_failure(err))
+    except Exception as err:  # user code may raise anything; the log gets the traceback
+        if has_others and _is_caused_by_another_rank(err):
             return fail(f"{SECONDARY}: {describe_error(err)}", FAILED, EXCEPTION, follows=True)
-        return fail(_reason(err), FAILED, class_of(err), unexpected=True)
+        return fail(_describe(err), FAILED, classify_failure(err), unexpected=True)
 
 
 def _set_threads(hardware: Mapping[str, Any], *, shares_cores: bool) -> None:
-    """As many threads as were asked for; ranks that meet at a file of this machine share its cores, others have their own."""
+    """Set torch's threads as configured. By default ranks that share the cores of this machine divide them."""
     if hardware["cpu_threads"]:
         torch.set_num_threads(hardware["cpu_threads"])
     elif shares_cores:
         torch.set_num_threads(max(1, torch.get_num_threads() // hardware["devices_per_node"]))
 
 
-def _is_of_another_rank(err: Exception) -> bool:
-    """Whether an error says no more than that a connection to another rank is gone."""
-    return isinstance(err, torch.distributed.DistError) or any(sign in str(err) for sign in LOST)
+def _is_caused_by_another_rank(err: Exception) -> bool:
+    """Return whether an error only means that the connection to another rank is lost."""
+    return isinstance(err, torch.distributed.DistError) or any(sign in str(err) for sign in CONNECTION_ERRORS)
 
 
-def _work(config: Mapping[str, Any], plan: Plan, trust: tuple[str, ...]) -> int | None:
-    """Operations of one update, counted where a peak is stated that they are held against."""
+def _count_flops_per_step(config: Mapping[str, Any], plan: Plan, trust: tuple[str, ...]) -> int | None:
+    """Return the operations of one update; None without `hardware.peak_tflops` to compare them with."""
     if config["hardware"]["peak_tflops"] is None:
         return None
     from experiments.plan.estimate import work_of
@@ -139,28 +148,28 @@ def _work(config: Mapping[str, Any], plan: Plan, trust: tuple[str, ...]) -> int 
     return work_of(config, plan, trust)
 
 
-def _reason(err: Exception) -> str:
+def _describe(err: Exception) -> str:
     if isinstance(err, OSError) and err.strerror:
         return f"{type(err).__name__}: {err.strerror}" + (f" ({err.filename})" if err.filename else "")
-    way_out = "; lower batch_size_per_device" if isinstance(err, (torch.OutOfMemoryError, MemoryError)) else ""
-    return f"{describe_error(err)}{way_out}"
+    hint = "; lower batch_size_per_device" if isinstance(err, (torch.OutOfMemoryError, MemoryError)) else ""
+    return f"{describe_error(err)}{hint}"
 
 
-def class_of(err: BaseException) -> str:
-    """The class of what ended a training."""
+def classify_failure(err: BaseException) -> str:
+    """Return the failure class of an exception, of `experiments.run.failure`."""
     cause = err.__cause__ or err
     if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
         return DISK
     if isinstance(err, torch.OutOfMemoryError):
         return DEVICE_MEMORY
-    # What torch's own allocator for the CPU raises is a plain RuntimeError.
+    # torch's CPU allocator raises a plain RuntimeError.
     if isinstance(err, MemoryError) or "DefaultCPUAllocator" in str(err):
         return HOST_MEMORY
     return EXCEPTION
 
 
-def _be_silent() -> None:
-    """Print to nowhere: what Python could not flush at its end would change the exit code."""
+def _silence_output() -> None:
+    """Send output to /dev/null: text that Python cannot flush at exit would change the exit code."""
     with contextlib.suppress(OSError):
         for descriptor in (1, 2):
             os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)

@@ -1,4 +1,4 @@
-"""What a split holds, as a short digest: two runs that saw other data show other digests."""
+"""A short digest of a data split, which shows whether two runs used the same data."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ NUM_IN_MEMORY, NUM_READ = 1000, 16
 
 
 def fingerprint(split: Split) -> str:
-    """Sixteen hexadecimal digits over the number of examples and the first of them as the model gets them.
+    """Return 16 hexadecimal digits over the number of examples and the first examples as the model gets them.
 
-    Files are held against their sha256 when they are read; this tells apart what was made of them.
+    The sha256 of a file is checked when it is read. This digest also covers the preprocessing.
     """
     count = min(len(split), NUM_IN_MEMORY if split.in_memory else NUM_READ)
     digest = hashlib.sha256(str(len(split)).encode())

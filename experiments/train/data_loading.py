@@ -1,4 +1,4 @@
-"""Which examples come when: a pure function of (seed, step) and the global batch, whoever fetches them."""
+"""Batches for training and evaluation. Their order is a pure function of (seed, step) and the global batch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from modules.data.base import Batch, DataError, Ordered, Split, Tensors
 
 @dataclass(frozen=True)
 class DataShard:
-    """Whose part of every batch is fetched: replica ``number`` of ``count``."""
+    """The part of every batch that one replica gets: replica ``number`` of ``count``."""
 
     number: int = 0
     count: int = 1
@@ -33,21 +33,21 @@ def training_batches(
     first_step: int,
     num_steps: int,
     num_workers: int,
-    share: DataShard = ALL,
+    shard: DataShard = ALL,
 ) -> Iterator[Batch]:
-    """The batches of the steps ``first_step .. num_steps - 1``; a resume gets what it would have got.
+    """Return the batches of the steps ``first_step .. num_steps - 1``; a resumed run gets the same ones.
 
-    An epoch is one permutation of the split, by chance or as an `Ordered` split has it; the examples that fill no batch at
-    its end wait for another epoch.
+    An epoch is one permutation of the split: random, or the order of an `Ordered` split. Examples at its end that do not
+    fill a batch are skipped in this epoch.
 
     Args:
-        split: what to draw from.
+        split: the training split.
         batch_size: examples of one step over all devices.
-        seed: with the step, all that decides order and augmentation.
-        first_step: counted from 0; later than 0 after a resume.
-        num_steps: length of the whole training, as the schedule counts it.
-        num_workers: processes that fetch ahead where the split reads or decodes; 0 fetches in this one.
-        share: whose part to give; every replica fetches the whole, as one stream of chance augments it, and cuts.
+        seed: determines order and augmentation, together with the step.
+        first_step: counted from 0; above 0 after a resume.
+        num_steps: length of the whole training.
+        num_workers: processes that prefetch from a split that is not in memory; 0: fetch in this process.
+        shard: the part to return. Every replica fetches the whole batch, because one random generator augments it.
 
     Raises:
         ValueError: the split is smaller than one batch.
@@ -58,59 +58,59 @@ def training_batches(
             f"batch_size_global={batch_size} is more than the {len(split)} examples of the training split; "
             f"lower batch_size_global to at most {len(split)}"
         )
-    return _fetch(TrainingBatches(split, batch_size, seed, share), range(first_step, num_steps), split, num_workers)
+    return _fetch(TrainingBatches(split, batch_size, seed, shard), range(first_step, num_steps), split, num_workers)
 
 
 def evaluation_batches(
-    split: Split, batch_size: int, num_workers: int, share: DataShard = ALL
+    split: Split, batch_size: int, num_workers: int, shard: DataShard = ALL
 ) -> Iterator[tuple[Batch, bool]]:
-    """Every example of a split once and in its own order, dealt to the replicas in turn; the last batch may be smaller.
+    """Return every example of a split once, in order. Batches go to the replicas in turn; the last one may be smaller.
 
-    Every replica gets as many batches. Where there are too few, False comes with one that was given already and does not
-    count.
+    Every replica gets the same number of batches. The flag is False for a repeated batch that only fills up this number
+    and does not count.
 
     Raises:
         ValueError: the split is empty.
     """
     _check(batch_size, num_workers)
     if len(split) == 0:
-        raise ValueError("evaluation wants a split of at least 1 example, but got 0; give the split more examples")
+        raise ValueError("the evaluation split has 0 examples and needs at least 1; add examples to it")
     num_batches = -(-len(split) // batch_size)
-    numbers = range(share.number, -(-num_batches // share.count) * share.count, share.count)
-    dealt = [number if number < num_batches else 0 for number in numbers]
-    fetched = _fetch(_Evaluation(split, batch_size), dealt, split, num_workers)
+    numbers = range(shard.number, -(-num_batches // shard.count) * shard.count, shard.count)
+    own = [number if number < num_batches else 0 for number in numbers]
+    fetched = _fetch(_EvaluationBatches(split, batch_size), own, split, num_workers)
     return ((batch, number < num_batches) for batch, number in zip(fetched, numbers, strict=True))
 
 
 class _Batches(Protocol):
-    """Batches by number. Only numbers travel to the workers: each finds the examples itself, as order is pure."""
+    """Batches by number. Workers receive only numbers and look up the examples themselves."""
 
     def __getitem__(self, number: int) -> Batch: ...
 
 
 class TrainingBatches:
-    """Batches of a training by step, in any order."""
+    """Training batches by step, in any order."""
 
-    def __init__(self, split: Split, batch_size: int, seed: int, share: DataShard = ALL) -> None:
+    def __init__(self, split: Split, batch_size: int, seed: int, shard: DataShard = ALL) -> None:
         self.split = split
         self.batch_size = batch_size
         self.seed = seed
-        self.share = share
+        self.shard = shard
         self.epoch = -1
         self.permutation = torch.empty(0, dtype=torch.int64)
 
     def __getitem__(self, number: int) -> Batch:
-        return self.of(number, self.share)
+        return self.fetch(number, self.shard)
 
-    def of(self, number: int, share: DataShard) -> Batch:
-        """A share of one step's batch."""
+    def fetch(self, number: int, shard: DataShard) -> Batch:
+        """Return one shard of the batch of a step."""
         generator = Generator().manual_seed(derive_seed(self.seed, "augment", number))
         inputs, targets = self.split.batch(self._indices(number), generator)
-        if share.count == 1:
+        if shard.count == 1:
             return inputs, targets
-        size = self.batch_size // share.count
-        own = slice(share.number * size, (share.number + 1) * size)
-        return _cut(inputs, own), _cut(targets, own)
+        size = self.batch_size // shard.count
+        rows = slice(shard.number * size, (shard.number + 1) * size)
+        return _slice(inputs, rows), _slice(targets, rows)
 
     def _indices(self, step: int) -> Tensor:
         epoch, number = divmod(step, len(self.split) // self.batch_size)
@@ -124,11 +124,11 @@ class TrainingBatches:
         return self.permutation[number * self.batch_size : (number + 1) * self.batch_size]
 
 
-def _cut(tensors: Tensors, own: slice) -> Tensors:
-    return tensors[own] if isinstance(tensors, Tensor) else tuple(tensor[own] for tensor in tensors)
+def _slice(tensors: Tensors, rows: slice) -> Tensors:
+    return tensors[rows] if isinstance(tensors, Tensor) else tuple(tensor[rows] for tensor in tensors)
 
 
-class _Evaluation:
+class _EvaluationBatches:
     def __init__(self, split: Split, batch_size: int) -> None:
         self.split = split
         self.batch_size = batch_size
@@ -142,18 +142,18 @@ class _Evaluation:
 def _fetch(batches: _Batches, numbers: Sequence[int], split: Split, num_workers: int) -> Iterator[Batch]:
     if split.in_memory or num_workers == 0 or not numbers:
         return (batches[number] for number in numbers)
-    return _fetch_ahead(batches, numbers, num_workers)
+    return _prefetch(batches, numbers, num_workers)
 
 
-def _fetch_ahead(batches: _Batches, numbers: Sequence[int], num_workers: int) -> Iterator[Batch]:
+def _prefetch(batches: _Batches, numbers: Sequence[int], num_workers: int) -> Iterator[Batch]:
     loader: DataLoader[Batch] = DataLoader(
-        cast("Dataset[Batch]", _Fallible(batches)),
+        cast("Dataset[Batch]", _DataErrorAsValue(batches)),
         batch_size=None,
         sampler=numbers,
         num_workers=num_workers,
-        collate_fn=_as_it_is,
-        worker_init_fn=_leave_signals_to_the_parent,
-        generator=Generator(),  # else the loader draws from torch's own stream, and dropout would depend on num_workers
+        collate_fn=_identity,
+        worker_init_fn=_ignore_signals,
+        generator=Generator(),  # else the loader uses torch's global generator, and dropout would depend on num_workers
     )
     for fetched in loader:
         if isinstance(fetched, DataError):
@@ -161,8 +161,8 @@ def _fetch_ahead(batches: _Batches, numbers: Sequence[int], num_workers: int) ->
         yield fetched
 
 
-class _Fallible:
-    """Hands a `DataError` back as it is; the loader would bury its message under a worker's traceback."""
+class _DataErrorAsValue:
+    """Returns a `DataError` instead of raising it; the loader would add the worker's traceback to its message."""
 
     def __init__(self, batches: _Batches) -> None:
         self.batches = batches
@@ -174,14 +174,14 @@ class _Fallible:
             return err
 
 
-def _as_it_is(fetched: object) -> object:
+def _identity(fetched: object) -> object:
     return fetched
 
 
-def _leave_signals_to_the_parent(worker: int) -> None:
-    """SLURM and Ctrl-C signal every process; a worker that dies of it takes the parent's last checkpoint along.
+def _ignore_signals(worker: int) -> None:
+    """Ignore stop signals. SLURM and Ctrl-C send them to every process, and without workers the parent could not save.
 
-    Workers still end with their parent: the loader tells them to, and they watch its process id.
+    Workers still end with their parent: the loader ends them, and they watch its process id.
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
@@ -189,6 +189,6 @@ def _leave_signals_to_the_parent(worker: int) -> None:
 
 def _check(batch_size: int, num_workers: int) -> None:
     if batch_size < 1:
-        raise ValueError(f"batch_size_global={batch_size} is no size of a batch; give 1 or more")
+        raise ValueError(f"batch_size_global={batch_size} is not a valid batch size; set 1 or more")
     if num_workers < 0:
-        raise ValueError(f"num_workers={num_workers} is no number of processes; give 0 or more")
+        raise ValueError(f"num_workers={num_workers} is not a valid number of processes; set 0 or more")

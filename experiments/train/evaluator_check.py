@@ -13,7 +13,7 @@ from modules.parallel.cost_model.compatibility import evaluator_incompatibilitie
 from modules.parallel.cost_model.layout import ParallelLayout
 
 
-def dry_run(parts: Components, layout: ParallelLayout) -> tuple[list[str], ModelInterface]:
+def dry_run(components: Components, layout: ParallelLayout) -> tuple[list[str], ModelInterface]:
     """Evaluate two empty examples with the untrained model, which is not changed.
 
     Returns:
@@ -23,16 +23,16 @@ def dry_run(parts: Components, layout: ParallelLayout) -> tuple[list[str], Model
         ValueError: the evaluator does not fit the model's outputs, the layout or the contract.
         DataError: the evaluator reads files, and one is missing or damaged.
     """
-    inputs, targets = parts.data.example(2)
-    model, evaluator = parts.task.model, parts.evaluator
+    inputs, targets = components.data.example(2)
+    model, evaluator = components.task.model, components.evaluator
     problems = [*renamed_methods(evaluator), *evaluator_incompatibilities(evaluator, layout), *_not_callable(evaluator)]
     if problems:
         raise ValueError("; ".join(problems))
     with torch.random.fork_rng(devices=[]), torch.inference_mode():
         outputs = model.eval()(inputs)
-        _, objective_metrics = parts.task.objective(outputs, targets)
+        _, objective_metrics = components.task.objective(outputs, targets)
         if isinstance(evaluator, ModelEvaluator):
-            evaluator.setup(parts.data)
+            evaluator.setup(components.data)
             metrics = evaluator.compute_with_model(model, evaluator.update_with_model(model, (inputs, targets)))
         else:
             metrics = evaluator.compute(evaluator.update(outputs, targets))

@@ -16,32 +16,32 @@ from modules.parallel.base import Engine
 
 
 class EvaluatorArtifacts:
-    """Asks a copy of the model on the CPU, so that it is the same for every engine: none has to hand out outputs."""
+    """Calls the evaluator with a copy of the model on the CPU, so it works the same with every engine."""
 
     def __init__(self, evaluator: object, model: nn.Module, is_first: bool) -> None:
         """
         Args:
             evaluator: writes files only if it is a `MakesArtifacts`.
-            model: before an engine takes parts of it away; of its weights no second ones are held while it trains.
+            model: before an engine takes parts of it away. The copy holds no weights during training.
             is_first: whether this rank writes.
         """
         self.evaluator = evaluator if isinstance(evaluator, MakesArtifacts) else None
-        self.outline = _outline(model) if self.evaluator is not None and is_first else None
+        self.skeleton = _make_skeleton(model) if self.evaluator is not None and is_first else None
 
-    def show(self, engine: Engine, split: Split, folder: Path, journal: Journal) -> None:
-        """Write the files and log them as artifacts; called by all ranks, as each has a part of the weights.
+    def write(self, engine: Engine, split: Split, folder: Path, journal: Journal) -> None:
+        """Write the files and log them as artifacts. All ranks call this, as each has a part of the weights.
 
         Args:
             engine: has trained the model.
-            split: some of its examples are shown.
-            folder: of one attempt and this split, such as ``attempts/1/test`` below the run's.
+            split: passed to the evaluator.
+            folder: gets the files, such as ``attempts/1/test`` in the run folder.
         """
         if self.evaluator is None:
             return
         weights = engine.weights()
-        if self.outline is None:
+        if self.skeleton is None:
             return
-        model = _filled(self.outline, weights)
+        model = _fill(self.skeleton, weights)
         with torch.inference_mode():
             files = self.evaluator.artifacts(model.eval(), split)
         if not files:
@@ -52,25 +52,25 @@ class EvaluatorArtifacts:
         journal.artifact("/".join(folder.parts[-3:]))
 
 
-def _outline(model: nn.Module) -> nn.Module:
-    """A copy whose weights take no memory. What is not among them, such as buffers that are not persistent, is copied."""
-    known = {id(tensor): _without_memory(tensor) for tensor in _weights_of(model)}
+def _make_skeleton(model: nn.Module) -> nn.Module:
+    """Return a copy whose weights take no memory. Everything else, such as non-persistent buffers, is copied."""
+    known = {id(tensor): _make_empty(tensor) for tensor in _list_weights(model)}
     return copy.deepcopy(model, known)
 
 
-def _filled(outline: nn.Module, weights: dict[str, Tensor]) -> nn.Module:
-    """The outline itself with weights: in the same tensors, as a module may hold them under further names."""
-    for tensor in _weights_of(outline):
+def _fill(skeleton: nn.Module, weights: dict[str, Tensor]) -> nn.Module:
+    """Load weights into the skeleton. It keeps its tensors, because a module may refer to them by further names."""
+    for tensor in _list_weights(skeleton):
         tensor.untyped_storage().resize_(tensor.numel() * tensor.element_size())
-    outline.load_state_dict(weights)
-    return outline
+    skeleton.load_state_dict(weights)
+    return skeleton
 
 
-def _weights_of(model: nn.Module) -> list[Tensor]:
+def _list_weights(model: nn.Module) -> list[Tensor]:
     return [value for value in model.state_dict(keep_vars=True).values() if isinstance(value, Tensor)]
 
 
-def _without_memory(tensor: Tensor) -> Tensor:
+def _make_empty(tensor: Tensor) -> Tensor:
     empty = torch.empty_like(tensor.detach())
     empty.untyped_storage().resize_(0)
     return type(tensor)(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty

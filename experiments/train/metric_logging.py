@@ -1,4 +1,4 @@
-"""The training curves: a watch on every step's loss, and the points that are due."""
+"""Logs training metrics every few steps, and checks the loss of every step."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ T = TypeVar("T")
 
 
 class MetricLogger:
-    """Points of the training curves, logged every few steps."""
+    """Logs the metrics of training steps."""
 
     def __init__(
         self, config: Mapping[str, Any], plan: Plan, schedule: Schedule, journal: Journal, first_step: int, tokens: int,
-        usage: Callable[[int, float], Mapping[str, float]],
+        further_metrics: Callable[[int, float], Mapping[str, float]],
     ) -> None:  # fmt: skip
         """
         Args:
-            config: the trial's.
-            plan: with the length of the training.
+            config: of the trial.
+            plan: states the length of the training.
             schedule: of the learning rate.
-            journal: where points go.
+            journal: gets the metrics.
             first_step: steps that were done before.
-            tokens: of one example's targets; 0 where they are no sequence.
-            usage: gives further metrics of a step, from its number and its seconds.
+            tokens: number of tokens in the targets of one example; 0 if they are not a sequence.
+            further_metrics: returns further metrics for a step, from its number and its duration in seconds.
         """
-        self.usage = usage
+        self.further_metrics = further_metrics
         self.plan, self.schedule, self.journal, self.tokens = plan, schedule, journal, tokens
         self.pending: list[tuple[int, dict[str, Tensor]]] = []
         self.every = int(config["log_every_steps"])
         self.learning_rate = config["optimizer"].get("lr")
-        self.clock = StepTimer(first_step)
+        self.timer = StepTimer(first_step)
 
     def add(self, done: int, metrics: dict[str, Tensor]) -> None:
-        """Note one step. Reading a value waits for the device, so on a GPU it happens only where a point is due."""
+        """Add one step. Reading a value waits for the device, so on a GPU this happens only when the step is logged."""
         self.pending.append((done, metrics))
         is_due = done == 1 or done % self.every == 0 or done == self.plan.num_steps
         if is_due or all(value.device.type == "cpu" for value in metrics.values()):
@@ -51,10 +51,10 @@ class MetricLogger:
                 self._log(done, values)
 
     def drain(self) -> dict[str, float]:
-        """The latest step's values, after all since the last look were found to be numbers.
+        """Check the values of all new steps, and return those of the latest step.
 
         Raises:
-            TrainingError: one was none.
+            TrainingError: a value is not a finite number.
         """
         values: dict[str, float] = {}
         for done, metrics in self.pending:
@@ -63,62 +63,62 @@ class MetricLogger:
                 if not math.isfinite(value):
                     self.journal.metrics(done, values)
                     raise TrainingError(
-                        f"{name}={value} at step {done} is no finite number; start another run with a lower optimizer.lr, "
+                        f"{name}={value} at step {done} is not a finite number; start another run with a lower optimizer.lr, "
                         "with grad_clip_norm or with schedule.warmup_steps"
                     )
         self.pending.clear()
         return values
 
     def paused(self) -> StepTimer:
-        """A context whose time is not counted as training; losses are looked at before anything is saved."""
+        """Check the losses, and return a context whose time does not count as training."""
         self.drain()
-        return self.clock
+        return self.timer
 
     def _log(self, done: int, values: dict[str, float]) -> None:
         if self.learning_rate is not None:
             values["train/learning_rate"] = self.learning_rate * self.schedule.factor(done - 1, self.plan.num_steps)
-        step_time_s, wait_fraction = self.clock.lap(done)
+        step_time_s, wait_fraction = self.timer.measure(done)
         values["perf/step_time_ms"] = step_time_s * 1e3
         values["perf/data_wait_fraction"] = wait_fraction
         values["perf/samples_per_s"] = self.plan.batch_size_global / step_time_s
         if self.tokens:
             values["perf/tokens_per_s"] = self.tokens * values["perf/samples_per_s"]
-        self.journal.metrics(done, {**values, **self.usage(done, step_time_s)})
+        self.journal.metrics(done, {**values, **self.further_metrics(done, step_time_s)})
 
 
 class StepTimer:
-    """Seconds of a training step, with evaluations and checkpoints left out, and how much of them the data took."""
+    """Measures the duration of training steps without evaluations and checkpoints, and the fraction spent waiting for data."""
 
     def __init__(self, first_step: int, now: Callable[[], float] = time.perf_counter) -> None:
         """
         Args:
             first_step: steps that were done before.
-            now: seconds that only rise.
+            now: a monotonic clock in seconds.
         """
         self.now = now
         self.last_done = first_step
         self.last_time = now()
         self.entered = self.waited_s = 0.0
 
-    def waiting(self, batches: Iterable[T]) -> Iterator[T]:
-        """The same batches; the time until each is there counts as waiting, whoever makes it."""
+    def time_waits(self, batches: Iterable[T]) -> Iterator[T]:
+        """Yield the same batches; the time until each is ready counts as waiting."""
         stream, now = iter(batches), self.now
         while True:
-            asked = now()
+            start = now()
             try:
                 batch = next(stream)
             except StopIteration:
                 return
-            self.waited_s += now() - asked
+            self.waited_s += now() - start
             yield batch
 
-    def lap(self, done: int) -> tuple[float, float]:
-        """Seconds of a step, the mean since the last call, and the share of them that training waited for batches."""
+    def measure(self, done: int) -> tuple[float, float]:
+        """Return the mean duration of a step in seconds since the last call, and the fraction spent waiting for batches."""
         now = self.now()
         passed_s = now - self.last_time
-        found = passed_s / (done - self.last_done), self.waited_s / passed_s
+        measured = passed_s / (done - self.last_done), self.waited_s / passed_s
         self.last_time, self.last_done, self.waited_s = now, done, 0.0
-        return found
+        return measured
 
     def __enter__(self) -> None:
         self.entered = self.now()

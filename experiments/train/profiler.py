@@ -1,4 +1,4 @@
-"""What a step spends its time on: a trace of a few steps on every rank, and DeepSpeed's count of the model's work."""
+"""Profiles a training: a trace of a few steps on every rank, and DeepSpeed's count of the model's FLOPs."""
 
 from __future__ import annotations
 
@@ -16,57 +16,57 @@ from torch.profiler import profile
 
 from modules.data.base import Tensors
 
-NUM_BEFORE = 3
-"""Steps before the trace, in which allocators and connections warm up."""
+NUM_WARMUP = 3
+"""Steps before the trace, for allocators and connections to warm up."""
 NUM_TRACED = 3
 TRACE = "trace_rank_{rank}.json.gz"
-WORK = "work.txt"
+FLOPS_TABLE = "work.txt"
 
 
 class Profiler:
-    """Traces a few steps of one rank where that was asked for, and else does nothing."""
+    """Traces a few steps of one rank; without a folder it does nothing."""
 
     def __init__(self, folder: Path | None, rank: int, first_step: int) -> None:
         """
         Args:
-            folder: gets the traces; None: nothing is traced.
-            rank: whose trace it is.
-            first_step: the training's.
+            folder: gets the traces; None: no trace.
+            rank: number of this rank.
+            first_step: of the training.
         """
         self.folder, self.rank = folder, rank
-        self.begin = first_step + NUM_BEFORE
+        self.begin = first_step + NUM_WARMUP
         self._profile: profile | None = None
 
     @contextmanager
     def step(self, step: int) -> Iterator[None]:
-        """Around one step."""
+        """Return a context for one step."""
         if self.folder is not None and step == self.begin:
             self._profile = profile()
             self._profile.start()
         with torch.profiler.record_function("step") if self._profile is not None else contextlib.nullcontext():
             yield
 
-    def result(self, step: int) -> dict[str, float] | None:
-        """After the last traced step: writes the trace, and tells milliseconds of one step; before and later None."""
+    def finish_trace(self, step: int) -> dict[str, float] | None:
+        """After the last traced step write the trace, and return the milliseconds of a step; otherwise return None."""
         if self._profile is None or self.folder is None or step < self.begin + NUM_TRACED - 1:
             return None
         traced, self._profile = self._profile, None
         traced.stop()
         self.folder.mkdir(exist_ok=True)
         traced.export_chrome_trace(str(self.folder / TRACE.format(rank=self.rank)))
-        return milliseconds(traced.events())  # type: ignore[no-untyped-call]  # torch 2.13 leaves it without types
+        return sum_milliseconds(traced.events())  # type: ignore[no-untyped-call]  # torch 2.13 leaves it without types
 
     def close(self) -> None:
-        """End a trace that a short training did not fill."""
+        """End a trace that a short training did not complete."""
         if self._profile is not None:
             self._profile.stop()
             self._profile = None
 
 
-def milliseconds(events: Iterable[FunctionEvent]) -> dict[str, float]:
-    """How long a step took, computed and communicated, in the mean over those in a trace; the last two may overlap.
+def sum_milliseconds(events: Iterable[FunctionEvent]) -> dict[str, float]:
+    """Return the mean time of a step, of its computation and of its communication; the last two may overlap.
 
-    On a GPU kernels count, on a CPU operators; waiting for another rank counts as communication.
+    On a GPU these are the times of kernels, on a CPU those of operators. Waiting for another rank is communication.
     """
     events = list(events)
     on_gpu = any(_is_kernel(event) for event in events)
@@ -82,22 +82,22 @@ def milliseconds(events: Iterable[FunctionEvent]) -> dict[str, float]:
     count = max(len(steps), 1) * 1e3
     return {
         "step": sum(event.time_range.end - event.time_range.start for event in steps) / count,
-        "compute": _covered(compute) / count,
-        "communication": _covered(communication) / count,
+        "compute": _union_length(compute) / count,
+        "communication": _union_length(communication) / count,
     }
 
 
 def _is_kernel(event: FunctionEvent) -> bool:
-    """Not a range that somebody marked, which the device's timeline shows too."""
+    """Return whether an event is a GPU kernel, not a user annotation on the device's timeline."""
     return bool(event.device_type.name == "CUDA" and not getattr(event, "is_user_annotation", False))
 
 
-def profile_metrics(ranks: Mapping[str, Sequence[float]], num_stages: int) -> dict[str, float]:
-    """Metrics of one step from the milliseconds of every rank: means, and of compute and communication each rank's.
+def make_profile_metrics(ranks: Mapping[str, Sequence[float]], num_stages: int) -> dict[str, float]:
+    """Return the metrics of a step: means over the ranks, and each rank's computation and communication.
 
     Args:
-        ranks: what `milliseconds` gave, by name, one number a rank.
-        num_stages: of a pipeline, whose bubble is the time in which stages do not compute.
+        ranks: milliseconds from `sum_milliseconds`, by name, one number per rank.
+        num_stages: stages of the pipeline; its bubble is the time in which stages do not compute.
     """
     metrics = {f"perf/profiled_{name}_ms": sum(each) / len(each) for name, each in ranks.items()}
     for name in ("compute", "communication") if len(ranks["step"]) > 1 else ():
@@ -107,8 +107,8 @@ def profile_metrics(ranks: Mapping[str, Sequence[float]], num_stages: int) -> di
     return metrics
 
 
-def _covered(spans: list[tuple[float, float]]) -> float:
-    """Length of the union of spans."""
+def _union_length(spans: list[tuple[float, float]]) -> float:
+    """Return the length of the union of spans."""
     total, reached = 0.0, float("-inf")
     for begin, end in sorted(spans):
         total += max(0.0, end - max(begin, reached))
@@ -116,20 +116,20 @@ def _covered(spans: list[tuple[float, float]]) -> float:
     return total
 
 
-def count_work(model: nn.Module, inputs: Tensors, folder: Path) -> dict[str, int]:
-    """DeepSpeed's count of a forward pass, module by module, into a file; FLOPs (a multiply-add counts two) and parameters.
+def count_flops(model: nn.Module, inputs: Tensors, folder: Path) -> dict[str, int]:
+    """Count a forward pass with DeepSpeed: write a table by module, return FLOPs (2 per multiply-add) and parameters.
 
     Args:
-        model: whole, on the CPU.
+        model: the whole model, on the CPU.
         inputs: one micro-batch.
         folder: gets the table.
     """
     os.environ.setdefault(
         "DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu"
-    )  # it would else search aloud
+    )  # else DeepSpeed prints its search
     from deepspeed.profiling.flops_profiler import FlopsProfiler
 
-    counted = copy.deepcopy(model)  # whose buffers may change
+    counted = copy.deepcopy(model)  # a forward pass may change buffers
     counter = FlopsProfiler(counted)
     counter.start_profile()
     try:
@@ -137,8 +137,8 @@ def count_work(model: nn.Module, inputs: Tensors, folder: Path) -> dict[str, int
             counted(inputs)
         counter.stop_profile()
         folder.mkdir(exist_ok=True)
-        counter.print_model_profile(profile_step=0, output_file=str(folder / WORK))
-        work, parameters = counter.get_total_flops(), counter.get_total_params()
-    finally:  # it has put its own functions into torch
+        counter.print_model_profile(profile_step=0, output_file=str(folder / FLOPS_TABLE))
+        flops, parameters = counter.get_total_flops(), counter.get_total_params()
+    finally:  # remove the functions that it patched into torch
         counter.end_profile()
-    return {"profile.forward_flops": int(work), "profile.num_parameters": int(parameters)}
+    return {"profile.forward_flops": int(flops), "profile.num_parameters": int(parameters)}

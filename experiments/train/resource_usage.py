@@ -1,4 +1,4 @@
-"""What a run takes of its machine: time to its first step, share of the peak, cores, memory, device-hours, energy."""
+"""Resource metrics of a run: time to the first step, MFU, cores, memory, device-hours, energy."""
 
 from __future__ import annotations
 
@@ -11,104 +11,104 @@ import psutil
 import torch
 
 from experiments.run.history import PreviousAttempts
-from experiments.train.energy import Meter
+from experiments.train.energy import EnergyMeter
 
 
-class Usage:
-    """That of one rank; what is summed over all is told by the first."""
+class ResourceUsage:
+    """Measures one rank; rank 0 logs the totals over all ranks."""
 
     def __init__(
         self, every_s: float | None, num_devices: int, flops_per_step: float | None, peak_flops_per_s: float | None,
-        earlier: PreviousAttempts, first_step: int, *, on_gpu: bool, sees_all: bool = True,
+        previous: PreviousAttempts, first_step: int, *, on_gpu: bool, covers_all_processes: bool = True,
     ) -> None:  # fmt: skip
         """
         Args:
-            every_s: seconds between two looks at the process and its GPU; None: no look.
-            num_devices: of the whole training.
-            flops_per_step: of one update over all devices; None: not counted.
-            peak_flops_per_s: of one device; None: not stated.
-            earlier: what earlier attempts have used.
+            every_s: seconds between two samples of the process and its GPU; None: no samples.
+            num_devices: devices of the whole training.
+            flops_per_step: FLOPs of one update over all devices; None: not counted.
+            peak_flops_per_s: peak of one device; None: not stated.
+            previous: totals of previous attempts.
             first_step: steps that were done before.
             on_gpu: whether this rank trains on a GPU.
-            sees_all: whether nothing trains but the processes of the ranks; else cores and energy are not told in all.
+            covers_all_processes: False if other processes train too; CPU time and energy then have no totals.
         """
-        self.every_s, self.num_devices, self.earlier, self.first_step = every_s, num_devices, earlier, first_step
-        self.sees_all = sees_all
-        has_share = flops_per_step is not None and peak_flops_per_s is not None
-        self._share_s = flops_per_step / (peak_flops_per_s * num_devices) if has_share else None  # type: ignore[operator]
+        self.every_s, self.num_devices, self.previous, self.first_step = every_s, num_devices, previous, first_step
+        self.covers_all_processes = covers_all_processes
+        has_peak = flops_per_step is not None and peak_flops_per_s is not None
+        self._ideal_step_s = flops_per_step / (peak_flops_per_s * num_devices) if has_peak else None  # type: ignore[operator]
         self._process = psutil.Process()
-        self._began = self._process.create_time()
+        self._started_at = self._process.create_time()
         self._gpu = torch.cuda.current_device() if on_gpu else None
-        self._meter = Meter(self._gpu)
-        self._looked = time.monotonic()
-        self._cpu_s = self._used_s()
-        self._told_at: int | None = None
+        self._meter = EnergyMeter(self._gpu)
+        self._sampled_at = time.monotonic()
+        self._cpu_s = self._read_cpu_s()
+        self._logged_step: int | None = None
 
-    def of_step(self, done: int, step_time_s: float) -> dict[str, float]:
-        """Metrics beside a point of the training curve."""
-        found = {} if self._share_s is None else {"perf/mfu": self._share_s / step_time_s}
+    def step_metrics(self, done: int, step_time_s: float) -> dict[str, float]:
+        """Return further metrics for a logged training step."""
+        metrics = {} if self._ideal_step_s is None else {"perf/mfu": self._ideal_step_s / step_time_s}
         if done == self.first_step + 1:
-            found["perf/time_to_first_step_s"] = time.time() - self._began
-        return found | self._look()
+            metrics["perf/time_to_first_step_s"] = time.time() - self._started_at
+        return metrics | self._sample()
 
-    def totals(self, done: int, gather: Callable[[float], Sequence[float]]) -> dict[str, float]:
-        """What the run has cost so far, over all devices and attempts; every rank calls it, once a step at most."""
-        if done == self._told_at:
+    def total_metrics(self, done: int, gather: Callable[[float], Sequence[float]]) -> dict[str, float]:
+        """Return the cost of the run so far, over all devices and attempts; {} for a step already logged. All ranks call it."""
+        if done == self._logged_step:
             return {}
-        self._told_at = done
-        hours = (time.time() - self._began) / 3600
-        found = {"cost/device_h": self.earlier.device_h + hours * self.num_devices}
-        if self.sees_all:
+        self._logged_step = done
+        hours = (time.time() - self._started_at) / 3600
+        metrics = {"cost/device_h": self.previous.device_h + hours * self.num_devices}
+        if self.covers_all_processes:
             joules = self._meter.read() if self._gpu is not None or self.num_devices == 1 else None
             every = gather(-1.0 if joules is None else joules)
             if min(every) >= 0:
-                found["cost/energy_wh"] = self.earlier.energy_wh + sum(every) / 3600
-            found["cost/cpu_s"] = self.earlier.cpu_s + sum(gather(self._used_s()))
-        found["cost/wasted_steps"] = float(self.earlier.wasted_steps + max(0, self.earlier.step - self.first_step))
-        return found
+                metrics["cost/energy_wh"] = self.previous.energy_wh + sum(every) / 3600
+            metrics["cost/cpu_s"] = self.previous.cpu_s + sum(gather(self._read_cpu_s()))
+        metrics["cost/wasted_steps"] = float(self.previous.wasted_steps + max(0, self.previous.step - self.first_step))
+        return metrics
 
-    def _look(self) -> dict[str, float]:
-        """Cores and memory of this process, and how busy its GPU is; nothing where the last look was a moment ago."""
+    def _sample(self) -> dict[str, float]:
+        """Return cores and memory of this process, and use of its GPU; {} if the last sample is recent."""
         now = time.monotonic()
-        if self.every_s is None or now - self._looked < self.every_s:
+        if self.every_s is None or now - self._sampled_at < self.every_s:
             return {}
-        used_s = self._used_s()
-        found = {
-            "system/cpu_cores_used": (used_s - self._cpu_s) / (now - self._looked),
+        cpu_s = self._read_cpu_s()
+        metrics = {
+            "system/cpu_cores_used": (cpu_s - self._cpu_s) / (now - self._sampled_at),
             "system/memory_gib": self._process.memory_info().rss / 2**30,
         }
-        self._looked, self._cpu_s = now, used_s
-        self._meter.read()  # counters run over
-        return found | (_of_gpu(self._gpu) if self._gpu is not None else {})
+        self._sampled_at, self._cpu_s = now, cpu_s
+        self._meter.read()  # before the counters wrap around
+        return metrics | (_read_gpu_metrics(self._gpu) if self._gpu is not None else {})
 
-    def _used_s(self) -> float:
-        """Seconds of a core that this process and its ended children have taken."""
+    def _read_cpu_s(self) -> float:
+        """Return the CPU time of this process and its ended children."""
         times = self._process.cpu_times()
         return float(times.user + times.system + times.children_user + times.children_system)
 
 
-def _of_gpu(gpu: int) -> dict[str, float]:
+def _read_gpu_metrics(gpu: int) -> dict[str, float]:
     free, total = torch.cuda.mem_get_info(gpu)
-    found = {"system/gpu_memory_gib": (total - free) / 2**30}
+    metrics = {"system/gpu_memory_gib": (total - free) / 2**30}
     try:
-        found["system/gpu_percent"] = float(torch.cuda.utilization(gpu))
-        found["system/gpu_power_w"] = torch.cuda.power_draw(gpu) / 1e3
-    except (ModuleNotFoundError, RuntimeError):  # without NVIDIA's library for Python, or a card that does not tell
+        metrics["system/gpu_percent"] = float(torch.cuda.utilization(gpu))
+        metrics["system/gpu_power_w"] = torch.cuda.power_draw(gpu) / 1e3
+    except (ModuleNotFoundError, RuntimeError):  # no NVIDIA library for Python, or no such counter
         pass
-    return found
+    return metrics
 
 
-BYTES_OF_RSS = 1 if sys.platform == "darwin" else 1024  # Linux counts ru_maxrss in KiB, macOS in bytes
+BYTES_PER_RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # Linux counts ru_maxrss in KiB, macOS in bytes
 
 
-def memory_peak_gib() -> float:
-    """The most this process has held so far: of the GPU's memory where it trains on one, else of the machine's."""
+def read_memory_peak_gib() -> float:
+    """Return the peak memory of this process: on the GPU if it trains on one, else on the machine."""
     if torch.cuda.is_available() and (allocated := torch.cuda.max_memory_allocated()):
         return allocated / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * BYTES_OF_RSS / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * BYTES_PER_RSS_UNIT / 2**30
 
 
-def memory_peaks(gib: Sequence[float]) -> dict[str, float]:
-    """Metrics of one peak a rank: the highest, and where there are several ranks each."""
+def make_memory_metrics(gib: Sequence[float]) -> dict[str, float]:
+    """Return the highest peak of all ranks, and with several ranks also each rank's peak."""
     each = {f"perf/rank_{rank}_memory_peak_gib": value for rank, value in enumerate(gib)} if len(gib) > 1 else {}
     return {"perf/memory_peak_gib": max(gib), **each}

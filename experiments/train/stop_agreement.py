@@ -1,4 +1,4 @@
-"""How the ranks of a training agree to stop: at the same step, though each is told at a time of its own."""
+"""Makes all ranks of a training stop at the same step, although signals reach them at different times."""
 
 from __future__ import annotations
 
@@ -7,34 +7,34 @@ from collections.abc import Callable
 
 from modules.parallel.base import Engine
 
-ASK_EVERY_S = 0.5
+EXCHANGE_EVERY_S = 0.5
 
 
 class StopConsensus:
-    """Asks the other ranks now and then: asking takes a message, and a step may take a millisecond."""
+    """Exchanges stop requests between ranks about every 0.5 s: an exchange costs a message, a step may take only 1 ms."""
 
-    def __init__(self, engine: Engine, should_stop: Callable[[], str | None], world: int, first_step: int) -> None:
+    def __init__(self, engine: Engine, should_stop: Callable[[], str | None], world_size: int, first_step: int) -> None:
         """
         Args:
-            engine: joins the ranks.
-            should_stop: why this rank should stop, such as "SIGTERM".
-            world: ranks of the training.
+            engine: connects the ranks.
+            should_stop: returns why this rank should stop, such as "SIGTERM", or None.
+            world_size: number of ranks.
             first_step: steps that were done before.
         """
-        self.engine, self.should_stop, self.world = engine, should_stop, world
-        self.asked = self.due = first_step
-        self.asked_at = time.perf_counter()
+        self.engine, self.should_stop, self.world_size = engine, should_stop, world_size
+        self.last_exchange = self.next_exchange = first_step
+        self.exchanged_at = time.perf_counter()
 
     def reason(self, done: int) -> str | None:
-        """Why to stop after a step, the same on all ranks; None to go on."""
+        """Return why to stop after a step, None to continue; all ranks return a reason at the same step."""
         own = self.should_stop()
-        if self.world == 1:
+        if self.world_size == 1:
             return own
-        if done < self.due:
+        if done < self.next_exchange:
             return None
         now = time.perf_counter()
-        stride = max(1, int(ASK_EVERY_S * (done - self.asked) / max(now - self.asked_at, 1e-6)))
+        stride = max(1, int(EXCHANGE_EVERY_S * (done - self.last_exchange) / max(now - self.exchanged_at, 1e-6)))
         answers = self.engine.gather(float(-1 if own else stride))
-        self.asked, self.asked_at, self.due = done, now, done + max(1, int(answers[0]))
-        asked = [rank for rank, answer in enumerate(answers) if answer < 0]
-        return own or (f"rank {asked[0]} was asked to stop" if asked else None)
+        self.last_exchange, self.exchanged_at, self.next_exchange = done, now, done + max(1, int(answers[0]))
+        stopping = [rank for rank, answer in enumerate(answers) if answer < 0]
+        return own or (f"rank {stopping[0]} was asked to stop" if stopping else None)

@@ -1,4 +1,4 @@
-"""The training loop: parts to events. Which devices take part is the engine's affair."""
+"""The training loop. The engine decides which devices take part."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from experiments.train.data_loading import DataShard, evaluation_batches, traini
 from experiments.train.evaluator_check import dry_run
 from experiments.train.evaluator_files import EvaluatorArtifacts
 from experiments.train.metric_logging import MetricLogger
-from experiments.train.profiler import Profiler, count_work, profile_metrics
-from experiments.train.resource_usage import Usage, memory_peak_gib, memory_peaks
+from experiments.train.profiler import Profiler, count_flops, make_profile_metrics
+from experiments.train.resource_usage import ResourceUsage, make_memory_metrics, read_memory_peak_gib
 from experiments.train.stop_agreement import StopConsensus
 from modules.data.base import Batch, Split
 from modules.parallel.base import EngineConfig, Rank
@@ -38,120 +38,125 @@ from modules.parallel.topology import AXES, RankCoordinates
 
 @dataclass
 class Trainer:
-    """One attempt: from the last checkpoint, or from nothing, to the end or to the first reason to stop."""
+    """Runs one attempt: from the last checkpoint, or from the start, to the end or until it is asked to stop."""
 
     config: Mapping[str, Any]
     plan: Plan
-    parts: Components
+    components: Components
     journal: Journal
     checkpoints: Checkpoints
     should_stop: Callable[[], str | None]
-    """Why to stop after this step, such as "SIGTERM"; None to go on."""
+    """Returns why to stop after this step, such as "SIGTERM"; None to continue."""
     on_running: Callable[[int, str | None], None]
-    """Told the steps that are done: once when training begins, then again with every warning."""
-    earlier: PreviousAttempts = field(default_factory=PreviousAttempts)
-    """What earlier attempts have left."""
+    """Called with the number of steps done and a warning: once without one when training starts, then for each warning."""
+    previous: PreviousAttempts = field(default_factory=PreviousAttempts)
     rank: Rank = field(default_factory=Rank)
-    """Which of the processes of this training this is; the first alone writes."""
+    """This rank; only rank 0 writes."""
     profile_folder: Path | None = None
-    """Where a trace of a few steps goes; None: none is made."""
+    """Gets a trace of a few steps; None: no trace."""
     flops_per_step: int | None = None
-    """Counted operations of one update, over all devices; None: not counted."""
+    """FLOPs of one update over all devices; None: not counted."""
     folder: Path = Path()
-    """The attempt's."""
+    """Folder of the attempt."""
     last_step: int | None = None
-    """Where a repetition of the first steps of a run ends; None: it goes on to the end."""
+    """Where to stop when only the first steps of a run are reproduced; None: at the end."""
     done: int = 0
-    """Steps that are done."""
+    """Number of steps done."""
 
     def __post_init__(self) -> None:
-        self.place = self.plan.topology.place(self.rank.number)
-        self.share = DataShard(self.place.data, self.plan.topology.data)
-        self.num_together = self.plan.topology.world  # ranks that make every step, each in its place
-        self.sees_all = True  # nothing trains but the processes of the ranks
-        # Before an engine takes parts of the model away.
-        model = self.parts.task.model
+        self.coordinates = self.plan.topology.place(self.rank.number)
+        self.shard = DataShard(self.coordinates.data, self.plan.topology.data)
+        self.num_synchronous = self.plan.topology.world  # ranks that run every step together
+        self.covers_all_processes = True  # no process trains besides the ranks
+        # Now, as an engine may later take parts of the model away.
+        model = self.components.task.model
         self.num_parameters = sum(parameter.numel() for parameter in model.parameters())
-        self.showing = EvaluatorArtifacts(self.parts.evaluator, model, self.rank.number == 0)
+        self.artifacts = EvaluatorArtifacts(self.components.evaluator, model, self.rank.number == 0)
 
     def run(self) -> tuple[Literal["finished", "interrupted"], str | None]:
         """Train.
 
         Returns:
-            How it ended, and why it stopped.
+            The final state, and why training stopped.
 
         Raises:
-            InputError: this machine has not the device that was asked for.
-            TrainingError: the loss is no number any more, or no checkpoint can be restored.
+            InputError: this machine lacks the configured device.
+            TrainingError: the loss is not finite, or no checkpoint can be restored.
             CheckpointError: the disk is full.
         """
-        plan, engine = self.plan, self.parts.engine
-        with self._wrong_input():
-            self._try_evaluator()
-            self._count_work()
-            engine.prepare(self.parts.task, self.engine_config())
-            train, val, test = (self._load(name) for name in ("train", "val", "test"))  # what is missing is told now
-        self.saver = AsyncCheckpointer(engine, self.parts.task.model, self.checkpoints, self.rank.number == 0)
-        self.journal.params({**_derived(self.num_parameters, plan), **self._environment(), **self._interface()})
+        plan, engine = self.plan, self.components.engine
+        with self._as_input_error():
+            self._check_evaluator()
+            self._count_flops()
+            engine.prepare(self.components.task, self.make_engine_config())
+            train, val, test = (
+                self._load_split(name) for name in ("train", "val", "test")
+            )  # fail now, not after training
+        self.checkpointer = AsyncCheckpointer(
+            engine, self.components.task.model, self.checkpoints, self.rank.number == 0
+        )
+        self.journal.params(
+            {**_plan_params(self.num_parameters, plan), **self._environment_params(), **self._interface_params()}
+        )
         first_step = self._restore()
-        self.usage = self._usage(first_step)
+        self.usage = self._make_usage(first_step)
         self.profiler = Profiler(self.profile_folder, self.rank.number, first_step)
         try:
-            ended = self._train(train, val, first_step)
-            if ended[0] == "finished":
+            result = self._train(train, val, first_step)
+            if result[0] == "finished":
                 self._evaluate("test", test, plan.num_steps)
-                self.showing.show(engine, test, self.journal.path.parent / "test", self.journal)
+                self.artifacts.write(engine, test, self.journal.path.parent / "test", self.journal)
         except BaseException:
             self.profiler.close()
-            self.saver.finish()  # a fault of the writing would hide this one
+            self.checkpointer.finish()  # an error of the write would hide this one
             raise
         self.profiler.close()
-        self.saver.wait()
-        self._tell_warnings()
-        self.journal.metrics(self.done, self.usage.totals(self.done, engine.gather))
-        engine.gather(0.0)  # nobody leaves before the first rank has written all
-        return ended
+        self.checkpointer.wait()
+        self._report_warnings()
+        self.journal.metrics(self.done, self.usage.total_metrics(self.done, engine.gather))
+        engine.gather(0.0)  # no rank exits before rank 0 has written everything
+        return result
 
     def _train(
         self, train: Split, val: Split, first_step: int
     ) -> tuple[Literal["finished", "interrupted"], str | None]:
-        config, plan, engine = self.config, self.plan, self.parts.engine
+        config, plan, engine = self.config, self.plan, self.components.engine
         self.done = first_step
         self.on_running(first_step, None)
-        self._tell_warnings()
+        self._report_warnings()
         batches = self._batches(train, first_step)
-        schedule, tokens = self.parts.task.schedule, _tokens(self.parts.data.example(1))
-        curve = MetricLogger(config, plan, schedule, self.journal, first_step, tokens, self._of_step)
-        agreement = StopConsensus(engine, self.should_stop, self.num_together, first_step)
-        if first_step < plan.num_steps and (reason := agreement.reason(first_step)) is not None:
+        schedule, tokens = self.components.task.schedule, _count_target_tokens(self.components.data.example(1))
+        logger = MetricLogger(config, plan, schedule, self.journal, first_step, tokens, self._step_metrics)
+        consensus = StopConsensus(engine, self.should_stop, self.num_synchronous, first_step)
+        if first_step < plan.num_steps and (reason := consensus.reason(first_step)) is not None:
             return "interrupted", f"{reason} before step {first_step + 1}"
-        for step, batch in enumerate(curve.clock.waiting(batches), start=first_step):
-            seed_step(config["seed"], step, self.place)
-            # What an objective refuses of a model in training, it refuses at once.
-            with self.profiler.step(step), self._wrong_input() if step == first_step else nullcontext():
+        for step, batch in enumerate(logger.timer.time_waits(batches), start=first_step):
+            seed_step(config["seed"], step, self.coordinates)
+            # An objective that does not fit the model in training mode raises in the first step.
+            with self.profiler.step(step), self._as_input_error() if step == first_step else nullcontext():
                 metrics = engine.train_step(batch, step)
             self.done = done = step + 1
-            curve.add(done, metrics)
-            with curve.clock:
-                self._tell_profile(step)
+            logger.add(done, metrics)
+            with logger.timer:
+                self._log_profile(step)
             if self._is_due(done, config["eval_every_steps"]):
-                with curve.paused():
+                with logger.paused():
                     self._evaluate("val", val, done)
             if self._is_due(done, config["checkpoint"]["every_steps"]):
-                with curve.paused():
+                with logger.paused():
                     self._save(done)
-            if done < plan.num_steps and (reason := self._why_to_stop(agreement)) is not None:
-                curve.drain()
+            if done < plan.num_steps and (reason := self._stop_reason(consensus)) is not None:
+                logger.drain()
                 self._save(done)
-                self.saver.wait()
+                self.checkpointer.wait()
                 return "interrupted", f"{reason} after step {done}, which is saved"
         return "finished", None
 
-    def engine_config(self) -> EngineConfig:
-        """What is asked of the engine."""
-        looks = (self.config["eval_every_steps"], self.config["checkpoint"]["every_steps"], self.last_step or 0)
-        every = tuple(steps for steps in looks if steps)
-        return replace(_recipe(self.config, self.plan, self.rank), meets_every=every, folder=self.folder)
+    def make_engine_config(self) -> EngineConfig:
+        """Return the configuration of the engine."""
+        intervals = (self.config["eval_every_steps"], self.config["checkpoint"]["every_steps"], self.last_step or 0)
+        every = tuple(steps for steps in intervals if steps)
+        return replace(_make_engine_config(self.config, self.plan, self.rank), meets_every=every, folder=self.folder)
 
     def _batches(self, train: Split, first_step: int) -> Iterator[Batch]:
         plan, config = self.plan, self.config
@@ -162,162 +167,163 @@ class Trainer:
             first_step,
             plan.num_steps,
             config["num_data_workers"],
-            self.share,
+            self.shard,
         )
 
-    def _of_step(self, done: int, step_time_s: float) -> Mapping[str, float]:
-        """Metrics beside a point of the training curve."""
-        return self.usage.of_step(done, step_time_s)
+    def _step_metrics(self, done: int, step_time_s: float) -> Mapping[str, float]:
+        """Metrics beside a point of the training logger."""
+        return self.usage.step_metrics(done, step_time_s)
 
-    def _why_to_stop(self, agreement: StopConsensus) -> str | None:
-        return "as far as was asked," if self.done == self.last_step else agreement.reason(self.done)
+    def _stop_reason(self, consensus: StopConsensus) -> str | None:
+        return "as requested," if self.done == self.last_step else consensus.reason(self.done)
 
     @contextmanager
-    def _wrong_input(self) -> Iterator[None]:
-        """What a part refuses here follows from the configuration, not from the training."""
+    def _as_input_error(self) -> Iterator[None]:
+        """Turn a ValueError of a component into an InputError: its cause is in the configuration."""
         try:
             yield
         except ValueError as err:
             raise InputError([str(err)], f"the plan for '{self.plan.name}'") from err
 
-    def _try_evaluator(self) -> None:
-        """Measure two empty examples, so that a wrong evaluator is told now and not after hours.
+    def _check_evaluator(self) -> None:
+        """Evaluate two empty examples, so a wrong evaluator fails now and not after hours.
 
         Raises:
-            ValueError: it cannot measure the model's outputs, or not the metric that the best checkpoint goes by.
+            ValueError: the evaluator does not fit the model, or has no metric `checkpoint.best_metric`.
         """
-        names, self.interface = dry_run(self.parts, layout_of(self.config, self.plan))
+        names, self.interface = dry_run(self.components, layout_of(self.config, self.plan))
         names = [f"val/{name}" for name in names]
-        wanted = self.config["checkpoint"]["best_metric"]
-        if wanted is not None and wanted not in names:
+        best_metric = self.config["checkpoint"]["best_metric"]
+        if best_metric is not None and best_metric not in names:
             raise ValueError(
-                f"checkpoint.best_metric={wanted} is not what is measured; name one of {', '.join(sorted(names))}, or null"
+                f"checkpoint.best_metric={best_metric} is not a metric of this run; "
+                f"use one of {', '.join(sorted(names))}, or null"
             )
 
-    def _count_work(self) -> None:
-        """DeepSpeed's count, of one micro-batch through the whole model, where a profile was asked for."""
+    def _count_flops(self) -> None:
+        """Log DeepSpeed's count for one micro-batch through the whole model, if the run is profiled."""
         if self.profile_folder is not None and self.rank.number == 0:
-            inputs, _ = self.parts.data.example(self.plan.batch_size_per_device)
-            self.journal.params(count_work(self.parts.task.model, inputs, self.profile_folder))
+            inputs, _ = self.components.data.example(self.plan.batch_size_per_device)
+            self.journal.params(count_flops(self.components.task.model, inputs, self.profile_folder))
 
-    def _tell_profile(self, step: int) -> None:
-        own = self.profiler.result(step)
-        if own is None or self.profile_folder is None:
+    def _log_profile(self, step: int) -> None:
+        milliseconds = self.profiler.finish_trace(step)
+        if milliseconds is None or self.profile_folder is None:
             return
-        ranks = {name: self.parts.engine.gather(value) for name, value in own.items()}
-        self.journal.metrics(step + 1, profile_metrics(ranks, self.plan.topology.pipe))
-        self.journal.artifact("/".join(self.profile_folder.parts[-3:]))  # below the run's: attempts/1/profile
+        ranks = {name: self.components.engine.gather(value) for name, value in milliseconds.items()}
+        self.journal.metrics(step + 1, make_profile_metrics(ranks, self.plan.topology.pipe))
+        self.journal.artifact("/".join(self.profile_folder.parts[-3:]))  # relative to the run: attempts/1/profile
 
     def _is_due(self, done: int, every: int) -> bool:
         return done % every == 0 or done == self.plan.num_steps
 
     def _restore(self) -> int:
-        """Steps that an earlier attempt has done: those of the newest checkpoint that every rank can load.
+        """Load the newest checkpoint that every rank can load, and return its step; 0 without a checkpoint.
 
-        What cannot be loaded is removed once an older checkpoint was: it would be taken for the newest for ever.
+        Checkpoints that cannot be loaded are removed once an older one was loaded, so they are not tried again.
         """
-        engine, faults = self.parts.engine, dict[int, str]()
+        engine, errors = self.components.engine, dict[int, str]()
         newest = self.checkpoints.newest_first()
         while True:
-            found = next(newest, None) if self.rank.number == 0 else None
-            step = int(engine.gather(float(found.step if found else -1))[0])  # which one is the first rank's choice
+            candidate = next(newest, None) if self.rank.number == 0 else None
+            step = int(engine.gather(float(candidate.step if candidate else -1))[0])  # rank 0 decides
             if step < 0:
                 break
-            checkpoint = found or self.checkpoints.at(step)
-            fault = self._load_state(checkpoint)
-            if max(engine.gather(float(fault is not None))) > 0:
-                faults[step] = fault or "another rank could not read it"
+            checkpoint = candidate or self.checkpoints.at(step)
+            error = self._load_state(checkpoint)
+            if max(engine.gather(float(error is not None))) > 0:
+                errors[step] = error or "another rank could not read it"
                 continue
-            for damaged, why in faults.items() if self.rank.number == 0 else ():
-                self.checkpoints.discard(damaged, why)
-            self.saver.saved = step
-            self._keep_best(step, checkpoint.state.get("val", {}) if checkpoint else {})
+            for damaged, reason in errors.items() if self.rank.number == 0 else ():
+                self.checkpoints.discard(damaged, reason)
+            self.checkpointer.last_saved = step
+            self._save_if_best(step, checkpoint.state.get("val", {}) if checkpoint else {})
             return step
-        if faults:
+        if errors:
             raise TrainingError(
-                f"no checkpoint of this run can be restored; of step {max(faults)}: {faults[max(faults)]}"
+                f"no checkpoint of this run can be restored; the one of step {max(errors)}: {errors[max(errors)]}"
             )
         return 0
 
     def _load_state(self, checkpoint: Checkpoint | None) -> str | None:
-        """Load one; what is wrong with it where it cannot be."""
+        """Load a checkpoint; return the error if it cannot be loaded."""
         if checkpoint is None:
-            return "this rank finds it damaged"
+            return "it is damaged on this rank"
         try:
-            self.parts.engine.load(checkpoint.folder)
+            self.components.engine.load(checkpoint.folder)
         except ValueError as err:
             return " ".join(str(err).split())
         return None
 
-    def _tell_warnings(self) -> None:
+    def _report_warnings(self) -> None:
         for warning in self.checkpoints.warnings:
             self.on_running(self.done, warning)
         self.checkpoints.warnings.clear()
 
-    def _load(self, name: str) -> Split:
-        """Read a split.
+    def _load_split(self, name: str) -> Split:
+        """Load a split.
 
         Raises:
-            TrainingError: it is not what an earlier attempt saw, so that the curves would not go on but part.
+            TrainingError: the data differ from those of an earlier attempt, so its curves could not be continued.
         """
-        split = self.parts.data.load(name)
+        split = self.components.data.load(name)
         digest = fingerprint(split)
         source = self.config["data"].get("folder") or self.config["data"]["_target_"].rpartition(".")[2].lower()
-        if (before := self.earlier.digests.get(name, digest)) != digest:
+        if (before := self.previous.digests.get(name, digest)) != digest:
             raise TrainingError(
-                f"data={source} has changed: the split '{name}' has the digest {digest}, and an earlier attempt saw {before}; "
-                "bring the files back, or start a new run"
+                f"data={source} has changed: the split '{name}' has the digest {digest}, and an earlier attempt had {before}; "
+                "restore the files, or start a new run"
             )
         self.journal.data(name=source, digest=digest, num_examples=len(split), split=name)
         return split
 
     def _evaluate(self, name: str, split: Split, done: int) -> None:
-        config, engine = self.config, self.parts.engine
+        config, engine = self.config, self.components.engine
         if config["num_data_workers"]:
-            self.saver.wait()  # workers are forked, and a lock that the writing thread held would stay locked in them
-        batches = evaluation_batches(split, config["batch_size_eval"], config["num_data_workers"], self.share)
-        found = engine.evaluate(batches, self.parts.evaluator)
-        metrics = {f"{name}/{metric}": value for metric, value in found.items()}
+            self.checkpointer.wait()  # workers are forks: a lock that the writing thread holds would stay locked in them
+        batches = evaluation_batches(split, config["batch_size_eval"], config["num_data_workers"], self.shard)
+        values = engine.evaluate(batches, self.components.evaluator)
+        metrics = {f"{name}/{metric}": value for metric, value in values.items()}
         self.journal.metrics(done, metrics)
-        self.journal.metrics(done, memory_peaks(engine.gather(memory_peak_gib())))
+        self.journal.metrics(done, make_memory_metrics(engine.gather(read_memory_peak_gib())))
         if name == "val":
             if done < self.plan.num_steps:
-                self.journal.metrics(done, self.usage.totals(done, engine.gather))
-            self._keep_best(done, metrics)
+                self.journal.metrics(done, self.usage.total_metrics(done, engine.gather))
+            self._save_if_best(done, metrics)
 
-    def _keep_best(self, done: int, metrics: Mapping[str, float]) -> None:
-        """Save and mark a step if none was better; again after a resume, as a crash can come between the two."""
+    def _save_if_best(self, done: int, metrics: Mapping[str, float]) -> None:
+        """Save and mark a step if it is the best. Repeated after a resume, as a crash may have prevented the mark."""
         settings = self.config["checkpoint"]
-        wanted = settings["best_metric"]
-        if wanted in metrics:
-            best = BestCheckpoint(wanted, metrics[wanted], settings["best_mode"])
-            if self.saver.is_better(best):
+        metric = settings["best_metric"]
+        if metric in metrics:
+            best = BestCheckpoint(metric, metrics[metric], settings["best_mode"])
+            if self.checkpointer.is_better(best):
                 self._save(done, metrics, best)
 
-    def _usage(self, first_step: int) -> Usage:
+    def _make_usage(self, first_step: int) -> ResourceUsage:
         peak = self.config["hardware"]["peak_tflops"]
-        return Usage(
+        return ResourceUsage(
             self.config["system_every_s"],
             self.plan.topology.world,
             self.flops_per_step,
             None if peak is None else peak * 1e12,
-            self.earlier,
+            self.previous,
             first_step,
             on_gpu=self._is_on_gpu(),
-            sees_all=self.sees_all,
+            covers_all_processes=self.covers_all_processes,
         )
 
     def _is_on_gpu(self) -> bool:
-        return any(parameter.is_cuda for parameter in self.parts.task.model.parameters())
+        return any(parameter.is_cuda for parameter in self.components.task.model.parameters())
 
-    def _interface(self) -> dict[str, Any]:
-        """What the model takes and gives, for whoever exports it, and what the data that is read calls its classes."""
-        names = getattr(self.parts.data, "class_names", None)
-        words = {**self.interface.words(), "class_names": names and [str(name) for name in names]}
-        return {f"plan.{key}": value for key, value in words.items() if value is not None}
+    def _interface_params(self) -> dict[str, Any]:
+        """Return the model's inputs and outputs, for its export, and the class names of the data."""
+        names = getattr(self.components.data, "class_names", None)
+        params = {**self.interface.words(), "class_names": names and [str(name) for name in names]}
+        return {f"plan.{key}": value for key, value in params.items() if value is not None}
 
-    def _environment(self) -> dict[str, str]:
-        """What the last bits of a result depend on beside the plan."""
+    def _environment_params(self) -> dict[str, str]:
+        """Return what the last bits of a result depend on, besides the plan."""
         return {
             "env.torch": torch.__version__,
             "env.device_name": torch.cuda.get_device_name() if self._is_on_gpu() else "cpu",
@@ -326,20 +332,20 @@ class Trainer:
         }
 
     def _save(self, done: int, metrics: Mapping[str, float] | None = None, best: BestCheckpoint | None = None) -> None:
-        begin = time.perf_counter()
-        self.saver.wait()
-        self._tell_warnings()
-        self.saver.save(done, metrics or {}, best)
-        self.journal.metrics(done, {"perf/checkpoint_stall_ms": (time.perf_counter() - begin) * 1e3})
+        start = time.perf_counter()
+        self.checkpointer.wait()
+        self._report_warnings()
+        self.checkpointer.save(done, metrics or {}, best)
+        self.journal.metrics(done, {"perf/checkpoint_stall_ms": (time.perf_counter() - start) * 1e3})
 
 
-def seed_step(seed: int, step: int, place: RankCoordinates) -> None:
-    """Chance of one step: a pure function of seed and step, so that nothing of it has to be saved.
+def seed_step(seed: int, step: int, coordinates: RankCoordinates) -> None:
+    """Seed all random generators for one step. No generator state has to be saved, as only seed and step matter.
 
-    Ranks that hold slices of the same layers draw the same; replicas and stages draw apart.
+    Ranks that hold slices of the same layers get the same numbers; replicas and pipeline stages get different ones.
     """
-    number = derive_seed(seed, "step", step, place.data, place.pipe)
-    # Not torch.manual_seed, which takes 90 us to ask for every kind of device (torch 2.13, 2026-11-24); this takes one.
+    number = derive_seed(seed, "step", step, coordinates.data, coordinates.pipe)
+    # torch.manual_seed takes 90 us because it checks for every kind of device (torch 2.13, 2026-11-24); this takes 1 us.
     torch.default_generator.manual_seed(number)
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.manual_seed(number)
@@ -347,8 +353,8 @@ def seed_step(seed: int, step: int, place: RankCoordinates) -> None:
     numpy.random.seed(number % 2**32)
 
 
-def _derived(num_parameters: int, plan: Plan) -> dict[str, int]:
-    """What follows from the configuration and is worth comparing between runs."""
+def _plan_params(num_parameters: int, plan: Plan) -> dict[str, int]:
+    """Return values that follow from the configuration, for comparing runs."""
     return {
         "plan.num_parameters": num_parameters,
         "plan.num_steps": plan.num_steps,
@@ -358,7 +364,7 @@ def _derived(num_parameters: int, plan: Plan) -> dict[str, int]:
     }
 
 
-def _recipe(config: Mapping[str, Any], plan: Plan, rank: Rank) -> EngineConfig:
+def _make_engine_config(config: Mapping[str, Any], plan: Plan, rank: Rank) -> EngineConfig:
     return EngineConfig(
         num_steps=plan.num_steps,
         num_accumulation=plan.num_accumulation,
@@ -373,8 +379,8 @@ def _recipe(config: Mapping[str, Any], plan: Plan, rank: Rank) -> EngineConfig:
     )
 
 
-def _tokens(example: Batch) -> int:
-    """Tokens of one example's targets; 0 where they are no sequence."""
+def _count_target_tokens(example: Batch) -> int:
+    """Return the number of tokens in the targets of one example; 0 if they are not a sequence."""
     targets = example[1]
     is_sequence = isinstance(targets, Tensor) and targets.dim() == 2 and not targets.is_floating_point()
     return targets.shape[1] if is_sequence else 0  # type: ignore[union-attr]

@@ -137,7 +137,9 @@ class ParameterServer:
             self.push_every_steps, self.pull_every_steps, self.chunks(config.topology), self.delays_s.get(number, 0.0)
         )
         flat = FlatParameters(single.model)
-        Replica(store, group, number // self.group_size, self.num_servers, single, flat, habits, fetch, should_stop).run()
+        Replica(
+            store, group, number // self.group_size, self.num_servers, single, flat, habits, fetch, should_stop
+        ).run()
 
     def prepare(self, task: TrainingTask, config: EngineConfig) -> None:
         self.config, self.per_round = config, self.chunks(config.topology)

@@ -180,7 +180,7 @@ def test_mlflow_shows_how_each_run_ended(lathe: Lathe, live: Live, tmp_path: Pat
     assert lathe("run", *small, "name=finishes", "max_steps=20").returncode == 0
     diverges = lathe("run", *small, "model=mlp", "name=diverges", "optimizer=sgd", "optimizer.lr=1e30", "max_steps=20")
     assert diverges.returncode == 1
-    assert "is no finite number; start another run with a lower optimizer.lr" in diverges.stderr
+    assert "is not a finite number; start another run with a lower optimizer.lr" in diverges.stderr
     for name, number in (("is_killed", signal.SIGKILL), ("is_stopped", signal.SIGTERM)):
         length = ("max_steps=1000000", "log_every_steps=10")
         overrides = (*small, *length, f"name={name}", f"seed={number.value}", f"runs_dir={name}/runs")

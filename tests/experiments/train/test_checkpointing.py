@@ -1,4 +1,4 @@
-"""Saving while training goes on."""
+"""Saving while training continues."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from experiments.train.checkpointing import AsyncCheckpointer, BestCheckpoint
 
 
 class Engine:
-    """Two ranks, of which this is one; its snapshots are written when they may."""
+    """One of two ranks; the test decides when a snapshot is written."""
 
     def __init__(self) -> None:
         self.may_write = threading.Event()
@@ -39,18 +39,20 @@ class Engine:
         return write
 
 
-def saver(folder: Path, engine: Any, *, is_first: bool = True, model: nn.Module | None = None) -> AsyncCheckpointer:
+def make_checkpointer(
+    folder: Path, engine: Any, *, is_first: bool = True, model: nn.Module | None = None
+) -> AsyncCheckpointer:
     return AsyncCheckpointer(engine, model or nn.Linear(2, 3), Checkpoints(folder, keep_last=2), is_first)
 
 
-def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path) -> None:
+def test_training_continues_while_a_checkpoint_is_written(tmp_path: Path) -> None:
     engine = Engine()
-    found = saver(tmp_path, engine)
+    checkpointer = make_checkpointer(tmp_path, engine)
     engine.may_write.clear()
-    found.save(3, {"val/x": 1.0})  # returns, though nothing can be written yet
+    checkpointer.save(3, {"val/x": 1.0})  # returns although nothing can be written yet
     assert not list(tmp_path.glob("checkpoints/step_*"))
     engine.may_write.set()
-    found.wait()
+    checkpointer.wait()
     latest = Checkpoints(tmp_path, 2).latest()
     assert latest is not None
     assert (latest.step, latest.state) == (3, {"val": {"val/x": 1.0}})
@@ -58,39 +60,39 @@ def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path) -> None:
 
 def test_a_step_is_saved_once_and_marked_later(tmp_path: Path) -> None:
     engine = Engine()
-    found = saver(tmp_path, engine)
-    found.save(3, {})
+    checkpointer = make_checkpointer(tmp_path, engine)
+    checkpointer.save(3, {})
     best = BestCheckpoint("val/x", 0.5, "max")
-    assert found.is_better(best)
-    found.save(3, {}, best)
-    found.wait()
+    assert checkpointer.is_better(best)
+    checkpointer.save(3, {}, best)
+    checkpointer.wait()
     assert engine.snapshots == 1
     marked = Checkpoints(tmp_path, 2).best()
     assert marked is not None
     assert marked.step == 3
-    assert not found.is_better(BestCheckpoint("val/x", 0.4, "max"))
+    assert not checkpointer.is_better(BestCheckpoint("val/x", 0.4, "max"))
 
 
-def test_a_fault_of_the_writing_is_raised_by_who_trains(tmp_path: Path) -> None:
-    found = saver(tmp_path, Engine())
+def test_an_error_of_the_write_is_raised_in_the_training_thread(tmp_path: Path) -> None:
+    checkpointer = make_checkpointer(tmp_path, Engine())
     (tmp_path / "checkpoints").write_text("in the way")
-    found.save(3, {})
+    checkpointer.save(3, {})
     with pytest.raises(CheckpointError, match="could not be written"):
-        found.save(4, {})
-    found.wait()  # told once
+        checkpointer.save(4, {})
+    checkpointer.wait()  # raised only once
 
 
-def test_other_ranks_copy_and_write_nothing(tmp_path: Path) -> None:
+def test_other_ranks_make_a_snapshot_but_write_nothing(tmp_path: Path) -> None:
     engine = Engine()
-    found = saver(tmp_path, engine, is_first=False)
-    found.save(3, {})
-    found.wait()
+    checkpointer = make_checkpointer(tmp_path, engine, is_first=False)
+    checkpointer.save(3, {})
+    checkpointer.wait()
     assert engine.snapshots == 1
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("whose", ["its own", "another rank's"])
-def test_weights_that_are_no_numbers_are_not_saved(whose: str, tmp_path: Path) -> None:
+def test_weights_that_are_not_finite_are_not_saved(whose: str, tmp_path: Path) -> None:
     engine, model = Engine(), nn.Linear(2, 3)
     if whose == "its own":
         with torch.no_grad():
@@ -98,5 +100,5 @@ def test_weights_that_are_no_numbers_are_not_saved(whose: str, tmp_path: Path) -
     else:
         engine.others = [0.0]
     with pytest.raises(TrainingError, match="the weights after step 3 are not all finite numbers"):
-        saver(tmp_path, engine, model=model).save(3, {})
+        make_checkpointer(tmp_path, engine, model=model).save(3, {})
     assert engine.snapshots == 0

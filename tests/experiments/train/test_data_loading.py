@@ -10,11 +10,11 @@ from torch import Generator, Tensor
 from experiments.train.data_loading import DataShard, evaluation_batches, training_batches
 from modules.data.base import Batch, DataError
 
-Told = list[tuple[list[float], list[int]]]
+Shown = list[tuple[list[float], list[int]]]
 
 
 class Noisy:
-    """Examples that tell their index, and how the dice fell; `broken` cannot be read."""
+    """Examples that hold their index and a random number; `broken` cannot be read."""
 
     def __init__(self, num_examples: int, in_memory: bool, broken: int = -1) -> None:
         self.num_examples = num_examples
@@ -26,31 +26,35 @@ class Noisy:
 
     def batch(self, indices: Tensor, generator: Generator) -> Batch:
         if self.broken in indices:
-            raise DataError(f"photo {self.broken} cannot be read; replace it")
+            raise DataError(f"image {self.broken} cannot be read; replace it")
         return torch.rand(len(indices), generator=generator), indices.clone()
 
 
-class Deaf(Noisy):
-    """Tells which signals its process ignores."""
+class IgnoredSignals(Noisy):
+    """Examples that show which signals their process ignores."""
 
     def batch(self, indices: Tensor, generator: Generator) -> Batch:
         numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
         return torch.tensor([signal.getsignal(number) is signal.SIG_IGN for number in numbers]), indices
 
 
-def _told(batches: Iterator[Batch]) -> Told:
+def _to_lists(batches: Iterator[Batch]) -> Shown:
     return [(cast(Tensor, inputs).tolist(), cast(Tensor, targets).tolist()) for inputs, targets in batches]
 
 
-def _counted(split: Noisy, batch_size: int, num_workers: int = 0, share: DataShard = DataShard()) -> Told:  # noqa: B008
-    """The batches of an evaluation that count."""
-    return _told(iter([batch for batch, counts in evaluation_batches(split, batch_size, num_workers, share) if counts]))
+def _counted(split: Noisy, batch_size: int, num_workers: int = 0, shard: DataShard = DataShard()) -> Shown:  # noqa: B008
+    """Return the batches of an evaluation that count."""
+    return _to_lists(
+        iter([batch for batch, counts in evaluation_batches(split, batch_size, num_workers, shard) if counts])
+    )
 
 
 def test_an_epoch_shows_every_example_once_and_the_next_in_another_order() -> None:
     steps = [
-        told
-        for _, told in _told(training_batches(Noisy(12, True), 3, seed=5, first_step=0, num_steps=8, num_workers=0))
+        indices
+        for _, indices in _to_lists(
+            training_batches(Noisy(12, True), 3, seed=5, first_step=0, num_steps=8, num_workers=0)
+        )
     ]
     first, second = (list(chain.from_iterable(epoch)) for epoch in (steps[:4], steps[4:]))
     assert sorted(first) == sorted(second) == list(range(12))
@@ -58,24 +62,24 @@ def test_an_epoch_shows_every_example_once_and_the_next_in_another_order() -> No
 
 
 def test_the_incomplete_batch_at_the_end_of_an_epoch_is_dropped() -> None:
-    steps = _told(training_batches(Noisy(11, True), 4, seed=5, first_step=0, num_steps=6, num_workers=0))
-    assert [len(told) for _, told in steps] == [4] * 6
+    steps = _to_lists(training_batches(Noisy(11, True), 4, seed=5, first_step=0, num_steps=6, num_workers=0))
+    assert [len(indices) for _, indices in steps] == [4] * 6
     for epoch in (steps[:2], steps[2:4], steps[4:]):
-        assert len({index for _, told in epoch for index in told}) == 8
+        assert len({index for _, indices in epoch for index in indices}) == 8
 
 
 @pytest.mark.parametrize("first_step", [1, 3, 5, 7])
-def test_a_resume_sees_what_it_would_have_seen(first_step: int) -> None:
+def test_a_resumed_run_gets_the_same_batches(first_step: int) -> None:
     split = Noisy(11, True)
-    whole = _told(training_batches(split, 3, seed=5, first_step=0, num_steps=7, num_workers=0))
-    rest = _told(training_batches(split, 3, seed=5, first_step=first_step, num_steps=7, num_workers=0))
+    whole = _to_lists(training_batches(split, 3, seed=5, first_step=0, num_steps=7, num_workers=0))
+    rest = _to_lists(training_batches(split, 3, seed=5, first_step=first_step, num_steps=7, num_workers=0))
     assert rest == whole[first_step:]
 
 
-def test_replicas_share_out_what_one_process_would_get() -> None:
-    whole = _told(training_batches(Noisy(13, True), 6, seed=5, first_step=1, num_steps=5, num_workers=0))
+def test_replicas_divide_the_batches_of_one_process() -> None:
+    whole = _to_lists(training_batches(Noisy(13, True), 6, seed=5, first_step=1, num_steps=5, num_workers=0))
     parts = [
-        _told(training_batches(Noisy(13, True), 6, 5, 1, 5, num_workers=0, share=DataShard(number, 3)))
+        _to_lists(training_batches(Noisy(13, True), 6, 5, 1, 5, num_workers=0, shard=DataShard(number, 3)))
         for number in range(3)
     ]
     for step, (inputs, targets) in enumerate(whole):
@@ -84,28 +88,28 @@ def test_replicas_share_out_what_one_process_would_get() -> None:
 
 
 @pytest.mark.parametrize("num_replicas", [1, 2, 3, 5])
-def test_replicas_evaluate_every_example_once_and_as_often(num_replicas: int) -> None:
-    shares = [DataShard(number, num_replicas) for number in range(num_replicas)]
-    counted = [_counted(Noisy(10, True), 3, share=share) for share in shares]
+def test_replicas_evaluate_every_example_once_in_equally_many_batches(num_replicas: int) -> None:
+    shards = [DataShard(number, num_replicas) for number in range(num_replicas)]
+    counted = [_counted(Noisy(10, True), 3, shard=shard) for shard in shards]
     assert sorted(each for part in counted for _, indices in part for each in indices) == list(range(10))
-    lengths = {len(list(evaluation_batches(Noisy(10, True), 3, 0, share))) for share in shares}
+    lengths = {len(list(evaluation_batches(Noisy(10, True), 3, 0, shard))) for shard in shards}
     assert lengths == {-(-4 // num_replicas)}
 
 
-def test_another_seed_brings_another_order_and_other_dice() -> None:
-    one, two = (_told(training_batches(Noisy(11, True), 3, seed, 0, 2, num_workers=0)) for seed in (5, 6))
+def test_another_seed_gives_another_order_and_other_random_numbers() -> None:
+    one, two = (_to_lists(training_batches(Noisy(11, True), 3, seed, 0, 2, num_workers=0)) for seed in (5, 6))
     assert one[0][0] != two[0][0]
     assert one[0][1] != two[0][1]
 
 
-def test_workers_bring_what_the_process_itself_would_bring() -> None:
+def test_workers_return_the_batches_of_a_single_process() -> None:
     split = Noisy(11, False)
-    alone = _told(training_batches(split, 3, seed=5, first_step=1, num_steps=8, num_workers=0))
-    assert _told(training_batches(split, 3, seed=5, first_step=1, num_steps=8, num_workers=2)) == alone
+    alone = _to_lists(training_batches(split, 3, seed=5, first_step=1, num_steps=8, num_workers=0))
+    assert _to_lists(training_batches(split, 3, seed=5, first_step=1, num_steps=8, num_workers=2)) == alone
     assert _counted(split, 4, num_workers=2) == _counted(split, 4)
 
 
-def test_workers_leave_torchs_own_chance_alone() -> None:
+def test_workers_do_not_advance_torchs_global_generator() -> None:
     torch.manual_seed(3)
     untouched = torch.rand(4)
     torch.manual_seed(3)
@@ -114,27 +118,27 @@ def test_workers_leave_torchs_own_chance_alone() -> None:
     assert torch.equal(torch.rand(4), untouched)
 
 
-def test_workers_leave_signals_to_their_parent() -> None:
-    ((deaf, _),) = training_batches(Deaf(3, False), 3, seed=5, first_step=0, num_steps=1, num_workers=1)
-    assert cast(Tensor, deaf).tolist() == [True, True, True]
+def test_workers_ignore_stop_signals() -> None:
+    ((ignored, _),) = training_batches(IgnoredSignals(3, False), 3, seed=5, first_step=0, num_steps=1, num_workers=1)
+    assert cast(Tensor, ignored).tolist() == [True, True, True]
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_a_damaged_example_is_told_in_its_own_words(num_workers: int) -> None:
+def test_the_error_of_a_damaged_example_is_not_changed(num_workers: int) -> None:
     with pytest.raises(DataError) as caught:
         list(evaluation_batches(Noisy(5, False, broken=3), 2, num_workers))
-    assert str(caught.value) == "photo 3 cannot be read; replace it"
+    assert str(caught.value) == "image 3 cannot be read; replace it"
 
 
 class Sorted(Noisy):
-    """A split with an order of its own."""
+    """A split with its own order."""
 
     def order(self, batch_size: int, generator: Generator) -> Tensor:
         first = int(torch.randint(batch_size, (1,), generator=generator))
         return torch.arange(len(self)).roll(first)
 
 
-def test_a_split_may_say_in_which_order_an_epoch_goes() -> None:
+def test_a_split_can_define_the_order_of_an_epoch() -> None:
     batches = training_batches(Sorted(7, True), 3, seed=5, first_step=0, num_steps=4, num_workers=0)
     orders = [cast(Tensor, targets).tolist() for _, targets in batches]
     assert len({*map(tuple, orders)}) > 1
@@ -142,7 +146,7 @@ def test_a_split_may_say_in_which_order_an_epoch_goes() -> None:
         assert all((one + 1) % 7 == two for one, two in pairwise([*first, *second]))
 
 
-def test_training_can_be_left_before_its_end() -> None:
+def test_training_can_stop_before_its_end() -> None:
     batches = training_batches(Noisy(11, False), 3, seed=5, first_step=0, num_steps=1000, num_workers=1)
     next(batches)
     batches.close()  # type: ignore[attr-defined]
@@ -150,9 +154,9 @@ def test_training_can_be_left_before_its_end() -> None:
 
 
 def test_evaluation_shows_every_example_once_in_its_own_order() -> None:
-    told = _counted(Noisy(7, True), 3)
-    assert [indices for _, indices in told] == [[0, 1, 2], [3, 4, 5], [6]]
-    assert told == _counted(Noisy(7, True), 3)
+    batches = _counted(Noisy(7, True), 3)
+    assert [indices for _, indices in batches] == [[0, 1, 2], [3, 4, 5], [6]]
+    assert batches == _counted(Noisy(7, True), 3)
 
 
 def test_wrong_sizes_are_refused_before_the_first_batch() -> None:
@@ -160,9 +164,9 @@ def test_wrong_sizes_are_refused_before_the_first_batch() -> None:
         ValueError, match="batch_size_global=8 is more than the 7 examples of the training split; lower"
     ):
         training_batches(Noisy(7, True), 8, seed=5, first_step=0, num_steps=1, num_workers=0)
-    with pytest.raises(ValueError, match="batch_size_global=0 is no size of a batch; give 1 or more"):
+    with pytest.raises(ValueError, match="batch_size_global=0 is not a valid batch size; set 1 or more"):
         training_batches(Noisy(7, True), 0, seed=5, first_step=0, num_steps=1, num_workers=0)
-    with pytest.raises(ValueError, match="num_workers=-1 is no number of processes; give 0 or more"):
+    with pytest.raises(ValueError, match="num_workers=-1 is not a valid number of processes; set 0 or more"):
         evaluation_batches(Noisy(7, True), 3, num_workers=-1)
-    with pytest.raises(ValueError, match="evaluation wants a split of at least 1 example, but got 0"):
+    with pytest.raises(ValueError, match="the evaluation split has 0 examples and needs at least 1"):
         evaluation_batches(Noisy(0, True), 3, num_workers=0)

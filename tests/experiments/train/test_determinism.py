@@ -1,4 +1,4 @@
-"""What the levels of determinism make torch do, and what a run says of it."""
+"""The levels of determinism: torch's options, warnings and recorded parameters."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SMALL = (
 
 @pytest.fixture(autouse=True)
 def _as_before() -> Iterator[None]:
-    with warnings.catch_warnings():  # which brings filters and showwarning back
+    with warnings.catch_warnings():  # restores filters and showwarning
         yield
     set_level("seeded", lambda warning: None)
 
@@ -41,21 +41,23 @@ def test_a_level_is_set(level: str, deterministic: bool, timed: bool) -> None:
     assert (torch.get_float32_matmul_precision() == "high") is (level == "off")
 
 
-def test_an_operation_without_a_deterministic_form_is_told_once_and_other_warnings_go_on() -> None:
-    told: list[str] = []
+def test_a_nondeterministic_operation_is_reported_once_and_other_warnings_are_still_shown() -> None:
+    messages: list[str] = []
     with warnings.catch_warnings(record=True) as others:
         warnings.simplefilter("always")
-        set_level("bitwise", told.append)
+        set_level("bitwise", messages.append)
         for _ in range(2):
             torch.zeros(3).put_(torch.tensor([0]), torch.ones(1))
         warnings.warn("another matter", stacklevel=1)
     assert [str(other.message) for other in others if issubclass(other.category, UserWarning)] == ["another matter"]
-    assert told == ["determinism=bitwise: put_ has no deterministic form, so two runs may differ in their last bits"]
+    assert messages == [
+        "determinism=bitwise: put_ has no deterministic form, so two runs may differ in their last bits"
+    ]
 
 
 @pytest.mark.slow
 def test_every_level_gives_the_same_curves_twice_on_a_cpu(lathe: Lathe, tmp_path: Path) -> None:
-    found = {}
+    curves = {}
     for level in ("bitwise", "seeded", "off"):
         for name in ("one", "two"):
             done = lathe("run", *SMALL, f"determinism={level}", f"runs_dir={name}")
@@ -63,14 +65,14 @@ def test_every_level_gives_the_same_curves_twice_on_a_cpu(lathe: Lathe, tmp_path
         one, two = (read_series(next((tmp_path / name / "single").iterdir())) for name in ("one", "two"))
         assert one.keys() == two.keys() >= {"train/loss_nats", "val/accuracy_top1", "test/loss_nats"}
         assert one == two
-        found[level] = one
+        curves[level] = one
         for name in ("one", "two"):
             (tmp_path / name).rename(tmp_path / f"{level}-{name}")
-    assert found["bitwise"] == found["seeded"]  # on a CPU the deterministic form is the only one of what a LeNet does
+    assert curves["bitwise"] == curves["seeded"]  # on a CPU a LeNet uses only deterministic operations
 
 
 @pytest.mark.slow
-def test_a_run_notes_what_its_last_bits_depend_on(lathe: Lathe, tmp_path: Path) -> None:
+def test_a_run_records_what_its_last_bits_depend_on(lathe: Lathe, tmp_path: Path) -> None:
     assert lathe("run", *SMALL, "determinism=bitwise", "hardware.cpu_threads=1").returncode == 0
     events, _ = read(next((tmp_path / "runs" / "single").iterdir()) / "attempts" / "1" / "journal.jsonl")
     params = next(event["params"] for event in events if event["event"] == "params")
@@ -81,7 +83,7 @@ def test_a_run_notes_what_its_last_bits_depend_on(lathe: Lathe, tmp_path: Path) 
     assert params["env.device_name"] == ("cpu" if not torch.cuda.is_available() else torch.cuda.get_device_name())
 
 
-def test_a_level_that_there_is_not_is_told(lathe: Lathe) -> None:
+def test_an_unknown_level_is_refused(lathe: Lathe) -> None:
     done = lathe("run", "determinism=bitwize")
     assert done.returncode == 2
     assert "determinism=bitwize" in done.stderr

@@ -1,4 +1,4 @@
-"""A full disk, a real one: an error of one line, and everything that was saved can be used once there is room."""
+"""A real full disk: the error is one line, and everything that was saved can be used once there is space."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ NUM_MIB = 4
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of a few MiB."""
+    """Mount a file system of a few MiB."""
     folder = tmp_path / "small"
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", f"size={NUM_MIB}m", "tmpfs", str(folder)]
     try:
         mounted = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError:
-        pytest.skip("there is no mount command to make a small file system with")
+        pytest.skip("this machine has no mount command")
     if mounted.returncode:
         pytest.skip(f"a small file system cannot be mounted: {mounted.stderr.strip()}")
     yield folder
@@ -43,7 +43,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(folder: Path) -> Path:
-    """Leave no byte."""
+    """Fill the disk to the last byte."""
     path = folder / "filler"
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
     for size in (1 << 16, 1 << 12, 1):
@@ -62,15 +62,15 @@ def run_folder(live: Live) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("overrides", "message"),
     [
         (("log_every_steps=2000", "checkpoint.every_steps=20"), "CheckpointError: checkpoint of step"),
         pytest.param(("log_every_steps=1", "checkpoint.every_steps=50"), "is full; free space", marks=only_long),
         (("log_every_steps=1", "checkpoint.every_steps=10000"), "is full; free space"),
     ],
 )
-def test_a_disk_that_fills_up_loses_nothing_that_was_saved(
-    live: Live, small_disk: Path, overrides: tuple[str, ...], told: str
+def test_nothing_that_was_saved_is_lost_when_the_disk_fills_up(
+    live: Live, small_disk: Path, overrides: tuple[str, ...], message: str
 ) -> None:
     process = live.start("run", *TINY, *overrides)
     folder = run_folder(live)
@@ -86,20 +86,18 @@ def test_a_disk_that_fills_up_loses_nothing_that_was_saved(
     assert "Traceback" not in printed
     lines = [line for line in printed.splitlines() if line.startswith("failed: ")]
     assert len(lines) == 1, printed
-    assert told in lines[0] or "the journal cannot be written (No space left on device)" in lines[0], printed
+    assert message in lines[0] or "the journal cannot be written (No space left on device)" in lines[0], printed
     filler.unlink()
-    intact = saved.latest()
+    checkpoint = saved.latest()
     assert live.start("resume", str(folder)).wait(60) == 0, live.printed()
-    if intact is not None:
-        assert f"resumed after step {intact.step}" in live.printed()
+    if checkpoint is not None:
+        assert f"resumed after step {checkpoint.step}" in live.printed()
     assert json.loads((folder / "outcome.json").read_text())["status"] == "finished"
     live.until_nothing_runs()
 
 
 @pytest.mark.slow
-def test_a_disk_that_is_full_takes_no_run_and_keeps_no_half_of_one(
-    lathe: Lathe, live: Live, small_disk: Path, tmp_path: Path
-) -> None:
+def test_no_partial_run_is_left_on_a_full_disk(lathe: Lathe, live: Live, small_disk: Path, tmp_path: Path) -> None:
     filler = fill(small_disk)
     refused = lathe("run", *TINY)
     assert refused.returncode == 2, refused.stderr
@@ -111,10 +109,12 @@ def test_a_disk_that_is_full_takes_no_run_and_keeps_no_half_of_one(
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_told_and_the_store_elsewhere_gets_the_rest(live: Live, small_disk: Path) -> None:
+def test_a_full_disk_is_reported_while_the_store_is_on_another_disk(live: Live, small_disk: Path) -> None:
     store = live.folder / "store.db"
     tracking = ("tracking=sqlite", f"tracking.store=sqlite:///{store}")
-    launcher = live.start("run", *(word for word in TINY if word != "tracking=off"), *tracking, "max_steps=100000")
+    launcher = live.start(
+        "run", *(override for override in TINY if override != "tracking=off"), *tracking, "max_steps=100000"
+    )
     live.until(lambda: True if list(run_folder(live).glob("attempts/1/sync.log")) else None)
     fill(small_disk)
     assert launcher.wait(120) == 1

@@ -37,18 +37,18 @@ class WholeModel:
         return {"examples": float(sums[0]), "parameters": float(sum(each.numel() for each in model.parameters()))}
 
 
-def _parts() -> Components:
+def _components() -> Components:
     return assemble(compose(["model=softmax"]).config)
 
 
-def test_a_model_evaluator_gets_the_data_and_is_tried_like_any_other() -> None:
-    parts = _parts()
-    assert dry_run(parts, ParallelLayout("single"))[0] == ["loss_nats", "accuracy_top1"]
-    parts.evaluator = WholeModel()
+def test_a_model_evaluator_gets_the_data_and_is_checked_like_any_other() -> None:
+    components = _components()
+    assert dry_run(components, ParallelLayout("single"))[0] == ["loss_nats", "accuracy_top1"]
+    components.evaluator = WholeModel()
     before = torch.get_rng_state()
-    assert dry_run(parts, ParallelLayout("single"))[0] == ["loss_nats", "examples", "parameters"]
-    assert parts.evaluator.data is parts.data
-    assert parts.task.model.training
+    assert dry_run(components, ParallelLayout("single"))[0] == ["loss_nats", "examples", "parameters"]
+    assert components.evaluator.data is components.data
+    assert components.task.model.training
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -61,11 +61,11 @@ def test_a_model_evaluator_gets_the_data_and_is_tried_like_any_other() -> None:
     ],
 )
 def test_a_model_evaluator_is_refused_where_no_rank_holds_the_whole_model(layout: ParallelLayout, message: str) -> None:
-    parts = _parts()
-    assert dry_run(parts, layout)
-    parts.evaluator = WholeModel()
+    components = _components()
+    assert dry_run(components, layout)
+    components.evaluator = WholeModel()
     with pytest.raises(ValueError, match=message):
-        dry_run(parts, layout)
+        dry_run(components, layout)
 
 
 def test_a_plan_refuses_a_model_evaluator_that_does_not_fit() -> None:
@@ -92,23 +92,23 @@ class WithArtifacts(WholeModel):
 
 
 def test_artifacts_with_a_wrong_signature_are_refused_before_training() -> None:
-    parts = _parts()
-    parts.evaluator = WithArtifacts()
-    assert dry_run(parts, ParallelLayout("single"))
-    parts.evaluator = WrongSignature()
+    components = _components()
+    components.evaluator = WithArtifacts()
+    assert dry_run(components, ParallelLayout("single"))
+    components.evaluator = WrongSignature()
     message = "evaluator WrongSignature: artifacts cannot be called as artifacts(model, split) (too many positional arguments)"
     with pytest.raises(ValueError, match=re.escape(f"{message}; write `def artifacts(self, model, split)`")):
-        dry_run(parts, ParallelLayout("single"))
+        dry_run(components, ParallelLayout("single"))
 
 
 @pytest.mark.parametrize(("old", "new"), OLD_METHODS.items())
 def test_former_method_names_are_refused_before_training(old: str, new: str) -> None:
     former = {old: Accuracy.update, **({} if new in ("update", "compute") else {"update": 1, "compute": 1})}
-    parts = _parts()
-    parts.evaluator = type("Former", (), former)()
+    components = _components()
+    components.evaluator = type("Former", (), former)()
     message = f"evaluator Former: the method `{old}` is now called `{new}`; rename it"
     with pytest.raises(ValueError, match=re.escape(message)):
-        dry_run(parts, ParallelLayout("single"))
+        dry_run(components, ParallelLayout("single"))
 
 
 def test_a_method_with_a_former_name_beside_the_new_one_is_accepted() -> None:

@@ -1,4 +1,4 @@
-"""What a run shows of its model, on photos and masks made for the test and chosen by overrides alone."""
+"""Files that an evaluator writes, for images and masks made for the test and selected only by overrides."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from experiments.config.compose import compose
 from experiments.plan.plan import make_plan
 from experiments.run.checkpoint import Checkpoints
 from experiments.run.journal import Event, Journal, read
-from experiments.train.evaluator_files import _filled, _outline
+from experiments.train.evaluator_files import _fill, _make_skeleton
 from experiments.train.trainer import Trainer
 from tests.support.masks import write_archive
 
@@ -31,7 +31,7 @@ OVERRIDES = (
 
 
 def trained(root: Path, *overrides: str) -> tuple[Trainer, list[Event]]:
-    """A whole training in this process, and what its journal says."""
+    """Train in this process; return the trainer and the events of its journal."""
     (root / "tiny").mkdir()
     write_archive(root / "tiny" / "tiny.npz")
     config = compose([*OVERRIDES, f"data_root={root}", *overrides]).config
@@ -49,7 +49,7 @@ def artifacts(events: list[Event]) -> list[str]:
     return [event["path"] for event in events if event["event"] == "artifact"]
 
 
-def test_a_run_shows_what_its_model_makes_of_test_photos(tmp_path: Path) -> None:
+def test_a_run_writes_the_outputs_of_its_model_for_test_images(tmp_path: Path) -> None:
     training, events = trained(tmp_path)
     metrics = [event["metrics"] for event in events if event["event"] == "metrics"]
     losses = [each["train/loss_dice"] for each in metrics if "train/loss_dice" in each]
@@ -57,14 +57,14 @@ def test_a_run_shows_what_its_model_makes_of_test_photos(tmp_path: Path) -> None
     assert any(0 < each.get("test/dice_constant", 0) < 1 for each in metrics)
     assert artifacts(events) == ["attempts/1/test"]
     folder = tmp_path / "attempts" / "1" / "test"
-    assert [path.name for path in folder.iterdir()] == ["000.png"], "there is one test photo"
+    assert [path.name for path in folder.iterdir()] == ["000.png"], "there is one test image"
     with Image.open(folder / "000.png") as image:
         pixels = np.asarray(image)
     assert pixels.shape == (10, 11 * 3 + 2 * 4, 3), "without the padding to 12"
-    inputs, _ = training.parts.data.load("test").batch(torch.tensor([0]), torch.Generator())
+    inputs, _ = training.components.data.load("test").batch(torch.tensor([0]), torch.Generator())
     with torch.inference_mode():
-        said = training.parts.task.model.eval()(inputs).argmax(3)[0].numpy()
-    assert np.array_equal(pixels[:, 30:, 0] == 255, said[:, :11] == 1)
+        classes = training.components.task.model.eval()(inputs).argmax(3)[0].numpy()
+    assert np.array_equal(pixels[:, 30:, 0] == 255, classes[:, :11] == 1)
 
 
 ACCURACY = (
@@ -74,7 +74,7 @@ ACCURACY = (
 
 
 @pytest.mark.parametrize("overrides", [["evaluator.num_pictures=0"], ACCURACY], ids=["none", "another evaluator"])
-def test_a_run_that_has_nothing_to_show_writes_nothing(tmp_path: Path, overrides: list[str]) -> None:
+def test_a_run_without_artifacts_writes_no_files(tmp_path: Path, overrides: list[str]) -> None:
     _, events = trained(tmp_path, "checkpoint.best_metric=null", "max_steps=2", *overrides)
     assert artifacts(events) == []
     assert not (tmp_path / "attempts" / "1" / "test").exists()
@@ -97,18 +97,18 @@ class Tied(nn.Module):
         return cast(Tensor, self.norm(both.double()))
 
 
-def test_the_copy_holds_no_weights_until_it_is_asked_and_then_is_the_same_model() -> None:
+def test_the_skeleton_holds_no_weights_and_once_filled_is_the_same_model() -> None:
     model, inputs = Tied(), torch.rand(4, 3)
-    outline = _outline(model)
-    held = outline.state_dict(keep_vars=True)
-    assert {name: tensor.shape for name, tensor in held.items()} == {
+    skeleton = _make_skeleton(model)
+    tensors = skeleton.state_dict(keep_vars=True)
+    assert {name: tensor.shape for name, tensor in tensors.items()} == {
         name: tensor.shape for name, tensor in model.state_dict().items()
     }
-    assert sum(tensor.untyped_storage().nbytes() for tensor in held.values()) == 0
-    assert [one.requires_grad for one in outline.parameters()] == [one.requires_grad for one in model.parameters()]
-    model(inputs)  # trains the mean of the norm
+    assert sum(tensor.untyped_storage().nbytes() for tensor in tensors.values()) == 0
+    assert [one.requires_grad for one in skeleton.parameters()] == [one.requires_grad for one in model.parameters()]
+    model(inputs)  # changes the running mean of the norm
     with torch.no_grad():
         model.first.weight.mul_(-3)
-    filled = _filled(outline, {name: tensor.clone() for name, tensor in model.state_dict().items()})
+    filled = _fill(skeleton, {name: tensor.clone() for name, tensor in model.state_dict().items()})
     assert torch.equal(filled.eval()(inputs), model.eval()(inputs))
     assert not {one.data_ptr() for one in filled.parameters()} & {one.data_ptr() for one in model.parameters()}

@@ -1,4 +1,4 @@
-"""The watch on a training's time, with a clock that goes only when it is told."""
+"""The step timer, with a clock that the test sets."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 from experiments.train.metric_logging import StepTimer
 
 
-class Told:
-    """A clock that stands still between what is done."""
+class FakeClock:
+    """A clock that stands still until the test advances it."""
 
     def __init__(self) -> None:
         self.time = 100.0
@@ -19,43 +19,43 @@ class Told:
         return self.time
 
     def batches(self, *takes_s: float) -> Iterator[int]:
-        """A data set that takes so long for each of its batches."""
+        """Yield batches, each of which takes the given time."""
         for number, each_s in enumerate(takes_s):
             self.time += each_s
             yield number
 
 
-def test_the_share_of_waiting_is_that_of_the_time_until_batches_are_there() -> None:
-    told = Told()
-    clock = StepTimer(first_step=4, now=told)
+def test_waiting_is_the_fraction_of_time_until_a_batch_is_ready() -> None:
+    clock = FakeClock()
+    timer = StepTimer(first_step=4, now=clock)
     laps = []
-    for step, batch in enumerate(clock.waiting(told.batches(3.0, 1.0, 0.0, 2.0)), start=4):
+    for step, batch in enumerate(timer.time_waits(clock.batches(3.0, 1.0, 0.0, 2.0)), start=4):
         assert batch == step - 4
-        told.time += 1.0  # the step itself
+        clock.time += 1.0  # the step itself
         if step in (5, 6, 7):
-            laps.append(clock.lap(step + 1))
+            laps.append(timer.measure(step + 1))
     assert laps == [(3.0, 4 / 6), (1.0, 0.0), (3.0, 2 / 3)]
 
 
 def test_pauses_count_neither_as_training_nor_as_waiting() -> None:
-    told = Told()
-    clock = StepTimer(first_step=0, now=told)
-    batches = clock.waiting(told.batches(1.0, 2.0))
+    clock = FakeClock()
+    timer = StepTimer(first_step=0, now=clock)
+    batches = timer.time_waits(clock.batches(1.0, 2.0))
     next(batches)
-    with clock:
-        told.time += 50.0
-    told.time += 1.0
+    with timer:
+        clock.time += 50.0
+    clock.time += 1.0
     next(batches)
-    assert clock.lap(2) == (2.0, 3 / 4)
+    assert timer.measure(2) == (2.0, 3 / 4)
     assert list(batches) == []
 
 
-def test_what_a_data_set_raises_comes_through() -> None:
+def test_an_exception_of_the_data_set_is_passed_on() -> None:
     def broken() -> Iterator[int]:
         yield 0
-        raise ValueError("no such photo")
+        raise ValueError("no such image")
 
-    batches = StepTimer(0).waiting(broken())
+    batches = StepTimer(0).time_waits(broken())
     assert next(batches) == 0
-    with pytest.raises(ValueError, match="no such photo"):
+    with pytest.raises(ValueError, match="no such image"):
         next(batches)

@@ -1,4 +1,4 @@
-"""Traces of real steps, and the arithmetic of what they tell."""
+"""Traces of real steps, and the metrics computed from traces."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ import torch
 from torch import nn
 
 from experiments.run import journal
-from experiments.train.profiler import NUM_BEFORE, NUM_TRACED, Profiler, count_work, milliseconds, profile_metrics
+from experiments.train.profiler import (
+    NUM_TRACED,
+    NUM_WARMUP,
+    Profiler,
+    count_flops,
+    make_profile_metrics,
+    sum_milliseconds,
+)
 
 if TYPE_CHECKING:
     from tests.conftest import Lathe
@@ -34,49 +41,49 @@ def test_spans_that_overlap_count_once() -> None:
         event("aten::mm", 0, 1000), event("aten::mul", 500, 700), event("aten::add", 2000, 2500),
         event("gloo:all_reduce", 600, 1600), event("gloo:all_reduce", 1500, 2600), event("autograd", 0, 9000),
     ]  # fmt: skip
-    assert milliseconds(events) == {"step": 5.0, "compute": 0.75, "communication": 1.0}
+    assert sum_milliseconds(events) == {"step": 5.0, "compute": 0.75, "communication": 1.0}
 
 
-def test_on_a_gpu_kernels_count() -> None:
+def test_on_a_gpu_only_kernels_count() -> None:
     events = [
         event("step", 0, 4000), event("aten::mm", 0, 3000), event("gemm", 1000, 2000, "CUDA"),
         event("ncclDevKernel_AllReduce", 1500, 3000, "CUDA"), event("step", 0, 9000, "CUDA"),
     ]  # fmt: skip
-    told = milliseconds(events)
-    assert (told["step"], told["communication"]) == (4.0, 1.5)
+    times = sum_milliseconds(events)
+    assert (times["step"], times["communication"]) == (4.0, 1.5)
 
 
-def test_metrics_are_means_and_the_ranks_own() -> None:
+def test_metrics_are_means_and_values_of_each_rank() -> None:
     ranks = {"step": [10.0, 12.0], "compute": [4.0, 5.0], "communication": [3.0, 1.0]}
-    told = profile_metrics(ranks, num_stages=2)
-    assert told["perf/profiled_step_ms"] == 11.0
-    assert told["perf/rank_1_profiled_compute_ms"] == 5.0
-    assert told["perf/rank_0_profiled_communication_ms"] == 3.0
-    assert told["perf/bubble_fraction"] == pytest.approx(1 - 4.5 / 11)
-    assert "perf/bubble_fraction" not in profile_metrics(ranks, num_stages=1)
+    metrics = make_profile_metrics(ranks, num_stages=2)
+    assert metrics["perf/profiled_step_ms"] == 11.0
+    assert metrics["perf/rank_1_profiled_compute_ms"] == 5.0
+    assert metrics["perf/rank_0_profiled_communication_ms"] == 3.0
+    assert metrics["perf/bubble_fraction"] == pytest.approx(1 - 4.5 / 11)
+    assert "perf/bubble_fraction" not in make_profile_metrics(ranks, num_stages=1)
 
 
-def test_a_training_too_short_for_a_trace_leaves_none(tmp_path: Path) -> None:
+def test_a_training_too_short_for_a_trace_writes_none(tmp_path: Path) -> None:
     profiler = Profiler(tmp_path / "profile", 0, first_step=7)
-    for step in range(7, 7 + NUM_BEFORE + NUM_TRACED - 1):
+    for step in range(7, 7 + NUM_WARMUP + NUM_TRACED - 1):
         with profiler.step(step):
             pass
-        assert profiler.result(step) is None
+        assert profiler.finish_trace(step) is None
     profiler.close()
     assert not (tmp_path / "profile").exists()
 
 
-def test_deepspeeds_count_is_that_of_the_matrix_products(tmp_path: Path) -> None:
+def test_deepspeed_counts_the_matrix_products(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Linear(5, 7, bias=False), nn.Linear(7, 3, bias=False))
-    told = count_work(model, torch.zeros(2, 5), tmp_path)
-    assert told == {"profile.forward_flops": 2 * 2 * (5 * 7 + 7 * 3), "profile.num_parameters": 56}
+    params = count_flops(model, torch.zeros(2, 5), tmp_path)
+    assert params == {"profile.forward_flops": 2 * 2 * (5 * 7 + 7 * 3), "profile.num_parameters": 56}
     assert "Linear" in (tmp_path / "work.txt").read_text()
     assert not model._forward_hooks
     assert not model._forward_pre_hooks
 
 
 @pytest.mark.slow
-def test_a_profiled_run_of_two_ranks_has_traces_the_work_and_the_split_of_a_step(lathe: Lathe, tmp_path: Path) -> None:
+def test_a_profiled_run_of_two_ranks_has_traces_flops_and_step_times(lathe: Lathe, tmp_path: Path) -> None:
     done = lathe(
         "run", "model=mlp", "tracking=off", "max_steps=8", "profile=true", "parallel=pipeline",
         "hardware.devices_per_node=2",

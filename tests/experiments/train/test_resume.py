@@ -194,7 +194,7 @@ def test_a_run_that_is_at_work_cannot_be_resumed(lathe: Lathe, live: Live) -> No
     os.kill(pid, signal.SIGSTOP)
     launcher.kill()
     launcher.wait(10)
-    refused = lathe("resume", folder.name)  # the job alone holds it now
+    refused = lathe("resume", folder.name)  # only the training process holds the lock now
     assert refused.returncode == 2
     assert f"(process {pid} on " in refused.stderr
     assert len(journal.journals(folder)) == 1

@@ -8,46 +8,46 @@ from experiments.train.stop_agreement import StopConsensus
 
 
 class Ranks:
-    """Answers for three ranks, of which this is the second."""
+    """Simulates three ranks, of which this is the second."""
 
     def __init__(self) -> None:
         self.others = (5.0, 1.0)
-        self.asked: list[float] = []
+        self.sent: list[float] = []
 
     def gather(self, value: float) -> list[float]:
-        self.asked.append(value)
+        self.sent.append(value)
         return [self.others[0], value, self.others[1]]
 
 
-def agreement(engine: Any, reasons: list[str | None], world: int) -> StopConsensus:
-    return StopConsensus(engine, lambda: reasons[0], world, first_step=10)
+def make_consensus(engine: Any, reasons: list[str | None], world_size: int) -> StopConsensus:
+    return StopConsensus(engine, lambda: reasons[0], world_size, first_step=10)
 
 
-def test_one_process_alone_asks_nobody() -> None:
+def test_a_single_process_sends_no_message() -> None:
     ranks = Ranks()
-    found = agreement(ranks, ["SIGTERM"], world=1)
-    assert found.reason(11) == "SIGTERM"
-    assert ranks.asked == []
+    consensus = make_consensus(ranks, ["SIGTERM"], world_size=1)
+    assert consensus.reason(11) == "SIGTERM"
+    assert ranks.sent == []
 
 
-def test_ranks_ask_as_often_as_the_first_of_them_says() -> None:
+def test_rank_0_decides_how_often_the_ranks_exchange_requests() -> None:
     ranks = Ranks()
-    found = agreement(ranks, [None], world=3)
-    assert [found.reason(step) for step in range(11, 17)] == [None] * 6
-    assert len(ranks.asked) == 2  # after steps 11 and 16
-    assert min(ranks.asked) >= 1
+    consensus = make_consensus(ranks, [None], world_size=3)
+    assert [consensus.reason(step) for step in range(11, 17)] == [None] * 6
+    assert len(ranks.sent) == 2  # after steps 11 and 16
+    assert min(ranks.sent) >= 1
 
 
 @pytest.mark.parametrize(
-    ("own", "others", "told"),
+    ("own", "others", "reason"),
     [
         ("SIGTERM", (1.0, 1.0), "SIGTERM"),
         (None, (-1.0, 1.0), "rank 0 was asked to stop"),
         (None, (3.0, -1.0), "rank 2 was asked to stop"),
     ],
 )
-def test_one_that_is_asked_stops_all(own: str | None, others: tuple[float, float], told: str) -> None:
+def test_a_request_to_one_rank_stops_all_ranks(own: str | None, others: tuple[float, float], reason: str) -> None:
     ranks = Ranks()
     ranks.others = others
-    assert agreement(ranks, [own], world=3).reason(11) == told
-    assert (ranks.asked[0] < 0) == (own is not None)
+    assert make_consensus(ranks, [own], world_size=3).reason(11) == reason
+    assert (ranks.sent[0] < 0) == (own is not None)

@@ -33,7 +33,7 @@ from experiments.tracking.model.loader import _load_pyfunc
 from experiments.tracking.run_sync import RunSync, sync_run
 from experiments.tracking.sweep_sync import sync_all
 from experiments.train.data_loading import DataShard, evaluation_batches
-from experiments.train.trainer import _recipe
+from experiments.train.trainer import _make_engine_config
 from experiments.trial.trial import Trial, to_yaml
 from modules.parallel.base import Rank
 from tests.support.stores import DEAD_PID, free_port, mlflow_server, rewrite_states, sql, wait_until
@@ -135,7 +135,7 @@ def as_evaluated(trial: Trial) -> tuple[np.ndarray, np.ndarray, dict[str, float]
     """The validation images, what the engine's model gives for them, and the engine's own metrics."""
     config = trial.config
     parts = assemble(config)
-    parts.engine.prepare(parts.task, _recipe(config, make_plan(config), Rank()))
+    parts.engine.prepare(parts.task, _make_engine_config(config, make_plan(config), Rank()))
     parts.engine.load(find_final_model(trial).checkpoint.folder)
     split = parts.data.load("val")
     batches = list(evaluation_batches(split, config["batch_size_eval"], 0, DataShard(0, 1)))
@@ -432,7 +432,7 @@ def test_a_language_model_is_exported_with_its_tied_weights(tmp_path: Path, caps
     assert "takes int64 [batch, time], gives float32 [batch, time, 65]" in capsys.readouterr().out
     model = loaded(tmp_path / "model")
     parts = assemble(trial.config)
-    parts.engine.prepare(parts.task, _recipe(trial.config, make_plan(trial.config), Rank()))
+    parts.engine.prepare(parts.task, _make_engine_config(trial.config, make_plan(trial.config), Rank()))
     parts.engine.load(find_final_model(trial).checkpoint.folder)
     texts = torch.arange(15).reshape(3, 5)
     with torch.inference_mode():

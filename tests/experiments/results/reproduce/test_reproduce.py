@@ -115,7 +115,7 @@ def test_only_the_requested_steps_are_run_and_compared(there: Clone) -> None:
     assert "identical: 2 metrics, 10 points" in printed
     outcome = yaml.safe_load((again(there) / "outcome.json").read_text())
     assert outcome["status"] == "interrupted"
-    assert outcome["reason"] == "as far as was asked, after step 5, which is saved"
+    assert outcome["reason"] == "as requested, after step 5, which is saved"
     assert max(step for points in read_series(again(there)).values() for step, _ in points) == 5
     assert "stopping:" not in printed
     printed = there.lathe("reproduce", there.runs()[0].name, "--steps", "3")  # it has a point every other step
