@@ -1,4 +1,4 @@
-"""Points drawn from a space by Optuna: what each key is to it, and which sampler draws."""
+"""Optuna's samplers: points of a search space, and the sampler of each strategy."""
 
 from __future__ import annotations
 
@@ -14,35 +14,29 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, Trial
 
-from experiments.sweep.space import Choice, Dimension, Interval, Space, is_conditional, values
+from experiments.sweep.space import Choice, Dimension, Interval, Space, is_conditional, list_values
 
-MOST_DRAWS = 50
-"""Draws a point, after which a small space is taken to have no further ones."""
+MAX_DRAWS = 50
+"""Draws for each point; after these a small space is considered exhausted."""
 
 
 def draw_random_points(space: Space, count: int, seed: int) -> list[dict[str, Any]]:
-    """So many different points, or all there are; more of them begin with the same ones.
-
-    Args:
-        space: what they are drawn from.
-        count: how many.
-        seed: from which they follow.
-    """
+    """Draw different random points; all points if the space has fewer. A larger count begins with the same points."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(sampler=RandomSampler(seed=seed))
-    found: dict[str, dict[str, Any]] = {}
-    for _ in range(count * MOST_DRAWS):
+    points: dict[str, dict[str, Any]] = {}
+    for _ in range(count * MAX_DRAWS):
         point = draw_point(study, space)
-        found.setdefault(repr(point), point)
-        if len(found) == count:
+        points.setdefault(repr(point), point)
+        if len(points) == count:
             break
-    return list(found.values())
+    return list(points.values())
 
 
 def draw_point(study: optuna.Study, space: Space) -> dict[str, Any]:
     """Let the study's sampler choose a point: the values by key."""
     trial = study.ask()
-    return _draw(space, lambda name, part: _suggest(trial, name, part))
+    return _fill(space, lambda name, dimension: _suggest(trial, name, dimension))
 
 
 def to_optuna(space: Space, point: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, BaseDistribution]]:
@@ -54,77 +48,87 @@ def to_optuna(space: Space, point: Mapping[str, Any]) -> tuple[dict[str, Any], d
     """
     params: dict[str, Any] = {}
     distributions: dict[str, BaseDistribution] = {}
-    for name, part, value in _placed(space, point):
-        params[name] = _label(value) if isinstance(part, Choice) else value
-        distributions[name] = _distribution(part)
+    for name, dimension, value in _match(space, point):
+        params[name] = _label(value) if isinstance(dimension, Choice) else value
+        distributions[name] = _distribution(dimension)
     return params, distributions
 
 
-def _draw(space: Space, draw: Callable[[str, Dimension], Any], where: str = "") -> dict[str, Any]:
-    """A point key by key; the keys that an option brings along follow it, and no others."""
+def _fill(space: Space, suggest: Callable[[str, Dimension], Any], condition: str = "") -> dict[str, Any]:
+    """A point, key by key; the conditional keys of the chosen options are included."""
     point: dict[str, Any] = {}
-    for key, part in space.items():
-        value = point[key] = draw(_name(key, where), part)
-        point |= _draw(_inside(part, value), draw, f"{where}, {key}={value}".lstrip(", "))
+    for key, dimension in space.items():
+        value = point[key] = suggest(_name(key, condition), dimension)
+        point |= _fill(_inside(dimension, value), suggest, f"{condition}, {key}={value}".lstrip(", "))
     return point
 
 
-def _placed(space: Space, point: Mapping[str, Any], where: str = "") -> Iterator[tuple[str, Dimension, Any]]:
-    """Name, part and value of the keys of a point that the space has."""
-    for key, part in space.items():
-        if key in point and _fits(part, point[key]):
-            yield _name(key, where), part, point[key]
-            yield from _placed(_inside(part, point[key]), point, f"{where}, {key}={point[key]}".lstrip(", "))
+def _match(space: Space, point: Mapping[str, Any], condition: str = "") -> Iterator[tuple[str, Dimension, Any]]:
+    """Name, dimension and value of the keys of a point that the space has."""
+    for key, dimension in space.items():
+        if key in point and _is_in(dimension, point[key]):
+            yield _name(key, condition), dimension, point[key]
+            yield from _match(_inside(dimension, point[key]), point, f"{condition}, {key}={point[key]}".lstrip(", "))
 
 
-def _name(key: str, where: str) -> str:
-    """What Optuna calls a key: the learning rate of one optimizer is not that of another."""
-    return f"{key} ({where})" if where else key
+def _name(key: str, condition: str) -> str:
+    """Optuna's name of a key: the learning rates of two optimizers are two parameters."""
+    return f"{key} ({condition})" if condition else key
 
 
-def _inside(part: Dimension, value: Any) -> Space:
-    return part.inside.get(value, {}) if isinstance(part, Choice) and part.inside else {}
+def _inside(dimension: Dimension, value: Any) -> Space:
+    return dimension.inside.get(value, {}) if isinstance(dimension, Choice) and dimension.inside else {}
 
 
-def _fits(part: Dimension, value: Any) -> bool:
-    if isinstance(part, Choice):
-        return _label(value) in map(_label, part.options)
+def _is_in(dimension: Dimension, value: Any) -> bool:
+    if isinstance(dimension, Choice):
+        return _label(value) in map(_label, dimension.options)
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return is_number and part.low <= value <= part.high and (part.count() is None or value in values(part))
+    return (
+        is_number
+        and dimension.low <= value <= dimension.high
+        and (dimension.count() is None or value in list_values(dimension))
+    )
 
 
-def _distribution(part: Dimension) -> BaseDistribution:
-    if isinstance(part, Choice):
-        return CategoricalDistribution([_label(option) for option in part.options])
-    if part.whole:
-        return IntDistribution(int(part.low), int(part.high), log=part.log, step=int(part.step or 1))
-    return FloatDistribution(part.low, part.high, log=part.log, step=part.step)
+def _distribution(dimension: Dimension) -> BaseDistribution:
+    if isinstance(dimension, Choice):
+        return CategoricalDistribution([_label(option) for option in dimension.options])
+    if dimension.is_integer:
+        return IntDistribution(
+            int(dimension.low), int(dimension.high), log=dimension.log, step=int(dimension.step or 1)
+        )
+    return FloatDistribution(dimension.low, dimension.high, log=dimension.log, step=dimension.step)
 
 
 def _label(option: Any) -> str:
-    """An option as text: Optuna takes no lists, and 1 and true for the same."""
+    """An option as text: Optuna accepts no lists, and treats 1 and true as equal."""
     return json.dumps(option, sort_keys=True)
 
 
-def _suggest(trial: Trial, name: str, part: Dimension) -> Any:
-    if isinstance(part, Choice):
-        labels = [_label(option) for option in part.options]
-        return part.options[labels.index(str(trial.suggest_categorical(name, labels)))]
-    if part.whole:
-        return trial.suggest_int(name, int(part.low), int(part.high), step=int(part.step or 1), log=part.log)
-    drawn = trial.suggest_float(name, part.low, part.high, step=part.step, log=part.log)
-    return drawn if part.step is None else part.at(round((drawn - part.low) / part.step))
+def _suggest(trial: Trial, name: str, dimension: Dimension) -> Any:
+    if isinstance(dimension, Choice):
+        labels = [_label(option) for option in dimension.options]
+        return dimension.options[labels.index(str(trial.suggest_categorical(name, labels)))]
+    if dimension.is_integer:
+        return trial.suggest_int(
+            name, int(dimension.low), int(dimension.high), step=int(dimension.step or 1), log=dimension.log
+        )
+    drawn = trial.suggest_float(name, dimension.low, dimension.high, step=dimension.step, log=dimension.log)
+    return drawn if dimension.step is None else dimension.at(round((drawn - dimension.low) / dimension.step))
 
 
 class PerTrialSampler(BaseSampler):
-    """The sampler of a strategy, made anew for each trial with a seed of its own: many short-lived processes would
-    else all draw the same."""
+    """Creates the strategy's sampler for each trial, with a seed that follows from the trial's number.
+
+    A sampler therefore has no history, and a worker that restarts draws the same point as one that does not.
+    """
 
     def __init__(self, strategy: Mapping[str, Any], space: Space) -> None:
         """
         Args:
             strategy: by the keys of `experiments.config.schema.StrategySchema`.
-            space: what is drawn from.
+            space: of the sweep.
         """
         self._strategy, self._space = strategy, space
         self._inner: BaseSampler = RandomSampler()
@@ -152,11 +156,13 @@ def _sampler(strategy: Mapping[str, Any], space: Space, number: int) -> BaseSamp
     name, startup = strategy["name"], strategy["startup_points"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
-        if name == "tpe":  # it takes running trials for bad ones, which keeps those that run side by side apart
+        if name == "tpe":  # constant_liar treats running trials as bad, so that concurrent points differ
             group = is_conditional(space)
             return TPESampler(n_startup_trials=startup, seed=seed, multivariate=True, group=group, constant_liar=True)
         if name == "cmaes":
-            margin = any(isinstance(part, Interval) and part.count() is not None for part in space.values())
+            margin = any(
+                isinstance(dimension, Interval) and dimension.count() is not None for dimension in space.values()
+            )
             return CmaEsSampler(
                 n_startup_trials=startup, seed=seed, warn_independent_sampling=False, with_margin=margin
             )

@@ -1,4 +1,4 @@
-"""The question of a sweep: read from YAML and overrides, checked against its closed schema. Imports neither torch nor Optuna."""
+"""The spec of a sweep, read from YAML and overrides and checked against its schema. Imports neither torch nor Optuna."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ from experiments.sweep.space import (
     Choice,
     Dimension,
     Space,
-    as_yaml,
-    choices_of_groups,
-    fixed,
-    joined,
-    keys,
-    points,
-    replaced,
-    rewritten,
-    samples,
-    size,
-    varied,
+    combine_group_options,
+    count_points,
+    fix_key,
+    grid_points,
+    join_values,
+    list_keys,
+    replace_values,
+    rewrite,
+    sample_points,
+    set_dimension,
+    to_yaml,
 )
-from experiments.sweep.space_parser import SpaceParser, explained, parse
+from experiments.sweep.space_parser import SpaceParser, explain_syntax_error, parse
 from experiments.sweep.templates import read_spec
 
-HOUSE = Path(sweeps.__file__).parent
+BUILT_IN = Path(sweeps.__file__).parent
 SCHEMA = "experiments.config.schema.SweepSchema"
 FILE = "sweep.yaml"
 DEFAULTS: dict[str, Any] = {
@@ -50,10 +50,10 @@ DEFAULTS: dict[str, Any] = {
     "budget": {"max_points": None, "wall_h": None, "device_h": None}, "max_attempts": 5, "reuse": False,
 }  # fmt: skip
 FACTOR = 3
-"""Of a pruner that says nothing else."""
+"""Default reduction factor of a pruner."""
 EXTENDABLE = ("description", "num_seeds", "budget", "max_attempts", "reuse")
-"""Keys that may change once a sweep has begun: what its trials are stays."""
-MOST_NAMED = 60
+"""Keys that may change after the sweep has started, because they do not change its trials."""
+MAX_NAME_LENGTH = 60
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class SweepSpec:
     """What is values, checked and whole."""
 
     values: dict[str, Any]
-    """By the keys of `experiments.config.schema.SweepSchema`, every one of them, in plain values; the space as it was frozen."""
+    """By all keys of `experiments.config.schema.SweepSchema`, as plain values; the space as `to_yaml` writes it."""
     space: Space
 
     @property
@@ -70,108 +70,110 @@ class SweepSpec:
 
     @cached_property
     def keys(self) -> list[str]:
-        """What varies from point to point."""
+        """The keys that vary."""
         listed = (key for point in self._listed_points() for key in point)
-        return keys(self.space) or list(dict.fromkeys(listed))
+        return list_keys(self.space) or list(dict.fromkeys(listed))
 
     def count_points(self) -> int | None:
-        """How many points there will be, as far as that is known."""
+        """Number of points; None if it is not known."""
         most = self.values["budget"]["max_points"]
         if self.values["strategy"]["name"] == "list":
             count: int | None = len(self.values["points"])
         else:
-            count = size(self.space) if self.values["strategy"]["name"] == "grid" else most
+            count = count_points(self.space) if self.values["strategy"]["name"] == "grid" else most
         return count if most is None or count is None else min(count, most)
 
     def preview_points(self) -> Iterator[dict[str, Any]]:
         """The points that are known before one has run; of a strategy that is values, a few of those that it may choose."""
         name, most = self.values["strategy"]["name"], self.values["budget"]["max_points"]
         if name == "grid":
-            return islice(points(self.space), most)
+            return islice(grid_points(self.space), most)
         if name == "list":
             return islice(self._listed_points(), most)
         if name == "random":
             from experiments.sweep.samplers import draw_random_points
 
             return iter(draw_random_points(self.space, most, self.values["strategy"]["seed"]))
-        return samples(self.space)
+        return sample_points(self.space)
 
     def choices(self, groups: Mapping[str, Any]) -> list[dict[str, str]]:
-        """Every combination of options of groups that a point can have; of each one configuration is composed."""
+        """All combinations of group options that points have. A configuration is composed for each."""
         if self.values["strategy"]["name"] != "list":
-            return choices_of_groups(self.space, groups)
-        found = [{key: value for key, value in point.items() if key in groups} for point in self._listed_points()]
-        distinct = {tuple(sorted(one.items())): one for one in found}
+            return combine_group_options(self.space, groups)
+        combinations = [
+            {key: value for key, value in point.items() if key in groups} for point in self._listed_points()
+        ]
+        distinct = {tuple(sorted(one.items())): one for one in combinations}
         return sorted(distinct.values(), key=len, reverse=True)
 
     def _listed_points(self) -> Iterator[dict[str, Any]]:
         from experiments.config.overrides import read_override
 
-        return (dict(read_override(typed) for typed in overrides) for overrides in self.values["points"])
+        return (dict(read_override(override) for override in overrides) for overrides in self.values["points"])
 
     def to_yaml(self) -> str:
-        """The question as YAML, which says the same whatever becomes of the files that it was read from."""
+        """The spec as YAML, which does not depend on the files it was read from."""
         return yaml.safe_dump(self.values, sort_keys=False, allow_unicode=True)
 
     @classmethod
     def load(cls, folder: Path) -> SweepSpec:
-        """The question of a sweep that was begun, from its folder."""
+        """Load the spec of a sweep from its folder."""
         values = read_spec(folder)
-        values["strategy"].pop("storage", None)  # of sweeps begun before the ledger held all that a strategy knows
+        values["strategy"].pop("storage", None)  # a key of sweeps from before 0.1.0
         return cls(values, parse(values["space"]))
 
     def extend(self, overrides: Sequence[str], config_dirs: Sequence[str | Path] = ()) -> SweepSpec:
-        """The question with further values, points, seeds or budget, for a sweep that was begun.
+        """Add values, points, seeds or budget to the spec of a sweep that has started.
 
         Args:
-            overrides: ``optimizer.lr=0.3,1`` adds values and ``optimizer.lr=0.3`` one; of ``sweep.`` the keys `EXTENDABLE`.
+            overrides: ``optimizer.lr=0.3,1`` adds two values; of the keys ``sweep.KEY`` only `EXTENDABLE`.
             config_dirs: folders with further groups and options.
 
         Raises:
-            InputError: something else is to change, which only another sweep can.
+            InputError: an override changes anything else.
         """
         if not overrides:
             return self
-        draft = _SpecDraft.of(deepcopy(self.values), options.groups(options.user_folders(config_dirs)))
+        draft = _SpecDraft.from_node(deepcopy(self.values), options.groups(options.user_folders(config_dirs)))
         draft.space, draft.has_begun = self.space, True
         for typed in overrides:
             draft.override(typed)
         name = self.values["strategy"]["name"]
         if name in ("cmaes", "gp") and draft.space != self.space:
             draft.problems.append(
-                f"sweep.strategy.name={name} has measured this space; start another sweep for another"
+                f"sweep.strategy.name={name} has measured this space; start another sweep to change it"
             )
         return draft.finish(may_be_single=True)
 
 
 @dataclass
 class _SpecDraft:
-    """A question on the way; problems gather until nothing more can be found out."""
+    """A spec that is being read; collects problems, so that all are reported together."""
 
     values: dict[str, Any]
     groups: dict[str, dict[str, Path]]
     origins: SourceMap
     space: Space = field(default_factory=dict)
     has_begun: bool = False
-    """Whether there are trials already, to which others are added."""
+    """Whether the sweep has trials already."""
     problems: list[str] = field(default_factory=list)
 
     @classmethod
-    def of(
+    def from_node(
         cls, node: dict[str, Any], groups: dict[str, dict[str, Path]], origins: SourceMap | None = None
     ) -> _SpecDraft:
-        """From what a file says."""
+        """Start from the content of a file."""
         draft = cls(node, groups, origins or SourceMap())
         for name in ("strategy", "pruner"):
-            if isinstance(node.get(name), str):  # by its name alone
+            if isinstance(node.get(name), str):  # short form: the name alone
                 node[name] = {"name": node[name]}
                 for known in (draft.origins.texts, draft.origins.places):
                     if f"sweep.{name}" in known:
                         known[f"sweep.{name}.name"] = known[f"sweep.{name}"]
         if isinstance(node.get("space"), dict):
-            reader = SpaceParser(groups, draft.origins, "sweep.space")
-            draft.space = reader.space(node["space"])
-            draft.problems += reader.problems
+            parser = SpaceParser(groups, draft.origins, "sweep.space")
+            draft.space = parser.parse_space(node["space"])
+            draft.problems += parser.problems
             node["space"] = {}
         return draft
 
@@ -187,19 +189,19 @@ class _SpecDraft:
         try:
             key, value = read_override(typed)
         except InputError as err:
-            self.problems.append(explained(err, text, masked))
+            self.problems.append(explain_syntax_error(err, text, masked))
             return
         if key == "sweep" or key.startswith("sweep."):
             self._set(key, value, masked)
         elif isinstance(value, SweepValues):
             self._vary(key, value, masked)
         elif not self.has_begun:
-            self.space = fixed(self.space, key, value)
+            self.space = fix_key(self.space, key, value)
             self._base().append(typed)
-        elif key in keys(self.space):
-            self.space = varied(self.space, key, Choice((value,)), joined)
+        elif key in list_keys(self.space):
+            self.space = set_dimension(self.space, key, Choice((value,)), join_values)
         else:
-            self.problems.append(f"{masked}: all trials share {key}, and some have begun; start another sweep")
+            self.problems.append(f"{masked}: all trials share {key}, and some have started; start another sweep")
 
     def _base(self) -> list[Any]:
         base = self.values.setdefault("base", [])
@@ -208,38 +210,38 @@ class _SpecDraft:
     def _remove(self, typed: str) -> None:
         key = typed.lstrip("~").partition("=")[0]
         if self.has_begun or key == "sweep" or key.startswith("sweep."):
-            way_out = "start another sweep" if self.has_begun else f"write `{key}=null` or another value"
-            self.problems.append(f"{typed} takes away what must stand; {way_out}")
-        elif key in keys(self.space):
-            self.space = rewritten(self.space, key, lambda part: {})
+            hint = "start another sweep" if self.has_begun else f"write `{key}=null` or another value"
+            self.problems.append(f"{typed} removes a required key; {hint}")
+        elif key in list_keys(self.space):
+            self.space = rewrite(self.space, key, lambda dimension: {})
         else:
             self._base().append(typed)
 
-    def _vary(self, key: str, written: SweepValues, typed: str) -> None:
-        reader = SpaceParser(self.groups)
-        part = reader.written(key, written, typed)
-        self.problems += reader.problems
-        if part is None:
+    def _vary(self, key: str, values: SweepValues, typed: str) -> None:
+        parser = SpaceParser(self.groups)
+        dimension = parser.parse_values(key, values, typed)
+        self.problems += parser.problems
+        if dimension is None:
             return
-        join: Callable[[Dimension, Dimension], Dimension] = joined if self.has_begun else replaced
-        self.space = varied(self.space, key, part, join)
+        join: Callable[[Dimension, Dimension], Dimension] = join_values if self.has_begun else replace_values
+        self.space = set_dimension(self.space, key, dimension, join)
         if not self.has_begun and isinstance(self.values.get("base"), list):
             self.values["base"] = [one for one in self.values["base"] if _key_of(one) != key]
 
     def _set(self, key: str, value: Any, typed: str) -> None:
-        """A key of the question itself."""
+        """Set a key of the spec."""
         parents, last = key.split(".")[1:-1], key.split(".")[-1]
         name = [*parents, last][0] if "." in key else ""
-        today = dict(renamed.sweep_keys()).get(key)
+        new_name = dict(renamed.sweep_keys()).get(key)
         if isinstance(value, SweepValues):
-            self.problems.append(f"{typed} gives several values, and a key of the question takes one; give one")
-        elif today is not None:
-            self.problems.append(f"{typed}: {key} is now called {today}; write that")
+            self.problems.append(f"{typed} has several values, but a key of the spec takes one value; write one")
+        elif new_name is not None:
+            self.problems.append(f"{typed}: {key} is now called {new_name}; write that")
         elif not name or name == "space":
-            self.problems.append(f"{typed} is no key of the question; write what varies as optimizer.lr=0.01,0.1")
+            self.problems.append(f"{typed} is not a key of the spec; vary another key, such as optimizer.lr=0.01,0.1")
         elif self.has_begun and name not in EXTENDABLE:
             self.problems.append(
-                f"{typed} changes what was begun; start another sweep, or change {', '.join(EXTENDABLE)}"
+                f"{typed} cannot change after the sweep has started; start another sweep, or change {', '.join(EXTENDABLE)}"
             )
         else:
             if key in ("sweep.strategy", "sweep.pruner") and isinstance(value, str):
@@ -253,26 +255,26 @@ class _SpecDraft:
             self.origins.add_override(key, value, typed.partition("=")[2])
 
     def finish(self, *, may_be_single: bool) -> SweepSpec:
-        """Fill in what was left out, and check everything.
+        """Add the defaults, and check everything.
 
         Raises:
-            InputError: with every problem.
+            InputError: with all problems.
         """
-        from experiments.sweep.spec_rules import RuleContext, find_faults
+        from experiments.sweep.spec_rules import RuleContext, find_problems
 
         self._refuse_storage()
         values = self.values = fill_defaults(self.values, self.space)
         validation = Validation(self.origins, (), self.groups)
-        frozen = as_yaml(self.space)
+        frozen = to_yaml(self.space)
         for secret in find_secret_keys({**values, "space": frozen}, "sweep"):
             validation.secret(secret)
         validation.fields(values, SCHEMA, "sweep.")
-        case = RuleContext(
+        context = RuleContext(
             ConfigView(values, ()), self.space, list(self.groups), self.origins, may_be_single or bool(self.problems)
         )
-        told = [*self.problems, *self.origins.traps.values(), *validation.problems, *find_faults(case)]
-        if told:
-            raise ConfigError(list(dict.fromkeys(told)), f"the sweep '{values['name']}'")
+        problems = [*self.problems, *self.origins.traps.values(), *validation.problems, *find_problems(context)]
+        if problems:
+            raise ConfigError(list(dict.fromkeys(problems)), f"the sweep '{values['name']}'")
         return SweepSpec({**values, "space": frozen}, self.space)
 
     def _refuse_storage(self) -> None:
@@ -290,34 +292,34 @@ def _key_of(typed: Any) -> str:
 
 
 def fill_defaults(values: Mapping[str, Any], space: Space) -> dict[str, Any]:
-    """A question with the defaults of what it leaves out."""
-    found = {**deepcopy(DEFAULTS), **{key: value for key, value in values.items() if value is not None}}
+    """Add the defaults of missing keys."""
+    filled = {**deepcopy(DEFAULTS), **{key: value for key, value in values.items() if value is not None}}
     for name in ("strategy", "budget"):
-        if isinstance(found[name], dict):
-            found[name] = {**DEFAULTS[name], **found[name]}
-    if isinstance(found["pruner"], dict):
-        found["pruner"] = {"factor": FACTOR, **found["pruner"]}
-    if found["points"] and not space and values.get("strategy") is None:
-        found["strategy"] = {**DEFAULTS["strategy"], "name": "list"}
-    return found
+        if isinstance(filled[name], dict):
+            filled[name] = {**DEFAULTS[name], **filled[name]}
+    if isinstance(filled["pruner"], dict):
+        filled["pruner"] = {"factor": FACTOR, **filled["pruner"]}
+    if filled["points"] and not space and values.get("strategy") is None:
+        filled["strategy"] = {**DEFAULTS["strategy"], "name": "list"}
+    return filled
 
 
 def read(name: str, overrides: Sequence[str] = (), config_dirs: Sequence[str | Path] = ()) -> SweepSpec:
-    """The question of a file, with overrides.
+    """Read the spec of a file, with overrides.
 
     Args:
-        name: of a file in a folder ``sweeps``, without ``.yaml``; or the path of one.
-        overrides: ``sweep.KEY=VALUE`` of the question; in the grammar of sweeps of the space; all others join ``base``.
-        config_dirs: folders with groups, options and, in ``sweeps``, questions of the user's own.
+        name: of a file in a folder ``sweeps``, without ``.yaml``; or a path.
+        overrides: ``sweep.KEY=VALUE`` sets a key of the spec, several values extend the space, others are added to ``base``.
+        config_dirs: your folders with groups, options and, in ``sweeps``, sweep files.
 
     Raises:
-        InputError: with every problem.
+        InputError: with all problems.
     """
     dirs = options.user_folders(config_dirs)
     path = _find(name, dirs)
     origins = SourceMap()
     node = _content(path, origins)
-    draft = _SpecDraft.of(
+    draft = _SpecDraft.from_node(
         {"name": path.stem, **{key: value for key, value in node.items() if value is not None}},
         options.groups(dirs),
         origins,
@@ -330,59 +332,59 @@ def read(name: str, overrides: Sequence[str] = (), config_dirs: Sequence[str | P
 def read_overrides(
     overrides: Sequence[str], config_dirs: Sequence[str | Path] = (), name: str | None = None
 ) -> SweepSpec:
-    """The question that overrides alone ask: a grid of all that have several values, or one point where none has.
+    """Make a spec from overrides: a grid over all keys with several values, or a single point.
 
     Args:
-        overrides: as of `read`.
-        config_dirs: folders with groups and options of the user's own.
-        name: of the sweep; None: made of what varies.
+        overrides: as for `read`.
+        config_dirs: your folders with groups and options.
+        name: of the sweep; None: made from the keys that vary.
 
     Raises:
-        InputError: with every problem.
+        InputError: with all problems.
     """
-    draft = _SpecDraft.of({}, options.groups(options.user_folders(config_dirs)))
+    draft = _SpecDraft.from_node({}, options.groups(options.user_folders(config_dirs)))
     for typed in overrides:
         draft.override(typed)
-    varying = [key.replace("/", ".").rpartition(".")[2] for key in draft.space]
-    made = name or "-".join(dict.fromkeys(varying))[:MOST_NAMED].strip("-.") or "single"
-    draft.values = {"name": made, **{key: value for key, value in draft.values.items() if value is not None}}
+    varied = [key.replace("/", ".").rpartition(".")[2] for key in draft.space]
+    name = name or "-".join(dict.fromkeys(varied))[:MAX_NAME_LENGTH].strip("-.") or "single"
+    draft.values = {"name": name, **{key: value for key, value in draft.values.items() if value is not None}}
     return draft.finish(may_be_single=True)
 
 
 def list_sweep_files(config_dirs: Sequence[str | Path] = ()) -> dict[str, Path]:
-    """The file of every spec, by name: the house's own, and those in ``sweeps`` of the user's folders."""
-    found: dict[str, Path] = {}
+    """Sweep files by name: the built-in ones and those in ``sweeps`` of your folders."""
+    files: dict[str, Path] = {}
     for folder in _folders(config_dirs):
         for path in sorted(folder.glob("*.yaml")):
-            found.setdefault(path.stem, path)
-    return dict(sorted(found.items()))
+            files.setdefault(path.stem, path)
+    return dict(sorted(files.items()))
 
 
 def _folders(config_dirs: Sequence[str | Path]) -> list[Path]:
-    return [HOUSE, *(Path(folder) / "sweeps" for folder in config_dirs)]
+    return [BUILT_IN, *(Path(folder) / "sweeps" for folder in config_dirs)]
 
 
 def _find(name: str, dirs: Sequence[Path]) -> Path:
     if name.endswith((".yaml", ".yml")) or "/" in name:
         path = Path(name).expanduser()
         if not path.is_file():
-            raise InputError([f"there is no file {name}; `lathe options sweeps` lists the sweeps that have names"])
+            raise InputError([f"there is no file {name}; `lathe options sweeps` lists the sweeps with a name"])
         return path.resolve()
-    found = [path for folder in _folders(dirs) if (path := folder / f"{name}.yaml").is_file()]
-    if not found:
-        way_out = did_you_mean(name, list_sweep_files(dirs), "`lathe options sweeps` lists what there is")
-        raise InputError([f"there is no sweep '{name}'; {way_out}"])
-    if len(found) > 1:
-        hidden, by = shown_path(found[1]), shown_path(found[0])
+    paths = [path for folder in _folders(dirs) if (path := folder / f"{name}.yaml").is_file()]
+    if not paths:
+        hint = did_you_mean(name, list_sweep_files(dirs), "`lathe options sweeps` lists them")
+        raise InputError([f"there is no sweep '{name}'; {hint}"])
+    if len(paths) > 1:
+        hidden, by = shown_path(paths[1]), shown_path(paths[0])
         raise InputError([f"{hidden} is hidden by {by}, which has the same name; rename it"])
-    return found[0]
+    return paths[0]
 
 
 def _content(path: Path, origins: SourceMap) -> dict[str, Any]:
-    """What a file says in plain values.
+    """Read a file as plain values.
 
     Raises:
-        InputError: it is no map of YAML.
+        InputError: it is not a YAML map.
     """
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
@@ -393,9 +395,9 @@ def _content(path: Path, origins: SourceMap) -> dict[str, Any]:
         origins.add_file(path, "sweep")
     except yaml.MarkedYAMLError as err:
         line = f":{err.problem_mark.line + 1}" if err.problem_mark else ""
-        raise ConfigError([f"{where}{line} is no valid YAML: {err.problem}; mend that line"], subject) from err
+        raise ConfigError([f"{where}{line} is not valid YAML: {err.problem}; correct that line"], subject) from err
     except (OmegaConfBaseException, yaml.YAMLError, OSError, ValueError, RecursionError) as err:
-        raise ConfigError([f"{where} cannot be read: {str(err).splitlines()[0]}; mend it"], subject) from err
+        raise ConfigError([f"{where} cannot be read: {str(err).splitlines()[0]}; correct the file"], subject) from err
     if not isinstance(node, dict):
         raise ConfigError([f"{where} is a list, not a map; write `key: value` lines"], subject)
     return node

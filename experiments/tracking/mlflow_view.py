@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode
 
-from experiments.sweep.space import Choice, Dimension, keys
+from experiments.sweep.space import Choice, Dimension, list_keys
 from experiments.sweep.space_parser import parse
 from experiments.sweep.sweep import Sweep, format_reference
 from experiments.tracking.store_uri import StoreError, is_server, resolve_store, strip_login
@@ -131,7 +131,7 @@ def _section(name: str, columns: int) -> dict[str, Any]:
 
 def list_swept_keys(question: Mapping[str, Any]) -> list[str]:
     """What varies, as MLflow's parameters are called."""
-    return _cleaned([*keys(parse(question["space"])), *(key for point in _given(question) for key in point)])
+    return _cleaned([*list_keys(parse(question["space"])), *(key for point in _given(question) for key in point)])
 
 
 def list_common_keys(question: Mapping[str, Any]) -> list[str]:

@@ -10,7 +10,7 @@ from experiments.core.format import format_hours, format_number, format_point
 from experiments.run import journal
 from experiments.sweep.budget import find_spent_limit, has_points_left
 from experiments.sweep.ledger import ENDED, Entry, LedgerState
-from experiments.sweep.space import Choice, Space, shown_part
+from experiments.sweep.space import Choice, Space, format_dimension
 from experiments.sweep.space_parser import parse
 from experiments.sweep.status.progress import Progress, TrialRow
 from experiments.sweep.status.text import counts_text, short_keys
@@ -47,7 +47,7 @@ def describe_axes(space: Space) -> dict[str, str]:
 
     def walk(part_of: Space, under: str) -> None:
         for key, part in part_of.items():
-            found.setdefault(key, []).append(f"{shown_part(part)}{under}")
+            found.setdefault(key, []).append(f"{format_dimension(part)}{under}")
             for option, inner in part.inside.items() if isinstance(part, Choice) else ():
                 walk(inner, f" with {key}={option}")
 

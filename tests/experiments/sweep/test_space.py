@@ -12,17 +12,17 @@ from experiments.sweep.space import (
     Choice,
     Interval,
     Space,
-    as_yaml,
-    choices_of_groups,
-    fixed,
+    combine_group_options,
+    count_points,
+    fix_key,
+    grid_points,
     is_conditional,
-    joined,
-    keys,
-    points,
-    replaced,
-    samples,
-    size,
-    varied,
+    join_values,
+    list_keys,
+    replace_values,
+    sample_points,
+    set_dimension,
+    to_yaml,
 )
 from experiments.sweep.space_parser import parse
 
@@ -57,8 +57,8 @@ def problems(node: Mapping[str, Any]) -> list[str]:
         ("int(choice(1.5,2.5))", Choice((1, 2))),
         ("str(choice(1,2))", Choice(("1", "2"))),
         ("sort(choice(3,1,2))", Choice((1, 2, 3))),
-        ("range(1,10,2)", Interval(1, 9, whole=True, step=2)),
-        ("range(4)", Interval(0, 3, whole=True, step=1)),
+        ("range(1,10,2)", Interval(1, 9, is_integer=True, step=2)),
+        ("range(4)", Interval(0, 3, is_integer=True, step=1)),
         ("range(0,1,0.25)", Interval(0.0, 0.75, step=0.25)),
         ("range(0,0.3,0.1)", Interval(0.0, 0.2, step=0.1)),
         ("float(range(1,4))", Interval(1.0, 3.0, step=1.0)),
@@ -66,10 +66,10 @@ def problems(node: Mapping[str, Any]) -> list[str]:
         ("sort(range(1,4),reverse=true)", Choice((3, 2, 1))),
         ("range(5,6)", Choice((5,))),
         ("interval(1,8)", Interval(1.0, 8.0)),
-        ("int(interval(1,8))", Interval(1, 8, whole=True)),
+        ("int(interval(1,8))", Interval(1, 8, is_integer=True)),
         ("tag(log,interval(1e-5,1e-1))", Interval(1e-5, 1e-1, log=True)),
-        ("tag(log, int(interval(1, 1000)))", Interval(1, 1000, log=True, whole=True)),
-        ("int(tag(log,interval(1,1000)))", Interval(1, 1000, log=True, whole=True)),
+        ("tag(log, int(interval(1, 1000)))", Interval(1, 1000, log=True, is_integer=True)),
+        ("int(tag(log,interval(1,1000)))", Interval(1, 1000, log=True, is_integer=True)),
     ],
 )
 def test_the_grammar_of_sweeps_is_hydras(text: str, part: Choice | Interval) -> None:
@@ -84,7 +84,7 @@ def test_lists_maps_and_single_values_of_yaml_are_parts_too() -> None:
     assert space["a"] == Choice((0.1, "x"))
     assert space["b"] == Choice((3,))
     assert repr(space["c"]) == repr(Interval(1.0, 2.0, log=True))
-    assert repr(space["d"]) == repr(Interval(2, 8, whole=True, step=3))
+    assert repr(space["d"]) == repr(Interval(2, 8, is_integer=True, step=3))
 
 
 def test_a_glob_takes_the_options_of_a_group() -> None:
@@ -105,26 +105,26 @@ def test_a_shuffle_is_the_same_whenever_it_is_read() -> None:
     [
         ("interval(1", "does not parse (no viable alternative at input 'interval(1'); write it like interval(0, 1)"),
         ("interval(1)", "does not parse (missing a required argument: 'end'); write it like interval(0, 1)"),
-        ("inteval(1,2)", "there is no 'inteval' in the grammar of sweeps; did you mean 'interval' or 'int'?"),
-        ("interval(2,1)", "has nothing between its ends; put the smaller number first"),
-        ("interval(1,inf)", "has an end that is no finite number"),
-        ("tag(log,interval(0,1))", "has no logarithm at its lower end"),
-        ("tag(log,choice(1,2))", "only an interval has a logarithm"),
+        ("inteval(1,2)", "there is no 'inteval' in the sweep grammar; did you mean 'interval' or 'int'?"),
+        ("interval(2,1)", "is empty; write the smaller bound first"),
+        ("interval(1,inf)", "has a bound that is not finite"),
+        ("tag(log,interval(0,1))", "has a lower bound without a logarithm"),
+        ("tag(log,choice(1,2))", "only an interval can have the tag log"),
         ("tag(quick,interval(1,2))", "there is no tag 'quick'"),
         ("range(5,1)", "has no values"),
         ("range(1,5,0)", "never ends"),
-        ("range(100000,0,-1)", "has 100000 values in an order of its own"),
+        ("range(100000,0,-1)", "has 100000 values in descending or random order"),
         ("1,2,1", "has 1 twice"),
-        ("glob(*)", "glob chooses among the options of a group, and 'some.key' is none"),
+        ("glob(*)", "glob selects options of a group, and 'some.key' is not a group"),
         ("str(interval(1,2))", "Intervals cannot be cast to str"),
-        ([], "as there is nothing in it"),
-        (None, "says nothing of what some.key may be"),
-        ({"low": 1, "hgih": 2}, "an interval has no 'hgih'; did you mean 'high'?"),
-        ({"low": 1, "high": "2"}, "high of an interval is a number, not '2'"),
-        ({"low": None, "high": 2}, "low of an interval is a number, not None"),
-        ({"low": 1, "high": 2, "step": 0}, "has steps that are even and more than 0"),
-        ({"low": 1.5, "high": 2, "whole": True}, "is one of whole numbers"),
-        ({"a": 3}, "what some.key=a brings along is no map"),
+        ([], "is an empty choice"),
+        (None, "has no values"),
+        ({"low": 1, "hgih": 2}, "an interval has no key 'hgih'; did you mean 'high'?"),
+        ({"low": 1, "high": "2"}, "high of an interval must be a number, not '2'"),
+        ({"low": None, "high": 2}, "low of an interval must be a number, not None"),
+        ({"low": 1, "high": 2, "step": 0}, "needs a step above 0"),
+        ({"low": 1.5, "high": 2, "whole": True}, "has integer values"),
+        ({"a": 3}, "the keys of some.key=a are not a map"),
     ],
 )
 def test_what_makes_no_sense_is_told_with_a_way_out(text: Any, told: str) -> None:
@@ -141,10 +141,10 @@ def test_all_problems_are_told_at_once() -> None:
 
 def test_a_key_stands_in_a_point_once() -> None:
     assert problems({"optimizer": {"sgd": {"seed": [1, 2]}}, "seed": [3, 4]}) == [
-        "seed stands in the space more than once for the same point; leave one of them"
+        "seed is in the space more than once for the same point; remove one"
     ]
     assert problems({"a": {"x": {"c": [1, 2]}}, "b": {"y": {"c": [1, 2]}}}) == [
-        "c stands in the space more than once for the same point; leave one of them"
+        "c is in the space more than once for the same point; remove one"
     ]
     assert "model.kw.a is a part of model.kw" in problems({"model.kw": [{"a": 1}], "model.kw.a": [1, 2]})[0]
     parse({"optimizer": "sgd,adam", "optimizer.lr": "1,2"}, GROUPS)
@@ -153,8 +153,8 @@ def test_a_key_stands_in_a_point_once() -> None:
 
 def test_points_are_the_grid_and_an_option_brings_its_own_keys() -> None:
     space = parse(CONDITIONAL, GROUPS)
-    found = list(points(space))
-    assert len(found) == size(space) == 2 * (2 * 2 + 1 + 1)
+    found = list(grid_points(space))
+    assert len(found) == count_points(space) == 2 * (2 * 2 + 1 + 1)
     assert found[0] == {
         "optimizer": "sgd", "optimizer.lr": 0.1, "optimizer.nesterov": True, "optimizer.momentum": 0.9, "max_steps": 5,
     }  # fmt: skip
@@ -162,25 +162,27 @@ def test_points_are_the_grid_and_an_option_brings_its_own_keys() -> None:
     assert found[2] == {"optimizer": "sgd", "optimizer.lr": 0.1, "optimizer.nesterov": False, "max_steps": 5}
     assert found[-1] == {"optimizer": "adam", "max_steps": 7}
     assert len({repr(point) for point in found}) == len(found)
-    assert list(points({})) == [{}]
+    assert list(grid_points({})) == [{}]
 
 
 def test_the_numbers_of_a_range_are_those_that_one_would_write() -> None:
-    assert list(points(parse({"a": "range(0,0.7,0.1)"}))) == [{"a": v} for v in (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)]
-    assert list(points(parse({"a": "int(interval(2,4))"}))) == [{"a": 2}, {"a": 3}, {"a": 4}]
+    assert list(grid_points(parse({"a": "range(0,0.7,0.1)"}))) == [
+        {"a": v} for v in (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+    ]
+    assert list(grid_points(parse({"a": "int(interval(2,4))"}))) == [{"a": 2}, {"a": 3}, {"a": 4}]
 
 
 def test_a_long_range_is_not_written_out() -> None:
     space = parse({"a": "range(0,1000000000)", "b": "1,2"})
-    assert size(space) == 2 * 10**9
-    assert list(islice(points(space), 3)) == [{"a": 0, "b": 1}, {"a": 0, "b": 2}, {"a": 1, "b": 1}]
+    assert count_points(space) == 2 * 10**9
+    assert list(islice(grid_points(space), 3)) == [{"a": 0, "b": 1}, {"a": 0, "b": 2}, {"a": 1, "b": 1}]
 
 
 def test_a_grid_refuses_what_has_no_end_of_values() -> None:
     space = parse({"a": "interval(0,1)", "b": {"x": {"c": "tag(log,interval(1e-3,1))"}}, "d": "1,2"})
-    assert size(space) is None
+    assert count_points(space) is None
     with pytest.raises(InputError) as err:
-        points(space)
+        grid_points(space)
     assert len(err.value.problems) == 2
     assert "sweep.strategy=random" in err.value.problems[0]
 
@@ -191,58 +193,60 @@ def test_every_combination_of_options_is_known_those_of_most_groups_first() -> N
         "model": {"mlp": {"optimizer": "sgd,adam"}, "lenet": {}},
         "optimizer.lr": "1,2",
     }
-    found = choices_of_groups(parse(node, GROUPS), GROUPS)
+    found = combine_group_options(parse(node, GROUPS), GROUPS)
     assert len(found) == 3 * 3
     assert found[0] == {"schedule": "constant", "model": "mlp", "optimizer": "sgd"}
     assert found[-1] == {"model": "lenet"}
     assert [len(one) for one in found] == sorted((len(one) for one in found), reverse=True)
-    assert choices_of_groups({}, GROUPS) == [{}]
-    point_groups = {tuple(sorted((k, v) for k, v in p.items() if k in GROUPS)) for p in points(parse(node, GROUPS))}
+    assert combine_group_options({}, GROUPS) == [{}]
+    point_groups = {
+        tuple(sorted((k, v) for k, v in p.items() if k in GROUPS)) for p in grid_points(parse(node, GROUPS))
+    }
     assert point_groups == {tuple(sorted(one.items())) for one in found}
 
 
 def test_samples_show_every_option_and_both_ends() -> None:
     space = parse({**CONDITIONAL, "a": "interval(0,1)", "b": {"x": {"c": "int(interval(1,9))"}, "y": {}}}, GROUPS)
-    seen = {(key, repr(value)) for point in samples(space) for key, value in point.items()}
+    seen = {(key, repr(value)) for point in sample_points(space) for key, value in point.items()}
     for key, value in [("optimizer", "adam"), ("optimizer.momentum", 0.9), ("optimizer.lr", 0.1), ("optimizer.lr", 1.0),
                        ("a", 0.0), ("a", 1.0), ("c", 1), ("c", 9), ("b", "y")]:  # fmt: skip
         assert (key, repr(value)) in seen
-    assert len(list(samples(space))) < 30
+    assert len(list(sample_points(space))) < 30
 
 
 def test_what_was_frozen_reads_the_same_without_groups() -> None:
     space = parse({**CONDITIONAL, "a": "tag(log,interval(1e-3,1))", "b": "range(1,9,2)", "c": "[1],[2,x]"}, GROUPS)
-    frozen = yaml.safe_load(yaml.safe_dump(as_yaml(space), sort_keys=False))
+    frozen = yaml.safe_load(yaml.safe_dump(to_yaml(space), sort_keys=False))
     again = parse(frozen)
     assert repr(again) == repr(space)
-    assert keys(again) == keys(space)
+    assert list_keys(again) == list_keys(space)
     assert is_conditional(again)
     assert not is_conditional(parse({"a": "1,2"}))
 
 
 def test_an_override_replaces_a_part_where_it_stands() -> None:
     space = parse(CONDITIONAL, GROUPS)
-    changed = varied(space, "optimizer.lr", Choice((7, 8)), replaced)
+    changed = set_dimension(space, "optimizer.lr", Choice((7, 8)), replace_values)
     optimizer = changed["optimizer"]
     assert isinstance(optimizer, Choice)
     assert [inner["optimizer.lr"] for inner in optimizer.inside.values()] == [Choice((7, 8)), Choice((7, 8))]
-    fewer = varied(space, "optimizer", Choice(("sgd", "adam")), replaced)["optimizer"]
+    fewer = set_dimension(space, "optimizer", Choice(("sgd", "adam")), replace_values)["optimizer"]
     assert isinstance(fewer, Choice)
     assert (fewer.options, list(fewer.inside)) == (("sgd", "adam"), ["sgd"])
-    assert list(varied(space, "seed", Choice((1, 2)), replaced)) == ["optimizer", "max_steps", "seed"]
+    assert list(set_dimension(space, "seed", Choice((1, 2)), replace_values)) == ["optimizer", "max_steps", "seed"]
 
 
 def test_a_value_that_is_fixed_leaves_behind_what_it_brings_along() -> None:
     space = parse(CONDITIONAL, GROUPS)
-    assert list(fixed(space, "optimizer", "sgd")) == ["optimizer.lr", "optimizer.nesterov", "max_steps"]
-    assert list(fixed(space, "optimizer", "adam")) == ["max_steps"]
-    assert list(fixed(space, "max_steps", 3)) == ["optimizer"]
-    assert fixed(space, "unknown", 3) == space
+    assert list(fix_key(space, "optimizer", "sgd")) == ["optimizer.lr", "optimizer.nesterov", "max_steps"]
+    assert list(fix_key(space, "optimizer", "adam")) == ["max_steps"]
+    assert list(fix_key(space, "max_steps", 3)) == ["optimizer"]
+    assert fix_key(space, "unknown", 3) == space
 
 
 def test_values_are_joined_in_their_order_and_each_once() -> None:
-    assert joined(Choice((1, 2)), Choice((2, 3))) == Choice((1, 2, 3))
-    assert joined(Interval(1, 3, whole=True, step=1), Choice((9,))) == Choice((1, 2, 3, 9))
-    assert joined(Interval(0.0, 1.0), Interval(0.0, 2.0)) == Interval(0.0, 2.0)
+    assert join_values(Choice((1, 2)), Choice((2, 3))) == Choice((1, 2, 3))
+    assert join_values(Interval(1, 3, is_integer=True, step=1), Choice((9,))) == Choice((1, 2, 3, 9))
+    assert join_values(Interval(0.0, 1.0), Interval(0.0, 2.0)) == Interval(0.0, 2.0)
     old: Space = {"c": Choice((1,))}
-    assert joined(Choice(("a", "b"), {"a": old}), Choice(("d",))) == Choice(("a", "b", "d"), {"a": old})
+    assert join_values(Choice(("a", "b"), {"a": old}), Choice(("d",))) == Choice(("a", "b", "d"), {"a": old})

@@ -133,7 +133,7 @@ def test_overrides_alone_ask_for_a_grid_that_is_named_by_what_varies() -> None:
 
 def test_given_points_are_sets_of_overrides() -> None:
     sets = "sweep.points=[['optimizer=sgd','optimizer.lr=0.1'],['optimizer.lr=1e-3','description=\"a,b\"']]"
-    with pytest.raises(InputError, match="description varies, and does not change what a trial does"):
+    with pytest.raises(InputError, match="description varies, but does not change what a trial computes"):
         read_overrides([sets])
     spec = read_overrides([sets.replace(",'description=\"a,b\"'", "")])
     assert spec.values["strategy"]["name"] == "list"
@@ -218,27 +218,27 @@ def test_every_fault_of_a_question_is_told_at_once(mine: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
-        (["sweep.strategy=grid"], "optimizer.weight_decay=tag(log, interval(1e-05, 0.01)) has no end of values"),
-        (["sweep.budget.max_points=null"], "sweep.strategy.name=tpe never ends by itself; write `sweep.budget.max_points=30`"),
-        (["sweep.strategy=cmaes"], "sweep.strategy.name=cmaes takes keys that every point has"),
+        (["sweep.strategy=grid"], "optimizer.weight_decay=tag(log, interval(1e-05, 0.01)) is continuous"),
+        (["sweep.budget.max_points=null"], "sweep.strategy.name=tpe has no end; set a budget"),
+        (["sweep.strategy=cmaes"], "sweep.strategy.name=cmaes needs keys that all points have"),
         (["sweep.strategy=cmaes", "optimizer=sgd", "~optimizer.momentum"], "not a choice (batch_size_global)"),
         (["sweep.strategy=list"], "sweep.strategy.name=list has no points"),
-        (["sweep.points=[['seed=1']]"], "`points` lists sets of overrides, which sweep.strategy.name=tpe does not take"),
-        (["sweep.pruner={name: asha, first_step: 0, factor: 1}"], "sweep.pruner.factor=1 lets every trial go on"),
+        (["sweep.points=[['seed=1']]"], "`points` lists overrides, but sweep.strategy.name=tpe does not use them"),
+        (["sweep.pruner={name: asha, first_step: 0, factor: 1}"], "sweep.pruner.factor=1 prunes no trial"),
         (["seed=1,2", "sweep.num_seeds=2"], "seed is in the space, and sweep.num_seeds=2 varies it too"),
-        (["sweep.name=a/b"], "sweep.name=a/b is no name of a folder"),
-        (["hardware.nodes=1,2"], "hardware.nodes varies, and all trials of a sweep share it"),
-        (["sweep.base=['seed=1,2']"], "seed=1,2 gives several values; put them into the space"),
-        (["sweep.base=['batch_size_global=3']"], "batch_size_global stands in base (batch_size_global=3) and in the space"),
-        (["sweep.base=['sweep.num_seeds=3']"], "sweep.num_seeds=3 is of the spec, not of its experiment"),
+        (["sweep.name=a/b"], "sweep.name=a/b is not a valid folder name"),
+        (["hardware.nodes=1,2"], "hardware.nodes varies, but all trials of a sweep share it"),
+        (["sweep.base=['seed=1,2']"], "seed=1,2 has several values; move them to the space"),
+        (["sweep.base=['batch_size_global=3']"], "batch_size_global is in base (batch_size_global=3) and in the space"),
+        (["sweep.base=['sweep.num_seeds=3']"], "sweep.num_seeds=3 is a key of the spec, not of the configuration"),
         (["sweep.base=['seed=[']"], "seed=[ does not parse"),
         (["sweep.strategy.storage=here"], "sweep.strategy.storage is gone: the sweep's ledger holds what a storage held"),
         (["sweep.strategy.seed=-1"], "sweep.strategy.seed=-1 is not between 0 and 4294967295"),
-        (["~optimizer", "~batch_size_global"], "the space is empty; say what varies"),
+        (["~optimizer", "~batch_size_global"], "the space is empty; vary a key"),
         (["seed=range(0,60000)", "~optimizer", "sweep.strategy=grid", "sweep.budget=null"], "asks for 120,000 trials at once"),
         (["sweep.budget=many"], "sweep.budget=many is not a map; its keys are max_points, wall_h, device_h"),
-        (["~sweep.name"], "~sweep.name takes away what must stand"),
-        (["seed=intervall(1,2)"], "there is no 'intervall' in the grammar of sweeps; did you mean 'interval'"),
+        (["~sweep.name"], "~sweep.name removes a required key"),
+        (["seed=intervall(1,2)"], "there is no 'intervall' in the sweep grammar; did you mean 'interval'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )  # fmt: skip
@@ -258,16 +258,16 @@ def test_a_fault_of_a_file_names_its_line(mine: Path) -> None:
     )
     path.write_text(TEXT.replace('"choice(0, 0.9)"', '"choice(0, 0.9"').replace("[16, 64]", "[16, 16]"))
     found = problems(mine)
-    assert found[0].startswith(f"optimizer.momentum=choice(0, 0.9 ({path}:5) ends too early")
-    assert found[1] == f"batch_size_global=[16, 16] ({path}:7) has 16 twice; leave one of them out"
+    assert found[0].startswith(f"optimizer.momentum=choice(0, 0.9 ({path}:5) is cut at a comma")
+    assert found[1] == f"batch_size_global=[16, 16] ({path}:7) has 16 twice; remove one"
 
 
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("a: [", "is no valid YAML"),
+        ("a: [", "is not valid YAML"),
         ("- a\n", "is a list, not a map"),
-        ("num_seeds: 1\nnum_seeds: 2\n", "is no valid YAML: found duplicate key num_seeds"),
+        ("num_seeds: 1\nnum_seeds: 2\n", "is not valid YAML: found duplicate key num_seeds"),
         ("space: [1, 2]\nstrategy: grid\nseeds: 2\n", "is not a map"),
     ],
 )
