@@ -74,7 +74,7 @@ CLUSTER = (
     argument("--cpus", type=int, metavar="N", help="up: CPUs per node; may be more than this machine has (8)"),
     argument("--memory-gb", type=int, metavar="N", help="up: memory per node; may be more than this machine has (64)"),
     argument("--accounting", action="store_true", default=None, help="up: run a database, for sacct and QOS"),
-    argument("--dir", metavar="DIR", help="folder of the cluster (/dev/shm/lathe-rehearsal-USER)"),
+    argument("--dir", metavar="DIR", help="folder of the cluster (/dev/shm/lathe-cluster-USER)"),
 )
 
 

@@ -1,4 +1,4 @@
-"""A throw-away SLURM cluster on this machine: what `lathe cluster` starts, ends and says of it."""
+"""`lathe cluster`: starts, ends and shows a local SLURM cluster."""
 
 from __future__ import annotations
 
@@ -19,98 +19,103 @@ MOST_JOBS = 20
 _SUBJECT = "`lathe cluster`"
 
 
-def cluster(asked: argparse.Namespace) -> int:
-    """Do what was asked.
+def cluster(args: argparse.Namespace) -> int:
+    """Run the action of the command line.
 
     Raises:
-        InputError: a flag is wrong, or one of another action.
-        LaunchError: the cluster does not start, or does not end.
+        InputError: a flag is wrong, or belongs to another action.
+        LaunchError: the cluster cannot be started or ended.
     """
-    folder = choose_default_folder() if asked.dir is None else Path(os.path.abspath(os.path.expanduser(asked.dir)))
-    given = {field.name: value for field in fields(ClusterSpec) if (value := getattr(asked, field.name)) is not None}
-    if asked.action == "up":
-        return _up(LocalCluster(folder), given)
-    if given:
+    folder = choose_default_folder() if args.dir is None else Path(os.path.abspath(os.path.expanduser(args.dir)))
+    flags = {field.name: value for field in fields(ClusterSpec) if (value := getattr(args, field.name)) is not None}
+    if args.action == "up":
+        return _up(LocalCluster(folder), flags)
+    if flags:
         lines = [
-            f"{flag_name(name)} is for `lathe cluster up`, not for `{asked.action}`; leave it out" for name in given
+            f"{flag_name(name)} is for `lathe cluster up`, not for `{args.action}`; leave it out" for name in flags
         ]
         raise InputError(lines, _SUBJECT)
-    if asked.dir is not None and os.path.exists(folder) and not is_cluster_folder(folder):
-        raise InputError([f"--dir {folder} holds no rehearsal; name the folder that `lathe cluster up` told"], _SUBJECT)
-    return {"down": _down, "status": _status}[asked.action](LocalCluster(folder))
+    if args.dir is not None and os.path.exists(folder) and not is_cluster_folder(folder):
+        raise InputError(
+            [f"--dir {folder} is not the folder of a local cluster; use the folder that `lathe cluster up` printed"],
+            _SUBJECT,
+        )
+    return {"down": _down, "status": _status}[args.action](LocalCluster(folder))
 
 
-def _up(rehearsal: LocalCluster, given: dict[str, Any]) -> int:
-    there = rehearsal.spec()
-    spec = replace(there or ClusterSpec(), **given)
-    found = check_flags(rehearsal.folder, spec)
-    if found:
-        raise InputError(found, _SUBJECT)
+def _up(cluster: LocalCluster, flags: dict[str, Any]) -> int:
+    running = cluster.spec()
+    spec = replace(running or ClusterSpec(), **flags)
+    problems = check_flags(cluster.folder, spec)
+    if problems:
+        raise InputError(problems, _SUBJECT)
     try:
         with make_console().status("starting SLURM"):
-            started = rehearsal.up(spec)
+            started = cluster.up(spec)
     except ShapeError as err:
         raise InputError(err.problems, _SUBJECT) from err
-    if there is not None:
-        _say(f"started again: {', '.join(started)}" if started else "it was up already")
-    _say(f"rehearsal in {rehearsal.folder}: {spec}")
-    for line in _use(rehearsal.folder, spec):
+    if running is not None:
+        _say(f"restarted: {', '.join(started)}" if started else "the cluster is already running")
+    _say(f"local cluster in {cluster.folder}: {spec}")
+    for line in _list_instructions(cluster.folder, spec):
         _say(line)
     return 0
 
 
-def _use(folder: Path, spec: ClusterSpec) -> list[str]:
-    """How to work with it."""
+def _list_instructions(folder: Path, spec: ClusterSpec) -> list[str]:
+    """Return how to use the cluster."""
     lines = [
         f"  . {folder}/env.sh",
-        "makes SLURM's commands of a shell, and `lathe ... launcher=slurm hardware=rehearsal`, use it.",
-        "partitions: main, the default, whose jobs make room for those of high: told 10 s before, then requeued.",
+        "Run this line in your shell. SLURM's commands and `lathe ... launcher=slurm hardware=rehearsal` then use the cluster.",
+        "partitions: main (the default) and high. Jobs of high preempt jobs of main, 10 s after a signal.",
     ]
     if spec.gpus:
         lines.append("GPUs are simulated: jobs see them as CUDA_VISIBLE_DEVICES, and trials run on the CPU.")
     if spec.accounting:
-        lines.append(f"account: {ACCOUNT}; QOS: normal, {QOS}; others are refused.")
-    return [*lines, f"`lathe cluster down{_dir(folder)}` ends it and all its jobs."]
+        lines.append(f"account: {ACCOUNT}; QOS: normal, {QOS}; SLURM refuses other names.")
+    return [*lines, f"`lathe cluster down{_dir_flag(folder)}` ends the cluster and all its jobs."]
 
 
-def _down(rehearsal: LocalCluster) -> int:
-    if rehearsal.down():
-        _say(f"the rehearsal in {rehearsal.folder} is ended, and its files are removed")
+def _down(cluster: LocalCluster) -> int:
+    if cluster.down():
+        _say(f"ended the local cluster in {cluster.folder} and removed its files")
     else:
-        _say(f"no rehearsal is up in {rehearsal.folder}; nothing is left to end")
+        _say(f"no local cluster runs in {cluster.folder}; nothing to end")
     return 0
 
 
-def _status(rehearsal: LocalCluster) -> int:
-    folder = rehearsal.folder
-    found = rehearsal.status()
-    if found is None:
-        _say(f"no rehearsal is up in {folder}; `lathe cluster up{_dir(folder)}` starts one")
+def _status(cluster: LocalCluster) -> int:
+    folder = cluster.folder
+    status = cluster.status()
+    if status is None:
+        _say(f"no local cluster runs in {folder}; run `lathe cluster up{_dir_flag(folder)}` to start one")
         return 1
-    _say(f"rehearsal in {folder}: {found.record.spec}")
-    _say(f"started {_ago(time.time() - found.record.started_at)} ago; . {folder}/env.sh")
-    if found.nodes is not None:
-        for state, nodes in sorted(found.nodes.items()):
+    _say(f"local cluster in {folder}: {status.record.spec}")
+    _say(f"started {_format_age(time.time() - status.record.started_at)} ago; . {folder}/env.sh")
+    if status.nodes is not None:
+        for state, nodes in sorted(status.nodes.items()):
             _say(f"  {state:<10} {nodes}")
-        _say_jobs(found)
-    fault = _fault(found)
-    if fault is None:
+        _say_jobs(status)
+    problem = _find_problem(status)
+    if problem is None:
         return 0
-    _say(f"{fault}; `lathe cluster up{_dir(folder)}` starts what is missing, `down` ends the rest")
+    _say(
+        f"{problem}; `lathe cluster up{_dir_flag(folder)}` starts the missing daemons, `lathe cluster down` ends the others"
+    )
     return 1
 
 
-def _fault(found: ClusterStatus) -> str | None:
-    """What keeps it from being used."""
-    if not found.is_booted:
-        return "it is being started, or that was cut off"
-    if found.missing:
-        return f"these have ended: {', '.join(found.missing)}"
-    return "the controller does not answer" if found.nodes is None else None
+def _find_problem(status: ClusterStatus) -> str | None:
+    """Return why the cluster cannot be used; None if it can."""
+    if not status.is_booted:
+        return "the cluster is starting, or its start was interrupted"
+    if status.missing:
+        return f"daemons that have ended: {', '.join(status.missing)}"
+    return "the controller does not answer" if status.nodes is None else None
 
 
-def _say_jobs(found: ClusterStatus) -> None:
-    rows = [dict(zip(("id", "partition", "state", "time", "where", "name"), job, strict=True)) for job in found.jobs]
+def _say_jobs(status: ClusterStatus) -> None:
+    rows = [dict(zip(("id", "partition", "state", "time", "where", "name"), job, strict=True)) for job in status.jobs]
     running = sum(row["state"] == "RUNNING" for row in rows)
     waiting = sum(row["state"] == "PENDING" for row in rows)
     _say(f"jobs: {running} running, {waiting} waiting")
@@ -123,12 +128,12 @@ def _say_jobs(found: ClusterStatus) -> None:
         _say(f"  and {len(rows) - MOST_JOBS} more; `squeue` lists them")
 
 
-def _dir(folder: Path) -> str:
-    """The flag that a command needs to find a folder which is not the one it takes by itself."""
+def _dir_flag(folder: Path) -> str:
+    """Return the flag that a command needs for a folder other than the default."""
     return "" if folder == choose_default_folder() else f" --dir {folder}"
 
 
-def _ago(seconds: float) -> str:
+def _format_age(seconds: float) -> str:
     for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"

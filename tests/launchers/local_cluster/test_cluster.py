@@ -361,7 +361,7 @@ def test_a_cluster_whose_start_was_interrupted_starts_anew(folder: Path, lathe: 
     if not (folder / "booted").exists():
         done = lathe("cluster", "status", "--dir", str(folder))
         assert (done.returncode, done.stderr) == (1, "")
-        assert "it is being started, or that was cut off; `lathe cluster up --dir" in done.stdout
+        assert "the cluster is starting, or its start was interrupted; `lathe cluster up --dir" in done.stdout
     cluster = Cluster(folder, SMALL)
     if cluster.spec() is not None:
         cluster.down()
@@ -409,14 +409,17 @@ def test_the_command_starts_shows_and_ends_a_cluster(lathe: Lathe, folder: Path,
     up = lathe("cluster", "up", "--nodes", "2", "--gpu-type", "a100", *option)
     assert (up.returncode, up.stderr) == (0, "")
     lines = up.stdout.splitlines()
-    assert lines[:2] == [f"rehearsal in {folder}: 2 nodes of 8 CPUs, 64 GB, 4 simulated a100", f"  . {folder}/env.sh"]
-    assert lines[-1] == f"`lathe cluster down --dir {folder}` ends it and all its jobs."
+    assert lines[:2] == [
+        f"local cluster in {folder}: 2 nodes of 8 CPUs, 64 GB, 4 simulated a100",
+        f"  . {folder}/env.sh",
+    ]
+    assert lines[-1] == f"`lathe cluster down --dir {folder}` ends the cluster and all its jobs."
     use = f". {folder}/env.sh; sbatch -o /dev/null -J 'a|b' --gres=gpu:a100:3 --wrap 'sleep 600'; sacct"
     shown = subprocess.check_output(["sh", "-c", use], cwd=tmp_path, text=True)
     assert re.search(r"Submitted batch job \d+\nJobID\|State\|NodeList\n\d+\|", shown)
 
     again = lathe("cluster", "up", *option)
-    assert (again.returncode, again.stdout.splitlines()[0]) == (0, "it was up already")
+    assert (again.returncode, again.stdout.splitlines()[0]) == (0, "the cluster is already running")
     other = lathe("cluster", "up", "--nodes", "5", *option)
     assert other.returncode == 2
     assert f"--nodes 5 differs from the running cluster in {folder}, which has 2; end it" in other.stderr
@@ -435,13 +438,13 @@ def test_the_command_starts_shows_and_ends_a_cluster(lathe: Lathe, folder: Path,
     processes = cluster.processes()
     down = lathe("cluster", "down", *option)
     assert (down.returncode, down.stderr) == (0, "")
-    assert down.stdout == f"the rehearsal in {folder} is ended, and its files are removed\n"
+    assert down.stdout == f"ended the local cluster in {folder} and removed its files\n"
     assert [process for process in processes if process.is_alive()] == []
     twice = lathe("cluster", "down", *option)
-    assert (twice.returncode, twice.stdout) == (0, f"no rehearsal is up in {folder}; nothing is left to end\n")
-    gone = lathe("cluster", "status", *option)
-    assert gone.returncode == 1
-    assert gone.stdout == f"no rehearsal is up in {folder}; `lathe cluster up --dir {folder}` starts one\n"
+    assert (twice.returncode, twice.stdout) == (0, f"no local cluster runs in {folder}; nothing to end\n")
+    after = lathe("cluster", "status", *option)
+    assert after.returncode == 1
+    assert after.stdout == f"no local cluster runs in {folder}; run `lathe cluster up --dir {folder}` to start one\n"
 
 
 def test_the_default_folder_is_in_memory_if_possible(monkeypatch: pytest.MonkeyPatch) -> None:

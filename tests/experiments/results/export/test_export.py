@@ -351,9 +351,7 @@ def test_a_run_that_cannot_be_exported_is_reported(copied: Trial, capsys: pytest
     best = next((copied.folder / "checkpoints").glob("step_*20")) / "model.safetensors"
     good = best.read_bytes()
     best.write_bytes(good[:-4] + b"xxxx")
-    with pytest.raises(
-        InputError, match=r"step 20 in .* is damaged .* the wrong checksum; bring the file back"
-    ):
+    with pytest.raises(InputError, match=r"step 20 in .* is damaged .* the wrong checksum; bring the file back"):
         find_final_model(copied)
     out = copied.runs_dir / "out"
     assert main(["export", copied.id, "-o", str(out), "--runs-dir", str(copied.runs_dir)]) == 2
