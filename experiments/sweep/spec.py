@@ -260,9 +260,9 @@ class _SpecDraft:
         Raises:
             InputError: with all problems.
         """
-        from experiments.sweep.spec_rules import RuleContext, find_problems
+        from experiments.sweep.spec_rules import RuleContext, find_problems, remove_old_keys
 
-        self._refuse_storage()
+        self.problems += remove_old_keys(self.values, self.origins)
         values = self.values = fill_defaults(self.values, self.space)
         validation = Validation(self.origins, (), self.groups)
         frozen = to_yaml(self.space)
@@ -276,15 +276,6 @@ class _SpecDraft:
         if problems:
             raise ConfigError(list(dict.fromkeys(problems)), f"the sweep '{values['name']}'")
         return SweepSpec({**values, "space": frozen}, self.space)
-
-    def _refuse_storage(self) -> None:
-        strategy = self.values.get("strategy")
-        if isinstance(strategy, dict) and "storage" in strategy:
-            del strategy["storage"]
-            place = self.origins.place("sweep.strategy.storage")
-            self.problems.append(
-                f"sweep.strategy.storage{place} is gone: the sweep's ledger holds what a storage held; leave it out"
-            )
 
 
 def _key_of(typed: Any) -> str:

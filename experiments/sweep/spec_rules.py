@@ -65,6 +65,16 @@ def find_problems(context: RuleContext) -> list[str]:
     return problems
 
 
+def remove_old_keys(values: dict[str, Any], source_map: SourceMap) -> list[str]:
+    """Remove keys that no longer exist; the message of each."""
+    strategy = values.get("strategy")
+    if not isinstance(strategy, dict) or "storage" not in strategy:
+        return []
+    del strategy["storage"]
+    location = source_map.place("sweep.strategy.storage")
+    return [f"sweep.strategy.storage{location} is gone: the sweep's ledger holds what a storage held; leave it out"]
+
+
 def _positive(context: RuleContext) -> Iterator[str]:
     for key in POSITIVE:
         try:
