@@ -128,9 +128,9 @@ def sweep(
     folders = [str(folder) for folder in config_dirs]
     spec = read(sweep, overrides, folders) if isinstance(sweep, str) else read_overrides([*sweep, *overrides], folders)
     draft = prepare(spec, config_dirs=folders, trust=trust)
-    if draft.templates.all[0].config["launcher"].get("dry"):
+    if draft.templates.all[0].config["launcher"].get("dry_run"):
         raise InputError(
-            ["launcher.dry=true starts no trial; leave it out, or use `lathe sweep` to see the job script"]
+            ["launcher.dry_run=true starts no trial; leave it out, or use `lathe sweep` to see the job script"]
         )
     started = start(draft)
     live(started, started.executor(), ui_hint)

@@ -1,4 +1,4 @@
-"""Top-k accuracy: how often the right class is among the k best."""
+"""Top-k accuracy: how often the true class is among the k highest logits."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from modules.evaluator.outputs import outputs_of
 
 
 class Accuracy:
-    """Counts the targets, of examples or of the words in them, among the k highest logits; gives ``accuracy_top1`` etc."""
+    """Counts targets, of examples or of their tokens, among the k highest logits. Metrics: ``accuracy_top1`` etc."""
 
     def __init__(self, top_k: Sequence[int], top_k_shown: int = 5) -> None:
         """
         Args:
-            top_k: every k that is asked for, each at least 1.
+            top_k: the values of k, each at least 1.
             top_k_shown: classes that an answer names, the likeliest.
         """
         if not top_k or min(top_k) < 1 or len(set(top_k)) < len(top_k):
@@ -45,11 +45,11 @@ class Accuracy:
         if outputs.dim() < 2 or targets.shape != outputs.shape[:-1]:
             raise ValueError(
                 f"Accuracy wants logits as [batch, ..., classes] and targets as [batch, ...], but got "
-                f"{list(outputs.shape)} and {list(targets.shape)}; end the model in one number a class"
+                f"{list(outputs.shape)} and {list(targets.shape)}; end the model in one logit per class"
             )
         if max(self.top_k) > outputs.shape[-1]:
             raise ValueError(
-                f"evaluator.top_k={list(self.top_k)} asks for more than the model's {outputs.shape[-1]} classes; "
+                f"evaluator.top_k={list(self.top_k)} is more than the model's {outputs.shape[-1]} classes; "
                 f"keep every k at most {outputs.shape[-1]}"
             )
         best = outputs.topk(max(self.top_k), dim=-1).indices
@@ -58,26 +58,26 @@ class Accuracy:
         return torch.stack(counts).to(torch.float64)
 
     def compute(self, sums: Tensor) -> dict[str, float]:
-        """Shares of the targets.
+        """Compute the fractions of the targets.
 
         Args:
             sums: float64 [1 + len(top_k)], as `update` gives them.
 
         Raises:
-            ValueError: nothing was measured.
+            ValueError: the sums contain no example.
         """
         num_examples, *hits = sums.tolist()
         if num_examples == 0:
             raise ValueError("Accuracy wants at least 1 example, but got 0; evaluate on a split that is not empty")
         return {f"accuracy_top{k}": hit / num_examples for k, hit in zip(self.top_k, hits, strict=True)}
 
-    def predict(self, model: nn.Module, data: InputReader, given: Sequence[str]) -> list[Prediction]:
-        """The likeliest classes and their probabilities, by the names that the data has for them, else by number."""
-        outputs = outputs_of(model, data.read(given))
+    def predict(self, model: nn.Module, data: InputReader, inputs: Sequence[str]) -> list[Prediction]:
+        """Return the most probable classes and their probabilities, with the class names of the data or else numbers."""
+        outputs = outputs_of(model, data.read(inputs))
         if not isinstance(outputs, Tensor) or outputs.dim() != 2:
             raise ValueError(
-                "evaluator Accuracy answers where a model gives one number a class for an example, and this one gives more; "
-                "of a language model, evaluator=perplexity lets the text go on"
+                "evaluator Accuracy predicts with models that give one logit per class, but this model gives more; "
+                "evaluator=perplexity continues the texts of a language model"
             )
         names = getattr(data, "class_names", None) or ()
         best = outputs.float().softmax(-1).topk(min(self.top_k_shown, outputs.shape[-1]))

@@ -1,4 +1,4 @@
-"""The words whose vectors point nearly where a given word's does, as a table to read."""
+"""Nearest neighbours of word vectors by cosine, and tables of them."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ from torch import Tensor
 def neighbours(
     phrase: str, numbers: Mapping[str, int], words: Sequence[str], vectors: Tensor, count: int
 ) -> list[tuple[str, float]] | None:
-    """The nearest words and their cosines, the nearest first.
+    """Return the nearest words and their cosines, the nearest first.
 
     Args:
-        phrase: a word, or several, of which the mean is asked; none of them is an answer.
-        numbers: of the words.
-        words: the word of every number.
+        phrase: a word, or several for their mean; they are not in the result.
+        numbers: ids of the words.
+        words: the word of every id.
         vectors: float [words, features], of length 1.
-        count: how many.
+        count: number of neighbours.
 
     Returns:
-        None where a word is unknown.
+        None if a word is unknown.
     """
-    asked = phrase.lower().split()
-    if not asked or any(word not in numbers for word in asked):
+    terms = phrase.lower().split()
+    if not terms or any(word not in numbers for word in terms):
         return None
-    rows = torch.tensor([numbers[word] for word in asked], device=vectors.device)
+    rows = torch.tensor([numbers[word] for word in terms], device=vectors.device)
     return nearest(vectors[rows].mean(0), rows, words, vectors, count)
 
 
 def nearest(
     direction: Tensor, left_out: Tensor, words: Sequence[str], vectors: Tensor, count: int
 ) -> list[tuple[str, float]]:
-    """The words whose vectors point most nearly in a direction, and their cosines, the nearest first.
+    """Return the words with the highest cosine to a direction, and the cosines.
 
     Args:
         direction: float [features], of any length.
-        left_out: int64 [some], numbers of words that are no answer.
-        words: the word of every number.
+        left_out: int64 [some], ids of words to leave out.
+        words: the word of every id.
         vectors: float [words, features], of length 1.
-        count: how many.
+        count: number of words.
     """
     cosines = vectors @ F.normalize(direction, dim=0)
     cosines[left_out] = float("-inf")
@@ -50,10 +50,10 @@ def nearest(
 
 
 def table(columns: Mapping[str, list[tuple[str, float]] | None]) -> str:
-    """Side by side, a column for every phrase."""
+    """Format a table with a column for every phrase."""
     cells = [
-        [phrase, *([f"{cosine:.2f} {word}" for word, cosine in found] if found is not None else ["(unknown)"])]
-        for phrase, found in columns.items()
+        [phrase, *([f"{cosine:.2f} {word}" for word, cosine in near] if near is not None else ["(unknown)"])]
+        for phrase, near in columns.items()
     ]
     height = max((len(column) for column in cells), default=0)
     widths = [max(map(len, column)) for column in cells]

@@ -1,4 +1,4 @@
-"""What a model gives for inputs that were just read."""
+"""Runs a model on inputs of a user."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from modules.data.base import Tensors
 
 
 def outputs_of(model: nn.Module, inputs: Tensors) -> Tensors:
-    """Run a model where it lies.
+    """Run a model on its device.
 
     Args:
         inputs: of a batch, on the CPU.
 
     Returns:
-        Its outputs, on the CPU.
+        The outputs, on the CPU.
     """
     device = next(model.parameters()).device
     outputs: Tensors = model(

@@ -1,4 +1,4 @@
-"""How good translations are: BLEU of what a model writes by beam search."""
+"""BLEU of translations by beam search."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MAX_ORDER = 4
 
 
 class Translation:
-    """Lets the model translate, and counts n-grams as sacrebleu does; gives ``bleu``, from 0 to 100, over the whole split.
+    """Translates with the model and counts n-grams with sacrebleu. Metric: ``bleu``, from 0 to 100, of the whole split.
 
     Source: Papineni et al. 2002, doi:10.3115/1073083.1073135; Post 2018, arXiv:1804.08771 (sacrebleu).
     """
@@ -34,69 +34,69 @@ class Translation:
     ) -> None:
         """
         Args:
-            beam_size: beginnings of a translation that are kept; 1 is greedy.
-            length_alpha: how much long translations are helped; 0: not. Source: Wu et al. 2016, arXiv:1609.08144, section 7.
-            max_tokens: the longest translation.
+            beam_size: hypotheses of the beam; 1 is greedy search.
+            length_alpha: exponent of the length normalisation; 0: none. Source: Wu et al. 2016, arXiv:1609.08144, section 7.
+            max_tokens: maximum length of a translation.
             tokenize: how words are cut before they are compared, as sacrebleu calls it: "none" where the data's texts have
                 spaces around marks, "13a" where they are as people write.
             num_examples: pairs that are translated of the validation split, the first; null: all. Of the test split it is all.
             num_examples_logged: translations that are shown.
 
         Raises:
-            ValueError: a number is too small, or sacrebleu is not installed or does not know the tokenizer.
+            ValueError: a value is too small, or sacrebleu is not installed.
         """
-        told = [
-            f"evaluator.{key}={number:g} is less than {least}; {way_out}"
-            for key, number, least, way_out in (
+        problems = [
+            f"evaluator.{key}={number:g} is less than {least}; {hint}"
+            for key, number, least, hint in (
                 ("beam_size", beam_size, 1, "write 1, which is greedy, or more"),
-                ("length_alpha", length_alpha, 0, "write 0, which helps no text, or more"),
-                ("max_tokens", max_tokens, 1, "write the words of the longest translation"),
-                ("num_examples", num_examples, 1, "write how many pairs, or null for all"),
+                ("length_alpha", length_alpha, 0, "write 0, which means no normalisation, or more"),
+                ("max_tokens", max_tokens, 1, "write the number of tokens of the longest translation"),
+                ("num_examples", num_examples, 1, "write the number of pairs, or null for all"),
                 ("num_examples_logged", num_examples_logged, 0, "write 0, which shows none, or more"),
             )
             if number is not None and number < least
         ]
-        if told:
-            raise ValueError(". ".join(told))
+        if problems:
+            raise ValueError(". ".join(problems))
         if find_spec("sacrebleu") is None:
             raise ValueError(
-                "evaluator Translation counts by sacrebleu, which is an extra: pip install 'lathe[translate]'; or take "
+                "evaluator Translation needs sacrebleu, which is an extra: pip install 'lathe[translate]'; or use "
                 "evaluator=perplexity"
             )
         self.beam_size, self.length_alpha, self.max_tokens = beam_size, length_alpha, max_tokens
         self.tokenize, self.num_examples, self.num_examples_logged = tokenize, num_examples, num_examples_logged
 
     def setup(self, data: Data) -> None:
-        self.data = _bilingual(data)
+        self.data = _check_corpus(data)
         self.bleu = _bleu(self.tokenize)
 
     def update_with_model(self, model: nn.Module, batch: Batch) -> Tensor:
         """Translate a batch.
 
         Returns:
-            float64 [11]: pairs; n-grams that references have too, of one to four words; all n-grams, the same; words
-            written, and those of the references that are next in length.
+            float64 [11]: number of pairs; matching n-grams and all n-grams, of one to four words each; words of the
+            translations, and words of the references of the closest length.
 
         Raises:
-            ValueError: the model cannot write.
+            ValueError: the model cannot generate text.
         """
         inputs, targets = batch
-        assert not isinstance(inputs, Tensor), "a bilingual data set gives two inputs"
+        assert not isinstance(inputs, Tensor), "a parallel corpus has two inputs"
         assert not isinstance(targets, Tensor), "and two targets"
         pairs = [self.data.pair(number) for number in targets[1].tolist()]
-        asked = torch.tensor([self._is_asked(pair) for pair in pairs], device=inputs[0].device)
-        if not asked.any():
+        is_evaluated = torch.tensor([self._is_evaluated(pair) for pair in pairs], device=inputs[0].device)
+        if not is_evaluated.any():
             return torch.zeros(3 + 2 * _MAX_ORDER, dtype=torch.float64, device=inputs[0].device)
-        texts = self._translations(model, inputs[0][asked], self.data)
-        pairs = [pair for pair in pairs if self._is_asked(pair)]
+        texts = self._translate(model, inputs[0][is_evaluated], self.data)
+        pairs = [pair for pair in pairs if self._is_evaluated(pair)]
         counts = self._counts(texts, [pair.references for pair in pairs])
         return torch.tensor([len(pairs), *counts], dtype=torch.float64, device=inputs[0].device)
 
     def compute_with_model(self, model: nn.Module, sums: Tensor) -> dict[str, float]:
-        """``bleu`` of all pairs together.
+        """Compute ``bleu`` of all pairs together.
 
         Raises:
-            ValueError: nothing was measured.
+            ValueError: the sums contain no pair.
         """
         if sums[0] == 0:
             raise ValueError("Translation wants at least 1 pair, but got 0; evaluate on a split that is not empty")
@@ -104,34 +104,34 @@ class Translation:
         return {"bleu": _score(self.bleu, numbers)}
 
     def artifacts(self, model: nn.Module, split: Split) -> dict[str, bytes]:
-        """The first sources with their references and translations."""
+        """Return the first sources with their references and translations."""
         if (count := min(self.num_examples_logged, len(split))) == 0:
             return {}
         inputs, targets = split.batch(torch.arange(count), torch.Generator())
-        texts = self._translations(model, inputs[0], self.data)
+        texts = self._translate(model, inputs[0], self.data)
         pairs = [self.data.pair(number) for number in targets[1].tolist()]
         return {"translations.txt": "\n".join(map(_shown, pairs, texts)).encode()}
 
-    def predict(self, model: nn.Module, data: InputReader, given: Sequence[str]) -> list[Prediction]:
-        """A translation of each text."""
-        bilingual, found = _bilingual(data), []
-        for text in given:
+    def predict(self, model: nn.Module, data: InputReader, inputs: Sequence[str]) -> list[Prediction]:
+        """Translate each text."""
+        corpus, predictions = _check_corpus(data), []
+        for text in inputs:
             source = data.read([text])[0].to(next(model.parameters()).device)
-            (written,) = self._translations(model, source, bilingual)
-            found.append(Prediction(written, {"translation": written}))
-        return found
+            (translation,) = self._translate(model, source, corpus)
+            predictions.append(Prediction(translation, {"translation": translation}))
+        return predictions
 
-    def _translations(self, model: nn.Module, source: Tensor, data: ParallelCorpus) -> list[str]:
-        """What the model writes of int64 [texts, time]."""
+    def _translate(self, model: nn.Module, source: Tensor, data: ParallelCorpus) -> list[str]:
+        """Translate int64 [texts, time]."""
         if not isinstance(model, Seq2SeqDecoder):
             raise ValueError(
-                f"evaluator Translation wants a model with encode() and step(), and {type(model).__name__} has none; "
-                "take model=seq2seq_attention"
+                f"evaluator Translation wants a model with encode() and step(), but {type(model).__name__} has none; "
+                "use model=seq2seq_attention"
             )
-        found = beam_search(model, source, self.beam_size, self.length_alpha, self.max_tokens)
-        return [data.target_text(row) for row in found.cpu()]
+        tokens = beam_search(model, source, self.beam_size, self.length_alpha, self.max_tokens)
+        return [data.target_text(row) for row in tokens.cpu()]
 
-    def _is_asked(self, pair: Pair) -> bool:
+    def _is_evaluated(self, pair: Pair) -> bool:
         return pair.split != "val" or self.num_examples is None or pair.index < self.num_examples
 
     def _counts(self, texts: Sequence[str], references: Sequence[Sequence[str]]) -> list[int]:
@@ -141,15 +141,15 @@ class Translation:
         return [*score.counts, *score.totals, score.sys_len, score.ref_len]
 
 
-def _bilingual(data: object) -> ParallelCorpus:
+def _check_corpus(data: object) -> ParallelCorpus:
     """
     Raises:
-        ValueError: it is no data set of translations.
+        ValueError: the data set has no translations.
     """
     if not isinstance(data, ParallelCorpus):
         raise ValueError(
-            f"evaluator Translation wants a data set of translations, and {type(data).__name__} is none; "
-            "take data=multi30k, or another evaluator"
+            f"evaluator Translation wants a data set of translations, but {type(data).__name__} has none; "
+            "use data=multi30k, or another evaluator"
         )
     return data
 
@@ -162,24 +162,28 @@ def _shown(pair: Pair, text: str) -> str:
 def _bleu(tokenize: str) -> Any:
     """
     Raises:
-        ValueError: sacrebleu does not know the tokenizer, or lacks what that needs.
+        ValueError: sacrebleu does not have the tokenizer, or a package or file that it needs.
     """
-    from sacrebleu.metrics.bleu import BLEU  # the extra, only where it is asked for
+    from sacrebleu.metrics.bleu import BLEU  # an extra, imported only when needed
 
     if tokenize not in BLEU.TOKENIZERS:
         raise ValueError(
-            f"evaluator.tokenize={tokenize!r} is none that sacrebleu knows; take one of {', '.join(map(str, BLEU.TOKENIZERS))}"
+            f"evaluator.tokenize={tokenize!r} is not a tokenizer of sacrebleu; use one of {', '.join(map(str, BLEU.TOKENIZERS))}"
         )
     try:
         return BLEU(tokenize=tokenize, force=True)
-    except (RuntimeError, ImportError, OSError) as err:  # some want a package more, some a file from the network
-        why = " ".join(str(err).split())
+    except (
+        RuntimeError,
+        ImportError,
+        OSError,
+    ) as err:  # some tokenizers need another package, or a file from the network
+        reason = " ".join(str(err).split())
         raise ValueError(
-            f"evaluator.tokenize={tokenize!r} cannot be had here ({why}); bring that, or take 13a"
+            f"evaluator.tokenize={tokenize!r} is not available here ({reason}); install what is missing, or use 13a"
         ) from err
 
 
 def _score(bleu: Any, numbers: Sequence[int]) -> float:
-    """BLEU from the sums of `Translation._counts`."""
+    """Compute BLEU from the sums of `Translation._counts`."""
     correct, total = list(numbers[:_MAX_ORDER]), list(numbers[_MAX_ORDER : 2 * _MAX_ORDER])
     return float(bleu.compute_bleu(correct, total, *numbers[2 * _MAX_ORDER :], smooth_method="exp").score)

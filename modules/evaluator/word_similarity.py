@@ -1,4 +1,4 @@
-"""Pairs of words that people have said to be more or less alike."""
+"""Word pairs with similarity scores by people."""
 
 from __future__ import annotations
 
@@ -12,52 +12,52 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class WordPairs:
-    """Those of a file whose words are both known."""
+    """The pairs of a file whose words are both known."""
 
     pairs: Tensor
-    """int64 [pairs, 2], numbers of words."""
+    """int64 [pairs, 2], word ids."""
     scores: Tensor
-    """float64 [pairs], people's."""
-    num_asked: int
-    """In the file, those with unknown words too."""
+    """float64 [pairs], by people."""
+    num_pairs: int
+    """All pairs of the file, including those with unknown words."""
 
     def spearman(self, vectors: Tensor) -> float:
-        """Rank correlation between people's scores and the cosines of vectors, of length 1, float [words, features]."""
+        """Compute the rank correlation of the scores and the cosines of vectors of length 1, float [words, features]."""
         from scipy.stats import spearmanr
 
         pairs = self.pairs.to(vectors.device)
         cosines = (vectors[pairs[:, 0]] * vectors[pairs[:, 1]]).sum(1)
-        if bool((cosines == cosines[0]).all()):  # of vectors that have learnt nothing
+        if bool((cosines == cosines[0]).all()):  # untrained vectors
             return 0.0
         return float(spearmanr(cosines.double().cpu().numpy(), self.scores.numpy()).statistic)
 
 
 def read_pairs(text: str, numbers: Mapping[str, int]) -> WordPairs:
-    """Parse lines of two words and columns of which the first number is their score; a first line of headings is left out.
+    """Parse lines of two words and further columns, of which the first number is the score; a header line is left out.
 
     Args:
-        text: fields between tabs or commas, as WordSim-353 and SimLex-999; the words' case does not matter.
-        numbers: of the known words.
+        text: fields separated by tabs or commas, as in WordSim-353 and SimLex-999; case does not matter.
+        numbers: ids of the known words.
 
     Raises:
         ValueError: a line has no number.
     """
     lines = [line for line in text.splitlines() if line.strip()]
     delimiter = "\t" if lines and "\t" in lines[0] else ","
-    pairs, scores, num_asked = list[list[int]](), list[float](), 0
+    pairs, scores, num_pairs = list[list[int]](), list[float](), 0
     for number, fields in enumerate(csv.reader(lines, delimiter=delimiter), start=1):
         score = next((float(field) for field in fields[2:] if _is_number(field)), None)
         if score is None:
             if number == 1:
                 continue
             raise ValueError(f"line {number} has no score after its two words: {lines[number - 1][:80]!r}")
-        num_asked += 1
+        num_pairs += 1
         words = [field.strip().lower() for field in fields[:2]]
         if all(word in numbers for word in words):
             pairs.append([numbers[word] for word in words])
             scores.append(score)
     return WordPairs(
-        torch.tensor(pairs, dtype=torch.int64).view(-1, 2), torch.tensor(scores, dtype=torch.float64), num_asked
+        torch.tensor(pairs, dtype=torch.int64).view(-1, 2), torch.tensor(scores, dtype=torch.float64), num_pairs
     )
 
 

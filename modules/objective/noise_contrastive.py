@@ -1,4 +1,4 @@
-"""Telling the words around a word from noise."""
+"""Noise-contrastive estimation and negative sampling."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from modules.data.base import Tensors
 
 
 class NoiseContrastive:
-    """Trains by the surprise, in nats, whether a pair is true or noise; a mean over pairs, then over examples.
+    """Binary cross entropy, in nats, of true pairs against negative samples; a mean over pairs, then over examples.
 
-    Noise-contrastive estimation compares a score with how likely noise is to give the word, so that scores become
-    log-probabilities; negative sampling leaves that out, which is enough for vectors.
+    Noise-contrastive estimation subtracts the log-probability of the word under the noise, so scores become
+    log-probabilities. Negative sampling does not, which is enough to learn word vectors.
     Source: Gutmann and Hyvärinen 2012, jmlr.org/papers/v13/gutmann12a.html; Mnih and Teh 2012; Mikolov et al. 2013,
     arXiv:1310.4546, section 2.2.
     """
@@ -22,7 +22,7 @@ class NoiseContrastive:
     def __init__(self, num_negatives_per_pair: int, correct_for_noise: bool) -> None:
         """
         Args:
-            num_negatives_per_pair: words of noise that count for one true one; those that an example shares are weighed for it.
+            num_negatives_per_pair: negative samples per true pair; the shared samples of an example are weighted accordingly.
             correct_for_noise: true: noise-contrastive estimation; false: negative sampling.
         """
         if num_negatives_per_pair < 1:
@@ -32,22 +32,22 @@ class NoiseContrastive:
         self.num_negatives_per_pair, self.correct_for_noise = num_negatives_per_pair, correct_for_noise
 
     def __call__(self, outputs: Tensors, targets: Tensors) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean over the examples of a batch.
+        """Compute the mean over the examples of a batch.
 
         Args:
-            outputs: logits with the words around, float [batch, time, width], and with noise, [batch, time, num_negatives].
-            targets: which are pairs, bool [batch, time, width]; the log-probability of every word as noise, float [batch,
-                time]; and that of the noise, float [batch, num_negatives].
+            outputs: logits of context words, float [batch, time, width], and of negative samples, [batch, time, num_negatives].
+            targets: bool [batch, time, width], True for pairs; the log-probability of every word under the noise, float
+                [batch, time]; and of the negative samples, float [batch, num_negatives].
 
         Returns:
-            The loss, float [], and ``loss_nats``: the same, without a graph.
+            The loss, float [], and ``loss_nats``: the same, detached.
 
         Raises:
-            ValueError: these are no such tuples.
+            ValueError: outputs or targets are other tuples.
         """
         if isinstance(outputs, Tensor) or isinstance(targets, Tensor) or (len(outputs), len(targets)) != (2, 3):
             raise ValueError(
-                "NoiseContrastive wants two tensors of logits and three of targets; take model=skip_gram and its data"
+                "NoiseContrastive wants two tensors of logits and three of targets; use model=skip_gram and its data"
             )
         (near, far), (pairs, log_noise_near, log_noise_far) = outputs, targets
         if self.correct_for_noise:

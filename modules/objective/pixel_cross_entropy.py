@@ -1,4 +1,4 @@
-"""Cross entropy of every pixel's class, with the Dice overlap beside it where classes are rare."""
+"""Cross entropy of the class of every pixel, optionally with the Dice loss for rare classes."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from modules.data.base import IGNORED, Tensors
 
 
 class PixelCrossEntropy(nn.Module):
-    """Trains a dense classifier. Every image counts alike, by the mean over its pixels that are not ignored.
+    """A loss for segmentation: the mean over the pixels of an image that are not ignored, then over the images.
 
-    So a batch's loss is the mean of its images', however it is split over micro-batches and replicas.
+    So the loss of a batch does not depend on micro-batches and replicas.
     Source of the Dice loss: Milletari et al. 2016, arXiv:1606.04797, section 3.
     """
 
     def __init__(self, class_weights: Sequence[float] | None = None, dice_weight: float = 0.0) -> None:
         """
         Args:
-            class_weights: what a pixel of each class counts; None: all count 1.
-            dice_weight: what one minus the Dice overlap counts beside the cross entropy: of an image's classes but the
-                first, each as it is in the whole image. It makes a rare class worth as much as a frequent one.
+            class_weights: weight of the pixels of each class; None: 1.
+            dice_weight: weight of the Dice loss, one minus the Dice overlap, averaged over all classes but the first. It gives
+                rare classes the same weight as frequent classes.
         """
         super().__init__()
         if class_weights is not None and (not class_weights or min(class_weights) < 0 or max(class_weights) == 0):
@@ -37,24 +37,24 @@ class PixelCrossEntropy(nn.Module):
         self.register_buffer("class_weights", None if class_weights is None else torch.tensor(class_weights).float())
 
     def forward(self, outputs: Tensors, targets: Tensors) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean over the images of a batch.
+        """Compute the mean over the images of a batch.
 
         Args:
             outputs: logits, float [batch, height, width, classes].
-            targets: int64 [batch, height, width], each in ``[0, classes)`` or `IGNORED`; of several, the first.
+            targets: int64 [batch, height, width], each in ``[0, classes)`` or `IGNORED`; of a tuple, the first.
 
         Returns:
-            The loss, float [], and without a graph what it is the sum of: ``loss_nats``, the cross entropy, and where it
-            counts ``loss_dice``, before its weight.
+            The loss, float [], and its detached parts: ``loss_nats``, the cross entropy, and with a weight ``loss_dice``,
+            not weighted.
 
         Raises:
-            ValueError: the shapes are no logits and their classes.
+            ValueError: the shapes of logits and classes do not fit.
         """
         logits, classes = pixels_of(outputs, targets, "PixelCrossEntropy")
         if self.class_weights is not None and len(self.class_weights) != logits.shape[-1]:
             raise ValueError(
-                f"objective.class_weights has {len(self.class_weights)} numbers, but the model {logits.shape[-1]} classes; "
-                "write one a class"
+                f"objective.class_weights has {len(self.class_weights)} values, but the model has {logits.shape[-1]} classes; "
+                "write one value per class"
             )
         log_probs = F.log_softmax(logits.float(), dim=-1)
         nats = self._cross_entropy(log_probs, classes)
@@ -64,7 +64,7 @@ class PixelCrossEntropy(nn.Module):
         return nats + self.dice_weight * dice, {"loss_nats": nats.detach(), "loss_dice": dice.detach()}
 
     def _cross_entropy(self, log_probs: Tensor, classes: Tensor) -> Tensor:
-        # Flat, as the loss of two-dimensional images has no deterministic form on a GPU (torch 2.13).
+        # Flattened, because the loss of 2-D images is not deterministic on a GPU (torch 2.13).
         nats = F.nll_loss(
             log_probs.flatten(0, -2), classes.flatten(), self.class_weights, ignore_index=IGNORED, reduction="none"
         ).view_as(classes)
@@ -73,10 +73,10 @@ class PixelCrossEntropy(nn.Module):
 
 
 def pixels_of(outputs: Tensors, targets: Tensors, owner: str) -> tuple[Tensor, Tensor]:
-    """Logits and the first of the masks.
+    """Return the logits and the first mask.
 
     Raises:
-        ValueError: they do not fit.
+        ValueError: the shapes do not fit.
     """
     classes = targets if isinstance(targets, Tensor) else targets[0]
     if (
@@ -88,15 +88,15 @@ def pixels_of(outputs: Tensors, targets: Tensors, owner: str) -> tuple[Tensor, T
         shape = list(outputs.shape) if isinstance(outputs, Tensor) else "a tuple"
         raise ValueError(
             f"{owner} wants logits as [batch, height, width, classes] of 2 classes or more, and masks as [batch, height, width], "
-            f"but got {shape} and {list(classes.shape)}; take a model that scores every pixel, such as model=unet"
+            f"but got {shape} and {list(classes.shape)}; use a model with logits for every pixel, such as model=unet"
         )
     return outputs, classes
 
 
 def _dice_loss(probs: Tensor, classes: Tensor) -> Tensor:
-    """One minus the overlap of what is sure to be a class with what is expected to be, as a mean of images and classes."""
+    """Compute one minus the overlap of true classes and predicted probabilities, as a mean over images and classes."""
     counts = (classes != IGNORED).unsqueeze(-1)
     truth = F.one_hot(classes.clamp_min(0), probs.shape[-1])[..., 1:] * counts
     probs = probs[..., 1:] * counts
     both, either = (probs * truth).sum(dim=(1, 2)), (probs + truth).sum(dim=(1, 2))
-    return 1 - ((2 * both + 1) / (either + 1)).mean()  # the 1 says what an image without the class is worth
+    return 1 - ((2 * both + 1) / (either + 1)).mean()  # the 1 is for images without the class

@@ -1,4 +1,4 @@
-"""A learning rate that stays."""
+"""A constant learning rate."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from modules.schedule.base import Schedule
 
 
 class Constant(Schedule):
-    """Leaves the learning rate as the optimizer has it, after a warm-up if there is one."""
+    """Keeps the learning rate of the optimizer, after an optional warm-up."""
 
     def decay(self, step: int, num_steps: int) -> float:
         return 1.0

@@ -1,4 +1,4 @@
-"""A learning rate that falls along half a cosine."""
+"""Cosine decay of the learning rate."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from modules.schedule.base import Schedule
 
 
 class Cosine(Schedule):
-    """Falls from 1 to a last factor, slowly at both ends. Source: Loshchilov and Hutter 2016, arXiv:1608.03983."""
+    """Decays the learning rate along half a cosine. Source: Loshchilov and Hutter 2016, arXiv:1608.03983."""
 
     def __init__(self, final_factor: float = 0.0, warmup_steps: int = 0) -> None:
         """
         Args:
-            final_factor: what is left at the end of the training.
-            warmup_steps: steps of the straight rise before.
+            final_factor: factor at the end of the training.
+            warmup_steps: steps of the linear warm-up.
         """
         super().__init__(warmup_steps)
         if not 0 <= final_factor <= 1:

@@ -1,4 +1,4 @@
-"""A learning rate that falls a little every step."""
+"""Exponential decay of the learning rate."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from modules.schedule.step import Step
 
 
 class Exponential(Step):
-    """Multiplies the learning rate by a factor over so many steps, smoothly: `Step` without the stairs."""
+    """As `Step`, but the learning rate decays continuously, a little in every step."""
 
     def decay(self, step: int, num_steps: int) -> float:
         return float(self.decay_factor ** (step / self.decay_every_steps))

@@ -1,4 +1,4 @@
-"""A learning rate that falls in stairs."""
+"""Step decay of the learning rate."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from modules.schedule.base import Schedule
 
 
 class Step(Schedule):
-    """Multiplies the learning rate by a factor every so many steps, at once."""
+    """Multiplies the learning rate by a factor after every ``decay_every_steps``."""
 
     def __init__(self, decay_factor: float, decay_every_steps: int, warmup_steps: int = 0) -> None:
         """
         Args:
-            decay_factor: what is left after every ``decay_every_steps``.
+            decay_factor: the factor, in (0, 1].
             decay_every_steps: counted from the end of the warm-up.
-            warmup_steps: steps of the straight rise before.
+            warmup_steps: steps of the linear warm-up.
         """
         super().__init__(warmup_steps)
         if not 0 < decay_factor <= 1:

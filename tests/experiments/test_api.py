@@ -62,14 +62,14 @@ def test_wrong_input_raises_the_error_of_the_command_line(tmp_path: Path) -> Non
         compose(["max_step=3"])
     with pytest.raises(InputError, match="there is no run 'abc'"):
         load_model("abc", tmp_path)
-    with pytest.raises(InputError, match=r"launcher\.dry"):
+    with pytest.raises(InputError, match=r"launcher\.dry_run"):
         sweep(
             [
                 *SMALL,
                 f"runs_dir={tmp_path}",
                 "launcher=slurm",
                 "hardware=cpu_partition",
-                "launcher.dry=true",
+                "launcher.dry_run=true",
                 "seed=1,2",
             ]
         )

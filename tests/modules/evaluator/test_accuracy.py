@@ -33,7 +33,7 @@ def test_accuracy_counts_every_word_of_every_text() -> None:
 
 
 def test_accuracy_refuses_more_than_there_are_classes() -> None:
-    with pytest.raises(ValueError, match=re.escape("evaluator.top_k=[1, 5] asks for more than the model's 4 classes")):
+    with pytest.raises(ValueError, match=re.escape("evaluator.top_k=[1, 5] is more than the model's 4 classes")):
         Accuracy(top_k=[1, 5]).update(LOGITS, TARGETS)
 
 
@@ -48,7 +48,7 @@ def test_accuracy_refuses_other_shapes_and_empty_sums() -> None:
     with pytest.raises(ValueError, match=re.escape("but got [3, 4] and [3, 1]")):
         accuracy.update(LOGITS, TARGETS[:, None])
     with pytest.raises(
-        ValueError, match=re.escape("but got [2, 3, 5] and [2, 5]; end the model in one number a class")
+        ValueError, match=re.escape("but got [2, 3, 5] and [2, 5]; end the model in one logit per class")
     ):
         accuracy.update(torch.zeros(2, 3, 5), torch.zeros(2, 5, dtype=torch.int64))
     with pytest.raises(ValueError, match="but got a tuple; pick one"):

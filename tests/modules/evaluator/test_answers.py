@@ -98,7 +98,7 @@ def test_a_text_goes_on_and_sees_no_more_than_training_did() -> None:
     assert one == drawn.predict(model, data, ["a"])[0]  # whatever is asked beside it
     assert set(one.text) == set("abcd")
     assert other.text.startswith("bcd")
-    with pytest.raises(ValueError, match="Numbers has no tokens to decode"):
+    with pytest.raises(ValueError, match="Numbers has no tokenizer"):
         drawn.predict(model, cast(InputReader, Numbers()), ["1"])
     with pytest.raises(ValueError, match="sample_tokens of at least 1"):
         Perplexity(sample_tokens=0)
@@ -159,7 +159,9 @@ def test_words_have_neighbours_alone_and_in_sums(tmp_path: Path) -> None:
         "two",
     ]  # four itself is too rare an answer
     assert sum_of.text == ""  # no other word is left
-    with pytest.raises(UserInputError, match="'- \\+' has no word; write one, or such as 'king - man \\+ woman'"):
+    with pytest.raises(
+        UserInputError, match="'- \\+' has no word; write a word, or for example 'king - man \\+ woman'"
+    ):
         evaluator.predict(Table(), data, ["- +"])
     with pytest.raises(ValueError, match="wants a model with word_vectors"):
         evaluator.predict(Next(), data, ["one"])

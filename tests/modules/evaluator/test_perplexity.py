@@ -47,7 +47,7 @@ def test_perplexity_of_a_model_that_diverged_is_infinite_and_no_error() -> None:
 
 def test_perplexity_refuses_other_shapes_and_empty_sums() -> None:
     with pytest.raises(
-        ValueError, match=re.escape("but got [2, 3, 5] and [2, 5]; end the model in one number a class")
+        ValueError, match=re.escape("but got [2, 3, 5] and [2, 5]; end the model in one logit per class")
     ):
         Perplexity().update(torch.zeros(2, 3, 5), torch.zeros(2, 5, dtype=torch.int64))
     with pytest.raises(ValueError, match=re.escape("but got [5] and []")):

@@ -159,15 +159,15 @@ def test_pictures_leave_padding_out() -> None:
 def test_what_does_not_fit_is_told() -> None:
     logits, masks = batch(3)
     with pytest.raises(
-        ValueError, match=re.escape("evaluator.num_classes=4 is not what the model scores; set it to 3")
+        ValueError, match=re.escape("evaluator.num_classes=4 is not the model's number of classes; set it to 3")
     ):
         Segmentation(4, 0, 0).update(logits, masks)
-    with pytest.raises(ValueError, match="take a model that scores every pixel"):
+    with pytest.raises(ValueError, match="use a model with logits for every pixel"):
         Segmentation(3, 0, 0).update(logits[:, 0], masks[:, 0])
     with pytest.raises(ValueError, match="wants background as one of 3 classes, but got 3"):
         Segmentation(3, 3, 0)
     with pytest.raises(ValueError, match="num_classes of at least 2 and num_pictures of at least 0, but got 1 and 0"):
         Segmentation(1, 0, 0)
     evaluator = Segmentation(3, 0, 0)
-    with pytest.raises(ValueError, match="at least 1 pixel that counts"):
+    with pytest.raises(ValueError, match="at least 1 pixel that is not ignored"):
         evaluator.compute(evaluator.update(logits, masks * 0 + IGNORED))

@@ -152,16 +152,18 @@ def test_it_answers_with_a_translation() -> None:
     answers = _evaluator().predict(Echo(), cast(InputReader, Given()), ["the cat sat", "here"])
     assert [answer.text for answer in answers] == ["the cat sat", "here"]
     assert [answer.details for answer in answers] == [{"translation": "the cat sat"}, {"translation": "here"}]
-    with pytest.raises(ValueError, match="wants a data set of translations, and object is none"):
+    with pytest.raises(ValueError, match="wants a data set of translations, but object has none"):
         _evaluator().predict(Echo(), cast(InputReader, object()), ["here"])
 
 
 def test_what_does_not_fit_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match="wants a data set of translations, and object is none"):
+    with pytest.raises(ValueError, match="wants a data set of translations, but object has none"):
         _evaluator().setup(cast(Data, object()))
-    with pytest.raises(ValueError, match=r"wants a model with encode\(\) and step\(\), and Linear has none"):
+    with pytest.raises(ValueError, match=r"wants a model with encode\(\) and step\(\), but Linear has none"):
         _evaluator().update_with_model(nn.Linear(2, 2), _batch(0, 2))
-    with pytest.raises(ValueError, match=r"evaluator.tokenize='moses' is none that sacrebleu knows; take one of none"):
+    with pytest.raises(
+        ValueError, match=r"evaluator.tokenize='moses' is not a tokenizer of sacrebleu; use one of none"
+    ):
         _evaluator(tokenize="moses")
     monkeypatch.setitem(sys.modules, "MeCab", None)
     with pytest.raises(
@@ -180,5 +182,5 @@ def test_what_does_not_fit_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_missing_extra_is_told_before_anything_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(translation, "find_spec", lambda name: importlib.util.find_spec(f"no_{name}"))
-    with pytest.raises(ValueError, match=r"which is an extra: pip install 'lathe\[translate\]'; or take"):
+    with pytest.raises(ValueError, match=r"which is an extra: pip install 'lathe\[translate\]'; or use"):
         _evaluator()

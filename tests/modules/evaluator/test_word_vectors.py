@@ -59,13 +59,13 @@ def _unit() -> Tensor:
 
 def test_analogies_are_answered_section_by_section() -> None:
     found = read_analogies(QUESTIONS, NUMBERS)
-    assert (len(found.questions), found.num_asked) == (3, 5)
-    assert found.right(_unit()) == {"capital": (1, 2), "gram-royal": (1, 1)}
+    assert (len(found.questions), found.num_questions) == (3, 5)
+    assert found.count_correct(_unit()) == {"capital": (1, 2), "gram-royal": (1, 1)}
 
 
 def test_the_three_words_of_a_question_are_no_answer() -> None:
     found = read_analogies(": same\nking man king man\n", NUMBERS)
-    assert found.right(_unit()) == {"same": (0, 1)}
+    assert found.count_correct(_unit()) == {"same": (0, 1)}
 
 
 @pytest.mark.parametrize("text", ["king queen man woman\n", ": a\nking queen man\n"])
@@ -78,10 +78,10 @@ def test_pairs_are_read_from_both_formats_and_ranked() -> None:
     simlex = (
         "word1\tword2\tPOS\tSimLex999\tconc(w1)\nking\tqueen\tN\t9.5\t2\nking\tcar\tN\t2.0\t3\nman\twoman\tN\t8\t4\n"
     )
-    for text, asked in ((PAIRS, 4), (simlex, 3)):
+    for text, num_pairs in ((PAIRS, 4), (simlex, 3)):
         found = read_pairs(text, NUMBERS)
         assert found.scores.tolist() == [9.5, 2.0, 8.0]
-        assert found.num_asked == asked
+        assert found.num_pairs == num_pairs
         assert found.spearman(_unit()) == pytest.approx(1.0)
         assert found.spearman(torch.ones(9, 7)) == 0.0
     with pytest.raises(ValueError, match="line 2 has no score"):
@@ -136,7 +136,7 @@ def test_it_measures_what_vectors_know_and_shows_it(evaluator: WordVectors) -> N
     }
     shown = {name: content.decode() for name, content in evaluator.artifacts(Table(extra=4), SPLIT).items()}
     assert shown["neighbours.txt"].startswith("king        prince\n0.82 queen  (unknown)\n")
-    assert "questions: 3 of 5 questions have words that are known\n" in shown["analogies.txt"]
+    assert "questions: 3 of 5 questions have only known words\n" in shown["analogies.txt"]
     assert "0.500      1 of     2  capital\n" in shown["analogies.txt"]
 
 
@@ -152,9 +152,9 @@ def test_without_files_it_only_shows_neighbours(tmp_path: Path) -> None:
 
 
 def test_what_does_not_fit_is_told(evaluator: WordVectors, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="wants a data set that names its words, and SimpleNamespace does not"):
+    with pytest.raises(ValueError, match="wants a data set with a vocabulary, but SimpleNamespace has none"):
         evaluator.setup(cast(Data, SimpleNamespace()))
-    with pytest.raises(ValueError, match=r"wants a model with word_vectors\(\), and Linear has none"):
+    with pytest.raises(ValueError, match=r"wants a model with word_vectors\(\), but Linear has none"):
         _measured(evaluator, WORDS, nn.Linear(2, 2))
     with pytest.raises(DataError, match=r"evaluator.folder='asked': .*absent.csv is missing"):
         _measured(_evaluator(tmp_path, similarity={"absent.csv": None}), WORDS, Table())

@@ -75,10 +75,10 @@ def test_auxiliary_classifiers_without_a_weight_are_told() -> None:
 
 
 def test_cross_entropy_refuses_what_are_no_logits_and_classes() -> None:
-    with pytest.raises(ValueError, match=re.escape("but got [3, 5] and [2]; end the model in one number a class")):
+    with pytest.raises(ValueError, match=re.escape("but got [3, 5] and [2]; end the model in one logit per class")):
         CrossEntropy()(torch.zeros(3, 5), torch.zeros(2, dtype=torch.int64))
     with pytest.raises(
-        ValueError, match=re.escape("but got [2, 3, 5] and [2, 5]; end the model in one number a class")
+        ValueError, match=re.escape("but got [2, 3, 5] and [2, 5]; end the model in one logit per class")
     ):
         CrossEntropy()(torch.zeros(2, 3, 5), torch.zeros(2, 5, dtype=torch.int64))
     with pytest.raises(ValueError, match=re.escape("targets as [batch, ...], but got [5] and []")):

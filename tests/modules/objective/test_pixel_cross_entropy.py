@@ -68,12 +68,14 @@ def test_of_several_masks_the_first_trains() -> None:
 def test_what_does_not_fit_is_told() -> None:
     logits, masks = batch()
     with pytest.raises(
-        ValueError, match=re.escape("but got [4, 2, 5, 3] and [4, 2, 4]; take a model that scores every")
+        ValueError, match=re.escape("but got [4, 2, 5, 3] and [4, 2, 4]; use a model with logits for every")
     ):
         PixelCrossEntropy()(logits, masks[:, :, :4])
     with pytest.raises(ValueError, match=re.escape("but got [4, 10] and [4]")):
         PixelCrossEntropy()(torch.zeros(4, 10), torch.zeros(4, dtype=torch.int64))
-    with pytest.raises(ValueError, match=re.escape("objective.class_weights has 2 numbers, but the model 3 classes")):
+    with pytest.raises(
+        ValueError, match=re.escape("objective.class_weights has 2 values, but the model has 3 classes")
+    ):
         PixelCrossEntropy([1.0, 1.0])(logits, masks)
 
 
