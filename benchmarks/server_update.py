@@ -21,7 +21,7 @@ from torch.optim import SGD
 
 from modules.parallel.asynchronous.flat_parameters import FlatParameters
 from modules.parallel.asynchronous.server_shard import ParameterShard, Push
-from modules.parallel.asynchronous.staleness import correction_of
+from modules.parallel.asynchronous.staleness import make_correction
 
 BUDGET = 0.5
 NUM_ROUNDS, UPDATES_A_ROUND = 15, 5
@@ -37,7 +37,7 @@ def measure(sizes: list[int]) -> tuple[float, float]:
     model = nn.Sequential(*(nn.Linear(one, two) for one, two in pairwise(sizes)))
     flat = FlatParameters(model)
     shard = ParameterShard(
-        flat, (0, flat.size), partial(SGD, lr=1e-3), lambda update: 1.0, correction_of("none", 0), "each", 1
+        flat, (0, flat.size), partial(SGD, lr=1e-3), lambda update: 1.0, make_correction("none", 0), "each", 1
     )
     gradient, plain = torch.randn_like(shard.weights), shard.weights.clone()
     present, buffers = [1.0] * len(flat), shard.buffers.clone()

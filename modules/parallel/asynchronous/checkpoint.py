@@ -1,4 +1,4 @@
-"""The optimizer's state between shards, each with its pieces of parameters, and whole parameters, as a checkpoint has them."""
+"""Converts optimizer state between server shards, which hold pieces of parameters, and checkpoints, which hold whole ones."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from torch.optim import Optimizer
 
 from modules.parallel.asynchronous.flat_parameters import FlatParameters, Piece
 from modules.parallel.asynchronous.server_process import marked_file, snapshot_file
-from modules.parallel.asynchronous.server_shard import Frozen
+from modules.parallel.asynchronous.server_shard import ShardSnapshot
 
 Entries = dict[str, Tensor | float]
 Bounds = Sequence[tuple[int, int]]
 
 
 def read_shards(folder: Path, flat: FlatParameters, bounds: Bounds) -> dict[str, Entries]:
-    """The state of every parameter, from the files that servers have written of what was marked."""
-    found: dict[str, list[tuple[Piece, Entries]]] = {}
+    """Read the state of each parameter from the files of the servers' marked copies."""
+    parts: dict[str, list[tuple[Piece, Entries]]] = {}
     for number, (start, stop) in enumerate(bounds):
-        frozen = Frozen.read(marked_file(folder, number))
-        for piece, entries in zip(flat.pieces(start, stop), frozen.entries, strict=True):
-            found.setdefault(piece.name, []).append((piece, entries))
-    return {name: _joined(parts, flat.shapes[name]) for name, parts in found.items() if parts[0][1]}
+        snapshot = ShardSnapshot.read(marked_file(folder, number))
+        for piece, entries in zip(flat.pieces(start, stop), snapshot.entries, strict=True):
+            parts.setdefault(piece.name, []).append((piece, entries))
+    return {name: _joined(parts, flat.shapes[name]) for name, parts in parts.items() if parts[0][1]}
 
 
 def _joined(parts: list[tuple[Piece, Entries]], shape: tuple[int, ...]) -> Entries:
@@ -40,14 +40,14 @@ def _joined(parts: list[tuple[Piece, Entries]], shape: tuple[int, ...]) -> Entri
 
 
 def write_shards(folder: Path, flat: FlatParameters, bounds: Bounds, optimizer: Optimizer) -> None:
-    """Write for every server the snapshot that it is to become, from whole parameters and an optimizer over them."""
+    """Write the snapshot that each server will restore, from whole parameters and an optimizer over them."""
     vector = flat.collect(torch.empty(flat.size, dtype=flat.dtype))
     buffers = flat.take_buffers(torch.empty(flat.num_buffers, dtype=torch.float64))
     for number, (start, stop) in enumerate(bounds):
         entries = [
             _cut(piece, optimizer.state.get(flat.parameters[piece.name], {})) for piece in flat.pieces(start, stop)
         ]
-        Frozen(0, vector[start:stop].clone(), buffers, entries).write(snapshot_file(folder, number))
+        ShardSnapshot(0, vector[start:stop].clone(), buffers, entries).write(snapshot_file(folder, number))
 
 
 def _cut(piece: Piece, entries: Entries) -> Entries:

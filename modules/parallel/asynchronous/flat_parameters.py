@@ -1,4 +1,4 @@
-"""One vector for all trained weights of a model, and another for its buffers: what travels to and from parameter servers."""
+"""All trained weights of a model as one vector, and its buffers as another: what parameter servers send and receive."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from modules.parallel import checkpoint_format as state
 
 @dataclass(frozen=True)
 class Piece:
-    """A parameter, or the part of one that lies on one side of a cut."""
+    """A parameter, or the part of it that belongs to one shard."""
 
     name: str
     number: int
-    """Of the parameter, in the model's order."""
+    """Number of the parameter, in the model's order."""
     start: int
-    """In the whole vector."""
+    """First position in the whole vector."""
     stop: int
     offset: int
-    """Of its first number within the parameter."""
+    """Position of its first number within the parameter."""
     shape: tuple[int, ...]
-    """Of the parameter where this is all of it, else ``[stop - start]``."""
+    """The parameter's shape if the piece is the whole parameter, else ``[stop - start]``."""
     is_whole: bool
 
 
 class FlatParameters:
-    """Where the trained parameters of a model lie in one vector, one after the other in the model's order."""
+    """Maps the trained parameters of a model to one vector, in the model's order."""
 
     def __init__(self, model: nn.Module) -> None:
         """
         Raises:
-            ValueError: its parameters are not all of one dtype.
+            ValueError: the parameters have different dtypes.
         """
         tensors = state.named(model)
         self.parameters = {
@@ -56,15 +56,15 @@ class FlatParameters:
         self.num_buffers = sum(buffer.numel() for buffer in self.buffers.values())
 
     def __len__(self) -> int:
-        """Parameters, each counted one."""
+        """Number of parameters."""
         return len(self.shapes)
 
     def shard(self, number: int, count: int) -> tuple[int, int]:
-        """Bounds of one of ``count`` shards of nearly the same size, cut anywhere."""
+        """Bounds of one of ``count`` shards of nearly equal size; a cut may be inside a parameter."""
         return number * self.size // count, (number + 1) * self.size // count
 
     def pieces(self, start: int, stop: int) -> Iterator[Piece]:
-        """What lies between two bounds."""
+        """The pieces of parameters between two bounds."""
         first = 0
         for number, (name, shape) in enumerate(self.shapes.items()):
             last = first + prod(shape)
@@ -76,25 +76,25 @@ class FlatParameters:
             first = last
 
     def collect(self, vector: Tensor) -> Tensor:
-        """Copy the weights into a vector on the CPU."""
+        """Copy the weights of the model into a vector on the CPU."""
         with torch.no_grad():
             for view, parameter in zip(self._views(vector), self.parameters.values(), strict=True):
                 view.copy_(parameter)
         return vector
 
     def spread(self, vector: Tensor) -> None:
-        """Copy a vector into the weights."""
+        """Copy a vector into the weights of the model."""
         with torch.no_grad():
             for view, parameter in zip(self._views(vector), self.parameters.values(), strict=True):
                 parameter.copy_(view)
 
     def take_gradients(self, vector: Tensor, present: Tensor, *, add: bool = False) -> None:
-        """Copy or add the gradients into a vector; one that there is none of is zero, and 0 in ``present``.
+        """Copy or add the gradients into a vector; a missing gradient is zero there, and 0 in ``present``.
 
         Args:
             vector: [size], on the CPU.
             present: float64 [parameters], 1 where there is a gradient.
-            add: to what the vector has.
+            add: add to the vector instead of replacing it.
         """
         for number, (view, parameter) in enumerate(zip(self._views(vector), self.parameters.values(), strict=True)):
             if parameter.grad is None:
@@ -109,7 +109,7 @@ class FlatParameters:
                 view.copy_(parameter.grad)
 
     def give_gradients(self, vector: Tensor) -> None:
-        """Copy a vector into the gradients that there are."""
+        """Copy a vector into the existing gradients."""
         for view, parameter in zip(self._views(vector), self.parameters.values(), strict=True):
             if parameter.grad is not None:
                 parameter.grad.copy_(view)

@@ -1,4 +1,4 @@
-"""A replica of asynchronous training: it asks for work, pulls weights, computes a gradient and pushes it."""
+"""A replica of asynchronous training: it requests work, pulls weights, computes a gradient and pushes it."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from torch._C._distributed_c10d import Store
 from torch.nn.utils import clip_grad_norm_
 
 from modules.parallel.asynchronous.flat_parameters import FlatParameters
-from modules.parallel.asynchronous.replica_group import ORDER, ReplicaGroup
+from modules.parallel.asynchronous.replica_group import COMMAND_SIZE, ReplicaGroup
 from modules.parallel.asynchronous.server_connections import ServerConnections
 from modules.parallel.asynchronous.transport import Closed, Connection, Listener, PeerLost
 from modules.parallel.base import Fetch
 from modules.parallel.single import Single
 
-DOOR = "coordinator"
+COORDINATOR = "coordinator"
 HEADER = 64
-"""Numbers of a header to and from the coordinator."""
+"""Numbers in a header to or from the coordinator."""
 METRICS_AT = 16
 
 
 class Message(IntEnum):
-    """What replicas and coordinator say to each other."""
+    """Kinds of messages between replicas and the coordinator."""
 
     HELLO = 1
     ASK = 2
     CHUNK = 3
     FLUSH = 4
-    """Push what you have: nothing else is to be done now."""
+    """Push all gradients now: there is no other work."""
     END = 5
 
 
@@ -45,12 +45,12 @@ class ReplicaSettings:
     pull_every_steps: int
     chunks_per_round: int
     delay_s: float
-    """Slept with every chunk, for tests and figures of what a slow machine does."""
+    """Sleep after each chunk; simulates a slow machine in tests and figures."""
 
 
 @dataclass
 class WorkReport:
-    """What a replica tells with its next question."""
+    """What a replica reports when it requests more work."""
 
     num_chunks: int = 0
     accepted: bool = True
@@ -60,133 +60,134 @@ class WorkReport:
 
 
 class Replica:
-    """One of them, or a member of a group that computes one gradient together."""
+    """One replica, or one member of a group of replicas that computes each gradient together."""
 
     def __init__(
         self, store: Store, group: ReplicaGroup, pusher: int, num_servers: int, single: Single, flat: FlatParameters,
-        habits: ReplicaSettings, fetch: Fetch, told: Callable[[], str | None],
+        settings: ReplicaSettings, fetch: Fetch, should_stop: Callable[[], str | None],
     ) -> None:  # fmt: skip
         """
         Args:
-            store: of the meeting.
-            group: of which this is a member.
-            pusher: number of the group among all.
-            num_servers: of the weights.
-            single: the model, and how a gradient of it is computed.
-            flat: of its model.
-            habits: how it works.
-            fetch: gives its data.
-            told: why the training should stop.
+            store: where the processes of this training find each other.
+            group: the group of this replica.
+            pusher: number of the group.
+            num_servers: number of parameter servers.
+            single: computes the gradients of the model.
+            flat: the parameters of the model as one vector.
+            settings: how often it pushes and pulls.
+            fetch: reads its data.
+            should_stop: returns a reason to stop the training, or None.
         """
         self._store, self._group, self._pusher, self._single, self._flat = store, group, pusher, single, flat
-        self._habits, self._fetch, self._told, self._num_servers = habits, fetch, told, num_servers
+        self._settings, self._fetch, self._should_stop, self._num_servers = settings, fetch, should_stop, num_servers
         self._weights = flat.collect(torch.empty(flat.size, dtype=flat.dtype))
         self._gradient = torch.zeros_like(self._weights)
-        self._own = torch.zeros_like(self._weights) if habits.push_every_steps > 1 else self._gradient
+        self._own = torch.zeros_like(self._weights) if settings.push_every_steps > 1 else self._gradient
         self._present = torch.zeros(len(flat), dtype=torch.float64)
         self._buffers = torch.empty(flat.num_buffers, dtype=torch.float64)
         self._metrics: dict[str, float] = {}
-        self._since_pull = habits.pull_every_steps
+        self._since_pull = settings.pull_every_steps
         self._accrued = 0
-        self._names: list[str] | None = None
+        self._names_cache: list[str] | None = None
 
     def run(self) -> None:
-        """Work until the coordinator ends it.
+        """Work until the coordinator ends the training.
 
         Raises:
-            Closed: the coordinator has gone.
+            Closed: the coordinator has exited.
         """
         if self._group.leads:
-            self._coordinator = Listener(self._store, DOOR, HEADER).knock()
+            self._coordinator = Listener(self._store, COORDINATOR, HEADER).connect()
             self._coordinator.send([Message.HELLO, self._pusher])
-            self._links = ServerConnections(self._store, self._flat, self._num_servers)
-            self._lead(self._coordinator)
+            self._servers = ServerConnections(self._store, self._flat, self._num_servers)
+            self._run_leader(self._coordinator)
         else:
-            self._follow()
+            self._run_member()
 
-    def _lead(self, coordinator: Connection) -> None:
-        tells, latest = WorkReport(), (0, 0)
+    def _run_leader(self, coordinator: Connection) -> None:
+        report, latest = WorkReport(), (0, 0)
         while True:
-            self._ask(coordinator, tells)
-            word, number, update = map(int, coordinator.receive()[:3])
-            tells = WorkReport()
-            if word == Message.END:
+            self._request_work(coordinator, report)
+            message, number, update = map(int, coordinator.receive()[:3])
+            report = WorkReport()
+            if message == Message.END:
                 self._end()
                 return
-            if word == Message.CHUNK:
+            if message == Message.CHUNK:
                 latest = (number, update)
                 self._since_pull += 1
                 try:
-                    self._work(number, update, tells)
+                    self._work(number, update, report)
                 except PeerLost:
                     raise
-                except Closed:  # a member has died: the chunk is done again
-                    self._reform()
-                    tells = WorkReport(self._accrued + 1, accepted=False)
+                except Closed:  # a member has died: the chunk is computed again
+                    self._leave_group()
+                    report = WorkReport(self._accrued + 1, accepted=False)
                     self._accrued = 0
                     continue
                 self._accrued += 1
-            if self._accrued and (word == Message.FLUSH or self._accrued >= self._habits.push_every_steps):
-                self._push(*latest, tells)
+            if self._accrued and (message == Message.FLUSH or self._accrued >= self._settings.push_every_steps):
+                self._push(*latest, report)
 
-    def _ask(self, coordinator: Connection, tells: WorkReport) -> None:
+    def _request_work(self, coordinator: Connection, report: WorkReport) -> None:
         header: list[float] = [
-            Message.ASK, tells.num_chunks, tells.accepted, self._told() is not None, tells.compute_s, tells.push_s, tells.pull_s,
+            Message.ASK, report.num_chunks, report.accepted, self._should_stop() is not None,
+            report.compute_s, report.push_s, report.pull_s,
             len(self._metrics),
         ]  # fmt: skip
         values: list[float] = []
-        if tells.num_chunks and tells.accepted:
-            values = [self._metrics[name] / tells.num_chunks for name in self._known()]
-        if tells.num_chunks:
+        if report.num_chunks and report.accepted:
+            values = [self._metrics[name] / report.num_chunks for name in self._metric_names()]
+        if report.num_chunks:
             self._metrics = {}
         coordinator.send([*header, *[0.0] * (METRICS_AT - len(header)), *values])
 
-    def _known(self) -> list[str]:
-        """Names of the metrics, which the coordinator learns once."""
-        if self._names is None:
-            self._names = sorted(self._metrics)
-            self._store.set("metrics", json.dumps(self._names))
-        return self._names
+    def _metric_names(self) -> list[str]:
+        """Names of the metrics; sent to the coordinator once."""
+        if self._names_cache is None:
+            self._names_cache = sorted(self._metrics)
+            self._store.set("metrics", json.dumps(self._names_cache))
+        return self._names_cache
 
-    def _work(self, number: int, update: int, tells: WorkReport) -> None:
-        """Pull where it is time, and add the gradient of a chunk to what is to be pushed."""
+    def _work(self, number: int, update: int, report: WorkReport) -> None:
+        """Pull the weights if that is due, and add the gradient of a chunk to the gradient that is pushed next."""
         self._group.form()
-        pulls = self._since_pull >= self._habits.pull_every_steps
+        pulls = self._since_pull >= self._settings.pull_every_steps
         begin = time.perf_counter()
         if pulls:
-            self._links.pull(self._weights, self._buffers)
+            self._servers.pull(self._weights, self._buffers)
             self._since_pull = 0
-        tells.pull_s += time.perf_counter() - begin
-        order = torch.tensor([0, number, update, pulls], dtype=torch.int64)
-        assert len(order) == ORDER
-        self._group.share(order)
+        report.pull_s += time.perf_counter() - begin
+        command = torch.tensor([0, number, update, pulls], dtype=torch.int64)
+        assert len(command) == COMMAND_SIZE
+        self._group.broadcast(command)
         begin = time.perf_counter()
         self._compute(number, update, pulls=pulls)
-        if self._habits.delay_s:
-            time.sleep(self._habits.delay_s)
-        tells.compute_s += time.perf_counter() - begin
+        if self._settings.delay_s:
+            time.sleep(self._settings.delay_s)
+        report.compute_s += time.perf_counter() - begin
 
     def _compute(self, number: int, update: int, *, pulls: bool) -> None:
-        """Every member's part of a chunk."""
-        group, flat, per_round = self._group, self._flat, self._habits.chunks_per_round
+        """Compute this member's part of a chunk."""
+        group, flat, chunks_per_round = self._group, self._flat, self._settings.chunks_per_round
         if pulls:
-            group.share(self._weights)
+            group.broadcast(self._weights)
             flat.spread(self._weights)
             if len(self._buffers):
-                group.share(self._buffers)
+                group.broadcast(self._buffers)
                 flat.give_buffers(self._buffers)
-        step, chunk = divmod(number, per_round)
-        batch = self._fetch(step, chunk * group.size + group.member, per_round * group.size)
+        step, chunk = divmod(number, chunks_per_round)
+        batch = self._fetch(step, chunk * group.size + group.member, chunks_per_round * group.size)
         metrics = self._single.backward(batch)
         if group.size > 1:
             flat.take_gradients(self._own, self._present)
-            group.add(self._own)
+            group.all_reduce(self._own)
             flat.give_gradients(self._own.div_(group.size))
             metrics = self._mean(metrics)
         clip = self._single.config.grad_clip_norm
         if clip is not None:
             metrics["grad_norm"] = clip_grad_norm_(self._single.parameters, clip)
-        if self._habits.pull_every_steps > 1:
+        if self._settings.pull_every_steps > 1:
             self._step_alone(update)
         for name, value in metrics.items() if group.leads else ():
             self._metrics[name] = self._metrics.get(name, 0.0) + float(value)
@@ -194,11 +195,11 @@ class Replica:
 
     def _mean(self, metrics: dict[str, Tensor]) -> dict[str, Tensor]:
         stacked = torch.stack([value.detach().double().cpu() for value in metrics.values()])
-        self._group.add(stacked)
+        self._group.all_reduce(stacked)
         return dict(zip(metrics, (stacked / self._group.size).unbind(), strict=True))
 
     def _step_alone(self, update: int) -> None:
-        """Between two pulls a replica goes on by plain SGD. Source: Dean et al. 2012, algorithm 1.1."""
+        """Make a plain SGD step on the local weights between two pulls. Source: Dean et al. 2012, algorithm 1.1."""
         self._single.set_learning_rate(update)
         for group in self._single.optimizer.param_groups:
             for parameter in group["params"]:
@@ -206,37 +207,37 @@ class Replica:
                     with torch.no_grad():
                         parameter.sub_(parameter.grad, alpha=group["lr"])
 
-    def _push(self, number: int, update: int, tells: WorkReport) -> None:
+    def _push(self, number: int, update: int, report: WorkReport) -> None:
         begin = time.perf_counter()
         self._flat.take_buffers(self._buffers)
-        leads = number % self._habits.chunks_per_round == 0
-        tells.accepted = self._links.push(self._gradient, self._present, self._buffers, number, update, leads=leads)
-        tells.num_chunks, self._accrued = self._accrued, 0
-        tells.push_s = time.perf_counter() - begin
-        if not tells.accepted:
-            self._since_pull = self._habits.pull_every_steps
+        leads = number % self._settings.chunks_per_round == 0
+        report.accepted = self._servers.push(self._gradient, self._present, self._buffers, number, update, leads=leads)
+        report.num_chunks, self._accrued = self._accrued, 0
+        report.push_s = time.perf_counter() - begin
+        if not report.accepted:
+            self._since_pull = self._settings.pull_every_steps
 
-    def _reform(self) -> None:
+    def _leave_group(self) -> None:
         self._group.leave()
-        self._since_pull = self._habits.pull_every_steps  # whoever comes has no weights yet
+        self._since_pull = self._settings.pull_every_steps  # a new member has no weights yet
 
     def _end(self) -> None:
-        """Tell the other members."""
+        """Tell the other members that the training is over."""
         if self._group.size > 1:
             try:
                 self._group.form()
-                self._group.share(torch.tensor([1, 0, 0, 0], dtype=torch.int64))
+                self._group.broadcast(torch.tensor([1, 0, 0, 0], dtype=torch.int64))
             except Closed:
                 return
 
-    def _follow(self) -> None:
-        """A member that does what the first says."""
+    def _run_member(self) -> None:
+        """Follow the commands of the group's first member."""
         while True:
             self._group.form()
-            order = torch.empty(ORDER, dtype=torch.int64)
+            command = torch.empty(COMMAND_SIZE, dtype=torch.int64)
             try:
-                self._group.share(order)
-                ends, number, update, pulls = order.tolist()
+                self._group.broadcast(command)
+                ends, number, update, pulls = command.tolist()
                 if ends:
                     return
                 self._compute(number, update, pulls=bool(pulls))

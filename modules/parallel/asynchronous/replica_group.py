@@ -1,4 +1,4 @@
-"""Replicas that compute one gradient together, and form again after one of them has died."""
+"""Replicas that compute one gradient together. The group forms again after a member has died."""
 
 from __future__ import annotations
 
@@ -15,90 +15,90 @@ from torch._C._distributed_c10d import (
     Store,
 )
 
-from modules.parallel.asynchronous.transport import CONNECT, Closed, PeerLost
+from modules.parallel.asynchronous.transport import CONNECT_TIMEOUT, Closed, PeerLost
 
-LOOKS_EVERY_S = 0.01
-ORDER = 4
-"""Numbers by which the first member tells the others what comes: whether to end, the round, the chunk, whether weights follow."""
+POLL_S = 0.01
+COMMAND_SIZE = 4
+"""Numbers in a command of the first member: whether to end, the chunk, the update, whether weights follow."""
 
 
 class ReplicaGroup:
-    """One member's view of it; alone, it has nobody to talk to."""
+    """One member's view of its group. A group of one member does not communicate."""
 
     def __init__(self, store: Store, number: int, member: int, size: int) -> None:
         """
         Args:
-            store: of the meeting.
-            number: of the group.
-            member: which of its replicas this is; 0 leads.
-            size: members.
+            store: where the processes of this training find each other.
+            number: number of the group.
+            member: number of this replica in the group; 0 leads.
+            size: number of members.
         """
         self._store, self._number, self.member, self.size = store, number, member, size
         self._formation = 0
-        self._joined: ProcessGroupGloo | None = None
+        self._process_group: ProcessGroupGloo | None = None
 
     @property
     def leads(self) -> bool:
         return self.member == 0
 
     def form(self) -> None:
-        """Wait until all members are there.
+        """Wait until all members have joined.
 
         Raises:
-            Gone: the meeting is over.
+            PeerLost: the training is over.
         """
-        while self.size > 1 and self._joined is None:
-            formation = self._next()
-            own = self._store.clone()  # type: ignore[attr-defined]
-            store = PrefixStore(f"group/{self._number}/{formation}", own)
+        while self.size > 1 and self._process_group is None:
+            formation = self._next_formation()
+            store_client = self._store.clone()  # type: ignore[attr-defined]
+            store = PrefixStore(f"group/{self._number}/{formation}", store_client)
             try:
-                self._joined = ProcessGroupGloo(store, self.member, self.size, CONNECT)
-                # One may have come to what another has left already: all of them say that they are there.
-                self._joined.allreduce([torch.zeros(1)]).wait(CONNECT)  # type: ignore[attr-defined]
+                self._process_group = ProcessGroupGloo(store, self.member, self.size, CONNECT_TIMEOUT)
+                # A member may join a formation that another has left already, so all members confirm that they are here.
+                self._process_group.allreduce([torch.zeros(1)]).wait(CONNECT_TIMEOUT)  # type: ignore[attr-defined]
             except RuntimeError:
-                self._joined = None
+                self._process_group = None
 
-    def _next(self) -> int:
-        """The formation to try next: the first member opens it, the others wait for it."""
+    def _next_formation(self) -> int:
+        """The number of the next formation: the first member opens it, the others wait for it."""
         key = f"group/{self._number}/formations"
         try:
             if self.leads:
                 self._formation = self._store.add(key, 1)
                 return self._formation
-            while (found := self._store.add(key, 0)) <= self._formation:
-                time.sleep(LOOKS_EVERY_S)
+            while (number := self._store.add(key, 0)) <= self._formation:
+                time.sleep(POLL_S)
         except RuntimeError as err:
             raise PeerLost(f"{err}") from err
-        self._formation = found
-        return found
+        self._formation = number
+        return number
 
     def leave(self) -> None:
-        """Leave a formation that is no more; what others wait for in it fails at once."""
-        if self._joined is not None:
-            self._joined.abort()
-        self._joined = None
+        """Leave a broken formation; operations that other members wait for in it fail at once."""
+        if self._process_group is not None:
+            self._process_group.abort()
+        self._process_group = None
 
-    def share(self, tensor: Tensor) -> None:
-        """Give all members what the first has.
+    def broadcast(self, tensor: Tensor) -> None:
+        """Send the first member's tensor to all members.
 
         Raises:
             Closed: a member has died.
         """
-        if self._joined is not None:
+        if self._process_group is not None:
             options = BroadcastOptions()
             options.rootRank = 0
-            self._wait(self._joined.broadcast([tensor], options))  # type: ignore[attr-defined]
+            self._wait(self._process_group.broadcast([tensor], options))  # type: ignore[attr-defined]
 
-    def add(self, tensor: Tensor) -> None:
-        """Add up what all members have, in place.
+    def all_reduce(self, tensor: Tensor) -> None:
+        """Sum the tensor over all members, in place.
 
         Raises:
             Closed: a member has died.
         """
-        if self._joined is not None:
+        if self._process_group is not None:
             options = AllreduceOptions()
             options.reduceOp = ReduceOp(ReduceOp.SUM)
-            self._wait(self._joined.allreduce([tensor], options))  # type: ignore[attr-defined]
+            self._wait(self._process_group.allreduce([tensor], options))  # type: ignore[attr-defined]
 
     @staticmethod
     def _wait(work: object) -> None:

@@ -1,4 +1,4 @@
-"""One server's part of the weights: it takes gradients, updates, and can be brought back from a file."""
+"""One server's part of the weights: it takes gradients, makes updates, and can be restored from a file."""
 
 from __future__ import annotations
 
@@ -19,37 +19,37 @@ from modules.parallel.asynchronous.flat_parameters import FlatParameters
 from modules.parallel.asynchronous.staleness import Correct
 
 Policy = Literal["each", "round", "first"]
-"""When a shard updates: with each gradient; with the mean of all of a round; with that of the first of a round."""
+"""When a shard updates: after each gradient; with the mean of all gradients of a round; with the mean of the first of a round."""
 ACCEPTED, DROPPED = 1, 0
-REMEMBERED = 4096
-"""Chunks that a shard knows to have taken: of one that comes again, as its replica died, it takes none twice."""
+MAX_SEEN_CHUNKS = 4096
+"""Chunks that a shard remembers. A chunk that arrives again, because its replica died, is not applied twice."""
 
 
 @dataclass(frozen=True)
 class Push:
-    """A gradient that comes in."""
+    """An incoming gradient."""
 
     chunk: int
-    """Which part of which global batch it is of."""
+    """Number of the chunk: which part of which global batch."""
     update: int
-    """The round that it belongs to."""
+    """Number of its round."""
     version: int
-    """Updates that the weights had seen which it was computed on."""
+    """Version of the weights it was computed on: the number of updates before."""
     gradient: Tensor
     """[size of the shard]."""
     present: list[float]
-    """1 of every parameter that has a gradient, in the model's order."""
-    then: Tensor
-    """The weights that it was computed on."""
+    """1 for each parameter that has a gradient, else 0, in the model's order."""
+    pulled_weights: Tensor
+    """The weights it was computed on."""
     buffers: Tensor
-    """float64, the whole model's; counts at the first shard alone."""
+    """float64, of the whole model; only the first shard uses them."""
     leads: bool = True
-    """Whether its buffers are those that count in a round."""
+    """True if its buffers are the ones that a round keeps."""
 
 
 @dataclass
-class Frozen:
-    """A copy of a shard."""
+class ShardSnapshot:
+    """A copy of a shard's state."""
 
     version: int
     weights: Tensor
@@ -59,33 +59,33 @@ class Frozen:
     gathering: int = -1
 
     def write(self, path: Path) -> None:
-        """Write it, whole or not at all; without `fsync`, as what it outlives is the end of a process."""
+        """Write it atomically. Without `fsync`: it has to survive the end of a process, not of the machine."""
         tensors, numbers = {"weights": self.weights, "buffers": self.buffers}, []
         for index, entries in enumerate(self.entries):
             tensors |= {f"{index}.{key}": value for key, value in entries.items() if isinstance(value, Tensor)}
             numbers.append({key: value for key, value in entries.items() if not isinstance(value, Tensor)})
-        told = {"version": self.version, "seen": self.seen, "gathering": self.gathering, "numbers": numbers}
+        meta = {"version": self.version, "seen": self.seen, "gathering": self.gathering, "numbers": numbers}
         part = path.with_suffix(".part")
-        save_file(tensors, part, metadata={"told": json.dumps(told)})
+        save_file(tensors, part, metadata={"state": json.dumps(meta)})
         os.replace(part, path)
 
     @classmethod
-    def read(cls, path: Path) -> Frozen:
+    def read(cls, path: Path) -> ShardSnapshot:
         with safe_open(path, "pt") as file:
-            told = json.loads(file.metadata()["told"])
-            entries: list[dict[str, Any]] = [dict(numbers) for numbers in told["numbers"]]
+            meta = json.loads(file.metadata()["state"])
+            entries: list[dict[str, Any]] = [dict(numbers) for numbers in meta["numbers"]]
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
         for name, tensor in tensors.items():
             index, dot, key = name.partition(".")
             if dot:
                 entries[int(index)][key] = tensor
-        return cls(told["version"], tensors["weights"], tensors["buffers"], entries, told["seen"], told["gathering"])
+        return cls(meta["version"], tensors["weights"], tensors["buffers"], entries, meta["seen"], meta["gathering"])
 
 
 class ParameterShard:
-    """Weights between two bounds of the flat vector, and the optimizer's state of them.
+    """The weights between two bounds of the flat vector, and their optimizer state.
 
-    Whole parameters keep their shape, so that where nothing is cut the arithmetic is that of one process to the last bit.
+    Whole parameters keep their shape, so with one server the arithmetic is bit for bit that of a single process.
     """
 
     def __init__(
@@ -94,13 +94,13 @@ class ParameterShard:
     ) -> None:  # fmt: skip
         """
         Args:
-            flat: of the whole model, with its initial weights.
-            bounds: of this shard.
-            optimizer: makes one over the pieces.
-            factor: of the learning rate, by round.
-            correct: what is done about staleness.
-            policy: when it updates.
-            quota: gradients of one update where several are gathered.
+            flat: the whole model with its initial weights.
+            bounds: first and last position of this shard.
+            optimizer: makes an optimizer over the pieces.
+            factor: gives the factor of the learning rate for a round.
+            correct: corrects stale gradients.
+            policy: when the shard updates.
+            quota: gradients per update where several are gathered.
         """
         start, stop = bounds
         self.weights = flat.collect(torch.empty(flat.size, dtype=flat.dtype))[start:stop].clone()
@@ -110,7 +110,7 @@ class ParameterShard:
             nn.Parameter(self.weights[piece.start - start : piece.stop - start].view(piece.shape))
             for piece in self.pieces
         ]
-        self._start = start
+        self._offset = start
         self.optimizer = optimizer(self._parameters)
         self._initial_lrs = [float(group["lr"]) for group in self.optimizer.param_groups]
         self._factor, self._correct, self._quota = factor, correct, quota
@@ -121,12 +121,14 @@ class ParameterShard:
         self._seen: dict[int, None] = {}
 
     def take(self, push: Push) -> int:
-        """Take a gradient, and update where it is time; whether it was accepted, also once before."""
+        """Take a gradient, and update when that is due; `ACCEPTED` also if the chunk was taken before."""
         if push.chunk in self._seen:
             return ACCEPTED
         if self.policy == "each":
             self._remember(push.chunk)
-            factor = self._correct(push.gradient, push.then, self.weights, max(0, self.version - push.version))
+            factor = self._correct(
+                push.gradient, push.pulled_weights, self.weights, max(0, self.version - push.version)
+            )
             self._update(push.gradient, push.present, self._factor(push.update) * factor)
             self.buffers.copy_(push.buffers)
             return ACCEPTED
@@ -134,7 +136,7 @@ class ParameterShard:
 
     def _gather(self, push: Push) -> int:
         if push.update > self._gathering:
-            # What is left of an older round was begun by a server that died: the round is lost here.
+            # An unfinished older round was begun by a server that died; this server loses it.
             self.lost += bool(self._gathered)
             self._gathered, self._gathering = {}, push.update
         elif push.update < self._gathering or not self._gathered:
@@ -156,20 +158,20 @@ class ParameterShard:
 
     def _remember(self, chunk: int) -> None:
         self._seen[chunk] = None
-        if len(self._seen) > REMEMBERED:
+        if len(self._seen) > MAX_SEEN_CHUNKS:
             del self._seen[next(iter(self._seen))]
 
     def _update(self, gradient: Tensor, present: list[float], factor: float) -> None:
         for piece, parameter in zip(self.pieces, self._parameters, strict=True):
-            own = gradient[piece.start - self._start : piece.stop - self._start]
+            own = gradient[piece.start - self._offset : piece.stop - self._offset]
             parameter.grad = own.view(piece.shape) if present[piece.number] else None
         for group, initial_lr in zip(self.optimizer.param_groups, self._initial_lrs, strict=True):
             group["lr"] = initial_lr * factor
         self.optimizer.step()
         self.version += 1
 
-    def freeze(self) -> Frozen:
-        """A copy that nothing changes any more."""
+    def take_snapshot(self) -> ShardSnapshot:
+        """Copy the state."""
         entries: list[dict[str, Tensor | float]] = [
             {
                 key: value.clone() if isinstance(value, Tensor) else value
@@ -180,14 +182,14 @@ class ParameterShard:
             for each in self._parameters
         ]
         seen = list(self._seen)
-        return Frozen(self.version, self.weights.clone(), self.buffers.clone(), entries, seen, self._gathering)
+        return ShardSnapshot(self.version, self.weights.clone(), self.buffers.clone(), entries, seen, self._gathering)
 
-    def thaw(self, frozen: Frozen) -> None:
-        """Become what was frozen."""
+    def restore(self, snapshot: ShardSnapshot) -> None:
+        """Restore the state from a snapshot."""
         with torch.no_grad():
-            self.weights.copy_(frozen.weights)
-            self.buffers.copy_(frozen.buffers)
-        states = {index: dict(entries) for index, entries in enumerate(frozen.entries) if entries}
+            self.weights.copy_(snapshot.weights)
+            self.buffers.copy_(snapshot.buffers)
+        states = {index: dict(entries) for index, entries in enumerate(snapshot.entries) if entries}
         self.optimizer.load_state_dict({"state": states, "param_groups": self.optimizer.state_dict()["param_groups"]})
-        self.version, self._gathered, self._gathering = frozen.version, {}, frozen.gathering
-        self._seen = dict.fromkeys(frozen.seen)
+        self.version, self._gathered, self._gathering = snapshot.version, {}, snapshot.gathering
+        self._seen = dict.fromkeys(snapshot.seen)

@@ -1,4 +1,4 @@
-"""What a parameter server does with a gradient that was computed on older weights than it has."""
+"""How a parameter server corrects a stale gradient: one that was computed on older weights."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ Correction = Literal["none", "inverse_staleness", "delay_compensation"]
 KINDS: tuple[Correction, ...] = ("none", "inverse_staleness", "delay_compensation")
 
 Correct = Callable[[Tensor, Tensor, Tensor, int], float]
-"""Changes a gradient in place, and gives the factor of the learning rate.
+"""Changes a gradient in place, and returns the factor of the learning rate.
 
-Its arguments are the gradient, the weights that it was computed on, the weights now, and the updates between them.
+Arguments: the gradient, the weights it was computed on, the current weights, the number of updates between them.
 """
 
 
-def correction_of(kind: Correction, strength: float) -> Correct:
+def make_correction(kind: Correction, strength: float) -> Correct:
     """
     Args:
-        kind: which.
-        strength: of delay compensation, its lambda.
+        kind: name of the correction.
+        strength: lambda of the delay compensation.
 
     Raises:
-        ValueError: there is no such correction.
+        ValueError: the correction is unknown.
     """
     if kind == "none":
         return lambda gradient, then, now, staleness: 1.0
@@ -37,12 +37,12 @@ def correction_of(kind: Correction, strength: float) -> Correct:
 
 
 def _inverse_staleness(gradient: Tensor, then: Tensor, now: Tensor, staleness: int) -> float:
-    """The learning rate divided by the staleness. Source: Zhang et al. 2016, arXiv:1511.05950, equation 6."""
+    """Divide the learning rate by the staleness. Source: Zhang et al. 2016, arXiv:1511.05950, equation 6."""
     return 1.0 / max(1, staleness)
 
 
 def _compensate(gradient: Tensor, then: Tensor, now: Tensor, strength: float) -> float:
-    """A Taylor expansion to the weights as they are now, by the diagonal of the outer product in place of the Hessian.
+    """Expand the gradient to the current weights by Taylor; the diagonal of the outer product replaces the Hessian.
 
     Source: Zheng et al. 2017, arXiv:1609.08326, algorithm 2 (DC-ASGD-c).
     """

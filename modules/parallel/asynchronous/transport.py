@@ -1,6 +1,6 @@
-"""Two processes joined by a connection of their own, which fails alone: a header of numbers, then flat tensors; no pickle.
+"""A connection between two processes that fails alone. It carries headers of numbers and flat tensors, without pickle.
 
-Every pair is a process group of gloo with two members, made when one of them knocks: processes come and go while others go on.
+Each connection is a gloo process group with two members, so that processes can come and go while others continue.
 """
 
 from __future__ import annotations
@@ -19,88 +19,88 @@ from torch._C._distributed_c10d import PrefixStore, ProcessGroupGloo, Store, TCP
 from torch.distributed import DistNetworkError
 
 LOOPBACK = "127.0.0.1"
-CONNECT = timedelta(seconds=20)
-"""For two that both want to be joined: 26 ms on one machine (2026-11-28); more means that one has died meanwhile."""
-PATIENCE = timedelta(days=7)
-"""For a message: one that died is noticed at once, and one that computes is waited for."""
-MEET_S = 300.0
-"""For the first process to open the meeting, imports on a cold file system among it."""
+CONNECT_TIMEOUT = timedelta(seconds=20)
+"""Connecting takes 26 ms on one machine (2026-11-28); a time-out means that the other process has died meanwhile."""
+MESSAGE_TIMEOUT = timedelta(days=7)
+"""For a message: a dead peer is noticed at once, and a peer that computes may take long."""
+STORE_TIMEOUT_S = 300.0
+"""Time for the coordinator to open the store, including its imports on a cold file system."""
 
 
 class Closed(DistNetworkError):
-    """The process at the other end has gone."""
+    """The process at the other end has exited."""
 
 
 class PeerLost(Closed):
-    """It has gone, and nobody comes in its place."""
+    """The process at the other end has exited for good."""
 
 
-def closed(err: RuntimeError) -> Closed:
-    """What torch and gloo said of it, without their sources' lines and advice."""
-    said = re.sub(r"^\[\S+:\d+\] ", "", str(err)).partition(". This is typically")[0]
-    return Closed(said.partition("Exception raised from")[0].strip())
+def to_connection_error(err: RuntimeError) -> Closed:
+    """Make a `Closed` from an error of torch and gloo, without their source lines and advice."""
+    message = re.sub(r"^\[\S+:\d+\] ", "", str(err)).partition(". This is typically")[0]
+    return Closed(message.partition("Exception raised from")[0].strip())
 
 
 class Connection:
-    """One end of a pair."""
+    """One end of a connection."""
 
     def __init__(self, store: Store, side: int, header: int) -> None:
-        """Join the other end.
+        """Connect to the other end.
 
         Args:
-            store: of this pair alone.
-            side: 0 of the one who opens, 1 of the one who knocked.
-            header: numbers of a header, the same at both ends.
+            store: used by this connection only.
+            side: 0 for the listener, 1 for the process that connects.
+            header: numbers in a header, the same at both ends.
 
         Raises:
-            Closed: it is not there.
+            Closed: the other end does not answer.
         """
         self._other = 1 - side
         self._header = torch.empty(header, dtype=torch.float64)
         try:
-            self._pair = ProcessGroupGloo(store, side, 2, CONNECT)
+            self._pair = ProcessGroupGloo(store, side, 2, CONNECT_TIMEOUT)
         except RuntimeError as err:
-            raise closed(err) from err
+            raise to_connection_error(err) from err
 
     def send(self, header: Sequence[float], *tensors: Tensor) -> None:
-        """Send a header and contiguous tensors on the CPU, a message each.
+        """Send a header, then each tensor (contiguous, on the CPU), as separate messages.
 
         Raises:
-            Closed: the other end has gone.
+            Closed: the other end has exited.
         """
-        told = torch.zeros_like(self._header)
-        told[: len(header)] = torch.tensor(header, dtype=torch.float64)
-        self.write(told, *tensors)
+        values = torch.zeros_like(self._header)
+        values[: len(header)] = torch.tensor(header, dtype=torch.float64)
+        self.write(values, *tensors)
 
     def write(self, *tensors: Tensor) -> None:
-        """Send tensors as they are."""
+        """Send tensors without a header."""
         try:
             for tensor in tensors:
-                self._pair.send([tensor], self._other, 0).wait(PATIENCE)  # type: ignore[attr-defined]
+                self._pair.send([tensor], self._other, 0).wait(MESSAGE_TIMEOUT)  # type: ignore[attr-defined]
         except RuntimeError as err:
-            raise closed(err) from err
+            raise to_connection_error(err) from err
 
     def receive(self) -> list[float]:
-        """The next header; tensors that follow are asked for by `read`."""
+        """Receive the next header; `read` receives the tensors that follow it."""
         self.read(self._header)
-        told: list[float] = self._header.tolist()
-        return told
+        values: list[float] = self._header.tolist()
+        return values
 
     def read(self, *tensors: Tensor) -> None:
         """Receive into tensors."""
         try:
             for tensor in tensors:
-                self._pair.recv([tensor], self._other, 0).wait(PATIENCE)  # type: ignore[attr-defined]
+                self._pair.recv([tensor], self._other, 0).wait(MESSAGE_TIMEOUT)  # type: ignore[attr-defined]
         except RuntimeError as err:
-            raise closed(err) from err
+            raise to_connection_error(err) from err
 
 
-def open_meeting(meeting: str, listener: int | None) -> TCPStore:
-    """Where all processes of a training find each other; it lasts as long as the process that opens it.
+def open_store(meeting: str, listener: int | None) -> TCPStore:
+    """Open the store where all processes of a training find each other; it lives as long as this process.
 
     Args:
-        meeting: the rank's: ``file://`` a path that all see, where its address will be written, or ``tcp://host:port``.
-        listener: the open socket that listens there; None: one is opened.
+        meeting: `Rank.meeting`: ``file://`` and a path that all processes see, which will hold the port, or ``tcp://host:port``.
+        listener: file descriptor of the listening socket; None: open one.
     """
     host, _, port = meeting.removeprefix("tcp://").rpartition(":")
     if meeting.startswith("tcp://"):
@@ -112,11 +112,11 @@ def open_meeting(meeting: str, listener: int | None) -> TCPStore:
     return store
 
 
-def find_meeting(meeting: str) -> TCPStore:
-    """Join it.
+def join_store(meeting: str) -> TCPStore:
+    """Connect to the store that `open_store` opened.
 
     Raises:
-        Closed: nobody has opened it.
+        Closed: no process has opened it.
     """
     if meeting.startswith("tcp://"):
         host, _, port = meeting.removeprefix("tcp://").rpartition(":")
@@ -125,17 +125,17 @@ def find_meeting(meeting: str) -> TCPStore:
     try:
         return TCPStore(host, int(port), is_master=False, wait_for_workers=False)
     except RuntimeError as err:
-        raise closed(err) from err
+        raise to_connection_error(err) from err
 
 
 def _port_of(meeting: str) -> str:
-    """The port that is written at a meeting's path, once somebody has opened it."""
-    deadline = time.monotonic() + MEET_S
+    """Read the port from the rendezvous file once `open_store` has written it."""
+    deadline = time.monotonic() + STORE_TIMEOUT_S
     while time.monotonic() < deadline:
         with contextlib.suppress(FileNotFoundError):
             return _address_of(meeting).read_text()
         time.sleep(0.01)
-    raise Closed(f"nobody has opened the meeting {meeting} in {MEET_S:.0f} s")
+    raise Closed(f"no process opened the rendezvous {meeting} within {STORE_TIMEOUT_S:.0f} s")
 
 
 def _address_of(meeting: str) -> Path:
@@ -143,38 +143,38 @@ def _address_of(meeting: str) -> Path:
 
 
 class Listener:
-    """Where newcomers knock: who keeps it makes a pair with each."""
+    """Accepts connections under a name, and connects to a process that accepts them."""
 
     def __init__(self, store: Store, name: str, header: int) -> None:
-        self._store, self._key, self._header = store, f"door/{name}", header
+        self._store, self._key, self._header = store, f"listener/{name}", header
 
-    def knock(self) -> Connection:
-        """Be let in.
+    def connect(self) -> Connection:
+        """Connect to the process that listens under this name.
 
         Raises:
-            Closed: who keeps the door has gone.
+            Closed: that process has exited.
         """
         try:
             ticket = str(self._store.add("tickets", 1))
             self._store.queue_push(self._key, ticket)
         except RuntimeError as err:
-            raise closed(err) from err
+            raise to_connection_error(err) from err
         return self._pair(ticket, 1)
 
-    def waiting(self) -> str | None:
-        """The ticket of one that has knocked."""
+    def next_ticket(self) -> str | None:
+        """The ticket of a process that waits to connect; None where none waits."""
         try:
             if not self._store.queue_len(self._key):
                 return None
             ticket = self._store.queue_pop(self._key)
         except RuntimeError as err:
-            raise closed(err) from err
+            raise to_connection_error(err) from err
         return ticket.decode() if isinstance(ticket, bytes) else str(ticket)
 
-    def let_in(self, ticket: str) -> Connection:
+    def accept(self, ticket: str) -> Connection:
         return self._pair(ticket, 0)
 
     def _pair(self, ticket: str, side: int) -> Connection:
-        # A client of its own: it waits for the other side, and others go on asking the store meanwhile.
+        # A separate client: this one blocks until the other side connects, while other threads use the store.
         own = self._store.clone()  # type: ignore[attr-defined]
         return Connection(PrefixStore(f"pair/{ticket}", own), side, self._header)

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam
 
 from modules.parallel.asynchronous.flat_parameters import FlatParameters
-from modules.parallel.asynchronous.server_shard import ACCEPTED, DROPPED, Frozen, ParameterShard, Policy, Push
-from modules.parallel.asynchronous.staleness import correction_of
+from modules.parallel.asynchronous.server_shard import ACCEPTED, DROPPED, ParameterShard, Policy, Push, ShardSnapshot
+from modules.parallel.asynchronous.staleness import make_correction
 
 
 def model() -> nn.Module:
@@ -24,7 +24,7 @@ def shard(
     policy: Policy, quota: int = 1, correction: str = "none", bounds: tuple[int, int] | None = None
 ) -> ParameterShard:
     flat = FlatParameters(model())
-    correct = correction_of(correction, 0.5)  # type: ignore[arg-type]
+    correct = make_correction(correction, 0.5)  # type: ignore[arg-type]
     return ParameterShard(
         flat, bounds or (0, flat.size), partial(SGD, lr=0.1), lambda update: 1.0, correct, policy, quota
     )
@@ -88,21 +88,21 @@ def test_corrections_are_those_of_their_papers() -> None:
     bent.take(push(bent, 0, value=2.0, then=now - 0.3))
     torch.testing.assert_close(bent.weights, now - 0.1 * (2 + 0.5 * 4 * 0.3))
     with pytest.raises(ValueError, match="knows no correction=newton; take one of none, inverse_staleness"):
-        correction_of("newton", 1.0)  # type: ignore[arg-type]
+        make_correction("newton", 1.0)  # type: ignore[arg-type]
 
 
 def test_a_file_brings_a_shard_back_with_its_optimizer(tmp_path: Path) -> None:
     def fresh() -> ParameterShard:
         flat = FlatParameters(model())
         return ParameterShard(
-            flat, (2, 11), partial(Adam, lr=0.1), lambda update: 1.0, correction_of("none", 0), "each", 1
+            flat, (2, 11), partial(Adam, lr=0.1), lambda update: 1.0, make_correction("none", 0), "each", 1
         )
 
     own, other = fresh(), fresh()
     for chunk in range(3):
         own.take(push(own, chunk, value=chunk - 0.5))
-    own.freeze().write(tmp_path / "shard.safetensors")
-    other.thaw(Frozen.read(tmp_path / "shard.safetensors"))
+    own.take_snapshot().write(tmp_path / "shard.safetensors")
+    other.restore(ShardSnapshot.read(tmp_path / "shard.safetensors"))
     assert other.version == 3
     for each in (own, other):
         each.take(push(each, 2, value=9.0))  # which both have seen

@@ -18,7 +18,7 @@ def hand_out(num_pushers: int, **how: object) -> WorkQueue:
     return hand
 
 
-def test_whoever_asks_gets_the_next_chunk_and_a_slow_one_holds_nobody_up() -> None:
+def test_each_request_gets_the_next_chunk_and_a_slow_pusher_delays_no_other() -> None:
     hand = hand_out(2)
     assert begun(hand, 0, 1) == [0, 1]
     for expected in range(2, 9):
@@ -48,7 +48,7 @@ def test_a_bound_on_staleness_holds_the_fast_one_until_the_slow_one_has_done_its
     assert begun(hand, 1) == [0]
 
 
-def test_in_step_nobody_takes_a_slower_ones_chunk_but_a_dead_ones() -> None:
+def test_in_step_a_pusher_takes_over_chunks_of_dead_pushers_only() -> None:
     hand = hand_out(2, policy="round", max_staleness=0)
     assert begun(hand, 0) == [0]
     hand.report(0, 1, accepted=True)
