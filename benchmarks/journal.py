@@ -85,12 +85,12 @@ def upload_journal(runs_dir: Path, number: int, barrier: Barrier, times: Queue[t
     trial = make_trial(runs_dir, f"journal{number}")
     with begin(trial) as journal:
         run = RunSync(trial)
-        run.round(reconcile=False)  # warm: imports, store, run
+        run.sync(reconcile=False)  # warm: imports, store, run
         for step in range(STEPS):
             journal.metrics(step, VALUES)
         barrier.wait()
         start = time.time()
-        run.round(reconcile=False)
+        run.sync(reconcile=False)
         times.put((start, time.time()))
 
 

@@ -26,49 +26,49 @@ _LONGEST_PAUSE_S = 8.0
 def follow(
     trial: Trial, attempt: int, left: threading.Event, *, grace_s: float = 30.0, say: Callable[[str], None] = print
 ) -> int:
-    """Keep a run's store up to date until the attempt has its outcome, or its launcher has left and its process is gone.
+    """Keep the store of a run up to date until the attempt has an outcome, or its launcher and its process are gone.
 
     Args:
         trial: the run to follow.
         attempt: the attempt whose outcome ends it.
-        left: set when the launcher has left, at the end of the attempt or because it died.
-        grace_s: how long a store that fails is asked again after the end; before it, for ever.
-        say: takes a JSON line whenever the store is first reached, lost, found again, and at the end:
-            run_id, experiment_id, pending (events not yet in the store), model (what MLflow loads it by), warning (why it
-            was not logged), error (null where all is well).
+        left: set when the launcher is gone, at the end of the attempt or because it died.
+        grace_s: how long to retry a failing store after the end of the attempt; before it there is no limit.
+        say: called with a JSON line when the store is first reached, fails, works again, and at the end:
+            run_id, experiment_id, pending (events not yet in the store), model (its MLflow URI), warning (why the model
+            was not logged), error (null if there is none).
 
     Returns:
-        0 when the store has everything, 1 when it was given up; then a line on stderr says why.
+        0 when the store has everything; 1 when retrying ended, with the reason on stderr.
     """
     run = RunSync(trial)
     synced, error, ended_at, pause_s = SyncResult(None, None, 0), "", None, _POLL_S
 
-    def tell() -> None:
-        line = {"run_id": synced.run_id, "experiment_id": synced.experiment_id, "pending": run.pending()}
+    def report() -> None:
+        line = {"run_id": synced.run_id, "experiment_id": synced.experiment_id, "pending": run.count_pending()}
         line |= {"model": synced.model.uri if synced.model else None, "warning": synced.warning}
         say(json.dumps(line | {"error": error or None}))
 
     while True:
-        # Asked before the upload, which then has all that was written.
+        # Checked before the upload, which then includes everything that was written.
         has_outcome = _has_outcome(trial, attempt)
         abandoned = left.is_set() and not has_outcome and not _is_alive(trial, attempt)
         ended = abandoned or has_outcome
         if ended and ended_at is None:
             ended_at, pause_s = time.monotonic(), _POLL_S
         try:
-            reached, known = run.round(reconcile=abandoned), synced.run_id
-            news, synced, error, pause_s = bool(error) or known != reached.run_id, reached, "", _POLL_S
+            result, known = run.sync(reconcile=abandoned), synced.run_id
+            has_news, synced, error, pause_s = bool(error) or known != result.run_id, result, "", _POLL_S
             if ended:
-                tell()
+                report()
                 return 0
         except StoreError as err:
-            news, error, pause_s = not error, str(err), min(pause_s * 2, _LONGEST_PAUSE_S)
+            has_news, error, pause_s = not error, str(err), min(pause_s * 2, _LONGEST_PAUSE_S)
             if ended_at is not None and time.monotonic() - ended_at >= grace_s:
-                tell()
+                report()
                 print(f"StoreError: {error}", file=sys.stderr, flush=True)
                 return 1
-        if news:
-            tell()
+        if has_news:
+            report()
         if left.is_set():
             time.sleep(min(pause_s, 2.0))
         else:
@@ -81,7 +81,7 @@ def _has_outcome(trial: Trial, attempt: int) -> bool:
 
 
 def _is_alive(trial: Trial, attempt: int) -> bool:
-    """Whether the attempt's process can be seen at work; False for one on another host, which nobody here can end."""
+    """Whether the process of the attempt is alive on this host; False for a process on another host."""
     events, _ = journal.read(trial.folder / "attempts" / str(attempt) / "journal.jsonl")
     states = [event for event in events if event["event"] == "state"]
     if not states or states[-1]["state"] in journal.FINAL_STATES:
@@ -94,24 +94,24 @@ def main() -> NoReturn:
     """Follow the run that the command line names."""
     parser = argparse.ArgumentParser(prog="python -m experiments.tracking.follow_run", description=__doc__)
     parser.add_argument("run", type=Path, metavar="RUN_FOLDER")
-    parser.add_argument("--attempt", type=int, help="default: the last one whose folder is there")
+    parser.add_argument("--attempt", type=int, help="default: the newest attempt")
     parser.add_argument("--grace-s", type=float, default=30.0)
-    asked = parser.parse_args()
-    if not (asked.run / "trial.yaml").is_file():
-        parser.error(f"{asked.run} is no run folder: it has no trial.yaml; name one")
-    # Ctrl-C and a closed terminal are for the launcher, which ends the run; the rest of it still has to be uploaded.
+    args = parser.parse_args()
+    if not (args.run / "trial.yaml").is_file():
+        parser.error(f"{args.run} is not a run folder: it has no trial.yaml; name a run folder")
+    # Ctrl-C and a closed terminal make the launcher end the run; the rest of the run still has to be uploaded.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    trial = Trial(asked.run.resolve())
+    trial = Trial(args.run.resolve())
     attempts = trial.attempts()
-    attempt = asked.attempt or (int(attempts[-1].name) if attempts else 1)
+    attempt = args.attempt or (int(attempts[-1].name) if attempts else 1)
     left = threading.Event()
     threading.Thread(target=_wait_for_end, args=(left,), daemon=True).start()
-    sys.exit(follow(trial, attempt, left, grace_s=asked.grace_s, say=lambda line: print(line, flush=True)))
+    sys.exit(follow(trial, attempt, left, grace_s=args.grace_s, say=lambda line: print(line, flush=True)))
 
 
 def _wait_for_end(left: threading.Event) -> None:
-    """The launcher holds the other end of standard input: it closes with the attempt, or when the launcher dies."""
+    """Wait until standard input closes: the launcher closes it with the attempt, or when it dies."""
     while os.read(0, 4096):
         pass
     left.set()

@@ -1,4 +1,4 @@
-"""Keeps a sweep's runs in the store up to date while it goes on: `python -m experiments.tracking.follow_sweep SWEEP_FOLDER`."""
+"""Keeps the runs of a sweep in the store up to date while it runs: `python -m experiments.tracking.follow_sweep SWEEP_FOLDER`."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from experiments.tracking.sweep_sync import DAMAGE_ERRORS, SweepSync, read_track
 
 POLL_S, LONGEST_PAUSE_S = 2.0, 60.0
 QUIET_PAUSE_S = 15.0
-"""The longest pause where nothing fails and no trial runs, as in a scheduler's queue."""
+"""The longest pause while nothing fails and no trial runs, as in the queue of a scheduler."""
 GIVE_UP_S = 600.0
-"""How long a store that fails is asked again after the end of a sweep."""
+"""How long to retry a failing store after the end of a sweep."""
 TAKE_OVER_S = 10.0
-"""How long to wait for the place of another follower, which may be about to end."""
+"""How long to wait for another follower of the same sweep to end."""
 NICENESS = 5
-"""It may share the machine with workers, and nobody waits for it."""
+"""Workers on the same machine have priority."""
 
 
 def start_follower(sweep: Sweep) -> subprocess.Popen[bytes] | None:
-    """Start it in the background, where it outlives this process and its terminal.
+    """Start a follower in the background; it outlives this process and its terminal.
 
     Returns:
-        None where the sweep is only brought there by `lathe sync`, or the machine has no room for another process.
+        None if tracking is off, or the machine cannot start another process.
     """
     if read_tracking_config(sweep)["sync"] == "off":
         return None
@@ -43,17 +43,17 @@ def start_follower(sweep: Sweep) -> subprocess.Popen[bytes] | None:
 
 
 def follow(sweep: Sweep) -> int:
-    """Sync until the sweep is over and all of it is in the store, or its folder is gone; 1 where the store was given up."""
+    """Sync until the sweep is over and in the store, or its folder is gone; return 1 if the store failed to the end."""
     syncing = SweepSync(sweep)
     at_end = read_tracking_config(sweep)["sync"] == "end"
-    pause_s, told, ended_at = POLL_S, "", None
+    pause_s, last_failure, ended_at = POLL_S, "", None
     while _exists(sweep):
         over = syncing.is_over()
         failures, points = _sync(syncing) if over or not at_end else ((), 0)
-        over = over and syncing.is_over()  # somebody may have gone on with it meanwhile
+        over = over and syncing.is_over()  # `lathe resume` may have continued it meanwhile
         ended_at = (ended_at or time.monotonic()) if over else None
         if failures:
-            if failures[0] != told and _exists(sweep):
+            if failures[0] != last_failure and _exists(sweep):
                 print(f"StoreError: {failures[0]}", file=sys.stderr, flush=True)
             if ended_at is not None and time.monotonic() - ended_at > GIVE_UP_S:
                 return 1
@@ -62,7 +62,7 @@ def follow(sweep: Sweep) -> int:
             return 0
         else:
             pause_s = POLL_S if points or syncing.is_at_work() else min(pause_s * 1.5, QUIET_PAUSE_S)
-        told = failures[0] if failures else ""
+        last_failure = failures[0] if failures else ""
         time.sleep(pause_s)
     return 0
 
@@ -72,10 +72,10 @@ def _exists(sweep: Sweep) -> bool:
 
 
 def _sync(syncing: SweepSync) -> tuple[tuple[str, ...], int]:
-    """What failed, and points that were sent."""
+    """Sync once; return the failures and the number of points sent."""
     try:
-        summary = syncing.round()
-    except DAMAGE_ERRORS as err:  # the folder is being removed, or was written to by other hands
+        summary = syncing.sync()
+    except DAMAGE_ERRORS as err:  # the folder is being removed, or another program changed it
         return (f"{type(err).__name__}: {err}",), 0
     for warning in summary.warnings:
         print(f"warning: {warning}", file=sys.stderr, flush=True)
@@ -83,14 +83,14 @@ def _sync(syncing: SweepSync) -> tuple[tuple[str, ...], int]:
 
 
 def main() -> int:
-    """Follow the sweep that the command line names, unless somebody does already."""
-    # Ctrl-C and a closed terminal are for the command that started this; the sweep goes on.
+    """Follow the sweep that the command line names, unless another follower does."""
+    # Ctrl-C and a closed terminal are for the command that started this process; the sweep continues.
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     os.nice(NICENESS)
     sweep = Sweep(Path(sys.argv[1]).resolve())
     if not _exists(sweep):
-        print(f"{sweep.folder} is no sweep: it has no sweep.yaml; name the folder of one", file=sys.stderr)
+        print(f"{sweep.folder} is not a sweep: it has no sweep.yaml; name the folder of a sweep", file=sys.stderr)
         return 2
     with (sweep.folder / "follow.lock").open(lock.MODE) as file:
         return follow(sweep) if _is_first(file) else 0

@@ -1,4 +1,4 @@
-"""Talks to MLflow, as the only file that writes to it. Knows nothing of run folders."""
+"""Writes runs to an MLflow store. Does not know run folders."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-METRICS_PER_CALL, PARAMS_PER_CALL = 1000, 100  # MLflow refuses more; of tags as many as of parameters
+METRICS_PER_CALL, PARAMS_PER_CALL = 1000, 100  # limits of MLflow; the second one holds for tags too
 MAX_DIGEST = 36
 
 
 @dataclass(frozen=True)
 class StoredRun:
-    """A run that stands in a store."""
+    """A run in a store."""
 
     run_id: str
     experiment_id: str
@@ -33,11 +33,11 @@ class StoredRun:
     """Names of its parameters."""
     tags: Mapping[str, str]
     was_deleted: bool
-    """Whether it had to be brought back for this."""
+    """Whether it was deleted and is restored now."""
 
 
 def get_store_errors() -> tuple[type[Exception], ...]:
-    """Import MLflow, quiet and impatient, and say what its stores raise."""
+    """Import MLflow with short timeouts and no output; return the exceptions that its stores raise."""
     defaults = {
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_LOGGING_LEVEL": "WARNING",
@@ -53,44 +53,44 @@ def get_store_errors() -> tuple[type[Exception], ...]:
     return MlflowException, SQLAlchemyError, OSError, ImportError
 
 
-def make_store_error(err: Exception, name: str, written: str | None, uri: str, again: str) -> store_uri.StoreError:
-    """One line that names the store as the user wrote it, without the password that its URI may hold.
+def make_store_error(err: Exception, name: str, written: str | None, uri: str, reference: str) -> store_uri.StoreError:
+    """Make an error in one line that names the store as written, without the password that its URI may hold.
 
     Args:
         err: one of `get_store_errors`.
         name: of the run or the sweep.
         written: `tracking.store`.
-        uri: what that means.
-        again: what `lathe sync` is to be called with.
+        uri: of the store.
+        reference: the argument of `lathe sync` that retries.
     """
     reason = _reason(err, uri).replace(uri, written or uri)
     return store_uri.StoreError(
         f"tracking.store={mask_password(written or uri)} did not take {name!r}: "
-        f"{mask_password(reason)[:300]}; its journals hold everything, `lathe sync {again}` tries again"
+        f"{mask_password(reason)[:300]}; its journals hold everything, `lathe sync {reference}` retries"
     )
 
 
 def get_first_line(err: Exception) -> str:
-    """What an error says, without the many lines that may follow."""
+    """Return the first line of an error message."""
     return next(iter(str(err).strip().splitlines()), type(err).__name__)
 
 
 def _reason(err: Exception, uri: str) -> str:
-    """What went wrong in a line, with a way out where there is one that the store's own words do not name."""
-    told = get_first_line(err)
-    if "error code 401" in told:
-        return "it wants a user and a password; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to those it knows"
-    if "error code 403" in told:
-        return "it does not let this user do that (403); ask who runs it for the permission to edit the experiment"
-    if isinstance(err, ImportError) or "No module named" in told:
-        way = "`pip install 'psycopg[binary]'`" if uri.startswith("postgresql") else "install it"
-        return f"Python has no driver for its database ({told}); {way} where runs are synced"
-    return told
+    """Describe an error in one line, with a fix if the message of the store has none."""
+    message = get_first_line(err)
+    if "error code 401" in message:
+        return "it requires a login; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+    if "error code 403" in message:
+        return "this user has no permission (403); ask the administrator of the server for permission to edit the experiment"
+    if isinstance(err, ImportError) or "No module named" in message:
+        fix = "`pip install 'psycopg[binary]'`" if uri.startswith("postgresql") else "install it"
+        return f"Python has no driver for its database ({message}); {fix} where runs are synced"
+    return message
 
 
 @lru_cache(maxsize=8)
 def open_store(uri: str, runs_dir: Path) -> Store:
-    """The store of a URI, opened once a process."""
+    """Open the store of a URI, once per process."""
     return Store(uri, runs_dir)
 
 
@@ -98,7 +98,7 @@ class Store:
     """One of MLflow's stores."""
 
     def __init__(self, uri: str, runs_dir: Path) -> None:
-        """Open it; one process at a time, as 7 of 8 that make its schema at once crash (MLflow 3.17, 2026-11-23)."""
+        """Open the store under a lock: 7 of 8 processes that create the schema at once crash (MLflow 3.17, 2026-11-23)."""
         from mlflow import MlflowClient
 
         self.uri, self.runs_dir = uri, runs_dir
@@ -109,35 +109,35 @@ class Store:
         lock = database.with_name(f".{database.name}.lock") if database else runs_dir / ".store.lock"
         lock.parent.mkdir(parents=True, exist_ok=True)
         with locked(lock):
-            self._client = MlflowClient(tracking_uri=uri)  # making the client makes the schema
+            self._client = MlflowClient(tracking_uri=uri)  # creating the client creates the schema
 
     @property
     def client(self) -> MlflowClient:
-        """MLflow's own, for what is not of runs."""
+        """MLflow's own client, for everything but runs."""
         return self._client
 
-    def run(self, run_id: str) -> StoredRun | None:
-        """A run by its id, brought back where it was deleted; None where there is none."""
+    def get_run(self, run_id: str) -> StoredRun | None:
+        """Get a run by its id, restored if it was deleted; None if it does not exist."""
         from mlflow.exceptions import MlflowException
 
         try:
-            return self._found(self._client.get_run(run_id))
+            return self._restore(self._client.get_run(run_id))
         except MlflowException as err:
             if err.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
             return None
 
-    def run_of(
+    def find_or_create_run(
         self, experiment: str, key: Mapping[str, str], *, name: str, started: float, tags: Mapping[str, str]
     ) -> StoredRun:
-        """The run with tags that no other has together, made where there is none.
+        """Find the run with a unique combination of tags, or create it.
 
         Args:
             experiment: name of MLflow's experiment.
-            key: these tags; who may make it meanwhile is locked out by the caller.
+            key: these tags. The caller holds a lock, so that no other process creates the run meanwhile.
             name: of a new run.
-            started: time of a new run's beginning.
-            tags: of a new run beside these.
+            started: start time of a new run.
+            tags: further tags of a new run.
         """
         from mlflow.entities import ViewType
 
@@ -145,11 +145,11 @@ class Store:
         by_key = " and ".join(f"tags.`{tag}` = '{value}'" for tag, value in key.items())
         known = self._client.search_runs([experiment_id], by_key, run_view_type=ViewType.ALL, max_results=1)
         if known:
-            return self._found(known[0])
+            return self._restore(known[0])
         new = self._client.create_run(experiment_id, start_time=to_ms(started), tags={**tags, **key}, run_name=name)
-        return self._found(new)
+        return self._restore(new)
 
-    def _found(self, run: Run) -> StoredRun:
+    def _restore(self, run: Run) -> StoredRun:
         was_deleted = run.info.lifecycle_stage == "deleted"
         if was_deleted:
             self._client.restore_run(run.info.run_id)
@@ -158,7 +158,7 @@ class Store:
         )
 
     def _experiment_id(self, name: str) -> str:
-        """Find or create the experiment; `mlflow.set_experiment` would put the loser of a race into experiment 0."""
+        """Find or create the experiment; after a race `mlflow.set_experiment` would use experiment 0."""
         from mlflow.exceptions import MlflowException
 
         experiment = self._client.get_experiment_by_name(name)
@@ -177,7 +177,7 @@ class Store:
         return str(experiment.experiment_id)
 
     def ui_version(self) -> str | None:
-        """The version of MLflow whose UI shows this store: a server's own, else the one that is installed here."""
+        """Return the version of MLflow whose UI shows this store: of the server, else the installed one."""
         import mlflow
         from mlflow.utils.credentials import get_default_host_creds
         from mlflow.utils.rest_utils import http_request
@@ -189,11 +189,11 @@ class Store:
         return answer.text.strip() if answer.ok else None
 
     def set_experiment_tag(self, experiment_id: str, key: str, value: str) -> None:
-        """Set or replace a tag of an experiment; MLflow's UI keeps saved views in such."""
+        """Set or replace a tag of an experiment; MLflow's UI stores saved views there."""
         self._client.set_experiment_tag(experiment_id, key, value)
 
     def log_metrics(self, run_id: str, events: Iterable[journal.MetricsEvent]) -> int:
-        """Send points with the time at which they were logged: MLflow takes the same point twice for one."""
+        """Send points with their original times: MLflow stores a repeated point once."""
         from mlflow.entities import Metric
 
         points = [
@@ -206,7 +206,7 @@ class Store:
         return len(points)
 
     def log_params(self, run_id: str, texts: Mapping[str, str]) -> None:
-        """Log parameters that the run does not have yet: MLflow refuses to change one."""
+        """Log parameters that the run does not have yet: MLflow refuses to change a parameter."""
         from mlflow.entities import Param
 
         params = [Param(key, text) for key, text in texts.items()]
@@ -214,31 +214,31 @@ class Store:
             self._client.log_batch(run_id, params=params[start : start + PARAMS_PER_CALL])
 
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
-        """Set or replace tags; the name of a run is none of them, see `rename`."""
+        """Set or replace tags; for the name of a run see `rename`."""
         from mlflow.entities import RunTag
 
-        found = [RunTag(key, value[:MAX_TAG]) for key, value in tags.items()]
-        for start in range(0, len(found), PARAMS_PER_CALL):
-            self._client.log_batch(run_id, tags=found[start : start + PARAMS_PER_CALL])
+        entities = [RunTag(key, value[:MAX_TAG]) for key, value in tags.items()]
+        for start in range(0, len(entities), PARAMS_PER_CALL):
+            self._client.log_batch(run_id, tags=entities[start : start + PARAMS_PER_CALL])
 
     def rename(self, run_id: str, name: str) -> None:
         self._client.update_run(run_id, name=name)
 
     def set_status(self, run_id: str, status: str, ended: float | None) -> None:
-        """Say where a run stands, by a word of MLflow's; `ended` is None while it goes on."""
+        """Set the status of a run, one of MLflow's; `ended` is None while it runs."""
         if ended is None:
             self._client.update_run(run_id, status=status)
         else:
             self._client.set_terminated(run_id, status, to_ms(ended))
 
     def log_data(self, run_id: str, events: Sequence[journal.DataEvent]) -> None:
-        """Say which data a run reads."""
+        """Log which data a run reads."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         inputs = [
             DatasetInput(
                 Dataset(
-                    name=f"{event['name']}/{event['split']}",  # MLflow keeps one of a name and digest
+                    name=f"{event['name']}/{event['split']}",  # MLflow stores one entry per name and digest
                     digest=event["digest"][:MAX_DIGEST],
                     source_type="local",
                     source=json.dumps({"uri": event["name"]}),
@@ -252,7 +252,7 @@ class Store:
             self._client.log_inputs(run_id, inputs)
 
     def upload(self, run_id: str, root: Path, name: str) -> None:
-        """Upload a file or folder by its path relative to a root; one that is not there, or not in there, is left out."""
+        """Upload a file or folder of a root; skip a path that does not exist or is outside the root."""
         root = root.resolve()
         path = (root / name).resolve()
         if not (path.is_relative_to(root) and path.exists()):

@@ -1,4 +1,4 @@
-"""The page of MLflow's UI that shows one sweep: its charts, columns and filter, saved as a view that a link opens."""
+"""The page of MLflow's UI for one sweep: charts, columns and filter, saved as a view that a link opens."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from experiments.tracking.store_uri import StoreError, is_server, resolve_store,
 from experiments.trial.parameters import clean_key
 
 TAG = "mlflow.sharedViewState."
-"""MLflow's UI reads a view from the tag of an experiment whose name this begins."""
+"""Prefix of the experiment tags from which MLflow's UI reads saved views."""
 KNOWN_VERSIONS = range(3, 4)
-"""Major versions of MLflow whose UI is known to read such a tag: nothing promises it (3.17, 2026-11)."""
+"""Major versions of MLflow whose UI reads such a tag; the behaviour is not documented (3.17, 2026-11)."""
 MAX_TAG_CHARS = 20_000
-"""Characters of an experiment's tag that MLflow 3.17 takes."""
+"""Limit of MLflow 3.17 for the tag of an experiment."""
 MAX_SCATTERS = 8
 LOSS = "train/loss_nats"
 SECTIONS = {"Sweep": 2, "Curves": 2, "Differences": 1}
-"""Of the charts, and in how many columns they stand."""
+"""Sections of charts, with their number of columns."""
 COLUMN_PX, CARD_PX = 150, 360
 UNSTORED: dict[str, Any] = {"datasetsFilter": [], "lifecycleFilter": "Active", "modelVersionFilter": "All Runs"}
 
 
 class SavedView(NamedTuple):
-    """A saved view, as the tag of an experiment that keeps it."""
+    """A saved view, stored as the tag of an experiment."""
 
     key: str
-    """What the link names."""
+    """The key of the view in a link."""
     text: str
 
     @property
@@ -44,28 +44,33 @@ class SavedView(NamedTuple):
 
 
 def make_view(sweep: Sweep) -> SavedView | None:
-    """A sweep's view; None where it is larger than MLflow takes. A pure function of the question and the sweep's key."""
-    question, made_ms = sweep.spec, round(float(sweep.provenance.get("created", 0.0)) * 1000)
-    packed = base64.b64encode(zlib.compress(json.dumps(make_view_state(question, sweep.key)).encode())).decode()
-    told = {"name": f"sweep {sweep.name}", "createdAt": made_ms, "updatedAt": made_ms, "state": f"deflate;{packed}"}
-    text = json.dumps(told)
+    """Make the view of a sweep from its spec and key; None if it is too large for MLflow."""
+    spec, created_ms = sweep.spec, round(float(sweep.provenance.get("created", 0.0)) * 1000)
+    packed = base64.b64encode(zlib.compress(json.dumps(make_view_state(spec, sweep.key)).encode())).decode()
+    saved = {
+        "name": f"sweep {sweep.name}",
+        "createdAt": created_ms,
+        "updatedAt": created_ms,
+        "state": f"deflate;{packed}",
+    }
+    text = json.dumps(saved)
     return SavedView(sweep.key[:12], text) if len(text) <= MAX_TAG_CHARS else None
 
 
-def make_view_state(question: Mapping[str, Any], sweep_key: str) -> dict[str, Any]:
-    """What the page shows, in the words of MLflow's UI.
+def make_view_state(spec: Mapping[str, Any], sweep_key: str) -> dict[str, Any]:
+    """Make the state of the page in the format of MLflow's UI.
 
     Args:
-        question: by the keys of `experiments.config.schema.SweepSchema`.
-        sweep_key: which all runs of the sweep's trials have in a tag.
+        spec: by the keys of `experiments.config.schema.SweepSchema`.
+        sweep_key: the tag that all runs of the sweep share.
     """
-    swept = list_swept_keys(question)
-    columns = [*(f"params.`{key}`" for key in swept), f"metrics.`{clean_key(question['metric'])}`"]
+    swept = list_swept_keys(spec)
+    columns = [*(f"params.`{key}`" for key in swept), f"metrics.`{clean_key(spec['metric'])}`"]
     return {
-        **make_search(question, sweep_key), **UNSTORED, "startTime": "ALL",
+        **make_search(spec, sweep_key), **UNSTORED, "startTime": "ALL",
         "selectedColumns": columns, "columnOrder": columns, "columnWidths": dict.fromkeys(columns, COLUMN_PX),
-        "compareRunCharts": make_charts(question), "compareRunSections": [_section(*section) for section in SECTIONS.items()],
-        "isAccordionReordered": True,  # else the sections stand in the order of the alphabet
+        "compareRunCharts": make_charts(spec), "compareRunSections": [_section(*section) for section in SECTIONS.items()],
+        "isAccordionReordered": True,  # else the sections are in alphabetical order
         "runsHiddenMode": "SHOW_ALL", "runsHidden": [], "runsVisibilityMap": {}, "runsPinned": [], "runsExpanded": {},
         "hideEmptyCharts": True, "viewMaximized": False, "runListHidden": False, "autoRefreshEnabled": True,
         "groupBy": None, "groupsExpanded": {}, "useGroupedValuesInCharts": True,
@@ -73,31 +78,31 @@ def make_view_state(question: Mapping[str, Any], sweep_key: str) -> dict[str, An
     }  # fmt: skip
 
 
-def make_search(question: Mapping[str, Any], sweep_key: str) -> dict[str, Any]:
-    """Which runs are shown: the sweep's trials, the best first. Only a list by a metric has them beside their parent."""
+def make_search(spec: Mapping[str, Any], sweep_key: str) -> dict[str, Any]:
+    """Select the trials of the sweep, best first. Sorting by a metric also hides the parent run."""
     return {
         "searchFilter": make_filter(sweep_key),
-        "orderByKey": f"metrics.`{clean_key(question['metric'])}`",
-        "orderByAsc": question["mode"] == "min",
+        "orderByKey": f"metrics.`{clean_key(spec['metric'])}`",
+        "orderByAsc": spec["mode"] == "min",
     }
 
 
 def make_filter(sweep_key: str) -> str:
-    """What finds the runs of a sweep's trials, in the language of MLflow's search."""
+    """Make the filter for the trials of a sweep, in the language of MLflow's search."""
     return f"tags.`lathe.sweep_key` = '{sweep_key}' and tags.`lathe.kind` = 'trial'"
 
 
-def make_charts(question: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The question's charts: all that varies at once, each of it against the metric, two numbers, then curves."""
-    metric, swept, numbers = clean_key(question["metric"]), list_swept_keys(question), list_numeric_keys(question)
+def make_charts(spec: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Make the charts: parallel coordinates, one scatter plot per key, a contour plot, then curves."""
+    metric, swept, numbers = clean_key(spec["metric"]), list_swept_keys(spec), list_numeric_keys(spec)
     value = {"key": metric, "type": "METRIC"}
-    found: list[dict[str, Any]] = []
-    if common := list_common_keys(question):
-        found.append({"type": "PARALLEL", "selectedParams": common, "selectedMetrics": [metric], "showAllRuns": True})
-    found += [{"type": "SCATTER", "xaxis": _axis(key), "yaxis": value} for key in swept[:MAX_SCATTERS]]
+    charts: list[dict[str, Any]] = []
+    if common := list_common_keys(spec):
+        charts.append({"type": "PARALLEL", "selectedParams": common, "selectedMetrics": [metric], "showAllRuns": True})
+    charts += [{"type": "SCATTER", "xaxis": _axis(key), "yaxis": value} for key in swept[:MAX_SCATTERS]]
     if len(numbers) > 1:
-        found.append({"type": "CONTOUR", "xaxis": _axis(numbers[0]), "yaxis": _axis(numbers[1]), "zaxis": value})
-    placed = [{**chart, "metricSectionId": "Sweep"} for chart in found]
+        charts.append({"type": "CONTOUR", "xaxis": _axis(numbers[0]), "yaxis": _axis(numbers[1]), "zaxis": value})
+    placed = [{**chart, "metricSectionId": "Sweep"} for chart in charts]
     placed += [{**_curve(name), "metricSectionId": "Curves"} for name in dict.fromkeys([metric, LOSS])]
     placed.append({**_differences(), "metricSectionId": "Differences"})
     every = {"deleted": False, "isGenerated": False, "runsCountToCompare": 100}
@@ -109,7 +114,7 @@ def _axis(key: str) -> dict[str, str]:
 
 
 def _differences() -> dict[str, Any]:
-    """A table of the parameters and metrics that the trials differ by."""
+    """Make the table of parameters and metrics that differ between trials."""
     return {
         "type": "DIFFERENCE", "chartName": "What the trials differ by", "compareGroups": ["Parameters", "Model metrics"],
         "showDifferencesOnly": True, "showChangeFromBaseline": False, "baselineColumnUuid": "",
@@ -129,29 +134,29 @@ def _section(name: str, columns: int) -> dict[str, Any]:
     return {"uuid": name, "name": name, "columns": columns, "cardHeight": CARD_PX, **common}
 
 
-def list_swept_keys(question: Mapping[str, Any]) -> list[str]:
-    """What varies, as MLflow's parameters are called."""
-    return _cleaned([*list_keys(parse(question["space"])), *(key for point in _given(question) for key in point)])
+def list_swept_keys(spec: Mapping[str, Any]) -> list[str]:
+    """List the keys that vary, as the names of MLflow parameters."""
+    return _cleaned([*list_keys(parse(spec["space"])), *(key for point in _given(spec) for key in point)])
 
 
-def list_common_keys(question: Mapping[str, Any]) -> list[str]:
-    """Of what varies, that which every trial has: a line through parallel coordinates needs a value on each."""
-    given = _given(question)
-    return _cleaned([*parse(question["space"]), *(key for key in given[0] if all(key in point for point in given))])
+def list_common_keys(spec: Mapping[str, Any]) -> list[str]:
+    """List the keys that vary and that every trial has: parallel coordinates need a value on each axis."""
+    given = _given(spec)
+    return _cleaned([*parse(spec["space"]), *(key for key in given[0] if all(key in point for point in given))])
 
 
-def list_numeric_keys(question: Mapping[str, Any]) -> list[str]:
-    """Of what varies in every trial, that which is always a number."""
-    return _cleaned([key for key, part in parse(question["space"]).items() if _is_numeric(part)])
+def list_numeric_keys(spec: Mapping[str, Any]) -> list[str]:
+    """List the keys that vary in every trial and are always numbers."""
+    return _cleaned([key for key, part in parse(spec["space"]).items() if _is_numeric(part)])
 
 
 def _cleaned(names: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(map(clean_key, names)))
 
 
-def _given(question: Mapping[str, Any]) -> list[list[str]]:
-    """The keys of every point that was given; one of none where none was."""
-    points = [[str(typed).lstrip("+~").partition("=")[0] for typed in point] for point in question["points"]]
+def _given(spec: Mapping[str, Any]) -> list[list[str]]:
+    """List the keys of every given point; one empty list if no points are given."""
+    points = [[str(override).lstrip("+~").partition("=")[0] for override in point] for point in spec["points"]]
     return points or [[]]
 
 
@@ -167,40 +172,43 @@ def has_saved_views(version: str | None) -> bool:
     return major.isdecimal() and int(major) in KNOWN_VERSIONS
 
 
-def make_page_path(question: Mapping[str, Any], sweep_key: str, experiment_id: str, view_key: str | None) -> str:
-    """The part of a link after an address, for any server that shows the store.
+def make_page_path(spec: Mapping[str, Any], sweep_key: str, experiment_id: str, view_key: str | None) -> str:
+    """Make the part of a link after the address of a server that shows the store.
 
     Args:
-        question: by the keys of `experiments.config.schema.SweepSchema`.
-        sweep_key: of the sweep.
-        experiment_id: of MLflow's experiment in that store.
-        view_key: of the saved view; None where the store took none: the page is then filtered and sorted, with the
-            charts that MLflow chooses.
+        spec: by the keys of `experiments.config.schema.SweepSchema`.
+        sweep_key: key of the sweep.
+        experiment_id: id of the experiment in that store.
+        view_key: key of the saved view; None: the page is filtered and sorted, with the default charts of MLflow.
     """
     # Without `workflowType` MLflow 3 opens a page about traces.
-    told = {"workflowType": "machine_learning", "compareRunsMode": "CHART"}
+    query = {"workflowType": "machine_learning", "compareRunsMode": "CHART"}
     if view_key:
-        told = {"viewStateShareKey": view_key, **told}
+        query = {"viewStateShareKey": view_key, **query}
     else:
-        wanted = make_search(question, sweep_key)
-        told |= {**wanted, "orderByAsc": str(wanted["orderByAsc"]).lower(), "startTime": "ALL"}
-    return f"#/experiments/{experiment_id}/runs?{urlencode(told, quote_via=quote)}"
+        selection = make_search(spec, sweep_key)
+        query |= {**selection, "orderByAsc": str(selection["orderByAsc"]).lower(), "startTime": "ALL"}
+    return f"#/experiments/{experiment_id}/runs?{urlencode(query, quote_via=quote)}"
 
 
 class ViewLocation(NamedTuple):
-    """Where a sweep stands in its store, by what the last sync noted."""
+    """The location of a sweep in its store, as the last sync recorded it."""
 
     experiment_id: str
     view_key: str | None
     uri: str | None
-    """Of the store; None where a variable that it is written with is not set here."""
+    """URI of the store; None if it uses an environment variable that is not set."""
 
 
 def find_location(sweep: Sweep) -> ViewLocation | None:
-    """Where a sweep stands in its store; None where it was not brought there."""
+    """Find the location of a sweep in its store; None if it was never synced."""
     try:
-        told = json.loads((sweep.folder / "sync.json").read_text())
-        written, experiment_id, view_key = str(told["store"]), str(told["experiment_id"]), str(told.get("view_key", ""))
+        synced = json.loads((sweep.folder / "sync.json").read_text())
+        written, experiment_id, view_key = (
+            str(synced["store"]),
+            str(synced["experiment_id"]),
+            str(synced.get("view_key", "")),
+        )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     if not experiment_id:
@@ -212,42 +220,42 @@ def find_location(sweep: Sweep) -> ViewLocation | None:
 
 
 def make_link(sweep: Sweep, address: str) -> str:
-    """The page of a sweep in MLflow's UI.
+    """Make the link to the page of a sweep in MLflow's UI.
 
     Args:
-        sweep: which.
-        address: of a server that shows the sweep's store, such as ``http://127.0.0.1:5000``.
+        sweep: the sweep.
+        address: address of a server that shows the sweep's store, such as ``http://127.0.0.1:5000``.
 
     Raises:
-        StoreError: the sweep was not brought to a store.
+        StoreError: the sweep was never synced.
     """
-    found = find_location(sweep)
-    if found is None:
+    location = find_location(sweep)
+    if location is None:
         raise StoreError(
-            f"sweep '{sweep.name}' is in no store, so there is nothing to show; `lathe sync {sweep.name}` first"
+            f"sweep '{sweep.name}' is not in a store, so MLflow cannot show it; run `lathe sync {sweep.name}` first"
         )
-    return f"{address.rstrip('/')}/{make_page_path(sweep.spec, sweep.key, found.experiment_id, found.view_key)}"
+    return f"{address.rstrip('/')}/{make_page_path(sweep.spec, sweep.key, location.experiment_id, location.view_key)}"
 
 
 def ui_hint(sweep: Sweep) -> str:
-    """What a person who looks at a sweep does to see its trials side by side in MLflow."""
-    found, name = find_location(sweep), format_reference(sweep)
-    if found is not None and found.uri is not None and is_server(found.uri):
-        return f"side by side in MLflow: {make_link(sweep, strip_login(found.uri))}"
-    command = f"`lathe ui --sweep {name}` shows the trials side by side in MLflow"
+    """Format the hint how to compare the trials of a sweep in MLflow."""
+    location, name = find_location(sweep), format_reference(sweep)
+    if location is not None and location.uri is not None and is_server(location.uri):
+        return f"compare the trials in MLflow: {make_link(sweep, strip_login(location.uri))}"
+    command = f"`lathe ui --sweep {name}` compares the trials in MLflow"
     template = json.loads((sweep.folder / "templates.json").read_text())[0]
-    is_brought = found is not None or template["config"].get("tracking", {}).get("sync") == "live"
-    return command if is_brought else f"{command}, once `lathe sync {name}` has brought them there"
+    is_synced = location is not None or template["config"].get("tracking", {}).get("sync") == "live"
+    return command if is_synced else f"{command}; run `lathe sync {name}` first"
 
 
 def list_newest(runs_dir: Path, uri: str, most: int) -> list[Sweep]:
-    """The sweeps of a folder that stand in a store, those that began last first."""
+    """List the sweeps of a folder that are in a store, newest first."""
     paths = sorted(runs_dir.glob("*/sweep.yaml"), key=lambda path: -path.stat().st_mtime)
-    found = (Sweep(path.parent.resolve()) for path in paths)
-    return list(islice((sweep for sweep in found if is_in_store(sweep, uri)), most))
+    sweeps = (Sweep(path.parent.resolve()) for path in paths)
+    return list(islice((sweep for sweep in sweeps if is_in_store(sweep, uri)), most))
 
 
 def is_in_store(sweep: Sweep, uri: str) -> bool:
-    """Whether a sweep stands in this store."""
-    found = find_location(sweep)
-    return found is not None and found.uri == uri
+    """Whether a sweep is in this store."""
+    location = find_location(sweep)
+    return location is not None and location.uri == uri

@@ -1,4 +1,4 @@
-"""What MLflow shows of a trial besides its curves: parameters, tags and a note. Knows MLflow's limits, not MLflow."""
+"""The tags and the note of a trial in MLflow. Does not import MLflow."""
 
 from __future__ import annotations
 
@@ -15,39 +15,39 @@ from experiments.trial.trial import Trial
 
 
 def make_run_tags(trial: Trial) -> dict[str, str]:
-    """What stays true of a run through all its attempts, and its note."""
+    """Make the tags that are the same for all attempts of a run, and its note."""
     provenance = trial.provenance
-    named = {
+    values = {
         "lathe.kind": "run",
         "lathe.run_key": provenance["run_key"],
         "lathe.trial_id": provenance["trial_id"],
         "lathe.folder": str(trial.folder.resolve()),
         "mlflow.note.content": make_note(trial),
     }
-    named |= make_reproduction_tags(trial)
+    values |= make_reproduction_tags(trial)
     return (
         make_user_tags(trial.config)
         | make_origin_tags(provenance)
-        | {key: truncate(str(value)) for key, value in named.items()}
+        | {key: truncate(str(value)) for key, value in values.items()}
     )
 
 
 def make_reproduction_tags(trial: Trial) -> dict[str, str]:
-    """Which run this one repeats, what came of it, and the note that says so; none where it repeats none."""
+    """Make the tags of a reproduction: the original run, the verdict and the note; empty for any other run."""
     link, verdict = trial.provenance.get("reproduces"), read_verdict(trial)
     if not link:
         return {}
-    told = {
+    values = {
         "lathe.reproduces": link.get("run_key") or link.get("file"),
         "lathe.reproduces_run": link.get("mlflow_run_id"),
         "lathe.verdict": verdict.get("verdict"),
         "mlflow.note.content": make_note(trial),
     }
-    return {key: truncate(str(value)) for key, value in told.items() if value}
+    return {key: truncate(str(value)) for key, value in values.items() if value}
 
 
 def read_verdict(trial: Trial) -> dict[str, Any]:
-    """What came of the comparison with the run that this one repeats; empty where it is not over."""
+    """Read the verdict of a reproduction; empty while there is none."""
     try:
         verdict = yaml.safe_load((trial.folder / VERDICT).read_text())
     except FileNotFoundError:
@@ -56,23 +56,23 @@ def read_verdict(trial: Trial) -> dict[str, Any]:
 
 
 def make_user_tags(config: Mapping[str, Any]) -> dict[str, str]:
-    """The user's own words on a run."""
+    """Make the tags that the user set."""
     return {clean_key(key): truncate(str(value)) for key, value in (config.get("tags") or {}).items()}
 
 
 def make_origin_tags(provenance: Mapping[str, Any]) -> dict[str, str]:
-    """Who started it, and with which code."""
-    named = {"mlflow.user": _get_user(), "mlflow.source.type": "LOCAL", "mlflow.source.name": "lathe"}
+    """Make the tags that name the user and the code."""
+    values = {"mlflow.user": _get_user(), "mlflow.source.type": "LOCAL", "mlflow.source.name": "lathe"}
     code = [entry for entry in provenance.get("code") or [] if entry.get("git_sha")]
     if code:
-        named["mlflow.source.git.commit"] = code[0]["git_sha"]
-        named["mlflow.source.git.branch"] = code[0].get("branch") or "(detached)"
-        named["git.dirty"] = "true" if any(entry.get("dirty") for entry in code) else "false"
-    return {key: truncate(str(value)) for key, value in named.items()}
+        values["mlflow.source.git.commit"] = code[0]["git_sha"]
+        values["mlflow.source.git.branch"] = code[0].get("branch") or "(detached)"
+        values["git.dirty"] = "true" if any(entry.get("dirty") for entry in code) else "false"
+    return {key: truncate(str(value)) for key, value in values.items()}
 
 
 def make_note(trial: Trial) -> str:
-    """The run's description: what it is and how to have it again, as Markdown."""
+    """Write the description of a run as Markdown: its components, its code and the commands that repeat it."""
     config, provenance = trial.config, trial.provenance
     overrides = [mask_password(str(text)) for text in provenance.get("overrides") or []]
     lines = [f"**{config['name']}**" + (f": {config['description']}" if config.get("description") else ""), ""]
@@ -82,31 +82,31 @@ def make_note(trial: Trial) -> str:
         if config.get(group)
     ]
     source = provenance.get("source")
-    told = f"overrides, on the whole configuration of trial `{source}`" if source else "overrides"
-    lines += [f"- {told}: {' '.join(f'`{text}`' for text in overrides) or 'none'}", *_describe_origin(trial)]
-    lines += ["", "### Again", ""]
+    label = f"overrides of the configuration of trial `{source}`" if source else "overrides"
+    lines += [f"- {label}: {' '.join(f'`{text}`' for text in overrides) or 'none'}", *_describe_origin(trial)]
+    lines += ["", "### Run again", ""]
     lines += format_code(provenance)
     folders, trust = format_flags(provenance)
-    again = [] if source else [shlex.join(["lathe", "run", *folders, *trust, *overrides])]
-    lines += ["", "```", *again, _format_resume(trial, trust)]
+    commands = [] if source else [shlex.join(["lathe", "run", *folders, *trust, *overrides])]
+    lines += ["", "```", *commands, _format_resume(trial, trust)]
     lines += [shlex.join(["lathe", "reproduce", trial.reference, *trust]), "```"]
     return truncate("\n".join(lines))
 
 
 def _describe_origin(trial: Trial) -> list[str]:
-    """The run that this one repeats, with a link where MLflow has it, and the verdict."""
+    """Describe the run that this one reproduces, with a link if MLflow has it, and the verdict."""
     link = trial.provenance.get("reproduces") or {}
     if not link:
         return []
     name = f"`{link.get('run')}`"
     if link.get("mlflow_run_id") and link.get("mlflow_experiment_id"):
         name = f"[{name}](#/experiments/{link['mlflow_experiment_id']}/runs/{link['mlflow_run_id']})"
-    told = read_verdict(trial).get("told")
-    return [f"- reproduces {name}" + (f": {told}" if told else "")]
+    message = read_verdict(trial).get("told")
+    return [f"- reproduces {name}" + (f": {message}" if message else "")]
 
 
 def _format_resume(trial: Trial, trust: list[str]) -> str:
-    """The command that goes on with a run; a trial of a sweep goes on with that."""
+    """Format the command that resumes a run; a trial of a sweep resumes with its sweep."""
     if not trial.provenance.get("sweep"):
         return f"lathe resume {shlex.join([trial.reference, *trust])}"
     folder = trial.folder.parent
@@ -114,7 +114,7 @@ def _format_resume(trial: Trial, trust: list[str]) -> str:
 
 
 def format_code(provenance: Mapping[str, Any]) -> list[str]:
-    """Which code it was, as a list in Markdown."""
+    """Format the version of the code as a Markdown list."""
     where = "the sweep's artifacts" if provenance.get("sweep") else "the artifacts"
     return [
         f"- {entry.get('name')} at `{entry.get('git_sha') or 'no commit'}`"
@@ -124,13 +124,13 @@ def format_code(provenance: Mapping[str, Any]) -> list[str]:
 
 
 def format_flags(provenance: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """The flags of a command line that it was started with: folders of options, and whom it trusts."""
-    folders = [word for name in provenance.get("config_dirs") or [] for word in ("--config-dir", name)]
-    return folders, [word for name in provenance.get("trust") or [] for word in ("--trust", name)]
+    """Format the flags that the command had: configuration folders and trusted packages."""
+    folders = [arg for name in provenance.get("config_dirs") or [] for arg in ("--config-dir", name)]
+    return folders, [arg for name in provenance.get("trust") or [] for arg in ("--trust", name)]
 
 
 def _format_component(part: object) -> str:
-    """Write a part of the configuration as the call that builds it."""
+    """Format a component of the configuration as the call that builds it."""
     if not isinstance(part, dict):
         return truncate(format_param(part), 200)
     name = str(part.get("_target_", "")).rpartition(".")[2]
@@ -141,5 +141,5 @@ def _format_component(part: object) -> str:
 def _get_user() -> str:
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name; OSError from Python 3.13 on
+    except (KeyError, OSError):  # a container user without a name; OSError since Python 3.13
         return "unknown"

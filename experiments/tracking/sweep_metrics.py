@@ -1,4 +1,4 @@
-"""The curves of a sweep: what its ledger adds up to each time that a trial comes to its end."""
+"""The curves of a sweep: counts, cost and best value each time that a trial ends."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from experiments.sweep.ledger import ENDED, Entry, LedgerState, average_value
 
 
 class BestSoFar(LedgerState):
-    """Where a sweep stands, and how it came there; a pure function of the ledger, so a replay has the same points.
+    """The state of a sweep with the history that led to it; a pure function of the ledger, so a replay has the same points.
 
-    The step of a point is the number of ends so far. One that is run once more ends once more.
+    The step of a point is the number of ended trials so far. A trial that runs again counts again.
     """
 
     def __init__(self, mode: str) -> None:
@@ -31,7 +31,7 @@ class BestSoFar(LedgerState):
         self._used_s = 0.0
 
     def apply(self, event: Mapping[str, Any]) -> None:
-        """Take one event in."""
+        """Apply one event."""
         name = event.get("trial", "")
         known = self.entries.get(name)
         before, used_s = (known.state, known.used_s) if known is not None else (None, 0.0)
@@ -41,7 +41,7 @@ class BestSoFar(LedgerState):
             return
         if known is None:
             self._seeds.setdefault(entry.point, []).append(entry)
-            self._means.pop(entry.point, None)  # a point that is given a further seed is open again
+            self._means.pop(entry.point, None)  # a point with a new seed has no mean until that seed ends
         self._used_s += entry.used_s - used_s
         if entry.state != before:
             self._counts.update({entry.state: 1, **({before: -1} if before else {})})

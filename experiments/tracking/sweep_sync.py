@@ -1,4 +1,4 @@
-"""Brings sweeps into MLflow: a parent run each, and a child run a trial. What it tells follows from ledger and journals alone."""
+"""Uploads sweeps to MLflow: a parent run, and a child run per trial. All data comes from the ledger and the journals."""
 
 from __future__ import annotations
 
@@ -27,29 +27,29 @@ from experiments.tracking.sweep_metrics import BestSoFar
 from experiments.trial.trial import Trial, find_trial
 
 REPORT, PAGE = "report", "report.html"
-"""Folder in a sweep's where `lathe report` writes, and what it writes last."""
+"""The folder in a sweep folder where `lathe report` writes, and the file that it writes last."""
 SAVE_EVERY = 50
 MAX_FAILURES_IN_A_ROW = 3
-"""Trials in a row that a store may refuse before the others are left for later."""
+"""After this many refused trials in a row, the other trials wait for the next sync."""
 DAMAGE_ERRORS = (OSError, YAMLError, ValueError, KeyError, TypeError)
-"""What reading a folder raises that was written to by other hands."""
+"""What reading a damaged folder raises."""
 
 
 class SyncSummary(NamedTuple):
-    """What a sync of several runs did: runs in the store, points sent, and a line for each that failed."""
+    """The result of a sync of several runs: runs in the store, points sent, and one line per failure."""
 
     runs: int
-    """Those of trials; the parent run of a sweep is not counted."""
+    """Without the parent runs of sweeps."""
     points: int
     failures: tuple[str, ...]
     warnings: tuple[str, ...] = ()
-    """What is not in the store and need not be: a final model that could not be logged."""
+    """Problems that do not make a sync fail, such as a final model that could not be logged."""
 
 
 def sync_all(runs_dir: Path, names: Sequence[str] = ()) -> SyncSummary:
-    """Sync sweeps and runs by the names of their folders; without names all in `runs_dir`."""
+    """Sync sweeps and runs by name; without names all in `runs_dir`."""
     chosen: dict[Path, set[str] | None] = {}
-    """Folders of runs and sweeps; of a sweep the trials, None: all."""
+    """Selected trials by folder of a run or sweep; None: all trials."""
     failures: list[str] = []
     for name in names:
         try:
@@ -87,7 +87,7 @@ def _add_choice(name: str, runs_dir: Path, chosen: dict[Path, set[str] | None]) 
 
 def _sync(folder: Path, trials: Collection[str] | None) -> SyncSummary:
     if (folder / "sweep.yaml").is_file():
-        return SweepSync(Sweep(folder)).round(trials)
+        return SweepSync(Sweep(folder)).sync(trials)
     done = sync_run(Trial(folder))
     return SyncSummary(1, done.points, (), (done.warning,) if done.warning else ())
 
@@ -98,12 +98,12 @@ def _describe_damage(folder: Path, err: Exception) -> str:
 
 
 def sync_sweep(sweep: Sweep) -> SyncSummary:
-    """Bring a sweep's parent run and the runs of its trials up to date, as far as they are not."""
-    return SweepSync(sweep).round()
+    """Update the parent run of a sweep and the runs of its trials."""
+    return SweepSync(sweep).sync()
 
 
 def read_tracking_config(sweep: Sweep) -> dict[str, Any]:
-    """Where the runs of a sweep go and when, which is the same for all of them."""
+    """Read the tracking settings of a sweep; all its trials share them."""
     return dict(_read_config(sweep)["tracking"])
 
 
@@ -114,24 +114,26 @@ def _read_config(sweep: Sweep) -> dict[str, Any]:
 
 @dataclass
 class _SweepProgress:
-    """How far a sweep has come into a store; `sync.json` in its folder."""
+    """How much of a sweep is in the store; `sync.json` in its folder."""
 
     store: str
     run_id: str = ""
     experiment_id: str = ""
-    children: dict[str, list[str]] = field(default_factory=dict)  # trial -> its run, and what that was told last
+    children: dict[str, list[str]] = field(
+        default_factory=dict
+    )  # trial -> its run id, and the state that was uploaded last
     points: int = 0  # of the sweep's own curves
     tags: dict[str, str] = field(default_factory=dict)
     status: list[Any] | None = None
-    question: str = ""  # fingerprint of the sweep.yaml that was uploaded
-    report: str = ""  # likewise of the page of the report, which may be written anew
-    view: str = ""  # fingerprint of the saved view that the store was given
-    view_key: str = ""  # what its link names; "" where the store's UI does not know saved views
+    spec: str = ""  # hash of the uploaded sweep.yaml
+    report: str = ""  # hash of the uploaded report page
+    view: str = ""  # hash of the uploaded view
+    view_key: str = ""  # its key in a link; "" if the UI of the store has no saved views
     artifacts: list[str] = field(default_factory=list)
 
     @classmethod
     def load(cls, path: Path, name: str) -> _SweepProgress:
-        """Read what stands in the file; start over where it is missing, damaged or about another store."""
+        """Read the file; start over if it is missing, damaged or about another store."""
         try:
             progress = cls(**json.loads(path.read_text()))
         except (FileNotFoundError, ValueError, TypeError):
@@ -143,9 +145,9 @@ class _SweepProgress:
 
 
 class SweepSync:
-    """Syncs one sweep, once or again and again; every round holds the sweep's lock, so that two syncs take turns.
+    """Syncs one sweep, once or repeatedly. Each sync holds the lock of the sweep, so that two processes take turns.
 
-    A trial whose end is in the store is not looked at again, and where nothing has changed MLflow is not called.
+    A trial whose end is in the store is not read again, and without a change MLflow is not called.
     """
 
     def __init__(self, sweep: Sweep) -> None:
@@ -155,17 +157,17 @@ class SweepSync:
         self._reader = ProgressReader(sweep, self._ledger)
         self._children: dict[str, RunSync] = {}
         self._names: dict[str, str] = {}
-        self._attached = ""  # the run id that this process has seen in the store
-        self._seen = ""  # what the names and the parent's tags follow from, as it was at the last look
-        self._told = ""  # the same, as it was when a round last came to its end
+        self._attached = ""  # the run id that this process found in the store
+        self._seen = ""  # version of the ledger and of sweep.yaml at the last read
+        self._synced = ""  # the same at the last complete sync
         self._progress: Progress | None = None
         self._over = False
 
-    def round(self, only: Collection[str] | None = None) -> SyncSummary:
-        """Upload what is new and set every status; what a store refuses is told, and tried again by the next round.
+    def sync(self, only: Collection[str] | None = None) -> SyncSummary:
+        """Upload what is new and set every status. The next sync retries what the store refused.
 
         Args:
-            only: trials that are looked at; None: all.
+            only: ids of trials to sync; None: all.
         """
         tracking = self._tracking
         try:
@@ -178,30 +180,31 @@ class SweepSync:
                 progress = _SweepProgress.load(self._path, tracking["store"] or uri)
                 self._look()
                 if self._attached and self._attached == progress.run_id:
-                    into = mlflow_client.open_store(uri, self.sweep.runs_dir)
+                    store = mlflow_client.open_store(uri, self.sweep.runs_dir)
                 else:
-                    into = self._attach(uri, progress)
+                    store = self._attach(uri, progress)
                 chosen = [entry for entry in self._entries() if only is None or entry.id in only]
                 points, failures = self._sync_children(progress, chosen)
                 warning = None
-                if self._told != self._seen:
-                    self._tell(into, progress)
+                if self._synced != self._seen:
+                    self._update_parent(store, progress)
                     warning = self._log_best(progress) if self._over else None
-                self._told = self._seen if not failures and only is None else ""
+                self._synced = self._seen if not failures and only is None else ""
                 runs = sum(entry.id in progress.children for entry in chosen)
                 return SyncSummary(runs, points, tuple(failures), (warning,) if warning else ())
         except errors as err:
-            self._attached = self._told = ""
+            self._attached = self._synced = ""
             name, again = self.sweep.name, format_reference(self.sweep)
-            return SyncSummary(0, 0, (str(mlflow_client.make_store_error(err, name, tracking["store"], uri, again)),))
+            error = mlflow_client.make_store_error(err, name, tracking["store"], uri, again)
+            return SyncSummary(0, 0, (str(error),))
 
     def is_over(self) -> bool:
-        """Whether no trial runs and none will be begun, as the ledger stands now."""
+        """Read the ledger; whether no trial runs and none will start."""
         self._ledger.read()
         return self._is_over()
 
     def is_at_work(self) -> bool:
-        """Whether a trial runs, as the ledger stood at the last look."""
+        """Whether a trial was running when the ledger was last read."""
         return any(entry.state == "running" for entry in self._ledger.state.entries.values())
 
     def _is_over(self) -> bool:
@@ -216,39 +219,41 @@ class SweepSync:
         return self.sweep.folder / "sync.json"
 
     def _entries(self) -> list[Entry]:
-        """Of the trials those that have a run: they were claimed once, and their folder is whole."""
+        """List the trials that have a run: a worker has claimed them."""
         return [entry for entry in self._ledger.state.entries.values() if entry.attempt > 0]
 
     def _look(self) -> None:
-        """Read the ledger on; where it has grown, or the question was extended, look at everything anew."""
-        question = self.sweep.folder / "sweep.yaml"
-        asked = question.stat().st_mtime_ns
+        """Read new events of the ledger; if it has grown or sweep.yaml has changed, update names and progress."""
+        spec = self.sweep.folder / "sweep.yaml"
+        changed_ns = spec.stat().st_mtime_ns
         size = self._ledger.path.stat().st_size if self._ledger.path.exists() else 0
-        seen = f"{asked} {size} {self.is_over()}"  # time alone may end a sweep, by its budget
+        seen = f"{changed_ns} {size} {self.is_over()}"  # a time budget ends a sweep without an event
         if seen == self._seen:
             return
-        if not self._seen.startswith(f"{asked} "):
+        if not self._seen.startswith(f"{changed_ns} "):
             self.sweep = Sweep(self.sweep.folder)
             self._reader = ProgressReader(self.sweep, self._ledger)
-        self._progress = self._reader.read()  # which may have read on once more; the next round then looks again
+        self._progress = self._reader.read()  # may read newer events than `seen`; then the next sync reads again
         self._over = self._is_over()
         with_seed, alone = int(self.sweep.spec["num_seeds"]) > 1, self.sweep.name
         self._names = sweep_tags.make_run_names(self._progress.rows, with_seed=with_seed, alone=alone)
         self._seen = seen
 
     def _attach(self, uri: str, progress: _SweepProgress) -> Store:
-        """Find or make the parent run, before any child."""
-        into = mlflow_client.open_store(uri, self.sweep.runs_dir)
-        run = into.run(progress.run_id) if progress.run_id else None
+        """Find or create the parent run, before any child."""
+        store = mlflow_client.open_store(uri, self.sweep.runs_dir)
+        run = store.get_run(progress.run_id) if progress.run_id else None
         if run is None:
             tags = sweep_tags.make_sweep_tags(self.sweep, _read_config(self.sweep))
             started = self._ledger.state.opened or (self.sweep.folder / "sweep.yaml").stat().st_mtime
             key = {"lathe.sweep_key": self.sweep.key, "lathe.kind": "sweep"}
-            run = into.run_of(self._tracking["experiment"], key, name=self.sweep.name, started=started, tags=tags)
+            run = store.find_or_create_run(
+                self._tracking["experiment"], key, name=self.sweep.name, started=started, tags=tags
+            )
         if run.run_id != progress.run_id or run.was_deleted:
             code = sorted(path for path in (self.sweep.folder / "code").glob("*") if path.is_file())
             progress.run_id, progress.experiment_id, progress.children = run.run_id, run.experiment_id, {}
-            progress.points, progress.tags, progress.status, progress.question = (
+            progress.points, progress.tags, progress.status, progress.spec = (
                 0,
                 select_transient_tags(run.tags),
                 None,
@@ -256,21 +261,21 @@ class SweepSync:
             )
             progress.view = progress.view_key = progress.report = ""
             progress.artifacts = ["provenance.yaml", *(f"code/{path.name}" for path in code)]
-        asked = sweep_tags.make_params(self.sweep.spec)
-        into.log_params(run.run_id, {key: text for key, text in asked.items() if key not in run.params})
+        params = sweep_tags.make_params(self.sweep.spec)
+        store.log_params(run.run_id, {key: text for key, text in params.items() if key not in run.params})
         progress.save(self._path)
         self._attached = run.run_id
-        return into
+        return store
 
     def _sync_children(self, progress: _SweepProgress, entries: Sequence[Entry]) -> tuple[int, list[str]]:
-        """Bring the runs of trials up to date; points that were sent, and what failed."""
+        """Sync the runs of trials; return the number of points sent and the failures."""
         points, refusals, unsaved, failures = 0, 0, 0, list[str]()
         for entry in entries:
             mark = f"{entry.state} {entry.attempt} {entry.since} {self._names[entry.id]}"
             if entry.state != "running" and progress.children.get(entry.id, ["", ""])[1] == mark:
                 continue
             trial = self.sweep.trial(entry)
-            if not (trial.folder / "trial.yaml").exists():  # it could not even be written; the parent's note tells
+            if not (trial.folder / "trial.yaml").exists():  # it could not be written; the note of the parent lists it
                 continue
             try:
                 synced = self._child(trial, entry, progress)
@@ -294,9 +299,9 @@ class SweepSync:
         return points, failures
 
     def _child(self, trial: Trial, entry: Entry, progress: _SweepProgress) -> tuple[str, int]:
-        """Bring the run of one trial up to date; its id and the points that were sent."""
+        """Sync the run of one trial; return its id and the number of points sent."""
         run = self._children.setdefault(entry.id, RunSync(trial))
-        place = SweepMember(
+        member = SweepMember(
             name=self._names[entry.id],
             tags=sweep_tags.make_trial_tags(self.sweep, entry, progress.run_id),
             params=sweep_tags.make_swept_params(entry),
@@ -304,56 +309,56 @@ class SweepSync:
             since=entry.since,
             measured=sweep_tags.make_cost_event(entry),
         )
-        synced = run.round(reconcile=False, place=place)
+        synced = run.sync(reconcile=False, member=member)
         if entry.state != "running":
             del self._children[entry.id]
         return str(synced.run_id), synced.points
 
     def _log_best(self, progress: _SweepProgress) -> str | None:
-        """Log the final model of the best trial of a sweep that is over; of the others `lathe export` does it.
+        """Log the final model of the best trial of a sweep that is over; `lathe export` logs those of other trials.
 
         Returns:
-            Why that cannot be, where it should be.
+            Why that failed; None otherwise.
         """
         assert self._progress is not None
         best = self._progress.best
         if best is None or not self._tracking.get("log_model"):
             return None
-        mine = {*best.trials} & {*progress.children}
-        rows = [row for row in self._progress.rows if row.id in mine and row.state == "finished"]
-        if not rows:  # it was taken from another sweep, which has its model
+        own_trials = {*best.trials} & {*progress.children}
+        rows = [row for row in self._progress.rows if row.id in own_trials and row.state == "finished"]
+        if not rows:  # the result is reused from another sweep, which has its model
             return None
-        ahead = max if self._progress.mode == "max" else min
-        found = ahead(rows, key=lambda row: best.value if row.best is None else row.best)
+        choose = max if self._progress.mode == "max" else min
+        winner = choose(rows, key=lambda row: best.value if row.best is None else row.best)
         try:
-            RunSync(Trial(self.sweep.folder / found.id)).log_model(self._tracking.get("register_as"))
+            RunSync(Trial(self.sweep.folder / winner.id)).log_model(self._tracking.get("register_as"))
         except InputError as err:
             reason = "; ".join(err.problems)
         except StoreError as err:
             reason = str(err)
         else:
             return None
-        return f"the model of the best trial '{found.id}' of sweep '{self.sweep.name}' was not logged: {reason}"
+        return f"the model of the best trial '{winner.id}' of sweep '{self.sweep.name}' was not logged: {reason}"
 
-    def _save_view(self, into: Store, progress: _SweepProgress) -> None:
-        """Save the view of the question as it stands, where the store's UI knows such views."""
+    def _save_view(self, store: Store, progress: _SweepProgress) -> None:
+        """Save the view of the present spec, if the UI of the store supports saved views."""
         view = mlflow_view.make_view(self.sweep)
-        fingerprint = hashlib.sha256(view.text.encode()).hexdigest() if view else "none"
-        if fingerprint == progress.view:
+        digest = hashlib.sha256(view.text.encode()).hexdigest() if view else "none"
+        if digest == progress.view:
             return
         progress.view_key = ""
-        if view is not None and mlflow_view.has_saved_views(into.ui_version()):
-            into.set_experiment_tag(progress.experiment_id, view.tag, view.text)
+        if view is not None and mlflow_view.has_saved_views(store.ui_version()):
+            store.set_experiment_tag(progress.experiment_id, view.tag, view.text)
             progress.view_key = view.key
-        progress.view = fingerprint
+        progress.view = digest
         progress.save(self._path)
 
-    def _tell(self, into: Store, progress: _SweepProgress) -> None:
-        """Bring the parent run up to date: its curves, tags and note, then its status, and files last of all."""
+    def _update_parent(self, store: Store, progress: _SweepProgress) -> None:
+        """Update the parent run: curves, tags and note, then its status, and files last."""
         assert self._progress is not None
-        self._save_view(into, progress)
+        self._save_view(store, progress)
         new = self._curve.curve[progress.points :]
-        into.log_metrics(progress.run_id, new)
+        store.log_metrics(progress.run_id, new)
         page = f"#/experiments/{progress.experiment_id}/runs"
         links = {trial: f"{page}/{run_id}" for trial, (run_id, _) in progress.children.items()}
         tags = sweep_tags.make_live_tags(self._progress, self._over)
@@ -361,36 +366,36 @@ class SweepSync:
             self.sweep.spec, self.sweep.key, progress.experiment_id, progress.view_key or None
         )
         tags["mlflow.note.content"] = sweep_tags.make_note(self.sweep, self._progress, self._names, links, view)
-        into.set_tags(progress.run_id, diff_tags(progress.tags, tags))
+        store.set_tags(progress.run_id, diff_tags(progress.tags, tags))
         times = [entry.since for entry in self._ledger.state.entries.values()]
         ended = max(times, default=self._progress.opened) if self._over else None
         status: list[Any] = [sweep_tags.determine_status(self._progress, self._over), ended]
         if status != progress.status:
-            into.set_status(progress.run_id, status[0], ended)
+            store.set_status(progress.run_id, status[0], ended)
         progress.points, progress.tags, progress.status = progress.points + len(new), tags, status
-        question, report = (
+        spec, report = (
             _hash_file(self.sweep.folder / "sweep.yaml"),
             _hash_file(self.sweep.folder / REPORT / PAGE),
         )
-        if question != progress.question and "sweep.yaml" not in progress.artifacts:
+        if spec != progress.spec and "sweep.yaml" not in progress.artifacts:
             progress.artifacts.insert(0, "sweep.yaml")
         if report != progress.report and REPORT not in progress.artifacts:
             progress.artifacts.append(REPORT)
         progress.save(self._path)
         while progress.artifacts:
-            into.upload(progress.run_id, self.sweep.folder, progress.artifacts[0])
+            store.upload(progress.run_id, self.sweep.folder, progress.artifacts[0])
             uploaded = progress.artifacts.pop(0)
-            progress.question = question if uploaded == "sweep.yaml" else progress.question
+            progress.spec = spec if uploaded == "sweep.yaml" else progress.spec
             progress.report = report if uploaded == REPORT else progress.report
             progress.save(self._path)
 
 
 def _hash_file(path: Path) -> str:
-    """Of a file; "" where there is none."""
+    """Hash a file; return "" if it does not exist."""
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
 
 
 def make_run_state(entry: Entry) -> RunState:
-    """Where a trial of a sweep stands: by the ledger alone, which knows more than a host's table of processes."""
+    """Make the state of a trial from its ledger entry; the processes of one host do not matter."""
     ended = entry.since if entry.state in ENDED else None
     return RunState(entry.state, entry.attempt, ended, entry.reason, entry.failure)

@@ -1,4 +1,4 @@
-"""What MLflow shows of a sweep besides its curves: parameters, tags, a note, and the names of its trials' runs."""
+"""The parameters, tags and note of a sweep in MLflow, and the names of the runs of its trials."""
 
 from __future__ import annotations
 
@@ -21,105 +21,103 @@ from experiments.trial.parameters import clean_key, format_param, mask_password,
 MAX_NAME = 200
 MAX_CELL = 300
 MAX_LISTED = 20
-"""Of trials that failed or were reused, or of sets of overrides."""
+"""Most reused trials or sets of overrides in a note."""
 
 
 def make_run_names(rows: Sequence[TrialRow], *, with_seed: bool, alone: str) -> dict[str, str]:
-    """What the runs of trials are called: by what tells them from each other, ``lr=0.003, batch_size_global=64, seed=1``.
+    """Name the runs of trials by the values that differ, ``lr=0.003, batch_size_global=64, seed=1``.
 
     Args:
         rows: all trials.
-        with_seed: whether a point has several.
-        alone: the name of a trial that nothing is to be told from.
+        with_seed: whether a point has several seeds.
+        alone: the name of a trial without such values.
     """
     short = short_keys(rows)
-    found = {}
+    names = {}
     for row in rows:
-        words = [format_point({key: value}, short) for key, value in row.values.items()]
-        words += [f"seed={row.seed}"] if with_seed else []
-        found[row.id] = truncate(", ".join(words) or alone, MAX_NAME)
-    return found
+        parts = [format_point({key: value}, short) for key, value in row.values.items()]
+        parts += [f"seed={row.seed}"] if with_seed else []
+        names[row.id] = truncate(", ".join(parts) or alone, MAX_NAME)
+    return names
 
 
 def describe_axes(space: Space) -> dict[str, str]:
-    """What each key of a space may be, in the grammar of sweeps; of one that an option brings along also with which."""
-    found: dict[str, list[str]] = {}
+    """Describe the values of each key of a space in the grammar of sweeps, with the option that a nested key belongs to."""
+    texts: dict[str, list[str]] = {}
 
-    def walk(part_of: Space, under: str) -> None:
-        for key, part in part_of.items():
-            found.setdefault(key, []).append(f"{format_dimension(part)}{under}")
+    def walk(inner_space: Space, condition: str) -> None:
+        for key, part in inner_space.items():
+            texts.setdefault(key, []).append(f"{format_dimension(part)}{condition}")
             for option, inner in part.inside.items() if isinstance(part, Choice) else ():
                 walk(inner, f" with {key}={option}")
 
     walk(space, "")
-    return {key: "; ".join(texts) for key, texts in found.items()}
+    return {key: "; ".join(parts) for key, parts in texts.items()}
 
 
-def make_params(question: Mapping[str, Any]) -> dict[str, str]:
-    """The question as parameters, an axis each; MLflow keeps the first of what a sweep is extended by later."""
-    told: dict[str, Any] = {f"space.{key}": text for key, text in describe_axes(parse(question["space"])).items()}
-    told |= {key: question[key] for key in ("metric", "mode", "num_seeds", "max_attempts")}
-    told |= {"base": " ".join(question["base"]), "strategy": question["strategy"]["name"]}
-    told |= {f"strategy.{key}": value for key, value in question["strategy"].items() if key != "name"}
-    if question["pruner"]:
-        told |= {"pruner": question["pruner"]["name"]}
-        told |= {f"pruner.{key}": value for key, value in question["pruner"].items() if key != "name"}
-    # Only what is limited: a limit that comes later is then a parameter of its own.
-    told |= {f"budget.{key}": value for key, value in question["budget"].items() if value is not None}
-    told |= {"points": len(question["points"])} if question["points"] else {}
-    return {clean_key(key): format_param(value) for key, value in told.items()}
+def make_params(spec: Mapping[str, Any]) -> dict[str, str]:
+    """Make the parameters of a sweep, one per dimension. MLflow does not change them when the sweep is extended."""
+    values: dict[str, Any] = {f"space.{key}": text for key, text in describe_axes(parse(spec["space"])).items()}
+    values |= {key: spec[key] for key in ("metric", "mode", "num_seeds", "max_attempts")}
+    values |= {"base": " ".join(spec["base"]), "strategy": spec["strategy"]["name"]}
+    values |= {f"strategy.{key}": value for key, value in spec["strategy"].items() if key != "name"}
+    if spec["pruner"]:
+        values |= {"pruner": spec["pruner"]["name"]}
+        values |= {f"pruner.{key}": value for key, value in spec["pruner"].items() if key != "name"}
+    # Only limits that are set: a limit that is added later is then a new parameter.
+    values |= {f"budget.{key}": value for key, value in spec["budget"].items() if value is not None}
+    values |= {"points": len(spec["points"])} if spec["points"] else {}
+    return {clean_key(key): format_param(value) for key, value in values.items()}
 
 
 def make_sweep_tags(sweep: Sweep, config: Mapping[str, Any]) -> dict[str, str]:
-    """What stays true of a sweep."""
-    named = {
+    """Make the tags of a sweep that do not change."""
+    values = {
         "lathe.kind": "sweep",
         "lathe.sweep": sweep.name,
         "lathe.sweep_key": sweep.key,
         "lathe.folder": str(sweep.folder.resolve()),
     }
-    return run_tags.make_user_tags(config) | run_tags.make_origin_tags(sweep.provenance) | named
+    return run_tags.make_user_tags(config) | run_tags.make_origin_tags(sweep.provenance) | values
 
 
-def is_over(question: Mapping[str, Any], is_adaptive: bool, standing: LedgerState) -> bool:
-    """Whether no trial runs and none will be begun.
+def is_over(spec: Mapping[str, Any], is_adaptive: bool, state: LedgerState) -> bool:
+    """Whether no trial runs and none will start.
 
     Args:
-        question: of the sweep.
-        is_adaptive: whether its workers ask the strategy for points, so that more may come though none waits.
-        standing: by its ledger.
+        spec: of the sweep.
+        is_adaptive: whether workers ask the strategy for points, so that new trials may follow.
+        state: state of its ledger.
     """
-    states = {entry.state for entry in standing.entries.values()}
+    states = {entry.state for entry in state.entries.values()}
     if "running" in states:
         return False
-    if standing.closed is not None or find_spent_limit(question["budget"], standing) is not None:
+    if state.closed is not None or find_spent_limit(spec["budget"], state) is not None:
         return True
-    # Without a trial it has only just been written.
-    return (
-        bool(states) and "pending" not in states and not (is_adaptive and has_points_left(question["budget"], standing))
-    )
+    # A sweep without trials was only just created.
+    return bool(states) and "pending" not in states and not (is_adaptive and has_points_left(spec["budget"], state))
 
 
 def determine_status(progress: Progress, over: bool) -> str:
-    """MLflow's word for a sweep."""
+    """Determine the status of a sweep in MLflow's terms."""
     if not over:
         return "RUNNING"
-    by_hand = (progress.closed or "").startswith("cancelled")
-    if progress.state == "cancelled" and (by_hand or not progress.done):
+    is_cancelled = (progress.closed or "").startswith("cancelled")
+    if progress.state == "cancelled" and (is_cancelled or not progress.done):
         return "KILLED"
     return "FAILED" if progress.counts["failed"] and not progress.done else "FINISHED"
 
 
 def make_live_tags(progress: Progress, over: bool) -> dict[str, str]:
-    """What changes while a sweep goes on, but for its note."""
-    words = {"lathe.state": progress.state if over or progress.state == "running" else "pending"}
-    words |= {"lathe.reason": progress.closed} if progress.closed else {}
-    return words | {f"lathe.{state}": str(count) for state, count in progress.counts.items()}
+    """Make the tags that change while a sweep runs, without its note."""
+    tags = {"lathe.state": progress.state if over or progress.state == "running" else "pending"}
+    tags |= {"lathe.reason": progress.closed} if progress.closed else {}
+    return tags | {f"lathe.{state}": str(count) for state, count in progress.counts.items()}
 
 
 def make_trial_tags(sweep: Sweep, entry: Entry, parent: str) -> dict[str, str]:
-    """What a sweep says of one of its trials' runs."""
-    named = {
+    """Make the tags that a sweep adds to the run of a trial."""
+    values = {
         "mlflow.parentRunId": parent,
         "lathe.kind": "trial",
         "lathe.sweep": sweep.name,
@@ -128,11 +126,11 @@ def make_trial_tags(sweep: Sweep, entry: Entry, parent: str) -> dict[str, str]:
         "lathe.worker": entry.worker,
         "lathe.host": entry.host,
     }
-    return {key: text for key, text in named.items() if text}
+    return {key: text for key, text in values.items() if text}
 
 
 def make_cost_event(entry: Entry) -> journal.MetricsEvent | None:
-    """What the ledger measured of a trial that has ended; None of any other."""
+    """Make the metrics event with the cost of a trial that has ended; None for any other."""
     if entry.state not in ENDED:
         return None
     metrics = {"cost/queue_wait_s": entry.waited_s}
@@ -140,27 +138,27 @@ def make_cost_event(entry: Entry) -> journal.MetricsEvent | None:
 
 
 def make_swept_params(entry: Entry) -> dict[str, str]:
-    """What varies, each a parameter under the key that was swept, also where the configuration has no such leaf."""
+    """Make the parameters of a trial under the swept keys, even if the configuration has no such leaf."""
     return {clean_key(key): format_param(value) for key, value in entry.values.items()}
 
 
 def make_note(sweep: Sweep, progress: Progress, names: Mapping[str, str], links: Mapping[str, str], view: str) -> str:
-    """A sweep's description as Markdown: what was asked, where it stands, and how to have it again.
+    """Write the description of a sweep as Markdown: its goal, its progress and the commands that repeat it.
 
     Args:
-        sweep: which.
-        progress: where it stands.
-        names: of the trials' runs, by trial.
-        links: to their pages, by trial.
-        view: link to the page that shows them side by side.
+        sweep: the sweep.
+        progress: its progress.
+        names: names of the runs of trials, by trial.
+        links: links to their pages, by trial.
+        view: link to the page that compares them.
     """
-    question = sweep.spec
-    head = f"**{sweep.name}**" + (f": {question['description']}" if question["description"] else "")
+    spec = sweep.spec
+    head = f"**{sweep.name}**" + (f": {spec['description']}" if spec["description"] else "")
     parts = [
-        [f"{head} ([all trials side by side]({view}))"],  # of a folded note MLflow shows this line alone
-        _format_best(progress, names, links),  # MLflow's page shows the first lines, and the rest on demand
-        [f"{_describe_goal(question)}. {counts_text(progress)}, {format_hours(progress.used_h)} of device time"],
-        _format_space(question),
+        [f"{head} ([all trials side by side]({view}))"],  # MLflow shows only this line of a folded note
+        _format_best(progress, names, links),  # MLflow shows the first lines, and the rest on demand
+        [f"{_describe_goal(spec)}. {counts_text(progress)}, {format_hours(progress.used_h)} of device time"],
+        _format_space(spec),
         _format_failures(progress, names, links),
         _format_reused(progress, names),
         _format_commands(sweep),
@@ -168,20 +166,20 @@ def make_note(sweep: Sweep, progress: Progress, names: Mapping[str, str], links:
     return truncate("\n\n".join("\n".join(lines) for lines in parts if lines))
 
 
-def _describe_goal(question: Mapping[str, Any]) -> str:
-    words = [f"Which point has the {'largest' if question['mode'] == 'max' else 'smallest'} `{question['metric']}`"]
-    words += [f"strategy {question['strategy']['name']}"]
-    words += [f"pruner {question['pruner']['name']}"] if question["pruner"] else []
-    words += [f"{question['num_seeds']} seeds a point"] if question["num_seeds"] > 1 else []
-    limits = [f"{key}={value}" for key, value in question["budget"].items() if value is not None]
-    words += [f"budget {' '.join(limits)}"] if limits else []
-    return ", ".join(words)
+def _describe_goal(spec: Mapping[str, Any]) -> str:
+    parts = [f"Search for the {'largest' if spec['mode'] == 'max' else 'smallest'} `{spec['metric']}`"]
+    parts += [f"strategy {spec['strategy']['name']}"]
+    parts += [f"pruner {spec['pruner']['name']}"] if spec["pruner"] else []
+    parts += [f"{spec['num_seeds']} seeds per point"] if spec["num_seeds"] > 1 else []
+    limits = [f"{key}={value}" for key, value in spec["budget"].items() if value is not None]
+    parts += [f"budget {' '.join(limits)}"] if limits else []
+    return ", ".join(parts)
 
 
-def _format_space(question: Mapping[str, Any]) -> list[str]:
-    rows = [(key, text) for key, text in describe_axes(parse(question["space"])).items()]
-    rows += [("points", " ".join(map(str, overrides))) for overrides in question["points"][:MAX_LISTED]]
-    rows += [("base", " ".join(question["base"]))] if question["base"] else []
+def _format_space(spec: Mapping[str, Any]) -> list[str]:
+    rows = [(key, text) for key, text in describe_axes(parse(spec["space"])).items()]
+    rows += [("points", " ".join(map(str, overrides))) for overrides in spec["points"][:MAX_LISTED]]
+    rows += [("base", " ".join(spec["base"]))] if spec["base"] else []
     return (
         ["| key | values |", "|---|---|", *(f"| `{key}` | {_format_cell(text)} |" for key, text in rows)]
         if rows
@@ -212,19 +210,19 @@ def _format_failures(progress: Progress, names: Mapping[str, str], links: Mappin
 def _format_reused(progress: Progress, names: Mapping[str, str]) -> list[str]:
     reused = [f"`{names[row.id]}` of `{row.reused}`" for row in progress.rows if row.reused]
     more = f" and {len(reused) - MAX_LISTED} more" if len(reused) > MAX_LISTED else ""
-    return [f"Results taken from other trials: {', '.join(reused[:MAX_LISTED])}{more}"] if reused else []
+    return [f"Results reused from other trials: {', '.join(reused[:MAX_LISTED])}{more}"] if reused else []
 
 
 def _format_commands(sweep: Sweep) -> list[str]:
     folders, trust = run_tags.format_flags(sweep.provenance)
     name = shlex.quote(format_reference(sweep))
     return [
-        "### Again",
+        "### Run again",
         "",
         *run_tags.format_code(sweep.provenance),
         "",
         "```",
-        shlex.join(["lathe", "sweep", *folders, *trust, "./sweep.yaml"]) + "  # of the artifacts",
+        shlex.join(["lathe", "sweep", *folders, *trust, "./sweep.yaml"]) + "  # from the artifacts",
         f"lathe resume {name}",
         f"lathe status {name}",
         "```",
@@ -236,6 +234,6 @@ def _link_trial(trial: str, names: Mapping[str, str], links: Mapping[str, str]) 
 
 
 def _format_cell(text: str) -> str:
-    """Text in a cell of a table."""
+    """Format a text as a cell of a table."""
     clean = " ".join(mask_password(text).split()).replace("`", "'").replace("|", "\\|")
     return f"`{truncate(clean, MAX_CELL)}`"

@@ -1,4 +1,4 @@
-"""Shows the runs in MLflow's own UI, served on this machine's loopback for as long as the command runs."""
+"""`lathe ui`: serves MLflow's own UI on the loopback interface while the command runs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from experiments.trial.parameters import mask_password
 _START_TIMEOUT_S = 120.0  # 12 s on two idle cores (2026-11-23)
 _END_TIMEOUT_S = 10.0
 MAX_SWEEPS = 5
-"""Of those whose pages are told."""
+"""Most sweeps whose links are printed."""
 
 
 def serve(
@@ -50,38 +50,38 @@ def serve(
     sweep: Sweep | None = None,
     named: str = "--store ",
 ) -> int:
-    """Serve a store until Ctrl-C or SIGTERM; of a store that is a server itself, only say the address.
+    """Serve a store until Ctrl-C or SIGTERM; if the store is a server itself, only print the address.
 
     Args:
-        runs_dir: the folder of the runs.
+        runs_dir: folder of the runs.
         store: as `tracking.store`, or the path of an SQLite file.
-        experiment: the one whose runs the address opens.
-        port: of the loopback interface; None takes a free one.
-        say: takes the address, once it answers; then those of the newest sweeps.
-        sweep: the one at which the address opens, if any.
-        named: what the store stands behind where it was given, such as "tracking.store=".
+        experiment: the experiment that the address opens.
+        port: port on the loopback interface; None: a free port.
+        say: called with the address when the server answers, then with the links of the newest sweeps.
+        sweep: the sweep that the address opens, if any.
+        named: the option that set the store, for errors, such as "tracking.store=".
 
     Returns:
-        0, the exit code of a server that was ended on purpose.
+        0 after Ctrl-C or SIGTERM.
 
     Raises:
-        InputError: the store is the path of no file.
-        StoreError: there is no store, the port is taken, or the server failed.
+        InputError: the path of the store is not a file.
+        StoreError: the store does not exist, the port is taken, or the server failed.
     """
     uri = _make_absolute(resolve_store(store, runs_dir), f"{named}{store}")
     if sweep is not None and not mlflow_view.is_in_store(sweep, uri):
         raise StoreError(
-            f"sweep '{sweep.name}' does not stand in the store {mask_password(store or uri)}; "
-            f"`lathe sync {format_reference(sweep)}` brings it to its own"
+            f"sweep '{sweep.name}' is not in the store {mask_password(store or uri)}; "
+            f"`lathe sync {format_reference(sweep)}` uploads it to the store of its configuration"
         )
 
-    def tell(address: str) -> None:
+    def print_links(address: str) -> None:
         say(runs_page(address, experiment) if sweep is None else mlflow_view.make_link(sweep, address))
         for other in mlflow_view.list_newest(runs_dir, uri, MAX_SWEEPS) if sweep is None else ():
             say(f"  sweep {other.name}  {mlflow_view.make_link(other, address)}")
 
     if is_server(uri):
-        tell(strip_login(uri))
+        print_links(strip_login(uri))
         return 0
     database = get_sqlite_path(uri)
     if database is not None and not database.is_file():
@@ -91,12 +91,12 @@ def serve(
     port = _free_port(port)
     with signals_as_interrupt(), tempfile.TemporaryFile() as log:
         server = _start(uri, runs_dir, port, log)
-        print("starting MLflow's server, which takes some seconds; Ctrl-C ends it", file=sys.stderr, flush=True)
+        print("starting the MLflow server, which takes some seconds; Ctrl-C stops it", file=sys.stderr, flush=True)
         try:
             _wait_until_healthy(server, port, log)
-            tell(f"http://127.0.0.1:{port}")
+            print_links(f"http://127.0.0.1:{port}")
             server.wait()
-            raise StoreError(f"MLflow's server ended by itself ({_find_error(log)}); start `lathe ui` again")
+            raise StoreError(f"the MLflow server exited ({_find_error(log)}); start `lathe ui` again")
         except KeyboardInterrupt:
             return 0
         finally:
@@ -104,21 +104,21 @@ def serve(
 
 
 def _make_absolute(uri: str, given: str) -> str:
-    """A store so that it means the same in every folder: the server runs in that of the runs.
+    """Make a store independent of the current folder, as the server runs in the folder of the runs.
 
     Args:
-        uri: or the path of an SQLite file.
-        given: how it was, for an error.
+        uri: a URI, or the path of an SQLite file.
+        given: the option as written, for errors.
 
     Raises:
-        InputError: it is the path of no file.
+        InputError: the path is not a file.
     """
     if re.match(r"[\w+]+:", uri):
         return make_absolute(uri)
     path = Path(uri).expanduser()
     if not path.is_file():
-        what = "is a folder" if path.is_dir() else "is not there"
-        raise InputError([f"{given} {what}; name an SQLite file such as runs/mlflow.db, or an address (http://...)"])
+        problem = "is a folder" if path.is_dir() else "does not exist"
+        raise InputError([f"{given} {problem}; name an SQLite file such as runs/mlflow.db, or an address (http://...)"])
     return f"sqlite:///{path.absolute()}"
 
 
@@ -126,14 +126,14 @@ def runs_page(address: str, experiment: str) -> str:
     """The page of an experiment's runs; without `workflowType` MLflow 3 opens a page about traces instead."""
     view = "workflowType=machine_learning"
     try:
-        found = _get(f"{address}/api/2.0/mlflow/experiments/get-by-name?experiment_name={quote(experiment)}")
-        return f"{address}/#/experiments/{json.loads(found)['experiment']['experiment_id']}/runs?{view}"
+        response = _get(f"{address}/api/2.0/mlflow/experiments/get-by-name?experiment_name={quote(experiment)}")
+        return f"{address}/#/experiments/{json.loads(response)['experiment']['experiment_id']}/runs?{view}"
     except (OSError, ValueError, KeyError):  # no such experiment, or a server that wants a login first
         return f"{address}/#/experiments?{view}"
 
 
 def _start(uri: str, runs_dir: Path, port: int, log: IO[bytes]) -> subprocess.Popen[bytes]:
-    """Start the server in a process group of its own, so that Ctrl-C reaches it through this process alone."""
+    """Start the server in its own process group, so that only this process receives Ctrl-C."""
     artifacts = get_artifacts_folder(uri, runs_dir)
     command = [
         sys.executable,
@@ -146,7 +146,9 @@ def _start(uri: str, runs_dir: Path, port: int, log: IO[bytes]) -> subprocess.Po
         str(artifacts),
     ]
     command += ["--parent", str(os.getpid())]
-    environment = os.environ | {"MLFLOW_BACKEND_STORE_URI": uri}  # not an argument: all users of a machine see those
+    environment = os.environ | {
+        "MLFLOW_BACKEND_STORE_URI": uri
+    }  # not an argument: all users of the machine can read arguments
     runs_dir.mkdir(parents=True, exist_ok=True)
     return subprocess.Popen(
         command, env=environment, cwd=runs_dir, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
@@ -158,23 +160,23 @@ def _wait_until_healthy(server: subprocess.Popen[bytes], port: int, log: IO[byte
     while time.monotonic() < end:
         if server.poll() is not None:
             raise StoreError(
-                f"MLflow's server did not start on port={port}: {_find_error(log)}; mend that, or try another"
+                f"the MLflow server did not start on port={port}: {_find_error(log)}; fix that, or choose another port"
             )
         with contextlib.suppress(OSError):
             _get(f"http://127.0.0.1:{port}/health")
             return
         time.sleep(0.2)
-    raise StoreError(f"MLflow's server on port={port} did not answer within {_START_TIMEOUT_S:.0f} s; try again")
+    raise StoreError(f"the MLflow server on port={port} did not answer within {_START_TIMEOUT_S:.0f} s; try again")
 
 
 def _end_group(server: subprocess.Popen[bytes]) -> None:
-    """End the server's whole process group, kindly first."""
+    """End the process group of the server: with SIGTERM, then with SIGKILL."""
     for number, patience_s in ((signal.SIGTERM, _END_TIMEOUT_S), (signal.SIGKILL, 2.0)):
         end = time.monotonic() + patience_s
         try:
             os.killpg(server.pid, number)
             while time.monotonic() < end:
-                server.poll()  # reaps the leader; the group lives on with its members
+                server.poll()  # reaps the leader; the group exists until its last member ends
                 os.killpg(server.pid, 0)
                 time.sleep(0.05)
         except ProcessLookupError:
@@ -188,18 +190,18 @@ def _free_port(port: int | None) -> int:
             probe.bind(("127.0.0.1", port or 0))
         except (OSError, OverflowError) as err:
             raise StoreError(
-                f"port={port} cannot be had on 127.0.0.1 ({err}); choose another, or leave it out"
+                f"port={port} cannot be used on 127.0.0.1 ({err}); choose another port, or omit it"
             ) from err
         return int(probe.getsockname()[1])
 
 
 def _get(address: str) -> bytes:
-    """Fetch a page; from this machine without the proxy that its environment may name."""
-    here = address.startswith("http://127.0.0.1:")
-    opener = build_opener(ProxyHandler({})) if here else build_opener()
+    """Fetch a page; from this machine without a proxy."""
+    is_local = address.startswith("http://127.0.0.1:")
+    opener = build_opener(ProxyHandler({})) if is_local else build_opener()
     try:
-        with opener.open(Request(address, headers=_login()), timeout=5) as answer:
-            page: bytes = answer.read()
+        with opener.open(Request(address, headers=_login()), timeout=5) as response:
+            page: bytes = response.read()
             return page
     except HTTPError as err:
         err.close()
@@ -207,7 +209,7 @@ def _get(address: str) -> bytes:
 
 
 def _login() -> dict[str, str]:
-    """What a server with basic authentication wants to see, where MLflow's own variables tell it."""
+    """Make the header for basic authentication from MLflow's own environment variables, if they are set."""
     user, password = (os.environ.get(f"MLFLOW_TRACKING_{name}") for name in ("USERNAME", "PASSWORD"))
     if not (user and password):
         return {}
@@ -215,8 +217,8 @@ def _login() -> dict[str, str]:
 
 
 def _find_error(log: IO[bytes]) -> str:
-    """What the server said last that tells the fault: the last error of a traceback, else the last line."""
+    """Find the error in the log of the server: the last error of a traceback, else the last line."""
     log.seek(0)
     lines = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
     errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception): ", line)]
-    return mask_password((errors or lines or ["it said nothing"])[-1])[:300]
+    return mask_password((errors or lines or ["its log is empty"])[-1])[:300]

@@ -1,7 +1,7 @@
 """The server process of `experiments.tracking.ui`: MLflow's web application on the loopback interface, without its assistant.
 
-MLflow 3.17's assistant takes a configuration and then runs shell commands for whoever reaches the port, which on a login
-node is every user, and it has no switch to turn it off (2026-11-23). The `mlflow server` command cannot leave it out.
+The assistant of MLflow 3.17 runs shell commands for every user who can reach the port, on a login node all of them, and no
+setting disables it (2026-11-23). The `mlflow server` command cannot leave it out.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _ASSISTANT_PATH = "/mlflow/assistant"
 
 
 def block_assistant(app: App) -> App:
-    """Wrap a web application so that it answers 404 where the assistant would be."""
+    """Wrap a web application so that the routes of the assistant answer 404."""
 
     async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "lifespan" and _ASSISTANT_PATH in str(scope["path"]).lower():
@@ -37,16 +37,16 @@ def block_assistant(app: App) -> App:
 
 
 def main() -> None:
-    """Serve the store that MLFLOW_BACKEND_STORE_URI names, until a signal or the end of the parent process."""
+    """Serve the store that MLFLOW_BACKEND_STORE_URI names, until a signal arrives or the parent process ends."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--artifacts", type=Path, required=True)
-    parser.add_argument("--parent", type=int, required=True, help="end with this process")
-    asked = parser.parse_args()
-    threading.Thread(target=_end_with, args=(asked.parent,), daemon=True).start()
+    parser.add_argument("--parent", type=int, required=True, help="id of the process whose end ends the server")
+    args = parser.parse_args()
+    threading.Thread(target=_end_with, args=(args.parent,), daemon=True).start()
     os.environ.update(
         {
-            "MLFLOW_SERVER_ALLOWED_HOSTS": f"localhost:{asked.port},127.0.0.1:{asked.port}",
+            "MLFLOW_SERVER_ALLOWED_HOSTS": f"localhost:{args.port},127.0.0.1:{args.port}",
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # 11 processes and 2 GB, for GenAI features
             "MLFLOW_ENABLE_AI_GATEWAY": "false",
             "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -57,7 +57,7 @@ def main() -> None:
     from mlflow.server import constants
     from mlflow.server.handlers import initialize_backend_stores
 
-    uri, artifacts = os.environ["MLFLOW_BACKEND_STORE_URI"], asked.artifacts.as_uri()
+    uri, artifacts = os.environ["MLFLOW_BACKEND_STORE_URI"], args.artifacts.as_uri()
     os.environ.update(
         {
             constants.BACKEND_STORE_URI_ENV_VAR: uri,
@@ -71,12 +71,12 @@ def main() -> None:
     from mlflow.server.fastapi_app import app
 
     uvicorn.run(
-        block_assistant(app), host="127.0.0.1", port=asked.port, log_level="warning", timeout_graceful_shutdown=3
+        block_assistant(app), host="127.0.0.1", port=args.port, log_level="warning", timeout_graceful_shutdown=3
     )
 
 
 def _end_with(parent: int) -> None:
-    """End this process once its parent is gone, which a kill -9 leaves no time to do."""
+    """End this process when its parent is gone: a parent that is killed with -9 cannot do it."""
     while os.getppid() == parent:
         time.sleep(1)
     os.kill(os.getpid(), signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""Run folders, stores and servers for the tests of the sync: real ones, only the training is left out."""
+"""Real run folders, stores and servers for tests of the sync; only training is missing."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ import yaml
 from experiments.run.journal import Journal
 from experiments.trial.trial import Trial
 
-DEAD_PID = 2**22 + 1  # above the highest number that Linux gives
+DEAD_PID = 2**22 + 1  # above the highest process id of Linux
 
 
 def make_run(runs_dir: Path, name: str = "a1b2c3", store: str | None = None, **config: Any) -> Trial:
-    """A run folder as `freeze` writes it, without attempts."""
+    """Make a run folder as `freeze` writes it, without attempts."""
     folder = runs_dir / "single" / name
     (folder / "code").mkdir(parents=True)
     (folder / "code" / "lathe.patch").write_text("diff\n")
@@ -67,7 +67,7 @@ def end(trial: Trial, status: str = "finished", number: int = 1) -> None:
 
 
 def rewrite_states(path: Path, **changes: Any) -> None:
-    """Make the state events of a journal say that another process on another host wrote them."""
+    """Change the state events of a journal, for example to another process on another host."""
     events = [json.loads(line) for line in path.read_text().splitlines()]
     lines = [json.dumps(event | changes if event["event"] == "state" else event) for event in events]
     path.write_text("".join(f"{line}\n" for line in lines))
@@ -99,7 +99,7 @@ def expected(steps: range) -> list[tuple[Any, ...]]:
 def mlflow_server(
     database: Path, port: int, *options: str, env: Mapping[str, str] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A server on an SQLite file, ended with all its processes by their group."""
+    """Run a server on an SQLite file; end its process group afterwards."""
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{database}"]
     command += ["--port", str(port), "--workers", "1", "--default-artifact-root", str(database.parent / "served")]
     command += options

@@ -144,7 +144,7 @@ def _attach(sweep: Sweep, folder: Path) -> None:
         print(f"MLflow   not uploaded: only {sweep.folder / REPORT} is uploaded, by `lathe report` without -o")
         return
     try:
-        summary = SweepSync(sweep).round()
+        summary = SweepSync(sweep).sync()
     except ImportError as err:  # on a node without MLflow
         summary = SyncSummary(
             0, 0, (f"{err}; run `lathe sync {format_reference(sweep)}` on a machine that has MLflow",)

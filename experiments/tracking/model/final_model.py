@@ -1,4 +1,4 @@
-"""Which weights are a run's final model, and everything that has to be known to predict with them. Imports no torch."""
+"""Selects the final model of a run, and writes it as a folder that can predict. Imports no torch."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ if TYPE_CHECKING:
 FORMAT = 1
 METADATA, WEIGHTS = "model.yaml", "model.safetensors"
 EXAMPLE_TOKENS = 8
-"""Tokens of the text that is the example."""
+"""Length of a text in the input example."""
 
 
 @dataclass(frozen=True)
 class FinalModel:
-    """The checkpoint that is a run's model, and why it is."""
+    """The checkpoint that is the final model of a run, and why."""
 
     checkpoint: Checkpoint
-    why: str
+    reason: str
     """Such as "best by val/accuracy_top1=0.97", or "last"."""
 
     @property
@@ -50,51 +50,53 @@ class FinalModel:
 
 
 def find_final_model(trial: Trial) -> FinalModel:
-    """The best checkpoint of a run where one was marked, else the last.
+    """Find the best checkpoint of a run, else the last one.
 
     Raises:
-        InputError: the run is not finished, or that checkpoint is not there or not whole.
+        InputError: the run is not finished, or the checkpoint is missing or damaged.
     """
     name, state = trial.folder.name, _find_state(trial)
     if state != "finished":
         raise InputError(
-            [f"run '{name}' is {state}, and only a finished one has a final model; `lathe resume {trial.reference}`"]
+            [
+                f"run '{name}' is {state}, and only a finished run has a final model; run `lathe resume {trial.reference}`"
+            ]
         )
     checkpoints = Checkpoints(trial.folder, 1)
     best = checkpoints.best()
-    found = best if best or checkpoints.warnings else checkpoints.latest()
+    checkpoint = best if best or checkpoints.warnings else checkpoints.latest()
     if checkpoints.warnings:
-        raise InputError([f"{warning}; bring the file back, or train again" for warning in checkpoints.warnings])
-    if found is None:
-        raise InputError([f"run '{name}' has no checkpoint in {checkpoints.folder}; bring it back, or train again"])
+        raise InputError([f"{warning}; restore the file, or train again" for warning in checkpoints.warnings])
+    if checkpoint is None:
+        raise InputError([f"run '{name}' has no checkpoint in {checkpoints.folder}; restore it, or train again"])
     metric = str(trial.config["checkpoint"]["best_metric"])
-    value = found.state.get("val", {}).get(metric)
-    return FinalModel(found, f"best by {metric}={value:.6g}" if best and value is not None else "last")
+    value = checkpoint.state.get("val", {}).get(metric)
+    return FinalModel(checkpoint, f"best by {metric}={value:.6g}" if best and value is not None else "last")
 
 
 def _find_state(trial: Trial) -> str:
-    """What the launching side saw, else the run's own last word, which is all that a sweep's trial has."""
+    """Return the state from the outcome, else from the journal, which is all that a trial of a sweep has."""
     events = [event for event in journal.replay(trial.folder) if event["event"] == "state"]
     outcome = trial.outcome()
     if not events and outcome is None:
-        return "not begun"
+        return "not started"
     last = events[-1] if events else None
     return determine_state(outcome, last, last["time"] if last else 0.0, alive=True).state
 
 
 def read_interface(trial: Trial) -> ModelInterface | None:
-    """What the model takes and gives, as its training noted; None for a run from before that was noted."""
-    words: dict[str, Any] = {}
+    """Read the inputs and outputs of the model from the journal; None for old runs without them."""
+    texts: dict[str, Any] = {}
     for event in journal.replay(trial.folder):
         if event["event"] == "params":
-            words |= {
+            texts |= {
                 key: event["params"][f"plan.{key}"] for key in ModelInterface.WORDS if f"plan.{key}" in event["params"]
             }
-    return ModelInterface.of_words(words) if {"inputs", "outputs"} <= set(words) else None
+    return ModelInterface.of_words(texts) if {"inputs", "outputs"} <= set(texts) else None
 
 
-def describe_model(trial: Trial, chosen: FinalModel, interface: ModelInterface) -> dict[str, Any]:
-    """What `model.yaml` says: the model's part of the configuration, and how arrays become tensors and outputs answers."""
+def describe_model(trial: Trial, model: FinalModel, interface: ModelInterface) -> dict[str, Any]:
+    """Make the content of `model.yaml`: the configuration of the model, its inputs and its outputs."""
     config = trial.config
     counts = {config["data"].get(key) for key in ("num_classes", "vocab_size")}
     outputs, inputs = interface.outputs, interface.inputs
@@ -103,16 +105,16 @@ def describe_model(trial: Trial, chosen: FinalModel, interface: ModelInterface) 
         and outputs.dtype.startswith(("float", "bfloat"))
         and outputs.shape[-1] in counts
     )
-    reads_words = isinstance(inputs, TensorKind) and inputs.dtype.startswith("int")
+    reads_tokens = isinstance(inputs, TensorKind) and inputs.dtype.startswith("int")
     return {
         "lathe_model": FORMAT,
         "name": config["name"],
         "trial": trial.id,
-        "step": chosen.checkpoint.step,
-        "chosen": chosen.why,
+        "step": model.checkpoint.step,
+        "chosen": model.reason,
         **interface.words(),
         "num_classes": outputs.shape[-1] if isinstance(outputs, TensorKind) and has_classes else None,
-        "vocab_size": config["data"].get("vocab_size") if reads_words else None,
+        "vocab_size": config["data"].get("vocab_size") if reads_tokens else None,
         "batch_size": config["batch_size_eval"],
         "trust": find_trusted_packages(config["model"]),
         "model": config["model"],
@@ -120,34 +122,34 @@ def describe_model(trial: Trial, chosen: FinalModel, interface: ModelInterface) 
 
 
 def write_model(
-    trial: Trial, chosen: FinalModel, interface: ModelInterface, trust: Collection[str], folder: Path, *, link: bool
+    trial: Trial, model: FinalModel, interface: ModelInterface, trust: Collection[str], folder: Path, *, link: bool
 ) -> None:
-    """Write the model of a run as a folder that MLflow, or `predictor.load`, takes anywhere.
+    """Write the model of a run as a folder that MLflow or `predictor.load` loads on any machine.
 
     Args:
         trial: the run.
-        chosen: of it.
-        interface: of its model.
-        trust: packages whose code may go along.
-        folder: that is not there yet.
-        link: share the weights with the checkpoint where the disk lets a file have two names.
+        model: its final model.
+        interface: inputs and outputs of the model.
+        trust: packages whose code may be included.
+        folder: a new folder.
+        link: hard-link the weights to the checkpoint if the disk supports it.
 
     Raises:
-        InputError: code of it cannot go along.
+        InputError: code of the model cannot be included.
         OSError: the disk is full.
     """
     frozen = trial.folder.parent / CODE
     code = collect_code(trial.config["model"], frozen if frozen.is_dir() else HOUSE, trust)
-    facts = describe_model(trial, chosen, interface)
-    told = {key: facts[key] for key in ("name", "trial", "step", "chosen")}
+    metadata = describe_model(trial, model, interface)
+    summary = {key: metadata[key] for key in ("name", "trial", "step", "chosen")}
     with tempfile.TemporaryDirectory() as scratch:
         data, sources = Path(scratch, "model"), Path(scratch, "code")
-        for place in (data, sources):
-            place.mkdir()
-        (data / METADATA).write_text(to_yaml(facts), encoding="utf-8")
-        takes = _make_signature(interface, facts, trial.config["data"])
-        mlflow_model.save(folder, data, code.copy(sources), LOADER, takes, code.requirements, told)
-    _copy_weights(chosen.weights, folder / "data" / "model" / WEIGHTS, link)
+        for subfolder in (data, sources):
+            subfolder.mkdir()
+        (data / METADATA).write_text(to_yaml(metadata), encoding="utf-8")
+        signature = _make_signature(interface, metadata, trial.config["data"])
+        mlflow_model.save(folder, data, code.copy(sources), LOADER, signature, code.requirements, summary)
+    _copy_weights(model.weights, folder / "data" / "model" / WEIGHTS, link)
     mlflow_model.record_size(folder)
 
 
@@ -155,34 +157,34 @@ def _copy_weights(weights: Path, to: Path, link: bool) -> None:
     if link:
         try:
             os.link(weights, to)
-        except OSError:  # another disk, or one that knows no second names
+        except OSError:  # another disk, or one without hard links
             link = False
     if not link:
         shutil.copyfile(weights, to)
-    shutil.copymode(to.with_name(METADATA), to)  # safetensors makes its files for their owner alone
+    shutil.copymode(to.with_name(METADATA), to)  # safetensors files are readable by their owner only
 
 
 def _make_signature(
-    interface: ModelInterface, facts: Mapping[str, Any], data: Mapping[str, Any]
+    interface: ModelInterface, metadata: Mapping[str, Any], data: Mapping[str, Any]
 ) -> mlflow_model.MlflowSignature:
     inputs, outputs = name_tensors("input", interface.inputs), name_tensors("output", interface.outputs)
     time = min(EXAMPLE_TOKENS, data.get("context_tokens") or EXAMPLE_TOKENS)
-    arrays = {name: make_example(kind, time, facts["vocab_size"]) for name, kind in inputs.items()}
+    arrays = {name: make_example(kind, time, metadata["vocab_size"]) for name, kind in inputs.items()}
     return mlflow_model.MlflowSignature(
         inputs={name: (numpy_dtype(kind), kind.shape) for name, kind in inputs.items()},
         outputs={name: (numpy_dtype(kind), kind.shape) for name, kind in outputs.items()},
-        answers=available_answers(facts["num_classes"]),
+        answers=available_answers(metadata["num_classes"]),
         example=arrays if isinstance(interface.inputs, tuple) else arrays["inputs"],
     )
 
 
 def make_example(kind: TensorKind, time: int, vocab_size: int | None) -> np.ndarray:
-    """One made-up example: numbers that rise from 0 to 1, or count. Never one of the data, which may be nobody's business.
+    """Make one artificial example: floats from 0 to 1, or integers that count. Never real data, which may be private.
 
     Args:
-        kind: of the tensor.
+        kind: dtype and shape of the tensor.
         time: length of a text.
-        vocab_size: of a text's words; None: whole numbers are all 0.
+        vocab_size: size of the vocabulary; None: all integers are 0.
     """
     import numpy as np
 

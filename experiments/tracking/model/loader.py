@@ -1,4 +1,4 @@
-"""What MLflow calls to load an exported model, with the code that lies beside it; there it is named `lathe_loader.py`."""
+"""Loads an exported model for MLflow, with the code in its folder, where this file is named `lathe_loader.py`."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 CODE = "code/lathe"
-"""Below an exported model: the packages that it is made of, as they were when it was exported."""
+"""The folder of an exported model with a copy of its packages."""
 
 
 def _load_pyfunc(path: str, model_config: Mapping[str, Any] | None = None) -> Any:
-    """The predictor in ``path``, the folder of the weights.
+    """Load the predictor of an exported model; MLflow requires this name.
 
     Args:
-        path: two folders below that of the model.
-        model_config: ``device``, where it computes.
+        path: folder of the weights, two levels below the model.
+        model_config: ``device``, where the model computes.
     """
     data = Path(path).resolve()
     with _import_own_code(data.parents[1] / CODE):
@@ -29,10 +29,10 @@ def _load_pyfunc(path: str, model_config: Mapping[str, Any] | None = None) -> An
 
 @contextmanager
 def _import_own_code(root: Path) -> Iterator[None]:
-    """Import from ``root`` alone what it has, whatever of the same names is installed or imported already.
+    """Import the packages in ``root`` from there, even if others of the same names are installed or imported.
 
-    Two models of different code can so be loaded beside each other, and beside a Lathe that trains. Where there is no
-    other code of these names, the model's stays importable, as functions may import when they are called.
+    Two models with different code can then be loaded in one process, also in one that trains with Lathe. If no other code
+    has these names, the code of the model stays importable: its functions may import when they are called.
     """
     names = {entry.stem for entry in root.iterdir()}
 
@@ -43,7 +43,7 @@ def _import_own_code(root: Path) -> Iterator[None]:
     for name in before:
         del sys.modules[name]
     others = bool(before) or any(importlib.util.find_spec(name) for name in names)
-    writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # the folder may be a store's
+    writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # the folder may belong to a store
     sys.path.insert(0, str(root))
     importlib.invalidate_caches()
     try:

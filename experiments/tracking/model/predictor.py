@@ -1,4 +1,4 @@
-"""Predicts with an exported model: arrays in, arrays out. Goes along with the model, and imports nothing that trains."""
+"""Predicts with an exported model: arrays in, arrays out. Exported with the model; imports no training code."""
 
 from __future__ import annotations
 
@@ -28,75 +28,75 @@ Arrays = np.ndarray | dict[str, np.ndarray]
 
 
 def load(folder: Path, device: str = "auto") -> Predictor:
-    """The model of an exported folder, ready to predict.
+    """Load the model of an exported folder.
 
     Args:
-        folder: with `model.yaml` and `model.safetensors`.
-        device: as torch calls it; "auto": the first GPU where there is one.
+        folder: contains `model.yaml` and `model.safetensors`.
+        device: a torch device; "auto": the first GPU, else the CPU.
 
     Raises:
-        InputError: the weights are damaged, or do not belong to the code.
+        InputError: the weights are damaged, or do not match the code.
     """
     return prepare(yaml.safe_load((folder / METADATA).read_text(encoding="utf-8")), folder / WEIGHTS, device)
 
 
-def prepare(facts: Mapping[str, Any], weights: Path, device: str = "auto") -> Predictor:
-    """The model that facts describe, ready to predict.
+def prepare(metadata: Mapping[str, Any], weights: Path, device: str = "auto") -> Predictor:
+    """Build the model that the metadata describes, and load its weights.
 
     Args:
-        facts: as of `model.yaml`.
-        weights: a file of safetensors.
-        device: as of `load`.
+        metadata: the content of `model.yaml`.
+        weights: a safetensors file.
+        device: as for `load`.
 
     Raises:
-        InputError: the weights are damaged, or do not belong to the code.
+        InputError: the weights are damaged, or do not match the code.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    with torch.random.fork_rng(devices=[]):  # initial weights are drawn, and then replaced
-        model: nn.Module = instantiate(facts["model"], "model", facts["trust"])
+    with torch.random.fork_rng(devices=[]):  # the random initial weights are replaced below
+        model: nn.Module = instantiate(metadata["model"], "model", metadata["trust"])
     _load_weights(model, weights)
-    return Predictor(model.to(device).eval(), facts, torch.device(device))
+    return Predictor(model.to(device).eval(), metadata, torch.device(device))
 
 
 class Predictor:
-    """A model with what is needed to turn arrays into its tensors, and its outputs into answers."""
+    """A model that converts arrays to its input tensors, and its outputs to answers."""
 
-    def __init__(self, model: nn.Module, facts: Mapping[str, Any], device: torch.device) -> None:
+    def __init__(self, model: nn.Module, metadata: Mapping[str, Any], device: torch.device) -> None:
         """
         Args:
             model: in evaluation mode, on the device.
-            facts: of `model.yaml`.
+            metadata: the content of `model.yaml`.
             device: where it computes.
         """
         self.model, self.device = model, device
-        self.interface = ModelInterface.of_words(facts)
-        self.answers = available_answers(facts["num_classes"])
-        self.batch_size: int = facts["batch_size"]
-        self.vocab_size: int | None = facts["vocab_size"]
+        self.interface = ModelInterface.of_words(metadata)
+        self.answers = available_answers(metadata["num_classes"])
+        self.batch_size: int = metadata["batch_size"]
+        self.vocab_size: int | None = metadata["vocab_size"]
 
     def predict(self, inputs: Any, params: Mapping[str, Any] | None = None) -> Arrays:
         """Predict a batch of any size.
 
         Args:
-            inputs: an array, or what makes one; by name ``input_0``, ``input_1`` ... where the model takes several.
+            inputs: an array or nested lists; a mapping ``input_0``, ``input_1`` ... if the model has several inputs.
             params: ``answer``, one of `answers`; default: "outputs".
 
         Returns:
-            The answers, an example each; by name ``output_0`` ... where the model gives several. Labels are numbers, or
-            texts where the data names its classes.
+            One answer per example; a mapping ``output_0`` ... if the model has several outputs. Labels are class names if
+            the data has them, else numbers.
 
         Raises:
-            ValueError: the inputs are not what the model takes, or there is no such answer.
+            ValueError: the inputs do not match the model, or it does not have this answer.
         """
         answer = str((params or {}).get("answer") or "outputs")
         if answer not in self.answers:
-            raise ValueError(f"answer={answer} is not what this model gives; {did_you_mean(answer, self.answers)}")
+            raise ValueError(f"answer={answer} is not an answer of this model; {did_you_mean(answer, self.answers)}")
         tensors = self._tensors(inputs)
         sizes = [len(tensor) for tensor in tensors]
         if min(sizes) < 1 or min(sizes) < max(sizes):
-            raise ValueError(f"inputs have {sizes} examples; give at least one, and as many of every input")
-        # In parts as training evaluated: it bounds the memory, and the same sizes give the same bits.
+            raise ValueError(f"inputs have {sizes} examples; give at least one, and the same number for every input")
+        # In batches of the same size as in training evaluation: bounded memory and bit-identical outputs.
         starts = range(0, sizes[0], self.batch_size)
         parts = [
             self._forward(tuple(tensor[start : start + self.batch_size] for tensor in tensors)) for start in starts
@@ -127,11 +127,11 @@ class Predictor:
         if isinstance(inputs, Mapping):
             own = name_tensors("input", kinds)
             if set(inputs) != set(own):
-                raise ValueError(f"inputs={sorted(inputs)} are not what this model takes; give {', '.join(own)}")
+                raise ValueError(f"inputs={sorted(inputs)} do not match this model; give {', '.join(own)}")
             return tuple(self._tensor(name, inputs[name], kind) for name, kind in own.items())
         if isinstance(kinds, tuple):
             raise ValueError(
-                f"inputs are one array, but this model takes {', '.join(name_tensors('input', kinds))}; give a map"
+                f"inputs are one array, but this model takes {', '.join(name_tensors('input', kinds))}; give a mapping"
             )
         return (self._tensor("inputs", inputs, kinds),)
 
@@ -146,10 +146,12 @@ class Predictor:
                 f"{name} is {array.dtype} {list(array.shape)}, but this model takes {kind}; reshape or convert it"
             )
         if self.vocab_size and array.size and dtype.kind in "iu":
-            # On a GPU an index that is too large would end the process and everything after it.
+            # On a GPU an index out of range makes the device unusable for the whole process.
             low, high = int(array.min()), int(array.max())
             if low < 0 or high >= self.vocab_size:
-                raise ValueError(f"{name} has numbers from {low} to {high}; keep them from 0 to {self.vocab_size - 1}")
+                raise ValueError(
+                    f"{name} has token ids from {low} to {high}; they must be from 0 to {self.vocab_size - 1}"
+                )
         return torch.from_numpy(np.array(array, dtype)).to(getattr(torch, kind.dtype))
 
 
@@ -159,27 +161,27 @@ def _to_numpy(tensor: Tensor) -> np.ndarray:
 
 
 def _load_weights(model: nn.Module, path: Path) -> None:
-    """Give a model the weights of a file, in which tied ones stand once, under the first of their names.
+    """Load weights from a file that has tied weights once, under the first of their names.
 
     Raises:
-        InputError: it cannot be read, or is of another model.
+        InputError: the file cannot be read, or belongs to another model.
     """
     try:
         saved = load_file(path)
     except (SafetensorError, OSError) as err:
         raise InputError(
-            [f"{path} cannot be read: {err}; take an earlier checkpoint, or export the model once more"]
+            [f"{path} cannot be read: {err}; use an earlier checkpoint, or export the model again"]
         ) from err
     first: dict[int, str] = {}
     own = model.state_dict(keep_vars=True)
     names = {name: first.setdefault(id(tensor), name) for name, tensor in own.items()}
-    problems = [f"{name}: the model has it, the file does not" for name in {*names.values()} - {*saved}]
-    problems += [f"{name}: the file has it, the model does not" for name in {*saved} - {*names.values()}]
+    problems = [f"{name}: in the model, not in the file" for name in {*names.values()} - {*saved}]
+    problems += [f"{name}: in the file, not in the model" for name in {*saved} - {*names.values()}]
     problems += [
         f"{name}: {list(saved[name].shape)} in the file, {list(own[name].shape)} in the model"
         for name in {*names.values()} & {*saved}
         if saved[name].shape != own[name].shape
     ]
     if problems:
-        raise InputError(sorted(problems), f"the model, whose code is not that of the weights in {path.name},")
+        raise InputError(sorted(problems), f"the model, whose code does not match the weights in {path.name},")
     model.load_state_dict({name: saved[tied] for name, tied in names.items()})

@@ -162,7 +162,7 @@ def test_one_sweep_is_shown_and_what_to_do_next(tmp_path: Path, lathe: Lathe) ->
     assert done.stdout.count("\nb0000") == 8
     assert done.stdout.endswith(
         "`lathe logs s` shows what the failed printed, `lathe resume s` runs them again\n"
-        "`lathe ui --sweep s` shows the trials side by side in MLflow, once `lathe sync s` has brought them there\n"
+        "`lathe ui --sweep s` compares the trials in MLflow; run `lathe sync s` first\n"
     )
     assert lathe("status", "s", "--failed").stdout.count("\nb0000") == 1
     elsewhere = lathe("status", str(sweep.folder), env={"LATHE_RUNS": "other"})

@@ -1,4 +1,4 @@
-"""An MLflow server with basic authentication: who it does not know is told, and nothing of the password is kept."""
+"""An MLflow server with basic authentication: unknown users are refused, and no password is stored."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def log_in(monkeypatch: pytest.MonkeyPatch, user: str, password: str) -> None:
 
 
 def add_reader(address: str) -> None:
-    """A user who may only read, as every other than the administrator at first."""
+    """Create a user who may only read, the default for new users."""
     login = base64.b64encode(f"{ADMIN}:{PASSWORD}".encode()).decode()
     headers = {"Authorization": f"Basic {login}", "Content-Type": "application/json"}
     body = json.dumps({"username": READER, "password": PASSWORD}).encode()
@@ -36,7 +36,7 @@ def add_reader(address: str) -> None:
 
 
 @pytest.mark.slow
-def test_runs_go_to_a_server_that_wants_a_login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_are_synced_to_a_server_with_a_login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if importlib.util.find_spec("flask_wtf") is None:
         pytest.skip("needs Flask-WTF, of the extra dev")
     (served := tmp_path / "served").mkdir()
@@ -58,7 +58,7 @@ def test_runs_go_to_a_server_that_wants_a_login(tmp_path: Path, monkeypatch: pyt
     sweep = make_swept(runs_dir, [{"optimizer.lr": 0.1}], store=store, sync="off")
     run(sweep, ledgers.ids(1)[0], 0.5)
     with mlflow_server(served / "mlflow.db", port, *OPTIONS, env=environment):
-        wanted = "it wants a user and a password; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        wanted = "it requires a login; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
         assert wanted in " ".join(sync_all(runs_dir).failures)
         log_in(monkeypatch, ADMIN, "wrong")
         assert wanted in " ".join(sync_all(runs_dir, ["a1b2c3"]).failures)
@@ -70,11 +70,11 @@ def test_runs_go_to_a_server_that_wants_a_login(tmp_path: Path, monkeypatch: pyt
         log_in(monkeypatch, READER, PASSWORD)
         other = make_run(runs_dir, "reader", store=store)
         begin(other).close()
-        assert "it does not let this user do that (403)" in " ".join(sync_all(runs_dir, ["reader"]).failures)
+        assert "this user has no permission (403)" in " ".join(sync_all(runs_dir, ["reader"]).failures)
         log_in(monkeypatch, ADMIN, PASSWORD)
-        said: list[str] = []
-        assert serve(runs_dir, store=store, say=said.append) == 0
-        assert said[0] == f"{address}/#/experiments/1/runs?workflowType=machine_learning"
+        lines: list[str] = []
+        assert serve(runs_dir, store=store, say=lines.append) == 0
+        assert lines[0] == f"{address}/#/experiments/1/runs?workflowType=machine_learning"
         view = f"{address}/#/experiments/1/runs?viewStateShareKey={sweep.key[:12]}&workflowType=machine_learning"
-        assert said[1:] == [f"  sweep probe  {view}&compareRunsMode=CHART"]
+        assert lines[1:] == [f"  sweep probe  {view}&compareRunsMode=CHART"]
     assert not [path for path in runs_dir.rglob("*") if path.is_file() and PASSWORD.encode() in path.read_bytes()]

@@ -1,4 +1,4 @@
-"""The live sync: while a run trains, while its server is dead, and after its launcher has gone."""
+"""The live sync: while a run trains, while its server is down, and after its launcher is gone."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def follower(trial: Trial, *args: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.slow
-def test_a_live_follow_brings_the_points_while_the_run_goes_on(runs_dir: Path) -> None:
+def test_follower_uploads_points_while_the_run_trains(runs_dir: Path) -> None:
     trial = make_run(runs_dir)
     process = follower(trial)
     with begin(trial) as journal:
@@ -59,7 +59,7 @@ def test_a_live_follow_brings_the_points_while_the_run_goes_on(runs_dir: Path) -
 
 
 @pytest.mark.slow
-def test_a_dead_server_under_a_live_follow_loses_and_doubles_nothing(tmp_path: Path) -> None:
+def test_server_that_dies_under_a_follower_loses_and_doubles_nothing(tmp_path: Path) -> None:
     port = free_port()
     database = tmp_path / "served.db"
     trial = make_run(tmp_path, store=f"http://127.0.0.1:{port}")
@@ -82,13 +82,13 @@ def test_a_dead_server_under_a_live_follow_loses_and_doubles_nothing(tmp_path: P
     errors = [json.loads(line)["error"] for line in out.splitlines()]
     assert any(errors)
     assert errors[-1] is None
-    found = sql(database, "select key, step, value from metrics order by key, step, value")
-    assert found == expected(range(200))
+    points = sql(database, "select key, step, value from metrics order by key, step, value")
+    assert points == expected(range(200))
     assert sql(database, "select status, count(*) from runs") == [("FINISHED", 1)]
 
 
 @pytest.mark.slow
-def test_a_follow_gives_up_after_its_grace_with_one_line(tmp_path: Path) -> None:
+def test_follower_gives_up_after_its_grace_period_with_one_line(tmp_path: Path) -> None:
     trial = make_run(tmp_path, store=f"http://127.0.0.1:{free_port()}")
     with begin(trial) as journal:
         log_steps(journal, range(3))
@@ -102,7 +102,7 @@ def test_a_follow_gives_up_after_its_grace_with_one_line(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_a_follow_ends_when_launcher_and_job_are_gone(runs_dir: Path) -> None:
+def test_follower_ends_when_launcher_and_job_are_gone(runs_dir: Path) -> None:
     trial = make_run(runs_dir)
     with begin(trial) as journal:
         log_steps(journal, range(3))
@@ -121,7 +121,7 @@ def test_a_follow_ends_when_launcher_and_job_are_gone(runs_dir: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_whose_server_dies_trains_to_its_end_and_is_brought_later(tmp_path: Path) -> None:
+def test_run_whose_server_dies_finishes_and_is_synced_later(tmp_path: Path) -> None:
     port, database = free_port(), tmp_path / "served.db"
     environment = os.environ | {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{port}", "LATHE_RUNS": str(tmp_path / "runs")}
     lathe = [sys.executable, "-P", "-m", "experiments.cli"]
@@ -130,12 +130,12 @@ def test_a_run_whose_server_dies_trains_to_its_end_and_is_brought_later(tmp_path
         run = subprocess.Popen([*lathe, "run", *overrides], env=environment, stdout=subprocess.PIPE, text=True)
         wait_until(lambda: sql(database, "select count(*) from metrics") > [(100,)])
     assert run.stdout is not None
-    told = run.stdout.read()
+    output = run.stdout.read()
     run.stdout.close()
     assert run.wait(timeout=90) == 0
-    assert "mlp-digits: finished" in told
+    assert "mlp-digits: finished" in output
     (folder,) = (tmp_path / "runs" / "single").iterdir()
-    assert f"`lathe sync {folder.name}` tries again" in told
+    assert f"`lathe sync {folder.name}` retries" in output
     with mlflow_server(database, port):
         done = subprocess.run(
             [*lathe, "sync"], env=environment, text=True, capture_output=True, timeout=90, check=False

@@ -1,4 +1,4 @@
-"""The background process that brings a sweep to the store while it goes on."""
+"""The background process that syncs a sweep while it runs."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ FIRST, SECOND = ledgers.ids(2)
 
 @pytest.fixture
 def followers() -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Those that a test starts are ended with it."""
-    found: list[subprocess.Popen[bytes]] = []
-    yield found
-    for process in found:
+    """The followers of a test, which end with it."""
+    processes: list[subprocess.Popen[bytes]] = []
+    yield processes
+    for process in processes:
         if process.poll() is None:
             os.kill(process.pid, signal.SIGKILL)
         process.wait()
@@ -51,7 +51,7 @@ def start(sweep: Sweep, followers: list[subprocess.Popen[bytes]]) -> subprocess.
     return process
 
 
-def said(sweep: Sweep) -> str:
+def read_log(sweep: Sweep) -> str:
     return (sweep.folder / "sync.log").read_text()
 
 
@@ -60,7 +60,7 @@ def has_children(runs_dir: Path, count: int) -> bool:
 
 
 @pytest.mark.slow
-def test_it_brings_a_sweep_while_it_goes_on_and_ends_with_it(
+def test_follower_syncs_a_sweep_while_it_runs_and_ends_with_it(
     runs_dir: Path, followers: list[subprocess.Popen[bytes]]
 ) -> None:
     sweep = make_swept(runs_dir, LRS)
@@ -69,20 +69,18 @@ def test_it_brings_a_sweep_while_it_goes_on_and_ends_with_it(
     ledgers.log(sweep, FIRST, {100: 0.25})
     wait_until(lambda: len(stored_points(runs_dir)) == 2)
     assert parent_status(runs_dir) == "RUNNING"
-    os.kill(process.pid, signal.SIGINT)  # of the terminal that `lathe sweep` was typed in
+    os.kill(process.pid, signal.SIGINT)  # Ctrl-C in the terminal of `lathe sweep`
     os.kill(process.pid, signal.SIGHUP)
     ledgers.end(sweep, FIRST, "finished", value=0.25)
     run(sweep, SECOND, 0.5)
     assert process.wait(timeout=60) == 0
     assert stored_points(runs_dir) == expected_points(sweep)
     assert set(children(runs_dir).values()) == {"FINISHED"}
-    assert (parent_status(runs_dir), said(sweep)) == ("FINISHED", "")
+    assert (parent_status(runs_dir), read_log(sweep)) == ("FINISHED", "")
 
 
 @pytest.mark.slow
-def test_a_sweep_that_is_brought_at_its_end_is_not_looked_for_before(
-    runs_dir: Path, followers: list[subprocess.Popen[bytes]]
-) -> None:
+def test_sync_at_end_uploads_nothing_before(runs_dir: Path, followers: list[subprocess.Popen[bytes]]) -> None:
     sweep = make_swept(runs_dir, LRS, sync="end")
     process = start(sweep, followers)
     run(sweep, FIRST, 0.5)
@@ -98,7 +96,7 @@ def test_a_sweep_without_tracking_is_not_followed(runs_dir: Path) -> None:
 
 
 @pytest.mark.slow
-def test_it_waits_for_a_strategy_that_was_not_asked_yet(
+def test_follower_waits_for_a_strategy_that_may_add_trials(
     runs_dir: Path, followers: list[subprocess.Popen[bytes]]
 ) -> None:
     strategy = {"name": "tpe", "seed": 0, "startup_points": 10}
@@ -108,17 +106,15 @@ def test_it_waits_for_a_strategy_that_was_not_asked_yet(
     wait_until(lambda: sql(runs_dir / "mlflow.db", "select count(*) from runs") == [(1,)])
     ledger = sweep.ledger()
     with ledger.locked():
-        told = {"trial": FIRST, "point": 0, "values": LRS[0], "seed": 0, "reused": None}
-        ledger.add([told])
+        trial = {"trial": FIRST, "point": 0, "values": LRS[0], "seed": 0, "reused": None}
+        ledger.add([trial])
     run(sweep, FIRST, 0.5)
     assert process.wait(timeout=60) == 0
     assert (children(runs_dir), parent_status(runs_dir)) == ({"lr=0.001": "FINISHED"}, "FINISHED")
 
 
 @pytest.mark.slow
-def test_it_ends_when_the_folder_is_gone_and_leaves_nothing(
-    runs_dir: Path, followers: list[subprocess.Popen[bytes]]
-) -> None:
+def test_follower_ends_when_the_folder_is_gone(runs_dir: Path, followers: list[subprocess.Popen[bytes]]) -> None:
     sweep = make_swept(runs_dir, LRS)
     process = start(sweep, followers)
     begin(sweep, FIRST)
@@ -130,14 +126,12 @@ def test_it_ends_when_the_folder_is_gone_and_leaves_nothing(
 
 
 @pytest.mark.slow
-def test_a_server_that_is_down_for_a_while_gets_everything(
-    tmp_path: Path, followers: list[subprocess.Popen[bytes]]
-) -> None:
+def test_server_that_was_down_gets_everything(tmp_path: Path, followers: list[subprocess.Popen[bytes]]) -> None:
     port, database = free_port(), tmp_path / "served.db"
     sweep = make_swept(tmp_path, LRS, store=f"http://127.0.0.1:{port}")
     process = start(sweep, followers)
     run(sweep, FIRST, 0.25)
-    wait_until(lambda: "did not take 'probe'" in said(sweep))
+    wait_until(lambda: "did not take 'probe'" in read_log(sweep))
     with mlflow_server(database, port):
         wait_until(lambda: len(stored_points(tmp_path, "served.db")) == 4)
     run(sweep, SECOND, 0.5)
@@ -146,10 +140,10 @@ def test_a_server_that_is_down_for_a_while_gets_everything(
         assert process.wait(timeout=100) == 0
     assert stored_points(tmp_path, "served.db") == expected_points(sweep)
     assert sql(database, "select status, count(*) from runs group by 1") == [("FINISHED", 3)]
-    assert len(said(sweep).splitlines()) <= 3  # a line each time that the store is lost
+    assert len(read_log(sweep).splitlines()) <= 3  # one line each time that the store fails
 
 
-def test_a_store_that_stays_down_is_given_up_after_the_end(
+def test_follower_gives_up_a_store_that_stays_down_after_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sweep = make_swept(tmp_path, LRS, store=f"http://127.0.0.1:{free_port()}")
@@ -161,7 +155,7 @@ def test_a_store_that_stays_down_is_given_up_after_the_end(
     assert capsys.readouterr().err.count("`lathe sync ") == 1
 
 
-def test_a_second_one_leaves_the_first_alone(runs_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_second_follower_leaves_the_sweep_to_the_first(runs_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sweep = make_swept(runs_dir, LRS)
     run(sweep, FIRST, 0.5)
     run(sweep, SECOND, 0.5)
@@ -187,8 +181,8 @@ def test_a_second_one_leaves_the_first_alone(runs_dir: Path, monkeypatch: pytest
     assert set(children(runs_dir).values()) == {"FINISHED"}
 
 
-def test_a_folder_that_is_no_sweep_is_told(tmp_path: Path) -> None:
+def test_folder_that_is_not_a_sweep_is_refused(tmp_path: Path) -> None:
     command = [sys.executable, "-P", "-m", "experiments.tracking.follow_sweep", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"{tmp_path} is no sweep: it has no sweep.yaml; name the folder of one\n"
+    assert done.stderr == f"{tmp_path} is not a sweep: it has no sweep.yaml; name the folder of one\n"

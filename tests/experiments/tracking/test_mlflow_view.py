@@ -1,4 +1,4 @@
-"""A sweep's page in MLflow: what the saved view holds, and the links that lead to it."""
+"""The page of a sweep in MLflow: the content of the saved view, and the links to it."""
 
 from __future__ import annotations
 
@@ -26,55 +26,55 @@ SPACE = {
 }
 
 
-def charts(**question: Any) -> list[dict[str, Any]]:
-    return mlflow_view.make_charts({**QUESTION, **question})
+def charts(**spec: Any) -> list[dict[str, Any]]:
+    return mlflow_view.make_charts({**QUESTION, **spec})
 
 
-def of_type(found: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
-    return [chart for chart in found if chart["type"] == kind]
+def select_type(charts: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+    return [chart for chart in charts if chart["type"] == kind]
 
 
 def saved(runs_dir: Path) -> dict[str, Any]:
-    """The only view in a store, and its state as the page reads it."""
+    """Read the only view in a store, with its state as the page reads it."""
     ((tag, text),) = sql(
         runs_dir / "mlflow.db", "select key, value from experiment_tags where key like 'mlflow.shared%'"
     )
-    told = json.loads(text)
-    packed = told.pop("state").removeprefix("deflate;")
-    return {"tag": tag, **told, "state": json.loads(zlib.decompress(base64.b64decode(packed)))}
+    saved_view = json.loads(text)
+    packed = saved_view.pop("state").removeprefix("deflate;")
+    return {"tag": tag, **saved_view, "state": json.loads(zlib.decompress(base64.b64decode(packed)))}
 
 
-def test_the_charts_follow_from_the_question() -> None:
-    found = charts(space={"optimizer.lr": [0.1, 0.2], "batch_size_global": [32, 64], "optimizer": ["sgd", "adamw"]})
-    (parallel,), (contour,) = of_type(found, "PARALLEL"), of_type(found, "CONTOUR")
+def test_charts_follow_from_the_spec() -> None:
+    made = charts(space={"optimizer.lr": [0.1, 0.2], "batch_size_global": [32, 64], "optimizer": ["sgd", "adamw"]})
+    (parallel,), (contour,) = select_type(made, "PARALLEL"), select_type(made, "CONTOUR")
     assert parallel["selectedParams"] == ["optimizer.lr", "batch_size_global", "optimizer"]
     assert parallel["selectedMetrics"] == [METRIC]
-    assert [chart["xaxis"]["key"] for chart in of_type(found, "SCATTER")] == parallel["selectedParams"]
+    assert [chart["xaxis"]["key"] for chart in select_type(made, "SCATTER")] == parallel["selectedParams"]
     assert [contour[f"{axis}axis"]["key"] for axis in "xyz"] == ["optimizer.lr", "batch_size_global", METRIC]
-    assert [chart["metricKey"] for chart in of_type(found, "LINE")] == [METRIC, "train/loss_nats"]
-    assert len({chart["uuid"] for chart in found}) == len(found)
-    assert {chart["metricSectionId"] for chart in found} == set(mlflow_view.SECTIONS)
+    assert [chart["metricKey"] for chart in select_type(made, "LINE")] == [METRIC, "train/loss_nats"]
+    assert len({chart["uuid"] for chart in made}) == len(made)
+    assert {chart["metricSectionId"] for chart in made} == set(mlflow_view.SECTIONS)
 
 
-def test_a_key_that_comes_with_an_option_has_no_place_on_a_line_through_all() -> None:
-    found = charts(space=SPACE)
-    assert of_type(found, "PARALLEL")[0]["selectedParams"] == ["optimizer.lr", "model"]
-    assert [chart["xaxis"]["key"] for chart in of_type(found, "SCATTER")] == ["optimizer.lr", "model", "model.width"]
-    assert of_type(found, "CONTOUR") == []  # one number that every trial has is not enough
+def test_nested_key_is_not_an_axis_of_parallel_coordinates() -> None:
+    made = charts(space=SPACE)
+    assert select_type(made, "PARALLEL")[0]["selectedParams"] == ["optimizer.lr", "model"]
+    assert [chart["xaxis"]["key"] for chart in select_type(made, "SCATTER")] == ["optimizer.lr", "model", "model.width"]
+    assert select_type(made, "CONTOUR") == []  # it needs two numbers that every trial has
 
 
-def test_points_that_were_given_have_charts_too() -> None:
+def test_given_points_have_charts_too() -> None:
     given = [["optimizer.lr=0.1", "+tags.team=a"], ["optimizer.lr=0.2", "model=mlp"]]
-    question = {**QUESTION, "points": given, "strategy": {"name": "list"}}
-    assert mlflow_view.list_swept_keys(question) == ["optimizer.lr", "tags.team", "model"]
-    assert mlflow_view.list_common_keys(question) == ["optimizer.lr"]
+    spec = {**QUESTION, "points": given, "strategy": {"name": "list"}}
+    assert mlflow_view.list_swept_keys(spec) == ["optimizer.lr", "tags.team", "model"]
+    assert mlflow_view.list_common_keys(spec) == ["optimizer.lr"]
 
 
-@pytest.mark.parametrize("question", [{}, {"space": {}}, {"metric": "train/loss_nats", "mode": "min"}])
-def test_a_single_trial_has_curves_alone(question: dict[str, Any]) -> None:
-    found = charts(**question)
-    assert {chart["type"] for chart in found} == {"LINE", "DIFFERENCE"}
-    assert len(of_type(found, "LINE")) == (1 if "metric" in question else 2)
+@pytest.mark.parametrize("spec", [{}, {"space": {}}, {"metric": "train/loss_nats", "mode": "min"}])
+def test_single_trial_has_only_curves(spec: dict[str, Any]) -> None:
+    made = charts(**spec)
+    assert {chart["type"] for chart in made} == {"LINE", "DIFFERENCE"}
+    assert len(select_type(made, "LINE")) == (1 if "metric" in spec else 2)
 
 
 @pytest.mark.parametrize(("mode", "ascending"), [("max", False), ("min", True)])
@@ -88,13 +88,13 @@ def test_the_state_filters_and_sorts(mode: str, ascending: bool) -> None:
     assert [section["name"] for section in state["compareRunSections"]] == ["Sweep", "Curves", "Differences"]
 
 
-def test_the_store_is_given_the_view_with_the_parent(runs_dir: Path) -> None:
+def test_view_is_saved_with_the_parent_run(runs_dir: Path) -> None:
     sweep = make_swept(runs_dir, [{"optimizer.lr": lr} for lr in (0.1, 0.2)])
     sync_sweep(sweep)
-    found = saved(runs_dir)
-    assert found["tag"] == f"mlflow.sharedViewState.{sweep.key[:12]}"
-    assert found["name"] == "sweep probe"
-    assert found["state"] == mlflow_view.make_view_state(sweep.spec, sweep.key)
+    view = saved(runs_dir)
+    assert view["tag"] == f"mlflow.sharedViewState.{sweep.key[:12]}"
+    assert view["name"] == "sweep probe"
+    assert view["state"] == mlflow_view.make_view_state(sweep.spec, sweep.key)
     page = (
         f"#/experiments/1/runs?viewStateShareKey={sweep.key[:12]}&workflowType=machine_learning&compareRunsMode=CHART"
     )
@@ -104,9 +104,7 @@ def test_the_store_is_given_the_view_with_the_parent(runs_dir: Path) -> None:
     )
 
 
-def test_the_view_is_written_again_only_where_the_question_has_grown(
-    runs_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_view_is_updated_only_if_the_spec_has_changed(runs_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[str] = []
     real = mlflow_client.Store.set_experiment_tag
 
@@ -121,15 +119,15 @@ def test_the_view_is_written_again_only_where_the_question_has_grown(
     run(sweep, ledgers.ids(1)[0], 0.5)
     sync_sweep(sweep)
     assert len(written) == 1
-    question = {**sweep.spec, "space": {**sweep.spec["space"], "seed": [0, 1]}}
-    (sweep.folder / "sweep.yaml").write_text(json.dumps(question))
+    spec = {**sweep.spec, "space": {**sweep.spec["space"], "seed": [0, 1]}}
+    (sweep.folder / "sweep.yaml").write_text(json.dumps(spec))
     sync_sweep(Sweep(sweep.folder))
     assert len(written) == 2
     assert "params.`seed`" in saved(runs_dir)["state"]["selectedColumns"]
 
 
 @pytest.mark.parametrize("version", ["2.22.0", "4.0.0", None, "unknown"])
-def test_a_ui_that_is_not_known_has_a_plain_link(
+def test_unknown_ui_version_has_a_plain_link(
     runs_dir: Path, monkeypatch: pytest.MonkeyPatch, version: str | None
 ) -> None:
     monkeypatch.setattr(mlflow_client.Store, "ui_version", lambda self: version)
@@ -142,42 +140,40 @@ def test_a_ui_that_is_not_known_has_a_plain_link(
     assert "orderByKey=metrics.%60val%2Faccuracy_top1%60&orderByAsc=true" in link
 
 
-def test_the_version_of_this_machines_ui_is_known(runs_dir: Path) -> None:
+def test_installed_mlflow_has_saved_views(runs_dir: Path) -> None:
     mlflow_client.get_store_errors()
     version = mlflow_client.open_store(f"sqlite:///{runs_dir}/mlflow.db", runs_dir).ui_version()
     assert mlflow_view.has_saved_views(version)
 
 
-def test_a_view_that_is_too_large_is_left_out(runs_dir: Path) -> None:
+def test_view_that_is_too_large_is_not_saved(runs_dir: Path) -> None:
     chance = {f"model.{number * 7919**3:x}_{number**5:x}": [1, 2] for number in range(1500)}
     sweep = make_swept(runs_dir, [], space=chance)
     assert mlflow_view.make_view(sweep) is None
 
 
-def test_a_sweep_that_is_in_no_store_has_no_link(runs_dir: Path) -> None:
+def test_sweep_outside_a_store_has_no_link(runs_dir: Path) -> None:
     sweep = make_swept(runs_dir, [{"optimizer.lr": 0.1}], sync="off")
     with pytest.raises(StoreError, match=r"sweep 'probe' is in no store, .*`lathe sync probe` first"):
         mlflow_view.make_link(sweep, "http://127.0.0.1:5000")
     assert mlflow_view.list_newest(runs_dir, f"sqlite:///{runs_dir}/mlflow.db", 5) == []
     name = sweep.folder
-    assert mlflow_view.ui_hint(sweep).startswith(
-        f"`lathe ui --sweep {name}` shows the trials side by side in MLflow, once"
-    )
+    assert mlflow_view.ui_hint(sweep).startswith(f"`lathe ui --sweep {name}` compares the trials in MLflow, once")
     (sweep.folder / "sync.json").write_text("[]")
     assert mlflow_view.find_location(sweep) is None
-    with pytest.raises(StoreError, match="sweep 'probe' does not stand in the store sqlite"):
+    with pytest.raises(StoreError, match="sweep 'probe' is not in the store sqlite"):
         serve(runs_dir, sweep=sweep)
     sync_sweep(sweep)
-    assert mlflow_view.ui_hint(sweep) == f"`lathe ui --sweep {name}` shows the trials side by side in MLflow"
-    with pytest.raises(StoreError, match=r"does not stand in the store http://127.0.0.1:1"):
+    assert mlflow_view.ui_hint(sweep) == f"`lathe ui --sweep {name}` compares the trials in MLflow"
+    with pytest.raises(StoreError, match=r"is not in the store http://127.0.0.1:1"):
         serve(runs_dir, store="http://127.0.0.1:1", sweep=sweep)
 
 
-def test_of_many_sweeps_the_newest_are_told(runs_dir: Path) -> None:
+def test_newest_sweeps_are_listed(runs_dir: Path) -> None:
     for number in range(4):
         sweep = make_swept(runs_dir, [{"optimizer.lr": 0.1}], name=f"probe{number}")
         ledgers.grow_old(sweep.folder / "sweep.yaml", 100 - number)
         if number != 2:
             sync_sweep(sweep)
-    found = mlflow_view.list_newest(runs_dir, f"sqlite:///{runs_dir}/mlflow.db", 2)
-    assert [sweep.name for sweep in found] == ["probe3", "probe1"]
+    sweeps = mlflow_view.list_newest(runs_dir, f"sqlite:///{runs_dir}/mlflow.db", 2)
+    assert [sweep.name for sweep in sweeps] == ["probe3", "probe1"]

@@ -1,4 +1,4 @@
-"""Which code goes along with a model: found by what it imports, nothing imported to find it."""
+"""The code that is exported with a model, collected from its imports without importing it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ IMPORTED_AS = {"torch", "numpy", "safetensors", "yaml"}
 
 @pytest.fixture
 def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A package of one's own in the current folder, which is not on the import path."""
+    """A user's package in the current folder, which is not on the import path."""
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "mylab"
     folder.mkdir()
@@ -43,7 +43,7 @@ def own(package: str = "mylab") -> dict[str, str]:
     return {"_target_": f"{package}.net.Net"}
 
 
-def test_the_files_of_a_model_need_nothing_but_what_is_required() -> None:
+def test_files_of_a_model_import_only_required_packages() -> None:
     tops = set[str]()
     for option in groups()["model"].values():
         target = option.read_text().partition("_target_: ")[2].split()[0]
@@ -55,23 +55,23 @@ def test_the_files_of_a_model_need_nothing_but_what_is_required() -> None:
     assert foreign == IMPORTED_AS
 
 
-def test_requirements_are_pinned_to_what_is_here() -> None:
-    found = collect_code(SOFTMAX, HOUSE, ()).requirements
-    assert [line.partition("==")[0] for line in found] == list(REQUIRED)
-    assert f"torch=={version('torch').partition('+')[0]}" in found
+def test_requirements_are_pinned_to_installed_versions() -> None:
+    requirements = collect_code(SOFTMAX, HOUSE, ()).requirements
+    assert [line.partition("==")[0] for line in requirements] == list(REQUIRED)
+    assert f"torch=={version('torch').partition('+')[0]}" in requirements
 
 
-def test_only_what_is_imported_goes_along() -> None:
+def test_only_imported_files_are_collected() -> None:
     names = {file.name for file in collect_code(SOFTMAX, HOUSE, ()).files}
     assert {"softmax.py", "predictor.py", "instantiate.py", "__init__.py"} <= names
     assert not {"lenet.py", "gpt.py", "cli.py", "run.py", "digits.py"} & names
 
 
-def test_a_package_of_ones_own_goes_along_with_what_it_imports(lab: Path, tmp_path: Path) -> None:
+def test_user_package_is_copied_with_its_requirements(lab: Path, tmp_path: Path) -> None:
     code = collect_code(own(), HOUSE, ["mylab", "friends"])
     (tmp_path / "out").mkdir()
-    for place in code.copy(tmp_path / "out"):
-        assert place.exists()
+    for path in code.copy(tmp_path / "out"):
+        assert path.exists()
     files = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()}
     assert {"lathe_loader.py", "lathe/mylab/net.py", "lathe/friends.py", "lathe/modules/model/mlp.py"} <= files
     assert not [name for name in files if ".env" in name or "__pycache__" in name]
@@ -79,27 +79,27 @@ def test_a_package_of_ones_own_goes_along_with_what_it_imports(lab: Path, tmp_pa
     assert "mylab" not in sys.modules
 
 
-def test_an_installed_package_is_required_and_not_copied() -> None:
+def test_installed_package_is_a_requirement_and_not_copied() -> None:
     code = collect_code({"_target_": "einops.layers.torch.Rearrange"}, HOUSE, ["einops"])
     assert code.packages == {}
     assert f"einops=={version('einops')}" in code.requirements
 
 
-def test_a_package_that_holds_a_secret_stays_here(lab: Path) -> None:
+def test_package_with_a_secret_is_refused(lab: Path) -> None:
     (lab / "settings.yaml").write_text("api_key: 0123456789abcdef0123\n")
-    with pytest.raises(InputError, match=r"settings\.yaml looks as if it held a secret.*keep it out of there"):
+    with pytest.raises(InputError, match=r"settings\.yaml seems to hold a secret.*move the secret out of the package"):
         collect_code(own(), HOUSE, ["mylab"])
 
 
-def test_a_package_full_of_data_stays_here(lab: Path) -> None:
+def test_package_full_of_data_is_refused(lab: Path) -> None:
     with (lab / "data.bin").open("wb") as file:
         file.truncate(21_000_000)
     with pytest.raises(InputError, match=r"'mylab' .* has 21 MB, more than the 20 MB of code"):
         collect_code(own(), HOUSE, ["mylab"])
 
 
-def test_a_package_that_is_nowhere_is_told() -> None:
-    with pytest.raises(InputError, match="the package 'nowhere' of the model cannot be found; go to the folder"):
+def test_missing_package_is_refused() -> None:
+    with pytest.raises(InputError, match="the package 'nowhere' of the model cannot be found; change to the folder"):
         collect_code(own("nowhere"), HOUSE, ["nowhere"])
 
 

@@ -38,9 +38,9 @@ def live(folder):
     with begin(trial) as journal:
         for first in range(0, {NUM_ROUNDS * NUM_STEPS}, {NUM_STEPS}):
             log_steps(journal, range(first, first + {NUM_STEPS}))
-            syncing.round(reconcile=False)
+            syncing.sync(reconcile=False)
     end(trial)
-    syncing.round(reconcile=False)
+    syncing.sync(reconcile=False)
 children = []
 for folder in sys.argv[1:]:
     child = os.fork()
@@ -58,12 +58,12 @@ sys.exit(max(os.waitpid(child, 0)[1] for child in children) >> 8)
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Postgres]:
-    with postgres() as found:
-        yield found
+    with postgres() as uri:
+        yield uri
 
 
 @pytest.mark.slow
-def test_16_trials_at_once_on_a_fresh_database_lose_and_double_nothing(
+def test_16_concurrent_trials_on_a_new_database_lose_and_double_nothing(
     server: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database = server.new_database()
@@ -88,7 +88,7 @@ def test_16_trials_at_once_on_a_fresh_database_lose_and_double_nothing(
 
 
 @pytest.mark.slow
-def test_a_sweep_and_runs_of_nodes_without_a_network_are_brought_later(
+def test_sweep_and_runs_of_nodes_without_network_are_synced_later(
     server: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database = server.new_database()
@@ -112,7 +112,7 @@ def test_a_sweep_and_runs_of_nodes_without_a_network_are_brought_later(
     assert sync_sweep(sweep)[:2] == (2, 0)
 
 
-def test_a_store_without_a_driver_is_told(tmp_path: Path) -> None:
+def test_store_without_a_driver_is_an_error(tmp_path: Path) -> None:
     trial = make_run(tmp_path, store="postgresql+pg8000://me@127.0.0.1/mlflow")
     begin(trial).close()
     with pytest.raises(StoreError) as caught:

@@ -1,4 +1,4 @@
-"""Real journals, real stores, real servers: only the training is left out."""
+"""The sync of a run with real journals, stores and servers; only training is missing."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from tests.support.stores import (
 from tests.support.variants import IS_LONG
 
 
-def test_a_run_is_in_mlflow_with_all_that_belongs_to_it(runs_dir: Path) -> None:
+def test_run_is_in_mlflow_with_metrics_params_tags_and_artifacts(runs_dir: Path) -> None:
     trial = make_run(runs_dir)
     (trial.folder / "checkpoints").mkdir()
     (trial.folder / "checkpoints" / "weights.safetensors").write_text("w")
@@ -75,16 +75,18 @@ def test_a_run_is_in_mlflow_with_all_that_belongs_to_it(runs_dir: Path) -> None:
         "tracking.experiment": "lathe",
         "tracking.sync": "live",
     }
-    found = tags(runs_dir)
-    assert found["mlflow.runName"] == "blobs"
-    assert found["mlflow.source.git.commit"] == "0123abcd" * 5
-    assert found["git.dirty"] == "true"
-    assert found["lathe.run_key"] == "key-of-a1b2c3"
-    assert found["lathe.folder"] == str(trial.folder)
-    assert found["lathe.host"] == socket.gethostname()
-    assert (found["lathe.state"], found["lathe.attempt"]) == ("finished", "1")
-    assert f"lathe run model=mlp optimizer.lr=1e-5\nlathe resume {trial.reference}" in found["mlflow.note.content"]
-    assert "Mlp(hidden_sizes=[64, 32], dropout_prob=0.0, extra={})" in found["mlflow.note.content"]
+    stored_tags = tags(runs_dir)
+    assert stored_tags["mlflow.runName"] == "blobs"
+    assert stored_tags["mlflow.source.git.commit"] == "0123abcd" * 5
+    assert stored_tags["git.dirty"] == "true"
+    assert stored_tags["lathe.run_key"] == "key-of-a1b2c3"
+    assert stored_tags["lathe.folder"] == str(trial.folder)
+    assert stored_tags["lathe.host"] == socket.gethostname()
+    assert (stored_tags["lathe.state"], stored_tags["lathe.attempt"]) == ("finished", "1")
+    assert (
+        f"lathe run model=mlp optimizer.lr=1e-5\nlathe resume {trial.reference}" in stored_tags["mlflow.note.content"]
+    )
+    assert "Mlp(hidden_sizes=[64, 32], dropout_prob=0.0, extra={})" in stored_tags["mlflow.note.content"]
     first = json.loads((trial.folder / "attempts/1/journal.jsonl").read_text().splitlines()[0])
     outcome = trial.outcome()
     assert outcome is not None
@@ -101,7 +103,7 @@ def test_a_run_is_in_mlflow_with_all_that_belongs_to_it(runs_dir: Path) -> None:
     assert files == ["checkpoints/weights.safetensors", "code/lathe.patch", "provenance.yaml", "trial.yaml"]
 
 
-def test_nan_and_infinity_arrive(runs_dir: Path) -> None:
+def test_nan_and_infinity_are_stored(runs_dir: Path) -> None:
     trial = make_run(runs_dir)
     with begin(trial) as journal:
         journal.metrics(1, {"nan": math.nan, "inf": math.inf, "bad@key[0]//x": 1.0})
@@ -110,7 +112,7 @@ def test_nan_and_infinity_arrive(runs_dir: Path) -> None:
     assert rows == [("bad_key_0___x", 1.0, 0), ("inf", sys.float_info.max, 0), ("nan", 0.0, 1)]
 
 
-def test_a_second_sync_changes_nothing_even_without_its_progress_file(runs_dir: Path) -> None:
+def test_second_sync_changes_nothing_even_without_its_progress_file(runs_dir: Path) -> None:
     trial = make_run(runs_dir)
     with begin(trial) as journal:
         log_steps(journal, range(700))
@@ -124,7 +126,7 @@ def test_a_second_sync_changes_nothing_even_without_its_progress_file(runs_dir: 
     assert sql(runs_dir / "mlflow.db", "select count(*) from runs") == [(1,)]
 
 
-def test_a_sync_that_was_interrupted_goes_on(runs_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_sync_continues(runs_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trial = make_run(runs_dir)
     with begin(trial) as journal:
         log_steps(journal, range(40))
@@ -146,7 +148,7 @@ def test_a_sync_that_was_interrupted_goes_on(runs_dir: Path, monkeypatch: pytest
     assert stored(runs_dir) == expected(range(40))
 
 
-def test_a_resumed_run_that_went_back_shows_each_step_once(runs_dir: Path) -> None:
+def test_resumed_run_has_each_step_once(runs_dir: Path) -> None:
     trial = make_run(runs_dir)
     with begin(trial) as journal:
         log_steps(journal, range(10))
@@ -168,7 +170,7 @@ def test_a_resumed_run_that_went_back_shows_each_step_once(runs_dir: Path) -> No
     assert stored(runs_dir) == expected(range(12))
 
 
-def test_a_parameter_that_changes_between_attempts_keeps_its_first_value(runs_dir: Path) -> None:
+def test_parameter_keeps_the_value_of_the_first_attempt(runs_dir: Path) -> None:
     trial = make_run(runs_dir)
     for number in (1, 2):
         with begin(trial, number) as journal:
@@ -178,7 +180,7 @@ def test_a_parameter_that_changes_between_attempts_keeps_its_first_value(runs_di
     assert (params["num_devices"], params["name"]) == ("1", "blobs")
 
 
-def test_parameters_keep_within_the_limits_of_mlflow(runs_dir: Path) -> None:
+def test_parameters_respect_the_limits_of_mlflow(runs_dir: Path) -> None:
     many = {f"layer_{i}": i for i in range(230)}
     odd = {"k" * 300: "v" * 7000, "p[0]": "", "a//b": 1, "../x": 2, "..": 3, ".": 4, "": 5, "ü:ok": "ß", "/x": 6}
     trial = make_run(runs_dir, model=many, data=odd)
@@ -194,7 +196,7 @@ def test_parameters_keep_within_the_limits_of_mlflow(runs_dir: Path) -> None:
 
 
 @pytest.mark.parametrize("key", ["", ".", "..", "../x", "a//b", "/x", "x/", "a/../b", "a@b", "p[0]", "x" * 400, "a\nb"])
-def test_a_cleaned_key_is_one_that_mlflow_takes(key: str) -> None:
+def test_cleaned_key_is_valid_in_mlflow(key: str) -> None:
     from mlflow.utils.validation import _validate_metric_name, _validate_param_name
 
     _validate_metric_name(clean_key(key))  # type: ignore[no-untyped-call]
@@ -224,16 +226,16 @@ RUNNING = {"state": "running", "attempt": 2, "time": 5.0, "pid": 1, "host": "h",
         (None, None, True, "running", "RUNNING"),
     ],
 )
-def test_the_standing_follows_from_outcome_journal_and_process(
+def test_state_follows_from_outcome_journal_and_process(
     outcome: tuple[str, int] | None, last: dict[str, Any] | None, alive: bool, state: str, mlflow_status: str
 ) -> None:
-    told = {"status": outcome[0], "attempt": outcome[1], "ended": 9.0, "reason": None} if outcome else None
-    found = determine_state(told, last, 7.0, alive)
-    assert (found.state, run_sync.MLFLOW_STATUS[found.state]) == (state, mlflow_status)
-    assert (found.ended is None) == (state == "running")
+    recorded = {"status": outcome[0], "attempt": outcome[1], "ended": 9.0, "reason": None} if outcome else None
+    run_state = determine_state(recorded, last, 7.0, alive)
+    assert (run_state.state, run_sync.MLFLOW_STATUS[run_state.state]) == (state, mlflow_status)
+    assert (run_state.ended is None) == (state == "running")
 
 
-def test_a_run_whose_process_is_gone_is_killed(runs_dir: Path) -> None:
+def test_run_without_a_process_is_killed(runs_dir: Path) -> None:
     trial = make_run(runs_dir)
     with begin(trial) as journal:
         log_steps(journal, range(2))
@@ -241,7 +243,7 @@ def test_a_run_whose_process_is_gone_is_killed(runs_dir: Path) -> None:
     assert status(runs_dir) == "RUNNING"  # this process, which is alive
     rewrite_states(journal.path, pid=DEAD_PID)
     (trial.folder / "sync.json").unlink()
-    RunSync(trial).round(reconcile=False)  # a live follow leaves the word to the launcher
+    RunSync(trial).sync(reconcile=False)  # a live sync leaves the final state to the launcher
     assert status(runs_dir) == "RUNNING"
     sync_run(trial)
     assert (status(runs_dir), tags(runs_dir)["lathe.reason"]) == (
@@ -250,7 +252,7 @@ def test_a_run_whose_process_is_gone_is_killed(runs_dir: Path) -> None:
     )
 
 
-def test_a_run_on_another_host_stays_running(runs_dir: Path) -> None:
+def test_run_on_another_host_stays_running(runs_dir: Path) -> None:
     trial = make_run(runs_dir)
     with begin(trial) as journal:
         log_steps(journal, range(2))
@@ -259,7 +261,7 @@ def test_a_run_on_another_host_stays_running(runs_dir: Path) -> None:
     assert (status(runs_dir), tags(runs_dir)["lathe.host"]) == ("RUNNING", "node-17")
 
 
-def test_a_zombie_and_a_number_given_to_another_process_are_not_alive() -> None:
+def test_zombie_and_reused_pid_are_not_alive() -> None:
     host = socket.gethostname()
     child = subprocess.Popen([sys.executable, "-c", ""])
     time.sleep(0.5)
@@ -269,7 +271,7 @@ def test_a_zombie_and_a_number_given_to_another_process_are_not_alive() -> None:
     assert not is_process_alive(host, os.getpid(), time.time() - 1e6)
 
 
-def test_nothing_is_made_before_the_first_event(runs_dir: Path) -> None:
+def test_nothing_is_created_before_the_first_event(runs_dir: Path) -> None:
     trial = make_run(runs_dir)
     assert sync_run(trial).run_id is None
     end(trial, "failed")
@@ -277,7 +279,7 @@ def test_nothing_is_made_before_the_first_event(runs_dir: Path) -> None:
     assert status(runs_dir) == "FAILED"
 
 
-def test_deleted_runs_come_back_and_lost_ones_are_made_anew(runs_dir: Path) -> None:
+def test_deleted_runs_are_restored_and_lost_ones_created_again(runs_dir: Path) -> None:
     from mlflow import MlflowClient
 
     trial = make_run(runs_dir)
@@ -300,7 +302,7 @@ def test_deleted_runs_come_back_and_lost_ones_are_made_anew(runs_dir: Path) -> N
     assert other.runs_dir == runs_dir / "b"
 
 
-def test_an_artifact_that_cannot_be_stored_does_not_keep_the_points_back(runs_dir: Path) -> None:
+def test_refused_artifact_does_not_block_metrics(runs_dir: Path) -> None:
     trial = make_run(runs_dir)
     (runs_dir / "artifacts").write_text("a file where the folder should be")
     with begin(trial) as journal:
@@ -314,7 +316,7 @@ def test_an_artifact_that_cannot_be_stored_does_not_keep_the_points_back(runs_di
     assert (runs_dir / "artifacts" / str(synced.run_id) / "artifacts" / "trial.yaml").is_file()
 
 
-def test_sync_all_tells_what_failed_and_does_the_rest(runs_dir: Path) -> None:
+def test_sync_all_reports_failures_and_syncs_the_rest(runs_dir: Path) -> None:
     for name, sync_mode in (("aaa", "live"), ("bbb", "off"), ("ccc", "end")):
         tracking = {"store": None, "experiment": "lathe", "sync": sync_mode}
         with begin(make_run(runs_dir, name, tracking=tracking)) as journal:
@@ -324,13 +326,13 @@ def test_sync_all_tells_what_failed_and_does_the_rest(runs_dir: Path) -> None:
     assert (summary.runs, summary.points) == (2, 8)
     assert len(summary.failures) == 1
     assert "ccc is damaged" in summary.failures[0]
-    asked = sync_all(runs_dir, ["bbb", "aab"])
-    assert (asked.runs, asked.points) == (1, 0)
-    assert "no run 'aab'" in asked.failures[0]
-    assert "did you mean 'aaa'" in asked.failures[0]
+    summary = sync_all(runs_dir, ["bbb", "aab"])
+    assert (summary.runs, summary.points) == (1, 0)
+    assert "no run 'aab'" in summary.failures[0]
+    assert "did you mean 'aaa'" in summary.failures[0]
 
 
-def test_a_store_that_is_down_is_told_in_one_line_without_its_password(
+def test_error_of_a_store_that_is_down_is_one_line_without_password(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     port = free_port()
@@ -341,17 +343,19 @@ def test_a_store_that_is_down_is_told_in_one_line_without_its_password(
     with pytest.raises(StoreError) as caught:
         sync_run(trial)
     assert time.monotonic() - started < 10
-    told = str(caught.value)
-    assert told.startswith("tracking.store=${oc.env:LATHE_TEST_STORE} did not take 'a1b2c3': ")
-    assert told.endswith("; its journals hold everything, `lathe sync a1b2c3` tries again")
-    assert "hush" not in told
-    assert "\n" not in told
+    message = str(caught.value)
+    assert message.startswith("tracking.store=${oc.env:LATHE_TEST_STORE} did not take 'a1b2c3': ")
+    assert message.endswith("; its journals hold everything, `lathe sync a1b2c3` retries")
+    assert "hush" not in message
+    assert "\n" not in message
     assert "hush" not in "".join(path.read_text() for path in trial.folder.rglob("*") if path.is_file())
 
 
-def test_a_store_in_an_unset_variable_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_store_with_an_unset_environment_variable_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LATHE_TEST_STORE", raising=False)
-    with pytest.raises(StoreError, match="needs the variable LATHE_TEST_STORE, which is not set here; export it"):
+    with pytest.raises(
+        StoreError, match="needs the environment variable LATHE_TEST_STORE, which is not set; export it"
+    ):
         resolve_store("${oc.env:LATHE_TEST_STORE}", tmp_path)
     assert resolve_store("${oc.env:LATHE_TEST_STORE,http://x:1}", tmp_path) == "http://x:1"
     assert resolve_store(None, tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
@@ -370,7 +374,7 @@ def sync_processes(trials: list[Trial]) -> list[subprocess.Popen[str]]:
 
 
 @pytest.mark.slow
-def test_two_syncs_at_once_take_turns(runs_dir: Path) -> None:
+def test_two_concurrent_syncs_take_turns(runs_dir: Path) -> None:
     trial = make_run(runs_dir)
     with begin(trial) as journal:
         log_steps(journal, range(2000))
@@ -384,7 +388,7 @@ def test_two_syncs_at_once_take_turns(runs_dir: Path) -> None:
 
 
 @pytest.mark.slow
-def test_many_processes_on_a_fresh_store_make_one_schema_and_one_experiment(tmp_path: Path) -> None:
+def test_concurrent_processes_on_a_new_store_create_one_schema_and_one_experiment(tmp_path: Path) -> None:
     count = 8 if IS_LONG else 4
     trials = [make_run(tmp_path, f"run{i}") for i in range(count)]
     for trial in trials:

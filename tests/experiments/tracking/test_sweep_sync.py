@@ -1,4 +1,4 @@
-"""Sweeps in MLflow's store: one parent, one child a trial, no point lost or doubled whatever was killed."""
+"""Sweeps in MLflow: one parent run, one child run per trial, and no point lost or doubled after a kill."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def curve(runs_dir: Path, name: str) -> list[Any]:
 
 
 def syncing(sweep: Sweep) -> subprocess.Popen[str]:
-    """A process that syncs once it is given a line, which it is ready for."""
+    """Start a process that syncs when it reads a line."""
     pipe = subprocess.PIPE
     process = subprocess.Popen([sys.executable, "-c", SYNC, str(sweep.folder)], stdin=pipe, stdout=pipe, text=True)
     assert process.stdout is not None
@@ -86,7 +86,7 @@ def go(process: subprocess.Popen[str]) -> None:
     process.stdin.flush()
 
 
-def test_a_sweep_is_a_parent_with_a_child_a_trial(runs_dir: Path) -> None:
+def test_sweep_is_a_parent_run_with_a_child_run_per_trial(runs_dir: Path) -> None:
     points = [{"optimizer.lr": lr, "batch_size_global": 64} for lr in (0.003, 0.01)]
     sweep = make_swept(
         runs_dir, points, seeds=2, description="does it learn?", budget={"max_points": 9, "wall_h": None, "device_h": 2}
@@ -102,23 +102,28 @@ def test_a_sweep_is_a_parent_with_a_child_a_trial(runs_dir: Path) -> None:
     ((parent, status),) = sql(runs_dir / "mlflow.db", "select run_uuid, status from runs where name = 'probe'")
     assert status == "FINISHED"
     child = tags_of(runs_dir, names[3])
-    told = {"mlflow.parentRunId": parent, "mlflow.runName": names[3], "lathe.kind": "trial", "lathe.sweep": "probe"}
-    told |= {"lathe.point": "1", "lathe.state": "finished", "lathe.attempt": "1", "lathe.worker": "w"}
-    told |= {"lathe.sweep_key": sweep.key, "lathe.host": "node7", "git.dirty": "true"}
-    assert told.items() <= child.items()
+    expected_tags = {
+        "mlflow.parentRunId": parent,
+        "mlflow.runName": names[3],
+        "lathe.kind": "trial",
+        "lathe.sweep": "probe",
+    }
+    expected_tags |= {"lathe.point": "1", "lathe.state": "finished", "lathe.attempt": "1", "lathe.worker": "w"}
+    expected_tags |= {"lathe.sweep_key": sweep.key, "lathe.host": "node7", "git.dirty": "true"}
+    assert expected_tags.items() <= child.items()
     assert (
         params_of(runs_dir, names[3]).items()
         >= {"optimizer.lr": "0.01", "batch_size_global": "64", "seed": "1"}.items()
     )
     own = tags_of(runs_dir, "probe")
-    told = {"lathe.kind": "sweep", "lathe.sweep": "probe", "lathe.sweep_key": sweep.key, "lathe.state": "done"}
-    told |= {
+    expected_tags = {"lathe.kind": "sweep", "lathe.sweep": "probe", "lathe.sweep_key": sweep.key, "lathe.state": "done"}
+    expected_tags |= {
         "lathe.finished": "4",
         "lathe.failed": "0",
         "lathe.waiting": "0",
         "mlflow.source.git.commit": "0123abcd" * 5,
     }
-    assert told.items() <= own.items()
+    assert expected_tags.items() <= own.items()
     assert params_of(runs_dir, "probe") == {
         "strategy": "grid", "strategy.seed": "0", "strategy.startup_points": "10",
         "metric": METRIC, "mode": "max", "num_seeds": "2", "max_attempts": "4", "base": "", "budget.max_points": "9",
@@ -138,7 +143,7 @@ def test_a_sweep_is_a_parent_with_a_child_a_trial(runs_dir: Path) -> None:
         assert sorted(path.name for path in folder.iterdir()) == ["provenance.yaml", "trial.yaml"]
 
 
-def test_the_note_says_what_was_asked_where_it_stands_and_how_to_have_it_again(runs_dir: Path) -> None:
+def test_note_has_goal_progress_and_commands(runs_dir: Path) -> None:
     sweep = make_swept(runs_dir, LRS, description="does it learn?", base=["model=mlp", "data=blobs"])
     first, second, third = ledgers.ids(3)
     run(sweep, first, 0.75)
@@ -161,11 +166,11 @@ def test_the_note_says_what_was_asked_where_it_stands_and_how_to_have_it_again(r
     assert "0.875, of [lr=0.1](" in tags_of(runs_dir, "probe")["mlflow.note.content"]
 
 
-def test_the_question_among_the_artifacts_asks_the_same(runs_dir: Path) -> None:
-    asked = read("optimizers").values
+def test_uploaded_spec_is_the_same(runs_dir: Path) -> None:
+    spec = read("optimizers").values
     path = runs_dir / "sweep.yaml"
-    path.write_text(yaml.safe_dump(asked))
-    assert read(str(path)).values == asked
+    path.write_text(yaml.safe_dump(spec))
+    assert read(str(path)).values == spec
 
 
 ENDS: list[tuple[str, dict[str, Any], str, str]] = [
@@ -177,35 +182,38 @@ ENDS: list[tuple[str, dict[str, Any], str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("state", "told", "status", "tag"), ENDS)
-def test_the_ledger_says_where_a_trial_stands(
-    runs_dir: Path, state: Any, told: dict[str, Any], status: str, tag: str
+@pytest.mark.parametrize(("state", "ending", "status", "tag"), ENDS)
+def test_state_of_a_trial_comes_from_the_ledger(
+    runs_dir: Path, state: Any, ending: dict[str, Any], status: str, tag: str
 ) -> None:
     sweep = make_swept(runs_dir, LRS)
     trial = ledgers.ids(1)[0]
     syncs = SweepSync(sweep)
-    assert syncs.round().runs == 0  # none was begun
+    assert syncs.sync().runs == 0  # no trial has started
     assert (num_runs(runs_dir), parent_status(runs_dir)) == (1, "RUNNING")
     begin(sweep, trial)
-    syncs.round()  # before its first event
+    syncs.sync()  # before its first event
     assert children(runs_dir) == {"lr=0.001": "RUNNING"}
     ledgers.log(sweep, trial, {100: 0.5})
     end_run(sweep.trial(ledgers.entry(sweep, trial)), "killed")  # what a file says does not count
-    syncs.round()
+    syncs.sync()
     assert children(runs_dir) == {"lr=0.001": "RUNNING"}
-    ledgers.end(sweep, trial, state, **told)
-    syncs.round()
+    ledgers.end(sweep, trial, state, **ending)
+    syncs.sync()
     assert children(runs_dir) == {"lr=0.001": status}
-    found = tags_of(runs_dir, "lr=0.001")
-    assert found["lathe.state"] == tag
-    assert (found.get("lathe.failure"), found.get("lathe.reason")) == (told.get("failure"), told.get("reason"))
+    run_tags = tags_of(runs_dir, "lr=0.001")
+    assert run_tags["lathe.state"] == tag
+    assert (run_tags.get("lathe.failure"), run_tags.get("lathe.reason")) == (
+        ending.get("failure"),
+        ending.get("reason"),
+    )
     ((started, ended),) = sql(runs_dir / "mlflow.db", "select start_time, end_time from runs where name = 'lr=0.001'")
     assert (ended is None) == (state == "pending")
     assert ended is None or ended == round(ledgers.entry(sweep, trial).since * 1000) >= started
     assert stored_points(runs_dir) == expected_points(sweep)
 
 
-def test_how_long_a_trial_has_waited_is_told_once_when_it_has_ended(runs_dir: Path) -> None:
+def test_queue_time_of_a_trial_is_logged_once_when_it_ends(runs_dir: Path) -> None:
     sweep = make_swept(runs_dir, LRS[:1])
     trial = ledgers.ids(1)[0]
     for state in ("pending", "finished"):
@@ -238,9 +246,9 @@ def test_all_attempts_of_a_trial_are_one_run(runs_dir: Path) -> None:
         file.write('{"event":"metrics","time":1.0,"step":150,"metrics":{"val/accuracy_top1":9.0}}\n{"event":"metr')
     ledgers.log(sweep, trial, {100: 0.25, 150: 0.3})
     sync_sweep(sweep)
-    found = tags_of(runs_dir, "lr=0.001")
-    told = {"lathe.failure": "", "lathe.reason": "", "lathe.attempt": "2", "lathe.worker": "second"}
-    assert told.items() <= found.items()
+    run_tags = tags_of(runs_dir, "lr=0.001")
+    expected_tags = {"lathe.failure": "", "lathe.reason": "", "lathe.attempt": "2", "lathe.worker": "second"}
+    assert expected_tags.items() <= run_tags.items()
     assert children(runs_dir) == {"lr=0.001": "RUNNING"}
     ledgers.end(sweep, trial, "failed", failure="exception", reason="x")
     (sweep.folder / trial / "sync.json").unlink()
@@ -285,7 +293,9 @@ STATES = {"f": "finished", "p": "pruned", "x": "failed", "c": "cancelled"}
 
 
 @pytest.mark.parametrize(("states", "closed", "status"), SWEEPS)
-def test_a_sweep_stands_where_its_trials_do(runs_dir: Path, states: str, closed: str | None, status: str) -> None:
+def test_status_of_a_sweep_follows_from_its_trials(
+    runs_dir: Path, states: str, closed: str | None, status: str
+) -> None:
     sweep = make_swept(runs_dir, LRS)
     for trial, state in zip(ledgers.ids(3), states, strict=True):
         if state in "rfpxc":
@@ -311,7 +321,7 @@ def test_a_sweep_stands_where_its_trials_do(runs_dir: Path, states: str, closed:
         ({"max_points": 2}, "fw", False),
     ],
 )
-def test_a_strategy_that_may_still_be_asked_is_not_over(
+def test_sweep_is_not_over_while_its_strategy_may_add_trials(
     runs_dir: Path, budget: dict[str, Any], events: str, over: bool
 ) -> None:
     limits = {"max_points": None, "wall_h": None, "device_h": None, **budget}
@@ -325,13 +335,13 @@ def test_a_strategy_that_may_still_be_asked_is_not_over(
     assert parent_status(runs_dir) == ("FINISHED" if over else "RUNNING")
 
 
-def test_results_of_other_trials_have_no_run_but_are_named(runs_dir: Path) -> None:
+def test_reused_results_have_no_run_but_are_in_the_note(runs_dir: Path) -> None:
     sweep = make_swept(runs_dir, LRS[:1])
     run(sweep, ledgers.ids(1)[0], 0.5)
     ledger = sweep.ledger()
     with ledger.locked():
-        told = {"trial": "c0", "point": 1, "values": {"optimizer.lr": 0.1}, "seed": 0}
-        ledger.add([told | {"reused": {"folder": "/runs/other/abc", "value": 0.9}}])
+        new_trial = {"trial": "c0", "point": 1, "values": {"optimizer.lr": 0.1}, "seed": 0}
+        ledger.add([new_trial | {"reused": {"folder": "/runs/other/abc", "value": 0.9}}])
     sync_sweep(sweep)
     assert list(children(runs_dir)) == ["lr=0.001"]
     assert "`lr=0.1` of `/runs/other/abc`" in tags_of(runs_dir, "probe")["mlflow.note.content"]
@@ -339,7 +349,7 @@ def test_results_of_other_trials_have_no_run_but_are_named(runs_dir: Path) -> No
 
 
 class Watched:
-    """A client that notes what it is asked for."""
+    """A client that records its calls."""
 
     def __init__(self, client: Any) -> None:
         self.client, self.calls = client, list[str]()
@@ -349,27 +359,27 @@ class Watched:
         return getattr(self.client, name)
 
 
-def test_what_is_in_the_store_is_not_looked_at_again(runs_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_synced_trials_are_not_read_again(runs_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sweep = make_swept(runs_dir, LRS)
     for trial in ledgers.ids(2):
         run(sweep, trial, 0.5)
     begin(sweep, ledgers.ids(3)[2])
     syncs = SweepSync(sweep)
-    assert syncs.round().points == 8
+    assert syncs.sync().points == 8
     into = mlflow_client.open_store(f"sqlite:///{runs_dir}/mlflow.db", runs_dir)
     watched = Watched(into._client)
     monkeypatch.setattr(into, "_client", watched)
-    assert syncs.round() == (3, 0, (), ())
+    assert syncs.sync() == (3, 0, (), ())
     assert watched.calls == []  # not even of the one that runs
     ledgers.end(sweep, ledgers.ids(3)[2], "finished", value=0.5)
-    syncs.round()
+    syncs.sync()
     assert Counter(watched.calls)["create_run"] == 0
     watched.calls.clear()
     assert sync_sweep(sweep) == (3, 0, (), ())
     assert watched.calls == ["get_run"]
 
 
-def test_a_store_that_has_lost_the_sweep_is_given_it_anew(runs_dir: Path) -> None:
+def test_store_that_lost_the_sweep_gets_it_again(runs_dir: Path) -> None:
     from mlflow import MlflowClient
 
     sweep = make_swept(runs_dir, LRS)
@@ -390,7 +400,7 @@ def test_a_store_that_has_lost_the_sweep_is_given_it_anew(runs_dir: Path) -> Non
     assert num_runs(runs_dir) == 2
 
 
-def test_a_sweep_that_was_moved_is_found_by_its_key(runs_dir: Path) -> None:
+def test_moved_sweep_is_found_by_its_key(runs_dir: Path) -> None:
     sweep = make_swept(runs_dir, LRS)
     run(sweep, ledgers.ids(1)[0], 0.5)
     sync_sweep(sweep)
@@ -400,20 +410,20 @@ def test_a_sweep_that_was_moved_is_found_by_its_key(runs_dir: Path) -> None:
     assert (sql(runs_dir / "mlflow.db", "select count(*) from metrics"), num_runs(runs_dir)) == before
 
 
-def test_an_extended_sweep_is_renamed_and_keeps_its_first_parameters(runs_dir: Path) -> None:
+def test_extended_sweep_renames_runs_and_keeps_its_first_parameters(runs_dir: Path) -> None:
     sweep = make_swept(runs_dir, LRS[:1])
     run(sweep, ledgers.ids(1)[0], 0.5)
     syncs = SweepSync(sweep)
-    syncs.round()
-    asked = yaml.safe_load((sweep.folder / "sweep.yaml").read_text())
-    asked |= {"num_seeds": 2, "space": {"optimizer.lr": [0.001, 0.01]}, "budget": {**asked["budget"], "max_points": 7}}
-    (sweep.folder / "sweep.yaml").write_text(yaml.safe_dump(asked))
+    syncs.sync()
+    spec = yaml.safe_load((sweep.folder / "sweep.yaml").read_text())
+    spec |= {"num_seeds": 2, "space": {"optimizer.lr": [0.001, 0.01]}, "budget": {**spec["budget"], "points": 7}}
+    (sweep.folder / "sweep.yaml").write_text(yaml.safe_dump(spec))
     ledger = sweep.ledger()
     with ledger.locked():
-        told = {"point": 0, "values": {"optimizer.lr": 0.001}, "reused": None}
-        ledger.add([{"trial": "c0", "seed": 1, **told}])
+        new_trial = {"point": 0, "values": {"optimizer.lr": 0.001}, "reused": None}
+        ledger.add([{"trial": "c0", "seed": 1, **new_trial}])
     run(sweep, "c0", 0.25)
-    syncs.round()
+    syncs.sync()
     assert set(children(runs_dir)) == {"lr=0.001, seed=0", "lr=0.001, seed=1"}
     assert tags_of(runs_dir, "lr=0.001, seed=0")["mlflow.runName"] == "lr=0.001, seed=0"
     assert curve(runs_dir, "best_value") == [(1, 0.5), (2, 0.375)]
@@ -425,7 +435,7 @@ def test_an_extended_sweep_is_renamed_and_keeps_its_first_parameters(runs_dir: P
     assert yaml.safe_load(uploaded.read_text())["num_seeds"] == 2
 
 
-def test_sync_all_takes_sweeps_trials_and_runs(runs_dir: Path) -> None:
+def test_sync_all_accepts_sweeps_trials_and_runs(runs_dir: Path) -> None:
     one, two = (make_swept(runs_dir, LRS, name=name) for name in ("one", "two"))
     for sweep in (one, two):
         for trial in ledgers.ids(2):
@@ -451,27 +461,27 @@ def test_sync_all_takes_sweeps_trials_and_runs(runs_dir: Path) -> None:
     assert summary.runs == 2
 
 
-def test_a_store_that_is_down_is_told_once(tmp_path: Path) -> None:
+def test_store_that_is_down_is_reported_once(tmp_path: Path) -> None:
     sweep = make_swept(tmp_path, LRS, store=f"http://user:hush@127.0.0.1:{free_port()}")
     run(sweep, ledgers.ids(1)[0], 0.5)
-    (told,) = sync_sweep(sweep).failures
-    assert told.startswith("tracking.store=http://***@127.0.0.1:")
-    assert " did not take 'probe': " in told
-    assert told.endswith(f"its journals hold everything, `lathe sync {sweep.folder}` tries again")
-    assert "hush" not in told
+    (message,) = sync_sweep(sweep).failures
+    assert message.startswith("tracking.store=http://***@127.0.0.1:")
+    assert " did not take 'probe': " in message
+    assert message.endswith(f"its journals hold everything, `lathe sync {sweep.folder}` retries")
+    assert "hush" not in message
 
 
-def test_artifacts_that_cannot_be_stored_keep_nothing_else_back(runs_dir: Path) -> None:
+def test_refused_artifacts_block_nothing_else(runs_dir: Path) -> None:
     sweep = make_swept(runs_dir, LRS)
     for trial in ledgers.ids(2):
         run(sweep, trial, 0.5)
     (runs_dir / "artifacts").write_text("a file where the folder should be")
     syncs = SweepSync(sweep)
-    assert len(syncs.round().failures) == 1  # the parent's own word, last
+    assert len(syncs.sync().failures) == 1  # the artifacts of the parent, uploaded last
     assert stored_points(runs_dir) == expected_points(sweep)
     assert curve(runs_dir, "finished") == [(1, 1.0), (2, 2.0)]
     (runs_dir / "artifacts").unlink()
-    assert syncs.round().failures == ()
+    assert syncs.sync().failures == ()
     assert len(list(runs_dir.glob("artifacts/*/artifacts/trial.yaml"))) == 2
 
 
@@ -485,7 +495,7 @@ def row(trial: str, values: Mapping[str, Any], seed: int = 0) -> TrialRow:
     )  # fmt: skip
 
 
-def test_runs_are_named_by_what_tells_them_apart() -> None:
+def test_runs_are_named_by_the_values_that_differ() -> None:
     rows = [
         row("a", {"optimizer.lr": 0.003, "model.head.dropout": 0.1, "model.body.dropout": 0.2, "optimizer": "sgd"}),
         row("b", {"optimizer.lr": 1e-05, "model.channels": [16, 32]}, seed=1),
@@ -501,7 +511,7 @@ def test_runs_are_named_by_what_tells_them_apart() -> None:
     assert len(sweep_tags.make_run_names([row("d", long)], with_seed=True, alone="")["d"]) == 200
 
 
-def test_an_axis_says_what_it_comes_with() -> None:
+def test_nested_key_names_its_option() -> None:
     log = {"low": 0.001, "high": 0.1, "log": True}
     space = parse({"optimizer": {"sgd": {"optimizer.lr": [0.1, 1]}, "adam": {"optimizer.lr": log}}})
     assert sweep_tags.describe_axes(space) == {
@@ -510,13 +520,13 @@ def test_an_axis_says_what_it_comes_with() -> None:
     }
 
 
-def test_the_curve_of_a_part_of_a_ledger_is_the_beginning_of_the_whole(tmp_path: Path) -> None:
+def test_curve_of_a_partial_ledger_is_a_prefix(tmp_path: Path) -> None:
     chance = random.Random(7)
     sweep = ledgers.make(tmp_path, "probe", LRS * 4, seeds=2, mode="min")
     ledger = sweep.ledger()
     for _ in range(200):
-        with ledger.locked() as standing:
-            entry = chance.choice(list(standing.entries.values()))
+        with ledger.locked() as ledger_state:
+            entry = chance.choice(list(ledger_state.entries.values()))
             if entry.state == "pending":
                 ledger.claim(entry, worker="w", host="h", devices=2)
             elif entry.state == "running":
@@ -542,16 +552,16 @@ def test_the_curve_of_a_part_of_a_ledger_is_the_beginning_of_the_whole(tmp_path:
 
 
 @pytest.mark.slow
-def test_many_syncs_at_once_make_one_parent_and_one_run_a_trial(runs_dir: Path) -> None:
+def test_concurrent_syncs_create_one_parent_and_one_run_per_trial(runs_dir: Path) -> None:
     sweep = make_swept(runs_dir, LRS, seeds=2)
     for trial in ledgers.ids(6):
         run(sweep, trial, 0.5)
     processes = [syncing(sweep) for _ in range(4)]
     for process in processes:
         go(process)
-    told = [process.communicate()[0] for process in processes]
+    outputs = [process.communicate()[0] for process in processes]
     assert [process.returncode for process in processes] == [0] * 4
-    assert sorted(line.split("points=")[1] for line in told) == ["0, failures=(), warnings=())\n"] * 3 + [
+    assert sorted(line.split("points=")[1] for line in outputs) == ["0, failures=(), warnings=())\n"] * 3 + [
         "24, failures=(), warnings=())\n"
     ]
     assert stored_points(runs_dir) == expected_points(sweep)
@@ -559,7 +569,7 @@ def test_many_syncs_at_once_make_one_parent_and_one_run_a_trial(runs_dir: Path) 
 
 
 @pytest.mark.slow
-def test_a_sync_that_is_killed_anywhere_loses_and_doubles_nothing(runs_dir: Path) -> None:
+def test_sync_that_is_killed_at_any_call_loses_and_doubles_nothing(runs_dir: Path) -> None:
     chance = random.Random(5)
     sweep = make_swept(runs_dir, LRS, seeds=2)
     for trial in ledgers.ids(6):
@@ -589,19 +599,19 @@ def test_a_sync_that_is_killed_anywhere_loses_and_doubles_nothing(runs_dir: Path
     assert sync_sweep(sweep) == (6, 0, (), ())
 
 
-def test_what_a_worker_ran_is_in_the_store(runs_dir: Path) -> None:
+def test_trials_of_a_worker_are_in_the_store(runs_dir: Path) -> None:
     points = [{"optimizer.lr": 0.001}, {"optimizer.lr": 0.01}]
     sweep = sweeps.make_sweep(runs_dir, points, "tracking=sqlite", f"runs_dir={runs_dir}", num_seeds=2)
     assert sweeps.start_worker(sweep).wait(timeout=90) == 0
     assert sync_all(runs_dir, ["probe"]).failures == ()
     assert set(children(runs_dir)) == {f"lr={lr}, seed={seed}" for lr in (0.001, 0.01) for seed in (0, 1)}
     assert stored_points(runs_dir) == expected_points(sweep)
-    found = sweep.ledger().read()
-    assert curve(runs_dir, "best_value")[-1] == (4, max(found.value_of(point) or 0.0 for point in (0, 1)))
+    state = sweep.ledger().read()
+    assert curve(runs_dir, "best_value")[-1] == (4, max(state.value_of(point) or 0.0 for point in (0, 1)))
 
 
 @pytest.mark.slow
-def test_workers_and_followers_that_are_killed_leave_a_whole_store(runs_dir: Path) -> None:
+def test_killed_workers_and_followers_leave_a_complete_store(runs_dir: Path) -> None:
     length = ("max_steps=6000", "eval_every_steps=50", "checkpoint.every_steps=50", "log_every_steps=10")
     points = [{"optimizer.lr": 0.001}, {"optimizer.lr": 0.01}]
     sweep = sweeps.make_sweep(runs_dir, points, "tracking=sqlite", f"runs_dir={runs_dir}", *length)
@@ -621,9 +631,9 @@ def test_workers_and_followers_that_are_killed_leave_a_whole_store(runs_dir: Pat
     following = subprocess.Popen(follower)
     assert sweeps.start_worker(sweep, "second").wait(timeout=200) == 0
     assert following.wait(timeout=100) == 0
-    found = sweep.ledger().read().entries.values()
-    assert {entry.state for entry in found} == {"finished"}
-    assert max(entry.attempt for entry in found) == 2
+    entries = sweep.ledger().read().entries.values()
+    assert {entry.state for entry in entries} == {"finished"}
+    assert max(entry.attempt for entry in entries) == 2
     assert set(children(runs_dir).values()) == {"FINISHED"}
     assert parent_status(runs_dir) == "FINISHED"
     assert stored_points(runs_dir) == expected_points(sweep)
@@ -632,7 +642,7 @@ def test_workers_and_followers_that_are_killed_leave_a_whole_store(runs_dir: Pat
     assert len(steps) == 2 * 6000 // 50
 
 
-def test_a_trial_that_is_synced_alone_is_the_same_run(runs_dir: Path) -> None:
+def test_trial_synced_alone_is_the_same_run(runs_dir: Path) -> None:
     sweep = make_swept(runs_dir, LRS)
     trial = ledgers.ids(1)[0]
     run(sweep, trial, 0.5)
@@ -643,7 +653,7 @@ def test_a_trial_that_is_synced_alone_is_the_same_run(runs_dir: Path) -> None:
     assert "mlflow.parentRunId" in tags_of(runs_dir, "lr=0.001")
 
 
-def test_a_trial_that_could_not_be_written_is_told_by_the_parent(runs_dir: Path) -> None:
+def test_trial_that_could_not_be_written_is_in_the_note_of_the_parent(runs_dir: Path) -> None:
     sweep = make_swept(runs_dir, LRS)
     trial = ledgers.ids(1)[0]
     ledgers.begin(sweep, trial)

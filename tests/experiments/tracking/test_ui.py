@@ -1,4 +1,4 @@
-"""MLflow's UI as a user meets it: runs of `lathe run`, served by `lathe ui`, looked at in a browser."""
+"""MLflow's UI in a browser: runs of `lathe run`, served by `lathe ui`."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def trained(runs_dir: Path, lr: float) -> None:
 
 @pytest.fixture(scope="module")
 def one_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of runs, with one at lr=0.3 in its store."""
+    """A folder of runs with one run, lr=0.3, in its store."""
     runs_dir = tmp_path_factory.mktemp("one_run")
     trained(runs_dir, 0.3)
     return runs_dir
@@ -94,18 +94,18 @@ def browser(profile: Path) -> Iterator[WebDriver]:
 
 
 def close_assistant(driver: WebDriver) -> None:
-    """Close the panel that MLflow opens at a first visit; it takes a quarter of the picture."""
+    """Close the panel that MLflow opens at the first visit; it covers a quarter of the page."""
     from selenium.webdriver.common.by import By
     from selenium.webdriver.support.ui import WebDriverWait
 
     button = "[data-component-id='mlflow.assistant.chat_panel.close'], [data-component-id$='setup_close']"
-    for found in WebDriverWait(driver, 30).until(lambda d: d.find_elements(By.CSS_SELECTOR, button)):
-        found.click()
+    for element in WebDriverWait(driver, 30).until(lambda d: d.find_elements(By.CSS_SELECTOR, button)):
+        element.click()
     WebDriverWait(driver, 30).until_not(lambda d: d.find_elements(By.CSS_SELECTOR, button))
 
 
 def children(pid: int) -> set[int]:
-    """The processes below one, from /proc."""
+    """List the descendants of a process, from /proc."""
     below: dict[int, set[int]] = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -113,10 +113,10 @@ def children(pid: int) -> set[int]:
         except OSError:
             continue
         below.setdefault(int(fields[1]), set()).add(int(path.parent.name))
-    found, new = set[int](), {pid}
+    descendants, new = set[int](), {pid}
     while new := {child for parent in new for child in below.get(parent, ())}:
-        found |= new
-    return found
+        descendants |= new
+    return descendants
 
 
 def origin(address: str) -> str:
@@ -133,7 +133,7 @@ def answer(address: str, host: str | None = None) -> int:
 
 
 @pytest.mark.slow
-def test_two_runs_can_be_compared_in_the_browser(one_run: Path, tmp_path: Path) -> None:
+def test_two_runs_are_compared_in_the_browser(one_run: Path, tmp_path: Path) -> None:
     from selenium.webdriver.common.by import By
     from selenium.webdriver.support.ui import WebDriverWait
 
@@ -143,8 +143,8 @@ def test_two_runs_can_be_compared_in_the_browser(one_run: Path, tmp_path: Path) 
         def text() -> str:
             return driver.find_element(By.TAG_NAME, "body").text
 
-        def shows(*words: str) -> None:
-            WebDriverWait(driver, 90, ignored_exceptions=[Exception]).until(lambda _: all(w in text() for w in words))
+        def shows(*texts: str) -> None:
+            WebDriverWait(driver, 90, ignored_exceptions=[Exception]).until(lambda _: all(w in text() for w in texts))
 
         assert address.endswith("/runs?workflowType=machine_learning")
         driver.get(address)
@@ -201,7 +201,7 @@ def test_kill_9_of_the_command_leaves_no_server(one_run: Path) -> None:
         wait_until(lambda: not any(is_process_alive(socket.gethostname(), pid, time.time()) for pid in processes))
 
 
-def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
+def test_port_in_use_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").touch()
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
@@ -211,27 +211,27 @@ def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
             serve(tmp_path, port=port)
 
 
-def test_a_folder_without_a_store_is_told(tmp_path: Path) -> None:
+def test_folder_without_a_store_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"has no runs to show: .*mlflow.db is missing; `lathe run` or `lathe sync`"):
         serve(tmp_path)
 
 
-def test_a_store_may_be_typed_as_a_file_or_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_store_may_be_a_file_or_a_relative_uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.db").touch()
-    for typed in ("mine.db", "sqlite:///mine.db"):
-        assert _make_absolute(typed, "") == f"sqlite:///{tmp_path}/mine.db"
-    for typed in ("sqlite:////there/mine.db?timeout=5", "http://mlflow.lab:5000", "postgresql+psycopg2://host/runs"):
-        assert _make_absolute(typed, "") == typed
-    for typed, what in (("other.db", "is not there"), (str(tmp_path), "is a folder")):
-        with pytest.raises(InputError, match=f"--store {typed} {what}; name an SQLite file such as runs/mlflow.db"):
-            serve(tmp_path, typed)
+    for uri in ("mine.db", "sqlite:///mine.db"):
+        assert _make_absolute(uri, "") == f"sqlite:///{tmp_path}/mine.db"
+    for uri in ("sqlite:////there/mine.db?timeout=5", "http://mlflow.lab:5000", "postgresql+psycopg2://host/runs"):
+        assert _make_absolute(uri, "") == uri
+    for uri, problem in (("other.db", "does not exist"), (str(tmp_path), "is a folder")):
+        with pytest.raises(InputError, match=f"--store {uri} {problem}; name an SQLite file such as runs/mlflow.db"):
+            serve(tmp_path, uri)
     with pytest.raises(InputError, match=r"tracking\.store=other\.db is not there; name an SQLite file"):
         serve(tmp_path, "other.db", named="tracking.store=")
 
 
 @pytest.mark.parametrize(
-    ("typed", "path"),
+    ("uri", "path"),
     [
         ("sqlite:///./runs/mlflow.db", "runs/mlflow.db"),
         ("sqlite:///runs//mlflow.db", "runs/mlflow.db"),
@@ -240,30 +240,30 @@ def test_a_store_may_be_typed_as_a_file_or_from_here(tmp_path: Path, monkeypatch
     ],
 )
 def test_only_the_path_of_an_sqlite_store_is_made_absolute(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, typed: str, path: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str, path: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert make_absolute(typed) == f"sqlite:///{tmp_path}/{path}"
-    assert make_absolute(make_absolute(typed)) == make_absolute(typed)
+    assert make_absolute(uri) == f"sqlite:///{tmp_path}/{path}"
+    assert make_absolute(make_absolute(uri)) == make_absolute(uri)
 
 
-@pytest.mark.parametrize("typed", ["sqlite:///:memory:", "sqlite://", "sqlite:///", "sqlite:///file:x.db?uri=true"])
-def test_a_store_in_memory_has_no_path(typed: str) -> None:
-    assert make_absolute(typed) == typed
+@pytest.mark.parametrize("uri", ["sqlite:///:memory:", "sqlite://", "sqlite:///", "sqlite:///file:x.db?uri=true"])
+def test_store_in_memory_has_no_path(uri: str) -> None:
+    assert make_absolute(uri) == uri
 
 
-def test_a_store_that_is_a_server_only_has_its_address_said(tmp_path: Path) -> None:
-    said: list[str] = []
-    with socket.socket() as nobody:  # bound and not listening: a connection is refused at once
-        nobody.bind(("127.0.0.1", 0))
-        port = nobody.getsockname()[1]
-        assert serve(tmp_path, store=f"http://user:hush@127.0.0.1:{port}/", say=said.append) == 0
-        assert said == [f"http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning"]
-        assert runs_page(f"http://127.0.0.1:{port}", "lathe") == said[0]
+def test_store_that_is_a_server_only_prints_its_address(tmp_path: Path) -> None:
+    lines: list[str] = []
+    with socket.socket() as listener:  # bound and not listening: a connection is refused at once
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+        assert serve(tmp_path, store=f"http://user:hush@127.0.0.1:{port}/", say=lines.append) == 0
+        assert lines == [f"http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning"]
+        assert runs_page(f"http://127.0.0.1:{port}", "lathe") == lines[0]
 
 
 @pytest.mark.slow
-def test_a_store_that_mlflow_cannot_open_is_told(tmp_path: Path) -> None:
+def test_store_that_mlflow_cannot_open_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_text("this is no database, and it is long enough to be looked at as one" * 20)
-    with pytest.raises(StoreError, match=r"MLflow's server did not start on port=\d+: .*file is not a database"):
+    with pytest.raises(StoreError, match=r"the MLflow server did not start on port=\d+: .*file is not a database"):
         serve(tmp_path)

@@ -1,4 +1,4 @@
-"""The pages of a logged model as a user meets them: from the list of models to the version that is registered."""
+"""The pages of a logged model in a browser, from the list of models to the registered version."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ KIND = "?workflowType=machine_learning"
 
 
 @pytest.mark.slow
-def test_a_model_and_its_version_show_what_they_take_and_give(runs_dir: Path, tmp_path: Path) -> None:
+def test_model_and_its_version_show_inputs_and_outputs(runs_dir: Path, tmp_path: Path) -> None:
     from selenium.webdriver.common.by import By
 
     own = ["name=digits_lenet", "tracking.register_as=digits-lenet", f"runs_dir={runs_dir}"]

@@ -1,4 +1,4 @@
-"""A sweep in MLflow's UI as a user meets it: its page behind the link, its parent, one of its trials, and a comparison."""
+"""A sweep in MLflow's UI in a browser: its page, its parent run, a trial, and a comparison."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LENGTH = ("max_steps=100", "eval_every_steps=10", "log_every_steps=5", "sweep.na
 
 
 def swept(runs_dir: Path) -> Sweep:
-    """A real sweep of a small network, in the store."""
+    """Run a real sweep of a small network and sync it."""
     command = [
         sys.executable,
         "-P",
@@ -44,14 +44,14 @@ def swept(runs_dir: Path) -> Sweep:
         f"runs_dir={runs_dir}",
     ]
     done = subprocess.run([*command, "tracking.sync=off"], check=True, timeout=200, capture_output=True, text=True)
-    hint = f"`lathe ui --sweep {runs_dir}/lr_batch` shows the trials side by side in MLflow, once `lathe sync"
+    hint = f"`lathe ui --sweep {runs_dir}/lr_batch` compares the trials in MLflow, once `lathe sync"
     assert hint in done.stdout
     assert sync_all(runs_dir).failures == ()
     return Sweep(runs_dir / "lr_batch")
 
 
 def keep(driver: WebDriver, name: str) -> None:
-    """Keep a picture for the documents, where that is asked for."""
+    """Save a screenshot for the docs if LATHE_SCREENSHOT is set."""
     if os.environ.get("LATHE_SCREENSHOT"):
         from PIL import Image
 
@@ -61,28 +61,28 @@ def keep(driver: WebDriver, name: str) -> None:
 
 
 def waiter(driver: WebDriver) -> Callable[..., Any]:
-    """Waits for something of a page, which never comes to rest."""
+    """Wait for an element; the page itself never stops loading."""
     from selenium.webdriver.support.ui import WebDriverWait
 
     return WebDriverWait(driver, 90, ignored_exceptions=[Exception]).until
 
 
-def shows(driver: WebDriver, *words: str) -> None:
+def shows(driver: WebDriver, *texts: str) -> None:
     from selenium.webdriver.common.by import By
 
     def text() -> str:
         return " ".join(driver.find_element(By.TAG_NAME, "body").text.split())
 
-    waiter(driver)(lambda _: all(word in text() for word in words))
+    waiter(driver)(lambda _: all(expected in text() for expected in texts))
 
 
 def names(driver: WebDriver) -> list[str]:
-    """The runs that a page lists, from above."""
+    """List the runs on a page from top to bottom."""
     from selenium.webdriver.common.by import By
 
     links = driver.find_elements(By.CSS_SELECTOR, "[role='row'] a[href*='/runs/']")
     rows = {link.location["y"]: link.text for link in links if link.text.startswith(("lr=", "lr_batch"))}
-    return [rows[place] for place in sorted(rows)]
+    return [rows[row] for row in sorted(rows)]
 
 
 def best_first(sweep: Sweep) -> list[float]:
@@ -91,7 +91,7 @@ def best_first(sweep: Sweep) -> list[float]:
 
 
 @pytest.mark.slow
-def test_a_sweep_is_looked_at_in_the_browser(tmp_path: Path) -> None:
+def test_sweep_is_shown_in_the_browser(tmp_path: Path) -> None:
     from selenium.webdriver.common.by import By
 
     sweep = swept(tmp_path)
@@ -112,7 +112,7 @@ def test_a_sweep_is_looked_at_in_the_browser(tmp_path: Path) -> None:
 
 
 def see_the_table(driver: WebDriver, sweep: Sweep) -> None:
-    """The same view as a table: the trials without their parent, the best first."""
+    """Check the same view as a table: trials without the parent, best first."""
     from selenium.webdriver.common.by import By
 
     driver.find_element(By.XPATH, "//label[.//input[@value='TABLE']]").click()
@@ -120,7 +120,7 @@ def see_the_table(driver: WebDriver, sweep: Sweep) -> None:
     waiter(driver)(lambda _: len(names(driver)) == 8)
     cells = driver.find_elements(By.CSS_SELECTOR, "[role='gridcell'][col-id*='accuracy_top1']")
     values = {cell.location["y"]: float(cell.text) for cell in cells if cell.text}
-    assert [values[place] for place in sorted(values)] == pytest.approx(sorted(values.values(), reverse=True))
+    assert [values[row] for row in sorted(values)] == pytest.approx(sorted(values.values(), reverse=True))
     assert max(values.values()) <= best_first(sweep)[0]
     driver.set_window_size(1300, 800)
     keep(driver, "table")
@@ -128,14 +128,14 @@ def see_the_table(driver: WebDriver, sweep: Sweep) -> None:
 
 
 def see_the_parent_and_a_trial(driver: WebDriver, sweep: Sweep, address: str) -> None:
-    """From the parent's note to the view, and the charts and data of a trial."""
+    """Check the link from the note of the parent to the view, and the charts and data of a trial."""
     from selenium.webdriver.common.by import By
 
-    told = json.loads((sweep.folder / "sync.json").read_text())
-    runs = f"{origin(address)}/#/experiments/{told['experiment_id']}/runs"
-    driver.get(f"{runs}/{told['run_id']}?workflowType=machine_learning")
+    synced = json.loads((sweep.folder / "sync.json").read_text())
+    runs = f"{origin(address)}/#/experiments/{synced['experiment_id']}/runs"
+    driver.get(f"{runs}/{synced['run_id']}?workflowType=machine_learning")
     shows(driver, "all trials side by side", "Best:", "sweep/best_value", "space.optimizer.lr")
-    trial = next(iter(told["children"].values()))[0]
+    trial = next(iter(synced["children"].values()))[0]
     driver.find_element(By.LINK_TEXT, "all trials side by side").click()
     driver.switch_to.window(driver.window_handles[-1])  # MLflow opens links of a note beside the page
     shows(driver, "sweep lr_batch", "Parallel Coordinates")
@@ -154,12 +154,12 @@ def see_the_parent_and_a_trial(driver: WebDriver, sweep: Sweep, address: str) ->
 
 
 def see_a_comparison(driver: WebDriver, sweep: Sweep, address: str) -> None:
-    """MLflow's own page of several runs beside each other."""
+    """Check MLflow's own page that compares runs."""
     from selenium.webdriver.common.by import By
 
-    told = json.loads((sweep.folder / "sync.json").read_text())
-    runs = json.dumps([run for run, _ in told["children"].values()])
-    shown = json.dumps([told["experiment_id"]])
+    synced = json.loads((sweep.folder / "sync.json").read_text())
+    runs = json.dumps([run for run, _ in synced["children"].values()])
+    shown = json.dumps([synced["experiment_id"]])
     driver.get(f"{origin(address)}/#/compare-runs?runs={runs}&experiments={shown}&workflowType=machine_learning")
     shows(driver, "Comparing 8 Runs from 1 Experiment", "Parallel Coordinates Plot", "lr=0.001,", "Show diff only")
     waiter(driver)(lambda _: driver.find_elements(By.CSS_SELECTOR, ".parcoords"))
@@ -167,7 +167,7 @@ def see_a_comparison(driver: WebDriver, sweep: Sweep, address: str) -> None:
 
 
 def see_a_plain_link(driver: WebDriver, sweep: Sweep, address: str) -> None:
-    """The link of a store whose UI knows no saved views: the same trials in the same order."""
+    """Check the link without a saved view: the same trials in the same order."""
     with closing(sqlite3.connect(sweep.runs_dir / "mlflow.db")) as connection:
         connection.execute("delete from experiment_tags")
         connection.commit()

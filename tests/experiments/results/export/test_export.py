@@ -342,7 +342,7 @@ def test_a_large_model_is_logged_only_on_request(copied: Trial, monkeypatch: pyt
     monkeypatch.setattr(log_model, "MAX_AUTOMATIC_GB", 0.001)
     done = sync_run(copied)
     assert done.warning is not None
-    assert "its weights have 0.0 GB, and above 0.001 GB no model is logged by itself" in done.warning
+    assert "its weights have 0.0 GB, and above 0.001 GB are not logged automatically" in done.warning
     assert RunSync(copied).log_model("large").uri == "models:/large/1"
 
 
@@ -361,12 +361,12 @@ def test_a_run_that_cannot_be_exported_is_reported(copied: Trial, capsys: pytest
     assert warning is not None
     assert "is damaged" in warning
     shutil.rmtree(copied.folder / "checkpoints")
-    with pytest.raises(InputError, match=f"run '{copied.id}' has no checkpoint in .*; bring it back, or train again"):
+    with pytest.raises(InputError, match=f"run '{copied.id}' has no checkpoint in .*; restore it, or train again"):
         find_final_model(copied)
     (copied.folder / "outcome.json").unlink()
     journal = copied.folder / "attempts" / "1" / "journal.jsonl"
     rewrite_states(journal, state="running", pid=DEAD_PID)
-    with pytest.raises(InputError, match="is running, and only a finished one has a final model; `lathe resume"):
+    with pytest.raises(InputError, match="is running, and only a finished run has a final model; `lathe resume"):
         find_final_model(copied)
     journal.unlink()
     with pytest.raises(InputError, match="is not begun, and only a finished"):
@@ -376,7 +376,7 @@ def test_a_run_that_cannot_be_exported_is_reported(copied: Trial, capsys: pytest
 @pytest.mark.slow
 def test_the_last_checkpoint_is_used_if_there_is_no_best_one(copied: Trial) -> None:
     (copied.folder / "checkpoints" / "best.json").unlink()
-    assert (find_final_model(copied).checkpoint.step, find_final_model(copied).why) == (20, "last")
+    assert (find_final_model(copied).checkpoint.step, find_final_model(copied).reason) == (20, "last")
     assert read_interface(copied) == read_interface(Trial(copied.folder))
 
 
