@@ -185,4 +185,4 @@ def test_folder_that_is_not_a_sweep_is_refused(tmp_path: Path) -> None:
     command = [sys.executable, "-P", "-m", "experiments.tracking.follow_sweep", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"{tmp_path} is not a sweep: it has no sweep.yaml; name the folder of one\n"
+    assert done.stderr == f"{tmp_path} is not a sweep: it has no sweep.yaml; name the folder of a sweep\n"

@@ -154,11 +154,11 @@ def test_view_that_is_too_large_is_not_saved(runs_dir: Path) -> None:
 
 def test_sweep_outside_a_store_has_no_link(runs_dir: Path) -> None:
     sweep = make_swept(runs_dir, [{"optimizer.lr": 0.1}], sync="off")
-    with pytest.raises(StoreError, match=r"sweep 'probe' is in no store, .*`lathe sync probe` first"):
+    with pytest.raises(StoreError, match=r"sweep 'probe' is not in a store, .*run `lathe sync probe` first"):
         mlflow_view.make_link(sweep, "http://127.0.0.1:5000")
     assert mlflow_view.list_newest(runs_dir, f"sqlite:///{runs_dir}/mlflow.db", 5) == []
     name = sweep.folder
-    assert mlflow_view.ui_hint(sweep).startswith(f"`lathe ui --sweep {name}` compares the trials in MLflow, once")
+    assert mlflow_view.ui_hint(sweep).startswith(f"`lathe ui --sweep {name}` compares the trials in MLflow; run `lathe sync")
     (sweep.folder / "sync.json").write_text("[]")
     assert mlflow_view.find_location(sweep) is None
     with pytest.raises(StoreError, match="sweep 'probe' is not in the store sqlite"):

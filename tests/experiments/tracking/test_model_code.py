@@ -94,7 +94,7 @@ def test_package_with_a_secret_is_refused(lab: Path) -> None:
 def test_package_full_of_data_is_refused(lab: Path) -> None:
     with (lab / "data.bin").open("wb") as file:
         file.truncate(21_000_000)
-    with pytest.raises(InputError, match=r"'mylab' .* has 21 MB, more than the 20 MB of code"):
+    with pytest.raises(InputError, match=r"'mylab' .* has 21 MB, more than the limit of 20 MB"):
         collect_code(own(), HOUSE, ["mylab"])
 
 

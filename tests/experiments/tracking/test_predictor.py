@@ -102,7 +102,7 @@ def test_one_array_for_several_inputs_is_refused() -> None:
 
 def test_token_id_outside_the_vocabulary_is_refused_before_it_reaches_a_device() -> None:
     loaded = predictor(Doubles(), inputs="int64 [batch, time]", outputs="float32 [batch, time, 7]", vocab_size=7)
-    with pytest.raises(ValueError, match="inputs has numbers from 0 to 7; keep them from 0 to 6"):
+    with pytest.raises(ValueError, match="inputs has token ids from 0 to 7; they must be from 0 to 6"):
         loaded.predict(np.array([[0, 7]]))
     assert np.array_equal(answer(loaded, np.array([[0, 6]])), [[0, 12]])
 
@@ -147,7 +147,7 @@ def test_weights_of_other_code_are_refused(folder: Path) -> None:
 def test_truncated_weights_are_refused(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:20])
     with pytest.raises(
-        InputError, match=r"model\.safetensors cannot be read: .*; take an earlier checkpoint, or export"
+        InputError, match=r"model\.safetensors cannot be read: .*; use an earlier checkpoint, or export"
     ):
         load(folder)
 

@@ -120,7 +120,7 @@ def test_sweep_is_a_parent_run_with_a_child_run_per_trial(runs_dir: Path) -> Non
     expected_tags |= {
         "lathe.finished": "4",
         "lathe.failed": "0",
-        "lathe.waiting": "0",
+        "lathe.pending": "0",
         "mlflow.source.git.commit": "0123abcd" * 5,
     }
     assert expected_tags.items() <= own.items()
@@ -416,7 +416,7 @@ def test_extended_sweep_renames_runs_and_keeps_its_first_parameters(runs_dir: Pa
     syncs = SweepSync(sweep)
     syncs.sync()
     spec = yaml.safe_load((sweep.folder / "sweep.yaml").read_text())
-    spec |= {"num_seeds": 2, "space": {"optimizer.lr": [0.001, 0.01]}, "budget": {**spec["budget"], "points": 7}}
+    spec |= {"num_seeds": 2, "space": {"optimizer.lr": [0.001, 0.01]}, "budget": {**spec["budget"], "max_points": 7}}
     (sweep.folder / "sweep.yaml").write_text(yaml.safe_dump(spec))
     ledger = sweep.ledger()
     with ledger.locked():
@@ -534,7 +534,7 @@ def test_curve_of_a_partial_ledger_is_a_prefix(tmp_path: Path) -> None:
                 ledger.end(entry.id, entry.attempt, state, value=chance.choice([None, float("nan"), chance.random()]))
             else:
                 ledger.retry([entry.id])
-    lines = [json.loads(line) for line in ledger.path.read_text().splitlines()]
+    lines = [ledger._upgraded(json.loads(line)) for line in ledger.path.read_text().splitlines()]
     whole, part = BestSoFar("min"), BestSoFar("min")
     for line in lines:
         whole.apply(line)

@@ -207,7 +207,7 @@ def test_port_in_use_is_an_error(tmp_path: Path) -> None:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        with pytest.raises(StoreError, match=rf"port={port} cannot be had .*; choose another, or leave it out"):
+        with pytest.raises(StoreError, match=rf"port={port} cannot be used .*; choose another port, or omit it"):
             serve(tmp_path, port=port)
 
 
@@ -226,7 +226,7 @@ def test_store_may_be_a_file_or_a_relative_uri(tmp_path: Path, monkeypatch: pyte
     for uri, problem in (("other.db", "does not exist"), (str(tmp_path), "is a folder")):
         with pytest.raises(InputError, match=f"--store {uri} {problem}; name an SQLite file such as runs/mlflow.db"):
             serve(tmp_path, uri)
-    with pytest.raises(InputError, match=r"tracking\.store=other\.db is not there; name an SQLite file"):
+    with pytest.raises(InputError, match=r"tracking\.store=other\.db does not exist; name an SQLite file"):
         serve(tmp_path, "other.db", named="tracking.store=")
 
 
