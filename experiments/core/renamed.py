@@ -70,20 +70,20 @@ def sweep_keys() -> Iterator[tuple[str, str]]:
             yield ".".join(filter(None, ("sweep", section, old))), ".".join(filter(None, ("sweep", section, new)))
 
 
-def new_name(old: Any, known: Collection[str] | None = None) -> str | None:
-    """Today's name of an old key, metric, state or strategy; None for any other name.
-
-    Args:
-        old: a key alone (``servers``) or with its section (``parallel.servers``).
-        known: names that are valid where the user wrote the old one, and so the only ones to return; None: all.
-    """
+def new_names(old: Any) -> list[str]:
+    """Today's names of an old key, alone or with its section, of a metric, a state or a strategy; none for other names."""
     if not isinstance(old, str):  # a key of YAML may be a number
-        return None
+        return []
     tables = [*SECTIONS.values(), *ARGUMENTS.values(), *SWEEP.values(), STRATEGIES, STATES]
     names = [table[old] for table in tables if old in table]
     names += [new for key, new in (*experiment_keys(), *sweep_keys()) if key == old]
-    names += [metric(old)]
-    return next((new for new in names if new != old and (known is None or new in known)), None)
+    names += [new for new in [metric(old)] if new != old]
+    return list(dict.fromkeys(names))
+
+
+def new_name(old: Any, known: Collection[str]) -> str | None:
+    """Today's name of an old one, if it is valid where the user wrote the old one."""
+    return next((new for new in new_names(old) if new in known), None)
 
 
 def suggestion(name: str, known: Collection[str], otherwise: str = "") -> str:

@@ -155,8 +155,8 @@ def _explain(key: str, known: Keys) -> str:
     if key.startswith("tags."):
         return f"no run has the tag {key.removeprefix('tags.')}; add it to a run with `+{key}=...`"
     mark = next((mark for mark in EXTREMES if key.startswith(mark)), "")
-    if (new_name := renamed.new_name(key.removeprefix(mark))) is not None:
-        return f"no run has the key {key}; it is now called {mark + new_name!r}"
+    if names := renamed.new_names(key.removeprefix(mark)):
+        return f"no run has the key {key}; it is now called {' or '.join(repr(mark + name) for name in names)}"
     return f"no run has the key {key}; {did_you_mean(key, known.all())}"
 
 

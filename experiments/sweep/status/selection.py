@@ -70,9 +70,9 @@ def _by_override(ledger_state: LedgerState, word: str, sweep: str) -> list[str]:
     if key == "seed" and key not in known:
         values: dict[str, Any] = {entry.id: entry.seed for entry in ledger_state.entries.values()}
     elif key not in known:
-        today = renamed.new_name(key) or key
-        fits = [full for full in known if full == today or full.endswith(f".{today}")]
-        if fits and today != key:
+        names = renamed.new_names(key)
+        fits = [full for full in known if any(full == name or full.endswith(f".{name}") for name in names or [key])]
+        if fits and names:
             way_out = f"it is now called {fits[0]!r}"
         else:
             way_out = f"did you mean {fits[0]!r}?" if len(fits) == 1 else did_you_mean(key, known)
