@@ -1,4 +1,4 @@
-"""Measures a row of the zoo: its experiment with several seeds, as a sweep, which can be stopped and gone on with."""
+"""Measures a row of the zoo: its experiment with several seeds, as a sweep that can be interrupted and resumed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from experiments.core.format import format_duration
 from experiments.core.git import GitError, git
 from experiments.plan.plan import make_plan
 from experiments.results.report.metric_history import History, read_history
-from experiments.results.zoo.record import MeasuredRecord, rounded
+from experiments.results.zoo.record import MeasuredRecord, round_value
 from experiments.results.zoo.rows import Row
 from experiments.run import journal
 from experiments.run.metrics import read_metric_events
@@ -35,25 +35,25 @@ from experiments.trial.trial import EXCLUDED, resolve_runs_dir, trial_id
 from launchers.base import DONE
 
 TRY_STEPS = 20
-"""Steps from which it is told how many a budget has room for."""
-MOST_POINTS = 40
+"""Steps of the trial run that estimates how many steps fit into a budget."""
+MAX_POINTS = 40
 """Of a curve in a record."""
-WORDS = {"pending": "waits", "running": "does not end", "cancelled": "was cancelled"}
+STATE_TEXTS = {"pending": "waits", "running": "does not end", "cancelled": "was cancelled"}
 
 
-class Refused(Exception):
+class NotMeasured(Exception):
     """A row cannot be measured here; the message says why."""
 
 
-class Failed(Exception):
-    """A run of a row has failed; the message says why.
+class RunFailed(Exception):
+    """A run of a row failed; the message says why.
 
     Attributes:
-        sweep: where it lies; its logs tell more.
+        sweep: the sweep of the run, which has its logs.
     """
 
-    def __init__(self, told: str, sweep: Sweep) -> None:
-        super().__init__(told)
+    def __init__(self, message: str, sweep: Sweep) -> None:
+        super().__init__(message)
         self.sweep = sweep
 
 
@@ -63,83 +63,85 @@ class MeasureOptions:
 
     seeds: int = 3
     budget_s: float | None = None
-    """Of one run; None: it goes on to its end."""
+    """Of one run; None: no limit."""
     again: bool = False
-    """Measure also what was measured."""
+    """Also measure rows that have a record."""
     overrides: tuple[str, ...] = ()
-    """Of every run, such as launcher=slurm."""
+    """For every run, such as launcher=slurm."""
     config_dirs: tuple[str, ...] = ()
     trust: tuple[str, ...] = ()
 
     def compose(self, row: Row, *more: str) -> Experiment:
-        """What a row's command would run."""
-        return compose([*row.words, *self.overrides, *more], config_dirs=self.config_dirs, trust=self.trust)
+        """The experiment that the command of a row runs."""
+        return compose(
+            [*row.overrides_of_command, *self.overrides, *more], config_dirs=self.config_dirs, trust=self.trust
+        )
 
 
-def measure(row: Row, terms: MeasureOptions) -> MeasuredRecord:
-    """Train a row to its end, or as far as the budget has room for, once a seed.
+def measure(row: Row, options: MeasureOptions) -> MeasuredRecord:
+    """Train a row once per seed, to the end or as far as the budget allows.
 
     Raises:
-        Refused: it cannot be measured here.
-        Failed: a run of it has failed.
-        KeyboardInterrupt: it was stopped; the same call goes on with it.
-        LaunchError: the machine, or the scheduler, refuses.
+        NotMeasured: it cannot be measured on this machine.
+        RunFailed: one of its runs failed.
+        KeyboardInterrupt: it was interrupted; the same call resumes it.
+        LaunchError: the machine or the scheduler refused a run.
     """
     if row.metric is None:
-        raise Refused("its header has no Measure line, such as `# Measure: test/accuracy_top1`")
-    experiment = terms.compose(row)
-    if told := missing_data(experiment.config["data"]):
-        raise Refused(told)
+        raise NotMeasured("its header has no Measure line, such as `# Measure: test/accuracy_top1`")
+    experiment = options.compose(row)
+    if problem := missing_data(experiment.config["data"]):
+        raise NotMeasured(problem)
     try:
         steps_in_all = make_plan(experiment.config).num_steps
-        shorter = _fitting(row, terms, experiment, steps_in_all)
-        sweep = _run(row, terms, f"zoo-{row.name}", shorter)
+        shorter = _overrides_within_budget(row, options, experiment, steps_in_all)
+        sweep = _run(row, options, f"zoo-{row.name}", shorter)
     except PlanError as err:
-        raise Refused(err.problems[0]) from err
-    return _record(row, terms, sweep, trial_id(experiment.config), steps_in_all, shorter)
+        raise NotMeasured(err.problems[0]) from err
+    return _record(row, options, sweep, trial_id(experiment.config), steps_in_all, shorter)
 
 
 def missing_data(data: dict[str, Any]) -> str | None:
-    """What of a row's data is not here, in words that name no machine's folders; None where all of it is."""
+    """The data of a row that is missing here, without the names of local folders; None if nothing is missing."""
     if "folder" not in data or "root" not in data:
-        return None  # it comes with a package
+        return None  # the data is part of a package
     try:
-        found = find_missing(data)
+        absent = find_missing(data)
     except KeyError as err:
-        return f"its data is not here: data.root={data['root']} needs {err.args[0]}; `export {err.args[0]}=...`"
-    if found is None:
+        return f"its data is missing: data.root={data['root']} needs {err.args[0]}; `export {err.args[0]}=...`"
+    if absent is None:
         return None
-    what = f"{', '.join(found.files)} of " if found.files else ""
-    return f"its data is not here: {what}data.folder={data['folder']}; `lathe data` names the source"
+    files = f"{', '.join(absent.files)} of " if absent.files else ""
+    return f"its data is missing: {files}data.folder={data['folder']}; `lathe data` shows the source"
 
 
-def _fitting(row: Row, terms: MeasureOptions, experiment: Experiment, steps_in_all: int) -> list[str]:
-    """Overrides that let a run end within the budget: fewer steps, and as many evaluations as before among them.
+def _overrides_within_budget(row: Row, options: MeasureOptions, experiment: Experiment, steps_in_all: int) -> list[str]:
+    """Overrides with which a run ends within the budget: fewer steps, with the same number of evaluations.
 
-    The schedule then ends where the run ends. What a step and an evaluation take is told by runs of `TRY_STEPS`, as many
-    beside each other as there will be later.
+    The schedule ends with the run. Runs of `TRY_STEPS` steps measure the time of a step and of an evaluation, with as many
+    runs in parallel as later.
     """
-    if terms.budget_s is None or steps_in_all <= TRY_STEPS:
+    if options.budget_s is None or steps_in_all <= TRY_STEPS:
         return []
     short = _length(experiment, TRY_STEPS, steps_in_all, TRY_STEPS)
-    tried = _run(row, terms, f"zoo-{row.name}-try", [*short, f"log_every_steps={TRY_STEPS // 2}"])
+    tried = _run(row, options, f"zoo-{row.name}-try", [*short, f"log_every_steps={TRY_STEPS // 2}"])
     every = int(experiment.config["eval_every_steps"])
     evaluations = -(-steps_in_all // every)
-    fitting = min(
-        _steps_in(terms.budget_s, read_history(tried.trial(entry).folder), tried.trial(entry).folder, evaluations)
+    num_steps = min(
+        _steps_in(options.budget_s, read_history(tried.trial(entry).folder), tried.trial(entry).folder, evaluations)
         for entry in _finished(tried)
     )
-    if fitting >= steps_in_all:
+    if num_steps >= steps_in_all:
         return []
-    if fitting < TRY_STEPS:
-        raise Refused(
-            f"a budget of {format_duration(terms.budget_s)} has no room for {TRY_STEPS} steps of it; give more"
+    if num_steps < TRY_STEPS:
+        raise NotMeasured(
+            f"a budget of {format_duration(options.budget_s)} is too short for {TRY_STEPS} steps; write a longer one"
         )
-    return _length(experiment, fitting, steps_in_all, max(1, every * fitting // steps_in_all))
+    return _length(experiment, num_steps, steps_in_all, max(1, every * num_steps // steps_in_all))
 
 
 def _length(experiment: Experiment, steps: int, steps_in_all: int, eval_every_steps: int) -> list[str]:
-    """Overrides by which a run has fewer steps; its warm-up stays the same part of it."""
+    """Overrides for fewer steps, with the same fraction of warm-up."""
     every = f"eval_every_steps={eval_every_steps}", f"checkpoint.every_steps={eval_every_steps}"
     warmup = experiment.config["schedule"].get("warmup_steps")
     shorter = [f"schedule.warmup_steps={warmup * steps // steps_in_all}"] if warmup else []
@@ -147,7 +149,7 @@ def _length(experiment: Experiment, steps: int, steps_in_all: int, eval_every_st
 
 
 def _steps_in(budget_s: float, history: History, folder: Path, evaluations: int) -> int:
-    """Steps that there is time for, beside the start, the evaluations on the way and the one at the end."""
+    """The number of steps that fit into a budget, besides the start and all evaluations."""
     last = history.series["perf/step_time_ms"].last
     assert last is not None
     step_s = last[1] / 1e3
@@ -157,7 +159,7 @@ def _steps_in(budget_s: float, history: History, folder: Path, evaluations: int)
 
 
 def _evaluation_s(folder: Path) -> float:
-    """Seconds of the evaluation on the validation split: from the last point of the training to its own."""
+    """Duration of the evaluation on the validation split: from the last training metric to its metrics."""
     trained = 0.0
     for event in read_metric_events(folder):
         if "perf/step_time_ms" in event["metrics"]:
@@ -167,29 +169,29 @@ def _evaluation_s(folder: Path) -> float:
     return 0.0
 
 
-def _run(row: Row, terms: MeasureOptions, name: str, shorter: Sequence[str]) -> Sweep:
-    """Run the seeds of a row to their end; those that were begun and stopped go on.
+def _run(row: Row, options: MeasureOptions, name: str, shorter: Sequence[str]) -> Sweep:
+    """Run the seeds of a row to the end; interrupted ones are resumed.
 
     Raises:
-        PlanError: it cannot run as it stands.
-        Failed: one of them has failed.
-        KeyboardInterrupt: it was stopped.
+        PlanError: the configuration cannot run.
+        RunFailed: one of them failed.
+        KeyboardInterrupt: it was interrupted.
     """
-    words = [*row.words, *terms.overrides, *shorter]
-    checkpoint = terms.compose(row).config["checkpoint"]
+    overrides = [*row.overrides_of_command, *options.overrides, *shorter]
+    checkpoint = options.compose(row).config["checkpoint"]
     metric, mode = (
         checkpoint["best_metric"] or "val/loss_nats",
         checkpoint["best_mode"] if checkpoint["best_metric"] else "min",
     )
-    told = [f"sweep.metric={metric}", f"sweep.mode={mode}", f"sweep.num_seeds={terms.seeds}"]
-    question = read_overrides([*words, *told], terms.config_dirs, name)
-    found = prepare(question, config_dirs=terms.config_dirs, trust=terms.trust)
+    sweep_overrides = [f"sweep.metric={metric}", f"sweep.mode={mode}", f"sweep.num_seeds={options.seeds}"]
+    spec = read_overrides([*overrides, *sweep_overrides], options.config_dirs, name)
+    draft = prepare(spec, config_dirs=options.config_dirs, trust=options.trust)
     begun = (
         None
-        if terms.again
-        else _begun(resolve_runs_dir(found.experiment.config), name, {one["trial"] for one in found.trials})
+        if options.again
+        else _begun(resolve_runs_dir(draft.experiment.config), name, {one["trial"] for one in draft.trials})
     )
-    sweep = begun or write(found)
+    sweep = begun or write(draft)
     retry_unfinished(sweep)
     if submit(sweep) is not None:
         follow_sweep.start_follower(sweep)
@@ -200,13 +202,15 @@ def _run(row: Row, terms: MeasureOptions, name: str, shorter: Sequence[str]) -> 
             raise KeyboardInterrupt
     for entry in _entries(sweep):
         if entry.state != "finished":
-            why = entry.reason or "no worker is left that would run it"
-            raise Failed(f"the run of seed {entry.seed} {WORDS.get(entry.state, entry.state)}: {why}", sweep)
+            reason = entry.reason or "no worker is left to run it"
+            raise RunFailed(
+                f"the run of seed {entry.seed} {STATE_TEXTS.get(entry.state, entry.state)}: {reason}", sweep
+            )
     return sweep
 
 
 def _begun(runs_dir: Path, name: str, trials: set[str]) -> Sweep | None:
-    """The newest sweep of the very same trials, whatever came of them."""
+    """The newest sweep with exactly these trials, in any state."""
     folders = sorted(
         (path.parent for path in runs_dir.glob(f"{name}*/sweep.yaml")), key=lambda path: path.stat().st_ctime
     )
@@ -223,35 +227,35 @@ def _finished(sweep: Sweep) -> list[Entry]:
 
 
 def _record(
-    row: Row, terms: MeasureOptions, sweep: Sweep, trial: str, steps_in_all: int, shorter: list[str]
+    row: Row, options: MeasureOptions, sweep: Sweep, trial: str, steps_in_all: int, shorter: list[str]
 ) -> MeasuredRecord:
-    """What the journals of a finished sweep say.
+    """The record of a finished sweep, from its journals.
 
     Raises:
-        Failed: they say nothing of the row's metric.
+        RunFailed: they lack the metric of the row.
     """
     assert row.metric is not None
     entries = _finished(sweep)
     histories = [read_history(sweep.trial(entry).folder) for entry in entries]
     known = sorted({name for history in histories for name in history.series if name.startswith(("val/", "test/"))})
     if any(row.metric not in history.series for history in histories):
-        raise Failed(f"it measures no {row.metric}, which its header names; known: {', '.join(known)}", sweep)
+        raise RunFailed(f"it has no metric {row.metric}, which its header names; known: {', '.join(known)}", sweep)
     params = _params(sweep.trial(entries[0]).folder)
     hardware, code = sweep.config["hardware"], sweep.provenance["code"][0]
     devices = int(hardware["nodes"] * hardware["devices_per_node"])
-    curve_metric = _of_validation(row.metric, known, sweep.spec["metric"])
+    curve_metric = _find_curve_metric(row.metric, known, sweep.spec["metric"])
     steps, curves = _curves(histories, curve_metric)
     ended = max(span[1] for history in histories for span in history.spans.values())
     return MeasuredRecord(
         row=row.name,
         trial=trial,
-        overrides=[word for word in terms.overrides if not _is_of_the_machine(word)],
+        overrides=[text for text in options.overrides if not _is_of_machine(text)],
         metric=row.metric,
         seeds=[entry.seed for entry in entries],
-        values=[rounded(_last(history, row.metric)) for history in histories],
+        values=[round_value(_last(history, row.metric)) for history in histories],
         steps=max(entry.step for entry in entries),
         steps_in_all=steps_in_all,
-        budget_s=terms.budget_s,
+        budget_s=options.budget_s,
         wall_s=[round(3600 * _last(history, "cost/device_h") / devices, 1) for history in histories],
         cpu_s=[round(_last(history, "cost/cpu_s"), 1) for history in histories],
         device=str(params["env.device_name"]),
@@ -270,8 +274,8 @@ def _record(
     )
 
 
-def _is_of_the_machine(override: str) -> bool:
-    """Whether it says only where and beside what a run takes place, which is no part of a result."""
+def _is_of_machine(override: str) -> bool:
+    """True for an override of a setting of the machine, which does not affect the result."""
     key = override.lstrip("+~").partition("=")[0]
     return any(key == other or key.startswith(f"{other}.") for other in EXCLUDED)
 
@@ -283,13 +287,13 @@ def _last(history: History, metric: str) -> float:
 
 
 def _side_by_side(histories: Sequence[History]) -> int:
-    """The most runs that were at work at one moment."""
+    """The largest number of runs at the same time."""
     spans = [span for history in histories for span in history.spans.values()]
     return max(sum(begin <= start < end for begin, end in spans) for start, _ in spans)
 
 
 def _differs(sha: str) -> bool:
-    """Whether the code itself is not that of a commit: records that were just written make a checkout dirty too."""
+    """True if the code differs from that of a commit; new records alone do not count."""
     try:
         return bool(git(HOUSE, "diff", "--name-only", sha, "--", *PACKAGES)) or bool(
             git(HOUSE, "ls-files", "--others", "--exclude-standard", "--", *PACKAGES)
@@ -299,23 +303,23 @@ def _differs(sha: str) -> bool:
 
 
 def _params(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    params: dict[str, Any] = {}
     for event in journal.replay(folder):
         if event["event"] == "params":
-            found |= event["params"]
-    return found
+            params |= event["params"]
+    return params
 
 
-def _of_validation(metric: str, known: Sequence[str], otherwise: str) -> str:
-    """The curve that belongs to a metric: the same of the validation split, else what the best checkpoint goes by."""
+def _find_curve_metric(metric: str, known: Sequence[str], otherwise: str) -> str:
+    """The metric of the curve: that of the validation split, else the one that selects the best checkpoint."""
     same = f"val/{metric.partition('/')[2]}"
     return same if same in known else otherwise
 
 
 def _curves(histories: Sequence[History], metric: str) -> tuple[list[int], list[list[float]]]:
-    """Steps, thinned, and the values of every seed there."""
+    """Up to 40 steps, and the values of every seed at these steps."""
     curves = [dict(history.series[metric].curve()) if metric in history.series else {} for history in histories]
     shared = sorted(step for step in curves[0] if all(step in curve for curve in curves))
-    every = -(-len(shared) // MOST_POINTS) or 1
-    steps = shared[::-1][::every][::-1]  # the last one among them
-    return steps, [[rounded(curve[step]) for step in steps] for curve in curves]
+    every = -(-len(shared) // MAX_POINTS) or 1
+    steps = shared[::-1][::every][::-1]  # keeps the last one
+    return steps, [[round_value(curve[step]) for step in steps] for curve in curves]

@@ -1,4 +1,4 @@
-"""What came of a row when it was measured: a file that is committed beside the page, written by the command alone."""
+"""The measured result of a row: a file beside the page, which only `lathe zoo --run` writes."""
 
 from __future__ import annotations
 
@@ -14,49 +14,49 @@ from experiments.core.atomic import write_text
 from experiments.core.errors import InputError
 
 NOTE = "# Written by `lathe zoo --run`.\n"
-MOST_DIGITS = 6
-"""Of a value; more of them differ from machine to machine."""
+MAX_DIGITS = 6
+"""Of a value; further digits differ between machines."""
 
 
 @dataclass(frozen=True)
 class MeasuredRecord:
-    """One row, measured with several seeds."""
+    """The result of one row with several seeds."""
 
     row: str
     trial: str
-    """Id of the configuration that was asked for, before a budget made it shorter."""
+    """Id of the configuration, before a budget shortened it."""
     overrides: list[str]
-    """Of the command line, beyond the row's own."""
+    """Of the command line, besides those of the row."""
     metric: str
     seeds: list[int]
     values: list[float]
-    """Of the metric at the end of each seed's run."""
+    """The last value of the metric, per seed."""
     steps: int
     steps_in_all: int
-    """What the experiment asks for; more than `steps` where a budget made it shorter."""
+    """Steps of the experiment; more than `steps` if a budget shortened the runs."""
     budget_s: float | None
     """Of one run."""
     wall_s: list[float]
     cpu_s: list[float]
-    """Seconds of a core that each run took, evaluations among it, imports not."""
+    """CPU time per run, with evaluations and without imports."""
     device: str
     devices: int
     threads: int
     side_by_side: int
-    """Runs that shared the machine."""
+    """Runs on the machine at the same time."""
     torch: str
     revision: str | None
     """Commit of the code; null outside git."""
     dirty: bool
-    """Whether the code was not that of the commit."""
+    """Whether the code differed from the commit."""
     date: str
     runs: list[str]
     curve_metric: str
     curve_steps: list[int]
     curves: list[list[float]]
-    """Of each seed, a value for each of the steps."""
+    """Per seed, a value for each step."""
     shorter: list[str] = field(default_factory=list)
-    """Overrides that made it as short as the budget."""
+    """Overrides that shortened the runs to the budget."""
 
     @property
     def mean(self) -> float:
@@ -64,23 +64,25 @@ class MeasuredRecord:
 
     @property
     def spread(self) -> float | None:
-        """Standard deviation over the seeds; None of one alone."""
+        """Standard deviation over the seeds; None for one seed."""
         return stdev(self.values) if len(self.values) > 1 else None
 
     @property
-    def is_whole(self) -> bool:
-        """Whether the training went as far as the experiment asks."""
+    def is_complete(self) -> bool:
+        """Whether the training had all steps of the experiment."""
         return self.steps >= self.steps_in_all
 
-    def stands(self, trial: str, metric: str | None, seeds: int, budget_s: float | None) -> bool:
-        """Whether measuring it again, with as many seeds and as much time, would tell nothing new."""
-        as_far = self.is_whole or (self.budget_s is not None and budget_s is not None and budget_s <= self.budget_s)
-        return (self.trial, self.metric) == (trial, metric) and len(self.seeds) >= seeds and as_far
+    def is_current(self, trial: str, metric: str | None, seeds: int, budget_s: float | None) -> bool:
+        """Whether a measurement with so many seeds and this budget would add nothing."""
+        is_as_long = self.is_complete or (
+            self.budget_s is not None and budget_s is not None and budget_s <= self.budget_s
+        )
+        return (self.trial, self.metric) == (trial, metric) and len(self.seeds) >= seeds and is_as_long
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a row that was tried has not been measured."""
+    """Why a row could not be measured."""
 
     row: str
     refused: str
@@ -92,16 +94,16 @@ class Records:
     def __init__(self, page: Path) -> None:
         """
         Args:
-            page: such as docs/zoo.md; its records and figures lie in docs/zoo.
+            page: such as docs/zoo.md; its records and figures are in docs/zoo.
         """
         self.folder = page.with_suffix("")
 
     def figure(self, row: str) -> Path:
-        """Where the curve of a row is drawn."""
+        """The path of the curve of a row."""
         return self.folder / f"{row}.svg"
 
     def find(self, row: str) -> MeasuredRecord | Refusal | None:
-        """What is known of a row; None where it was never tried.
+        """The record of a row; None if there is none.
 
         Raises:
             InputError: its file is damaged.
@@ -110,16 +112,16 @@ class Records:
         if not path.exists():
             return None
         try:
-            told = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
+            content = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
         except (OSError, ValueError, yaml.YAMLError) as err:
             raise _damaged(path, str(err).splitlines()[0]) from err
-        kind = Refusal if isinstance(told, dict) and "refused" in told else MeasuredRecord
-        if problem := _problem(told, kind):
+        kind = Refusal if isinstance(content, dict) and "refused" in content else MeasuredRecord
+        if problem := _problem(content, kind):
             raise _damaged(path, problem)
-        return kind(**told)
+        return kind(**content)
 
-    def keep(self, record: MeasuredRecord | Refusal) -> None:
-        """Put a record in the place of the one before.
+    def write(self, record: MeasuredRecord | Refusal) -> None:
+        """Write a record; replaces an earlier one.
 
         Raises:
             OSError: it cannot be written.
@@ -131,34 +133,34 @@ class Records:
         return self.folder / f"{row}.yaml"
 
 
-def _damaged(path: Path, why: str) -> InputError:
-    return InputError([f"{path} is no record of a row: {why}; restore it, or remove it and measure again"])
+def _damaged(path: Path, reason: str) -> InputError:
+    return InputError([f"{path} is not a valid record: {reason}; restore it, or remove it and measure again"])
 
 
-def _problem(told: Any, kind: type[MeasuredRecord] | type[Refusal]) -> str:
-    """What keys are missing or of no meaning; "" where all is well."""
-    if not isinstance(told, dict):
-        return "it is no map"
+def _problem(content: Any, kind: type[MeasuredRecord] | type[Refusal]) -> str:
+    """The missing or unknown keys; "" if there are none."""
+    if not isinstance(content, dict):
+        return "it is not a map"
     known = fields(kind)
-    missing = [one.name for one in known if one.default_factory is MISSING and one.name not in told]
-    strange = [str(key) for key in told if key not in {one.name for one in known}]
-    if missing or strange:
-        return f"it lacks {', '.join(missing)}" if missing else f"it knows no {', '.join(strange)}"
+    missing = [one.name for one in known if one.default_factory is MISSING and one.name not in content]
+    unknown = [str(key) for key in content if key not in {one.name for one in known}]
+    if missing or unknown:
+        return f"it lacks {', '.join(missing)}" if missing else f"it has the unknown keys {', '.join(unknown)}"
     if kind is MeasuredRecord:
-        of_seeds = [told[name] for name in ("seeds", "values", "wall_s", "cpu_s", "curves")]
-        if not all(isinstance(one, list) and one and len(one) == len(of_seeds[0]) for one in of_seeds):
-            return "seeds, values, wall_s, cpu_s and curves are not as many, or none"
+        per_seed = [content[name] for name in ("seeds", "values", "wall_s", "cpu_s", "curves")]
+        if not all(isinstance(one, list) and one and len(one) == len(per_seed[0]) for one in per_seed):
+            return "seeds, values, wall_s, cpu_s and curves differ in length, or are empty"
     return ""
 
 
-def rounded(value: float) -> float:
-    """A value as records have it."""
-    return float(f"{value:.{MOST_DIGITS}g}")
+def round_value(value: float) -> float:
+    """A value with the digits of a record."""
+    return float(f"{value:.{MAX_DIGITS}g}")
 
 
-def _as_text(told: Mapping[str, Any]) -> str:
-    """A line for each key, and for each seed's curve."""
-    styles = ((key, value, None if isinstance(value, list) else False) for key, value in told.items())
+def _as_text(content: Mapping[str, Any]) -> str:
+    """YAML with one line per key, and per curve of a seed."""
+    styles = ((key, value, None if isinstance(value, list) else False) for key, value in content.items())
     return "".join(
         yaml.safe_dump({key: value}, default_flow_style=style, width=10**6, allow_unicode=True)
         for key, value, style in styles

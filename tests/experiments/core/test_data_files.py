@@ -30,4 +30,4 @@ def test_of_data_that_names_no_files_the_folder_has_to_be_there(tmp_path: Path) 
 def test_the_zoo_tells_a_root_that_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MY_DATA", raising=False)
     told = missing_data({"root": "${oc.env:MY_DATA}", "folder": "set"})
-    assert told == "its data is not here: data.root=${oc.env:MY_DATA} needs MY_DATA; `export MY_DATA=...`"
+    assert told == "its data is missing: data.root=${oc.env:MY_DATA} needs MY_DATA; `export MY_DATA=...`"

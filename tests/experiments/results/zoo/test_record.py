@@ -12,7 +12,7 @@ import pytest
 
 from experiments.core.errors import InputError
 from experiments.results.zoo.figure import draw
-from experiments.results.zoo.page import RowStatus, page, problems_of
+from experiments.results.zoo.page import RowStatus, find_problems, make_page
 from experiments.results.zoo.record import MeasuredRecord, Records, Refusal
 from experiments.results.zoo.rows import Row
 
@@ -36,26 +36,26 @@ def but(**changes: Any) -> MeasuredRecord:
     return dataclasses.replace(RECORD, **changes)
 
 
-def test_a_record_is_read_as_it_was_kept(tmp_path: Path) -> None:
+def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     records = Records(tmp_path / "zoo.md")
     assert records.find("tiny") is None
-    records.keep(RECORD)
-    records.keep(Refusal("other", "its data: 'is' not here"))
+    records.write(RECORD)
+    records.write(Refusal("other", "its data: 'is' missing"))
     assert records.find("tiny") == RECORD
-    assert records.find("other") == Refusal("other", "its data: 'is' not here")
+    assert records.find("other") == Refusal("other", "its data: 'is' missing")
     assert (tmp_path / "zoo" / "tiny.yaml").read_text().startswith("# Written by `lathe zoo --run`.\nrow: tiny\n")
 
 
 @pytest.mark.parametrize("text", ["", "[1]", "row: {", "row: tiny\nvalue: 3\n"])
-def test_a_damaged_record_is_told_with_a_way_out(text: str, tmp_path: Path) -> None:
+def test_a_damaged_record_is_reported_with_a_fix(text: str, tmp_path: Path) -> None:
     (tmp_path / "zoo").mkdir()
     (tmp_path / "zoo" / "tiny.yaml").write_text(text)
-    with pytest.raises(InputError, match=r"tiny.yaml is no record of a row: .*; restore it, or remove it"):
+    with pytest.raises(InputError, match=r"tiny.yaml is not a valid record: .*; restore it, or remove it"):
         Records(tmp_path / "zoo.md").find("tiny")
 
 
 @pytest.mark.parametrize(
-    ("record", "seeds", "budget_s", "stands"),
+    ("record", "seeds", "budget_s", "is_current"),
     [
         (RECORD, 3, None, True),
         (RECORD, 2, 5.0, True),
@@ -67,13 +67,13 @@ def test_a_damaged_record_is_told_with_a_way_out(text: str, tmp_path: Path) -> N
         (but(steps=200, budget_s=60.0), 3, None, False),
     ],
 )
-def test_a_record_stands_until_measuring_again_would_tell_more(
-    record: MeasuredRecord, seeds: int, budget_s: float | None, stands: bool
+def test_a_record_is_current_until_a_measurement_would_add_something(
+    record: MeasuredRecord, seeds: int, budget_s: float | None, is_current: bool
 ) -> None:
-    assert record.stands("6ca2e6ab10", "test/accuracy_top1", seeds, budget_s) is stands
+    assert record.is_current("6ca2e6ab10", "test/accuracy_top1", seeds, budget_s) is is_current
 
 
-def test_the_page_is_what_rows_and_records_give() -> None:
+def test_the_page_follows_from_rows_and_records() -> None:
     shorter = but(
         row="tiny-b",
         steps=150,
@@ -83,16 +83,16 @@ def test_the_page_is_what_rows_and_records_give() -> None:
         overrides=["hardware.devices_per_node=2"],
         shorter=["max_steps=150"],
     )
-    standings = [
+    statuses = [
         RowStatus(ROW, RECORD),
         RowStatus(
             Row("tiny", {"Family": "small"}, "test/accuracy_top1", (0.9, 1), ("data=b",), "0.9 <x> | y", "b"), shorter
         ),
-        RowStatus(Row("large", {}, "val/perplexity", data="text8"), Refusal("large", "its data is not here")),
+        RowStatus(Row("large", {}, "val/perplexity", data="text8"), Refusal("large", "its data is missing")),
         RowStatus(Row("new", {"Expect": "much"}, "val/perplexity", data="text8"), None),
         RowStatus(Row("plain", {}, data="digits"), None),
     ]
-    assert page(standings, "zoo") == (Path(__file__).parent / "page.md").read_text()
+    assert make_page(statuses, "zoo") == (Path(__file__).parent / "page.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,9 @@ def test_the_page_is_what_rows_and_records_give() -> None:
         (but(metric="test/loss_nats"), False),
     ],
 )
-def test_a_mean_that_is_not_expected_is_told_of_whole_runs_alone(record: MeasuredRecord, is_outside: bool) -> None:
+def test_only_the_mean_of_complete_runs_is_compared_with_the_expected_range(
+    record: MeasuredRecord, is_outside: bool
+) -> None:
     assert RowStatus(ROW, record).is_outside is is_outside
 
 
@@ -119,28 +121,29 @@ def test_a_curve_is_an_svg_for_light_and_dark_pages(tmp_path: Path) -> None:
         assert re.search(r'aria-label="val/accuracy_top1 by step', text)
 
 
-def test_what_a_page_lacks_is_told(tmp_path: Path) -> None:
+def test_differences_of_the_page_are_reported(tmp_path: Path) -> None:
     file, folder = tmp_path / "zoo.md", tmp_path / "zoo"
-    Records(file).keep(RECORD)
-    Records(file).keep(but(row="gone"))
+    Records(file).write(RECORD)
+    Records(file).write(but(row="gone"))
     file.write_text("another text")
-    told = problems_of("the text", file, [RowStatus(ROW, RECORD)], folder)
-    assert [problem.replace(str(tmp_path), "") for problem in told] == [
-        "/zoo.md is not what the headers and the records give; `lathe zoo --write` writes it",
-        "/zoo/tiny.svg is missing; `lathe zoo --write` draws it",
-        "/zoo/gone.yaml is of no experiment that is there; remove it, and gone.svg with it",
+    problems = find_problems("the text", file, [RowStatus(ROW, RECORD)], folder)
+    assert [problem.replace(str(tmp_path), "") for problem in problems] == [
+        "/zoo.md differs from the headers and records; write it with `lathe zoo --write`",
+        "/zoo/tiny.svg is missing; draw it with `lathe zoo --write`",
+        "/zoo/gone.yaml belongs to no experiment; remove it and gone.svg",
     ]
     file.write_text("the text")
     draw(RECORD, folder / "tiny.svg")
     (folder / "gone.yaml").unlink()
-    assert problems_of("the text", file, [RowStatus(ROW, RECORD)], folder) == []
+    assert find_problems("the text", file, [RowStatus(ROW, RECORD)], folder) == []
 
 
 def test_a_record_without_a_value_for_each_seed_is_damaged(tmp_path: Path) -> None:
     records = Records(tmp_path / "zoo.md")
     for damaged in (but(values=[]), but(seeds=[]), but(cpu_s=[1.0])):
-        records.keep(damaged)
+        records.write(damaged)
         with pytest.raises(
-            InputError, match=r"tiny\.yaml is no record of a row: seeds, values, wall_s, cpu_s and curves"
+            InputError,
+            match=r"tiny\.yaml is not a valid record: seeds, values, wall_s, cpu_s and curves differ in length",
         ):
             records.find("tiny")

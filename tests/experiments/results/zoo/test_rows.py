@@ -8,7 +8,7 @@ import pytest
 
 from experiments.config.options import groups
 from experiments.core.errors import InputError
-from experiments.results.zoo.rows import Row, chosen, rows
+from experiments.results.zoo.rows import Row, read_rows, select_rows
 
 
 def written(folder: Path, name: str, header: str) -> list[Row]:
@@ -16,10 +16,10 @@ def written(folder: Path, name: str, header: str) -> list[Row]:
     path = folder / "experiment" / f"{name}.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"# @package _global_\n{header}name: {name}\n")
-    return [row for row in rows([str(folder)]) if row.experiment == name]
+    return [row for row in read_rows([str(folder)]) if row.experiment == name]
 
 
-def test_each_measure_is_a_row_with_what_was_published_below_it(tmp_path: Path) -> None:
+def test_each_measure_is_a_row_with_the_published_value_below_it(tmp_path: Path) -> None:
     header = (
         "# Question: what is\n#           it?\n# Family:   pixels\n# Measure:  test/dice 0.25 to 0.75\n# Published: 0.7\n"
         "# Measure:  test/dice with data=mine 'data.pattern=a b'\n# Expect:   little; see Note: nothing\n"
@@ -50,19 +50,19 @@ def test_an_experiment_without_a_measure_is_a_row_too(tmp_path: Path) -> None:
         "test/a with 'x",
     ],
 )
-def test_a_measure_that_says_something_else_is_told(text: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="names no metric and its range; write it as"):
+def test_an_invalid_measure_is_reported(text: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is not a metric with an optional range and overrides; write"):
         written(tmp_path, "odd", f"# Measure: {text}\n")
 
 
-def test_rows_are_chosen_by_their_name_or_by_their_experiment(tmp_path: Path) -> None:
+def test_rows_are_selected_by_name_or_experiment(tmp_path: Path) -> None:
     known = [Row("a", {}, "test/x"), Row("a", {}, "test/x", None, ("data=b",)), Row("c", {}, "test/x")]
-    assert [row.name for row in chosen(known, ["a"])] == ["a", "a-b"]
-    assert [row.name for row in chosen(known, ["a-b", "c"])] == ["a-b", "c"]
-    assert chosen(known, []) == known
+    assert [row.name for row in select_rows(known, ["a"])] == ["a", "a-b"]
+    assert [row.name for row in select_rows(known, ["a-b", "c"])] == ["a-b", "c"]
+    assert select_rows(known, []) == known
     with pytest.raises(InputError, match=r"NAME=a-c: there is no such experiment; did you mean 'a-b'"):
-        chosen(known, ["a-c"])
+        select_rows(known, ["a-c"])
 
 
-def test_every_experiment_of_the_house_has_a_row() -> None:
-    assert {row.experiment for row in rows()} == set(groups()["experiment"])
+def test_every_built_in_experiment_has_a_row() -> None:
+    assert {row.experiment for row in read_rows()} == set(groups()["experiment"])
