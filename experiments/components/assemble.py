@@ -1,4 +1,4 @@
-"""The live parts of a training, built from a configuration."""
+"""Builds the components of a training from a configuration."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from modules.parallel.base import Engine, TrainingTask
 
 @dataclass
 class Components:
-    """What a training is made of, alive."""
+    """The components of a training."""
 
     data: Data
     task: TrainingTask
@@ -30,28 +30,27 @@ class Components:
 
 
 def assemble(config: Mapping[str, Any], trust: Collection[str] = (), initial: Path | None = None) -> Components:
-    """Build every part, initial weights from the configuration's seed and from a file.
+    """Build all components, with random initial weights from the seed, or weights from a file.
 
     Args:
-        config: a trial's.
-        trust: packages beyond the house's own that may be named.
-        initial: weights of safetensors, where the configuration names some (`init_from`); None leaves them to chance, where
-            only shapes count.
+        config: of a trial.
+        trust: packages, besides the built-in ones, that the configuration may name.
+        initial: safetensors file for `init_from`; None: keep random weights, if only shapes matter.
 
     Raises:
-        PlanError: with every problem: parts refuse their values, or may not be named.
+        PlanError: with all problems: a component rejects its values, or is not on the allow-list.
     """
     torch.manual_seed(derive_seed(config["seed"], "init"))
     built, problems = dict[str, Any](), list[str]()
     for key in ("model", "objective", "optimizer", "schedule", "data", "evaluator", "parallel"):
         try:
             built[key] = instantiate(config[key], key, trust)
-            if key == "optimizer":  # it is given its values with the parameters only; one will do to look at them
+            if key == "optimizer":  # it checks its values only when it gets parameters
                 built[key]([nn.Parameter(torch.empty(1))])
         except InputError as err:
             problems += err.problems
-        except Exception as err:  # torch's optimizers and a user's raise what they like
-            problems.append(f"{key}: {describe_error(err)}; mend its arguments")
+        except Exception as err:  # optimizers raise any exception
+            problems.append(f"{key}: {describe_error(err)}; correct its arguments")
     problems = problems or load_initial_weights(built["model"], config, initial)
     if problems:
         raise PlanError(problems, f"the plan for '{config['name']}'")
@@ -62,6 +61,6 @@ def assemble(config: Mapping[str, Any], trust: Collection[str] = (), initial: Pa
 
 
 def make_engine(config: Mapping[str, Any], trust: Collection[str] = ()) -> Engine:
-    """The engine alone."""
+    """Build only the engine."""
     engine: Engine = instantiate(config["parallel"], "parallel", trust)
     return engine

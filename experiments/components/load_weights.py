@@ -1,4 +1,4 @@
-"""What a model starts with in place of chance, and which of its weights stay as they are at the start."""
+"""Loads initial weights into a model, and freezes some of its weights."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from experiments.trial.initial_weights import get_initial_weights
 
 
 def load_initial_weights(model: nn.Module, config: Mapping[str, Any], file: Path | None) -> list[str]:
-    """Put weights into a model and hold some of them fixed, as a configuration asks.
+    """Load the weights of `init_from` into a model, and freeze the weights that `freeze` names.
 
     Args:
-        model: whole; on the meta device it is only checked.
+        model: on the meta device it is only checked.
         config: with `init_from` and `freeze`.
-        file: of safetensors, where weights were named; None: they are left out.
+        file: safetensors file; None: load nothing.
 
     Returns:
-        Every reason why it does not fit; then the model is as it was.
+        All problems; if there are any, the model is unchanged.
     """
-    problems = _misfits_of_freeze(model, config.get("freeze") or [])
+    problems = _check_freeze(model, config.get("freeze") or [])
     if get_initial_weights(config) is not None and file is not None:
-        problems += _load(model, file, config["init_from"]["skip"], dry=bool(problems))
+        problems += _load(model, file, config["init_from"]["skip"], is_dry_run=bool(problems))
     if not problems:
         _freeze(model, config.get("freeze") or [])
     return problems
 
 
 def has_prefix(name: str, parts: Iterable[str]) -> bool:
-    """Whether a weight's name is one of these, or that of something inside one: ``head.3.bias`` of ``head``."""
+    """Whether a weight has one of these names, or belongs to one: ``head.3.bias`` belongs to ``head``."""
     return any(name == part or name.startswith(f"{part}.") for part in parts)
 
 
-def _misfits_of_freeze(model: nn.Module, parts: Collection[str]) -> list[str]:
+def _check_freeze(model: nn.Module, parts: Collection[str]) -> list[str]:
     names = [name for name, _ in model.named_parameters()]
     known = list_prefixes(names)
     problems = [
@@ -47,42 +47,44 @@ def _misfits_of_freeze(model: nn.Module, parts: Collection[str]) -> list[str]:
         if not any(has_prefix(name, [part]) for name in names)
     ]
     if parts and not problems and all(has_prefix(name, parts) for name in names):
-        problems.append(f"freeze={list(parts)} leaves {type(model).__name__} nothing to train; leave its last part out")
+        problems.append(
+            f"freeze={list(parts)} leaves nothing to train in {type(model).__name__}; remove its last entry"
+        )
     return problems
 
 
 def _freeze(model: nn.Module, parts: Collection[str]) -> None:
-    """What stays fixed also computes as in evaluation: statistics of batches and dropout would change it."""
+    """Freeze weights, and keep their modules in evaluation mode: batch statistics and dropout would change them."""
     for name, parameter in model.named_parameters():
         if has_prefix(name, parts):
             parameter.requires_grad_(False)
     for name, module in model.named_modules():
         if has_prefix(name, parts):
-            module.register_forward_pre_hook(_evaluates)
+            module.register_forward_pre_hook(_set_eval_mode)
 
 
-def _evaluates(module: nn.Module, inputs: object) -> None:
+def _set_eval_mode(module: nn.Module, inputs: object) -> None:
     module.training = False
 
 
-def _load(model: nn.Module, file: Path, skip: Collection[str], *, dry: bool) -> list[str]:
+def _load(model: nn.Module, file: Path, skip: Collection[str], *, is_dry_run: bool) -> list[str]:
     try:
         with safe_open(file, "pt") as saved:
             shapes = {name: list(saved.get_slice(name).get_shape()) for name in saved.keys()}  # noqa: SIM118
             own, others = _own(model)
-            problems = _misfits(shapes, own, others, skip)
-            wanted = {name: tensor for name, tensor in own.items() if not has_prefix(name, skip)}
-            if not problems and not dry and not any(tensor.is_meta for tensor in wanted.values()):
+            problems = _check_weights(shapes, own, others, skip)
+            to_load = {name: tensor for name, tensor in own.items() if not has_prefix(name, skip)}
+            if not problems and not is_dry_run and not any(tensor.is_meta for tensor in to_load.values()):
                 with torch.no_grad():
-                    for name, tensor in wanted.items():
+                    for name, tensor in to_load.items():
                         tensor.copy_(saved.get_tensor(name))
     except (SafetensorError, OSError) as err:
-        return [f"init_from.weights: {file} cannot be read ({err}); name a file of safetensors that is whole"]
+        return [f"init_from.weights: {file} cannot be read ({err}); name a complete safetensors file"]
     return problems
 
 
 def _own(model: nn.Module) -> tuple[dict[str, Tensor], set[str]]:
-    """The model's weights and statistics, each under the first of its names; and the other names."""
+    """Weights and buffers of the model by their first name, and the other names of shared ones."""
     own: dict[str, Tensor] = {}
     others, seen = set[str](), set[int]()
     for name, tensor in model.state_dict(keep_vars=True).items():
@@ -94,7 +96,7 @@ def _own(model: nn.Module) -> tuple[dict[str, Tensor], set[str]]:
     return own, others
 
 
-def _misfits(
+def _check_weights(
     shapes: Mapping[str, list[int]], own: Mapping[str, Tensor], others: Collection[str], skip: Collection[str]
 ) -> list[str]:
     known = [*own, *others, *shapes]
@@ -103,34 +105,34 @@ def _misfits(
         for part in skip
         if not any(has_prefix(name, [part]) for name in known)
     ]
-    unlike = [
-        f"init_from.weights: {name} is {shapes[name]} there and {list(tensor.shape)} in the model; {_skipping(name)}"
+    mismatched = [
+        f"init_from.weights: {name} is {shapes[name]} in the file and {list(tensor.shape)} in the model; {_hint_to_skip(name)}"
         for name, tensor in own.items()
         if name in shapes and shapes[name] != list(tensor.shape) and not has_prefix(name, skip)
     ]
     missing = [
-        f"init_from.weights: there is no {name}, which the model has; {_skipping(name)}"
+        f"init_from.weights: the file lacks {name}, which the model has; {_hint_to_skip(name)}"
         for name in own
         if name not in shapes and not has_prefix(name, skip)
     ]
-    strange = [
-        f"init_from.weights: there is {name}, which the model has not; {_skipping(name)}"
+    unexpected = [
+        f"init_from.weights: the file has {name}, which the model lacks; {_hint_to_skip(name)}"
         for name in shapes
         if name not in own and name not in others and not has_prefix(name, skip)
     ]
-    for found in (unlike, missing, strange):
-        problems += found[:MAX_LISTED]
-        if len(found) > MAX_LISTED:
-            problems.append(f"init_from.weights: and {len(found) - MAX_LISTED} more like the last")
+    for group in (mismatched, missing, unexpected):
+        problems += group[:MAX_LISTED]
+        if len(group) > MAX_LISTED:
+            problems.append(f"init_from.weights: and {len(group) - MAX_LISTED} more like the last")
     return problems
 
 
-def _skipping(name: str) -> str:
+def _hint_to_skip(name: str) -> str:
     return f"add {name.rpartition('.')[0] or name!r} to init_from.skip"
 
 
 def list_prefixes(names: Iterable[str]) -> set[str]:
-    """What a part may be called: the beginnings of names, up to every dot."""
+    """All prefixes of dotted names: ``a``, ``a.b`` and ``a.b.c`` of ``a.b.c``."""
     return {
         ".".join(words[:count]) for name in names for words in [name.split(".")] for count in range(1, len(words) + 1)
     }

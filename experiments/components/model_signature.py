@@ -1,4 +1,4 @@
-"""What a model takes and gives: the kinds of its tensors, in words that a run notes and an exported model repeats."""
+"""Inputs and outputs of a model: dtypes and shapes of its tensors, as text for journals and exported models."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TensorKind:
-    """Dtype and shape of a tensor; -1 where any size will do: the batch, and the time of a text."""
+    """Dtype and shape of a tensor; -1 for a free size: the batch, and the time of a text."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -25,43 +25,43 @@ class TensorKind:
 
     @classmethod
     def parse(cls, text: str) -> TensorKind:
-        """The kind that ``str`` wrote."""
+        """Parse the output of ``str``."""
         dtype, _, sizes = text.rstrip("]").partition(" [")
         return cls(dtype, tuple(int(size) if size.isdecimal() else -1 for size in sizes.split(", ")))
 
 
 TensorKinds = TensorKind | tuple[TensorKind, ...]
 ANSWERS = ("outputs", "probabilities", "labels")
-"""What may be asked of a model: what it gives; of a classifier also the softmax of that, and the best class."""
+"""What a model can return: its outputs; a classifier also their softmax and the best class."""
 
 
 @dataclass(frozen=True)
 class ModelInterface:
-    """What a model takes and gives; a tuple where it is several tensors."""
+    """Inputs and outputs of a model; a tuple for several tensors."""
 
     inputs: TensorKinds
     outputs: TensorKinds
     class_names: tuple[str, ...] | None = None
-    """What the data calls its classes; None where it only numbers them."""
+    """Names of the classes; None if the data only numbers them."""
 
-    WORDS: ClassVar = ("inputs", "outputs", "class_names")
+    KEYS: ClassVar = ("inputs", "outputs", "class_names")
 
-    def words(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """As plain values: inputs, outputs and class_names."""
         names = None if self.class_names is None else list(self.class_names)
-        return {"inputs": _written(self.inputs), "outputs": _written(self.outputs), "class_names": names}
+        return {"inputs": _format(self.inputs), "outputs": _format(self.outputs), "class_names": names}
 
     @classmethod
-    def of_words(cls, words: Mapping[str, Any]) -> ModelInterface:
-        """The interface that `words` wrote."""
-        names = words.get("class_names")
-        return cls(_read(words["inputs"]), _read(words["outputs"]), None if names is None else tuple(names))
+    def from_dict(cls, values: Mapping[str, Any]) -> ModelInterface:
+        """Read what `to_dict` wrote."""
+        names = values.get("class_names")
+        return cls(_read(values["inputs"]), _read(values["outputs"]), None if names is None else tuple(names))
 
 
 def infer_interface(inputs: Tensors, outputs: Tensors) -> ModelInterface:
-    """The interface that a batch and what the model gave for it show.
+    """Infer the interface from a batch and the outputs of the model for it.
 
-    Any batch will do, and any time of a text that is answered token by token: what a model cannot do, it refuses itself.
+    The batch size is free, and so is the time of a text with one output for each token.
     """
     is_text = (
         not isinstance(inputs, tuple)
@@ -75,17 +75,21 @@ def infer_interface(inputs: Tensors, outputs: Tensors) -> ModelInterface:
 
 
 def available_answers(num_classes: int | None) -> tuple[str, ...]:
-    """What may be asked of a model; of one without classes only what it gives."""
+    """What a model can return; without classes only its outputs."""
     return ANSWERS if num_classes else ANSWERS[:1]
 
 
-def name_tensors(word: str, kinds: TensorKinds) -> dict[str, TensorKind]:
-    """Every tensor by the name of its array: ``input_0``, ``input_1`` ... where there are several, else ``inputs``."""
-    return {f"{word}_{n}": kind for n, kind in enumerate(kinds)} if isinstance(kinds, tuple) else {f"{word}s": kinds}
+def name_tensors(singular: str, kinds: TensorKinds) -> dict[str, TensorKind]:
+    """Tensors by name: ``input_0``, ``input_1`` ... if there are several, else ``inputs``."""
+    return (
+        {f"{singular}_{n}": kind for n, kind in enumerate(kinds)}
+        if isinstance(kinds, tuple)
+        else {f"{singular}s": kinds}
+    )
 
 
 def numpy_dtype(kind: TensorKind) -> str:
-    """What numpy calls a tensor's dtype; float32 for the one that it does not know."""
+    """The numpy name of a dtype; float32 for bfloat16, which numpy lacks."""
     return "float32" if kind.dtype == "bfloat16" else kind.dtype
 
 
@@ -97,9 +101,9 @@ def _kind(tensor: Tensor, free: int) -> TensorKind:
     return TensorKind(str(tensor.dtype).removeprefix("torch."), (*[-1] * free, *tensor.shape[free:]))
 
 
-def _written(kinds: TensorKinds) -> str | list[str]:
+def _format(kinds: TensorKinds) -> str | list[str]:
     return [str(kind) for kind in kinds] if isinstance(kinds, tuple) else str(kinds)
 
 
-def _read(written: str | list[str]) -> TensorKinds:
-    return TensorKind.parse(written) if isinstance(written, str) else tuple(TensorKind.parse(text) for text in written)
+def _read(text: str | list[str]) -> TensorKinds:
+    return TensorKind.parse(text) if isinstance(text, str) else tuple(TensorKind.parse(one) for one in text)

@@ -319,7 +319,7 @@ class Trainer:
     def _interface_params(self) -> dict[str, Any]:
         """Return the model's inputs and outputs, for its export, and the class names of the data."""
         names = getattr(self.components.data, "class_names", None)
-        params = {**self.interface.words(), "class_names": names and [str(name) for name in names]}
+        params = {**self.interface.to_dict(), "class_names": names and [str(name) for name in names]}
         return {f"plan.{key}": value for key, value in params.items() if value is not None}
 
     def _environment_params(self) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The code that a sweep's workers run: a copy, which editing the checkout does not change."""
+"""Copies the code for the workers of a sweep, so that editing the checkout does not change a running sweep."""
 
 from __future__ import annotations
 
@@ -11,32 +11,34 @@ from experiments.config.allowlist import HOUSE
 from experiments.trial.code_snapshot import PACKAGES
 
 CODE = "code/packages"
-"""Where it lies, below the sweep's folder."""
-LEFT_OUT = shutil.ignore_patterns(".*")  # compiled code goes along: copies keep their times, by which Python knows it
+"""Path of the copy in the folder of the sweep."""
+IGNORED = shutil.ignore_patterns(
+    ".*"
+)  # compiled code is copied too: Python recognises it by the times, which the copy keeps
 
 
 def copy_packages(trust: Sequence[str], folder: Path) -> None:
-    """Copy the house's packages, and those of the trusted ones that lie in no site-packages, to where they can be imported.
+    """Copy the built-in packages and the trusted packages that are not in site-packages.
 
     Raises:
         OSError: the disk is full.
     """
     for name in PACKAGES:
-        shutil.copytree(HOUSE / name, folder / name, ignore=LEFT_OUT, dirs_exist_ok=True)
+        shutil.copytree(HOUSE / name, folder / name, ignore=IGNORED, dirs_exist_ok=True)
     for package in trust:
-        place = _place_of(package.partition(".")[0])
-        if place is not None and place.is_dir():
-            shutil.copytree(place, folder / place.name, ignore=LEFT_OUT, dirs_exist_ok=True)
-        elif place is not None:
-            shutil.copy2(place, folder / place.name)
+        path = _find_package(package.partition(".")[0])
+        if path is not None and path.is_dir():
+            shutil.copytree(path, folder / path.name, ignore=IGNORED, dirs_exist_ok=True)
+        elif path is not None:
+            shutil.copy2(path, folder / path.name)
 
 
-def _place_of(package: str) -> Path | None:
-    """Folder or file of a package; None for one that is installed, as the nodes have it too."""
+def _find_package(package: str) -> Path | None:
+    """Folder or file of a package; None for an installed one, which the compute nodes have too."""
     spec = importlib.util.find_spec(package)
     if spec is None:
         return None
-    found = next(iter(spec.submodule_search_locations or ()), spec.origin)
-    if found is None or {"site-packages", "dist-packages"} & set(Path(found).parts):
+    path = next(iter(spec.submodule_search_locations or ()), spec.origin)
+    if path is None or {"site-packages", "dist-packages"} & set(Path(path).parts):
         return None
-    return Path(found)
+    return Path(path)

@@ -1,4 +1,4 @@
-"""The code that a trial runs: which commit, and everything by which the checkout differs from it."""
+"""Records the code of a trial: the commit of each checkout, and its uncommitted changes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PACKAGES = ("conf", "experiments", "launchers", "modules", "sweeps")
 MAX_SNAPSHOT_MB = 20.0
 SECRET_FILES = (".env", ".netrc", ".pypirc", "id_rsa", "id_ed25519", "credentials")
 SOURCE_SUFFIXES = {".py", ".yaml", ".yml", ".toml", ".txt", ".cfg"}
-# What a user's own git configuration may not change about a patch.
+# Options that override the user's git configuration.
 DIFF = (
     "diff", "--binary", "--full-index", "--no-renames", "--no-color", "--no-ext-diff", "--no-textconv",
     "--diff-algorithm=myers", "--indent-heuristic", "--unified=3", "--inter-hunk-context=0", "--no-relative", "-O/dev/null",
@@ -34,20 +34,20 @@ DIFF = (
 def take_snapshots(
     config_dirs: Sequence[str], trust: Sequence[str], folder: Path, warnings: list[str], runs_dir: Path | None = None
 ) -> list[dict[str, Any]]:
-    """Snapshots of all that takes part: the house's and the trusted packages' checkouts, and the user's configurations.
+    """Take a snapshot of the built-in packages, of trusted packages and of folders of configurations.
 
-    Of a folder of configurations only the digest is taken: a repository's own settings can make git run programs, and
-    configurations, unlike packages, may be a stranger's.
+    Of a folder of configurations only the digest is taken: the settings of a repository can make git run programs, and
+    configurations, unlike packages, can be untrusted.
     """
-    places = [HOUSE, *(place for name in trust if (place := find_package_folder(name)))]
-    roots = list(dict.fromkeys(find_checkout_root(place) or place for place in places))
-    found = [take_snapshot(root, folder, warnings, runs_dir) for root in roots]
-    plain = [place for place in map(Path, config_dirs) if not any(place.is_relative_to(root) for root in roots)]
-    return found + [digest_folder(place, runs_dir) for place in plain]
+    folders = [HOUSE, *(path for name in trust if (path := find_package_folder(name)))]
+    roots = list(dict.fromkeys(find_checkout_root(path) or path for path in folders))
+    entries = [take_snapshot(root, folder, warnings, runs_dir) for root in roots]
+    others = [path for path in map(Path, config_dirs) if not any(path.is_relative_to(root) for root in roots)]
+    return entries + [digest_folder(path, runs_dir) for path in others]
 
 
 def find_package_folder(package: str) -> Path | None:
-    """Where a trusted package lies; None for an installed one, which `packages` tells by its version."""
+    """Folder of a trusted package; None for an installed one, whose version `installed_packages` records."""
     try:
         spec = importlib.util.find_spec(package.partition(".")[0])
     except (ImportError, ValueError):
@@ -63,13 +63,13 @@ def find_package_folder(package: str) -> Path | None:
 
 
 def take_snapshot(root: Path, folder: Path, warnings: list[str], runs_dir: Path | None = None) -> dict[str, Any]:
-    """Write what makes ``root`` differ from its commit into ``folder``.
+    """Write the uncommitted changes of ``root`` to ``folder``.
 
     Args:
         root: a git checkout or a plain folder.
-        folder: receives ``NAME.patch`` (a binary diff) and ``NAME-untracked.tar.gz`` where there is something to write.
-        warnings: gets a line for everything that was left out.
-        runs_dir: no part of the code, wherever it lies.
+        folder: gets ``NAME.patch`` (a binary diff) and ``NAME-untracked.tar.gz`` if there are such changes.
+        warnings: gets a line for each file that is left out.
+        runs_dir: never counts as code.
 
     Returns:
         name, sha256 over all of it, git_sha, branch, dirty, diff and untracked (file names or null); outside git: name
@@ -100,12 +100,12 @@ def take_snapshot(root: Path, folder: Path, warnings: list[str], runs_dir: Path 
 
 
 def digest_folder(root: Path, runs_dir: Path | None) -> dict[str, Any]:
-    """What is told of a folder outside git: name and sha256 of the sources."""
+    """The entry of a folder outside of git: name and sha256 of its sources."""
     return {"name": root.name, "sha256": _digest_sources(root, runs_dir), "git_sha": None}
 
 
 def _free_name(folder: Path, name: str) -> str:
-    """Two checkouts may have one name."""
+    """A file name that no other checkout uses yet; two checkouts can have the same name."""
     taken = {path.name for path in folder.glob("*")}
     names = (name if number == 1 else f"{name}-{number}" for number in range(1, len(taken) + 2))
     return next(name for name in names if not {f"{name}.patch", f"{name}-untracked.tar.gz"} & taken)
@@ -121,8 +121,8 @@ def _write(path: Path, content: bytes) -> str | None:
 
 
 def _diff(root: Path, names: list[str], warnings: list[str]) -> bytes:
-    """Binary diff against HEAD, without what is large or holds a secret."""
-    kept = []
+    """Binary diff against HEAD, without large files and files with secrets."""
+    included = []
     for name in names:
         path = root / name
         if _holds_secret(name, b""):
@@ -130,18 +130,18 @@ def _diff(root: Path, names: list[str], warnings: list[str]) -> bytes:
         elif path.is_file() and path.stat().st_size > MAX_SNAPSHOT_MB * 1e6:
             warnings.append(_too_large([path]))
         else:
-            kept.append(name)
-    if not kept:
+            included.append(name)
+    if not included:
         return b""
-    diff = _git(root, *DIFF, *(kept if len(kept) < len(names) else ()))
+    diff = _git(root, *DIFF, *(included if len(included) < len(names) else ()))
     if diff is not None and has_secret(diff.decode("utf-8", errors="ignore")):
-        diff = b"".join(_diff_of_one(root, name, warnings) for name in kept)
+        diff = b"".join(_diff_of_one(root, name, warnings) for name in included)
     if diff is None:
         warnings.append(
-            f"git could not tell the changes in {root}, so the code snapshot lacks them; see `git diff HEAD`"
+            f"git could not list the changes in {root}, so the code snapshot lacks them; see `git diff HEAD`"
         )
     elif len(diff) > MAX_SNAPSHOT_MB * 1e6:
-        warnings.append(_too_large([root / name for name in kept]))
+        warnings.append(_too_large([root / name for name in included]))
     else:
         return diff
     return b""
@@ -156,7 +156,7 @@ def _diff_of_one(root: Path, name: str, warnings: list[str]) -> bytes:
 
 
 def _archive(root: Path, names: list[str], warnings: list[str]) -> bytes:
-    """Tar of the untracked files, without what is large or holds a secret; who owns them is nobody's affair."""
+    """Tar of the untracked files without their owners, and without large files and files with secrets."""
     buffer = io.BytesIO()
     large: list[Path] = []
     num_bytes = num_files = 0
@@ -197,7 +197,9 @@ def _holds_secret(name: str, content: bytes) -> bool:
 
 
 def _left_out(path: Path) -> str:
-    return f"{path} looks as if it held a secret and was left out of the code snapshot; keep such files out of the checkout"
+    return (
+        f"{path} seems to contain a secret and was left out of the code snapshot; keep such files out of the checkout"
+    )
 
 
 def _too_large(paths: list[Path]) -> str:
@@ -217,13 +219,13 @@ def _names(root: Path, warnings: list[str], *args: str) -> list[str]:
 
 @lru_cache(maxsize=64)
 def find_checkout_root(folder: Path) -> Path | None:
-    """The checkout that a folder lies in; None outside git."""
+    """Root of the checkout that contains a folder; None outside of git."""
     top = os.fsdecode(_git(folder, "rev-parse", "--show-toplevel") or b"").strip()
     return Path(top).resolve() if top else None
 
 
 def _git(folder: Path, *args: str) -> bytes | None:
-    """Output of a git command; None where git says no, does not end or is not there."""
+    """Output of a git command; None if it fails."""
     try:
         return git(folder, *args)
     except GitError:
@@ -231,9 +233,9 @@ def _git(folder: Path, *args: str) -> bytes | None:
 
 
 def _digest_sources(root: Path, runs_dir: Path | None) -> str:
-    """One hash over the text sources below a folder that is no git checkout; of the house, its own packages."""
+    """One hash over the text sources in a folder outside of git; in that of Lathe, only over its own packages."""
     digest = hashlib.sha256()
-    # The house may lie in site-packages, beside strangers.
+    # The folder can be site-packages, which also contains other packages.
     for top in [root / name for name in PACKAGES] if root == HOUSE else [root]:
         for path in _sources(top, runs_dir):
             digest.update(f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes() + b"\0")
@@ -241,9 +243,9 @@ def _digest_sources(root: Path, runs_dir: Path | None) -> str:
 
 
 def _sources(top: Path, runs_dir: Path | None) -> Iterator[Path]:
-    for place, folders, files in os.walk(top):
-        folders[:] = sorted(name for name in folders if name[0] != "." and Path(place, name) != runs_dir)
+    for parent, folders, files in os.walk(top):
+        folders[:] = sorted(name for name in folders if name[0] != "." and Path(parent, name) != runs_dir)
         for name in sorted(files):
-            path = Path(place, name)
+            path = Path(parent, name)
             if path.suffix in SOURCE_SUFFIXES and name[0] != "." and path.is_file():
                 yield path

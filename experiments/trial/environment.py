@@ -1,4 +1,4 @@
-"""What a result depends on beside its configuration and its code: packages and machine."""
+"""The environment of a trial: installed packages and the machine."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from typing import Any
 @lru_cache(maxsize=1)
 def installed_packages() -> dict[str, str]:
     """Name and version of every installed distribution."""
-    found = {
+    versions = {
         dist.metadata["Name"]: dist.version for dist in importlib.metadata.distributions() if dist.metadata["Name"]
     }
-    return dict(sorted(found.items(), key=lambda item: item[0].lower()))
+    return dict(sorted(versions.items(), key=lambda item: item[0].lower()))
 
 
 def describe_machine() -> dict[str, Any]:
-    """The Python and the host that freeze a trial."""
+    """The Python and the host of this process."""
     return {
         "python": platform.python_version(),
         "host": socket.gethostname(),

@@ -1,4 +1,4 @@
-"""Weights of an earlier run, or of a file, that a training begins with: found, and kept with the run. Imports no torch."""
+"""Initial weights from an earlier run or a file: found, and copied into the run. Imports no torch."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from experiments.core.errors import InputError
 from experiments.run.checkpoint import Checkpoints
 
 FILE = "initial.safetensors"
-"""Their name in the run's folder: what was submitted is what runs, whatever becomes of the run they come from."""
+"""Their file in the run folder: a copy, so the earlier run can change or disappear."""
 MODEL = "model.safetensors"
-"""That of a checkpoint's weights."""
+"""The file with the weights in a checkpoint."""
 SAFE = ".safetensors"
 
 
 def get_initial_weights(config: Mapping[str, Any]) -> str | None:
-    """What the user has named; None where a training begins by chance, as those frozen before there was a choice."""
+    """The run or file that `init_from.weights` names; None for random initial weights."""
     named: str | None = (config.get("init_from") or {}).get("weights")
     return named
 
 
-def find_weights(named: str, folder_of: Callable[[str], Path]) -> Path:
-    """The file with the weights: one of safetensors, or that of a run's best checkpoint, else of its newest.
+def find_weights(named: str, find_folder: Callable[[str], Path]) -> Path:
+    """Find the file with the weights: a safetensors file, or that of the best (else newest) checkpoint of a run.
 
     Args:
         named: a file or a run.
-        folder_of: finds a run's folder, or raises an `InputError`.
+        find_folder: finds the folder of a run, or raises an `InputError`.
 
     Raises:
         InputError: there is no such file or run, or it has no checkpoint.
@@ -39,7 +39,7 @@ def find_weights(named: str, folder_of: Callable[[str], Path]) -> Path:
     if path.is_file() and path.suffix != SAFE:
         raise InputError(
             [
-                f"init_from.weights={named} does not end in {SAFE}; other files can hold code that runs when they are read"
+                f"init_from.weights={named} does not end in {SAFE}; files in other formats can run code when they are read"
             ]
         )
     if path.is_file():
@@ -47,28 +47,28 @@ def find_weights(named: str, folder_of: Callable[[str], Path]) -> Path:
     if path.suffix == SAFE:
         raise InputError([f"init_from.weights={named}: there is no such file; name a run, or a file that is there"])
     try:
-        run = folder_of(named)
+        run = find_folder(named)
     except InputError as err:
         raise InputError([f"init_from.weights={named}: {problem}" for problem in err.problems]) from err
     checkpoints = Checkpoints(run, keep_last=1)
-    found = checkpoints.best() or checkpoints.latest()
-    if found is None:
-        raise InputError([f"init_from.weights={named}: run {run} has no checkpoint that is whole; name another run"])
-    return found.folder / MODEL
+    checkpoint = checkpoints.best() or checkpoints.latest()
+    if checkpoint is None:
+        raise InputError([f"init_from.weights={named}: run {run} has no complete checkpoint; name another run"])
+    return checkpoint.folder / MODEL
 
 
-def copy_weights(named: str, folder_of: Callable[[str], Path], folder: Path) -> dict[str, Any]:
-    """Put the weights into a run's folder, and say where they come from.
+def copy_weights(named: str, find_folder: Callable[[str], Path], folder: Path) -> dict[str, Any]:
+    """Copy the weights into a run folder, and return their source and checksum.
 
     Raises:
-        InputError: they cannot be found.
+        InputError: the weights cannot be found.
         OSError: the folder cannot be written.
     """
-    source = find_weights(named, folder_of)
+    source = find_weights(named, find_folder)
     if Path(named).expanduser().is_file():
         shutil.copyfile(source, folder / FILE)
     else:
-        _link(source, folder / FILE)  # a checkpoint is never written again, so that a second name for it will do
+        _link(source, folder / FILE)  # checkpoints never change, so a hard link is enough
     with (folder / FILE).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {"file": str(source), "sha256": digest}

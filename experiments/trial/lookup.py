@@ -1,4 +1,4 @@
-"""The run that a user names: folder, id, prefix, MLflow id."""
+"""Finds the run that a user names by folder, id, prefix or MLflow id."""
 
 from __future__ import annotations
 
@@ -19,35 +19,35 @@ MLFLOW_ID = re.compile(r"[0-9a-f]{6,32}")
 SHARED = (".yaml", ".yml", ".tar.gz", ".tgz")
 
 
-def find_run(word: str, runs_dir: Path) -> Trial:
-    """The run that a user names by folder, by id or the id's beginning, or by the id that MLflow gave it.
+def find_run(name: str, runs_dir: Path) -> Trial:
+    """Find a run by its folder, its id, the beginning of its id, or its MLflow id.
 
     Raises:
-        InputError: no run, or more than one, is so named.
+        InputError: no run has this name, or more than one.
     """
     try:
-        return check_readable(find_trial(word, runs_dir))
+        return check_readable(find_trial(name, runs_dir))
     except InputError as err:
-        if word.endswith(SHARED) and not Path(word).expanduser().exists():
-            raise InputError([f"there is no file {word}; name one that `lathe share` wrote, or a run"]) from err
-        if not MLFLOW_ID.fullmatch(word):
+        if name.endswith(SHARED) and not Path(name).expanduser().exists():
+            raise InputError([f"there is no file {name}; name a file that `lathe share` wrote, or a run"]) from err
+        if not MLFLOW_ID.fullmatch(name):
             raise
-        found = {folder for run_id, folder in _mlflow_runs(runs_dir) if run_id.startswith(word)}
-        if not found:
+        folders = {folder for run_id, folder in _mlflow_runs(runs_dir) if run_id.startswith(name)}
+        if not folders:
             raise
-        if len(found) > 1:
-            names = ", ".join(sorted(folder.name for folder in found))
+        if len(folders) > 1:
+            names = ", ".join(sorted(folder.name for folder in folders))
             raise InputError(
-                [f"MLflow's run '{word}' is not unique in {runs_dir}: {names}; write more of it"]
+                [f"MLflow's run '{name}' is not unique in {runs_dir}: {names}; write more of it"]
             ) from None
-        return check_readable(Trial(found.pop().resolve()))
+        return check_readable(Trial(folders.pop().resolve()))
 
 
 def check_readable(trial: Trial) -> Trial:
-    """A run whose files can be read.
+    """Return the run if its files can be read.
 
     Raises:
-        InputError: they cannot; other hands have been at them.
+        InputError: a file is damaged.
     """
     try:
         needed = (trial.provenance["trial_id"], trial.config["data"]["_target_"], trial.config["hardware"]["nodes"])
@@ -59,16 +59,16 @@ def check_readable(trial: Trial) -> Trial:
 
 
 def _mlflow_runs(runs_dir: Path) -> Iterator[tuple[str, Path]]:
-    """MLflow's id and the folder of every run that is in a store."""
+    """MLflow id and folder of every run that was synced."""
     for path in runs_dir.glob("*/*/sync.json"):
         if (path.parent / "trial.yaml").is_file():
             yield read_mlflow_ids(Trial(path.parent)).get("run_id", ""), path.parent
 
 
 def read_mlflow_ids(trial: Trial) -> dict[str, str]:
-    """The run_id and experiment_id that MLflow knows a run by; none where it is in no store."""
+    """The run_id and experiment_id of a run in MLflow; empty if it was never synced."""
     try:
-        told: dict[str, Any] = json.loads((trial.folder / "sync.json").read_text())
-        return {key: str(told[key]) for key in ("run_id", "experiment_id") if told.get(key)}
+        synced: dict[str, Any] = json.loads((trial.folder / "sync.json").read_text())
+        return {key: str(synced[key]) for key in ("run_id", "experiment_id") if synced.get(key)}
     except (OSError, ValueError, AttributeError):
         return {}

@@ -1,4 +1,4 @@
-"""A configuration as flat parameters, in a tracker's limits."""
+"""A configuration as flat parameters, within the limits of MLflow."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def flatten_config(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def format_param(value: object) -> str:
-    """One spelling for one value, whoever logs it: text as it is, all else as JSON, so None is `null`."""
+    """Format a value: text unchanged, everything else as JSON, so None is `null`."""
     text = value if isinstance(value, str) else json.dumps(value, default=str)
     return truncate(mask_password(text), MAX_PARAM)
 
 
 @lru_cache(maxsize=4096)
 def clean_key(key: str) -> str:
-    """A name that MLflow takes, equal to the key wherever it already is one."""
+    """Turn a key into a name that MLflow accepts; most keys stay unchanged."""
     clean = re.sub(r"[^/\w.\- :]", "_", key)
     if posixpath.normpath(clean) != clean or clean.startswith(("/", "..")) or clean == ".":
         clean = clean.replace("/", "_").replace("..", "__") or "_"
@@ -53,5 +53,5 @@ def mask_password(text: str) -> str:
 
 
 def truncate(text: str, limit: int = MAX_TAG) -> str:
-    """A text as long as MLflow takes it, of a tag if nothing else is said."""
+    """Shorten a text to a limit of MLflow; the default is that of a tag."""
     return text if len(text) <= limit else text[: limit - 3] + "..."

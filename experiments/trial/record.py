@@ -1,4 +1,4 @@
-"""What is known of a run, wherever it comes from: a run folder, a shared file, an experiment that has not run."""
+"""What is known of a run: from its folder, a shared file, or an experiment that has not run."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from experiments.trial.trial import Trial, fingerprint_data, resolve_runs_dir, t
 if TYPE_CHECKING:
     from experiments.config.experiment import Experiment
 
-NOTED = {
+LOGGED_ENVIRONMENT = {
     "plan.cpu_threads": "cpu_threads",
     "env.cpu_capability": "cpu_capability",
     "env.device_name": "device_name",
     "env.torch": "torch",
 }
-"""What a run's journal says of the environment, and what that is called here."""
+"""Parameters of a journal that describe the environment, and their names in a record."""
 
 
 @dataclass(frozen=True)
@@ -36,33 +36,33 @@ class RunRecord:
     """As the user named it."""
     trial_id: str
     config: Mapping[str, Any]
-    """Resolved; `${oc.env:NAME}` stands as it is."""
+    """Resolved, but for `${oc.env:NAME}`."""
     code: Sequence[Mapping[str, Any]]
-    """An entry a checkout, as `snapshot.snapshots` gives it: name, sha256, git_sha, dirty, diff, untracked."""
+    """One entry for each checkout, of `code_snapshot.take_snapshots`: name, sha256, git_sha, dirty, diff, untracked."""
     environment: Mapping[str, Any]
-    """python, platform, packages (by name), and what the run itself noted: cpu_threads, cpu_capability, device_name, torch."""
+    """python, platform, packages (by name), and from the journal cpu_threads, cpu_capability, device_name, torch."""
     data: Mapping[str, Any]
-    """files (checksums by name, or None), and splits: by name digest and num_examples, where it has run."""
+    """files (checksums by name, or None), and of a run also splits (digest and num_examples by name)."""
     streams: Mapping[str, MetricSeries] = field(default_factory=dict)
     """Empty for an experiment that has not run."""
     run_key: str | None = None
     code_folder: Path | None = None
-    """Where the files lie that the entries of ``code`` name under diff and untracked."""
+    """Folder of the files that the entries of ``code`` name under diff and untracked."""
     is_sampled: bool = False
-    """Whether the streams hold only some of the points, as in a shared file."""
+    """Whether the series contain only some of the points, as in a shared file."""
 
 
 def record_trial(trial: Trial, name: str | None = None) -> RunRecord:
-    """What a run folder holds."""
+    """The record of a run folder."""
     provenance = trial.provenance
-    noted, splits = _of_journals(trial.folder)
-    told = {key: provenance[key] for key in ("python", "platform", "packages") if key in provenance}
+    logged, splits = _read_journals(trial.folder)
+    environment = {key: provenance[key] for key in ("python", "platform", "packages") if key in provenance}
     return RunRecord(
         name=name or trial.folder.name,
         trial_id=trial.id,
         config=trial.config,
         code=provenance.get("code") or [],
-        environment=told | noted,
+        environment=environment | logged,
         data={**(provenance.get("data") or {}), "splits": splits},
         streams=read_series(trial.folder),
         run_key=provenance.get("run_key"),
@@ -71,14 +71,14 @@ def record_trial(trial: Trial, name: str | None = None) -> RunRecord:
 
 
 def find_code_folder(trial: Trial) -> Path:
-    """Where a run keeps what its checkouts differed by; a trial of a sweep in the sweep's folder."""
+    """Folder of the uncommitted changes of a run; trials of a sweep share that of the sweep."""
     sweep = trial.folder.parent
     return (sweep if (sweep / "sweep.yaml").is_file() else trial.folder) / "code"
 
 
 @contextmanager
 def record_experiment(experiment: Experiment, name: str) -> Iterator[RunRecord]:
-    """What an experiment would be if it were frozen now; its code lies in a scratch folder while the context is open."""
+    """The record of an experiment that is not frozen; its code is in a temporary folder while the context is open."""
     with tempfile.TemporaryDirectory(prefix="lathe-code-") as scratch:
         folder, trust = Path(scratch), trusted(experiment.trust)
         yield RunRecord(
@@ -93,20 +93,20 @@ def record_experiment(experiment: Experiment, name: str) -> Iterator[RunRecord]:
 
 
 def describe_environment() -> dict[str, Any]:
-    """The environment of this process, as a record holds it."""
-    told = describe_machine()
-    return {"python": told["python"], "platform": told["platform"], "packages": installed_packages()}
+    """The environment of this process, for a record."""
+    machine = describe_machine()
+    return {"python": machine["python"], "platform": machine["platform"], "packages": installed_packages()}
 
 
-def _of_journals(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """What the attempts of a run noted of their environment and of the splits they read; what came first stands."""
-    noted, splits = dict[str, Any](), dict[str, dict[str, Any]]()
+def _read_journals(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """The environment and the data splits that the attempts logged; the first value counts."""
+    logged, splits = dict[str, Any](), dict[str, dict[str, Any]]()
     for event in journal.replay(folder):
         if event["event"] == "params":
             for key, value in event["params"].items():
-                if key in NOTED:
-                    noted.setdefault(NOTED[key], value)
+                if key in LOGGED_ENVIRONMENT:
+                    logged.setdefault(LOGGED_ENVIRONMENT[key], value)
         elif event["event"] == "data":
-            told = {"digest": event["digest"], "num_examples": event["num_examples"]}
-            splits.setdefault(event["split"], told)
-    return noted, splits
+            split = {"digest": event["digest"], "num_examples": event["num_examples"]}
+            splits.setdefault(event["split"], split)
+    return logged, splits

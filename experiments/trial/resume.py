@@ -1,4 +1,4 @@
-"""What a resume may change: where and how a training runs, not what it computes."""
+"""Changes of a resume: where and how a training runs, never what it computes."""
 
 from __future__ import annotations
 
@@ -19,26 +19,25 @@ def _root(override: str) -> str:
 
 
 def compose_changes(trial: Trial, overrides: Sequence[str], trust: Sequence[str] = ()) -> dict[str, Any]:
-    """The keys of the root, with their new values, that overrides change for the next attempt.
+    """Compose the top-level keys that overrides change for the next attempt, with their new values.
 
-    The overrides are composed on top of those that the trial was made of, but for what an option that is chosen anew
-    replaces; of the result only the changed keys count. They hold for one attempt.
+    The overrides are added to those of the trial; a newly chosen option replaces earlier overrides of its group. The
+    changes apply to one attempt.
 
     Raises:
-        InputError: they change something else, or do not compose.
+        InputError: an override changes another key, or the result cannot be composed.
     """
     if not overrides:
         return {}
     roots = [_root(override) for override in overrides]
-    anew = {override.partition("=")[0] for override in overrides}  # whole options, as in parallel=data
-    if "parallel" in anew:
-        roots.append("batch_size_per_device")  # which was for the topology before, unless it is given too
-        anew.add("batch_size_per_device")
-    strange = sorted({root for root in roots if root not in CHANGEABLE})
-    if strange:
+    chosen = {override.partition("=")[0] for override in overrides}  # whole options, as in parallel=data
+    if "parallel" in chosen:
+        roots.append("batch_size_per_device")  # it fitted the earlier topology, unless it is given too
+        chosen.add("batch_size_per_device")
+    fixed = sorted({root for root in roots if root not in CHANGEABLE})
+    if fixed:
         problems = [
-            f"{root}: a resume changes only {', '.join(CHANGEABLE)}; start a new run with `lathe run`"
-            for root in strange
+            f"{root}: a resume changes only {', '.join(CHANGEABLE)}; start a new run with `lathe run`" for root in fixed
         ]
         raise InputError(problems, f"the resume of '{trial.folder.name}'")
     from experiments.config.compose import change, compose
@@ -48,7 +47,7 @@ def compose_changes(trial: Trial, overrides: Sequence[str], trust: Sequence[str]
     if provenance.get("source"):
         composed = change(trial.config, overrides, trial.id, config_dirs=dirs, trust=packages).config
     else:
-        before = [word for word in provenance["overrides"] if _root(word) not in anew]
+        before = [override for override in provenance["overrides"] if _root(override) not in chosen]
         composed = compose([*before, *overrides], config_dirs=dirs, trust=packages).config
     if is_open(composed):
         raise InputError(

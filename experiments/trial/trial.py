@@ -1,4 +1,4 @@
-"""A frozen trial on disk: what was asked, with which code, and what became of it."""
+"""A frozen trial on disk: its configuration, its code and its outcome."""
 
 from __future__ import annotations
 
@@ -42,20 +42,20 @@ class Trial:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The resolved configuration; `${oc.env:NAME}` alone stays open until a process needs it."""
+        """The resolved configuration; only `${oc.env:NAME}` is resolved later, by the process that needs it."""
         config: dict[str, Any] = yaml.load((self.folder / "trial.yaml").read_text(), Loader=yaml.CSafeLoader)
         return renamed.upgrade(config)
 
     def config_of(self, attempt: int) -> dict[str, Any]:
-        """The configuration of one attempt: the trial's, but for what a resume has changed (`resume.CHANGEABLE`)."""
+        """The configuration of one attempt: that of the trial, with the changes of a resume (`resume.CHANGEABLE`)."""
         path = self.folder / "attempts" / str(attempt) / "changed.yaml"
         return {**self.config, **renamed.upgrade(yaml.safe_load(path.read_text()) if path.exists() else {})}
 
     @cached_property
     def provenance(self) -> dict[str, Any]:
-        """Where it came from: trial_id, run_key, created, overrides, source, code, host, python, packages, data.
+        """Origin of the trial: trial_id, run_key, created, overrides, source, code, host, python, packages, data.
 
-        A trial of a sweep shares most of it with the others; that stands once, in the sweep's folder.
+        The trials of a sweep share most of it; the shared part is in the folder of the sweep.
         """
         shared = self.folder.parent / "provenance.yaml"
         provenance: dict[str, Any] = yaml.safe_load(shared.read_text()) if shared.exists() else {}
@@ -75,7 +75,7 @@ class Trial:
 
     @property
     def reference(self) -> str:
-        """What a command line calls this run: its name where commands look by default, else its folder."""
+        """The name of this run on a command line: its id in the default folder of runs, else its path."""
         default = Path(os.environ.get("LATHE_RUNS", "runs")).expanduser().resolve()
         return self.folder.name if self.runs_dir.resolve() == default else str(self.folder)
 
@@ -84,7 +84,7 @@ class Trial:
         return sorted((self.folder / "attempts").glob("[0-9]*"), key=lambda path: int(path.name))
 
     def outcome(self) -> dict[str, Any] | None:
-        """What the launching side saw of the last attempt (status, attempt, reason, ended), or None while it runs."""
+        """What the launcher recorded about the last attempt (status, attempt, reason, ended); None while it runs."""
         return read_outcome(self.folder)
 
 
@@ -98,25 +98,25 @@ EXCLUDED = (
 
 
 def trial_id(config: dict[str, Any]) -> str:
-    """Ten hexadecimal digits that follow from what determines the result.
+    """Ten hexadecimal digits: a hash of the keys that determine the result.
 
-    Not from names, paths, launcher and tracking, nor from what only tells how fast or large a machine is.
+    Names, paths, launcher, tracking, and the speed and size of a machine do not count.
     """
-    kept = {key: value for key, value in config.items() if key not in EXCLUDED}
+    hashed = {key: value for key, value in config.items() if key not in EXCLUDED}
     for part in ("data", "hardware"):
-        kept[part] = {key: value for key, value in config[part].items() if f"{part}.{key}" not in EXCLUDED}
+        hashed[part] = {key: value for key, value in config[part].items() if f"{part}.{key}" not in EXCLUDED}
     if get_initial_weights(config) is None:
-        kept.pop("init_from", None)
+        hashed.pop("init_from", None)
     if not config.get("freeze"):
-        kept.pop("freeze", None)
-    canonical = json.dumps(renamed.original(kept), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        hashed.pop("freeze", None)
+    canonical = json.dumps(renamed.original(hashed), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(canonical.encode()).hexdigest()[:10]
 
 
 def freeze(experiment: Experiment) -> Trial:
-    """Write everything that the experiment depends on into a new run folder.
+    """Write an experiment, with everything that it depends on, to a new run folder.
 
-    The folder is named by the trial's id; a second run of the same configuration gets ``<id>-2``.
+    The name of the folder is the id of the trial; a second run of the same configuration gets ``<id>-2``.
 
     Raises:
         InputError: the folder cannot be written.
@@ -130,11 +130,11 @@ def freeze(experiment: Experiment) -> Trial:
 
 
 def write_trial(folder: Path, config: dict[str, Any], provenance: dict[str, Any]) -> None:
-    """Make a folder a run.
+    """Write the files that make a folder a run.
 
     Raises:
-        OSError: it cannot be written.
-        InputError: the weights that it begins with cannot be found.
+        OSError: the folder cannot be written.
+        InputError: the initial weights cannot be found.
     """
     if (named := get_initial_weights(config)) is not None:
         provenance = {
@@ -142,18 +142,18 @@ def write_trial(folder: Path, config: dict[str, Any], provenance: dict[str, Any]
             "initial": copy_weights(named, lambda run: find_trial(run, resolve_runs_dir(config)).folder, folder),
         }
     write_text(folder / "provenance.yaml", to_yaml(provenance))
-    # Last of all: it is what makes the folder a run.
+    # Last, because a folder with this file is a run.
     write_text(folder / "trial.yaml", to_yaml(config))
 
 
 def to_yaml(values: dict[str, Any]) -> str:
-    """Plain values as a file holds them, by libyaml: Python's own emitter takes four times as long (2026-11)."""
+    """Dump plain values with libyaml; the Python emitter takes four times as long (2026-11)."""
     text: str = yaml.dump(values, Dumper=yaml.CSafeDumper, sort_keys=False, allow_unicode=True)
     return text
 
 
 def make_provenance(experiment: Experiment, folder: Path, runs_dir: Path) -> dict[str, Any]:
-    """Where an experiment comes from; what its checkouts differ by from their commits goes to the folder's ``code``."""
+    """The provenance of an experiment; the uncommitted changes of its checkouts are written to ``code`` in the folder."""
     warnings: list[str] = []
     trust = trusted(experiment.trust)
     code = take_snapshots(experiment.config_dirs, trust, folder / "code", warnings, runs_dir)
@@ -175,9 +175,9 @@ def make_provenance(experiment: Experiment, folder: Path, runs_dir: Path) -> dic
 
 
 def fingerprint_data(data: dict[str, Any]) -> dict[str, Any]:
-    """What a trial's data is before it is read: the checksums it is held against, else names and sizes of its files.
+    """Identify data before it is read: by the expected checksums, else by names and sizes of its files.
 
-    A set without files of its own comes with a package, whose version `installed_packages` tells.
+    A data set without files belongs to a package, whose version `installed_packages` records.
     """
     if data.get("files"):
         return {"files": data["files"]}
@@ -185,35 +185,35 @@ def fingerprint_data(data: dict[str, Any]) -> dict[str, Any]:
         return {"files": None}
     folder = find_data_folder(data)
     digest, num_files = hashlib.sha256(), 0
-    for place, folders, names in os.walk(folder):
+    for parent, folders, names in os.walk(folder):
         folders.sort()
-        for path in (Path(place, name) for name in sorted(names)):
+        for path in (Path(parent, name) for name in sorted(names)):
             digest.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\n".encode())
             num_files += 1
     return {"num_files": num_files, "names_and_sizes_sha256": digest.hexdigest()}
 
 
 def find_code_changes(trial: Trial, trust: Sequence[str] = ()) -> list[str]:
-    """A line for every checkout whose code is not what the trial was frozen with."""
+    """A line for each checkout whose code has changed since the trial was frozen."""
     frozen = trial.provenance["code"]
     known = {entry["sha256"] for entry in frozen}
     with tempfile.TemporaryDirectory() as scratch:
         now = take_snapshots(trial.provenance["config_dirs"], trusted(trust), Path(scratch), [], trial.runs_dir)
     return [
-        f"the code of '{entry['name']}' has changed since this run was frozen, so its curves may part from those before; "
-        f"what it was stands in {trial.folder / 'provenance.yaml'}"
+        f"the code of '{entry['name']}' has changed since this run was frozen, so its curves may differ from the earlier ones; "
+        f"the earlier code is recorded in {trial.folder / 'provenance.yaml'}"
         for entry in now
         if entry["sha256"] not in known and entry["name"] in {before["name"] for before in frozen}
     ]
 
 
 def resolve_runs_dir(config: dict[str, Any]) -> Path:
-    """Folder of all runs, as this machine's environment says."""
+    """The folder of all runs on this machine."""
     return Path(resolve(config["runs_dir"])).expanduser().resolve()
 
 
 def find_latest(experiment: Experiment) -> Trial | None:
-    """The newest run of this very configuration, or None."""
+    """The newest run of this configuration, or None."""
     identity = trial_id(experiment.config)
     runs = sorted(
         (resolve_runs_dir(experiment.config) / "single").glob(f"{identity}*/trial.yaml"),
@@ -223,33 +223,36 @@ def find_latest(experiment: Experiment) -> Trial | None:
 
 
 def find_trial(name: str, runs_dir: Path) -> Trial:
-    """The run that a user names by folder, by id or by the id's beginning; of several with one id that means the first.
+    """Find a run by its folder, its id or the beginning of its id. Several runs of one id: the first of them.
 
     Raises:
-        InputError: no run, or more than one, is so named.
+        InputError: no run has this name, or more than one.
     """
-    given = Path(name).expanduser()
-    if (given / "trial.yaml").is_file():
-        return Trial(given.resolve())
+    path = Path(name).expanduser()
+    if (path / "trial.yaml").is_file():
+        return Trial(path.resolve())
     known = {path.parent.name: path.parent for path in runs_dir.glob("*/*/trial.yaml")}
     if name in known:
         return Trial(known[name].resolve())
-    found = [run for run in known if run.startswith(name)]
-    if len({run.partition("-")[0] for run in found}) == 1 and (first := min(found, key=len)) == first.partition("-")[0]:
+    matches = [run for run in known if run.startswith(name)]
+    if (
+        len({run.partition("-")[0] for run in matches}) == 1
+        and (first := min(matches, key=len)) == first.partition("-")[0]
+    ):
         return Trial(known[first].resolve())  # the others are its repetitions, ``<id>-2``
-    if len(found) == 1:
-        return Trial(known[found[0]].resolve())
-    if found:
-        raise InputError([f"run '{name}' is not unique in {runs_dir}: {', '.join(sorted(found))}; write more of it"])
+    if len(matches) == 1:
+        return Trial(known[matches[0]].resolve())
+    if matches:
+        raise InputError([f"run '{name}' is not unique in {runs_dir}: {', '.join(sorted(matches))}; write more of it"])
     raise InputError([f"there is no run '{name}' in {runs_dir}; {did_you_mean(name, known)}"])
 
 
 @contextmanager
 def create_run_folder(runs_dir: Path, name: str) -> Iterator[Path]:
-    """A new folder of this name, or with a number behind it where there is one already; whole, or not there at all.
+    """Create a run folder, with a number added if the name is taken. An exception in the context removes it again.
 
     Raises:
-        InputError: it, or what is put into it while the context is open, cannot be written.
+        InputError: the folder, or a file in it, cannot be written.
     """
     folder: Path | None = None
     try:
@@ -267,7 +270,7 @@ def create_run_folder(runs_dir: Path, name: str) -> Iterator[Path]:
 
 def _new_folder(runs_dir: Path, name: str) -> Path:
     (runs_dir / name).parent.mkdir(parents=True, exist_ok=True)
-    ignored = runs_dir / ".gitignore"  # runs are no code, in whoever's checkout they lie
+    ignored = runs_dir / ".gitignore"  # runs are not code, also inside a checkout
     if not ignored.exists():
         ignored.write_text("*\n")
     for repeat in itertools.count(1):

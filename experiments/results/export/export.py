@@ -44,7 +44,7 @@ def export(args: argparse.Namespace) -> int:
         )
     _write_whole(trial, chosen, interface, trust, folder)
     print(f"model of run {trial.folder.name} (step {chosen.checkpoint.step}, {chosen.reason}) in {folder}")
-    words = interface.words()
+    words = interface.to_dict()
     print(f"takes {words['inputs']}, gives {words['outputs']}")
     print(f"serve it: mlflow models serve --env-manager local -m {shlex.quote(args.output)}")
     if name is not None:

@@ -133,10 +133,10 @@ def _run_again(original: Original, args: Namespace, steps: int | None) -> int:
         if args.overrides:
             variables = {}
             problems = [f"hardware: it runs with {' '.join(args.overrides)}, so it is compared with a tolerance"]
-        problems = [*original.problems, *code.amiss, *find_environment_changes(record), *problems]
+        problems = [*original.problems, *code.problems, *find_environment_changes(record), *problems]
         problems += find_data_changes(record.config, record.data)
         display.say(f"reproducing {args.run}: {record.config['name']}")
-        for line in [*code.told, *problems, *([AS_BEFORE] if not problems else [])]:
+        for line in [*code.messages, *problems, *([AS_BEFORE] if not problems else [])]:
             display.say(line)
         environment = rerun.child_environment(code, variables)
         trial = rerun.new_run(original, code, runs_dir, steps)

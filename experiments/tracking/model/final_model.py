@@ -90,9 +90,9 @@ def read_interface(trial: Trial) -> ModelInterface | None:
     for event in journal.replay(trial.folder):
         if event["event"] == "params":
             texts |= {
-                key: event["params"][f"plan.{key}"] for key in ModelInterface.WORDS if f"plan.{key}" in event["params"]
+                key: event["params"][f"plan.{key}"] for key in ModelInterface.KEYS if f"plan.{key}" in event["params"]
             }
-    return ModelInterface.of_words(texts) if {"inputs", "outputs"} <= set(texts) else None
+    return ModelInterface.from_dict(texts) if {"inputs", "outputs"} <= set(texts) else None
 
 
 def describe_model(trial: Trial, model: FinalModel, interface: ModelInterface) -> dict[str, Any]:
@@ -112,7 +112,7 @@ def describe_model(trial: Trial, model: FinalModel, interface: ModelInterface) -
         "trial": trial.id,
         "step": model.checkpoint.step,
         "chosen": model.reason,
-        **interface.words(),
+        **interface.to_dict(),
         "num_classes": outputs.shape[-1] if isinstance(outputs, TensorKind) and has_classes else None,
         "vocab_size": config["data"].get("vocab_size") if reads_tokens else None,
         "batch_size": config["batch_size_eval"],

@@ -106,7 +106,7 @@ def _make_origin_tags(trial: Trial) -> dict[str, str]:
 
 def _make_note(trial: Trial, model: FinalModel, interface: ModelInterface, uri: str) -> str:
     """Write the description of a model as Markdown: its inputs, its outputs and how to use it."""
-    texts = interface.words()
+    texts = interface.to_dict()
     answers = available_answers(describe_model(trial, model, interface)["num_classes"])
     lines = [
         f"**{trial.config['name']}** after step {model.checkpoint.step}: {model.reason}",

@@ -70,7 +70,7 @@ class Predictor:
             device: where it computes.
         """
         self.model, self.device = model, device
-        self.interface = ModelInterface.of_words(metadata)
+        self.interface = ModelInterface.from_dict(metadata)
         self.answers = available_answers(metadata["num_classes"])
         self.batch_size: int = metadata["batch_size"]
         self.vocab_size: int | None = metadata["vocab_size"]

@@ -71,13 +71,14 @@ def test_what_a_constructor_refuses_is_told_by_its_key() -> None:
 
 
 def test_what_torch_refuses_is_told_with_its_place() -> None:
-    with pytest.raises(PlanError, match=r"model: RuntimeError: .* \(mlp\.py:\d+\); mend its values or its code"):
+    with pytest.raises(PlanError, match=r"model: RuntimeError: .* \(mlp\.py:\d+\); correct its values or its code"):
         instantiate(MLP | {"hidden_sizes": [9999999999999999]}, "model")
 
 
 def test_a_class_that_launches_nothing_is_not_even_made() -> None:
     with pytest.raises(
-        InputError, match=r"launcher\._target_=launchers\.processes\.process\.TrainingProcess has no launch"
+        InputError,
+        match=r"launcher\._target_=launchers\.processes\.process\.TrainingProcess has neither launch nor submit",
     ):
         instantiate({"_target_": "launchers.processes.process.TrainingProcess"}, "launcher")
 

@@ -61,9 +61,9 @@ def test_everything_that_does_not_fit_is_told_with_its_shape_and_nothing_is_load
     path = saved(tmp_path, source, **{"extra.bias": torch.zeros(1)})
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     told = [
-        "init_from.weights: head.weight is [3, 6] there and [2, 6] in the model; add 'head' to init_from.skip",
-        "init_from.weights: head.bias is [3] there and [2] in the model; add 'head' to init_from.skip",
-        "init_from.weights: there is extra.bias, which the model has not; add 'extra' to init_from.skip",
+        "init_from.weights: head.weight is [3, 6] in the file and [2, 6] in the model; add 'head' to init_from.skip",
+        "init_from.weights: head.bias is [3] in the file and [2] in the model; add 'head' to init_from.skip",
+        "init_from.weights: the file has extra.bias, which the model lacks; add 'extra' to init_from.skip",
     ]
     assert load_initial_weights(model, config(), path) == told
     assert load_initial_weights(model, config("head", "extra"), path) == []
@@ -80,7 +80,7 @@ def test_a_file_that_lacks_weights_or_is_damaged_is_told(tmp_path: Path) -> None
     path = tmp_path / "net.safetensors"
     save_file(Net().trunk.state_dict(prefix="trunk."), path)
     assert load_initial_weights(Net(), config(), path)[0] == (
-        "init_from.weights: there is no head.weight, which the model has; add 'head' to init_from.skip"
+        "init_from.weights: the file lacks head.weight, which the model has; add 'head' to init_from.skip"
     )
     path.write_bytes(path.read_bytes()[:-7])
     (problem,) = load_initial_weights(Net(), config(), path)
@@ -116,7 +116,7 @@ def test_parts_to_freeze_have_to_be_there_and_to_leave_something() -> None:
     (problem,) = load_initial_weights(Net(), config(weights=None, freeze=("trnk",)), None)
     assert problem == "freeze=['trnk']: no weight of Net begins with 'trnk'; did you mean 'trunk' or 'trunk.1'?"
     (problem,) = load_initial_weights(Net(), config(weights=None, freeze=("trunk", "head")), None)
-    assert problem == "freeze=['trunk', 'head'] leaves Net nothing to train; leave its last part out"
+    assert problem == "freeze=['trunk', 'head'] leaves nothing to train in Net; remove its last entry"
     assert has_prefix("head.3.bias", ["head"])
     assert not has_prefix("head_2.bias", ["head"])
 
@@ -137,13 +137,13 @@ def test_weights_are_named_by_run_or_by_file_and_never_pickled(tmp_path: Path) -
     assert find_weights(str(path), nowhere) == path
     (tmp_path / "net.pt").touch()
     for named, told in {
-        f"{tmp_path}/net.pt": r"net\.pt does not end in \.safetensors; other files can hold code",
+        f"{tmp_path}/net.pt": r"net\.pt does not end in \.safetensors; files in other formats can run code",
         f"{tmp_path}/other.safetensors": "there is no such file; name a run, or a file that is there",
         "abc": "init_from.weights=abc: there is no run 'abc'",
     }.items():
         with pytest.raises(InputError, match=told):
             find_weights(named, nowhere)
-    with pytest.raises(InputError, match="has no checkpoint that is whole; name another run"):
+    with pytest.raises(InputError, match="has no complete checkpoint; name another run"):
         find_weights("abc", lambda run: tmp_path)
 
 
@@ -175,7 +175,7 @@ def test_what_does_not_fit_is_told_before_anything_is_frozen(tmp_path: Path) -> 
     wrong = compose([*MLP, "model.hidden_sizes=[6,4]", f"init_from.weights={path}", "freeze=[stack.2]"]).config
     with pytest.raises(PlanError, match="has 4 problems") as told:
         check_fit(wrong, make_plan(wrong), initial=path)
-    assert "stack.4.weight is [5, 6] there and [4, 6] in the model; add 'stack.4' to" in told.value.problems[1]
+    assert "stack.4.weight is [5, 6] in the file and [4, 6] in the model; add 'stack.4' to" in told.value.problems[1]
     missing = compose([*MLP, f"init_from.weights={tmp_path}/no.safetensors", f"runs_dir={tmp_path}/runs"])
     with pytest.raises(InputError, match="there is no such file"):
         freeze(missing)

@@ -16,7 +16,7 @@ from experiments.components.model_signature import (
 
 def test_a_batch_of_images_leaves_the_batch_open_alone() -> None:
     found = infer_interface(torch.zeros(2, 3, 5, 7), torch.zeros(2, 11))
-    assert found.words() == {
+    assert found.to_dict() == {
         "inputs": "float32 [batch, 3, 5, 7]",
         "outputs": "float32 [batch, 11]",
         "class_names": None,
@@ -25,7 +25,7 @@ def test_a_batch_of_images_leaves_the_batch_open_alone() -> None:
 
 def test_a_text_that_is_answered_token_by_token_leaves_its_time_open_too() -> None:
     found = infer_interface(torch.zeros(2, 5, dtype=torch.int64), torch.zeros(2, 5, 7))
-    assert found.words()["inputs"] == "int64 [batch, time]"
+    assert found.to_dict()["inputs"] == "int64 [batch, time]"
     assert found.outputs == TensorKind("float32", (-1, -1, 7))
 
 
@@ -42,7 +42,7 @@ def test_a_text_that_is_answered_as_a_whole_keeps_its_length() -> None:
     ],
 )
 def test_words_say_all_of_it(found: ModelInterface) -> None:
-    assert ModelInterface.of_words(found.words()) == found
+    assert ModelInterface.from_dict(found.to_dict()) == found
 
 
 def test_several_tensors_have_a_name_each() -> None:

@@ -158,7 +158,9 @@ def test_sweep_outside_a_store_has_no_link(runs_dir: Path) -> None:
         mlflow_view.make_link(sweep, "http://127.0.0.1:5000")
     assert mlflow_view.list_newest(runs_dir, f"sqlite:///{runs_dir}/mlflow.db", 5) == []
     name = sweep.folder
-    assert mlflow_view.ui_hint(sweep).startswith(f"`lathe ui --sweep {name}` compares the trials in MLflow; run `lathe sync")
+    assert mlflow_view.ui_hint(sweep).startswith(
+        f"`lathe ui --sweep {name}` compares the trials in MLflow; run `lathe sync"
+    )
     (sweep.folder / "sync.json").write_text("[]")
     assert mlflow_view.find_location(sweep) is None
     with pytest.raises(StoreError, match="sweep 'probe' is not in the store sqlite"):

@@ -137,7 +137,7 @@ def test_files_that_hold_secrets_are_left_out_with_a_warning(checkout: Path, tmp
     (checkout / "gone.py").write_text("y\n")
     warnings: list[str] = []
     code = take_snapshot(checkout, tmp_path / "code", warnings)
-    assert sorted(line.split(" looks ")[0] for line in warnings) == [
+    assert sorted(line.split(" seems ")[0] for line in warnings) == [
         str(checkout / name) for name in (".env", "key.pem", "notes.txt", "train.py")
     ]
     assert code["untracked"] is None

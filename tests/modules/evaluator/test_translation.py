@@ -167,7 +167,8 @@ def test_what_does_not_fit_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         _evaluator(tokenize="moses")
     monkeypatch.setitem(sys.modules, "MeCab", None)
     with pytest.raises(
-        ValueError, match=r"evaluator.tokenize='ja-mecab' is not available here \(.*; install what is missing, or use 13a"
+        ValueError,
+        match=r"evaluator.tokenize='ja-mecab' is not available here \(.*; install what is missing, or use 13a",
     ):
         _evaluator(tokenize="ja-mecab")
     with pytest.raises(ValueError, match=r"^evaluator.beam_size=0 is less than 1; write 1, which is greedy, or more$"):

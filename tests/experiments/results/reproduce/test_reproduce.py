@@ -161,7 +161,7 @@ def test_code_that_was_changed_after_freezing_is_refused(there: Clone) -> None:
     patch = there.runs()[-1] / "code" / "checkout.patch"
     patch.write_text(patch.read_text().replace("edited, not committed", "edited once more yes"))
     printed = there.lathe("reproduce", name, code=2)
-    assert "what 'checkout' had not committed was changed since" in printed
+    assert "the uncommitted changes of 'checkout' in " in printed
     assert "the run was frozen with" in printed
 
 

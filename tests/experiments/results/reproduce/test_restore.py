@@ -83,12 +83,12 @@ def test_a_dirty_tree_is_restored_with_the_same_digest(project: Path, tmp_path: 
         assert worktree.name == "my project"
         assert state(worktree) == before
         assert code_here.on_path[1] == worktree
-        assert code_here.told == [
+        assert code_here.messages == [
             f"code: 'my project' restored at commit {code[1]['git_sha'][:12]} with its uncommitted changes; "
             f"sha256 {code[1]['sha256'][:12]} is the run's"
         ]
-        assert len(code_here.amiss) == 1
-        assert code_here.amiss[0].startswith("code: 'lathe' is no git checkout, and its sources have changed")
+        assert len(code_here.problems) == 1
+        assert code_here.problems[0].startswith("code: 'lathe' is not a git checkout, and its sources have changed")
     assert not worktree.exists()
     assert state(project) == after
     assert len(git(project, "worktree", "list").splitlines()) == 1
@@ -104,7 +104,7 @@ def test_an_unmerged_commit_is_restored_only_for_a_trusted_file(project: Path, t
     git(project, "checkout", "-q", "-")
     with (
         pytest.raises(
-            InputError, match=r"is in .*, but nothing that is checked out there comes from it; .*--trust-code"
+            InputError, match=r"is in .*, but is not an ancestor of what is checked out there; .*--trust-code"
         ),
         restore_code(code, None, ["minepkg"], tmp_path / "runs", only_merged=True),
     ):
@@ -126,7 +126,7 @@ def test_git_settings_of_the_user_have_no_effect(project: Path, tmp_path: Path) 
     git(project, "checkout", "-q", "--", ".")
     (tmp_path / "hooked").unlink(missing_ok=True)
     with restore_code(code, tmp_path / "code", ["minepkg"], tmp_path / "runs") as code_here:
-        assert "is the run's" in code_here.told[0]
+        assert "is the run's" in code_here.messages[0]
     assert not (tmp_path / "hooked").exists()
 
 
@@ -149,7 +149,7 @@ def test_without_its_files_only_the_commit_is_restored_with_a_warning(project: P
     code = freeze(project, tmp_path / "code")
     with restore_code(code, None, ["minepkg"], tmp_path / "runs") as code_here:
         assert (code_here.roots[1] / "gone.py").is_file()
-    assert code_here.amiss[1].endswith(f"{code[1]['git_sha'][:12]}, without the uncommitted changes of the run")
+    assert code_here.problems[1].endswith(f"{code[1]['git_sha'][:12]}, without the uncommitted changes of the run")
 
 
 def no_commit(code: dict[str, Any], folder: Path) -> None:
@@ -197,11 +197,11 @@ def a_patch_that_leads_out(code: dict[str, Any], folder: Path) -> None:
     [
         (no_commit, r"commit 0123456789\w+ of 'my project' is not in .*; `git -C .* fetch --all` brings it if"),
         (an_option, r"commit --upload-pack=x of 'my project' is not in"),
-        (another_patch, r"what 'my project' had not committed was changed since"),
-        (no_patch, r"what 'my project' had not committed cannot be read: .*No such file"),
-        (a_cut_archive, r"what 'my project' had not committed cannot be read"),
-        (a_patch_elsewhere, r"'../other.patch' is no name of"),
-        (a_name_that_leads_out, r"'../my project' is no name of a checkout"),
+        (another_patch, r"the uncommitted changes of 'my project' in .* have the sha256"),
+        (no_patch, r"the uncommitted changes of 'my project' cannot be read: .*No such file"),
+        (a_cut_archive, r"the uncommitted changes of 'my project' cannot be read"),
+        (a_patch_elsewhere, r"'../other.patch' is not a plain name"),
+        (a_name_that_leads_out, r"'../my project' is not a plain name"),
         (
             a_patch_that_does_not_fit,
             r"git cannot restore commit \w+ of 'my project': error: .*net.py: patch does not apply",
@@ -270,6 +270,6 @@ def test_an_archive_writes_nothing_outside_the_worktree(
         assert [path for path in scratch.rglob("out.py") if not path.is_relative_to(code_here.roots[1])] == []
         assert not (code_here.roots[1] / "door").is_symlink()
         assert not (code_here.roots[1] / "tmp").exists()
-    assert any("an untracked file was left out" in line for line in code_here.amiss)
+    assert any("an untracked file was left out" in line for line in code_here.problems)
     assert not list(tmp_path.rglob("out.py"))
     assert not Path("/tmp/lathe-test-out.py").exists()
