@@ -1,4 +1,4 @@
-"""What a sweep has spent of what it may."""
+"""The budget of a sweep: what its trials have used, and whether more may start."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from experiments.sweep.ledger import LedgerState
 
 
 def sum_device_s(ledger_state: LedgerState, now: float) -> float:
-    """Device-seconds of all attempts, those that still run among them."""
+    """Device-seconds of all attempts, including running ones."""
     running = sum(
         (now - entry.since) * entry.devices for entry in ledger_state.entries.values() if entry.state == "running"
     )
@@ -18,7 +18,7 @@ def sum_device_s(ledger_state: LedgerState, now: float) -> float:
 
 
 def find_spent_limit(budget: Mapping[str, Any], ledger_state: LedgerState) -> str | None:
-    """Why no further trial is begun; None while there is something left."""
+    """The limit that is reached; None if there is none."""
     now = time.time()
     wall_h, device_h = (now - ledger_state.opened) / 3600, sum_device_s(ledger_state, now) / 3600
     if ledger_state.entries and budget["wall_h"] is not None and wall_h >= budget["wall_h"]:
@@ -29,5 +29,5 @@ def find_spent_limit(budget: Mapping[str, Any], ledger_state: LedgerState) -> st
 
 
 def has_points_left(budget: Mapping[str, Any], ledger_state: LedgerState) -> bool:
-    """Whether there are points left to ask a strategy for."""
+    """Whether the strategy may choose more points."""
     return budget["max_points"] is None or len(ledger_state.points) < budget["max_points"]

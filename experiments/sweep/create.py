@@ -22,16 +22,16 @@ from experiments.trial.code_copy import CODE, copy_packages
 from experiments.trial.trial import create_run_folder, make_provenance, resolve_runs_dir, to_yaml
 from launchers.base import WORKER_MODULE
 
-MOST_TOLD = 10
+MAX_PROBLEMS = 10
 
 
 @dataclass(frozen=True)
 class SweepDraft:
-    """A sweep that is not on disk yet: every trial that is known before one has run, checked."""
+    """A checked sweep that is not on disk yet, with all trials that are known from the start."""
 
     spec: SweepSpec
     experiment: Experiment
-    """One of its experiments; what it does not share with the others stands in the templates."""
+    """One of its experiments; the differences to the others are in the templates."""
     templates: Templates
     trials: list[dict[str, Any]]
 
@@ -43,20 +43,20 @@ def prepare(
     trust: Sequence[str] = (),
     experiment: Experiment | None = None,
 ) -> SweepDraft:
-    """Compose what the space's choices of options ask for, and fill every point in.
+    """Compose the configurations of the space's group options, and check every point.
 
     Args:
         spec: what is asked.
-        config_dirs: folders with further groups and options.
-        trust: packages beyond the house's own whose classes `_target_` may name.
+        config_dirs: folders with more groups and options.
+        trust: your packages whose classes `_target_` may name.
         experiment: what stands already, of a question whose space is empty; None: it is composed.
 
     Raises:
-        InputError: with every problem of every trial.
+        InputError: with all problems of all trials.
     """
     templates, experiment = _compose_all(spec, config_dirs, trust, experiment)
-    found = list(_trials(spec, templates, LedgerState()))
-    return SweepDraft(spec, experiment, templates, found)
+    trials = list(_list_trials(spec, templates, LedgerState()))
+    return SweepDraft(spec, experiment, templates, trials)
 
 
 def _compose_all(
@@ -67,7 +67,7 @@ def _compose_all(
     for choices in spec.choices(groups):
         chosen = [f"{group}={option}" for group, option in choices.items()]
         experiment = given or compose([*spec.values["base"], *chosen], config_dirs=config_dirs, trust=trust)
-        # Of the whole worker, before a trial is given a part of it.
+        # Check the whole worker, before a trial gets a part of it.
         if problems := site.find_problems(experiment.config):
             raise PlanError(problems, f"the sweep '{spec.values['name']}'")
         templates.append(Template.from_experiment(experiment, choices, _hardware_of_a_trial(experiment.config)))
@@ -78,58 +78,58 @@ def _compose_all(
 
 
 def _hardware_of_a_trial(config: dict[str, Any]) -> dict[str, int]:
-    """What a trial sees of a worker's hardware."""
-    part = config["launcher"].get("devices_per_trial")
-    return {} if part is None else {"nodes": 1, "devices_per_node": part}
+    """The part of a worker's hardware that one trial uses."""
+    num_devices = config["launcher"].get("devices_per_trial")
+    return {} if num_devices is None else {"nodes": 1, "devices_per_node": num_devices}
 
 
-def _trials(spec: SweepSpec, templates: Templates, ledger_state: LedgerState) -> Iterator[dict[str, Any]]:
-    """Those that are known before one has run, but for what the ledger has already.
+def _list_trials(spec: SweepSpec, templates: Templates, ledger_state: LedgerState) -> Iterator[dict[str, Any]]:
+    """Trials that are known from the start and are not in the ledger yet.
 
     Raises:
-        PlanError: with every problem of every point.
+        PlanError: with all problems of all points.
     """
     problems: dict[str, list[str]] = {}
-    asked, num_points = spec.values, 0
-    is_adaptive = asked["strategy"]["name"] in ADAPTIVE  # then its points are examples, and none of them is a trial yet
+    num_points = 0
+    is_adaptive = spec.values["strategy"]["name"] in ADAPTIVE  # then the points are only checked
     known = {entry.id for entry in ledger_state.entries.values()}
-    elsewhere = _finished_elsewhere(templates, asked) if asked["reuse"] else {}
+    reusable = _find_reusable(templates, spec.values) if spec.values["reuse"] else {}
     numbers = {_as_key(entry.values): entry.point for entry in ledger_state.entries.values()}
     for values in spec.preview_points():
         point = numbers.setdefault(_as_key(values), len(numbers))
         try:
-            for trial in expand_point(asked, templates, ledger_state, point, values):
+            for trial in expand_point(spec.values, templates, ledger_state, point, values):
                 if trial["trial"].partition("-")[0] not in known and not is_adaptive:
                     known.add(trial["trial"])
-                    yield {**trial, "reused": trial["reused"] or elsewhere.get(trial["trial"])}
+                    yield {**trial, "reused": trial["reused"] or reusable.get(trial["trial"])}
         except PlanError as err:
             for problem in err.problems:
                 problems.setdefault(problem, []).append(err.subject.removeprefix("the "))
         num_points += 1
     if problems:
-        told = [f"{problem}{_where(points, num_points)}" for problem, points in problems.items()]
-        raise PlanError(told[:MOST_TOLD], f"the sweep '{asked['name']}'")
+        messages = [f"{problem}{_format_points(points, num_points)}" for problem, points in problems.items()]
+        raise PlanError(messages[:MAX_PROBLEMS], f"the sweep '{spec.name}'")
 
 
-def _where(points: list[str], num_points: int) -> str:
-    """Which points have a problem; "" where all have it, or the problem itself names what is wrong."""
+def _format_points(points: list[str], num_points: int) -> str:
+    """The points with a problem; "" if all have it."""
     if len(points) == num_points:
         return ""
     more = f" and {len(points) - 1} more" if len(points) > 1 else ""
     return f" [{points[0]}{more}]"
 
 
-def _finished_elsewhere(templates: Templates, asked: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """By trial id, the finished trials of all sweeps in the runs folder that measured the same."""
-    found: dict[str, dict[str, Any]] = {}
+def _find_reusable(templates: Templates, spec: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Finished trials of all sweeps in the runs folder with the same metric, by trial id."""
+    reusable: dict[str, dict[str, Any]] = {}
     for path in resolve_runs_dir(templates.all[0].config).glob("*/sweep.yaml"):
         sweep = Sweep(path.parent)
-        if any(sweep.spec[key] != asked[key] for key in ("metric", "mode")):
+        if any(sweep.spec[key] != spec[key] for key in ("metric", "mode")):
             continue
         for entry in sweep.ledger().read().entries.values():
             if entry.state == "finished" and entry.reused is None:
-                found[entry.id] = {"folder": f"{sweep.name}/{entry.id}", "value": entry.value}
-    return found
+                reusable[entry.id] = {"folder": f"{sweep.name}/{entry.id}", "value": entry.value}
+    return reusable
 
 
 def _as_key(values: dict[str, Any]) -> str:
@@ -137,7 +137,7 @@ def _as_key(values: dict[str, Any]) -> str:
 
 
 def write(draft: SweepDraft) -> Sweep:
-    """Put a sweep on disk; its folder is named by the spec, with a number behind where there is one already.
+    """Write a sweep to disk. Its folder has the name of the spec, with a number appended if the folder exists.
 
     Raises:
         InputError: it cannot be written.
@@ -152,7 +152,7 @@ def write(draft: SweepDraft) -> Sweep:
         write_text(folder / "provenance.yaml", to_yaml(provenance))
         draft.templates.save(folder)
         (folder / "workers").mkdir()
-        # Last of all: it is what makes the folder a sweep.
+        # Last: a folder is a sweep if it has this file.
         write_text(folder / "sweep.yaml", draft.spec.to_yaml())
     sweep = Sweep(folder)
     ledger = sweep.ledger()
@@ -162,16 +162,16 @@ def write(draft: SweepDraft) -> Sweep:
 
 
 def extend(sweep: Sweep, overrides: Sequence[str]) -> int:
-    """Take further values, budget or seeds into a sweep; how many trials are new.
+    """Add values, budget or seeds to a sweep; returns the number of new trials.
 
     Raises:
-        InputError: they change what its trials share, which only a new sweep can.
+        InputError: an override changes anything that its trials share.
     """
     spec = SweepSpec.load(sweep.folder)
     provenance = sweep.provenance
     if overrides and provenance.get("source"):
-        told = f"{overrides[0]}: the sweep '{sweep.name}' is one run of a shared file; run it again with `lathe run --from`"
-        raise InputError([told])
+        message = f"{overrides[0]}: the sweep '{sweep.name}' is one run of a shared file; run it again with `lathe run --from`"
+        raise InputError([message])
     if "worker_module" not in provenance:  # its workers run the code of the first version
         if overrides:
             message = (
@@ -180,9 +180,11 @@ def extend(sweep: Sweep, overrides: Sequence[str]) -> int:
             )
             raise InputError([message])
         return 0
-    asked = spec.extend(overrides, provenance["config_dirs"])
+    extended = spec.extend(overrides, provenance["config_dirs"])
     before = sweep.templates()
-    composed, _ = _compose_all(asked, provenance["config_dirs"], provenance["trust"]) if overrides else (before, None)
+    composed, _ = (
+        _compose_all(extended, provenance["config_dirs"], provenance["trust"]) if overrides else (before, None)
+    )
     known = [template.choices for template in before.all]
     templates = Templates(
         [*before.all, *(template for template in composed.all if template.choices not in known)],
@@ -191,9 +193,9 @@ def extend(sweep: Sweep, overrides: Sequence[str]) -> int:
     )
     ledger = sweep.ledger()
     with ledger.locked() as ledger_state:
-        trials = list(_trials(asked, templates, ledger_state))
+        trials = list(_list_trials(extended, templates, ledger_state))
         if overrides:
             templates.save(sweep.folder)
-            write_text(sweep.folder / "sweep.yaml", asked.to_yaml())
+            write_text(sweep.folder / "sweep.yaml", extended.to_yaml())
         ledger.add(trials)
     return len(trials)

@@ -1,4 +1,4 @@
-"""A point and its seeds -> trials."""
+"""Expands a point into the trials of its seeds."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def expand_point(
     spec: Mapping[str, Any], templates: Templates, ledger_state: LedgerState, point: int, values: dict[str, Any],
     *, may_be_wrong: bool = False,
 ) -> Iterator[dict[str, Any]]:  # fmt: skip
-    """What the ledger is to be told of a point: a trial for each seed.
+    """The ledger's events for a new point: one trial per seed.
 
-    A configuration that the sweep has already is not run again: its result stands in, where there is one.
+    If the sweep has a finished trial with the same configuration, the new trial reuses its result.
 
     Raises:
-        PlanError: it cannot run; with `may_be_wrong` that is left to the attempt to say.
+        PlanError: it cannot run; with `may_be_wrong` the attempt reports that instead.
     """
     for seed in range(spec["num_seeds"]):
         identity = _identity(templates, values, seed, may_be_wrong)
@@ -38,11 +38,11 @@ def expand_point(
 
 
 def _identity(templates: Templates, values: dict[str, Any], seed: int, may_be_wrong: bool) -> str:
-    """The trial's id; of a configuration that cannot run, one that nothing else has."""
+    """The trial's id; for a configuration that cannot run, a hash of its values."""
     try:
         return trial_id(templates.fill(values, seed)[0])
     except InputError:
         if not may_be_wrong:
             raise
-        told = json.dumps([values, seed], sort_keys=True)
-        return f"wrong-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
+        text = json.dumps([values, seed], sort_keys=True)
+        return f"wrong-{hashlib.sha256(text.encode()).hexdigest()[:8]}"

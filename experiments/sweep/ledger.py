@@ -1,4 +1,4 @@
-"""The ledger of a sweep: an append-only file of what was asked, claimed and ended. Where a sweep stands is its replay."""
+"""The ledger of a sweep: an append-only file of events. The state of the sweep is the replay of its ledger."""
 
 from __future__ import annotations
 
@@ -23,62 +23,62 @@ ENDED: frozenset[State] = frozenset({"finished", "pruned", "failed", "cancelled"
 
 @dataclass
 class Entry:
-    """Where one trial of a sweep stands."""
+    """The state of one trial of a sweep."""
 
     id: str
-    """The trial's, and the name of its folder in the sweep's."""
+    """Id of the trial, and name of its folder in the sweep's folder."""
     point: int
-    """Which point of the space: the trials of one differ by their seed alone."""
+    """Index of the point; trials of one point differ only in their seed."""
     values: dict[str, Any]
-    """What of the space it is: overrides by key, the seed not among them."""
+    """The point: values by key, without the seed."""
     seed: int
     state: State = "pending"
     attempt: int = 0
-    """The last one that was claimed."""
+    """Number of the last claimed attempt."""
     attempts: int = 0
-    """Claimed since the trial was added or last given new attempts."""
+    """Attempts since the trial was added or last retried by the user."""
     worker: str = ""
     host: str = ""
     devices: int = 0
     since: float = 0.0
-    """When it came to this state."""
+    """Time of the last change of state."""
     failure: str | None = None
-    """Class of the last attempt's fault, of `experiments.run.failure`."""
+    """Failure class of the last attempt, see `experiments.run.failure`."""
     reason: str | None = None
     value: float | None = None
-    """What the strategy goes by: the best of its metric."""
+    """Best value of the sweep's metric."""
     step: int = 0
-    """Steps done when an attempt last ended."""
+    """Steps done when the last attempt ended."""
     used_s: float = 0.0
-    """Device-seconds of the attempts that have ended."""
+    """Device-seconds of all ended attempts."""
     wasted_s: float = 0.0
-    """Of these, what left nothing behind."""
+    """Device-seconds of attempts that left no checkpoint and no result."""
     waited_s: float = 0.0
-    """Seconds until its attempts began."""
+    """Seconds that the trial was pending, over all attempts."""
     reused: str | None = None
-    """Folder of the finished trial that stands in for this one."""
+    """Folder of the finished trial whose result this one reuses."""
 
 
 @dataclass
 class LedgerState:
-    """What the events add up to."""
+    """The state of a sweep after a replay of its events."""
 
     entries: dict[str, Entry] = field(default_factory=dict)
     submissions: list[dict[str, Any]] = field(default_factory=list)
-    """Workers that were asked for: job, workers, time."""
+    """Submitted workers: job, workers, time."""
     opened: float = 0.0
-    """When the first trial was added."""
+    """Time at which the first trial was added."""
     closed: str | None = None
-    """Why no further trial is begun; None while some may be."""
+    """Why no more trials start; None while they may."""
     points: dict[int, list[Entry]] = field(default_factory=dict)
     """The trials of each point, in the order in which they were added."""
 
-    def value_of(self, point: int) -> float | None:
+    def average_value(self, point: int) -> float | None:
         """The mean over a point's seeds; None until all are finished."""
         return average_value(self.points[point])
 
     def apply(self, event: Mapping[str, Any]) -> None:
-        """Take one event in; what an earlier attempt says after a later one was claimed does not count."""
+        """Apply one event. Events of an attempt are ignored after a later attempt was claimed."""
         kind, entry = event["event"], self.entries.get(event.get("trial", ""))
         if kind == "trial" and entry is None:
             self.opened = self.opened or event["time"]
@@ -124,12 +124,12 @@ def average_value(entries: Sequence[Entry]) -> float | None:
 
 
 class Ledger:
-    """One process's view of a sweep's ledger; any number of processes, on any number of machines, may have one."""
+    """One process's view of a ledger that any number of processes on any number of machines share."""
 
     def __init__(self, folder: Path) -> None:
         """
         Args:
-            folder: the sweep's, which every machine sees.
+            folder: of the sweep, on a file system that all machines share.
         """
         self.folder = folder
         self.path = folder / "ledger.jsonl"
@@ -199,11 +199,11 @@ class Ledger:
                 self._is_locked = False
 
     def add(self, trials: Iterable[Mapping[str, Any]]) -> None:
-        """Add trials that wait: of each `trial` (its id), `point`, `values`, `seed`, and `reused` or None."""
+        """Add pending trials, each with `trial` (its id), `point`, `values`, `seed`, and `reused` or None."""
         self._write([{"event": "trial", **trial} for trial in trials])
 
     def claim(self, entry: Entry, *, worker: str, host: str, devices: int) -> int:
-        """Take a waiting trial for a worker; the number of the attempt, by which all that it says is known."""
+        """Claim a pending trial for a worker; returns the number of the attempt."""
         assert entry.state == "pending", entry
         attempt = entry.attempt + 1
         told = {"trial": entry.id, "attempt": attempt, "worker": worker, "host": host, "devices": devices}
@@ -214,21 +214,21 @@ class Ledger:
         self, trial: str, attempt: int, state: State, *, value: float | None = None, step: int = 0,
         failure: str | None = None, reason: str | None = None, wasted: bool = False, until: float | None = None,
     ) -> bool:  # fmt: skip
-        """Say how an attempt ended, and what is to become of the trial: ``pending`` for another attempt, or its end.
+        """Record the end of an attempt and the new state of its trial, which is ``pending`` for another attempt.
 
         Args:
             trial: its id.
             attempt: from `claim`.
-            state: of the trial from now on.
-            value: the best of the metric.
-            step: steps that are done.
-            failure: class of what went wrong.
-            reason: in words.
-            wasted: whether the attempt left nothing behind.
-            until: when its devices were free, where that was not now.
+            state: new state of the trial.
+            value: best value of the metric.
+            step: steps done.
+            failure: failure class.
+            reason: for the user.
+            wasted: whether the attempt left no checkpoint and no result.
+            until: when its devices became free; None: now.
 
         Returns:
-            False where the attempt is not the trial's any more: nothing is written.
+            False if a later attempt was claimed or the trial has ended; nothing is written then.
         """
         entry = self.state.entries[trial]
         if entry.state != "running" or entry.attempt != attempt:
@@ -246,11 +246,11 @@ class Ledger:
         return True
 
     def cancel(self, trials: Collection[str], reason: str) -> None:
-        """Trials that wait are not begun."""
+        """Cancel pending trials."""
         self._write([{"event": "cancelled", "trial": trial, "reason": reason} for trial in trials])
 
     def retry(self, trials: Collection[str]) -> None:
-        """Trials that ended without a result wait once more."""
+        """Make trials that ended without a result pending again."""
         self._write([{"event": "again", "trial": trial} for trial in trials])
 
     def record_report(self, trial: str, *, step: int, value: float, prune: bool, rungs: Mapping[str, float]) -> None:
@@ -271,17 +271,17 @@ class Ledger:
         self._write([{"event": "submitted", "job": job, "workers": workers}])
 
     def close(self, reason: str) -> None:
-        """No further trial is begun."""
+        """Start no more trials."""
         self._write([{"event": "closed", "reason": reason}])
 
     def reopen(self) -> None:
         self._write([{"event": "reopened"}])
 
     def _write(self, events: list[dict[str, Any]]) -> None:
-        """Append, in one go and to the disk.
+        """Append events with one write and fsync.
 
         Raises:
-            OSError: the disk is full; what was there stays.
+            OSError: the disk is full; the ledger is unchanged.
         """
         assert self._is_locked, "the ledger is written to by who holds it"
         now = time.time()
@@ -292,7 +292,7 @@ class Ledger:
             before = os.fstat(descriptor).st_size
             try:
                 written = 0
-                while written < len(text):  # a full disk shows as a short write first
+                while written < len(text):  # on a full disk the first write is short
                     written += os.write(descriptor, text[written:])
                 os.fsync(descriptor)
             except OSError:

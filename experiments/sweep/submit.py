@@ -1,4 +1,4 @@
-"""The workers that a sweep is given."""
+"""Submits the workers of a sweep."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ def retry_unfinished(sweep: Sweep) -> int:
 
 
 def make_pool(
-    sweep_folder: Path, templates: Templates, worker: dict[str, int], asked: dict[str, Any], todo: int,
+    sweep_folder: Path, templates: Templates, worker: dict[str, int], spec: dict[str, Any], todo: int,
     worker_module: str | None,
 ) -> WorkerPool:  # fmt: skip
-    """The workers that are of use for so many trials.
+    """The pool of workers for a number of trials.
 
     Args:
-        sweep_folder: where the sweep lies, or will.
+        sweep_folder: of the sweep; it need not exist yet.
         templates: of the sweep.
-        worker: nodes and devices_per_node that one worker is given.
-        asked: the question.
-        todo: trials that are to be run.
+        worker: nodes and devices_per_node of one worker.
+        spec: of the sweep.
+        todo: number of trials to run.
         worker_module: that the sweep stores; None: a sweep of the first version.
     """
     config = templates.all[0].config
@@ -44,7 +44,7 @@ def make_pool(
     return WorkerPool(
         folder=sweep_folder,
         code=sweep_folder / CODE,
-        name=asked["name"],
+        name=spec["name"],
         max_workers=max(1, -(-todo // trials_per_worker)),
         nodes=worker["nodes"],
         devices_per_node=whole,
@@ -58,20 +58,20 @@ def make_pool(
     )
 
 
-def count_todo(asked: dict[str, Any], ledger_state: LedgerState) -> int:
+def count_todo(spec: dict[str, Any], ledger_state: LedgerState) -> int:
     """Trials that wait, and those that a strategy may still be asked for."""
     waiting = sum(entry.state == "pending" for entry in ledger_state.entries.values())
-    if asked["strategy"]["name"] not in ADAPTIVE:
+    if spec["strategy"]["name"] not in ADAPTIVE:
         return waiting
-    left: int = asked["budget"]["max_points"] - len(ledger_state.points)
-    return waiting + max(0, left) * int(asked["num_seeds"])
+    left: int = spec["budget"]["max_points"] - len(ledger_state.points)
+    return waiting + max(0, left) * int(spec["num_seeds"])
 
 
 def submit(sweep: Sweep) -> WorkerPool | None:
-    """Start workers for what is to be run; None where there is nothing.
+    """Start workers for the trials to run; None if there are none.
 
     Raises:
-        LaunchError: the machine, or the scheduler, refuses.
+        LaunchError: the machine or the scheduler refuses.
     """
     ledger = sweep.ledger()
     todo = count_todo(sweep.spec, ledger.read())

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from experiments.sweep.study import Study
 
 ADAPTIVE = ("tpe", "cmaes", "gp")
-"""Strategies whose next point depends on what was measured."""
+"""Strategies whose next point depends on the results so far."""
 
 
 @dataclass(frozen=True)
@@ -37,18 +37,18 @@ class Sweep:
 
     @cached_property
     def provenance(self) -> dict[str, Any]:
-        """Where it came from; what all its trials share."""
+        """Origin of the sweep, shared by all its trials."""
         provenance: dict[str, Any] = yaml.safe_load((self.folder / "provenance.yaml").read_text())
         return provenance
 
     @property
     def key(self) -> str:
-        """Unlike that of any other sweep, also of one in a folder of the same name."""
+        """Unique key, which also differs from that of a deleted sweep with the same name."""
         return str(self.provenance["run_key"])
 
     @property
     def config(self) -> dict[str, Any]:
-        """A configuration of its trials; hardware, launcher and tracking are the same in all."""
+        """The configuration of one of its trials; hardware, launcher and tracking are the same in all."""
         return self.templates().all[0].config
 
     @property
@@ -60,20 +60,20 @@ class Sweep:
         return self.folder.parent
 
     def ledger(self) -> Ledger:
-        """A view of its ledger, for this process."""
+        """A new view of its ledger."""
         return Ledger(self.folder)
 
     @property
     def is_adaptive(self) -> bool:
-        """Whether workers ask the strategy for points, one when a crew is free; else all were frozen together."""
+        """Whether workers ask the strategy for the next point; otherwise all points are known from the start."""
         return self.spec["strategy"]["name"] in ADAPTIVE
 
     def templates(self) -> Templates:
-        """The frozen configurations that its points are filled into."""
+        """The frozen configurations that points are filled into."""
         return Templates.load(self.folder, self.provenance["trust"], self.provenance["config_dirs"])
 
     def study(self) -> Study | None:
-        """What chooses or prunes; None where all trials were frozen together and each runs to its end."""
+        """The study that asks for points and prunes; None if the sweep needs none."""
         if not self.is_adaptive and self.spec["pruner"] is None:
             return None
         from experiments.sweep.study import Study
@@ -81,17 +81,17 @@ class Sweep:
         return Study(self.folder, self.spec)
 
     def executor(self) -> Executor:
-        """Where its workers run."""
+        """The executor of its workers."""
         executor: Executor = instantiate(self.config["launcher"], "launcher", tuple(self.provenance["trust"]))
         return executor
 
     def trial(self, entry: Entry) -> Trial:
-        """The run of a trial; its folder is made when it is first claimed."""
+        """The run of a trial; its folder is created when it is first claimed."""
         return Trial(self.folder / entry.id)
 
 
 def find_by_full_name(name: str, runs_dir: Path) -> Sweep | None:
-    """The sweep of exactly this name or folder, if there is one."""
+    """Find a sweep by its full name or folder."""
     for folder in (Path(name).expanduser(), runs_dir / name):
         if (folder / "sweep.yaml").is_file():
             return Sweep(folder.resolve())
@@ -99,10 +99,10 @@ def find_by_full_name(name: str, runs_dir: Path) -> Sweep | None:
 
 
 def find_sweep(name: str, runs_dir: Path) -> Sweep:
-    """The sweep that a user names by folder, by name or by the name's beginning.
+    """Find a sweep by folder, name or the beginning of its name.
 
     Raises:
-        InputError: no sweep, or more than one, is so named.
+        InputError: no sweep matches, or more than one does.
     """
     given = Path(name).expanduser()
     if (given / "sweep.yaml").is_file():
@@ -118,6 +118,6 @@ def find_sweep(name: str, runs_dir: Path) -> Sweep:
 
 
 def format_reference(sweep: Sweep) -> str:
-    """What a command line calls a sweep: its name where commands look by default, else its folder."""
+    """How to name a sweep on the command line: its name if it is in the default runs folder, else its folder."""
     default = Path(os.environ.get("LATHE_RUNS", "runs")).expanduser().resolve()
     return sweep.name if sweep.runs_dir.resolve() == default else str(sweep.folder)

@@ -1,4 +1,4 @@
-"""Frozen configurations that the points of a space are filled into, without composing again. Knows no Hydra."""
+"""Frozen configurations that points are filled into without composing again. Does not import Hydra."""
 
 from __future__ import annotations
 
@@ -30,44 +30,44 @@ FILE = "templates.json"
 LINK = re.compile(r"\$\{([A-Za-z_][\w.]*)\}")
 ANY_LINK = re.compile(r"\$\{(?!oc\.env:)")
 PART = re.compile(r"[^.\[\]]+")
-MOST_LINKS = 8
+MAX_LINK_DEPTH = 8
 
 
 @dataclass(frozen=True)
 class Template:
-    """One composed configuration: for one choice of an option in every group that the space varies."""
+    """One composed configuration, for one combination of the group options in the space."""
 
     choices: dict[str, str]
-    """Option by group, of the groups that the space varies."""
+    """Option by group, for the groups in the space."""
     config: dict[str, Any]
     links: dict[str, str]
-    """Keys that follow others: ``${data.num_classes}``."""
+    """Interpolations by key: ``${data.num_classes}``."""
     overrides: list[str]
-    """What it was composed of."""
+    """The overrides it was composed from."""
 
     @classmethod
     def from_experiment(
         cls, experiment: Experiment, choices: Mapping[str, str], hardware: Mapping[str, Any]
     ) -> Template:
-        """Of what was composed.
+        """Make a template of a composed experiment.
 
         Args:
             experiment: from `compose`.
-            choices: what of its overrides are the space's choices.
-            hardware: keys of the hardware that a trial sees otherwise than it was composed with.
+            choices: those of its overrides that are options in the space.
+            hardware: keys of the hardware that differ for a trial.
         """
         config = {**experiment.config, "resume": False, "hardware": {**experiment.config["hardware"], **hardware}}
         return cls(dict(choices), config, dict(experiment.links), list(experiment.overrides))
 
     def fill(self, values: Mapping[str, Any], seed: int) -> dict[str, Any]:
-        """The configuration of a point: its values set, and what follows them brought along.
+        """The configuration of a point, with interpolations resolved again.
 
         Args:
-            values: by dotted key; choices of groups among them are this template's own already.
-            seed: how many seeds on from the experiment's.
+            values: by dotted key; group options are part of the template already.
+            seed: added to the experiment's seed.
 
         Raises:
-            PlanError: a key is not there, or something follows it in a way that only composing anew would tell.
+            PlanError: a key does not exist.
         """
         config = copy.deepcopy(self.config)
         links = dict(self.links)
@@ -76,7 +76,7 @@ class Template:
                 continue
             _set(config, key, value)
             links = {link: text for link, text in links.items() if link != key and not link.startswith(f"{key}.")}
-        for _ in range(MOST_LINKS):  # a link may follow a link
+        for _ in range(MAX_LINK_DEPTH):  # an interpolation may point at another one
             if not _follow(config, links):
                 break
         config["seed"] += seed
@@ -95,11 +95,11 @@ def _set(config: dict[str, Any], key: str, value: Any) -> None:
     if isinstance(node, list):
         node[int(last)] = value
     else:
-        node[last] = value  # a key that is unknown is the schema's to tell
+        node[last] = value  # the schema reports an unknown key
 
 
 def _follow(config: dict[str, Any], links: Mapping[str, str]) -> bool:
-    """Bring every link up to date; whether one changed."""
+    """Resolve every interpolation again; returns whether a value changed."""
     changed = False
     for key, text in links.items():
         whole = LINK.fullmatch(text)
@@ -121,7 +121,7 @@ def _get(config: dict[str, Any], key: str) -> Any:
 
 @dataclass(frozen=True)
 class Templates:
-    """Those of one sweep."""
+    """All templates of a sweep."""
 
     all: Sequence[Template]
     trust: tuple[str, ...] = ()
@@ -135,7 +135,7 @@ class Templates:
         """The checked configuration of a point, and the overrides that compose it.
 
         Raises:
-            PlanError: with every reason why it cannot run.
+            PlanError: with all reasons why it cannot run.
         """
         template = self.find(values)
         config = template.fill(values, seed)
@@ -154,7 +154,7 @@ class Templates:
         return config, [*template.overrides, *own, *([f"seed={config['seed']}"] if seed else [])]
 
     def find(self, values: Mapping[str, Any]) -> Template:
-        """The one that a point is filled into."""
+        """The template of a point."""
         for template in self.all:
             if all(values.get(group) == option for group, option in template.choices.items()):
                 return template
@@ -194,7 +194,7 @@ def read_spec(folder: Path) -> dict[str, Any]:
 
 
 def check_links(template: Template, keys: Sequence[str]) -> list[str]:
-    """What follows another key in a way that filling in cannot follow, where the space has keys that it may follow."""
+    """Problems of interpolations that a template cannot resolve again."""
     return [
         f"{key}={text} follows other keys in a way that a sweep cannot bring along; point at one key: `${{data.num_classes}}`"
         for key, text in template.links.items()
@@ -203,7 +203,7 @@ def check_links(template: Template, keys: Sequence[str]) -> list[str]:
 
 
 def format_override(key: str, value: Any) -> str:
-    """What one types for a value."""
+    """The override that sets a key to a value."""
     if not isinstance(value, str):
         return f"{key}={format_value(value)}"
     is_plain = re.fullmatch(r"[A-Za-z_/][\w./:@%+-]*", value) and yaml.safe_load(value) == value

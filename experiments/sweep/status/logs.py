@@ -1,4 +1,4 @@
-"""What the trials and workers of a sweep print, as `lathe logs` shows it."""
+"""Shows the output of a sweep's trials and workers, for `lathe logs`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LOOK_S = 0.3
 
 
 def logs(asked: argparse.Namespace) -> int:
-    """Do what `lathe logs` asks for.
+    """Run `lathe logs`.
 
     Raises:
         InputError: there is no such sweep, trial, attempt or rank.
@@ -44,7 +44,7 @@ def logs(asked: argparse.Namespace) -> int:
 
 
 def _several(sweep: Sweep, entries: Sequence[Entry], asked: argparse.Namespace) -> None:
-    """The last that each printed, under who it is and how it stands; where none is named, those that failed."""
+    """Print the last lines of each trial, with its state; of the failed trials if none is named."""
     if asked.follow or asked.rank or asked.attempt is not None:
         named = f"and {asked.trial} means {len(entries)}" if asked.trial else "and none is named"
         raise InputError([f"--follow, --attempt and --rank are of one trial, {named}; write the id of one"])
@@ -61,7 +61,7 @@ def _several(sweep: Sweep, entries: Sequence[Entry], asked: argparse.Namespace) 
 
 
 def _one(sweep: Sweep, ledger: Ledger, entry: Entry, asked: argparse.Namespace) -> None:
-    """All that an attempt printed, and below it how it stands."""
+    """Print the whole log of an attempt, and the trial's state."""
     folder = sweep.folder / entry.id / "attempts"
     known = sorted(int(path.name) for path in folder.glob("[0-9]*"))
     if asked.attempt is not None and asked.attempt not in known:
@@ -86,7 +86,7 @@ def _one(sweep: Sweep, ledger: Ledger, entry: Entry, asked: argparse.Namespace) 
 
 
 def _follow(ledger: Ledger, trial: str, folder: Path, attempt: int, asked: argparse.Namespace) -> int:
-    """Print what comes until the trial has ended, or the attempt that was asked for, or the user leaves; the last attempt."""
+    """Follow a log until the trial or the requested attempt ends, or the user interrupts; returns the last attempt."""
     file: IO[str] | None = None
     try:
         while True:
@@ -117,7 +117,7 @@ def _follow(ledger: Ledger, trial: str, folder: Path, attempt: int, asked: argpa
 
 
 def _standing(entry: Entry) -> str:
-    """How a trial stands after its last attempt."""
+    """The state of a trial after its last attempt."""
     begun = f"attempt {entry.attempt}: " if entry.attempt else ""
     where = (
         f" on {entry.host}"
@@ -129,7 +129,7 @@ def _standing(entry: Entry) -> str:
 
 
 def _workers(sweep: Sweep, entries: Sequence[Entry] | None) -> None:
-    """The last that workers printed; of some trials those that had them last."""
+    """Print the last lines of workers; for some trials, of the workers that ran them last."""
     folder = sweep.folder / "workers"
     paths = sorted([*folder.glob("*.txt"), *folder.glob("*/log.txt")], key=lambda path: path.stat().st_mtime)
     if entries is not None:

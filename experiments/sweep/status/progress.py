@@ -1,4 +1,4 @@
-"""What the state of a sweep is, as plain data."""
+"""The progress of a sweep as plain data."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from experiments.sweep.sweep import Sweep
 from launchers.base import Executor
 
 STARTING_S = 20.0
-"""How long a worker may take until its folder is there."""
+"""How long a worker may take to create its folder."""
 SILENT_S = 300.0
-"""How long workers of which nobody knows may take to begin a trial, imports on a cold file system among it."""
+"""How long workers that the scheduler does not report may take to start a trial, with imports from a cold file system."""
 ORDER: tuple[State, ...] = ("failed", "running", "pending", "finished", "pruned", "cancelled")
 
 
 @dataclass(frozen=True)
 class TrialRow:
-    """Where one trial stands."""
+    """The progress of one trial."""
 
     id: str
     point: int
@@ -36,9 +36,9 @@ class TrialRow:
     state: State
     step: int
     num_steps: int | None
-    """None where only a trial that has begun tells."""
+    """None until the trial has started, if the configuration does not state it."""
     last: float | None
-    """The metric as it was measured last; of a trial that ended its best."""
+    """Last value of the metric; best value if the trial has ended."""
     best: float | None
     attempt: int
     worker: str
@@ -46,7 +46,7 @@ class TrialRow:
     since: float
     in_state_s: float
     took_s: float | None
-    """All attempts that have ended."""
+    """Device time of all ended attempts."""
     failure: str | None
     reason: str | None
     used_h: float
@@ -56,7 +56,7 @@ class TrialRow:
 
 @dataclass(frozen=True)
 class BestPoint:
-    """The point that is ahead, by the mean over its seeds."""
+    """The best point, by the mean over its seeds."""
 
     point: int
     values: dict[str, Any]
@@ -66,7 +66,7 @@ class BestPoint:
 
 @dataclass(frozen=True)
 class BudgetUse:
-    """Of a budget, what is spent."""
+    """The used part of a budget."""
 
     spent: float
     of: float
@@ -74,7 +74,7 @@ class BudgetUse:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a whole sweep stands."""
+    """The progress of a sweep."""
 
     name: str
     folder: str
@@ -83,31 +83,31 @@ class Progress:
     state: str
     """running, pending, done, failed (some), cancelled (some), or spent: its budget."""
     total: int
-    """Trials that there are or will be."""
+    """Number of trials, including those that the strategy will choose."""
     done: int
-    """Finished or pruned."""
+    """Trials that are finished or pruned."""
     counts: dict[State, int]
     failed: dict[str, int]
-    """How many failed, by class."""
+    """Number of failed trials by failure class."""
     to_ask: int
-    """Trials that a strategy is still to be asked for."""
+    """Trials that the strategy has not chosen yet."""
     opened: float
-    """When it began."""
+    """Time at which the first trial was added."""
     used_h: float
-    """Device-hours, of trials that run among them."""
+    """Device-hours, including running trials."""
     wasted_h: float
     elapsed_s: float
     left_s: float | None
-    """A guess; None where nothing is known."""
+    """An estimate; None if nothing has finished yet."""
     best: BestPoint | None
     workers: int
-    """That run a trial."""
+    """Workers that run a trial."""
     queued: int | None
-    """Workers that have not begun; None where nobody was asked."""
+    """Workers that have not started; None if the scheduler was not asked."""
     is_stranded: bool
-    """Trials wait, and no worker is left or comes."""
+    """Trials are pending, and no worker is running or queued."""
     closed: str | None
-    """Why no further trial is begun."""
+    """Why no more trials start."""
     budget: dict[str, BudgetUse]
     rows: tuple[TrialRow, ...] = field(repr=False)
 
@@ -117,7 +117,7 @@ class Progress:
 
 
 class ProgressReader:
-    """Looks at one sweep again and again; what it has read it does not read again."""
+    """Reads the progress of one sweep repeatedly, each time only the new events."""
 
     def __init__(self, sweep: Sweep, ledger: Ledger, executor: Executor | None = None) -> None:
         """
@@ -133,7 +133,7 @@ class ProgressReader:
         self._has_workers = True
 
     def ask(self) -> None:
-        """Ask how many workers wait, and whether any of those that began is left."""
+        """Ask the scheduler how many workers are queued, and whether any started one still runs."""
         ledger_state = self.ledger.read()
         waits = (
             any(entry.state == "pending" for entry in ledger_state.entries.values()) or self._unasked(ledger_state) > 0
@@ -149,7 +149,7 @@ class ProgressReader:
         self._has_workers = is_at_work or (bool(known) and len(self.executor.find_lost(known)) < len(known))
 
     def read(self) -> Progress:
-        """Where the sweep stands now."""
+        """Read the current progress."""
         ledger_state, spec, now = self.ledger.read(), self.sweep.spec, time.time()
         entries = list(ledger_state.entries.values())
         rows = [self._row(entry, now) for entry in entries]
@@ -188,7 +188,7 @@ class ProgressReader:
         )
 
     def _unasked(self, ledger_state: LedgerState) -> int:
-        """Trials that the strategy may still be asked for, as far as the points go."""
+        """Trials that the strategy may still choose within the budget of points."""
         spec = self.sweep.spec
         if not self.sweep.is_adaptive or spec["budget"]["max_points"] is None:
             return 0
@@ -222,7 +222,7 @@ class ProgressReader:
         return replace(row, step=max(tail.step, entry.step), num_steps=num_steps, last=last, best=best)
 
     def _length(self, values: Mapping[str, Any]) -> int | None:
-        """Steps of a trial, where the configuration states them."""
+        """Steps of a trial, if the configuration states them."""
         if self._lengths is None:
             try:
                 told = json.loads((self.sweep.folder / "templates.json").read_text())
@@ -238,7 +238,7 @@ class ProgressReader:
 
 
 def look(sweep: Sweep, ledger: Ledger, executor: Executor | None = None) -> Progress:
-    """Where a sweep stands now, for whoever looks once."""
+    """Read the progress of a sweep once."""
     reader = ProgressReader(sweep, ledger, executor)
     reader.ask()
     return reader.read()
@@ -257,7 +257,7 @@ def _state_of(counts: Mapping[State, int], closed: str | None, unasked: int) -> 
 
 
 def _place(row: TrialRow, mode: str) -> tuple[float, float, int, int]:
-    """The order in which one wants to see trials: trouble, work, what was interrupted, then results, the best first."""
+    """Sort key of the table: failed, running, interrupted, then finished trials, the best first."""
     value = math.inf if row.best is None or math.isnan(row.best) else -row.best if mode == "max" else row.best
     by_value = value if row.state in ("finished", "pruned") else 0.0
     not_begun = row.state == "pending" and row.attempt == 0
@@ -265,7 +265,7 @@ def _place(row: TrialRow, mode: str) -> tuple[float, float, int, int]:
 
 
 def _best(ledger_state: LedgerState, mode: str) -> BestPoint | None:
-    """Of the points of which every seed is finished."""
+    """The best of the points whose seeds have all finished."""
     found: BestPoint | None = None
     for point, entries in ledger_state.points.items():
         mean = average_value(entries)
@@ -277,7 +277,7 @@ def _best(ledger_state: LedgerState, mode: str) -> BestPoint | None:
 
 
 def _left_s(rows: Sequence[TrialRow], tails: Mapping[tuple[str, int], JournalTail], to_ask: int) -> float | None:
-    """What is left, at the mean duration of trials and with as many of them side by side as now."""
+    """Time left, from the mean duration of trials and the number that run now."""
     running = [row for row in rows if row.state == "running"]
     if not running:
         return None

@@ -1,4 +1,4 @@
-"""Naming some trials of a sweep, and ending them or all."""
+"""Selects trials of a sweep, and cancels them."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from launchers.base import Executor
 
 STATES: tuple[State, ...] = get_args(State)
 SAVE_S = 20.0
-"""How long running trials may take to save before their workers are ended."""
+"""How long running trials may take to save, before their workers are killed."""
 LOOK_S = 0.3
 REAP_S = 5.0
 
 
 def select(ledger_state: LedgerState, words: Sequence[str], sweep: str) -> list[Entry]:
-    """The trials that a user names: by id or its beginning, by state, or by an override of the space.
+    """Select trials by id or its beginning, by state, or by an override in the space.
 
     Words of one kind widen the choice (two ids, two values of a key); words of different kinds narrow it.
 
@@ -46,7 +46,7 @@ def select(ledger_state: LedgerState, words: Sequence[str], sweep: str) -> list[
 
 
 def _named(ledger_state: LedgerState, word: str, sweep: str) -> list[str]:
-    """Ids of the trials that one word names."""
+    """Ids of the trials that one argument selects."""
     entries = ledger_state.entries
     if "=" in word:
         return _by_override(ledger_state, word, sweep)
@@ -98,7 +98,7 @@ def cancel(
     say: Callable[[str], None] = print,
     save_s: float = SAVE_S,
 ) -> None:
-    """End trials: those that wait are not begun, those that run are asked to save and stop.
+    """Cancel trials: pending ones do not start, running ones save and stop.
 
     Args:
         sweep: whose.
@@ -138,7 +138,7 @@ def cancel(
 
 
 def _is_over(sweep: Sweep, executor: Executor, say: Callable[[str], None]) -> bool:
-    """Whether there is nothing to cancel, which is then told; workers that have yet to begin are not let."""
+    """Report that nothing is left to cancel, and cancel queued workers; returns whether that is so."""
     progress = look(sweep, sweep.ledger())
     if not progress.is_over or progress.state == "spent":
         return False
@@ -157,7 +157,7 @@ def _cancel_waiting(ledger: Ledger, chosen: Collection[str], by: str) -> list[st
 
 
 def _request(sweep: Sweep, entry: Entry) -> None:
-    """Leave word for the worker, which looks every second."""
+    """Create the file that the worker checks every second."""
     path = sweep.folder / entry.id / "attempts" / str(entry.attempt) / "cancel"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -175,7 +175,7 @@ def _first_words(name: str, words: Sequence[str], num_waiting: int, num_running:
 def _wait(
     sweep: Sweep, ledger: Ledger, trials: Collection[str], by: str, say: Callable[[str], None], save_s: float
 ) -> bool:
-    """Wait until trials that ran have ended; False where some have not, as time was up or the user would not wait."""
+    """Wait until trials have ended; False if time is up or the user interrupts."""
     begun = reaped = time.monotonic()
     is_told = False
     try:
@@ -200,7 +200,7 @@ def _wait(
 
 
 def _left(sweep: Sweep, ledger: Ledger, trials: Collection[str], by: str) -> list[str]:
-    """Of trials that were asked to stop those that have not ended; one that was interrupted at that moment is not begun."""
+    """The trials that have not stopped yet. One that became pending meanwhile is cancelled."""
     entries = ledger.read().entries
     if any(entries[trial].state == "pending" for trial in trials):
         with ledger.locked():

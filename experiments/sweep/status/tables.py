@@ -1,4 +1,4 @@
-"""What a person is shown of sweeps: all of them, one with its trials, and one that goes on while they look."""
+"""Tables for `lathe status`: all sweeps, one sweep with its trials, and a live view."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from launchers.base import DONE, FAILED, Executor
 MOST_ROWS = 40
 LOOK_S = 1.0
 ASK_S = 10.0
-"""How often the scheduler is asked, whom all its users ask."""
+"""How often to query the scheduler, which all users share."""
 WIDE, MIDDLE = 140, 100
-"""Columns of a terminal from which there is room for everything, and for more than the least."""
+"""Terminal widths for the full and the medium table."""
 GAP = 2
 LEAST = 8
-"""Width of a column that gives way."""
+"""Minimum width of a column that can shrink."""
 ELASTIC = ("point", "why")
 NUMBERS = ("seed", "step", "last", "best", "attempt", "time")
 MOST_REASONS = 10
@@ -44,11 +44,11 @@ STYLES: Mapping[str, str] = {
 }  # fmt: skip
 DIGITS = {"max_points": 0, "wall_h": 2, "device_h": 2}
 WORDS: Mapping[str, str] = {"failed": "some failed", "spent": "budget spent"}
-"""Of a sweep's states, those that one word does not tell."""
+"""Long texts of a sweep's states."""
 
 
 def shares_of_rows(rows: Sequence[TrialRow], most: int) -> list[TrialRow]:
-    """Some rows of a long table, in its order: of every state that one has to see, so many at most."""
+    """Shorten a long table: a limited number of rows of each state, in order."""
     most_of: Mapping[State, int] = {"failed": most // 3, "running": most // 2}
     seen: dict[State, int] = {}
     kept, others = list[TrialRow](), list[TrialRow]()
@@ -60,7 +60,7 @@ def shares_of_rows(rows: Sequence[TrialRow], most: int) -> list[TrialRow]:
 
 
 def summary(progress: Progress, *, has_bar: bool) -> RenderableType:
-    """Everything but the trials."""
+    """The summary above the trials."""
     style = STYLES.get(progress.state, "")
     word = "stands still" if progress.is_stranded else WORDS.get(progress.state, progress.state)
     head = Text.assemble(("sweep ", "bold"), (progress.name, "bold"), ": ", (word, style), f", {counts_text(progress)}")
@@ -100,7 +100,7 @@ def _facts(progress: Progress) -> list[tuple[str, str]]:
 def trials_table(
     progress: Progress, rows: Sequence[TrialRow], width: int, most_reasons: int = MOST_REASONS
 ) -> RenderableType:
-    """The trials, with as many columns as fit; where there is none for it, what went wrong stands below."""
+    """The table of trials, with as many columns as fit; reasons are below it if they do not fit."""
     columns = _columns(progress, rows, width)
     widths = {name: max(len(text.plain) for text in cells) for name, cells in columns.items()}
     left = width - sum(wanted + GAP for name, wanted in widths.items() if name not in ELASTIC)
@@ -126,7 +126,7 @@ def trials_table(
 
 
 def _columns(progress: Progress, rows: Sequence[TrialRow], width: int) -> dict[str, list[Text]]:
-    """By name the heading of a column and its cells."""
+    """Heading and cells of each column, by name."""
     short, is_wide = short_keys(progress.rows), width >= MIDDLE
     ids = _ids(progress, width)
     columns = {
@@ -161,7 +161,7 @@ def _ids(progress: Progress, width: int) -> dict[str, str]:
 
 
 def _time(row: TrialRow) -> str:
-    """Of a trial that ended how long it took; of one that was begun how long it runs, or waits to go on."""
+    """Duration of an ended trial; how long a started one has been running or pending."""
     if row.attempt == 0:
         return ""
     return format_duration(row.took_s if row.state in ENDED and row.took_s is not None else row.in_state_s)
@@ -182,7 +182,7 @@ def _steps(row: TrialRow, *, is_wide: bool) -> str:
 
 
 def sweeps_table(known: Sequence[Progress], now: float, width: int) -> Table:
-    """Every sweep of a folder."""
+    """The table of all sweeps in a folder."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, GAP - 1, 0, 0))
     rows = [
         (progress, f"{progress.done}/{progress.total}", f"{format_duration(now - progress.opened)} ago")
@@ -190,7 +190,7 @@ def sweeps_table(known: Sequence[Progress], now: float, width: int) -> Table:
     ]
 
     def add_column(name: str, texts: Iterable[str], justify: Literal["left", "right"] = "left") -> None:
-        """One that a long text in the last column takes nothing of."""
+        """A column that a long text in the last column does not shrink."""
         table.add_column(name, justify=justify, no_wrap=True, min_width=max(map(len, (name, *texts))))
 
     add_column("sweep", (progress.name for progress in known))
@@ -210,7 +210,7 @@ def sweeps_table(known: Sequence[Progress], now: float, width: int) -> Table:
 
 
 DoneHint = Callable[[Sweep], str]
-"""Makes the line that says where a finished sweep can be looked at; the tracking backend knows."""
+"""Makes the line that says where to view a finished sweep; from the tracking backend."""
 
 
 def show(asked: argparse.Namespace, done_hint: DoneHint) -> int:
@@ -265,7 +265,7 @@ def _show_all(runs_dir: Path, screen: Console, *, as_document: bool) -> int:
 
 
 def _hints(progress: Progress, sweep: Sweep, done_hint: DoneHint, num_hidden: int = 0) -> Iterator[str]:
-    """What one may want to do next."""
+    """Hints for the next command."""
     name = format_reference(sweep)
     if num_hidden:
         yield f"{num_hidden} more trials; `lathe status {name} --all` shows them"
@@ -282,7 +282,7 @@ def _hints(progress: Progress, sweep: Sweep, done_hint: DoneHint, num_hidden: in
 def live(
     sweep: Sweep, executor: Executor, done_hint: DoneHint, stop_when_done: bool = True, *, is_attached: bool = True
 ) -> int:
-    """Show a sweep while it goes on: a table that lives on a terminal, elsewhere a line whenever a trial ended.
+    """Show a running sweep: a live table on a terminal, elsewhere one line for each ended trial.
 
     Args:
         sweep: which.
@@ -338,7 +338,7 @@ def _in_lines(screen: Console, sweep: Sweep, executor: Executor, stop_when_done:
 
 
 def _looks(sweep: Sweep, executor: Executor, stop_when_done: bool, say: Callable[[str], None]) -> Iterator[Progress]:
-    """The sweep again and again, until its end; workers that are gone are noticed on the way."""
+    """Yield the progress until the sweep ends, and reap lost workers."""
     ledger = sweep.ledger()
     reader = ProgressReader(sweep, ledger, executor)
     next_time, turn = 0.0, 0
@@ -365,7 +365,7 @@ def _num_ended(progress: Progress) -> int:
 
 
 def _news(before: Progress, now: Progress) -> Iterator[str]:
-    """A line for every trial that failed or was interrupted meanwhile."""
+    """One line for each trial that failed or was interrupted between two reads."""
     known = {row.id: (row.state, row.attempt) for row in before.rows}
     for row in now.rows:
         if row.failure and row.state != "cancelled" and known.get(row.id) != (row.state, row.attempt):

@@ -1,4 +1,4 @@
-"""What is said of a sweep in words: values, times, counts, reasons; and the whole of it for machines."""
+"""Formats the progress of a sweep: values, times, counts, reasons, and JSON."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ LEAST_OF_A_KEY = 3
 
 
 def short_keys(rows: Iterable[TrialRow]) -> dict[str, str]:
-    """For every key that varies its last words, as many as tell it from the others."""
+    """The shortest unique ending of each key."""
     keys = list(dict.fromkeys(key for row in rows for key in row.values))
     found = {}
     for key in keys:
@@ -26,7 +26,7 @@ def short_keys(rows: Iterable[TrialRow]) -> dict[str, str]:
 
 
 def fitting_keys(rows: Sequence[TrialRow], short: Mapping[str, str], width: int) -> Mapping[str, str]:
-    """The keys cut where that is needed for every value to be seen in so many columns."""
+    """Shorten keys so that all values fit into a width."""
     found = short
     for most in range(max(map(len, short.values()), default=0), LEAST_OF_A_KEY, -1):
         found = {key: name if len(name) <= most else f"{name[: most - 1]}…" for key, name in short.items()}
@@ -36,14 +36,14 @@ def fitting_keys(rows: Sequence[TrialRow], short: Mapping[str, str], width: int)
 
 
 def best_text(progress: Progress, best: BestPoint) -> str:
-    """The point that is ahead, its value and how to name its trials."""
+    """The best point, its value and how to select its trials."""
     seeds = f", the mean of {len(best.trials)} seeds" if len(best.trials) > 1 else ""
     where = f" at {format_point(best.values)}" if best.values else ""
     return f"{progress.metric} {format_number(best.value)}{where}{seeds}"
 
 
 def counts_text(progress: Progress) -> str:
-    """How many trials stand where, as far as there are any: ``7/18 done, 2 running, 8 pending, 1 failed``."""
+    """Number of trials by state: ``7/18 done, 2 running, 8 pending, 1 failed``."""
     counts = progress.counts
     parts = [f"{progress.done}/{progress.total} done"]
     parts += [f"{counts[state]} {state}" for state in ("running", "pending", "failed", "cancelled") if counts[state]]
@@ -53,12 +53,12 @@ def counts_text(progress: Progress) -> str:
 
 
 def line(progress: Progress) -> str:
-    """All in one line."""
+    """Counts and best point in one line."""
     return counts_text(progress) + (f", best {best_text(progress, progress.best)}" if progress.best else "")
 
 
 def why(row: TrialRow) -> str:
-    """What went wrong, in a line."""
+    """Why a trial is in its state, in one line."""
     if row.reused:
         return f"the result of {row.reused}"
     if row.state in ("finished", "running"):
@@ -68,7 +68,7 @@ def why(row: TrialRow) -> str:
 
 
 def short_ids(rows: Sequence[TrialRow]) -> dict[str, str]:
-    """Beginnings by which one can name the trials."""
+    """The shortest unique beginnings of trial ids."""
     names = sorted(row.id for row in rows)
     found = {}
     for name, before, after in zip(names, ["", *names], [*names[1:], ""], strict=False):

@@ -1,4 +1,4 @@
-"""How a worker comes by its next trial: one that waits, or one that the strategy is asked for."""
+"""Claims the next trial for a worker: a pending one, or one that the strategy chooses."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Claim:
-    """One attempt at one trial, which is this worker's alone."""
+    """One attempt at one trial, which only this worker runs."""
 
     entry: Entry
     trial: Trial
@@ -31,25 +31,25 @@ class Claim:
 
 
 class TrialQueue:
-    """Those of one worker."""
+    """The trials that one worker can claim."""
 
     def __init__(
         self, sweep: Sweep, ledger: Ledger, templates: Templates, study: Study | None, *, worker: str, devices: int
     ) -> None:
         """
         Args:
-            sweep: whose trials.
-            ledger: this process's view.
-            templates: what points are filled into.
-            study: what is asked for points where none waits; None: nothing is.
+            sweep: of the trials.
+            ledger: this process's view of its ledger.
+            templates: of its configurations.
+            study: chooses a point if no trial is pending; None: the sweep needs no study.
             worker: its name.
-            devices: that one trial takes.
+            devices: number of devices of one trial.
         """
         self.sweep, self.ledger, self.templates, self.study = sweep, ledger, templates, study
         self.worker, self.devices = worker, devices
 
     def take(self) -> Claim | None:
-        """The next trial; None where there is none to begin."""
+        """Claim the next trial; None if there is none."""
         spec = self.sweep.spec
         with self.ledger.locked() as ledger_state:
             if ledger_state.closed is not None:
@@ -57,33 +57,33 @@ class TrialQueue:
             if (why := find_spent_limit(spec["budget"], ledger_state)) is not None:
                 self.ledger.close(why)
                 return None
-            entry = self._waiting(ledger_state)
+            entry = self._next_pending(ledger_state)
             if entry is None and self.sweep.is_adaptive and has_points_left(spec["budget"], ledger_state):
                 assert self.study is not None
                 self._ask(self.study, ledger_state)
-                entry = self._waiting(ledger_state)
+                entry = self._next_pending(ledger_state)
             if entry is None:
                 return None
             attempt = self.ledger.claim(entry, worker=self.worker, host=socket.gethostname(), devices=self.devices)
         return self._prepare(entry, attempt)
 
-    def _waiting(self, ledger_state: LedgerState) -> Entry | None:
-        """Of those that wait first one that was told to make room, last one with which a worker was lost.
+    def _next_pending(self, ledger_state: LedgerState) -> Entry | None:
+        """The next pending trial: preempted ones first, those that lost a worker last.
 
-        What ends the worker too, say a machine that runs out of memory, shall not keep it from all others.
+        A trial that also ends its worker, for example by using all memory, must not block the others.
         """
-        waiting = [entry for entry in ledger_state.entries.values() if entry.state == "pending"]
-        return min(waiting, key=lambda entry: (_turn(entry), entry.point), default=None)
+        pending = [entry for entry in ledger_state.entries.values() if entry.state == "pending"]
+        return min(pending, key=lambda entry: (_priority(entry), entry.point), default=None)
 
     def _ask(self, study: Study, ledger_state: LedgerState) -> None:
-        """Let the strategy choose a point, and add a trial for each of its seeds."""
+        """Ask the strategy for a point, and add a trial for each seed."""
         values = study.ask()
         point = max((entry.point for entry in ledger_state.entries.values()), default=-1) + 1
         trials = expand_point(self.sweep.spec, self.templates, ledger_state, point, values, may_be_wrong=True)
         self.ledger.add(trials)
 
     def _prepare(self, entry: Entry, attempt: int) -> Claim | None:
-        """Make the trial a run folder, with one for the attempt; None where that fails, which the ledger then says."""
+        """Create the folders of the trial and its attempt. If that fails, record it in the ledger and return None."""
         trial = self.sweep.trial(entry)
         try:
             trial.folder.mkdir(exist_ok=True)
@@ -116,16 +116,16 @@ class TrialQueue:
         write_trial(trial.folder, config, provenance)
 
     def beats(self) -> dict[tuple[str, int], float]:
-        """When the worker of each attempt that runs elsewhere gave its last sign of life; 0 where it gave none yet."""
-        found: dict[tuple[str, int], float] = {}
+        """Time of the last heartbeat of each running attempt; 0 if it has none yet."""
+        beats: dict[tuple[str, int], float] = {}
         for entry in self.ledger.read().entries.values():
             if entry.state == "running":
                 beat = self.sweep.trial(entry).folder / "attempts" / str(entry.attempt) / "heartbeat"
-                found[entry.id, entry.attempt] = beat.stat().st_mtime if beat.exists() else 0.0
-        return found
+                beats[entry.id, entry.attempt] = beat.stat().st_mtime if beat.exists() else 0.0
+        return beats
 
 
-def _turn(entry: Entry) -> int:
+def _priority(entry: Entry) -> int:
     if entry.attempt == 0:
         return 1
     return 0 if entry.failure in (PREEMPTED, TIMEOUT) else 2

@@ -1,4 +1,4 @@
-"""Ends the attempts whose worker has gone without a word, so that their trials can be begun again."""
+"""Ends the attempts of lost workers, so that their trials can run again."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from experiments.sweep.sweep import Sweep
 from launchers.base import Executor
 
 LOST_S = 30.0
-"""Age of a heartbeat at which its worker is taken to be gone; it is touched every 5 s."""
+"""Age of a heartbeat at which its worker is considered lost; workers touch it every 5 s."""
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT)
 LAST_BYTES = 4096
-"""Of a worker's log, in which the scheduler says why it ended it."""
+"""How much of a worker's log is searched for the scheduler's reason."""
 
 
 def reap(sweep: Sweep, ledger: Ledger, executor: Executor | None) -> list[str]:
-    """End the attempts whose worker has gone without a word; what was seen, a line an attempt.
+    """End the attempts of lost workers; returns one line for each.
 
-    Where nothing can be written it is left to whoever looks next.
+    If the disk cannot be written, the next caller does it.
 
     Args:
-        sweep: whose.
-        ledger: this process's view.
-        executor: who knows of workers, asked once for all of them; None: heartbeats alone tell.
+        sweep: of the attempts.
+        ledger: this process's view of its ledger.
+        executor: reports lost workers, with one query for all; None: only heartbeats are checked.
     """
     running = [entry for entry in ledger.read().entries.values() if entry.state == "running"]
     if not running:
         return []
-    # Before the lock is taken: a scheduler's answer may take long.
+    # Before taking the lock: the scheduler may be slow.
     lost = executor.find_lost(sorted({entry.worker for entry in running})) if executor is not None else {}
     try:
         gone = _gone(sweep, running, lost)
@@ -56,23 +56,23 @@ def reap(sweep: Sweep, ledger: Ledger, executor: Executor | None) -> list[str]:
 
 
 def _gone(sweep: Sweep, running: Sequence[Entry], lost: Mapping[str, str]) -> dict[tuple[str, int], str]:
-    """Trial and attempt of the claims that are dead, and what tells so."""
+    """Lost attempts by trial and number, with the reason."""
     clock = sweep.folder / "clock"
-    clock.touch()  # the time of the file system, which need not be this machine's
-    now, found = clock.stat().st_mtime, dict[tuple[str, int], str]()
+    clock.touch()  # the file system's time, which may differ from this machine's
+    now, lost_attempts = clock.stat().st_mtime, dict[tuple[str, int], str]()
     for entry in running:
-        place = f"worker {entry.worker} on {entry.host}"
+        worker = f"worker {entry.worker} on {entry.host}"
         beat = _mtime((sweep.trial(entry).folder / "attempts" / str(entry.attempt)) / "heartbeat")
         age_s = now - beat if beat is not None else min(now, time.time()) - entry.since
         if entry.worker in lost:
-            found[entry.id, entry.attempt] = f"{place} is gone: {lost[entry.worker]}"
+            lost_attempts[entry.id, entry.attempt] = f"{worker} is gone: {lost[entry.worker]}"
         elif age_s > LOST_S:
-            found[entry.id, entry.attempt] = f"{place} has given no sign of life for {age_s:.0f} s"
-    return found
+            lost_attempts[entry.id, entry.attempt] = f"{worker} has given no sign of life for {age_s:.0f} s"
+    return lost_attempts
 
 
 def _mtime(path: Path) -> float | None:
-    """Of a file that another machine touches: opening it asks the file server, a bare stat may be answered from memory."""
+    """Modification time of a file of another machine. Opening it asks the file server; stat alone may use a cache."""
     try:
         with path.open("rb") as file:
             return os.fstat(file.fileno()).st_mtime
@@ -81,19 +81,19 @@ def _mtime(path: Path) -> float | None:
 
 
 def _end(sweep: Sweep, ledger: Ledger, entry: Entry, attempt: int, why: str, crowd: Mapping[str, int]) -> str | None:
-    """Say that an attempt has lost its worker, and what becomes of its trial; None where it ended meanwhile."""
+    """Record a lost attempt and the new state of its trial; None if it has ended meanwhile."""
     folder, most, mode = sweep.folder / entry.id, sweep.spec["max_attempts"], sweep.spec["mode"]
     tail = JournalTail(folder / "attempts" / str(attempt), sweep.spec["metric"])
     tail.read()
     state: State = "pending"
-    failure, then = classify_loss(f"{why}\n{_printed(sweep, entry.worker)}"), "it waits for another attempt"
+    failure, then = classify_loss(f"{why}\n{_read_log_tail(sweep, entry.worker)}"), "it waits for another attempt"
     if (folder / "attempts" / str(attempt) / "cancel").exists():
         state, failure, then = "cancelled", CANCELLED, "it was to be cancelled"
-    elif failure not in RETRYABLE and crowd[entry.worker] == 1:  # of several at once nobody knows whose fault it was
+    elif failure not in RETRYABLE and crowd[entry.worker] == 1:  # of several trials on one worker, any may be the cause
         state, then = "failed", "which another attempt would not mend"
     elif entry.attempts >= most:
         state, then = "failed", f"sweep.max_attempts={most} are used up"
-    journal.seal(folder / "attempts" / str(attempt) / "journal.jsonl")  # an orphan may still write
+    journal.seal(folder / "attempts" / str(attempt) / "journal.jsonl")  # an orphaned process may still write
     is_own = ledger.end(
         entry.id, attempt, state, value=better_of(entry.value, tail.values.best(mode), mode), step=tail.step,
         failure=failure, reason=f"{why}; {then}" if state != "pending" else why,
@@ -103,12 +103,12 @@ def _end(sweep: Sweep, ledger: Ledger, entry: Entry, attempt: int, why: str, cro
     return f"trial {entry.id}, attempt {attempt}: {why}; {then}" if is_own else None
 
 
-def _printed(sweep: Sweep, worker: str) -> str:
+def _read_log_tail(sweep: Sweep, worker: str) -> str:
     """The end of a worker's log."""
     path = sweep.folder / "workers" / worker / "log.txt"
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - LAST_BYTES))
             return file.read().decode(errors="replace")
-    except FileNotFoundError:  # of one on this machine, where no scheduler says anything
+    except FileNotFoundError:  # a local worker, which has no scheduler
         return ""

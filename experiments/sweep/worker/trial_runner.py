@@ -1,4 +1,4 @@
-"""Watching over one attempt: its heartbeat, whoever wants it to stop, and what the ledger is told at its end."""
+"""Runs one attempt: heartbeat, requests to stop, pruning, and the ledger's entry at its end."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ BEAT_S = 5.0
 LOOK_S = 1.0
 PRUNE_LOOK_S = 0.2
 ABORT_S = 60.0
-"""How long a trial that was told to save and stop may take for it, where nobody else sets a limit."""
+"""How long a trial may take to save and stop, before it is killed."""
 
 
 class TrialRunner:
-    """One attempt's."""
+    """Runs one attempt."""
 
     def __init__(
         self, sweep: Sweep, ledger: Ledger, study: Study | None, crew: RankGroup, bell: SignalWaiter, claim: Claim,
@@ -45,12 +45,12 @@ class TrialRunner:
         self._offset = 0
         self._last_state: journal.StateEvent | None = None
         self._why: str | None = None
-        """Why it was told to stop: a class of failure, or "pruned"."""
+        """Why it has to stop: a failure class, or "pruned"."""
         self._is_fenced = False
-        self._beat_at = self._looked_at = self._told_at = 0.0
+        self._beat_at = self._looked_at = self._stopped_at = 0.0
 
     def run(self, trust: tuple[str, ...]) -> None:
-        """Run the attempt to its end, and tell the ledger."""
+        """Run the attempt to its end, and record it in the ledger."""
         starved_before = count_oom_kills()
         self.crew.start(self.claim.trial, self.claim.attempt, trust)
         pause_s = PRUNE_LOOK_S if self.prunes else LOOK_S
@@ -66,8 +66,8 @@ class TrialRunner:
             was_killed_by_us=self._is_fenced,
         )
         if outcome.failure == KILLED and count_oom_kills() > starved_before:
-            told = "the machine's memory ran out, and its kernel ended the trial; lower batch_size_per_device"
-            outcome = Outcome(outcome.status, told, HOST_MEMORY)
+            message = "the machine's memory ran out, and its kernel ended the trial; lower batch_size_per_device"
+            outcome = Outcome(outcome.status, message, HOST_MEMORY)
         self._end(outcome, code)
 
     def _look(self) -> None:
@@ -83,13 +83,13 @@ class TrialRunner:
                 self._stop(CANCELLED)
         if self.prunes:
             self._read_on()
-        if self._why is not None and now - self._told_at > ABORT_S:
+        if self._why is not None and now - self._stopped_at > ABORT_S:
             self.crew.signal(signal.SIGKILL)
             self._is_fenced = True
 
     def _beat(self) -> None:
-        """Say that it lives; an attempt whose place another has taken is ended at once."""
-        with contextlib.suppress(OSError):  # of a folder that has been removed; a full disk takes it
+        """Touch the heartbeat; end the attempt at once if another one has replaced it."""
+        with contextlib.suppress(OSError):  # the folder was removed; a full disk is no problem
             os.utime(self.folder / "heartbeat")
         entry = self.ledger.read().entries[self.claim.entry.id]
         if entry.state != "running" or entry.attempt != self.claim.attempt:
@@ -98,7 +98,7 @@ class TrialRunner:
 
     def _stop(self, why: str) -> None:
         """Ask all ranks to save and stop."""
-        self._why, self._told_at = why, time.monotonic()
+        self._why, self._stopped_at = why, time.monotonic()
         self.crew.signal(signal.SIGTERM)
 
     def _read_on(self) -> None:
@@ -128,7 +128,7 @@ class TrialRunner:
             write_outcome(self.claim.trial, self.claim.attempt, Outcome(outcome.status, reason, failure), code)
 
     def _verdict(self, outcome: Outcome, value: float | None) -> tuple[State, str | None, str | None]:
-        """What becomes of the trial, and why."""
+        """New state of the trial, failure class and reason."""
         if outcome.status == "finished":
             if value is None:
                 return (

@@ -1,6 +1,6 @@
-"""One process of a sweep's worker: `python -m experiments.sweep.worker.worker SWEEP_FOLDER`, told its seat by LATHE_SEAT.
+"""One process of a sweep's worker: `python -m experiments.sweep.worker.worker SWEEP_FOLDER`.
 
-It imports once, then runs trial after trial in forked children, until there is none to begin or it is asked to leave.
+It imports everything once, then runs trials in forked children until none is left or it receives a stop signal.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 REAP_EVERY_S = 10.0
 LINGER_S = 60.0
 LEAST_S = 30.0
-"""Of a worker's time, what a trial should have before the scheduler's word comes."""
+"""Time that a trial should have before the scheduler's stop signal."""
 
 
 def main() -> int:
-    """Work on the sweep that the command line names."""
+    """Run trials of the sweep in argv[1]."""
     folder = Path(sys.argv[1])
     seat = RankPlacement.from_json(os.environ[PLACEMENT_VARIABLE])
     if seat.cpus is not None:  # before torch counts the cores
@@ -39,13 +39,13 @@ def main() -> int:
     own = folder / "workers" / seat.worker
     own.mkdir(parents=True, exist_ok=True)
     sweep = Sweep(folder)
-    if seat.world_size == 1 and not _has_work(sweep):  # others were faster; what takes seconds need not be imported
+    if seat.world_size == 1 and not _has_work(sweep):  # nothing to do: skip the slow imports
         return DONE
     _import_all(sweep)
     importlib.import_module("torch").set_num_threads(seat.threads or len(os.sched_getaffinity(0)))
     from experiments.launch.rank_group import RankGroup, RankGroupError, run_follower
 
-    gc.freeze()  # what is here now is never collected, so that children share its pages
+    gc.freeze()  # objects that exist now are never collected, so that forked children share their memory
     try:
         if seat.rank > 0:
             run_follower(seat, own, bell)
@@ -57,7 +57,7 @@ def main() -> int:
 
 
 def _has_work(sweep: Sweep) -> bool:
-    """Whether a trial waits, or may be taken over, or asked for."""
+    """Whether a trial is pending, may be taken over, or may be chosen."""
     ledger_state = sweep.ledger().read()
     if ledger_state.closed is not None:
         return False
@@ -65,7 +65,7 @@ def _has_work(sweep: Sweep) -> bool:
 
 
 def _import_all(sweep: Sweep) -> None:
-    """Import what takes seconds once, before the first child: torch, what its optimizers import when they are made, parts."""
+    """Import everything slow once, before the first fork: torch, lazy imports of its optimizers, components."""
     for name in ("torch", "torch._dynamo", "experiments.train.attempt"):
         importlib.import_module(name)
     targets = {
@@ -87,7 +87,7 @@ class Worker:
         self._reaped = 0.0
 
     def work(self) -> int:
-        """Run trials until there is none to begin; the exit code."""
+        """Run trials until none is left; returns the exit code."""
         from experiments.sweep.worker.claims import TrialQueue
 
         claims = TrialQueue(
@@ -111,7 +111,7 @@ class Worker:
                 beats = claims.beats()
                 if seen is None:
                     seen, idle_since = beats, time.monotonic()
-                # Of each that runs elsewhere, one more sign of life shows that nobody will have to take it over.
+                # If each attempt of other workers shows another heartbeat, none has to be taken over.
                 is_needed = any(seen.setdefault(key, beat) == beat for key, beat in beats.items())
                 if not is_needed or time.monotonic() - idle_since > LINGER_S:
                     break
@@ -125,7 +125,7 @@ class Worker:
         return REQUEUE if is_left and self._must_leave() else DONE
 
     def _must_leave(self) -> bool:
-        """Whether it was asked to, or has no time left for a trial that it could save."""
+        """Whether the worker has to stop, or has too little time for another trial."""
         return self.bell.stop_signal is not None or self._time_left_s() < self.seat.signal_delay_s + LEAST_S
 
     def _time_left_s(self) -> float:
@@ -144,12 +144,12 @@ class Worker:
         TrialRunner(self.sweep, self.ledger, self.study, self.crew, self.bell, claim, self._time_is_up).run(self.trust)
 
     def _time_is_up(self) -> bool:
-        """Whether a signal to leave means the time limit: it may come up to a minute early."""
+        """Whether a stop signal means the time limit; the signal may be a minute early."""
         return self._time_left_s() < self.seat.signal_delay_s + 90
 
 
 def live() -> NoReturn:
-    """A worker's whole life; nothing that it imported has a say in its end."""
+    """Run the worker and exit without the exit handlers of imported libraries."""
     code = main()
     with contextlib.suppress(OSError):
         sys.stdout.flush()

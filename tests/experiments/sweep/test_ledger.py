@@ -116,10 +116,10 @@ def test_a_point_has_a_value_when_all_its_seeds_have(tmp_path: Path) -> None:
     with ledger.locked() as ledger_state:
         ledger.add([trial("a", 3, 0), trial("b", 3, 1)])
         for name, value in (("a", 0.5), ("b", 1.0)):
-            assert ledger_state.value_of(3) is None
+            assert ledger_state.average_value(3) is None
             ledger.claim(ledger_state.entries[name], worker="w", host="h", devices=1)
             ledger.end(name, 1, "finished", value=value)
-        assert ledger_state.value_of(3) == 0.75
+        assert ledger_state.average_value(3) == 0.75
 
 
 def test_a_trial_is_added_once(tmp_path: Path) -> None:

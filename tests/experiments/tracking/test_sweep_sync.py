@@ -546,7 +546,7 @@ def test_curve_of_a_partial_ledger_is_a_prefix(tmp_path: Path) -> None:
     last = whole.curve[-1]["metrics"]
     assert last["sweep/finished"] == sum(entry.state == "finished" for entry in whole.entries.values())
     assert last["sweep/device_h_used"] == pytest.approx(sum(e.used_s for e in whole.entries.values()) / 3600, abs=1e-12)
-    means = [whole.value_of(point) for point in whole.points]
+    means = [whole.average_value(point) for point in whole.points]
     known = [mean for mean in means if mean is not None and mean == mean]
     assert last.get("sweep/best_value") == (min(known) if known else None)
 
@@ -607,7 +607,7 @@ def test_trials_of_a_worker_are_in_the_store(runs_dir: Path) -> None:
     assert set(children(runs_dir)) == {f"lr={lr}, seed={seed}" for lr in (0.001, 0.01) for seed in (0, 1)}
     assert stored_points(runs_dir) == expected_points(sweep)
     state = sweep.ledger().read()
-    assert curve(runs_dir, "best_value")[-1] == (4, max(state.value_of(point) or 0.0 for point in (0, 1)))
+    assert curve(runs_dir, "best_value")[-1] == (4, max(state.average_value(point) or 0.0 for point in (0, 1)))
 
 
 @pytest.mark.slow
