@@ -173,7 +173,7 @@ FILES: dict[str, Builder] = {
     "garbage.yaml": with_bytes(bytes(range(128, 256)) * 8),
     "picture.yaml": with_bytes(b"\x89PNG\r\n\x1a\n" + bytes(64)),
     "utf16.yaml": with_bytes("lathe_share: 1\n".encode("utf-16")),
-    "cut.yaml": lambda path: _bytes(path, text().encode()[:1500]),
+    "cut.yaml": lambda path: _bytes(path, text().partition("\ntrial_id:")[0].encode()),
     "open_quote.yaml": with_text("description: null", 'description: "a'),
     "twice.yaml": with_text("  max_steps: 300", "  max_steps: 300\n  max_steps: 100000"),
     "twice_escaped.yaml": with_text("  max_steps: 300", '  max_steps: 300\n  "max\\x5fsteps": 100000'),

@@ -67,8 +67,8 @@ def interface_of(trial: Trial, trust: Collection[str]) -> ModelInterface:
                 for target in untrusted
             ]
         )
-    if (found := read_interface(trial)) is not None:
-        return found
+    if (interface := read_interface(trial)) is not None:
+        return interface
     import torch
 
     from experiments.components.instantiate import instantiate

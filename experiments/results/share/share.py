@@ -113,8 +113,8 @@ def _configuration(config: Mapping[str, Any], redactor: Redactor) -> dict[str, A
     problems = []
     for key, value in rules.leaves(shared):
         if isinstance(value, str) and key not in rules.PATHS:
-            found = redactor.find_known(value) if key.endswith("_target_") else redactor.find(value)
-            if kinds := " and ".join(dict.fromkeys(KINDS[finding.kind] for finding in found)):
+            findings = redactor.find_known(value) if key.endswith("_target_") else redactor.find(value)
+            if kinds := " and ".join(dict.fromkeys(KINDS[finding.kind] for finding in findings)):
                 shown = "***" if is_secret(key, value) else value
                 problems.append(
                     f"{key}={shown} holds {kinds}, which must not be shared; choose another value and run again"

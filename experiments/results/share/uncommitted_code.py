@@ -121,9 +121,9 @@ def find_private(name: str, content: bytes, redactor: Redactor) -> Iterator[str]
             yield f"{shown} is binary, so that Lathe cannot search it for secrets; {hint}"
         else:
             for text in (inside.decode(errors="replace"), inside.decode("latin1")):
-                if found := redactor.find_known(text):
-                    line = text.count("\n", 0, found[0].start) + 1
-                    yield f"{shown} holds {KINDS[found[0].kind]} in line {line}; {hint}"
+                if findings := redactor.find_known(text):
+                    line = text.count("\n", 0, findings[0].start) + 1
+                    yield f"{shown} holds {KINDS[findings[0].kind]} in line {line}; {hint}"
                     break
 
 

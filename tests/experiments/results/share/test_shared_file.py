@@ -162,6 +162,16 @@ def test_data_without_checksums_is_identified_by_names_and_sizes(folder: Path) -
     assert read(Path("it.yaml")).record().data == {"num_files": 3, "names_and_sizes_sha256": "0" * 64, "splits": {}}
 
 
+def test_a_file_of_version_1_is_read_with_the_new_names_of_its_keys(folder: Path) -> None:
+    old, new = values("optimizer.lr=0.25"), values("optimizer.lr=0.25")
+    for node in (old, old["configuration"]):
+        node["note"] = node.pop("description")
+    (folder / "it.yaml").write_text(text({**old, "lathe_share": 1}))
+    shared = read(Path("it.yaml"))
+    assert (shared.configuration, shared.warnings) == (new["configuration"], [])
+    assert "note" not in shared.values
+
+
 def test_the_branch_in_a_file_of_an_earlier_version_is_ignored(folder: Path) -> None:
     (folder / "it.yaml").write_text(text(put(values(), "code.0.branch", "main")))
     assert "branch" not in read(Path("it.yaml")).values["code"][0]
