@@ -52,14 +52,14 @@ def find_package_folder(package: str) -> Path | None:
         spec = importlib.util.find_spec(package.partition(".")[0])
     except (ImportError, ValueError):
         return None
-    places = (
+    paths = (
         [*(spec.submodule_search_locations or ()), *([Path(spec.origin).parent] if spec.origin else [])] if spec else []
     )
-    if not places:
+    if not paths:
         return None
-    folder = Path(places[0]).resolve()
+    folder = Path(paths[0]).resolve()
     installed = [Path(sysconfig.get_path(name)).resolve() for name in ("purelib", "platlib", "stdlib")]
-    return None if any(folder.is_relative_to(place) for place in installed) else folder
+    return None if any(folder.is_relative_to(path) for path in installed) else folder
 
 
 def take_snapshot(root: Path, folder: Path, warnings: list[str], runs_dir: Path | None = None) -> dict[str, Any]:

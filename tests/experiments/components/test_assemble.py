@@ -9,7 +9,7 @@ from experiments.core.errors import PlanError
 from experiments.train.data_digest import fingerprint
 
 
-def test_initial_weights_follow_from_the_seed_alone() -> None:
+def test_initial_weights_depend_only_on_the_seed() -> None:
     config = compose(["model=mlp"]).config
     first = assemble(config).task.model.state_dict()
     torch.rand(7)  # whatever ran before
@@ -28,8 +28,8 @@ def test_other_data_has_another_fingerprint() -> None:
     assert {len(digest) for digest in prints} == {16}
 
 
-def test_the_faults_of_all_parts_are_told_together() -> None:
+def test_the_problems_of_all_components_are_reported_together() -> None:
     config = compose(["model.dropout_prob=2", "objective.label_smoothing_prob=3", "optimizer.lr=-1", "name=x"]).config
-    with pytest.raises(PlanError, match="the plan for 'x' has 3 problems") as told:
+    with pytest.raises(PlanError, match="the plan for 'x' has 3 problems") as caught:
         assemble(config)
-    assert [problem.partition(":")[0] for problem in told.value.problems] == ["model", "objective", "optimizer"]
+    assert [problem.partition(":")[0] for problem in caught.value.problems] == ["model", "objective", "optimizer"]

@@ -19,19 +19,19 @@ MLP = {
 }
 
 
-def test_a_part_is_built_from_its_node() -> None:
+def test_a_component_is_built_from_its_node() -> None:
     model = instantiate(MLP, "model")
     assert isinstance(model, Mlp)
     assert sum(p.numel() for p in model.parameters()) == 3 * 5 + 5 + 5 * 2 + 2
 
 
-def test_what_needs_a_live_object_first_is_built_later() -> None:
+def test_a_partial_node_gives_a_factory() -> None:
     make = instantiate({"_target_": "torch.optim.sgd.SGD", "_partial_": True, "lr": 0.5}, "optimizer")
     assert isinstance(make, functools.partial)
     assert make([torch.zeros(2, requires_grad=True)]).param_groups[0]["lr"] == 0.5
 
 
-def test_parts_inside_a_part_are_built_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inner_components_are_built_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "nesting.py").write_text(
         "class Holder:\n    def __init__(self, parts, by_name):\n        self.all = parts, by_name\n"
     )
@@ -51,7 +51,7 @@ def test_parts_inside_a_part_are_built_first(tmp_path: Path, monkeypatch: pytest
         "launchers.local.os.system", "launchers.local.subprocess.Popen", "modules", "",
     ],
 )  # fmt: skip
-def test_only_what_is_on_the_list_may_run(target: str) -> None:
+def test_only_targets_on_the_allow_list_run(target: str) -> None:
     with pytest.raises(InputError, match=r"model\._target_="):
         instantiate({"_target_": target, "args": "touch /tmp/stolen"}, "model")
 
@@ -63,19 +63,19 @@ def test_a_refused_module_is_not_even_imported(tmp_path: Path, monkeypatch: pyte
         instantiate({"_target_": "strange.Model"}, "model")
 
 
-def test_what_a_constructor_refuses_is_told_by_its_key() -> None:
+def test_an_error_of_a_constructor_is_reported_with_its_key() -> None:
     with pytest.raises(PlanError, match=r"model: Mlp wants dropout_prob in \[0, 1\), but got 2"):
         instantiate(MLP | {"dropout_prob": 2}, "model")
     with pytest.raises(PlanError, match=r"model: .*unexpected keyword"):
         instantiate(MLP | {"depth": 2}, "model")
 
 
-def test_what_torch_refuses_is_told_with_its_place() -> None:
+def test_an_error_of_torch_is_reported_with_its_location() -> None:
     with pytest.raises(PlanError, match=r"model: RuntimeError: .* \(mlp\.py:\d+\); correct its values or its code"):
         instantiate(MLP | {"hidden_sizes": [9999999999999999]}, "model")
 
 
-def test_a_class_that_launches_nothing_is_not_even_made() -> None:
+def test_a_launcher_without_launch_is_not_instantiated() -> None:
     with pytest.raises(
         InputError,
         match=r"launcher\._target_=launchers\.processes\.process\.TrainingProcess has neither launch nor submit",
@@ -83,7 +83,7 @@ def test_a_class_that_launches_nothing_is_not_even_made() -> None:
         instantiate({"_target_": "launchers.processes.process.TrainingProcess"}, "launcher")
 
 
-def test_a_path_that_leads_nowhere_is_told() -> None:
+def test_a_target_that_does_not_exist_is_reported() -> None:
     with pytest.raises(InputError, match=r"model\._target_=modules\.model\.mlp\.Nlp cannot be imported"):
         instantiate(MLP | {"_target_": "modules.model.mlp.Nlp"}, "model")
 

@@ -1,4 +1,4 @@
-"""Starting from another run's weights, and parts of a model that stay fixed."""
+"""Initial weights from another run, and frozen parts of a model."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def saved(folder: Path, model: nn.Module, **more: Tensor) -> Path:
     return path
 
 
-def test_a_model_starts_with_the_weights_of_a_file_but_for_what_is_skipped(tmp_path: Path) -> None:
+def test_a_model_starts_with_the_weights_of_a_file_except_skipped_ones(tmp_path: Path) -> None:
     source, model = Net(), Net(num_classes=2)
     nn.init.constant_(source.trunk[1].get_buffer("running_mean"), 7)
     head = model.head.weight.detach().clone()
@@ -56,19 +56,19 @@ def test_a_model_starts_with_the_weights_of_a_file_but_for_what_is_skipped(tmp_p
     assert torch.equal(model.head.weight, head)
 
 
-def test_everything_that_does_not_fit_is_told_with_its_shape_and_nothing_is_loaded(tmp_path: Path) -> None:
+def test_every_mismatch_is_reported_with_its_shape_and_nothing_is_loaded(tmp_path: Path) -> None:
     source, model = Net(), Net(num_classes=2)
     path = saved(tmp_path, source, **{"extra.bias": torch.zeros(1)})
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    told = [
+    problems = [
         "init_from.weights: head.weight is [3, 6] in the file and [2, 6] in the model; add 'head' to init_from.skip",
         "init_from.weights: head.bias is [3] in the file and [2] in the model; add 'head' to init_from.skip",
         "init_from.weights: the file has extra.bias, which the model lacks; add 'extra' to init_from.skip",
     ]
-    assert load_initial_weights(model, config(), path) == told
+    assert load_initial_weights(model, config(), path) == problems
     assert load_initial_weights(model, config("head", "extra"), path) == []
     with torch.device("meta"):
-        assert load_initial_weights(Net(num_classes=2), config(), path) == told
+        assert load_initial_weights(Net(num_classes=2), config(), path) == problems
     model.load_state_dict(before)
     assert load_initial_weights(model, config("haed", "head", "extra"), path) == [
         "init_from.skip=['haed', 'head', 'extra']: no weight begins with 'haed'; did you mean 'head'?"
@@ -76,7 +76,7 @@ def test_everything_that_does_not_fit_is_told_with_its_shape_and_nothing_is_load
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
-def test_a_file_that_lacks_weights_or_is_damaged_is_told(tmp_path: Path) -> None:
+def test_a_file_that_lacks_weights_or_is_damaged_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "net.safetensors"
     save_file(Net().trunk.state_dict(prefix="trunk."), path)
     assert load_initial_weights(Net(), config(), path)[0] == (
@@ -87,7 +87,7 @@ def test_a_file_that_lacks_weights_or_is_damaged_is_told(tmp_path: Path) -> None
     assert problem.startswith(f"init_from.weights: {path} cannot be read (")
 
 
-def test_weights_that_are_tied_are_loaded_once(tmp_path: Path) -> None:
+def test_tied_weights_are_loaded_once(tmp_path: Path) -> None:
     def tied() -> nn.ModuleList:
         first, second = nn.Linear(3, 3), nn.Linear(3, 3)
         second.weight = first.weight
@@ -100,7 +100,7 @@ def test_weights_that_are_tied_are_loaded_once(tmp_path: Path) -> None:
     assert torch.equal(model[1].get_parameter("weight"), source[0].get_parameter("weight"))
 
 
-def test_what_is_frozen_neither_learns_nor_follows_the_batches() -> None:
+def test_frozen_weights_and_batch_statistics_do_not_change() -> None:
     model = Net().train()
     assert load_initial_weights(model, config(weights=None, freeze=("trunk",)), None) == []
     assert [name for name, p in model.named_parameters() if p.requires_grad] == ["head.weight", "head.bias"]
@@ -112,7 +112,7 @@ def test_what_is_frozen_neither_learns_nor_follows_the_batches() -> None:
     assert all(torch.equal(before[name], tensor) for name, tensor in model.trunk.state_dict().items())
 
 
-def test_parts_to_freeze_have_to_be_there_and_to_leave_something() -> None:
+def test_frozen_parts_must_exist_and_leave_something_to_train() -> None:
     (problem,) = load_initial_weights(Net(), config(weights=None, freeze=("trnk",)), None)
     assert problem == "freeze=['trnk']: no weight of Net begins with 'trnk'; did you mean 'trunk' or 'trunk.1'?"
     (problem,) = load_initial_weights(Net(), config(weights=None, freeze=("trunk", "head")), None)
@@ -121,7 +121,7 @@ def test_parts_to_freeze_have_to_be_there_and_to_leave_something() -> None:
     assert not has_prefix("head_2.bias", ["head"])
 
 
-def test_an_id_stays_what_it_was_where_nothing_is_started_from() -> None:
+def test_the_id_without_initial_weights_is_unchanged() -> None:
     plain = compose(MLP).config
     old = {key: value for key, value in plain.items() if key not in ("init_from", "freeze")}
     assert trial_id(plain) == trial_id(old)
@@ -129,26 +129,26 @@ def test_an_id_stays_what_it_was_where_nothing_is_started_from() -> None:
     assert len({trial_id(plain), trial_id(started), trial_id(compose([*MLP, "freeze=[stack.1]"]).config)}) == 3
 
 
-def test_weights_are_named_by_run_or_by_file_and_never_pickled(tmp_path: Path) -> None:
+def test_weights_are_named_by_run_or_by_safetensors_file(tmp_path: Path) -> None:
     def nowhere(run: str) -> Path:
         raise InputError([f"there is no run '{run}'"])
 
     path = saved(tmp_path, Net())
     assert find_weights(str(path), nowhere) == path
     (tmp_path / "net.pt").touch()
-    for named, told in {
+    for named, problems in {
         f"{tmp_path}/net.pt": r"net\.pt does not end in \.safetensors; files in other formats can run code",
         f"{tmp_path}/other.safetensors": "there is no such file; name a run, or a file that is there",
         "abc": "init_from.weights=abc: there is no run 'abc'",
     }.items():
-        with pytest.raises(InputError, match=told):
+        with pytest.raises(InputError, match=problems):
             find_weights(named, nowhere)
     with pytest.raises(InputError, match="has no complete checkpoint; name another run"):
         find_weights("abc", lambda run: tmp_path)
 
 
 @pytest.mark.slow
-def test_a_run_starts_where_another_ended_and_keeps_what_it_started_from(lathe: Lathe, tmp_path: Path) -> None:
+def test_a_run_starts_from_another_run_and_keeps_a_copy_of_the_weights(lathe: Lathe, tmp_path: Path) -> None:
     runs, here = tmp_path / "runs" / "single", f"runs_dir={tmp_path}/runs"
     assert lathe("run", *MLP, *SHORT, here).returncode == 0
     (first,) = runs.iterdir()
@@ -169,13 +169,13 @@ def _weights(run: Path) -> dict[str, Tensor]:
     return load_file(find_weights(run.name, lambda name: find_trial(name, run.parent.parent).folder))
 
 
-def test_what_does_not_fit_is_told_before_anything_is_frozen(tmp_path: Path) -> None:
+def test_a_mismatch_is_reported_before_anything_is_frozen(tmp_path: Path) -> None:
     path = tmp_path / "mlp.safetensors"
     save_file(assemble(compose(MLP).config).task.model.state_dict(), path)
     wrong = compose([*MLP, "model.hidden_sizes=[6,4]", f"init_from.weights={path}", "freeze=[stack.2]"]).config
-    with pytest.raises(PlanError, match="has 4 problems") as told:
+    with pytest.raises(PlanError, match="has 4 problems") as caught:
         check_fit(wrong, make_plan(wrong), initial=path)
-    assert "stack.4.weight is [5, 6] in the file and [4, 6] in the model; add 'stack.4' to" in told.value.problems[1]
+    assert "stack.4.weight is [5, 6] in the file and [4, 6] in the model; add 'stack.4' to" in caught.value.problems[1]
     missing = compose([*MLP, f"init_from.weights={tmp_path}/no.safetensors", f"runs_dir={tmp_path}/runs"])
     with pytest.raises(InputError, match="there is no such file"):
         freeze(missing)

@@ -1,4 +1,4 @@
-"""Atomic files: the old text or the new, never a part, and no leftovers."""
+"""Atomic writes leave the old text or the new one, never a part, and no temporary files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from experiments.core.atomic import write_text
 
 
-def test_a_text_replaces_the_one_before(tmp_path: Path) -> None:
+def test_a_write_replaces_the_old_text(tmp_path: Path) -> None:
     path = tmp_path / "outcome.json"
     write_text(path, "old")
     write_text(path, "nëw\n")
@@ -51,6 +51,6 @@ def test_file_and_folder_are_synced_around_the_rename(tmp_path: Path, monkeypatc
     assert events == ["sync file", "rename", "sync folder"]
 
 
-def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         write_text(tmp_path / "nowhere" / "a.txt", "x")

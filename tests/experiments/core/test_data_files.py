@@ -13,21 +13,21 @@ from experiments.results.zoo.measure import missing_data
     ("files", "absent"),
     [(["a", "b", "c"], ["b", "c"]), ({"b": None}, ["b"]), (["a"], None), ({}, None)],
 )
-def test_files_that_are_named_have_to_be_there(tmp_path: Path, files: Any, absent: list[str] | None) -> None:
+def test_listed_files_must_exist(tmp_path: Path, files: Any, absent: list[str] | None) -> None:
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "a").touch()
-    found = find_missing({"root": str(tmp_path), "folder": "set", "files": files})
-    assert found == (None if absent is None else MissingFiles(tmp_path / "set", absent))
+    missing = find_missing({"root": str(tmp_path), "folder": "set", "files": files})
+    assert missing == (None if absent is None else MissingFiles(tmp_path / "set", absent))
 
 
-def test_of_data_that_names_no_files_the_folder_has_to_be_there(tmp_path: Path) -> None:
+def test_data_without_listed_files_needs_its_folder(tmp_path: Path) -> None:
     data = {"root": str(tmp_path), "folder": "set"}
     assert find_missing(data) == MissingFiles(tmp_path / "set", [])
     (tmp_path / "set").mkdir()
     assert find_missing(data) is None
 
 
-def test_the_zoo_tells_a_root_that_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_zoo_reports_an_unset_data_root(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MY_DATA", raising=False)
-    told = missing_data({"root": "${oc.env:MY_DATA}", "folder": "set"})
-    assert told == "its data is missing: data.root=${oc.env:MY_DATA} needs MY_DATA; `export MY_DATA=...`"
+    message = missing_data({"root": "${oc.env:MY_DATA}", "folder": "set"})
+    assert message == "its data is missing: data.root=${oc.env:MY_DATA} needs MY_DATA; `export MY_DATA=...`"

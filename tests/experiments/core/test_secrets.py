@@ -18,7 +18,7 @@ from experiments.core.secrets import find_secret_keys, is_secret, resolve
         "credentials",
     ],
 )
-def test_a_name_can_give_a_secret_away(key: str) -> None:
+def test_a_secret_is_recognised_by_its_key(key: str) -> None:
     assert is_secret(key, "hunter2")
     assert is_secret(key, "x${oc.env:A}")
     assert is_secret(key, "${oc.env:A,hunter2}")
@@ -38,7 +38,7 @@ def test_a_name_can_give_a_secret_away(key: str) -> None:
         "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl",
     ],
 )  # fmt: skip
-def test_a_value_can_give_a_secret_away_under_any_name(value: str) -> None:
+def test_a_secret_is_recognised_by_its_form_under_any_key(value: str) -> None:
     assert is_secret("description", value)
 
 
@@ -51,17 +51,17 @@ def test_a_value_can_give_a_secret_away_under_any_name(value: str) -> None:
         ("data.files.a", "9342b58c02cc816888b0d2303487391e9db9ccc3348acfe2cfcacc81bbb5d8fe"), ("password", 3),
     ],
 )  # fmt: skip
-def test_innocent_names_and_values_pass(key: str, value: object) -> None:
+def test_harmless_keys_and_values_are_no_secrets(key: str, value: object) -> None:
     assert not is_secret(key, value)
 
 
-def test_secrets_are_found_wherever_they_lie() -> None:
+def test_secrets_are_found_at_any_depth() -> None:
     config = {"a": {"password": "x", "b": ["y", "ghp_0123456789abcdefghij"]}, "c": 3}
     assert list(find_secret_keys(config)) == ["a.password", "a.b[1]"]
     assert list(find_secret_keys("x", "tags.password")) == ["tags.password"]
 
 
-def test_references_are_resolved_where_they_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_references_are_resolved(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("A", "one")
     monkeypatch.setenv("HOME", "/home/me")
     monkeypatch.delenv("B", raising=False)
@@ -74,7 +74,7 @@ def test_references_are_resolved_where_they_are_needed(monkeypatch: pytest.Monke
     assert resolve("~/data") == "~/data"
 
 
-def test_a_variable_without_value_and_default_is_told_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unset_variable_without_default_is_reported_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("B", raising=False)
     with pytest.raises(KeyError, match="B"):
         resolve({"x": "${oc.env:B}"})

@@ -6,8 +6,8 @@ def test_a_seed_is_the_same_on_every_machine() -> None:
     assert derive_seed(17, "order", 3) == 452_102_327_143_879_874
 
 
-def test_seeds_of_different_words_differ() -> None:
-    words: list[tuple[str | int, ...]] = [
+def test_seeds_of_different_labels_differ() -> None:
+    labels: list[tuple[str | int, ...]] = [
         (),
         ("a",),
         ("b",),
@@ -18,8 +18,8 @@ def test_seeds_of_different_words_differ() -> None:
         ("ab", "c"),
         ("a", "bc"),
     ]
-    seeds = {derive_seed(seed, *told) for seed in (0, 1) for told in words}
-    assert len(seeds) == 2 * len(words)
+    seeds = {derive_seed(seed, *label) for seed in (0, 1) for label in labels}
+    assert len(seeds) == 2 * len(labels)
 
 
 def test_a_seed_fits_63_bits() -> None:

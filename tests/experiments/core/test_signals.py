@@ -20,7 +20,7 @@ def handlers() -> Iterator[None]:
         signal.signal(number, handler)
 
 
-def test_a_second_signal_does_not_disturb_the_putting_away() -> None:
+def test_a_second_signal_does_not_interrupt_the_cleanup() -> None:
     before, put_away = [signal.getsignal(number) for number in SIGNALS], list[signal.Signals]()
 
     def end() -> None:
@@ -37,7 +37,7 @@ def test_a_second_signal_does_not_disturb_the_putting_away() -> None:
     assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
-def test_a_second_signal_is_an_answer_where_it_is_asked_for() -> None:
+def test_a_second_signal_counts_if_requested() -> None:
     def end() -> None:
         with contextlib.suppress(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGTERM)
@@ -48,7 +48,7 @@ def test_a_second_signal_is_an_answer_where_it_is_asked_for() -> None:
         end()
 
 
-def test_a_hang_up_that_nohup_ignores_stays_ignored() -> None:
+def test_an_ignored_sighup_stays_ignored() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with signals_as_interrupt():
         os.kill(os.getpid(), signal.SIGHUP)

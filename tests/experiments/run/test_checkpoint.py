@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not there, pruned, checked before use, and intact when the disk is full."""
+"""Checkpoints are atomic, pruned, checked before use, and intact when the disk is full."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def names(run: Path) -> list[str]:
     return sorted(path.name for path in (run / "checkpoints").iterdir())
 
 
-def found(checkpoint: Checkpoint | None) -> int | None:
+def step_of(checkpoint: Checkpoint | None) -> int | None:
     return checkpoint.step if checkpoint else None
 
 
@@ -58,7 +58,7 @@ def test_a_checkpoint_comes_back_with_the_state_of_the_run(tmp_path: Path) -> No
     }
 
 
-def test_other_bytes_of_the_same_number_are_damage(tmp_path: Path) -> None:
+def test_changed_bytes_of_the_same_size_are_damage(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, keep_last=2)
     checkpoints.save(5, write(), {})
     damaged = checkpoints.save(9, write(), {})
@@ -76,7 +76,7 @@ def test_a_run_without_checkpoints_has_no_latest_and_no_best(tmp_path: Path) -> 
     assert not checkpoints.warnings
 
 
-def test_keeping_none_is_refused(tmp_path: Path) -> None:
+def test_keep_last_of_zero_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="keep_last of at least 1, but got 0"):
         Checkpoints(tmp_path, keep_last=0)
 
@@ -87,8 +87,8 @@ def test_the_last_ones_and_the_best_are_kept(tmp_path: Path) -> None:
         checkpoints.save(step, write(), {})
         assert checkpoints.mark_best(step, "val/accuracy_top1", value, "max") == (step <= 10)
     assert names(tmp_path) == ["best.json", "step_00000010", "step_00000020", "step_00000025"]
-    assert found(checkpoints.best()) == 10
-    assert found(checkpoints.latest()) == 25
+    assert step_of(checkpoints.best()) == 10
+    assert step_of(checkpoints.latest()) == 25
     best = json.loads((tmp_path / "checkpoints" / "best.json").read_text())
     assert best == {"step": 10, "metric": "val/accuracy_top1", "value": 0.9}
 
@@ -103,7 +103,7 @@ def test_the_best_may_be_the_lowest_and_of_another_metric(tmp_path: Path) -> Non
     assert checkpoints.mark_best(3, "val/accuracy_top1", 0.1, "max")
 
 
-def test_a_value_that_is_no_number_is_never_better(tmp_path: Path) -> None:
+def test_nan_is_never_better(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, keep_last=1)
     assert not checkpoints.is_better("val/loss_nats", float("nan"), "min")
     assert checkpoints.is_better("val/loss_nats", 3.0, "min")
@@ -113,7 +113,7 @@ def test_a_value_that_is_no_number_is_never_better(tmp_path: Path) -> None:
     assert checkpoints.is_better("val/loss_nats", 2.9, "min")
 
 
-def test_only_whole_checkpoints_are_had(tmp_path: Path) -> None:
+def test_only_complete_checkpoints_count(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, keep_last=1)
     assert not checkpoints.has(5)
     checkpoints.save(5, write(), {})
@@ -122,12 +122,12 @@ def test_only_whole_checkpoints_are_had(tmp_path: Path) -> None:
     assert not checkpoints.has(5)
 
 
-def test_only_what_is_saved_can_be_the_best(tmp_path: Path) -> None:
+def test_only_a_saved_checkpoint_can_be_the_best(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="there is no checkpoint of step 5; save it first"):
         Checkpoints(tmp_path, keep_last=1).mark_best(5, "val/loss_nats", 1.0, "min")
 
 
-def test_a_step_that_is_saved_again_replaces_itself(tmp_path: Path) -> None:
+def test_saving_a_step_again_replaces_its_checkpoint(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, keep_last=1)
     checkpoints.save(5, write(7), {"attempt": 1})
     checkpoints.save(5, write(8), {"attempt": 2})
@@ -147,7 +147,7 @@ def test_leftovers_of_a_crash_are_removed_at_the_next_save(tmp_path: Path) -> No
     assert names(tmp_path) == ["step_00000007"]
 
 
-def test_a_process_that_is_killed_while_writing_leaves_the_one_before(tmp_path: Path) -> None:
+def test_a_process_killed_while_writing_leaves_the_earlier_checkpoint(tmp_path: Path) -> None:
     script = f"""
 import os, pathlib, signal
 from experiments.run.checkpoint import Checkpoints
@@ -160,11 +160,11 @@ checkpoints.save(8, die, {{}})
 """
     assert subprocess.run([sys.executable, "-P", "-c", script], check=False).returncode == -9
     assert names(tmp_path) == [".partial-8", "step_00000004"]
-    assert found(Checkpoints(tmp_path, keep_last=1).latest()) == 4
+    assert step_of(Checkpoints(tmp_path, keep_last=1).latest()) == 4
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "warning_text"),
     [
         (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors is missing"),
         (lambda folder: os.truncate(folder / "model.safetensors", 5), "model.safetensors has 5 bytes of 7"),
@@ -175,20 +175,20 @@ checkpoints.save(8, die, {{}})
     ],
 )
 def test_a_damaged_checkpoint_is_skipped_with_a_warning(
-    tmp_path: Path, damage: Callable[[Path], object], told: str
+    tmp_path: Path, damage: Callable[[Path], object], warning_text: str
 ) -> None:
     checkpoints = Checkpoints(tmp_path, keep_last=3)
     for step in (5, 10, 15):
         checkpoints.save(step, write(), {})
     damage(tmp_path / "checkpoints" / "step_00000015")
-    assert found(checkpoints.latest()) == 10
+    assert step_of(checkpoints.latest()) == 10
     (warning,) = checkpoints.warnings
     assert "the checkpoint of step 15 in" in warning
-    assert told in warning
+    assert warning_text in warning
     assert not Checkpoints(tmp_path, keep_last=3).warnings
 
 
-def test_a_damaged_checkpoint_does_not_push_out_a_whole_one(tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_does_not_count_towards_keep_last(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, keep_last=2)
     for step in (5, 10):
         checkpoints.save(step, write(), {})
@@ -197,7 +197,7 @@ def test_a_damaged_checkpoint_does_not_push_out_a_whole_one(tmp_path: Path) -> N
     assert names(tmp_path) == ["step_00000005", "step_00000007"]
 
 
-def test_a_damaged_best_is_none_with_a_warning(tmp_path: Path) -> None:
+def test_a_damaged_best_checkpoint_gives_none_and_a_warning(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, keep_last=1)
     checkpoints.save(5, write(), {})
     checkpoints.mark_best(5, "val/loss_nats", 1.0, "min")
@@ -207,14 +207,14 @@ def test_a_damaged_best_is_none_with_a_warning(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "way_out"),
+    ("number", "hint"),
     [
         (errno.ENOSPC, "free space, then `lathe resume"),
         (errno.EDQUOT, "free space in your quota, then `lathe resume"),
         (errno.EACCES, "writable, then `lathe resume"),
     ],
 )
-def test_a_refused_write_keeps_what_was_there_and_says_so(tmp_path: Path, number: int, way_out: str) -> None:
+def test_a_failed_write_names_the_intact_checkpoint(tmp_path: Path, number: int, hint: str) -> None:
     checkpoints = Checkpoints(tmp_path, keep_last=1)
     checkpoints.save(100, write(), {})
     with pytest.raises(CheckpointError) as caught:
@@ -223,18 +223,18 @@ def test_a_refused_write_keeps_what_was_there_and_says_so(tmp_path: Path, number
     folder = tmp_path / "checkpoints" / "step_00000120"
     assert message.startswith(f"checkpoint of step 120 in {folder} could not be written: {os.strerror(number)}")
     assert "; step 100 is intact; " in message
-    assert message.endswith(f"{way_out} {tmp_path.name}`")
+    assert message.endswith(f"{hint} {tmp_path.name}`")
     assert caught.value.step == 120
     assert names(tmp_path) == ["step_00000100"]
-    assert found(checkpoints.latest()) == 100
+    assert step_of(checkpoints.latest()) == 100
 
 
-def test_a_refused_first_write_says_that_there_is_none_before(tmp_path: Path) -> None:
+def test_a_failed_first_write_says_that_there_is_no_earlier_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"\(more than 0.0 MB needed, .* free\); there is no earlier one; free"):
         Checkpoints(tmp_path, keep_last=1).save(120, refuse(errno.ENOSPC), {})
 
 
-def test_a_fault_of_the_writer_is_its_own_and_leaves_nothing(tmp_path: Path) -> None:
+def test_an_error_of_the_writer_is_raised_and_leaves_nothing(tmp_path: Path) -> None:
     def fail(folder: Path) -> None:
         (folder / "model.safetensors").write_bytes(b"half")
         raise KeyboardInterrupt
@@ -278,10 +278,10 @@ def test_a_full_disk_costs_only_the_checkpoint_that_did_not_fit(small_disk: Path
     assert (latest.folder / "model.safetensors").stat().st_size == 1_500_000
     assert names(small_disk / "fa1c0") == ["step_00000100"]
     checkpoints.save(140, write(400_000), {})
-    assert found(checkpoints.latest()) == 140
+    assert step_of(checkpoints.latest()) == 140
 
 
-def test_a_full_disk_under_the_engine_is_told_the_same_way(small_disk: Path) -> None:
+def test_a_full_disk_in_the_engine_is_reported_alike(small_disk: Path) -> None:
     model = nn.Linear(1000, 700)
     written = state.State(state.named(model), "SGD", {})
     with pytest.raises(CheckpointError, match="No space left on device"):

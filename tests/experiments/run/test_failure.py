@@ -1,4 +1,4 @@
-"""What a scheduler says of a worker that it ended, and what class that is."""
+"""The failure class that follows from the output of a scheduler."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from experiments.run.failure import classify_loss
 
 
 @pytest.mark.parametrize(
-    ("said", "failure"),
+    ("output", "failure"),
     [
         (
             "worker 1_0.0 is gone: REQUEUED\nslurmstepd: error: StepId=1.0 exceeded memory limit (2 > 1)",
@@ -27,5 +27,5 @@ from experiments.run.failure import classify_loss
         ("worker w0 on node7 has given no sign of life for 31 s", "node lost"),
     ],
 )
-def test_the_class_of_a_loss(said: str, failure: str) -> None:
-    assert classify_loss(said) == failure
+def test_the_output_of_a_scheduler_gives_the_failure_class(output: str, failure: str) -> None:
+    assert classify_loss(output) == failure

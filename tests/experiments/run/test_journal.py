@@ -54,7 +54,7 @@ def attempt(run: Path, number: int, key: str, steps: range, offset: float = 0.0)
     return path
 
 
-def test_every_kind_of_event_comes_back(tmp_path: Path) -> None:
+def test_every_kind_of_event_is_read_back(tmp_path: Path) -> None:
     with Journal(tmp_path / "new" / "journal.jsonl") as journal:
         journal.state("running", step=0, attempt=2)
         journal.metrics(7, {"train/loss_nats": 0.1})
@@ -81,16 +81,16 @@ def test_floats_are_exact_and_nan_and_inf_survive(tmp_path: Path) -> None:
     values = {"a": 0.1 + 0.2, "b": 5e-324, "c": math.inf, "d": -math.inf, "e": math.nan, "f": -0.0, "g": 1e308, "h": 3}
     with Journal(tmp_path / "journal.jsonl") as journal:
         journal.metrics(1, values)
-    found = {key: value for key, _, value in points(read(journal.path)[0])}
-    assert {key: math.copysign(1, value) for key, value in found.items()} == {
-        k: math.copysign(1, values[k]) for k in found
+    read_values = {key: value for key, _, value in points(read(journal.path)[0])}
+    assert {key: math.copysign(1, value) for key, value in read_values.items()} == {
+        k: math.copysign(1, values[k]) for k in read_values
     }
-    assert math.isnan(found.pop("e"))
-    assert found == {key: value for key, value in values.items() if key != "e"}
+    assert math.isnan(read_values.pop("e"))
+    assert read_values == {key: value for key, value in values.items() if key != "e"}
 
 
 @pytest.mark.parametrize("tail", [b'{"event": "metr', b"\0" * 4096, b"x" * 200_000])
-def test_a_torn_tail_is_left_unread_and_cut_at_the_next_opening(tmp_path: Path, tail: bytes) -> None:
+def test_a_torn_line_stays_unread_and_the_next_writer_removes_it(tmp_path: Path, tail: bytes) -> None:
     path = tmp_path / "journal.jsonl"
     with Journal(path) as journal:
         journal.metrics(1, {"a": 1.0})
@@ -105,7 +105,7 @@ def test_a_torn_tail_is_left_unread_and_cut_at_the_next_opening(tmp_path: Path, 
     assert points(read(path, offset)[0]) == [("a", 2, 2.0)]
 
 
-def test_a_file_that_is_all_tail_becomes_empty(tmp_path: Path) -> None:
+def test_a_file_with_only_a_torn_line_becomes_empty(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     path.write_bytes(b"no line at all")
     Journal(path).close()
@@ -115,7 +115,7 @@ def test_a_file_that_is_all_tail_becomes_empty(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "line", ["not json", "[1]", '{"event": "metrics"}', '{"event": "from a later version", "time": 1}']
 )
-def test_damaged_and_unknown_lines_are_passed_over(tmp_path: Path, line: str) -> None:
+def test_damaged_and_unknown_lines_are_skipped(tmp_path: Path, line: str) -> None:
     path = tmp_path / "journal.jsonl"
     path.write_text(line + "\n")
     with Journal(path) as journal:
@@ -125,7 +125,7 @@ def test_damaged_and_unknown_lines_are_passed_over(tmp_path: Path, line: str) ->
     assert offset == path.stat().st_size
 
 
-def test_reading_goes_on_where_it_ended_and_in_blocks(tmp_path: Path) -> None:
+def test_reading_continues_where_it_ended_and_in_blocks(tmp_path: Path) -> None:
     path = attempt(tmp_path, 1, "a", range(5))
     first, offset = read(path, max_bytes=1)
     assert points(first) == [("a", 0, 0.0)]
@@ -135,7 +135,7 @@ def test_reading_goes_on_where_it_ended_and_in_blocks(tmp_path: Path) -> None:
     assert read(tmp_path / "missing.jsonl", 0) == ([], 0)
 
 
-def test_kill_9_of_the_writer_loses_no_line_that_was_written(tmp_path: Path) -> None:
+def test_kill_9_of_the_writer_loses_no_written_line(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     writer = subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True)
     assert writer.stdout is not None
@@ -149,14 +149,14 @@ def test_kill_9_of_the_writer_loses_no_line_that_was_written(tmp_path: Path) -> 
     assert len(steps) <= len(seen) + 1  # the last one may have been written and not yet said
 
 
-def test_a_write_that_fails_leaves_whole_lines_only(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_only_complete_lines(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     done = subprocess.run([sys.executable, "-c", FULL_DISK, str(path)], capture_output=True, text=True, check=True)
     assert "the journal cannot be written (File too large); free space and resume the run" in done.stdout
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 3]
 
 
-def test_what_was_written_first_stands_over_three_attempts(tmp_path: Path) -> None:
+def test_of_repeated_steps_the_first_value_counts(tmp_path: Path) -> None:
     attempt(tmp_path, 1, "loss", range(10))
     attempt(tmp_path, 2, "loss", range(5, 8), offset=0.25)  # rewound to step 5, killed before it caught up
     attempt(tmp_path, 3, "loss", range(5, 12), offset=0.5)
@@ -181,7 +181,7 @@ def test_points_of_one_attempt_are_never_dropped(tmp_path: Path) -> None:
     assert points(list(replay(tmp_path))) == [("a", 3, 1.0), ("a", 3, 2.0)]
 
 
-def test_highest_steps_count_the_attempts_before_only(tmp_path: Path) -> None:
+def test_highest_steps_count_only_earlier_attempts(tmp_path: Path) -> None:
     attempt(tmp_path, 1, "a", range(-3, -1))
     attempt(tmp_path, 2, "a", range(2))
     first, second = journals(tmp_path)

@@ -5,7 +5,7 @@ from pathlib import Path
 from experiments.run.rank_reports import RankLogs, log_name, root_cause, write_error
 
 
-def test_the_first_that_failed_of_itself_is_the_cause(tmp_path: Path) -> None:
+def test_the_first_primary_error_is_the_root_cause(tmp_path: Path) -> None:
     assert root_cause(tmp_path) is None
     write_error(tmp_path, 2, "another has gone", follows=True)
     assert root_cause(tmp_path) is None
@@ -16,7 +16,7 @@ def test_the_first_that_failed_of_itself_is_the_cause(tmp_path: Path) -> None:
     assert (cause.rank, cause.reason) == (3, "it was me")
 
 
-def test_logs_are_followed_a_whole_line_at_a_time(tmp_path: Path) -> None:
+def test_logs_are_read_in_complete_lines(tmp_path: Path) -> None:
     logs = RankLogs(tmp_path, 2)
     assert list(logs.new_lines()) == []
     (tmp_path / log_name(1)).write_bytes(b"one\ntw")

@@ -38,7 +38,7 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def restore(root: Path, code: dict[str, object], folder: Path, target: Path) -> None:
-    """What `lathe reproduce` does, in git's and tar's own words."""
+    """Restore as `lathe reproduce` does, but with plain git and tar commands."""
     git(root.parent, "clone", "-q", str(root), str(target))
     git(target, "checkout", "-q", str(code["git_sha"]))
     if code["diff"]:
@@ -50,14 +50,14 @@ def restore(root: Path, code: dict[str, object], folder: Path, target: Path) -> 
 def tree(root: Path) -> dict[str, tuple[object, ...]]:
     """Content and kind of every file that git does not ignore."""
     names = git(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0")
-    found: dict[str, tuple[object, ...]] = {}
+    entries: dict[str, tuple[object, ...]] = {}
     for name in filter(None, names):
         path = root / name
         if path.is_symlink():
-            found[name] = ("link", os.readlink(path))
+            entries[name] = ("link", os.readlink(path))
         elif path.is_file():
-            found[name] = ("file", path.read_bytes(), path.stat().st_mode & 0o111)
-    return found
+            entries[name] = ("file", path.read_bytes(), path.stat().st_mode & 0o111)
+    return entries
 
 
 def test_a_snapshot_restores_the_tree_onto_a_clean_clone(checkout: Path, tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_a_snapshot_restores_the_tree_onto_a_clean_clone(checkout: Path, tmp_pat
     assert tree(tmp_path / "clone") == tree(checkout)
 
 
-def test_a_clean_checkout_needs_its_commit_alone(checkout: Path, tmp_path: Path) -> None:
+def test_a_clean_checkout_needs_only_its_commit(checkout: Path, tmp_path: Path) -> None:
     code = take_snapshot(checkout, tmp_path / "code", [])
     sha = git(checkout, "rev-parse", "HEAD").strip()
     assert code == {
@@ -100,7 +100,7 @@ def test_a_clean_checkout_needs_its_commit_alone(checkout: Path, tmp_path: Path)
     assert not (tmp_path / "code").exists()
 
 
-def test_the_environment_of_a_git_hook_does_not_mislead(
+def test_the_environment_of_a_git_hook_is_ignored(
     checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GIT_DIR", str(tmp_path / "nowhere"))
@@ -108,7 +108,7 @@ def test_the_environment_of_a_git_hook_does_not_mislead(
     assert take_snapshot(checkout, tmp_path / "code", [])["dirty"]
 
 
-def test_what_is_large_is_left_out_with_a_warning(
+def test_large_files_are_left_out_with_a_warning(
     checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(snapshot_module, "MAX_SNAPSHOT_MB", 0.01)
@@ -128,7 +128,7 @@ def test_what_is_large_is_left_out_with_a_warning(
     assert (tmp_path / "clone" / "z_small.py").exists()
 
 
-def test_files_that_hold_secrets_are_left_out_with_a_warning(checkout: Path, tmp_path: Path) -> None:
+def test_files_with_secrets_are_left_out_with_a_warning(checkout: Path, tmp_path: Path) -> None:
     token = "ghp_" + "a1B2" * 9
     (checkout / ".env").write_text("X=1\n")
     (checkout / "key.pem").write_text("k\n")
@@ -146,14 +146,14 @@ def test_files_that_hold_secrets_are_left_out_with_a_warning(checkout: Path, tmp
     assert b"gone.py" in patch
 
 
-def test_the_archive_does_not_tell_who_owns_the_files(checkout: Path, tmp_path: Path) -> None:
+def test_the_archive_does_not_record_file_owners(checkout: Path, tmp_path: Path) -> None:
     (checkout / "new.py").write_text("n\n")
     code = take_snapshot(checkout, tmp_path / "code", [])
     with tarfile.open(tmp_path / "code" / code["untracked"]) as archive:
         assert [(info.uname, info.gname, info.uid) for info in archive] == [("", "", 0)]
 
 
-def test_runs_are_no_part_of_the_code(checkout: Path, tmp_path: Path) -> None:
+def test_runs_are_not_part_of_the_code(checkout: Path, tmp_path: Path) -> None:
     (checkout / "runs" / "single").mkdir(parents=True)
     (checkout / "runs" / "single" / "trial.yaml").write_text("t\n")
     code = take_snapshot(checkout, tmp_path / "code", [], checkout / "runs")
@@ -166,7 +166,7 @@ def test_two_checkouts_of_one_name_do_not_overwrite_each_other(checkout: Path, t
     assert [code["diff"] for code in codes] == ["project.patch", "project-2.patch"]
 
 
-def test_an_unreadable_name_is_left_out_and_told(checkout: Path, tmp_path: Path) -> None:
+def test_an_unreadable_file_is_left_out_with_a_warning(checkout: Path, tmp_path: Path) -> None:
     git(checkout, "init", "-q", "nested")
     (checkout / "nested" / "inner.py").write_text("i\n")
     warnings: list[str] = []
@@ -174,7 +174,7 @@ def test_an_unreadable_name_is_left_out_and_told(checkout: Path, tmp_path: Path)
     assert [("nested" in line, "left out" in line) for line in warnings] == [(True, True)]
 
 
-def test_outside_git_a_digest_of_the_sources_stands_for_the_code(tmp_path: Path) -> None:
+def test_outside_git_the_code_is_a_digest_of_its_sources(tmp_path: Path) -> None:
     root = tmp_path / "plain"
     (root / ".cache").mkdir(parents=True)
     (root / "runs").mkdir()
@@ -193,7 +193,7 @@ def test_outside_git_a_digest_of_the_sources_stands_for_the_code(tmp_path: Path)
     assert digest() != first
 
 
-def test_the_house_is_always_part_of_the_code(tmp_path: Path) -> None:
+def test_the_built_in_packages_are_always_part_of_the_code(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "x.yaml").write_text("a: 1")
     house, mine = snapshot_module.take_snapshots([str(tmp_path / "mine")], [], tmp_path / "code", [])
@@ -209,7 +209,7 @@ def test_a_repository_of_configurations_cannot_make_git_run_its_programs(checkou
     assert not (tmp_path / "ran").exists()
 
 
-def test_an_installed_house_is_digested_without_its_neighbours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_installed_built_in_packages_are_digested_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(snapshot_module, "HOUSE", tmp_path)
     (tmp_path / "experiments").mkdir()
     (tmp_path / "experiments" / "run.py").write_text("1\n")
@@ -227,8 +227,8 @@ def test_a_trusted_package_is_part_of_the_code_unless_it_is_installed(
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "no_init").mkdir()
     (tmp_path / "no_init" / "model.py").touch()
-    found = snapshot_module.take_snapshots([], ["my_parts", "no_init", "torch", "not_there"], tmp_path / "code", [])
-    assert [code["name"] for code in found[1:]] == ["my_parts", "no_init"]
+    entries = snapshot_module.take_snapshots([], ["my_parts", "no_init", "torch", "not_there"], tmp_path / "code", [])
+    assert [code["name"] for code in entries[1:]] == ["my_parts", "no_init"]
 
 
 @pytest.mark.parametrize(
@@ -244,15 +244,13 @@ def test_a_trusted_package_is_part_of_the_code_unless_it_is_installed(
         ("num_tokens: 4096", False),
     ],
 )
-def test_a_file_that_gives_a_secret_by_name_is_left_out(
-    checkout: Path, tmp_path: Path, text: str, secret: bool
-) -> None:
+def test_a_file_that_assigns_a_secret_is_left_out(checkout: Path, tmp_path: Path, text: str, secret: bool) -> None:
     (checkout / "settings.ini").write_text(f"first\n{text}\nlast\n")
     warnings: list[str] = []
     code = take_snapshot(checkout, tmp_path / "code", warnings)
     assert (code["untracked"] is None, bool(warnings)) == (secret, secret)
 
 
-def test_packages_and_machine_are_told() -> None:
+def test_packages_and_machine_are_recorded() -> None:
     assert installed_packages()["torch"].startswith("2.13")
     assert describe_machine().keys() == {"python", "host", "platform", "cpu_cores"}

@@ -1,4 +1,4 @@
-"""What a resume may do otherwise than its trial."""
+"""What a resume can change."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ def test_without_overrides_nothing_changes(trial: Trial) -> None:
     assert trial.config_of(1) == trial.config
 
 
-def test_a_key_changes_on_top_of_what_the_trial_was_made_of(trial: Trial) -> None:
-    found = compose_changes(trial, ["parallel.pipe=4", "parallel.data=1", "batch_size_per_device=2"])
-    assert found["parallel"]["_target_"] == "modules.parallel.deepspeed_pipeline.Pipeline"
-    assert (found["parallel"]["pipe"], found["parallel"]["data"], found["batch_size_per_device"]) == (4, 1, 2)
-    assert found.keys() == {"parallel", "batch_size_per_device"}
+def test_a_changed_key_is_added_to_the_overrides_of_the_trial(trial: Trial) -> None:
+    changed = compose_changes(trial, ["parallel.pipe=4", "parallel.data=1", "batch_size_per_device=2"])
+    assert changed["parallel"]["_target_"] == "modules.parallel.deepspeed_pipeline.Pipeline"
+    assert (changed["parallel"]["pipe"], changed["parallel"]["data"], changed["batch_size_per_device"]) == (4, 1, 2)
+    assert changed.keys() == {"parallel", "batch_size_per_device"}
 
 
-def test_an_option_changes_whole(trial: Trial) -> None:
-    found = compose_changes(trial, ["parallel=zero3", "hardware.devices_per_node=2"])
-    assert found["parallel"]["stage"] == 3
-    assert found["batch_size_per_device"] is None
+def test_a_new_option_replaces_its_group(trial: Trial) -> None:
+    changed = compose_changes(trial, ["parallel=zero3", "hardware.devices_per_node=2"])
+    assert changed["parallel"]["stage"] == 3
+    assert changed["batch_size_per_device"] is None
     again = compose_changes(trial, ["parallel=pipeline", "parallel.pipe=2", "batch_size_per_device=4"])
     assert (again["parallel"]["data"], again["batch_size_per_device"]) == (1, 4)
-    assert found["hardware"]["devices_per_node"] == 2
+    assert changed["hardware"]["devices_per_node"] == 2
 
 
 def test_an_attempt_keeps_what_it_changed(trial: Trial) -> None:
@@ -50,11 +50,11 @@ def test_an_attempt_keeps_what_it_changed(trial: Trial) -> None:
 
 
 @pytest.mark.parametrize("override", ["optimizer.lr=1", "model=lenet", "~seed", "+tags.a=b", "max_steps=9"])
-def test_what_would_change_the_result_is_refused(trial: Trial, override: str) -> None:
+def test_a_change_of_the_result_is_refused(trial: Trial, override: str) -> None:
     with pytest.raises(InputError, match=r"a resume changes only parallel, hardware, .* start a new run with"):
         compose_changes(trial, [override])
 
 
-def test_a_misspelt_override_is_told(trial: Trial) -> None:
+def test_a_misspelt_override_is_reported(trial: Trial) -> None:
     with pytest.raises(InputError, match=r"parallel\.pip=2: Pipeline has no argument 'pip'; did you mean 'pipe'"):
         compose_changes(trial, ["+parallel.pip=2"])

@@ -21,7 +21,7 @@ def experiment(tmp_path: Path) -> Experiment:
     return compose([f"runs_dir={tmp_path}/runs", "max_steps=7", "optimizer.lr=1e-5"])
 
 
-def test_what_is_frozen_is_what_was_composed(experiment: Experiment, tmp_path: Path) -> None:
+def test_the_frozen_configuration_is_the_composed_one(experiment: Experiment, tmp_path: Path) -> None:
     trial = freeze(experiment)
     assert trial.config == {**experiment.config, "resume": False}
     assert trial.folder == tmp_path / "runs" / "single" / trial.id
@@ -34,8 +34,8 @@ def test_what_is_frozen_is_what_was_composed(experiment: Experiment, tmp_path: P
 )
 def test_every_value_survives_the_file(experiment: Experiment, value: Any) -> None:
     experiment.config["tags"] = {"odd": value}
-    found = freeze(experiment).config["tags"]["odd"]
-    assert (found, type(found)) == (value, type(value))
+    frozen = freeze(experiment).config["tags"]["odd"]
+    assert (frozen, type(frozen)) == (value, type(value))
 
 
 def test_provenance_holds_what_a_result_depends_on(experiment: Experiment) -> None:
@@ -57,17 +57,17 @@ def test_provenance_holds_what_a_result_depends_on(experiment: Experiment) -> No
     } <= provenance.keys()
 
 
-def test_the_same_configuration_again_is_a_run_of_its_own(experiment: Experiment) -> None:
+def test_freezing_a_configuration_twice_makes_two_runs(experiment: Experiment) -> None:
     first, second, third = (freeze(experiment) for _ in range(3))
     assert [run.folder.name for run in (first, second, third)] == [first.id, f"{first.id}-2", f"{first.id}-3"]
     assert first.id == third.id
     assert len({run.provenance["run_key"] for run in (first, second, third)}) == 3
-    found = find_latest(experiment)
-    assert found is not None
-    assert found.folder == third.folder
+    latest = find_latest(experiment)
+    assert latest is not None
+    assert latest.folder == third.folder
 
 
-def test_the_id_follows_from_what_determines_the_result_alone(experiment: Experiment) -> None:
+def test_the_id_depends_only_on_what_determines_the_result(experiment: Experiment) -> None:
     config = experiment.config
     assert trial_id({**config, "name": "x", "description": "y", "tags": {"a": "b"}, "runs_dir": "/z"}) == trial_id(
         config
@@ -78,7 +78,7 @@ def test_the_id_follows_from_what_determines_the_result_alone(experiment: Experi
         assert trial_id({**config, **changed}) != trial_id(config)
 
 
-def test_a_run_is_found_by_folder_id_and_beginning(experiment: Experiment, tmp_path: Path) -> None:
+def test_a_run_is_found_by_folder_id_and_prefix(experiment: Experiment, tmp_path: Path) -> None:
     first, second = freeze(experiment), freeze(experiment)
     runs_dir = tmp_path / "runs"
     for name in (str(first.folder), first.id):
@@ -93,7 +93,7 @@ def test_a_run_is_found_by_folder_id_and_beginning(experiment: Experiment, tmp_p
 
 
 @pytest.mark.parametrize("fault", [OSError(28, "No space left on device"), KeyboardInterrupt()])
-def test_what_cannot_be_frozen_leaves_nothing_behind(
+def test_a_failed_freeze_leaves_no_folder(
     experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: BaseException
 ) -> None:
     def refuse(path: Path, text: str) -> None:
@@ -103,11 +103,11 @@ def test_what_cannot_be_frozen_leaves_nothing_behind(
 
     monkeypatch.setattr(trial_module, "write_text", refuse)
     expected = InputError if isinstance(fault, OSError) else KeyboardInterrupt
-    with pytest.raises(expected) as told:
+    with pytest.raises(expected) as caught:
         freeze(experiment)
     assert list((tmp_path / "runs" / "single").iterdir()) == []
     if isinstance(fault, OSError):
-        assert "No space left on device; free space there or choose another runs_dir" in str(told.value)
+        assert "No space left on device; free space there or choose another runs_dir" in str(caught.value)
 
 
 def test_secrets_reach_no_file_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,9 +119,9 @@ def test_secrets_reach_no_file_of_the_run(tmp_path: Path, monkeypatch: pytest.Mo
     for path in trial.folder.rglob("*"):
         assert path.is_dir() or secret.encode() not in path.read_bytes(), path
     assert yaml.safe_load((trial.folder / "trial.yaml").read_text())["tags"] == {"place": "${oc.env:MY_TOKEN}"}
-    with pytest.raises(InputError, match="looks like a secret") as told:
+    with pytest.raises(InputError, match="looks like a secret") as caught:
         compose([f"+tags.place={secret}"])
-    assert secret not in str(told.value)
+    assert secret not in str(caught.value)
 
 
 def test_a_command_names_a_run_by_its_id_or_else_its_folder(
@@ -136,14 +136,14 @@ def test_a_command_names_a_run_by_its_id_or_else_its_folder(
     assert trial.reference == trial.id
 
 
-def test_a_folder_that_may_not_be_written_is_told(experiment: Experiment, tmp_path: Path) -> None:
+def test_an_unwritable_folder_is_reported(experiment: Experiment, tmp_path: Path) -> None:
     (tmp_path / "runs").touch()
     with pytest.raises(InputError, match=rf"runs_dir={tmp_path}/runs cannot be written"):
         freeze(experiment)
     assert os.listdir(tmp_path) == ["runs"]
 
 
-def test_code_that_changed_since_the_freeze_is_told(tmp_path: Path) -> None:
+def test_code_that_changed_since_the_freeze_is_reported(tmp_path: Path) -> None:
     own = tmp_path / "own"
     (own / "model").mkdir(parents=True)
     option = own / "model" / "flat.yaml"
