@@ -1,4 +1,4 @@
-"""The network that won ImageNet's challenge of 2012."""
+"""AlexNet, the winner of the ImageNet challenge of 2012."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from modules.model.layers.response_norm import ResponseNorm
 
 
 class AlexNet(nn.Module):
-    """Classifies photos by five convolutions, three of them pooled and two normalised, and three dense layers.
+    """Five convolutions, three with pooling and two with normalisation, and three dense layers.
 
-    As published, on 224x224, it has 60,965,224 parameters: half of the filters of three convolutions see only half of the
-    channels, which lay on the other GPU. Source: Krizhevsky et al. 2012, doi:10.1145/3065386.
+    As published, on 224x224, it has 60,965,224 parameters. Three convolutions have two groups, because the paper used two
+    GPUs. Source: Krizhevsky et al. 2012, doi:10.1145/3065386.
     """
 
     def __init__(
@@ -35,17 +35,17 @@ class AlexNet(nn.Module):
         """
         Args:
             image_shape: [channels, height, width].
-            num_classes: logits an image.
+            num_classes: logits per image.
             conv_channels: filters of the five convolutions.
-            num_groups: parts that the second, fourth and fifth convolution work in, each on its own channels.
-            stem_size: side of the first convolution's filters.
-            stem_stride: pixels from one place of these filters to the next.
-            stem_padding: rows and columns of zeros around the image; the paper does not say how its 224 pixels give 55.
-            dense_size: units of each of the two dense layers below the logits.
+            num_groups: groups of the second, fourth and fifth convolution.
+            stem_size: kernel size of the first convolution.
+            stem_stride: stride of the first convolution.
+            stem_padding: padding of the first convolution; the paper does not say how 224 pixels become 55.
+            dense_size: units of each of the two dense layers before the logits.
             response_norm: normalise the first two convolutions across channels, as published.
-            dropout_prob: share of what goes into the two dense layers that a training step leaves out.
-            init_std: spread of all weights at the start, with ones for some biases as published; null: as He et al. 2015,
-                arXiv:1502.01852, but 0.01 for the last layer, and zeros.
+            dropout_prob: dropout before the two dense layers.
+            init_std: standard deviation of all initial weights, with some biases 1, as published; null: He et al. 2015,
+                arXiv:1502.01852, but 0.01 for the last layer, and biases 0.
         """
         super().__init__()
         self._check(image_shape, num_classes, conv_channels, num_groups, stem_size, stem_stride, dense_size)
@@ -60,7 +60,7 @@ class AlexNet(nn.Module):
             sides = [(side - 3) // 2 + 1 for side in sides]
         if min(sides) < 1:
             raise ValueError(
-                f"AlexNet pools {list(image_shape[1:])} pixels to none with stem_stride={stem_stride}; lower it, or take "
+                f"AlexNet reduces {list(image_shape[1:])} pixels to 0 with stem_stride={stem_stride}; lower it, or use "
                 "larger images"
             )
         pooled = fifth * sides[0] * sides[1]
@@ -90,16 +90,13 @@ class AlexNet(nn.Module):
             nn.ReLU(),
             nn.Linear(dense_size, num_classes),
         )
-        self._start(init_std)
+        self._init_weights(init_std)
 
     def layers(self) -> list[nn.Module]:
         return list(self.stack)
 
     def shards(self) -> dict[str, Shard]:
-        """The dense layers, which hold most weights: the first by its units, the next takes them as they come, the last by class.
-
-        Source: Krizhevsky 2014, arXiv:1404.5997, splits the same ones.
-        """
+        """Split the dense layers, which have most of the weights. Source: Krizhevsky 2014, arXiv:1404.5997."""
         last = len(self.stack) - 1
         return {
             f"stack.{last - 5}": Shard("column", self.dense_size, "dense_size"),
@@ -136,7 +133,7 @@ class AlexNet(nn.Module):
                 f"{list(conv_channels)}; the paper has [96, 256, 384, 384, 256] in 2 groups"
             )
 
-    def _start(self, init_std: float | None) -> None:
+    def _init_weights(self, init_std: float | None) -> None:
         parts = [part for part in self.stack if isinstance(part, nn.Conv2d | nn.Linear)]
         ones = (1, 3, 4, 5, 6)  # the second, fourth and fifth convolution, and the dense layers
         for number, part in enumerate(parts):

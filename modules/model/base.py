@@ -1,4 +1,4 @@
-"""The contracts of a model: what an `nn.Module` adds to be cut into stages, split over ranks or asked for more than outputs."""
+"""Optional contracts of a model: for pipeline stages, model parallelism, word vectors and text generation."""
 
 from __future__ import annotations
 
@@ -10,45 +10,45 @@ from torch import Tensor, nn
 
 @runtime_checkable
 class Layered(Protocol):
-    """A model that offers itself as a list of layers; running them in turn is its forward pass."""
+    """A model that is a sequence of layers, for pipeline parallelism; its forward pass runs them in order."""
 
     def layers(self) -> list[nn.Module]:
-        """The layers from inputs to outputs, each mapping the previous one's outputs.
+        """Return the layers from inputs to outputs; each maps the outputs of the previous one.
 
-        They are the model's own modules, and every parameter is in one of them; one that is in several is tied.
+        Every parameter of the model is in a layer; a parameter in several layers is tied.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Shard:
-    """How one layer is split over the ranks of a model-parallel group.
+    """How a layer is split over the ranks of a model-parallel group.
 
-    column: an `nn.Linear` whose outputs are split; its inputs are whole. What follows works on a slice of the features.
-    row: an `nn.Linear` whose inputs come split from a column layer; its outputs are whole.
+    column: an `nn.Linear` whose outputs are split; its inputs are complete. The next layers work on a slice of the features.
+    row: an `nn.Linear` whose inputs are split, after a column layer; its outputs are complete.
     vocabulary: an `nn.Embedding` whose words are split.
-    classes: an `nn.Linear` that gives the model's logits, split by class.
+    classes: an `nn.Linear` that returns the model's logits, split by class.
     """
 
     kind: Literal["column", "row", "vocabulary", "classes"]
     units: int
-    """Equal parts of the split dimension that stay whole: heads, hidden units, words."""
+    """Number of indivisible parts of the split dimension: heads, hidden units, words."""
     argument: str
-    """The constructor's argument that says how many units there are, for messages: ``num_heads``."""
+    """Constructor argument with the number of units, for messages: ``num_heads``."""
 
 
 @runtime_checkable
 class Shardable(Protocol):
-    """A model that says which of its layers split; it knows nothing of ranks, and never counts on a slice's size."""
+    """A model that supports model parallelism. It does not know the ranks, and must not depend on the size of a slice."""
 
     def shards(self) -> dict[str, Shard]:
-        """The layers that split, by their names in `named_modules`; all others are held whole by every rank."""
+        """Return the layers to split, by their names in `named_modules`; every rank holds all other layers completely."""
         ...
 
 
 @runtime_checkable
 class HasEmbeddings(Protocol):
-    """A model that has a vector for every word."""
+    """A model with a vector for every word."""
 
     def word_vectors(self) -> Tensor:
         """float [vocab_size, features]."""
@@ -56,32 +56,32 @@ class HasEmbeddings(Protocol):
 
 
 State = tuple[Tensor, ...]
-"""What a model knows of texts that it is writing: tensors whose first dimension is the texts."""
+"""The state of a decoder: tensors whose first dimension is the texts."""
 
 
 @runtime_checkable
 class Seq2SeqDecoder(Protocol):
-    """A model that writes a text word by word, so that the best one can be searched for.
+    """A model that generates a text token by token, for beam search.
 
-    Its forward pass scores all words of given texts at once, of inputs ``(source, words so far)``, and gives the same.
+    Its forward pass, on inputs ``(source, target shifted by one)``, returns the same scores for all tokens at once.
     """
 
     def encode(self, source: Tensor) -> State:
-        """What is known before the first word.
+        """Return the state before the first token.
 
         Args:
-            source: what is written about, [texts, ...], such as a sentence's words.
+            source: [texts, ...], such as the tokens of a sentence.
         """
         ...
 
     def step(self, state: State, words: Tensor) -> tuple[Tensor, State]:
-        """Score the next word of every text.
+        """Score the next token of every text.
 
         Args:
-            state: of the texts so far; its rows may have been chosen, repeated and put in another order.
-            words: int64 [texts], the last word of each, which the state does not know yet.
+            state: of the texts so far; beam search selects, repeats and reorders its rows.
+            words: int64 [texts], the last token of each text, which is not in the state yet.
 
         Returns:
-            Log-probabilities, float [texts, vocab_size], and the state with these words.
+            Log-probabilities, float [texts, vocab_size], and the state with these tokens.
         """
         ...

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from modules.model.layers.inception_blocks import Branches, ConvUnit, check_images, classifier, scaled
 from modules.model.layers.same_pool import SameMaxPool
 
-# Filters of every module: 1x1; 1x1 before 3x3, 3x3; 1x1 before two 3x3, these; 1x1 after the pool, and which pool.
-# Those without a 1x1 halve the image. Figure 5 of the paper.
+# Filters of every module: 1x1; 1x1 before 3x3, 3x3; 1x1 before two 3x3, these; 1x1 after the pool; and the kind of pool.
+# Modules without a 1x1 halve the image. Figure 5 of the paper.
 MODULES = {
     "3a": ((64, 64, 64, 64, 96, 32), "mean"),
     "3b": ((64, 64, 96, 64, 96, 64), "mean"),
@@ -24,16 +24,16 @@ MODULES = {
     "5b": ((352, 192, 320, 192, 224, 128), "max"),
 }
 STEM_MULTIPLIER = 8
-"""Filters for every colour in the first convolution, where it is separable."""
+"""Filters per colour channel in a separable first convolution."""
 
 
 class BnInception(nn.Module):
-    """Classifies photos by ten Inception modules, every convolution normalised over the batch.
+    """Ten Inception modules with batch normalisation after every convolution.
 
-    As published, on 224x224 with 1,000 classes, it has 11,188,288 parameters, those of the authors' release
-    (https://github.com/tensorflow/models, slim, inception_v2). The paper's text says 13.6 million, which its figure 5 does not
-    add up to; the port to Caffe has 11,295,240 for it pools to 128 channels in 4c and 4d, which figure 5 says too, but then
-    not its 576 channels, and has biases and a plain first convolution.
+    As published, on 224x224 with 1,000 classes, it has 11,188,288 parameters, as in the release of the authors
+    (https://github.com/tensorflow/models, slim, inception_v2). The text of the paper says 13.6 million, which contradicts
+    its figure 5. The Caffe port has 11,295,240: biases, a plain first convolution, and 128 channels after the pools of 4c
+    and 4d, as figure 5 says, which contradicts its 576 output channels.
     Source: Ioffe and Szegedy 2015, arXiv:1502.03167.
     """
 
@@ -51,13 +51,13 @@ class BnInception(nn.Module):
         """
         Args:
             image_shape: [channels, height, width].
-            num_classes: logits an image.
-            width: channels everywhere, as a multiple of those published.
-            stem_size: side of the first convolution's filters; odd.
-            stem_stride: pixels from one place of these filters to the next.
-            stem_pools: poolings that halve the image before the first module: 2, 1 or 0.
-            separable_stem: the first convolution has filters for every colour by itself, and 1x1 filters over these.
-            dropout_prob: share of the features before the logits that a training step leaves out.
+            num_classes: logits per image.
+            width: multiple of the published numbers of channels.
+            stem_size: kernel size of the first convolution; odd.
+            stem_stride: stride of the first convolution.
+            stem_pools: number of pools before the first module, each of which halves the image: 2, 1 or 0.
+            separable_stem: make the first convolution depthwise separable.
+            dropout_prob: dropout before the logits.
         """
         super().__init__()
         check_images("BnInception", image_shape, num_classes, width, dropout_prob)

@@ -13,10 +13,10 @@ from modules.model.layers.same_pool import SameMaxPool
 
 
 class CifarCnn(nn.Module):
-    """Classifies small colour images by two convolutions, each pooled and normalised, and two dense layers.
+    """Two convolutions with pooling and normalisation, and two dense layers.
 
-    On 24x24 crops it has 1,068,298 parameters and reached 86 % in the tutorial. Two things of it are the optimizer's
-    affair here: the decay of the dense layers' weights, and the moving averages of all.
+    On 24x24 crops it has 1,068,298 parameters, and the tutorial reached 86 %. The tutorial's weight decay of the dense layers
+    and moving averages of the weights are not part of the model.
     Source: https://www.tensorflow.org/versions/r0.10/tutorials/deep_cnn, after Krizhevsky's cuda-convnet.
     """
 
@@ -24,8 +24,8 @@ class CifarCnn(nn.Module):
         """
         Args:
             image_shape: [channels, height, width]; the tutorial's crops are [3, 24, 24].
-            num_classes: logits an image.
-            dense_sizes: units of the two dense layers below the logits.
+            num_classes: logits per image.
+            dense_sizes: units of the two dense layers before the logits.
         """
         super().__init__()
         if len(image_shape) != 3 or min(*image_shape, num_classes) < 1:
@@ -41,27 +41,27 @@ class CifarCnn(nn.Module):
         self.dense_sizes = first, second = tuple(dense_sizes)
         pooled = 64 * -(-height // 4) * -(-width // 4)
         self.stack = nn.Sequential(
-            _started(nn.Conv2d(channels, 64, kernel_size=5, padding="same"), std=0.05, bias=0.0),
+            _init_weights(nn.Conv2d(channels, 64, kernel_size=5, padding="same"), std=0.05, bias=0.0),
             nn.ReLU(),
             SameMaxPool(3, 2),
             _response_norm(),
-            _started(nn.Conv2d(64, 64, kernel_size=5, padding="same"), std=0.05, bias=0.1),
+            _init_weights(nn.Conv2d(64, 64, kernel_size=5, padding="same"), std=0.05, bias=0.1),
             nn.ReLU(),
             _response_norm(),
             SameMaxPool(3, 2),
             nn.Flatten(),
-            _started(nn.Linear(pooled, first), std=0.04, bias=0.1),
+            _init_weights(nn.Linear(pooled, first), std=0.04, bias=0.1),
             nn.ReLU(),
-            _started(nn.Linear(first, second), std=0.04, bias=0.1),
+            _init_weights(nn.Linear(first, second), std=0.04, bias=0.1),
             nn.ReLU(),
-            _started(nn.Linear(second, num_classes), std=1 / second, bias=0.0),
+            _init_weights(nn.Linear(second, num_classes), std=1 / second, bias=0.0),
         )
 
     def layers(self) -> list[nn.Module]:
         return list(self.stack)
 
     def shards(self) -> dict[str, Shard]:
-        """The first dense layer, which holds most weights, by its units; the next takes them as they come."""
+        """Split the first dense layer, which has most of the weights, by units, and the inputs of the next one."""
         first = self.dense_sizes[0]
         return {
             "stack.9": Shard("column", first, "dense_sizes[0]"),
@@ -84,8 +84,10 @@ def _response_norm() -> ResponseNorm:
     return ResponseNorm(num_channels=64, radius=4, bias=1.0, alpha=0.001 / 9, beta=0.75)
 
 
-def _started(layer: nn.Conv2d | nn.Linear, std: float, bias: float) -> nn.Module:
-    nn.init.trunc_normal_(layer.weight, std=std, a=-2 * std, b=2 * std)  # TensorFlow cuts at two deviations
+def _init_weights(layer: nn.Conv2d | nn.Linear, std: float, bias: float) -> nn.Module:
+    nn.init.trunc_normal_(
+        layer.weight, std=std, a=-2 * std, b=2 * std
+    )  # TensorFlow truncates at two standard deviations
     assert layer.bias is not None
     nn.init.constant_(layer.bias, bias)
     return layer

@@ -1,4 +1,4 @@
-"""The language model of TensorFlow's PTB tutorial: LSTM layers, one on the other."""
+"""The language model of TensorFlow's PTB tutorial: stacked LSTM layers."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ Cell = Literal["torch", "written_out"]
 
 
 class DeepLstm(nn.Module):
-    """Scores the next word after every word of a text by several layers of LSTM.
+    """A language model of several LSTM layers.
 
-    Dropout is on what goes from layer to layer, never on what goes from time to time. Every text starts from states of zero:
-    the tutorial carries them from window to window, which would make a batch depend on the one before. torch's cell has
-    two biases a gate, as cuDNN's, where the tutorial's and the one written out have one.
+    Dropout is between layers, not between time steps. Every text starts with a zero state; the tutorial keeps the state from
+    window to window, which makes batches depend on each other. torch's cell has two biases per gate, as in cuDNN; the cells
+    of the tutorial and of "written_out" have one.
     Source: Zaremba et al. 2014, arXiv:1409.2329; https://www.tensorflow.org/versions/r0.10/tutorials/recurrent.
     """
 
@@ -33,25 +33,25 @@ class DeepLstm(nn.Module):
     ) -> None:
         """
         Args:
-            vocab_size: words that there are.
+            vocab_size: size of the vocabulary.
             hidden_size: features of a word, and units of every layer.
-            num_layers: layers of LSTM.
-            dropout_prob: share of the features between layers that a training step leaves out.
-            init_scale: all parameters start evenly spread over ``[-init_scale, init_scale]``.
-            forget_bias: what the gate that keeps the memory has beside its bias at the start; the tutorial has 0.
-            cell: "torch": one fused operation for all times; "written_out": the step as modules/model/layers/lstm_cell.py reads.
+            num_layers: number of LSTM layers.
+            dropout_prob: dropout between layers.
+            init_scale: initial parameters are uniform in ``[-init_scale, init_scale]``.
+            forget_bias: added to the initial bias of the forget gate; 0 in the tutorial.
+            cell: "torch": one fused operation for all time steps; "written_out": the cell of modules/model/layers/lstm_cell.py.
 
         Raises:
-            ValueError: a size is not positive, or a share is none.
+            ValueError: a size is not positive, or a probability is not in [0, 1).
         """
         super().__init__()
         if min(vocab_size, hidden_size, num_layers) < 1:
             raise ValueError(
                 f"DeepLstm wants vocab_size, hidden_size and num_layers of at least 1, but got {vocab_size}, {hidden_size}, "
-                f"{num_layers}; raise what is below"
+                f"{num_layers}; raise those below 1"
             )
         if not 0 <= dropout_prob < 1:
-            raise ValueError(f"DeepLstm wants dropout_prob in [0, 1), but got {dropout_prob}; 0 leaves nothing out")
+            raise ValueError(f"DeepLstm wants dropout_prob in [0, 1), but got {dropout_prob}; 0 means no dropout")
         if init_scale <= 0:
             raise ValueError(
                 f"DeepLstm wants init_scale above 0, but got {init_scale}; the tutorial has 0.1, 0.05, 0.04"
@@ -65,27 +65,27 @@ class DeepLstm(nn.Module):
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -init_scale, init_scale)
         for layer in self.recurrent:
-            cast(LstmLayer, layer).remember()
+            cast(LstmLayer, layer).add_forget_bias()
 
     def layers(self) -> list[nn.Module]:
-        """The embedding, every layer of LSTM, the logits: as pipeline stages, a layer a device."""
+        """Return the embedding, every LSTM layer and the output layer."""
         return [self.words, *self.recurrent, self.head]
 
     def shards(self) -> dict[str, Shard]:
-        """The vocabulary at both ends. The layers of LSTM stay whole: split, they would exchange their states every word."""
+        """Split the vocabulary at both ends. Split LSTM layers would exchange states at every time step."""
         return {
             "words.0": Shard("vocabulary", self.vocab_size, "vocab_size"),
             "head": Shard("classes", self.vocab_size, "vocab_size"),
         }
 
     def forward(self, words: Tensor) -> Tensor:
-        """Score what comes next.
+        """Score the next word.
 
         Args:
             words: int64 [batch, time], each in ``[0, vocab_size)``.
 
         Returns:
-            Logits, float [batch, time, vocab_size]; those at a time know the words up to it.
+            Logits, float [batch, time, vocab_size]; at each time they depend on the words up to it.
         """
         states = words
         for layer in self.layers():
@@ -94,7 +94,7 @@ class DeepLstm(nn.Module):
 
 
 class LstmLayer(nn.Module):
-    """One layer of LSTM over a whole text from states of zero, with dropout on what it gives."""
+    """One LSTM layer with a zero initial state, and dropout on its outputs."""
 
     def __init__(self, hidden_size: int, dropout_prob: float, forget_bias: float, cell: Cell) -> None:
         super().__init__()
@@ -106,8 +106,8 @@ class LstmLayer(nn.Module):
         )
         self.dropout = nn.Dropout(dropout_prob)
 
-    def remember(self) -> None:
-        """Add the forget bias to torch's own biases; the cell that is written out adds it at every step."""
+    def add_forget_bias(self) -> None:
+        """Add the forget bias to the biases of torch's cell; the other cell adds it at every step."""
         if isinstance(self.lstm, nn.LSTM):
             cast(Tensor, self.lstm.bias_ih_l0).data.chunk(4)[1].add_(self.forget_bias)
 

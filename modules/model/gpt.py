@@ -1,4 +1,4 @@
-"""A decoder-only transformer as it is built today: the language model `gpt`."""
+"""A decoder-only transformer language model."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ INIT_STD = 0.02
 
 
 class Gpt(nn.Module):
-    """Scores the next word after every word of a text.
+    """A decoder-only transformer with the layers of Llama and the initial weights of GPT-2.
 
-    Its parts are those of Llama: root-mean-square norms before every part, rotary positions, gated feed-forward layers, no
-    biases; its start is that of GPT-2.
-    Source: Touvron et al. 2023, arXiv:2307.09288, section 2.2; start: Radford et al. 2019, section 2.3.
+    RMS norms before every layer, rotary positions, gated feed-forward layers, no biases.
+    Source: Touvron et al. 2023, arXiv:2307.09288, section 2.2; initial weights: Radford et al. 2019, section 2.3.
     """
 
     def __init__(
@@ -39,29 +38,29 @@ class Gpt(nn.Module):
     ) -> None:
         """
         Args:
-            vocab_size: words that there are.
-            context_tokens: the longest text; positions are rotary, so that no weight depends on it.
-            num_layers: blocks of attention and feed-forward.
-            num_heads: heads of queries, a divisor of half the ``hidden_size``.
-            num_kv_heads: heads of keys and values, a divisor of ``num_heads``.
-            hidden_size: features of a word between the blocks.
-            ff_size: units of a feed-forward layer; 8/3 of the ``hidden_size`` weighs as much as GPT-2's 4 without a gate.
-            tie_embeddings: score words by the very vectors that they are read as.
-            dropout_prob: share of the features that training leaves out, of the words and of what every part adds.
-            recompute: in training, keep the states between blocks only and compute the rest again when it is needed.
+            vocab_size: size of the vocabulary.
+            context_tokens: maximum length of a text; no weight depends on it, as positions are rotary.
+            num_layers: number of blocks of attention and feed-forward layer.
+            num_heads: query heads, a divisor of half the ``hidden_size``.
+            num_kv_heads: key and value heads, a divisor of ``num_heads``.
+            hidden_size: features of a token between the blocks.
+            ff_size: units of a feed-forward layer; 8/3 of ``hidden_size`` gives as many weights as factor 4 without a gate.
+            tie_embeddings: use the embedding as the weight of the output layer.
+            dropout_prob: dropout after the embedding and on the output of every layer.
+            recompute: activation checkpointing: store only the states between blocks, and recompute the rest.
 
         Raises:
-            ValueError: a size is not positive, or does not divide what it has to.
+            ValueError: a size is not positive, or not divisible as needed.
         """
         super().__init__()
         sizes = (vocab_size, context_tokens, num_layers, num_heads, num_kv_heads, hidden_size, ff_size)
         if min(sizes) < 1:
             raise ValueError(
                 "Gpt wants vocab_size, context_tokens, num_layers, num_heads, num_kv_heads, hidden_size and ff_size of at "
-                f"least 1, but got {', '.join(map(str, sizes))}; raise what is below"
+                f"least 1, but got {', '.join(map(str, sizes))}; raise those below 1"
             )
         if not 0 <= dropout_prob < 1:
-            raise ValueError(f"Gpt wants dropout_prob in [0, 1), but got {dropout_prob}; 0 leaves nothing out")
+            raise ValueError(f"Gpt wants dropout_prob in [0, 1), but got {dropout_prob}; 0 means no dropout")
         self.words = TokenEmbedding(vocab_size, context_tokens, hidden_size, dropout_prob)
         self.blocks = nn.ModuleList(
             Block(CausalAttention(hidden_size, num_heads, num_kv_heads), hidden_size, ff_size, dropout_prob, recompute)
@@ -73,13 +72,15 @@ class Gpt(nn.Module):
             self.head.weight = self.words.embedding.weight
         self.vocab_size, self.ff_size = vocab_size, ff_size
         self.num_heads, self.num_kv_heads = num_heads, num_kv_heads
-        self._start_as_gpt2()
+        self._init_weights()
 
     def layers(self) -> list[nn.Module]:
         return [self.words, *self.blocks, self.norm, self.head]
 
     def shards(self) -> dict[str, Shard]:
-        """Attention by heads, feed-forward by units, words by the vocabulary. Source: Shoeybi et al. 2019, arXiv:1909.08053."""
+        """Split attention by heads, feed-forward layers by units, words by vocabulary. Source: Shoeybi et al. 2019,
+        arXiv:1909.08053.
+        """
         own = {
             "attention.query": Shard("column", self.num_heads, "num_heads"),
             "attention.key": Shard("column", self.num_kv_heads, "num_kv_heads"),
@@ -96,13 +97,13 @@ class Gpt(nn.Module):
         }
 
     def forward(self, words: Tensor) -> Tensor:
-        """Score what comes next.
+        """Score the next token.
 
         Args:
             words: int64 [batch, time], each in ``[0, vocab_size)``; ``time`` is at most ``context_tokens``.
 
         Returns:
-            Logits, float [batch, time, vocab_size]; those at a time know the words up to it.
+            Logits, float [batch, time, vocab_size]; at each time they depend on the tokens up to it.
 
         Raises:
             ValueError: the text is too long.
@@ -112,8 +113,8 @@ class Gpt(nn.Module):
             states = layer(states)
         return states
 
-    def _start_as_gpt2(self) -> None:
-        """Small normal weights, smaller where a block adds to the states, so that their sum starts as large in any depth."""
+    def _init_weights(self) -> None:
+        """Draw normal weights as in GPT-2; the layers that add to the residual stream are scaled down with the depth."""
         for name, layer in self.named_modules():
             if isinstance(layer, nn.Linear | nn.Embedding):
                 adds = name.endswith(("attention.output", "feed_forward.down"))
@@ -121,7 +122,7 @@ class Gpt(nn.Module):
 
 
 class TokenEmbedding(nn.Module):
-    """Reads words as vectors."""
+    """Embeds tokens, with dropout."""
 
     def __init__(self, vocab_size: int, context_tokens: int, hidden_size: int, dropout_prob: float) -> None:
         super().__init__()
@@ -133,14 +134,14 @@ class TokenEmbedding(nn.Module):
         """From int64 [batch, time] to float [batch, time, hidden_size]."""
         if words.shape[1] > self.context_tokens:
             raise ValueError(
-                f"Gpt wants at most context_tokens={self.context_tokens} words in a text, but got {words.shape[1]}; "
-                "cut it, or raise model.context_tokens"
+                f"Gpt wants at most context_tokens={self.context_tokens} tokens in a text, but got {words.shape[1]}; "
+                "shorten the text, or raise model.context_tokens"
             )
         return cast(Tensor, self.dropout(self.embedding(words)))
 
 
 class Block(nn.Module):
-    """Adds to the states what attention finds and what a feed-forward layer makes of it."""
+    """Attention and a feed-forward layer, each with a residual connection."""
 
     def __init__(
         self, attention: nn.Module, hidden_size: int, ff_size: int, dropout_prob: float, recompute: bool
@@ -156,17 +157,17 @@ class Block(nn.Module):
     def forward(self, states: Tensor) -> Tensor:
         """From float [batch, time, hidden_size] to the same."""
         if self.recompute and self.training and torch.is_grad_enabled():
-            return cast(Tensor, checkpoint(self._with_both, states, use_reentrant=False))
-        return self._with_both(states)
+            return cast(Tensor, checkpoint(self._forward, states, use_reentrant=False))
+        return self._forward(states)
 
-    def _with_both(self, states: Tensor) -> Tensor:
+    def _forward(self, states: Tensor) -> Tensor:
         states = states + self.dropout(self.attention(self.attention_norm(states)))
         fed: Tensor = self.dropout(self.feed_forward(self.feed_forward_norm(states)))
         return states + fed
 
 
 class FeedForward(nn.Module):
-    """Maps every token by itself through units with a gate each. Source: Shazeer 2020, arXiv:2002.05202 (SwiGLU)."""
+    """A gated feed-forward layer (SwiGLU). Source: Shazeer 2020, arXiv:2002.05202."""
 
     def __init__(self, hidden_size: int, ff_size: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""GoogLeNet, which won ImageNet's challenge of 2014: the first Inception network."""
+"""GoogLeNet, the first Inception network and winner of the ImageNet challenge of 2014."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MODULES = {
 
 
 class InceptionV1(nn.Module):
-    """Classifies photos by nine Inception modules, with two auxiliary classifiers in training.
+    """Nine Inception modules, with two auxiliary classifiers in training.
 
     As published, on 224x224 with 1,000 classes, it has 6,998,552 parameters, and 13,378,280 with the auxiliary classifiers.
     Source: Szegedy et al. 2014, arXiv:1409.4842.
@@ -48,14 +48,14 @@ class InceptionV1(nn.Module):
         """
         Args:
             image_shape: [channels, height, width].
-            num_classes: logits an image.
-            width: channels everywhere, as a multiple of those published.
-            stem_size: side of the first convolution's filters; odd.
-            stem_stride: pixels from one place of these filters to the next.
-            stem_pools: poolings that halve the image before the first module: 2, 1 or 0.
-            auxiliary: classify after the modules 4a and 4d too, while training.
-            dropout_prob: share of the features before the logits that a training step leaves out.
-            aux_dropout_prob: the same of the auxiliary classifiers.
+            num_classes: logits per image.
+            width: multiple of the published numbers of channels.
+            stem_size: kernel size of the first convolution; odd.
+            stem_stride: stride of the first convolution.
+            stem_pools: number of pools before the first module, each of which halves the image: 2, 1 or 0.
+            auxiliary: add auxiliary classifiers after the modules 4a and 4d, for training.
+            dropout_prob: dropout before the logits.
+            aux_dropout_prob: dropout in the auxiliary classifiers.
         """
         super().__init__()
         check_images("InceptionV1", image_shape, num_classes, width, dropout_prob, aux_dropout_prob)
@@ -102,8 +102,8 @@ class InceptionV1(nn.Module):
             images: float [batch, channels, height, width], about mean 0.
 
         Returns:
-            Logits, float [batch, num_classes]; in training, with auxiliary classifiers, a tuple of three: the last layer's,
-            then theirs from below to above.
+            Logits, float [batch, num_classes]; in training with auxiliary classifiers a tuple of three: the logits of the
+            last layer, of the lower classifier and of the upper classifier.
         """
         states: Tensors = images
         for layer in self.children():
@@ -128,7 +128,7 @@ def _inception(below: int, filters: Sequence[int]) -> Branches:
 def _auxiliary_head(
     below: int, sides: Sequence[int], num_classes: int, width: float, dropout_prob: float
 ) -> nn.Sequential:
-    """A 5x5 mean every 3 pixels, a 1x1 convolution and two dense layers, as in section 5."""
+    """5x5 mean pooling with stride 3, a 1x1 convolution and two dense layers, as in section 5."""
     window = [min(5, side) for side in sides]
     height, wide = ((side - size) // 3 + 1 for side, size in zip(sides, window, strict=True))
     channels, units = scaled(128, width), scaled(1024, width)
@@ -144,5 +144,5 @@ def _auxiliary_head(
 
 
 def _response_norm(num_channels: int) -> ResponseNorm:
-    """With the constants of the authors' model in Caffe, bvlc_googlenet; the paper gives none."""
+    """The constants are those of bvlc_googlenet, the Caffe model; the paper has none."""
     return ResponseNorm(num_channels, radius=2, bias=1.0, alpha=1e-4 / 5, beta=0.75)

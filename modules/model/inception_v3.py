@@ -1,4 +1,4 @@
-"""The third Inception network: large filters factorised into small and one-sided ones."""
+"""Inception v3: large filters are factorised into small and asymmetric filters."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from modules.model.layers.auxiliary import Auxiliary, OnFirst
 from modules.model.layers.inception_blocks import Branches, ConvUnit, check_images, classifier, scaled
 
 Step = tuple[int, int | tuple[int, int]]
-"""Filters of a convolution and their side, or height and width."""
+"""Filters of a convolution, and the kernel size as a side or as height and width."""
 TALL, WIDE = (7, 1), (1, 7)
 
 
 class InceptionV3(nn.Module):
-    """Classifies photos by modules on three grids, 35x35, 17x17 and 8x8 as published, with an auxiliary classifier in training.
+    """Inception modules on three grids (35x35, 17x17 and 8x8 as published), with an auxiliary classifier in training.
 
     As published, on 299x299 with 1,000 classes, it has 23,834,568 parameters, and 27,161,264 with the auxiliary classifier.
-    Source: Szegedy et al. 2015, arXiv:1512.00567; where its table 1 differs from what its authors released
-    (https://github.com/tensorflow/models, slim), it is as released.
+    Source: Szegedy et al. 2015, arXiv:1512.00567; where table 1 differs from the release of the authors
+    (https://github.com/tensorflow/models, slim), this follows the release.
     """
 
     def __init__(
@@ -36,12 +36,12 @@ class InceptionV3(nn.Module):
         """
         Args:
             image_shape: [channels, height, width].
-            num_classes: logits an image.
-            width: channels everywhere, as a multiple of those published.
-            stem_stride: pixels from one place of the first filters to the next.
-            stem_pools: poolings that halve the image before the first module: 2, 1 or 0.
-            auxiliary: classify after the last module on the second grid too, while training.
-            dropout_prob: share of the features before the logits that a training step leaves out.
+            num_classes: logits per image.
+            width: multiple of the published numbers of channels.
+            stem_stride: stride of the first convolution.
+            stem_pools: number of pools before the first module, each of which halves the image: 2, 1 or 0.
+            auxiliary: add an auxiliary classifier after the last module of the second grid, for training.
+            dropout_prob: dropout before the logits.
         """
         super().__init__()
         check_images("InceptionV3", image_shape, num_classes, width, dropout_prob)
@@ -53,8 +53,8 @@ class InceptionV3(nn.Module):
         height, wide = (_grids(side, stem_stride, stem_pools) for side in image_shape[1:])
         if min(height[-1], wide[-1]) < 1:
             raise ValueError(
-                f"InceptionV3 shrinks {list(image_shape[1:])} pixels to none with stem_stride={stem_stride} and "
-                f"stem_pools={stem_pools}; lower them, or take larger images"
+                f"InceptionV3 reduces {list(image_shape[1:])} pixels to 0 with stem_stride={stem_stride} and "
+                f"stem_pools={stem_pools}; lower them, or use larger images"
             )
         make = _Modules(width)
         layers = make.stem(image_shape[0], stem_stride, stem_pools) | make.first_grid() | make.second_grid()
@@ -75,8 +75,8 @@ class InceptionV3(nn.Module):
             images: float [batch, channels, height, width], about mean 0.
 
         Returns:
-            Logits, float [batch, num_classes]; in training, with an auxiliary classifier, a tuple of two: the last layer's,
-            then its.
+            Logits, float [batch, num_classes]; in training with an auxiliary classifier a tuple of two: the logits of the
+            last layer and of the auxiliary classifier.
         """
         states: Tensors = images
         for layer in self.children():
@@ -85,10 +85,10 @@ class InceptionV3(nn.Module):
 
 
 class _Modules:
-    """Makes the network's layers from below to above, with their names; those of the modules are the released ones.
+    """Makes the layers of the network in order; modules have the names of the release.
 
     Attributes:
-        below: channels that the last one made gives.
+        below: output channels of the last layer so far.
     """
 
     def __init__(self, width: float) -> None:
@@ -107,7 +107,7 @@ class _Modules:
         return {"stem_1": nn.Sequential(*lower, *pools[:1]), "stem_2": nn.Sequential(*upper, *pools[1:])}
 
     def first_grid(self) -> dict[str, nn.Module]:
-        """Figure 5 of the paper: large filters as two of 3x3. As released, one of 5x5 stays."""
+        """Figure 5 of the paper: two 3x3 filters instead of 5x5. As in the release, one 5x5 filter remains."""
         return {
             f"mixed_{name}": self._side_by_side(
                 self._chain((64, 1)),
@@ -119,7 +119,7 @@ class _Modules:
         }
 
     def second_grid(self) -> dict[str, nn.Module]:
-        """The image halved as in figure 10, then figure 6: filters of 7x7 as 1x7 and 7x1."""
+        """A reduction as in figure 10, then figure 6: 1x7 and 7x1 filters instead of 7x7."""
         layers: dict[str, nn.Module] = {
             "mixed_6a": self._halved(
                 self._chain((384, 3), halves=True), self._chain((64, 1), (96, 3), (96, 3), halves=True)
@@ -135,7 +135,7 @@ class _Modules:
         return layers
 
     def third_grid(self) -> dict[str, nn.Module]:
-        """The image halved, then figure 7: filters of 3x3 as 1x3 beside 3x1."""
+        """A reduction, then figure 7: parallel 1x3 and 3x1 filters instead of 3x3."""
         layers: dict[str, nn.Module] = {
             "mixed_7a": self._halved(
                 self._chain((192, 1), (320, 3), halves=True),
@@ -152,7 +152,7 @@ class _Modules:
         return layers
 
     def auxiliary_head(self, sides: tuple[int, int], num_classes: int) -> nn.Sequential:
-        """A 5x5 mean every 3 pixels and two convolutions, normalised too; the second covers all, as far as 5x5 pixels do."""
+        """5x5 mean pooling with stride 3, and two convolutions with batch normalisation, the second of at most 5x5."""
         pooled = [(side - min(5, side)) // 3 + 1 for side in sides]
         inner, above = scaled(128, self.width), scaled(768, self.width)
         return nn.Sequential(
@@ -163,8 +163,9 @@ class _Modules:
         )
 
     def _chain(self, *steps: Step, pool: bool = False, halves: bool = False) -> tuple[nn.Sequential, int]:
-        """Convolutions one after the other, perhaps on the mean around every pixel, the last perhaps halving the image; and
-        the channels that they give."""
+        """Return consecutive convolutions, optionally after mean pooling or with stride 2 in the last, and their output
+        channels.
+        """
         layers: list[nn.Module] = [nn.AvgPool2d(3, 1, padding=1, count_include_pad=False)] if pool else []
         channels = self.below
         for number, (filters, side) in enumerate(steps, start=1):
@@ -177,7 +178,7 @@ class _Modules:
         return nn.Sequential(*layers), channels
 
     def _spread(self, chain: tuple[nn.Sequential, int]) -> tuple[nn.Sequential, int]:
-        """A chain with filters of 1x3 and of 3x1 side by side at its end."""
+        """Append parallel 1x3 and 3x1 filters to a chain."""
         layers, channels = chain
         ends = [
             ConvUnit(channels, channels, side, 1, (side[0] // 2, side[1] // 2), batch_norm=True)
@@ -194,7 +195,7 @@ class _Modules:
 
 
 def _grids(side: int, stem_stride: int, stem_pools: int) -> tuple[int, int, int]:
-    """Pixels of a side on the three grids of modules; below 1 where the image is too small."""
+    """Return the side of the three grids in pixels; below 1 if the image is too small."""
 
     def without_border(side: int, stride: int) -> int:
         return (side - 3) // stride + 1

@@ -12,7 +12,7 @@ from modules.model.layers.same_pool import SameMaxPool
 
 
 class LeNet(nn.Module):
-    """Classifies small images: two rounds of 5x5 convolution and 2x2 pooling, a dense layer with dropout, the logits.
+    """Two 5x5 convolutions with 2x2 pooling, a dense layer with dropout, and the output layer.
 
     With the tutorial's sizes on 28x28x1 it has 3,274,634 parameters.
     Source: https://www.tensorflow.org/versions/r0.10/tutorials/mnist/pros, after LeCun et al. 1998.
@@ -29,10 +29,10 @@ class LeNet(nn.Module):
         """
         Args:
             image_shape: [channels, height, width], any size.
-            num_classes: logits an image.
-            conv_channels: feature maps of every round of convolution and pooling.
+            num_classes: logits per image.
+            conv_channels: output channels of every convolution.
             hidden_size: units of the dense layer.
-            dropout_prob: share of the dense layer's units that a training step leaves out.
+            dropout_prob: dropout after the dense layer.
         """
         super().__init__()
         if len(image_shape) != 3 or min(*image_shape, num_classes, *conv_channels, hidden_size) < 1:
@@ -52,13 +52,13 @@ class LeNet(nn.Module):
         head = [nn.Flatten(), dense, nn.ReLU(), nn.Dropout(dropout_prob), nn.Linear(hidden_size, num_classes)]
         self.hidden_size = hidden_size
         self.stack = nn.Sequential(*rounds, *head)
-        self.apply(_start_as_the_tutorial)
+        self.apply(_init_weights)
 
     def layers(self) -> list[nn.Module]:
         return list(self.stack)
 
     def shards(self) -> dict[str, Shard]:
-        """The dense layer by its units; the convolutions stay whole, as they have few weights."""
+        """Split the dense layer by its units; the convolutions have few weights."""
         last = len(self.stack) - 1
         return {
             f"stack.{last - 3}": Shard("column", self.hidden_size, "hidden_size"),
@@ -77,7 +77,7 @@ class LeNet(nn.Module):
         return cast(Tensor, self.stack(images))
 
 
-def _start_as_the_tutorial(layer: nn.Module) -> None:
+def _init_weights(layer: nn.Module) -> None:
     if isinstance(layer, nn.Conv2d | nn.Linear):
         nn.init.trunc_normal_(layer.weight, std=0.1, a=-0.2, b=0.2)
         assert layer.bias is not None

@@ -1,4 +1,4 @@
-"""Multi-layer perceptron: linear layers with rectifiers between them."""
+"""Multi-layer perceptron with ReLU."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from modules.model.base import Shard
 
 
 class Mlp(nn.Module):
-    """Classifies flat features through hidden layers, each followed by a rectifier and dropout.
+    """A multi-layer perceptron for flat features, with ReLU and dropout after every hidden layer.
 
     Source: Rumelhart et al. 1986, doi:10.1038/323533a0; dropout: Srivastava et al. 2014.
     """
@@ -20,10 +20,10 @@ class Mlp(nn.Module):
     def __init__(self, num_features: int, num_classes: int, hidden_sizes: Sequence[int], dropout_prob: float) -> None:
         """
         Args:
-            num_features: numbers an example.
-            num_classes: logits an example.
-            hidden_sizes: units of every hidden layer; an empty list leaves a linear model.
-            dropout_prob: share of the hidden units that a training step leaves out.
+            num_features: features per example.
+            num_classes: logits per example.
+            hidden_sizes: units of every hidden layer; an empty list makes a linear model.
+            dropout_prob: dropout after every hidden layer.
         """
         super().__init__()
         sizes = [num_features, *hidden_sizes]
@@ -46,8 +46,8 @@ class Mlp(nn.Module):
         return list(self.stack)
 
     def shards(self) -> dict[str, Shard]:
-        """Every other layer by its outputs and the next by its inputs; the last by class where its inputs are whole."""
-        found: dict[str, Shard] = {}
+        """Split pairs of layers by outputs and inputs; the last layer by class if its inputs are complete."""
+        shards: dict[str, Shard] = {}
         for number in range(len(self.hidden_sizes) + 1):
             if number % 2:
                 shard = Shard("row", self.hidden_sizes[number - 1], f"hidden_sizes[{number - 1}]")
@@ -55,14 +55,14 @@ class Mlp(nn.Module):
                 shard = Shard("column", self.hidden_sizes[number], f"hidden_sizes[{number}]")
             else:
                 shard = Shard("classes", self.num_classes, "num_classes")
-            found[f"stack.{1 + 3 * number}"] = shard
-        return found
+            shards[f"stack.{1 + 3 * number}"] = shard
+        return shards
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Score the classes.
 
         Args:
-            inputs: float [batch, ...], ``num_features`` numbers an example.
+            inputs: float [batch, ...], ``num_features`` values per example.
 
         Returns:
             Logits, float [batch, num_classes].

@@ -1,4 +1,4 @@
-"""Sequence to sequence: one deep LSTM reads a text into its state, another writes from that state."""
+"""Sequence to sequence: a deep LSTM encodes a text into its state, and another decodes from this state."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from modules.model.base import State
 
 
 class Seq2Seq(nn.Module):
-    """Translates a text by what its reader remembers at the end, and nothing else.
+    """An encoder and a decoder of LSTM layers; the decoder only gets the last state of the encoder.
 
-    The reader's LSTM has no biases: the padding then comes first, as vectors of zeros, and leaves the state at zero to the
-    last bit. The paper has four layers of 1,000 units. Source: Sutskever et al. 2014, arXiv:1409.3215.
+    The LSTM of the encoder has no biases. Padding comes first, as zero vectors, so it leaves the state exactly at zero. The
+    paper has four layers of 1,000 units. Source: Sutskever et al. 2014, arXiv:1409.3215.
     """
 
     def __init__(
@@ -31,16 +31,16 @@ class Seq2Seq(nn.Module):
     ) -> None:
         """
         Args:
-            source_vocab_size: words of the source that there are.
-            target_vocab_size: words to write.
-            embedding_size: features of a word.
-            hidden_size: units of every layer, of the reader and of the writer.
-            num_layers: layers of each.
-            reverse_source: read the source from its last word to its first, so that the first words of both are near.
-            dropout_prob: share of the features between layers that a training step leaves out.
+            source_vocab_size: size of the source vocabulary.
+            target_vocab_size: size of the target vocabulary.
+            embedding_size: features of a token.
+            hidden_size: units of every layer of encoder and decoder.
+            num_layers: layers of the encoder, and of the decoder.
+            reverse_source: encode the source from its last token to its first, so that the first tokens of both are close.
+            dropout_prob: dropout between layers.
 
         Raises:
-            ValueError: a size is not positive, or a share is none.
+            ValueError: a size is not positive, or a probability is not in [0, 1).
         """
         super().__init__()
         check_sizes(
@@ -56,19 +56,19 @@ class Seq2Seq(nn.Module):
         self.source_words = SourceWords(source_vocab_size, embedding_size, reverse_source, dropout_prob)
         self.readers = nn.ModuleList(Encoder(size, hidden_size, dropout_prob) for size in sizes)
         self.target_words = TargetWords(target_vocab_size, embedding_size, dropout_prob)
-        self.writers = nn.ModuleList(Writer(size, hidden_size, dropout_prob) for size in sizes)
+        self.writers = nn.ModuleList(Decoder(size, hidden_size, dropout_prob) for size in sizes)
         self.head = OutputLayer(hidden_size, target_vocab_size)
 
     def layers(self) -> list[nn.Module]:
-        """Words, readers, words, writers, scores: as pipeline stages, a layer a device, as the paper has them."""
+        """Return embedding, encoder layers, embedding, decoder layers and output layer; the paper uses a device per layer."""
         return [self.source_words, *self.readers, self.target_words, *self.writers, self.head]
 
     def forward(self, inputs: tuple[Tensor, Tensor]) -> Tensor:
-        """Score every word of the translation by those before it.
+        """Score every token of the translation.
 
         Args:
-            inputs: the source, int64 [batch, time], padded at its end; and the target's words before each, int64 [batch,
-                time of the target].
+            inputs: the source, int64 [batch, time], padded at its end; and the target shifted by one, int64 [batch, time of
+                the target].
 
         Returns:
             Logits, float [batch, time of the target, target_vocab_size].
@@ -79,24 +79,24 @@ class Seq2Seq(nn.Module):
         return cast(Tensor, states)
 
     def encode(self, source: Tensor) -> State:
-        """As `Writes`: of every layer what it gives, m, and what it remembers, c; float [batch, hidden_size] each."""
+        """As `Seq2SeqDecoder`: output m and cell state c of every layer, float [batch, hidden_size] each."""
         states: tuple[Tensor, ...] = self.source_words((source, source))
         for reader in self.readers:
             states = reader(states)
         return states[2:]
 
     def step(self, state: State, words: Tensor) -> tuple[Tensor, State]:
-        """As `Writes`."""
+        """As `Seq2SeqDecoder`."""
         states: tuple[Tensor, ...] = self.target_words((words[:, None], words, *state))
         after: State = ()
         for writer in self.writers:
-            given, new = cast(Writer, writer).written(states[0], states[1], states[2])
-            states, after = (given, *states[3:]), (*after, *new)
+            outputs, new = cast(Decoder, writer).decode(states[0], states[1], states[2])
+            states, after = (outputs, *states[3:]), (*after, *new)
         return F.log_softmax(self.head(states).squeeze(1).float(), dim=-1), after
 
 
 class SourceWords(nn.Module):
-    """Reads the source's words as vectors, padding first."""
+    """Embeds the source, with padding first."""
 
     def __init__(self, vocab_size: int, embedding_size: int, reverse: bool, dropout_prob: float) -> None:
         super().__init__()
@@ -105,14 +105,14 @@ class SourceWords(nn.Module):
         self.reverse = reverse
 
     def forward(self, inputs: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
-        """From the source and the target's words to the latter and the former's vectors."""
+        """Map source and target to the target and the vectors of the source."""
         source, target = inputs
-        source = source.flip(1) if self.reverse else _padded_first(source)
+        source = source.flip(1) if self.reverse else _move_padding_first(source)
         return target, self.dropout(self.embedding(source))
 
 
 class Encoder(nn.Module):
-    """One layer of the LSTM that reads."""
+    """One LSTM layer of the encoder."""
 
     def __init__(self, input_size: int, hidden_size: int, dropout_prob: float) -> None:
         super().__init__()
@@ -120,14 +120,14 @@ class Encoder(nn.Module):
         self.dropout = nn.Dropout(dropout_prob)
 
     def forward(self, states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """The target's words, what the layer below gives, and the ends of the layers below; to the same with its own."""
+        """Map the target, the outputs of the layer below and the final states so far to the same of this layer."""
         target, below, *ends = states
-        given, (m, c) = self.lstm(below)
-        return target, self.dropout(given), *ends, m[0], c[0]
+        outputs, (m, c) = self.lstm(below)
+        return target, self.dropout(outputs), *ends, m[0], c[0]
 
 
 class TargetWords(nn.Module):
-    """Reads the target's words as vectors."""
+    """Embeds the target."""
 
     def __init__(self, vocab_size: int, embedding_size: int, dropout_prob: float) -> None:
         super().__init__()
@@ -135,13 +135,13 @@ class TargetWords(nn.Module):
         self.dropout = nn.Dropout(dropout_prob)
 
     def forward(self, states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """What `Encoder` gives; to the words' vectors and the ends of all readers."""
+        """Map the outputs of the last `Encoder` to the vectors of the target and the final states of all encoder layers."""
         target, _, *ends = states
         return self.dropout(self.embedding(target)), *ends
 
 
-class Writer(nn.Module):
-    """One layer of the LSTM that writes; it starts where the reader of the same height has ended."""
+class Decoder(nn.Module):
+    """One LSTM layer of the decoder; its initial state is the final state of the same encoder layer."""
 
     def __init__(self, input_size: int, hidden_size: int, dropout_prob: float) -> None:
         super().__init__()
@@ -149,18 +149,18 @@ class Writer(nn.Module):
         self.dropout = nn.Dropout(dropout_prob)
 
     def forward(self, states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """What the layer below gives, and the ends of this height and of those above; to the same without the first."""
+        """Map the outputs of the layer below and the initial states of this and all upper layers to the same for the next."""
         below, m, c, *others = states
-        return self.written(below, m, c)[0], *others
+        return self.decode(below, m, c)[0], *others
 
-    def written(self, below: Tensor, m: Tensor, c: Tensor) -> tuple[Tensor, State]:
-        """What it gives, float [batch, time, hidden_size], and its state after the last time."""
-        given, (m, c) = self.lstm(below, (m[None].contiguous(), c[None].contiguous()))
-        return self.dropout(given), (m[0], c[0])
+    def decode(self, below: Tensor, m: Tensor, c: Tensor) -> tuple[Tensor, State]:
+        """Return the outputs, float [batch, time, hidden_size], and the last state."""
+        outputs, (m, c) = self.lstm(below, (m[None].contiguous(), c[None].contiguous()))
+        return self.dropout(outputs), (m[0], c[0])
 
 
 class OutputLayer(nn.Module):
-    """Scores every word of the vocabulary."""
+    """Scores every token of the vocabulary."""
 
     def __init__(self, hidden_size: int, vocab_size: int) -> None:
         super().__init__()
@@ -173,17 +173,17 @@ class OutputLayer(nn.Module):
 def check_sizes(owner: str, dropout_prob: float, **sizes: int) -> None:
     """
     Raises:
-        ValueError: a size is not positive, or the share is none.
+        ValueError: a size is not positive, or the probability is not in [0, 1).
     """
     for name, size in sizes.items():
         if size < 1:
             raise ValueError(f"{owner} wants {name} of at least 1, but got {size}; raise it")
     if not 0 <= dropout_prob < 1:
-        raise ValueError(f"{owner} wants dropout_prob in [0, 1), but got {dropout_prob}; 0 leaves nothing out")
+        raise ValueError(f"{owner} wants dropout_prob in [0, 1), but got {dropout_prob}; 0 means no dropout")
 
 
-def _padded_first(words: Tensor) -> Tensor:
-    """Texts of int64 [batch, time] with their padding before them instead of after."""
+def _move_padding_first(words: Tensor) -> Tensor:
+    """Move the padding of texts, int64 [batch, time], from the end to the beginning."""
     time = words.shape[1]
     padding = (words == PADDING).sum(1, keepdim=True)
     places = torch.arange(time, device=words.device) - padding

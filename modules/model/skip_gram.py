@@ -1,4 +1,4 @@
-"""Vectors of words, by which a word tells the words around it: word2vec's skip-gram."""
+"""The skip-gram model of word2vec."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class SkipGram(nn.Module):
-    """Two vectors for every word, one as the word and one as a word around it; their product says how well they go together.
+    """Two vectors for every word, as centre word and as context word; their dot product is the logit of a pair.
 
     Source: Mikolov et al. 2013, arXiv:1301.3781 and arXiv:1310.4546.
     """
@@ -18,17 +18,17 @@ class SkipGram(nn.Module):
     def __init__(self, vocab_size: int, embedding_size: int, window: int, sparse_gradients: bool) -> None:
         """
         Args:
-            vocab_size: words that have a vector.
-            embedding_size: numbers of a vector.
-            window: farthest word that is scored on either side of a word.
-            sparse_gradients: gradients hold only the rows of words that a batch has: what makes large vocabularies
-                trainable. Wants an optimizer that knows them, and one process or replicas on CPUs.
+            vocab_size: size of the vocabulary.
+            embedding_size: dimensions of a vector.
+            window: maximum distance of a context word.
+            sparse_gradients: gradients hold only the rows of a batch, which large vocabularies need. This requires an
+                optimizer with sparse gradients, and one process or replicas on CPUs.
         """
         super().__init__()
         if min(vocab_size, embedding_size, window) < 1:
             raise ValueError(
                 f"SkipGram wants vocab_size, embedding_size and window of at least 1, but got {vocab_size}, "
-                f"{embedding_size}, {window}; raise what is below"
+                f"{embedding_size}, {window}; raise those below 1"
             )
         if sparse_gradients:
             torch.sparse.check_sparse_tensor_invariants.disable()  # type: ignore[no-untyped-call]  # as is torch's default, which 2.13 warns of
@@ -39,14 +39,14 @@ class SkipGram(nn.Module):
         nn.init.zeros_(self.around.weight)
 
     def forward(self, inputs: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """Score words with those around them and with words of noise.
+        """Score words with their context words and with negative samples.
 
         Args:
-            inputs: words int64 [batch, time], and noise int64 [batch, num_negatives].
+            inputs: words int64 [batch, time], and negative samples int64 [batch, num_negatives].
 
         Returns:
-            Logits of every word with that at each distance ``-window .. window``, itself among them, float [batch, time,
-            2 * window + 1]; beyond the ends they are 0. And with every word of noise, float [batch, time, num_negatives].
+            Logits of every word with the word at each distance ``-window .. window``, float [batch, time, 2 * window + 1], 0
+            beyond the ends; and with every negative sample, float [batch, time, num_negatives].
         """
         words, noise = inputs
         vectors, time = self.words(words), words.shape[1]
@@ -56,29 +56,29 @@ class SkipGram(nn.Module):
         return near(vectors, around[:, :time], self.window), vectors @ around[:, time:].transpose(1, 2)
 
     def word_vectors(self) -> Tensor:
-        """The vector of every word, float [vocab_size, embedding_size]."""
+        """Return the vector of every word, float [vocab_size, embedding_size]."""
         return self.words.weight
 
 
 def near(left: Tensor, right: Tensor, window: int) -> Tensor:
-    """Products of every vector with those at each distance ``-window .. window``: the diagonals of one product.
+    """Compute dot products of every vector with those at each distance ``-window .. window``.
 
     Args:
         left: float [batch, time, features].
-        right: the same.
-        window: farthest distance.
+        right: of the same shape.
+        window: maximum distance.
 
     Returns:
         float [batch, time, 2 * window + 1].
     """
-    found: Tensor = _Near.apply(left, right, window)  # type: ignore[no-untyped-call]
-    return found
+    products: Tensor = _Near.apply(left, right, window)  # type: ignore[no-untyped-call]
+    return products
 
 
 class _Near(torch.autograd.Function):
-    """Multiplies chunks of the time with what is around them, as most of the whole product would be thrown away.
+    """Multiplies chunks of the time with their surroundings, because most of the full product is not needed.
 
-    By itself, and not as torch would differentiate it: the gradient of every chunk would be as large as its whole input.
+    It has its own backward pass: with torch's, the gradient of every chunk would have the size of the whole input.
     """
 
     CHUNK = 16
@@ -104,13 +104,13 @@ class _Near(torch.autograd.Function):
 
 
 def _chunks(left: Tensor, window: int) -> list[tuple[slice, slice]]:
-    """Stretches of the time, and what they see of a time that begins ``window`` earlier."""
+    """Return chunks of the time, and their surroundings in a time that begins ``window`` earlier."""
     time = left.shape[1]
     ends = [(first, min(time, first + _Near.CHUNK)) for first in range(0, time, _Near.CHUNK)]
     return [(slice(first, last), slice(first, last + 2 * window)) for first, last in ends]
 
 
 def _band(scores: Tensor, window: int) -> Tensor:
-    """A view of the diagonals: [batch, time, 2 * window + 1] of [batch, time, time + 2 * window]."""
+    """Return a view of the diagonals: [batch, time, 2 * window + 1] of [batch, time, time + 2 * window]."""
     batch, time, columns = scores.shape
     return scores.as_strided((batch, time, 2 * window + 1), (time * columns, columns + 1, 1))

@@ -1,4 +1,4 @@
-"""Multinomial regression: one linear layer from features to classes."""
+"""Multinomial logistic regression: one linear layer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from modules.model.base import Shard
 
 
 class Softmax(nn.Module):
-    """Scores every class by a weighted sum of the features; starts at zero, so that all classes are equally likely.
+    """A linear layer from features to classes; initial weights are zero, so all classes are equally likely.
 
     Source: TensorFlow's tutorial "MNIST for ML beginners" (2015), https://www.tensorflow.org/versions/r0.10/tutorials.
     """
@@ -37,7 +37,7 @@ class Softmax(nn.Module):
         """Score the classes.
 
         Args:
-            inputs: float [batch, ...], ``num_features`` numbers an example.
+            inputs: float [batch, ...], ``num_features`` values per example.
 
         Returns:
             Logits, float [batch, num_classes].

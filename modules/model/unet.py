@@ -1,4 +1,4 @@
-"""The U-Net: a class for every pixel, from what is near and what is around."""
+"""The U-Net for segmentation."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 States = tuple[Tensor, ...]
-"""The latest features, then those that the way up still needs, the coarsest first."""
+"""The latest features, then those for the skip connections, the coarsest first."""
 
 
 class UNet(nn.Module):
-    """Scores the classes of every pixel of photos of any size: down by pooling, up again by transposed convolutions that meet
-    the features of the same size from the way down.
+    """A U-Net for images of any size: pooling on the way down, transposed convolutions with skip connections on the way up.
 
-    Unlike the paper's its convolutions are padded, so that the output is as large as the input, and each is followed by a
-    group norm (Wu and He 2018, arXiv:1803.08494): without one, the same steps found no vessels, and one over the batch would
-    make replicas compute what one process does not. Source: Ronneberger et al. 2015, arXiv:1505.04597.
+    Unlike the paper, convolutions are padded, so the output is as large as the input, and a group norm follows each (Wu and He
+    2018, arXiv:1803.08494). Without a norm the same number of steps found no vessels; with batch norm, replicas would differ
+    from a single process. Source: Ronneberger et al. 2015, arXiv:1505.04597.
     """
 
     def __init__(
@@ -27,11 +26,11 @@ class UNet(nn.Module):
     ) -> None:
         """
         Args:
-            image_shape: [channels, height, width]; only the channels count.
-            num_classes: logits a pixel.
-            base_channels: features at full size; every level below has twice as many. The paper has 64.
-            num_levels: sizes at which features are computed; the paper has 5.
-            num_groups: of the features of a convolution, each brought to mean 0 and variance 1 over an image.
+            image_shape: [channels, height, width]; only the channels matter.
+            num_classes: logits per pixel.
+            base_channels: channels at full size; every lower level has twice as many. The paper has 64.
+            num_levels: number of resolutions; the paper has 5.
+            num_groups: groups of the group norm.
         """
         super().__init__()
         if len(image_shape) != 3 or min(image_shape[0], num_classes, base_channels, num_levels) < 1:
@@ -41,8 +40,8 @@ class UNet(nn.Module):
             )
         if num_groups < 1 or base_channels % num_groups:
             raise ValueError(
-                f"UNet wants base_channels that num_groups divides, but got {base_channels} and {num_groups}; "
-                f"1 group always does"
+                f"UNet wants base_channels as a multiple of num_groups, but got {base_channels} and {num_groups}; "
+                f"num_groups=1 always fits"
             )
         channels = [base_channels * 2**level for level in range(num_levels)]
         below = [int(image_shape[0]), *channels]
@@ -51,10 +50,10 @@ class UNet(nn.Module):
         )
         self.up = nn.ModuleList(Up(channels[level], num_groups) for level in reversed(range(num_levels - 1)))
         self.head = MaskHead(base_channels, num_classes)
-        self.apply(_start)
+        self.apply(_init_weights)
 
     def layers(self) -> list[nn.Module]:
-        """One a level on the way down and on the way up, then the logits; features that are met later travel along."""
+        """Return the levels on the way down and up, and the output layer; features for skip connections are passed along."""
         return [*self.down, *self.up, self.head]
 
     def forward(self, images: Tensor) -> Tensor:
@@ -73,7 +72,7 @@ class UNet(nn.Module):
 
 
 class Down(nn.Module):
-    """Features of one size from those of twice the size."""
+    """One level on the way down."""
 
     def __init__(self, num_inputs: int, num_outputs: int, num_groups: int, pools: bool) -> None:
         super().__init__()
@@ -81,15 +80,15 @@ class Down(nn.Module):
         self.convolve = _two_convolutions(num_inputs, num_outputs, num_groups)
 
     def forward(self, states: Tensor | States) -> States:
-        """Put new features before those that there are; images come alone."""
+        """Put new features before the existing features; the input of the first level is the images."""
         if isinstance(states, Tensor):
             states = (states,)
-        found = F.max_pool2d(states[0], 2, ceil_mode=True) if self.pools else states[0]
-        return (self.convolve(found), *(states if self.pools else ()))
+        inputs = F.max_pool2d(states[0], 2, ceil_mode=True) if self.pools else states[0]
+        return (self.convolve(inputs), *(states if self.pools else ()))
 
 
 class Up(nn.Module):
-    """Features of one size from those of half the size, and from those of the same size on the way down."""
+    """One level on the way up, with a skip connection."""
 
     def __init__(self, num_outputs: int, num_groups: int) -> None:
         super().__init__()
@@ -98,12 +97,12 @@ class Up(nn.Module):
 
     def forward(self, states: States) -> States:
         coarse, same, *others = states
-        grown = self.grow(coarse)[:, :, : same.shape[2], : same.shape[3]]  # a side that is odd was rounded up
+        grown = self.grow(coarse)[:, :, : same.shape[2], : same.shape[3]]  # pooling rounds odd sides up
         return (self.convolve(torch.cat([same, grown], dim=1)), *others)
 
 
 class MaskHead(nn.Module):
-    """Logits of every pixel from its features, classes last."""
+    """Logits of every pixel, classes last."""
 
     def __init__(self, num_inputs: int, num_classes: int) -> None:
         super().__init__()
@@ -115,7 +114,7 @@ class MaskHead(nn.Module):
 
 def _two_convolutions(num_inputs: int, num_outputs: int, num_groups: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(num_inputs, num_outputs, kernel_size=3, padding=1, bias=False),  # the norm has one
+        nn.Conv2d(num_inputs, num_outputs, kernel_size=3, padding=1, bias=False),  # the norm has a bias
         nn.GroupNorm(num_groups, num_outputs),
         nn.ReLU(),
         nn.Conv2d(num_outputs, num_outputs, kernel_size=3, padding=1, bias=False),
@@ -124,8 +123,8 @@ def _two_convolutions(num_inputs: int, num_outputs: int, num_groups: int) -> nn.
     )
 
 
-def _start(layer: nn.Module) -> None:
-    """As the paper, section 3: a deviation of sqrt(2 / inputs of a unit)."""
+def _init_weights(layer: nn.Module) -> None:
+    """As in section 3 of the paper: a standard deviation of sqrt(2 / inputs of a unit)."""
     if isinstance(layer, nn.Conv2d):
         nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
     if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) and layer.bias is not None:

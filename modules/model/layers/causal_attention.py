@@ -1,4 +1,4 @@
-"""Attention over what came before, with rotary positions and shared keys and values."""
+"""Causal attention with rotary positions and grouped keys and values."""
 
 from __future__ import annotations
 
@@ -8,34 +8,33 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-WAVE_BASE = 10_000.0  # of the paper's wavelengths: 2 pi for the fastest pair, nearly 2 pi x this for the slowest
+WAVE_BASE = 10_000.0  # wavelengths are from 2 pi to nearly 2 pi x this, as in the paper
 
 
 class CausalAttention(nn.Module):
-    """Mixes into every token what it looks for in itself and the tokens before it.
+    """Causal multi-head attention; several query heads may share one head of keys and values.
 
-    Several heads of queries may share one head of keys and values. No sizes but that of one head are counted on, so that a
-    slice of the heads works as the whole does.
-    Source: Vaswani et al. 2017, arXiv:1706.03762; shared keys: Ainslie et al. 2023, arXiv:2305.13245.
+    Only the size of a head is fixed, so that a slice of the heads also works.
+    Source: Vaswani et al. 2017, arXiv:1706.03762; grouped queries: Ainslie et al. 2023, arXiv:2305.13245.
     """
 
     def __init__(self, hidden_size: int, num_heads: int, num_kv_heads: int) -> None:
         """
         Args:
             hidden_size: features of a token.
-            num_heads: heads of queries.
-            num_kv_heads: heads of keys and values; as many as ``num_heads`` is plain multi-head attention.
+            num_heads: query heads.
+            num_kv_heads: key and value heads; ``num_heads`` for plain multi-head attention.
 
         Raises:
-            ValueError: the sizes do not divide.
+            ValueError: the sizes are not divisible.
         """
         super().__init__()
         if hidden_size % (2 * num_heads):
             below = hidden_size - hidden_size % (2 * num_heads)
             tries = " or ".join(str(size) for size in (below, below + 2 * num_heads) if size)
             raise ValueError(
-                f"CausalAttention wants hidden_size as a multiple of 2 x num_heads={2 * num_heads}, since rotary positions "
-                f"turn pairs of a head's features, but got {hidden_size}; try {tries}"
+                f"CausalAttention wants hidden_size as a multiple of 2 x num_heads={2 * num_heads}, because rotary positions "
+                f"rotate pairs of features of a head, but got {hidden_size}; try {tries}"
             )
         if num_heads % num_kv_heads:
             tries = ", ".join(str(count) for count in range(1, num_heads + 1) if num_heads % count == 0)
@@ -60,7 +59,7 @@ class CausalAttention(nn.Module):
         """
         query, key, value = (self._heads(project(states)) for project in (self.query, self.key, self.value))
         mixed = F.scaled_dot_product_attention(
-            rotated(query), rotated(key), value, is_causal=True, enable_gqa=self.shares_keys
+            rotate(query), rotate(key), value, is_causal=True, enable_gqa=self.shares_keys
         )
         return cast(Tensor, self.output(mixed.transpose(1, 2).flatten(2)))
 
@@ -68,14 +67,14 @@ class CausalAttention(nn.Module):
         return projected.view(*projected.shape[:2], -1, self.head_size).transpose(1, 2)
 
 
-def rotated(heads: Tensor) -> Tensor:
-    """Turn the pairs of features by angles that grow with time; products of two then depend on their distance alone.
+def rotate(heads: Tensor) -> Tensor:
+    """Rotate pairs of features by angles that grow with time; dot products then depend only on the distance.
 
-    Angles are computed in float32 whatever the precision, and kept nowhere: a buffer would be cast with the weights.
-    Source: Su et al. 2021, arXiv:2104.09864; a feature's partner is half a head away, as in GPT-NeoX.
+    Angles are computed in float32 in any precision, and not stored, because a buffer would be cast with the weights.
+    Source: Su et al. 2021, arXiv:2104.09864; pairs are half a head apart, as in GPT-NeoX.
 
     Args:
-        heads: float [batch, heads, time, head_size], of an even ``head_size``.
+        heads: float [batch, heads, time, head_size]; ``head_size`` is even.
 
     Returns:
         float, of the same shape and dtype.

@@ -1,4 +1,4 @@
-"""What the Inception networks are built of: convolutions with their rectifiers, branches side by side, the last layer."""
+"""Building blocks of the Inception networks."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 
 class ConvUnit(nn.Sequential):
-    """A convolution and a rectifier, with batch normalisation between them where it is asked for.
+    """A convolution, optional batch normalisation, and ReLU.
 
-    Weights start as in He et al. 2015, arXiv:1502.01852. What is normalised needs no bias.
+    Initial weights: He et al. 2015, arXiv:1502.01852. With batch normalisation the convolution has no bias.
     """
 
     def __init__(
@@ -26,12 +26,12 @@ class ConvUnit(nn.Sequential):
     ) -> None:
         """
         Args:
-            below: channels that come in.
-            above: channels that go out.
+            below: input channels.
+            above: output channels.
             kernel_size: side of the filter, or its height and width.
-            stride: pixels from one place of the filter to the next.
-            padding: rows and columns of zeros at every side.
-            batch_norm: normalise every channel over the batch. Source: Ioffe and Szegedy 2015, arXiv:1502.03167.
+            stride: of the convolution.
+            padding: zeros at every side.
+            batch_norm: add batch normalisation. Source: Ioffe and Szegedy 2015, arXiv:1502.03167.
         """
         conv = nn.Conv2d(below, above, kernel_size, stride, padding, bias=not batch_norm)
         nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
@@ -42,25 +42,25 @@ class ConvUnit(nn.Sequential):
 
 
 class Branches(nn.ModuleList):
-    """Layers side by side on the same features; their channels are put together.
+    """Parallel layers on the same features; their output channels are concatenated.
 
     Source: Szegedy et al. 2014, arXiv:1409.4842, figure 2.
     """
 
     def forward(self, features: Tensor) -> Tensor:
-        """From float [batch, channels, height, width] to the sum of the branches' channels at one height and width."""
+        """Map float [batch, channels, height, width] to the concatenated channels of all branches."""
         return torch.cat([branch(features) for branch in self], dim=1)
 
 
 def scaled(channels: int, width: float) -> int:
-    """Channels of a network that is ``width`` times as wide, to a multiple of 8, for which the hardware is made."""
+    """Scale a number of channels by ``width``, rounded to a multiple of 8 for fast hardware kernels."""
     return max(8, round(channels * width / 8) * 8)
 
 
 def check_images(owner: str, image_shape: Sequence[int], num_classes: int, width: float, *dropout_probs: float) -> None:
     """
     Raises:
-        ValueError: a value makes no network of photos.
+        ValueError: a value is out of range.
     """
     if len(image_shape) != 3 or min(*image_shape, num_classes) < 1:
         raise ValueError(
@@ -75,7 +75,7 @@ def check_images(owner: str, image_shape: Sequence[int], num_classes: int, width
 
 
 def classifier(below: int, num_classes: int, dropout_prob: float) -> nn.Sequential:
-    """The mean of every channel, dropout and one dense layer."""
+    """Return global mean pooling, dropout and a dense layer."""
     dense = nn.Linear(below, num_classes)
     nn.init.normal_(dense.weight, std=0.01)
     nn.init.zeros_(dense.bias)

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 
 class ResponseNorm(nn.Module):
-    """Divides every value by ``(bias + alpha * sum of squares of the channels around it) ** beta``.
+    """Divides every value by ``(bias + alpha * sum of squares of the neighbouring channels) ** beta``.
 
-    The same as ``tf.nn.lrn``; `torch.nn.LocalResponseNorm` means alpha / size by its alpha, and takes 66 ms forward and
-    backward on float [128, 64, 12, 12] where the banded 1x1 convolution here takes 10 (one core, 2026-11-23).
+    The same as ``tf.nn.lrn``. `torch.nn.LocalResponseNorm` divides alpha by the size, and takes 66 ms forward and backward
+    on float [128, 64, 12, 12]; the banded 1x1 convolution here takes 10 ms (one core, 2026-11-23).
     Source: Krizhevsky et al. 2012, section 3.3.
     """
 
@@ -21,8 +21,8 @@ class ResponseNorm(nn.Module):
         """
         Args:
             num_channels: channels of the images.
-            radius: channels on either side that count, besides the own one.
-            bias: keeps the divisor away from zero.
+            radius: neighbouring channels on either side.
+            bias: keeps the divisor above zero.
             alpha: weight of the sum of squares, not of their mean.
             beta: exponent.
         """

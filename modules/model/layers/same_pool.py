@@ -1,4 +1,4 @@
-"""Max pooling with TensorFlow's "SAME" border, which the tutorials' parameter counts rest on."""
+"""Max pooling with TensorFlow's "SAME" padding, which the tutorials use."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 
 class SameMaxPool(nn.Module):
-    """Keeps the largest value of every window; a side of n pixels becomes ceil(n / stride) of them.
+    """Max pooling; a side of n pixels becomes ceil(n / stride) pixels.
 
-    Where the border needs an odd number of pixels, the end gets the one more, as in TensorFlow; torch pads evenly.
+    If the padding is odd, the end gets one pixel more, as in TensorFlow; torch pads evenly.
     """
 
     def __init__(self, window_size: int, stride: int) -> None:
@@ -30,7 +30,7 @@ class SameMaxPool(nn.Module):
         """
         top, bottom = self._border(images.shape[2])
         left, right = self._border(images.shape[3])
-        if top == left == 0 and self.stride > 1:  # at most one pixel at the end: torch can do that without a copy
+        if top == left == 0 and self.stride > 1:  # at most one pixel at the end: torch needs no copy
             return F.max_pool2d(images, self.window_size, self.stride, ceil_mode=True)
         if top == bottom and left == right:
             return F.max_pool2d(images, self.window_size, self.stride, padding=(top, left))

@@ -59,7 +59,7 @@ def test_alexnet_starts_as_the_paper_or_scaled_to_its_inputs() -> None:
 
 
 def test_alexnet_refuses_sizes_that_make_no_network() -> None:
-    with pytest.raises(ValueError, match=re.escape("pools [15, 17] pixels to none with stem_stride=4; lower it")):
+    with pytest.raises(ValueError, match=re.escape("reduces [15, 17] pixels to 0 with stem_stride=4; lower it")):
         AlexNet(**SMALL | {"stem_stride": 4})
     with pytest.raises(ValueError, match=re.escape("five numbers that num_groups=2 divides, but got [4, 6, 8, 4, 3]")):
         AlexNet(**SMALL | {"conv_channels": [4, 6, 8, 4, 3]})

@@ -54,7 +54,7 @@ def test_a_written_out_cell_gives_the_same_under_the_mapping_of_weights() -> Non
     for layer, other in zip(written.recurrent, torchs.recurrent, strict=True):
         cell = nn.LSTMCell(6, 6)
         cell.load_state_dict({name.removesuffix("_l0"): value for name, value in other.lstm.state_dict().items()})  # type: ignore[union-attr]
-        layer.lstm.cell.load_torchs(cell)  # type: ignore[operator,union-attr]
+        layer.lstm.cell.copy_weights(cell)  # type: ignore[operator,union-attr]
     assert (written(_words()) - torchs(_words())).abs().max() < 1e-6
 
 
@@ -142,7 +142,7 @@ def test_the_preset_has_the_parameters_that_its_header_tells() -> None:
             {"num_layers": 0},
             "DeepLstm wants vocab_size, hidden_size and num_layers of at least 1, but got 11, 6, 0; raise",
         ),
-        ({"dropout_prob": 1.0}, "DeepLstm wants dropout_prob in [0, 1), but got 1.0; 0 leaves nothing out"),
+        ({"dropout_prob": 1.0}, "DeepLstm wants dropout_prob in [0, 1), but got 1.0; 0 means no dropout"),
         ({"init_scale": 0.0}, "DeepLstm wants init_scale above 0, but got 0.0; the tutorial has 0.1, 0.05, 0.04"),
     ],
 )

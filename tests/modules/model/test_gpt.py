@@ -189,13 +189,13 @@ def test_a_preset_has_the_parameters_that_its_header_tells(preset: Path) -> None
     [
         (
             {"num_layers": 0},
-            "hidden_size and ff_size of at least 1, but got 11, 7, 0, 4, 2, 24, 20; raise what is below",
+            "hidden_size and ff_size of at least 1, but got 11, 7, 0, 4, 2, 24, 20; raise those below 1",
         ),
         (
             {"num_kv_heads": 0},
-            "hidden_size and ff_size of at least 1, but got 11, 7, 3, 4, 0, 24, 20; raise what is below",
+            "hidden_size and ff_size of at least 1, but got 11, 7, 3, 4, 0, 24, 20; raise those below 1",
         ),
-        ({"dropout_prob": 1.0}, "Gpt wants dropout_prob in [0, 1), but got 1.0; 0 leaves nothing out"),
+        ({"dropout_prob": 1.0}, "Gpt wants dropout_prob in [0, 1), but got 1.0; 0 means no dropout"),
         ({"hidden_size": 26}, "hidden_size as a multiple of 2 x num_heads=8"),
         ({"num_heads": 3}, "num_kv_heads to divide num_heads=3, but got 2; try one of 1, 3"),
     ],
@@ -206,5 +206,7 @@ def test_gpt_refuses_wrong_arguments(others: dict[str, Any], message: str) -> No
 
 
 def test_gpt_refuses_a_text_that_is_too_long() -> None:
-    with pytest.raises(ValueError, match=re.escape("context_tokens=7 words in a text, but got 8; cut it, or raise")):
+    with pytest.raises(
+        ValueError, match=re.escape("context_tokens=7 tokens in a text, but got 8; shorten the text, or raise")
+    ):
         _gpt()(_words(time=8))

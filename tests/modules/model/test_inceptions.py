@@ -118,7 +118,7 @@ def test_widths_are_multiples_of_8_and_the_published_ones_stay() -> None:
 
 
 def test_inception_networks_refuse_sizes_that_make_none() -> None:
-    with pytest.raises(ValueError, match=re.escape("InceptionV3 shrinks [20, 8] pixels to none with stem_stride=1")):
+    with pytest.raises(ValueError, match=re.escape("InceptionV3 reduces [20, 8] pixels to 0 with stem_stride=1")):
         InceptionV3([3, 20, 8], 4, stem_stride=1, stem_pools=0)
     for kind in (InceptionV1, BnInception, InceptionV3):
         with pytest.raises(ValueError, match=re.escape(f"{kind.__name__} wants width above 0, but got 0; 1.0 is")):

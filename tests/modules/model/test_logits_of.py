@@ -26,5 +26,7 @@ def test_logits_are_taken_out_of_a_record() -> None:
 
 
 def test_a_model_without_logits_is_told() -> None:
-    with pytest.raises(ValueError, match="whose output has logits, but Linear gives Tensor; name the model itself"):
+    with pytest.raises(
+        ValueError, match="whose output has logits, but Linear returns Tensor; if it returns a tensor, use it without"
+    ):
         LogitsOf(nn.Linear(3, 5))(torch.rand(2, 3))

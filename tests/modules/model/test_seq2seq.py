@@ -121,7 +121,7 @@ def test_tied_embeddings_are_one_parameter() -> None:
     ("make", "told"),
     [
         (lambda: Seq2Seq(11, 13, 5, 6, 0, True, 0.0), "Seq2Seq wants num_layers of at least 1, but got 0; raise it"),
-        (lambda: Seq2Seq(11, 13, 5, 6, 1, True, 1.0), r"dropout_prob in \[0, 1\), but got 1.0; 0 leaves nothing"),
+        (lambda: Seq2Seq(11, 13, 5, 6, 1, True, 1.0), r"dropout_prob in \[0, 1\), but got 1.0; 0 means no dropout"),
         (lambda: Seq2SeqAttention(11, 13, 5, 7, 7, 4, 0.0), "wants an even hidden_size, .* but got 7; try 8"),
         (lambda: Seq2SeqTransformer(11, 13, 9, 2, 2, 12, False, 0.0), "multiple of num_heads=2, but got 9; try 8"),
     ],

@@ -63,7 +63,7 @@ def test_examples_of_a_batch_do_not_see_each_other() -> None:
     ("changed", "told"),
     [
         ({"num_levels": 0}, "num_levels of at least 1, but got [3, 8, 8], 5, 4 and 0"),
-        ({"num_groups": 3}, "wants base_channels that num_groups divides, but got 4 and 3"),
+        ({"num_groups": 3}, "wants base_channels as a multiple of num_groups, but got 4 and 3"),
         ({"image_shape": [3, 8]}, "wants image_shape as [channels, height, width]"),
     ],
 )

@@ -3,12 +3,12 @@ import re
 import pytest
 import torch
 
-from modules.model.layers.causal_attention import CausalAttention, rotated
+from modules.model.layers.causal_attention import CausalAttention, rotate
 
 
 def test_rotary_positions_make_products_depend_on_the_distance_alone() -> None:
     query, key = torch.randn(2, 1, 1, 1, 6).expand(2, 1, 1, 11, 6)  # the same vector at every time
-    products = rotated(query)[0, 0] @ rotated(key)[0, 0].T
+    products = rotate(query)[0, 0] @ rotate(key)[0, 0].T
     for distance in range(-7, 8):
         diagonal = products.diagonal(distance)
         torch.testing.assert_close(diagonal, diagonal[:1].expand_as(diagonal), atol=1e-5, rtol=1e-5)
@@ -17,7 +17,7 @@ def test_rotary_positions_make_products_depend_on_the_distance_alone() -> None:
 
 def test_rotary_positions_turn_every_pair_by_its_own_angle_by_hand() -> None:
     heads = torch.randn(2, 3, 5, 4)
-    turned = rotated(heads)
+    turned = rotate(heads)
     for time in range(5):
         for pair, wave in enumerate((1.0, 100.0)):  # 10,000 to the power of 0 and of 2/4
             plane = torch.complex(heads[:, :, time, pair], heads[:, :, time, pair + 2])
@@ -28,9 +28,9 @@ def test_rotary_positions_turn_every_pair_by_its_own_angle_by_hand() -> None:
 
 def test_rotary_positions_are_precise_in_bf16_at_late_times() -> None:
     heads = torch.randn(1, 1, 1999, 2)
-    late = rotated(heads.bfloat16())
+    late = rotate(heads.bfloat16())
     assert late.dtype == torch.bfloat16
-    torch.testing.assert_close(late.float(), rotated(heads), atol=0.05, rtol=0.02)
+    torch.testing.assert_close(late.float(), rotate(heads), atol=0.05, rtol=0.02)
 
 
 def test_shared_keys_are_the_same_as_repeated_ones() -> None:
@@ -46,7 +46,7 @@ def test_shared_keys_are_the_same_as_repeated_ones() -> None:
 def test_attention_is_the_papers_formula_by_hand() -> None:
     attention = CausalAttention(6, num_heads=1, num_kv_heads=1)
     states = torch.randn(2, 5, 6)
-    query, key = (rotated(part(states)[:, None])[:, 0] for part in (attention.query, attention.key))
+    query, key = (rotate(part(states)[:, None])[:, 0] for part in (attention.query, attention.key))
     scores = (query @ key.transpose(1, 2)) / 6**0.5
     shares = scores.masked_fill(torch.ones(5, 5).triu(1).bool(), float("-inf")).softmax(-1)
     torch.testing.assert_close(attention(states), attention.output(shares @ attention.value(states)))
@@ -73,11 +73,11 @@ def test_attention_has_no_state_but_its_weights() -> None:
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ((26, 4, 2), "a multiple of 2 x num_heads=8, since rotary positions turn pairs of a head's features, but got 26; "
+        ((26, 4, 2), "a multiple of 2 x num_heads=8, because rotary positions rotate pairs of features of a head, but got 26; "
                      "try 24 or 32"),
-        ((12, 4, 2), "a multiple of 2 x num_heads=8, since rotary positions turn pairs of a head's features, but got 12; "
+        ((12, 4, 2), "a multiple of 2 x num_heads=8, because rotary positions rotate pairs of features of a head, but got 12; "
                      "try 8 or 16"),
-        ((4, 3, 3), "a multiple of 2 x num_heads=6, since rotary positions turn pairs of a head's features, but got 4; try 6"),
+        ((4, 3, 3), "2 x num_heads=6, because rotary positions rotate pairs of features of a head, but got 4; try 6"),
         ((24, 4, 3), "CausalAttention wants num_kv_heads to divide num_heads=4, but got 3; try one of 1, 2, 4"),
         ((24, 2, 4), "CausalAttention wants num_kv_heads to divide num_heads=2, but got 4; try one of 1, 2"),
     ],

@@ -10,7 +10,7 @@ def _pair(forget_bias: float = 0.7) -> tuple[LstmCell, nn.LSTMCell]:
     torch.manual_seed(0)
     torchs = nn.LSTMCell(3, 5).double()
     cell = LstmCell(3, 5, forget_bias).double()
-    cell.load_torchs(torchs)
+    cell.copy_weights(torchs)
     return cell, torchs
 
 
