@@ -46,7 +46,7 @@ def prepare(
     """Compose the configurations of the space's group options, and check every point.
 
     Args:
-        spec: what is asked.
+        spec: of the sweep.
         config_dirs: folders with more groups and options.
         trust: your packages whose classes `_target_` may name.
         experiment: what stands already, of a question whose space is empty; None: it is composed.

@@ -206,8 +206,8 @@ class Ledger:
         """Claim a pending trial for a worker; returns the number of the attempt."""
         assert entry.state == "pending", entry
         attempt = entry.attempt + 1
-        told = {"trial": entry.id, "attempt": attempt, "worker": worker, "host": host, "devices": devices}
-        self._write([{"event": "claimed", **told}])
+        fields = {"trial": entry.id, "attempt": attempt, "worker": worker, "host": host, "devices": devices}
+        self._write([{"event": "claimed", **fields}])
         return attempt
 
     def end(
@@ -233,7 +233,7 @@ class Ledger:
         entry = self.state.entries[trial]
         if entry.state != "running" or entry.attempt != attempt:
             return False
-        told: dict[str, Any] = {
+        fields: dict[str, Any] = {
             "state": "waiting" if state == "pending" else state,  # the first version's word: its workers may read it
             "value": value,
             "step": step,
@@ -241,8 +241,8 @@ class Ledger:
             "reason": reason,
             "wasted": wasted,
         }
-        told["until"] = time.time() if until is None else until
-        self._write([{"event": "ended", "trial": trial, "attempt": attempt, **told}])
+        fields["until"] = time.time() if until is None else until
+        self._write([{"event": "ended", "trial": trial, "attempt": attempt, **fields}])
         return True
 
     def cancel(self, trials: Collection[str], reason: str) -> None:

@@ -136,8 +136,8 @@ class SweepSpec:
             return self
         draft = _SpecDraft.from_node(deepcopy(self.values), options.groups(options.user_folders(config_dirs)))
         draft.space, draft.has_begun = self.space, True
-        for typed in overrides:
-            draft.override(typed)
+        for override in overrides:
+            draft.apply(override)
         name = self.values["strategy"]["name"]
         if name in ("cmaes", "gp") and draft.space != self.space:
             draft.problems.append(
@@ -177,17 +177,17 @@ class _SpecDraft:
             node["space"] = {}
         return draft
 
-    def override(self, typed: str) -> None:
+    def apply(self, override: str) -> None:
         """Take one override in: it is of the spec, of the space, or joins what all trials share."""
-        if typed.startswith("~"):
-            self._remove(typed)
+        if override.startswith("~"):
+            self._remove(override)
             return
         from experiments.config.overrides import read_override
 
-        name, equals, text = typed.partition("=")
-        masked = f"{name}=***" if equals and is_secret(name.lstrip("+"), text) else typed
+        name, equals, text = override.partition("=")
+        masked = f"{name}=***" if equals and is_secret(name.lstrip("+"), text) else override
         try:
-            key, value = read_override(typed)
+            key, value = read_override(override)
         except InputError as err:
             self.problems.append(explain_syntax_error(err, text, masked))
             return
@@ -197,7 +197,7 @@ class _SpecDraft:
             self._vary(key, value, masked)
         elif not self.has_begun:
             self.space = fix_key(self.space, key, value)
-            self._base().append(typed)
+            self._base().append(override)
         elif key in list_keys(self.space):
             self.space = set_dimension(self.space, key, Choice((value,)), join_values)
         else:
@@ -207,19 +207,19 @@ class _SpecDraft:
         base = self.values.setdefault("base", [])
         return base if isinstance(base, list) else []
 
-    def _remove(self, typed: str) -> None:
-        key = typed.lstrip("~").partition("=")[0]
+    def _remove(self, override: str) -> None:
+        key = override.lstrip("~").partition("=")[0]
         if self.has_begun or key == "sweep" or key.startswith("sweep."):
             hint = "start another sweep" if self.has_begun else f"write `{key}=null` or another value"
-            self.problems.append(f"{typed} removes a required key; {hint}")
+            self.problems.append(f"{override} removes a required key; {hint}")
         elif key in list_keys(self.space):
             self.space = rewrite(self.space, key, lambda dimension: {})
         else:
-            self._base().append(typed)
+            self._base().append(override)
 
-    def _vary(self, key: str, values: SweepValues, typed: str) -> None:
+    def _vary(self, key: str, values: SweepValues, override: str) -> None:
         parser = SpaceParser(self.groups)
-        dimension = parser.parse_values(key, values, typed)
+        dimension = parser.parse_values(key, values, override)
         self.problems += parser.problems
         if dimension is None:
             return
@@ -228,20 +228,22 @@ class _SpecDraft:
         if not self.has_begun and isinstance(self.values.get("base"), list):
             self.values["base"] = [one for one in self.values["base"] if _key_of(one) != key]
 
-    def _set(self, key: str, value: Any, typed: str) -> None:
+    def _set(self, key: str, value: Any, override: str) -> None:
         """Set a key of the spec."""
         parents, last = key.split(".")[1:-1], key.split(".")[-1]
         name = [*parents, last][0] if "." in key else ""
         new_name = dict(renamed.sweep_keys()).get(key)
         if isinstance(value, SweepValues):
-            self.problems.append(f"{typed} has several values, but a key of the spec takes one value; write one")
+            self.problems.append(f"{override} has several values, but a key of the spec takes one value; write one")
         elif new_name is not None:
-            self.problems.append(f"{typed}: {key} is now called {new_name}; write that")
+            self.problems.append(f"{override}: {key} is now called {new_name}; write that")
         elif not name or name == "space":
-            self.problems.append(f"{typed} is not a key of the spec; vary another key, such as optimizer.lr=0.01,0.1")
+            self.problems.append(
+                f"{override} is not a key of the spec; vary another key, such as optimizer.lr=0.01,0.1"
+            )
         elif self.has_begun and name not in EXTENDABLE:
             self.problems.append(
-                f"{typed} cannot change after the sweep has started; start another sweep, or change {', '.join(EXTENDABLE)}"
+                f"{override} cannot change after the sweep has started; start another sweep, or change {', '.join(EXTENDABLE)}"
             )
         else:
             if key in ("sweep.strategy", "sweep.pruner") and isinstance(value, str):
@@ -252,7 +254,7 @@ class _SpecDraft:
                 node = node[parent]
             both_maps = isinstance(value, dict) and isinstance(node.get(last), dict)
             node[last] = {**node[last], **value} if both_maps else value
-            self.origins.add_override(key, value, typed.partition("=")[2])
+            self.origins.add_override(key, value, override.partition("=")[2])
 
     def finish(self, *, may_be_single: bool) -> SweepSpec:
         """Add the defaults, and check everything.
@@ -278,8 +280,8 @@ class _SpecDraft:
         return SweepSpec({**values, "space": frozen}, self.space)
 
 
-def _key_of(typed: Any) -> str:
-    return str(typed).lstrip("+~").partition("=")[0]
+def _key_of(override: Any) -> str:
+    return str(override).lstrip("+~").partition("=")[0]
 
 
 def fill_defaults(values: Mapping[str, Any], space: Space) -> dict[str, Any]:
@@ -315,8 +317,8 @@ def read(name: str, overrides: Sequence[str] = (), config_dirs: Sequence[str | P
         options.groups(dirs),
         origins,
     )
-    for typed in overrides:
-        draft.override(typed)
+    for override in overrides:
+        draft.apply(override)
     return draft.finish(may_be_single=False)
 
 
@@ -334,8 +336,8 @@ def read_overrides(
         InputError: with all problems.
     """
     draft = _SpecDraft.from_node({}, options.groups(options.user_folders(config_dirs)))
-    for typed in overrides:
-        draft.override(typed)
+    for override in overrides:
+        draft.apply(override)
     varied = [key.replace("/", ".").rpartition(".")[2] for key in draft.space]
     name = name or "-".join(dict.fromkeys(varied))[:MAX_NAME_LENGTH].strip("-.") or "single"
     draft.values = {"name": name, **{key: value for key, value in draft.values.items() if value is not None}}

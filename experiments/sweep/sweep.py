@@ -108,11 +108,11 @@ def find_sweep(name: str, runs_dir: Path) -> Sweep:
     if (given / "sweep.yaml").is_file():
         return Sweep(given.resolve())
     known = {path.parent.name: path.parent for path in runs_dir.glob("*/sweep.yaml")}
-    found = [known[name]] if name in known else [known[sweep] for sweep in known if sweep.startswith(name)]
-    if len(found) == 1:
-        return Sweep(found[0].resolve())
-    if found:
-        names = ", ".join(sorted(path.name for path in found))
+    matches = [known[name]] if name in known else [known[sweep] for sweep in known if sweep.startswith(name)]
+    if len(matches) == 1:
+        return Sweep(matches[0].resolve())
+    if matches:
+        names = ", ".join(sorted(path.name for path in matches))
         raise InputError([f"sweep '{name}' is not unique in {runs_dir}: {names}; write more of it"])
     raise InputError([f"there is no sweep '{name}' in {runs_dir}; {did_you_mean(name, known)}"])
 

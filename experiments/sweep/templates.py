@@ -89,9 +89,9 @@ def _set(config: dict[str, Any], key: str, value: Any) -> None:
     for name in parents:
         node = node[int(name)] if isinstance(node, list) else node.get(name) if isinstance(node, dict) else None
     if not isinstance(node, (dict, list)):
-        way_out = did_you_mean(parents[0], config, "`lathe plan --cfg job` shows every key")
-        told = f"{key}={format_value(value)}: the configuration has no key '{'.'.join(parents)}' with keys of its own; {way_out}"
-        raise PlanError([told], f"the point {key}={format_value(value)}")
+        hint = did_you_mean(parents[0], config, "`lathe plan --cfg job` shows every key")
+        message = f"{key}={format_value(value)}: the configuration has no key '{'.'.join(parents)}' with keys of its own; {hint}"
+        raise PlanError([message], f"the point {key}={format_value(value)}")
     if isinstance(node, list):
         node[int(last)] = value
     else:

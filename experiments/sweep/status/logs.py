@@ -23,82 +23,82 @@ MOST_LOGS = 20
 LOOK_S = 0.3
 
 
-def logs(asked: argparse.Namespace) -> int:
+def logs(args: argparse.Namespace) -> int:
     """Run `lathe logs`.
 
     Raises:
         InputError: there is no such sweep, trial, attempt or rank.
     """
-    sweep = find_sweep(asked.sweep, Path(asked.runs_dir))
+    sweep = find_sweep(args.sweep, Path(args.runs_dir))
     ledger = sweep.ledger()
     entries = list(ledger.read().entries.values())
-    if asked.trial is not None:
-        entries = select(ledger.state, [asked.trial], format_reference(sweep))
-    if asked.workers:
-        _workers(sweep, None if asked.trial is None else entries)
-    elif asked.trial is not None and len(entries) == 1:
-        _one(sweep, ledger, entries[0], asked)
+    if args.trial is not None:
+        entries = select(ledger.state, [args.trial], format_reference(sweep))
+    if args.workers:
+        _show_workers(sweep, None if args.trial is None else entries)
+    elif args.trial is not None and len(entries) == 1:
+        _show_one(sweep, ledger, entries[0], args)
     else:
-        _several(sweep, entries, asked)
+        _show_several(sweep, entries, args)
     return DONE
 
 
-def _several(sweep: Sweep, entries: Sequence[Entry], asked: argparse.Namespace) -> None:
+def _show_several(sweep: Sweep, entries: Sequence[Entry], args: argparse.Namespace) -> None:
     """Print the last lines of each trial, with its state; of the failed trials if none is named."""
-    if asked.follow or asked.rank or asked.attempt is not None:
-        named = f"and {asked.trial} means {len(entries)}" if asked.trial else "and none is named"
+    if args.follow or args.rank or args.attempt is not None:
+        named = f"and {args.trial} means {len(entries)}" if args.trial else "and none is named"
         raise InputError([f"--follow, --attempt and --rank are of one trial, {named}; write the id of one"])
     name = format_reference(sweep)
-    chosen = [entry for entry in entries if asked.trial or entry.state == "failed"]
+    chosen = [entry for entry in entries if args.trial or entry.state == "failed"]
     if not chosen:
-        which = f"is {asked.trial}" if asked.trial else "has failed"
+        which = f"is {args.trial}" if args.trial else "has failed"
         print(f"no trial of sweep {sweep.name} {which}; `lathe logs {name} TRIAL` shows what one prints")
     for entry in chosen[:MOST_LOGS]:
-        print(f"== {entry.id} ({format_point(entry.values)}), {_standing(entry)}")
+        print(f"== {entry.id} ({format_point(entry.values)}), {_describe_state(entry)}")
         _print_last(sweep.folder / entry.id / "attempts" / str(entry.attempt) / log_name(0))
     if len(chosen) > MOST_LOGS:
         print(f"{len(chosen) - MOST_LOGS} more; `lathe logs {name} TRIAL` shows one")
 
 
-def _one(sweep: Sweep, ledger: Ledger, entry: Entry, asked: argparse.Namespace) -> None:
+def _show_one(sweep: Sweep, ledger: Ledger, entry: Entry, args: argparse.Namespace) -> None:
     """Print the whole log of an attempt, and the trial's state."""
     folder = sweep.folder / entry.id / "attempts"
     known = sorted(int(path.name) for path in folder.glob("[0-9]*"))
-    if asked.attempt is not None and asked.attempt not in known:
+    if args.attempt is not None and args.attempt not in known:
         there = f"there are {', '.join(map(str, known))}" if known else "it has not begun"
-        raise InputError([f"--attempt {asked.attempt}: trial {entry.id} has no such attempt; {there}"])
-    attempt = asked.attempt or max([entry.attempt, *known])
-    path = folder / str(attempt) / log_name(asked.rank)
-    if asked.rank and not path.exists():
+        raise InputError([f"--attempt {args.attempt}: trial {entry.id} has no such attempt; {there}"])
+    attempt = args.attempt or max([entry.attempt, *known])
+    path = folder / str(attempt) / log_name(args.rank)
+    if args.rank and not path.exists():
         ranks = sum(1 for _ in path.parent.glob("log*.txt"))
         there = f"it has ranks 0 to {ranks - 1}" if ranks > 1 else "it has rank 0 alone"
-        raise InputError([f"--rank {asked.rank}: attempt {attempt} of trial {entry.id} has no such rank; {there}"])
-    if asked.follow:
-        attempt = _follow(ledger, entry.id, folder, attempt, asked)
+        raise InputError([f"--rank {args.rank}: attempt {attempt} of trial {entry.id} has no such rank; {there}"])
+    if args.follow:
+        attempt = _follow(ledger, entry.id, folder, attempt, args)
     elif path.exists():
         with path.open(encoding="utf-8", errors="replace") as file:
             for line in file:
                 sys.stdout.write(line)
     sys.stdout.flush()
     entry = ledger.read().entries[entry.id]
-    told = _standing(entry) if attempt == entry.attempt else f"attempt {attempt} of {entry.attempt}"
-    print(f"trial {entry.id}, {told}", file=sys.stderr)
+    state = _describe_state(entry) if attempt == entry.attempt else f"attempt {attempt} of {entry.attempt}"
+    print(f"trial {entry.id}, {state}", file=sys.stderr)
 
 
-def _follow(ledger: Ledger, trial: str, folder: Path, attempt: int, asked: argparse.Namespace) -> int:
+def _follow(ledger: Ledger, trial: str, folder: Path, attempt: int, args: argparse.Namespace) -> int:
     """Follow a log until the trial or the requested attempt ends, or the user interrupts; returns the last attempt."""
     file: IO[str] | None = None
     try:
         while True:
             entry = ledger.read().entries[trial]  # before the log is read, which is whole then
-            path = folder / str(attempt) / log_name(asked.rank)
+            path = folder / str(attempt) / log_name(args.rank)
             if file is None and path.exists():
                 file = path.open(encoding="utf-8", errors="replace")
             if file is not None:
                 sys.stdout.write(file.read())
                 sys.stdout.flush()
             has_ended = entry.attempt > attempt or entry.state != "running"
-            if (entry.state in ENDED and entry.attempt == attempt) or (asked.attempt is not None and has_ended):
+            if (entry.state in ENDED and entry.attempt == attempt) or (args.attempt is not None and has_ended):
                 return attempt
             if entry.attempt > attempt:
                 attempt = entry.attempt
@@ -116,7 +116,7 @@ def _follow(ledger: Ledger, trial: str, folder: Path, attempt: int, asked: argpa
             file.close()
 
 
-def _standing(entry: Entry) -> str:
+def _describe_state(entry: Entry) -> str:
     """The state of a trial after its last attempt."""
     begun = f"attempt {entry.attempt}: " if entry.attempt else ""
     where = (
@@ -128,21 +128,21 @@ def _standing(entry: Entry) -> str:
     return f"{begun}{entry.state}{where}{why}"
 
 
-def _workers(sweep: Sweep, entries: Sequence[Entry] | None) -> None:
+def _show_workers(sweep: Sweep, entries: Sequence[Entry] | None) -> None:
     """Print the last lines of workers; for some trials, of the workers that ran them last."""
     folder = sweep.folder / "workers"
     paths = sorted([*folder.glob("*.txt"), *folder.glob("*/log.txt")], key=lambda path: path.stat().st_mtime)
     if entries is not None:
         names = {entry.worker for entry in entries}
         paths = [path for path in paths if path.stem in names or path.parent.name in names]
-    told = [path for path in paths if path.stat().st_size]
-    for path in told[-MOST_LOGS:]:
+    written = [path for path in paths if path.stat().st_size]
+    for path in written[-MOST_LOGS:]:
         print(f"== {path.relative_to(sweep.folder)}")
         _print_last(path)
-    if len(told) > MOST_LOGS:
-        print(f"{len(told) - MOST_LOGS} older ones are in {folder}")
-    if len(paths) > len(told) or not paths:
-        print(f"of {len(paths)} logs of workers {len(paths) - len(told)} are empty")
+    if len(written) > MOST_LOGS:
+        print(f"{len(written) - MOST_LOGS} older ones are in {folder}")
+    if len(paths) > len(written) or not paths:
+        print(f"of {len(paths)} logs of workers {len(paths) - len(written)} are empty")
 
 
 def _print_last(path: Path) -> None:

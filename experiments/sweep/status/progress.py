@@ -124,7 +124,7 @@ class ProgressReader:
         Args:
             sweep: which.
             ledger: this process's view of it.
-            executor: who knows of workers that wait; None: nobody is asked.
+            executor: counts queued workers; None: they are not counted.
         """
         self.sweep, self.ledger, self.executor = sweep, ledger, executor
         self._tails: dict[tuple[str, int], JournalTail] = {}
@@ -141,7 +141,7 @@ class ProgressReader:
         if self.executor is None or not waits or ledger_state.closed is not None:
             self._queued = None
             return
-        jobs = [str(told["job"]) for told in ledger_state.submissions]
+        jobs = [str(submission["job"]) for submission in ledger_state.submissions]
         self._queued = self.executor.count_pending(jobs) if jobs else 0
         known = sorted(path.name for path in (self.sweep.folder / "workers").glob("*/"))
         # Where some run, it shows by the ledger that workers are left.
@@ -198,7 +198,7 @@ class ProgressReader:
         if self._queued != 0:
             return False
         times = [entry.since for entry in ledger_state.entries.values()]
-        quiet_s = now - max(times + [told["time"] for told in ledger_state.submissions], default=now)
+        quiet_s = now - max(times + [submission["time"] for submission in ledger_state.submissions], default=now)
         return quiet_s > (SILENT_S if self._has_workers else STARTING_S)
 
     def _row(self, entry: Entry, now: float) -> TrialRow:
@@ -225,10 +225,10 @@ class ProgressReader:
         """Steps of a trial, if the configuration states them."""
         if self._lengths is None:
             try:
-                told = json.loads((self.sweep.folder / "templates.json").read_text())
+                templates = json.loads((self.sweep.folder / "templates.json").read_text())
             except FileNotFoundError:
-                told = []
-            self._lengths = [(template["choices"], template["config"].get("max_steps")) for template in told]
+                templates = []
+            self._lengths = [(template["choices"], template["config"].get("max_steps")) for template in templates]
         if "max_steps" in values:
             return int(values["max_steps"])
         for choices, length in self._lengths:
@@ -266,14 +266,14 @@ def _place(row: TrialRow, mode: str) -> tuple[float, float, int, int]:
 
 def _best(ledger_state: LedgerState, mode: str) -> BestPoint | None:
     """The best of the points whose seeds have all finished."""
-    found: BestPoint | None = None
+    best: BestPoint | None = None
     for point, entries in ledger_state.points.items():
         mean = average_value(entries)
         if mean is None or not math.isfinite(mean):
             continue
-        if found is None or (mean > found.value if mode == "max" else mean < found.value):
-            found = BestPoint(point, entries[0].values, mean, tuple(entry.id for entry in entries))
-    return found
+        if best is None or (mean > best.value if mode == "max" else mean < best.value):
+            best = BestPoint(point, entries[0].values, mean, tuple(entry.id for entry in entries))
+    return best
 
 
 def _left_s(rows: Sequence[TrialRow], tails: Mapping[tuple[str, int], JournalTail], to_ask: int) -> float | None:

@@ -30,14 +30,14 @@ def select(ledger_state: LedgerState, words: Sequence[str], sweep: str) -> list[
     Words of one kind widen the choice (two ids, two values of a key); words of different kinds narrow it.
 
     Raises:
-        InputError: with every word that fits no trial.
+        InputError: with every argument that fits no trial.
     """
     problems: list[str] = []
     wanted: dict[str, set[str]] = {}
-    for word in words:
-        kind = word.partition("=")[0] if "=" in word else "state" if word in STATES else "trial"
+    for argument in words:
+        kind = argument.partition("=")[0] if "=" in argument else "state" if argument in STATES else "trial"
         try:
-            wanted.setdefault(kind, set()).update(_named(ledger_state, word, sweep))
+            wanted.setdefault(kind, set()).update(_named(ledger_state, argument, sweep))
         except InputError as err:
             problems += err.problems
     if problems:
@@ -45,27 +45,29 @@ def select(ledger_state: LedgerState, words: Sequence[str], sweep: str) -> list[
     return [entry for entry in ledger_state.entries.values() if all(entry.id in ids for ids in wanted.values())]
 
 
-def _named(ledger_state: LedgerState, word: str, sweep: str) -> list[str]:
+def _named(ledger_state: LedgerState, argument: str, sweep: str) -> list[str]:
     """Ids of the trials that one argument selects."""
     entries = ledger_state.entries
-    if "=" in word:
-        return _by_override(ledger_state, word, sweep)
-    if word in STATES:
-        return [entry.id for entry in entries.values() if entry.state == word]
-    found = [word] if word in entries else [name for name in entries if name.startswith(word)]
-    if len(found) == 1:
-        return found
-    if found:
-        raise InputError([f"trial '{word}' is not unique in sweep '{sweep}': {', '.join(found[:6])}; write more of it"])
-    way_out = renamed.suggestion(word, [*entries, *STATES], f"`lathe status {sweep} --all` lists them")
-    raise InputError([f"there is no trial '{word}' in sweep '{sweep}'; {way_out}"])
+    if "=" in argument:
+        return _by_override(ledger_state, argument, sweep)
+    if argument in STATES:
+        return [entry.id for entry in entries.values() if entry.state == argument]
+    matches = [argument] if argument in entries else [name for name in entries if name.startswith(argument)]
+    if len(matches) == 1:
+        return matches
+    if matches:
+        raise InputError(
+            [f"trial '{argument}' is not unique in sweep '{sweep}': {', '.join(matches[:6])}; write more of it"]
+        )
+    hint = renamed.suggestion(argument, [*entries, *STATES], f"`lathe status {sweep} --all` lists them")
+    raise InputError([f"there is no trial '{argument}' in sweep '{sweep}'; {hint}"])
 
 
-def _by_override(ledger_state: LedgerState, word: str, sweep: str) -> list[str]:
+def _by_override(ledger_state: LedgerState, override: str, sweep: str) -> list[str]:
     from experiments.config.overrides import read_override
     from experiments.config.sweep_values import SweepValues
 
-    key, value = read_override(word)
+    key, value = read_override(override)
     known = list(dict.fromkeys(key for entry in ledger_state.entries.values() for key in entry.values))
     if key == "seed" and key not in known:
         values: dict[str, Any] = {entry.id: entry.seed for entry in ledger_state.entries.values()}
@@ -73,18 +75,18 @@ def _by_override(ledger_state: LedgerState, word: str, sweep: str) -> list[str]:
         names = renamed.new_names(key)
         fits = [full for full in known if any(full == name or full.endswith(f".{name}") for name in names or [key])]
         if fits and names:
-            way_out = f"it is now called {fits[0]!r}"
+            hint = f"it is now called {fits[0]!r}"
         else:
-            way_out = f"did you mean {fits[0]!r}?" if len(fits) == 1 else did_you_mean(key, known)
-        raise InputError([f"{word}: {key} does not vary in sweep '{sweep}'; {way_out}"])
+            hint = f"did you mean {fits[0]!r}?" if len(fits) == 1 else did_you_mean(key, known)
+        raise InputError([f"{override}: {key} does not vary in sweep '{sweep}'; {hint}"])
     else:
         values = {entry.id: entry.values[key] for entry in ledger_state.entries.values() if key in entry.values}
     wanted = value.items if isinstance(value, SweepValues) and value.kind == "choice" else (value,)
-    found = [name for name, own in values.items() if any(_is_same(own, one) for one in wanted)]
-    if not found:
+    matches = [name for name, own in values.items() if any(_is_same(own, one) for one in wanted)]
+    if not matches:
         there = ", ".join(dict.fromkeys(map(format_value, values.values())))
-        raise InputError([f"{word}: no trial of sweep '{sweep}' has it; there are {there}"])
-    return found
+        raise InputError([f"{override}: no trial of sweep '{sweep}' has it; there are {there}"])
+    return matches
 
 
 def _is_same(one: Any, other: Any) -> bool:
@@ -108,7 +110,7 @@ def cancel(
         save_s: how long running trials may take to save before their workers are ended.
 
     Raises:
-        InputError: a word fits no trial.
+        InputError: an argument selects no trial.
         LaunchError: the scheduler does not end the workers.
     """
     ledger, by = sweep.ledger(), f"cancelled by {_user()}"
@@ -120,19 +122,19 @@ def cancel(
         if not words and ledger_state.closed is None:
             ledger.close(by)
         chosen = {entry.id for entry in select(ledger_state, words, sweep.name)}
-        waiting = _cancel_waiting(ledger, chosen, by)
+        waiting = _cancel_pending(ledger, chosen, by)
         running = [
             entry.id for entry in ledger_state.entries.values() if entry.id in chosen and entry.state == "running"
         ]
         for trial in running:
             _request(sweep, ledger_state.entries[trial])
-    say(_first_words(sweep.name, words, len(waiting), len(running), len(chosen)))
+    say(_format_request(sweep.name, words, len(waiting), len(running), len(chosen)))
     have_ended = not running or _wait(sweep, ledger, running, by, say, save_s)
     if not words:
-        jobs = [str(told["job"]) for told in ledger.read().submissions]
+        jobs = [str(submission["job"]) for submission in ledger.read().submissions]
         if jobs:
             executor.cancel(jobs)
-        say(f"its workers are told to end; `lathe resume {format_reference(sweep)}` goes on with what is missing")
+        say(f"its workers are submission to end; `lathe resume {format_reference(sweep)}` goes on with what is missing")
     elif not have_ended:
         say(f"`lathe status {format_reference(sweep)}` shows when the rest has saved")
 
@@ -142,18 +144,18 @@ def _is_over(sweep: Sweep, executor: Executor, say: Callable[[str], None]) -> bo
     progress = look(sweep, sweep.ledger())
     if not progress.is_over or progress.state == "spent":
         return False
-    jobs = [str(told["job"]) for told in sweep.ledger().read().submissions]
+    jobs = [str(submission["job"]) for submission in sweep.ledger().read().submissions]
     if jobs and executor.count_pending(jobs):
         executor.cancel(jobs)
     say(f"sweep {sweep.name} is over: {counts_text(progress)}; nothing is left to cancel")
     return True
 
 
-def _cancel_waiting(ledger: Ledger, chosen: Collection[str], by: str) -> list[str]:
-    found = [entry.id for entry in ledger.state.entries.values() if entry.id in chosen and entry.state == "pending"]
-    if found:
-        ledger.cancel(found, by)
-    return found
+def _cancel_pending(ledger: Ledger, chosen: Collection[str], by: str) -> list[str]:
+    pending = [entry.id for entry in ledger.state.entries.values() if entry.id in chosen and entry.state == "pending"]
+    if pending:
+        ledger.cancel(pending, by)
+    return pending
 
 
 def _request(sweep: Sweep, entry: Entry) -> None:
@@ -164,12 +166,12 @@ def _request(sweep: Sweep, entry: Entry) -> None:
         path.touch()
 
 
-def _first_words(name: str, words: Sequence[str], num_waiting: int, num_running: int, num_chosen: int) -> str:
-    told = [f"{num_waiting} waited and will not begin"] * bool(num_waiting)
-    told += [f"{num_running} running, asked to save and stop"] * bool(num_running)
-    if not told and words:
-        told = [f"of {num_chosen} trials none waits or runs" if num_chosen else f"no trial is {' and '.join(words)}"]
-    return f"sweep {name}: {', '.join(told) or 'no further trial is begun'}"
+def _format_request(name: str, words: Sequence[str], num_waiting: int, num_running: int, num_chosen: int) -> str:
+    parts = [f"{num_waiting} waited and will not begin"] * bool(num_waiting)
+    parts += [f"{num_running} running, asked to save and stop"] * bool(num_running)
+    if not parts and words:
+        parts = [f"of {num_chosen} trials none waits or runs" if num_chosen else f"no trial is {' and '.join(words)}"]
+    return f"sweep {name}: {', '.join(parts) or 'no further trial is begun'}"
 
 
 def _wait(
@@ -204,7 +206,7 @@ def _left(sweep: Sweep, ledger: Ledger, trials: Collection[str], by: str) -> lis
     entries = ledger.read().entries
     if any(entries[trial].state == "pending" for trial in trials):
         with ledger.locked():
-            _cancel_waiting(ledger, trials, by)
+            _cancel_pending(ledger, trials, by)
     left = [trial for trial in trials if entries[trial].state not in ENDED]
     for trial in left:
         _request(sweep, entries[trial])  # by now it may be another attempt's

@@ -47,30 +47,32 @@ WORDS: Mapping[str, str] = {"failed": "some failed", "spent": "budget spent"}
 """Long texts of a sweep's states."""
 
 
-def shares_of_rows(rows: Sequence[TrialRow], most: int) -> list[TrialRow]:
+def limit_rows(rows: Sequence[TrialRow], most: int) -> list[TrialRow]:
     """Shorten a long table: a limited number of rows of each state, in order."""
     most_of: Mapping[State, int] = {"failed": most // 3, "running": most // 2}
     seen: dict[State, int] = {}
-    kept, others = list[TrialRow](), list[TrialRow]()
+    shown, others = list[TrialRow](), list[TrialRow]()
     for row in rows:
         seen[row.state] = seen.get(row.state, 0) + 1
-        (kept if seen[row.state] <= most_of.get(row.state, 0) else others).append(row)
-    chosen = {row.id for row in [*kept, *others][:most]}
+        (shown if seen[row.state] <= most_of.get(row.state, 0) else others).append(row)
+    chosen = {row.id for row in [*shown, *others][:most]}
     return [row for row in rows if row.id in chosen]
 
 
 def summary(progress: Progress, *, has_bar: bool) -> RenderableType:
     """The summary above the trials."""
     style = STYLES.get(progress.state, "")
-    word = "stands still" if progress.is_stranded else WORDS.get(progress.state, progress.state)
-    head = Text.assemble(("sweep ", "bold"), (progress.name, "bold"), ": ", (word, style), f", {counts_text(progress)}")
+    state = "stands still" if progress.is_stranded else WORDS.get(progress.state, progress.state)
+    head = Text.assemble(
+        ("sweep ", "bold"), (progress.name, "bold"), ": ", (state, style), f", {counts_text(progress)}"
+    )
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column()
     if has_bar:
         table.add_row("", ProgressBar(max(1, progress.total), progress.done, width=40))
-    for name, told in _facts(progress):
-        table.add_row(name, Text(told))
+    for name, text in _facts(progress):
+        table.add_row(name, Text(text))
     return Group(head, table)
 
 
@@ -87,11 +89,11 @@ def _facts(progress: Progress) -> list[tuple[str, str]]:
     wasted = f", {format_hours(progress.wasted_h)} of it wasted" if progress.wasted_h * 3600 >= 1 else ""
     facts.append(("devices", f"{format_hours(progress.used_h)} used{wasted}"))
     if progress.budget:
-        told = (
+        limits = (
             f"{share.spent:.{DIGITS[name]}f} of {share.of:g} {name.removeprefix('max_')}"
             for name, share in progress.budget.items()
         )
-        facts.append(("budget", ", ".join(told)))
+        facts.append(("budget", ", ".join(limits)))
     if progress.closed:
         facts.append(("closed", progress.closed))
     return facts
@@ -120,8 +122,8 @@ def trials_table(
     if "why" in columns:
         return table
     ids = _ids(progress, width)
-    reasons = [(ids[row.id], told) for row in rows if (told := why(row))][:most_reasons]
-    lines = [Text(f"{name}  {told}", no_wrap=True, overflow="ellipsis", style="dim") for name, told in reasons]
+    reasons = [(ids[row.id], reason) for row in rows if (reason := why(row))][:most_reasons]
+    lines = [Text(f"{name}  {reason}", no_wrap=True, overflow="ellipsis", style="dim") for name, reason in reasons]
     return Group(table, *([""] if lines else []), *lines)
 
 
@@ -204,8 +206,8 @@ def sweeps_table(known: Sequence[Progress], now: float, width: int) -> Table:
             metric = progress.metric if width >= MIDDLE else progress.metric.rpartition("/")[2]
             short = None if width >= WIDE else short_keys(progress.rows)
             value = f"{metric} {format_number(best.value)}  {format_point(best.values, short)}"
-        word = Text(WORDS.get(progress.state, progress.state), style=STYLES.get(progress.state, ""))
-        table.add_row(progress.name, word, done, began, value)
+        state = Text(WORDS.get(progress.state, progress.state), style=STYLES.get(progress.state, ""))
+        table.add_row(progress.name, state, done, began, value)
     return table
 
 
@@ -213,38 +215,38 @@ DoneHint = Callable[[Sweep], str]
 """Makes the line that says where to view a finished sweep; from the tracking backend."""
 
 
-def show(asked: argparse.Namespace, done_hint: DoneHint) -> int:
+def show(args: argparse.Namespace, done_hint: DoneHint) -> int:
     """Run `lathe status`.
 
     Args:
-        asked: the command's arguments.
+        args: the command's arguments.
         done_hint: printed below a sweep that is done.
 
     Raises:
         InputError: there is no such sweep.
     """
-    runs_dir, screen = Path(asked.runs_dir), make_console()
-    if asked.sweep is None:
-        return _show_all(runs_dir, screen, as_document=asked.json)
-    sweep = find_sweep(asked.sweep, runs_dir)
+    runs_dir, screen = Path(args.runs_dir), make_console()
+    if args.sweep is None:
+        return _show_all(runs_dir, screen, as_document=args.json)
+    sweep = find_sweep(args.sweep, runs_dir)
     executor = sweep.executor()
-    if asked.watch:
+    if args.watch:
         live(sweep, executor, done_hint, is_attached=False)
         return DONE
     ledger = sweep.ledger()
-    for told in reap(sweep, ledger, executor):
-        print(told, file=sys.stderr)
+    for text in reap(sweep, ledger, executor):
+        print(text, file=sys.stderr)
     progress = look(sweep, ledger, executor)
-    if asked.json:
+    if args.json:
         print(to_json(progress))
         return DONE
-    known = [row for row in progress.rows if row.state == "failed"] if asked.failed else list(progress.rows)
-    rows = known if asked.all else shares_of_rows(known, MOST_ROWS)
+    known = [row for row in progress.rows if row.state == "failed"] if args.failed else list(progress.rows)
+    rows = known if args.all else limit_rows(known, MOST_ROWS)
     screen.print(summary(progress, has_bar=screen.is_terminal))
     if rows:
         screen.print("", trials_table(progress, rows, screen.width))
-    for told in _hints(progress, sweep, done_hint, len(known) - len(rows)):
-        _say(screen, told)
+    for text in _hints(progress, sweep, done_hint, len(known) - len(rows)):
+        _say(screen, text)
     return DONE
 
 
@@ -302,22 +304,22 @@ def live(
         if is_attached:
             _say(screen, f"the sweep goes on; `lathe status {name}` shows it, `lathe cancel {name}` ends it")
         return DONE
-    for told in _hints(progress, sweep, done_hint):
-        _say(screen, told)
+    for text in _hints(progress, sweep, done_hint):
+        _say(screen, text)
     is_good = not (progress.is_stranded or progress.counts["failed"] or progress.counts["cancelled"])
     return DONE if is_good and progress.state != "cancelled" else FAILED
 
 
 def _on_terminal(screen: Console, sweep: Sweep, executor: Executor, stop_when_done: bool) -> Progress:
     with Live(console=screen, auto_refresh=False) as shown:
-        for progress in _looks(sweep, executor, stop_when_done, lambda told: _say(screen, told)):
+        for progress in _looks(sweep, executor, stop_when_done, lambda text: _say(screen, text)):
             facts = len(_facts(progress))
-            rows = shares_of_rows(progress.rows, max(4, screen.height - facts - 9))
+            rows = limit_rows(progress.rows, max(4, screen.height - facts - 9))
             view = Group(
                 summary(progress, has_bar=True), "", trials_table(progress, rows, screen.width, most_reasons=2)
             )
             shown.update(view, refresh=True)
-        rows = shares_of_rows(progress.rows, MOST_ROWS)
+        rows = limit_rows(progress.rows, MOST_ROWS)
         view = Group(summary(progress, has_bar=True), "", trials_table(progress, rows, screen.width))
         shown.update(view, refresh=False)
     return progress
@@ -325,15 +327,15 @@ def _on_terminal(screen: Console, sweep: Sweep, executor: Executor, stop_when_do
 
 def _in_lines(screen: Console, sweep: Sweep, executor: Executor, stop_when_done: bool) -> Progress:
     before: Progress | None = None
-    for progress in _looks(sweep, executor, stop_when_done, lambda told: None):
-        for told in _news(before, progress) if before else ():
-            _say(screen, told)
+    for progress in _looks(sweep, executor, stop_when_done, lambda text: None):
+        for text in _news(before, progress) if before else ():
+            _say(screen, text)
         if before is None or _num_ended(progress) != _num_ended(before):
             _say(screen, line(progress))
         before = progress
-    word = "stands still" if progress.is_stranded else WORDS.get(progress.state, progress.state)
+    state = "stands still" if progress.is_stranded else WORDS.get(progress.state, progress.state)
     elapsed, used = format_duration(progress.elapsed_s), format_hours(progress.used_h)
-    _say(screen, f"sweep {progress.name}: {word} after {elapsed}, {used} of devices used")
+    _say(screen, f"sweep {progress.name}: {state} after {elapsed}, {used} of devices used")
     return progress
 
 
@@ -347,8 +349,8 @@ def _looks(sweep: Sweep, executor: Executor, stop_when_done: bool, say: Callable
             raise InputError([f"the sweep's folder {sweep.folder} is gone; nothing of it is left to show"])
         progress = reader.read()
         if (begun := time.monotonic()) >= next_time:
-            for told in reap(sweep, ledger, executor):
-                say(told)
+            for text in reap(sweep, ledger, executor):
+                say(text)
             if turn % 3 == 0 or not progress.counts["running"]:
                 reader.ask()
             progress, turn = reader.read(), turn + 1
@@ -373,5 +375,5 @@ def _news(before: Progress, now: Progress) -> Iterator[str]:
             yield f"trial {row.id} ({format_point(row.values)}) {then}: {why(row)}"
 
 
-def _say(screen: Console, told: str) -> None:
-    screen.print(told, highlight=False, markup=False, soft_wrap=True)
+def _say(screen: Console, text: str) -> None:
+    screen.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -13,26 +13,26 @@ LEAST_OF_A_KEY = 3
 def short_keys(rows: Iterable[TrialRow]) -> dict[str, str]:
     """The shortest unique ending of each key."""
     keys = list(dict.fromkeys(key for row in rows for key in row.values))
-    found = {}
+    endings = {}
     for key in keys:
         parts = key.split(".")
         ends = (".".join(parts[-count:]) for count in range(1, len(parts) + 1))
-        found[key] = next(
+        endings[key] = next(
             end
             for end in ends
             if end == key or not any(f".{other}".endswith(f".{end}") for other in keys if other != key)
         )
-    return found
+    return endings
 
 
 def fitting_keys(rows: Sequence[TrialRow], short: Mapping[str, str], width: int) -> Mapping[str, str]:
     """Shorten keys so that all values fit into a width."""
-    found = short
+    names = short
     for most in range(max(map(len, short.values()), default=0), LEAST_OF_A_KEY, -1):
-        found = {key: name if len(name) <= most else f"{name[: most - 1]}…" for key, name in short.items()}
-        if max((len(format_point(row.values, found)) for row in rows), default=0) <= width:
+        names = {key: name if len(name) <= most else f"{name[: most - 1]}…" for key, name in short.items()}
+        if max((len(format_point(row.values, names)) for row in rows), default=0) <= width:
             break
-    return found
+    return names
 
 
 def best_text(progress: Progress, best: BestPoint) -> str:
@@ -63,14 +63,18 @@ def why(row: TrialRow) -> str:
         return f"the result of {row.reused}"
     if row.state in ("finished", "running"):
         return ""
-    told = " ".join((row.reason or "").split())
-    return f"{row.failure}: {told}" if row.failure and told and row.failure not in told else told or row.failure or ""
+    reason = " ".join((row.reason or "").split())
+    return (
+        f"{row.failure}: {reason}"
+        if row.failure and reason and row.failure not in reason
+        else reason or row.failure or ""
+    )
 
 
 def short_ids(rows: Sequence[TrialRow]) -> dict[str, str]:
     """The shortest unique beginnings of trial ids."""
     names = sorted(row.id for row in rows)
-    found = {}
+    prefixes = {}
     for name, before, after in zip(names, ["", *names], [*names[1:], ""], strict=False):
         length = next(
             (
@@ -79,5 +83,5 @@ def short_ids(rows: Sequence[TrialRow]) -> dict[str, str]:
             ),
             len(name),
         )  # fmt: skip
-        found[name] = name[:length]
-    return found
+        prefixes[name] = name[:length]
+    return prefixes

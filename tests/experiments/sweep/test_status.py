@@ -27,7 +27,7 @@ from rich.console import Console
 from experiments.core.format import format_duration, format_point, to_json
 from experiments.sweep.status import progress
 from experiments.sweep.status.progress import look
-from experiments.sweep.status.tables import live, shares_of_rows, summary, trials_table
+from experiments.sweep.status.tables import limit_rows, live, summary, trials_table
 from experiments.sweep.status.text import short_ids, short_keys
 from experiments.sweep.sweep import Sweep
 from launchers.local import Local
@@ -108,10 +108,10 @@ def test_of_a_long_table_failed_and_running_rows_are_shown_and_room_is_left(tmp_
             if number < 150:
                 state: Any = "failed" if number < 100 else "finished"
                 ledger.end(trial.id, 1, state, value=number / 200)
-    rows = shares_of_rows(look(sweep, ledger).rows, 40)
+    rows = limit_rows(look(sweep, ledger).rows, 40)
     counted = {state: sum(row.state == state for row in rows) for state in ("failed", "running", "finished", "pending")}
     assert counted == {"failed": 13 + 7, "running": 20, "finished": 0, "pending": 0}
-    few = shares_of_rows([row for row in look(sweep, ledger).rows if row.state != "failed"], 40)
+    few = limit_rows([row for row in look(sweep, ledger).rows if row.state != "failed"], 40)
     assert [sum(row.state == state for row in few) for state in ("running", "finished")] == [20 + 20, 0]
 
 
