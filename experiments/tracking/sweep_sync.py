@@ -373,10 +373,8 @@ class SweepSync:
         if status != progress.status:
             store.set_status(progress.run_id, status[0], ended)
         progress.points, progress.tags, progress.status = progress.points + len(new), tags, status
-        spec, report = (
-            _hash_file(self.sweep.folder / "sweep.yaml"),
-            _hash_file(self.sweep.folder / REPORT / PAGE),
-        )
+        spec = _hash_file(self.sweep.folder / "sweep.yaml")
+        report = _hash_file(self.sweep.folder / REPORT / PAGE)
         if spec != progress.spec and "sweep.yaml" not in progress.artifacts:
             progress.artifacts.insert(0, "sweep.yaml")
         if report != progress.report and REPORT not in progress.artifacts:

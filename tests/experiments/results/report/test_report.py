@@ -118,7 +118,7 @@ def test_means_and_deviations_over_seeds_are_on_the_page_and_in_markdown(tmp_pat
     page = reported(sweep)
     first = rows_of(section(page, "points"), "lr")[0]
     assert (first["lr"], first["batch_size_global"], first[METRIC], first["± std"]) == ("0.1", "256", "0.605", "0.0071")
-    assert (first["num_seeds"], first["trials"]) == ("2/2", "b00000000010, b00000000011")
+    assert (first["seeds"], first["trials"]) == ("2/2", "b00000000010, b00000000011")
     lines = (sweep.folder / "report" / "table.md").read_text().splitlines()
     assert lines[4].startswith("| lr | batch_size_global | val/accuracy_top1 | ± std | seeds |")
     assert lines[6].startswith("| 0.1 | 256 | **0.605** | 0.0071 | 2/2 |")
