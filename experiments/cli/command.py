@@ -1,13 +1,14 @@
-"""What a command of `lathe` consists of. The parser, the dispatch, the help and the shell completion all read it."""
+"""What a command of `lathe` consists of. The parser, the dispatch, the help and the shell completion all read it.
+
+Named tuples, as `dataclasses` alone takes 10 ms to import (2026-11-29), and `lathe --help` has 0.3 s.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 
-@dataclass(frozen=True)
-class CommandArgument:
+class CommandArgument(NamedTuple):
     """A positional argument or a flag."""
 
     names: tuple[str, ...]
@@ -33,8 +34,7 @@ class CommandArgument:
         return self.options.get("nargs") in ("*", "+")
 
 
-@dataclass(frozen=True)
-class Command:
+class Command(NamedTuple):
     """One command.
 
     Example:
