@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from math import prod
@@ -25,6 +26,19 @@ from modules.parallel.cost_model.tensor_lifetimes import TensorLifetimes
 from modules.parallel.tensor_parallel.shard_model import Shards
 
 
+@contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """Keep tensors in reference cycles alive: when Python collects them depends on unrelated code, and so would the peaks."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+@_without_garbage_collection()
 def count(task: TrainingTask, batch: Batch, precision: str, num_slices: int = 1) -> ModelCount:
     """Count forward pass, backward pass and update of one micro-batch.
 

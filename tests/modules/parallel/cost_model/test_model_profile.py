@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from functools import partial
 
 import pytest
@@ -131,3 +132,14 @@ def test_other_batches_lie_on_the_line_through_two() -> None:
 
     assert [numbers(layer) for layer in line.layers] == [numbers(layer) for layer in told.layers]
     assert line.layers[0].weights == told.layers[0].weights
+
+
+def test_counts_do_not_depend_on_garbage_collection() -> None:
+    expected = counted_gpt(recompute=True)
+    thresholds = gc.get_threshold()
+    gc.set_threshold(50)
+    try:
+        assert counted_gpt(recompute=True) == expected
+        assert gc.isenabled()
+    finally:
+        gc.set_threshold(*thresholds)
