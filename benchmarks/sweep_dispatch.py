@@ -39,7 +39,7 @@ CGROUPS = Path("/sys/fs/cgroup/cpuacct")
 NUM_WORKERS = 2
 """Few, as the cores that the cluster's nodes declare are not there."""
 LATHE = [sys.executable, "-P", "-m", "experiments.cli"]
-TRIAL = ("model=softmax", "data=digits", "max_steps=1", "tracking=off", "launcher=slurm", "hardware=rehearsal")
+TRIAL = ("model=softmax", "data=digits", "max_steps=1", "tracking=off", "launcher=slurm", "hardware=local_cluster")
 HYDRA = """
 import time
 from pathlib import Path

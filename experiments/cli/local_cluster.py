@@ -66,7 +66,7 @@ def _list_instructions(folder: Path, spec: ClusterSpec) -> list[str]:
     """Return how to use the cluster."""
     lines = [
         f"  . {folder}/env.sh",
-        "Run this line in your shell. SLURM's commands and `lathe ... launcher=slurm hardware=rehearsal` then use the cluster.",
+        "Run this line in your shell. SLURM's commands and `lathe run launcher=slurm hardware=local_cluster` then use it.",
         "partitions: main (the default) and high. Jobs of high preempt jobs of main, 10 s after a signal.",
     ]
     if spec.gpus:

@@ -182,7 +182,7 @@ def _is_option(override: Override, draft: ConfigDraft) -> bool:
     elif (name := typed.partition("=")[2].strip("'\"") if typed else "") in draft.groups[group]:
         return True
     else:
-        fault = f"is no option of the group '{group}'; {did_you_mean(name, draft.groups[group], lists(group))}"
+        fault = f"is no option of the group '{group}'; {suggestion(name, draft.groups[group], lists(group))}"
     draft.problems.append(f"{typed} {fault}")
     draft.undecided |= {group.partition("/")[0]} - {MAY_BE_EMPTY}
     return False

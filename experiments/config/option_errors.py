@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from experiments.config import options
 from experiments.config.source_map import shown_path
 from experiments.core.errors import did_you_mean
+from experiments.core.renamed import suggestion
 
 
 def lists(group: str = "") -> str:
@@ -23,7 +24,7 @@ def other_option(missing: str, groups: Mapping[str, Mapping[str, Path]]) -> str:
     """The way out where ``group/option`` is asked for, and there is none."""
     group, _, option = missing.rpartition("/")
     if group in groups:
-        return did_you_mean(option, groups[group], lists(group))
+        return suggestion(option, groups[group], lists(group))
     absolute = next((known for known in groups if group.endswith(f"/{known}")), None)
     return f"write `override /{absolute}: {option}`" if absolute else did_you_mean(group, groups, lists())
 

@@ -35,6 +35,8 @@ ARGUMENTS = {
     "modules.evaluator.accuracy.Accuracy": {"num_shown": "top_k_shown"},
 }  # fmt: skip
 """By class that `_target_` names, its arguments."""
+OPTIONS = {"hardware": {"rehearsal": "local_cluster"}}
+"""By group, its options."""
 SWEEP = {
     "": {"note": "description", "given": "points", "seeds": "num_seeds"},
     "budget": {"points": "max_points"},
@@ -74,7 +76,7 @@ def new_names(old: Any) -> list[str]:
     """Today's names of an old key, alone or with its section, of a metric, a state or a strategy; none for other names."""
     if not isinstance(old, str):  # a key of YAML may be a number
         return []
-    tables = [*SECTIONS.values(), *ARGUMENTS.values(), *SWEEP.values(), STRATEGIES, STATES]
+    tables = [*SECTIONS.values(), *ARGUMENTS.values(), *OPTIONS.values(), *SWEEP.values(), STRATEGIES, STATES]
     names = [table[old] for table in tables if old in table]
     names += [new for key, new in (*experiment_keys(), *sweep_keys()) if key == old]
     names += [new for new in [metric(old)] if new != old]
@@ -139,8 +141,8 @@ def _names(node: Mapping[str, Any], key: str) -> Mapping[str, str]:
 
 
 def renames(config: Mapping[str, Any]) -> dict[str, str]:
-    """The keys of one configuration that were renamed, by their old names: a class of the user's keeps its arguments."""
-    found: dict[str, str] = {}
+    """The renamed options, and the renamed keys of one configuration, by old name: a class of the user's keeps its arguments."""
+    found = {f"{group}={old}": f"{group}={new}" for group, names in OPTIONS.items() for old, new in names.items()}
 
     def walk(node: Any, key: str) -> None:
         if isinstance(node, Mapping):
@@ -154,13 +156,16 @@ def renames(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def upgrade_overrides(overrides: Sequence[str], names: Renames) -> list[str]:
-    """Overrides with today's keys.
+    """Overrides with today's keys and options.
 
     Args:
         overrides: as they were typed.
         names: from `renames`, of the configuration that they compose.
     """
-    return [re.sub(r"^([+~]*)([^=]*)", lambda key: key[1] + names.get(key[2], key[2]), typed) for typed in overrides]
+    return [
+        names.get(override) or re.sub(r"^([+~]*)([^=]*)", lambda key: key[1] + names.get(key[2], key[2]), override)
+        for override in overrides
+    ]
 
 
 def original_overrides(overrides: Sequence[str], config: Mapping[str, Any]) -> list[str]:

@@ -205,6 +205,28 @@ def test_old_key_is_refused_with_the_new_one(
     assert place == "override" or "mine.yaml:" in found[0]
 
 
+OLD_OPTIONS = [(group, old, new) for group, names in renamed.OPTIONS.items() for old, new in names.items()]
+
+
+@pytest.mark.parametrize(("group", "old", "new"), OLD_OPTIONS)
+def test_old_option_is_refused_with_the_new_one(group: str, old: str, new: str, tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(
+        f"# @package _global_\ndefaults:\n  - override /{group}: {old}\n  - _self_\n"
+    )
+    for override in (f"{group}={old}", "experiment=mine"):
+        with pytest.raises(InputError, match=f"it is now called '{new}'"):
+            compose([override], config_dirs=[tmp_path])
+
+
+@pytest.mark.parametrize(("group", "old", "new"), OLD_OPTIONS)
+def test_overrides_of_old_runs_name_the_new_option(group: str, old: str, new: str) -> None:
+    overrides = [f"{group}={new}", "seed=3"]
+    before = renamed.original_overrides(overrides, {})
+    assert before == [f"{group}={old}", "seed=3"]
+    assert renamed.upgrade_overrides(before, renamed.renames({})) == overrides
+
+
 @pytest.mark.parametrize(("old", "new"), list(renamed.sweep_keys()))
 def test_old_sweep_key_is_refused_with_the_new_one(
     old: str, new: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -105,4 +105,4 @@ def test_a_site_of_the_house_keeps_the_rules_and_tells_that_it_is_a_placeholder(
     words = yaml.safe_load(path.read_text())["slurm"]
     assert isinstance(words["time"], str), "quoted, or YAML may make a number of it"
     assert find_problems(compose([f"hardware={option}", "launcher=slurm", "parallel=data"]).config) == []
-    assert "placeholders" in path.read_text() or option == "rehearsal"
+    assert "placeholders" in path.read_text() or option == "local_cluster"

@@ -38,7 +38,7 @@ PAIR = ("parallel=data", "hardware.nodes=2", "hardware.devices_per_node=2")
 
 def begin(folder: Path, *overrides: str, name: str = "probe") -> Sweep:
     """A sweep whose workers are submitted; its folder is where SLURM's nodes, which are this machine, find it."""
-    shared = (*QUICK, "tracking=off", f"runs_dir={folder}", "launcher=slurm", "hardware=rehearsal")
+    shared = (*QUICK, "tracking=off", f"runs_dir={folder}", "launcher=slurm", "hardware=local_cluster")
     sweep = write(prepare(read_overrides([*shared, *overrides], name=name)))
     assert submit(sweep) is not None
     return sweep
@@ -171,7 +171,7 @@ def test_the_command_may_be_killed(cluster: Cluster, live: Live, tmp_path: Path)
         *QUICK,
         "tracking=off",
         "launcher=slurm",
-        "hardware=rehearsal",
+        "hardware=local_cluster",
         "launcher.workers=1",
         "optimizer.lr=0.01,0.02",
     )
