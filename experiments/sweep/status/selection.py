@@ -134,7 +134,7 @@ def cancel(
         jobs = [str(submission["job"]) for submission in ledger.read().submissions]
         if jobs:
             executor.cancel(jobs)
-        say(f"its workers are submission to end; `lathe resume {format_reference(sweep)}` goes on with what is missing")
+        say(f"its workers are told to end; `lathe resume {format_reference(sweep)}` goes on with what is missing")
     elif not have_ended:
         say(f"`lathe status {format_reference(sweep)}` shows when the rest has saved")
 

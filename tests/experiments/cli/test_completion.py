@@ -136,7 +136,7 @@ def test_sweep_files_and_their_keys_complete(tmp_path: Path) -> None:
     assert completions("lathe sweep lr_batch sweep.strategy=t") == ["sweep.strategy=tpe"]
     assert completions("lathe sweep lr_batch sweep.strategy.name=t") == ["sweep.strategy.name=tpe"]
     assert completions("lathe run -m sweep.mode=") == ["sweep.mode=max", "sweep.mode=min"]
-    assert completions("lathe resume rates sweep.see") == ["sweep.num_seeds="]
+    assert completions("lathe resume rates sweep.num") == ["sweep.num_seeds="]
     assert completions("lathe sweep lr_batch sweep.nonsense.a=") == []
 
 
