@@ -1,4 +1,4 @@
-"""Photos in one folder a class, read when they are needed: for sets that are larger than the memory."""
+"""Photos in one folder per class, read on demand: for data sets larger than the memory."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import torch
 from torch import Generator, Tensor
 
 from modules.data.base import Batch, DataError
-from modules.data.image.image_crop import UnreadableError, image_crop
+from modules.data.image.image_crop import UnreadableError, make_image_crop
 from modules.data.tensors import check_at_least, check_split
 
 _ENDINGS = (".jpg", ".jpeg", ".png")
 
 
 class ImageFolder:
-    """Photos of ``root/folder/{train,val,test}/CLASS/*.{jpg,jpeg,png}``; classes are numbered by their names' order.
+    """Photos of ``root/folder/{train,val,test}/CLASS/*.{jpg,jpeg,png}``; class ids follow the order of the names.
 
-    What is done to a photo: `image_crop.PhotoCut`.
+    See `ImageCrop` for how photos are cropped.
     """
 
     takes: Final = "image"
@@ -45,28 +45,30 @@ class ImageFolder:
         """
         Args:
             root: the folder of all data sets.
-            folder: that of this set.
-            num_train: photos of the training split, which an epoch is counted by; None where only steps are counted.
-            resize_size: shorter side of a photo before the cut.
-            image_size: side of the square that the model sees.
-            augment: cut anywhere and mirror by chance in training; evaluation, and training without it, see the middle.
+            folder: the folder of this data set below root.
+            num_train: number of training photos, the length of an epoch; None: training counts steps only.
+            resize_size: shorter side of a photo before the crop.
+            image_size: side of the square crop.
+            augment: crop and mirror training photos at random; otherwise, and in evaluation, crop the centre.
             image_shape: [3, image_size, image_size].
             num_features: 3 * image_size * image_size.
-            num_classes: folders of the training split.
-            min_scale: training that augments cuts a part of any area from this share of the photo on; None: a square of
-                the shrunk photo.
-            mean: of red, green and blue in [0, 1], taken off.
-            std: of them, divided by.
-            split_folders: folder by split, where they are not called train, val and test.
+            num_classes: number of folders of the training split.
+            min_scale: random crops have at least this fraction of the area of a photo; None: random crops are squares of
+                the resized photo.
+            mean: of red, green and blue in [0, 1], subtracted.
+            std: of red, green and blue, the divisor.
+            split_folders: folder by split; the default is the name of the split.
         """
         check_at_least("ImageFolder", 1, num_classes=num_classes)
-        self.cut = image_crop("ImageFolder", resize_size, image_size, image_shape, num_features, min_scale, mean, std)
+        self.crop = make_image_crop(
+            "ImageFolder", resize_size, image_size, image_shape, num_features, min_scale, mean, std
+        )
         if not folder:
             raise ValueError("ImageFolder wants a folder below root, but got ''; set data.folder")
         self.split_folders = {"train": "train", "val": "val", "test": "test", **(split_folders or {})}
-        if strange := sorted(self.split_folders.keys() - {"train", "val", "test"}):
+        if unknown := sorted(self.split_folders.keys() - {"train", "val", "test"}):
             raise ValueError(
-                f"ImageFolder wants split_folders of train, val and test, but got {strange}; leave them out"
+                f"ImageFolder wants split_folders of train, val and test, but got {unknown}; leave them out"
             )
         self.folder = folder
         self.num_train = num_train
@@ -82,7 +84,7 @@ class ImageFolder:
         if len(classes) != self.num_classes:
             raise DataError(
                 f"data.folder={self.folder!r}: {self.path / train} has {len(classes)} folders, but "
-                f"data.num_classes={self.num_classes}; every class has one; set data.num_classes={len(classes)}"
+                f"data.num_classes={self.num_classes}; every class needs one folder; set data.num_classes={len(classes)}"
             )
         self.class_names = classes
         names: list[bytes] = []
@@ -93,26 +95,26 @@ class ImageFolder:
                     f"data.folder={self.folder!r}: {self.path / own / name} is a class that the training split does "
                     f"not have; every split needs the same folders; remove it, or add {self.path / train / name}"
                 )
-            found = sorted(_images(self.path / own / name))
-            names += [os.fsencode(f"{name}/{image}") for image in found]
-            targets += [classes.index(name)] * len(found)
+            images = sorted(_images(self.path / own / name))
+            names += [os.fsencode(f"{name}/{image}") for image in images]
+            targets += [classes.index(name)] * len(images)
         if not names:
             raise DataError(
                 f"data.folder={self.folder!r}: {self.path / own} has no images; a split needs files that end in "
-                f"{', '.join(_ENDINGS)} in one folder a class; put them there"
+                f"{', '.join(_ENDINGS)} in one folder per class; put them there"
             )
         if split == "train" and self.num_train not in (None, len(names)):
             raise DataError(
                 f"data.folder={self.folder!r}: {self.path / own} has {len(names)} images, but "
-                f"data.num_train={self.num_train}; epochs are counted by it; set data.num_train={len(names)}"
+                f"data.num_train={self.num_train}; it is the length of an epoch; set data.num_train={len(names)}"
             )
         return ImageSplit(
             self, self.path / own, self.augment and split == "train", np.array(names), torch.tensor(targets)
         )
 
     def read(self, inputs: Sequence[str]) -> Tensor:
-        """As `PhotoCut.read`."""
-        return self.cut.read(inputs)
+        """Read photos of a user, see `ImageCrop.read`."""
+        return self.crop.read(inputs)
 
     def example(self, batch_size: int) -> Batch:
         return torch.zeros(batch_size, *self.image_shape), torch.zeros(batch_size, dtype=torch.int64)
@@ -126,28 +128,28 @@ class ImageFolder:
             wanted = f"{', '.join(others)} and {last}" if others else last
             raise DataError(
                 f"data.folder={self.folder!r}: {path} cannot be listed ({err.strerror}); the set needs the folders "
-                f"{wanted} with one folder a class; set LATHE_DATA to the folder that holds {self.folder!r}"
+                f"{wanted} with one folder per class; set LATHE_DATA to the folder that holds {self.folder!r}"
             ) from err
 
 
 class ImageSplit:
-    """Reads and decodes the photos of a batch; worth worker processes."""
+    """Reads and decodes the photos of a batch, which is slow enough for worker processes."""
 
     in_memory = False
 
-    def __init__(self, data: ImageFolder, path: Path, distorts: bool, names: np.ndarray, targets: Tensor) -> None:
+    def __init__(self, data: ImageFolder, path: Path, is_augmented: bool, names: np.ndarray, targets: Tensor) -> None:
         """
         Args:
-            data: what is done to a photo.
+            data: its arguments say how photos are cropped.
             path: the folder of the split.
-            distorts: cut and mirror by chance.
-            names: bytes [images], below the split's folder. An array, as a list's reference counts would make every
-                worker copy it, page by page.
+            is_augmented: crop and mirror at random.
+            names: bytes [images], paths below the folder of the split. An array: reference counts of a list would make
+                every worker copy the list, page by page.
             targets: int64 [images].
         """
         self.data = data
         self.path = path
-        self.distorts = distorts
+        self.is_augmented = is_augmented
         self.names = names
         self.targets = targets
 
@@ -157,11 +159,11 @@ class ImageSplit:
     def batch(self, indices: Tensor, generator: Generator) -> Batch:
         paths = [self.path / os.fsdecode(self.names[index]) for index in indices.tolist()]
         try:
-            inputs = self.data.cut.batch(paths, generator if self.distorts else None)
+            inputs = self.data.crop.batch(paths, generator if self.is_augmented else None)
         except UnreadableError as err:
             raise DataError(
                 f"data.folder={self.data.folder!r}: {paths[err.number]} cannot be read as an image ({err.reason}); every file "
-                f"of a split must be one; replace or remove it"
+                f"of a split must be an image; replace or remove it"
             ) from err
         return inputs, self.targets.index_select(0, indices)
 

@@ -1,4 +1,4 @@
-"""Photos in tar files, as ImageNet is often kept: few large files where a cluster's file system dislikes many small ones."""
+"""Photos in tar files: few large files, for file systems of clusters, which are slow with many small files."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import torch
 from torch import Generator, Tensor
 
 from modules.data.base import Batch, DataError
-from modules.data.image.image_crop import UnreadableError, image_crop
+from modules.data.image.image_crop import UnreadableError, make_image_crop
 from modules.data.image.tar_index import TarIndex, tar_index
 from modules.data.tensors import check_at_least, check_split
 
 
 class ImageShards:
-    """Photos and their classes from the shards of the WebDataset format, in any order.
+    """Photos and their classes from shards in the WebDataset format, with random access.
 
-    What is done to a photo: `image_crop.PhotoCut`. Source of the format: https://github.com/webdataset/webdataset.
+    See `ImageCrop` for how photos are cropped. Source of the format: https://github.com/webdataset/webdataset.
     """
 
     takes: Final = "image"
@@ -43,27 +43,29 @@ class ImageShards:
         """
         Args:
             root: the folder of all data sets.
-            folder: that of this set.
-            shards: by split, train, val and test, which files of the folder: ``train-*.tar``.
-            num_train: photos of the training split, which an epoch is counted by; None where only steps are counted.
-            resize_size: shorter side of a photo before the cut.
-            image_size: side of the square that the model sees.
-            augment: cut anywhere and mirror by chance in training; evaluation, and training without it, see the middle.
+            folder: the folder of this data set below root.
+            shards: for the splits train, val and test, a pattern of files in the folder, such as ``train-*.tar``.
+            num_train: number of training photos, the length of an epoch; None: training counts steps only.
+            resize_size: shorter side of a photo before the crop.
+            image_size: side of the square crop.
+            augment: crop and mirror training photos at random; otherwise, and in evaluation, crop the centre.
             image_shape: [3, image_size, image_size].
             num_features: 3 * image_size * image_size.
-            num_classes: classes lie below it.
-            min_scale: training that augments cuts a part of any area from this share of the photo on; None: a square of
-                the shrunk photo.
-            mean: of red, green and blue in [0, 1], taken off.
-            std: of them, divided by.
+            num_classes: class ids are lower.
+            min_scale: random crops have at least this fraction of the area of a photo; None: random crops are squares of
+                the resized photo.
+            mean: of red, green and blue in [0, 1], subtracted.
+            std: of red, green and blue, the divisor.
         """
         check_at_least("ImageShards", 1, num_classes=num_classes)
-        self.cut = image_crop("ImageShards", resize_size, image_size, image_shape, num_features, min_scale, mean, std)
+        self.crop = make_image_crop(
+            "ImageShards", resize_size, image_size, image_shape, num_features, min_scale, mean, std
+        )
         if not folder:
             raise ValueError("ImageShards wants a folder below root, but got ''; set data.folder")
         if set(shards) != {"train", "val", "test"}:
             raise ValueError(
-                f"ImageShards wants shards of train, val and test, but got {sorted(shards)}; one may be another's files"
+                f"ImageShards wants shards of train, val and test, but got {sorted(shards)}; two splits may name the same files"
             )
         self.folder = folder
         self.shards = dict(shards)
@@ -78,8 +80,8 @@ class ImageShards:
         paths = sorted(self.path.glob(self.shards[split]))
         if not paths:
             raise DataError(
-                f"data.folder={self.folder!r}: {self.path / self.shards[split]} names no file; the set needs shards there; "
-                f"set data.shards.{split}, or LATHE_DATA to the folder that holds {self.folder!r}"
+                f"data.folder={self.folder!r}: {self.path / self.shards[split]} matches no file; the data set needs shards "
+                f"there; set data.shards.{split}, or LATHE_DATA to the folder that holds {self.folder!r}"
             )
         index = tar_index(self.folder, paths)
         count, last = len(index.labels), int(index.labels.max(initial=-1))
@@ -91,34 +93,34 @@ class ImageShards:
         if split == "train" and self.num_train not in (None, count):
             raise DataError(
                 f"data.folder={self.folder!r}: {self.path / self.shards[split]} has {count} photos, but "
-                f"data.num_train={self.num_train}; epochs are counted by it; set data.num_train={count}"
+                f"data.num_train={self.num_train}; it is the length of an epoch; set data.num_train={count}"
             )
         return ShardSplit(self, paths, self.augment and split == "train", index)
 
     def read(self, inputs: Sequence[str]) -> Tensor:
-        """As `PhotoCut.read`."""
-        return self.cut.read(inputs)
+        """Read photos of a user, see `ImageCrop.read`."""
+        return self.crop.read(inputs)
 
     def example(self, batch_size: int) -> Batch:
         return torch.zeros(batch_size, *self.image_shape), torch.zeros(batch_size, dtype=torch.int64)
 
 
 class ShardSplit:
-    """Reads and decodes the photos of a batch from where they lie; worth worker processes."""
+    """Reads and decodes the photos of a batch from the shards, which is slow enough for worker processes."""
 
     in_memory = False
 
-    def __init__(self, data: ImageShards, paths: Sequence[Path], distorts: bool, index: TarIndex) -> None:
+    def __init__(self, data: ImageShards, paths: Sequence[Path], is_augmented: bool, index: TarIndex) -> None:
         """
         Args:
-            data: what is done to a photo.
+            data: its arguments say how photos are cropped.
             paths: the shards.
-            distorts: cut and mirror by chance.
-            index: of them.
+            is_augmented: crop and mirror at random.
+            index: of the shards.
         """
         self.data = data
         self.paths = list(paths)
-        self.distorts = distorts
+        self.is_augmented = is_augmented
         self.index = index
         self.targets = torch.from_numpy(index.labels)
 
@@ -129,21 +131,21 @@ class ShardSplit:
         numbers = indices.tolist()
         try:
             files = [self._read(number) for number in numbers]
-            inputs = self.data.cut.batch(files, generator if self.distorts else None)
+            inputs = self.data.crop.batch(files, generator if self.is_augmented else None)
         except UnreadableError as err:
             raise DataError(
                 f"data.folder={self.data.folder!r}: photo {numbers[err.number]} in {self._shard(numbers[err.number])} cannot be "
-                f"read as an image ({err.reason}); make the shard again"
+                f"read as an image ({err.reason}); create the shard again"
             ) from err
         except OSError as err:
             raise DataError(
                 f"data.folder={self.data.folder!r}: {err.filename} cannot be read ({err.strerror}); every shard must be "
-                "readable while training runs; bring it back"
+                "readable while training runs; restore it"
             ) from err
         return inputs, self.targets.index_select(0, indices)
 
     def _read(self, number: int) -> bytes:
-        # Opened every time: a set may have more shards than a process may have files, and decoding takes 100 times as long.
+        # Opens the file every time: there may be more shards than a process may open, and decoding takes 100 times as long.
         file = os.open(self._shard(number), os.O_RDONLY)
         try:
             return os.pread(file, int(self.index.sizes[number]), int(self.index.offsets[number]))

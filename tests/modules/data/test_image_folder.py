@@ -93,7 +93,7 @@ def test_a_damaged_photo_is_named_by_workers_too(folder: Path) -> None:
         path = folder / "train" / "bee" / "1.png"
         assert str(caught.value) == (
             f"data.folder='photos': {path} cannot be read as an image (cannot identify image file '{path}'); "
-            f"every file of a split must be one; replace or remove it"
+            f"every file of a split must be an image; replace or remove it"
         )
 
 
@@ -101,7 +101,7 @@ def test_folders_that_do_not_fit_are_refused(folder: Path) -> None:
     with pytest.raises(DataError) as caught:
         _data(folder, num_classes=3).load("train")
     assert str(caught.value) == (
-        f"data.folder='photos': {folder / 'train'} has 2 folders, but data.num_classes=3; every class has one; "
+        f"data.folder='photos': {folder / 'train'} has 2 folders, but data.num_classes=3; every class needs one folder; "
         f"set data.num_classes=2"
     )
     (folder / "val" / "cow").mkdir()
@@ -120,7 +120,7 @@ def test_a_missing_folder_tells_where_it_was_wanted() -> None:
         data.load("val")
     assert str(caught.value) == (
         "data.folder='photos': /nowhere/photos/train cannot be listed (No such file or directory); the set needs the "
-        "folders train, val and test with one folder a class; set LATHE_DATA to the folder that holds 'photos'"
+        "folders train, val and test with one folder per class; set LATHE_DATA to the folder that holds 'photos'"
     )
 
 

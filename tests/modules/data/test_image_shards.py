@@ -116,7 +116,7 @@ def test_without_a_place_for_the_index_it_is_made_every_time(folder: Path, monke
         ),
         (
             {"a.jpg": _photo(0, "JPEG"), "a.cls": b"2"},
-            "train-*.tar has 6 photos, but data.num_train=5; epochs are counted by",
+            "train-*.tar has 6 photos, but data.num_train=5; it is the length of an epoch",
         ),
     ],
 )
@@ -144,7 +144,9 @@ def test_a_compressed_shard_and_a_damaged_photo_are_told(folder: Path) -> None:
 
 
 def test_no_shards_and_wrong_splits_are_told(folder: Path) -> None:
-    with pytest.raises(DataError, match=re.escape(f"{folder}/none-*.tar names no file; the set needs shards there")):
+    with pytest.raises(
+        DataError, match=re.escape(f"{folder}/none-*.tar matches no file; the data set needs shards there")
+    ):
         _data(folder, shards={"train": "none-*.tar", "val": "none", "test": "none"}).load("train")
     with pytest.raises(ValueError, match=re.escape("shards of train, val and test, but got ['train']")):
         _data(folder, shards={"train": "train-*.tar"})

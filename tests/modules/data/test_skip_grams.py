@@ -117,7 +117,7 @@ def test_a_smaller_set_is_made_of_the_first_stretches(root: str) -> None:
     ("others", "message"),
     [
         ({"min_count": 10_000}, "data.min_count=10000: no word of data.folder='tiny' is that frequent; lower it"),
-        ({"num_train": 10_000}, "set data.num_train=null, lower context_tokens or bring more text"),
+        ({"num_train": 10_000}, "set data.num_train=null, lower data.context_tokens or use more text"),
         ({"context_tokens": 3000}, "the split 'train' has"),
     ],
 )

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torch import Generator, Tensor
 
-from modules.data.image.image_crop import ImageCrop, UnreadableError, image_crop
+from modules.data.image.image_crop import ImageCrop, UnreadableError, make_image_crop
 
 
 def encoded(height: int = 40, width: int = 60) -> bytes:
@@ -74,4 +74,4 @@ def test_which_of_the_files_is_no_photo_is_told() -> None:
 )
 def test_arguments_that_contradict_each_other_are_refused(arguments: tuple[object, ...], told: str) -> None:
     with pytest.raises(ValueError, match=told):
-        image_crop("Photos", *arguments)  # type: ignore[arg-type]
+        make_image_crop("Photos", *arguments)  # type: ignore[arg-type]
