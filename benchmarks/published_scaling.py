@@ -67,8 +67,8 @@ class Row:
 def machine(bytes_per_s: float = 1e12, latency_s: float = 0.0) -> Machine:
     """One device a node; of its numbers only the links matter here."""
     return Machine(
-        flops_per_s=1.0, devices_per_node=1, computing_at_once=1.0, link_bytes_per_s=bytes_per_s, link_latency_s=latency_s,
-        network_bytes_per_s=bytes_per_s, network_latency_s=latency_s, operation_s=0.0, host_bytes_per_s=1.0, is_apart=True,
+        flops_per_s=1.0, devices_per_node=1, concurrent_devices=1.0, link_bytes_per_s=bytes_per_s, link_latency_s=latency_s,
+        network_bytes_per_s=bytes_per_s, network_latency_s=latency_s, operation_s=0.0, host_bytes_per_s=1.0, is_accelerator=True,
     )  # fmt: skip
 
 

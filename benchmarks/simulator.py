@@ -96,7 +96,7 @@ def this_machine(cores: float, processes: int) -> Machine:
     hardware: dict[str, Any] = {
         "device": "cpu", "nodes": 1, "devices_per_node": processes, "cpu_threads": 1, "mfu": 0.3,
     }  # fmt: skip
-    return replace(machine_of(hardware), computing_at_once=cores)
+    return replace(machine_of(hardware), concurrent_devices=cores)
 
 
 def measured(words: Sequence[str]) -> tuple[float, list[RecordedRun]]:

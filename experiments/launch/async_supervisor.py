@@ -73,8 +73,8 @@ class ProcessSupervisor:
     def run(self) -> int:
         """Run until all processes have ended; return the exit code of the rank."""
         with tempfile.TemporaryDirectory(prefix="lathe-") as folder:
-            if not self.rank.meeting:
-                self.rank = replace(self.rank, meeting=f"file://{folder}/ranks")
+            if not self.rank.rendezvous:
+                self.rank = replace(self.rank, rendezvous=f"file://{folder}/ranks")
             try:
                 for role in self._list_roles():
                     self._start(role)

@@ -107,10 +107,10 @@ class RankGroup:
             self._child = ForkedRank(trial, attempt, trust, rank, self.waiter)
             return
         with socket.create_server(("", 0)) as listener:  # the child inherits it, so no other process can take the port
-            meeting = f"tcp://{self.placement.leader_address}:{listener.getsockname()[1]}"
-            rank = Rank(0, 0, self.placement.local_world_size, meeting, listener.fileno())
+            rendezvous = f"tcp://{self.placement.leader_address}:{listener.getsockname()[1]}"
+            rank = Rank(0, 0, self.placement.local_world_size, rendezvous, listener.fileno())
             self._child = ForkedRank(trial, attempt, trust, rank, self.waiter)
-        assignment = {"folder": str(trial.folder), "attempt": attempt, "trust": list(trust), "meeting": meeting}
+        assignment = {"folder": str(trial.folder), "attempt": attempt, "trust": list(trust), "rendezvous": rendezvous}
         for follower in self._followers.values():
             follower.send(assignment)
 
@@ -182,7 +182,7 @@ def run_follower(placement: RankPlacement, folder: Path, waiter: SignalWaiter) -
                 if child is not None:
                     child.signal(message["signal"])
             else:
-                rank = Rank(placement.rank, placement.local_rank, placement.local_world_size, message["meeting"])
+                rank = Rank(placement.rank, placement.local_rank, placement.local_world_size, message["rendezvous"])
                 trial, trust = Trial(Path(message["folder"])), tuple(message["trust"])
                 child = ForkedRank(trial, message["attempt"], trust, rank, waiter)
                 is_stopping = False

@@ -61,9 +61,9 @@ def main() -> int:
     assignment = json.loads(line)
     trial, rank = Trial(Path(assignment["folder"])), Rank(**assignment["rank"])
     code = run_rank(trial, int(assignment["attempt"]), tuple(assignment["trust"]), rank, stop)
-    if rank.meeting:
-        if rank.number == 0 and rank.meeting.startswith("file://"):  # the launching side may have ended
-            shutil.rmtree(Path(rank.meeting.removeprefix("file://")).parent, ignore_errors=True)
+    if rank.rendezvous:
+        if rank.number == 0 and rank.rendezvous.startswith("file://"):  # the launching side may have ended
+            shutil.rmtree(Path(rank.rendezvous.removeprefix("file://")).parent, ignore_errors=True)
         # Threads of a process group may still run, and would abort a regular shutdown.
         sys.stdout.flush()
         os._exit(code)
@@ -90,7 +90,7 @@ def run_rank(trial: Trial, attempt: int, trust: tuple[str, ...], rank: Rank, sto
             try:
                 return run_attempt(trial, attempt, trust, rank, journal, stop)
             except BaseException:  # also for sys.exit in user code; a single rank lets Python end normally
-                if not rank.meeting:
+                if not rank.rendezvous:
                     raise
                 traceback.print_exc()
                 return FAILED

@@ -16,12 +16,16 @@ from experiments.components.instantiate import describe_error
 from experiments.core.errors import PlanError
 from experiments.plan.plan import Plan
 from modules.data.base import Batch, Tensors
-from modules.parallel.cost_model.compatibility import evaluator_incompatibilities, incompatibilities, stage_bounds
+from modules.parallel.cost_model.compatibility import (
+    find_evaluator_incompatibilities,
+    find_incompatibilities,
+    find_stage_bounds,
+)
 from modules.parallel.cost_model.layer_counts import ModelCount
 from modules.parallel.cost_model.layout import ParallelLayout
-from modules.parallel.cost_model.memory import StageMemory, memory_of
-from modules.parallel.cost_model.model_profile import count
-from modules.parallel.cost_model.step_time import STEP_S, Cost, Machine, cost_of
+from modules.parallel.cost_model.memory import StageMemory, estimate_memory
+from modules.parallel.cost_model.model_profile import count_model
+from modules.parallel.cost_model.step_time import STEP_S, Machine, StepCost, estimate_cost
 
 ASSUMED_TFLOPS = {"cpu": 0.05, "cuda": 100.0}
 LINK = {"cpu": (1.0, 100.0), "cuda": (25.0, 10.0)}
@@ -42,7 +46,7 @@ class ResourceEstimate:
     stages: tuple[StageMemory, ...]
     flops_per_step: int
     """Forward and backward of one update, over all devices; a multiply-add counts two."""
-    cost: Cost | None = None
+    cost: StepCost | None = None
     """Guessed time of a step; None for one process, where work and peak say it all."""
 
     @property
@@ -65,21 +69,21 @@ def estimate(config: Mapping[str, Any], plan: Plan, trust: Collection[str] = ())
     with torch.device("meta"):
         parts = assemble(config, trust)
     partition = config["parallel"].get("partition", "parameters")
-    problems = incompatibilities(parts.task.model, topology, partition) + evaluator_incompatibilities(
+    problems = find_incompatibilities(parts.task.model, topology, partition) + find_evaluator_incompatibilities(
         parts.evaluator, layout
     )
     if problems:
         raise PlanError(problems, f"the plan for '{plan.name}'")
     whole = sum(parameter.numel() for parameter in parts.task.model.parameters())
-    bounds = stage_bounds(parts.task.model, topology.pipe, partition) if topology.pipe > 1 else None
+    bounds = find_stage_bounds(parts.task.model, topology.pipe, partition) if topology.pipe > 1 else None
     counted = count_of(config, parts, plan.name, plan.batch_size_per_device, topology.model)
     bounds = bounds or [0, len(counted.layers)]
     work = sum(layer.flops for layer in (*counted.layers, counted.loss))
     return ResourceEstimate(
         num_parameters=whole,
-        stages=tuple(memory_of(counted, bounds, layout, on_cpu=device_of(hardware) == "cpu")),
+        stages=tuple(estimate_memory(counted, bounds, layout, on_cpu=device_of(hardware) == "cpu")),
         flops_per_step=work * plan.num_accumulation * topology.data * topology.model,
-        cost=cost_of(counted, bounds, layout, machine_of(hardware)) if topology.world > 1 else None,
+        cost=estimate_cost(counted, bounds, layout, machine_of(hardware)) if topology.world > 1 else None,
     )
 
 
@@ -114,7 +118,7 @@ def count_of(config: Mapping[str, Any], parts: Components, name: str, batch_size
                 [f"{problem}: {describe_error(err)}; lower batch_size_per_device, or see its example"], subject
             ) from err
         try:
-            return count(parts.task, batch, config["precision"], num_slices)
+            return count_model(parts.task, batch, config["precision"], num_slices)
         except (DataDependentOutputException, DynamicOutputShapeException) as err:
             problem = f"model={config['model']['_target_']} reads a value while it computes ({describe_error(err)})"
             raise PlanError(
@@ -198,14 +202,14 @@ def machine_of(hardware: Mapping[str, Any]) -> Machine:
     return Machine(
         flops_per_s=stated("peak_tflops", ASSUMED_TFLOPS[device]) * 1e12 * hardware["mfu"],
         devices_per_node=hardware["devices_per_node"],
-        computing_at_once=hardware["devices_per_node"] if device == "cuda" else _cores(hardware),
+        concurrent_devices=hardware["devices_per_node"] if device == "cuda" else _cores(hardware),
         link_bytes_per_s=stated("link_gb_per_s", LINK[device][0]) * 1e9,
         link_latency_s=stated("link_latency_us", LINK[device][1]) * 1e-6,
         network_bytes_per_s=stated("network_gb_per_s", NETWORK[0]) * 1e9,
         network_latency_s=stated("network_latency_us", NETWORK[1]) * 1e-6,
         operation_s=OPERATION_US * 1e-6,
         host_bytes_per_s=HOST_GB_PER_S * 1e9,
-        is_apart=device == "cuda",
+        is_accelerator=device == "cuda",
     )
 
 

@@ -12,7 +12,7 @@ from experiments.components.instantiate import instantiate
 from experiments.components.load_weights import load_initial_weights
 from experiments.core.errors import PlanError
 from experiments.plan.plan import Plan
-from modules.parallel.cost_model.compatibility import incompatibilities
+from modules.parallel.cost_model.compatibility import find_incompatibilities
 
 
 def check_fit(config: Mapping[str, Any], plan: Plan, trust: Collection[str] = (), initial: Path | None = None) -> None:
@@ -32,6 +32,6 @@ def check_fit(config: Mapping[str, Any], plan: Plan, trust: Collection[str] = ()
     with torch.device("meta"):
         model = instantiate(config["model"], "model", trust)
     problems = load_initial_weights(model, config, initial)
-    problems += incompatibilities(model, plan.topology, config["parallel"].get("partition", "parameters"))
+    problems += find_incompatibilities(model, plan.topology, config["parallel"].get("partition", "parameters"))
     if problems:
         raise PlanError(problems, f"the plan for '{plan.name}'")

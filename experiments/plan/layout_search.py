@@ -20,11 +20,11 @@ from experiments.config.rules.all_rules import find_problems
 from experiments.config.rules.base import ConfigView, NotApplicable
 from experiments.core.errors import PlanError
 from experiments.plan.estimate import count_of, device_of, machine_of, megabytes, memory_bytes
-from modules.parallel.cost_model.compatibility import incompatibilities, stage_bounds
-from modules.parallel.cost_model.layer_counts import ModelCount, between
+from modules.parallel.cost_model.compatibility import find_incompatibilities, find_stage_bounds
+from modules.parallel.cost_model.layer_counts import ModelCount, interpolate
 from modules.parallel.cost_model.layout import ParallelLayout
-from modules.parallel.cost_model.memory import memory_of
-from modules.parallel.cost_model.step_time import Cost, cost_of
+from modules.parallel.cost_model.memory import estimate_memory
+from modules.parallel.cost_model.step_time import StepCost, estimate_cost
 
 if TYPE_CHECKING:
     from experiments.config.experiment import Experiment
@@ -45,7 +45,7 @@ class Candidate:
     overrides: tuple[str, ...]
     memory_bytes: int
     """Of the fullest rank."""
-    cost: Cost
+    cost: StepCost
 
     @property
     def name(self) -> str:
@@ -175,9 +175,9 @@ class _LayoutComparison:
         layout = replace(layout, batch_size_per_device=size, num_micro_batches=share // size)
         count = self._count(topology.model, size)
         model = self.parts.task.model
-        bounds = stage_bounds(model, topology.pipe, "parameters") if topology.pipe > 1 else [0, len(count.layers)]
-        memory = max(stage.total_bytes for stage in memory_of(count, bounds, layout, on_cpu=self.on_cpu))
-        return Candidate(layout, words, memory, cost_of(count, bounds, layout, self.machine))
+        bounds = find_stage_bounds(model, topology.pipe, "parameters") if topology.pipe > 1 else [0, len(count.layers)]
+        memory = max(stage.total_bytes for stage in estimate_memory(count, bounds, layout, on_cpu=self.on_cpu))
+        return Candidate(layout, words, memory, estimate_cost(count, bounds, layout, self.machine))
 
     def _problem(self, layout: ParallelLayout, words: Iterable[str]) -> str | None:
         """Why a layout is not legal: the rules of a plan, and what the model says."""
@@ -189,7 +189,7 @@ class _LayoutComparison:
                 continue
             if found:
                 return found if isinstance(found, str) else found[0]
-        return next(iter(incompatibilities(self.parts.task.model, layout.topology)), None)
+        return next(iter(find_incompatibilities(self.parts.task.model, layout.topology)), None)
 
     def _drop(self, layout: ParallelLayout, size: int, problem: str) -> None:
         """Count a layout once, by the first reason against it."""
@@ -205,7 +205,7 @@ class _LayoutComparison:
                 )
                 self.counted[num_slices] = small, large
             small, large = self.counted[num_slices]
-            self.counts[key] = between(small, COUNTED[0], large, COUNTED[1], size)
+            self.counts[key] = interpolate(small, COUNTED[0], large, COUNTED[1], size)
         return self.counts[key]
 
 

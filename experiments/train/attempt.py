@@ -89,10 +89,10 @@ def run_attempt(
         return code
 
     training: Trainer | None = None
-    has_others = rank.meeting != ""
+    has_others = rank.rendezvous != ""
     try:
         config = trial.config_of(number)
-        _set_threads(config["hardware"], shares_cores=rank.meeting.startswith("file://"))
+        _set_threads(config["hardware"], shares_cores=rank.rendezvous.startswith("file://"))
         set_level(config["determinism"], lambda warning: on_running(training.done if training else 0, warning))
         checkpoints = Checkpoints(trial.folder, config["checkpoint"]["keep_last"], number)
         plan = make_plan(config)

@@ -9,7 +9,7 @@ import torch
 from experiments.components.assemble import Components
 from experiments.components.model_signature import ModelInterface, infer_interface
 from modules.evaluator.base import MakesArtifacts, ModelEvaluator, renamed_methods
-from modules.parallel.cost_model.compatibility import evaluator_incompatibilities
+from modules.parallel.cost_model.compatibility import find_evaluator_incompatibilities
 from modules.parallel.cost_model.layout import ParallelLayout
 
 
@@ -25,7 +25,11 @@ def dry_run(components: Components, layout: ParallelLayout) -> tuple[list[str], 
     """
     inputs, targets = components.data.example(2)
     model, evaluator = components.task.model, components.evaluator
-    problems = [*renamed_methods(evaluator), *evaluator_incompatibilities(evaluator, layout), *_not_callable(evaluator)]
+    problems = [
+        *renamed_methods(evaluator),
+        *find_evaluator_incompatibilities(evaluator, layout),
+        *_not_callable(evaluator),
+    ]
     if problems:
         raise ValueError("; ".join(problems))
     with torch.random.fork_rng(devices=[]), torch.inference_mode():

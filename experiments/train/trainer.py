@@ -64,7 +64,7 @@ class Trainer:
     """Number of steps done."""
 
     def __post_init__(self) -> None:
-        self.coordinates = self.plan.topology.place(self.rank.number)
+        self.coordinates = self.plan.topology.coordinates(self.rank.number)
         self.shard = DataShard(self.coordinates.data, self.plan.topology.data)
         self.num_synchronous = self.plan.topology.world  # ranks that run every step together
         self.covers_all_processes = True  # no process trains besides the ranks

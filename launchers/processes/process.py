@@ -40,13 +40,13 @@ class TrainingProcess:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
-    def assign(self, spec: AttemptSpec, rank: int = 0, meeting: str = "") -> None:
+    def assign(self, spec: AttemptSpec, rank: int = 0, rendezvous: str = "") -> None:
         """Send the process its attempt and rank.
 
         Args:
             spec: the same for all ranks.
             rank: number of this rank.
-            meeting: URL where the ranks meet; "" for a single rank.
+            rendezvous: rendezvous URL of the ranks; "" for a single rank.
 
         Raises:
             LaunchError: the process has already ended; an import failed.
@@ -57,9 +57,9 @@ class TrainingProcess:
             "trust": list(spec.trust),
             "rank": {
                 "number": rank,
-                "on_node": rank,
-                "per_node": spec.ranks_per_node,
-                "meeting": meeting,
+                "local_rank": rank,
+                "local_world_size": spec.ranks_per_node,
+                "rendezvous": rendezvous,
             },
         }
         assert self._process.stdin is not None

@@ -27,7 +27,7 @@ class LocalRanks:
         Raises:
             LaunchError: the machine refuses another process; those that were started are ended.
         """
-        self._meeting_dir = tempfile.mkdtemp(prefix="lathe-")
+        self._rendezvous_dir = tempfile.mkdtemp(prefix="lathe-")
         self._processes = [first]
         self._codes: dict[int, int] = {}
         self._failure = FirstFailure()
@@ -36,11 +36,11 @@ class LocalRanks:
             while len(self._processes) < spec.world_size:
                 self._processes.append(TrainingProcess())
             for rank, process in enumerate(self._processes):
-                process.assign(spec, rank, f"file://{self._meeting_dir}/ranks")
+                process.assign(spec, rank, f"file://{self._rendezvous_dir}/ranks")
         except BaseException:  # also for Ctrl-C
             for process in self._processes:
                 process.discard()
-            shutil.rmtree(self._meeting_dir)
+            shutil.rmtree(self._rendezvous_dir)
             raise
 
     @property
@@ -81,6 +81,6 @@ class LocalRanks:
                 free_shared_memory(pid)
 
     def _clean(self) -> None:
-        shutil.rmtree(self._meeting_dir, ignore_errors=True)
+        shutil.rmtree(self._rendezvous_dir, ignore_errors=True)
         for process in self._processes:
             clean_up(process.pid)

@@ -23,11 +23,11 @@ class Rank:
 
     number: int = 0
     """From 0 to ``topology.world - 1``."""
-    on_node: int = 0
+    local_rank: int = 0
     """Rank on its node, from 0; on a machine with GPUs, the number of its GPU."""
-    per_node: int = 1
+    local_world_size: int = 1
     """Ranks on its node."""
-    meeting: str = ""
+    rendezvous: str = ""
     """Rendezvous address, as torch.distributed's ``init_method``: ``file:///...`` or ``tcp://host:port``."""
     listener: int | None = None
     """File descriptor of rank 0's listening socket, so that no other process can take the port; None: rank 0 opens one."""

@@ -46,7 +46,7 @@ OLDER = "resume from an older checkpoint, or start a new run"
 
 
 @dataclass
-class State:
+class TrainingState:
     """Everything that the next step depends on, but for what follows from seed and step."""
 
     weights: dict[str, Tensor]
@@ -141,7 +141,7 @@ class SavedState:
     def check(self, kinds: Mapping[str, str], optimizer: str) -> None:
         """
         Args:
-            kinds: what the whole model has, from `kinds_of`.
+            kinds: what the whole model has, from `describe_tensors`.
             optimizer: name of this run's class.
 
         Raises:
@@ -165,7 +165,7 @@ class SavedState:
             raise StateError(self.folder / OPTIMIZER, problems, SAME_PARTS)
 
 
-def named(model: nn.Module) -> dict[str, Tensor]:
+def name_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Live parameters and buffers that belong to a state, each under the first of its names."""
     seen: set[int] = set()
     tensors: dict[str, Tensor] = {}
@@ -176,39 +176,41 @@ def named(model: nn.Module) -> dict[str, Tensor]:
     return tensors
 
 
-def ties_of(model: nn.Module) -> dict[str, str]:
+def find_ties(model: nn.Module) -> dict[str, str]:
     """Every name in the model's own state, with the first name of the tensor that it stands for."""
     first: dict[int, str] = {}
     return {name: first.setdefault(id(tensor), name) for name, tensor in model.state_dict(keep_vars=True).items()}
 
 
-def under_all_names(weights: Mapping[str, Tensor], ties: Mapping[str, str]) -> dict[str, Tensor]:
+def expand_ties(weights: Mapping[str, Tensor], ties: Mapping[str, str]) -> dict[str, Tensor]:
     """Whole weights as a model's `load_state_dict` wants them: of those that are tied, a copy under every name."""
     return {name: weights[own] if name == own else weights[own].clone() for name, own in ties.items()}
 
 
-def kinds_of(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+def describe_tensors(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """Dtype and shape of each, in words."""
     return {
         name: f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}" for name, tensor in tensors.items()
     }
 
 
-def copied(tensor: Tensor) -> Tensor:
+def copy_to_cpu(tensor: Tensor) -> Tensor:
     """A copy on the CPU that training does not touch."""
     copy = tensor.detach().to("cpu", copy=True)
     return copy.contiguous()
 
 
-def collect(tensors: Mapping[str, Tensor], optimizer: Optimizer) -> State:
+def collect(tensors: Mapping[str, Tensor], optimizer: Optimizer) -> TrainingState:
     """Copy the state of a model that this process holds whole."""
     entries: dict[str, dict[str, Tensor | float]] = {}
     for name, tensor in tensors.items():
         own = optimizer.state.get(tensor)
         if own:
-            entries[name] = {key: copied(value) if isinstance(value, Tensor) else value for key, value in own.items()}
-    weights = {name: copied(tensor) for name, tensor in tensors.items()}
-    return State(weights, type(optimizer).__name__, entries)
+            entries[name] = {
+                key: copy_to_cpu(value) if isinstance(value, Tensor) else value for key, value in own.items()
+            }
+    weights = {name: copy_to_cpu(tensor) for name, tensor in tensors.items()}
+    return TrainingState(weights, type(optimizer).__name__, entries)
 
 
 def restore(

@@ -16,7 +16,7 @@ from modules.evaluator.base import AnyEvaluator
 from modules.parallel import checkpoint_format as state
 from modules.parallel.base import EngineConfig, TrainingTask
 from modules.parallel.deepspeed.engine import DeepSpeedEngine
-from modules.parallel.forward import MetricAccumulator, evaluation_mode, mean_of, micro_batches
+from modules.parallel.forward import MetricAccumulator, average_metrics, evaluation_mode, split_micro_batches
 from modules.parallel.topology import Degree
 
 STAGE: Final = 1
@@ -57,7 +57,7 @@ class Pipeline(DeepSpeedEngine):
         deepspeed_start.connect(config)
         self.stages = Stages(task, config, self.partition, self.forward.autocast, self._on_outputs)
         own = {id(tensor) for tensor in (*self.stages.parameters(), *self.stages.buffers())}
-        named = state.named(task.model)
+        named = state.name_tensors(task.model)
         self.tensors = {name: tensor for name, tensor in named.items() if id(tensor) in own}
         for tensor in named.values():
             if id(tensor) not in own:
@@ -77,8 +77,8 @@ class Pipeline(DeepSpeedEngine):
         self._set_learning_rate(step)
         self.found.clear()
         self._tell_shapes(batch)
-        self.engine.train_batch(micro_batches(batch, self.config.num_accumulation))
-        return self._after_step(self._told(self.ranks.mean(mean_of(self.found)) if self._is_last else None))
+        self.engine.train_batch(split_micro_batches(batch, self.config.num_accumulation))
+        return self._after_step(self._told(self.ranks.mean(average_metrics(self.found)) if self._is_last else None))
 
     def evaluate(self, batches: Iterable[tuple[Batch, bool]], evaluator: AnyEvaluator) -> dict[str, float]:
         self.tally = MetricAccumulator(
@@ -120,7 +120,7 @@ class Pipeline(DeepSpeedEngine):
 
     @property
     def _is_last(self) -> bool:
-        return self.ranks.place.pipe == self.ranks.topology.pipe - 1
+        return self.ranks.coordinates.pipe == self.ranks.topology.pipe - 1
 
     def _on_outputs(self, outputs: Tensors, targets: Tensors) -> Tensor:
         """The loss of a micro-batch, on the last stage, and on the way what is measured there."""

@@ -15,7 +15,7 @@ from modules.parallel import checkpoint_format as state
 from modules.parallel.base import EngineConfig, TrainingTask
 from modules.parallel.deepspeed.config import Stage
 from modules.parallel.deepspeed.engine import DeepSpeedEngine
-from modules.parallel.forward import Forward, evaluate, mean_of, micro_batches
+from modules.parallel.forward import Forward, average_metrics, evaluate, split_micro_batches
 from modules.parallel.topology import Degree, Offload
 
 
@@ -44,7 +44,7 @@ class Zero(DeepSpeedEngine):
         from modules.parallel.deepspeed.initialize import ModelUnit, initialize
 
         model = task.model.to(self.forward.device)
-        self.tensors = state.named(model)
+        self.tensors = state.name_tensors(model)
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         if config.compile:
             model.compile()
@@ -62,7 +62,7 @@ class Zero(DeepSpeedEngine):
         parts = []
         self._set_learning_rate(step)
         norm: Tensor | None = None
-        for micro_batch in micro_batches(batch, config.num_accumulation):
+        for micro_batch in split_micro_batches(batch, config.num_accumulation):
             loss, metrics = self.forward.loss(self.engine, micro_batch)
             parts.append({name: value.detach() for name, value in metrics.items()})
             self.engine.backward(loss)
@@ -73,7 +73,7 @@ class Zero(DeepSpeedEngine):
             ):
                 norm = self._clip(config.grad_clip_norm)
             self.engine.step()
-        return self._after_step(self.ranks.mean(mean_of(parts)), norm)
+        return self._after_step(self.ranks.mean(average_metrics(parts)), norm)
 
     def evaluate(self, batches: Iterable[tuple[Batch, bool]], evaluator: AnyEvaluator) -> dict[str, float]:
         forward = Forward(self.shards.whole_objective if self.shards else self.forward.objective, self.config)

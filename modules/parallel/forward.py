@@ -26,7 +26,7 @@ class Forward:
         Raises:
             ValueError: this machine has no such device.
         """
-        self.device = device_of(config)
+        self.device = find_device(config)
         self.objective = objective
         self.precision = config.precision
         self.channels_last = config.channels_last
@@ -74,7 +74,7 @@ class MetricAccumulator:
     def add(self, outputs: Tensors, targets: Tensors, counts: bool, inputs: Tensors | None = None) -> None:
         """Measure one batch; one that does not count only says which sums there are, where no other did."""
         _, metrics = self.objective(outputs, targets)
-        size = size_of(targets) if counts else 0
+        size = count_examples(targets) if counts else 0
         if counts:
             sums = self._measured(inputs, outputs, targets)
             self.sums = sums if self.sums is None else self.sums + sums
@@ -117,7 +117,7 @@ class MetricAccumulator:
         return means | self._metrics_of(sums)
 
 
-def device_of(config: EngineConfig) -> torch.device:
+def find_device(config: EngineConfig) -> torch.device:
     """
     Raises:
         ValueError: this machine has no such device.
@@ -129,7 +129,7 @@ def device_of(config: EngineConfig) -> torch.device:
         raise ValueError("precision=fp16 needs a GPU, but torch finds 0 here; take precision=bf16")
     if count == 0:
         return torch.device("cpu")
-    number, wanted = config.rank.on_node, config.rank.per_node
+    number, wanted = config.rank.local_rank, config.rank.local_world_size
     if wanted > count:  # the same on every rank
         raise ValueError(
             f"hardware.devices_per_node={wanted} wants a CUDA device a process, but torch finds {count} here; "
@@ -139,14 +139,14 @@ def device_of(config: EngineConfig) -> torch.device:
     return torch.device("cuda", number)
 
 
-def size_of(tensors: Tensors) -> int:
+def count_examples(tensors: Tensors) -> int:
     """Examples of a batch."""
     return len(tensors if isinstance(tensors, Tensor) else tensors[0])
 
 
-def micro_batches(batch: Batch, num_parts: int) -> Iterator[Batch]:
+def split_micro_batches(batch: Batch, num_parts: int) -> Iterator[Batch]:
     """Cut a batch into equal parts, in order."""
-    size = size_of(batch[0])
+    size = count_examples(batch[0])
     if size % num_parts:
         raise ValueError(
             f"num_accumulation={num_parts} cannot split a batch of {size} evenly; use a batch size that it divides"
@@ -156,7 +156,7 @@ def micro_batches(batch: Batch, num_parts: int) -> Iterator[Batch]:
         yield _each(batch[0], cut), _each(batch[1], cut)
 
 
-def mean_of(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+def average_metrics(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Metrics of a batch from those of its equal parts."""
     return (
         parts[0] if len(parts) == 1 else {name: torch.stack([part[name] for part in parts]).mean() for name in parts[0]}

@@ -124,14 +124,14 @@ class ParameterServer:
             flat, flat.shard(number, self.num_servers), task.optimizer, factor, self.correct, self.policy,
             self.chunks(config.topology),
         )  # fmt: skip
-        store = join_store(config.rank.meeting)
+        store = join_store(config.rank.rendezvous)
         ServerProcess(store, number, shard, flat, config.folder, self.snapshot_every_steps).run()
 
     def _replicate(
         self, number: int, task: TrainingTask, config: EngineConfig, fetch: Fetch, should_stop: Callable[[], str | None]
     ) -> None:
         single = _make_single(task, config)
-        store = join_store(config.rank.meeting)
+        store = join_store(config.rank.rendezvous)
         group = ReplicaGroup(store, number // self.group_size, number % self.group_size, self.group_size)
         settings = ReplicaSettings(
             self.push_every_steps, self.pull_every_steps, self.chunks(config.topology), self.delays_s.get(number, 0.0)
@@ -157,7 +157,7 @@ class ParameterServer:
         self._is_over = False
         self._change = threading.Condition()
         self.async_metrics = AsyncMetrics(self.num_servers)
-        self.store = open_store(config.rank.meeting, config.rank.listener)
+        self.store = open_store(config.rank.rendezvous, config.rank.listener)
         threading.Thread(target=self._accept_replicas, daemon=True).start()
         self.servers = ServerConnections(self.store, self.flat, self.num_servers)
 

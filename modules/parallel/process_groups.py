@@ -30,7 +30,7 @@ class ProcessGroups:
         """
         self.topology: Topology = config.topology
         self.number = config.rank.number
-        self.place = self.topology.place(self.number)
+        self.coordinates = self.topology.coordinates(self.number)
         self.groups: dict[str, dist.ProcessGroup] = {}
         if self.topology.world == 1 and not always:
             return
@@ -44,7 +44,7 @@ class ProcessGroups:
         store = HashStore() if self.topology.world == 1 else self._listening(config.rank)
         dist.init_process_group(
             backend,
-            init_method=config.rank.meeting if store is None else None,
+            init_method=config.rank.rendezvous if store is None else None,
             store=store,
             rank=self.number,
             world_size=self.topology.world,
@@ -53,9 +53,9 @@ class ProcessGroups:
 
     def _listening(self, rank: Rank) -> Store | None:
         """The store of ranks that meet where the first of them listens; None where they meet at a file."""
-        if not rank.meeting.startswith("tcp://"):
+        if not rank.rendezvous.startswith("tcp://"):
             return None
-        host, _, port = rank.meeting.removeprefix("tcp://").rpartition(":")
+        host, _, port = rank.rendezvous.removeprefix("tcp://").rpartition(":")
         return TCPStore(
             host, int(port), self.topology.world, is_master=rank.number == 0, timeout=TIMEOUT, wait_for_workers=False,
             master_listen_fd=rank.listener,
@@ -114,7 +114,7 @@ class ProcessGroups:
         if self.topology.data == 1:
             return [value]
         told: list[Any] = [None] * self.topology.data
-        is_first = self.place.data == 0
+        is_first = self.coordinates.data == 0
         first = self.topology.peers(self.number, "data")[0]
         dist.gather_object(value, told if is_first else None, dst=first, group=self.groups["data"])
         return told if is_first else []
@@ -127,7 +127,7 @@ class ProcessGroups:
             lengths: of all, where this is the first.
         """
         replicas = self.topology.peers(self.number, "data")
-        if self.place.data > 0:
+        if self.coordinates.data > 0:
             dist.send(vector, replicas[0], group=self.groups["data"])
             return []
         vectors = [vector, *(torch.empty(length, dtype=vector.dtype) for length in lengths[1:])]
@@ -152,7 +152,7 @@ class ProcessGroups:
         if self.topology.pipe == 1:
             return tensors
         stages, group = self.topology.peers(self.number, "pipe"), self.groups["pipe"]
-        if self.place.pipe > 0:
+        if self.coordinates.pipe > 0:
             dist.send_object_list(
                 [[(name, each.dtype, tuple(each.shape)) for name, each in tensors.items()]], stages[0], group
             )

@@ -14,7 +14,7 @@ from modules.data.base import Batch
 from modules.evaluator.base import AnyEvaluator
 from modules.parallel import checkpoint_format as state
 from modules.parallel.base import EngineConfig, TrainingTask
-from modules.parallel.forward import Forward, evaluate, mean_of, micro_batches
+from modules.parallel.forward import Forward, average_metrics, evaluate, split_micro_batches
 from modules.parallel.process_groups import ProcessGroups
 
 
@@ -26,7 +26,7 @@ class Single:
         self.forward = Forward(task.objective, config)
         self.ranks = ProcessGroups(config)
         self.model = task.model.to(self.forward.device)
-        self.tensors = state.named(self.model)
+        self.tensors = state.name_tensors(self.model)
         if config.compile:
             self.model.compile()  # in place, so that names stay free of `_orig_mod.`
         self.schedule = task.schedule
@@ -53,14 +53,14 @@ class Single:
         config = self.config
         self.optimizer.zero_grad(set_to_none=True)
         parts = []
-        for number, micro_batch in enumerate(micro_batches(batch, config.num_accumulation), start=1):
+        for number, micro_batch in enumerate(split_micro_batches(batch, config.num_accumulation), start=1):
             with nullcontext() if number == config.num_accumulation else self._gradients_stay_here():
                 loss, metrics = self.forward.loss(self.trained, micro_batch)
                 if config.num_accumulation > 1:
                     loss = loss / config.num_accumulation
                 self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch 2.13 leaves it without types
             parts.append({name: value.detach() for name, value in metrics.items()})
-        return mean_of(parts)
+        return average_metrics(parts)
 
     def set_learning_rate(self, step: int) -> None:
         factor = self.schedule.factor(step, self.config.num_steps)
@@ -79,13 +79,13 @@ class Single:
 
     def load(self, folder: Path) -> None:
         with state.SavedState(folder) as saved:
-            saved.check(state.kinds_of(self.tensors), type(self.optimizer).__name__)
+            saved.check(state.describe_tensors(self.tensors), type(self.optimizer).__name__)
             state.restore(saved, self.tensors, self.optimizer)
             self.scaler.load_state_dict(saved.extra.get("scaler") or self.scaler.state_dict())
 
     def weights(self) -> dict[str, Tensor]:
         """A copy of the weights on the CPU, by name; of those that are tied, one copy per name."""
-        return {name: state.copied(tensor) for name, tensor in self.model.state_dict().items()}
+        return {name: state.copy_to_cpu(tensor) for name, tensor in self.model.state_dict().items()}
 
     def gather(self, value: float) -> list[float]:
         return self.ranks.gather(value)

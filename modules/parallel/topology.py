@@ -25,19 +25,19 @@ class Topology:
     def world(self) -> int:
         return self.pipe * self.data * self.model
 
-    def place(self, rank: int) -> RankCoordinates:
+    def coordinates(self, rank: int) -> RankCoordinates:
         """Where a rank stands."""
         if not 0 <= rank < self.world:
             raise ValueError(f"Topology {self} has ranks 0 to {self.world - 1}, but got {rank}")
         return RankCoordinates(rank // (self.data * self.model), rank // self.model % self.data, rank % self.model)
 
-    def rank(self, place: RankCoordinates) -> int:
+    def rank(self, coordinates: RankCoordinates) -> int:
         """The rank that stands at a place."""
-        return (place.pipe * self.data + place.data) * self.model + place.model
+        return (coordinates.pipe * self.data + coordinates.data) * self.model + coordinates.model
 
     def peers(self, rank: int, axis: str) -> list[int]:
         """The ranks that differ from this one along one axis only, itself included, in order."""
-        own = self.place(rank)
+        own = self.coordinates(rank)
         return [
             self.rank(RankCoordinates(**{**vars(own), axis: number}))
             for number in range({"pipe": self.pipe, "data": self.data, "model": self.model}[axis])

@@ -47,7 +47,7 @@ def test_a_process_reads_its_assignment_as_one_line() -> None:
     assert process._process.stdout is not None
     assignment = {"folder": "/runs/single/ab", "attempt": 3, "trust": ["mine"]}
     assert json.loads(process._process.stdout.readline()) == assignment | {
-        "rank": {"number": 0, "on_node": 0, "per_node": 1, "meeting": ""}
+        "rank": {"number": 0, "local_rank": 0, "local_world_size": 1, "rendezvous": ""}
     }
     assert process.poll() is None
     assert os.getsid(process.pid) == process.pid, "Ctrl-C of the terminal must reach only the launching side"

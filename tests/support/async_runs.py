@@ -123,12 +123,12 @@ def _evaluation() -> list[tuple[Batch, bool]]:
 
 def one_process(rank: Rank, task: Task) -> Outcome:
     """The training by `single`, or by `data` where there are several ranks."""
-    engine = Single() if rank.per_node == 1 else DataParallel(rank.per_node)
-    engine.prepare(_learner(task), _recipe(task, rank, rank.per_node, rank.per_node))
+    engine = Single() if rank.local_world_size == 1 else DataParallel(rank.local_world_size)
+    engine.prepare(_learner(task), _recipe(task, rank, rank.local_world_size, rank.local_world_size))
     if task.load is not None:
         engine.load(task.load)
     losses = [
-        float(engine.train_step(fetch(step, rank.number, rank.per_node), step)["loss_nats"])
+        float(engine.train_step(fetch(step, rank.number, rank.local_world_size), step)["loss_nats"])
         for step in range(task.first_step, task.stops or task.num_steps)
     ]
     _save(engine, task)

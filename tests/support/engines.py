@@ -200,7 +200,7 @@ def train(rank: Rank, mode: Mode, task: Task) -> Outcome:
     engine.prepare(training_task, engine_config)
     if task.load is not None:
         engine.load(task.load)
-    place = topology.place(rank.number)
+    place = topology.coordinates(rank.number)
     losses, norms = [], []
     for step in range(task.first_step, task.num_steps):
         inputs, targets = make_batch(task.model, step)

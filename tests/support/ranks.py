@@ -40,12 +40,12 @@ def on_ranks(world: int, function: Callable[..., T], *args: Any) -> list[T]:
         RankError: a rank raised, died or did not end in time.
     """
     with tempfile.TemporaryDirectory() as folder:
-        meeting = f"file://{folder}/meeting"
+        rendezvous = f"file://{folder}/rendezvous"
         pipes, processes = [], []
         for number in range(world):
             receiver, sender = CONTEXT.Pipe(duplex=False)
             (Path(folder) / f"rank_{number}.txt").touch()
-            rank = Rank(number, number, world, meeting if world > 1 else "")
+            rank = Rank(number, number, world, rendezvous if world > 1 else "")
             process = CONTEXT.Process(target=_run, args=(sender, folder, rank, function, args), daemon=True)
             process.start()
             sender.close()

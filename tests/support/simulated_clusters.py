@@ -12,9 +12,9 @@ from modules.parallel.cost_model.step_time import Machine
 def machine(**changed: Any) -> Machine:
     """A node a worker, as many as there are; nothing takes time that is not given."""
     known: dict[str, Any] = {
-        "flops_per_s": 1e12, "devices_per_node": 1, "computing_at_once": 1.0, "link_bytes_per_s": 1e9,
+        "flops_per_s": 1e12, "devices_per_node": 1, "concurrent_devices": 1.0, "link_bytes_per_s": 1e9,
         "link_latency_s": 0.0, "network_bytes_per_s": 1e9, "network_latency_s": 0.0, "operation_s": 0.0,
-        "host_bytes_per_s": 1e9, "is_apart": True,
+        "host_bytes_per_s": 1e9, "is_accelerator": True,
     }  # fmt: skip
     return Machine(**{**known, **changed})
 

@@ -14,10 +14,10 @@ def simulate(cluster: Cluster, num_workers: int, num_steps: int, seed: int) -> S
     machine = cluster.machine
     work_s = cluster.draw(np.random.default_rng(seed), num_steps, num_workers)
     nodes = np.split(work_s, range(machine.devices_per_node, num_workers, machine.devices_per_node), axis=1)
-    done_s = np.concatenate([done(node, machine.computing_at_once) for node in nodes], axis=1)
+    done_s = np.concatenate([done(node, machine.concurrent_devices) for node in nodes], axis=1)
     slowest_s = done_s.max(axis=1)
     exchange_s = cluster.exchange_s(num_workers)
-    steps_s = slowest_s + (np.maximum(0.0, exchange_s - HIDDEN * slowest_s) if machine.is_apart else exchange_s)
+    steps_s = slowest_s + (np.maximum(0.0, exchange_s - HIDDEN * slowest_s) if machine.is_accelerator else exchange_s)
     updates_per_s = 1 / float(np.mean(steps_s))
     examples_per_s = updates_per_s * num_workers * cluster.batch_size
     return SimulationResult(
@@ -32,16 +32,16 @@ def simulate(cluster: Cluster, num_workers: int, num_steps: int, seed: int) -> S
     )
 
 
-def done(work_s: Seconds, computing_at_once: float) -> Seconds:
+def done(work_s: Seconds, concurrent_devices: float) -> Seconds:
     """When the workers of a node are done, in ascending order, float64 [num_steps, workers].
 
     All begin together and share the cores evenly; none has more than one.
 
     Args:
         work_s: what each would take with a core of its own, float64 [num_steps, workers].
-        computing_at_once: cores.
+        concurrent_devices: cores.
     """
     ordered = np.sort(work_s, axis=1)
     pieces = np.diff(ordered, axis=1, prepend=0.0)  # in each of which one fewer is busy than in the one before
     num_busy = np.arange(work_s.shape[1], 0, -1)
-    return np.cumsum(pieces * np.maximum(1.0, num_busy / computing_at_once), axis=1)
+    return np.cumsum(pieces * np.maximum(1.0, num_busy / concurrent_devices), axis=1)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from experiments.plan.simulate.distributions import Seconds, Times
-from modules.parallel.cost_model.step_time import CommunicationGroup, Machine, group_of, ring_s
+from modules.parallel.cost_model.step_time import CommunicationGroup, Machine, estimate_ring_s, make_group
 
 NUMBER_BYTES = 4
 """Of a gradient or a parameter on its way: fp32, as DistributedDataParallel and the servers send it."""
@@ -66,16 +66,16 @@ class Cluster:
         if size == 1:
             return 0.0
         machine = self.machine
-        found = ring_s(self.num_bytes, group_of(size, 1, machine), passes=passes)
+        found = estimate_ring_s(self.num_bytes, make_group(size, 1, machine), passes=passes)
         # Where devices are cores, they pass the messages on as well; fewer cores than workers take as much longer.
-        shared = min(size, machine.devices_per_node) / machine.computing_at_once
-        return found if machine.is_apart else found * max(1.0, shared)
+        shared = min(size, machine.devices_per_node) / machine.concurrent_devices
+        return found if machine.is_accelerator else found * max(1.0, shared)
 
     def talk(self, num_workers: int) -> Talk | None:
         """What messages take of the cores: as measured, or as the link of one machine; None where devices do not need them."""
         machine = self.machine
-        if machine.is_apart or self.measured_talk is not None:
-            return None if machine.is_apart else self.measured_talk
+        if machine.is_accelerator or self.measured_talk is not None:
+            return None if machine.is_accelerator else self.measured_talk
         if num_workers > machine.devices_per_node:
             return None
         message_s = machine.link_latency_s + self.num_bytes / machine.link_bytes_per_s

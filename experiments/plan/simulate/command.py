@@ -74,7 +74,7 @@ def _compared(source: RecordedRun, trial: Trial, cores: float | None) -> tuple[R
     from experiments.plan.estimate import machine_of
 
     other, machine = recorded.read(trial), machine_of(trial.config["hardware"])
-    return other, predicted(source, other, machine if cores is None else replace(machine, computing_at_once=cores))
+    return other, predicted(source, other, machine if cores is None else replace(machine, concurrent_devices=cores))
 
 
 def read_words(asked: argparse.Namespace) -> SimulationArgs:
@@ -200,7 +200,7 @@ def calibrated(
     """
     cluster, num_samples = _as_known(told, asked, source, config)
     if asked.cores is not None:
-        cluster = replace(cluster, machine=replace(cluster.machine, computing_at_once=asked.cores))
+        cluster = replace(cluster, machine=replace(cluster.machine, concurrent_devices=asked.cores))
     return cluster, num_samples
 
 

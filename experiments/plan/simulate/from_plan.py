@@ -8,7 +8,7 @@ from typing import Any
 
 from experiments.plan.simulate.cluster import NUMBER_BYTES, Cluster
 from experiments.plan.simulate.distributions import parse
-from modules.parallel.cost_model.step_time import UPDATES
+from modules.parallel.cost_model.step_time import UPDATE_ACCESSES
 
 USUAL_TIMES = "lognormal:0.1"
 """Where nothing is measured, a tenth is assumed; of workers that are all alike a simulation would tell little."""
@@ -46,6 +46,6 @@ def cluster_of(config: Mapping[str, Any], times: str | None, trust: Collection[s
         "times": parse(times or USUAL_TIMES, mean_s),
         "batch_size": plan.batch_size_per_device * plan.num_accumulation,
         "num_bytes": num_bytes,
-        "apply_s": UPDATES * num_bytes / machine.host_bytes_per_s,
+        "apply_s": UPDATE_ACCESSES * num_bytes / machine.host_bytes_per_s,
     }
     return Cluster(**{**known, **more})

@@ -15,7 +15,7 @@ from experiments.plan.simulate.modes import Choices, simulate
 from experiments.plan.simulate.result import SimulationResult
 from experiments.run import journal
 from experiments.trial.trial import Trial
-from modules.parallel.cost_model.step_time import UPDATES, Machine
+from modules.parallel.cost_model.step_time import UPDATE_ACCESSES, Machine
 
 STEP_TIME = "perf/step_time_ms"
 COMPUTE, SPREAD, APPLY = "async/compute_ms_mean", "async/compute_ms_std", "async/apply_ms_mean"
@@ -88,7 +88,7 @@ class RecordedRun:
 
     def _shared(self, machine: Machine) -> float:
         """Workers that each core served."""
-        return max(1.0, min(self.workers, machine.devices_per_node) / machine.computing_at_once)
+        return max(1.0, min(self.workers, machine.devices_per_node) / machine.concurrent_devices)
 
     def cluster(self, machine: Machine, **more: Any) -> Cluster:
         """A cluster of workers like this run's, on a machine.
@@ -104,7 +104,7 @@ class RecordedRun:
             "times": self.times(machine),
             "batch_size": self.batch_size,
             "num_bytes": num_bytes,
-            "apply_s": self.servers * self._part_s(APPLY) or UPDATES * num_bytes / machine.host_bytes_per_s,
+            "apply_s": self.servers * self._part_s(APPLY) or UPDATE_ACCESSES * num_bytes / machine.host_bytes_per_s,
             "num_servers": self.servers,
             "measured_talk": self.talk(machine),
         }

@@ -53,7 +53,7 @@ class Serving:
         self.group_s = cluster.exchange_s(rules.group_size) + cluster.exchange_s(rules.group_size, passes=1)
         self.cores = self._cores()
         # On a CPU the servers' work needs cores as well; they run on the first node.
-        self.server = Queue(clock, self.cores[0] if self.cores and not cluster.machine.is_apart else None)
+        self.server = Queue(clock, self.cores[0] if self.cores and not cluster.machine.is_accelerator else None)
         talk, self.is_one_node = cluster.talk(num_workers), cluster.is_one_node(num_workers)
         self.pull_s = None if talk is None else talk.rest_s + talk.pull_s
         self.push_s = None if talk is None else talk.push_s
@@ -85,11 +85,11 @@ class Serving:
         """Of every node, as its pushers see them; none where each has its own."""
         machine = self.cluster.machine
         on_node = min(self.num_workers, machine.devices_per_node)
-        if on_node < machine.computing_at_once or (machine.is_apart and on_node <= machine.computing_at_once):
+        if on_node < machine.concurrent_devices or (machine.is_accelerator and on_node <= machine.concurrent_devices):
             return []
         num_nodes = -(-self.num_workers // machine.devices_per_node)
         of_group = min(self.rules.group_size, on_node)
-        return [SharedResource(self.clock, machine.computing_at_once / of_group, 1.0) for _ in range(num_nodes)]
+        return [SharedResource(self.clock, machine.concurrent_devices / of_group, 1.0) for _ in range(num_nodes)]
 
     def _pull(self, pusher: int) -> None:
         version = self.version

@@ -26,7 +26,7 @@ def heading(cluster: Cluster, workers: Sequence[int], source: RecordedRun | None
         told = f"pulled in {_ms(talk.pull_s)}, pushed in {_ms(talk.push_s)}, {_ms(talk.rest_s)} to be handed work"
         yield f"  messages          {told}, as measured"
     per_node = machine.devices_per_node
-    cores = f", {machine.computing_at_once:g} computing at once" if machine.computing_at_once < per_node else ""
+    cores = f", {machine.concurrent_devices:g} computing at once" if machine.concurrent_devices < per_node else ""
     yield f"  nodes             of {per_node} worker{'s'[: per_node > 1]}{cores}; {_links(cluster, max(workers))}"
     if cluster.num_slow:
         yield f"  slow              {cluster.num_slow} of them, {cluster.slowness:g} times as long"

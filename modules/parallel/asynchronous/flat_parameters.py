@@ -37,7 +37,7 @@ class FlatParameters:
         Raises:
             ValueError: the parameters have different dtypes.
         """
-        tensors = state.named(model)
+        tensors = state.name_tensors(model)
         self.parameters = {
             name: tensor
             for name, tensor in tensors.items()

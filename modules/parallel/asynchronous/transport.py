@@ -95,51 +95,51 @@ class Connection:
             raise to_connection_error(err) from err
 
 
-def open_store(meeting: str, listener: int | None) -> TCPStore:
+def open_store(rendezvous: str, listener: int | None) -> TCPStore:
     """Open the store where all processes of a training find each other; it lives as long as this process.
 
     Args:
-        meeting: `Rank.meeting`: ``file://`` and a path that all processes see, which will hold the port, or ``tcp://host:port``.
+        rendezvous: `Rank.rendezvous`: ``file://`` and a path that all processes see, which will hold the port, or ``tcp://host:port``.
         listener: file descriptor of the listening socket; None: open one.
     """
-    host, _, port = meeting.removeprefix("tcp://").rpartition(":")
-    if meeting.startswith("tcp://"):
+    host, _, port = rendezvous.removeprefix("tcp://").rpartition(":")
+    if rendezvous.startswith("tcp://"):
         return TCPStore(host, int(port), is_master=True, wait_for_workers=False, master_listen_fd=listener)
     store = TCPStore(LOOPBACK, 0, is_master=True, wait_for_workers=False)
-    path = _address_of(meeting)
+    path = _address_of(rendezvous)
     path.with_suffix(".new").write_text(str(store.port))
     os.replace(path.with_suffix(".new"), path)
     return store
 
 
-def join_store(meeting: str) -> TCPStore:
+def join_store(rendezvous: str) -> TCPStore:
     """Connect to the store that `open_store` opened.
 
     Raises:
         Closed: no process has opened it.
     """
-    if meeting.startswith("tcp://"):
-        host, _, port = meeting.removeprefix("tcp://").rpartition(":")
+    if rendezvous.startswith("tcp://"):
+        host, _, port = rendezvous.removeprefix("tcp://").rpartition(":")
     else:
-        host, port = LOOPBACK, _port_of(meeting)
+        host, port = LOOPBACK, _port_of(rendezvous)
     try:
         return TCPStore(host, int(port), is_master=False, wait_for_workers=False)
     except RuntimeError as err:
         raise to_connection_error(err) from err
 
 
-def _port_of(meeting: str) -> str:
+def _port_of(rendezvous: str) -> str:
     """Read the port from the rendezvous file once `open_store` has written it."""
     deadline = time.monotonic() + STORE_TIMEOUT_S
     while time.monotonic() < deadline:
         with contextlib.suppress(FileNotFoundError):
-            return _address_of(meeting).read_text()
+            return _address_of(rendezvous).read_text()
         time.sleep(0.01)
-    raise Closed(f"no process opened the rendezvous {meeting} within {STORE_TIMEOUT_S:.0f} s")
+    raise Closed(f"no process opened the rendezvous {rendezvous} within {STORE_TIMEOUT_S:.0f} s")
 
 
-def _address_of(meeting: str) -> Path:
-    return Path(meeting.removeprefix("file://")).with_suffix(".address")
+def _address_of(rendezvous: str) -> Path:
+    return Path(rendezvous.removeprefix("file://")).with_suffix(".address")
 
 
 class Listener:

@@ -10,7 +10,7 @@ from torch import nn
 from modules.evaluator.base import AnyEvaluator, ModelEvaluator
 from modules.model.base import Layered, Shardable
 from modules.parallel.cost_model.layout import ParallelLayout
-from modules.parallel.cost_model.partition import balanced
+from modules.parallel.cost_model.partition import partition_balanced
 from modules.parallel.topology import Topology
 
 Partition = str | Sequence[int]
@@ -21,7 +21,7 @@ UNUSED = {"vocab_size": "words", "num_classes": "classes"}
 """Arguments that may be larger than what the data has."""
 
 
-def incompatibilities(model: nn.Module, topology: Topology, partition: Partition = "parameters") -> list[str]:
+def find_incompatibilities(model: nn.Module, topology: Topology, partition: Partition = "parameters") -> list[str]:
     """Every reason why a model cannot be cut into stages or split over ranks.
 
     Args:
@@ -33,7 +33,7 @@ def incompatibilities(model: nn.Module, topology: Topology, partition: Partition
     return problems if topology.model == 1 else problems + _shard_problems(model, topology.model)
 
 
-def evaluator_incompatibilities(evaluator: AnyEvaluator, layout: ParallelLayout) -> list[str]:
+def find_evaluator_incompatibilities(evaluator: AnyEvaluator, layout: ParallelLayout) -> list[str]:
     """Why an evaluator that asks the whole model cannot where no rank has all of it; nothing for all others."""
     if not isinstance(evaluator, ModelEvaluator):
         return []
@@ -47,7 +47,7 @@ def evaluator_incompatibilities(evaluator: AnyEvaluator, layout: ParallelLayout)
     ]
 
 
-def stage_bounds(model: nn.Module, num_stages: int, partition: Partition) -> list[int]:
+def find_stage_bounds(model: nn.Module, num_stages: int, partition: Partition) -> list[int]:
     """The first layer of every stage, and the number of layers; by parameters where only measuring would tell.
 
     Raises:
@@ -58,7 +58,7 @@ def stage_bounds(model: nn.Module, num_stages: int, partition: Partition) -> lis
     weights = [float(sum(parameter.numel() for parameter in layer.parameters())) for layer in model.layers()]
     if not isinstance(partition, str):
         return [*partition, len(weights)]
-    return balanced([1.0] * len(weights) if partition == "uniform" else weights, num_stages)
+    return partition_balanced([1.0] * len(weights) if partition == "uniform" else weights, num_stages)
 
 
 def _stage_problems(model: nn.Module, num_stages: int, partition: Partition) -> list[str]:
@@ -75,7 +75,7 @@ def _stage_problems(model: nn.Module, num_stages: int, partition: Partition) -> 
         return [
             f"parallel.partition={list(partition)} goes beyond the {len(layers)} layers of {type(model).__name__}; {way_out}"
         ]
-    bounds = stage_bounds(model, num_stages, partition)
+    bounds = find_stage_bounds(model, num_stages, partition)
     empty = [
         f"{told}: stage {number} (layers {first} to {last - 1} of {type(model).__name__}) has no parameters to train; "
         "lower parallel.pipe, or give parallel.partition the first layer of every stage"

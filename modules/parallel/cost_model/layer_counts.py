@@ -33,10 +33,10 @@ class LayerCount:
     num_operations: int
     """Of torch, in both passes."""
     outputs_bytes: int
-    kept_bytes: int
+    saved_bytes: int
     """What the forward pass keeps for the backward pass, the layer's inputs and outputs left out."""
-    keeps_inputs: bool
-    keeps_outputs: bool
+    saves_inputs: bool
+    saves_outputs: bool
     is_view: bool
     """The outputs lie in the same memory as the inputs."""
     forward_bytes: int
@@ -76,7 +76,7 @@ class ModelCount:
         return list(found.values())
 
 
-def between(small: ModelCount, small_size: int, large: ModelCount, large_size: int, size: int) -> ModelCount:
+def interpolate(small: ModelCount, small_size: int, large: ModelCount, large_size: int, size: int) -> ModelCount:
     """The counts of a micro-batch of ``size`` examples, from those of two others: all of them grow in a straight line."""
     share = (size - small_size) / (large_size - small_size)
 

@@ -12,12 +12,12 @@ from itertools import pairwise
 from modules.parallel.cost_model.layer_counts import LayerCount, ModelCount
 from modules.parallel.cost_model.layout import ParallelLayout
 
-MOST_IN_A_BUCKET = 500_000_000
+MAX_BUCKET_SIZE = 500_000_000
 """Numbers that DeepSpeed reduces at once; `deepspeed.config.make_settings` makes the bucket no larger than the model."""
-MOST_GATHERED = 1_000_000_000
+MAX_GATHERED_SIZE = 1_000_000_000
 """Numbers of weights that ZeRO 3 keeps gathered, where it will need them again."""
 
-MOST_UPDATED = 1_000_000_000
+MAX_UPDATE_SIZE = 1_000_000_000
 """Numbers that ZeRO 3 updates at once (`sub_group_size`)."""
 
 
@@ -42,7 +42,9 @@ class StageMemory:
     """At the fullest moment of a step; not everything above is there at once, and some things for a moment only."""
 
 
-def memory_of(count: ModelCount, bounds: Sequence[int], layout: ParallelLayout, *, on_cpu: bool) -> list[StageMemory]:
+def estimate_memory(
+    count: ModelCount, bounds: Sequence[int], layout: ParallelLayout, *, on_cpu: bool
+) -> list[StageMemory]:
     """Memory of every stage.
 
     Args:
@@ -75,7 +77,7 @@ class _Stage:
         self.largest = max((weight.bytes for weight in weights if weight.is_trained), default=0)
         self.state = sum(weight.state_bytes for weight in weights)
         self.num_trained = sum(weight.size for weight in weights if weight.is_trained)
-        self.bucket = self._bytes_of(MOST_IN_A_BUCKET)
+        self.bucket = self._bytes_of(MAX_BUCKET_SIZE)
 
     def memory(self) -> StageMemory:
         held_weights, gradients, optimizer, buffers = self._shared_out()
@@ -118,7 +120,7 @@ class _Stage:
             gradients = self.part
         if stage == 3:
             weights = self.weights - self.trained + self.part
-            buffers += self._bytes_of(MOST_GATHERED)
+            buffers += self._bytes_of(MAX_GATHERED_SIZE)
         if layout.offload != "none" and not self.on_cpu:
             optimizer = 0
             gradients = 0 if stage > 1 else gradients
@@ -130,7 +132,7 @@ class _Stage:
 
     def _kept(self) -> tuple[list[int], list[int]]:
         """What every layer keeps inside, and in its outputs, where it or the next one needs them."""
-        inside = [layer.kept_bytes for layer in self.layers]
+        inside = [layer.saved_bytes for layer in self.layers]
         outputs = [0] * len(self.layers)
         owner = (
             -1
@@ -139,7 +141,7 @@ class _Stage:
             if not layer.is_view:
                 owner = index
             follower = self.layers[index + 1] if index + 1 < len(self.layers) else None
-            if owner >= 0 and (layer.keeps_outputs or (follower is not None and follower.keeps_inputs)):
+            if owner >= 0 and (layer.saves_outputs or (follower is not None and follower.saves_inputs)):
                 outputs[owner] = self.layers[owner].outputs_bytes
         if self.layout.engine == "pipeline":  # the engine keeps those of the stage
             outputs[self.last - self.first - 1] = 0
@@ -228,7 +230,7 @@ class _Stage:
             copies = self.trained if layout.engine == "zero" and layout.topology.data > 1 else 0
             return batch + gradients + max(copies, update)
         if layout.stage == 3:
-            return batch + gradients + buffers + int(ratio * min(self.part, self._bytes_of(MOST_UPDATED)))
+            return batch + gradients + buffers + int(ratio * min(self.part, self._bytes_of(MAX_UPDATE_SIZE)))
         # Gradients are moved to the bucket one by one; then the part's are put in a row, and it is stepped on.
         reducing = (self.trained if layout.stage == 1 else 0) + buffers + self.part
         return batch + max(reducing, 2 * self.part + int(ratio * self.part))

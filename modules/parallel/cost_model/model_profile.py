@@ -21,7 +21,7 @@ from modules.model.base import Layered
 from modules.objective.base import Objective
 from modules.parallel.base import TrainingTask
 from modules.parallel.cost_model.layer_counts import LayerCount, ModelCount, Weight
-from modules.parallel.cost_model.optimizer_state import states_bytes, update_bytes
+from modules.parallel.cost_model.optimizer_state import measure_state_bytes, measure_update_bytes
 from modules.parallel.cost_model.tensor_lifetimes import TensorLifetimes
 from modules.parallel.tensor_parallel.shard_model import Shards
 
@@ -39,7 +39,7 @@ def _without_garbage_collection() -> Iterator[None]:
 
 
 @_without_garbage_collection()
-def count(task: TrainingTask, batch: Batch, precision: str, num_slices: int = 1) -> ModelCount:
+def count_model(task: TrainingTask, batch: Batch, precision: str, num_slices: int = 1) -> ModelCount:
     """Count forward pass, backward pass and update of one micro-batch.
 
     Args:
@@ -71,7 +71,9 @@ def count(task: TrainingTask, batch: Batch, precision: str, num_slices: int = 1)
         loss=loss,
         inputs_bytes=sum(tensor.nbytes for tensor in _tensors(inputs)),
         targets_bytes=sum(tensor.nbytes for tensor in _tensors(targets)),
-        update_bytes=update_bytes(task.optimizer) if any(weight.is_trained for weight in weights.values()) else 0.0,
+        update_bytes=measure_update_bytes(task.optimizer)
+        if any(weight.is_trained for weight in weights.values())
+        else 0.0,
     )
 
 
@@ -130,9 +132,9 @@ class _Counter:
             flops=counter.get_total_flops(),
             num_operations=living.num_operations,
             outputs_bytes=sum(tensor.nbytes for tensor in _tensors(found)),
-            kept_bytes=max(0, held - new),
-            keeps_inputs=bool(saved & {_key(tensor) for tensor in _tensors(inputs)}),
-            keeps_outputs=bool(saved & given.keys() - before),
+            saved_bytes=max(0, held - new),
+            saves_inputs=bool(saved & {_key(tensor) for tensor in _tensors(inputs)}),
+            saves_outputs=bool(saved & given.keys() - before),
             is_view=new == 0,
             forward_bytes=forward_bytes,
             backward_bytes=backward_bytes,
@@ -183,7 +185,7 @@ class _Absent:
 def _weights(task: TrainingTask, parameters: list[nn.Parameter]) -> dict[int, Weight]:
     """Every parameter's count, by its id."""
     trained = [parameter for parameter in parameters if parameter.requires_grad]
-    states = dict(zip(map(id, trained), states_bytes(task.optimizer, trained), strict=True))
+    states = dict(zip(map(id, trained), measure_state_bytes(task.optimizer, trained), strict=True))
     return {
         id(parameter): Weight(
             number, parameter.numel(), parameter.nbytes, states.get(id(parameter), 0), id(parameter) in states

@@ -14,7 +14,7 @@ MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 SAMPLE_SIZE = 4096
 
 
-def states_bytes(make: MakeOptimizer, parameters: Sequence[nn.Parameter]) -> list[int]:
+def measure_state_bytes(make: MakeOptimizer, parameters: Sequence[nn.Parameter]) -> list[int]:
     """Bytes of the state of every parameter after a step.
 
     Args:
@@ -37,7 +37,7 @@ def _states_bytes(make: MakeOptimizer, parameters: Sequence[nn.Parameter]) -> li
         return [a_number * parameter.numel() + a_parameter for parameter in parameters]
 
 
-def update_bytes(make: MakeOptimizer) -> float:
+def measure_update_bytes(make: MakeOptimizer) -> float:
     """What the update of a parameter takes for a moment, for every byte of the parameter."""
     with torch.device("cpu"):
         sample = nn.Parameter(torch.zeros(SAMPLE_SIZE))

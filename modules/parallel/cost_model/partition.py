@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 
-def balanced(weights: Sequence[float], num_parts: int) -> list[int]:
+def partition_balanced(weights: Sequence[float], num_parts: int) -> list[int]:
     """Cut a list into parts that are not empty, so that the heaviest is as light as it can be.
 
     Args:

@@ -12,14 +12,14 @@ from itertools import pairwise
 
 from modules.parallel.cost_model.layer_counts import ModelCount
 from modules.parallel.cost_model.layout import ParallelLayout
-from modules.parallel.cost_model.memory import MOST_GATHERED
+from modules.parallel.cost_model.memory import MAX_GATHERED_SIZE
 
 STEP_S = 0.5e-3  # what a step of a tiny model takes, whatever it computes (2026-11-23: mlp on digits 0.6 ms)
 
-MOVES, UPDATES = 2, 12
+OFFLOAD_TRANSFERS, UPDATE_ACCESSES = 2, 12
 """How often an offloaded number crosses over in a step (gradient there, weight back), and is read or written by its update."""
 
-HOOKED, COLLECTED = 120, 15
+GATHER_OPERATIONS, REDUCE_OPERATIONS = 120, 15
 """What it costs DeepSpeed to fetch and release a weight for a pass (ZeRO 3), or to put its gradient with the others (1, 2), in
 operations of torch's (2026-11-24, 0.6 and 0.08 ms on a CPU of which one operation takes 5 us)."""
 
@@ -31,7 +31,7 @@ class Machine:
     flops_per_s: float
     """What one device reaches in training."""
     devices_per_node: int
-    computing_at_once: float
+    concurrent_devices: float
     """Devices of a node that can compute at the same time: fewer where processes share its cores."""
     link_bytes_per_s: float
     """From one device to another of its node, each way."""
@@ -43,12 +43,12 @@ class Machine:
     """To start one operation of torch's."""
     host_bytes_per_s: float
     """Between a device and the host's memory, and of what the host's cores update there."""
-    is_apart: bool
+    is_accelerator: bool
     """The device computes by itself while its host starts operations and its links exchange; a CPU's cores do all of it."""
 
 
 @dataclass(frozen=True)
-class Cost:
+class StepCost:
     """Seconds of one step, part by part."""
 
     compute_s: float
@@ -72,7 +72,7 @@ class Cost:
         return sum(parts) + self.fixed_s
 
 
-def cost_of(count: ModelCount, bounds: Sequence[int], layout: ParallelLayout, machine: Machine) -> Cost:
+def estimate_cost(count: ModelCount, bounds: Sequence[int], layout: ParallelLayout, machine: Machine) -> StepCost:
     """Time of a step.
 
     Args:
@@ -84,7 +84,7 @@ def cost_of(count: ModelCount, bounds: Sequence[int], layout: ParallelLayout, ma
     stages = [_stage(count, first, last, layout, machine) for first, last in pairwise(bounds)]
     slowest = max(stages, key=sum)
     computing, exchanging, sending = (layout.num_micro_batches * part for part in slowest)
-    found = Cost(
+    found = StepCost(
         compute_s=computing,
         bubble_s=sum(map(sum, stages)) - sum(slowest),
         model_s=exchanging,
@@ -104,10 +104,10 @@ def _waiting_for_cores(
     busy = sum(computing + exchanging for computing, exchanging, _ in stages) * layout.num_micro_batches
     busy *= topology.data * topology.model
     nodes = -(-topology.world // machine.devices_per_node)
-    return max(0.0, busy / nodes / machine.computing_at_once - step_s)
+    return max(0.0, busy / nodes / machine.concurrent_devices - step_s)
 
 
-def ring_s(size_bytes: float, group: CommunicationGroup, *, passes: int = 2) -> float:
+def estimate_ring_s(size_bytes: float, group: CommunicationGroup, *, passes: int = 2) -> float:
     """Time of an all-reduce over a ring, which goes round twice: to add up, and to tell everyone.
 
     Args:
@@ -128,7 +128,7 @@ class CommunicationGroup:
     latency_s: float
 
 
-def group_of(size: int, stride: int, machine: Machine) -> CommunicationGroup:
+def make_group(size: int, stride: int, machine: Machine) -> CommunicationGroup:
     """The ranks along an axis.
 
     Args:
@@ -154,16 +154,16 @@ def _stage(
     num_weights = sum(weight.is_trained for weight in count.weights(first, last))
     operations = sum(layer.num_operations for layer in layers) + _own_operations(layout) * num_weights
     starting = operations * machine.operation_s
-    computing = max(computing, starting) if machine.is_apart else computing + starting
+    computing = max(computing, starting) if machine.is_accelerator else computing + starting
     exchanging = 0.0
     if topology.model > 1:
-        group = group_of(topology.model, 1, machine)
+        group = make_group(topology.model, 1, machine)
         number = sum(layer.num_exchanges for layer in layers)
         size = sum(layer.exchanged_bytes for layer in layers)
-        exchanging = ring_s(size, group) + max(0, number - 1) * ring_s(0, group)
+        exchanging = estimate_ring_s(size, group) + max(0, number - 1) * estimate_ring_s(0, group)
     sending = 0.0
     if topology.pipe > 1:
-        way = group_of(topology.pipe, topology.data * topology.model, machine)
+        way = make_group(topology.pipe, topology.data * topology.model, machine)
         borders = [count.layers[border - 1].outputs_bytes for border in (first, last) if 0 < border < len(count.layers)]
         sending = sum(2 * (size / way.bytes_per_s + way.latency_s) for size in borders)  # there, and its gradient back
     return computing, exchanging, sending
@@ -172,8 +172,8 @@ def _stage(
 def _own_operations(layout: ParallelLayout) -> float:
     """What DeepSpeed does of its own for every weight and micro-batch, in operations of torch's."""
     if layout.stage == 3:
-        return 2 * HOOKED
-    return COLLECTED / (1 if layout.stage == 2 else layout.num_micro_batches) if layout.stage else 0
+        return 2 * GATHER_OPERATIONS
+    return REDUCE_OPERATIONS / (1 if layout.stage == 2 else layout.num_micro_batches) if layout.stage else 0
 
 
 def _data(
@@ -185,8 +185,8 @@ def _data(
         return 0.0
     weights = [weight for weight in count.weights(first, last) if weight.is_trained]
     size, number = sum(weight.bytes for weight in weights), sum(weight.size for weight in weights)
-    group = group_of(replicas, layout.topology.model, machine)
-    once, twice = ring_s(size, group, passes=1), ring_s(size, group)
+    group = make_group(replicas, layout.topology.model, machine)
+    once, twice = estimate_ring_s(size, group, passes=1), estimate_ring_s(size, group)
     micro_batches = layout.num_micro_batches
     if layout.stage == 0:
         hidden = computing / micro_batches * 2 / 3 if layout.engine == "data" else 0.0  # the last backward pass
@@ -195,8 +195,8 @@ def _data(
         return twice + once  # DeepSpeed 0.19.8 sums whole buckets, then gathers the weights
     if layout.stage == 2:
         return micro_batches * twice + once
-    gatherings = 2 * micro_batches if number > MOST_GATHERED else 1  # for each pass, or once for all
-    asking = gatherings * len(weights) * ring_s(0, group, passes=1)  # layer by layer
+    gatherings = 2 * micro_batches if number > MAX_GATHERED_SIZE else 1  # for each pass, or once for all
+    asking = gatherings * len(weights) * estimate_ring_s(0, group, passes=1)  # layer by layer
     return asking + micro_batches * once + _left(gatherings * once, computing, machine)
 
 
@@ -205,9 +205,9 @@ def _host(count: ModelCount, layout: ParallelLayout, machine: Machine) -> float:
     if layout.offload == "none":
         return 0.0
     size = sum(weight.bytes for weight in count.weights(0, len(count.layers)) if weight.is_trained)
-    return (MOVES + UPDATES) * size / layout.topology.data / machine.host_bytes_per_s
+    return (OFFLOAD_TRANSFERS + UPDATE_ACCESSES) * size / layout.topology.data / machine.host_bytes_per_s
 
 
 def _left(exchanging: float, computing: float, machine: Machine) -> float:
     """What of an exchange is still to be waited for when the computing beside it is done."""
-    return max(0.0, exchanging - computing) if machine.is_apart else exchanging
+    return max(0.0, exchanging - computing) if machine.is_accelerator else exchanging

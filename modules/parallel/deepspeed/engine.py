@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from modules.parallel import checkpoint_format as state
 from modules.parallel.base import EngineConfig, TrainingTask
-from modules.parallel.cost_model.compatibility import Partition, incompatibilities
+from modules.parallel.cost_model.compatibility import Partition, find_incompatibilities
 from modules.parallel.deepspeed.config import Stage, check_extra, make_settings
 from modules.parallel.deepspeed.loss_scale import LossScale
 from modules.parallel.forward import Forward
@@ -51,7 +51,7 @@ class DeepSpeedEngine:
         Raises:
             ValueError: this machine, or the model, cannot do what the recipe asks.
         """
-        if problems := incompatibilities(task.model, config.topology, partition):
+        if problems := find_incompatibilities(task.model, config.topology, partition):
             raise ValueError("; ".join(problems))
         for name, parameter in task.model.named_parameters():
             if parameter.dim() == 0:
@@ -65,8 +65,8 @@ class DeepSpeedEngine:
             "DS_ACCELERATOR", self.forward.device.type
         )  # DeepSpeed would else take any GPU that it sees
         self.ranks = ProcessGroups(config, always=True)
-        self.whole_kinds = state.kinds_of(state.named(task.model))
-        self.ties = state.ties_of(task.model)
+        self.whole_kinds = state.describe_tensors(state.name_tensors(task.model))
+        self.ties = state.find_ties(task.model)
         self.shards: Shards | None = None
         if config.topology.model > 1:
             self.shards = Shards(task.model, task.objective, self.ranks.groups["model"])
@@ -148,12 +148,12 @@ class DeepSpeedEngine:
 
     def weights(self) -> dict[str, Tensor]:
         copy = self._collect(with_entries=False)
-        return {} if copy is None else state.under_all_names(copy.weights, self.ties)
+        return {} if copy is None else state.expand_ties(copy.weights, self.ties)
 
     def gather(self, value: float) -> list[float]:
         return self.ranks.gather(value)
 
-    def _collect(self, *, with_entries: bool = True) -> state.State | None:
+    def _collect(self, *, with_entries: bool = True) -> state.TrainingState | None:
         from modules.parallel.deepspeed.zero_state import collect
 
         return collect(

@@ -59,7 +59,7 @@ def initialize(
 
 def connect(config: EngineConfig) -> None:
     """Let DeepSpeed use the process group that is there."""
-    os.environ.setdefault("LOCAL_RANK", str(config.rank.on_node))  # its only source for the number on the node
+    os.environ.setdefault("LOCAL_RANK", str(config.rank.local_rank))  # its only source for the number on the node
     # What can be compiled: else found out with a compiler, for the sake of an operator for inference alone, which would be
     # compiled for a minute whenever a CPU's process group is made (0.19.8).
     deepspeed.ops.__compatible_ops__ = {}
@@ -81,7 +81,7 @@ class ModelUnit:
         return self._group("model")
 
     def get_model_parallel_rank(self) -> int:
-        return self.ranks.place.model
+        return self.ranks.coordinates.model
 
     def get_model_parallel_world_size(self) -> int:
         return self.ranks.topology.model
@@ -94,7 +94,7 @@ class ModelUnit:
         return self._group("data")
 
     def get_data_parallel_rank(self) -> int:
-        return self.ranks.place.data
+        return self.ranks.coordinates.data
 
     def get_data_parallel_world_size(self) -> int:
         return self.ranks.topology.data

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from modules.data.base import Tensors
 from modules.model.base import Layered
 from modules.parallel.base import EngineConfig, TrainingTask
-from modules.parallel.cost_model.compatibility import Partition, incompatibilities, stage_bounds
-from modules.parallel.cost_model.partition import balanced
+from modules.parallel.cost_model.compatibility import Partition, find_incompatibilities, find_stage_bounds
+from modules.parallel.cost_model.partition import partition_balanced
 
 
 class Stages(PipelineModule):  # type: ignore[misc]  # DeepSpeed has no types
@@ -45,11 +45,11 @@ class Stages(PipelineModule):  # type: ignore[misc]  # DeepSpeed has no types
         layers = task.model.layers()
         self._autocast = autocast
         if partition == "time":
-            self._bounds = balanced(_measured(layers, task, config, autocast), topology.pipe)
-            if problems := incompatibilities(task.model, topology, self._bounds[:-1]):
+            self._bounds = partition_balanced(_measured(layers, task, config, autocast), topology.pipe)
+            if problems := find_incompatibilities(task.model, topology, self._bounds[:-1]):
                 raise ValueError("; ".join(problems))
         else:
-            self._bounds = stage_bounds(task.model, topology.pipe, partition)
+            self._bounds = find_stage_bounds(task.model, topology.pipe, partition)
         grid = PipeModelDataParallelTopology(num_pp=topology.pipe, num_mp=topology.model, num_dp=topology.data)
         with redirect_stdout(StringIO()):  # it prints its arrangement, which the plan has told
             super().__init__(_with_ties(layers), topology=grid, loss_fn=loss)

@@ -15,7 +15,7 @@ from deepspeed.runtime.zero.partition_parameters import GatheredParameters
 from torch import Tensor
 from torch.optim import Optimizer
 
-from modules.parallel.checkpoint_format import SavedState, State, copied
+from modules.parallel.checkpoint_format import SavedState, TrainingState, copy_to_cpu
 from modules.parallel.process_groups import ProcessGroups
 from modules.parallel.tensor_parallel.shard_model import Shards
 
@@ -40,7 +40,7 @@ def collect(
     shards: Shards | None,
     ranks: ProcessGroups,
     with_entries: bool = True,
-) -> State | None:
+) -> TrainingState | None:
     """The state of the whole model on rank 0; all ranks call it.
 
     Args:
@@ -52,7 +52,7 @@ def collect(
         ranks: all that take part.
         with_entries: the optimizer's state too.
     """
-    weights = {name: copied(tensor) for name, tensor in tensors.items() if not hasattr(tensor, "ds_id")}
+    weights = {name: copy_to_cpu(tensor) for name, tensor in tensors.items() if not hasattr(tensor, "ds_id")}
     entries: dict[str, dict[str, Tensor | float]] = {}
     if stage == 0:
         own = engine.optimizer.state
@@ -60,7 +60,7 @@ def collect(
     else:
         entries = _gathered(engine, stage, tensors, ranks, with_entries)
         weights |= _weights_of(entries)  # which stage 3 keeps in slices
-    if ranks.place.data > 0:
+    if ranks.coordinates.data > 0:
         return None
     # A tensor of the optimizer's state goes under "<parameter>.<entry>", between ranks as in the file.
     state = {
@@ -73,15 +73,15 @@ def collect(
             for full, value in state.items()
             for name in [full.rpartition(".")[0]]
         }
-    if ranks.place.model > 0:
+    if ranks.coordinates.model > 0:
         return None
     weights, state = ranks.to_first_stage(weights), ranks.to_first_stage(state)
     if ranks.number > 0:
         return None
-    found = State({name: copied(weight) for name, weight in weights.items()}, optimizer_name, {})
+    found = TrainingState({name: copy_to_cpu(weight) for name, weight in weights.items()}, optimizer_name, {})
     for full, value in state.items():
         name, _, key = full.rpartition(".")
-        found.entries.setdefault(name, {})[key] = copied(value)
+        found.entries.setdefault(name, {})[key] = copy_to_cpu(value)
     return found
 
 
@@ -124,7 +124,7 @@ def _gathered(
                 whole = entries.setdefault(fragment.name, {}).setdefault(key, torch.empty(shape))
                 assert isinstance(whole, Tensor)
                 whole.view(-1)[fragment.start : fragment.start + fragment.length] = piece
-    if ranks.place.data == 0:
+    if ranks.coordinates.data == 0:
         groups = _groups(engine, stage)
         for name, tensor in tensors.items():
             for key in keys - alike if id(tensor) in groups else ():
@@ -132,7 +132,7 @@ def _gathered(
     for name, tensor in tensors.items():
         if hasattr(tensor, "ds_id") and not tensor.requires_grad:
             with GatheredParameters([tensor]):
-                entries[name] = {WEIGHT: copied(tensor)}
+                entries[name] = {WEIGHT: copy_to_cpu(tensor)}
     return entries
 
 
@@ -161,7 +161,7 @@ def _fragments(engine: Any, stage: int, tensors: Mapping[str, Tensor], ranks: Pr
     for key, group in groups.items():
         parameter: Any = tensors[name_of[key]]
         size = parameter.partition_numel()
-        start = min(ranks.place.data * size, parameter.ds_numel)
+        start = min(ranks.coordinates.data * size, parameter.ds_numel)
         length = min(size, parameter.ds_numel - start)
         found.append(Fragment(name_of[key], group, offsets.get(group, 0), start, length))
         offsets[group] = offsets.get(group, 0) + size

@@ -17,13 +17,13 @@ from torch.autograd import Function
 Group = dist.ProcessGroup
 
 
-def share(units: int, group: Group) -> slice:
+def find_own_slice(units: int, group: Group) -> slice:
     """This rank's part of so many units; the group's size has to divide them."""
     size = units // group.size()
     return slice(group.rank() * size, (group.rank() + 1) * size)
 
 
-class _Enter(Function):
+class _CopyToGroup(Function):
     """From whole activations to slices: nothing forwards, the sum of all ranks' gradients backwards."""
 
     @staticmethod
@@ -38,7 +38,7 @@ class _Enter(Function):
         return total, None
 
 
-class _Sum(Function):
+class _ReduceFromGroup(Function):
     """From partial sums to the whole: the sum of all ranks' forwards, nothing backwards."""
 
     @staticmethod
@@ -52,7 +52,7 @@ class _Sum(Function):
         return grads[0], None
 
 
-class _Gather(Function):
+class _GatherFromGroup(Function):
     """From slices of the last dimension to the whole; backwards each rank takes its slice."""
 
     @staticmethod
@@ -67,19 +67,19 @@ class _Gather(Function):
         return grads[0].narrow(-1, ctx.group.rank() * ctx.size, ctx.size), None
 
 
-def enter(inputs: Tensor, group: Group) -> Tensor:
+def copy_to_group(inputs: Tensor, group: Group) -> Tensor:
     """Use whole activations, the same on all ranks, to compute slices."""
-    return cast(Tensor, _Enter.apply(inputs, group))  # type: ignore[no-untyped-call]
+    return cast(Tensor, _CopyToGroup.apply(inputs, group))  # type: ignore[no-untyped-call]
 
 
-def total(partial: Tensor, group: Group) -> Tensor:
+def reduce_from_group(partial: Tensor, group: Group) -> Tensor:
     """Add up what each rank has."""
-    return cast(Tensor, _Sum.apply(partial, group))  # type: ignore[no-untyped-call]
+    return cast(Tensor, _ReduceFromGroup.apply(partial, group))  # type: ignore[no-untyped-call]
 
 
-def gathered(part: Tensor, group: Group) -> Tensor:
+def gather_from_group(part: Tensor, group: Group) -> Tensor:
     """Put slices of the last dimension together."""
-    return cast(Tensor, _Gather.apply(part, group))  # type: ignore[no-untyped-call]
+    return cast(Tensor, _GatherFromGroup.apply(part, group))  # type: ignore[no-untyped-call]
 
 
 class ColumnLinear(nn.Module):
@@ -94,7 +94,7 @@ class ColumnLinear(nn.Module):
         """
         super().__init__()
         self.group, self.gathers = group, gathers
-        own = share(whole.out_features, group)
+        own = find_own_slice(whole.out_features, group)
         self.weight = nn.Parameter(whole.weight.detach()[own].clone())
         self.bias = None if whole.bias is None else nn.Parameter(whole.bias.detach()[own].clone())
 
@@ -106,8 +106,8 @@ class ColumnLinear(nn.Module):
         Returns:
             float [..., out_features / ranks], or [..., out_features] where they are gathered.
         """
-        part = F.linear(enter(inputs, self.group), self.weight, self.bias)
-        return gathered(part, self.group) if self.gathers else part
+        part = F.linear(copy_to_group(inputs, self.group), self.weight, self.bias)
+        return gather_from_group(part, self.group) if self.gathers else part
 
 
 class RowLinear(nn.Module):
@@ -116,7 +116,7 @@ class RowLinear(nn.Module):
     def __init__(self, whole: nn.Linear, group: Group) -> None:
         super().__init__()
         self.group = group
-        self.weight = nn.Parameter(whole.weight.detach()[:, share(whole.in_features, group)].clone())
+        self.weight = nn.Parameter(whole.weight.detach()[:, find_own_slice(whole.in_features, group)].clone())
         self.bias = whole.bias
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -127,7 +127,7 @@ class RowLinear(nn.Module):
         Returns:
             float [..., out_features], the same on all ranks.
         """
-        outputs = total(F.linear(inputs, self.weight), self.group)
+        outputs = reduce_from_group(F.linear(inputs, self.weight), self.group)
         return outputs if self.bias is None else outputs + self.bias
 
 
@@ -136,7 +136,7 @@ class VocabularyEmbedding(nn.Module):
 
     def __init__(self, whole: nn.Embedding, group: Group) -> None:
         super().__init__()
-        self.group, self.own = group, share(whole.num_embeddings, group)
+        self.group, self.own = group, find_own_slice(whole.num_embeddings, group)
         self.weight = nn.Parameter(whole.weight.detach()[self.own].clone())
 
     def forward(self, words: Tensor) -> Tensor:
@@ -149,7 +149,7 @@ class VocabularyEmbedding(nn.Module):
         """
         is_own = (words >= self.own.start) & (words < self.own.stop)
         found = F.embedding((words - self.own.start).where(is_own, 0), self.weight)
-        return total(found * is_own.unsqueeze(-1), self.group)
+        return reduce_from_group(found * is_own.unsqueeze(-1), self.group)
 
 
 def vocabulary_cross_entropy(part: Tensor, targets: Tensor, group: Group, label_smoothing_prob: float = 0.0) -> Tensor:
@@ -168,13 +168,13 @@ def vocabulary_cross_entropy(part: Tensor, targets: Tensor, group: Group, label_
     highest = part.detach().amax(-1)
     dist.all_reduce(highest, dist.ReduceOp.MAX, group=group)
     shifted = part - highest.unsqueeze(-1)
-    log_sum = total(shifted.exp().sum(-1), group).log()
+    log_sum = reduce_from_group(shifted.exp().sum(-1), group).log()
     first = group.rank() * part.shape[-1]
     is_own = (targets >= first) & (targets < first + part.shape[-1])
     index = (targets - first).where(is_own, 0).unsqueeze(-1)
-    chosen = total(shifted.gather(-1, index).squeeze(-1) * is_own, group)
+    chosen = reduce_from_group(shifted.gather(-1, index).squeeze(-1) * is_own, group)
     nats = log_sum - chosen
     if label_smoothing_prob:
-        mean_logit = total(shifted.sum(-1), group) / (part.shape[-1] * group.size())
+        mean_logit = reduce_from_group(shifted.sum(-1), group) / (part.shape[-1] * group.size())
         nats = (1 - label_smoothing_prob) * nats + label_smoothing_prob * (log_sum - mean_logit)
     return nats.mean()

@@ -17,8 +17,8 @@ from modules.parallel.tensor_parallel.layers import (
     Group,
     RowLinear,
     VocabularyEmbedding,
-    gathered,
-    share,
+    find_own_slice,
+    gather_from_group,
     vocabulary_cross_entropy,
 )
 
@@ -56,7 +56,7 @@ class Shards:
         if name not in self.axis:
             return whole
         axis = self.axis[name]
-        own = share(whole.shape[axis], self.group)
+        own = find_own_slice(whole.shape[axis], self.group)
         return whole.narrow(axis, own.start, own.stop - own.start)
 
     def whole(self, name: str, part: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ class Shards:
         def forward(inputs: Tensors) -> Tensors:
             outputs = model(inputs)
             assert isinstance(outputs, Tensor)
-            return gathered(outputs, self.group)
+            return gather_from_group(outputs, self.group)
 
         return forward if self.gives_classes else model
 

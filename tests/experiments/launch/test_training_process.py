@@ -30,7 +30,7 @@ def prepared(tmp_path: Path, *overrides: str) -> Trial:
 
 
 def assignment(trial: Trial, attempt: int = 1) -> str:
-    rank = {"number": 0, "on_node": 0, "per_node": 1, "meeting": ""}
+    rank = {"number": 0, "local_rank": 0, "local_world_size": 1, "rendezvous": ""}
     return json.dumps({"folder": str(trial.folder), "attempt": attempt, "trust": [], "rank": rank}) + "\n"
 
 

@@ -283,7 +283,7 @@ def test_a_full_disk_costs_only_the_checkpoint_that_did_not_fit(small_disk: Path
 
 def test_a_full_disk_in_the_engine_is_reported_alike(small_disk: Path) -> None:
     model = nn.Linear(1000, 700)
-    written = state.State(state.named(model), "SGD", {})
+    written = state.TrainingState(state.name_tensors(model), "SGD", {})
     with pytest.raises(CheckpointError, match="No space left on device"):
         Checkpoints(small_disk, keep_last=1).save(3, lambda folder: written.write(folder), {})
     assert names(small_disk) == []

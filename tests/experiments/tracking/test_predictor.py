@@ -161,7 +161,7 @@ def test_folder_cannot_name_untrusted_code(folder: Path) -> None:
 
 def test_tied_weights_are_stored_once(tmp_path: Path) -> None:
     from modules.model.gpt import Gpt
-    from modules.parallel.checkpoint_format import named as own_names
+    from modules.parallel.checkpoint_format import name_tensors as own_names
 
     sizes: dict[str, Any] = {
         "vocab_size": 7,

@@ -79,16 +79,16 @@ def wait_for_end(handle: LocalRanks) -> int:
     raise AssertionError("the ranks did not end")
 
 
-def test_every_rank_gets_its_number_and_the_same_meeting_url(start: Any, tmp_path: Path) -> None:
+def test_every_rank_gets_its_number_and_the_same_rendezvous_url(start: Any, tmp_path: Path) -> None:
     handle = start("exits0", "exits0", "exits0")
     ranks = [read_rank(tmp_path, rank) for rank in range(3)]
-    assert [rank["number"] for rank in ranks] == [rank["on_node"] for rank in ranks] == [0, 1, 2]
-    (meeting,) = {rank["meeting"] for rank in ranks}
-    assert meeting.startswith(f"file://{tempfile.gettempdir()}/lathe-")
+    assert [rank["number"] for rank in ranks] == [rank["local_rank"] for rank in ranks] == [0, 1, 2]
+    (rendezvous,) = {rank["rendezvous"] for rank in ranks}
+    assert rendezvous.startswith(f"file://{tempfile.gettempdir()}/lathe-")
     assert handle.pid == ranks[0]["pid"]
     assert wait_for_end(handle) == 0
     assert handle.failed_rank is None
-    assert not Path(meeting.removeprefix("file://")).parent.exists()
+    assert not Path(rendezvous.removeprefix("file://")).parent.exists()
 
 
 @pytest.mark.parametrize(("act", "code"), [("killed", -signal.SIGKILL), ("exits1", 1), ("exits2", 2)])

@@ -16,14 +16,14 @@ from modules.parallel import checkpoint_format as state
 
 def write(folder: Path, model: nn.Module, optimizer: Optimizer | None = None) -> None:
     optimizer = optimizer or SGD(model.parameters(), lr=0.1)
-    state.collect(state.named(model), optimizer).write(folder)
+    state.collect(state.name_tensors(model), optimizer).write(folder)
 
 
 def load(folder: Path, model: nn.Module, optimizer: Optimizer | None = None) -> None:
     optimizer = optimizer or SGD(model.parameters(), lr=0.1)
     with state.SavedState(folder) as saved:
-        saved.check(state.kinds_of(state.named(model)), type(optimizer).__name__)
-        state.restore(saved, state.named(model), optimizer)
+        saved.check(state.describe_tensors(state.name_tensors(model)), type(optimizer).__name__)
+        state.restore(saved, state.name_tensors(model), optimizer)
 
 
 def stepped(model: nn.Module, optimizer: Optimizer) -> Optimizer:
@@ -77,7 +77,7 @@ def test_a_state_that_was_written_comes_back(tmp_path: Path, kind: type[Optimize
 
 
 def test_what_is_neither_tensor_nor_number_is_refused(tmp_path: Path) -> None:
-    odd = state.State({}, "Odd", {"weight": {"kept": object()}})  # type: ignore[dict-item]
+    odd = state.TrainingState({}, "Odd", {"weight": {"kept": object()}})  # type: ignore[dict-item]
     with pytest.raises(ValueError, match=r"optimizer\.json holds only numbers"):
         odd.write(tmp_path)
 

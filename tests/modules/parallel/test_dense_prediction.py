@@ -14,7 +14,7 @@ from modules.evaluator.segmentation import Segmentation
 from modules.model.unet import UNet
 from modules.objective.pixel_cross_entropy import PixelCrossEntropy
 from modules.parallel.base import EngineConfig, Rank, TrainingTask
-from modules.parallel.cost_model.compatibility import incompatibilities
+from modules.parallel.cost_model.compatibility import find_incompatibilities
 from modules.parallel.topology import Topology
 from modules.schedule.constant import Constant
 from tests.support.engines import MODES, Mode, Outcome
@@ -51,7 +51,7 @@ def run(rank: Rank, mode: Mode) -> Outcome:
         NUM_STEPS, accumulation, 0.5, "fp32", False, "cpu", per_replica // accumulation, topology, rank
     )
     engine.prepare(task, engine_config)
-    place = topology.place(rank.number)
+    place = topology.coordinates(rank.number)
     own = slice(place.data * per_replica, (place.data + 1) * per_replica)
     losses, norms = [], []
     for step in range(NUM_STEPS):
@@ -90,5 +90,5 @@ def test_a_stage_may_begin_anywhere(partition: list[int] | str) -> None:
 
 
 def test_its_layers_are_split_over_no_ranks_and_that_is_told() -> None:
-    (problem,) = incompatibilities(make_model(), Topology(model=2))
+    (problem,) = find_incompatibilities(make_model(), Topology(model=2))
     assert "UNet has no shards() that says which" in problem

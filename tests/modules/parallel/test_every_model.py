@@ -16,7 +16,7 @@ from experiments.config.compose import compose
 from experiments.config.options import groups
 from modules.data.base import Batch, Tensors
 from modules.parallel.base import EngineConfig, Rank
-from modules.parallel.cost_model.compatibility import incompatibilities
+from modules.parallel.cost_model.compatibility import find_incompatibilities
 from tests.support.engines import MODES
 from tests.support.ranks import on_ranks
 
@@ -100,7 +100,7 @@ def losses(rank: Rank, configs: dict[str, dict[str, Any]], mode: str) -> dict[st
     for option, config in configs.items():
         torch.manual_seed(0)
         parts, topology = assemble(config), MODES[mode].topology
-        if topology.pipe > 1 and incompatibilities(parts.task.model, topology, "parameters"):
+        if topology.pipe > 1 and find_incompatibilities(parts.task.model, topology, "parameters"):
             continue
         parts.task.optimizer = functools.partial(SGD, lr=0.01)
         parts.engine = MODES[mode].engine()
@@ -112,7 +112,7 @@ def losses(rank: Rank, configs: dict[str, dict[str, Any]], mode: str) -> dict[st
             topology=topology, rank=rank,
         )  # fmt: skip
         parts.engine.prepare(parts.task, engine_config)
-        share, place = BATCH_SIZE // topology.data, topology.place(rank.number).data
+        share, place = BATCH_SIZE // topology.data, topology.coordinates(rank.number).data
         own = slice(place * share, (place + 1) * share)
         found[option] = [
             float(parts.engine.train_step((part_of(inputs, own), part_of(targets, own)), step)["loss_nats"])

@@ -15,7 +15,7 @@ from modules.evaluator.base import ModelEvaluator
 from modules.model.skip_gram import SkipGram
 from modules.objective.noise_contrastive import NoiseContrastive
 from modules.parallel.base import EngineConfig, Rank, TrainingTask
-from modules.parallel.cost_model.optimizer_state import states_bytes, update_bytes
+from modules.parallel.cost_model.optimizer_state import measure_state_bytes, measure_update_bytes
 from modules.parallel.data import DataParallel
 from modules.parallel.single import Single
 from modules.parallel.topology import Topology
@@ -144,7 +144,7 @@ def test_sparse_gradients_train_as_whole_ones_do(optimizer: str) -> None:
 def test_the_memory_of_their_optimizers_is_known_to_a_plan(optimizer: str, copies: int) -> None:
     with torch.device("meta"):
         parameters = [nn.Parameter(torch.zeros(30, 10)), nn.Parameter(torch.zeros(50))]
-        found = states_bytes(OPTIMIZERS[optimizer], parameters)
-        assert update_bytes(OPTIMIZERS[optimizer]) >= 0
+        found = measure_state_bytes(OPTIMIZERS[optimizer], parameters)
+        assert measure_update_bytes(OPTIMIZERS[optimizer]) >= 0
     for size, parameter in zip(found, parameters, strict=True):
         assert copies * parameter.nbytes <= size <= copies * parameter.nbytes + 8

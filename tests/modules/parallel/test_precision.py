@@ -40,7 +40,7 @@ def too_large(name: str, step: int, size: int = engines.BATCH_SIZE) -> Batch:
 def train_fp16(rank: Rank, mode: Mode, task: Task, overflows: bool) -> Outcome:
     """On a CPU, where fp16 is refused for its slowness but computes well."""
     with (
-        patch("modules.parallel.forward.device_of", lambda engine_config: torch.device("cpu")),
+        patch("modules.parallel.forward.find_device", lambda engine_config: torch.device("cpu")),
         patch.object(engines, "make_batch", too_large if overflows else make_batch),
     ):
         return train(rank, mode, task)

@@ -76,7 +76,7 @@ def _run(rank: Rank, mode: Mode, name: str) -> Outcome:
         NUM_STEPS, accumulation, 0.5, "fp32", False, "cpu", per_replica // accumulation, topology, rank
     )
     engine.prepare(task, engine_config)
-    place = topology.place(rank.number)
+    place = topology.coordinates(rank.number)
     own = slice(place.data * per_replica, (place.data + 1) * per_replica)
     losses, norms = [], []
     for step in range(NUM_STEPS):

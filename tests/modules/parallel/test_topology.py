@@ -8,11 +8,11 @@ from modules.parallel.topology import RankCoordinates, Topology
 def test_the_model_axis_runs_fastest_and_the_pipeline_slowest() -> None:
     topology = Topology(pipe=2, data=3, model=5)
     assert topology.world == 30
-    assert [topology.place(rank) for rank in (0, 1, 5, 15, 29)] == [
+    assert [topology.coordinates(rank) for rank in (0, 1, 5, 15, 29)] == [
         RankCoordinates(0, 0, 0), RankCoordinates(0, 0, 1), RankCoordinates(0, 1, 0), RankCoordinates(1, 0, 0),
         RankCoordinates(1, 2, 4),
     ]  # fmt: skip
-    assert all(topology.rank(topology.place(rank)) == rank for rank in range(30))
+    assert all(topology.rank(topology.coordinates(rank)) == rank for rank in range(30))
 
 
 def test_peers_differ_along_one_axis_only() -> None:
@@ -24,4 +24,4 @@ def test_peers_differ_along_one_axis_only() -> None:
 
 def test_there_is_no_rank_beyond_the_last() -> None:
     with pytest.raises(ValueError, match="has ranks 0 to 5, but got 6"):
-        Topology(data=6).place(6)
+        Topology(data=6).coordinates(6)

@@ -28,7 +28,7 @@ def test_a_synchronous_step_is_the_slowest_worker_and_the_ring() -> None:
     on = machine(network_latency_s=0.01)
     slow = cluster(on=on, num_bytes=500_000_000, num_slow=1, slowness=3.0)
     assert simulate(slow, "sync", 5, SHORT).step_s == pytest.approx(3.0)
-    on = machine(network_latency_s=0.01, is_apart=False)
+    on = machine(network_latency_s=0.01, is_accelerator=False)
     assert simulate(cluster(on=on, num_bytes=500_000_000), "sync", 5, SHORT).step_s == pytest.approx(1 + 8 * 0.11)
 
 
@@ -36,7 +36,7 @@ def test_workers_on_fewer_cores_share_them() -> None:
     work_s = np.array([[1.0, 2.0, 6.0], [2.0, 2.0, 2.0]])
     # All three on 2 cores until 1 s of work is done (1.5 s), two until 2 s, then one; or all to the end.
     assert done(work_s, 2.0) == pytest.approx(np.array([[1.5, 2.5, 6.5], [3.0, 3.0, 3.0]]))
-    on = machine(devices_per_node=6, computing_at_once=2.0, is_apart=False)
+    on = machine(devices_per_node=6, concurrent_devices=2.0, is_accelerator=False)
     assert simulate(cluster(on=on), "sync", 6, SHORT).speedup == pytest.approx(2.0)
     assert simulate(cluster(on=on), "async", 6, SHORT).speedup == pytest.approx(2.0)
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from modules.model.mlp import Mlp
 from modules.model.softmax import Softmax
-from modules.parallel.cost_model.compatibility import Partition, incompatibilities, stage_bounds
+from modules.parallel.cost_model.compatibility import Partition, find_incompatibilities, find_stage_bounds
 from modules.parallel.topology import Topology
 from tests.support.engines import make_model
 
@@ -35,32 +35,32 @@ MLP = Mlp(num_features=5, num_classes=6, hidden_sizes=[8, 12], dropout_prob=0.0)
 def test_what_does_not_fit_is_told_with_a_way_out(
     model: nn.Module, topology: Topology, partition: Partition, told: str
 ) -> None:
-    problems = "\n".join(incompatibilities(model, topology, partition))
+    problems = "\n".join(find_incompatibilities(model, topology, partition))
     assert told in problems or re.search(told, problems), problems
 
 
 def test_stages_and_slices_are_told_together() -> None:
-    assert len(incompatibilities(nn.Linear(2, 3), Topology(pipe=2, model=2))) == 2
+    assert len(find_incompatibilities(nn.Linear(2, 3), Topology(pipe=2, model=2))) == 2
 
 
 @pytest.mark.parametrize("name", ["mlp", "lenet", "gpt", "gpt_tied", "deep_lstm"])
 def test_what_fits_is_not_told(name: str) -> None:
-    assert incompatibilities(make_model(name), Topology(pipe=2, data=7, model=2)) == []
+    assert find_incompatibilities(make_model(name), Topology(pipe=2, data=7, model=2)) == []
 
 
 def test_replicas_ask_nothing_of_a_model() -> None:
-    assert incompatibilities(nn.Linear(2, 3), Topology(data=5)) == []
+    assert find_incompatibilities(nn.Linear(2, 3), Topology(data=5)) == []
 
 
 def test_stages_are_cut_as_asked() -> None:
-    bounds = stage_bounds(MLP, 3, "parameters")
+    bounds = find_stage_bounds(MLP, 3, "parameters")
     layers = MLP.layers()
     sizes = [
         sum(p.numel() for layer in layers[first:last] for p in layer.parameters()) for first, last in pairwise(bounds)
     ]
     assert sizes == [48, 108, 78]
-    assert stage_bounds(MLP, 2, "uniform") == [0, 4, 8]
-    assert stage_bounds(MLP, 3, [0, 2, 5]) == [0, 2, 5, 8]
+    assert find_stage_bounds(MLP, 2, "uniform") == [0, 4, 8]
+    assert find_stage_bounds(MLP, 3, [0, 2, 5]) == [0, 2, 5, 8]
 
 
 def test_a_model_with_nothing_to_split_is_told() -> None:
@@ -68,4 +68,4 @@ def test_a_model_with_nothing_to_split_is_told() -> None:
         def shards(self) -> dict[str, object]:  # type: ignore[override]
             return {}
 
-    assert "has none that split; take parallel=data" in incompatibilities(Bare(2, 3), Topology(model=2))[0]
+    assert "has none that split; take parallel=data" in find_incompatibilities(Bare(2, 3), Topology(model=2))[0]

@@ -11,11 +11,11 @@ from torch.optim import SGD, AdamW
 
 from modules.objective.cross_entropy import CrossEntropy
 from modules.parallel.base import TrainingTask
-from modules.parallel.cost_model.compatibility import stage_bounds
+from modules.parallel.cost_model.compatibility import find_stage_bounds
 from modules.parallel.cost_model.layer_counts import ModelCount
 from modules.parallel.cost_model.layout import ParallelLayout
-from modules.parallel.cost_model.memory import StageMemory, memory_of
-from modules.parallel.cost_model.model_profile import count
+from modules.parallel.cost_model.memory import StageMemory, estimate_memory
+from modules.parallel.cost_model.model_profile import count_model
 from modules.schedule.constant import Constant
 from tests.support.allocations import allocated, batch_of, model_of
 from tests.support.engines import MODES, Mode, Task
@@ -30,7 +30,7 @@ OPTIMIZERS: dict[str, Any] = {"adamw": AdamW, "sgd": partial(SGD, lr=0.1)}
 def counted(model: str, optimizer: str, precision: str, num_slices: int) -> ModelCount:
     with torch.device("meta"):
         task = TrainingTask(model_of(model), CrossEntropy(), OPTIMIZERS[optimizer], Constant())
-        return count(task, batch_of(model, BATCH_SIZES.get(model, 8)), precision, num_slices)
+        return count_model(task, batch_of(model, BATCH_SIZES.get(model, 8)), precision, num_slices)
 
 
 def told(mode: Mode, model: str, optimizer: str, precision: str, num_micro_batches: int) -> list[StageMemory]:
@@ -40,7 +40,7 @@ def told(mode: Mode, model: str, optimizer: str, precision: str, num_micro_batch
     bounds = [0, len(one.layers)]
     if topology.pipe > 1:
         with torch.device("meta"):
-            engine, bounds = "pipeline", stage_bounds(model_of(model), topology.pipe, mode.partition)
+            engine, bounds = "pipeline", find_stage_bounds(model_of(model), topology.pipe, mode.partition)
     layout = ParallelLayout(
         engine,  # type: ignore[arg-type]
         topology,
@@ -49,7 +49,7 @@ def told(mode: Mode, model: str, optimizer: str, precision: str, num_micro_batch
         BATCH_SIZES.get(model, 8),
         num_micro_batches,
     )
-    return memory_of(one, bounds, layout, on_cpu=True)
+    return estimate_memory(one, bounds, layout, on_cpu=True)
 
 
 CASES = [
@@ -123,7 +123,7 @@ def test_the_first_stage_holds_more_micro_batches_than_the_last() -> None:
 def test_a_gpu_holds_neither_the_whole_batch_nor_what_is_offloaded() -> None:
     one = counted("gpt", "adamw", "fp32", 1)
     layout = ParallelLayout("zero", MODES["zero3"].topology, 3, "weights_and_optimizer", 8, 4)
-    [on_gpu], [on_cpu] = (memory_of(one, [0, 7], layout, on_cpu=on_cpu) for on_cpu in (False, True))
+    [on_gpu], [on_cpu] = (estimate_memory(one, [0, 7], layout, on_cpu=on_cpu) for on_cpu in (False, True))
     assert (on_gpu.optimizer_bytes, on_gpu.gradients_bytes, on_gpu.weights_bytes) == (0, 0, 0)
     batch = one.inputs_bytes + one.targets_bytes
     assert on_cpu.activations_bytes - on_gpu.activations_bytes == 3 * batch

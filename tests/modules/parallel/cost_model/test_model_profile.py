@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from modules.model.gpt import Gpt
 from modules.objective.cross_entropy import CrossEntropy
 from modules.parallel.base import TrainingTask
-from modules.parallel.cost_model.layer_counts import LayerCount, ModelCount, between
-from modules.parallel.cost_model.model_profile import count
+from modules.parallel.cost_model.layer_counts import LayerCount, ModelCount, interpolate
+from modules.parallel.cost_model.model_profile import count_model
 from modules.schedule.constant import Constant
 
 BATCH, TIME, WORDS, HIDDEN, FF = 3, 5, 14, 8, 12
@@ -45,7 +45,7 @@ def counted(model: type[nn.Module] = Two, batch_size: int = 13, *, is_frozen: bo
         made = model()
         made.stack[0].requires_grad_(not is_frozen)  # type: ignore[index]
         task = TrainingTask(made, CrossEntropy(), partial(torch.optim.SGD, lr=0.1), Constant())
-        return count(task, (torch.zeros(batch_size, 7), torch.zeros(batch_size, dtype=torch.int64)), "fp32")
+        return count_model(task, (torch.zeros(batch_size, 7), torch.zeros(batch_size, dtype=torch.int64)), "fp32")
 
 
 def counted_gpt(
@@ -55,7 +55,7 @@ def counted_gpt(
         model = Gpt(WORDS, TIME, 2, 2, 2, HIDDEN, FF, tied, 0.0, recompute)
         task = TrainingTask(model, CrossEntropy(), torch.optim.AdamW, Constant())
         words = torch.zeros(BATCH, TIME, dtype=torch.int64)
-        return count(task, (words, words), precision, num_slices)
+        return count_model(task, (words, words), precision, num_slices)
 
 
 def work(count: ModelCount) -> int:
@@ -76,9 +76,9 @@ def test_the_work_of_linear_layers_is_that_of_their_matrix_products(model: type[
 def test_what_layers_keep_is_told_of_each_and_at_the_border_once() -> None:
     first, rectifier, second = counted().layers
     assert [layer.outputs_bytes for layer in (first, rectifier, second)] == [4 * 13 * 11, 4 * 13 * 11, 4 * 13 * 5]
-    assert (first.keeps_inputs, first.keeps_outputs, first.kept_bytes) == (True, False, 0)
-    assert (rectifier.keeps_inputs, rectifier.keeps_outputs) == (False, True)
-    assert (second.keeps_inputs, second.keeps_outputs) == (True, False)
+    assert (first.saves_inputs, first.saves_outputs, first.saved_bytes) == (True, False, 0)
+    assert (rectifier.saves_inputs, rectifier.saves_outputs) == (False, True)
+    assert (second.saves_inputs, second.saves_outputs) == (True, False)
     assert first.forward_bytes == 4 * 13 * 11
     assert first.backward_bytes == 4 * (7 * 11 + 11)  # the data need no gradient
     assert second.backward_bytes == 4 * (11 * 5 + 5 + 13 * 11)
@@ -98,10 +98,10 @@ def test_a_slice_holds_its_part_and_exchanges_the_rest() -> None:
 
 def test_recomputing_keeps_the_inputs_of_a_block_alone_and_works_a_third_more() -> None:
     kept, again = counted_gpt().layers[1], counted_gpt(recompute=True).layers[1]
-    assert (again.kept_bytes, again.keeps_inputs) == (0, True)
-    assert kept.kept_bytes > 10 * 4 * BATCH * TIME * HIDDEN
+    assert (again.saved_bytes, again.saves_inputs) == (0, True)
+    assert kept.saved_bytes > 10 * 4 * BATCH * TIME * HIDDEN
     assert again.flops == pytest.approx(kept.flops * 4 / 3, rel=0.05)
-    assert again.backward_bytes > kept.kept_bytes
+    assert again.backward_bytes > kept.saved_bytes
 
 
 def test_a_tied_weight_is_counted_once_and_stands_in_both_layers() -> None:
@@ -124,11 +124,11 @@ def test_half_precision_gives_half_the_bytes() -> None:
 
 
 def test_other_batches_lie_on_the_line_through_two() -> None:
-    line = between(counted(batch_size=2), 2, counted(batch_size=4), 4, 13)
+    line = interpolate(counted(batch_size=2), 2, counted(batch_size=4), 4, 13)
     told = counted(batch_size=13)
 
     def numbers(layer: LayerCount) -> tuple[int, ...]:
-        return layer.flops, layer.kept_bytes, layer.outputs_bytes, layer.forward_bytes, layer.backward_bytes
+        return layer.flops, layer.saved_bytes, layer.outputs_bytes, layer.forward_bytes, layer.backward_bytes
 
     assert [numbers(layer) for layer in line.layers] == [numbers(layer) for layer in told.layers]
     assert line.layers[0].weights == told.layers[0].weights

@@ -4,7 +4,7 @@ from itertools import combinations, pairwise
 
 import pytest
 
-from modules.parallel.cost_model.partition import balanced
+from modules.parallel.cost_model.partition import partition_balanced
 
 
 def heaviest(weights: list[float], bounds: list[int]) -> float:
@@ -14,7 +14,7 @@ def heaviest(weights: list[float], bounds: list[int]) -> float:
 @pytest.mark.parametrize("weights", [[1.0] * 7, [0, 5, 0, 0, 3, 9, 1], [9, 1, 1, 1, 1, 1, 9], [0, 0, 0, 0, 0, 0, 0]])
 @pytest.mark.parametrize("num_parts", [1, 2, 3, 5, 7])
 def test_no_other_cut_is_lighter(weights: list[float], num_parts: int) -> None:
-    bounds = balanced(weights, num_parts)
+    bounds = partition_balanced(weights, num_parts)
     assert bounds[0] == 0
     assert bounds[-1] == len(weights)
     assert len(bounds) == num_parts + 1
@@ -26,4 +26,4 @@ def test_no_other_cut_is_lighter(weights: list[float], num_parts: int) -> None:
 @pytest.mark.parametrize("num_parts", [0, 4])
 def test_more_parts_than_layers_are_refused(num_parts: int) -> None:
     with pytest.raises(ValueError, match=f"from 1 to 3 parts, one a layer at most, but got {num_parts}"):
-        balanced([1, 2, 3], num_parts)
+        partition_balanced([1, 2, 3], num_parts)

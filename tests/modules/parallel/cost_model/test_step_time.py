@@ -10,29 +10,29 @@ import pytest
 from modules.parallel.cost_model.layer_counts import LayerCount, ModelCount, Weight
 from modules.parallel.cost_model.layout import ParallelLayout
 from modules.parallel.cost_model.step_time import (
-    COLLECTED,
-    HOOKED,
+    GATHER_OPERATIONS,
+    REDUCE_OPERATIONS,
     STEP_S,
     CommunicationGroup,
-    Cost,
     Machine,
-    cost_of,
-    group_of,
-    ring_s,
+    StepCost,
+    estimate_cost,
+    estimate_ring_s,
+    make_group,
 )
 from modules.parallel.topology import Topology
 
 MACHINE = Machine(
     flops_per_s=1e12,
     devices_per_node=4,
-    computing_at_once=4,
+    concurrent_devices=4,
     link_bytes_per_s=1e9,
     link_latency_s=1e-5,
     network_bytes_per_s=1e8,
     network_latency_s=1e-4,
     operation_s=1e-6,
     host_bytes_per_s=1e10,
-    is_apart=False,
+    is_accelerator=False,
 )
 LAYER = LayerCount(
     name="Layer",
@@ -41,9 +41,9 @@ LAYER = LayerCount(
     flops=10**9,  # 1 ms
     num_operations=100,  # 0.1 ms
     outputs_bytes=10**6,  # 1 ms within a node
-    kept_bytes=0,
-    keeps_inputs=False,
-    keeps_outputs=False,
+    saved_bytes=0,
+    saves_inputs=False,
+    saves_outputs=False,
     is_view=False,
     forward_bytes=0,
     backward_bytes=0,
@@ -61,17 +61,17 @@ def model(num_layers: int = 4, weight_size: int = 10**6) -> ModelCount:
     return ModelCount(layers, LOSS, inputs_bytes=0, targets_bytes=0, update_bytes=2.0)
 
 
-def cost(layout: ParallelLayout, machine: Machine = MACHINE, **named: Any) -> Cost:
+def cost(layout: ParallelLayout, machine: Machine = MACHINE, **named: Any) -> StepCost:
     count = model(**named)
     pipe, number = layout.topology.pipe, len(count.layers)
-    return cost_of(count, [number * stage // pipe for stage in range(pipe + 1)], layout, machine)
+    return estimate_cost(count, [number * stage // pipe for stage in range(pipe + 1)], layout, machine)
 
 
 def test_an_all_reduce_goes_twice_round_a_ring() -> None:
     group = CommunicationGroup(4, 1e9, 1e-5)
-    assert ring_s(8e6, group) == pytest.approx(6 * (2e-3 + 1e-5))
-    assert ring_s(8e6, group, passes=1) == pytest.approx(3 * (2e-3 + 1e-5))
-    assert ring_s(8e6, CommunicationGroup(1, 1e9, 1e-5)) == 0
+    assert estimate_ring_s(8e6, group) == pytest.approx(6 * (2e-3 + 1e-5))
+    assert estimate_ring_s(8e6, group, passes=1) == pytest.approx(3 * (2e-3 + 1e-5))
+    assert estimate_ring_s(8e6, CommunicationGroup(1, 1e9, 1e-5)) == 0
 
 
 @pytest.mark.parametrize(
@@ -86,20 +86,20 @@ def test_an_all_reduce_goes_twice_round_a_ring() -> None:
     ],
 )
 def test_messages_between_nodes_take_the_network(size: int, stride: int, bytes_per_s: float, latency_s: float) -> None:
-    assert group_of(size, stride, MACHINE) == CommunicationGroup(size, bytes_per_s, latency_s)
+    assert make_group(size, stride, MACHINE) == CommunicationGroup(size, bytes_per_s, latency_s)
 
 
 def test_one_process_computes_and_nothing_else() -> None:
     told = cost(ParallelLayout("single", num_micro_batches=3))
     assert told.compute_s == pytest.approx(3 * 4 * 1.1e-3)
-    assert told == Cost(told.compute_s, 0, 0, 0, 0, 0, STEP_S)
+    assert told == StepCost(told.compute_s, 0, 0, 0, 0, 0, STEP_S)
     assert told.total_s == pytest.approx(13.2e-3 + STEP_S)
 
 
 def test_the_bubble_is_a_micro_batch_for_every_stage_but_one() -> None:
     told = cost(ParallelLayout("pipeline", Topology(pipe=4), 1, num_micro_batches=8))
     sending = 2 * 2 * (1e-3 + 1e-5)  # a stage in the middle has two borders, and sends and receives over each
-    own = COLLECTED * 1e-6  # DeepSpeed puts the gradient of a stage's weight in its place, once a step
+    own = REDUCE_OPERATIONS * 1e-6  # DeepSpeed puts the gradient of a stage's weight in its place, once a step
     assert told.compute_s == pytest.approx(8 * 1.1e-3 + own)
     assert told.point_to_point_s == pytest.approx(8 * sending)
     # The first and the last stage have one border each.
@@ -110,7 +110,9 @@ def test_the_bubble_is_a_micro_batch_for_every_stage_but_one() -> None:
 def test_stages_that_are_not_equal_wait_for_the_slowest() -> None:
     count = model(num_layers=4)
     machine = replace(MACHINE, operation_s=0)
-    told = cost_of(count, [0, 3, 4], ParallelLayout("pipeline", Topology(pipe=2), 1, num_micro_batches=5), machine)
+    told = estimate_cost(
+        count, [0, 3, 4], ParallelLayout("pipeline", Topology(pipe=2), 1, num_micro_batches=5), machine
+    )
     assert told.compute_s == pytest.approx(5 * 3e-3)
     assert told.bubble_s == pytest.approx(1e-3 + 2 * 1.01e-3)
 
@@ -139,7 +141,7 @@ def test_zero_3_gathers_weights_for_every_pass_where_they_are_too_many_to_stay()
 
 
 def test_a_gpu_exchanges_while_it_computes() -> None:
-    machine = replace(MACHINE, is_apart=True)
+    machine = replace(MACHINE, is_accelerator=True)
     layout = ParallelLayout("data", Topology(data=4), num_micro_batches=3)
     hidden = 4 * 1e-3 * 2 / 3  # the last backward pass
     assert cost(layout, machine).data_s == pytest.approx(6 * (4e-3 + 1e-5) - hidden)
@@ -156,8 +158,8 @@ def test_offloading_takes_the_way_to_the_host() -> None:
 
 def test_a_gpu_computes_while_its_host_starts_the_next_operations() -> None:
     layout = ParallelLayout("single", num_micro_batches=3)
-    assert cost(layout, replace(MACHINE, is_apart=True)).compute_s == pytest.approx(3 * 4e-3)
-    assert cost(layout, replace(MACHINE, is_apart=True, operation_s=1e-4)).compute_s == pytest.approx(3 * 4e-2)
+    assert cost(layout, replace(MACHINE, is_accelerator=True)).compute_s == pytest.approx(3 * 4e-3)
+    assert cost(layout, replace(MACHINE, is_accelerator=True, operation_s=1e-4)).compute_s == pytest.approx(3 * 4e-2)
 
 
 def test_zero_costs_something_for_every_weight_whatever_it_weighs() -> None:
@@ -166,16 +168,16 @@ def test_zero_costs_something_for_every_weight_whatever_it_weighs() -> None:
         return cost(layout).compute_s - 5 * 4 * 1.1e-3
 
     assert [own(stage) for stage in range(4)] == pytest.approx(
-        [0, 4e-6 * COLLECTED, 5 * 4e-6 * COLLECTED, 5 * 2 * 4e-6 * HOOKED]
+        [0, 4e-6 * REDUCE_OPERATIONS, 5 * 4e-6 * REDUCE_OPERATIONS, 5 * 2 * 4e-6 * GATHER_OPERATIONS]
     )
 
 
 def test_ranks_that_share_cores_wait_for_them() -> None:
-    layout, two_cores = ParallelLayout("data", Topology(data=4)), replace(MACHINE, computing_at_once=2)
+    layout, two_cores = ParallelLayout("data", Topology(data=4)), replace(MACHINE, concurrent_devices=2)
     alone = cost(layout, weight_size=1)
     together = cost(layout, two_cores, weight_size=1)
     assert together.total_s == pytest.approx(2 * alone.compute_s)
     # Whoever waits in a pipeline leaves the cores to the others.
     pipeline = ParallelLayout("pipeline", Topology(pipe=4), 1, num_micro_batches=2)
     assert cost(pipeline, two_cores) == cost(pipeline)
-    assert cost(ParallelLayout("single"), replace(MACHINE, computing_at_once=1)) == cost(ParallelLayout("single"))
+    assert cost(ParallelLayout("single"), replace(MACHINE, concurrent_devices=1)) == cost(ParallelLayout("single"))

@@ -49,7 +49,7 @@ def half(rank: Rank, mode: Mode) -> Engine:
 
 
 def steps(engine: Engine, rank: Rank, mode: Mode, first: int, last: int) -> None:
-    place, share = mode.topology.place(rank.number).data, 8 // mode.topology.data
+    place, share = mode.topology.coordinates(rank.number).data, 8 // mode.topology.data
     for step in range(first, last):
         inputs, targets = make_batch("mlp", step, 8)
         own = slice(place * share, (place + 1) * share)

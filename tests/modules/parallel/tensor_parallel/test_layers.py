@@ -16,8 +16,8 @@ from modules.parallel.tensor_parallel.layers import (
     Group,
     RowLinear,
     VocabularyEmbedding,
-    gathered,
-    share,
+    find_own_slice,
+    gather_from_group,
     vocabulary_cross_entropy,
 )
 from modules.parallel.topology import Topology
@@ -58,7 +58,7 @@ def compare(rank: Rank, size: int, label_smoothing_prob: float) -> dict[str, flo
     loss.backward()  # type: ignore[no-untyped-call]
 
     def own(name: str, tensor: Tensor, dim: int) -> Tensor:
-        part = share(tensor.shape[dim], group)
+        part = find_own_slice(tensor.shape[dim], group)
         return tensor.narrow(dim, part.start, part.stop - part.start)
 
     found = {"loss": float((loss - expected).detach().abs())}
@@ -73,7 +73,7 @@ def compare(rank: Rank, size: int, label_smoothing_prob: float) -> dict[str, flo
     assert biases["down"] is not None
     found["down.bias"] = float((parts["down"].bias.grad - biases["down"]).abs().max())
     found["gathered"] = float(
-        (gathered(logits, group) - head(down(torch.tanh(up(words(inputs)))))).detach().abs().max()
+        (gather_from_group(logits, group) - head(down(torch.tanh(up(words(inputs)))))).detach().abs().max()
     )
     return found
 
@@ -88,7 +88,7 @@ def extremes(rank: Rank) -> list[float]:
     group = group_of(rank, 2)
     logits = torch.tensor([[1e4, 0.0, -1e4, 5.0], [-1e4, -1e4, -1e4, -1e4]])
     targets = torch.tensor([0, 3])
-    part = logits[:, share(4, group)].clone().requires_grad_()
+    part = logits[:, find_own_slice(4, group)].clone().requires_grad_()
     loss = vocabulary_cross_entropy(part, targets, group)
     loss.backward()  # type: ignore[no-untyped-call]
     assert part.grad is not None
