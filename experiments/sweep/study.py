@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from experiments.sweep.ledger import ENDED, Entry, Event, Ledger
+from experiments.sweep.pruners import UNDECIDED, make_pruner, read_max_steps
 from experiments.sweep.samplers import PerTrialSampler, draw_point, to_optuna
 from experiments.sweep.space import Space
 from experiments.sweep.space_parser import parse
-
-MEDIAN_STARTUP = 5
-"""Points that must finish before the median pruner compares with them."""
-UNDECIDED = NopPruner()
-"""Stands in for Hyperband until the first finished point shows how many steps a trial has."""
 
 
 class Study:
@@ -55,7 +49,7 @@ class Study:
             study_name=str(self._spec["name"]),  # Hyperband derives a trial's bracket from it
             direction="maximize" if self._spec["mode"] == "max" else "minimize",
             sampler=PerTrialSampler(self._spec["strategy"], self.space),
-            pruner=_pruner(self._spec["pruner"], _max_steps(self._folder)),
+            pruner=make_pruner(self._spec["pruner"], read_max_steps(self._folder)),
         )
 
     def ask(self) -> dict[str, Any]:
@@ -121,7 +115,7 @@ class Study:
             self._pruned.discard(entry.point)
         trial.state, trial.value = _outcome(state.points[entry.point])
         if self._study.pruner is UNDECIDED and trial.last_step is not None and trial.state == TrialState.COMPLETE:
-            self._study.pruner = _pruner(self._spec["pruner"], trial.last_step)
+            self._study.pruner = make_pruner(self._spec["pruner"], trial.last_step)
 
     def _add(self, entry: Entry) -> None:
         """Add a point as a trial, or complete the trial that `draw_point` has just made.
@@ -157,26 +151,3 @@ def _outcome(entries: Sequence[Entry]) -> tuple[TrialState, float | None]:
     if states == {"finished"} and len(values) == len(entries):
         return TrialState.COMPLETE, math.fsum(values) / len(values)
     return TrialState.FAIL, None
-
-
-def _pruner(pruner: Mapping[str, Any] | None, max_steps: int | None) -> BasePruner:
-    if pruner is None:
-        return NopPruner()
-    first, factor = pruner["first_step"], pruner["factor"]
-    if pruner["name"] == "asha":
-        return SuccessiveHalvingPruner(min_resource=first, reduction_factor=factor)
-    if pruner["name"] == "hyperband":
-        if max_steps is None:
-            return UNDECIDED
-        return HyperbandPruner(min_resource=first, max_resource=max_steps, reduction_factor=factor)
-    return MedianPruner(n_startup_trials=MEDIAN_STARTUP, n_warmup_steps=first)
-
-
-def _max_steps(folder: Path) -> int | None:
-    """Length of the longest trial; None if lengths are not given in steps."""
-    try:
-        templates = json.loads((folder / "templates.json").read_text())
-    except FileNotFoundError:
-        return None
-    lengths = [template["config"]["max_steps"] for template in templates]
-    return None if None in lengths else max(lengths)

@@ -22,7 +22,7 @@ from experiments.plan.plan import Plan
 from experiments.run.checkpoint import Checkpoint, Checkpoints
 from experiments.run.history import PreviousAttempts
 from experiments.run.journal import Journal
-from experiments.train.checkpointing import AsyncCheckpointer, BestCheckpoint
+from experiments.train.async_checkpointer import AsyncCheckpointer, BestCheckpoint
 from experiments.train.data_digest import fingerprint
 from experiments.train.data_loading import DataShard, evaluation_batches, training_batches
 from experiments.train.evaluator_check import dry_run

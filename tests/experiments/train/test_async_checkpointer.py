@@ -13,7 +13,7 @@ from torch import nn
 
 from experiments.core.errors import TrainingError
 from experiments.run.checkpoint import CheckpointError, Checkpoints
-from experiments.train.checkpointing import AsyncCheckpointer, BestCheckpoint
+from experiments.train.async_checkpointer import AsyncCheckpointer, BestCheckpoint
 
 
 class Engine:
