@@ -91,12 +91,12 @@ def comparisons(runs: Sequence[RecordedRun], cores: float) -> Iterator[tuple[Rec
 
 def this_machine(cores: float, processes: int) -> Machine:
     """So many processes of one thread each on a machine whose links nobody has stated."""
-    from experiments.plan.estimate import machine_of
+    from experiments.plan.estimate import make_machine
 
     hardware: dict[str, Any] = {
         "device": "cpu", "nodes": 1, "devices_per_node": processes, "cpu_threads": 1, "mfu": 0.3,
     }  # fmt: skip
-    return replace(machine_of(hardware), concurrent_devices=cores)
+    return replace(make_machine(hardware), concurrent_devices=cores)
 
 
 def measured(words: Sequence[str]) -> tuple[float, list[RecordedRun]]:

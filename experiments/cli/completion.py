@@ -267,7 +267,7 @@ def _overrides(line: Line) -> list[str]:
 
 def _chosen(before: Sequence[str], groups: Mapping[str, Mapping[str, Path]]) -> dict[str, dict[str, Any]]:
     """The content of the selected option of every group, from the defaults and the overrides so far."""
-    defaults = _load(options.HOUSE / "config.yaml")["defaults"]
+    defaults = _load(options.CONF_DIR / "config.yaml")["defaults"]
     names = {group: option for entry in defaults if isinstance(entry, dict) for group, option in entry.items()}
     names |= dict(
         word.lstrip("+").split("=", 1)

@@ -55,12 +55,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _call(args: argparse.Namespace) -> int:
     """Import and call the function of a command."""
-    from experiments.config.allowlist import find_here, find_house, trusted
+    from experiments.config.allowlist import allow_local_packages, check_own_packages, trusted
     from experiments.tracking.store_uri import StoreError
     from launchers.base import LaunchError
 
-    find_house()
-    find_here(trusted(getattr(args, "trust", ())))
+    check_own_packages()
+    allow_local_packages(trusted(getattr(args, "trust", ())))
     command = next(command for command in COMMANDS if command.name == args.command)
     module, _, name = command.function.partition(":")
     try:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from experiments.config.allowlist import trusted
-from experiments.config.rules.topology import is_open
+from experiments.config.rules.topology import is_auto
 from experiments.core.console import make_console
 from experiments.plan.plan import Plan, make_plan
 from experiments.plan.tables import layouts_table, plan_tables
@@ -83,7 +83,7 @@ def choose_layout(experiment: Experiment, args: argparse.Namespace) -> Experimen
     Raises:
         PlanError: no layout fits.
     """
-    if not is_open(experiment.config):
+    if not is_auto(experiment.config):
         return experiment
     from experiments.plan.layout_search import search
 

@@ -137,13 +137,13 @@ def _show_dry_run(draft: SweepDraft) -> int:
 
 
 def _cost(pool: WorkerPool, executor: Executor, todo: int) -> str:
-    from experiments.config.rules.slurm import most_device_h
+    from experiments.config.rules.slurm import max_device_h
 
     tasks = executor.count_workers(pool)
     size = f"{todo} trials, {tasks} tasks of {pool.nodes} nodes x {pool.devices_per_node} devices"
     if pool.slurm is None:
         return size
-    hours = most_device_h(tasks, pool.nodes, pool.devices_per_node, pool.slurm["time"])
+    hours = max_device_h(tasks, pool.nodes, pool.devices_per_node, pool.slurm["time"])
     return f"{size}, at most {hours:,.1f} device-hours (time limit {pool.slurm['time']})"
 
 

@@ -15,7 +15,7 @@ import yaml
 
 from experiments.core.errors import InputError
 
-HOUSE = Path(__file__).resolve().parents[2]
+PROJECT_ROOT = Path(__file__).resolve().parents[2]
 OWN = ("modules.", "launchers.")
 TORCH = (
     "torch.optim.adadelta.", "torch.optim.adagrad.", "torch.optim.adam.", "torch.optim.adamax.", "torch.optim.adamw.",
@@ -50,7 +50,7 @@ def trusted(packages: Collection[str] = ()) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*packages, *listed]))
 
 
-class _TrustedHere(MetaPathFinder):
+class _LocalPackageFinder(MetaPathFinder):
     """Finds trusted packages, and nothing else, in the current folder; asked last, so that it can hide nothing."""
 
     def __init__(self, folder: str, packages: Collection[str]) -> None:
@@ -62,7 +62,7 @@ class _TrustedHere(MetaPathFinder):
         return PathFinder.find_spec(fullname, [self.folder]) if path is None and fullname in self.packages else None
 
 
-def find_here(packages: Collection[str]) -> None:
+def allow_local_packages(packages: Collection[str]) -> None:
     """Let trusted packages be imported from the current folder.
 
     The folder itself stays off `sys.path`: a library that looks for an optional package would import a stranger's.
@@ -71,14 +71,14 @@ def find_here(packages: Collection[str]) -> None:
         InputError: the current folder was removed.
     """
     try:
-        here = os.getcwd()
+        folder = os.getcwd()
     except FileNotFoundError as err:
         raise InputError(["the current folder does not exist any more; change to one that does"]) from err
     if packages:
-        sys.meta_path.append(_TrustedHere(here, packages))
+        sys.meta_path.append(_LocalPackageFinder(folder, packages))
 
 
-def find_house() -> None:
+def check_own_packages() -> None:
     """Make sure that the house's packages are the house's.
 
     Raises:
@@ -86,11 +86,12 @@ def find_house() -> None:
     """
     for name in ("conf", "launchers", "modules"):
         spec = importlib.util.find_spec(name)
-        place = Path(spec.origin).parent if spec and spec.origin else None
-        if place is None or place.parent.resolve() != HOUSE:
+        folder = Path(spec.origin).parent if spec and spec.origin else None
+        if folder is None or folder.parent.resolve() != PROJECT_ROOT:
             raise InputError(
                 [
-                    f"the package '{name}' is found in {place or 'no place'} instead of {HOUSE / name}; take it off PYTHONPATH"
+                    f"the package '{name}' is imported from {folder or 'nowhere'}, not from {PROJECT_ROOT / name}; "
+                    "remove the other one from PYTHONPATH"
                 ]
             )
 

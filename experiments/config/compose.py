@@ -24,7 +24,7 @@ from experiments.config.draft import ConfigDraft
 from experiments.config.experiment import Experiment
 from experiments.config.interpolation import Interpolation
 from experiments.config.option_errors import faulty_file, lists, other_option
-from experiments.config.overrides import _fault, _grammar, _shown
+from experiments.config.overrides import describe_syntax_error, find_fault, mask_secret
 from experiments.config.rules.all_rules import find_problems
 from experiments.config.source_map import SourceMap, shown_path
 from experiments.config.type_check import UNKNOWN
@@ -90,33 +90,33 @@ def change(
     draft = ConfigDraft(dirs, options.groups(dirs), origins=origins or SourceMap())
     chosen, values = _sort_overrides(overrides, draft)
     tree = OmegaConf.create(config)
-    choices = _choose_anew(chosen, tree, draft)
-    given = {override.key_or_group for override in values}
-    if "parallel" in choices and "batch_size_per_device" not in given:
+    choices = _replace_options(chosen, tree, draft)
+    changed_keys = {override.key_or_group for override in values}
+    if "parallel" in choices and "batch_size_per_device" not in changed_keys:
         tree["batch_size_per_device"] = None  # which was for the topology before
-    if "data_root" in given and config.get("data", {}).get("root") == config.get("data_root"):
+    if "data_root" in changed_keys and config.get("data", {}).get("root") == config.get("data_root"):
         tree["data"]["root"] = "${data_root}"
     composed = _finish(tree, values, choices, draft, packages)
-    dirs_typed, told = tuple(map(str, dirs)), tuple(overrides)
-    return replace(composed, overrides=told, config_dirs=dirs_typed, trust=tuple(trust), source=source)
+    dir_names, told = tuple(map(str, dirs)), tuple(overrides)
+    return replace(composed, overrides=told, config_dirs=dir_names, trust=tuple(trust), source=source)
 
 
-def _choose_anew(chosen: list[str], tree: DictConfig, draft: ConfigDraft) -> dict[str, str | None]:
+def _replace_options(chosen: list[str], tree: DictConfig, draft: ConfigDraft) -> dict[str, str | None]:
     """Put the options that were chosen in place of those that stand in a whole configuration; what they are, by group."""
     fixed = ("data", MAY_BE_EMPTY)
     problems = [
-        f"{typed} makes another experiment of it, as other parts follow from it; start one with `lathe run`"
-        for typed in chosen
-        if typed.lstrip("+~").partition("=")[0] in fixed or "/" in typed.partition("=")[0]
+        f"{override_text} makes another experiment of it, as other parts follow from it; start one with `lathe run`"
+        for override_text in chosen
+        if override_text.lstrip("+~").partition("=")[0] in fixed or "/" in override_text.partition("=")[0]
     ]
     draft.problems += problems
     if problems or not chosen:
         return {}
     apart = ConfigDraft(draft.dirs, draft.groups, problems=draft.problems)
-    found, choices = _compose_groups(chosen, apart)
-    groups = [typed.partition("=")[0] for typed in chosen]
+    composed, choices = _compose_groups(chosen, apart)
+    groups = [override_text.partition("=")[0] for override_text in chosen]
     for group in groups:
-        tree[group] = found[group]
+        tree[group] = composed[group]
         draft.origins.take(apart.origins, group)
     return {group: choices[group] for group in groups}
 
@@ -140,11 +140,16 @@ def _finish(
     validation = Validation(draft.origins, packages, draft.groups)
     for override in values:  # one that another overrides would still be on record
         for key in find_secret_keys(override.value(), override.key_or_group):
-            validation.secret(key)
-    validation.root(config)
-    problems = [*draft.problems, *draft.origins.traps.values(), *interpolation.problems, *validation.problems]
+            validation.report_secret(key)
+    validation.check_root(config)
+    problems = [
+        *draft.problems,
+        *draft.origins.ambiguous_scalars.values(),
+        *interpolation.problems,
+        *validation.problems,
+    ]
     if problems:
-        unclear = {*draft.origins.traps, *find_secret_keys(config)}
+        unclear = {*draft.origins.ambiguous_scalars, *find_secret_keys(config)}
         raise ConfigError(list(dict.fromkeys([*problems, *find_problems(config, unclear)])))
     return Experiment(config, (), choices, links=interpolation.links())
 
@@ -154,36 +159,36 @@ def _sort_overrides(overrides: Sequence[str], draft: ConfigDraft) -> tuple[list[
     parser = OverridesParser.create()
     chosen: list[str] = []
     values: list[Override] = []
-    for typed in overrides:
+    for override_text in overrides:
         try:
-            override = parser.parse_override(typed)
+            override = parser.parse_override(override_text)
         except HydraException as err:
-            draft.problems.append(_grammar(typed, str(err).splitlines()[0]))
+            draft.problems.append(describe_syntax_error(override_text, str(err).splitlines()[0]))
             continue
-        fault = _fault(override, draft.groups)
+        fault = find_fault(override, draft.groups)
         if fault is not None:
-            draft.problems.append(f"{_shown(override)}{fault}")
+            draft.problems.append(f"{mask_secret(override)}{fault}")
         elif override.key_or_group not in draft.groups or isinstance(override.value(), dict):
             values.append(override)
         elif _is_option(override, draft):
-            chosen.append(typed.lstrip("+") if "/" not in override.key_or_group else typed)
+            chosen.append(override_text.lstrip("+") if "/" not in override.key_or_group else override_text)
     return chosen, values
 
 
 def _is_option(override: Override, draft: ConfigDraft) -> bool:
     """True where an option of a group is to be chosen; tells of one that there is not."""
-    group, value, typed = override.key_or_group, override.value(), override.input_line
+    group, value, override_text = override.key_or_group, override.value(), override.input_line
     if value is None or override.is_delete():
         if group == MAY_BE_EMPTY or "/" in group:
             return override.is_delete()
         fault = f"leaves the group '{group}' empty; leave that override out"
     elif isinstance(value, list):
         fault = f"gives several options, and a group takes one; write {group}={value[0] if value else '...'}"
-    elif (name := typed.partition("=")[2].strip("'\"") if typed else "") in draft.groups[group]:
+    elif (name := override_text.partition("=")[2].strip("'\"") if override_text else "") in draft.groups[group]:
         return True
     else:
         fault = f"is no option of the group '{group}'; {suggestion(name, draft.groups[group], lists(group))}"
-    draft.problems.append(f"{typed} {fault}")
+    draft.problems.append(f"{override_text} {fault}")
     draft.undecided |= {group.partition("/")[0]} - {MAY_BE_EMPTY}
     return False
 
@@ -195,14 +200,14 @@ def _compose_groups(chosen: list[str], draft: ConfigDraft) -> tuple[DictConfig, 
     try:
         with initialize_config_module(config_module="conf", version_base=None):
             loader = GlobalHydra.instance().config_loader()
-            found = loader.compute_defaults_list("config", [*chosen, search], RunMode.RUN)
+            defaults_list = loader.compute_defaults_list("config", [*chosen, search], RunMode.RUN)
         tree = OmegaConf.create()
-        for entry in found.defaults:
+        for entry in defaults_list.defaults:
             if not entry.config_path.startswith("hydra/"):
                 _merge(entry.config_path, entry.package or "", tree, draft)
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, RecursionError) as err:
-        raise ConfigError([*draft.problems, _composition(err, chosen, draft)]) from err
-    choices = found.overrides.known_choices
+        raise ConfigError([*draft.problems, _describe_composition_error(err, chosen, draft)]) from err
+    choices = defaults_list.overrides.known_choices
     return tree, {group: option for group, option in choices.items() if not group.startswith("hydra")}
 
 
@@ -219,17 +224,17 @@ def _merge(config_path: str, package: str, tree: DictConfig, draft: ConfigDraft)
     content.pop("defaults", None)
     for name in reversed(package.split(".") if package else []):
         content = OmegaConf.create({name: content})
-    _make_way(content, tree)
+    _drop_replaced(content, tree)
     tree.merge_with(content)
     draft.origins.add_file(paths[0], package)
 
 
-def _make_way(content: DictConfig, tree: DictConfig) -> None:
+def _drop_replaced(content: DictConfig, tree: DictConfig) -> None:
     """Drop what the content replaces by another kind of node: OmegaConf refuses to, and the schema says it better."""
     for name in list(content):
         new, old = content._get_node(name), tree._get_node(name)
         if isinstance(new, DictConfig) and isinstance(old, DictConfig):
-            _make_way(new, old)
+            _drop_replaced(new, old)
         elif (
             isinstance(new, (DictConfig, ListConfig))
             and isinstance(old, (DictConfig, ListConfig))
@@ -238,7 +243,7 @@ def _make_way(content: DictConfig, tree: DictConfig) -> None:
             del tree[name]
 
 
-def _composition(err: Exception, chosen: Sequence[str], draft: ConfigDraft) -> str:
+def _describe_composition_error(err: Exception, chosen: Sequence[str], draft: ConfigDraft) -> str:
     """A fault of an option's file or of its defaults list, in the house's form."""
     text = str(err).splitlines()[0] if str(err) else type(err).__name__
     faulty = faulty_file(err, draft.dirs)
@@ -260,10 +265,8 @@ def _composition(err: Exception, chosen: Sequence[str], draft: ConfigDraft) -> s
     unmatched = re.search(r"Could not override '(.+?)'", text)
     if unmatched:
         group = unmatched.group(1)
-        typed = next((word for word in chosen if word.lstrip("+~").startswith(group)), None)
-        return (
-            f"{typed or where}: the configuration has no group '{group}'; {did_you_mean(group, draft.groups, lists())}"
-        )
+        override_text = next((text for text in chosen if text.lstrip("+~").startswith(group)), None)
+        return f"{override_text or where}: the configuration has no group '{group}'; {did_you_mean(group, draft.groups, lists())}"
     twice = re.match(r"Multiple values for (\S+)\.", text)
     if twice:
         group = twice.group(1)
@@ -274,20 +277,20 @@ def _composition(err: Exception, chosen: Sequence[str], draft: ConfigDraft) -> s
 
 
 def _apply(override: Override, tree: DictConfig, draft: ConfigDraft) -> None:
-    key, typed = override.key_or_group, override.input_line or ""
+    key, override_text = override.key_or_group, override.input_line or ""
     if key.partition(".")[0] in draft.undecided:
         return
     try:
         if override.is_delete():
             _delete(override, tree)
-            draft.origins.add_removal(key, typed)
+            draft.origins.add_removal(key, override_text)
         else:
             value = override.value()
             OmegaConf.update(tree, key, value, merge=isinstance(value, dict), force_add=True)
-            draft.origins.add_override(key, value, typed.partition("=")[2])
+            draft.origins.add_override(key, value, override_text.partition("=")[2])
     except (OmegaConfBaseException, KeyError, IndexError, AttributeError, TypeError, ValueError) as err:
         reason = str(err.args[0] if isinstance(err, KeyError) else err).splitlines()[0]
-        draft.problems.append(f"{_shown(override)} cannot be applied: {reason}")
+        draft.problems.append(f"{mask_secret(override)} cannot be applied: {reason}")
 
 
 def _delete(override: Override, tree: DictConfig) -> None:

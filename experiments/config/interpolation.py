@@ -44,7 +44,7 @@ class Interpolation:
 
     def links(self) -> dict[str, str]:
         """What stands in place of a value, by dotted key: text with `${key}` in it that follows another key."""
-        found: dict[str, str] = {}
+        texts: dict[str, str] = {}
 
         def walk(node: Any, prefix: str) -> None:
             is_map = isinstance(node, DictConfig)
@@ -52,12 +52,12 @@ class Interpolation:
                 name = f"{prefix}.{key}".lstrip(".") if is_map else f"{prefix}[{key}]"
                 child: Any = node._get_node(key)
                 if child is not None and child._is_interpolation():
-                    found[name] = str(child._value())
+                    texts[name] = str(child._value())
                 elif isinstance(child, (DictConfig, ListConfig)) and not child._is_none():
                     walk(child, name)
 
         walk(self.tree, "")
-        return {key: text for key, text in found.items() if FOLLOWS.search(text)}
+        return {key: text for key, text in texts.items() if FOLLOWS.search(text)}
 
     def _node(self, node: Any, prefix: str) -> Any:
         if isinstance(node, DictConfig):
@@ -68,19 +68,19 @@ class Interpolation:
 
     def _child(self, node: DictConfig | ListConfig, key: Any, name: str) -> Any:
         if OmegaConf.is_missing(node, key) or self.origins.text(name) == "???":  # a merge keeps what stood there before
-            self.problems.append(f"{name}=???{self.origins.place(name)} must be given; add `{name}=...`")
+            self.problems.append(f"{name}=???{self.origins.location(name)} must be given; add `{name}=...`")
             return UNKNOWN
         try:
             return self._node(node[key], name)
         except OmegaConfBaseException as err:
-            typed = self.origins.typed(name, "${...}")
+            setting = self.origins.as_written(name, "${...}")
             variable = _unset_variable(err)
             if variable is None:
-                self.problems.append(f"{typed} cannot be followed: {self._reason(err, name)}")
+                self.problems.append(f"{setting} cannot be followed: {self._reason(err, name)}")
             elif variable not in self._unset:  # a value that others point at is told once
                 self._unset.add(variable)
                 self.problems.append(
-                    f"{typed}: the environment variable {variable} is not set; `export {variable}=...` before this command"
+                    f"{setting}: the environment variable {variable} is not set; `export {variable}=...` before this command"
                 )
             return UNKNOWN
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import conf
 from experiments.core.errors import InputError
 
-HOUSE = Path(conf.__file__).parent
+CONF_DIR = Path(conf.__file__).parent
 
 
 def folders(config_dirs: Sequence[str | Path] = ()) -> list[Path]:
     """The folders of configurations: the house's own first, then the user's."""
-    return [HOUSE, *(Path(folder) for folder in config_dirs)]
+    return [CONF_DIR, *(Path(folder) for folder in config_dirs)]
 
 
 def user_folders(config_dirs: Sequence[str | Path]) -> list[Path]:
@@ -34,13 +34,13 @@ def user_folders(config_dirs: Sequence[str | Path]) -> list[Path]:
 
 def groups(config_dirs: Sequence[str | Path] = ()) -> dict[str, dict[str, Path]]:
     """The file of every option, by group and option: ``groups()["model"]["mlp"]``."""
-    found: dict[str, dict[str, Path]] = {}
+    files: dict[str, dict[str, Path]] = {}
     for folder in folders(config_dirs):
         for path in sorted(folder.rglob("*.yaml")):
             parts = path.relative_to(folder).with_suffix("").parts
             for depth in range(1, len(parts)):
-                found.setdefault("/".join(parts[:depth]), {}).setdefault("/".join(parts[depth:]), path)
-    return dict(sorted(found.items()))
+                files.setdefault("/".join(parts[:depth]), {}).setdefault("/".join(parts[depth:]), path)
+    return dict(sorted(files.items()))
 
 
 def header(path: Path) -> list[str]:

@@ -16,19 +16,19 @@ from experiments.core.errors import InputError
 from experiments.core.secrets import is_secret
 
 
-def read_override(typed: str) -> tuple[str, Any]:
+def read_override(override_text: str) -> tuple[str, Any]:
     """The key of an override, and its value: plain, or `SweepValues` where it is in the grammar of sweeps.
 
     Raises:
         InputError: it does not parse, or nothing can be overridden so.
     """
     try:
-        override = OverridesParser.create().parse_override(typed)
+        override = OverridesParser.create().parse_override(override_text)
     except HydraException as err:
-        raise InputError([_grammar(typed, str(err).splitlines()[0])]) from err
-    fault = _fault(replace(override, value_type=ValueType.ELEMENT), ())
+        raise InputError([describe_syntax_error(override_text, str(err).splitlines()[0])]) from err
+    fault = find_fault(replace(override, value_type=ValueType.ELEMENT), ())
     if fault is not None:
-        raise InputError([f"{_shown(override)}{fault}"])
+        raise InputError([f"{mask_secret(override)}{fault}"])
     value: Any = override.value()
     if isinstance(value, ChoiceSweep):
         items = tuple(Override._convert_value(item) for item in value.list)
@@ -42,30 +42,32 @@ def read_override(typed: str) -> tuple[str, Any]:
     return override.key_or_group, value
 
 
-def _grammar(typed: str, reason: str) -> str:
-    key, equals, value = typed.partition("=")
-    if not equals and not typed.startswith("~"):
-        return f"{typed!r} is no override; write key=value"
+def describe_syntax_error(override_text: str, reason: str) -> str:
+    key, equals, value = override_text.partition("=")
+    if not equals and not override_text.startswith("~"):
+        return f"{override_text!r} is no override; write key=value"
     if value.startswith("="):
-        return f"{typed!r} has one '=' too many; write {key}={value.lstrip('=')}"
+        return f"{override_text!r} has one '=' too many; write {key}={value.lstrip('=')}"
     if key != key.strip() or value != value.lstrip():
-        return f"{typed!r} has a space too many; write {key.strip()}={value.strip()}"
+        return f"{override_text!r} has a space too many; write {key.strip()}={value.strip()}"
     if "[" in key:
-        return f"{typed!r} names a part of a list, and a list is given whole; write {key.partition('[')[0]}=[...]"
+        return (
+            f"{override_text!r} names a part of a list, and a list is given whole; write {key.partition('[')[0]}=[...]"
+        )
     quote = '"' if "'" in value else "'"
     outer = "'" if quote == '"' else '"'
     value = "***" if is_secret(key, value) else value
     return f"{key}={value} does not parse ({reason}); quote the value twice: {outer}{key}={quote}{value}{quote}{outer}"
 
 
-def _fault(override: Override, groups: Collection[str]) -> str | None:
+def find_fault(override: Override, groups: Collection[str]) -> str | None:
     """What is wrong with an override whatever the configuration is."""
     key = override.key_or_group
     if override.is_sweep_override():
-        way_out = "give one, or ask for a sweep: `lathe run -m`"
+        hint = "give one, or ask for a sweep: `lathe run -m`"
         if override.value_type == ValueType.SIMPLE_CHOICE_SWEEP and key not in groups:
-            way_out = f"{way_out}; a text with commas is quoted twice: \"{key}='a,b'\""
-        return f" gives several values, and a run takes one; {way_out}"
+            hint = f"{hint}; a text with commas is quoted twice: \"{key}='a,b'\""
+        return f" gives several values, and a run takes one; {hint}"
     if not key:
         return " names no key; write key=value"
     if override.package is not None:
@@ -75,8 +77,8 @@ def _fault(override: Override, groups: Collection[str]) -> str | None:
     return None
 
 
-def _shown(override: Override) -> str:
+def mask_secret(override: Override) -> str:
     """An override as it was typed, but for secrets."""
-    typed = override.input_line or ""
-    key, equals, value = typed.partition("=")
-    return f"{key}=***" if equals and is_secret(override.key_or_group, value) else typed
+    override_text = override.input_line or ""
+    key, equals, value = override_text.partition("=")
+    return f"{key}=***" if equals and is_secret(override.key_or_group, value) else override_text

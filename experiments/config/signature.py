@@ -15,7 +15,7 @@ from experiments.core.errors import did_you_mean
 # `torch.nn.Module` is declared with `*args, **kwargs`, and refuses any.
 WITHOUT_ARGUMENTS = {"object", "ABC", "Protocol", "Generic", "torch.nn.Module", "torch.nn.modules.module.Module"}
 
-OF_MODELS = ("timm", "torchvision", "transformers")
+MODEL_PACKAGES = ("timm", "torchvision", "transformers")
 """Packages of the extra `models`."""
 
 
@@ -79,9 +79,9 @@ def read(target: str) -> Signature:
 def _find(target: str, module_name: str, name: str, hops: int) -> Signature:
     module = parse(module_name)
     if name in module.classes:
-        return _of_class(target, module, module.classes[name], hops)
+        return _read_class(target, module, module.classes[name], hops)
     if name in module.functions:
-        return _of_function(target, module, module.functions[name], is_class=False)
+        return _read_function(target, module, module.functions[name], is_class=False)
     elsewhere = [module.imports[name]] if name in module.imports else [f"{star}.{name}" for star in module.stars]
     for dotted in elsewhere if hops else ():
         parent, _, original = dotted.rpartition(".")
@@ -90,31 +90,31 @@ def _find(target: str, module_name: str, name: str, hops: int) -> Signature:
         except SourceError:
             if name in module.imports:
                 raise
-    way_out = did_you_mean(name, module.classes, otherwise=f"see {shown_path(module.path)}")
-    raise SourceError(f"module '{module_name}' has no class '{name}'; {way_out}")
+    hint = did_you_mean(name, module.classes, otherwise=f"see {shown_path(module.path)}")
+    raise SourceError(f"module '{module_name}' has no class '{name}'; {hint}")
 
 
-def _of_class(target: str, module: Module, node: ast.ClassDef, hops: int) -> Signature:
+def _read_class(target: str, module: Module, node: ast.ClassDef, hops: int) -> Signature:
     for item in node.body:
         if isinstance(item, ast.FunctionDef) and item.name == "__init__":
-            return _of_function(target, module, item, is_class=True)
+            return _read_function(target, module, item, is_class=True)
     bases = [_inherited(target, module, base, hops - 1) for base in node.bases if hops]
     # Such a class can make a constructor for its subclasses, as configurations of transformers get one.
     remakes = any(isinstance(item, ast.FunctionDef) and item.name == "__init_subclass__" for item in node.body)
     if any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list):
         inherited = {name: argument for base in reversed(bases) for name, argument in base.arguments.items()}
         return Signature(target, inherited | _fields(node), remakes, module, module.name)
-    found = next((base for base in bases if base.arguments or base.is_open), None)
-    if found is None:
+    base_signature = next((base for base in bases if base.arguments or base.is_open), None)
+    if base_signature is None:
         return Signature(target, {}, remakes, module, module.name)
-    return replace(found, defined_in=module.name, is_open=found.is_open or remakes)
+    return replace(base_signature, defined_in=module.name, is_open=base_signature.is_open or remakes)
 
 
 def _inherited(target: str, module: Module, base: ast.expr, hops: int) -> Signature:
     """What a base takes; everything, where its source cannot be read."""
     dotted = ast.unparse(base.value if isinstance(base, ast.Subscript) else base)
     if dotted in module.classes:
-        return _of_class(target, module, module.classes[dotted], hops)
+        return _read_class(target, module, module.classes[dotted], hops)
     head, _, rest = dotted.partition(".")
     full = module.imports.get(head, head) + (f".{rest}" if rest else "")
     if full in WITHOUT_ARGUMENTS or full.startswith(("typing.", "abc.", "collections.abc.")):
@@ -127,24 +127,27 @@ def _inherited(target: str, module: Module, base: ast.expr, hops: int) -> Signat
 
 
 def _fields(node: ast.ClassDef) -> dict[str, Argument]:
-    found: dict[str, Argument] = {}
+    arguments: dict[str, Argument] = {}
     for item in node.body:
         if not isinstance(item, ast.AnnAssign) or not isinstance(item.target, ast.Name):
             continue
         default = item.value
-        words = {word.arg: word.value for word in default.keywords} if _is_field(default) else {}
-        if "ClassVar" in ast.unparse(item.annotation) or ast.unparse(words.get("init", ast.Constant(True))) == "False":
+        options = {keyword.arg: keyword.value for keyword in default.keywords} if _is_field(default) else {}
+        if (
+            "ClassVar" in ast.unparse(item.annotation)
+            or ast.unparse(options.get("init", ast.Constant(True))) == "False"
+        ):
             continue
-        required = default is None or (_is_field(default) and not words.keys() & {"default", "default_factory"})
-        found[item.target.id] = Argument(item.annotation, required, default)
-    return found
+        required = default is None or (_is_field(default) and not options.keys() & {"default", "default_factory"})
+        arguments[item.target.id] = Argument(item.annotation, required, default)
+    return arguments
 
 
 def _is_field(default: ast.expr | None) -> TypeGuard[ast.Call]:
     return isinstance(default, ast.Call) and ast.unparse(default.func).split(".")[-1] == "field"
 
 
-def _of_function(target: str, module: Module, node: ast.FunctionDef, is_class: bool) -> Signature:
+def _read_function(target: str, module: Module, node: ast.FunctionDef, is_class: bool) -> Signature:
     spec = node.args
     positional = [*spec.posonlyargs, *spec.args]
     defaults: list[ast.expr | None] = [None] * (len(positional) - len(spec.defaults)) + list(spec.defaults)
@@ -214,7 +217,7 @@ def _source_of(module_name: str) -> Path:
         spec = importlib.util.find_spec(top)
     except (ImportError, ValueError):
         spec = None
-    if spec is None and top in OF_MODELS:
+    if spec is None and top in MODEL_PACKAGES:
         raise SourceError(f"{top} is not installed; `pip install 'lathe[models]'`")
     if spec is None:
         raise SourceError(f"no package '{top}' is on the import path; install it, or start from the folder it lies in")

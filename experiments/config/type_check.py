@@ -80,13 +80,13 @@ def canonical(value: Any, annotation: ast.expr | None, module: Module) -> Any:
 
 def choices(annotation: ast.expr | None, module: Module) -> list[str]:
     """The values of a `Literal` annotation, for completion and help."""
-    found: list[str] = []
+    options: list[str] = []
     for member in _members(annotation, module):
         if _name(member) == "Literal" and isinstance(member, ast.Subscript):
-            found += [str(ast.literal_eval(item)) for item in _items(member)]
+            options += [str(ast.literal_eval(item)) for item in _items(member)]
         elif _name(member) == "bool":
-            found += ["true", "false"]
-    return found
+            options += ["true", "false"]
+    return options
 
 
 def kind(value: Any) -> str:
@@ -103,8 +103,8 @@ def _members(annotation: ast.expr | None, module: Module, depth: int = 8) -> lis
     if isinstance(annotation, ast.BinOp) and isinstance(annotation.op, ast.BitOr):
         return _members(annotation.left, module, depth - 1) + _members(annotation.right, module, depth - 1)
     if isinstance(annotation, ast.Subscript) and _name(annotation) in ("Optional", "Union"):
-        found = [m for item in _items(annotation) for m in _members(item, module, depth - 1)]
-        return [*found, ast.Constant(None)] if _name(annotation) == "Optional" else found
+        members = [m for item in _items(annotation) for m in _members(item, module, depth - 1)]
+        return [*members, ast.Constant(None)] if _name(annotation) == "Optional" else members
     if isinstance(annotation, ast.Subscript) and _name(annotation) in ("Annotated", "Final"):
         return _members(_items(annotation)[0], module, depth - 1)
     if isinstance(annotation, ast.Name) and annotation.id in module.aliases:
@@ -119,10 +119,10 @@ def _imported_members(annotation: ast.Name, module: Module, depth: int) -> list[
     """The same for an alias that another file defines."""
     home, _, name = module.imports[annotation.id].rpartition(".")
     try:
-        found = parse(home)
+        definition = parse(home)
     except SourceError:  # of a package without source; it says nothing about plain values
         return [annotation]
-    return _members(found.aliases[name], found, depth - 1) if name in found.aliases else [annotation]
+    return _members(definition.aliases[name], definition, depth - 1) if name in definition.aliases else [annotation]
 
 
 def _wanted(member: ast.expr, value: Any, module: Module) -> str | None:

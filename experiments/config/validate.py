@@ -11,7 +11,7 @@ from typing import Any
 from experiments.config import signature
 from experiments.config import type_check as check
 from experiments.config.allowlist import is_allowed, is_own
-from experiments.config.options import HOUSE
+from experiments.config.options import CONF_DIR
 from experiments.config.signature import Argument, Module, Signature, SourceError
 from experiments.config.source_map import SourceMap
 from experiments.core import renamed
@@ -36,14 +36,14 @@ class Validation:
     problems: list[str] = field(default_factory=list)
     config: dict[str, Any] = field(default_factory=dict)
 
-    def root(self, config: dict[str, Any]) -> None:
+    def check_root(self, config: dict[str, Any]) -> None:
         """Check everything from the root down, and bring its numbers to one spelling."""
         for key in find_secret_keys(config):
-            self.secret(key)
+            self.report_secret(key)
         self.config = config
         self._fields(config, signature.read(ROOT), "")
 
-    def fields(self, node: dict[str, Any], schema: str, prefix: str) -> None:
+    def check_fields(self, node: dict[str, Any], schema: str, prefix: str) -> None:
         """Check a map against another class of the schema.
 
         Args:
@@ -53,10 +53,10 @@ class Validation:
         """
         self._fields(node, signature.read(schema), prefix)
 
-    def secret(self, key: str) -> None:
+    def report_secret(self, key: str) -> None:
         """Tell of a value that must not be written down."""
         self.problems.append(
-            f"{key}=***{self.origins.place(key)} looks like a secret, which must not be written into a trial; "
+            f"{key}=***{self.origins.location(key)} looks like a secret, which must not be written into a trial; "
             f"put it into the environment and write '{key}=${{oc.env:NAME}}'"
         )
 
@@ -74,35 +74,37 @@ class Validation:
 
     def _unknown_field(self, key: str, value: Any, spec: Signature) -> None:
         parent, _, name = key.rpartition(".")
-        typed = self.origins.typed(key, value)
+        setting = self.origins.as_written(key, value)
         if parent:
-            self.problems.append(f"{typed}: {parent} has no key {name!r}; {renamed.suggestion(name, spec.arguments)}")
+            self.problems.append(f"{setting}: {parent} has no key {name!r}; {renamed.suggestion(name, spec.arguments)}")
         elif key in self.groups:
-            place = self.origins.place(key)
+            location = self.origins.location(key)
             self.problems.append(
-                f"{key}{place}: an option's values must go to keys of the configuration, and '{key}' is none; "
+                f"{key}{location}: an option's values must go to keys of the configuration, and '{key}' is none; "
                 "begin its file with `# @package _global_`"
             )
         else:
-            inside = [f"{part}.{name}" for part, node in self.config.items() if isinstance(node, dict) and name in node]
-            way_out = renamed.suggestion(
-                name, {*spec.arguments, *self.groups}, "`lathe plan --cfg job` shows every key"
-            )
-            way_out = f"did you mean {' or '.join(map(repr, inside))}?" if inside else way_out
-            self.problems.append(f"{typed}: the configuration has no key {name!r}; {way_out}")
+            inside = [
+                f"{check_component}.{name}"
+                for check_component, node in self.config.items()
+                if isinstance(node, dict) and name in node
+            ]
+            hint = renamed.suggestion(name, {*spec.arguments, *self.groups}, "`lathe plan --cfg job` shows every key")
+            hint = f"did you mean {' or '.join(map(repr, inside))}?" if inside else hint
+            self.problems.append(f"{setting}: the configuration has no key {name!r}; {hint}")
 
     def _field(self, value: Any, argument: Argument, module: Module, key: str) -> Any:
         name, may_be_null = _class_of(argument.annotation)
         if value is check.UNKNOWN or (value is None and may_be_null and name in module.classes):
             return value
         if name == "Part":
-            self.part(value, key)
+            self.check_component(value, key)
         elif name in module.classes and isinstance(value, dict):
             self._fields(value, signature.read(f"{module.name}.{name}"), f"{key}.")
         elif name in module.classes:
             inner = ", ".join(signature.read(f"{module.name}.{name}").arguments)
             null = " or null" if may_be_null else ""
-            self.problems.append(f"{self.origins.typed(key, value)} is not a map{null}; its keys are {inner}")
+            self.problems.append(f"{self.origins.as_written(key, value)} is not a map{null}; its keys are {inner}")
         elif (item := _item_class(argument.annotation, module)) is not None and isinstance(value, (dict, list)):
             return self._items(value, item, argument, module, key)
         else:
@@ -123,15 +125,19 @@ class Validation:
             ]
         return self._plain(value, argument, module, key)
 
-    def part(self, node: Any, key: str) -> None:
+    def check_component(self, node: Any, key: str) -> None:
         """Check a node that names a class, and the nodes inside it that do."""
         target = node.get("_target_") if isinstance(node, dict) else None
         if not isinstance(target, str):
-            typed = self.origins.typed(key, node) if not isinstance(node, dict) else f"{key}{self.origins.place(key)}"
+            setting = (
+                self.origins.as_written(key, node)
+                if not isinstance(node, dict)
+                else f"{key}{self.origins.location(key)}"
+            )
             if target is not None:
-                typed = self.origins.typed(f"{key}._target_", target)
+                setting = self.origins.as_written(f"{key}._target_", target)
             self.problems.append(
-                f"{typed} names no class to build; write `_target_: package.module.Class` among its values, "
+                f"{setting} names no class to build; write `_target_: package.module.Class` among its values, "
                 f"or choose what `lathe options {key}` lists"
             )
             return
@@ -140,38 +146,38 @@ class Validation:
             self._arguments(node, spec, key)
 
     def _signature(self, target: str, key: str) -> Signature | None:
-        typed = self.origins.typed(f"{key}._target_", target)
+        setting = self.origins.as_written(f"{key}._target_", target)
         package = target.partition(".")[0]
         trust = f"if you trust the code of '{package}', add `--trust {package}`"
         if "." not in target:
-            self.problems.append(f"{typed} is no full path to a class; write package.module.Class")
+            self.problems.append(f"{setting} is no full path to a class; write package.module.Class")
         elif not is_allowed(target, self.trust):
-            self.problems.append(f"{typed} is not on the list of code that may run; {trust}")
+            self.problems.append(f"{setting} is not on the list of code that may run; {trust}")
         elif (wrong := _wrong_folder(target, key)) is not None:
-            self.problems.append(f"{typed} is {wrong}, not a {key}; `lathe options {key}` lists what fits")
+            self.problems.append(f"{setting} is {wrong}, not a {key}; `lathe options {key}` lists what fits")
         else:
-            return self._read(target, typed, key)
+            return self._read(target, setting, key)
         return None
 
-    def _read(self, target: str, typed: str, key: str) -> Signature | None:
+    def _read(self, target: str, setting: str, key: str) -> Signature | None:
         try:
             spec = signature.read(target)
         except SourceError as err:
-            self.problems.append(f"{typed} cannot be found: {err}")
+            self.problems.append(f"{setting} cannot be found: {err}")
             return None
         if not is_allowed(f"{spec.defined_in}.", self.trust):
             self.problems.append(
-                f"{typed} only stands there by an import from '{spec.defined_in}', which is not on the list of code "
+                f"{setting} only stands there by an import from '{spec.defined_in}', which is not on the list of code "
                 f"that may run; name a class that '{target.rpartition('.')[0]}' defines itself"
             )
             return None
         if not spec.is_class and is_own(target):
-            self.problems.append(f"{typed} is a function; name a class")
+            self.problems.append(f"{setting} is a function; name a class")
             return None
         if not _serves(spec, key):
             methods = " or ".join(METHODS[key])
             self.problems.append(
-                f"{typed} is no {key}: {methods} is missing there, or only declared; `lathe options {key}` lists what fits"
+                f"{setting} is no {key}: {methods} is missing there, or only declared; `lathe options {key}` lists what fits"
             )
             return None
         return spec
@@ -180,22 +186,24 @@ class Validation:
         short = spec.target.rpartition(".")[2]
         partial = node.get("_partial_", False)
         if not isinstance(partial, bool):
-            self.problems.append(f"{self.origins.typed(f'{key}._partial_', partial)} is not true or false; write one")
+            self.problems.append(
+                f"{self.origins.as_written(f'{key}._partial_', partial)} is not true or false; write one"
+            )
         elif partial and "." not in key and "[" not in key and key != "optimizer":
             self.problems.append(
-                f"{self.origins.typed(f'{key}._partial_', partial)}: nothing is given to a {key} later, "
+                f"{self.origins.as_written(f'{key}._partial_', partial)}: nothing is given to a {key} later, "
                 "as the parameters are to an optimizer; leave it out"
             )
         for name, value in node.items():
             if name in spec.arguments:
                 node[name] = self._plain(value, spec.arguments[name], spec.module, f"{key}.{name}")
             elif name not in MARKS and not spec.is_open:
-                typed = self.origins.typed(f"{key}.{name}", value)
+                setting = self.origins.as_written(f"{key}.{name}", value)
                 self.problems.append(
-                    f"{typed}: {short} has no argument {name!r}; {renamed.suggestion(name, spec.arguments)}"
+                    f"{setting}: {short} has no argument {name!r}; {renamed.suggestion(name, spec.arguments)}"
                 )
             elif name not in MARKS:
-                self._parts_inside(value, f"{key}.{name}")
+                self._check_nested_components(value, f"{key}.{name}")
         renamed_keys = {renamed.new_name(name, spec.arguments) for name in node if name not in spec.arguments}
         for name, argument in spec.arguments.items():
             if argument.required and name not in {*node, *renamed_keys} and not partial:
@@ -222,28 +230,28 @@ class Validation:
                 name: self._plain(item, Argument(inner, True), module, f"{key}.{name}") for name, item in value.items()
             }
         wanted = check.mismatch(value, argument.annotation, module)
-        if wanted is not None and key not in self.origins.traps:
-            way_out = self._way_out(key, value, argument, module, wanted)
-            self.problems.append(f"{self.origins.typed(key, value)} is not {wanted}; {way_out}")
-        self._parts_inside(value, key)
+        if wanted is not None and key not in self.origins.ambiguous_scalars:
+            hint = self._hint(key, value, argument, module, wanted)
+            self.problems.append(f"{self.origins.as_written(key, value)} is not {wanted}; {hint}")
+        self._check_nested_components(value, key)
         return check.canonical(value, argument.annotation, module)
 
-    def _parts_inside(self, value: Any, key: str) -> None:
+    def _check_nested_components(self, value: Any, key: str) -> None:
         if isinstance(value, dict) and "_target_" in value:
-            self.part(value, key)
+            self.check_component(value, key)
         elif isinstance(value, dict):
             for name, inner in value.items():
-                self._parts_inside(inner, f"{key}.{name}")
+                self._check_nested_components(inner, f"{key}.{name}")
         elif isinstance(value, list):
             for index, inner in enumerate(value):
-                self._parts_inside(inner, f"{key}[{index}]")
+                self._check_nested_components(inner, f"{key}[{index}]")
 
-    def _way_out(self, key: str, value: Any, argument: Argument, module: Module, wanted: str) -> str:
+    def _hint(self, key: str, value: Any, argument: Argument, module: Module, wanted: str) -> str:
         text = self.origins.text(key)
         written = text is not None and not isinstance(value, (str, dict, list)) and value is not None
         options = check.choices(argument.annotation, module)
         if written and ("text" in wanted or text in options):  # YAML made something else of it
-            quoted = f"'{text}'" if self.origins.place(key) else f"\"{key}='{text}'\", with both kinds of quotes"
+            quoted = f"'{text}'" if self.origins.location(key) else f"\"{key}='{text}'\", with both kinds of quotes"
             return f"YAML reads {text} as {check.kind(value)}: write {quoted}"
         if check.is_reference(value):
             return f"what the environment gives is text; write the value itself, on a command line {key}=$NAME"
@@ -316,6 +324,6 @@ def _wrong_folder(target: str, key: str) -> str | None:
         return None if key == "launcher" else "a launcher"
     if target.startswith("torch.optim."):
         return None if key == "optimizer" or "." in key else "an optimizer"
-    if package != "modules" or "." in key or folder == key or not (HOUSE.parent / "modules" / folder).is_dir():
+    if package != "modules" or "." in key or folder == key or not (CONF_DIR.parent / "modules" / folder).is_dir():
         return None
     return f"a part of '{folder}'"

@@ -34,7 +34,7 @@ class LineConnection:
     def __init__(self, connection: socket.socket) -> None:
         self.connection = connection
         self._rest = b""
-        self.is_open = True
+        self.is_auto = True
 
     def fileno(self) -> int:
         return self.connection.fileno()
@@ -43,15 +43,15 @@ class LineConnection:
         try:
             self.connection.sendall(json.dumps(message).encode() + b"\n")
         except OSError:
-            self.is_open = False
+            self.is_auto = False
 
     def receive(self) -> list[dict[str, Any]]:
-        """Return the complete lines received so far; if the other side has closed, `is_open` becomes False."""
+        """Return the complete lines received so far; if the other side has closed, `is_auto` becomes False."""
         try:
             data = self.connection.recv(1 << 16)
         except OSError:
             data = b""
-        self.is_open = bool(data)
+        self.is_auto = bool(data)
         *lines, self._rest = (self._rest + data).split(b"\n")
         return [json.loads(line) for line in lines]
 
@@ -117,11 +117,11 @@ class RankGroup:
     def wait(self, timeout_s: float) -> int | None:
         """Wait for a message; once all ranks have ended, return the exit code of the rank that decides."""
         assert self._child is not None
-        ready = self.waiter.wait(timeout_s, [each.fileno() for each in self._followers.values() if each.is_open])
+        ready = self.waiter.wait(timeout_s, [each.fileno() for each in self._followers.values() if each.is_auto])
         for rank, follower in self._followers.items():
-            for message in follower.receive() if follower.is_open and follower.fileno() in ready else ():
+            for message in follower.receive() if follower.is_auto and follower.fileno() in ready else ():
                 self._end(rank, message["ended"])
-            if not follower.is_open:
+            if not follower.is_auto:
                 self._end(rank, -signal.SIGKILL)  # its process has ended
         if (code := self._child.poll()) is not None:
             self._end(0, code)
@@ -153,7 +153,7 @@ class RankGroup:
     @property
     def is_complete(self) -> bool:
         """Whether all ranks are still connected and can run another attempt."""
-        return all(follower.is_open for follower in self._followers.values())
+        return all(follower.is_auto for follower in self._followers.values())
 
     def close(self) -> None:
         """Disconnect the followers, which then exit."""
@@ -175,8 +175,8 @@ def run_follower(placement: RankPlacement, folder: Path, waiter: SignalWaiter) -
     leader = _connect(placement, folder, waiter)
     child: ForkedRank | None = None
     is_stopping = False
-    while leader.is_open or child is not None:
-        ready = waiter.wait(1.0, [leader.fileno()] if leader.is_open else [])
+    while leader.is_auto or child is not None:
+        ready = waiter.wait(1.0, [leader.fileno()] if leader.is_auto else [])
         for message in leader.receive() if ready else ():
             if "signal" in message:
                 if child is not None:
@@ -186,10 +186,10 @@ def run_follower(placement: RankPlacement, folder: Path, waiter: SignalWaiter) -
                 trial, trust = Trial(Path(message["folder"])), tuple(message["trust"])
                 child = ForkedRank(trial, message["attempt"], trust, rank, waiter)
                 is_stopping = False
-        if child is not None and (waiter.stop_signal or not leader.is_open) and not is_stopping:
+        if child is not None and (waiter.stop_signal or not leader.is_auto) and not is_stopping:
             child.signal(signal.SIGTERM)
             is_stopping, stopped_at = True, time.monotonic()
-        if child is not None and not leader.is_open and is_stopping and time.monotonic() - stopped_at > GRACE_S:
+        if child is not None and not leader.is_auto and is_stopping and time.monotonic() - stopped_at > GRACE_S:
             child.signal(signal.SIGKILL)  # the other ranks have ended, so its current step cannot end
         if child is not None and (code := child.poll()) is not None:
             leader.send({"ended": code})

@@ -16,7 +16,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments.config.allowlist import find_here
+from experiments.config.allowlist import allow_local_packages
 from experiments.launch.async_supervisor import is_supervised, run_supervisor
 from experiments.launch.stop import StopSignal
 from experiments.run.journal import Journal
@@ -83,7 +83,7 @@ def run_rank(trial: Trial, attempt: int, trust: tuple[str, ...], rank: Rank, sto
         if trial.attempts()[-1] != folder:  # the launching side died, and another attempt started before this lock
             return FAILED
         _log_to(folder / log_name(rank.number))
-        find_here(trust)
+        allow_local_packages(trust)
         if is_supervised(trial.config_of(attempt)):
             return run_supervisor(trial, attempt, trust, rank, stop)
         with Journal(folder / "journal.jsonl" if rank.number == 0 else Path(os.devnull)) as journal:

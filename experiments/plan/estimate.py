@@ -65,29 +65,29 @@ def estimate(config: Mapping[str, Any], plan: Plan, trust: Collection[str] = ())
     Raises:
         PlanError: parts refuse their values, or model, data and objective do not fit each other or the topology.
     """
-    layout, topology, hardware = layout_of(config, plan), plan.topology, config["hardware"]
+    layout, topology, hardware = make_layout(config, plan), plan.topology, config["hardware"]
     with torch.device("meta"):
-        parts = assemble(config, trust)
+        components = assemble(config, trust)
     partition = config["parallel"].get("partition", "parameters")
-    problems = find_incompatibilities(parts.task.model, topology, partition) + find_evaluator_incompatibilities(
-        parts.evaluator, layout
+    problems = find_incompatibilities(components.task.model, topology, partition) + find_evaluator_incompatibilities(
+        components.evaluator, layout
     )
     if problems:
         raise PlanError(problems, f"the plan for '{plan.name}'")
-    whole = sum(parameter.numel() for parameter in parts.task.model.parameters())
-    bounds = find_stage_bounds(parts.task.model, topology.pipe, partition) if topology.pipe > 1 else None
-    counted = count_of(config, parts, plan.name, plan.batch_size_per_device, topology.model)
-    bounds = bounds or [0, len(counted.layers)]
-    work = sum(layer.flops for layer in (*counted.layers, counted.loss))
+    num_parameters = sum(parameter.numel() for parameter in components.task.model.parameters())
+    bounds = find_stage_bounds(components.task.model, topology.pipe, partition) if topology.pipe > 1 else None
+    counts = count_micro_batch(config, components, plan.name, plan.batch_size_per_device, topology.model)
+    bounds = bounds or [0, len(counts.layers)]
+    work = sum(layer.flops for layer in (*counts.layers, counts.loss))
     return ResourceEstimate(
-        num_parameters=whole,
-        stages=tuple(estimate_memory(counted, bounds, layout, on_cpu=device_of(hardware) == "cpu")),
+        num_parameters=num_parameters,
+        stages=tuple(estimate_memory(counts, bounds, layout, on_cpu=resolve_device(hardware) == "cpu")),
         flops_per_step=work * plan.num_accumulation * topology.data * topology.model,
-        cost=estimate_cost(counted, bounds, layout, machine_of(hardware)) if topology.world > 1 else None,
+        cost=estimate_cost(counts, bounds, layout, make_machine(hardware)) if topology.world > 1 else None,
     )
 
 
-def layout_of(config: Mapping[str, Any], plan: Plan) -> ParallelLayout:
+def make_layout(config: Mapping[str, Any], plan: Plan) -> ParallelLayout:
     """How a plan shares its training out."""
     node = config["parallel"]
     engine = "pipeline" if "pipe" in node else "zero" if "stage" in node else "data" if "data" in node else "single"
@@ -101,7 +101,9 @@ def layout_of(config: Mapping[str, Any], plan: Plan) -> ParallelLayout:
     )
 
 
-def count_of(config: Mapping[str, Any], parts: Components, name: str, batch_size: int, num_slices: int) -> ModelCount:
+def count_micro_batch(
+    config: Mapping[str, Any], components: Components, name: str, batch_size: int, num_slices: int
+) -> ModelCount:
     """Count one micro-batch; the parts are on the meta device, and their model stays as it is.
 
     Raises:
@@ -110,7 +112,7 @@ def count_of(config: Mapping[str, Any], parts: Components, name: str, batch_size
     subject = f"the plan for '{name}'"
     with torch.device("meta"):
         try:
-            batch: Batch = parts.data.example(batch_size)
+            batch: Batch = components.data.example(batch_size)
             shapes = f"inputs {_shapes(batch[0])}, targets {_shapes(batch[1])}"
         except Exception as err:  # so may a data set
             problem = f"data={config['data']['_target_']} gives no batch of {batch_size}"
@@ -118,7 +120,7 @@ def count_of(config: Mapping[str, Any], parts: Components, name: str, batch_size
                 [f"{problem}: {describe_error(err)}; lower batch_size_per_device, or see its example"], subject
             ) from err
         try:
-            return count_model(parts.task, batch, config["precision"], num_slices)
+            return count_model(components.task, batch, config["precision"], num_slices)
         except (DataDependentOutputException, DynamicOutputShapeException) as err:
             problem = f"model={config['model']['_target_']} reads a value while it computes ({describe_error(err)})"
             raise PlanError(
@@ -131,39 +133,39 @@ def count_of(config: Mapping[str, Any], parts: Components, name: str, batch_size
             ) from err
 
 
-def check_memory(counted: ResourceEstimate, plan: Plan, hardware: Mapping[str, Any]) -> None:
+def check_memory(counts: ResourceEstimate, plan: Plan, hardware: Mapping[str, Any]) -> None:
     """Refuse what one device cannot hold.
 
     Raises:
         PlanError: it is too much.
     """
     available = memory_bytes(hardware)
-    if counted.total_bytes <= available:
+    if counts.total_bytes <= available:
         return
-    needed = f"{megabytes(counted.total_bytes)} of the device's {megabytes(available)} (hardware.memory_gb)"
-    way_out = "lower it, the gradients then accumulate, or take a smaller model"
+    needed = f"{megabytes(counts.total_bytes)} of the device's {megabytes(available)} (hardware.memory_gb)"
+    hint = "lower it, the gradients then accumulate, or take a smaller model"
     if plan.topology.world > 1:
-        way_out += ", or see what parallel=auto finds"
+        hint += ", or see what parallel=auto finds"
     raise PlanError(
-        [f"batch_size_per_device={plan.batch_size_per_device} needs {needed}; {way_out}"],
+        [f"batch_size_per_device={plan.batch_size_per_device} needs {needed}; {hint}"],
         f"the plan for '{plan.name}'",
     )
 
 
-def refuse_too_large(config: Mapping[str, Any], plan: Plan, trust: Collection[str] = ()) -> None:
+def refuse_if_too_large(config: Mapping[str, Any], plan: Plan, trust: Collection[str] = ()) -> None:
     """Refuse a training that the device's stated memory cannot hold; for the job, whose own build tells all else.
 
     Raises:
         PlanError: it is too much.
     """
     try:
-        counted = estimate(config, plan, trust)
+        counts = estimate(config, plan, trust)
     except PlanError:  # some models run only with real numbers; what is truly wrong shows when the parts are built
         return
-    check_memory(counted, plan, config["hardware"])
+    check_memory(counts, plan, config["hardware"])
 
 
-def work_of(config: Mapping[str, Any], plan: Plan, trust: Collection[str] = ()) -> int | None:
+def flops_per_step(config: Mapping[str, Any], plan: Plan, trust: Collection[str] = ()) -> int | None:
     """Operations of one update, a multiply-add counting two; None for a model that runs only with real numbers."""
     try:
         return estimate(config, plan, trust).flops_per_step
@@ -175,7 +177,7 @@ def megabytes(number: float) -> str:
     return f"{number / 1e6:,.0f} MB" if number >= 1e6 else f"{number / 1e6:.1g} MB"
 
 
-def device_of(hardware: Mapping[str, Any]) -> str:
+def resolve_device(hardware: Mapping[str, Any]) -> str:
     """What kind of device it is: "cpu" or "cuda"."""
     if hardware["device"] == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
@@ -191,9 +193,9 @@ def memory_bytes(hardware: Mapping[str, Any]) -> float:
     return float(psutil.virtual_memory().total / hardware.get("devices_per_node", 1))
 
 
-def machine_of(hardware: Mapping[str, Any]) -> Machine:
+def make_machine(hardware: Mapping[str, Any]) -> Machine:
     """The numbers that a step's time depends on; what is not stated is assumed, the same on every machine."""
-    device = device_of(hardware)
+    device = resolve_device(hardware)
 
     def stated(key: str, otherwise: float) -> float:
         value = hardware.get(key)
@@ -220,13 +222,13 @@ def _cores(hardware: Mapping[str, Any]) -> float:
     return max(1.0, cores / threads)
 
 
-def seconds_per_step(counted: ResourceEstimate, hardware: Mapping[str, Any]) -> float:
+def seconds_per_step(counts: ResourceEstimate, hardware: Mapping[str, Any]) -> float:
     """A guess: by the cost model where ranks exchange, else the work by the peak, as stated or else as a short matrix
     product reaches it here, by the MFU."""
-    if counted.cost is not None:
-        return counted.cost.total_s
+    if counts.cost is not None:
+        return counts.cost.total_s
     peak_tflops = hardware["peak_tflops"] or _matmul_tflops(hardware["device"])
-    return float(counted.flops_per_step / (peak_tflops * 1e12 * hardware["mfu"])) + STEP_S
+    return float(counts.flops_per_step / (peak_tflops * 1e12 * hardware["mfu"])) + STEP_S
 
 
 def _matmul_tflops(device: str, size: int = 512, seconds: float = 0.2) -> float:

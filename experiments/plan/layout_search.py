@@ -15,11 +15,11 @@ from experiments.components.assemble import Components, assemble
 from experiments.components.instantiate import instantiate
 from experiments.config import options
 from experiments.config.allowlist import trusted
-from experiments.config.rules import topology as arrangement
+from experiments.config.rules import topology as topology_rules
 from experiments.config.rules.all_rules import find_problems
 from experiments.config.rules.base import ConfigView, NotApplicable
 from experiments.core.errors import PlanError
-from experiments.plan.estimate import count_of, device_of, machine_of, megabytes, memory_bytes
+from experiments.plan.estimate import count_micro_batch, make_machine, megabytes, memory_bytes, resolve_device
 from modules.parallel.cost_model.compatibility import find_incompatibilities, find_stage_bounds
 from modules.parallel.cost_model.layer_counts import ModelCount, interpolate
 from modules.parallel.cost_model.layout import ParallelLayout
@@ -29,11 +29,11 @@ from modules.parallel.cost_model.step_time import StepCost, estimate_cost
 if TYPE_CHECKING:
     from experiments.config.experiment import Experiment
 
-AS_GOOD = 1.02
+TIE_RATIO = 1.02
 """What is slower by no more than this is as fast, for all that a cost model knows; of such the simplest is taken."""
-USABLE = 0.9
+USABLE_MEMORY = 0.9
 """Of a device's memory: its driver, the libraries' buffers and the allocator's gaps take the rest."""
-COUNTED = (2, 4)
+COUNTED_SIZES = (2, 4)
 """Micro-batches that are counted; others lie on the line through them. One example alone is too few for batch norm."""
 
 
@@ -50,8 +50,8 @@ class Candidate:
     @property
     def name(self) -> str:
         """Such as ``pipeline_data pipe=2 data=4 model=1``."""
-        words = [word for word in self.overrides if word.startswith("parallel")]
-        return " ".join(word.removeprefix("parallel").lstrip(".=") for word in words)
+        parallel_overrides = [override_text for override_text in self.overrides if override_text.startswith("parallel")]
+        return " ".join(override_text.removeprefix("parallel").lstrip(".=") for override_text in parallel_overrides)
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class SearchResult:
 def search(
     experiment: Experiment,
     recompose: Callable[[list[str]], Experiment],
-    show: Callable[[SearchResult], object] = lambda choice: None,
+    show: Callable[[SearchResult], object] = lambda result: None,
 ) -> Experiment:
     """The experiment with the best layout in place of `parallel=auto`; any other as it is.
 
@@ -80,16 +80,18 @@ def search(
     Raises:
         PlanError: whatever the layout, it cannot run; no layout is legal, or none fits.
     """
-    if not arrangement.is_open(experiment.config):
+    if not topology_rules.is_auto(experiment.config):
         return experiment
     if problems := find_problems(experiment.config):
         raise PlanError(problems, f"the plan for '{experiment.config['name']}'")
-    choice = compare(experiment)
-    show(choice)
-    kept = [
-        word for word in experiment.overrides if not re.match(r"[+~]*parallel\b|[+~]*batch_size_per_device\b", word)
+    result = compare(experiment)
+    show(result)
+    overrides = [
+        override_text
+        for override_text in experiment.overrides
+        if not re.match(r"[+~]*parallel\b|[+~]*batch_size_per_device\b", override_text)
     ]
-    return recompose([*kept, *choice.ranked[0].overrides])
+    return recompose([*overrides, *result.ranked[0].overrides])
 
 
 def compare(experiment: Experiment) -> SearchResult:
@@ -98,7 +100,7 @@ def compare(experiment: Experiment) -> SearchResult:
     Raises:
         PlanError: no layout is legal, or none fits.
     """
-    return _LayoutComparison(experiment).choice()
+    return _LayoutComparison(experiment).run()
 
 
 class _LayoutComparison:
@@ -110,86 +112,86 @@ class _LayoutComparison:
         trust = trusted(experiment.trust)
         self.auto = instantiate(config["parallel"], "parallel", trust)
         with torch.device("meta"):
-            self.parts: Components = assemble(config, trust)
-        self.machine, self.available = machine_of(self.hardware), USABLE * memory_bytes(self.hardware)
-        self.on_cpu = device_of(self.hardware) == "cpu"
+            self.components: Components = assemble(config, trust)
+        self.machine, self.available = make_machine(self.hardware), USABLE_MEMORY * memory_bytes(self.hardware)
+        self.on_cpu = resolve_device(self.hardware) == "cpu"
         known = options.groups(options.user_folders(experiment.config_dirs))["parallel"]
         self.nodes = {name: yaml.safe_load(path.read_text(encoding="utf-8")) for name, path in known.items()}
         self.counted: dict[int, tuple[ModelCount, ModelCount]] = {}
         self.counts: dict[tuple[int, int], ModelCount] = {}
         self.dropped: Counter[str] = Counter()
 
-    def choice(self) -> SearchResult:
-        found: list[Candidate] = []
+    def run(self) -> SearchResult:
+        fitting: list[Candidate] = []
         too_large: list[Candidate] = []
         layouts = self.auto.layouts(self.hardware["nodes"], self.hardware["devices_per_node"])
         for layout in layouts:
             cut = [candidate for size in self._sizes(layout) if (candidate := self._candidate(layout, size))]
             fits = [candidate for candidate in cut if candidate.memory_bytes <= self.available]
             if fits:
-                found.append(_as_good_as_the_best(fits[::-1]))  # in as few pieces as it can be
+                fitting.append(_simplest_of_fastest(fits[::-1]))  # in as few pieces as it can be
             elif cut:
                 too_large.append(min(cut, key=lambda candidate: candidate.memory_bytes))
         if too_large:
             nearest = min(too_large, key=lambda candidate: candidate.memory_bytes)
             at = f"{nearest.name} batch_size_per_device={nearest.layout.batch_size_per_device}"
             needs = f"{megabytes(nearest.memory_bytes)}, and {megabytes(self.available)} can be used"
-            usable = f"{USABLE:.0%} of hardware.memory_gb"
+            usable = f"{USABLE_MEMORY:.0%} of hardware.memory_gb"
             self.dropped[f"too large: the least, {at}, needs {needs} ({usable})"] = len(too_large)
-        if not found:
+        if not fitting:
             raise PlanError(
-                [f"parallel=auto: none of {len(layouts)} layouts will do; {self._way_out()}", *self.dropped],
+                [f"parallel=auto: none of {len(layouts)} layouts will do; {self._hint()}", *self.dropped],
                 f"the plan for '{self.config['name']}'",
             )
-        ranked = sorted(found, key=lambda candidate: candidate.cost.total_s)
-        best = _as_good_as_the_best(found)  # the simplest stand first
+        ranked = sorted(fitting, key=lambda candidate: candidate.cost.total_s)
+        best = _simplest_of_fastest(fitting)  # the simplest stand first
         ranked.remove(best)
         return SearchResult(self.config["name"], (best, *ranked), dict(self.dropped), self.available)
 
-    def _way_out(self) -> str:
+    def _hint(self) -> str:
         if not any(reason.startswith("too large") for reason in self.dropped):
             return "mend what is told below"
-        ways = ["take more devices or a smaller model"]
+        hints = ["take more devices or a smaller model"]
         if self.config["model"].get("recompute") is False:
-            ways.append("set model.recompute=true")
+            hints.append("set model.recompute=true")
         if not self.auto.offload and not self.on_cpu:
-            ways.append("set parallel.offload=true")
-        return ", ".join(ways)
+            hints.append("set parallel.offload=true")
+        return ", ".join(hints)
 
     def _sizes(self, layout: ParallelLayout) -> Iterable[int]:
         """Micro-batches that cut a replica's share of the batch evenly; the one that is asked for, where one is."""
-        if (asked := self.config["batch_size_per_device"]) is not None:
-            return [asked]
-        share = self.config["batch_size_global"] // layout.topology.data
-        return [size for size in range(1, share + 1) if share % size == 0] or [1]
+        if (requested := self.config["batch_size_per_device"]) is not None:
+            return [requested]
+        replica_batch_size = self.config["batch_size_global"] // layout.topology.data
+        return [size for size in range(1, replica_batch_size + 1) if replica_batch_size % size == 0] or [1]
 
     def _candidate(self, layout: ParallelLayout, size: int) -> Candidate | None:
         """None where it is not legal; the reason is noted."""
         topology = layout.topology
-        words = (*_overrides(layout, self.hardware), f"batch_size_per_device={size}")
-        problem = self._problem(layout, words)
+        overrides = (*_overrides(layout, self.hardware), f"batch_size_per_device={size}")
+        problem = self._problem(layout, overrides)
         if problem is not None:
             self._drop(layout, size, problem)
             return None
-        share = self.config["batch_size_global"] // topology.data
-        layout = replace(layout, batch_size_per_device=size, num_micro_batches=share // size)
+        replica_batch_size = self.config["batch_size_global"] // topology.data
+        layout = replace(layout, batch_size_per_device=size, num_micro_batches=replica_batch_size // size)
         count = self._count(topology.model, size)
-        model = self.parts.task.model
+        model = self.components.task.model
         bounds = find_stage_bounds(model, topology.pipe, "parameters") if topology.pipe > 1 else [0, len(count.layers)]
         memory = max(stage.total_bytes for stage in estimate_memory(count, bounds, layout, on_cpu=self.on_cpu))
-        return Candidate(layout, words, memory, estimate_cost(count, bounds, layout, self.machine))
+        return Candidate(layout, overrides, memory, estimate_cost(count, bounds, layout, self.machine))
 
-    def _problem(self, layout: ParallelLayout, words: Iterable[str]) -> str | None:
+    def _problem(self, layout: ParallelLayout, overrides: Iterable[str]) -> str | None:
         """Why a layout is not legal: the rules of a plan, and what the model says."""
-        config = _with(self.config, words, self.nodes)
-        for rule in arrangement.RULES:
+        config = _apply_overrides(self.config, overrides, self.nodes)
+        for rule in topology_rules.RULES:
             try:
-                found = rule(ConfigView(config, ()))
+                result = rule(ConfigView(config, ()))
             except NotApplicable:
                 continue
-            if found:
-                return found if isinstance(found, str) else found[0]
-        return next(iter(find_incompatibilities(self.parts.task.model, layout.topology)), None)
+            if result:
+                return result if isinstance(result, str) else result[0]
+        return next(iter(find_incompatibilities(self.components.task.model, layout.topology)), None)
 
     def _drop(self, layout: ParallelLayout, size: int, problem: str) -> None:
         """Count a layout once, by the first reason against it."""
@@ -201,18 +203,19 @@ class _LayoutComparison:
         if key not in self.counts:
             if num_slices not in self.counted:
                 small, large = (
-                    count_of(self.config, self.parts, self.config["name"], each, num_slices) for each in COUNTED
+                    count_micro_batch(self.config, self.components, self.config["name"], each, num_slices)
+                    for each in COUNTED_SIZES
                 )
                 self.counted[num_slices] = small, large
             small, large = self.counted[num_slices]
-            self.counts[key] = interpolate(small, COUNTED[0], large, COUNTED[1], size)
+            self.counts[key] = interpolate(small, COUNTED_SIZES[0], large, COUNTED_SIZES[1], size)
         return self.counts[key]
 
 
-def _as_good_as_the_best(candidates: Sequence[Candidate]) -> Candidate:
+def _simplest_of_fastest(candidates: Sequence[Candidate]) -> Candidate:
     """The first of those that are as fast as the fastest."""
     fastest = min(candidate.cost.total_s for candidate in candidates)
-    return next(candidate for candidate in candidates if candidate.cost.total_s <= AS_GOOD * fastest)
+    return next(candidate for candidate in candidates if candidate.cost.total_s <= TIE_RATIO * fastest)
 
 
 def _overrides(layout: ParallelLayout, hardware: Mapping[str, Any]) -> tuple[str, ...]:
@@ -235,11 +238,11 @@ def _overrides(layout: ParallelLayout, hardware: Mapping[str, Any]) -> tuple[str
     return ("parallel=model_data", f"parallel.stage={layout.stage}", *more, data, model)
 
 
-def _with(config: Mapping[str, Any], words: Iterable[str], nodes: Mapping[str, Any]) -> dict[str, Any]:
+def _apply_overrides(config: Mapping[str, Any], overrides: Iterable[str], nodes: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration as it would be with these overrides, so far as the rules of an arrangement look at it."""
     changed = {**config, "hardware": dict(config["hardware"])}
-    for word in words:
-        key, _, value = word.partition("=")
+    for override_text in overrides:
+        key, _, value = override_text.partition("=")
         root, _, inner = key.partition(".")
         if key == "parallel":
             changed["parallel"] = dict(nodes[value])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.config.rules import topology as arrangement
+from experiments.config.rules import topology as topology_rules
 from experiments.config.rules.all_rules import find_problems
 from experiments.config.rules.base import ConfigView
 from experiments.core.errors import PlanError
@@ -31,9 +31,9 @@ class Plan:
     """Updates of the whole training."""
     num_evaluations: int
     num_checkpoints: int
-    shares: int = 1
+    num_shards: int = 1
     """Equal parts that a step's batch is cut into."""
-    servers: int = 0
+    num_servers: int = 0
     """Processes that hold the weights for replicas that run apart."""
 
     @property
@@ -50,17 +50,19 @@ def make_plan(config: dict[str, Any]) -> Plan:
         PlanError: with every problem that was found.
     """
     problems = find_problems(config)
-    if arrangement.is_open(config):
+    if topology_rules.is_auto(config):
         problems.append(
             "parallel=auto: no layout is chosen yet; take one, or let experiments.plan.layout_search.search do it"
         )
     if problems:
         raise PlanError(problems, f"the plan for '{config['name']}'")
-    topology = arrangement.topology_of(ConfigView(config, ()))
+    topology = topology_rules.resolve_topology(ConfigView(config, ()))
     batch_size = config["batch_size_global"]
-    shares = arrangement.num_shares(ConfigView(config, ()), topology)
-    share = batch_size // shares
-    per_device = config["batch_size_per_device"] or share // arrangement.num_micro_batches(share, topology.pipe)
+    num_shards = topology_rules.num_batch_shards(ConfigView(config, ()), topology)
+    batch_per_shard = batch_size // num_shards
+    per_device = config["batch_size_per_device"] or batch_per_shard // topology_rules.num_micro_batches(
+        batch_per_shard, topology.pipe
+    )
     num_train = config["data"].get("num_train")
     steps_per_epoch = num_train // batch_size if num_train else None
     num_steps = config["max_steps"] or config["max_epochs"] * steps_per_epoch
@@ -69,12 +71,12 @@ def make_plan(config: dict[str, Any]) -> Plan:
         topology=topology,
         batch_size_global=batch_size,
         batch_size_per_device=per_device,
-        num_accumulation=share // per_device,
+        num_accumulation=batch_per_shard // per_device,
         num_train=num_train,
         steps_per_epoch=steps_per_epoch,
         num_steps=num_steps,
         num_evaluations=-(-num_steps // config["eval_every_steps"]),
         num_checkpoints=-(-num_steps // config["checkpoint"]["every_steps"]),
-        shares=shares,
-        servers=config["parallel"].get("num_servers", 0),
+        num_shards=num_shards,
+        num_servers=config["parallel"].get("num_servers", 0),
     )

@@ -17,14 +17,14 @@ MIB, GIB = 2**20, 2**30
 MOST_SHOWN = 10
 
 
-def plan_tables(plan: Plan, footprint: ResourceEstimate, seconds_per_step: float | None) -> Iterator[Table]:
+def plan_tables(plan: Plan, estimate: ResourceEstimate, seconds_per_step: float | None) -> Iterator[Table]:
     """A plan as a person reads it; of a pipeline the stages too."""
-    yield _plan_table(plan, footprint, seconds_per_step)
+    yield _plan_table(plan, estimate, seconds_per_step)
     if plan.topology.pipe > 1:
-        yield _stages_table(plan, footprint)
+        yield _stages_table(plan, estimate)
 
 
-def _plan_table(plan: Plan, footprint: ResourceEstimate, seconds_per_step: float | None) -> Table:
+def _plan_table(plan: Plan, estimate: ResourceEstimate, seconds_per_step: float | None) -> Table:
     table = Table(title=escape(f"plan of '{plan.name}'"), show_header=False, title_justify="left")
     table.add_column(style="bold", no_wrap=True)
     table.add_column(justify="right")
@@ -32,7 +32,7 @@ def _plan_table(plan: Plan, footprint: ResourceEstimate, seconds_per_step: float
     rows = [
         *_topology_rows(plan),
         *_server_rows(plan),
-        *_memory_rows(plan, footprint),
+        *_memory_rows(plan, estimate),
         None,
         ("batch", f"{plan.batch_size_global:,}", _batch_arithmetic(plan)),
         ("training examples", *_epoch_texts(plan)),
@@ -40,8 +40,8 @@ def _plan_table(plan: Plan, footprint: ResourceEstimate, seconds_per_step: float
         ("evaluations", f"{plan.num_evaluations:,}", ""),
         ("checkpoints", f"{plan.num_checkpoints:,}", "and the best"),
         None,
-        ("work", _work(footprint.flops_per_step, "GFLOP"), "a step, forward and backward"),
-        ("work", _work(footprint.flops_per_step * plan.num_steps, "TFLOP"), "in all"),
+        ("work", _work(estimate.flops_per_step, "GFLOP"), "a step, forward and backward"),
+        ("work", _work(estimate.flops_per_step * plan.num_steps, "TFLOP"), "in all"),
     ]
     for row in rows:
         if row is None:
@@ -61,16 +61,16 @@ def _topology_rows(plan: Plan) -> list[tuple[str, str, str] | None]:
 
 
 def _server_rows(plan: Plan) -> list[tuple[str, str, str] | None]:
-    if not plan.servers:
+    if not plan.num_servers:
         return []
-    told = "of a part of the weights and the optimizer's state each; memory and time below are as of parallel=data"
-    return [("parameter servers", f"{plan.servers:,}", told), None]
+    note = "of a part of the weights and the optimizer's state each; memory and time below are as of parallel=data"
+    return [("parameter servers", f"{plan.num_servers:,}", note), None]
 
 
-def _memory_rows(plan: Plan, footprint: ResourceEstimate) -> list[tuple[str, str, str] | None]:
-    fullest, several = footprint.fullest, plan.topology.world > 1
+def _memory_rows(plan: Plan, estimate: ResourceEstimate) -> list[tuple[str, str, str] | None]:
+    fullest, several = estimate.fullest, plan.topology.world > 1
     rows: list[tuple[str, str, str] | None] = [
-        ("parameters", f"{footprint.num_parameters:,}", ""),
+        ("parameters", f"{estimate.num_parameters:,}", ""),
         ("weights", _size(fullest.weights_bytes), "parameters and buffers"),
         ("gradients", _size(fullest.gradients_bytes), ""),
         ("optimizer state", _size(fullest.optimizer_bytes), ""),
@@ -82,18 +82,18 @@ def _memory_rows(plan: Plan, footprint: ResourceEstimate) -> list[tuple[str, str
     return [
         *rows,
         ("activations", _size(fullest.activations_bytes), at_once),
-        ("memory", _size(footprint.total_bytes), f"{whose}, without the framework and the data"),
+        ("memory", _size(estimate.total_bytes), f"{whose}, without the framework and the data"),
     ]
 
 
-def _stages_table(plan: Plan, footprint: ResourceEstimate) -> Table:
+def _stages_table(plan: Plan, estimate: ResourceEstimate) -> Table:
     waits = f"ideal bubble {plan.bubble:.1%} of a step, with {plan.num_accumulation} micro-batches"
     table = Table(title=f"stages: {waits}", title_justify="left")
     table.add_column("stage")
     table.add_column("layers")
     for heading in ("parameters of a rank", "weights", "optimizer state", "activations", "memory"):
         table.add_column(heading, justify="right")
-    for number, stage in enumerate(footprint.stages):
+    for number, stage in enumerate(estimate.stages):
         sizes = (stage.weights_bytes, stage.optimizer_bytes, stage.activations_bytes, stage.total_bytes)
         last = f" to {stage.last - 1}" if stage.last - stage.first > 1 else ""
         numbers = [_size(size) for size in sizes]
@@ -101,11 +101,11 @@ def _stages_table(plan: Plan, footprint: ResourceEstimate) -> Table:
     return table
 
 
-def layouts_table(choice: SearchResult) -> Table:
+def layouts_table(result: SearchResult) -> Table:
     """What `parallel=auto` compared: the best layouts, and what was dropped and why."""
-    shown = choice.ranked[:MOST_SHOWN]
-    table = Table(title=escape(f"layouts of '{choice.name}'"), title_justify="left", caption_justify="left")
-    table.caption = "\n".join(_left_out(choice, len(shown)))
+    shown = result.ranked[:MOST_SHOWN]
+    table = Table(title=escape(f"layouts of '{result.name}'"), title_justify="left", caption_justify="left")
+    table.caption = "\n".join(_left_out(result, len(shown)))
     for heading in ("", "layout", "at once"):
         table.add_column(heading, no_wrap=True)
     for heading in ("memory", "step", "compute", "bubble", "model", "stages", "data"):
@@ -140,12 +140,12 @@ def _work(flops: float, unit: str) -> str:
     return f"{flops / scale:.3g} {unit}" if flops < 1e5 * scale else f"{flops / 1e15:,.1f} PFLOP"
 
 
-def _left_out(choice: SearchResult, num_shown: int) -> Iterator[str]:
+def _left_out(result: SearchResult, num_shown: int) -> Iterator[str]:
     yield "at once: examples of a micro-batch x micro-batches; memory of the fullest rank; times of a step, guessed."
     yield "model: sums over ranks that share layers; stages: between stages; data: between replicas, not hidden."
-    if (slower := len(choice.ranked) - num_shown) > 0:
+    if (slower := len(result.ranked) - num_shown) > 0:
         yield f"{slower} more would fit and are slower."
-    for reason, number in sorted(choice.dropped.items(), key=lambda pair: -pair[1]):
+    for reason, number in sorted(result.dropped.items(), key=lambda pair: -pair[1]):
         yield f"{number} dropped, {reason.partition(';')[0]}"
 
 
@@ -169,7 +169,7 @@ def _epochs_text(plan: Plan) -> str:
 
 
 def _batch_arithmetic(plan: Plan) -> str:
-    replicas, pieces = plan.shares, f"{plan.num_accumulation} accumulated"
+    replicas, pieces = plan.num_shards, f"{plan.num_accumulation} accumulated"
     if plan.topology.pipe > 1:
         pieces = f"{plan.num_accumulation} micro-batches"
     who = "device" if plan.topology.world == 1 else "replica" if replicas == 1 else "replicas"

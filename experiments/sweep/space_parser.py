@@ -63,7 +63,7 @@ class SpaceParser:
 
     def parse_node(self, key: str, node: Any, path: str) -> Dimension | None:
         """Parse the YAML node of a key; None if it is invalid."""
-        text = key + self.source_map.typed(path, node).removeprefix(path)
+        text = key + self.source_map.as_written(path, node).removeprefix(path)
         if node is None and ")" in key:
             return None  # the rest of a text that YAML split at a comma, which is already reported
         if not KEY.fullmatch(key) or key == "sweep" or key.startswith("sweep."):
@@ -112,7 +112,7 @@ class SpaceParser:
         return None
 
     def _text(self, key: str, node: str, path: str, text: str) -> Dimension | None:
-        if node.count("(") > node.count(")") and self.source_map.place(path):
+        if node.count("(") > node.count(")") and self.source_map.location(path):
             self.problems.append(
                 f"{text} is cut at a comma, because YAML splits at commas inside {{}} and []; quote the value"
             )

@@ -167,7 +167,7 @@ class _SpecDraft:
         for name in ("strategy", "pruner"):
             if isinstance(node.get(name), str):  # short form: the name alone
                 node[name] = {"name": node[name]}
-                for known in (draft.origins.texts, draft.origins.places):
+                for known in (draft.origins.texts, draft.origins.locations):
                     if f"sweep.{name}" in known:
                         known[f"sweep.{name}.name"] = known[f"sweep.{name}"]
         if isinstance(node.get("space"), dict):
@@ -269,12 +269,17 @@ class _SpecDraft:
         validation = Validation(self.origins, (), self.groups)
         frozen = to_yaml(self.space)
         for secret in find_secret_keys({**values, "space": frozen}, "sweep"):
-            validation.secret(secret)
-        validation.fields(values, SCHEMA, "sweep.")
+            validation.report_secret(secret)
+        validation.check_fields(values, SCHEMA, "sweep.")
         context = RuleContext(
             ConfigView(values, ()), self.space, list(self.groups), self.origins, may_be_single or bool(self.problems)
         )
-        problems = [*self.problems, *self.origins.traps.values(), *validation.problems, *find_problems(context)]
+        problems = [
+            *self.problems,
+            *self.origins.ambiguous_scalars.values(),
+            *validation.problems,
+            *find_problems(context),
+        ]
         if problems:
             raise ConfigError(list(dict.fromkeys(problems)), f"the sweep '{values['name']}'")
         return SweepSpec({**values, "space": frozen}, self.space)

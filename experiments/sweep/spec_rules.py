@@ -51,7 +51,7 @@ class RuleContext:
 
     def format_key(self, key: str) -> str:
         """A key of the spec and its value, as written."""
-        return self.source_map.typed(f"sweep.{key}", self.view.get(key, int, float, str, list, dict, type(None)))
+        return self.source_map.as_written(f"sweep.{key}", self.view.get(key, int, float, str, list, dict, type(None)))
 
 
 def find_problems(context: RuleContext) -> list[str]:
@@ -71,7 +71,7 @@ def remove_old_keys(values: dict[str, Any], source_map: SourceMap) -> list[str]:
     if not isinstance(strategy, dict) or "storage" not in strategy:
         return []
     del strategy["storage"]
-    location = source_map.place("sweep.strategy.storage")
+    location = source_map.location("sweep.strategy.storage")
     return [f"sweep.strategy.storage{location} is gone: the sweep's ledger holds what a storage held; leave it out"]
 
 
@@ -195,7 +195,7 @@ def _list_texts(context: RuleContext, name: str) -> Iterator[tuple[str, str]]:
         for depth, text in enumerate(item) if isinstance(item, list) else [(None, item)]:
             inner = "" if depth is None else f"[{depth}]"
             if isinstance(text, str):
-                yield context.source_map.place(f"sweep.{name}[{index}]{inner}"), text
+                yield context.source_map.location(f"sweep.{name}[{index}]{inner}"), text
 
 
 def _well_formed(context: RuleContext) -> Iterator[str]:

@@ -144,7 +144,7 @@ class Templates:
         for key, value in values.items():
             origins.texts[key] = format_value(value)
         validation = Validation(origins, self.trust, self._groups)
-        validation.root(config)
+        validation.check_root(config)
         problems = [*validation.problems]
         problems = list(dict.fromkeys([*problems, *find_problems(config, {*find_secret_keys(config)})]))
         if problems:

@@ -99,9 +99,9 @@ def run_attempt(
         if config["hardware"]["memory_gb"] is not None:
             # Only if it is stated: the estimate takes 40 ms for the smallest model (2026-11, one core), and without a
             # limit the machine itself shows when its memory is full.
-            from experiments.plan.estimate import refuse_too_large
+            from experiments.plan.estimate import refuse_if_too_large
 
-            refuse_too_large(config, plan, trust)
+            refuse_if_too_large(config, plan, trust)
         random.seed(derive_seed(config["seed"], "python"))
         numpy.random.seed(derive_seed(config["seed"], "numpy") % 2**32)
         components = assemble(config, trust, trial.folder / FILE if get_initial_weights(config) else None)
@@ -143,9 +143,9 @@ def _count_flops_per_step(config: Mapping[str, Any], plan: Plan, trust: tuple[st
     """Return the operations of one update; None without `hardware.peak_tflops` to compare them with."""
     if config["hardware"]["peak_tflops"] is None:
         return None
-    from experiments.plan.estimate import work_of
+    from experiments.plan.estimate import flops_per_step
 
-    return work_of(config, plan, trust)
+    return flops_per_step(config, plan, trust)
 
 
 def _describe(err: Exception) -> str:

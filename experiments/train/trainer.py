@@ -17,7 +17,7 @@ from torch import Tensor
 from experiments.components.assemble import Components
 from experiments.core.errors import InputError, TrainingError
 from experiments.core.seeding import derive_seed
-from experiments.plan.estimate import layout_of
+from experiments.plan.estimate import make_layout
 from experiments.plan.plan import Plan
 from experiments.run.checkpoint import Checkpoint, Checkpoints
 from experiments.run.history import PreviousAttempts
@@ -191,7 +191,7 @@ class Trainer:
         Raises:
             ValueError: the evaluator does not fit the model, or has no metric `checkpoint.best_metric`.
         """
-        names, self.interface = dry_run(self.components, layout_of(self.config, self.plan))
+        names, self.interface = dry_run(self.components, make_layout(self.config, self.plan))
         names = [f"val/{name}" for name in names]
         best_metric = self.config["checkpoint"]["best_metric"]
         if best_metric is not None and best_metric not in names:

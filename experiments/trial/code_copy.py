@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.config.allowlist import HOUSE
+from experiments.config.allowlist import PROJECT_ROOT
 from experiments.trial.code_snapshot import PACKAGES
 
 CODE = "code/packages"
@@ -24,7 +24,7 @@ def copy_packages(trust: Sequence[str], folder: Path) -> None:
         OSError: the disk is full.
     """
     for name in PACKAGES:
-        shutil.copytree(HOUSE / name, folder / name, ignore=IGNORED, dirs_exist_ok=True)
+        shutil.copytree(PROJECT_ROOT / name, folder / name, ignore=IGNORED, dirs_exist_ok=True)
     for package in trust:
         path = _find_package(package.partition(".")[0])
         if path is not None and path.is_dir():

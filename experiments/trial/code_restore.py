@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from experiments.config.allowlist import HOUSE
+from experiments.config.allowlist import PROJECT_ROOT
 from experiments.core.errors import InputError
 from experiments.core.git import GitError, git, has_commit, is_merged
 from experiments.trial.code_snapshot import (
@@ -59,7 +59,7 @@ class RestoredCode:
 
 def find_checkouts(trust: Sequence[str]) -> list[Checkout]:
     """The checkout of the built-in packages, then those of trusted packages that are not in site-packages."""
-    checkouts: dict[Path, list[Path]] = {find_checkout_root(HOUSE) or HOUSE: [HOUSE]}
+    checkouts: dict[Path, list[Path]] = {find_checkout_root(PROJECT_ROOT) or PROJECT_ROOT: [PROJECT_ROOT]}
     for name in trust:
         folder = find_package_folder(name)
         if folder is not None:
@@ -123,7 +123,7 @@ def restore_code(
                 _use_folder(entry, checkout, runs_dir, restored)
         if not code:
             restored.problems.append("code: the run does not record its code, so the code of this checkout is used")
-            restored.roots, restored.on_path = [checkouts[0].root], [HOUSE]
+            restored.roots, restored.on_path = [checkouts[0].root], [PROJECT_ROOT]
         yield restored
 
 

@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from experiments.config.allowlist import HOUSE
+from experiments.config.allowlist import PROJECT_ROOT
 from experiments.core.atomic import fsync
 from experiments.core.git import GitError, git
 from experiments.core.secrets import has_secret
@@ -39,7 +39,7 @@ def take_snapshots(
     Of a folder of configurations only the digest is taken: the settings of a repository can make git run programs, and
     configurations, unlike packages, can be untrusted.
     """
-    folders = [HOUSE, *(path for name in trust if (path := find_package_folder(name)))]
+    folders = [PROJECT_ROOT, *(path for name in trust if (path := find_package_folder(name)))]
     roots = list(dict.fromkeys(find_checkout_root(path) or path for path in folders))
     entries = [take_snapshot(root, folder, warnings, runs_dir) for root in roots]
     others = [path for path in map(Path, config_dirs) if not any(path.is_relative_to(root) for root in roots)]
@@ -236,7 +236,7 @@ def _digest_sources(root: Path, runs_dir: Path | None) -> str:
     """One hash over the text sources in a folder outside of git; in that of Lathe, only over its own packages."""
     digest = hashlib.sha256()
     # The folder can be site-packages, which also contains other packages.
-    for top in [root / name for name in PACKAGES] if root == HOUSE else [root]:
+    for top in [root / name for name in PACKAGES] if root == PROJECT_ROOT else [root]:
         for path in _sources(top, runs_dir):
             digest.update(f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes() + b"\0")
     return digest.hexdigest()

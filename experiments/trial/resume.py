@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from experiments.config.rules.topology import is_open
+from experiments.config.rules.topology import is_auto
 from experiments.core.errors import InputError
 from experiments.trial.trial import Trial
 
@@ -49,7 +49,7 @@ def compose_changes(trial: Trial, overrides: Sequence[str], trust: Sequence[str]
     else:
         before = [override for override in provenance["overrides"] if _root(override) not in chosen]
         composed = compose([*before, *overrides], config_dirs=dirs, trust=packages).config
-    if is_open(composed):
+    if is_auto(composed):
         raise InputError(
             ["parallel=auto is chosen before a run is frozen; name the layout that `lathe plan` shows for it"]
         )

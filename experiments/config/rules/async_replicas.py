@@ -6,63 +6,66 @@ import math
 from collections.abc import Callable
 
 from experiments.config.rules.base import ConfigView
-from experiments.config.rules.topology import ELEMENTWISE, divisors, is_served, topology_of
+from experiments.config.rules.topology import ELEMENTWISE, divisors, has_servers, resolve_topology
 
 
-def _served(rule: Callable[[ConfigView], str | list[str] | None]) -> Callable[[ConfigView], str | list[str] | None]:
+def _only_with_servers(
+    rule: Callable[[ConfigView], str | list[str] | None],
+) -> Callable[[ConfigView], str | list[str] | None]:
     """A rule that is asked only where there are parameter servers."""
 
-    def judge(facts: ConfigView) -> str | list[str] | None:
-        return rule(facts) if is_served(facts) else None
+    def judge(view: ConfigView) -> str | list[str] | None:
+        return rule(view) if has_servers(view) else None
 
     return judge
 
 
-def _groups(facts: ConfigView) -> str | None:
-    size, replicas = facts.whole("parallel.group_size"), topology_of(facts).data
+def _groups(view: ConfigView) -> str | None:
+    size, replicas = view.integer("parallel.group_size"), resolve_topology(view).data
     if replicas % size == 0:
         return None
     return f"parallel.group_size={size} does not divide the {replicas} replicas (parallel.data); try {divisors(replicas, size)}"
 
 
-def _backup(facts: ConfigView) -> list[str]:
-    backup, replicas = facts.whole("parallel.num_backup_workers"), topology_of(facts).data
-    told, problems = f"parallel.num_backup_workers={backup}", list[str]()
+def _backup(view: ConfigView) -> list[str]:
+    backup, replicas = view.integer("parallel.num_backup_workers"), resolve_topology(view).data
+    setting, problems = f"parallel.num_backup_workers={backup}", list[str]()
     if backup >= replicas:
-        way_out = (
+        hint = (
             f"lower it to {replicas - 1}"
             if replicas > 1
             else "set hardware.devices_per_node=2, or parallel.num_backup_workers=0"
         )
-        problems.append(f"{told} of {replicas} replicas (parallel.data) leaves none whose gradient counts; {way_out}")
-    if backup and facts.whole("parallel.group_size") > 1:
+        problems.append(f"{setting} of {replicas} replicas (parallel.data) leaves none whose gradient counts; {hint}")
+    if backup and view.integer("parallel.group_size") > 1:
         problems.append(
-            f"{told}: replicas stand by where each pushes for itself; set parallel.group_size=1, or parallel.num_backup_workers=0"
+            f"{setting} works only where each replica pushes its own gradients; set parallel.group_size=1, "
+            "or parallel.num_backup_workers=0"
         )
-    if backup and facts.get("parallel.max_staleness", int, type(None)) != 0:
+    if backup and view.get("parallel.max_staleness", int, type(None)) != 0:
         problems.append(
-            f"{told}: backups are of synchronous replicas; set parallel.max_staleness=0, or parallel.num_backup_workers=0"
+            f"{setting}: backups are of synchronous replicas; set parallel.max_staleness=0, or parallel.num_backup_workers=0"
         )
     return problems
 
 
-def _correction(facts: ConfigView) -> str | None:
-    kind = facts.get("parallel.correction", str)
-    if kind != "none" and facts.get("parallel.max_staleness", int, type(None)) == 0:
+def _correction(view: ConfigView) -> str | None:
+    kind = view.get("parallel.correction", str)
+    if kind != "none" and view.get("parallel.max_staleness", int, type(None)) == 0:
         rule = "corrects what is stale, and with parallel.max_staleness=0 nothing is"
         return f"parallel.correction={kind} {rule}; set parallel.correction=none"
     return None
 
 
-def _warm_start(facts: ConfigView) -> str | None:
-    warm, max_steps = facts.whole("parallel.warm_start_steps"), facts.whole_or_none("max_steps")
+def _warm_start(view: ConfigView) -> str | None:
+    warm, max_steps = view.integer("parallel.warm_start_steps"), view.integer_or_none("max_steps")
     if max_steps is None or warm < max_steps:
         return None
     return f"parallel.warm_start_steps={warm} leaves the other replicas none of max_steps={max_steps}; lower it"
 
 
-def _delays(facts: ConfigView) -> list[str]:
-    replicas, delays = topology_of(facts).data, facts.get("parallel.delays_s", dict)
+def _delays(view: ConfigView) -> list[str]:
+    replicas, delays = resolve_topology(view).data, view.get("parallel.delays_s", dict)
     strangers = [
         f"parallel.delays_s names replica {number}, but there are {replicas}, from 0; name one of these"
         for number in delays
@@ -76,48 +79,51 @@ def _delays(facts: ConfigView) -> list[str]:
     return strangers + wrong
 
 
-def _every(facts: ConfigView) -> list[str]:
-    if facts.get("parallel.max_staleness", int, type(None)) != 0:
+def _every(view: ConfigView) -> list[str]:
+    if view.get("parallel.max_staleness", int, type(None)) != 0:
         return []
     return [
-        f"parallel.{name}={facts.get(f'parallel.{name}', int)}: replicas in step (parallel.max_staleness=0) exchange with every "
+        f"parallel.{name}={view.get(f'parallel.{name}', int)}: replicas in step (parallel.max_staleness=0) exchange with every "
         f"gradient; set parallel.{name}=1"
         for name in ("push_every_steps", "pull_every_steps")
-        if facts.get(f"parallel.{name}", int) > 1
+        if view.get(f"parallel.{name}", int) > 1
     ]
 
 
-def _optimizer(facts: ConfigView) -> str | None:
+def _optimizer(view: ConfigView) -> str | None:
     """Servers cut anywhere; one alone has every weight whole."""
-    servers, target = facts.whole("parallel.num_servers"), facts.get("optimizer._target_", str)
+    servers, target = view.integer("parallel.num_servers"), view.get("optimizer._target_", str)
     if servers == 1 or target.rpartition(".")[2] in ELEMENTWISE:
         return None
     rule = f"sees slices of the weights on parallel.num_servers={servers}, and is not known to treat every number alike"
     return f"optimizer._target_={target} {rule}, as {', '.join(ELEMENTWISE)} do; set parallel.num_servers=1"
 
 
-def _fp16(facts: ConfigView) -> str | None:
-    if facts.get("precision", str) != "fp16":
+def _fp16(view: ConfigView) -> str | None:
+    if view.get("precision", str) != "fp16":
         return None
     return (
         "precision=fp16 scales a loss that replicas would have to agree on; take precision=bf16, which needs no scale"
     )
 
 
-def _workers(facts: ConfigView) -> str | None:
-    workers = facts.whole("num_data_workers")
+def _workers(view: ConfigView) -> str | None:
+    workers = view.integer("num_data_workers")
     if not workers:
         return None
     rule = "which batch a replica takes is known when it asks, so it fetches itself"
     return f"num_data_workers={workers}: {rule}; set num_data_workers=0"
 
 
-def _profile(facts: ConfigView) -> str | None:
-    if facts.get("profile", bool) is not True:
+def _profile(view: ConfigView) -> str | None:
+    if view.get("profile", bool) is not True:
         return None
     return "profile=true traces ranks that make every step together; set profile=false (async/compute_ms_mean and its like tell)"
 
 
 RULES = tuple(
-    map(_served, (_groups, _backup, _correction, _warm_start, _delays, _every, _optimizer, _fp16, _workers, _profile))
+    map(
+        _only_with_servers,
+        (_groups, _backup, _correction, _warm_start, _delays, _every, _optimizer, _fp16, _workers, _profile),
+    )
 )

@@ -34,11 +34,11 @@ class ConfigView:
     """The values of a configuration that can be relied on."""
 
     config: dict[str, Any]
-    told: Collection[str]
+    reported: Collection[str]
 
     def get(self, key: str, *kinds: type) -> Any:
         """The value of one of these kinds."""
-        if any(fault == key or fault.startswith((f"{key}.", f"{key}[")) for fault in self.told):
+        if any(fault == key or fault.startswith((f"{key}.", f"{key}[")) for fault in self.reported):
             raise NotApplicable
         node: Any = self.config
         for name in key.split("."):
@@ -49,27 +49,27 @@ class ConfigView:
             raise NotApplicable
         return node
 
-    def whole(self, key: str) -> int:
+    def integer(self, key: str) -> int:
         """A whole number in its range."""
         value: int = self.get(key, int)
         if self.out_of_range(key) is not None:
             raise NotApplicable
         return value
 
-    def whole_or_none(self, key: str) -> int | None:
+    def integer_or_none(self, key: str) -> int | None:
         """A whole number in its range; None where it is null."""
-        return None if self.get(key, int, type(None)) is None else self.whole(key)
+        return None if self.get(key, int, type(None)) is None else self.integer(key)
 
     def argument(self, part: str, name: str) -> int | None:
         """A whole number that a part may be given; None where it is null or not given."""
-        return self.whole_or_none(f"{part}.{name}") if name in self.get(part, dict) else None
+        return self.integer_or_none(f"{part}.{name}") if name in self.get(part, dict) else None
 
     def devices(self) -> int:
-        return self.whole("hardware.nodes") * self.whole("hardware.devices_per_node")
+        return self.integer("hardware.nodes") * self.integer("hardware.devices_per_node")
 
     def hardware(self) -> str:
         """The devices as they were typed."""
-        return f"nodes={self.whole('hardware.nodes')} x devices_per_node={self.whole('hardware.devices_per_node')}"
+        return f"nodes={self.integer('hardware.nodes')} x devices_per_node={self.integer('hardware.devices_per_node')}"
 
     def out_of_range(self, key: str) -> str | None:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 MAX_NAME = 256
 
 
-def fault_of(key: str, name: str) -> str | None:
+def find_name_fault(key: str, name: str) -> str | None:
     """What is wrong with a name that MLflow's registry is to know a model by; None where nothing is.
 
     Args:

@@ -12,7 +12,7 @@ from experiments.core.secrets import REFERENCE
 
 SLURM = "launchers.slurm.Slurm"
 TIME = re.compile(r"(?:(\d+)-)?(\d+):([0-5]\d):([0-5]\d)")
-MOST_LEAD_S = 65535
+MAX_SIGNAL_DELAY_S = 65535
 """SLURM's own limit."""
 MARGIN_S = 120
 """SLURM may signal a minute early, and a worker takes no trial in the last half minute before that."""
@@ -46,7 +46,7 @@ def seconds(time: str) -> int | None:
     return ((days * 24 + hours) * 60 + minutes) * 60 + rest
 
 
-def most_device_h(workers: int, nodes: int, devices_per_node: int, time: str) -> float:
+def max_device_h(workers: int, nodes: int, devices_per_node: int, time: str) -> float:
     """Device-hours that a submission may cost at most, unless its workers are put back into the queue."""
     limit_s = seconds(time)
     assert limit_s is not None, time
@@ -55,30 +55,30 @@ def most_device_h(workers: int, nodes: int, devices_per_node: int, time: str) ->
 
 def find_problems(config: dict[str, Any]) -> list[str]:
     """What is wrong with how workers share their hardware, before trials see only their part of it."""
-    found: list[str] = []
+    problems: list[str] = []
     for rule in RULES:
         try:
-            told = rule(ConfigView(config, ()))
+            result = rule(ConfigView(config, ()))
         except NotApplicable:
             continue
-        found += [told] if isinstance(told, str) else told or []
-    return found
+        problems += [result] if isinstance(result, str) else result or []
+    return problems
 
 
-def _positive(facts: ConfigView) -> list[str]:
-    found = []
+def _positive(view: ConfigView) -> list[str]:
+    problems = []
     for key in POSITIVE:
         try:
-            value = facts.get(key, int, float)
+            value = view.get(key, int, float)
         except NotApplicable:  # null, or told already
             continue
         if not value > 0:
-            found.append(f"{key}={value} is not more than 0; write a larger number")
-    return found
+            problems.append(f"{key}={value} is not more than 0; write a larger number")
+    return problems
 
 
-def _needs_a_site(facts: ConfigView) -> str | None:
-    if facts.get("launcher._target_", str) != SLURM or facts.get("hardware.slurm", dict, type(None)) is not None:
+def _needs_a_site(view: ConfigView) -> str | None:
+    if view.get("launcher._target_", str) != SLURM or view.get("hardware.slurm", dict, type(None)) is not None:
         return None
     return (
         "launcher=slurm needs hardware.slurm, and it is null: nothing says what to ask SLURM for; take a hardware that has "
@@ -86,21 +86,19 @@ def _needs_a_site(facts: ConfigView) -> str | None:
     )
 
 
-def _time(facts: ConfigView) -> str | None:
-    time = facts.get("hardware.slurm.time", str)
+def _time(view: ConfigView) -> str | None:
+    time = view.get("hardware.slurm.time", str)
     if seconds(time):
         return None
     why = "would be no limit" if seconds(time) == 0 else "is no time limit"
     return f"hardware.slurm.time={time} {why}; write hours:minutes:seconds or days-hours:minutes:seconds, such as '04:00:00'"
 
 
-def _lead(facts: ConfigView) -> str | None:
-    delay_s, time = facts.get("hardware.slurm.signal_delay_s", int), facts.get("hardware.slurm.time", str)
+def _signal_delay(view: ConfigView) -> str | None:
+    delay_s, time = view.get("hardware.slurm.signal_delay_s", int), view.get("hardware.slurm.time", str)
     limit_s = seconds(time)
-    if delay_s > MOST_LEAD_S:
-        return (
-            f"hardware.slurm.signal_delay_s={delay_s} is more than {MOST_LEAD_S}, the most that SLURM takes; lower it"
-        )
+    if delay_s > MAX_SIGNAL_DELAY_S:
+        return f"hardware.slurm.signal_delay_s={delay_s} is more than {MAX_SIGNAL_DELAY_S}, the most that SLURM takes; lower it"
     if delay_s <= 0 or not limit_s or limit_s >= delay_s + MARGIN_S:
         return None
     return (
@@ -109,46 +107,44 @@ def _lead(facts: ConfigView) -> str | None:
     )
 
 
-def _cores(facts: ConfigView) -> str | None:
+def _cores(view: ConfigView) -> str | None:
     """Threads without cores of their own starve each other."""
-    cores = facts.get("hardware.slurm.cpus_per_device", int)
-    side_by_side = facts.get("launcher", dict).get("trials_per_device", 1)
+    cores = view.get("hardware.slurm.cpus_per_device", int)
+    side_by_side = view.get("launcher", dict).get("trials_per_device", 1)
     if type(side_by_side) is not int or side_by_side < 1 or cores < 1:
         return None
-    threads = facts.whole_or_none("hardware.cpu_threads") or 1
+    threads = view.integer_or_none("hardware.cpu_threads") or 1
     if cores >= threads * side_by_side:
         return None
     wanted, shared = f"cpu_threads={threads}", ""
     if side_by_side > 1:
         wanted, shared = f"{wanted} of launcher.trials_per_device={side_by_side}", " together"
-    way_out = f"write {threads * side_by_side}, or lower the other"
-    return (
-        f"hardware.slurm.cpus_per_device={cores} is fewer than {wanted} need{'' if shared else 's'}{shared}; {way_out}"
-    )
+    hint = f"write {threads * side_by_side}, or lower the other"
+    return f"hardware.slurm.cpus_per_device={cores} is fewer than {wanted} need{'' if shared else 's'}{shared}; {hint}"
 
 
-def _gres(facts: ConfigView) -> str | None:
-    gres = facts.get("hardware.slurm.gres", str)
-    gpu_type = facts.get("hardware.slurm.gpu_type", str, type(None))
+def _gres(view: ConfigView) -> str | None:
+    gres = view.get("hardware.slurm.gres", str)
+    gpu_type = view.get("hardware.slurm.gpu_type", str, type(None))
     if gpu_type is not None:
         return f"hardware.slurm.gres={gres} and gpu_type={gpu_type} both say which GPUs; set one of them to null"
-    devices = facts.whole("hardware.devices_per_node")
-    if facts.get("hardware.device", str) == "cpu":
+    devices = view.integer("hardware.devices_per_node")
+    if view.get("hardware.device", str) == "cpu":
         return None
     counts = [re.fullmatch(r"(gpu(?::(?!\d+$)[^:]+)?)(?::(\d+))?", part) for part in gres.split(",")]
-    found = [(match.group(1), int(match.group(2) or 1)) for match in counts if match is not None]
-    given = sum(count for _, count in found)
-    if given >= devices:
+    gpu_counts = [(match.group(1), int(match.group(2) or 1)) for match in counts if match is not None]
+    num_gpus = sum(count for _, count in gpu_counts)
+    if num_gpus >= devices:
         return None
-    kind = found[0][0] if len(found) == 1 else "gpu"
+    kind = gpu_counts[0][0] if len(gpu_counts) == 1 else "gpu"
     return (
-        f"hardware.slurm.gres={gres} is {given} GPUs a node, fewer than hardware.devices_per_node={devices}; "
+        f"hardware.slurm.gres={gres} is {num_gpus} GPUs a node, fewer than hardware.devices_per_node={devices}; "
         f"write {kind}:{devices}, or lower hardware.devices_per_node"
     )
 
 
-def _parts_of_a_node(facts: ConfigView) -> str | None:
-    part, devices = facts.get("launcher.devices_per_trial", int), facts.whole("hardware.devices_per_node")
+def _parts_of_a_node(view: ConfigView) -> str | None:
+    part, devices = view.get("launcher.devices_per_trial", int), view.integer("hardware.devices_per_node")
     if part < 1 or devices % part == 0:
         return None
     fitting = [str(count) for count in range(1, min(devices, 64) + 1) if devices % count == 0]
@@ -158,8 +154,8 @@ def _parts_of_a_node(facts: ConfigView) -> str | None:
     )
 
 
-def _parts_of_nodes(facts: ConfigView) -> str | None:
-    part, nodes = facts.get("launcher.devices_per_trial", int), facts.whole("hardware.nodes")
+def _parts_of_nodes(view: ConfigView) -> str | None:
+    part, nodes = view.get("launcher.devices_per_trial", int), view.integer("hardware.nodes")
     if nodes == 1:
         return None
     return (
@@ -168,29 +164,29 @@ def _parts_of_nodes(facts: ConfigView) -> str | None:
     )
 
 
-def _options(facts: ConfigView) -> list[str]:
-    found = []
-    for name in facts.get("hardware.slurm.sbatch", dict):
+def _options(view: ConfigView) -> list[str]:
+    problems = []
+    for name in view.get("hardware.slurm.sbatch", dict):
         key = f"hardware.slurm.sbatch.{name}"
         plain = str(name).lstrip("-").replace("_", "-")
         if plain in OWN_OPTIONS:
-            found.append(f"{key}: {OWN_OPTIONS[plain]} says it; write it there, and leave it out here")
+            problems.append(f"{key}: {OWN_OPTIONS[plain]} says it; write it there, and leave it out here")
         elif plain in FIXED_OPTIONS:
-            found.append(f"{key} is set already, so that logs are found and workers come back; leave it out")
+            problems.append(f"{key} is set already, so that logs are found and workers come back; leave it out")
         elif str(name).startswith("-") or len(plain) == 1:
-            found.append(
+            problems.append(
                 f"{key} is not the long name of an option of sbatch without its dashes; write such as 'mail-user'"
             )
-    return found
+    return problems
 
 
-def _environment(facts: ConfigView) -> str | None:
+def _environment(view: ConfigView) -> str | None:
     """Variables that a trial refers to and that its worker would not see."""
-    if facts.get("launcher._target_", str) != SLURM:
+    if view.get("launcher._target_", str) != SLURM:
         return None
-    passed = facts.get("launcher.environment", list)
+    passed = view.get("launcher.environment", list)
     missing: dict[str, str] = {}
-    for key, name in _references({k: v for k, v in facts.config.items() if k not in NOT_FOR_WORKERS}):
+    for key, name in _references({k: v for k, v in view.config.items() if k not in NOT_FOR_WORKERS}):
         if name not in ALWAYS_PASSED_ON and name not in passed and not name.startswith("LATHE_"):
             missing.setdefault(name, key)
     if not missing:
@@ -217,5 +213,5 @@ def _references(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
 
 
 RULES: tuple[Callable[[ConfigView], str | list[str] | None], ...] = (
-    _needs_a_site, _positive, _time, _lead, _cores, _gres, _parts_of_a_node, _parts_of_nodes, _options, _environment,
+    _needs_a_site, _positive, _time, _signal_delay, _cores, _gres, _parts_of_a_node, _parts_of_nodes, _options, _environment,
 )  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from experiments.plan.simulate.cluster import HIDDEN, Cluster
+from experiments.plan.simulate.cluster import OVERLAP_FRACTION, Cluster
 from experiments.plan.simulate.distributions import Seconds
 from experiments.plan.simulate.result import SimulationResult
 
@@ -17,7 +17,9 @@ def simulate(cluster: Cluster, num_workers: int, num_steps: int, seed: int) -> S
     done_s = np.concatenate([done(node, machine.concurrent_devices) for node in nodes], axis=1)
     slowest_s = done_s.max(axis=1)
     exchange_s = cluster.exchange_s(num_workers)
-    steps_s = slowest_s + (np.maximum(0.0, exchange_s - HIDDEN * slowest_s) if machine.is_accelerator else exchange_s)
+    steps_s = slowest_s + (
+        np.maximum(0.0, exchange_s - OVERLAP_FRACTION * slowest_s) if machine.is_accelerator else exchange_s
+    )
     updates_per_s = 1 / float(np.mean(steps_s))
     examples_per_s = updates_per_s * num_workers * cluster.batch_size
     return SimulationResult(
@@ -28,7 +30,7 @@ def simulate(cluster: Cluster, num_workers: int, num_steps: int, seed: int) -> S
         step_s=float(np.median(steps_s)),
         speedup=examples_per_s / cluster.alone_per_s,
         waiting_fraction=float(1 - np.mean(done_s) / np.mean(steps_s)),
-        stale_shares=(1.0,),
+        stale_fractions=(1.0,),
     )
 
 

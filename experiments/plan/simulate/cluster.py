@@ -9,14 +9,14 @@ import numpy as np
 from experiments.plan.simulate.distributions import Seconds, Times
 from modules.parallel.cost_model.step_time import CommunicationGroup, Machine, estimate_ring_s, make_group
 
-NUMBER_BYTES = 4
+BYTES_PER_VALUE = 4
 """Of a gradient or a parameter on its way: fp32, as DistributedDataParallel and the servers send it."""
-HIDDEN = 2 / 3
+OVERLAP_FRACTION = 2 / 3
 """Of computing, that goes on while gradients are summed: the backward pass, where devices and links work apart."""
 
 
 @dataclass(frozen=True)
-class Talk:
+class MessageTimes:
     """What it takes of a core that a worker speaks with servers on its own machine, which pass messages through memory."""
 
     pull_s: float
@@ -46,7 +46,7 @@ class Cluster:
     """Workers, the last ones, that are slow all the time."""
     slowness: float = 1.0
     """How many times longer they compute."""
-    measured_talk: Talk | None = None
+    measured_message_times: MessageTimes | None = None
 
     @property
     def alone_per_s(self) -> float:
@@ -66,26 +66,26 @@ class Cluster:
         if size == 1:
             return 0.0
         machine = self.machine
-        found = estimate_ring_s(self.num_bytes, make_group(size, 1, machine), passes=passes)
+        ring_time_s = estimate_ring_s(self.num_bytes, make_group(size, 1, machine), passes=passes)
         # Where devices are cores, they pass the messages on as well; fewer cores than workers take as much longer.
         shared = min(size, machine.devices_per_node) / machine.concurrent_devices
-        return found if machine.is_accelerator else found * max(1.0, shared)
+        return ring_time_s if machine.is_accelerator else ring_time_s * max(1.0, shared)
 
-    def talk(self, num_workers: int) -> Talk | None:
+    def message_times(self, num_workers: int) -> MessageTimes | None:
         """What messages take of the cores: as measured, or as the link of one machine; None where devices do not need them."""
         machine = self.machine
-        if machine.is_accelerator or self.measured_talk is not None:
-            return None if machine.is_accelerator else self.measured_talk
+        if machine.is_accelerator or self.measured_message_times is not None:
+            return None if machine.is_accelerator else self.measured_message_times
         if num_workers > machine.devices_per_node:
             return None
         message_s = machine.link_latency_s + self.num_bytes / machine.link_bytes_per_s
-        return Talk(message_s, message_s)
+        return MessageTimes(message_s, message_s)
 
     def is_one_node(self, num_workers: int) -> bool:
         """Whether workers and servers are all on one."""
         return num_workers <= self.machine.devices_per_node
 
-    def way_to_servers(self, num_workers: int) -> CommunicationGroup:
+    def server_link(self, num_workers: int) -> CommunicationGroup:
         """The link of a worker or a server: within the node where all are on one, else its part of the network."""
         machine = self.machine
         if self.is_one_node(num_workers):

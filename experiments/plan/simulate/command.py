@@ -15,9 +15,7 @@ from experiments.core.atomic import write_text
 from experiments.core.console import make_console
 from experiments.core.errors import InputError, did_you_mean
 from experiments.core.format import to_json
-from experiments.plan.simulate import distributions as times
-from experiments.plan.simulate import from_plan as planned
-from experiments.plan.simulate import from_run as recorded
+from experiments.plan.simulate import distributions, from_plan, from_run
 from experiments.plan.simulate.cluster import Cluster
 from experiments.plan.simulate.from_run import RecordedRun, predicted
 from experiments.plan.simulate.modes import MODES, Choices, simulate
@@ -42,100 +40,102 @@ class SimulationArgs:
     """Fields of the cluster."""
 
 
-def command(asked: argparse.Namespace) -> int:
+def command(args: argparse.Namespace) -> int:
     """Do what `lathe simulate` asks for.
 
     Raises:
         InputError: it cannot be done as it was asked.
     """
-    told = read_words(asked)
-    source = read_run(told.run, Path(asked.runs_dir)) if told.run else None
-    config = configuration(told, asked, source)
-    cluster, num_samples = calibrated(told, asked, source, config)
-    results = [simulate(cluster, mode, workers, told.choices) for workers in told.workers for mode in told.modes]
-    pairs = [
-        _compared(source[1], find_trial(name, Path(asked.runs_dir)), asked.cores) for name in asked.against if source
+    sim_args = read_arguments(args)
+    source = read_run(sim_args.run, Path(args.runs_dir)) if sim_args.run else None
+    config = load_config(sim_args, args, source)
+    cluster, num_samples = calibrate(sim_args, args, source, config)
+    results = [
+        simulate(cluster, mode, workers, sim_args.choices) for workers in sim_args.workers for mode in sim_args.modes
     ]
-    if asked.json:
-        print(to_json(document(cluster, results, num_samples, pairs)))
+    pairs = [_compared(source[1], find_trial(name, Path(args.runs_dir)), args.cores) for name in args.against if source]
+    if args.json:
+        print(to_json(make_document(cluster, results, num_samples, pairs)))
     else:
-        for line in heading(cluster, told.workers, source[1] if source else None):
+        for line in heading(cluster, sim_args.workers, source[1] if source else None):
             make_console().print(line, highlight=False, markup=False, soft_wrap=True)
         make_console().print(results_table(results, num_samples))
         if pairs:
             make_console().print(comparison_table(pairs))
-    if asked.output:
-        write(Path(asked.output).expanduser(), cluster, results, num_samples, pairs, quiet=asked.json)
+    if args.output:
+        write(Path(args.output).expanduser(), cluster, results, num_samples, pairs, quiet=args.json)
     return 0
 
 
 def _compared(source: RecordedRun, trial: Trial, cores: float | None) -> tuple[RecordedRun, SimulationResult]:
     """Another run, and what is simulated of it on the hardware that it says it was on."""
-    from experiments.plan.estimate import machine_of
+    from experiments.plan.estimate import make_machine
 
-    other, machine = recorded.read(trial), machine_of(trial.config["hardware"])
+    other, machine = from_run.read(trial), make_machine(trial.config["hardware"])
     return other, predicted(source, other, machine if cores is None else replace(machine, concurrent_devices=cores))
 
 
-def read_words(asked: argparse.Namespace) -> SimulationArgs:
+def read_arguments(args: argparse.Namespace) -> SimulationArgs:
     """Check what can be checked without looking at a run or an experiment.
 
     Raises:
         InputError: with every problem.
     """
     problems: list[str] = []
-    named = [word for word in asked.words if "=" not in word and not word.startswith(("~", "+"))]
-    if len(named) > 1:
-        problems.append(f"'{named[1]}' is a second run, and one is simulated; `--against {named[1]}` compares with it")
-    if asked.against and not named:
-        problems.append(f"--against {asked.against[0]} compares what a run predicts; name that run too, before it")
-    workers = _numbers(asked.workers, problems) if asked.workers else WORKERS
-    modes = tuple(dict.fromkeys(asked.mode.split(","))) if asked.mode else tuple(MODES)
+    run_names = [argument for argument in args.words if "=" not in argument and not argument.startswith(("~", "+"))]
+    if len(run_names) > 1:
+        problems.append(
+            f"'{run_names[1]}' is a second run, and one is simulated; `--against {run_names[1]}` compares with it"
+        )
+    if args.against and not run_names:
+        problems.append(f"--against {args.against[0]} compares what a run predicts; name that run too, before it")
+    workers = _numbers(args.workers, problems) if args.workers else WORKERS
+    modes = tuple(dict.fromkeys(args.mode.split(","))) if args.mode else tuple(MODES)
     problems += [f"--mode {mode} is not known; {did_you_mean(mode, MODES)}" for mode in modes if mode not in MODES]
     least = {"--servers": 1, "--backup": 1, "--group-size": 1, "--max-staleness": 0, "--samples": 1, "--seed": 0}
     for flag, lowest in least.items():
-        value = getattr(asked, flag[2:].replace("-", "_"))
+        value = getattr(args, flag[2:].replace("-", "_"))
         if value is not None and value < lowest:
             problems.append(f"{flag} {value} is less than {lowest}; write a larger number")
-    if asked.cores is not None and not 1 <= asked.cores <= MOST_WORKERS:
+    if args.cores is not None and not 1 <= args.cores <= MOST_WORKERS:
         problems.append(
-            f"--cores {asked.cores:g} is not from 1 to {MOST_WORKERS:,}; write how many workers a node serves"
+            f"--cores {args.cores:g} is not from 1 to {MOST_WORKERS:,}; write how many workers a node serves"
         )
-    num_slow, slowness = _slow(asked.slow, problems)
+    num_slow, slowness = _slow(args.slow, problems)
     most = max(workers) or MOST_WORKERS  # 0 is what cannot be read
     if num_slow > most:
         problems.append(
-            f"--slow {asked.slow}: {num_slow} are slow of {most} workers at most; lower it, or raise --workers"
+            f"--slow {args.slow}: {num_slow} are slow of {most} workers at most; lower it, or raise --workers"
         )
-    if asked.backup is not None and asked.backup >= most:
+    if args.backup is not None and args.backup >= most:
         problems.append(
-            f"--backup {asked.backup} of {most} workers at most leaves none that is waited for; lower it, or raise --workers"
+            f"--backup {args.backup} of {most} workers at most leaves none that is waited for; lower it, or raise --workers"
         )
-    if asked.times and asked.times != "measured":
+    if args.times and args.times != "measured":
         try:
-            times.parse(asked.times, 1.0)
+            distributions.parse(args.times, 1.0)
         except InputError as err:
             problems += err.problems
-    if asked.group_size is not None and asked.group_size > most:
-        problems.append(f"--group-size {asked.group_size} of {most} workers at most; lower it, or raise --workers")
+    if args.group_size is not None and args.group_size > most:
+        problems.append(f"--group-size {args.group_size} of {most} workers at most; lower it, or raise --workers")
     if problems:
         raise InputError(problems)
-    choices = Choices(asked.backup, asked.group_size, asked.max_staleness, asked.seed)
+    choices = Choices(args.backup, args.group_size, args.max_staleness, args.seed)
     more: dict[str, Any] = {"num_slow": num_slow, "slowness": slowness}
-    if asked.servers is not None:
-        more["num_servers"] = asked.servers
-    overrides = tuple(word for word in asked.words if word not in named)
-    return SimulationArgs(named[0] if named else None, overrides, workers, modes, choices, more)
+    if args.servers is not None:
+        more["num_servers"] = args.servers
+    overrides = tuple(argument for argument in args.words if argument not in run_names)
+    return SimulationArgs(run_names[0] if run_names else None, overrides, workers, modes, choices, more)
 
 
 def _numbers(text: str, problems: list[str]) -> tuple[int, ...]:
     """Numbers of workers, as one types them."""
-    words = text.split(",")
-    numbers = [int(word) if word.isdecimal() else 0 for word in words]
-    for word, number in zip(words, numbers, strict=True):
+    tokens = text.split(",")
+    numbers = [int(token) if token.isdecimal() else 0 for token in tokens]
+    for token, number in zip(tokens, numbers, strict=True):
         if not 0 < number <= MOST_WORKERS:
             rule = f"write whole numbers from 1 to {MOST_WORKERS:,}, such as 1,2,4"
-            problems.append(f"--workers {text}: {word!r} is no number of workers; {rule}")
+            problems.append(f"--workers {text}: {token!r} is no number of workers; {rule}")
             break
     return tuple(dict.fromkeys(numbers))
 
@@ -146,12 +146,12 @@ def _slow(text: str | None, problems: list[str]) -> tuple[int, float]:
         return 0, 1.0
     count, _, factor = text.partition(":")
     try:
-        found = int(count), float(factor)
+        slow_workers = int(count), float(factor)
     except ValueError:
-        found = 0, 0.0
-    if found[0] < 1 or not 1 <= found[1] < 1e6:
+        slow_workers = 0, 0.0
+    if slow_workers[0] < 1 or not 1 <= slow_workers[1] < 1e6:
         problems.append(f"--slow {text} is not COUNT:FACTOR; write 1:3 for one worker that takes three times as long")
-    return found
+    return slow_workers
 
 
 def read_run(name: str, runs_dir: Path) -> tuple[Trial, RecordedRun]:
@@ -161,11 +161,11 @@ def read_run(name: str, runs_dir: Path) -> tuple[Trial, RecordedRun]:
         InputError: there is no such run, or it has measured nothing.
     """
     trial = find_trial(name, runs_dir)
-    return trial, recorded.read(trial)
+    return trial, from_run.read(trial)
 
 
-def configuration(
-    told: SimulationArgs, asked: argparse.Namespace, source: tuple[Trial, RecordedRun] | None
+def load_config(
+    sim_args: SimulationArgs, args: argparse.Namespace, source: tuple[Trial, RecordedRun] | None
 ) -> dict[str, Any]:
     """Of the run, with what overrides change of its hardware; or of the experiment.
 
@@ -175,56 +175,63 @@ def configuration(
     if source is None:
         from experiments.config.compose import compose
 
-        return compose(told.overrides, config_dirs=asked.config_dir, trust=asked.trust).config
+        return compose(sim_args.overrides, config_dirs=args.config_dir, trust=args.trust).config
     config = source[0].config
-    strange = [word for word in told.overrides if word.lstrip("+~").partition("=")[0].partition(".")[0] != "hardware"]
-    if strange:
+    others = [
+        override_text
+        for override_text in sim_args.overrides
+        if override_text.lstrip("+~").partition("=")[0].partition(".")[0] != "hardware"
+    ]
+    if others:
         rule = "what a run measured holds for its own experiment"
         raise InputError(
-            [f"{word}: {rule}, so only hardware can be changed beside a run; leave it out" for word in strange]
+            [
+                f"{override_text}: {rule}, so only hardware can be changed beside a run; leave it out"
+                for override_text in others
+            ]
         )
-    if told.overrides:
+    if sim_args.overrides:
         from experiments.config.compose import change
 
-        config = change(config, told.overrides, source[0].id, config_dirs=asked.config_dir, trust=asked.trust).config
+        config = change(config, sim_args.overrides, source[0].id, config_dirs=args.config_dir, trust=args.trust).config
     return config
 
 
-def calibrated(
-    told: SimulationArgs, asked: argparse.Namespace, source: tuple[Trial, RecordedRun] | None, config: dict[str, Any]
+def calibrate(
+    sim_args: SimulationArgs, args: argparse.Namespace, source: tuple[Trial, RecordedRun] | None, config: dict[str, Any]
 ) -> tuple[Cluster, int]:
     """The cluster, and how many examples the whole training sees.
 
     Raises:
         InputError: the experiment cannot run, or nothing was measured.
     """
-    cluster, num_samples = _as_known(told, asked, source, config)
-    if asked.cores is not None:
-        cluster = replace(cluster, machine=replace(cluster.machine, concurrent_devices=asked.cores))
+    cluster, num_samples = _make_cluster(sim_args, args, source, config)
+    if args.cores is not None:
+        cluster = replace(cluster, machine=replace(cluster.machine, concurrent_devices=args.cores))
     return cluster, num_samples
 
 
-def _as_known(
-    told: SimulationArgs, asked: argparse.Namespace, source: tuple[Trial, RecordedRun] | None, config: dict[str, Any]
+def _make_cluster(
+    sim_args: SimulationArgs, args: argparse.Namespace, source: tuple[Trial, RecordedRun] | None, config: dict[str, Any]
 ) -> tuple[Cluster, int]:
-    trust = trusted(asked.trust)
+    trust = trusted(args.trust)
     if source is None:
-        if asked.times == "measured":
+        if args.times == "measured":
             raise InputError(["--times measured needs a run that has measured; name one, or a distribution"])
-        cluster = planned.cluster_of(config, asked.times, trust, **told.more)
+        cluster = from_plan.make_cluster(config, args.times, trust, **sim_args.more)
         from experiments.plan.plan import make_plan
 
-        return cluster, asked.samples or make_plan(config).num_steps * config["batch_size_global"]
-    from experiments.plan.estimate import machine_of
+        return cluster, args.samples or make_plan(config).num_steps * config["batch_size_global"]
+    from experiments.plan.estimate import make_machine
 
     run = source[1]
-    cluster = run.cluster(machine_of(config["hardware"]), **told.more)
-    if asked.times and asked.times != "measured":
-        cluster = replace(cluster, times=times.parse(asked.times, cluster.times.mean_s))
-    return cluster, asked.samples or run.num_samples or run.batch_size
+    cluster = run.cluster(make_machine(config["hardware"]), **sim_args.more)
+    if args.times and args.times != "measured":
+        cluster = replace(cluster, times=distributions.parse(args.times, cluster.times.mean_s))
+    return cluster, args.samples or run.num_samples or run.batch_size
 
 
-def document(
+def make_document(
     cluster: Cluster,
     results: Sequence[SimulationResult],
     num_samples: int,
@@ -237,17 +244,17 @@ def document(
             "compute_s_mean": cluster.times.mean_s, "compute_s": str(cluster.times), "batch_size": cluster.batch_size,
             "num_bytes": cluster.num_bytes, "apply_s": cluster.apply_s, "servers": cluster.num_servers,
             "slow_workers": cluster.num_slow, "slowness": cluster.slowness, "machine": cluster.machine,
-            "measured_talk": cluster.measured_talk,
+            "measured_message_times": cluster.measured_message_times,
         },
         "num_samples": num_samples,
         "results": [{**result.document(), "time_to_samples_s": result.time_to_s(num_samples)} for result in results],
         "against": [
             {
                 "run": other.name, "mode": other.mode, "workers": other.workers,
-                "predicted_examples_per_s": found.examples_per_s, "measured_examples_per_s": other.examples_per_s,
-                "error": found.examples_per_s / other.examples_per_s - 1,
+                "predicted_examples_per_s": prediction.examples_per_s, "measured_examples_per_s": other.examples_per_s,
+                "error": prediction.examples_per_s / other.examples_per_s - 1,
             }
-            for other, found in pairs
+            for other, prediction in pairs
         ],
     }  # fmt: skip
 
@@ -265,15 +272,15 @@ def write(
     from experiments.plan.simulate.figure import draw
 
     picture = draw(cluster, results)
-    told = document(cluster, results, num_samples, pairs)
-    rows = [{name: value for name, value in row.items() if name != "stale_shares"} for row in told["results"]]
+    content = make_document(cluster, results, num_samples, pairs)
+    rows = [{name: value for name, value in row.items() if name != "stale_fractions"} for row in content["results"]]
     text = io.StringIO()
     table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     table.writeheader()
     table.writerows(rows)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / "simulation.json", to_json(told) + "\n")
+        write_text(folder / "simulation.json", to_json(content) + "\n")
         write_text(folder / "simulation.csv", text.getvalue())
         write_text(folder / "simulation.svg", standalone_svg(picture.svg, ""))
         (folder / "simulation.png").write_bytes(picture.png)

@@ -98,7 +98,7 @@ class Gamma:
 class Measured:
     """Drawn from times that were measured, or from a curve through some of their quantiles."""
 
-    def __init__(self, seconds: Sequence[float], shares: Sequence[float] | None = None, slowest_of: int = 1) -> None:
+    def __init__(self, seconds: Sequence[float], fractions: Sequence[float] | None = None, slowest_of: int = 1) -> None:
         """
         Args:
             seconds: measured times; or, with shares, quantiles in ascending order.
@@ -107,7 +107,7 @@ class Measured:
         """
         self.seconds = np.sort(np.asarray(seconds, float))
         count = len(self.seconds)
-        self.shares = (np.arange(count) + 0.5) / count if shares is None else np.asarray(shares, float)
+        self.fractions = (np.arange(count) + 0.5) / count if fractions is None else np.asarray(fractions, float)
         self.slowest_of = slowest_of
         grid = (np.arange(10_000) + 0.5) / 10_000
         self.mean_s = float(np.mean(self._quantile(grid)))
@@ -115,18 +115,18 @@ class Measured:
     def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Seconds:
         return self._quantile(rng.random(shape))
 
-    def _quantile(self, shares: Seconds) -> Seconds:
+    def _quantile(self, fractions: Seconds) -> Seconds:
         # Of n independent workers the slowest has the distribution F^n, so a worker's quantile u is the slowest's u^n.
-        return np.asarray(np.interp(shares**self.slowest_of, self.shares, self.seconds), float)
+        return np.asarray(np.interp(fractions**self.slowest_of, self.fractions, self.seconds), float)
 
     def __str__(self) -> str:
         low, high = self._quantile(np.array([0.05, 0.95])) * 1e3
         return f"{self.mean_s * 1e3:.3g} ms, as measured: {low:.3g} to {high:.3g} ms in 90 of 100"
 
 
-LEAST_SPREAD = 1e-6
+MIN_VARIATION = 1e-6
 """Below which numbers overflow; `constant` is meant."""
-SPREADS: dict[str, Callable[[float, float], Times]] = {
+DISTRIBUTIONS: dict[str, Callable[[float, float], Times]] = {
     "lognormal": Lognormal,
     "shifted_exponential": ShiftedExponential,
     "gamma": Gamma,
@@ -142,15 +142,15 @@ def parse(text: str, mean_s: float) -> Times:
     name, _, spread = text.partition(":")
     if name == "constant" and not spread:
         return ConstantTime(mean_s)
-    if name not in SPREADS:
-        known = [*(f"{known}:0.2" for known in SPREADS), "constant"]
+    if name not in DISTRIBUTIONS:
+        known = [*(f"{known}:0.2" for known in DISTRIBUTIONS), "constant"]
         raise InputError([f"--times {text} is no distribution; {did_you_mean(text, known)}"])
     most = 1.0 if name == "shifted_exponential" else 10.0
     try:
         variation = float(spread)
     except ValueError:
         variation = math.nan
-    if not LEAST_SPREAD <= variation <= most:
-        way_out = f"write the standard deviation by the mean, from {LEAST_SPREAD:g} to {most:g}: --times {name}:0.2"
-        raise InputError([f"--times {text} has no spread that {name} can have; {way_out}"])
-    return SPREADS[name](mean_s, variation)
+    if not MIN_VARIATION <= variation <= most:
+        hint = f"write the standard deviation by the mean, from {MIN_VARIATION:g} to {most:g}: --times {name}:0.2"
+        raise InputError([f"--times {text} has no spread that {name} can have; {hint}"])
+    return DISTRIBUTIONS[name](mean_s, variation)

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
-from experiments.plan.simulate.cluster import NUMBER_BYTES, Cluster
+from experiments.plan.simulate.cluster import BYTES_PER_VALUE, Cluster
 from experiments.plan.simulate.distributions import parse
 from modules.parallel.cost_model.step_time import UPDATE_ACCESSES
 
@@ -14,7 +14,7 @@ USUAL_TIMES = "lognormal:0.1"
 """Where nothing is measured, a tenth is assumed; of workers that are all alike a simulation would tell little."""
 
 
-def cluster_of(config: Mapping[str, Any], times: str | None, trust: Collection[str] = (), **more: Any) -> Cluster:
+def make_cluster(config: Mapping[str, Any], times: str | None, trust: Collection[str] = (), **more: Any) -> Cluster:
     """What a plan knows of an experiment: its work, its gradients and its hardware.
 
     Args:
@@ -27,19 +27,19 @@ def cluster_of(config: Mapping[str, Any], times: str | None, trust: Collection[s
         PlanError: the experiment cannot run.
         InputError: there is no such distribution.
     """
-    from experiments.plan.estimate import estimate, machine_of, seconds_per_step
+    from experiments.plan.estimate import estimate, make_machine, seconds_per_step
     from experiments.plan.plan import make_plan
 
     plan, hardware = make_plan(dict(config)), config["hardware"]
-    counted, machine, topology = estimate(config, plan, trust), machine_of(hardware), plan.topology
+    estimated, machine, topology = estimate(config, plan, trust), make_machine(hardware), plan.topology
     if topology.pipe * topology.model == 1:
-        alone = replace(counted, flops_per_step=counted.flops_per_step // topology.data, cost=None)
+        alone = replace(estimated, flops_per_step=estimated.flops_per_step // topology.data, cost=None)
         mean_s = seconds_per_step(alone, hardware)
     else:  # a replica is several devices: what they tell each other is part of its step
-        assert counted.cost is not None
-        mean_s = counted.cost.total_s - counted.cost.data_s
+        assert estimated.cost is not None
+        mean_s = estimated.cost.total_s - estimated.cost.data_s
         machine = replace(machine, devices_per_node=max(1, machine.devices_per_node // topology.pipe // topology.model))
-    num_bytes = NUMBER_BYTES * counted.num_parameters
+    num_bytes = BYTES_PER_VALUE * estimated.num_parameters
     known = {
         "name": f"the plan of '{plan.name}'",
         "machine": machine,

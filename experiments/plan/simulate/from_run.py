@@ -9,7 +9,7 @@ from statistics import fmean, pvariance
 from typing import Any
 
 from experiments.core.errors import InputError
-from experiments.plan.simulate.cluster import NUMBER_BYTES, Cluster, Talk
+from experiments.plan.simulate.cluster import BYTES_PER_VALUE, Cluster, MessageTimes
 from experiments.plan.simulate.distributions import ConstantTime, Lognormal, Measured, Times
 from experiments.plan.simulate.modes import Choices, simulate
 from experiments.plan.simulate.result import SimulationResult
@@ -45,14 +45,14 @@ class RecordedRun:
     """Examples of the whole training."""
 
     @property
-    def shares(self) -> int:
+    def num_counted(self) -> int:
         """Workers whose gradients an update is made of."""
         return self.workers - (self.choices.num_backup or 0)
 
     @property
     def examples_per_s(self) -> float:
         """As it was measured."""
-        return self.batch_size * self.shares * len(self.step_s) / math.fsum(self.step_s)
+        return self.batch_size * self.num_counted * len(self.step_s) / math.fsum(self.step_s)
 
     def times(self, machine: Machine) -> Times:
         """Computing of one worker with a core or device of its own."""
@@ -61,20 +61,20 @@ class RecordedRun:
             mean_s, spread_s = self._part_s(COMPUTE) / shared, self.spread_s / shared
             return Lognormal(mean_s, spread_s / mean_s) if spread_s else ConstantTime(mean_s)
         # What the ranks told each other is no computing, and the step was the slowest rank's.
-        told_s = Cluster("", machine, ConstantTime(1.0), 1, NUMBER_BYTES * self.num_parameters, 0.0).exchange_s(
+        exchange_s = Cluster("", machine, ConstantTime(1.0), 1, BYTES_PER_VALUE * self.num_parameters, 0.0).exchange_s(
             self.workers
         )
-        left_s = [max(seconds - told_s, 0.05 * seconds) / shared for seconds in self.step_s]
-        return Measured(left_s, slowest_of=self.workers)
+        compute_s = [max(seconds - exchange_s, 0.05 * seconds) / shared for seconds in self.step_s]
+        return Measured(compute_s, slowest_of=self.workers)
 
-    def talk(self, machine: Machine) -> Talk | None:
+    def message_times(self, machine: Machine) -> MessageTimes | None:
         """With servers on its machine, of a worker that waited for nobody else; None where it was not measured."""
         if self.mode not in ("async", "hybrid") or self.choices.max_staleness is not None or PULL not in self.parts_ms:
             return None
         apply_s, pull_s, push_s = self._part_s(APPLY), self._part_s(PULL), self._part_s(PUSH)
         rest_s = self.batch_size * self.workers / self.examples_per_s - self._part_s(COMPUTE) - pull_s - push_s
         shared = self._shared(machine)
-        return Talk(pull_s / shared, max(0.0, push_s - apply_s) / shared, max(0.0, rest_s) / shared)
+        return MessageTimes(pull_s / shared, max(0.0, push_s - apply_s) / shared, max(0.0, rest_s) / shared)
 
     def _part_s(self, name: str) -> float:
         """The mean over all points; of `APPLY`, what each server takes for its part."""
@@ -97,7 +97,7 @@ class RecordedRun:
             machine: that the run was on, or one with other links and as fast devices.
             more: fields of the cluster.
         """
-        num_bytes = NUMBER_BYTES * self.num_parameters
+        num_bytes = BYTES_PER_VALUE * self.num_parameters
         known = {
             "name": self.name,
             "machine": machine,
@@ -106,7 +106,7 @@ class RecordedRun:
             "num_bytes": num_bytes,
             "apply_s": self.servers * self._part_s(APPLY) or UPDATE_ACCESSES * num_bytes / machine.host_bytes_per_s,
             "num_servers": self.servers,
-            "measured_talk": self.talk(machine),
+            "measured_message_times": self.message_times(machine),
         }
         return Cluster(**{**known, **more})
 
@@ -153,10 +153,10 @@ def read(trial: Trial) -> RecordedRun:
             ]
         )
     workers = int(params.get("plan.data") or 1)
-    choices = choices_of(config["parallel"])
+    choices = read_choices(config["parallel"])
     return RecordedRun(
         name=f"run {trial.folder.name}",
-        mode=mode_of(config["parallel"]),
+        mode=find_mode(config["parallel"]),
         workers=workers,
         batch_size=config["batch_size_global"] // (workers - (choices.num_backup or 0)),
         num_parameters=parameters,
@@ -169,7 +169,7 @@ def read(trial: Trial) -> RecordedRun:
     )
 
 
-def mode_of(parallel: Mapping[str, Any]) -> str:
+def find_mode(parallel: Mapping[str, Any]) -> str:
     """The mode that a run's engine works in."""
     if "num_servers" not in parallel:
         return "sync"
@@ -180,7 +180,7 @@ def mode_of(parallel: Mapping[str, Any]) -> str:
     return "hybrid" if (parallel.get("group_size") or 1) > 1 else "async"
 
 
-def choices_of(parallel: Mapping[str, Any]) -> Choices:
+def read_choices(parallel: Mapping[str, Any]) -> Choices:
     """What a run's engine was told of its mode."""
     return Choices(
         parallel.get("num_backup_workers") or None, parallel.get("group_size"), parallel.get("max_staleness")

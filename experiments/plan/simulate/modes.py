@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from experiments.plan.simulate import all_reduce
-from experiments.plan.simulate import parameter_server as serving
+from experiments.plan.simulate import parameter_server as parameter_server
 from experiments.plan.simulate.cluster import Cluster
 from experiments.plan.simulate.result import SimulationResult
 
@@ -35,18 +35,18 @@ class Choices:
     num_steps: int | None = None
     """Of each worker; None: as many as give a steady mean in a few seconds."""
 
-    def backup_of(self, num_workers: int) -> int:
+    def choose_num_backup(self, num_workers: int) -> int:
         """How many of the workers are not waited for; at least one is."""
-        asked = max(1, num_workers // 20) if self.num_backup is None else self.num_backup
-        return min(asked, num_workers - 1)
+        wanted = max(1, num_workers // 20) if self.num_backup is None else self.num_backup
+        return min(wanted, num_workers - 1)
 
-    def group_of(self, num_workers: int, devices_per_node: int) -> int:
+    def choose_group_size(self, num_workers: int, devices_per_node: int) -> int:
         """Workers of a group: of its divisors the one nearest below what is asked, so that all groups are alike."""
         usual = devices_per_node if 1 < devices_per_node < num_workers else round(num_workers**0.5)
         most = min(num_workers, usual if self.group_size is None else self.group_size)
         return next(size for size in range(most, 0, -1) if num_workers % size == 0)
 
-    def steps_of(self, num_workers: int) -> int:
+    def choose_num_steps(self, num_workers: int) -> int:
         """How long to simulate."""
         return self.num_steps or max(LEAST_STEPS, min(MOST_STEPS, MOST_PUSHES // num_workers))
 
@@ -61,16 +61,16 @@ def simulate(cluster: Cluster, mode: str, num_workers: int, choices: Choices | N
         choices: what the mode leaves open.
     """
     choices = choices or Choices()
-    num_steps = choices.steps_of(num_workers)
+    num_steps = choices.choose_num_steps(num_workers)
     if mode == "sync":
         return all_reduce.simulate(cluster, num_workers, DRAWN_FOR_ONE * num_steps, choices.seed)
     if mode == "sync_servers" or (mode == "async" and choices.max_staleness == 0):
-        rules = serving.Rules(mode, needed=num_workers)
+        rules = parameter_server.Rules(mode, needed=num_workers)
     elif mode == "backup":
-        rules = serving.Rules(mode, needed=num_workers - choices.backup_of(num_workers))
+        rules = parameter_server.Rules(mode, needed=num_workers - choices.choose_num_backup(num_workers))
     elif mode == "hybrid":
-        size = choices.group_of(num_workers, cluster.machine.devices_per_node)
-        rules = serving.Rules(mode, group_size=size, max_staleness=choices.max_staleness)
+        size = choices.choose_group_size(num_workers, cluster.machine.devices_per_node)
+        rules = parameter_server.Rules(mode, group_size=size, max_staleness=choices.max_staleness)
     else:
-        rules = serving.Rules(mode, max_staleness=choices.max_staleness)
-    return serving.simulate(cluster, num_workers, rules, num_steps, choices.seed)
+        rules = parameter_server.Rules(mode, max_staleness=choices.max_staleness)
+    return parameter_server.simulate(cluster, num_workers, rules, num_steps, choices.seed)

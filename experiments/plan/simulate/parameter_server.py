@@ -39,10 +39,10 @@ class Rules:
 
 def simulate(cluster: Cluster, num_workers: int, rules: Rules, num_steps: int, seed: int) -> SimulationResult:
     """Run a mode for some steps, of each worker on average."""
-    return Serving(cluster, num_workers, rules, seed).run(num_steps)
+    return ServerSimulation(cluster, num_workers, rules, seed).run(num_steps)
 
 
-class Serving:
+class ServerSimulation:
     """A simulation under way."""
 
     def __init__(self, cluster: Cluster, num_workers: int, rules: Rules, seed: int) -> None:
@@ -54,10 +54,10 @@ class Serving:
         self.cores = self._cores()
         # On a CPU the servers' work needs cores as well; they run on the first node.
         self.server = Queue(clock, self.cores[0] if self.cores and not cluster.machine.is_accelerator else None)
-        talk, self.is_one_node = cluster.talk(num_workers), cluster.is_one_node(num_workers)
-        self.pull_s = None if talk is None else talk.rest_s + talk.pull_s
-        self.push_s = None if talk is None else talk.push_s
-        link = cluster.way_to_servers(num_workers)
+        message_times, self.is_one_node = cluster.message_times(num_workers), cluster.is_one_node(num_workers)
+        self.pull_s = None if message_times is None else message_times.rest_s + message_times.pull_s
+        self.push_s = None if message_times is None else message_times.push_s
+        link = cluster.server_link(num_workers)
         self.latency_s, self.part_bytes = link.latency_s, cluster.num_bytes / cluster.num_servers
         card = partial(SharedResource, clock, link.bytes_per_s, link.bytes_per_s / cluster.num_servers)
         self.pulls, self.pushes = card(), card()
@@ -67,7 +67,7 @@ class Serving:
         self.at_clock = Counter({0: self.num_pushers})
         self.slowest = 0
         self.version = self.num_counted = self.num_dropped = 0
-        self.held: list[int] = []
+        self.waiting: list[int] = []
         """Pushers that wait: for the others' gradients, or for the slowest."""
         self.updates_s: list[float] = []
         self.stale: list[int] = []
@@ -88,14 +88,14 @@ class Serving:
         if on_node < machine.concurrent_devices or (machine.is_accelerator and on_node <= machine.concurrent_devices):
             return []
         num_nodes = -(-self.num_workers // machine.devices_per_node)
-        of_group = min(self.rules.group_size, on_node)
-        return [SharedResource(self.clock, machine.concurrent_devices / of_group, 1.0) for _ in range(num_nodes)]
+        group_on_node = min(self.rules.group_size, on_node)
+        return [SharedResource(self.clock, machine.concurrent_devices / group_on_node, 1.0) for _ in range(num_nodes)]
 
     def _pull(self, pusher: int) -> None:
         version = self.version
-        self._tell(pusher, self.pull_s, self.pulls, lambda: self._compute(pusher, version))
+        self._send(pusher, self.pull_s, self.pulls, lambda: self._compute(pusher, version))
 
-    def _tell(self, pusher: int, work_s: float | None, card: SharedResource, done: Act) -> None:
+    def _send(self, pusher: int, work_s: float | None, card: SharedResource, done: Act) -> None:
         """Let a message take what it takes of the pusher's cores, and of the network where there is one."""
         if work_s is None or not self.is_one_node:
             over = partial(self._move, card, done)
@@ -122,7 +122,7 @@ class Serving:
 
         def computed() -> None:
             self.computed_s += self.clock.now_s - begun_s
-            self.clock.after(self.group_s, lambda: self._tell(pusher, self.push_s, self.pushes, pushed))
+            self.clock.after(self.group_s, lambda: self._send(pusher, self.push_s, self.pushes, pushed))
 
         def pushed() -> None:
             self.server.take(apply_s, lambda: self._applied(pusher, version))
@@ -147,11 +147,11 @@ class Serving:
             self.num_dropped += 1
             self._pull(pusher)
         else:
-            self.held.append(pusher)
+            self.waiting.append(pusher)
             self.num_counted += 1
             if self.num_counted == self.rules.needed:
                 self._update([version] * self.num_counted)
-                self.num_counted, free, self.held = 0, self.held, []
+                self.num_counted, free, self.waiting = 0, self.waiting, []
                 for other in free:
                     self._pull(other)
 
@@ -174,13 +174,13 @@ class Serving:
             if self.clocks[pusher] - self.slowest <= bound:
                 self._pull(pusher)
             else:
-                self.held.append(pusher)
+                self.waiting.append(pusher)
             return
-        self.held.append(pusher)
+        self.waiting.append(pusher)
         while not self.at_clock[self.slowest]:
             self.slowest += 1
-        free = [other for other in self.held if self.clocks[other] - self.slowest <= bound]
-        self.held = [other for other in self.held if self.clocks[other] - self.slowest > bound]
+        free = [other for other in self.waiting if self.clocks[other] - self.slowest <= bound]
+        self.waiting = [other for other in self.waiting if self.clocks[other] - self.slowest > bound]
         for other in free:
             self._pull(other)
 

@@ -33,7 +33,7 @@ class SimulationResult:
     """Updates between the pull of parameters and the use of the gradient from them."""
     staleness_p95: float = 0.0
     staleness_max: int = 0
-    stale_shares: tuple[float, ...] = ()
+    stale_fractions: tuple[float, ...] = ()
     """Of gradients, by staleness 0, 1, ..., the last with all that are staler."""
     dropped_fraction: float = 0.0
     """Of gradients that came too late."""
@@ -49,11 +49,11 @@ class SimulationResult:
 
 def staleness(values: Sequence[int]) -> dict[str, Any]:
     """Its fields of a result, from the staleness of every gradient."""
-    found = np.asarray(values)
-    counts = np.bincount(np.minimum(found, MOST_STALENESS), minlength=MOST_STALENESS + 1)
+    steps = np.asarray(values)
+    counts = np.bincount(np.minimum(steps, MOST_STALENESS), minlength=MOST_STALENESS + 1)
     return {
-        "staleness_mean": float(found.mean()),
-        "staleness_p95": float(np.quantile(found, 0.95)),
-        "staleness_max": int(found.max()),
-        "stale_shares": tuple(float(count) / len(found) for count in counts),
+        "staleness_mean": float(steps.mean()),
+        "staleness_p95": float(np.quantile(steps, 0.95)),
+        "staleness_max": int(steps.max()),
+        "stale_fractions": tuple(float(count) / len(steps) for count in counts),
     }

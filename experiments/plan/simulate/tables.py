@@ -22,9 +22,11 @@ def heading(cluster: Cluster, workers: Sequence[int], source: RecordedRun | None
     yield f"simulated from {cluster.name}"
     yield f"  a worker's step   {cluster.batch_size:,} examples, computed in {cluster.times}"
     yield f"  gradients         {cluster.num_bytes / MIB:,.1f} MiB, applied by {_servers(cluster)} in {_ms(cluster.apply_s)}"
-    if (talk := cluster.measured_talk) is not None:
-        told = f"pulled in {_ms(talk.pull_s)}, pushed in {_ms(talk.push_s)}, {_ms(talk.rest_s)} to be handed work"
-        yield f"  messages          {told}, as measured"
+    if (message_times := cluster.measured_message_times) is not None:
+        yield (
+            f"  messages          pull {_ms(message_times.pull_s)}, push {_ms(message_times.push_s)}, "
+            f"{_ms(message_times.rest_s)} until the next work (measured)"
+        )
     per_node = machine.devices_per_node
     cores = f", {machine.concurrent_devices:g} computing at once" if machine.concurrent_devices < per_node else ""
     yield f"  nodes             of {per_node} worker{'s'[: per_node > 1]}{cores}; {_links(cluster, max(workers))}"
@@ -98,8 +100,8 @@ def comparison_table(pairs: Sequence[tuple[RecordedRun, SimulationResult]]) -> T
         table.add_column(name)
     for name in ("workers", "predicted examples/s", "measured examples/s", "error"):
         table.add_column(name, justify="right")
-    for other, found in pairs:
-        error = found.examples_per_s / other.examples_per_s - 1
-        numbers = [f"{value:,.4g}" for value in (found.examples_per_s, other.examples_per_s)]
+    for other, prediction in pairs:
+        error = prediction.examples_per_s / other.examples_per_s - 1
+        numbers = [f"{value:,.4g}" for value in (prediction.examples_per_s, other.examples_per_s)]
         table.add_row(other.name, other.mode, str(other.workers), *numbers, f"{error:+.1%}")
     return table

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from experiments.components.model_signature import ModelInterface, infer_interface
 from experiments.config.allowlist import is_allowed, trusted
-from experiments.config.rules.model_name import fault_of
+from experiments.config.rules.model_name import find_name_fault
 from experiments.core.errors import InputError
 from experiments.tracking.model.final_model import FinalModel, find_final_model, read_interface, write_model
 from experiments.tracking.model.model_code import find_targets
@@ -28,7 +28,7 @@ def export(args: argparse.Namespace) -> int:
         StoreError: the store refused the model; the folder is written nevertheless.
     """
     folder, name = Path(args.output).expanduser().absolute(), args.register_as
-    problems = [fault] if name is not None and (fault := fault_of("--register-as", name)) else []
+    problems = [fault] if name is not None and (fault := find_name_fault("--register-as", name)) else []
     if folder.exists() or folder.is_symlink():
         problems.append(f"-o {args.output} exists already; name a new folder, or remove it")
     if problems:

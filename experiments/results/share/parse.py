@@ -117,7 +117,7 @@ def _find_wrong_types(values: dict[str, Any], path: Path) -> Iterator[str]:
             entry.pop("branch", None)  # in files of earlier versions; not used
     validation = Validation(SourceMap())
     values["configuration"] = {}  # checked when it is to run, with the packages that the receiver trusts
-    validation.fields(values, f"{SharedFileSchema.__module__}.{SharedFileSchema.__name__}", "")
+    validation.check_fields(values, f"{SharedFileSchema.__module__}.{SharedFileSchema.__name__}", "")
     values["configuration"] = config
     yield from map(one_line, validation.problems)
 

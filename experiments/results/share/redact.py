@@ -93,7 +93,7 @@ class Redactor:
     @classmethod
     def for_run(cls, trial: Trial) -> Redactor:
         """Knows the machines of a run, and the user, folders and secrets of this process."""
-        folders = [str(trial.folder), str(trial.runs_dir), os.getcwd(), str(Path.home()), str(options.HOUSE.parent)]
+        folders = [str(trial.folder), str(trial.runs_dir), os.getcwd(), str(Path.home()), str(options.CONF_DIR.parent)]
         folders += [*trial.provenance.get("config_dirs", ()), tempfile.gettempdir()]
         folders += [value for name, value in os.environ.items() if name.startswith("LATHE_") and value.startswith("/")]
         secrets = [value for name, value in os.environ.items() if is_secret(name, value)]
@@ -131,7 +131,7 @@ def _pattern(names: Iterable[str]) -> str:
 def vocabulary() -> frozenset[str]:
     """The words of the built-in configurations, such as ``max`` and ``adam``: as user names they identify no person."""
     words = set[str]()
-    for path in options.HOUSE.rglob("*.yaml"):
+    for path in options.CONF_DIR.rglob("*.yaml"):
         lines = (line.partition("#")[0] for line in path.read_text(encoding="utf-8").splitlines())
         words |= {word.lower() for word in re.findall(r"[A-Za-z]+", path.stem + " " + " ".join(lines))}
     return frozenset(words)

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from experiments.config.allowlist import is_allowed
-from experiments.config.options import HOUSE
+from experiments.config.options import CONF_DIR
 from experiments.config.source_map import SourceMap
 
 PATHS = ("runs_dir", "data_root", "data.root")
@@ -27,7 +27,7 @@ OUTSIDE = re.compile(r"[/\\~]|[A-Za-z]:[/\\]|[A-Za-z][A-Za-z0-9+.-]*://|(.*[/\\]
 
 @lru_cache(maxsize=4)
 def _built_in(name: str) -> dict[str, Any]:
-    option: dict[str, Any] = yaml.safe_load((HOUSE / f"{name}.yaml").read_text(encoding="utf-8"))
+    option: dict[str, Any] = yaml.safe_load((CONF_DIR / f"{name}.yaml").read_text(encoding="utf-8"))
     return option
 
 
@@ -50,14 +50,17 @@ def find_problems(config: Mapping[str, Any], origins: SourceMap) -> Iterator[str
     for key in MACHINE:
         value = _get(config, key)
         if value not in (None, False) and value != _get(local, key):
-            typed, override = origins.typed(key, value), key if key in PATHS or "init" in key else key.partition(".")[0]
+            typed, override = (
+                origins.as_written(key, value),
+                key if key in PATHS or "init" in key else key.partition(".")[0],
+            )
             yield f"{typed} is a setting of your machine, not of a shared file; give `{override}=...` on the command line"
     for key, most in MAXIMA.items():
         number = _get(config, key)
         if isinstance(number, (int, float)) and number > most:
-            yield f"{origins.typed(key, number)} is more than {most}, the limit in a shared file; write a smaller number"
+            yield f"{origins.as_written(key, number)} is more than {most}, the limit in a shared file; write a smaller number"
     for key, value in leaves(config):
-        typed = origins.typed(key, value)
+        typed = origins.as_written(key, value)
         if isinstance(value, float) and not math.isfinite(value):
             yield f"{typed} is not a finite number; write one"
         elif not isinstance(value, str) or key in PATHS:
@@ -74,7 +77,7 @@ def find_untrusted(config: Mapping[str, Any], origins: SourceMap, trust: Collect
         if key.rpartition(".")[2] == "_target_" and not is_allowed(str(value), trust):
             package = str(value).partition(".")[0]
             hint = f"if you trust the code of '{package}', add `--trust {package}`"
-            yield f"{origins.typed(key, value)} is not on the list of code that may run; {hint}"
+            yield f"{origins.as_written(key, value)} is not on the list of code that may run; {hint}"
 
 
 def is_outside(text: str) -> bool:

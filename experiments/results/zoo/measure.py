@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from experiments.config.allowlist import HOUSE
+from experiments.config.allowlist import PROJECT_ROOT
 from experiments.config.compose import compose
 from experiments.config.experiment import Experiment
 from experiments.core.data_files import find_missing
@@ -295,8 +295,8 @@ def _side_by_side(histories: Sequence[History]) -> int:
 def _differs(sha: str) -> bool:
     """True if the code differs from that of a commit; new records alone do not count."""
     try:
-        return bool(git(HOUSE, "diff", "--name-only", sha, "--", *PACKAGES)) or bool(
-            git(HOUSE, "ls-files", "--others", "--exclude-standard", "--", *PACKAGES)
+        return bool(git(PROJECT_ROOT, "diff", "--name-only", sha, "--", *PACKAGES)) or bool(
+            git(PROJECT_ROOT, "ls-files", "--others", "--exclude-standard", "--", *PACKAGES)
         )
     except GitError:
         return True

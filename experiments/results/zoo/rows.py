@@ -103,7 +103,7 @@ def select_rows(known: Sequence[Row], names: Sequence[str]) -> list[Row]:
 def _data_of(row: Row, files: Mapping[str, Path]) -> str:
     """The data of a row, read from its file: composing every experiment would take seconds."""
     in_overrides = [text.partition("=")[2] for text in row.overrides if text.startswith("data=")]
-    default = _named_data(options.HOUSE / "config.yaml", {})
+    default = _named_data(options.CONF_DIR / "config.yaml", {})
     return in_overrides[-1] if in_overrides else _named_data(files[row.experiment], files) or default
 
 

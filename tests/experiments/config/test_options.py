@@ -16,7 +16,7 @@ import yaml
 from experiments.components.assemble import assemble
 from experiments.components.instantiate import instantiate
 from experiments.config.compose import compose
-from experiments.config.options import HOUSE, groups, header
+from experiments.config.options import CONF_DIR, groups, header
 from experiments.core.errors import InputError, PlanError
 from experiments.plan.estimate import ResourceEstimate, estimate
 from experiments.plan.plan import make_plan
@@ -81,7 +81,7 @@ def take_a_step(config: dict[str, Any]) -> ResourceEstimate | None:
         PlanError: the parts do not fit each other.
     """
     if not is_complete_data(config["data"]):  # any folder will do: on paper nothing of it is read
-        config = {**config, "data": {**config["data"], "root": str(HOUSE), "folder": "data"}}
+        config = {**config, "data": {**config["data"], "root": str(CONF_DIR), "folder": "data"}}
     try:
         plan = make_plan(config)
     except PlanError as err:
@@ -93,7 +93,7 @@ def take_a_step(config: dict[str, Any]) -> ResourceEstimate | None:
 
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for path in HOUSE.rglob("*.yaml"):
+    for path in CONF_DIR.rglob("*.yaml"):
         for name in re.findall(r"\$\{oc\.env:(\w+)\}", path.read_text()):
             monkeypatch.setenv(name, "http://127.0.0.1:5000")
 
@@ -168,7 +168,7 @@ def test_an_option_says_what_it_is_and_has_the_last_word_over_its_defaults(group
 
 
 def test_the_root_chooses_every_group_once_and_the_experiment_last() -> None:
-    defaults = yaml.safe_load((HOUSE / "config.yaml").read_text())["defaults"]
+    defaults = yaml.safe_load((CONF_DIR / "config.yaml").read_text())["defaults"]
     assert defaults[0] == "_self_"
     chosen = [group for entry in defaults[1:] for group in entry]
     assert sorted(chosen) == sorted(group for group in GROUPS if "/" not in group)
@@ -176,6 +176,8 @@ def test_the_root_chooses_every_group_once_and_the_experiment_last() -> None:
 
 
 def test_every_option_belongs_to_a_group_whose_folder_has_yaml_and_no_python() -> None:
-    assert [path for path in HOUSE.rglob("*.py") if path != HOUSE / "__init__.py"] == []
-    assert (HOUSE / "__init__.py").read_text() == ""
-    assert [path for path in HOUSE.rglob("*") if path.is_file() and path.suffix not in (".yaml", ".py", ".pyc")] == []
+    assert [path for path in CONF_DIR.rglob("*.py") if path != CONF_DIR / "__init__.py"] == []
+    assert (CONF_DIR / "__init__.py").read_text() == ""
+    assert [
+        path for path in CONF_DIR.rglob("*") if path.is_file() and path.suffix not in (".yaml", ".py", ".pyc")
+    ] == []

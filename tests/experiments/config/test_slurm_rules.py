@@ -37,8 +37,8 @@ def test_a_time_limit_is_read_where_it_is_clear(time: str, length: int | None) -
 
 
 def test_the_most_that_a_submission_may_cost() -> None:
-    assert site.most_device_h(workers=3, nodes=2, devices_per_node=8, time="1-06:00:00") == 3 * 2 * 8 * 30
-    assert site.most_device_h(1, 1, 1, "00:03:00") == pytest.approx(0.05)
+    assert site.max_device_h(workers=3, nodes=2, devices_per_node=8, time="1-06:00:00") == 3 * 2 * 8 * 30
+    assert site.max_device_h(1, 1, 1, "00:03:00") == pytest.approx(0.05)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from experiments.components.assemble import assemble
 from experiments.config.compose import compose
 from experiments.core.errors import PlanError
-from experiments.plan.estimate import ResourceEstimate, estimate, memory_bytes, refuse_too_large, seconds_per_step
+from experiments.plan.estimate import ResourceEstimate, estimate, memory_bytes, refuse_if_too_large, seconds_per_step
 from experiments.plan.plan import make_plan
 from modules.parallel.cost_model.memory import StageMemory
 from modules.parallel.cost_model.step_time import STEP_S
@@ -125,7 +125,7 @@ def test_whatever_a_model_raises_is_told_in_a_line(fault: str, tmp_path: Path, m
     config["model"] = {"_target_": "faulty.Net"}
     with pytest.raises(PlanError, match=r"Error: .* \(faulty\.py:4\); choose another model, or see its forward$"):
         estimate(config, make_plan(config), ["faulty"])
-    refuse_too_large(config | {"hardware": config["hardware"] | {"memory_gb": 1e-9}}, make_plan(config), ["faulty"])
+    refuse_if_too_large(config | {"hardware": config["hardware"] | {"memory_gb": 1e-9}}, make_plan(config), ["faulty"])
 
 
 def test_a_run_is_refused_what_a_plan_is(lathe: Lathe, tmp_path: Path) -> None:

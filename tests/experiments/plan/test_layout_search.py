@@ -12,11 +12,11 @@ import yaml
 
 from experiments.config.compose import compose
 from experiments.config.experiment import Experiment
-from experiments.config.rules.topology import is_open
+from experiments.config.rules.topology import is_auto
 from experiments.core.errors import InputError, PlanError
-from experiments.plan.estimate import estimate, layout_of
+from experiments.plan.estimate import estimate, make_layout
 from experiments.plan.fit import check_fit
-from experiments.plan.layout_search import USABLE, Candidate, SearchResult, compare, search
+from experiments.plan.layout_search import USABLE_MEMORY, Candidate, SearchResult, compare, search
 from experiments.plan.plan import Plan, make_plan
 from modules.parallel.auto import Auto
 from modules.parallel.cost_model.layout import ParallelLayout
@@ -85,7 +85,7 @@ def test_what_is_compared_is_what_can_be_run(model: str) -> None:
     choice = chosen(*overrides)
     for candidate in choice.ranked:
         alone = compose([*overrides, *candidate.overrides]).config
-        assert layout_of(alone, _plan(alone)) == candidate.layout
+        assert make_layout(alone, _plan(alone)) == candidate.layout
     found = {(each.layout.engine, each.layout.stage, each.layout.topology) for each in choice.ranked}
     assert len(found) == len(choice.ranked)
     assert found == set(_legal(overrides))
@@ -106,7 +106,7 @@ def _legal(overrides: list[str]) -> list[tuple[str, int, Topology]]:
     for words in typed:
         try:
             config = compose([*overrides, *words]).config
-            layout = layout_of(config, _plan(config))
+            layout = make_layout(config, _plan(config))
         except InputError:
             continue
         found.append((layout.engine, layout.stage, layout.topology))
@@ -183,14 +183,14 @@ def test_the_batch_is_cut_as_it_is_asked() -> None:
 def test_the_trial_holds_the_choice_and_no_trace_of_auto() -> None:
     seen: list[SearchResult] = []
     experiment = composed("model=mlp", "hardware=cpu_4", "parallel.stages=[1]", "batch_size_global=1024")
-    assert is_open(experiment.config)
+    assert is_auto(experiment.config)
     found = search(experiment, compose, show=seen.append)
-    assert not is_open(found.config)
+    assert not is_auto(found.config)
     best: Candidate = seen[0].ranked[0]
     assert set(best.overrides) <= set(found.overrides)
     assert not [word for word in found.overrides if "auto" in word or "stages" in word]
     assert "auto" not in yaml.safe_dump(found.config["parallel"])
-    assert layout_of(found.config, make_plan(found.config)) == best.layout
+    assert make_layout(found.config, make_plan(found.config)) == best.layout
     assert search(found, compose) is found
 
 
@@ -205,7 +205,7 @@ def test_where_none_fits_the_nearest_is_told_with_ways_out() -> None:
         chosen("model=gpt_7b", "model.recompute=false", *TEXT, *LARGE, "hardware=a100_4", "hardware.memory_gb=20")
     assert "parallel=auto: none of 13 layouts will do; take more devices or a smaller model" in str(told.value)
     assert "set model.recompute=true, set parallel.offload=true" in str(told.value)
-    assert f"MB, and 18,000 MB can be used ({USABLE:.0%} of hardware.memory_gb)" in str(told.value)
+    assert f"MB, and 18,000 MB can be used ({USABLE_MEMORY:.0%} of hardware.memory_gb)" in str(told.value)
 
 
 def test_where_none_is_legal_the_reasons_are_told_with_ways_out() -> None:

@@ -70,7 +70,7 @@ def test_a_batch_fault_is_told_beside_numbers_out_of_range() -> None:
 def test_what_is_broken_is_passed_over() -> None:
     config: dict[str, Any] = compose(["batch_size_per_device=7", "schedule.warmup_steps=301"]).config
     assert len(find_problems(config)) == 2
-    assert len(find_problems(config, told=["batch_size_per_device"])) == 1
+    assert len(find_problems(config, reported=["batch_size_per_device"])) == 1
     for key in list(config):
         for broken in (object(), [1], {"a": {}}, "text", True, 1.5, None):
             find_problems({**config, key: broken})

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.config.allowlist import HOUSE
+from experiments.config.allowlist import PROJECT_ROOT
 from experiments.config.options import groups
 from experiments.core.errors import InputError
 from experiments.tracking.model.model_code import (
@@ -47,28 +47,28 @@ def test_files_of_a_model_import_only_required_packages() -> None:
     tops = set[str]()
     for option in groups()["model"].values():
         target = option.read_text().partition("_target_: ")[2].split()[0]
-        code = collect_code({"_target_": target}, HOUSE, ())
+        code = collect_code({"_target_": target}, PROJECT_ROOT, ())
         assert Path(*target.split(".")[:-1]).with_suffix(".py") in code.files
-        sources = [(HOUSE / file).read_text() for file in code.files]
+        sources = [(PROJECT_ROOT / file).read_text() for file in code.files]
         tops |= {name.partition(".")[0] for source in sources for name in _find_imports(source)}
     foreign = tops - set(sys.stdlib_module_names) - {"experiments", "modules"}
     assert foreign == IMPORTED_AS
 
 
 def test_requirements_are_pinned_to_installed_versions() -> None:
-    requirements = collect_code(SOFTMAX, HOUSE, ()).requirements
+    requirements = collect_code(SOFTMAX, PROJECT_ROOT, ()).requirements
     assert [line.partition("==")[0] for line in requirements] == list(REQUIRED)
     assert f"torch=={version('torch').partition('+')[0]}" in requirements
 
 
 def test_only_imported_files_are_collected() -> None:
-    names = {file.name for file in collect_code(SOFTMAX, HOUSE, ()).files}
+    names = {file.name for file in collect_code(SOFTMAX, PROJECT_ROOT, ()).files}
     assert {"softmax.py", "predictor.py", "instantiate.py", "__init__.py"} <= names
     assert not {"lenet.py", "gpt.py", "cli.py", "run.py", "digits.py"} & names
 
 
 def test_user_package_is_copied_with_its_requirements(lab: Path, tmp_path: Path) -> None:
-    code = collect_code(own(), HOUSE, ["mylab", "friends"])
+    code = collect_code(own(), PROJECT_ROOT, ["mylab", "friends"])
     (tmp_path / "out").mkdir()
     for path in code.copy(tmp_path / "out"):
         assert path.exists()
@@ -80,7 +80,7 @@ def test_user_package_is_copied_with_its_requirements(lab: Path, tmp_path: Path)
 
 
 def test_installed_package_is_a_requirement_and_not_copied() -> None:
-    code = collect_code({"_target_": "einops.layers.torch.Rearrange"}, HOUSE, ["einops"])
+    code = collect_code({"_target_": "einops.layers.torch.Rearrange"}, PROJECT_ROOT, ["einops"])
     assert code.packages == {}
     assert f"einops=={version('einops')}" in code.requirements
 
@@ -88,19 +88,19 @@ def test_installed_package_is_a_requirement_and_not_copied() -> None:
 def test_package_with_a_secret_is_refused(lab: Path) -> None:
     (lab / "settings.yaml").write_text("api_key: 0123456789abcdef0123\n")
     with pytest.raises(InputError, match=r"settings\.yaml seems to hold a secret.*move the secret out of the package"):
-        collect_code(own(), HOUSE, ["mylab"])
+        collect_code(own(), PROJECT_ROOT, ["mylab"])
 
 
 def test_package_full_of_data_is_refused(lab: Path) -> None:
     with (lab / "data.bin").open("wb") as file:
         file.truncate(21_000_000)
     with pytest.raises(InputError, match=r"'mylab' .* has 21 MB, more than the limit of 20 MB"):
-        collect_code(own(), HOUSE, ["mylab"])
+        collect_code(own(), PROJECT_ROOT, ["mylab"])
 
 
 def test_missing_package_is_refused() -> None:
     with pytest.raises(InputError, match="the package 'nowhere' of the model cannot be found; change to the folder"):
-        collect_code(own("nowhere"), HOUSE, ["nowhere"])
+        collect_code(own("nowhere"), PROJECT_ROOT, ["nowhere"])
 
 
 def test_targets_are_found_at_any_depth() -> None:

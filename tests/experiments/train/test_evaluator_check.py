@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from experiments.components.assemble import Components, assemble
 from experiments.config.compose import compose
 from experiments.core.errors import PlanError
-from experiments.plan.estimate import estimate, layout_of
+from experiments.plan.estimate import estimate, make_layout
 from experiments.plan.plan import make_plan
 from experiments.train.evaluator_check import dry_run
 from modules.data.base import Batch, Data, Split
@@ -73,7 +73,7 @@ def test_a_plan_refuses_a_model_evaluator_that_does_not_fit() -> None:
     config["model"]["sparse_gradients"] = False
     config["data"] = {**config["data"], "files": {}}  # a plan looks for these files on this machine
     plan = make_plan(config)
-    assert layout_of(config, plan).stage == 3
+    assert make_layout(config, plan).stage == 3
     config["data"] = compose(["experiment=word2vec"]).config["data"]
     with pytest.raises(
         PlanError, match=r"parallel\.stage=3 leaves no rank the whole model, which the evaluator WordVectors"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.config.allowlist import HOUSE
+from experiments.config.allowlist import PROJECT_ROOT
 from experiments.trial import code_snapshot as snapshot_module
 from experiments.trial.code_snapshot import take_snapshot
 from experiments.trial.environment import describe_machine, installed_packages
@@ -197,7 +197,7 @@ def test_the_built_in_packages_are_always_part_of_the_code(tmp_path: Path) -> No
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "x.yaml").write_text("a: 1")
     house, mine = snapshot_module.take_snapshots([str(tmp_path / "mine")], [], tmp_path / "code", [])
-    assert (house["name"], mine["name"], mine["git_sha"]) == (HOUSE.name, "mine", None)
+    assert (house["name"], mine["name"], mine["git_sha"]) == (PROJECT_ROOT.name, "mine", None)
 
 
 def test_a_repository_of_configurations_cannot_make_git_run_its_programs(checkout: Path, tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def test_a_repository_of_configurations_cannot_make_git_run_its_programs(checkou
 
 
 def test_installed_built_in_packages_are_digested_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(snapshot_module, "HOUSE", tmp_path)
+    monkeypatch.setattr(snapshot_module, "PROJECT_ROOT", tmp_path)
     (tmp_path / "experiments").mkdir()
     (tmp_path / "experiments" / "run.py").write_text("1\n")
     first = take_snapshot(tmp_path, tmp_path / "code", [])

@@ -147,7 +147,7 @@ def test_code_that_changed_since_the_freeze_is_reported(tmp_path: Path) -> None:
     own = tmp_path / "own"
     (own / "model").mkdir(parents=True)
     option = own / "model" / "flat.yaml"
-    option.write_text(Path(options.HOUSE / "model" / "softmax.yaml").read_text())
+    option.write_text(Path(options.CONF_DIR / "model" / "softmax.yaml").read_text())
     trial = freeze(compose(["model=flat", f"runs_dir={tmp_path}/runs"], config_dirs=[own]))
     assert find_code_changes(trial) == []
     option.write_text(option.read_text() + "# another word\n")

@@ -9,7 +9,7 @@ import yaml
 
 from experiments.core.errors import InputError
 from experiments.plan.simulate.distributions import Lognormal
-from experiments.plan.simulate.from_run import RecordedRun, choices_of, mode_of, predicted, read
+from experiments.plan.simulate.from_run import RecordedRun, find_mode, predicted, read, read_choices
 from experiments.plan.simulate.modes import Choices, simulate
 from experiments.run.journal import Journal
 from experiments.trial.trial import Trial
@@ -80,8 +80,8 @@ def test_a_run_without_steps_is_told(tmp_path: Path, step_ms: list[float]) -> No
     ],
 )
 def test_an_engine_is_a_mode(parallel: dict[str, Any], mode: str, choices: Choices) -> None:
-    assert mode_of(parallel) == mode
-    assert choices_of(parallel) == choices
+    assert find_mode(parallel) == mode
+    assert read_choices(parallel) == choices
 
 
 def test_an_asynchronous_run_tells_computing_and_applying_apart(tmp_path: Path) -> None:
@@ -97,9 +97,9 @@ def test_an_asynchronous_run_tells_computing_and_applying_apart(tmp_path: Path) 
     assert isinstance(made.times, Lognormal)
     assert (made.times.mean_s, made.times.variation) == pytest.approx((0.024, 0.25))
     assert (made.apply_s, made.num_servers, made.num_bytes) == (0.004, 2, 4000)  # each server its part
-    talk = made.measured_talk
-    assert talk is not None
-    assert (talk.pull_s, talk.push_s, talk.rest_s) == pytest.approx((0.001, 0.002, 0.001))
+    message_times = made.measured_message_times
+    assert message_times is not None
+    assert (message_times.pull_s, message_times.push_s, message_times.rest_s) == pytest.approx((0.001, 0.002, 0.001))
 
 
 def test_what_a_simulation_makes_is_found_again_from_one_worker_and_from_four() -> None:

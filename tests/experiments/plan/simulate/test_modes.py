@@ -75,7 +75,7 @@ def test_asynchronous_workers_do_not_wait_for_a_straggler() -> None:
 def test_equal_asynchronous_workers_are_as_stale_as_there_are_others() -> None:
     found = simulate(cluster(apply_s=1e-3), "async", 7, SHORT)
     assert (found.staleness_mean, found.staleness_p95, found.staleness_max) == (6.0, 6.0, 6)
-    assert found.stale_shares == (0, 0, 0, 0, 0, 0, 1, 0, 0)
+    assert found.stale_fractions == (0, 0, 0, 0, 0, 0, 1, 0, 0)
 
 
 @pytest.mark.parametrize("spread", [Lognormal(1.0, 0.5), Gamma(1.0, 1.0)])
@@ -122,10 +122,10 @@ def test_one_group_is_synchronous_and_groups_of_one_are_asynchronous() -> None:
 
 
 def test_groups_are_alike_and_those_of_a_node() -> None:
-    assert Choices(group_size=4).group_of(10, 1) == 2
-    assert Choices().group_of(64, 8) == 8
-    assert Choices().group_of(64, 1) == 8
-    assert Choices().group_of(1, 8) == 1
+    assert Choices(group_size=4).choose_group_size(10, 1) == 2
+    assert Choices().choose_group_size(64, 8) == 8
+    assert Choices().choose_group_size(64, 1) == 8
+    assert Choices().choose_group_size(1, 8) == 1
 
 
 def test_a_bound_on_staleness_holds_workers_back() -> None:
