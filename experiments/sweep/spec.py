@@ -274,12 +274,8 @@ class _SpecDraft:
         context = RuleContext(
             ConfigView(values, ()), self.space, list(self.groups), self.origins, may_be_single or bool(self.problems)
         )
-        problems = [
-            *self.problems,
-            *self.origins.ambiguous_scalars.values(),
-            *validation.problems,
-            *find_problems(context),
-        ]
+        problems = [*self.problems, *self.origins.ambiguous_scalars.values(), *validation.problems]
+        problems += find_problems(context)
         if problems:
             raise ConfigError(list(dict.fromkeys(problems)), f"the sweep '{values['name']}'")
         return SweepSpec({**values, "space": frozen}, self.space)

@@ -109,7 +109,7 @@ def test_a_subclass_whose_base_may_make_its_constructor_is_open(source: Write) -
 
 
 def test_a_missing_library_of_models_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(signature, "OF_MODELS", ("nowhere",))
+    monkeypatch.setattr(signature, "MODEL_PACKAGES", ("nowhere",))
     with pytest.raises(SourceError, match=r"^nowhere is not installed; `pip install 'lathe\[models\]'`$"):
         signature.read("nowhere.create_model")
 
