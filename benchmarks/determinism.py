@@ -1,7 +1,7 @@
 """Budget: on a CPU ``determinism=bitwise`` costs at most 1.05 times ``seeded`` (``python -m benchmarks.determinism``).
 
 Blocks of both levels take turns in one process on the same model, and the ratio is the median over rounds of CPU seconds.
-That all levels give the same curves twice is held by `tests/test_determinism.py`. What it costs on a GPU is not measured.
+`tests/experiments/train/test_determinism.py` checks that every level repeats its curves. What it costs on a GPU is not measured.
 """
 
 from __future__ import annotations

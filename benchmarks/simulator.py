@@ -4,7 +4,7 @@ Real runs of `lathe run` with 1, 2 and 4 processes train at the same time but in
 still (SIGSTOP): so all of them see the same load of whoever else uses the machine. Two runs of one process each, which know
 nothing of each other, take a turn too: they tell how many cores the machine really has, which on a virtual one may be fewer
 than it says. The simulator is told that and the journal of one run, and has to find the others'. ``--record`` keeps what the
-journals told, for tests/simulate/test_own_runs.py.
+journals told, for tests/experiments/plan/simulate/test_measured_runs.py.
 """
 
 from __future__ import annotations

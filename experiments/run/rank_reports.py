@@ -10,7 +10,7 @@ from pathlib import Path
 
 from experiments.core.atomic import write_text
 
-SECONDARY = "this rank ends, as another has gone"
+SECONDARY = "this rank ends, because another rank has ended"
 
 
 @dataclass(frozen=True)

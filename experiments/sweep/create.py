@@ -1,4 +1,4 @@
-"""The launching side of a sweep: question to frozen trials on disk, and workers for them."""
+"""Creates a sweep: checks all its trials, and writes the spec, the code and the trials to disk."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def prepare(
         spec: of the sweep.
         config_dirs: folders with more groups and options.
         trust: your packages whose classes `_target_` may name.
-        experiment: what stands already, of a question whose space is empty; None: it is composed.
+        experiment: an experiment that is composed already, for a spec with an empty space; None: compose it.
 
     Raises:
         InputError: with all problems of all trials.

@@ -178,7 +178,7 @@ class Ledger:
 
     @contextmanager
     def locked(self) -> Iterator[LedgerState]:
-        """What stands, and nobody else writes until the context ends; a process that dies lets go.
+        """Lock the ledger and read it: no other process writes while the context is open. The lock ends with its process.
 
         Raises:
             InputError: the file system has no locks.
@@ -189,7 +189,7 @@ class Ledger:
             except lock.LocksUnsupportedError as err:
                 raise InputError(
                     [
-                        f"runs_dir: {self.folder} lies on a file system without locks ({err.strerror}); choose another runs_dir"
+                        f"runs_dir: {self.folder} is on a file system without locks ({err.strerror}); choose another runs_dir"
                     ]
                 ) from err
             self._is_locked = True
@@ -283,7 +283,7 @@ class Ledger:
         Raises:
             OSError: the disk is full; the ledger is unchanged.
         """
-        assert self._is_locked, "the ledger is written to by who holds it"
+        assert self._is_locked, "lock the ledger before you write to it"
         now = time.time()
         text = "".join(json.dumps({**event, "time": now}, separators=(",", ":")) + "\n" for event in events).encode()
         descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)

@@ -58,7 +58,7 @@ MAX_NAME_LENGTH = 60
 
 @dataclass(frozen=True)
 class SweepSpec:
-    """What is values, checked and whole."""
+    """A sweep spec that is checked and complete."""
 
     values: dict[str, Any]
     """By all keys of `experiments.config.schema.SweepSchema`, as plain values; the space as `to_yaml` writes it."""
@@ -84,7 +84,7 @@ class SweepSpec:
         return count if most is None or count is None else min(count, most)
 
     def preview_points(self) -> Iterator[dict[str, Any]]:
-        """The points that are known before one has run; of a strategy that is values, a few of those that it may choose."""
+        """The points that are known before any has run; for an adaptive strategy, a few that it may choose."""
         name, most = self.values["strategy"]["name"], self.values["budget"]["max_points"]
         if name == "grid":
             return islice(grid_points(self.space), most)

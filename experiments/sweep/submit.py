@@ -13,7 +13,7 @@ from launchers.base import WorkerPool
 
 
 def retry_unfinished(sweep: Sweep) -> int:
-    """Let every trial that ended without a result wait once more; how many wait now."""
+    """Make every trial that ended without a result pending again; returns the number of pending trials."""
     ledger = sweep.ledger()
     with ledger.locked() as ledger_state:
         ledger.retry([entry.id for entry in ledger_state.entries.values() if entry.state in ("failed", "cancelled")])
@@ -59,12 +59,12 @@ def make_pool(
 
 
 def count_todo(spec: dict[str, Any], ledger_state: LedgerState) -> int:
-    """Trials that wait, and those that a strategy may still be asked for."""
-    waiting = sum(entry.state == "pending" for entry in ledger_state.entries.values())
+    """Number of pending trials, and of those that the strategy may still choose."""
+    pending = sum(entry.state == "pending" for entry in ledger_state.entries.values())
     if spec["strategy"]["name"] not in ADAPTIVE:
-        return waiting
+        return pending
     left: int = spec["budget"]["max_points"] - len(ledger_state.points)
-    return waiting + max(0, left) * int(spec["num_seeds"])
+    return pending + max(0, left) * int(spec["num_seeds"])
 
 
 def submit(sweep: Sweep) -> WorkerPool | None:

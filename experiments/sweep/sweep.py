@@ -32,7 +32,7 @@ class Sweep:
 
     @cached_property
     def spec(self) -> dict[str, Any]:
-        """What was asked, by the keys of `experiments.config.schema.SweepSchema`; every key is there."""
+        """The spec, with all keys of `experiments.config.schema.SweepSchema`."""
         return read_spec(self.folder)
 
     @cached_property

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from experiments.core import atomic
+from experiments.core import atomic, renamed
 from experiments.core.errors import InputError
 from experiments.core.lock import locked
 from experiments.run import journal
@@ -99,7 +99,9 @@ class _RunProgress:
         """Read the file; start over if it is missing, damaged or about another store."""
         try:
             progress = cls(**json.loads(path.read_text()))
-        except (FileNotFoundError, ValueError, TypeError):
+            if progress.last_state is not None:  # the first version stored its own names of states
+                progress.last_state["state"] = renamed.state(progress.last_state["state"])
+        except (FileNotFoundError, ValueError, TypeError, KeyError):
             return cls(store=name)
         return progress if progress.store == name else cls(store=name)
 

@@ -35,7 +35,7 @@ KINDS = {
 }  # fmt: skip
 PATHS = re.compile(
     r"(?<![\w/.~-])(?:~[\w.-]*|file:(?://)?)?(?:/[\w.@+~=-]+){2,}/?"  # /home/me/x, ~me/data/x, file:/scratch/x, host:/a/b
-    r"|/(?:home|Users)/[\w.@+~=-]+"  # whatever stands before it
+    r"|/(?:home|Users)/[\w.@+~=-]+"  # after any text
     r"|(?<![\w/.-])~[\w.-]*/[\w.@+~=/-]+"  # ~/x
     r"|\b[A-Za-z]:[\\/](?!/)[^\s\"'<>|]+|\\\\[\w.-]+\\[^\s\"'<>|]+"
     r"|(?<![\w/.:-])//[\w.-]+/[^\s\"'<>|]+"  # //server/share

@@ -1,6 +1,7 @@
 """What every rank of a layout holds at its fullest moment, from the counts of its layers. Imports no torch.
 
-What torch 2.13's and DeepSpeed 0.19.8's engines allocate besides was measured (tests/parallel/test_memory.py).
+What the engines of torch 2.13 and DeepSpeed 0.19.8 allocate besides was measured
+(tests/modules/parallel/cost_model/test_memory.py).
 """
 
 from __future__ import annotations

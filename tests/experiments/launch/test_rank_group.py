@@ -95,7 +95,7 @@ def test_the_traceback_of_the_rank_that_failed_comes_first(lathe: Lathe, tmp_pat
     )
     forwarded = re.findall(r"^\[rank \d\] .*", done.stdout, re.MULTILINE)
     assert forwarded[0] == "[rank 1] Traceback (most recent call last):"
-    assert [line for line in forwarded if line.startswith("[rank 0] this rank ends, as another has gone: ")]
+    assert [line for line in forwarded if line.startswith("[rank 0] this rank ends, because another rank has ended: ")]
     assert "[rank 0] Traceback" not in done.stdout
 
 

@@ -126,6 +126,12 @@ def test_second_sync_changes_nothing_even_without_its_progress_file(runs_dir: Pa
     assert sql(runs_dir / "mlflow.db", "select count(*) from runs") == [(1,)]
 
 
+def test_progress_file_of_the_first_version_gets_the_new_name_of_the_state(tmp_path: Path) -> None:
+    path = tmp_path / "sync.json"
+    path.write_text(json.dumps({"store": "s", "last_state": {"state": "stopped", "attempt": 1}}))
+    assert run_sync._RunProgress.load(path, "s").last_state == {"state": "interrupted", "attempt": 1}
+
+
 def test_interrupted_sync_continues(runs_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trial = make_run(runs_dir)
     with begin(trial) as journal:
