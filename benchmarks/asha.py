@@ -21,7 +21,7 @@ from typing import Any
 from experiments.sweep.create import prepare, write
 from experiments.sweep.ledger import ENDED
 from experiments.sweep.spec import SweepSpec, read, read_overrides
-from experiments.sweep.status.progress import look
+from experiments.sweep.status.progress import read_progress
 from experiments.sweep.submit import submit
 from experiments.sweep.sweep import Sweep
 
@@ -72,7 +72,7 @@ def run(question: SweepSpec) -> Result:
     entries = ledger.read().entries.values()
     if failed := [entry for entry in entries if entry.state not in ("finished", "pruned")]:
         sys.exit(f"of the sweep {sweep.name} {len(failed)} trials have failed: {failed[0].reason}")
-    best = look(sweep, ledger).best
+    best = read_progress(sweep, ledger).best
     assert best is not None, f"no trial of {sweep.name} has finished"
     values = tuple(entry.value for entry in entries if entry.value is not None)
     return Result(best.value, best.values, values, sum(entry.step for entry in entries), took_s)

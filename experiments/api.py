@@ -122,7 +122,7 @@ def sweep(
     from experiments.core.errors import InputError
     from experiments.sweep.create import prepare
     from experiments.sweep.spec import read, read_overrides
-    from experiments.sweep.status.tables import live
+    from experiments.sweep.status.tables import show_live
     from experiments.tracking.mlflow_view import ui_hint
 
     folders = [str(folder) for folder in config_dirs]
@@ -133,7 +133,7 @@ def sweep(
             ["launcher.dry_run=true starts no trial; leave it out, or use `lathe sweep` to see the job script"]
         )
     started = start(draft)
-    live(started, started.executor(), ui_hint)
+    show_live(started, started.executor(), ui_hint)
     return runs(started.runs_dir, f"sweep='{started.name}'")
 
 

@@ -13,7 +13,7 @@ from experiments.core.console import make_console
 from experiments.sweep.create import SweepDraft, extend, prepare, write
 from experiments.sweep.ledger import LedgerState
 from experiments.sweep.spec import SweepSpec, read
-from experiments.sweep.status.tables import live, show
+from experiments.sweep.status.tables import show, show_live
 from experiments.sweep.submit import count_todo, make_pool, retry_unfinished, submit
 from experiments.sweep.sweep import Sweep, find_sweep
 from experiments.tracking.mlflow_view import ui_hint
@@ -116,7 +116,7 @@ def _show(sweep: Sweep, args: argparse.Namespace) -> int:
     if args.detach:
         _say(f"`lathe status {sweep.name}` shows it, `lathe cancel {sweep.name}` ends it")
         return 0
-    return live(sweep, sweep.executor(), ui_hint)
+    return show_live(sweep, sweep.executor(), ui_hint)
 
 
 def _show_dry_run(draft: SweepDraft) -> int:

@@ -13,7 +13,7 @@ from experiments.sweep.ledger import ENDED, Entry, LedgerState
 from experiments.sweep.space import Choice, Space, format_dimension
 from experiments.sweep.space_parser import parse
 from experiments.sweep.status.progress import Progress, TrialRow
-from experiments.sweep.status.text import counts_text, short_keys
+from experiments.sweep.status.text import find_short_keys, format_counts
 from experiments.sweep.sweep import Sweep, format_reference
 from experiments.tracking import run_tags
 from experiments.trial.parameters import clean_key, format_param, mask_password, truncate
@@ -32,7 +32,7 @@ def make_run_names(rows: Sequence[TrialRow], *, with_seed: bool, alone: str) -> 
         with_seed: whether a point has several seeds.
         alone: the name of a trial without such values.
     """
-    short = short_keys(rows)
+    short = find_short_keys(rows)
     names = {}
     for row in rows:
         parts = [format_point({key: value}, short) for key, value in row.values.items()]
@@ -157,7 +157,7 @@ def make_note(sweep: Sweep, progress: Progress, names: Mapping[str, str], links:
     parts = [
         [f"{head} ([all trials side by side]({view}))"],  # MLflow shows only this line of a folded note
         _format_best(progress, names, links),  # MLflow shows the first lines, and the rest on demand
-        [f"{_describe_goal(spec)}. {counts_text(progress)}, {format_hours(progress.used_h)} of device time"],
+        [f"{_describe_goal(spec)}. {format_counts(progress)}, {format_hours(progress.used_h)} of device time"],
         _format_space(spec),
         _format_failures(progress, names, links),
         _format_reused(progress, names),

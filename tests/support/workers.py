@@ -97,7 +97,7 @@ def _work(folder: str, log: str, environment: dict[str, str]) -> None:
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = ["experiments.sweep.worker.worker", folder]
-    worker.live()
+    worker.run_and_exit()
 
 
 def start_worker(sweep: Sweep, name: str = "w", **placement: Any) -> Worker:

@@ -9,7 +9,7 @@ from experiments.results.report.findings import Findings, ReportRun, group_by_po
 from experiments.results.report.metric_history import History, Series, read_history
 from experiments.sweep.ledger import ENDED
 from experiments.sweep.status.progress import Progress, ProgressReader, TrialRow
-from experiments.sweep.status.text import counts_text, short_keys, why
+from experiments.sweep.status.text import find_short_keys, format_counts, format_reason
 from experiments.sweep.sweep import Sweep
 from experiments.trial.trial import Trial
 
@@ -25,10 +25,10 @@ def collect_from_sweep(sweep: Sweep) -> Findings:
         name=sweep.name,
         description=str(sweep.spec["description"] or ""),
         goal=_describe_goal(sweep),
-        status=counts_text(progress),
+        status=format_counts(progress),
         metric=progress.metric,
         mode=progress.mode,
-        short=short_keys(progress.rows),
+        short=find_short_keys(progress.rows),
         points=points,
         best=next((point for point in points if best is not None and point.number == best.point), None),
         opened=progress.opened,
@@ -57,7 +57,7 @@ def _make_run(sweep: Sweep, row: TrialRow) -> ReportRun:
         used_h=row.used_h,
         wasted_h=row.wasted_h,
         ended=row.since if row.state in ENDED else None,
-        reason=why(row),
+        reason=format_reason(row),
         series=_read_series(sweep, row),
     )
 
@@ -84,7 +84,7 @@ def _describe_goal(sweep: Sweep) -> str:
 def _make_remarks(progress: Progress) -> list[str]:
     remarks = []
     if not progress.is_over:
-        remarks.append(f"The sweep is not over: {counts_text(progress)}. Results may still change.")
+        remarks.append(f"The sweep is not over: {format_counts(progress)}. Results may still change.")
     for failure, count in progress.failed.items():
         remarks.append(f"{count} {'trial' if count == 1 else 'trials'} failed: {failure}.")
     if progress.closed:

@@ -25,7 +25,7 @@ from experiments.sweep.create import prepare, write
 from experiments.sweep.ledger import ENDED, Entry
 from experiments.sweep.spec import read_overrides
 from experiments.sweep.status.selection import cancel
-from experiments.sweep.status.tables import live
+from experiments.sweep.status.tables import show_live
 from experiments.sweep.submit import retry_unfinished, submit
 from experiments.sweep.sweep import Sweep
 from experiments.tracking import follow_sweep
@@ -196,7 +196,7 @@ def _run(row: Row, options: MeasureOptions, name: str, shorter: Sequence[str]) -
     if submit(sweep) is not None:
         follow_sweep.start_follower(sweep)
         executor = sweep.executor()
-        code = live(sweep, executor, ui_hint, is_attached=False)
+        code = show_live(sweep, executor, ui_hint, is_attached=False)
         if code == DONE and any(entry.state not in ENDED for entry in _entries(sweep)):
             cancel(sweep, executor, say=lambda line: print(line, flush=True))
             raise KeyboardInterrupt

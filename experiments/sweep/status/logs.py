@@ -17,10 +17,10 @@ from experiments.sweep.status.selection import select
 from experiments.sweep.sweep import Sweep, find_sweep, format_reference
 from launchers.base import DONE
 
-LAST_LINES = 20
-LAST_BYTES = 1 << 16
-MOST_LOGS = 20
-LOOK_S = 0.3
+MAX_LINES = 20
+MAX_BYTES = 1 << 16
+MAX_LOGS = 20
+POLL_S = 0.3
 
 
 def logs(args: argparse.Namespace) -> int:
@@ -46,18 +46,18 @@ def logs(args: argparse.Namespace) -> int:
 def _show_several(sweep: Sweep, entries: Sequence[Entry], args: argparse.Namespace) -> None:
     """Print the last lines of each trial, with its state; of the failed trials if none is named."""
     if args.follow or args.rank or args.attempt is not None:
-        named = f"and {args.trial} means {len(entries)}" if args.trial else "and none is named"
-        raise InputError([f"--follow, --attempt and --rank are of one trial, {named}; write the id of one"])
+        problem = f"{args.trial} selects {len(entries)} trials" if args.trial else "no trial is given"
+        raise InputError([f"--follow, --attempt and --rank need one trial, but {problem}; add the id of a trial"])
     name = format_reference(sweep)
     chosen = [entry for entry in entries if args.trial or entry.state == "failed"]
     if not chosen:
-        which = f"is {args.trial}" if args.trial else "has failed"
-        print(f"no trial of sweep {sweep.name} {which}; `lathe logs {name} TRIAL` shows what one prints")
-    for entry in chosen[:MOST_LOGS]:
+        condition = f"is {args.trial}" if args.trial else "has failed"
+        print(f"no trial of sweep {sweep.name} {condition}; `lathe logs {name} TRIAL` shows the output of a trial")
+    for entry in chosen[:MAX_LOGS]:
         print(f"== {entry.id} ({format_point(entry.values)}), {_describe_state(entry)}")
         _print_last(sweep.folder / entry.id / "attempts" / str(entry.attempt) / log_name(0))
-    if len(chosen) > MOST_LOGS:
-        print(f"{len(chosen) - MOST_LOGS} more; `lathe logs {name} TRIAL` shows one")
+    if len(chosen) > MAX_LOGS:
+        print(f"{len(chosen) - MAX_LOGS} more trials; `lathe logs {name} TRIAL` shows the output of a trial")
 
 
 def _show_one(sweep: Sweep, ledger: Ledger, entry: Entry, args: argparse.Namespace) -> None:
@@ -65,14 +65,14 @@ def _show_one(sweep: Sweep, ledger: Ledger, entry: Entry, args: argparse.Namespa
     folder = sweep.folder / entry.id / "attempts"
     known = sorted(int(path.name) for path in folder.glob("[0-9]*"))
     if args.attempt is not None and args.attempt not in known:
-        there = f"there are {', '.join(map(str, known))}" if known else "it has not begun"
-        raise InputError([f"--attempt {args.attempt}: trial {entry.id} has no such attempt; {there}"])
+        hint = f"its attempts are {', '.join(map(str, known))}" if known else "it has not started yet"
+        raise InputError([f"--attempt {args.attempt}: trial {entry.id} has no such attempt; {hint}"])
     attempt = args.attempt or max([entry.attempt, *known])
     path = folder / str(attempt) / log_name(args.rank)
     if args.rank and not path.exists():
         ranks = sum(1 for _ in path.parent.glob("log*.txt"))
-        there = f"it has ranks 0 to {ranks - 1}" if ranks > 1 else "it has rank 0 alone"
-        raise InputError([f"--rank {args.rank}: attempt {attempt} of trial {entry.id} has no such rank; {there}"])
+        hint = f"it has ranks 0 to {ranks - 1}" if ranks > 1 else "it has only rank 0"
+        raise InputError([f"--rank {args.rank}: attempt {attempt} of trial {entry.id} has no such rank; {hint}"])
     if args.follow:
         attempt = _follow(ledger, entry.id, folder, attempt, args)
     elif path.exists():
@@ -90,7 +90,7 @@ def _follow(ledger: Ledger, trial: str, folder: Path, attempt: int, args: argpar
     file: IO[str] | None = None
     try:
         while True:
-            entry = ledger.read().entries[trial]  # before the log is read, which is whole then
+            entry = ledger.read().entries[trial]  # read before the log: if the trial has ended, the log is complete
             path = folder / str(attempt) / log_name(args.rank)
             if file is None and path.exists():
                 file = path.open(encoding="utf-8", errors="replace")
@@ -107,7 +107,7 @@ def _follow(ledger: Ledger, trial: str, folder: Path, attempt: int, args: argpar
                     file.close()
                     file = None
             else:
-                time.sleep(LOOK_S)
+                time.sleep(POLL_S)
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return attempt
@@ -118,14 +118,14 @@ def _follow(ledger: Ledger, trial: str, folder: Path, attempt: int, args: argpar
 
 def _describe_state(entry: Entry) -> str:
     """The state of a trial after its last attempt."""
-    begun = f"attempt {entry.attempt}: " if entry.attempt else ""
-    where = (
+    attempt = f"attempt {entry.attempt}: " if entry.attempt else ""
+    detail = (
         f" on {entry.host}"
         if entry.state == "running"
-        else f" (its result is that of {entry.reused})" * bool(entry.reused)
+        else f" (result reused from {entry.reused})" * bool(entry.reused)
     )
-    why = f": {', '.join(filter(None, [entry.failure, entry.reason]))}" if entry.failure or entry.reason else ""
-    return f"{begun}{entry.state}{where}{why}"
+    reason = f": {', '.join(filter(None, [entry.failure, entry.reason]))}" if entry.failure or entry.reason else ""
+    return f"{attempt}{entry.state}{detail}{reason}"
 
 
 def _show_workers(sweep: Sweep, entries: Sequence[Entry] | None) -> None:
@@ -135,21 +135,25 @@ def _show_workers(sweep: Sweep, entries: Sequence[Entry] | None) -> None:
     if entries is not None:
         names = {entry.worker for entry in entries}
         paths = [path for path in paths if path.stem in names or path.parent.name in names]
-    written = [path for path in paths if path.stat().st_size]
-    for path in written[-MOST_LOGS:]:
+    non_empty = [path for path in paths if path.stat().st_size]
+    for path in non_empty[-MAX_LOGS:]:
         print(f"== {path.relative_to(sweep.folder)}")
         _print_last(path)
-    if len(written) > MOST_LOGS:
-        print(f"{len(written) - MOST_LOGS} older ones are in {folder}")
-    if len(paths) > len(written) or not paths:
-        print(f"of {len(paths)} logs of workers {len(paths) - len(written)} are empty")
+    if len(non_empty) > MAX_LOGS:
+        print(f"{len(non_empty) - MAX_LOGS} older logs are in {folder}")
+    if len(paths) > len(non_empty) or not paths:
+        print(
+            f"{len(paths) - len(non_empty)} of {len(paths)} worker logs are empty"
+            if paths
+            else "there are no worker logs yet"
+        )
 
 
 def _print_last(path: Path) -> None:
     try:
         with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - LAST_BYTES))
-            lines = file.read().decode(errors="replace").splitlines()[-LAST_LINES:]
+            file.seek(max(0, path.stat().st_size - MAX_BYTES))
+            lines = file.read().decode(errors="replace").splitlines()[-MAX_LINES:]
     except FileNotFoundError:
-        lines = ["(it has printed nothing)"]
+        lines = ["(no output)"]
     print("\n".join([*lines, ""]))

@@ -103,7 +103,7 @@ class Progress:
     workers: int
     """Workers that run a trial."""
     queued: int | None
-    """Workers that have not started; None if the scheduler was not asked."""
+    """Workers that have not started; None if the scheduler was not queried."""
     is_stranded: bool
     """Trials are pending, and no worker is running or queued."""
     closed: str | None
@@ -122,7 +122,7 @@ class ProgressReader:
     def __init__(self, sweep: Sweep, ledger: Ledger, executor: Executor | None = None) -> None:
         """
         Args:
-            sweep: which.
+            sweep: the sweep to read.
             ledger: this process's view of it.
             executor: counts queued workers; None: they are not counted.
         """
@@ -132,34 +132,35 @@ class ProgressReader:
         self._queued: int | None = None
         self._has_workers = True
 
-    def ask(self) -> None:
+    def query_scheduler(self) -> None:
         """Ask the scheduler how many workers are queued, and whether any started one still runs."""
         ledger_state = self.ledger.read()
-        waits = (
-            any(entry.state == "pending" for entry in ledger_state.entries.values()) or self._unasked(ledger_state) > 0
+        is_pending = (
+            any(entry.state == "pending" for entry in ledger_state.entries.values())
+            or self._count_unchosen(ledger_state) > 0
         )
-        if self.executor is None or not waits or ledger_state.closed is not None:
+        if self.executor is None or not is_pending or ledger_state.closed is not None:
             self._queued = None
             return
         jobs = [str(submission["job"]) for submission in ledger_state.submissions]
         self._queued = self.executor.count_pending(jobs) if jobs else 0
         known = sorted(path.name for path in (self.sweep.folder / "workers").glob("*/"))
-        # Where some run, it shows by the ledger that workers are left.
-        is_at_work = any(entry.state == "running" for entry in ledger_state.entries.values())
-        self._has_workers = is_at_work or (bool(known) and len(self.executor.find_lost(known)) < len(known))
+        # A running trial in the ledger shows that a worker is left.
+        is_running = any(entry.state == "running" for entry in ledger_state.entries.values())
+        self._has_workers = is_running or (bool(known) and len(self.executor.find_lost(known)) < len(known))
 
     def read(self) -> Progress:
         """Read the current progress."""
         ledger_state, spec, now = self.ledger.read(), self.sweep.spec, time.time()
         entries = list(ledger_state.entries.values())
-        rows = [self._row(entry, now) for entry in entries]
+        rows = [self._make_row(entry, now) for entry in entries]
         running = {(row.id, row.attempt) for row in rows if row.state == "running"}
         self._tails = {key: tail for key, tail in self._tails.items() if key in running}
         counts = Counter(entry.state for entry in entries)
         closed = ledger_state.closed or (find_spent_limit(spec["budget"], ledger_state) if entries else None)
-        unasked = self._unasked(ledger_state)
-        state = _state_of(counts, closed, unasked)
-        to_ask = unasked if closed is None else 0
+        unchosen = self._count_unchosen(ledger_state)
+        state = _determine_state(counts, closed, unchosen)
+        to_ask = unchosen if closed is None else 0
         is_over = state not in ("running", "pending")
         ended = max((entry.since for entry in entries), default=now) if is_over else now
         return Progress(
@@ -177,17 +178,17 @@ class ProgressReader:
             used_h=sum_device_s(ledger_state, now) / 3600,
             wasted_h=sum(entry.wasted_s for entry in entries) / 3600,
             elapsed_s=max(0.0, ended - ledger_state.opened) if entries else 0.0,
-            left_s=None if is_over else _left_s(rows, self._tails, to_ask),
-            best=_best(ledger_state, spec["mode"]),
+            left_s=None if is_over else _estimate_left_s(rows, self._tails, to_ask),
+            best=_find_best(ledger_state, spec["mode"]),
             workers=len({entry.worker for entry in entries if entry.state == "running"}),
             queued=self._queued,
             is_stranded=state == "pending" and self._is_stranded(ledger_state, now),
             closed=closed if state != "done" else None,
-            budget=_shares(spec["budget"], ledger_state, now),
-            rows=tuple(sorted(rows, key=lambda row: _place(row, spec["mode"]))),
+            budget=_measure_budget_use(spec["budget"], ledger_state, now),
+            rows=tuple(sorted(rows, key=lambda row: _sort_key(row, spec["mode"]))),
         )
 
-    def _unasked(self, ledger_state: LedgerState) -> int:
+    def _count_unchosen(self, ledger_state: LedgerState) -> int:
         """Trials that the strategy may still choose within the budget of points."""
         spec = self.sweep.spec
         if not self.sweep.is_adaptive or spec["budget"]["max_points"] is None:
@@ -201,10 +202,10 @@ class ProgressReader:
         quiet_s = now - max(times + [submission["time"] for submission in ledger_state.submissions], default=now)
         return quiet_s > (SILENT_S if self._has_workers else STARTING_S)
 
-    def _row(self, entry: Entry, now: float) -> TrialRow:
+    def _make_row(self, entry: Entry, now: float) -> TrialRow:
         row = TrialRow(
             id=entry.id, point=entry.point, values=entry.values, seed=entry.seed, state=entry.state, step=entry.step,
-            num_steps=entry.step if entry.state == "finished" and entry.step else self._length(entry.values),
+            num_steps=entry.step if entry.state == "finished" and entry.step else self._find_num_steps(entry.values),
             last=entry.value, best=entry.value, attempt=entry.attempt, worker=entry.worker, host=entry.host,
             since=entry.since, in_state_s=max(0.0, now - entry.since),
             took_s=entry.used_s / entry.devices if entry.devices else None,
@@ -214,14 +215,16 @@ class ProgressReader:
         if entry.state != "running":
             return row
         metric, mode = self.sweep.spec["metric"], self.sweep.spec["mode"]
-        tail = self._tails.setdefault((entry.id, entry.attempt), JournalTail(_attempt(self.sweep, entry), metric))
+        tail = self._tails.setdefault(
+            (entry.id, entry.attempt), JournalTail(_attempt_folder(self.sweep, entry), metric)
+        )
         tail.read()
         last = tail.values.last[1] if tail.values.last else entry.value
         best = better_of(entry.value, tail.values.best(mode), mode)
         num_steps = tail.num_steps or row.num_steps
         return replace(row, step=max(tail.step, entry.step), num_steps=num_steps, last=last, best=best)
 
-    def _length(self, values: Mapping[str, Any]) -> int | None:
+    def _find_num_steps(self, values: Mapping[str, Any]) -> int | None:
         """Steps of a trial, if the configuration states them."""
         if self._lengths is None:
             try:
@@ -237,34 +240,34 @@ class ProgressReader:
         return None
 
 
-def look(sweep: Sweep, ledger: Ledger, executor: Executor | None = None) -> Progress:
+def read_progress(sweep: Sweep, ledger: Ledger, executor: Executor | None = None) -> Progress:
     """Read the progress of a sweep once."""
     reader = ProgressReader(sweep, ledger, executor)
-    reader.ask()
+    reader.query_scheduler()
     return reader.read()
 
 
-def _attempt(sweep: Sweep, entry: Entry) -> Path:
+def _attempt_folder(sweep: Sweep, entry: Entry) -> Path:
     return sweep.folder / entry.id / "attempts" / str(entry.attempt)
 
 
-def _state_of(counts: Mapping[State, int], closed: str | None, unasked: int) -> str:
+def _determine_state(counts: Mapping[State, int], closed: str | None, unchosen: int) -> str:
     if counts["running"]:
         return "running"
-    if counts["pending"] or unasked:
+    if counts["pending"] or unchosen:
         return "pending" if closed is None else "cancelled" if closed.startswith("cancelled") else "spent"
     return "cancelled" if counts["cancelled"] else "failed" if counts["failed"] else "done"
 
 
-def _place(row: TrialRow, mode: str) -> tuple[float, float, int, int]:
+def _sort_key(row: TrialRow, mode: str) -> tuple[float, float, int, int]:
     """Sort key of the table: failed, running, interrupted, then finished trials, the best first."""
     value = math.inf if row.best is None or math.isnan(row.best) else -row.best if mode == "max" else row.best
     by_value = value if row.state in ("finished", "pruned") else 0.0
-    not_begun = row.state == "pending" and row.attempt == 0
-    return ORDER.index("pruned") + 0.5 if not_begun else ORDER.index(row.state), by_value, row.point, row.seed
+    has_not_started = row.state == "pending" and row.attempt == 0
+    return ORDER.index("pruned") + 0.5 if has_not_started else ORDER.index(row.state), by_value, row.point, row.seed
 
 
-def _best(ledger_state: LedgerState, mode: str) -> BestPoint | None:
+def _find_best(ledger_state: LedgerState, mode: str) -> BestPoint | None:
     """The best of the points whose seeds have all finished."""
     best: BestPoint | None = None
     for point, entries in ledger_state.points.items():
@@ -276,27 +279,29 @@ def _best(ledger_state: LedgerState, mode: str) -> BestPoint | None:
     return best
 
 
-def _left_s(rows: Sequence[TrialRow], tails: Mapping[tuple[str, int], JournalTail], to_ask: int) -> float | None:
+def _estimate_left_s(
+    rows: Sequence[TrialRow], tails: Mapping[tuple[str, int], JournalTail], to_ask: int
+) -> float | None:
     """Time left, from the mean duration of trials and the number that run now."""
     running = [row for row in rows if row.state == "running"]
     if not running:
         return None
     paces = [tails[row.id, row.attempt].estimate_left_s(row.in_state_s, row.num_steps) for row in running]
-    known = [row.took_s for row in rows if row.state in ("finished", "pruned") and row.took_s]
-    known = known or [
+    durations = [row.took_s for row in rows if row.state in ("finished", "pruned") and row.took_s]
+    durations = durations or [
         row.in_state_s + left for row, left in zip(running, paces, strict=True) if left is not None
-    ]  # none has ended yet
-    if not known:
+    ]  # no trial has ended yet
+    if not durations:
         return None
-    mean = sum(known) / len(known)
-    of_running = [
+    mean = sum(durations) / len(durations)
+    running_left_s = [
         max(0.0, mean - row.in_state_s) if left is None else left for row, left in zip(running, paces, strict=True)
     ]
-    to_begin = to_ask + sum(row.state == "pending" for row in rows)
-    return max(max(of_running), (sum(of_running) + mean * to_begin) / len(running))
+    num_pending = to_ask + sum(row.state == "pending" for row in rows)
+    return max(max(running_left_s), (sum(running_left_s) + mean * num_pending) / len(running))
 
 
-def _shares(budget: Mapping[str, Any], ledger_state: LedgerState, now: float) -> dict[str, BudgetUse]:
+def _measure_budget_use(budget: Mapping[str, Any], ledger_state: LedgerState, now: float) -> dict[str, BudgetUse]:
     used = {
         "max_points": float(len(ledger_state.points)),
         "wall_h": (now - ledger_state.opened) / 3600 if ledger_state.entries else 0.0,

@@ -11,8 +11,8 @@ from experiments.core import renamed
 from experiments.core.errors import InputError, did_you_mean
 from experiments.core.format import format_value
 from experiments.sweep.ledger import ENDED, Entry, Ledger, LedgerState, State
-from experiments.sweep.status.progress import look
-from experiments.sweep.status.text import counts_text
+from experiments.sweep.status.progress import read_progress
+from experiments.sweep.status.text import format_counts
 from experiments.sweep.sweep import Sweep, format_reference
 from experiments.sweep.worker.reaper import reap
 from launchers.base import Executor
@@ -20,36 +20,36 @@ from launchers.base import Executor
 STATES: tuple[State, ...] = get_args(State)
 SAVE_S = 20.0
 """How long running trials may take to save, before their workers are killed."""
-LOOK_S = 0.3
-REAP_S = 5.0
+POLL_S = 0.3
+REAP_EVERY_S = 5.0
 
 
-def select(ledger_state: LedgerState, words: Sequence[str], sweep: str) -> list[Entry]:
+def select(ledger_state: LedgerState, args: Sequence[str], sweep: str) -> list[Entry]:
     """Select trials by id or its beginning, by state, or by an override in the space.
 
-    Words of one kind widen the choice (two ids, two values of a key); words of different kinds narrow it.
+    Arguments of the same kind select more trials (two ids, two values of a key); those of different kinds select fewer.
 
     Raises:
-        InputError: with every argument that fits no trial.
+        InputError: with every argument that selects no trial.
     """
     problems: list[str] = []
-    wanted: dict[str, set[str]] = {}
-    for argument in words:
+    selected: dict[str, set[str]] = {}
+    for argument in args:
         kind = argument.partition("=")[0] if "=" in argument else "state" if argument in STATES else "trial"
         try:
-            wanted.setdefault(kind, set()).update(_named(ledger_state, argument, sweep))
+            selected.setdefault(kind, set()).update(_select_one(ledger_state, argument, sweep))
         except InputError as err:
             problems += err.problems
     if problems:
         raise InputError(problems)
-    return [entry for entry in ledger_state.entries.values() if all(entry.id in ids for ids in wanted.values())]
+    return [entry for entry in ledger_state.entries.values() if all(entry.id in ids for ids in selected.values())]
 
 
-def _named(ledger_state: LedgerState, argument: str, sweep: str) -> list[str]:
+def _select_one(ledger_state: LedgerState, argument: str, sweep: str) -> list[str]:
     """Ids of the trials that one argument selects."""
     entries = ledger_state.entries
     if "=" in argument:
-        return _by_override(ledger_state, argument, sweep)
+        return _select_by_override(ledger_state, argument, sweep)
     if argument in STATES:
         return [entry.id for entry in entries.values() if entry.state == argument]
     matches = [argument] if argument in entries else [name for name in entries if name.startswith(argument)]
@@ -57,13 +57,15 @@ def _named(ledger_state: LedgerState, argument: str, sweep: str) -> list[str]:
         return matches
     if matches:
         raise InputError(
-            [f"trial '{argument}' is not unique in sweep '{sweep}': {', '.join(matches[:6])}; write more of it"]
+            [
+                f"trial '{argument}' is not unique in sweep '{sweep}': {', '.join(matches[:6])}; write more characters of it"
+            ]
         )
     hint = renamed.suggestion(argument, [*entries, *STATES], f"`lathe status {sweep} --all` lists them")
     raise InputError([f"there is no trial '{argument}' in sweep '{sweep}'; {hint}"])
 
 
-def _by_override(ledger_state: LedgerState, override: str, sweep: str) -> list[str]:
+def _select_by_override(ledger_state: LedgerState, override: str, sweep: str) -> list[str]:
     from experiments.config.overrides import read_override
     from experiments.config.sweep_values import SweepValues
 
@@ -81,11 +83,11 @@ def _by_override(ledger_state: LedgerState, override: str, sweep: str) -> list[s
         raise InputError([f"{override}: {key} does not vary in sweep '{sweep}'; {hint}"])
     else:
         values = {entry.id: entry.values[key] for entry in ledger_state.entries.values() if key in entry.values}
-    wanted = value.items if isinstance(value, SweepValues) and value.kind == "choice" else (value,)
-    matches = [name for name, own in values.items() if any(_is_same(own, one) for one in wanted)]
+    choices = value.items if isinstance(value, SweepValues) and value.kind == "choice" else (value,)
+    matches = [name for name, own in values.items() if any(_is_same(own, one) for one in choices)]
     if not matches:
-        there = ", ".join(dict.fromkeys(map(format_value, values.values())))
-        raise InputError([f"{override}: no trial of sweep '{sweep}' has it; there are {there}"])
+        available = ", ".join(dict.fromkeys(map(format_value, values.values())))
+        raise InputError([f"{override}: no trial of sweep '{sweep}' has this value; its values are {available}"])
     return matches
 
 
@@ -96,58 +98,58 @@ def _is_same(one: Any, other: Any) -> bool:
 def cancel(
     sweep: Sweep,
     executor: Executor,
-    words: Sequence[str] = (),
+    args: Sequence[str] = (),
     say: Callable[[str], None] = print,
     save_s: float = SAVE_S,
 ) -> None:
     """Cancel trials: pending ones do not start, running ones save and stop.
 
     Args:
-        sweep: whose.
-        executor: where its workers run; where all trials are meant, they end too.
-        words: which trials, as of `select`; none: all, and no further one is begun.
-        say: takes a line for the user.
+        sweep: the sweep of the trials.
+        executor: runs the workers. If all trials are cancelled, the workers end too.
+        args: the trials, as in `select`; none: all, and no further trial starts.
+        say: receives each line for the user.
         save_s: how long running trials may take to save before their workers are ended.
 
     Raises:
         InputError: an argument selects no trial.
         LaunchError: the scheduler does not end the workers.
     """
-    ledger, by = sweep.ledger(), f"cancelled by {_user()}"
-    select(ledger.read(), words, sweep.name)
+    ledger, by = sweep.ledger(), f"cancelled by {_user_name()}"
+    select(ledger.read(), args, sweep.name)
     reap(sweep, ledger, executor)
-    if not words and _is_over(sweep, executor, say):
+    if not args and _report_if_over(sweep, executor, say):
         return
     with ledger.locked() as ledger_state:
-        if not words and ledger_state.closed is None:
+        if not args and ledger_state.closed is None:
             ledger.close(by)
-        chosen = {entry.id for entry in select(ledger_state, words, sweep.name)}
-        waiting = _cancel_pending(ledger, chosen, by)
+        chosen = {entry.id for entry in select(ledger_state, args, sweep.name)}
+        pending = _cancel_pending(ledger, chosen, by)
         running = [
             entry.id for entry in ledger_state.entries.values() if entry.id in chosen and entry.state == "running"
         ]
         for trial in running:
-            _request(sweep, ledger_state.entries[trial])
-    say(_format_request(sweep.name, words, len(waiting), len(running), len(chosen)))
-    have_ended = not running or _wait(sweep, ledger, running, by, say, save_s)
-    if not words:
+            _request_cancel(sweep, ledger_state.entries[trial])
+    say(_describe_request(sweep.name, args, len(pending), len(running), len(chosen)))
+    have_ended = not running or _wait_for_end(sweep, ledger, running, by, say, save_s)
+    if not args:
         jobs = [str(submission["job"]) for submission in ledger.read().submissions]
         if jobs:
             executor.cancel(jobs)
-        say(f"its workers are told to end; `lathe resume {format_reference(sweep)}` goes on with what is missing")
+        say(f"its workers stop; `lathe resume {format_reference(sweep)}` runs the remaining trials")
     elif not have_ended:
-        say(f"`lathe status {format_reference(sweep)}` shows when the rest has saved")
+        say(f"`lathe status {format_reference(sweep)}` shows when they have ended")
 
 
-def _is_over(sweep: Sweep, executor: Executor, say: Callable[[str], None]) -> bool:
-    """Report that nothing is left to cancel, and cancel queued workers; returns whether that is so."""
-    progress = look(sweep, sweep.ledger())
+def _report_if_over(sweep: Sweep, executor: Executor, say: Callable[[str], None]) -> bool:
+    """Whether a sweep has ended. If so, report it, and cancel queued workers."""
+    progress = read_progress(sweep, sweep.ledger())
     if not progress.is_over or progress.state == "spent":
         return False
     jobs = [str(submission["job"]) for submission in sweep.ledger().read().submissions]
     if jobs and executor.count_pending(jobs):
         executor.cancel(jobs)
-    say(f"sweep {sweep.name} is over: {counts_text(progress)}; nothing is left to cancel")
+    say(f"sweep {sweep.name} is over: {format_counts(progress)}; nothing is left to cancel")
     return True
 
 
@@ -158,7 +160,7 @@ def _cancel_pending(ledger: Ledger, chosen: Collection[str], by: str) -> list[st
     return pending
 
 
-def _request(sweep: Sweep, entry: Entry) -> None:
+def _request_cancel(sweep: Sweep, entry: Entry) -> None:
     """Create the file that the worker checks every second."""
     path = sweep.folder / entry.id / "attempts" / str(entry.attempt) / "cancel"
     if not path.exists():
@@ -166,42 +168,45 @@ def _request(sweep: Sweep, entry: Entry) -> None:
         path.touch()
 
 
-def _format_request(name: str, words: Sequence[str], num_waiting: int, num_running: int, num_chosen: int) -> str:
-    parts = [f"{num_waiting} waited and will not begin"] * bool(num_waiting)
-    parts += [f"{num_running} running, asked to save and stop"] * bool(num_running)
-    if not parts and words:
-        parts = [f"of {num_chosen} trials none waits or runs" if num_chosen else f"no trial is {' and '.join(words)}"]
-    return f"sweep {name}: {', '.join(parts) or 'no further trial is begun'}"
+def _describe_request(name: str, args: Sequence[str], num_pending: int, num_running: int, num_chosen: int) -> str:
+    parts = [f"{num_pending} pending cancelled"] * bool(num_pending)
+    parts += [f"{num_running} running asked to save and stop"] * bool(num_running)
+    if not parts and args:
+        is_ended = f"none of the {num_chosen} selected trials is pending or running"
+        parts = [is_ended if num_chosen else f"no trial is {' and '.join(args)}"]
+    return f"sweep {name}: {', '.join(parts) or 'no further trial starts'}"
 
 
-def _wait(
+def _wait_for_end(
     sweep: Sweep, ledger: Ledger, trials: Collection[str], by: str, say: Callable[[str], None], save_s: float
 ) -> bool:
     """Wait until trials have ended; False if time is up or the user interrupts."""
-    begun = reaped = time.monotonic()
-    is_told = False
+    started = reaped = time.monotonic()
+    is_announced = False
     try:
-        while left := _left(sweep, ledger, trials, by):
-            waited_s = time.monotonic() - begun
+        while left := _find_unfinished(sweep, ledger, trials, by):
+            waited_s = time.monotonic() - started
             if waited_s > save_s:
-                say(f"{len(left)} of them have not ended in {save_s:.0f} s")
+                say(f"{len(left)} of the running trials have not ended within {save_s:.0f} s")
                 return False
-            if waited_s > 1.0 and not is_told:
-                say(f"waiting up to {save_s:.0f} s until they have saved; Ctrl-C goes on without")
-                is_told = True
-            if time.monotonic() - reaped > REAP_S:
+            if waited_s > 1.0 and not is_announced:
+                say(f"waiting up to {save_s:.0f} s until running trials have saved; press Ctrl-C to skip the wait")
+                is_announced = True
+            if time.monotonic() - reaped > REAP_EVERY_S:
                 reap(sweep, ledger, None)
                 reaped = time.monotonic()
-            time.sleep(LOOK_S)
+            time.sleep(POLL_S)
     except KeyboardInterrupt:
-        say("not waiting any longer; Ctrl-C once more leaves")
+        say("no longer waiting; press Ctrl-C again to quit")
         return False
     states = [ledger.state.entries[trial].state for trial in trials]
-    say(f"of those that ran: {', '.join(f'{states.count(state)} {state}' for state in STATES if state in states)}")
+    say(
+        f"trials that were running: {', '.join(f'{states.count(state)} {state}' for state in STATES if state in states)}"
+    )
     return True
 
 
-def _left(sweep: Sweep, ledger: Ledger, trials: Collection[str], by: str) -> list[str]:
+def _find_unfinished(sweep: Sweep, ledger: Ledger, trials: Collection[str], by: str) -> list[str]:
     """The trials that have not stopped yet. One that became pending meanwhile is cancelled."""
     entries = ledger.read().entries
     if any(entries[trial].state == "pending" for trial in trials):
@@ -209,12 +214,12 @@ def _left(sweep: Sweep, ledger: Ledger, trials: Collection[str], by: str) -> lis
             _cancel_pending(ledger, trials, by)
     left = [trial for trial in trials if entries[trial].state not in ENDED]
     for trial in left:
-        _request(sweep, entries[trial])  # by now it may be another attempt's
+        _request_cancel(sweep, entries[trial])  # a new attempt may have started
     return left
 
 
-def _user() -> str:
+def _user_name() -> str:
     try:
         return getpass.getuser()
     except (OSError, KeyError):  # an id without an entry in passwd, as in containers
-        return "somebody"
+        return "an unknown user"

@@ -38,29 +38,29 @@ class TrialQueue:
     ) -> None:
         """
         Args:
-            sweep: of the trials.
+            sweep: the sweep that the trials belong to.
             ledger: this process's view of its ledger.
-            templates: of its configurations.
-            study: chooses a point if no trial is pending; None: the sweep needs no study.
-            worker: its name.
+            templates: make the configuration of a trial.
+            study: chooses a point if no trial is pending; None: the strategy has no study.
+            worker: name of the worker.
             devices: number of devices of one trial.
         """
         self.sweep, self.ledger, self.templates, self.study = sweep, ledger, templates, study
         self.worker, self.devices = worker, devices
 
-    def take(self) -> Claim | None:
+    def claim(self) -> Claim | None:
         """Claim the next trial; None if there is none."""
         spec = self.sweep.spec
         with self.ledger.locked() as ledger_state:
             if ledger_state.closed is not None:
                 return None
-            if (why := find_spent_limit(spec["budget"], ledger_state)) is not None:
-                self.ledger.close(why)
+            if (reason := find_spent_limit(spec["budget"], ledger_state)) is not None:
+                self.ledger.close(reason)
                 return None
             entry = self._next_pending(ledger_state)
             if entry is None and self.sweep.is_adaptive and has_points_left(spec["budget"], ledger_state):
                 assert self.study is not None
-                self._ask(self.study, ledger_state)
+                self._add_point(self.study, ledger_state)
                 entry = self._next_pending(ledger_state)
             if entry is None:
                 return None
@@ -75,7 +75,7 @@ class TrialQueue:
         pending = [entry for entry in ledger_state.entries.values() if entry.state == "pending"]
         return min(pending, key=lambda entry: (_priority(entry), entry.point), default=None)
 
-    def _ask(self, study: Study, ledger_state: LedgerState) -> None:
+    def _add_point(self, study: Study, ledger_state: LedgerState) -> None:
         """Ask the strategy for a point, and add a trial for each seed."""
         values = study.ask()
         point = max((entry.point for entry in ledger_state.entries.values()), default=-1) + 1
@@ -88,7 +88,7 @@ class TrialQueue:
         try:
             trial.folder.mkdir(exist_ok=True)
             if not (trial.folder / "trial.yaml").exists():
-                self._write(entry, trial)
+                self._write_trial(entry, trial)
             for path in journal.journals(trial.folder):
                 journal.seal(path)
             folder = trial.folder / "attempts" / str(attempt)
@@ -102,7 +102,7 @@ class TrialQueue:
             return None
         return Claim(entry, trial, attempt)
 
-    def _write(self, entry: Entry, trial: Trial) -> None:
+    def _write_trial(self, entry: Entry, trial: Trial) -> None:
         config, overrides = self.templates.fill(entry.values, entry.seed)
         provenance = {
             "trial_id": trial_id(config),
@@ -115,14 +115,14 @@ class TrialQueue:
         }
         write_trial(trial.folder, config, provenance)
 
-    def beats(self) -> dict[tuple[str, int], float]:
+    def read_heartbeats(self) -> dict[tuple[str, int], float]:
         """Time of the last heartbeat of each running attempt; 0 if it has none yet."""
-        beats: dict[tuple[str, int], float] = {}
+        times: dict[tuple[str, int], float] = {}
         for entry in self.ledger.read().entries.values():
             if entry.state == "running":
-                beat = self.sweep.trial(entry).folder / "attempts" / str(entry.attempt) / "heartbeat"
-                beats[entry.id, entry.attempt] = beat.stat().st_mtime if beat.exists() else 0.0
-        return beats
+                path = self.sweep.trial(entry).folder / "attempts" / str(entry.attempt) / "heartbeat"
+                times[entry.id, entry.attempt] = path.stat().st_mtime if path.exists() else 0.0
+        return times
 
 
 def _priority(entry: Entry) -> int:

@@ -20,17 +20,17 @@ from launchers.base import Executor
 LOST_S = 30.0
 """Age of a heartbeat at which its worker is considered lost; workers touch it every 5 s."""
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT)
-LAST_BYTES = 4096
+MAX_LOG_BYTES = 4096
 """How much of a worker's log is searched for the scheduler's reason."""
 
 
 def reap(sweep: Sweep, ledger: Ledger, executor: Executor | None) -> list[str]:
     """End the attempts of lost workers; returns one line for each.
 
-    If the disk cannot be written, the next caller does it.
+    If the disk cannot be written, nothing changes and a later call tries again.
 
     Args:
-        sweep: of the attempts.
+        sweep: the sweep to check.
         ledger: this process's view of its ledger.
         executor: reports lost workers, with one query for all; None: only heartbeats are checked.
     """
@@ -38,16 +38,16 @@ def reap(sweep: Sweep, ledger: Ledger, executor: Executor | None) -> list[str]:
     if not running:
         return []
     # Before taking the lock: the scheduler may be slow.
-    lost = executor.find_lost(sorted({entry.worker for entry in running})) if executor is not None else {}
+    lost_workers = executor.find_lost(sorted({entry.worker for entry in running})) if executor is not None else {}
     try:
-        gone = _gone(sweep, running, lost)
-        if not gone:
+        lost_attempts = _find_lost(sweep, running, lost_workers)
+        if not lost_attempts:
             return []
         with ledger.locked() as ledger_state:
-            crowd = Counter(entry.worker for entry in running)
+            num_trials = Counter(entry.worker for entry in running)
             return [
-                line for (trial, attempt), why in gone.items()
-                if (line := _end(sweep, ledger, ledger_state.entries[trial], attempt, why, crowd)) is not None
+                line for (trial, attempt), reason in lost_attempts.items()
+                if (line := _end_attempt(sweep, ledger, ledger_state.entries[trial], attempt, reason, num_trials)) is not None
             ]  # fmt: skip
     except OSError as err:
         if err.errno not in UNWRITABLE:
@@ -55,19 +55,19 @@ def reap(sweep: Sweep, ledger: Ledger, executor: Executor | None) -> list[str]:
         return []
 
 
-def _gone(sweep: Sweep, running: Sequence[Entry], lost: Mapping[str, str]) -> dict[tuple[str, int], str]:
+def _find_lost(sweep: Sweep, running: Sequence[Entry], lost_workers: Mapping[str, str]) -> dict[tuple[str, int], str]:
     """Lost attempts by trial and number, with the reason."""
     clock = sweep.folder / "clock"
     clock.touch()  # the file system's time, which may differ from this machine's
     now, lost_attempts = clock.stat().st_mtime, dict[tuple[str, int], str]()
     for entry in running:
         worker = f"worker {entry.worker} on {entry.host}"
-        beat = _mtime((sweep.trial(entry).folder / "attempts" / str(entry.attempt)) / "heartbeat")
-        age_s = now - beat if beat is not None else min(now, time.time()) - entry.since
-        if entry.worker in lost:
-            lost_attempts[entry.id, entry.attempt] = f"{worker} is gone: {lost[entry.worker]}"
+        heartbeat = _mtime((sweep.trial(entry).folder / "attempts" / str(entry.attempt)) / "heartbeat")
+        age_s = now - heartbeat if heartbeat is not None else min(now, time.time()) - entry.since
+        if entry.worker in lost_workers:
+            lost_attempts[entry.id, entry.attempt] = f"{worker} is lost: {lost_workers[entry.worker]}"
         elif age_s > LOST_S:
-            lost_attempts[entry.id, entry.attempt] = f"{worker} has given no sign of life for {age_s:.0f} s"
+            lost_attempts[entry.id, entry.attempt] = f"{worker} has sent no heartbeat for {age_s:.0f} s"
     return lost_attempts
 
 
@@ -80,27 +80,35 @@ def _mtime(path: Path) -> float | None:
         return None
 
 
-def _end(sweep: Sweep, ledger: Ledger, entry: Entry, attempt: int, why: str, crowd: Mapping[str, int]) -> str | None:
-    """Record a lost attempt and the new state of its trial; None if it has ended meanwhile."""
-    folder, most, mode = sweep.folder / entry.id, sweep.spec["max_attempts"], sweep.spec["mode"]
+def _end_attempt(
+    sweep: Sweep, ledger: Ledger, entry: Entry, attempt: int, reason: str, num_trials: Mapping[str, int]
+) -> str | None:
+    """Record a lost attempt and the new state of its trial; None if the attempt has ended meanwhile.
+
+    Args:
+        num_trials: how many trials each worker was running.
+    """
+    folder, max_attempts, mode = sweep.folder / entry.id, sweep.spec["max_attempts"], sweep.spec["mode"]
     tail = JournalTail(folder / "attempts" / str(attempt), sweep.spec["metric"])
     tail.read()
     state: State = "pending"
-    failure, then = classify_loss(f"{why}\n{_read_log_tail(sweep, entry.worker)}"), "it waits for another attempt"
+    failure, then = classify_loss(f"{reason}\n{_read_log_tail(sweep, entry.worker)}"), "the trial is pending again"
     if (folder / "attempts" / str(attempt) / "cancel").exists():
-        state, failure, then = "cancelled", CANCELLED, "it was to be cancelled"
-    elif failure not in RETRYABLE and crowd[entry.worker] == 1:  # of several trials on one worker, any may be the cause
-        state, then = "failed", "which another attempt would not mend"
-    elif entry.attempts >= most:
-        state, then = "failed", f"sweep.max_attempts={most} are used up"
+        state, failure, then = "cancelled", CANCELLED, "the trial is cancelled, as requested"
+    elif (
+        failure not in RETRYABLE and num_trials[entry.worker] == 1
+    ):  # with several trials on a worker, the cause is unclear
+        state, then = "failed", "another attempt would fail in the same way"
+    elif entry.attempts >= max_attempts:
+        state, then = "failed", f"no attempt is left (sweep.max_attempts={max_attempts})"
     journal.seal(folder / "attempts" / str(attempt) / "journal.jsonl")  # an orphaned process may still write
     is_own = ledger.end(
         entry.id, attempt, state, value=better_of(entry.value, tail.values.best(mode), mode), step=tail.step,
-        failure=failure, reason=f"{why}; {then}" if state != "pending" else why,
+        failure=failure, reason=f"{reason}; {then}" if state != "pending" else reason,
         wasted=not any((folder / "checkpoints").glob("step_*")),
         until=_mtime(folder / "attempts" / str(attempt) / "heartbeat"),
     )  # fmt: skip
-    return f"trial {entry.id}, attempt {attempt}: {why}; {then}" if is_own else None
+    return f"trial {entry.id}, attempt {attempt}: {reason}; {then}" if is_own else None
 
 
 def _read_log_tail(sweep: Sweep, worker: str) -> str:
@@ -108,7 +116,7 @@ def _read_log_tail(sweep: Sweep, worker: str) -> str:
     path = sweep.folder / "workers" / worker / "log.txt"
     try:
         with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - LAST_BYTES))
+            file.seek(max(0, path.stat().st_size - MAX_LOG_BYTES))
             return file.read().decode(errors="replace")
     except FileNotFoundError:  # a local worker, which has no scheduler
         return ""

@@ -24,35 +24,35 @@ if TYPE_CHECKING:
     from experiments.sweep.worker.claims import Claim
 
 REAP_EVERY_S = 10.0
-LINGER_S = 60.0
-LEAST_S = 30.0
+IDLE_TIMEOUT_S = 60.0
+MIN_TRIAL_S = 30.0
 """Time that a trial should have before the scheduler's stop signal."""
 
 
 def main() -> int:
     """Run trials of the sweep in argv[1]."""
     folder = Path(sys.argv[1])
-    seat = RankPlacement.from_json(os.environ[PLACEMENT_VARIABLE])
-    if seat.cpus is not None:  # before torch counts the cores
-        os.sched_setaffinity(0, seat.cpus)
-    bell = SignalWaiter()
-    own = folder / "workers" / seat.worker
+    placement = RankPlacement.from_json(os.environ[PLACEMENT_VARIABLE])
+    if placement.cpus is not None:  # before torch counts the cores
+        os.sched_setaffinity(0, placement.cpus)
+    signal_waiter = SignalWaiter()
+    own = folder / "workers" / placement.worker
     own.mkdir(parents=True, exist_ok=True)
     sweep = Sweep(folder)
-    if seat.world_size == 1 and not _has_work(sweep):  # nothing to do: skip the slow imports
+    if placement.world_size == 1 and not _has_work(sweep):  # nothing to do: skip the slow imports
         return DONE
     _import_all(sweep)
-    importlib.import_module("torch").set_num_threads(seat.threads or len(os.sched_getaffinity(0)))
+    importlib.import_module("torch").set_num_threads(placement.threads or len(os.sched_getaffinity(0)))
     from experiments.launch.rank_group import RankGroup, RankGroupError, run_follower
 
     gc.freeze()  # objects that exist now are never collected, so that forked children share their memory
     try:
-        if seat.rank > 0:
-            run_follower(seat, own, bell)
+        if placement.rank > 0:
+            run_follower(placement, own, signal_waiter)
             return DONE
-        return Worker(sweep, seat, RankGroup(seat, own, bell), bell).work()
+        return Worker(sweep, placement, RankGroup(placement, own, signal_waiter), signal_waiter).work()
     except RankGroupError as err:
-        print(f"CrewError: {err}", file=sys.stderr)
+        print(f"RankGroupError: {err}", file=sys.stderr)
         return FAILED
 
 
@@ -77,47 +77,49 @@ def _import_all(sweep: Sweep) -> None:
 
 
 class Worker:
-    """The first rank of a crew."""
+    """The first rank of a worker: claims trials and runs them on all its ranks."""
 
-    def __init__(self, sweep: Sweep, seat: RankPlacement, crew: RankGroup, bell: SignalWaiter) -> None:
-        self.sweep, self.seat, self.crew, self.bell = sweep, seat, crew, bell
+    def __init__(
+        self, sweep: Sweep, placement: RankPlacement, rank_group: RankGroup, signal_waiter: SignalWaiter
+    ) -> None:
+        self.sweep, self.placement, self.rank_group, self.signal_waiter = sweep, placement, rank_group, signal_waiter
         self.ledger = sweep.ledger()
         self.trust = tuple(sweep.provenance["trust"])
         self.study = sweep.study()
-        self._reaped = 0.0
+        self._reaped_at = 0.0
 
     def work(self) -> int:
         """Run trials until none is left; returns the exit code."""
         from experiments.sweep.worker.claims import TrialQueue
 
-        claims = TrialQueue(
+        trials = TrialQueue(
             self.sweep,
             self.ledger,
             self.sweep.templates(),
             self.study,
-            worker=self.seat.worker,
-            devices=self.seat.world_size,
+            worker=self.placement.worker,
+            devices=self.placement.world_size,
         )
         seen: dict[tuple[str, int], float] | None = None
         idle_since = 0.0
         try:
-            while not self._must_leave() and self.crew.is_complete:
+            while not self._must_leave() and self.rank_group.is_complete:
                 self._reap()
-                claim = claims.take()
+                claim = trials.claim()
                 if claim is not None:
                     seen = None
                     self._run(claim)
                     continue
-                beats = claims.beats()
+                heartbeats = trials.read_heartbeats()
                 if seen is None:
-                    seen, idle_since = beats, time.monotonic()
-                # If each attempt of other workers shows another heartbeat, none has to be taken over.
-                is_needed = any(seen.setdefault(key, beat) == beat for key, beat in beats.items())
-                if not is_needed or time.monotonic() - idle_since > LINGER_S:
+                    seen, idle_since = heartbeats, time.monotonic()
+                # If the heartbeat of every other attempt has changed, all other workers are alive and this one is not needed.
+                is_needed = any(seen.setdefault(key, beat) == beat for key, beat in heartbeats.items())
+                if not is_needed or time.monotonic() - idle_since > IDLE_TIMEOUT_S:
                     break
-                self.bell.wait(1.0)
+                self.signal_waiter.wait(1.0)
         finally:
-            self.crew.close()
+            self.rank_group.close()
         with self.ledger.locked() as ledger_state:
             is_left = (
                 any(entry.state == "pending" for entry in ledger_state.entries.values()) and ledger_state.closed is None
@@ -126,29 +128,34 @@ class Worker:
 
     def _must_leave(self) -> bool:
         """Whether the worker has to stop, or has too little time for another trial."""
-        return self.bell.stop_signal is not None or self._time_left_s() < self.seat.signal_delay_s + LEAST_S
+        return (
+            self.signal_waiter.stop_signal is not None
+            or self._time_left_s() < self.placement.signal_delay_s + MIN_TRIAL_S
+        )
 
     def _time_left_s(self) -> float:
-        return float("inf") if self.seat.ends_at is None else self.seat.ends_at - time.time()
+        return float("inf") if self.placement.ends_at is None else self.placement.ends_at - time.time()
 
     def _reap(self) -> None:
-        if time.monotonic() - self._reaped > REAP_EVERY_S:
+        if time.monotonic() - self._reaped_at > REAP_EVERY_S:
             from experiments.sweep.worker.reaper import reap
 
             reap(self.sweep, self.ledger, None)
-            self._reaped = time.monotonic()
+            self._reaped_at = time.monotonic()
 
     def _run(self, claim: Claim) -> None:
         from experiments.sweep.worker.trial_runner import TrialRunner
 
-        TrialRunner(self.sweep, self.ledger, self.study, self.crew, self.bell, claim, self._time_is_up).run(self.trust)
+        TrialRunner(
+            self.sweep, self.ledger, self.study, self.rank_group, self.signal_waiter, claim, self._time_is_up
+        ).run(self.trust)
 
     def _time_is_up(self) -> bool:
         """Whether a stop signal means the time limit; the signal may be a minute early."""
-        return self._time_left_s() < self.seat.signal_delay_s + 90
+        return self._time_left_s() < self.placement.signal_delay_s + 90
 
 
-def live() -> NoReturn:
+def run_and_exit() -> NoReturn:
     """Run the worker and exit without the exit handlers of imported libraries."""
     code = main()
     with contextlib.suppress(OSError):
@@ -158,4 +165,4 @@ def live() -> NoReturn:
 
 
 if __name__ == "__main__":
-    live()
+    run_and_exit()

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from experiments.sweep.status import progress
-from experiments.sweep.status.progress import ProgressReader, look
+from experiments.sweep.status.progress import ProgressReader, read_progress
 from experiments.sweep.sweep import Sweep
 from experiments.sweep.worker.reaper import reap
 from launchers.base import WorkerPool
@@ -52,7 +52,7 @@ class Scheduler:
 
 
 def state_of(sweep: Sweep) -> str:
-    return look(sweep, sweep.ledger()).state
+    return read_progress(sweep, sweep.ledger()).state
 
 
 def test_trials_are_counted_by_state_and_faults_by_class(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_trials_are_counted_by_state_and_faults_by_class(tmp_path: Path) -> None
     ledger = sweep.ledger()
     with ledger.locked():
         ledger.cancel([ids(7)[6]], "cancelled by me")
-    seen = look(sweep, ledger)
+    seen = read_progress(sweep, ledger)
     assert (seen.state, seen.total, seen.done) == ("running", 7, 2)
     assert seen.counts == {"failed": 2, "running": 1, "pending": 1, "finished": 1, "pruned": 1, "cancelled": 1}
     assert seen.failed == {"exception": 1, "out of host memory": 1}
@@ -82,7 +82,7 @@ def test_the_best_point_is_one_of_which_every_seed_is_finished(tmp_path: Path, m
     values = {0: 0.2, 1: 0.4, 2: 0.9, 3: 0.1, 4: 5.0 if mode == "max" else -5.0}
     for number, value in values.items():
         finish(sweep, ids(6)[number], value)
-    best = look(sweep, sweep.ledger()).best
+    best = read_progress(sweep, sweep.ledger()).best
     assert best is not None
     assert (best.point, best.values, best.trials) == (point, RATES[point], tuple(ids(6)[2 * point : 2 * point + 2]))
     assert best.value == pytest.approx(0.5 if point else 0.3)
@@ -91,12 +91,12 @@ def test_the_best_point_is_one_of_which_every_seed_is_finished(tmp_path: Path, m
 def test_a_value_that_is_no_number_is_never_the_best(tmp_path: Path) -> None:
     sweep = make(tmp_path, "s", RATES)
     finish(sweep, ids(3)[0], math.nan)
-    assert look(sweep, sweep.ledger()).best is None
+    assert read_progress(sweep, sweep.ledger()).best is None
     finish(sweep, ids(3)[1], -3.0)
-    best = look(sweep, sweep.ledger()).best
+    best = read_progress(sweep, sweep.ledger()).best
     assert best is not None
     assert best.value == -3.0
-    assert [row.id for row in look(sweep, sweep.ledger()).rows] == [ids(3)[1], ids(3)[0], ids(3)[2]]
+    assert [row.id for row in read_progress(sweep, sweep.ledger()).rows] == [ids(3)[1], ids(3)[0], ids(3)[2]]
 
 
 def test_a_running_trial_is_read_on_from_its_journal(tmp_path: Path) -> None:
@@ -137,11 +137,11 @@ def test_the_best_of_an_interrupted_trial_counts_its_earlier_attempts(tmp_path: 
     sweep = make(tmp_path, "s", RATES)
     begin(sweep, ids(3)[0])
     end(sweep, ids(3)[0], "pending", value=0.8, step=100, failure="preempted", reason="SIGTERM")
-    row = look(sweep, sweep.ledger()).rows[0]
+    row = read_progress(sweep, sweep.ledger()).rows[0]
     assert (row.id, row.state, row.step, row.failure) == (ids(3)[0], "pending", 100, "preempted")
     begin(sweep, ids(3)[0])
     log(sweep, ids(3)[0], {120: 0.6})
-    row = look(sweep, sweep.ledger()).rows[0]
+    row = read_progress(sweep, sweep.ledger()).rows[0]
     assert (row.attempt, row.step, row.last, row.best, row.failure) == (2, 120, 0.6, 0.8, None)
 
 
@@ -152,7 +152,7 @@ def test_device_hours_and_the_budget_are_counted(tmp_path: Path) -> None:
     begin(sweep, ids(3)[1])
     shift(sweep, 7200)
     end(sweep, ids(3)[0], "failed", failure="exception", wasted=True)
-    seen = look(sweep, sweep.ledger())
+    seen = read_progress(sweep, sweep.ledger())
     assert seen.used_h == pytest.approx(8, abs=0.01)  # two hours of two devices, twice
     assert seen.wasted_h == pytest.approx(4, abs=0.01)
     assert seen.elapsed_s == pytest.approx(7200, abs=60)
@@ -163,16 +163,18 @@ def test_device_hours_and_the_budget_are_counted(tmp_path: Path) -> None:
 
 def test_time_left_goes_by_the_pace_first_and_then_by_what_trials_took(tmp_path: Path) -> None:
     sweep = make(tmp_path, "s", [{"optimizer.lr": rate} for rate in range(5)])
-    assert look(sweep, sweep.ledger()).left_s is None
+    assert read_progress(sweep, sweep.ledger()).left_s is None
     for trial in ids(5)[:2]:
         begin(sweep, trial)
-    assert look(sweep, sweep.ledger()).left_s is None  # nothing is known yet
+    assert read_progress(sweep, sweep.ledger()).left_s is None  # nothing is known yet
     log(sweep, ids(5)[0], {50: 0.1})
     shift(sweep, 100)
     # One is a quarter done, so that a trial takes 400 s: 300 of each that runs, and three of 400 s on two executor.
-    assert look(sweep, sweep.ledger()).left_s == pytest.approx((2 * 300 + 3 * 400) / 2, abs=60)
+    assert read_progress(sweep, sweep.ledger()).left_s == pytest.approx((2 * 300 + 3 * 400) / 2, abs=60)
     end(sweep, ids(5)[0], "finished", value=1.0, step=200)
-    seen = look(sweep, sweep.ledger())  # one took 100 s, as long as the other has run: three more on the one crew
+    seen = read_progress(
+        sweep, sweep.ledger()
+    )  # one took 100 s, as long as the other has run: three more on the one crew
     assert seen.left_s == pytest.approx(300, abs=60)
 
 
@@ -183,7 +185,7 @@ def test_a_sweep_is_done_failed_cancelled_or_spent(tmp_path: Path) -> None:
     ledger = sweep.ledger()
     with ledger.locked():
         ledger.close("sweep.budget.device_h=1 is spent")
-    assert (state_of(sweep), look(sweep, ledger).closed) == ("spent", "sweep.budget.device_h=1 is spent")
+    assert (state_of(sweep), read_progress(sweep, ledger).closed) == ("spent", "sweep.budget.device_h=1 is spent")
     with ledger.locked():
         ledger.reopen()
     begin(sweep, ids(2)[1])
@@ -204,7 +206,7 @@ def test_a_budget_of_hours_that_passed_since_the_end_spoils_nothing(tmp_path: Pa
     sweep = make(tmp_path, "s", RATES[:1], budget={"max_points": None, "wall_h": 1.0, "device_h": None})
     finish(sweep, ids(1)[0], 0.5)
     shift(sweep, 8000)
-    assert (state_of(sweep), look(sweep, sweep.ledger()).closed) == ("done", None)
+    assert (state_of(sweep), read_progress(sweep, sweep.ledger()).closed) == ("done", None)
 
 
 def test_points_that_a_strategy_is_still_to_be_asked_for_count(tmp_path: Path) -> None:
@@ -213,12 +215,12 @@ def test_points_that_a_strategy_is_still_to_be_asked_for_count(tmp_path: Path) -
     sweep = make(tmp_path, "s", RATES, seeds=2, strategy=strategy, budget=budget)
     for trial in ids(6):
         finish(sweep, trial, 0.5)
-    seen = look(sweep, sweep.ledger())
+    seen = read_progress(sweep, sweep.ledger())
     assert (seen.state, seen.done, seen.total, seen.to_ask) == ("pending", 6, 20, 14)
     ledger = sweep.ledger()
     with ledger.locked():
         ledger.close("cancelled by me")
-    seen = look(sweep, ledger)
+    seen = read_progress(sweep, ledger)
     assert (seen.state, seen.total, seen.to_ask) == ("cancelled", 6, 0)
 
 
@@ -228,19 +230,21 @@ def test_a_sweep_stands_still_when_no_worker_is_left_or_comes(tmp_path: Path, mo
     with ledger.locked():
         ledger.record_submission("1234", 2)
     shift(sweep, progress.STARTING_S + 1)
-    assert look(sweep, sweep.ledger(), Scheduler()).is_stranded
-    assert not look(sweep, sweep.ledger(), Scheduler(queued=1)).is_stranded
-    assert look(sweep, sweep.ledger(), Scheduler(queued=1)).queued == 1
+    assert read_progress(sweep, sweep.ledger(), Scheduler()).is_stranded
+    assert not read_progress(sweep, sweep.ledger(), Scheduler(queued=1)).is_stranded
+    assert read_progress(sweep, sweep.ledger(), Scheduler(queued=1)).queued == 1
     (sweep.folder / "workers" / "1234_0.0").mkdir()
-    assert not look(sweep, sweep.ledger(), Scheduler()).is_stranded  # it is about to begin
-    assert look(sweep, sweep.ledger(), Scheduler({"1234_0.0": "CANCELLED"})).is_stranded
+    assert not read_progress(sweep, sweep.ledger(), Scheduler()).is_stranded  # it is about to begin
+    assert read_progress(sweep, sweep.ledger(), Scheduler({"1234_0.0": "CANCELLED"})).is_stranded
     begin(sweep, ids(3)[0], "1234_0.0")
-    assert not look(sweep, sweep.ledger(), Scheduler({"1234_0.0": "CANCELLED"})).is_stranded  # as long as it is claimed
+    assert not read_progress(
+        sweep, sweep.ledger(), Scheduler({"1234_0.0": "CANCELLED"})
+    ).is_stranded  # as long as it is claimed
     shift(sweep, progress.SILENT_S)
     end(sweep, ids(3)[0], "pending", failure="preempted")
-    assert not look(sweep, sweep.ledger(), Scheduler()).is_stranded
+    assert not read_progress(sweep, sweep.ledger(), Scheduler()).is_stranded
     shift(sweep, progress.SILENT_S)
-    assert look(sweep, sweep.ledger(), Scheduler()).is_stranded  # whoever it is, it does nothing
+    assert read_progress(sweep, sweep.ledger(), Scheduler()).is_stranded  # whoever it is, it does nothing
 
 
 def test_workers_of_this_machine_that_have_gone_are_known(tmp_path: Path) -> None:
@@ -248,7 +252,7 @@ def test_workers_of_this_machine_that_have_gone_are_known(tmp_path: Path) -> Non
     (sweep.folder / "workers" / f"{socket.gethostname()}-abc123-0").mkdir()
     shift(sweep, progress.STARTING_S + 1)
     ledger = sweep.ledger()
-    assert look(sweep, ledger, Local()).is_stranded
+    assert read_progress(sweep, ledger, Local()).is_stranded
 
 
 def test_a_claim_without_a_sign_of_life_is_ended(tmp_path: Path) -> None:
@@ -259,11 +263,11 @@ def test_a_claim_without_a_sign_of_life_is_ended(tmp_path: Path) -> None:
     grow_old(folders[1] / "heartbeat", 25)
     told = reap(sweep, sweep.ledger(), None)
     assert told == [
-        f"trial {ids(3)[0]}, attempt 1: worker w0 on node7 has given no sign of life for 31 s; it waits for another attempt"
+        f"trial {ids(3)[0]}, attempt 1: worker w0 on node7 has sent no heartbeat for 31 s; the trial is pending again"
     ]
     lost = entry(sweep, ids(3)[0])
     assert (lost.state, lost.failure, lost.value, lost.step) == ("pending", "node lost", 0.4, 40)
-    assert lost.reason == "worker w0 on node7 has given no sign of life for 31 s"
+    assert lost.reason == "worker w0 on node7 has sent no heartbeat for 31 s"
     assert lost.wasted_s == lost.used_s == 0  # its last sign of life came before the claim
     assert [entry(sweep, trial).state for trial in ids(3)[1:]] == ["running", "running"]
     assert reap(sweep, sweep.ledger(), None) == []
@@ -286,7 +290,7 @@ def test_the_scheduler_is_asked_once_for_all_workers(tmp_path: Path) -> None:
         begin(sweep, trial, worker)
     told = reap(sweep, sweep.ledger(), executor)
     assert told == [
-        f"trial {ids(3)[1]}, attempt 1: worker 11_0.0 on node7 is gone: NODE_FAIL; it waits for another attempt"
+        f"trial {ids(3)[1]}, attempt 1: worker 11_0.0 on node7 is lost: NODE_FAIL; the trial is pending again"
     ]
     assert executor.asked == [["11_0.0", "11_1.0"]]
 
@@ -308,7 +312,7 @@ def test_a_trial_fails_when_its_attempts_are_used_up(tmp_path: Path) -> None:
         assert entry(sweep, ids(3)[0]).attempt == attempt
     lost = entry(sweep, ids(3)[0])
     assert (lost.state, lost.failure) == ("failed", "node lost")
-    assert (lost.reason or "").endswith("; sweep.max_attempts=2 are used up")
+    assert (lost.reason or "").endswith("; no attempt is left (sweep.max_attempts=2)")
 
 
 def test_a_dead_claim_that_was_to_be_cancelled_is(tmp_path: Path) -> None:

@@ -82,9 +82,9 @@ def test_words_that_fit_no_trial_are_told_together(tmp_path: Path) -> None:
     assert told(sweep, "pendin", "lr=0.1", "optimizer.lr=0.2", "model=mlp", "b000000").splitlines() == [
         "there is no trial 'pendin' in sweep 's'; did you mean 'pending'?",
         "lr=0.1: lr does not vary in sweep 's'; did you mean 'optimizer.lr'?",
-        "optimizer.lr=0.2: no trial of sweep 's' has it; there are 0.1, 0.01",
+        "optimizer.lr=0.2: no trial of sweep 's' has this value; its values are 0.1, 0.01",
         "model=mlp: model does not vary in sweep 's'; known: optimizer, optimizer.lr, optimizer.nesterov",
-        f"trial 'b000000' is not unique in sweep 's': {', '.join(ids(4))}; write more of it",
+        f"trial 'b000000' is not unique in sweep 's': {', '.join(ids(4))}; write more characters of it",
     ]
     assert told(sweep, "zz") == "there is no trial 'zz' in sweep 's'; `lathe status s --all` lists them"
 
@@ -94,12 +94,12 @@ def test_some_that_wait_are_cancelled_and_the_sweep_goes_on(tmp_path: Path, lath
     finish(sweep, ids(4)[2], 0.5)
     done = lathe("cancel", "s", "optimizer=sgd")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "sweep s: 1 waited and will not begin\n"
+    assert done.stdout == "sweep s: 1 pending cancelled\n"
     assert states(sweep) == ["pending", "pending", "finished", "cancelled"]
     assert sweep.ledger().read().closed is None
     assert (entry(sweep, ids(4)[3]).reason or "").startswith("cancelled by ")
     again = lathe("cancel", "s", "optimizer=sgd")
-    assert (again.returncode, again.stdout) == (0, "sweep s: of 2 trials none waits or runs\n")
+    assert (again.returncode, again.stdout) == (0, "sweep s: none of the 2 selected trials is pending or running\n")
     assert lathe("cancel", "s", "optimizer=sgd", "running").stdout == "sweep s: no trial is optimizer=sgd and running\n"
 
 
@@ -109,8 +109,8 @@ def test_a_whole_sweep_is_cancelled(tmp_path: Path, lathe: Lathe) -> None:
     done = lathe("cancel", "s")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [
-        "sweep s: 3 waited and will not begin",
-        "its workers are told to end; `lathe resume s` goes on with what is missing",
+        "sweep s: 3 pending cancelled",
+        "its workers stop; `lathe resume s` runs the remaining trials",
     ]
     assert states(sweep) == ["finished", "cancelled", "cancelled", "cancelled"]
     assert (sweep.ledger().read().closed or "").startswith("cancelled by ")
@@ -140,7 +140,7 @@ def test_a_trial_whose_worker_is_gone_is_cancelled_at_once(tmp_path: Path) -> No
     sweep, said = make(tmp_path, "s", POINTS), list[str]()
     grow_old(begin(sweep, ids(4)[0]) / "heartbeat", 60)
     cancel(sweep, Local(), ["optimizer=adam"], said.append)
-    assert said == ["sweep s: 2 waited and will not begin"]
+    assert said == ["sweep s: 2 pending cancelled"]
     assert states(sweep) == ["cancelled", "cancelled", "pending", "pending"]
 
 
@@ -148,8 +148,11 @@ def test_one_that_does_not_save_in_time_is_told(tmp_path: Path) -> None:
     sweep, said = make(tmp_path, "s", POINTS[:1]), list[str]()
     folder = begin(sweep, ids(1)[0])
     cancel(sweep, Local(), ["running"], said.append, save_s=0.5)
-    assert said[:2] == ["sweep s: 1 running, asked to save and stop", "1 of them have not ended in 0 s"]
-    assert said[2].endswith("shows when the rest has saved")
+    assert said[:2] == [
+        "sweep s: 1 running asked to save and stop",
+        "1 of the running trials have not ended within 0 s",
+    ]
+    assert said[2].endswith("shows when they have ended")
     assert (folder / "cancel").exists()
     assert states(sweep) == ["running"]
 
@@ -163,7 +166,7 @@ def test_one_that_is_interrupted_at_that_moment_is_not_begun_again(
     processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
     wait_until((folder / "cancel").exists, "the request")
     end(sweep, ids(2)[0], "pending", failure="preempted", reason="SIGTERM")
-    assert processes[0].communicate(timeout=60)[0].endswith("of those that ran: 1 cancelled\n")
+    assert processes[0].communicate(timeout=60)[0].endswith("trials that were running: 1 cancelled\n")
     assert states(sweep) == ["cancelled", "pending"]
 
 
@@ -191,13 +194,13 @@ def test_ctrl_c_goes_on_without_waiting(tmp_path: Path, processes: list[subproce
     assert processes[0].stdout is not None
     shown = [processes[0].stdout.readline() for _ in range(2)]
     assert shown == [
-        "sweep s: 1 waited and will not begin, 1 running, asked to save and stop\n",
-        "waiting up to 20 s until they have saved; Ctrl-C goes on without\n",
+        "sweep s: 1 pending cancelled, 1 running asked to save and stop\n",
+        "waiting up to 20 s until running trials have saved; press Ctrl-C to skip the wait\n",
     ]
     processes[0].send_signal(signal.SIGINT)
     rest, wrong = processes[0].communicate(timeout=60)
-    assert rest.splitlines()[0] == "not waiting any longer; Ctrl-C once more leaves"
-    assert rest.splitlines()[1].startswith("its workers are told to end; ")
+    assert rest.splitlines()[0] == "no longer waiting; press Ctrl-C again to quit"
+    assert rest.splitlines()[1].startswith("its workers stop; ")
     assert (processes[0].returncode, wrong) == (0, "")
 
 
@@ -213,8 +216,8 @@ def test_a_running_trial_saves_and_its_worker_ends(tmp_path: Path) -> None:
         assert worker.wait(timeout=60) == 0
     finally:
         end_worker(worker)
-    assert said[0] == "sweep probe: 1 waited and will not begin, 1 running, asked to save and stop"
-    assert "of those that ran: 1 cancelled" in said
+    assert said[0] == "sweep probe: 1 pending cancelled, 1 running asked to save and stop"
+    assert "trials that were running: 1 cancelled" in said
     assert entry(sweep, trial).step > 0
 
 
@@ -231,7 +234,7 @@ def test_the_last_lines_of_what_failed_are_shown(tmp_path: Path, lathe: Lathe) -
     sweep = make(tmp_path / "runs", "s", POINTS)
     done = lathe("logs", "s")
     assert (done.returncode, done.stdout) == (
-        0, "no trial of sweep s has failed; `lathe logs s TRIAL` shows what one prints\n",
+        0, "no trial of sweep s has failed; `lathe logs s TRIAL` shows the output of a trial\n",
     )  # fmt: skip
     for trial, lines in ((ids(4)[1], [f"line {number}" for number in range(100)]), (ids(4)[2], ["other"])):
         begin(sweep, trial)
@@ -243,7 +246,7 @@ def test_the_last_lines_of_what_failed_are_shown(tmp_path: Path, lathe: Lathe) -
     assert shown[0] == f"== {ids(4)[1]} (optimizer=adam optimizer.lr=0.01), attempt 1: failed: exception, KeyError: 'x'"
     assert shown[1:22] == [*(f"line {number}" for number in range(80, 100)), ""]
     assert shown[22].endswith("attempt 1: failed: config error, no such key")
-    assert shown[23:] == ["(it has printed nothing)", ""]
+    assert shown[23:] == ["(no output)", ""]
 
 
 def test_a_trials_whole_log_is_shown_and_how_it_stands(tmp_path: Path, lathe: Lathe) -> None:
@@ -268,13 +271,13 @@ def test_a_trials_whole_log_is_shown_and_how_it_stands(tmp_path: Path, lathe: La
     ("words", "problem"),
     [
         (["b9"], "there is no trial 'b9' in sweep 's'; `lathe status s --all` lists them"),
-        ([ids(1)[0], "--attempt", "3"], f"--attempt 3: trial {ids(1)[0]} has no such attempt; there are 1"),
-        ([ids(2)[1], "--attempt", "1"], f"--attempt 1: trial {ids(2)[1]} has no such attempt; it has not begun"),
-        ([ids(1)[0], "--rank", "2"], f"--rank 2: attempt 1 of trial {ids(1)[0]} has no such rank; it has rank 0 alone"),
-        (["--follow"], "--follow, --attempt and --rank are of one trial, and none is named; write the id of one"),
+        ([ids(1)[0], "--attempt", "3"], f"--attempt 3: trial {ids(1)[0]} has no such attempt; its attempts are 1"),
+        ([ids(2)[1], "--attempt", "1"], f"--attempt 1: trial {ids(2)[1]} has no such attempt; it has not started yet"),
+        ([ids(1)[0], "--rank", "2"], f"--rank 2: attempt 1 of trial {ids(1)[0]} has no such rank; it has only rank 0"),
+        (["--follow"], "--follow, --attempt and --rank need one trial, but no trial is given; add the id of a trial"),
         (
             ["optimizer=sgd", "--follow"],
-            "--follow, --attempt and --rank are of one trial, and optimizer=sgd means 2; write the id of one",
+            "--follow, --attempt and --rank need one trial, but optimizer=sgd selects 2 trials; add the id of a trial",
         ),
     ],
 )
@@ -325,7 +328,7 @@ def test_ctrl_c_ends_the_following_alone(tmp_path: Path, processes: list[subproc
 
 def test_what_workers_print_is_shown(tmp_path: Path, lathe: Lathe) -> None:
     sweep = make(tmp_path / "runs", "s", POINTS)
-    assert lathe("logs", "s", "--workers").stdout == "of 0 logs of workers 0 are empty\n"
+    assert lathe("logs", "s", "--workers").stdout == "there are no worker logs yet\n"
     begin(sweep, ids(4)[0], "12_0.0")
     workers = sweep.folder / "workers"
     for path, text in ((workers / "12_0.0" / "log.txt", "of worker 0\n"), (workers / "12_1.0" / "log.txt", "of 1\n")):
@@ -335,6 +338,6 @@ def test_what_workers_print_is_shown(tmp_path: Path, lathe: Lathe) -> None:
     (workers / "12_0.txt").write_text("slurmstepd: error\n")
     (workers / "12_1.txt").touch()
     shown = lathe("logs", "s", "--workers").stdout
-    assert shown.endswith("== workers/12_0.txt\nslurmstepd: error\n\nof 4 logs of workers 1 are empty\n")
+    assert shown.endswith("== workers/12_0.txt\nslurmstepd: error\n\n1 of 4 worker logs are empty\n")
     assert "== workers/12_1.0/log.txt\nof 1\n" in shown
     assert lathe("logs", "s", ids(4)[0], "--workers").stdout == "== workers/12_0.0/log.txt\nof worker 0\n\n"

@@ -26,9 +26,9 @@ from rich.console import Console
 
 from experiments.core.format import format_duration, format_point, to_json
 from experiments.sweep.status import progress
-from experiments.sweep.status.progress import look
-from experiments.sweep.status.tables import limit_rows, live, summary, trials_table
-from experiments.sweep.status.text import short_ids, short_keys
+from experiments.sweep.status.progress import read_progress
+from experiments.sweep.status.tables import limit_rows, make_summary, make_trials_table, show_live
+from experiments.sweep.status.text import find_short_ids, find_short_keys
 from experiments.sweep.sweep import Sweep
 from launchers.local import Local
 from tests.conftest import Lathe
@@ -37,8 +37,8 @@ from tests.support.ledgers import begin, end, entry, finish, grow_old, ids, log,
 POINTS = [{"optimizer.lr": rate, "batch_size_global": size} for rate in (0.1, 0.01) for size in (16, 256)]
 CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 ATTACHED = "from pathlib import Path; from experiments.sweep.sweep import Sweep; "
-ATTACHED += "from experiments.sweep.status.tables import live; "
-ATTACHED += "sweep = Sweep(Path({!r})); raise SystemExit(live(sweep, sweep.executor(), str))"
+ATTACHED += "from experiments.sweep.status.tables import show_live; "
+ATTACHED += "sweep = Sweep(Path({!r})); raise SystemExit(show_live(sweep, sweep.executor(), str))"
 
 
 def some(runs_dir: Path, name: str = "s") -> Sweep:
@@ -57,9 +57,9 @@ def some(runs_dir: Path, name: str = "s") -> Sweep:
 
 def shown(sweep: Sweep, width: int) -> list[str]:
     """The trials in so many columns."""
-    seen = look(sweep, sweep.ledger())
+    seen = read_progress(sweep, sweep.ledger())
     screen = Console(width=width, record=True, file=io.StringIO())
-    screen.print(summary(seen, has_bar=True), trials_table(seen, seen.rows, width))
+    screen.print(make_summary(seen, has_bar=True), make_trials_table(seen, seen.rows, width))
     return [line.rstrip() for line in screen.export_text().splitlines()]
 
 
@@ -108,16 +108,16 @@ def test_of_a_long_table_failed_and_running_rows_are_shown_and_room_is_left(tmp_
             if number < 150:
                 state: Any = "failed" if number < 100 else "finished"
                 ledger.end(trial.id, 1, state, value=number / 200)
-    rows = limit_rows(look(sweep, ledger).rows, 40)
+    rows = limit_rows(read_progress(sweep, ledger).rows, 40)
     counted = {state: sum(row.state == state for row in rows) for state in ("failed", "running", "finished", "pending")}
     assert counted == {"failed": 13 + 7, "running": 20, "finished": 0, "pending": 0}
-    few = limit_rows([row for row in look(sweep, ledger).rows if row.state != "failed"], 40)
+    few = limit_rows([row for row in read_progress(sweep, ledger).rows if row.state != "failed"], 40)
     assert [sum(row.state == state for row in few) for state in ("running", "finished")] == [20 + 20, 0]
 
 
 def test_keys_and_ids_are_as_short_as_they_are_clear(tmp_path: Path) -> None:
     sweep = make(tmp_path, "s", [{"optimizer.lr": 1, "model.head.dim": 2, "model.body.dim": 3, "optimizer": "sgd"}])
-    short = short_keys(look(sweep, sweep.ledger()).rows)
+    short = find_short_keys(read_progress(sweep, sweep.ledger()).rows)
     assert short == {
         "optimizer.lr": "lr", "model.head.dim": "head.dim", "model.body.dim": "body.dim", "optimizer": "optimizer",
     }  # fmt: skip
@@ -128,7 +128,7 @@ def test_keys_and_ids_are_as_short_as_they_are_clear(tmp_path: Path) -> None:
     names = ["abcdef0123", "abcdef0199", "abcdef0123-2", "ffff000000"]
     with ledger.locked():
         ledger.add({"trial": name, "point": 1, "values": {}, "seed": 0, "reused": None} for name in names)
-    found = short_ids(look(sweep, ledger).rows)
+    found = find_short_ids(read_progress(sweep, ledger).rows)
     assert [found[name] for name in names] == ["abcdef0123", "abcdef019", "abcdef0123-", "ffff00"]
 
 
@@ -142,7 +142,7 @@ def test_a_duration_is_told_in_the_unit_that_one_would_use(seconds: float | None
 
 def test_every_sweep_has_a_line_the_newest_first(tmp_path: Path, lathe: Lathe) -> None:
     empty = lathe("status")
-    assert (empty.returncode, empty.stdout) == (0, "there is no sweep in runs; `lathe sweep NAME` begins one\n")
+    assert (empty.returncode, empty.stdout) == (0, "there is no sweep in runs; `lathe sweep NAME` starts one\n")
     shift(some(tmp_path / "runs", "older"), 7000)
     make(tmp_path / "runs", "newer", POINTS)
     done = lathe("status")
@@ -161,7 +161,7 @@ def test_one_sweep_is_shown_and_what_to_do_next(tmp_path: Path, lathe: Lathe) ->
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.count("\nb0000") == 8
     assert done.stdout.endswith(
-        "`lathe logs s` shows what the failed printed, `lathe resume s` runs them again\n"
+        "`lathe logs s` shows the output of failed trials, `lathe resume s` runs them again\n"
         "`lathe ui --sweep s` compares the trials in MLflow; run `lathe sync s` first\n"
     )
     assert lathe("status", "s", "--failed").stdout.count("\nb0000") == 1
@@ -201,14 +201,14 @@ def test_the_document_for_machines_has_every_field(tmp_path: Path, lathe: Lathe)
     assert rows[ids(8)[2]]["last"] == 0.2
     assert (rows[ids(8)[3]]["failure"], rows[ids(8)[3]]["reason"]) == ("exception", "KeyError: 'x'\nin line 3")
     finish(sweep, ids(8)[5], math.inf)
-    assert json.loads(to_json(look(sweep, sweep.ledger())))["rows"][0]["last"] is None
+    assert json.loads(to_json(read_progress(sweep, sweep.ledger())))["rows"][0]["last"] is None
 
 
 def test_workers_that_are_gone_are_noticed_and_told(tmp_path: Path, lathe: Lathe) -> None:
     sweep = make(tmp_path / "runs", "s", POINTS)
     grow_old(begin(sweep, ids(4)[0], "w9") / "heartbeat", 40)
     done = lathe("status", "s", "--json")
-    assert done.stderr.startswith(f"trial {ids(4)[0]}, attempt 1: worker w9 on node7 has given no sign of life for 4")
+    assert done.stderr.startswith(f"trial {ids(4)[0]}, attempt 1: worker w9 on node7 has sent no heartbeat for 4")
     assert json.loads(done.stdout)["counts"]["running"] == 0
     assert entry(sweep, ids(4)[0]).failure == "node lost"
 
@@ -217,14 +217,14 @@ def test_a_sweep_without_workers_says_how_to_go_on(tmp_path: Path, lathe: Lathe)
     sweep = make(tmp_path / "runs", "s", POINTS)
     shift(sweep, progress.STARTING_S + 5)
     done = lathe("status", "s")
-    assert done.stdout.startswith("sweep s: stands still, 0/4 done, 4 pending\n")
-    assert done.stdout.endswith("4 trials wait and no worker is left; `lathe resume s` starts more\n")
+    assert done.stdout.startswith("sweep s: stalled, 0/4 done, 4 pending\n")
+    assert done.stdout.endswith("4 trials are pending and no worker is left; `lathe resume s` starts workers\n")
     watched = lathe("status", "s", "--watch")
     assert watched.returncode == 0
-    assert watched.stdout.endswith("4 trials wait and no worker is left; `lathe resume s` starts more\n")
+    assert watched.stdout.endswith("4 trials are pending and no worker is left; `lathe resume s` starts workers\n")
 
 
-# While it goes on
+# While the sweep runs
 
 
 @pytest.fixture
@@ -256,7 +256,7 @@ def test_without_a_terminal_a_line_tells_what_ended(tmp_path: Path, processes: l
     begin(sweep, ids(3)[1])
     end(sweep, ids(3)[1], "pending", failure="preempted", reason="SIGTERM", step=20)
     assert lines.readline() == (
-        f"trial {ids(3)[1]} (optimizer.lr=0.1 batch_size_global=256) was interrupted and waits: preempted: SIGTERM\n"
+        f"trial {ids(3)[1]} (optimizer.lr=0.1 batch_size_global=256) was interrupted and is pending again: preempted: SIGTERM\n"
     )
     begin(sweep, ids(3)[1])
     end(sweep, ids(3)[1], "failed", failure="exception", reason="KeyError: 'x'", wasted=True)
@@ -266,23 +266,23 @@ def test_without_a_terminal_a_line_tells_what_ended(tmp_path: Path, processes: l
     rest = lines.read().splitlines()
     assert rest[0].startswith("2/3 done, 1 failed, best val/accuracy_top1 0.5 ")
     assert rest[1].startswith("sweep s: some failed after ")
-    assert rest[2] == "`lathe logs s` shows what the failed printed, `lathe resume s` runs them again"
+    assert rest[2] == "`lathe logs s` shows the output of failed trials, `lathe resume s` runs them again"
     assert processes[0].wait(timeout=60) == 1
 
 
 def test_a_sweep_that_is_done_ends_the_watching_with_code_0(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sweep = make(tmp_path, "s", POINTS[:1])
     finish(sweep, ids(1)[0], 0.5)
-    assert live(sweep, Local(), str) == 0
+    assert show_live(sweep, Local(), str) == 0
     assert capsys.readouterr().out.splitlines()[0].startswith("1/1 done, best val/accuracy_top1 0.5 at ")
 
 
 def test_no_worker_left_ends_the_watching_with_code_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sweep = make(tmp_path, "s", POINTS[:1])
     shift(sweep, progress.STARTING_S + 5)
-    assert live(sweep, Local(), str) == 1
+    assert show_live(sweep, Local(), str) == 1
     assert capsys.readouterr().out.endswith(
-        f"1 trial waits and no worker is left; `lathe resume {sweep.folder}` starts more\n"
+        f"1 trial is pending and no worker is left; `lathe resume {sweep.folder}` starts workers\n"
     )
 
 
@@ -296,7 +296,7 @@ def test_ctrl_c_leaves_the_sweep_alone_and_says_how_to_look_and_to_end_it(
     processes[0].stdout.readline()
     processes[0].send_signal(signal.SIGINT)
     rest = processes[0].stdout.read()  # the line before once more, where the signal came while it was printed
-    assert rest.endswith("the sweep goes on; `lathe status s` shows it, `lathe cancel s` ends it\n")
+    assert rest.endswith("the sweep continues; `lathe status s` shows it, `lathe cancel s` ends it\n")
     assert processes[0].wait(timeout=60) == 0
     assert sweep.ledger().read().closed is None
 
@@ -373,5 +373,5 @@ def test_a_sweep_that_is_removed_meanwhile_is_told(tmp_path: Path, processes: li
     assert processes[0].stdout is not None
     processes[0].stdout.readline()
     shutil.rmtree(sweep.folder)
-    assert "is gone; nothing of it is left to show" in processes[0].communicate(timeout=60)[1]
+    assert "was removed; there is nothing to show" in processes[0].communicate(timeout=60)[1]
     assert processes[0].returncode == 2

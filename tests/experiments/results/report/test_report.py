@@ -24,7 +24,7 @@ from experiments.results.report.importance import Importance, compute_importance
 from experiments.results.report.metric_history import MAX_POINTS, Series
 from experiments.results.report.report import report, select_runs
 from experiments.run.journal import Journal
-from experiments.sweep.status.progress import look
+from experiments.sweep.status.progress import read_progress
 from experiments.sweep.sweep import Sweep
 from experiments.tracking.sweep_sync import sync_sweep
 from experiments.trial.trial import Trial
@@ -93,7 +93,7 @@ def section(page: str, name: str) -> str:
 
 def test_numbers_of_the_page_are_those_of_the_ledger(tmp_path: Path) -> None:
     sweep = make_grid(tmp_path)
-    page, progress = reported(sweep), look(sweep, sweep.ledger())
+    page, progress = reported(sweep), read_progress(sweep, sweep.ledger())
     rows = {row["trial"]: row for row in rows_of(page, "trial")}
     assert set(rows) == {row.id for row in progress.rows}
     for row in progress.rows:
@@ -318,7 +318,7 @@ def test_wasted_time_and_attempts_are_those_of_the_ledger(tmp_path: Path) -> Non
     begin(sweep, "b00000000000")
     ledgers.end(sweep, "b00000000000", "pending", failure="killed", reason="gone", wasted=True, step=10)
     run(sweep, "b00000000000", 0.5)
-    progress = look(sweep, sweep.ledger())
+    progress = read_progress(sweep, sweep.ledger())
     assert progress.wasted_h > 0
     page = reported(sweep)
     assert f"({progress.wasted_h / progress.used_h:.0%})" in page
