@@ -1,8 +1,8 @@
-"""Throughput of replicas that run apart (``python -m benchmarks.async_throughput``).
+"""Throughput of asynchronous replicas (``python -m benchmarks.async_throughput``).
 
-Two replicas and a parameter server, with their coordinator, against our DistributedDataParallel on two ranks: the same model,
-the same global batches, examples a second over the steps that follow the first few. Both are started in turn, several times;
-told are medians, and the ratio of the two. Beside it both with one replica that sleeps over every gradient.
+Compares `parallel=async` with two replicas, one parameter server and a coordinator with `parallel=data` on two ranks, with
+the same model and global batches. Both start in turn several times. The table has the median examples per second after the
+warm-up steps and the median ratio, also with one slow replica, which sleeps before every gradient.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-os.environ["OMP_NUM_THREADS"] = "1"  # before torch: a rank has one core at most
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch: one core per rank
 
 import torch
 from torch import nn
@@ -46,22 +46,22 @@ def fetch(step: int, number: int, count: int) -> Batch:
     )
 
 
-def _learner(hidden_sizes: list[int]) -> TrainingTask:
+def _make_task(hidden_sizes: list[int]) -> TrainingTask:
     torch.manual_seed(0)
     model: nn.Module = Mlp(NUM_FEATURES, NUM_CLASSES, hidden_sizes, dropout_prob=0.0)
     return TrainingTask(model, CrossEntropy(), partial(SGD, lr=0.01), Constant())
 
 
-def _recipe(rank: Rank, num_steps: int, folder: str) -> EngineConfig:
+def _make_engine_config(rank: Rank, num_steps: int, folder: str) -> EngineConfig:
     return EngineConfig(
         num_steps, 1, None, "fp32", False, "cpu", BATCH_SIZE // 2, Topology(data=2), rank, (num_steps,), Path(folder)
     )
 
 
 def synchronous(rank: Rank, hidden_sizes: list[int], num_steps: int, delay_s: float, folder: str) -> float:
-    """Examples a second of `parallel=data`."""
+    """Return the examples per second of `parallel=data`."""
     engine, begin = DataParallel(2), 0.0
-    engine.prepare(_learner(hidden_sizes), _recipe(rank, num_steps, folder))
+    engine.prepare(_make_task(hidden_sizes), _make_engine_config(rank, num_steps, folder))
     for step in range(num_steps):
         if step == WARMUP_STEPS:
             begin = time.perf_counter()
@@ -71,14 +71,14 @@ def synchronous(rank: Rank, hidden_sizes: list[int], num_steps: int, delay_s: fl
     return (num_steps - WARMUP_STEPS) * BATCH_SIZE / (time.perf_counter() - begin)
 
 
-def apart(rank: Rank, hidden_sizes: list[int], num_steps: int, delay_s: float, folder: str) -> float:
-    """Examples a second of `parallel=async`."""
+def asynchronous(rank: Rank, hidden_sizes: list[int], num_steps: int, delay_s: float, folder: str) -> float:
+    """Return the examples per second of `parallel=async`."""
     delays: dict[int, float] = {1: delay_s} if delay_s else {}
     engine, engine_config = (
         ParameterServer(2, delays_s=delays, snapshot_every_steps=10**6),
-        _recipe(rank, num_steps, folder),
+        _make_engine_config(rank, num_steps, folder),
     )
-    task, roles = _learner(hidden_sizes), list(engine.roles(engine_config.topology))
+    task, roles = _make_task(hidden_sizes), list(engine.roles(engine_config.topology))
     if rank.number:
         engine.run_role(roles[rank.number - 1], task, engine_config, fetch, lambda: None)
         return 0.0
@@ -88,9 +88,9 @@ def apart(rank: Rank, hidden_sizes: list[int], num_steps: int, delay_s: float, f
         if step == WARMUP_STEPS:
             begin = time.perf_counter()
         engine.train_step(nothing, step)
-    found = (num_steps - WARMUP_STEPS) * BATCH_SIZE / (time.perf_counter() - begin)
+    examples_per_s = (num_steps - WARMUP_STEPS) * BATCH_SIZE / (time.perf_counter() - begin)
     engine.close()
-    return found
+    return examples_per_s
 
 
 def turn(function: Any, world: int, *args: Any) -> float:
@@ -106,13 +106,13 @@ def main() -> int:
             pairs = [
                 (
                     turn(synchronous, 2, hidden_sizes, num_steps, delay_s),
-                    turn(apart, 4, hidden_sizes, num_steps, delay_s),
+                    turn(asynchronous, 4, hidden_sizes, num_steps, delay_s),
                 )
                 for _ in range(NUM_TURNS)
             ]
             theirs, ours = median(one for one, _ in pairs), median(two for _, two in pairs)
             ratio = median(two / one for one, two in pairs)
-            slow = f"{delay_s * 1e3:.0f} ms a gradient" if delay_s else "none"
+            slow = f"{delay_s * 1e3:.0f} ms per gradient" if delay_s else "none"
             print(f"| {name} {hidden_sizes} | {slow} | {theirs:,.0f} | {ours:,.0f} | {ratio:.2f} |", flush=True)
     return 0
 

@@ -1,7 +1,7 @@
 """Budget: on a CPU ``determinism=bitwise`` costs at most 1.05 times ``seeded`` (``python -m benchmarks.determinism``).
 
-Blocks of both levels take turns in one process on the same model, and the ratio is the median over rounds of CPU seconds.
-`tests/experiments/train/test_determinism.py` checks that every level repeats its curves. What it costs on a GPU is not measured.
+Blocks of both levels alternate in one process on the same model. The ratio is the median over rounds of the CPU times.
+`tests/experiments/train/test_determinism.py` checks that every level repeats its curves. The cost on a GPU is not measured.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from statistics import median
 
-os.environ["OMP_NUM_THREADS"] = "1"  # before torch: one thread is what can be compared on a shared machine
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch: on a shared machine only one thread is comparable
 
 import torch
 from torch import Tensor, nn
@@ -58,19 +58,19 @@ def trainer(model: nn.Module, inputs: Tensor, targets: Tensor) -> Callable[[int]
 
 
 def compare(name: str) -> tuple[float, float, float]:
-    """Milliseconds of a step under both levels, and their ratio."""
+    """Return the milliseconds of a step with both levels, and their ratio."""
     torch.manual_seed(0)
     train = trainer(*MODELS[name]())
-    told: list[str] = []
+    warnings: list[str] = []
     times: dict[str, list[Clock]] = {level: [] for level in LEVELS}
     for level in LEVELS:
-        set_level(level, told.append)
+        set_level(level, warnings.append)
         train(STEPS_PER_BLOCK)
     for turn in range(NUM_ROUNDS):
         for level in LEVELS if turn % 2 else reversed(LEVELS):
-            set_level(level, told.append)
+            set_level(level, warnings.append)
             times[level].append(timed(train, STEPS_PER_BLOCK))
-    for warning in set(told):
+    for warning in set(warnings):
         print(f"  {name}: {warning}")
     seeded, bitwise = (median(clock.cpu_s for clock in times[level]) * 1e3 for level in LEVELS)
     pairs = zip(times["bitwise"], times["seeded"], strict=True)
@@ -78,7 +78,7 @@ def compare(name: str) -> tuple[float, float, float]:
 
 
 def main() -> int:
-    """Print the table; 1 where a ratio is above the budget."""
+    """Print the table; return 1 if a ratio is above the budget."""
     worst = 0.0
     for name in MODELS:
         seeded, bitwise, ratio = compare(name)

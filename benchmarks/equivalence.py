@@ -1,4 +1,4 @@
-"""How far the losses of every mode part from those of one process (``python -m benchmarks.equivalence``).
+"""Differences between the losses of every parallelism and of one process (``python -m benchmarks.equivalence``).
 
 Prints the table of docs/parallelism.md: the largest relative difference over 20 steps, with accumulation and clipping.
 """
@@ -19,12 +19,12 @@ def main() -> int:
     worst = 0.0
     print(f"| mode | ranks | {' | '.join(MODELS)} |\n|---|---|{'---|' * len(MODELS)}")
     for name, mode in MODES.items():
-        found = []
+        errors = []
         for model in MODELS:
             pairs = zip(outcomes(name)[model].losses, outcomes("single")[model].losses, strict=True)
-            found.append(max(abs(own - single) / single for own, single in pairs))
-        worst = max(worst, *found)
-        print(f"| {name} | {mode.topology.world} | {' | '.join(f'{each:.0e}' for each in found)} |", flush=True)
+            errors.append(max(abs(own - single) / single for own, single in pairs))
+        worst = max(worst, *errors)
+        print(f"| {name} | {mode.topology.world} | {' | '.join(f'{each:.0e}' for each in errors)} |", flush=True)
     print(f"\nlargest: {worst:.1e}, budget {BUDGET:.0e}")
     return 0 if worst <= BUDGET else 1
 

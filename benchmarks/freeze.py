@@ -1,8 +1,8 @@
-"""Budget: 1,000 trials are composed, checked and frozen in 5 s (``python -m benchmarks.freeze``).
+"""Budget: Lathe composes, checks and freezes 1,000 trials in 5 s (``python -m benchmarks.freeze``).
 
-What `lathe run -m` does before it starts a worker: the question is read, its grid composed and filled in, every trial checked
-by the plan, and all of it written to disk. The peer is Hydra's own way, which composes every configuration anew; of the
-1,000 a sample is timed and the rest told from it. Ours includes the imports of the first round, the peer's does not.
+Measures what `lathe run -m` does before it starts a worker: read the sweep, compose the grid, plan every trial and write all
+trials to disk. The peer is Hydra, which composes every configuration from scratch. A sample of its 1,000 configurations is
+timed and extrapolated. The first round of Lathe includes imports; the peer does not.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ AXES: dict[str, list[Any]] = {
 
 
 def ours_s(runs_dir: Path) -> float:
-    """Seconds from overrides to a sweep on disk."""
+    """Return the seconds from overrides to a sweep on disk."""
     start = time.perf_counter()
     from experiments.sweep.create import prepare, write
     from experiments.sweep.spec import read_overrides
@@ -41,7 +41,7 @@ def ours_s(runs_dir: Path) -> float:
 
 
 def composing_s() -> float:
-    """Seconds of Hydra for one trial's configuration, the median of a sample; what it does once is left out."""
+    """Return the median seconds that Hydra needs for the configuration of one trial, without its start."""
     from hydra import compose, initialize_config_module
 
     draw = random.Random(0)
@@ -59,10 +59,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         rounds = [ours_s(Path(folder)) for _ in range(NUM_ROUNDS)]
     one_s = composing_s()
-    told = ", ".join(f"{took:.2f}" for took in rounds)
-    print(f"{NUM_TRIALS} trials composed, checked and frozen: {told} s, the first with imports (<= {BUDGET_S:g} s)")
+    seconds = ", ".join(f"{took:.2f}" for took in rounds)
+    print(f"{NUM_TRIALS} trials composed, checked and frozen: {seconds} s, the first with imports (<= {BUDGET_S:g} s)")
     print(
-        f"Hydra composing them one by one: {one_s * NUM_TRIALS:.0f} s, told from {SAMPLE} of them at {one_s * 1e3:.0f} ms each, "
+        f"Hydra composes them one by one: {one_s * NUM_TRIALS:.0f} s, from a sample of {SAMPLE} at {one_s * 1e3:.0f} ms each, "
         f"{one_s * NUM_TRIALS / median(rounds):.0f} times as long"
     )
     return int(max(rounds) > BUDGET_S)

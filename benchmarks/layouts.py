@@ -1,8 +1,8 @@
-"""Budget: the cost model ranks layouts as they are measured, rank correlation >= 0.7 (``python -m benchmarks.layouts``).
+"""Budget: the cost model ranks layouts like measurements, with a rank correlation >= 0.7 (``python -m benchmarks.layouts``).
 
-All layouts that 4 processes on this machine's cores can run of a small gpt, each with the micro-batch that the cost model
-would take. Ranks compute and exchange as in a run; of many steps the fastest counts, since others use the machine too, and
-the slowest rank's. Where there are fewer cores than ranks the model counts the waiting for them.
+Measures all layouts of a small gpt on 4 processes of this machine, each with the micro-batch that the cost model chooses. The
+time of a rank is its fastest step, since other processes use the machine too; the time of a layout is that of its slowest
+rank. The cost model also estimates how long ranks wait for a core if there are fewer cores than ranks.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-os.environ["OMP_NUM_THREADS"] = "1"  # before torch: one thread a rank
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch: one thread per rank
 
 from experiments.components.assemble import assemble
 from experiments.config.compose import compose
@@ -33,30 +33,30 @@ EXPERIMENT = (
 
 def main() -> int:
     ranked = compare(compose([*EXPERIMENT, "parallel=auto"])).ranked
-    rounds = [[_measured(candidate) for candidate in ranked] for _ in range(NUM_ROUNDS)]
-    seconds = [min(found) for found in zip(*rounds, strict=True)]
-    guesses = [candidate.cost.total_s for candidate in ranked]
-    told, measured = ranks_of(guesses), ranks_of(seconds)
-    print("| layout | at once | told | measured | rank told | rank measured |\n|---|---|---|---|---|---|")
-    for candidate, guess, real, one, two in zip(ranked, guesses, seconds, told, measured, strict=True):
+    rounds = [[_measure(candidate) for candidate in ranked] for _ in range(NUM_ROUNDS)]
+    seconds = [min(times) for times in zip(*rounds, strict=True)]
+    estimates = [candidate.cost.total_s for candidate in ranked]
+    estimated, measured = rank_values(estimates), rank_values(seconds)
+    print("| layout | batch | estimated | measured | rank, estimated | rank, measured |\n|---|---|---|---|---|---|")
+    for candidate, estimate, real, one, two in zip(ranked, estimates, seconds, estimated, measured, strict=True):
         layout = candidate.layout
-        at_once = f"{layout.batch_size_per_device} x {layout.num_micro_batches}"
-        print(f"| {candidate.name} | {at_once} | {guess * 1e3:.0f} ms | {real * 1e3:.0f} ms | {one:g} | {two:g} |")
-    found = spearman(told, measured)
-    print(f"\nSpearman's rank correlation of {len(ranked)} layouts: {found:.2f}, budget {BUDGET}")
-    return 0 if found >= BUDGET else 1
+        batch = f"{layout.batch_size_per_device} x {layout.num_micro_batches}"
+        print(f"| {candidate.name} | {batch} | {estimate * 1e3:.0f} ms | {real * 1e3:.0f} ms | {one:g} | {two:g} |")
+    correlation = spearman(estimated, measured)
+    print(f"\nSpearman's rank correlation of {len(ranked)} layouts: {correlation:.2f}, budget {BUDGET}")
+    return 0 if correlation >= BUDGET else 1
 
 
-def _measured(candidate: Candidate) -> float:
+def _measure(candidate: Candidate) -> float:
     seconds = max(on_ranks(candidate.layout.topology.world, step_s, [*EXPERIMENT, *candidate.overrides]))
     print(f"{candidate.name}: {seconds * 1e3:.0f} ms", file=sys.stderr, flush=True)
     return seconds
 
 
 def step_s(rank: Rank, overrides: Sequence[str]) -> float:
-    """Seconds of the fastest step on this rank."""
+    """Return the seconds of the fastest step on this rank."""
     config: dict[str, Any] = compose(list(overrides)).config
-    data = {name: value for name, value in config["data"].items() if name != "files"}  # nothing is read
+    data = {name: value for name, value in config["data"].items() if name != "files"}  # so that nothing is read
     plan = make_plan({**config, "data": data})
     parts = assemble(config)
     engine_config = EngineConfig(
@@ -78,17 +78,17 @@ def step_s(rank: Rank, overrides: Sequence[str]) -> float:
         metrics = parts.engine.train_step(batch, step)
         float(next(iter(metrics.values())))
         seconds.append(time.perf_counter() - begin)
-    parts.engine.gather(0.0)  # nobody leaves before all have done
+    parts.engine.gather(0.0)  # waits until all ranks are done
     return min(seconds[NUM_WARMUP_STEPS:])
 
 
-def ranks_of(values: Sequence[float]) -> list[float]:
-    """From 1, the smallest; equal values share the mean of their ranks."""
+def rank_values(values: Sequence[float]) -> list[float]:
+    """Return the rank of each value, from 1 for the smallest; equal values get the mean of their ranks."""
     return [sum(other < value for other in values) + (values.count(value) + 1) / 2 for value in values]
 
 
 def spearman(one: Sequence[float], two: Sequence[float]) -> float:
-    """Correlation of two lists of ranks."""
+    """Return the correlation of two lists of ranks."""
     mean = (len(one) + 1) / 2
     covariance = sum((a - mean) * (b - mean) for a, b in zip(one, two, strict=True))
     return float(covariance / (sum((a - mean) ** 2 for a in one) * sum((b - mean) ** 2 for b in two)) ** 0.5)

@@ -1,7 +1,8 @@
 """Budget of a parameter server's update path (``python -m benchmarks.server_update``).
 
-Taking one gradient, remembering it, correcting nothing and updating by plain SGD, against torch's `add_` of vectors of the same
-size: at least half as many bytes a second. Both take turns in one process; the ratio is the median over the rounds.
+The server takes a gradient, records it and updates with plain SGD, without a correction for staleness. It reaches at least
+half the bytes per second of torch's `add_` on vectors of the same size. Both alternate in one process, and the ratio is the
+median over rounds.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from modules.parallel.asynchronous.server_shard import ParameterShard, Push
 from modules.parallel.asynchronous.staleness import make_correction
 
 BUDGET = 0.5
-NUM_ROUNDS, UPDATES_A_ROUND = 15, 5
+NUM_ROUNDS, UPDATES_PER_ROUND = 15, 5
 SIZES = {
     "26 layers of 400 x 400": [400] * 27,
     "4 layers of 1,000 x 1,000": [1000] * 5,
@@ -33,7 +34,7 @@ SIZES = {
 
 
 def measure(sizes: list[int]) -> tuple[float, float]:
-    """GB/s of the weights that are updated, and the ratio to plain `add_`."""
+    """Return the GB/s of updated weights, and the ratio to plain `add_`."""
     model = nn.Sequential(*(nn.Linear(one, two) for one, two in pairwise(sizes)))
     flat = FlatParameters(model)
     shard = ParameterShard(
@@ -44,20 +45,20 @@ def measure(sizes: list[int]) -> tuple[float, float]:
     chunk, ours, theirs = 0, list[float](), list[float]()
     for _ in range(NUM_ROUNDS):
         begin = time.perf_counter()
-        for _ in range(UPDATES_A_ROUND):
+        for _ in range(UPDATES_PER_ROUND):
             plain.add_(gradient, alpha=-1e-3)
         theirs.append(time.perf_counter() - begin)
         begin = time.perf_counter()
-        for _ in range(UPDATES_A_ROUND):
+        for _ in range(UPDATES_PER_ROUND):
             shard.take(Push(chunk, chunk, chunk, gradient, present, shard.weights, buffers))
             chunk += 1
         ours.append(time.perf_counter() - begin)
-    gb = shard.weights.nbytes * UPDATES_A_ROUND / 1e9
+    gb = shard.weights.nbytes * UPDATES_PER_ROUND / 1e9
     return gb / median(ours), median(other / own for own, other in zip(ours, theirs, strict=True))
 
 
 def main() -> int:
-    """Print a table; the exit code is 1 where a ratio is below the budget."""
+    """Print a table; return 1 if a ratio is below the budget."""
     worst = 1.0
     print("| model | weights | updated, GB/s | against add_ |\n|---|---|---|---|")
     for name, sizes in SIZES.items():

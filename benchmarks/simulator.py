@@ -1,10 +1,10 @@
 """Budget: the simulator predicts our own runs within 15 % (``python -m benchmarks.simulator [--record FILE] [NAME]``).
 
-Real runs of `lathe run` with 1, 2 and 4 processes train at the same time but in turns of a few seconds, the others standing
-still (SIGSTOP): so all of them see the same load of whoever else uses the machine. Two runs of one process each, which know
-nothing of each other, take a turn too: they tell how many cores the machine really has, which on a virtual one may be fewer
-than it says. The simulator is told that and the journal of one run, and has to find the others'. ``--record`` keeps what the
-journals told, for tests/experiments/plan/simulate/test_measured_runs.py.
+Runs of `lathe run` with 1, 2 and 4 processes train in turns of a few seconds while the others are stopped (SIGSTOP), so that
+all see the same load from other users of the machine. Two independent runs with one process each take a turn too: they measure
+how many cores the machine really has, which may be fewer than a virtual machine reports. The simulator predicts the speed of
+the other runs from the number of cores and the journal of one run. ``--record`` saves the measurements for
+tests/experiments/plan/simulate/test_measured_runs.py.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from modules.parallel.cost_model.step_time import Machine
 
 BUDGET = 0.15
 COUNTS = (1, 2, 4)
-TOLD = (1, 2)
-"""Processes of the runs that the simulator is told; the budget is for one, which waits for nobody."""
+SOURCES = (1, 2)
+"""Processes of the runs that the simulator predicts from; the budget applies to 1, which never waits."""
 NUM_TURNS, TURN_S = 10, 2.0
-STOOD_STILL = 5.0
-"""Times the median, from which a step is one in which its run stood still."""
+MAX_STEP_RATIO = 5.0
+"""A step that takes longer than this multiple of the median contains a stop of its run."""
 WORKLOADS = {
     "lenet": ("model=lenet", "batch_size_per_device=320"),
     "mlp": ("model=mlp", "model.hidden_sizes=[1024,1024]", "batch_size_per_device=256"),
@@ -51,46 +51,48 @@ SAME = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.simulator")
-    parser.add_argument("only", nargs="*", metavar="NAME", help=f"of {', '.join(WORKLOADS)}; all by default")
-    parser.add_argument("--record", metavar="FILE", help="bring what was measured there; what it has of others stays")
-    asked = parser.parse_args(argv)
-    for name in asked.only:
+    parser.add_argument("only", nargs="*", metavar="NAME", help=f"measure only this workload: {', '.join(WORKLOADS)}")
+    parser.add_argument(
+        "--record", metavar="FILE", help="save measurements in this file, beside those of other workloads"
+    )
+    args = parser.parse_args(argv)
+    for name in args.only:
         if name not in WORKLOADS:
-            parser.error(f"{name!r} is none of {', '.join(WORKLOADS)}")
-    found = {name: measured(WORKLOADS[name]) for name in asked.only or WORKLOADS}
-    if asked.record:
-        path, now = Path(asked.record), {"date": time.strftime("%Y-%m-%d"), "cores": psutil.cpu_count()}
-        kept: dict[str, Any] = {"command": "python -m benchmarks.simulator", "workloads": {}}
+            parser.error(f"{name!r} is not one of {', '.join(WORKLOADS)}")
+    measurements = {name: measure(WORKLOADS[name]) for name in args.only or WORKLOADS}
+    if args.record:
+        path, now = Path(args.record), {"date": time.strftime("%Y-%m-%d"), "cores": psutil.cpu_count()}
+        record: dict[str, Any] = {"command": "python -m benchmarks.simulator", "workloads": {}}
         if path.exists():
-            kept = yaml.safe_load(path.read_text())
-        for name, (cores, runs) in found.items():
+            record = yaml.safe_load(path.read_text())
+        for name, (cores, runs) in measurements.items():
             plain = [as_plain(run) for run in runs]
-            kept["workloads"][name] = {**now, "cores_measured": round(cores, 3), "runs": plain}
-        path.write_text(yaml.safe_dump(kept, sort_keys=False, width=120))
-    print("| workload | told | found | measured | simulated | error |\n|---|---|---|---|---|---|")
+            record["workloads"][name] = {**now, "cores_measured": round(cores, 3), "runs": plain}
+        path.write_text(yaml.safe_dump(record, sort_keys=False, width=120))
+    print("| workload | from | predicted | measured | simulated | error |\n|---|---|---|---|---|---|")
     errors = []
-    for name, (cores, runs) in found.items():
-        print(f"| {name} | two runs apart | | {cores:.2f} cores | | |")
+    for name, (cores, runs) in measurements.items():
+        print(f"| {name} | two independent runs | | {cores:.2f} cores | | |")
         for source, other, simulated in comparisons(runs, cores):
             error = simulated / other.examples_per_s - 1
             errors += [error] if source.workers == 1 else []
             rates = f"{other.examples_per_s:,.0f}/s | {simulated:,.0f}/s | {error:+.1%}"
             print(f"| {name} | {source.workers} | {other.workers} | {rates} |")
-    print(f"\nlargest error, told one process, {max(map(abs, errors)):.1%}, budget {BUDGET:.0%}")
+    print(f"\nlargest error from one process {max(map(abs, errors)):.1%}, budget {BUDGET:.0%}")
     return 0 if max(map(abs, errors)) <= BUDGET else 1
 
 
 def comparisons(runs: Sequence[RecordedRun], cores: float) -> Iterator[tuple[RecordedRun, RecordedRun, float]]:
-    """From every run that may be told, every other: both, and the simulated examples a second."""
+    """Yield a source, another run, and the examples per second of the other run that the simulator predicts."""
     for source in runs:
         for other in runs:
-            if source.workers in TOLD and other.workers != source.workers:
+            if source.workers in SOURCES and other.workers != source.workers:
                 on = this_machine(cores, max(source.workers, other.workers))
                 yield source, other, predicted(source, other, on).examples_per_s
 
 
 def this_machine(cores: float, processes: int) -> Machine:
-    """So many processes of one thread each on a machine whose links nobody has stated."""
+    """Describe this machine with processes of one thread each and the default links."""
     from experiments.plan.estimate import make_machine
 
     hardware: dict[str, Any] = {
@@ -99,16 +101,16 @@ def this_machine(cores: float, processes: int) -> Machine:
     return replace(make_machine(hardware), concurrent_devices=cores)
 
 
-def measured(words: Sequence[str]) -> tuple[float, list[RecordedRun]]:
+def measure(workload: Sequence[str]) -> tuple[float, list[RecordedRun]]:
     """Train with each number of processes, in turns.
 
     Returns:
-        Cores that the machine has for two processes, and what the runs with 1, 2 and 4 tell.
+        The number of cores for two processes, and the runs with 1, 2 and 4 processes.
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         turns = [[(folder / str(count), count)] for count in COUNTS] + [[(folder / "a", 1), (folder / "b", 1)]]
-        started = [[_started(words, count, path) for path, count in turn] for turn in turns]
+        started = [[_start(workload, count, path) for path, count in turn] for turn in turns]
         try:
             for turn, runs in zip(turns, started, strict=True):
                 for (path, _), run in zip(turn, runs, strict=True):
@@ -122,26 +124,27 @@ def measured(words: Sequence[str]) -> tuple[float, list[RecordedRun]]:
                     for run in runs:
                         _signal(run, signal.SIGSTOP)
         finally:
-            every = [run for runs in started for run in runs]
-            for run in every:
+            all_runs = [run for runs in started for run in runs]
+            for run in all_runs:
                 _signal(run, signal.SIGCONT)
                 run.terminate()
-            for run in every:
+            for run in all_runs:
                 run.wait(60)
         *alone, twins = [
-            [_moving(read(Trial(next(path.glob("single/*/trial.yaml")).parent))) for path, _ in turn] for turn in turns
+            [_without_stops(read(Trial(next(path.glob("single/*/trial.yaml")).parent))) for path, _ in turn]
+            for turn in turns
         ]
-    runs_of = [found for (found,) in alone]
-    return sum(twin.examples_per_s for twin in twins) / runs_of[0].examples_per_s, runs_of
+    single_runs = [run for (run,) in alone]
+    return sum(twin.examples_per_s for twin in twins) / single_runs[0].examples_per_s, single_runs
 
 
-def _started(words: Sequence[str], count: int, runs_dir: Path) -> subprocess.Popen[bytes]:
-    batch = next(int(word.partition("=")[2]) for word in words if word.startswith("batch_size_per_device="))
+def _start(workload: Sequence[str], count: int, runs_dir: Path) -> subprocess.Popen[bytes]:
+    batch = next(int(text.partition("=")[2]) for text in workload if text.startswith("batch_size_per_device="))
     more = [
         f"parallel={'data' if count > 1 else 'single'}", f"batch_size_global={count * batch}",
         f"hardware.devices_per_node={count}", f"runs_dir={runs_dir}",
     ]  # fmt: skip
-    command = [sys.executable, "-m", "experiments.cli", "run", *SAME, *more, *words]
+    command = [sys.executable, "-m", "experiments.cli", "run", *SAME, *more, *workload]
     return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
 
 
@@ -151,11 +154,11 @@ def _wait_for_steps(run: subprocess.Popen[bytes], runs_dir: Path) -> None:
             if sum(event["event"] == "metrics" for event in journal.read(path)[0]) > 10:
                 return
         time.sleep(0.2)
-    raise SystemExit(f"a run in {runs_dir} ended with {run.returncode} before it did ten steps")
+    raise SystemExit(f"a run in {runs_dir} exited with code {run.returncode} before its tenth step")
 
 
 def _signal(run: subprocess.Popen[bytes], number: int) -> None:
-    """To a run and all its processes; those that have ended meanwhile are no matter."""
+    """Send a signal to a run and all its processes that still exist."""
     try:
         family = [psutil.Process(run.pid), *psutil.Process(run.pid).children(recursive=True)]
     except psutil.NoSuchProcess:
@@ -167,9 +170,9 @@ def _signal(run: subprocess.Popen[bytes], number: int) -> None:
             continue
 
 
-def _moving(run: RecordedRun) -> RecordedRun:
-    """Without the steps in which it stood still; what a part of them took may have been told with the next one."""
-    most_s = STOOD_STILL * statistics.median(run.step_s)
+def _without_stops(run: RecordedRun) -> RecordedRun:
+    """Return a run without the steps that contain a stop. Times of a part are logged with the next step."""
+    most_s = MAX_STEP_RATIO * statistics.median(run.step_s)
     return replace(
         run,
         name=f"{run.workers} processes",
@@ -179,7 +182,7 @@ def _moving(run: RecordedRun) -> RecordedRun:
 
 
 def as_plain(run: RecordedRun) -> dict[str, Any]:
-    """What a file keeps of a run: of the times 99 quantiles, or where a step's parts were measured the means."""
+    """Return a run for a file: 99 quantiles of its step times, or their means if parts of steps were measured."""
     plain = asdict(run)
     fields = {key: plain[key] for key in ("name", "mode", "workers", "batch_size", "num_parameters")}
     measured = {"num_steps": len(run.step_s), "examples_per_s": round(run.examples_per_s, 1)}
@@ -187,8 +190,8 @@ def as_plain(run: RecordedRun) -> dict[str, Any]:
         parts_ms = {name: [round(statistics.fmean(values), 3)] for name, values in run.parts_ms.items()}
         parts_ms[SPREAD] = [round(1e3 * run.spread_s, 3)]
         return {**fields, **measured, "step_s": [round(statistics.fmean(run.step_s), 6)], "parts_ms": parts_ms}
-    kept = statistics.quantiles(run.step_s, n=100, method="inclusive")
-    return {**fields, **measured, "step_s": [round(step, 5) for step in kept]}
+    quantiles = statistics.quantiles(run.step_s, n=100, method="inclusive")
+    return {**fields, **measured, "step_s": [round(step, 5) for step in quantiles]}
 
 
 if __name__ == "__main__":

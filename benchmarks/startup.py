@@ -1,4 +1,4 @@
-"""Command to first step, and `lathe --help`, against scripts that do no more than that: `python -m benchmarks.startup`."""
+"""Budget: time to the first step, and of `lathe --help`, against minimal scripts (``python -m benchmarks.startup``)."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ BUDGET_FIRST_STEP, BUDGET_HELP_S = 1.15, 0.3
 
 
 def first_step_of_peer() -> float:
-    """Seconds from the command to the end of the first step of a hand-written script."""
+    """Return the seconds from the start of a hand-written script to the end of its first step."""
     start = time.time()
     done = subprocess.run([sys.executable, "-c", PEER], capture_output=True, text=True, check=True)
     return float(done.stdout) - start
 
 
 def first_step_of_lathe(folder: Path) -> float:
-    """Seconds from the command to the first point of the curve; composed, checked, frozen and journalled on the way."""
+    """Return the seconds from the start of `lathe run` to its first metric, with composing, planning and freezing."""
     start = time.time()
     overrides = ["model=lenet", "data=digits", "max_steps=1", "tracking=off", f"runs_dir={folder}"]
     subprocess.run([*LATHE, "run", *overrides], capture_output=True, check=True)
@@ -56,14 +56,14 @@ def first_step_of_lathe(folder: Path) -> float:
 
 
 def seconds(command: list[str]) -> float:
-    """Wall seconds of a whole command."""
+    """Return the wall-clock seconds of a command."""
     start = time.perf_counter()
     subprocess.run(command, capture_output=True, check=True)
     return time.perf_counter() - start
 
 
 def main() -> int:
-    """Print the medians and their ratios; 1 where a budget is missed."""
+    """Print the medians and their ratios; return 1 if a budget is missed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=9)
     pairs = parser.parse_args().pairs

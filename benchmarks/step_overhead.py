@@ -1,9 +1,9 @@
 """Budget: a training step costs at most 1.02 times that of a hand-written torch loop (``python -m benchmarks.step_overhead``).
 
-Ours is what a run does: batches by step, the engine's step, and its metrics in the journal. Short blocks of all loops take
-turns in one process and the ratio is the median over rounds. CPU seconds decide, kernel time included: on two cores that
-others used too, the wall clock gave 0.977 to 1.037 for the same code (2026-11-23). Where a model happens to lie in memory
-is worth up to 1.5 %, so that all are built anew several times; a second hand-written loop shows the noise that is left.
+Lathe's loop does what a run does: draw a batch, make a step of the engine, and write its metrics to the journal. Short blocks of
+all loops alternate in one process, and the ratio is the median over rounds. The budget is on CPU time, kernel time included: on
+two shared cores, wall-clock ratios of the same code were 0.977 to 1.037 (2026-11-23). The address of a model in memory changes
+its speed by up to 1.5 %, so all loops are built several times. A second hand-written loop shows the remaining noise.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
-os.environ["OMP_NUM_THREADS"] = "1"  # before torch: one thread is what can be compared on a shared machine
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch: on a shared machine only one thread is comparable
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +44,7 @@ NUM_EXAMPLES = 64 * 50
 NUM_STEPS = 1_000_000  # longer than any run of this file
 WARMUP_BLOCKS = 3
 
-Loop = Callable[[int], None]  # trains for so many steps
+Loop = Callable[[int], None]  # trains for this number of steps
 Make = Callable[[], nn.Module]
 make_optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] = partial(SGD, lr=0.01, momentum=0.9)
 
@@ -55,7 +55,7 @@ def lenet() -> nn.Module:
 
 
 def tiny() -> nn.Module:
-    """Next to no arithmetic: what is left is the cost of the loop itself."""
+    """Return a model with almost no arithmetic, which shows the cost of the loop itself."""
     torch.manual_seed(0)
     return nn.Sequential(nn.AvgPool2d(14), nn.Flatten(), nn.Linear(4, 10))
 
@@ -67,7 +67,7 @@ def examples() -> tuple[Tensor, Tensor]:
 
 
 def hand_written(make: Make) -> Loop:
-    """What one would write: shuffle, slice, step, and keep the loss."""
+    """Return a plain loop: shuffle, slice, step, and record the loss."""
     inputs, targets = examples()
     model, losses = make(), list[float]()
     optimizer = make_optimizer(model.parameters())
@@ -113,7 +113,7 @@ def ours(make: Make, folder: Path) -> Loop:
 
 @dataclass(frozen=True)
 class Clock:
-    """Seconds of a step, by the wall and of this process on the CPU."""
+    """Wall-clock and CPU seconds of a step in this process."""
 
     wall_s: float
     cpu_s: float
@@ -133,7 +133,7 @@ def timed(loop: Loop, num_steps: int) -> Clock:
 
 
 def take_turns(loops: Sequence[Loop], num_rounds: int, steps_per_block: int) -> list[list[Clock]]:
-    """Time every loop in every round, another one first each time; [loops][rounds]."""
+    """Time all loops in every round, in rotating order; [loops][rounds]."""
     for loop in loops:
         loop(WARMUP_BLOCKS * steps_per_block)
     times: list[list[Clock]] = [[] for _ in loops]
@@ -145,7 +145,7 @@ def take_turns(loops: Sequence[Loop], num_rounds: int, steps_per_block: int) -> 
 
 
 def take_turns_anew(folder: Path, num_builds: int, num_rounds: int, steps_per_block: int) -> list[list[Clock]]:
-    """Ours, hand-written, and hand-written again on LeNet; each is the first to be built in its turn."""
+    """Time Lathe's loop and two hand-written loops on LeNet, built several times in rotating order."""
     makers: list[Callable[[], Loop]] = [
         lambda: ours(lenet, folder / "lenet"),
         lambda: hand_written(lenet),
@@ -165,7 +165,7 @@ def cpu_ratio(own: Sequence[Clock], peer: Sequence[Clock]) -> float:
 
 
 def compare_lightning(make: Make, folder: Path, num_rounds: int, steps_per_block: int) -> list[list[Clock]]:
-    """The same for Lightning's trainer with its CSV log; the hand-written blocks run inside its callback."""
+    """Time Lightning's trainer with its CSV log; blocks of the hand-written loop run in a callback."""
     from lightning.pytorch import Callback, LightningModule, Trainer
     from lightning.pytorch.loggers import CSVLogger
 
@@ -196,7 +196,7 @@ def compare_lightning(make: Make, folder: Path, num_rounds: int, steps_per_block
                 self.start = Clock.now()
 
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    warnings.simplefilter("ignore")  # it advises workers for the loader, which would be another comparison
+    warnings.simplefilter("ignore")  # Lightning advises loader workers, which the other loops do not use
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*examples()), BATCH_SIZE, shuffle=True)
     trainer = Trainer(
         accelerator="cpu",
@@ -216,8 +216,8 @@ def show(name: str, own: Sequence[Clock], peer: Sequence[Clock], verdict: str) -
     wall = median(one.wall_s / other.wall_s for one, other in zip(own, peer, strict=True))
     steps_ms = [median(clock.cpu_s for clock in clocks) * 1e3 for clocks in (own, peer)]
     print(
-        f"{name:<24}{cpu_ratio(own, peer):6.3f}x  {steps_ms[0]:7.3f} ms a step, hand-written {steps_ms[1]:7.3f} ms "
-        f"(by the wall {wall:.3f}x)  {verdict}",
+        f"{name:<24}{cpu_ratio(own, peer):6.3f}x  {steps_ms[0]:7.3f} ms per step, hand-written {steps_ms[1]:7.3f} ms "
+        f"(wall clock {wall:.3f}x)  {verdict}",
         flush=True,
     )
 
@@ -227,19 +227,19 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         own, peer, control = take_turns_anew(folder, num_builds=4, num_rounds=30, steps_per_block=2)
-        kept = cpu_ratio(own, peer) <= BUDGET
-        show("LeNet 28x28", own, peer, f"budget {BUDGET}x: {'kept' if kept else 'MISSED'}")
+        is_met = cpu_ratio(own, peer) <= BUDGET
+        show("LeNet 28x28", own, peer, f"budget {BUDGET}x: {'met' if is_met else 'MISSED'}")
         show("  hand-written twice", control, peer, "the noise")
         own, peer = take_turns([ours(tiny, folder / "tiny"), hand_written(tiny)], num_rounds=200, steps_per_block=50)
         cost_us = median(one.cpu_s - other.cpu_s for one, other in zip(own, peer, strict=True)) * 1e6
-        show("tiny model", own, peer, f"no budget; the engine, batches and journal cost {cost_us:.0f} us a step")
+        show("tiny model", own, peer, f"no budget; the engine, batches and journal cost {cost_us:.0f} us per step")
         if importlib.util.find_spec("lightning") is None:
             print("Lightning               skipped: it is not installed; `pip install -e '.[bench]'` adds it")
-            return 0 if kept else 1
+            return 0 if is_met else 1
         for model, make, num_rounds, steps in (("LeNet", lenet, 50, 2), ("tiny", tiny, 50, 50)):
             own, peer = compare_lightning(make, folder, num_rounds, steps)
             show(f"Lightning, {model}", own, peer, "for comparison")
-    return 0 if kept else 1
+    return 0 if is_met else 1
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Budget: 100 trivial trials cost at most 10 CPU-seconds of everything: `python -m benchmarks.sweep_dispatch`.
+"""Budget: 100 trivial trials cost at most 10 CPU-seconds in total (``python -m benchmarks.sweep_dispatch``).
 
-On a rehearsal cluster that is booted for it: ours, whose trial loads the digits, trains for a step and saves a checkpoint;
-Hydra's submitit launcher and submitit's `map_array`, whose job writes the time into a file; and a bare job array that does the
-same by srun and bash, which no launcher can better. All is counted until SLURM's queue is empty: the command, workers or
-jobs, srun, SLURM's own daemons. `--all` adds 300 trials and a single worker, which takes some minutes more.
+Starts a local cluster and compares four methods. A trial of Lathe loads the digits, trains for one step and saves a checkpoint.
+Jobs of Hydra's submitit launcher and of submitit's `map_array` write the time to a file. A plain job array with srun and bash
+does the same and is a lower bound. All CPU time until the queue of SLURM is empty counts: the command, workers or jobs, srun
+and SLURM's daemons. `--all` adds 300 trials and a single worker, which takes a few more minutes.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from launchers.local_cluster.slurm_conf import ClusterSpec
 
 BUDGET_CPU_S, BUDGET_TRIALS = 10.0, 100
 NUM_TIMES = 3
-"""The budget's own row, which differs by a tenth from time to time (2026-11-24)."""
+"""Repetitions of the row with the budget, which varies by 10 % (2026-11-24)."""
 SIZES, MORE_SIZES = (20, 100), (300,)
 PATIENCE_S = 600.0
 CGROUPS = Path("/sys/fs/cgroup/cpuacct")
 NUM_WORKERS = 2
-"""Few, as the cores that the cluster's nodes declare are not there."""
+"""Few, since the nodes declare more cores than the machine has."""
 LATHE = [sys.executable, "-P", "-m", "experiments.cli"]
 TRIAL = ("model=softmax", "data=digits", "max_steps=1", "tracking=off", "launcher=slurm", "hardware=local_cluster")
 HYDRA = """
@@ -70,31 +70,35 @@ RAW = """#!/bin/bash
 srun bash -c 'echo $EPOCHREALTIME > {out}/$SLURM_ARRAY_TASK_ID'
 """
 
-Way = Callable[[Path, int], tuple[float, float]]
-"""Runs so many trials in a folder; when the first began and the last had ended, unix time."""
+Method = Callable[[Path, int], tuple[float, float]]
+"""Runs this number of trials in a folder; returns when the first began and the last ended, in Unix time."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one sweep."""
+    """The cost of one sweep."""
 
     cpu_s: float
     first_s: float
-    """From the command to the first trial's beginning."""
+    """From the command to the start of the first trial."""
     last_s: float
-    """To the last trial's end."""
+    """From the command to the end of the last trial."""
     done_s: float
-    """Until the command has returned and nothing is left in SLURM's queue."""
+    """Until the command has returned and the queue of SLURM is empty."""
 
 
 class Cpu:
-    """CPU-seconds of this process and all that it starts, or where that is not counted of the whole machine."""
+    """CPU-seconds of this process and its descendants, or of the whole machine if cgroups are not available."""
 
     def __init__(self, group: Path | None) -> None:
         self.group = group
 
     def __str__(self) -> str:
-        return f"in the cgroup {self.group}" if self.group else "of the whole machine, as no cgroup may be made"
+        return (
+            f"in the cgroup {self.group}"
+            if self.group
+            else "of the whole machine, since this user cannot create a cgroup"
+        )
 
     def seconds(self) -> float:
         if self.group is not None:
@@ -105,7 +109,7 @@ class Cpu:
 
 @contextlib.contextmanager
 def counted() -> Iterator[Cpu]:
-    """Put this process into a cgroup of its own; what it starts is born there, daemons of the cluster among it."""
+    """Move this process into a new cgroup, which its descendants inherit, the daemons of the cluster included."""
     group = CGROUPS / f"lathe-bench-{os.getpid()}"
     try:
         group.mkdir()
@@ -119,45 +123,45 @@ def counted() -> Iterator[Cpu]:
         yield Cpu(group)
     finally:
         (CGROUPS / "cgroup.procs").write_text(str(os.getpid()))
-        with contextlib.suppress(OSError):  # of one in which a process has not quite ended
+        with contextlib.suppress(OSError):  # if a process in it has not exited yet
             group.rmdir()
 
 
 @contextlib.contextmanager
 def cluster() -> Iterator[LocalCluster]:
-    """A cluster for as long as the context is open; sockets want its folder's name short.
+    """Start a cluster and stop it at the end of the context. Its folder has a short path, which sockets need.
 
     Raises:
         LaunchError: SLURM is not installed.
     """
     folder = Path(tempfile.mkdtemp(prefix="lathe-bench-", dir=choose_default_folder().parent))
-    rehearsal = LocalCluster(folder)
+    local_cluster = LocalCluster(folder)
     try:
-        rehearsal.up(ClusterSpec())
-        yield rehearsal
+        local_cluster.up(ClusterSpec())
+        yield local_cluster
     finally:
-        rehearsal.down()
+        local_cluster.down()
         shutil.rmtree(folder, ignore_errors=True)
 
 
 class Bench:
-    """One cluster, on which the ways take turns."""
+    """A cluster on which the methods take turns."""
 
-    def __init__(self, rehearsal: LocalCluster, cpu: Cpu, scratch: Path) -> None:
-        self.environment = {**os.environ, **rehearsal.environment()}
+    def __init__(self, local_cluster: LocalCluster, cpu: Cpu, scratch: Path) -> None:
+        self.environment = {**os.environ, **local_cluster.environment()}
         self.cpu, self.scratch = cpu, scratch
 
-    def cost(self, way: Way, num_trials: int) -> Cost:
+    def measure(self, method: Method, num_trials: int) -> Cost:
         folder = Path(tempfile.mkdtemp(dir=self.scratch))
-        time.sleep(1)  # what the last one has left behind is quiet then
+        time.sleep(1)  # let processes of the previous method exit
         before, start = self.cpu.seconds(), time.time()
-        first, last = way(folder, num_trials)
+        first, last = method(folder, num_trials)
         self.wait_until_empty()
         done = time.time()
         return Cost(self.cpu.seconds() - before, first - start, last - start, done - start)
 
     def run(self, folder: Path, *command: str) -> None:
-        """A command that has to succeed, within bounds."""
+        """Run a command; exit with its output if it fails."""
         done = subprocess.run(
             command, cwd=folder, env=self.environment, stdin=subprocess.DEVNULL, text=True, capture_output=True,
             timeout=PATIENCE_S, check=False,
@@ -173,12 +177,16 @@ class Bench:
             time.sleep(0.5)
 
     def ours(self, folder: Path, num_trials: int, num_workers: int = NUM_WORKERS) -> tuple[float, float]:
-        """When the first trial was claimed and the last one had ended; the command shows the sweep until then."""
-        asked = (f"launcher.workers={num_workers}", f"seed={','.join(map(str, range(num_trials)))}", "sweep.name=bench")
-        self.run(folder, *LATHE, "run", "-m", *TRIAL, *asked, f"runs_dir={folder}")
+        """Run a sweep; return when its first trial was claimed and when its last trial ended."""
+        overrides = (
+            f"launcher.workers={num_workers}",
+            f"seed={','.join(map(str, range(num_trials)))}",
+            "sweep.name=bench",
+        )
+        self.run(folder, *LATHE, "run", "-m", *TRIAL, *overrides, f"runs_dir={folder}")
         events = [json.loads(line) for line in (folder / "bench" / "ledger.jsonl").read_text().splitlines()]
         ended = [event["time"] for event in events if event["event"] == "ended" and event["state"] == "finished"]
-        assert len(ended) == num_trials, f"{len(ended)} of {num_trials} trials have finished"
+        assert len(ended) == num_trials, f"{len(ended)} of {num_trials} trials finished"
         return min(event["time"] for event in events if event["event"] == "claimed"), max(ended)
 
     def hydra(self, folder: Path, num_trials: int) -> tuple[float, float]:
@@ -206,9 +214,9 @@ class Bench:
 
 
 def written(out: Path, num_trials: int) -> tuple[float, float]:
-    """The first and the last of the times that jobs have written."""
+    """Return the first and the last of the times that the jobs wrote."""
     times = [float(path.read_text()) for path in out.iterdir()]
-    assert len(times) == num_trials, f"{len(times)} of {num_trials} jobs have left a file"
+    assert len(times) == num_trials, f"{len(times)} of {num_trials} jobs wrote a file"
     return min(times), max(times)
 
 
@@ -220,26 +228,29 @@ def row(name: str, num_trials: int, cost: Cost) -> str:
 
 
 def measure(*, more: bool) -> float:
-    """Print a row for every way and size; CPU-seconds of ours for the trials of the budget, the median of several times."""
+    """Print a row for every method and size; return the median CPU-seconds of Lathe for the trials of the budget."""
     sizes = SIZES + (MORE_SIZES if more else ())
     budgeted: list[float] = []
-    with counted() as cpu, cluster() as rehearsal, tempfile.TemporaryDirectory(prefix="lathe-bench-") as scratch:
-        bench = Bench(rehearsal, cpu, Path(scratch))
-        ways: dict[str, Way] = {f"lathe, {NUM_WORKERS} workers": bench.ours, "bare array, srun and bash": bench.raw}
+    with counted() as cpu, cluster() as local_cluster, tempfile.TemporaryDirectory(prefix="lathe-bench-") as scratch:
+        bench = Bench(local_cluster, cpu, Path(scratch))
+        methods: dict[str, Method] = {
+            f"lathe, {NUM_WORKERS} workers": bench.ours,
+            "plain array, srun and bash": bench.raw,
+        }
         if importlib.util.find_spec("hydra_plugins.hydra_submitit_launcher") is None:
             print("Hydra's launcher is not installed: skipped; `pip install -e '.[bench]'` adds it")
         else:
-            ways["Hydra's submitit launcher"] = bench.hydra
-        ways["submitit's map_array"] = bench.submitit
+            methods["Hydra's submitit launcher"] = bench.hydra
+        methods["submitit's map_array"] = bench.submitit
         if more:
-            ways["lathe, 1 worker"] = partial(bench.ours, num_workers=1)
-        print(f"CPU-seconds are counted {cpu}; seconds are of the wall, from the command on")
+            methods["lathe, 1 worker"] = partial(bench.ours, num_workers=1)
+        print(f"CPU-seconds are counted {cpu}; first, last and done are wall-clock seconds after the command")
         print(f"{'':<28}{'trials':>7}{'CPU-s':>10}{'per trial':>11}{'first':>9}{'last':>9}{'done':>9}")
         for num_trials in sizes:
-            for name, way in ways.items():
-                is_budgeted = way == bench.ours and num_trials == BUDGET_TRIALS
+            for name, method in methods.items():
+                is_budgeted = method == bench.ours and num_trials == BUDGET_TRIALS
                 for _ in range(NUM_TIMES if is_budgeted else 1):
-                    cost = bench.cost(way, num_trials)
+                    cost = bench.measure(method, num_trials)
                     print(row(name, num_trials, cost), flush=True)
                     budgeted += [cost.cpu_s] if is_budgeted else []
     return median(budgeted)
@@ -247,17 +258,17 @@ def measure(*, more: bool) -> float:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--all", action="store_true", help=f"{MORE_SIZES[0]} trials and a single worker too")
+    parser.add_argument("--all", action="store_true", help=f"{MORE_SIZES[0]} trials and a single worker as well")
     more = parser.parse_args().all
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # takes the cluster down
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # stops the cluster
     try:
         spent_s = measure(more=more)
     except LaunchError as err:
         print(f"not measured: {err}")
         return 1
-    kept = spent_s <= BUDGET_CPU_S
-    print(f"{BUDGET_TRIALS} trials: {spent_s:.1f} CPU-seconds (<= {BUDGET_CPU_S:g}): {'kept' if kept else 'MISSED'}")
-    return 0 if kept else 1
+    is_met = spent_s <= BUDGET_CPU_S
+    print(f"{BUDGET_TRIALS} trials: {spent_s:.1f} CPU-seconds (<= {BUDGET_CPU_S:g}): {'met' if is_met else 'MISSED'}")
+    return 0 if is_met else 1
 
 
 if __name__ == "__main__":

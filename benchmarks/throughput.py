@@ -1,11 +1,10 @@
 """Budget: a step of an experiment costs at most 1.02 times that of a bare torch loop (``python -m benchmarks.throughput``).
 
-Ours is `experiments.train.trainer.Trainer` as `lathe run` starts it, its journal, metrics and signals among it. The bare
-loop has the same
-model, objective, optimizer, schedule, clipping and examples, and nothing else; its blocks run where the training asks whether to
-stop. Both take turns in one process with one thread; CPU seconds decide, as on a shared machine the wall clock does not tell.
-Where a model happens to lie in memory matters, so that all are built anew several times. The ratio is to the mean of two bare
-loops; one by the other is the noise.
+Measures `experiments.train.trainer.Trainer` as in `lathe run`, with its journal, metrics and signals, against a bare loop with
+the same model, objective, optimizer, schedule, clipping and examples. Blocks of the bare loop run when the trainer checks
+whether to stop, in the same process with one thread. The budget is on CPU time, since wall-clock time depends on other users of
+the machine. The address of a model in memory changes its speed, so all loops are built several times. The ratio is to the mean
+of two bare loops; the ratio of these two shows the noise.
 
 ``python -m benchmarks.throughput ptb_small model.hidden_size=100`` compares other experiments, or the same with overrides.
 """
@@ -51,7 +50,7 @@ def batches(split: Split, batch_size: int) -> Iterator[Batch]:
 
 
 def bare(config: Mapping[str, Any], plan: Plan, split: Split) -> Loop:
-    """What one would write."""
+    """Return a plain torch loop."""
     task = assemble(config).task
     model, objective, stream, step = task.model, task.objective, batches(split, plan.batch_size_global), 0
     parameters = list(model.parameters())
@@ -81,33 +80,35 @@ def bare(config: Mapping[str, Any], plan: Plan, split: Split) -> Loop:
 
 
 class Turns:
-    """Asked after every step whether to stop; lets the bare loops take their turns."""
+    """A stop condition, which the trainer calls after every step, that runs blocks of the bare loops."""
 
     def __init__(self, peers: Sequence[Loop]) -> None:
-        self.peers, self.num_asked = peers, 0
+        self.peers, self.num_calls = peers, 0
         self.start = Clock.now()
         self.blocks: list[list[Clock]] = []
-        """Ours first; [blocks][loops]."""
+        """[blocks][loops], the trainer first."""
 
     def __call__(self) -> str | None:
-        self.num_asked += 1
-        if self.num_asked > 1 and (self.num_asked - 1) % STEPS_PER_BLOCK == 0:  # it is asked before the first step too
+        self.num_calls += 1
+        if (
+            self.num_calls > 1 and (self.num_calls - 1) % STEPS_PER_BLOCK == 0
+        ):  # the trainer also calls it before the first step
             own = Clock.now().since(self.start, STEPS_PER_BLOCK)
             order = range(len(self.peers)) if len(self.blocks) % 2 else reversed(range(len(self.peers)))
-            of_peers = {number: timed(self.peers[number], STEPS_PER_BLOCK) for number in order}
-            self.blocks.append([own, *(of_peers[number] for number in range(len(self.peers)))])
+            peer_clocks = {number: timed(self.peers[number], STEPS_PER_BLOCK) for number in order}
+            self.blocks.append([own, *(peer_clocks[number] for number in range(len(self.peers)))])
         self.start = Clock.now()
-        return "enough is measured," if len(self.blocks) == NUM_WARMUP + NUM_BLOCKS else None
+        return "the benchmark is complete," if len(self.blocks) == NUM_WARMUP + NUM_BLOCKS else None
 
 
 def compare(name: str, overrides: Sequence[str]) -> list[list[Clock]]:
-    """Clocks of ours, the bare loop and the bare loop again; [loops][blocks].
+    """Measure the trainer and two bare loops; [loops][blocks].
 
     Raises:
-        DataError: its data are not here.
+        DataError: the data are missing.
     """
     config = compose([f"experiment={name}", *ONLY_STEPS, *overrides]).config
-    plan, found = make_plan(config), list[list[Clock]]()
+    plan, blocks = make_plan(config), list[list[Clock]]()
     for _ in range(NUM_BUILDS):
         parts = assemble(config)
         split = parts.data.load("train")
@@ -115,8 +116,8 @@ def compare(name: str, overrides: Sequence[str]) -> list[list[Clock]]:
         with tempfile.TemporaryDirectory() as folder, Journal(Path(folder) / "journal.jsonl") as journal:
             checkpoints = Checkpoints(Path(folder), keep_last=1)
             Trainer(config, plan, parts, journal, checkpoints, turns, lambda done, warning: None).run()
-        found += turns.blocks[NUM_WARMUP:]
-    return [list(loop) for loop in zip(*found, strict=True)]
+        blocks += turns.blocks[NUM_WARMUP:]
+    return [list(loop) for loop in zip(*blocks, strict=True)]
 
 
 def mean(one: Sequence[Clock], other: Sequence[Clock]) -> list[Clock]:
@@ -125,20 +126,20 @@ def mean(one: Sequence[Clock], other: Sequence[Clock]) -> list[Clock]:
 
 def main(arguments: Sequence[str]) -> int:
     torch.set_num_threads(1)
-    names = [word for word in arguments if "=" not in word] or EXPERIMENTS
-    kept = True
-    print(f"| experiment | a step | bare loop | ratio | one bare loop by the other | budget |\n|{'---|' * 6}")
+    names = [argument for argument in arguments if "=" not in argument] or EXPERIMENTS
+    is_met = True
+    print(f"| experiment | step | bare loop | ratio | ratio of two bare loops | budget |\n|{'---|' * 6}")
     for name in names:
         try:
-            own, peer, control = compare(name, [word for word in arguments if "=" in word])
+            own, peer, control = compare(name, [argument for argument in arguments if "=" in argument])
         except DataError as err:
             print(f"| {name} | skipped: {err} |")
             continue
         own_ms, peer_ms = (median(clock.cpu_s for clock in clocks) * 1e3 for clocks in (own, peer))
         ratio, noise = cpu_ratio(own, mean(peer, control)), cpu_ratio(control, peer)
         print(f"| {name} | {own_ms:.1f} ms | {peer_ms:.1f} ms | {ratio:.3f} | {noise:.3f} | <= {BUDGET} |", flush=True)
-        kept &= ratio <= BUDGET
-    return 0 if kept else 1
+        is_met &= ratio <= BUDGET
+    return 0 if is_met else 1
 
 
 if __name__ == "__main__":

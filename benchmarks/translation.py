@@ -1,10 +1,10 @@
 """Budget: a step of translation costs at most 1.02 times that of a bare torch loop (``python -m benchmarks.translation``).
 
-The same `Seq2SeqAttention` on the same batches of made-up sentences, of like length as `PairSplit` gives them: ours by the
-engine with its journal, in paired blocks as `benchmarks.step_overhead` has them. With a number of steps, such as
-``python -m benchmarks.translation 600``, also a plain recipe beside ours on Tatoeba's short sentences: the same model and
-number of steps, torch's own cross entropy over all words, batches drawn by chance; then ours for as many CPU seconds as the
-plain one took. The BLEUs are printed.
+Both train the same `Seq2SeqAttention` on the same batches of synthetic sentences, which `PairSplit` groups by length. Lathe uses
+its engine and journal, and blocks alternate as in `benchmarks.step_overhead`. With a number of steps, such as
+``python -m benchmarks.translation 600``, it also compares the BLEU of a plain recipe on Tatoeba's short sentences: the same model
+and number of steps, torch's cross entropy over all words, random batches; then Lathe for as many CPU seconds as the plain
+recipe took.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def stream(split: PairSplit, batch_size: int = BATCH_SIZE) -> Iterator[Batch]:
 
 
 def bare() -> Loop:
-    """What one would write, on our batches."""
+    """Return a plain torch loop on the batches of Lathe."""
     model, losses, batches = make_model(), list[float](), stream(sentences())
     optimizer = make_optimizer(model.parameters())
 
@@ -82,7 +82,7 @@ def bare() -> Loop:
 
 def ours(folder: Path) -> Loop:
     engine, journal = Single(), Journal(folder / "journal.jsonl")
-    engine.prepare(TrainingTask(make_model(), CrossEntropy(), make_optimizer, Constant()), _recipe())
+    engine.prepare(TrainingTask(make_model(), CrossEntropy(), make_optimizer, Constant()), _make_engine_config())
     batches = enumerate(stream(sentences()))
 
     def train(num_steps: int) -> None:
@@ -96,16 +96,16 @@ def ours(folder: Path) -> Loop:
 
 
 def side_by_side(num_steps: int) -> None:
-    """Train both on Tatoeba for so many steps, and ours as long as the other; say what each cost and how well it translates."""
+    """Train both on Tatoeba for a number of steps, then Lathe for the same time; print CPU time and BLEU."""
     config = compose(["experiment=seq2seq_tatoeba"]).config
     data = instantiate(config["data"], "data")
     train, test = data.load("train"), data.load("test")
     evaluator = Translation(4, 0.6, 20, "none", None, 0)
     evaluator.setup(data)
     as_long_s = math.inf
-    for name, steps in (("plain recipe", _plain_steps), ("ours", _our_steps), ("ours, as long", _our_steps)):
+    for name, steps in (("plain recipe", _plain_steps), ("ours", _our_steps), ("ours, same time", _our_steps)):
         model = make_model((data.source_vocab_size, data.target_vocab_size))
-        start, done, is_timed = time.process_time(), 0, name == "ours, as long"
+        start, done, is_timed = time.process_time(), 0, name == "ours, same time"
         for done, _ in enumerate(steps(model, train), 1):
             if time.process_time() - start > as_long_s if is_timed else done == num_steps:
                 break
@@ -116,21 +116,21 @@ def side_by_side(num_steps: int) -> None:
             sums = sum((evaluator.update_with_model(model.eval(), batch) for batch, _ in batches), torch.zeros(()))
         bleu = evaluator.compute_with_model(model, sums)["bleu"]
         print(
-            f"tatoeba, {name:<15}{done} steps of {BATCH_SIZE}  {cpu_s:6.0f} CPU s  test BLEU {bleu:5.2f}",
+            f"tatoeba, {name:<16}{done} steps of {BATCH_SIZE}  {cpu_s:6.0f} CPU s  test BLEU {bleu:5.2f}",
             flush=True,
         )
 
 
 def _our_steps(model: nn.Module, train: PairSplit) -> Iterator[object]:
     engine = Single()
-    engine.prepare(TrainingTask(model, CrossEntropy(), make_optimizer, Constant()), _recipe())
+    engine.prepare(TrainingTask(model, CrossEntropy(), make_optimizer, Constant()), _make_engine_config())
     for step, batch in enumerate(stream(train)):
         yield engine.train_step(batch, step)
 
 
 def _plain_steps(model: nn.Module, train: PairSplit) -> Iterator[object]:
     optimizer = make_optimizer(model.parameters())
-    for indices in _by_chance(len(train)):
+    for indices in _random_batches(len(train)):
         inputs, targets = train.batch(indices, Generator())
         optimizer.zero_grad()
         _word_mean(model(inputs), targets[0]).backward()  # type: ignore[no-untyped-call]
@@ -138,7 +138,7 @@ def _plain_steps(model: nn.Module, train: PairSplit) -> Iterator[object]:
         yield optimizer.step()
 
 
-def _by_chance(num_pairs: int) -> Iterator[Tensor]:
+def _random_batches(num_pairs: int) -> Iterator[Tensor]:
     generator = Generator().manual_seed(0)
     while True:
         yield torch.randint(num_pairs, (BATCH_SIZE,), generator=generator)
@@ -148,30 +148,30 @@ def _word_mean(logits: Tensor, words: Tensor) -> Tensor:
     return nn.functional.cross_entropy(logits.flatten(0, 1), words.flatten(), ignore_index=IGNORED)
 
 
-def _recipe() -> EngineConfig:
+def _make_engine_config() -> EngineConfig:
     return EngineConfig(
         NUM_STEPS, num_accumulation=1, grad_clip_norm=CLIP, precision="fp32", compile=False, device="cpu",
         batch_size_per_device=BATCH_SIZE,
     )  # fmt: skip
 
 
-def main(words: list[str]) -> int:
+def main(arguments: list[str]) -> int:
     torch.set_num_threads(1)
     times: list[list[Clock]] = [[], [], []]
     with tempfile.TemporaryDirectory() as name:
-        for build_number in range(3):  # where a model lies in memory is worth a percent
+        for build_number in range(3):  # the address of a model in memory changes its speed by a percent
             makers: list[Callable[[], Loop]] = [partial(ours, Path(name) / str(build_number)), bare, bare]
-            order = [(build_number + place) % 3 for place in range(3)]
+            order = [(build_number + first) % 3 for first in range(3)]
             loops = {number: makers[number]() for number in order}
             for number, clocks in zip(order, take_turns(list(loops.values()), 15, 2), strict=True):
                 times[number] += clocks
     own, peer, control = times
-    kept = cpu_ratio(own, peer) <= BUDGET
-    show("seq2seq_attention", own, peer, f"budget {BUDGET}x: {'kept' if kept else 'MISSED'}")
+    is_met = cpu_ratio(own, peer) <= BUDGET
+    show("seq2seq_attention", own, peer, f"budget {BUDGET}x: {'met' if is_met else 'MISSED'}")
     show("  bare loop twice", control, peer, "the noise")
-    for word in words:
-        side_by_side(int(word))
-    return 0 if kept else 1
+    for argument in arguments:
+        side_by_side(int(argument))
+    return 0 if is_met else 1
 
 
 if __name__ == "__main__":
