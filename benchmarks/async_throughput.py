@@ -30,7 +30,7 @@ from modules.parallel.data import DataParallel
 from modules.parallel.parameter_server import ParameterServer
 from modules.parallel.topology import Topology
 from modules.schedule.constant import Constant
-from tests.support.ranks import on_ranks
+from tests.support.ranks import run_on_ranks
 
 NUM_TURNS, WARMUP_STEPS = 3, 5
 BATCH_SIZE, NUM_FEATURES, NUM_CLASSES = 256, 784, 10
@@ -95,7 +95,7 @@ def asynchronous(rank: Rank, hidden_sizes: list[int], num_steps: int, delay_s: f
 
 def turn(function: Any, world: int, *args: Any) -> float:
     with tempfile.TemporaryDirectory() as folder:
-        return float(on_ranks(world, function, *args, folder)[0])
+        return float(run_on_ranks(world, function, *args, folder)[0])
 
 
 def main() -> int:

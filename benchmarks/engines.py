@@ -34,7 +34,7 @@ from modules.parallel.deepspeed_pipeline import Pipeline
 from modules.parallel.deepspeed_zero import Zero
 from modules.parallel.topology import Topology
 from modules.schedule.constant import Constant
-from tests.support.ranks import on_ranks
+from tests.support.ranks import run_on_ranks
 
 BUDGET = 1.03
 NUM_BLOCKS, STEPS_PER_BLOCK = 15, 3
@@ -201,7 +201,7 @@ def main() -> int:
         ("data", "DistributedDataParallel"), ("zero1", "DeepSpeed, stage 1"), ("zero2", "DeepSpeed, stage 2"),
         ("pipeline", "DeepSpeed's pipeline"),
     ):  # fmt: skip
-        times = on_ranks(2, race, kind)[0]
+        times = run_on_ranks(2, race, kind)[0]
         ratio = median(own / bare for own, bare in times)
         own_ms, bare_ms = (median(column) * 1e3 for column in zip(*times, strict=True))
         print(f"| {kind} | {own_ms:.1f} ms | {bare_ms:.1f} ms ({peer}) | {ratio:.3f} | <= {BUDGET} |", flush=True)
@@ -209,7 +209,7 @@ def main() -> int:
     print("\n| checkpoint, 2 ranks | training blocked | torch.save and fsync | ratio | budget |\n|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         for kind in ("data", "zero1", "zero2", "pipeline"):
-            copy_s, save_s = on_ranks(2, stall, kind, folder)[0]
+            copy_s, save_s = run_on_ranks(2, stall, kind, folder)[0]
             print(
                 f"| {kind} | {copy_s * 1e3:.1f} ms | {save_s * 1e3:.1f} ms | {copy_s / save_s:.2f} | < 1 |", flush=True
             )

@@ -10,7 +10,7 @@ import sys
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch
 
-from tests.support.engines import MODELS, MODES, outcomes
+from tests.support.engines import MODELS, MODES, train_all_models
 
 BUDGET = 1e-5
 
@@ -21,7 +21,7 @@ def main() -> int:
     for name, mode in MODES.items():
         errors = []
         for model in MODELS:
-            pairs = zip(outcomes(name)[model].losses, outcomes("single")[model].losses, strict=True)
+            pairs = zip(train_all_models(name)[model].losses, train_all_models("single")[model].losses, strict=True)
             errors.append(max(abs(own - single) / single for own, single in pairs))
         worst = max(worst, *errors)
         print(f"| {name} | {mode.topology.world} | {' | '.join(f'{each:.0e}' for each in errors)} |", flush=True)

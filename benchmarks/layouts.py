@@ -20,7 +20,7 @@ from experiments.config.compose import compose
 from experiments.plan.layout_search import Candidate, compare
 from experiments.plan.plan import make_plan
 from modules.parallel.base import EngineConfig, Rank
-from tests.support.ranks import on_ranks
+from tests.support.ranks import run_on_ranks
 
 BUDGET = 0.7
 NUM_ROUNDS, NUM_WARMUP_STEPS, NUM_STEPS = 2, 3, 12
@@ -48,7 +48,7 @@ def main() -> int:
 
 
 def _measure(candidate: Candidate) -> float:
-    seconds = max(on_ranks(candidate.layout.topology.world, step_s, [*EXPERIMENT, *candidate.overrides]))
+    seconds = max(run_on_ranks(candidate.layout.topology.world, step_s, [*EXPERIMENT, *candidate.overrides]))
     print(f"{candidate.name}: {seconds * 1e3:.0f} ms", file=sys.stderr, flush=True)
     return seconds
 

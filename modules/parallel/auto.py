@@ -1,4 +1,4 @@
-"""Every layout that a hardware allows; which one is best is for whoever can count the model to say. Imports no torch."""
+"""Lists the layouts that the hardware allows; `plan.layout_search` chooses the best. Does not import torch."""
 
 from __future__ import annotations
 
@@ -9,45 +9,47 @@ from modules.parallel.topology import Topology
 
 
 class Auto:
-    """Stands where an engine would, until the layout is chosen: it trains nothing."""
+    """Placeholder for an engine until the layout is chosen; it cannot train."""
 
     def __init__(self, stages: Sequence[int], offload: bool, max_pipe: int | None, max_model: int | None) -> None:
         """
         Args:
-            stages: of ZeRO, that may be chosen.
-            offload: ZeRO 3 may keep weights and optimizer state in the host's memory.
-            max_pipe: the longest pipeline; null: as many stages as there are devices.
-            max_model: the most ranks that share a layer; null: the devices of a node, since they exchange all the time.
+            stages: ZeRO stages to choose from.
+            offload: also try ZeRO 3 with weights and optimizer state in host memory.
+            max_pipe: most pipeline stages; null: the number of devices.
+            max_model: most ranks that split a layer; null: the devices of a node, because these ranks communicate all the time.
 
         Raises:
-            ValueError: there is no such stage, or a degree is not positive.
+            ValueError: a stage does not exist, or a degree is not positive.
         """
-        if wrong := [stage for stage in stages if stage not in (0, 1, 2, 3)]:
-            raise ValueError(f"Auto wants stages of ZeRO, 0 to 3, but got {wrong[0]}; take it out of parallel.stages")
+        if unknown := [stage for stage in stages if stage not in (0, 1, 2, 3)]:
+            raise ValueError(
+                f"Auto needs ZeRO stages from 0 to 3, but got {unknown[0]}; remove it from parallel.stages"
+            )
         for name, degree in (("max_pipe", max_pipe), ("max_model", max_model)):
             if degree is not None and degree < 1:
-                raise ValueError(f"Auto wants {name} of at least 1, but got {degree}; 1 leaves that axis out")
+                raise ValueError(f"Auto needs {name} of at least 1, but got {degree}; 1 leaves that axis out")
         self.stages, self.offload = sorted(set(stages)), offload
         self.max_pipe, self.max_model = max_pipe, max_model
 
     def layouts(self, nodes: int, devices_per_node: int) -> list[ParallelLayout]:
-        """Every arrangement of all devices, and one process alone, the simplest first; how they cut the batch is left open.
+        """List every topology of all devices, and a single process, the simplest first; batch sizes are not set.
 
-        Replicas without ZeRO are DistributedDataParallel's, unless their layers are split; ranks that share a layer share
-        a node, or fill several.
+        Replicas without ZeRO use DistributedDataParallel, unless their layers are split. Ranks that split a layer are on
+        one node, or fill whole nodes.
         """
         devices = nodes * devices_per_node
-        found = [ParallelLayout("single")]
+        layouts = [ParallelLayout("single")]
         for model in _divisors(devices, self.max_model or devices_per_node):
             if devices_per_node % model and model % devices_per_node:
                 continue
             for pipe in _divisors(devices // model, self.max_pipe or devices):
                 topology = Topology(pipe, devices // model // pipe, model)
                 if topology.world > 1:
-                    found += self._engines(topology)
-        return sorted(found, key=_parts_that_move)
+                    layouts += self._list_engines(topology)
+        return sorted(layouts, key=_complexity)
 
-    def _engines(self, topology: Topology) -> Iterator[ParallelLayout]:
+    def _list_engines(self, topology: Topology) -> Iterator[ParallelLayout]:
         if topology.pipe > 1:
             yield ParallelLayout("pipeline", topology, stage=1)
             return
@@ -64,11 +66,11 @@ class Auto:
             yield ParallelLayout("zero", topology, 3, "weights_and_optimizer")
 
 
-def _parts_that_move(layout: ParallelLayout) -> tuple[int, int, int]:
+def _complexity(layout: ParallelLayout) -> tuple[int, int, int]:
     engines = ("single", "data", "zero", "pipeline")
     axes = sum(length > 1 for length in (layout.topology.pipe, layout.topology.data, layout.topology.model))
     return axes, engines.index(layout.engine), layout.stage
 
 
-def _divisors(number: int, most: int) -> list[int]:
-    return [divisor for divisor in range(1, min(number, most) + 1) if number % divisor == 0]
+def _divisors(number: int, max_divisor: int) -> list[int]:
+    return [divisor for divisor in range(1, min(number, max_divisor) + 1) if number % divisor == 0]

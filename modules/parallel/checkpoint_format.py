@@ -1,6 +1,6 @@
-"""Training state on disk: weights and the optimizer's state by the parameters' names, whole, whatever the topology.
+"""Training state on disk: whole weights and optimizer state by parameter name, the same for every topology.
 
-Safetensors and JSON, without pickle. As nothing in it knows of ranks, any engine restores what any other saved.
+The files are safetensors and JSON, without pickle. They do not depend on ranks, so any engine can restore the state of any other.
 """
 
 from __future__ import annotations
@@ -22,48 +22,48 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 MODEL = "model.safetensors"
-OPTIMIZER = "optimizer.safetensors"  # under "<parameter>.<entry>"
-REST = "optimizer.json"  # its class, plain numbers of its state, and what else an engine needs
+OPTIMIZER = "optimizer.safetensors"  # keys are "<parameter>.<entry>"
+REST = "optimizer.json"  # its class, the numbers in its state, and values of the engine
 
 
 class StateError(ValueError):
-    """A saved state is damaged or belongs to other parts.
+    """A saved state is damaged, or belongs to another model or optimizer.
 
     Attributes:
-        path: the file in question.
-        problems: everything that does not fit, one line each.
+        path: the file.
+        problems: one line each.
     """
 
-    def __init__(self, path: Path, problems: list[str], way_out: str) -> None:
+    def __init__(self, path: Path, problems: list[str], hint: str) -> None:
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         lines = "".join(f"\n  - {problem}" for problem in problems)
-        super().__init__(f"the state in {path} cannot be restored, {count}:{lines}\n{way_out}")
+        super().__init__(f"the state in {path} cannot be restored, {count}:{lines}\n{hint}")
         self.path, self.problems = path, problems
 
 
-SAME_PARTS = "resume with the configuration that wrote it, or start a new run"
-OLDER = "resume from an older checkpoint, or start a new run"
+SAME_CONFIG_HINT = "resume with the configuration that wrote it, or start a new run"
+OLDER_HINT = "resume from an older checkpoint, or start a new run"
 
 
 @dataclass
 class TrainingState:
-    """Everything that the next step depends on, but for what follows from seed and step."""
+    """Everything that the next step depends on, except what follows from the seed and the step."""
 
     weights: dict[str, Tensor]
-    """Parameters and buffers, each whole and under the first of its names."""
+    """Whole parameters and buffers; a tied tensor has its first name only."""
     optimizer: str
-    """Name of its class."""
+    """Name of the optimizer's class."""
     entries: dict[str, dict[str, Tensor | float]]
-    """The optimizer's state of every parameter, by parameter and entry: ``exp_avg``, ``step`` ..."""
+    """Optimizer state by parameter name and entry, such as ``exp_avg`` or ``step``."""
     extra: dict[str, Any] = field(default_factory=dict)
-    """Plain JSON of the engine's own: the scale of a loss."""
+    """JSON values of the engine, such as the loss scale."""
 
     def write(self, folder: Path) -> None:
-        """Write it into an empty folder.
+        """Write the state into an empty folder.
 
         Raises:
             OSError: the disk is full.
-            ValueError: the optimizer keeps something that is neither tensor nor number.
+            ValueError: the optimizer state has a value that is neither a tensor nor a number.
         """
         _write_tensors(folder / MODEL, self.weights)
         tensors: dict[str, Tensor] = {}
@@ -79,7 +79,7 @@ class TrainingState:
 
 
 class SavedState:
-    """A state on disk, read a tensor at a time: no rank needs memory for more than its own part."""
+    """A state on disk, read tensor by tensor: a rank needs memory only for its own part."""
 
     def __init__(self, folder: Path) -> None:
         """
@@ -90,21 +90,21 @@ class SavedState:
         rest = _read_json(folder / REST)
         self.optimizer, self.extra = str(rest.get("optimizer")), rest.get("extra", {})
         self._numbers: dict[str, dict[str, float]] = rest.get("numbers", {})
-        self._open = ExitStack()
-        self._weights = self._opened(folder / MODEL)
-        self._states = self._opened(folder / OPTIMIZER)
+        self._stack = ExitStack()
+        self._weights = self._open_file(folder / MODEL)
+        self._states = self._open_file(folder / OPTIMIZER)
         self.weight_names = set(self._weights.keys())
         self._keys: dict[str, list[str]] = {}
-        for full in self._states.keys():  # noqa: SIM118  # a file of safetensors is no mapping
-            name, _, key = full.rpartition(".")
+        for entry in self._states.keys():  # noqa: SIM118  # a safetensors file is not a mapping
+            name, _, key = entry.rpartition(".")
             self._keys.setdefault(name, []).append(key)
 
-    def _opened(self, path: Path) -> Any:
+    def _open_file(self, path: Path) -> Any:
         try:
-            return self._open.enter_context(safe_open(path, "pt"))
+            return self._stack.enter_context(safe_open(path, "pt"))
         except (SafetensorError, OSError) as err:
-            self._open.close()
-            raise StateError(path, [str(err)], OLDER) from err
+            self._stack.close()
+            raise StateError(path, [str(err)], OLDER_HINT) from err
 
     def __enter__(self) -> SavedState:
         return self
@@ -112,14 +112,14 @@ class SavedState:
     def __exit__(
         self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._open.close()
+        self._stack.close()
 
     def weight(self, name: str) -> Tensor:
         tensor: Tensor = self._weights.get_tensor(name)
         return tensor
 
     def keys(self, name: str) -> list[str]:
-        """What the optimizer keeps of one parameter; nothing before its first step."""
+        """Entries of the optimizer state of one parameter; empty before the first step."""
         return [*self._keys.get(name, []), *self._numbers.get(name, {})]
 
     def entry(self, name: str, key: str) -> Tensor | float:
@@ -130,43 +130,44 @@ class SavedState:
         return tensor
 
     def entries(self, name: str) -> dict[str, Tensor | float]:
-        """The optimizer's state of one parameter."""
+        """Optimizer state of one parameter."""
         return {key: self.entry(name, key) for key in self.keys(name)}
 
-    def keys_alike(self) -> set[str]:
-        """Keys of which every parameter has a tensor of its own shape, such as ``exp_avg``, and not one number."""
-        names = ((f"{name}.{key}", key) for name, keys in self._keys.items() for key in keys)
-        return {key for full, key in names if self._states.get_slice(full).get_shape()}
+    def parameter_shaped_keys(self) -> set[str]:
+        """Keys whose values have the shape of their parameter, such as ``exp_avg``, and are not single numbers."""
+        entries = ((f"{name}.{key}", key) for name, keys in self._keys.items() for key in keys)
+        return {key for entry, key in entries if self._states.get_slice(entry).get_shape()}
 
-    def check(self, kinds: Mapping[str, str], optimizer: str) -> None:
-        """
+    def check(self, expected: Mapping[str, str], optimizer: str) -> None:
+        """Check that the state fits a model and an optimizer.
+
         Args:
-            kinds: what the whole model has, from `describe_tensors`.
-            optimizer: name of this run's class.
+            expected: dtype and shape of each tensor of the whole model, from `describe_tensors`.
+            optimizer: name of the optimizer class of this run.
 
         Raises:
-            StateError: names, shapes or dtypes are not those of the model, or it is another optimizer.
+            StateError: a name, a shape, a dtype or the optimizer class differs.
         """
-        own, names = set(kinds), self.weight_names
-        problems = [f"{name}: the model has it, the file does not" for name in own - names]
-        problems += [f"{name}: the file has it, the model does not" for name in names - own]
+        own, names = set(expected), self.weight_names
+        problems = [f"{name}: it is in the model, but not in the file" for name in own - names]
+        problems += [f"{name}: it is in the file, but not in the model" for name in names - own]
         for name in own & names:
-            saved = _kind_of_slice(self._weights.get_slice(name))
-            if saved != kinds[name]:
-                problems.append(f"{name}: saved as {saved}, the model has {kinds[name]}")
+            saved = _describe_slice(self._weights.get_slice(name))
+            if saved != expected[name]:
+                problems.append(f"{name}: saved as {saved}, the model has {expected[name]}")
         if problems:
-            raise StateError(self.folder / MODEL, sorted(problems), SAME_PARTS)
+            raise StateError(self.folder / MODEL, sorted(problems), SAME_CONFIG_HINT)
         if self.optimizer != optimizer:
             problem = f"optimizer: saved from {self.optimizer}, this run has {optimizer}"
-            raise StateError(self.folder / REST, [problem], SAME_PARTS)
-        strangers = sorted(name for name in self._keys if name not in own)
-        if strangers:
-            problems = [f"{name}: the model has no such parameter" for name in strangers]
-            raise StateError(self.folder / OPTIMIZER, problems, SAME_PARTS)
+            raise StateError(self.folder / REST, [problem], SAME_CONFIG_HINT)
+        unknown = sorted(name for name in self._keys if name not in own)
+        if unknown:
+            problems = [f"{name}: the model does not have this parameter" for name in unknown]
+            raise StateError(self.folder / OPTIMIZER, problems, SAME_CONFIG_HINT)
 
 
 def name_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Live parameters and buffers that belong to a state, each under the first of its names."""
+    """Parameters and buffers of a model's state by name, not copied; a tied tensor has its first name only."""
     seen: set[int] = set()
     tensors: dict[str, Tensor] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
@@ -177,31 +178,30 @@ def name_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def find_ties(model: nn.Module) -> dict[str, str]:
-    """Every name in the model's own state, with the first name of the tensor that it stands for."""
+    """Map every name in the model's `state_dict` to the first name of the same tensor."""
     first: dict[int, str] = {}
     return {name: first.setdefault(id(tensor), name) for name, tensor in model.state_dict(keep_vars=True).items()}
 
 
 def expand_ties(weights: Mapping[str, Tensor], ties: Mapping[str, str]) -> dict[str, Tensor]:
-    """Whole weights as a model's `load_state_dict` wants them: of those that are tied, a copy under every name."""
-    return {name: weights[own] if name == own else weights[own].clone() for name, own in ties.items()}
+    """Add a copy of each tied weight for each of its names, as a model's `load_state_dict` requires."""
+    return {name: weights[first] if name == first else weights[first].clone() for name, first in ties.items()}
 
 
 def describe_tensors(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """Dtype and shape of each, in words."""
+    """Dtype and shape of each tensor as text, such as ``float32 [3, 5]``."""
     return {
         name: f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}" for name, tensor in tensors.items()
     }
 
 
 def copy_to_cpu(tensor: Tensor) -> Tensor:
-    """A copy on the CPU that training does not touch."""
-    copy = tensor.detach().to("cpu", copy=True)
-    return copy.contiguous()
+    """Copy a tensor to the CPU, so that training does not change it."""
+    return tensor.detach().to("cpu", copy=True).contiguous()
 
 
 def collect(tensors: Mapping[str, Tensor], optimizer: Optimizer) -> TrainingState:
-    """Copy the state of a model that this process holds whole."""
+    """Copy the state of a model that is whole on this process."""
     entries: dict[str, dict[str, Tensor | float]] = {}
     for name, tensor in tensors.items():
         own = optimizer.state.get(tensor)
@@ -219,23 +219,23 @@ def restore(
     optimizer: Optimizer,
     cut: Callable[[str, Tensor], Tensor] | None = None,
 ) -> None:
-    """Bring a saved state into live tensors and an optimizer over them.
+    """Copy a saved state into the tensors of this rank and their optimizer.
 
     Args:
-        saved: checked against the whole model.
-        tensors: by name, those that this rank holds.
-        optimizer: over some or all of them.
-        cut: gives this rank's part of a whole tensor; None where it holds all.
+        saved: already checked with `SavedState.check`.
+        tensors: parameters and buffers of this rank, by name.
+        optimizer: of some or all of these tensors.
+        cut: takes this rank's part of a whole tensor; None: the rank has whole tensors.
     """
     part = cut or (lambda name, whole: whole)
-    name_of = {id(tensor): name for name, tensor in tensors.items()}
+    names = {id(tensor): name for name, tensor in tensors.items()}
     with torch.no_grad():
         for name, tensor in tensors.items():
             tensor.copy_(part(name, saved.weight(name)))
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Any]] = {}
     for index, parameter in enumerate(parameters):
-        name = name_of[id(parameter)]
+        name = names[id(parameter)]
         entries = saved.entries(name)
         if entries:
             state[index] = {
@@ -247,17 +247,17 @@ def restore(
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def _kind_of_slice(part: Any) -> str:
+def _describe_slice(tensor_slice: Any) -> str:
     names = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "BOOL": "bool", "U8": "uint8"}
     names |= {f"I{bits}": f"int{bits}" for bits in (8, 16, 32, 64)}
-    return f"{names.get(part.get_dtype(), part.get_dtype())} {list(part.get_shape())}"
+    return f"{names.get(tensor_slice.get_dtype(), tensor_slice.get_dtype())} {list(tensor_slice.get_shape())}"
 
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     try:
         save_file(dict(tensors), path)
     except SafetensorError as err:
-        # The library knows the disk is full and hides it in a text; a caller needs the errno (safetensors 0.8.0).
+        # safetensors 0.8.0 reports a full disk only as text; the caller needs the errno.
         number = re.search(r"os error (\d+)", str(err))
         if number is None:
             raise
@@ -268,7 +268,7 @@ def _write_json(path: Path, value: object) -> None:
     try:
         text = json.dumps(value)
     except TypeError as err:
-        raise ValueError(f"{path.name} holds only numbers, text and lists, but {err}; use plain floats") from err
+        raise ValueError(f"{path.name} can hold only numbers, text and lists, but {err}; use plain floats") from err
     path.write_text(text)
 
 
@@ -276,5 +276,5 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         value: dict[str, Any] = json.loads(path.read_text())
     except (ValueError, FileNotFoundError) as err:
-        raise StateError(path, [str(err)], OLDER) from err
+        raise StateError(path, [str(err)], OLDER_HINT) from err
     return value

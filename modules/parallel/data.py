@@ -1,4 +1,4 @@
-"""Replicas of the whole model, each with a share of the global batch."""
+"""Replicas of the whole model, each with a part of the global batch."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from modules.parallel.topology import Degree
 
 
 class DataParallel(Single):
-    """Synchronous data parallelism by torch's own reducer, which averages gradients while the backward pass still runs.
+    """Synchronous data parallelism with torch's reducer, which averages gradients while the backward pass still runs.
 
-    Imports no DeepSpeed. Source: Li et al. 2020, arXiv:2006.15704.
+    Does not import DeepSpeed. Source: Li et al. 2020, arXiv:2006.15704.
     """
 
     def __init__(self, data: Degree) -> None:
         """
         Args:
-            data: replicas; "auto": one a device.
+            data: number of replicas; "auto": one per device.
         """
         self.data = data
 
@@ -29,8 +29,8 @@ class DataParallel(Single):
         super().prepare(task, config)
         if config.topology.world > 1 and self.forward.device.type == "cuda" and _has_sparse_gradients(self.model):
             raise ValueError(
-                "model.sparse_gradients=true: NCCL sends whole gradients between GPUs; set model.sparse_gradients=false, "
-                "or take one device"
+                "model.sparse_gradients=true: NCCL sends only dense gradients between GPUs; set model.sparse_gradients=false, "
+                "or use one device"
             )
         if config.topology.world > 1:
             device = self.forward.device
@@ -44,10 +44,10 @@ class DataParallel(Single):
     def weights(self) -> dict[str, Tensor]:
         return super().weights() if self.ranks.number == 0 else {}
 
-    def _gradients_stay_here(self) -> AbstractContextManager[object]:
+    def _no_gradient_sync(self) -> AbstractContextManager[object]:
         if isinstance(self.trained, DistributedDataParallel):
             return self.trained.no_sync()
-        return super()._gradients_stay_here()
+        return super()._no_gradient_sync()
 
 
 def _has_sparse_gradients(model: nn.Module) -> bool:

@@ -1,4 +1,4 @@
-"""Layers on different ranks, with micro-batches flowing through them, under DeepSpeed's pipeline engine."""
+"""Pipeline parallelism with DeepSpeed: stages of layers on different ranks."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from modules.parallel.forward import MetricAccumulator, average_metrics, evaluat
 from modules.parallel.topology import Degree
 
 STAGE: Final = 1
-"""Of ZeRO. Under stage 0 DeepSpeed 0.19.8 clips by the norm of the first stage alone, without a word."""
+"""ZeRO stage. Under stage 0, DeepSpeed 0.19.8 silently clips by the norm of the first pipeline stage only."""
 
 
 class Pipeline(DeepSpeedEngine):
-    """Runs any model that is a list of layers in stages; the replicas of a stage share its optimizer's state (ZeRO 1).
+    """Trains a model that is a list of layers in stages; the replicas of a stage partition its optimizer state (ZeRO 1).
 
-    Source: Narayanan et al. 2019, doi:10.1145/3341301.3359646; one forward, one backward pass in turn.
+    Source: Narayanan et al. 2019, doi:10.1145/3341301.3359646. The schedule is one forward, one backward (1F1B).
     """
 
     def __init__(
@@ -39,69 +39,71 @@ class Pipeline(DeepSpeedEngine):
     ) -> None:
         """
         Args:
-            pipe: stages; "auto": what the others leave of the devices.
+            pipe: number of stages; "auto": the number of devices divided by the other degrees.
             data: replicas of the whole pipeline.
             model: ranks over which the layers of one stage are split.
-            partition: what the stages have nearly the same of: parameters, layers ("uniform") or the time of a forward
-                and backward pass, measured before training; or the first layer of every stage, by hand: [0, 3, 5].
-            deepspeed_extra: keys of DeepSpeed's configuration that change speed, memory or what is printed.
+            partition: what the stages are balanced by: parameters, layers ("uniform"), or the time of a forward and
+                backward pass, measured before training. Or the first layer of every stage, such as [0, 3, 5].
+            deepspeed_extra: keys of DeepSpeed's configuration that change speed, memory or logging.
         """
-        super().__init__(STAGE, "none", deepspeed_extra)  # the degrees come with the recipe, resolved
+        super().__init__(STAGE, "none", deepspeed_extra)  # the resolved degrees come with the EngineConfig
         self.partition = partition
 
     def prepare(self, task: TrainingTask, config: EngineConfig) -> None:
-        self._meet(task, config, self.partition)
-        from modules.parallel.deepspeed import initialize as deepspeed_start
+        self._connect(task, config, self.partition)
+        from modules.parallel.deepspeed.initialize import connect, initialize
         from modules.parallel.deepspeed.pipeline_stages import Stages
 
-        deepspeed_start.connect(config)
+        connect(config)
         self.stages = Stages(task, config, self.partition, self.forward.autocast, self._on_outputs)
         own = {id(tensor) for tensor in (*self.stages.parameters(), *self.stages.buffers())}
-        named = state.name_tensors(task.model)
-        self.tensors = {name: tensor for name, tensor in named.items() if id(tensor) in own}
-        for tensor in named.values():
+        tensors = state.name_tensors(task.model)
+        self.tensors = {name: tensor for name, tensor in tensors.items() if id(tensor) in own}
+        for tensor in tensors.values():
             if id(tensor) not in own:
-                tensor.data = torch.empty(0)  # other stages hold it
+                tensor.data = torch.empty(0)  # it is on another stage
         parameters = [parameter for parameter in self.stages.parameters() if parameter.requires_grad]
         split = {"pipe_partitioned": False, "grad_partitioned": False}
-        optimizer, settings = self._optimizer_and_settings(task, parameters, config.grad_clip_norm, pipeline=split)
-        self.engine = deepspeed_start.initialize(self.stages, optimizer, settings, config, None)
+        optimizer, settings = self._make_optimizer(task, parameters, config.grad_clip_norm, pipeline=split)
+        self.engine = initialize(self.stages, optimizer, settings, config, None)
         self._scale_loss()
-        self.found: list[dict[str, Tensor]] = []
-        self.names: list[str] | None = None
-        self.tally: MetricAccumulator | None = None
-        self.counted: deque[bool] = deque()
+        self.step_metrics: list[dict[str, Tensor]] = []
+        self.metric_names: list[str] | None = None
+        self.accumulator: MetricAccumulator | None = None
+        self.is_counted: deque[bool] = deque()
         self.shapes: list[torch.Size] = []
 
     def train_step(self, batch: Batch, step: int) -> dict[str, Tensor]:
         self._set_learning_rate(step)
-        self.found.clear()
-        self._tell_shapes(batch)
+        self.step_metrics.clear()
+        self._announce_shapes(batch)
         self.engine.train_batch(split_micro_batches(batch, self.config.num_accumulation))
-        return self._after_step(self._told(self.ranks.mean(average_metrics(self.found)) if self._is_last else None))
+        return self._after_step(
+            self._broadcast_metrics(self.ranks.mean(average_metrics(self.step_metrics)) if self._is_last else None)
+        )
 
     def evaluate(self, batches: Iterable[tuple[Batch, bool]], evaluator: AnyEvaluator) -> dict[str, float]:
-        self.tally = MetricAccumulator(
+        self.accumulator = MetricAccumulator(
             evaluator, self.shards.whole_objective if self.shards else self.forward.objective
         )
-        self.ranks.share_buffers(self.stages)
-        in_flight = iter(batches)
-        with evaluation_mode(self.stages), self._shapes_vary():
-            while group := list(islice(in_flight, 4 * self.config.topology.pipe)):
-                self.counted = deque(counts for _, counts in group)
+        self.ranks.broadcast_buffers(self.stages)
+        remaining = iter(batches)
+        with evaluation_mode(self.stages), self._varying_shapes():
+            while group := list(islice(remaining, 4 * self.config.topology.pipe)):
+                self.is_counted = deque(is_counted for _, is_counted in group)
                 self.engine.eval_batch(
                     iter([batch for batch, _ in group]),
                     reduce_output=None,
                     bcast_loss=False,
                     num_micro_batches=len(group),
                 )
-        tally, self.tally = self.tally, None
-        told: list[Any] = [tally.metrics(self.ranks) if self._is_last else None]
-        return dict(self.ranks.object_from_last_stage(told[0]))
+        accumulator, self.accumulator = self.accumulator, None
+        metrics = accumulator.compute(self.ranks) if self._is_last else None
+        return dict(self.ranks.broadcast_object_from_last_stage(metrics))
 
     @contextmanager
-    def _shapes_vary(self) -> Iterator[None]:
-        """Stages tell each other every shape anew: batches of an evaluation differ in size, those of training do not."""
+    def _varying_shapes(self) -> Iterator[None]:
+        """Let stages send the shape with every tensor: evaluation batches differ in size, training batches do not."""
         self.engine.dynamic_shape = True
         try:
             yield
@@ -109,8 +111,8 @@ class Pipeline(DeepSpeedEngine):
             self.engine.dynamic_shape = False
             self.engine.reset_activation_shape()
 
-    def _tell_shapes(self, batch: Batch) -> None:
-        """Let stages tell each other their shapes anew where a batch has others than the one before: texts differ in length."""
+    def _announce_shapes(self, batch: Batch) -> None:
+        """Let stages send their shapes again if they differ from the last batch: texts differ in length."""
         shapes = [
             tensor.shape for tensors in batch for tensor in (tensors if isinstance(tensors, tuple) else (tensors,))
         ]
@@ -123,21 +125,23 @@ class Pipeline(DeepSpeedEngine):
         return self.ranks.coordinates.pipe == self.ranks.topology.pipe - 1
 
     def _on_outputs(self, outputs: Tensors, targets: Tensors) -> Tensor:
-        """The loss of a micro-batch, on the last stage, and on the way what is measured there."""
+        """Compute the loss of a micro-batch on the last stage; in an evaluation, accumulate the metrics instead."""
         with self.forward.autocast():
-            if self.tally is not None:
+            if self.accumulator is not None:
                 whole = self.shards.whole_outputs(lambda inputs: inputs)(outputs) if self.shards else outputs
-                self.tally.add(whole, targets, self.counted.popleft())
+                self.accumulator.add(whole, targets, self.is_counted.popleft())
                 return torch.zeros((), device=self.forward.device)
             loss, metrics = self.forward.objective(outputs, targets)
-        self.found.append({name: value.detach() for name, value in metrics.items()})
+        self.step_metrics.append({name: value.detach() for name, value in metrics.items()})
         return loss
 
-    def _told(self, metrics: dict[str, Tensor] | None) -> dict[str, Tensor]:
-        """The last stage's metrics on every stage."""
-        if self.names is None:
-            self.names = list(self.ranks.object_from_last_stage(list(metrics) if metrics is not None else None))
-        values = torch.zeros(len(self.names), device=self.forward.device)
+    def _broadcast_metrics(self, metrics: dict[str, Tensor] | None) -> dict[str, Tensor]:
+        """Copy the metrics of the last stage to all stages."""
+        if self.metric_names is None:
+            self.metric_names = list(
+                self.ranks.broadcast_object_from_last_stage(list(metrics) if metrics is not None else None)
+            )
+        values = torch.zeros(len(self.metric_names), device=self.forward.device)
         if metrics is not None:
-            values = torch.stack([metrics[name].float() for name in self.names])
-        return dict(zip(self.names, self.ranks.from_last_stage(values).unbind(), strict=True))
+            values = torch.stack([metrics[name].float() for name in self.metric_names])
+        return dict(zip(self.metric_names, self.ranks.broadcast_from_last_stage(values).unbind(), strict=True))

@@ -1,4 +1,4 @@
-"""Replicas under DeepSpeed's ZeRO, each of them one rank or a model-parallel group of ranks."""
+"""Replicas with DeepSpeed's ZeRO; a replica is one rank or a model-parallel group."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from modules.parallel.topology import Degree, Offload
 
 
 class Zero(DeepSpeedEngine):
-    """Shares out what replicas would all hold: optimizer state (stage 1), gradients (2), weights (3).
+    """Partitions what every replica would hold: optimizer state (stage 1), gradients (2), weights (3).
 
     Source: Rajbhandari et al. 2020, arXiv:1910.02054; model parallelism: Shoeybi et al. 2019, arXiv:1909.08053.
     """
@@ -30,17 +30,17 @@ class Zero(DeepSpeedEngine):
     ) -> None:
         """
         Args:
-            stage: 0 shares out nothing.
-            offload: what lies in the host's memory instead of the device's: the optimizer's state (stages 1 to 3), or
-                the weights too (stage 3).
-            data: replicas; "auto": what `model` leaves of the devices.
+            stage: ZeRO stage; 0 partitions nothing.
+            offload: what is in host memory instead of device memory: the optimizer state (stages 1 to 3), or also the
+                weights (stage 3).
+            data: number of replicas; "auto": the number of devices divided by ``model``.
             model: ranks over which the layers of one replica are split.
-            deepspeed_extra: keys of DeepSpeed's configuration that change speed, memory or what is printed.
+            deepspeed_extra: keys of DeepSpeed's configuration that change speed, memory or logging.
         """
-        super().__init__(stage, offload, deepspeed_extra)  # the degrees come with the recipe, resolved
+        super().__init__(stage, offload, deepspeed_extra)  # the resolved degrees come with the EngineConfig
 
     def prepare(self, task: TrainingTask, config: EngineConfig) -> None:
-        self._meet(task, config, "parameters")
+        self._connect(task, config, "parameters")
         from modules.parallel.deepspeed.initialize import ModelUnit, initialize
 
         model = task.model.to(self.forward.device)
@@ -48,10 +48,10 @@ class Zero(DeepSpeedEngine):
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         if config.compile:
             model.compile()
-        # Stage 0 says no norm (0.19.8), so it is clipped here.
+        # DeepSpeed 0.19.8 reports no norm under stage 0, so `_clip` clips.
         grad_clip_norm = config.grad_clip_norm if self.stage else None
-        optimizer, settings = self._optimizer_and_settings(task, parameters, grad_clip_norm)
-        self.trained = _InPrecision(model, self.forward)
+        optimizer, settings = self._make_optimizer(task, parameters, grad_clip_norm)
+        self.trained = _WithAutocast(model, self.forward)
         self.engine = initialize(self.trained, optimizer, settings, config, ModelUnit(self.ranks))
         self._scale_loss()
         self.parameters = parameters
@@ -59,12 +59,12 @@ class Zero(DeepSpeedEngine):
 
     def train_step(self, batch: Batch, step: int) -> dict[str, Tensor]:
         config = self.config
-        parts = []
+        step_metrics = []
         self._set_learning_rate(step)
         norm: Tensor | None = None
         for micro_batch in split_micro_batches(batch, config.num_accumulation):
-            loss, metrics = self.forward.loss(self.engine, micro_batch)
-            parts.append({name: value.detach() for name, value in metrics.items()})
+            loss, metrics = self.forward.compute_loss(self.engine, micro_batch)
+            step_metrics.append({name: value.detach() for name, value in metrics.items()})
             self.engine.backward(loss)
             if (
                 self.stage == 0
@@ -73,7 +73,7 @@ class Zero(DeepSpeedEngine):
             ):
                 norm = self._clip(config.grad_clip_norm)
             self.engine.step()
-        return self._after_step(self.ranks.mean(average_metrics(parts)), norm)
+        return self._after_step(self.ranks.mean(average_metrics(step_metrics)), norm)
 
     def evaluate(self, batches: Iterable[tuple[Batch, bool]], evaluator: AnyEvaluator) -> dict[str, float]:
         forward = Forward(self.shards.whole_objective if self.shards else self.forward.objective, self.config)
@@ -83,7 +83,7 @@ class Zero(DeepSpeedEngine):
         )
 
     def _clip(self, max_norm: float) -> Tensor:
-        """Clip by the norm of the whole model's gradient, of which this rank has slices."""
+        """Clip by the gradient norm of the whole model, of which this rank has slices."""
         if isinstance(self.scaler, GradScaler):
             self.scaler.unscale_(self.engine.optimizer)
         split, shared = torch.zeros((), device=self.forward.device), torch.zeros((), device=self.forward.device)
@@ -102,8 +102,8 @@ class Zero(DeepSpeedEngine):
         return norm
 
 
-class _InPrecision(nn.Module):
-    """The model under autocast: DeepSpeed switches off one that was begun outside."""
+class _WithAutocast(nn.Module):
+    """The model with autocast inside: DeepSpeed disables an autocast context that encloses its forward pass."""
 
     def __init__(self, model: nn.Module, forward: Forward) -> None:
         super().__init__()

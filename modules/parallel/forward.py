@@ -1,4 +1,4 @@
-"""What every engine does alike: devices, precision, one forward pass and its loss, and the evaluation of many."""
+"""Code that all engines share: device, precision, forward pass with its loss, and evaluation."""
 
 from __future__ import annotations
 
@@ -19,145 +19,148 @@ AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Forward:
-    """The forward pass of one rank, with the objective after it."""
+    """Forward pass and objective of one rank."""
 
     def __init__(self, objective: Objective, config: EngineConfig) -> None:
         """
         Raises:
-            ValueError: this machine has no such device.
+            ValueError: this machine does not have the device.
         """
         self.device = find_device(config)
         self.objective = objective
         self.precision = config.precision
         self.channels_last = config.channels_last
-        if isinstance(objective, nn.Module):  # class weights and the like
+        if isinstance(objective, nn.Module):  # it may hold tensors, such as class weights
             objective.to(self.device)
 
     def autocast(self) -> AbstractContextManager[object]:
         dtype = AUTOCAST.get(self.precision)
         return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype)
 
-    def loss(self, model: Callable[[Tensors], Tensors], batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean loss of a micro-batch on the CPU, and its metrics."""
-        inputs, targets = self.on_device(batch)
+    def compute_loss(self, model: Callable[[Tensors], Tensors], batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean loss and metrics of a micro-batch, which is on the CPU."""
+        inputs, targets = self.move_to_device(batch)
         with self.autocast():
             loss, metrics = self.objective(model(inputs), targets)
         return loss, metrics
 
-    def on_device(self, batch: Batch) -> Batch:
+    def move_to_device(self, batch: Batch) -> Batch:
         inputs, targets = batch
         if self.channels_last:
-            inputs = _each(inputs, _channels_last)
+            inputs = _map_tensors(inputs, _to_channels_last)
         if self.device.type == "cpu":
             return inputs, targets
-        return _each(inputs, self._moved), _each(targets, self._moved)
+        return _map_tensors(inputs, self._copy), _map_tensors(targets, self._copy)
 
-    def _moved(self, tensor: Tensor) -> Tensor:
+    def _copy(self, tensor: Tensor) -> Tensor:
         return tensor.pin_memory().to(self.device, non_blocking=True)
 
 
 class MetricAccumulator:
-    """Sums over the batches of an evaluation."""
+    """Accumulates sums over the batches of an evaluation."""
 
     def __init__(self, evaluator: AnyEvaluator, objective: Objective, whole: nn.Module | None = None) -> None:
         """
         Args:
-            evaluator: what measures.
-            objective: of whole outputs.
-            whole: the model, for an evaluator that asks it; None where no rank has all of it.
+            evaluator: computes the sums.
+            objective: for whole outputs, not slices.
+            whole: the model, for an evaluator that calls it; None if no rank has the whole model.
         """
         self.evaluator, self.objective, self.whole = evaluator, objective, whole
         self.sums: Tensor | None = None
         self.totals: dict[str, Tensor] = {}
         self.num_examples = 0
 
-    def add(self, outputs: Tensors, targets: Tensors, counts: bool, inputs: Tensors | None = None) -> None:
-        """Measure one batch; one that does not count only says which sums there are, where no other did."""
+    def add(self, outputs: Tensors, targets: Tensors, is_counted: bool, inputs: Tensors | None = None) -> None:
+        """Add the sums of one batch. A batch that is not counted only sets the names and shapes, if it comes first."""
         _, metrics = self.objective(outputs, targets)
-        size = count_examples(targets) if counts else 0
-        if counts:
-            sums = self._measured(inputs, outputs, targets)
+        size = count_examples(targets) if is_counted else 0
+        if is_counted:
+            sums = self._compute_sums(inputs, outputs, targets)
             self.sums = sums if self.sums is None else self.sums + sums
         elif self.sums is None:
-            self.sums = torch.zeros_like(self._measured(inputs, outputs, targets, only_first=True))
+            self.sums = torch.zeros_like(self._compute_sums(inputs, outputs, targets, only_first=True))
         for name, value in metrics.items():
             self.totals[name] = self.totals.get(name, 0.0) + value.detach().double() * size
         self.num_examples += size
 
-    def _measured(
+    def _compute_sums(
         self, inputs: Tensors | None, outputs: Tensors, targets: Tensors, *, only_first: bool = False
     ) -> Tensor:
-        """Sums of a batch, or of its first example where the model is asked, which may write long texts."""
+        """Sums of a batch; with ``only_first``, an evaluator that calls the model, which can be slow, gets one example."""
         if not isinstance(self.evaluator, ModelEvaluator):
             return self.evaluator.update(outputs, targets)
-        assert self.whole is not None, "a plan refuses it"
+        assert self.whole is not None, "the plan has refused this layout"
         assert inputs is not None
-        asked = itemgetter(slice(1 if only_first else None))
-        return self.evaluator.update_with_model(self.whole, (_each(inputs, asked), _each(targets, asked)))
+        select = itemgetter(slice(1 if only_first else None))
+        return self.evaluator.update_with_model(
+            self.whole, (_map_tensors(inputs, select), _map_tensors(targets, select))
+        )
 
-    def _metrics_of(self, sums: Tensor) -> dict[str, float]:
+    def _compute_metrics(self, sums: Tensor) -> dict[str, float]:
         if not isinstance(self.evaluator, ModelEvaluator):
             return self.evaluator.compute(sums)
-        assert self.whole is not None, "a plan refuses it"
+        assert self.whole is not None, "the plan has refused this layout"
         return self.evaluator.compute_with_model(self.whole, sums)
 
-    def metrics(self, ranks: ProcessGroups) -> dict[str, float]:
-        """Means over all that counted on all replicas; called by ranks that have measured.
+    def compute(self, ranks: ProcessGroups) -> dict[str, float]:
+        """Metrics over the counted examples of all replicas; call it on all ranks that called `add`.
 
         Raises:
-            ValueError: nothing was measured.
+            ValueError: there was no batch.
         """
         if self.sums is None:
-            raise ValueError("evaluate wants at least one batch, but got 0; is the split empty?")
+            raise ValueError("evaluate needs at least one batch, but got 0; check that the split is not empty")
         count = self.sums.new_tensor([self.num_examples])
         flat = ranks.sum(torch.cat([count, self.sums, *(total.reshape(1) for total in self.totals.values())]), "data")
         values = flat.to("cpu", torch.float64)
         sums, totals = values[1 : 1 + len(self.sums)], values[1 + len(self.sums) :]
         means = {name: float(total) / float(values[0]) for name, total in zip(self.totals, totals, strict=True)}
-        return means | self._metrics_of(sums)
+        return means | self._compute_metrics(sums)
 
 
 def find_device(config: EngineConfig) -> torch.device:
-    """
+    """Device of this rank.
+
     Raises:
-        ValueError: this machine has no such device.
+        ValueError: this machine does not have the device.
     """
     count = torch.cuda.device_count() if config.device != "cpu" and torch.cuda.is_available() else 0
     if config.device == "cuda" and count == 0:
-        raise ValueError("hardware.device=cuda wants a CUDA device, but torch finds 0 here; set it to cpu or auto")
+        raise ValueError("hardware.device=cuda needs a CUDA device, but torch finds 0 here; set it to cpu or auto")
     if config.precision == "fp16" and count == 0:
-        raise ValueError("precision=fp16 needs a GPU, but torch finds 0 here; take precision=bf16")
+        raise ValueError("precision=fp16 needs a GPU, but torch finds 0 here; use precision=bf16")
     if count == 0:
         return torch.device("cpu")
-    number, wanted = config.rank.local_rank, config.rank.local_world_size
-    if wanted > count:  # the same on every rank
+    local_rank, num_processes = config.rank.local_rank, config.rank.local_world_size
+    if num_processes > count:  # the same on every rank
         raise ValueError(
-            f"hardware.devices_per_node={wanted} wants a CUDA device a process, but torch finds {count} here; "
+            f"hardware.devices_per_node={num_processes} needs one CUDA device per process, but torch finds {count} here; "
             f"set hardware.devices_per_node={count}, or hardware.device=cpu"
         )
-    torch.cuda.set_device(number)
-    return torch.device("cuda", number)
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)
 
 
 def count_examples(tensors: Tensors) -> int:
-    """Examples of a batch."""
+    """Number of examples in a batch."""
     return len(tensors if isinstance(tensors, Tensor) else tensors[0])
 
 
 def split_micro_batches(batch: Batch, num_parts: int) -> Iterator[Batch]:
-    """Cut a batch into equal parts, in order."""
+    """Split a batch into equal micro-batches, in order."""
     size = count_examples(batch[0])
     if size % num_parts:
         raise ValueError(
             f"num_accumulation={num_parts} cannot split a batch of {size} evenly; use a batch size that it divides"
         )
     for start in range(0, size, size // num_parts):
-        cut = itemgetter(slice(start, start + size // num_parts))
-        yield _each(batch[0], cut), _each(batch[1], cut)
+        select = itemgetter(slice(start, start + size // num_parts))
+        yield _map_tensors(batch[0], select), _map_tensors(batch[1], select)
 
 
 def average_metrics(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Metrics of a batch from those of its equal parts."""
+    """Average the metrics of equal micro-batches."""
     return (
         parts[0] if len(parts) == 1 else {name: torch.stack([part[name] for part in parts]).mean() for name in parts[0]}
     )
@@ -165,7 +168,7 @@ def average_metrics(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """No dropout, and at the end every module's mode as it was."""
+    """Set evaluation mode, and restore the mode of every module at the end."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
@@ -186,36 +189,37 @@ def evaluate(
     whole: nn.Module | None = None,
     keeps_tensors: bool = False,
 ) -> dict[str, float]:
-    """An engine's `evaluate` where every rank has the whole forward pass.
+    """`Engine.evaluate` for engines in which every rank runs the whole forward pass.
 
     Args:
-        forward: with the objective of whole outputs.
-        module: what is put into evaluation mode.
-        model: what is called: the module, or what completes its outputs.
-        batches: this replica's, and whether each counts.
+        forward: its objective takes whole outputs, not slices.
+        module: the module to set into evaluation mode.
+        model: the function to call: ``module``, or a function that gathers its outputs.
+        batches: this replica's batches, and whether each is counted.
         evaluator: its sums are added up over the replicas.
-        ranks: those that take part.
-        whole: the model itself, for an evaluator that asks it; None: the module, where it has all its weights.
-        keeps_tensors: the model keeps what it computes, and trains on it: then nothing may be an inference tensor.
+        ranks: the process groups.
+        whole: the model, for an evaluator that calls it; None: ``module``.
+        keeps_tensors: the model stores tensors that it computes and trains on them later, so they must not be inference
+            tensors.
     """
-    tally = MetricAccumulator(evaluator, forward.objective, whole or module)
-    ranks.share_buffers(module)
+    accumulator = MetricAccumulator(evaluator, forward.objective, whole or module)
+    ranks.broadcast_buffers(module)
     with evaluation_mode(module):
-        for batch, counts in batches:
-            # Inference mode ends before the next batch is fetched: tensors that a data set caches meanwhile could
-            # otherwise never be trained on.
+        for batch, is_counted in batches:
+            # Leave inference mode before the next batch is fetched: a data set may cache tensors, and torch cannot train
+            # on inference tensors.
             with torch.no_grad() if keeps_tensors else torch.inference_mode():
-                inputs, targets = forward.on_device(batch)
+                inputs, targets = forward.move_to_device(batch)
                 with forward.autocast():
-                    tally.add(model(inputs), targets, counts, inputs)
+                    accumulator.add(model(inputs), targets, is_counted, inputs)
         with torch.no_grad():
-            return tally.metrics(ranks)
+            return accumulator.compute(ranks)
 
 
-def _each(tensors: Tensors, change: Callable[[Tensor], Tensor]) -> Tensors:
+def _map_tensors(tensors: Tensors, change: Callable[[Tensor], Tensor]) -> Tensors:
     return change(tensors) if isinstance(tensors, Tensor) else tuple(change(tensor) for tensor in tensors)
 
 
-def _channels_last(tensor: Tensor) -> Tensor:
-    """The same images in the order of memory that convolutions then keep; anything else as it is."""
+def _to_channels_last(tensor: Tensor) -> Tensor:
+    """Change the memory order of images; convolutions keep it. Other tensors are returned unchanged."""
     return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor

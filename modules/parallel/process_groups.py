@@ -1,4 +1,4 @@
-"""The processes of one training, joined by torch.distributed: who stands where, and how they add up what each has."""
+"""Process groups of a training, along the axes of its topology, and the collectives that engines need."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from modules.parallel.base import EngineConfig, Rank
 from modules.parallel.topology import AXES, Topology
 
 T = TypeVar("T")
-TIMEOUT = timedelta(minutes=10)  # for one collective; a rank that died is noticed at once, one that hangs after this
+TIMEOUT = timedelta(minutes=10)  # of one collective: a dead rank is noticed at once, a hanging rank after this time
 
 
 class ProcessGroups:
-    """One process among those of a topology; alone, it never touches torch.distributed."""
+    """One rank of a topology and its process groups; a single process does not use torch.distributed."""
 
     def __init__(self, config: EngineConfig, *, always: bool = False) -> None:
-        """Meet the others; where a process group exists already, it is used.
+        """Join the default process group, unless this process has joined it already, and make a group per axis.
 
         Args:
-            recipe: its topology and rank.
-            always: make groups also where there is nobody to meet.
+            config: with the topology and this rank.
+            always: make groups for a single process too.
         """
         self.topology: Topology = config.topology
         self.number = config.rank.number
@@ -35,13 +35,13 @@ class ProcessGroups:
         if self.topology.world == 1 and not always:
             return
         if not dist.is_initialized():
-            self._meet(config)
+            self._init_process_group(config)
         for axis in AXES:
-            self._join(axis)
+            self._make_groups(axis)
 
-    def _meet(self, config: EngineConfig) -> None:
+    def _init_process_group(self, config: EngineConfig) -> None:
         backend = "cpu:gloo,cuda:nccl" if config.device != "cpu" and torch.cuda.is_available() else "gloo"
-        store = HashStore() if self.topology.world == 1 else self._listening(config.rank)
+        store = HashStore() if self.topology.world == 1 else self._make_store(config.rank)
         dist.init_process_group(
             backend,
             init_method=config.rank.rendezvous if store is None else None,
@@ -51,8 +51,8 @@ class ProcessGroups:
             timeout=TIMEOUT,
         )
 
-    def _listening(self, rank: Rank) -> Store | None:
-        """The store of ranks that meet where the first of them listens; None where they meet at a file."""
+    def _make_store(self, rank: Rank) -> Store | None:
+        """The TCP store on which rank 0 listens; None if the rendezvous is a file."""
         if not rank.rendezvous.startswith("tcp://"):
             return None
         host, _, port = rank.rendezvous.removeprefix("tcp://").rpartition(":")
@@ -61,8 +61,8 @@ class ProcessGroups:
             master_listen_fd=rank.listener,
         )  # fmt: skip
 
-    def _join(self, axis: str) -> None:
-        """Make the groups along an axis; every rank has to make all of them, in the same order."""
+    def _make_groups(self, axis: str) -> None:
+        """Make all groups along an axis: torch requires every rank to make each group, in the same order."""
         seen: set[tuple[int, ...]] = set()
         for number in range(self.topology.world):
             peers = tuple(self.topology.peers(number, axis))
@@ -73,58 +73,58 @@ class ProcessGroups:
             if self.number in peers:
                 self.groups[axis] = group
 
-    def length(self, axis: str) -> int:
+    def _axis_length(self, axis: str) -> int:
         return int(getattr(self.topology, axis))
 
     def sum(self, tensor: Tensor, *axes: str) -> Tensor:
-        """Add up a tensor in place over the ranks along axes, one after the other."""
+        """Sum a tensor in place over the ranks of one or more axes."""
         for axis in axes:
-            if self.length(axis) > 1:
+            if self._axis_length(axis) > 1:
                 dist.all_reduce(tensor, group=self.groups[axis])
         return tensor
 
     def mean(self, metrics: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Means over the replicas, by one message."""
+        """Average metrics over the replicas, in one collective."""
         if self.topology.data == 1 or not metrics:
             return metrics
         stacked = torch.stack([value.detach().float() for value in metrics.values()])
         stacked = self.sum(stacked, "data") / self.topology.data
         return dict(zip(metrics, stacked.unbind(), strict=True))
 
-    def share_buffers(self, module: nn.Module) -> None:
-        """Give all replicas the first one's buffers: statistics of their own batches have parted."""
+    def broadcast_buffers(self, module: nn.Module) -> None:
+        """Copy the first replica's buffers to all replicas, whose batch statistics differ."""
         for buffer in module.buffers() if self.topology.data > 1 else ():
             dist.broadcast(buffer, self.topology.peers(self.number, "data")[0], group=self.groups["data"])
 
-    def from_last_stage(self, tensor: Tensor) -> Tensor:
-        """Bring a tensor of the pipeline's last stage to all its stages, in place."""
+    def broadcast_from_last_stage(self, tensor: Tensor) -> Tensor:
+        """Copy a tensor of the last pipeline stage to all stages, in place."""
         if self.topology.pipe > 1:
             dist.broadcast(tensor, self.topology.peers(self.number, "pipe")[-1], group=self.groups["pipe"])
         return tensor
 
-    def object_from_last_stage(self, value: Any) -> Any:
-        """Bring names and numbers of the pipeline's last stage to all its stages."""
-        told = [value]
+    def broadcast_object_from_last_stage(self, value: Any) -> Any:
+        """Copy a Python object of the last pipeline stage to all stages."""
+        objects = [value]
         if self.topology.pipe > 1:
-            dist.broadcast_object_list(told, self.topology.peers(self.number, "pipe")[-1], group=self.groups["pipe"])
-        return told[0]
+            dist.broadcast_object_list(objects, self.topology.peers(self.number, "pipe")[-1], group=self.groups["pipe"])
+        return objects[0]
 
-    def objects_to_first_replica(self, value: T) -> list[T]:
-        """What all replicas hold, on the first of them; on the others nothing."""
+    def gather_objects_to_first_replica(self, value: T) -> list[T]:
+        """Gather an object from each replica on the first replica; empty on the others."""
         if self.topology.data == 1:
             return [value]
-        told: list[Any] = [None] * self.topology.data
+        objects: list[Any] = [None] * self.topology.data
         is_first = self.coordinates.data == 0
         first = self.topology.peers(self.number, "data")[0]
-        dist.gather_object(value, told if is_first else None, dst=first, group=self.groups["data"])
-        return told if is_first else []
+        dist.gather_object(value, objects if is_first else None, dst=first, group=self.groups["data"])
+        return objects if is_first else []
 
-    def to_first_replica(self, vector: Tensor, lengths: Sequence[int]) -> list[Tensor]:
-        """A vector of every replica, on the first of them; on the others nothing.
+    def gather_to_first_replica(self, vector: Tensor, lengths: Sequence[int]) -> list[Tensor]:
+        """Gather a vector from each replica on the first replica; empty on the others.
 
         Args:
-            vector: float [its length], on the CPU.
-            lengths: of all, where this is the first.
+            vector: float [length of this replica's vector], on the CPU.
+            lengths: of the vectors of all replicas; used on the first replica only.
         """
         replicas = self.topology.peers(self.number, "data")
         if self.coordinates.data > 0:
@@ -136,47 +136,50 @@ class ProcessGroups:
         return vectors
 
     def gather(self, value: float) -> list[float]:
-        """One number of every rank, in their order."""
+        """Gather one number from each rank, in rank order."""
         values = torch.zeros(self.topology.world, dtype=torch.float64)
         values[self.number] = value
         if self.topology.world > 1:
             dist.all_reduce(values)
-        return [float(each) for each in values]
+        return [float(number) for number in values]
 
-    def to_first_stage(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What all stages of this pipeline hold together, on the first of them; empty on the others.
+    def gather_to_first_stage(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Gather the tensors of all stages of this pipeline on the first stage; empty on the others.
 
         Args:
-            tensors: on the CPU; of a name that several stages hold, the first one's counts.
+            tensors: on the CPU. If several stages have the same name, the tensor of the first of them is used.
         """
         if self.topology.pipe == 1:
             return tensors
         stages, group = self.topology.peers(self.number, "pipe"), self.groups["pipe"]
         if self.coordinates.pipe > 0:
             dist.send_object_list(
-                [[(name, each.dtype, tuple(each.shape)) for name, each in tensors.items()]], stages[0], group
+                [[(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()]], stages[0], group
             )
-            for dtype in _dtypes(tensors.values()):  # one message a dtype: a message costs more than its bytes
+            for dtype in _dtypes(tensors.values()):  # one message per dtype: latency costs more than the bytes
                 dist.send(
-                    torch.cat([each.reshape(-1) for each in tensors.values() if each.dtype == dtype]), stages[0], group
+                    torch.cat([tensor.reshape(-1) for tensor in tensors.values() if tensor.dtype == dtype]),
+                    stages[0],
+                    group,
                 )
             return {}
         whole = dict(tensors)
         for stage in stages[1:]:
-            told: list[list[tuple[str, torch.dtype, tuple[int, ...]]]] = [[]]
-            dist.recv_object_list(told, stage, group)
-            received = {name: torch.empty(shape, dtype=dtype) for name, dtype, shape in told[0]}
+            headers: list[list[tuple[str, torch.dtype, tuple[int, ...]]]] = [[]]
+            dist.recv_object_list(headers, stage, group)
+            received = {name: torch.empty(shape, dtype=dtype) for name, dtype, shape in headers[0]}
             for dtype in _dtypes(received.values()):
-                alike = [each for each in received.values() if each.dtype == dtype]
-                joined = torch.empty(sum(each.numel() for each in alike), dtype=dtype)
-                dist.recv(joined, stage, group)
-                for each, piece in zip(alike, joined.split([each.numel() for each in alike]), strict=True):  # type: ignore[no-untyped-call]
-                    each.view(-1).copy_(piece)
-            for name, each in received.items():
-                whole.setdefault(name, each)
+                same_dtype = [tensor for tensor in received.values() if tensor.dtype == dtype]
+                sizes = [tensor.numel() for tensor in same_dtype]
+                flat = torch.empty(sum(sizes), dtype=dtype)
+                dist.recv(flat, stage, group)
+                for tensor, piece in zip(same_dtype, flat.split(sizes), strict=True):  # type: ignore[no-untyped-call]
+                    tensor.view(-1).copy_(piece)
+            for name, tensor in received.items():
+                whole.setdefault(name, tensor)
         return whole
 
 
 def _dtypes(tensors: Iterable[Tensor]) -> list[torch.dtype]:
-    """The different ones, in the order in which they come."""
-    return list(dict.fromkeys(each.dtype for each in tensors))
+    """Distinct dtypes, in order of first use."""
+    return list(dict.fromkeys(tensor.dtype for tensor in tensors))

@@ -1,4 +1,4 @@
-"""One process on one device: the engine that every other is held against."""
+"""One process on one device: the reference for all other engines."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from modules.parallel.process_groups import ProcessGroups
 
 
 class Single:
-    """Trains on one device, with accumulation, mixed precision, clipping and compilation; imports no DeepSpeed."""
+    """Trains on one device, with accumulation, mixed precision, clipping and compilation. Does not import DeepSpeed."""
 
     def prepare(self, task: TrainingTask, config: EngineConfig) -> None:
         self.config = config
@@ -28,7 +28,7 @@ class Single:
         self.model = task.model.to(self.forward.device)
         self.tensors = state.name_tensors(self.model)
         if config.compile:
-            self.model.compile()  # in place, so that names stay free of `_orig_mod.`
+            self.model.compile()  # in place, so that names do not get the prefix `_orig_mod.`
         self.schedule = task.schedule
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = task.optimizer(self.parameters)
@@ -42,25 +42,25 @@ class Single:
         config = self.config
         if config.grad_clip_norm is not None:
             self.scaler.unscale_(self.optimizer)
-            metrics["grad_norm"] = self._finite(clip_grad_norm_(self.parameters, config.grad_clip_norm))
+            metrics["grad_norm"] = self._make_finite(clip_grad_norm_(self.parameters, config.grad_clip_norm))
         self.set_learning_rate(step)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return metrics
 
     def backward(self, batch: Batch) -> dict[str, Tensor]:
-        """Gradients of a batch on the CPU; the metrics, means over its micro-batches."""
+        """Compute the gradients of a batch on the CPU; returns its metrics, averaged over the micro-batches."""
         config = self.config
         self.optimizer.zero_grad(set_to_none=True)
-        parts = []
+        step_metrics = []
         for number, micro_batch in enumerate(split_micro_batches(batch, config.num_accumulation), start=1):
-            with nullcontext() if number == config.num_accumulation else self._gradients_stay_here():
-                loss, metrics = self.forward.loss(self.trained, micro_batch)
+            with nullcontext() if number == config.num_accumulation else self._no_gradient_sync():
+                loss, metrics = self.forward.compute_loss(self.trained, micro_batch)
                 if config.num_accumulation > 1:
                     loss = loss / config.num_accumulation
-                self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch 2.13 leaves it without types
-            parts.append({name: value.detach() for name, value in metrics.items()})
-        return average_metrics(parts)
+                self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # no types in torch 2.13
+            step_metrics.append({name: value.detach() for name, value in metrics.items()})
+        return average_metrics(step_metrics)
 
     def set_learning_rate(self, step: int) -> None:
         factor = self.schedule.factor(step, self.config.num_steps)
@@ -84,16 +84,16 @@ class Single:
             self.scaler.load_state_dict(saved.extra.get("scaler") or self.scaler.state_dict())
 
     def weights(self) -> dict[str, Tensor]:
-        """A copy of the weights on the CPU, by name; of those that are tied, one copy per name."""
+        """Copy the weights to the CPU, by name; tied weights are copied once per name."""
         return {name: state.copy_to_cpu(tensor) for name, tensor in self.model.state_dict().items()}
 
     def gather(self, value: float) -> list[float]:
         return self.ranks.gather(value)
 
-    def _gradients_stay_here(self) -> AbstractContextManager[object]:
-        """Around a backward pass whose gradients are only added up, as more of the same step follow."""
+    def _no_gradient_sync(self) -> AbstractContextManager[object]:
+        """Context of a backward pass that is not the last of its step: gradients accumulate without an exchange."""
         return nullcontext()
 
-    def _finite(self, norm: Tensor) -> Tensor:
-        """In fp16 an overflow skips the step and halves the scale; its norm, which says nothing, is 0."""
+    def _make_finite(self, norm: Tensor) -> Tensor:
+        """Report a norm of 0 after an fp16 overflow, which skips the step and halves the scale."""
         return norm.nan_to_num(0.0, 0.0, 0.0) if self.scaler.is_enabled() else norm

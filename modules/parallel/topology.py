@@ -1,4 +1,4 @@
-"""How the processes of one training are arranged; imports no torch, so that a plan can say it in a second."""
+"""How the processes of a training are arranged. Does not import torch, so that a plan takes less than a second."""
 
 from __future__ import annotations
 
@@ -6,37 +6,37 @@ from dataclasses import dataclass
 from typing import Literal
 
 Degree = int | Literal["auto"]
-"""Length of one axis; "auto": what the other axes leave of the hardware's devices."""
+"""Length of one axis; "auto": the number of devices divided by the other axes."""
 AXES = ("pipe", "data", "model")
 
 
 @dataclass(frozen=True)
 class Topology:
-    """A grid of ranks with the axes pipe, data, model, of which the last runs fastest, as in DeepSpeed's own."""
+    """A grid of ranks with the axes pipe, data, model. The model axis changes fastest, as in DeepSpeed."""
 
     pipe: int = 1
-    """Stages of a pipeline, each with a part of the layers."""
+    """Pipeline stages, each with some of the layers."""
     data: int = 1
-    """Replicas, each with a share of the global batch."""
+    """Replicas, each with a part of the global batch."""
     model: int = 1
-    """Ranks that hold a slice of every layer that is split."""
+    """Ranks that hold a slice of every split layer."""
 
     @property
     def world(self) -> int:
         return self.pipe * self.data * self.model
 
     def coordinates(self, rank: int) -> RankCoordinates:
-        """Where a rank stands."""
+        """Coordinates of a rank in the grid."""
         if not 0 <= rank < self.world:
             raise ValueError(f"Topology {self} has ranks 0 to {self.world - 1}, but got {rank}")
         return RankCoordinates(rank // (self.data * self.model), rank // self.model % self.data, rank % self.model)
 
     def rank(self, coordinates: RankCoordinates) -> int:
-        """The rank that stands at a place."""
+        """The rank at these coordinates."""
         return (coordinates.pipe * self.data + coordinates.data) * self.model + coordinates.model
 
     def peers(self, rank: int, axis: str) -> list[int]:
-        """The ranks that differ from this one along one axis only, itself included, in order."""
+        """The ranks of this rank's group along an axis, itself included, in order."""
         own = self.coordinates(rank)
         return [
             self.rank(RankCoordinates(**{**vars(own), axis: number}))

@@ -1,4 +1,4 @@
-"""What torch's CPU allocator really hands out to a rank while it trains, as torch's own profiler saw it."""
+"""Measures what torch's CPU allocator allocates on a rank during training, with torch's profiler."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ CONTEXT_TOKENS, NUM_WORDS = 32, 256
 
 @dataclass(frozen=True)
 class Allocated:
-    """Bytes of one rank in a step, the first one apart."""
+    """Bytes of one rank in a step, without the first step."""
 
     peak_bytes: int
-    """At the fullest moment."""
+    """Peak."""
     rest_bytes: int
-    """Between two."""
+    """Between two steps."""
 
 
-def model_of(name: str) -> nn.Module:
-    """Models whose weights and activations are both so large that neither can be forgotten."""
+def make_model(name: str) -> nn.Module:
+    """Models with both large weights and large activations, so that an error in either shows."""
     if name == "mlp":
         return Mlp(num_features=200, num_classes=16, hidden_sizes=[600, 400, 600], dropout_prob=0.1)
     return Gpt(
@@ -53,14 +53,14 @@ def model_of(name: str) -> nn.Module:
     )
 
 
-def batch_of(name: str, size: int) -> Batch:
+def make_batch(name: str, size: int) -> Batch:
     if name == "mlp":
         return torch.zeros(size, 200), torch.zeros(size, dtype=torch.int64)
-    words = torch.zeros(size, CONTEXT_TOKENS + 1, dtype=torch.int64)
-    return words[:, :-1].contiguous(), words[:, 1:].contiguous()
+    token_ids = torch.zeros(size, CONTEXT_TOKENS + 1, dtype=torch.int64)
+    return token_ids[:, :-1].contiguous(), token_ids[:, 1:].contiguous()
 
 
-def recipe_of(mode: Mode, task: Task, batch_size_per_device: int, rank: Rank) -> EngineConfig:
+def make_config(mode: Mode, task: Task, batch_size_per_device: int, rank: Rank) -> EngineConfig:
     return EngineConfig(
         num_steps=NUM_STEPS,
         num_accumulation=task.num_accumulation,
@@ -74,58 +74,58 @@ def recipe_of(mode: Mode, task: Task, batch_size_per_device: int, rank: Rank) ->
     )
 
 
-def allocated(rank: Rank, mode: Mode, task: Task, batch_size_per_device: int) -> Allocated:
-    """Train, and add up all that was allocated since before the model was built, less what was freed."""
-    _let_threads_forget()
+def measure_allocations(rank: Rank, mode: Mode, task: Task, batch_size_per_device: int) -> Allocated:
+    """Train, and measure the bytes that are allocated and not freed, including the model."""
+    _wait_for_collectives()
     engine = mode.engine()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        training_task = TrainingTask(model_of(task.model), CrossEntropy(), task.optimizer, Constant())
-        engine.prepare(training_task, recipe_of(mode, task, batch_size_per_device, rank))
-        batch = batch_of(task.model, batch_size_per_device * task.num_accumulation)
+        training_task = TrainingTask(make_model(task.model), CrossEntropy(), task.optimizer, Constant())
+        engine.prepare(training_task, make_config(mode, task, batch_size_per_device, rank))
+        batch = make_batch(task.model, batch_size_per_device * task.num_accumulation)
         for step in range(NUM_STEPS):
             with record_function(STEP):
                 engine.train_step(batch, step)
         engine.gather(0.0)
     assert profiler.profiler is not None
     assert profiler.profiler.kineto_results is not None
-    found: list[tuple[int, int]] = []
+    allocations: list[tuple[int, int]] = []
     spans: list[tuple[int, int]] = []
     tree = list(profiler.profiler.kineto_results.experimental_event_tree())
     while tree:
         event = tree.pop()
         tree += event.children
         if event.name == "[memory]":
-            found.append((event.start_time_ns, event.extra_fields.total_allocated))
+            allocations.append((event.start_time_ns, event.extra_fields.total_allocated))
         elif event.name == STEP:
             spans.append((event.start_time_ns, event.end_time_ns))
-    return _smallest(sorted(found), sorted(spans)[1:])
+    return _find_smallest(sorted(allocations), sorted(spans)[1:])
 
 
-def _let_threads_forget() -> None:
-    """Wait after every exchange: a tensor that gloo's thread is the last to know is freed unseen by the profiler."""
+def _wait_for_collectives() -> None:
+    """Wait after every collective: the profiler does not see tensors that are freed on gloo's thread."""
     for name in ("all_reduce", "all_gather", "all_gather_into_tensor", "reduce_scatter_tensor", "broadcast", "reduce"):
-        setattr(dist, name, _then_wait(getattr(dist, name)))
+        setattr(dist, name, _add_wait(getattr(dist, name)))
 
 
-def _then_wait(exchange: Callable[..., Any]) -> Callable[..., Any]:
-    def exchange_and_wait(*args: Any, **kwargs: Any) -> Any:
-        work = exchange(*args, **kwargs)
-        if work is not None:  # one that was to be waited for later
+def _add_wait(collective: Callable[..., Any]) -> Callable[..., Any]:
+    def call_and_wait(*args: Any, **kwargs: Any) -> Any:
+        work = collective(*args, **kwargs)
+        if work is not None:  # an asynchronous collective
             work.wait()
         time.sleep(2e-3)
         return work
 
-    return exchange_and_wait
+    return call_and_wait
 
 
-def _smallest(held: list[tuple[int, int]], spans: list[tuple[int, int]]) -> Allocated:
-    """Of several steps the one that seems to hold least: what another thread frees all the same, the profiler misses.
+def _find_smallest(allocations: list[tuple[int, int]], spans: list[tuple[int, int]]) -> Allocated:
+    """Take the step with the lowest peak, because the profiler misses what other threads free.
 
     Args:
-        held: time and bytes that are allocated then, in order.
-        spans: begin and end of every step.
+        allocations: time and allocated bytes at that time, in order.
+        spans: start and end of each step.
     """
-    begins = [max((time, size) for time, size in held if time < begin)[1] for begin, _ in spans]
-    peaks = [max(size for time, size in held if begin <= time <= end) for begin, end in spans]
+    begins = [max((time, size) for time, size in allocations if time < begin)[1] for begin, _ in spans]
+    peaks = [max(size for time, size in allocations if begin <= time <= end) for begin, end in spans]
     rest = min(begins)
     return Allocated(min(peak - begin + rest for peak, begin in zip(peaks, begins, strict=True)), rest)

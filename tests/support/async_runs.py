@@ -1,4 +1,4 @@
-"""Asynchronous trainings without the rest of the house: every role a process, joined as the keepers would have them."""
+"""Asynchronous trainings for tests: one process per role, without launcher and supervisor."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BATCH_SIZE, NUM_CLASSES = 12, 4
 
 
 class Net(nn.Module):
-    """Dropout, normalisation, a tied weight, one that gets no gradient, and a frozen one."""
+    """Has dropout, normalisation, and weights that are tied, frozen or without a gradient."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Net(nn.Module):
 
 
 class Plain(nn.Module):
-    """Nothing that replicas would do apart."""
+    """Without randomness and batch statistics, so that replicas compute the same as one process."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,11 +63,11 @@ class Plain(nn.Module):
 
 
 @dataclass(frozen=True)
-class Task:
-    """What is trained; the same numbers for every mode."""
+class AsyncTask:
+    """A training; it gives the same numbers in every mode."""
 
     folder: Path
-    """For what servers keep."""
+    """For the checkpoints of servers."""
     num_steps: int = 6
     model: type[nn.Module] = Plain
     optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] = field(default=partial(SGD, lr=0.1, momentum=0.9))
@@ -81,16 +81,16 @@ class Task:
 
 
 @dataclass
-class Outcome:
-    """What the coordinator, or one process, saw."""
+class AsyncOutcome:
+    """Results of the coordinator, or of a single process."""
 
     losses: list[float]
     evaluation: dict[str, float]
     weights: dict[str, NDArray[Any]]
-    measures: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
-def batch_of(step: int, number: int = 0, count: int = 1) -> Batch:
+def make_batch(step: int, number: int = 0, count: int = 1) -> Batch:
     generator = torch.Generator().manual_seed(1000 + step)
     targets = torch.randint(NUM_CLASSES, (BATCH_SIZE,), generator=generator)
     inputs = torch.randn(BATCH_SIZE, 5, generator=generator) + targets[:, None] / 2
@@ -100,31 +100,31 @@ def batch_of(step: int, number: int = 0, count: int = 1) -> Batch:
 
 def fetch(step: int, number: int, count: int) -> Batch:
     seed_step(0, step, RankCoordinates(0, number, 0))
-    return batch_of(step, number, count)
+    return make_batch(step, number, count)
 
 
-def _learner(task: Task) -> TrainingTask:
+def _make_task(task: AsyncTask) -> TrainingTask:
     torch.manual_seed(0)
     return TrainingTask(task.model(), CrossEntropy(), task.optimizer, Cosine(warmup_steps=2))
 
 
-def _recipe(task: Task, rank: Rank, replicas: int, parts: int) -> EngineConfig:
+def _make_config(task: AsyncTask, rank: Rank, replicas: int, num_shards: int) -> EngineConfig:
     return EngineConfig(
         num_steps=task.num_steps, num_accumulation=task.num_accumulation, grad_clip_norm=task.grad_clip_norm,
         precision="fp32", compile=False, device="cpu",
-        batch_size_per_device=BATCH_SIZE // parts // task.num_accumulation, topology=Topology(data=replicas), rank=rank,
+        batch_size_per_device=BATCH_SIZE // num_shards // task.num_accumulation, topology=Topology(data=replicas), rank=rank,
         meets_every=(task.stops or task.meets_every,), folder=task.folder,
     )  # fmt: skip
 
 
-def _evaluation() -> list[tuple[Batch, bool]]:
-    return [(batch_of(999), True)]
+def _make_evaluation_batches() -> list[tuple[Batch, bool]]:
+    return [(make_batch(999), True)]
 
 
-def one_process(rank: Rank, task: Task) -> Outcome:
-    """The training by `single`, or by `data` where there are several ranks."""
+def train_synchronously(rank: Rank, task: AsyncTask) -> AsyncOutcome:
+    """Train with `Single`, or with `DataParallel` on several ranks."""
     engine = Single() if rank.local_world_size == 1 else DataParallel(rank.local_world_size)
-    engine.prepare(_learner(task), _recipe(task, rank, rank.local_world_size, rank.local_world_size))
+    engine.prepare(_make_task(task), _make_config(task, rank, rank.local_world_size, rank.local_world_size))
     if task.load is not None:
         engine.load(task.load)
     losses = [
@@ -132,33 +132,33 @@ def one_process(rank: Rank, task: Task) -> Outcome:
         for step in range(task.first_step, task.stops or task.num_steps)
     ]
     _save(engine, task)
-    share = _evaluation() if rank.number == 0 else [(batch_of(999), False)]
-    found = engine.evaluate(share, Accuracy([1]))
-    return Outcome(losses, found, {name: tensor.numpy() for name, tensor in engine.weights().items()})
+    batches = _make_evaluation_batches() if rank.number == 0 else [(make_batch(999), False)]
+    evaluation = engine.evaluate(batches, Accuracy([1]))
+    return AsyncOutcome(losses, evaluation, {name: tensor.numpy() for name, tensor in engine.weights().items()})
 
 
-def _save(engine: Any, task: Task) -> None:
+def _save(engine: Any, task: AsyncTask) -> None:
     write = engine.snapshot() if task.save is not None else None
     if task.save is not None and write is not None:
         task.save.mkdir()
         write(task.save)
 
 
-def served(rank: Rank, engine: dict[str, Any], replicas: int, task: Task) -> Outcome | None:
-    """One role of the training by parameter servers: rank 0 coordinates, then come servers, then replicas."""
+def run_server_role(rank: Rank, engine: dict[str, Any], replicas: int, task: AsyncTask) -> AsyncOutcome | None:
+    """Run one role of a training with parameter servers: rank 0 is the coordinator, then servers, then replicas."""
     server = ParameterServer(replicas, **engine)
-    engine_config = _recipe(task, rank, replicas, server.chunks(Topology(data=replicas)) * server.group_size)
+    engine_config = _make_config(task, rank, replicas, server.chunks(Topology(data=replicas)) * server.group_size)
     roles = list(server.roles(engine_config.topology))
     if rank.number > 0:
-        server.run_role(roles[rank.number - 1], _learner(task), engine_config, fetch, lambda: None)
+        server.run_role(roles[rank.number - 1], _make_task(task), engine_config, fetch, lambda: None)
         return None
-    server.prepare(_learner(task), engine_config)
+    server.prepare(_make_task(task), engine_config)
     if task.load is not None:
         server.load(task.load)
     steps = range(task.first_step, task.stops or task.num_steps)
-    losses = [float(server.train_step(batch_of(step), step)["loss_nats"]) for step in steps]
+    losses = [float(server.train_step(make_batch(step), step)["loss_nats"]) for step in steps]
     _save(server, task)
-    found, measures = server.evaluate(_evaluation(), Accuracy([1])), server.take_metrics()
+    evaluation, metrics = server.evaluate(_make_evaluation_batches(), Accuracy([1])), server.take_metrics()
     weights = {name: np.array(tensor) for name, tensor in server.weights().items()}
     server.close()
-    return Outcome(losses, found, weights, measures)
+    return AsyncOutcome(losses, evaluation, weights, metrics)

@@ -1,4 +1,4 @@
-"""Trainings that tests run under any engine and topology, on data made up from a seed."""
+"""Small trainings on synthetic data, for tests of any engine and topology."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from modules.parallel.deepspeed_zero import Zero
 from modules.parallel.single import Single
 from modules.parallel.topology import Topology
 from modules.schedule.cosine import Cosine
-from tests.support.ranks import on_ranks
+from tests.support.ranks import run_on_ranks
 
 BATCH_SIZE, NUM_CLASSES, NUM_WORDS, NUM_STEPS = 8, 6, 12, 20
 IMAGE_SHAPES: dict[str, tuple[int, ...]] = {
@@ -37,7 +37,7 @@ IMAGE_MODELS = ("alexnet", "inception_v1", "inception_v3")
 
 @dataclass(frozen=True)
 class Mode:
-    """One way to train: an engine and its topology."""
+    """An engine and its topology."""
 
     name: str
     topology: Topology = field(default_factory=Topology)
@@ -83,7 +83,7 @@ MODES = {
 
 @dataclass(frozen=True)
 class Task:
-    """What is trained; the same numbers for every mode."""
+    """A training; it gives the same numbers in every mode."""
 
     model: str
     num_steps: int = NUM_STEPS
@@ -95,12 +95,12 @@ class Task:
     load: Path | None = None
     save: Path | None = None
     save_after: int | None = None
-    """The step after which the state is saved; None for the last."""
+    """Number of steps before the state is saved; None: all."""
 
 
 @dataclass
-class Outcome:
-    """What one rank saw."""
+class TrainingResult:
+    """Results of one rank."""
 
     losses: list[float]
     norms: list[float]
@@ -152,7 +152,7 @@ def _make_image_model(name: str) -> nn.Module:
 
 
 def make_batch(name: str, step: int, size: int = BATCH_SIZE) -> Batch:
-    generator = torch.Generator().manual_seed(1000 + step % 3)  # so few that there is something to learn
+    generator = torch.Generator().manual_seed(1000 + step % 3)  # three distinct batches, so that the loss falls
     if name in IMAGE_SHAPES:
         shape = IMAGE_SHAPES[name]
         targets = torch.randint(NUM_CLASSES, (size,), generator=generator)
@@ -162,8 +162,8 @@ def make_batch(name: str, step: int, size: int = BATCH_SIZE) -> Batch:
     return words[:, :-1], words[:, 1:]
 
 
-def train_each(rank: Rank, mode: Mode, tasks: list[Task]) -> list[Outcome]:
-    """One training after the other in the same processes, whose start takes longer."""
+def train_each(rank: Rank, mode: Mode, tasks: list[Task]) -> list[TrainingResult]:
+    """Run several trainings in the same processes, because the start of a process takes longer than a training."""
     return [train(rank, mode, task) for task in tasks]
 
 
@@ -171,21 +171,21 @@ MODELS = ("mlp", "lenet", "alexnet", "deep_lstm", "gpt", "gpt_tied")
 
 
 @functools.cache
-def outcomes(mode: str) -> dict[str, Outcome]:
-    """What the first rank saw of every model's whole training; trained once, however many tests ask."""
+def train_all_models(mode: str) -> dict[str, TrainingResult]:
+    """Train every model and return the results of the first rank; cached."""
     tasks = [Task(model) for model in MODELS]
-    found = on_ranks(MODES[mode].topology.world, train_each, MODES[mode], tasks)
-    return dict(zip(MODELS, found[0], strict=True))
+    results = run_on_ranks(MODES[mode].topology.world, train_each, MODES[mode], tasks)
+    return dict(zip(MODELS, results[0], strict=True))
 
 
-def train(rank: Rank, mode: Mode, task: Task) -> Outcome:
-    """Train, from a state on disk or from nothing, and evaluate on 11 examples in batches of 2 a replica."""
+def train(rank: Rank, mode: Mode, task: Task) -> TrainingResult:
+    """Train from scratch or from a saved state, and evaluate on 11 examples in batches of 2 per replica."""
     engine, topology = mode.engine(), mode.topology
     training_task = TrainingTask(
         make_model(task.model), CrossEntropy(), task.optimizer, Cosine(warmup_steps=2),
         example=lambda size: make_batch(task.model, 0, size),
     )  # fmt: skip
-    share = BATCH_SIZE // topology.data
+    per_replica = BATCH_SIZE // topology.data
     engine_config = EngineConfig(
         num_steps=NUM_STEPS,
         num_accumulation=task.num_accumulation // topology.data,
@@ -200,11 +200,11 @@ def train(rank: Rank, mode: Mode, task: Task) -> Outcome:
     engine.prepare(training_task, engine_config)
     if task.load is not None:
         engine.load(task.load)
-    place = topology.coordinates(rank.number)
+    coordinates = topology.coordinates(rank.number)
     losses, norms = [], []
     for step in range(task.first_step, task.num_steps):
         inputs, targets = make_batch(task.model, step)
-        own = slice(place.data * share, (place.data + 1) * share)
+        own = slice(coordinates.data * per_replica, (coordinates.data + 1) * per_replica)
         metrics = engine.train_step((inputs[own], targets[own]), step)
         losses.append(float(metrics["loss_nats"]))
         norms.append(float(metrics.get("grad_norm", 0.0)))
@@ -213,18 +213,22 @@ def train(rank: Rank, mode: Mode, task: Task) -> Outcome:
             if write is not None:
                 task.save.mkdir()
                 write(task.save)
-            engine.gather(0.0)  # nobody goes on before it is written
-    evaluation = engine.evaluate(_evaluation(task.model, place.data, topology.data), Accuracy([1, 2]))
-    return Outcome(losses, norms, evaluation, {name: tensor.numpy() for name, tensor in engine.weights().items()})
+            engine.gather(0.0)  # wait until it is written
+    evaluation = engine.evaluate(
+        _make_evaluation_batches(task.model, coordinates.data, topology.data), Accuracy([1, 2])
+    )
+    return TrainingResult(
+        losses, norms, evaluation, {name: tensor.numpy() for name, tensor in engine.weights().items()}
+    )
 
 
-def _evaluation(model: str, place: int, replicas: int) -> list[tuple[Batch, bool]]:
-    """11 examples in rounds of 2 a replica; in the last round some replicas have none that counts."""
+def _make_evaluation_batches(model: str, replica: int, replicas: int) -> list[tuple[Batch, bool]]:
+    """11 examples in rounds of 2 per replica; in the last round some replicas get only a padding batch."""
     inputs, targets = make_batch(model, 999, 11)
-    found: list[tuple[Batch, bool]] = []
+    batches: list[tuple[Batch, bool]] = []
     for first in range(0, 11, 2 * replicas):
-        own = slice(min(11, first + 2 * place), min(11, first + 2 * place + 2))
-        counts = own.stop > own.start
-        own = own if counts else slice(0, 1)
-        found.append(((inputs[own], targets[own]), counts))
-    return found
+        own = slice(min(11, first + 2 * replica), min(11, first + 2 * replica + 2))
+        is_counted = own.stop > own.start
+        own = own if is_counted else slice(0, 1)
+        batches.append(((inputs[own], targets[own]), is_counted))
+    return batches

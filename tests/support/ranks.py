@@ -1,4 +1,4 @@
-"""Runs a function on several processes at once, forked from one that has imported torch and DeepSpeed already."""
+"""Runs a function on several ranks, forked from a process that has already imported torch and DeepSpeed."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from modules.parallel.base import Rank
 
 T = TypeVar("T")
 TIMEOUT_S = 120
-_KNOWN: dict[tuple[Any, ...], Any] = {}
+_CACHE: dict[tuple[Any, ...], Any] = {}
 CONTEXT = multiprocessing.get_context("forkserver")
-# What every rank and every worker would else import by itself, torch's compiler among it, which any optimizer asks for.
+# Imports of every rank and worker, including torch's compiler, which every optimizer imports.
 CONTEXT.set_forkserver_preload(
     [
         "modules.parallel.deepspeed.initialize",
@@ -29,15 +29,15 @@ CONTEXT.set_forkserver_preload(
 )
 
 
-class RankError(AssertionError):
-    """A rank failed; the message holds its traceback."""
+class RankFailure(AssertionError):
+    """A rank failed; the message contains its traceback."""
 
 
-def on_ranks(world: int, function: Callable[..., T], *args: Any) -> list[T]:
-    """What ``function(rank, *args)`` gives on every rank; it has to lie in a module that can be imported.
+def run_on_ranks(world: int, function: Callable[..., T], *args: Any) -> list[T]:
+    """Return the results of ``function(rank, *args)`` on all ranks; the function must be importable.
 
     Raises:
-        RankError: a rank raised, died or did not end in time.
+        RankError: a rank raised an error, died or timed out.
     """
     with tempfile.TemporaryDirectory() as folder:
         rendezvous = f"file://{folder}/rendezvous"
@@ -52,32 +52,32 @@ def on_ranks(world: int, function: Callable[..., T], *args: Any) -> list[T]:
             pipes.append(receiver)
             processes.append(process)
         try:
-            told = [_receive(pipe, Path(folder) / f"rank_{number}.txt") for number, pipe in enumerate(pipes)]
+            replies = [_receive(pipe, Path(folder) / f"rank_{number}.txt") for number, pipe in enumerate(pipes)]
         finally:
             for process in processes:
                 process.kill()
                 process.join()
-        faults = [f"rank {number}:\n{text}" for number, (fault, text) in enumerate(told) if fault]
-        if faults:
-            raise RankError("\n".join(faults))
-        return [result for _, result in told]
+        errors = [f"rank {number}:\n{text}" for number, (has_failed, text) in enumerate(replies) if has_failed]
+        if errors:
+            raise RankFailure("\n".join(errors))
+        return [result for _, result in replies]
 
 
-def alone(function: Callable[..., T], *args: Any) -> T:
-    """What ``function(rank, *args)`` gives in one process; run once, however many tests hold their ranks against it."""
-    asked = (function, *args)
-    if asked not in _KNOWN:
-        _KNOWN[asked] = on_ranks(1, function, *args)[0]
-    found: T = _KNOWN[asked]
-    return found
+def run_alone(function: Callable[..., T], *args: Any) -> T:
+    """Return the result of ``function(rank, *args)`` in one process; cached, because many tests compare with it."""
+    key = (function, *args)
+    if key not in _CACHE:
+        _CACHE[key] = run_on_ranks(1, function, *args)[0]
+    result: T = _CACHE[key]
+    return result
 
 
 def _receive(pipe: Connection, log: Path) -> tuple[bool, Any]:
     try:
         if pipe.poll(TIMEOUT_S):
-            fault, result = pipe.recv()
-            return fault, f"{log.read_text()[-4000:]}\n{result}" if fault else result
-        return True, f"nothing came in {TIMEOUT_S} s; it printed:\n{log.read_text()[-4000:]}"
+            has_failed, result = pipe.recv()
+            return has_failed, f"{log.read_text()[-4000:]}\n{result}" if has_failed else result
+        return True, f"no result after {TIMEOUT_S} s; it printed:\n{log.read_text()[-4000:]}"
     except EOFError:
         return True, f"it died; it printed:\n{log.read_text()[-4000:]}"
 

@@ -1,4 +1,4 @@
-"""Whether a model can be arranged as a topology asks: every reason why not, before a rank is started."""
+"""Checks whether a model can be trained in a topology, before any rank starts."""
 
 from __future__ import annotations
 
@@ -14,44 +14,41 @@ from modules.parallel.cost_model.partition import partition_balanced
 from modules.parallel.topology import Topology
 
 Partition = str | Sequence[int]
-"""What stages have nearly the same of ("parameters", "uniform", "time"), or the first layer of every stage."""
+"""What the stages are balanced by ("parameters", "uniform", "time"), or the first layer of every stage."""
 
 
-UNUSED = {"vocab_size": "words", "num_classes": "classes"}
-"""Arguments that may be larger than what the data has."""
+PADDABLE = {"vocab_size": "tokens", "num_classes": "classes"}
+"""Arguments that may be larger than the data requires, and what they count."""
 
 
 def find_incompatibilities(model: nn.Module, topology: Topology, partition: Partition = "parameters") -> list[str]:
-    """Every reason why a model cannot be cut into stages or split over ranks.
+    """List all reasons why a model cannot be cut into stages or split over ranks.
 
     Args:
-        model: whole; on the meta device will do.
-        topology: how the ranks are arranged.
-        partition: how stages are cut.
+        model: the whole model; it may be on the meta device.
+        topology: the topology of the ranks.
+        partition: how the stages are cut.
     """
-    problems = [] if topology.pipe == 1 else _stage_problems(model, topology.pipe, partition)
-    return problems if topology.model == 1 else problems + _shard_problems(model, topology.model)
+    problems = [] if topology.pipe == 1 else _find_stage_problems(model, topology.pipe, partition)
+    return problems if topology.model == 1 else problems + _find_shard_problems(model, topology.model)
 
 
 def find_evaluator_incompatibilities(evaluator: AnyEvaluator, layout: ParallelLayout) -> list[str]:
-    """Why an evaluator that asks the whole model cannot where no rank has all of it; nothing for all others."""
+    """List the settings that leave no rank with the whole model, if the evaluator calls the model."""
     if not isinstance(evaluator, ModelEvaluator):
         return []
     topology = layout.topology
     parts = {"pipe": topology.pipe > 1, "model": topology.model > 1, "stage": layout.stage == 3}
-    told = [f"parallel.{name}={getattr(topology, name, layout.stage)}" for name, is_cut in parts.items() if is_cut]
-    rule = "leaves no rank the whole model"
-    return [
-        f"{key} {rule}, which the evaluator {type(evaluator).__name__} asks; take parallel=data or zero2, or another evaluator"
-        for key in told
-    ]
+    settings = [f"parallel.{name}={getattr(topology, name, layout.stage)}" for name, is_cut in parts.items() if is_cut]
+    rule = f"leaves no rank with the whole model, which the evaluator {type(evaluator).__name__} calls"
+    return [f"{setting} {rule}; use parallel=data or zero2, or another evaluator" for setting in settings]
 
 
 def find_stage_bounds(model: nn.Module, num_stages: int, partition: Partition) -> list[int]:
-    """The first layer of every stage, and the number of layers; by parameters where only measuring would tell.
+    """Find the first layer of each stage, followed by the number of layers; "time" is approximated by parameters.
 
     Raises:
-        ValueError: there are more stages than layers, or the model is no list of layers.
+        ValueError: there are more stages than layers, or the model is not a list of layers.
     """
     if not isinstance(model, Layered):
         raise ValueError(f"{type(model).__name__} has no layers()")
@@ -61,49 +58,47 @@ def find_stage_bounds(model: nn.Module, num_stages: int, partition: Partition) -
     return partition_balanced([1.0] * len(weights) if partition == "uniform" else weights, num_stages)
 
 
-def _stage_problems(model: nn.Module, num_stages: int, partition: Partition) -> list[str]:
-    told = f"parallel.pipe={num_stages}"
+def _find_stage_problems(model: nn.Module, num_stages: int, partition: Partition) -> list[str]:
+    setting = f"parallel.pipe={num_stages}"
     if not isinstance(model, Layered):
-        way_out = "add layers() to it (modules/model/base.py), or take parallel=data"
-        return [f"{told} cuts a list of layers, but {type(model).__name__} has no layers(); {way_out}"]
+        hint = "add layers() to it (modules/model/base.py), or use parallel=data"
+        return [f"{setting} cuts a list of layers, but {type(model).__name__} has no layers(); {hint}"]
     layers = model.layers()
     if num_stages > len(layers):
-        way_out = f"set parallel.pipe to at most {len(layers)}"
-        return [f"{told} is more stages than the {len(layers)} layers of {type(model).__name__}; {way_out}"]
+        hint = f"set parallel.pipe to at most {len(layers)}"
+        return [f"{setting} is more than the {len(layers)} layers of {type(model).__name__}; {hint}"]
     if not isinstance(partition, str) and partition[-1] >= len(layers):
-        way_out = f"name layers from 0 to {len(layers) - 1}"
-        return [
-            f"parallel.partition={list(partition)} goes beyond the {len(layers)} layers of {type(model).__name__}; {way_out}"
-        ]
+        rule = f"names a layer beyond the {len(layers)} layers of {type(model).__name__}"
+        return [f"parallel.partition={list(partition)} {rule}; use layers from 0 to {len(layers) - 1}"]
     bounds = find_stage_bounds(model, num_stages, partition)
     empty = [
-        f"{told}: stage {number} (layers {first} to {last - 1} of {type(model).__name__}) has no parameters to train; "
-        "lower parallel.pipe, or give parallel.partition the first layer of every stage"
+        f"{setting}: stage {number} (layers {first} to {last - 1} of {type(model).__name__}) has no parameters to train; "
+        "lower parallel.pipe, or set parallel.partition to the first layer of every stage"
         for number, (first, last) in enumerate(pairwise(bounds))
         if not any(parameter.requires_grad for layer in layers[first:last] for parameter in layer.parameters())
     ]
     return [] if partition == "time" else empty
 
 
-def _shard_problems(model: nn.Module, num_ranks: int) -> list[str]:
-    told = f"parallel.model={num_ranks}"
+def _find_shard_problems(model: nn.Module, num_ranks: int) -> list[str]:
+    setting = f"parallel.model={num_ranks}"
     if not isinstance(model, Shardable):
-        way_out = "add shards() to it (modules/model/base.py), or take parallel=data"
-        return [f"{told} splits layers, but {type(model).__name__} has no shards() that says which; {way_out}"]
+        hint = "add shards() to it (modules/model/base.py), or use parallel=data"
+        return [f"{setting} splits layers, but {type(model).__name__} has no shards() that lists them; {hint}"]
     shards = model.shards()
     if not shards:
-        return [f"{told} splits layers, but this {type(model).__name__} has none that split; take parallel=data"]
+        return [
+            f"{setting} splits layers, but this {type(model).__name__} has none that can be split; use parallel=data"
+        ]
     units = {shard.argument: shard.units for shard in shards.values() if shard.units % num_ranks}
     return [
-        f"model.{argument}={count} cannot be split over {told} ranks; {_way_out(argument, count, num_ranks)}"
+        f"model.{argument}={count} cannot be split over {setting} ranks; {_make_hint(argument, count, num_ranks)}"
         for argument, count in units.items()
     ]
 
 
-def _way_out(argument: str, count: int, num_ranks: int) -> str:
+def _make_hint(argument: str, count: int, num_ranks: int) -> str:
     below, above = count // num_ranks * num_ranks, -(-count // num_ranks) * num_ranks
-    if argument in UNUSED:
-        return (
-            f"try model.{argument}={above}, as {UNUSED[argument]} that never come do no harm, or lower parallel.model"
-        )
+    if argument in PADDABLE:
+        return f"try model.{argument}={above}, as unused {PADDABLE[argument]} do no harm, or lower parallel.model"
     return f"try {f'{below} or {above}' if below else above}, or lower parallel.model"

@@ -1,4 +1,4 @@
-"""What a model needs for one micro-batch, layer by layer, as plain numbers; imports no torch."""
+"""FLOPs, memory and communication of a model for one micro-batch, layer by layer. Does not import torch."""
 
 from __future__ import annotations
 
@@ -9,43 +9,43 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Weight:
-    """One parameter as one rank holds it: a slice of it where its layer is split."""
+    """One parameter on one rank: a slice if its layer is split."""
 
     number: int
-    """Its place among the model's parameters; a parameter that layers share has one."""
+    """Index among the model's parameters; layers that share a parameter have the same number."""
     size: int
-    """Numbers in it."""
+    """Number of elements."""
     bytes: int
     state_bytes: int
-    """Of the optimizer's state after a step."""
+    """Optimizer state after a step."""
     is_trained: bool
 
 
 @dataclass(frozen=True)
 class LayerCount:
-    """One layer, trained on one micro-batch; of a layer that is split, one rank's share of it."""
+    """One layer, trained on one micro-batch; if the layer is split, the part of one rank."""
 
     name: str
     weights: tuple[Weight, ...]
     buffers_bytes: int
     flops: int
-    """Forward and backward pass; a multiply-add counts two."""
+    """Forward and backward pass; a multiply-add counts as two."""
     num_operations: int
-    """Of torch, in both passes."""
+    """Torch operations in both passes."""
     outputs_bytes: int
     saved_bytes: int
-    """What the forward pass keeps for the backward pass, the layer's inputs and outputs left out."""
+    """Tensors saved for the backward pass, without the layer's inputs and outputs."""
     saves_inputs: bool
     saves_outputs: bool
     is_view: bool
-    """The outputs lie in the same memory as the inputs."""
+    """The outputs use the memory of the inputs."""
     forward_bytes: int
-    """The most that the forward pass has at once, with what it keeps and its outputs."""
+    """Peak of the forward pass, including saved tensors and outputs."""
     backward_bytes: int
-    """The most that the backward pass has at once, beyond what was kept and the gradient of the outputs; the gradients of
-    the weights among it."""
+    """Peak of the backward pass, including the gradients of the weights; without saved tensors and the gradient of the
+    outputs."""
     exchanged_bytes: int
-    """What the ranks that share the layer add up in both passes."""
+    """All-reduced between the ranks that split the layer, in both passes."""
     num_exchanges: int
 
     @property
@@ -58,42 +58,42 @@ class ModelCount:
     """A model and its objective, on one rank of a model-parallel group."""
 
     layers: tuple[LayerCount, ...]
-    """From inputs to outputs; one where the model is no list of layers."""
+    """From inputs to outputs; a single one if the model is not a list of layers."""
     loss: LayerCount
-    """The objective, which follows the last layer."""
+    """The objective, after the last layer."""
     inputs_bytes: int
     targets_bytes: int
     update_bytes: float
-    """What the optimizer needs for a moment while it updates a parameter, for every byte of it."""
+    """Temporary memory of an optimizer update, per byte of the parameter."""
 
     @property
     def num_parameters(self) -> int:
         return sum(weight.size for weight in self.weights(0, len(self.layers)))
 
     def weights(self, first: int, last: int) -> list[Weight]:
-        """Those of the layers from ``first`` to before ``last``, each once."""
-        found = {weight.number: weight for layer in self.layers[first:last] for weight in layer.weights}
-        return list(found.values())
+        """Weights of the layers from ``first`` to ``last - 1``, without duplicates."""
+        weights = {weight.number: weight for layer in self.layers[first:last] for weight in layer.weights}
+        return list(weights.values())
 
 
 def interpolate(small: ModelCount, small_size: int, large: ModelCount, large_size: int, size: int) -> ModelCount:
-    """The counts of a micro-batch of ``size`` examples, from those of two others: all of them grow in a straight line."""
-    share = (size - small_size) / (large_size - small_size)
+    """Estimate the counts of a micro-batch of ``size`` examples from two other sizes: all counts are linear in the size."""
+    ratio = (size - small_size) / (large_size - small_size)
 
-    def line(one: int, two: int) -> int:
-        return max(0, round(one + (two - one) * share))
+    def interpolate_count(one: int, two: int) -> int:
+        return max(0, round(one + (two - one) * ratio))
 
-    merged: ModelCount = _merged(small, large, line)
+    merged: ModelCount = _merge(small, large, interpolate_count)
     return merged
 
 
-def _merged(one: Any, two: Any, line: Callable[[int, int], int]) -> Any:
-    """Every whole number in two nested values of the same form, put together; all else as in the first."""
+def _merge(one: Any, two: Any, merge: Callable[[int, int], int]) -> Any:
+    """Merge the integers of two nested values of the same structure; other values are those of ``one``."""
     if isinstance(one, tuple):
-        return tuple(_merged(left, right, line) for left, right in zip(one, two, strict=True))
+        return tuple(_merge(left, right, merge) for left, right in zip(one, two, strict=True))
     if isinstance(one, LayerCount | ModelCount):
         merged = {
-            field.name: _merged(getattr(one, field.name), getattr(two, field.name), line) for field in fields(one)
+            field.name: _merge(getattr(one, field.name), getattr(two, field.name), merge) for field in fields(one)
         }
         return type(one)(**merged)
-    return line(one, two) if type(one) is int else one
+    return merge(one, two) if type(one) is int else one

@@ -1,4 +1,4 @@
-"""One way to share a training out over ranks: all that its cost and its memory depend on. Imports no torch."""
+"""A way to distribute a training over ranks; its cost and memory follow from it. Does not import torch."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from modules.parallel.topology import Offload, Topology
 
 @dataclass(frozen=True)
 class ParallelLayout:
-    """An engine, the arrangement of its ranks, and how it cuts the batch."""
+    """An engine, the topology of its ranks, and how it splits the batch."""
 
     engine: Literal["single", "data", "zero", "pipeline"]
     topology: Topology = field(default_factory=Topology)
     stage: int = 0
-    """Of ZeRO; a pipeline has 1."""
+    """ZeRO stage; 1 for a pipeline."""
     offload: Offload = "none"
     batch_size_per_device: int = 1
-    """Examples of a micro-batch."""
+    """Examples per micro-batch."""
     num_micro_batches: int = 1
-    """Of one step and one replica."""
+    """Per step and replica."""

@@ -1,7 +1,6 @@
-"""What every rank of a layout holds at its fullest moment, from the counts of its layers. Imports no torch.
+"""Estimates the peak memory of each rank of a layout from the counts of its layers. Does not import torch.
 
-What the engines of torch 2.13 and DeepSpeed 0.19.8 allocate besides was measured
-(tests/modules/parallel/cost_model/test_memory.py).
+The further allocations of torch 2.13 and DeepSpeed 0.19.8 were measured (tests/modules/parallel/cost_model/test_memory.py).
 """
 
 from __future__ import annotations
@@ -14,54 +13,53 @@ from modules.parallel.cost_model.layer_counts import LayerCount, ModelCount
 from modules.parallel.cost_model.layout import ParallelLayout
 
 MAX_BUCKET_SIZE = 500_000_000
-"""Numbers that DeepSpeed reduces at once; `deepspeed.config.make_settings` makes the bucket no larger than the model."""
+"""Elements that DeepSpeed reduces at once; `deepspeed.config.make_settings` makes smaller buckets for smaller models."""
 MAX_GATHERED_SIZE = 1_000_000_000
-"""Numbers of weights that ZeRO 3 keeps gathered, where it will need them again."""
-
+"""Elements of weights that ZeRO 3 keeps gathered for reuse."""
 MAX_UPDATE_SIZE = 1_000_000_000
-"""Numbers that ZeRO 3 updates at once (`sub_group_size`)."""
+"""Elements that ZeRO 3 updates at once (`sub_group_size`)."""
 
 
 @dataclass(frozen=True)
 class StageMemory:
-    """Bytes of one rank; all ranks of a stage of the pipeline have the same."""
+    """Bytes of one rank; all ranks of a pipeline stage have the same."""
 
     first: int
-    """Its layers begin here ..."""
+    """First layer."""
     last: int
-    """... and end before here."""
+    """Last layer, exclusive."""
     num_parameters: int
     weights_bytes: int
     gradients_bytes: int
     optimizer_bytes: int
-    """Its state, and the copy of the weights that ZeRO's optimizer steps on."""
+    """Optimizer state, and the copy of the weights that ZeRO's optimizer updates."""
     buffers_bytes: int
-    """Of the engine: where gradients are collected and weights gathered."""
+    """Buffers of the engine for gradients and gathered weights."""
     activations_bytes: int
-    """What the forward passes of the micro-batches in flight keep, and the batch."""
+    """Saved tensors of the micro-batches in flight, and the batch."""
     total_bytes: int
-    """At the fullest moment of a step; not everything above is there at once, and some things for a moment only."""
+    """Peak of a step; it is not the sum of the above, because these do not all exist at the same time."""
 
 
 def estimate_memory(
     count: ModelCount, bounds: Sequence[int], layout: ParallelLayout, *, on_cpu: bool
 ) -> list[StageMemory]:
-    """Memory of every stage.
+    """Estimate the memory of each stage.
 
     Args:
-        count: of one micro-batch.
-        bounds: the first layer of every stage, and the number of layers.
-        layout: how the training is shared out.
-        on_cpu: the device's memory is the host's: it holds the whole batch, and what is offloaded too.
+        count: counts of one micro-batch.
+        bounds: the first layer of each stage, followed by the number of layers.
+        layout: how the training is distributed.
+        on_cpu: device memory is host memory, so it includes the whole batch and offloaded tensors.
     """
     return [
-        _Stage(count, first, last, number, layout, on_cpu).memory()
+        _StageEstimator(count, first, last, number, layout, on_cpu).estimate()
         for number, (first, last) in enumerate(pairwise(bounds))
     ]
 
 
-class _Stage:
-    """The arithmetic of one stage."""
+class _StageEstimator:
+    """Estimates the memory of one stage."""
 
     def __init__(
         self, count: ModelCount, first: int, last: int, number: int, layout: ParallelLayout, on_cpu: bool
@@ -78,39 +76,39 @@ class _Stage:
         self.largest = max((weight.bytes for weight in weights if weight.is_trained), default=0)
         self.state = sum(weight.state_bytes for weight in weights)
         self.num_trained = sum(weight.size for weight in weights if weight.is_trained)
-        self.bucket = self._bytes_of(MAX_BUCKET_SIZE)
+        self.bucket = self._size_bytes(MAX_BUCKET_SIZE)
 
-    def memory(self) -> StageMemory:
-        held_weights, gradients, optimizer, buffers = self._shared_out()
-        kept, boundaries = self._kept()
-        flying = sum(kept) + sum(boundaries)
-        activations = self.in_flight * flying + self._borders() + self._batch()
+    def estimate(self) -> StageMemory:
+        weights, gradients, optimizer, buffers = self._partition()
+        saved, outputs = self._saved_bytes()
+        per_micro_batch = sum(saved) + sum(outputs)
+        activations = self.in_flight * per_micro_batch + self._boundary_bytes() + self._batch_bytes()
         return StageMemory(
             first=self.first,
             last=self.last,
             num_parameters=self.num_parameters,
-            weights_bytes=held_weights,
+            weights_bytes=weights,
             gradients_bytes=gradients,
             optimizer_bytes=optimizer,
             buffers_bytes=buffers,
             activations_bytes=activations,
             total_bytes=max(
-                held_weights + optimizer + self._pass_bytes(kept, boundaries, flying),
-                held_weights + optimizer + self._update_bytes(),
+                weights + optimizer + self._pass_bytes(saved, outputs, per_micro_batch),
+                weights + optimizer + self._update_bytes(),
             ),
         )
 
-    def _bytes_of(self, most: int) -> int:
-        """Bytes of so many trained numbers, or of all there are."""
-        return min(self.trained, most * self.trained // max(1, self.num_trained))
+    def _size_bytes(self, max_size: int) -> int:
+        """Bytes of at most ``max_size`` trained elements."""
+        return min(self.trained, max_size * self.trained // max(1, self.num_trained))
 
     @property
     def part(self) -> int:
-        """A replica's part of what ZeRO shares out, of what is as large as the weights."""
+        """A replica's partition under ZeRO, of a tensor as large as the trained weights."""
         return -(-self.trained // self.layout.topology.data)
 
-    def _shared_out(self) -> tuple[int, int, int, int]:
-        """Bytes of weights, gradients, the optimizer's state and the engine's buffers."""
+    def _partition(self) -> tuple[int, int, int, int]:
+        """Bytes of weights, gradients, optimizer state and buffers on one rank."""
         layout, replicas = self.layout, self.layout.topology.data
         stage = layout.stage
         weights, gradients, optimizer, buffers = self.weights, self.trained, self.state, 0
@@ -121,18 +119,18 @@ class _Stage:
             gradients = self.part
         if stage == 3:
             weights = self.weights - self.trained + self.part
-            buffers += self._bytes_of(MAX_GATHERED_SIZE)
+            buffers += self._size_bytes(MAX_GATHERED_SIZE)
         if layout.offload != "none" and not self.on_cpu:
             optimizer = 0
             gradients = 0 if stage > 1 else gradients
         if layout.offload == "weights_and_optimizer" and not self.on_cpu:
             weights -= self.part
         if layout.offload != "none" and self.on_cpu:
-            gradients += self.part  # once more, for the optimizer
+            gradients += self.part  # a second copy, for the optimizer
         return weights, gradients, optimizer, buffers
 
-    def _kept(self) -> tuple[list[int], list[int]]:
-        """What every layer keeps inside, and in its outputs, where it or the next one needs them."""
+    def _saved_bytes(self) -> tuple[list[int], list[int]]:
+        """Bytes that each layer saves for the backward pass: inside, and in outputs that it or the next layer needs."""
         inside = [layer.saved_bytes for layer in self.layers]
         outputs = [0] * len(self.layers)
         owner = (
@@ -144,94 +142,94 @@ class _Stage:
             follower = self.layers[index + 1] if index + 1 < len(self.layers) else None
             if owner >= 0 and (layer.saves_outputs or (follower is not None and follower.saves_inputs)):
                 outputs[owner] = self.layers[owner].outputs_bytes
-        if self.layout.engine == "pipeline":  # the engine keeps those of the stage
+        if self.layout.engine == "pipeline":  # the engine stores the outputs of the stage
             outputs[self.last - self.first - 1] = 0
         return inside, outputs
 
-    def _inputs(self) -> int:
-        """Bytes that come from the stage before; the first stage has the batch."""
+    def _inputs_bytes(self) -> int:
+        """Bytes received from the previous stage; 0 for the first stage, which has the batch."""
         return self.count.layers[self.first - 1].outputs_bytes if self.first else 0
 
-    def _borders(self) -> int:
-        """What a pipeline's engine keeps of micro-batches, two at least: what comes and goes, and its gradients."""
+    def _boundary_bytes(self) -> int:
+        """Buffers of the pipeline engine for at least two micro-batches: inputs, outputs and their gradients."""
         if self.layout.engine != "pipeline":
             return 0
-        comes = self._inputs() or self.count.inputs_bytes
-        goes = self.count.layers[self.last - 1].outputs_bytes + (self.count.targets_bytes if self.is_last else 0)
-        received = (2 * self._inputs()) + (0 if self.is_last else goes)
+        inputs = self._inputs_bytes() or self.count.inputs_bytes
+        outputs = self.count.layers[self.last - 1].outputs_bytes + (self.count.targets_bytes if self.is_last else 0)
+        received = (2 * self._inputs_bytes()) + (0 if self.is_last else outputs)
         buffers = min(self.layout.num_micro_batches, max(2, self.in_flight))
-        return buffers * (comes + goes) + received
+        return buffers * (inputs + outputs) + received
 
-    def _batch(self) -> int:
+    def _batch_bytes(self) -> int:
         one = self.count.inputs_bytes + self.count.targets_bytes
         return one * (self.layout.num_micro_batches if self.on_cpu else self.in_flight)
 
-    def _pass_bytes(self, kept: list[int], boundaries: list[int], flying: int) -> int:
-        """The most that gradients, buffers and activations are while micro-batches go through the stage."""
+    def _pass_bytes(self, saved: list[int], outputs: list[int], per_micro_batch: int) -> int:
+        """Peak of gradients, buffers and activations during the forward and backward passes."""
         layout = self.layout
-        base = self._batch() + self._borders() + (self.in_flight - 1) * flying
+        base = self._batch_bytes() + self._boundary_bytes() + (self.in_flight - 1) * per_micro_batch
         grows = layout.engine in ("single", "zero") and layout.stage <= 1
-        fresh = self._one_pass(kept, boundaries, grows=grows)
+        first = self._peak_of_pass(saved, outputs, grows=grows)
         held = self._persistent_gradients()
         if layout.num_micro_batches == 1:
-            return base + held + fresh
-        again = self._one_pass(kept, boundaries, grows=False) + (self.trained if grows else 0)
-        return base + held + max(fresh, again)
+            return base + held + first
+        later = self._peak_of_pass(saved, outputs, grows=False) + (self.trained if grows else 0)
+        return base + held + max(first, later)
 
     def _persistent_gradients(self) -> int:
-        """Gradients and buffers that are there during every pass."""
+        """Bytes of gradients and buffers that exist during every pass."""
         stage, engine = self.layout.stage, self.layout.engine
-        _, gradients, _, buffers = self._shared_out()
-        several = self.layout.num_micro_batches > 1
+        _, gradients, _, buffers = self._partition()
+        accumulates = self.layout.num_micro_batches > 1
         if engine == "pipeline":
-            return self.trained + (buffers if several else 0)
-        if engine == "data":  # while they add up, gradients are not yet in the buckets that are exchanged
-            return gradients * (2 if several else 1)
+            return self.trained + (buffers if accumulates else 0)
+        if engine == "data":  # during accumulation, gradients are not in the buckets yet
+            return gradients * (2 if accumulates else 1)
         if stage == 3:
             return gradients + buffers
         if stage == 2:
-            return buffers + (gradients if several else 0)
+            return buffers + (gradients if accumulates else 0)
         return buffers
 
-    def _one_pass(self, kept: list[int], boundaries: list[int], *, grows: bool) -> int:
-        """The most that one micro-batch takes, forwards and backwards.
+    def _peak_of_pass(self, saved: list[int], outputs: list[int], *, grows: bool) -> int:
+        """Peak of the forward and backward pass of one micro-batch.
 
         Args:
-            kept: inside every layer.
-            boundaries: of every layer's outputs.
-            grows: gradients come to lie in memory of their own, layer after layer; else their place is counted elsewhere.
+            saved: bytes saved inside each layer.
+            outputs: bytes saved of each layer's outputs.
+            grows: the backward pass allocates gradients layer by layer; otherwise their memory is counted elsewhere.
         """
-        held, most = 0, 0
-        before = self._inputs() if self.layout.engine != "pipeline" else 0
-        for layer, inside, outputs in zip(self.layers, kept, boundaries, strict=True):
-            most = max(most, held + before + layer.forward_bytes)
-            held += inside + outputs
-            before = 0 if outputs else layer.outputs_bytes
+        held, peak = 0, 0
+        before = self._inputs_bytes() if self.layout.engine != "pipeline" else 0
+        for layer, inside, output in zip(self.layers, saved, outputs, strict=True):
+            peak = max(peak, held + before + layer.forward_bytes)
+            held += inside + output
+            before = 0 if output else layer.outputs_bytes
         done = 0
-        for layer, inside, outputs in reversed(list(zip(self.layers, kept, boundaries, strict=True))):
+        for layer, inside, output in reversed(list(zip(self.layers, saved, outputs, strict=True))):
             own = layer.gradients_bytes
-            taken = layer.backward_bytes if grows else max(layer.backward_bytes - own, self._largest_of(layer))
-            most = max(most, held + done + layer.outputs_bytes + taken)
+            used = layer.backward_bytes if grows else max(layer.backward_bytes - own, self._largest_gradient(layer))
+            peak = max(peak, held + done + layer.outputs_bytes + used)
             done += own if grows else 0
-            held -= inside + outputs
-        return most
+            held -= inside + output
+        return peak
 
-    def _largest_of(self, layer: LayerCount) -> int:
+    def _largest_gradient(self, layer: LayerCount) -> int:
         return max((weight.bytes for weight in layer.weights if weight.is_trained), default=0)
 
     def _update_bytes(self) -> int:
-        """The most that gradients, buffers and the optimizer's update are once the passes are over."""
+        """Peak of gradients, buffers and the optimizer update after the passes."""
         layout = self.layout
-        _, gradients, _, buffers = self._shared_out()
-        # Torch updates one parameter after the other on a CPU, all at once on a GPU, by half as many copies.
+        _, gradients, _, buffers = self._partition()
+        # Torch updates one parameter at a time on a CPU, and all at once with half as many copies on a GPU.
         ratio = self.count.update_bytes if self.on_cpu else self.count.update_bytes / 2
         update = int(ratio * (self.largest if self.on_cpu else self.trained))
-        batch = self._batch()
+        batch = self._batch_bytes()
         if layout.stage == 0:
             copies = self.trained if layout.engine == "zero" and layout.topology.data > 1 else 0
             return batch + gradients + max(copies, update)
         if layout.stage == 3:
-            return batch + gradients + buffers + int(ratio * min(self.part, self._bytes_of(MAX_UPDATE_SIZE)))
-        # Gradients are moved to the bucket one by one; then the part's are put in a row, and it is stepped on.
+            return batch + gradients + buffers + int(ratio * min(self.part, self._size_bytes(MAX_UPDATE_SIZE)))
+        # Gradients move to the bucket one by one; then those of the partition are concatenated, and the optimizer steps.
         reducing = (self.trained if layout.stage == 1 else 0) + buffers + self.part
         return batch + max(reducing, 2 * self.part + int(ratio * self.part))

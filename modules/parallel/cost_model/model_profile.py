@@ -1,4 +1,4 @@
-"""Counts what a model needs, layer by layer, with shapes alone: nothing is allocated and nothing computed."""
+"""Counts FLOPs, memory and communication of a model, layer by layer, from shapes: it allocates and computes no data."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import copy
 import gc
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from math import prod
 from typing import Any, cast
 
@@ -40,32 +41,32 @@ def _without_garbage_collection() -> Iterator[None]:
 
 @_without_garbage_collection()
 def count_model(task: TrainingTask, batch: Batch, precision: str, num_slices: int = 1) -> ModelCount:
-    """Count forward pass, backward pass and update of one micro-batch.
+    """Count the forward pass, backward pass and update of one micro-batch.
 
     Args:
-        learner: its model was built on the meta device, and stays as it is.
+        task: its model is on the meta device and is not changed.
         batch: one micro-batch on the meta device.
         precision: "fp32", or "bf16" or "fp16" for autocast.
-        num_slices: ranks over which the layers of the model are split, as it says; what one of them has is counted.
+        num_slices: ranks over which the layers are split; counts are those of one rank.
 
     Raises:
-        Exception: whatever a model raises that does not take the batch.
+        Exception: the model's own error, if it does not accept the batch.
     """
     model, objective = copy.deepcopy((task.model, task.objective))
     model.train()
-    group = _Absent(num_slices)
+    group = _FakeGroup(num_slices)
     if num_slices > 1:
         with torch.device("meta"):
             objective = Shards(model, objective, cast(dist.ProcessGroup, group)).objective
-    weights = _weights(task, list(model.parameters()))
-    # A tensor on the meta device has no kernel of its own: attention would keep all scores, and autocast do nothing. Fake
-    # ones say that they lie on the CPU. MKL-DNN's LSTM would be one step whose work nobody counts.
+    weights = _make_weights(task, list(model.parameters()))
+    # Fake tensors report the CPU as their device, so operations choose CPU kernels. On the meta device attention would save
+    # all scores, and autocast would do nothing. The FLOP counter does not know the LSTM of MKL-DNN.
     with FakeTensorMode(), _without_mkldnn():
-        fakes = {id(new): weights[id(old)] for old, new in _put_fakes(model).items()}
+        fakes = {id(new): weights[id(old)] for old, new in _replace_by_fakes(model).items()}
         if isinstance(objective, nn.Module):
-            _put_fakes(objective)
-        inputs, targets = (_each(part, _fake) for part in batch)
-        layers, loss = _Counter(fakes, precision, group).all(model, objective, inputs, targets)
+            _replace_by_fakes(objective)
+        inputs, targets = (_map_tensors(part, _make_fake) for part in batch)
+        layers, loss = _Counter(fakes, precision, group).count_layers(model, objective, inputs, targets)
     return ModelCount(
         layers=layers,
         loss=loss,
@@ -78,64 +79,63 @@ def count_model(task: TrainingTask, batch: Batch, precision: str, num_slices: in
 
 
 class _Counter:
-    """Runs layers one after the other, each by itself; one that is like another before it is not run again."""
+    """Runs layers one after the other; layers with the same structure and inputs run only once."""
 
-    def __init__(self, weights: Mapping[int, Weight], precision: str, group: _Absent) -> None:
+    def __init__(self, weights: Mapping[int, Weight], precision: str, group: _FakeGroup) -> None:
         self.weights, self.precision, self.group = weights, precision, group
-        self.known: dict[Any, tuple[LayerCount, Any]] = {}
+        self.cache: dict[Any, tuple[LayerCount, Any]] = {}
 
-    def all(
+    def count_layers(
         self, model: nn.Module, objective: Objective, inputs: Tensors, targets: Tensors
     ) -> tuple[tuple[LayerCount, ...], LayerCount]:
-        """Counts of all layers, and of the objective."""
+        """Count all layers and the objective."""
         counts: list[LayerCount] = []
         value: Any = inputs
         for layer in model.layers() if isinstance(model, Layered) else [model]:
-            found, value = self.one(layer, layer, value)
-            counts.append(found)
-        loss, _ = self.one(objective, lambda outputs: objective(outputs, targets)[0], value)
+            count, value = self.count_part(layer, layer, value)
+            counts.append(count)
+        loss, _ = self.count_part(objective, lambda outputs: objective(outputs, targets)[0], value)
         return tuple(counts), loss
 
-    def one(self, part: Any, forward: Callable[[Any], Any], inputs: Any) -> tuple[LayerCount, Any]:
-        """A layer's count, and its outputs: fakes that no graph holds."""
-        key = (_structure(part), tuple(_form(tensor) for tensor in _tensors(inputs)))
-        if key not in self.known:
-            self.known[key] = self._run(part, forward, inputs)
-        found, outputs = self.known[key]
-        weights = self._weights_of(part)
-        return LayerCount(**{**vars(found), "weights": weights}), outputs
+    def count_part(self, part: Any, forward: Callable[[Any], Any], inputs: Any) -> tuple[LayerCount, Any]:
+        """Count a layer; returns its outputs too, as detached fake tensors."""
+        key = (_describe_structure(part), tuple(_describe_tensor(tensor) for tensor in _tensors(inputs)))
+        if key not in self.cache:
+            self.cache[key] = self._run(part, forward, inputs)
+        count, outputs = self.cache[key]
+        return replace(count, weights=self._find_weights(part)), outputs
 
     def _run(self, part: Any, forward: Callable[[Any], Any], inputs: Any) -> tuple[LayerCount, Any]:
-        inputs = _each(inputs, _leaf)
+        inputs = _map_tensors(inputs, _make_leaf)
         own = [*part.parameters(), *part.buffers()] if isinstance(part, nn.Module) else []
-        before = {_key(tensor) for tensor in (*own, *_tensors(inputs))}
+        before = {_storage_key(tensor) for tensor in (*own, *_tensors(inputs))}
         saved: set[int] = set()
         self.group.exchanged_bytes = self.group.num_exchanges = 0
-        with FlopCounterMode(display=False, custom_mapping=_ATTENTION) as counter, TensorLifetimes() as living:
-            with _noting(saved), torch.autocast("cpu", torch.bfloat16, enabled=self.precision != "fp32"):
+        with FlopCounterMode(display=False, custom_mapping=_ATTENTION) as counter, TensorLifetimes() as lifetimes:
+            with _record_saved(saved), torch.autocast("cpu", torch.bfloat16, enabled=self.precision != "fp32"):
                 outputs = forward(inputs)
-            forward_bytes, held = living.peak_bytes, living.held_bytes
-            given = {_key(tensor): tensor.untyped_storage().nbytes() for tensor in _tensors(outputs)}
-            new = sum(size for key, size in given.items() if key not in before)
-            ends = [tensor for tensor in _tensors(outputs) if tensor.requires_grad]
-            gradients = [torch.empty_like(tensor) for tensor in ends]
-            found = _each(outputs, lambda tensor: tensor.detach().requires_grad_(tensor.requires_grad))
+            forward_bytes, held = lifetimes.peak_bytes, lifetimes.held_bytes
+            output_sizes = {_storage_key(tensor): tensor.untyped_storage().nbytes() for tensor in _tensors(outputs)}
+            new_bytes = sum(size for key, size in output_sizes.items() if key not in before)
+            differentiable = [tensor for tensor in _tensors(outputs) if tensor.requires_grad]
+            gradients = [torch.empty_like(tensor) for tensor in differentiable]
+            detached = _map_tensors(outputs, lambda tensor: tensor.detach().requires_grad_(tensor.requires_grad))
             del outputs
-            start = living.begin()
-            if ends:
-                torch.autograd.backward(ends, gradients)
-            backward_bytes = living.peak_bytes - start
+            start = lifetimes.reset_peak()
+            if differentiable:
+                torch.autograd.backward(differentiable, gradients)
+            backward_bytes = lifetimes.peak_bytes - start
         count = LayerCount(
             name=type(part).__name__,
             weights=(),
             buffers_bytes=sum(tensor.nbytes for tensor in part.buffers()) if isinstance(part, nn.Module) else 0,
             flops=counter.get_total_flops(),
-            num_operations=living.num_operations,
-            outputs_bytes=sum(tensor.nbytes for tensor in _tensors(found)),
-            saved_bytes=max(0, held - new),
-            saves_inputs=bool(saved & {_key(tensor) for tensor in _tensors(inputs)}),
-            saves_outputs=bool(saved & given.keys() - before),
-            is_view=new == 0,
+            num_operations=lifetimes.num_operations,
+            outputs_bytes=sum(tensor.nbytes for tensor in _tensors(detached)),
+            saved_bytes=max(0, held - new_bytes),
+            saves_inputs=bool(saved & {_storage_key(tensor) for tensor in _tensors(inputs)}),
+            saves_outputs=bool(saved & output_sizes.keys() - before),
+            is_view=new_bytes == 0,
             forward_bytes=forward_bytes,
             backward_bytes=backward_bytes,
             exchanged_bytes=self.group.exchanged_bytes,
@@ -143,9 +143,9 @@ class _Counter:
         )
         for tensor in own:
             tensor.grad = None
-        return count, found
+        return count, detached
 
-    def _weights_of(self, part: Any) -> tuple[Weight, ...]:
+    def _find_weights(self, part: Any) -> tuple[Weight, ...]:
         return (
             tuple(self.weights[id(p)] for p in part.parameters() if id(p) in self.weights)
             if isinstance(part, nn.Module)
@@ -153,8 +153,8 @@ class _Counter:
         )
 
 
-class _Absent:
-    """Stands for a group of ranks of which only this one is there: what it would exchange is counted."""
+class _FakeGroup:
+    """A process group without other ranks: it counts the bytes that collectives would exchange."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -166,24 +166,24 @@ class _Absent:
     def rank(self) -> int:
         return 0
 
-    def allreduce(self, tensors: list[Tensor], *options: object) -> _Absent:
+    def allreduce(self, tensors: list[Tensor], *options: object) -> _FakeGroup:
         return self._count(tensors[0].nbytes)
 
-    def allgather(self, whole: list[list[Tensor]], *options: object) -> _Absent:
-        """Half a sum: that adds up, and then gathers."""
+    def allgather(self, whole: list[list[Tensor]], *options: object) -> _FakeGroup:
+        """Counts half of an all-reduce, which is a reduce-scatter and an all-gather."""
         return self._count(sum(tensor.nbytes for tensor in whole[0]) // 2)
 
     def wait(self) -> None:
-        """Nobody is waited for."""
+        """Returns at once: no data is exchanged."""
 
-    def _count(self, size: int) -> _Absent:
+    def _count(self, size: int) -> _FakeGroup:
         self.exchanged_bytes += size
         self.num_exchanges += 1
         return self
 
 
-def _weights(task: TrainingTask, parameters: list[nn.Parameter]) -> dict[int, Weight]:
-    """Every parameter's count, by its id."""
+def _make_weights(task: TrainingTask, parameters: list[nn.Parameter]) -> dict[int, Weight]:
+    """Make the `Weight` of each parameter, by the parameter's id."""
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     states = dict(zip(map(id, trained), measure_state_bytes(task.optimizer, trained), strict=True))
     return {
@@ -194,42 +194,42 @@ def _weights(task: TrainingTask, parameters: list[nn.Parameter]) -> dict[int, We
     }
 
 
-def _put_fakes(module: nn.Module) -> dict[nn.Parameter, nn.Parameter]:
-    """Replace all parameters and buffers by fake ones, what is tied by the same; the new parameters, by the old."""
-    found: dict[nn.Parameter, nn.Parameter] = {}
+def _replace_by_fakes(module: nn.Module) -> dict[nn.Parameter, nn.Parameter]:
+    """Replace all parameters and buffers by fakes, and keep ties; returns the new parameters by the old ones."""
+    fakes: dict[nn.Parameter, nn.Parameter] = {}
     for part in module.modules():
         for name, parameter in list(part.named_parameters(recurse=False, remove_duplicate=False)):
-            if parameter not in found:
-                found[parameter] = nn.Parameter(_fake(parameter), requires_grad=parameter.requires_grad)
-            setattr(part, name, found[parameter])  # an LSTM keeps a second list of them, up to date only so
+            if parameter not in fakes:
+                fakes[parameter] = nn.Parameter(_make_fake(parameter), requires_grad=parameter.requires_grad)
+            setattr(part, name, fakes[parameter])  # setattr also updates the second list of an LSTM
         for name, buffer in list(part.named_buffers(recurse=False)):
-            setattr(part, name, _fake(buffer))
-    return found
+            setattr(part, name, _make_fake(buffer))
+    return fakes
 
 
-def _structure(part: Any) -> Any:
-    """Equal for layers that do the same with other weights; what has no value to compare stands for itself."""
+def _describe_structure(part: Any) -> Any:
+    """Equal for layers that differ only in the values of their weights; other objects are equal only to themselves."""
     if not isinstance(part, nn.Module):
         return id(part)
     return tuple(
         (
             type(module),
             tuple(repr(value) for key, value in sorted(vars(module).items()) if not key.startswith("_")),
-            tuple((name, _form(tensor)) for name, tensor in module.named_parameters(recurse=False)),
-            tuple((name, _form(tensor)) for name, tensor in module.named_buffers(recurse=False)),
+            tuple((name, _describe_tensor(tensor)) for name, tensor in module.named_parameters(recurse=False)),
+            tuple((name, _describe_tensor(tensor)) for name, tensor in module.named_buffers(recurse=False)),
         )
         for module in part.modules()
     )
 
 
-def _form(tensor: Tensor) -> Any:
+def _describe_tensor(tensor: Tensor) -> Any:
     return tuple(tensor.shape), tensor.stride(), tensor.dtype, tensor.requires_grad
 
 
 @contextmanager
 def _without_mkldnn() -> Iterator[None]:
     before = torch._C._get_mkldnn_enabled()
-    torch._C._set_mkldnn_enabled(False)  # `torch.backends.mkldnn.flags` warns of other things
+    torch._C._set_mkldnn_enabled(False)  # `torch.backends.mkldnn.flags` prints unrelated warnings
     try:
         yield
     finally:
@@ -237,11 +237,11 @@ def _without_mkldnn() -> Iterator[None]:
 
 
 @contextmanager
-def _noting(saved: set[int]) -> Iterator[None]:
-    """Note every storage that autograd saves."""
+def _record_saved(saved: set[int]) -> Iterator[None]:
+    """Add every storage that autograd saves to ``saved``."""
 
     def pack(tensor: Tensor) -> Tensor:
-        saved.add(_key(tensor))
+        saved.add(_storage_key(tensor))
         return tensor
 
     with saved_tensors_hooks(pack, lambda tensor: tensor):
@@ -249,7 +249,7 @@ def _noting(saved: set[int]) -> Iterator[None]:
 
 
 def _attention_flops(query: Any, key: Any, value: Any, *others: Any, **named: Any) -> int:
-    """Work of the scores, and of the mean that they weigh; a causal mask saves nothing, as this is counted everywhere.
+    """FLOPs of the scores and of the weighted sum. A causal mask does not reduce them, as in other FLOP counters.
 
     Args:
         query, key, value: shapes, [batch, heads, time, size].
@@ -258,7 +258,7 @@ def _attention_flops(query: Any, key: Any, value: Any, *others: Any, **named: An
 
 
 def _attention_backward_flops(gradient: Any, query: Any, key: Any, value: Any, *others: Any, **named: Any) -> int:
-    """Five products where the forward pass had two: the scores are computed again."""
+    """Five matrix products instead of two, because the backward pass computes the scores again."""
     return _attention_flops(query, key, value) * 5 // 2
 
 
@@ -268,19 +268,19 @@ _ATTENTION = {
 }
 
 
-def _leaf(tensor: Tensor) -> Tensor:
+def _make_leaf(tensor: Tensor) -> Tensor:
     return tensor.detach().requires_grad_(tensor.requires_grad)
 
 
-def _fake(tensor: Tensor) -> Tensor:
+def _make_fake(tensor: Tensor) -> Tensor:
     return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
 
 
-def _key(tensor: Tensor) -> int:
+def _storage_key(tensor: Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
 
 
-def _each(tensors: Any, change: Callable[[Tensor], Tensor]) -> Any:
+def _map_tensors(tensors: Any, change: Callable[[Tensor], Tensor]) -> Any:
     return tuple(change(tensor) for tensor in tensors) if isinstance(tensors, tuple) else change(tensors)
 
 

@@ -1,4 +1,4 @@
-"""What an optimizer keeps between its updates and needs for one."""
+"""Memory of an optimizer: its state, and the temporary memory of an update."""
 
 from __future__ import annotations
 
@@ -15,41 +15,41 @@ SAMPLE_SIZE = 4096
 
 
 def measure_state_bytes(make: MakeOptimizer, parameters: Sequence[nn.Parameter]) -> list[int]:
-    """Bytes of the state of every parameter after a step.
+    """Measure the bytes of optimizer state of each parameter after a step.
 
     Args:
-        make: gives an optimizer over parameters.
+        make: makes an optimizer for parameters.
         parameters: on the meta device.
     """
-    alike = {(parameter.shape, parameter.dtype): parameter for parameter in parameters}  # they get the same
-    sizes = dict(zip(alike, _states_bytes(make, list(alike.values())), strict=True))
+    distinct = {(parameter.shape, parameter.dtype): parameter for parameter in parameters}
+    sizes = dict(zip(distinct, _measure_distinct(make, list(distinct.values())), strict=True))
     return [sizes[parameter.shape, parameter.dtype] for parameter in parameters]
 
 
-def _states_bytes(make: MakeOptimizer, parameters: Sequence[nn.Parameter]) -> list[int]:
+def _measure_distinct(make: MakeOptimizer, parameters: Sequence[nn.Parameter]) -> list[int]:
     if not parameters:
         return []
     try:
-        return _after_a_step(make, parameters)
-    except RuntimeError:  # NAdam and others read a value, and the meta device has none
-        sizes = [_after_a_step(make, [nn.Parameter(torch.zeros(size, device="cpu"))])[0] for size in (2, 3)]
-        a_number, a_parameter = sizes[1] - sizes[0], 3 * sizes[0] - 2 * sizes[1]
-        return [a_number * parameter.numel() + a_parameter for parameter in parameters]
+        return _measure_after_step(make, parameters)
+    except RuntimeError:  # NAdam and others read a value, but the meta device has no values
+        sizes = [_measure_after_step(make, [nn.Parameter(torch.zeros(size, device="cpu"))])[0] for size in (2, 3)]
+        per_element, per_parameter = sizes[1] - sizes[0], 3 * sizes[0] - 2 * sizes[1]
+        return [per_element * parameter.numel() + per_parameter for parameter in parameters]
 
 
 def measure_update_bytes(make: MakeOptimizer) -> float:
-    """What the update of a parameter takes for a moment, for every byte of the parameter."""
+    """Measure the temporary memory of an update, per byte of the parameter."""
     with torch.device("cpu"):
         sample = nn.Parameter(torch.zeros(SAMPLE_SIZE))
         optimizer = make([sample])
         _step(optimizer, [sample])
-        with TensorLifetimes() as living:
+        with TensorLifetimes() as lifetimes:
             optimizer.step()
-    return float(living.peak_bytes / (SAMPLE_SIZE * sample.element_size()))
+    return float(lifetimes.peak_bytes / (SAMPLE_SIZE * sample.element_size()))
 
 
-def _after_a_step(make: MakeOptimizer, parameters: Sequence[nn.Parameter]) -> list[int]:
-    with torch.device(parameters[0].device):  # some make their state with them, Adagrad a tensor of one number too
+def _measure_after_step(make: MakeOptimizer, parameters: Sequence[nn.Parameter]) -> list[int]:
+    with torch.device(parameters[0].device):  # Adagrad makes state in its constructor
         optimizer = make(parameters)
         try:
             _step(optimizer, parameters)
@@ -62,7 +62,7 @@ def _after_a_step(make: MakeOptimizer, parameters: Sequence[nn.Parameter]) -> li
 
 
 def _step(optimizer: Optimizer, parameters: Sequence[nn.Parameter]) -> None:
-    """A step by gradients of zeros, sparse ones for an optimizer that takes no others."""
+    """Make a step with zero gradients; SparseAdam gets sparse gradients."""
     is_sparse = isinstance(optimizer, SparseAdam)
     for parameter in parameters:
         zeros = torch.zeros_like(parameter)

@@ -1,4 +1,4 @@
-"""Cuts a list of layers into stages of nearly equal weight; imports no torch."""
+"""Cuts a list of layers into stages of similar weight. Does not import torch."""
 
 from __future__ import annotations
 
@@ -7,31 +7,33 @@ from itertools import accumulate
 
 
 def partition_balanced(weights: Sequence[float], num_parts: int) -> list[int]:
-    """Cut a list into parts that are not empty, so that the heaviest is as light as it can be.
+    """Cut a list into non-empty parts such that the weight of the heaviest part is minimal.
 
     Args:
-        weights: one of every layer, none negative.
+        weights: one per layer, not negative.
         num_parts: from 1 to the number of layers.
 
     Returns:
-        The first layer of every part, and the number of layers: ``num_parts + 1`` numbers.
+        The first layer of each part, then the number of layers: ``num_parts + 1`` numbers.
 
     Raises:
         ValueError: there are more parts than layers.
     """
     if not 1 <= num_parts <= len(weights):
-        raise ValueError(f"balanced wants from 1 to {len(weights)} parts, one a layer at most, but got {num_parts}")
+        raise ValueError(
+            f"num_parts={num_parts} is not between 1 and {len(weights)}, the number of layers; use fewer parts"
+        )
     sums = [0.0, *accumulate(weights)]
-    # best[k][i]: weight of the heaviest part when the first i layers make k parts, and where the last of them begins
+    # best[i]: weight of the heaviest of k parts of the first i layers, and the first layer of the last part
     best: list[tuple[float, int]] = [(sums[i], 0) for i in range(len(sums))]
-    begins: list[list[int]] = []
+    starts: list[list[int]] = []
     for k in range(2, num_parts + 1):
         row: list[tuple[float, int]] = [(float("inf"), 0)] * len(sums)
         for i in range(k, len(sums)):
             row[i] = min((max(best[j][0], sums[i] - sums[j]), j) for j in range(k - 1, i))
-        begins.append([begin for _, begin in row])
+        starts.append([start for _, start in row])
         best = row
     bounds = [len(weights)]
-    for row_begins in reversed(begins):
-        bounds.append(row_begins[bounds[-1]])
+    for row_starts in reversed(starts):
+        bounds.append(row_starts[bounds[-1]])
     return [0, *reversed(bounds)]

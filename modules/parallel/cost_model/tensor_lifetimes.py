@@ -1,4 +1,4 @@
-"""Watches what operations make and how long it lives; shapes are enough, on fake tensors and the meta device."""
+"""Tracks the tensors that operations create and free; also works with fake tensors and on the meta device."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 
-class TensorLifetimes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch 2.13 leaves it without types
-    """Counts the bytes of all storages that operations made and that still live.
+class TensorLifetimes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # no types in torch 2.13
+    """Counts the bytes of all storages that operations have created and that are alive.
 
     Attributes:
-        held_bytes: now.
-        peak_bytes: the most there were since `begin`.
-        num_operations: those that compute.
+        held_bytes: current total.
+        peak_bytes: maximum since `reset_peak`.
+        num_operations: operations that are not views.
     """
 
     def __init__(self) -> None:
@@ -25,13 +25,13 @@ class TensorLifetimes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # to
         self.held_bytes = self.peak_bytes = self.num_operations = 0
         self._known: set[int] = set()
 
-    def begin(self) -> int:
-        """Forget the peak; what is held."""
+    def reset_peak(self) -> int:
+        """Set the peak to the current total, and return it."""
         self.peak_bytes = self.held_bytes
         return self.held_bytes
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        for tensor in tree_leaves((args, kwargs)):  # what was there before, and may be given back
+        for tensor in tree_leaves((args, kwargs)):  # mark inputs as known: an operation may return them
             if isinstance(tensor, Tensor):
                 self._add(tensor, 0)
         out = func(*args, **(kwargs or {}))
@@ -42,9 +42,7 @@ class TensorLifetimes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # to
         return out
 
     def _add(self, tensor: Tensor, size: int) -> None:
-        if (
-            tensor.layout is not torch.strided
-        ):  # a sparse gradient: what it holds follows from data, which are not there
+        if tensor.layout is not torch.strided:  # a sparse gradient: its size depends on data, which do not exist here
             return
         storage = tensor.untyped_storage()
         key = storage._cdata

@@ -1,6 +1,6 @@
-"""DeepSpeed's configuration, generated from typed settings; what is passed on besides is held against a closed set.
+"""Generates DeepSpeed's configuration from typed settings, and checks extra keys against an allow-list.
 
-DeepSpeed itself ignores a key that it does not know: `zero_optimisation` would train without ZeRO. Imports no torch.
+DeepSpeed ignores unknown keys: `zero_optimisation` would train without ZeRO. This module does not import torch.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ EXTRA: dict[str, type | dict[str, type]] = {
     "steps_per_print": int,
     "wall_clock_breakdown": bool,
 }
-"""What `deepspeed_extra` may hold: keys that change speed or memory or print more, and no result."""
+"""Keys allowed in `deepspeed_extra`: they change speed, memory or logging, but not results."""
 
-ELSEWHERE = {
+SET_BY_LATHE = {
     "train_batch_size": "batch_size_global",
     "train_micro_batch_size_per_gpu": "batch_size_per_device",
-    "gradient_accumulation_steps": "batch_size_per_device, from which it follows",
+    "gradient_accumulation_steps": "batch_size_per_device",
     "gradient_clipping": "grad_clip_norm",
     "optimizer": "optimizer",
     "scheduler": "schedule",
@@ -47,23 +47,23 @@ ELSEWHERE = {
     "torch_autocast": "precision",
     "amp": "precision",
     "checkpoint": "checkpoint",
-    "activation_checkpointing": "the model's recompute",
+    "activation_checkpointing": "the recompute setting of the model",
     "tensor_parallel": "parallel.model",
     "zero_optimization.stage": "parallel.stage",
     "zero_optimization.offload_param": "parallel.offload",
     "zero_optimization.offload_optimizer": "parallel.offload",
     "zero_optimization.cpu_offload": "parallel.offload",
 }
-"""Keys of DeepSpeed that Lathe sets itself, and by what."""
+"""DeepSpeed keys that Lathe sets, and the Lathe setting for each."""
 
 ALIGNMENT = 16
-"""Numbers by which bucket sizes have to divide; DeepSpeed 0.19.8 asks for 2."""
+"""Bucket sizes are multiples of this; DeepSpeed 0.19.8 requires multiples of 2."""
 
 HARMFUL = {
-    "sequence_parallel_size": "ZeRO 0 to 2 then leaves gradients of the sequence ranks out, without a word (0.19.8)",
-    "data_parallel_size": "ZeRO 0 to 2 then leaves gradients of the sequence ranks out, without a word (0.19.8)",
-    "elasticity": "DeepSpeed 0.19.8 has removed it; a run resumes in any topology anyway",
-    "zero_allow_untested_optimizer": "the plan already knows which optimizers are right under ZeRO",
+    "sequence_parallel_size": "with it, ZeRO 0 to 2 silently ignore the gradients of the sequence ranks (0.19.8)",
+    "data_parallel_size": "with it, ZeRO 0 to 2 silently ignore the gradients of the sequence ranks (0.19.8)",
+    "elasticity": "DeepSpeed 0.19.8 does not have it, and Lathe can resume a run in any topology",
+    "zero_allow_untested_optimizer": "Lathe checks which optimizers are correct under ZeRO",
 }
 
 
@@ -77,16 +77,16 @@ def make_settings(
     num_parameters: int,
     extra: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The whole configuration of one engine.
+    """Make the whole configuration of a DeepSpeed engine.
 
     Args:
-        stage: of ZeRO.
-        offload: what lies in the host's memory.
-        batch_size_per_device: examples of a micro-batch.
-        num_accumulation: micro-batches of a step.
-        grad_clip_norm: largest global norm; None: not clipped.
-        num_parameters: of this rank; no bucket is made larger than that.
-        extra: checked by `check_extra`.
+        stage: ZeRO stage.
+        offload: what is in host memory.
+        batch_size_per_device: examples per micro-batch.
+        num_accumulation: micro-batches per step.
+        grad_clip_norm: maximum global norm; None: no clipping.
+        num_parameters: of this rank; a bucket is not larger than this.
+        extra: already checked with `check_extra`.
     """
     bucket_size = min(500_000_000, -(-max(num_parameters, 1) // ALIGNMENT) * ALIGNMENT)
     zero: dict[str, Any] = {"stage": stage, "reduce_bucket_size": bucket_size, "allgather_bucket_size": bucket_size}
@@ -99,8 +99,8 @@ def make_settings(
         "gradient_accumulation_steps": num_accumulation,
         "gradient_clipping": grad_clip_norm or 0.0,
         "zero_optimization": zero,
-        "zero_allow_untested_optimizer": True,  # the plan refuses those that are wrong on flat slices
-        "zero_force_ds_cpu_optimizer": False,  # else offloading takes DeepSpeed's own Adam alone, and compiles it
+        "zero_allow_untested_optimizer": True,  # the plan refuses optimizers that are wrong on flat slices
+        "zero_force_ds_cpu_optimizer": False,  # otherwise offloading allows only DeepSpeed's Adam, and compiles it
         "steps_per_print": 2**31,
     }
     for key, value in extra.items():
@@ -109,30 +109,32 @@ def make_settings(
 
 
 def check_extra(extra: Mapping[str, Any]) -> list[str]:
-    """Every problem of a `deepspeed_extra` map: keys that are unknown, set elsewhere or harmful, values of a wrong type."""
+    """List all problems of `deepspeed_extra`: unknown keys, keys that Lathe sets, harmful keys, wrong types."""
     problems: list[str] = []
     for key, value in extra.items():
         known = EXTRA.get(key)
         if isinstance(known, dict) and isinstance(value, Mapping):
-            for inner, each in value.items():
-                problems += _problem(f"{key}.{inner}", each, known.get(inner), [f"{key}.{name}" for name in known])
+            for inner, inner_value in value.items():
+                problems += _find_problem(
+                    f"{key}.{inner}", inner_value, known.get(inner), [f"{key}.{name}" for name in known]
+                )
         else:
-            problems += _problem(key, value, known, list(EXTRA))
+            problems += _find_problem(key, value, known, list(EXTRA))
     return problems
 
 
-def _problem(key: str, value: Any, known: type | dict[str, type] | None, names: list[str]) -> list[str]:
-    told = f"parallel.deepspeed_extra.{key}={str(value).lower() if isinstance(value, bool) else value}"
-    if key in ELSEWHERE:
-        return [f"{told} is set by {ELSEWHERE[key]}; set that instead"]
+def _find_problem(key: str, value: Any, known: type | dict[str, type] | None, names: list[str]) -> list[str]:
+    setting = f"parallel.deepspeed_extra.{key}={str(value).lower() if isinstance(value, bool) else value}"
+    if key in SET_BY_LATHE:
+        return [f"{setting} is set by {SET_BY_LATHE[key]}; set that instead"]
     if key in HARMFUL:
-        return [f"{told} is not passed on: {HARMFUL[key]}; take it out"]
+        return [f"{setting} is not allowed: {HARMFUL[key]}; remove it"]
     if known is None:
         close = get_close_matches(key, names, n=1)
-        way_out = f"did you mean '{close[0]}'?" if close else f"name one of {', '.join(sorted(names))}"
-        return [f"{told} is no key that DeepSpeed is given; {way_out}"]
-    wanted = dict if isinstance(known, dict) else known
-    if type(value) is wanted or (wanted is float and type(value) is int):
+        hint = f"did you mean '{close[0]}'?" if close else f"use one of {', '.join(sorted(names))}"
+        return [f"{setting} is not an allowed key; {hint}"]
+    expected = dict if isinstance(known, dict) else known
+    if type(value) is expected or (expected is float and type(value) is int):
         return []
     kind = {int: "a whole number", float: "a number", bool: "true or false", str: "text", list: "a list", dict: "a map"}
-    return [f"{told} is not {kind[wanted]}; write one"]
+    return [f"{setting} is not {kind[expected]}; write one"]

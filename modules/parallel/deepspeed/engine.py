@@ -1,4 +1,4 @@
-"""What the engines on DeepSpeed share: how ranks meet, the optimizer and its configuration, states and weights."""
+"""Base of the DeepSpeed engines: process groups, optimizer and configuration, state and weights."""
 
 from __future__ import annotations
 
@@ -24,32 +24,32 @@ from modules.parallel.topology import Offload
 
 
 class DeepSpeedEngine:
-    """The common part; `prepare` of an engine calls `_meet`, `_optimizer_and_settings` and then DeepSpeed."""
+    """Base class; `prepare` of a subclass calls `_connect`, `_make_optimizer` and then DeepSpeed."""
 
     engine: Any
-    """DeepSpeed's own."""
+    """DeepSpeed's engine."""
     tensors: Mapping[str, Tensor]
     """Parameters and buffers of this rank, by name."""
 
     def __init__(self, stage: Stage, offload: Offload, extra: Mapping[str, Any]) -> None:
         """
         Args:
-            stage: of ZeRO.
-            offload: what lies in the host's memory.
-            extra: what is passed on to DeepSpeed.
+            stage: ZeRO stage.
+            offload: what is in host memory.
+            extra: further keys of DeepSpeed's configuration.
 
         Raises:
-            ValueError: there is more in it than may be.
+            ValueError: a key or a value in ``extra`` is not allowed.
         """
         if problems := check_extra(extra):
             raise ValueError("; ".join(problems))
         self.stage, self.offload, self.extra = stage, offload, extra
 
-    def _meet(self, task: TrainingTask, config: EngineConfig, partition: Partition) -> None:
-        """Join the other ranks, and split the learner's model over those along the model axis.
+    def _connect(self, task: TrainingTask, config: EngineConfig, partition: Partition) -> None:
+        """Join the process groups, and split the model over the ranks of the model axis.
 
         Raises:
-            ValueError: this machine, or the model, cannot do what the recipe asks.
+            ValueError: this machine or the model cannot do what the configuration requires.
         """
         if problems := find_incompatibilities(task.model, config.topology, partition):
             raise ValueError("; ".join(problems))
@@ -57,25 +57,25 @@ class DeepSpeedEngine:
             if parameter.dim() == 0:
                 raise ValueError(
                     f"{name} of {type(task.model).__name__} is a parameter of shape [], which DeepSpeed 0.19.8 cannot send; "
-                    "give it the shape [1], or take parallel=data"
+                    "give it the shape [1], or use parallel=data"
                 )
         self.config, self.schedule = config, task.schedule
-        self.forward = Forward(task.objective, config)  # which may refuse, before anybody meets
+        self.forward = Forward(task.objective, config)  # it may raise, so it comes before the ranks connect
         os.environ.setdefault(
             "DS_ACCELERATOR", self.forward.device.type
-        )  # DeepSpeed would else take any GPU that it sees
+        )  # otherwise DeepSpeed uses any GPU that it finds
         self.ranks = ProcessGroups(config, always=True)
-        self.whole_kinds = state.describe_tensors(state.name_tensors(task.model))
+        self.whole_tensors = state.describe_tensors(state.name_tensors(task.model))
         self.ties = state.find_ties(task.model)
         self.shards: Shards | None = None
         if config.topology.model > 1:
             self.shards = Shards(task.model, task.objective, self.ranks.groups["model"])
             self.forward.objective = self.shards.objective
 
-    def _optimizer_and_settings(
+    def _make_optimizer(
         self, task: TrainingTask, parameters: Sequence[nn.Parameter], grad_clip_norm: float | None, **extra: Any
     ) -> tuple[Optimizer, dict[str, Any]]:
-        """The optimizer over this rank's parameters, and what DeepSpeed is told."""
+        """Make the optimizer of this rank's parameters, and DeepSpeed's configuration."""
         optimizer = task.optimizer(parameters)
         self.optimizer_name = type(optimizer).__name__
         self.initial_lrs = [float(group["lr"]) for group in optimizer.param_groups]
@@ -96,21 +96,21 @@ class DeepSpeedEngine:
             group["lr"] = initial_lr * factor
 
     def _scale_loss(self) -> None:
-        """Set the scale of the loss in fp16, which is ours: with its own, DeepSpeed 0.19.8 clips by the scaled norm, silently."""
+        """Set up our loss scaling in fp16: with its own, DeepSpeed 0.19.8 silently clips by the scaled norm."""
         self.scaler: LossScale | GradScaler | None = None
         if self.config.precision != "fp16":
             return
-        if self.stage == 0:  # a plain optimizer, whose place for a scaler DeepSpeed knows
+        if self.stage == 0:  # a plain optimizer, for which DeepSpeed uses this scaler
             self.scaler = self.engine.torch_autocast_z0_gradscaler = GradScaler(self.forward.device.type)
         else:
             self.scaler = LossScale()
             self.engine.optimizer.override_loss_scale(self.scaler.value)
 
     def _after_step(self, metrics: dict[str, Tensor], norm: Tensor | None = None) -> dict[str, Tensor]:
-        """Add the gradient's norm to a step's metrics: that given, or DeepSpeed's.
+        """Add the gradient norm to the metrics of a step: ``norm`` if given, otherwise DeepSpeed's.
 
-        DeepSpeed skips a step whose gradient is not finite, silently. In fp16 that lowers the scale; else it is told by a
-        norm that is infinite, asked for or not.
+        DeepSpeed silently skips a step whose gradient is not finite. In fp16 this lowers the loss scale. Otherwise the
+        metrics get an infinite norm, also without clipping.
         """
         overflow = bool(getattr(self.engine.optimizer, "overflow", False))
         if isinstance(self.scaler, LossScale):
@@ -132,15 +132,15 @@ class DeepSpeedEngine:
         return copy.write
 
     def load(self, folder: Path) -> None:
-        from modules.parallel.deepspeed import zero_state as deepspeed_state
+        from modules.parallel.deepspeed import zero_state
 
         part = self.shards.part if self.shards else lambda name, whole: whole
         with state.SavedState(folder) as saved:
-            saved.check(self.whole_kinds, self.optimizer_name)
+            saved.check(self.whole_tensors, self.optimizer_name)
             if self.stage == 0:
                 state.restore(saved, self.tensors, self.engine.optimizer, part)
             else:
-                deepspeed_state.restore(self.engine, self.stage, self.tensors, saved, part, self.ranks)
+                zero_state.restore(self.engine, self.stage, self.tensors, saved, part, self.ranks)
             if self.scaler and (scaler := saved.extra.get("scaler")):
                 self.scaler.load_state_dict(scaler)
             if isinstance(self.scaler, LossScale):

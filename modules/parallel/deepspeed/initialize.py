@@ -1,6 +1,6 @@
-"""DeepSpeed brought up without a compiler, a launcher or a word: what its engines share."""
+"""Imports and initializes DeepSpeed without a compiler, a launcher or log output."""
 
-# ruff: noqa: E402  # what is set below has to be set before DeepSpeed is imported
+# ruff: noqa: E402  # the settings must come before the import of DeepSpeed
 from __future__ import annotations
 
 import importlib
@@ -11,15 +11,15 @@ import warnings
 from typing import Any
 from unittest.mock import patch
 
-# Before deepspeed is imported: it would else import torch's compiler at once, and look for accelerators aloud.
+# Without this, the import of deepspeed imports torch's compiler and prints its search for accelerators.
 os.environ.setdefault("DS_ACCELERATOR", "cuda" if __import__("torch").cuda.is_available() else "cpu")
 
-# DeepSpeed 0.19.8 calls torch 2.13's collectives by their old names, some of them every step.
+# DeepSpeed 0.19.8 uses deprecated names of torch 2.13's collectives, some of them in every step.
 warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
-# A pipeline brings weights that are tied to all their stages before it trains them, without switching gradients off.
+# A pipeline broadcasts tied weights to their stages before training, with gradients enabled.
 warnings.filterwarnings("ignore", "c10d::broadcast_: an autograd kernel was not registered", UserWarning)
 
-# DeepSpeed's tuner imports MLflow wherever it finds it: 1.2 s of a rank's start (2026-11-24).
+# DeepSpeed's tuner imports MLflow if it is installed: 1.2 s of a rank's start (2026-11-24).
 if hides_mlflow := "mlflow" not in sys.modules:
     sys.modules["mlflow"] = None  # type: ignore[assignment]
 import deepspeed
@@ -34,8 +34,8 @@ from torch.optim import Optimizer
 from modules.parallel.base import EngineConfig
 from modules.parallel.process_groups import ProcessGroups
 
-# Any engine asks whether its optimizer is DeepSpeed's Muon, and importing that compiles it: 2 s of a rank's start, for
-# torch's compiler is imported first (2026-11-24).
+# Every engine checks whether its optimizer is DeepSpeed's Muon. The import of Muon compiles it, and so imports torch's
+# compiler: 2 s of a rank's start (2026-11-24).
 with patch.object(compiler, "compile", lambda: lambda function: function):
     importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")
 
@@ -43,14 +43,14 @@ with patch.object(compiler, "compile", lambda: lambda function: function):
 def initialize(
     model: nn.Module, optimizer: Optimizer, settings: dict[str, Any], config: EngineConfig, unit: Any
 ) -> Any:
-    """DeepSpeed's engine over a model.
+    """Make DeepSpeed's engine for a model.
 
     Args:
-        model: this rank's part of it, on its device.
-        optimizer: over its parameters.
+        model: this rank's part of the model, on its device.
+        optimizer: of its parameters.
         settings: from `deepspeed.config.make_settings`.
-        recipe: with this rank.
-        unit: a `ModelUnit`, or None where the model is a pipeline, which has its own groups.
+        config: with this rank.
+        unit: a `ModelUnit`; None for a pipeline, which makes its own groups.
     """
     connect(config)
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings, mpu=unit)
@@ -58,18 +58,18 @@ def initialize(
 
 
 def connect(config: EngineConfig) -> None:
-    """Let DeepSpeed use the process group that is there."""
-    os.environ.setdefault("LOCAL_RANK", str(config.rank.local_rank))  # its only source for the number on the node
-    # What can be compiled: else found out with a compiler, for the sake of an operator for inference alone, which would be
-    # compiled for a minute whenever a CPU's process group is made (0.19.8).
+    """Let DeepSpeed use the existing process group."""
+    os.environ.setdefault("LOCAL_RANK", str(config.rank.local_rank))  # DeepSpeed reads it only from here
+    # Operators that can be compiled. Otherwise DeepSpeed 0.19.8 runs a compiler to find out, and compiles an inference
+    # operator for a minute whenever it makes a CPU process group.
     deepspeed.ops.__compatible_ops__ = {}
-    # Its warnings are about what the plan has judged already.
+    # Its warnings are about settings that the plan has already checked.
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     deepspeed.init_distributed(dist_init_required=False, verbose=False)
 
 
 class ModelUnit:
-    """Tells DeepSpeed which ranks hold slices of one replica, in the words of Megatron's ``mpu``."""
+    """Gives DeepSpeed the model-parallel and data-parallel groups, with the interface of Megatron's ``mpu``."""
 
     def __init__(self, ranks: ProcessGroups) -> None:
         self.ranks = ranks

@@ -1,4 +1,4 @@
-"""The scale of the loss that keeps small gradients from vanishing in fp16; imports no torch."""
+"""Loss scaling, which keeps small fp16 gradients above zero. Does not import torch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ START, GROWTH, BACKOFF, GROWTH_INTERVAL = 2.0**16, 2.0, 0.5, 2000
 
 
 class LossScale:
-    """Rises and falls as `torch.amp.GradScaler`'s, for an optimizer that unscales and skips steps itself; states are alike.
+    """Changes like the scale of `torch.amp.GradScaler`, for an optimizer that unscales and skips steps itself; same state format.
 
     Source: Micikevicius et al. 2018, arXiv:1710.03740, section 3.2.
     """
@@ -18,7 +18,7 @@ class LossScale:
         self._good_steps = 0
 
     def update(self, overflow: bool) -> None:
-        """Lower it where the last step was skipped, and raise it after many that were not."""
+        """Lower the scale after a skipped step; raise it after many good steps."""
         self._good_steps = 0 if overflow else self._good_steps + 1
         if overflow:
             self.value *= BACKOFF

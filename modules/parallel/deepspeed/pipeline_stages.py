@@ -1,4 +1,4 @@
-"""A list of layers as DeepSpeed's pipeline wants it: cut into stages, with what is tied told."""
+"""Cuts a list of layers into stages for DeepSpeed's pipeline, and declares tied weights."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from modules.parallel.cost_model.partition import partition_balanced
 
 
 class Stages(PipelineModule):  # type: ignore[misc]  # DeepSpeed has no types
-    """This rank's stage of a model; it holds the model's own layers, so that names and seeds stay what they are."""
+    """This rank's stage of a model. It contains the model's layers themselves, so names and seeds do not change."""
 
     def __init__(
         self,
@@ -34,35 +34,35 @@ class Stages(PipelineModule):  # type: ignore[misc]  # DeepSpeed has no types
     ) -> None:
         """
         Args:
-            learner: its model is whole, or split over the model axis, and fits the topology (`fits.misfits`).
-            recipe: with the topology.
+            task: its model is whole, or split over the model axis, and `find_incompatibilities` returns nothing for it.
+            config: with the topology.
             partition: as in `Pipeline`.
-            autocast: the precision of a forward pass.
-            loss: of outputs and targets, on the last stage.
+            autocast: context of a forward pass, for the precision.
+            loss: called with outputs and targets on the last stage.
         """
         topology = config.topology
         assert isinstance(task.model, Layered)
         layers = task.model.layers()
         self._autocast = autocast
         if partition == "time":
-            self._bounds = partition_balanced(_measured(layers, task, config, autocast), topology.pipe)
+            self._bounds = partition_balanced(_measure_layers(layers, task, config, autocast), topology.pipe)
             if problems := find_incompatibilities(task.model, topology, self._bounds[:-1]):
                 raise ValueError("; ".join(problems))
         else:
             self._bounds = find_stage_bounds(task.model, topology.pipe, partition)
         grid = PipeModelDataParallelTopology(num_pp=topology.pipe, num_mp=topology.model, num_dp=topology.data)
-        with redirect_stdout(StringIO()):  # it prints its arrangement, which the plan has told
-            super().__init__(_with_ties(layers), topology=grid, loss_fn=loss)
-        self._layer_specs = [None] * len(layers)  # other stages' layers need not stay in memory
-        # Of the layers of a stage that are tied with each other, DeepSpeed holds the first alone.
+        with redirect_stdout(StringIO()):  # it prints the topology, which the plan has shown
+            super().__init__(_declare_ties(layers), topology=grid, loss_fn=loss)
+        self._layer_specs = [None] * len(layers)  # frees the layers of other stages
+        # If layers of one stage are tied with each other, DeepSpeed keeps only the first of them.
         self.own = nn.ModuleList(layers[self._local_start : self._local_stop]).to(next(self.parameters()).device)
-        self._count_tied_once()
+        self._mark_only_tied_parameters()
 
     def forward(self, forward_input: Tensors) -> Tensors:
         with self._autocast():
             outputs: Tensors = super().forward(forward_input)
-        # What is sent has to be contiguous, and an LSTM's outputs are not.
-        contiguous: Tensors = _each(outputs, lambda tensor: tensor.contiguous())
+        # DeepSpeed sends only contiguous tensors, and the outputs of an LSTM are not contiguous.
+        contiguous: Tensors = _map_tensors(outputs, lambda tensor: tensor.contiguous())
         return contiguous
 
     def _partition_layers(self, method: str = "") -> None:
@@ -70,8 +70,8 @@ class Stages(PipelineModule):  # type: ignore[misc]  # DeepSpeed has no types
         stage = self._topo.get_coord(self.global_rank).pipe
         self._set_bounds(start=self.parts[stage], stop=self.parts[stage + 1])
 
-    def _count_tied_once(self) -> None:
-        """DeepSpeed marks all parameters of a layer with a tied one as another stage's; only the tied one is."""
+    def _mark_only_tied_parameters(self) -> None:
+        """Mark only tied parameters as copies of another stage; DeepSpeed marks all parameters of their layer."""
         for key, comm in self.tied_comms.items():
             tied = {id(self._recursive_getattr(self.tied_modules[key], name)) for name in comm["weight_attr"]}
             for parameter in self.tied_modules[key].parameters():
@@ -79,34 +79,36 @@ class Stages(PipelineModule):  # type: ignore[misc]  # DeepSpeed has no types
                     parameter.ds_pipe_replicated = False
 
 
-def _with_ties(layers: Sequence[nn.Module]) -> list[Any]:
-    """The layers, those that share a parameter as DeepSpeed's specifications of tied layers."""
+def _declare_ties(layers: Sequence[nn.Module]) -> list[Any]:
+    """Replace layers that share a parameter by DeepSpeed's specifications of tied layers."""
     owners: dict[int, list[int]] = {}
     for number, layer in enumerate(layers):
         for parameter in layer.parameters():
             owners.setdefault(id(parameter), []).append(number)
-    groups: dict[tuple[int, ...], list[int]] = {}  # what layers share, in the same order on all ranks
+    groups: dict[tuple[int, ...], list[int]] = {}  # shared parameters by layers, in the same order on all ranks
     for parameter_id, numbers in owners.items():
         if len(numbers) > 1:
             groups.setdefault(tuple(numbers), []).append(parameter_id)
     specs: list[Any] = list(layers)
     for tied, shared in groups.items():
         for number in tied:
-            if isinstance(specs[number], _Tied):
+            if isinstance(specs[number], _TiedLayer):
                 raise ValueError(
-                    f"layer {number} of the model shares weights with different layers, {list(tied)} and others, and a pipeline "
-                    "can tie a layer once; cut the model into larger layers, or take parallel=data"
+                    f"layer {number} of the model shares weights with different groups of layers, {list(tied)} and others, but a "
+                    "pipeline can tie a layer only once; cut the model into larger layers, or use parallel=data"
                 )
             names = {id(parameter): name for name, parameter in layers[number].named_parameters()}
-            specs[number] = _Tied(f"tied_{tied[0]}", layers[number], [names[each] for each in shared])
+            specs[number] = _TiedLayer(
+                f"tied_{tied[0]}", layers[number], [names[parameter_id] for parameter_id in shared]
+            )
     return specs
 
 
-class _Tied(TiedLayerSpec):  # type: ignore[misc]  # DeepSpeed has no types
-    """A layer that is there already and shares parameters with others."""
+class _TiedLayer(TiedLayerSpec):  # type: ignore[misc]  # DeepSpeed has no types
+    """An existing layer that shares parameters with other layers."""
 
     def __init__(self, key: str, layer: nn.Module, shared: list[str]) -> None:
-        # It calls itself: the first of those that are tied would else stand for all on its stage.
+        # Calls ``layer``, not ``first``: otherwise the first tied layer of a stage would replace the others.
         super().__init__(key, nn.Module, forward_fn=lambda first, inputs: layer(inputs), tied_weight_attr=shared)
         self.layer = layer
 
@@ -114,14 +116,14 @@ class _Tied(TiedLayerSpec):  # type: ignore[misc]  # DeepSpeed has no types
         return self.layer
 
 
-def _measured(
+def _measure_layers(
     layers: Sequence[nn.Module],
     task: TrainingTask,
     config: EngineConfig,
     autocast: Callable[[], AbstractContextManager[object]],
     repeats: int = 3,
 ) -> list[float]:
-    """Seconds of a forward and backward pass of every layer on a micro-batch, as rank 0 measured them, on the CPU."""
+    """Seconds of a forward and backward pass of each layer for one micro-batch on the CPU, measured by rank 0."""
     assert task.example is not None
     value: Any = task.example(config.batch_size_per_device)[0]
     seconds: list[float] = []
@@ -129,26 +131,26 @@ def _measured(
         best, buffers = float("inf"), [buffer.clone() for buffer in layer.buffers()]
         outputs: Any = None
         for _ in range(repeats):
-            inputs = _each(value, lambda tensor: tensor.detach().requires_grad_(tensor.is_floating_point()))
+            inputs = _map_tensors(value, lambda tensor: tensor.detach().requires_grad_(tensor.is_floating_point()))
             begin = time.perf_counter()
             with autocast():
                 outputs = layer(inputs)
-            ends = [tensor.sum() for tensor in _tensors(outputs) if tensor.requires_grad]
-            if ends:
-                torch.autograd.backward(ends)
+            sums = [tensor.sum() for tensor in _tensors(outputs) if tensor.requires_grad]
+            if sums:
+                torch.autograd.backward(sums)
             best = min(best, time.perf_counter() - begin)
         layer.zero_grad(set_to_none=True)
         for buffer, before in zip(layer.buffers(), buffers, strict=True):
-            buffer.copy_(before)  # nothing was learnt
+            buffer.copy_(before)  # undo running statistics
         seconds.append(best)
-        value = _each(outputs, lambda tensor: tensor.detach())
-    told = [seconds]
+        value = _map_tensors(outputs, lambda tensor: tensor.detach())
+    objects = [seconds]
     if config.topology.world > 1:
-        dist.broadcast_object_list(told, src=0)
-    return told[0]
+        dist.broadcast_object_list(objects, src=0)
+    return objects[0]
 
 
-def _each(tensors: Any, change: Callable[[Tensor], Tensor]) -> Any:
+def _map_tensors(tensors: Any, change: Callable[[Tensor], Tensor]) -> Any:
     return tuple(change(tensor) for tensor in tensors) if isinstance(tensors, tuple) else change(tensors)
 
 

@@ -1,8 +1,8 @@
-"""The state of a model that ZeRO has partitioned, gathered by the parameters' names and put back.
+"""Gathers and restores the state of a model that ZeRO has partitioned, by parameter name.
 
-Goes by DeepSpeed's flat slices and where each parameter lies in them, and sends a slice as one message. (DeepSpeed's own access,
-`deepspeed.utils.safe_set_full_*`, fails under stage 3 where replicas do not divide a parameter's size, and knows no state of an
-optimizer that has not stepped yet; 0.19.8.)
+It reads DeepSpeed's flat partitions and the position of each parameter in them, and sends a partition as one message. DeepSpeed's
+functions `deepspeed.utils.safe_set_full_*` (0.19.8) fail under stage 3 if the number of replicas does not divide the size of a
+parameter, and have no state before the first step of the optimizer.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from modules.parallel.tensor_parallel.shard_model import Shards
 
 
 class Fragment(NamedTuple):
-    """A part of a parameter in this rank's flat slice of a group of parameters."""
+    """The part of a parameter that is in this rank's flat partition of a parameter group."""
 
     name: str
     group: int
     offset: int
-    """Where it begins in the slice."""
+    """First index in the partition."""
     start: int
-    """Where it begins in the flattened parameter."""
+    """First index in the flattened parameter."""
     length: int
 
 
@@ -41,16 +41,16 @@ def collect(
     ranks: ProcessGroups,
     with_entries: bool = True,
 ) -> TrainingState | None:
-    """The state of the whole model on rank 0; all ranks call it.
+    """Gather the state of the whole model on rank 0; None on other ranks. Call it on all ranks.
 
     Args:
-        engine: DeepSpeed's.
-        stage: of ZeRO.
+        engine: DeepSpeed's engine.
+        stage: ZeRO stage.
         tensors: parameters and buffers of this rank, by name.
-        optimizer_name: of its class.
-        shards: how layers are split; None where they are whole.
-        ranks: all that take part.
-        with_entries: the optimizer's state too.
+        optimizer_name: name of the optimizer's class.
+        shards: how layers are split; None if they are whole.
+        ranks: the process groups.
+        with_entries: gather the optimizer state too.
     """
     weights = {name: copy_to_cpu(tensor) for name, tensor in tensors.items() if not hasattr(tensor, "ds_id")}
     entries: dict[str, dict[str, Tensor | float]] = {}
@@ -58,77 +58,83 @@ def collect(
         own = engine.optimizer.state
         entries = {name: dict(own[tensor]) for name, tensor in tensors.items() if with_entries and tensor in own}
     else:
-        entries = _gathered(engine, stage, tensors, ranks, with_entries)
-        weights |= _weights_of(entries)  # which stage 3 keeps in slices
+        entries = _gather_entries(engine, stage, tensors, ranks, with_entries)
+        weights |= _take_weights(entries)  # of stage 3, which partitions them
     if ranks.coordinates.data > 0:
         return None
-    # A tensor of the optimizer's state goes under "<parameter>.<entry>", between ranks as in the file.
+    # Optimizer state has the same keys between ranks as in the file: "<parameter>.<entry>".
     state = {
-        f"{name}.{key}": torch.as_tensor(value).cpu() for name, found in entries.items() for key, value in found.items()
+        f"{name}.{key}": torch.as_tensor(value).cpu() for name, own in entries.items() for key, value in own.items()
     }
     if shards is not None:
-        weights = {name: shards.whole(name, weight) for name, weight in weights.items()}
+        weights = {name: shards.gather_whole(name, weight) for name, weight in weights.items()}
         state = {
-            full: shards.whole(name, value) if value.shape == _shape(tensors[name]) and value.dim() else value
-            for full, value in state.items()
-            for name in [full.rpartition(".")[0]]
+            entry: shards.gather_whole(name, value)
+            if value.shape == _full_shape(tensors[name]) and value.dim()
+            else value
+            for entry, value in state.items()
+            for name in [entry.rpartition(".")[0]]
         }
     if ranks.coordinates.model > 0:
         return None
-    weights, state = ranks.to_first_stage(weights), ranks.to_first_stage(state)
+    weights, state = ranks.gather_to_first_stage(weights), ranks.gather_to_first_stage(state)
     if ranks.number > 0:
         return None
-    found = TrainingState({name: copy_to_cpu(weight) for name, weight in weights.items()}, optimizer_name, {})
-    for full, value in state.items():
-        name, _, key = full.rpartition(".")
-        found.entries.setdefault(name, {})[key] = copy_to_cpu(value)
-    return found
+    whole = TrainingState({name: copy_to_cpu(weight) for name, weight in weights.items()}, optimizer_name, {})
+    for entry, value in state.items():
+        name, _, key = entry.rpartition(".")
+        whole.entries.setdefault(name, {})[key] = copy_to_cpu(value)
+    return whole
 
 
 WEIGHT = "weight of stage 3"
-"""Stands among the entries of a parameter for the parameter itself."""
+"""Key of the parameter itself among the entries of its optimizer state."""
 
 
-def _weights_of(entries: dict[str, dict[str, Tensor | float]]) -> dict[str, Tensor]:
-    """Take the weights out of the entries."""
-    return {name: torch.as_tensor(found.pop(WEIGHT)) for name, found in entries.items() if WEIGHT in found}
+def _take_weights(entries: dict[str, dict[str, Tensor | float]]) -> dict[str, Tensor]:
+    """Remove the weights from the entries and return them."""
+    return {name: torch.as_tensor(own.pop(WEIGHT)) for name, own in entries.items() if WEIGHT in own}
 
 
-def _shape(tensor: Tensor) -> torch.Size:
-    """Shape of a parameter, also where ZeRO 3 has taken its content away."""
+def _full_shape(tensor: Tensor) -> torch.Size:
+    """Shape of a parameter, also if ZeRO 3 has released its content."""
     return torch.Size(getattr(tensor, "ds_shape", tensor.shape))
 
 
-def _gathered(
+def _gather_entries(
     engine: Any, stage: int, tensors: Mapping[str, Tensor], ranks: ProcessGroups, with_entries: bool
 ) -> dict[str, dict[str, Tensor | float]]:
-    """The optimizer's state of every parameter as it would be without ZeRO, on the first replica; all replicas call it.
+    """Gather the optimizer state of each parameter on the first replica. Call it on all replicas.
 
-    Under stage 3 the weights are among it, frozen ones too.
+    Under stage 3 the entries include the weights, also frozen ones.
     """
-    flats, inner = _flats(engine, stage), _inner(engine).state
-    fragments = _fragments(engine, stage, tensors, ranks)
-    told = ranks.objects_to_first_replica(fragments)
+    partitions, states = _partitions(engine, stage), _inner_optimizer(engine).state
+    fragments = _find_fragments(engine, stage, tensors, ranks)
+    all_fragments = ranks.gather_objects_to_first_replica(fragments)
     entries: dict[str, dict[str, Tensor | float]] = {}
-    keys = {key for flat in flats for key in inner.get(flat, {})} if with_entries else set()
-    alike = {key for flat in flats for key, value in inner.get(flat, {}).items() if _is_like(value, flat)} & keys
-    slices: dict[str, list[Tensor]] = {key: [inner[flat][key] for flat in flats] for key in sorted(alike)}
+    keys = {key for flat in partitions for key in states.get(flat, {})} if with_entries else set()
+    partitioned = {
+        key for flat in partitions for key, value in states.get(flat, {}).items() if _has_shape_of(flat, value)
+    } & keys
+    vectors: dict[str, list[Tensor]] = {key: [states[flat][key] for flat in partitions] for key in sorted(partitioned)}
     if stage == 3:
-        slices[WEIGHT] = list(flats)
-    for key, own in slices.items():
-        parts = [own[each.group].narrow(0, each.offset, each.length) for each in fragments]
+        vectors[WEIGHT] = list(partitions)
+    lengths = [[fragment.length for fragment in replica] for replica in all_fragments]
+    for key, own in vectors.items():
+        parts = [own[fragment.group].narrow(0, fragment.offset, fragment.length) for fragment in fragments]
         vector = torch.cat(parts).detach().cpu() if parts else torch.empty(0)
-        for theirs, sent in zip(told, ranks.to_first_replica(vector, _lengths(told)), strict=True):
-            for fragment, piece in zip(theirs, sent.split([each.length for each in theirs]), strict=True):  # type: ignore[no-untyped-call]
-                shape = _shape(tensors[fragment.name])
+        received = ranks.gather_to_first_replica(vector, [sum(each) for each in lengths])
+        for replica, replica_lengths, flat in zip(all_fragments, lengths, received, strict=True):
+            for fragment, piece in zip(replica, flat.split(replica_lengths), strict=True):  # type: ignore[no-untyped-call]
+                shape = _full_shape(tensors[fragment.name])
                 whole = entries.setdefault(fragment.name, {}).setdefault(key, torch.empty(shape))
                 assert isinstance(whole, Tensor)
                 whole.view(-1)[fragment.start : fragment.start + fragment.length] = piece
     if ranks.coordinates.data == 0:
         groups = _groups(engine, stage)
         for name, tensor in tensors.items():
-            for key in keys - alike if id(tensor) in groups else ():
-                entries.setdefault(name, {})[key] = inner[flats[groups[id(tensor)]]][key]
+            for key in keys - partitioned if id(tensor) in groups else ():
+                entries.setdefault(name, {})[key] = states[partitions[groups[id(tensor)]]][key]
     for name, tensor in tensors.items():
         if hasattr(tensor, "ds_id") and not tensor.requires_grad:
             with GatheredParameters([tensor]):
@@ -136,36 +142,32 @@ def _gathered(
     return entries
 
 
-def _is_like(value: Any, flat: Tensor) -> bool:
+def _has_shape_of(flat: Tensor, value: Any) -> bool:
     return isinstance(value, Tensor) and value.shape == flat.shape
 
 
-def _lengths(told: list[list[Fragment]]) -> list[int]:
-    return [sum(each.length for each in fragments) for fragments in told]
-
-
-def _fragments(engine: Any, stage: int, tensors: Mapping[str, Tensor], ranks: ProcessGroups) -> list[Fragment]:
-    """Where the parameters lie in this rank's slices."""
-    found: list[Fragment] = []
+def _find_fragments(engine: Any, stage: int, tensors: Mapping[str, Tensor], ranks: ProcessGroups) -> list[Fragment]:
+    """Find the parameters in this rank's partitions."""
+    fragments: list[Fragment] = []
     groups = _groups(engine, stage)
-    name_of = {id(tensor): name for name, tensor in tensors.items()}
+    names = {id(tensor): name for name, tensor in tensors.items()}
     if stage < 3:
         for key, group in groups.items():
-            name = name_of[key]
+            name = names[key]
             mapping = tensors[name]._hp_mapping  # type: ignore[attr-defined]
-            if mapping is not None:  # none of it is in this rank's slice
+            if mapping is not None:  # None: no part of it is in this rank's partition
                 own, whole = mapping.hp_fragment_address, mapping.lp_fragment_address
-                found.append(Fragment(name, group, own.start, whole.start, own.numel))
-        return found
+                fragments.append(Fragment(name, group, own.start, whole.start, own.numel))
+        return fragments
     offsets: dict[int, int] = {}
     for key, group in groups.items():
-        parameter: Any = tensors[name_of[key]]
+        parameter: Any = tensors[names[key]]
         size = parameter.partition_numel()
         start = min(ranks.coordinates.data * size, parameter.ds_numel)
         length = min(size, parameter.ds_numel - start)
-        found.append(Fragment(name_of[key], group, offsets.get(group, 0), start, length))
+        fragments.append(Fragment(names[key], group, offsets.get(group, 0), start, length))
         offsets[group] = offsets.get(group, 0) + size
-    return found
+    return fragments
 
 
 def restore(
@@ -180,64 +182,67 @@ def restore(
 
     Args:
         engine: DeepSpeed's, prepared.
-        stage: of ZeRO, 1 to 3.
+        stage: ZeRO stage, 1 to 3.
         tensors: parameters and buffers of this rank, by name.
-        saved: checked against the whole model.
-        part: this rank's slice of a whole tensor under model parallelism.
-        ranks: all that take part.
+        saved: already checked with `SavedState.check`.
+        part: takes this rank's slice of a whole tensor under model parallelism.
+        ranks: the process groups.
     """
-    flats, inner, alike = _flats(engine, stage), _inner(engine).state, saved.keys_alike()
-    _prime(engine, stage, tensors, saved)
+    partitions, states = _partitions(engine, stage), _inner_optimizer(engine).state
+    partitioned = saved.parameter_shaped_keys()
+    _initialize_state(engine, stage, tensors, saved)
     with torch.no_grad():
         for name, tensor in tensors.items():
             if hasattr(tensor, "ds_id"):
-                # Every replica writes the same, and on leaving each keeps its own part.
+                # Every replica writes the same values; at the end of the context each keeps its own part.
                 with GatheredParameters([tensor], modifier_rank=0):
                     tensor.copy_(part(name, saved.weight(name)))
             else:
                 tensor.copy_(part(name, saved.weight(name)))
-        for fragment in _fragments(engine, stage, tensors, ranks):
-            name, flat = fragment.name, flats[fragment.group]
-            _fill(flat, fragment, part(name, saved.weight(name)))
-            for key in alike.intersection(saved.keys(name)):
-                _fill(inner[flat][key], fragment, part(name, torch.as_tensor(saved.entry(name, key))))
+        for fragment in _find_fragments(engine, stage, tensors, ranks):
+            name, flat = fragment.name, partitions[fragment.group]
+            _copy_fragment(flat, fragment, part(name, saved.weight(name)))
+            for key in partitioned.intersection(saved.keys(name)):
+                _copy_fragment(states[flat][key], fragment, part(name, torch.as_tensor(saved.entry(name, key))))
 
 
-def _fill(flat: Tensor, fragment: Fragment, whole: Tensor) -> None:
-    """Write a parameter's part, or one of a state that is like it, into a slice."""
+def _copy_fragment(flat: Tensor, fragment: Fragment, whole: Tensor) -> None:
+    """Copy this rank's part of a parameter, or of optimizer state of the same shape, into a flat partition."""
     own = whole.reshape(-1).narrow(0, fragment.start, fragment.length)
     flat.narrow(0, fragment.offset, fragment.length).copy_(own)
 
 
-def _prime(engine: Any, stage: int, tensors: Mapping[str, Tensor], saved: SavedState) -> None:
-    """Give every flat slice the state entries that its optimizer would have after a step."""
-    flats, groups, alike = _flats(engine, stage), _groups(engine, stage), saved.keys_alike()
-    counts_on_device = any(each.get("fused") or each.get("capturable") for each in _inner(engine).param_groups)
+def _initialize_state(engine: Any, stage: int, tensors: Mapping[str, Tensor], saved: SavedState) -> None:
+    """Give each flat partition the state entries that its optimizer has after a step."""
+    partitions, groups, partitioned = _partitions(engine, stage), _groups(engine, stage), saved.parameter_shaped_keys()
+    steps_on_device = any(
+        group.get("fused") or group.get("capturable") for group in _inner_optimizer(engine).param_groups
+    )
     for name, tensor in tensors.items():
         if tensor.requires_grad:
-            flat = flats[groups[id(tensor)]]
-            own = _inner(engine).state[flat]
+            flat = partitions[groups[id(tensor)]]
+            own = _inner_optimizer(engine).state[flat]
             for key in saved.keys(name):
-                if key not in alike:
+                if key not in partitioned:
                     value = saved.entry(name, key)
-                    own[key] = value.to(flat.device) if isinstance(value, Tensor) and counts_on_device else value
+                    own[key] = value.to(flat.device) if isinstance(value, Tensor) and steps_on_device else value
                 elif key not in own:
                     own[key] = torch.zeros_like(flat)
 
 
-def _inner(engine: Any) -> Optimizer:
-    """The torch optimizer that steps over flat slices."""
+def _inner_optimizer(engine: Any) -> Optimizer:
+    """The torch optimizer that updates the flat partitions."""
     optimizer: Optimizer = engine.optimizer.optimizer
     return optimizer
 
 
-def _flats(engine: Any, stage: int) -> list[Tensor]:
-    """This rank's flat slices, one a group of parameters."""
+def _partitions(engine: Any, stage: int) -> list[Tensor]:
+    """This rank's flat partitions, one per parameter group."""
     optimizer = engine.optimizer
     return list(optimizer.single_partition_of_fp32_groups if stage < 3 else optimizer.fp32_partitioned_groups_flat)
 
 
 def _groups(engine: Any, stage: int) -> dict[int, int]:
-    """The number of every trained parameter's group, by the parameter's id, in the order in which the slices hold them."""
+    """Group index of each trained parameter by its id, in the order of the flat partitions."""
     groups = engine.optimizer.bit16_groups if stage < 3 else engine.optimizer.fp16_groups
-    return {id(each): number for number, group in enumerate(groups) for each in group}
+    return {id(parameter): index for index, group in enumerate(groups) for parameter in group}

@@ -1,6 +1,6 @@
-"""Layers that are split over a model-parallel group, and the sums between their parts.
+"""Layers that are split over a model-parallel group, and the collectives between them.
 
-Every layer computes what the whole one would; forward and backward passes exchange what the slices lack.
+Every split layer computes the same result as the whole layer.
 Source: Shoeybi et al. 2019, arXiv:1909.08053, section 3.
 """
 
@@ -18,13 +18,13 @@ Group = dist.ProcessGroup
 
 
 def find_own_slice(units: int, group: Group) -> slice:
-    """This rank's part of so many units; the group's size has to divide them."""
+    """Find this rank's part of ``units``; the group's size must divide them."""
     size = units // group.size()
     return slice(group.rank() * size, (group.rank() + 1) * size)
 
 
 class _CopyToGroup(Function):
-    """From whole activations to slices: nothing forwards, the sum of all ranks' gradients backwards."""
+    """Identity in the forward pass; sum of all ranks' gradients in the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, group: Group) -> Tensor:
@@ -39,7 +39,7 @@ class _CopyToGroup(Function):
 
 
 class _ReduceFromGroup(Function):
-    """From partial sums to the whole: the sum of all ranks' forwards, nothing backwards."""
+    """Sum over all ranks in the forward pass; identity in the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, partial: Tensor, group: Group) -> Tensor:
@@ -53,7 +53,7 @@ class _ReduceFromGroup(Function):
 
 
 class _GatherFromGroup(Function):
-    """From slices of the last dimension to the whole; backwards each rank takes its slice."""
+    """Concatenate slices of the last dimension in the forward pass; take this rank's slice in the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, part: Tensor, group: Group) -> Tensor:
@@ -68,29 +68,29 @@ class _GatherFromGroup(Function):
 
 
 def copy_to_group(inputs: Tensor, group: Group) -> Tensor:
-    """Use whole activations, the same on all ranks, to compute slices."""
+    """Use activations that are the same on all ranks as inputs of a split layer."""
     return cast(Tensor, _CopyToGroup.apply(inputs, group))  # type: ignore[no-untyped-call]
 
 
 def reduce_from_group(partial: Tensor, group: Group) -> Tensor:
-    """Add up what each rank has."""
+    """Sum partial results over all ranks."""
     return cast(Tensor, _ReduceFromGroup.apply(partial, group))  # type: ignore[no-untyped-call]
 
 
 def gather_from_group(part: Tensor, group: Group) -> Tensor:
-    """Put slices of the last dimension together."""
+    """Gather slices of the last dimension from all ranks."""
     return cast(Tensor, _GatherFromGroup.apply(part, group))  # type: ignore[no-untyped-call]
 
 
 class ColumnLinear(nn.Module):
-    """A linear layer of which this rank computes a slice of the outputs."""
+    """A linear layer; this rank computes a slice of its outputs."""
 
     def __init__(self, whole: nn.Linear, group: Group, *, gathers: bool = False) -> None:
         """
         Args:
-            whole: its weights are sliced.
-            group: over which.
-            gathers: give the whole outputs instead of the slice.
+            whole: the layer to split.
+            group: the ranks to split over.
+            gathers: return the whole outputs instead of the slice.
         """
         super().__init__()
         self.group, self.gathers = group, gathers
@@ -104,14 +104,14 @@ class ColumnLinear(nn.Module):
             inputs: float [..., in_features], the same on all ranks.
 
         Returns:
-            float [..., out_features / ranks], or [..., out_features] where they are gathered.
+            float [..., out_features / ranks], or [..., out_features] if ``gathers``.
         """
         part = F.linear(copy_to_group(inputs, self.group), self.weight, self.bias)
         return gather_from_group(part, self.group) if self.gathers else part
 
 
 class RowLinear(nn.Module):
-    """A linear layer of which this rank holds the weights of a slice of the inputs; the bias is whole."""
+    """A linear layer; this rank has the weights for a slice of its inputs, and the whole bias."""
 
     def __init__(self, whole: nn.Linear, group: Group) -> None:
         super().__init__()
@@ -132,34 +132,36 @@ class RowLinear(nn.Module):
 
 
 class VocabularyEmbedding(nn.Module):
-    """An embedding of which this rank holds a slice of the words."""
+    """An embedding; this rank has a slice of the vocabulary."""
 
     def __init__(self, whole: nn.Embedding, group: Group) -> None:
         super().__init__()
         self.group, self.own = group, find_own_slice(whole.num_embeddings, group)
         self.weight = nn.Parameter(whole.weight.detach()[self.own].clone())
 
-    def forward(self, words: Tensor) -> Tensor:
+    def forward(self, token_ids: Tensor) -> Tensor:
         """
         Args:
-            words: int64 [...], of the whole vocabulary.
+            token_ids: int64 [...], of the whole vocabulary.
 
         Returns:
             float [..., features], the same on all ranks.
         """
-        is_own = (words >= self.own.start) & (words < self.own.stop)
-        found = F.embedding((words - self.own.start).where(is_own, 0), self.weight)
-        return reduce_from_group(found * is_own.unsqueeze(-1), self.group)
+        is_own = (token_ids >= self.own.start) & (token_ids < self.own.stop)
+        embeddings = F.embedding((token_ids - self.own.start).where(is_own, 0), self.weight)
+        return reduce_from_group(embeddings * is_own.unsqueeze(-1), self.group)
 
 
-def vocabulary_cross_entropy(part: Tensor, targets: Tensor, group: Group, label_smoothing_prob: float = 0.0) -> Tensor:
-    """Cross entropy of logits of which each rank has a slice; they are never put together.
+def compute_vocabulary_cross_entropy(
+    part: Tensor, targets: Tensor, group: Group, label_smoothing_prob: float = 0.0
+) -> Tensor:
+    """Compute the cross entropy of logits of which each rank has a slice, without gathering them.
 
     Args:
         part: float [..., classes / ranks], from a `ColumnLinear`.
-        targets: int64 [...], of all classes.
-        group: over which the classes are split.
-        label_smoothing_prob: share of the target that is spread evenly over all classes.
+        targets: int64 [...], from 0 to classes - 1.
+        group: the ranks that the classes are split over.
+        label_smoothing_prob: fraction of the target that is spread evenly over all classes.
 
     Returns:
         Mean over all targets, float [], the same on all ranks.

@@ -1,4 +1,4 @@
-"""Splits a model's layers over a model-parallel group, as the model says, and puts their weights together again."""
+"""Splits the layers that a model declares over a model-parallel group, and gathers their weights."""
 
 from __future__ import annotations
 
@@ -17,50 +17,50 @@ from modules.parallel.tensor_parallel.layers import (
     Group,
     RowLinear,
     VocabularyEmbedding,
+    compute_vocabulary_cross_entropy,
     find_own_slice,
     gather_from_group,
-    vocabulary_cross_entropy,
 )
 
 
 class Shards:
-    """A model whose layers were replaced by this rank's slices; names stay what they were.
+    """A model whose layers are replaced by this rank's slices; parameter names do not change.
 
     Attributes:
-        objective: takes what the split model gives in training.
-        whole_objective: takes what `whole_outputs` gives.
+        objective: for the outputs of the split model.
+        whole_objective: for the outputs of `whole_outputs`.
     """
 
     def __init__(self, model: nn.Module, objective: Objective, group: Group) -> None:
         """
         Args:
-            model: whole; changed in place. It fits the group's size (`fits.misfits`).
-            objective: of whole logits.
+            model: the whole model, changed in place; `find_incompatibilities` returns nothing for it.
+            objective: for whole logits.
             group: the ranks to split over.
         """
         assert isinstance(model, Shardable)
         self.group = group
         self.axis: dict[str, int] = {}
-        self._parts: dict[int, nn.Parameter] = {}
-        self.gives_classes = False
+        self._slices: dict[int, nn.Parameter] = {}
+        self.splits_classes = False
         self.objective = self.whole_objective = objective
         if type(objective) is CrossEntropy:
-            self.gives_classes = any(shard.kind == "classes" for shard in model.shards().values())
-        if self.gives_classes:
+            self.splits_classes = any(shard.kind == "classes" for shard in model.shards().values())
+        if self.splits_classes:
             self.objective = _SplitCrossEntropy(objective.label_smoothing_prob, group)  # type: ignore[attr-defined]
         for name, shard in model.shards().items():
             self._replace(model, name, shard)
 
     def part(self, name: str, whole: Tensor) -> Tensor:
-        """This rank's slice of a whole weight, or of a state that is like it."""
+        """Take this rank's slice of a whole weight, or of optimizer state of the same shape."""
         if name not in self.axis:
             return whole
         axis = self.axis[name]
         own = find_own_slice(whole.shape[axis], self.group)
         return whole.narrow(axis, own.start, own.stop - own.start)
 
-    def whole(self, name: str, part: Tensor) -> Tensor:
-        """The slices of all ranks put together; every rank of the group calls it."""
+    def gather_whole(self, name: str, part: Tensor) -> Tensor:
+        """Gather the slices of all ranks. Call it on every rank of the group."""
         if name not in self.axis:
             return part
         parts = [torch.empty_like(part, memory_format=torch.contiguous_format) for _ in range(self.group.size())]
@@ -68,14 +68,14 @@ class Shards:
         return torch.cat(parts, dim=self.axis[name])
 
     def whole_outputs(self, model: Callable[[Tensors], Tensors]) -> Callable[[Tensors], Tensors]:
-        """The model with whole logits, for evaluators."""
+        """Wrap the model so that it returns whole logits, for evaluators."""
 
         def forward(inputs: Tensors) -> Tensors:
             outputs = model(inputs)
             assert isinstance(outputs, Tensor)
             return gather_from_group(outputs, self.group)
 
-        return forward if self.gives_classes else model
+        return forward if self.splits_classes else model
 
     def _replace(self, model: nn.Module, name: str, shard: Shard) -> None:
         parent, _, own = name.rpartition(".")
@@ -89,21 +89,21 @@ class Shards:
             layer = RowLinear(whole, self.group)
         else:
             assert isinstance(whole, nn.Linear), name
-            layer = ColumnLinear(whole, self.group, gathers=shard.kind == "classes" and not self.gives_classes)
-        # A weight that is tied stays tied.
-        layer.weight = self._parts.setdefault(id(whole.weight), layer.weight)
+            layer = ColumnLinear(whole, self.group, gathers=shard.kind == "classes" and not self.splits_classes)
+        # Tied weights stay tied.
+        layer.weight = self._slices.setdefault(id(whole.weight), layer.weight)
         layer.weight.requires_grad_(whole.weight.requires_grad)
         self.axis[f"{name}.weight"] = 1 if shard.kind == "row" else 0
         if isinstance(layer, ColumnLinear) and layer.bias is not None:
             self.axis[f"{name}.bias"] = 0
         sliced = [layer.weight] + ([layer.bias] if isinstance(layer, ColumnLinear) and layer.bias is not None else [])
         for parameter in sliced:
-            parameter.model_parallel = True  # type: ignore[attr-defined]  # DeepSpeed's word for: not the same on all ranks
+            parameter.model_parallel = True  # type: ignore[attr-defined]  # tells DeepSpeed that it differs between ranks
         setattr(model.get_submodule(parent), own, layer)
 
 
 class _SplitCrossEntropy:
-    """`CrossEntropy` of logits whose classes are split."""
+    """`CrossEntropy` for logits whose classes are split over ranks."""
 
     def __init__(self, label_smoothing_prob: float, group: Group) -> None:
         self.label_smoothing_prob, self.group = label_smoothing_prob, group
@@ -111,5 +111,5 @@ class _SplitCrossEntropy:
     def __call__(self, outputs: Tensors, targets: Tensors) -> tuple[Tensor, dict[str, Tensor]]:
         assert isinstance(outputs, Tensor)
         assert isinstance(targets, Tensor)
-        loss = vocabulary_cross_entropy(outputs, targets, self.group, self.label_smoothing_prob)
+        loss = compute_vocabulary_cross_entropy(outputs, targets, self.group, self.label_smoothing_prob)
         return loss, {"loss_nats": loss.detach()}

@@ -55,7 +55,7 @@ def test_a_model_evaluator_gets_the_data_and_is_checked_like_any_other() -> None
 @pytest.mark.parametrize(
     ("layout", "message"),
     [
-        (ParallelLayout("pipeline", Topology(pipe=2), stage=1), "parallel.pipe=2 leaves no rank the whole model"),
+        (ParallelLayout("pipeline", Topology(pipe=2), stage=1), "parallel.pipe=2 leaves no rank with the whole model"),
         (ParallelLayout("zero", Topology(model=2)), "parallel.model=2 leaves"),
         (ParallelLayout("zero", Topology(data=2), stage=3), "parallel.stage=3 leaves"),
     ],
@@ -76,7 +76,7 @@ def test_a_plan_refuses_a_model_evaluator_that_does_not_fit() -> None:
     assert make_layout(config, plan).stage == 3
     config["data"] = compose(["experiment=word2vec"]).config["data"]
     with pytest.raises(
-        PlanError, match=r"parallel\.stage=3 leaves no rank the whole model, which the evaluator WordVectors"
+        PlanError, match=r"parallel\.stage=3 leaves no rank with the whole model, which the evaluator WordVectors"
     ):
         estimate(config, plan)
 

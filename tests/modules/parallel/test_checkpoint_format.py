@@ -1,4 +1,4 @@
-"""Training state on disk: what does not fit is told, a full disk shows as one, and nothing is pickled."""
+"""Training state on disk: mismatches are reported, and a full disk raises OSError."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ def load(folder: Path, model: nn.Module, optimizer: Optimizer | None = None) -> 
         state.restore(saved, state.name_tensors(model), optimizer)
 
 
-def stepped(model: nn.Module, optimizer: Optimizer) -> Optimizer:
+def make_step(model: nn.Module, optimizer: Optimizer) -> Optimizer:
     for parameter in model.parameters():
         parameter.grad = torch.randn_like(parameter)
     optimizer.step()
     return optimizer
 
 
-def test_weights_that_do_not_fit_are_told_together(tmp_path: Path) -> None:
+def test_all_weights_that_do_not_fit_are_reported_together(tmp_path: Path) -> None:
     write(tmp_path, nn.Sequential(nn.Linear(5, 3), nn.Linear(3, 2)))
     with pytest.raises(state.StateError) as caught:
         load(tmp_path, nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2, bias=False), nn.BatchNorm1d(2)))
     message = str(caught.value)
     assert "model.safetensors cannot be restored, 7 problems" in message
     assert "0.weight: saved as float32 [3, 5], the model has float32 [3, 4]" in message
-    assert "1.bias: the file has it, the model does not" in message
-    assert "2.running_mean: the model has it, the file does not" in message
+    assert "1.bias: it is in the file, but not in the model" in message
+    assert "2.running_mean: it is in the model, but not in the file" in message
     assert message.endswith("resume with the configuration that wrote it, or start a new run")
 
 
@@ -62,9 +62,9 @@ def test_another_optimizer_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [Adam, Adagrad])
-def test_a_state_that_was_written_comes_back(tmp_path: Path, kind: type[Optimizer]) -> None:
+def test_a_written_state_is_restored(tmp_path: Path, kind: type[Optimizer]) -> None:
     model, other = nn.Linear(5, 3), nn.Linear(5, 3)
-    optimizer = stepped(model, kind(model.parameters(), lr=0.1))  # type: ignore[call-arg]
+    optimizer = make_step(model, kind(model.parameters(), lr=0.1))  # type: ignore[call-arg]
     write(tmp_path, model, optimizer)
     restored = kind(other.parameters(), lr=0.5)  # type: ignore[call-arg]
     load(tmp_path, other, restored)
@@ -73,20 +73,20 @@ def test_a_state_that_was_written_comes_back(tmp_path: Path, kind: type[Optimize
     for index, entries in theirs["state"].items():
         assert ours["state"][index].keys() == entries.keys()
         assert all(torch.equal(ours["state"][index][key], value) for key, value in entries.items())
-    assert ours["param_groups"][0]["lr"] == 0.5, "how fast it learns is the configuration's affair"
+    assert ours["param_groups"][0]["lr"] == 0.5, "the learning rate comes from the configuration"
 
 
-def test_what_is_neither_tensor_nor_number_is_refused(tmp_path: Path) -> None:
-    odd = state.TrainingState({}, "Odd", {"weight": {"kept": object()}})  # type: ignore[dict-item]
-    with pytest.raises(ValueError, match=r"optimizer\.json holds only numbers"):
-        odd.write(tmp_path)
+def test_a_value_that_is_neither_tensor_nor_number_is_refused(tmp_path: Path) -> None:
+    unsupported = state.TrainingState({}, "Custom", {"weight": {"history": object()}})  # type: ignore[dict-item]
+    with pytest.raises(ValueError, match=r"optimizer\.json can hold only numbers"):
+        unsupported.write(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "optimizer.json"])
 @pytest.mark.parametrize("damage", ["missing", "truncated"])
-def test_a_damaged_file_is_told_with_a_way_out(tmp_path: Path, name: str, damage: str) -> None:
+def test_a_damaged_file_is_reported_with_a_hint(tmp_path: Path, name: str, damage: str) -> None:
     model = nn.Linear(5, 3)
-    optimizer = stepped(model, Adam(model.parameters(), lr=0.1))
+    optimizer = make_step(model, Adam(model.parameters(), lr=0.1))
     write(tmp_path, model, optimizer)
     content = (tmp_path / name).read_bytes()
     (tmp_path / name).unlink()
@@ -97,13 +97,13 @@ def test_a_damaged_file_is_told_with_a_way_out(tmp_path: Path, name: str, damage
     assert caught.value.path == tmp_path / name
 
 
-def test_a_failed_write_is_an_error_of_the_system(tmp_path: Path) -> None:
+def test_a_failed_write_raises_an_oserror_with_errno(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No such file") as caught:
         write(tmp_path / "nowhere", nn.Linear(5, 3))
     assert caught.value.errno == errno.ENOENT
 
 
-def test_tied_weights_are_written_once_and_strided_ones_whole(tmp_path: Path) -> None:
+def test_tied_weights_are_written_once_and_strided_weights_completely(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3), nn.Conv2d(2, 3, 5))
     model[1].weight = model[0].weight
     model[2].weight = nn.Parameter(torch.randn(3, 2, 5, 5).contiguous(memory_format=torch.channels_last))
@@ -111,9 +111,9 @@ def test_tied_weights_are_written_once_and_strided_ones_whole(tmp_path: Path) ->
     header_bytes = int.from_bytes((tmp_path / "model.safetensors").read_bytes()[:8], "little")
     header = json.loads((tmp_path / "model.safetensors").read_bytes()[8 : 8 + header_bytes])
     assert header.keys() - {"__metadata__"} == {"0.weight", "0.bias", "1.bias", "2.weight", "2.bias"}
-    wanted: dict[str, Tensor] = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    expected: dict[str, Tensor] = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
     load(tmp_path, model)
-    torch.testing.assert_close(dict(model.state_dict()), wanted, rtol=0, atol=0)
+    torch.testing.assert_close(dict(model.state_dict()), expected, rtol=0, atol=0)

@@ -17,8 +17,8 @@ from modules.parallel.base import EngineConfig, Rank, TrainingTask
 from modules.parallel.cost_model.compatibility import find_incompatibilities
 from modules.parallel.topology import Topology
 from modules.schedule.constant import Constant
-from tests.support.engines import MODES, Mode, Outcome
-from tests.support.ranks import alone, on_ranks
+from tests.support.engines import MODES, Mode, TrainingResult
+from tests.support.ranks import run_alone, run_on_ranks
 
 NUM_STEPS, BATCH_SIZE, NUM_ACCUMULATION = 8, 8, 4
 
@@ -38,7 +38,7 @@ def make_batch(step: int, size: int = BATCH_SIZE, sides: tuple[int, int] = (7, 1
     return photos, (masks, masks.flip(0))
 
 
-def run(rank: Rank, mode: Mode) -> Outcome:
+def run(rank: Rank, mode: Mode) -> TrainingResult:
     """Train on crops, and evaluate on photos of another size."""
     engine, topology = mode.engine(), mode.topology
     task = TrainingTask(
@@ -63,14 +63,16 @@ def run(rank: Rank, mode: Mode) -> Outcome:
     if topology.data == 1:
         batches = [(make_batch(900 + number, 2, (9, 12)), True) for number in range(4)]
     evaluation = engine.evaluate(batches, Segmentation(2, background=0, num_pictures=0))
-    return Outcome(losses, norms, evaluation, {name: tensor.numpy() for name, tensor in engine.weights().items()})
+    return TrainingResult(
+        losses, norms, evaluation, {name: tensor.numpy() for name, tensor in engine.weights().items()}
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["data", "zero2", "zero3", "pipeline", "pipeline_3", "pipeline_data"])
 def test_every_mode_gives_the_losses_of_one_process(name: str) -> None:
-    expected = alone(run, MODES["single"])
-    found = on_ranks(MODES[name].topology.world, run, MODES[name])[0]
+    expected = run_alone(run, MODES["single"])
+    found = run_on_ranks(MODES[name].topology.world, run, MODES[name])[0]
     assert expected.losses[-1] < expected.losses[0] - 0.1
     assert found.losses == pytest.approx(expected.losses, rel=1e-5)
     assert found.norms == pytest.approx(expected.norms, rel=1e-4)
@@ -84,11 +86,11 @@ def test_every_mode_gives_the_losses_of_one_process(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("partition", [[0, 1], [0, 5], "time"])
 def test_a_stage_may_begin_anywhere(partition: list[int] | str) -> None:
-    expected = alone(run, MODES["single"])
-    found = on_ranks(2, run, Mode("pipeline", Topology(pipe=2), partition=partition))[0]
+    expected = run_alone(run, MODES["single"])
+    found = run_on_ranks(2, run, Mode("pipeline", Topology(pipe=2), partition=partition))[0]
     assert found.losses == pytest.approx(expected.losses, rel=1e-5)
 
 
 def test_its_layers_are_split_over_no_ranks_and_that_is_told() -> None:
     (problem,) = find_incompatibilities(make_model(), Topology(model=2))
-    assert "UNet has no shards() that says which" in problem
+    assert "UNet has no shards() that lists them" in problem

@@ -18,7 +18,7 @@ from modules.data.base import Batch, Tensors
 from modules.parallel.base import EngineConfig, Rank
 from modules.parallel.cost_model.compatibility import find_incompatibilities
 from tests.support.engines import MODES
-from tests.support.ranks import on_ranks
+from tests.support.ranks import run_on_ranks
 
 pytestmark = pytest.mark.slow
 
@@ -130,7 +130,7 @@ def batch_of(example: Batch, most: int, step: int) -> Batch:
 def every(mode: str) -> dict[str, list[float]]:
     """All models one after the other in the same processes, whose start takes longer."""
     configs = {option: compose([f"model={option}", *words]).config for option, words in TINY.items()}
-    return on_ranks(MODES[mode].topology.world, losses, configs, mode)[0]
+    return run_on_ranks(MODES[mode].topology.world, losses, configs, mode)[0]
 
 
 @pytest.mark.parametrize("option", TINY)

@@ -21,7 +21,7 @@ from modules.parallel.single import Single
 from modules.parallel.topology import Topology
 from modules.schedule.constant import Constant
 from tests.support.engines import MODES, make_batch, make_model
-from tests.support.ranks import alone, on_ranks
+from tests.support.ranks import run_alone, run_on_ranks
 
 OPTIMIZERS: dict[str, Any] = {
     "SGD": partial(SGD, lr=0.5),
@@ -93,8 +93,8 @@ def _cross_entropy(outputs: Any, targets: Any) -> tuple[Tensor, dict[str, Tensor
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["data", "zero0", "zero1", "zero2"])
 def test_an_evaluator_that_asks_the_model_measures_the_same_with_replicas(name: str) -> None:
-    expected = alone(evaluated, "single")
-    for found in on_ranks(2, evaluated, name):
+    expected = run_alone(evaluated, "single")
+    for found in run_on_ranks(2, evaluated, name):
         assert found == pytest.approx(expected)
     assert set(expected) == {"loss_nats", "sum", "weight"}
 
@@ -124,8 +124,8 @@ def trained(rank: Rank, world: int, optimizer: str, sparse: bool) -> tuple[list[
 @pytest.mark.slow
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_sparse_gradients_train_alike_in_one_process_and_with_replicas(optimizer: str) -> None:
-    ((expected, weights),) = on_ranks(1, trained, 1, optimizer, True)
-    found = on_ranks(2, trained, 2, optimizer, True)
+    ((expected, weights),) = run_on_ranks(1, trained, 1, optimizer, True)
+    found = run_on_ranks(2, trained, 2, optimizer, True)
     assert found[0][0] == found[1][0] == pytest.approx(expected, rel=1e-6)
     assert expected[0] > 0
     for name, weight in weights.items():

@@ -1,4 +1,4 @@
-"""Every optimizer of torch that the plan lets ranks share out: the same training, and the same after a resume."""
+"""Optimizers that the plan allows on partitioned state: the same training as on one process, and the same after a resume."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from torch.optim import SGD, Optimizer
 
 from experiments.config.rules.topology import ELEMENTWISE
 from modules.optimizer.sparse_adagrad import SparseAdagrad
-from tests.support.engines import MODES, Mode, Outcome, Task, train_each
-from tests.support.ranks import on_ranks
+from tests.support.engines import MODES, Mode, Task, TrainingResult, train_each
+from tests.support.ranks import run_on_ranks
 
 pytestmark = pytest.mark.slow
 
@@ -23,35 +23,35 @@ OPTIMIZERS: Mapping[str, Callable[..., Optimizer]] = {
     name: partial(getattr(torch.optim, name, SparseAdagrad), lr=1e-3) for name in ELEMENTWISE
 } | {
     "SGD with momentum": partial(SGD, lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-3),
-    "Adam with the largest": partial(torch.optim.Adam, lr=1e-2, amsgrad=True),
-    "RMSprop with all": partial(torch.optim.RMSprop, lr=1e-3, momentum=0.9, centered=True),
-    "ASGD that averages": partial(torch.optim.ASGD, lr=0.1, t0=3),
+    "Adam with amsgrad": partial(torch.optim.Adam, lr=1e-2, amsgrad=True),
+    "RMSprop centered with momentum": partial(torch.optim.RMSprop, lr=1e-3, momentum=0.9, centered=True),
+    "ASGD with averaging": partial(torch.optim.ASGD, lr=0.1, t0=3),
 }
 MODE_NAMES = ["single", "zero1", "zero3", "pipeline"]
 CUT = 4
 
 
-def train_cut_and_resume(mode: Mode, states: Path) -> list[dict[str, Outcome]]:
-    """A whole training, and the second part of one that was cut, with every optimizer, in the same processes."""
+def train_and_resume(mode: Mode, states: Path) -> list[dict[str, TrainingResult]]:
+    """Train with every optimizer, in the same processes: a whole training, then a resume from its middle."""
     tasks = [Task("mlp", optimizer=optimizer, num_steps=2 * CUT) for optimizer in OPTIMIZERS.values()]
     folders = [states / str(number) for number in range(len(tasks))]
     whole = [replace(task, save=folder, save_after=CUT) for task, folder in zip(tasks, folders, strict=True)]
     rest = [replace(task, first_step=CUT, load=folder) for task, folder in zip(tasks, folders, strict=True)]
-    found = on_ranks(mode.topology.world, train_each, mode, [*whole, *rest])[0]
-    return [dict(zip(OPTIMIZERS, found[at : at + len(tasks)], strict=True)) for at in (0, len(tasks))]
+    results = run_on_ranks(mode.topology.world, train_each, mode, [*whole, *rest])[0]
+    return [dict(zip(OPTIMIZERS, results[at : at + len(tasks)], strict=True)) for at in (0, len(tasks))]
 
 
 @pytest.fixture(scope="module")
-def trainings(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[dict[str, Outcome]]]:
-    return functools.cache(lambda mode: train_cut_and_resume(MODES[mode], tmp_path_factory.mktemp(mode)))
+def trainings(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[dict[str, TrainingResult]]]:
+    return functools.cache(lambda mode: train_and_resume(MODES[mode], tmp_path_factory.mktemp(mode)))
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("mode", MODE_NAMES)
-def test_an_optimizer_on_slices_is_the_whole_one(
-    mode: str, optimizer: str, trainings: Callable[[str], list[dict[str, Outcome]]]
+def test_an_optimizer_gives_the_same_training_on_partitions(
+    mode: str, optimizer: str, trainings: Callable[[str], list[dict[str, TrainingResult]]]
 ) -> None:
-    whole, rest = (found[optimizer] for found in trainings(mode))
+    whole, rest = (results[optimizer] for results in trainings(mode))
     expected = trainings("single")[0][optimizer]
     assert whole.losses == pytest.approx(expected.losses, rel=1e-5)
     assert rest.losses == whole.losses[CUT:]

@@ -21,8 +21,8 @@ from modules.model.seq2seq_transformer import Seq2SeqTransformer
 from modules.objective.cross_entropy import CrossEntropy
 from modules.parallel.base import EngineConfig, Rank, TrainingTask
 from modules.schedule.constant import Constant
-from tests.support.engines import MODES, Mode, Outcome
-from tests.support.ranks import on_ranks
+from tests.support.engines import MODES, Mode, TrainingResult
+from tests.support.ranks import run_on_ranks
 
 pytestmark = pytest.mark.slow
 
@@ -62,11 +62,11 @@ def make_batch(step: int, size: int = BATCH_SIZE) -> Batch:
     return split.batch((torch.arange(size) + size * step) % len(texts), torch.Generator())
 
 
-def run(rank: Rank, mode: Mode, names: tuple[str, ...]) -> list[Outcome]:
+def run(rank: Rank, mode: Mode, names: tuple[str, ...]) -> list[TrainingResult]:
     return [_run(rank, mode, name) for name in names]
 
 
-def _run(rank: Rank, mode: Mode, name: str) -> Outcome:
+def _run(rank: Rank, mode: Mode, name: str) -> TrainingResult:
     engine, topology = mode.engine(), mode.topology
     per_replica, accumulation = BATCH_SIZE // topology.data, NUM_ACCUMULATION // topology.data
     task = TrainingTask(
@@ -86,7 +86,7 @@ def _run(rank: Rank, mode: Mode, name: str) -> Outcome:
         norms.append(float(metrics["grad_norm"]))
     numbers = range(place.data, 4, topology.data)
     found = engine.evaluate([(make_batch(number, 5), True) for number in numbers], _evaluator(topology.pipe > 1))
-    return Outcome(losses, norms, found, {key: tensor.numpy() for key, tensor in engine.weights().items()})
+    return TrainingResult(losses, norms, found, {key: tensor.numpy() for key, tensor in engine.weights().items()})
 
 
 def _evaluator(is_cut: bool) -> AnyEvaluator:
@@ -100,14 +100,14 @@ def _evaluator(is_cut: bool) -> AnyEvaluator:
 
 
 @pytest.fixture(scope="module")
-def expected() -> list[Outcome]:
+def expected() -> list[TrainingResult]:
     pytest.importorskip("sacrebleu", reason="sacrebleu is an extra: pip install 'lathe[translate]'")
-    return on_ranks(1, run, MODES["single"], NAMES)[0]
+    return run_on_ranks(1, run, MODES["single"], NAMES)[0]
 
 
 @pytest.mark.parametrize("mode", ["data", "zero2", "pipeline"])
-def test_every_mode_gives_the_losses_of_one_process(mode: str, expected: list[Outcome]) -> None:
-    found = on_ranks(2, run, MODES[mode], NAMES)[0]
+def test_every_mode_gives_the_losses_of_one_process(mode: str, expected: list[TrainingResult]) -> None:
+    found = run_on_ranks(2, run, MODES[mode], NAMES)[0]
     for name, own, other in zip(NAMES, found, expected, strict=True):
         assert own.losses == pytest.approx(other.losses, rel=1e-5), name
         assert own.norms == pytest.approx(other.norms, rel=1e-4), name
@@ -121,7 +121,7 @@ def test_every_mode_gives_the_losses_of_one_process(mode: str, expected: list[Ou
             assert own.evaluation["loss_nats"] == pytest.approx(other.evaluation["loss_nats"], rel=1e-5)
 
 
-def test_the_training_that_modes_are_held_against_learns(expected: list[Outcome]) -> None:
+def test_the_training_that_modes_are_held_against_learns(expected: list[TrainingResult]) -> None:
     for name, outcome in zip(NAMES, expected, strict=True):
         assert outcome.losses[-1] < outcome.losses[0] - 0.05, name
     assert make_batch(0)[1][0].eq(IGNORED).any()

@@ -1,4 +1,4 @@
-"""Saved in one topology, resumed in another: by the same training as if nothing had been."""
+"""A training that is saved in one topology and resumed in another gives the same results."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support.engines import MODES, Outcome, Task, train
-from tests.support.ranks import on_ranks
+from tests.support.engines import MODES, Task, TrainingResult, train
+from tests.support.ranks import run_on_ranks
 
 pytestmark = pytest.mark.slow
 
@@ -23,31 +23,31 @@ PAIRS = [
 ]  # fmt: skip
 
 
-Trainings = Callable[[str], tuple[Path, Outcome]]
+Trainings = Callable[[str], tuple[Path, TrainingResult]]
 
 
 @pytest.fixture(scope="module")
 def trainings(tmp_path_factory: pytest.TempPathFactory) -> Trainings:
-    """By mode: the state after half of a training, and the whole of it; trained once, however many tests ask."""
+    """By mode: the state after half of a training, and the result of the whole training; cached."""
 
     @functools.cache
-    def training_of(mode: str) -> tuple[Path, Outcome]:
+    def run_training(mode: str) -> tuple[Path, TrainingResult]:
         folder = tmp_path_factory.mktemp("states") / mode
         task = Task(MODEL, save=folder, save_after=CUT)
-        return folder, on_ranks(MODES[mode].topology.world, train, MODES[mode], task)[0]
+        return folder, run_on_ranks(MODES[mode].topology.world, train, MODES[mode], task)[0]
 
-    return training_of
+    return run_training
 
 
 @pytest.mark.parametrize(("source", "target"), PAIRS)
-def test_a_state_goes_on_in_another_topology(source: str, target: str, trainings: Trainings) -> None:
+def test_a_state_resumes_in_another_topology(source: str, target: str, trainings: Trainings) -> None:
     state, _ = trainings(source)
     task = Task(MODEL, first_step=CUT, load=state)
-    found = on_ranks(MODES[target].topology.world, train, MODES[target], task)[0]
+    result = run_on_ranks(MODES[target].topology.world, train, MODES[target], task)[0]
     _, expected = trainings("single")
-    assert found.losses == pytest.approx(expected.losses[CUT:], rel=1e-5)
+    assert result.losses == pytest.approx(expected.losses[CUT:], rel=1e-5)
     for name, weight in expected.weights.items():
-        np.testing.assert_allclose(found.weights[name], weight, rtol=1e-4, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(result.weights[name], weight, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize(
@@ -56,11 +56,11 @@ def test_a_state_goes_on_in_another_topology(source: str, target: str, trainings
 def test_in_the_same_topology_a_resume_is_bit_for_bit_the_same(mode: str, trainings: Trainings) -> None:
     state, expected = trainings(mode)
     task = Task(MODEL, first_step=CUT, load=state)
-    found = on_ranks(MODES[mode].topology.world, train, MODES[mode], task)[0]
-    assert found.losses == expected.losses[CUT:]
-    assert found.norms == expected.norms[CUT:]
+    result = run_on_ranks(MODES[mode].topology.world, train, MODES[mode], task)[0]
+    assert result.losses == expected.losses[CUT:]
+    assert result.norms == expected.norms[CUT:]
     for name, weight in expected.weights.items():
-        assert np.array_equal(found.weights[name], weight), name
+        assert np.array_equal(result.weights[name], weight), name
 
 
 def test_every_mode_writes_the_same_files(trainings: Trainings) -> None:

@@ -5,7 +5,7 @@ import pytest
 from modules.parallel.topology import RankCoordinates, Topology
 
 
-def test_the_model_axis_runs_fastest_and_the_pipeline_slowest() -> None:
+def test_the_model_axis_changes_fastest_and_the_pipeline_axis_slowest() -> None:
     topology = Topology(pipe=2, data=3, model=5)
     assert topology.world == 30
     assert [topology.coordinates(rank) for rank in (0, 1, 5, 15, 29)] == [
@@ -22,6 +22,6 @@ def test_peers_differ_along_one_axis_only() -> None:
     assert topology.peers(7, "pipe") == [7, 22]
 
 
-def test_there_is_no_rank_beyond_the_last() -> None:
+def test_a_rank_beyond_the_last_is_refused() -> None:
     with pytest.raises(ValueError, match="has ranks 0 to 5, but got 6"):
         Topology(data=6).coordinates(6)

@@ -13,7 +13,7 @@ from experiments.plan.simulate.from_run import RecordedRun, find_mode, predicted
 from experiments.plan.simulate.modes import Choices, simulate
 from experiments.run.journal import Journal
 from experiments.trial.trial import Trial
-from tests.support.simulated_clusters import cluster, machine
+from tests.support.simulated_clusters import make_cluster, make_machine
 
 
 def make_run(folder: Path, step_ms: list[float], parallel: dict[str, Any] | None = None, **metrics: float) -> Trial:
@@ -93,7 +93,7 @@ def test_an_asynchronous_run_tells_computing_and_applying_apart(tmp_path: Path) 
     found = read(make_run(tmp_path / "abc", [900.0, 30.0], parallel, **metrics))
     assert found.examples_per_s == pytest.approx(2000.0)
     assert "train/loss_nats" not in found.parts_ms
-    made = found.cluster(machine(devices_per_node=3, concurrent_devices=3.0))
+    made = found.cluster(make_machine(devices_per_node=3, concurrent_devices=3.0))
     assert isinstance(made.times, Lognormal)
     assert (made.times.mean_s, made.times.variation) == pytest.approx((0.024, 0.25))
     assert (made.apply_s, made.num_servers, made.num_bytes) == (0.004, 2, 4000)  # each server its part
@@ -104,8 +104,8 @@ def test_an_asynchronous_run_tells_computing_and_applying_apart(tmp_path: Path) 
 
 def test_what_a_simulation_makes_is_found_again_from_one_worker_and_from_four() -> None:
     """A made-up machine of 2 cores is run by the simulator; from either of its runs the other follows."""
-    on = machine(devices_per_node=4, concurrent_devices=2.0, is_accelerator=False, link_latency_s=1e-4)
-    truth = cluster(Lognormal(0.1, 0.2), on, num_bytes=4_000_000, batch_size=16)
+    on = make_machine(devices_per_node=4, concurrent_devices=2.0, is_accelerator=False, link_latency_s=1e-4)
+    truth = make_cluster(Lognormal(0.1, 0.2), on, num_bytes=4_000_000, batch_size=16)
     runs = {}
     for workers in (1, 4):
         steps = [
@@ -119,7 +119,7 @@ def test_what_a_simulation_makes_is_found_again_from_one_worker_and_from_four() 
 
 def test_a_recorded_asynchronous_run_is_predicted_from_a_run_of_one_replica() -> None:
     """Where messages keep the cores busy, two replicas of two cores' machine are as fast as its cores allow."""
-    on = machine(devices_per_node=4, concurrent_devices=2.0, is_accelerator=False)
+    on = make_machine(devices_per_node=4, concurrent_devices=2.0, is_accelerator=False)
     parts = {
         "compute_ms_mean": 50.0,
         "compute_ms_std": 5.0,

@@ -13,8 +13,8 @@ import pytest
 from torch import nn
 from torch.optim import SGD, Adam, Optimizer
 
-from tests.support.async_runs import Net, Outcome, Task, one_process, served
-from tests.support.ranks import on_ranks
+from tests.support.async_runs import AsyncOutcome, AsyncTask, Net, run_server_role, train_synchronously
+from tests.support.ranks import run_on_ranks
 
 OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter]], Optimizer]] = {
     "sgd": partial(SGD, lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-3),
@@ -22,16 +22,16 @@ OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter]], Optimizer]] = {
 }
 
 
-def trained(task: Task, replicas: int, **engine: Any) -> Outcome:
-    found = on_ranks(1 + engine.get("num_servers", 1) + replicas, served, engine, replicas, task)[0]
+def trained(task: AsyncTask, replicas: int, **engine: Any) -> AsyncOutcome:
+    found = run_on_ranks(1 + engine.get("num_servers", 1) + replicas, run_server_role, engine, replicas, task)[0]
     assert found is not None
     return found
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_one_replica_is_one_process_bit_for_bit(name: str, tmp_path: Path) -> None:
-    task = Task(tmp_path, model=Net, optimizer=OPTIMIZERS[name], grad_clip_norm=0.5, num_accumulation=2)
-    (expected,) = on_ranks(1, one_process, task)
+    task = AsyncTask(tmp_path, model=Net, optimizer=OPTIMIZERS[name], grad_clip_norm=0.5, num_accumulation=2)
+    (expected,) = run_on_ranks(1, train_synchronously, task)
     found = trained(task, 1)
     assert found.losses == expected.losses
     assert found.evaluation == expected.evaluation
@@ -41,8 +41,8 @@ def test_one_replica_is_one_process_bit_for_bit(name: str, tmp_path: Path) -> No
 
 
 def test_replicas_in_step_are_synchronous_ones_and_servers_may_cut_anywhere(tmp_path: Path) -> None:
-    task = Task(tmp_path, optimizer=OPTIMIZERS["adam"], meets_every=2)
-    expected, _ = on_ranks(2, one_process, task)
+    task = AsyncTask(tmp_path, optimizer=OPTIMIZERS["adam"], meets_every=2)
+    expected, _ = run_on_ranks(2, train_synchronously, task)
     for number, engine in enumerate(({"max_staleness": 0, "num_servers": 3}, {"group_size": 2})):
         folder = tmp_path / str(number)
         folder.mkdir()
@@ -50,7 +50,7 @@ def test_replicas_in_step_are_synchronous_ones_and_servers_may_cut_anywhere(tmp_
         assert_alike(found, expected)
 
 
-def assert_alike(found: Outcome, expected: Outcome) -> None:
+def assert_alike(found: AsyncOutcome, expected: AsyncOutcome) -> None:
     assert found.losses == pytest.approx(expected.losses, rel=1e-5)
     assert found.evaluation == pytest.approx(expected.evaluation, rel=1e-5)
     for key, weight in expected.weights.items():
@@ -59,14 +59,14 @@ def assert_alike(found: Outcome, expected: Outcome) -> None:
 
 @pytest.mark.slow
 def test_a_saved_state_goes_on_in_any_engine_bit_for_bit(tmp_path: Path) -> None:
-    whole = Task(tmp_path / "a", model=Net, optimizer=OPTIMIZERS["adam"])
-    (expected,) = on_ranks(1, one_process, whole)
+    whole = AsyncTask(tmp_path / "a", model=Net, optimizer=OPTIMIZERS["adam"])
+    (expected,) = run_on_ranks(1, train_synchronously, whole)
     halves = [replace(whole, first_step=3, load=tmp_path / "saved"), replace(whole, stops=3, save=tmp_path / "saved")]
     for folder in "abc":
         (tmp_path / folder).mkdir()
     found = trained(halves[1], 1, num_servers=2)
     assert found.losses == expected.losses[:3]
-    (rest,) = on_ranks(1, one_process, halves[0])
+    (rest,) = run_on_ranks(1, train_synchronously, halves[0])
     again = trained(replace(halves[0], folder=tmp_path / "b"), 1, num_servers=3)
     for outcome in (rest, again):
         assert outcome.losses == expected.losses[3:]
@@ -88,9 +88,11 @@ def test_replicas_apart_learn_and_their_staleness_is_bounded(tmp_path: Path) -> 
     }
     for number, (name, (replicas, engine)) in enumerate(ways.items()):
         (tmp_path / str(number)).mkdir()
-        found = trained(Task(tmp_path / str(number), num_steps=40, optimizer=sgd, meets_every=9), replicas, **engine)
+        found = trained(
+            AsyncTask(tmp_path / str(number), num_steps=40, optimizer=sgd, meets_every=9), replicas, **engine
+        )
         assert sum(found.losses[-10:]) < sum(found.losses[:10]) - 1, (name, found.losses)
-        measures = found.measures
+        measures = found.metrics
         if name == "bounded":  # of 3 replicas each may be one ahead: 2 others, 2 gradients each
             assert measures["async/staleness_max"] <= 4
         if name == "backed up":

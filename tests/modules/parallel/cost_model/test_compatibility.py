@@ -22,14 +22,14 @@ MLP = Mlp(num_features=5, num_classes=6, hidden_sizes=[8, 12], dropout_prob=0.0)
     ("model", "topology", "partition", "told"),
     [
         (nn.Linear(2, 3), Topology(pipe=2), "parameters", "parallel.pipe=2 cuts a list of layers, but Linear has no layers()"),
-        (MLP, Topology(pipe=9), "parameters", "parallel.pipe=9 is more stages than the 8 layers of Mlp; set parallel.pipe to at most 8"),
+        (MLP, Topology(pipe=9), "parameters", "parallel.pipe=9 is more than the 8 layers of Mlp; set parallel.pipe to at most 8"),
         (MLP, Topology(pipe=4), "uniform", r"stage 1 \(layers 2 to 3 of Mlp\) has no parameters to train; lower parallel.pipe"),
-        (MLP, Topology(pipe=2), [0, 8], "parallel.partition=[0, 8] goes beyond the 8 layers of Mlp; name layers from 0 to 7"),
+        (MLP, Topology(pipe=2), [0, 8], "parallel.partition=[0, 8] names a layer beyond the 8 layers of Mlp; use layers from 0 to 7"),
         (MLP, Topology(pipe=3), [0, 2, 4], r"stage 1 \(layers 2 to 3"),
         (nn.Linear(2, 3), Topology(model=2), "parameters", "parallel.model=2 splits layers, but Linear has no shards()"),
         (MLP, Topology(model=3), "parameters", "cannot be split over parallel.model=3 ranks; try 6 or 9, or lower parallel.model"),
         (make_model("gpt"), Topology(model=4), "parameters", "model.num_kv_heads=2 cannot be split over parallel.model=4 ranks; try 4,"),
-        (make_model("deep_lstm"), Topology(model=5), "parameters", "try model.vocab_size=15, as words that never come do no harm"),
+        (make_model("deep_lstm"), Topology(model=5), "parameters", "try model.vocab_size=15, as unused tokens do no harm"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_told_with_a_way_out(
@@ -68,4 +68,4 @@ def test_a_model_with_nothing_to_split_is_told() -> None:
         def shards(self) -> dict[str, object]:  # type: ignore[override]
             return {}
 
-    assert "has none that split; take parallel=data" in find_incompatibilities(Bare(2, 3), Topology(model=2))[0]
+    assert "has none that can be split; use parallel=data" in find_incompatibilities(Bare(2, 3), Topology(model=2))[0]

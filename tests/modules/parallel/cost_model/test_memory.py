@@ -17,9 +17,9 @@ from modules.parallel.cost_model.layout import ParallelLayout
 from modules.parallel.cost_model.memory import StageMemory, estimate_memory
 from modules.parallel.cost_model.model_profile import count_model
 from modules.schedule.constant import Constant
-from tests.support.allocations import allocated, batch_of, model_of
+from tests.support.allocations import make_batch, make_model, measure_allocations
 from tests.support.engines import MODES, Mode, Task
-from tests.support.ranks import on_ranks
+from tests.support.ranks import run_on_ranks
 
 TOLERANCE = 0.15
 BATCH_SIZES = {"mlp": 256}
@@ -29,8 +29,8 @@ OPTIMIZERS: dict[str, Any] = {"adamw": AdamW, "sgd": partial(SGD, lr=0.1)}
 @cache
 def counted(model: str, optimizer: str, precision: str, num_slices: int) -> ModelCount:
     with torch.device("meta"):
-        task = TrainingTask(model_of(model), CrossEntropy(), OPTIMIZERS[optimizer], Constant())
-        return count_model(task, batch_of(model, BATCH_SIZES.get(model, 8)), precision, num_slices)
+        task = TrainingTask(make_model(model), CrossEntropy(), OPTIMIZERS[optimizer], Constant())
+        return count_model(task, make_batch(model, BATCH_SIZES.get(model, 8)), precision, num_slices)
 
 
 def told(mode: Mode, model: str, optimizer: str, precision: str, num_micro_batches: int) -> list[StageMemory]:
@@ -40,7 +40,7 @@ def told(mode: Mode, model: str, optimizer: str, precision: str, num_micro_batch
     bounds = [0, len(one.layers)]
     if topology.pipe > 1:
         with torch.device("meta"):
-            engine, bounds = "pipeline", find_stage_bounds(model_of(model), topology.pipe, mode.partition)
+            engine, bounds = "pipeline", find_stage_bounds(make_model(model), topology.pipe, mode.partition)
     layout = ParallelLayout(
         engine,  # type: ignore[arg-type]
         topology,
@@ -88,7 +88,7 @@ def test_the_memory_that_is_told_is_what_torch_allocates(
 ) -> None:
     topology = MODES[mode].topology
     task = Task(model, num_accumulation=num_micro_batches, precision=precision, optimizer=OPTIMIZERS[optimizer])
-    held = on_ranks(topology.world, allocated, MODES[mode], task, BATCH_SIZES.get(model, 8))
+    held = run_on_ranks(topology.world, measure_allocations, MODES[mode], task, BATCH_SIZES.get(model, 8))
     stages = told(MODES[mode], model, optimizer, precision, num_micro_batches)
     ranks_of_stage = topology.world // topology.pipe
     for number, stage in enumerate(stages):

@@ -25,5 +25,5 @@ def test_no_other_cut_is_lighter(weights: list[float], num_parts: int) -> None:
 
 @pytest.mark.parametrize("num_parts", [0, 4])
 def test_more_parts_than_layers_are_refused(num_parts: int) -> None:
-    with pytest.raises(ValueError, match=f"from 1 to 3 parts, one a layer at most, but got {num_parts}"):
+    with pytest.raises(ValueError, match=f"num_parts={num_parts} is not between 1 and 3, the number of layers"):
         partition_balanced([1, 2, 3], num_parts)

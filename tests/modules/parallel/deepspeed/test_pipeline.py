@@ -1,4 +1,4 @@
-"""What could go wrong in a pipeline besides the matrix: ties of every kind, tuples between stages, frozen layers, turns."""
+"""Special cases of a pipeline: tied layers, tuples between stages, frozen layers, evaluations during training."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from modules.parallel.base import EngineConfig, Rank, TrainingTask
 from modules.parallel.deepspeed_pipeline import Pipeline
 from modules.parallel.topology import Topology
 from modules.schedule.constant import Constant
-from tests.support.engines import MODES, Mode, Outcome, Task, make_batch, outcomes, train
-from tests.support.ranks import alone, on_ranks
+from tests.support.engines import MODES, Mode, Task, TrainingResult, make_batch, train, train_all_models
+from tests.support.ranks import run_alone, run_on_ranks
 
 pytestmark = pytest.mark.slow
 
@@ -41,8 +41,8 @@ class Stack(nn.Module):
         return states
 
 
-class Both(nn.Module):
-    """Changes what is summed up and hands on what it was made of: two tensors, one of them without a gradient."""
+class TwoOutputs(nn.Module):
+    """Returns two tensors; the second one has no gradient."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,25 +64,25 @@ class Last(nn.Module):
         return self.linear(states[0]) * states[1].unsqueeze(1)  # type: ignore[no-any-return]
 
 
-def tied() -> nn.Module:
-    """Layers 0, 1 and 3 have one weight, 2 and 4 another, and every bias is a layer's own."""
+def make_tied() -> nn.Module:
+    """Layers 0, 1 and 3 share a weight, and layers 2 and 4; no bias is shared."""
     layers = [nn.Linear(5, 5) for _ in range(5)]
     layers[1].weight = layers[3].weight = layers[0].weight
     layers[4].weight = layers[2].weight
     return Stack(*layers, nn.Linear(5, 6))
 
 
-def twice() -> nn.Module:
-    """The very same layer two times."""
+def make_twice() -> nn.Module:
+    """The same layer twice."""
     layer = nn.Linear(5, 5)
     return Stack(layer, nn.Tanh(), layer, nn.Linear(5, 6))
 
 
-def tuples() -> nn.Module:
-    return Stack(Both(), Both(), Last())
+def make_tuples() -> nn.Module:
+    return Stack(TwoOutputs(), TwoOutputs(), Last())
 
 
-def frozen() -> nn.Module:
+def make_frozen() -> nn.Module:
     """The first layer is frozen, and one on the last stage."""
     model = Stack(nn.Linear(5, 5), nn.Linear(5, 5), nn.Tanh(), nn.Linear(5, 5), nn.Linear(5, 6))
     model.stack[0].requires_grad_(False)
@@ -90,11 +90,16 @@ def frozen() -> nn.Module:
     return model
 
 
-MAKERS: dict[str, Callable[[], nn.Module]] = {"tied": tied, "twice": twice, "tuples": tuples, "frozen": frozen}
+MAKERS: dict[str, Callable[[], nn.Module]] = {
+    "tied": make_tied,
+    "twice": make_twice,
+    "tuples": make_tuples,
+    "frozen": make_frozen,
+}
 
 
-def run(rank: Rank, mode: Mode, name: str, evaluates: bool) -> Outcome:
-    """Six steps of three micro-batches, with an evaluation after each if asked for."""
+def run(rank: Rank, mode: Mode, name: str, evaluates: bool) -> TrainingResult:
+    """Train six steps of three micro-batches, with an evaluation after each step if ``evaluates``."""
     torch.manual_seed(1)
     engine = mode.engine()
     engine_config = EngineConfig(6, 3, 0.1, "fp32", False, "cpu", 2, mode.topology, rank)
@@ -107,66 +112,66 @@ def run(rank: Rank, mode: Mode, name: str, evaluates: bool) -> Outcome:
         losses.append(float(metrics["loss_nats"]))
         norms.append(float(metrics["grad_norm"]))
         if evaluates:
-            sizes = [5, 1, 3, 2, 4, 1, 1, 2, 3, 1, 5]  # more than go through the stages at once
+            sizes = [5, 1, 3, 2, 4, 1, 1, 2, 3, 1, 5]  # more batches than the pipeline takes at once
             batches = [(make_batch("mlp", number, size), number != 7) for number, size in enumerate(sizes)]
             evaluation = engine.evaluate(batches, Accuracy([1, 2]))
-    return Outcome(losses, norms, evaluation, {key: tensor.numpy() for key, tensor in engine.weights().items()})
+    return TrainingResult(losses, norms, evaluation, {key: tensor.numpy() for key, tensor in engine.weights().items()})
 
 
-def stages(*firsts: int) -> Mode:
+def make_mode(*firsts: int) -> Mode:
     return Mode("pipeline", Topology(pipe=len(firsts)), partition=list(firsts))
 
 
 @pytest.mark.parametrize(
     ("name", "mode"),
     [
-        ("tied", stages(0, 2)),  # one weight twice on the first stage and once on the second
-        ("tied", stages(0, 5)),  # all of them on the first
-        ("tied", stages(0, 1, 3)),
-        ("tied", stages(0, 2, 4)),
-        ("twice", stages(0, 2)),
-        ("twice", stages(0, 3)),
-        ("tuples", stages(0, 1)),
-        ("tuples", stages(0, 1, 2)),
-        ("frozen", stages(0, 3)),
+        ("tied", make_mode(0, 2)),  # a weight twice on the first stage and once on the second
+        ("tied", make_mode(0, 5)),  # all tied layers on the first stage
+        ("tied", make_mode(0, 1, 3)),
+        ("tied", make_mode(0, 2, 4)),
+        ("twice", make_mode(0, 2)),
+        ("twice", make_mode(0, 3)),
+        ("tuples", make_mode(0, 1)),
+        ("tuples", make_mode(0, 1, 2)),
+        ("frozen", make_mode(0, 3)),
     ],
     ids=lambda value: value if isinstance(value, str) else "-".join(map(str, value.partition)),
 )
-def test_stages_train_as_the_whole_model_does(name: str, mode: Mode) -> None:
-    expected = alone(run, MODES["single"], name, True)
-    found = on_ranks(mode.topology.world, run, mode, name, True)[0]
-    assert found.losses == pytest.approx(expected.losses, rel=1e-5)
-    assert found.norms == pytest.approx(expected.norms, rel=1e-4)
-    assert found.evaluation == pytest.approx(expected.evaluation, rel=1e-5)
-    assert found.weights.keys() == expected.weights.keys()
+def test_stages_train_like_the_whole_model(name: str, mode: Mode) -> None:
+    expected = run_alone(run, MODES["single"], name, True)
+    result = run_on_ranks(mode.topology.world, run, mode, name, True)[0]
+    assert result.losses == pytest.approx(expected.losses, rel=1e-5)
+    assert result.norms == pytest.approx(expected.norms, rel=1e-4)
+    assert result.evaluation == pytest.approx(expected.evaluation, rel=1e-5)
+    assert result.weights.keys() == expected.weights.keys()
     for key, weight in expected.weights.items():
-        np.testing.assert_allclose(found.weights[key], weight, rtol=1e-4, atol=1e-6, err_msg=key)
+        np.testing.assert_allclose(result.weights[key], weight, rtol=1e-4, atol=1e-6, err_msg=key)
 
 
-def test_a_layer_that_is_tied_in_two_ways_is_refused() -> None:
-    from modules.parallel.deepspeed.pipeline_stages import _with_ties
+def test_a_layer_tied_with_two_groups_of_layers_is_refused() -> None:
+    from modules.parallel.deepspeed.pipeline_stages import _declare_ties
 
     one, two, three = nn.Linear(5, 5), nn.Linear(5, 5), nn.Linear(5, 5)
     two.weight, two.bias = one.weight, three.bias
     with pytest.raises(
-        ValueError, match=r"layer 1 of the model shares weights with different layers, \[1, 2\] and others"
+        ValueError, match=r"layer 1 of the model shares weights with different groups of layers, \[1, 2\] and others"
     ):
-        _with_ties([one, two, three])
+        _declare_ties([one, two, three])
 
 
-def test_evaluations_in_between_leave_training_as_it_was() -> None:
-    mode = stages(0, 1)
-    assert on_ranks(2, run, mode, "tuples", True)[0].losses == on_ranks(2, run, mode, "tuples", False)[0].losses
+def test_evaluations_do_not_change_training() -> None:
+    mode = make_mode(0, 1)
+    assert run_on_ranks(2, run, mode, "tuples", True)[0].losses == run_on_ranks(2, run, mode, "tuples", False)[0].losses
 
 
-def under_stage_0(rank: Rank) -> list[float]:
+def train_with_zero_0(rank: Rank) -> list[float]:
     with (
         patch("modules.parallel.deepspeed_pipeline.STAGE", 0),
-        patch.object(Pipeline, "_after_step", lambda self, metrics: metrics),  # it says no norm there
+        patch.object(Pipeline, "_after_step", lambda self, metrics: metrics),  # stage 0 reports no norm
     ):
         return train(rank, Mode("pipeline", Topology(pipe=2)), Task("gpt", num_steps=12)).losses
 
 
-def test_deepspeed_still_clips_wrongly_under_stage_0_which_is_why_pipelines_run_under_stage_1() -> None:
-    expected = outcomes("single")["gpt"].losses[:12]
-    assert on_ranks(2, under_stage_0)[0] != pytest.approx(expected, rel=1e-4)
+def test_deepspeed_still_clips_wrongly_under_stage_0() -> None:
+    expected = train_all_models("single")["gpt"].losses[:12]
+    assert run_on_ranks(2, train_with_zero_0)[0] != pytest.approx(expected, rel=1e-4)

@@ -1,4 +1,4 @@
-"""Slices of layers over two and three ranks, forwards and backwards, against the whole layers."""
+"""Layers split over two and three ranks give the outputs and gradients of whole layers."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from modules.parallel.tensor_parallel.layers import (
     Group,
     RowLinear,
     VocabularyEmbedding,
+    compute_vocabulary_cross_entropy,
     find_own_slice,
     gather_from_group,
-    vocabulary_cross_entropy,
 )
 from modules.parallel.topology import Topology
-from tests.support.ranks import on_ranks
+from tests.support.ranks import run_on_ranks
 
 
-def group_of(rank: Rank, size: int) -> Group:
+def make_group(rank: Rank, size: int) -> Group:
     topology = Topology(model=size)
     return ProcessGroups(EngineConfig(1, 1, None, "fp32", False, "cpu", 1, topology, rank)).groups["model"]
 
 
 def compare(rank: Rank, size: int, label_smoothing_prob: float) -> dict[str, float]:
-    """Largest differences between a small network on slices and the same one whole."""
-    group = group_of(rank, size)
+    """Return the largest differences between a split network and the same network whole."""
+    group = make_group(rank, size)
     torch.manual_seed(0)
     words, up, down, head = nn.Embedding(12, 5), nn.Linear(5, 6), nn.Linear(6, 5), nn.Linear(5, 12)
     inputs, targets = torch.randint(12, (2, 3)), torch.randint(12, (2, 3))
@@ -42,9 +42,11 @@ def compare(rank: Rank, size: int, label_smoothing_prob: float) -> dict[str, flo
 
     expected = whole()
     expected.backward()  # type: ignore[no-untyped-call]
-    wanted = {name: layer.weight.grad for name, layer in (("words", words), ("up", up), ("down", down), ("head", head))}
+    expected_grads = {
+        name: layer.weight.grad for name, layer in (("words", words), ("up", up), ("down", down), ("head", head))
+    }
     biases = {"up": up.bias.grad, "down": down.bias.grad, "head": head.bias.grad}
-    down.bias.grad = None  # the slice's own layer keeps this very parameter
+    down.bias.grad = None  # the split layer uses the same parameter
 
     parts: dict[str, Any] = {
         "words": VocabularyEmbedding(words, group),
@@ -54,48 +56,48 @@ def compare(rank: Rank, size: int, label_smoothing_prob: float) -> dict[str, flo
     }
     hidden = parts["down"](torch.tanh(parts["up"](parts["words"](inputs))))
     logits = parts["head"](hidden)
-    loss = vocabulary_cross_entropy(logits, targets, group, label_smoothing_prob)
+    loss = compute_vocabulary_cross_entropy(logits, targets, group, label_smoothing_prob)
     loss.backward()  # type: ignore[no-untyped-call]
 
     def own(name: str, tensor: Tensor, dim: int) -> Tensor:
         part = find_own_slice(tensor.shape[dim], group)
         return tensor.narrow(dim, part.start, part.stop - part.start)
 
-    found = {"loss": float((loss - expected).detach().abs())}
+    differences = {"loss": float((loss - expected).detach().abs())}
     for name, dim in (("words", 0), ("up", 0), ("down", 1), ("head", 0)):
-        grad = wanted[name]
+        grad = expected_grads[name]
         assert grad is not None
-        found[name] = float((parts[name].weight.grad - own(name, grad, dim)).abs().max())
+        differences[name] = float((parts[name].weight.grad - own(name, grad, dim)).abs().max())
     for name in ("up", "head"):
         grad = biases[name]
         assert grad is not None
-        found[f"{name}.bias"] = float((parts[name].bias.grad - own(name, grad, 0)).abs().max())
+        differences[f"{name}.bias"] = float((parts[name].bias.grad - own(name, grad, 0)).abs().max())
     assert biases["down"] is not None
-    found["down.bias"] = float((parts["down"].bias.grad - biases["down"]).abs().max())
-    found["gathered"] = float(
+    differences["down.bias"] = float((parts["down"].bias.grad - biases["down"]).abs().max())
+    differences["gathered"] = float(
         (gather_from_group(logits, group) - head(down(torch.tanh(up(words(inputs)))))).detach().abs().max()
     )
-    return found
+    return differences
 
 
 @pytest.mark.parametrize(("size", "label_smoothing_prob"), [(2, 0.0), (3, 0.1)])
-def test_slices_compute_what_the_whole_layers_do(size: int, label_smoothing_prob: float) -> None:
-    for found in on_ranks(size, compare, size, label_smoothing_prob):
-        assert max(found.values()) < 1e-6, found
+def test_split_layers_compute_the_same_as_whole_layers(size: int, label_smoothing_prob: float) -> None:
+    for differences in run_on_ranks(size, compare, size, label_smoothing_prob):
+        assert max(differences.values()) < 1e-6, differences
 
 
-def extremes(rank: Rank) -> list[float]:
-    group = group_of(rank, 2)
+def compute_extreme_losses(rank: Rank) -> list[float]:
+    group = make_group(rank, 2)
     logits = torch.tensor([[1e4, 0.0, -1e4, 5.0], [-1e4, -1e4, -1e4, -1e4]])
     targets = torch.tensor([0, 3])
     part = logits[:, find_own_slice(4, group)].clone().requires_grad_()
-    loss = vocabulary_cross_entropy(part, targets, group)
+    loss = compute_vocabulary_cross_entropy(part, targets, group)
     loss.backward()  # type: ignore[no-untyped-call]
     assert part.grad is not None
     return [float(loss.detach()), float(F.cross_entropy(logits, targets)), float(part.grad.isfinite().all())]
 
 
 def test_the_cross_entropy_of_huge_logits_stays_finite() -> None:
-    for loss, expected, is_finite in on_ranks(2, extremes):
+    for loss, expected, is_finite in run_on_ranks(2, compute_extreme_losses):
         assert loss == pytest.approx(expected)
         assert is_finite == 1.0
