@@ -20,7 +20,7 @@ from experiments.trial.trial import Trial
 from launchers.local_cluster.slurm_conf import ClusterSpec
 from tests.support.cluster import Cluster, booted
 from tests.support.live import Live
-from tests.support.stores import begin, make_run
+from tests.support.stores import make_run, start_attempt
 
 # Before anything imports torch: one thread makes results repeatable, and several test processes can share the cores.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -77,7 +77,7 @@ def live(tmp_path: Path) -> Iterator[Live]:
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An SQLite store with its schema, made once: that takes seconds."""
     runs_dir = tmp_path_factory.mktemp("template")
-    with begin(make_run(runs_dir)):
+    with start_attempt(make_run(runs_dir)):
         pass
     sync_run(Trial(runs_dir / "single" / "a1b2c3"))
     with closing(sqlite3.connect(runs_dir / "mlflow.db")) as connection:

@@ -154,12 +154,12 @@ class Ledger:
         for line in lines:
             if line.endswith(b"\n"):
                 self._offset += len(line)
-                event = self._upgraded(json.loads(line))
+                event = self.upgrade_event(json.loads(line))
                 self.state.apply(event)
                 yield event
 
-    def _upgraded(self, event: dict[str, Any]) -> dict[str, Any]:
-        """An event with today's names."""
+    def upgrade_event(self, event: dict[str, Any]) -> dict[str, Any]:
+        """Replace the names of earlier versions in an event by the current ones."""
         if "state" in event:
             event["state"] = renamed.state(event["state"])
         if event["event"] == "trial" and renamed.OLD_KEYS & event["values"].keys():
@@ -234,7 +234,9 @@ class Ledger:
         if entry.state != "running" or entry.attempt != attempt:
             return False
         fields: dict[str, Any] = {
-            "state": "waiting" if state == "pending" else state,  # the first version's word: its workers may read it
+            "state": "waiting"
+            if state == "pending"
+            else state,  # the name of the first version, whose workers may read it
             "value": value,
             "step": step,
             "failure": failure,

@@ -15,12 +15,14 @@ from experiments.run.journal import Journal
 from experiments.sweep.ledger import Entry, State
 from experiments.sweep.sweep import Sweep
 from launchers.base import WORKER_MODULE
-from tests.support.workers import QUESTION
+from tests.support.workers import SPEC
 
 MAX_STEPS = 200
 
 
-def make(runs_dir: Path, name: str, points: Sequence[Mapping[str, Any]], seeds: int = 1, **spec: Any) -> Sweep:
+def make_idle_sweep(
+    runs_dir: Path, name: str, points: Sequence[Mapping[str, Any]], seeds: int = 1, **spec: Any
+) -> Sweep:
     """A sweep whose trials wait; they are called ``b00000000000`` and so on, seed after seed of point after point."""
     folder = runs_dir / name
     (folder / "workers").mkdir(parents=True)
@@ -30,7 +32,7 @@ def make(runs_dir: Path, name: str, points: Sequence[Mapping[str, Any]], seeds: 
     (folder / "provenance.yaml").write_text(
         yaml.safe_dump({"run_key": "key", "trust": [], "config_dirs": [], "worker_module": WORKER_MODULE})
     )
-    (folder / "sweep.yaml").write_text(yaml.safe_dump({**QUESTION, "name": name, "num_seeds": seeds, **spec}))
+    (folder / "sweep.yaml").write_text(yaml.safe_dump({**SPEC, "name": name, "num_seeds": seeds, **spec}))
     sweep = Sweep(folder)
     trials = [(point, values, seed) for point, values in enumerate(points) for seed in range(seeds)]
     ledger = sweep.ledger()
@@ -42,16 +44,16 @@ def make(runs_dir: Path, name: str, points: Sequence[Mapping[str, Any]], seeds: 
     return sweep
 
 
-def entry(sweep: Sweep, trial: str) -> Entry:
+def read_entry(sweep: Sweep, trial: str) -> Entry:
     return sweep.ledger().read().entries[trial]
 
 
 def attempt_folder(sweep: Sweep, trial: str) -> Path:
     """Of the last attempt."""
-    return sweep.folder / trial / "attempts" / str(entry(sweep, trial).attempt)
+    return sweep.folder / trial / "attempts" / str(read_entry(sweep, trial).attempt)
 
 
-def begin(sweep: Sweep, trial: str, worker: str = "w", *, beats: bool = True) -> Path:
+def claim_trial(sweep: Sweep, trial: str, worker: str = "w", *, beats: bool = True) -> Path:
     """Claim a trial for a worker; the attempt's folder."""
     ledger = sweep.ledger()
     with ledger.locked() as ledger_state:
@@ -63,37 +65,37 @@ def begin(sweep: Sweep, trial: str, worker: str = "w", *, beats: bool = True) ->
     return folder
 
 
-def log(sweep: Sweep, trial: str, steps: Mapping[int, float], metric: str = "val/accuracy_top1") -> None:
+def log_metric(sweep: Sweep, trial: str, steps: Mapping[int, float], metric: str = "val/accuracy_top1") -> None:
     """What the trial's process writes of the metric, a value a step, among points of the training curve."""
     with Journal(attempt_folder(sweep, trial) / "journal.jsonl") as journal:
         if not journal.path.stat().st_size:
-            journal.state("running", step=0, attempt=entry(sweep, trial).attempt)
+            journal.state("running", step=0, attempt=read_entry(sweep, trial).attempt)
             journal.params({"plan.num_steps": MAX_STEPS})
         for step, value in steps.items():
             journal.metrics(step - 1, {"train/loss_nats": 1.0})
             journal.metrics(step, {metric: value})
 
 
-def end(sweep: Sweep, trial: str, state: State, **told: Any) -> None:
+def end_trial(sweep: Sweep, trial: str, state: State, **told: Any) -> None:
     ledger = sweep.ledger()
     with ledger.locked() as ledger_state:
         assert ledger.end(trial, ledger_state.entries[trial].attempt, state, **told)
 
 
-def finish(sweep: Sweep, trial: str, value: float) -> None:
+def finish_trial(sweep: Sweep, trial: str, value: float) -> None:
     """Claimed before, or claimed now."""
-    if entry(sweep, trial).state == "pending":
-        begin(sweep, trial)
-    end(sweep, trial, "finished", value=value, step=MAX_STEPS)
+    if read_entry(sweep, trial).state == "pending":
+        claim_trial(sweep, trial)
+    end_trial(sweep, trial, "finished", value=value, step=MAX_STEPS)
 
 
-def grow_old(path: Path, seconds: float) -> None:
+def age_file(path: Path, seconds: float) -> None:
     """Let a file have been touched so long ago."""
     then = time.time() - seconds
     os.utime(path, (then, then))
 
 
-def shift(sweep: Sweep, seconds: float, which: Callable[[dict[str, Any]], bool] = lambda event: True) -> None:
+def shift_events(sweep: Sweep, seconds: float, which: Callable[[dict[str, Any]], bool] = lambda event: True) -> None:
     """Let events of the ledger have happened so much earlier."""
     events = [json.loads(line) for line in (sweep.folder / "ledger.jsonl").read_text().splitlines()]
     for event in events:

@@ -23,7 +23,7 @@ def make_swept(
     store: str | None = None, sync: str = "live", **spec: Any,
 ) -> Sweep:  # fmt: skip
     """A sweep whose trials wait."""
-    sweep = ledgers.make(runs_dir, name, points, seeds, **{"space": space_of(points), **spec})
+    sweep = ledgers.make_idle_sweep(runs_dir, name, points, seeds, **{"space": make_space(points), **spec})
     config = {
         "name": "blobs", "description": None, "seed": 0, "max_steps": ledgers.MAX_STEPS, "batch_size_global": 64,
         "model": {"_target_": "modules.model.mlp.Mlp", "hidden_sizes": [64, 32]},
@@ -42,17 +42,17 @@ def make_swept(
     return Sweep(sweep.folder)
 
 
-def space_of(points: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+def make_space(points: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     found: dict[str, list[Any]] = {}
     for key in dict.fromkeys(key for point in points for key in point):
         found[key] = list(dict.fromkeys(point[key] for point in points if key in point))
     return found
 
 
-def begin(sweep: Sweep, trial: str, worker: str = "w") -> None:
+def start_trial(sweep: Sweep, trial: str, worker: str = "w") -> None:
     """Claim a trial and make it a run, as a worker does."""
-    ledgers.begin(sweep, trial, worker)
-    entry = ledgers.entry(sweep, trial)
+    ledgers.claim_trial(sweep, trial, worker)
+    entry = ledgers.read_entry(sweep, trial)
     folder = sweep.folder / trial
     if not (folder / "trial.yaml").exists():
         config = json.loads((sweep.folder / "templates.json").read_text())[0]["config"]
@@ -66,38 +66,38 @@ def begin(sweep: Sweep, trial: str, worker: str = "w") -> None:
         journal.seal(path)
 
 
-def run(sweep: Sweep, trial: str, value: float, steps: Sequence[int] = (100, 200)) -> None:
+def run_trial(sweep: Sweep, trial: str, value: float, steps: Sequence[int] = (100, 200)) -> None:
     """Run a trial to its end."""
-    begin(sweep, trial)
-    ledgers.log(sweep, trial, dict.fromkeys(steps, value))
-    ledgers.end(sweep, trial, "finished", value=value, step=steps[-1])
+    start_trial(sweep, trial)
+    ledgers.log_metric(sweep, trial, dict.fromkeys(steps, value))
+    ledgers.end_trial(sweep, trial, "finished", value=value, step=steps[-1])
 
 
-def children(runs_dir: Path, column: str = "status") -> dict[str, Any]:
+def read_children(runs_dir: Path, column: str = "status") -> dict[str, Any]:
     """By name, what the store says of the runs of trials."""
     query = f"select r.name, r.{column} from runs r join tags t using (run_uuid) where t.key = 'lathe.kind' and t.value = 'trial'"
     return dict(sql(runs_dir / "mlflow.db", query))
 
 
-def tags_of(runs_dir: Path, name: str) -> dict[str, str]:
-    return _of(runs_dir, name, "tags")
+def read_run_tags(runs_dir: Path, name: str) -> dict[str, str]:
+    return _read_table(runs_dir, name, "tags")
 
 
-def params_of(runs_dir: Path, name: str) -> dict[str, str]:
-    return _of(runs_dir, name, "params")
+def read_run_params(runs_dir: Path, name: str) -> dict[str, str]:
+    return _read_table(runs_dir, name, "params")
 
 
-def _of(runs_dir: Path, name: str, table: str) -> dict[str, str]:
+def _read_table(runs_dir: Path, name: str, table: str) -> dict[str, str]:
     query = f"select t.key, t.value from {table} t join runs using (run_uuid) where name = '{name}'"
     return dict(sql(runs_dir / "mlflow.db", query))
 
 
-def parent_status(runs_dir: Path, name: str = "probe") -> str:
+def read_parent_status(runs_dir: Path, name: str = "probe") -> str:
     ((status,),) = sql(runs_dir / "mlflow.db", f"select status from runs where name = '{name}'")
     return str(status)
 
 
-def expected_points(sweep: Sweep) -> list[tuple[str, str, int, float]]:
+def read_journal_points(sweep: Sweep) -> list[tuple[str, str, int, float]]:
     """Every point of every trial's journals, once: trial, metric, step, value."""
     return sorted(
         (entry.id, key, event["step"], value)
@@ -108,7 +108,7 @@ def expected_points(sweep: Sweep) -> list[tuple[str, str, int, float]]:
     )
 
 
-def stored_points(runs_dir: Path, database: str = "mlflow.db") -> list[tuple[str, str, int, float]]:
+def read_stored_points(runs_dir: Path, database: str = "mlflow.db") -> list[tuple[str, str, int, float]]:
     """The same by the store, where each row is a point; without what the ledger adds."""
     query = "select t.value, m.key, m.step, m.value from metrics m join tags t using (run_uuid) where t.key = 'lathe.trial_id'"
     return sorted(sql(runs_dir / database, f"{query} and m.key != 'cost/queue_wait_s'"))

@@ -48,7 +48,7 @@ def make_run(runs_dir: Path, name: str = "a1b2c3", store: str | None = None, **c
     return Trial(folder)
 
 
-def begin(trial: Trial, number: int = 1, step: int = 0) -> Journal:
+def start_attempt(trial: Trial, number: int = 1, step: int = 0) -> Journal:
     journal = Journal(trial.folder / "attempts" / str(number) / "journal.jsonl")
     journal.state("running", step=step, attempt=number)
     return journal
@@ -59,7 +59,7 @@ def log_steps(journal: Journal, steps: range, offset: float = 0.0) -> None:
         journal.metrics(step, {"train/loss_nats": step + offset, "perf/step_time_s": 0.5})
 
 
-def end(trial: Trial, status: str = "finished", number: int = 1) -> None:
+def write_outcome(trial: Trial, status: str = "finished", number: int = 1) -> None:
     outcome = {"status": status, "attempt": number, "reason": None, "exit_code": 0, "ended": time.time()}
     partial = trial.folder / "outcome.partial"
     partial.write_text(json.dumps(outcome))
@@ -78,19 +78,19 @@ def sql(database: Path, query: str) -> list[tuple[Any, ...]]:
         return connection.execute(query).fetchall()
 
 
-def stored(runs_dir: Path) -> list[tuple[Any, ...]]:
+def read_metrics(runs_dir: Path) -> list[tuple[Any, ...]]:
     return sql(runs_dir / "mlflow.db", "select key, step, value from metrics order by key, step, value")
 
 
-def status(runs_dir: Path) -> str:
+def read_status(runs_dir: Path) -> str:
     return str(sql(runs_dir / "mlflow.db", "select status from runs")[0][0])
 
 
-def tags(runs_dir: Path) -> dict[str, str]:
+def read_tags(runs_dir: Path) -> dict[str, str]:
     return dict(sql(runs_dir / "mlflow.db", "select key, value from tags"))
 
 
-def expected(steps: range) -> list[tuple[Any, ...]]:
+def make_expected_metrics(steps: range) -> list[tuple[Any, ...]]:
     loss = [("train/loss_nats", step, float(step)) for step in steps]
     return [("perf/step_time_s", step, 0.5) for step in steps] + loss
 

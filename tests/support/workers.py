@@ -26,7 +26,7 @@ from launchers.base import PLACEMENT_VARIABLE, WORKER_MODULE, RankPlacement
 from tests.support.ranks import CONTEXT
 
 QUICK = ("model=softmax", "data=digits", "max_steps=40", "eval_every_steps=20", "checkpoint.every_steps=10")
-QUESTION: dict[str, Any] = {
+SPEC: dict[str, Any] = {
     "name": "probe", "description": None, "base": [], "space": {}, "points": [],
     "strategy": {"name": "grid", "seed": 0, "startup_points": 10}, "pruner": None,
     "metric": "val/accuracy_top1", "mode": "max", "num_seeds": 1,
@@ -38,7 +38,7 @@ def make_sweep(
     runs_dir: Path, points: Sequence[Mapping[str, Any]], *overrides: str, trust: Sequence[str] = (), **spec: Any
 ) -> Sweep:
     """A sweep whose trials wait; its workers run this checkout's code."""
-    asked = {**QUESTION, **spec}
+    asked = {**SPEC, **spec}
     experiment = compose([*QUICK, "tracking=off", *overrides], trust=trust)
     with create_run_folder(runs_dir, asked["name"]) as folder:
         provenance = make_provenance(experiment, folder, runs_dir)
@@ -105,7 +105,7 @@ def start_worker(sweep: Sweep, name: str = "w", **placement: Any) -> Worker:
     return Worker(sweep, RankPlacement(worker=name, threads=1, **placement))
 
 
-def entries(sweep: Sweep) -> list[Entry]:
+def read_entries(sweep: Sweep) -> list[Entry]:
     return list(sweep.ledger().read().entries.values())
 
 
@@ -117,7 +117,7 @@ def wait_until(is_so: Callable[[], bool], what: str, timeout_s: float = 90) -> N
         time.sleep(0.05)
 
 
-def child_of(worker: Worker) -> int:
+def wait_for_child(worker: Worker) -> int:
     """The process of the trial that a worker runs; waits for one."""
     import psutil
 
@@ -131,21 +131,21 @@ def child_of(worker: Worker) -> int:
     return found[0]
 
 
-def steps_done(sweep: Sweep, entry: Entry) -> int:
+def read_last_step(sweep: Sweep, entry: Entry) -> int:
     """The last step that the newest attempt's journal tells of."""
     paths = sorted((sweep.folder / entry.id / "attempts").glob("*/journal.jsonl"))
     lines = paths[-1].read_text().splitlines() if paths else []
     return max((event.get("step", 0) for event in map(json.loads, lines)), default=0)
 
 
-def fall_silent(sweep: Sweep) -> None:
+def age_heartbeats(sweep: Sweep) -> None:
     """Age the heartbeats of a worker that is gone, so that the next one need not wait until they are old."""
     then = time.time() - 2 * LOST_S
-    for entry in entries(sweep):
+    for entry in read_entries(sweep):
         if entry.state == "running":
             os.utime(sweep.folder / entry.id / "attempts" / str(entry.attempt) / "heartbeat", (then, then))
 
 
-def end(worker: Worker) -> None:
+def kill_worker(worker: Worker) -> None:
     worker.send_signal(signal.SIGKILL)
     worker.wait()

@@ -119,6 +119,8 @@ def _follow(ledger: Ledger, trial: str, folder: Path, attempt: int, args: argpar
 def _describe_state(entry: Entry) -> str:
     """The state of a trial after its last attempt."""
     attempt = f"attempt {entry.attempt}: " if entry.attempt else ""
+    if entry.state == "cancelled" and entry.reason:
+        return attempt + entry.reason
     detail = (
         f" on {entry.host}"
         if entry.state == "running"

@@ -169,8 +169,8 @@ def _request_cancel(sweep: Sweep, entry: Entry) -> None:
 
 
 def _describe_request(name: str, args: Sequence[str], num_pending: int, num_running: int, num_chosen: int) -> str:
-    parts = [f"{num_pending} pending cancelled"] * bool(num_pending)
-    parts += [f"{num_running} running asked to save and stop"] * bool(num_running)
+    parts = [f"{num_pending} pending trial{'s' * (num_pending > 1)} cancelled"] * bool(num_pending)
+    parts += [f"{num_running} running trial{'s' * (num_running > 1)} asked to save and stop"] * bool(num_running)
     if not parts and args:
         is_ended = f"none of the {num_chosen} selected trials is pending or running"
         parts = [is_ended if num_chosen else f"no trial is {' and '.join(args)}"]

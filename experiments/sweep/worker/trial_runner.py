@@ -156,7 +156,7 @@ class TrialRunner:
                 f"{self.sweep.spec['pruner']['name']} stopped the trial after step {step}: other trials were better at this step",
             )
         if self._stop_reason == CANCELLED:
-            return "cancelled", CANCELLED, "by `lathe cancel`"
+            return "cancelled", CANCELLED, "cancelled by `lathe cancel`"
         failure = outcome.failure or KILLED
         if self._stop_reason is not None and outcome.status in ("interrupted", "killed"):
             failure = self._stop_reason

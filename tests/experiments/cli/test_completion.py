@@ -14,7 +14,7 @@ import pytest
 from experiments.cli.command import Command
 from experiments.cli.commands import COMMANDS
 from experiments.cli.completion import COMPLETERS, SCRIPTS, complete
-from tests.support.ledgers import begin, finish, make
+from tests.support.ledgers import claim_trial, finish_trial, make_idle_sweep
 
 PATIENCE_S = 20
 
@@ -108,9 +108,11 @@ def test_runs_and_shared_files_complete(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_sweeps_and_trial_selectors_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sweep = make(tmp_path / "runs", "rates", [{"optimizer.lr": 0.1}, {"optimizer.lr": 0.01}, {"optimizer.lr": 0.1}])
-    begin(sweep, "b00000000000")
-    finish(sweep, "b00000000000", 0.5)
+    sweep = make_idle_sweep(
+        tmp_path / "runs", "rates", [{"optimizer.lr": 0.1}, {"optimizer.lr": 0.01}, {"optimizer.lr": 0.1}]
+    )
+    claim_trial(sweep, "b00000000000")
+    finish_trial(sweep, "b00000000000", 0.5)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("LATHE_RUNS", raising=False)
     for command in ("status", "logs", "cancel", "resume"):

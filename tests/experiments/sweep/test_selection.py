@@ -1,4 +1,4 @@
-"""Naming trials, ending them, and reading what they print."""
+"""Selecting trials, cancelling them, and showing their logs."""
 
 from __future__ import annotations
 
@@ -18,9 +18,17 @@ from experiments.sweep.status.selection import cancel, select
 from experiments.sweep.sweep import Sweep
 from launchers.local import Local
 from tests.conftest import Lathe
-from tests.support.ledgers import attempt_folder, begin, end, entry, finish, grow_old, ids, make
-from tests.support.workers import end as end_worker
-from tests.support.workers import make_sweep, start_worker, wait_until
+from tests.support.ledgers import (
+    age_file,
+    attempt_folder,
+    claim_trial,
+    end_trial,
+    finish_trial,
+    ids,
+    make_idle_sweep,
+    read_entry,
+)
+from tests.support.workers import kill_worker, make_sweep, start_worker, wait_until
 
 POINTS = [
     {"optimizer": "adam", "optimizer.lr": 0.1},
@@ -33,86 +41,86 @@ LONG = ("max_steps=100000", "eval_every_steps=50", "checkpoint.every_steps=50")
 
 @pytest.fixture
 def processes() -> Iterator[list[subprocess.Popen[str]]]:
-    found: list[subprocess.Popen[str]] = []
-    yield found
-    for process in found:
+    started: list[subprocess.Popen[str]] = []
+    yield started
+    for process in started:
         if process.poll() is None:
             process.kill()
         process.communicate()
 
 
-def states(sweep: Sweep) -> list[str]:
-    return [found.state for found in sweep.ledger().read().entries.values()]
+def read_states(sweep: Sweep) -> list[str]:
+    return [entry.state for entry in sweep.ledger().read().entries.values()]
 
 
-def numbers(sweep: Sweep, *words: str) -> list[int]:
-    """Which of the trials words name, by their place."""
-    return [int(found.id[1:]) for found in select(sweep.ledger().read(), words, sweep.name)]
+def select_numbers(sweep: Sweep, *args: str) -> list[int]:
+    """Indices of the trials that the arguments select."""
+    return [int(entry.id[1:]) for entry in select(sweep.ledger().read(), args, sweep.name)]
 
 
-def told(sweep: Sweep, *words: str) -> str:
+def find_problems(sweep: Sweep, *args: str) -> str:
     with pytest.raises(InputError) as err:
-        select(sweep.ledger().read(), words, sweep.name)
+        select(sweep.ledger().read(), args, sweep.name)
     return "\n".join(err.value.problems)
 
 
-def test_trials_are_named_by_id_state_and_override(tmp_path: Path) -> None:
-    sweep = make(tmp_path, "s", POINTS)
-    finish(sweep, ids(4)[0], 0.5)
-    begin(sweep, ids(4)[1])
-    assert numbers(sweep) == [0, 1, 2, 3]
-    assert numbers(sweep, ids(4)[2]) == [2]
-    assert numbers(sweep, "pending") == [2, 3]
-    assert numbers(sweep, "pending", "running") == [1, 2, 3]
-    assert numbers(sweep, "optimizer=sgd") == [2, 3]
-    assert numbers(sweep, "optimizer.lr=1e-1") == [0, 2, 3]
-    assert numbers(sweep, "optimizer.lr=0.1", "optimizer=adam") == [0]
-    assert numbers(sweep, "optimizer.lr=0.1,0.01", "running") == [1]
-    assert numbers(sweep, "optimizer.nesterov=true") == [2]
-    assert numbers(sweep, "pruned") == []
+def test_trials_are_selected_by_id_state_and_override(tmp_path: Path) -> None:
+    sweep = make_idle_sweep(tmp_path, "s", POINTS)
+    finish_trial(sweep, ids(4)[0], 0.5)
+    claim_trial(sweep, ids(4)[1])
+    assert select_numbers(sweep) == [0, 1, 2, 3]
+    assert select_numbers(sweep, ids(4)[2]) == [2]
+    assert select_numbers(sweep, "pending") == [2, 3]
+    assert select_numbers(sweep, "pending", "running") == [1, 2, 3]
+    assert select_numbers(sweep, "optimizer=sgd") == [2, 3]
+    assert select_numbers(sweep, "optimizer.lr=1e-1") == [0, 2, 3]
+    assert select_numbers(sweep, "optimizer.lr=0.1", "optimizer=adam") == [0]
+    assert select_numbers(sweep, "optimizer.lr=0.1,0.01", "running") == [1]
+    assert select_numbers(sweep, "optimizer.nesterov=true") == [2]
+    assert select_numbers(sweep, "pruned") == []
 
 
-def test_trials_of_one_seed_are_named_by_it(tmp_path: Path) -> None:
-    sweep = make(tmp_path, "s", POINTS[:2], seeds=2)
-    assert numbers(sweep, "seed=1") == [1, 3]
+def test_trials_are_selected_by_seed(tmp_path: Path) -> None:
+    sweep = make_idle_sweep(tmp_path, "s", POINTS[:2], seeds=2)
+    assert select_numbers(sweep, "seed=1") == [1, 3]
 
 
-def test_words_that_fit_no_trial_are_told_together(tmp_path: Path) -> None:
-    sweep = make(tmp_path, "s", POINTS)
-    assert told(sweep, "pendin", "lr=0.1", "optimizer.lr=0.2", "model=mlp", "b000000").splitlines() == [
+def test_arguments_that_select_no_trial_are_reported_together(tmp_path: Path) -> None:
+    sweep = make_idle_sweep(tmp_path, "s", POINTS)
+    assert find_problems(sweep, "pendin", "lr=0.1", "optimizer.lr=0.2", "model=mlp", "b000000").splitlines() == [
         "there is no trial 'pendin' in sweep 's'; did you mean 'pending'?",
         "lr=0.1: lr does not vary in sweep 's'; did you mean 'optimizer.lr'?",
         "optimizer.lr=0.2: no trial of sweep 's' has this value; its values are 0.1, 0.01",
         "model=mlp: model does not vary in sweep 's'; known: optimizer, optimizer.lr, optimizer.nesterov",
         f"trial 'b000000' is not unique in sweep 's': {', '.join(ids(4))}; write more characters of it",
     ]
-    assert told(sweep, "zz") == "there is no trial 'zz' in sweep 's'; `lathe status s --all` lists them"
+    assert find_problems(sweep, "zz") == "there is no trial 'zz' in sweep 's'; `lathe status s --all` lists them"
 
 
-def test_some_that_wait_are_cancelled_and_the_sweep_goes_on(tmp_path: Path, lathe: Lathe) -> None:
-    sweep = make(tmp_path / "runs", "s", POINTS)
-    finish(sweep, ids(4)[2], 0.5)
+def test_sweep_continues_after_some_pending_trials_are_cancelled(tmp_path: Path, lathe: Lathe) -> None:
+    sweep = make_idle_sweep(tmp_path / "runs", "s", POINTS)
+    finish_trial(sweep, ids(4)[2], 0.5)
     done = lathe("cancel", "s", "optimizer=sgd")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "sweep s: 1 pending cancelled\n"
-    assert states(sweep) == ["pending", "pending", "finished", "cancelled"]
+    assert done.stdout == "sweep s: 1 pending trial cancelled\n"
+    assert read_states(sweep) == ["pending", "pending", "finished", "cancelled"]
     assert sweep.ledger().read().closed is None
-    assert (entry(sweep, ids(4)[3]).reason or "").startswith("cancelled by ")
+    assert (read_entry(sweep, ids(4)[3]).reason or "").startswith("cancelled by ")
     again = lathe("cancel", "s", "optimizer=sgd")
     assert (again.returncode, again.stdout) == (0, "sweep s: none of the 2 selected trials is pending or running\n")
     assert lathe("cancel", "s", "optimizer=sgd", "running").stdout == "sweep s: no trial is optimizer=sgd and running\n"
 
 
-def test_a_whole_sweep_is_cancelled(tmp_path: Path, lathe: Lathe) -> None:
-    sweep = make(tmp_path / "runs", "s", POINTS)
-    finish(sweep, ids(4)[0], 0.5)
+def test_cancel_without_arguments_cancels_the_whole_sweep(tmp_path: Path, lathe: Lathe) -> None:
+    sweep = make_idle_sweep(tmp_path / "runs", "s", POINTS)
+    finish_trial(sweep, ids(4)[0], 0.5)
     done = lathe("cancel", "s")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [
-        "sweep s: 3 pending cancelled",
+        "sweep s: 3 pending trials cancelled",
         "its workers stop; `lathe resume s` runs the remaining trials",
     ]
-    assert states(sweep) == ["finished", "cancelled", "cancelled", "cancelled"]
+    assert read_states(sweep) == ["finished", "cancelled", "cancelled", "cancelled"]
     assert (sweep.ledger().read().closed or "").startswith("cancelled by ")
     size = (sweep.folder / "ledger.jsonl").stat().st_size
     again = lathe("cancel", "s")
@@ -120,15 +128,15 @@ def test_a_whole_sweep_is_cancelled(tmp_path: Path, lathe: Lathe) -> None:
     assert (again.returncode, (sweep.folder / "ledger.jsonl").stat().st_size) == (0, size)
 
 
-def test_a_finished_sweep_stays_as_it_is(tmp_path: Path, lathe: Lathe) -> None:
-    sweep = make(tmp_path / "runs", "s", POINTS[:1])
-    finish(sweep, ids(1)[0], 0.5)
+def test_cancel_does_not_change_a_finished_sweep(tmp_path: Path, lathe: Lathe) -> None:
+    sweep = make_idle_sweep(tmp_path / "runs", "s", POINTS[:1])
+    finish_trial(sweep, ids(1)[0], 0.5)
     assert lathe("cancel", "s").stdout == "sweep s is over: 1/1 done; nothing is left to cancel\n"
     assert sweep.ledger().read().closed is None
 
 
-def test_two_that_cancel_at_once_do_no_harm(tmp_path: Path, processes: list[subprocess.Popen[str]]) -> None:
-    sweep = make(tmp_path, "s", POINTS)
+def test_concurrent_cancels_record_each_trial_once(tmp_path: Path, processes: list[subprocess.Popen[str]]) -> None:
+    sweep = make_idle_sweep(tmp_path, "s", POINTS)
     command = [sys.executable, "-P", "-m", "experiments.cli", "cancel", "s", "--runs-dir", str(tmp_path)]
     processes += [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     assert [process.wait(timeout=60) for process in processes] == [0, 0, 0]
@@ -136,65 +144,67 @@ def test_two_that_cancel_at_once_do_no_harm(tmp_path: Path, processes: list[subp
     assert (events.count("cancelled"), events.count("closed")) == (4, 1)
 
 
-def test_a_trial_whose_worker_is_gone_is_cancelled_at_once(tmp_path: Path) -> None:
-    sweep, said = make(tmp_path, "s", POINTS), list[str]()
-    grow_old(begin(sweep, ids(4)[0]) / "heartbeat", 60)
-    cancel(sweep, Local(), ["optimizer=adam"], said.append)
-    assert said == ["sweep s: 2 pending cancelled"]
-    assert states(sweep) == ["cancelled", "cancelled", "pending", "pending"]
+def test_trial_of_a_lost_worker_is_cancelled_immediately(tmp_path: Path) -> None:
+    sweep, lines = make_idle_sweep(tmp_path, "s", POINTS), list[str]()
+    age_file(claim_trial(sweep, ids(4)[0]) / "heartbeat", 60)
+    cancel(sweep, Local(), ["optimizer=adam"], lines.append)
+    assert lines == ["sweep s: 2 pending trials cancelled"]
+    assert read_states(sweep) == ["cancelled", "cancelled", "pending", "pending"]
 
 
-def test_one_that_does_not_save_in_time_is_told(tmp_path: Path) -> None:
-    sweep, said = make(tmp_path, "s", POINTS[:1]), list[str]()
-    folder = begin(sweep, ids(1)[0])
-    cancel(sweep, Local(), ["running"], said.append, save_s=0.5)
-    assert said[:2] == [
-        "sweep s: 1 running asked to save and stop",
+def test_trial_that_does_not_save_in_time_is_reported(tmp_path: Path) -> None:
+    sweep, lines = make_idle_sweep(tmp_path, "s", POINTS[:1]), list[str]()
+    folder = claim_trial(sweep, ids(1)[0])
+    cancel(sweep, Local(), ["running"], lines.append, save_s=0.5)
+    assert lines[:2] == [
+        "sweep s: 1 running trial asked to save and stop",
         "1 of the running trials have not ended within 0 s",
     ]
-    assert said[2].endswith("shows when they have ended")
+    assert lines[2].endswith("shows when they have ended")
     assert (folder / "cancel").exists()
-    assert states(sweep) == ["running"]
+    assert read_states(sweep) == ["running"]
 
 
-def test_one_that_is_interrupted_at_that_moment_is_not_begun_again(
+def test_trial_that_is_interrupted_during_cancel_does_not_restart(
     tmp_path: Path, processes: list[subprocess.Popen[str]]
 ) -> None:
-    sweep = make(tmp_path, "s", POINTS[:2])
-    folder = begin(sweep, ids(2)[0])
+    sweep = make_idle_sweep(tmp_path, "s", POINTS[:2])
+    folder = claim_trial(sweep, ids(2)[0])
     command = [sys.executable, "-P", "-m", "experiments.cli", "cancel", str(sweep.folder), "optimizer.lr=0.1"]
     processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
     wait_until((folder / "cancel").exists, "the request")
-    end(sweep, ids(2)[0], "pending", failure="preempted", reason="SIGTERM")
+    end_trial(sweep, ids(2)[0], "pending", failure="preempted", reason="SIGTERM")
     assert processes[0].communicate(timeout=60)[0].endswith("trials that were running: 1 cancelled\n")
-    assert states(sweep) == ["cancelled", "pending"]
+    assert read_states(sweep) == ["cancelled", "pending"]
 
 
-def test_the_next_attempt_is_asked_too(tmp_path: Path, processes: list[subprocess.Popen[str]]) -> None:
-    sweep = make(tmp_path, "s", POINTS[:1])
-    folder = begin(sweep, ids(1)[0])
+def test_attempt_that_starts_during_cancel_is_cancelled_too(
+    tmp_path: Path, processes: list[subprocess.Popen[str]]
+) -> None:
+    sweep = make_idle_sweep(tmp_path, "s", POINTS[:1])
+    folder = claim_trial(sweep, ids(1)[0])
     command = [sys.executable, "-P", "-m", "experiments.cli", "cancel", str(sweep.folder), "running"]
     processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
     wait_until((folder / "cancel").exists, "the request")
     ledger = sweep.ledger()
-    with ledger.locked() as ledger_state:  # interrupted, and taken by another worker before anybody saw it wait
+    with ledger.locked() as ledger_state:  # interrupted, and taken by another worker before the command sees it pending
         ledger.end(ids(1)[0], 1, "pending", failure="preempted")
         ledger.claim(ledger_state.entries[ids(1)[0]], worker="other", host="h", devices=1)
     second = folder.parent / "2"
     wait_until((second / "cancel").exists, "the second request")
-    end(sweep, ids(1)[0], "cancelled", failure="cancelled")
+    end_trial(sweep, ids(1)[0], "cancelled", failure="cancelled")
     assert processes[0].wait(timeout=60) == 0
 
 
-def test_ctrl_c_goes_on_without_waiting(tmp_path: Path, processes: list[subprocess.Popen[str]]) -> None:
-    sweep = make(tmp_path, "s", POINTS[:2])
-    begin(sweep, ids(2)[0])
+def test_ctrl_c_skips_the_wait_of_cancel(tmp_path: Path, processes: list[subprocess.Popen[str]]) -> None:
+    sweep = make_idle_sweep(tmp_path, "s", POINTS[:2])
+    claim_trial(sweep, ids(2)[0])
     command = [sys.executable, "-P", "-u", "-m", "experiments.cli", "cancel", str(sweep.folder)]
     processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
     assert processes[0].stdout is not None
     shown = [processes[0].stdout.readline() for _ in range(2)]
     assert shown == [
-        "sweep s: 1 pending cancelled, 1 running asked to save and stop\n",
+        "sweep s: 1 pending trial cancelled, 1 running trial asked to save and stop\n",
         "waiting up to 20 s until running trials have saved; press Ctrl-C to skip the wait\n",
     ]
     processes[0].send_signal(signal.SIGINT)
@@ -205,23 +215,23 @@ def test_ctrl_c_goes_on_without_waiting(tmp_path: Path, processes: list[subproce
 
 
 def test_a_running_trial_saves_and_its_worker_ends(tmp_path: Path) -> None:
-    sweep, said = make_sweep(tmp_path, [{}, {"optimizer.lr": 0.5}], *LONG), list[str]()
+    sweep, lines = make_sweep(tmp_path, [{}, {"optimizer.lr": 0.5}], *LONG), list[str]()
     worker = start_worker(sweep)
     try:
-        wait_until(lambda: states(sweep)[0] == "running", "a running trial")
+        wait_until(lambda: read_states(sweep)[0] == "running", "a running trial")
         (trial, _) = sweep.ledger().read().entries
         wait_until(lambda: any((sweep.folder / trial / "checkpoints").glob("step_*")), "a checkpoint")
-        cancel(sweep, Local(), (), said.append)
-        assert states(sweep) == ["cancelled", "cancelled"]
+        cancel(sweep, Local(), (), lines.append)
+        assert read_states(sweep) == ["cancelled", "cancelled"]
         assert worker.wait(timeout=60) == 0
     finally:
-        end_worker(worker)
-    assert said[0] == "sweep probe: 1 pending cancelled, 1 running asked to save and stop"
-    assert "trials that were running: 1 cancelled" in said
-    assert entry(sweep, trial).step > 0
+        kill_worker(worker)
+    assert lines[0] == "sweep probe: 1 pending trial cancelled, 1 running trial asked to save and stop"
+    assert "trials that were running: 1 cancelled" in lines
+    assert read_entry(sweep, trial).step > 0
 
 
-# What trials print
+# Logs
 
 
 def print_log(sweep: Sweep, trial: str, lines: Sequence[str], rank: int = 0) -> Path:
@@ -230,18 +240,18 @@ def print_log(sweep: Sweep, trial: str, lines: Sequence[str], rank: int = 0) -> 
     return path
 
 
-def test_the_last_lines_of_what_failed_are_shown(tmp_path: Path, lathe: Lathe) -> None:
-    sweep = make(tmp_path / "runs", "s", POINTS)
+def test_last_lines_of_failed_trials_are_shown(tmp_path: Path, lathe: Lathe) -> None:
+    sweep = make_idle_sweep(tmp_path / "runs", "s", POINTS)
     done = lathe("logs", "s")
     assert (done.returncode, done.stdout) == (
         0, "no trial of sweep s has failed; `lathe logs s TRIAL` shows the output of a trial\n",
     )  # fmt: skip
     for trial, lines in ((ids(4)[1], [f"line {number}" for number in range(100)]), (ids(4)[2], ["other"])):
-        begin(sweep, trial)
+        claim_trial(sweep, trial)
         print_log(sweep, trial, lines)
-    end(sweep, ids(4)[1], "failed", failure="exception", reason="KeyError: 'x'", wasted=True)
-    begin(sweep, ids(4)[3], beats=False)
-    end(sweep, ids(4)[3], "failed", failure="config error", reason="no such key", wasted=True)
+    end_trial(sweep, ids(4)[1], "failed", failure="exception", reason="KeyError: 'x'", wasted=True)
+    claim_trial(sweep, ids(4)[3], beats=False)
+    end_trial(sweep, ids(4)[3], "failed", failure="config error", reason="no such key", wasted=True)
     shown = lathe("logs", "s").stdout.splitlines()
     assert shown[0] == f"== {ids(4)[1]} (optimizer=adam optimizer.lr=0.01), attempt 1: failed: exception, KeyError: 'x'"
     assert shown[1:22] == [*(f"line {number}" for number in range(80, 100)), ""]
@@ -249,13 +259,13 @@ def test_the_last_lines_of_what_failed_are_shown(tmp_path: Path, lathe: Lathe) -
     assert shown[23:] == ["(no output)", ""]
 
 
-def test_a_trials_whole_log_is_shown_and_how_it_stands(tmp_path: Path, lathe: Lathe) -> None:
-    sweep = make(tmp_path / "runs", "s", POINTS)
-    begin(sweep, ids(4)[1])
+def test_whole_log_of_a_trial_is_shown_with_its_state(tmp_path: Path, lathe: Lathe) -> None:
+    sweep = make_idle_sweep(tmp_path / "runs", "s", POINTS)
+    claim_trial(sweep, ids(4)[1])
     print_log(sweep, ids(4)[1], ["first"])
     print_log(sweep, ids(4)[1], ["of rank 1"], rank=1)
-    end(sweep, ids(4)[1], "pending", failure="preempted", reason="SIGTERM")
-    begin(sweep, ids(4)[1])
+    end_trial(sweep, ids(4)[1], "pending", failure="preempted", reason="SIGTERM")
+    claim_trial(sweep, ids(4)[1])
     print_log(sweep, ids(4)[1], [f"line {number}" for number in range(50)])
     done = lathe("logs", "s", "optimizer.lr=0.01")
     assert done.stdout.splitlines() == [f"line {number}" for number in range(50)]
@@ -268,7 +278,7 @@ def test_a_trials_whole_log_is_shown_and_how_it_stands(tmp_path: Path, lathe: La
 
 
 @pytest.mark.parametrize(
-    ("words", "problem"),
+    ("args", "problem"),
     [
         (["b9"], "there is no trial 'b9' in sweep 's'; `lathe status s --all` lists them"),
         ([ids(1)[0], "--attempt", "3"], f"--attempt 3: trial {ids(1)[0]} has no such attempt; its attempts are 1"),
@@ -281,41 +291,41 @@ def test_a_trials_whole_log_is_shown_and_how_it_stands(tmp_path: Path, lathe: La
         ),
     ],
 )
-def test_a_log_that_is_not_there_is_told(tmp_path: Path, lathe: Lathe, words: list[str], problem: str) -> None:
-    sweep = make(tmp_path / "runs", "s", POINTS)
-    begin(sweep, ids(4)[0])
+def test_missing_log_is_an_error(tmp_path: Path, lathe: Lathe, args: list[str], problem: str) -> None:
+    sweep = make_idle_sweep(tmp_path / "runs", "s", POINTS)
+    claim_trial(sweep, ids(4)[0])
     print_log(sweep, ids(4)[0], ["first"])
-    done = lathe("logs", "s", *words)
+    done = lathe("logs", "s", *args)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"InputError: the command has a problem:\n  - {problem}\n"
 
 
-def test_a_log_is_followed_from_attempt_to_attempt_until_the_trial_ends(
+def test_log_is_followed_across_attempts_until_the_trial_ends(
     tmp_path: Path, processes: list[subprocess.Popen[str]]
 ) -> None:
-    sweep = make(tmp_path, "s", POINTS)
+    sweep = make_idle_sweep(tmp_path, "s", POINTS)
     command = [sys.executable, "-P", "-u", "-m", "experiments.cli", "logs", str(sweep.folder), ids(4)[0], "--follow"]
     processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
     assert processes[0].stdout is not None
-    begin(sweep, ids(4)[0])
+    claim_trial(sweep, ids(4)[0])
     path = print_log(sweep, ids(4)[0], ["one"])
     assert processes[0].stdout.readline() == "one\n"
     with path.open("a") as file:
         file.write("two\n")
     assert processes[0].stdout.readline() == "two\n"
-    end(sweep, ids(4)[0], "pending", failure="preempted", reason="SIGTERM")
-    begin(sweep, ids(4)[0])
+    end_trial(sweep, ids(4)[0], "pending", failure="preempted", reason="SIGTERM")
+    claim_trial(sweep, ids(4)[0])
     print_log(sweep, ids(4)[0], ["three"])
     assert processes[0].stdout.readline() == "three\n"
-    end(sweep, ids(4)[0], "finished", value=1.0, step=200)
+    end_trial(sweep, ids(4)[0], "finished", value=1.0, step=200)
     rest, noted = processes[0].communicate(timeout=60)
     assert (processes[0].returncode, rest) == (0, "")
     assert noted.splitlines()[-2:] == ["attempt 2 on node7", f"trial {ids(4)[0]}, attempt 2: finished"]
 
 
-def test_ctrl_c_ends_the_following_alone(tmp_path: Path, processes: list[subprocess.Popen[str]]) -> None:
-    sweep = make(tmp_path, "s", POINTS)
-    begin(sweep, ids(4)[0])
+def test_ctrl_c_ends_only_the_following(tmp_path: Path, processes: list[subprocess.Popen[str]]) -> None:
+    sweep = make_idle_sweep(tmp_path, "s", POINTS)
+    claim_trial(sweep, ids(4)[0])
     print_log(sweep, ids(4)[0], ["one"])
     command = [sys.executable, "-P", "-u", "-m", "experiments.cli", "logs", str(sweep.folder), ids(4)[0], "--follow"]
     processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
@@ -323,13 +333,13 @@ def test_ctrl_c_ends_the_following_alone(tmp_path: Path, processes: list[subproc
     assert processes[0].stdout.readline() == "one\n"
     processes[0].send_signal(signal.SIGINT)
     assert processes[0].wait(timeout=60) == 0
-    assert states(sweep)[0] == "running"
+    assert read_states(sweep)[0] == "running"
 
 
-def test_what_workers_print_is_shown(tmp_path: Path, lathe: Lathe) -> None:
-    sweep = make(tmp_path / "runs", "s", POINTS)
+def test_worker_logs_are_shown(tmp_path: Path, lathe: Lathe) -> None:
+    sweep = make_idle_sweep(tmp_path / "runs", "s", POINTS)
     assert lathe("logs", "s", "--workers").stdout == "there are no worker logs yet\n"
-    begin(sweep, ids(4)[0], "12_0.0")
+    claim_trial(sweep, ids(4)[0], "12_0.0")
     workers = sweep.folder / "workers"
     for path, text in ((workers / "12_0.0" / "log.txt", "of worker 0\n"), (workers / "12_1.0" / "log.txt", "of 1\n")):
         path.parent.mkdir()

@@ -1,4 +1,4 @@
-"""Sweeps on a real SLURM cluster, and what may happen to them there."""
+"""Sweeps on a real SLURM cluster: preemption, lost nodes, killed processes, time limits."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from experiments.tracking.sweep_sync import sync_sweep
 from tests.support.cluster import Cluster
 from tests.support.live import Live
 from tests.support.variants import IS_LONG
-from tests.support.workers import QUICK, entries, steps_done, wait_until
+from tests.support.workers import QUICK, read_entries, read_last_step, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -36,116 +36,116 @@ LONG = ("eval_every_steps=100", "checkpoint.every_steps=100", "log_every_steps=1
 PAIR = ("parallel=data", "hardware.nodes=2", "hardware.devices_per_node=2")
 
 
-def begin(folder: Path, *overrides: str, name: str = "probe") -> Sweep:
-    """A sweep whose workers are submitted; its folder is where SLURM's nodes, which are this machine, find it."""
+def submit_sweep(folder: Path, *overrides: str, name: str = "probe") -> Sweep:
+    """Create a sweep and submit its workers. The nodes of the test cluster are this machine, so they see its folder."""
     shared = (*QUICK, "tracking=off", f"runs_dir={folder}", "launcher=slurm", "hardware=local_cluster")
     sweep = write(prepare(read_overrides([*shared, *overrides], name=name)))
     assert submit(sweep) is not None
     return sweep
 
 
-def see_through(sweep: Sweep, timeout_s: float = 150) -> list[Entry]:
-    """Do what an attached `lathe sweep` does, look and reap, until nothing waits or runs."""
+def wait_for_end(sweep: Sweep, timeout_s: float = 150) -> list[Entry]:
+    """Reap lost workers, as an attached `lathe sweep` does, until no trial is pending or running."""
     ledger, executor = sweep.ledger(), sweep.executor()
     deadline = time.monotonic() + timeout_s
-    while {entry.state for entry in entries(sweep)} & {"pending", "running"}:
-        assert time.monotonic() < deadline, [(entry.id, entry.state, entry.reason) for entry in entries(sweep)]
+    while {entry.state for entry in read_entries(sweep)} & {"pending", "running"}:
+        assert time.monotonic() < deadline, [(entry.id, entry.state, entry.reason) for entry in read_entries(sweep)]
         reap(sweep, ledger, executor)
         time.sleep(1)
-    return entries(sweep)
+    return read_entries(sweep)
 
 
-def each_metric_once(sweep: Sweep) -> bool:
+def has_each_metric_once(sweep: Sweep) -> bool:
     """Whether the replay of every trial has every point of the metric exactly once."""
-    for entry in entries(sweep):
+    for entry in read_entries(sweep):
         events = journal.replay(sweep.folder / entry.id)
         steps = Counter(event["step"] for event in events if event["event"] == "metrics" and METRIC in event["metrics"])
-        length = sweep.templates().fill(entry.values, entry.seed)[0]
-        every = length["eval_every_steps"]
-        if steps != Counter(range(every, length["max_steps"] + 1, every)):
+        config = sweep.templates().fill(entry.values, entry.seed)[0]
+        every = config["eval_every_steps"]
+        if steps != Counter(range(every, config["max_steps"] + 1, every)):
             return False
     return True
 
 
-def first_steps(sweep: Sweep, number: int = 0) -> None:
-    """Wait until a trial has trained for a while and left a checkpoint."""
-    wait_until(lambda: steps_done(sweep, entries(sweep)[number]) >= 200, "step 200")
+def wait_for_checkpoint(sweep: Sweep, number: int = 0) -> None:
+    """Wait until a trial has a checkpoint."""
+    wait_until(lambda: read_last_step(sweep, read_entries(sweep)[number]) >= 200, "step 200")
 
 
-def resumed_at(sweep: Sweep, entry: Entry) -> int:
+def read_resume_step(sweep: Sweep, entry: Entry) -> int:
     lines = (sweep.folder / entry.id / "attempts" / str(entry.attempt) / "journal.jsonl").read_text().splitlines()
     return next(int(event["step"]) for event in map(json.loads, lines) if event["event"] == "state")
 
 
-def test_a_sweep_runs_and_the_best_is_known(cluster: Cluster, tmp_path: Path) -> None:
-    sweep = begin(tmp_path, "optimizer.lr=0.001,0.01,0.1", "sweep.num_seeds=2", "launcher.workers=2")
-    found = see_through(sweep)
-    assert [entry.state for entry in found] == ["finished"] * 6
-    assert each_metric_once(sweep)
-    assert {entry.seed for entry in found} == {0, 1}
-    assert all(entry.worker.startswith(f"{sweep.ledger().read().submissions[0]['job']}_") for entry in found)
+def test_sweep_runs_all_trials_on_slurm(cluster: Cluster, tmp_path: Path) -> None:
+    sweep = submit_sweep(tmp_path, "optimizer.lr=0.001,0.01,0.1", "sweep.num_seeds=2", "launcher.workers=2")
+    results = wait_for_end(sweep)
+    assert [entry.state for entry in results] == ["finished"] * 6
+    assert has_each_metric_once(sweep)
+    assert {entry.seed for entry in results} == {0, 1}
+    assert all(entry.worker.startswith(f"{sweep.ledger().read().submissions[0]['job']}_") for entry in results)
 
 
-def test_ranks_on_two_nodes_train_what_one_process_trains(cluster: Cluster, tmp_path: Path) -> None:
-    spread = begin(tmp_path, *PAIR, name="spread")
-    served = begin(
+def test_ranks_on_two_nodes_give_the_result_of_one_process(cluster: Cluster, tmp_path: Path) -> None:
+    spread = submit_sweep(tmp_path, *PAIR, name="spread")
+    served = submit_sweep(
         tmp_path, *PAIR, "parallel=async", "parallel.num_servers=2", "parallel.max_staleness=0", name="served"
     )
-    alone = begin(tmp_path, name="alone")
-    found = [see_through(sweep) for sweep in (spread, served, alone)]
-    assert [entry.state for some in found for entry in some] == ["finished"] * 3
+    alone = submit_sweep(tmp_path, name="alone")
+    results = [wait_for_end(sweep) for sweep in (spread, served, alone)]
+    assert [entry.state for some in results for entry in some] == ["finished"] * 3
     for sweep in (spread, served):
-        assert entries(sweep)[0].value == pytest.approx(entries(alone)[0].value)
-    logs = sorted((spread.folder / entries(spread)[0].id / "attempts" / "1").glob("log*.txt"))
+        assert read_entries(sweep)[0].value == pytest.approx(read_entries(alone)[0].value)
+    logs = sorted((spread.folder / read_entries(spread)[0].id / "attempts" / "1").glob("log*.txt"))
     assert len(logs) == 4
 
 
-def test_a_preempted_trial_goes_on_from_where_it_was(cluster: Cluster, tmp_path: Path) -> None:
-    sweep = begin(tmp_path, *LONG, "max_steps=6000", "hardware.slurm.sbatch={nodelist: 127.0.77.1}")
-    first_steps(sweep)
+def test_preempted_trial_resumes_from_its_checkpoint(cluster: Cluster, tmp_path: Path) -> None:
+    sweep = submit_sweep(tmp_path, *LONG, "max_steps=6000", "hardware.slurm.sbatch={nodelist: 127.0.77.1}")
+    wait_for_checkpoint(sweep)
     hog = ("sbatch", "--parsable", "-p", "high", "-w", "127.0.77.1", "--exclusive", "--mem=1G")
     cluster.run(*hog, "--output=/dev/null", "--wrap", "sleep 2")
-    (entry,) = see_through(sweep)
+    (entry,) = wait_for_end(sweep)
     assert (entry.state, entry.attempt) == ("finished", 2)
-    assert resumed_at(sweep, entry) >= 200
-    assert each_metric_once(sweep)
+    assert read_resume_step(sweep, entry) >= 200
+    assert has_each_metric_once(sweep)
 
 
-def test_a_preempted_pair_of_nodes_stops_at_one_step(cluster: Cluster, tmp_path: Path) -> None:
-    sweep = begin(tmp_path, *LONG, *PAIR, "max_steps=600")
-    first_steps(sweep)
+def test_preempted_nodes_stop_at_the_same_step(cluster: Cluster, tmp_path: Path) -> None:
+    sweep = submit_sweep(tmp_path, *LONG, *PAIR, "max_steps=600")
+    wait_for_checkpoint(sweep)
     job = sweep.ledger().read().submissions[0]["job"]
     cluster.run("scancel", "--signal=USR2", f"{job}_0")
-    (entry,) = see_through(sweep)
+    (entry,) = wait_for_end(sweep)
     assert (entry.state, entry.attempt) == ("finished", 2)
-    assert resumed_at(sweep, entry) >= 200
-    assert each_metric_once(sweep)
+    assert read_resume_step(sweep, entry) >= 200
+    assert has_each_metric_once(sweep)
 
 
-def test_trials_of_a_node_that_goes_down_run_elsewhere(cluster: Cluster, tmp_path: Path) -> None:
-    sweep = begin(tmp_path, *LONG, "max_steps=3000", "optimizer.lr=0.01,0.02", "launcher.workers=2")
-    first_steps(sweep)
+def test_trials_of_a_failed_node_run_on_another_node(cluster: Cluster, tmp_path: Path) -> None:
+    sweep = submit_sweep(tmp_path, *LONG, "max_steps=3000", "optimizer.lr=0.01,0.02", "launcher.workers=2")
+    wait_for_checkpoint(sweep)
     name = "127.0.77.1"
     cluster.run("scontrol", "update", f"node={name}", "state=down", "reason=test")
     try:
-        found = see_through(sweep)
+        results = wait_for_end(sweep)
     finally:
-        if "down" in cluster.run("sinfo", "-h", "-n", name, "-o", "%T"):  # it may have come back by itself
+        if "down" in cluster.run("sinfo", "-h", "-n", name, "-o", "%T"):  # the node may be back already
             cluster.run("scontrol", "update", f"node={name}", "state=resume")
-    assert [entry.state for entry in found] == ["finished"] * 2
-    assert max(entry.attempt for entry in found) >= 2
-    assert each_metric_once(sweep)
+    assert [entry.state for entry in results] == ["finished"] * 2
+    assert max(entry.attempt for entry in results) >= 2
+    assert has_each_metric_once(sweep)
 
 
-def test_a_killed_worker_loses_nothing_and_mlflow_has_each_point_once(cluster: Cluster, runs_dir: Path) -> None:
+def test_killed_worker_loses_no_points_and_mlflow_has_each_once(cluster: Cluster, runs_dir: Path) -> None:
     tracked = ("tracking=sqlite", "launcher.workers=2")
-    sweep = begin(runs_dir, *LONG, "max_steps=3000", "optimizer.lr=0.01,0.02,0.03", *tracked)
-    first_steps(sweep)
+    sweep = submit_sweep(runs_dir, *LONG, "max_steps=3000", "optimizer.lr=0.01,0.02,0.03", *tracked)
+    wait_for_checkpoint(sweep)
     sync_sweep(sweep)
-    os.kill(_process_of(sweep, entries(sweep)[0].worker), signal.SIGKILL)
-    found = see_through(sweep)
-    assert [entry.state for entry in found] == ["finished"] * 3
-    assert each_metric_once(sweep)
+    os.kill(_process_of(sweep, read_entries(sweep)[0].worker), signal.SIGKILL)
+    results = wait_for_end(sweep)
+    assert [entry.state for entry in results] == ["finished"] * 3
+    assert has_each_metric_once(sweep)
     assert sync_sweep(sweep).failures == ()
     with closing(sqlite3.connect(runs_dir / "mlflow.db")) as connection:
         query = f"select step, count(*) from metrics where key = '{METRIC}' group by step"
@@ -153,21 +153,22 @@ def test_a_killed_worker_loses_nothing_and_mlflow_has_each_point_once(cluster: C
         assert connection.execute("select status, count(*) from runs group by status").fetchall() == [("FINISHED", 4)]
 
 
-def test_a_killed_rank_and_a_killed_child_end_an_attempt_and_not_the_worker(cluster: Cluster, tmp_path: Path) -> None:
-    sweep = begin(tmp_path, *LONG, *PAIR, "max_steps=800")
+def test_killed_rank_or_child_ends_the_attempt_but_not_the_worker(cluster: Cluster, tmp_path: Path) -> None:
+    sweep = submit_sweep(tmp_path, *LONG, *PAIR, "max_steps=800")
     for attempt, rank in ((1, 3), (2, 0)):
-        wait_until(lambda attempt=attempt: entries(sweep)[0].attempt == attempt, f"attempt {attempt}")  # type: ignore[misc]
-        wait_until(lambda attempt=attempt: steps_done(sweep, entries(sweep)[0]) >= 100 * attempt + 100, "a checkpoint")  # type: ignore[misc]
+        wait_until(lambda attempt=attempt: read_entries(sweep)[0].attempt == attempt, f"attempt {attempt}")  # type: ignore[misc]
+        step = 100 * attempt + 100
+        wait_until(lambda step=step: read_last_step(sweep, read_entries(sweep)[0]) >= step, "a checkpoint")  # type: ignore[misc]
         os.kill(_child_of_rank(sweep, rank), signal.SIGKILL)
-    (entry,) = see_through(sweep)
+    (entry,) = wait_for_end(sweep)
     assert (entry.state, entry.attempt) == ("finished", 3)
     assert len({event["worker"] for event in _events(sweep) if event["event"] == "claimed"}) == 1
     assert [event["failure"] for event in _events(sweep) if event["event"] == "ended"] == ["killed", "killed", None]
-    assert each_metric_once(sweep)
+    assert has_each_metric_once(sweep)
 
 
-def test_the_command_may_be_killed(cluster: Cluster, live: Live, tmp_path: Path) -> None:
-    words = (
+def test_sweep_continues_on_slurm_after_its_command_is_killed(cluster: Cluster, live: Live, tmp_path: Path) -> None:
+    args = (
         *QUICK,
         "tracking=off",
         "launcher=slurm",
@@ -175,58 +176,60 @@ def test_the_command_may_be_killed(cluster: Cluster, live: Live, tmp_path: Path)
         "launcher.workers=1",
         "optimizer.lr=0.01,0.02",
     )
-    process = live.start("run", "-m", *words, *LONG, "max_steps=2000", "sweep.name=probe")
+    process = live.start("run", "-m", *args, *LONG, "max_steps=2000", "sweep.name=probe")
     wait_until(lambda: bool(list(tmp_path.glob("runs/probe/*/attempts/1/journal.jsonl"))), "the first trial")
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     sweep = Sweep(tmp_path / "runs" / "probe")
-    assert [(entry.state, entry.attempt) for entry in see_through(sweep)] == [("finished", 1)] * 2
-    assert each_metric_once(sweep)
+    assert [(entry.state, entry.attempt) for entry in wait_for_end(sweep)] == [("finished", 1)] * 2
+    assert has_each_metric_once(sweep)
 
 
-def test_trials_share_a_node_side_by_side(cluster: Cluster, tmp_path: Path) -> None:
+def test_trials_run_in_parallel_on_one_node(cluster: Cluster, tmp_path: Path) -> None:
     packed = (
         "hardware.devices_per_node=2",
         "launcher.devices_per_trial=1",
         "launcher.workers=1",
         "hardware.slurm.gpu_type=h100",
     )
-    sweep = begin(tmp_path, *packed, *LONG, "max_steps=1500", "optimizer.lr=0.01,0.02,0.03,0.04")
-    assert [entry.state for entry in see_through(sweep)] == ["finished"] * 4
+    sweep = submit_sweep(tmp_path, *packed, *LONG, "max_steps=1500", "optimizer.lr=0.01,0.02,0.03,0.04")
+    assert [entry.state for entry in wait_for_end(sweep)] == ["finished"] * 4
     claimed = [event for event in _events(sweep) if event["event"] == "claimed"]
     assert {(event["worker"], event["devices"]) for event in claimed} == {(claimed[0]["worker"], 1)}
     kinds = [event["event"] for event in _events(sweep) if event["event"] in ("claimed", "ended")]
     assert kinds[:2] == ["claimed", "claimed"]
 
 
-def test_a_trial_that_takes_too_much_memory_fails_and_keeps_none_from_running(cluster: Cluster, tmp_path: Path) -> None:
+def test_trial_out_of_memory_fails_and_others_run(cluster: Cluster, tmp_path: Path) -> None:
     large = ("model=mlp", "model.hidden_sizes=[12000,12000],[32]", "launcher.workers=1")
-    found = see_through(begin(tmp_path, *large))
-    assert [(entry.state, entry.failure) for entry in found] == [("failed", "out of host memory"), ("finished", None)]
-    assert found[0].attempt == 1
+    results = wait_for_end(submit_sweep(tmp_path, *large))
+    assert [(entry.state, entry.failure) for entry in results] == [("failed", "out of host memory"), ("finished", None)]
+    assert results[0].attempt == 1
 
 
-def test_the_controller_may_die_and_come_back(cluster: Cluster, tmp_path: Path) -> None:
-    sweep = begin(tmp_path, *LONG, "max_steps=3000", "optimizer.lr=0.01,0.02", "launcher.workers=1")
-    first_steps(sweep)
+def test_sweep_survives_a_restart_of_the_controller(cluster: Cluster, tmp_path: Path) -> None:
+    sweep = submit_sweep(tmp_path, *LONG, "max_steps=3000", "optimizer.lr=0.01,0.02", "launcher.workers=1")
+    wait_for_checkpoint(sweep)
     cluster.kill_controller()
     assert reap(sweep, sweep.ledger(), sweep.executor()) == []
     cluster.start_controller()
-    assert [(entry.state, entry.attempt) for entry in see_through(sweep)] == [("finished", 1)] * 2
-    assert each_metric_once(sweep)
+    assert [(entry.state, entry.attempt) for entry in wait_for_end(sweep)] == [("finished", 1)] * 2
+    assert has_each_metric_once(sweep)
 
 
 @pytest.mark.timeout(330)
 @pytest.mark.skipif(not IS_LONG, reason="takes over two minutes: set LATHE_LONG=1")
-def test_a_time_limit_is_no_end(cluster: Cluster, tmp_path: Path) -> None:
+def test_trial_resumes_after_the_time_limit(cluster: Cluster, tmp_path: Path) -> None:
     limits = (
         "hardware.slurm.time='00:03:00'",
         "hardware.slurm.signal_delay_s=60",
         "max_steps=10000000",
         "eval_every_steps=1000",
     )
-    sweep = begin(tmp_path, *limits, "checkpoint.every_steps=1000", "log_every_steps=1000", "optimizer.lr=0.0001")
-    wait_until(lambda: entries(sweep)[0].attempt > 1, "another attempt", 270)
+    sweep = submit_sweep(
+        tmp_path, *limits, "checkpoint.every_steps=1000", "log_every_steps=1000", "optimizer.lr=0.0001"
+    )
+    wait_until(lambda: read_entries(sweep)[0].attempt > 1, "another attempt", 270)
     lines = sweep.ledger().path.read_text().splitlines()
     ended = [event for event in map(json.loads, lines) if event["event"] == "ended"]
     assert ended[0]["failure"] == "time-out"
@@ -239,11 +242,11 @@ def _events(sweep: Sweep) -> list[dict[str, Any]]:
 
 
 def _child_of_rank(sweep: Sweep, rank: int) -> int:
-    """The process of a trial's rank: a child of a process that sits on that rank's seat."""
+    """The process of a trial's rank: a child of the task of that rank."""
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            is_seat = "launchers.slurm_tasks.task" in process.cmdline() and str(sweep.folder) in process.cmdline()
-            if is_seat and process.environ().get("SLURM_PROCID") == str(rank):
+            is_task = "launchers.slurm_tasks.task" in process.cmdline() and str(sweep.folder) in process.cmdline()
+            if is_task and process.environ().get("SLURM_PROCID") == str(rank):
                 parent = process.parent()
                 if (
                     parent is not None

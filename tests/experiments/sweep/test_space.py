@@ -39,7 +39,7 @@ CONDITIONAL = {
 }
 
 
-def problems(node: Mapping[str, Any]) -> list[str]:
+def find_problems(node: Mapping[str, Any]) -> list[str]:
     with pytest.raises(InputError) as err:
         parse(node, GROUPS)
     return err.value.problems
@@ -72,13 +72,13 @@ def problems(node: Mapping[str, Any]) -> list[str]:
         ("int(tag(log,interval(1,1000)))", Interval(1, 1000, log=True, is_integer=True)),
     ],
 )
-def test_the_grammar_of_sweeps_is_hydras(text: str, part: Choice | Interval) -> None:
-    found = parse({"some.key": text}, GROUPS)["some.key"]
-    assert found == part
-    assert repr(found) == repr(part)  # 1, 1.0 and true are equal, and not the same
+def test_sweep_grammar_is_that_of_hydra(text: str, part: Choice | Interval) -> None:
+    dimension = parse({"some.key": text}, GROUPS)["some.key"]
+    assert dimension == part
+    assert repr(dimension) == repr(part)  # 1, 1.0 and true are equal but not identical
 
 
-def test_lists_maps_and_single_values_of_yaml_are_parts_too() -> None:
+def test_yaml_lists_maps_and_single_values_are_dimensions() -> None:
     whole = {"low": 2, "high": 9, "whole": True, "step": 3}
     space = parse({"a": [0.1, "x"], "b": 3, "c": {"low": 1, "high": 2, "log": True}, "d": whole})
     assert space["a"] == Choice((0.1, "x"))
@@ -87,12 +87,12 @@ def test_lists_maps_and_single_values_of_yaml_are_parts_too() -> None:
     assert repr(space["d"]) == repr(Interval(2, 8, is_integer=True, step=3))
 
 
-def test_a_glob_takes_the_options_of_a_group() -> None:
+def test_glob_selects_options_of_a_group() -> None:
     assert parse({"optimizer": "glob(*)"}, GROUPS)["optimizer"] == Choice(("adam", "adamw", "sgd"))
     assert parse({"optimizer": "glob(a*,exclude=adamw)"}, GROUPS)["optimizer"] == Choice(("adam",))
 
 
-def test_a_shuffle_is_the_same_whenever_it_is_read() -> None:
+def test_shuffle_is_deterministic() -> None:
     part = parse({"a": "shuffle(range(20))"})["a"]
     assert isinstance(part, Choice)
     assert part == parse({"a": "shuffle(range(20))"})["a"]
@@ -101,7 +101,7 @@ def test_a_shuffle_is_the_same_whenever_it_is_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("interval(1", "does not parse (no viable alternative at input 'interval(1'); write it like interval(0, 1)"),
         ("interval(1)", "does not parse (missing a required argument: 'end'); write it like interval(0, 1)"),
@@ -127,58 +127,58 @@ def test_a_shuffle_is_the_same_whenever_it_is_read() -> None:
         ({"a": 3}, "the keys of some.key=a are not a map"),
     ],
 )
-def test_what_makes_no_sense_is_told_with_a_way_out(text: Any, told: str) -> None:
-    found = problems({"some.key": text})
-    assert told in found[0]
-    assert found[0].startswith("some.key=")
-    assert ";" in found[0] or found[0].endswith("?")
+def test_invalid_dimension_is_reported_with_a_fix(text: Any, message: str) -> None:
+    problem = find_problems({"some.key": text})[0]
+    assert message in problem
+    assert problem.startswith("some.key=")
+    assert ";" in problem or problem.endswith("?")
 
 
-def test_all_problems_are_told_at_once() -> None:
+def test_all_problems_of_a_space_are_reported_together() -> None:
     node = {"optimizer": "sgd,adm", "a": "1,1", "sweep.num_seeds": [1, 2], "b": {"x": {"c": "interval(2,1)"}}}
-    assert len(problems(node)) == 4
+    assert len(find_problems(node)) == 4
 
 
-def test_a_key_stands_in_a_point_once() -> None:
-    assert problems({"optimizer": {"sgd": {"seed": [1, 2]}}, "seed": [3, 4]}) == [
+def test_key_occurs_once_in_a_point() -> None:
+    assert find_problems({"optimizer": {"sgd": {"seed": [1, 2]}}, "seed": [3, 4]}) == [
         "seed is in the space more than once for the same point; remove one"
     ]
-    assert problems({"a": {"x": {"c": [1, 2]}}, "b": {"y": {"c": [1, 2]}}}) == [
+    assert find_problems({"a": {"x": {"c": [1, 2]}}, "b": {"y": {"c": [1, 2]}}}) == [
         "c is in the space more than once for the same point; remove one"
     ]
-    assert "model.kw.a is a part of model.kw" in problems({"model.kw": [{"a": 1}], "model.kw.a": [1, 2]})[0]
+    assert "model.kw.a is a part of model.kw" in find_problems({"model.kw": [{"a": 1}], "model.kw.a": [1, 2]})[0]
     parse({"optimizer": "sgd,adam", "optimizer.lr": "1,2"}, GROUPS)
     parse(CONDITIONAL, GROUPS)
 
 
-def test_points_are_the_grid_and_an_option_brings_its_own_keys() -> None:
+def test_points_are_the_grid_and_options_have_their_own_keys() -> None:
     space = parse(CONDITIONAL, GROUPS)
-    found = list(grid_points(space))
-    assert len(found) == count_points(space) == 2 * (2 * 2 + 1 + 1)
-    assert found[0] == {
+    points = list(grid_points(space))
+    assert len(points) == count_points(space) == 2 * (2 * 2 + 1 + 1)
+    assert points[0] == {
         "optimizer": "sgd", "optimizer.lr": 0.1, "optimizer.nesterov": True, "optimizer.momentum": 0.9, "max_steps": 5,
     }  # fmt: skip
-    assert found[1] == {**found[0], "max_steps": 7}
-    assert found[2] == {"optimizer": "sgd", "optimizer.lr": 0.1, "optimizer.nesterov": False, "max_steps": 5}
-    assert found[-1] == {"optimizer": "adam", "max_steps": 7}
-    assert len({repr(point) for point in found}) == len(found)
+    assert points[1] == {**points[0], "max_steps": 7}
+    assert points[2] == {"optimizer": "sgd", "optimizer.lr": 0.1, "optimizer.nesterov": False, "max_steps": 5}
+    assert points[-1] == {"optimizer": "adam", "max_steps": 7}
+    assert len({repr(point) for point in points}) == len(points)
     assert list(grid_points({})) == [{}]
 
 
-def test_the_numbers_of_a_range_are_those_that_one_would_write() -> None:
+def test_values_of_a_range_are_rounded_decimals() -> None:
     assert list(grid_points(parse({"a": "range(0,0.7,0.1)"}))) == [
         {"a": v} for v in (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
     ]
     assert list(grid_points(parse({"a": "int(interval(2,4))"}))) == [{"a": 2}, {"a": 3}, {"a": 4}]
 
 
-def test_a_long_range_is_not_written_out() -> None:
+def test_long_range_is_not_expanded() -> None:
     space = parse({"a": "range(0,1000000000)", "b": "1,2"})
     assert count_points(space) == 2 * 10**9
     assert list(islice(grid_points(space), 3)) == [{"a": 0, "b": 1}, {"a": 0, "b": 2}, {"a": 1, "b": 1}]
 
 
-def test_a_grid_refuses_what_has_no_end_of_values() -> None:
+def test_grid_refuses_continuous_dimensions() -> None:
     space = parse({"a": "interval(0,1)", "b": {"x": {"c": "tag(log,interval(1e-3,1))"}}, "d": "1,2"})
     assert count_points(space) is None
     with pytest.raises(InputError) as err:
@@ -187,22 +187,22 @@ def test_a_grid_refuses_what_has_no_end_of_values() -> None:
     assert "sweep.strategy=random" in err.value.problems[0]
 
 
-def test_every_combination_of_options_is_known_those_of_most_groups_first() -> None:
+def test_combinations_of_options_are_sorted_by_number_of_groups() -> None:
     node = {
         "data.folds": {2: {"schedule": "constant,cosine"}, 3: {}},
         "model": {"mlp": {"optimizer": "sgd,adam"}, "lenet": {}},
         "optimizer.lr": "1,2",
     }
-    found = combine_group_options(parse(node, GROUPS), GROUPS)
-    assert len(found) == 3 * 3
-    assert found[0] == {"schedule": "constant", "model": "mlp", "optimizer": "sgd"}
-    assert found[-1] == {"model": "lenet"}
-    assert [len(one) for one in found] == sorted((len(one) for one in found), reverse=True)
+    combinations = combine_group_options(parse(node, GROUPS), GROUPS)
+    assert len(combinations) == 3 * 3
+    assert combinations[0] == {"schedule": "constant", "model": "mlp", "optimizer": "sgd"}
+    assert combinations[-1] == {"model": "lenet"}
+    assert [len(one) for one in combinations] == sorted((len(one) for one in combinations), reverse=True)
     assert combine_group_options({}, GROUPS) == [{}]
     point_groups = {
         tuple(sorted((k, v) for k, v in p.items() if k in GROUPS)) for p in grid_points(parse(node, GROUPS))
     }
-    assert point_groups == {tuple(sorted(one.items())) for one in found}
+    assert point_groups == {tuple(sorted(one.items())) for one in combinations}
 
 
 def test_samples_show_every_option_and_both_ends() -> None:
@@ -214,7 +214,7 @@ def test_samples_show_every_option_and_both_ends() -> None:
     assert len(list(sample_points(space))) < 30
 
 
-def test_what_was_frozen_reads_the_same_without_groups() -> None:
+def test_frozen_space_reads_the_same_without_groups() -> None:
     space = parse({**CONDITIONAL, "a": "tag(log,interval(1e-3,1))", "b": "range(1,9,2)", "c": "[1],[2,x]"}, GROUPS)
     frozen = yaml.safe_load(yaml.safe_dump(to_yaml(space), sort_keys=False))
     again = parse(frozen)
@@ -224,7 +224,7 @@ def test_what_was_frozen_reads_the_same_without_groups() -> None:
     assert not is_conditional(parse({"a": "1,2"}))
 
 
-def test_an_override_replaces_a_part_where_it_stands() -> None:
+def test_override_replaces_a_dimension_in_its_position() -> None:
     space = parse(CONDITIONAL, GROUPS)
     changed = set_dimension(space, "optimizer.lr", Choice((7, 8)), replace_values)
     optimizer = changed["optimizer"]
@@ -236,7 +236,7 @@ def test_an_override_replaces_a_part_where_it_stands() -> None:
     assert list(set_dimension(space, "seed", Choice((1, 2)), replace_values)) == ["optimizer", "max_steps", "seed"]
 
 
-def test_a_value_that_is_fixed_leaves_behind_what_it_brings_along() -> None:
+def test_fixing_a_key_keeps_the_keys_of_its_option() -> None:
     space = parse(CONDITIONAL, GROUPS)
     assert list(fix_key(space, "optimizer", "sgd")) == ["optimizer.lr", "optimizer.nesterov", "max_steps"]
     assert list(fix_key(space, "optimizer", "adam")) == ["max_steps"]
@@ -244,7 +244,7 @@ def test_a_value_that_is_fixed_leaves_behind_what_it_brings_along() -> None:
     assert fix_key(space, "unknown", 3) == space
 
 
-def test_values_are_joined_in_their_order_and_each_once() -> None:
+def test_joined_values_keep_their_order_without_duplicates() -> None:
     assert join_values(Choice((1, 2)), Choice((2, 3))) == Choice((1, 2, 3))
     assert join_values(Interval(1, 3, is_integer=True, step=1), Choice((9,))) == Choice((1, 2, 3, 9))
     assert join_values(Interval(0.0, 1.0), Interval(0.0, 2.0)) == Interval(0.0, 2.0)

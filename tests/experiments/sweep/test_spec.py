@@ -32,19 +32,19 @@ budget: {max_points: 20}
 
 @pytest.fixture
 def mine(tmp_path: Path) -> Path:
-    """A folder of the user's own with one sweep."""
+    """A user folder with one sweep."""
     (tmp_path / "sweeps").mkdir()
     (tmp_path / "sweeps" / "which.yaml").write_text(TEXT)
     return tmp_path
 
 
-def problems(folder: Path, *overrides: str, name: str = "which") -> list[str]:
+def find_problems(folder: Path, *overrides: str, name: str = "which") -> list[str]:
     with pytest.raises(InputError) as err:
         read(name, overrides, [folder])
     return err.value.problems
 
 
-def test_every_key_of_the_schema_is_there_with_its_default(mine: Path) -> None:
+def test_spec_has_every_key_of_the_schema_with_its_default(mine: Path) -> None:
     assert list(DEFAULTS) == list(signature.read(SCHEMA).arguments)
     for part in ("strategy", "budget"):
         assert list(DEFAULTS[part]) == list(signature.read(f"experiments.config.schema.{part.title()}Schema").arguments)
@@ -62,7 +62,7 @@ def test_a_file_is_found_by_its_path_too(mine: Path) -> None:
     assert read("lr_batch").name == "lr_batch"
 
 
-def test_a_question_survives_its_file(mine: Path, tmp_path: Path) -> None:
+def test_spec_survives_a_round_trip_through_yaml(mine: Path, tmp_path: Path) -> None:
     spec = read("which", ["sweep.description='1e-3: yes, ü'", "optimizer.eps=1e-8,1e-7"], [mine])
     (tmp_path / FILE).write_text(spec.to_yaml())
     assert SweepSpec.load(tmp_path) == spec
@@ -72,12 +72,12 @@ def test_a_question_survives_its_file(mine: Path, tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_a_glob_is_frozen_as_the_options_there_were(tmp_path: Path) -> None:
+def test_glob_is_frozen_as_the_current_options(tmp_path: Path) -> None:
     spec = read_overrides(["schedule=glob(*)"])
     assert spec.values["space"]["schedule"] == list(groups()["schedule"])
 
 
-def test_overrides_go_to_the_question_to_the_space_or_to_what_all_trials_share(mine: Path) -> None:
+def test_overrides_go_to_the_spec_the_space_or_the_base(mine: Path) -> None:
     overrides = [
         "sweep.num_seeds=3",
         "optimizer.lr=0.1,0.2",
@@ -98,7 +98,7 @@ def test_overrides_go_to_the_question_to_the_space_or_to_what_all_trials_share(m
     ]
 
 
-def test_a_strategy_and_a_pruner_are_given_by_name(mine: Path) -> None:
+def test_strategy_and_pruner_can_be_given_by_name(mine: Path) -> None:
     spec = read("which", ["sweep.strategy=random", "sweep.pruner=asha", "sweep.pruner.first_step=9"], [mine])
     assert spec.values["strategy"]["name"] == "random"
     assert spec.values["pruner"] == {"factor": 3, "name": "asha", "first_step": 9}
@@ -107,19 +107,19 @@ def test_a_strategy_and_a_pruner_are_given_by_name(mine: Path) -> None:
     assert read("which", ["sweep.pruner=null"], [mine]).values["pruner"] is None
 
 
-def test_a_fixed_value_takes_a_key_out_of_the_space(mine: Path) -> None:
+def test_fixed_value_removes_a_key_from_the_space(mine: Path) -> None:
     spec = read("which", ["optimizer=sgd", "batch_size_global=8"], [mine])
     assert spec.space == {"optimizer.momentum": Choice((0, 0.9))}
     assert spec.values["base"][-2:] == ["optimizer=sgd", "batch_size_global=8"]
     assert "optimizer" not in read("which", ["~optimizer"], [mine]).space
 
 
-def test_an_option_in_the_grammar_replaces_the_choice_and_keeps_what_options_bring_along(mine: Path) -> None:
+def test_options_in_an_override_replace_the_choice_and_keep_their_keys(mine: Path) -> None:
     part = read("which", ["optimizer=sgd,adam"], [mine]).space["optimizer"]
     assert part == Choice(("sgd", "adam"), {"sgd": {"optimizer.momentum": Choice((0, 0.9))}})
 
 
-def test_overrides_alone_ask_for_a_grid_that_is_named_by_what_varies() -> None:
+def test_overrides_alone_make_a_grid_named_after_the_varied_keys() -> None:
     spec = read_overrides(["model=mlp,softmax", "optimizer.lr=0.1,1e-3", "max_steps=3"])
     assert (spec.name, spec.values["strategy"]["name"]) == ("model-lr", "grid")
     assert list(spec.preview_points())[-1] == {"model": "softmax", "optimizer.lr": 0.001}
@@ -131,7 +131,7 @@ def test_overrides_alone_ask_for_a_grid_that_is_named_by_what_varies() -> None:
     assert read_overrides(["seed=1,2"], name="other").name == "other"
 
 
-def test_given_points_are_sets_of_overrides() -> None:
+def test_listed_points_are_sets_of_overrides() -> None:
     sets = "sweep.points=[['optimizer=sgd','optimizer.lr=0.1'],['optimizer.lr=1e-3','description=\"a,b\"']]"
     with pytest.raises(InputError, match="description varies, but does not change what a trial computes"):
         read_overrides([sets])
@@ -143,7 +143,7 @@ def test_given_points_are_sets_of_overrides() -> None:
     assert spec.count_points() == 2
 
 
-def test_random_points_follow_from_the_seed_and_more_begin_with_the_same() -> None:
+def test_random_points_depend_on_the_seed_and_extend_the_same_sequence() -> None:
     space = ["optimizer.lr=tag(log,interval(1e-4,1))", "batch_size_global=range(8,72,8)", "sweep.strategy=random"]
 
     def drawn(count: int, seed: int = 0) -> list[dict[str, Any]]:
@@ -158,18 +158,18 @@ def test_random_points_follow_from_the_seed_and_more_begin_with_the_same() -> No
     assert {type(point["batch_size_global"]) for point in more} == {int}
 
 
-def test_random_points_of_a_small_space_are_all_there_are() -> None:
+def test_random_points_of_a_small_space_are_all_its_points() -> None:
     spec = read_overrides(["seed=1,2,3", "sweep.strategy=random", "sweep.budget.max_points=50"])
     assert sorted(point["seed"] for point in spec.preview_points()) == [1, 2, 3]
 
 
-def test_a_budget_of_points_cuts_a_grid() -> None:
+def test_max_points_shortens_a_grid() -> None:
     spec = read_overrides(["seed=range(0,100)", "sweep.budget.max_points=7"])
     assert [point["seed"] for point in spec.preview_points()] == list(range(7))
     assert spec.count_points() == 7
 
 
-def test_an_extension_adds_values_points_and_seeds() -> None:
+def test_extension_adds_values_points_and_seeds() -> None:
     spec = read_overrides(["optimizer=sgd,adam", "batch_size_global=range(16,64,16)", "max_steps=3"])
     more = [
         "optimizer=adamw,sgd",
@@ -188,7 +188,7 @@ def test_an_extension_adds_values_points_and_seeds() -> None:
     assert spec.extend([]) is spec
 
 
-def test_an_extension_cannot_change_what_has_begun() -> None:
+def test_extension_cannot_change_a_started_sweep() -> None:
     spec = read_overrides(["optimizer.lr=tag(log,interval(1e-4,1))", "sweep.strategy=gp", "sweep.budget.max_points=5"])
     changes = [
         "max_steps=3",
@@ -204,19 +204,19 @@ def test_an_extension_cannot_change_what_has_begun() -> None:
     assert spec.extend(["sweep.budget.max_points=9"]).count_points() == 9
 
 
-def test_every_fault_of_a_question_is_told_at_once(mine: Path) -> None:
-    found = problems(
+def test_all_problems_of_a_spec_are_reported_together(mine: Path) -> None:
+    messages = find_problems(
         mine, "sweep.strategy=tpee", "sweep.num_seedz=2", "sweep.pruner=asha", "sweep.metric=test/x", "sweep.mode=up",
         "launcher=local,slurm", "model=mlp,mpl", "sweep.budget.max_pints=3", "sweep.num_seeds=1,2", "optimizer.eps=range(2,1)",
         "sweep.space.seed=3", "sweep.max_attempts=0",
     )  # fmt: skip
-    assert len(found) == 12
-    assert "sweep.strategy.name=tpee is not one of grid, random, tpe, cmaes, gp, list; did you mean 'tpe'?" in found
-    assert "sweep.num_seedz=2: sweep has no key 'num_seedz'; did you mean 'num_seeds'?" in found
+    assert len(messages) == 12
+    assert "sweep.strategy.name=tpee is not one of grid, random, tpe, cmaes, gp, list; did you mean 'tpe'?" in messages
+    assert "sweep.num_seedz=2: sweep has no key 'num_seedz'; did you mean 'num_seeds'?" in messages
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("overrides", "message"),
     [
         (["sweep.strategy=grid"], "optimizer.weight_decay=tag(log, interval(1e-05, 0.01)) is continuous"),
         (["sweep.budget.max_points=null"], "sweep.strategy.name=tpe has no end; set a budget"),
@@ -242,28 +242,28 @@ def test_every_fault_of_a_question_is_told_at_once(mine: Path) -> None:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )  # fmt: skip
-def test_a_rule_is_told_with_its_way_out(mine: Path, overrides: list[str], told: str) -> None:
-    found = problems(mine, *overrides)
-    assert any(told in problem for problem in found), found
+def test_broken_rule_is_reported_with_a_fix(mine: Path, overrides: list[str], message: str) -> None:
+    messages = find_problems(mine, *overrides)
+    assert any(message in problem for problem in messages), messages
 
 
-def test_a_fault_of_a_file_names_its_line(mine: Path) -> None:
+def test_problem_in_a_file_names_its_line(mine: Path) -> None:
     path = mine / "sweeps" / "which.yaml"
     path.write_text(TEXT + "num_seeds: two\nmode: 010\n" + "metrics: val/x\n")
-    found = problems(mine)
-    assert any(problem.startswith(f"sweep.num_seeds=two ({path}:10) is not a whole number") for problem in found)
-    assert any(f"sweep.mode=010 ({path}:11) is an octal number to YAML" in problem for problem in found)
+    messages = find_problems(mine)
+    assert any(problem.startswith(f"sweep.num_seeds=two ({path}:10) is not a whole number") for problem in messages)
+    assert any(f"sweep.mode=010 ({path}:11) is an octal number to YAML" in problem for problem in messages)
     assert any(
-        f"sweep.metrics=val/x ({path}:12): sweep has no key 'metrics'; did you mean 'metric'?" in p for p in found
+        f"sweep.metrics=val/x ({path}:12): sweep has no key 'metrics'; did you mean 'metric'?" in p for p in messages
     )
     path.write_text(TEXT.replace('"choice(0, 0.9)"', '"choice(0, 0.9"').replace("[16, 64]", "[16, 16]"))
-    found = problems(mine)
-    assert found[0].startswith(f"optimizer.momentum=choice(0, 0.9 ({path}:5) is cut at a comma")
-    assert found[1] == f"batch_size_global=[16, 16] ({path}:7) has 16 twice; remove one"
+    messages = find_problems(mine)
+    assert messages[0].startswith(f"optimizer.momentum=choice(0, 0.9 ({path}:5) is cut at a comma")
+    assert messages[1] == f"batch_size_global=[16, 16] ({path}:7) has 16 twice; remove one"
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("a: [", "is not valid YAML"),
         ("- a\n", "is a list, not a map"),
@@ -271,31 +271,31 @@ def test_a_fault_of_a_file_names_its_line(mine: Path) -> None:
         ("space: [1, 2]\nstrategy: grid\nseeds: 2\n", "is not a map"),
     ],
 )
-def test_a_file_that_is_no_question_is_told(tmp_path: Path, text: str, told: str) -> None:
+def test_file_that_is_not_a_spec_is_an_error(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "broken.yaml"
     path.write_text(text)
     with pytest.raises(InputError) as err:
         read(str(path))
-    assert any(told in problem for problem in err.value.problems)
+    assert any(message in problem for problem in err.value.problems)
 
 
-def test_a_name_that_there_is_not_is_told(mine: Path) -> None:
-    assert problems(mine, name="wich") == ["there is no sweep 'wich'; did you mean 'which'?"]
+def test_unknown_sweep_name_is_an_error(mine: Path) -> None:
+    assert find_problems(mine, name="wich") == ["there is no sweep 'wich'; did you mean 'which'?"]
     (mine / "sweeps" / "lr_batch.yaml").write_text(TEXT)
-    assert "is hidden by" in problems(mine, name="lr_batch")[0]
-    assert "there is no file" in problems(mine, name="no/such.yaml")[0]
+    assert "is hidden by" in find_problems(mine, name="lr_batch")[0]
+    assert "there is no file" in find_problems(mine, name="no/such.yaml")[0]
 
 
-def test_secrets_are_not_taken_nor_shown(mine: Path) -> None:
+def test_secrets_are_refused_and_masked(mine: Path) -> None:
     address = "postgresql://" + "me:hunter2@host/db"
-    found = problems(
+    messages = find_problems(
         mine, f"sweep.strategy.storage={address}", f"sweep.description={address}", "+tags.password=hunter2,hunter3"
     )
-    assert any("looks like a secret" in problem for problem in found)
-    assert "hunter" not in "\n".join(found)
+    assert any("looks like a secret" in problem for problem in messages)
+    assert "hunter" not in "\n".join(messages)
 
 
-def test_neither_torch_nor_optuna_nor_hydra_is_needed_to_list_sweeps() -> None:
+def test_listing_sweeps_does_not_import_torch_optuna_or_hydra() -> None:
     source = "import sys; from experiments.sweep.spec import list_sweep_files; assert 'lr_batch' in list_sweep_files()"
     source += "; print([name for name in ('torch', 'optuna', 'hydra', 'mlflow') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-P", "-c", source], capture_output=True, text=True, check=True)
@@ -307,7 +307,7 @@ def test_neither_torch_nor_optuna_nor_hydra_is_needed_to_list_sweeps() -> None:
 
 
 @pytest.mark.parametrize("name", list_sweep_files())
-def test_a_sweep_tells_its_question_expectation_cost_and_own_command(name: str) -> None:
+def test_header_of_a_sweep_has_question_expectation_cost_and_command(name: str) -> None:
     lines = header(list_sweep_files()[name])
     facts = {line.partition(":")[0]: line.partition(":")[2].strip() for line in lines}
     assert facts["Question"].endswith("?")
@@ -320,23 +320,23 @@ def test_a_sweep_tells_its_question_expectation_cost_and_own_command(name: str) 
 
 
 @pytest.mark.parametrize("name", list_sweep_files())
-def test_every_point_of_a_sweep_composes_and_can_run(name: str) -> None:
+def test_every_point_of_a_built_in_sweep_has_a_valid_plan(name: str) -> None:
     spec = read(name)
     try:
-        found = prepare(spec)
+        messages = prepare(spec)
     except InputError as err:
-        told = err.problems
-        if all("`lathe data` names their source" in problem for problem in told):
-            pytest.skip(f"files are missing: {told[0].partition(';')[0]}")
+        message = err.problems
+        if all("`lathe data` names their source" in problem for problem in message):
+            pytest.skip(f"files are missing: {message[0].partition(';')[0]}")
         raise
     points = list(spec.preview_points())
     for values in points:
-        config, _ = found.templates.fill(values, 0)
+        config, _ = messages.templates.fill(values, 0)
         assert config["eval_every_steps"] <= config["max_steps"]
         if spec.values["pruner"]:
             assert config["eval_every_steps"] <= spec.values["pruner"]["first_step"] < config["max_steps"]
     if spec.values["strategy"]["name"] not in ADAPTIVE:
-        assert len(found.trials) == len(points) * spec.values["num_seeds"]
+        assert len(messages.trials) == len(points) * spec.values["num_seeds"]
 
 
 JUNK: list[Any] = [
@@ -346,7 +346,7 @@ JUNK: list[Any] = [
 ]  # fmt: skip
 
 
-def test_nothing_that_a_file_may_say_ends_in_a_traceback(tmp_path: Path) -> None:
+def test_random_files_are_read_or_refused_without_a_traceback(tmp_path: Path) -> None:
     dice = random.Random(0)
     path, read_whole = tmp_path / "junk.yaml", 0
     for _ in range(400):

@@ -1,4 +1,4 @@
-"""What is shown of sweeps: tables that fit, lines where there is no terminal, a table that lives where there is one."""
+"""`lathe status`: tables that fit the terminal, a live table, and lines without a terminal."""
 
 from __future__ import annotations
 
@@ -32,7 +32,17 @@ from experiments.sweep.status.text import find_short_ids, find_short_keys
 from experiments.sweep.sweep import Sweep
 from launchers.local import Local
 from tests.conftest import Lathe
-from tests.support.ledgers import begin, end, entry, finish, grow_old, ids, log, make, shift
+from tests.support.ledgers import (
+    age_file,
+    claim_trial,
+    end_trial,
+    finish_trial,
+    ids,
+    log_metric,
+    make_idle_sweep,
+    read_entry,
+    shift_events,
+)
 
 POINTS = [{"optimizer.lr": rate, "batch_size_global": size} for rate in (0.1, 0.01) for size in (16, 256)]
 CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -41,54 +51,54 @@ ATTACHED += "from experiments.sweep.status.tables import show_live; "
 ATTACHED += "sweep = Sweep(Path({!r})); raise SystemExit(show_live(sweep, sweep.executor(), str))"
 
 
-def some(runs_dir: Path, name: str = "s") -> Sweep:
+def make_mixed_sweep(runs_dir: Path, name: str = "s") -> Sweep:
     """A sweep with a trial in every state."""
-    sweep = make(runs_dir, name, POINTS, seeds=2)
+    sweep = make_idle_sweep(runs_dir, name, POINTS, seeds=2)
     for number, value in enumerate((0.5, 0.6)):
-        finish(sweep, ids(8)[number], value)
-    begin(sweep, ids(8)[2], "12_0.0")
-    log(sweep, ids(8)[2], {50: 0.3, 100: 0.2})
-    begin(sweep, ids(8)[3])
-    end(sweep, ids(8)[3], "failed", failure="exception", reason="KeyError: 'x'\nin line 3", step=7, wasted=True)
-    begin(sweep, ids(8)[4])
-    end(sweep, ids(8)[4], "pending", value=0.1, step=40, failure="preempted", reason="SIGTERM")
+        finish_trial(sweep, ids(8)[number], value)
+    claim_trial(sweep, ids(8)[2], "12_0.0")
+    log_metric(sweep, ids(8)[2], {50: 0.3, 100: 0.2})
+    claim_trial(sweep, ids(8)[3])
+    end_trial(sweep, ids(8)[3], "failed", failure="exception", reason="KeyError: 'x'\nin line 3", step=7, wasted=True)
+    claim_trial(sweep, ids(8)[4])
+    end_trial(sweep, ids(8)[4], "pending", value=0.1, step=40, failure="preempted", reason="SIGTERM")
     return sweep
 
 
-def shown(sweep: Sweep, width: int) -> list[str]:
-    """The trials in so many columns."""
+def render(sweep: Sweep, width: int) -> list[str]:
+    """The lines of the summary and the table at a terminal width."""
     seen = read_progress(sweep, sweep.ledger())
     screen = Console(width=width, record=True, file=io.StringIO())
     screen.print(make_summary(seen, has_bar=True), make_trials_table(seen, seen.rows, width))
     return [line.rstrip() for line in screen.export_text().splitlines()]
 
 
-def test_trials_that_differ_by_their_seed_alone_have_no_points(tmp_path: Path) -> None:
-    lines = shown(make(tmp_path, "s", [{}], seeds=2), 100)
+def test_trials_that_differ_only_in_their_seed_have_no_point_column(tmp_path: Path) -> None:
+    lines = render(make_idle_sweep(tmp_path, "s", [{}], seeds=2), 100)
     assert [line.split()[:3] for line in lines if line.startswith("b0000")] == [
         ["b00000000000", "0", "pending"], ["b00000000001", "1", "pending"],
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize("width", [80, 100, 120, 140, 160, 250])
-def test_the_table_fits_and_every_value_of_a_point_is_seen(tmp_path: Path, width: int) -> None:
-    lines = shown(some(tmp_path), width)
+def test_table_fits_the_width_and_shows_every_value_of_a_point(tmp_path: Path, width: int) -> None:
+    lines = render(make_mixed_sweep(tmp_path), width)
     assert max(map(len, lines)) <= width
     points = [re.match(r"b0000\S+ +lr=([\d.]+) bat\S*=(\d+) ", line) for line in lines]
     seen = [(match.group(1), match.group(2)) for match in points if match]
     assert sorted(seen) == sorted((str(point["optimizer.lr"]), str(point["batch_size_global"])) for point in POINTS * 2)
 
 
-def test_a_narrow_table_tells_how_far_and_below_it_why(tmp_path: Path) -> None:
-    lines = shown(some(tmp_path), 80)
+def test_narrow_table_shows_progress_and_reasons_below(tmp_path: Path) -> None:
+    lines = render(make_mixed_sweep(tmp_path), 80)
     running = next(line for line in lines if " running " in line)
     assert re.search(r"50%\s+0\.2 ", running)
     assert lines[-2] == f"{ids(8)[3]}  exception: KeyError: 'x' in line 3"
     assert lines[-1] == f"{ids(8)[4]}  preempted: SIGTERM"
 
 
-def test_a_wide_table_tells_everything_of_a_trial(tmp_path: Path) -> None:
-    lines = shown(some(tmp_path), 200)
+def test_wide_table_shows_all_columns_of_a_trial(tmp_path: Path) -> None:
+    lines = render(make_mixed_sweep(tmp_path), 200)
     running = next(line for line in lines if " running " in line)
     assert re.search(r"100/200\s+0\.2\s+0\.3\s+1\s+[\d.]+ s\s+12_0\.0 on node7$", running)
     assert re.search(r" failed .*exception: KeyError: 'x' in line 3$", "\n".join(lines), re.MULTILINE)
@@ -99,8 +109,8 @@ def test_a_wide_table_tells_everything_of_a_trial(tmp_path: Path) -> None:
     )
 
 
-def test_of_a_long_table_failed_and_running_rows_are_shown_and_room_is_left(tmp_path: Path) -> None:
-    sweep = make(tmp_path, "s", [{"optimizer.lr": rate} for rate in range(300)])
+def test_long_table_shows_failed_and_running_rows_first(tmp_path: Path) -> None:
+    sweep = make_idle_sweep(tmp_path, "s", [{"optimizer.lr": rate} for rate in range(300)])
     ledger = sweep.ledger()
     with ledger.locked() as ledger_state:
         for number, trial in enumerate(list(ledger_state.entries.values())[:200]):
@@ -115,8 +125,10 @@ def test_of_a_long_table_failed_and_running_rows_are_shown_and_room_is_left(tmp_
     assert [sum(row.state == state for row in few) for state in ("running", "finished")] == [20 + 20, 0]
 
 
-def test_keys_and_ids_are_as_short_as_they_are_clear(tmp_path: Path) -> None:
-    sweep = make(tmp_path, "s", [{"optimizer.lr": 1, "model.head.dim": 2, "model.body.dim": 3, "optimizer": "sgd"}])
+def test_short_keys_and_ids_are_unique(tmp_path: Path) -> None:
+    sweep = make_idle_sweep(
+        tmp_path, "s", [{"optimizer.lr": 1, "model.head.dim": 2, "model.body.dim": 3, "optimizer": "sgd"}]
+    )
     short = find_short_keys(read_progress(sweep, sweep.ledger()).rows)
     assert short == {
         "optimizer.lr": "lr", "model.head.dim": "head.dim", "model.body.dim": "body.dim", "optimizer": "optimizer",
@@ -128,23 +140,23 @@ def test_keys_and_ids_are_as_short_as_they_are_clear(tmp_path: Path) -> None:
     names = ["abcdef0123", "abcdef0199", "abcdef0123-2", "ffff000000"]
     with ledger.locked():
         ledger.add({"trial": name, "point": 1, "values": {}, "seed": 0, "reused": None} for name in names)
-    found = find_short_ids(read_progress(sweep, ledger).rows)
-    assert [found[name] for name in names] == ["abcdef0123", "abcdef019", "abcdef0123-", "ffff00"]
+    short_names = find_short_ids(read_progress(sweep, ledger).rows)
+    assert [short_names[name] for name in names] == ["abcdef0123", "abcdef019", "abcdef0123-", "ffff00"]
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(0.25, "0.2 s"), (45, "45 s"), (150, "2 min"), (12000, "3.3 h"), (200000, "2.3 d"), (None, "")],
 )
-def test_a_duration_is_told_in_the_unit_that_one_would_use(seconds: float | None, text: str) -> None:
+def test_duration_has_a_readable_unit(seconds: float | None, text: str) -> None:
     assert format_duration(seconds) == text
 
 
-def test_every_sweep_has_a_line_the_newest_first(tmp_path: Path, lathe: Lathe) -> None:
+def test_sweeps_are_listed_from_newest_to_oldest(tmp_path: Path, lathe: Lathe) -> None:
     empty = lathe("status")
     assert (empty.returncode, empty.stdout) == (0, "there is no sweep in runs; `lathe sweep NAME` starts one\n")
-    shift(some(tmp_path / "runs", "older"), 7000)
-    make(tmp_path / "runs", "newer", POINTS)
+    shift_events(make_mixed_sweep(tmp_path / "runs", "older"), 7000)
+    make_idle_sweep(tmp_path / "runs", "newer", POINTS)
     done = lathe("status")
     assert (done.returncode, done.stderr) == (0, "")
     lines = [line.split() for line in done.stdout.splitlines()]
@@ -155,8 +167,8 @@ def test_every_sweep_has_a_line_the_newest_first(tmp_path: Path, lathe: Lathe) -
     assert [sweep["name"] for sweep in document] == ["newer", "older"]
 
 
-def test_one_sweep_is_shown_and_what_to_do_next(tmp_path: Path, lathe: Lathe) -> None:
-    sweep = some(tmp_path / "runs")
+def test_status_of_a_sweep_suggests_the_next_commands(tmp_path: Path, lathe: Lathe) -> None:
+    sweep = make_mixed_sweep(tmp_path / "runs")
     done = lathe("status", "s")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.count("\nb0000") == 8
@@ -169,24 +181,24 @@ def test_one_sweep_is_shown_and_what_to_do_next(tmp_path: Path, lathe: Lathe) ->
     assert f"`lathe logs {sweep.folder}`" in elsewhere.stdout
 
 
-def test_rows_beyond_forty_are_shown_on_demand(tmp_path: Path, lathe: Lathe) -> None:
-    make(tmp_path / "runs", "s", [{"optimizer.lr": rate} for rate in range(50)])
+def test_more_than_forty_rows_are_shown_with_all(tmp_path: Path, lathe: Lathe) -> None:
+    make_idle_sweep(tmp_path / "runs", "s", [{"optimizer.lr": rate} for rate in range(50)])
     done = lathe("status", "s")
     assert done.stdout.count("\nb0000") == 40
     assert done.stdout.endswith("10 more trials; `lathe status s --all` shows them\n")
     assert lathe("status", "s", "--all").stdout.count("\nb0000") == 50
 
 
-def test_an_unknown_sweep_is_told(tmp_path: Path, lathe: Lathe) -> None:
-    make(tmp_path / "runs", "rates", POINTS)
+def test_unknown_sweep_is_an_error_with_a_suggestion(tmp_path: Path, lathe: Lathe) -> None:
+    make_idle_sweep(tmp_path / "runs", "rates", POINTS)
     for command in ("status", "logs", "cancel"):
         done = lathe(command, "rtes")
         assert (done.returncode, done.stdout) == (2, "")
         assert "there is no sweep 'rtes' in runs; did you mean 'rates'?" in done.stderr
 
 
-def test_the_document_for_machines_has_every_field(tmp_path: Path, lathe: Lathe) -> None:
-    sweep = some(tmp_path / "runs")
+def test_json_has_every_field(tmp_path: Path, lathe: Lathe) -> None:
+    sweep = make_mixed_sweep(tmp_path / "runs")
     document = json.loads(lathe("status", "s", "--json").stdout)
     assert (document["state"], document["done"], document["total"], document["failed"]) == (
         "running",
@@ -200,22 +212,22 @@ def test_the_document_for_machines_has_every_field(tmp_path: Path, lathe: Lathe)
     rows = {row["id"]: row for row in document["rows"]}
     assert rows[ids(8)[2]]["last"] == 0.2
     assert (rows[ids(8)[3]]["failure"], rows[ids(8)[3]]["reason"]) == ("exception", "KeyError: 'x'\nin line 3")
-    finish(sweep, ids(8)[5], math.inf)
+    finish_trial(sweep, ids(8)[5], math.inf)
     assert json.loads(to_json(read_progress(sweep, sweep.ledger())))["rows"][0]["last"] is None
 
 
-def test_workers_that_are_gone_are_noticed_and_told(tmp_path: Path, lathe: Lathe) -> None:
-    sweep = make(tmp_path / "runs", "s", POINTS)
-    grow_old(begin(sweep, ids(4)[0], "w9") / "heartbeat", 40)
+def test_lost_workers_are_reported(tmp_path: Path, lathe: Lathe) -> None:
+    sweep = make_idle_sweep(tmp_path / "runs", "s", POINTS)
+    age_file(claim_trial(sweep, ids(4)[0], "w9") / "heartbeat", 40)
     done = lathe("status", "s", "--json")
     assert done.stderr.startswith(f"trial {ids(4)[0]}, attempt 1: worker w9 on node7 has sent no heartbeat for 4")
     assert json.loads(done.stdout)["counts"]["running"] == 0
-    assert entry(sweep, ids(4)[0]).failure == "node lost"
+    assert read_entry(sweep, ids(4)[0]).failure == "node lost"
 
 
-def test_a_sweep_without_workers_says_how_to_go_on(tmp_path: Path, lathe: Lathe) -> None:
-    sweep = make(tmp_path / "runs", "s", POINTS)
-    shift(sweep, progress.STARTING_S + 5)
+def test_sweep_without_workers_suggests_resume(tmp_path: Path, lathe: Lathe) -> None:
+    sweep = make_idle_sweep(tmp_path / "runs", "s", POINTS)
+    shift_events(sweep, progress.STARTING_S + 5)
     done = lathe("status", "s")
     assert done.stdout.startswith("sweep s: stalled, 0/4 done, 4 pending\n")
     assert done.stdout.endswith("4 trials are pending and no worker is left; `lathe resume s` starts workers\n")
@@ -229,40 +241,42 @@ def test_a_sweep_without_workers_says_how_to_go_on(tmp_path: Path, lathe: Lathe)
 
 @pytest.fixture
 def processes() -> Iterator[list[subprocess.Popen[str]]]:
-    found: list[subprocess.Popen[str]] = []
-    yield found
-    for process in found:
+    started: list[subprocess.Popen[str]] = []
+    yield started
+    for process in started:
         if process.poll() is None:
             process.kill()
         process.communicate()
 
 
 def attach(sweep: Sweep) -> subprocess.Popen[str]:
-    """What `lathe sweep` does after it has submitted, into a pipe."""
+    """Start a process that shows a sweep as `lathe sweep` does, into a pipe."""
     command = [sys.executable, "-P", "-u", "-c", ATTACHED.format(str(sweep.folder))]
-    surroundings = {**os.environ, "LATHE_RUNS": str(sweep.runs_dir)}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=surroundings)
+    environment = {**os.environ, "LATHE_RUNS": str(sweep.runs_dir)}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
 
 
-def test_without_a_terminal_a_line_tells_what_ended(tmp_path: Path, processes: list[subprocess.Popen[str]]) -> None:
-    sweep = make(tmp_path, "s", POINTS[:3])
-    begin(sweep, ids(3)[0])
+def test_one_line_is_printed_per_ended_trial_without_a_terminal(
+    tmp_path: Path, processes: list[subprocess.Popen[str]]
+) -> None:
+    sweep = make_idle_sweep(tmp_path, "s", POINTS[:3])
+    claim_trial(sweep, ids(3)[0])
     processes.append(attach(sweep))
     lines = processes[0].stdout
     assert lines is not None
     assert lines.readline() == "0/3 done, 1 running, 2 pending\n"
-    finish(sweep, ids(3)[0], 0.5)
+    finish_trial(sweep, ids(3)[0], 0.5)
     assert lines.readline().startswith("1/3 done, ")
-    begin(sweep, ids(3)[1])
-    end(sweep, ids(3)[1], "pending", failure="preempted", reason="SIGTERM", step=20)
+    claim_trial(sweep, ids(3)[1])
+    end_trial(sweep, ids(3)[1], "pending", failure="preempted", reason="SIGTERM", step=20)
     assert lines.readline() == (
         f"trial {ids(3)[1]} (optimizer.lr=0.1 batch_size_global=256) was interrupted and is pending again: preempted: SIGTERM\n"
     )
-    begin(sweep, ids(3)[1])
-    end(sweep, ids(3)[1], "failed", failure="exception", reason="KeyError: 'x'", wasted=True)
+    claim_trial(sweep, ids(3)[1])
+    end_trial(sweep, ids(3)[1], "failed", failure="exception", reason="KeyError: 'x'", wasted=True)
     assert lines.readline().endswith(" failed: exception: KeyError: 'x'\n")
     assert lines.readline().startswith("1/3 done, 1 pending, 1 failed, best val/accuracy_top1 0.5 at optimizer.lr=0.1")
-    finish(sweep, ids(3)[2], 0.25)
+    finish_trial(sweep, ids(3)[2], 0.25)
     rest = lines.read().splitlines()
     assert rest[0].startswith("2/3 done, 1 failed, best val/accuracy_top1 0.5 ")
     assert rest[1].startswith("sweep s: some failed after ")
@@ -270,39 +284,39 @@ def test_without_a_terminal_a_line_tells_what_ended(tmp_path: Path, processes: l
     assert processes[0].wait(timeout=60) == 1
 
 
-def test_a_sweep_that_is_done_ends_the_watching_with_code_0(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    sweep = make(tmp_path, "s", POINTS[:1])
-    finish(sweep, ids(1)[0], 0.5)
+def test_show_live_returns_0_if_the_sweep_is_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep = make_idle_sweep(tmp_path, "s", POINTS[:1])
+    finish_trial(sweep, ids(1)[0], 0.5)
     assert show_live(sweep, Local(), str) == 0
     assert capsys.readouterr().out.splitlines()[0].startswith("1/1 done, best val/accuracy_top1 0.5 at ")
 
 
-def test_no_worker_left_ends_the_watching_with_code_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    sweep = make(tmp_path, "s", POINTS[:1])
-    shift(sweep, progress.STARTING_S + 5)
+def test_show_live_returns_1_if_no_worker_is_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep = make_idle_sweep(tmp_path, "s", POINTS[:1])
+    shift_events(sweep, progress.STARTING_S + 5)
     assert show_live(sweep, Local(), str) == 1
     assert capsys.readouterr().out.endswith(
         f"1 trial is pending and no worker is left; `lathe resume {sweep.folder}` starts workers\n"
     )
 
 
-def test_ctrl_c_leaves_the_sweep_alone_and_says_how_to_look_and_to_end_it(
+def test_ctrl_c_leaves_the_sweep_running_and_suggests_commands(
     tmp_path: Path, processes: list[subprocess.Popen[str]]
 ) -> None:
-    sweep = make(tmp_path, "s", POINTS)
-    begin(sweep, ids(4)[0])
+    sweep = make_idle_sweep(tmp_path, "s", POINTS)
+    claim_trial(sweep, ids(4)[0])
     processes.append(attach(sweep))
     assert processes[0].stdout is not None
     processes[0].stdout.readline()
     processes[0].send_signal(signal.SIGINT)
-    rest = processes[0].stdout.read()  # the line before once more, where the signal came while it was printed
+    rest = processes[0].stdout.read()  # may repeat the previous line if the signal came while it was printed
     assert rest.endswith("the sweep continues; `lathe status s` shows it, `lathe cancel s` ends it\n")
     assert processes[0].wait(timeout=60) == 0
     assert sweep.ledger().read().closed is None
 
 
 class Screen:
-    """A command on a terminal of some size."""
+    """A command on a terminal of a given size."""
 
     def __init__(self, command: list[str], folder: Path, columns: int, lines: int) -> None:
         self.master, slave = pty.openpty()
@@ -316,17 +330,17 @@ class Screen:
         self.text = ""
 
     def until(self, is_there: Callable[[str], object]) -> str:
-        """What it showed up to the moment at which that is there."""
+        """Wait until the condition holds for the output; returns the output so far."""
         deadline = time.monotonic() + 60
         while not is_there(self.text):
             assert time.monotonic() < deadline, self.text
             if select.select([self.master], [], [], 0.2)[0]:
                 try:
                     self.text += CODES.sub("", os.read(self.master, 65536).decode(errors="replace"))
-                except OSError:  # it has ended
+                except OSError:  # the process has ended
                     assert is_there(self.text), self.text
-        found, self.text = self.text, ""
-        return found
+        text, self.text = self.text, ""
+        return text
 
     def close(self) -> None:
         self.process.kill()
@@ -334,31 +348,31 @@ class Screen:
         os.close(self.master)
 
 
-def test_on_a_terminal_the_table_lives_and_ctrl_c_leaves_it(tmp_path: Path) -> None:
-    sweep = some(tmp_path / "runs")
+def test_table_is_updated_on_a_terminal_until_ctrl_c(tmp_path: Path) -> None:
+    sweep = make_mixed_sweep(tmp_path / "runs")
     screen = Screen([sys.executable, "-P", "-m", "experiments.cli", "status", "s", "--watch"], tmp_path, 80, 24)
     try:
         first = screen.until(lambda text: "b0000" in text and "running" in text)
         assert max(map(len, first.splitlines())) <= 80
-        log(sweep, ids(8)[2], {150: 0.9})
+        log_metric(sweep, ids(8)[2], {150: 0.9})
         screen.until(lambda text: re.search(r"75%\s+0\.9", text))
         os.write(screen.master, b"\x03")
         assert screen.process.wait(timeout=60) == 0
     finally:
         screen.close()
-    assert entry(sweep, ids(8)[2]).state == "running"
+    assert read_entry(sweep, ids(8)[2]).state == "running"
 
 
-def test_a_long_table_keeps_within_a_low_terminal_and_is_whole_at_the_end(tmp_path: Path) -> None:
-    sweep = make(tmp_path / "runs", "s", [{"optimizer.lr": rate} for rate in range(30)])
+def test_long_table_fits_a_low_terminal_and_is_complete_at_the_end(tmp_path: Path) -> None:
+    sweep = make_idle_sweep(tmp_path / "runs", "s", [{"optimizer.lr": rate} for rate in range(30)])
     for trial in ids(30)[:29]:
-        finish(sweep, trial, 0.5)
-    begin(sweep, ids(30)[29])
+        finish_trial(sweep, trial, 0.5)
+    claim_trial(sweep, ids(30)[29])
     screen = Screen([sys.executable, "-P", "-c", ATTACHED.format("runs/s")], tmp_path, 100, 20)
     try:
         frame = screen.until(lambda text: text.count("29/30 done") == 2).split("29/30 done")[1]
-        assert len(frame.splitlines()) <= 20 + 1  # from a line of one frame to the same of the next
-        finish(sweep, ids(30)[29], 0.7)
+        assert len(frame.splitlines()) <= 20 + 1  # from a line of one frame to the same line of the next
+        finish_trial(sweep, ids(30)[29], 0.7)
         last = screen.until(lambda text: text.rpartition("30/30 done")[2].count("b0000") == 30)
         assert "best     val/accuracy_top1 0.7 at optimizer.lr=29" in last
         assert screen.process.wait(timeout=60) == 0
@@ -366,8 +380,8 @@ def test_a_long_table_keeps_within_a_low_terminal_and_is_whole_at_the_end(tmp_pa
         screen.close()
 
 
-def test_a_sweep_that_is_removed_meanwhile_is_told(tmp_path: Path, processes: list[subprocess.Popen[str]]) -> None:
-    sweep = make(tmp_path, "s", POINTS)
+def test_sweep_removed_while_watching_is_an_error(tmp_path: Path, processes: list[subprocess.Popen[str]]) -> None:
+    sweep = make_idle_sweep(tmp_path, "s", POINTS)
     command = [sys.executable, "-P", "-u", "-m", "experiments.cli", "status", str(sweep.folder), "--watch"]
     processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
     assert processes[0].stdout is not None

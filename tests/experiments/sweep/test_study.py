@@ -1,4 +1,4 @@
-"""Strategies and pruners, whose study follows from the ledger, also when processes restart or are killed."""
+"""Strategies and pruners: the study is rebuilt from the ledger, also after processes restart or are killed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from experiments.sweep.study import Study
 FLAT = ("a.x=interval(-5,5)", "a.y=interval(-5,5)", "sweep.mode=min")
 
 
-def asked(*overrides: str, points: int = 100) -> SweepSpec:
+def make_spec(*overrides: str, points: int = 100) -> SweepSpec:
     return read_overrides([*overrides, f"sweep.budget.max_points={points}", "sweep.name=probe"])
 
 
@@ -36,7 +36,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 class Points:
-    """The ledger of a sweep without workers: the test adds points, and says how their trials end."""
+    """The ledger of a sweep without workers: the test adds points and ends their trials."""
 
     def __init__(self, folder: Path, spec: SweepSpec | dict[str, Any], space: Space | None = None) -> None:
         self.folder, self.space = folder, space
@@ -64,7 +64,7 @@ class Points:
         return point
 
     def extend(self, point: int) -> None:
-        """Add a seed, which waits."""
+        """Add a pending seed."""
         with self.ledger.locked() as state:
             entries = state.points[point]
             self.ledger.add([self._event(point, entries[0].values, len(entries))])
@@ -106,14 +106,14 @@ def search(
     folder: Path, spec: SweepSpec | dict[str, Any], measure: Callable[[dict[str, Any]], float], count: int,
     space: Space | None = None,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """Ask for so many points, one after another, and finish each."""
-    points, asked_for = Points(folder, spec, space), []
+    """Choose `count` points one after another, and finish each."""
+    points, chosen = Points(folder, spec, space), []
     study = points.study()
     for _ in range(count):
         point, values = points.ask(study)
-        asked_for.append(values)
+        chosen.append(values)
         points.end(point, "finished", measure(values))
-    return asked_for
+    return chosen
 
 
 def bowl(point: dict[str, Any]) -> float:
@@ -121,28 +121,28 @@ def bowl(point: dict[str, Any]) -> float:
 
 
 @pytest.mark.parametrize(("strategy", "count"), [("tpe", 40), ("cmaes", 40), ("gp", 16)])
-def test_a_strategy_learns_from_what_was_measured(folder: Path, strategy: str, count: int) -> None:
-    asked_for = search(folder, asked(*FLAT, f"sweep.strategy={strategy}"), bowl, count)
-    assert len({repr(point) for point in asked_for}) == count
-    values = [bowl(point) for point in asked_for]
+def test_strategy_improves_with_results(folder: Path, strategy: str, count: int) -> None:
+    chosen = search(folder, make_spec(*FLAT, f"sweep.strategy={strategy}"), bowl, count)
+    assert len({repr(point) for point in chosen}) == count
+    values = [bowl(point) for point in chosen]
     assert min(values[10:]) < 0.3 * min(values[:10])
 
 
-def test_cmaes_steps_on_integers_and_ranges(folder: Path) -> None:
-    spec = asked("a.x=int(interval(-20,20))", "a.y=range(-5,5,0.5)", "sweep.mode=min", "sweep.strategy=cmaes")
-    asked_for = search(folder, spec, bowl, 30)
-    assert all(type(point["a.x"]) is int and point["a.y"] * 2 == round(point["a.y"] * 2) for point in asked_for)
-    values = [bowl(point) for point in asked_for]
+def test_cmaes_supports_integers_and_ranges(folder: Path) -> None:
+    spec = make_spec("a.x=int(interval(-20,20))", "a.y=range(-5,5,0.5)", "sweep.mode=min", "sweep.strategy=cmaes")
+    chosen = search(folder, spec, bowl, 30)
+    assert all(type(point["a.x"]) is int and point["a.y"] * 2 == round(point["a.y"] * 2) for point in chosen)
+    values = [bowl(point) for point in chosen]
     assert sum(values[-10:]) < sum(values[:10])
 
 
-def test_an_option_brings_its_own_keys_and_values_of_any_kind_come_back(folder: Path) -> None:
+def test_options_have_their_own_keys_and_values_keep_their_type(folder: Path) -> None:
     space = parse({
         "opt": {"a": {"x": "interval(0,1)", "k": "[8],[16,'x']"}, "b": {"x": "tag(log,interval(1e-3,1e-2))"}, "c": {}},
         "flag": "true,1,null,'1'",
         "n": "range(0,0.5,0.1)",
     })  # fmt: skip
-    study_points = Points(folder, {**asked(*FLAT, "sweep.strategy=tpe").values, "mode": "min"}, space)
+    study_points = Points(folder, {**make_spec(*FLAT, "sweep.strategy=tpe").values, "mode": "min"}, space)
     study, points = study_points.study(), []
     for _ in range(60):
         number, point = study_points.ask(study)
@@ -159,20 +159,20 @@ def test_an_option_brings_its_own_keys_and_values_of_any_kind_come_back(folder: 
     assert sum(point["opt"] == "b" for point in late) > 10
 
 
-def test_a_trial_of_the_study_has_the_state_of_its_point(folder: Path) -> None:
-    points = Points(folder, asked(*FLAT, "sweep.strategy=tpe"))
+def test_study_trial_has_the_state_of_its_point(folder: Path) -> None:
+    points = Points(folder, make_spec(*FLAT, "sweep.strategy=tpe"))
     study = points.study()
     numbers = [points.ask(study)[0] for _ in range(4)]
     points.end(numbers[0], "finished", 3.0)
-    points.end(numbers[1], "finished", None)  # its metric was never a number
+    points.end(numbers[1], "finished", None)  # without a finite metric
     points.end(numbers[2], "pruned")
     for one in (study, points.study()):
         assert states(one) == [TrialState.COMPLETE, TrialState.FAIL, TrialState.PRUNED, TrialState.RUNNING]
         assert trials(one)[0].value == 3.0
 
 
-def test_the_value_of_a_point_is_the_mean_over_its_seeds_once_all_have_ended(folder: Path) -> None:
-    points = Points(folder, asked(*FLAT, "sweep.strategy=tpe"))
+def test_value_of_a_point_is_the_mean_after_all_seeds_have_ended(folder: Path) -> None:
+    points = Points(folder, make_spec(*FLAT, "sweep.strategy=tpe"))
     study, point = points.study(), points.add({"a.x": 1.0, "a.y": 2.0}, seeds=2)
     points.end(point, "finished", 1.0)
     assert states(study) == [TrialState.RUNNING]
@@ -187,7 +187,7 @@ def test_the_value_of_a_point_is_the_mean_over_its_seeds_once_all_have_ended(fol
 
 @pytest.mark.parametrize("state", ["failed", "cancelled"])
 def test_a_point_that_failed_and_is_retried_counts_again(folder: Path, state: State) -> None:
-    points = Points(folder, asked(*FLAT, "sweep.strategy=tpe"))
+    points = Points(folder, make_spec(*FLAT, "sweep.strategy=tpe"))
     study, point = points.study(), points.add({"a.x": 1.0, "a.y": 2.0})
     points.end(point, state)
     assert states(study) == [TrialState.FAIL]
@@ -198,8 +198,8 @@ def test_a_point_that_failed_and_is_retried_counts_again(folder: Path, state: St
     assert trials(study)[0].value == 7.0
 
 
-def test_a_point_that_did_not_reach_the_ledger_is_asked_for_again(folder: Path) -> None:
-    points = Points(folder, asked(*FLAT, "sweep.strategy=cmaes", "sweep.strategy.startup_points=3"))
+def test_point_missing_in_the_ledger_is_chosen_again(folder: Path) -> None:
+    points = Points(folder, make_spec(*FLAT, "sweep.strategy=cmaes", "sweep.strategy.startup_points=3"))
     study = points.study()
     for _ in range(12):
         lost = study.ask()
@@ -208,18 +208,18 @@ def test_a_point_that_did_not_reach_the_ledger_is_asked_for_again(folder: Path) 
         assert values == lost
         points.end(point, "finished", bowl(values))
     study.ask()
-    points.end(points.ask(points.study())[0], "failed")  # of another worker, before this one asks again
+    points.end(points.ask(points.study())[0], "failed")  # another worker, before this one chooses again
     assert study.ask() == points.study().ask()
     assert len(trials(study)) == 13
 
 
 def asha(folder: Path, *overrides: str, name: str = "asha") -> tuple[Points, Study]:
     pruner = f"sweep.pruner={{name: {name}, first_step: 10, factor: 3}}"
-    points = Points(folder, asked("a.x=range(0,50)", pruner, *overrides))
+    points = Points(folder, make_spec("a.x=range(0,50)", pruner, *overrides))
     return points, points.study()
 
 
-def test_halving_ends_the_worse_at_a_rung_and_lets_the_best_continue(folder: Path) -> None:
+def test_halving_prunes_all_but_the_best_at_a_rung(folder: Path) -> None:
     points, study = asha(folder)
     numbers = [points.add({"a.x": index}) for index in range(9)]
     assert [trial.params for trial in trials(study)] == [{"a.x": index} for index in range(9)]
@@ -237,12 +237,12 @@ def test_mode_min_keeps_the_smaller_value(folder: Path) -> None:
     assert points.should_prune(study, bad, 10, 0.2)
 
 
-def test_a_step_that_a_resumed_trial_repeats_is_not_reported_again(folder: Path) -> None:
+def test_repeated_step_of_a_resumed_trial_is_not_reported_again(folder: Path) -> None:
     points, study = asha(folder)
     first, second = points.add({"a.x": 1}), points.add({"a.x": 2})
     assert not points.should_prune(study, first, 10, 0.5)
     assert not points.should_prune(study, first, 20, 0.6)
-    for step, value in ((10, 0.1), (20, 0.1), (15, 0.0)):  # other numbers, as of another machine
+    for step, value in ((10, 0.1), (20, 0.1), (15, 0.0)):  # different values, as on another machine
         assert not points.should_prune(study, first, step, value)
     assert trials(study)[first].intermediate_values == {10: 0.5, 20: 0.6}
     assert points.should_prune(study, second, 10, 0.4)
@@ -261,7 +261,7 @@ def test_a_decision_holds_for_every_worker_and_every_seed(folder: Path) -> None:
     assert points.should_prune(study, bad, 30, 0.9, seed=1)
 
 
-def test_a_value_that_is_no_number_ends_a_trial(folder: Path) -> None:
+def test_nan_prunes_a_trial(folder: Path) -> None:
     points, study = asha(folder)
     point = points.add({"a.x": 1})
     assert points.should_prune(study, point, 1, float("nan"))
@@ -278,7 +278,7 @@ def test_a_retried_trial_is_judged_anew(folder: Path) -> None:
         assert not points.should_prune(one, point, 10, 0.5)
 
 
-def test_a_report_that_did_not_reach_the_ledger_is_forgotten(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_report_missing_in_the_ledger_is_ignored(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     points, study = asha(folder)
     first, second = points.add({"a.x": 1}), points.add({"a.x": 2})
     with monkeypatch.context() as patch:
@@ -293,7 +293,7 @@ def full_disk(*_: Any) -> None:
     raise OSError("the disk is full")
 
 
-def test_the_median_pruner_ends_those_below_it_after_its_first_step(folder: Path) -> None:
+def test_median_pruner_prunes_trials_below_the_median_after_first_step(folder: Path) -> None:
     points, study = asha(folder, name="median")
     for index in range(6):
         point = points.add({"a.x": index})
@@ -318,19 +318,19 @@ def test_hyperband_gives_some_trials_more_steps_before_they_are_judged(folder: P
     assert len(ended) < 40
 
 
-def test_a_key_that_was_extended_is_drawn_from_all_its_values(folder: Path) -> None:
-    spec = asked("a.x=interval(-5,5)", "a.y=0,1,2", "sweep.mode=min", "sweep.strategy=tpe")
+def test_extended_key_is_sampled_from_all_its_values(folder: Path) -> None:
+    spec = make_spec("a.x=interval(-5,5)", "a.y=0,1,2", "sweep.mode=min", "sweep.strategy=tpe")
     search(folder, spec, lambda point: float(point["a.x"] ** 2), 15)
     points = Points(folder, spec.extend(["a.y=3,4", "a.x=interval(-9,9)"]))
     study = points.study()
     drawn = [points.ask(study)[1] for _ in range(40)]
     assert {point["a.y"] for point in drawn} == {0, 1, 2, 3, 4}
     assert any(abs(point["a.x"]) > 5 for point in drawn)
-    before = Points(folder, spec)  # of a worker that still has the smaller space
+    before = Points(folder, spec)  # a worker that still has the smaller space
     assert {abs(point["a.x"]) <= 5 and point["a.y"] <= 2 for _, point in [before.ask(before.study())]} == {True}
 
 
-def test_values_that_are_not_in_the_space_are_left_out(folder: Path) -> None:
+def test_values_outside_the_space_are_ignored(folder: Path) -> None:
     points, study = asha(folder)
     points.add({"a.x": 999, "a.z": 3})
     points.add({})
@@ -357,32 +357,32 @@ def play(folder: Path, spec: SweepSpec, seeds: int, count: int, *, restarts: boo
         count: points.
         restarts: whether each call is of a process that has just started.
     """
-    dice, points = random.Random(7), Points(folder, spec)
+    generator, points = random.Random(7), Points(folder, spec)
     study, steps = points.study(), dict[str, int]()
     while True:
         study = points.study() if restarts else study
         entries = [*points.ledger.read().entries.values()]
         todo = [entry for entry in entries if entry.state in ("pending", "running")]
         num_points = len(points.ledger.read().points)
-        if num_points < count and (len(todo) < 4 or dice.random() < 0.2):
+        if num_points < count and (len(todo) < 4 or generator.random() < 0.2):
             with points.ledger.locked():
                 points._add(study.ask(), seeds)
             continue
         if not todo:
             return [{**json.loads(line), "time": 0, "until": 0} for line in points.ledger.path.read_text().splitlines()]
-        entry = dice.choice(todo)
+        entry = generator.choice(todo)
         step = steps[entry.id] = steps.get(entry.id, 0) + 3
         value = bowl(entry.values) + 9 / step + entry.seed
         if spec.values["pruner"] and points.should_prune(study, entry.point, step, value, entry.seed):
             points.end(entry.point, "pruned", value, entry.seed)
         elif step >= LAST_STEP:
             points.end(entry.point, "finished", value, entry.seed)
-        elif dice.random() < 0.03:
+        elif generator.random() < 0.03:
             points.end(entry.point, "pending", value, entry.seed)
             steps[entry.id] = 0
-        elif dice.random() < 0.03:
+        elif generator.random() < 0.03:
             points.end(entry.point, "failed", value, entry.seed)
-            if dice.random() < 0.5:
+            if generator.random() < 0.5:
                 points.retry(entry.point, entry.seed)
 
 
@@ -403,11 +403,11 @@ MIXED = ("a.x=int(interval(-20,20))", "a.y=range(-5,5,0.3)", "sweep.mode=min")
         ("tpe", FLAT, "median", 2, 20),
     ],
 )
-def test_workers_that_restart_ask_and_prune_as_one_that_does_not(
+def test_restarted_workers_choose_and_prune_like_one_that_keeps_running(
     tmp_path: Path, strategy: str, space: tuple[str, ...], pruner: str | None, seeds: int, count: int
 ) -> None:
     rules = [f"sweep.pruner={{name: {pruner}, first_step: 3, factor: 3}}"] if pruner else []
-    spec = asked(*space, f"sweep.strategy={{name: {strategy}, startup_points: 5}}", *rules)
+    spec = make_spec(*space, f"sweep.strategy={{name: {strategy}, startup_points: 5}}", *rules)
     events = {}
     for restarts in (False, True):
         folder = tmp_path / str(restarts)
@@ -426,7 +426,7 @@ from experiments.sweep.spec import SweepSpec
 from experiments.sweep.study import Study
 
 folder, seed, count = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-dice = random.Random(seed)
+generator = random.Random(seed)
 spec = SweepSpec.load(folder)
 study, ledger = Study(folder, spec.values), Ledger(folder)
 print("ready", flush=True)
@@ -452,11 +452,11 @@ while True:
 """
 
 
-def begin(folder: Path, spec: SweepSpec) -> None:
+def create_folder(folder: Path, spec: SweepSpec) -> None:
     (folder / FILE).write_text(spec.to_yaml())
 
 
-def live(folder: Path, seed: int, count: int) -> subprocess.Popen[str]:
+def start_process(folder: Path, seed: int, count: int) -> subprocess.Popen[str]:
     """A process that asks, reports and tells until there are so many points."""
     return subprocess.Popen(
         [sys.executable, "-P", "-c", LIFE, str(folder), str(seed), str(count)],
@@ -492,15 +492,15 @@ PRUNED = ("a.x=interval(-5,5)", "sweep.strategy=tpe", "sweep.pruner={name: asha,
 
 
 def test_many_processes_share_a_study_and_print_nothing(folder: Path) -> None:
-    spec = asked(*PRUNED)
-    begin(folder, spec)
-    processes = [live(folder, seed, 24) for seed in range(3)]
+    spec = make_spec(*PRUNED)
+    create_folder(folder, spec)
+    processes = [start_process(folder, seed, 24) for seed in range(3)]
     assert [process.communicate(timeout=120)[0] for process in processes] == ["ready\n"] * 3
     check_agreement(folder, spec, 24)
     assert "pruned" in {entry.state for entry in Ledger(folder).read().entries.values()}
 
 
-def kill(folder: Path, process: subprocess.Popen[str], seed: int) -> None:
+def kill_process(folder: Path, process: subprocess.Popen[str], seed: int) -> None:
     """End a process without a warning, and give back what it had, as the watch over workers does."""
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=60)
@@ -511,18 +511,18 @@ def kill(folder: Path, process: subprocess.Popen[str], seed: int) -> None:
                 ledger.end(entry.id, entry.attempt, "pending", failure="node lost")
 
 
-def test_processes_that_are_killed_at_any_moment_leave_a_whole_study(folder: Path) -> None:
-    spec, count = asked(*PRUNED), 80
-    begin(folder, spec)
-    dice = random.Random(1)
+def test_processes_killed_at_random_leave_a_consistent_study(folder: Path) -> None:
+    spec, count = make_spec(*PRUNED), 80
+    create_folder(folder, spec)
+    generator = random.Random(1)
     for deaths in range(5):
-        pair = {seed: live(folder, seed, count) for seed in (2 * deaths, 2 * deaths + 1)}
+        pair = {seed: start_process(folder, seed, count) for seed in (2 * deaths, 2 * deaths + 1)}
         for process in pair.values():
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
         for seed, process in pair.items():
-            time.sleep(dice.uniform(0.0, 0.06))
-            kill(folder, process, seed)
-    last = [live(folder, seed, count) for seed in (998, 999)]
+            time.sleep(generator.uniform(0.0, 0.06))
+            kill_process(folder, process, seed)
+    last = [start_process(folder, seed, count) for seed in (998, 999)]
     assert [process.communicate(timeout=120)[0] for process in last] == ["ready\n"] * 2
     check_agreement(folder, spec, count)

@@ -1,4 +1,4 @@
-"""Points filled into frozen configurations: the same as composing anew, only faster."""
+"""Templates give the same configurations as composing, but faster."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def templates(*overrides: str, choices: dict[str, str] | None = None) -> Templat
     ],
     ids=str,
 )
-def test_a_point_is_what_composing_it_would_give(values: dict[str, Any]) -> None:
+def test_filled_point_equals_the_composed_configuration(values: dict[str, Any]) -> None:
     config, overrides = templates().fill(values, 3)
     again = compose(overrides)
     assert config == {**again.config, "resume": False}
@@ -41,12 +41,12 @@ def test_a_point_is_what_composing_it_would_give(values: dict[str, Any]) -> None
     assert trial_id(config) == trial_id(again.config)
 
 
-def test_what_follows_a_key_changes_with_it() -> None:
+def test_interpolated_key_changes_with_its_source() -> None:
     config, _ = templates().fill({"data.num_classes": 7}, 0)
     assert config["model"]["num_classes"] == 7
 
 
-def test_a_choice_of_a_group_takes_the_template_composed_with_it() -> None:
+def test_group_option_selects_its_template() -> None:
     both = Templates(
         [
             Template.from_experiment(compose([*BASE, f"optimizer={name}"]), {"optimizer": name}, {})
@@ -58,7 +58,7 @@ def test_a_choice_of_a_group_takes_the_template_composed_with_it() -> None:
     assert config == {**compose(overrides).config, "resume": False}
 
 
-def test_every_problem_of_a_point_is_told_with_the_value_as_it_was_given() -> None:
+def test_all_problems_of_a_point_are_reported_with_the_given_value() -> None:
     with pytest.raises(PlanError) as caught:
         templates().fill({"batch_size_global": 0, "optimizer.lrr": 0.1, "model.dropout_prob": "much"}, 0)
     text = str(caught.value)
@@ -68,16 +68,16 @@ def test_every_problem_of_a_point_is_told_with_the_value_as_it_was_given() -> No
     assert "batch_size_global=0 is not more than 0" in text
 
 
-def test_they_come_back_from_the_disk_as_they_were(tmp_path: Path) -> None:
-    found = templates("optimizer.lr=0.5")
-    found.save(tmp_path)
+def test_templates_survive_a_round_trip_through_the_disk(tmp_path: Path) -> None:
+    saved = templates("optimizer.lr=0.5")
+    saved.save(tmp_path)
     again = Templates.load(tmp_path, (), ())
-    assert again.fill({"seed": 4}, 1) == found.fill({"seed": 4}, 1)
+    assert again.fill({"seed": 4}, 1) == saved.fill({"seed": 4}, 1)
 
 
 @pytest.mark.parametrize("value", [0.1, True, None, "word", "two words", "a,b", [1, 2], [0.9, 0.999], "true", "3"])
-def test_a_value_is_written_as_an_override_that_gives_it_back(value: Any) -> None:
-    typed = format_override("description", value)
+def test_formatted_override_parses_to_the_same_value(value: Any) -> None:
+    override = format_override("description", value)
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    assert OverridesParser.create().parse_override(typed).value() == value
+    assert OverridesParser.create().parse_override(override).value() == value

@@ -1,4 +1,4 @@
-"""Workers and what may happen to them: real processes, real signals."""
+"""Workers that run trials, are stopped and are killed: real processes, real signals."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from experiments.run import journal
 from experiments.sweep.sweep import Sweep
 from tests.support.workers import (
     Worker,
-    child_of,
-    end,
-    entries,
-    fall_silent,
+    age_heartbeats,
+    kill_worker,
     make_sweep,
+    read_entries,
+    read_last_step,
     start_worker,
-    steps_done,
+    wait_for_child,
     wait_until,
 )
 
@@ -33,14 +33,14 @@ LONG = ("max_steps=100000", "eval_every_steps=50", "checkpoint.every_steps=50", 
 
 @pytest.fixture
 def workers() -> Iterator[list[Worker]]:
-    """Those that a test starts are ended with it."""
-    found: list[Worker] = []
-    yield found
-    for worker in found:
-        end(worker)
+    """The workers of a test, which are killed at its end."""
+    started: list[Worker] = []
+    yield started
+    for worker in started:
+        kill_worker(worker)
 
 
-def points(sweep: Sweep, name: str) -> Counter[int]:
+def count_steps(sweep: Sweep, name: str) -> Counter[int]:
     """How often the replay has each step of the metric."""
     events = journal.replay(sweep.folder / name)
     return Counter(
@@ -48,136 +48,134 @@ def points(sweep: Sweep, name: str) -> Counter[int]:
     )
 
 
-def test_a_worker_runs_every_trial_and_leaves(tmp_path: Path) -> None:
+def test_worker_runs_every_trial_and_exits(tmp_path: Path) -> None:
     sweep = make_sweep(tmp_path, [{"optimizer.lr": lr} for lr in (0.001, 0.01, 0.1)])
     worker = start_worker(sweep)
     assert worker.wait(timeout=90) == 0, (sweep.folder / "workers" / "w.txt").read_text()
-    assert [entry.state for entry in entries(sweep)] == ["finished"] * 3
-    assert len({entry.value for entry in entries(sweep)}) > 1
-    for entry in entries(sweep):
+    assert [entry.state for entry in read_entries(sweep)] == ["finished"] * 3
+    assert len({entry.value for entry in read_entries(sweep)}) > 1
+    for entry in read_entries(sweep):
         outcome = sweep.trial(entry).outcome()
         assert outcome is not None
         assert outcome["status"] == "finished"
-        assert points(sweep, entry.id) == {20: 1, 40: 1}
+        assert count_steps(sweep, entry.id) == {20: 1, 40: 1}
 
 
-def test_a_trial_whose_process_is_killed_goes_on_from_its_checkpoint(tmp_path: Path, workers: list[Worker]) -> None:
+def test_killed_trial_resumes_from_its_checkpoint(tmp_path: Path, workers: list[Worker]) -> None:
     sweep = make_sweep(tmp_path, [{}], *LONG, "max_steps=2000")
     workers.append(start_worker(sweep))
-    child = child_of(workers[0])
-    wait_until(lambda: steps_done(sweep, entries(sweep)[0]) >= 100, "step 100")
+    child = wait_for_child(workers[0])
+    wait_until(lambda: read_last_step(sweep, read_entries(sweep)[0]) >= 100, "step 100")
     os.kill(child, signal.SIGKILL)
     assert workers[0].wait(timeout=120) == 0
-    entry = entries(sweep)[0]
+    entry = read_entries(sweep)[0]
     assert (entry.state, entry.attempt) == ("finished", 2)
     lines = (sweep.folder / entry.id / "attempts" / "2" / "journal.jsonl").read_text().splitlines()
     resumed = next(event for event in map(json.loads, lines) if event["event"] == "state")
     assert resumed["step"] >= 50
-    assert set(points(sweep, entry.id).values()) == {1}
+    assert set(count_steps(sweep, entry.id).values()) == {1}
 
 
-def test_a_trial_that_is_killed_each_time_fails_at_last(tmp_path: Path, workers: list[Worker]) -> None:
+def test_trial_that_is_killed_in_every_attempt_fails(tmp_path: Path, workers: list[Worker]) -> None:
     sweep = make_sweep(tmp_path, [{}], *LONG, max_attempts=2)
     workers.append(start_worker(sweep))
     for attempt in (1, 2):
-        wait_until(lambda attempt=attempt: entries(sweep)[0].attempt == attempt, f"attempt {attempt}")  # type: ignore[misc]
-        os.kill(child_of(workers[0]), signal.SIGKILL)
+        wait_until(lambda attempt=attempt: read_entries(sweep)[0].attempt == attempt, f"attempt {attempt}")  # type: ignore[misc]
+        os.kill(wait_for_child(workers[0]), signal.SIGKILL)
     assert workers[0].wait(timeout=60) == 0
-    entry = entries(sweep)[0]
+    entry = read_entries(sweep)[0]
     assert (entry.state, entry.failure, entry.attempt) == ("failed", "killed", 2)
     assert "sweep.max_attempts=2" in (entry.reason or "")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
-def test_a_worker_that_is_asked_to_leave_saves_its_trial(
-    tmp_path: Path, workers: list[Worker], number: signal.Signals
-) -> None:
+def test_worker_saves_its_trial_at_a_stop_signal(tmp_path: Path, workers: list[Worker], number: signal.Signals) -> None:
     sweep = make_sweep(tmp_path, [{}], *LONG)
     workers.append(start_worker(sweep))
-    wait_until(lambda: steps_done(sweep, entries(sweep)[0]) >= 50, "step 50")
+    wait_until(lambda: read_last_step(sweep, read_entries(sweep)[0]) >= 50, "step 50")
     os.kill(workers[0].pid, number)
     assert workers[0].wait(timeout=60) == 75
-    entry = entries(sweep)[0]
+    entry = read_entries(sweep)[0]
     assert (entry.state, entry.failure) == ("pending", "preempted")
     assert entry.wasted_s == 0
     assert list((sweep.folder / entry.id / "checkpoints").glob(f"step_{entry.step:08d}"))
 
 
-def test_a_worker_at_its_time_limit_says_so(tmp_path: Path, workers: list[Worker]) -> None:
+def test_worker_at_its_time_limit_records_a_time_out(tmp_path: Path, workers: list[Worker]) -> None:
     sweep = make_sweep(tmp_path, [{}], *LONG)
     workers.append(start_worker(sweep, ends_at=time.time() + 120, signal_delay_s=60.0))
-    wait_until(lambda: steps_done(sweep, entries(sweep)[0]) >= 50, "step 50")
+    wait_until(lambda: read_last_step(sweep, read_entries(sweep)[0]) >= 50, "step 50")
     os.kill(workers[0].pid, signal.SIGUSR2)
     assert workers[0].wait(timeout=60) == 75
-    assert [(entry.state, entry.failure) for entry in entries(sweep)] == [("pending", "time-out")]
+    assert [(entry.state, entry.failure) for entry in read_entries(sweep)] == [("pending", "time-out")]
 
 
-def test_a_trial_is_cancelled_by_a_file(tmp_path: Path, workers: list[Worker]) -> None:
+def test_cancel_file_cancels_a_trial(tmp_path: Path, workers: list[Worker]) -> None:
     sweep = make_sweep(tmp_path, [{}, {"optimizer.lr": 0.5}], *LONG)
     workers.append(start_worker(sweep))
     for number in (0, 1):
-        wait_until(lambda number=number: entries(sweep)[number].state == "running", f"trial {number}")  # type: ignore[misc]
-        folder = sweep.folder / entries(sweep)[number].id / "attempts" / "1"
+        wait_until(lambda number=number: read_entries(sweep)[number].state == "running", f"trial {number}")  # type: ignore[misc]
+        folder = sweep.folder / read_entries(sweep)[number].id / "attempts" / "1"
         wait_until(folder.exists, "its folder")
         (folder / "cancel").touch()
-        wait_until(lambda number=number: entries(sweep)[number].state != "running", "its end")  # type: ignore[misc]
+        wait_until(lambda number=number: read_entries(sweep)[number].state != "running", "its end")  # type: ignore[misc]
     assert workers[0].wait(timeout=60) == 0
-    assert [(entry.state, entry.failure) for entry in entries(sweep)] == [("cancelled", "cancelled")] * 2
+    assert [(entry.state, entry.failure) for entry in read_entries(sweep)] == [("cancelled", "cancelled")] * 2
 
 
-def test_another_worker_takes_over_from_one_that_was_killed(tmp_path: Path, workers: list[Worker]) -> None:
+def test_another_worker_takes_over_the_trial_of_a_killed_worker(tmp_path: Path, workers: list[Worker]) -> None:
     sweep = make_sweep(tmp_path, [{}, {"optimizer.lr": 0.002}], *LONG, "max_steps=4000")
     workers.append(start_worker(sweep, "first"))
-    wait_until(lambda: steps_done(sweep, entries(sweep)[0]) >= 100, "step 100")
-    child = child_of(workers[0])
+    wait_until(lambda: read_last_step(sweep, read_entries(sweep)[0]) >= 100, "step 100")
+    child = wait_for_child(workers[0])
     os.kill(workers[0].pid, signal.SIGKILL)
     wait_until(lambda: not Path(f"/proc/{child}").exists(), "the end of the orphan")
-    fall_silent(sweep)
+    age_heartbeats(sweep)
     workers.append(start_worker(sweep, "second"))
     assert workers[1].wait(timeout=180) == 0
-    assert [entry.state for entry in entries(sweep)] == ["finished"] * 2
-    lost = entries(sweep)[0]
+    assert [entry.state for entry in read_entries(sweep)] == ["finished"] * 2
+    lost = read_entries(sweep)[0]
     assert (lost.attempt, lost.worker) == (2, "second")
-    assert set(points(sweep, lost.id).values()) == {1}
+    assert set(count_steps(sweep, lost.id).values()) == {1}
 
 
-def test_a_worker_whose_place_was_taken_ends_its_trial(tmp_path: Path, workers: list[Worker]) -> None:
+def test_replaced_worker_ends_its_trial(tmp_path: Path, workers: list[Worker]) -> None:
     sweep = make_sweep(tmp_path, [{}], *LONG)
     workers.append(start_worker(sweep))
-    wait_until(lambda: steps_done(sweep, entries(sweep)[0]) >= 50, "step 50")
-    child, ledger = child_of(workers[0]), sweep.ledger()
+    wait_until(lambda: read_last_step(sweep, read_entries(sweep)[0]) >= 50, "step 50")
+    child, ledger = wait_for_child(workers[0]), sweep.ledger()
     with ledger.locked() as ledger_state:
-        ledger.end(entries(sweep)[0].id, 1, "pending", failure="node lost")
-        ledger.claim(ledger_state.entries[entries(sweep)[0].id], worker="other", host="h", devices=1)
+        ledger.end(read_entries(sweep)[0].id, 1, "pending", failure="node lost")
+        ledger.claim(ledger_state.entries[read_entries(sweep)[0].id], worker="other", host="h", devices=1)
     wait_until(lambda: not Path(f"/proc/{child}").exists(), "the end of the orphan", 30)
-    assert (entries(sweep)[0].state, entries(sweep)[0].worker) == ("running", "other")
+    assert (read_entries(sweep)[0].state, read_entries(sweep)[0].worker) == ("running", "other")
 
 
-def test_a_worker_takes_nothing_that_it_could_not_save(tmp_path: Path) -> None:
+def test_worker_claims_no_trial_shortly_before_its_time_limit(tmp_path: Path) -> None:
     sweep = make_sweep(tmp_path, [{}])
     worker = start_worker(sweep, ends_at=time.time() + 60, signal_delay_s=45.0)
     assert worker.wait(timeout=60) == 75
-    assert [entry.state for entry in entries(sweep)] == ["pending"]
+    assert [entry.state for entry in read_entries(sweep)] == ["pending"]
 
 
 @pytest.mark.parametrize(
-    ("overrides", "failure", "told"),
+    ("overrides", "failure", "message"),
     [
         (("optimizer.lr=1e30",), "exception", "TrainingError"),
         (("hardware.device=cuda",), "config error", "hardware.device=cuda"),
     ],
 )
-def test_a_fault_of_the_trial_is_not_tried_again(
-    tmp_path: Path, overrides: tuple[str, ...], failure: str, told: str
+def test_error_of_the_trial_is_not_retried(
+    tmp_path: Path, overrides: tuple[str, ...], failure: str, message: str
 ) -> None:
     sweep = make_sweep(tmp_path, [{}, {"seed": 1}], *overrides)
     assert start_worker(sweep).wait(timeout=90) == 0
-    for entry in entries(sweep):
+    for entry in read_entries(sweep):
         assert (entry.state, entry.failure, entry.attempt) == ("failed", failure, 1)
-        assert told in (entry.reason or "")
+        assert message in (entry.reason or "")
 
 
-def test_the_ranks_of_a_crew_run_a_trial_together(tmp_path: Path, workers: list[Worker]) -> None:
+def test_ranks_of_a_worker_run_a_trial_together(tmp_path: Path, workers: list[Worker]) -> None:
     overrides = ("parallel=data", "hardware=cpu_4", "hardware.devices_per_node=2")
     sweep = make_sweep(tmp_path, [{"optimizer.lr": 0.01}, {"optimizer.lr": 0.02}], *overrides)
     for rank in (1, 0):
@@ -185,18 +183,18 @@ def test_the_ranks_of_a_crew_run_a_trial_together(tmp_path: Path, workers: list[
     assert [worker.wait(timeout=120) for worker in workers] == [0, 0]
     alone = make_sweep(tmp_path, [{"optimizer.lr": 0.01}, {"optimizer.lr": 0.02}], name="alone")
     assert start_worker(alone).wait(timeout=90) == 0
-    values = [entry.value for entry in entries(sweep)]
+    values = [entry.value for entry in read_entries(sweep)]
     assert None not in values
-    assert values == pytest.approx([entry.value for entry in entries(alone)])
+    assert values == pytest.approx([entry.value for entry in read_entries(alone)])
 
 
-def test_a_rank_that_is_killed_ends_the_attempt_and_not_the_crew(tmp_path: Path, workers: list[Worker]) -> None:
+def test_killed_rank_ends_the_attempt_but_not_the_worker(tmp_path: Path, workers: list[Worker]) -> None:
     overrides = ("parallel=data", "hardware=cpu_4", "hardware.devices_per_node=2", *LONG, "max_steps=1500")
     sweep = make_sweep(tmp_path, [{}], *overrides)
     for rank in (0, 1):
         workers.append(start_worker(sweep, rank=rank, local_rank=rank, local_world_size=2, world_size=2))
-    wait_until(lambda: steps_done(sweep, entries(sweep)[0]) >= 100, "step 100")
-    os.kill(child_of(workers[1]), signal.SIGKILL)
+    wait_until(lambda: read_last_step(sweep, read_entries(sweep)[0]) >= 100, "step 100")
+    os.kill(wait_for_child(workers[1]), signal.SIGKILL)
     assert [worker.wait(timeout=180) for worker in workers] == [0, 0]
-    entry = entries(sweep)[0]
+    entry = read_entries(sweep)[0]
     assert (entry.state, entry.attempt) == ("finished", 2)

@@ -13,8 +13,8 @@ import pytest
 from experiments.tracking.sweep_sync import sync_all
 from experiments.tracking.ui import serve
 from tests.support import ledgers
-from tests.support.recorded_sweeps import make_swept, run
-from tests.support.stores import begin, end, free_port, log_steps, make_run, mlflow_server, sql
+from tests.support.recorded_sweeps import make_swept, run_trial
+from tests.support.stores import free_port, log_steps, make_run, mlflow_server, sql, start_attempt, write_outcome
 
 ADMIN, PASSWORD = "admin", "correct-horse-battery"
 READER = "reader-without-rights"
@@ -52,11 +52,11 @@ def test_runs_are_synced_to_a_server_with_a_login(tmp_path: Path, monkeypatch: p
     for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
         monkeypatch.delenv(name, raising=False)
     trial = make_run(runs_dir, store=store)
-    with begin(trial) as journal:
+    with start_attempt(trial) as journal:
         log_steps(journal, range(1200))
-    end(trial)
+    write_outcome(trial)
     sweep = make_swept(runs_dir, [{"optimizer.lr": 0.1}], store=store, sync="off")
-    run(sweep, ledgers.ids(1)[0], 0.5)
+    run_trial(sweep, ledgers.ids(1)[0], 0.5)
     with mlflow_server(served / "mlflow.db", port, *OPTIONS, env=environment):
         wanted = "it requires a login; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
         assert wanted in " ".join(sync_all(runs_dir).failures)
@@ -69,7 +69,7 @@ def test_runs_are_synced_to_a_server_with_a_login(tmp_path: Path, monkeypatch: p
         add_reader(address)
         log_in(monkeypatch, READER, PASSWORD)
         other = make_run(runs_dir, "reader", store=store)
-        begin(other).close()
+        start_attempt(other).close()
         assert "this user has no permission (403)" in " ".join(sync_all(runs_dir, ["reader"]).failures)
         log_in(monkeypatch, ADMIN, PASSWORD)
         lines: list[str] = []

@@ -17,18 +17,18 @@ from experiments.run.state import is_process_alive
 from experiments.trial.trial import Trial
 from tests.support.stores import (
     DEAD_PID,
-    begin,
-    end,
-    expected,
     free_port,
     log_steps,
+    make_expected_metrics,
     make_run,
     mlflow_server,
+    read_metrics,
+    read_status,
     rewrite_states,
     sql,
-    status,
-    stored,
+    start_attempt,
     wait_until,
+    write_outcome,
 )
 
 
@@ -42,20 +42,20 @@ def follower(trial: Trial, *args: str) -> subprocess.Popen[str]:
 def test_follower_uploads_points_while_the_run_trains(runs_dir: Path) -> None:
     trial = make_run(runs_dir)
     process = follower(trial)
-    with begin(trial) as journal:
+    with start_attempt(trial) as journal:
         log_steps(journal, range(10))
-        wait_until(lambda: len(stored(runs_dir)) == 20)
-        assert status(runs_dir) == "RUNNING"
+        wait_until(lambda: len(read_metrics(runs_dir)) == 20)
+        assert read_status(runs_dir) == "RUNNING"
         log_steps(journal, range(10, 20))
         journal.state("finished", step=20, attempt=1)
-    end(trial)
+    write_outcome(trial)
     out, err = process.communicate(timeout=30)
     assert (process.returncode, err) == (0, "")
     lines = [json.loads(line) for line in out.splitlines()]
     assert lines[-1]["pending"] == 0
     assert lines[-1]["run_id"] == lines[0]["run_id"]
     assert all(line["error"] is None for line in lines)
-    assert (stored(runs_dir), status(runs_dir)) == (expected(range(20)), "FINISHED")
+    assert (read_metrics(runs_dir), read_status(runs_dir)) == (make_expected_metrics(range(20)), "FINISHED")
 
 
 @pytest.mark.slow
@@ -63,7 +63,7 @@ def test_server_that_dies_under_a_follower_loses_and_doubles_nothing(tmp_path: P
     port = free_port()
     database = tmp_path / "served.db"
     trial = make_run(tmp_path, store=f"http://127.0.0.1:{port}")
-    with mlflow_server(database, port), begin(trial) as journal:
+    with mlflow_server(database, port), start_attempt(trial) as journal:
         process = follower(trial)
         log_steps(journal, range(50))
         wait_until(lambda: sql(database, "select count(*) from metrics") == [(100,)])
@@ -76,23 +76,23 @@ def test_server_that_dies_under_a_follower_loses_and_doubles_nothing(tmp_path: P
         assert process.poll() is None
         with mlflow_server(database, port):
             log_steps(journal, range(150, 200))
-            end(trial)
+            write_outcome(trial)
             out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (0, "")
     errors = [json.loads(line)["error"] for line in out.splitlines()]
     assert any(errors)
     assert errors[-1] is None
     points = sql(database, "select key, step, value from metrics order by key, step, value")
-    assert points == expected(range(200))
+    assert points == make_expected_metrics(range(200))
     assert sql(database, "select status, count(*) from runs") == [("FINISHED", 1)]
 
 
 @pytest.mark.slow
 def test_follower_gives_up_after_its_grace_period_with_one_line(tmp_path: Path) -> None:
     trial = make_run(tmp_path, store=f"http://127.0.0.1:{free_port()}")
-    with begin(trial) as journal:
+    with start_attempt(trial) as journal:
         log_steps(journal, range(3))
-    end(trial)
+    write_outcome(trial)
     process = follower(trial, "--grace-s", "2")
     out, err = process.communicate(timeout=60)
     assert process.returncode == 1
@@ -104,7 +104,7 @@ def test_follower_gives_up_after_its_grace_period_with_one_line(tmp_path: Path) 
 @pytest.mark.slow
 def test_follower_ends_when_launcher_and_job_are_gone(runs_dir: Path) -> None:
     trial = make_run(runs_dir)
-    with begin(trial) as journal:
+    with start_attempt(trial) as journal:
         log_steps(journal, range(3))
     rewrite_states(journal.path, pid=DEAD_PID)
     launcher = (
@@ -117,7 +117,7 @@ def test_follower_ends_when_launcher_and_job_are_gone(runs_dir: Path) -> None:
     )
     pid = int(done.stdout.splitlines()[0])
     wait_until(lambda: not is_process_alive(socket.gethostname(), pid, time.time()))
-    assert (stored(runs_dir), status(runs_dir)) == (expected(range(3)), "KILLED")
+    assert (read_metrics(runs_dir), read_status(runs_dir)) == (make_expected_metrics(range(3)), "KILLED")
 
 
 @pytest.mark.slow

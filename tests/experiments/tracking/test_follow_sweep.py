@@ -18,14 +18,14 @@ from experiments.sweep.sweep import Sweep
 from experiments.tracking import follow_sweep
 from tests.support import ledgers
 from tests.support.recorded_sweeps import (
-    begin,
-    children,
-    expected_points,
+    make_space,
     make_swept,
-    parent_status,
-    run,
-    space_of,
-    stored_points,
+    read_children,
+    read_journal_points,
+    read_parent_status,
+    read_stored_points,
+    run_trial,
+    start_trial,
 )
 from tests.support.stores import free_port, mlflow_server, sql, wait_until
 
@@ -56,7 +56,7 @@ def read_log(sweep: Sweep) -> str:
 
 
 def has_children(runs_dir: Path, count: int) -> bool:
-    return len(children(runs_dir)) == count
+    return len(read_children(runs_dir)) == count
 
 
 @pytest.mark.slow
@@ -65,30 +65,30 @@ def test_follower_syncs_a_sweep_while_it_runs_and_ends_with_it(
 ) -> None:
     sweep = make_swept(runs_dir, LRS)
     process = start(sweep, followers)
-    begin(sweep, FIRST)
-    ledgers.log(sweep, FIRST, {100: 0.25})
-    wait_until(lambda: len(stored_points(runs_dir)) == 2)
-    assert parent_status(runs_dir) == "RUNNING"
+    start_trial(sweep, FIRST)
+    ledgers.log_metric(sweep, FIRST, {100: 0.25})
+    wait_until(lambda: len(read_stored_points(runs_dir)) == 2)
+    assert read_parent_status(runs_dir) == "RUNNING"
     os.kill(process.pid, signal.SIGINT)  # Ctrl-C in the terminal of `lathe sweep`
     os.kill(process.pid, signal.SIGHUP)
-    ledgers.end(sweep, FIRST, "finished", value=0.25)
-    run(sweep, SECOND, 0.5)
+    ledgers.end_trial(sweep, FIRST, "finished", value=0.25)
+    run_trial(sweep, SECOND, 0.5)
     assert process.wait(timeout=60) == 0
-    assert stored_points(runs_dir) == expected_points(sweep)
-    assert set(children(runs_dir).values()) == {"FINISHED"}
-    assert (parent_status(runs_dir), read_log(sweep)) == ("FINISHED", "")
+    assert read_stored_points(runs_dir) == read_journal_points(sweep)
+    assert set(read_children(runs_dir).values()) == {"FINISHED"}
+    assert (read_parent_status(runs_dir), read_log(sweep)) == ("FINISHED", "")
 
 
 @pytest.mark.slow
 def test_sync_at_end_uploads_nothing_before(runs_dir: Path, followers: list[subprocess.Popen[bytes]]) -> None:
     sweep = make_swept(runs_dir, LRS, sync="end")
     process = start(sweep, followers)
-    run(sweep, FIRST, 0.5)
+    run_trial(sweep, FIRST, 0.5)
     wait_until(lambda: (sweep.folder / "follow.lock").exists())
     assert sql(runs_dir / "mlflow.db", "select count(*) from runs") == [(0,)]
-    run(sweep, SECOND, 0.5)
+    run_trial(sweep, SECOND, 0.5)
     assert process.wait(timeout=60) == 0
-    assert stored_points(runs_dir) == expected_points(sweep)
+    assert read_stored_points(runs_dir) == read_journal_points(sweep)
 
 
 def test_a_sweep_without_tracking_is_not_followed(runs_dir: Path) -> None:
@@ -101,24 +101,24 @@ def test_follower_waits_for_a_strategy_that_may_add_trials(
 ) -> None:
     strategy = {"name": "tpe", "seed": 0, "startup_points": 10}
     budget = {"max_points": 1, "wall_h": None, "device_h": None}
-    sweep = make_swept(runs_dir, [], strategy=strategy, budget=budget, space=space_of(LRS))
+    sweep = make_swept(runs_dir, [], strategy=strategy, budget=budget, space=make_space(LRS))
     process = start(sweep, followers)
     wait_until(lambda: sql(runs_dir / "mlflow.db", "select count(*) from runs") == [(1,)])
     ledger = sweep.ledger()
     with ledger.locked():
         trial = {"trial": FIRST, "point": 0, "values": LRS[0], "seed": 0, "reused": None}
         ledger.add([trial])
-    run(sweep, FIRST, 0.5)
+    run_trial(sweep, FIRST, 0.5)
     assert process.wait(timeout=60) == 0
-    assert (children(runs_dir), parent_status(runs_dir)) == ({"lr=0.001": "FINISHED"}, "FINISHED")
+    assert (read_children(runs_dir), read_parent_status(runs_dir)) == ({"lr=0.001": "FINISHED"}, "FINISHED")
 
 
 @pytest.mark.slow
 def test_follower_ends_when_the_folder_is_gone(runs_dir: Path, followers: list[subprocess.Popen[bytes]]) -> None:
     sweep = make_swept(runs_dir, LRS)
     process = start(sweep, followers)
-    begin(sweep, FIRST)
-    ledgers.log(sweep, FIRST, {100: 0.25})
+    start_trial(sweep, FIRST)
+    ledgers.log_metric(sweep, FIRST, {100: 0.25})
     wait_until(lambda: has_children(runs_dir, 1))
     sweep.folder.rename(runs_dir / "gone")  # in one stroke, while it may be writing there
     assert process.wait(timeout=60) == 0
@@ -130,15 +130,15 @@ def test_server_that_was_down_gets_everything(tmp_path: Path, followers: list[su
     port, database = free_port(), tmp_path / "served.db"
     sweep = make_swept(tmp_path, LRS, store=f"http://127.0.0.1:{port}")
     process = start(sweep, followers)
-    run(sweep, FIRST, 0.25)
+    run_trial(sweep, FIRST, 0.25)
     wait_until(lambda: "did not take 'probe'" in read_log(sweep))
     with mlflow_server(database, port):
-        wait_until(lambda: len(stored_points(tmp_path, "served.db")) == 4)
-    run(sweep, SECOND, 0.5)
+        wait_until(lambda: len(read_stored_points(tmp_path, "served.db")) == 4)
+    run_trial(sweep, SECOND, 0.5)
     assert process.poll() is None
     with mlflow_server(database, port):
         assert process.wait(timeout=100) == 0
-    assert stored_points(tmp_path, "served.db") == expected_points(sweep)
+    assert read_stored_points(tmp_path, "served.db") == read_journal_points(sweep)
     assert sql(database, "select status, count(*) from runs group by 1") == [("FINISHED", 3)]
     assert len(read_log(sweep).splitlines()) <= 3  # one line each time that the store fails
 
@@ -148,7 +148,7 @@ def test_follower_gives_up_a_store_that_stays_down_after_the_end(
 ) -> None:
     sweep = make_swept(tmp_path, LRS, store=f"http://127.0.0.1:{free_port()}")
     for trial in (FIRST, SECOND):
-        run(sweep, trial, 0.5)
+        run_trial(sweep, trial, 0.5)
     monkeypatch.setattr(follow_sweep, "GIVE_UP_S", 0.0)
     monkeypatch.setattr(follow_sweep, "POLL_S", 0.01)
     assert follow_sweep.follow(sweep) == 1
@@ -157,8 +157,8 @@ def test_follower_gives_up_a_store_that_stays_down_after_the_end(
 
 def test_second_follower_leaves_the_sweep_to_the_first(runs_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sweep = make_swept(runs_dir, LRS)
-    run(sweep, FIRST, 0.5)
-    run(sweep, SECOND, 0.5)
+    run_trial(sweep, FIRST, 0.5)
+    run_trial(sweep, SECOND, 0.5)
     monkeypatch.setattr(sys, "argv", ["follow_sweep", str(sweep.folder)])
     monkeypatch.setattr(follow_sweep, "NICENESS", 0)
     monkeypatch.setattr(follow_sweep, "TAKE_OVER_S", 0.0)
@@ -167,7 +167,7 @@ def test_second_follower_leaves_the_sweep_to_the_first(runs_dir: Path, monkeypat
         with (sweep.folder / "follow.lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             assert follow_sweep.main() == 0
-            assert children(runs_dir) == {}
+            assert read_children(runs_dir) == {}
             monkeypatch.setattr(follow_sweep, "TAKE_OVER_S", 60.0)
             waiting = threading.Thread(target=follow_sweep.main)
             monkeypatch.setattr(signal, "signal", lambda *_: None)  # which only the main thread may
@@ -178,7 +178,7 @@ def test_second_follower_leaves_the_sweep_to_the_first(runs_dir: Path, monkeypat
         monkeypatch.undo()
         for number, handler in before.items():
             signal.signal(number, handler)
-    assert set(children(runs_dir).values()) == {"FINISHED"}
+    assert set(read_children(runs_dir).values()) == {"FINISHED"}
 
 
 def test_folder_that_is_not_a_sweep_is_refused(tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ from experiments.tracking.store_uri import StoreError
 from experiments.tracking.sweep_sync import sync_sweep
 from experiments.tracking.ui import serve
 from tests.support import ledgers
-from tests.support.recorded_sweeps import METRIC, make_swept, run, tags_of
+from tests.support.recorded_sweeps import METRIC, make_swept, read_run_tags, run_trial
 from tests.support.stores import sql
-from tests.support.workers import QUESTION
+from tests.support.workers import SPEC
 
 SPACE = {
     "optimizer.lr": {"low": 0.001, "high": 0.1, "log": True},
@@ -27,7 +27,7 @@ SPACE = {
 
 
 def charts(**spec: Any) -> list[dict[str, Any]]:
-    return mlflow_view.make_charts({**QUESTION, **spec})
+    return mlflow_view.make_charts({**SPEC, **spec})
 
 
 def select_type(charts: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
@@ -65,7 +65,7 @@ def test_nested_key_is_not_an_axis_of_parallel_coordinates() -> None:
 
 def test_given_points_have_charts_too() -> None:
     given = [["optimizer.lr=0.1", "+tags.team=a"], ["optimizer.lr=0.2", "model=mlp"]]
-    spec = {**QUESTION, "points": given, "strategy": {"name": "list"}}
+    spec = {**SPEC, "points": given, "strategy": {"name": "list"}}
     assert mlflow_view.list_swept_keys(spec) == ["optimizer.lr", "tags.team", "model"]
     assert mlflow_view.list_common_keys(spec) == ["optimizer.lr"]
 
@@ -79,7 +79,7 @@ def test_single_trial_has_only_curves(spec: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(("mode", "ascending"), [("max", False), ("min", True)])
 def test_the_state_filters_and_sorts(mode: str, ascending: bool) -> None:
-    state = mlflow_view.make_view_state({**QUESTION, "space": SPACE, "mode": mode}, "abc")
+    state = mlflow_view.make_view_state({**SPEC, "space": SPACE, "mode": mode}, "abc")
     assert state["searchFilter"] == "tags.`lathe.sweep_key` = 'abc' and tags.`lathe.kind` = 'trial'"
     assert (state["orderByKey"], state["orderByAsc"]) == (f"metrics.`{METRIC}`", ascending)
     assert state["selectedColumns"] == [
@@ -99,7 +99,7 @@ def test_view_is_saved_with_the_parent_run(runs_dir: Path) -> None:
         f"#/experiments/1/runs?viewStateShareKey={sweep.key[:12]}&workflowType=machine_learning&compareRunsMode=CHART"
     )
     assert mlflow_view.make_link(sweep, "http://127.0.0.1:5000/") == f"http://127.0.0.1:5000/{page}"
-    assert tags_of(runs_dir, "probe")["mlflow.note.content"].startswith(
+    assert read_run_tags(runs_dir, "probe")["mlflow.note.content"].startswith(
         f"**probe** ([all trials side by side]({page}))"
     )
 
@@ -116,7 +116,7 @@ def test_view_is_updated_only_if_the_spec_has_changed(runs_dir: Path, monkeypatc
     sweep = make_swept(runs_dir, [{"optimizer.lr": 0.1}])
     for _ in range(2):
         sync_sweep(sweep)
-    run(sweep, ledgers.ids(1)[0], 0.5)
+    run_trial(sweep, ledgers.ids(1)[0], 0.5)
     sync_sweep(sweep)
     assert len(written) == 1
     spec = {**sweep.spec, "space": {**sweep.spec["space"], "seed": [0, 1]}}
@@ -174,7 +174,7 @@ def test_sweep_outside_a_store_has_no_link(runs_dir: Path) -> None:
 def test_newest_sweeps_are_listed(runs_dir: Path) -> None:
     for number in range(4):
         sweep = make_swept(runs_dir, [{"optimizer.lr": 0.1}], name=f"probe{number}")
-        ledgers.grow_old(sweep.folder / "sweep.yaml", 100 - number)
+        ledgers.age_file(sweep.folder / "sweep.yaml", 100 - number)
         if number != 2:
             sync_sweep(sweep)
     sweeps = mlflow_view.list_newest(runs_dir, f"sqlite:///{runs_dir}/mlflow.db", 2)

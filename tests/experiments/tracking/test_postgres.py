@@ -17,8 +17,8 @@ from experiments.tracking.sweep_sync import sync_all, sync_sweep
 from experiments.trial.trial import Trial
 from tests.support import ledgers
 from tests.support.databases import PASSWORD, Postgres, postgres
-from tests.support.recorded_sweeps import expected_points, make_swept, run
-from tests.support.stores import begin, end, log_steps, make_run
+from tests.support.recorded_sweeps import make_swept, read_journal_points, run_trial
+from tests.support.stores import log_steps, make_run, start_attempt, write_outcome
 
 NUM_TRIALS, NUM_ROUNDS, NUM_STEPS = 16, 2, 100
 VARIABLE = "LATHE_TEST_STORE"
@@ -96,17 +96,17 @@ def test_sweep_and_runs_of_nodes_without_network_are_synced_later(
     store = f"${{oc.env:{VARIABLE}}}"
     sweep = make_swept(tmp_path, [{"optimizer.lr": lr} for lr in (0.001, 0.01)], store=store, sync="off")
     for name, value in zip(ledgers.ids(2), (0.5, 0.7), strict=True):
-        run(sweep, name, value)
+        run_trial(sweep, name, value)
     trial = make_run(tmp_path, store=store)
-    with begin(trial) as journal:
+    with start_attempt(trial) as journal:
         log_steps(journal, range(30))
-    end(trial)
+    write_outcome(trial)
     summary = sync_all(tmp_path)
     assert (summary.runs, summary.failures) == (3, ())
     query = "select t.value, m.key, m.step, m.value from metrics m join tags t using (run_uuid) where t.key = 'lathe.trial_id'"
     stored = [row for row in server.sql(database, query) if not row[1].startswith("cost/")]  # these the ledger tells
-    assert sorted(row for row in stored if row[0] != "a1b2c3") == expected_points(sweep)
-    assert len(stored) == 60 + len(expected_points(sweep))
+    assert sorted(row for row in stored if row[0] != "a1b2c3") == read_journal_points(sweep)
+    assert len(stored) == 60 + len(read_journal_points(sweep))
     (view,) = server.sql(database, "select value from experiment_tags where key like 'mlflow.sharedViewState.%'")
     assert json.loads(view[0])["name"] == "sweep probe"
     assert sync_sweep(sweep)[:2] == (2, 0)
@@ -114,7 +114,7 @@ def test_sweep_and_runs_of_nodes_without_network_are_synced_later(
 
 def test_store_without_a_driver_is_an_error(tmp_path: Path) -> None:
     trial = make_run(tmp_path, store="postgresql+pg8000://me@127.0.0.1/mlflow")
-    begin(trial).close()
+    start_attempt(trial).close()
     with pytest.raises(StoreError) as caught:
         sync_run(Trial(trial.folder))
     assert "Python has no driver for its database (No module named 'pg8000')" in str(caught.value)

@@ -26,17 +26,17 @@ from experiments.trial.parameters import clean_key
 from experiments.trial.trial import Trial
 from tests.support.stores import (
     DEAD_PID,
-    begin,
-    end,
-    expected,
     free_port,
     log_steps,
+    make_expected_metrics,
     make_run,
+    read_metrics,
+    read_status,
+    read_tags,
     rewrite_states,
     sql,
-    status,
-    stored,
-    tags,
+    start_attempt,
+    write_outcome,
 )
 from tests.support.variants import IS_LONG
 
@@ -45,7 +45,7 @@ def test_run_is_in_mlflow_with_metrics_params_tags_and_artifacts(runs_dir: Path)
     trial = make_run(runs_dir)
     (trial.folder / "checkpoints").mkdir()
     (trial.folder / "checkpoints" / "weights.safetensors").write_text("w")
-    with begin(trial) as journal:
+    with start_attempt(trial) as journal:
         journal.params({"model.num_parameters": 1234})
         journal.data(name="blobs", digest="f" * 64, num_examples=300, split="train")
         journal.data(name="blobs", digest="f" * 64, num_examples=60, split="val")
@@ -53,11 +53,11 @@ def test_run_is_in_mlflow_with_metrics_params_tags_and_artifacts(runs_dir: Path)
         journal.artifact("../../../etc/passwd")
         log_steps(journal, range(3))
         journal.state("finished", step=3, attempt=1)
-    end(trial)
+    write_outcome(trial)
     synced = sync_run(trial)
     database = runs_dir / "mlflow.db"
     assert synced.points == 6
-    assert stored(runs_dir) == expected(range(3))
+    assert read_metrics(runs_dir) == make_expected_metrics(range(3))
     assert dict(sql(database, "select key, value from params")) == {
         "name": "blobs",
         "description": "does it learn?",
@@ -75,7 +75,7 @@ def test_run_is_in_mlflow_with_metrics_params_tags_and_artifacts(runs_dir: Path)
         "tracking.experiment": "lathe",
         "tracking.sync": "live",
     }
-    stored_tags = tags(runs_dir)
+    stored_tags = read_tags(runs_dir)
     assert stored_tags["mlflow.runName"] == "blobs"
     assert stored_tags["mlflow.source.git.commit"] == "0123abcd" * 5
     assert stored_tags["git.dirty"] == "true"
@@ -105,7 +105,7 @@ def test_run_is_in_mlflow_with_metrics_params_tags_and_artifacts(runs_dir: Path)
 
 def test_nan_and_infinity_are_stored(runs_dir: Path) -> None:
     trial = make_run(runs_dir)
-    with begin(trial) as journal:
+    with start_attempt(trial) as journal:
         journal.metrics(1, {"nan": math.nan, "inf": math.inf, "bad@key[0]//x": 1.0})
     sync_run(trial)
     rows = sql(runs_dir / "mlflow.db", "select key, value, is_nan from metrics order by key")
@@ -114,15 +114,15 @@ def test_nan_and_infinity_are_stored(runs_dir: Path) -> None:
 
 def test_second_sync_changes_nothing_even_without_its_progress_file(runs_dir: Path) -> None:
     trial = make_run(runs_dir)
-    with begin(trial) as journal:
+    with start_attempt(trial) as journal:
         log_steps(journal, range(700))
-    end(trial)
+    write_outcome(trial)
     first = sync_run(trial)
     assert (first.points, sync_run(trial).points) == (1400, 0)
     (trial.folder / "sync.json").write_text("{damaged")
     again = sync_run(trial)
     assert (again.run_id, again.points) == (first.run_id, 1400)
-    assert stored(runs_dir) == expected(range(700))
+    assert read_metrics(runs_dir) == make_expected_metrics(range(700))
     assert sql(runs_dir / "mlflow.db", "select count(*) from runs") == [(1,)]
 
 
@@ -134,7 +134,7 @@ def test_progress_file_of_the_first_version_gets_the_new_name_of_the_state(tmp_p
 
 def test_interrupted_sync_continues(runs_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trial = make_run(runs_dir)
-    with begin(trial) as journal:
+    with start_attempt(trial) as journal:
         log_steps(journal, range(40))
     monkeypatch.setattr(mlflow_client, "METRICS_PER_CALL", 7)
     monkeypatch.setattr(run_sync, "_BLOCK_BYTES", 500)
@@ -149,37 +149,37 @@ def test_interrupted_sync_continues(runs_dir: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(RunSync, "_send", killed_at_the_fourth_block)
     with pytest.raises(KeyboardInterrupt):
         sync_run(trial)
-    assert 0 < len(stored(runs_dir)) < 80
+    assert 0 < len(read_metrics(runs_dir)) < 80
     sync_run(trial)
-    assert stored(runs_dir) == expected(range(40))
+    assert read_metrics(runs_dir) == make_expected_metrics(range(40))
 
 
 def test_resumed_run_has_each_step_once(runs_dir: Path) -> None:
     trial = make_run(runs_dir)
-    with begin(trial) as journal:
+    with start_attempt(trial) as journal:
         log_steps(journal, range(10))
-    end(trial, "killed")
+    write_outcome(trial, "killed")
     sync_run(trial)
-    assert status(runs_dir) == "KILLED"
-    with begin(trial, 2, step=5) as journal:
+    assert read_status(runs_dir) == "KILLED"
+    with start_attempt(trial, 2, step=5) as journal:
         log_steps(journal, range(5, 8), offset=0.25)
         journal.params({"late": "fact"})
         sync_run(trial)
-        assert status(runs_dir) == "RUNNING"
+        assert read_status(runs_dir) == "RUNNING"
         log_steps(journal, range(8, 12))
-    end(trial, "finished", 2)
+    write_outcome(trial, "finished", 2)
     sync_run(trial)
-    assert stored(runs_dir) == expected(range(12))
-    assert (status(runs_dir), tags(runs_dir)["lathe.attempt"]) == ("FINISHED", "2")
+    assert read_metrics(runs_dir) == make_expected_metrics(range(12))
+    assert (read_status(runs_dir), read_tags(runs_dir)["lathe.attempt"]) == ("FINISHED", "2")
     (trial.folder / "sync.json").unlink()
     sync_run(trial)
-    assert stored(runs_dir) == expected(range(12))
+    assert read_metrics(runs_dir) == make_expected_metrics(range(12))
 
 
 def test_parameter_keeps_the_value_of_the_first_attempt(runs_dir: Path) -> None:
     trial = make_run(runs_dir)
     for number in (1, 2):
-        with begin(trial, number) as journal:
+        with start_attempt(trial, number) as journal:
             journal.params({"num_devices": number, "name": "another"})
         sync_run(trial)
     params = dict(sql(runs_dir / "mlflow.db", "select key, value from params"))
@@ -190,7 +190,7 @@ def test_parameters_respect_the_limits_of_mlflow(runs_dir: Path) -> None:
     many = {f"layer_{i}": i for i in range(230)}
     odd = {"k" * 300: "v" * 7000, "p[0]": "", "a//b": 1, "../x": 2, "..": 3, ".": 4, "": 5, "ü:ok": "ß", "/x": 6}
     trial = make_run(runs_dir, model=many, data=odd)
-    begin(trial).close()
+    start_attempt(trial).close()
     sync_run(trial)
     params = dict(sql(runs_dir / "mlflow.db", "select key, value from params"))
     assert len([key for key in params if key.startswith("model.layer_")]) == 230
@@ -243,16 +243,16 @@ def test_state_follows_from_outcome_journal_and_process(
 
 def test_run_without_a_process_is_killed(runs_dir: Path) -> None:
     trial = make_run(runs_dir)
-    with begin(trial) as journal:
+    with start_attempt(trial) as journal:
         log_steps(journal, range(2))
     sync_run(trial)
-    assert status(runs_dir) == "RUNNING"  # this process, which is alive
+    assert read_status(runs_dir) == "RUNNING"  # this process, which is alive
     rewrite_states(journal.path, pid=DEAD_PID)
     (trial.folder / "sync.json").unlink()
     RunSync(trial).sync(reconcile=False)  # a live sync leaves the final state to the launcher
-    assert status(runs_dir) == "RUNNING"
+    assert read_status(runs_dir) == "RUNNING"
     sync_run(trial)
-    assert (status(runs_dir), tags(runs_dir)["lathe.reason"]) == (
+    assert (read_status(runs_dir), read_tags(runs_dir)["lathe.reason"]) == (
         "KILLED",
         f"process {DEAD_PID} ended without reporting an error",
     )
@@ -260,11 +260,11 @@ def test_run_without_a_process_is_killed(runs_dir: Path) -> None:
 
 def test_run_on_another_host_stays_running(runs_dir: Path) -> None:
     trial = make_run(runs_dir)
-    with begin(trial) as journal:
+    with start_attempt(trial) as journal:
         log_steps(journal, range(2))
     rewrite_states(journal.path, pid=DEAD_PID, host="node-17")
     sync_run(trial)
-    assert (status(runs_dir), tags(runs_dir)["lathe.host"]) == ("RUNNING", "node-17")
+    assert (read_status(runs_dir), read_tags(runs_dir)["lathe.host"]) == ("RUNNING", "node-17")
 
 
 def test_zombie_and_reused_pid_are_not_alive() -> None:
@@ -280,16 +280,16 @@ def test_zombie_and_reused_pid_are_not_alive() -> None:
 def test_nothing_is_created_before_the_first_event(runs_dir: Path) -> None:
     trial = make_run(runs_dir)
     assert sync_run(trial).run_id is None
-    end(trial, "failed")
+    write_outcome(trial, "failed")
     assert sync_run(trial).run_id is not None
-    assert status(runs_dir) == "FAILED"
+    assert read_status(runs_dir) == "FAILED"
 
 
 def test_deleted_runs_are_restored_and_lost_ones_created_again(runs_dir: Path) -> None:
     from mlflow import MlflowClient
 
     trial = make_run(runs_dir)
-    with begin(trial) as journal:
+    with start_attempt(trial) as journal:
         log_steps(journal, range(3))
     first = sync_run(trial)
     MlflowClient(resolve_trial_store(trial)).delete_run(str(first.run_id))
@@ -304,19 +304,19 @@ def test_deleted_runs_are_restored_and_lost_ones_created_again(runs_dir: Path) -
         connection.commit()
     again = sync_run(trial)
     assert again.run_id != first.run_id
-    assert stored(runs_dir) == expected(range(3))
+    assert read_metrics(runs_dir) == make_expected_metrics(range(3))
     assert other.runs_dir == runs_dir / "b"
 
 
 def test_refused_artifact_does_not_block_metrics(runs_dir: Path) -> None:
     trial = make_run(runs_dir)
     (runs_dir / "artifacts").write_text("a file where the folder should be")
-    with begin(trial) as journal:
+    with start_attempt(trial) as journal:
         log_steps(journal, range(3))
-    end(trial)
+    write_outcome(trial)
     with pytest.raises(StoreError, match="did not take 'a1b2c3'"):
         sync_run(trial)
-    assert (stored(runs_dir), status(runs_dir)) == (expected(range(3)), "FINISHED")
+    assert (read_metrics(runs_dir), read_status(runs_dir)) == (make_expected_metrics(range(3)), "FINISHED")
     (runs_dir / "artifacts").unlink()
     synced = sync_run(trial)
     assert (runs_dir / "artifacts" / str(synced.run_id) / "artifacts" / "trial.yaml").is_file()
@@ -325,7 +325,7 @@ def test_refused_artifact_does_not_block_metrics(runs_dir: Path) -> None:
 def test_sync_all_reports_failures_and_syncs_the_rest(runs_dir: Path) -> None:
     for name, sync_mode in (("aaa", "live"), ("bbb", "off"), ("ccc", "end")):
         tracking = {"store": None, "experiment": "lathe", "sync": sync_mode}
-        with begin(make_run(runs_dir, name, tracking=tracking)) as journal:
+        with start_attempt(make_run(runs_dir, name, tracking=tracking)) as journal:
             log_steps(journal, range(2))
     (runs_dir / "single" / "ccc" / "trial.yaml").write_text("tracking: [")
     summary = sync_all(runs_dir)
@@ -344,7 +344,7 @@ def test_error_of_a_store_that_is_down_is_one_line_without_password(
     port = free_port()
     monkeypatch.setenv("LATHE_TEST_STORE", f"http://user:hush@127.0.0.1:{port}")
     trial = make_run(tmp_path, store="${oc.env:LATHE_TEST_STORE}")
-    begin(trial).close()
+    start_attempt(trial).close()
     started = time.monotonic()
     with pytest.raises(StoreError) as caught:
         sync_run(trial)
@@ -382,14 +382,14 @@ def sync_processes(trials: list[Trial]) -> list[subprocess.Popen[str]]:
 @pytest.mark.slow
 def test_two_concurrent_syncs_take_turns(runs_dir: Path) -> None:
     trial = make_run(runs_dir)
-    with begin(trial) as journal:
+    with start_attempt(trial) as journal:
         log_steps(journal, range(2000))
-    end(trial)
+    write_outcome(trial)
     processes = sync_processes([trial, trial])
     counts = sorted(int(process.communicate()[0]) for process in processes)
     assert [process.returncode for process in processes] == [0, 0]
     assert counts == [0, 4000]
-    assert stored(runs_dir) == expected(range(2000))
+    assert read_metrics(runs_dir) == make_expected_metrics(range(2000))
     assert sql(runs_dir / "mlflow.db", "select count(*) from runs") == [(1,)]
 
 
@@ -398,7 +398,7 @@ def test_concurrent_processes_on_a_new_store_create_one_schema_and_one_experimen
     count = 8 if IS_LONG else 4
     trials = [make_run(tmp_path, f"run{i}") for i in range(count)]
     for trial in trials:
-        with begin(trial) as journal:
+        with start_attempt(trial) as journal:
             log_steps(journal, range(5))
     processes = sync_processes(trials)
     assert [int(process.communicate()[0]) for process in processes] == [10] * count

@@ -34,20 +34,18 @@ from tests.support import ledgers
 from tests.support import workers as sweeps
 from tests.support.recorded_sweeps import (
     METRIC,
-    begin,
-    children,
-    expected_points,
+    make_space,
     make_swept,
-    params_of,
-    parent_status,
-    run,
-    space_of,
-    stored_points,
-    tags_of,
+    read_children,
+    read_journal_points,
+    read_parent_status,
+    read_run_params,
+    read_run_tags,
+    read_stored_points,
+    run_trial,
+    start_trial,
 )
-from tests.support.stores import begin as begin_run
-from tests.support.stores import end as end_run
-from tests.support.stores import free_port, log_steps, make_run, sql
+from tests.support.stores import free_port, log_steps, make_run, sql, start_attempt, write_outcome
 
 LRS = [{"optimizer.lr": lr} for lr in (0.001, 0.01, 0.1)]
 SYNC = """
@@ -92,16 +90,16 @@ def test_sweep_is_a_parent_run_with_a_child_run_per_trial(runs_dir: Path) -> Non
         runs_dir, points, seeds=2, description="does it learn?", budget={"max_points": 9, "wall_h": None, "device_h": 2}
     )
     for trial, value in zip(ledgers.ids(4), (0.5, 0.7, 0.9, 0.8), strict=True):
-        run(sweep, trial, value)
+        run_trial(sweep, trial, value)
     summary = sync_sweep(sweep)
     assert (summary.runs, summary.failures) == (4, ())
-    assert summary.points == len(expected_points(sweep)) == 16
-    assert stored_points(runs_dir) == expected_points(sweep)
+    assert summary.points == len(read_journal_points(sweep)) == 16
+    assert read_stored_points(runs_dir) == read_journal_points(sweep)
     names = [f"lr={lr}, batch_size_global=64, seed={seed}" for lr in (0.003, 0.01) for seed in (0, 1)]
-    assert children(runs_dir) == dict.fromkeys(names, "FINISHED")
+    assert read_children(runs_dir) == dict.fromkeys(names, "FINISHED")
     ((parent, status),) = sql(runs_dir / "mlflow.db", "select run_uuid, status from runs where name = 'probe'")
     assert status == "FINISHED"
-    child = tags_of(runs_dir, names[3])
+    child = read_run_tags(runs_dir, names[3])
     expected_tags = {
         "mlflow.parentRunId": parent,
         "mlflow.runName": names[3],
@@ -112,10 +110,10 @@ def test_sweep_is_a_parent_run_with_a_child_run_per_trial(runs_dir: Path) -> Non
     expected_tags |= {"lathe.sweep_key": sweep.key, "lathe.host": "node7", "git.dirty": "true"}
     assert expected_tags.items() <= child.items()
     assert (
-        params_of(runs_dir, names[3]).items()
+        read_run_params(runs_dir, names[3]).items()
         >= {"optimizer.lr": "0.01", "batch_size_global": "64", "seed": "1"}.items()
     )
-    own = tags_of(runs_dir, "probe")
+    own = read_run_tags(runs_dir, "probe")
     expected_tags = {"lathe.kind": "sweep", "lathe.sweep": "probe", "lathe.sweep_key": sweep.key, "lathe.state": "done"}
     expected_tags |= {
         "lathe.finished": "4",
@@ -124,7 +122,7 @@ def test_sweep_is_a_parent_run_with_a_child_run_per_trial(runs_dir: Path) -> Non
         "mlflow.source.git.commit": "0123abcd" * 5,
     }
     assert expected_tags.items() <= own.items()
-    assert params_of(runs_dir, "probe") == {
+    assert read_run_params(runs_dir, "probe") == {
         "strategy": "grid", "strategy.seed": "0", "strategy.startup_points": "10",
         "metric": METRIC, "mode": "max", "num_seeds": "2", "max_attempts": "4", "base": "", "budget.max_points": "9",
         "budget.device_h": "2", "space.optimizer.lr": "0.003,0.01", "space.batch_size_global": "64",
@@ -138,7 +136,7 @@ def test_sweep_is_a_parent_run_with_a_child_run_per_trial(runs_dir: Path) -> Non
     root = runs_dir / "artifacts" / parent / "artifacts"
     files = sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
     assert files == ["code/lathe.patch", "provenance.yaml", "sweep.yaml"]
-    for run_id in children(runs_dir, "run_uuid").values():
+    for run_id in read_children(runs_dir, "run_uuid").values():
         folder = runs_dir / "artifacts" / run_id / "artifacts"
         assert sorted(path.name for path in folder.iterdir()) == ["provenance.yaml", "trial.yaml"]
 
@@ -146,24 +144,24 @@ def test_sweep_is_a_parent_run_with_a_child_run_per_trial(runs_dir: Path) -> Non
 def test_note_has_goal_progress_and_commands(runs_dir: Path) -> None:
     sweep = make_swept(runs_dir, LRS, description="does it learn?", base=["model=mlp", "data=blobs"])
     first, second, third = ledgers.ids(3)
-    run(sweep, first, 0.75)
-    begin(sweep, second)
-    ledgers.end(sweep, second, "failed", failure="exception", reason="TrainingError: loss=nan |\n`x`")
+    run_trial(sweep, first, 0.75)
+    start_trial(sweep, second)
+    ledgers.end_trial(sweep, second, "failed", failure="exception", reason="TrainingError: loss=nan |\n`x`")
     sync_sweep(sweep)
-    note = tags_of(runs_dir, "probe")["mlflow.note.content"]
+    note = read_run_tags(runs_dir, "probe")["mlflow.note.content"]
     assert note.startswith("**probe**: does it learn? ([all trials side by side](#/experiments/")
     assert "| `optimizer.lr` | `0.001,0.01,0.1` |" in note
     assert "| `base` | `model=mlp data=blobs` |" in note
-    ids = children(runs_dir, "run_uuid")
+    ids = read_children(runs_dir, "run_uuid")
     page = f"#/experiments/{sql(runs_dir / 'mlflow.db', 'select experiment_id from runs')[0][0]}/runs"
     assert f"**Best:** `{METRIC}` 0.75, of [lr=0.001]({page}/{ids['lr=0.001']})" in note
     assert f"| exception | 1 | [lr=0.01]({page}/{ids['lr=0.01']}): `TrainingError: loss=nan \\| 'x'` |" in note
     assert "1/3 done, 1 pending, 1 failed" in note
     assert "lathe sweep --config-dir 'my conf' ./sweep.yaml" in note
     assert f"lathe resume {sweep.folder}\nlathe status {sweep.folder}" in note
-    run(sweep, third, 0.875)
+    run_trial(sweep, third, 0.875)
     sync_sweep(sweep)
-    assert "0.875, of [lr=0.1](" in tags_of(runs_dir, "probe")["mlflow.note.content"]
+    assert "0.875, of [lr=0.1](" in read_run_tags(runs_dir, "probe")["mlflow.note.content"]
 
 
 def test_uploaded_spec_is_the_same(runs_dir: Path) -> None:
@@ -190,18 +188,18 @@ def test_state_of_a_trial_comes_from_the_ledger(
     trial = ledgers.ids(1)[0]
     syncs = SweepSync(sweep)
     assert syncs.sync().runs == 0  # no trial has started
-    assert (num_runs(runs_dir), parent_status(runs_dir)) == (1, "RUNNING")
-    begin(sweep, trial)
+    assert (num_runs(runs_dir), read_parent_status(runs_dir)) == (1, "RUNNING")
+    start_trial(sweep, trial)
     syncs.sync()  # before its first event
-    assert children(runs_dir) == {"lr=0.001": "RUNNING"}
-    ledgers.log(sweep, trial, {100: 0.5})
-    end_run(sweep.trial(ledgers.entry(sweep, trial)), "killed")  # what a file says does not count
+    assert read_children(runs_dir) == {"lr=0.001": "RUNNING"}
+    ledgers.log_metric(sweep, trial, {100: 0.5})
+    write_outcome(sweep.trial(ledgers.read_entry(sweep, trial)), "killed")  # what a file says does not count
     syncs.sync()
-    assert children(runs_dir) == {"lr=0.001": "RUNNING"}
-    ledgers.end(sweep, trial, state, **ending)
+    assert read_children(runs_dir) == {"lr=0.001": "RUNNING"}
+    ledgers.end_trial(sweep, trial, state, **ending)
     syncs.sync()
-    assert children(runs_dir) == {"lr=0.001": status}
-    run_tags = tags_of(runs_dir, "lr=0.001")
+    assert read_children(runs_dir) == {"lr=0.001": status}
+    run_tags = read_run_tags(runs_dir, "lr=0.001")
     assert run_tags["lathe.state"] == tag
     assert (run_tags.get("lathe.failure"), run_tags.get("lathe.reason")) == (
         ending.get("failure"),
@@ -209,21 +207,21 @@ def test_state_of_a_trial_comes_from_the_ledger(
     )
     ((started, ended),) = sql(runs_dir / "mlflow.db", "select start_time, end_time from runs where name = 'lr=0.001'")
     assert (ended is None) == (state == "pending")
-    assert ended is None or ended == round(ledgers.entry(sweep, trial).since * 1000) >= started
-    assert stored_points(runs_dir) == expected_points(sweep)
+    assert ended is None or ended == round(ledgers.read_entry(sweep, trial).since * 1000) >= started
+    assert read_stored_points(runs_dir) == read_journal_points(sweep)
 
 
 def test_queue_time_of_a_trial_is_logged_once_when_it_ends(runs_dir: Path) -> None:
     sweep = make_swept(runs_dir, LRS[:1])
     trial = ledgers.ids(1)[0]
     for state in ("pending", "finished"):
-        begin(sweep, trial)
+        start_trial(sweep, trial)
         sync_sweep(sweep)
         assert not curve_of(runs_dir, "cost/queue_wait_s")
-        ledgers.end(sweep, trial, state, value=0.5)
+        ledgers.end_trial(sweep, trial, state, value=0.5)
     for _ in range(2):
         sync_sweep(sweep)
-    waited = ledgers.entry(sweep, trial).waited_s
+    waited = ledgers.read_entry(sweep, trial).waited_s
     assert waited > 0
     assert curve_of(runs_dir, "cost/queue_wait_s") == [pytest.approx(waited)]
 
@@ -235,22 +233,22 @@ def curve_of(runs_dir: Path, metric: str) -> list[float]:
 def test_all_attempts_of_a_trial_are_one_run(runs_dir: Path) -> None:
     sweep = make_swept(runs_dir, LRS[:1])
     trial = ledgers.ids(1)[0]
-    begin(sweep, trial, "first")
-    ledgers.log(sweep, trial, {50: 0.1, 100: 0.2})
+    start_trial(sweep, trial, "first")
+    ledgers.log_metric(sweep, trial, {50: 0.1, 100: 0.2})
     orphan = ledgers.attempt_folder(sweep, trial) / "journal.jsonl"
-    ledgers.end(sweep, trial, "pending", failure="node lost", reason="gone")
+    ledgers.end_trial(sweep, trial, "pending", failure="node lost", reason="gone")
     sync_sweep(sweep)
-    assert tags_of(runs_dir, "lr=0.001")["lathe.failure"] == "node lost"
-    begin(sweep, trial, "second")
+    assert read_run_tags(runs_dir, "lr=0.001")["lathe.failure"] == "node lost"
+    start_trial(sweep, trial, "second")
     with orphan.open("a") as file:  # it had not gone at all
         file.write('{"event":"metrics","time":1.0,"step":150,"metrics":{"val/accuracy_top1":9.0}}\n{"event":"metr')
-    ledgers.log(sweep, trial, {100: 0.25, 150: 0.3})
+    ledgers.log_metric(sweep, trial, {100: 0.25, 150: 0.3})
     sync_sweep(sweep)
-    run_tags = tags_of(runs_dir, "lr=0.001")
+    run_tags = read_run_tags(runs_dir, "lr=0.001")
     expected_tags = {"lathe.failure": "", "lathe.reason": "", "lathe.attempt": "2", "lathe.worker": "second"}
     assert expected_tags.items() <= run_tags.items()
-    assert children(runs_dir) == {"lr=0.001": "RUNNING"}
-    ledgers.end(sweep, trial, "failed", failure="exception", reason="x")
+    assert read_children(runs_dir) == {"lr=0.001": "RUNNING"}
+    ledgers.end_trial(sweep, trial, "failed", failure="exception", reason="x")
     (sweep.folder / trial / "sync.json").unlink()
     (sweep.folder / "sync.json").unlink()
     sync_sweep(sweep)
@@ -258,13 +256,13 @@ def test_all_attempts_of_a_trial_are_one_run(runs_dir: Path) -> None:
     with ledger.locked():
         ledger.retry([trial])
     assert sync_sweep(sweep).failures == ()
-    assert (children(runs_dir), parent_status(runs_dir)) == ({"lr=0.001": "SCHEDULED"}, "RUNNING")
-    run(sweep, trial, 0.5)
+    assert (read_children(runs_dir), read_parent_status(runs_dir)) == ({"lr=0.001": "SCHEDULED"}, "RUNNING")
+    run_trial(sweep, trial, 0.5)
     (sweep.folder / trial / "sync.json").unlink()
     sync_sweep(sweep)
-    assert tags_of(runs_dir, "lr=0.001")["lathe.failure"] == ""
-    assert stored_points(runs_dir) == expected_points(sweep)
-    assert [row[2:] for row in stored_points(runs_dir) if row[1] == METRIC] == [
+    assert read_run_tags(runs_dir, "lr=0.001")["lathe.failure"] == ""
+    assert read_stored_points(runs_dir) == read_journal_points(sweep)
+    assert [row[2:] for row in read_stored_points(runs_dir) if row[1] == METRIC] == [
         (50, 0.1),
         (100, 0.2),
         (150, 0.3),
@@ -299,15 +297,15 @@ def test_status_of_a_sweep_follows_from_its_trials(
     sweep = make_swept(runs_dir, LRS)
     for trial, state in zip(ledgers.ids(3), states, strict=True):
         if state in "rfpxc":
-            begin(sweep, trial)
+            start_trial(sweep, trial)
         if state in STATES:
-            ledgers.end(sweep, trial, STATES[state], value=0.5, failure="exception" if state == "x" else None)  # type: ignore[arg-type]
+            ledgers.end_trial(sweep, trial, STATES[state], value=0.5, failure="exception" if state == "x" else None)  # type: ignore[arg-type]
     ledger = sweep.ledger()
     with ledger.locked():
         if closed:
             ledger.close(closed)
     sync_sweep(sweep)
-    assert parent_status(runs_dir) == status
+    assert read_parent_status(runs_dir) == status
 
 
 @pytest.mark.parametrize(
@@ -326,25 +324,25 @@ def test_sweep_is_not_over_while_its_strategy_may_add_trials(
 ) -> None:
     limits = {"max_points": None, "wall_h": None, "device_h": None, **budget}
     strategy = {"name": "tpe", "seed": 0, "startup_points": 10}
-    sweep = make_swept(runs_dir, LRS[: len(events)], budget=limits, strategy=strategy, space=space_of(LRS))
+    sweep = make_swept(runs_dir, LRS[: len(events)], budget=limits, strategy=strategy, space=make_space(LRS))
     for trial, state in zip(ledgers.ids(3), events, strict=False):
         if state == "f":
-            run(sweep, trial, 0.5)
+            run_trial(sweep, trial, 0.5)
     assert SweepSync(sweep).is_over() is over
     sync_sweep(sweep)
-    assert parent_status(runs_dir) == ("FINISHED" if over else "RUNNING")
+    assert read_parent_status(runs_dir) == ("FINISHED" if over else "RUNNING")
 
 
 def test_reused_results_have_no_run_but_are_in_the_note(runs_dir: Path) -> None:
     sweep = make_swept(runs_dir, LRS[:1])
-    run(sweep, ledgers.ids(1)[0], 0.5)
+    run_trial(sweep, ledgers.ids(1)[0], 0.5)
     ledger = sweep.ledger()
     with ledger.locked():
         new_trial = {"trial": "c0", "point": 1, "values": {"optimizer.lr": 0.1}, "seed": 0}
         ledger.add([new_trial | {"reused": {"folder": "/runs/other/abc", "value": 0.9}}])
     sync_sweep(sweep)
-    assert list(children(runs_dir)) == ["lr=0.001"]
-    assert "`lr=0.1` of `/runs/other/abc`" in tags_of(runs_dir, "probe")["mlflow.note.content"]
+    assert list(read_children(runs_dir)) == ["lr=0.001"]
+    assert "`lr=0.1` of `/runs/other/abc`" in read_run_tags(runs_dir, "probe")["mlflow.note.content"]
     assert curve(runs_dir, "best_value") == [(1, 0.5), (2, 0.9)]
 
 
@@ -362,8 +360,8 @@ class Watched:
 def test_synced_trials_are_not_read_again(runs_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sweep = make_swept(runs_dir, LRS)
     for trial in ledgers.ids(2):
-        run(sweep, trial, 0.5)
-    begin(sweep, ledgers.ids(3)[2])
+        run_trial(sweep, trial, 0.5)
+    start_trial(sweep, ledgers.ids(3)[2])
     syncs = SweepSync(sweep)
     assert syncs.sync().points == 8
     into = mlflow_client.open_store(f"sqlite:///{runs_dir}/mlflow.db", runs_dir)
@@ -371,7 +369,7 @@ def test_synced_trials_are_not_read_again(runs_dir: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(into, "_client", watched)
     assert syncs.sync() == (3, 0, (), ())
     assert watched.calls == []  # not even of the one that runs
-    ledgers.end(sweep, ledgers.ids(3)[2], "finished", value=0.5)
+    ledgers.end_trial(sweep, ledgers.ids(3)[2], "finished", value=0.5)
     syncs.sync()
     assert Counter(watched.calls)["create_run"] == 0
     watched.calls.clear()
@@ -383,7 +381,7 @@ def test_store_that_lost_the_sweep_gets_it_again(runs_dir: Path) -> None:
     from mlflow import MlflowClient
 
     sweep = make_swept(runs_dir, LRS)
-    run(sweep, ledgers.ids(1)[0], 0.5)
+    run_trial(sweep, ledgers.ids(1)[0], 0.5)
     sync_sweep(sweep)
     client = MlflowClient(f"sqlite:///{runs_dir}/mlflow.db")
     for (run_id,) in sql(runs_dir / "mlflow.db", "select run_uuid from runs"):
@@ -395,14 +393,14 @@ def test_store_that_lost_the_sweep_gets_it_again(runs_dir: Path) -> None:
             connection.execute(f"delete from {table}")
         connection.commit()
     sync_sweep(sweep)
-    assert stored_points(runs_dir) == expected_points(sweep)
+    assert read_stored_points(runs_dir) == read_journal_points(sweep)
     assert curve(runs_dir, "best_value") == [(1, 0.5)]
     assert num_runs(runs_dir) == 2
 
 
 def test_moved_sweep_is_found_by_its_key(runs_dir: Path) -> None:
     sweep = make_swept(runs_dir, LRS)
-    run(sweep, ledgers.ids(1)[0], 0.5)
+    run_trial(sweep, ledgers.ids(1)[0], 0.5)
     sync_sweep(sweep)
     before = sql(runs_dir / "mlflow.db", "select count(*) from metrics"), num_runs(runs_dir)
     shutil.copytree(sweep.folder, runs_dir / "elsewhere", ignore=shutil.ignore_patterns("sync.*"))
@@ -412,7 +410,7 @@ def test_moved_sweep_is_found_by_its_key(runs_dir: Path) -> None:
 
 def test_extended_sweep_renames_runs_and_keeps_its_first_parameters(runs_dir: Path) -> None:
     sweep = make_swept(runs_dir, LRS[:1])
-    run(sweep, ledgers.ids(1)[0], 0.5)
+    run_trial(sweep, ledgers.ids(1)[0], 0.5)
     syncs = SweepSync(sweep)
     syncs.sync()
     spec = yaml.safe_load((sweep.folder / "sweep.yaml").read_text())
@@ -422,15 +420,15 @@ def test_extended_sweep_renames_runs_and_keeps_its_first_parameters(runs_dir: Pa
     with ledger.locked():
         new_trial = {"point": 0, "values": {"optimizer.lr": 0.001}, "reused": None}
         ledger.add([{"trial": "c0", "seed": 1, **new_trial}])
-    run(sweep, "c0", 0.25)
+    run_trial(sweep, "c0", 0.25)
     syncs.sync()
-    assert set(children(runs_dir)) == {"lr=0.001, seed=0", "lr=0.001, seed=1"}
-    assert tags_of(runs_dir, "lr=0.001, seed=0")["mlflow.runName"] == "lr=0.001, seed=0"
+    assert set(read_children(runs_dir)) == {"lr=0.001, seed=0", "lr=0.001, seed=1"}
+    assert read_run_tags(runs_dir, "lr=0.001, seed=0")["mlflow.runName"] == "lr=0.001, seed=0"
     assert curve(runs_dir, "best_value") == [(1, 0.5), (2, 0.375)]
     sync_sweep(sweep)
-    params = params_of(runs_dir, "probe")
+    params = read_run_params(runs_dir, "probe")
     assert (params["num_seeds"], params["space.optimizer.lr"], params["budget.max_points"]) == ("1", "0.001", "7")
-    assert "| `optimizer.lr` | `0.001,0.01` |" in tags_of(runs_dir, "probe")["mlflow.note.content"]
+    assert "| `optimizer.lr` | `0.001,0.01` |" in read_run_tags(runs_dir, "probe")["mlflow.note.content"]
     (uploaded,) = runs_dir.glob("artifacts/*/artifacts/sweep.yaml")
     assert yaml.safe_load(uploaded.read_text())["num_seeds"] == 2
 
@@ -439,18 +437,18 @@ def test_sync_all_accepts_sweeps_trials_and_runs(runs_dir: Path) -> None:
     one, two = (make_swept(runs_dir, LRS, name=name) for name in ("one", "two"))
     for sweep in (one, two):
         for trial in ledgers.ids(2):
-            run(sweep, trial, 0.5)
+            run_trial(sweep, trial, 0.5)
     single = make_run(runs_dir, "feedbeef")
-    with begin_run(single) as log:
+    with start_attempt(single) as log:
         log_steps(log, range(2))
     summary = sync_all(runs_dir, ["one", "twice", str(two.folder / ledgers.ids(2)[1])])
     assert (summary.runs, summary.points) == (3, 12)
     assert len(summary.failures) == 1
     assert "there is no run 'twice'" in summary.failures[0]
-    assert tags_of(runs_dir, "two")["lathe.finished"] == "2"
+    assert read_run_tags(runs_dir, "two")["lathe.finished"] == "2"
     assert sync_all(runs_dir) == (5, 8, (), ())
     assert sync_all(runs_dir, ["feed"]) == (1, 0, (), ())
-    assert tags_of(runs_dir, "blobs")["lathe.kind"] == "run"
+    assert read_run_tags(runs_dir, "blobs")["lathe.kind"] == "run"
     (one.folder / "templates.json").write_text("[")
     (two.folder / ledgers.ids(1)[0] / "trial.yaml").write_text("tracking: [")
     (two.folder / "sync.json").unlink()
@@ -463,7 +461,7 @@ def test_sync_all_accepts_sweeps_trials_and_runs(runs_dir: Path) -> None:
 
 def test_store_that_is_down_is_reported_once(tmp_path: Path) -> None:
     sweep = make_swept(tmp_path, LRS, store=f"http://user:hush@127.0.0.1:{free_port()}")
-    run(sweep, ledgers.ids(1)[0], 0.5)
+    run_trial(sweep, ledgers.ids(1)[0], 0.5)
     (message,) = sync_sweep(sweep).failures
     assert message.startswith("tracking.store=http://***@127.0.0.1:")
     assert " did not take 'probe': " in message
@@ -474,11 +472,11 @@ def test_store_that_is_down_is_reported_once(tmp_path: Path) -> None:
 def test_refused_artifacts_block_nothing_else(runs_dir: Path) -> None:
     sweep = make_swept(runs_dir, LRS)
     for trial in ledgers.ids(2):
-        run(sweep, trial, 0.5)
+        run_trial(sweep, trial, 0.5)
     (runs_dir / "artifacts").write_text("a file where the folder should be")
     syncs = SweepSync(sweep)
     assert len(syncs.sync().failures) == 1  # the artifacts of the parent, uploaded last
-    assert stored_points(runs_dir) == expected_points(sweep)
+    assert read_stored_points(runs_dir) == read_journal_points(sweep)
     assert curve(runs_dir, "finished") == [(1, 1.0), (2, 2.0)]
     (runs_dir / "artifacts").unlink()
     assert syncs.sync().failures == ()
@@ -522,7 +520,7 @@ def test_nested_key_names_its_option() -> None:
 
 def test_curve_of_a_partial_ledger_is_a_prefix(tmp_path: Path) -> None:
     chance = random.Random(7)
-    sweep = ledgers.make(tmp_path, "probe", LRS * 4, seeds=2, mode="min")
+    sweep = ledgers.make_idle_sweep(tmp_path, "probe", LRS * 4, seeds=2, mode="min")
     ledger = sweep.ledger()
     for _ in range(200):
         with ledger.locked() as ledger_state:
@@ -534,7 +532,7 @@ def test_curve_of_a_partial_ledger_is_a_prefix(tmp_path: Path) -> None:
                 ledger.end(entry.id, entry.attempt, state, value=chance.choice([None, float("nan"), chance.random()]))
             else:
                 ledger.retry([entry.id])
-    lines = [ledger._upgraded(json.loads(line)) for line in ledger.path.read_text().splitlines()]
+    lines = [ledger.upgrade_event(json.loads(line)) for line in ledger.path.read_text().splitlines()]
     whole, part = BestSoFar("min"), BestSoFar("min")
     for line in lines:
         whole.apply(line)
@@ -555,7 +553,7 @@ def test_curve_of_a_partial_ledger_is_a_prefix(tmp_path: Path) -> None:
 def test_concurrent_syncs_create_one_parent_and_one_run_per_trial(runs_dir: Path) -> None:
     sweep = make_swept(runs_dir, LRS, seeds=2)
     for trial in ledgers.ids(6):
-        run(sweep, trial, 0.5)
+        run_trial(sweep, trial, 0.5)
     processes = [syncing(sweep) for _ in range(4)]
     for process in processes:
         go(process)
@@ -564,7 +562,7 @@ def test_concurrent_syncs_create_one_parent_and_one_run_per_trial(runs_dir: Path
     assert sorted(line.split("points=")[1] for line in outputs) == ["0, failures=(), warnings=())\n"] * 3 + [
         "24, failures=(), warnings=())\n"
     ]
-    assert stored_points(runs_dir) == expected_points(sweep)
+    assert read_stored_points(runs_dir) == read_journal_points(sweep)
     assert num_runs(runs_dir) == 7
 
 
@@ -573,7 +571,7 @@ def test_sync_that_is_killed_at_any_call_loses_and_doubles_nothing(runs_dir: Pat
     chance = random.Random(5)
     sweep = make_swept(runs_dir, LRS, seeds=2)
     for trial in ledgers.ids(6):
-        run(sweep, trial, 0.5, range(2, 200, 2))
+        run_trial(sweep, trial, 0.5, range(2, 200, 2))
     database = runs_dir / "mlflow.db"
     tables = ("runs", "params", "tags", "metrics")
     killed = 0
@@ -593,7 +591,7 @@ def test_sync_that_is_killed_at_any_call_loses_and_doubles_nothing(runs_dir: Pat
     assert killed > 2
     summary = sync_sweep(sweep)
     assert (summary.runs, summary.failures) == (6, ())
-    assert stored_points(runs_dir) == expected_points(sweep)
+    assert read_stored_points(runs_dir) == read_journal_points(sweep)
     assert curve(runs_dir, "finished") == [(step, float(step)) for step in range(1, 7)]
     assert num_runs(runs_dir) == 7
     assert sync_sweep(sweep) == (6, 0, (), ())
@@ -604,8 +602,8 @@ def test_trials_of_a_worker_are_in_the_store(runs_dir: Path) -> None:
     sweep = sweeps.make_sweep(runs_dir, points, "tracking=sqlite", f"runs_dir={runs_dir}", num_seeds=2)
     assert sweeps.start_worker(sweep).wait(timeout=90) == 0
     assert sync_all(runs_dir, ["probe"]).failures == ()
-    assert set(children(runs_dir)) == {f"lr={lr}, seed={seed}" for lr in (0.001, 0.01) for seed in (0, 1)}
-    assert stored_points(runs_dir) == expected_points(sweep)
+    assert set(read_children(runs_dir)) == {f"lr={lr}, seed={seed}" for lr in (0.001, 0.01) for seed in (0, 1)}
+    assert read_stored_points(runs_dir) == read_journal_points(sweep)
     state = sweep.ledger().read()
     assert curve(runs_dir, "best_value")[-1] == (4, max(state.average_value(point) or 0.0 for point in (0, 1)))
 
@@ -621,23 +619,23 @@ def test_killed_workers_and_followers_leave_a_complete_store(runs_dir: Path) -> 
     worker = sweeps.start_worker(sweep, "first")
     query = f"select count(*) from metrics where key = '{METRIC}'"
     sweeps.wait_until(lambda: sql(runs_dir / "mlflow.db", query)[0][0] >= 2, "a point in the store")
-    child = sweeps.child_of(worker)
+    child = sweeps.wait_for_child(worker)
     os.kill(worker.pid, signal.SIGKILL)
     os.kill(following.pid, signal.SIGKILL)
     worker.wait()
     following.wait()
     sweeps.wait_until(lambda: not Path(f"/proc/{child}").exists(), "the end of the orphan")
-    sweeps.fall_silent(sweep)
+    sweeps.age_heartbeats(sweep)
     following = subprocess.Popen(follower)
     assert sweeps.start_worker(sweep, "second").wait(timeout=200) == 0
     assert following.wait(timeout=100) == 0
     entries = sweep.ledger().read().entries.values()
     assert {entry.state for entry in entries} == {"finished"}
     assert max(entry.attempt for entry in entries) == 2
-    assert set(children(runs_dir).values()) == {"FINISHED"}
-    assert parent_status(runs_dir) == "FINISHED"
-    assert stored_points(runs_dir) == expected_points(sweep)
-    steps = Counter((trial, step) for trial, key, step, _ in stored_points(runs_dir) if key == METRIC)
+    assert set(read_children(runs_dir).values()) == {"FINISHED"}
+    assert read_parent_status(runs_dir) == "FINISHED"
+    assert read_stored_points(runs_dir) == read_journal_points(sweep)
+    steps = Counter((trial, step) for trial, key, step, _ in read_stored_points(runs_dir) if key == METRIC)
     assert set(steps.values()) == {1}
     assert len(steps) == 2 * 6000 // 50
 
@@ -645,20 +643,20 @@ def test_killed_workers_and_followers_leave_a_complete_store(runs_dir: Path) -> 
 def test_trial_synced_alone_is_the_same_run(runs_dir: Path) -> None:
     sweep = make_swept(runs_dir, LRS)
     trial = ledgers.ids(1)[0]
-    run(sweep, trial, 0.5)
-    sync_run(sweep.trial(ledgers.entry(sweep, trial)))
+    run_trial(sweep, trial, 0.5)
+    sync_run(sweep.trial(ledgers.read_entry(sweep, trial)))
     sync_sweep(sweep)
     assert num_runs(runs_dir) == 2
-    assert children(runs_dir) == {"lr=0.001": "FINISHED"}
-    assert "mlflow.parentRunId" in tags_of(runs_dir, "lr=0.001")
+    assert read_children(runs_dir) == {"lr=0.001": "FINISHED"}
+    assert "mlflow.parentRunId" in read_run_tags(runs_dir, "lr=0.001")
 
 
 def test_trial_that_could_not_be_written_is_in_the_note_of_the_parent(runs_dir: Path) -> None:
     sweep = make_swept(runs_dir, LRS)
     trial = ledgers.ids(1)[0]
-    ledgers.begin(sweep, trial)
-    ledgers.end(sweep, trial, "failed", failure="config error", reason="hardware.device=cuda")
+    ledgers.claim_trial(sweep, trial)
+    ledgers.end_trial(sweep, trial, "failed", failure="config error", reason="hardware.device=cuda")
     assert sync_sweep(sweep) == (0, 0, (), ())
-    assert "| config error | 1 | `lr=0.001`: " in tags_of(runs_dir, "probe")["mlflow.note.content"]
+    assert "| config error | 1 | `lr=0.001`: " in read_run_tags(runs_dir, "probe")["mlflow.note.content"]
     assert not journal.journals(sweep.folder / trial)
     assert isinstance(Sweep(sweep.folder).ledger().read(), LedgerState)

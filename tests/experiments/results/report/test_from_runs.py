@@ -29,7 +29,7 @@ def make_engines(runs_dir: Path, *overrides: list[str]) -> list[Trial]:
         trial = make_run(runs_dir, f"a{number}b2c3", checkpoint=best, max_steps=20, seed=0, parallel=engine)
         provenance = yaml.safe_load((trial.folder / "provenance.yaml").read_text())
         (trial.folder / "provenance.yaml").write_text(yaml.safe_dump({**provenance, "overrides": texts}))
-        with stores.begin(trial) as journal:
+        with stores.start_attempt(trial) as journal:
             journal.metrics(10, {"val/loss_nats": 0.5 + number})
         runs.append(trial)
     return runs

@@ -18,7 +18,7 @@ from tests.conftest import Lathe
 from tests.experiments.results.report.test_report import HOSTILE, reported
 from tests.experiments.tracking.test_ui import CHROMIUM, DRIVER, FLAGS
 from tests.support import ledgers
-from tests.support.recorded_sweeps import METRIC, make_swept, run
+from tests.support.recorded_sweeps import METRIC, make_swept, run_trial
 
 if TYPE_CHECKING:
     from selenium.webdriver.chrome.webdriver import WebDriver
@@ -176,7 +176,7 @@ def test_page_works_without_scripts_and_hostile_values_run_nothing(tmp_path: Pat
         tmp_path, [{"name": f"{HOSTILE}{number}"} for number in range(9)], sync="off", description=HOSTILE
     )
     for number, trial in enumerate(ledgers.ids(9)):
-        run(sweep, trial, number / 10)
+        run_trial(sweep, trial, number / 10)
     reported(sweep)
     page = sweep.folder / "report" / "report.html"
     with opened(page, tmp_path / "profile") as driver:

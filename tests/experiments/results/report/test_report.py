@@ -30,7 +30,7 @@ from experiments.tracking.sweep_sync import sync_sweep
 from experiments.trial.trial import Trial
 from tests.conftest import Lathe
 from tests.support import ledgers, stores
-from tests.support.recorded_sweeps import METRIC, begin, make_swept, run
+from tests.support.recorded_sweeps import METRIC, make_swept, run_trial, start_trial
 from tests.support.stores import make_run
 
 HOSTILE = "<script>alert('x')</script>\"&`|$y$ 日本"
@@ -50,7 +50,7 @@ def make_grid(runs_dir: Path) -> Sweep:
     points = [{"optimizer.lr": lr, "batch_size_global": size} for lr in (0.001, 0.01, 0.1) for size in (16, 256)]
     sweep = make_swept(runs_dir, points, seeds=2, sync="off")
     for number, trial in enumerate(ledgers.ids(12)):
-        run(sweep, trial, 0.5 + number / 100, steps=(50, 100, 200))
+        run_trial(sweep, trial, 0.5 + number / 100, steps=(50, 100, 200))
     return sweep
 
 
@@ -157,9 +157,9 @@ def test_page_requests_nothing(tmp_path: Path) -> None:
 
 def test_values_and_reasons_are_escaped(tmp_path: Path) -> None:
     sweep = make_swept(tmp_path, [{"name": HOSTILE}, {"name": "plain"}], sync="off", description=HOSTILE)
-    run(sweep, "b00000000000", 0.5)
-    begin(sweep, "b00000000001")
-    ledgers.end(sweep, "b00000000001", "failed", failure="exception", reason=HOSTILE, step=3)
+    run_trial(sweep, "b00000000000", 0.5)
+    start_trial(sweep, "b00000000001")
+    ledgers.end_trial(sweep, "b00000000001", "failed", failure="exception", reason=HOSTILE, step=3)
     page = reported(sweep)
     assert "<script>alert" not in page
     assert page.count("<script>") == 1
@@ -176,7 +176,7 @@ def test_secrets_are_hidden(tmp_path: Path) -> None:
     secret = "hf_" + "a1B2" * 8
     sweep = make_swept(tmp_path, [{"hub_token": secret}, {"hub_token": "none"}], sync="off")
     for trial in ledgers.ids(2):
-        run(sweep, trial, 0.5)
+        run_trial(sweep, trial, 0.5)
     reported(sweep)
     for path in (sweep.folder / "report").rglob("*.*"):
         assert secret.encode() not in path.read_bytes(), path
@@ -193,7 +193,7 @@ def test_page_of_a_sweep_that_has_not_started(tmp_path: Path) -> None:
 
 def test_page_of_a_sweep_of_one_trial_without_parameters(tmp_path: Path) -> None:
     sweep = make_swept(tmp_path, [{}], sync="off")
-    run(sweep, "b00000000000", 0.25)
+    run_trial(sweep, "b00000000000", 0.25)
     page = reported(sweep)
     assert "<strong>0.25</strong>" in section(page, "best")
     assert "No parameter varies." in section(page, "not-drawn")
@@ -203,16 +203,16 @@ def test_page_of_a_sweep_of_one_trial_without_parameters(tmp_path: Path) -> None
 def test_trials_without_a_finite_result_are_shown_and_never_the_best(tmp_path: Path) -> None:
     points = [{"optimizer.lr": lr} for lr in (0.1, 0.2, 0.3, 0.4, 0.5)]
     sweep = make_swept(tmp_path, points, sync="off")
-    run(sweep, "b00000000000", 0.5)
-    run(sweep, "b00000000001", float("inf"))
-    begin(sweep, "b00000000002")
-    ledgers.log(sweep, "b00000000002", {100: float("nan")})
-    ledgers.end(sweep, "b00000000002", "failed", failure="exception", reason="ValueError: no number", step=100)
-    begin(sweep, "b00000000003")
-    ledgers.log(sweep, "b00000000003", {100: 0.9})
-    ledgers.end(sweep, "b00000000003", "pruned", value=0.9, step=100)
-    begin(sweep, "b00000000004")
-    ledgers.log(sweep, "b00000000004", {100: 0.95})
+    run_trial(sweep, "b00000000000", 0.5)
+    run_trial(sweep, "b00000000001", float("inf"))
+    start_trial(sweep, "b00000000002")
+    ledgers.log_metric(sweep, "b00000000002", {100: float("nan")})
+    ledgers.end_trial(sweep, "b00000000002", "failed", failure="exception", reason="ValueError: no number", step=100)
+    start_trial(sweep, "b00000000003")
+    ledgers.log_metric(sweep, "b00000000003", {100: 0.9})
+    ledgers.end_trial(sweep, "b00000000003", "pruned", value=0.9, step=100)
+    start_trial(sweep, "b00000000004")
+    ledgers.log_metric(sweep, "b00000000004", {100: 0.95})
     page = reported(sweep)
     rows = {row["trial"]: row for row in rows_of(page, "trial")}
     assert [rows[f"b0000000000{number}"]["state"] for number in range(5)] == [
@@ -234,9 +234,9 @@ def test_parameter_of_some_points_is_drawn_as_not_set_and_left_out_of_the_import
     points += [{"optimizer": "sgd", "optimizer.lr": lr, "optimizer.momentum": 0.9} for lr in (0.001, 0.01, 0.1, 1.0)]
     sweep = make_swept(tmp_path, points, sync="off")
     for number, trial in enumerate(ledgers.ids(8)):
-        ledgers.begin(sweep, trial)
-        ledgers.log(sweep, trial, {100: number / 10})
-        ledgers.end(sweep, trial, "finished", value=number / 10, step=200)
+        ledgers.claim_trial(sweep, trial)
+        ledgers.log_metric(sweep, trial, {100: number / 10})
+        ledgers.end_trial(sweep, trial, "finished", value=number / 10, step=200)
     page = reported(sweep)
     assert ">not set<" in section(page, "parameters")
     assert ">log scale<" in section(page, "parameters")
@@ -251,7 +251,7 @@ def test_parameter_of_some_points_is_drawn_as_not_set_and_left_out_of_the_import
 def test_importance_needs_enough_trials_and_uses_ped_anova_for_many(tmp_path: Path) -> None:
     few = make_swept(tmp_path, [{"optimizer.lr": lr} for lr in (0.1, 0.2)], name="few", sync="off")
     for trial in ledgers.ids(2):
-        run(few, trial, 0.5)
+        run_trial(few, trial, 0.5)
     assert compute_importance(collect_from_sweep(few)) == "2 finished trials are too few; at least 8 are needed."
     points = [{"optimizer.lr": number / 7, "max_steps": number % 3} for number in range(301)]
     many = make_swept(tmp_path, points, name="many", sync="off")
@@ -269,7 +269,7 @@ def test_importance_needs_enough_trials_and_uses_ped_anova_for_many(tmp_path: Pa
 def test_best_of_many_points_are_highlighted_and_the_others_grey(tmp_path: Path) -> None:
     sweep = make_swept(tmp_path, [{"optimizer.lr": number / 10} for number in range(1, 13)], sync="off", mode="min")
     for number, trial in enumerate(ledgers.ids(12)):
-        run(sweep, trial, 0.5 + number / 100)
+        run_trial(sweep, trial, 0.5 + number / 100)
     curves = unescape(section(reported(sweep), "curves"))
     assert "The best 5 of 12 points are highlighted, the others are grey." in curves
     assert "7 other points" in curves
@@ -280,7 +280,7 @@ def test_best_of_many_points_are_highlighted_and_the_others_grey(tmp_path: Path)
 
 def test_reused_result_shows_the_curve_of_the_trial_it_came_from(tmp_path: Path) -> None:
     sweep = make_swept(tmp_path, [{"optimizer.lr": 0.1}], sync="off")
-    run(sweep, "b00000000000", 0.5)
+    run_trial(sweep, "b00000000000", 0.5)
     ledger = sweep.ledger()
     with ledger.locked():
         reused = {"folder": "b00000000000", "value": 0.5}
@@ -295,12 +295,12 @@ def test_reused_result_shows_the_curve_of_the_trial_it_came_from(tmp_path: Path)
 def test_cost_and_throughput_name_the_runs_with_the_extremes(tmp_path: Path) -> None:
     sweep = make_swept(tmp_path, [{"optimizer.lr": lr} for lr in (0.1, 0.2, 0.3)], sync="off")
     for trial, speed in zip(ledgers.ids(3), (10.0, 30.0, 2000.0), strict=True):
-        begin(sweep, trial)
+        start_trial(sweep, trial)
         with Journal(ledgers.attempt_folder(sweep, trial) / "journal.jsonl") as journal:
             journal.state("running", step=0, attempt=1)
             for step in (10, 20, 30):
                 journal.metrics(step, {"perf/samples_per_s": speed * step / 20, "cost/device_h": step / 10})
-        ledgers.finish(sweep, trial, 0.5)
+        ledgers.finish_trial(sweep, trial, 0.5)
     throughput, cost = rows_of(section(reported(sweep), "cost"), "metric")
     assert list(throughput.values())[:3] == ["perf/samples_per_s", "30", "10"]
     assert throughput["highest"] == "2,000"
@@ -315,9 +315,9 @@ def test_device_time_is_in_hours_from_one_hour_on(hours: float, text: str) -> No
 
 def test_wasted_time_and_attempts_are_those_of_the_ledger(tmp_path: Path) -> None:
     sweep = make_swept(tmp_path, [{"optimizer.lr": 0.1}], sync="off")
-    begin(sweep, "b00000000000")
-    ledgers.end(sweep, "b00000000000", "pending", failure="killed", reason="gone", wasted=True, step=10)
-    run(sweep, "b00000000000", 0.5)
+    start_trial(sweep, "b00000000000")
+    ledgers.end_trial(sweep, "b00000000000", "pending", failure="killed", reason="gone", wasted=True, step=10)
+    run_trial(sweep, "b00000000000", 0.5)
     progress = read_progress(sweep, sweep.ledger())
     assert progress.wasted_h > 0
     page = reported(sweep)
@@ -340,11 +340,11 @@ def make_pair(runs_dir: Path) -> list[Trial]:
         ),
     ]
     for trial, loss in zip(pair, (0.5, 0.25), strict=True):
-        with stores.begin(trial) as journal:
+        with stores.start_attempt(trial) as journal:
             for step in (10, 20):
                 journal.metrics(step, {"train/loss_nats": loss * 2, "val/loss_nats": loss * step / 20})
             journal.state("finished", step=20, attempt=1)
-        stores.end(trial)
+        stores.write_outcome(trial)
     return pair
 
 
@@ -372,10 +372,10 @@ def test_runs_that_differ_only_in_the_seed_are_one_point(tmp_path: Path) -> None
         for seed in (0, 1)
     ]
     for trial, loss in zip(runs, (1.0, 2.0), strict=True):
-        with stores.begin(trial) as journal:
+        with stores.start_attempt(trial) as journal:
             journal.metrics(5, {"val/loss_nats": loss})
             journal.state("finished", step=5, attempt=1)
-        stores.end(trial)
+        stores.write_outcome(trial)
     findings = collect_from_runs(runs)
     assert [[run.id for run in point.runs] for point in findings.points] == [["a0", "a1"]]
     assert (findings.points[0].value, findings.short) == (1.5, {})
@@ -397,7 +397,7 @@ def test_runs_that_differ_only_in_the_seed_are_one_point(tmp_path: Path) -> None
 def test_wrong_names_are_refused(tmp_path: Path, names: list[str], message: str) -> None:
     sweep = make_swept(tmp_path, [{"optimizer.lr": lr} for lr in (0.1, 0.2)], sync="off", name="probe")
     for trial in ledgers.ids(2):
-        run(sweep, trial, 0.5)
+        run_trial(sweep, trial, 0.5)
     make_run(tmp_path, "a1b2c3")
     with pytest.raises(InputError, match=message):
         select_runs(names, tmp_path)
@@ -451,11 +451,11 @@ def test_report_is_an_artifact_of_the_sweep_and_a_newer_one_replaces_it(
     runs_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sweep = make_swept(runs_dir, [{"optimizer.lr": lr} for lr in (0.1, 0.2)])
-    run(sweep, "b00000000000", 0.5)
+    run_trial(sweep, "b00000000000", 0.5)
     page = reported(sweep)
     assert "uploaded as an artifact of the run of the sweep" in capsys.readouterr().out
     assert artifacts(runs_dir)["report.html"] == page
-    run(sweep, "b00000000001", 0.75)
+    run_trial(sweep, "b00000000001", 0.75)
     newer = reported(sweep)
     assert newer != page
     assert artifacts(runs_dir)["report.html"] == newer
@@ -475,7 +475,7 @@ def test_store_that_cannot_be_reached_is_a_warning_and_the_report_is_written(
         listener.bind(("127.0.0.1", 0))
         store = f"http://user:hush@127.0.0.1:{listener.getsockname()[1]}"
         sweep = make_swept(tmp_path, [{"optimizer.lr": 0.1}], store=store)
-        run(sweep, "b00000000000", 0.5)
+        run_trial(sweep, "b00000000000", 0.5)
         assert "<strong>0.5</strong>" in reported(sweep)
     captured = capsys.readouterr()
     assert "warning: tracking.store=" in captured.err
@@ -485,7 +485,7 @@ def test_store_that_cannot_be_reached_is_a_warning_and_the_report_is_written(
 
 def test_report_with_an_output_folder_is_not_uploaded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sweep = make_swept(tmp_path, [{"optimizer.lr": 0.1}])
-    run(sweep, "b00000000000", 0.5)
+    run_trial(sweep, "b00000000000", 0.5)
     assert "<strong>0.5</strong>" in reported(sweep, tmp_path / "own")
     assert "is uploaded, by `lathe report` without -o" in capsys.readouterr().out
     assert not (tmp_path / "mlflow.db").exists()

@@ -8,7 +8,7 @@ import yaml
 
 from experiments.tracking.run_sync import sync_run
 from experiments.trial.trial import Trial
-from tests.support.stores import begin, end, log_steps, make_run, sql
+from tests.support.stores import log_steps, make_run, sql, start_attempt, write_outcome
 
 
 def tags_of(runs_dir: Path, run_id: str | None) -> dict[str, str]:
@@ -18,9 +18,9 @@ def tags_of(runs_dir: Path, run_id: str | None) -> dict[str, str]:
 def test_the_verdict_is_tagged_and_linked_to_the_original(runs_dir: Path) -> None:
     first, second = make_run(runs_dir, "aaaaaa"), make_run(runs_dir, "bbbbbb")
     for trial in (first, second):
-        with begin(trial) as journal:
+        with start_attempt(trial) as journal:
             log_steps(journal, range(1, 4))
-        end(trial)
+        write_outcome(trial)
     original = sync_run(first)
     link = {
         "run": "aaaaaa",

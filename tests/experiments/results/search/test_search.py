@@ -21,19 +21,18 @@ from experiments.results.search.search import Keys, resolve_keys, value_of
 from experiments.run import journal
 from tests.conftest import Lathe
 from tests.support import ledgers
-from tests.support.recorded_sweeps import make_swept
-from tests.support.recorded_sweeps import run as run_trial
-from tests.support.stores import DEAD_PID, begin, end, make_run, rewrite_states
+from tests.support.recorded_sweeps import make_swept, run_trial
+from tests.support.stores import DEAD_PID, make_run, rewrite_states, start_attempt, write_outcome
 
 
 def make(runs_dir: Path, run_id: str, lr: float, accuracy: float, **config: Any) -> None:
     """A run that is finished."""
     optimizer = {"_target_": "torch.optim.SGD", "lr": lr}
     trial = make_run(runs_dir, run_id, optimizer=optimizer, checkpoint={"best_metric": "val/accuracy_top1"}, **config)
-    with begin(trial) as log:
+    with start_attempt(trial) as log:
         log.metrics(1, {"val/accuracy_top1": 0.1, "train/loss_nats": 2.5})
         log.metrics(2, {"val/accuracy_top1": accuracy, "train/loss_nats": 0.5})
-    end(trial)
+    write_outcome(trial)
 
 
 def find(lathe: Lathe, *args: str) -> list[str]:
@@ -164,7 +163,7 @@ def test_only_new_events_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         return events, end_of_read
 
     monkeypatch.setattr(journal, "read", counted)
-    with begin(trial) as log:
+    with start_attempt(trial) as log:
         log.metrics(1, {"val/x": 3.0})
         assert at(tmp_path).metrics == {"val/x": 3.0}
         assert sum(read) == 2
@@ -180,10 +179,10 @@ def test_only_new_events_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_points_that_a_resumed_attempt_repeats_count_once(tmp_path: Path) -> None:
     trial = make_run(tmp_path)
-    with begin(trial) as log:
+    with start_attempt(trial) as log:
         for step, value in ((1, 5.0), (2, 4.0), (3, math.nan)):
             log.metrics(step, {"val/x": value})
-    with begin(trial, 2, step=1) as log:
+    with start_attempt(trial, 2, step=1) as log:
         for step, value in ((2, -9.0), (3, -9.0), (4, 7.0), (5, 6.0)):
             log.metrics(step, {"val/x": value})
     run = at(tmp_path)
@@ -194,13 +193,13 @@ def test_points_that_a_resumed_attempt_repeats_count_once(tmp_path: Path) -> Non
 def test_the_state_of_a_run_follows_from_its_files_and_processes(tmp_path: Path) -> None:
     trial = make_run(tmp_path)
     assert at(tmp_path).state == "new"
-    with begin(trial) as log:
+    with start_attempt(trial) as log:
         log.metrics(1, {"val/x": 3.0})
     assert at(tmp_path).state == "running"
     rewrite_states(log.path, pid=DEAD_PID)
     (tmp_path / FILE).unlink()
     assert at(tmp_path).state == "killed"
-    end(trial, "failed")
+    write_outcome(trial, "failed")
     assert at(tmp_path).state == "failed"
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from experiments.results.share.redact import Redactor, vocabulary
-from tests.support.stores import begin, make_run
+from tests.support.stores import make_run, start_attempt
 
 ME = Redactor(
     users=["zaphod", "Zaphod Beeblebrox", "max", "root", "jo"],
@@ -86,7 +86,7 @@ def test_a_redactor_for_a_run_knows_its_machines_and_this_user(tmp_path: Path, m
     monkeypatch.setenv("TEA_PASSWORD", "no tea at all")
     monkeypatch.setattr(socket, "gethostname", lambda: "deep-thought.example.org")
     trial = make_run(tmp_path)
-    begin(trial).close()
+    start_attempt(trial).close()
     redactor = Redactor.for_run(trial)
     text = f"trillian /home/trillian magrathea12 mice.example.org deep-thought {trial.folder} 'no tea at all'"
     assert redactor.redact(text) == "[user] [folder] [host] [host] [host] [folder] '***'"
