@@ -323,7 +323,7 @@ def test_header_of_a_sweep_has_question_expectation_cost_and_command(name: str) 
 def test_every_point_of_a_built_in_sweep_has_a_valid_plan(name: str) -> None:
     spec = read(name)
     try:
-        messages = prepare(spec)
+        draft = prepare(spec)
     except InputError as err:
         message = err.problems
         if all("`lathe data` names their source" in problem for problem in message):
@@ -331,12 +331,12 @@ def test_every_point_of_a_built_in_sweep_has_a_valid_plan(name: str) -> None:
         raise
     points = list(spec.preview_points())
     for values in points:
-        config, _ = messages.templates.fill(values, 0)
+        config, _ = draft.templates.fill(values, 0)
         assert config["eval_every_steps"] <= config["max_steps"]
         if spec.values["pruner"]:
             assert config["eval_every_steps"] <= spec.values["pruner"]["first_step"] < config["max_steps"]
     if spec.values["strategy"]["name"] not in ADAPTIVE:
-        assert len(messages.trials) == len(points) * spec.values["num_seeds"]
+        assert len(draft.trials) == len(points) * spec.values["num_seeds"]
 
 
 JUNK: list[Any] = [
