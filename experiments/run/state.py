@@ -16,7 +16,7 @@ from experiments.run.journal import FINAL_STATES
 
 @dataclass(frozen=True)
 class RunState:
-    """Where a run stands: running, finished, failed, interrupted or killed; by which attempt; and when it ended.
+    """The state of a run: running, finished, failed, interrupted or killed; its attempt; and when it ended.
 
     A sweep's trial may also be pending, pruned or cancelled.
     """

@@ -10,7 +10,7 @@ from experiments.config import options
 from experiments.config.allowlist import trusted
 from experiments.config.compose import compose
 from experiments.config.experiment import Experiment
-from experiments.config.rules import slurm as site
+from experiments.config.rules import slurm
 from experiments.core.atomic import write_text
 from experiments.core.errors import InputError, PlanError
 from experiments.sweep.expand import expand_point
@@ -68,7 +68,7 @@ def _compose_all(
         chosen = [f"{group}={option}" for group, option in choices.items()]
         experiment = given or compose([*spec.values["base"], *chosen], config_dirs=config_dirs, trust=trust)
         # Check the whole worker, before a trial gets a part of it.
-        if problems := site.find_problems(experiment.config):
+        if problems := slurm.find_problems(experiment.config):
             raise PlanError(problems, f"the sweep '{spec.values['name']}'")
         templates.append(Template.from_experiment(experiment, choices, _hardware_of_a_trial(experiment.config)))
     problems = [problem for template in templates for problem in check_links(template, spec.keys)]

@@ -12,7 +12,7 @@ from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner,
 MEDIAN_STARTUP = 5
 """Points that must finish before the median pruner compares with them."""
 UNDECIDED = NopPruner()
-"""Stands in for Hyperband until the first finished point shows how many steps a trial has."""
+"""Used instead of Hyperband until the first finished point shows how many steps a trial has."""
 
 
 def make_pruner(pruner: Mapping[str, Any] | None, max_steps: int | None) -> BasePruner:

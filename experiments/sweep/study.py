@@ -120,7 +120,7 @@ class Study:
     def _add(self, entry: Entry) -> None:
         """Add a point as a trial, or complete the trial that `draw_point` has just made.
 
-        CMA-ES keeps its state in the attributes of trials and writes it when it is asked, so it is asked again here.
+        CMA-ES writes its state to the attributes of trials when it chooses a point, so it chooses again here.
         """
         number = self._numbers[entry.point] = len(self._numbers)
         params, distributions = to_optuna(self.space, entry.values)

@@ -101,7 +101,8 @@ def _describe_origin(trial: Trial) -> list[str]:
     name = f"`{link.get('run')}`"
     if link.get("mlflow_run_id") and link.get("mlflow_experiment_id"):
         name = f"[{name}](#/experiments/{link['mlflow_experiment_id']}/runs/{link['mlflow_run_id']})"
-    message = read_verdict(trial).get("told")
+    verdict = read_verdict(trial)
+    message = verdict.get("summary", verdict.get("told"))  # "told" in the first version
     return [f"- reproduces {name}" + (f": {message}" if message else "")]
 
 

@@ -186,7 +186,7 @@ def _report(
     content = verdict.plain() | {
         "reproduces": dict(original.link),
         "overrides": args.overrides,
-        "amiss": [*problems, *lines],
+        "problems": [*problems, *lines],
     }
     write_text(trial.folder / VERDICT, to_yaml(content))
     _show(verdict, display)

@@ -81,8 +81,8 @@ class Verdict:
         """The content of `verdict.yaml`."""
         return {
             "verdict": self.outcome,
-            "told": self.sentence(),
-            "why": self.reason,
+            "summary": self.sentence(),
+            "reason": self.reason,
             "first_step": self.first_step,
             "largest": self.largest,
             "tolerance": self.terms.tolerance,

@@ -143,7 +143,7 @@ def test_a_different_environment_is_reported_before_anything_runs(there: Clone) 
     assert "environment: left-behind is not installed; the run had 2.0" in lines
     assert len(lines) == 3
     assert printed.index(lines[-1]) < printed.index(f"run {again(there).name}")
-    assert "environment: left-behind is not installed; the run had 2.0" in verdict(again(there))["amiss"]
+    assert "environment: left-behind is not installed; the run had 2.0" in verdict(again(there))["problems"]
 
 
 def test_a_missing_commit_is_reported_with_a_fix(there: Clone) -> None:

@@ -37,7 +37,7 @@ def test_the_verdict_is_tagged_and_linked_to_the_original(runs_dir: Path) -> Non
     place = f"#/experiments/{original.experiment_id}/runs/{original.run_id}"
     assert f"- reproduces [`aaaaaa`]({place})\n" in before["mlflow.note.content"]
     # The verdict comes when the run is in the store already.
-    content = {"verdict": "within tolerance", "told": "within tolerance: by 1e-07"}
+    content = {"verdict": "within tolerance", "summary": "within tolerance: by 1e-07"}
     (second.folder / "verdict.yaml").write_text(yaml.safe_dump(content))
     assert sync_run(Trial(second.folder)).run_id == run_id
     after = tags_of(runs_dir, run_id)
