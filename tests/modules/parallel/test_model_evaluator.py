@@ -1,4 +1,4 @@
-"""Evaluators that ask the whole model, and sparse gradients, in the engines that serve them."""
+"""Evaluators that call the model, and sparse gradients, in the engines that support them."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ OPTIMIZERS: dict[str, Any] = {
 }
 
 
-class Asking:
-    """Adds up the model's outputs, and one of its weights at the end."""
+class ModelCaller:
+    """Sums the model's outputs, and one of its weights at the end."""
 
     def setup(self, data: object) -> None:
-        """Nothing of it is asked."""
+        """Needs no data."""
 
     def update_with_model(self, model: nn.Module, batch: Batch) -> Tensor:
         assert not model.training
@@ -45,7 +45,7 @@ class Asking:
         return {"sum": float(sums[0]), "weight": float(first.double().sum())}
 
 
-def evaluated(rank: Rank, name: str) -> dict[str, float]:
+def evaluate(rank: Rank, name: str) -> dict[str, float]:
     mode = MODES[name]
     task = TrainingTask(make_model("mlp"), _cross_entropy, partial(SGD, lr=0.1), Constant())
     engine_config = EngineConfig(1, 1, None, "fp32", False, "cpu", 2, topology=mode.topology, rank=rank)
@@ -53,24 +53,24 @@ def evaluated(rank: Rank, name: str) -> dict[str, float]:
     engine.prepare(task, engine_config)
     inputs, targets = make_batch("mlp", 0, 5)
     own = [slice(0, 3), slice(3, 5)] if mode.topology.data == 1 else [[slice(0, 3)], [slice(3, 5)]][rank.number]
-    evaluator: ModelEvaluator = Asking()
+    evaluator: ModelEvaluator = ModelCaller()
     return engine.evaluate([((inputs[part], targets[part]), True) for part in own], evaluator)
 
 
-class Counting(Asking):
-    """Notes the examples that it is asked about."""
+class BatchSizeRecorder(ModelCaller):
+    """Records the number of examples per call."""
 
     def __init__(self) -> None:
-        self.asked: list[int] = []
+        self.sizes: list[int] = []
 
     def update_with_model(self, model: nn.Module, batch: Batch) -> Tensor:
-        self.asked.append(len(batch[0]))
+        self.sizes.append(len(batch[0]))
         return super().update_with_model(model, batch)
 
 
-@pytest.mark.parametrize(("counts", "asked"), [((True, False), [3]), ((False, True), [1, 2])])
-def test_of_batches_that_do_not_count_the_model_is_asked_at_most_one_example(
-    counts: tuple[bool, bool], asked: list[int]
+@pytest.mark.parametrize(("is_counted", "sizes"), [((True, False), [3]), ((False, True), [1, 2])])
+def test_the_model_is_called_with_at_most_one_example_of_padding_batches(
+    is_counted: tuple[bool, bool], sizes: list[int]
 ) -> None:
     engine = Single()
     engine.prepare(
@@ -79,10 +79,10 @@ def test_of_batches_that_do_not_count_the_model_is_asked_at_most_one_example(
     )
     inputs, targets = make_batch("mlp", 0, 5)
     batches = [(inputs[part], targets[part]) for part in (slice(0, 3), slice(3, 5))]
-    evaluator = Counting()
-    found = engine.evaluate(list(zip(batches, counts, strict=True)), evaluator)
-    assert evaluator.asked == asked
-    assert found == engine.evaluate([(batches[counts.index(True)], True)], Asking())
+    evaluator = BatchSizeRecorder()
+    metrics = engine.evaluate(list(zip(batches, is_counted, strict=True)), evaluator)
+    assert evaluator.sizes == sizes
+    assert metrics == engine.evaluate([(batches[is_counted.index(True)], True)], ModelCaller())
 
 
 def _cross_entropy(outputs: Any, targets: Any) -> tuple[Tensor, dict[str, Tensor]]:
@@ -92,21 +92,21 @@ def _cross_entropy(outputs: Any, targets: Any) -> tuple[Tensor, dict[str, Tensor
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["data", "zero0", "zero1", "zero2"])
-def test_an_evaluator_that_asks_the_model_measures_the_same_with_replicas(name: str) -> None:
-    expected = run_alone(evaluated, "single")
-    for found in run_on_ranks(2, evaluated, name):
-        assert found == pytest.approx(expected)
+def test_an_evaluator_that_calls_the_model_gives_the_same_metrics_with_replicas(name: str) -> None:
+    expected = run_alone(evaluate, "single")
+    for metrics in run_on_ranks(2, evaluate, name):
+        assert metrics == pytest.approx(expected)
     assert set(expected) == {"loss_nats", "sum", "weight"}
 
 
-def skip_grams(step: int) -> Batch:
+def make_skip_grams(step: int) -> Batch:
     generator = torch.Generator().manual_seed(step)
     words, noise = torch.randint(12, (4, 5), generator=generator), torch.randint(12, (4, 3), generator=generator)
     pairs = torch.rand(4, 5, 3, generator=generator) < 0.6
     return (words, noise), (pairs, torch.zeros(4, 5), torch.zeros(4, 3))
 
 
-def trained(rank: Rank, world: int, optimizer: str, sparse: bool) -> tuple[list[float], dict[str, Any]]:
+def train(rank: Rank, world: int, optimizer: str, sparse: bool) -> tuple[list[float], dict[str, Any]]:
     torch.manual_seed(0)
     task = TrainingTask(SkipGram(12, 6, 1, sparse), NoiseContrastive(2, False), OPTIMIZERS[optimizer], Constant())
     engine_config = EngineConfig(4, 2 // world, None, "fp32", False, "cpu", 2, topology=Topology(data=world), rank=rank)
@@ -114,7 +114,7 @@ def trained(rank: Rank, world: int, optimizer: str, sparse: bool) -> tuple[list[
     engine.prepare(task, engine_config)
     losses = []
     for step in range(4):
-        inputs, targets = skip_grams(step)
+        inputs, targets = make_skip_grams(step)
         own = slice(rank.number * 4 // world, (rank.number + 1) * 4 // world)
         cut: Any = tuple(tuple(tensor[own] for tensor in part) for part in (inputs, targets))
         losses.append(float(engine.train_step(cut, step)["loss_nats"]))
@@ -124,27 +124,27 @@ def trained(rank: Rank, world: int, optimizer: str, sparse: bool) -> tuple[list[
 @pytest.mark.slow
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_sparse_gradients_train_alike_in_one_process_and_with_replicas(optimizer: str) -> None:
-    ((expected, weights),) = run_on_ranks(1, trained, 1, optimizer, True)
-    found = run_on_ranks(2, trained, 2, optimizer, True)
-    assert found[0][0] == found[1][0] == pytest.approx(expected, rel=1e-6)
+    ((expected, weights),) = run_on_ranks(1, train, 1, optimizer, True)
+    results = run_on_ranks(2, train, 2, optimizer, True)
+    assert results[0][0] == results[1][0] == pytest.approx(expected, rel=1e-6)
     assert expected[0] > 0
     for name, weight in weights.items():
-        assert found[0][1][name] == pytest.approx(weight, rel=1e-4, abs=1e-6)
+        assert results[0][1][name] == pytest.approx(weight, rel=1e-4, abs=1e-6)
 
 
 @pytest.mark.parametrize("optimizer", ["SGD", "Adagrad"])
-def test_sparse_gradients_train_as_whole_ones_do(optimizer: str) -> None:
-    losses, weights = trained(Rank(), 1, optimizer, sparse=True)
-    expected, whole = trained(Rank(), 1, optimizer, sparse=False)
+def test_sparse_gradients_train_like_dense_gradients(optimizer: str) -> None:
+    losses, weights = train(Rank(), 1, optimizer, sparse=True)
+    expected, expected_weights = train(Rank(), 1, optimizer, sparse=False)
     assert losses == pytest.approx(expected, rel=1e-6)
-    assert all(weights[name] == pytest.approx(weight, rel=1e-5, abs=1e-7) for name, weight in whole.items())
+    assert all(weights[name] == pytest.approx(weight, rel=1e-5, abs=1e-7) for name, weight in expected_weights.items())
 
 
 @pytest.mark.parametrize(("optimizer", "copies"), [("SGD", 0), ("Adagrad", 1), ("SparseAdam", 2)])
-def test_the_memory_of_their_optimizers_is_known_to_a_plan(optimizer: str, copies: int) -> None:
+def test_the_plan_estimates_the_memory_of_optimizers_for_sparse_gradients(optimizer: str, copies: int) -> None:
     with torch.device("meta"):
         parameters = [nn.Parameter(torch.zeros(30, 10)), nn.Parameter(torch.zeros(50))]
-        found = measure_state_bytes(OPTIMIZERS[optimizer], parameters)
+        state_bytes = measure_state_bytes(OPTIMIZERS[optimizer], parameters)
         assert measure_update_bytes(OPTIMIZERS[optimizer]) >= 0
-    for size, parameter in zip(found, parameters, strict=True):
+    for size, parameter in zip(state_bytes, parameters, strict=True):
         assert copies * parameter.nbytes <= size <= copies * parameter.nbytes + 8

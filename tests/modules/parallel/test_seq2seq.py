@@ -1,4 +1,4 @@
-"""Models of two texts in several modes: batches of unlike lengths, and BLEU that adds up over replicas."""
+"""Sequence-to-sequence models in several modes: batches of different lengths, and BLEU over replicas."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ def make_model(name: str) -> nn.Module:
     return Seq2SeqTransformer(NUM_WORDS, NUM_WORDS, 8, 2, 2, 12, True, 0.0)
 
 
-def _texts() -> list[list[int]]:
+def _make_texts() -> list[list[int]]:
     generator = torch.Generator().manual_seed(0)
     lengths = torch.randint(1, 7, (64,), generator=generator).tolist()
     return [torch.randint(4, NUM_WORDS, (length,), generator=generator).tolist() for length in lengths]
 
 
-class Numbers:
-    """Texts of numbers, to be said backwards."""
+class ReversedNumbers:
+    """Texts of numbers; the target is the reversed text."""
 
     def pair(self, number: int) -> Pair:
-        text = _texts()[number]
+        text = _make_texts()[number]
         return Pair("test", number, " ".join(map(str, text)), (" ".join(map(str, reversed(text))),))
 
     def target_text(self, words: Tensor) -> str:
@@ -57,7 +57,7 @@ class Numbers:
 
 
 def make_batch(step: int, size: int = BATCH_SIZE) -> Batch:
-    texts = _texts()
+    texts = _make_texts()
     split = PairSplit(texts, [list(reversed(text)) for text in texts], range(len(texts)))
     return split.batch((torch.arange(size) + size * step) % len(texts), torch.Generator())
 
@@ -76,26 +76,28 @@ def _run(rank: Rank, mode: Mode, name: str) -> TrainingResult:
         NUM_STEPS, accumulation, 0.5, "fp32", False, "cpu", per_replica // accumulation, topology, rank
     )
     engine.prepare(task, engine_config)
-    place = topology.coordinates(rank.number)
-    own = slice(place.data * per_replica, (place.data + 1) * per_replica)
+    coordinates = topology.coordinates(rank.number)
+    own = slice(coordinates.data * per_replica, (coordinates.data + 1) * per_replica)
     losses, norms = [], []
     for step in range(NUM_STEPS):
         inputs, targets = (tuple(tensor[own] for tensor in tensors) for tensors in make_batch(step))
         metrics = engine.train_step((inputs, targets), step)
         losses.append(float(metrics["loss_nats"]))
         norms.append(float(metrics["grad_norm"]))
-    numbers = range(place.data, 4, topology.data)
-    found = engine.evaluate([(make_batch(number, 5), True) for number in numbers], _evaluator(topology.pipe > 1))
-    return TrainingResult(losses, norms, found, {key: tensor.numpy() for key, tensor in engine.weights().items()})
+    numbers = range(coordinates.data, 4, topology.data)
+    evaluation = engine.evaluate(
+        [(make_batch(number, 5), True) for number in numbers], _make_evaluator(topology.pipe > 1)
+    )
+    return TrainingResult(losses, norms, evaluation, {key: tensor.numpy() for key, tensor in engine.weights().items()})
 
 
-def _evaluator(is_cut: bool) -> AnyEvaluator:
+def _make_evaluator(is_cut: bool) -> AnyEvaluator:
     if is_cut:
         return Perplexity()
     from modules.evaluator.translation import Translation
 
     evaluator = Translation(2, 0.6, 7, "none", None, 0)
-    evaluator.setup(cast(Data, Numbers()))
+    evaluator.setup(cast(Data, ReversedNumbers()))
     return evaluator
 
 
@@ -107,8 +109,8 @@ def expected() -> list[TrainingResult]:
 
 @pytest.mark.parametrize("mode", ["data", "zero2", "pipeline"])
 def test_every_mode_gives_the_losses_of_one_process(mode: str, expected: list[TrainingResult]) -> None:
-    found = run_on_ranks(2, run, MODES[mode], NAMES)[0]
-    for name, own, other in zip(NAMES, found, expected, strict=True):
+    results = run_on_ranks(2, run, MODES[mode], NAMES)[0]
+    for name, own, other in zip(NAMES, results, expected, strict=True):
         assert own.losses == pytest.approx(other.losses, rel=1e-5), name
         assert own.norms == pytest.approx(other.norms, rel=1e-4), name
         assert own.weights.keys() == other.weights.keys()
@@ -121,7 +123,7 @@ def test_every_mode_gives_the_losses_of_one_process(mode: str, expected: list[Tr
             assert own.evaluation["loss_nats"] == pytest.approx(other.evaluation["loss_nats"], rel=1e-5)
 
 
-def test_the_training_that_modes_are_held_against_learns(expected: list[TrainingResult]) -> None:
+def test_the_reference_training_learns(expected: list[TrainingResult]) -> None:
     for name, outcome in zip(NAMES, expected, strict=True):
         assert outcome.losses[-1] < outcome.losses[0] - 0.05, name
     assert make_batch(0)[1][0].eq(IGNORED).any()

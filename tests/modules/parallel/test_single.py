@@ -1,4 +1,4 @@
-"""The single engine: its arithmetic against plain torch, and that a resume is bit for bit the same training."""
+"""The single engine: the same numbers as plain torch, and bit-identical resumes."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter]], Optimizer]] = {
 }
 
 
-class Falling(Schedule):
+class LinearDecay(Schedule):
     def decay(self, step: int, num_steps: int) -> float:
         return 1 - step / num_steps
 
 
 class Net(nn.Module):
-    """Dropout, normalisation, a tied weight and a buffer: everything that a state could miss."""
+    """Dropout, normalisation, a tied weight and buffers: everything that a saved state must cover."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class Net(nn.Module):
         return cast(Tensor, self.last(self.tied(torch.relu(self.middle(hidden)))))
 
 
-class Surprise:
+class MeanCrossEntropy:
     def __call__(self, outputs: Tensors, targets: Tensors) -> tuple[Tensor, dict[str, Tensor]]:
         assert isinstance(outputs, Tensor)
         assert isinstance(targets, Tensor)
@@ -61,7 +61,7 @@ class Surprise:
         return loss, {"loss_nats": loss}
 
 
-class Hits:
+class Top1:
     def update(self, outputs: Tensors, targets: Tensors) -> Tensor:
         assert isinstance(outputs, Tensor)
         assert isinstance(targets, Tensor)
@@ -75,8 +75,8 @@ class Hits:
         return {"accuracy_top1": float(sums[0] / sums[1])}
 
 
-def engine_config(**changes: Any) -> EngineConfig:
-    plain: dict[str, Any] = {
+def make_config(**changes: Any) -> EngineConfig:
+    defaults: dict[str, Any] = {
         "num_steps": NUM_STEPS,
         "num_accumulation": 1,
         "grad_clip_norm": None,
@@ -85,32 +85,32 @@ def engine_config(**changes: Any) -> EngineConfig:
         "device": "cpu",
         "batch_size_per_device": 6,
     }
-    return EngineConfig(**plain | changes)
+    return EngineConfig(**defaults | changes)
 
 
-def engine(optimizer: str = "sgd", model: nn.Module | None = None, seed: int = 0, **changes: Any) -> Single:
+def make_engine(optimizer: str = "sgd", model: nn.Module | None = None, seed: int = 0, **changes: Any) -> Single:
     torch.manual_seed(seed)
     single = Single()
-    task = TrainingTask(model or Net(), Surprise(), OPTIMIZERS[optimizer], Falling(warmup_steps=2))
-    single.prepare(task, engine_config(**changes))
+    task = TrainingTask(model or Net(), MeanCrossEntropy(), OPTIMIZERS[optimizer], LinearDecay(warmup_steps=2))
+    single.prepare(task, make_config(**changes))
     return single
 
 
-def batch(step: int, size: int = 6) -> Batch:
+def make_batch(step: int, size: int = 6) -> Batch:
     generator = torch.Generator().manual_seed(step)
     return torch.randn(size, 5, generator=generator), torch.randint(4, (size,), generator=generator)
 
 
 def train(single: Single, steps: Iterable[int]) -> list[dict[str, float]]:
-    """Chance is seeded by the step, as the training loop does it."""
+    """Train with a random seed per step, like the trainer."""
     metrics = []
     for step in steps:
         torch.manual_seed(1000 + step)
-        metrics.append({name: float(value) for name, value in single.train_step(batch(step), step).items()})
+        metrics.append({name: float(value) for name, value in single.train_step(make_batch(step), step).items()})
     return metrics
 
 
-def counted(batches: Iterable[Batch]) -> Iterator[tuple[Batch, bool]]:
+def count_all(batches: Iterable[Batch]) -> Iterator[tuple[Batch, bool]]:
     return ((each, True) for each in batches)
 
 
@@ -127,7 +127,7 @@ def assert_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _generators_stay_as_they_were() -> Iterator[None]:
+def _restore_random_generators() -> Iterator[None]:
     python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
     yield
     random.setstate(python)
@@ -135,17 +135,17 @@ def _generators_stay_as_they_were() -> Iterator[None]:
     torch.set_rng_state(cpu)
 
 
-def test_training_is_the_hand_written_loop() -> None:
-    single = engine("sgd", grad_clip_norm=0.5)
+def test_training_equals_a_hand_written_loop() -> None:
+    single = make_engine("sgd", grad_clip_norm=0.5)
     torch.manual_seed(0)
     model = Net()
     optimizer = SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-3)
     metrics = train(single, range(4))
     for step, factor in enumerate([0.5, 1.0, 1.0, 0.8]):
         torch.manual_seed(1000 + step)
-        inputs, targets = batch(step)
+        inputs, targets = make_batch(step)
         optimizer.zero_grad()
-        loss, _ = Surprise()(model(inputs), targets)
+        loss, _ = MeanCrossEntropy()(model(inputs), targets)
         loss.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(model.parameters(), 0.5)
         optimizer.param_groups[0]["lr"] = 0.1 * factor
@@ -155,32 +155,32 @@ def test_training_is_the_hand_written_loop() -> None:
 
 
 def test_accumulation_gives_the_step_of_the_whole_batch() -> None:
-    def plain() -> nn.Module:
+    def make_model() -> nn.Module:
         torch.manual_seed(2)
         return nn.Sequential(nn.Linear(5, 3), nn.Tanh(), nn.Linear(3, 4))
 
-    whole, parts = engine(model=plain()), engine(model=plain(), num_accumulation=3)
+    whole, parts = make_engine(model=make_model()), make_engine(model=make_model(), num_accumulation=3)
     for step in range(3):
-        one, three = whole.train_step(batch(step), step), parts.train_step(batch(step), step)
+        one, three = whole.train_step(make_batch(step), step), parts.train_step(make_batch(step), step)
         torch.testing.assert_close(one, three)
     torch.testing.assert_close(whole.weights(), parts.weights())
 
 
 def test_a_batch_that_accumulation_cannot_split_is_refused() -> None:
-    single = engine(num_accumulation=4)
+    single = make_engine(num_accumulation=4)
     with pytest.raises(ValueError, match=r"num_accumulation=4 cannot split a batch of 6"):
-        single.train_step(batch(0), 0)
+        single.train_step(make_batch(0), 0)
 
 
-def test_metrics_are_detached_scalars_that_nobody_read() -> None:
+def test_metrics_are_detached_scalars() -> None:
     for num_accumulation in (1, 2):
-        metrics = engine(grad_clip_norm=1.0, num_accumulation=num_accumulation).train_step(batch(0), 0)
+        metrics = make_engine(grad_clip_norm=1.0, num_accumulation=num_accumulation).train_step(make_batch(0), 0)
         assert set(metrics) == {"loss_nats", "grad_norm"}
         assert all(value.shape == () and not value.requires_grad for value in metrics.values())
 
 
-def test_inputs_and_targets_may_be_tuples() -> None:
-    class Sum(nn.Module):
+def test_inputs_and_targets_can_be_tuples() -> None:
+    class TwoInputs(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.linear = nn.Linear(5, 4)
@@ -189,14 +189,16 @@ def test_inputs_and_targets_may_be_tuples() -> None:
             assert inputs[0].shape == (3, 5)
             return self.linear(inputs[0]), self.linear(inputs[1])
 
-    class Both:
+    class SumOfTwo:
         def __call__(self, outputs: Tensors, targets: Tensors) -> tuple[Tensor, dict[str, Tensor]]:
-            loss = Surprise()(outputs[0], targets[0])[0] + Surprise()(outputs[1], targets[1])[0]
+            loss = MeanCrossEntropy()(outputs[0], targets[0])[0] + MeanCrossEntropy()(outputs[1], targets[1])[0]
             return loss, {"loss_nats": loss}
 
     single = Single()
-    single.prepare(TrainingTask(Sum(), Both(), OPTIMIZERS["adam"], Falling()), engine_config(num_accumulation=2))
-    (left, first), (right, second) = batch(0), batch(1)
+    single.prepare(
+        TrainingTask(TwoInputs(), SumOfTwo(), OPTIMIZERS["adam"], LinearDecay()), make_config(num_accumulation=2)
+    )
+    (left, first), (right, second) = make_batch(0), make_batch(1)
     assert isinstance(left, Tensor)
     assert isinstance(right, Tensor)
     assert isinstance(first, Tensor)
@@ -205,73 +207,73 @@ def test_inputs_and_targets_may_be_tuples() -> None:
 
 
 def test_bf16_computes_in_bf16_and_keeps_weights_in_fp32() -> None:
-    seen: list[torch.dtype] = []
-    single = engine(precision="bf16")
-    single.model.register_forward_hook(lambda module, inputs, outputs: seen.append(outputs.dtype))
-    metrics = single.train_step(batch(0), 0)
-    assert seen == [torch.bfloat16]
+    dtypes: list[torch.dtype] = []
+    single = make_engine(precision="bf16")
+    single.model.register_forward_hook(lambda module, inputs, outputs: dtypes.append(outputs.dtype))
+    metrics = single.train_step(make_batch(0), 0)
+    assert dtypes == [torch.bfloat16]
     assert metrics["loss_nats"].dtype is torch.float32
     assert {tensor.dtype for name, tensor in single.weights().items() if "num_batches" not in name} == {torch.float32}
 
 
-def test_cuda_is_asked_for_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cuda_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match=r"hardware.device=cuda .* set it to cpu or auto"):
-        engine(device="cuda")
-    assert engine(device="auto").forward.device.type == "cpu"
+        make_engine(device="cuda")
+    assert make_engine(device="auto").forward.device.type == "cpu"
 
 
-def test_evaluation_weighs_every_example_alike() -> None:
-    single = engine()
-    batches = [batch(0, size=5), batch(1, size=2)]
+def test_evaluation_weights_every_example_equally() -> None:
+    single = make_engine()
+    batches = [make_batch(0, size=5), make_batch(1, size=2)]
     inputs, targets = (torch.cat([cast(Tensor, each[i]) for each in batches]) for i in range(2))
-    metrics = single.evaluate(counted(batches), Hits())
+    metrics = single.evaluate(count_all(batches), Top1())
     single.model.eval()
     with torch.no_grad():
-        loss, _ = Surprise()(single.model(inputs), targets)
+        loss, _ = MeanCrossEntropy()(single.model(inputs), targets)
     assert metrics.keys() == {"accuracy_top1", "loss_nats"}
     assert metrics["loss_nats"] == pytest.approx(float(loss))
     assert metrics["accuracy_top1"] == pytest.approx(float((single.model(inputs).argmax(1) == targets).double().mean()))
 
 
-def test_evaluation_leaves_training_as_it_was() -> None:
-    def noisy() -> Iterator[Batch]:
+def test_evaluation_does_not_change_training() -> None:
+    def draw_batches() -> Iterator[Batch]:
         for step in range(2):
-            random.random(), np.random.rand(), torch.rand(3)  # a data set that draws from all generators
-            yield batch(step, size=4)
+            random.random(), np.random.rand(), torch.rand(3)  # a data set that uses all random generators
+            yield make_batch(step, size=4)
 
-    straight, interrupted = engine(), engine()
+    straight, interrupted = make_engine(), make_engine()
     straight.model.get_submodule("norm").eval()
     interrupted.model.get_submodule("norm").eval()
     expected, metrics = train(straight, range(3)), []
     for step in range(3):
-        interrupted.evaluate(counted(noisy()), Hits())
+        interrupted.evaluate(count_all(draw_batches()), Top1())
         metrics += train(interrupted, [step])
     assert metrics == expected
     assert interrupted.model.training
     assert not interrupted.model.get_submodule("norm").training
 
 
-def test_tensors_that_a_data_set_caches_during_evaluation_can_be_trained_on() -> None:
-    single, cache = engine(), []
+def test_training_can_use_tensors_that_a_data_set_caches_during_evaluation() -> None:
+    single, cache = make_engine(), []
 
-    def caching() -> Iterator[Batch]:
+    def cache_batch() -> Iterator[Batch]:
         cache.append(torch.randn(6, 5) * 2)
         yield cache[0], torch.zeros(6, dtype=torch.int64)
 
-    single.evaluate(counted(caching()), Hits())
+    single.evaluate(count_all(cache_batch()), Top1())
     single.train_step((cache[0], torch.zeros(6, dtype=torch.int64)), 0)
 
 
-def test_what_does_not_count_is_not_measured() -> None:
-    single = engine()
-    some = [(batch(0, size=5), True), (batch(1, size=2), False)]
-    assert single.evaluate(some, Hits()) == single.evaluate(some[:1], Hits())
+def test_padding_batches_do_not_change_metrics() -> None:
+    single = make_engine()
+    some = [(make_batch(0, size=5), True), (make_batch(1, size=2), False)]
+    assert single.evaluate(some, Top1()) == single.evaluate(some[:1], Top1())
 
 
-def test_evaluation_of_nothing_is_refused() -> None:
+def test_evaluation_without_batches_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one batch, but got 0"):
-        engine().evaluate([], Hits())
+        make_engine().evaluate([], Top1())
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -280,14 +282,14 @@ def test_evaluation_of_nothing_is_refused() -> None:
     [{}, {"precision": "bf16"}, {"num_accumulation": 3, "grad_clip_norm": 0.3}],
     ids=["plain", "bf16", "accumulation-and-clipping"],
 )
-def test_a_resume_is_bit_for_bit_the_same_training(tmp_path: Path, optimizer: str, changes: dict[str, Any]) -> None:
-    straight = engine(optimizer, **changes)
+def test_a_resume_is_bit_identical(tmp_path: Path, optimizer: str, changes: dict[str, Any]) -> None:
+    straight = make_engine(optimizer, **changes)
     expected = train(straight, range(NUM_STEPS))
 
-    before = engine(optimizer, **changes)
+    before = make_engine(optimizer, **changes)
     metrics = train(before, range(4))
     save(before, tmp_path)
-    after = engine(optimizer, seed=99, **changes)
+    after = make_engine(optimizer, seed=99, **changes)
     after.load(tmp_path)
     metrics += train(after, range(4, NUM_STEPS))
 
@@ -295,55 +297,57 @@ def test_a_resume_is_bit_for_bit_the_same_training(tmp_path: Path, optimizer: st
     assert_same(after.weights(), straight.weights())
 
 
-def test_a_snapshot_is_a_copy_that_another_thread_can_write(tmp_path: Path) -> None:
-    single = engine("adam")
+def test_a_snapshot_does_not_change_during_further_training(tmp_path: Path) -> None:
+    single = make_engine("adam")
     train(single, range(2))
     expected = single.weights()
     write = single.snapshot()
     assert write is not None
     train(single, range(2, 5))
     write(tmp_path)
-    after = engine("adam", seed=99)
+    after = make_engine("adam", seed=99)
     after.load(tmp_path)
     assert_same(after.weights(), expected)
-    assert train(after, range(2, 5)) == train(straight_to(2), range(2, 5))
+    assert train(after, range(2, 5)) == train(train_to(2), range(2, 5))
 
 
-def straight_to(step: int) -> Single:
-    single = engine("adam")
+def train_to(step: int) -> Single:
+    single = make_engine("adam")
     train(single, range(step))
     return single
 
 
-def test_a_state_before_the_first_step_can_be_restored(tmp_path: Path) -> None:
-    save(engine("adam"), tmp_path)
-    after = engine("adam", seed=99)
+def test_a_state_from_before_the_first_step_can_be_restored(tmp_path: Path) -> None:
+    save(make_engine("adam"), tmp_path)
+    after = make_engine("adam", seed=99)
     after.load(tmp_path)
-    assert_same(after.weights(), engine("adam").weights())
+    assert_same(after.weights(), make_engine("adam").weights())
 
 
 def test_weights_are_copies_under_every_name() -> None:
-    single = engine()
+    single = make_engine()
     weights = single.weights()
-    kept = {name: tensor.clone() for name, tensor in weights.items()}
+    before = {name: tensor.clone() for name, tensor in weights.items()}
     train(single, range(2))
-    assert_same(weights, kept)
+    assert_same(weights, before)
     Net().load_state_dict(weights)
     assert all(tensor.is_contiguous() and tensor.device.type == "cpu" for tensor in weights.values())
     assert weights["tied.weight"].data_ptr() != weights["middle.weight"].data_ptr()
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # the compiler's own warnings are no fault of ours
+@pytest.mark.filterwarnings("ignore")  # warnings of the compiler
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-def test_a_compiled_model_trains_alike_and_keeps_its_names(tmp_path: Path) -> None:
-    plain, compiled = engine(), engine(compile=True)
+def test_a_compiled_model_trains_the_same_and_keeps_its_names(tmp_path: Path) -> None:
+    plain, compiled = make_engine(), make_engine(compile=True)
     for single in (plain, compiled):
         cast(nn.Dropout, single.model.get_submodule("dropout")).p = 0.0
     for step in range(3):
-        torch.testing.assert_close(plain.train_step(batch(step), step), compiled.train_step(batch(step), step))
-    batches = [(batch(8, size=6), True)]
-    assert plain.evaluate(batches, Hits()) == pytest.approx(compiled.evaluate(batches, Hits()), rel=1e-4)
+        torch.testing.assert_close(
+            plain.train_step(make_batch(step), step), compiled.train_step(make_batch(step), step)
+        )
+    batches = [(make_batch(8, size=6), True)]
+    assert plain.evaluate(batches, Top1()) == pytest.approx(compiled.evaluate(batches, Top1()), rel=1e-4)
     torch.testing.assert_close(plain.weights(), compiled.weights())
     save(compiled, tmp_path)
     plain.load(tmp_path)
@@ -351,18 +355,18 @@ def test_a_compiled_model_trains_alike_and_keeps_its_names(tmp_path: Path) -> No
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_cuda_trains_as_the_cpu_does(tmp_path: Path) -> None:
-    on_cpu, on_cuda = engine("adam"), engine("adam", device="cuda")
+def test_cuda_trains_like_the_cpu(tmp_path: Path) -> None:
+    on_cpu, on_cuda = make_engine("adam"), make_engine("adam", device="cuda")
     for single in (on_cpu, on_cuda):
         cast(nn.Dropout, single.model.get_submodule("dropout")).p = 0.0
     for step in range(4):
-        expected, metrics = on_cpu.train_step(batch(step), step), on_cuda.train_step(batch(step), step)
+        expected, metrics = on_cpu.train_step(make_batch(step), step), on_cuda.train_step(make_batch(step), step)
         assert metrics["loss_nats"].device.type == "cuda"
         torch.testing.assert_close(metrics, expected, check_device=False, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(on_cuda.weights(), on_cpu.weights(), rtol=1e-3, atol=1e-4)
     save(on_cuda, tmp_path)
     expected_next = train(on_cuda, [4])
-    again = engine("adam", seed=99, device="cuda")
+    again = make_engine("adam", seed=99, device="cuda")
     cast(nn.Dropout, again.model.get_submodule("dropout")).p = 0.0
     again.load(tmp_path)
     assert train(again, [4]) == expected_next

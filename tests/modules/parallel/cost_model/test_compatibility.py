@@ -1,4 +1,4 @@
-"""Why a model cannot be arranged as a topology asks, told before a rank is started."""
+"""Models and topologies that do not fit are reported before any rank starts."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ from modules.parallel.topology import Topology
 from tests.support.engines import make_model
 
 # ruff: noqa: E501
-MLP = Mlp(num_features=5, num_classes=6, hidden_sizes=[8, 12], dropout_prob=0.0)  # 8 layers, of which 1, 4 and 7 learn
+MLP = Mlp(
+    num_features=5, num_classes=6, hidden_sizes=[8, 12], dropout_prob=0.0
+)  # 8 layers; layers 1, 4 and 7 have parameters
 
 
 @pytest.mark.parametrize(
-    ("model", "topology", "partition", "told"),
+    ("model", "topology", "partition", "message"),
     [
         (nn.Linear(2, 3), Topology(pipe=2), "parameters", "parallel.pipe=2 cuts a list of layers, but Linear has no layers()"),
         (MLP, Topology(pipe=9), "parameters", "parallel.pipe=9 is more than the 8 layers of Mlp; set parallel.pipe to at most 8"),
@@ -32,27 +34,27 @@ MLP = Mlp(num_features=5, num_classes=6, hidden_sizes=[8, 12], dropout_prob=0.0)
         (make_model("deep_lstm"), Topology(model=5), "parameters", "try model.vocab_size=15, as unused tokens do no harm"),
     ],
 )  # fmt: skip
-def test_what_does_not_fit_is_told_with_a_way_out(
-    model: nn.Module, topology: Topology, partition: Partition, told: str
+def test_a_model_that_does_not_fit_is_reported_with_a_hint(
+    model: nn.Module, topology: Topology, partition: Partition, message: str
 ) -> None:
     problems = "\n".join(find_incompatibilities(model, topology, partition))
-    assert told in problems or re.search(told, problems), problems
+    assert message in problems or re.search(message, problems), problems
 
 
-def test_stages_and_slices_are_told_together() -> None:
+def test_problems_of_stages_and_slices_are_reported_together() -> None:
     assert len(find_incompatibilities(nn.Linear(2, 3), Topology(pipe=2, model=2))) == 2
 
 
 @pytest.mark.parametrize("name", ["mlp", "lenet", "gpt", "gpt_tied", "deep_lstm"])
-def test_what_fits_is_not_told(name: str) -> None:
+def test_a_model_that_fits_has_no_problems(name: str) -> None:
     assert find_incompatibilities(make_model(name), Topology(pipe=2, data=7, model=2)) == []
 
 
-def test_replicas_ask_nothing_of_a_model() -> None:
+def test_every_model_can_have_replicas() -> None:
     assert find_incompatibilities(nn.Linear(2, 3), Topology(data=5)) == []
 
 
-def test_stages_are_cut_as_asked() -> None:
+def test_stages_are_cut_as_the_partition_says() -> None:
     bounds = find_stage_bounds(MLP, 3, "parameters")
     layers = MLP.layers()
     sizes = [
@@ -63,9 +65,12 @@ def test_stages_are_cut_as_asked() -> None:
     assert find_stage_bounds(MLP, 3, [0, 2, 5]) == [0, 2, 5, 8]
 
 
-def test_a_model_with_nothing_to_split_is_told() -> None:
-    class Bare(Softmax):
+def test_a_model_without_layers_to_split_is_reported() -> None:
+    class NothingToSplit(Softmax):
         def shards(self) -> dict[str, object]:  # type: ignore[override]
             return {}
 
-    assert "has none that can be split; use parallel=data" in find_incompatibilities(Bare(2, 3), Topology(model=2))[0]
+    assert (
+        "has none that can be split; use parallel=data"
+        in find_incompatibilities(NothingToSplit(2, 3), Topology(model=2))[0]
+    )

@@ -7,7 +7,7 @@ import pytest
 from modules.parallel.cost_model.partition import partition_balanced
 
 
-def heaviest(weights: list[float], bounds: list[int]) -> float:
+def find_heaviest(weights: list[float], bounds: list[int]) -> float:
     return max(sum(weights[first:last]) for first, last in pairwise(bounds))
 
 
@@ -20,7 +20,7 @@ def test_no_other_cut_is_lighter(weights: list[float], num_parts: int) -> None:
     assert len(bounds) == num_parts + 1
     assert all(first < last for first, last in pairwise(bounds))
     cuts = combinations(range(1, len(weights)), num_parts - 1)
-    assert heaviest(weights, bounds) == min(heaviest(weights, [0, *cut, len(weights)]) for cut in cuts)
+    assert find_heaviest(weights, bounds) == min(find_heaviest(weights, [0, *cut, len(weights)]) for cut in cuts)
 
 
 @pytest.mark.parametrize("num_parts", [0, 4])

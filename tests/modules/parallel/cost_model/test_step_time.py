@@ -1,4 +1,4 @@
-"""The cost model against sums by hand; the machines and models are made up, with numbers that one can do in one's head."""
+"""The cost model, compared with manual calculations for machines and models with round numbers."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ LAYER = LayerCount(
 LOSS = replace(LAYER, name="Loss", flops=0, num_operations=0, exchanged_bytes=0, num_exchanges=0)
 
 
-def model(num_layers: int = 4, weight_size: int = 10**6) -> ModelCount:
+def make_model(num_layers: int = 4, weight_size: int = 10**6) -> ModelCount:
     layers = tuple(
         replace(LAYER, weights=(Weight(number, weight_size, 4 * weight_size, 8 * weight_size, True),))
         for number in range(num_layers)
@@ -61,13 +61,13 @@ def model(num_layers: int = 4, weight_size: int = 10**6) -> ModelCount:
     return ModelCount(layers, LOSS, inputs_bytes=0, targets_bytes=0, update_bytes=2.0)
 
 
-def cost(layout: ParallelLayout, machine: Machine = MACHINE, **named: Any) -> StepCost:
-    count = model(**named)
+def estimate(layout: ParallelLayout, machine: Machine = MACHINE, **changes: Any) -> StepCost:
+    count = make_model(**changes)
     pipe, number = layout.topology.pipe, len(count.layers)
     return estimate_cost(count, [number * stage // pipe for stage in range(pipe + 1)], layout, machine)
 
 
-def test_an_all_reduce_goes_twice_round_a_ring() -> None:
+def test_an_all_reduce_passes_a_ring_twice() -> None:
     group = CommunicationGroup(4, 1e9, 1e-5)
     assert estimate_ring_s(8e6, group) == pytest.approx(6 * (2e-3 + 1e-5))
     assert estimate_ring_s(8e6, group, passes=1) == pytest.approx(3 * (2e-3 + 1e-5))
@@ -79,48 +79,50 @@ def test_an_all_reduce_goes_twice_round_a_ring() -> None:
     [
         (4, 1, 1e9, 1e-5),  # fills a node
         (2, 2, 1e9, 1e-5),
-        (8, 1, 4e8, 1e-4),  # four of a node's devices take part, each with its own way out
+        (8, 1, 4e8, 1e-4),  # all four devices of a node use their network links
         (4, 2, 2e8, 1e-4),
         (2, 4, 1e8, 1e-4),
         (2, 8, 1e8, 1e-4),
     ],
 )
-def test_messages_between_nodes_take_the_network(size: int, stride: int, bytes_per_s: float, latency_s: float) -> None:
+def test_groups_over_several_nodes_use_the_network(
+    size: int, stride: int, bytes_per_s: float, latency_s: float
+) -> None:
     assert make_group(size, stride, MACHINE) == CommunicationGroup(size, bytes_per_s, latency_s)
 
 
-def test_one_process_computes_and_nothing_else() -> None:
-    told = cost(ParallelLayout("single", num_micro_batches=3))
-    assert told.compute_s == pytest.approx(3 * 4 * 1.1e-3)
-    assert told == StepCost(told.compute_s, 0, 0, 0, 0, 0, STEP_S)
-    assert told.total_s == pytest.approx(13.2e-3 + STEP_S)
+def test_a_single_process_only_computes() -> None:
+    cost = estimate(ParallelLayout("single", num_micro_batches=3))
+    assert cost.compute_s == pytest.approx(3 * 4 * 1.1e-3)
+    assert cost == StepCost(cost.compute_s, 0, 0, 0, 0, 0, STEP_S)
+    assert cost.total_s == pytest.approx(13.2e-3 + STEP_S)
 
 
-def test_the_bubble_is_a_micro_batch_for_every_stage_but_one() -> None:
-    told = cost(ParallelLayout("pipeline", Topology(pipe=4), 1, num_micro_batches=8))
-    sending = 2 * 2 * (1e-3 + 1e-5)  # a stage in the middle has two borders, and sends and receives over each
-    own = REDUCE_OPERATIONS * 1e-6  # DeepSpeed puts the gradient of a stage's weight in its place, once a step
-    assert told.compute_s == pytest.approx(8 * 1.1e-3 + own)
-    assert told.point_to_point_s == pytest.approx(8 * sending)
-    # The first and the last stage have one border each.
-    assert told.bubble_s == pytest.approx(3 * (1.1e-3 + own / 8) + sending + 2 * sending / 2)
-    assert told.data_s == told.model_s == 0
+def test_the_bubble_is_one_micro_batch_per_further_stage() -> None:
+    cost = estimate(ParallelLayout("pipeline", Topology(pipe=4), 1, num_micro_batches=8))
+    sending = 2 * 2 * (1e-3 + 1e-5)  # an inner stage has two neighbours, and sends to and receives from each
+    own = REDUCE_OPERATIONS * 1e-6  # DeepSpeed copies the gradient of a stage's weight into the bucket, once per step
+    assert cost.compute_s == pytest.approx(8 * 1.1e-3 + own)
+    assert cost.point_to_point_s == pytest.approx(8 * sending)
+    # The first and the last stage have one neighbour.
+    assert cost.bubble_s == pytest.approx(3 * (1.1e-3 + own / 8) + sending + 2 * sending / 2)
+    assert cost.data_s == cost.model_s == 0
 
 
-def test_stages_that_are_not_equal_wait_for_the_slowest() -> None:
-    count = model(num_layers=4)
+def test_unequal_stages_wait_for_the_slowest() -> None:
+    count = make_model(num_layers=4)
     machine = replace(MACHINE, operation_s=0)
-    told = estimate_cost(
+    cost = estimate_cost(
         count, [0, 3, 4], ParallelLayout("pipeline", Topology(pipe=2), 1, num_micro_batches=5), machine
     )
-    assert told.compute_s == pytest.approx(5 * 3e-3)
-    assert told.bubble_s == pytest.approx(1e-3 + 2 * 1.01e-3)
+    assert cost.compute_s == pytest.approx(5 * 3e-3)
+    assert cost.bubble_s == pytest.approx(1e-3 + 2 * 1.01e-3)
 
 
-def test_slices_add_up_in_every_layer() -> None:
-    told = cost(ParallelLayout("zero", Topology(model=4), num_micro_batches=2))
+def test_slices_are_reduced_in_every_layer() -> None:
+    cost = estimate(ParallelLayout("zero", Topology(model=4), num_micro_batches=2))
     # 8 MB of four layers in 8 messages, each of 6 steps.
-    assert told.model_s == pytest.approx(2 * (6 * 2e-3 + 8 * 6 * 1e-5))
+    assert cost.model_s == pytest.approx(2 * (6 * 2e-3 + 8 * 6 * 1e-5))
 
 
 @pytest.mark.parametrize(
@@ -128,56 +130,60 @@ def test_slices_add_up_in_every_layer() -> None:
     [("data", 0, 2), ("zero", 0, 2), ("zero", 1, 3), ("zero", 2, 2 * 5 + 1)],
 )
 def test_replicas_exchange_their_gradients(engine: Any, stage: int, rounds: int) -> None:
-    told = cost(ParallelLayout(engine, Topology(data=4), stage, num_micro_batches=5))
-    assert told.data_s == pytest.approx(rounds * 3 * (4e-3 + 1e-5))  # 16 MB, in four parts
+    cost = estimate(ParallelLayout(engine, Topology(data=4), stage, num_micro_batches=5))
+    assert cost.data_s == pytest.approx(rounds * 3 * (4e-3 + 1e-5))  # 16 MB, in four parts
 
 
-def test_zero_3_gathers_weights_for_every_pass_where_they_are_too_many_to_stay() -> None:
+def test_zero_3_gathers_large_weights_for_every_pass() -> None:
     layout = ParallelLayout("zero", Topology(data=4), 3, num_micro_batches=5)
     once = 3 * (4e-3 + 1e-5)
-    assert cost(layout).data_s == pytest.approx(4 * 3e-5 + (5 + 1) * once)
+    assert estimate(layout).data_s == pytest.approx(4 * 3e-5 + (5 + 1) * once)
     large = 3 * (4e0 + 1e-5)
-    assert cost(layout, weight_size=10**9).data_s == pytest.approx(10 * 4 * 3e-5 + (5 + 10) * large)
+    assert estimate(layout, weight_size=10**9).data_s == pytest.approx(10 * 4 * 3e-5 + (5 + 10) * large)
 
 
-def test_a_gpu_exchanges_while_it_computes() -> None:
+def test_communication_of_a_gpu_overlaps_with_computation() -> None:
     machine = replace(MACHINE, is_accelerator=True)
     layout = ParallelLayout("data", Topology(data=4), num_micro_batches=3)
     hidden = 4 * 1e-3 * 2 / 3  # the last backward pass
-    assert cost(layout, machine).data_s == pytest.approx(6 * (4e-3 + 1e-5) - hidden)
-    assert cost(layout, machine, weight_size=10**4).data_s == 0
-    assert cost(layout, weight_size=10**4).data_s > 0
+    assert estimate(layout, machine).data_s == pytest.approx(6 * (4e-3 + 1e-5) - hidden)
+    assert estimate(layout, machine, weight_size=10**4).data_s == 0
+    assert estimate(layout, weight_size=10**4).data_s > 0
 
 
-def test_offloading_takes_the_way_to_the_host() -> None:
-    there = ParallelLayout("zero", Topology(data=4), 3, "weights_and_optimizer")
-    assert cost(there).data_s == cost(replace(there, offload="none")).data_s
-    assert cost(there).host_s == pytest.approx(14 * 4e6 / MACHINE.host_bytes_per_s)
-    assert cost(replace(there, offload="none")).host_s == 0
+def test_offloading_adds_transfers_to_the_host() -> None:
+    offloaded = ParallelLayout("zero", Topology(data=4), 3, "weights_and_optimizer")
+    assert estimate(offloaded).data_s == estimate(replace(offloaded, offload="none")).data_s
+    assert estimate(offloaded).host_s == pytest.approx(14 * 4e6 / MACHINE.host_bytes_per_s)
+    assert estimate(replace(offloaded, offload="none")).host_s == 0
 
 
-def test_a_gpu_computes_while_its_host_starts_the_next_operations() -> None:
+def test_a_gpu_computes_while_its_host_starts_operations() -> None:
     layout = ParallelLayout("single", num_micro_batches=3)
-    assert cost(layout, replace(MACHINE, is_accelerator=True)).compute_s == pytest.approx(3 * 4e-3)
-    assert cost(layout, replace(MACHINE, is_accelerator=True, operation_s=1e-4)).compute_s == pytest.approx(3 * 4e-2)
+    assert estimate(layout, replace(MACHINE, is_accelerator=True)).compute_s == pytest.approx(3 * 4e-3)
+    assert estimate(layout, replace(MACHINE, is_accelerator=True, operation_s=1e-4)).compute_s == pytest.approx(
+        3 * 4e-2
+    )
 
 
-def test_zero_costs_something_for_every_weight_whatever_it_weighs() -> None:
-    def own(stage: int) -> float:
+def test_zero_has_an_overhead_per_weight() -> None:
+    def estimate_overhead(stage: int) -> float:
         layout = ParallelLayout("zero", Topology(data=2), stage, num_micro_batches=5)
-        return cost(layout).compute_s - 5 * 4 * 1.1e-3
+        return estimate(layout).compute_s - 5 * 4 * 1.1e-3
 
-    assert [own(stage) for stage in range(4)] == pytest.approx(
+    assert [estimate_overhead(stage) for stage in range(4)] == pytest.approx(
         [0, 4e-6 * REDUCE_OPERATIONS, 5 * 4e-6 * REDUCE_OPERATIONS, 5 * 2 * 4e-6 * GATHER_OPERATIONS]
     )
 
 
 def test_ranks_that_share_cores_wait_for_them() -> None:
     layout, two_cores = ParallelLayout("data", Topology(data=4)), replace(MACHINE, concurrent_devices=2)
-    alone = cost(layout, weight_size=1)
-    together = cost(layout, two_cores, weight_size=1)
+    alone = estimate(layout, weight_size=1)
+    together = estimate(layout, two_cores, weight_size=1)
     assert together.total_s == pytest.approx(2 * alone.compute_s)
-    # Whoever waits in a pipeline leaves the cores to the others.
+    # Stages that wait in a pipeline leave the cores to the others.
     pipeline = ParallelLayout("pipeline", Topology(pipe=4), 1, num_micro_batches=2)
-    assert cost(pipeline, two_cores) == cost(pipeline)
-    assert cost(ParallelLayout("single"), replace(MACHINE, concurrent_devices=1)) == cost(ParallelLayout("single"))
+    assert estimate(pipeline, two_cores) == estimate(pipeline)
+    assert estimate(ParallelLayout("single"), replace(MACHINE, concurrent_devices=1)) == estimate(
+        ParallelLayout("single")
+    )
