@@ -202,7 +202,7 @@ def _trial_selectors(line: Line, states: tuple[str, ...] | None) -> list[str]:
 
 
 def _sweep_files(line: Line) -> list[str]:
-    from experiments.sweep.spec import list_sweep_files
+    from experiments.sweep.sweep_files import list_sweep_files
 
     return list(list_sweep_files(line.config_dirs))
 

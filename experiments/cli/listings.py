@@ -26,7 +26,7 @@ def options(args: argparse.Namespace) -> int:
     """
     groups = _groups(args)
     if args.group == "sweeps":
-        from experiments.sweep.spec import list_sweep_files
+        from experiments.sweep.sweep_files import list_sweep_files
 
         groups = {"sweeps": list_sweep_files(args.config_dir)}
     make_console().print(_options_table(args.group, groups))

@@ -12,14 +12,13 @@ from typing import Any
 
 import yaml
 
-import sweeps
 from experiments.config import options
 from experiments.config.rules.base import ConfigView
-from experiments.config.source_map import SourceMap, shown_path
+from experiments.config.source_map import SourceMap
 from experiments.config.sweep_values import SweepValues
 from experiments.config.validate import Validation
 from experiments.core import renamed
-from experiments.core.errors import ConfigError, InputError, did_you_mean
+from experiments.core.errors import ConfigError, InputError
 from experiments.core.secrets import find_secret_keys, is_secret
 from experiments.sweep.space import (
     Choice,
@@ -38,9 +37,9 @@ from experiments.sweep.space import (
     to_yaml,
 )
 from experiments.sweep.space_parser import SpaceParser, explain_syntax_error, parse
+from experiments.sweep.sweep_files import find_sweep_file, read_sweep_file
 from experiments.sweep.templates import read_spec
 
-BUILT_IN = Path(sweeps.__file__).parent
 SCHEMA = "experiments.config.schema.SweepSchema"
 FILE = "sweep.yaml"
 DEFAULTS: dict[str, Any] = {
@@ -135,7 +134,7 @@ class SweepSpec:
         if not overrides:
             return self
         draft = _SpecDraft.from_node(deepcopy(self.values), options.groups(options.user_folders(config_dirs)))
-        draft.space, draft.has_begun = self.space, True
+        draft.space, draft.has_started = self.space, True
         for override in overrides:
             draft.apply(override)
         name = self.values["strategy"]["name"]
@@ -152,26 +151,26 @@ class _SpecDraft:
 
     values: dict[str, Any]
     groups: dict[str, dict[str, Path]]
-    origins: SourceMap
+    source_map: SourceMap
     space: Space = field(default_factory=dict)
-    has_begun: bool = False
+    has_started: bool = False
     """Whether the sweep has trials already."""
     problems: list[str] = field(default_factory=list)
 
     @classmethod
     def from_node(
-        cls, node: dict[str, Any], groups: dict[str, dict[str, Path]], origins: SourceMap | None = None
+        cls, node: dict[str, Any], groups: dict[str, dict[str, Path]], source_map: SourceMap | None = None
     ) -> _SpecDraft:
         """Start from the content of a file."""
-        draft = cls(node, groups, origins or SourceMap())
+        draft = cls(node, groups, source_map or SourceMap())
         for name in ("strategy", "pruner"):
             if isinstance(node.get(name), str):  # short form: the name alone
                 node[name] = {"name": node[name]}
-                for known in (draft.origins.texts, draft.origins.locations):
+                for known in (draft.source_map.texts, draft.source_map.locations):
                     if f"sweep.{name}" in known:
                         known[f"sweep.{name}.name"] = known[f"sweep.{name}"]
         if isinstance(node.get("space"), dict):
-            parser = SpaceParser(groups, draft.origins, "sweep.space")
+            parser = SpaceParser(groups, draft.source_map, "sweep.space")
             draft.space = parser.parse_space(node["space"])
             draft.problems += parser.problems
             node["space"] = {}
@@ -195,7 +194,7 @@ class _SpecDraft:
             self._set(key, value, masked)
         elif isinstance(value, SweepValues):
             self._vary(key, value, masked)
-        elif not self.has_begun:
+        elif not self.has_started:
             self.space = fix_key(self.space, key, value)
             self._base().append(override)
         elif key in list_keys(self.space):
@@ -209,8 +208,8 @@ class _SpecDraft:
 
     def _remove(self, override: str) -> None:
         key = override.lstrip("~").partition("=")[0]
-        if self.has_begun or key == "sweep" or key.startswith("sweep."):
-            hint = "start another sweep" if self.has_begun else f"write `{key}=null` or another value"
+        if self.has_started or key == "sweep" or key.startswith("sweep."):
+            hint = "start another sweep" if self.has_started else f"write `{key}=null` or another value"
             self.problems.append(f"{override} removes a required key; {hint}")
         elif key in list_keys(self.space):
             self.space = rewrite(self.space, key, lambda dimension: {})
@@ -223,9 +222,9 @@ class _SpecDraft:
         self.problems += parser.problems
         if dimension is None:
             return
-        join: Callable[[Dimension, Dimension], Dimension] = join_values if self.has_begun else replace_values
+        join: Callable[[Dimension, Dimension], Dimension] = join_values if self.has_started else replace_values
         self.space = set_dimension(self.space, key, dimension, join)
-        if not self.has_begun and isinstance(self.values.get("base"), list):
+        if not self.has_started and isinstance(self.values.get("base"), list):
             self.values["base"] = [one for one in self.values["base"] if _key_of(one) != key]
 
     def _set(self, key: str, value: Any, override: str) -> None:
@@ -241,7 +240,7 @@ class _SpecDraft:
             self.problems.append(
                 f"{override} is not a key of the spec; vary another key, such as optimizer.lr=0.01,0.1"
             )
-        elif self.has_begun and name not in EXTENDABLE:
+        elif self.has_started and name not in EXTENDABLE:
             self.problems.append(
                 f"{override} cannot change after the sweep has started; start another sweep, or change {', '.join(EXTENDABLE)}"
             )
@@ -254,7 +253,7 @@ class _SpecDraft:
                 node = node[parent]
             both_maps = isinstance(value, dict) and isinstance(node.get(last), dict)
             node[last] = {**node[last], **value} if both_maps else value
-            self.origins.add_override(key, value, override.partition("=")[2])
+            self.source_map.add_override(key, value, override.partition("=")[2])
 
     def finish(self, *, may_be_single: bool) -> SweepSpec:
         """Add the defaults, and check everything.
@@ -264,17 +263,17 @@ class _SpecDraft:
         """
         from experiments.sweep.spec_rules import RuleContext, find_problems, remove_old_keys
 
-        self.problems += remove_old_keys(self.values, self.origins)
+        self.problems += remove_old_keys(self.values, self.source_map)
         values = self.values = fill_defaults(self.values, self.space)
-        validation = Validation(self.origins, (), self.groups)
+        validation = Validation(self.source_map, (), self.groups)
         frozen = to_yaml(self.space)
         for secret in find_secret_keys({**values, "space": frozen}, "sweep"):
             validation.report_secret(secret)
         validation.check_fields(values, SCHEMA, "sweep.")
         context = RuleContext(
-            ConfigView(values, ()), self.space, list(self.groups), self.origins, may_be_single or bool(self.problems)
+            ConfigView(values, ()), self.space, list(self.groups), self.source_map, may_be_single or bool(self.problems)
         )
-        problems = [*self.problems, *self.origins.ambiguous_scalars.values(), *validation.problems]
+        problems = [*self.problems, *self.source_map.ambiguous_scalars.values(), *validation.problems]
         problems += find_problems(context)
         if problems:
             raise ConfigError(list(dict.fromkeys(problems)), f"the sweep '{values['name']}'")
@@ -310,13 +309,13 @@ def read(name: str, overrides: Sequence[str] = (), config_dirs: Sequence[str | P
         InputError: with all problems.
     """
     dirs = options.user_folders(config_dirs)
-    path = _find(name, dirs)
-    origins = SourceMap()
-    node = _content(path, origins)
+    path = find_sweep_file(name, dirs)
+    source_map = SourceMap()
+    node = read_sweep_file(path, source_map)
     draft = _SpecDraft.from_node(
         {"name": path.stem, **{key: value for key, value in node.items() if value is not None}},
         options.groups(dirs),
-        origins,
+        source_map,
     )
     for override in overrides:
         draft.apply(override)
@@ -343,55 +342,3 @@ def read_overrides(
     name = name or "-".join(dict.fromkeys(varied))[:MAX_NAME_LENGTH].strip("-.") or "single"
     draft.values = {"name": name, **{key: value for key, value in draft.values.items() if value is not None}}
     return draft.finish(may_be_single=True)
-
-
-def list_sweep_files(config_dirs: Sequence[str | Path] = ()) -> dict[str, Path]:
-    """Sweep files by name: the built-in ones and those in ``sweeps`` of your folders."""
-    files: dict[str, Path] = {}
-    for folder in _folders(config_dirs):
-        for path in sorted(folder.glob("*.yaml")):
-            files.setdefault(path.stem, path)
-    return dict(sorted(files.items()))
-
-
-def _folders(config_dirs: Sequence[str | Path]) -> list[Path]:
-    return [BUILT_IN, *(Path(folder) / "sweeps" for folder in config_dirs)]
-
-
-def _find(name: str, dirs: Sequence[Path]) -> Path:
-    if name.endswith((".yaml", ".yml")) or "/" in name:
-        path = Path(name).expanduser()
-        if not path.is_file():
-            raise InputError([f"there is no file {name}; `lathe options sweeps` lists the sweeps with a name"])
-        return path.resolve()
-    paths = [path for folder in _folders(dirs) if (path := folder / f"{name}.yaml").is_file()]
-    if not paths:
-        hint = did_you_mean(name, list_sweep_files(dirs), "`lathe options sweeps` lists them")
-        raise InputError([f"there is no sweep '{name}'; {hint}"])
-    if len(paths) > 1:
-        hidden, by = shown_path(paths[1]), shown_path(paths[0])
-        raise InputError([f"{hidden} is hidden by {by}, which has the same name; rename it"])
-    return paths[0]
-
-
-def _content(path: Path, origins: SourceMap) -> dict[str, Any]:
-    """Read a file as plain values.
-
-    Raises:
-        InputError: it is not a YAML map.
-    """
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    where, subject = shown_path(path), f"the sweep '{path.stem}'"
-    try:
-        node: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-        origins.add_file(path, "sweep")
-    except yaml.MarkedYAMLError as err:
-        line = f":{err.problem_mark.line + 1}" if err.problem_mark else ""
-        raise ConfigError([f"{where}{line} is not valid YAML: {err.problem}; correct that line"], subject) from err
-    except (OmegaConfBaseException, yaml.YAMLError, OSError, ValueError, RecursionError) as err:
-        raise ConfigError([f"{where} cannot be read: {str(err).splitlines()[0]}; correct the file"], subject) from err
-    if not isinstance(node, dict):
-        raise ConfigError([f"{where} is a list, not a map; write `key: value` lines"], subject)
-    return node

@@ -140,10 +140,10 @@ class Templates:
         template = self.find(values)
         config = template.fill(values, seed)
         config["launcher"] = template.config["launcher"]
-        origins = SourceMap()
+        source_map = SourceMap()
         for key, value in values.items():
-            origins.texts[key] = format_value(value)
-        validation = Validation(origins, self.trust, self._groups)
+            source_map.texts[key] = format_value(value)
+        validation = Validation(source_map, self.trust, self._groups)
         validation.check_root(config)
         problems = [*validation.problems]
         problems = list(dict.fromkeys([*problems, *find_problems(config, {*find_secret_keys(config)})]))

@@ -5,14 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from yaml import YAMLError
 
-from experiments.core import atomic
 from experiments.core.errors import InputError
 from experiments.core.lock import locked
 from experiments.run.state import RunState
@@ -24,6 +22,7 @@ from experiments.tracking.mlflow_client import Store
 from experiments.tracking.run_sync import RunSync, SweepMember, diff_tags, select_transient_tags, sync_run
 from experiments.tracking.store_uri import StoreError
 from experiments.tracking.sweep_metrics import BestSoFar
+from experiments.tracking.sweep_progress_file import SweepUploadProgress
 from experiments.trial.trial import Trial, find_trial
 
 REPORT, PAGE = "report", "report.html"
@@ -112,38 +111,6 @@ def _read_config(sweep: Sweep) -> dict[str, Any]:
     return config
 
 
-@dataclass
-class _SweepProgress:
-    """How much of a sweep is in the store; `sync.json` in its folder."""
-
-    store: str
-    run_id: str = ""
-    experiment_id: str = ""
-    children: dict[str, list[str]] = field(
-        default_factory=dict
-    )  # trial -> its run id, and the state that was uploaded last
-    points: int = 0  # of the sweep's own curves
-    tags: dict[str, str] = field(default_factory=dict)
-    status: list[Any] | None = None
-    spec: str = ""  # hash of the uploaded sweep.yaml
-    report: str = ""  # hash of the uploaded report page
-    view: str = ""  # hash of the uploaded view
-    view_key: str = ""  # its key in a link; "" if the UI of the store has no saved views
-    artifacts: list[str] = field(default_factory=list)
-
-    @classmethod
-    def load(cls, path: Path, name: str) -> _SweepProgress:
-        """Read the file; start over if it is missing, damaged or about another store."""
-        try:
-            progress = cls(**json.loads(path.read_text()))
-        except (FileNotFoundError, ValueError, TypeError):
-            return cls(store=name)
-        return progress if progress.store == name else cls(store=name)
-
-    def save(self, path: Path) -> None:
-        atomic.write_text(path, json.dumps(asdict(self)) + "\n")
-
-
 class SweepSync:
     """Syncs one sweep, once or repeatedly. Each sync holds the lock of the sweep, so that two processes take turns.
 
@@ -177,7 +144,7 @@ class SweepSync:
         errors = mlflow_client.get_store_errors()
         try:
             with locked(self.sweep.folder / "sync.lock"):
-                progress = _SweepProgress.load(self._path, tracking["store"] or uri)
+                progress = SweepUploadProgress.load(self._path, tracking["store"] or uri)
                 self._look()
                 if self._attached and self._attached == progress.run_id:
                     store = mlflow_client.open_store(uri, self.sweep.runs_dir)
@@ -239,7 +206,7 @@ class SweepSync:
         self._names = sweep_tags.make_run_names(self._progress.rows, with_seed=with_seed, alone=alone)
         self._seen = seen
 
-    def _attach(self, uri: str, progress: _SweepProgress) -> Store:
+    def _attach(self, uri: str, progress: SweepUploadProgress) -> Store:
         """Find or create the parent run, before any child."""
         store = mlflow_client.open_store(uri, self.sweep.runs_dir)
         run = store.get_run(progress.run_id) if progress.run_id else None
@@ -267,7 +234,7 @@ class SweepSync:
         self._attached = run.run_id
         return store
 
-    def _sync_children(self, progress: _SweepProgress, entries: Sequence[Entry]) -> tuple[int, list[str]]:
+    def _sync_children(self, progress: SweepUploadProgress, entries: Sequence[Entry]) -> tuple[int, list[str]]:
         """Sync the runs of trials; return the number of points sent and the failures."""
         points, refusals, unsaved, failures = 0, 0, 0, list[str]()
         for entry in entries:
@@ -298,7 +265,7 @@ class SweepSync:
             progress.save(self._path)
         return points, failures
 
-    def _child(self, trial: Trial, entry: Entry, progress: _SweepProgress) -> tuple[str, int]:
+    def _child(self, trial: Trial, entry: Entry, progress: SweepUploadProgress) -> tuple[str, int]:
         """Sync the run of one trial; return its id and the number of points sent."""
         run = self._children.setdefault(entry.id, RunSync(trial))
         member = SweepMember(
@@ -314,7 +281,7 @@ class SweepSync:
             del self._children[entry.id]
         return str(synced.run_id), synced.points
 
-    def _log_best(self, progress: _SweepProgress) -> str | None:
+    def _log_best(self, progress: SweepUploadProgress) -> str | None:
         """Log the final model of the best trial of a sweep that is over; `lathe export` logs those of other trials.
 
         Returns:
@@ -340,7 +307,7 @@ class SweepSync:
             return None
         return f"the model of the best trial '{winner.id}' of sweep '{self.sweep.name}' was not logged: {reason}"
 
-    def _save_view(self, store: Store, progress: _SweepProgress) -> None:
+    def _save_view(self, store: Store, progress: SweepUploadProgress) -> None:
         """Save the view of the present spec, if the UI of the store supports saved views."""
         view = mlflow_view.make_view(self.sweep)
         digest = hashlib.sha256(view.text.encode()).hexdigest() if view else "none"
@@ -353,7 +320,7 @@ class SweepSync:
         progress.view = digest
         progress.save(self._path)
 
-    def _update_parent(self, store: Store, progress: _SweepProgress) -> None:
+    def _update_parent(self, store: Store, progress: SweepUploadProgress) -> None:
         """Update the parent run: curves, tags and note, then its status, and files last."""
         assert self._progress is not None
         self._save_view(store, progress)

@@ -15,8 +15,9 @@ from experiments.config.options import groups, header
 from experiments.core.errors import InputError
 from experiments.sweep.create import prepare
 from experiments.sweep.space import Choice
-from experiments.sweep.spec import DEFAULTS, FILE, SCHEMA, SweepSpec, list_sweep_files, read, read_overrides
+from experiments.sweep.spec import DEFAULTS, FILE, SCHEMA, SweepSpec, read, read_overrides
 from experiments.sweep.sweep import ADAPTIVE
+from experiments.sweep.sweep_files import list_sweep_files
 
 TEXT = """# Question: which one?
 base: [model=mlp, optimizer.lr=0.5, +tags.team=vision]
@@ -296,7 +297,7 @@ def test_secrets_are_refused_and_masked(mine: Path) -> None:
 
 
 def test_listing_sweeps_does_not_import_torch_optuna_or_hydra() -> None:
-    source = "import sys; from experiments.sweep.spec import list_sweep_files; assert 'lr_batch' in list_sweep_files()"
+    source = "import sys; from experiments.sweep.sweep_files import list_sweep_files; assert 'lr_batch' in list_sweep_files()"
     source += "; print([name for name in ('torch', 'optuna', 'hydra', 'mlflow') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-P", "-c", source], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
