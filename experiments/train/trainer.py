@@ -156,7 +156,9 @@ class Trainer:
         """Return the configuration of the engine."""
         intervals = (self.config["eval_every_steps"], self.config["checkpoint"]["every_steps"], self.last_step or 0)
         every = tuple(steps for steps in intervals if steps)
-        return replace(_make_engine_config(self.config, self.plan, self.rank), meets_every=every, folder=self.folder)
+        return replace(
+            _make_engine_config(self.config, self.plan, self.rank), sync_every_steps=every, folder=self.folder
+        )
 
     def _batches(self, train: Split, first_step: int) -> Iterator[Batch]:
         plan, config = self.plan, self.config

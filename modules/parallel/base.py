@@ -48,7 +48,7 @@ class EngineConfig:
     """Examples per micro-batch."""
     topology: Topology = field(default_factory=Topology)
     rank: Rank = field(default_factory=Rank)
-    meets_every: tuple[int, ...] = ()
+    sync_every_steps: tuple[int, ...] = ()
     """Asynchronous replicas synchronise at each step that one of these numbers divides, so that it can be evaluated or saved."""
     folder: Path = Path()
     """Where the processes of this training exchange files; all nodes see it."""

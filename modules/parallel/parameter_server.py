@@ -245,7 +245,7 @@ class ParameterServer:
         return metrics
 
     def _next_sync(self, step: int) -> int:
-        return min([(step // every + 1) * every for every in self.config.meets_every] + [self.config.num_steps])
+        return min([(step // every + 1) * every for every in self.config.sync_every_steps] + [self.config.num_steps])
 
     def _metrics(self) -> dict[str, Tensor]:
         """Mean over the chunks that arrived first and that no step has counted yet."""

@@ -73,7 +73,7 @@ class AsyncTask:
     optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] = field(default=partial(SGD, lr=0.1, momentum=0.9))
     grad_clip_norm: float | None = None
     num_accumulation: int = 1
-    meets_every: int = 100
+    sync_every_steps: int = 100
     load: Path | None = None
     save: Path | None = None
     first_step: int = 0
@@ -113,7 +113,7 @@ def _make_config(task: AsyncTask, rank: Rank, replicas: int, num_shards: int) ->
         num_steps=task.num_steps, num_accumulation=task.num_accumulation, grad_clip_norm=task.grad_clip_norm,
         precision="fp32", compile=False, device="cpu",
         batch_size_per_device=BATCH_SIZE // num_shards // task.num_accumulation, topology=Topology(data=replicas), rank=rank,
-        meets_every=(task.stops or task.meets_every,), folder=task.folder,
+        sync_every_steps=(task.stops or task.sync_every_steps,), folder=task.folder,
     )  # fmt: skip
 
 

@@ -83,14 +83,14 @@ def train_and_resume(rank: Rank, mode: Mode, folder: Path) -> list[dict[str, Any
 def test_frozen_weights_and_buffers_are_saved_and_restored(
     name: str, tmp_path: Path, expected_weights: list[dict[str, Any]]
 ) -> None:
-    found = run_on_ranks(MODES[name].topology.world, train_and_resume, MODES[name], tmp_path)[0]
-    for own, single in zip(found, expected_weights, strict=True):
+    results = run_on_ranks(MODES[name].topology.world, train_and_resume, MODES[name], tmp_path)[0]
+    for own, single in zip(results, expected_weights, strict=True):
         assert own.keys() == single.keys()
         for key, weight in single.items():
             np.testing.assert_allclose(own[key], weight, rtol=1e-4, atol=1e-6, err_msg=key)
-    assert [int(each["calls"]) for each in found] == [3, 5, 5]
-    assert all(np.array_equal(found[2][key], weight) for key, weight in found[1].items()), "a resume is exact"
-    moved = {key for key, weight in found[0].items() if not np.array_equal(weight, found[1][key])}
+    assert [int(each["calls"]) for each in results] == [3, 5, 5]
+    assert all(np.array_equal(results[2][key], weight) for key, weight in results[1].items()), "a resume is exact"
+    moved = {key for key, weight in results[0].items() if not np.array_equal(weight, results[1][key])}
     assert moved == {"stack.4.weight", "stack.4.bias", "scale", "calls"}
 
 
@@ -117,8 +117,8 @@ def test_offload_and_model_parallelism_work_with_every_stage_and_resume_exactly(
     folders = [tmp_path / str(number) for number in range(len(whole))]
     tasks = [replace(task, save=folder, save_after=CUT) for task, folder in zip(whole, folders, strict=True)]
     tasks += [replace(task, first_step=CUT, load=folder) for task, folder in zip(whole, folders, strict=True)]
-    found = run_on_ranks(mode.topology.world, train_each, mode, tasks)[0]
-    for task, through, rest in zip(whole, found[:2], found[2:], strict=True):
+    results = run_on_ranks(mode.topology.world, train_each, mode, tasks)[0]
+    for task, through, rest in zip(whole, results[:2], results[2:], strict=True):
         expected = run_alone(train, MODES["single"], task)
         assert through.losses == pytest.approx(expected.losses, rel=1e-5)
         assert through.norms == pytest.approx(expected.norms, rel=1e-4)
