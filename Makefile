@@ -1,13 +1,13 @@
 # Installs Lathe into .venv and runs it. `make help` lists the targets; `make PYTHON=python3.12` takes another Python.
 PYTHON ?= python3
-# In the order of tests/conftest.py, which begins with what takes longest, and not by the number of a file's tests.
+# In the order of tests/conftest.py, longest first; xdist would sort by the number of tests in a file.
 PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 PIP_ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt $(PIP_ARGS)
-# pip would compile on one core, which takes a minute. Some packages hold files that are no Python, and that is no fault.
+# pip would compile on one core, which takes a minute. Some packages contain files that do not compile, which is no error.
 COMPILE := $(BIN)/python -W ignore -m compileall -qq -j 0 $(VENV)/lib || true
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
@@ -57,7 +57,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 		echo "PYTHON=$(PYTHON) cannot make a virtual environment; on Debian: apt-get install python3-venv" >&2; exit 1; }
 
-# torch first and alone: it is by far the largest, and a failed download of it should be the first thing seen.
+# torch first and alone: it is by far the largest, so a failed download shows at once.
 $(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
 	@echo 'installing torch and what else a run needs, one to a few minutes ...'
 	$(PIP) torch==2.13.0

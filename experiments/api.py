@@ -161,21 +161,21 @@ def runs(runs_dir: str | Path | None = None, condition: str | None = None) -> pd
 
     from experiments.results.search.search import search
 
-    found, _ = search(_runs_dir(runs_dir), condition)
+    matching, _ = search(_runs_dir(runs_dir), condition)
     facts = {
-        "name": [run.name for run in found],
-        "state": [run.state for run in found],
-        "sweep": [run.sweep for run in found],
-        "started": pd.to_datetime([run.created for run in found], unit="s", utc=True),
-        "folder": [str(run.folder) for run in found],
+        "name": [run.name for run in matching],
+        "state": [run.state for run in matching],
+        "sweep": [run.sweep for run in matching],
+        "started": pd.to_datetime([run.created for run in matching], unit="s", utc=True),
+        "folder": [str(run.folder) for run in matching],
     }
-    index = pd.Index([run.id for run in found], name="run", dtype=object)
-    parameters = sorted({key for run in found for key in run.config} - {*facts})
-    metrics = sorted({name for run in found for name in run.metrics} - {*facts, *parameters})
+    index = pd.Index([run.id for run in matching], name="run", dtype=object)
+    parameters = sorted({key for run in matching for key in run.config} - {*facts})
+    metrics = sorted({name for run in matching for name in run.metrics} - {*facts, *parameters})
     columns = {
         **facts,
-        **{key: [run.config.get(key) for run in found] for key in parameters},
-        **{name: [run.metrics.get(name, float("nan")) for run in found] for name in metrics},
+        **{key: [run.config.get(key) for run in matching] for key in parameters},
+        **{name: [run.metrics.get(name, float("nan")) for run in matching] for name in metrics},
     }
     return pd.DataFrame(columns, index=index)
 

@@ -112,14 +112,14 @@ def state(name: str) -> str:
 
 def upgrade(config: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration, or some keys of its root, with today's names."""
-    found: dict[str, Any] = _translate(config, "", is_inverse=False)
-    return found
+    upgraded: dict[str, Any] = _translate(config, "", is_inverse=False)
+    return upgraded
 
 
 def original(config: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration with the names of the first version: the inverse of `upgrade`."""
-    found: dict[str, Any] = _translate(config, "", is_inverse=True)
-    return found
+    first: dict[str, Any] = _translate(config, "", is_inverse=True)
+    return first
 
 
 def _translate(node: Any, key: str, *, is_inverse: bool) -> Any:
@@ -142,17 +142,17 @@ def _names(node: Mapping[str, Any], key: str) -> Mapping[str, str]:
 
 def renames(config: Mapping[str, Any]) -> dict[str, str]:
     """The renamed options, and the renamed keys of one configuration, by old name: a class of the user's keeps its arguments."""
-    found = {f"{group}={old}": f"{group}={new}" for group, names in OPTIONS.items() for old, new in names.items()}
+    names = {f"{group}={old}": f"{group}={new}" for group, table in OPTIONS.items() for old, new in table.items()}
 
     def walk(node: Any, key: str) -> None:
         if isinstance(node, Mapping):
             prefix = f"{key}." if key else ""
-            found.update({f"{prefix}{old}": f"{prefix}{new}" for old, new in _names(node, key).items()})
+            names.update({f"{prefix}{old}": f"{prefix}{new}" for old, new in _names(node, key).items()})
             for name, value in node.items():
                 walk(value, f"{prefix}{name}")
 
     walk(config, "")
-    return found
+    return names
 
 
 def upgrade_overrides(overrides: Sequence[str], names: Renames) -> list[str]:
@@ -194,16 +194,16 @@ def upgrade_sweep(spec: Mapping[str, Any], names: Renames) -> dict[str, Any]:
         spec: the content of its sweep.yaml.
         names: from `renames`, of all its configurations.
     """
-    found = {SWEEP[""].get(key, key): value for key, value in spec.items()}
+    upgraded = {SWEEP[""].get(key, key): value for key, value in spec.items()}
     for section, table in SWEEP.items():
-        if section and isinstance(found.get(section), Mapping):
-            found[section] = {table.get(key, key): value for key, value in found[section].items()}
-    strategy = found["strategy"]
-    found["strategy"] = {**strategy, "name": STRATEGIES.get(strategy["name"], strategy["name"])}
-    found["base"] = upgrade_overrides(found["base"], names)
-    found["points"] = [upgrade_overrides(point, names) for point in found["points"]]
-    found["space"] = _upgrade_space(found["space"], names)
-    return found
+        if section and isinstance(upgraded.get(section), Mapping):
+            upgraded[section] = {table.get(key, key): value for key, value in upgraded[section].items()}
+    strategy = upgraded["strategy"]
+    upgraded["strategy"] = {**strategy, "name": STRATEGIES.get(strategy["name"], strategy["name"])}
+    upgraded["base"] = upgrade_overrides(upgraded["base"], names)
+    upgraded["points"] = [upgrade_overrides(point, names) for point in upgraded["points"]]
+    upgraded["space"] = _upgrade_space(upgraded["space"], names)
+    return upgraded
 
 
 def _upgrade_space(space: Mapping[str, Any], names: Renames) -> dict[str, Any]:
