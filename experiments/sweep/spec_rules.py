@@ -72,7 +72,7 @@ def remove_old_keys(values: dict[str, Any], source_map: SourceMap) -> list[str]:
         return []
     del strategy["storage"]
     location = source_map.location("sweep.strategy.storage")
-    return [f"sweep.strategy.storage{location} is gone: the sweep's ledger holds what a storage held; leave it out"]
+    return [f"sweep.strategy.storage{location} no longer exists, because the ledger holds the study; remove the key"]
 
 
 def _positive(context: RuleContext) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Sweeps that nobody works on: folders with a ledger and journals, written by the test as workers would write them."""
+"""Sweeps without workers: folders with a ledger and journals, which the test writes as workers do."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MAX_STEPS = 200
 def make_idle_sweep(
     runs_dir: Path, name: str, points: Sequence[Mapping[str, Any]], seeds: int = 1, **spec: Any
 ) -> Sweep:
-    """A sweep whose trials wait; they are called ``b00000000000`` and so on, seed after seed of point after point."""
+    """Create a sweep with pending trials. Their ids are ``b00000000000`` and so on, ordered by point, then by seed."""
     folder = runs_dir / name
     (folder / "workers").mkdir(parents=True)
     config = {"max_steps": MAX_STEPS, "launcher": {"_target_": "launchers.local.Local"}}
@@ -49,12 +49,12 @@ def read_entry(sweep: Sweep, trial: str) -> Entry:
 
 
 def attempt_folder(sweep: Sweep, trial: str) -> Path:
-    """Of the last attempt."""
+    """The folder of the last attempt of a trial."""
     return sweep.folder / trial / "attempts" / str(read_entry(sweep, trial).attempt)
 
 
 def claim_trial(sweep: Sweep, trial: str, worker: str = "w", *, beats: bool = True) -> Path:
-    """Claim a trial for a worker; the attempt's folder."""
+    """Claim a trial for a worker; returns the folder of the attempt."""
     ledger = sweep.ledger()
     with ledger.locked() as ledger_state:
         ledger.claim(ledger_state.entries[trial], worker=worker, host="node7", devices=2)
@@ -66,7 +66,7 @@ def claim_trial(sweep: Sweep, trial: str, worker: str = "w", *, beats: bool = Tr
 
 
 def log_metric(sweep: Sweep, trial: str, steps: Mapping[int, float], metric: str = "val/accuracy_top1") -> None:
-    """What the trial's process writes of the metric, a value a step, among points of the training curve."""
+    """Write values of the metric by step, and points of a training curve, into the journal of a trial."""
     with Journal(attempt_folder(sweep, trial) / "journal.jsonl") as journal:
         if not journal.path.stat().st_size:
             journal.state("running", step=0, attempt=read_entry(sweep, trial).attempt)
@@ -76,27 +76,27 @@ def log_metric(sweep: Sweep, trial: str, steps: Mapping[int, float], metric: str
             journal.metrics(step, {metric: value})
 
 
-def end_trial(sweep: Sweep, trial: str, state: State, **told: Any) -> None:
+def end_trial(sweep: Sweep, trial: str, state: State, **fields: Any) -> None:
     ledger = sweep.ledger()
     with ledger.locked() as ledger_state:
-        assert ledger.end(trial, ledger_state.entries[trial].attempt, state, **told)
+        assert ledger.end(trial, ledger_state.entries[trial].attempt, state, **fields)
 
 
 def finish_trial(sweep: Sweep, trial: str, value: float) -> None:
-    """Claimed before, or claimed now."""
+    """Finish a trial, and claim it before if it is pending."""
     if read_entry(sweep, trial).state == "pending":
         claim_trial(sweep, trial)
     end_trial(sweep, trial, "finished", value=value, step=MAX_STEPS)
 
 
 def age_file(path: Path, seconds: float) -> None:
-    """Let a file have been touched so long ago."""
+    """Set the modification time of a file to some seconds ago."""
     then = time.time() - seconds
     os.utime(path, (then, then))
 
 
 def shift_events(sweep: Sweep, seconds: float, which: Callable[[dict[str, Any]], bool] = lambda event: True) -> None:
-    """Let events of the ledger have happened so much earlier."""
+    """Move events of the ledger some seconds into the past."""
     events = [json.loads(line) for line in (sweep.folder / "ledger.jsonl").read_text().splitlines()]
     for event in events:
         event["time"] -= seconds if which(event) else 0.0

@@ -1,4 +1,4 @@
-"""Sweeps that nobody works on, with runs for a store: ledger, journals and run folders as workers would write them."""
+"""Sweeps without workers, with runs for a store: ledger, journals and run folders, which the test writes as workers do."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def make_swept(
     runs_dir: Path, points: Sequence[Mapping[str, Any]], *, name: str = "probe", seeds: int = 1,
     store: str | None = None, sync: str = "live", **spec: Any,
 ) -> Sweep:  # fmt: skip
-    """A sweep whose trials wait."""
+    """Create a sweep with pending trials."""
     sweep = ledgers.make_idle_sweep(runs_dir, name, points, seeds, **{"space": make_space(points), **spec})
     config = {
         "name": "blobs", "description": None, "seed": 0, "max_steps": ledgers.MAX_STEPS, "batch_size_global": 64,
@@ -43,14 +43,14 @@ def make_swept(
 
 
 def make_space(points: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    found: dict[str, list[Any]] = {}
+    space: dict[str, list[Any]] = {}
     for key in dict.fromkeys(key for point in points for key in point):
-        found[key] = list(dict.fromkeys(point[key] for point in points if key in point))
-    return found
+        space[key] = list(dict.fromkeys(point[key] for point in points if key in point))
+    return space
 
 
 def start_trial(sweep: Sweep, trial: str, worker: str = "w") -> None:
-    """Claim a trial and make it a run, as a worker does."""
+    """Claim a trial and write its run folder, as a worker does."""
     ledgers.claim_trial(sweep, trial, worker)
     entry = ledgers.read_entry(sweep, trial)
     folder = sweep.folder / trial
@@ -74,7 +74,7 @@ def run_trial(sweep: Sweep, trial: str, value: float, steps: Sequence[int] = (10
 
 
 def read_children(runs_dir: Path, column: str = "status") -> dict[str, Any]:
-    """By name, what the store says of the runs of trials."""
+    """One column of the store for the runs of all trials, by their names."""
     query = f"select r.name, r.{column} from runs r join tags t using (run_uuid) where t.key = 'lathe.kind' and t.value = 'trial'"
     return dict(sql(runs_dir / "mlflow.db", query))
 
@@ -109,6 +109,6 @@ def read_journal_points(sweep: Sweep) -> list[tuple[str, str, int, float]]:
 
 
 def read_stored_points(runs_dir: Path, database: str = "mlflow.db") -> list[tuple[str, str, int, float]]:
-    """The same by the store, where each row is a point; without what the ledger adds."""
+    """The same points as they are in the store, without the ones that come from the ledger."""
     query = "select t.value, m.key, m.step, m.value from metrics m join tags t using (run_uuid) where t.key = 'lathe.trial_id'"
     return sorted(sql(runs_dir / database, f"{query} and m.key != 'cost/queue_wait_s'"))

@@ -1,4 +1,4 @@
-"""Sweeps by hand: a folder with a ledger, and workers that the test starts, signals and waits for itself."""
+"""Sweeps without the command line: the test creates the folder and the ledger, and starts and signals the workers."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ SPEC: dict[str, Any] = {
 def make_sweep(
     runs_dir: Path, points: Sequence[Mapping[str, Any]], *overrides: str, trust: Sequence[str] = (), **spec: Any
 ) -> Sweep:
-    """A sweep whose trials wait; its workers run this checkout's code."""
-    asked = {**SPEC, **spec}
+    """Create a sweep with pending trials. Its workers run the code of this checkout."""
+    full_spec = {**SPEC, **spec}
     experiment = compose([*QUICK, "tracking=off", *overrides], trust=trust)
-    with create_run_folder(runs_dir, asked["name"]) as folder:
+    with create_run_folder(runs_dir, full_spec["name"]) as folder:
         provenance = make_provenance(experiment, folder, runs_dir)
         templates = Templates([Template.from_experiment(experiment, {}, {})], tuple(trust))
         templates.save(folder)
@@ -48,17 +48,17 @@ def make_sweep(
         provenance["worker"] = {"nodes": 1, "devices_per_node": experiment.config["hardware"]["devices_per_node"]}
         provenance["worker_module"] = WORKER_MODULE
         (folder / "provenance.yaml").write_text(yaml.safe_dump(provenance))
-        (folder / "sweep.yaml").write_text(yaml.safe_dump(asked))
+        (folder / "sweep.yaml").write_text(yaml.safe_dump(full_spec))
     sweep = Sweep(folder)
     ledger = sweep.ledger()
     with ledger.locked() as ledger_state:
         for number, values in enumerate(points):
-            ledger.add(list(expand_point(asked, templates, ledger_state, number, dict(values))))
+            ledger.add(list(expand_point(full_spec, templates, ledger_state, number, dict(values))))
     return sweep
 
 
 class Worker:
-    """One process of a worker, forked from one that has already imported what takes it seconds."""
+    """One process of a worker, forked from a process that has done the slow imports."""
 
     def __init__(self, sweep: Sweep, placement: RankPlacement) -> None:
         environment = {**os.environ, PLACEMENT_VARIABLE: placement.to_json(), "OMP_NUM_THREADS": "1"}
@@ -72,7 +72,7 @@ class Worker:
         return self._process.pid
 
     def poll(self) -> int | None:
-        """Its exit code, of which one below 0 is a signal's number; None while it runs."""
+        """The exit code, a negative signal number if a signal ended the process; None while it runs."""
         return self._process.exitcode
 
     def wait(self, timeout: float | None = None) -> int:
@@ -82,14 +82,14 @@ class Worker:
         return code
 
     def send_signal(self, number: int) -> None:
-        """Nothing where it has ended."""
+        """Send a signal, unless the process has ended."""
         if self.poll() is None:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 
 
 def _work(folder: str, log: str, environment: dict[str, str]) -> None:
-    """`python -m experiments.sweep.worker.worker FOLDER`, but for the imports."""
+    """Do what `python -m experiments.sweep.worker.worker FOLDER` does, without the imports."""
     os.setsid()
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 1)
@@ -101,7 +101,7 @@ def _work(folder: str, log: str, environment: dict[str, str]) -> None:
 
 
 def start_worker(sweep: Sweep, name: str = "w", **placement: Any) -> Worker:
-    """One process of a worker; what it prints goes to ``workers/NAME.txt``."""
+    """Start one process of a worker. Its output goes to ``workers/NAME.txt``."""
     return Worker(sweep, RankPlacement(worker=name, threads=1, **placement))
 
 
@@ -110,36 +110,40 @@ def read_entries(sweep: Sweep) -> list[Entry]:
 
 
 def wait_until(is_so: Callable[[], bool], what: str, timeout_s: float = 90) -> None:
-    """Wait for something, for so long at most."""
+    """Wait for a condition.
+
+    Raises:
+        AssertionError: it does not hold in time; the message names `what`.
+    """
     deadline = time.monotonic() + timeout_s
     while not is_so():
-        assert time.monotonic() < deadline, f"{what} has not come in {timeout_s:.0f} s"
+        assert time.monotonic() < deadline, f"not within {timeout_s:.0f} s: {what}"
         time.sleep(0.05)
 
 
 def wait_for_child(worker: Worker) -> int:
-    """The process of the trial that a worker runs; waits for one."""
+    """Wait until a worker runs a trial; returns the process id of the trial."""
     import psutil
 
-    found: list[int] = []
+    children: list[int] = []
 
-    def look() -> bool:
-        found[:] = [process.pid for process in psutil.Process(worker.pid).children()]
-        return bool(found)
+    def has_child() -> bool:
+        children[:] = [process.pid for process in psutil.Process(worker.pid).children()]
+        return bool(children)
 
-    wait_until(look, "a trial's process")
-    return found[0]
+    wait_until(has_child, "a trial's process")
+    return children[0]
 
 
 def read_last_step(sweep: Sweep, entry: Entry) -> int:
-    """The last step that the newest attempt's journal tells of."""
+    """The last step in the journal of the newest attempt."""
     paths = sorted((sweep.folder / entry.id / "attempts").glob("*/journal.jsonl"))
     lines = paths[-1].read_text().splitlines() if paths else []
     return max((event.get("step", 0) for event in map(json.loads, lines)), default=0)
 
 
 def age_heartbeats(sweep: Sweep) -> None:
-    """Age the heartbeats of a worker that is gone, so that the next one need not wait until they are old."""
+    """Make the heartbeats of a killed worker old, so that the next worker takes over immediately."""
     then = time.time() - 2 * LOST_S
     for entry in read_entries(sweep):
         if entry.state == "running":

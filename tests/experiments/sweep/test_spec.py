@@ -233,7 +233,7 @@ def test_all_problems_of_a_spec_are_reported_together(mine: Path) -> None:
         (["sweep.base=['batch_size_global=3']"], "batch_size_global is in base (batch_size_global=3) and in the space"),
         (["sweep.base=['sweep.num_seeds=3']"], "sweep.num_seeds=3 is a key of the spec, not of the configuration"),
         (["sweep.base=['seed=[']"], "seed=[ does not parse"),
-        (["sweep.strategy.storage=here"], "sweep.strategy.storage is gone: the sweep's ledger holds what a storage held"),
+        (["sweep.strategy.storage=here"], "sweep.strategy.storage no longer exists, because the ledger holds the study"),
         (["sweep.strategy.seed=-1"], "sweep.strategy.seed=-1 is not between 0 and 4294967295"),
         (["~optimizer", "~batch_size_global"], "the space is empty; vary a key"),
         (["seed=range(0,60000)", "~optimizer", "sweep.strategy=grid", "sweep.budget=null"], "asks for 120,000 trials at once"),
@@ -326,9 +326,9 @@ def test_every_point_of_a_built_in_sweep_has_a_valid_plan(name: str) -> None:
     try:
         draft = prepare(spec)
     except InputError as err:
-        message = err.problems
-        if all("`lathe data` names their source" in problem for problem in message):
-            pytest.skip(f"files are missing: {message[0].partition(';')[0]}")
+        problems = err.problems
+        if all("`lathe data` names their source" in problem for problem in problems):
+            pytest.skip(f"files are missing: {problems[0].partition(';')[0]}")
         raise
     points = list(spec.preview_points())
     for values in points:
@@ -348,13 +348,15 @@ JUNK: list[Any] = [
 
 
 def test_random_files_are_read_or_refused_without_a_traceback(tmp_path: Path) -> None:
-    dice = random.Random(0)
+    generator = random.Random(0)
     path, read_whole = tmp_path / "junk.yaml", 0
     for _ in range(400):
         node: dict[str, Any] = {"space": {"seed": [1, 2]}}
-        for key in dice.sample([*DEFAULTS], dice.choice([1, 1, 2])):
+        for key in generator.sample([*DEFAULTS], generator.choice([1, 1, 2])):
             node[key] = (
-                {"optimizer": dice.choice(JUNK), "a.b": dice.choice(JUNK)} if key == "space" else dice.choice(JUNK)
+                {"optimizer": generator.choice(JUNK), "a.b": generator.choice(JUNK)}
+                if key == "space"
+                else generator.choice(JUNK)
             )
         path.write_text(yaml.safe_dump(node))
         try:

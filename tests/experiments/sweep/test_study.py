@@ -347,15 +347,17 @@ def test_random_points_have_the_keys_of_their_option() -> None:
 LAST_STEP = 27
 
 
-def play(folder: Path, spec: SweepSpec, seeds: int, count: int, *, restarts: bool) -> list[dict[str, Any]]:
-    """Let workers ask, report, end, fail and retry in a random order; the ledger's events without their times.
+def run_random_workers(
+    folder: Path, spec: SweepSpec, seeds: int, count: int, *, restarts: bool
+) -> list[dict[str, Any]]:
+    """Choose, report, end, fail and retry in a random order; returns the events of the ledger without their times.
 
     Args:
-        folder: of the sweep.
-        spec: of the sweep.
-        seeds: of each point.
-        count: points.
-        restarts: whether each call is of a process that has just started.
+        folder: folder of the sweep.
+        spec: spec of the sweep.
+        seeds: number of trials per point.
+        count: number of points.
+        restarts: whether each step uses a new study, as after a restart.
     """
     generator, points = random.Random(7), Points(folder, spec)
     study, steps = points.study(), dict[str, int]()
@@ -412,12 +414,12 @@ def test_restarted_workers_choose_and_prune_like_one_that_keeps_running(
     for restarts in (False, True):
         folder = tmp_path / str(restarts)
         folder.mkdir()
-        events[restarts] = play(folder, spec, seeds, count, restarts=restarts)
+        events[restarts] = run_random_workers(folder, spec, seeds, count, restarts=restarts)
     assert events[True] == events[False]
     assert not pruner or any(event.get("prune") for event in events[True])
 
 
-LIFE = """
+WORKER = """
 import random, sys, warnings
 from pathlib import Path
 warnings.simplefilter("error")
@@ -459,7 +461,7 @@ def create_folder(folder: Path, spec: SweepSpec) -> None:
 def start_process(folder: Path, seed: int, count: int) -> subprocess.Popen[str]:
     """A process that asks, reports and tells until there are so many points."""
     return subprocess.Popen(
-        [sys.executable, "-P", "-c", LIFE, str(folder), str(seed), str(count)],
+        [sys.executable, "-P", "-c", WORKER, str(folder), str(seed), str(count)],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip

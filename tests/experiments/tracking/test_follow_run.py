@@ -1,4 +1,4 @@
-"""The live sync: while a run trains, while its server is down, and after its launcher is gone."""
+"""The live sync: while a run trains, while its server is down, and after its launcher has exited."""
 
 from __future__ import annotations
 

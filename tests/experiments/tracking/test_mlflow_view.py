@@ -147,8 +147,8 @@ def test_installed_mlflow_has_saved_views(runs_dir: Path) -> None:
 
 
 def test_view_that_is_too_large_is_not_saved(runs_dir: Path) -> None:
-    chance = {f"model.{number * 7919**3:x}_{number**5:x}": [1, 2] for number in range(1500)}
-    sweep = make_swept(runs_dir, [], space=chance)
+    large_space = {f"model.{number * 7919**3:x}_{number**5:x}": [1, 2] for number in range(1500)}
+    sweep = make_swept(runs_dir, [], space=large_space)
     assert mlflow_view.make_view(sweep) is None
 
 

@@ -29,17 +29,17 @@ from pathlib import Path
 from experiments.tracking import mlflow_client
 from experiments.tracking.run_sync import RunSync
 from experiments.trial.trial import Trial
-from tests.support.stores import begin, end, log_steps
-mlflow_client.errors()
+from tests.support.stores import log_steps, start_attempt, write_outcome
+mlflow_client.get_store_errors()
 from mlflow import MlflowClient
 def live(folder):
     trial = Trial(Path(folder))
     syncing = RunSync(trial)
-    with begin(trial) as journal:
+    with start_attempt(trial) as journal:
         for first in range(0, {NUM_ROUNDS * NUM_STEPS}, {NUM_STEPS}):
             log_steps(journal, range(first, first + {NUM_STEPS}))
             syncing.sync(reconcile=False)
-    end(trial)
+    write_outcome(trial)
     syncing.sync(reconcile=False)
 children = []
 for folder in sys.argv[1:]:

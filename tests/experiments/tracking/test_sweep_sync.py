@@ -53,7 +53,7 @@ import sys
 from pathlib import Path
 from experiments.tracking import mlflow_client
 from experiments.tracking.sweep_sync import *
-mlflow_client.errors()  # imports MLflow
+mlflow_client.get_store_errors()  # imports MLflow
 mlflow_client.open_store(f"sqlite:///{Path(sys.argv[1]).parent}/mlflow.db", Path(sys.argv[1]).parent)
 print("ready", flush=True)
 input()
@@ -240,7 +240,7 @@ def test_all_attempts_of_a_trial_are_one_run(runs_dir: Path) -> None:
     sync_sweep(sweep)
     assert read_run_tags(runs_dir, "lr=0.001")["lathe.failure"] == "node lost"
     start_trial(sweep, trial, "second")
-    with orphan.open("a") as file:  # it had not gone at all
+    with orphan.open("a") as file:  # the first worker was still alive
         file.write('{"event":"metrics","time":1.0,"step":150,"metrics":{"val/accuracy_top1":9.0}}\n{"event":"metr')
     ledgers.log_metric(sweep, trial, {100: 0.25, 150: 0.3})
     sync_sweep(sweep)
@@ -519,17 +519,19 @@ def test_nested_key_names_its_option() -> None:
 
 
 def test_curve_of_a_partial_ledger_is_a_prefix(tmp_path: Path) -> None:
-    chance = random.Random(7)
+    generator = random.Random(7)
     sweep = ledgers.make_idle_sweep(tmp_path, "probe", LRS * 4, seeds=2, mode="min")
     ledger = sweep.ledger()
     for _ in range(200):
         with ledger.locked() as ledger_state:
-            entry = chance.choice(list(ledger_state.entries.values()))
+            entry = generator.choice(list(ledger_state.entries.values()))
             if entry.state == "pending":
                 ledger.claim(entry, worker="w", host="h", devices=2)
             elif entry.state == "running":
-                state: Any = chance.choice(["finished", "failed", "pending", "pruned", "cancelled"])
-                ledger.end(entry.id, entry.attempt, state, value=chance.choice([None, float("nan"), chance.random()]))
+                state: Any = generator.choice(["finished", "failed", "pending", "pruned", "cancelled"])
+                ledger.end(
+                    entry.id, entry.attempt, state, value=generator.choice([None, float("nan"), generator.random()])
+                )
             else:
                 ledger.retry([entry.id])
     lines = [ledger.upgrade_event(json.loads(line)) for line in ledger.path.read_text().splitlines()]
@@ -568,7 +570,7 @@ def test_concurrent_syncs_create_one_parent_and_one_run_per_trial(runs_dir: Path
 
 @pytest.mark.slow
 def test_sync_that_is_killed_at_any_call_loses_and_doubles_nothing(runs_dir: Path) -> None:
-    chance = random.Random(5)
+    generator = random.Random(5)
     sweep = make_swept(runs_dir, LRS, seeds=2)
     for trial in ledgers.ids(6):
         run_trial(sweep, trial, 0.5, range(2, 200, 2))
@@ -576,10 +578,10 @@ def test_sync_that_is_killed_at_any_call_loses_and_doubles_nothing(runs_dir: Pat
     tables = ("runs", "params", "tags", "metrics")
     killed = 0
     for _ in range(5):
-        table = chance.choice(tables)
+        table = generator.choice(tables)
         query = f"select count(*) from {table}"
         count = int(sql(database, query)[0][0])
-        goal = count + 1 + chance.randrange(max(1, {"runs": 2, "params": 20, "tags": 30, "metrics": 300}[table]))
+        goal = count + 1 + generator.randrange(max(1, {"runs": 2, "params": 20, "tags": 30, "metrics": 300}[table]))
         process = syncing(sweep)
         go(process)
         while process.poll() is None and sql(database, query)[0][0] < goal:
