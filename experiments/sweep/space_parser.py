@@ -32,7 +32,7 @@ GRAMMAR = {
 """An example of each function of the grammar."""
 BOUNDS = ("low", "high", "log", "whole", "step")
 KEY = re.compile(r"[A-Za-z_][\w./\[\]-]*")
-MOST_VALUES = 10_000
+MAX_VALUES = 10_000
 
 
 class SpaceParser:
@@ -179,7 +179,7 @@ class SpaceParser:
         if count > 1 and step > 0 and not values.is_shuffled:
             low, last, by = (int(n) if is_integer else float(n) for n in (start, start + (count - 1) * step, step))
             return Interval(low, last, is_integer=is_integer, step=by)
-        if count > MOST_VALUES:
+        if count > MAX_VALUES:
             self.problems.append(f"{text} has {count} values in descending or random order; write an ascending range")
             return None
         numbers = [int(number) if is_integer else float(number) for number in (start + i * step for i in range(count))]
