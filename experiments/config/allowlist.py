@@ -1,4 +1,4 @@
-"""Which code a configuration may name: the allow-list of `_target_`."""
+"""The allow-list of `_target_`: which code a configuration may run."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ TORCH = (
 
 
 def settings_file() -> Path:
-    """The user's own settings on this machine; what it trusts goes with no configuration that is shared."""
+    """The user's settings on this machine. They are never part of a configuration or of a shared file."""
     return Path(os.environ.get("XDG_CONFIG_HOME", "~/.config")).expanduser() / "lathe" / "settings.yaml"
 
 
 def trusted(packages: Collection[str] = ()) -> tuple[str, ...]:
-    """The packages beyond the house's own that may be named: of `--trust` and of the user's settings.
+    """The further packages that `_target_` may name: from `--trust` and from the user's settings.
 
     Raises:
-        InputError: the settings are no YAML map with a list of names under ``trust``.
+        InputError: the settings are not a YAML map with a list of names under ``trust``.
     """
     path = settings_file()
     if not path.is_file():
@@ -42,16 +42,16 @@ def trusted(packages: Collection[str] = ()) -> tuple[str, ...]:
         settings = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as err:
         raise InputError(
-            [f"{path} is no valid YAML: {getattr(err, 'problem', None) or err}; write `trust: [mypackage]`"]
+            [f"{path} is not valid YAML: {getattr(err, 'problem', None) or err}; write `trust: [mypackage]`"]
         ) from err
     listed = settings.get("trust", []) if isinstance(settings, dict) else settings
     if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
-        raise InputError([f"{path}: trust={listed!r} is no list of packages; write `trust: [mypackage]`"])
+        raise InputError([f"{path}: trust={listed!r} is not a list of packages; write `trust: [mypackage]`"])
     return tuple(dict.fromkeys([*packages, *listed]))
 
 
 class _LocalPackageFinder(MetaPathFinder):
-    """Finds trusted packages, and nothing else, in the current folder; asked last, so that it can hide nothing."""
+    """Finds only trusted packages in the current folder. It is the last finder, so it hides no other package."""
 
     def __init__(self, folder: str, packages: Collection[str]) -> None:
         self.folder, self.packages = folder, frozenset(packages)
@@ -63,26 +63,26 @@ class _LocalPackageFinder(MetaPathFinder):
 
 
 def allow_local_packages(packages: Collection[str]) -> None:
-    """Let trusted packages be imported from the current folder.
+    """Allow imports of trusted packages from the current folder.
 
-    The folder itself stays off `sys.path`: a library that looks for an optional package would import a stranger's.
+    The folder itself is not added to `sys.path`: a library that looks for an optional package could import untrusted code.
 
     Raises:
-        InputError: the current folder was removed.
+        InputError: the current folder no longer exists.
     """
     try:
         folder = os.getcwd()
     except FileNotFoundError as err:
-        raise InputError(["the current folder does not exist any more; change to one that does"]) from err
+        raise InputError(["the current folder no longer exists; change to an existing folder"]) from err
     if packages:
         sys.meta_path.append(_LocalPackageFinder(folder, packages))
 
 
 def check_own_packages() -> None:
-    """Make sure that the house's packages are the house's.
+    """Check that `conf`, `launchers` and `modules` are Lathe's own packages.
 
     Raises:
-        InputError: a package of the same name comes first on the import path.
+        InputError: another package of the same name comes first on the import path.
     """
     for name in ("conf", "launchers", "modules"):
         spec = importlib.util.find_spec(name)
@@ -97,10 +97,10 @@ def check_own_packages() -> None:
 
 
 def is_allowed(target: str, trust: Collection[str] = ()) -> bool:
-    """True where ``target`` lies in the house, in the short list of torch paths or in a trusted package."""
+    """True if ``target`` is in Lathe's own packages, in the short list of torch paths or in a trusted package."""
     return target.startswith((*OWN, *TORCH, *(f"{package}." for package in trust)))
 
 
 def is_own(target: str) -> bool:
-    """True where ``target`` is the house's or torch's, so that no one was asked to trust it."""
+    """True if ``target`` is part of Lathe or torch and therefore needs no `--trust`."""
     return target.startswith((*OWN, *TORCH))

@@ -1,4 +1,4 @@
-"""Overrides to experiment: the only file that knows Hydra."""
+"""Compose an experiment from overrides, with Hydra."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ def compose(
     Args:
         overrides: such as ``["model=mlp", "optimizer.lr=0.01", "+tags.team=vision"]``.
         config_dirs: folders with further groups and options.
-        trust: packages beyond the house's own whose classes `_target_` may name.
+        trust: further packages whose classes `_target_` may name.
 
     Raises:
-        InputError: with every problem that was found.
+        InputError: lists every problem.
     """
     dirs, packages = options.user_folders(config_dirs), trusted(trust)
     draft = ConfigDraft(dirs, options.groups(dirs))
@@ -73,18 +73,18 @@ def change(
     config_dirs: Sequence[str | Path] = (),
     trust: Sequence[str] = (),
 ) -> Experiment:
-    """Put overrides on a configuration that stands whole, as that of a run does; it is checked like any that is composed.
+    """Apply overrides to the resolved configuration of a run, and check the result like a composed one.
 
     Args:
-        config: resolved. What follows other keys where it was composed does so no more, so ``data`` cannot be chosen anew.
-        overrides: as of `compose`.
-        source: id of the trial that it is of.
+        config: resolved. Its references are gone, so another ``data`` cannot be chosen.
+        overrides: as in `compose`.
+        source: id of the trial that ``config`` belongs to.
         origins: where its values were written.
         config_dirs: folders with further groups and options.
-        trust: packages beyond the house's own whose classes `_target_` may name.
+        trust: further packages whose classes `_target_` may name.
 
     Raises:
-        InputError: with every problem that was found.
+        InputError: lists every problem.
     """
     dirs, packages = options.user_folders(config_dirs), trusted(trust)
     draft = ConfigDraft(dirs, options.groups(dirs), origins=origins or SourceMap())
@@ -93,7 +93,7 @@ def change(
     choices = _replace_options(chosen, tree, draft)
     changed_keys = {override.key_or_group for override in values}
     if "parallel" in choices and "batch_size_per_device" not in changed_keys:
-        tree["batch_size_per_device"] = None  # which was for the topology before
+        tree["batch_size_per_device"] = None  # the value was for the old topology
     if "data_root" in changed_keys and config.get("data", {}).get("root") == config.get("data_root"):
         tree["data"]["root"] = "${data_root}"
     composed = _finish(tree, values, choices, draft, packages)
@@ -102,10 +102,10 @@ def change(
 
 
 def _replace_options(chosen: list[str], tree: DictConfig, draft: ConfigDraft) -> dict[str, str | None]:
-    """Put the options that were chosen in place of those that stand in a whole configuration; what they are, by group."""
+    """Replace options in a resolved configuration; returns the new option of each group."""
     fixed = ("data", MAY_BE_EMPTY)
     problems = [
-        f"{override_text} makes another experiment of it, as other parts follow from it; start one with `lathe run`"
+        f"{override_text} cannot change a trial, because other keys depend on it; start a new one with `lathe run`"
         for override_text in chosen
         if override_text.lstrip("+~").partition("=")[0] in fixed or "/" in override_text.partition("=")[0]
     ]
@@ -128,17 +128,17 @@ def _finish(
     draft: ConfigDraft,
     packages: Sequence[str],
 ) -> Experiment:
-    """Set what overrides set, follow every reference, and check the whole.
+    """Apply the overrides, resolve every reference, and check the configuration.
 
     Raises:
-        ConfigError: with every problem.
+        ConfigError: lists every problem.
     """
     for override in values:
         _apply(override, tree, draft)
     interpolation = Interpolation(tree, draft.origins, choices)
     config = interpolation.plain() | dict.fromkeys(draft.undecided, UNKNOWN)
     validation = Validation(draft.origins, packages, draft.groups)
-    for override in values:  # one that another overrides would still be on record
+    for override in values:  # even an override that a later one replaces is recorded
         for key in find_secret_keys(override.value(), override.key_or_group):
             validation.report_secret(key)
     validation.check_root(config)
@@ -155,7 +155,7 @@ def _finish(
 
 
 def _sort_overrides(overrides: Sequence[str], draft: ConfigDraft) -> tuple[list[str], list[Override]]:
-    """Part the overrides that choose an option from those that set a value; of both, those that are well formed."""
+    """Split valid overrides into those that choose an option and those that set a value."""
     parser = OverridesParser.create()
     chosen: list[str] = []
     values: list[Override] = []
@@ -176,25 +176,25 @@ def _sort_overrides(overrides: Sequence[str], draft: ConfigDraft) -> tuple[list[
 
 
 def _is_option(override: Override, draft: ConfigDraft) -> bool:
-    """True where an option of a group is to be chosen; tells of one that there is not."""
+    """True if the override chooses an existing option of a group; reports a problem otherwise."""
     group, value, override_text = override.key_or_group, override.value(), override.input_line
     if value is None or override.is_delete():
         if group == MAY_BE_EMPTY or "/" in group:
             return override.is_delete()
-        fault = f"leaves the group '{group}' empty; leave that override out"
+        fault = f"leaves the required group '{group}' empty; remove that override"
     elif isinstance(value, list):
-        fault = f"gives several options, and a group takes one; write {group}={value[0] if value else '...'}"
+        fault = f"gives several options, but a group takes one; write {group}={value[0] if value else '...'}"
     elif (name := override_text.partition("=")[2].strip("'\"") if override_text else "") in draft.groups[group]:
         return True
     else:
-        fault = f"is no option of the group '{group}'; {suggestion(name, draft.groups[group], lists(group))}"
+        fault = f"is not an option of the group '{group}'; {suggestion(name, draft.groups[group], lists(group))}"
     draft.problems.append(f"{override_text} {fault}")
     draft.undecided |= {group.partition("/")[0]} - {MAY_BE_EMPTY}
     return False
 
 
 def _compose_groups(chosen: list[str], draft: ConfigDraft) -> tuple[DictConfig, dict[str, str | None]]:
-    """Merge the files of the defaults lists in Hydra's order; the tree, and the option of every group."""
+    """Merge the files of the defaults lists in Hydra's order; returns the tree and the option of every group."""
     quoted = ["file://" + str(folder).replace("\\", "\\\\").replace("'", "\\'") for folder in draft.dirs]
     search = "hydra.searchpath=[" + ",".join(f"'{folder}'" for folder in quoted) + "]"
     try:
@@ -230,7 +230,7 @@ def _merge(config_path: str, package: str, tree: DictConfig, draft: ConfigDraft)
 
 
 def _drop_replaced(content: DictConfig, tree: DictConfig) -> None:
-    """Drop what the content replaces by another kind of node: OmegaConf refuses to, and the schema says it better."""
+    """Delete nodes that the content replaces by another kind of node: OmegaConf refuses to merge these."""
     for name in list(content):
         new, old = content._get_node(name), tree._get_node(name)
         if isinstance(new, DictConfig) and isinstance(old, DictConfig):
@@ -244,24 +244,24 @@ def _drop_replaced(content: DictConfig, tree: DictConfig) -> None:
 
 
 def _describe_composition_error(err: Exception, chosen: Sequence[str], draft: ConfigDraft) -> str:
-    """A fault of an option's file or of its defaults list, in the house's form."""
+    """The message for an error in an option's file or in its defaults list."""
     text = str(err).splitlines()[0] if str(err) else type(err).__name__
     faulty = faulty_file(err, draft.dirs)
     if isinstance(err, yaml.MarkedYAMLError) and err.problem_mark:
-        return f"{faulty}:{err.problem_mark.line + 1} is no valid YAML: {err.problem}; mend that line"
+        return f"{faulty}:{err.problem_mark.line + 1} is not valid YAML: {err.problem}; correct that line"
     if isinstance(err, RecursionError) and faulty is None:
-        return "a defaults list asks for itself; name the other option as a file: `/group/option@_here_`"
+        return "a defaults list contains itself; name the other option as a file: `/group/option@_here_`"
     if isinstance(err, RecursionError):
-        return f"{faulty} repeats a part of itself inside that part (&name, *name); write it out"
+        return f"{faulty} has an anchor that contains itself (&name, *name); write the values out"
     if not isinstance(err, HydraException) and faulty is not None:
         key = getattr(err, "full_key", None)
-        return f"{faulty} cannot be read: {f'{key}: ' if key else ''}{text}; mend it"
+        return f"{faulty} cannot be read: {f'{key}: ' if key else ''}{text}; correct it"
     named = re.match(r"In '(.+?)': (.*)", text)
-    # Hydra names the root for what an experiment's list overrides in it.
+    # For an override in an experiment's list, Hydra names the root.
     where = f"the defaults list of {named.group(1)}.yaml" if named and named.group(1) != "config" else "a defaults list"
     missing = getattr(err, "missing_cfg_file", None)
     if isinstance(missing, str):
-        return f"{where} asks for '{missing}', which there is not; {other_option(missing, draft.groups)}"
+        return f"{where} contains '{missing}', which does not exist; {other_option(missing, draft.groups)}"
     unmatched = re.search(r"Could not override '(.+?)'", text)
     if unmatched:
         group = unmatched.group(1)
@@ -273,7 +273,7 @@ def _describe_composition_error(err: Exception, chosen: Sequence[str], draft: Co
         return (
             f"a defaults list chooses '{group}' a second time; write `override /{group}: ...` to choose another option"
         )
-    return f"{where} does not compose: {named.group(2) if named else text}; mend it"
+    return f"{where} cannot be composed: {named.group(2) if named else text}; correct it"
 
 
 def _apply(override: Override, tree: DictConfig, draft: ConfigDraft) -> None:
@@ -302,5 +302,5 @@ def _delete(override: Override, tree: DictConfig) -> None:
         raise KeyError(f"there is no key {key}; {suggestion(name, known, '`lathe plan --cfg job` shows every key')}")
     value = override.value()
     if "=" in (override.input_line or "") and value != OmegaConf.to_container(node, resolve=False)[name]:  # type: ignore[index, call-overload]
-        raise KeyError(f"{key} has another value, {node._get_node(name)}; leave '={value}' out")
+        raise KeyError(f"{key} has another value, {node._get_node(name)}; remove '={value}'")
     del node[name]

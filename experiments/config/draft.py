@@ -1,4 +1,4 @@
-"""What is known while a configuration is composed."""
+"""The state of a composition that is not finished."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from experiments.config.source_map import SourceMap
 
 @dataclass
 class ConfigDraft:
-    """What is known on the way; problems gather until nothing more can be found out."""
+    """Collects problems, so that all of them are reported together."""
 
     dirs: Sequence[Path]
     groups: dict[str, dict[str, Path]]
     problems: list[str] = field(default_factory=list)
     origins: SourceMap = field(default_factory=SourceMap)
     undecided: set[str] = field(default_factory=set)
-    """Groups whose option is wrong: what is said of their keys cannot be judged."""
+    """Groups without a valid option; overrides of their keys are not checked."""

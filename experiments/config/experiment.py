@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Experiment:
-    """A composed configuration: resolved but for `${oc.env:...}`, and checked against the schema."""
+    """A composed configuration: checked against the schema, and resolved except for `${oc.env:...}`."""
 
     config: dict[str, Any]
     overrides: tuple[str, ...]
@@ -17,6 +17,6 @@ class Experiment:
     config_dirs: tuple[str, ...] = ()
     trust: tuple[str, ...] = ()
     links: dict[str, str] = field(default_factory=dict)
-    """Keys whose value follows other keys: what is written there, such as ``${data.num_classes}``."""
+    """The references that were resolved, by key, such as ``${data.num_classes}``."""
     source: str | None = None
-    """The trial whose whole configuration the overrides changed; None: they were composed with the defaults."""
+    """The trial whose configuration the overrides changed; None if the defaults were composed."""

@@ -1,4 +1,4 @@
-"""Follows every `${...}` of a composed configuration; `${oc.env:NAME}` stays as it is written."""
+"""Resolves every `${...}` of a composed configuration, except `${oc.env:NAME}`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class _UnsetError(Exception):
 
 @dataclass
 class Interpolation:
-    """Makes plain Python of a configuration; what cannot be had is told and becomes ``UNKNOWN``."""
+    """Converts a configuration to plain Python. A value that cannot be resolved is reported and becomes ``UNKNOWN``."""
 
     tree: DictConfig
     origins: SourceMap
@@ -43,7 +43,7 @@ class Interpolation:
         return plain
 
     def links(self) -> dict[str, str]:
-        """What stands in place of a value, by dotted key: text with `${key}` in it that follows another key."""
+        """The references to other keys, such as `${key}`, by the dotted key that holds them."""
         texts: dict[str, str] = {}
 
         def walk(node: Any, prefix: str) -> None:
@@ -67,8 +67,8 @@ class Interpolation:
         return node
 
     def _child(self, node: DictConfig | ListConfig, key: Any, name: str) -> Any:
-        if OmegaConf.is_missing(node, key) or self.origins.text(name) == "???":  # a merge keeps what stood there before
-            self.problems.append(f"{name}=???{self.origins.location(name)} must be given; add `{name}=...`")
+        if OmegaConf.is_missing(node, key) or self.origins.text(name) == "???":  # a merge keeps the earlier value
+            self.problems.append(f"{name}=???{self.origins.location(name)} has no value; add `{name}=...`")
             return UNKNOWN
         try:
             return self._node(node[key], name)
@@ -76,8 +76,8 @@ class Interpolation:
             setting = self.origins.as_written(name, "${...}")
             variable = _unset_variable(err)
             if variable is None:
-                self.problems.append(f"{setting} cannot be followed: {self._reason(err, name)}")
-            elif variable not in self._unset:  # a value that others point at is told once
+                self.problems.append(f"{setting} cannot be resolved: {self._reason(err, name)}")
+            elif variable not in self._unset:  # report a value with several references once
                 self._unset.add(variable)
                 self.problems.append(
                     f"{setting}: the environment variable {variable} is not set; `export {variable}=...` before this command"
@@ -88,12 +88,12 @@ class Interpolation:
         text = str(err).splitlines()[0]
         missing = NOT_FOUND.search(text)
         if missing is None:
-            return f"{text}; point at a key that there is"
+            return f"{text}; use the name of an existing key"
         parent, _, key = missing.group(1).rpartition(".")
         node = OmegaConf.select(self.tree, parent) if parent else self.tree
         known = [str(inner) for inner in node] if isinstance(node, DictConfig) else []
         if self.choices.get(parent) is None:
-            return f"there is no key {missing.group(1)}; {suggestion(key, known, 'point at one that there is')}"
+            return f"there is no key {missing.group(1)}; {suggestion(key, known, 'use the name of an existing key')}"
         part = name.partition(".")[0]
         choose = f"choose another {parent}{f' or {part}' if self.choices.get(part) else ''}"
         otherwise = f"{choose}, or give `{name}=...`"
@@ -122,7 +122,7 @@ def _reference(name: str, *default: Any) -> str:
 
 
 def _quoted(default: Any) -> str:
-    """A default as one writes it, so that a configuration that was printed composes again."""
+    """A default in Hydra's grammar, so that a printed configuration can be composed again."""
     if not isinstance(default, str):
         return json.dumps(default)
     if UNQUOTED.fullmatch(default) or "${" in default:

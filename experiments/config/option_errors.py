@@ -1,4 +1,4 @@
-"""What is said of an option that there is not, and which file of one does not compose."""
+"""Error messages about missing options and faulty option files."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from experiments.core.renamed import suggestion
 
 
 def lists(group: str = "") -> str:
-    """The command that lists what there is."""
-    return f"`{f'lathe options {group}'.strip()}` lists what there is"
+    """A hint with the command that lists the options of a group, or all groups."""
+    return f"`{f'lathe options {group}'.strip()}` lists the {'options' if group else 'groups'}"
 
 
 def other_option(missing: str, groups: Mapping[str, Mapping[str, Path]]) -> str:
-    """The way out where ``group/option`` is asked for, and there is none."""
+    """The hint for a ``group/option`` that does not exist."""
     group, _, option = missing.rpartition("/")
     if group in groups:
         return suggestion(option, groups[group], lists(group))
@@ -30,7 +30,7 @@ def other_option(missing: str, groups: Mapping[str, Mapping[str, Path]]) -> str:
 
 
 def faulty_file(err: Exception, dirs: Sequence[Path]) -> str | None:
-    """The file that fails in the same way, the user's own first."""
+    """The file that fails with the same error; the user's files are tried first."""
     paths = [path for folder in reversed(options.folders(dirs)) for path in sorted(folder.rglob("*.yaml"))]
     for path in paths:
         try:

@@ -1,4 +1,4 @@
-"""What there is to choose from: the options of every group, found by looking into the folders."""
+"""The options of every group, found in the configuration folders."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ CONF_DIR = Path(conf.__file__).parent
 
 
 def folders(config_dirs: Sequence[str | Path] = ()) -> list[Path]:
-    """The folders of configurations: the house's own first, then the user's."""
+    """The configuration folders: the built-in one first, then the user's."""
     return [CONF_DIR, *(Path(folder) for folder in config_dirs)]
 
 
 def user_folders(config_dirs: Sequence[str | Path]) -> list[Path]:
-    """The folders of `--config-dir`, in full.
+    """The folders of `--config-dir`, as absolute paths.
 
     Raises:
-        InputError: they are no folders.
+        InputError: one is not a folder.
     """
     dirs = [Path(folder).expanduser().resolve() for folder in config_dirs]
     problems = [
-        f"--config-dir {d} is not a folder; name the one that holds your groups" for d in dirs if not d.is_dir()
+        f"--config-dir {d} is not a folder; name the folder that holds your groups" for d in dirs if not d.is_dir()
     ]
     if problems:
         raise InputError(problems)
@@ -44,7 +44,7 @@ def groups(config_dirs: Sequence[str | Path] = ()) -> dict[str, dict[str, Path]]
 
 
 def header(path: Path) -> list[str]:
-    """The comment lines at the head of an option's file, without their marks and the `@package` line."""
+    """The comment lines at the top of an option's file, without `#` and without the `@package` line."""
     lines: list[str] = []
     for line in path.read_text(encoding="utf-8").splitlines():
         if not line.startswith("#"):

@@ -1,4 +1,4 @@
-"""One override: its key and value in Hydra's grammar."""
+"""Reads one override in Hydra's grammar."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from experiments.core.secrets import is_secret
 
 
 def read_override(override_text: str) -> tuple[str, Any]:
-    """The key of an override, and its value: plain, or `SweepValues` where it is in the grammar of sweeps.
+    """The key of an override and its value: plain, or `SweepValues` if it uses Hydra's sweep grammar.
 
     Raises:
-        InputError: it does not parse, or nothing can be overridden so.
+        InputError: it does not parse, or it overrides something that cannot be overridden.
     """
     try:
         override = OverridesParser.create().parse_override(override_text)
@@ -45,15 +45,13 @@ def read_override(override_text: str) -> tuple[str, Any]:
 def describe_syntax_error(override_text: str, reason: str) -> str:
     key, equals, value = override_text.partition("=")
     if not equals and not override_text.startswith("~"):
-        return f"{override_text!r} is no override; write key=value"
+        return f"{override_text!r} is not an override; write key=value"
     if value.startswith("="):
-        return f"{override_text!r} has one '=' too many; write {key}={value.lstrip('=')}"
+        return f"{override_text!r} has an extra '='; write {key}={value.lstrip('=')}"
     if key != key.strip() or value != value.lstrip():
-        return f"{override_text!r} has a space too many; write {key.strip()}={value.strip()}"
+        return f"{override_text!r} has an extra space; write {key.strip()}={value.strip()}"
     if "[" in key:
-        return (
-            f"{override_text!r} names a part of a list, and a list is given whole; write {key.partition('[')[0]}=[...]"
-        )
+        return f"{override_text!r} sets one element of a list; set the whole list, write {key.partition('[')[0]}=[...]"
     quote = '"' if "'" in value else "'"
     outer = "'" if quote == '"' else '"'
     value = "***" if is_secret(key, value) else value
@@ -61,24 +59,24 @@ def describe_syntax_error(override_text: str, reason: str) -> str:
 
 
 def find_fault(override: Override, groups: Collection[str]) -> str | None:
-    """What is wrong with an override whatever the configuration is."""
+    """What is wrong with an override in any configuration."""
     key = override.key_or_group
     if override.is_sweep_override():
-        hint = "give one, or ask for a sweep: `lathe run -m`"
+        hint = "give one value, or start a sweep with `lathe run -m`"
         if override.value_type == ValueType.SIMPLE_CHOICE_SWEEP and key not in groups:
-            hint = f"{hint}; a text with commas is quoted twice: \"{key}='a,b'\""
-        return f" gives several values, and a run takes one; {hint}"
+            hint = f"{hint}; quote a text with commas twice: \"{key}='a,b'\""
+        return f" gives several values, but a run takes one; {hint}"
     if not key:
-        return " names no key; write key=value"
+        return " has no key; write key=value"
     if override.package is not None:
-        return f" moves an option to another place, and each has its own; leave '@{override.package}' out"
+        return f" moves an option to another key, which is not supported; remove '@{override.package}'"
     if re.split(r"[./]", key)[0] == "hydra":
-        return ": Hydra itself is not configured here; `--config-dir DIR` adds a folder of options"
+        return ": Hydra's own settings cannot be changed; `--config-dir DIR` adds a folder of options"
     return None
 
 
 def mask_secret(override: Override) -> str:
-    """An override as it was typed, but for secrets."""
+    """The override as the user wrote it, with a secret value replaced by ``***``."""
     override_text = override.input_line or ""
     key, equals, value = override_text.partition("=")
     return f"{key}=***" if equals and is_secret(override.key_or_group, value) else override_text

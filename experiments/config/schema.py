@@ -1,11 +1,11 @@
-"""The closed schema of an experiment: every key that is not an argument of some part, with its type and meaning."""
+"""The closed schema of an experiment: every key that is not a component's argument, with its type and meaning."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Part = dict[str, Any]  # a node with `_target_`; the class it names is its schema
+Part = dict[str, Any]  # a component: a node with `_target_`, whose schema is the constructor of that class
 
 
 @dataclass
@@ -13,45 +13,45 @@ class ExperimentSchema:
     """The root of the configuration."""
 
     name: str | None
-    """What the run is called in tables and in the UI; null: made of the chosen model and data."""
+    """Name of the run in tables and in the UI; null: made from the chosen model and data."""
     description: str | None
-    """A sentence or two in Markdown on why this was run."""
+    """One or two sentences in Markdown: why you run this."""
     tags: dict[str, str]
-    """The user's own words on the run, set as tags of the MLflow run; `+tags.team=vision` adds one."""
+    """Your own tags of the MLflow run; `+tags.team=vision` adds one."""
     seed: int
-    """Everything random follows from it: initial weights, order of data, dropout, augmentation."""
+    """Seed of everything random: initial weights, data order, dropout, augmentation."""
     max_steps: int | None
-    """Length of the training in updates; give this or max_epochs."""
+    """Length of the training in updates; set this or max_epochs."""
     max_epochs: int | None
     """Length of the training in passes over the training split."""
     batch_size_global: int
     """Examples of one update, over all devices."""
     batch_size_per_device: int | None
-    """Examples that one device holds at once; null: its whole share. Smaller means accumulating gradients."""
+    """Examples that one device processes at once; null: all of its examples. A smaller number accumulates gradients."""
     batch_size_eval: int
-    """Examples that one device evaluates at once; changes memory and speed, not the result."""
+    """Examples that one device evaluates at once; affects memory and speed, not the result."""
     num_data_workers: int
-    """Processes that read and decode ahead, for data that is not held in memory."""
+    """Processes that read and decode examples in advance, for data that is not in memory."""
     eval_every_steps: int
     """Updates between two evaluations on the validation split."""
     log_every_steps: int
     """Updates between two points of the training curves."""
     system_every_s: float | None
-    """Seconds between two looks at cores, memory and GPU of the training process; null: none."""
+    """Seconds between two measurements of the training process's CPU, memory and GPU; null: none."""
     grad_clip_norm: float | None
-    """Largest global norm of the gradient; null: not clipped."""
+    """Maximum global norm of the gradient; null: no clipping."""
     precision: Literal["fp32", "bf16", "fp16"]
-    """bf16, fp16: autocast of the forward pass; weights and optimizer stay in fp32. fp16 scales the loss, on GPUs only."""
+    """bf16, fp16: autocast in the forward pass; weights and optimizer stay in fp32. fp16 scales the loss and needs a GPU."""
     determinism: Literal["bitwise", "seeded", "off"]
-    """bitwise: every operation in its deterministic form; seeded: all chance follows from the seed; off: torch may time
-    algorithms against each other and multiply as TF32 on a GPU. See docs/reproducibility.md."""
+    """bitwise: only deterministic operations; seeded: all random numbers follow from the seed; off: torch may also benchmark
+    algorithms and use TF32 on a GPU. See docs/reproducibility.md."""
     compile: bool
     """Compile the model with torch.compile."""
     channels_last: bool
-    """Lay images out in memory pixel by pixel, every channel of a pixel side by side, for which fast convolutions are
-    made; a pipeline leaves them as they are. See docs/benchmarks.md."""
+    """Use the channels-last memory format for images, which makes convolutions faster; a pipeline ignores it.
+    See docs/benchmarks.md."""
     profile: bool
-    """Trace a few steps of every rank, and count the model's work by DeepSpeed's profiler, into the run's folder."""
+    """Trace a few steps of every rank, and count the model's FLOPs with DeepSpeed's profiler; written to the run's folder."""
     checkpoint: CheckpointSchema
     model: Part
     data: Part
@@ -65,68 +65,68 @@ class ExperimentSchema:
     tracking: TrackingSchema
     init_from: InitFromSchema
     freeze: list[str]
-    """Parts of the model, by the beginnings of their weights' names, that stay as they are at the start; [] trains all."""
+    """Prefixes of the names of weights that are not trained; [] trains all."""
     resume: bool
-    """Go on with the latest run of this very configuration instead of starting a new one."""
+    """Continue the latest run of the same configuration instead of starting a new one."""
     runs_dir: str
-    """Folder of all run folders and of the store."""
+    """Folder of all runs and of the tracking store."""
     data_root: str
     """Folder of the data sets."""
 
 
 @dataclass
 class CheckpointSchema:
-    """When checkpoints are written and which are kept."""
+    """When checkpoints are written and which ones are kept."""
 
     every_steps: int
     keep_last: int
     best_metric: str | None
-    """A metric of the evaluation such as val/accuracy_top1; null: no best one is kept."""
+    """A metric of the evaluation such as val/accuracy_top1; null: keep no best checkpoint."""
     best_mode: Literal["max", "min"]
 
 
 @dataclass
 class InitFromSchema:
-    """What the model starts with in place of chance."""
+    """Initial weights from an earlier run or a file."""
 
     weights: str | None
-    """A run, by its id or folder, whose best weights are taken, or a file of safetensors; null: chance."""
+    """A run (id or folder), whose best weights are used, or a safetensors file; null: random weights."""
     skip: list[str]
-    """Parts, by the beginnings of their weights' names, that start by chance all the same: a head for other classes."""
+    """Prefixes of the names of weights that start at random anyway, such as a head for other classes."""
 
 
 @dataclass
 class HardwareSchema:
-    """One kind of machine, apart from everything else."""
+    """One kind of machine."""
 
     device: Literal["auto", "cpu", "cuda"]
     nodes: int
     devices_per_node: int
     cpu_threads: int | None
-    """Threads of one process; null: torch's own choice, one per core. Another count changes the last bits of a result."""
+    """Threads of one process; null: torch's default, one per core. Another number changes the last bits of a result."""
     cpu_cores: int | None
-    """Cores of a node, which its processes share where device=cpu; null: those of this machine."""
+    """Cores of a node, which its processes share if device=cpu; null: those of this machine."""
     memory_gb: float | None
     """Memory of one device; null: that of this machine."""
     peak_tflops: float | None
-    """Peak of one device at the precision that is mostly used; null: no time is guessed."""
+    """Peak of one device at the usual precision; null: a default, or a short measurement on this machine."""
     mfu: float
-    """Part of the peak that training is guessed to reach."""
+    """Model FLOPs utilisation: the fraction of the peak that training is expected to reach."""
     link_gb_per_s: float | None
-    """From one device to another of its node, each way; null: that of PCIe, or of a CPU's memory through gloo."""
+    """Bandwidth between two devices of a node, per direction; null: PCIe's, or gloo's on a CPU."""
     link_latency_us: float | None
-    """Of a message within a node."""
+    """Latency of a message within a node."""
     network_gb_per_s: float | None
-    """From one device to one of another node, each way, every device by itself; null: 10 Gb/s."""
+    """Bandwidth per device between nodes, per direction; null: 10 Gb/s."""
     network_latency_us: float | None
-    """Of a message between nodes."""
+    """Latency of a message between nodes."""
     slurm: SlurmSchema | None
-    """How SLURM is asked for such machines; null: it is not."""
+    """How to request such machines from SLURM; null: no SLURM."""
 
 
 @dataclass
 class SlurmSchema:
-    """The words of a SLURM site; null: the site's own default, where nothing else is said."""
+    """Options of a SLURM cluster; null means the cluster's default unless the key says otherwise."""
 
     partition: str | None
     account: str | None
@@ -134,19 +134,19 @@ class SlurmSchema:
     constraint: str | None
     """Features of the nodes, such as ``h100`` or ``h100|a100``."""
     gpu_type: str | None
-    """Type of the GPUs as the site calls it, such as h100; null: any, or none where device=cpu."""
+    """The cluster's name of the GPU type, such as h100; null: any type, or no GPU if device=cpu."""
     gres: str | None
-    """Generic resources in full, such as ``gpu:h100:4``; null: made of gpu_type and devices_per_node."""
+    """Generic resources in full, such as ``gpu:h100:4``; null: made from gpu_type and devices_per_node."""
     cpus_per_device: int
     """Cores of each rank."""
     mem_gb_per_device: float
     """Main memory of each rank."""
     time: str
-    """Limit of one worker, as ``hours:minutes:seconds`` or ``days-hours:minutes:seconds``, in quotes."""
+    """Time limit of one worker, as ``hours:minutes:seconds`` or ``days-hours:minutes:seconds``, in quotes."""
     signal_delay_s: int
-    """How long before its end a job is told, to save what it has."""
+    """How long before its time limit a job gets the signal to write a checkpoint."""
     setup: list[str]
-    """Lines of shell to run before, such as ``module load cuda``."""
+    """Shell commands to run first, such as ``module load cuda``."""
     container: str | None
     """Image for ``srun --container-image``."""
     srun_args: list[str]
@@ -157,76 +157,76 @@ class SlurmSchema:
 
 @dataclass
 class TrackingSchema:
-    """Where MLflow keeps the runs, and when the journal is brought there."""
+    """Where MLflow stores the runs, and when the journal is synced to it."""
 
     store: str | None
     """URI of MLflow's backend; null: the SQLite file mlflow.db in runs_dir."""
     experiment: str
     """Name of the MLflow experiment."""
     sync: Literal["live", "end", "off"]
-    """live: in the background while the run trains; end: after it; off: only by `lathe sync`."""
+    """live: in the background during training; end: after training; off: only by `lathe sync`."""
     log_model: bool
-    """Log the final model of a finished run, and of a sweep that of its best trial, as an MLflow model."""
+    """Log the final model of a finished run, or of the best trial of a sweep, as an MLflow model."""
     register_as: str | None
-    """Name in MLflow's model registry under which that model is a new version; null: none."""
+    """Name in MLflow's model registry; that model becomes a new version of it. null: not registered."""
 
 
 @dataclass
 class SweepSchema:
-    """A question that takes several trials."""
+    """A sweep spec: a base experiment, a search space, a strategy and a budget."""
 
     name: str | None
     """Folder of the sweep in runs_dir; null: the name of its file."""
     description: str | None
-    """A sentence or two in Markdown on why this was asked."""
+    """One or two sentences in Markdown: why you run this sweep."""
     base: list[str]
     """Overrides of the experiment that all trials share."""
     space: dict[str, Any]
-    """By key of the configuration, what it may be, in Hydra's grammar for sweeps; see docs/sweeps.md."""
+    """The values to try for each key of the configuration, in Hydra's sweep grammar; see docs/sweeps.md."""
     points: list[list[str]]
-    """Sets of overrides, a point each; only for the strategy list."""
+    """One list of overrides per point; only for strategy=list."""
     strategy: StrategySchema
     pruner: PrunerSchema | None
-    """What ends bad trials early; null: nothing."""
+    """Stops bad trials early; null: no pruning."""
     metric: str
     """A metric of the evaluation on the validation split, such as val/accuracy_top1."""
     mode: Literal["max", "min"]
     num_seeds: int
-    """Trials of every point, that differ by their seed; strategies see the mean."""
+    """Trials per point, with different seeds; strategies use their mean."""
     budget: BudgetSchema
     max_attempts: int
-    """Of a trial that is interrupted or killed, before it counts as failed."""
+    """Attempts of a trial that is interrupted or killed, before it counts as failed."""
     reuse: bool
-    """Take the results of finished trials of other sweeps in runs_dir that have the same id."""
+    """Reuse the results of finished trials with the same id from other sweeps in runs_dir."""
 
 
 @dataclass
 class StrategySchema:
-    """How points of the space are chosen."""
+    """How points of the search space are chosen."""
 
     name: Literal["grid", "random", "tpe", "cmaes", "gp", "list"]
     seed: int
     startup_points: int
-    """Random points before tpe, cmaes or gp begin to model."""
+    """Random points before tpe, cmaes or gp use their model."""
 
 
 @dataclass
 class PrunerSchema:
-    """When trials that do worse than others are ended."""
+    """When trials that are worse than others are stopped."""
 
     name: Literal["asha", "hyperband", "median"]
     first_step: int
-    """Steps that every trial is given; then come the rungs."""
+    """Steps of the first rung; no trial is stopped before it."""
     factor: int
-    """Of the trials at a rung one in so many goes on to the next, which is so many times as far."""
+    """One in ``factor`` trials continues to the next rung, which has ``factor`` times as many steps."""
 
 
 @dataclass
 class BudgetSchema:
-    """What a sweep may spend; when the first is spent no trial is begun, and those that run go on. null: no limit."""
+    """Limits of a sweep. When one is reached, no trial is started, and running trials continue. null: no limit."""
 
     max_points: int | None
     wall_h: float | None
-    """Hours since its first submission."""
+    """Hours since the first submission."""
     device_h: float | None
-    """Hours of a device, summed over all attempts; of a GPU where trials run on one."""
+    """Device-hours of all attempts; GPU-hours if trials run on GPUs."""

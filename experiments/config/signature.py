@@ -1,4 +1,4 @@
-"""Reads what a class takes from its source, without importing it: its constructor is its schema."""
+"""Reads a constructor's arguments from source, without an import: the constructor is the schema of a component."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TypeGuard
 from experiments.config.source_map import shown_path
 from experiments.core.errors import did_you_mean
 
-# `torch.nn.Module` is declared with `*args, **kwargs`, and refuses any.
+# `torch.nn.Module` declares `*args, **kwargs` but accepts none.
 WITHOUT_ARGUMENTS = {"object", "ABC", "Protocol", "Generic", "torch.nn.Module", "torch.nn.modules.module.Module"}
 
 MODEL_PACKAGES = ("timm", "torchvision", "transformers")
@@ -20,7 +20,7 @@ MODEL_PACKAGES = ("timm", "torchvision", "transformers")
 
 
 class SourceError(Exception):
-    """The source behind a dotted path cannot be read; the message says which part of it."""
+    """The source of a dotted path cannot be read; the message names the part that fails."""
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,14 @@ class Argument:
 
 @dataclass(frozen=True)
 class Signature:
-    """What a class can be given by name."""
+    """The named arguments of a class or function."""
 
     target: str
     arguments: dict[str, Argument]
     is_open: bool
-    """True where it takes `**kwargs`, a base of it cannot be read or makes constructors, so that no name is unknown."""
+    """True if any argument name is accepted: `**kwargs`, a base without source, or a base that generates constructors."""
     module: Module
-    """Where the arguments are written, which may be a base."""
+    """The module that declares the arguments, possibly a base's."""
     defined_in: str
     """Name of the module that defines the class or function itself."""
     is_class: bool = True
@@ -58,7 +58,7 @@ class Module:
     aliases: dict[str, ast.expr] = field(default_factory=dict)
     imports: dict[str, str] = field(default_factory=dict)
     stars: list[str] = field(default_factory=list)
-    """Modules of which everything is imported."""
+    """Modules that a star import names."""
 
 
 def read(target: str) -> Signature:
@@ -68,11 +68,11 @@ def read(target: str) -> Signature:
         target: such as ``modules.model.mlp.Mlp``.
 
     Raises:
-        SourceError: there is no such module, no such class in it, or no Python source.
+        SourceError: the module or the class does not exist, or has no Python source.
     """
     module_name, _, name = target.rpartition(".")
     if not module_name:
-        raise SourceError(f"'{target}' names no module; write package.module.Class")
+        raise SourceError(f"'{target}' has no module; write package.module.Class")
     return _find(target, module_name, name, hops=6)
 
 
@@ -99,7 +99,7 @@ def _read_class(target: str, module: Module, node: ast.ClassDef, hops: int) -> S
         if isinstance(item, ast.FunctionDef) and item.name == "__init__":
             return _read_function(target, module, item, is_class=True)
     bases = [_inherited(target, module, base, hops - 1) for base in node.bases if hops]
-    # Such a class can make a constructor for its subclasses, as configurations of transformers get one.
+    # Such a base can generate constructors for its subclasses, as the configurations of transformers do.
     remakes = any(isinstance(item, ast.FunctionDef) and item.name == "__init_subclass__" for item in node.body)
     if any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list):
         inherited = {name: argument for base in reversed(bases) for name, argument in base.arguments.items()}
@@ -111,7 +111,7 @@ def _read_class(target: str, module: Module, node: ast.ClassDef, hops: int) -> S
 
 
 def _inherited(target: str, module: Module, base: ast.expr, hops: int) -> Signature:
-    """What a base takes; everything, where its source cannot be read."""
+    """The arguments of a base; any arguments if its source cannot be read."""
     dotted = ast.unparse(base.value if isinstance(base, ast.Subscript) else base)
     if dotted in module.classes:
         return _read_class(target, module, module.classes[dotted], hops)
@@ -151,17 +151,17 @@ def _read_function(target: str, module: Module, node: ast.FunctionDef, is_class:
     spec = node.args
     positional = [*spec.posonlyargs, *spec.args]
     defaults: list[ast.expr | None] = [None] * (len(positional) - len(spec.defaults)) + list(spec.defaults)
-    pairs = list(zip(positional, defaults, strict=True))[1 if is_class else 0 :]  # a class gives `self` by itself
+    pairs = list(zip(positional, defaults, strict=True))[1 if is_class else 0 :]  # without `self`
     pairs += list(zip(spec.kwonlyargs, spec.kw_defaults, strict=True))
     arguments = {arg.arg: Argument(arg.annotation, default is None, default) for arg, default in pairs}
     return Signature(target, arguments, spec.kwarg is not None, module, module.name, is_class)
 
 
 def parse(module_name: str) -> Module:
-    """Parse the source of a module that is found on the import path but not imported.
+    """Parse the source of a module on the import path, without importing it.
 
     Raises:
-        SourceError: no such module, or it has no Python source.
+        SourceError: the module does not exist, or has no Python source.
     """
     path = _source_of(module_name)
     return _parse(module_name, path, path.stat().st_mtime_ns)
@@ -169,13 +169,13 @@ def parse(module_name: str) -> Module:
 
 @lru_cache(maxsize=512)
 def _parse(module_name: str, path: Path, modified_ns: int) -> Module:
-    """Parse one file as it was at one time: in a notebook a class is edited and composed again."""
+    """Parse one version of a file: in a notebook, a class is edited and then composed again."""
     module = Module(module_name, path)
     package = module_name if path.name == "__init__.py" else module_name.rpartition(".")[0]
     try:
         body = ast.parse(path.read_text(encoding="utf-8")).body
     except SyntaxError as err:
-        raise SourceError(f"{shown_path(path)}:{err.lineno} is no valid Python: {err.msg}") from err
+        raise SourceError(f"{shown_path(path)}:{err.lineno} is not valid Python: {err.msg}") from err
     except (OSError, ValueError) as err:
         raise SourceError(f"{shown_path(path)} cannot be read: {err}") from err
     for node in body:
@@ -220,7 +220,9 @@ def _source_of(module_name: str) -> Path:
     if spec is None and top in MODEL_PACKAGES:
         raise SourceError(f"{top} is not installed; `pip install 'lathe[models]'`")
     if spec is None:
-        raise SourceError(f"no package '{top}' is on the import path; install it, or start from the folder it lies in")
+        raise SourceError(
+            f"no package '{top}' is on the import path; install it, or run the command in the folder that contains it"
+        )
     folders = [Path(folder) for folder in spec.submodule_search_locations or []]
     source = Path(spec.origin) if spec.origin and spec.origin.endswith(".py") else None
     known = top
@@ -231,12 +233,12 @@ def _source_of(module_name: str) -> Path:
             raise SourceError(f"package '{known}' has no module '{part}'; {did_you_mean(part, siblings)}")
         folders, known = inner, f"{known}.{part}"
     if source is None:
-        raise SourceError(f"'{module_name}' has no Python source that could be read")
+        raise SourceError(f"'{module_name}' has no Python source")
     return source
 
 
 def _step(folders: list[Path], part: str) -> tuple[Path | None, list[Path]]:
-    """Source and sub-folders of one module of a package."""
+    """The source file and the sub-folders of a package's module."""
     for folder in folders:
         init = folder / part / "__init__.py"
         if init.is_file():

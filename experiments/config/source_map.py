@@ -1,4 +1,4 @@
-"""Where a value of the configuration was written, and what stood there before YAML read it."""
+"""Where each value of a configuration was written, and its text before YAML parsed it."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ MERGE = "tag:yaml.org,2002:merge"
 
 @dataclass
 class SourceMap:
-    """The text and place of every value, by dotted key; what was written last stands."""
+    """The text and location of every value, by dotted key. The last text that was added counts."""
 
     texts: dict[str, str] = field(default_factory=dict)
     locations: dict[str, str] = field(default_factory=dict)
     removed: dict[str, str] = field(default_factory=dict)
-    """What was typed to take a key away, by that key."""
+    """The override that removed a key, by that key."""
     ambiguous_scalars: dict[str, str] = field(default_factory=dict)
-    """Numbers that mean something else to YAML than they look like: what is to be told, by key."""
+    """Messages about scalars that YAML reads differently than they look, by key."""
 
     def add_file(self, path: Path, package: str) -> None:
-        """Note every value of an option's file, whose keys lie under ``package``."""
+        """Record every value of an option's file, under the key ``package``."""
         node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
         if isinstance(node, yaml.MappingNode):
             node.value = [(name, inner) for name, inner in node.value if name.value != "defaults"]
             self.add_node(node, package, path)
 
     def add_node(self, node: yaml.Node, package: str, path: Path) -> None:
-        """Note every value of a part of a file that was parsed already."""
+        """Record every value of a parsed YAML node."""
         self._walk(node, package, path)
 
     def take(self, other: SourceMap, key: str) -> None:
-        """Have for a key, and for those below it, what another has."""
+        """Copy the entries of a key, and of the keys below it, from another map."""
         self._forget(key)
         below = (f"{key}.", f"{key}[")
         for own, others in (
@@ -52,25 +52,25 @@ class SourceMap:
             own.update({known: value for known, value in others.items() if known == key or known.startswith(below)})
 
     def add_override(self, key: str, value: Any, text: str) -> None:
-        """Note what was typed on the command line for a key, or for the keys below it."""
+        """Record the text of an override for its key, or for the keys below it."""
         if isinstance(value, dict) and value:
             for name, inner in value.items():
                 self.add_override(f"{key}.{name}", inner, format_value(inner))
         else:
             self._forget(key)
             parts = key.split(".")
-            for depth in range(1, len(parts)):  # what held a plain value is a map now
+            for depth in range(1, len(parts)):  # the parents are maps now
                 self.texts.pop(".".join(parts[:depth]), None)
                 self.locations.pop(".".join(parts[:depth]), None)
             self.texts[key] = text
 
     def add_removal(self, key: str, text: str) -> None:
-        """Note that a key was taken away."""
+        """Record that an override removed a key."""
         self._forget(key)
         self.removed[key] = text
 
     def as_written(self, key: str, value: Any) -> str:
-        """``key=value`` as the user wrote it, with file and line where it was not typed; of a secret only the key."""
+        """``key=value`` as the user wrote it, with the file and line if it is from a file. Secrets are masked."""
         text = self.texts.get(key, format_value(value))
         return f"{key}={'***' if is_secret(key, text) else text}{self.location(key)}"
 
@@ -78,7 +78,7 @@ class SourceMap:
         return self.texts.get(key)
 
     def location(self, key: str) -> str:
-        """Where a value stands, as " (file:line)"; "" where it was typed or is not known."""
+        """Where a value was written, as " (file:line)"; "" for an override or an unknown location."""
         inside = (location for known, location in self.locations.items() if known.startswith((f"{key}.", f"{key}[")))
         location = self.locations.get(key) or ("" if key in self.texts else next(inside, ""))
         return f" ({location})" if location else ""
@@ -90,7 +90,7 @@ class SourceMap:
 
     def _walk(self, node: yaml.Node, key: str, path: Path) -> None:
         if isinstance(node, yaml.MappingNode):
-            self._forget(key, below="[")  # a map is merged into a map, and replaces all else
+            self._forget(key, below="[")  # a map is merged into a map, and replaces anything else
             for name, inner in node.value:
                 self._walk(inner, key if name.tag == MERGE else f"{key}.{name.value}".lstrip("."), path)
         elif isinstance(node, yaml.SequenceNode):
@@ -107,16 +107,16 @@ class SourceMap:
         if node.style or not node.tag.endswith((":int", ":float")):
             return
         if OCTAL.match(node.value) or SEXAGESIMAL.match(node.value):
-            kind = "an octal number" if OCTAL.match(node.value) else "a number to base 60"
+            kind = "an octal number" if OCTAL.match(node.value) else "a base-60 number"
             read = yaml.safe_load(node.value)
             self.ambiguous_scalars[key] = (
-                f"{self.as_written(key, node.value)} is {kind} to YAML, {read}; "
-                f"quote it if text is meant ('{node.value}'), else write {read}"
+                f"{self.as_written(key, node.value)} is {kind} in YAML, {read}; "
+                f"quote it to get text ('{node.value}'), or write {read}"
             )
 
 
 def shown_path(path: Path) -> str:
-    """A path as short as it is clear: from the house, or from the folder one stands in."""
+    """A short form of a path: relative to the project or to the current folder."""
     root = CONF_DIR.parent
     if any(path.is_relative_to(root / folder) for folder in ("conf", "modules", "launchers", "sweeps")):
         return str(path.relative_to(root))

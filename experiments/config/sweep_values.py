@@ -1,4 +1,4 @@
-"""What an override in the grammar of sweeps holds: several values, a range, an interval."""
+"""The values of an override in Hydra's sweep grammar: a choice, a range, an interval or a glob."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class SweepValues:
-    """What was written in the grammar of sweeps, before it is known to make sense."""
+    """Parsed values that are not checked yet."""
 
     kind: Literal["choice", "range", "interval", "glob"]
     items: tuple[Any, ...]
-    """The options; start, stop and step; both ends; or what a glob takes in and what it leaves out."""
+    """The options; start, stop and step; both ends; or the include and exclude patterns of a glob."""
     tags: frozenset[str] = frozenset()
     is_shuffled: bool = False

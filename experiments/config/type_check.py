@@ -1,4 +1,4 @@
-"""Holds a plain value against a type annotation that was read from source."""
+"""Checks a plain value against a type annotation that was read from source."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ LISTS = {"list", "List", "Sequence", "Iterable", "Collection"}
 MAPS = {"dict", "Dict", "Mapping"}
 
 UNKNOWN = object()
-"""Stands for a value whose own fault was told already; it fits everything."""
+"""Replaces a value whose error is already reported; it matches every type."""
 
 
 def is_reference(value: Any) -> bool:
-    """True for text that stands for a variable of the environment of the machine that runs the trial."""
+    """True for a reference to an environment variable of the machine that runs the trial."""
     return isinstance(value, str) and "${oc.env:" in value
 
 
 def mismatch(value: Any, annotation: ast.expr | None, module: Module) -> str | None:
-    """What is wanted where ``value`` does not fit, else None.
+    """The expected type as text if ``value`` does not match, else None.
 
-    Annotations that say nothing about plain values (a `Tensor`, a `Callable`) are fitted by anything that is built
-    (`_target_`), and by anything at all where no other member of a union could decide.
+    Annotations without plain values (a `Tensor`, a `Callable`) accept any component (`_target_`), and any value if the
+    union has no other member.
     """
     members = _members(annotation, module)
     wants = [_wanted(member, value, module) for member in members]
@@ -39,12 +39,12 @@ def mismatch(value: Any, annotation: ast.expr | None, module: Module) -> str | N
 
 
 def wanted(annotation: ast.expr | None, module: Module) -> str | None:
-    """What an annotation wants, or None where it says nothing about plain values."""
+    """The type of an annotation as text, or None if it has no plain values."""
     return mismatch(object(), annotation, module)
 
 
 def example(annotation: ast.expr | None, module: Module) -> str:
-    """A value that fits, as one would type it; "..." where nothing is known."""
+    """The text of a valid value; "..." if none is known."""
     for member in _members(annotation, module):
         name, items = _name(member), _items(member) if isinstance(member, ast.Subscript) else []
         if name in EXAMPLES:
@@ -68,7 +68,7 @@ def inner_of_map(annotation: ast.expr | None, module: Module) -> ast.expr | None
 
 
 def canonical(value: Any, annotation: ast.expr | None, module: Module) -> Any:
-    """One spelling for one value: a whole number where a number is wanted becomes a float, so that ids do not differ."""
+    """The canonical form of a value: an int becomes a float if the type is float, so that equal trials have one id."""
     for member in _members(annotation, module):
         items = _items(member) if isinstance(member, ast.Subscript) else []
         if isinstance(value, list) and _name(member) in LISTS | {"tuple", "Tuple"} and items:
@@ -90,12 +90,12 @@ def choices(annotation: ast.expr | None, module: Module) -> list[str]:
 
 
 def kind(value: Any) -> str:
-    """What YAML made of a text, in words."""
+    """How a message names a value that YAML parsed."""
     return str(value).lower() if isinstance(value, bool) else f"the number {value}"
 
 
 def _members(annotation: ast.expr | None, module: Module, depth: int = 8) -> list[ast.expr]:
-    """The alternatives of a union, with aliases looked through."""
+    """The members of a union, with aliases resolved."""
     if annotation is None or depth == 0:
         return []
     if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
@@ -109,24 +109,24 @@ def _members(annotation: ast.expr | None, module: Module, depth: int = 8) -> lis
         return _members(_items(annotation)[0], module, depth - 1)
     if isinstance(annotation, ast.Name) and annotation.id in module.aliases:
         return _members(module.aliases[annotation.id], module, depth - 1)
-    # Not torch's: what an optimizer's parameters are is for people who write Python.
+    # Not torch's aliases: the parameters of an optimizer come from Python code.
     if isinstance(annotation, ast.Name) and not module.imports.get(annotation.id, "torch.").startswith("torch."):
         return _imported_members(annotation, module, depth)
     return [annotation]
 
 
 def _imported_members(annotation: ast.Name, module: Module, depth: int) -> list[ast.expr]:
-    """The same for an alias that another file defines."""
+    """The same for an alias from another file."""
     home, _, name = module.imports[annotation.id].rpartition(".")
     try:
         definition = parse(home)
-    except SourceError:  # of a package without source; it says nothing about plain values
+    except SourceError:  # a package without source: the type has no plain values
         return [annotation]
     return _members(definition.aliases[name], definition, depth - 1) if name in definition.aliases else [annotation]
 
 
 def _wanted(member: ast.expr, value: Any, module: Module) -> str | None:
-    """None where the value fits, "" where the member says nothing about plain values, else what it wants."""
+    """None if the value matches, "" if the member has no plain values, else its type as text."""
     name = _name(member)
     if name in SCALARS:
         return None if _is_scalar(name, value) else SCALARS[name]

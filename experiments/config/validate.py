@@ -1,4 +1,4 @@
-"""Holds a composed configuration against its closed schema and tells every fault at once."""
+"""Checks a composed configuration against its closed schema and reports every problem together."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ METHODS = {
     "data": ("load",), "evaluator": ("update", "update_with_model"), "launcher": ("launch", "submit"), "model": ("forward",),
     "objective": ("__call__", "forward"), "parallel": ("train_step", "layouts"), "schedule": ("factor",),
 }  # fmt: skip
-"""By what a class shows that it is of the kind that a key of the root wants: it has one of these."""
+"""A class fits a key of the root if it has one of these methods."""
 
 
 @dataclass
 class Validation:
-    """One pass over a configuration; afterwards ``problems`` holds what is wrong."""
+    """One pass over a configuration, which collects ``problems``."""
 
     origins: SourceMap
     trust: Collection[str] = ()
@@ -37,7 +37,7 @@ class Validation:
     config: dict[str, Any] = field(default_factory=dict)
 
     def check_root(self, config: dict[str, Any]) -> None:
-        """Check everything from the root down, and bring its numbers to one spelling."""
+        """Check the whole configuration, and convert its numbers to their canonical form."""
         for key in find_secret_keys(config):
             self.report_secret(key)
         self.config = config
@@ -47,17 +47,17 @@ class Validation:
         """Check a map against another class of the schema.
 
         Args:
-            node: the map; its numbers are brought to one spelling.
+            node: the map; its numbers are converted to their canonical form.
             schema: full name of the class.
-            prefix: what its keys are called by, such as ``sweep.``.
+            prefix: of its keys in messages, such as ``sweep.``.
         """
         self._fields(node, signature.read(schema), prefix)
 
     def report_secret(self, key: str) -> None:
-        """Tell of a value that must not be written down."""
+        """Report a secret value, without showing it."""
         self.problems.append(
-            f"{key}=***{self.origins.location(key)} looks like a secret, which must not be written into a trial; "
-            f"put it into the environment and write '{key}=${{oc.env:NAME}}'"
+            f"{key}=***{self.origins.location(key)} looks like a secret, which must not be written to a trial; "
+            f"set an environment variable and write '{key}=${{oc.env:NAME}}'"
         )
 
     def _fields(self, node: dict[str, Any], spec: Signature, prefix: str) -> None:
@@ -70,7 +70,7 @@ class Validation:
         renamed_keys = {renamed.new_name(name, spec.arguments) for name in node if name not in spec.arguments}
         for name, argument in spec.arguments.items():
             if name not in {*node, *renamed_keys}:
-                self._missing(f"{prefix}{name}", argument, spec.module, "the schema wants")
+                self._missing(f"{prefix}{name}", argument, spec.module, "the schema needs")
 
     def _unknown_field(self, key: str, value: Any, spec: Signature) -> None:
         parent, _, name = key.rpartition(".")
@@ -80,8 +80,8 @@ class Validation:
         elif key in self.groups:
             location = self.origins.location(key)
             self.problems.append(
-                f"{key}{location}: an option's values must go to keys of the configuration, and '{key}' is none; "
-                "begin its file with `# @package _global_`"
+                f"{key}{location}: the file sets values below '{key}', which is not a key of the configuration; "
+                "start the file with `# @package _global_`"
             )
         else:
             inside = [
@@ -112,7 +112,7 @@ class Validation:
         return value
 
     def _items(self, value: Any, item: ast.expr, argument: Argument, module: Module, key: str) -> Any:
-        """Check a list or map whose items are maps with a class of the schema."""
+        """Check a list or map of schema classes."""
         is_map = isinstance(argument.annotation, ast.Subscript) and isinstance(argument.annotation.slice, ast.Tuple)
         if is_map and isinstance(value, dict):
             return {
@@ -126,7 +126,7 @@ class Validation:
         return self._plain(value, argument, module, key)
 
     def check_component(self, node: Any, key: str) -> None:
-        """Check a node that names a class, and the nodes inside it that do."""
+        """Check a component and the components inside it."""
         target = node.get("_target_") if isinstance(node, dict) else None
         if not isinstance(target, str):
             setting = (
@@ -137,8 +137,8 @@ class Validation:
             if target is not None:
                 setting = self.origins.as_written(f"{key}._target_", target)
             self.problems.append(
-                f"{setting} names no class to build; write `_target_: package.module.Class` among its values, "
-                f"or choose what `lathe options {key}` lists"
+                f"{setting} does not name a class; add `_target_: package.module.Class` to it, "
+                f"or choose one of the options that `lathe options {key}` lists"
             )
             return
         spec = self._signature(target, key)
@@ -150,11 +150,13 @@ class Validation:
         package = target.partition(".")[0]
         trust = f"if you trust the code of '{package}', add `--trust {package}`"
         if "." not in target:
-            self.problems.append(f"{setting} is no full path to a class; write package.module.Class")
+            self.problems.append(f"{setting} is not the full path of a class; write package.module.Class")
         elif not is_allowed(target, self.trust):
             self.problems.append(f"{setting} is not on the list of code that may run; {trust}")
-        elif (wrong := _wrong_folder(target, key)) is not None:
-            self.problems.append(f"{setting} is {wrong}, not a {key}; `lathe options {key}` lists what fits")
+        elif (other_key := _other_key(target, key)) is not None:
+            self.problems.append(
+                f"{setting} is a class for '{other_key}', not for '{key}'; `lathe options {key}` lists the options"
+            )
         else:
             return self._read(target, setting, key)
         return None
@@ -167,7 +169,7 @@ class Validation:
             return None
         if not is_allowed(f"{spec.defined_in}.", self.trust):
             self.problems.append(
-                f"{setting} only stands there by an import from '{spec.defined_in}', which is not on the list of code "
+                f"{setting} is imported from '{spec.defined_in}', which is not on the list of code "
                 f"that may run; name a class that '{target.rpartition('.')[0]}' defines itself"
             )
             return None
@@ -177,7 +179,8 @@ class Validation:
         if not _serves(spec, key):
             methods = " or ".join(METHODS[key])
             self.problems.append(
-                f"{setting} is no {key}: {methods} is missing there, or only declared; `lathe options {key}` lists what fits"
+                f"{setting} is not a class for '{key}', because it does not implement {methods}; "
+                f"`lathe options {key}` lists the options"
             )
             return None
         return spec
@@ -191,8 +194,8 @@ class Validation:
             )
         elif partial and "." not in key and "[" not in key and key != "optimizer":
             self.problems.append(
-                f"{self.origins.as_written(f'{key}._partial_', partial)}: nothing is given to a {key} later, "
-                "as the parameters are to an optimizer; leave it out"
+                f"{self.origins.as_written(f'{key}._partial_', partial)}: only an optimizer gets arguments later, "
+                f"a {key} does not; remove it"
             )
         for name, value in node.items():
             if name in spec.arguments:
@@ -207,14 +210,14 @@ class Validation:
         renamed_keys = {renamed.new_name(name, spec.arguments) for name in node if name not in spec.arguments}
         for name, argument in spec.arguments.items():
             if argument.required and name not in {*node, *renamed_keys} and not partial:
-                self._missing(f"{key}.{name}", argument, spec.module, f"{short} wants")
+                self._missing(f"{key}.{name}", argument, spec.module, f"{short} needs")
 
     def _missing(self, key: str, argument: Argument, module: Module, who: str) -> None:
         wanted = check.wanted(argument.annotation, module)
         if key in self.origins.removed:
-            self.problems.append(f"{self.origins.removed[key]} takes away what must stand; leave that override out")
+            self.problems.append(f"{self.origins.removed[key]} removes a required key; remove that override")
         elif argument.annotation is not None and wanted is None:
-            partial = f"`{key.rpartition('.')[0]}._partial_=true` if code gives it later"
+            partial = f"`{key.rpartition('.')[0]}._partial_=true` if code passes it later"
             self.problems.append(
                 f"{key} is missing; {who} an object: name its class (`{key}._target_=...`), or {partial}"
             )
@@ -223,7 +226,7 @@ class Validation:
             self.problems.append(f"{key} is missing; {who} {wanted or 'it'}: write `{key}={example}` or the like")
 
     def _plain(self, value: Any, argument: Argument, module: Module, key: str) -> Any:
-        """Check a value that is no field of the schema's own classes; its one spelling."""
+        """Check a value that is not a schema class; returns its canonical form."""
         inner = check.inner_of_map(argument.annotation, module)
         if isinstance(value, dict) and "_target_" not in value and inner is not None:
             return {
@@ -250,11 +253,11 @@ class Validation:
         text = self.origins.text(key)
         written = text is not None and not isinstance(value, (str, dict, list)) and value is not None
         options = check.choices(argument.annotation, module)
-        if written and ("text" in wanted or text in options):  # YAML made something else of it
+        if written and ("text" in wanted or text in options):  # YAML parsed the text as another type
             quoted = f"'{text}'" if self.origins.location(key) else f"\"{key}='{text}'\", with both kinds of quotes"
             return f"YAML reads {text} as {check.kind(value)}: write {quoted}"
         if check.is_reference(value):
-            return f"what the environment gives is text; write the value itself, on a command line {key}=$NAME"
+            return f"an environment variable is text; write the value itself, on the command line {key}=$NAME"
         if options and "bool" not in options:
             return renamed.suggestion(str(value), options, otherwise="write one of these")
         example = check.example(argument.annotation, module)
@@ -264,14 +267,14 @@ class Validation:
 
 
 def _class_of(annotation: ast.expr | None) -> tuple[str, bool]:
-    """The class that a field of the schema names, and whether it may be null; "" where it names none alone."""
+    """The class of a schema field ("" if it is not a single class), and whether the field may be null."""
     optional = isinstance(annotation, ast.BinOp) and ast.unparse(annotation.right) == "None"
     named = annotation.left if optional and isinstance(annotation, ast.BinOp) else annotation
     return (named.id if isinstance(named, ast.Name) else ""), optional
 
 
 def _item_class(annotation: ast.expr | None, module: Module) -> ast.expr | None:
-    """The class of the schema that a `list[Class]` or `dict[str, Class]` holds."""
+    """The schema class in a `list[Class]` or `dict[str, Class]`."""
     if not isinstance(annotation, ast.Subscript):
         return None
     item = annotation.slice.elts[-1] if isinstance(annotation.slice, ast.Tuple) else annotation.slice
@@ -279,8 +282,8 @@ def _item_class(annotation: ast.expr | None, module: Module) -> ast.expr | None:
 
 
 def _serves(spec: Signature, key: str) -> bool:
-    """True where a class has, or by what its source does not tell could have, what is called on a part of its kind."""
-    if key not in METHODS or not (key == "launcher" or is_own(spec.target)):  # code of the user's fails by itself
+    """True if a class has a method that its key needs, or might inherit it from a base without source."""
+    if key not in METHODS or not (key == "launcher" or is_own(spec.target)):  # user code reports this itself
         return True
     wanted, module = METHODS[key], signature.parse(spec.defined_in)
     node = module.classes.get(spec.target.rpartition(".")[2])
@@ -316,14 +319,14 @@ def _has_elsewhere(wanted: Collection[str], full: str, hops: int) -> bool:
     return node is None or not hops or _has(wanted, node, module, hops - 1)
 
 
-def _wrong_folder(target: str, key: str) -> str | None:
-    """What the house's own class is, where it is not what its key wants; a key of the root is named as its folder."""
+def _other_key(target: str, key: str) -> str | None:
+    """The key that a built-in class is for, if it is not ``key``. A folder of `modules` has the name of its key."""
     package, _, rest = target.partition(".")
     folder = rest.partition(".")[0]
     if package == "launchers":
-        return None if key == "launcher" else "a launcher"
+        return None if key == "launcher" else "launcher"
     if target.startswith("torch.optim."):
-        return None if key == "optimizer" or "." in key else "an optimizer"
+        return None if key == "optimizer" or "." in key else "optimizer"
     if package != "modules" or "." in key or folder == key or not (CONF_DIR.parent / "modules" / folder).is_dir():
         return None
-    return f"a part of '{folder}'"
+    return folder

@@ -1,4 +1,4 @@
-"""What a plan needs of its devices, counted on the meta device: nothing is allocated and nothing computed."""
+"""Estimates the memory, FLOPs and step time of a plan on the meta device, without allocating or computing anything."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ from modules.parallel.cost_model.step_time import STEP_S, Machine, StepCost, est
 
 ASSUMED_TFLOPS = {"cpu": 0.05, "cuda": 100.0}
 LINK = {"cpu": (1.0, 100.0), "cuda": (25.0, 10.0)}
-"""GB/s and microseconds within a node where nobody says: gloo on the loopback, PCIe 4."""
+"""Default GB/s and microseconds within a node: gloo on the loopback device, PCIe 4."""
 NETWORK = (1.25, 50.0)
-"""The same between nodes: Ethernet of 10 Gb/s."""
+"""The same between nodes: 10 Gb/s Ethernet."""
 HOST_GB_PER_S = 25.0
-"""PCIe 4, and about a device's share of its host's memory."""
+"""PCIe 4, and about one device's share of the host's memory bandwidth."""
 OPERATION_US = 5.0
-"""To start one operation of torch's, on any device (2026-11-24, one core)."""
+"""Time to start one torch operation on any device (2026-11-24, one core)."""
 
 
 @dataclass(frozen=True)
 class ResourceEstimate:
-    """Counts of the whole training, and bytes of every stage's ranks."""
+    """Parameters and FLOPs of the whole training, and the memory of each stage's ranks."""
 
     num_parameters: int
     stages: tuple[StageMemory, ...]
     flops_per_step: int
-    """Forward and backward of one update, over all devices; a multiply-add counts two."""
+    """Forward and backward of one update, over all devices; a multiply-add counts as two."""
     cost: StepCost | None = None
-    """Guessed time of a step; None for one process, where work and peak say it all."""
+    """Estimated time of a step; None for one process, whose time follows from its FLOPs."""
 
     @property
     def fullest(self) -> StageMemory:
@@ -55,15 +55,15 @@ class ResourceEstimate:
 
     @property
     def total_bytes(self) -> int:
-        """Of the fullest rank at its fullest moment."""
+        """Peak memory of the rank that needs most."""
         return self.fullest.total_bytes
 
 
 def estimate(config: Mapping[str, Any], plan: Plan, trust: Collection[str] = ()) -> ResourceEstimate:
-    """Footprint of a plan.
+    """Estimate what a plan needs.
 
     Raises:
-        PlanError: parts refuse their values, or model, data and objective do not fit each other or the topology.
+        PlanError: a component refuses its arguments, or model, data and objective do not fit each other or the topology.
     """
     layout, topology, hardware = make_layout(config, plan), plan.topology, config["hardware"]
     with torch.device("meta"):
@@ -88,7 +88,7 @@ def estimate(config: Mapping[str, Any], plan: Plan, trust: Collection[str] = ())
 
 
 def make_layout(config: Mapping[str, Any], plan: Plan) -> ParallelLayout:
-    """How a plan shares its training out."""
+    """The parallel layout of a plan."""
     node = config["parallel"]
     engine = "pipeline" if "pipe" in node else "zero" if "stage" in node else "data" if "data" in node else "single"
     return ParallelLayout(
@@ -104,7 +104,7 @@ def make_layout(config: Mapping[str, Any], plan: Plan) -> ParallelLayout:
 def count_micro_batch(
     config: Mapping[str, Any], components: Components, name: str, batch_size: int, num_slices: int
 ) -> ModelCount:
-    """Count one micro-batch; the parts are on the meta device, and their model stays as it is.
+    """Count the FLOPs and memory of one micro-batch, with components on the meta device.
 
     Raises:
         PlanError: model, data and objective do not fit each other.
@@ -114,38 +114,38 @@ def count_micro_batch(
         try:
             batch: Batch = components.data.example(batch_size)
             shapes = f"inputs {_shapes(batch[0])}, targets {_shapes(batch[1])}"
-        except Exception as err:  # so may a data set
+        except Exception as err:  # a user's data set may raise anything
             problem = f"data={config['data']['_target_']} gives no batch of {batch_size}"
             raise PlanError(
-                [f"{problem}: {describe_error(err)}; lower batch_size_per_device, or see its example"], subject
+                [f"{problem}: {describe_error(err)}; lower batch_size_per_device, or correct its example()"], subject
             ) from err
         try:
             return count_model(components.task, batch, config["precision"], num_slices)
         except (DataDependentOutputException, DynamicOutputShapeException) as err:
-            problem = f"model={config['model']['_target_']} reads a value while it computes ({describe_error(err)})"
+            problem = f"model={config['model']['_target_']} depends on values of the data ({describe_error(err)})"
             raise PlanError(
-                [f"{problem}, and a plan has shapes only; `lathe run` trains it all the same"], subject
+                [f"{problem}, and a plan knows only shapes; `lathe run` can still train it"], subject
             ) from err
-        except Exception as err:  # a model of the user's may raise anything
-            problem = f"model={config['model']['_target_']} does not take what data gives ({shapes})"
+        except Exception as err:  # a user's model may raise anything
+            problem = f"model={config['model']['_target_']} does not accept a batch of data ({shapes})"
             raise PlanError(
-                [f"{problem}: {describe_error(err)}; choose another model, or see its forward"], subject
+                [f"{problem}: {describe_error(err)}; choose another model, or correct its forward()"], subject
             ) from err
 
 
 def check_memory(counts: ResourceEstimate, plan: Plan, hardware: Mapping[str, Any]) -> None:
-    """Refuse what one device cannot hold.
+    """Refuse a plan that needs more memory than a device has.
 
     Raises:
-        PlanError: it is too much.
+        PlanError: it needs too much.
     """
     available = memory_bytes(hardware)
     if counts.total_bytes <= available:
         return
     needed = f"{megabytes(counts.total_bytes)} of the device's {megabytes(available)} (hardware.memory_gb)"
-    hint = "lower it, the gradients then accumulate, or take a smaller model"
+    hint = "lower it to accumulate gradients, or use a smaller model"
     if plan.topology.world > 1:
-        hint += ", or see what parallel=auto finds"
+        hint += ", or try parallel=auto"
     raise PlanError(
         [f"batch_size_per_device={plan.batch_size_per_device} needs {needed}; {hint}"],
         f"the plan for '{plan.name}'",
@@ -153,20 +153,20 @@ def check_memory(counts: ResourceEstimate, plan: Plan, hardware: Mapping[str, An
 
 
 def refuse_if_too_large(config: Mapping[str, Any], plan: Plan, trust: Collection[str] = ()) -> None:
-    """Refuse a training that the device's stated memory cannot hold; for the job, whose own build tells all else.
+    """Refuse a training that needs more memory than a device has; ignores every other problem.
 
     Raises:
-        PlanError: it is too much.
+        PlanError: it needs too much memory.
     """
     try:
         counts = estimate(config, plan, trust)
-    except PlanError:  # some models run only with real numbers; what is truly wrong shows when the parts are built
+    except PlanError:  # some models need real values; other errors appear when the components are built
         return
     check_memory(counts, plan, config["hardware"])
 
 
 def flops_per_step(config: Mapping[str, Any], plan: Plan, trust: Collection[str] = ()) -> int | None:
-    """Operations of one update, a multiply-add counting two; None for a model that runs only with real numbers."""
+    """FLOPs of one update, a multiply-add counting as two; None for a model that needs real values."""
     try:
         return estimate(config, plan, trust).flops_per_step
     except PlanError:
@@ -178,14 +178,14 @@ def megabytes(number: float) -> str:
 
 
 def resolve_device(hardware: Mapping[str, Any]) -> str:
-    """What kind of device it is: "cpu" or "cuda"."""
+    """The kind of device: "cpu" or "cuda"."""
     if hardware["device"] == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return str(hardware["device"])
 
 
 def memory_bytes(hardware: Mapping[str, Any]) -> float:
-    """Memory of one device: as stated, else what this machine has; ranks on a CPU share its memory."""
+    """Memory of one device: hardware.memory_gb, else this machine's; ranks on a CPU share its memory."""
     if hardware["memory_gb"] is not None:
         return float(hardware["memory_gb"]) * 1e9
     if hardware["device"] != "cpu" and torch.cuda.is_available():
@@ -194,7 +194,7 @@ def memory_bytes(hardware: Mapping[str, Any]) -> float:
 
 
 def make_machine(hardware: Mapping[str, Any]) -> Machine:
-    """The numbers that a step's time depends on; what is not stated is assumed, the same on every machine."""
+    """The machine of the cost model; a missing value has the same default on every machine."""
     device = resolve_device(hardware)
 
     def stated(key: str, otherwise: float) -> float:
@@ -216,15 +216,17 @@ def make_machine(hardware: Mapping[str, Any]) -> Machine:
 
 
 def _cores(hardware: Mapping[str, Any]) -> float:
-    """Processes that a node's cores serve at once."""
+    """Processes that run at once on a node's cores."""
     cores = int(hardware.get("cpu_cores") or psutil.cpu_count() or 1)
     threads = int(hardware.get("cpu_threads") or max(1, cores // hardware["devices_per_node"]))
     return max(1.0, cores / threads)
 
 
 def seconds_per_step(counts: ResourceEstimate, hardware: Mapping[str, Any]) -> float:
-    """A guess: by the cost model where ranks exchange, else the work by the peak, as stated or else as a short matrix
-    product reaches it here, by the MFU."""
+    """Estimated time of a step: from the cost model if there are several ranks, else the FLOPs divided by peak and MFU.
+
+    Without hardware.peak_tflops, a short matrix product on this machine measures the peak.
+    """
     if counts.cost is not None:
         return counts.cost.total_s
     peak_tflops = hardware["peak_tflops"] or _matmul_tflops(hardware["device"])
@@ -232,7 +234,7 @@ def seconds_per_step(counts: ResourceEstimate, hardware: Mapping[str, Any]) -> f
 
 
 def _matmul_tflops(device: str, size: int = 512, seconds: float = 0.2) -> float:
-    """The best of many short products: on a busy machine most are interrupted."""
+    """The best of many short products, because a busy machine interrupts most of them."""
     cuda = device != "cpu" and torch.cuda.is_available()
     matrix = torch.ones(size, size, device="cuda" if cuda else "cpu")
     best, begin = float("inf"), time.perf_counter()

@@ -1,4 +1,4 @@
-"""Whether a model fits the topology of its plan."""
+"""Checks that a model fits the topology of its plan."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from modules.parallel.cost_model.compatibility import find_incompatibilities
 
 
 def check_fit(config: Mapping[str, Any], plan: Plan, trust: Collection[str] = (), initial: Path | None = None) -> None:
-    """Refuse a model that cannot be cut into the stages or split over the ranks of a plan, before any is started.
+    """Refuse a model that cannot be split into the stages and over the ranks of its plan.
 
     Args:
-        config: a trial's.
-        plan: follows from it.
-        trust: packages beyond the house's own that may be named.
-        initial: the weights that it begins with, where it names some; they are held against the model's.
+        config: of a trial.
+        plan: of that trial.
+        trust: further packages that `_target_` may name.
+        initial: file of initial weights, which are compared with the model's.
 
     Raises:
-        PlanError: with every reason.
+        PlanError: lists every problem.
     """
     if plan.topology.pipe == plan.topology.model == 1 and initial is None and not config.get("freeze"):
         return

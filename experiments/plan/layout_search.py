@@ -1,4 +1,4 @@
-"""`parallel=auto`: which layout of all that a hardware allows, as plain overrides that a trial is then made of."""
+"""`parallel=auto`: searches the best parallel layout for the hardware and returns it as plain overrides."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ if TYPE_CHECKING:
     from experiments.config.experiment import Experiment
 
 TIE_RATIO = 1.02
-"""What is slower by no more than this is as fast, for all that a cost model knows; of such the simplest is taken."""
+"""Layouts within this ratio of the fastest count as equally fast; the simplest of them is chosen."""
 USABLE_MEMORY = 0.9
-"""Of a device's memory: its driver, the libraries' buffers and the allocator's gaps take the rest."""
+"""Usable fraction of a device's memory; the driver, library buffers and fragmentation take the rest."""
 COUNTED_SIZES = (2, 4)
-"""Micro-batches that are counted; others lie on the line through them. One example alone is too few for batch norm."""
+"""Micro-batch sizes that are counted; others are interpolated. Size 1 is too small for batch norm."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A layout that is legal, with how it would do."""
+    """A valid layout with its estimated memory and cost."""
 
     layout: ParallelLayout
     overrides: tuple[str, ...]
     memory_bytes: int
-    """Of the fullest rank."""
+    """Of the rank that needs most."""
     cost: StepCost
 
     @property
@@ -56,12 +56,12 @@ class Candidate:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """Every candidate that fits, best first, and why the others were dropped."""
+    """Every candidate that fits in memory, best first, and why the others were dropped."""
 
     name: str
     ranked: tuple[Candidate, ...]
     dropped: Mapping[str, int]
-    """How many layouts, by reason."""
+    """Number of dropped layouts, by reason."""
     available_bytes: float
 
 
@@ -70,15 +70,15 @@ def search(
     recompose: Callable[[list[str]], Experiment],
     show: Callable[[SearchResult], object] = lambda result: None,
 ) -> Experiment:
-    """The experiment with the best layout in place of `parallel=auto`; any other as it is.
+    """The experiment with `parallel=auto` replaced by the best layout; any other experiment is returned unchanged.
 
     Args:
-        experiment: as it was composed.
+        experiment: as composed.
         recompose: composes other overrides in the same way.
-        show: is given all that was compared.
+        show: receives the comparison.
 
     Raises:
-        PlanError: whatever the layout, it cannot run; no layout is legal, or none fits.
+        PlanError: the experiment cannot run in any layout, no layout is valid, or none fits in memory.
     """
     if not topology_rules.is_auto(experiment.config):
         return experiment
@@ -95,10 +95,10 @@ def search(
 
 
 def compare(experiment: Experiment) -> SearchResult:
-    """Try every layout, on paper.
+    """Estimate every layout.
 
     Raises:
-        PlanError: no layout is legal, or none fits.
+        PlanError: no layout is valid, or none fits in memory.
     """
     return _LayoutComparison(experiment).run()
 
@@ -129,29 +129,29 @@ class _LayoutComparison:
             cut = [candidate for size in self._sizes(layout) if (candidate := self._candidate(layout, size))]
             fits = [candidate for candidate in cut if candidate.memory_bytes <= self.available]
             if fits:
-                fitting.append(_simplest_of_fastest(fits[::-1]))  # in as few pieces as it can be
+                fitting.append(_simplest_of_fastest(fits[::-1]))  # largest micro-batches first
             elif cut:
                 too_large.append(min(cut, key=lambda candidate: candidate.memory_bytes))
         if too_large:
             nearest = min(too_large, key=lambda candidate: candidate.memory_bytes)
             at = f"{nearest.name} batch_size_per_device={nearest.layout.batch_size_per_device}"
-            needs = f"{megabytes(nearest.memory_bytes)}, and {megabytes(self.available)} can be used"
+            needs = f"{megabytes(nearest.memory_bytes)}, but {megabytes(self.available)} can be used"
             usable = f"{USABLE_MEMORY:.0%} of hardware.memory_gb"
-            self.dropped[f"too large: the least, {at}, needs {needs} ({usable})"] = len(too_large)
+            self.dropped[f"too large: the smallest, {at}, needs {needs} ({usable})"] = len(too_large)
         if not fitting:
             raise PlanError(
-                [f"parallel=auto: none of {len(layouts)} layouts will do; {self._hint()}", *self.dropped],
+                [f"parallel=auto: none of {len(layouts)} layouts can run; {self._hint()}", *self.dropped],
                 f"the plan for '{self.config['name']}'",
             )
         ranked = sorted(fitting, key=lambda candidate: candidate.cost.total_s)
-        best = _simplest_of_fastest(fitting)  # the simplest stand first
+        best = _simplest_of_fastest(fitting)  # the simplest come first
         ranked.remove(best)
         return SearchResult(self.config["name"], (best, *ranked), dict(self.dropped), self.available)
 
     def _hint(self) -> str:
         if not any(reason.startswith("too large") for reason in self.dropped):
-            return "mend what is told below"
-        hints = ["take more devices or a smaller model"]
+            return "correct the problems below"
+        hints = ["use more devices or a smaller model"]
         if self.config["model"].get("recompute") is False:
             hints.append("set model.recompute=true")
         if not self.auto.offload and not self.on_cpu:
@@ -159,14 +159,14 @@ class _LayoutComparison:
         return ", ".join(hints)
 
     def _sizes(self, layout: ParallelLayout) -> Iterable[int]:
-        """Micro-batches that cut a replica's share of the batch evenly; the one that is asked for, where one is."""
+        """Micro-batch sizes that divide a replica's batch evenly, or only the requested size."""
         if (requested := self.config["batch_size_per_device"]) is not None:
             return [requested]
         replica_batch_size = self.config["batch_size_global"] // layout.topology.data
         return [size for size in range(1, replica_batch_size + 1) if replica_batch_size % size == 0] or [1]
 
     def _candidate(self, layout: ParallelLayout, size: int) -> Candidate | None:
-        """None where it is not legal; the reason is noted."""
+        """The candidate; None if the layout is not valid, after counting the reason."""
         topology = layout.topology
         overrides = (*_overrides(layout, self.hardware), f"batch_size_per_device={size}")
         problem = self._problem(layout, overrides)
@@ -182,7 +182,7 @@ class _LayoutComparison:
         return Candidate(layout, overrides, memory, estimate_cost(count, bounds, layout, self.machine))
 
     def _problem(self, layout: ParallelLayout, overrides: Iterable[str]) -> str | None:
-        """Why a layout is not legal: the rules of a plan, and what the model says."""
+        """The first rule of a plan, or requirement of the model, that a layout violates."""
         config = _apply_overrides(self.config, overrides, self.nodes)
         for rule in topology_rules.RULES:
             try:
@@ -213,13 +213,13 @@ class _LayoutComparison:
 
 
 def _simplest_of_fastest(candidates: Sequence[Candidate]) -> Candidate:
-    """The first of those that are as fast as the fastest."""
+    """The first candidate that is as fast as the fastest."""
     fastest = min(candidate.cost.total_s for candidate in candidates)
     return next(candidate for candidate in candidates if candidate.cost.total_s <= TIE_RATIO * fastest)
 
 
 def _overrides(layout: ParallelLayout, hardware: Mapping[str, Any]) -> tuple[str, ...]:
-    """What one would type for a layout."""
+    """The overrides that give a layout."""
     topology = layout.topology
     pipe, data, model = (f"parallel.{axis}={getattr(topology, axis)}" for axis in ("pipe", "data", "model"))
     if layout.engine == "single":
@@ -239,7 +239,7 @@ def _overrides(layout: ParallelLayout, hardware: Mapping[str, Any]) -> tuple[str
 
 
 def _apply_overrides(config: Mapping[str, Any], overrides: Iterable[str], nodes: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration as it would be with these overrides, so far as the rules of an arrangement look at it."""
+    """The configuration with these overrides, as far as the rules of a topology need it."""
     changed = {**config, "hardware": dict(config["hardware"])}
     for override_text in overrides:
         key, _, value = override_text.partition("=")

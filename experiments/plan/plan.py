@@ -1,4 +1,4 @@
-"""What follows from a configuration and its hardware, or every reason why it cannot run. Imports no torch."""
+"""The plan: what follows from a configuration and its hardware, or every reason why it cannot run. Imports no torch."""
 
 from __future__ import annotations
 
@@ -18,41 +18,41 @@ class Plan:
 
     name: str
     topology: Topology
-    """How the ranks are arranged, one a device."""
+    """How the ranks are arranged; each rank has one device."""
     batch_size_global: int
     batch_size_per_device: int
-    """Examples that one device holds at once."""
+    """Examples that one device processes at once."""
     num_accumulation: int
     """Micro-batches of one update on one device."""
     num_train: int | None
-    """Examples of the training split; None where only reading it tells."""
+    """Examples of the training split; None if they are counted only when the data is read."""
     steps_per_epoch: int | None
     num_steps: int
     """Updates of the whole training."""
     num_evaluations: int
     num_checkpoints: int
     num_shards: int = 1
-    """Equal parts that a step's batch is cut into."""
+    """Equal shards of a step's batch."""
     num_servers: int = 0
-    """Processes that hold the weights for replicas that run apart."""
+    """Parameter servers, for asynchronous replicas."""
 
     @property
     def bubble(self) -> float:
-        """Ideal share of a step in which a stage waits. Source: Narayanan et al. 2019, doi:10.1145/3341301.3359646."""
+        """Ideal fraction of a step in which a stage is idle. Source: Narayanan et al. 2019, doi:10.1145/3341301.3359646."""
         waits = self.topology.pipe - 1
         return waits / (self.num_accumulation + waits)
 
 
 def make_plan(config: dict[str, Any]) -> Plan:
-    """Do the arithmetic of a run.
+    """Compute the plan of a configuration.
 
     Raises:
-        PlanError: with every problem that was found.
+        PlanError: lists every problem.
     """
     problems = find_problems(config)
     if topology_rules.is_auto(config):
         problems.append(
-            "parallel=auto: no layout is chosen yet; take one, or let experiments.plan.layout_search.search do it"
+            "parallel=auto: no layout is chosen yet; set one, or call experiments.plan.layout_search.search"
         )
     if problems:
         raise PlanError(problems, f"the plan for '{config['name']}'")

@@ -1,4 +1,4 @@
-"""The tables of a plan and of the layouts that it could have, as a person reads them."""
+"""The tables of `lathe plan`: a plan, its stages and the layouts that `parallel=auto` compared."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MOST_SHOWN = 10
 
 
 def plan_tables(plan: Plan, estimate: ResourceEstimate, seconds_per_step: float | None) -> Iterator[Table]:
-    """A plan as a person reads it; of a pipeline the stages too."""
+    """The table of a plan, and of its stages if it is a pipeline."""
     yield _plan_table(plan, estimate, seconds_per_step)
     if plan.topology.pipe > 1:
         yield _stages_table(plan, estimate)
@@ -40,8 +40,8 @@ def _plan_table(plan: Plan, estimate: ResourceEstimate, seconds_per_step: float 
         ("evaluations", f"{plan.num_evaluations:,}", ""),
         ("checkpoints", f"{plan.num_checkpoints:,}", "and the best"),
         None,
-        ("work", _work(estimate.flops_per_step, "GFLOP"), "a step, forward and backward"),
-        ("work", _work(estimate.flops_per_step * plan.num_steps, "TFLOP"), "in all"),
+        ("work", _work(estimate.flops_per_step, "GFLOP"), "per step, forward and backward"),
+        ("work", _work(estimate.flops_per_step * plan.num_steps, "TFLOP"), "in total"),
     ]
     for row in rows:
         if row is None:
@@ -49,8 +49,8 @@ def _plan_table(plan: Plan, estimate: ResourceEstimate, seconds_per_step: float 
         else:
             table.add_row(*row)
     if seconds_per_step is not None:
-        guess = _duration(seconds_per_step * plan.num_steps)
-        table.add_row("time, guessed", guess, f"at {_time(seconds_per_step)} a step, evaluations apart")
+        duration = _duration(seconds_per_step * plan.num_steps)
+        table.add_row("estimated time", duration, f"at {_time(seconds_per_step)} per step, without evaluations")
     return table
 
 
@@ -63,7 +63,7 @@ def _topology_rows(plan: Plan) -> list[tuple[str, str, str] | None]:
 def _server_rows(plan: Plan) -> list[tuple[str, str, str] | None]:
     if not plan.num_servers:
         return []
-    note = "of a part of the weights and the optimizer's state each; memory and time below are as of parallel=data"
+    note = "each holds a part of the weights and optimizer state; memory and time below are those of parallel=data"
     return [("parameter servers", f"{plan.num_servers:,}", note), None]
 
 
@@ -76,9 +76,9 @@ def _memory_rows(plan: Plan, estimate: ResourceEstimate) -> list[tuple[str, str,
         ("optimizer state", _size(fullest.optimizer_bytes), ""),
     ]
     if fullest.buffers_bytes:
-        rows.append(("engine's buffers", _size(fullest.buffers_bytes), "gradients and weights under way"))
+        rows.append(("engine's buffers", _size(fullest.buffers_bytes), "gradients and weights in transfer"))
     at_once = f"of {plan.batch_size_per_device} examples at once"
-    whose = "of the fullest rank at its fullest moment" if several else "of one device at its fullest moment"
+    whose = "peak of the rank that needs most" if several else "peak of one device"
     return [
         *rows,
         ("activations", _size(fullest.activations_bytes), at_once),
@@ -102,7 +102,7 @@ def _stages_table(plan: Plan, estimate: ResourceEstimate) -> Table:
 
 
 def layouts_table(result: SearchResult) -> Table:
-    """What `parallel=auto` compared: the best layouts, and what was dropped and why."""
+    """The best layouts that `parallel=auto` found, and how many it dropped for which reason."""
     shown = result.ranked[:MOST_SHOWN]
     table = Table(title=escape(f"layouts of '{result.name}'"), title_justify="left", caption_justify="left")
     table.caption = "\n".join(_left_out(result, len(shown)))
@@ -135,16 +135,16 @@ def _size(number: float) -> str:
 
 
 def _work(flops: float, unit: str) -> str:
-    """In a unit, or in one that a person can read where it is very much."""
+    """A number of FLOPs in a unit, or in PFLOP if it is very large."""
     scale = {"GFLOP": 1e9, "TFLOP": 1e12}[unit]
     return f"{flops / scale:.3g} {unit}" if flops < 1e5 * scale else f"{flops / 1e15:,.1f} PFLOP"
 
 
 def _left_out(result: SearchResult, num_shown: int) -> Iterator[str]:
-    yield "at once: examples of a micro-batch x micro-batches; memory of the fullest rank; times of a step, guessed."
-    yield "model: sums over ranks that share layers; stages: between stages; data: between replicas, not hidden."
+    yield "at once: examples of a micro-batch x micro-batches; memory: the rank that needs most; times: estimates of one step."
+    yield "communication, model: between ranks that share layers; stages: between stages; data: between replicas, not overlapped."
     if (slower := len(result.ranked) - num_shown) > 0:
-        yield f"{slower} more would fit and are slower."
+        yield f"{slower} more fit and are slower."
     for reason, number in sorted(result.dropped.items(), key=lambda pair: -pair[1]):
         yield f"{number} dropped, {reason.partition(';')[0]}"
 
@@ -160,8 +160,8 @@ def _duration(seconds: float) -> str:
 
 def _epoch_texts(plan: Plan) -> tuple[str, str]:
     if plan.num_train is None:
-        return "?", "known once they are read"
-    return f"{plan.num_train:,}", f"{plan.steps_per_epoch:,} steps an epoch"
+        return "?", "known when the data is read"
+    return f"{plan.num_train:,}", f"{plan.steps_per_epoch:,} steps per epoch"
 
 
 def _epochs_text(plan: Plan) -> str:

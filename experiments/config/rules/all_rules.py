@@ -1,4 +1,4 @@
-"""Every rule between keys; what they find, told at once."""
+"""Checks all validation rules between keys and reports their problems together."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ RESERVED_TAGS = ("mlflow.", "lathe.")
 
 
 def find_problems(config: dict[str, Any], reported: Collection[str] = ()) -> list[str]:
-    """Every reason why a configuration cannot run, as far as it can be judged: it may itself be faulty.
+    """Every reason why a configuration cannot run.
 
     Args:
-        config: keys may be missing, and values of the wrong kind; whoever composed it has told of those.
-        told: further keys whose value is not what it looks like, or may not be shown.
+        config: may have missing keys or values of the wrong type, which the schema check reports; their rules are skipped.
+        reported: further keys to skip, because another check reports them.
     """
     view = ConfigView(config, reported)
     problems = [problem for key in (*POSITIVE, *NOT_NEGATIVE) if (problem := view.out_of_range(key)) is not None]
     for rule in RULES:
         try:
             result = rule(view)
-        except NotApplicable:  # what is wrong with the numbers it needs is told
+        except NotApplicable:  # another rule or check reports the values that it needs
             continue
         problems += [result] if isinstance(result, str) else result or []
     return problems
@@ -44,23 +44,23 @@ def _best_metric(view: ConfigView) -> str | None:
     best = view.get("checkpoint.best_metric", str)
     if best.startswith("val/"):
         return None
-    return f"checkpoint.best_metric={best} is no metric of the evaluation; name one such as val/loss_nats"
+    return f"checkpoint.best_metric={best} is not a metric of the evaluation; write for example val/loss_nats"
 
 
 def _tags(view: ConfigView) -> list[str]:
     taken = [key for key in view.get("tags", dict) if str(key).startswith(RESERVED_TAGS)]
-    return [f"tags.{key}: MLflow and Lathe keep names that begin so for themselves; choose another" for key in taken]
+    return [f"tags.{key}: the prefixes mlflow. and lathe. are reserved; choose another name" for key in taken]
 
 
 def _registered_name(view: ConfigView) -> str | None:
     name = view.get("tracking.register_as", str)
     if not view.get("tracking.log_model", bool):
-        return f"tracking.register_as={name} needs a model that is logged; set tracking.log_model=true"
+        return f"tracking.register_as={name} needs a logged model; set tracking.log_model=true"
     return find_name_fault("tracking.register_as", name)
 
 
 def _files(view: ConfigView) -> str | None:
-    """Files that are not there, before anything queues; their content is checked when they are read."""
+    """Missing data files; the content is checked when they are read."""
     data, root, name = view.get("data", dict), view.get("data.root", str), view.get("data.folder", str)
     if "files" in data:
         view.get("data.files", list, dict)
@@ -86,20 +86,20 @@ def _enough_examples(view: ConfigView) -> str | None:
 
 
 def _length(view: ConfigView) -> str | None:
-    """One of the two says how long; told also where the one that is given is out of its range."""
+    """Exactly one of max_steps and max_epochs is set."""
     max_steps, max_epochs = (view.get(key, int, type(None)) for key in ("max_steps", "max_epochs"))
     if (max_steps is None) != (max_epochs is None):
         return None
     steps, epochs = ("null" if value is None else value for value in (max_steps, max_epochs))
-    hint = "give one" if max_steps is None else f"write `max_steps=null max_epochs={epochs}`, or the other way round"
-    return f"max_steps={steps} and max_epochs={epochs}: exactly one says how long to train; {hint}"
+    hint = "set one" if max_steps is None else f"write `max_steps=null max_epochs={epochs}`, or `max_epochs=null`"
+    return f"max_steps={steps} and max_epochs={epochs}: exactly one of them must be set; {hint}"
 
 
 def _epochs(view: ConfigView) -> str | None:
     max_epochs = view.integer_or_none("max_epochs")
     if max_epochs is None or view.get("max_steps", int, type(None)) is not None or view.argument("data", "num_train"):
         return None
-    return f"max_epochs={max_epochs} needs data.num_train, the number of training examples; give it, or max_steps"
+    return f"max_epochs={max_epochs} needs data.num_train, the number of training examples; set it, or max_steps"
 
 
 def _warmup(view: ConfigView) -> str | None:
@@ -111,9 +111,9 @@ def _warmup(view: ConfigView) -> str | None:
     if max_epochs is not None:
         num_steps = max_epochs * ((view.argument("data", "num_train") or 0) // view.integer("batch_size_global"))
         named = f"max_epochs={max_epochs} ({num_steps} steps)"
-    if not num_steps or warmup <= num_steps:  # none: that the data are too few is told
+    if not num_steps or warmup <= num_steps:  # 0 steps: another rule reports too few examples
         return None
-    return f"schedule.warmup_steps={warmup} is longer than {named}; lower the one or raise the other"
+    return f"schedule.warmup_steps={warmup} is longer than {named}; lower the first or raise the second"
 
 
 RULES: tuple[Callable[[ConfigView], str | list[str] | None], ...] = (

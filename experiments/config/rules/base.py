@@ -1,4 +1,4 @@
-"""The values of a configuration that rules can rely on, though the rest of it may be faulty. Imports no torch."""
+"""What every validation rule uses: a view of the valid values of a configuration. Imports no torch."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ MAY_BE_FRACTIONS = (
     "system_every_s", "grad_clip_norm", "hardware.memory_gb", "hardware.peak_tflops",
     "hardware.link_gb_per_s", "hardware.link_latency_us", "hardware.network_gb_per_s", "hardware.network_latency_us",
 )  # fmt: skip
-LARGEST = 2**63 - 1  # what torch counts with; a seed is only hashed
+LARGEST = 2**63 - 1  # torch's largest integer; a seed is only hashed
 
 
 class NotApplicable(Exception):
-    """A rule needs a value that has a fault of its own."""
+    """A rule needs a value that is missing or has an error of its own."""
 
 
 @dataclass(frozen=True)
 class ConfigView:
-    """The values of a configuration that can be relied on."""
+    """The valid values of a configuration; any other access raises `NotApplicable`."""
 
     config: dict[str, Any]
     reported: Collection[str]
 
     def get(self, key: str, *kinds: type) -> Any:
-        """The value of one of these kinds."""
+        """The value, if its type is one of ``kinds``."""
         if any(fault == key or fault.startswith((f"{key}.", f"{key}[")) for fault in self.reported):
             raise NotApplicable
         node: Any = self.config
@@ -50,25 +50,25 @@ class ConfigView:
         return node
 
     def integer(self, key: str) -> int:
-        """A whole number in its range."""
+        """A whole number within its range."""
         value: int = self.get(key, int)
         if self.out_of_range(key) is not None:
             raise NotApplicable
         return value
 
     def integer_or_none(self, key: str) -> int | None:
-        """A whole number in its range; None where it is null."""
+        """A whole number within its range, or None for null."""
         return None if self.get(key, int, type(None)) is None else self.integer(key)
 
     def argument(self, part: str, name: str) -> int | None:
-        """A whole number that a part may be given; None where it is null or not given."""
+        """A whole number that is an optional argument of a component; None if it is null or missing."""
         return self.integer_or_none(f"{part}.{name}") if name in self.get(part, dict) else None
 
     def devices(self) -> int:
         return self.integer("hardware.nodes") * self.integer("hardware.devices_per_node")
 
     def hardware(self) -> str:
-        """The devices as they were typed."""
+        """The number of devices as a product, for messages."""
         return f"nodes={self.integer('hardware.nodes')} x devices_per_node={self.integer('hardware.devices_per_node')}"
 
     def out_of_range(self, key: str) -> str | None:

@@ -1,4 +1,4 @@
-"""What a registered model may be called."""
+"""The rule for the name of a registered model."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ MAX_NAME = 256
 
 
 def find_name_fault(key: str, name: str) -> str | None:
-    """What is wrong with a name that MLflow's registry is to know a model by; None where nothing is.
+    """The message for a name that MLflow's model registry does not accept, else None.
 
     Args:
-        key: what the user gave it by, for the message.
+        key: the key or flag that sets the name, for the message.
         name: the name.
     """
     is_path = "/" in name or ":" in name or name == "." or name.startswith("..")
@@ -17,6 +17,6 @@ def find_name_fault(key: str, name: str) -> str | None:
         return None
     shown = name if len(name) <= MAX_NAME else f"{name[:20]}... ({len(name)} characters)"
     return (
-        f"{key}={shown!r} is no name that MLflow's registry takes; give up to {MAX_NAME} characters without / and :, "
-        "such as digits-lenet"
+        f"{key}={shown!r} is not a valid name in MLflow's registry; use up to {MAX_NAME} characters without / and :, "
+        "for example digits-lenet"
     )

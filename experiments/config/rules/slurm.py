@@ -1,4 +1,4 @@
-"""What a SLURM site is asked for: the rules that its words keep, told before anything queues. Imports no torch."""
+"""The rules of the options for SLURM. Imports no torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TIME = re.compile(r"(?:(\d+)-)?(\d+):([0-5]\d):([0-5]\d)")
 MAX_SIGNAL_DELAY_S = 65535
 """SLURM's own limit."""
 MARGIN_S = 120
-"""SLURM may signal a minute early, and a worker takes no trial in the last half minute before that."""
+"""SLURM may signal a minute early, and a worker starts no trial in the half minute before that."""
 POSITIVE = (
     "hardware.slurm.cpus_per_device", "hardware.slurm.mem_gb_per_device", "hardware.slurm.signal_delay_s", "launcher.workers",
     "launcher.devices_per_trial", "launcher.trials_per_device",
@@ -30,15 +30,15 @@ OWN_OPTIONS = {
     "ntasks-per-node": "hardware.devices_per_node", "partition": "hardware.slurm.partition", "qos": "hardware.slurm.qos",
     "signal": "hardware.slurm.signal_delay_s", "time": "hardware.slurm.time",
 }  # fmt: skip
-"""Options of sbatch that follow from a key, which says them instead."""
+"""Options of sbatch, with the key that sets each."""
 FIXED_OPTIONS = ("error", "open-mode", "output", "requeue", "no-requeue", "wrap")
-"""Options by which logs are found and workers come back."""
+"""Options that Lathe sets itself, to find logs and to requeue workers."""
 ALWAYS_PASSED_ON = ("HOME", "LOGNAME", "PATH", "SHELL", "TZ", "USER")
 NOT_FOR_WORKERS = ("name", "description", "tags", "hardware", "launcher", "tracking")
 
 
 def seconds(time: str) -> int | None:
-    """Length of a time limit; None where it is not of the two forms that mean the same to everyone."""
+    """Length of a time limit; None if it is not in one of the two accepted forms."""
     match = TIME.fullmatch(time)
     if match is None:
         return None
@@ -47,14 +47,14 @@ def seconds(time: str) -> int | None:
 
 
 def max_device_h(workers: int, nodes: int, devices_per_node: int, time: str) -> float:
-    """Device-hours that a submission may cost at most, unless its workers are put back into the queue."""
+    """Maximum device-hours of a submission whose workers are not requeued."""
     limit_s = seconds(time)
     assert limit_s is not None, time
     return workers * nodes * devices_per_node * limit_s / 3600
 
 
 def find_problems(config: dict[str, Any]) -> list[str]:
-    """What is wrong with how workers share their hardware, before trials see only their part of it."""
+    """The problems of how workers share their hardware."""
     problems: list[str] = []
     for rule in RULES:
         try:
@@ -70,7 +70,7 @@ def _positive(view: ConfigView) -> list[str]:
     for key in POSITIVE:
         try:
             value = view.get(key, int, float)
-        except NotApplicable:  # null, or told already
+        except NotApplicable:  # null, or reported already
             continue
         if not value > 0:
             problems.append(f"{key}={value} is not more than 0; write a larger number")
@@ -81,8 +81,8 @@ def _needs_a_site(view: ConfigView) -> str | None:
     if view.get("launcher._target_", str) != SLURM or view.get("hardware.slurm", dict, type(None)) is not None:
         return None
     return (
-        "launcher=slurm needs hardware.slurm, and it is null: nothing says what to ask SLURM for; take a hardware that has "
-        "it, such as hardware=cpu_partition, or write your site's as docs/slurm.md shows"
+        "launcher=slurm needs hardware.slurm, which is null; use a hardware option that sets it, such as "
+        "hardware=cpu_partition, or describe your cluster as docs/slurm.md shows"
     )
 
 
@@ -90,7 +90,7 @@ def _time(view: ConfigView) -> str | None:
     time = view.get("hardware.slurm.time", str)
     if seconds(time):
         return None
-    why = "would be no limit" if seconds(time) == 0 else "is no time limit"
+    why = "means no limit" if seconds(time) == 0 else "is not a time limit"
     return f"hardware.slurm.time={time} {why}; write hours:minutes:seconds or days-hours:minutes:seconds, such as '04:00:00'"
 
 
@@ -98,17 +98,17 @@ def _signal_delay(view: ConfigView) -> str | None:
     delay_s, time = view.get("hardware.slurm.signal_delay_s", int), view.get("hardware.slurm.time", str)
     limit_s = seconds(time)
     if delay_s > MAX_SIGNAL_DELAY_S:
-        return f"hardware.slurm.signal_delay_s={delay_s} is more than {MAX_SIGNAL_DELAY_S}, the most that SLURM takes; lower it"
+        return f"hardware.slurm.signal_delay_s={delay_s} is more than {MAX_SIGNAL_DELAY_S}, SLURM's maximum; lower it"
     if delay_s <= 0 or not limit_s or limit_s >= delay_s + MARGIN_S:
         return None
     return (
-        f"hardware.slurm.signal_delay_s={delay_s} leaves no time for a trial in time={time}: a worker needs signal_delay_s + "
-        f"{MARGIN_S} s at least, as SLURM may signal a minute early; lower the one or raise the other"
+        f"hardware.slurm.signal_delay_s={delay_s} leaves no time for a trial in time={time}: a worker needs at least "
+        f"signal_delay_s + {MARGIN_S} s, because SLURM may signal a minute early; lower the first or raise the second"
     )
 
 
 def _cores(view: ConfigView) -> str | None:
-    """Threads without cores of their own starve each other."""
+    """Each thread of the trials on a device needs its own core."""
     cores = view.get("hardware.slurm.cpus_per_device", int)
     side_by_side = view.get("launcher", dict).get("trials_per_device", 1)
     if type(side_by_side) is not int or side_by_side < 1 or cores < 1:
@@ -116,18 +116,18 @@ def _cores(view: ConfigView) -> str | None:
     threads = view.integer_or_none("hardware.cpu_threads") or 1
     if cores >= threads * side_by_side:
         return None
-    wanted, shared = f"cpu_threads={threads}", ""
+    needed = f"cpu_threads={threads}"
     if side_by_side > 1:
-        wanted, shared = f"{wanted} of launcher.trials_per_device={side_by_side}", " together"
-    hint = f"write {threads * side_by_side}, or lower the other"
-    return f"hardware.slurm.cpus_per_device={cores} is fewer than {wanted} need{'' if shared else 's'}{shared}; {hint}"
+        needed = f"{needed} x launcher.trials_per_device={side_by_side}"
+    hint = f"write {threads * side_by_side}, or lower the second"
+    return f"hardware.slurm.cpus_per_device={cores} is less than {needed}; {hint}"
 
 
 def _gres(view: ConfigView) -> str | None:
     gres = view.get("hardware.slurm.gres", str)
     gpu_type = view.get("hardware.slurm.gpu_type", str, type(None))
     if gpu_type is not None:
-        return f"hardware.slurm.gres={gres} and gpu_type={gpu_type} both say which GPUs; set one of them to null"
+        return f"hardware.slurm.gres={gres} and gpu_type={gpu_type} both choose the GPUs; set one of them to null"
     devices = view.integer("hardware.devices_per_node")
     if view.get("hardware.device", str) == "cpu":
         return None
@@ -138,7 +138,7 @@ def _gres(view: ConfigView) -> str | None:
         return None
     kind = gpu_counts[0][0] if len(gpu_counts) == 1 else "gpu"
     return (
-        f"hardware.slurm.gres={gres} is {num_gpus} GPUs a node, fewer than hardware.devices_per_node={devices}; "
+        f"hardware.slurm.gres={gres} requests {num_gpus} GPUs per node, fewer than hardware.devices_per_node={devices}; "
         f"write {kind}:{devices}, or lower hardware.devices_per_node"
     )
 
@@ -149,7 +149,7 @@ def _parts_of_a_node(view: ConfigView) -> str | None:
         return None
     fitting = [str(count) for count in range(1, min(devices, 64) + 1) if devices % count == 0]
     return (
-        f"launcher.devices_per_trial={part} does not divide hardware.devices_per_node={devices}, so that some would lie "
+        f"launcher.devices_per_trial={part} does not divide hardware.devices_per_node={devices}, so some devices would be "
         f"idle; try {', '.join(fitting)}"
     )
 
@@ -159,8 +159,8 @@ def _parts_of_nodes(view: ConfigView) -> str | None:
     if nodes == 1:
         return None
     return (
-        f"launcher.devices_per_trial={part} is for workers of one node, and hardware.nodes={nodes}; set hardware.nodes=1, "
-        "or launcher.devices_per_trial=null for trials that take all of them"
+        f"launcher.devices_per_trial={part} works only within one node, but hardware.nodes={nodes}; set hardware.nodes=1, "
+        "or launcher.devices_per_trial=null for trials that use all nodes"
     )
 
 
@@ -170,18 +170,18 @@ def _options(view: ConfigView) -> list[str]:
         key = f"hardware.slurm.sbatch.{name}"
         plain = str(name).lstrip("-").replace("_", "-")
         if plain in OWN_OPTIONS:
-            problems.append(f"{key}: {OWN_OPTIONS[plain]} says it; write it there, and leave it out here")
+            problems.append(f"{key} follows from {OWN_OPTIONS[plain]}; set that key, and remove this one")
         elif plain in FIXED_OPTIONS:
-            problems.append(f"{key} is set already, so that logs are found and workers come back; leave it out")
+            problems.append(f"{key} is set by Lathe, which needs it to find logs and to requeue workers; remove it")
         elif str(name).startswith("-") or len(plain) == 1:
             problems.append(
-                f"{key} is not the long name of an option of sbatch without its dashes; write such as 'mail-user'"
+                f"{key} is not the long name of an sbatch option without dashes; write for example 'mail-user'"
             )
     return problems
 
 
 def _environment(view: ConfigView) -> str | None:
-    """Variables that a trial refers to and that its worker would not see."""
+    """Environment variables that a trial refers to and that its worker does not get."""
     if view.get("launcher._target_", str) != SLURM:
         return None
     passed = view.get("launcher.environment", list)
@@ -193,13 +193,11 @@ def _environment(view: ConfigView) -> str | None:
         return None
     needed = " and ".join(f"{name}, which {key} needs" for name, key in missing.items())
     shown = ",".join([*map(str, passed), *missing])
-    return (
-        f"launcher.environment=[{','.join(map(str, passed))}] leaves out {needed}; write launcher.environment=[{shown}]"
-    )
+    return f"launcher.environment=[{','.join(map(str, passed))}] does not pass on {needed}; write launcher.environment=[{shown}]"
 
 
 def _references(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Key and name of every variable of the environment without a default, or with one that this machine overrides."""
+    """Key and name of every environment variable that has no default or is set on this machine."""
     if isinstance(node, dict):
         for name, inner in node.items():
             yield from _references(inner, f"{key}.{name}".lstrip("."))

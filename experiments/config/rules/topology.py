@@ -1,4 +1,4 @@
-"""How ranks are arranged on the hardware and share the batch: every rule that a topology has to keep. Imports no torch."""
+"""The rules of a topology: how ranks use the devices and split the batch. Imports no torch."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from modules.parallel.topology import AXES, Topology
 
 AUTO = "modules.parallel.auto.Auto"
 MAX_DISTANCE = 10_000
-"""How far a number that would do is looked for; farther away it helps nobody."""
+"""How far from the user's number a divisor is searched."""
 MICRO_BATCHES_PER_STAGE = 4
-"""What a pipeline is filled with where nobody says: its ideal bubble is then below a fifth of a step."""
+"""The default of a pipeline; its ideal bubble is then below a fifth of a step."""
 
 
 ELEMENTWISE = (
     "SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "RMSprop", "Adagrad", "SparseAdagrad", "Adadelta", "ASGD",
     "Rprop",
 )  # fmt: skip
-"""Optimizers that come out the same on any slice of a weight."""
+"""Optimizers that give the same result on any slice of a weight."""
 
 
 SPARSE_OPTIMIZERS = ("SGD", "Adagrad", "SparseAdagrad", "SparseAdam")
 
 
 def resolve_topology(view: ConfigView) -> Topology:
-    """The arrangement that is asked for, "auto" replaced by what the other axes leave of the devices.
+    """The topology of a configuration, with "auto" replaced by the devices that the other axes leave.
 
     Raises:
-        NotJudgedError: it does not fit the devices; a rule tells why.
+        NotApplicable: it does not fit the devices; a rule reports why.
     """
     degrees, devices = _degrees(view), view.devices()
     fixed_ranks = prod(degree for degree in degrees.values() if degree is not None)
@@ -43,29 +43,29 @@ def resolve_topology(view: ConfigView) -> Topology:
 
 
 def num_batch_shards(view: ConfigView, topology: Topology) -> int:
-    """Equal shares that a step's batch is cut into: one a replica, but for those that only stand by."""
+    """Number of equal shards of a step's batch: one per replica, without the backup workers."""
     return topology.data - (view.get("parallel.num_backup_workers", int) if has_servers(view) else 0)
 
 
 def has_servers(view: ConfigView) -> bool:
-    """Whether parameter servers hold the weights."""
+    """True if parameter servers hold the weights."""
     return "num_servers" in view.get("parallel", dict)
 
 
 def num_micro_batches(share: int, num_stages: int) -> int:
-    """Micro-batches of a replica's share of the batch where nobody says: one, or what keeps a pipeline busy."""
+    """The default number of micro-batches of a replica: one, or enough to keep a pipeline busy."""
     most = min(share, MICRO_BATCHES_PER_STAGE * num_stages) if num_stages > 1 else 1
     return next(count for count in range(most, 0, -1) if share % count == 0)
 
 
 def is_auto(config: Mapping[str, Any]) -> bool:
-    """True where the layout is still to be chosen."""
+    """True if the layout is not chosen yet (`parallel=auto`)."""
     node = config.get("parallel")
     return isinstance(node, dict) and node.get("_target_") == AUTO
 
 
 def _degrees(view: ConfigView) -> dict[str, int | None]:
-    """Length of every axis, None where it is "auto"; an engine without an axis has 1 along it."""
+    """Size of every axis, None for "auto"; 1 for an axis that the engine does not have."""
     node = view.get("parallel", dict)
     if is_auto(view.config):
         raise NotApplicable
@@ -81,20 +81,19 @@ def _devices(view: ConfigView) -> str | None:
     fixed_ranks = prod(degree for degree in degrees.values() if degree is not None)
     axes = [axis for axis in AXES if axis in view.config["parallel"]]
     axes_text = " x ".join(f"{axis}={'auto' if degrees[axis] is None else degrees[axis]}" for axis in axes)
-    has = f"hardware has {devices} ({view.hardware()})"
+    has = f"hardware has {devices} device{'s'[: devices > 1]} ({view.hardware()})"
     if not axes:
-        hint = "set both to 1, or take parallel=data"
-        message = f"hardware {view.hardware()} are {devices} devices, and parallel=single uses one; {hint}"
-        return message if devices > 1 else None
+        hint = "set both to 1, or use parallel=data"
+        return f"{has}, but parallel=single uses one; {hint}" if devices > 1 else None
     if len(free) > 1:
-        return f"parallel {axes_text}: only one axis can take what the others leave; give {' or '.join(free)} a number"
+        return f"parallel {axes_text}: only one axis can be auto; set {' or '.join(free)} to a number"
     if fixed_ranks > devices:
         hint = (
-            f"set hardware.devices_per_node={fixed_ranks}" if view.integer("hardware.nodes") == 1 else "take more nodes"
+            f"set hardware.devices_per_node={fixed_ranks}" if view.integer("hardware.nodes") == 1 else "use more nodes"
         )
         return f"parallel {axes_text} is {fixed_ranks} ranks, one per device, but {has}; {hint}, or lower a degree"
     if devices % fixed_ranks:
-        return f"parallel {axes_text}: {has}, which {fixed_ranks} does not divide; {_nearest_degrees(degrees, devices)}"
+        return f"parallel {axes_text}: {has}, which is not a multiple of {fixed_ranks}; {_nearest_degrees(degrees, devices)}"
     if not free and fixed_ranks < devices:
         hint = _filling(degrees, axes, devices // fixed_ranks)
         return f"parallel {axes_text} is {fixed_ranks} ranks, one per device, but {has}; {hint}"
@@ -107,7 +106,7 @@ def _nearest_degrees(degrees: dict[str, int | None], devices: int) -> str:
 
 
 def _filling(degrees: dict[str, int | None], axes: list[str], factor: int) -> str:
-    """The axis that could take the rest: replicas where the engine has them."""
+    """The hint to use all devices: more replicas if the engine has them."""
     axis = "data" if "data" in axes else axes[0]
     return f"set parallel.{axis}={(degrees[axis] or 1) * factor}, or parallel.{axis}=auto"
 
@@ -139,14 +138,14 @@ def _micro_batch(view: ConfigView) -> str | None:
 
 
 def _partition(view: ConfigView) -> str | None:
-    """Stages by hand; whether the model has so many layers is judged where it is built."""
+    """Stages that the user sets; the number of layers is checked when the model is built."""
     firsts, topology = view.get("parallel.partition", list), resolve_topology(view)
     setting = f"parallel.partition={firsts}"
     if len(firsts) != topology.pipe:
         hint = "write the first layer of every stage"
-        return f"{setting} names {len(firsts)} stages, and parallel.pipe={topology.pipe}; {hint}"
+        return f"{setting} has {len(firsts)} stages, but parallel.pipe={topology.pipe}; {hint}"
     if firsts[0] != 0 or any(one >= two for one, two in pairwise(firsts)):
-        return f"{setting} does not rise from 0; write the first layer of every stage, as in [0, 3, 5]"
+        return f"{setting} does not start at 0 and increase; write the first layer of every stage, as in [0, 3, 5]"
     return None
 
 
@@ -156,21 +155,21 @@ def _offload(view: ConfigView) -> str | None:
     if stage >= least:
         return None
     hint = f"set parallel.stage={least}, or parallel.offload=none"
-    return f"parallel.offload={offload} needs ZeRO stage {least}, and parallel.stage={stage}; {hint}"
+    return f"parallel.offload={offload} needs ZeRO stage {least}, but parallel.stage={stage}; {hint}"
 
 
 def _stage_of_pipeline(view: ConfigView) -> str | None:
     node = view.get("parallel", dict)
     if "partition" not in node or "stage" not in node:
         return None
-    rule = "a pipeline sends what ZeRO 2 and 3 have given away, and under stage 0 DeepSpeed 0.19.8 clips by a part of the norm"
-    return f"parallel.stage={node['stage']}: {rule}; leave it out, as pipelines run under stage 1"
+    rule = "a pipeline needs gradients that ZeRO 2 and 3 have freed, and with stage 0 DeepSpeed 0.19.8 clips by a partial norm"
+    return f"parallel.stage={node['stage']}: {rule}; remove it, pipelines use stage 1"
 
 
 def _fp16(view: ConfigView) -> str | None:
     if view.get("precision", str) != "fp16" or view.get("hardware.device", str) != "cpu":
         return None
-    return "precision=fp16 needs a GPU, and hardware.device=cpu; take precision=bf16, which needs no loss scale either"
+    return "precision=fp16 needs a GPU, but hardware.device=cpu; use precision=bf16, which also needs no loss scale"
 
 
 def _compile(view: ConfigView) -> str | None:
@@ -178,50 +177,50 @@ def _compile(view: ConfigView) -> str | None:
         return None
     node = view.get("parallel", dict)
     if "partition" in node and resolve_topology(view).pipe > 1:
-        return "compile=true compiles a whole model, and a pipeline has only parts of it; set compile=false"
+        return "compile=true needs the whole model on one rank, but a pipeline splits it; set compile=false"
     if node.get("stage") == 3:
-        return "compile=true would compile the hooks by which ZeRO 3 fetches weights; set compile=false, or take parallel=zero2"
+        return "compile=true cannot compile the hooks that fetch weights in ZeRO 3; set compile=false, or use parallel=zero2"
     return None
 
 
 def _optimizer(view: ConfigView) -> str | None:
-    """ZeRO steps over flat slices, model parallelism over slices: only what treats every number alike comes out right."""
+    """ZeRO and model parallelism update slices of the weights, so the optimizer has to be elementwise."""
     target, node = view.get("optimizer._target_", str), view.get("parallel", dict)
     has_slices = node.get("stage", 0) != 0 or "partition" in node or resolve_topology(view).model > 1
     if not has_slices or target.rpartition(".")[2] in ELEMENTWISE:
         return None
-    rule = f"sees slices of the weights there, and is not known to treat every number alike, as {', '.join(ELEMENTWISE)} do"
-    return f"optimizer._target_={target} {rule}; take one of them, parallel=data or parallel=zero0"
+    rule = f"updates slices of the weights here, and is not known to be elementwise, as {', '.join(ELEMENTWISE)} are"
+    return f"optimizer._target_={target} {rule}; use one of them, parallel=data or parallel=zero0"
 
 
 def _sparse(view: ConfigView) -> list[str]:
-    """Sparse gradients, of which torch 2.13 and DeepSpeed 0.19.8 know little: what they cannot do, told before a step is."""
+    """What torch 2.13 and DeepSpeed 0.19.8 cannot do with sparse gradients."""
     is_sparse = view.get("model", dict).get("sparse_gradients") is True
     target = view.get("optimizer._target_", str)
     if not is_sparse:
-        setting = f"optimizer._target_={target} takes sparse gradients alone"
-        hint = "take a model with sparse_gradients=true, or optimizer=adam"
+        setting = f"optimizer._target_={target} accepts only sparse gradients"
+        hint = "use a model with sparse_gradients=true, or optimizer=adam"
         return [f"{setting}; {hint}"] if target.endswith(".SparseAdam") else []
     setting, otherwise, problems = "model.sparse_gradients=true", "or set model.sparse_gradients=false", list[str]()
     optimizer, name = view.get("optimizer", dict), target.rpartition(".")[2]
     if target.startswith("torch.optim.") and name not in SPARSE_OPTIMIZERS:
         known = ", ".join(SPARSE_OPTIMIZERS)
         problems.append(
-            f"{setting}: {name} does not take them, as {known} do; take optimizer=sparse_adagrad, {otherwise}"
+            f"{setting}: {name} does not accept them, but {known} do; use optimizer=sparse_adagrad, {otherwise}"
         )
     if name in ("SGD", "Adagrad", "SparseAdagrad") and optimizer.get("weight_decay"):
         problems.append(f"{setting}: weight decay changes every row; set optimizer.weight_decay=0, {otherwise}")
     if name == "SGD" and optimizer.get("momentum"):
-        problems.append(f"{setting}: momentum moves every row there was; set optimizer.momentum=0, {otherwise}")
+        problems.append(f"{setting}: momentum changes every earlier row; set optimizer.momentum=0, {otherwise}")
     if view.get("grad_clip_norm", int, float, type(None)) is not None:
         problems.append(f"{setting}: torch does not clip them; set grad_clip_norm=null, {otherwise}")
     node = view.get("parallel", dict)
     if has_servers(view):
-        problems.append(f"{setting}: parameter servers take whole gradients; take parallel=data, {otherwise}")
+        problems.append(f"{setting}: parameter servers need dense gradients; use parallel=data, {otherwise}")
     elif "stage" in node or "partition" in node:
-        problems.append(f"{setting}: DeepSpeed's engines send whole gradients; take parallel=data, {otherwise}")
+        problems.append(f"{setting}: DeepSpeed's engines send dense gradients; use parallel=data, {otherwise}")
     elif resolve_topology(view).data > 1 and view.get("hardware.device", str) == "cuda":
-        problems.append(f"{setting}: NCCL sends whole gradients between GPUs; take one device, {otherwise}")
+        problems.append(f"{setting}: NCCL sends dense gradients between GPUs; use one device, {otherwise}")
     return problems
 
 
@@ -240,7 +239,7 @@ def multiples(value: int, step: int) -> str:
 
 
 def divisors(share: int, wanted: int) -> str:
-    """The nearest divisors on both sides; where none is near, 1 and the share, which always are."""
+    """The nearest divisors on both sides; 1 and ``share`` itself if none is near."""
     start = min(wanted, share)
     below = next((d for d in range(start, max(0, start - MAX_DISTANCE), -1) if share % d == 0), 1)
     above = next((d for d in range(start, min(share, start + MAX_DISTANCE) + 1) if share % d == 0), share)

@@ -1,4 +1,4 @@
-"""Synchronous replicas that sum their gradients over a ring: no queue, so all steps are drawn at once."""
+"""Simulates synchronous replicas with a ring all-reduce: there is no queue, so all steps are drawn at once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from experiments.plan.simulate.result import SimulationResult
 
 
 def simulate(cluster: Cluster, num_workers: int, num_steps: int, seed: int) -> SimulationResult:
-    """Steps that each begin when the slowest worker of the one before is done, and all have the sum."""
+    """Simulate steps that start when the slowest worker has finished and the gradients are summed."""
     machine = cluster.machine
     work_s = cluster.draw(np.random.default_rng(seed), num_steps, num_workers)
     nodes = np.split(work_s, range(machine.devices_per_node, num_workers, machine.devices_per_node), axis=1)
@@ -35,15 +35,15 @@ def simulate(cluster: Cluster, num_workers: int, num_steps: int, seed: int) -> S
 
 
 def done(work_s: Seconds, concurrent_devices: float) -> Seconds:
-    """When the workers of a node are done, in ascending order, float64 [num_steps, workers].
+    """When each worker of a node finishes, in ascending order, float64 [num_steps, workers].
 
-    All begin together and share the cores evenly; none has more than one.
+    All start together and share the cores evenly; no worker uses more than one core.
 
     Args:
-        work_s: what each would take with a core of its own, float64 [num_steps, workers].
+        work_s: the time of each with its own core, float64 [num_steps, workers].
         concurrent_devices: cores.
     """
     ordered = np.sort(work_s, axis=1)
-    pieces = np.diff(ordered, axis=1, prepend=0.0)  # in each of which one fewer is busy than in the one before
+    pieces = np.diff(ordered, axis=1, prepend=0.0)  # one worker fewer is busy in each next piece
     num_busy = np.arange(work_s.shape[1], 0, -1)
     return np.cumsum(pieces * np.maximum(1.0, num_busy / concurrent_devices), axis=1)

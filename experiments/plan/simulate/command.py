@@ -1,4 +1,4 @@
-"""Says how fast replicas would train together, before there are any: `lathe simulate`."""
+"""`lathe simulate`: predicts the speed of data-parallel training for any number of workers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ WORKERS = (1, 2, 4, 8, 16, 32, 64)
 
 @dataclass(frozen=True)
 class SimulationArgs:
-    """The words of the command, checked."""
+    """The checked arguments of the command."""
 
     run: str | None
     overrides: tuple[str, ...]
@@ -41,10 +41,10 @@ class SimulationArgs:
 
 
 def command(args: argparse.Namespace) -> int:
-    """Do what `lathe simulate` asks for.
+    """Run `lathe simulate`.
 
     Raises:
-        InputError: it cannot be done as it was asked.
+        InputError: an argument is wrong, or the experiment or run cannot be simulated.
     """
     sim_args = read_arguments(args)
     source = read_run(sim_args.run, Path(args.runs_dir)) if sim_args.run else None
@@ -68,7 +68,7 @@ def command(args: argparse.Namespace) -> int:
 
 
 def _compared(source: RecordedRun, trial: Trial, cores: float | None) -> tuple[RecordedRun, SimulationResult]:
-    """Another run, and what is simulated of it on the hardware that it says it was on."""
+    """Another run, and its simulation on the hardware of its configuration."""
     from experiments.plan.estimate import make_machine
 
     other, machine = from_run.read(trial), make_machine(trial.config["hardware"])
@@ -76,19 +76,19 @@ def _compared(source: RecordedRun, trial: Trial, cores: float | None) -> tuple[R
 
 
 def read_arguments(args: argparse.Namespace) -> SimulationArgs:
-    """Check what can be checked without looking at a run or an experiment.
+    """Check the arguments that need no run or experiment.
 
     Raises:
-        InputError: with every problem.
+        InputError: lists every problem.
     """
     problems: list[str] = []
     run_names = [argument for argument in args.words if "=" not in argument and not argument.startswith(("~", "+"))]
     if len(run_names) > 1:
         problems.append(
-            f"'{run_names[1]}' is a second run, and one is simulated; `--against {run_names[1]}` compares with it"
+            f"'{run_names[1]}' is a second run, but one run is simulated; `--against {run_names[1]}` compares with it"
         )
     if args.against and not run_names:
-        problems.append(f"--against {args.against[0]} compares what a run predicts; name that run too, before it")
+        problems.append(f"--against {args.against[0]} needs a run to predict from; name that run before it")
     workers = _numbers(args.workers, problems) if args.workers else WORKERS
     modes = tuple(dict.fromkeys(args.mode.split(","))) if args.mode else tuple(MODES)
     problems += [f"--mode {mode} is not known; {did_you_mean(mode, MODES)}" for mode in modes if mode not in MODES]
@@ -99,17 +99,17 @@ def read_arguments(args: argparse.Namespace) -> SimulationArgs:
             problems.append(f"{flag} {value} is less than {lowest}; write a larger number")
     if args.cores is not None and not 1 <= args.cores <= MOST_WORKERS:
         problems.append(
-            f"--cores {args.cores:g} is not from 1 to {MOST_WORKERS:,}; write how many workers a node serves"
+            f"--cores {args.cores:g} is not from 1 to {MOST_WORKERS:,}; write how many workers a node runs at once"
         )
     num_slow, slowness = _slow(args.slow, problems)
-    most = max(workers) or MOST_WORKERS  # 0 is what cannot be read
+    most = max(workers) or MOST_WORKERS  # 0 if no number is valid
     if num_slow > most:
         problems.append(
-            f"--slow {args.slow}: {num_slow} are slow of {most} workers at most; lower it, or raise --workers"
+            f"--slow {args.slow}: {num_slow} slow workers are more than the {most} workers; lower it, or raise --workers"
         )
     if args.backup is not None and args.backup >= most:
         problems.append(
-            f"--backup {args.backup} of {most} workers at most leaves none that is waited for; lower it, or raise --workers"
+            f"--backup {args.backup} of {most} workers leaves no worker that counts; lower it, or raise --workers"
         )
     if args.times and args.times != "measured":
         try:
@@ -117,7 +117,7 @@ def read_arguments(args: argparse.Namespace) -> SimulationArgs:
         except InputError as err:
             problems += err.problems
     if args.group_size is not None and args.group_size > most:
-        problems.append(f"--group-size {args.group_size} of {most} workers at most; lower it, or raise --workers")
+        problems.append(f"--group-size {args.group_size} is more than the {most} workers; lower it, or raise --workers")
     if problems:
         raise InputError(problems)
     choices = Choices(args.backup, args.group_size, args.max_staleness, args.seed)
@@ -129,19 +129,19 @@ def read_arguments(args: argparse.Namespace) -> SimulationArgs:
 
 
 def _numbers(text: str, problems: list[str]) -> tuple[int, ...]:
-    """Numbers of workers, as one types them."""
+    """Parse numbers of workers, such as ``1,2,4``."""
     tokens = text.split(",")
     numbers = [int(token) if token.isdecimal() else 0 for token in tokens]
     for token, number in zip(tokens, numbers, strict=True):
         if not 0 < number <= MOST_WORKERS:
             rule = f"write whole numbers from 1 to {MOST_WORKERS:,}, such as 1,2,4"
-            problems.append(f"--workers {text}: {token!r} is no number of workers; {rule}")
+            problems.append(f"--workers {text}: {token!r} is not a number of workers; {rule}")
             break
     return tuple(dict.fromkeys(numbers))
 
 
 def _slow(text: str | None, problems: list[str]) -> tuple[int, float]:
-    """How many workers are slow, and how many times slower; as in ``1:3``."""
+    """Parse the number of slow workers and how many times slower they are, such as ``1:3``."""
     if text is None:
         return 0, 1.0
     count, _, factor = text.partition(":")
@@ -155,10 +155,10 @@ def _slow(text: str | None, problems: list[str]) -> tuple[int, float]:
 
 
 def read_run(name: str, runs_dir: Path) -> tuple[Trial, RecordedRun]:
-    """The run, and what its journals tell.
+    """Find a run and read its speed from its journals.
 
     Raises:
-        InputError: there is no such run, or it has measured nothing.
+        InputError: the run does not exist, or has no measurements.
     """
     trial = find_trial(name, runs_dir)
     return trial, from_run.read(trial)
@@ -167,10 +167,10 @@ def read_run(name: str, runs_dir: Path) -> tuple[Trial, RecordedRun]:
 def load_config(
     sim_args: SimulationArgs, args: argparse.Namespace, source: tuple[Trial, RecordedRun] | None
 ) -> dict[str, Any]:
-    """Of the run, with what overrides change of its hardware; or of the experiment.
+    """The configuration of the run, with overrides of its hardware, or of the experiment.
 
     Raises:
-        InputError: it does not compose, or what the run computed would be another thing.
+        InputError: it cannot be composed, or an override changes more than the hardware of a run.
     """
     if source is None:
         from experiments.config.compose import compose
@@ -183,10 +183,10 @@ def load_config(
         if override_text.lstrip("+~").partition("=")[0].partition(".")[0] != "hardware"
     ]
     if others:
-        rule = "what a run measured holds for its own experiment"
+        rule = "a run's measurements hold only for its own experiment"
         raise InputError(
             [
-                f"{override_text}: {rule}, so only hardware can be changed beside a run; leave it out"
+                f"{override_text}: {rule}, so you can change only its hardware; remove this override"
                 for override_text in others
             ]
         )
@@ -200,10 +200,10 @@ def load_config(
 def calibrate(
     sim_args: SimulationArgs, args: argparse.Namespace, source: tuple[Trial, RecordedRun] | None, config: dict[str, Any]
 ) -> tuple[Cluster, int]:
-    """The cluster, and how many examples the whole training sees.
+    """The cluster, and the number of examples of the whole training.
 
     Raises:
-        InputError: the experiment cannot run, or nothing was measured.
+        InputError: the experiment cannot run, or ``--times measured`` has no run.
     """
     cluster, num_samples = _make_cluster(sim_args, args, source, config)
     if args.cores is not None:
@@ -217,7 +217,7 @@ def _make_cluster(
     trust = trusted(args.trust)
     if source is None:
         if args.times == "measured":
-            raise InputError(["--times measured needs a run that has measured; name one, or a distribution"])
+            raise InputError(["--times measured needs a run with measurements; name a run, or choose a distribution"])
         cluster = from_plan.make_cluster(config, args.times, trust, **sim_args.more)
         from experiments.plan.plan import make_plan
 
@@ -237,7 +237,7 @@ def make_document(
     num_samples: int,
     pairs: Sequence[tuple[RecordedRun, SimulationResult]],
 ) -> dict[str, Any]:
-    """All of it, as plain values."""
+    """The whole simulation as plain values, for JSON."""
     return {
         "source": cluster.name,
         "cluster": {
@@ -266,7 +266,7 @@ def write(
     """Write the figure, and the numbers as JSON and CSV.
 
     Raises:
-        InputError: the folder cannot be written.
+        InputError: the files cannot be written.
     """
     from experiments.core.figures import standalone_svg
     from experiments.plan.simulate.figure import draw

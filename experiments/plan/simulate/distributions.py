@@ -1,4 +1,4 @@
-"""How long a worker computes for one step: the distributions of a simulation."""
+"""Distributions of the time that a worker computes in one step."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ Seconds = NDArray[np.float64]
 
 
 class Times(Protocol):
-    """Seconds of computing, drawn anew for every step of every worker."""
+    """A distribution of computing times in seconds, sampled for every step of every worker."""
 
     @property
     def mean_s(self) -> float:
-        """Of all that would be drawn."""
+        """The mean of the distribution."""
         ...
 
     def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Seconds:
-        """float64 of the shape, each independent of the others."""
+        """Independent samples, float64 of ``shape``."""
         ...
 
     def __str__(self) -> str:
-        """As a table tells it."""
+        """The text in tables."""
         ...
 
 
@@ -47,7 +47,7 @@ class ConstantTime:
 
 @dataclass(frozen=True)
 class Lognormal:
-    """Many small hindrances, each in proportion to the step."""
+    """Many small delays, each proportional to the step time."""
 
     mean_s: float
     variation: float
@@ -63,7 +63,7 @@ class Lognormal:
 
 @dataclass(frozen=True)
 class ShiftedExponential:
-    """Work that cannot go faster, and a wait without memory behind it; 1 is a pure exponential.
+    """A minimum time plus an exponential delay; a variation of 1 is a pure exponential.
 
     Source: Lee et al. 2018, arXiv:1512.02673, section II.
     """
@@ -77,12 +77,12 @@ class ShiftedExponential:
         return self.mean_s - wait_s + rng.exponential(wait_s, shape)
 
     def __str__(self) -> str:
-        return f"{self.mean_s * 1e3:.3g} ms, of which {self.variation:.3g} an exponential wait"
+        return f"{self.mean_s * 1e3:.3g} ms, of which {self.variation:.3g} is an exponential delay"
 
 
 @dataclass(frozen=True)
 class Gamma:
-    """Several waits without memory, one after the other."""
+    """The sum of several exponential delays."""
 
     mean_s: float
     variation: float
@@ -96,14 +96,14 @@ class Gamma:
 
 
 class Measured:
-    """Drawn from times that were measured, or from a curve through some of their quantiles."""
+    """Samples measured times, or a curve through some of their quantiles."""
 
     def __init__(self, seconds: Sequence[float], fractions: Sequence[float] | None = None, slowest_of: int = 1) -> None:
         """
         Args:
-            seconds: measured times; or, with shares, quantiles in ascending order.
-            shares: of each quantile, from 0 to 1; between two of them the curve is straight. None: every time counts alike.
-            slowest_of: each time is the longest of so many workers', of which one alone is wanted.
+            seconds: measured times; with ``fractions``, quantiles in ascending order.
+            fractions: of each quantile, from 0 to 1, with linear interpolation; None: all times have equal weight.
+            slowest_of: each time is the maximum over this many workers; samples are for one worker.
         """
         self.seconds = np.sort(np.asarray(seconds, float))
         count = len(self.seconds)
@@ -116,16 +116,16 @@ class Measured:
         return self._quantile(rng.random(shape))
 
     def _quantile(self, fractions: Seconds) -> Seconds:
-        # Of n independent workers the slowest has the distribution F^n, so a worker's quantile u is the slowest's u^n.
+        # The slowest of n independent workers has the distribution F^n, so a worker's quantile u is the slowest's u^n.
         return np.asarray(np.interp(fractions**self.slowest_of, self.fractions, self.seconds), float)
 
     def __str__(self) -> str:
         low, high = self._quantile(np.array([0.05, 0.95])) * 1e3
-        return f"{self.mean_s * 1e3:.3g} ms, as measured: {low:.3g} to {high:.3g} ms in 90 of 100"
+        return f"{self.mean_s * 1e3:.3g} ms, as measured: {low:.3g} to {high:.3g} ms in 90 % of steps"
 
 
 MIN_VARIATION = 1e-6
-"""Below which numbers overflow; `constant` is meant."""
+"""Smaller values overflow; use `constant` instead."""
 DISTRIBUTIONS: dict[str, Callable[[float, float], Times]] = {
     "lognormal": Lognormal,
     "shifted_exponential": ShiftedExponential,
@@ -134,23 +134,23 @@ DISTRIBUTIONS: dict[str, Callable[[float, float], Times]] = {
 
 
 def parse(text: str, mean_s: float) -> Times:
-    """The distribution that a user names, such as ``constant`` or ``lognormal:0.2``.
+    """Parse the name of a distribution, such as ``constant`` or ``lognormal:0.2``.
 
     Raises:
-        InputError: there is no such distribution, or its spread is out of range.
+        InputError: the distribution does not exist, or its spread is out of range.
     """
     name, _, spread = text.partition(":")
     if name == "constant" and not spread:
         return ConstantTime(mean_s)
     if name not in DISTRIBUTIONS:
         known = [*(f"{known}:0.2" for known in DISTRIBUTIONS), "constant"]
-        raise InputError([f"--times {text} is no distribution; {did_you_mean(text, known)}"])
+        raise InputError([f"--times {text} is not a distribution; {did_you_mean(text, known)}"])
     most = 1.0 if name == "shifted_exponential" else 10.0
     try:
         variation = float(spread)
     except ValueError:
         variation = math.nan
     if not MIN_VARIATION <= variation <= most:
-        hint = f"write the standard deviation by the mean, from {MIN_VARIATION:g} to {most:g}: --times {name}:0.2"
-        raise InputError([f"--times {text} has no spread that {name} can have; {hint}"])
+        hint = f"write standard deviation / mean, from {MIN_VARIATION:g} to {most:g}, as in --times {name}:0.2"
+        raise InputError([f"--times {text} has no valid spread for {name}; {hint}"])
     return DISTRIBUTIONS[name](mean_s, variation)

@@ -1,4 +1,4 @@
-"""A clock that goes from event to event, and the two things that one waits for: a queue, and a share of something."""
+"""A discrete-event simulation: a clock, a queue, and a resource that is shared evenly."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Act = Callable[[], Any]
 
 
 class SimulatedClock:
-    """Does what is due, in the order of the times; what is due at one time in the order in which it was asked for."""
+    """Runs scheduled actions in the order of their times, and actions of the same time in the order of scheduling."""
 
     def __init__(self) -> None:
         self.now_s = 0.0
@@ -21,31 +21,31 @@ class SimulatedClock:
         self._numbers = itertools.count()
 
     def after(self, delay_s: float, act: Act) -> None:
-        """Ask for something to be done."""
+        """Schedule an action."""
         heapq.heappush(self._due, (self.now_s + delay_s, next(self._numbers), act))
 
     def run(self, is_over: Callable[[], bool]) -> None:
-        """Go on until it is over, or nothing is due any more."""
+        """Run actions until ``is_over`` or until none is left."""
         while self._due and not is_over():
             self.now_s, _, act = heapq.heappop(self._due)
             act()
 
 
 class Use:
-    """How much something was used: what Little's law is about."""
+    """Statistics of the use of a resource: the quantities of Little's law."""
 
     def __init__(self, clock: SimulatedClock) -> None:
         self.clock = clock
         self.inside = 0
         self.left = 0
         self.busy_s = 0.0
-        """Time with anyone inside."""
+        """Time in which the resource is in use."""
         self.present_s = 0.0
-        """Sum over all of the time that they were inside."""
+        """Sum of the times that all users spent inside."""
         self._since_s = 0.0
 
     def change(self, by: int) -> None:
-        """Somebody comes (1) or goes (-1)."""
+        """Record that a user enters (1) or leaves (-1)."""
         passed_s = self.clock.now_s - self._since_s
         self.present_s += self.inside * passed_s
         self.busy_s += passed_s if self.inside else 0.0
@@ -55,19 +55,19 @@ class Use:
 
 
 class Queue:
-    """One after the other, first come first served: a server's thread that applies gradients."""
+    """A first-come, first-served queue: a server's thread that applies gradients."""
 
     def __init__(self, clock: SimulatedClock, cores: SharedResource | None = None) -> None:
         """
         Args:
             clock: of the simulation.
-            cores: on which the work is done beside others'; None: it has its own.
+            cores: shared cores that do the work; None: it has its own core.
         """
         self.clock, self.cores, self.use = clock, cores, Use(clock)
         self._waiting: deque[tuple[float, Act]] = deque()
 
     def take(self, work_s: float, done: Act) -> None:
-        """Do a piece of work when those before it are done."""
+        """Do a piece of work after all earlier ones."""
         self.use.change(1)
         self._waiting.append((work_s, done))
         if len(self._waiting) == 1:
@@ -89,18 +89,18 @@ class Queue:
 
 
 class SharedResource:
-    """All at once, each with an equal share: a network card, or the cores of a machine.
+    """Work that runs concurrently, with equal shares: a network card, or the cores of a machine.
 
-    All pieces progress alike, so it is enough to know how far a piece that was there from the beginning would be
-    (virtual time). Source: Parekh and Gallager 1993, doi:10.1109/90.234856.
+    All pieces progress at the same rate, so the progress of a piece that exists since the start (virtual time) is
+    enough. Source: Parekh and Gallager 1993, doi:10.1109/90.234856.
     """
 
     def __init__(self, clock: SimulatedClock, capacity: float, most: float) -> None:
         """
         Args:
             clock: of the simulation.
-            capacity: work a second, of all pieces together.
-            most: work a second of one piece, however few there are.
+            capacity: work per second of all pieces together.
+            most: maximum work per second of one piece.
         """
         self.clock, self.capacity, self.most, self.use = clock, capacity, most, Use(clock)
         self._progress = 0.0
@@ -110,7 +110,7 @@ class SharedResource:
         self._plan = 0
 
     def take(self, work: float, done: Act) -> None:
-        """Begin a piece of work now."""
+        """Start a piece of work now."""
         self._advance()
         self.use.change(1)
         heapq.heappush(self._pieces, (self._progress + work, next(self._numbers), done))
@@ -125,14 +125,14 @@ class SharedResource:
         self._at_s = self.clock.now_s
 
     def _look_ahead(self) -> None:
-        """Ask for the end of the piece that is done first, if nobody comes before."""
+        """Schedule the end of the piece that finishes first, if no other piece starts before."""
         self._plan += 1
         if self._pieces:
             left = max(0.0, self._pieces[0][0] - self._progress)
             self.clock.after(left / self._rate(), partial(self._end, self._plan))
 
     def _end(self, plan: int) -> None:
-        if plan != self._plan:  # somebody came in between
+        if plan != self._plan:  # another piece started in between
             return
         self._at_s, self._progress = self.clock.now_s, self._pieces[0][0]
         ended = []

@@ -1,4 +1,4 @@
-"""The figure of a simulation: speed-up by the number of workers, and what it costs in staleness and waiting."""
+"""The figure of a simulation: speed-up, waiting and staleness by the number of workers."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from experiments.plan.simulate.result import SimulationResult
 
 
 def draw(cluster: Cluster, results: Sequence[SimulationResult]) -> look.RenderedFigure:
-    """Three panels over the number of workers: speed-up, waiting share, mean staleness."""
+    """Three panels over the number of workers: speed-up, waiting fraction, mean staleness."""
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
     modes = [mode for mode in MODES if any(result.mode == mode for result in results)]
     counts = sorted({result.workers for result in results})
     with look.new_figure(1, 3, 3.8) as (figure, axes):
-        axes[0].plot(counts, counts, color=look.REST, linewidth=1.2, linestyle=(0, (2, 2)), label="as many times")
+        axes[0].plot(counts, counts, color=look.REST, linewidth=1.2, linestyle=(0, (2, 2)), label="linear")
         for number, mode in enumerate(modes):
             own = sorted((result for result in results if result.mode == mode), key=lambda result: result.workers)
             xs = [result.workers for result in own]
@@ -47,9 +47,9 @@ def draw(cluster: Cluster, results: Sequence[SimulationResult]) -> look.Rendered
         axes[2].set_ylim(bottom=0)
         figure.legend(loc="outside lower left", ncols=6, handlelength=3.2)
         best = max(results, key=lambda result: result.speedup)
-        alt = f"Speed-up, waiting share and staleness of {', '.join(modes)} at {counts[0]} to {counts[-1]} workers; "
+        alt = f"Speed-up, waiting fraction and staleness of {', '.join(modes)} at {counts[0]} to {counts[-1]} workers; "
         alt += f"the largest speed-up is {best.speedup:.3g}, of {best.mode} at {best.workers}."
         return look.render(
-            figure, "simulation", title="Workers together", caption=f"Simulated from {cluster.name}.", alt=alt,
+            figure, "simulation", title="Simulated scaling", caption=f"Simulated from {cluster.name}.", alt=alt,
             tips=look.Tooltips(),
         )  # fmt: skip

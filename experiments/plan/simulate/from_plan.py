@@ -1,4 +1,4 @@
-"""A cluster on paper: from an experiment and the numbers of its hardware, before anything has run."""
+"""Makes the simulated cluster of an experiment from its plan, before anything has run."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from experiments.plan.simulate.distributions import parse
 from modules.parallel.cost_model.step_time import UPDATE_ACCESSES
 
 USUAL_TIMES = "lognormal:0.1"
-"""Where nothing is measured, a tenth is assumed; of workers that are all alike a simulation would tell little."""
+"""The default without measurements: identical workers would hide the effect of stragglers."""
 
 
 def make_cluster(config: Mapping[str, Any], times: str | None, trust: Collection[str] = (), **more: Any) -> Cluster:
-    """What a plan knows of an experiment: its work, its gradients and its hardware.
+    """The cluster of an experiment, from the FLOPs, gradients and hardware of its plan.
 
     Args:
-        config: composed; each worker does what one replica of it would do.
-        times: the distribution of a step's computing, as one types it; its mean is the plan's.
-        trust: packages that may be named.
+        config: composed; each worker does the work of one replica.
+        times: distribution of the computing time of a step, such as ``lognormal:0.2``; the plan gives its mean.
+        trust: further packages that `_target_` may name.
         more: fields of the cluster.
 
     Raises:
         PlanError: the experiment cannot run.
-        InputError: there is no such distribution.
+        InputError: the distribution does not exist.
     """
     from experiments.plan.estimate import estimate, make_machine, seconds_per_step
     from experiments.plan.plan import make_plan
@@ -35,7 +35,7 @@ def make_cluster(config: Mapping[str, Any], times: str | None, trust: Collection
     if topology.pipe * topology.model == 1:
         alone = replace(estimated, flops_per_step=estimated.flops_per_step // topology.data, cost=None)
         mean_s = seconds_per_step(alone, hardware)
-    else:  # a replica is several devices: what they tell each other is part of its step
+    else:  # a replica has several devices: their communication is part of its step
         assert estimated.cost is not None
         mean_s = estimated.cost.total_s - estimated.cost.data_s
         machine = replace(machine, devices_per_node=max(1, machine.devices_per_node // topology.pipe // topology.model))

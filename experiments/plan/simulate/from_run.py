@@ -1,4 +1,4 @@
-"""What the journal of a run tells of its speed, and how fast a simulation says that it should have been."""
+"""Makes the simulated cluster of a run from its journal, and predicts the speed of other runs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PARTS = (COMPUTE, SPREAD, APPLY, PULL, PUSH)
 
 @dataclass(frozen=True)
 class RecordedRun:
-    """The speed of one run, and what it was arranged like."""
+    """The measured speed of one run, and its mode and number of workers."""
 
     name: str
     mode: str
@@ -35,9 +35,9 @@ class RecordedRun:
     """Examples of one worker's step."""
     num_parameters: int
     step_s: tuple[float, ...] = ()
-    """Of every point of the curves the mean step since the one before; the first, which warms up, left out."""
+    """Mean step time since the previous log entry, for every log entry but the first, which contains the warm-up."""
     parts_ms: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-    """Of every such point what `PARTS` of a worker's step took; only runs with servers have them."""
+    """Times of the `PARTS` of a worker's step for the same log entries; only for runs with servers."""
     servers: int = 1
     choices: Choices = field(default_factory=Choices)
     log_every_steps: int = 1
@@ -46,21 +46,21 @@ class RecordedRun:
 
     @property
     def num_counted(self) -> int:
-        """Workers whose gradients an update is made of."""
+        """Workers whose gradients count in an update."""
         return self.workers - (self.choices.num_backup or 0)
 
     @property
     def examples_per_s(self) -> float:
-        """As it was measured."""
+        """The measured speed."""
         return self.batch_size * self.num_counted * len(self.step_s) / math.fsum(self.step_s)
 
     def times(self, machine: Machine) -> Times:
-        """Computing of one worker with a core or device of its own."""
+        """Computing time of one worker with its own core or device."""
         shared = self._shared(machine)
         if COMPUTE in self.parts_ms:
             mean_s, spread_s = self._part_s(COMPUTE) / shared, self.spread_s / shared
             return Lognormal(mean_s, spread_s / mean_s) if spread_s else ConstantTime(mean_s)
-        # What the ranks told each other is no computing, and the step was the slowest rank's.
+        # The step time is that of the slowest rank, and includes communication.
         exchange_s = Cluster("", machine, ConstantTime(1.0), 1, BYTES_PER_VALUE * self.num_parameters, 0.0).exchange_s(
             self.workers
         )
@@ -68,7 +68,7 @@ class RecordedRun:
         return Measured(compute_s, slowest_of=self.workers)
 
     def message_times(self, machine: Machine) -> MessageTimes | None:
-        """With servers on its machine, of a worker that waited for nobody else; None where it was not measured."""
+        """Of a worker with servers on its machine that does not wait for other workers; None if not measured."""
         if self.mode not in ("async", "hybrid") or self.choices.max_staleness is not None or PULL not in self.parts_ms:
             return None
         apply_s, pull_s, push_s = self._part_s(APPLY), self._part_s(PULL), self._part_s(PUSH)
@@ -77,24 +77,24 @@ class RecordedRun:
         return MessageTimes(pull_s / shared, max(0.0, push_s - apply_s) / shared, max(0.0, rest_s) / shared)
 
     def _part_s(self, name: str) -> float:
-        """The mean over all points; of `APPLY`, what each server takes for its part."""
+        """The mean over all log entries; `APPLY` is the time of each server for its part."""
         return fmean(self.parts_ms[name]) / 1e3 if name in self.parts_ms else 0.0
 
     @property
     def spread_s(self) -> float:
-        """Standard deviation of computing: that within the points, and that between them."""
+        """Standard deviation of computing, within and between log entries."""
         within = (value**2 for value in self.parts_ms.get(SPREAD, (0.0,)))
         return math.sqrt(fmean(within) + pvariance(self.parts_ms[COMPUTE])) / 1e3
 
     def _shared(self, machine: Machine) -> float:
-        """Workers that each core served."""
+        """Number of workers per core."""
         return max(1.0, min(self.workers, machine.devices_per_node) / machine.concurrent_devices)
 
     def cluster(self, machine: Machine, **more: Any) -> Cluster:
-        """A cluster of workers like this run's, on a machine.
+        """A cluster of workers like those of this run.
 
         Args:
-            machine: that the run was on, or one with other links and as fast devices.
+            machine: the run's, or one with other links and equally fast devices.
             more: fields of the cluster.
         """
         num_bytes = BYTES_PER_VALUE * self.num_parameters
@@ -112,22 +112,22 @@ class RecordedRun:
 
 
 def predicted(source: RecordedRun, other: RecordedRun, machine: Machine) -> SimulationResult:
-    """What a simulation that knows one run says of another, of which it knows only how it was arranged.
+    """Predict the speed of another run from the measurements of one.
 
     Args:
-        source: the run that is known.
-        other: the one that is guessed.
-        machine: that the other was on.
+        source: the measured run.
+        other: the predicted run, of which only mode, workers and servers are used.
+        machine: of the predicted run.
     """
     cluster = source.cluster(machine, num_servers=other.servers, batch_size=other.batch_size)
     return simulate(cluster, other.mode, other.workers, other.choices)
 
 
 def read(trial: Trial) -> RecordedRun:
-    """What a run's journals have.
+    """Read the speed of a run from its journals.
 
     Raises:
-        InputError: they have no step times.
+        InputError: they contain no step times.
     """
     config, parameters = trial.config, 0
     every, params = int(config["log_every_steps"]), {}
@@ -148,8 +148,8 @@ def read(trial: Trial) -> RecordedRun:
     if not step_s or not parameters:
         raise InputError(
             [
-                f"run '{trial.folder.name}' has measured no step after its first (perf/step_time_ms); let it do more "
-                "steps, or simulate its experiment: `lathe simulate experiment=...`"
+                f"run '{trial.folder.name}' has no step time after the first (perf/step_time_ms); run more steps, "
+                "or simulate its experiment: `lathe simulate experiment=...`"
             ]
         )
     workers = int(params.get("plan.data") or 1)
@@ -170,7 +170,7 @@ def read(trial: Trial) -> RecordedRun:
 
 
 def find_mode(parallel: Mapping[str, Any]) -> str:
-    """The mode that a run's engine works in."""
+    """The simulation mode of a run's engine."""
     if "num_servers" not in parallel:
         return "sync"
     if parallel.get("num_backup_workers"):
@@ -181,7 +181,7 @@ def find_mode(parallel: Mapping[str, Any]) -> str:
 
 
 def read_choices(parallel: Mapping[str, Any]) -> Choices:
-    """What a run's engine was told of its mode."""
+    """The options of the mode in a run's configuration."""
     return Choices(
         parallel.get("num_backup_workers") or None, parallel.get("group_size"), parallel.get("max_staleness")
     )

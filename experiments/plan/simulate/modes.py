@@ -1,4 +1,4 @@
-"""The ways in which workers train one model together, by name."""
+"""The modes of data-parallel training that can be simulated."""
 
 from __future__ import annotations
 
@@ -10,55 +10,55 @@ from experiments.plan.simulate.cluster import Cluster
 from experiments.plan.simulate.result import SimulationResult
 
 MODES = {
-    "sync": "gradients summed over a ring",
-    "sync_servers": "gradients summed by the servers, all waited for",
-    "backup": "the same, the last few not waited for",
-    "async": "every gradient applied as it comes",
-    "hybrid": "groups that sum their gradients, applied as they come",
+    "sync": "ring all-reduce of gradients",
+    "sync_servers": "servers wait for all gradients and sum them",
+    "backup": "the same, without waiting for the last few",
+    "async": "servers apply every gradient when it arrives",
+    "hybrid": "groups sum their gradients, servers apply each sum when it arrives",
 }
-"""What each does, as a table tells it."""
+"""The explanation of each mode in tables."""
 MOST_PUSHES, MOST_STEPS, LEAST_STEPS = 10_000, 1_000, 30
 DRAWN_FOR_ONE = 10
-"""Steps that are simulated without a queue, for one with: they cost so much less."""
+"""Steps simulated without a queue per step with one, because they are much cheaper."""
 
 
 @dataclass(frozen=True)
 class Choices:
-    """What a mode leaves open."""
+    """The options of a mode."""
 
     num_backup: int | None = None
-    """Workers that are not waited for; None: one in twenty, at least one."""
+    """Backup workers; None: one in twenty, at least one."""
     group_size: int | None = None
-    """Workers of a synchronous group; None: those of a node, or about the square root of all where a node has one."""
+    """Workers of a synchronous group; None: those of a node, or about the square root of all if a node has one."""
     max_staleness: int | None = None
     seed: int = 0
     num_steps: int | None = None
-    """Of each worker; None: as many as give a steady mean in a few seconds."""
+    """Per worker; None: enough for a stable mean in a few seconds."""
 
     def choose_num_backup(self, num_workers: int) -> int:
-        """How many of the workers are not waited for; at least one is."""
+        """The number of backup workers; at least one worker is not one."""
         wanted = max(1, num_workers // 20) if self.num_backup is None else self.num_backup
         return min(wanted, num_workers - 1)
 
     def choose_group_size(self, num_workers: int, devices_per_node: int) -> int:
-        """Workers of a group: of its divisors the one nearest below what is asked, so that all groups are alike."""
+        """Workers per group: the largest divisor up to the requested size, so that all groups are equal."""
         usual = devices_per_node if 1 < devices_per_node < num_workers else round(num_workers**0.5)
         most = min(num_workers, usual if self.group_size is None else self.group_size)
         return next(size for size in range(most, 0, -1) if num_workers % size == 0)
 
     def choose_num_steps(self, num_workers: int) -> int:
-        """How long to simulate."""
+        """The number of steps to simulate."""
         return self.num_steps or max(LEAST_STEPS, min(MOST_STEPS, MOST_PUSHES // num_workers))
 
 
 def simulate(cluster: Cluster, mode: str, num_workers: int, choices: Choices | None = None) -> SimulationResult:
-    """One mode at one number of workers; the same arguments give the same result.
+    """Simulate one mode with one number of workers; the same arguments give the same result.
 
     Args:
-        cluster: what trains.
+        cluster: the workers, machines and servers.
         mode: of `MODES`.
-        num_workers: all of them, backup workers among them.
-        choices: what the mode leaves open.
+        num_workers: all workers, including backup workers.
+        choices: the options of the mode.
     """
     choices = choices or Choices()
     num_steps = choices.choose_num_steps(num_workers)

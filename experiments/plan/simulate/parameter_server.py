@@ -1,10 +1,10 @@
-"""Workers around parameter servers, event by event: synchronous, with backup workers, asynchronous, hybrid.
+"""Simulates workers and parameter servers event by event: synchronous, with backup workers, asynchronous, hybrid.
 
 A worker pulls the parameters, computes, pushes the gradient and waits until the servers have applied it. A server's network
-card is shared evenly among those that pull, and among those that push (fair sharing, not a queue); its one thread applies
-gradients first come first served. Servers have equal parts, and see the same pulls and pushes at the same time: so one of
-them is simulated, with its part of the work and of every worker's link. Where all are on one machine without devices of their
-own, messages are work for its cores, which workers and servers share.
+card is shared evenly among all pulls, and among all pushes (fair sharing, not a queue). Its one thread applies gradients in
+the order of arrival. All servers have equal parts and get the same pulls and pushes at the same time, so the simulation has one
+server, with its part of the work and of every worker's link. On one machine without accelerators, workers and servers share the
+cores, and messages are work for the cores.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ from experiments.plan.simulate.events import Act, Queue, SharedResource, Simulat
 from experiments.plan.simulate.result import SimulationResult, staleness
 
 WARMUP = 0.2
-"""Of the updates, that are not looked at: all begin at once."""
+"""Fraction of the updates that is not measured, because all workers start at the same time."""
 DRAWN_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What a mode asks of workers and servers."""
+    """The rules of a mode for workers and servers."""
 
     mode: str
     group_size: int = 1
-    """Workers that sum their gradients before the first of them pushes."""
+    """Workers that sum their gradients before one of them pushes the sum."""
     needed: int | None = None
-    """Gradients of the newest parameters that make an update together; None: each makes one."""
+    """Gradients of the newest parameters that form one update; None: each gradient is an update."""
     max_staleness: int | None = None
-    """Steps that a worker may be ahead of the slowest; None: any number. Source: Ho et al. 2013, SSP."""
+    """Steps that a worker may be ahead of the slowest; None: no limit. Source: Ho et al. 2013, SSP."""
 
 
 def simulate(cluster: Cluster, num_workers: int, rules: Rules, num_steps: int, seed: int) -> SimulationResult:
-    """Run a mode for some steps, of each worker on average."""
+    """Simulate a mode for ``num_steps`` steps per worker on average."""
     return ServerSimulation(cluster, num_workers, rules, seed).run(num_steps)
 
 
 class ServerSimulation:
-    """A simulation under way."""
+    """The state of one simulation. A pusher is a worker, or a group that pushes together."""
 
     def __init__(self, cluster: Cluster, num_workers: int, rules: Rules, seed: int) -> None:
         self.cluster, self.num_workers, self.rules = cluster, num_workers, rules
@@ -68,13 +68,13 @@ class ServerSimulation:
         self.slowest = 0
         self.version = self.num_counted = self.num_dropped = 0
         self.waiting: list[int] = []
-        """Pushers that wait: for the others' gradients, or for the slowest."""
+        """Pushers that wait for other gradients or for the slowest pusher."""
         self.updates_s: list[float] = []
         self.stale: list[int] = []
         self.computed_s = 0.0
 
     def run(self, num_steps: int) -> SimulationResult:
-        """Go on until so many steps of each pusher have counted, on average."""
+        """Simulate until ``num_steps`` steps per pusher have counted on average."""
         num_updates = num_steps if self.rules.needed else num_steps * self.num_pushers
         for pusher in range(self.num_pushers):
             self._pull(pusher)
@@ -82,7 +82,7 @@ class ServerSimulation:
         return self._result(int(WARMUP * num_steps) * (num_updates // num_steps))
 
     def _cores(self) -> list[SharedResource]:
-        """Of every node, as its pushers see them; none where each has its own."""
+        """The cores of every node as its pushers share them; empty if each pusher has its own."""
         machine = self.cluster.machine
         on_node = min(self.num_workers, machine.devices_per_node)
         if on_node < machine.concurrent_devices or (machine.is_accelerator and on_node <= machine.concurrent_devices):
@@ -96,7 +96,7 @@ class ServerSimulation:
         self._send(pusher, self.pull_s, self.pulls, lambda: self._compute(pusher, version))
 
     def _send(self, pusher: int, work_s: float | None, card: SharedResource, done: Act) -> None:
-        """Let a message take what it takes of the pusher's cores, and of the network where there is one."""
+        """Send a message, which uses the pusher's cores, and the network if there are several nodes."""
         if work_s is None or not self.is_one_node:
             over = partial(self._move, card, done)
             self._work(pusher, work_s or 0.0, lambda: self.clock.after(self.latency_s, over))
@@ -104,7 +104,7 @@ class ServerSimulation:
             self._work(pusher, work_s, done)
 
     def _work(self, pusher: int, seconds: float, done: Act) -> None:
-        """Let the pusher's cores do something, as they come to it."""
+        """Do work on the pusher's cores, which it may share."""
         if self.cores:
             node = pusher * self.rules.group_size // self.cluster.machine.devices_per_node
             self.cores[node].take(seconds, done)
@@ -131,7 +131,7 @@ class ServerSimulation:
         self._work(pusher, self._work_s(pusher), computed)
 
     def _work_s(self, pusher: int) -> float:
-        """Of the slowest of a group."""
+        """Computing time of the slowest worker of a group."""
         drawn = self.drawn[pusher]
         if not drawn:
             size = self.rules.group_size
@@ -143,7 +143,7 @@ class ServerSimulation:
         if self.rules.needed is None:
             self._update([version])
             self._step_done(pusher)
-        elif version < self.version:  # too late: nothing comes of it but the traffic
+        elif version < self.version:  # too late: the gradient is dropped
             self.num_dropped += 1
             self._pull(pusher)
         else:
@@ -161,7 +161,7 @@ class ServerSimulation:
         self.updates_s.append(self.clock.now_s)
 
     def _step_done(self, pusher: int) -> None:
-        """Let go on who may: nobody more than so many steps ahead of the slowest."""
+        """Start the next step of each pusher that is within ``max_staleness`` steps of the slowest."""
         now = self.clocks[pusher]
         self.clocks[pusher] = now + 1
         self.at_clock[now] -= 1
@@ -170,7 +170,7 @@ class ServerSimulation:
         if bound is None:
             self._pull(pusher)
             return
-        if self.at_clock[self.slowest]:  # the slowest is where it was, and who is held stays held
+        if self.at_clock[self.slowest]:  # the slowest has not moved, so waiting pushers still wait
             if self.clocks[pusher] - self.slowest <= bound:
                 self._pull(pusher)
             else:

@@ -1,4 +1,4 @@
-"""What a simulation tells of a training."""
+"""The result of a simulation."""
 
 from __future__ import annotations
 
@@ -9,37 +9,37 @@ from typing import Any
 import numpy as np
 
 MOST_STALENESS = 8
-"""From which on all are counted together, as in the journal of a run."""
+"""Larger values are counted together, as in the journal of a run."""
 
 
 @dataclass(frozen=True)
 class SimulationResult:
-    """One mode at one number of workers."""
+    """The result of one mode with one number of workers."""
 
     mode: str
     workers: int
     updates_per_s: float
     examples_per_s: float
-    """That count: what comes too late does not."""
+    """Without the examples of dropped gradients."""
     step_s: float
-    """From one update to the next, the median."""
+    """Median time between two updates."""
     speedup: float
-    """Examples a second, against one worker that waits for nobody."""
+    """Examples per second, relative to one worker that never waits."""
     waiting_fraction: float
-    """Of the workers' time, in which they do not compute."""
+    """Fraction of the workers' time without computing."""
     server_busy_fraction: float = 0.0
-    """Of the time, in which the servers apply gradients."""
+    """Fraction of the time in which the servers apply gradients."""
     staleness_mean: float = 0.0
-    """Updates between the pull of parameters and the use of the gradient from them."""
+    """Updates between the pull of the parameters and the use of their gradient."""
     staleness_p95: float = 0.0
     staleness_max: int = 0
     stale_fractions: tuple[float, ...] = ()
-    """Of gradients, by staleness 0, 1, ..., the last with all that are staler."""
+    """Fraction of gradients by staleness 0, 1, ...; the last includes all larger values."""
     dropped_fraction: float = 0.0
-    """Of gradients that came too late."""
+    """Fraction of gradients that arrived too late."""
 
     def time_to_s(self, num_samples: int) -> float:
-        """Until so many examples have counted."""
+        """Seconds until ``num_samples`` examples have counted."""
         return num_samples / self.examples_per_s
 
     def document(self) -> dict[str, Any]:
@@ -48,7 +48,7 @@ class SimulationResult:
 
 
 def staleness(values: Sequence[int]) -> dict[str, Any]:
-    """Its fields of a result, from the staleness of every gradient."""
+    """The staleness fields of a result, from the staleness of every gradient."""
     steps = np.asarray(values)
     counts = np.bincount(np.minimum(steps, MOST_STALENESS), minlength=MOST_STALENESS + 1)
     return {

@@ -1,4 +1,4 @@
-"""What a person sees of a simulation."""
+"""The printed output of `lathe simulate`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MIB = 1 << 20
 
 
 def heading(cluster: Cluster, workers: Sequence[int], source: RecordedRun | None) -> Iterator[str]:
-    """What was assumed, in a few lines."""
+    """The assumptions of the simulation, in a few lines."""
     machine = cluster.machine
     yield f"simulated from {cluster.name}"
     yield f"  a worker's step   {cluster.batch_size:,} examples, computed in {cluster.times}"
@@ -29,13 +29,13 @@ def heading(cluster: Cluster, workers: Sequence[int], source: RecordedRun | None
         )
     per_node = machine.devices_per_node
     cores = f", {machine.concurrent_devices:g} computing at once" if machine.concurrent_devices < per_node else ""
-    yield f"  nodes             of {per_node} worker{'s'[: per_node > 1]}{cores}; {_links(cluster, max(workers))}"
+    yield f"  nodes             {per_node} worker{'s'[: per_node > 1]} each{cores}; {_links(cluster, max(workers))}"
     if cluster.num_slow:
-        yield f"  slow              {cluster.num_slow} of them, {cluster.slowness:g} times as long"
+        yield f"  slow              {cluster.num_slow} workers, {cluster.slowness:g} times slower"
     if source is not None and source.log_every_steps > 1 and not source.parts_ms:
         yield (
-            f"  note              every time is the mean of {source.log_every_steps} steps, which hides how they differ; "
-            "a run with log_every_steps=1 tells"
+            f"  note              each measured time is the mean of {source.log_every_steps} steps, which hides their variation; "
+            "use a run with log_every_steps=1"
         )
 
 
@@ -57,7 +57,7 @@ def _ms(seconds: float) -> str:
 
 
 def results_table(results: Sequence[SimulationResult], num_samples: int) -> Table:
-    """A line for every number of workers and mode."""
+    """One row for each number of workers and mode."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     table.add_column("workers", justify="right")
     table.add_column("mode")
@@ -94,7 +94,7 @@ def _cells(result: SimulationResult, num_samples: int) -> list[str]:
 
 
 def comparison_table(pairs: Sequence[tuple[RecordedRun, SimulationResult]]) -> Table:
-    """What was predicted of other runs, and what they did."""
+    """The predicted and the measured speed of other runs."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     for name in ("run", "mode"):
         table.add_column(name)

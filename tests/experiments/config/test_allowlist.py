@@ -17,7 +17,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("target", ["modules.model.mlp.Mlp", "launchers.local.Local", "torch.optim.adamw.AdamW"])
-def test_the_house_and_the_short_list_of_torch_may_be_named(target: str) -> None:
+def test_own_packages_and_the_short_list_of_torch_are_allowed(target: str) -> None:
     assert is_allowed(target)
     assert is_own(target)
 
@@ -30,12 +30,12 @@ def test_the_house_and_the_short_list_of_torch_may_be_named(target: str) -> None
         "hydra.utils.instantiate",
     ],
 )  # fmt: skip
-def test_nothing_else_may(target: str) -> None:
+def test_no_other_code_is_allowed(target: str) -> None:
     assert not is_allowed(target)
     assert not is_allowed(target, ["mypackage"])
 
 
-def test_a_trusted_package_may_be_named_and_none_whose_name_begins_like_it() -> None:
+def test_a_trusted_package_is_allowed_but_not_one_with_the_same_prefix() -> None:
     assert is_allowed("mypackage.net.Net", ["mypackage"])
     assert not is_allowed("mypackages.net.Net", ["mypackage"])
     assert not is_own("mypackage.net.Net")
@@ -53,7 +53,7 @@ def test_trust_comes_from_the_flag_and_from_the_settings(settings: Path) -> None
 
 
 @pytest.mark.parametrize("text", ["trust: b\n", "trust: [3]\n", "trust:\n", "- b\n- 3\n", "word\n", "trust: [b\n"])
-def test_settings_that_say_something_else_are_refused(text: str, settings: Path) -> None:
+def test_invalid_settings_are_refused(text: str, settings: Path) -> None:
     settings.write_text(text)
     with pytest.raises(InputError, match=r"write `trust: \[mypackage\]`"):
         trusted()

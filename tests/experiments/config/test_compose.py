@@ -25,7 +25,7 @@ def write(folder: Path, files: dict[str, str]) -> Path:
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A package of the user's own in the current folder, whose import leaves a file behind."""
+    """A user's package in the current folder whose import writes a file."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
     source = "from pathlib import Path\nPath('imported').touch()\nfrom torch import nn\n"
@@ -53,21 +53,21 @@ def test_an_unnamed_run_is_named_by_its_model_and_data() -> None:
     assert compose(["name=first"]).config["name"] == "first"
 
 
-def test_overrides_apply_in_their_order_whatever_stands_between_them() -> None:
+def test_overrides_apply_in_order() -> None:
     config = compose(["optimizer.lr=0.5", "optimizer=sgd", "seed=3", "optimizer.lr=0.25", "seed=4"]).config
     assert config["optimizer"]["_target_"] == "torch.optim.sgd.SGD"
     assert config["optimizer"]["lr"] == 0.25
     assert config["seed"] == 4
 
 
-def test_a_map_given_to_a_group_is_merged_into_its_option() -> None:
+def test_a_map_as_the_value_of_a_group_is_merged_into_its_option() -> None:
     config = compose(["model=mlp", "model={hidden_sizes: [3]}"]).config
     assert config["model"]["hidden_sizes"] == [3]
     assert config["model"]["_target_"] == "modules.model.mlp.Mlp"
     assert config["model"]["num_features"] == 64
 
 
-def test_plus_adds_and_tilde_takes_away() -> None:
+def test_plus_adds_and_tilde_removes() -> None:
     assert compose(["+tags.team=vision", "tags.fold='3'"]).config["tags"] == {"team": "vision", "fold": "3"}
     assert compose(["+tags.team=vision", "~tags.team"]).config["tags"] == {}
     assert compose(["+tags.team=vision", "~tags.team=vision"]).config["tags"] == {}
@@ -76,7 +76,7 @@ def test_plus_adds_and_tilde_takes_away() -> None:
     assert compose(["+optimizer.amsgrad=true"]).config["optimizer"]["amsgrad"] is True
 
 
-def test_an_experiment_chooses_options_and_gives_values_and_the_command_line_has_the_last_word(tmp_path: Path) -> None:
+def test_an_experiment_sets_options_and_values_and_the_command_line_overrides_them(tmp_path: Path) -> None:
     text = "# @package _global_\ndefaults: [override /model: mlp, override /optimizer: sgd, _self_]\n"
     text += "model: {hidden_sizes: [7]}\noptimizer: {lr: 0.3}\nmax_steps: 5\nname: mine\n"
     write(tmp_path, {"experiment/mine.yaml": text})
@@ -90,7 +90,7 @@ def test_an_experiment_chooses_options_and_gives_values_and_the_command_line_has
     assert (changed["max_steps"], changed["name"]) == (6, "mine")
 
 
-def test_several_folders_of_options_whatever_their_names(tmp_path: Path) -> None:
+def test_several_config_dirs_with_special_characters_compose(tmp_path: Path) -> None:
     first = write(tmp_path / "it's [mine], a=b", {"model/one.yaml": NET + "hidden_sizes: [3]\ndropout_prob: 0.0\n"})
     second = write(
         tmp_path / "two", {"model/deep/two.yaml": "defaults: ['/model/one@_here_', _self_]\nhidden_sizes: [5]\n"}
@@ -101,13 +101,13 @@ def test_several_folders_of_options_whatever_their_names(tmp_path: Path) -> None
     assert both.config["name"] == "deep-two-digits"
 
 
-def test_an_option_that_builds_on_its_own_group_is_told_how(tmp_path: Path) -> None:
+def test_an_option_that_extends_its_own_group_gets_a_hint(tmp_path: Path) -> None:
     write(tmp_path, {"model/two.yaml": "defaults: [/model@_here_: mlp, _self_]\nhidden_sizes: [5]\n"})
     with pytest.raises(ConfigError, match="a defaults list asks for itself"):
         compose(["model=two"], config_dirs=[tmp_path])
 
 
-def test_nested_parts_are_checked_too(tmp_path: Path) -> None:
+def test_nested_components_are_checked(tmp_path: Path) -> None:
     text = "_target_: modules.model.mlp.Mlp\nnum_features: 64\nnum_classes: 10\ndropout_prob: 0.1\n"
     write(tmp_path, {"model/nested.yaml": text + "hidden_sizes: [{_target_: modules.model.mlp.Mlpp}]\n"})
     with pytest.raises(ConfigError) as err:
@@ -115,7 +115,7 @@ def test_nested_parts_are_checked_too(tmp_path: Path) -> None:
     assert any("no class 'Mlpp'; did you mean 'Mlp'?" in problem for problem in err.value.problems)
 
 
-def test_a_fault_in_a_file_that_others_build_on_names_that_file(tmp_path: Path) -> None:
+def test_an_error_in_a_base_file_names_that_file(tmp_path: Path) -> None:
     files = {
         "model/base.yaml": NET + "hidden_sizes: [3]\ndropout_prob: much\n",
         "model/top.yaml": "defaults: [base, _self_]\n",
@@ -128,7 +128,7 @@ def test_a_fault_in_a_file_that_others_build_on_names_that_file(tmp_path: Path) 
     ]
 
 
-def test_a_strangers_package_is_refused_before_anything_of_it_is_imported(package: Path) -> None:
+def test_an_untrusted_package_is_refused_before_it_is_imported(package: Path) -> None:
     with pytest.raises(ConfigError, match="add `--trust strangers`"):
         compose(["model=net"], config_dirs=["mine"])
     assert compose(["model=net"], config_dirs=["mine"], trust=["strangers"]).config["model"]["depth"] == 2
@@ -155,7 +155,7 @@ def test_the_users_settings_trust_a_package(package: Path, monkeypatch: pytest.M
     assert not (package / "imported").exists()
 
 
-def test_references_to_the_environment_stay_as_they_are_written(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_references_to_the_environment_are_not_resolved(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STORE", "http://secret")
     config = compose(
         ["tracking.store=${oc.env:STORE}", "description='at ${oc.env:NOTE,home}'", "+tags.a=${oc.env:X,null}"]
@@ -167,7 +167,7 @@ def test_references_to_the_environment_stay_as_they_are_written(monkeypatch: pyt
     assert "secret" not in str(config)
 
 
-def test_the_resolver_of_the_environment_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_resolver_of_the_environment_is_restored(monkeypatch: pytest.MonkeyPatch) -> None:
     from omegaconf import OmegaConf
 
     monkeypatch.setenv("STORE", "here")
@@ -191,7 +191,7 @@ def test_the_same_configuration_has_the_same_id_on_every_machine(
     assert trial_id(compose([*overrides, "seed=1"]).config) != identity
 
 
-def test_what_cfg_prints_composes_to_the_same_id(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_output_of_cfg_composes_to_the_same_id(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     chosen = ["model=mlp", "optimizer=sgd"]
     for command in (["plan", "--cfg", "job"], ["run", "-c", "job"], ["plan", "--cfg"]):
         assert main([*command[:1], *chosen, "optimizer.lr=1e-5", "+tags.day='2024-01-01'", "seed=5", *command[1:]]) == 0
@@ -202,11 +202,11 @@ def test_what_cfg_prints_composes_to_the_same_id(tmp_path: Path, capsys: pytest.
         assert trial_id(again) == trial_id(compose([*chosen, "optimizer.lr=0.00001", "seed=5"]).config)
 
 
-def test_flags_and_overrides_stand_in_any_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_flags_and_overrides_are_accepted_in_any_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one = write(tmp_path / "one", {"model/a.yaml": NET + "hidden_sizes: [3]\ndropout_prob: 0\n"})
     two = write(tmp_path / "two", {"data/b.yaml": "_target_: modules.data.digits.Digits\nnum_features: 64\n"})
-    words = ["--config-dir", str(one), "model=a", "--cfg", "seed=5", "-cd", str(two), "--trust", "some", "max_steps=2"]
-    assert main(["plan", *words]) == 0
+    args = ["--config-dir", str(one), "model=a", "--cfg", "seed=5", "-cd", str(two), "--trust", "some", "max_steps=2"]
+    assert main(["plan", *args]) == 0
     config = yaml.safe_load(capsys.readouterr().out)
     assert (config["seed"], config["max_steps"], config["model"]["hidden_sizes"]) == (5, 2, [3])
     assert config["model"]["dropout_prob"] == 0.0
@@ -220,13 +220,13 @@ def test_a_secret_that_a_later_override_replaces_is_refused_too(monkeypatch: pyt
     assert "hunter2" not in str(err.value)
 
 
-def test_every_problem_is_told_and_each_once() -> None:
+def test_every_problem_is_reported_once() -> None:
     with pytest.raises(InputError) as err:
         compose(["max_step=1", "max_step=1", "model=mpl", "model.depth=2", "seed=x", "name=[", "seed=1,2"])
     assert len(err.value.problems) == 5
 
 
-def test_composing_leaves_no_trace_in_the_process() -> None:
+def test_compose_leaves_the_process_unchanged() -> None:
     from hydra.core.global_hydra import GlobalHydra
 
     before = GlobalHydra.instance().is_initialized()
@@ -242,6 +242,6 @@ def leaves(node: Any) -> list[Any]:
     return [leaf for inner in node for leaf in leaves(inner)] if isinstance(node, list) else [node]
 
 
-def test_nothing_but_plain_values_comes_out() -> None:
+def test_compose_returns_only_plain_values() -> None:
     config = compose(["model=mlp", "optimizer=sgd", "data=mnist"]).config
     assert {type(leaf) for leaf in leaves(config)} <= {str, int, float, bool, type(None)}

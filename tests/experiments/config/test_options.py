@@ -1,4 +1,4 @@
-"""Composes and builds every YAML option that lies in `conf/`, so that a new one is tested the day it lies there."""
+"""Composes and builds every YAML option in `conf/`, so that a new option is tested without a new test."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ GROUPS = groups()
 OPTIONS = [(group, option) for group, known in GROUPS.items() if "/" not in group for option in known]
 
 
-def fact(group: str, option: str, word: str) -> str:
-    """What the header of an option says after ``word:``; "" where it says nothing."""
-    lines = (line.split(":", 1) for line in header(GROUPS[group][option]) if line.startswith(f"{word}:"))
+def read_field(group: str, option: str, field: str) -> str:
+    """The text after ``field:`` in the header of an option; "" if it is missing."""
+    lines = (line.split(":", 1) for line in header(GROUPS[group][option]) if line.startswith(f"{field}:"))
     return next((text.strip() for _, text in lines), "")
 
 
@@ -46,12 +46,16 @@ def companions(group: str, option: str) -> Iterator[list[str]]:
         ([f"model={model}"] for model in GROUPS["model"]),
         ([f"data={data}", f"model={model}"] for data, model in product(GROUPS["data"], GROUPS["model"])),
     )
-    yield from (words for words in others if not any(word.startswith(f"{group}=") for word in words))
+    yield from (
+        overrides
+        for overrides in others
+        if not any(override_text.startswith(f"{group}=") for override_text in overrides)
+    )
 
 
 @dataclass(frozen=True)
 class Built:
-    """An option among companions that it fits."""
+    """An option together with overrides that it composes with."""
 
     config: dict[str, Any]
     step: ResourceEstimate | None
@@ -61,7 +65,7 @@ class Built:
 @cache
 def built(group: str, option: str) -> Built:
     """With the first companions with which an option composes, builds and, on paper, trains; built once for all tests."""
-    told: list[str] = []
+    message: list[str] = []
     for words in companions(group, option):
         try:
             config = compose([*words, f"{group}={option}"]).config
@@ -70,8 +74,8 @@ def built(group: str, option: str) -> Built:
             instantiate(config["launcher"], "launcher")
             return Built(config, take_a_step(config) if group in ("model", "data", "experiment") else None)
         except InputError as err:
-            told.append(str(err))
-    pytest.fail(f"{group}={option} fits nothing; alone: {told[0]}")
+            message.append(str(err))
+    pytest.fail(f"{group}={option} fits nothing; alone: {message[0]}")
 
 
 def take_a_step(config: dict[str, Any]) -> ResourceEstimate | None:
@@ -98,7 +102,7 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.setenv(name, "http://127.0.0.1:5000")
 
 
-@pytest.mark.parametrize(("group", "option"), OPTIONS, ids=lambda word: str(word))
+@pytest.mark.parametrize(("group", "option"), OPTIONS, ids=lambda name: str(name))
 def test_an_option_composes_and_builds(group: str, option: str) -> None:
     assert built(group, option)
 
@@ -106,9 +110,9 @@ def test_an_option_composes_and_builds(group: str, option: str) -> None:
 @pytest.mark.parametrize(
     ("group", "option"),
     [pair for pair in OPTIONS if pair[0] in ("model", "data", "experiment")],
-    ids=lambda word: str(word),
+    ids=lambda name: str(name),
 )
-def test_an_option_takes_a_step_on_paper(group: str, option: str) -> None:
+def test_an_option_takes_a_step_on_the_meta_device(group: str, option: str) -> None:
     counted = built(group, option).step
     if counted is None:
         pytest.skip(f"files of {group}={option} are missing")
@@ -117,7 +121,7 @@ def test_an_option_takes_a_step_on_paper(group: str, option: str) -> None:
 
 
 def is_complete(option: str) -> bool:
-    """False for a data set whose files are the user's own."""
+    """False for a data set that needs the user's files."""
     return is_complete_data(yaml.safe_load(GROUPS["data"][option].read_text()))
 
 
@@ -126,7 +130,7 @@ def is_complete_data(data: dict[str, Any]) -> bool:
 
 
 @pytest.mark.parametrize("option", [option for option in GROUPS["data"] if is_complete(option)])
-def test_a_data_set_has_the_shapes_that_its_example_promises(option: str) -> None:
+def test_a_data_set_has_the_shapes_of_its_example(option: str) -> None:
     data = instantiate(built("data", option).config["data"], "data")
     inputs, targets = data.example(3)
     try:
@@ -144,22 +148,22 @@ def test_a_data_set_has_the_shapes_that_its_example_promises(option: str) -> Non
 
 
 @pytest.mark.parametrize("option", GROUPS["data"])
-def test_a_data_set_tells_its_splits_size_licence_and_source(option: str) -> None:
-    missing = [word for word in ("Splits", "Size", "Licence", "Source") if not fact("data", option, word)]
+def test_the_header_of_a_data_set_has_splits_size_licence_and_source(option: str) -> None:
+    missing = [name for name in ("Splits", "Size", "Licence", "Source") if not read_field("data", option, name)]
     assert missing == []
 
 
 @pytest.mark.parametrize("option", GROUPS["experiment"])
-def test_an_experiment_tells_its_question_its_expectation_and_its_own_command(option: str) -> None:
-    assert fact("experiment", option, "Question").endswith("?")
-    assert fact("experiment", option, "Expect")
-    assert fact("experiment", option, "Run").startswith(f"lathe run experiment={option}")
+def test_the_header_of_an_experiment_has_question_expectation_and_command(option: str) -> None:
+    assert read_field("experiment", option, "Question").endswith("?")
+    assert read_field("experiment", option, "Expect")
+    assert read_field("experiment", option, "Run").startswith(f"lathe run experiment={option}")
     assert GROUPS["experiment"][option].read_text().startswith("# @package _global_\n")
     assert built("experiment", option).config["name"] == option
 
 
-@pytest.mark.parametrize(("group", "option"), OPTIONS, ids=lambda word: str(word))
-def test_an_option_says_what_it_is_and_has_the_last_word_over_its_defaults(group: str, option: str) -> None:
+@pytest.mark.parametrize(("group", "option"), OPTIONS, ids=lambda name: str(name))
+def test_an_option_has_a_header_and_overrides_its_defaults(group: str, option: str) -> None:
     path = GROUPS[group][option]
     assert header(path), f"{path} begins without a comment that says what it is"
     content = yaml.safe_load(path.read_text())

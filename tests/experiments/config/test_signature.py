@@ -15,7 +15,7 @@ Write = Callable[[str, str], None]
 
 @pytest.fixture
 def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
-    """Writes a module that can be found but that nobody imports."""
+    """Writes a module that can be found but is never imported."""
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
 
     def write(name: str, text: str) -> None:
@@ -27,11 +27,11 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
 
 
 def arguments(target: str) -> dict[str, bool]:
-    """The arguments of a class, and whether each must be given."""
+    """The arguments of a class, and whether each is required."""
     return {name: argument.required for name, argument in signature.read(target).arguments.items()}
 
 
-def test_a_constructor_tells_its_arguments(source: Write) -> None:
+def test_the_arguments_of_a_constructor_are_read(source: Write) -> None:
     source("net", "class Net:\n    def __init__(self, depth: int, /, width=3, *, bias: bool, name: str = ''): ...\n")
     spec = signature.read("net.Net")
     assert arguments("net.Net") == {"depth": True, "width": False, "bias": True, "name": False}
@@ -45,14 +45,14 @@ def test_keywords_leave_a_class_open(source: Write) -> None:
     assert signature.read("net.Net").is_open
 
 
-def test_a_function_is_told_from_a_class(source: Write) -> None:
+def test_a_function_is_not_a_class(source: Write) -> None:
     source("net", "def make(depth: int, width: int = 3): ...\nclass Net: ...\n")
     assert arguments("net.make") == {"depth": True, "width": False}
     assert not signature.read("net.make").is_class
     assert signature.read("net.Net").is_class
 
 
-def test_a_dataclass_tells_its_fields_and_those_it_inherits(source: Write) -> None:
+def test_fields_of_a_dataclass_are_read_with_inherited_ones(source: Write) -> None:
     text = """
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -81,7 +81,7 @@ def test_a_constructor_is_inherited_over_modules(source: Write) -> None:
     assert (spec.module.name, spec.defined_in) == ("base", "kinds.net")
 
 
-def test_a_class_is_found_through_an_import_and_through_a_star(source: Write) -> None:
+def test_a_class_is_resolved_through_imports_and_star_imports(source: Write) -> None:
     source("base", "class Base:\n    def __init__(self, depth: int): ...\n")
     source("kinds.__init__", "from base import *\n")
     source("kinds.more", "try:\n    from base import Base as Better\nexcept ImportError:\n    pass\n")
@@ -90,18 +90,18 @@ def test_a_class_is_found_through_an_import_and_through_a_star(source: Write) ->
     assert signature.read("kinds.Base").defined_in == "base"
 
 
-def test_a_module_of_torch_without_a_constructor_takes_nothing(source: Write) -> None:
+def test_a_torch_module_without_a_constructor_has_no_arguments(source: Write) -> None:
     source("net", "from torch import nn\nclass Net(nn.Module): ...\n")
     assert arguments("net.Net") == {}
     assert not signature.read("net.Net").is_open
 
 
-def test_a_class_whose_base_cannot_be_read_is_open(source: Write) -> None:
+def test_a_class_with_an_unreadable_base_is_open(source: Write) -> None:
     source("net", "from nowhere import Base\nclass Net(Base): ...\n")
     assert signature.read("net.Net").is_open
 
 
-def test_a_subclass_whose_base_may_make_its_constructor_is_open(source: Write) -> None:
+def test_a_class_whose_base_generates_constructors_is_open(source: Write) -> None:
     source("base", "@dataclass\nclass Base:\n    depth: int = 1\n    def __init_subclass__(cls): ...\n")
     source("net", "from base import Base\nclass Net(Base):\n    width: int = 2\n")
     assert signature.read("net.Net").is_open
@@ -114,7 +114,7 @@ def test_a_missing_library_of_models_is_named_with_its_extra(monkeypatch: pytest
         signature.read("nowhere.create_model")
 
 
-def test_classes_that_inherit_in_a_circle_do_not_hang(source: Write) -> None:
+def test_circular_inheritance_ends(source: Write) -> None:
     source("net", "class A(B): ...\nclass B(A): ...\n")
     assert arguments("net.A") == {}
 
@@ -132,7 +132,7 @@ def test_a_package_wins_over_a_module_of_the_same_name_as_it_does_in_python(sour
 
 
 @pytest.mark.parametrize(
-    ("target", "told"),
+    ("target", "message"),
     [
         ("net", "'net' names no module; write package.module.Class"),
         ("nowhere.Net", "no package 'nowhere' is on the import path; install it, or start from the folder it lies in"),
@@ -143,16 +143,16 @@ def test_a_package_wins_over_a_module_of_the_same_name_as_it_does_in_python(sour
         ("math.Net", "'math' has no Python source that could be read"),
     ],
 )
-def test_what_cannot_be_found_is_told_by_its_part(target: str, told: str, source: Write) -> None:
+def test_a_missing_target_names_the_missing_part(target: str, message: str, source: Write) -> None:
     source("kinds.net", "class Net: ...\n")
     with pytest.raises(SourceError) as err:
         signature.read(target)
-    assert str(err.value) == told
+    assert str(err.value) == message
 
 
-def test_source_that_is_no_python_is_told_with_its_line(source: Write, tmp_path: Path) -> None:
+def test_a_syntax_error_is_reported_with_its_line(source: Write, tmp_path: Path) -> None:
     source("net", "class Net(\n")
-    with pytest.raises(SourceError, match=r"net.py:2 is no valid Python: '\(' was never closed"):
+    with pytest.raises(SourceError, match=r"net.py:2 is not valid Python: '\(' was never closed"):
         signature.read("net.Net")
     (tmp_path / "latin.py").write_bytes(b"# caf\xe9")
     with pytest.raises(SourceError, match=r"latin.py cannot be read: 'utf-8'"):

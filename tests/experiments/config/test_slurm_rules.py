@@ -1,4 +1,4 @@
-"""Messages stand to the letter in `tests/bad_inputs/slurm.txt`; here is what no command line shows."""
+"""Tests of the SLURM rules; `tests/bad_inputs/slurm.txt` has their messages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from experiments.config.rules.all_rules import find_problems
 
 
 def config(**changes: Any) -> dict[str, Any]:
-    """A composed configuration for GPUs of a SLURM site, with some values put in by dotted key."""
+    """A composed configuration for the GPUs of a SLURM cluster, with values set by dotted key."""
     found = compose(["hardware=h100_8", "parallel=data", "launcher=slurm"]).config
     for key, value in changes.items():
         *parents, last = key.split("__")
@@ -32,11 +32,11 @@ def config(**changes: Any) -> dict[str, Any]:
         ("30", None), ("30:00", None), ("1-02", None), ("04:60:00", None), ("4h", None), ("", None), ("UNLIMITED", None),
     ],
 )  # fmt: skip
-def test_a_time_limit_is_read_where_it_is_clear(time: str, length: int | None) -> None:
+def test_only_unambiguous_time_limits_are_read(time: str, length: int | None) -> None:
     assert site.seconds(time) == length
 
 
-def test_the_most_that_a_submission_may_cost() -> None:
+def test_max_device_hours_of_a_submission() -> None:
     assert site.max_device_h(workers=3, nodes=2, devices_per_node=8, time="1-06:00:00") == 3 * 2 * 8 * 30
     assert site.max_device_h(1, 1, 1, "00:03:00") == pytest.approx(0.05)
 
@@ -52,36 +52,36 @@ def test_the_most_that_a_submission_may_cost() -> None:
         "gpu:a:4,gpu:b:4",
     ],
 )
-def test_gres_with_enough_gpus_is_let_through(gres: str) -> None:
+def test_gres_with_enough_gpus_is_accepted(gres: str) -> None:
     assert find_problems(config(hardware__slurm__gpu_type=None, hardware__slurm__gres=gres)) == []
 
 
 @pytest.mark.parametrize(
     "gres", ["gpu", "gpu:h100", "gpu:7", "gpu:h100:7", "gpu:1g.5gb:7", "gpu:a:4,gpu:b:3", "licence:8"]
 )
-def test_gres_with_too_few_gpus_is_told(gres: str) -> None:
-    (told,) = find_problems(config(hardware__slurm__gpu_type=None, hardware__slurm__gres=gres))
-    assert told.startswith(f"hardware.slurm.gres={gres} is ")
+def test_gres_with_too_few_gpus_is_refused(gres: str) -> None:
+    (problem,) = find_problems(config(hardware__slurm__gpu_type=None, hardware__slurm__gres=gres))
+    assert problem.startswith(f"hardware.slurm.gres={gres} is ")
 
 
-def test_a_cpu_trial_may_be_given_any_gres() -> None:
+def test_a_cpu_trial_accepts_any_gres() -> None:
     changes = {"hardware__slurm__gpu_type": None, "hardware__slurm__gres": "gpu:1", "hardware__device": "cpu"}
     assert find_problems(config(**changes)) == []
 
 
-def test_rules_say_nothing_of_values_whose_own_fault_is_told() -> None:
+def test_rules_skip_values_with_their_own_error() -> None:
     wrong = {"hardware__slurm__time": 45045, "hardware__slurm__sbatch": 3, "launcher__devices_per_trial": "two"}
     assert find_problems(config(**wrong)) == []
     assert find_problems(config(hardware__slurm__gres=5)) == []
     assert find_problems({}) == []
 
 
-def test_how_workers_share_their_hardware_can_be_judged_by_itself() -> None:
-    (told,) = site.find_problems(config(launcher__devices_per_trial=3))
-    assert "does not divide hardware.devices_per_node=8" in told
+def test_slurm_rules_can_be_checked_alone() -> None:
+    (problem,) = site.find_problems(config(launcher__devices_per_trial=3))
+    assert "does not divide hardware.devices_per_node=8" in problem
 
 
-def test_a_variable_that_workers_see_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_variable_that_workers_get_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SITE_A", raising=False)
     monkeypatch.setenv("SITE_B", "3")
     known = {
@@ -93,16 +93,16 @@ def test_a_variable_that_workers_see_is_no_fault(monkeypatch: pytest.MonkeyPatch
     assert (
         find_problems(config(data_root="${oc.env:SITE_A,data}")) == []
     )  # nobody sees it, so everybody takes the default
-    (told,) = find_problems(config(data_root="${oc.env:SITE_B,data}"))
-    assert "leaves out SITE_B, which data_root needs" in told
+    (problems,) = find_problems(config(data_root="${oc.env:SITE_B,data}"))
+    assert "does not pass on SITE_B, which data_root needs" in problems
 
 
 @pytest.mark.parametrize(
     "option", [option for option, path in groups()["hardware"].items() if "time:" in path.read_text()]
 )
-def test_a_site_of_the_house_keeps_the_rules_and_tells_that_it_is_a_placeholder(option: str) -> None:
+def test_a_built_in_slurm_option_follows_the_rules_and_says_that_it_is_a_placeholder(option: str) -> None:
     path = groups()["hardware"][option]
-    words = yaml.safe_load(path.read_text())["slurm"]
-    assert isinstance(words["time"], str), "quoted, or YAML may make a number of it"
+    slurm = yaml.safe_load(path.read_text())["slurm"]
+    assert isinstance(slurm["time"], str), "quoted, or YAML may make a number of it"
     assert find_problems(compose([f"hardware={option}", "launcher=slurm", "parallel=data"]).config) == []
     assert "placeholders" in path.read_text() or option == "local_cluster"

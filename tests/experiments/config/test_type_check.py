@@ -29,7 +29,7 @@ def parse(text: str) -> ast.expr | None:
         ("", {"a": 3}), ("int", check.UNKNOWN),
     ],
 )  # fmt: skip
-def test_a_value_that_fits_is_let_through(annotation: str, value: Any) -> None:
+def test_a_matching_value_is_accepted(annotation: str, value: Any) -> None:
     assert check.mismatch(value, parse(annotation), MODULE) is None
 
 
@@ -48,7 +48,7 @@ def test_a_value_that_fits_is_let_through(annotation: str, value: Any) -> None:
         ("int", {"_target_": "a.B"}, "a whole number"),
     ],
 )  # fmt: skip
-def test_a_value_that_does_not_fit_is_told_what_is_wanted(annotation: str, value: Any, wanted: str) -> None:
+def test_a_mismatch_names_the_expected_type(annotation: str, value: Any, wanted: str) -> None:
     assert check.mismatch(value, parse(annotation), MODULE) == wanted
 
 
@@ -60,19 +60,19 @@ def test_a_value_that_does_not_fit_is_told_what_is_wanted(annotation: str, value
         ("Literal['max', 'min']", "max"), ("dict[str, str]", "{key: value}"), ("Tensor", "..."), ("", "..."),
     ],
 )  # fmt: skip
-def test_an_example_fits_what_is_wanted(annotation: str, example: str) -> None:
+def test_an_example_matches_its_type(annotation: str, example: str) -> None:
     assert check.example(parse(annotation), MODULE) == example
 
 
-def test_what_is_wanted_is_known_without_a_value() -> None:
+def test_a_type_has_a_text() -> None:
     assert check.wanted(parse("int | None"), MODULE) == "a whole number or null"
     assert check.wanted(parse("Tensor"), MODULE) is None
     assert check.wanted(None, MODULE) is None
 
 
-def test_one_value_has_one_spelling() -> None:
-    found = check.canonical(1, parse("float"), MODULE)
-    assert (found, type(found)) == (1.0, float)
+def test_equal_values_have_one_canonical_form() -> None:
+    value = check.canonical(1, parse("float"), MODULE)
+    assert (value, type(value)) == (1.0, float)
     assert [type(item) for item in check.canonical([1, 0.5], parse("tuple[float, float]"), MODULE)] == [float, float]
     assert [type(item) for item in check.canonical([1, 2], parse("tuple[int, float]"), MODULE)] == [int, float]
     assert type(check.canonical(1, parse("int | float"), MODULE)) is int
@@ -81,13 +81,13 @@ def test_one_value_has_one_spelling() -> None:
     assert check.canonical(None, parse("float | None"), MODULE) is None
 
 
-def test_choices_are_those_of_literals_and_switches() -> None:
+def test_choices_come_from_literals_and_bools() -> None:
     assert check.choices(parse("Literal['max', 'min'] | None"), MODULE) == ["max", "min"]
     assert check.choices(parse("bool"), MODULE) == ["true", "false"]
     assert check.choices(parse("int"), MODULE) == []
 
 
-def test_a_reference_to_the_environment_is_known_by_its_form() -> None:
+def test_a_reference_to_the_environment_is_recognized() -> None:
     assert check.is_reference("${oc.env:HOME}/data")
     assert not check.is_reference("HOME")
     assert not check.is_reference(3)

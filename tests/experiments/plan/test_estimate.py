@@ -1,4 +1,4 @@
-"""Counts on the meta device against what torch really holds, and against sums by hand."""
+"""Compares estimates on the meta device with torch's allocations and with manual calculations."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def counted(*overrides: str) -> ResourceEstimate:
 
 
 class _Living(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Bytes of all storages that operations made and that still live."""
+    """Bytes of all live storages that operations allocated."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -59,10 +59,10 @@ class _Living(TorchDispatchMode):  # type: ignore[no-untyped-call]
         ("model=lenet", "model.conv_channels=[8,16]", "batch_size_global=96", "precision=bf16"),
     ],
 )
-def test_the_count_is_what_torch_holds(overrides: tuple[str, ...]) -> None:
+def test_the_estimate_matches_the_memory_of_torch(overrides: tuple[str, ...]) -> None:
     config = compose(list(overrides)).config
     plan = make_plan(config)
-    told = estimate(config, plan)
+    estimated = estimate(config, plan)
     parts = assemble(config)
     task, model = parts.task, parts.task.model.train()
     inputs, targets = parts.data.example(plan.batch_size_per_device)
@@ -74,30 +74,30 @@ def test_the_count_is_what_torch_holds(overrides: tuple[str, ...]) -> None:
             loss, metrics = task.objective(model(inputs), targets)
         del metrics
         held = mode.bytes(model) + inputs.nbytes + targets.nbytes
-        assert told.fullest.activations_bytes == pytest.approx(held, rel=0.15)
+        assert estimated.fullest.activations_bytes == pytest.approx(held, rel=0.15)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-    assert told.num_parameters == sum(p.numel() for p in model.parameters())
-    assert told.fullest.weights_bytes == sum(p.nbytes for p in model.parameters())
-    assert told.fullest.gradients_bytes == sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)
+    assert estimated.num_parameters == sum(p.numel() for p in model.parameters())
+    assert estimated.fullest.weights_bytes == sum(p.nbytes for p in model.parameters())
+    assert estimated.fullest.gradients_bytes == sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)
     states = optimizer.state_dict()["state"].values()
     held = sum(value.nbytes for state in states for value in state.values() if isinstance(value, Tensor))
-    assert told.fullest.optimizer_bytes == held
+    assert estimated.fullest.optimizer_bytes == held
 
 
-def test_accumulation_saves_activations_and_no_work() -> None:
+def test_accumulation_saves_activations_but_no_flops() -> None:
     whole, split = counted("batch_size_global=64"), counted("batch_size_global=64", "batch_size_per_device=8")
     assert split.flops_per_step == whole.flops_per_step
     assert whole.fullest.activations_bytes > 6 * split.fullest.activations_bytes  # the batch is there as a whole
     assert split.fullest.weights_bytes == whole.fullest.weights_bytes
 
 
-def test_a_large_model_is_counted_without_being_allocated() -> None:
-    told = counted("model=mlp", "model.hidden_sizes=[200000,200000]")
-    assert told.total_bytes > 600e9  # weights, gradients and two moments of 40e9 parameters
+def test_a_large_model_is_estimated_without_allocation() -> None:
+    estimated = counted("model=mlp", "model.hidden_sizes=[200000,200000]")
+    assert estimated.total_bytes > 600e9  # weights, gradients and two moments of 40e9 parameters
 
 
-def test_a_model_that_does_not_take_the_data_is_told() -> None:
+def test_a_model_that_does_not_accept_the_data_is_refused() -> None:
     config = compose(["model=mlp", "model.num_features=63"]).config
     with pytest.raises(PlanError, match=r"does not take what data gives \(inputs \[64, 1, 8, 8\], targets \[64\]\)"):
         estimate(config, make_plan(config))
@@ -105,17 +105,19 @@ def test_a_model_that_does_not_take_the_data_is_told() -> None:
 
 def test_time_and_memory_follow_from_the_hardware() -> None:
     stage = StageMemory(0, 1, 1, 4, 4, 0, 0, 8, total_bytes=16)
-    told = ResourceEstimate(1, (stage,), flops_per_step=3_000_000_000)
+    estimated = ResourceEstimate(1, (stage,), flops_per_step=3_000_000_000)
     stated = {"device": "cpu", "memory_gb": 2.5, "peak_tflops": 10.0, "mfu": 0.3}
-    assert seconds_per_step(told, stated) == pytest.approx(1e-3 + STEP_S)
+    assert seconds_per_step(estimated, stated) == pytest.approx(1e-3 + STEP_S)
     assert memory_bytes(stated) == 2.5e9
-    found = {"device": "cpu", "memory_gb": None, "peak_tflops": None, "mfu": 0.3}
-    assert 1e-4 < seconds_per_step(told, found) < 100
-    assert memory_bytes(found) > 1e8
+    measured_hardware = {"device": "cpu", "memory_gb": None, "peak_tflops": None, "mfu": 0.3}
+    assert 1e-4 < seconds_per_step(estimated, measured_hardware) < 100
+    assert memory_bytes(measured_hardware) > 1e8
 
 
 @pytest.mark.parametrize("fault", ["{}['a']", "images.item()", "images.no_such", "1 / 0"])
-def test_whatever_a_model_raises_is_told_in_a_line(fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_exception_of_a_model_is_reported_in_one_line(
+    fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "faulty.py").write_text(
         f"from torch import nn\nclass Net(nn.Module):\n    def forward(self, images):\n        return {fault}\n"
     )
@@ -128,7 +130,7 @@ def test_whatever_a_model_raises_is_told_in_a_line(fault: str, tmp_path: Path, m
     refuse_if_too_large(config | {"hardware": config["hardware"] | {"memory_gb": 1e-9}}, make_plan(config), ["faulty"])
 
 
-def test_a_run_is_refused_what_a_plan_is(lathe: Lathe, tmp_path: Path) -> None:
+def test_a_run_is_refused_like_its_plan(lathe: Lathe, tmp_path: Path) -> None:
     done = lathe("run", "hardware.memory_gb=0.0001")
     assert done.returncode == 2
     assert "batch_size_per_device=64 needs 7 MB of the device's 0.1 MB (hardware.memory_gb)" in done.stderr
@@ -136,7 +138,7 @@ def test_a_run_is_refused_what_a_plan_is(lathe: Lathe, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["nadam.NAdam", "radam.RAdam", "adamax.Adamax"])
-def test_an_optimizer_that_reads_its_own_numbers_is_counted_too(name: str) -> None:
+def test_an_optimizer_that_reads_its_values_is_counted(name: str) -> None:
     overrides = ["model=mlp", f"optimizer._target_=torch.optim.{name}", "~optimizer.weight_decay", "~optimizer.betas"]
     config = compose([*overrides, "~optimizer.eps"]).config
     counted = estimate(config, make_plan(config))

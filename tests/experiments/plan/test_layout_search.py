@@ -1,4 +1,4 @@
-"""`parallel=auto`: what it compares, what it drops and what it takes."""
+"""`parallel=auto`: what it compares, drops and chooses."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def auto(**named: int) -> Auto:
     return Auto(stages=[0, 1, 2, 3], offload=False, max_pipe=named.get("max_pipe"), max_model=named.get("max_model"))
 
 
-def test_every_arrangement_of_all_devices_comes_once() -> None:
-    found = auto().layouts(nodes=2, devices_per_node=4)
-    assert len(found) == len(set(found))
-    assert found[0] == ParallelLayout("single")
+def test_every_layout_of_all_devices_is_listed_once() -> None:
+    layouts = auto().layouts(nodes=2, devices_per_node=4)
+    assert len(layouts) == len(set(layouts))
+    assert layouts[0] == ParallelLayout("single")
     expected = {
         ParallelLayout("single"),
         ParallelLayout("data", Topology(data=8)),
@@ -56,12 +56,12 @@ def test_every_arrangement_of_all_devices_comes_once() -> None:
             topology = Topology(pipe, 8 // pipe // model, model)
             stages = [1] if pipe > 1 else [1, 2, 3] if model == 1 else [0, 1, 2, 3]
             expected |= {ParallelLayout("pipeline" if pipe > 1 else "zero", topology, stage) for stage in stages}
-    assert set(found) == expected
+    assert set(layouts) == expected
 
 
-def test_limits_leave_out_what_is_longer() -> None:
-    found = Auto(stages=[2], offload=True, max_pipe=1, max_model=1).layouts(1, 4)
-    assert [(layout.engine, layout.stage) for layout in found] == [("single", 0), ("data", 0), ("zero", 2)]
+def test_limits_exclude_longer_axes() -> None:
+    layouts = Auto(stages=[2], offload=True, max_pipe=1, max_model=1).layouts(1, 4)
+    assert [(layout.engine, layout.stage) for layout in layouts] == [("single", 0), ("data", 0), ("zero", 2)]
     assert auto(max_model=8).layouts(2, 4)[-1].topology.world == 8
     assert max(layout.topology.model for layout in auto(max_model=8).layouts(2, 4)) == 8  # over both nodes
     assert {layout.topology.model for layout in auto().layouts(1, 6)} == {1, 2, 3, 6}
@@ -70,51 +70,51 @@ def test_limits_leave_out_what_is_longer() -> None:
 
 
 @pytest.mark.parametrize(
-    ("stages", "max_pipe", "told"),
+    ("stages", "max_pipe", "error"),
     [([4], None, "stages of ZeRO, 0 to 3, but got 4"), ([0], 0, "max_pipe of at least 1")],
 )
-def test_what_cannot_be_limited_so_is_told(stages: list[int], max_pipe: int | None, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_an_invalid_limit_is_refused(stages: list[int], max_pipe: int | None, error: str) -> None:
+    with pytest.raises(ValueError, match=error):
         Auto(stages, offload=False, max_pipe=max_pipe, max_model=None)
 
 
 @pytest.mark.parametrize("model", ["mlp", "gpt_nano"])
-def test_what_is_compared_is_what_can_be_run(model: str) -> None:
-    """Every layout that would do by itself is there once; no other is."""
+def test_exactly_the_valid_layouts_are_compared(model: str) -> None:
+    """Every valid layout is there once, and no other."""
     overrides = [f"model={model}", *(TEXT if model == "gpt_nano" else ()), "hardware=cpu_4", "batch_size_global=24"]
     choice = chosen(*overrides)
     for candidate in choice.ranked:
         alone = compose([*overrides, *candidate.overrides]).config
         assert make_layout(alone, _plan(alone)) == candidate.layout
-    found = {(each.layout.engine, each.layout.stage, each.layout.topology) for each in choice.ranked}
-    assert len(found) == len(choice.ranked)
-    assert found == set(_legal(overrides))
+    layouts = {(each.layout.engine, each.layout.stage, each.layout.topology) for each in choice.ranked}
+    assert len(layouts) == len(choice.ranked)
+    assert layouts == set(_legal(overrides))
 
 
 def _legal(overrides: list[str]) -> list[tuple[str, int, Topology]]:
-    """By composing and planning all that one could type, ZeRO 0 without slices apart: that is parallel=data."""
-    typed = [["parallel=single", "hardware.devices_per_node=1"], ["parallel=data"]]
-    typed += [[f"parallel=zero{stage}"] for stage in (1, 2, 3)]
-    typed += [["parallel=model"]]
-    typed += [["parallel=model_data", f"parallel.stage={stage}", "parallel.model=2"] for stage in range(4)]
-    typed += [
+    """Find the valid layouts by composing and planning all overrides, except ZeRO 0 without slices, which is parallel=data."""
+    override_lists = [["parallel=single", "hardware.devices_per_node=1"], ["parallel=data"]]
+    override_lists += [[f"parallel=zero{stage}"] for stage in (1, 2, 3)]
+    override_lists += [["parallel=model"]]
+    override_lists += [["parallel=model_data", f"parallel.stage={stage}", "parallel.model=2"] for stage in range(4)]
+    override_lists += [
         ["parallel=three_d", f"parallel.pipe={pipe}", f"parallel.model={model}", "parallel.data=auto"]
         for pipe in (2, 3, 4)
         for model in (1, 2, 3, 4)
     ]
-    found: list[tuple[str, int, Topology]] = []
-    for words in typed:
+    layouts: list[tuple[str, int, Topology]] = []
+    for layout_overrides in override_lists:
         try:
-            config = compose([*overrides, *words]).config
+            config = compose([*overrides, *layout_overrides]).config
             layout = make_layout(config, _plan(config))
         except InputError:
             continue
-        found.append((layout.engine, layout.stage, layout.topology))
-    return found
+        layouts.append((layout.engine, layout.stage, layout.topology))
+    return layouts
 
 
 def _plan(config: dict[str, Any]) -> Plan:
-    """As a command does it, but for the data's files, which need not be there."""
+    """Plan as a command does, without the check of data files."""
     data = config["data"]
     plan = make_plan({**config, "data": {name: value for name, value in data.items() if name != "files"}})
     check_fit(config, plan)
@@ -154,7 +154,7 @@ PAIRS = [
 
 
 @pytest.mark.parametrize(("overrides", "best"), PAIRS, ids=[" ".join((o[0], o[-1])) for o, _ in PAIRS])
-def test_the_layout_that_is_chosen(overrides: tuple[str, ...], best: str) -> None:
+def test_the_expected_layout_is_chosen(overrides: tuple[str, ...], best: str) -> None:
     choice = chosen(*overrides)
     first = choice.ranked[0]
     assert f"{first.name} batch_size_per_device={first.layout.batch_size_per_device}" == best
@@ -163,7 +163,7 @@ def test_the_layout_that_is_chosen(overrides: tuple[str, ...], best: str) -> Non
     assert all(candidate.memory_bytes <= choice.available_bytes for candidate in choice.ranked)
 
 
-def test_the_memory_that_is_compared_is_the_plans() -> None:
+def test_the_compared_memory_is_that_of_the_plan() -> None:
     overrides = ["model=gpt_nano", *TEXT, "hardware=cpu_4", "batch_size_global=24"]
     for candidate in chosen(*overrides).ranked:
         config = compose([*overrides, *candidate.overrides]).config
@@ -173,56 +173,56 @@ def test_the_memory_that_is_compared_is_the_plans() -> None:
             assert candidate.cost.total_s == pytest.approx(counted.cost.total_s, rel=1e-3)
 
 
-def test_the_batch_is_cut_as_it_is_asked() -> None:
+def test_a_requested_micro_batch_size_is_used() -> None:
     choice = chosen("model=mlp", "hardware=cpu_4", "batch_size_per_device=4")
     assert {candidate.layout.batch_size_per_device for candidate in choice.ranked} == {4}
     refused = chosen("model=mlp", "hardware=cpu_4", "batch_size_per_device=32")
     assert any("does not divide 16, the device's share" in reason for reason in refused.dropped)
 
 
-def test_the_trial_holds_the_choice_and_no_trace_of_auto() -> None:
+def test_a_trial_has_the_chosen_layout_instead_of_auto() -> None:
     seen: list[SearchResult] = []
     experiment = composed("model=mlp", "hardware=cpu_4", "parallel.stages=[1]", "batch_size_global=1024")
     assert is_auto(experiment.config)
-    found = search(experiment, compose, show=seen.append)
-    assert not is_auto(found.config)
+    best_experiment = search(experiment, compose, show=seen.append)
+    assert not is_auto(best_experiment.config)
     best: Candidate = seen[0].ranked[0]
-    assert set(best.overrides) <= set(found.overrides)
-    assert not [word for word in found.overrides if "auto" in word or "stages" in word]
-    assert "auto" not in yaml.safe_dump(found.config["parallel"])
-    assert make_layout(found.config, make_plan(found.config)) == best.layout
-    assert search(found, compose) is found
+    assert set(best.overrides) <= set(best_experiment.overrides)
+    assert not [word for word in best_experiment.overrides if "auto" in word or "stages" in word]
+    assert "auto" not in yaml.safe_dump(best_experiment.config["parallel"])
+    assert make_layout(best_experiment.config, make_plan(best_experiment.config)) == best.layout
+    assert search(best_experiment, compose) is best_experiment
 
 
-def test_one_process_alone_takes_one_device() -> None:
-    found = search(composed("model=mlp", "hardware=h100_8x8"), compose).config
-    assert (found["hardware"]["nodes"], found["hardware"]["devices_per_node"]) == (1, 1)
-    assert make_plan(found).topology == Topology()
+def test_a_single_process_uses_one_device() -> None:
+    config = search(composed("model=mlp", "hardware=h100_8x8"), compose).config
+    assert (config["hardware"]["nodes"], config["hardware"]["devices_per_node"]) == (1, 1)
+    assert make_plan(config).topology == Topology()
 
 
-def test_where_none_fits_the_nearest_is_told_with_ways_out() -> None:
-    with pytest.raises(PlanError) as told:
+def test_if_no_layout_fits_the_smallest_is_reported_with_hints() -> None:
+    with pytest.raises(PlanError) as error:
         chosen("model=gpt_7b", "model.recompute=false", *TEXT, *LARGE, "hardware=a100_4", "hardware.memory_gb=20")
-    assert "parallel=auto: none of 13 layouts will do; take more devices or a smaller model" in str(told.value)
-    assert "set model.recompute=true, set parallel.offload=true" in str(told.value)
-    assert f"MB, and 18,000 MB can be used ({USABLE_MEMORY:.0%} of hardware.memory_gb)" in str(told.value)
+    assert "parallel=auto: none of 13 layouts can run; use more devices or a smaller model" in str(error.value)
+    assert "set model.recompute=true, set parallel.offload=true" in str(error.value)
+    assert f"MB, but 18,000 MB can be used ({USABLE_MEMORY:.0%} of hardware.memory_gb)" in str(error.value)
 
 
-def test_where_none_is_legal_the_reasons_are_told_with_ways_out() -> None:
+def test_if_no_layout_is_valid_the_reasons_are_reported_with_hints() -> None:
     with pytest.raises(
-        PlanError, match=r"mend what is told below\n.*batch_size_per_device=7 does not divide .*; try 4 or 8"
+        PlanError, match=r"correct the problems below\n.*batch_size_per_device=7 does not divide .*; try 4 or 8"
     ):
         chosen("hardware=cpu_4", "batch_size_per_device=7")
 
 
-def test_what_no_layout_can_mend_is_told_before_any_is_compared() -> None:
+def test_other_problems_are_reported_before_the_comparison() -> None:
     experiment = composed("hardware=cpu_4", "precision=fp16", "schedule=cosine", "schedule.warmup_steps=301")
-    with pytest.raises(PlanError) as told:
+    with pytest.raises(PlanError) as error:
         search(experiment, compose)
-    assert [problem.partition("=")[0] for problem in told.value.problems] == ["precision", "schedule.warmup_steps"]
+    assert [problem.partition("=")[0] for problem in error.value.problems] == ["precision", "schedule.warmup_steps"]
 
 
-def test_a_plan_shows_the_layouts_and_then_that_of_the_best(lathe: Lathe, tmp_path: Path) -> None:
+def test_a_plan_shows_the_layouts_and_then_the_best_one(lathe: Lathe, tmp_path: Path) -> None:
     done = lathe("plan", "model=mlp", "parallel=auto", "hardware=cpu_4", "batch_size_global=64", "parallel.max_pipe=2")
     assert done.returncode == 0, done.stderr
     assert "layouts of 'mlp-digits'" in done.stdout

@@ -20,10 +20,10 @@ def plan(*overrides: str) -> Plan:
     return make_plan(compose(list(overrides)).config)
 
 
-def problems(*overrides: str) -> list[str]:
-    with pytest.raises(PlanError) as told:
+def find_plan_problems(*overrides: str) -> list[str]:
+    with pytest.raises(PlanError) as error:
         plan(*overrides)
-    return told.value.problems
+    return error.value.problems
 
 
 def test_every_number_is_derived_once() -> None:
@@ -42,32 +42,34 @@ def test_every_number_is_derived_once() -> None:
 
 
 def test_epochs_count_the_steps_that_fill_a_batch() -> None:
-    found = plan("max_steps=null", "max_epochs=3", "batch_size_global=100")
-    assert (found.steps_per_epoch, found.num_steps, found.batch_size_per_device) == (12, 36, 100)
+    derived = plan("max_steps=null", "max_epochs=3", "batch_size_global=100")
+    assert (derived.steps_per_epoch, derived.num_steps, derived.batch_size_per_device) == (12, 36, 100)
 
 
 def test_several_devices_share_the_batch() -> None:
     config = compose(["batch_size_global=96", "batch_size_per_device=4", "hardware.devices_per_node=3"]).config
     config["hardware"]["nodes"] = 2
     config["parallel"] = {"_target_": "modules.parallel.data.DataParallel", "data": "auto"}
-    found = make_plan(config)
-    assert (found.topology.world, found.num_accumulation) == (6, 4)
+    derived = make_plan(config)
+    assert (derived.topology.world, derived.num_accumulation) == (6, 4)
 
 
-def test_all_that_is_out_of_range_is_told_at_once() -> None:
-    told = problems("max_steps=0", "batch_size_eval=-1", "seed=-3", "hardware.mfu=2", "num_data_workers=-1")
-    assert len(told) == 5
-    assert "max_steps=0 is not more than 0; write a larger number" in told
-    assert "seed=-3 is not 0 or more; write a larger number" in told
+def test_all_values_out_of_range_are_reported_together() -> None:
+    messages = find_plan_problems(
+        "max_steps=0", "batch_size_eval=-1", "seed=-3", "hardware.mfu=2", "num_data_workers=-1"
+    )
+    assert len(messages) == 5
+    assert "max_steps=0 is not more than 0; write a larger number" in messages
+    assert "seed=-3 is not 0 or more; write a larger number" in messages
 
 
-def test_a_batch_fault_is_told_beside_numbers_out_of_range() -> None:
-    told = problems("seed=-1", "max_steps=0", "batch_size_global=65", "batch_size_per_device=7")
-    assert len(told) == 3
-    assert told[2].endswith("try 5 or 13")
+def test_a_batch_problem_is_reported_with_values_out_of_range() -> None:
+    messages = find_plan_problems("seed=-1", "max_steps=0", "batch_size_global=65", "batch_size_per_device=7")
+    assert len(messages) == 3
+    assert messages[2].endswith("try 5 or 13")
 
 
-def test_what_is_broken_is_passed_over() -> None:
+def test_broken_values_are_skipped() -> None:
     config: dict[str, Any] = compose(["batch_size_per_device=7", "schedule.warmup_steps=301"]).config
     assert len(find_problems(config)) == 2
     assert len(find_problems(config, reported=["batch_size_per_device"])) == 1
@@ -78,18 +80,18 @@ def test_what_is_broken_is_passed_over() -> None:
     assert find_problems({}) == []
 
 
-def test_the_nearest_divisors_of_a_huge_batch_are_found_at_once() -> None:
+def test_the_nearest_divisors_of_a_huge_batch_are_found_quickly() -> None:
     config = compose([]).config | {"batch_size_global": 10**17, "batch_size_per_device": 7 * 10**9}
     config["data"]["num_train"] = None
     begin = time.perf_counter()
-    [told] = find_problems(config)
-    assert told.endswith(f"try 1 or {10**17}")  # none within reach
+    [messages] = find_problems(config)
+    assert messages.endswith(f"try 1 or {10**17}")  # none within reach
     assert find_problems(config | {"batch_size_per_device": 7})[0].endswith("try 5 or 8")
     assert time.perf_counter() - begin < 0.5
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("overrides", "message"),
     [
         (["batch_size_per_device=7"], "batch_size_per_device=7 does not divide batch_size_global=64; try 4 or 8"),
         (["batch_size_global=1298"], "batch_size_global=1298 is more than the 1297 training examples; lower it"),
@@ -105,11 +107,11 @@ def test_the_nearest_divisors_of_a_huge_batch_are_found_at_once() -> None:
         (["data=mnist", "data.root=/nowhere"], "are not in /nowhere/mnist; put the files there or point LATHE_DATA"),
     ],
 )
-def test_what_cannot_run_is_told_with_a_way_out(overrides: list[str], told: str) -> None:
-    assert re.search(told, "\n".join(problems(*overrides)))
+def test_a_configuration_that_cannot_run_gets_a_hint(overrides: list[str], message: str) -> None:
+    assert re.search(message, "\n".join(find_plan_problems(*overrides)))
 
 
-def test_a_batch_that_devices_cannot_share_names_those_they_can() -> None:
+def test_a_batch_that_cannot_be_split_gets_the_nearest_sizes() -> None:
     config = compose(["batch_size_global=100"]).config
     config["hardware"]["devices_per_node"] = 8
     config["parallel"] = {"_target_": "modules.parallel.data.DataParallel", "data": "auto"}

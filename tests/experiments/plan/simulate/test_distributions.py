@@ -16,7 +16,7 @@ from experiments.plan.simulate.distributions import (
 
 
 @pytest.mark.parametrize("times", [Lognormal(2.0, 0.3), Gamma(2.0, 0.3), ShiftedExponential(2.0, 0.3)])
-def test_mean_and_spread_are_those_asked_for(times: Times) -> None:
+def test_samples_have_the_requested_mean_and_spread(times: Times) -> None:
     drawn = times.draw(np.random.default_rng(0), (400, 500))
     assert drawn.shape == (400, 500)
     assert drawn.mean() == pytest.approx(2.0, rel=0.005)
@@ -32,19 +32,19 @@ def test_a_shifted_exponential_is_never_shorter_than_its_shift() -> None:
     assert ShiftedExponential(2.0, 0.25).draw(np.random.default_rng(0), (1000,)).min() >= 1.5
 
 
-def test_measured_times_are_drawn_from_what_was_measured() -> None:
+def test_samples_come_from_the_measured_times() -> None:
     drawn = Measured([3.0, 1.0, 2.0]).draw(np.random.default_rng(0), (10_000,))
     assert drawn.min() == 1.0
     assert drawn.max() == 3.0
     assert drawn.mean() == pytest.approx(2.0, rel=0.02)
 
 
-def test_a_curve_through_quantiles_is_straight_between_them() -> None:
+def test_quantiles_are_interpolated_linearly() -> None:
     drawn = Measured([1.0, 2.0, 6.0], [0.0, 0.5, 1.0]).draw(np.random.default_rng(0), (20_000,))
     assert np.quantile(drawn, [0.25, 0.75]) == pytest.approx([1.5, 4.0], rel=0.02)
 
 
-def test_one_worker_is_found_from_the_slowest_of_several() -> None:
+def test_the_time_of_one_worker_follows_from_the_slowest_of_several() -> None:
     rng = np.random.default_rng(0)
     slowest = Gamma(1.0, 0.2).draw(rng, (20_000, 3)).max(axis=1)
     alone = Measured(slowest.tolist(), slowest_of=3)
@@ -53,7 +53,7 @@ def test_one_worker_is_found_from_the_slowest_of_several() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "expected"),
     [
         ("constant", ConstantTime(2.0)),
         ("lognormal:0.2", Lognormal(2.0, 0.2)),
@@ -61,23 +61,23 @@ def test_one_worker_is_found_from_the_slowest_of_several() -> None:
         ("shifted_exponential:1", ShiftedExponential(2.0, 1.0)),
     ],
 )
-def test_distributions_have_names(text: str, found: Times) -> None:
-    assert parse(text, 2.0) == found
+def test_distributions_have_names(text: str, expected: Times) -> None:
+    assert parse(text, 2.0) == expected
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
-        ("lognorml:0.2", "--times lognorml:0.2 is no distribution; did you mean 'lognormal:0.2'?"),
+        ("lognorml:0.2", "--times lognorml:0.2 is not a distribution; did you mean 'lognormal:0.2'?"),
         (
             "gamma",
-            "--times gamma has no spread that gamma can have; write the standard deviation by the mean, from 1e-06 ",
+            "--times gamma has no valid spread for gamma; write standard deviation / mean, from 1e-06 ",
         ),
-        ("gamma:1e-200", "--times gamma:1e-200 has no spread that gamma can have"),
-        ("shifted_exponential:1.5", "from 1e-06 to 1: --times shifted_exponential:0.2"),
+        ("gamma:1e-200", "--times gamma:1e-200 has no valid spread for gamma"),
+        ("shifted_exponential:1.5", "from 1e-06 to 1, as in --times shifted_exponential:0.2"),
     ],
 )
-def test_what_is_no_distribution_is_told(text: str, told: str) -> None:
+def test_an_invalid_distribution_is_refused(text: str, message: str) -> None:
     with pytest.raises(InputError) as err:
         parse(text, 1.0)
-    assert told in err.value.problems[0]
+    assert message in err.value.problems[0]

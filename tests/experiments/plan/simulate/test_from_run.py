@@ -17,7 +17,7 @@ from tests.support.simulated_clusters import make_cluster, make_machine
 
 
 def make_run(folder: Path, step_ms: list[float], parallel: dict[str, Any] | None = None, **metrics: float) -> Trial:
-    """A run folder as far as a simulation looks at it."""
+    """A run folder with the files that a simulation reads."""
     folder.mkdir(parents=True)
     config = {
         "batch_size_global": 60, "log_every_steps": 1, "hardware": {"device": "cpu"},
@@ -32,12 +32,12 @@ def make_run(folder: Path, step_ms: list[float], parallel: dict[str, Any] | None
     return Trial(folder)
 
 
-def test_a_journal_tells_the_steps_after_the_first(tmp_path: Path) -> None:
-    found = read(make_run(tmp_path / "abc", [900.0, 30.0, 20.0]))
-    assert found.step_s == (0.03, 0.02)
-    assert (found.name, found.mode, found.workers, found.batch_size) == ("run abc", "sync", 3, 20)
-    assert (found.num_parameters, found.num_samples) == (1000, 420)
-    assert found.examples_per_s == pytest.approx(60 / 0.025)
+def test_the_steps_after_the_first_are_read_from_a_journal(tmp_path: Path) -> None:
+    recorded = read(make_run(tmp_path / "abc", [900.0, 30.0, 20.0]))
+    assert recorded.step_s == (0.03, 0.02)
+    assert (recorded.name, recorded.mode, recorded.workers, recorded.batch_size) == ("run abc", "sync", 3, 20)
+    assert (recorded.num_parameters, recorded.num_samples) == (1000, 420)
+    assert recorded.examples_per_s == pytest.approx(60 / 0.025)
 
 
 def test_the_first_step_of_every_attempt_is_left_out(tmp_path: Path) -> None:
@@ -50,10 +50,8 @@ def test_the_first_step_of_every_attempt_is_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("step_ms", [[], [900.0]])
-def test_a_run_without_steps_is_told(tmp_path: Path, step_ms: list[float]) -> None:
-    with pytest.raises(
-        InputError, match=r"run 'abc' has measured no step after its first \(perf/step_time_ms\); let it do"
-    ):
+def test_a_run_without_steps_is_refused(tmp_path: Path, step_ms: list[float]) -> None:
+    with pytest.raises(InputError, match=r"run 'abc' has no step time after the first \(perf/step_time_ms\); run more"):
         read(make_run(tmp_path / "abc", step_ms))
 
 
@@ -79,21 +77,21 @@ def test_a_run_without_steps_is_told(tmp_path: Path, step_ms: list[float]) -> No
         ),
     ],
 )
-def test_an_engine_is_a_mode(parallel: dict[str, Any], mode: str, choices: Choices) -> None:
+def test_each_engine_has_its_mode(parallel: dict[str, Any], mode: str, choices: Choices) -> None:
     assert find_mode(parallel) == mode
     assert read_choices(parallel) == choices
 
 
-def test_an_asynchronous_run_tells_computing_and_applying_apart(tmp_path: Path) -> None:
+def test_an_asynchronous_run_has_separate_times_of_computing_and_applying(tmp_path: Path) -> None:
     metrics = {
         "async/compute_ms_mean": 24.0, "async/compute_ms_std": 6.0, "async/apply_ms_mean": 2.0, "async/pull_ms_mean": 1.0,
         "async/push_ms_mean": 4.0, "train/loss_nats": 1.0,
     }  # fmt: skip
     parallel = {"num_servers": 2, "num_backup_workers": 0, "group_size": 1, "max_staleness": None}
-    found = read(make_run(tmp_path / "abc", [900.0, 30.0], parallel, **metrics))
-    assert found.examples_per_s == pytest.approx(2000.0)
-    assert "train/loss_nats" not in found.parts_ms
-    made = found.cluster(make_machine(devices_per_node=3, concurrent_devices=3.0))
+    recorded = read(make_run(tmp_path / "abc", [900.0, 30.0], parallel, **metrics))
+    assert recorded.examples_per_s == pytest.approx(2000.0)
+    assert "train/loss_nats" not in recorded.parts_ms
+    made = recorded.cluster(make_machine(devices_per_node=3, concurrent_devices=3.0))
     assert isinstance(made.times, Lognormal)
     assert (made.times.mean_s, made.times.variation) == pytest.approx((0.024, 0.25))
     assert (made.apply_s, made.num_servers, made.num_bytes) == (0.004, 2, 4000)  # each server its part
@@ -102,8 +100,8 @@ def test_an_asynchronous_run_tells_computing_and_applying_apart(tmp_path: Path) 
     assert (message_times.pull_s, message_times.push_s, message_times.rest_s) == pytest.approx((0.001, 0.002, 0.001))
 
 
-def test_what_a_simulation_makes_is_found_again_from_one_worker_and_from_four() -> None:
-    """A made-up machine of 2 cores is run by the simulator; from either of its runs the other follows."""
+def test_simulated_runs_of_one_and_four_workers_predict_each_other() -> None:
+    """The simulator makes two runs on a machine of 2 cores; each run predicts the other."""
     on = make_machine(devices_per_node=4, concurrent_devices=2.0, is_accelerator=False, link_latency_s=1e-4)
     truth = make_cluster(Lognormal(0.1, 0.2), on, num_bytes=4_000_000, batch_size=16)
     runs = {}
@@ -113,12 +111,12 @@ def test_what_a_simulation_makes_is_found_again_from_one_worker_and_from_four() 
         ]
         runs[workers] = RecordedRun(f"{workers}", "sync", workers, 16, 1_000_000, tuple(steps))
     for source, other in ((1, 4), (4, 1)):
-        found = predicted(runs[source], runs[other], on)
-        assert found.examples_per_s == pytest.approx(runs[other].examples_per_s, rel=0.1)
+        prediction = predicted(runs[source], runs[other], on)
+        assert prediction.examples_per_s == pytest.approx(runs[other].examples_per_s, rel=0.1)
 
 
 def test_a_recorded_asynchronous_run_is_predicted_from_a_run_of_one_replica() -> None:
-    """Where messages keep the cores busy, two replicas of two cores' machine are as fast as its cores allow."""
+    """If messages use the cores, the cores limit the speed of two replicas on two cores."""
     on = make_machine(devices_per_node=4, concurrent_devices=2.0, is_accelerator=False)
     parts = {
         "compute_ms_mean": 50.0,
@@ -133,8 +131,8 @@ def test_a_recorded_asynchronous_run_is_predicted_from_a_run_of_one_replica() ->
     assert predicted(one, four, on).examples_per_s == pytest.approx(four.examples_per_s, rel=0.1)
 
 
-def test_workers_that_are_not_waited_for_are_no_part_of_a_batch(tmp_path: Path) -> None:
+def test_backup_workers_do_not_count_in_a_batch(tmp_path: Path) -> None:
     parallel = {"num_servers": 1, "num_backup_workers": 1, "group_size": 1, "max_staleness": 0}
-    found = read(make_run(tmp_path / "abc", [900.0, 30.0], parallel))
-    assert (found.workers, found.batch_size) == (3, 30)
-    assert found.examples_per_s == pytest.approx(2000.0)
+    recorded = read(make_run(tmp_path / "abc", [900.0, 30.0], parallel))
+    assert (recorded.workers, recorded.batch_size) == (3, 30)
+    assert recorded.examples_per_s == pytest.approx(2000.0)

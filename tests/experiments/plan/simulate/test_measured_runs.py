@@ -17,10 +17,10 @@ FIELDS = ("name", "mode", "workers", "batch_size", "num_parameters", "step_s", "
 
 @pytest.mark.parametrize("workload", RECORDED["workloads"])
 def test_throughput_of_two_and_four_processes_follows_from_one(workload: str) -> None:
-    found = RECORDED["workloads"][workload]
-    runs = [RecordedRun(**{key: run[key] for key in FIELDS if key in run}) for run in found["runs"]]
-    measured = {run["workers"]: run["examples_per_s"] for run in found["runs"]}
-    pairs = [pair for pair in comparisons(runs, found["cores_measured"]) if pair[0].workers == 1]
+    result = RECORDED["workloads"][workload]
+    runs = [RecordedRun(**{key: run[key] for key in FIELDS if key in run}) for run in result["runs"]]
+    measured = {run["workers"]: run["examples_per_s"] for run in result["runs"]}
+    pairs = [pair for pair in comparisons(runs, result["cores_measured"]) if pair[0].workers == 1]
     assert [other.workers for _, other, _ in pairs] == [2, 4]
     for _, other, simulated in pairs:
         assert simulated == pytest.approx(measured[other.workers], rel=BUDGET)

@@ -256,7 +256,7 @@ def test_an_override_of_the_data_is_refused(folder: Path) -> None:
     with pytest.raises(InputError) as error:
         read(Path("it.yaml")).experiment(["data=mnist", "experiment=mnist_deep", "optimizer.lrr=1"])
     assert len(error.value.problems) == 3
-    assert error.value.problems[0].startswith("data=mnist makes another experiment of it")
+    assert error.value.problems[0].startswith("data=mnist cannot change a trial")
 
 
 def test_a_wrong_value_is_reported_with_its_line(folder: Path) -> None:
