@@ -134,13 +134,16 @@ def test_a_package_wins_over_a_module_of_the_same_name_as_it_does_in_python(sour
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ("net", "'net' names no module; write package.module.Class"),
-        ("nowhere.Net", "no package 'nowhere' is on the import path; install it, or start from the folder it lies in"),
+        ("net", "'net' has no module; write package.module.Class"),
+        (
+            "nowhere.Net",
+            "no package 'nowhere' is on the import path; install it, or run the command in the folder that contains it",
+        ),
         ("kinds.nett.Net", "package 'kinds' has no module 'nett'; did you mean 'net'?"),
         ("kinds.net.Nett", "module 'kinds.net' has no class 'Nett'; did you mean 'Net'?"),
         ("kinds.net.deep.Net", "package 'kinds.net' has no module 'deep'; there are none"),
-        ("kinds.Net", "'kinds' has no Python source that could be read"),
-        ("math.Net", "'math' has no Python source that could be read"),
+        ("kinds.Net", "'kinds' has no Python source"),
+        ("math.Net", "'math' has no Python source"),
     ],
 )
 def test_a_missing_target_names_the_missing_part(target: str, message: str, source: Write) -> None:

@@ -61,7 +61,7 @@ def test_gres_with_enough_gpus_is_accepted(gres: str) -> None:
 )
 def test_gres_with_too_few_gpus_is_refused(gres: str) -> None:
     (problem,) = find_problems(config(hardware__slurm__gpu_type=None, hardware__slurm__gres=gres))
-    assert problem.startswith(f"hardware.slurm.gres={gres} is ")
+    assert problem.startswith(f"hardware.slurm.gres={gres} requests ")
 
 
 def test_a_cpu_trial_accepts_any_gres() -> None:

@@ -95,11 +95,14 @@ def test_the_nearest_divisors_of_a_huge_batch_are_found_quickly() -> None:
     [
         (["batch_size_per_device=7"], "batch_size_per_device=7 does not divide batch_size_global=64; try 4 or 8"),
         (["batch_size_global=1298"], "batch_size_global=1298 is more than the 1297 training examples; lower it"),
-        (["max_epochs=2"], "max_steps=300 and max_epochs=2: exactly one says how long to train; write `max_steps=null"),
+        (["max_epochs=2"], "max_steps=300 and max_epochs=2: exactly one of them must be set; write `max_steps=null"),
         (["max_steps=null"], "max_steps=null and max_epochs=null|max_steps=None and max_epochs=None"),
         (["schedule=cosine", "schedule.warmup_steps=301"], "schedule.warmup_steps=301 is longer than max_steps=300"),
-        (["hardware.devices_per_node=2"], "are 2 devices, and parallel=single uses one; set both to 1"),
-        (["checkpoint.best_metric=train/loss_nats"], "is no metric of the evaluation; name one such as val/loss_nats"),
+        (["hardware.devices_per_node=2"], "but parallel=single uses one; set both to 1"),
+        (
+            ["checkpoint.best_metric=train/loss_nats"],
+            "is not a metric of the evaluation; write for example val/loss_nats",
+        ),
         (
             ["data=image_folder", "data.root=/nowhere"],
             "there is no folder /nowhere/images; put the files there or point",

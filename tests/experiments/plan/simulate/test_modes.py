@@ -141,7 +141,10 @@ def test_a_bound_on_staleness_holds_workers_back() -> None:
     assert rates[:2] == pytest.approx([12.5, 12.5], rel=0.1)  # in the long run all go as the slowest
     assert rates[2] == pytest.approx(42.5, rel=0.02)
     result = simulate(make_cluster(Gamma(1.0, 0.8)), "async", 6, Choices(max_staleness=3, num_steps=200))
-    assert result.examples_per_s < simulate(make_cluster(Gamma(1.0, 0.8)), "async", 6, Choices(num_steps=200)).examples_per_s
+    assert (
+        result.examples_per_s
+        < simulate(make_cluster(Gamma(1.0, 0.8)), "async", 6, Choices(num_steps=200)).examples_per_s
+    )
 
 
 @pytest.mark.parametrize("mode", MODES)
