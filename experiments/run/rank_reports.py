@@ -38,12 +38,16 @@ def write_error(folder: Path, rank: int, reason: str, *, follows: bool, failure:
         OSError: the disk is full.
     """
     error = RankError(rank, time.time(), reason, follows, failure)
-    write_text(folder / f"last_word_rank_{rank}.json", json.dumps(asdict(error)) + "\n")
+    write_text(folder / f"error_rank_{rank}.json", json.dumps(asdict(error)) + "\n")
 
 
 def root_cause(folder: Path, *, follows: bool = False) -> RankError | None:
     """The first error; with ``follows`` the first one that only follows from the loss of another rank."""
-    errors = [RankError(**json.loads(path.read_text())) for path in folder.glob("last_word_rank_*.json")]
+    paths = [
+        *folder.glob("error_rank_*.json"),
+        *folder.glob("last_word_rank_*.json"),
+    ]  # the second: of earlier versions
+    errors = [RankError(**json.loads(path.read_text())) for path in paths]
     return min((error for error in errors if error.follows == follows), key=lambda error: error.time, default=None)
 
 
