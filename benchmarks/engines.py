@@ -49,12 +49,12 @@ def make_model() -> nn.Module:
     return Gpt(VOCAB_SIZE, CONTEXT_TOKENS, 4, 4, 4, 128, 344, tie_embeddings=False, dropout_prob=0.0, recompute=False)
 
 
-def batch_of(step: int, size: int) -> tuple[Tensor, Tensor]:
+def make_batch(step: int, size: int) -> tuple[Tensor, Tensor]:
     words = torch.randint(VOCAB_SIZE, (size, CONTEXT_TOKENS + 1), generator=torch.Generator().manual_seed(step))
     return words[:, :-1].contiguous(), words[:, 1:].contiguous()
 
 
-def loss_of(logits: Tensor, targets: Tensor) -> Tensor:
+def compute_loss(logits: Tensor, targets: Tensor) -> Tensor:
     return nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
 
@@ -73,7 +73,7 @@ def ours(rank: Rank, kind: str) -> tuple[Engine, Step]:
         10**6, num_accumulation, None, "fp32", False, "cpu", size // num_accumulation, topology=topology, rank=rank
     )
     engine.prepare(TrainingTask(make_model(), CrossEntropy(), ADAMW, Constant()), engine_config)
-    return engine, lambda step: engine.train_step(batch_of(step, size), step)
+    return engine, lambda step: engine.train_step(make_batch(step, size), step)
 
 
 def bare_ddp() -> Step:
@@ -81,9 +81,9 @@ def bare_ddp() -> Step:
     optimizer = ADAMW(model.parameters())
 
     def step(number: int) -> float:
-        inputs, targets = batch_of(number, BATCH_SIZE // 2)
+        inputs, targets = make_batch(number, BATCH_SIZE // 2)
         optimizer.zero_grad(set_to_none=True)
-        loss = loss_of(model(inputs), targets)
+        loss = compute_loss(model(inputs), targets)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         return mean_loss(loss)
@@ -102,11 +102,13 @@ def bare_deepspeed(stage: int) -> Step:
     import deepspeed
 
     model = make_model()
-    engine, *_ = deepspeed.initialize(model=model, optimizer=ADAMW(model.parameters()), config=config_of(stage, model))
+    engine, *_ = deepspeed.initialize(
+        model=model, optimizer=ADAMW(model.parameters()), config=make_config(stage, model)
+    )
 
     def step(number: int) -> float:
-        inputs, targets = batch_of(number, BATCH_SIZE // 2)
-        loss = loss_of(engine(inputs), targets)
+        inputs, targets = make_batch(number, BATCH_SIZE // 2)
+        loss = compute_loss(engine(inputs), targets)
         engine.backward(loss)
         engine.step()
         return mean_loss(loss)
@@ -114,7 +116,7 @@ def bare_deepspeed(stage: int) -> Step:
     return step
 
 
-def config_of(stage: int, model: nn.Module, *, micro: int = BATCH_SIZE // 2, num_micro: int = 1) -> dict[str, Any]:
+def make_config(stage: int, model: nn.Module, *, micro: int = BATCH_SIZE // 2, num_micro: int = 1) -> dict[str, Any]:
     return make_settings(
         stage=stage,  # type: ignore[arg-type]
         offload="none",
@@ -132,13 +134,13 @@ def bare_pipeline() -> Step:
 
     model = make_model()
     assert isinstance(model, Gpt)
-    net = PipelineModule(model.layers(), num_stages=2, loss_fn=loss_of, partition_method="parameters")
+    net = PipelineModule(model.layers(), num_stages=2, loss_fn=compute_loss, partition_method="parameters")
     micro = BATCH_SIZE // NUM_MICRO_BATCHES
-    config = config_of(1, model, micro=micro, num_micro=NUM_MICRO_BATCHES)
+    config = make_config(1, model, micro=micro, num_micro=NUM_MICRO_BATCHES)
     engine, *_ = deepspeed.initialize(model=net, optimizer=ADAMW(net.parameters()), config=config)
 
     def micro_batches(number: int) -> Iterator[tuple[Tensor, Tensor]]:
-        inputs, targets = batch_of(number, BATCH_SIZE)
+        inputs, targets = make_batch(number, BATCH_SIZE)
         return zip(torch.split(inputs, micro), torch.split(targets, micro), strict=True)
 
     return lambda number: float(engine.train_batch(micro_batches(number)))
@@ -173,7 +175,7 @@ def stall(rank: Rank, kind: str, folder: str) -> tuple[float, float]:
     copies, saves = [], []
     model = make_model()
     optimizer = ADAMW(model.parameters())
-    loss_of(model(batch_of(0, 2)[0]), batch_of(0, 2)[1]).backward()  # type: ignore[no-untyped-call]
+    compute_loss(model(make_batch(0, 2)[0]), make_batch(0, 2)[1]).backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     for number in range(7):
         dist.barrier()

@@ -200,7 +200,7 @@ def load_model(
         InputError: there is no such run, it is not finished, or its weights do not fit the code.
     """
     from experiments.config.allowlist import trusted
-    from experiments.results.export.export import interface_of
+    from experiments.results.export.export import load_interface
     from experiments.tracking.model.final_model import describe_model, find_final_model
     from experiments.tracking.model.predictor import prepare
     from experiments.trial.lookup import find_run
@@ -210,7 +210,7 @@ def load_model(
     chosen = find_final_model(trial)
     if find_code_changes(trial, trust):
         print("warning: the code has changed since this run; the model is built with today's code", file=sys.stderr)
-    facts = describe_model(trial, chosen, interface_of(trial, trusted(trust)))
+    facts = describe_model(trial, chosen, load_interface(trial, trusted(trust)))
     return prepare(facts, chosen.weights, device).model
 
 

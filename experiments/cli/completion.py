@@ -80,7 +80,7 @@ class Line:
         pairs = pairwise(["", *self.before])
         return [word for earlier, word in pairs if not word.startswith("-") and earlier not in with_value]
 
-    def values_of(self, *flags: str) -> list[str]:
+    def find_values(self, *flags: str) -> list[str]:
         """The values that these flags were given."""
         separate = [value for word, value in pairwise(self.before) if word in flags]
         return separate + [
@@ -89,11 +89,11 @@ class Line:
 
     @property
     def runs_dir(self) -> Path:
-        return Path([os.environ.get("LATHE_RUNS", "runs"), *self.values_of("--runs-dir")][-1]).expanduser()
+        return Path([os.environ.get("LATHE_RUNS", "runs"), *self.find_values("--runs-dir")][-1]).expanduser()
 
     @property
     def config_dirs(self) -> list[str]:
-        return self.values_of("-cd", "--config-dir")
+        return self.find_values("-cd", "--config-dir")
 
     @cached_property
     def groups(self) -> dict[str, dict[str, Path]]:

@@ -86,7 +86,7 @@ class ProcessSupervisor:
         from experiments.components.assemble import make_engine
         from experiments.plan.plan import make_plan
 
-        config = self.trial.config_of(self.attempt)
+        config = self.trial.read_attempt_config(self.attempt)
         roles = cast("ManagedEngine", make_engine(config, self.trust)).roles(make_plan(config).topology)
         first = [COORDINATOR] if self.rank.number == 0 else []
         return first + [role for role, rank in roles.items() if rank == self.rank.number]

@@ -84,7 +84,7 @@ def run_rank(trial: Trial, attempt: int, trust: tuple[str, ...], rank: Rank, sto
             return FAILED
         _log_to(folder / log_name(rank.number))
         allow_local_packages(trust)
-        if is_supervised(trial.config_of(attempt)):
+        if is_supervised(trial.read_attempt_config(attempt)):
             return run_supervisor(trial, attempt, trust, rank, stop)
         with Journal(folder / "journal.jsonl" if rank.number == 0 else Path(os.devnull)) as journal:
             try:

@@ -78,7 +78,7 @@ def read_best_value(folder: Path, metric: str, mode: str) -> float | None:
     return summary.best(mode)
 
 
-def better_of(one: float | None, other: float | None, mode: str) -> float | None:
+def choose_better(one: float | None, other: float | None, mode: str) -> float | None:
     """The better of two values of a metric; None and NaN lose."""
     values = [value for value in (one, other) if value is not None and not math.isnan(value)]
     return (max(values) if mode == "max" else min(values)) if values else None

@@ -91,7 +91,7 @@ def run_attempt(
     training: Trainer | None = None
     has_others = rank.rendezvous != ""
     try:
-        config = trial.config_of(number)
+        config = trial.read_attempt_config(number)
         _set_threads(config["hardware"], shares_cores=rank.rendezvous.startswith("file://"))
         set_level(config["determinism"], lambda warning: on_running(training.done if training else 0, warning))
         checkpoints = Checkpoints(trial.folder, config["checkpoint"]["keep_last"], number)

@@ -46,7 +46,7 @@ class Trial:
         config: dict[str, Any] = yaml.load((self.folder / "trial.yaml").read_text(), Loader=yaml.CSafeLoader)
         return renamed.upgrade(config)
 
-    def config_of(self, attempt: int) -> dict[str, Any]:
+    def read_attempt_config(self, attempt: int) -> dict[str, Any]:
         """The configuration of one attempt: that of the trial, with the changes of a resume (`resume.CHANGEABLE`)."""
         path = self.folder / "attempts" / str(attempt) / "changed.yaml"
         return {**self.config, **renamed.upgrade(yaml.safe_load(path.read_text()) if path.exists() else {})}

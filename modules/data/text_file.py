@@ -14,7 +14,7 @@ from modules.data.base import Batch, DataError, UserInputError
 from modules.data.files import DataFiles
 from modules.data.tensors import check_at_least, check_split
 from modules.data.text.byte_pairs import BytePairs
-from modules.data.text.characters import Characters, kinds_of
+from modules.data.text.characters import Characters, find_characters
 from modules.data.text.token_windows import TokenWindows, WindowSizes, stack_prompts
 
 _PERCENT = {"train": (0, 90), "val": (90, 95), "test": (95, 100)}
@@ -94,7 +94,7 @@ class TextFile:
             DataError: as `load`.
         """
         if self.tokens == "byte_pairs":
-            return BytePairs(self._part("train"), kinds_of(self._text), self.vocab_size)
+            return BytePairs(self._part("train"), find_characters(self._text), self.vocab_size)
         return Characters(self._text, self.vocab_size)
 
     @cached_property

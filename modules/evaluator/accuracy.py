@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from modules.data.base import InputReader, Tensors
 from modules.evaluator.base import Prediction
-from modules.evaluator.outputs import outputs_of
+from modules.evaluator.outputs import compute_outputs
 
 
 class Accuracy:
@@ -73,7 +73,7 @@ class Accuracy:
 
     def predict(self, model: nn.Module, data: InputReader, inputs: Sequence[str]) -> list[Prediction]:
         """Return the most probable classes and their probabilities, with the class names of the data or else numbers."""
-        outputs = outputs_of(model, data.read(inputs))
+        outputs = compute_outputs(model, data.read(inputs))
         if not isinstance(outputs, Tensor) or outputs.dim() != 2:
             raise ValueError(
                 "evaluator Accuracy predicts with models that give one logit per class, but this model gives more; "

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from modules.data.base import Tensors
 
 
-def outputs_of(model: nn.Module, inputs: Tensors) -> Tensors:
+def compute_outputs(model: nn.Module, inputs: Tensors) -> Tensors:
     """Run a model on its device.
 
     Args:

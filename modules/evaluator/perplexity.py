@@ -10,7 +10,7 @@ from torch import Generator, Tensor, nn
 
 from modules.data.base import IGNORED, InputReader, Tensors, Tokenized
 from modules.evaluator.base import Prediction
-from modules.evaluator.outputs import outputs_of
+from modules.evaluator.outputs import compute_outputs
 
 
 class Perplexity:
@@ -89,7 +89,7 @@ class Perplexity:
         start, context_tokens, tokenizer = tokens.shape[1], example.shape[1], data.tokenizer
         generator = Generator().manual_seed(self.sample_seed)
         for _ in range(self.sample_tokens):
-            outputs = outputs_of(model, tokens[:, -context_tokens:])
+            outputs = compute_outputs(model, tokens[:, -context_tokens:])
             if not isinstance(outputs, Tensor) or outputs.dim() != 3:
                 raise ValueError("evaluator Perplexity wants logits as [batch, time, tokens]; use another evaluator")
             logits = outputs[:, -1, : tokenizer.num_tokens].float()

@@ -11,8 +11,8 @@ from modules.data.base import IGNORED, InputReader, Split, Tensors
 from modules.data.image.user_images import open_photo
 from modules.evaluator.base import Prediction
 from modules.evaluator.mask_picture import mask_file, overlay, side_by_side
-from modules.evaluator.outputs import outputs_of
-from modules.objective.pixel_cross_entropy import pixels_of
+from modules.evaluator.outputs import compute_outputs
+from modules.objective.pixel_cross_entropy import select_logits_and_mask
 
 _NUM_BINS, _FARTHEST = 1024, 16.0
 
@@ -60,7 +60,7 @@ class Segmentation:
         Raises:
             ValueError: the shapes or the number of classes do not fit.
         """
-        logits, truth = pixels_of(outputs, targets, "Segmentation")
+        logits, truth = select_logits_and_mask(outputs, targets, "Segmentation")
         if logits.shape[-1] != self.num_classes:
             raise ValueError(
                 f"evaluator.num_classes={self.num_classes} is not the model's number of classes; set it to {logits.shape[-1]}"
@@ -110,7 +110,7 @@ class Segmentation:
         if (count := min(self.num_pictures, len(split))) == 0:
             return {}
         inputs, targets = split.batch(torch.arange(count), torch.Generator())
-        logits, _ = pixels_of(model(inputs), targets, "Segmentation")
+        logits, _ = select_logits_and_mask(model(inputs), targets, "Segmentation")
         photos = inputs if isinstance(inputs, Tensor) else inputs[0]
         truths = (targets,) if isinstance(targets, Tensor) else targets
         masks = [truths[0], logits.argmax(dim=-1), *truths[1:2]]
@@ -130,7 +130,7 @@ class Segmentation:
         ]  # one by one, because padding depends on the batch
 
     def _predict_one(self, model: nn.Module, data: InputReader, path: str) -> Prediction:
-        outputs, photo = outputs_of(model, data.read([path])), open_photo(path, "RGB")
+        outputs, photo = compute_outputs(model, data.read([path])), open_photo(path, "RGB")
         logits = outputs if isinstance(outputs, Tensor) else outputs[0]
         if logits.dim() != 4 or logits.shape[1] < photo.height or logits.shape[2] < photo.width:
             raise ValueError(

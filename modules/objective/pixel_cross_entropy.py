@@ -50,7 +50,7 @@ class PixelCrossEntropy(nn.Module):
         Raises:
             ValueError: the shapes of logits and classes do not fit.
         """
-        logits, classes = pixels_of(outputs, targets, "PixelCrossEntropy")
+        logits, classes = select_logits_and_mask(outputs, targets, "PixelCrossEntropy")
         if self.class_weights is not None and len(self.class_weights) != logits.shape[-1]:
             raise ValueError(
                 f"objective.class_weights has {len(self.class_weights)} values, but the model has {logits.shape[-1]} classes; "
@@ -72,7 +72,7 @@ class PixelCrossEntropy(nn.Module):
         return (nats.sum(dim=(1, 2)) / counts.clamp_min(1)).mean()
 
 
-def pixels_of(outputs: Tensors, targets: Tensors, owner: str) -> tuple[Tensor, Tensor]:
+def select_logits_and_mask(outputs: Tensors, targets: Tensors, owner: str) -> tuple[Tensor, Tensor]:
     """Return the logits and the first mask.
 
     Raises:

@@ -35,7 +35,7 @@ def export(args: argparse.Namespace) -> int:
         raise InputError(problems, "`lathe export`")
     trial = find_run(args.run, Path(args.runs_dir))
     trust = trusted(args.trust)
-    chosen, interface = find_final_model(trial), interface_of(trial, trust)
+    chosen, interface = find_final_model(trial), load_interface(trial, trust)
     if not (trial.folder.parent / CODE).is_dir() and find_code_changes(trial, args.trust):
         print(
             "warning: the code has changed since this run was frozen, and the model is exported with the current code; "
@@ -52,7 +52,7 @@ def export(args: argparse.Namespace) -> int:
     return 0
 
 
-def interface_of(trial: Trial, trust: Collection[str]) -> ModelInterface:
+def load_interface(trial: Trial, trust: Collection[str]) -> ModelInterface:
     """The inputs and outputs of the model, as the run recorded them, or from a test with zeros.
 
     Raises:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from experiments.config.allowlist import trusted
 from experiments.core.errors import InputError
-from experiments.results.export.export import interface_of
+from experiments.results.export.export import load_interface
 from experiments.results.predict.inputs import ModelInput, find_problems, read_inputs, skips_output
 from experiments.results.predict.outputs import PredictionWriter
 from experiments.tracking.model.final_model import describe_model, find_final_model
@@ -48,7 +48,7 @@ def predict(args: argparse.Namespace) -> int:
         raise InputError(problems, f"the input of '{trial.config['name']}', which takes {data.takes}s,")
     from experiments.tracking.model.predictor import prepare
 
-    interface = interface_of(trial, trust)
+    interface = load_interface(trial, trust)
     if interface.class_names is not None:  # only loading the whole data set would set them
         data.class_names = list(interface.class_names)  # type: ignore[attr-defined]  # not all have them
     facts = describe_model(trial, chosen, interface)

@@ -89,7 +89,7 @@ def _of_trial(trial: Trial) -> Original:
     record = record_trial(trial)
     first = trial.attempts()[:1]
     return Original(
-        record=replace(record, config=trial.config_of(int(first[0].name))) if first else record,
+        record=replace(record, config=trial.read_attempt_config(int(first[0].name))) if first else record,
         files=record.code_folder,
         overrides=provenance.get("overrides") or [],
         config_dirs=provenance.get("config_dirs") or [],
@@ -110,7 +110,7 @@ def _of_trial(trial: Trial) -> Original:
 
 def _mixed(trial: Trial) -> Iterator[str]:
     """The differences between the attempts of a run."""
-    configs = [trial.config_of(int(path.name)) for path in trial.attempts()]
+    configs = [trial.read_attempt_config(int(path.name)) for path in trial.attempts()]
     changed = {key for config in configs[1:] for key in config if config[key] != configs[0].get(key)}
     if changed:
         yield f"the attempts of the original differ in {', '.join(sorted(changed))}"

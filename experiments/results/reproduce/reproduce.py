@@ -198,7 +198,7 @@ def _report(
 def _record(trial: Trial) -> RunRecord:
     """The record of a repetition, with the configuration of its last attempt."""
     record, attempts = record_trial(trial), trial.attempts()
-    return replace(record, config=trial.config_of(int(attempts[-1].name))) if attempts else record
+    return replace(record, config=trial.read_attempt_config(int(attempts[-1].name))) if attempts else record
 
 
 def _find_end(trial: Trial, steps: int | None, *, was_interrupted: bool) -> tuple[str, str | None]:

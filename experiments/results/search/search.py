@@ -116,7 +116,7 @@ def search(runs_dir: Path, condition: str | None, sort: str | None = None) -> tu
 
 
 def _lookup(run: IndexedRun, names: Mapping[str, str]) -> Lookup:
-    return lambda key: value_of(run, names[key])
+    return lambda key: get_value(run, names[key])
 
 
 def resolve_keys(condition: Condition | None, text: str, sort: str | None, known: Keys) -> dict[str, str]:
@@ -160,7 +160,7 @@ def _explain(key: str, known: Keys) -> str:
     return f"no run has the key {key}; {did_you_mean(key, known.all())}"
 
 
-def value_of(run: IndexedRun, key: str) -> Any:
+def get_value(run: IndexedRun, key: str) -> Any:
     """The value of a run for a key; None if it has no such key."""
     for mark, position in EXTREMES.items():
         if key.startswith(mark):
@@ -181,7 +181,7 @@ def _sorted(runs: Sequence[IndexedRun], sort: str | None, names: Mapping[str, st
     if sort is None:
         return newest
     key = names.get(sort.removeprefix("-"), "")
-    values = {id(run): value_of(run, key) for run in newest}
+    values = {id(run): get_value(run, key) for run in newest}
     has = [run for run in newest if not _is_missing(values[id(run)])]
     has.sort(key=lambda run: _rank(values[id(run)]), reverse=sort.startswith("-"))
     return [*has, *(run for run in newest if _is_missing(values[id(run)]))]
@@ -214,7 +214,7 @@ def _table(runs: Sequence[IndexedRun], mentioned: Sequence[str], now: float) -> 
     table.add_column("started", justify="right", no_wrap=True)
     for run in runs:
         cells = [run.id, _shown_name(run), *([run.sweep or ""] if has_sweeps else []), run.state]
-        cells += [_cell(value_of(run, key)) for key in shown]
+        cells += [_cell(get_value(run, key)) for key in shown]
         table.add_row(*map(escape, cells), _when(run.created, now))
     return table
 

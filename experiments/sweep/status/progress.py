@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.run.journal_tail import JournalTail
-from experiments.run.metrics import better_of
+from experiments.run.metrics import choose_better
 from experiments.sweep.budget import find_spent_limit, sum_device_s
 from experiments.sweep.ledger import Entry, Ledger, LedgerState, State, average_value
 from experiments.sweep.sweep import Sweep
@@ -220,7 +220,7 @@ class ProgressReader:
         )
         tail.read()
         last = tail.values.last[1] if tail.values.last else entry.value
-        best = better_of(entry.value, tail.values.best(mode), mode)
+        best = choose_better(entry.value, tail.values.best(mode), mode)
         num_steps = tail.num_steps or row.num_steps
         return replace(row, step=max(tail.step, entry.step), num_steps=num_steps, last=last, best=best)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from modules.data.base import IGNORED, Batch
-from modules.data.image.user_images import open_photo, pixels_of
+from modules.data.image.user_images import open_photo, to_pixels
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def read_whole(paths: Sequence[str], num_channels: int, size: tuple[int, int]) -
         UserInputError: an image cannot be read.
     """
     mode: Literal["L", "RGB"] = "L" if num_channels == 1 else "RGB"
-    photos = [MaskedImage(pixels_of(open_photo(path, mode)), ()) for path in paths]
+    photos = [MaskedImage(to_pixels(open_photo(path, mode)), ()) for path in paths]
     height, width = (max(size[side], *(photo.pixels.shape[side] for photo in photos)) for side in (0, 1))
     split = MaskedImages(photos, (height, width), None)
     inputs, _ = split.batch(torch.arange(len(photos)), Generator())

@@ -57,7 +57,7 @@ def fit(photo: Image.Image, height: int, width: int) -> Image.Image:
     return photo.resize((width, height), Image.Resampling.BILINEAR, box=box)
 
 
-def pixels_of(photo: Image.Image) -> np.ndarray:
+def to_pixels(photo: Image.Image) -> np.ndarray:
     """Return uint8 [height, width, 1 or 3]."""
     pixels = np.array(photo, np.uint8)
     return pixels.reshape(*pixels.shape[:2], -1)
@@ -78,7 +78,7 @@ def read_fitted(paths: Sequence[str], image_shape: tuple[int, int, int]) -> Tens
     """
     channels, height, width = image_shape
     photos = [fit(open_photo(path, "L" if channels == 1 else "RGB"), height, width) for path in paths]
-    return torch.stack([torch.from_numpy(pixels_of(photo)).permute(2, 0, 1) for photo in photos])
+    return torch.stack([torch.from_numpy(to_pixels(photo)).permute(2, 0, 1) for photo in photos])
 
 
 def _is_empty(path: str) -> bool:

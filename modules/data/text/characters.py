@@ -21,7 +21,7 @@ class Characters:
         Raises:
             DataError: the text has more different characters.
         """
-        self.kinds = kinds_of(text)
+        self.kinds = find_characters(text)
         if len(self.kinds) > vocab_size:
             raise DataError(
                 f"data.vocab_size={vocab_size} is too small for the {len(self.kinds)} different characters in this text; "
@@ -52,7 +52,7 @@ class Characters:
         return "".join(self.kinds[token] for token in tokens.tolist())
 
 
-def kinds_of(text: str) -> str:
+def find_characters(text: str) -> str:
     """Return the different characters of a text in the order of their code points."""
     return "".join(sorted(set(text)))
 

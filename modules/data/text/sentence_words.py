@@ -11,7 +11,7 @@ import torch
 
 from modules.data.base import END, PADDING, START, UNKNOWN
 from modules.data.text.byte_pairs import BytePairs
-from modules.data.text.characters import kinds_of
+from modules.data.text.characters import find_characters
 
 SPECIAL = {PADDING: "<pad>", START: "<s>", END: "</s>", UNKNOWN: "<unk>"}
 
@@ -78,7 +78,7 @@ class SentencePieces:
             DataError: there are more characters than ids, or the text has too few pairs.
         """
         text = "\n".join(sentences)
-        kinds = kinds_of(text.replace("\n", ""))
+        kinds = find_characters(text.replace("\n", ""))
         # Id 0 of the library is its unknown token. Shifted by 3 it is `UNKNOWN`, and all others come after it.
         self._pieces = BytePairs(text, kinds, vocab_size - UNKNOWN)
         self._known = re.compile(f"[{re.escape(kinds)}]+|.", re.DOTALL)

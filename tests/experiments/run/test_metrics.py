@@ -11,7 +11,7 @@ from experiments.run.journal import Journal, seal
 from experiments.run.journal_tail import JournalTail
 from experiments.run.metrics import (
     MetricSummary,
-    better_of,
+    choose_better,
     read_best_value,
     read_last_values,
     read_series,
@@ -74,9 +74,9 @@ def test_nan_is_never_the_best_value(values: list[float], smallest: float | None
 
 
 def test_the_better_of_two_values_may_be_the_only_one() -> None:
-    assert [better_of(1.0, 2.0, mode) for mode in ("min", "max")] == [1.0, 2.0]
-    assert [better_of(missing, 2.0, "min") for missing in (None, NAN)] == [2.0, 2.0]
-    assert better_of(None, NAN, "max") is None
+    assert [choose_better(1.0, 2.0, mode) for mode in ("min", "max")] == [1.0, 2.0]
+    assert [choose_better(missing, 2.0, "min") for missing in (None, NAN)] == [2.0, 2.0]
+    assert choose_better(None, NAN, "max") is None
 
 
 def test_a_tail_reads_on_and_agrees_with_the_whole_journal(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ def trial(tmp_path: Path) -> Trial:
 
 def test_without_overrides_nothing_changes(trial: Trial) -> None:
     assert compose_changes(trial, []) == {}
-    assert trial.config_of(1) == trial.config
+    assert trial.read_attempt_config(1) == trial.config
 
 
 def test_a_changed_key_is_added_to_the_overrides_of_the_trial(trial: Trial) -> None:
@@ -45,8 +45,8 @@ def test_an_attempt_keeps_what_it_changed(trial: Trial) -> None:
     folder = trial.folder / "attempts" / "2"
     folder.mkdir(parents=True)
     (folder / "changed.yaml").write_text(yaml.safe_dump({"batch_size_per_device": 3}))
-    assert trial.config_of(2) == {**trial.config, "batch_size_per_device": 3}
-    assert trial.config_of(1) == trial.config
+    assert trial.read_attempt_config(2) == {**trial.config, "batch_size_per_device": 3}
+    assert trial.read_attempt_config(1) == trial.config
 
 
 @pytest.mark.parametrize("override", ["optimizer.lr=1", "model=lenet", "~seed", "+tags.a=b", "max_steps=9"])

@@ -17,7 +17,7 @@ from experiments.core.errors import InputError
 from experiments.results.search import index
 from experiments.results.search.condition import parse
 from experiments.results.search.index import FILE, Index, IndexedRun
-from experiments.results.search.search import Keys, resolve_keys, value_of
+from experiments.results.search.search import Keys, get_value, resolve_keys
 from experiments.run import journal
 from tests.conftest import Lathe
 from tests.support import ledgers
@@ -86,7 +86,7 @@ def test_a_reproduction_is_found_by_its_verdict(tmp_path: Path) -> None:
     text = "verdict='within tolerance' and state!=running"
     names = resolve_keys(parse(text), text, None, Keys.from_runs(runs))
     assert names == {"verdict": "verdict", "state": "state"}
-    assert {run.id: value_of(run, "verdict") for run in runs} == {"a1b2c3": "within tolerance", "d4e5f6": None}
+    assert {run.id: get_value(run, "verdict") for run in runs} == {"a1b2c3": "within tolerance", "d4e5f6": None}
 
 
 def test_no_match_is_reported_and_is_not_an_error(lathe: Lathe, tmp_path: Path) -> None:

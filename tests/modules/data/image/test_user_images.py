@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from modules.data.base import UserInputError
-from modules.data.image.user_images import fit, open_photo, pixels_of
+from modules.data.image.user_images import fit, open_photo, to_pixels
 
 RAMP = np.linspace(0, 255, 30).reshape(5, 6).round().astype(np.uint8)
 
@@ -17,7 +17,7 @@ def saved(path: Path, image: Image.Image, **more: Any) -> str:
 
 
 def grey(path: str) -> np.ndarray:
-    return pixels_of(open_photo(path, "L"))[..., 0]
+    return to_pixels(open_photo(path, "L"))[..., 0]
 
 
 def test_every_mode_of_the_same_picture_reads_the_same(tmp_path: Path) -> None:
