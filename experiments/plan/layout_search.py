@@ -62,7 +62,6 @@ class SearchResult:
     ranked: tuple[Candidate, ...]
     dropped: Mapping[str, int]
     """Number of dropped layouts, by reason."""
-    available_bytes: float
 
 
 def search(
@@ -146,7 +145,7 @@ class _LayoutComparison:
         ranked = sorted(fitting, key=lambda candidate: candidate.cost.total_s)
         best = _simplest_of_fastest(fitting)  # the simplest come first
         ranked.remove(best)
-        return SearchResult(self.config["name"], (best, *ranked), dict(self.dropped), self.available)
+        return SearchResult(self.config["name"], (best, *ranked), dict(self.dropped))
 
     def _hint(self) -> str:
         if not any(reason.startswith("too large") for reason in self.dropped):

@@ -96,11 +96,6 @@ def _describe_damage(folder: Path, err: Exception) -> str:
     return f"{folder} is damaged ({reason}); restore it, or move it out of {folder.parent}"
 
 
-def sync_sweep(sweep: Sweep) -> SyncSummary:
-    """Update the parent run of a sweep and the runs of its trials."""
-    return SweepSync(sweep).sync()
-
-
 def read_tracking_config(sweep: Sweep) -> dict[str, Any]:
     """Read the tracking settings of a sweep; all its trials share them."""
     return dict(_read_config(sweep)["tracking"])

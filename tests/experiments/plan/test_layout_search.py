@@ -14,7 +14,7 @@ from experiments.config.compose import compose
 from experiments.config.experiment import Experiment
 from experiments.config.rules.topology import is_auto
 from experiments.core.errors import InputError, PlanError
-from experiments.plan.estimate import estimate, make_layout
+from experiments.plan.estimate import estimate, make_layout, memory_bytes
 from experiments.plan.fit import check_fit
 from experiments.plan.layout_search import USABLE_MEMORY, Candidate, SearchResult, compare, search
 from experiments.plan.plan import Plan, make_plan
@@ -155,12 +155,14 @@ PAIRS = [
 
 @pytest.mark.parametrize(("overrides", "best"), PAIRS, ids=[" ".join((o[0], o[-1])) for o, _ in PAIRS])
 def test_the_expected_layout_is_chosen(overrides: tuple[str, ...], best: str) -> None:
-    choice = chosen(*overrides)
+    experiment = composed(*overrides)
+    choice = compare(experiment)
     first = choice.ranked[0]
     assert f"{first.name} batch_size_per_device={first.layout.batch_size_per_device}" == best
     others = [candidate.cost.total_s for candidate in choice.ranked[1:]]
     assert others == sorted(others)
-    assert all(candidate.memory_bytes <= choice.available_bytes for candidate in choice.ranked)
+    available_bytes = USABLE_MEMORY * memory_bytes(experiment.config["hardware"])
+    assert all(candidate.memory_bytes <= available_bytes for candidate in choice.ranked)
 
 
 def test_the_compared_memory_is_that_of_the_plan() -> None:

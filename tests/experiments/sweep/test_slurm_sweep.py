@@ -23,7 +23,7 @@ from experiments.sweep.spec import read_overrides
 from experiments.sweep.submit import submit
 from experiments.sweep.sweep import Sweep
 from experiments.sweep.worker.reaper import reap
-from experiments.tracking.sweep_sync import sync_sweep
+from experiments.tracking.sweep_sync import SweepSync
 from tests.support.cluster import Cluster
 from tests.support.live import Live
 from tests.support.variants import IS_LONG
@@ -141,12 +141,12 @@ def test_killed_worker_loses_no_points_and_mlflow_has_each_once(cluster: Cluster
     tracked = ("tracking=sqlite", "launcher.workers=2")
     sweep = submit_sweep(runs_dir, *LONG, "max_steps=3000", "optimizer.lr=0.01,0.02,0.03", *tracked)
     wait_for_checkpoint(sweep)
-    sync_sweep(sweep)
+    SweepSync(sweep).sync()
     os.kill(_process_of(sweep, read_entries(sweep)[0].worker), signal.SIGKILL)
     results = wait_for_end(sweep)
     assert [entry.state for entry in results] == ["finished"] * 3
     assert has_each_metric_once(sweep)
-    assert sync_sweep(sweep).failures == ()
+    assert SweepSync(sweep).sync().failures == ()
     with closing(sqlite3.connect(runs_dir / "mlflow.db")) as connection:
         query = f"select step, count(*) from metrics where key = '{METRIC}' group by step"
         assert connection.execute(query).fetchall() == [(step, 3) for step in range(100, 3001, 100)]

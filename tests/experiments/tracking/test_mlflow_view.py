@@ -13,7 +13,7 @@ import pytest
 from experiments.sweep.sweep import Sweep
 from experiments.tracking import mlflow_client, mlflow_view
 from experiments.tracking.store_uri import StoreError
-from experiments.tracking.sweep_sync import sync_sweep
+from experiments.tracking.sweep_sync import SweepSync
 from experiments.tracking.ui import serve
 from tests.support import ledgers
 from tests.support.recorded_sweeps import METRIC, make_swept, read_run_tags, run_trial
@@ -90,7 +90,7 @@ def test_the_state_filters_and_sorts(mode: str, ascending: bool) -> None:
 
 def test_view_is_saved_with_the_parent_run(runs_dir: Path) -> None:
     sweep = make_swept(runs_dir, [{"optimizer.lr": lr} for lr in (0.1, 0.2)])
-    sync_sweep(sweep)
+    SweepSync(sweep).sync()
     view = saved(runs_dir)
     assert view["tag"] == f"mlflow.sharedViewState.{sweep.key[:12]}"
     assert view["name"] == "sweep probe"
@@ -115,13 +115,13 @@ def test_view_is_updated_only_if_the_spec_has_changed(runs_dir: Path, monkeypatc
     monkeypatch.setattr(mlflow_client.Store, "set_experiment_tag", noted)
     sweep = make_swept(runs_dir, [{"optimizer.lr": 0.1}])
     for _ in range(2):
-        sync_sweep(sweep)
+        SweepSync(sweep).sync()
     run_trial(sweep, ledgers.ids(1)[0], 0.5)
-    sync_sweep(sweep)
+    SweepSync(sweep).sync()
     assert len(written) == 1
     spec = {**sweep.spec, "space": {**sweep.spec["space"], "seed": [0, 1]}}
     (sweep.folder / "sweep.yaml").write_text(json.dumps(spec))
-    sync_sweep(Sweep(sweep.folder))
+    SweepSync(Sweep(sweep.folder)).sync()
     assert len(written) == 2
     assert "params.`seed`" in saved(runs_dir)["state"]["selectedColumns"]
 
@@ -132,7 +132,7 @@ def test_unknown_ui_version_has_a_plain_link(
 ) -> None:
     monkeypatch.setattr(mlflow_client.Store, "ui_version", lambda self: version)
     sweep = make_swept(runs_dir, [{"optimizer.lr": 0.1}], mode="min")
-    sync_sweep(sweep)
+    SweepSync(sweep).sync()
     assert sql(runs_dir / "mlflow.db", "select count(*) from experiment_tags where key like 'mlflow.shared%'") == [(0,)]
     link = mlflow_view.make_link(sweep, "http://127.0.0.1:5000")
     assert "viewStateShareKey" not in link
@@ -165,7 +165,7 @@ def test_sweep_outside_a_store_has_no_link(runs_dir: Path) -> None:
     assert mlflow_view.find_location(sweep) is None
     with pytest.raises(StoreError, match="sweep 'probe' is not in the store sqlite"):
         serve(runs_dir, sweep=sweep)
-    sync_sweep(sweep)
+    SweepSync(sweep).sync()
     assert mlflow_view.ui_hint(sweep) == f"`lathe ui --sweep {name}` compares the trials in MLflow"
     with pytest.raises(StoreError, match=r"is not in the store http://127.0.0.1:1"):
         serve(runs_dir, store="http://127.0.0.1:1", sweep=sweep)
@@ -176,6 +176,6 @@ def test_newest_sweeps_are_listed(runs_dir: Path) -> None:
         sweep = make_swept(runs_dir, [{"optimizer.lr": 0.1}], name=f"probe{number}")
         ledgers.age_file(sweep.folder / "sweep.yaml", 100 - number)
         if number != 2:
-            sync_sweep(sweep)
+            SweepSync(sweep).sync()
     sweeps = mlflow_view.list_newest(runs_dir, f"sqlite:///{runs_dir}/mlflow.db", 2)
     assert [sweep.name for sweep in sweeps] == ["probe3", "probe1"]

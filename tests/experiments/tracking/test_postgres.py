@@ -13,7 +13,7 @@ import pytest
 
 from experiments.tracking.run_sync import sync_run
 from experiments.tracking.store_uri import StoreError
-from experiments.tracking.sweep_sync import sync_all, sync_sweep
+from experiments.tracking.sweep_sync import SweepSync, sync_all
 from experiments.trial.trial import Trial
 from tests.support import ledgers
 from tests.support.databases import PASSWORD, Postgres, postgres
@@ -109,7 +109,7 @@ def test_sweep_and_runs_of_nodes_without_network_are_synced_later(
     assert len(stored) == 60 + len(read_journal_points(sweep))
     (view,) = server.sql(database, "select value from experiment_tags where key like 'mlflow.sharedViewState.%'")
     assert json.loads(view[0])["name"] == "sweep probe"
-    assert sync_sweep(sweep)[:2] == (2, 0)
+    assert SweepSync(sweep).sync()[:2] == (2, 0)
 
 
 def test_store_without_a_driver_is_an_error(tmp_path: Path) -> None:

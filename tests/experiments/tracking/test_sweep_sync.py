@@ -29,7 +29,7 @@ from experiments.sweep.sweep import Sweep
 from experiments.tracking import mlflow_client, sweep_tags
 from experiments.tracking.run_sync import sync_run
 from experiments.tracking.sweep_metrics import BestSoFar
-from experiments.tracking.sweep_sync import SweepSync, sync_all, sync_sweep
+from experiments.tracking.sweep_sync import SweepSync, sync_all
 from tests.support import ledgers
 from tests.support import workers as sweeps
 from tests.support.recorded_sweeps import (
@@ -57,7 +57,7 @@ mlflow_client.get_store_errors()  # imports MLflow
 mlflow_client.open_store(f"sqlite:///{Path(sys.argv[1]).parent}/mlflow.db", Path(sys.argv[1]).parent)
 print("ready", flush=True)
 input()
-print(sync_sweep(Sweep(Path(sys.argv[1]))))
+print(SweepSync(Sweep(Path(sys.argv[1]))).sync())
 """
 
 
@@ -91,7 +91,7 @@ def test_sweep_is_a_parent_run_with_a_child_run_per_trial(runs_dir: Path) -> Non
     )
     for trial, value in zip(ledgers.ids(4), (0.5, 0.7, 0.9, 0.8), strict=True):
         run_trial(sweep, trial, value)
-    summary = sync_sweep(sweep)
+    summary = SweepSync(sweep).sync()
     assert (summary.runs, summary.failures) == (4, ())
     assert summary.points == len(read_journal_points(sweep)) == 16
     assert read_stored_points(runs_dir) == read_journal_points(sweep)
@@ -147,7 +147,7 @@ def test_note_has_goal_progress_and_commands(runs_dir: Path) -> None:
     run_trial(sweep, first, 0.75)
     start_trial(sweep, second)
     ledgers.end_trial(sweep, second, "failed", failure="exception", reason="TrainingError: loss=nan |\n`x`")
-    sync_sweep(sweep)
+    SweepSync(sweep).sync()
     note = read_run_tags(runs_dir, "probe")["mlflow.note.content"]
     assert note.startswith("**probe**: does it learn? ([all trials side by side](#/experiments/")
     assert "| `optimizer.lr` | `0.001,0.01,0.1` |" in note
@@ -160,7 +160,7 @@ def test_note_has_goal_progress_and_commands(runs_dir: Path) -> None:
     assert "lathe sweep --config-dir 'my conf' ./sweep.yaml" in note
     assert f"lathe resume {sweep.folder}\nlathe status {sweep.folder}" in note
     run_trial(sweep, third, 0.875)
-    sync_sweep(sweep)
+    SweepSync(sweep).sync()
     assert "0.875, of [lr=0.1](" in read_run_tags(runs_dir, "probe")["mlflow.note.content"]
 
 
@@ -216,11 +216,11 @@ def test_queue_time_of_a_trial_is_logged_once_when_it_ends(runs_dir: Path) -> No
     trial = ledgers.ids(1)[0]
     for state in ("pending", "finished"):
         start_trial(sweep, trial)
-        sync_sweep(sweep)
+        SweepSync(sweep).sync()
         assert not curve_of(runs_dir, "cost/queue_wait_s")
         ledgers.end_trial(sweep, trial, state, value=0.5)
     for _ in range(2):
-        sync_sweep(sweep)
+        SweepSync(sweep).sync()
     waited = ledgers.read_entry(sweep, trial).waited_s
     assert waited > 0
     assert curve_of(runs_dir, "cost/queue_wait_s") == [pytest.approx(waited)]
@@ -237,13 +237,13 @@ def test_all_attempts_of_a_trial_are_one_run(runs_dir: Path) -> None:
     ledgers.log_metric(sweep, trial, {50: 0.1, 100: 0.2})
     orphan = ledgers.attempt_folder(sweep, trial) / "journal.jsonl"
     ledgers.end_trial(sweep, trial, "pending", failure="node lost", reason="gone")
-    sync_sweep(sweep)
+    SweepSync(sweep).sync()
     assert read_run_tags(runs_dir, "lr=0.001")["lathe.failure"] == "node lost"
     start_trial(sweep, trial, "second")
     with orphan.open("a") as file:  # the first worker was still alive
         file.write('{"event":"metrics","time":1.0,"step":150,"metrics":{"val/accuracy_top1":9.0}}\n{"event":"metr')
     ledgers.log_metric(sweep, trial, {100: 0.25, 150: 0.3})
-    sync_sweep(sweep)
+    SweepSync(sweep).sync()
     run_tags = read_run_tags(runs_dir, "lr=0.001")
     expected_tags = {"lathe.failure": "", "lathe.reason": "", "lathe.attempt": "2", "lathe.worker": "second"}
     assert expected_tags.items() <= run_tags.items()
@@ -251,15 +251,15 @@ def test_all_attempts_of_a_trial_are_one_run(runs_dir: Path) -> None:
     ledgers.end_trial(sweep, trial, "failed", failure="exception", reason="x")
     (sweep.folder / trial / "sync.json").unlink()
     (sweep.folder / "sync.json").unlink()
-    sync_sweep(sweep)
+    SweepSync(sweep).sync()
     ledger = sweep.ledger()
     with ledger.locked():
         ledger.retry([trial])
-    assert sync_sweep(sweep).failures == ()
+    assert SweepSync(sweep).sync().failures == ()
     assert (read_children(runs_dir), read_parent_status(runs_dir)) == ({"lr=0.001": "SCHEDULED"}, "RUNNING")
     run_trial(sweep, trial, 0.5)
     (sweep.folder / trial / "sync.json").unlink()
-    sync_sweep(sweep)
+    SweepSync(sweep).sync()
     assert read_run_tags(runs_dir, "lr=0.001")["lathe.failure"] == ""
     assert read_stored_points(runs_dir) == read_journal_points(sweep)
     assert [row[2:] for row in read_stored_points(runs_dir) if row[1] == METRIC] == [
@@ -304,7 +304,7 @@ def test_status_of_a_sweep_follows_from_its_trials(
     with ledger.locked():
         if closed:
             ledger.close(closed)
-    sync_sweep(sweep)
+    SweepSync(sweep).sync()
     assert read_parent_status(runs_dir) == status
 
 
@@ -329,7 +329,7 @@ def test_sweep_is_not_over_while_its_strategy_may_add_trials(
         if state == "f":
             run_trial(sweep, trial, 0.5)
     assert SweepSync(sweep).is_over() is over
-    sync_sweep(sweep)
+    SweepSync(sweep).sync()
     assert read_parent_status(runs_dir) == ("FINISHED" if over else "RUNNING")
 
 
@@ -340,7 +340,7 @@ def test_reused_results_have_no_run_but_are_in_the_note(runs_dir: Path) -> None:
     with ledger.locked():
         new_trial = {"trial": "c0", "point": 1, "values": {"optimizer.lr": 0.1}, "seed": 0}
         ledger.add([new_trial | {"reused": {"folder": "/runs/other/abc", "value": 0.9}}])
-    sync_sweep(sweep)
+    SweepSync(sweep).sync()
     assert list(read_children(runs_dir)) == ["lr=0.001"]
     assert "`lr=0.1` of `/runs/other/abc`" in read_run_tags(runs_dir, "probe")["mlflow.note.content"]
     assert curve(runs_dir, "best_value") == [(1, 0.5), (2, 0.9)]
@@ -373,7 +373,7 @@ def test_synced_trials_are_not_read_again(runs_dir: Path, monkeypatch: pytest.Mo
     syncs.sync()
     assert Counter(watched.calls)["create_run"] == 0
     watched.calls.clear()
-    assert sync_sweep(sweep) == (3, 0, (), ())
+    assert SweepSync(sweep).sync() == (3, 0, (), ())
     assert watched.calls == ["get_run"]
 
 
@@ -382,17 +382,17 @@ def test_store_that_lost_the_sweep_gets_it_again(runs_dir: Path) -> None:
 
     sweep = make_swept(runs_dir, LRS)
     run_trial(sweep, ledgers.ids(1)[0], 0.5)
-    sync_sweep(sweep)
+    SweepSync(sweep).sync()
     client = MlflowClient(f"sqlite:///{runs_dir}/mlflow.db")
     for (run_id,) in sql(runs_dir / "mlflow.db", "select run_uuid from runs"):
         client.delete_run(run_id)
-    sync_sweep(sweep)
+    SweepSync(sweep).sync()
     assert sql(runs_dir / "mlflow.db", "select lifecycle_stage from runs") == [("active",)] * 2
     with closing(sqlite3.connect(runs_dir / "mlflow.db")) as connection:
         for table in ("params", "tags", "latest_metrics", "metrics", "runs"):
             connection.execute(f"delete from {table}")
         connection.commit()
-    sync_sweep(sweep)
+    SweepSync(sweep).sync()
     assert read_stored_points(runs_dir) == read_journal_points(sweep)
     assert curve(runs_dir, "best_value") == [(1, 0.5)]
     assert num_runs(runs_dir) == 2
@@ -401,10 +401,10 @@ def test_store_that_lost_the_sweep_gets_it_again(runs_dir: Path) -> None:
 def test_moved_sweep_is_found_by_its_key(runs_dir: Path) -> None:
     sweep = make_swept(runs_dir, LRS)
     run_trial(sweep, ledgers.ids(1)[0], 0.5)
-    sync_sweep(sweep)
+    SweepSync(sweep).sync()
     before = sql(runs_dir / "mlflow.db", "select count(*) from metrics"), num_runs(runs_dir)
     shutil.copytree(sweep.folder, runs_dir / "elsewhere", ignore=shutil.ignore_patterns("sync.*"))
-    sync_sweep(Sweep(runs_dir / "elsewhere"))
+    SweepSync(Sweep(runs_dir / "elsewhere")).sync()
     assert (sql(runs_dir / "mlflow.db", "select count(*) from metrics"), num_runs(runs_dir)) == before
 
 
@@ -425,7 +425,7 @@ def test_extended_sweep_renames_runs_and_keeps_its_first_parameters(runs_dir: Pa
     assert set(read_children(runs_dir)) == {"lr=0.001, seed=0", "lr=0.001, seed=1"}
     assert read_run_tags(runs_dir, "lr=0.001, seed=0")["mlflow.runName"] == "lr=0.001, seed=0"
     assert curve(runs_dir, "best_value") == [(1, 0.5), (2, 0.375)]
-    sync_sweep(sweep)
+    SweepSync(sweep).sync()
     params = read_run_params(runs_dir, "probe")
     assert (params["num_seeds"], params["space.optimizer.lr"], params["budget.max_points"]) == ("1", "0.001", "7")
     assert "| `optimizer.lr` | `0.001,0.01` |" in read_run_tags(runs_dir, "probe")["mlflow.note.content"]
@@ -462,7 +462,7 @@ def test_sync_all_accepts_sweeps_trials_and_runs(runs_dir: Path) -> None:
 def test_store_that_is_down_is_reported_once(tmp_path: Path) -> None:
     sweep = make_swept(tmp_path, LRS, store=f"http://user:hush@127.0.0.1:{free_port()}")
     run_trial(sweep, ledgers.ids(1)[0], 0.5)
-    (message,) = sync_sweep(sweep).failures
+    (message,) = SweepSync(sweep).sync().failures
     assert message.startswith("tracking.store=http://***@127.0.0.1:")
     assert " did not take 'probe': " in message
     assert message.endswith(f"its journals hold everything, `lathe sync {sweep.folder}` retries")
@@ -591,12 +591,12 @@ def test_sync_that_is_killed_at_any_call_loses_and_doubles_nothing(runs_dir: Pat
             killed += 1
         process.communicate()
     assert killed > 2
-    summary = sync_sweep(sweep)
+    summary = SweepSync(sweep).sync()
     assert (summary.runs, summary.failures) == (6, ())
     assert read_stored_points(runs_dir) == read_journal_points(sweep)
     assert curve(runs_dir, "finished") == [(step, float(step)) for step in range(1, 7)]
     assert num_runs(runs_dir) == 7
-    assert sync_sweep(sweep) == (6, 0, (), ())
+    assert SweepSync(sweep).sync() == (6, 0, (), ())
 
 
 def test_trials_of_a_worker_are_in_the_store(runs_dir: Path) -> None:
@@ -647,7 +647,7 @@ def test_trial_synced_alone_is_the_same_run(runs_dir: Path) -> None:
     trial = ledgers.ids(1)[0]
     run_trial(sweep, trial, 0.5)
     sync_run(sweep.trial(ledgers.read_entry(sweep, trial)))
-    sync_sweep(sweep)
+    SweepSync(sweep).sync()
     assert num_runs(runs_dir) == 2
     assert read_children(runs_dir) == {"lr=0.001": "FINISHED"}
     assert "mlflow.parentRunId" in read_run_tags(runs_dir, "lr=0.001")
@@ -658,7 +658,7 @@ def test_trial_that_could_not_be_written_is_in_the_note_of_the_parent(runs_dir: 
     trial = ledgers.ids(1)[0]
     ledgers.claim_trial(sweep, trial)
     ledgers.end_trial(sweep, trial, "failed", failure="config error", reason="hardware.device=cuda")
-    assert sync_sweep(sweep) == (0, 0, (), ())
+    assert SweepSync(sweep).sync() == (0, 0, (), ())
     assert "| config error | 1 | `lr=0.001`: " in read_run_tags(runs_dir, "probe")["mlflow.note.content"]
     assert not journal.journals(sweep.folder / trial)
     assert isinstance(Sweep(sweep.folder).ledger().read(), LedgerState)

@@ -26,7 +26,7 @@ from experiments.results.report.report import report, select_runs
 from experiments.run.journal import Journal
 from experiments.sweep.status.progress import read_progress
 from experiments.sweep.sweep import Sweep
-from experiments.tracking.sweep_sync import sync_sweep
+from experiments.tracking.sweep_sync import SweepSync
 from experiments.trial.trial import Trial
 from tests.conftest import Lathe
 from tests.support import ledgers, stores
@@ -463,7 +463,7 @@ def test_report_is_an_artifact_of_the_sweep_and_a_newer_one_replaces_it(
     assert uploaded["report"] == hashlib.sha256(newer.encode()).hexdigest()
     assert uploaded["artifacts"] == []
     before = {path: path.stat().st_mtime_ns for path in (runs_dir / "artifacts").rglob("*") if path.is_file()}
-    sync_sweep(sweep)
+    SweepSync(sweep).sync()
     assert {path: path.stat().st_mtime_ns for path in before} == before  # nothing is uploaded twice
 
 
