@@ -65,6 +65,12 @@ def experiment_keys() -> Iterator[tuple[str, str]]:
         yield from ((f"{section}.{old}", f"{section}.{new}") for old, new in names.items())
 
 
+def experiment_options() -> Iterator[tuple[str, str]]:
+    """Every renamed option of an experiment, old and new, as an override chooses it."""
+    for group, names in OPTIONS.items():
+        yield from ((f"{group}={old}", f"{group}={new}") for old, new in names.items())
+
+
 def sweep_keys() -> Iterator[tuple[str, str]]:
     """Every renamed key of a sweep, old and new, as an override names it."""
     for section, names in SWEEP.items():
@@ -142,7 +148,7 @@ def _names(node: Mapping[str, Any], key: str) -> Mapping[str, str]:
 
 def renames(config: Mapping[str, Any]) -> dict[str, str]:
     """The renamed options, and the renamed keys of one configuration, by old name: a class of the user's keeps its arguments."""
-    names = {f"{group}={old}": f"{group}={new}" for group, table in OPTIONS.items() for old, new in table.items()}
+    names = dict(experiment_options())
 
     def walk(node: Any, key: str) -> None:
         if isinstance(node, Mapping):
@@ -168,9 +174,15 @@ def upgrade_overrides(overrides: Sequence[str], names: Renames) -> list[str]:
     ]
 
 
-def original_overrides(overrides: Sequence[str], config: Mapping[str, Any]) -> list[str]:
-    """Overrides of a configuration with the keys of the first version: the inverse of `upgrade_overrides`."""
-    return upgrade_overrides(overrides, {new: old for old, new in renames(config).items()})
+def original_overrides(overrides: Sequence[str], config: Mapping[str, Any] | None = None) -> list[str]:
+    """Overrides with the keys and options of the first version: the inverse of `upgrade_overrides`.
+
+    Args:
+        overrides: with today's names.
+        config: that they compose; None: any, so every renamed key is translated.
+    """
+    names = (*experiment_options(), *experiment_keys()) if config is None else renames(config).items()
+    return upgrade_overrides(overrides, {new: old for old, new in names})
 
 
 def upgrade_keys(values: Mapping[str, Any], names: Renames) -> dict[str, Any]:

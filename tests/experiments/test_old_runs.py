@@ -227,6 +227,14 @@ def test_overrides_of_old_runs_name_the_new_option(group: str, old: str, new: st
     assert renamed.upgrade_overrides(before, renamed.renames({})) == overrides
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [*renamed.experiment_options(), *((f"{old}=1", f"{new}=1") for old, new in renamed.experiment_keys())],
+)
+def test_overrides_of_an_unknown_configuration_get_the_first_names(old: str, new: str) -> None:
+    assert renamed.original_overrides([new, "seed=3"]) == [old, "seed=3"]
+
+
 @pytest.mark.parametrize(("old", "new"), list(renamed.sweep_keys()))
 def test_old_sweep_key_is_refused_with_the_new_one(
     old: str, new: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -82,7 +82,7 @@ def _check_choices(overrides: Sequence[str], config_dirs: Sequence[str]) -> None
     known = options.groups([Path(folder) for folder in config_dirs])
     chosen = [(text, *text.partition("=")[::2]) for text in overrides if text.partition("=")[0] in known]
     problems = [
-        f"{text}: there is no such option; {did_you_mean(option, known[group])}"
+        f"{text}: there is no such option; {renamed.suggestion(option, known[group])}"
         for text, group, option in chosen
         if option not in known[group]
     ]
@@ -142,7 +142,7 @@ def _run_again(original: Original, args: Namespace, steps: int | None) -> int:
         trial = rerun.new_run(original, code, runs_dir, steps)
         overrides = list(args.overrides)
         if rerun.has_first_names(code):
-            overrides = renamed.upgrade_overrides(overrides, {new: old for old, new in renamed.experiment_keys()})
+            overrides = renamed.original_overrides(overrides)
         ended = rerun.execute(trial, environment, trust, overrides, steps)
         if args.keep_code:
             commands = (f"`git worktree remove --force {shlex.quote(str(root))}`" for root in code.roots)
