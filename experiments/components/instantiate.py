@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.config.allowlist import is_allowed, is_own
+from experiments.config.renamed_targets import TARGETS
 from experiments.core.errors import InputError, PlanError
 from experiments.core.secrets import resolve
 
@@ -86,7 +87,8 @@ def _load(target: str, key: str, trust: Collection[str]) -> Any:
     try:
         target_object = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError) as err:
-        raise InputError([f"{key}={target} cannot be imported: {err}; check the path and what it imports"]) from err
+        hint = f"it is now called {TARGETS[target]!r}" if target in TARGETS else "check the path and what it imports"
+        raise InputError([f"{key}={target} cannot be imported: {err}; {hint}"]) from err
     is_component = inspect.isclass(target_object) or (inspect.isfunction(target_object) and not is_own(target))
     if not is_component or not is_allowed(f"{target_object.__module__}.", trust):
         raise InputError([refusal])

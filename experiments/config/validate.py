@@ -12,6 +12,7 @@ from experiments.config import signature
 from experiments.config import type_check as check
 from experiments.config.allowlist import is_allowed, is_own
 from experiments.config.options import CONF_DIR
+from experiments.config.renamed_targets import TARGETS
 from experiments.config.signature import Argument, Module, Signature, SourceError
 from experiments.config.source_map import SourceMap
 from experiments.core import renamed
@@ -165,7 +166,10 @@ class Validation:
         try:
             spec = signature.read(target)
         except SourceError as err:
-            self.problems.append(f"{setting} cannot be found: {err}")
+            new = TARGETS.get(target)
+            self.problems.append(
+                f"{setting} cannot be found: {err}" if new is None else f"{setting} has moved; it is now called {new!r}"
+            )
             return None
         if not is_allowed(f"{spec.defined_in}.", self.trust):
             self.problems.append(
