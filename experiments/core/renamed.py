@@ -42,6 +42,8 @@ SWEEP = {
     "budget": {"points": "max_points"},
 }
 """By section of a sweep, its keys."""
+INTERVAL = {"whole": "integer"}
+"""The keys of an interval of a search space."""
 STRATEGIES = {"given": "list"}
 STATES = {"waiting": "pending", "stopped": "interrupted"}
 METRICS = {
@@ -82,7 +84,7 @@ def new_names(old: Any) -> list[str]:
     """Today's names of an old key, alone or with its section, of a metric, a state or a strategy; none for other names."""
     if not isinstance(old, str):  # a key of YAML may be a number
         return []
-    tables = [*SECTIONS.values(), *ARGUMENTS.values(), *OPTIONS.values(), *SWEEP.values(), STRATEGIES, STATES]
+    tables = [*SECTIONS.values(), *ARGUMENTS.values(), *OPTIONS.values(), *SWEEP.values(), INTERVAL, STRATEGIES, STATES]
     names = [table[old] for table in tables if old in table]
     names += [new for key, new in (*experiment_keys(), *sweep_keys()) if key == old]
     names += [new for new in [metric(old)] if new != old]
@@ -214,18 +216,22 @@ def upgrade_sweep(spec: Mapping[str, Any], names: Renames) -> dict[str, Any]:
     upgraded["strategy"] = {**strategy, "name": STRATEGIES.get(strategy["name"], strategy["name"])}
     upgraded["base"] = upgrade_overrides(upgraded["base"], names)
     upgraded["points"] = [upgrade_overrides(point, names) for point in upgraded["points"]]
-    upgraded["space"] = _upgrade_space(upgraded["space"], names)
+    upgraded["space"] = upgrade_space(upgraded["space"], names)
     return upgraded
 
 
-def _upgrade_space(space: Mapping[str, Any], names: Renames) -> dict[str, Any]:
-    """A search space; an option of a group may bring further keys."""
+def upgrade_space(space: Mapping[str, Any], names: Renames) -> dict[str, Any]:
+    """The frozen search space of a sweep with today's names."""
     return {
-        names.get(key, key): {
-            option: _upgrade_space(inner, names) if isinstance(inner, Mapping) else inner
-            for option, inner in node.items()
-        }
-        if isinstance(node, Mapping)
-        else node
+        names.get(key, key): _upgrade_dimension(node, names) if isinstance(node, Mapping) else node
         for key, node in space.items()
+    }
+
+
+def _upgrade_dimension(node: Mapping[str, Any], names: Renames) -> dict[str, Any]:
+    """An interval, or the options of a group, each with further keys."""
+    if "low" in node and not isinstance(node["low"], Mapping):
+        return {INTERVAL.get(name, name): value for name, value in node.items()}
+    return {
+        option: upgrade_space(inner, names) if isinstance(inner, Mapping) else inner for option, inner in node.items()
     }

@@ -288,7 +288,7 @@ def _dimension_to_yaml(dimension: Dimension) -> Any:
             return {option: to_yaml(dimension.inside.get(option, {})) for option in dimension.options}
         return list(dimension.options)
     values = {
-        "low": dimension.low, "high": dimension.high, "log": dimension.log, "whole": dimension.is_integer,
+        "low": dimension.low, "high": dimension.high, "log": dimension.log, "integer": dimension.is_integer,
         "step": dimension.step,
     }  # fmt: skip
     return {key: value for key, value in values.items() if key in ("low", "high") or value}

@@ -13,6 +13,7 @@ from typing import Any
 from experiments.config.source_map import SourceMap
 from experiments.config.sweep_values import SweepValues
 from experiments.core.errors import InputError, did_you_mean
+from experiments.core.renamed import suggestion
 from experiments.sweep.space import (
     Choice,
     Dimension,
@@ -30,7 +31,7 @@ GRAMMAR = {
     "shuffle": "shuffle(choice(a, b, c))", "sort": "sort(choice(3, 1, 2))",
 }  # fmt: skip
 """An example of each function of the grammar."""
-BOUNDS = ("low", "high", "log", "whole", "step")
+BOUNDS = ("low", "high", "log", "integer", "step")
 KEY = re.compile(r"[A-Za-z_][\w./\[\]-]*")
 MAX_VALUES = 10_000
 
@@ -190,16 +191,16 @@ class SpaceParser:
         before = len(self.problems)
         for name, value in node.items():
             if name not in BOUNDS:
-                self.problems.append(f"{text}: an interval has no key {name!r}; {did_you_mean(str(name), BOUNDS)}")
-            elif type(value) not in ((bool,) if name in ("log", "whole") else (int, float)):
-                kind = "true or false" if name in ("log", "whole") else "a number"
+                self.problems.append(f"{text}: an interval has no key {name!r}; {suggestion(str(name), BOUNDS)}")
+            elif type(value) not in ((bool,) if name in ("log", "integer") else (int, float)):
+                kind = "true or false" if name in ("log", "integer") else "a number"
                 self.problems.append(f"{text}: {name} of an interval must be {kind}, not {value!r}; write one")
         for name in ("low", "high"):
             if name not in node:
                 self.problems.append(f"{text}: {name} of the interval is missing; write `{name}: 1`, for example")
         if len(self.problems) > before:
             return None
-        is_integer, step = bool(node.get("whole")), node.get("step")
+        is_integer, step = bool(node.get("integer")), node.get("step")
         low, high = (node[name] if is_integer else float(node[name]) for name in ("low", "high"))
         interval = Interval(
             low, high, bool(node.get("log")), is_integer, step if is_integer or not step else float(step)
@@ -254,7 +255,7 @@ def parse(node: Mapping[str, Any], groups: Mapping[str, Collection[str]] | None 
     """Parse the space of a YAML map.
 
     Args:
-        node: by key, text in the sweep grammar, a list, the map of an interval (low, high, log, whole, step), or a
+        node: by key, text in the sweep grammar, a list, the map of an interval (low, high, log, integer, step), or a
             map from options to the keys that exist only with each.
         groups: options by group; None: options are not checked, because the space is frozen.
 

@@ -188,7 +188,7 @@ def read_spec(folder: Path) -> dict[str, Any]:
     """
     spec: dict[str, Any] = yaml.load((folder / "sweep.yaml").read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
     if "num_seeds" in spec:
-        return spec
+        return {**spec, "space": renamed.upgrade_space(spec["space"], {})}
     configs = [template["config"] for template in json.loads((folder / FILE).read_text())]
     return renamed.upgrade_sweep(spec, {old: new for config in configs for old, new in renamed.renames(config).items()})
 

@@ -17,6 +17,8 @@ from experiments.config.compose import compose
 from experiments.core import renamed
 from experiments.core.errors import InputError
 from experiments.run.journal import replay
+from experiments.sweep.space import Choice, Interval
+from experiments.sweep.space_parser import parse
 from experiments.sweep.sweep import Sweep
 from experiments.trial.trial import Trial, trial_id
 from tests.conftest import Lathe
@@ -67,6 +69,19 @@ def test_sweep_has_the_new_names(here: Path) -> None:
     entry = sweep.ledger().read().entries[PENDING]
     assert entry.state == "pending"
     assert entry.values["evaluator.top_k_shown"] == 2
+
+
+def test_intervals_of_old_sweeps_have_the_new_names(here: Path) -> None:
+    path = here / "runs" / "old" / "sweep.yaml"
+    spec = yaml.safe_load(path.read_text())
+    interval = {"low": 1, "high": 8, "log": True, "whole": True}
+    inside = {"optimizer": {"adam": {"optimizer.num": interval}, "whole": {}}}
+    for keys in ({"seeds": 1}, {"num_seeds": 1}):  # before and after the other keys of a sweep were renamed
+        old = {key: value for key, value in spec.items() if key != "seeds"} if "num_seeds" in keys else spec
+        path.write_text(yaml.safe_dump({**old, **keys, "space": {"seed": interval, **inside}}))
+        space = parse(Sweep(path.parent).spec["space"])
+        assert space["seed"] == Interval(1, 8, log=True, is_integer=True)
+        assert space["optimizer"] == Choice(("adam", "whole"), {"adam": {"optimizer.num": space["seed"]}})
 
 
 def test_metrics_and_states_have_the_new_names(here: Path) -> None:

@@ -79,8 +79,8 @@ def test_sweep_grammar_is_that_of_hydra(text: str, part: Choice | Interval) -> N
 
 
 def test_yaml_lists_maps_and_single_values_are_dimensions() -> None:
-    whole = {"low": 2, "high": 9, "whole": True, "step": 3}
-    space = parse({"a": [0.1, "x"], "b": 3, "c": {"low": 1, "high": 2, "log": True}, "d": whole})
+    integers = {"low": 2, "high": 9, "integer": True, "step": 3}
+    space = parse({"a": [0.1, "x"], "b": 3, "c": {"low": 1, "high": 2, "log": True}, "d": integers})
     assert space["a"] == Choice((0.1, "x"))
     assert space["b"] == Choice((3,))
     assert repr(space["c"]) == repr(Interval(1.0, 2.0, log=True))
@@ -119,11 +119,12 @@ def test_shuffle_is_deterministic() -> None:
         ("str(interval(1,2))", "Intervals cannot be cast to str"),
         ([], "is an empty choice"),
         (None, "has no values"),
+        ({"low": 1, "high": 2, "whole": True}, "an interval has no key 'whole'; it is now called 'integer'"),
         ({"low": 1, "hgih": 2}, "an interval has no key 'hgih'; did you mean 'high'?"),
         ({"low": 1, "high": "2"}, "high of an interval must be a number, not '2'"),
         ({"low": None, "high": 2}, "low of an interval must be a number, not None"),
         ({"low": 1, "high": 2, "step": 0}, "needs a step above 0"),
-        ({"low": 1.5, "high": 2, "whole": True}, "has integer values"),
+        ({"low": 1.5, "high": 2, "integer": True}, "has integer values"),
         ({"a": 3}, "the keys of some.key=a are not a map"),
     ],
 )
