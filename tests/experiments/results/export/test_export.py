@@ -260,7 +260,7 @@ def test_the_run_has_its_model_in_the_store_with_its_metrics(trained: Trial) -> 
     assert [name for (name,) in names] == ["test/accuracy_top1", "test/loss_nats", "val/accuracy_top1", "val/loss_nats"]
     tags = dict(sql(database, "select tag_key, tag_value from logged_model_tags"))
     assert json.loads(tags["mlflow.modelVersions"]) == [{"name": "digits-lenet", "version": 1}]
-    assert "takes `float32 [batch, 1, 8, 8]`" in tags["mlflow.note.content"]
+    assert "inputs: `float32 [batch, 1, 8, 8]`" in tags["mlflow.note.content"]
     points = sum(len(event["metrics"]) for event in replay(trained.folder) if event["event"] == "metrics")
     assert sql(database, "select count(*) from metrics") == [(points,)]
     assert not (trained.folder / ".model").exists()
