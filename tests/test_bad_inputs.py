@@ -27,7 +27,7 @@ class Block:
     """One transcript."""
 
     command: str = ""
-    told: str = ""
+    message: str = ""
     files: dict[str, bytes] = field(default_factory=dict)
 
 
@@ -42,7 +42,7 @@ def parse(text: str) -> Block:
     for step in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
         first, _, rest = step.partition("\n")
         if first.startswith("lathe "):
-            block.command, block.told = first.removeprefix("lathe "), rest.rstrip("\n")
+            block.command, block.message = first.removeprefix("lathe "), rest.rstrip("\n")
         else:
             how, _, name = first.partition(" > ")
             block.files[name] = rest.encode("latin1" if "latin1" in how else "utf-8")
@@ -65,26 +65,26 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.command)
-def test_wrong_input_is_told_to_the_letter(block: Block, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_are_exactly_as_recorded(block: Block, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, content in block.files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
     code = main(shlex.split(block.command))
     shown = capsys.readouterr()
-    assert shown.err.replace(str(folder), "FOLDER").rstrip("\n") == block.told
+    assert shown.err.replace(str(folder), "FOLDER").rstrip("\n") == block.message
     assert shown.out == ""
     assert code == 2
     assert not (folder / "runs").exists()
 
 
-def test_every_message_has_a_way_out_and_no_secret() -> None:
-    told = "\n".join(block.told for block in BLOCKS)
-    lines = [line for line in told.splitlines() if line.startswith("  - ")]
+def test_every_message_has_a_hint_and_no_secret() -> None:
+    message = "\n".join(block.message for block in BLOCKS)
+    lines = [line for line in message.splitlines() if line.startswith("  - ")]
     assert len(lines) > 100
     without = [line for line in lines if not re.search(r"[;:?] ?|\?$", line.removeprefix("  - "))]
     assert without == []
-    assert not re.search(r"hunter2|ghp_|abcdef", told)
-    assert "Traceback" not in told
+    assert not re.search(r"hunter2|ghp_|abcdef", message)
+    assert "Traceback" not in message
 
 
 @pytest.mark.parametrize("command", ["run max_step=3", "run data=mnist", "run -m max_step=3", "resume abc"])

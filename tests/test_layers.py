@@ -83,24 +83,24 @@ def name_of(path: Path) -> str:
 
 def imports(source: str) -> set[str]:
     """Full names of all that is imported anywhere in a file; of ``from a import b`` both ``a`` and ``a.b``."""
-    found: set[str] = set()
+    actual: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            actual |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"relative import in line {node.lineno}; write the full path"
             assert node.module is not None
-            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return found
+            actual |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return actual
 
 
 def faults(name: str, imported: set[str]) -> list[str]:
     """What a file imports against the table."""
     folder = name.split("/")[0]
     tops = {full.split(".")[0] for full in imported}
-    found = [f"{top}: {folder} does not know it" for top in tops & set(PACKAGES) - HOUSE[folder]]
-    found += [f"{top}: not in {folder}" for top in tops & FOREIGN[folder]]
-    found += [
+    actual = [f"{top}: {folder} does not know it" for top in tops & set(PACKAGES) - HOUSE[folder]]
+    actual += [f"{top}: not in {folder}" for top in tops & FOREIGN[folder]]
+    actual += [
         f"{top}: only in {', '.join(sorted(only))}" for top, only in ONLY.items() if top in tops and name not in only
     ]
     if folder == "experiments":
@@ -108,22 +108,22 @@ def faults(name: str, imported: set[str]) -> list[str]:
             parts = full.split(".")
             is_contract = "base" in parts[1:3] or any(f"{full}.".startswith(f"{contract}.") for contract in CONTRACTS)
             if parts[0] in ("launchers", "modules") and not is_contract:
-                found.append(f"{full}: of {parts[0]} only the contracts; reach the rest through _target_")
+                actual.append(f"{full}: of {parts[0]} only the contracts; reach the rest through _target_")
             if parts[0] in ("conf", "sweeps") and len(parts) > 1:
-                found.append(f"{full}: {parts[0]} is a folder to read files from, nothing in it is imported")
+                actual.append(f"{full}: {parts[0]} is a folder to read files from, nothing in it is imported")
         if name.removeprefix("experiments/").startswith(NO_TORCH) and "torch" in tops:
-            found.append("torch: this step has to answer without it")
-    return sorted(found)
+            actual.append("torch: this step has to answer without it")
+    return sorted(actual)
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_imports_run_downhill(path: Path) -> None:
-    found = faults(name_of(path), imports(path.read_text()))
-    assert not found, f"{name_of(path)} imports what its folder should not:\n  " + "\n  ".join(found)
+    actual = faults(name_of(path), imports(path.read_text()))
+    assert not actual, f"{name_of(path)} imports what its folder should not:\n  " + "\n  ".join(actual)
 
 
 @pytest.mark.parametrize(
-    ("name", "source", "told"),
+    ("name", "source", "message"),
     [
         ("modules/model/mlp.py", "import experiments.train.trainer", "experiments: modules does not know it"),
         ("modules/model/mlp.py", "def f():\n    import mlflow", "mlflow: not in modules"),
@@ -137,8 +137,8 @@ def test_imports_run_downhill(path: Path) -> None:
         ("conf/__init__.py", "import modules", "modules: conf does not know it"),
     ],
 )
-def test_a_stray_import_is_found(name: str, source: str, told: str) -> None:
-    assert any(told in fault for fault in faults(name, imports(source)))
+def test_a_stray_import_is_found(name: str, source: str, message: str) -> None:
+    assert any(message in fault for fault in faults(name, imports(source)))
 
 
 def test_a_contract_may_be_imported() -> None:
@@ -166,7 +166,7 @@ def test_no_import_cycle() -> None:
     graphlib.TopologicalSorter(graph).prepare()  # its CycleError names the files
 
 
-def test_a_folder_of_code_is_read_at_a_glance() -> None:
+def test_a_folder_of_code_has_few_files() -> None:
     sizes = {
         name_of(folder): sum(path.name != "__init__.py" for path in folder.glob("*.py"))
         for package in ("experiments", "launchers", "modules")
@@ -203,9 +203,9 @@ def test_a_package_is_the_one_of_this_repository(package: str) -> None:
     assert spec is not None, (
         f"no package '{package}' on the import path; install with `pip install -e .` or `make demo`"
     )
-    found = Path(spec.origin or next(iter(spec.submodule_search_locations or [""]))).resolve()
-    assert found.is_relative_to(ROOT), (
-        f"'import {package}' finds {found}, not the one in {ROOT}: a stranger's '{package}' is in the way; "
+    actual = Path(spec.origin or next(iter(spec.submodule_search_locations or [""]))).resolve()
+    assert actual.is_relative_to(ROOT), (
+        f"'import {package}' finds {actual}, not the one in {ROOT}: a stranger's '{package}' is in the way; "
         f"use an environment of its own (`make demo` makes one in {ROOT / '.venv'})"
     )
 
@@ -216,5 +216,5 @@ def test_a_file_holds_one_concept(path: Path) -> None:
     assert lines <= MAX_LINES, f"{name_of(path)} has {lines} lines of {MAX_LINES}; look for the second concept in it"
 
 
-def test_no_file_is_a_drawer_of_helpers() -> None:
+def test_no_file_has_a_catch_all_name() -> None:
     assert not [name_of(path) for path in FILES if path.stem in ("utils", "util", "helpers", "misc", "common")]

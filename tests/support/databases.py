@@ -50,10 +50,10 @@ class Postgres:
 
 def binaries() -> Path:
     """Where Debian keeps PostgreSQL's commands; skips the test where it does not."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    if not found:
+    actual = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    if not actual:
         pytest.skip("needs PostgreSQL: apt-get install postgresql")
-    return found[-1].parent
+    return actual[-1].parent
 
 
 @contextmanager
@@ -82,8 +82,8 @@ def _served(commands: Path, folder: Path, common: dict[str, Any]) -> Iterator[in
     settings = ["listen_addresses=127.0.0.1", f"port={port}", f"unix_socket_directories={folder}", *QUICK]
     command = [str(commands / "postgres"), "-D", str(folder / "data")]
     with (folder / "log").open("wb") as log:
-        told = common | {"stdout": log, "stderr": log}
-        server = subprocess.Popen([*command, *(word for one in settings for word in ("-c", one))], **told)
+        message = common | {"stdout": log, "stderr": log}
+        server = subprocess.Popen([*command, *(word for one in settings for word in ("-c", one))], **message)
     try:
         _wait_until_ready(commands, server, port, folder)
         yield port

@@ -51,22 +51,22 @@ class Live:
 
     def processes(self) -> list[int]:
         """Those that run in the folder, zombies left out."""
-        found = []
+        actual = []
         for place in Path("/proc").glob("[0-9]*"):
             try:
                 if (place / "cwd").resolve() == self.folder and "\nState:\tZ" not in (place / "status").read_text():
-                    found.append(int(place.name))
+                    actual.append(int(place.name))
             except OSError:  # it has ended meanwhile
                 continue
-        return found
+        return actual
 
     def until(self, look: Callable[[], T | None], timeout_s: float = 60, pause_s: float = 0.001) -> T:
         """Wait for something; looks are so short apart that a step of a small training is not missed."""
         end = time.monotonic() + timeout_s
         while time.monotonic() < end:
-            found = look()
-            if found is not None:
-                return found
+            actual = look()
+            if actual is not None:
+                return actual
             time.sleep(pause_s)
         raise AssertionError(f"nothing came in {timeout_s} s; printed so far:\n{self.printed()}")
 

@@ -50,10 +50,10 @@ def test_keys_follow_the_selected_options() -> None:
 
 
 def test_constructor_arguments_complete_except_objects_that_cannot_be_typed() -> None:
-    found = completions("lathe run optimizer=sgd optimizer.")
-    assert "optimizer.dampening=" in found
-    assert "optimizer.params=" not in found
-    assert "optimizer._target_=" not in found
+    actual = completions("lathe run optimizer=sgd optimizer.")
+    assert "optimizer.dampening=" in actual
+    assert "optimizer.params=" not in actual
+    assert "optimizer._target_=" not in actual
 
 
 def test_experiments_overrides_and_flags_of_the_zoo_complete() -> None:

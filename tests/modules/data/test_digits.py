@@ -21,7 +21,7 @@ def test_the_splits_hold_all_of_scikit_learns_digits_once() -> None:
     assert sorted(ours.tolist()) == sorted(theirs.tolist())
 
 
-def test_the_split_is_the_same_for_ever() -> None:
+def test_the_split_is_deterministic() -> None:
     data = Digits(1297, [1, 8, 8], num_features=64, num_classes=10)
     assert data.load("train").targets[:8].tolist() == [2, 8, 2, 6, 6, 7, 1, 9]
     assert data.load("test").targets[:8].tolist() == [8, 8, 2, 2, 2, 9, 8, 8]
@@ -36,6 +36,6 @@ def test_a_batch_looks_like_the_example() -> None:
     assert data.load("val").inputs.max() == 1
 
 
-def test_digits_are_what_they_are() -> None:
+def test_digits_have_their_known_pixels() -> None:
     with pytest.raises(ValueError, match=re.escape("Digits has image_shape=[1, 8, 8] and num_classes=10")):
         Digits(1297, [1, 8, 8], num_features=64, num_classes=9)

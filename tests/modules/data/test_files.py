@@ -35,7 +35,7 @@ def test_a_file_of_another_sha256_is_refused(tmp_path: Path) -> None:
     )
 
 
-def test_a_missing_file_tells_where_it_was_wanted_and_how_to_get_it(tmp_path: Path) -> None:
+def test_the_error_for_a_missing_file_names_its_path_and_source(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         _files(tmp_path, b"abc", None).read("b.npz")
     assert str(caught.value) == (

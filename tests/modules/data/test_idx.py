@@ -42,8 +42,8 @@ def _data(folder: Path, num_val: int = 2, num_classes: int = 4, width: int = 5) 
 
 def test_the_last_training_images_validate(folder: Path) -> None:
     data = _data(folder)
-    told = {name: (data.load(name).inputs[:, 0, 0, 0] // 10).tolist() for name in ("train", "val", "test")}
-    assert told == {"train": [0, 1, 2, 3, 4], "val": [5, 6], "test": [0, 1, 2, 3]}
+    message = {name: (data.load(name).inputs[:, 0, 0, 0] // 10).tolist() for name in ("train", "val", "test")}
+    assert message == {"train": [0, 1, 2, 3, 4], "val": [5, 6], "test": [0, 1, 2, 3]}
     assert data.load("val").targets.tolist() == [1, 2]
 
 
@@ -57,7 +57,7 @@ def test_a_batch_looks_like_the_example(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "told"),
+    ("name", "content", "message"),
     [
         (TRAIN_IMAGES, b"abc", "Not a gzipped file (b'ab')"),
         (TRAIN_IMAGES, gzip.compress(b"abc", mtime=0), "3 bytes are too few for an idx file"),
@@ -70,12 +70,12 @@ def test_a_batch_looks_like_the_example(folder: Path) -> None:
         (TRAIN_LABELS, gzip.compress(struct.pack(">ii", 2049, 6) + bytes(6), mtime=0), "it has 6 labels for 7 images"),
     ],
 )
-def test_a_damaged_file_is_named(folder: Path, name: str, content: bytes, told: str) -> None:
+def test_a_damaged_file_is_named(folder: Path, name: str, content: bytes, message: str) -> None:
     (folder / name).write_bytes(content)
     with pytest.raises(DataError) as caught:
         _data(folder).load("train")
     assert str(caught.value) == (
-        f"data.folder='tiny': {folder / name} is damaged or of another format ({told}); fetch it again from the "
+        f"data.folder='tiny': {folder / name} is damaged or of another format ({message}); fetch it again from the "
         f"source that `lathe data` names, or set LATHE_DATA to a folder with a good copy"
     )
 

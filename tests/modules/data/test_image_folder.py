@@ -55,7 +55,7 @@ def test_photos_of_all_sizes_become_floats_of_one(folder: Path) -> None:
         assert (real.shape, real.dtype) == (cast(Tensor, blank).shape, cast(Tensor, blank).dtype)
 
 
-def test_evaluation_sees_the_middle(folder: Path) -> None:
+def test_evaluation_crops_the_centre(folder: Path) -> None:
     images = _batch(folder, "val", seed=1)
     assert torch.equal(images, _batch(folder, "val", seed=2))
     torch.testing.assert_close(images[:, 1:].mean(dim=(2, 3)), torch.full((5, 2), 0.5), atol=0.03, rtol=0)
@@ -65,7 +65,7 @@ def test_evaluation_sees_the_middle(folder: Path) -> None:
     torch.testing.assert_close(images[0, 2, 0, -1] - images[0, 2, 0, 0], torch.tensor(seen), atol=0.05, rtol=0)
 
 
-def test_training_sees_any_part_by_its_dice_alone(folder: Path) -> None:
+def test_training_crops_depend_only_on_the_generator(folder: Path) -> None:
     assert torch.equal(_batch(folder, "train", seed=1), _batch(folder, "train", seed=1))
     assert not torch.equal(_batch(folder, "train", seed=1), _batch(folder, "train", seed=2))
     assert torch.equal(_batch(folder, "train", seed=1, augment=False), _batch(folder, "train", seed=2, augment=False))
@@ -113,7 +113,7 @@ def test_folders_that_do_not_fit_are_refused(folder: Path) -> None:
         _data(folder).load("test")
 
 
-def test_a_missing_folder_tells_where_it_was_wanted() -> None:
+def test_the_error_for_a_missing_folder_names_its_path() -> None:
     data = _data(Path("/nowhere/photos"))
     data.example(1)
     with pytest.raises(DataError) as caught:
@@ -131,7 +131,7 @@ def test_building_checks_its_sizes() -> None:
         ImageFolder("/nowhere", "photos", None, 16, 12, True, [3, 13, 13], 507, 2)
 
 
-def test_splits_may_lie_in_folders_of_other_names(folder: Path) -> None:
+def test_splits_can_have_folders_with_other_names(folder: Path) -> None:
     shutil.rmtree(folder / "test")
     data = ImageFolder(
         str(folder.parent), folder.name, None, 16, 12, True, [3, 12, 12], 432, 2, split_folders={"test": "val"}

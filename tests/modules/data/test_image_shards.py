@@ -43,9 +43,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         for number in numbers:
             stem, _, ending = names[number].partition(".")
             # The class before its photo and after it, and files that say other things.
-            told = {f"{stem}.cls": str(number % 3).encode(), f"{stem}.json": b"{}"}
+            label_file = {f"{stem}.cls": str(number % 3).encode(), f"{stem}.json": b"{}"}
             photo = {names[number]: _photo(40 * number, "PNG" if ending == "png" else "JPEG")}
-            files |= told | photo if number % 2 else photo | told
+            files |= label_file | photo if number % 2 else photo | label_file
         _shard(folder / shard, files)
     return folder
 
@@ -71,11 +71,11 @@ def test_photos_come_from_all_shards_in_any_order(folder: Path) -> None:
 
 def test_workers_read_the_same_photos(folder: Path) -> None:
     split = _data(folder).load("train")
-    found = [
+    actual = [
         [batch[0] for batch in training_batches(split, 2, seed=3, first_step=0, num_steps=3, num_workers=workers)]
         for workers in (0, 2)
     ]
-    assert all(torch.equal(cast(Tensor, one), cast(Tensor, two)) for one, two in zip(*found, strict=True))
+    assert all(torch.equal(cast(Tensor, one), cast(Tensor, two)) for one, two in zip(*actual, strict=True))
 
 
 def test_the_index_is_made_once_and_anew_when_a_shard_changes(folder: Path) -> None:
@@ -94,13 +94,13 @@ def test_the_index_is_made_once_and_anew_when_a_shard_changes(folder: Path) -> N
     assert sorted(folder.iterdir()) == sorted([*paths, folder / "val-0.tar"]), "nothing is written beside the shards"
 
 
-def test_without_a_place_for_the_index_it_is_made_every_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_cache_folder_the_index_is_built_every_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "val-0.tar"))  # a file, where no folder can be made
     assert len(_data(folder).load("train")) == 5
 
 
 @pytest.mark.parametrize(
-    ("files", "told"),
+    ("files", "message"),
     [
         (
             {"a.jpg": _photo(0, "JPEG")},
@@ -120,13 +120,13 @@ def test_without_a_place_for_the_index_it_is_made_every_time(folder: Path, monke
         ),
     ],
 )
-def test_shards_that_do_not_fit_are_refused(folder: Path, files: dict[str, bytes], told: str) -> None:
+def test_shards_that_do_not_fit_are_refused(folder: Path, files: dict[str, bytes], message: str) -> None:
     _shard(folder / "train-2.tar", files)
-    with pytest.raises(DataError, match=re.escape(told)):
+    with pytest.raises(DataError, match=re.escape(message)):
         _data(folder).load("train")
 
 
-def test_a_compressed_shard_and_a_damaged_photo_are_told(folder: Path) -> None:
+def test_a_compressed_shard_and_a_damaged_photo_are_reported(folder: Path) -> None:
     _shard(folder / "val-1.tar", {"a.jpg": _photo(0, "JPEG"), "a.cls": b"0"}, "w:gz")
     with pytest.raises(
         DataError, match=r"val-1\.tar is damaged or not a shard .*; a shard is an uncompressed tar file"
@@ -143,7 +143,7 @@ def test_a_compressed_shard_and_a_damaged_photo_are_told(folder: Path) -> None:
         split.batch(torch.tensor([0]), Generator())
 
 
-def test_no_shards_and_wrong_splits_are_told(folder: Path) -> None:
+def test_no_shards_and_wrong_splits_are_reported(folder: Path) -> None:
     with pytest.raises(
         DataError, match=re.escape(f"{folder}/none-*.tar matches no file; the data set needs shards there")
     ):

@@ -25,7 +25,7 @@ def raw(split: MaskedImages, inputs: Tensor, number: int) -> Tensor:
     return (inputs * deviation + mean).round()
 
 
-def test_groups_are_dealt_whole_the_last_to_test(folder: Path) -> None:
+def test_groups_are_split_whole_and_the_last_are_for_testing(folder: Path) -> None:
     data = archive(folder)
     assert [len(data.load(name)) for name in ("train", "val", "test")] == [3 * 4, 2, 1]
     assert [photo.pixels.shape[:2] for photo in data.load("val").photos] == [(10, 12), (10, 12)]
@@ -42,9 +42,9 @@ def test_a_whole_photo_comes_with_its_classes_and_its_padding_is_ignored(folder:
     assert torch.equal(targets[0, :5, :6], torch.from_numpy(expected))
     assert (targets[0, 5:] == IGNORED).all()
     assert (targets[0, :, 6:] == IGNORED).all()
-    found = raw(split, inputs[0], 1)
-    assert torch.equal(found[:, :5, :6], torch.from_numpy(pixels.transpose(2, 0, 1)).float())
-    assert torch.equal(found[:, 5:], found[:, :5].flip(1)), "beyond the edge lies the mirror image"
+    actual = raw(split, inputs[0], 1)
+    assert torch.equal(actual[:, :5, :6], torch.from_numpy(pixels.transpose(2, 0, 1)).float())
+    assert torch.equal(actual[:, 5:], actual[:, :5].flip(1)), "beyond the edge lies the mirror image"
     assert inputs[0, :, :5, :6].mean() == pytest.approx(0, abs=1e-6)
     assert inputs[0, :, :5, :6].std(correction=0) == pytest.approx(1, rel=1e-5)
 
@@ -69,7 +69,7 @@ def test_a_crop_and_its_mask_are_cut_and_turned_alike(folder: Path, distorted: d
     assert seen == expected.get(next(iter(distorted), ""), {(1, 1)})
 
 
-def test_chance_comes_from_the_generator_alone(folder: Path) -> None:
+def test_randomness_comes_only_from_the_generator(folder: Path) -> None:
     split = archive(folder, flip=True, jitter=0.3).load("train")
     first, second, third = (
         split.batch(torch.tensor([0, 0, 5]), Generator().manual_seed(seed))[0] for seed in (1, 1, 2)
@@ -87,14 +87,14 @@ def test_a_photo_smaller_than_a_crop_is_padded(folder: Path) -> None:
     assert int((targets[0] != IGNORED).sum()) == int((photo_and_mask(0)[1] != 7).sum())
 
 
-def test_a_mask_of_classes_is_taken_as_it_stands(folder: Path) -> None:
+def test_a_mask_of_classes_is_not_changed(folder: Path) -> None:
     data = archive(folder, positive_values=None, num_classes=6)
     _, targets = data.load("test").batch(torch.tensor([0]), Generator())
     mask = torch.from_numpy(photo_and_mask(5)[1].astype(np.int64))
     assert torch.equal(targets[0, :, :11], torch.where(mask == 7, IGNORED, mask))  # type: ignore[call-overload]
 
 
-def test_a_second_persons_masks_come_beside_the_first(folder: Path) -> None:
+def test_masks_of_a_second_annotator_follow_the_first(folder: Path) -> None:
     data = archive(folder, second_masks=["mask2_png", "mask2_offsets"])
     _, targets = data.load("test").batch(torch.tensor([0]), Generator())
     assert isinstance(targets, tuple)
@@ -120,7 +120,7 @@ def test_archives_are_joined_and_photos_without_names_go_by_their_number(folder:
     assert [len(data.load(name).photos) for name in ("train", "val", "test")] == [10, 1, 1]
 
 
-def test_a_shuffle_deals_other_groups_but_the_same_every_time(folder: Path) -> None:
+def test_a_shuffle_changes_the_groups_and_is_deterministic(folder: Path) -> None:
     one, two = (archive(folder, shuffle_seed=1, num_train=None).load("test").photos for _ in range(2))
     assert [photo.pixels.tobytes() for photo in one] == [photo.pixels.tobytes() for photo in two]
     plain = archive(folder).load("test").photos
@@ -128,7 +128,7 @@ def test_a_shuffle_deals_other_groups_but_the_same_every_time(folder: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"),
+    ("changed", "message"),
     [
         ({"eval_size": [9, 12]}, "photo town1_b is 10 high and 8 wide, but data.eval_size=[9, 12]"),
         ({"positive_values": None, "num_classes": 5}, "a mask has the class 5, but data.num_classes=5"),
@@ -139,12 +139,12 @@ def test_a_shuffle_deals_other_groups_but_the_same_every_time(folder: Path) -> N
         ({"files": {"other.npz": None}}, "other.npz is missing"),
     ],
 )
-def test_what_does_not_fit_the_files_is_told(folder: Path, changed: dict[str, Any], told: str) -> None:
-    with pytest.raises(DataError, match=re.escape(told)):
+def test_arguments_that_contradict_the_files_are_reported(folder: Path, changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=re.escape(message)):
         archive(folder, **changed).load("train")
 
 
-def test_a_damaged_archive_is_told(folder: Path) -> None:
+def test_a_damaged_archive_is_reported(folder: Path) -> None:
     colours = laid_end_to_end([encode(photo_and_mask(number)[0]) for number in range(6)])
     write_archive(folder / "tiny.npz", mask_png=colours[0], mask_offsets=colours[1])
     with pytest.raises(DataError, match="mask 0 has the mode RGB, but a mask has one 8-bit value per pixel"):
@@ -159,7 +159,7 @@ def test_a_damaged_archive_is_told(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"),
+    ("changed", "message"),
     [
         ({"num_classes": 3}, "wants data.num_classes=2 and at least one of data.positive_values"),
         ({"positive_values": []}, "at least one of data.positive_values"),
@@ -172,8 +172,10 @@ def test_a_damaged_archive_is_told(folder: Path) -> None:
         ({"image_shape": [2, 4, 6], "num_features": 48}, "with 3 channels, or 1 to see grey, but got 2"),
     ],
 )
-def test_a_wrong_argument_is_told_before_a_file_is_read(tmp_path: Path, changed: dict[str, Any], told: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(told)):
+def test_a_wrong_argument_is_reported_before_a_file_is_read(
+    tmp_path: Path, changed: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
         archive(tmp_path / "nothing", **changed)
 
 
@@ -194,9 +196,9 @@ def test_no_group_of_the_real_sets_is_in_two_splits(option: str) -> None:
     splits = data.groups.splits(names)
     of_group: dict[str, set[str]] = {}
     for name, split in zip(names, splits, strict=True):
-        found = data.groups.pattern.search(name)
-        assert found is not None
-        of_group.setdefault(found.group(), set()).add(split)
+        actual = data.groups.pattern.search(name)
+        assert actual is not None
+        of_group.setdefault(actual.group(), set()).add(split)
     assert all(len(split) == 1 for split in of_group.values())
     if option == "retina_chase":
         assert splits == ["train"] * 16 + ["val"] * 4 + ["test"] * 8, "the usual split, both eyes of a child together"

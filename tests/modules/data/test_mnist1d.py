@@ -25,8 +25,8 @@ def _data(root: str, num_val: int = 2, num_features: int = 5, num_classes: int =
 
 def test_the_last_training_signals_validate(root: str) -> None:
     splits = {name: _data(root).load(name) for name in ("train", "val", "test")}
-    told = {name: split.inputs[:, 4].tolist() for name, split in splits.items()}
-    assert told == {"train": [0, 1, 2, 3, 4], "val": [5, 6], "test": [0, 1, 2]}
+    message = {name: split.inputs[:, 4].tolist() for name, split in splits.items()}
+    assert message == {"train": [0, 1, 2, 3, 4], "val": [5, 6], "test": [0, 1, 2]}
     assert splits["val"].targets.tolist() == [1, 2]
 
 

@@ -64,8 +64,8 @@ def _data(
 
 def test_photos_come_in_the_files_order_and_the_last_validate(folder: Path) -> None:
     data = _data(folder)
-    told = {name: (data.load(name).inputs[:, 2, 31, 31] / 20).round().tolist() for name in ("train", "val", "test")}
-    assert told == {"train": [0, 1, 2, 3, 4], "val": [5, 6], "test": [7, 8]}
+    message = {name: (data.load(name).inputs[:, 2, 31, 31] / 20).round().tolist() for name in ("train", "val", "test")}
+    assert message == {"train": [0, 1, 2, 3, 4], "val": [5, 6], "test": [7, 8]}
     assert data.load("train").targets.tolist() == [0, 1, 2, 3, 0]
     assert data.load("train").inputs.dtype == torch.uint8
 
@@ -80,7 +80,7 @@ def test_a_batch_looks_like_the_example(folder: Path, split: str, augment: bool)
         assert (real.shape, real.dtype) == (blank.shape, blank.dtype)
 
 
-def test_only_training_is_augmented_and_only_by_its_dice(folder: Path) -> None:
+def test_only_training_is_augmented_and_only_by_its_generator(folder: Path) -> None:
     rows = np.linspace(0, 255, 32).astype(np.uint8)
     encoded = BytesIO()
     Image.fromarray(np.add.outer(rows // 2, rows // 3).astype(np.uint8)).convert("RGB").save(encoded, "JPEG")
@@ -97,7 +97,7 @@ def test_only_training_is_augmented_and_only_by_its_dice(folder: Path) -> None:
     assert torch.equal(see("train", 1, augment=False), see("train", 2, augment=False))
 
 
-def test_a_damaged_photo_is_told_with_its_file(folder: Path) -> None:
+def test_a_damaged_photo_is_reported_with_its_file(folder: Path) -> None:
     _write(folder / "tiny_test.npz", [_encode(0), b"no photo"], [0, 1])
     with pytest.raises(DataError, match=r"tiny/tiny_test\.npz is damaged or of another format \(cannot identify image"):
         _data(folder).load("test")
@@ -116,8 +116,8 @@ def test_labels_that_do_not_fit_are_refused(folder: Path) -> None:
 
 
 def test_building_checks_sizes_and_names() -> None:
-    told = "but got [3, 32, 32] and crop_size=24; set data.image_shape=[3,24,24]"
-    with pytest.raises(ValueError, match=re.escape(told)):
+    message = "but got [3, 32, 32] and crop_size=24; set data.image_shape=[3,24,24]"
+    with pytest.raises(ValueError, match=re.escape(message)):
         PhotoArchive("/nowhere", "tiny", FILES, 5, 2, 24, True, [3, 32, 32], 3072, 10)
     with pytest.raises(
         ValueError, match=re.escape("'test' in that of the one, but got ['a_train.npz', 'b_train.npz']")
@@ -129,7 +129,7 @@ def test_building_checks_sizes_and_names() -> None:
         PhotoArchive("/nowhere", "tiny", FILES, 5, 2, 24, True, [3, 24, 24], 1728, 10, classes=["cat", "dog"])
 
 
-def test_photos_smaller_than_the_crop_are_told(folder: Path) -> None:
+def test_photos_smaller_than_the_crop_are_reported(folder: Path) -> None:
     with pytest.raises(DataError, match=r"its photos are 32x32, but data.crop_size is 33"):
         _data(folder, crop_size=33).load("test")
 
@@ -146,7 +146,7 @@ def _greys(data: PhotoArchive, split: str) -> list[float]:
     return [round(float(grey) / 20) for grey in data.load(split).inputs[:, 0, 3, 3]]
 
 
-def test_one_archive_says_itself_which_photos_test(folder: Path) -> None:
+def test_one_archive_names_its_test_photos(folder: Path) -> None:
     data = _one(folder, num_train=4)
     assert [_greys(data, split) for split in ("train", "val", "test")] == [[0, 1, 3, 4], [6, 7], [2, 5, 8]]
     assert data.load("train").inputs.shape == (4, 3, 7, 9)
@@ -172,7 +172,7 @@ def test_a_shuffled_archive_holds_back_photos_of_any_class(folder: Path) -> None
     assert _greys(_one(folder, num_train=4, shuffle_seed=1), "train") != train
 
 
-def test_photos_may_be_seen_in_grey(folder: Path) -> None:
+def test_photos_can_be_converted_to_grey(folder: Path) -> None:
     split = _one(folder, image_shape=[1, 6, 6], num_features=36).load("test")
     assert split.inputs.shape == (3, 1, 7, 9)
     assert split.batch(torch.tensor([0]), Generator())[0].shape == (1, 1, 6, 6)  # type: ignore[union-attr]

@@ -47,8 +47,8 @@ def test_words_are_numbered_by_how_often_they_come_and_then_by_the_alphabet(root
 
 def test_the_splits_give_their_files_back(root: str) -> None:
     data = _data(root)
-    told = {split: data.tokenizer.decode(data.load(split).tokens) for split in ("train", "val", "test")}
-    assert told == {"train": _plain(TRAIN), "val": "a cat\non the cat\n", "test": "N mat\n"}
+    message = {split: data.tokenizer.decode(data.load(split).tokens) for split in ("train", "val", "test")}
+    assert message == {"train": _plain(TRAIN), "val": "a cat\non the cat\n", "test": "N mat\n"}
     assert data.load("val").tokens.tolist() == [5, 6, 0, 8, 1, 6, 0]
 
 
@@ -75,7 +75,7 @@ def test_a_smaller_set_keeps_the_whole_vocabulary(root: str) -> None:
     assert len(data.tokenizer.kinds) == 9
 
 
-def test_numbers_that_do_not_fit_the_files_are_told(root: str) -> None:
+def test_numbers_that_do_not_fit_the_files_are_reported(root: str) -> None:
     with pytest.raises(
         DataError, match=r"data.vocab_size=8 is too small for the 9 different words in tiny\.train\.txt\.gz; .*=9"
     ):
@@ -92,7 +92,7 @@ def test_numbers_that_do_not_fit_the_files_are_told(root: str) -> None:
         _data("/nowhere", num_train_tokens=14, num_train=7)
 
 
-def test_a_word_that_training_does_not_have_is_told_with_its_file(root: str) -> None:
+def test_a_word_that_training_does_not_have_is_reported_with_its_file(root: str) -> None:
     _write(Path(root) / "tiny", valid=" the dog sat \n")
     with pytest.raises(
         DataError, match=r"tiny\.valid\.txt\.gz is damaged .* the 9 words of the training part, but got 'dog'"
@@ -100,7 +100,7 @@ def test_a_word_that_training_does_not_have_is_told_with_its_file(root: str) -> 
         _data(root).load("val")
 
 
-def test_files_that_are_missing_or_damaged_are_told(root: str) -> None:
+def test_files_that_are_missing_or_damaged_are_reported(root: str) -> None:
     (Path(root) / "tiny" / "tiny.test.txt.gz").write_bytes(b"no gzip")
     with pytest.raises(DataError, match=r"tiny\.test\.txt\.gz is damaged or of another format"):
         _data(root).load("test")

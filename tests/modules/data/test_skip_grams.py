@@ -46,22 +46,22 @@ def _pairs(batch: Batch) -> list[list[tuple[int, int, int]]]:
 
 
 def test_pairs_are_words_no_farther_than_the_window_and_all_distances_come(root: str) -> None:
-    found = [pair for row in _pairs(_batch(_data(root).load("train"), 200)) for pair in row]
-    distances = [abs(one - other) for one, other, _ in found]
+    actual = [pair for row in _pairs(_batch(_data(root).load("train"), 200)) for pair in row]
+    distances = [abs(one - other) for one, other, _ in actual]
     assert set(distances) == {1, 2, 3}
-    assert all(0 <= other < 7 for _, other, _ in found)
+    assert all(0 <= other < 7 for _, other, _ in actual)
     counts = [distances.count(distance) for distance in (1, 2, 3)]
     assert counts[0] > counts[1] > counts[2], "a window is drawn for every word, so that near ones come oftener"
 
 
-def test_a_batch_is_a_function_of_its_chance_alone(root: str) -> None:
+def test_a_batch_depends_only_on_its_generator(root: str) -> None:
     split, again = _data(root).load("train"), _data(root).load("train")
     one, two, other = _batch(split, 4), _batch(again, 4), _batch(split, 4, seed=1)
     assert all(torch.equal(left, right) for left, right in zip(_flat(one), _flat(two), strict=True))
     assert not torch.equal(one[0][0], other[0][0]), "training cuts elsewhere"
 
 
-def test_an_evaluation_gives_a_stretch_the_same_pairs_whatever_stands_beside_it(root: str) -> None:
+def test_pairs_of_an_evaluated_segment_do_not_depend_on_the_batch(root: str) -> None:
     split = _data(root, context_tokens=4, subsample_threshold=0.05).load("val")
     (words, noise), (pairs, *_) = _batch(split, 5, seed=3)
     (late_words, late_noise), (late_pairs, *_) = _batch(split, 2, seed=4, first=3)
@@ -72,7 +72,7 @@ def test_an_evaluation_gives_a_stretch_the_same_pairs_whatever_stands_beside_it(
     assert not pairs[3:, time:].any()
 
 
-def test_frequent_words_are_left_out_and_the_rest_moves_together(root: str) -> None:
+def test_subsampling_drops_frequent_words_and_joins_the_rest(root: str) -> None:
     data = _data(root, subsample_threshold=0.02, context_tokens=50)
     (words, _), (pairs, *_) = _batch(data.load("train"), 30)
     whole = sum(len(row) for row in _pairs(_batch(_data(root, context_tokens=50).load("train"), 30)))
@@ -82,13 +82,13 @@ def test_frequent_words_are_left_out_and_the_rest_moves_together(root: str) -> N
     assert (real[:, 1:] <= real[:, :-1]).all(), "what is left out leaves no hole"
 
 
-def test_noise_is_drawn_by_the_frequencies_to_the_power(root: str) -> None:
+def test_negatives_follow_the_frequencies_to_the_power(root: str) -> None:
     data = _data(root, num_negatives=500)
     (words, noise), (_, log_noise_words, log_noise) = _batch(data.load("train"), 100)
     expected = data.vocabulary.counts.double() ** 0.75
     expected /= expected.sum()
-    found = torch.bincount(noise.flatten(), minlength=len(expected)) / noise.numel()
-    torch.testing.assert_close(found.double(), expected, atol=0.01, rtol=0)
+    actual = torch.bincount(noise.flatten(), minlength=len(expected)) / noise.numel()
+    torch.testing.assert_close(actual.double(), expected, atol=0.01, rtol=0)
     torch.testing.assert_close(log_noise, expected.log().float()[noise])
     torch.testing.assert_close(log_noise_words, expected.log().float()[words])
 
@@ -107,7 +107,7 @@ def test_an_example_is_as_large_as_a_batch_can_be(root: str) -> None:
         assert promised.shape == given.shape, "nothing is left out of this text"
 
 
-def test_a_smaller_set_is_made_of_the_first_stretches(root: str) -> None:
+def test_a_smaller_set_has_the_first_segments(root: str) -> None:
     whole, fewer = _data(root).load("train"), _data(root, num_train=12).load("train")
     assert len(fewer) == 12
     assert torch.equal(fewer.tokens, whole.tokens[: 12 * 7])
@@ -121,12 +121,12 @@ def test_a_smaller_set_is_made_of_the_first_stretches(root: str) -> None:
         ({"context_tokens": 3000}, "the split 'train' has"),
     ],
 )
-def test_too_little_text_is_told(root: str, others: dict[str, Any], message: str) -> None:
+def test_too_little_text_is_reported(root: str, others: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         _data(root, **others).load("train")
 
 
-def test_wrong_arguments_are_told() -> None:
+def test_wrong_arguments_are_reported() -> None:
     for others in ({"window": 0}, {"subsample_threshold": 0.0}, {"context_tokens": 1}):
         with pytest.raises(ValueError, match=next(iter(others))):
             _data("nowhere", **others)

@@ -63,7 +63,7 @@ def test_splits_have_their_lengths_and_photos_of_their_own(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"),
+    ("changed", "message"),
     [
         ({"words": []}, "StreetText wants words to render"),
         ({"words": ["a", " "]}, "none of them empty"),
@@ -73,11 +73,11 @@ def test_splits_have_their_lengths_and_photos_of_their_own(tmp_path: Path) -> No
         ({"num_val": 0}, "num_val of at least 1, but got 0"),
     ],
 )
-def test_a_wrong_argument_is_told(tmp_path: Path, changed: dict[str, Any], told: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(told)):
+def test_a_wrong_argument_is_reported(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
         made(tmp_path, **changed)
 
 
-def test_an_archive_of_other_members_is_told(tmp_path: Path) -> None:
+def test_an_archive_of_other_members_is_reported(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="it has no 'jpeg_offsets'"):
         made(tmp_path, photos=["jpeg", "jpeg_offsets"]).load("val")

@@ -15,7 +15,7 @@ def test_a_tensor_split_slices_in_the_order_asked_for() -> None:
     assert (len(split), split.in_memory) == (7, True)
 
 
-def test_a_transform_gets_the_batch_and_its_dice() -> None:
+def test_a_transform_gets_the_batch_and_its_generator() -> None:
     def shake(inputs: Tensor, generator: Generator) -> Tensor:
         return inputs + torch.rand(inputs.shape, generator=generator)
 

@@ -62,12 +62,12 @@ def test_a_smaller_set_is_made_of_the_first_characters(root: str) -> None:
 
 
 def test_all_byte_pairs_or_none_are_counted(root: str) -> None:
-    found = len(_data(root, "byte_pairs", 25).load("train").tokens)
-    data = _data(root, "byte_pairs", 25, num_train_tokens=found, num_train=(found - 1) // 4)
-    assert len(data.load("train")) == (found - 1) // 4
-    fewer = _data(root, "byte_pairs", 20, num_train_tokens=found)
+    actual = len(_data(root, "byte_pairs", 25).load("train").tokens)
+    data = _data(root, "byte_pairs", 25, num_train_tokens=actual, num_train=(actual - 1) // 4)
+    assert len(data.load("train")) == (actual - 1) // 4
+    fewer = _data(root, "byte_pairs", 20, num_train_tokens=actual)
     with pytest.raises(
-        DataError, match=rf"but data.num_train_tokens={found}; set data.num_train_tokens=\d+ data.num_train="
+        DataError, match=rf"but data.num_train_tokens={actual}; set data.num_train_tokens=\d+ data.num_train="
     ):
         fewer.load("train")
 
@@ -79,7 +79,7 @@ def test_byte_pairs_are_learnt_from_the_training_part_alone(root: str) -> None:
     assert torch.equal(_data(root, "byte_pairs", 25).load("train").tokens, before)
 
 
-def test_numbers_that_do_not_fit_the_text_are_told(root: str) -> None:
+def test_numbers_that_do_not_fit_the_text_are_reported(root: str) -> None:
     with pytest.raises(DataError, match=r"data.vocab_size=13 is too small for the 14 different characters"):
         _data(root, vocab_size=13).load("val")
     with pytest.raises(
@@ -94,7 +94,7 @@ def test_numbers_that_do_not_fit_the_text_are_told(root: str) -> None:
         _data("/nowhere", num_train_tokens=180, num_train=45)
 
 
-def test_a_file_that_is_no_text_is_told_with_its_name(root: str) -> None:
+def test_a_file_that_is_no_text_is_reported_with_its_name(root: str) -> None:
     path = Path(root) / "tiny" / "tiny.txt"
     path.write_bytes(b"\xff" * 50)
     with pytest.raises(DataError, match=r"tiny/tiny\.txt is damaged or of another format \('utf-8' codec"):

@@ -104,7 +104,7 @@ def test_any_direction_is_an_override(root: Path) -> None:
     assert pairs.pair(0).source.startswith(("va", "allez"))
 
 
-def test_what_is_typed_is_read_and_what_is_written_is_text(root: Path) -> None:
+def test_user_text_is_encoded_and_output_is_decoded(root: Path) -> None:
     data = _data(root)
     read = data.read(["A man rides.", "horse"])
     assert isinstance(read, tuple)
@@ -119,11 +119,11 @@ def test_what_is_typed_is_read_and_what_is_written_is_text(root: Path) -> None:
         data.read(["horse", " "])
 
 
-def test_a_table_is_normalised_and_dealt_out_with_all_translations(root: Path) -> None:
+def test_a_table_is_normalised_and_split_with_all_translations(root: Path) -> None:
     data = _table(root)
     assert isinstance(data, ParallelCorpus)
     splits = {split: data.load(split) for split in ("train", "val", "test")}
-    assert {split: len(found) for split, found in splits.items()} == {"train": 8, "val": 2, "test": 3}
+    assert {split: len(actual) for split, actual in splits.items()} == {"train": 8, "val": 2, "test": 3}
     pairs = [data.pair(number) for number in splits["test"].numbers.tolist()]
     assert [pair.index for pair in pairs] == [0, 1, 2]
     for pair in pairs:
@@ -164,7 +164,7 @@ def test_batches_are_of_like_length_and_an_epoch_has_every_pair_once() -> None:
     assert not torch.equal(firsts, firsts.sort().values), "batches are mixed again"
 
 
-def test_what_fills_no_batch_of_an_epoch_is_as_long_as_chance_has_it() -> None:
+def test_pairs_that_fill_no_batch_of_an_epoch_have_random_lengths() -> None:
     split, generator = _long_and_short(), Generator().manual_seed(0)
     left = torch.cat([split.order(40, generator)[80:] for _ in range(60)])
     assert set(range(103)) == set(left.tolist())
@@ -190,7 +190,7 @@ def test_an_epoch_may_be_smaller_than_the_files(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("others", "told"),
+    ("others", "message"),
     [
         ({"source": "fr"}, "data.source and data.target are both 'fr'; name two languages"),
         (
@@ -205,12 +205,12 @@ def test_an_epoch_may_be_smaller_than_the_files(root: Path) -> None:
         ({"lines": None, "table": "t.txt"}, "data.table wants one file in data.files, but got train.en.gz"),
     ],
 )
-def test_options_that_do_not_fit_are_told(root: Path, others: dict[str, Any], told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_options_that_do_not_fit_are_reported(root: Path, others: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         _data(root, **others)
 
 
-def test_a_language_that_is_no_column_is_told(root: Path) -> None:
+def test_a_language_that_is_no_column_is_reported(root: Path) -> None:
     with pytest.raises(
         ValueError, match=r"data.target='de' is not a column of data.table; data.languages names en, fr"
     ):

@@ -38,7 +38,7 @@ def test_accuracy_refuses_more_than_there_are_classes() -> None:
 
 
 @pytest.mark.parametrize("top_k", [[], [0], [1, 1]])
-def test_accuracy_refuses_a_k_that_says_nothing(top_k: list[int]) -> None:
+def test_accuracy_refuses_a_useless_k(top_k: list[int]) -> None:
     with pytest.raises(ValueError, match="Accuracy wants top_k as different numbers of at least 1"):
         Accuracy(top_k)
 

@@ -87,7 +87,7 @@ def test_classes_are_named_the_likeliest_first() -> None:
 
 
 @torch.inference_mode()
-def test_a_text_goes_on_and_sees_no_more_than_training_did() -> None:
+def test_a_text_is_continued_within_the_training_context() -> None:
     data, model = cast(InputReader, Letters()), Next()
     (surest,) = Perplexity(sample_tokens=5, sample_temperature=0).predict(model, data, ["bc"])
     assert surest.text == "bcdabcd"

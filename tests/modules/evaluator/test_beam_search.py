@@ -50,8 +50,8 @@ def _every(max_tokens: int) -> list[list[int]]:
 @pytest.mark.parametrize("seed", range(4))
 def test_a_beam_as_large_as_all_texts_finds_the_best_of_them(seed: int, alpha: float) -> None:
     model, max_tokens = Table(seed), 4
-    found = beam_search(model, torch.arange(3), 500, alpha, max_tokens)
-    for source, row in enumerate(found.tolist()):
+    actual = beam_search(model, torch.arange(3), 500, alpha, max_tokens)
+    for source, row in enumerate(actual.tolist()):
         text = [word for word in row if word != PADDING]
         best = max(_every(max_tokens), key=lambda each: _score(model, source, each, alpha))
         assert text == best
@@ -61,8 +61,8 @@ def test_a_beam_as_large_as_all_texts_finds_the_best_of_them(seed: int, alpha: f
 @pytest.mark.parametrize("seed", range(4))
 def test_a_beam_of_one_is_greedy(seed: int) -> None:
     model, max_tokens = Table(seed), 5
-    found = beam_search(model, torch.arange(3), 1, 0.6, max_tokens)
-    for source, row in enumerate(found.tolist()):
+    actual = beam_search(model, torch.arange(3), 1, 0.6, max_tokens)
+    for source, row in enumerate(actual.tolist()):
         before, last, text = 0, START, list[int]()
         while len(text) < max_tokens and last != END:
             scores = model.log_probs[source, before, last].clone()
@@ -85,7 +85,7 @@ def test_a_wider_beam_finds_nothing_worse_in_the_mean() -> None:
     assert means[0] < means[-1]
 
 
-def test_a_text_is_found_whatever_else_is_in_its_batch() -> None:
+def test_a_translation_does_not_depend_on_the_batch() -> None:
     model = Table(7, num_sources=5)
     together = beam_search(model, torch.arange(5), 3, 0.6, 6)
     for source in range(5):

@@ -18,8 +18,8 @@ def test_perplexity_of_equal_logits_is_the_number_of_classes() -> None:
 def test_perplexity_is_the_inverse_geometric_mean_of_the_targets_probabilities() -> None:
     logits, targets = torch.randn(2, 3, 5), torch.randint(5, (2, 3))
     chosen = logits.softmax(-1).gather(-1, targets.unsqueeze(-1)).double()
-    found = Perplexity().compute(Perplexity().update(logits, targets))
-    assert found["perplexity"] == pytest.approx(float(chosen.prod()) ** (-1 / 6), rel=1e-5)
+    actual = Perplexity().compute(Perplexity().update(logits, targets))
+    assert actual["perplexity"] == pytest.approx(float(chosen.prod()) ** (-1 / 6), rel=1e-5)
 
 
 def test_ignored_words_do_not_count_and_of_several_targets_the_first_does() -> None:

@@ -26,11 +26,11 @@ def test_the_metrics_of_two_classes_are_scikit_learns() -> None:
     evaluator = Segmentation(2, background=0, num_pictures=0)
     metrics = evaluator.compute(evaluator.update(logits, masks))
     counts = masks != IGNORED
-    truth, found = masks[counts].numpy(), logits.argmax(3)[counts].numpy()
-    assert metrics["dice"] == pytest.approx(f1_score(truth, found))
-    assert metrics["iou"] == pytest.approx(jaccard_score(truth, found))
-    assert metrics["miou"] == pytest.approx(jaccard_score(truth, found, average="macro"))
-    assert metrics["accuracy_pixel"] == pytest.approx((truth == found).mean())
+    truth, actual = masks[counts].numpy(), logits.argmax(3)[counts].numpy()
+    assert metrics["dice"] == pytest.approx(f1_score(truth, actual))
+    assert metrics["iou"] == pytest.approx(jaccard_score(truth, actual))
+    assert metrics["miou"] == pytest.approx(jaccard_score(truth, actual, average="macro"))
+    assert metrics["accuracy_pixel"] == pytest.approx((truth == actual).mean())
     assert metrics["auc"] == pytest.approx(roc_auc_score(truth, (logits[..., 1] - logits[..., 0])[counts]), abs=1e-4)
     share = truth.mean()
     assert metrics["dice_constant"] == pytest.approx(2 * share / (1 + share))
@@ -38,15 +38,15 @@ def test_the_metrics_of_two_classes_are_scikit_learns() -> None:
 
 
 @pytest.mark.parametrize("background", [None, 2])
-def test_several_classes_are_averaged_over_those_that_are_looked_for(background: int | None) -> None:
+def test_several_classes_are_averaged_without_the_background(background: int | None) -> None:
     logits, masks = batch(4)
     evaluator = Segmentation(4, background, num_pictures=0)
     metrics = evaluator.compute(evaluator.update(logits, masks))
     counts = masks != IGNORED
-    truth, found = masks[counts].numpy(), logits.argmax(3)[counts].numpy()
+    truth, actual = masks[counts].numpy(), logits.argmax(3)[counts].numpy()
     wanted = [number for number in range(4) if number != background]
-    assert metrics["dice"] == pytest.approx(f1_score(truth, found, labels=wanted, average="macro"))
-    assert metrics["miou"] == pytest.approx(jaccard_score(truth, found, average="macro"))
+    assert metrics["dice"] == pytest.approx(f1_score(truth, actual, labels=wanted, average="macro"))
+    assert metrics["miou"] == pytest.approx(jaccard_score(truth, actual, average="macro"))
     assert metrics.keys() == {"accuracy_pixel", "miou", "iou", "dice", "miou_constant", "dice_constant"}
 
 
@@ -60,7 +60,7 @@ def test_sums_of_two_batches_are_those_of_both_together(num_classes: int) -> Non
 
 
 @pytest.mark.parametrize("num_classes", [2, 3])
-def test_a_second_person_is_held_against_the_first(num_classes: int) -> None:
+def test_the_second_annotator_is_compared_with_the_first(num_classes: int) -> None:
     logits, masks = batch(num_classes)
     other = masks.roll(1, dims=2)
     evaluator = Segmentation(num_classes, 0, 0)
@@ -75,7 +75,7 @@ def test_a_second_person_is_held_against_the_first(num_classes: int) -> None:
     assert same["dice_second_observer"] == same["miou_second_observer"] == 1
 
 
-def test_where_nothing_was_and_nothing_was_found_all_is_well() -> None:
+def test_empty_masks_that_agree_have_full_scores() -> None:
     evaluator = Segmentation(2, 0, 0)
     masks = torch.zeros(1, 4, 5, dtype=torch.int64)
     logits = torch.tensor([100.0, -100.0]).expand(1, 4, 5, 2)
@@ -134,16 +134,16 @@ def test_pictures_show_photo_truth_and_prediction_side_by_side() -> None:
     assert pixels.shape == (4, 4 * 5 + 3 * 4, 3)
     assert pixels[:, :5].min() == 0
     assert pixels[:, :5].max() == 255
-    truth, found, second = pixels[0, 9:14], pixels[0, 18:23], pixels[0, 27:32]
+    truth, actual, second = pixels[0, 9:14], pixels[0, 18:23], pixels[0, 27:32]
     assert truth[0].tolist() == [0, 0, 0]
     assert truth[1].tolist() == [255, 255, 255]
     assert len({tuple(pixel) for pixel in truth.tolist()}) == 4
-    assert (found[0] == 255).all()
-    assert (found[1:] == 0).all()
+    assert (actual[0] == 255).all()
+    assert (actual[1:] == 0).all()
     assert (second == 255).all()
 
 
-def test_of_no_examples_there_are_no_pictures() -> None:
+def test_without_examples_there_are_no_pictures() -> None:
     assert Segmentation(2, 0, 0).artifacts(nn.Identity(), Shown((torch.empty(0), torch.empty(0)), 5)) == {}
 
 
@@ -156,7 +156,7 @@ def test_pictures_leave_padding_out() -> None:
     assert sizes == [(3 * 6 + 2 * 4, 5), (3 * 9 + 2 * 4, 7)], "a photo and two masks, or all where nothing counts"
 
 
-def test_what_does_not_fit_is_told() -> None:
+def test_what_does_not_fit_is_reported() -> None:
     logits, masks = batch(3)
     with pytest.raises(
         ValueError, match=re.escape("evaluator.num_classes=4 is not the model's number of classes; set it to 3")

@@ -100,12 +100,12 @@ def test_bleu_of_batches_added_up_is_sacrebleus_of_all() -> None:
     assert isinstance(evaluator, ModelEvaluator)
     parts = [evaluator.update_with_model(Echo(), _batch(*bounds)) for bounds in ((0, 7), (7, 20), (20, 23))]
     assert {part.dtype for part in parts} == {torch.float64}
-    found = evaluator.compute_with_model(Echo(), torch.stack(parts).sum(0))
-    assert found == {"bleu": pytest.approx(_expected(23), abs=1e-9)}
-    assert 5 < found["bleu"] < 95
+    actual = evaluator.compute_with_model(Echo(), torch.stack(parts).sum(0))
+    assert actual == {"bleu": pytest.approx(_expected(23), abs=1e-9)}
+    assert 5 < actual["bleu"] < 95
 
 
-def test_of_validation_only_the_first_pairs_count_and_of_the_test_all() -> None:
+def test_validation_uses_the_first_pairs_and_testing_all() -> None:
     evaluator = _evaluator(num_examples=9)
     sums = sum(evaluator.update_with_model(Echo(), _batch(*bounds)) for bounds in ((0, 7), (7, 20), (20, 23)))
     assert evaluator.compute_with_model(Echo(), cast(Tensor, sums)) == {"bleu": pytest.approx(_expected(9), abs=1e-9)}
@@ -148,7 +148,7 @@ class Given(Texts):
         return source, source[:, :1]
 
 
-def test_it_answers_with_a_translation() -> None:
+def test_it_predicts_a_translation() -> None:
     answers = _evaluator().predict(Echo(), cast(InputReader, Given()), ["the cat sat", "here"])
     assert [answer.text for answer in answers] == ["the cat sat", "here"]
     assert [answer.details for answer in answers] == [{"translation": "the cat sat"}, {"translation": "here"}]
@@ -156,7 +156,7 @@ def test_it_answers_with_a_translation() -> None:
         _evaluator().predict(Echo(), cast(InputReader, object()), ["here"])
 
 
-def test_what_does_not_fit_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_does_not_fit_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="wants a data set of translations, but object has none"):
         _evaluator().setup(cast(Data, object()))
     with pytest.raises(ValueError, match=r"wants a model with encode\(\) and step\(\), but Linear has none"):
@@ -181,7 +181,7 @@ def test_what_does_not_fit_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         _evaluator().compute_with_model(Echo(), torch.zeros(11, dtype=torch.float64))
 
 
-def test_a_missing_extra_is_told_before_anything_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_extra_is_reported_before_anything_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(translation, "find_spec", lambda name: importlib.util.find_spec(f"no_{name}"))
     with pytest.raises(ValueError, match=r"which is an extra: pip install 'lathe\[translate\]'; or use"):
         _evaluator()

@@ -58,18 +58,18 @@ def _unit() -> Tensor:
 
 
 def test_analogies_are_answered_section_by_section() -> None:
-    found = read_analogies(QUESTIONS, NUMBERS)
-    assert (len(found.questions), found.num_questions) == (3, 5)
-    assert found.count_correct(_unit()) == {"capital": (1, 2), "gram-royal": (1, 1)}
+    actual = read_analogies(QUESTIONS, NUMBERS)
+    assert (len(actual.questions), actual.num_questions) == (3, 5)
+    assert actual.count_correct(_unit()) == {"capital": (1, 2), "gram-royal": (1, 1)}
 
 
 def test_the_three_words_of_a_question_are_no_answer() -> None:
-    found = read_analogies(": same\nking man king man\n", NUMBERS)
-    assert found.count_correct(_unit()) == {"same": (0, 1)}
+    actual = read_analogies(": same\nking man king man\n", NUMBERS)
+    assert actual.count_correct(_unit()) == {"same": (0, 1)}
 
 
 @pytest.mark.parametrize("text", ["king queen man woman\n", ": a\nking queen man\n"])
-def test_a_line_that_is_no_question_is_told(text: str) -> None:
+def test_a_line_that_is_no_question_is_reported(text: str) -> None:
     with pytest.raises(ValueError, match=r"line [12] is neither"):
         read_analogies(text, NUMBERS)
 
@@ -79,11 +79,11 @@ def test_pairs_are_read_from_both_formats_and_ranked() -> None:
         "word1\tword2\tPOS\tSimLex999\tconc(w1)\nking\tqueen\tN\t9.5\t2\nking\tcar\tN\t2.0\t3\nman\twoman\tN\t8\t4\n"
     )
     for text, num_pairs in ((PAIRS, 4), (simlex, 3)):
-        found = read_pairs(text, NUMBERS)
-        assert found.scores.tolist() == [9.5, 2.0, 8.0]
-        assert found.num_pairs == num_pairs
-        assert found.spearman(_unit()) == pytest.approx(1.0)
-        assert found.spearman(torch.ones(9, 7)) == 0.0
+        actual = read_pairs(text, NUMBERS)
+        assert actual.scores.tolist() == [9.5, 2.0, 8.0]
+        assert actual.num_pairs == num_pairs
+        assert actual.spearman(_unit()) == pytest.approx(1.0)
+        assert actual.spearman(torch.ones(9, 7)) == 0.0
     with pytest.raises(ValueError, match="line 2 has no score"):
         read_pairs("a,b,c\nd,e,f\n", NUMBERS)
 
@@ -124,11 +124,11 @@ def _measured(evaluator: WordVectors, words: list[str], model: nn.Module) -> dic
     return evaluator.compute_with_model(model, evaluator.update_with_model(model, batch))
 
 
-def test_it_measures_what_vectors_know_and_shows_it(evaluator: WordVectors) -> None:
+def test_it_computes_metrics_and_artifacts_of_vectors(evaluator: WordVectors) -> None:
     assert isinstance(evaluator, ModelEvaluator)
     assert isinstance(evaluator, MakesArtifacts)
-    found = _measured(evaluator, WORDS, Table(extra=4))
-    assert found == {
+    actual = _measured(evaluator, WORDS, Table(extra=4))
+    assert actual == {
         "pairs_3_spearman": pytest.approx(1.0),
         "analogies_accuracy": pytest.approx(2 / 3),
         "analogies_semantic_accuracy": 0.5,
@@ -140,7 +140,7 @@ def test_it_measures_what_vectors_know_and_shows_it(evaluator: WordVectors) -> N
     assert "0.500      1 of     2  capital\n" in shown["analogies.txt"]
 
 
-def test_what_a_vocabulary_does_not_know_is_not_measured(evaluator: WordVectors) -> None:
+def test_metrics_skip_unknown_words(evaluator: WordVectors) -> None:
     assert _measured(evaluator, ["x", "y"], Table()) == {}
     assert evaluator.artifacts(Table(), SPLIT)["neighbours.txt"].decode().splitlines()[1] == "(unknown)  (unknown)"
 
@@ -151,7 +151,7 @@ def test_without_files_it_only_shows_neighbours(tmp_path: Path) -> None:
     assert list(evaluator.artifacts(Table(), SPLIT)) == ["neighbours.txt"]
 
 
-def test_what_does_not_fit_is_told(evaluator: WordVectors, tmp_path: Path) -> None:
+def test_what_does_not_fit_is_reported(evaluator: WordVectors, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="wants a data set with a vocabulary, but SimpleNamespace has none"):
         evaluator.setup(cast(Data, SimpleNamespace()))
     with pytest.raises(ValueError, match=r"wants a model with word_vectors\(\), but Linear has none"):

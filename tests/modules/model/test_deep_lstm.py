@@ -68,7 +68,7 @@ def test_a_forget_bias_is_there_from_the_start_in_both_cells() -> None:
     assert ((written > 1.7) & (written < 2.1)).all()
 
 
-def test_deep_lstm_knows_nothing_of_words_to_come_nor_of_texts_before() -> None:
+def test_deep_lstm_depends_on_no_later_word_and_no_previous_text() -> None:
     model, words = _lstm(init_scale=0.9), _words()
     before = model(words)
     assert torch.equal(model(words), before)
@@ -94,7 +94,7 @@ def test_deep_lstm_drops_features_between_layers_only_in_training() -> None:
     assert torch.equal(model(_words()), model(_words()))
 
 
-def test_deep_lstm_learns_to_say_what_stood_before() -> None:
+def test_deep_lstm_learns_to_repeat_a_previous_word() -> None:
     model = _lstm(num_layers=2, hidden_size=24)
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-2)
     for step in range(200):
@@ -127,12 +127,12 @@ def test_deep_lstms_shards_are_both_ends() -> None:
     assert {(shard.units, shard.argument) for shard in shards.values()} == {(11, "vocab_size")}
 
 
-def test_the_preset_has_the_parameters_that_its_header_tells() -> None:
-    told = re.search(r"([\d,]+) parameters at data.vocab_size=(\d+)", PRESET.read_text())
-    assert told is not None
-    options = yaml.safe_load(PRESET.read_text()) | {"vocab_size": int(told[2])}
+def test_the_preset_has_the_parameters_of_its_header() -> None:
+    expected_message = re.search(r"([\d,]+) parameters at data.vocab_size=(\d+)", PRESET.read_text())
+    assert expected_message is not None
+    options = yaml.safe_load(PRESET.read_text()) | {"vocab_size": int(expected_message[2])}
     assert options.pop("_target_") == "modules.model.deep_lstm.DeepLstm"
-    assert f"{sum(parameter.numel() for parameter in DeepLstm(**options).parameters()):,}" == told[1]
+    assert f"{sum(parameter.numel() for parameter in DeepLstm(**options).parameters()):,}" == expected_message[1]
 
 
 @pytest.mark.parametrize(

@@ -54,8 +54,8 @@ def loss_of(experiment: Experiment) -> float:
 @pytest.mark.slow
 def test_a_network_of_timm_fits_data_and_objective(composed: Composed) -> None:
     pytest.importorskip("timm", reason="timm is an extra: pip install 'lathe[models]'")
-    found = loss_of(composed(RESNET, trust=["timm"]))
-    assert found == pytest.approx(torch.tensor(10.0).log().item(), abs=1.0)
+    actual = loss_of(composed(RESNET, trust=["timm"]))
+    assert actual == pytest.approx(torch.tensor(10.0).log().item(), abs=1.0)
 
 
 @pytest.mark.slow
@@ -70,8 +70,8 @@ def test_a_network_of_torchvision_fits_data_and_objective(composed: Composed) ->
 def test_a_model_of_transformers_fits_with_its_nested_configuration(composed: Composed) -> None:
     pytest.importorskip("transformers", reason="transformers is an extra: pip install 'lathe[models]'")
     words = ["data=shakespeare_char", "data.context_tokens=7", "data.num_train=null"]
-    found = loss_of(composed(GPT2, *words, trust=["transformers"]))
-    assert found == pytest.approx(torch.tensor(65.0).log().item(), abs=0.3)
+    actual = loss_of(composed(GPT2, *words, trust=["transformers"]))
+    assert actual == pytest.approx(torch.tensor(65.0).log().item(), abs=0.3)
 
 
 def test_code_of_others_runs_only_where_it_is_trusted(composed: Composed) -> None:

@@ -54,7 +54,7 @@ def test_gpt_is_its_layers_in_turn(tie_embeddings: bool) -> None:
     assert held == {id(parameter) for parameter in model.parameters()}
 
 
-def test_gpt_knows_nothing_of_words_to_come_and_something_of_all_before() -> None:
+def test_gpt_depends_on_all_previous_words_and_on_no_later_word() -> None:
     model, words = _gpt(), _words(time=7)
     before = model(words)
     for time in range(7):
@@ -87,10 +87,10 @@ def test_gpt_starts_as_gpt2() -> None:
 @pytest.mark.parametrize("dropout_prob", [0.0, 0.3])
 def test_recomputing_gives_the_same_gradients(dropout_prob: float) -> None:
     plain, again = _gpt(dropout_prob=dropout_prob), _gpt(dropout_prob=dropout_prob, recompute=True)
-    wanted, found = _gradients(plain), _gradients(again)
-    assert wanted.keys() == found.keys() == dict(plain.named_parameters()).keys()
+    wanted, actual = _gradients(plain), _gradients(again)
+    assert wanted.keys() == actual.keys() == dict(plain.named_parameters()).keys()
     for name, gradient in wanted.items():
-        assert torch.equal(gradient, found[name]), name
+        assert torch.equal(gradient, actual[name]), name
 
 
 def test_recomputing_keeps_only_the_states_between_blocks() -> None:
@@ -116,7 +116,7 @@ def test_gpt_drops_features_only_in_training() -> None:
     assert torch.equal(model(words), model(words))
 
 
-def test_gpt_learns_to_say_what_stood_three_words_before() -> None:
+def test_gpt_learns_to_repeat_the_word_three_positions_back() -> None:
     model = _gpt(num_layers=2, hidden_size=32, tie_embeddings=True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     for step in range(300):
@@ -174,14 +174,14 @@ def test_gpts_shards_are_all_of_its_matrices_in_their_own_units(tie_embeddings: 
 
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
-def test_a_preset_has_the_parameters_that_its_header_tells(preset: Path) -> None:
-    told = re.search(r"([\d,]+) parameters at data.vocab_size=(\d+)", preset.read_text())
-    assert told is not None
-    options = yaml.safe_load(preset.read_text()) | {"vocab_size": int(told[2]), "context_tokens": 7}
+def test_a_preset_has_the_parameters_of_its_header(preset: Path) -> None:
+    expected_message = re.search(r"([\d,]+) parameters at data.vocab_size=(\d+)", preset.read_text())
+    assert expected_message is not None
+    options = yaml.safe_load(preset.read_text()) | {"vocab_size": int(expected_message[2]), "context_tokens": 7}
     assert options.pop("_target_") == "modules.model.gpt.Gpt"
     with torch.device("meta"):
         model = Gpt(**options)
-    assert f"{sum(parameter.numel() for parameter in model.parameters()):,}" == told[1]
+    assert f"{sum(parameter.numel() for parameter in model.parameters()):,}" == expected_message[1]
 
 
 @pytest.mark.parametrize(

@@ -29,11 +29,11 @@ def count(model: nn.Module) -> int:
 
 def sizes(model: nn.Module, image: Tensor) -> dict[str, list[int]]:
     """Channels, height and width after every layer, in evaluation mode."""
-    found, features = {}, image
+    actual, features = {}, image
     for name, layer in model.eval().named_children():
         features = layer(features)
-        found[name] = list(features.shape[1:])
-    return found
+        actual[name] = list(features.shape[1:])
+    return actual
 
 
 def test_inception_v1_has_the_parameters_of_the_paper() -> None:
@@ -44,28 +44,28 @@ def test_inception_v1_has_the_parameters_of_the_paper() -> None:
         model = InceptionV1([3, 224, 224], 1000, auxiliary=False)
         assert count(model) == 6_998_552
         # Table 1, in units of 1024, biases left out; others of it do not follow from its own filters.
-        for name, told in {"3a": 159, "3b": 380, "4b": 437, "4e": 840}.items():
+        for name, message in {"3a": 159, "3b": 380, "4b": 437, "4e": 840}.items():
             weights = sum(p.numel() for p in model.get_submodule(f"inception_{name}").parameters() if p.dim() > 1)
-            assert weights / 1024 == pytest.approx(told, rel=0.01), name
-        found = sizes(model, torch.empty(2, 3, 224, 224))
-    assert found["stem_2"] == [192, 28, 28]
-    assert [found[f"inception_{name}"] for name in ("3b", "4a", "4e", "5b")] == [
+            assert weights / 1024 == pytest.approx(message, rel=0.01), name
+        actual = sizes(model, torch.empty(2, 3, 224, 224))
+    assert actual["stem_2"] == [192, 28, 28]
+    assert [actual[f"inception_{name}"] for name in ("3b", "4a", "4e", "5b")] == [
         [480, 28, 28], [512, 14, 14], [832, 14, 14], [1024, 7, 7],
     ]  # fmt: skip
-    assert found["head"] == [1000]
+    assert actual["head"] == [1000]
 
 
 def test_bn_inception_has_the_parameters_of_its_authors_release() -> None:
     with torch.device("meta"):
         model = BnInception([3, 224, 224], 1000)
-        found = sizes(model, torch.empty(2, 3, 224, 224))
+        actual = sizes(model, torch.empty(2, 3, 224, 224))
     assert count(model) == 11_188_288
     norms = [part.num_features for part in model.modules() if isinstance(part, nn.BatchNorm2d)]
     convolutions = sum(part.weight.numel() for part in model.modules() if isinstance(part, nn.Conv2d))
     # tensorflow/models, slim/nets/inception_v2_test.py counts 10,173,112 variables below the logits: every normalisation
     # has a shift and two statistics there, but the first convolution a bias instead.
     assert convolutions + 3 * sum(norms) - 2 * norms[0] == 10_173_112
-    assert {name: found[f"inception_{name}"] for name in ("3a", "3b", "3c", "4d", "4e", "5b")} == {
+    assert {name: actual[f"inception_{name}"] for name in ("3a", "3b", "3c", "4d", "4e", "5b")} == {
         "3a": [256, 28, 28], "3b": [320, 28, 28], "3c": [576, 14, 14], "4d": [576, 14, 14], "4e": [1024, 7, 7],
         "5b": [1024, 7, 7],
     }  # fmt: skip
@@ -76,12 +76,12 @@ def test_inception_v3_has_the_parameters_of_its_authors_release() -> None:
     with torch.device("meta"):
         assert count(InceptionV3([3, 299, 299], 1000)) == 27_161_264
         model = InceptionV3([3, 299, 299], 1000, auxiliary=False)
-        found = sizes(model, torch.empty(2, 3, 299, 299))
+        actual = sizes(model, torch.empty(2, 3, 299, 299))
     assert count(model) == 23_834_568
     norms = sum(part.num_features for part in model.modules() if isinstance(part, nn.BatchNorm2d))
     convolutions = sum(part.weight.numel() for part in model.modules() if isinstance(part, nn.Conv2d))
     assert convolutions + 3 * norms == 21_802_784  # slim/nets/inception_v3_test.py, below the logits
-    assert [found[name] for name in ("stem_2", "mixed_5d", "mixed_6e", "mixed_7a", "mixed_7c")] == [
+    assert [actual[name] for name in ("stem_2", "mixed_5d", "mixed_6e", "mixed_7a", "mixed_7c")] == [
         [192, 35, 35], [288, 35, 35], [768, 17, 17], [1280, 8, 8], [2048, 8, 8],
     ]  # fmt: skip
 
@@ -102,10 +102,10 @@ def test_an_inception_network_is_its_layers_in_turn(name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "outputs"), [("v1", 3), ("v3", 2), ("bn", 1)])
-def test_auxiliary_classifiers_are_there_in_training_alone(name: str, outputs: int) -> None:
+def test_auxiliary_classifiers_run_only_in_training(name: str, outputs: int) -> None:
     model = SMALL[name]()
-    found = model(torch.rand(5, 3, *SIDES[name]))
-    each = cast(tuple[Tensor, ...], found if isinstance(found, tuple) else (found,))
+    actual = model(torch.rand(5, 3, *SIDES[name]))
+    each = cast(tuple[Tensor, ...], actual if isinstance(actual, tuple) else (actual,))
     assert [tuple(logits.shape) for logits in each] == [(5, 4)] * outputs
     assert model.eval()(torch.rand(5, 3, *SIDES[name])).shape == (5, 4)
     sum(logits.sum() for logits in each).backward()  # type: ignore[union-attr]

@@ -25,7 +25,7 @@ def test_logits_are_taken_out_of_a_record() -> None:
     assert torch.equal(LogitsOf(model)(inputs), model.linear(inputs))
 
 
-def test_a_model_without_logits_is_told() -> None:
+def test_a_model_without_logits_is_reported() -> None:
     with pytest.raises(
         ValueError, match="whose output has logits, but Linear returns Tensor; if it returns a tensor, use it without"
     ):

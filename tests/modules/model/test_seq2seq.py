@@ -32,8 +32,8 @@ def model(request: pytest.FixtureRequest) -> nn.Module:
 
 
 def _scores(model: nn.Module, source: Tensor, target: Tensor) -> Tensor:
-    found: Tensor = model((source, target))
-    return found
+    actual: Tensor = model((source, target))
+    return actual
 
 
 def test_it_scores_every_word_of_the_target(model: nn.Module) -> None:
@@ -43,8 +43,8 @@ def test_it_scores_every_word_of_the_target(model: nn.Module) -> None:
 def test_longer_padding_changes_nothing(model: nn.Module) -> None:
     expected = _scores(model, SOURCE, TARGET)
     pad = nn.functional.pad
-    found = _scores(model, pad(SOURCE, (0, 4), value=PADDING), pad(TARGET, (0, 3), value=PADDING))
-    torch.testing.assert_close(found[:, :4], expected, rtol=0, atol=1e-6)
+    actual = _scores(model, pad(SOURCE, (0, 4), value=PADDING), pad(TARGET, (0, 3), value=PADDING))
+    torch.testing.assert_close(actual[:, :4], expected, rtol=0, atol=1e-6)
 
 
 def test_a_text_is_scored_as_it_would_be_alone(model: nn.Module) -> None:
@@ -52,8 +52,8 @@ def test_a_text_is_scored_as_it_would_be_alone(model: nn.Module) -> None:
     for row in range(3):
         source = SOURCE[row : row + 1, : int((SOURCE[row] != PADDING).sum())]
         target = TARGET[row : row + 1, : int((TARGET[row] != PADDING).sum())]
-        found = _scores(model, source, target)
-        torch.testing.assert_close(found, expected[row : row + 1, : target.shape[1]], rtol=0, atol=1e-6)
+        actual = _scores(model, source, target)
+        torch.testing.assert_close(actual, expected[row : row + 1, : target.shape[1]], rtol=0, atol=1e-6)
 
 
 def test_a_word_is_scored_by_all_of_the_source_and_by_the_words_before_it(model: nn.Module) -> None:
@@ -64,9 +64,9 @@ def test_a_word_is_scored_by_all_of_the_source_and_by_the_words_before_it(model:
         assert (_scores(model, other, TARGET)[0] - expected[0]).abs().amax(1).min() > 1e-6
     later = TARGET.clone()
     later[0, 2] = 11
-    found = _scores(model, SOURCE, later)
-    torch.testing.assert_close(found[0, :2], expected[0, :2], rtol=0, atol=1e-6)
-    assert (found[0, 2:] - expected[0, 2:]).abs().max() > 1e-3
+    actual = _scores(model, SOURCE, later)
+    torch.testing.assert_close(actual[0, :2], expected[0, :2], rtol=0, atol=1e-6)
+    assert (actual[0, 2:] - expected[0, 2:]).abs().max() > 1e-3
 
 
 def test_word_by_word_it_scores_as_at_once_whatever_becomes_of_the_rows(model: nn.Module) -> None:
@@ -92,7 +92,7 @@ def test_it_is_its_layers_in_turn_and_they_have_every_parameter(model: nn.Module
     assert own == {id(parameter) for parameter in model.parameters()}
 
 
-def test_dropout_is_there_in_training_alone() -> None:
+def test_dropout_is_active_only_in_training() -> None:
     for make in (
         lambda: Seq2Seq(11, 13, 5, 6, 2, True, 0.5),
         lambda: Seq2SeqAttention(11, 13, 5, 6, 7, 4, 0.5),
@@ -118,7 +118,7 @@ def test_tied_embeddings_are_one_parameter() -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "told"),
+    ("make", "message"),
     [
         (lambda: Seq2Seq(11, 13, 5, 6, 0, True, 0.0), "Seq2Seq wants num_layers of at least 1, but got 0; raise it"),
         (lambda: Seq2Seq(11, 13, 5, 6, 1, True, 1.0), r"dropout_prob in \[0, 1\), but got 1.0; 0 means no dropout"),
@@ -126,6 +126,6 @@ def test_tied_embeddings_are_one_parameter() -> None:
         (lambda: Seq2SeqTransformer(11, 13, 9, 2, 2, 12, False, 0.0), "multiple of num_heads=2, but got 9; try 8"),
     ],
 )  # fmt: skip
-def test_sizes_that_do_not_fit_are_told(make: Callable[[], nn.Module], told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_sizes_that_do_not_fit_are_reported(make: Callable[[], nn.Module], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         make()

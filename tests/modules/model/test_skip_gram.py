@@ -9,12 +9,12 @@ from modules.model.skip_gram import SkipGram, near
 
 def test_near_is_the_product_with_every_vector_within_the_window() -> None:
     left, right = torch.randn(2, 2, 5, 3, generator=torch.Generator().manual_seed(0))
-    found = near(left, right, window=2)
+    actual = near(left, right, window=2)
     for time in range(5):
         for column, distance in enumerate(range(-2, 3)):
             other = time + distance
             expected = (left[:, time] * right[:, other]).sum(1) if 0 <= other < 5 else torch.zeros(2)
-            torch.testing.assert_close(found[:, time, column], expected)
+            torch.testing.assert_close(actual[:, time, column], expected)
 
 
 def test_the_gradients_of_near_are_right() -> None:
@@ -48,6 +48,6 @@ def test_its_vectors_are_those_of_the_words() -> None:
     assert model.words.weight.abs().max() <= 0.5 / 4
 
 
-def test_wrong_sizes_are_told() -> None:
+def test_wrong_sizes_are_reported() -> None:
     with pytest.raises(ValueError, match="SkipGram wants vocab_size, embedding_size and window of at least 1"):
         SkipGram(5, 0, 2, True)

@@ -60,13 +60,13 @@ def test_examples_of_a_batch_do_not_see_each_other() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"),
+    ("changed", "message"),
     [
         ({"num_levels": 0}, "num_levels of at least 1, but got [3, 8, 8], 5, 4 and 0"),
         ({"num_groups": 3}, "wants base_channels as a multiple of num_groups, but got 4 and 3"),
         ({"image_shape": [3, 8]}, "wants image_shape as [channels, height, width]"),
     ],
 )
-def test_a_wrong_size_is_told(changed: dict[str, Any], told: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(told)):
+def test_a_wrong_size_is_reported(changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
         unet(**changed)

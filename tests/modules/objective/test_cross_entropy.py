@@ -64,7 +64,7 @@ def test_auxiliary_classifiers_learn_the_same_targets_by_their_weight() -> None:
     torch.testing.assert_close(torch.autograd.grad(loss, upper)[0], 0.3 * torch.autograd.grad(plain[2], upper)[0])
 
 
-def test_auxiliary_classifiers_without_a_weight_are_told() -> None:
+def test_auxiliary_classifiers_without_a_weight_are_reported() -> None:
     outputs = (torch.zeros(3, 5), torch.zeros(3, 5))
     with pytest.raises(
         ValueError, match=r"objective\.aux_weight=0 leaves 1 auxiliary classifiers of the model untrained"

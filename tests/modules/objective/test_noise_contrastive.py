@@ -47,7 +47,7 @@ def test_what_is_no_pair_does_not_matter() -> None:
     torch.testing.assert_close(loss, NoiseContrastive(5, True)((near, far), targets)[0])
 
 
-def test_an_example_without_a_pair_costs_nothing() -> None:
+def test_an_example_without_a_pair_has_no_loss() -> None:
     (near, far), (pairs, *rest) = _given()
     loss, _ = NoiseContrastive(5, False)((near, far), (torch.zeros_like(pairs), *rest))
     assert loss == 0
@@ -73,7 +73,7 @@ def test_estimation_makes_scores_log_probabilities() -> None:
     torch.testing.assert_close(scores.detach().exp(), true, atol=0.05, rtol=0)
 
 
-def test_other_outputs_are_told() -> None:
+def test_other_outputs_are_reported() -> None:
     with pytest.raises(ValueError, match="NoiseContrastive wants two tensors of logits and three of targets"):
         NoiseContrastive(5, True)(torch.zeros(2, 3), torch.zeros(2))
     with pytest.raises(ValueError, match="num_negatives_per_pair of at least 1, but got 0"):

@@ -65,7 +65,7 @@ def test_of_several_masks_the_first_trains() -> None:
     assert PixelCrossEntropy()(logits, (masks, masks * 0))[0] == PixelCrossEntropy()(logits, masks)[0]
 
 
-def test_what_does_not_fit_is_told() -> None:
+def test_what_does_not_fit_is_reported() -> None:
     logits, masks = batch()
     with pytest.raises(
         ValueError, match=re.escape("but got [4, 2, 5, 3] and [4, 2, 4]; use a model with logits for every")
@@ -80,6 +80,6 @@ def test_what_does_not_fit_is_told() -> None:
 
 
 @pytest.mark.parametrize("changed", [{"class_weights": []}, {"class_weights": [0.0, -1.0]}, {"dice_weight": -1.0}])
-def test_a_wrong_weight_is_told(changed: dict[str, Any]) -> None:
+def test_a_wrong_weight_is_reported(changed: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="PixelCrossEntropy wants"):
         PixelCrossEntropy(**changed)

@@ -62,11 +62,11 @@ def test_a_closure_is_called_and_weight_decay_refused() -> None:
 
 
 def test_other_sparse_gradients_are_left_to_torch() -> None:
-    found = []
+    actual = []
     for kind in (SparseAdagrad, Adagrad):
         parameter = nn.Parameter(torch.ones(ROWS, NUMBERS))
         places = torch.tensor([[0, 4, 4], [1, 2, 2]])  # single numbers, and no rows
         parameter.grad = torch.sparse_coo_tensor(places, torch.tensor([1.0, 2.0, 3.0]), (ROWS, NUMBERS))
         kind([parameter], lr=0.3).step()
-        found.append(parameter.detach())
-    torch.testing.assert_close(found[0], found[1])
+        actual.append(parameter.detach())
+    torch.testing.assert_close(actual[0], actual[1])

@@ -18,7 +18,7 @@ def test_constant_stays() -> None:
     assert _factors(Constant(), 3) == [1.0, 1.0, 1.0]
 
 
-def test_warmup_rises_in_a_straight_line_and_stays() -> None:
+def test_warmup_rises_linearly_and_stays_constant() -> None:
     assert _factors(Constant(warmup_steps=4), 6) == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
 
 
@@ -35,7 +35,7 @@ def test_cosine_starts_after_the_warmup() -> None:
     assert factors == pytest.approx([0.5, 1.0, 1.0, 0.853553, 0.5, 0.146447], abs=1e-6)
 
 
-def test_step_falls_in_stairs() -> None:
+def test_step_falls_in_steps() -> None:
     assert _factors(Step(decay_factor=0.5, decay_every_steps=2), 6) == [1.0, 1.0, 0.5, 0.5, 0.25, 0.25]
 
 

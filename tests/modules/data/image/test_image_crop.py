@@ -26,7 +26,7 @@ def parts(cut: ImageCrop, seed: int, count: int = 200) -> tuple[Tensor, Tensor]:
     return (rows[:, -1] - rows[:, 0]).abs() * 16 / 15, (columns[:, -1] - columns[:, 0]).abs() * 16 / 15
 
 
-def test_parts_of_any_area_are_cut_and_the_middle_is_seen_without_chance() -> None:
+def test_crops_by_area_are_random_and_the_centre_is_deterministic() -> None:
     cut = ImageCrop(20, 16, min_scale=0.08)
     high, wide = parts(cut, seed=1)
     area, ratio = high * wide, (wide * 60) / (high * 40)
@@ -46,12 +46,12 @@ def test_parts_of_any_area_are_cut_and_the_middle_is_seen_without_chance() -> No
 
 def test_channels_are_brought_to_the_mean_and_deviation_of_the_set() -> None:
     raw = ImageCrop(20, 16).batch([encoded()], None)
-    found = ImageCrop(20, 16, mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 0.5)).batch([encoded()], None)
+    actual = ImageCrop(20, 16, mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 0.5)).batch([encoded()], None)
     for channel, (mean, std) in enumerate([(0.1, 1.0), (0.2, 2.0), (0.3, 0.5)]):
-        torch.testing.assert_close(found[:, channel], (raw[:, channel] - mean) / std)
+        torch.testing.assert_close(actual[:, channel], (raw[:, channel] - mean) / std)
 
 
-def test_which_of_the_files_is_no_photo_is_told() -> None:
+def test_which_of_the_files_is_no_photo_is_reported() -> None:
     with pytest.raises(UnreadableError) as caught:
         ImageCrop(20, 16).batch([encoded(), b"no photo"], None)
     assert caught.value.number == 1
@@ -59,7 +59,7 @@ def test_which_of_the_files_is_no_photo_is_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         ((20, 16, [3, 16, 16], 768, 1.5, None, None), r"min_scale in \(0, 1\], but got 1.5"),
         (
@@ -72,6 +72,6 @@ def test_which_of_the_files_is_no_photo_is_told() -> None:
         ((20, 16, [1, 16, 16], 256, None, None, None), r"image_size=16; set data.image_shape=\[3,16,16\]"),
     ],
 )
-def test_arguments_that_contradict_each_other_are_refused(arguments: tuple[object, ...], told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_arguments_that_contradict_each_other_are_refused(arguments: tuple[object, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         make_image_crop("Photos", *arguments)  # type: ignore[arg-type]

@@ -29,35 +29,35 @@ def test_every_mode_of_the_same_picture_reads_the_same(tmp_path: Path) -> None:
     assert np.array_equal(grey(saved(tmp_path / "deep.tiff", deep)), RAMP)
 
 
-def test_what_is_transparent_lies_on_white(tmp_path: Path) -> None:
+def test_transparent_pixels_become_white(tmp_path: Path) -> None:
     pixels = np.dstack([RAMP, RAMP, RAMP, np.zeros_like(RAMP)])
     assert (grey(saved(tmp_path / "clear.png", Image.fromarray(pixels))) == 255).all()
 
 
-def test_a_photo_stands_as_its_camera_says(tmp_path: Path) -> None:
+def test_a_photo_is_rotated_by_its_exif_orientation(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # a quarter to the right brings it upright
     path = saved(tmp_path / "turned.png", Image.fromarray(RAMP), exif=exif)
     assert np.array_equal(grey(path), np.rot90(RAMP, -1))
 
 
-def test_fitting_keeps_the_middle_and_what_fits_already() -> None:
+def test_fitting_crops_the_centre_and_keeps_photos_of_the_right_size() -> None:
     picture = Image.fromarray(RAMP)
     assert np.array_equal(np.asarray(fit(picture, 5, 6)), RAMP)
     assert np.array_equal(np.asarray(fit(picture, 5, 4)), RAMP[:, 1:5])
     assert fit(picture, 20, 3).size == (3, 20)
 
 
-@pytest.mark.parametrize(("content", "told"), [(b"no image", "unknown format"), (b"", "the file is empty")])
-def test_what_is_no_image_is_told_by_name(tmp_path: Path, content: bytes, told: str) -> None:
+@pytest.mark.parametrize(("content", "message"), [(b"no image", "unknown format"), (b"", "the file is empty")])
+def test_a_file_that_is_not_an_image_is_reported_by_name(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "x.png").write_bytes(content)
-    with pytest.raises(UserInputError, match=rf"x.png cannot be read as an image \({told}\); convert it"):
+    with pytest.raises(UserInputError, match=rf"x.png cannot be read as an image \({message}\); convert it"):
         open_photo(str(tmp_path / "x.png"), "L")
     with pytest.raises(UserInputError, match=r"cannot be read as an image \(Is a directory\)"):
         open_photo(str(tmp_path), "L")
 
 
-def test_one_that_goes_away_while_it_is_looked_at_is_told_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_disappears_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "x.png").write_bytes(b"no image")
     look = Image.open
 
@@ -72,7 +72,7 @@ def test_one_that_goes_away_while_it_is_looked_at_is_told_too(tmp_path: Path, mo
         open_photo(str(tmp_path / "x.png"), "L")
 
 
-def test_a_file_that_is_cut_off_is_told(tmp_path: Path) -> None:
+def test_a_file_that_is_cut_off_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "x.png"
     Image.fromarray(np.random.RandomState(0).randint(255, size=(40, 30), dtype=np.uint8)).save(path)
     path.write_bytes(path.read_bytes()[:-400])
@@ -80,7 +80,7 @@ def test_a_file_that_is_cut_off_is_told(tmp_path: Path) -> None:
         open_photo(str(path), "RGB")
 
 
-def test_a_kind_of_picture_that_pillow_does_not_know_is_told(tmp_path: Path) -> None:
+def test_a_kind_of_picture_that_pillow_does_not_know_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "x.dds"
     Image.fromarray(RAMP).save(path)
     content = bytearray(path.read_bytes())

@@ -31,7 +31,7 @@ def test_a_space_that_only_other_parts_have_gets_a_token() -> None:
     assert pairs.decode(pairs.encode(" a  bab\n")) == " a  bab\n"
 
 
-def test_what_comes_often_becomes_one_token() -> None:
+def test_frequent_text_becomes_one_token() -> None:
     pairs = BytePairs(TEXT, KINDS, vocab_size=30)
     tokens = pairs.encode(TEXT)
     assert tokens.dtype == torch.int64
@@ -41,7 +41,7 @@ def test_what_comes_often_becomes_one_token() -> None:
 
 
 def test_every_process_learns_the_same() -> None:
-    told = [
+    outputs = [
         subprocess.run(
             [sys.executable, "-c", LEARN, TEXT, KINDS],
             capture_output=True,
@@ -52,10 +52,10 @@ def test_every_process_learns_the_same() -> None:
         ).stdout
         for seed in ("1", "2")
     ]
-    assert told[0] == told[1] == f"{BytePairs(TEXT, KINDS, 30).encode(TEXT).tolist()}\n"
+    assert outputs[0] == outputs[1] == f"{BytePairs(TEXT, KINDS, 30).encode(TEXT).tolist()}\n"
 
 
-def test_learning_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+def test_learning_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     BytePairs(TEXT, KINDS, vocab_size=30)
     assert capfd.readouterr() == ("", "")
 
@@ -81,6 +81,6 @@ def test_a_text_without_letters_is_refused() -> None:
         BytePairs("\n\n", "\n", 30)
 
 
-def test_an_unknown_character_is_told() -> None:
+def test_an_unknown_character_is_reported() -> None:
     with pytest.raises(ValueError, match=r"that the data set knows, but got 'x'; replace them"):
         BytePairs(TEXT, KINDS, 30).encode("the axe")

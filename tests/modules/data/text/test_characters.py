@@ -23,7 +23,7 @@ def test_a_vocabulary_may_be_larger_than_the_text_but_not_smaller() -> None:
         Characters("abca", vocab_size=2)
 
 
-def test_an_unknown_character_is_told() -> None:
+def test_an_unknown_character_is_reported() -> None:
     with pytest.raises(
         ValueError, match="encode wants the 3 characters that the data set knows, but got 'xé'; replace"
     ):

@@ -24,11 +24,11 @@ def root(tmp_path: Path) -> Path:
 def test_aligned_files_are_read_line_for_line_packed_or_not(root: Path) -> None:
     (root / "texts" / "a.en").write_text("one\u2028still one\ntwo\n\n", "utf-8")
     (root / "texts" / "a.fr.gz").write_bytes(gzip.compress(b"un\ndeux\ntrois\n"))
-    found = read_aligned(_files(root, "a.en", "a.fr.gz"), "a.en", "a.fr.gz")
-    assert found == [("one\u2028still one", "un"), ("two", "deux"), ("", "trois")]
+    actual = read_aligned(_files(root, "a.en", "a.fr.gz"), "a.en", "a.fr.gz")
+    assert actual == [("one\u2028still one", "un"), ("two", "deux"), ("", "trois")]
 
 
-def test_files_that_do_not_belong_together_are_told(root: Path) -> None:
+def test_files_that_do_not_belong_together_are_reported(root: Path) -> None:
     (root / "texts" / "a.en").write_text("one\ntwo\n")
     (root / "texts" / "a.fr").write_text("un\n")
     with pytest.raises(DataError, match=r"a.en has 2 lines and a.fr 1; the files must be aligned line by line"):
@@ -48,7 +48,7 @@ def test_a_table_is_read_from_an_archive_or_as_it_is(root: Path) -> None:
     assert read_table(_files(root, "t.tsv"), "t.tsv", None, (1, 0)) == [(two, one) for one, two in expected]
 
 
-def test_a_table_that_is_none_is_told(root: Path) -> None:
+def test_a_malformed_table_is_reported(root: Path) -> None:
     (root / "texts" / "t.tsv").write_text("Go.\tVa !\nRun!\n")
     with pytest.raises(DataError, match=r"line 2 has 1 columns, but data.languages needs 2"):
         read_table(_files(root, "t.tsv"), "t.tsv", None, (0, 1))
@@ -63,7 +63,7 @@ ROWS = [(f"e{n}", f"f{n}{kind}") for n in range(40) for kind in "ab"[: 1 + n % 2
 
 def test_no_two_splits_have_a_sentence_in_common_and_every_row_is_somewhere() -> None:
     dealt = split_rows(ROWS, 7, 9)
-    assert {split: len(found) for split, found in dealt.items() if split != "train"} == {"val": 7, "test": 9}
+    assert {split: len(actual) for split, actual in dealt.items() if split != "train"} == {"val": 7, "test": 9}
     for side in (0, 1):
         seen: dict[str, str] = {}
         for split, examples in dealt.items():
@@ -98,6 +98,6 @@ def test_where_a_sentence_goes_depends_on_neither_order_nor_direction() -> None:
     assert split_rows([*reversed(ROWS)], 7, 9)["train"] != []
 
 
-def test_too_few_pairs_are_told() -> None:
+def test_too_few_pairs_are_reported() -> None:
     with pytest.raises(DataError, match=r"data.num_val=30 and data.num_test=30 leave nothing of 62 pairs to train on"):
         split_rows(ROWS, 30, 30)

@@ -8,7 +8,7 @@ from modules.data.text.sentence_words import SPECIAL, SentencePieces, SentenceWo
 SENTENCES = ["the cat sat", "the dog sat on the cat", "a mat"]
 
 
-def test_words_are_numbered_after_the_special_ones_by_how_often_they_stand() -> None:
+def test_word_ids_follow_the_special_ones_by_frequency() -> None:
     words = SentenceWords(SENTENCES, 7, 2)
     assert words.words == ["<pad>", "<s>", "</s>", "<unk>", "the", "cat", "sat"]
     assert words.encode("the mat  sat") == [4, UNKNOWN, 6]
@@ -17,17 +17,17 @@ def test_words_are_numbered_after_the_special_ones_by_how_often_they_stand() -> 
     assert SentenceWords(["<s> <pad>"], 9, 1).encode("<s>") != [1], "a word that looks like a special one is a word"
 
 
-def test_what_is_typed_is_taken_apart_only_where_it_is_not_known() -> None:
+def test_only_unknown_words_of_user_text_are_normalised() -> None:
     words = SentenceWords(["the dog 's mat ."], 20, 1)
     assert words.adapt("The dog 's  mat.") == "the dog 's mat ."
     assert words.adapt("«The»,dog") == "« the » , dog"
 
 
-def test_normalised_text_has_small_letters_and_spaces_around_marks() -> None:
+def test_normalised_text_is_lower_case_with_spaces_around_punctuation() -> None:
     assert normalise(" J'ai  dit: «\u202fÇa va?\u202f»") == "j ' ai dit : « ça va ? »"
 
 
-def test_byte_pairs_give_the_sentence_back_and_know_what_they_do_not_know() -> None:
+def test_byte_pairs_round_trip_and_report_unknown_characters() -> None:
     pieces = SentencePieces([*SENTENCES, "the mat sat on a dog"], 24)
     for text in (*SENTENCES, "a cat sat on dogs"):
         numbers = pieces.encode(text)

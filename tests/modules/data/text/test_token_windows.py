@@ -14,7 +14,7 @@ def _see(windows: TokenWindows, indices: list[int], seed: int = 0) -> tuple[list
     return cast(Tensor, inputs).tolist(), cast(Tensor, targets).tolist()
 
 
-def test_windows_lie_side_by_side_and_a_target_is_the_next_token() -> None:
+def test_windows_are_adjacent_and_a_target_is_the_next_token() -> None:
     windows = TokenWindows(torch.arange(12), context_tokens=5)
     assert (len(windows), windows.in_memory) == (2, True)
     assert _see(windows, [1, 0, 1]) == (
@@ -28,13 +28,13 @@ def test_the_last_token_is_only_a_target(num_tokens: int, windows: int) -> None:
     assert len(TokenWindows(torch.arange(num_tokens), context_tokens=3)) == windows
 
 
-def test_a_batch_lies_together_in_memory() -> None:
+def test_a_batch_is_contiguous_in_memory() -> None:
     for tensor in TokenWindows(torch.arange(12), 5, shift=True).batch(torch.arange(2), Generator()):
         assert cast(Tensor, tensor).is_contiguous()
         assert cast(Tensor, tensor).dtype == torch.int64
 
 
-def test_shifted_windows_follow_their_dice_alone() -> None:
+def test_shifted_windows_depend_only_on_the_generator() -> None:
     windows = TokenWindows(torch.arange(100), context_tokens=7, shift=True)
     assert _see(windows, [3, 0, 9], seed=1) == _see(windows, [3, 0, 9], seed=1)
     assert _see(windows, [3, 0, 9], seed=1) != _see(windows, [3, 0, 9], seed=2)
@@ -43,13 +43,13 @@ def test_shifted_windows_follow_their_dice_alone() -> None:
     assert [row[1:] for row in inputs] == [row[:-1] for row in targets]
 
 
-def test_every_place_of_a_stream_can_be_drawn_by_one_window() -> None:
+def test_a_window_can_start_at_every_position_of_a_stream() -> None:
     windows = TokenWindows(torch.arange(13), context_tokens=5, shift=True)  # room for 8 starts
     drawn = {index: {row[0] for row in _see(windows, [index] * 200)[0]} for index in range(2)}
     assert drawn == {0: {0, 1, 2, 3, 4}, 1: {5, 6, 7}}
 
 
-def test_windows_that_are_not_shifted_leave_the_dice_alone() -> None:
+def test_windows_that_are_not_shifted_draw_no_random_numbers() -> None:
     generator = Generator().manual_seed(4)
     TokenWindows(torch.arange(13), context_tokens=5).batch(torch.arange(2), generator)
     assert torch.equal(torch.rand(3, generator=generator), torch.rand(3, generator=Generator().manual_seed(4)))
@@ -61,7 +61,7 @@ def test_a_stream_of_one_window_less_its_target_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("context_tokens", "num_train_tokens", "num_train", "told"),
+    ("context_tokens", "num_train_tokens", "num_train", "message"),
     [
         (0, 13, 2, "data wants context_tokens of at least 1, but got 0"),
         (6, None, 2, "data.num_train=2 needs data.num_train_tokens, .* set data.num_train=null"),
@@ -70,10 +70,10 @@ def test_a_stream_of_one_window_less_its_target_is_refused() -> None:
         (12, 13, 2, r"windows of data.context_tokens=12 in .*; set data.num_train=1, or null to count by max_steps"),
     ],
 )
-def test_sizes_that_contradict_each_other_are_told_without_a_file(
-    context_tokens: int, num_train_tokens: int | None, num_train: int | None, told: str
+def test_sizes_that_contradict_each_other_are_reported_without_a_file(
+    context_tokens: int, num_train_tokens: int | None, num_train: int | None, message: str
 ) -> None:
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         WindowSizes(context_tokens, num_train_tokens, num_train, shift=True)
 
 

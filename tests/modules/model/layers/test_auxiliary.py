@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from modules.model.layers.auxiliary import Auxiliary, OnFirst
 
 
-def test_classifiers_speak_in_training_alone_and_in_their_order() -> None:
+def test_auxiliary_outputs_are_only_in_training_and_in_order() -> None:
     lower, upper = nn.Linear(3, 2), nn.Linear(4, 2)
     model = nn.Sequential(Auxiliary(lower), OnFirst(nn.Linear(3, 4)), Auxiliary(upper), OnFirst(nn.Linear(4, 2)))
     features = torch.randn(5, 3)
@@ -19,7 +19,7 @@ def test_classifiers_speak_in_training_alone_and_in_their_order() -> None:
     assert torch.equal(outputs, own)
 
 
-def test_what_classifiers_say_reaches_the_layers_below_them() -> None:
+def test_auxiliary_losses_have_gradients_in_lower_layers() -> None:
     trunk = nn.Linear(3, 3)
     model = nn.Sequential(trunk, Auxiliary(nn.Linear(3, 2)), OnFirst(nn.Linear(3, 2)))
     _, said = cast(tuple[Tensor, Tensor], model(torch.randn(5, 3)))
