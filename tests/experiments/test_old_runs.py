@@ -235,6 +235,14 @@ def test_old_option_is_refused_with_the_new_one(group: str, old: str, new: str, 
 
 
 @pytest.mark.parametrize(("group", "old", "new"), OLD_OPTIONS)
+def test_reproduce_refuses_an_old_option_with_the_new_one(
+    here: Path, group: str, old: str, new: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["reproduce", FINISHED, f"{group}={old}"]) == 2
+    assert f"{group}={old}: there is no such option; it is now called {new!r}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("group", "old", "new"), OLD_OPTIONS)
 def test_overrides_of_old_runs_name_the_new_option(group: str, old: str, new: str) -> None:
     overrides = [f"{group}={new}", "seed=3"]
     before = renamed.original_overrides(overrides, {})
