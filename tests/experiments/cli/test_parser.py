@@ -83,7 +83,7 @@ def test_a_deleted_current_folder_is_reported(tmp_path: Path) -> None:
     code = "import os; os.rmdir(os.getcwd()); from experiments.cli.main import main; exit(main(['plan']))"
     done = subprocess.run([sys.executable, "-P", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr.endswith("the current folder does not exist any more; change to one that does\n")
+    assert done.stderr.endswith("the current folder no longer exists; change to an existing folder\n")
 
 
 def test_nothing_is_imported_from_the_current_folder(lathe: Lathe, tmp_path: Path) -> None:

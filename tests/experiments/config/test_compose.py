@@ -103,7 +103,7 @@ def test_several_config_dirs_with_special_characters_compose(tmp_path: Path) -> 
 
 def test_an_option_that_extends_its_own_group_gets_a_hint(tmp_path: Path) -> None:
     write(tmp_path, {"model/two.yaml": "defaults: [/model@_here_: mlp, _self_]\nhidden_sizes: [5]\n"})
-    with pytest.raises(ConfigError, match="a defaults list asks for itself"):
+    with pytest.raises(ConfigError, match="a defaults list contains itself"):
         compose(["model=two"], config_dirs=[tmp_path])
 
 

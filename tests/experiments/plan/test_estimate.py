@@ -99,7 +99,7 @@ def test_a_large_model_is_estimated_without_allocation() -> None:
 
 def test_a_model_that_does_not_accept_the_data_is_refused() -> None:
     config = compose(["model=mlp", "model.num_features=63"]).config
-    with pytest.raises(PlanError, match=r"does not take what data gives \(inputs \[64, 1, 8, 8\], targets \[64\]\)"):
+    with pytest.raises(PlanError, match=r"does not accept a batch of data \(inputs \[64, 1, 8, 8\], targets \[64\]\)"):
         estimate(config, make_plan(config))
 
 
@@ -125,7 +125,7 @@ def test_an_exception_of_a_model_is_reported_in_one_line(
     monkeypatch.delitem(sys.modules, "faulty", raising=False)
     config: dict[str, Any] = compose([]).config
     config["model"] = {"_target_": "faulty.Net"}
-    with pytest.raises(PlanError, match=r"Error: .* \(faulty\.py:4\); choose another model, or see its forward$"):
+    with pytest.raises(PlanError, match=r"Error: .* \(faulty\.py:4\); choose another model, or correct its forward\(\)$"):
         estimate(config, make_plan(config), ["faulty"])
     refuse_if_too_large(config | {"hardware": config["hardware"] | {"memory_gb": 1e-9}}, make_plan(config), ["faulty"])
 

@@ -71,7 +71,7 @@ def test_limits_exclude_longer_axes() -> None:
 
 @pytest.mark.parametrize(
     ("stages", "max_pipe", "error"),
-    [([4], None, "stages of ZeRO, 0 to 3, but got 4"), ([0], 0, "max_pipe of at least 1")],
+    [([4], None, "ZeRO stages from 0 to 3, but got 4"), ([0], 0, "max_pipe of at least 1")],
 )
 def test_an_invalid_limit_is_refused(stages: list[int], max_pipe: int | None, error: str) -> None:
     with pytest.raises(ValueError, match=error):

@@ -60,7 +60,7 @@ from pathlib import Path
 from experiments.tracking.model import mlflow_model
 from experiments.tracking.run_sync import sync_run
 from experiments.trial.trial import Trial
-mlflow_model.Models._stamp = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+mlflow_model.ModelStore._set_ids = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 sync_run(Trial(Path(sys.argv[1])))
 """
 
@@ -304,7 +304,7 @@ def test_a_model_that_cannot_be_logged_is_reported_and_logged_by_the_next_sync(c
     assert done.model is None
     assert done.warning is not None
     assert done.warning.startswith(f"the model of run '{copied.id}' was not logged: ")
-    assert done.warning.endswith(f"`lathe sync {copied.reference}` tries again")
+    assert done.warning.endswith(f"`lathe sync {copied.reference}` retries")
     assert sql(database, "select status from runs") == [("FINISHED",)]
     assert sql(database, f"{MODELS} where lifecycle_stage != 'deleted'") == []
     in_the_way.unlink()
@@ -342,7 +342,7 @@ def test_a_large_model_is_logged_only_on_request(copied: Trial, monkeypatch: pyt
     monkeypatch.setattr(log_model, "MAX_AUTOMATIC_GB", 0.001)
     done = sync_run(copied)
     assert done.warning is not None
-    assert "its weights have 0.0 GB, and above 0.001 GB are not logged automatically" in done.warning
+    assert "its weights have 0.0 GB, and models above 0.001 GB are not logged automatically" in done.warning
     assert RunSync(copied).log_model("large").uri == "models:/large/1"
 
 
@@ -351,7 +351,7 @@ def test_a_run_that_cannot_be_exported_is_reported(copied: Trial, capsys: pytest
     best = next((copied.folder / "checkpoints").glob("step_*20")) / "model.safetensors"
     good = best.read_bytes()
     best.write_bytes(good[:-4] + b"xxxx")
-    with pytest.raises(InputError, match=r"step 20 in .* is damaged .* the wrong checksum; bring the file back"):
+    with pytest.raises(InputError, match=r"step 20 in .* is damaged .* the wrong checksum; restore the file"):
         find_final_model(copied)
     out = copied.runs_dir / "out"
     assert main(["export", copied.id, "-o", str(out), "--runs-dir", str(copied.runs_dir)]) == 2
