@@ -125,7 +125,9 @@ def test_an_exception_of_a_model_is_reported_in_one_line(
     monkeypatch.delitem(sys.modules, "faulty", raising=False)
     config: dict[str, Any] = compose([]).config
     config["model"] = {"_target_": "faulty.Net"}
-    with pytest.raises(PlanError, match=r"Error: .* \(faulty\.py:4\); choose another model, or correct its forward\(\)$"):
+    with pytest.raises(
+        PlanError, match=r"Error: .* \(faulty\.py:4\); choose another model, or correct its forward\(\)$"
+    ):
         estimate(config, make_plan(config), ["faulty"])
     refuse_if_too_large(config | {"hardware": config["hardware"] | {"memory_gb": 1e-9}}, make_plan(config), ["faulty"])
 
