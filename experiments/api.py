@@ -42,7 +42,7 @@ def compose(
         experiment.config["optimizer"]["lr"]
 
     Args:
-        overrides: in Hydra's grammar, as on the command line.
+        overrides: in Hydra's grammar, as on the command line; a single one may be a plain text.
         config_dirs: folders with your own groups and options.
         trust: your own packages whose classes `_target_` may name.
 
@@ -51,6 +51,7 @@ def compose(
     """
     from experiments.config import compose
 
+    overrides = [overrides] if isinstance(overrides, str) else overrides
     return compose.compose(overrides, config_dirs=config_dirs, trust=trust)
 
 
@@ -134,20 +135,20 @@ def sweep(
         )
     started = start(draft)
     show_live(started, started.executor(), ui_hint)
-    return runs(started.runs_dir, f"sweep='{started.name}'")
+    return runs(f"sweep='{started.name}'", started.runs_dir)
 
 
-def runs(runs_dir: str | Path | None = None, condition: str | None = None) -> pd.DataFrame:
+def runs(condition: str | None = None, runs_dir: str | Path | None = None) -> pd.DataFrame:
     """Return the runs of a folder, newest first, as `lathe ls` finds them.
 
     Example::
 
-        frame = runs(condition="optimizer.lr<0.01 and state=finished")
+        frame = runs("optimizer.lr<0.01 and state=finished")
         frame[["optimizer.lr", "val/accuracy_top1"]]
 
     Args:
-        runs_dir: default: the environment variable `LATHE_RUNS`, else `runs`.
         condition: as for `lathe ls`; None: all runs.
+        runs_dir: default: the environment variable `LATHE_RUNS`, else `runs`.
 
     Returns:
         A row for each run, with its id as the index. The columns are `name`, `state`, `sweep`, `started` (UTC) and
@@ -181,17 +182,21 @@ def runs(runs_dir: str | Path | None = None, condition: str | None = None) -> pd
 
 
 def load_model(
-    run: str | Path | Trial, runs_dir: str | Path | None = None, *, trust: Sequence[str] = (), device: str = "auto"
+    run: str | Path | Trial | RunResult,
+    runs_dir: str | Path | None = None,
+    *,
+    trust: Sequence[str] = (),
+    device: str = "auto",
 ) -> nn.Module:
     """Load the trained model of a finished run, in evaluation mode, with the weights that `lathe predict` uses.
 
     Example::
 
-        model = load_model(frame.index[0])
+        model = load_model(run(freeze(compose(["model=mlp"]))))
         logits = model(images)
 
     Args:
-        run: folder or id of the run, the beginning of the id, or the trial itself.
+        run: folder or id of the run, the beginning of the id, the trial, or the result of `run`.
         runs_dir: as for `runs`.
         trust: your own packages whose classes the run may name.
         device: as in torch; "auto": the first GPU if there is one, else the CPU.
@@ -206,7 +211,8 @@ def load_model(
     from experiments.trial.lookup import find_run
     from experiments.trial.trial import Trial, find_code_changes
 
-    trial = run if isinstance(run, Trial) else find_run(str(run), _runs_dir(runs_dir))
+    named = getattr(run, "trial", run)
+    trial = named if isinstance(named, Trial) else find_run(str(named), _runs_dir(runs_dir))
     chosen = find_final_model(trial)
     if find_code_changes(trial, trust):
         print("warning: the code has changed since this run; the model is built with today's code", file=sys.stderr)

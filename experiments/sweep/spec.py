@@ -339,6 +339,6 @@ def read_overrides(
     for override in overrides:
         draft.apply(override)
     varied = [key.replace("/", ".").rpartition(".")[2] for key in draft.space]
-    name = name or "-".join(dict.fromkeys(varied))[:MAX_NAME_LENGTH].strip("-.") or "single"
+    name = name or "-".join(dict.fromkeys(varied))[:MAX_NAME_LENGTH].strip("-.") or "sweep"
     draft.values = {"name": name, **{key: value for key, value in draft.values.items() if value is not None}}
     return draft.finish(may_be_single=True)

@@ -28,6 +28,8 @@ SHARED = ("launcher", "tracking", "hardware", "runs_dir", "data_root", "resume")
 """Keys that all trials of a sweep share, because workers and run folders depend on them."""
 NAMES = ("name", "description", "tags")
 """Keys that describe a trial without changing what it computes."""
+SINGLE = "single"
+"""The folder of runs outside sweeps (`experiments.trial.trial.freeze`)."""
 POSITIVE = (
     "num_seeds", "max_attempts", "strategy.startup_points", "pruner.first_step",
     "budget.max_points", "budget.wall_h", "budget.device_h",
@@ -98,6 +100,8 @@ def _seed(context: RuleContext) -> Iterator[str]:
 def _name(context: RuleContext) -> Iterator[str]:
     if not re.fullmatch(r"\w[\w.-]*", context.get("name", str)):
         yield f"{context.format_key('name')} is not a valid folder name; use letters, digits, '_', '-' and '.'"
+    if context.get("name", str) == SINGLE:
+        yield f"{context.format_key('name')} is the folder of runs that belong to no sweep; choose another name"
 
 
 def _metric(context: RuleContext) -> Iterator[str]:

@@ -41,20 +41,25 @@ def test_a_notebook_trains_sweeps_searches_and_loads(tmp_path: Path, monkeypatch
     assert frame["sweep"].notna().all()
     assert everything["sweep"].isna().sum() == 1
     assert row["val/loss_nats"] == result.metrics["val/loss_nats"]
-    assert list(runs(tmp_path, "optimizer.lr=0.02").index) == [result.trial.folder.name]
+    assert list(runs("optimizer.lr=0.02", tmp_path).index) == [result.trial.folder.name]
 
     model = load_model(row.name)
     assert not model.training
     images = torch.zeros(2, 1, 8, 8)
     assert model(images).shape == (2, 10)
-    for again in (load_model(result.trial, device="cpu"), load_model(row["folder"], device="cpu")):
+    for named in (result, result.trial, row["folder"]):
+        again = load_model(named, device="cpu")
         assert torch.equal(again(images), model.cpu()(images))
 
 
 def test_a_folder_without_runs_gives_an_empty_frame(tmp_path: Path) -> None:
-    frame = runs(tmp_path)
+    frame = runs(runs_dir=tmp_path)
     assert frame.empty
     assert "state" in frame.columns
+
+
+def test_one_override_may_be_a_plain_text() -> None:
+    assert compose("max_steps=7").config["max_steps"] == 7
 
 
 def test_wrong_input_raises_the_error_of_the_command_line(tmp_path: Path) -> None:

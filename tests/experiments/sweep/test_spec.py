@@ -127,7 +127,7 @@ def test_overrides_alone_make_a_grid_named_after_the_varied_keys() -> None:
     assert spec.count_points() == 4
     assert spec.choices(groups()) == [{"model": "mlp"}, {"model": "softmax"}]
     one = read_overrides(["launcher=slurm"])
-    assert (one.name, list(one.preview_points()), one.count_points()) == ("single", [{}], 1)
+    assert (one.name, list(one.preview_points()), one.count_points()) == ("sweep", [{}], 1)
     assert read_overrides(["seed=1,2", "sweep.name=mine"]).name == "mine"
     assert read_overrides(["seed=1,2"], name="other").name == "other"
 
@@ -228,6 +228,7 @@ def test_all_problems_of_a_spec_are_reported_together(mine: Path) -> None:
         (["sweep.pruner={name: asha, first_step: 0, factor: 1}"], "sweep.pruner.factor=1 prunes no trial"),
         (["seed=1,2", "sweep.num_seeds=2"], "seed is in the space, and sweep.num_seeds=2 varies it too"),
         (["sweep.name=a/b"], "sweep.name=a/b is not a valid folder name"),
+        (["sweep.name=single"], "sweep.name=single is the folder of runs that belong to no sweep"),
         (["hardware.nodes=1,2"], "hardware.nodes varies, but all trials of a sweep share it"),
         (["sweep.base=['seed=1,2']"], "seed=1,2 has several values; move them to the space"),
         (["sweep.base=['batch_size_global=3']"], "batch_size_global is in base (batch_size_global=3) and in the space"),
@@ -253,7 +254,7 @@ def test_problem_in_a_file_names_its_line(mine: Path) -> None:
     path.write_text(TEXT + "num_seeds: two\nmode: 010\n" + "metrics: val/x\n")
     messages = find_problems(mine)
     assert any(problem.startswith(f"sweep.num_seeds=two ({path}:10) is not a whole number") for problem in messages)
-    assert any(f"sweep.mode=010 ({path}:11) is an octal number to YAML" in problem for problem in messages)
+    assert any(f"sweep.mode=010 ({path}:11) is an octal number in YAML" in problem for problem in messages)
     assert any(
         f"sweep.metrics=val/x ({path}:12): sweep has no key 'metrics'; did you mean 'metric'?" in p for p in messages
     )
