@@ -97,7 +97,7 @@ def test_follower_gives_up_after_its_grace_period_with_one_line(tmp_path: Path) 
     out, err = process.communicate(timeout=60)
     assert process.returncode == 1
     assert err.count("\n") == 1
-    assert "`lathe sync a1b2c3` tries again" in err
+    assert "`lathe sync a1b2c3` retries" in err
     assert json.loads(out.splitlines()[-1])["pending"] == 4
 
 

@@ -197,7 +197,7 @@ def test_an_interrupted_reproduction_saves_and_removes_its_worktree(there: Clone
         running.kill()
         running.wait()
     assert running.returncode == 1
-    assert "stopped: the largest relative distance is 0; it was interrupted after step" in printed
+    assert "interrupted: the largest relative distance is 0; it was interrupted after step" in printed
     assert verdict(again(there))["verdict"] == "interrupted"
     assert len(there.worktrees()) == 1
     assert list(scratch.glob("lathe-*")) == []
