@@ -97,8 +97,8 @@ def change(
     if "data_root" in changed_keys and config.get("data", {}).get("root") == config.get("data_root"):
         tree["data"]["root"] = "${data_root}"
     composed = _finish(tree, values, choices, draft, packages)
-    dir_names, told = tuple(map(str, dirs)), tuple(overrides)
-    return replace(composed, overrides=told, config_dirs=dir_names, trust=tuple(trust), source=source)
+    dir_names = tuple(map(str, dirs))
+    return replace(composed, overrides=tuple(overrides), config_dirs=dir_names, trust=tuple(trust), source=source)
 
 
 def _replace_options(chosen: list[str], tree: DictConfig, draft: ConfigDraft) -> dict[str, str | None]:
