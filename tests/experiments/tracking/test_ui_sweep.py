@@ -44,7 +44,7 @@ def swept(runs_dir: Path) -> Sweep:
         f"runs_dir={runs_dir}",
     ]
     done = subprocess.run([*command, "tracking.sync=off"], check=True, timeout=200, capture_output=True, text=True)
-    hint = f"`lathe ui --sweep {runs_dir}/lr_batch` compares the trials in MLflow, once `lathe sync"
+    hint = f"`lathe ui --sweep {runs_dir}/lr_batch` compares the trials in MLflow; run `lathe sync"
     assert hint in done.stdout
     assert sync_all(runs_dir).failures == ()
     return Sweep(runs_dir / "lr_batch")

@@ -366,7 +366,7 @@ def test_a_run_that_cannot_be_exported_is_reported(copied: Trial, capsys: pytest
     (copied.folder / "outcome.json").unlink()
     journal = copied.folder / "attempts" / "1" / "journal.jsonl"
     rewrite_states(journal, state="running", pid=DEAD_PID)
-    with pytest.raises(InputError, match="is running, and only a finished run has a final model; `lathe resume"):
+    with pytest.raises(InputError, match="is running, and only a finished run has a final model; run `lathe resume"):
         find_final_model(copied)
     journal.unlink()
     with pytest.raises(InputError, match="is not begun, and only a finished"):

@@ -289,7 +289,7 @@ def test_reused_result_shows_the_curve_of_the_trial_it_came_from(tmp_path: Path)
     assert "1 result is reused from trials that ran earlier." in page
     rows = {row["trial"]: row for row in rows_of(page, "trial")}
     assert rows["c0"]["last"] == rows["b00000000000"]["last"] == "0.5"
-    assert rows["c0"]["reason"] == "the result of b00000000000"
+    assert rows["c0"]["reason"] == "result reused from b00000000000"
 
 
 def test_cost_and_throughput_name_the_runs_with_the_extremes(tmp_path: Path) -> None:
