@@ -121,6 +121,10 @@ def restore_code(
                 restored.on_path += [target / folder.relative_to(checkout.root) for folder in checkout.on_path]
             elif checkout is not None:
                 _use_folder(entry, checkout, runs_dir, restored)
+            else:
+                restored.messages.append(
+                    f"code: '{name}' has no commit to restore, and no trusted package here is in it"
+                )
         if not code:
             restored.problems.append("code: the run does not record its code, so the code of this checkout is used")
             restored.roots, restored.on_path = [checkouts[0].root], [PROJECT_ROOT]

@@ -52,6 +52,9 @@ def check_readable(trial: Trial) -> Trial:
     try:
         needed = (trial.provenance["trial_id"], trial.config["data"]["_target_"], trial.config["hardware"]["nodes"])
         assert all(needed), needed
+        for entry in trial.provenance["code"]:
+            assert isinstance(entry["name"], str), "code.name"
+            assert isinstance(entry["sha256"], str), "code.sha256"
     except (OSError, yaml.YAMLError, ValueError, KeyError, TypeError, AssertionError) as err:
         reason = f"{type(err).__name__}: {' '.join(str(err).split())[:200]}"
         raise InputError([f"the run in {trial.folder} is damaged ({reason}); restore its files"]) from err

@@ -60,6 +60,8 @@ class Trial:
         shared = self.folder.parent / "provenance.yaml"
         provenance: dict[str, Any] = yaml.safe_load(shared.read_text()) if shared.exists() else {}
         provenance |= yaml.safe_load((self.folder / "provenance.yaml").read_text())
+        for key in ("code", "config_dirs", "trust", "overrides", "warnings"):
+            provenance[key] = provenance.get(key) or []
         if provenance.get("overrides"):
             names = renamed.renames(self.config)
             provenance["overrides"] = renamed.upgrade_overrides(provenance["overrides"], names)

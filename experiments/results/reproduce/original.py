@@ -91,9 +91,9 @@ def _of_trial(trial: Trial) -> Original:
     return Original(
         record=replace(record, config=trial.read_attempt_config(int(first[0].name))) if first else record,
         files=record.code_folder,
-        overrides=provenance.get("overrides") or [],
-        config_dirs=provenance.get("config_dirs") or [],
-        trust=provenance.get("trust") or [],
+        overrides=provenance["overrides"],
+        config_dirs=provenance["config_dirs"],
+        trust=provenance["trust"],
         initial=trial.folder / FILE if get_initial_weights(record.config) is not None else None,
         source=provenance.get("source"),
         link={
@@ -104,7 +104,7 @@ def _of_trial(trial: Trial) -> Original:
         },
         is_finished=outcome is not None and outcome["status"] == "finished",
         mixed=list(_mixed(trial)),
-        problems=[f"code: {warning}" for warning in provenance.get("warnings") or [] if "code snapshot" in warning],
+        problems=[f"code: {warning}" for warning in provenance["warnings"] if "code snapshot" in warning],
     )
 
 

@@ -94,7 +94,7 @@ class Redactor:
     def for_run(cls, trial: Trial) -> Redactor:
         """Knows the machines of a run, and the user, folders and secrets of this process."""
         folders = [str(trial.folder), str(trial.runs_dir), os.getcwd(), str(Path.home()), str(options.CONF_DIR.parent)]
-        folders += [*trial.provenance.get("config_dirs", ()), tempfile.gettempdir()]
+        folders += [*trial.provenance["config_dirs"], tempfile.gettempdir()]
         folders += [value for name, value in os.environ.items() if name.startswith("LATHE_") and value.startswith("/")]
         secrets = [value for name, value in os.environ.items() if is_secret(name, value)]
         return cls(_users(), _hosts(trial), folders, secrets)

@@ -145,7 +145,7 @@ def _code(
     number: int, entry: Mapping[str, Any], trial: Trial, redactor: Redactor, files: Mapping[str, bytes | Path]
 ) -> dict[str, Any]:
     """The entry of one checkout. A folder of configurations is named by its number: its name may identify its author."""
-    config_dirs = {Path(folder).name for folder in trial.provenance.get("config_dirs") or []}
+    config_dirs = {Path(folder).name for folder in trial.provenance["config_dirs"]}
     is_config = number > 0 and entry.get("git_sha") is None and entry["name"] in config_dirs
     name = f"configurations-{number}" if is_config else re.sub(r"[\[\]*]", "", redactor.redact(entry["name"])) or "code"
     names = {kind: _file_name(number, kind) for kind in ("diff", "untracked")}
@@ -186,12 +186,17 @@ def _collect_files(trial: Trial, redactor: Redactor) -> dict[str, bytes | Path]:
     Raises:
         InputError: the run has no weights, or its uncommitted code holds something that must not be shared.
     """
-    code = {
-        f"{archive.CODE}{_file_name(number, kind)}": (find_code_folder(trial) / entry[kind]).read_bytes()
-        for number, entry in enumerate(trial.provenance.get("code") or [])
-        for kind in ("diff", "untracked")
-        if entry.get(kind)
-    }
+    folder = find_code_folder(trial)
+    try:
+        code = {
+            f"{archive.CODE}{_file_name(number, kind)}": (folder / entry[kind]).read_bytes()
+            for number, entry in enumerate(trial.provenance["code"])
+            for kind in ("diff", "untracked")
+            if entry.get(kind)
+        }
+    except OSError as err:
+        hint = f"restore {folder}, or leave --bundle out"
+        raise InputError([f"the uncommitted code {err.filename} cannot be read: {err.strerror}; {hint}"]) from err
     if problems := [line for name, content in code.items() for line in find_private(name, content, redactor)]:
         raise InputError(problems, "the shared file")
     checkpoints = Checkpoints(trial.folder, 1)
@@ -212,7 +217,7 @@ def _warnings(trial: Trial, record: RunRecord, *, has_bundle: bool) -> Iterator[
     if any(entry.get("git_sha") is None for entry in record.code):
         yield "some of its code is not in a git checkout, so others can see that their code differs, but not where"
     if has_bundle:
-        yield from (warning for warning in trial.provenance.get("warnings") or [] if "code snapshot" in warning)
+        yield from (warning for warning in trial.provenance["warnings"] if "code snapshot" in warning)
     if list(trial.folder.glob("attempts/*/changed.yaml")):
         yield "it was resumed with another parallel= or hardware=; the shared file has the first configuration"
 

@@ -81,12 +81,14 @@ class SharedFile:
         yield from self.warnings
         digests = {entry["sha256"] for entry in trial.provenance["code"]}
         for entry in self.values["code"]:
-            if entry["sha256"] not in digests:
-                commit = f" (commit {entry['git_sha'][:12]}{', with changes' if entry['dirty'] else ''})"
-                yield (
-                    f"the code of '{entry['name']}' here differs from the shared code{commit if entry['git_sha'] else ''}; "
-                    f"`lathe reproduce {self.path}` restores it"
-                )
+            if entry["sha256"] in digests:
+                continue
+            if entry["git_sha"]:
+                commit = f"commit {entry['git_sha'][:12]}{', with changes' if entry['dirty'] else ''}"
+                hint = f"`lathe reproduce {self.path}` restores it"
+            else:
+                commit, hint = "not in a git checkout", "Lathe cannot restore it; ask the sender if the results differ"
+            yield f"the code of '{entry['name']}' here differs from the shared code ({commit}); {hint}"
 
     def experiment(
         self, overrides: Sequence[str] = (), *, config_dirs: Sequence[str | Path] = (), trust: Sequence[str] = ()

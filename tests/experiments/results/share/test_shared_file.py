@@ -10,15 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from experiments.cli.main import main
 from experiments.core.errors import InputError
+from experiments.results.compare.code_changes import changed_files
+from experiments.results.compare.differences import differences
 from experiments.results.share.shared_file import read
 from experiments.sweep.create import extend, prepare, write
 from experiments.sweep.spec import read_overrides
-from experiments.trial.trial import trial_id
+from experiments.trial.code_restore import restore_code
+from experiments.trial.lookup import check_readable
+from experiments.trial.record import record_trial
+from experiments.trial.trial import Trial, trial_id
 from tests.support.hostile_files import FILES
-from tests.support.shares import bundled, put, text, values
+from tests.support.shares import bundled, code, put, text, values
 
 EXPECTED = Path(__file__).parents[3] / "bad_inputs" / "shared" / "expected.txt"
 HIDDEN = "hunter2-of-the-receiver"
@@ -175,6 +181,57 @@ def test_a_file_of_version_1_is_read_with_the_new_names_of_its_keys(folder: Path
 def test_the_branch_in_a_file_of_an_earlier_version_is_ignored(folder: Path) -> None:
     (folder / "it.yaml").write_text(text(put(values(), "code.0.branch", "main")))
     assert "branch" not in read(Path("it.yaml")).values["code"][0]
+
+
+PLAIN = code(name="configurations-1", git_sha=None, dirty=None)
+
+
+@pytest.mark.parametrize(
+    ("entries", "expected"),
+    [
+        ([], []),
+        (
+            [PLAIN],
+            ["'configurations-1' here differs from the shared code (not in a git checkout); Lathe cannot restore"],
+        ),
+        (
+            [code(), PLAIN],
+            ["'main' here differs from the shared code (commit 0123456789ab); `lathe", "'configurations-1'"],
+        ),
+        ([code(git_sha=None, dirty=True)], ["'main' here differs from the shared code (not in a git checkout);"]),
+        ([code(dirty=None)], ["'main' here differs from the shared code (commit 0123456789ab);"]),
+        ([code(dirty=True)], ["'main' here differs from the shared code (commit 0123456789ab, with changes);"]),
+        ([PLAIN, PLAIN, PLAIN], ["'configurations-1'"] * 3),
+        ([code(sha256="5" * 64, git_sha=None), code(sha256="6" * 64)], []),
+    ],
+)
+def test_code_with_and_without_a_commit_can_be_run_compared_and_reproduced(
+    entries: list[dict[str, Any]], expected: list[str], folder: Path
+) -> None:
+    (folder / "it.yaml").write_text(text(put(values(), "code", entries)))
+    (folder / "trial.yaml").write_text(yaml.safe_dump(values()["configuration"]))
+    here = [{"name": "other", "sha256": digit * 64} for digit in "56"]
+    (folder / "provenance.yaml").write_text(yaml.safe_dump({"trial_id": "0" * 10, "code": here}))
+    shared, trial = read(Path("it.yaml")), Trial(folder)
+    warnings = list(shared.warnings_for(trial))
+    assert len(warnings) == len(expected)
+    assert all(part in warning for part, warning in zip(expected, warnings, strict=True))
+    assert shared.experiment().source == shared.trial_id
+    differences(shared.record(), record_trial(trial))
+    changed_files(shared.record(), record_trial(trial), [])
+    without_commit = [entry for entry in entries if not entry["git_sha"]]
+    with restore_code(without_commit, None, [], folder) as restored:
+        assert restored.messages + restored.problems
+
+
+@pytest.mark.parametrize(
+    "damaged", [[{"name": "main"}], [{"sha256": "0" * 64}], [None], ["main"], {"main": 1}, "main", 1]
+)
+def test_a_run_whose_record_of_its_code_is_damaged_is_reported(damaged: object, folder: Path) -> None:
+    (folder / "trial.yaml").write_text(yaml.safe_dump(values()["configuration"]))
+    (folder / "provenance.yaml").write_text(yaml.safe_dump({"trial_id": "0" * 10, "code": damaged}))
+    with pytest.raises(InputError, match=r"is damaged .*; restore its files"):
+        check_readable(Trial(folder))
 
 
 def test_an_archive_has_the_values_of_its_yaml(folder: Path) -> None:
