@@ -17,13 +17,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 from urllib.error import HTTPError
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 from urllib.request import ProxyHandler, Request, build_opener
 
 from experiments.core.errors import InputError
 from experiments.core.signals import signals_as_interrupt
 from experiments.sweep.sweep import Sweep, format_reference
-from experiments.tracking import mlflow_view
+from experiments.tracking import mlflow_view, ui_access
 from experiments.tracking.store_uri import (
     StoreError,
     get_artifacts_folder,
@@ -51,6 +51,8 @@ def serve(
     named: str = "--store ",
 ) -> int:
     """Serve a store until Ctrl-C or SIGTERM; if the store is a server itself, only print the address.
+
+    The address has a random token; see `experiments.tracking.ui_access`.
 
     Args:
         runs_dir: folder of the runs.
@@ -88,13 +90,14 @@ def serve(
         raise StoreError(
             f"runs_dir={runs_dir} has no runs to show: {database} is missing; `lathe run` or `lathe sync` it"
         )
-    port = _free_port(port)
-    with signals_as_interrupt(), tempfile.TemporaryFile() as log:
-        server = _start(uri, runs_dir, port, log)
+    with signals_as_interrupt(), tempfile.TemporaryFile() as log, _listen(port) as listener:
+        token = ui_access.make_token()
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}/{token}"
+        server = _start(uri, runs_dir, listener, token, log)
         print("starting the MLflow server, which takes some seconds; Ctrl-C stops it", file=sys.stderr, flush=True)
         try:
-            _wait_until_healthy(server, port, log)
-            print_links(f"http://127.0.0.1:{port}")
+            _wait_until_healthy(server, address, log)
+            print_links(address)
             server.wait()
             raise StoreError(f"the MLflow server exited ({_find_error(log)}); start `lathe ui` again")
         except KeyboardInterrupt:
@@ -132,38 +135,35 @@ def runs_page(address: str, experiment: str) -> str:
         return f"{address}/#/experiments?{view}"
 
 
-def _start(uri: str, runs_dir: Path, port: int, log: IO[bytes]) -> subprocess.Popen[bytes]:
+def _start(uri: str, runs_dir: Path, listener: socket.socket, token: str, log: IO[bytes]) -> subprocess.Popen[bytes]:
     """Start the server in its own process group, so that only this process receives Ctrl-C."""
-    artifacts = get_artifacts_folder(uri, runs_dir)
-    command = [
-        sys.executable,
-        "-P",
-        "-m",
-        "experiments.tracking.ui_server",
-        "--port",
-        str(port),
-        "--artifacts",
-        str(artifacts),
-    ]
-    command += ["--parent", str(os.getpid())]
-    environment = os.environ | {
-        "MLFLOW_BACKEND_STORE_URI": uri
-    }  # not an argument: all users of the machine can read arguments
+    module = [sys.executable, "-P", "-m", "experiments.tracking.ui_server"]
+    options = {"listener": listener.fileno(), "artifacts": get_artifacts_folder(uri, runs_dir), "parent": os.getpid()}
+    command = [*module, *(text for name, value in options.items() for text in (f"--{name}", str(value)))]
+    # Not arguments: all users of the machine can read arguments.
+    environment = os.environ | {"MLFLOW_BACKEND_STORE_URI": uri, ui_access.TOKEN_VARIABLE: token}
     runs_dir.mkdir(parents=True, exist_ok=True)
     return subprocess.Popen(
-        command, env=environment, cwd=runs_dir, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+        command,
+        env=environment,
+        cwd=runs_dir,
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+        pass_fds=[listener.fileno()],
     )
 
 
-def _wait_until_healthy(server: subprocess.Popen[bytes], port: int, log: IO[bytes]) -> None:
-    end = time.monotonic() + _START_TIMEOUT_S
+def _wait_until_healthy(server: subprocess.Popen[bytes], address: str, log: IO[bytes]) -> None:
+    port, end = urlsplit(address).port, time.monotonic() + _START_TIMEOUT_S
     while time.monotonic() < end:
         if server.poll() is not None:
             raise StoreError(
                 f"the MLflow server did not start on port={port}: {_find_error(log)}; fix that, or choose another port"
             )
         with contextlib.suppress(OSError):
-            _get(f"http://127.0.0.1:{port}/health")
+            _get(f"{address}/health")
             return
         time.sleep(0.2)
     raise StoreError(f"the MLflow server on port={port} did not answer within {_START_TIMEOUT_S:.0f} s; try again")
@@ -183,16 +183,12 @@ def _end_group(server: subprocess.Popen[bytes]) -> None:
             return
 
 
-def _free_port(port: int | None) -> int:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port or 0))
-        except (OSError, OverflowError) as err:
-            raise StoreError(
-                f"port={port} cannot be used on 127.0.0.1 ({err}); choose another port, or omit it"
-            ) from err
-        return int(probe.getsockname()[1])
+def _listen(port: int | None) -> socket.socket:
+    """Listen on the loopback interface. The server inherits the socket, so no other process can take the port before it."""
+    try:
+        return socket.create_server(("127.0.0.1", port or 0))
+    except (OSError, OverflowError) as err:
+        raise StoreError(f"port={port} cannot be used on 127.0.0.1 ({err}); choose another port, or omit it") from err
 
 
 def _get(address: str) -> bytes:

@@ -1,7 +1,7 @@
-"""The server process of `experiments.tracking.ui`: MLflow's web application on the loopback interface, without its assistant.
+"""The server process of `experiments.tracking.ui`: the part of MLflow's web application that reads, on the loopback interface.
 
-The assistant of MLflow 3.17 runs shell commands for every user who can reach the port, on a login node all of them, and no
-setting disables it (2026-11-23). The `mlflow server` command cannot leave it out.
+The `mlflow server` command cannot leave out what writes. Its assistant (MLflow 3.17) even runs shell commands for every user who
+can reach the port, on a login node all of them, and no setting disables it (2026-11-23). See `experiments.tracking.ui_access`.
 """
 
 from __future__ import annotations
@@ -9,70 +9,113 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import socket
+import stat
 import threading
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
 from pathlib import Path
 from typing import Any
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
-
-_ASSISTANT_PATH = "/mlflow/assistant"
+from experiments.tracking import ui_access
 
 
-def block_assistant(app: App) -> App:
-    """Wrap a web application so that the routes of the assistant answer 404."""
+def confine_artifacts(root: Path) -> None:
+    """Make MLflow read artifacts only below one folder of this machine, through no link, and never write any.
 
-    async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "lifespan" and _ASSISTANT_PATH in str(scope["path"]).lower():
-            await send({"type": "http.response.start", "status": 404, "headers": [(b"content-length", b"0")]})
-            await send({"type": "http.response.body", "body": b""})
-        else:
-            await app(scope, receive, send)
+    The location of an artifact comes from the store, where each user of the store can write any path and address.
+    """
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
+    from mlflow.store.artifact.artifact_repository_registry import get_registered_artifact_repositories
+    from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
-    return guarded
+    refused = MlflowException(
+        f"`lathe ui` shows only files below {root}, through no link, and writes none", error_code=PERMISSION_DENIED
+    )
+
+    class ReadOnlyArtifacts(LocalArtifactRepository):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self._check(self.artifact_dir)
+
+        def _check(self, path: str) -> None:
+            is_inside = Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
+            if root.is_symlink() or not is_inside or not is_plain(Path(path)):
+                raise refused
+
+        def get_local_path(self, artifact_path: str) -> str:
+            self._check(os.path.join(self.artifact_dir, artifact_path))
+            return str(super().get_local_path(artifact_path))
+
+        def list_artifacts(self, path: str | None = None) -> list[Any]:
+            self._check(os.path.join(self.artifact_dir, path or ""))
+            found = super().list_artifacts(path)  # type: ignore[no-untyped-call]
+            return [entry for entry in found if is_plain(Path(self.artifact_dir, entry.path))]
+
+        def refuse(self, *args: Any, **kwargs: Any) -> Any:
+            raise refused
+
+        log_artifact = log_artifacts = delete_artifacts = refuse
+        log_artifact_from_stream = log_artifact_from_async_stream = _download_file = refuse
+
+    def is_plain(path: Path) -> bool:
+        """Whether a path is no link, FIFO or device, nor below a link that is in the folder."""
+        links = [part for part in (path, *path.parents) if part.is_relative_to(root) and part.is_symlink()]
+        mode = path.stat().st_mode if path.exists() else stat.S_IFREG
+        return not links and (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+    repositories: dict[str, Any] = get_registered_artifact_repositories()
+    repositories.update(
+        dict.fromkeys(repositories, ReadOnlyArtifacts)
+    )  # other locations, such as s3://, are not below root
 
 
 def main() -> None:
     """Serve the store that MLFLOW_BACKEND_STORE_URI names, until a signal arrives or the parent process ends."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--listener", type=int, required=True, help="descriptor of a listening socket")
     parser.add_argument("--artifacts", type=Path, required=True)
     parser.add_argument("--parent", type=int, required=True, help="id of the process whose end ends the server")
     args = parser.parse_args()
+    token = os.environ.pop(ui_access.TOKEN_VARIABLE)
     threading.Thread(target=_end_with, args=(args.parent,), daemon=True).start()
+    listener = socket.socket(fileno=args.listener)
+    port = listener.getsockname()[1]
     os.environ.update(
         {
-            "MLFLOW_SERVER_ALLOWED_HOSTS": f"localhost:{args.port},127.0.0.1:{args.port}",
+            "MLFLOW_SERVER_ALLOWED_HOSTS": f"localhost:{port},127.0.0.1:{port}",
+            "MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE": "false",
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # 11 processes and 2 GB, for GenAI features
             "MLFLOW_ENABLE_AI_GATEWAY": "false",
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "MLFLOW_LOGGING_LEVEL": "WARNING",
         }
     )
+    for name in (
+        "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS",
+        "MLFLOW_DEPLOYMENTS_TARGET",
+    ):  # the second is a server to pass requests to
+        os.environ.pop(name, None)
     import uvicorn
     from mlflow.server import constants
     from mlflow.server.handlers import initialize_backend_stores
 
-    uri, artifacts = os.environ["MLFLOW_BACKEND_STORE_URI"], args.artifacts.as_uri()
+    uri = os.environ["MLFLOW_BACKEND_STORE_URI"]
     os.environ.update(
         {
             constants.BACKEND_STORE_URI_ENV_VAR: uri,
             constants.REGISTRY_STORE_URI_ENV_VAR: uri,
             constants.ARTIFACT_ROOT_ENV_VAR: "mlflow-artifacts:/",
-            constants.ARTIFACTS_DESTINATION_ENV_VAR: artifacts,
+            constants.ARTIFACTS_DESTINATION_ENV_VAR: args.artifacts.as_uri(),
             constants.SERVE_ARTIFACTS_ENV_VAR: "true",
         }
     )
+    confine_artifacts(args.artifacts)
     initialize_backend_stores(uri, uri, "mlflow-artifacts:/")
     from mlflow.server.fastapi_app import app
 
-    uvicorn.run(
-        block_assistant(app), host="127.0.0.1", port=args.port, log_level="warning", timeout_graceful_shutdown=3
-    )
+    config = uvicorn.Config(ui_access.guard(app, token), log_level="warning", timeout_graceful_shutdown=3)
+    uvicorn.Server(config).run(sockets=[listener])
 
 
 def _end_with(parent: int) -> None:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.error import HTTPError
+from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 import pytest
@@ -173,6 +174,17 @@ def test_two_runs_are_compared_in_the_browser(one_run: Path, tmp_path: Path) -> 
         shutil.copy(picture, images / "mlflow-ui.png")
 
 
+def run_with_links(runs_dir: Path) -> str:
+    """Put links and a FIFO beside the artifacts of a run; return its id."""
+    folder = next((runs_dir / "artifacts").glob("*/artifacts/trial.yaml")).parent
+    for name, target in (("link", runs_dir / "mlflow.db"), ("folder", runs_dir)):
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).symlink_to(target)
+    (folder / "pipe").unlink(missing_ok=True)
+    os.mkfifo(folder / "pipe")
+    return folder.parent.name
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_server_is_guarded_and_a_signal_ends_it_with_exit_code_0(one_run: Path, number: signal.Signals) -> None:
@@ -181,12 +193,21 @@ def test_the_server_is_guarded_and_a_signal_ends_it_with_exit_code_0(one_run: Pa
         assert address.startswith("http://127.0.0.1:")
         processes = children(process.pid)
         assert processes
+        token = urlsplit(address).path.split("/")[1]
+        assert len(token) >= 40
+        assert not any(token in Path(f"/proc/{pid}/cmdline").read_text() for pid in (process.pid, *processes))
         assert answer(f"{origin(address)}/health") == 200
-        assert answer(f"{origin(address)}/health", host="evil.example") == 200  # says nothing of the runs
-        assert answer(f"{origin(address)}/api/2.0/mlflow/experiments/get?experiment_id=1") == 200
-        assert answer(f"{origin(address)}/api/2.0/mlflow/experiments/get?experiment_id=1", host="evil.example") == 403
+        assert (
+            answer(f"{origin(address)}/health".replace(token, "x")) == answer(origin(address).replace(token, "")) == 403
+        )
+        experiment = f"{origin(address)}/ajax-api/2.0/mlflow/experiments/get?experiment_id=1"
+        assert answer(experiment) == 200
+        assert answer(experiment, host="evil.example") == 403
         for path in ("config", "providers", "message", "%63onfig", "../assistant/config"):
-            assert answer(f"{origin(address)}/ajax-api/3.0/mlflow/assistant/{path}") == 404
+            assert answer(f"{origin(address)}/ajax-api/3.0/mlflow/assistant/{path}") == 403
+        files = f"{origin(address)}/get-artifact?run_uuid={run_with_links(one_run)}&path"
+        assert answer(f"{files}=trial.yaml") == 200
+        assert [answer(f"{files}={path}") for path in ("link", "folder/mlflow.db", "pipe")] == [403, 403, 403]
         process.send_signal(number)
         assert process.wait(timeout=30) == 0
     wait_until(lambda: not any(is_process_alive(socket.gethostname(), pid, time.time()) for pid in processes))
