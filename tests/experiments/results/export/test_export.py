@@ -369,7 +369,7 @@ def test_a_run_that_cannot_be_exported_is_reported(copied: Trial, capsys: pytest
     with pytest.raises(InputError, match="is running, and only a finished run has a final model; run `lathe resume"):
         find_final_model(copied)
     journal.unlink()
-    with pytest.raises(InputError, match="is not begun, and only a finished"):
+    with pytest.raises(InputError, match="is not started, and only a finished"):
         find_final_model(copied)
 
 
