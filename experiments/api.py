@@ -16,11 +16,12 @@ Functions import what they need when they are called, so that importing this mod
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from experiments.core.runs_dir import choose_runs_dir
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -162,7 +163,7 @@ def runs(condition: str | None = None, runs_dir: str | Path | None = None) -> pd
 
     from experiments.results.search.search import search
 
-    matching, _ = search(_runs_dir(runs_dir), condition)
+    matching, _ = search(choose_runs_dir(runs_dir), condition)
     facts = {
         "name": [run.name for run in matching],
         "state": [run.state for run in matching],
@@ -212,13 +213,9 @@ def load_model(
     from experiments.trial.trial import Trial, find_code_changes
 
     named = getattr(run, "trial", run)
-    trial = named if isinstance(named, Trial) else find_run(str(named), _runs_dir(runs_dir))
+    trial = named if isinstance(named, Trial) else find_run(str(named), choose_runs_dir(runs_dir))
     chosen = find_final_model(trial)
     if find_code_changes(trial, trust):
         print("warning: the code has changed since this run; the model is built with today's code", file=sys.stderr)
     facts = describe_model(trial, chosen, load_interface(trial, trusted(trust)))
     return prepare(facts, chosen.weights, device).model
-
-
-def _runs_dir(runs_dir: str | Path | None) -> Path:
-    return Path(runs_dir if runs_dir is not None else os.environ.get("LATHE_RUNS", "runs")).expanduser()

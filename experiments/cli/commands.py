@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from experiments.cli.command import Command, argument
+from experiments.core.runs_dir import choose_runs_dir
 
 SHELLS = ["bash", "zsh", "fish"]
 
@@ -36,7 +37,10 @@ TRUST = argument(
     "--trust", action="append", default=[], metavar="PACKAGE", help="allow _target_ to name classes of this package"
 )
 DETACH = argument("--detach", action="store_true", help="return as soon as the workers of the sweep are started")
-RUNS_DIR = argument("--runs-dir", metavar="DIR", completes="folder", help="folder of the runs (%(default)s)")
+RUNS_DIR = argument(
+    "--runs-dir", type=lambda named: str(choose_runs_dir(named)), metavar="DIR", completes="folder",
+    help="folder of the runs (%(default)s)",
+)  # fmt: skip
 JSON = argument("--json", action="store_true", help="print everything as one JSON document")
 RUN = argument("run", metavar="RUN", completes="run", help="folder of the run, its id, or the beginning of the id")
 SWEEP = argument("sweep", metavar="SWEEP", completes="sweep", help="name or folder of the sweep")

@@ -19,6 +19,7 @@ from experiments.cli.commands import COMMANDS
 from experiments.config import options, signature
 from experiments.config import type_check as check
 from experiments.config.validate import MARKS, ROOT
+from experiments.core.runs_dir import choose_runs_dir
 
 SCRIPTS = {
     # Bash also splits words at `=`. It replaces only its $2, so the text before $2 is removed from every answer.
@@ -89,7 +90,7 @@ class Line:
 
     @property
     def runs_dir(self) -> Path:
-        return Path([os.environ.get("LATHE_RUNS", "runs"), *self.find_values("--runs-dir")][-1]).expanduser()
+        return choose_runs_dir([None, *self.find_values("--runs-dir")][-1])
 
     @property
     def config_dirs(self) -> list[str]:

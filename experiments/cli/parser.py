@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Mapping
 from typing import NoReturn
 
 from experiments.cli.command import Command
 from experiments.cli.commands import COMMANDS, OVERRIDES_HELP, RUNS_DIR
 from experiments.core.errors import InputError, did_you_mean
+from experiments.core.runs_dir import choose_runs_dir
 
 VERSION = "0.1.0"
 SUMMARY = "Turns YAML into trained, tracked, reproducible models."
@@ -94,4 +94,4 @@ def _add_arguments(parser: argparse.ArgumentParser, command: Command) -> None:
     for argument in command.arguments:
         parser.add_argument(*argument.names, **argument.options)
     if RUNS_DIR in command.arguments:
-        parser.set_defaults(runs_dir=os.environ.get("LATHE_RUNS", "runs"))
+        parser.set_defaults(runs_dir=str(choose_runs_dir()))

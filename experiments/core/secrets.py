@@ -102,6 +102,7 @@ def _unquoted(default: str) -> str:
 
 
 def _lookup(name: str, default: str | None) -> str:
-    if default is not None:
-        return os.environ.get(name, _unquoted(default.strip()))
-    return os.environ[name]
+    value = os.environ.get(name)
+    if value is None and default is None:
+        raise KeyError(name)
+    return value or _unquoted((default or "").strip())  # as ${NAME:-default} in a shell

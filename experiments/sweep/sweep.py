@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +11,7 @@ import yaml
 
 from experiments.components.instantiate import instantiate
 from experiments.core.errors import InputError, did_you_mean
+from experiments.core.runs_dir import choose_runs_dir
 from experiments.sweep.ledger import Entry, Ledger
 from experiments.sweep.templates import Templates, read_spec
 from experiments.trial.trial import Trial
@@ -119,5 +119,4 @@ def find_sweep(name: str, runs_dir: Path) -> Sweep:
 
 def format_reference(sweep: Sweep) -> str:
     """How to name a sweep on the command line: its name if it is in the default runs folder, else its folder."""
-    default = Path(os.environ.get("LATHE_RUNS", "runs")).expanduser().resolve()
-    return sweep.name if sweep.runs_dir.resolve() == default else str(sweep.folder)
+    return sweep.name if sweep.runs_dir.resolve() == choose_runs_dir().resolve() else str(sweep.folder)

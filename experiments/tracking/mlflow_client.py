@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.core.lock import locked
+from experiments.core.runs_dir import make_ignored
 from experiments.run import journal
 from experiments.tracking import store_uri
 from experiments.trial.parameters import MAX_TAG, clean_key, mask_password
@@ -164,7 +165,10 @@ class Store:
         experiment = self._client.get_experiment_by_name(name)
         if experiment is None:
             is_server = store_uri.is_server(self.uri)
-            location = None if is_server else store_uri.get_artifacts_folder(self.uri, self.runs_dir).as_uri()
+            location = None
+            if not is_server:
+                make_ignored(folder := store_uri.get_artifacts_folder(self.uri, self.runs_dir))
+                location = folder.as_uri()
             try:
                 return str(self._client.create_experiment(name, artifact_location=location))
             except MlflowException as err:

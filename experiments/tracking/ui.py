@@ -21,6 +21,7 @@ from urllib.parse import quote, urlsplit
 from urllib.request import ProxyHandler, Request, build_opener
 
 from experiments.core.errors import InputError
+from experiments.core.runs_dir import make_ignored
 from experiments.core.signals import signals_as_interrupt
 from experiments.sweep.sweep import Sweep, format_reference
 from experiments.tracking import mlflow_view, ui_access
@@ -142,7 +143,7 @@ def _start(uri: str, runs_dir: Path, listener: socket.socket, token: str, log: I
     command = [*module, *(text for name, value in options.items() for text in (f"--{name}", str(value)))]
     # Not arguments: all users of the machine can read arguments.
     environment = os.environ | {"MLFLOW_BACKEND_STORE_URI": uri, ui_access.TOKEN_VARIABLE: token}
-    runs_dir.mkdir(parents=True, exist_ok=True)
+    make_ignored(runs_dir)
     return subprocess.Popen(
         command,
         env=environment,

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.config.allowlist import PROJECT_ROOT
+from experiments.core.runs_dir import is_run_file
 from experiments.trial.code_snapshot import PACKAGES
 
 CODE = "code/packages"
@@ -18,17 +19,26 @@ IGNORED = shutil.ignore_patterns(
 
 
 def copy_packages(trust: Sequence[str], folder: Path) -> None:
-    """Copy the built-in packages and the trusted packages that are not in site-packages.
+    """Copy the built-in packages and the trusted packages that are not in site-packages, without runs that lie in them.
+
+    Args:
+        trust: the trusted packages.
+        folder: `CODE` in the folder of a sweep.
 
     Raises:
         OSError: the disk is full.
     """
+    runs_dir = folder.parents[len(Path(CODE).parts)]
+
+    def ignore(parent: str, names: list[str]) -> set[str]:
+        return IGNORED(parent, names) | {name for name in names if is_run_file(Path(parent, name), runs_dir)}
+
     for name in PACKAGES:
-        shutil.copytree(PROJECT_ROOT / name, folder / name, ignore=IGNORED, dirs_exist_ok=True)
+        shutil.copytree(PROJECT_ROOT / name, folder / name, ignore=ignore, dirs_exist_ok=True)
     for package in trust:
         path = _find_package(package.partition(".")[0])
         if path is not None and path.is_dir():
-            shutil.copytree(path, folder / path.name, ignore=IGNORED, dirs_exist_ok=True)
+            shutil.copytree(path, folder / path.name, ignore=ignore, dirs_exist_ok=True)
         elif path is not None:
             shutil.copy2(path, folder / path.name)
 

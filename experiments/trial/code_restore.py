@@ -90,7 +90,7 @@ def restore_code(
         code: entries of `code_snapshot.take_snapshots`.
         files: folder of the files that the entries name under diff and untracked; None: restore only commits.
         trust: packages whose checkouts are restored too.
-        runs_dir: never counts as code.
+        runs_dir: as for `take_snapshot`.
         keep: do not remove the temporary folder and its worktrees.
         only_merged: refuse commits that are not ancestors of HEAD; a clone can hold untrusted commits.
 

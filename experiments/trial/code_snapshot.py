@@ -17,6 +17,7 @@ from typing import Any
 from experiments.config.allowlist import PROJECT_ROOT
 from experiments.core.atomic import fsync
 from experiments.core.git import GitError, git
+from experiments.core.runs_dir import is_run_file
 from experiments.core.secrets import has_secret
 
 PACKAGES = ("conf", "experiments", "launchers", "modules", "sweeps")
@@ -69,7 +70,7 @@ def take_snapshot(root: Path, folder: Path, warnings: list[str], runs_dir: Path 
         root: a git checkout or a plain folder.
         folder: gets ``NAME.patch`` (a binary diff) and ``NAME-untracked.tar.gz`` if there are such changes.
         warnings: gets a line for each file that is left out.
-        runs_dir: never counts as code.
+        runs_dir: Lathe's own files in it never count as code.
 
     Returns:
         name, sha256 over all of it, git_sha, branch, dirty, diff and untracked (file names or null); outside git: name
@@ -80,7 +81,7 @@ def take_snapshot(root: Path, folder: Path, warnings: list[str], runs_dir: Path 
         return digest_folder(root, runs_dir)
     changed = _names(root, warnings, "diff", "--name-only", "--no-renames", "-z", "HEAD")
     listed = _names(root, warnings, "ls-files", "--others", "--exclude-standard", "-z")
-    untracked = [name for name in listed if runs_dir is None or not (root / name).is_relative_to(runs_dir)]
+    untracked = [name for name in listed if not is_run_file(root / name, runs_dir)]
     name = _free_name(folder, root.name)
     diff, archive = _diff(root, changed, warnings), _archive(root, untracked, warnings)
     files = {
@@ -244,7 +245,9 @@ def _digest_sources(root: Path, runs_dir: Path | None) -> str:
 
 def _sources(top: Path, runs_dir: Path | None) -> Iterator[Path]:
     for parent, folders, files in os.walk(top):
-        folders[:] = sorted(name for name in folders if name[0] != "." and Path(parent, name) != runs_dir)
+        folders[:] = sorted(
+            name for name in folders if name[0] != "." and not is_run_file(Path(parent, name), runs_dir)
+        )
         for name in sorted(files):
             path = Path(parent, name)
             if path.suffix in SOURCE_SUFFIXES and name[0] != "." and path.is_file():

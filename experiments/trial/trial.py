@@ -24,6 +24,7 @@ from experiments.core import renamed
 from experiments.core.atomic import write_text
 from experiments.core.data_files import find_data_folder
 from experiments.core.errors import InputError, did_you_mean
+from experiments.core.runs_dir import SINGLE, choose_runs_dir, make_ignored
 from experiments.core.secrets import resolve
 from experiments.run.state import read_outcome
 from experiments.trial.code_snapshot import take_snapshots
@@ -78,8 +79,8 @@ class Trial:
     @property
     def reference(self) -> str:
         """The name of this run on a command line: its id in the default folder of runs, else its path."""
-        default = Path(os.environ.get("LATHE_RUNS", "runs")).expanduser().resolve()
-        return self.folder.name if self.runs_dir.resolve() == default else str(self.folder)
+        is_default = self.runs_dir.resolve() == choose_runs_dir().resolve()
+        return self.folder.name if is_default else str(self.folder)
 
     def attempts(self) -> list[Path]:
         """Folders of the attempts, first to last."""
@@ -126,7 +127,7 @@ def freeze(experiment: Experiment) -> Trial:
     config = {**experiment.config, "resume": False}
     runs_dir = resolve_runs_dir(config)
     identity = trial_id(config)
-    with create_run_folder(runs_dir, f"single/{identity}") as folder:
+    with create_run_folder(runs_dir, f"{SINGLE}/{identity}") as folder:
         write_trial(folder, config, {"trial_id": identity, **make_provenance(experiment, folder, runs_dir)})
     return Trial(folder)
 
@@ -211,14 +212,14 @@ def find_code_changes(trial: Trial, trust: Sequence[str] = ()) -> list[str]:
 
 def resolve_runs_dir(config: dict[str, Any]) -> Path:
     """The folder of all runs on this machine."""
-    return Path(resolve(config["runs_dir"])).expanduser().resolve()
+    return choose_runs_dir(resolve(config["runs_dir"])).resolve()
 
 
 def find_latest(experiment: Experiment) -> Trial | None:
     """The newest run of this configuration, or None."""
     identity = trial_id(experiment.config)
     runs = sorted(
-        (resolve_runs_dir(experiment.config) / "single").glob(f"{identity}*/trial.yaml"),
+        (resolve_runs_dir(experiment.config) / SINGLE).glob(f"{identity}*/trial.yaml"),
         key=lambda path: _repeat(path.parent.name),
     )
     return Trial(runs[-1].parent) if runs else None
@@ -271,14 +272,16 @@ def create_run_folder(runs_dir: Path, name: str) -> Iterator[Path]:
 
 
 def _new_folder(runs_dir: Path, name: str) -> Path:
-    (runs_dir / name).parent.mkdir(parents=True, exist_ok=True)
-    ignored = runs_dir / ".gitignore"  # runs are not code, also inside a checkout
-    if not ignored.exists():
-        ignored.write_text("*\n")
+    make_ignored(runs_dir)
+    parent = (runs_dir / name).parent
+    make_ignored(parent)
     for repeat in itertools.count(1):
         folder = runs_dir / (name if repeat == 1 else f"{name}-{repeat}")
         try:
-            folder.mkdir()
+            if parent == runs_dir:
+                make_ignored(folder, is_new=True)
+            else:
+                folder.mkdir()
         except FileExistsError:
             continue
         return folder

@@ -62,6 +62,8 @@ def _registered_name(view: ConfigView) -> str | None:
 def _files(view: ConfigView) -> str | None:
     """Missing data files; the content is checked when they are read."""
     data, root, name = view.get("data", dict), view.get("data.root", str), view.get("data.folder", str)
+    if not root.strip():
+        return "data_root is empty; write the folder that holds your data sets, or leave data_root out"
     if "files" in data:
         view.get("data.files", list, dict)
     try:

@@ -30,7 +30,13 @@ def test_model_and_its_version_show_inputs_and_outputs(runs_dir: Path, tmp_path:
         shows(driver, "digits_lenet", "Ready")
         page = wait(lambda d: d.find_elements(By.LINK_TEXT, "digits_lenet"))[0].get_attribute("href")
         driver.get(f"{page}{KIND}")
-        shows(driver, "inputs: float32 [batch, 1, 8, 8]", "outputs: float32 [batch, 10]", "probabilities or labels", "Ready")
+        shows(
+            driver,
+            "inputs: float32 [batch, 1, 8, 8]",
+            "outputs: float32 [batch, 10]",
+            "probabilities or labels",
+            "Ready",
+        )
         shows(
             driver, "val/accuracy_top1", "test/accuracy_top1", "mlflow models serve --env-manager local -m models:/m-"
         )

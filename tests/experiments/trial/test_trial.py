@@ -2,18 +2,31 @@ from __future__ import annotations
 
 import os
 import shutil
+import tarfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from experiments.cli.parser import make_parser
 from experiments.config import options
 from experiments.config.compose import compose
 from experiments.config.experiment import Experiment
 from experiments.core.errors import InputError
+from experiments.sweep.create import prepare, write
+from experiments.sweep.spec import read_overrides
 from experiments.trial import trial as trial_module
-from experiments.trial.trial import Trial, find_code_changes, find_latest, find_trial, freeze, trial_id
+from experiments.trial.trial import (
+    Trial,
+    find_code_changes,
+    find_latest,
+    find_trial,
+    freeze,
+    resolve_runs_dir,
+    trial_id,
+)
+from tests.support.clones import commit, git
 
 
 @pytest.fixture
@@ -108,6 +121,58 @@ def test_a_failed_freeze_leaves_no_folder(
     assert list((tmp_path / "runs" / "single").iterdir()) == []
     if isinstance(fault, OSError):
         assert "No space left on device; free space there or choose another runs_dir" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "is_checkout"),
+    [("", True), (".", True), ("..", True), ("scratch", True), (".", False), ("scratch", False)],
+)
+def test_a_folder_of_runs_may_hold_other_work(
+    name: str, is_checkout: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = tmp_path / "home" / "project"
+    package = project / "mylab"
+    for folder in (package, project / "scratch"):
+        folder.mkdir(parents=True)
+        (folder / "__init__.py").touch()
+    if is_checkout:
+        git(project, "init", "-q")
+        commit(project, "first")
+    monkeypatch.chdir(project)
+    monkeypatch.syspath_prepend(str(project))
+    monkeypatch.setenv("LATHE_RUNS", name)
+    new = ["mylab/net2.py", "net3.py", "scratch/net4.py"]
+    for file in new:
+        (project / file).write_text("x = 1\n")
+    experiment = compose(["max_steps=7"], trust=["mylab"])
+    trial = freeze(experiment)
+    assert trial.runs_dir == (project / (name.strip() or "runs")).resolve()
+    sweep = write(prepare(read_overrides(["max_steps=7", "sweep.name=scan"]), trust=["mylab"]))
+    assert sweep.folder == trial.runs_dir / "scan"
+    assert not (project / ".gitignore").exists()
+    assert not (project / "scratch" / ".gitignore").exists()
+    entries = [each.provenance["code"][1] for each in (trial, sweep)]
+    assert entries[0]["sha256"] == entries[1]["sha256"]  # runs are not code
+    if is_checkout:
+        assert sorted(git(project, "status", "--porcelain", "-uall").splitlines()) == [f"?? {file}" for file in new]
+        for folder in (trial.folder, sweep.folder):
+            with tarfile.open(folder / "code" / "project-untracked.tar.gz") as archive:
+                assert sorted(archive.getnames()) == new
+
+
+@pytest.mark.parametrize("variable", ["", "  ", None])
+def test_without_a_name_runs_go_to_the_default_folder(
+    variable: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("LATHE_RUNS", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("LATHE_RUNS", variable)
+    assert resolve_runs_dir({"runs_dir": "${oc.env:LATHE_RUNS,runs}"}) == tmp_path / "runs"
+    assert resolve_runs_dir({"runs_dir": ""}) == tmp_path / "runs"
+    assert make_parser()[0].parse_args(["ls"]).runs_dir == "runs"
+    assert make_parser()[0].parse_args(["ls", "--runs-dir", ""]).runs_dir == "runs"
+    assert make_parser()[0].parse_args(["ls", "--runs-dir", "~"]).runs_dir == str(Path.home())
 
 
 def test_secrets_reach_no_file_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
