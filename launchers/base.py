@@ -81,6 +81,10 @@ class LaunchError(Exception):
     """An attempt could not be started; the message says what refused it and what to change."""
 
 
+class SubmissionUnclearError(LaunchError):
+    """The scheduler may have accepted the workers, but did not say under which job name."""
+
+
 WORKER_MODULE = "experiments.sweep.worker.worker"
 """What `python -m` runs as a worker. Each sweep stores the name, because its workers run its own copy of the code."""
 
@@ -184,6 +188,15 @@ class Executor(Protocol):
 
         Raises:
             LaunchError: the machine or the scheduler refuses.
+            SubmissionUnclearError: the workers may have been submitted all the same.
+        """
+        ...
+
+    def find_jobs(self, pool: WorkerPool) -> list[str]:
+        """Return the names of all jobs of this sweep that the scheduler has; for a submission without an answer.
+
+        Raises:
+            LaunchError: the scheduler does not answer.
         """
         ...
 

@@ -76,6 +76,10 @@ class Local:
                 pids.append(_start(pool.worker_module or FIRST_MODULE, pool.folder, environment, log.fileno()))
         return f"{socket.gethostname()}:{','.join(map(str, pids))}"
 
+    def find_jobs(self, pool: WorkerPool) -> list[str]:
+        """Return nothing: without a scheduler no worker waits, and a running one is in the ledger."""
+        return []
+
     def count_workers(self, pool: WorkerPool) -> int:
         return len({placement.worker for placement, _ in self._place_ranks(pool)})
 

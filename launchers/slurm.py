@@ -12,9 +12,10 @@ from typing import Any
 
 from submitit.slurm.slurm import _make_sbatch_string
 
-from launchers.base import PLACEMENT_VARIABLE, REQUEUE, LaunchError, WorkerPool
-from launchers.slurm_tasks.errors import explain
-from launchers.slurm_tasks.queue import NoAnswerError, SlurmQueue
+from launchers.base import PLACEMENT_VARIABLE, REQUEUE, LaunchError, SubmissionUnclearError, WorkerPool
+from launchers.slurm_tasks.errors import explain, find_errors
+from launchers.slurm_tasks.output import parse_job, shorten
+from launchers.slurm_tasks.queue import INVALID_JOB, NoAnswerError, SlurmQueue
 
 DEFAULT_MAX_WORKERS = 256
 """Sites accept arrays of about 1,000 tasks, and the file system has to start all of them."""
@@ -66,13 +67,31 @@ class Slurm:
 
         Raises:
             LaunchError: names the key at fault.
+            SubmissionUnclearError: sbatch did not answer, or printed no job number.
         """
         script = self.describe(pool)
         (pool.folder / "workers").mkdir(exist_ok=True)  # if SLURM cannot open a job's log, it reports nothing
         self._sbatch(pool, script, "--test-only")
-        job = self._sbatch(pool, script, "--parsable").strip().partition(";")[0]
+        output = self._sbatch(pool, script, "--parsable")
+        job = parse_job(output)
+        if job is None:
+            raise SubmissionUnclearError(
+                f"sbatch printed {shorten(output)} and no job number for '{pool.name}', so a job may be there or not; "
+                f"`squeue --me -n '{pool.name}'` shows it, `lathe resume` and `lathe cancel` look for it"
+            )
         (pool.folder / "workers" / f"{job}.sh").write_text(script)
         return job
+
+    def find_jobs(self, pool: WorkerPool) -> list[str]:
+        """Return the numbers of this sweep's jobs that SLURM has.
+
+        Raises:
+            LaunchError: SLURM does not answer.
+        """
+        try:
+            return self._queue.find_jobs(pool.name, pool.folder / "workers")
+        except NoAnswerError as err:
+            raise LaunchError(f"slurm does not say whether '{pool.name}' has a job: {err}; try again later") from err
 
     def _sbatch(self, pool: WorkerPool, script: str, option: str) -> str:
         try:
@@ -81,7 +100,9 @@ class Slurm:
             hint = "run it on a login node; `lathe cluster up` starts a cluster on this machine"
             if isinstance(err.__cause__, FileNotFoundError):
                 raise LaunchError(f"launcher=slurm finds no sbatch on this machine; {hint}") from err
-            raise LaunchError(explain(pool, self.count_workers(pool), str(err))) from err
+            is_unclear = option == "--parsable"
+            error = SubmissionUnclearError if is_unclear else LaunchError
+            raise error(explain(pool, self.count_workers(pool), str(err))) from err
         if done.returncode != 0:
             raise LaunchError(explain(pool, self.count_workers(pool), done.stderr))
         return done.stdout
@@ -102,10 +123,12 @@ class Slurm:
         if not own:
             return
         try:
-            output = self._queue.run_command("scancel", *own).stderr
+            done = self._queue.run_command("scancel", *own)
+            errors = [line for line in find_errors(done.stderr) if INVALID_JOB not in line.lower()]
+            if not errors and done.returncode != 0 and INVALID_JOB not in done.stderr.lower():
+                errors = [f"scancel ended with code {done.returncode}"]
         except NoAnswerError as err:
-            output = str(err)
-        errors = [line for line in output.splitlines() if line.strip() and "invalid job id" not in line.lower()]
+            errors = [str(err)]
         if errors:
             raise LaunchError(
                 f"slurm did not cancel {', '.join(own)}: {errors[-1].strip()}; try `scancel {' '.join(own)}`"
@@ -232,7 +255,7 @@ def _render_command(pool: WorkerPool, cores: int, python: str) -> str:
             # Only while the job is running: `scontrol requeue` would start a cancelled job again.
             f"killed=$((code > 128 && ${{SLURM_RESTART_COUNT:-0}} < {MAX_RESTARTS}))",
             f"if [ $code = {REQUEUE} ] || [ $killed = 1 ]; then",
-            '  if [ "$(squeue -h -j "$task" -o %T)" = RUNNING ]; then scontrol requeue "$task"; fi',
+            '  if squeue -h -j "$task" -o %T | grep -qx RUNNING; then scontrol requeue "$task"; fi',
             "fi",
             "exit $code",
         ]

@@ -77,7 +77,8 @@ def start(draft: SweepDraft) -> Sweep:
     try:
         _start_workers(sweep)
     except LaunchError:
-        if not sweep.ledger().read().submissions and not any(sweep.folder.glob("workers/*.sh")):
+        state = sweep.ledger().read()
+        if not state.submissions and not state.is_submitting:
             shutil.rmtree(sweep.folder)  # the scheduler refused it, and nothing has run
         raise
     return sweep

@@ -66,6 +66,8 @@ class LedgerState:
     entries: dict[str, Entry] = field(default_factory=dict)
     submissions: list[dict[str, Any]] = field(default_factory=list)
     """Submitted workers: job, workers, time."""
+    is_submitting: bool = False
+    """Whether the last submission has no answer: its process is at it or has ended, or the scheduler did not answer."""
     opened: float = 0.0
     """Time at which the first trial was added."""
     closed: str | None = None
@@ -87,8 +89,10 @@ class LedgerState:
             self.points.setdefault(new.point, []).append(new)
             if event["reused"] is not None:
                 new.state, new.value, new.reused = "finished", event["reused"]["value"], event["reused"]["folder"]
-        elif kind == "submitted":
-            self.submissions.append(dict(event))
+        elif kind in ("submitting", "submitted", "refused"):
+            self.is_submitting = kind == "submitting"
+            if kind == "submitted":
+                self.submissions.append(dict(event))
         elif kind == "closed":
             self.closed = event["reason"]
         elif kind == "reopened":
@@ -269,8 +273,16 @@ class Ledger:
             "event": "reported", "trial": trial, "step": step, "value": value, "prune": prune, "rungs": dict(rungs),
         }])  # fmt: skip
 
+    def begin_submission(self, workers: int) -> None:
+        """Record that workers are about to be submitted, so that a job whose number is lost can be found."""
+        self._write([{"event": "submitting", "workers": workers}])
+
     def record_submission(self, job: str, workers: int) -> None:
         self._write([{"event": "submitted", "job": job, "workers": workers}])
+
+    def record_refusal(self) -> None:
+        """Record that nothing was submitted after all."""
+        self._write([{"event": "refused"}])
 
     def close(self, reason: str) -> None:
         """Start no more trials."""

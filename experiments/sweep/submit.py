@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from experiments.sweep.ledger import LedgerState
+from experiments.sweep.ledger import Ledger, LedgerState
 from experiments.sweep.sweep import ADAPTIVE, Sweep
 from experiments.sweep.templates import Templates
 from experiments.trial.code_copy import CODE
-from launchers.base import WorkerPool
+from launchers.base import Executor, LaunchError, SubmissionUnclearError, WorkerPool
 
 
 def retry_unfinished(sweep: Sweep) -> int:
@@ -68,7 +68,7 @@ def count_todo(spec: dict[str, Any], ledger_state: LedgerState) -> int:
 
 
 def submit(sweep: Sweep) -> WorkerPool | None:
-    """Start workers for the trials to run; None if there are none.
+    """Start workers for the trials to run; None if there are none. Workers of a submission without an answer count.
 
     Raises:
         LaunchError: the machine or the scheduler refuses.
@@ -77,12 +77,43 @@ def submit(sweep: Sweep) -> WorkerPool | None:
     todo = count_todo(sweep.spec, ledger.read())
     if todo == 0:
         return None
-    provenance = sweep.provenance
-    pool = make_pool(
-        sweep.folder, sweep.templates(), provenance["worker"], sweep.spec, todo, provenance.get("worker_module")
-    )
-    executor = sweep.executor()
-    job = executor.submit(pool)
+    executor, pool = sweep.executor(), _make_pool(sweep, todo)
+    if find_submitted(sweep, ledger, executor):
+        return pool
+    with ledger.locked():
+        ledger.begin_submission(executor.count_workers(pool))
+    try:
+        job = executor.submit(pool)
+    except SubmissionUnclearError:
+        raise
+    except LaunchError:
+        with ledger.locked():
+            ledger.record_refusal()
+        raise
     with ledger.locked():
         ledger.record_submission(job, executor.count_workers(pool))
     return pool
+
+
+def find_submitted(sweep: Sweep, ledger: Ledger, executor: Executor) -> list[str]:
+    """Record the jobs of a submission that had no answer; returns those that the ledger did not know.
+
+    Raises:
+        LaunchError: the scheduler does not answer.
+    """
+    if not ledger.read().is_submitting:
+        return []
+    pool = _make_pool(sweep, 1)
+    known = {str(submission["job"]) for submission in ledger.state.submissions}
+    jobs = [job for job in executor.find_jobs(pool) if job not in known]
+    with ledger.locked():
+        for job in jobs:
+            ledger.record_submission(job, executor.count_workers(pool))
+    return jobs
+
+
+def _make_pool(sweep: Sweep, todo: int) -> WorkerPool:
+    provenance = sweep.provenance
+    return make_pool(
+        sweep.folder, sweep.templates(), provenance["worker"], sweep.spec, todo, provenance.get("worker_module")
+    )

@@ -151,10 +151,8 @@ class LocalCluster:
             return ClusterStatus(record, is_booted, missing, None, [])
         states = self._query("sinfo", "-h", "-o", "%T|%N")
         jobs = self._query("squeue", "-h", "-a", "-o", "%i|%P|%T|%M|%R|%j")
-        nodes = None if states is None else dict(line.split("|") for line in states.splitlines())
-        return ClusterStatus(
-            record, is_booted, missing, nodes, [line.split("|", 5) for line in (jobs or "").splitlines()]
-        )
+        nodes = None if states is None else dict(_rows(states, 2))
+        return ClusterStatus(record, is_booted, missing, nodes, _rows(jobs, 6))
 
     def spec(self) -> ClusterSpec | None:
         """Return the shape of a cluster of which at least one daemon runs; None if there is none, or its boot was interrupted."""
@@ -201,8 +199,8 @@ class LocalCluster:
         return len(states) == spec.nodes and not any(state.endswith("*") or "unk" in state for state in states.values())
 
     def _read_node_states(self) -> dict[str, str]:
-        lines = (self._query("sinfo", "-h", "-N", "-p", "main", "-o", "%N|%T") or "").splitlines()
-        return dict(line.split("|") for line in lines)
+        output = self._query("sinfo", "-h", "-N", "-p", "main", "-o", "%N|%T")
+        return dict(_rows(output, 2))
 
     def _find_unready(self) -> str:
         states = self._read_node_states()
@@ -372,3 +370,9 @@ def _explained(folder: Path) -> Iterator[None]:
             f"the local cluster in {folder} could not be set up ({err.strerror}); free space and processes, or use another "
             "folder with --dir"
         ) from err
+
+
+def _rows(output: str | None, num_columns: int) -> list[list[str]]:
+    """Return the rows of a command's output, without the lines that a wrapper of the command adds."""
+    rows = [line.split("|", num_columns - 1) for line in (output or "").splitlines()]
+    return [row for row in rows if len(row) == num_columns]

@@ -80,6 +80,14 @@ NO_ANSWER = re.compile(
     r"|connection (refused|failure)|zero bytes|communication",
     re.IGNORECASE,
 )
+PREFIX = re.compile(
+    r"^(?:\w+: )?(?:error: |fatal: |allocation failure: |Batch job submission failed: )+", re.IGNORECASE
+)
+
+
+def find_errors(output: str) -> list[str]:
+    """Return the lines in which one of SLURM's commands reports an error, without those that a site's wrapper adds."""
+    return [line.strip() for line in output.splitlines() if PREFIX.match(line.strip())]
 
 
 def explain(pool: WorkerPool, num_workers: int, output: str) -> str:
@@ -91,11 +99,9 @@ def explain(pool: WorkerPool, num_workers: int, output: str) -> str:
         output: of sbatch on standard error.
     """
     assert pool.slurm is not None
-    lines = [
-        re.sub(r"^(sbatch: )?(error: |fatal: )?", "", line.strip()) for line in output.splitlines() if line.strip()
-    ]
-    text = " ".join(lines)
-    last = re.sub(r"^(allocation failure|Batch job submission failed): ", "", lines[-1]) if lines else "no reason"
+    reported = find_errors(output) or [line.strip() for line in output.splitlines() if line.strip()]
+    lines = [PREFIX.sub("", line) for line in reported] or ["no reason"]
+    text, last = " ".join(lines), lines[-1]
     if NO_ANSWER.search(text):
         hint = (
             f"`scontrol ping` shows whether slurm is up, and `squeue --me -n '{pool.name}'` whether the job is queued"

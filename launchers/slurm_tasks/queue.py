@@ -6,6 +6,9 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+from launchers.slurm_tasks.output import parse_jobs, parse_last_states, parse_task_states
 
 ALIVE = frozenset(
     {"RUNNING", "SUSPENDED", "CONFIGURING", "COMPLETING", "RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED"}
@@ -110,11 +113,20 @@ class SlurmQueue:
         done = self.run_command("squeue", "-h", "-r", "-a", "-t", "all", "-j", ",".join(jobs), "-O", columns)
         if done.returncode != 0 and INVALID_JOB not in done.stderr.lower():
             raise NoAnswerError(done.stderr.strip() or f"squeue ended with code {done.returncode}")
-        rows = {}
-        for line in done.stdout.splitlines() if done.returncode == 0 else ():
-            array, task, job, state, restarts = line.split()[:5]
-            rows[f"{array}_{task}" if task.isdecimal() else job] = (state, int(restarts))
-        return rows
+        output = done.stdout if done.returncode == 0 else ""
+        return {task: (state, restarts) for task, state, restarts in parse_task_states(output)}
+
+    def find_jobs(self, name: str, folder: Path) -> list[str]:
+        """Return the jobs of this user with a name whose output goes to a folder; other jobs may have the same name.
+
+        Raises:
+            NoAnswerError: SLURM does not answer.
+        """
+        done = self.run_command("squeue", "-h", "-a", "--me", "-n", name, "-O", "ArrayJobID:24")
+        if done.returncode != 0:
+            raise NoAnswerError(done.stderr.strip() or f"squeue ended with code {done.returncode}")
+        jobs = parse_jobs(done.stdout)
+        return [job for job in jobs if f"StdOut={folder}/" in self.run_command("scontrol", "show", "job", job).stdout]
 
     def _sacct(self, jobs: Sequence[str]) -> dict[str, str]:
         """Return the last state of every task. A site without accounting gives {} and is not queried again."""
@@ -127,8 +139,7 @@ class SlurmQueue:
         if done is None or done.returncode != 0:
             self._has_accounting = False
             return {}
-        rows = (line.split("|") for line in done.stdout.splitlines())
-        return {task: state.split()[0] for task, state, *_ in rows if state}  # "CANCELLED by 1000" -> "CANCELLED"
+        return parse_last_states(done.stdout)
 
     def _warn_once(self, error: str) -> None:
         if not self._has_warned:

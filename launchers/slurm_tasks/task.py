@@ -208,7 +208,8 @@ def _parse_number(text: str | None) -> int | None:
 
 
 def parse_time(text: str) -> float | None:
-    """Return the Unix time of SLURM's text for the end of a job; None if the job has no end."""
+    """Return the Unix time of SLURM's text for the end of a job, its last line; None if the job has no end."""
+    text = (text.strip().splitlines() or [""])[-1].strip()
     if text.isdecimal():
         return float(text)
     try:

@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 
-from launchers.base import WORKER_MODULE, LaunchError, WorkerPool
+from launchers.base import WORKER_MODULE, LaunchError, SubmissionUnclearError, WorkerPool
 from launchers.slurm import Slurm, filter_environment
 from launchers.slurm_tasks.errors import explain
+from launchers.slurm_tasks.output import parse_job
 from launchers.slurm_tasks.queue import REQUEUED, UNKNOWN, SlurmQueue, TaskRestart
-from tests.support.cluster import Cluster, until
+from tests.support.cluster import Cluster, until, write_commands
 
 SCRIPTS = Path(__file__).parent / "scripts"
 ROOT = Path(__file__).parents[2]
@@ -162,6 +163,68 @@ def test_a_refusal_that_this_cluster_never_gives_is_explained(output: str, messa
     line = explain(pool(settings={"account": "ml"}), 5, output)
     assert line.startswith("slurm refused 'lr_batch': ")
     assert message in line
+
+
+BANNER = "*****\nWelcome to cluster 7\n\x1b[1m3 nodes are down\x1b[0m\n2026\n"
+
+
+@pytest.mark.parametrize(
+    ("output", "job"),
+    [
+        ("1234\n", "1234"), ("1234", "1234"), ("1234;lab\n", "1234"), ("Submitted batch job 1234\n", "1234"),
+        ("Submitted batch job 1234 on cluster lab\n", "1234"), (f"{BANNER}1234\n", "1234"), ("1234\nBye, see you.\n", "1234"),
+        (f"{BANNER}Submitted batch job 1234\nYour quota: 7 of 10\n\n", "1234"), ("5\n  1234;c \r\n", "1234"),
+        ("\x1b[32m1234\x1b[0m\n", "1234"), ("", None), ("\n\n", None), ("Welcome\n", None), ("job 1234 is queued\n", None),
+        ("-1\n", None), ("12.5\n", None), ("1234 5678\n", None), ("../../1234\n", None),
+    ],
+)  # fmt: skip
+def test_the_job_number_is_found_in_what_sbatch_prints(output: str, job: str | None) -> None:
+    assert parse_job(output) == job
+
+
+def test_a_submission_without_a_job_number_says_what_sbatch_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_commands(tmp_path, sbatch="cat > /dev/null; echo Welcome to the lab; echo please be nice")
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with pytest.raises(
+        SubmissionUnclearError, match=r"'Welcome to the lab please be nice' and no job number .* may be"
+    ):
+        Slurm().submit(pool(tmp_path))
+    assert list((tmp_path / "workers").iterdir()) == []
+
+
+def test_lines_of_a_sites_wrapper_are_no_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "my sweep" / "workers"
+    banner = "cat <<'E'\nWelcome | to | node 12\n2026\nYour memory policy: 5 a b RUNNING 0\nE\n"
+    tasks = "7 0 8 RUNNING 0\n7 1 9 PENDING 0\n7 2 10 RUNNING 2\n12 N/A 12 CANCELLED 0\n"
+    write_commands(
+        tmp_path,
+        squeue=f"case \"$*\" in *-n*) {banner} echo 7; echo 7; echo 12;; *) {banner} printf '{tasks}';; esac",
+        sacct=f"{banner} printf '13_0|CANCELLED by 1000\\n13_1|COMPLETED|\\n13_[2-4]|PENDING\\n'",
+        scontrol=f"{banner} test $3 = 7 && echo '   StdOut={folder}/7_4294967294.txt'; exit 0",
+        scancel="echo Welcome >&2; echo 'error rates are published monthly' >&2; test $1 != 66 || exit 1",
+    )
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    launcher = Slurm()
+    workers = ["7_0.0", "7_1.0", "7_2.1", "7_2.2", "12.0", "13_0.0", "13_1.0", "13_2.0", "13_9.0"]
+    assert launcher.find_lost(workers) == {
+        "7_1.0": REQUEUED, "7_2.1": REQUEUED, "12.0": "CANCELLED", "13_0.0": "CANCELLED", "13_1.0": "COMPLETED",
+        "13_2.0": UNKNOWN, "13_9.0": UNKNOWN,
+    }  # fmt: skip
+    assert launcher.count_pending(["7", "12"]) == 1
+    assert launcher.find_jobs(pool(folder.parent)) == ["7"]
+    launcher.cancel(["7", "12"])
+    with pytest.raises(LaunchError, match="scancel ended with code 1; try `scancel 66`"):
+        launcher.cancel(["66"])
+
+
+def test_a_refusal_is_explained_without_the_lines_of_a_wrapper() -> None:
+    banner = "Welcome. Our memory policy: https://lab\nconnection refused? call 12\n"
+    output = (
+        f"{banner}sbatch: error: invalid partition specified: x\nsbatch: error: Batch job submission failed: no\nBye"
+    )
+    assert "unknown partition 'gpu'" in explain(pool(), 5, output)
 
 
 def test_the_error_for_a_missing_sbatch_has_a_hint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

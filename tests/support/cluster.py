@@ -108,3 +108,10 @@ def skip_without_slurm(*, accounting: bool = False) -> None:
         find_programs(accounting)
     except LaunchError as err:
         pytest.skip(f"SLURM is not installed: {err}")
+
+
+def write_commands(folder: Path, **outputs: str) -> None:
+    """Write stand-ins for SLURM's commands: shell lines by name."""
+    for name, lines in outputs.items():
+        (folder / name).write_text(f"#!/bin/sh\n{lines}\n")
+        (folder / name).chmod(0o755)

@@ -13,6 +13,7 @@ from experiments.core.format import format_value
 from experiments.sweep.ledger import ENDED, Entry, Ledger, LedgerState, State
 from experiments.sweep.status.progress import read_progress
 from experiments.sweep.status.text import format_counts
+from experiments.sweep.submit import find_submitted
 from experiments.sweep.sweep import Sweep, format_reference
 from experiments.sweep.worker.reaper import reap
 from launchers.base import Executor
@@ -133,6 +134,7 @@ def cancel(
     say(_describe_request(sweep.name, args, len(pending), len(running), len(chosen)))
     have_ended = not running or _wait_for_end(sweep, ledger, running, by, say, save_s)
     if not args:
+        find_submitted(sweep, ledger, executor)
         jobs = [str(submission["job"]) for submission in ledger.read().submissions]
         if jobs:
             executor.cancel(jobs)

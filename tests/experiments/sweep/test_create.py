@@ -10,13 +10,17 @@ from typing import Any
 
 import pytest
 
+from experiments.cli.sweep import start
 from experiments.core.errors import InputError
 from experiments.sweep.create import extend, prepare, write
 from experiments.sweep.ledger import LedgerState
 from experiments.sweep.spec import read_overrides
+from experiments.sweep.status.selection import cancel
 from experiments.sweep.submit import count_todo, make_pool, retry_unfinished, submit
 from experiments.sweep.sweep import Sweep
+from launchers.base import LaunchError, SubmissionUnclearError
 from tests.conftest import Lathe
+from tests.support.cluster import write_commands
 from tests.support.workers import QUICK, read_entries, start_worker, wait_until
 
 
@@ -35,6 +39,35 @@ def test_problems_of_all_points_are_reported_before_anything_is_written(tmp_path
     assert "batch_size_global=-1 is not more than 0" in str(caught.value)
     assert "batch_size_global=0 is not more than 0" in str(caught.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_job_whose_number_is_not_known_is_found_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands, log = tmp_path / "bin", tmp_path / "log"
+    commands.mkdir()
+    write_commands(
+        commands,
+        sbatch=f"cat > /dev/null; echo sbatch $1 >> {log}; echo Welcome",
+        squeue="echo 77; echo 78",
+        scontrol=f'test "$3" = 77 && echo " StdOut={tmp_path}/probe/workers/77_1.txt"',
+        scancel=f"echo scancel $* >> {log}",
+    )
+    monkeypatch.setenv("PATH", f"{commands}:{os.environ['PATH']}")
+    overrides = ["launcher=slurm", "hardware=cpu_partition"]
+    spec = read_overrides([*QUICK, "tracking=off", f"runs_dir={tmp_path}", *overrides], name="probe")
+    with pytest.raises(SubmissionUnclearError, match="printed 'Welcome' and no job number for 'probe'"):
+        start(prepare(spec))
+    sweep = Sweep(tmp_path / "probe")
+    state = sweep.ledger().read()
+    assert (state.is_submitting, state.submissions) == (True, [])
+    assert submit(sweep) is not None
+    state = sweep.ledger().read()
+    assert (state.is_submitting, [each["job"] for each in state.submissions]) == (False, ["77"])
+    cancel(sweep, sweep.executor())
+    assert log.read_text().splitlines() == ["sbatch --test-only", "sbatch --parsable", "scancel 77"]
+    write_commands(commands, sbatch="echo 'sbatch: error: invalid partition specified: x' >&2; exit 1")
+    with pytest.raises(LaunchError, match="unknown partition"):
+        start(prepare(spec))
+    assert not (tmp_path / "probe-2").exists()
 
 
 @pytest.mark.slow

@@ -27,6 +27,6 @@ code=0
 srun --cpus-per-task=8 --kill-on-bad-exit=0 --wait=0 /opt/lathe/bin/python -P -m launchers.slurm_tasks.task --per-node 1 --devices 1 --device cpu --lead-s 180 --threads 8 --ends "$ends" /runs/lr_batch || code=$?
 killed=$((code > 128 && ${SLURM_RESTART_COUNT:-0} < 3))
 if [ $code = 75 ] || [ $killed = 1 ]; then
-  if [ "$(squeue -h -j "$task" -o %T)" = RUNNING ]; then scontrol requeue "$task"; fi
+  if squeue -h -j "$task" -o %T | grep -qx RUNNING; then scontrol requeue "$task"; fi
 fi
 exit $code
