@@ -8,6 +8,7 @@ import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from submitit.slurm.slurm import _make_sbatch_string
@@ -172,6 +173,20 @@ def format_gres(pool: WorkerPool) -> str | None:
     return ":".join(filter(None, ("gpu", settings["gpu_type"], str(pool.devices_per_node))))
 
 
+def escape_pattern(folder: Path) -> str:
+    """Return a folder as a part of a file name in which SLURM replaces ``%A``.
+
+    Raises:
+        LaunchError: SLURM cannot write into it.
+    """
+    if "\\" in str(folder) or not str(folder).isprintable():
+        raise LaunchError(
+            f"SLURM cannot write its logs to {str(folder)!r}, as the path has a backslash or a line break; choose another "
+            "runs_dir or sweep.name"
+        )
+    return str(folder).replace("%", "%%")
+
+
 def render_script(pool: WorkerPool, num_workers: int, python: str) -> str:
     """Return the batch script of one array."""
     settings = require_settings(pool)
@@ -188,7 +203,7 @@ def render_script(pool: WorkerPool, num_workers: int, python: str) -> str:
         use_srun=False,
         **_sbatch_parameters(pool, settings, ranks_on_node, cores),
         additional_parameters={
-            "output": pool.folder / "workers" / "%A_%a.txt",
+            "output": f"{escape_pattern(pool.folder / 'workers')}/%A_%a.txt",
             "requeue": True,
             "signal": f"USR2@{settings['signal_delay_s']}",
             **further,

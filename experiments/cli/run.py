@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import shutil
 import sys
 from collections.abc import Mapping
@@ -154,7 +155,7 @@ def _result_table(result: RunResult) -> Table:
         table.add_row("MLflow run", str(result.mlflow["run_id"]))
         if result.mlflow.get("model"):
             table.add_row("MLflow model", str(result.mlflow["model"]))
-        table.add_row("compare", escape(f"lathe ui --runs-dir {trial.runs_dir}"))
+        table.add_row("compare", escape(f"lathe ui --runs-dir {shlex.quote(str(trial.runs_dir))}"))
     if result.status != "finished":
         trust = "".join(f" --trust {name}" for name in trial.provenance["trust"])
         heading = "fix, then resume" if result.status == "failed" else "resume"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,15 @@ def make_pool(
         spec: of the sweep.
         todo: number of trials to run.
         worker_module: that the sweep stores; None: a sweep of the first version.
+
+    Raises:
+        LaunchError: Python cannot import code from the folder.
     """
+    if os.pathsep in str(sweep_folder):
+        raise LaunchError(
+            f"{sweep_folder} has a '{os.pathsep}', which separates folders in PYTHONPATH, so workers could not import the code "
+            "of the sweep; choose another runs_dir or sweep.name"
+        )
     config = templates.all[0].config
     hardware, launcher = config["hardware"], config["launcher"]
     per_node, whole = hardware["devices_per_node"], worker["devices_per_node"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -118,5 +119,6 @@ def find_sweep(name: str, runs_dir: Path) -> Sweep:
 
 
 def format_reference(sweep: Sweep) -> str:
-    """How to name a sweep on the command line: its name if it is in the default runs folder, else its folder."""
-    return sweep.name if sweep.runs_dir.resolve() == choose_runs_dir().resolve() else str(sweep.folder)
+    """How to name a sweep in a shell command: its name in the default folder of runs, else its folder, quoted if need be."""
+    is_default = sweep.runs_dir.resolve() == choose_runs_dir().resolve()
+    return shlex.quote(sweep.name if is_default else str(sweep.folder))

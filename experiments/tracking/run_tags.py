@@ -89,7 +89,7 @@ def make_note(trial: Trial) -> str:
     folders, trust = format_flags(provenance)
     commands = [] if source else [shlex.join(["lathe", "run", *folders, *trust, *overrides])]
     lines += ["", "```", *commands, _format_resume(trial, trust)]
-    lines += [shlex.join(["lathe", "reproduce", trial.reference, *trust]), "```"]
+    lines += [" ".join(["lathe", "reproduce", trial.reference, *map(shlex.quote, trust)]), "```"]
     return truncate("\n".join(lines))
 
 
@@ -109,7 +109,7 @@ def _describe_origin(trial: Trial) -> list[str]:
 def _format_resume(trial: Trial, trust: list[str]) -> str:
     """Format the command that resumes a run; a trial of a sweep resumes with its sweep."""
     if not trial.provenance.get("sweep"):
-        return f"lathe resume {shlex.join([trial.reference, *trust])}"
+        return " ".join(["lathe", "resume", trial.reference, *map(shlex.quote, trust)])
     folder = trial.folder.parent
     return f"lathe resume {shlex.quote(folder.name if trial.reference == trial.folder.name else str(folder))}"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 from experiments.core.secrets import resolve
 from experiments.trial.trial import Trial
@@ -25,7 +26,7 @@ def resolve_store(store: str | None, runs_dir: Path) -> str:
         StoreError: the value refers to an environment variable that is not set.
     """
     if store is None:
-        return f"sqlite:///{runs_dir.resolve() / 'mlflow.db'}"
+        return make_sqlite_uri(runs_dir.resolve() / "mlflow.db")
     try:
         return str(resolve(store))
     except KeyError as err:
@@ -47,7 +48,18 @@ def strip_login(uri: str) -> str:
 
 def get_sqlite_path(uri: str) -> Path | None:
     """Return the file of an SQLite store; None for any other store."""
-    return Path(uri.partition("///")[2].partition("?")[0]) if uri.startswith("sqlite:") else None
+    return Path(unquote(uri.partition("///")[2].partition("?")[0])) if re.match(r"sqlite(\+\w+)?:", uri) else None
+
+
+def make_sqlite_uri(path: Path) -> str:
+    """Return the URI of an SQLite file, whose path may hold ``?``, ``#`` and ``%``."""
+    quoted = _quote(path)
+    # MLflow makes the parent of a path after `sqlite:///`, but does not unquote it (3.17, 2026-11).
+    return f"{'sqlite' if quoted == str(path) else 'sqlite+pysqlite'}:///{quoted}"
+
+
+def _quote(path: Path) -> str:
+    return re.sub("[%?#]", lambda match: quote(match.group()), str(path))
 
 
 def make_absolute(uri: str) -> str:
@@ -56,7 +68,7 @@ def make_absolute(uri: str) -> str:
     database, mark, query = rest.partition("?")
     if get_sqlite_path(uri) is None or database in ("", ":memory:") or database.startswith("file:"):
         return uri
-    return f"{scheme}{slashes}{Path(database).absolute()}{mark}{query}"
+    return f"{scheme}{slashes}{_quote(Path(unquote(database)).absolute())}{mark}{query}"
 
 
 def get_artifacts_folder(uri: str, runs_dir: Path) -> Path:

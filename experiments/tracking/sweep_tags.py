@@ -215,7 +215,7 @@ def _format_reused(progress: Progress, names: Mapping[str, str]) -> list[str]:
 
 def _format_commands(sweep: Sweep) -> list[str]:
     folders, trust = run_tags.format_flags(sweep.provenance)
-    name = shlex.quote(format_reference(sweep))
+    name = format_reference(sweep)
     return [
         "### Run again",
         "",

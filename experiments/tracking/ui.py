@@ -31,6 +31,7 @@ from experiments.tracking.store_uri import (
     get_sqlite_path,
     is_server,
     make_absolute,
+    make_sqlite_uri,
     resolve_store,
     strip_login,
 )
@@ -123,7 +124,7 @@ def _make_absolute(uri: str, given: str) -> str:
     if not path.is_file():
         problem = "is a folder" if path.is_dir() else "does not exist"
         raise InputError([f"{given} {problem}; name an SQLite file such as runs/mlflow.db, or an address (http://...)"])
-    return f"sqlite:///{path.absolute()}"
+    return make_sqlite_uri(path.absolute())
 
 
 def runs_page(address: str, experiment: str) -> str:

@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import os
+import shlex
 import shutil
 import tempfile
 import time
@@ -78,9 +79,9 @@ class Trial:
 
     @property
     def reference(self) -> str:
-        """The name of this run on a command line: its id in the default folder of runs, else its path."""
+        """The name of this run in a shell command: its id in the default folder of runs, else its path, quoted if need be."""
         is_default = self.runs_dir.resolve() == choose_runs_dir().resolve()
-        return self.folder.name if is_default else str(self.folder)
+        return self.folder.name if is_default else shlex.quote(str(self.folder))
 
     def attempts(self) -> list[Path]:
         """Folders of the attempts, first to last."""
@@ -199,7 +200,7 @@ def fingerprint_data(data: dict[str, Any]) -> dict[str, Any]:
 def find_code_changes(trial: Trial, trust: Sequence[str] = ()) -> list[str]:
     """A line for each checkout whose code has changed since the trial was frozen."""
     frozen = trial.provenance["code"]
-    known = {entry["sha256"] for entry in frozen}
+    known = {entry.get("sha256") for entry in frozen}
     with tempfile.TemporaryDirectory() as scratch:
         now = take_snapshots(trial.provenance["config_dirs"], trusted(trust), Path(scratch), [], trial.runs_dir)
     return [

@@ -81,7 +81,7 @@ NO_ANSWER = re.compile(
     re.IGNORECASE,
 )
 PREFIX = re.compile(
-    r"^(?:\w+: )?(?:error: |fatal: |allocation failure: |Batch job submission failed: )+", re.IGNORECASE
+    r"^(?:(?:sbatch|scancel): |error: |fatal: |allocation failure: |Batch job submission failed: )+", re.IGNORECASE
 )
 
 

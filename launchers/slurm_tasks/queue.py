@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -126,7 +127,9 @@ class SlurmQueue:
         if done.returncode != 0:
             raise NoAnswerError(done.stderr.strip() or f"squeue ended with code {done.returncode}")
         jobs = parse_jobs(done.stdout)
-        return [job for job in jobs if f"StdOut={folder}/" in self.run_command("scontrol", "show", "job", job).stdout]
+        parts = map(re.escape, re.split("%+[A-Za-z0-9]?", str(folder)))  # scontrol shows job numbers there
+        output = re.compile(rf"^\s*StdOut={'.*'.join(parts)}/", re.MULTILINE)
+        return [job for job in jobs if output.search(self.run_command("scontrol", "show", "job", job).stdout)]
 
     def _sacct(self, jobs: Sequence[str]) -> dict[str, str]:
         """Return the last state of every task. A site without accounting gives {} and is not queried again."""

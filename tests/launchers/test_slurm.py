@@ -267,6 +267,12 @@ class Site:
         until(lambda: len(list(self.folder.glob(f"{worker}*.json"))) >= num, self.logs)
         return {path.stem: json.loads(path.read_text()) for path in self.folder.glob(f"{worker}*.json")}
 
+    def nested(self, name: str) -> Site:
+        """Another sweep in a folder below this one; `end` ends its jobs too."""
+        nested = Site(self.folder / name)
+        nested.jobs = self.jobs
+        return nested
+
     def go(self) -> None:
         (self.folder / "go").touch()
 
@@ -338,6 +344,23 @@ def test_rank_groups_of_one_worker_share_its_devices(site: Site) -> None:
     site.go()
     until(lambda: not squeue("-j", job), site.logs)
     assert (site.folder / "workers" / f"{job}_0.0" / "log.txt").exists()
+
+
+def test_the_folder_of_a_sweep_may_have_any_printable_name(site: Site, tmp_path: Path) -> None:
+    named = site.nested("runs %j %A 100% %% #1 'a' \"b\" $HOME `id` é 日本; *?[x] ~")
+    job = named.submit()
+    assert Slurm().find_jobs(named.pool()) == [job]
+    assert Slurm().find_jobs(site.pool()) == []
+    named.read_reports(2)
+    assert (named.folder / "workers" / f"{job}_0.txt").is_file()
+    assert (named.folder / "workers" / f"{job}_0.0" / "log.txt").is_file()
+    assert sorted(path.name for path in site.folder.iterdir()) == sorted([named.folder.name, "code"])
+
+
+@pytest.mark.parametrize("name", ["a\\b", "a\nb", "a\tb", "\x1b[1m"])
+def test_a_folder_that_slurm_cannot_write_to_is_refused(name: str) -> None:
+    with pytest.raises(LaunchError, match="backslash or a line break; choose another runs_dir"):
+        Slurm().describe(pool(Path("/runs") / name))
 
 
 def test_setup_lines_run_before_the_worker_and_a_failing_line_ends_it(site: Site) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -133,7 +132,7 @@ def _draw_figures(findings: Findings) -> Iterator[tuple[str, RenderedFigure | st
 
 def _make_commands(findings: Findings) -> list[str]:
     run = findings.best_run
-    return [] if run is None else [f"lathe reproduce {shlex.quote(run.reference)}"]
+    return [] if run is None else [f"lathe reproduce {run.reference}"]
 
 
 def _attach(sweep: Sweep, folder: Path) -> None:

@@ -79,7 +79,7 @@ class SharedFile:
     def warnings_for(self, trial: Trial) -> Iterator[str]:
         """What the receiver should know about a run of this file: its warnings, and where the code differs."""
         yield from self.warnings
-        digests = {entry["sha256"] for entry in trial.provenance["code"]}
+        digests = {entry.get("sha256") for entry in trial.provenance["code"]}
         for entry in self.values["code"]:
             if entry["sha256"] in digests:
                 continue

@@ -70,6 +70,14 @@ def test_a_job_whose_number_is_not_known_is_found_later(tmp_path: Path, monkeypa
     assert not (tmp_path / "probe-2").exists()
 
 
+@pytest.mark.parametrize("launcher", ["local", "slurm"])
+def test_a_folder_from_which_python_cannot_import_is_refused(launcher: str, tmp_path: Path) -> None:
+    overrides = [*QUICK, "tracking=off", f"runs_dir='{tmp_path}/a:b'", "hardware=cpu_partition", f"launcher={launcher}"]
+    with pytest.raises(LaunchError, match="probe has a ':', which separates folders in PYTHONPATH"):
+        start(prepare(read_overrides(overrides, name="probe")))
+    assert not (tmp_path / "a:b" / "probe").exists()
+
+
 @pytest.mark.slow
 def test_edited_file_does_not_change_pending_trials(tmp_path: Path) -> None:
     mine = tmp_path / "mine" / "optimizer"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shlex
 import shutil
 import socket
 import sqlite3
@@ -20,7 +21,13 @@ import pytest
 from experiments.run.state import determine_state, is_process_alive
 from experiments.tracking import mlflow_client, run_sync
 from experiments.tracking.run_sync import RunSync, sync_run
-from experiments.tracking.store_uri import StoreError, resolve_store, resolve_trial_store
+from experiments.tracking.store_uri import (
+    StoreError,
+    get_sqlite_path,
+    make_absolute,
+    resolve_store,
+    resolve_trial_store,
+)
 from experiments.tracking.sweep_sync import sync_all
 from experiments.trial.parameters import clean_key
 from experiments.trial.trial import Trial
@@ -101,6 +108,24 @@ def test_run_is_in_mlflow_with_metrics_params_tags_and_artifacts(runs_dir: Path)
     root = runs_dir / "artifacts" / str(synced.run_id) / "artifacts"
     files = sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
     assert files == ["checkpoints/weights.safetensors", "code/lathe.patch", "provenance.yaml", "trial.yaml"]
+
+
+def test_the_folder_of_runs_may_have_any_name(tmp_path: Path, empty_store: Path) -> None:
+    runs_dir = tmp_path / "r?q=1 %20 100% #1 é 日本 'a' \"b\" $x;&:@\\"
+    runs_dir.mkdir()
+    shutil.copy(empty_store, runs_dir / "mlflow.db")
+    trial = make_run(runs_dir)
+    with start_attempt(trial) as journal:
+        log_steps(journal, range(2))
+    write_outcome(trial)
+    synced = sync_run(trial)
+    assert sql(runs_dir / "mlflow.db", "select run_uuid from runs") == [(synced.run_id,)]
+    assert (runs_dir / "artifacts" / str(synced.run_id) / "artifacts" / "trial.yaml").is_file()
+    assert list(tmp_path.iterdir()) == [runs_dir]
+    assert shlex.split(trial.reference) == [str(trial.folder)]
+    uri = resolve_store(None, runs_dir)
+    assert make_absolute(uri) == uri
+    assert get_sqlite_path(uri) == runs_dir / "mlflow.db"
 
 
 def test_nan_and_infinity_are_stored(runs_dir: Path) -> None:

@@ -210,7 +210,7 @@ def test_code_with_and_without_a_commit_can_be_run_compared_and_reproduced(
 ) -> None:
     (folder / "it.yaml").write_text(text(put(values(), "code", entries)))
     (folder / "trial.yaml").write_text(yaml.safe_dump(values()["configuration"]))
-    here = [{"name": "other", "sha256": digit * 64} for digit in "56"]
+    here = [*({"name": "other", "sha256": digit * 64} for digit in "56"), {"name": "old"}]
     (folder / "provenance.yaml").write_text(yaml.safe_dump({"trial_id": "0" * 10, "code": here}))
     shared, trial = read(Path("it.yaml")), Trial(folder)
     warnings = list(shared.warnings_for(trial))
@@ -225,7 +225,7 @@ def test_code_with_and_without_a_commit_can_be_run_compared_and_reproduced(
 
 
 @pytest.mark.parametrize(
-    "damaged", [[{"name": "main"}], [{"sha256": "0" * 64}], [None], ["main"], {"main": 1}, "main", 1]
+    "damaged", [[{"name": "main", "sha256": 1}], [{"sha256": "0" * 64}], [None], ["main"], {"main": 1}, "main", 1]
 )
 def test_a_run_whose_record_of_its_code_is_damaged_is_reported(damaged: object, folder: Path) -> None:
     (folder / "trial.yaml").write_text(yaml.safe_dump(values()["configuration"]))
