@@ -40,6 +40,10 @@ ONLY = {
 CONTRACTS = {  # beside every base.py
     # The plan and the engines share the topology, the cost model and DeepSpeed's settings.
     "modules.parallel.topology", "modules.parallel.cost_model", "modules.parallel.deepspeed.config",
+    # The leader of a rank group and the store of its ranks ask for the secret in the same way.
+    "modules.parallel.handshake",
+    # Whether a folder belongs to this user.
+    "launchers.ownership",
     # A worker starts, judges and clears away ranks as a launcher of this machine does.
     "launchers.processes.exit_cause", "launchers.processes.cleanup",
     # `lathe cluster` starts the local SLURM cluster; no trial names it.

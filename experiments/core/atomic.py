@@ -7,20 +7,25 @@ import secrets
 from pathlib import Path
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, mode: int = 0o666) -> None:
     """Replace a file atomically.
+
+    Args:
+        path: of the file.
+        text: its new content.
+        mode: permissions, of which the umask takes away some. The file never has others: 0o600 for a secret.
 
     Raises:
         OSError: the file cannot be written; the old one is unchanged.
     """
-    write_bytes(path, text.encode())
+    write_bytes(path, text.encode(), mode)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes, mode: int = 0o666) -> None:
     """As `write_text`, for bytes."""
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
-        with partial.open("xb") as file:
+        with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import secrets
 import signal
 import socket
 import time
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from experiments.core.atomic import write_text
@@ -19,9 +18,12 @@ from experiments.trial.trial import Trial
 from launchers.base import RankPlacement
 from launchers.processes.exit_cause import GRACE_S, FirstFailure
 from modules.parallel.base import Rank
+from modules.parallel.handshake import Gate, connect, listen, make_secret
 
 JOIN_TIMEOUT_S = 300.0
 """How long the ranks of a group may take to start, with imports from a cold file system."""
+
+MAX_LINE_BYTES = 1 << 20
 
 
 class RankGroupError(Exception):
@@ -53,6 +55,8 @@ class LineConnection:
             data = b""
         self.is_auto = bool(data)
         *lines, self._rest = (self._rest + data).split(b"\n")
+        if len(self._rest) > MAX_LINE_BYTES:
+            self.is_auto, lines = False, []
         return [json.loads(line) for line in lines]
 
 
@@ -75,29 +79,32 @@ class RankGroup:
         self._codes: dict[int, int] = {}
         self._child: ForkedRank | None = None
         self._failure = FirstFailure()
+        self._secret = make_secret()  # other users of the network can reach the ports
         if placement.world_size > 1:
             self._accept_followers(folder)
 
     def _accept_followers(self, folder: Path) -> None:
-        with socket.create_server(("", 0)) as server:
-            token = secrets.token_hex(16)  # other users of the network can reach the port
-            address = {"address": self.placement.leader_address, "port": server.getsockname()[1], "token": token}
-            path = leader_file(folder, self.placement)
-            write_text(path, json.dumps(address) + "\n")
-            os.chmod(path, 0o600)
-            server.settimeout(1.0)
+        connected: SimpleQueue[tuple[socket.socket, int]] = SimpleQueue()
+        listener = listen(self.placement.leader_address)
+        gate = Gate(listener, self._secret, lambda connection, rank: connected.put((connection, rank)))
+        try:
+            port = listener.getsockname()[1]
+            address = {"address": self.placement.leader_address, "port": port, "token": self._secret}
+            write_text(leader_file(folder, self.placement), json.dumps(address) + "\n", mode=0o600)
             deadline = time.monotonic() + JOIN_TIMEOUT_S
-            while len(self._followers) < self.placement.world_size - 1:
+            ranks = range(1, self.placement.world_size)
+            while len(self._followers) < len(ranks):
                 if time.monotonic() > deadline or self.waiter.stop_signal:
-                    missing = sorted({*range(1, self.placement.world_size)} - {*self._followers})
+                    missing = sorted({*ranks} - {*self._followers})
                     raise RankGroupError(
                         f"ranks {missing} have not connected to {self.placement.leader_address} in {JOIN_TIMEOUT_S:.0f} s"
                     )
-                with contextlib.suppress(TimeoutError):
-                    follower = LineConnection(server.accept()[0])
-                    for hello in follower.receive():
-                        if hello.get("token") == token:
-                            self._followers[hello["rank"]] = follower
+                with contextlib.suppress(Empty):
+                    connection, rank = connected.get(timeout=1.0)
+                    if rank in ranks:
+                        self._followers[rank] = LineConnection(connection)
+        finally:
+            gate.close()
 
     def start(self, trial: Trial, attempt: int, trust: tuple[str, ...]) -> None:
         """Start an attempt on every rank."""
@@ -106,9 +113,11 @@ class RankGroup:
         if self.placement.world_size == 1:
             self._child = ForkedRank(trial, attempt, trust, rank, self.waiter)
             return
-        with socket.create_server(("", 0)) as listener:  # the child inherits it, so no other process can take the port
+        with listen(
+            self.placement.leader_address
+        ) as listener:  # the child inherits it, so no other process can take the port
             rendezvous = f"tcp://{self.placement.leader_address}:{listener.getsockname()[1]}"
-            rank = Rank(0, 0, self.placement.local_world_size, rendezvous, listener.fileno())
+            rank = Rank(0, 0, self.placement.local_world_size, rendezvous, listener.fileno(), self._secret)
             self._child = ForkedRank(trial, attempt, trust, rank, self.waiter)
         assignment = {"folder": str(trial.folder), "attempt": attempt, "trust": list(trust), "rendezvous": rendezvous}
         for follower in self._followers.values():
@@ -172,7 +181,7 @@ def run_follower(placement: RankPlacement, folder: Path, waiter: SignalWaiter) -
     Raises:
         RankGroupError: the leader cannot be reached.
     """
-    leader = _connect(placement, folder, waiter)
+    leader, secret = _connect(placement, folder, waiter)
     child: ForkedRank | None = None
     is_stopping = False
     while leader.is_auto or child is not None:
@@ -182,7 +191,9 @@ def run_follower(placement: RankPlacement, folder: Path, waiter: SignalWaiter) -
                 if child is not None:
                     child.signal(message["signal"])
             else:
-                rank = Rank(placement.rank, placement.local_rank, placement.local_world_size, message["rendezvous"])
+                rank = Rank(
+                    placement.rank, placement.local_rank, placement.local_world_size, message["rendezvous"], secret=secret
+                )  # fmt: skip
                 trial, trust = Trial(Path(message["folder"])), tuple(message["trust"])
                 child = ForkedRank(trial, message["attempt"], trust, rank, waiter)
                 is_stopping = False
@@ -196,14 +207,15 @@ def run_follower(placement: RankPlacement, folder: Path, waiter: SignalWaiter) -
             child = None
 
 
-def _connect(placement: RankPlacement, folder: Path, waiter: SignalWaiter) -> LineConnection:
+def _connect(placement: RankPlacement, folder: Path, waiter: SignalWaiter) -> tuple[LineConnection, str]:
+    """Connect to the leader; return the connection and the group's secret."""
     deadline = time.monotonic() + JOIN_TIMEOUT_S
     while time.monotonic() < deadline and not waiter.stop_signal:
-        with contextlib.suppress(OSError, ValueError):
-            address = json.loads(leader_file(folder, placement).read_text())
-            leader = LineConnection(socket.create_connection((address["address"], address["port"]), timeout=10))
-            leader.connection.settimeout(None)
-            leader.send({"rank": placement.rank, "token": address["token"]})
-            return leader
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            address = json.loads(
+                leader_file(folder, placement).read_text()
+            )  # until the leader writes it, of an earlier job
+            connection = connect((address["address"], address["port"]), address["token"], placement.rank)
+            return LineConnection(connection), address["token"]
         waiter.wait(0.1)
     raise RankGroupError(f"rank {placement.rank} cannot reach the leader of its group: {placement}")

@@ -31,6 +31,8 @@ class Rank:
     """Rendezvous address, as torch.distributed's ``init_method``: ``file:///...`` or ``tcp://host:port``."""
     listener: int | None = None
     """File descriptor of rank 0's listening socket, so that no other process can take the port; None: rank 0 opens one."""
+    secret: str = field(default="", repr=False)
+    """Every rank shows that it knows it before it may use a ``tcp://`` rendezvous."""
 
 
 @dataclass(frozen=True)

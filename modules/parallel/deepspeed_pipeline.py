@@ -99,7 +99,7 @@ class Pipeline(DeepSpeedEngine):
                 )
         accumulator, self.accumulator = self.accumulator, None
         metrics = accumulator.compute(self.ranks) if self._is_last else None
-        return dict(self.ranks.broadcast_object_from_last_stage(metrics))
+        return dict(self.ranks.broadcast_json_from_last_stage(metrics))
 
     @contextmanager
     def _varying_shapes(self) -> Iterator[None]:
@@ -139,7 +139,7 @@ class Pipeline(DeepSpeedEngine):
         """Copy the metrics of the last stage to all stages."""
         if self.metric_names is None:
             self.metric_names = list(
-                self.ranks.broadcast_object_from_last_stage(list(metrics) if metrics is not None else None)
+                self.ranks.broadcast_json_from_last_stage(list(metrics) if metrics is not None else None)
             )
         values = torch.zeros(len(self.metric_names), device=self.forward.device)
         if metrics is not None:

@@ -25,9 +25,10 @@ from modules.parallel.asynchronous.server_connections import ServerConnections
 from modules.parallel.asynchronous.server_process import ServerProcess
 from modules.parallel.asynchronous.server_shard import ParameterShard, Policy
 from modules.parallel.asynchronous.staleness import Correction, make_correction
-from modules.parallel.asynchronous.transport import Closed, Connection, Listener, join_store, open_store
+from modules.parallel.asynchronous.transport import Closed, Connection, Listener
 from modules.parallel.asynchronous.work_queue import WorkQueue
 from modules.parallel.base import EngineConfig, Fetch, TrainingTask
+from modules.parallel.shared_store import join_store, open_store
 from modules.parallel.single import Single
 from modules.parallel.topology import Degree, Topology
 
@@ -124,14 +125,14 @@ class ParameterServer:
             flat, flat.shard(number, self.num_servers), task.optimizer, factor, self.correct, self.policy,
             self.chunks(config.topology),
         )  # fmt: skip
-        store = join_store(config.rank.rendezvous)
+        store = join_store(config.rank)
         ServerProcess(store, number, shard, flat, config.folder, self.snapshot_every_steps).run()
 
     def _replicate(
         self, number: int, task: TrainingTask, config: EngineConfig, fetch: Fetch, should_stop: Callable[[], str | None]
     ) -> None:
         single = _make_single(task, config)
-        store = join_store(config.rank.rendezvous)
+        store = join_store(config.rank)
         group = ReplicaGroup(store, number // self.group_size, number % self.group_size, self.group_size)
         settings = ReplicaSettings(
             self.push_every_steps, self.pull_every_steps, self.chunks(config.topology), self.delays_s.get(number, 0.0)
@@ -157,7 +158,7 @@ class ParameterServer:
         self._is_over = False
         self._change = threading.Condition()
         self.async_metrics = AsyncMetrics(self.num_servers)
-        self.store = open_store(config.rank.rendezvous, config.rank.listener)
+        self.store = open_store(config.rank)
         threading.Thread(target=self._accept_replicas, daemon=True).start()
         self.servers = ServerConnections(self.store, self.flat, self.num_servers)
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import os
+import socket
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch._C._distributed_c10d import HashStore, Store, TCPStore
+from torch._C._distributed_c10d import HashStore, Store
 
 from modules.parallel.base import EngineConfig, Rank
+from modules.parallel.shared_store import join_store, open_store
 from modules.parallel.topology import AXES, Topology
 
-T = TypeVar("T")
+_STORES: list[Store] = []  # torch uses the store as long as the process lives, but does not keep it alive
+MAX_JSON_BYTES = 1 << 28
 TIMEOUT = timedelta(minutes=10)  # of one collective: a dead rank is noticed at once, a hanging rank after this time
 
 
@@ -40,6 +45,7 @@ class ProcessGroups:
             self._make_groups(axis)
 
     def _init_process_group(self, config: EngineConfig) -> None:
+        check_interfaces()
         backend = "cpu:gloo,cuda:nccl" if config.device != "cpu" and torch.cuda.is_available() else "gloo"
         store = HashStore() if self.topology.world == 1 else self._make_store(config.rank)
         dist.init_process_group(
@@ -52,14 +58,12 @@ class ProcessGroups:
         )
 
     def _make_store(self, rank: Rank) -> Store | None:
-        """The TCP store on which rank 0 listens; None if the rendezvous is a file."""
+        """The store that rank 0 holds; None if the rendezvous is a file."""
         if not rank.rendezvous.startswith("tcp://"):
             return None
-        host, _, port = rank.rendezvous.removeprefix("tcp://").rpartition(":")
-        return TCPStore(
-            host, int(port), self.topology.world, is_master=rank.number == 0, timeout=TIMEOUT, wait_for_workers=False,
-            master_listen_fd=rank.listener,
-        )  # fmt: skip
+        store = open_store(rank) if rank.number == 0 else join_store(rank)
+        _STORES.append(store)
+        return store
 
     def _make_groups(self, axis: str) -> None:
         """Make all groups along an axis: torch requires every rank to make each group, in the same order."""
@@ -102,22 +106,19 @@ class ProcessGroups:
             dist.broadcast(tensor, self.topology.peers(self.number, "pipe")[-1], group=self.groups["pipe"])
         return tensor
 
-    def broadcast_object_from_last_stage(self, value: Any) -> Any:
-        """Copy a Python object of the last pipeline stage to all stages."""
-        objects = [value]
-        if self.topology.pipe > 1:
-            dist.broadcast_object_list(objects, self.topology.peers(self.number, "pipe")[-1], group=self.groups["pipe"])
-        return objects[0]
+    def broadcast_json_from_last_stage(self, value: Any) -> Any:
+        """Copy a value of JSON, such as metrics, from the last pipeline stage to all stages."""
+        if self.topology.pipe == 1:
+            return value
+        return broadcast_json(value, self.topology.peers(self.number, "pipe")[-1], self.groups["pipe"])
 
-    def gather_objects_to_first_replica(self, value: T) -> list[T]:
-        """Gather an object from each replica on the first replica; empty on the others."""
-        if self.topology.data == 1:
-            return [value]
-        objects: list[Any] = [None] * self.topology.data
-        is_first = self.coordinates.data == 0
-        first = self.topology.peers(self.number, "data")[0]
-        dist.gather_object(value, objects if is_first else None, dst=first, group=self.groups["data"])
-        return objects if is_first else []
+    def gather_json_to_first_replica(self, value: Any) -> list[Any]:
+        """Gather a value of JSON from each replica on the first replica; empty on the others."""
+        replicas = self.topology.peers(self.number, "data")
+        if self.coordinates.data > 0:
+            send_json(value, replicas[0], self.groups["data"])
+            return []
+        return [value, *(receive_json(replica, self.groups["data"]) for replica in replicas[1:])]
 
     def gather_to_first_replica(self, vector: Tensor, lengths: Sequence[int]) -> list[Tensor]:
         """Gather a vector from each replica on the first replica; empty on the others.
@@ -153,8 +154,8 @@ class ProcessGroups:
             return tensors
         stages, group = self.topology.peers(self.number, "pipe"), self.groups["pipe"]
         if self.coordinates.pipe > 0:
-            dist.send_object_list(
-                [[(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()]], stages[0], group
+            send_json(
+                [[name, str(tensor.dtype), list(tensor.shape)] for name, tensor in tensors.items()], stages[0], group
             )
             for dtype in _dtypes(tensors.values()):  # one message per dtype: latency costs more than the bytes
                 dist.send(
@@ -165,9 +166,9 @@ class ProcessGroups:
             return {}
         whole = dict(tensors)
         for stage in stages[1:]:
-            headers: list[list[tuple[str, torch.dtype, tuple[int, ...]]]] = [[]]
-            dist.recv_object_list(headers, stage, group)
-            received = {name: torch.empty(shape, dtype=dtype) for name, dtype, shape in headers[0]}
+            received = {
+                name: torch.empty(shape, dtype=_find_dtype(dtype)) for name, dtype, shape in receive_json(stage, group)
+            }
             for dtype in _dtypes(received.values()):
                 same_dtype = [tensor for tensor in received.values() if tensor.dtype == dtype]
                 sizes = [tensor.numel() for tensor in same_dtype]
@@ -178,6 +179,81 @@ class ProcessGroups:
             for name, tensor in received.items():
                 whole.setdefault(name, tensor)
         return whole
+
+
+def check_interfaces() -> None:
+    """
+    Raises:
+        ValueError: GLOO_SOCKET_IFNAME names a network interface that this machine does not have.
+    """
+    named = [name for name in os.environ.get("GLOO_SOCKET_IFNAME", "").split(",") if name]
+    known = [name for _, name in socket.if_nameindex()]
+    missing = [name for name in named if name not in known]
+    if missing:
+        raise ValueError(
+            f"GLOO_SOCKET_IFNAME={','.join(named)}: {socket.gethostname()} has no network interface {missing[0]!r}; "
+            f"unset it, or name one of {', '.join(known)}"
+        )
+
+
+def broadcast_json(value: Any, source: int, group: dist.ProcessGroup | None = None) -> Any:
+    """Copy a value of JSON from one rank to all ranks of a group. Unlike torch's objects, it cannot carry code.
+
+    Args:
+        value: on the source; the other ranks pass anything.
+        source: its number.
+        group: None: all ranks.
+    """
+    is_source = dist.get_rank() == source
+    data = _to_bytes(value) if is_source else torch.empty(0, dtype=torch.uint8)
+    length = torch.tensor([len(data)])
+    dist.broadcast(length, source, group)
+    data = data if is_source else torch.empty(_check_length(length), dtype=torch.uint8)
+    dist.broadcast(data, source, group)
+    return _from_bytes(data)
+
+
+def send_json(value: Any, to: int, group: dist.ProcessGroup) -> None:
+    """Send a value of JSON to one rank."""
+    data = _to_bytes(value)
+    dist.send(torch.tensor([len(data)]), to, group)
+    dist.send(data, to, group)
+
+
+def receive_json(source: int, group: dist.ProcessGroup) -> Any:
+    """Receive what `send_json` sends.
+
+    Raises:
+        ValueError: it is longer than `MAX_JSON_BYTES`.
+    """
+    length = torch.empty(1, dtype=torch.int64)
+    dist.recv(length, source, group)
+    data = torch.empty(_check_length(length), dtype=torch.uint8)
+    dist.recv(data, source, group)
+    return _from_bytes(data)
+
+
+def _to_bytes(value: Any) -> Tensor:
+    return torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+
+
+def _from_bytes(data: Tensor) -> Any:
+    return json.loads(data.numpy().tobytes())
+
+
+def _check_length(length: Tensor) -> int:
+    number = int(length)
+    if not 0 < number <= MAX_JSON_BYTES:
+        raise ValueError(f"a rank announced a message of {number:,} bytes; the limit is {MAX_JSON_BYTES:,}")
+    return number
+
+
+def _find_dtype(name: str) -> torch.dtype:
+    """Find the dtype that torch prints as ``torch.float32``."""
+    dtype = getattr(torch, name.removeprefix("torch."), None)
+    if not isinstance(dtype, torch.dtype):
+        raise ValueError(f"a rank announced a tensor of the unknown dtype {name!r}")
+    return dtype
 
 
 def _dtypes(tensors: Iterable[Tensor]) -> list[torch.dtype]:

@@ -10,7 +10,6 @@ from enum import IntEnum
 
 import torch
 from torch import Tensor
-from torch._C._distributed_c10d import Store
 from torch.nn.utils import clip_grad_norm_
 
 from modules.parallel.asynchronous.flat_parameters import FlatParameters
@@ -18,6 +17,7 @@ from modules.parallel.asynchronous.replica_group import COMMAND_SIZE, ReplicaGro
 from modules.parallel.asynchronous.server_connections import ServerConnections
 from modules.parallel.asynchronous.transport import Closed, Connection, Listener, PeerLost
 from modules.parallel.base import Fetch
+from modules.parallel.shared_store import SharedStore
 from modules.parallel.single import Single
 
 COORDINATOR = "coordinator"
@@ -63,7 +63,7 @@ class Replica:
     """One replica, or one member of a group of replicas that computes each gradient together."""
 
     def __init__(
-        self, store: Store, group: ReplicaGroup, pusher: int, num_servers: int, single: Single, flat: FlatParameters,
+        self, store: SharedStore, group: ReplicaGroup, pusher: int, num_servers: int, single: Single, flat: FlatParameters,
         settings: ReplicaSettings, fetch: Fetch, should_stop: Callable[[], str | None],
     ) -> None:  # fmt: skip
         """

@@ -12,10 +12,10 @@ from torch._C._distributed_c10d import (
     PrefixStore,
     ProcessGroupGloo,
     ReduceOp,
-    Store,
 )
 
 from modules.parallel.asynchronous.transport import CONNECT_TIMEOUT, Closed, PeerLost
+from modules.parallel.shared_store import SharedStore
 
 POLL_S = 0.01
 COMMAND_SIZE = 4
@@ -25,7 +25,7 @@ COMMAND_SIZE = 4
 class ReplicaGroup:
     """One member's view of its group. A group of one member does not communicate."""
 
-    def __init__(self, store: Store, number: int, member: int, size: int) -> None:
+    def __init__(self, store: SharedStore, number: int, member: int, size: int) -> None:
         """
         Args:
             store: where the processes of this training find each other.
@@ -49,7 +49,7 @@ class ReplicaGroup:
         """
         while self.size > 1 and self._process_group is None:
             formation = self._next_formation()
-            store_client = self._store.clone()  # type: ignore[attr-defined]
+            store_client = self._store.clone()
             store = PrefixStore(f"group/{self._number}/{formation}", store_client)
             try:
                 self._process_group = ProcessGroupGloo(store, self.member, self.size, CONNECT_TIMEOUT)

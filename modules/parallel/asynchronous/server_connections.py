@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch._C._distributed_c10d import Store
 
 from modules.parallel.asynchronous.flat_parameters import FlatParameters
 from modules.parallel.asynchronous.server_process import FIELDS, STALENESS_BINS, Op, header_size
 from modules.parallel.asynchronous.transport import Closed, Connection, Listener, PeerLost
+from modules.parallel.shared_store import SharedStore
 
 RESTART_TIMEOUT_S = 120.0
 """Time for a server to restart and read its snapshot."""
@@ -20,7 +20,7 @@ RESTART_TIMEOUT_S = 120.0
 class ServerConnections:
     """One connection per server."""
 
-    def __init__(self, store: Store, flat: FlatParameters, num_servers: int) -> None:
+    def __init__(self, store: SharedStore, flat: FlatParameters, num_servers: int) -> None:
         self._store, self._flat = store, flat
         self.bounds = [flat.shard(number, num_servers) for number in range(num_servers)]
         self._failed: dict[int, str] = {}

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch._C._distributed_c10d import Store
 
 from modules.parallel.asynchronous.flat_parameters import FlatParameters
 from modules.parallel.asynchronous.server_shard import ParameterShard, Push, ShardSnapshot
 from modules.parallel.asynchronous.transport import Closed, Connection, Listener
+from modules.parallel.shared_store import SharedStore
 
 FIELDS = 24
 """Numbers in a header to or from a server, before the flags of the parameters that have a gradient."""
@@ -74,7 +74,7 @@ class ServerProcess:
 
     def __init__(
         self,
-        store: Store,
+        store: SharedStore,
         number: int,
         shard: ParameterShard,
         flat: FlatParameters,

@@ -5,26 +5,21 @@ Each connection is a gloo process group with two members, so that processes can 
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
-import time
 from collections.abc import Sequence
 from datetime import timedelta
-from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch._C._distributed_c10d import PrefixStore, ProcessGroupGloo, Store, TCPStore
+from torch._C._distributed_c10d import PrefixStore, ProcessGroupGloo
 from torch.distributed import DistNetworkError
 
-LOOPBACK = "127.0.0.1"
+from modules.parallel.shared_store import SharedStore
+
 CONNECT_TIMEOUT = timedelta(seconds=20)
 """Connecting takes 26 ms on one machine (2026-11-28); a time-out means that the other process has died meanwhile."""
 MESSAGE_TIMEOUT = timedelta(days=7)
 """For a message: a dead peer is noticed at once, and a peer that computes may take long."""
-STORE_TIMEOUT_S = 300.0
-"""Time for the coordinator to open the store, including its imports on a cold file system."""
 
 
 class Closed(DistNetworkError):
@@ -44,21 +39,22 @@ def to_connection_error(err: RuntimeError) -> Closed:
 class Connection:
     """One end of a connection."""
 
-    def __init__(self, store: Store, side: int, header: int) -> None:
+    def __init__(self, store: SharedStore, name: str, side: int, header: int) -> None:
         """Connect to the other end.
 
         Args:
             store: used by this connection only.
+            name: of the connection in the store.
             side: 0 for the listener, 1 for the process that connects.
             header: numbers in a header, the same at both ends.
 
         Raises:
             Closed: the other end does not answer.
         """
-        self._other = 1 - side
+        self._other, self._store = 1 - side, store
         self._header = torch.empty(header, dtype=torch.float64)
         try:
-            self._pair = ProcessGroupGloo(store, side, 2, CONNECT_TIMEOUT)
+            self._pair = ProcessGroupGloo(PrefixStore(name, store), side, 2, CONNECT_TIMEOUT)
         except RuntimeError as err:
             raise to_connection_error(err) from err
 
@@ -95,57 +91,10 @@ class Connection:
             raise to_connection_error(err) from err
 
 
-def open_store(rendezvous: str, listener: int | None) -> TCPStore:
-    """Open the store where all processes of a training find each other; it lives as long as this process.
-
-    Args:
-        rendezvous: `Rank.rendezvous`: ``file://`` and a path that all processes see, which will hold the port, or ``tcp://host:port``.
-        listener: file descriptor of the listening socket; None: open one.
-    """
-    host, _, port = rendezvous.removeprefix("tcp://").rpartition(":")
-    if rendezvous.startswith("tcp://"):
-        return TCPStore(host, int(port), is_master=True, wait_for_workers=False, master_listen_fd=listener)
-    store = TCPStore(LOOPBACK, 0, is_master=True, wait_for_workers=False)
-    path = _address_of(rendezvous)
-    path.with_suffix(".new").write_text(str(store.port))
-    os.replace(path.with_suffix(".new"), path)
-    return store
-
-
-def join_store(rendezvous: str) -> TCPStore:
-    """Connect to the store that `open_store` opened.
-
-    Raises:
-        Closed: no process has opened it.
-    """
-    if rendezvous.startswith("tcp://"):
-        host, _, port = rendezvous.removeprefix("tcp://").rpartition(":")
-    else:
-        host, port = LOOPBACK, _port_of(rendezvous)
-    try:
-        return TCPStore(host, int(port), is_master=False, wait_for_workers=False)
-    except RuntimeError as err:
-        raise to_connection_error(err) from err
-
-
-def _port_of(rendezvous: str) -> str:
-    """Read the port from the rendezvous file once `open_store` has written it."""
-    deadline = time.monotonic() + STORE_TIMEOUT_S
-    while time.monotonic() < deadline:
-        with contextlib.suppress(FileNotFoundError):
-            return _address_of(rendezvous).read_text()
-        time.sleep(0.01)
-    raise Closed(f"no process opened the rendezvous {rendezvous} within {STORE_TIMEOUT_S:.0f} s")
-
-
-def _address_of(rendezvous: str) -> Path:
-    return Path(rendezvous.removeprefix("file://")).with_suffix(".address")
-
-
 class Listener:
     """Accepts connections under a name, and connects to a process that accepts them."""
 
-    def __init__(self, store: Store, name: str, header: int) -> None:
+    def __init__(self, store: SharedStore, name: str, header: int) -> None:
         self._store, self._key, self._header = store, f"listener/{name}", header
 
     def connect(self) -> Connection:
@@ -164,17 +113,17 @@ class Listener:
     def next_ticket(self) -> str | None:
         """The ticket of a process that waits to connect; None where none waits."""
         try:
-            if not self._store.queue_len(self._key):
-                return None
-            ticket = self._store.queue_pop(self._key)
+            return self._store.queue_pop(self._key)
         except RuntimeError as err:
             raise to_connection_error(err) from err
-        return ticket.decode() if isinstance(ticket, bytes) else str(ticket)
 
     def accept(self, ticket: str) -> Connection:
         return self._pair(ticket, 0)
 
     def _pair(self, ticket: str, side: int) -> Connection:
         # A separate client: this one blocks until the other side connects, while other threads use the store.
-        own = self._store.clone()  # type: ignore[attr-defined]
-        return Connection(PrefixStore(f"pair/{ticket}", own), side, self._header)
+        try:
+            own = self._store.clone()
+        except RuntimeError as err:
+            raise to_connection_error(err) from err
+        return Connection(own, f"pair/{ticket}", side, self._header)

@@ -9,7 +9,6 @@ from io import StringIO
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from deepspeed.pipe import PipelineModule, TiedLayerSpec
 from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
 from torch import Tensor, nn
@@ -19,6 +18,7 @@ from modules.model.base import Layered
 from modules.parallel.base import EngineConfig, TrainingTask
 from modules.parallel.cost_model.compatibility import Partition, find_incompatibilities, find_stage_bounds
 from modules.parallel.cost_model.partition import partition_balanced
+from modules.parallel.process_groups import broadcast_json
 
 
 class Stages(PipelineModule):  # type: ignore[misc]  # DeepSpeed has no types
@@ -144,10 +144,7 @@ def _measure_layers(
             buffer.copy_(before)  # undo running statistics
         seconds.append(best)
         value = _map_tensors(outputs, lambda tensor: tensor.detach())
-    objects = [seconds]
-    if config.topology.world > 1:
-        dist.broadcast_object_list(objects, src=0)
-    return objects[0]
+    return seconds if config.topology.world == 1 else list(broadcast_json(seconds, source=0))
 
 
 def _map_tensors(tensors: Any, change: Callable[[Tensor], Tensor]) -> Any:

@@ -110,7 +110,9 @@ def _gather_entries(
     """
     partitions, states = _partitions(engine, stage), _inner_optimizer(engine).state
     fragments = _find_fragments(engine, stage, tensors, ranks)
-    all_fragments = ranks.gather_objects_to_first_replica(fragments)
+    all_fragments = [
+        [Fragment(*fields) for fields in replica] for replica in ranks.gather_json_to_first_replica(fragments)
+    ]
     entries: dict[str, dict[str, Tensor | float]] = {}
     keys = {key for flat in partitions for key in states.get(flat, {})} if with_entries else set()
     partitioned = {

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
+import socket
+import stat
+import threading
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 import psutil
 import pytest
 
+from experiments.launch import rank_group
 from experiments.run import journal
+from launchers.base import RankPlacement
 from tests.support.live import Live
 from tests.support.variants import only_long
 
 if TYPE_CHECKING:
+    from experiments.launch.wakeup import SignalWaiter
     from tests.conftest import Lathe
 
 SMALL = (
@@ -25,6 +34,7 @@ SMALL = (
 )  # fmt: skip
 NUM_STEPS = "max_steps=400"
 TWO = "hardware.devices_per_node=2"
+NOTHING, NOISE = b"", b"\xff" * 200 + b"\n"
 BREAKS = """
 import torch.distributed as dist
 from modules.model.mlp import Mlp
@@ -45,6 +55,45 @@ def curve(folder: Path, key: str = "train/loss_nats") -> dict[int, float]:
         for event in journal.replay(folder)
         if event["event"] == "metrics" and key in event["metrics"]
     }
+
+
+def test_leader_drops_strangers_and_its_file_is_private_from_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = RankPlacement(worker="w", rank=0, world_size=3)
+    waiter = cast("SignalWaiter", SimpleNamespace(stop_signal=None, wait=time.sleep))
+    monkeypatch.setattr(os, "fsync", lambda descriptor: modes.extend(map(mode, tmp_path.iterdir())))
+    modes: list[int] = []
+    strangers: list[socket.socket] = []
+
+    def mode(path: Path) -> int:
+        return stat.S_IMODE(path.stat().st_mode)
+
+    def join(rank: int) -> None:
+        path = rank_group.leader_file(tmp_path, own)
+        while not path.exists():
+            time.sleep(0.01)
+        address = json.loads(path.read_text())
+        for said in (NOTHING, NOISE, b'{"rank": 1}\n', b'{"rank": 1, "token": "x"}\n'):
+            strangers.append(socket.create_connection((address["address"], address["port"])))
+            strangers[-1].sendall(said)
+        followers[rank] = rank_group._connect(replace(own, rank=rank), tmp_path, waiter)
+
+    followers: dict[int, tuple[rank_group.LineConnection, str]] = {}
+    threads = [threading.Thread(target=join, args=(rank,)) for rank in (1, 2)]
+    for thread in threads:
+        thread.start()
+    group = rank_group.RankGroup(own, tmp_path, waiter)
+    for thread in threads:
+        thread.join()
+    assert modes
+    assert {*modes} == {0o600}
+    followers[2][0].send({"ended": 3})
+    assert group._followers[2].receive() == [{"ended": 3}]
+    assert group.is_complete
+    group.close()
+    for connection in (*strangers, *(follower.connection for follower, _ in followers.values())):
+        connection.close()
 
 
 def find_rank_pids(launcher: int) -> list[int]:
