@@ -14,6 +14,7 @@ from types import ModuleType
 import yaml
 
 from experiments.core.errors import InputError
+from launchers.ownership import find_foreign_owner, find_squatter
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 OWN = ("modules.", "launchers.")
@@ -38,6 +39,9 @@ def trusted(packages: Collection[str] = ()) -> tuple[str, ...]:
     path = settings_file()
     if not path.is_file():
         return tuple(packages)
+    problem = find_foreign_owner(path.resolve()) or find_squatter(path.parent.resolve())
+    if problem is not None:
+        raise InputError([f"{path} {problem}, and it lists the packages that you trust; remove it, or write your own"])
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as err:

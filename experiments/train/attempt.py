@@ -7,8 +7,10 @@ import errno
 import os
 import random
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy
@@ -29,11 +31,20 @@ from experiments.train.trainer import Trainer
 from experiments.trial.initial_weights import FILE, get_initial_weights
 from experiments.trial.trial import Trial
 from launchers.base import DISK_FULL, DONE, FAILED, WRONG_INPUT
+from launchers.ownership import make_private
 from modules.data.base import DataError
 from modules.parallel.base import Rank
 
 CONNECTION_ERRORS = ("gloo/transport", "Connection closed by peer", "Connection reset by peer", "NCCL")
 """Parts of torch's errors when another rank has ended."""
+OWN_ERRORS = (
+    "gloo/transport/tcp/device.cc",
+    "ncclInvalid",
+    "ncclUnhandledCudaError",
+    "no socket interface",
+    "Duplicate GPU",
+)
+"""Parts of errors of gloo and NCCL about this rank's own machine: a network interface or a GPU."""
 
 
 def run_attempt(
@@ -102,6 +113,8 @@ def run_attempt(
             from experiments.plan.estimate import refuse_if_too_large
 
             refuse_if_too_large(config, plan, trust)
+        if config["compile"]:
+            _choose_compile_cache()
         random.seed(derive_seed(config["seed"], "python"))
         numpy.random.seed(derive_seed(config["seed"], "numpy") % 2**32)
         components = assemble(config, trust, trial.folder / FILE if get_initial_weights(config) else None)
@@ -134,9 +147,30 @@ def _set_threads(hardware: Mapping[str, Any], *, shares_cores: bool) -> None:
         torch.set_num_threads(max(1, torch.get_num_threads() // hardware["devices_per_node"]))
 
 
+def _choose_compile_cache() -> None:
+    """Let torch keep compiled code in a folder of this user. Its own default is a name in /tmp that others can guess.
+
+    Raises:
+        InputError: another user has made the folder.
+    """
+    if os.environ.get("TORCHINDUCTOR_CACHE_DIR"):
+        return
+    folder = Path(tempfile.gettempdir()) / f"lathe-compiled-{os.getuid()}"
+    try:
+        make_private(folder)
+    except PermissionError as err:
+        raise InputError(
+            [f"{err}, and compiled code in it would run as you; set TORCHINDUCTOR_CACHE_DIR to a folder of your own"]
+        ) from err
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
+
+
 def _is_caused_by_another_rank(err: Exception) -> bool:
     """Return whether an error only means that the connection to another rank is lost."""
-    return isinstance(err, torch.distributed.DistError) or any(sign in str(err) for sign in CONNECTION_ERRORS)
+    text = str(err)
+    if any(sign in text for sign in OWN_ERRORS):
+        return False
+    return isinstance(err, torch.distributed.DistError) or any(sign in text for sign in CONNECTION_ERRORS)
 
 
 def _count_flops_per_step(config: Mapping[str, Any], plan: Plan, trust: tuple[str, ...]) -> int | None:

@@ -31,6 +31,7 @@ from experiments.run.state import read_outcome
 from experiments.trial.code_snapshot import take_snapshots
 from experiments.trial.environment import describe_machine, installed_packages
 from experiments.trial.initial_weights import copy_weights, get_initial_weights
+from launchers.ownership import find_squatter
 
 if TYPE_CHECKING:
     from experiments.config.experiment import Experiment
@@ -259,6 +260,11 @@ def create_run_folder(runs_dir: Path, name: str) -> Iterator[Path]:
         InputError: the folder, or a file in it, cannot be written.
     """
     folder: Path | None = None
+    problem = find_squatter(runs_dir)
+    if problem is not None:
+        raise InputError(
+            [f"runs_dir={runs_dir} {problem}, who could change what your runs do; choose a folder of your own"]
+        )
     try:
         folder = _new_folder(runs_dir, name)
         yield folder

@@ -18,6 +18,7 @@ from launchers.local_cluster.daemons import ProcessId
 from launchers.local_cluster.settings import (
     ClusterRecord,
     build_environment,
+    check_owner,
     check_space,
     choose_installation,
     find_programs,
@@ -81,6 +82,11 @@ class LocalCluster:
     """A cluster in one folder. It outlives the process that boots it, and several clusters can run side by side."""
 
     def __init__(self, folder: Path) -> None:
+        """
+        Raises:
+            LaunchError: the folder is another user's, or a link.
+        """
+        check_owner(folder)
         self.folder = folder
 
     def up(self, spec: ClusterSpec) -> list[str]:
@@ -266,8 +272,11 @@ class LocalCluster:
         """Lock the folder against other `lathe cluster` commands."""
         with _explained(self.folder):
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            descriptor = os.open(self.folder, os.O_RDONLY)
+            descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         try:
+            if os.fstat(descriptor).st_uid == os.geteuid():
+                os.fchmod(descriptor, 0o700)
+            check_owner(self.folder)  # it may have appeared meanwhile
             if not _lock(descriptor, self.folder):
                 raise LaunchError(f"another `lathe cluster` command is using {self.folder}; wait until it has ended")
             yield

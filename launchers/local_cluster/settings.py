@@ -26,6 +26,7 @@ from launchers.local_cluster.slurm_conf import (
     list_nodes,
     render_files,
 )
+from launchers.ownership import find_foreign_owner, find_sharing
 
 RECORD, PARTIAL, BOOTED = "lathe-cluster.json", "lathe-cluster.json.part", "booted"
 CLUSTER_FILES = (
@@ -119,8 +120,6 @@ def _check_folder(folder: Path, spec: ClusterSpec) -> list[str]:
     existing = next(parent for parent in (folder, *folder.parents) if os.path.exists(parent))
     if not existing.is_dir():
         return [f"--dir {folder} is not a folder: {existing} is a file; use another folder"]
-    if existing == folder and folder.stat().st_uid != os.getuid():
-        return [f"--dir {folder} belongs to user {folder.stat().st_uid}, not to you; use another folder"]
     if not os.access(existing, os.W_OK | os.X_OK):
         return [f"--dir {folder} cannot be created or written: you may not write to {existing}; use another folder"]
     if _is_noexec(existing):
@@ -130,6 +129,20 @@ def _check_folder(folder: Path, spec: ClusterSpec) -> list[str]:
     if existing == folder and not is_cluster_folder(folder) and any(folder.iterdir()):
         return [f"--dir {folder} contains other files; use a new or an empty folder"]
     return []
+
+
+def check_owner(folder: Path) -> None:
+    """Refuse the folder of another user: the daemons and SLURM's commands run programs that its files name.
+
+    Raises:
+        LaunchError: other users can read or change what is in the folder, or the folder is a link.
+    """
+    problem = find_sharing(folder) if is_cluster_folder(folder) else find_foreign_owner(folder)
+    if problem is not None:
+        raise LaunchError(
+            f"the folder {folder} of the local cluster {problem}, and its programs would run as you; use another folder with "
+            "--dir, or, if you made it yourself, `chmod 700` it"
+        )
 
 
 def check_space(folder: Path, spec: ClusterSpec) -> None:
