@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
 from pathlib import Path
 
 import psutil
@@ -21,11 +22,13 @@ from launchers.base import (
     RankPlacement,
     WorkerPool,
 )
-from launchers.processes.process import DEFAULT_ENVIRONMENT, TrainingProcess
+from launchers.processes.process import TrainingProcess, make_rank_environment
 from launchers.processes.process_group import LocalRanks
 
 FIRST_MODULE = "experiments.worker"
 """The worker of the first version."""
+
+NVIDIA_GPUS = Path("/proc/driver/nvidia/gpus")
 
 
 class Local:
@@ -66,7 +69,7 @@ class Local:
         folder = pool.folder / "workers"
         folder.mkdir(exist_ok=True)
         for placement, devices in self._place_ranks(pool):
-            environment = {**DEFAULT_ENVIRONMENT, **os.environ, PLACEMENT_VARIABLE: placement.to_json()}
+            environment = {**make_rank_environment(), PLACEMENT_VARIABLE: placement.to_json()}
             environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(pool.code), os.environ.get("PYTHONPATH")]))
             if devices is not None:
                 environment["CUDA_VISIBLE_DEVICES"] = devices
@@ -100,12 +103,9 @@ class Local:
         cores = (
             sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
         )
-        on_gpus = pool.device == "cuda" or (pool.device == "auto" and Path("/dev/nvidiactl").exists())
-        # This process may see only some of the machine's GPUs.
-        visible = (os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(pool.devices_per_node)))).split(
-            ","
-        )
         world_size = pool.ranks_per_trial
+        visible = _find_gpus(pool)
+        on_gpus = bool(visible)
         threads = pool.threads_per_rank or 1
         most = self.workers or (pool.trials_per_worker if on_gpus else max(1, len(cores) // (threads * world_size)))
         num_groups = min(most, pool.max_workers * pool.trials_per_worker)
@@ -147,6 +147,30 @@ def _refuse_nodes(nodes: int) -> None:
             f"launcher=local refused hardware.nodes={nodes}: it starts processes on this machine only; "
             "set hardware.nodes=1"
         )
+
+
+def _find_gpus(pool: WorkerPool) -> list[str]:
+    """Return the GPUs for the ranks, as CUDA_VISIBLE_DEVICES names them; empty: they run on the CPU.
+
+    Raises:
+        LaunchError: this process sees fewer GPUs than the ranks of one trial need.
+    """
+    if pool.device == "cpu" or (pool.device == "auto" and not Path("/dev/nvidiactl").exists()):
+        return []
+    variable = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if variable is None:
+        num_gpus = len(list(NVIDIA_GPUS.glob("*"))) or pool.devices_per_node  # unknown, for example in some containers
+        names, shown_by = list(map(str, range(min(num_gpus, pool.devices_per_node)))), "this machine"
+    else:
+        names, shown_by = [name.strip() for name in variable.split(",")], f"CUDA_VISIBLE_DEVICES={variable}"
+    # As CUDA reads it: devices behind the first name that is no device do not count.
+    visible = list(takewhile(lambda name: name not in ("", "-1", "NoDevFiles"), names))
+    if len(visible) >= pool.ranks_per_trial or (pool.device == "auto" and not visible):
+        return visible
+    raise LaunchError(
+        f"{shown_by} shows {len(visible)} GPUs, and a trial needs {pool.ranks_per_trial}, one per rank; "
+        "lower hardware.devices_per_node, or set hardware.device=cpu"
+    )
 
 
 def _start(module: str, folder: Path, environment: dict[str, str], log: int) -> int:

@@ -14,8 +14,13 @@ from launchers.base import AttemptSpec, LaunchError
 # Waiting OpenMP threads that spin starve each other on a busy machine: a step was seen to take 57 times as long.
 # When a connection is lost, torch's C++ prints its stack; Lathe reports the lost rank itself.
 DEFAULT_ENVIRONMENT = {"OMP_WAIT_POLICY": "passive", "TORCH_CPP_LOG_LEVEL": "ERROR"}
-if sys.platform == "linux":  # ranks of one machine use its loopback, whatever its host name resolves to
-    DEFAULT_ENVIRONMENT["GLOO_SOCKET_IFNAME"] = "lo"
+# Ranks of one machine use its loopback, whatever its host name resolves to and whatever the shell sets for other machines.
+OWN_ENVIRONMENT = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
+
+
+def make_rank_environment() -> dict[str, str]:
+    """Make the environment of a process that trains on this machine only."""
+    return {**DEFAULT_ENVIRONMENT, **os.environ, **OWN_ENVIRONMENT}
 
 
 class TrainingProcess:
@@ -31,7 +36,7 @@ class TrainingProcess:
         try:
             # In its own session: Ctrl-C reaches only the launching side, which sends it on once.
             self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, start_new_session=True, env=DEFAULT_ENVIRONMENT | os.environ
+                command, stdin=subprocess.PIPE, start_new_session=True, env=make_rank_environment()
             )
         except OSError as err:
             raise LaunchError(

@@ -136,7 +136,7 @@ def find_placement(
     if placement.threads is not None:
         changes["OMP_NUM_THREADS"] = str(placement.threads)
     if is_on_one_node:  # ranks of one machine use its loopback, whatever its host name resolves to
-        changes["GLOO_SOCKET_IFNAME"] = environ.get("GLOO_SOCKET_IFNAME", "lo")
+        changes |= {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
     gpu = _select_gpu(options, task, environ)
     return placement, changes if gpu is None else {**changes, "CUDA_VISIBLE_DEVICES": gpu}
 

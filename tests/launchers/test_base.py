@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from launchers import local
 from launchers.base import LaunchError, RankPlacement, WorkerPool
 from launchers.local import Local
 
@@ -76,6 +77,29 @@ def test_each_rank_sees_its_own_gpu(
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     pool = replace(POOL, device="cuda", devices_per_node=4, ranks_per_node=ranks, trials_per_worker=trials_per_worker)
     assert [device for _, device in place_ranks(Local(), pool)] == devices
+
+
+@pytest.mark.parametrize("visible", ["", "-1", "NoDevFiles", "-1,0,1", " ", "0", "1,-1,2", ",0,1"])
+def test_hidden_gpus_are_not_used(monkeypatch: pytest.MonkeyPatch, visible: str) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(Path, "exists", lambda path: True)  # /dev/nvidiactl
+    pool = replace(POOL, device="cuda", devices_per_node=2, ranks_per_node=2)
+    with pytest.raises(
+        LaunchError, match=r"CUDA_VISIBLE_DEVICES=.* shows [01] GPUs, and a trial needs 2, one per rank"
+    ):
+        place_ranks(Local(), pool)
+    if visible[:1] not in "01" or not visible.strip():
+        assert {device for _, device in place_ranks(Local(), replace(pool, device="auto"))} == {None}
+
+
+def test_gpus_that_the_machine_lacks_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "0000:01:00.0").mkdir()
+    monkeypatch.setattr(local, "NVIDIA_GPUS", tmp_path)
+    with pytest.raises(
+        LaunchError, match=r"this machine shows 1 GPUs, and a trial needs 2.*hardware\.devices_per_node"
+    ):
+        place_ranks(Local(), replace(POOL, device="cuda", devices_per_node=2, ranks_per_node=2))
+    assert {device for _, device in place_ranks(Local(), replace(POOL, device="cuda", devices_per_node=4))} == {"0"}
 
 
 def test_the_json_keys_of_a_placement_stay_readable_for_workers_of_older_sweeps() -> None:

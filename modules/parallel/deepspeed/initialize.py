@@ -39,6 +39,9 @@ from modules.parallel.process_groups import ProcessGroups
 with patch.object(compiler, "compile", lambda: lambda function: function):
     importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")
 
+MPI_VARIABLES = ("OMPI_", "PMI_", "PMIX_", "MV2_", "MPI_LOCALRANKID", "I_MPI_", "MPIRUN_", "HYDRA_", "PALS_")
+"""Beginnings of the variables that MPI's launchers set: Open MPI, MPICH, PMIx, MVAPICH, Intel MPI, Cray."""
+
 
 def initialize(
     model: nn.Module, optimizer: Optimizer, settings: dict[str, Any], config: EngineConfig, unit: Any
@@ -59,13 +62,21 @@ def initialize(
 
 def connect(config: EngineConfig) -> None:
     """Let DeepSpeed use the existing process group."""
-    os.environ.setdefault("LOCAL_RANK", str(config.rank.local_rank))  # DeepSpeed reads it only from here
+    _set_variables(config)
     # Operators that can be compiled. Otherwise DeepSpeed 0.19.8 runs a compiler to find out, and compiles an inference
     # operator for a minute whenever it makes a CPU process group.
     deepspeed.ops.__compatible_ops__ = {}
     # Its warnings are about settings that the plan has already checked.
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     deepspeed.init_distributed(dist_init_required=False, verbose=False)
+
+
+def _set_variables(config: EngineConfig) -> None:
+    """Set the variables from which DeepSpeed reads its rank; those of another launcher in the shell would contradict them."""
+    for name in [name for name in os.environ if name.startswith(MPI_VARIABLES)]:
+        del os.environ[name]
+    rank, world_size = config.rank, config.topology.world
+    os.environ |= {"LOCAL_RANK": str(rank.local_rank), "RANK": str(rank.number), "WORLD_SIZE": str(world_size)}
 
 
 class ModelUnit:

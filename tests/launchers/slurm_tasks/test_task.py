@@ -57,7 +57,9 @@ def test_a_single_process() -> None:
         "TORCH_CPP_LOG_LEVEL": "ERROR",
         "OMP_NUM_THREADS": "3",
         "GLOO_SOCKET_IFNAME": "lo",
+        "NCCL_SOCKET_IFNAME": "lo",
     }
+    assert find_placement(options(), ONE | {"GLOO_SOCKET_IFNAME": "eth9"}, MANY)[1]["GLOO_SOCKET_IFNAME"] == "lo"
 
 
 def test_a_requeued_task_of_an_array() -> None:

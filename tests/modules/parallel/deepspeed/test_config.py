@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Any
 
 import pytest
 from deepspeed.runtime.config import DeepSpeedConfig
 
+from modules.parallel.base import EngineConfig, Rank
 from modules.parallel.deepspeed.config import check_extra, make_settings
+from modules.parallel.topology import Topology
 
 DEFAULTS: dict[str, Any] = {
     "stage": 2, "offload": "none", "batch_size_per_device": 3, "num_accumulation": 5, "grad_clip_norm": 0.7,
@@ -85,3 +88,20 @@ def test_other_keys_and_values_are_refused(extra: dict[str, Any], message: str) 
 
 def test_all_problems_are_reported_together() -> None:
     assert len(check_extra({"amp": {}, "zero_optimization": {"stage": 1, "nothing": 2}, "steps_per_print": None})) == 4
+
+
+def test_variables_of_another_launcher_do_not_reach_deepspeed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from modules.parallel.deepspeed.initialize import _set_variables
+
+    foreign = {"OMPI_COMM_WORLD_LOCAL_RANK": "7", "OMPI_COMM_WORLD_SIZE": "9", "PMI_RANK": "7", "PMIX_RANK": "7",
+               "MV2_COMM_WORLD_LOCAL_RANK": "7", "MPI_LOCALRANKID": "7", "I_MPI_INFO_NUMA_NODE_NUM": "1"}  # fmt: skip
+    left_over = {"LOCAL_RANK": "7", "RANK": "7", "WORLD_SIZE": "9"}
+    for name, value in {**foreign, **left_over}.items():
+        monkeypatch.setenv(name, value)
+    config = EngineConfig(
+        num_steps=1, num_accumulation=1, grad_clip_norm=None, precision="fp32", compile=False, device="cpu",
+        batch_size_per_device=1, topology=Topology(data=2), rank=Rank(1, 1, 2),
+    )  # fmt: skip
+    _set_variables(config)
+    assert not {*foreign} & {*os.environ}
+    assert {name: os.environ[name] for name in left_over} == {"LOCAL_RANK": "1", "RANK": "1", "WORLD_SIZE": "2"}
