@@ -20,7 +20,7 @@ from typing import Any
 
 from experiments.config.allowlist import PROJECT_ROOT
 from experiments.core.errors import InputError
-from experiments.core.git import GitError, git, has_commit, is_merged
+from experiments.core.git import GitError, find_checkout, git, has_commit, is_merged
 from experiments.trial.code_snapshot import (
     MAX_SNAPSHOT_MB,
     digest_folder,
@@ -160,11 +160,11 @@ def _worktree(entry: Mapping[str, Any], checkout: Checkout | None, target: Path,
             [f"code: the checkout '{name}' of this run is missing; run the command there, with `--trust PACKAGE`"]
         )
     if find_checkout_root(checkout.root) != checkout.root:
-        raise InputError(
-            [
-                f"code: {checkout.root} is not a git checkout, so commit {sha[:12]} of '{name}' cannot be restored; use a clone"
-            ]
+        _, fault = find_checkout(checkout.root)
+        reason = (
+            f"git refuses {checkout.root} {fault}" if fault else f"{checkout.root} is not a git checkout; use a clone"
         )
+        raise InputError([f"code: commit {sha[:12]} of '{name}' cannot be restored: {reason}"])
     if not SHA.fullmatch(sha) or not has_commit(checkout.root, sha):
         raise InputError(
             [
@@ -284,9 +284,9 @@ def _use_folder(entry: Mapping[str, Any], checkout: Checkout, runs_dir: Path, re
     restored.on_path += checkout.on_path
     now = digest_folder(checkout.root, runs_dir)["sha256"]
     if now == entry["sha256"]:
-        restored.messages.append(f"code: '{entry['name']}' is not a git checkout; its sources are those of the run")
+        restored.messages.append(f"code: '{entry['name']}' has no commit; its sources are those of the run")
     else:
         restored.problems.append(
-            f"code: '{entry['name']}' is not a git checkout, and its sources have changed: sha256 {now[:12]}, and the run had "
-            f"{entry['sha256'][:12]}; they are used as they are"
+            f"code: '{entry['name']}' has no commit, so it cannot be restored, and its sources have changed: sha256 {now[:12]}, "
+            f"and the run had {entry['sha256'][:12]}; they are used as they are"
         )

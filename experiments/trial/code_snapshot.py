@@ -10,13 +10,12 @@ import os
 import sysconfig
 import tarfile
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from experiments.config.allowlist import PROJECT_ROOT
 from experiments.core.atomic import fsync
-from experiments.core.git import GitError, git
+from experiments.core.git import READ_TIMEOUT_S, GitError, find_checkout, git
 from experiments.core.runs_dir import is_run_file
 from experiments.core.secrets import has_secret
 
@@ -42,6 +41,7 @@ def take_snapshots(
     """
     folders = [PROJECT_ROOT, *(path for name in trust if (path := find_package_folder(name)))]
     roots = list(dict.fromkeys(find_checkout_root(path) or path for path in folders))
+    warnings += filter(None, map(_find_fault, roots))
     entries = [take_snapshot(root, folder, warnings, runs_dir) for root in roots]
     others = [path for path in map(Path, config_dirs) if not any(path.is_relative_to(root) for root in roots)]
     return entries + [digest_folder(path, runs_dir) for path in others]
@@ -59,8 +59,24 @@ def find_package_folder(package: str) -> Path | None:
     if not paths:
         return None
     folder = Path(paths[0]).resolve()
+    return None if _is_installed(folder) else folder
+
+
+def _is_installed(folder: Path) -> bool:
     installed = [Path(sysconfig.get_path(name)).resolve() for name in ("purelib", "platlib", "stdlib")]
-    return None if any(folder.is_relative_to(path) for path in installed) else folder
+    return any(folder.is_relative_to(path) for path in installed)
+
+
+def _find_fault(root: Path) -> str | None:
+    """The warning about code that Lathe will not be able to restore; None for a checkout or an installed package."""
+    checkout, fault = find_checkout(root)
+    if fault is not None:
+        return f"the code snapshot lacks the commit and the uncommitted changes of {root}, as git refuses it {fault}"
+    if checkout is None and not _is_installed(root):
+        return f"{root} is not in a git checkout, so its uncommitted code cannot be restored later; put it under git"
+    if checkout is not None and _git(root, "rev-parse", "--verify", "-q", "HEAD") is None:
+        return f"the code snapshot lacks the code of {root}, as git finds no commit there; commit it"
+    return None
 
 
 def take_snapshot(root: Path, folder: Path, warnings: list[str], runs_dir: Path | None = None) -> dict[str, Any]:
@@ -218,17 +234,15 @@ def _names(root: Path, warnings: list[str], *args: str) -> list[str]:
     return [os.fsdecode(name) for name in (listing or b"").split(b"\0") if name]
 
 
-@lru_cache(maxsize=64)
 def find_checkout_root(folder: Path) -> Path | None:
-    """Root of the checkout that contains a folder; None outside of git."""
-    top = os.fsdecode(_git(folder, "rev-parse", "--show-toplevel") or b"").strip()
-    return Path(top).resolve() if top else None
+    """Root of the checkout that contains a folder; None outside of git, and where git refuses."""
+    return find_checkout(folder)[0]
 
 
 def _git(folder: Path, *args: str) -> bytes | None:
     """Output of a git command; None if it fails."""
     try:
-        return git(folder, *args)
+        return git(folder, *args, timeout_s=READ_TIMEOUT_S)
     except GitError:
         return None
 

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+import shutil
 import subprocess
 import tarfile
 from pathlib import Path
@@ -160,6 +162,70 @@ def test_runs_are_not_part_of_the_code(checkout: Path, tmp_path: Path) -> None:
     assert not code["dirty"]
 
 
+DUBIOUS = """#!/bin/sh
+echo "fatal: detected dubious ownership in repository at '$3'" >&2
+printf 'To add an exception for this directory, call:\\n\\n\\tgit config --global --add safe.directory %s\\n' "/mine" >&2
+exit 128
+"""
+HANGS = "#!/bin/sh\nexec sleep 60\n"
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [
+        (
+            DUBIOUS,
+            r"dubious ownership in .*; if you trust that folder, run `git config --global --add safe\.directory /mine`",
+        ),
+        (HANGS, r"\(`git rev-parse` has not ended for 0\.2 s\); see `git -C "),
+        ("no git", r"\(git is not installed\); install git"),
+        ("no head", r"\(not a git repository .*\); see `git -C "),
+        ("lost worktree", r"\(not a git repository: /gone\); see `git -C "),
+        ("bare", r"\(this operation must be run in a work tree\); see `git -C "),
+        ("no commit", "git finds no commit there; commit it"),
+        ("broken branch", "git finds no commit there; commit it"),
+        ("plain", "is not in a git checkout, so its uncommitted code cannot be restored later; put it under git"),
+        ("none", None),
+    ],
+)
+def test_code_that_git_cannot_record_is_reported_with_a_way_out(
+    fault: str, expected: str | None, checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot_module.find_checkout_root(PROJECT_ROOT)  # its answer is kept
+    (checkout / "minelab").mkdir()
+    (checkout / "minelab" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(checkout)
+    if fault in (DUBIOUS, HANGS, "no git"):
+        (tmp_path / "bin").mkdir()
+        monkeypatch.setenv(
+            "PATH", str(tmp_path / "bin") if fault == "no git" else f"{tmp_path}/bin:{os.environ['PATH']}"
+        )
+        monkeypatch.setattr("experiments.core.git.READ_TIMEOUT_S", 0.2)
+        monkeypatch.setattr(snapshot_module, "READ_TIMEOUT_S", 0.2)
+        if fault != "no git":
+            (tmp_path / "bin" / "git").write_text(fault)
+            (tmp_path / "bin" / "git").chmod(0o755)
+    elif fault == "no head":
+        (checkout / ".git" / "HEAD").unlink()
+    elif fault == "broken branch":
+        (checkout / ".git" / "refs" / "heads" / "main").write_text("nonsense\n")
+    elif fault == "bare":
+        git(checkout, "config", "core.bare", "true")
+    elif fault != "none":
+        shutil.rmtree(checkout / ".git")
+        if fault == "lost worktree":
+            (checkout / ".git").write_text("gitdir: /gone\n")
+        elif fault == "no commit":
+            git(checkout, "init", "-q")
+    warnings: list[str] = []
+    entries = snapshot_module.take_snapshots([], ["minelab"], tmp_path / "code", warnings)
+    own = [line for line in warnings if str(checkout) in line]
+    assert entries[-1]["name"] in ("project", "minelab")
+    assert entries[-1]["sha256"]
+    assert (len(own), expected is None) in ((1, False), (0, True)), warnings
+    assert expected is None or re.search(expected, own[0]), own
+
+
 def test_two_checkouts_of_one_name_do_not_overwrite_each_other(checkout: Path, tmp_path: Path) -> None:
     (checkout / "train.py").write_text("print(5)\n")
     codes = [take_snapshot(checkout, tmp_path / "code", []) for _ in range(2)]
@@ -177,7 +243,7 @@ def test_an_unreadable_file_is_left_out_with_a_warning(checkout: Path, tmp_path:
 def test_outside_git_the_code_is_a_digest_of_its_sources(tmp_path: Path) -> None:
     root = tmp_path / "plain"
     (root / ".cache").mkdir(parents=True)
-    (root / "runs").mkdir()
+    (root / "runs" / "single").mkdir(parents=True)
     (root / "train.py").write_text("1\n")
 
     def digest() -> object:
@@ -186,7 +252,7 @@ def test_outside_git_the_code_is_a_digest_of_its_sources(tmp_path: Path) -> None
         return code["sha256"]
 
     first = digest()
-    for other in (".cache/x.py", "runs/trial.yaml", "data.bin"):
+    for other in (".cache/x.py", "runs/single/trial.yaml", "data.bin"):
         (root / other).write_text("2\n")
     assert digest() == first
     (root / "train.py").write_text("2\n")

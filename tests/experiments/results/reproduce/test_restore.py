@@ -88,7 +88,7 @@ def test_a_dirty_tree_is_restored_with_the_same_digest(project: Path, tmp_path: 
             f"sha256 {code[1]['sha256'][:12]} is the run's"
         ]
         assert len(code_here.problems) == 1
-        assert code_here.problems[0].startswith("code: 'lathe' is not a git checkout, and its sources have changed")
+        assert code_here.problems[0].startswith("code: 'lathe' has no commit, so it cannot be restored")
     assert not worktree.exists()
     assert state(project) == after
     assert len(git(project, "worktree", "list").splitlines()) == 1
