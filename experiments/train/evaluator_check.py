@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping, Sequence
+from numbers import Real
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from experiments.components.assemble import Components
 from experiments.components.model_signature import ModelInterface, infer_interface
+from experiments.trial.parameters import clean_key
 from modules.evaluator.base import MakesArtifacts, ModelEvaluator, renamed_methods
 from modules.parallel.cost_model.compatibility import find_evaluator_incompatibilities
 from modules.parallel.cost_model.layout import ParallelLayout
@@ -37,11 +42,85 @@ def dry_run(components: Components, layout: ParallelLayout) -> tuple[list[str], 
         _, objective_metrics = components.task.objective(outputs, targets)
         if isinstance(evaluator, ModelEvaluator):
             evaluator.setup(components.data)
-            metrics = evaluator.compute_with_model(model, evaluator.update_with_model(model, (inputs, targets)))
+            sums = _check_sums(evaluator, evaluator.update_with_model(model, (inputs, targets)))
+            metrics = as_numbers(evaluator, evaluator.compute_with_model(model, sums))
         else:
-            metrics = evaluator.compute(evaluator.update(outputs, targets))
+            metrics = as_numbers(
+                evaluator, evaluator.compute(_check_sums(evaluator, evaluator.update(outputs, targets)))
+            )
         model.train()
-    return [*objective_metrics, *metrics], infer_interface(inputs, outputs)
+    names = [*objective_metrics, *metrics]
+    _check_names(evaluator, names)
+    return names, infer_interface(inputs, outputs)
+
+
+def as_numbers(evaluator: object, metrics: Any) -> dict[str, float]:
+    """Convert what an evaluator computed to plain numbers, by name.
+
+    Raises:
+        ValueError: it is not a dict, or a name is not text, or a value is not a number.
+    """
+    evaluator_name = type(evaluator).__name__
+    if not isinstance(metrics, Mapping):
+        raise ValueError(
+            f"evaluator {evaluator_name} computes {_describe(metrics)}; return a dict of numbers, such as "
+            '{"accuracy_top1": 0.97}'
+        )
+    problems = [
+        f"evaluator {evaluator_name}: the name {name!r} of a metric is {_describe(name)}; write a text that is not empty"
+        for name in metrics
+        if not isinstance(name, str) or not name.strip()
+    ]
+    problems += [
+        f"evaluator {evaluator_name}: {name} is {_describe(value)} and not a number; {_number_hint(value)}"
+        for name, value in metrics.items()
+        if not isinstance(value, Real)
+    ]
+    if problems:
+        raise ValueError("; ".join(problems))
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def _number_hint(value: object) -> str:
+    return "write float(...) around it" if hasattr(value, "item") else "return float('nan') where there is no value"
+
+
+def _describe(value: object) -> str:
+    if value is None or value == "":
+        return "None" if value is None else "empty"
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
+
+
+def _check_sums(evaluator: object, sums: Any) -> Tensor:
+    """Return the sums of a batch.
+
+    Raises:
+        ValueError: they are not a vector, so that they cannot be added over batches and ranks.
+    """
+    if isinstance(sums, Tensor) and sums.dim() == 1:
+        return sums
+    shown = f"a tensor of shape {list(sums.shape)}" if isinstance(sums, Tensor) else _describe(sums)
+    raise ValueError(
+        f"evaluator {type(evaluator).__name__}: its sums of a batch are {shown}; return one vector, such as "
+        "torch.stack([total, count])"
+    )
+
+
+def _check_names(evaluator: object, names: Sequence[str]) -> None:
+    """Refuse names that MLflow does not distinguish.
+
+    Raises:
+        ValueError: two different names become the same one.
+    """
+    first: dict[str, str] = {}
+    for name in names:
+        stored = clean_key(f"val/{name}").removeprefix("val/")
+        if (other := first.setdefault(stored, name)) != name:
+            raise ValueError(
+                f"evaluator {type(evaluator).__name__}: the metrics {other} and {name} are both {stored} in MLflow, which "
+                "knows only letters, digits and _ - . : / and spaces; rename one of them"
+            )
 
 
 def _not_callable(evaluator: object) -> list[str]:

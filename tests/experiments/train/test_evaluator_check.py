@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import json
 import re
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -11,8 +14,8 @@ from experiments.config.compose import compose
 from experiments.core.errors import PlanError
 from experiments.plan.estimate import estimate, make_layout
 from experiments.plan.plan import make_plan
-from experiments.train.evaluator_check import dry_run
-from modules.data.base import Batch, Data, Split
+from experiments.train.evaluator_check import as_numbers, dry_run
+from modules.data.base import Batch, Data, Split, Tensors
 from modules.evaluator.accuracy import Accuracy
 from modules.evaluator.base import OLD_METHODS, renamed_methods
 from modules.parallel.cost_model.layout import ParallelLayout
@@ -115,3 +118,83 @@ def test_former_method_names_are_refused_before_training(old: str, new: str) -> 
 def test_a_helper_with_a_former_name_in_an_evaluator_of_the_new_contract_is_accepted(old: str, method: str) -> None:
     kind = type("WithHelper", (), {method: Accuracy.update, old: Accuracy.compute})
     assert renamed_methods(kind()) == []
+
+
+class Odd(Accuracy):
+    """Computes what a test gives it."""
+
+    def __init__(self, computed: Any, sums: Any = None) -> None:
+        super().__init__([1])
+        self.computed, self.sums = computed, sums
+
+    def update(self, outputs: Tensors, targets: Tensors) -> Tensor:
+        sums: Tensor = super().update(outputs, targets) if self.sums is None else self.sums
+        return sums
+
+    def compute(self, sums: Tensor) -> dict[str, float]:
+        return self.computed  # type: ignore[no-any-return]
+
+
+class OddWithModel(WholeModel):
+    def __init__(self, computed: Any) -> None:
+        super().__init__()
+        self.computed = computed
+
+    def compute_with_model(self, model: nn.Module, sums: Tensor) -> dict[str, float]:
+        return self.computed  # type: ignore[no-any-return]
+
+
+def _refusal(evaluator: Any) -> str:
+    components = _components()
+    components.evaluator = evaluator
+    with pytest.raises(ValueError, match="evaluator Odd") as raised:
+        dry_run(components, ParallelLayout("single"))
+    return str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (torch.tensor(0.5), "r2 is a Tensor and not a number; write float(...) around it"),
+        (torch.tensor([0.5, 0.25]), "r2 is a Tensor and not a number"),
+        (np.array([0.5]), "r2 is a ndarray and not a number"),
+        (None, "r2 is None and not a number; return float('nan') where there is no value"),
+        ("0.5", "r2 is a str and not a number"),
+        (1j, "r2 is a complex and not a number"),
+        ([0.5], "r2 is a list and not a number"),
+    ],
+)
+def test_a_metric_that_is_not_a_number_is_refused_before_training(value: object, message: str) -> None:
+    metrics = {"r2": value, "mae": 0.1}
+    assert message in _refusal(Odd(metrics))
+    assert message in _refusal(OddWithModel(metrics))
+
+
+@pytest.mark.parametrize(
+    ("computed", "message"),
+    [
+        (None, "computes None; return a dict of numbers"),
+        (0.5, "computes a float; return a dict of numbers"),
+        ([("r2", 0.5)], "computes a list; return a dict of numbers"),
+        ({3: 0.5}, "the name 3 of a metric is an int; write a text that is not empty"),
+        ({"": 0.5}, "the name '' of a metric is empty; write a text that is not empty"),
+        ({"mAP@50": 0.1, "mAP_50": 0.2}, "the metrics mAP@50 and mAP_50 are both mAP_50 in MLflow"),
+        ({"F1 (a)": 0.1, "F1 [a]": 0.2}, "the metrics F1 (a) and F1 [a] are both F1 _a_ in MLflow"),
+        ({"loss,nats": 1.0, "loss_nats": 0.0}, "the metrics loss_nats and loss,nats are both loss_nats in MLflow"),
+    ],
+)
+def test_metrics_without_a_usable_name_are_refused_before_training(computed: object, message: str) -> None:
+    assert message in _refusal(Odd(computed))
+
+
+@pytest.mark.parametrize(
+    ("sums", "shown"), [(torch.tensor(1.0), "a tensor of shape []"), ([1.0], "a list"), (0.5, "a float")]
+)
+def test_sums_that_cannot_be_added_are_refused_before_training(sums: object, shown: str) -> None:
+    assert f"its sums of a batch are {shown}; return one vector" in _refusal(Odd({"r2": 0.5}, sums))
+
+
+def test_numbers_of_any_type_become_plain_ones() -> None:
+    values = as_numbers(Accuracy([1]), {"a": np.float32(0.5), "b": 3, "c": True, "d": float("nan"), "e": np.int64(2)})
+    assert list(map(type, values.values())) == [float] * 5
+    assert json.loads(json.dumps(values))["a"] == 0.5
