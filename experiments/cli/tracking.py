@@ -8,6 +8,7 @@ from pathlib import Path
 
 from experiments.core.errors import InputError
 from experiments.sweep.sweep import find_by_full_name, find_sweep
+from experiments.trial.lookup import check_runs_dir
 from experiments.trial.trial import find_trial
 
 
@@ -20,11 +21,14 @@ def sync(args: argparse.Namespace) -> int:
     from experiments.tracking.sweep_sync import sync_all
 
     runs_dir = Path(args.runs_dir)
+    if not args.runs:
+        check_runs_dir(runs_dir)
     for name in args.runs:
         if find_by_full_name(name, runs_dir) is None:
             find_trial(name, runs_dir)
     summary = sync_all(runs_dir, args.runs)
-    print(f"{summary.runs} runs are in the store, {summary.points} points were new")
+    runs = "1 run is" if summary.runs == 1 else f"{summary.runs} runs are"
+    print(f"{runs} in the store, {summary.points} {'point was' if summary.points == 1 else 'points were'} new")
     for warning in summary.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     for failure in summary.failures:

@@ -43,6 +43,20 @@ def find_run(name: str, runs_dir: Path) -> Trial:
         return check_readable(Trial(folders.pop().resolve()))
 
 
+def check_runs_dir(runs_dir: Path) -> None:
+    """Check that the folder of all runs is there.
+
+    Raises:
+        InputError: it is missing, or it is a file.
+    """
+    if runs_dir.is_dir():
+        return
+    problem = "is a file, not a folder with runs" if runs_dir.exists() else "is not there"
+    raise InputError(
+        [f"runs_dir={runs_dir} {problem}; start a run, or set --runs-dir or LATHE_RUNS to the folder of your runs"]
+    )
+
+
 def check_readable(trial: Trial) -> Trial:
     """Return the run if its files can be read.
 

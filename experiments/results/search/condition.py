@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import math
@@ -9,6 +10,8 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NoReturn
+
+import yaml
 
 from experiments.core.errors import InputError
 
@@ -24,6 +27,7 @@ MAX_NESTING = 50
 TIMES = ("created",)
 """Keys whose values are times; a condition writes them as dates."""
 GRAMMAR = "write KEY OP VALUE with <, <=, >, >=, =, != or ~ (contains), joined by and, or, not and parentheses"
+"""A key or value with other signs, such as a metric ``val/F1 (macro)``, is in quotes."""
 EXAMPLE = "such as 'optimizer.lr<0.01 and val/accuracy_top1>0.9'"
 
 
@@ -43,7 +47,8 @@ class Comparison:
         if value is None:
             return False
         if self.op == "~":
-            return self.value.casefold() in as_text(value).casefold()
+            texts = (as_text(value), as_text(value, spaced=True))
+            return any(self.value.casefold() in text.casefold() for text in texts)
         if self.op in ORDERED:
             return _ordered(self.op, value, self._number())
         return _equal(value, self.value, self._time()) == (self.op != "!=")
@@ -108,6 +113,11 @@ class _Token:
     """A group of `TOKEN`, or "logic" for and, or and not, or "end"."""
     text: str
     at: int
+
+    @property
+    def value(self) -> str:
+        """The text without its quotes."""
+        return self.text[1:-1] if self.kind == "text" else self.text
 
 
 class _ConditionParser:
@@ -177,9 +187,10 @@ class _ConditionParser:
         return condition
 
     def _comparison(self) -> Comparison:
-        key = self._next
-        if key.kind != "word":
+        key, at = self._next, self._next.at
+        if key.kind not in ("word", "text"):
             self._fail(f"a key is missing here; {GRAMMAR}, {EXAMPLE}")
+        name = key.value
         self._index += 1
         op = self._next
         if op.kind != "op":
@@ -188,13 +199,13 @@ class _ConditionParser:
         value = self._next
         if value.kind not in ("word", "text", "logic"):
             self._fail(f"a value is missing after {key.text}{op.text}; write a number, a word, or text in quotes")
-        text = value.text[1:-1] if value.kind == "text" else value.text
-        if key.text in TIMES and op.text != "~" and timestamp(text) is None:
+        text = value.value
+        if name in TIMES and op.text != "~" and timestamp(text) is None:
             self._fail(f"{text} is not a date; write one such as 2026-11-24 or 2026-11-24T15:30")
-        if key.text not in TIMES and op.text in ORDERED and as_number(text) is None:
+        if name not in TIMES and op.text in ORDERED and as_number(text) is None:
             self._fail(f"{text} is not a number, but {op.text} compares numbers; write a number, or use = or ~")
         self._index += 1
-        return Comparison(key.text, op.text, text, key.at)
+        return Comparison(name, op.text, text, at)
 
     def _fail(self, message: str) -> NoReturn:
         raise condition_error(self._text, self._next.at, message)
@@ -215,9 +226,10 @@ def timestamp(text: str) -> float | None:
         return None
 
 
-def as_text(value: Any) -> str:
-    """A value as the user types it: true, null, 0.01, [64,64]."""
-    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"), default=str)
+def as_text(value: Any, *, spaced: bool = False) -> str:
+    """A value as the user types it: true, null, 0.01, [64,64]; ``spaced``: as tables show it, [64, 64]."""
+    separators = (", ", ": ") if spaced else (",", ":")
+    return value if isinstance(value, str) else json.dumps(value, separators=separators, default=str)
 
 
 def _ordered(op: str, actual: Any, wanted: float) -> bool:
@@ -230,4 +242,13 @@ def _equal(actual: Any, value: str, time: float | None) -> bool:
     wanted = as_number(value) if time is None else time
     if wanted is not None and isinstance(actual, (int, float)) and not isinstance(actual, bool):
         return actual == wanted or (math.isnan(actual) and math.isnan(wanted))
-    return as_text(actual) == value
+    return as_text(actual) == value or (isinstance(actual, (list, dict)) and _is_same(actual, value))
+
+
+def _is_same(actual: Any, text: str) -> bool:
+    """Whether a text is this list or map, however it is spaced: as JSON, or as YAML, which tables show."""
+    for read, error in ((json.loads, ValueError), (yaml.safe_load, yaml.YAMLError)):
+        with contextlib.suppress(error):
+            if read(text) == json.loads(as_text(actual)):
+                return True
+    return False

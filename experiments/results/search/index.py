@@ -16,13 +16,15 @@ from experiments.core import renamed
 from experiments.core.atomic import write_text
 from experiments.core.errors import InputError
 from experiments.run import journal
-from experiments.run.metrics import MetricSummary
+from experiments.run.metrics import MetricSummary, delivered_name, delivered_value
 from experiments.run.state import determine_state, is_process_alive, read_outcome
 from experiments.run.verdict_file import VERDICT
 from experiments.sweep.ledger import Entry, Ledger
 
 FILE = ".index.json"
 VERSION = 2
+MAX_REASON = 300
+"""Letters of the cause of a damage; a YAML error quotes the file."""
 LAST, SMALLEST, LARGEST = 1, 2, 3
 """Positions in the entry of a metric, after the step of its last point."""
 
@@ -67,8 +69,15 @@ class IndexedRun:
 
     @cached_property
     def metrics(self) -> dict[str, float]:
-        """The last value of every metric."""
-        return {name: point[LAST] for name, point in self.entry["metrics"].items()}
+        """The last value of every metric, and the value at the delivered step for a run that did not log it."""
+        summaries = {
+            name: MetricSummary((step, last), *ends) for name, (step, last, *ends) in self.entry["metrics"].items()
+        }
+        values = {name: summary.last[1] for name, summary in summaries.items() if summary.last is not None}
+        best, mode = self.config.get("checkpoint.best_metric"), self.config.get("checkpoint.best_mode") or "max"
+        if best in values and (value := delivered_value(summaries, str(best), str(mode))) is not None:
+            values.setdefault(delivered_name(str(best)), value)
+        return values
 
     def extreme(self, metric: str, position: int) -> float | None:
         """The smallest or largest value of a metric.
@@ -121,7 +130,8 @@ class Index:
                 entries[name] = _update_entry(path, before.get(name), sweep)
                 runs.append(_make_run(folder, entries[name], sweep))
             except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError, InputError) as err:
-                self.damaged.append(f"{folder} cannot be read ({type(err).__name__}); restore it, or move it away")
+                reason = " ".join(str(err).split())[:MAX_REASON] or type(err).__name__
+                self.damaged.append(f"{folder} cannot be read ({reason}); restore it, or move it away")
         if entries.keys() != before.keys() or any(entries[name] is not before[name] for name in entries):
             self._save(entries)
         return runs
@@ -233,7 +243,11 @@ def _is_sweep(folder: Path) -> bool:
 
 
 def _yaml(path: Path) -> dict[str, Any]:
-    content = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
+    """Read a map from a file; an error names the file."""
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
+    except (ValueError, yaml.YAMLError) as err:
+        raise ValueError(f"{path.name}: {err}") from err
     if not isinstance(content, dict):
-        raise ValueError(f"{path} is not a map")
+        raise ValueError(f"{path.name}: it is {'empty' if content is None else 'not a map'}")
     return content

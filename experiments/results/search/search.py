@@ -30,9 +30,11 @@ from experiments.results.search.condition import (
     parse,
 )
 from experiments.results.search.index import LARGEST, SMALLEST, Index, IndexedRun
+from experiments.run.metrics import DELIVERED, delivered_name
+from experiments.trial.lookup import check_runs_dir
 
 EXTREMES = {"min:": SMALLEST, "max:": LARGEST}
-"""Prefixes of a metric for its smallest or largest value; without a prefix it is the last value."""
+"""Prefixes of a metric for the smallest or largest value of its curve; without a prefix it is the last value."""
 ATTRIBUTES = ("id", "name", "state", "sweep", "created", "verdict")
 IN_EVERY_ROW = ATTRIBUTES[:-1]
 STATES = ("new", "pending", "running", "finished", "pruned", "failed", "interrupted", "killed", "cancelled")
@@ -65,7 +67,7 @@ class Keys:
         known = self.metrics if mark else self.config | self.metrics
         if name in known or (not mark and name in ATTRIBUTES):
             return [text]
-        ends = [key for key in known if key.endswith((f".{name}", f"/{name}"))]
+        ends = [key for key in known if key.endswith((f".{name}", f"/{name}")) and not key.startswith(DELIVERED)]
         begins = [key for key in self.metrics if key.startswith(name)] if "/" in name else []
         return sorted(mark + key for key in ends or begins)
 
@@ -103,8 +105,9 @@ def search(runs_dir: Path, condition: str | None, sort: str | None = None) -> tu
         The runs, sorted; and the full name of every key in the condition and in `sort`.
 
     Raises:
-        InputError: the condition is not valid, or names a key that no run has.
+        InputError: there is no such folder, the condition is not valid, or it names a key that no run has.
     """
+    check_runs_dir(runs_dir)
     parsed = parse(condition) if condition and condition.strip() else None
     index = Index(runs_dir)
     runs = index.runs()
@@ -198,9 +201,9 @@ def _rank(value: Any) -> tuple[bool, float, str]:
 
 
 def _default_metric(runs: Sequence[IndexedRun]) -> list[str]:
-    """The metric that the table shows by default: `checkpoint.best_metric` of the newest run."""
-    name = runs[0].config.get("checkpoint.best_metric")
-    return [str(name)] if any(name in run.metrics for run in runs) else []
+    """The metric that the table shows by default: `checkpoint.best_metric` of the newest run, at the delivered step."""
+    name = delivered_name(str(runs[0].config.get("checkpoint.best_metric")))
+    return [name] if any(name in run.metrics for run in runs) else []
 
 
 def _table(runs: Sequence[IndexedRun], mentioned: Sequence[str], now: float) -> Table:

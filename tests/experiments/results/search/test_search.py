@@ -6,6 +6,7 @@ import json
 import math
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 import yaml
 
 from experiments.cli.completion import complete
+from experiments.cli.main import main
 from experiments.core.errors import InputError
 from experiments.results.search import index
 from experiments.results.search.condition import parse
@@ -62,6 +64,7 @@ def test_runs_are_found_by_override_and_metric(lathe: Lathe, tmp_path: Path) -> 
     assert find(lathe, "tags.team=vision") == ["aaa"]
     assert find(lathe, "description ~ WIDE and state=finished") == ["ccc"]
     assert find(lathe, "id=bbb") == ["bbb"]
+    assert find(lathe, "delivered/val/accuracy_top1>0.96") == ["ccc"]
     assert find(lathe, "created>2999-01-01") == []
     assert sorted(find(lathe)) == ["aaa", "bbb", "ccc"]
 
@@ -75,7 +78,7 @@ def test_the_table_has_the_keys_of_the_condition(lathe: Lathe, tmp_path: Path) -
         ["bbb", "blobs", "finished", "0.1", "0.5"],
         ["aaa", "blobs", "finished", "0.001", "0.5"],
     ]
-    assert lathe("ls").stdout.splitlines()[0].split()[3] == "val/accuracy_top1"
+    assert lathe("ls").stdout.splitlines()[0].split()[3] == "delivered/val/accuracy_top1"
 
 
 def test_a_reproduction_is_found_by_its_verdict(tmp_path: Path) -> None:
@@ -90,6 +93,7 @@ def test_a_reproduction_is_found_by_its_verdict(tmp_path: Path) -> None:
 
 
 def test_no_match_is_reported_and_is_not_an_error(lathe: Lathe, tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
     done = lathe("ls")
     assert (done.returncode, done.stdout) == (0, "there are no runs in runs\n")
     assert lathe("ls", "whatever<3").returncode == 0
@@ -97,6 +101,16 @@ def test_no_match_is_reported_and_is_not_an_error(lathe: Lathe, tmp_path: Path) 
     done = lathe("ls", "optimizer.lr>5")
     assert (done.returncode, done.stdout) == (0, "0 of 1 runs in runs match optimizer.lr>5\n")
     assert json.loads(lathe("ls", "optimizer.lr>5", "--json").stdout) == []
+
+
+@pytest.mark.parametrize("make_it", [Path.touch, lambda path: None], ids=["a file", "nothing"])
+@pytest.mark.parametrize("command", [["ls"], ["ls", "lr<1", "--json"], ["sync"], ["status"]])
+def test_a_runs_dir_that_is_no_folder_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: list[str], make_it: Callable[[Path], None]
+) -> None:
+    make_it(tmp_path / "here")
+    assert main([*command, "--runs-dir", str(tmp_path / "here")]) == 2
+    assert f"runs_dir={tmp_path / 'here'} is " in capsys.readouterr().err
 
 
 def test_an_unknown_key_is_reported_with_its_position(lathe: Lathe, tmp_path: Path) -> None:
@@ -221,7 +235,7 @@ def test_a_damaged_run_is_reported_and_the_others_are_found(lathe: Lathe, tmp_pa
     done = lathe("ls", "lr<1", "--json")
     assert done.returncode == 0
     assert [run["id"] for run in json.loads(done.stdout)] == ["aaa"]
-    assert "single/bbb cannot be read" in done.stderr
+    assert f"single/bbb cannot be read ({name}: " in done.stderr
 
 
 def test_keys_are_completed_from_the_cached_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
