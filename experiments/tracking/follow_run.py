@@ -32,7 +32,8 @@ def follow(
         trial: the run to follow.
         attempt: the attempt whose outcome ends it.
         left: set when the launcher is gone, at the end of the attempt or because it died.
-        grace_s: how long to retry a failing store after the end of the attempt; before it there is no limit.
+        grace_s: how long to retry a failing store after the end of the attempt; before it there is no limit. An error
+            that no retry can mend is not retried then.
         say: called with a JSON line when the store is first reached, fails, works again, and at the end:
             run_id, experiment_id, pending (events not yet in the store), model (its MLflow URI), warning (why the model
             was not logged), error (null if there is none).
@@ -63,7 +64,7 @@ def follow(
                 return 0
         except StoreError as err:
             has_news, error, pause_s = not error, str(err), min(pause_s * 2, _LONGEST_PAUSE_S)
-            if ended_at is not None and time.monotonic() - ended_at >= grace_s:
+            if ended_at is not None and (err.is_permanent or time.monotonic() - ended_at >= grace_s):
                 report()
                 print(f"StoreError: {error}", file=sys.stderr, flush=True)
                 return 1

@@ -55,7 +55,7 @@ def follow(sweep: Sweep) -> int:
         if failures:
             if failures[0] != last_failure and _exists(sweep):
                 print(f"StoreError: {failures[0]}", file=sys.stderr, flush=True)
-            if ended_at is not None and time.monotonic() - ended_at > GIVE_UP_S:
+            if ended_at is not None and (syncing.is_refused or time.monotonic() - ended_at > GIVE_UP_S):
                 return 1
             pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
         elif over:

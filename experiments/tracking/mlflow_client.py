@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 METRICS_PER_CALL, PARAMS_PER_CALL = 1000, 100  # limits of MLflow; the second one holds for tags too
 MAX_DIGEST = 36
+REFUSALS = ("INVALID_PARAMETER_VALUE", "PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED", "BAD_REQUEST")
+"""MLflow's codes of errors that the same request would raise again."""
+DROPPED_VARIABLES = ("MLFLOW_ACTIVE_MODEL_ID", "_MLFLOW_ACTIVE_MODEL_ID", "MLFLOW_ENABLE_ASYNC_LOGGING")
+"""Of the user's own use of MLflow: they would attach our points to another model, or hide that a point was refused."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,8 @@ def get_store_errors() -> tuple[type[Exception], ...]:
     }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+    for name in DROPPED_VARIABLES:
+        os.environ.pop(name, None)
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -67,8 +73,17 @@ def make_store_error(err: Exception, name: str, written: str | None, uri: str, r
     reason = _reason(err, uri).replace(uri, written or uri)
     return store_uri.StoreError(
         f"tracking.store={mask_password(written or uri)} did not take {name!r}: "
-        f"{mask_password(reason)[:300]}; its journals hold everything, `lathe sync {reference}` retries"
+        f"{mask_password(reason)[:300]}; its journals hold everything, `lathe sync {reference}` retries",
+        is_permanent=_is_permanent(err),
     )
+
+
+def _is_permanent(err: Exception) -> bool:
+    """Whether a retry cannot help: the store refused the login, a value or a name, or its driver is missing."""
+    if isinstance(err, (ImportError, PermissionError)) or "No module named" in str(err):
+        return True
+    message = get_first_line(err)
+    return getattr(err, "error_code", None) in REFUSALS or any(f"error code {code}" in message for code in (401, 403))
 
 
 def get_first_line(err: Exception) -> str:

@@ -201,6 +201,8 @@ class RunSync:
             run = self._find_or_create(store, started, member)
         if run.run_id != progress.run_id:
             self._start_over(progress, run)
+        # A process that was killed may have set tags after it last saved what it had done.
+        progress.tags |= select_transient_tags(run.tags)
         self._known_params = set(run.params)
         self._log_params(store, run.run_id, flatten_config(self.trial.config) | dict(member.params if member else {}))
         progress.save(self._path)
@@ -325,7 +327,7 @@ class RunSync:
 
 def select_transient_tags(tags: Mapping[str, str]) -> dict[str, str]:
     """Select the tags of an existing run that may be out of date."""
-    return {key: text for key, text in tags.items() if key in ("lathe.reason", "lathe.failure", "lathe.host")}
+    return {key: text for key, text in tags.items() if text and key in ("lathe.reason", "lathe.failure", "lathe.host")}
 
 
 def diff_tags(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str]:

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from experiments.run.verdict_file import VERDICT
-from experiments.trial.parameters import clean_key, format_param, mask_password, truncate
+from experiments.trial.parameters import clean_keys, format_param, mask_password, truncate
 from experiments.trial.trial import Trial
 
 
@@ -57,7 +57,7 @@ def read_verdict(trial: Trial) -> dict[str, Any]:
 
 def make_user_tags(config: Mapping[str, Any]) -> dict[str, str]:
     """Make the tags that the user set."""
-    return {clean_key(key): truncate(str(value)) for key, value in (config.get("tags") or {}).items()}
+    return clean_keys({str(key): truncate(str(value)) for key, value in (config.get("tags") or {}).items()})
 
 
 def make_origin_tags(provenance: Mapping[str, Any]) -> dict[str, str]:

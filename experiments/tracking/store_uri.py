@@ -11,7 +11,15 @@ from experiments.trial.trial import Trial
 
 
 class StoreError(Exception):
-    """MLflow's store cannot be resolved, reached or updated; the journals still hold all data."""
+    """MLflow's store cannot be resolved, reached or updated; the journals still hold all data.
+
+    Attributes:
+        is_permanent: True if the store would refuse the same again, so that only a person can mend it.
+    """
+
+    def __init__(self, message: str, *, is_permanent: bool = False) -> None:
+        super().__init__(message)
+        self.is_permanent = is_permanent
 
 
 def resolve_trial_store(trial: Trial) -> str:
@@ -32,7 +40,8 @@ def resolve_store(store: str | None, runs_dir: Path) -> str:
     except KeyError as err:
         name = err.args[0]
         raise StoreError(
-            f"tracking.store={store} needs the environment variable {name}, which is not set; export it"
+            f"tracking.store={store} needs the environment variable {name}, which is not set; export it",
+            is_permanent=True,
         ) from err
 
 

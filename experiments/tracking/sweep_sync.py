@@ -124,6 +124,8 @@ class SweepSync:
         self._synced = ""  # the same at the last complete sync
         self._progress: Progress | None = None
         self._over = False
+        self.is_refused = False
+        """Whether the last sync failed with an error that no retry can mend."""
 
     def sync(self, only: Collection[str] | None = None) -> SyncSummary:
         """Upload what is new and set every status. The next sync retries what the store refused.
@@ -131,10 +133,11 @@ class SweepSync:
         Args:
             only: ids of trials to sync; None: all.
         """
-        tracking = self._tracking
+        tracking, self.is_refused = self._tracking, False
         try:
             uri = store_uri.resolve_store(tracking["store"], self.sweep.runs_dir)
         except StoreError as err:
+            self.is_refused = err.is_permanent
             return SyncSummary(0, 0, (str(err),))
         errors = mlflow_client.get_store_errors()
         try:
@@ -158,6 +161,7 @@ class SweepSync:
             self._attached = self._synced = ""
             name, again = self.sweep.name, format_reference(self.sweep)
             error = mlflow_client.make_store_error(err, name, tracking["store"], uri, again)
+            self.is_refused = error.is_permanent
             return SyncSummary(0, 0, (str(error),))
 
     def is_over(self) -> bool:
@@ -291,7 +295,7 @@ class SweepSync:
         if not rows:  # the result is reused from another sweep, which has its model
             return None
         choose = max if self._progress.mode == "max" else min
-        winner = choose(rows, key=lambda row: best.value if row.best is None else row.best)
+        winner = choose(rows, key=lambda row: best.value if row.value is None else row.value)
         try:
             RunSync(Trial(self.sweep.folder / winner.id)).log_model(self._tracking.get("register_as"))
         except InputError as err:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import posixpath
 import re
+from collections import Counter
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -23,10 +24,19 @@ def flatten_config(config: Mapping[str, Any]) -> dict[str, str]:
             for key, child in node.items():
                 walk(f"{prefix}.{key}" if prefix else str(key), child)
         else:
-            flat[clean_key(prefix)] = format_param(node)
+            flat[prefix] = format_param(node)
 
     walk("", dict(config))
-    return flat
+    return clean_keys(flat)
+
+
+def clean_keys(values: Mapping[str, str]) -> dict[str, str]:
+    """Turn all keys into names that MLflow accepts. Where several become the same name, a digest distinguishes them."""
+    counts = Counter(map(clean_key, values))
+    return {
+        clean if counts[clean := clean_key(key)] == 1 or clean == key else _add_digest(clean, key): value
+        for key, value in values.items()
+    }
 
 
 def format_param(value: object) -> str:
@@ -42,9 +52,11 @@ def clean_key(key: str) -> str:
     if posixpath.normpath(clean) != clean or clean.startswith(("/", "..")) or clean == ".":
         clean = clean.replace("/", "_").replace("..", "__") or "_"
         clean = "_" if clean == "." else clean
-    if len(clean) > MAX_KEY:
-        clean = f"{clean[: MAX_KEY - 9]}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
-    return clean
+    return _add_digest(clean, key) if len(clean) > MAX_KEY else clean
+
+
+def _add_digest(clean: str, key: str) -> str:
+    return f"{clean[: MAX_KEY - 9]}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
 
 
 def mask_password(text: str) -> str:

@@ -13,6 +13,8 @@ from experiments.config.rules.model_name import find_name_fault
 from experiments.core.data_files import find_missing
 
 RESERVED_TAGS = ("mlflow.", "lathe.")
+MAX_EXPERIMENT_NAME = 500
+"""Letters of the name of an experiment in MLflow 3.17."""
 
 
 def find_problems(config: dict[str, Any], reported: Collection[str] = ()) -> list[str]:
@@ -57,6 +59,19 @@ def _registered_name(view: ConfigView) -> str | None:
     if not view.get("tracking.log_model", bool):
         return f"tracking.register_as={name} needs a logged model; set tracking.log_model=true"
     return find_name_fault("tracking.register_as", name)
+
+
+def _tracking_experiment(view: ConfigView) -> str | None:
+    """MLflow refuses the name only when the run is copied, after the training."""
+    name = view.get("tracking.experiment", str)
+    if not name.strip():
+        return f"tracking.experiment={name!r} is empty; write a name, such as tracking.experiment=lathe"
+    if len(name) <= MAX_EXPERIMENT_NAME:
+        return None
+    return (
+        f"tracking.experiment={name[:20]}... has {len(name)} letters, and MLflow takes at most {MAX_EXPERIMENT_NAME}; "
+        "write a shorter name"
+    )
 
 
 def _files(view: ConfigView) -> str | None:
@@ -119,7 +134,7 @@ def _warmup(view: ConfigView) -> str | None:
 
 
 RULES: tuple[Callable[[ConfigView], str | list[str] | None], ...] = (
-    _mfu, _best_metric, _tags, _registered_name, _files, *topology_rules.RULES, *replica_rules.RULES, _enough_examples,
-    _length, _epochs, _warmup,
+    _mfu, _best_metric, _tags, _registered_name, _tracking_experiment, _files, *topology_rules.RULES,
+    *replica_rules.RULES, _enough_examples, _length, _epochs, _warmup,
     *slurm_rules.RULES,
 )  # fmt: skip

@@ -7,13 +7,19 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from experiments.run.journal import Journal, replay
 from experiments.run.state import is_process_alive
+from experiments.tracking import follow_run
+from experiments.tracking.mlflow_client import make_store_error
+from experiments.tracking.run_sync import RunSync
 from experiments.trial.trial import Trial
 from tests.support.stores import (
     DEAD_PID,
@@ -99,6 +105,48 @@ def test_follower_gives_up_after_its_grace_period_with_one_line(tmp_path: Path) 
     assert err.count("\n") == 1
     assert "`lathe sync a1b2c3` retries" in err
     assert json.loads(out.splitlines()[-1])["pending"] == 4
+
+
+def _refuse(code: str) -> Exception:
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos import databricks_pb2
+
+    return MlflowException("refused", getattr(databricks_pb2, code))
+
+
+@pytest.mark.parametrize(
+    ("make", "is_permanent"),
+    [
+        (lambda: _refuse("INVALID_PARAMETER_VALUE"), True),
+        (lambda: _refuse("PERMISSION_DENIED"), True),
+        (lambda: Exception("API request to endpoint failed with error code 401 != 200"), True),
+        (lambda: Exception("API request to endpoint failed with error code 403 != 200"), True),
+        (lambda: ModuleNotFoundError("No module named 'psycopg'"), True),
+        (lambda: PermissionError(13, "Permission denied", "/runs/mlflow.db"), True),
+        (lambda: _refuse("TEMPORARILY_UNAVAILABLE"), False),
+        (lambda: _refuse("INTERNAL_ERROR"), False),
+        (lambda: ConnectionRefusedError(111, "Connection refused"), False),
+        (lambda: OSError(28, "No space left on device"), False),
+    ],
+)
+def test_a_finished_run_does_not_wait_for_an_error_that_no_retry_can_mend(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[], Exception], is_permanent: bool
+) -> None:
+    trial, calls, left = make_run(tmp_path), list[int](), threading.Event()
+    error = make_store_error(make(), "a1b2c3", None, "sqlite:///x", "a1b2c3")
+    assert error.is_permanent == is_permanent
+
+    def refuse(self: object, *, reconcile: bool) -> NoReturn:
+        calls.append(1)
+        raise error
+
+    monkeypatch.setattr(RunSync, "sync", refuse)
+    with start_attempt(trial) as journal:
+        journal.state("finished", step=1, attempt=1)
+    write_outcome(trial)
+    left.set()
+    assert follow_run.follow(trial, 1, left, grace_s=1e6 if is_permanent else 0.0, say=lambda line: None) == 1
+    assert len(calls) == 1
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from experiments.run.journal import Journal
 from experiments.run.state import determine_state, is_process_alive
 from experiments.tracking import mlflow_client, run_sync
 from experiments.tracking.run_sync import RunSync, sync_run
@@ -233,6 +234,46 @@ def test_cleaned_key_is_valid_in_mlflow(key: str) -> None:
     _validate_metric_name(clean_key(key))  # type: ignore[no-untyped-call]
     _validate_param_name(clean_key(key))  # type: ignore[no-untyped-call]
     assert clean_key("val/accuracy_top1") == "val/accuracy_top1"
+
+
+def test_keys_that_mlflow_does_not_distinguish_stay_different(runs_dir: Path) -> None:
+    tags, data = {"a@b": "1", "a_b": "2", "a#b": "3"}, {"_target_": "x.Y", "p[0]": 1, "p_0_": 2}
+    trial = make_run(runs_dir, tags=tags, data=data)
+    with start_attempt(trial) as journal:
+        log_steps(journal, range(1))
+    sync_run(trial)
+    params = dict(sql(runs_dir / "mlflow.db", "select key, value from params"))
+    assert {value for key, value in params.items() if key.startswith("data.p_0_")} == {"1", "2"}
+    assert params["data.p_0_"] == "2"
+    stored_tags = read_tags(runs_dir)
+    assert stored_tags["a_b"] == "2"
+    assert {text for key, text in stored_tags.items() if key.startswith("a_b")} == {"1", "2", "3"}
+
+
+def test_the_reason_of_a_failed_attempt_is_cleared_even_if_its_sync_was_killed(runs_dir: Path) -> None:
+    trial = make_run(runs_dir)
+    with start_attempt(trial) as journal:
+        log_steps(journal, range(2))
+    sync_run(trial)
+    progress = (trial.folder / "sync.json").read_text()
+    with Journal(journal.path) as journal:
+        journal.state("failed", step=2, attempt=1, reason="KeyError: 'x'", failure="exception")
+    sync_run(trial)
+    assert (read_tags(runs_dir)["lathe.reason"], read_tags(runs_dir)["lathe.failure"]) == ("KeyError: 'x'", "exception")
+    (trial.folder / "sync.json").write_text(progress)  # as if the sync had died before it saved what it had sent
+    with start_attempt(trial, 2, step=2) as journal:
+        journal.state("finished", step=3, attempt=2)
+    sync_run(trial)
+    stored_tags = read_tags(runs_dir)
+    assert (stored_tags["lathe.state"], stored_tags["lathe.attempt"]) == ("finished", "2")
+    assert (stored_tags["lathe.reason"], stored_tags["lathe.failure"]) == ("", "")
+
+
+def test_the_users_own_use_of_mlflow_does_not_change_what_is_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in mlflow_client.DROPPED_VARIABLES:
+        monkeypatch.setenv(name, "m-of-another-run")
+    mlflow_client.get_store_errors()
+    assert not {*mlflow_client.DROPPED_VARIABLES} & {*os.environ}
 
 
 RUNNING = {"state": "running", "attempt": 2, "time": 5.0, "pid": 1, "host": "h", "reason": None}
