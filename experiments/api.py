@@ -8,7 +8,7 @@ Example::
     print(result.metrics["test/accuracy_top1"])
 
     frame = sweep("lr_batch")
-    best = frame.sort_values("val/accuracy_top1").iloc[-1]
+    best = frame.sort_values("delivered/val/accuracy_top1").iloc[-1]
     model = load_model(best["folder"])
 
 Functions import what they need when they are called, so that importing this module is fast.
@@ -145,7 +145,7 @@ def runs(condition: str | None = None, runs_dir: str | Path | None = None) -> pd
     Example::
 
         frame = runs("optimizer.lr<0.01 and state=finished")
-        frame[["optimizer.lr", "val/accuracy_top1"]]
+        frame[["optimizer.lr", "delivered/val/accuracy_top1"]]
 
     Args:
         condition: as for `lathe ls`; None: all runs.
@@ -154,10 +154,10 @@ def runs(condition: str | None = None, runs_dir: str | Path | None = None) -> pd
     Returns:
         A row for each run, with its id as the index. The columns are `name`, `state`, `sweep`, `started` (UTC) and
         `folder`, then the parameters by dotted key (`optimizer.lr`), then the last value of each metric
-        (`val/accuracy_top1`).
+        (`val/accuracy_top1`); `delivered/val/accuracy_top1` is the value of the weights that `load_model` loads.
 
     Raises:
-        InputError: the condition is not valid, or names a key that no run has.
+        InputError: there is no such folder, the condition is not valid, or it names a key that no run has.
     """
     import pandas as pd
 

@@ -53,12 +53,14 @@ class Display:
             self._progress.reset(self._task, completed=step, total=self._num_steps)
 
     def metrics(self, step: int, new: dict[str, float], latest: dict[str, float]) -> None:
-        """Show new metrics."""
-        if self._progress:
+        """Show new metrics. Those of the test split belong to the delivered step, which may be an earlier one."""
+        is_test = any(name.startswith("test/") for name in new)
+        if self._progress and not is_test:
             self._progress.update(self._task, completed=step, values=_bar_text(latest))
-        if any(name.startswith(("val/", "test/")) for name in new):
+        if is_test or any(name.startswith("val/") for name in new):
             texts = [f"{name} {value:.4g}" for name, value in list(new.items())[:SHOWN_PER_EVALUATION]]
-            texts = [f"{name} {latest[name]:.4g}" for name in _train_metrics(latest)[:1]] + texts
+            if not is_test:
+                texts = [f"{name} {latest[name]:.4g}" for name in _train_metrics(latest)[:1]] + texts
             self.say(f"step {step}/{self._num_steps}  " + "  ".join(texts))
 
     def say(self, line: str) -> None:

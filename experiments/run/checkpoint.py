@@ -150,11 +150,35 @@ class Checkpoints:
         """Remove a checkpoint whose content cannot be restored; `warnings` names it."""
         self.warnings.append(f"the checkpoint of step {step} is damaged and was removed: {reason}")
         self._step_folder(step).rename(self.folder / f".partial-{step}-damaged")
+        if (best := self._best()) and best["step"] == step:
+            self.unmark_best()
+
+    def unmark_best(self) -> None:
+        """Remove the mark of the best checkpoint, so that the run delivers its newest one."""
+        (self.folder / BEST).unlink(missing_ok=True)
 
     def best(self) -> Checkpoint | None:
         """The checkpoint that was marked as best; None if there is none or it is damaged (`warnings`)."""
         best = self._best()
         return self._read(best["step"]) if best else None
+
+    @property
+    def has_best(self) -> bool:
+        """Whether a checkpoint is marked as best."""
+        return self._best() is not None
+
+    def delivered(self) -> Checkpoint | None:
+        """The checkpoint that the run delivers: the best one, or the newest one if none is marked as best.
+
+        It is measured on the test split, exported, used by `lathe predict`, logged as the model of the run, bundled by
+        `lathe share`, and read by `init_from`. None if there is none, or if the marked one is damaged (`warnings`).
+        """
+        return self.best() if self.has_best else self.latest()
+
+    def delivers(self, newest: int) -> bool:
+        """Whether the run delivers the step that was saved last: it is marked as best, or no step is."""
+        best = self._best()
+        return best is None or best["step"] == newest
 
     def _step_folder(self, step: int) -> Path:
         return self.folder / f"step_{step:08d}"

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from experiments.run import journal
+from experiments.run.metrics import DELIVERED_STEP
 
 
 @dataclass
@@ -19,6 +20,8 @@ class PreviousAttempts:
     device_h: float = 0.0
     cpu_s: float = 0.0
     energy_wh: float = 0.0
+    delivered_step: int | None = None
+    """The step that the run would have delivered, as logged; None if it was not logged."""
     wasted_steps: int = 0
     """Steps that had to be repeated."""
 
@@ -46,6 +49,8 @@ def _add(previous: PreviousAttempts, event: journal.Event) -> None:
         metrics = event["metrics"]
         if "perf/step_time_ms" in metrics:
             previous.step = max(previous.step, event["step"])
+        if DELIVERED_STEP in metrics:
+            previous.delivered_step = int(metrics[DELIVERED_STEP])
         previous.device_h = metrics.get("cost/device_h", previous.device_h)
         previous.cpu_s = metrics.get("cost/cpu_s", previous.cpu_s)
         previous.energy_wh = metrics.get("cost/energy_wh", previous.energy_wh)

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from experiments.run import journal
-from experiments.run.metrics import MetricSummary
+from experiments.run.metrics import MetricSummary, delivered_name, delivered_value
 
 
 class JournalTail:
@@ -31,13 +31,17 @@ class JournalTail:
         self.step = 0
         self.num_steps: int | None = None
         self.values = MetricSummary()
+        self._followed = {}
+        if metric is not None:
+            self._followed = {delivered_name(metric): MetricSummary()} | {metric: self.values}
         self._offset = 0
 
     def read(self) -> None:
         """Read what is new. Most lines are points of other metrics; only the last of these is decoded."""
         lines, self._offset = journal.read_lines(self.path, self._offset)
-        name = None if self.metric is None else json.dumps(self.metric).encode()
-        for line in [line for line in lines[:-1] if b'"metrics"' not in line or (name and name in line)] + lines[-1:]:
+        names = [json.dumps(name).encode() for name in self._followed]
+        chosen = [line for line in lines[:-1] if b'"metrics"' not in line or any(name in line for name in names)]
+        for line in chosen + lines[-1:]:
             if (event := journal.decode(line)) is not None:
                 self._apply(event)
 
@@ -51,8 +55,21 @@ class JournalTail:
             self.num_steps = self.num_steps if num_steps is None else int(num_steps)
         elif event["event"] == "metrics":
             self.step = max(self.step, event["step"])
-            if self.metric is not None and self.metric in event["metrics"]:
-                self.values.add(event["step"], event["metrics"][self.metric])
+            for name, summary in self._followed.items():
+                if name in event["metrics"]:
+                    summary.add(event["step"], event["metrics"][name])
+
+    def delivered_value(self, mode: str, before: float | None) -> float | None:
+        """The value of the metric at the step that the run would deliver.
+
+        Args:
+            mode: as for `metrics.delivered_value`.
+            before: the value after the earlier attempts.
+        """
+        if self.metric is None or (before is not None and self._followed[delivered_name(self.metric)].last is None):
+            return before
+        measured = {name: summary for name, summary in self._followed.items() if summary.last is not None}
+        return delivered_value(measured, self.metric, mode)
 
     def estimate_left_s(self, running_s: float, num_steps: int | None) -> float | None:
         """Seconds that the trial still needs at the attempt's average speed."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from experiments.run.metrics import MetricSeries
+from experiments.run.metrics import OF_DELIVERED, MetricSeries
 
 
 @dataclass(frozen=True)
@@ -39,18 +39,20 @@ def compare(
         one: series by name of the metric.
         other: likewise.
         tolerance: relative distance that counts as equal; 0: bit for bit.
-        up_to: last step that is compared; None: all.
+        up_to: last step that is compared; None: all. Metrics of the delivered weights are compared only then, and by
+            their last values, as two runs may deliver different steps.
     """
-    return [
-        _compare_series(name, one.get(name, ()), other.get(name, ()), tolerance, up_to)
-        for name in sorted({*one, *other})
-    ]
+    names = sorted(name for name in {*one, *other} if up_to is None or not name.startswith(OF_DELIVERED))
+    return [_compare_series(name, one.get(name, ()), other.get(name, ()), tolerance, up_to) for name in names]
 
 
 def _compare_series(
     name: str, one: MetricSeries, other: MetricSeries, tolerance: float, up_to: int | None
 ) -> Divergence:
     first, second = _by_step(one, up_to), _by_step(other, up_to)
+    if name.startswith(OF_DELIVERED):
+        step = max((step for step, _ in [*one, *other]), default=0)
+        first, second = ({step: series[-1][1]} if series else {} for series in (one, other))
     common = [step for step in first if step in second]
     distances = {step: distance(first[step], second[step]) for step in common}
     return Divergence(

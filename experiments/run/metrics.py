@@ -1,12 +1,16 @@
 """The metrics of a run, read from the journals of all its attempts.
 
 A resumed run repeats the steps after its checkpoint. The value that was logged first counts, as in `journal.replay`.
+
+A name stands for one value everywhere. ``val/NAME`` is a curve, and its value is the last point. ``delivered/val/NAME`` is the
+value at the step whose weights the run delivers (`checkpoint.Checkpoints.delivered`), and ``test/NAME`` is measured with these
+weights. Runs are ranked by `delivered_value`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -18,7 +22,12 @@ Point: TypeAlias = tuple[int, float]
 MetricSeries: TypeAlias = Sequence[Point]
 """The points of one metric, in the order in which they were logged."""
 
-REPEATABLE = ("train/", "val/", "test/")
+DELIVERED = "delivered/"
+"""Prefix of the metrics of the weights that the run delivers, or would deliver if it ended now."""
+DELIVERED_STEP = "delivered/step"
+OF_DELIVERED = ("test/", DELIVERED)
+"""Prefixes of the metrics whose last point belongs to the delivered step, which differs between runs."""
+REPEATABLE = ("train/", "val/", "test/", DELIVERED)
 """Prefixes of the metrics that follow from the trial; the others measure the machine and differ in every run."""
 
 
@@ -42,6 +51,31 @@ class MetricSummary:
         """The largest value for mode ``max``, else the smallest; None if no value is a number."""
         value = self.largest if mode == "max" else self.smallest
         return None if math.isnan(value) else value
+
+
+def delivered_name(metric: str) -> str:
+    """The name of a metric's value at the delivered step.
+
+    A metric of the test split already belongs to that step. Training and cost are not measured again; they keep their name.
+    """
+    return f"{DELIVERED}{metric}" if metric.startswith("val/") else metric
+
+
+def delivered_value(metrics: Mapping[str, MetricSummary], metric: str, mode: str) -> float | None:
+    """The value of a metric by which runs are ranked: the one at the delivered step.
+
+    Args:
+        metrics: of one run, by name.
+        metric: such as ``val/accuracy_top1``; other metrics than those of the val split have only their last value.
+        mode: ``max`` or ``min``; for a run of an earlier version, which logged no delivered step: its best value counts.
+
+    Returns:
+        The value; None if it is missing or NaN.
+    """
+    name = delivered_name(metric)
+    if (summary := metrics.get(name)) is not None and summary.last is not None:
+        return None if math.isnan(summary.last[1]) else summary.last[1]
+    return metrics[metric].best(mode) if metric in metrics else None
 
 
 def read_metric_events(folder: Path) -> Iterator[journal.MetricsEvent]:
@@ -69,16 +103,10 @@ def read_last_values(folder: Path) -> dict[str, float]:
     return values
 
 
-def read_best_value(folder: Path, metric: str, mode: str) -> float | None:
-    """The best value of one metric; None if it was never a number."""
-    summary = MetricSummary()
+def read_summaries(folder: Path, names: Collection[str]) -> dict[str, MetricSummary]:
+    """The summaries of some metrics, by name; without those that were never logged."""
+    summaries: dict[str, MetricSummary] = {}
     for event in read_metric_events(folder):
-        if metric in event["metrics"]:
-            summary.add(event["step"], event["metrics"][metric])
-    return summary.best(mode)
-
-
-def choose_better(one: float | None, other: float | None, mode: str) -> float | None:
-    """The better of two values of a metric; None and NaN lose."""
-    values = [value for value in (one, other) if value is not None and not math.isnan(value)]
-    return (max(values) if mode == "max" else min(values)) if values else None
+        for name in names & event["metrics"].keys():
+            summaries.setdefault(name, MetricSummary()).add(event["step"], event["metrics"][name])
+    return summaries

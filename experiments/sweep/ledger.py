@@ -224,7 +224,7 @@ class Ledger:
             trial: its id.
             attempt: from `claim`.
             state: new state of the trial.
-            value: best value of the metric.
+            value: of the metric at the step that the trial delivers.
             step: steps done.
             failure: failure class.
             reason: for the user.

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode
 
+from experiments.run.metrics import delivered_name
 from experiments.sweep.space import Choice, Dimension, list_keys
 from experiments.sweep.space_parser import parse
 from experiments.sweep.sweep import Sweep, format_reference
@@ -65,7 +66,7 @@ def make_view_state(spec: Mapping[str, Any], sweep_key: str) -> dict[str, Any]:
         sweep_key: the tag that all runs of the sweep share.
     """
     swept = list_swept_keys(spec)
-    columns = [*(f"params.`{key}`" for key in swept), f"metrics.`{clean_key(spec['metric'])}`"]
+    columns = [*(f"params.`{key}`" for key in swept), _value_column(spec)]
     return {
         **make_search(spec, sweep_key), **UNSTORED, "startTime": "ALL",
         "selectedColumns": columns, "columnOrder": columns, "columnWidths": dict.fromkeys(columns, COLUMN_PX),
@@ -82,9 +83,14 @@ def make_search(spec: Mapping[str, Any], sweep_key: str) -> dict[str, Any]:
     """Select the trials of the sweep, best first. Sorting by a metric also hides the parent run."""
     return {
         "searchFilter": make_filter(sweep_key),
-        "orderByKey": f"metrics.`{clean_key(spec['metric'])}`",
+        "orderByKey": _value_column(spec),
         "orderByAsc": spec["mode"] == "min",
     }
+
+
+def _value_column(spec: Mapping[str, Any]) -> str:
+    """The column of the value that ranks the trials; that of the metric itself shows the last point of its curve."""
+    return f"metrics.`{clean_key(delivered_name(spec['metric']))}`"
 
 
 def make_filter(sweep_key: str) -> str:
@@ -95,10 +101,11 @@ def make_filter(sweep_key: str) -> str:
 def make_charts(spec: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Make the charts: parallel coordinates, one scatter plot per key, a contour plot, then curves."""
     metric, swept, numbers = clean_key(spec["metric"]), list_swept_keys(spec), list_numeric_keys(spec)
-    value = {"key": metric, "type": "METRIC"}
+    ranked = clean_key(delivered_name(spec["metric"]))
+    value = {"key": ranked, "type": "METRIC"}
     charts: list[dict[str, Any]] = []
     if common := list_common_keys(spec):
-        charts.append({"type": "PARALLEL", "selectedParams": common, "selectedMetrics": [metric], "showAllRuns": True})
+        charts.append({"type": "PARALLEL", "selectedParams": common, "selectedMetrics": [ranked], "showAllRuns": True})
     charts += [{"type": "SCATTER", "xaxis": _axis(key), "yaxis": value} for key in swept[:MAX_SCATTERS]]
     if len(numbers) > 1:
         charts.append({"type": "CONTOUR", "xaxis": _axis(numbers[0]), "yaxis": _axis(numbers[1]), "zaxis": value})

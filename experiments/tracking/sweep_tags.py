@@ -8,6 +8,7 @@ from typing import Any
 
 from experiments.core.format import format_hours, format_number, format_point
 from experiments.run import journal
+from experiments.run.metrics import delivered_name
 from experiments.sweep.budget import find_spent_limit, has_points_left
 from experiments.sweep.ledger import ENDED, Entry, LedgerState
 from experiments.sweep.space import Choice, Space, format_dimension
@@ -16,7 +17,7 @@ from experiments.sweep.status.progress import Progress, TrialRow
 from experiments.sweep.status.text import find_short_keys, format_counts
 from experiments.sweep.sweep import Sweep, format_reference
 from experiments.tracking import run_tags
-from experiments.trial.parameters import clean_key, format_param, mask_password, truncate
+from experiments.trial.parameters import clean_keys, format_param, mask_password, truncate
 
 MAX_NAME = 200
 MAX_CELL = 300
@@ -67,7 +68,7 @@ def make_params(spec: Mapping[str, Any]) -> dict[str, str]:
     # Only limits that are set: a limit that is added later is then a new parameter.
     values |= {f"budget.{key}": value for key, value in spec["budget"].items() if value is not None}
     values |= {"points": len(spec["points"])} if spec["points"] else {}
-    return {clean_key(key): format_param(value) for key, value in values.items()}
+    return clean_keys({key: format_param(value) for key, value in values.items()})
 
 
 def make_sweep_tags(sweep: Sweep, config: Mapping[str, Any]) -> dict[str, str]:
@@ -133,13 +134,14 @@ def make_cost_event(entry: Entry) -> journal.MetricsEvent | None:
     """Make the metrics event with the cost of a trial that has ended; None for any other."""
     if entry.state not in ENDED:
         return None
+    # By attempt, as several attempts can end at the same training step, and a step of a metric has one point.
     metrics = {"cost/queue_wait_s": entry.waited_s}
-    return {"event": "metrics", "time": entry.since, "step": entry.step, "metrics": metrics}
+    return {"event": "metrics", "time": entry.since, "step": entry.attempt, "metrics": metrics}
 
 
 def make_swept_params(entry: Entry) -> dict[str, str]:
     """Make the parameters of a trial under the swept keys, even if the configuration has no such leaf."""
-    return {clean_key(key): format_param(value) for key, value in entry.values.items()}
+    return clean_keys({key: format_param(value) for key, value in entry.values.items()})
 
 
 def make_note(sweep: Sweep, progress: Progress, names: Mapping[str, str], links: Mapping[str, str], view: str) -> str:
@@ -167,7 +169,7 @@ def make_note(sweep: Sweep, progress: Progress, names: Mapping[str, str], links:
 
 
 def _describe_goal(spec: Mapping[str, Any]) -> str:
-    parts = [f"Search for the {'largest' if spec['mode'] == 'max' else 'smallest'} `{spec['metric']}`"]
+    parts = [f"Search for the {'largest' if spec['mode'] == 'max' else 'smallest'} `{delivered_name(spec['metric'])}`"]
     parts += [f"strategy {spec['strategy']['name']}"]
     parts += [f"pruner {spec['pruner']['name']}"] if spec["pruner"] else []
     parts += [f"{spec['num_seeds']} seeds per point"] if spec["num_seeds"] > 1 else []
@@ -192,7 +194,7 @@ def _format_best(progress: Progress, names: Mapping[str, str], links: Mapping[st
         return []
     mean = f", the mean of {len(best.trials)} seeds" if len(best.trials) > 1 else ""
     of = ", ".join(_link_trial(trial, names, links) for trial in best.trials[:MAX_LISTED])
-    return [f"**Best:** `{progress.metric}` {format_number(best.value)}{mean}, of {of}"]
+    return [f"**Best:** `{delivered_name(progress.metric)}` {format_number(best.value)}{mean}, of {of}"]
 
 
 def _format_failures(progress: Progress, names: Mapping[str, str], links: Mapping[str, str]) -> list[str]:

@@ -52,7 +52,10 @@ class ResourceUsage:
         return metrics | self._sample()
 
     def total_metrics(self, done: int, gather: Callable[[float], Sequence[float]]) -> dict[str, float]:
-        """Return the cost of the run so far, over all devices and attempts; {} for a step already logged. All ranks call it."""
+        """Return the cost of the run so far, over all devices and attempts, and the peak memory.
+
+        {} for a step already logged, as a step of a metric has one point. All ranks call it.
+        """
         if done == self._logged_step:
             return {}
         self._logged_step = done
@@ -65,7 +68,7 @@ class ResourceUsage:
                 metrics["cost/energy_wh"] = self.previous.energy_wh + sum(every) / 3600
             metrics["cost/cpu_s"] = self.previous.cpu_s + sum(gather(self._read_cpu_s()))
         metrics["cost/wasted_steps"] = float(self.previous.wasted_steps + max(0, self.previous.step - self.first_step))
-        return metrics
+        return metrics | make_memory_metrics(gather(read_memory_peak_gib()))
 
     def _sample(self) -> dict[str, float]:
         """Return cores and memory of this process, and use of its GPU; {} if the last sample is recent."""

@@ -19,17 +19,19 @@ from experiments.core.errors import InputError, TrainingError
 from experiments.core.seeding import derive_seed
 from experiments.plan.estimate import make_layout
 from experiments.plan.plan import Plan
-from experiments.run.checkpoint import Checkpoint, Checkpoints
+from experiments.run.checkpoint import Checkpoints
 from experiments.run.history import PreviousAttempts
 from experiments.run.journal import Journal
+from experiments.run.metrics import DELIVERED_STEP, delivered_name
 from experiments.train.async_checkpointer import AsyncCheckpointer, BestCheckpoint
+from experiments.train.checkpoint_loader import CheckpointLoader
 from experiments.train.data_digest import fingerprint
 from experiments.train.data_loading import DataShard, evaluation_batches, training_batches
-from experiments.train.evaluator_check import dry_run
+from experiments.train.evaluator_check import as_numbers, dry_run
 from experiments.train.evaluator_files import EvaluatorArtifacts
 from experiments.train.metric_logging import MetricLogger
 from experiments.train.profiler import Profiler, count_flops, make_profile_metrics
-from experiments.train.resource_usage import ResourceUsage, make_memory_metrics, read_memory_peak_gib
+from experiments.train.resource_usage import ResourceUsage
 from experiments.train.stop_agreement import StopConsensus
 from modules.data.base import Batch, Split
 from modules.parallel.base import EngineConfig, Rank
@@ -68,6 +70,9 @@ class Trainer:
         self.shard = DataShard(self.coordinates.data, self.plan.topology.data)
         self.num_synchronous = self.plan.topology.world  # ranks that run every step together
         self.covers_all_processes = True  # no process trains besides the ranks
+        self.delivered_step = self.previous.delivered_step
+        self.evaluated: tuple[int, dict[str, float]] = 0, {}
+        """The step that was evaluated last, and its metrics on the validation split."""
         # Now, as an engine may later take parts of the model away.
         model = self.components.task.model
         self.num_parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -92,9 +97,9 @@ class Trainer:
             train, val, test = (
                 self._load_split(name) for name in ("train", "val", "test")
             )  # fail now, not after training
-        self.checkpointer = AsyncCheckpointer(
-            engine, self.components.task.model, self.checkpoints, self.rank.number == 0
-        )
+        is_first = self.rank.number == 0
+        self.checkpointer = AsyncCheckpointer(engine, self.components.task.model, self.checkpoints, is_first)
+        self.loader = CheckpointLoader(engine, self.checkpoints, is_first)
         self.journal.params(
             {**_plan_params(self.num_parameters, plan), **self._environment_params(), **self._interface_params()}
         )
@@ -104,8 +109,7 @@ class Trainer:
         try:
             result = self._train(train, val, first_step)
             if result[0] == "finished":
-                self._evaluate("test", test, plan.num_steps)
-                self.artifacts.write(engine, test, self.journal.path.parent / "test", self.journal)
+                self._evaluate_delivered(test)
         except BaseException:
             self.profiler.close()
             self.checkpointer.finish()  # an error of the write would hide this one
@@ -220,42 +224,14 @@ class Trainer:
         return done % every == 0 or done == self.plan.num_steps
 
     def _restore(self) -> int:
-        """Load the newest checkpoint that every rank can load, and return its step; 0 without a checkpoint.
-
-        Checkpoints that cannot be loaded are removed once an older one was loaded, so they are not tried again.
-        """
-        engine, errors = self.components.engine, dict[int, str]()
-        newest = self.checkpoints.newest_first()
-        while True:
-            candidate = next(newest, None) if self.rank.number == 0 else None
-            step = int(engine.gather(float(candidate.step if candidate else -1))[0])  # rank 0 decides
-            if step < 0:
-                break
-            checkpoint = candidate or self.checkpoints.at(step)
-            error = self._load_state(checkpoint)
-            if max(engine.gather(float(error is not None))) > 0:
-                errors[step] = error or "another rank could not read it"
-                continue
-            for damaged, reason in errors.items() if self.rank.number == 0 else ():
-                self.checkpoints.discard(damaged, reason)
-            self.checkpointer.last_saved = step
-            self._save_if_best(step, checkpoint.state.get("val", {}) if checkpoint else {})
-            return step
-        if errors:
-            raise TrainingError(
-                f"no checkpoint of this run can be restored; the one of step {max(errors)}: {errors[max(errors)]}"
-            )
-        return 0
-
-    def _load_state(self, checkpoint: Checkpoint | None) -> str | None:
-        """Load a checkpoint; return the error if it cannot be loaded."""
+        """Load the newest checkpoint, and return its step; 0 without a checkpoint."""
+        checkpoint = self.loader.load_newest()
         if checkpoint is None:
-            return "it is damaged on this rank"
-        try:
-            self.components.engine.load(checkpoint.folder)
-        except ValueError as err:
-            return " ".join(str(err).split())
-        return None
+            return 0
+        self.checkpointer.last_saved = self.done = checkpoint.step
+        self.evaluated = checkpoint.step, dict(checkpoint.state.get("val", {}))
+        self._save_if_best()
+        return checkpoint.step
 
     def _report_warnings(self) -> None:
         for warning in self.checkpoints.warnings:
@@ -285,22 +261,45 @@ class Trainer:
             self.checkpointer.wait()  # workers are forks: a lock that the writing thread holds would stay locked in them
         batches = evaluation_batches(split, config["batch_size_eval"], config["num_data_workers"], self.shard)
         values = engine.evaluate(batches, self.components.evaluator)
+        with self._as_input_error():
+            values = as_numbers(self.components.evaluator, values)
         metrics = {f"{name}/{metric}": value for metric, value in values.items()}
         self.journal.metrics(done, metrics)
-        self.journal.metrics(done, make_memory_metrics(engine.gather(read_memory_peak_gib())))
         if name == "val":
             if done < self.plan.num_steps:
                 self.journal.metrics(done, self.usage.total_metrics(done, engine.gather))
-            self._save_if_best(done, metrics)
+            self.evaluated = done, metrics
+            self._save_if_best()
 
-    def _save_if_best(self, done: int, metrics: Mapping[str, float]) -> None:
-        """Save and mark a step if it is the best. Repeated after a resume, as a crash may have prevented the mark."""
-        settings = self.config["checkpoint"]
+    def _save_if_best(self) -> None:
+        """Save and mark the evaluated step if it is the best. Repeated after a resume, as a crash may have prevented the mark."""
+        settings, (done, metrics) = self.config["checkpoint"], self.evaluated
         metric = settings["best_metric"]
         if metric in metrics:
             best = BestCheckpoint(metric, metrics[metric], settings["best_mode"])
             if self.checkpointer.is_better(best):
-                self._save(done, metrics, best)
+                self._save(done, best)
+                self._log_delivered(done, metrics)
+        elif metric is None and metrics:  # the run delivers its last step
+            self._log_delivered(done, metrics)
+
+    def _evaluate_delivered(self, test: Split) -> None:
+        """Measure the weights that the run delivers on the test split."""
+        self.checkpointer.wait()
+        checkpoint = self.loader.load_delivered(self.done)
+        step, metrics = (
+            (checkpoint.step, checkpoint.state.get("val", {})) if checkpoint else (self.done, self.evaluated[1])
+        )
+        if step != self.delivered_step:  # the marked checkpoint is damaged, or no value was a number
+            self._log_delivered(step, metrics)
+        self._evaluate("test", test, step)
+        self.artifacts.write(self.components.engine, test, self.journal.path.parent / "test", self.journal)
+
+    def _log_delivered(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Log the step that the run would deliver now, and its metrics on the validation split."""
+        self.delivered_step = step
+        values = {delivered_name(name): value for name, value in metrics.items()}
+        self.journal.metrics(self.done, {DELIVERED_STEP: step, **values})
 
     def _make_usage(self, first_step: int) -> ResourceUsage:
         peak = self.config["hardware"]["peak_tflops"]
@@ -333,11 +332,14 @@ class Trainer:
             "env.determinism": self.config["determinism"],
         }
 
-    def _save(self, done: int, metrics: Mapping[str, float] | None = None, best: BestCheckpoint | None = None) -> None:
+    def _save(self, done: int, best: BestCheckpoint | None = None) -> None:
+        if best is None and self.checkpointer.last_saved == done:  # as the best
+            return
         start = time.perf_counter()
         self.checkpointer.wait()
         self._report_warnings()
-        self.checkpointer.save(done, metrics or {}, best)
+        metrics = self.evaluated[1] if self.evaluated[0] == done else {}
+        self.checkpointer.save(done, metrics, best)
         self.journal.metrics(done, {"perf/checkpoint_stall_ms": (time.perf_counter() - start) * 1e3})
 
 

@@ -51,9 +51,10 @@ def find_weights(named: str, find_folder: Callable[[str], Path]) -> Path:
     except InputError as err:
         raise InputError([f"init_from.weights={named}: {problem}" for problem in err.problems]) from err
     checkpoints = Checkpoints(run, keep_last=1)
-    checkpoint = checkpoints.best() or checkpoints.latest()
+    checkpoint = checkpoints.delivered()
     if checkpoint is None:
-        raise InputError([f"init_from.weights={named}: run {run} has no complete checkpoint; name another run"])
+        cause = "".join(f": {warning}" for warning in checkpoints.warnings)
+        raise InputError([f"init_from.weights={named}: run {run} has no complete checkpoint{cause}; name another run"])
     return checkpoint.folder / MODEL
 
 

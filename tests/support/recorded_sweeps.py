@@ -16,6 +16,8 @@ from tests.support import ledgers
 from tests.support.stores import sql
 
 METRIC = "val/accuracy_top1"
+VALUE = f"delivered/{METRIC}"
+"""What ranks the trials."""
 
 
 def make_swept(

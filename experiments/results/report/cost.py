@@ -95,7 +95,7 @@ def draw(findings: Findings) -> figures.RenderedFigure | None:
             )  # fmt: skip
             tips.mark(
                 mark,
-                f"{format_point(run.values, findings.short)}\n{findings.metric} {format_number(run.value)}\n{run.id}",
+                f"{format_point(run.values, findings.short)}\n{findings.value_name} {format_number(run.value)}\n{run.id}",
                 run.id,
             )
             if is_whole and (best is None or rank_key(run.value, findings.mode) < rank_key(best, findings.mode)):
@@ -107,7 +107,7 @@ def draw(findings: Findings) -> figures.RenderedFigure | None:
             )
         cut = figures.scale_axis(axis, [run.value for run in ended if run.value is not None])
         axis.set_xlabel(f"device time of the trials that have ended, {unit}")
-        axis.set_ylabel(findings.metric)
+        axis.set_ylabel(findings.value_name)
         return figures.render(
             figure, "cost", title="Cost", alt=f"Results against {format_device_time(findings.used_h)} of device time",
             caption=f"Each mark is a trial when it ended; the line is the best single trial so far. {cut}".rstrip(), tips=tips,

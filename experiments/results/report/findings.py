@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from experiments.core.secrets import is_secret
 from experiments.results.report.metric_history import Series
+from experiments.run.metrics import delivered_name
 
 HIDDEN = "(hidden)"
 
@@ -27,7 +28,7 @@ class ReportRun:
     seed: int
     state: str
     value: float | None
-    """The best value of the metric."""
+    """The value of the metric at the step that the run delivers (`metrics.delivered_value`)."""
     step: int
     num_steps: int | None
     attempts: int
@@ -89,6 +90,7 @@ class Findings:
     status: str
     """How many trials are in which state."""
     metric: str
+    """Its curves are shown; the runs are ranked by `value_name`."""
     mode: str
     short: Mapping[str, str]
     """A short name of each key, for axes and columns."""
@@ -118,6 +120,11 @@ class Findings:
         """The best run of the best point."""
         runs = self.best.finished if self.best is not None else []
         return min(runs, key=lambda run: rank_key(run.value, self.mode)) if runs else None
+
+    @property
+    def value_name(self) -> str:
+        """The name of the value that ranks the runs."""
+        return delivered_name(self.metric)
 
     @property
     def noun(self) -> str:

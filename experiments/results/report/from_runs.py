@@ -10,6 +10,7 @@ from typing import Any
 from experiments.core.errors import InputError, did_you_mean
 from experiments.results.report.findings import Findings, ReportRun, group_by_point, hide_secrets
 from experiments.results.report.metric_history import History, read_history
+from experiments.run.metrics import delivered_name, delivered_value
 from experiments.run.state import RunState, determine_state, is_process_alive
 from experiments.trial.trial import EXCLUDED, Trial
 
@@ -37,7 +38,7 @@ def collect_from_runs(trials: Sequence[Trial]) -> Findings:
         kind="runs",
         name=", ".join(dict.fromkeys(str(trial.config["name"]) for trial in trials)),
         description="",
-        goal=f"{len(runs)} runs, the {'largest' if mode == 'max' else 'smallest'} {metric} first.",
+        goal=f"{len(runs)} runs, the {'largest' if mode == 'max' else 'smallest'} {delivered_name(metric)} first.",
         status=", ".join(f"{count} {state}" for state, count in counts.most_common()),
         metric=metric,
         mode=mode,
@@ -64,7 +65,7 @@ def _make_run(trial: Trial, history: History, values: dict[str, Any], point: int
         values=values,
         seed=int(trial.config.get("seed") or 0),
         state=state.state,
-        value=history.series[metric].best(mode) if metric in history.series else None,
+        value=delivered_value(history.series, metric, mode),
         step=step,
         num_steps=trial.config.get("max_steps"),
         attempts=len(trial.attempts()),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from experiments.results.report.findings import Findings, ReportRun, group_by_point, hide_secrets
 from experiments.results.report.metric_history import History, Series, read_history
+from experiments.run.metrics import delivered_name
 from experiments.sweep.ledger import ENDED
 from experiments.sweep.status.progress import Progress, ProgressReader, TrialRow
 from experiments.sweep.status.text import find_short_keys, format_counts, format_reason
@@ -49,7 +50,7 @@ def _make_run(sweep: Sweep, row: TrialRow) -> ReportRun:
         values=hide_secrets(row.values),
         seed=row.seed,
         state=row.state,
-        value=row.best,
+        value=row.value,
         step=row.step,
         num_steps=row.num_steps,
         attempts=row.attempt,
@@ -78,7 +79,8 @@ def _describe_goal(sweep: Sweep) -> str:
     parts += [f"pruner {spec['pruner']['name']}"] if spec["pruner"] else []
     parts += [f"{spec['num_seeds']} seeds per point"] if spec["num_seeds"] > 1 else []
     parts += [f"{name}={value}" for name, value in spec["budget"].items() if value is not None]
-    return f"Search for the {'largest' if spec['mode'] == 'max' else 'smallest'} {spec['metric']}: {', '.join(parts)}."
+    wanted = "largest" if spec["mode"] == "max" else "smallest"
+    return f"Search for the {wanted} {delivered_name(spec['metric'])}: {', '.join(parts)}."
 
 
 def _make_remarks(progress: Progress) -> list[str]:

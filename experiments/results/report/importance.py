@@ -45,7 +45,7 @@ def compute_importance(findings: Findings) -> Importance | str:
     if len(runs) < MIN_RUNS:
         return f"{len(runs)} finished {'trial is' if len(runs) == 1 else 'trials are'} too few; at least {MIN_RUNS} are needed."
     if len({run.value for run in runs}) == 1:
-        return f"All finished trials have the same {findings.metric}."
+        return f"All finished trials have the same {findings.value_name}."
     keys = [key for key in findings.varying if all(key in run.values for run in runs)]
     left_out = tuple(key for key in findings.varying if key not in keys)
     keys = [key for key in keys if len({repr(run.values[key]) for run in runs}) > 1]
@@ -114,7 +114,7 @@ def draw(importance: Importance, findings: Findings) -> figures.RenderedFigure:
 
 def _make_caption(importance: Importance, findings: Findings) -> str:
     sentences = [
-        f"By Optuna's {importance.method.format(metric=findings.metric)}, over {importance.num_runs} finished trials."
+        f"By Optuna's {importance.method.format(metric=findings.value_name)}, over {importance.num_runs} finished trials."
     ]
     sentences += (
         [f"{importance.num_runs} trials are few, so this is only a hint."] if importance.num_runs < FEW_RUNS else []

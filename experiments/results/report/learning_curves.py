@@ -171,9 +171,7 @@ def _make_caption(
         )
         if len(grey) > MAX_GREY:
             sentences.append(f"One in {math.ceil(len(grey) / MAX_GREY)} grey curves is drawn.")
-    sentences.append(
-        f"The number in the legend is the {'largest' if findings.mode == 'max' else 'smallest'} {findings.metric}."
-    )
+    sentences.append(f"The number in the legend is {findings.value_name}.")
     width = max((run.series[m].width for run in findings.runs for m in metrics if m in run.series), default=1)
     sentences += [f"Long curves show means of up to {width} neighbouring points."] if width > 1 else []
     return " ".join([*sentences, *sorted(cut - {""})])

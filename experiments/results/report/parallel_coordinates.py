@@ -39,7 +39,7 @@ def draw(findings: Findings) -> figures.RenderedFigure | None:
         _draw_axes(axis, keys, [*scales, goal], findings)
         return figures.render(
             figure, "parallel", title="Parallel coordinates", caption=_make_caption(findings, shown, runs),
-            alt=f"{len(shown)} trials as lines over {', '.join(findings.short[key] for key in keys)} to {findings.metric}",
+            alt=f"{len(shown)} trials as lines over {', '.join(findings.short[key] for key in keys)} to {findings.value_name}",
             tips=tips,
         )  # fmt: skip
 
@@ -78,7 +78,7 @@ def _draw_line(
     axis.add_patch(patch)
     tips.mark(
         patch,
-        f"{format_point(run.values, findings.short)}\n{findings.metric} {format_number(run.value)}\n{run.id}",
+        f"{format_point(run.values, findings.short)}\n{findings.value_name} {format_number(run.value)}\n{run.id}",
         run.id,
     )
 
@@ -98,7 +98,7 @@ def _draw_axes(axis: Axes, keys: Sequence[str], scales: Sequence[Scale], finding
             )
     axis.set_xticks(
         range(len(scales)),
-        [*(shorten(findings.short[key], max(8, 110 // len(scales))) for key in keys), findings.metric],
+        [*(shorten(findings.short[key], max(8, 110 // len(scales))) for key in keys), findings.value_name],
     )
     axis.tick_params(axis="x", length=0, labelsize=9, labelcolor=figures.INK, top=False, pad=4)
     axis.get_xticklabels()[-1].set_fontweight("bold")

@@ -38,10 +38,10 @@ def draw(findings: Findings) -> figures.RenderedFigure | None:
             axis.remove()
         cut = figures.scale_axis(axes[0], [run.value for run in runs if run.value is not None])
         for row in range(rows):
-            axes[row * columns].set_ylabel(findings.metric)
+            axes[row * columns].set_ylabel(findings.value_name)
         return figures.render(
             figure, "parameters", title="Result by parameter", caption=_make_caption(findings, runs, cut),
-            alt=f"{findings.metric} of each trial against {', '.join(findings.short[key] for key in keys)}",
+            alt=f"{findings.value_name} of each trial against {', '.join(findings.short[key] for key in keys)}",
             tips=tips or figures.Tooltips(),
         )  # fmt: skip
 
@@ -118,7 +118,7 @@ def _set_ticks(axis: Axes, scale: Scale, *, is_missing: bool) -> None:
 def _make_tip(run: ReportRun, findings: Findings) -> str:
     state = "" if run.state == "finished" else f" ({run.state})"
     seed = f" seed={run.seed}" if findings.has_seeds else ""
-    return f"{format_point(run.values, findings.short)}{seed}\n{findings.metric} {format_number(run.value)}{state}\n{run.id}"
+    return f"{format_point(run.values, findings.short)}{seed}\n{findings.value_name} {format_number(run.value)}{state}\n{run.id}"
 
 
 def _make_caption(findings: Findings, runs: Sequence[ReportRun], cut: str) -> str:

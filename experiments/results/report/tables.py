@@ -69,7 +69,9 @@ def make_points_table(findings: Findings) -> Table:
     """One row per point: mean and standard deviation over its seeds, its cost and its trials."""
     points, best = findings.points, findings.best
     columns = [_make_value_column(findings, key, [point.values for point in points]) for key in _select_keys(findings)]
-    means = _make_metric_column(findings.metric, [point.value for point in points], [point is best for point in points])
+    means = _make_metric_column(
+        findings.value_name, [point.value for point in points], [point is best for point in points]
+    )
     for index, point in enumerate(points):
         if point.value is None:
             means.cells[index] = Cell(", ".join(dict.fromkeys(run.state for run in point.runs)), math.inf)
@@ -90,15 +92,16 @@ def make_trials_table(findings: Findings) -> Table:
     extra = [
         name
         for name in [find_train_loss(runs), *list_test_metrics(runs)[:MAX_TESTS]]
-        if name and name != findings.metric
+        if name and name not in (findings.value_name, findings.metric)
     ]
     ids = [Cell(run.id, runs=[run.id]) for run in runs]
     columns = [Column(findings.noun, ids)]
     columns += [_make_value_column(findings, key, [run.values for run in runs]) for key in _select_keys(findings)]
     columns += [_make_count_column("seed", [run.seed for run in runs])] if findings.has_seeds else []
     columns.append(Column("state", [Cell(run.state) for run in runs]))
-    columns.append(_make_metric_column(findings.metric, [run.value for run in runs], [run is best for run in runs]))
-    columns += [_make_metric_column("last", [run.last(findings.metric) for run in runs])]
+    columns.append(_make_metric_column(findings.value_name, [run.value for run in runs], [run is best for run in runs]))
+    if findings.metric != findings.value_name:
+        columns.append(_make_metric_column(findings.metric, [run.last(findings.metric) for run in runs]))
     columns += [_make_metric_column(name, [run.last(name) for run in runs]) for name in extra]
     columns.append(Column("step", [Cell(_format_steps(run), run.step) for run in runs]))
     columns.append(_make_count_column("attempts", [run.attempts for run in runs]))
@@ -184,8 +187,9 @@ def format_markdown(findings: Findings) -> str:
     best, run = findings.best, findings.best_run
     if best is not None and run is not None:
         at = f" at {_format_code(format_point(best.values))}" if best.values else ""
+        value = f"{_escape(findings.value_name)} {format_number(best.value)}"
         parts.append(
-            f"Best: {_escape(findings.metric)} {format_number(best.value)}{at}, of {_format_ids([one.id for one in best.runs])}; "
+            f"Best: {value}{at}, of {_format_ids([one.id for one in best.runs])}; "
             f"reproduce it with {_format_code(f'lathe reproduce {run.reference}')}."
         )
     return "\n\n".join(parts) + "\n"

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from experiments.results.compare.differences import MACHINE, differences
 from experiments.run.metric_comparison import Divergence, compare, distance
+from experiments.run.metrics import DELIVERED, DELIVERED_STEP, OF_DELIVERED, MetricSeries
 from experiments.trial.parameters import flatten_config
 from experiments.trial.record import RunRecord
 
@@ -23,6 +24,8 @@ END_TOLERANCE = 0.2
 """Relative distance allowed for the last evaluation, after rounding has grown over a whole training."""
 OTHER_DEVICE = 1e-3
 """Between a CPU and a GPU, or two kinds of GPU: convolutions may round to TF32, by up to 5e-4."""
+RESULTS = ("val/", "test/", f"{DELIVERED}val/")
+"""Prefixes of the metrics of an evaluation."""
 LAYOUT = ("hardware.nodes", "hardware.device", "batch_size_per_device", "batch_size_eval")
 """Configuration keys that change where and how a training runs, not what it computes."""
 
@@ -178,9 +181,10 @@ def judge(
         reason: why it ended so.
         data: how its data differs; with other data it is no repetition, whatever the metrics are.
     """
-    everything = compare(one.streams, other.streams, up_to=terms.up_to)
+    streams = _comparable_streams(one, other)
+    everything = compare(*streams, up_to=terms.up_to)
     divergences = [part for part in everything if part.num_common or part.only_in != (0, 0)]
-    judged = compare(one.streams, other.streams, tolerance=terms.tolerance, up_to=terms.judged_to)
+    judged = compare(*streams, tolerance=terms.tolerance, up_to=terms.judged_to)
     first = min((part.first_step for part in judged if part.first_step is not None), default=None)
     missing = _find_missing(divergences, one) if status == "finished" else None
     other_end = _find_other_end(divergences) if terms.judged_to != terms.up_to else None
@@ -197,12 +201,30 @@ def judge(
     return Verdict(outcome, terms, divergences, first, problem or (None if common else "they have no step in common"))
 
 
+def _comparable_streams(
+    one: RunRecord, other: RunRecord
+) -> tuple[Mapping[str, MetricSeries], Mapping[str, MetricSeries]]:
+    """The metrics of both that were measured by the same rule.
+
+    An original of an earlier version logged no delivered step, and measured the weights of its last step on the test split.
+    """
+    if DELIVERED_STEP in one.streams or DELIVERED_STEP not in other.streams:
+        return one.streams, other.streams
+    is_last_step = other.streams[DELIVERED_STEP][-1][1] == last_step(other.streams)
+    left_out = (DELIVERED,) if is_last_step else OF_DELIVERED
+    first, second = (
+        {name: points for name, points in record.streams.items() if not name.startswith(left_out)}
+        for record in (one, other)
+    )
+    return first, second
+
+
 def _find_other_end(divergences: Sequence[Divergence]) -> str | None:
     """A difference in the last values that rounding alone does not explain."""
     for part in divergences:
         if math.isinf(part.largest):
             return f"{part.name} is a number in only one of the two"
-        if part.last is not None and part.name.startswith(("val/", "test/")) and distance(*part.last) > END_TOLERANCE:
+        if part.last is not None and part.name.startswith(RESULTS) and distance(*part.last) > END_TOLERANCE:
             last = " and ".join(f"{value:.4g}" for value in part.last)
             return f"the results differ: {part.name} is {last}, by more than {END_TOLERANCE:.0%}"
     return None

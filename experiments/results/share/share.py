@@ -200,10 +200,11 @@ def _collect_files(trial: Trial, redactor: Redactor) -> dict[str, bytes | Path]:
     if problems := [line for name, content in code.items() for line in find_private(name, content, redactor)]:
         raise InputError(problems, "the shared file")
     checkpoints = Checkpoints(trial.folder, 1)
-    checkpoint = checkpoints.best() or checkpoints.latest()
+    checkpoint = checkpoints.delivered()
     if checkpoint is None:
+        cause = "".join(f": {warning}" for warning in checkpoints.warnings)
         raise InputError(
-            [f"run '{trial.folder.name}' has no checkpoint to bundle; leave --bundle out, or `lathe resume` it"]
+            [f"run '{trial.folder.name}' has no checkpoint to bundle{cause}; leave --bundle out, or `lathe resume` it"]
         )
     return {**code, archive.WEIGHTS: checkpoint.folder / MODEL}
 

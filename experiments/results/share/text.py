@@ -7,6 +7,8 @@ from typing import Any
 
 import yaml
 
+from experiments.run.metrics import DELIVERED, DELIVERED_STEP
+
 BEFORE_BLANK = ("configuration", "trial_id", "environment", "data", "expected", "bundle")
 """Keys with an empty line above."""
 HEADER = """# A run of Lathe, written by `lathe share`: what was trained, on which data, and with which result.
@@ -52,10 +54,14 @@ def as_text(values: Mapping[str, Any]) -> str:
 
 
 def _result(values: Mapping[str, Any]) -> str:
-    """A line with the last values of the evaluation, and an empty line."""
-    metrics = values["expected"]["metrics"].items()
-    points = {name: part for name, part in sorted(metrics) if part["steps"] and name.startswith(("val/", "test/"))}
+    """A line with the values of the delivered weights, or of the last evaluation if none is known, and an empty line."""
+    metrics = {name: part for name, part in values["expected"]["metrics"].items() if part["steps"]}
+    delivered = metrics.pop(DELIVERED_STEP, None)
+    shown = ("test/", DELIVERED) if delivered else ("test/", "val/")
+    names = sorted(metrics, key=lambda name: (not name.startswith("test/"), name))
+    points = {name: metrics[name] for name in names if name.startswith(shown)}
     if not points:
         return "\n"
     last = ", ".join(f"{name} {part['values'][-1]:.4g}" for name, part in points.items())
-    return f"# Result at step {max(part['steps'][-1] for part in points.values())}: {last}.\n\n"
+    step = delivered["values"][-1] if delivered else max(part["steps"][-1] for part in points.values())
+    return f"# Result at step {step:.0f}: {last}.\n\n"

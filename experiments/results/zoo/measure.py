@@ -17,10 +17,10 @@ from experiments.core.format import format_duration
 from experiments.core.git import GitError, git
 from experiments.plan.plan import make_plan
 from experiments.results.report.metric_history import History, read_history
-from experiments.results.zoo.record import MeasuredRecord, round_value
+from experiments.results.zoo.record import DELIVERED_WEIGHTS, MeasuredRecord, round_value
 from experiments.results.zoo.rows import Row
 from experiments.run import journal
-from experiments.run.metrics import read_metric_events
+from experiments.run.metrics import delivered_value, read_metric_events
 from experiments.sweep.create import prepare, write
 from experiments.sweep.ledger import ENDED, Entry
 from experiments.sweep.spec import read_overrides
@@ -240,6 +240,10 @@ def _record(
     known = sorted({name for history in histories for name in history.series if name.startswith(("val/", "test/"))})
     if any(row.metric not in history.series for history in histories):
         raise RunFailed(f"it has no metric {row.metric}, which its header names; known: {', '.join(known)}", sweep)
+    found = [delivered_value(history.series, row.metric, sweep.spec["mode"]) for history in histories]
+    values = [value for value in found if value is not None]
+    if len(values) < len(found):
+        raise RunFailed(f"its metric {row.metric} is not a number", sweep)
     params = _params(sweep.trial(entries[0]).folder)
     hardware, code = sweep.config["hardware"], sweep.provenance["code"][0]
     devices = int(hardware["nodes"] * hardware["devices_per_node"])
@@ -252,7 +256,7 @@ def _record(
         overrides=[text for text in options.overrides if not _is_of_machine(text)],
         metric=row.metric,
         seeds=[entry.seed for entry in entries],
-        values=[round_value(_last(history, row.metric)) for history in histories],
+        values=[round_value(value) for value in values],
         steps=max(entry.step for entry in entries),
         steps_in_all=steps_in_all,
         budget_s=options.budget_s,
@@ -271,6 +275,7 @@ def _record(
         curve_steps=steps,
         curves=curves,
         shorter=shorter,
+        weights=DELIVERED_WEIGHTS,
     )
 
 

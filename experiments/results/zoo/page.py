@@ -24,6 +24,9 @@ page by hand; `lathe zoo --check` reports differences.
 a budget shortened a run, the table shows its steps, and the result is not compared with the expected range. *Cost* is the time
 and the CPU time (CPU s) of one run; compare the CPU time if other processes were running. The section of each row has the
 source, seeds, machine and code, and a learning curve with the mean and the range over the seeds.
+
+A result is that of the weights that a run delivers: its best checkpoint, if the experiment selects one. *Weights of the last
+step* marks results from before this rule whose run delivered other weights; `lathe zoo --run NAME` measures them again.
 """
 COLUMNS = ("experiment", "data", "metric", "published", "expected", "measured", "cost")
 
@@ -107,6 +110,8 @@ def measured_text(status: RowStatus) -> str:
         parts.append("(**not as expected**)")
     if record.metric != status.row.metric:
         parts.append(f"({record.metric})")
+    if record.is_outdated:
+        parts.append("(weights of the last step)")
     return " ".join(parts)
 
 

@@ -14,6 +14,7 @@ from experiments.core.atomic import write_text
 from experiments.core.errors import InputError
 
 NOTE = "# Written by `lathe zoo --run`.\n"
+DELIVERED_WEIGHTS, LAST_STEP = "delivered", "last step"
 MAX_DIGITS = 6
 """Of a value; further digits differ between machines."""
 
@@ -30,7 +31,7 @@ class MeasuredRecord:
     metric: str
     seeds: list[int]
     values: list[float]
-    """The last value of the metric, per seed."""
+    """The value of the metric for the weights that the run delivers, per seed."""
     steps: int
     steps_in_all: int
     """Steps of the experiment; more than `steps` if a budget shortened the runs."""
@@ -57,6 +58,8 @@ class MeasuredRecord:
     """Per seed, a value for each step."""
     shorter: list[str] = field(default_factory=list)
     """Overrides that shortened the runs to the budget."""
+    weights: str = field(default_factory=lambda: LAST_STEP)
+    """The weights that were measured. Before 2026-11-29 they were always those of the last step."""
 
     @property
     def mean(self) -> float:
@@ -72,12 +75,18 @@ class MeasuredRecord:
         """Whether the training had all steps of the experiment."""
         return self.steps >= self.steps_in_all
 
+    @property
+    def is_outdated(self) -> bool:
+        """Whether the measured weights may be others than those that the run delivered."""
+        return self.weights != DELIVERED_WEIGHTS
+
     def is_current(self, trial: str, metric: str | None, seeds: int, budget_s: float | None) -> bool:
         """Whether a measurement with so many seeds and this budget would add nothing."""
         is_as_long = self.is_complete or (
             self.budget_s is not None and budget_s is not None and budget_s <= self.budget_s
         )
-        return (self.trial, self.metric) == (trial, metric) and len(self.seeds) >= seeds and is_as_long
+        is_same = (self.trial, self.metric) == (trial, metric) and not self.is_outdated
+        return is_same and len(self.seeds) >= seeds and is_as_long
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from experiments.run.journal_tail import JournalTail
-from experiments.run.metrics import choose_better
 from experiments.sweep.budget import find_spent_limit, sum_device_s
 from experiments.sweep.ledger import Entry, Ledger, LedgerState, State, average_value
 from experiments.sweep.sweep import Sweep
@@ -38,8 +37,9 @@ class TrialRow:
     num_steps: int | None
     """None until the trial has started, if the configuration does not state it."""
     last: float | None
-    """Last value of the metric; best value if the trial has ended."""
-    best: float | None
+    """Last value of the metric; None if the trial has ended."""
+    value: float | None
+    """Value of the metric at the step that the trial delivers, or would deliver now (`metrics.delivered_value`)."""
     attempt: int
     worker: str
     host: str
@@ -206,7 +206,7 @@ class ProgressReader:
         row = TrialRow(
             id=entry.id, point=entry.point, values=entry.values, seed=entry.seed, state=entry.state, step=entry.step,
             num_steps=entry.step if entry.state == "finished" and entry.step else self._find_num_steps(entry.values),
-            last=entry.value, best=entry.value, attempt=entry.attempt, worker=entry.worker, host=entry.host,
+            last=None, value=entry.value, attempt=entry.attempt, worker=entry.worker, host=entry.host,
             since=entry.since, in_state_s=max(0.0, now - entry.since),
             took_s=entry.used_s / entry.devices if entry.devices else None,
             failure=entry.failure, reason=entry.reason, used_h=entry.used_s / 3600, wasted_h=entry.wasted_s / 3600,
@@ -219,10 +219,10 @@ class ProgressReader:
             (entry.id, entry.attempt), JournalTail(_attempt_folder(self.sweep, entry), metric)
         )
         tail.read()
-        last = tail.values.last[1] if tail.values.last else entry.value
-        best = choose_better(entry.value, tail.values.best(mode), mode)
+        last = tail.values.last[1] if tail.values.last else None
+        value = tail.delivered_value(mode, entry.value)
         num_steps = tail.num_steps or row.num_steps
-        return replace(row, step=max(tail.step, entry.step), num_steps=num_steps, last=last, best=best)
+        return replace(row, step=max(tail.step, entry.step), num_steps=num_steps, last=last, value=value)
 
     def _find_num_steps(self, values: Mapping[str, Any]) -> int | None:
         """Steps of a trial, if the configuration states them."""
@@ -261,7 +261,7 @@ def _determine_state(counts: Mapping[State, int], closed: str | None, unchosen: 
 
 def _sort_key(row: TrialRow, mode: str) -> tuple[float, float, int, int]:
     """Sort key of the table: failed, running, interrupted, then finished trials, the best first."""
-    value = math.inf if row.best is None or math.isnan(row.best) else -row.best if mode == "max" else row.best
+    value = math.inf if row.value is None or math.isnan(row.value) else -row.value if mode == "max" else row.value
     by_value = value if row.state in ("finished", "pruned") else 0.0
     has_not_started = row.state == "pending" and row.attempt == 0
     return ORDER.index("pruned") + 0.5 if has_not_started else ORDER.index(row.state), by_value, row.point, row.seed

@@ -19,6 +19,7 @@ from rich.text import Text
 from experiments.core.console import make_console
 from experiments.core.errors import InputError
 from experiments.core.format import format_duration, format_hours, format_number, format_point, to_json
+from experiments.run.metrics import delivered_name
 from experiments.sweep.ledger import ENDED, State
 from experiments.sweep.status.progress import Progress, ProgressReader, TrialRow, read_progress
 from experiments.sweep.status.text import (
@@ -32,6 +33,7 @@ from experiments.sweep.status.text import (
 )
 from experiments.sweep.sweep import Sweep, find_sweep, format_reference
 from experiments.sweep.worker.reaper import reap
+from experiments.trial.lookup import check_runs_dir
 from launchers.base import DONE, FAILED, Executor
 
 MAX_ROWS = 40
@@ -44,7 +46,7 @@ GAP = 2
 MIN_WIDTH = 8
 """Minimum width of a column that can shrink."""
 ELASTIC = ("point", "why")
-NUMERIC = ("seed", "step", "last", "best", "attempt", "time")
+NUMERIC = ("seed", "step", "value", "last", "attempt", "time")
 MAX_REASONS = 10
 STYLES: Mapping[str, str] = {
     "running": "cyan", "finished": "green", "done": "green", "pruned": "blue", "failed": "bold red",
@@ -145,18 +147,15 @@ def _columns(progress: Progress, rows: Sequence[TrialRow], width: int) -> dict[s
         "seed": ["seed", *(str(row.seed) for row in rows)],
         "state": ["state", *(row.state for row in rows)],
         "step": ["step" if is_wide else "", *(_format_steps(row, is_wide=is_wide) for row in rows)],
-        "last": [
-            progress.metric if is_wide else progress.metric.rpartition("/")[2],
-            *(format_number(row.last) for row in rows),
-        ],
-        "best": ["best", *(format_number(row.best) if row.state == "running" else "" for row in rows)],
+        "value": ["delivered", *(format_number(row.value) for row in rows)],
+        "last": [progress.metric, *(format_number(row.last) for row in rows)],
         "attempt": ["attempt", *(str(row.attempt or "") for row in rows)],
         "time": ["time", *(_format_time(row) for row in rows)],
         "worker": ["worker", *(_format_worker(row) for row in rows)],
         "why": ["why", *map(format_reason, rows)],
     }
     empty = {name for name, (_, *texts) in columns.items() if not any(texts)}
-    hidden = empty | ({"best", "attempt"} if not is_wide else set()) | ({"worker", "why"} if width < WIDE else set())
+    hidden = empty | ({"attempt"} if not is_wide else set()) | ({"last", "worker", "why"} if width < WIDE else set())
     hidden |= set() if any(row.seed for row in progress.rows) else {"seed"}
     styles = ["", *(STYLES[row.state] for row in rows)]
     return {
@@ -211,7 +210,7 @@ def make_sweeps_table(known: Sequence[Progress], now: float, width: int) -> Tabl
     for progress, done, started in rows:
         value = ""
         if (best := progress.best) is not None:
-            metric = progress.metric if width >= MIDDLE else progress.metric.rpartition("/")[2]
+            metric = delivered_name(progress.metric) if width >= MIDDLE else progress.metric.rpartition("/")[2]
             short = None if width >= WIDE else find_short_keys(progress.rows)
             value = f"{metric} {format_number(best.value)}  {format_point(best.values, short)}"
         state = Text(STATE_TEXTS.get(progress.state, progress.state), style=STYLES.get(progress.state, ""))
@@ -259,6 +258,7 @@ def show(args: argparse.Namespace, done_hint: DoneHint) -> int:
 
 
 def _show_all(runs_dir: Path, screen: Console, *, as_document: bool) -> int:
+    check_runs_dir(runs_dir)
     sweeps = [Sweep(path.parent.resolve()) for path in runs_dir.glob("*/sweep.yaml")]
     known = []
     for sweep in sweeps:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from experiments.core.format import format_number, format_point
+from experiments.run.metrics import delivered_name
 from experiments.sweep.status.progress import BestPoint, Progress, TrialRow
 
 MIN_KEY_LENGTH = 3
@@ -39,7 +40,7 @@ def format_best(progress: Progress, best: BestPoint) -> str:
     """The best value of the metric and its point."""
     seeds = f", the mean of {len(best.trials)} seeds" if len(best.trials) > 1 else ""
     point = f" at {format_point(best.values)}" if best.values else ""
-    return f"{progress.metric} {format_number(best.value)}{point}{seeds}"
+    return f"{delivered_name(progress.metric)} {format_number(best.value)}{point}{seeds}"
 
 
 def format_counts(progress: Progress) -> str:

@@ -12,7 +12,6 @@ from pathlib import Path
 from experiments.run import journal
 from experiments.run.failure import CANCELLED, RETRYABLE, classify_loss
 from experiments.run.journal_tail import JournalTail
-from experiments.run.metrics import choose_better
 from experiments.sweep.ledger import Entry, Ledger, State
 from experiments.sweep.sweep import Sweep
 from launchers.base import Executor
@@ -103,7 +102,7 @@ def _end_attempt(
         state, then = "failed", f"no attempt is left (sweep.max_attempts={max_attempts})"
     journal.seal(folder / "attempts" / str(attempt) / "journal.jsonl")  # an orphaned process may still write
     is_own = ledger.end(
-        entry.id, attempt, state, value=choose_better(entry.value, tail.values.best(mode), mode), step=tail.step,
+        entry.id, attempt, state, value=tail.delivered_value(mode, entry.value), step=tail.step,
         failure=failure, reason=f"{reason}; {then}" if state != "pending" else reason,
         wasted=not any((folder / "checkpoints").glob("step_*")),
         until=_mtime(folder / "attempts" / str(attempt) / "heartbeat"),

@@ -14,8 +14,8 @@ from experiments.launch.outcome import Outcome, determine_outcome, write_outcome
 from experiments.launch.rank_group import RankGroup
 from experiments.launch.wakeup import SignalWaiter
 from experiments.run import journal
-from experiments.run.failure import CANCELLED, CONFIG, HOST_MEMORY, KILLED, PREEMPTED, RETRYABLE, TIMEOUT
-from experiments.run.metrics import read_best_value
+from experiments.run.failure import CANCELLED, CONFIG, EXCEPTION, HOST_MEMORY, KILLED, PREEMPTED, RETRYABLE, TIMEOUT
+from experiments.run.metrics import delivered_name, delivered_value, read_summaries
 from experiments.sweep.ledger import Ledger, State
 from experiments.sweep.sweep import Sweep
 from experiments.sweep.worker.claims import Claim
@@ -125,8 +125,10 @@ class TrialRunner:
             self._stop("pruned")
 
     def _record_end(self, outcome: Outcome, code: int) -> None:
-        value = read_best_value(self.claim.trial.folder, self.metric, self.sweep.spec["mode"])
-        state, failure, reason = self._determine_state(outcome, value)
+        names = {self.metric, delivered_name(self.metric)}
+        measured = read_summaries(self.claim.trial.folder, names)
+        value = delivered_value(measured, self.metric, self.sweep.spec["mode"])
+        state, failure, reason = self._determine_state(outcome, value, is_measured=bool(measured))
         step = self._last_state["step"] if self._last_state else 0
         is_saved = any((self.claim.trial.folder / "checkpoints").glob("step_*"))
         is_wasted = state not in ("finished", "pruned") and not (state in ("pending", "cancelled") and is_saved)
@@ -138,9 +140,18 @@ class TrialRunner:
         if is_own:
             write_outcome(self.claim.trial, self.claim.attempt, Outcome(outcome.status, reason, failure), code)
 
-    def _determine_state(self, outcome: Outcome, value: float | None) -> tuple[State, str | None, str | None]:
+    def _determine_state(
+        self, outcome: Outcome, value: float | None, *, is_measured: bool
+    ) -> tuple[State, str | None, str | None]:
         """New state of the trial, failure class and reason."""
         if outcome.status == "finished":
+            if value is None and is_measured:
+                return (
+                    "failed",
+                    EXCEPTION,
+                    f"sweep.metric={self.metric} is not a number (NaN) for the weights that the trial delivers; lower "
+                    "optimizer.lr, or correct the evaluator",
+                )
             if value is None:
                 return (
                     "failed",

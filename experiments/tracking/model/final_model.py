@@ -50,7 +50,7 @@ class FinalModel:
 
 
 def find_final_model(trial: Trial) -> FinalModel:
-    """Find the best checkpoint of a run, else the last one.
+    """Find the checkpoint that a run delivers.
 
     Raises:
         InputError: the run is not finished, or the checkpoint is missing or damaged.
@@ -63,15 +63,15 @@ def find_final_model(trial: Trial) -> FinalModel:
             ]
         )
     checkpoints = Checkpoints(trial.folder, 1)
-    best = checkpoints.best()
-    checkpoint = best if best or checkpoints.warnings else checkpoints.latest()
+    checkpoint = checkpoints.delivered()
     if checkpoints.warnings:
         raise InputError([f"{warning}; restore the file, or train again" for warning in checkpoints.warnings])
     if checkpoint is None:
         raise InputError([f"run '{name}' has no checkpoint in {checkpoints.folder}; restore it, or train again"])
     metric = str(trial.config["checkpoint"]["best_metric"])
     value = checkpoint.state.get("val", {}).get(metric)
-    return FinalModel(checkpoint, f"best by {metric}={value:.6g}" if best and value is not None else "last")
+    is_best = checkpoints.has_best and value is not None
+    return FinalModel(checkpoint, f"best by {metric}={value:.6g}" if is_best else "last")
 
 
 def _find_state(trial: Trial) -> str:

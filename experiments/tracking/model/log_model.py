@@ -9,7 +9,7 @@ from experiments.components.model_signature import ModelInterface, available_ans
 from experiments.config.allowlist import trusted
 from experiments.core.errors import InputError
 from experiments.run import journal
-from experiments.run.metrics import REPEATABLE, read_metric_events
+from experiments.run.metrics import read_metric_events
 from experiments.tracking import run_tags
 from experiments.tracking.mlflow_client import Store
 from experiments.tracking.model.final_model import (
@@ -125,6 +125,6 @@ def _make_note(trial: Trial, model: FinalModel, interface: ModelInterface, uri: 
 def _select_points(trial: Trial, step: int) -> list[journal.MetricsEvent]:
     """Select the metrics of these weights."""
     events = [event for event in read_metric_events(trial.folder) if event["step"] == step]
-    prefixes = REPEATABLE[1:]  # without training metrics, which are means over earlier steps
+    prefixes = ("val/", "test/")  # training metrics are means over earlier steps
     selected = [{key: value for key, value in event["metrics"].items() if key.startswith(prefixes)} for event in events]
     return [{**event, "metrics": metrics} for event, metrics in zip(events, selected, strict=True) if metrics]

@@ -39,3 +39,13 @@ def test_two_runs_diverge_at_their_first_different_step() -> None:
 def test_the_distance_is_relative_and_handles_nan_and_infinity(one: float, other: float, expected: float) -> None:
     assert distance(one, other) == pytest.approx(expected, rel=1e-9)
     assert distance(other, one) == distance(one, other)
+
+
+def test_metrics_of_the_delivered_weights_are_compared_by_their_last_values() -> None:
+    one = {"test/x": [(10, 0.5)], "delivered/val/x": [(10, 0.4), (20, 0.6)], "val/x": [(10, 0.4)]}
+    other = {"test/x": [(30, 0.75)], "delivered/val/x": [(10, 0.6)], "val/x": [(10, 0.4)]}
+    delivered, test, val = compare(one, other)
+    assert (delivered.first_step, delivered.last, delivered.only_in) == (None, (0.6, 0.6), (0, 0))
+    assert (test.first_step, test.last, test.only_in) == (30, (0.5, 0.75), (0, 0))
+    assert compare(one, other, up_to=20) == [val]
+    assert [part.only_in for part in compare(one, {})] == [(1, 0)] * 3

@@ -11,10 +11,11 @@ from experiments.run.journal import Journal, seal
 from experiments.run.journal_tail import JournalTail
 from experiments.run.metrics import (
     MetricSummary,
-    choose_better,
-    read_best_value,
+    delivered_name,
+    delivered_value,
     read_last_values,
     read_series,
+    read_summaries,
 )
 
 NAN = math.nan
@@ -48,11 +49,11 @@ def test_a_resumed_run_has_every_point_once(run: Path) -> None:
     assert read_series(run, [""]) == {**repeatable, "perf/step_time_ms": [(1, 5.0), (2, 5.0), (3, 5.0)]}
 
 
-def test_last_and_best_values_leave_out_what_a_later_attempt_repeats(run: Path) -> None:
+def test_last_values_and_summaries_leave_out_what_a_later_attempt_repeats(run: Path) -> None:
     assert read_last_values(run) == {"train/loss_nats": 0.1, "perf/step_time_ms": 5.0, "val/accuracy_top1": 0.5}
-    assert read_best_value(run, "train/loss_nats", "max") == 1.0
-    assert read_best_value(run, "train/loss_nats", "min") == 0.1
-    assert read_best_value(run, "val/missing", "min") is None
+    assert read_summaries(run, {"train/loss_nats", "val/missing"}) == {
+        "train/loss_nats": MetricSummary((4, 0.1), 0.1, 1.0)
+    }
 
 
 @pytest.mark.parametrize(
@@ -73,10 +74,44 @@ def test_nan_is_never_the_best_value(values: list[float], smallest: float | None
     assert (summary.last is None) == (not values)
 
 
-def test_the_better_of_two_values_may_be_the_only_one() -> None:
-    assert [choose_better(1.0, 2.0, mode) for mode in ("min", "max")] == [1.0, 2.0]
-    assert [choose_better(missing, 2.0, "min") for missing in (None, NAN)] == [2.0, 2.0]
-    assert choose_better(None, NAN, "max") is None
+@pytest.mark.parametrize(
+    ("logged", "metric", "expected"),
+    [
+        ({"val/x": [1.0, 3.0, 2.0], "delivered/val/x": [1.0, 2.5]}, "val/x", 2.5),  # another metric chose the step
+        ({"val/x": [1.0, 3.0, 2.0], "delivered/val/x": [3.0, NAN]}, "val/x", None),
+        ({"val/x": [1.0, 3.0, 2.0]}, "val/x", 3.0),  # a run of an earlier version
+        ({"test/x": [0.5]}, "test/x", 0.5),
+        ({"train/x": [9.0, 1.0]}, "train/x", 1.0),
+        ({"train/x": [9.0, NAN]}, "train/x", None),
+        ({"val/y": [1.0]}, "val/x", None),
+    ],
+)
+def test_a_run_is_ranked_by_its_delivered_step(
+    logged: dict[str, list[float]], metric: str, expected: float | None
+) -> None:
+    summaries: dict[str, MetricSummary] = {}
+    for name, values in logged.items():
+        for step, value in enumerate(values):
+            summaries.setdefault(name, MetricSummary()).add(step, value)
+    assert delivered_value(summaries, metric, "max") == expected
+
+
+@pytest.mark.parametrize(
+    ("points", "before", "expected"),
+    [
+        ([], 0.4, 0.4),
+        ([{"val/x": 0.9}], 0.4, 0.4),  # of the attempts before; this one has delivered nothing better yet
+        ([{"val/x": 0.9}, {"delivered/val/x": 0.9}, {"val/x": 0.1}], 0.4, 0.9),
+        ([{"val/x": 0.9}, {"val/x": 0.1}], None, 0.9),
+    ],
+)
+def test_a_tail_knows_the_value_that_the_run_would_deliver(
+    tmp_path: Path, points: list[dict[str, float]], before: float | None, expected: float
+) -> None:
+    tail = JournalTail(write(tmp_path, 1, list(enumerate(points))), "val/x")
+    tail.read()
+    assert tail.delivered_value("max", before) == expected
+    assert delivered_name("val/x") == "delivered/val/x"
 
 
 def test_a_tail_reads_on_and_agrees_with_the_whole_journal(tmp_path: Path) -> None:
@@ -97,8 +132,7 @@ def test_a_tail_reads_on_and_agrees_with_the_whole_journal(tmp_path: Path) -> No
         journal.metrics(21, {"train/x": 0.0})
         tail.read()
     assert tail.step == 21
-    assert tail.values.best("min") == read_best_value(tmp_path, "val/x", "min") == 3.0
-    assert tail.values.best("max") == read_best_value(tmp_path, "val/x", "max") == 4.0
+    assert tail.values == read_summaries(tmp_path, {"val/x"})["val/x"] == MetricSummary((20, 4.0), 3.0, 4.0)
 
 
 def test_a_tail_ignores_damaged_lines_and_what_an_orphan_writes_after_the_seal(tmp_path: Path) -> None:

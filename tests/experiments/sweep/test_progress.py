@@ -117,14 +117,14 @@ def test_running_trial_is_read_incrementally_from_its_journal(tmp_path: Path) ->
     assert (reader.read().rows[0].step, reader.read().rows[0].last) == (0, None)
     log_metric(sweep, ids(3)[0], {20: 0.4, 40: 0.7, 60: 0.6})
     row = reader.read().rows[0]
-    assert (row.step, row.num_steps, row.last, row.best) == (60, 200, 0.6, 0.7)
+    assert (row.step, row.num_steps, row.last, row.value) == (60, 200, 0.6, 0.7)
     path = attempt_folder(sweep, ids(3)[0]) / "journal.jsonl"
     with path.open("a") as file:
         file.write('{"event":"metrics","time":1,"step":80,"metrics":{"val/accuracy_top1":0.9')
-    assert reader.read().rows[0].best == 0.7
+    assert reader.read().rows[0].value == 0.7
     with path.open("a") as file:
         file.write('}}\nnot json\n["nor", "a map"]\n')
-    assert (reader.read().rows[0].step, reader.read().rows[0].best) == (80, 0.9)
+    assert (reader.read().rows[0].step, reader.read().rows[0].value) == (80, 0.9)
 
 
 def test_read_events_and_ended_trials_are_not_read_again(tmp_path: Path) -> None:
@@ -136,12 +136,12 @@ def test_read_events_and_ended_trials_are_not_read_again(tmp_path: Path) -> None
     reader.read()
     path = attempt_folder(sweep, ids(3)[0]) / "journal.jsonl"
     path.write_bytes(b"x" * path.stat().st_size)  # of the same length, with no new events
-    assert reader.read().rows[0].best == 0.4
+    assert reader.read().rows[0].value == 0.4
     end_trial(sweep, ids(3)[1], "finished", value=0.5, step=200)
     ended = attempt_folder(sweep, ids(3)[1]) / "journal.jsonl"
     ended.unlink()
     ended.mkdir()  # cannot be read as a file
-    assert {row.id: row.best for row in reader.read().rows} == {ids(3)[0]: 0.4, ids(3)[1]: 0.5, ids(3)[2]: None}
+    assert {row.id: row.value for row in reader.read().rows} == {ids(3)[0]: 0.4, ids(3)[1]: 0.5, ids(3)[2]: None}
 
 
 def test_best_value_of_an_interrupted_trial_includes_earlier_attempts(tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_best_value_of_an_interrupted_trial_includes_earlier_attempts(tmp_path: 
     claim_trial(sweep, ids(3)[0])
     log_metric(sweep, ids(3)[0], {120: 0.6})
     row = read_progress(sweep, sweep.ledger()).rows[0]
-    assert (row.attempt, row.step, row.last, row.best, row.failure) == (2, 120, 0.6, 0.8, None)
+    assert (row.attempt, row.step, row.last, row.value, row.failure) == (2, 120, 0.6, 0.8, None)
 
 
 def test_device_hours_and_the_budget_are_counted(tmp_path: Path) -> None:

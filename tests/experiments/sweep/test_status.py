@@ -92,7 +92,7 @@ def test_table_fits_the_width_and_shows_every_value_of_a_point(tmp_path: Path, w
 def test_narrow_table_shows_progress_and_reasons_below(tmp_path: Path) -> None:
     lines = render(make_mixed_sweep(tmp_path), 80)
     running = next(line for line in lines if " running " in line)
-    assert re.search(r"50%\s+0\.2 ", running)
+    assert re.search(r"50%\s+0\.3 ", running)
     assert lines[-2] == f"{ids(8)[3]}  exception: KeyError: 'x' in line 3"
     assert lines[-1] == f"{ids(8)[4]}  preempted: SIGTERM"
 
@@ -100,11 +100,13 @@ def test_narrow_table_shows_progress_and_reasons_below(tmp_path: Path) -> None:
 def test_wide_table_shows_all_columns_of_a_trial(tmp_path: Path) -> None:
     lines = render(make_mixed_sweep(tmp_path), 200)
     running = next(line for line in lines if " running " in line)
-    assert re.search(r"100/200\s+0\.2\s+0\.3\s+1\s+[\d.]+ s\s+12_0\.0 on node7$", running)
+    assert re.search(r"100/200\s+0\.3\s+0\.2\s+1\s+[\d.]+ s\s+12_0\.0 on node7$", running)
     assert re.search(r" failed .*exception: KeyError: 'x' in line 3$", "\n".join(lines), re.MULTILINE)
     assert "sweep s: running, 2/8 done, 1 running, 4 pending, 1 failed" in lines[0]
     assert any(
-        line.startswith("best     val/accuracy_top1 0.55 at optimizer.lr=0.1 batch_size_global=16, the mean of 2")
+        line.startswith(
+            "best     delivered/val/accuracy_top1 0.55 at optimizer.lr=0.1 batch_size_global=16, the mean of 2"
+        )
         for line in lines
     )
 
@@ -153,6 +155,7 @@ def test_duration_has_a_readable_unit(seconds: float | None, text: str) -> None:
 
 
 def test_sweeps_are_listed_from_newest_to_oldest(tmp_path: Path, lathe: Lathe) -> None:
+    (tmp_path / "runs").mkdir()
     empty = lathe("status")
     assert (empty.returncode, empty.stdout) == (0, "there is no sweep in runs; `lathe sweep NAME` starts one\n")
     shift_events(make_mixed_sweep(tmp_path / "runs", "older"), 7000)
@@ -162,7 +165,7 @@ def test_sweeps_are_listed_from_newest_to_oldest(tmp_path: Path, lathe: Lathe) -
     lines = [line.split() for line in done.stdout.splitlines()]
     assert lines[2] == ["newer", "pending", "0/4", *lines[2][3:5], "ago"]
     assert lines[3][:6] == ["older", "running", "2/8", "1.9", "h", "ago"]
-    assert lines[3][6:] == ["val/accuracy_top1", "0.55", "optimizer.lr=0.1", "batch_size_global=16"]
+    assert lines[3][6:] == ["delivered/val/accuracy_top1", "0.55", "optimizer.lr=0.1", "batch_size_global=16"]
     document = json.loads(lathe("status", "--json").stdout)
     assert [sweep["name"] for sweep in document] == ["newer", "older"]
 
@@ -213,7 +216,7 @@ def test_json_has_every_field(tmp_path: Path, lathe: Lathe) -> None:
     assert rows[ids(8)[2]]["last"] == 0.2
     assert (rows[ids(8)[3]]["failure"], rows[ids(8)[3]]["reason"]) == ("exception", "KeyError: 'x'\nin line 3")
     finish_trial(sweep, ids(8)[5], math.inf)
-    assert json.loads(to_json(read_progress(sweep, sweep.ledger())))["rows"][0]["last"] is None
+    assert json.loads(to_json(read_progress(sweep, sweep.ledger())))["rows"][0]["value"] is None
 
 
 def test_lost_workers_are_reported(tmp_path: Path, lathe: Lathe) -> None:
@@ -275,10 +278,12 @@ def test_one_line_is_printed_per_ended_trial_without_a_terminal(
     claim_trial(sweep, ids(3)[1])
     end_trial(sweep, ids(3)[1], "failed", failure="exception", reason="KeyError: 'x'", wasted=True)
     assert lines.readline().endswith(" failed: exception: KeyError: 'x'\n")
-    assert lines.readline().startswith("1/3 done, 1 pending, 1 failed, best val/accuracy_top1 0.5 at optimizer.lr=0.1")
+    assert lines.readline().startswith(
+        "1/3 done, 1 pending, 1 failed, best delivered/val/accuracy_top1 0.5 at optimizer.lr=0.1"
+    )
     finish_trial(sweep, ids(3)[2], 0.25)
     rest = lines.read().splitlines()
-    assert rest[0].startswith("2/3 done, 1 failed, best val/accuracy_top1 0.5 ")
+    assert rest[0].startswith("2/3 done, 1 failed, best delivered/val/accuracy_top1 0.5 ")
     assert rest[1].startswith("sweep s: some failed after ")
     assert rest[2] == "`lathe logs s` shows the output of failed trials, `lathe resume s` runs them again"
     assert processes[0].wait(timeout=60) == 1
@@ -288,7 +293,7 @@ def test_show_live_returns_0_if_the_sweep_is_done(tmp_path: Path, capsys: pytest
     sweep = make_idle_sweep(tmp_path, "s", POINTS[:1])
     finish_trial(sweep, ids(1)[0], 0.5)
     assert show_live(sweep, Local(), str) == 0
-    assert capsys.readouterr().out.splitlines()[0].startswith("1/1 done, best val/accuracy_top1 0.5 at ")
+    assert capsys.readouterr().out.splitlines()[0].startswith("1/1 done, best delivered/val/accuracy_top1 0.5 at ")
 
 
 def test_show_live_returns_1_if_no_worker_is_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -374,7 +379,7 @@ def test_long_table_fits_a_low_terminal_and_is_complete_at_the_end(tmp_path: Pat
         assert len(frame.splitlines()) <= 20 + 1  # from a line of one frame to the same line of the next
         finish_trial(sweep, ids(30)[29], 0.7)
         last = screen.until(lambda text: text.rpartition("30/30 done")[2].count("b0000") == 30)
-        assert "best     val/accuracy_top1 0.7 at optimizer.lr=29" in last
+        assert "best     delivered/val/accuracy_top1 0.7 at optimizer.lr=29" in last
         assert screen.process.wait(timeout=60) == 0
     finally:
         screen.close()

@@ -16,7 +16,7 @@ from experiments.tracking.store_uri import StoreError
 from experiments.tracking.sweep_sync import SweepSync
 from experiments.tracking.ui import serve
 from tests.support import ledgers
-from tests.support.recorded_sweeps import METRIC, make_swept, read_run_tags, run_trial
+from tests.support.recorded_sweeps import METRIC, VALUE, make_swept, read_run_tags, run_trial
 from tests.support.stores import sql
 from tests.support.workers import SPEC
 
@@ -48,9 +48,9 @@ def test_charts_follow_from_the_spec() -> None:
     made = charts(space={"optimizer.lr": [0.1, 0.2], "batch_size_global": [32, 64], "optimizer": ["sgd", "adamw"]})
     (parallel,), (contour,) = select_type(made, "PARALLEL"), select_type(made, "CONTOUR")
     assert parallel["selectedParams"] == ["optimizer.lr", "batch_size_global", "optimizer"]
-    assert parallel["selectedMetrics"] == [METRIC]
+    assert parallel["selectedMetrics"] == [VALUE]
     assert [chart["xaxis"]["key"] for chart in select_type(made, "SCATTER")] == parallel["selectedParams"]
-    assert [contour[f"{axis}axis"]["key"] for axis in "xyz"] == ["optimizer.lr", "batch_size_global", METRIC]
+    assert [contour[f"{axis}axis"]["key"] for axis in "xyz"] == ["optimizer.lr", "batch_size_global", VALUE]
     assert [chart["metricKey"] for chart in select_type(made, "LINE")] == [METRIC, "train/loss_nats"]
     assert len({chart["uuid"] for chart in made}) == len(made)
     assert {chart["metricSectionId"] for chart in made} == set(mlflow_view.SECTIONS)
@@ -81,9 +81,9 @@ def test_single_trial_has_only_curves(spec: dict[str, Any]) -> None:
 def test_the_state_filters_and_sorts(mode: str, ascending: bool) -> None:
     state = mlflow_view.make_view_state({**SPEC, "space": SPACE, "mode": mode}, "abc")
     assert state["searchFilter"] == "tags.`lathe.sweep_key` = 'abc' and tags.`lathe.kind` = 'trial'"
-    assert (state["orderByKey"], state["orderByAsc"]) == (f"metrics.`{METRIC}`", ascending)
+    assert (state["orderByKey"], state["orderByAsc"]) == (f"metrics.`{VALUE}`", ascending)
     assert state["selectedColumns"] == [
-        "params.`optimizer.lr`", "params.`model`", "params.`model.width`", f"metrics.`{METRIC}`",
+        "params.`optimizer.lr`", "params.`model`", "params.`model.width`", f"metrics.`{VALUE}`",
     ]  # fmt: skip
     assert [section["name"] for section in state["compareRunSections"]] == ["Sweep", "Curves", "Differences"]
 

@@ -154,7 +154,7 @@ def test_note_has_goal_progress_and_commands(runs_dir: Path) -> None:
     assert "| `base` | `model=mlp data=blobs` |" in note
     ids = read_children(runs_dir, "run_uuid")
     page = f"#/experiments/{sql(runs_dir / 'mlflow.db', 'select experiment_id from runs')[0][0]}/runs"
-    assert f"**Best:** `{METRIC}` 0.75, of [lr=0.001]({page}/{ids['lr=0.001']})" in note
+    assert f"**Best:** `delivered/{METRIC}` 0.75, of [lr=0.001]({page}/{ids['lr=0.001']})" in note
     assert f"| exception | 1 | [lr=0.01]({page}/{ids['lr=0.01']}): `TrainingError: loss=nan \\| 'x'` |" in note
     assert "1/3 done, 1 pending, 1 failed" in note
     assert "lathe sweep --config-dir 'my conf' ./sweep.yaml" in note
@@ -485,7 +485,7 @@ def test_refused_artifacts_block_nothing_else(runs_dir: Path) -> None:
 
 def row(trial: str, values: Mapping[str, Any], seed: int = 0) -> TrialRow:
     nothing: dict[str, Any] = dict.fromkeys(
-        ("num_steps", "last", "best", "took_s", "failure", "reason", "reused"), None
+        ("num_steps", "last", "value", "took_s", "failure", "reason", "reused"), None
     )
     return TrialRow(
         id=trial, point=0, values=dict(values), seed=seed, state="pending", step=0, attempt=0, worker="", host="",

@@ -103,7 +103,9 @@ def test_sweep_is_shown_in_the_browser(tmp_path: Path) -> None:
         shows(driver, "sweep lr_batch", "Sweep (4)", "Parallel Coordinates", "Curves (2)", "8 matching runs")
         drawn = ".parcoords, svg.main-svg .scatterlayer .trace, svg.main-svg .contourlayer .contour"
         waiter(driver)(lambda _: len(driver.find_elements(By.CSS_SELECTOR, drawn)) >= 18)  # 2 x 8 dots, and the others
-        shows(driver, "optimizer.lr vs. val/accuracy_top1", "batch_size_global vs. val/accuracy_top1")
+        shows(
+            driver, "optimizer.lr vs. delivered/val/accuracy_top1", "batch_size_global vs. delivered/val/accuracy_top1"
+        )
         keep(driver, "sweep")
         see_the_table(driver, sweep)
         see_the_parent_and_a_trial(driver, sweep, address)
@@ -116,7 +118,7 @@ def see_the_table(driver: WebDriver, sweep: Sweep) -> None:
     from selenium.webdriver.common.by import By
 
     driver.find_element(By.XPATH, "//label[.//input[@value='TABLE']]").click()
-    shows(driver, "Parameters", "optimizer.lr", "batch_size_global", "val/accuracy_top1", "Duration")
+    shows(driver, "Parameters", "optimizer.lr", "batch_size_global", "delivered/val/accuracy_top1", "Duration")
     waiter(driver)(lambda _: len(names(driver)) == 8)
     cells = driver.find_elements(By.CSS_SELECTOR, "[role='gridcell'][col-id*='accuracy_top1']")
     values = {cell.location["y"]: float(cell.text) for cell in cells if cell.text}
@@ -177,5 +179,5 @@ def see_a_plain_link(driver: WebDriver, sweep: Sweep, address: str) -> None:
     assert re.search(r"searchFilter=.*lathe\.sweep_key", link)
     driver.get("about:blank")
     driver.get(link)
-    shows(driver, "8 matching runs", "Sort: val/accuracy_top1")
+    shows(driver, "8 matching runs", "Sort: delivered/val/accuracy_top1")
     waiter(driver)(lambda _: len(names(driver)) == 8)

@@ -18,7 +18,7 @@ from tests.conftest import Lathe
 from tests.experiments.results.report.test_report import HOSTILE, reported
 from tests.experiments.tracking.test_ui import CHROMIUM, DRIVER, FLAGS
 from tests.support import ledgers
-from tests.support.recorded_sweeps import METRIC, make_swept, run_trial
+from tests.support.recorded_sweeps import VALUE, make_swept, run_trial
 
 if TYPE_CHECKING:
     from selenium.webdriver.chrome.webdriver import WebDriver
@@ -124,14 +124,14 @@ def test_page_of_a_real_sweep_works_in_a_browser(tmp_path: Path, lathe: Lathe) -
     with opened(page, tmp_path / "profile") as driver:
         assert column(driver, "#trials table", "trial")  # the page is rendered
         values = {entry.id: entry.value or 0.0 for entry in entries.values()}
-        shown = zip(column(driver, "#trials table", "trial"), column(driver, "#trials table", METRIC), strict=True)
+        shown = zip(column(driver, "#trials table", "trial"), column(driver, "#trials table", VALUE), strict=True)
         assert {trial: float(text) for trial, text in shown} == pytest.approx(values, abs=5e-5)
-        assert sort_by(driver, "#trials table", METRIC) == "ascending"
-        rising = [float(text) for text in column(driver, "#trials table", METRIC)]
+        assert sort_by(driver, "#trials table", VALUE) == "ascending"
+        rising = [float(text) for text in column(driver, "#trials table", VALUE)]
         assert rising == sorted(rising)
         assert rising[0] < rising[-1]
-        assert sort_by(driver, "#trials table", METRIC) == "descending"
-        assert [float(text) for text in column(driver, "#trials table", METRIC)] == rising[::-1]
+        assert sort_by(driver, "#trials table", VALUE) == "descending"
+        assert [float(text) for text in column(driver, "#trials table", VALUE)] == rising[::-1]
         assert sort_by(driver, "#trials table", "trial") == "ascending"
         assert column(driver, "#trials table", "trial") == sorted(entries)
 

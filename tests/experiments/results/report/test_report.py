@@ -30,7 +30,7 @@ from experiments.tracking.sweep_sync import SweepSync
 from experiments.trial.trial import Trial
 from tests.conftest import Lathe
 from tests.support import ledgers, stores
-from tests.support.recorded_sweeps import METRIC, make_swept, run_trial, start_trial
+from tests.support.recorded_sweeps import METRIC, VALUE, make_swept, run_trial, start_trial
 from tests.support.stores import make_run
 
 HOSTILE = "<script>alert('x')</script>\"&`|$y$ 日本"
@@ -97,8 +97,8 @@ def test_numbers_of_the_page_are_those_of_the_ledger(tmp_path: Path) -> None:
     rows = {row["trial"]: row for row in rows_of(page, "trial")}
     assert set(rows) == {row.id for row in progress.rows}
     for row in progress.rows:
-        assert row.best is not None
-        assert rows[row.id][METRIC] == f"{row.best:.2f}"
+        assert row.value is not None
+        assert rows[row.id][VALUE] == f"{row.value:.2f}"
         assert float(rows[row.id]["lr"]) == row.values["optimizer.lr"]
         assert rows[row.id]["batch_size_global"] == str(row.values["batch_size_global"])
         assert rows[row.id]["seed"] == str(row.seed)
@@ -117,13 +117,13 @@ def test_means_and_deviations_over_seeds_are_on_the_page_and_in_markdown(tmp_pat
     sweep = make_grid(tmp_path)
     page = reported(sweep)
     first = rows_of(section(page, "points"), "lr")[0]
-    assert (first["lr"], first["batch_size_global"], first[METRIC], first["± std"]) == ("0.1", "256", "0.605", "0.0071")
+    assert (first["lr"], first["batch_size_global"], first[VALUE], first["± std"]) == ("0.1", "256", "0.605", "0.0071")
     assert (first["seeds"], first["trials"]) == ("2/2", "b00000000010, b00000000011")
     lines = (sweep.folder / "report" / "table.md").read_text().splitlines()
-    assert lines[4].startswith("| lr | batch_size_global | val/accuracy_top1 | ± std | seeds |")
+    assert lines[4].startswith("| lr | batch_size_global | delivered/val/accuracy_top1 | ± std | seeds |")
     assert lines[6].startswith("| 0.1 | 256 | **0.605** | 0.0071 | 2/2 |")
     assert lines[6].endswith("| `b00000000010`, `b00000000011` |")
-    assert lines[-1].startswith("Best: val/accuracy_top1 0.605 at `optimizer.lr=0.1 batch_size_global=256`")
+    assert lines[-1].startswith("Best: delivered/val/accuracy_top1 0.605 at `optimizer.lr=0.1 batch_size_global=256`")
 
 
 def test_figures_are_png_and_svg_and_reproducible(tmp_path: Path) -> None:
@@ -288,7 +288,7 @@ def test_reused_result_shows_the_curve_of_the_trial_it_came_from(tmp_path: Path)
     page = reported(sweep)
     assert "1 result is reused from trials that ran earlier." in page
     rows = {row["trial"]: row for row in rows_of(page, "trial")}
-    assert rows["c0"]["last"] == rows["b00000000000"]["last"] == "0.5"
+    assert rows["c0"][METRIC] == rows["b00000000000"][METRIC] == "0.5"
     assert rows["c0"]["reason"] == "result reused from b00000000000"
 
 
@@ -359,7 +359,7 @@ def test_runs_are_compared_by_what_their_configurations_differ_by(tmp_path: Path
         {"key": "optimizer.lr", "d4e5f6": "0.3", "a1b2c3": "0.1"},
         {"key": "optimizer.momentum", "d4e5f6": "0.9", "a1b2c3": ""},
     ]
-    losses = {row["run"]: row["val/loss_nats"] for row in rows_of(page, "run")}
+    losses = {row["run"]: row["delivered/val/loss_nats"] for row in rows_of(page, "run")}
     assert losses == {"d4e5f6": "0.125", "a1b2c3": "0.250"}
     assert "lathe reproduce d4e5f6" in section(page, "best")
     assert (tmp_path / "out" / "figures" / "curves.png").exists()

@@ -164,3 +164,34 @@ def test_other_data_is_different_whatever_the_metrics() -> None:
     verdict = judge(one, record(curve()), terms, status="finished", data=["data: the split 'train' is another"])
     assert (verdict.outcome, verdict.code) == ("different", 1)
     assert "the split 'train' is another" in verdict.sentence()
+
+
+@pytest.mark.parametrize(
+    ("step", "tested", "expected"),
+    [
+        (40, 0.5, "identical"),
+        (40, 0.6, "different"),
+        (20, 0.6, "identical"),  # it measured the weights of step 20, and the original those of step 40
+    ],
+)
+def test_an_original_of_an_earlier_version_is_compared_where_the_same_weights_were_measured(
+    step: int, tested: float, expected: str
+) -> None:
+    one, other = record(curve()), record(curve())
+    one = replace(one, streams={**one.streams, "test/x": [(40, 0.5)]})
+    delivered = {"delivered/step": [(step, float(step))], "delivered/val/x": [(step, 1.0)], "test/x": [(step, tested)]}
+    other = replace(other, streams={**other.streams, **delivered})
+    assert outcome(one, other) == expected
+    assert outcome(other, other) == "identical"
+
+
+def test_a_repetition_on_another_machine_may_deliver_another_step() -> None:
+    def delivering(step: int, value: float, threads: int) -> RunRecord:
+        base = record(curve(), cpu_threads=threads)
+        ended = {"delivered/step": [(step, float(step))], "delivered/val/x": [(step, value)], "test/x": [(step, value)]}
+        return replace(base, streams={**base.streams, **ended})
+
+    one = delivering(40, 0.9, 2)
+    assert outcome(one, delivering(10, 0.89, 1)) == "within tolerance"
+    assert outcome(one, delivering(10, 0.5, 1)) == "different"
+    assert outcome(one, delivering(10, 0.9, 2)) == "different"

@@ -21,7 +21,7 @@ RECORD = MeasuredRecord(
     steps=300, steps_in_all=300, budget_s=None, wall_s=[5.0, 7.0, 6.0], cpu_s=[12.5, 13.5, 13.0], device="cpu", devices=1,
     threads=2, side_by_side=2, torch="2.13.0", revision="f6103fd7e2a1b", dirty=True, date="2026-11-28",
     runs=["zoo-tiny/6ca2e6ab10"], curve_metric="val/accuracy_top1", curve_steps=[100, 300],
-    curves=[[0.5, 0.9], [0.6, 0.95], [0.4, 0.9]],
+    curves=[[0.5, 0.9], [0.6, 0.95], [0.4, 0.9]], weights="delivered",
 )  # fmt: skip
 ROW = Row(
     "tiny",
@@ -61,6 +61,7 @@ def test_a_damaged_record_is_reported_with_a_fix(text: str, tmp_path: Path) -> N
         (RECORD, 2, 5.0, True),
         (RECORD, 4, None, False),
         (but(trial="other"), 3, None, False),
+        (but(weights="last step"), 3, None, False),
         (but(metric="test/loss_nats"), 3, None, False),
         (but(steps=200, budget_s=60.0), 3, 60.0, True),
         (but(steps=200, budget_s=60.0), 3, 61.0, False),
@@ -82,6 +83,7 @@ def test_the_page_follows_from_rows_and_records() -> None:
         values=[0.5],
         overrides=["hardware.devices_per_node=2"],
         shorter=["max_steps=150"],
+        weights="last step",
     )
     statuses = [
         RowStatus(ROW, RECORD),

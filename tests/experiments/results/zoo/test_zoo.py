@@ -119,7 +119,7 @@ def test_a_row_measured_with_overrides_can_be_out_of_date(
     assert isinstance(committed, MeasuredRecord)
     trial = trial_id(compose(["experiment=digits_lenet", "model.dropout_prob=0.4"]).config)
     page = tmp_path / "zoo.md"
-    Records(page).write(replace(committed, trial=trial, overrides=overrides))
+    Records(page).write(replace(committed, trial=trial, overrides=overrides, weights="delivered"))
     assert main(["zoo", "digits_lenet", "--page", str(page)]) == 0
     output = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert ("its configuration has changed since" in output) is is_reported
