@@ -36,7 +36,7 @@ class Evaluator(Protocol):
         ...
 
     def compute(self, sums: Tensor) -> dict[str, float]:
-        """Compute the metrics, under names such as ``accuracy_top1``; the split is put in front of the name.
+        """Compute the metrics as plain numbers, under names such as ``accuracy_top1``; the split is put in front of the name.
 
         Args:
             sums: float64 [sums], of all batches together.
