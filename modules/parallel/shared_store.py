@@ -41,20 +41,24 @@ def open_store(rank: Rank) -> SharedStore:
         rank: rank 0. A ``file://`` rendezvous is a path on this machine; the store writes its port and a new secret next to it.
     """
     if rank.rendezvous.startswith("tcp://"):
-        address, secret = _split(rank.rendezvous), rank.secret
-        listener = socket.socket(fileno=rank.listener) if rank.listener is not None else socket.create_server(address)
-        Gate(listener, secret, _Server().serve)
-        return SharedStore(address, secret)
+        secret, fd = rank.secret, rank.listener
+        listener = socket.create_server(_split(rank.rendezvous)) if fd is None else socket.socket(fileno=fd)
+        return _serve(listener, secret)
     listener, secret = listen(LOOPBACK), make_secret()
-    Gate(listener, secret, _Server().serve)
-    address = (LOOPBACK, int(listener.getsockname()[1]))
+    store = _serve(listener, secret)
     path = _address_file(rank.rendezvous)
     partial = path.with_suffix(".new")
     partial.unlink(missing_ok=True)
     with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        json.dump([address[1], secret], file)
+        json.dump([listener.getsockname()[1], secret], file)
     partial.replace(path)
-    return SharedStore(address, secret)
+    return store
+
+
+def _serve(listener: socket.socket, secret: str) -> SharedStore:
+    Gate(listener, secret, _Server().serve)
+    host, port = listener.getsockname()
+    return SharedStore((LOOPBACK if host == "0.0.0.0" else host, port), secret)
 
 
 def join_store(rank: Rank) -> SharedStore:
@@ -90,18 +94,28 @@ def _address_file(rendezvous: str) -> Path:
 
 
 class SharedStore(Store):
-    """A connection to the store. Calls that wait hold it, so threads that wait at the same time need a `clone` each.
+    """A connection to the store. Calls that wait hold it, so threads that wait at the same time need one each.
 
     Keep the object while torch uses it: torch's C++ calls its methods, but does not keep it alive.
     """
 
     def __init__(self, address: tuple[str, int], secret: str, timeout_s: float = JOIN_TIMEOUT_S) -> None:
         super().__init__()
+        self._clones: list[SharedStore] = []
         self._address, self._secret, self._lock = address, secret, threading.Lock()
         self._connection = connect(address, secret, timeout_s=max(1.0, timeout_s))
 
     def clone(self) -> SharedStore:
-        """Open another connection to the same store."""
+        """As `open_another`, for torch's C++: this object keeps the clone alive."""
+        self._clones.append(self.open_another())
+        return self._clones[-1]
+
+    def open_another(self) -> SharedStore:
+        """Open another connection to the same store.
+
+        Raises:
+            DistNetworkError: the process that holds it has ended.
+        """
         try:
             return SharedStore(self._address, self._secret)
         except OSError as err:

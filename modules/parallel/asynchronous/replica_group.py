@@ -49,7 +49,7 @@ class ReplicaGroup:
         """
         while self.size > 1 and self._process_group is None:
             formation = self._next_formation()
-            store_client = self._store.clone()
+            store_client = self._store.open_another()
             store = PrefixStore(f"group/{self._number}/{formation}", store_client)
             try:
                 self._process_group = ProcessGroupGloo(store, self.member, self.size, CONNECT_TIMEOUT)

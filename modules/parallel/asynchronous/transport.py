@@ -123,7 +123,7 @@ class Listener:
     def _pair(self, ticket: str, side: int) -> Connection:
         # A separate client: this one blocks until the other side connects, while other threads use the store.
         try:
-            own = self._store.clone()
+            own = self._store.open_another()
         except RuntimeError as err:
             raise to_connection_error(err) from err
         return Connection(own, f"pair/{ticket}", side, self._header)

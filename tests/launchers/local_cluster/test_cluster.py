@@ -140,7 +140,7 @@ def test_each_cluster_chooses_its_own_ports(folder: Path) -> None:
 )
 def test_an_unsuitable_folder_is_refused(path: str, message: str) -> None:
     if path == "/" and os.getuid() != 0:
-        message = "--dir / belongs to user 0, not to you; use another folder"
+        message = "--dir / cannot be created or written: you may not write to /; use another folder"
     assert check_flags(Path(path), ClusterSpec()) == [message]
 
 

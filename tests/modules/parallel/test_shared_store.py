@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import re
 import socket
 import stat
@@ -46,6 +47,10 @@ def test_store_has_the_operations_of_torch(rank: Rank, tmp_path: Path) -> None:
     assert store.queue_pop("q") == "1"
     threading.Timer(0.05, store.set, ("late", "1")).start()
     assert other.get("late") == b"1"
+    clone = PrefixStore("p", store).clone()  # type: ignore[attr-defined]
+    gc.collect()
+    clone.set("k", "v")
+    assert other.get("p/k") == b"v"
     assert stat.S_IMODE((tmp_path / "ranks.address").stat().st_mode) == 0o600
 
 
