@@ -179,4 +179,4 @@ def test_a_mismatch_is_reported_before_anything_is_frozen(tmp_path: Path) -> Non
     missing = compose([*MLP, f"init_from.weights={tmp_path}/no.safetensors", f"runs_dir={tmp_path}/runs"])
     with pytest.raises(InputError, match="there is no such file"):
         freeze(missing)
-    assert not list((tmp_path / "runs" / "single").iterdir())
+    assert not list((tmp_path / "runs" / "single").glob("*/"))

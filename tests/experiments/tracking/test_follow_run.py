@@ -182,7 +182,7 @@ def test_run_whose_server_dies_finishes_and_is_synced_later(tmp_path: Path) -> N
     run.stdout.close()
     assert run.wait(timeout=90) == 0
     assert "mlp-digits: finished" in output
-    (folder,) = (tmp_path / "runs" / "single").iterdir()
+    (folder,) = (tmp_path / "runs" / "single").glob("*/")
     assert f"`lathe sync {folder.name}` retries" in output
     with mlflow_server(database, port):
         done = subprocess.run(

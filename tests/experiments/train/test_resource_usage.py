@@ -89,7 +89,7 @@ def test_a_resumed_run_logs_its_cost_over_both_attempts(lathe: Lathe, tmp_path: 
     base = ("model=softmax", "tracking=off", "max_steps=40", "eval_every_steps=10", "checkpoint.keep_last=5")
     measured = ("checkpoint.every_steps=20", "hardware.peak_tflops=0.1", "system_every_s=0.001")
     assert lathe("run", *base, *measured).returncode == 0
-    folder = next((tmp_path / "runs" / "single").iterdir())
+    folder = next((tmp_path / "runs" / "single").glob("*/"))
     first = read_last_metrics(folder, 1)
     assert 0 < first["perf/mfu"] < 1
     assert first["perf/time_to_first_step_s"] > 0

@@ -79,7 +79,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Tria
     (folder / "runs").mkdir()
     shutil.copy(empty_store, folder / "runs" / "mlflow.db")
     cli("run", *RUN, f"runs_dir={folder / 'runs'}", "tracking.register_as=digits-lenet", cwd=folder)
-    return Trial(next((folder / "runs" / "single").iterdir()))
+    return Trial(next((folder / "runs" / "single").glob("*/")))
 
 
 @pytest.fixture(scope="module")
@@ -425,7 +425,7 @@ def test_a_language_model_is_exported_with_its_tied_weights(tmp_path: Path, caps
         "data.num_train=null",
     ]
     cli("run", *text, *small, f"runs_dir={tmp_path / 'runs'}", "tracking=off", cwd=tmp_path)
-    trial = Trial(next((tmp_path / "runs" / "single").iterdir()))
+    trial = Trial(next((tmp_path / "runs" / "single").glob("*/")))
     assert main(["export", trial.id, "-o", str(tmp_path / "model"), "--runs-dir", str(tmp_path / "runs")]) == 0
     assert "takes int64 [batch, time], gives float32 [batch, time, 65]" in capsys.readouterr().out
     model = loaded(tmp_path / "model")

@@ -42,7 +42,7 @@ def train(folder: Path, *args: str) -> Trial:
         command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    return Trial(next((folder / "runs" / "single").iterdir()))
+    return Trial(next((folder / "runs" / "single").glob("*/")))
 
 
 @pytest.fixture(scope="module")
