@@ -128,7 +128,10 @@ def sweep(
     from experiments.tracking.mlflow_view import ui_hint
 
     folders = [str(folder) for folder in config_dirs]
-    spec = read(sweep, overrides, folders) if isinstance(sweep, str) else read_overrides([*sweep, *overrides], folders)
+    if isinstance(sweep, str):
+        spec = read(sweep, overrides, folders, trust)
+    else:
+        spec = read_overrides([*sweep, *overrides], folders, trust=trust)
     draft = prepare(spec, config_dirs=folders, trust=trust)
     if draft.templates.all[0].config["launcher"].get("dry_run"):
         raise InputError(

@@ -89,6 +89,10 @@ WORKER_MODULE = "experiments.sweep.worker.worker"
 """What `python -m` runs as a worker. Each sweep stores the name, because its workers run its own copy of the code."""
 
 
+WORKER_OPTIONS = ("--trust",)
+"""Further options of a worker. Each sweep stores them too."""
+
+
 @dataclass(frozen=True)
 class WorkerPool:
     """The workers that run the trials of one sweep, and the resources of each: paths and numbers, never code."""
@@ -114,9 +118,14 @@ class WorkerPool:
     slurm: Mapping[str, Any] | None = None
     """Settings of the scheduler, `hardware.slurm`."""
     trust: tuple[str, ...] = ()
-    """Packages, besides the built-in ones, whose classes the trials may name."""
+    """Packages, besides the built-in ones, whose classes the trials may name. Workers get them in their start command."""
     worker_module: str | None = None
     """What `python -m` runs as a worker of ``code``; None: a sweep of the first version, which did not store it."""
+
+    @property
+    def trust_options(self) -> list[str]:
+        """Arguments of a worker's start command: ``--trust=PACKAGE`` for each package."""
+        return [f"--trust={package}" for package in self.trust]
 
     @property
     def ranks_per_worker(self) -> int:

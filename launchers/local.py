@@ -34,6 +34,8 @@ NVIDIA_GPUS = Path("/proc/driver/nvidia/gpus")
 class Local:
     """Runs one attempt, one process per rank; or the workers of a sweep, which share the cores and GPUs of this machine."""
 
+    is_component = True
+
     def __init__(
         self, workers: int | None = None, devices_per_trial: int | None = None, trials_per_device: int = 1
     ) -> None:
@@ -76,7 +78,7 @@ class Local:
             if placement.threads is not None:
                 environment["OMP_NUM_THREADS"] = str(placement.threads)
             with (folder / f"{placement.worker}.txt").open("a") as log:
-                pids.append(_start(pool.worker_module or FIRST_MODULE, pool.folder, environment, log.fileno()))
+                pids.append(_start(pool, environment, log.fileno()))
         return f"{socket.gethostname()}:{','.join(map(str, pids))}"
 
     def find_jobs(self, pool: WorkerPool) -> list[str]:
@@ -173,8 +175,9 @@ def _find_gpus(pool: WorkerPool) -> list[str]:
     )
 
 
-def _start(module: str, folder: Path, environment: dict[str, str], log: int) -> int:
-    command = [sys.executable, "-P", "-m", module, str(folder)]
+def _start(pool: WorkerPool, environment: dict[str, str], log: int) -> int:
+    module = pool.worker_module or FIRST_MODULE
+    command = [sys.executable, "-P", "-m", module, str(pool.folder), *pool.trust_options]
     actions = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0), *((os.POSIX_SPAWN_DUP2, log, to) for to in (1, 2))]
     try:
         return os.posix_spawn(sys.executable, command, environment, file_actions=actions, setsid=True)

@@ -8,6 +8,7 @@ import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,8 @@ FIRST_MODULE = "launchers.seat"
 class Slurm:
     """Submits the workers of a sweep as one job array. Workers take trials themselves, so no process has to stay behind."""
 
+    is_component = True
+
     def __init__(
         self, workers: int | None = None, devices_per_trial: int | None = None, trials_per_device: int = 1,
         dry_run: bool = False, python: str | None = None, environment: Sequence[str] = (),
@@ -52,7 +55,10 @@ class Slurm:
         """
         self.workers, self.devices_per_trial, self.trials_per_device = workers, devices_per_trial, trials_per_device
         self.dry_run, self.python, self.environment = dry_run, python, tuple(environment)
-        self._queue = SlurmQueue(filter_environment(os.environ, self.environment))
+
+    @cached_property
+    def _queue(self) -> SlurmQueue:
+        return SlurmQueue(filter_environment(os.environ, self.environment))
 
     def count_workers(self, pool: WorkerPool) -> int:
         """Return the number of array tasks."""
@@ -262,11 +268,12 @@ def _render_command(pool: WorkerPool, cores: int, python: str) -> str:
     task += ["--device", pool.device, "--lead-s", settings["signal_delay_s"]]
     task += ["--threads", pool.threads_per_rank] if pool.threads_per_rank else []
     start = shlex.join([*srun, *settings["srun_args"], *map(str, task)])
+    end = shlex.join([str(pool.folder), *pool.trust_options])
     return "\n".join(
         [
             'ends=${SLURM_JOB_END_TIME:-$(squeue -h -j "$task" -o %e || true)}',
             "code=0",
-            f'{start} --ends "$ends" {shlex.quote(str(pool.folder))} || code=$?',
+            f'{start} --ends "$ends" {end} || code=$?',
             # Only while the job is running: `scontrol requeue` would start a cancelled job again.
             f"killed=$((code > 128 && ${{SLURM_RESTART_COUNT:-0}} < {MAX_RESTARTS}))",
             f"if [ $code = {REQUEUE} ] || [ $killed = 1 ]; then",

@@ -104,7 +104,8 @@ COMMANDS = (
         "resume", "continue an interrupted run or sweep", "experiments.cli.run:resume",
         (
             argument(
-                "run", metavar="RUN|SWEEP", completes=("sweep", "run"), help="folder or name, or the beginning of the name"
+                "run", metavar="RUN|SWEEP", completes=("sweep", "run"),
+                help="folder or name of a sweep; folder or id of a run, or the beginning of the id",
             ),
             argument(
                 "overrides", nargs="*", metavar="OVERRIDE", completes="sweep_key",
@@ -164,14 +165,14 @@ COMMANDS = (
                 "trials", nargs="*", metavar="TRIAL|STATE|KEY=VALUE", completes="open_trial",
                 help="only these trials: an id, pending, optimizer=sgd",
             ),
-            RUNS_DIR,
+            TRUST, RUNS_DIR,
         ),
     ),
     Command(
         "sync", "copy runs to the MLflow store", "experiments.cli.tracking:sync",
         (
             argument("runs", nargs="*", metavar="RUN", completes="run", help="default: all runs in the runs folder"),
-            RUNS_DIR,
+            TRUST, RUNS_DIR,
         ),
     ),
     Command(

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from experiments.config import options as option_files
 from experiments.config.source_map import shown_path
+from experiments.core import renamed
 from experiments.core.console import make_console
 from experiments.core.errors import InputError, did_you_mean
 from experiments.core.secrets import resolve
@@ -64,14 +65,14 @@ def _options_table(selection: str | None, groups: Mapping[str, Mapping[str, Path
             table.add_row(name, ", ".join(known))
         return table
     if group not in groups:
-        raise InputError([f"GROUP={group}: there is no such group; {did_you_mean(group, groups)}"])
+        raise InputError([f"there is no group '{group}'; {did_you_mean(group, groups)}"])
     if not option:
         table = Table("option", "", title=f"options of {group}", title_justify="left")
         for name, path in groups[group].items():
             table.add_row(escape(f"{group}={name}"), escape(" ".join(_header(path)[:1])))
         return table
     if option not in groups[group]:
-        raise InputError([f"GROUP={selection}: there is no such option; {did_you_mean(option, groups[group])}"])
+        raise InputError([f"{selection}: there is no such option; {renamed.suggestion(option, groups[group])}"])
     return _keys_table(group, option, groups[group][option])
 
 

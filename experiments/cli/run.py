@@ -14,6 +14,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from experiments.cli.plan import check, choose_layout, compose, print_config, shared_file
+from experiments.config.allowlist import trusted
+from experiments.config.validate import check_config
 from experiments.core.console import Display, make_console
 from experiments.core.errors import InputError
 from experiments.launch.run_trial import RunResult, prestart, uses_scheduler
@@ -70,7 +72,7 @@ def _multirun(args: argparse.Namespace) -> int:
     from experiments.cli.sweep import start_sweep
     from experiments.sweep.spec import read_overrides
 
-    return start_sweep(read_overrides(args.overrides, args.config_dir), args)
+    return start_sweep(read_overrides(args.overrides, args.config_dir, trust=args.trust), args)
 
 
 def _run_on_cluster(experiment: Experiment, args: argparse.Namespace) -> int:
@@ -93,7 +95,7 @@ def resume(args: argparse.Namespace) -> int:
     """
     from experiments.cli.sweep import resume_sweep
 
-    sweep = find_by_full_name(args.run, Path(args.runs_dir))
+    sweep = find_by_full_name(args.run, Path(args.runs_dir), trusted(args.trust))
     if sweep is not None:
         return resume_sweep(sweep, args)
     trial = find_trial(args.run, Path(args.runs_dir))
@@ -115,7 +117,9 @@ def _resume_trial(
     display = Display(sys.stdout)
     display.say(f"run {trial.folder.name} of '{trial.config['name']}' in {trial.folder}")
     initial_weights = trial.folder / FILE
-    check({**trial.config, **(changed or {})}, trust, initial_weights if initial_weights.exists() else None)
+    config = {**trial.config, **(changed or {})}
+    check_config(config, trusted(trust), f"run '{trial.folder.name}'")
+    check(config, trust, initial_weights if initial_weights.exists() else None)
     for change in find_code_changes(trial, trust):
         display.say(f"warning: {change}")
     return _report(run_trial(trial, trust=trust, display=display, launcher=launcher, changes=changed))

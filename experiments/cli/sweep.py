@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.components.instantiate import instantiate
+from experiments.config.allowlist import trusted
 from experiments.core.console import make_console
 from experiments.sweep.create import SweepDraft, extend, prepare, write
 from experiments.sweep.ledger import LedgerState
@@ -18,7 +19,7 @@ from experiments.sweep.submit import count_todo, make_pool, retry_unfinished, su
 from experiments.sweep.sweep import Sweep, find_sweep
 from experiments.tracking.mlflow_view import ui_hint
 from experiments.trial.trial import resolve_runs_dir
-from launchers.base import WORKER_MODULE, Executor, LaunchError, WorkerPool
+from launchers.base import WORKER_MODULE, WORKER_OPTIONS, Executor, LaunchError, WorkerPool
 
 if TYPE_CHECKING:
     from experiments.config.experiment import Experiment
@@ -30,7 +31,7 @@ def sweep(args: argparse.Namespace) -> int:
     Raises:
         InputError: the sweep or one of its trials cannot run.
     """
-    return start_sweep(read(args.sweep, args.overrides, args.config_dir), args)
+    return start_sweep(read(args.sweep, args.overrides, args.config_dir, args.trust), args)
 
 
 def status(args: argparse.Namespace) -> int:
@@ -45,8 +46,8 @@ def cancel(args: argparse.Namespace) -> int:
     """
     from experiments.sweep.status import selection
 
-    sweep = find_sweep(args.sweep, Path(args.runs_dir))
-    selection.cancel(sweep, sweep.executor(), args.trials, say=lambda line: print(line, flush=True))
+    sweep = find_sweep(args.sweep, Path(args.runs_dir), trusted(args.trust))
+    selection.cancel(sweep, sweep.observer() or sweep.executor(), args.trials, say=lambda line: print(line, flush=True))
     return 0
 
 
@@ -88,9 +89,10 @@ def resume_sweep(sweep: Sweep, args: argparse.Namespace) -> int:
     """Run the missing, failed and lost trials of a sweep, and the trials that the overrides add."""
     from experiments.sweep.worker.reaper import reap
 
+    sweep.check()
     reap(sweep, sweep.ledger(), sweep.executor())
     num_new = extend(sweep, args.overrides)
-    sweep = Sweep(sweep.folder)
+    sweep = Sweep(sweep.folder, sweep.trust)
     num_pending = retry_unfinished(sweep)
     if args.overrides:
         _say(f"{num_new} trials are new, {num_pending} are pending")
@@ -130,7 +132,8 @@ def _show_dry_run(draft: SweepDraft) -> int:
         state.apply({"event": "trial", "time": 0.0, **trial})
     todo = count_todo(values, state)
     folder = resolve_runs_dir(draft.experiment.config) / str(values["name"])
-    pool = make_pool(folder, draft.templates, worker, values, max(1, todo), WORKER_MODULE)
+    provenance = {"worker_module": WORKER_MODULE, "worker_options": WORKER_OPTIONS}
+    pool = make_pool(folder, draft.templates, worker, values, max(1, todo), provenance)
     executor: Executor = instantiate(config["launcher"], "launcher", draft.templates.trust)
     print(executor.describe(pool))
     print(f"\n{_cost(pool, executor, todo)}", file=sys.stderr)

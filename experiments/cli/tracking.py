@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from experiments.config.allowlist import trusted
 from experiments.core.errors import InputError
 from experiments.sweep.sweep import find_by_full_name, find_sweep
 from experiments.trial.lookup import check_runs_dir
@@ -26,7 +27,7 @@ def sync(args: argparse.Namespace) -> int:
     for name in args.runs:
         if find_by_full_name(name, runs_dir) is None:
             find_trial(name, runs_dir)
-    summary = sync_all(runs_dir, args.runs)
+    summary = sync_all(runs_dir, args.runs, trusted(args.trust))
     runs = "1 run is" if summary.runs == 1 else f"{summary.runs} runs are"
     print(f"{runs} in the store, {summary.points} {'point was' if summary.points == 1 else 'points were'} new")
     for warning in summary.warnings:

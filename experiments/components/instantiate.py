@@ -6,12 +6,15 @@ import functools
 import importlib
 import inspect
 import traceback
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.config.allowlist import is_allowed, is_own
+from experiments.config import signature
+from experiments.config.allowlist import GROUPS, INNER_GROUPS, MARK, OWN, find_groups, is_allowed, is_own, is_trusted
 from experiments.config.renamed_targets import TARGETS
+from experiments.config.signature import SourceError
+from experiments.config.type_check import wanted_groups
 from experiments.core.errors import InputError, PlanError
 from experiments.core.secrets import resolve
 
@@ -21,21 +24,36 @@ MAX_ERROR_LENGTH = 500
 def instantiate(node: dict[str, Any], key: str, trust: Collection[str] = ()) -> Any:
     """Create the object that a node of the configuration describes, inner nodes first.
 
+    All targets are checked before the first constructor runs.
+
     Args:
         node: plain values with `_target_`. `_partial_: true` gives a factory that takes the remaining arguments.
         key: dotted key of the node, for messages.
         trust: packages, besides the built-in ones, that the configuration may name.
 
     Raises:
-        InputError: the target is not on the allow-list or not a class, or its constructor rejects the values.
+        InputError: a target is not on the allow-list or not in its place, or its constructor rejects the values.
     """
+    _check_targets(node, key, trust, frozenset({key}))
+    return _create(node, key, trust)
+
+
+def make_own_launcher(node: Mapping[str, Any]) -> Any:
+    """One of Lathe's launchers with default arguments, whatever the node says; None for another class."""
+    try:
+        return _load(str(node["_target_"]), "launcher._target_", (), frozenset({"launcher"}))()
+    except (InputError, KeyError, TypeError):
+        return None
+
+
+def _create(node: dict[str, Any], key: str, trust: Collection[str]) -> Any:
     try:
         values = resolve({name: value for name, value in node.items() if name not in ("_target_", "_partial_")})
     except KeyError as err:
         raise InputError([f"{key} needs the environment variable {err.args[0]}; `export {err.args[0]}=...`"]) from err
-    arguments = {name: _instantiate_inner(value, f"{key}.{name}", trust) for name, value in values.items()}
-    target = _load(str(node["_target_"]), f"{key}._target_", trust)
-    # Check this first: the constructor of a launcher can start processes.
+    target = _load(str(node["_target_"]), f"{key}._target_", trust, GROUPS)
+    arguments = {name: _create_inner(value, f"{key}.{name}", trust) for name, value in values.items()}
+    # Check this first: the constructor of a user's launcher can start processes.
     if key == "launcher" and not (hasattr(target, "launch") or hasattr(target, "submit")):
         raise InputError(
             [f"launcher._target_={node['_target_']} has neither launch nor submit; name a class that has one of them"]
@@ -67,22 +85,53 @@ def describe_error(err: Exception) -> str:
     return f"{': '.join(filter(None, (kind, text)))}{location if kind else ''}"
 
 
-def _instantiate_inner(value: Any, key: str, trust: Collection[str]) -> Any:
+def _create_inner(value: Any, key: str, trust: Collection[str]) -> Any:
     if isinstance(value, dict) and "_target_" in value:
-        return instantiate(value, key, trust)
+        return _create(value, key, trust)
     if isinstance(value, dict):
-        return {name: _instantiate_inner(inner, f"{key}.{name}", trust) for name, inner in value.items()}
+        return {name: _create_inner(inner, f"{key}.{name}", trust) for name, inner in value.items()}
     if isinstance(value, list):
-        return [_instantiate_inner(inner, f"{key}[{index}]", trust) for index, inner in enumerate(value)]
+        return [_create_inner(inner, f"{key}[{index}]", trust) for index, inner in enumerate(value)]
     return value
 
 
-def _load(target: str, key: str, trust: Collection[str]) -> Any:
-    """Import the class or function of a target, after the allow-list accepts it."""
+def _check_targets(value: Any, key: str, trust: Collection[str], groups: frozenset[str]) -> None:
+    """Check every target in a value, whose components may be of these groups."""
+    if isinstance(value, dict) and "_target_" in value:
+        target = str(value["_target_"])
+        _load(target, f"{key}._target_", trust, groups)
+        for name, inner in value.items():
+            if isinstance(inner, (dict, list)):
+                _check_targets(inner, f"{key}.{name}", trust, _wanted_groups(target, name))
+    elif isinstance(value, (dict, list)):
+        for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            _check_targets(inner, f"{key}.{name}" if isinstance(value, dict) else f"{key}[{name}]", trust, groups)
+
+
+def _wanted_groups(target: str, name: str) -> frozenset[str]:
+    try:
+        return wanted_groups(signature.read(target), name)
+    except SourceError:  # a class without source, which only a trusted package can have
+        return frozenset() if is_own(target) else INNER_GROUPS
+
+
+def _load(target: str, key: str, trust: Collection[str], groups: frozenset[str]) -> Any:
+    """Import the class or function of a target, after the allow-list accepts it.
+
+    Args:
+        target: full name of the class.
+        key: dotted key of the target.
+        trust: packages that the user trusts; their classes fit everywhere.
+        groups: that a component here may be of.
+    """
     package = target.partition(".")[0]
     refusal = f"{key}={target} is not on the list of code that may run; if you trust it, add `--trust {package}`"
     if not is_allowed(target, trust):
         raise InputError([refusal])
+    needs_mark = not is_trusted(target, trust)
+    if needs_mark and not find_groups(target) & groups:
+        takes = f"a component for {' or '.join(sorted(groups))}" if groups else "no component"
+        raise InputError([f"{key}={target} is in the wrong place, which takes {takes}; name another class"])
     module_name, _, name = target.rpartition(".")
     try:
         target_object = getattr(importlib.import_module(module_name), name)
@@ -92,4 +141,16 @@ def _load(target: str, key: str, trust: Collection[str]) -> Any:
     is_component = inspect.isclass(target_object) or (inspect.isfunction(target_object) and not is_own(target))
     if not is_component or not is_allowed(f"{target_object.__module__}.", trust):
         raise InputError([refusal])
+    if needs_mark and not _is_component(target_object, groups):
+        raise InputError(
+            [
+                f"{key}={target} is not a component, so a configuration may not name it; `lathe options` lists the options"
+            ]
+        )
     return target_object
+
+
+def _is_component(target_object: Any, groups: frozenset[str]) -> bool:
+    """Whether a class of Lathe has the mark itself, not by a base, and serves one of these groups; others are from torch."""
+    home = f"{target_object.__module__}."
+    return bool(find_groups(home) & groups) and (not home.startswith(OWN) or vars(target_object).get(MARK) is True)

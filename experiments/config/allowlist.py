@@ -1,4 +1,9 @@
-"""The allow-list of `_target_`: which code a configuration may run."""
+"""The allow-list of `_target_`: which code a configuration may run.
+
+Without trust, a configuration may name Lathe's components (the classes of `modules` and `launchers` with the mark
+`is_component = True`) and the classes of a short list of torch modules, each only where its group is wanted. With
+`--trust PACKAGE` it may also name the classes and functions of that package, anywhere.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +23,20 @@ from launchers.ownership import find_foreign_owner, find_squatter
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 OWN = ("modules.", "launchers.")
-TORCH = (
-    "torch.optim.adadelta.", "torch.optim.adagrad.", "torch.optim.adam.", "torch.optim.adamax.", "torch.optim.adamw.",
-    "torch.optim.asgd.", "torch.optim.nadam.", "torch.optim.radam.", "torch.optim.rmsprop.", "torch.optim.rprop.",
-    "torch.optim.sgd.", "torch.optim.sparse_adam.", "torch.nn.modules.activation.", "torch.nn.modules.loss.",
+MARK = "is_component"
+"""Class attribute of Lathe's components; it is not inherited."""
+OPTIMIZERS = (
+    "adadelta", "adagrad", "adam", "adamax", "adamw", "asgd", "nadam", "radam", "rmsprop", "rprop", "sgd", "sparse_adam",
 )  # fmt: skip
+TORCH = {
+    **{f"torch.optim.{name}.": frozenset({"optimizer"}) for name in OPTIMIZERS},
+    "torch.nn.modules.activation.": frozenset({"model"}),
+    "torch.nn.modules.loss.": frozenset({"model", "objective"}),
+}
+"""The groups that the classes of a torch module can serve."""
+INNER_GROUPS = frozenset({"data", "evaluator", "model", "objective", "optimizer", "parallel", "schedule"})
+"""What a component may hold inside; a launcher is only a part of the root."""
+GROUPS = INNER_GROUPS | {"launcher"}
 
 
 def settings_file() -> Path:
@@ -101,8 +115,27 @@ def check_own_packages() -> None:
 
 
 def is_allowed(target: str, trust: Collection[str] = ()) -> bool:
-    """True if ``target`` is in Lathe's own packages, in the short list of torch paths or in a trusted package."""
-    return target.startswith((*OWN, *TORCH, *(f"{package}." for package in trust)))
+    """True if ``target`` is in Lathe's own packages, in the short list of torch paths or in a trusted package.
+
+    Of Lathe's own packages only the components may be named; `find_groups` says where.
+    """
+    return is_own(target) or is_trusted(target, trust)
+
+
+def is_trusted(target: str, trust: Collection[str]) -> bool:
+    """True if the user trusts the package of ``target``."""
+    return target.startswith(tuple(f"{package}." for package in trust))
+
+
+def find_groups(target: str) -> frozenset[str]:
+    """The groups that a class of Lathe or torch can serve; empty for other classes.
+
+    A folder of `modules` has the name of its group.
+    """
+    package, _, rest = target.partition(".")
+    if package in ("launchers", "modules"):
+        return frozenset({"launcher" if package == "launchers" else rest.partition(".")[0]})
+    return next((groups for prefix, groups in TORCH.items() if target.startswith(prefix)), frozenset())
 
 
 def is_own(target: str) -> bool:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import importlib.util
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeGuard
 
+from experiments.config.allowlist import MARK
 from experiments.config.source_map import shown_path
 from experiments.core.errors import did_you_mean
 
@@ -45,6 +48,8 @@ class Signature:
     defined_in: str
     """Name of the module that defines the class or function itself."""
     is_class: bool = True
+    is_component: bool = False
+    """Whether the class itself, not a base, has the mark of Lathe's components."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,8 @@ def read(target: str) -> Signature:
 def _find(target: str, module_name: str, name: str, hops: int) -> Signature:
     module = parse(module_name)
     if name in module.classes:
-        return _read_class(target, module, module.classes[name], hops)
+        found = _read_class(target, module, module.classes[name], hops)
+        return replace(found, is_component=_is_marked(module.classes[name]))
     if name in module.functions:
         return _read_function(target, module, module.functions[name], is_class=False)
     elsewhere = [module.imports[name]] if name in module.imports else [f"{star}.{name}" for star in module.stars]
@@ -92,6 +98,14 @@ def _find(target: str, module_name: str, name: str, hops: int) -> Signature:
                 raise
     hint = did_you_mean(name, module.classes, otherwise=f"see {shown_path(module.path)}")
     raise SourceError(f"module '{module_name}' has no class '{name}'; {hint}")
+
+
+def _is_marked(node: ast.ClassDef) -> bool:
+    for item in node.body:
+        match item:
+            case ast.Assign(targets=[ast.Name(id=name)], value=ast.Constant(value=True)) if name == MARK:
+                return True
+    return False
 
 
 def _read_class(target: str, module: Module, node: ast.ClassDef, hops: int) -> Signature:
@@ -247,3 +261,39 @@ def _step(folders: list[Path], part: str) -> tuple[Path | None, list[Path]]:
             return folder / f"{part}.py", []
     namespaces = [folder / part for folder in folders if (folder / part).is_dir()]
     return None, namespaces
+
+
+def has_method(spec: Signature, wanted: Collection[str]) -> bool:
+    """True if a class has one of these methods, or might inherit it from a base without source; a `Protocol` has none."""
+    module = parse(spec.defined_in)
+    node = module.classes.get(spec.target.rpartition(".")[2])
+    if node is not None and any(ast.unparse(base).startswith("Protocol") for base in node.bases):
+        return False
+    return node is None or _has(wanted, node, module, hops=6)
+
+
+def _has(wanted: Collection[str], node: ast.ClassDef, module: Module, hops: int) -> bool:
+    names = {item.name for item in node.body if isinstance(item, ast.FunctionDef)}
+    names |= {ast.unparse(target) for item in node.body if isinstance(item, ast.Assign) for target in item.targets}
+    if names & {*wanted, "__getattr__"}:
+        return True
+    for base in node.bases:
+        dotted = ast.unparse(base.value if isinstance(base, ast.Subscript) else base)
+        if dotted in module.classes:
+            if hops and _has(wanted, module.classes[dotted], module, hops - 1):
+                return True
+            continue
+        head, _, rest = dotted.partition(".")
+        full = module.imports.get(head, head) + (f".{rest}" if rest else "")
+        if full not in WITHOUT_ARGUMENTS and not full.startswith("typing."):
+            return _has_elsewhere(wanted, full, hops)
+    return False
+
+
+def _has_elsewhere(wanted: Collection[str], full: str, hops: int) -> bool:
+    try:
+        module = parse(full.rpartition(".")[0])
+    except SourceError:
+        return full not in dir(builtins)
+    node = module.classes.get(full.rpartition(".")[2])
+    return node is None or not hops or _has(wanted, node, module, hops - 1)

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from experiments.config.options import CONF_DIR
+from experiments.config.allowlist import PROJECT_ROOT
 from experiments.core.format import format_value
 from experiments.core.secrets import is_secret
 
@@ -117,7 +117,7 @@ class SourceMap:
 
 def shown_path(path: Path) -> str:
     """A short form of a path: relative to the project or to the current folder."""
-    root = CONF_DIR.parent
+    root = PROJECT_ROOT
     if any(path.is_relative_to(root / folder) for folder in ("conf", "modules", "launchers", "sweeps")):
         return str(path.relative_to(root))
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

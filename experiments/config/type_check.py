@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 from typing import Any
 
-from experiments.config.signature import Module, SourceError, parse
+from experiments.config.allowlist import INNER_GROUPS, find_groups, is_own
+from experiments.config.signature import Module, Signature, SourceError, parse
 
 SCALARS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "None": "null"}
 SEVERAL = {"int": "whole numbers", "float": "numbers", "bool": "true or false", "str": "texts"}
 EXAMPLES = {"int": "10", "float": "0.1", "bool": "true", "str": "word"}
 LISTS = {"list", "List", "Sequence", "Iterable", "Collection"}
 MAPS = {"dict", "Dict", "Mapping"}
+
+TORCH_BASES = {
+    "torch.nn.Module": frozenset({"model"}),
+    "torch.nn.modules.module.Module": frozenset({"model"}),
+    "torch.optim.Optimizer": frozenset({"optimizer"}),
+    "torch.optim.optimizer.Optimizer": frozenset({"optimizer"}),
+}
+"""The groups of components that an argument with such an annotation takes."""
 
 UNKNOWN = object()
 """Replaces a value whose error is already reported; it matches every type."""
@@ -76,6 +86,34 @@ def canonical(value: Any, annotation: ast.expr | None, module: Module) -> Any:
             return [canonical(item, inner, module) for item, inner in zip(value, spread, strict=True)]
     names = {_name(member) for member in _members(annotation, module)}
     return float(value) if type(value) is int and "float" in names and "int" not in names else value
+
+
+def wanted_groups(spec: Signature, name: str) -> frozenset[str]:
+    """The groups of Lathe's and torch's components that an argument of a class takes.
+
+    Args:
+        spec: of the class. An argument of a user's class without an annotation that names a group takes all of them.
+        name: of the argument.
+    """
+    argument = spec.arguments.get(name)
+    named = component_groups(argument.annotation, spec.module) if argument is not None else frozenset()
+    return named or (frozenset() if is_own(spec.target) else INNER_GROUPS)
+
+
+def component_groups(annotation: ast.expr | None, module: Module, depth: int = 8) -> frozenset[str]:
+    """The groups of the components that an argument takes, by the classes that its annotation names."""
+    groups = frozenset[str]()
+    for node in ast.walk(annotation) if annotation is not None and depth else ():
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            with contextlib.suppress(SyntaxError, ValueError):  # an option of `Literal`
+                groups |= component_groups(ast.parse(node.value, mode="eval").body, module, depth - 1)
+        elif isinstance(node, ast.Name) and node.id in module.aliases:
+            groups |= component_groups(module.aliases[node.id], module, depth - 1)
+        elif isinstance(node, (ast.Name, ast.Attribute)):
+            head, _, rest = ast.unparse(node).partition(".")
+            full = module.imports.get(head, head) + (f".{rest}" if rest else "")
+            groups |= TORCH_BASES.get(full, find_groups(full) & INNER_GROUPS)
+    return groups
 
 
 def choices(annotation: ast.expr | None, module: Module) -> list[str]:

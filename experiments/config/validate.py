@@ -3,28 +3,56 @@
 from __future__ import annotations
 
 import ast
-import builtins
+import copy
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
 from experiments.config import signature
 from experiments.config import type_check as check
-from experiments.config.allowlist import is_allowed, is_own
-from experiments.config.options import CONF_DIR
+from experiments.config.allowlist import GROUPS, OWN, find_groups, is_allowed, is_own, is_trusted
 from experiments.config.renamed_targets import TARGETS
+from experiments.config.rules.all_rules import find_problems
 from experiments.config.signature import Argument, Module, Signature, SourceError
 from experiments.config.source_map import SourceMap
 from experiments.core import renamed
+from experiments.core.errors import ConfigError
 from experiments.core.secrets import find_secret_keys
 
 ROOT = "experiments.config.schema.ExperimentSchema"
 MARKS = ("_target_", "_partial_")
-METHODS = {
-    "data": ("load",), "evaluator": ("update", "update_with_model"), "launcher": ("launch", "submit"), "model": ("forward",),
-    "objective": ("__call__", "forward"), "parallel": ("train_step", "layouts"), "schedule": ("factor",),
-}  # fmt: skip
-"""A class fits a key of the root if it has one of these methods."""
+LAUNCHER_METHODS = ("launch", "submit")
+"""A user's launcher has one of these methods."""
+
+
+def check_config(
+    config: Any, trust: Collection[str], subject: str, *, origins: SourceMap | None = None, with_rules: bool = True,
+    other_arguments: bool = False, other_classes: bool = False,
+) -> None:  # fmt: skip
+    """Check a configuration that was read from a folder or a file, before anything in it is built.
+
+    Args:
+        config: with all keys of the root, resolved.
+        trust: packages that the user trusts.
+        subject: what it belongs to, for the message.
+        origins: where its values were written; None: unknown.
+        with_rules: also check the rules between keys; False: only what it may build.
+        other_arguments: the code that will run is not today's: components may have other arguments.
+        other_classes: it may have other components.
+
+    Raises:
+        ConfigError: with every problem.
+    """
+    if not isinstance(config, dict):
+        raise ConfigError(["it is not a map of keys; restore its file"], subject)
+    validation = Validation(origins or SourceMap(), trust, other_arguments=other_arguments, other_classes=other_classes)
+    own = copy.deepcopy(config)
+    validation.check_root(own)
+    problems = [*validation.problems]
+    if with_rules:
+        problems += find_problems(own, {*find_secret_keys(own)})
+    if problems:
+        raise ConfigError(list(dict.fromkeys(problems)), subject)
 
 
 @dataclass
@@ -36,6 +64,10 @@ class Validation:
     groups: Collection[str] = ()
     problems: list[str] = field(default_factory=list)
     config: dict[str, Any] = field(default_factory=dict)
+    other_arguments: bool = False
+    """Components may have arguments that today's code does not know, with plain values."""
+    other_classes: bool = False
+    """A key of the root may name a class of its group that today's code does not have."""
 
     def check_root(self, config: dict[str, Any]) -> None:
         """Check the whole configuration, and convert its numbers to their canonical form."""
@@ -61,7 +93,7 @@ class Validation:
             f"set an environment variable and write '{key}=${{oc.env:NAME}}'"
         )
 
-    def _fields(self, node: dict[str, Any], spec: Signature, prefix: str) -> None:
+    def _fields(self, node: dict[str, Any], spec: Signature, prefix: str, is_optional: bool = False) -> None:
         for name, value in node.items():
             key = f"{prefix}{name}"
             if name in spec.arguments:
@@ -69,9 +101,15 @@ class Validation:
             else:
                 self._unknown_field(key, value, spec)
         renamed_keys = {renamed.new_name(name, spec.arguments) for name in node if name not in spec.arguments}
-        for name, argument in spec.arguments.items():
-            if name not in {*node, *renamed_keys}:
-                self._missing(f"{prefix}{name}", argument, spec.module, "the schema needs")
+        missing = [name for name in spec.arguments if name not in {*node, *renamed_keys}]
+        if is_optional and len(missing) > 1:  # an override has set one key of a section that is null
+            parent = prefix.rstrip(".")
+            self.problems.append(
+                f"{parent} lacks {', '.join(missing)}; choose an option that sets {parent}, or leave {parent} null"
+            )
+            return
+        for name in missing:
+            self._missing(f"{prefix}{name}", spec.arguments[name], spec.module, "the schema needs")
 
     def _unknown_field(self, key: str, value: Any, spec: Signature) -> None:
         parent, _, name = key.rpartition(".")
@@ -99,9 +137,10 @@ class Validation:
         if value is check.UNKNOWN or (value is None and may_be_null and name in module.classes):
             return value
         if name == "Part":
-            self.check_component(value, key)
+            self.check_component(value, key, frozenset({key}))
         elif name in module.classes and isinstance(value, dict):
-            self._fields(value, signature.read(f"{module.name}.{name}"), f"{key}.")
+            spec = signature.read(f"{module.name}.{name}")
+            self._fields(value, spec, f"{key}.", may_be_null)
         elif name in module.classes:
             inner = ", ".join(signature.read(f"{module.name}.{name}").arguments)
             null = " or null" if may_be_null else ""
@@ -126,8 +165,14 @@ class Validation:
             ]
         return self._plain(value, argument, module, key)
 
-    def check_component(self, node: Any, key: str) -> None:
-        """Check a component and the components inside it."""
+    def check_component(self, node: Any, key: str, groups: frozenset[str]) -> None:
+        """Check a component and the components inside it.
+
+        Args:
+            node: of the configuration.
+            key: dotted key of the node.
+            groups: that the key takes.
+        """
         target = node.get("_target_") if isinstance(node, dict) else None
         if not isinstance(target, str):
             setting = (
@@ -142,11 +187,11 @@ class Validation:
                 f"or choose one of the options that `lathe options {key}` lists"
             )
             return
-        spec = self._signature(target, key)
+        spec = self._signature(target, key, groups)
         if spec is not None:
             self._arguments(node, spec, key)
 
-    def _signature(self, target: str, key: str) -> Signature | None:
+    def _signature(self, target: str, key: str, groups: frozenset[str]) -> Signature | None:
         setting = self.origins.as_written(f"{key}._target_", target)
         package = target.partition(".")[0]
         trust = f"if you trust the code of '{package}', add `--trust {package}`"
@@ -154,18 +199,34 @@ class Validation:
             self.problems.append(f"{setting} is not the full path of a class; write package.module.Class")
         elif not is_allowed(target, self.trust):
             self.problems.append(f"{setting} is not on the list of code that may run; {trust}")
-        elif (other_key := _other_key(target, key)) is not None:
-            self.problems.append(
-                f"{setting} is a class for '{other_key}', not for '{key}'; `lathe options {key}` lists the options"
-            )
+        elif not self._is_in_place(target, setting, key, groups):
+            return None
         else:
-            return self._read(target, setting, key)
+            return self._read(target, setting, key, groups)
         return None
 
-    def _read(self, target: str, setting: str, key: str) -> Signature | None:
+    def _is_in_place(self, target: str, setting: str, key: str, groups: frozenset[str]) -> bool:
+        """Whether a class of Lathe or torch can serve a group that is wanted here; reports a problem otherwise."""
+        own = frozenset() if is_trusted(target, self.trust) else find_groups(target)
+        if own & groups or not own & GROUPS:  # a class of no group is reported later
+            return True
+        others = " or ".join(f"'{group}'" for group in sorted(own))
+        if key in groups:
+            rule, fix = f"not for '{key}'", f"`lathe options {key}` lists the options"
+        elif groups:
+            wanted = " or ".join(sorted(groups))
+            rule, fix = f"and {key} takes a component for {wanted}", f"`lathe options {sorted(groups)[0]}` lists them"
+        else:
+            rule, fix = f"and {key} takes no component", "write a plain value"
+        self.problems.append(f"{setting} is a class for {others}, {rule}; {fix}")
+        return False
+
+    def _read(self, target: str, setting: str, key: str, groups: frozenset[str]) -> Signature | None:
         try:
             spec = signature.read(target)
         except SourceError as err:
+            if self.other_classes and key in find_groups(target):
+                return None
             new = TARGETS.get(target)
             self.problems.append(
                 f"{setting} cannot be found: {err}" if new is None else f"{setting} has moved; it is now called {new!r}"
@@ -180,11 +241,19 @@ class Validation:
         if not spec.is_class and is_own(target):
             self.problems.append(f"{setting} is a function; name a class")
             return None
-        if not _serves(spec, key):
-            methods = " or ".join(METHODS[key])
+        if not self._is_in_place(f"{spec.defined_in}.", setting, key, groups):
+            return None
+        if target.startswith(OWN) and not spec.is_component and not is_trusted(target, self.trust):
+            group = key if key in groups else min(groups, default="GROUP")
             self.problems.append(
-                f"{setting} is not a class for '{key}', because it does not implement {methods}; "
-                f"`lathe options {key}` lists the options"
+                f"{setting} is not a component, so a configuration may not name it; "
+                f"`lathe options {group}` lists the options (a class of yours needs the line `is_component = True`)"
+            )
+            return None
+        if key == "launcher" and not spec.is_component and not signature.has_method(spec, LAUNCHER_METHODS):
+            self.problems.append(
+                f"{setting} is not a class for 'launcher', because it does not implement {' or '.join(LAUNCHER_METHODS)}; "
+                "`lathe options launcher` lists the options"
             )
             return None
         return spec
@@ -203,23 +272,28 @@ class Validation:
             )
         for name, value in node.items():
             if name in spec.arguments:
-                node[name] = self._plain(value, spec.arguments[name], spec.module, f"{key}.{name}")
-            elif name not in MARKS and not spec.is_open:
+                inner = check.wanted_groups(spec, name) if isinstance(value, (dict, list)) else frozenset()
+                node[name] = self._plain(value, spec.arguments[name], spec.module, f"{key}.{name}", inner)
+            elif name not in MARKS and not spec.is_open and not self.other_arguments:
                 setting = self.origins.as_written(f"{key}.{name}", value)
                 self.problems.append(
                     f"{setting}: {short} has no argument {name!r}; {renamed.suggestion(name, spec.arguments)}"
                 )
             elif name not in MARKS:
-                self._check_nested_components(value, f"{key}.{name}")
+                self._check_nested_components(value, f"{key}.{name}", check.wanted_groups(spec, name))
         renamed_keys = {renamed.new_name(name, spec.arguments) for name in node if name not in spec.arguments}
         for name, argument in spec.arguments.items():
-            if argument.required and name not in {*node, *renamed_keys} and not partial:
+            is_missing = argument.required and name not in {*node, *renamed_keys}
+            if is_missing and not partial and not self.other_arguments:
                 self._missing(f"{key}.{name}", argument, spec.module, f"{short} needs")
 
     def _missing(self, key: str, argument: Argument, module: Module, who: str) -> None:
         wanted = check.wanted(argument.annotation, module)
         if key in self.origins.removed:
             self.problems.append(f"{self.origins.removed[key]} removes a required key; remove that override")
+        elif (name := _class_of(argument.annotation)[0]) == "Part" or name in module.classes:
+            keys = ", ".join(signature.read(f"{module.name}.{name}").arguments) if name != "Part" else "_target_"
+            self.problems.append(f"{key} is missing; {who} a map with the keys {keys}: add it to the configuration")
         elif argument.annotation is not None and wanted is None:
             partial = f"`{key.rpartition('.')[0]}._partial_=true` if code passes it later"
             self.problems.append(
@@ -229,29 +303,32 @@ class Validation:
             example = check.example(argument.annotation, module)
             self.problems.append(f"{key} is missing; {who} {wanted or 'it'}: write `{key}={example}` or the like")
 
-    def _plain(self, value: Any, argument: Argument, module: Module, key: str) -> Any:
+    def _plain(
+        self, value: Any, argument: Argument, module: Module, key: str, groups: frozenset[str] = frozenset()
+    ) -> Any:
         """Check a value that is not a schema class; returns its canonical form."""
         inner = check.inner_of_map(argument.annotation, module)
         if isinstance(value, dict) and "_target_" not in value and inner is not None:
             return {
-                name: self._plain(item, Argument(inner, True), module, f"{key}.{name}") for name, item in value.items()
+                name: self._plain(item, Argument(inner, True), module, f"{key}.{name}", groups)
+                for name, item in value.items()
             }
         wanted = check.mismatch(value, argument.annotation, module)
         if wanted is not None and key not in self.origins.ambiguous_scalars:
             hint = self._hint(key, value, argument, module, wanted)
             self.problems.append(f"{self.origins.as_written(key, value)} is not {wanted}; {hint}")
-        self._check_nested_components(value, key)
+        self._check_nested_components(value, key, groups)
         return check.canonical(value, argument.annotation, module)
 
-    def _check_nested_components(self, value: Any, key: str) -> None:
+    def _check_nested_components(self, value: Any, key: str, groups: frozenset[str]) -> None:
         if isinstance(value, dict) and "_target_" in value:
-            self.check_component(value, key)
+            self.check_component(value, key, groups)
         elif isinstance(value, dict):
             for name, inner in value.items():
-                self._check_nested_components(inner, f"{key}.{name}")
+                self._check_nested_components(inner, f"{key}.{name}", groups)
         elif isinstance(value, list):
             for index, inner in enumerate(value):
-                self._check_nested_components(inner, f"{key}[{index}]")
+                self._check_nested_components(inner, f"{key}[{index}]", groups)
 
     def _hint(self, key: str, value: Any, argument: Argument, module: Module, wanted: str) -> str:
         text = self.origins.text(key)
@@ -283,54 +360,3 @@ def _item_class(annotation: ast.expr | None, module: Module) -> ast.expr | None:
         return None
     item = annotation.slice.elts[-1] if isinstance(annotation.slice, ast.Tuple) else annotation.slice
     return item if isinstance(item, ast.Name) and item.id in module.classes else None
-
-
-def _serves(spec: Signature, key: str) -> bool:
-    """True if a class has a method that its key needs, or might inherit it from a base without source."""
-    if key not in METHODS or not (key == "launcher" or is_own(spec.target)):  # user code reports this itself
-        return True
-    wanted, module = METHODS[key], signature.parse(spec.defined_in)
-    node = module.classes.get(spec.target.rpartition(".")[2])
-    if node is not None and any(ast.unparse(base).startswith("Protocol") for base in node.bases):
-        return False
-    return node is None or _has(wanted, node, module, hops=6)
-
-
-def _has(wanted: Collection[str], node: ast.ClassDef, module: Module, hops: int) -> bool:
-    names = {item.name for item in node.body if isinstance(item, ast.FunctionDef)}
-    names |= {ast.unparse(target) for item in node.body if isinstance(item, ast.Assign) for target in item.targets}
-    if names & {*wanted, "__getattr__"}:
-        return True
-    for base in node.bases:
-        dotted = ast.unparse(base.value if isinstance(base, ast.Subscript) else base)
-        if dotted in module.classes:
-            if hops and _has(wanted, module.classes[dotted], module, hops - 1):
-                return True
-            continue
-        head, _, rest = dotted.partition(".")
-        full = module.imports.get(head, head) + (f".{rest}" if rest else "")
-        if full not in signature.WITHOUT_ARGUMENTS and not full.startswith("typing."):
-            return _has_elsewhere(wanted, full, hops)
-    return False
-
-
-def _has_elsewhere(wanted: Collection[str], full: str, hops: int) -> bool:
-    try:
-        module = signature.parse(full.rpartition(".")[0])
-    except SourceError:
-        return full not in dir(builtins)
-    node = module.classes.get(full.rpartition(".")[2])
-    return node is None or not hops or _has(wanted, node, module, hops - 1)
-
-
-def _other_key(target: str, key: str) -> str | None:
-    """The key that a built-in class is for, if it is not ``key``. A folder of `modules` has the name of its key."""
-    package, _, rest = target.partition(".")
-    folder = rest.partition(".")[0]
-    if package == "launchers":
-        return None if key == "launcher" else "launcher"
-    if target.startswith("torch.optim."):
-        return None if key == "optimizer" or "." in key else "optimizer"
-    if package != "modules" or "." in key or folder == key or not (CONF_DIR.parent / "modules" / folder).is_dir():
-        return None
-    return folder

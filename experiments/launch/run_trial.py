@@ -97,7 +97,7 @@ def run(
         launcher = _make_launcher(config["launcher"], packages)
     with _lock(trial):
         monitor = _AttemptMonitor(
-            trial, _create_attempt(trial, changes), display or Display(sys.stderr), plan.topology.world
+            trial, _create_attempt(trial, changes), display or Display(sys.stderr), plan.topology.world, packages
         )
         hardware = config["hardware"]
         spec = AttemptSpec(trial.folder, monitor.attempt, packages, hardware["nodes"], hardware["devices_per_node"])
@@ -121,8 +121,10 @@ def run(
 class _AttemptMonitor:
     """What the launching side knows of an attempt: the tail of its journal."""
 
-    def __init__(self, trial: Trial, attempt: int, display: Display, num_ranks: int) -> None:
-        self.trial, self.attempt, self.display = trial, attempt, display
+    def __init__(
+        self, trial: Trial, attempt: int, display: Display, num_ranks: int, trust: tuple[str, ...] = ()
+    ) -> None:
+        self.trial, self.attempt, self.display, self.trust = trial, attempt, display, trust
         self.folder = trial.folder / "attempts" / str(attempt)
         self.logs = RankLogs(self.folder, num_ranks) if num_ranks > 1 else None
         self.offset = 0
@@ -171,7 +173,7 @@ class _AttemptMonitor:
     def start_sync(self) -> None:
         """Start the sync of the run, unless the disk or the machine refuses."""
         with contextlib.suppress(OSError):  # for example no space for its log; `lathe sync` can do it later
-            self.sync = start_sync(self.trial, self.attempt)
+            self.sync = start_sync(self.trial, self.attempt, self.trust)
 
     def result(self, code: int | None, failed_rank: int | None = None, *, was_killed_by_us: bool) -> RunResult:
         """Determine how the attempt ended, and write it to `outcome.json`."""
@@ -255,10 +257,16 @@ class _SignalForwarder:
         self.handle.signal(number if self.count == 1 else signal.SIGKILL)
 
 
-def start_sync(trial: Trial, attempt: int) -> subprocess.Popen[str]:
-    """Start the process that syncs a run to MLflow while it trains."""
+def start_sync(trial: Trial, attempt: int, trust: Sequence[str] = ()) -> subprocess.Popen[str]:
+    """Start the process that syncs a run to MLflow while it trains.
+
+    Args:
+        trial: the run.
+        attempt: number of the attempt.
+        trust: packages whose code the logged model may include.
+    """
     module = [sys.executable, "-P", "-m", "experiments.tracking.follow_run"]
-    command = [*module, str(trial.folder), "--attempt", str(attempt)]
+    command = [*module, str(trial.folder), "--attempt", str(attempt), *(f"--trust={package}" for package in trust)]
     log = (trial.folder / "attempts" / str(attempt) / "sync.log").open("w")
     with log:
         return subprocess.Popen(

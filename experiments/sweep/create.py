@@ -20,7 +20,7 @@ from experiments.sweep.sweep import ADAPTIVE, Sweep
 from experiments.sweep.templates import Template, Templates, check_links
 from experiments.trial.code_copy import CODE, copy_packages
 from experiments.trial.trial import create_run_folder, make_provenance, resolve_runs_dir, to_yaml
-from launchers.base import WORKER_MODULE
+from launchers.base import WORKER_MODULE, WORKER_OPTIONS
 
 MAX_PROBLEMS = 10
 
@@ -144,17 +144,17 @@ def write(draft: SweepDraft) -> Sweep:
     """
     runs_dir = resolve_runs_dir(draft.experiment.config)
     with create_run_folder(runs_dir, draft.spec.name) as folder:
-        copy_packages(trusted(draft.experiment.trust), folder / CODE)
+        copy_packages(draft.templates.trust, folder / CODE)
         provenance = make_provenance(draft.experiment, folder, runs_dir)
         hardware = draft.experiment.config["hardware"]
         provenance["worker"] = {key: hardware[key] for key in ("nodes", "devices_per_node")}
-        provenance["worker_module"] = WORKER_MODULE
+        provenance["worker_module"], provenance["worker_options"] = WORKER_MODULE, [*WORKER_OPTIONS]
         write_text(folder / "provenance.yaml", to_yaml(provenance))
         draft.templates.save(folder)
         (folder / "workers").mkdir()
         # Last: a folder is a sweep if it has this file.
         write_text(folder / "sweep.yaml", draft.spec.to_yaml())
-    sweep = Sweep(folder)
+    sweep = Sweep(folder, draft.templates.trust)
     ledger = sweep.ledger()
     with ledger.locked():
         ledger.add(draft.trials)
@@ -182,9 +182,7 @@ def extend(sweep: Sweep, overrides: Sequence[str]) -> int:
         return 0
     extended = spec.extend(overrides, provenance["config_dirs"])
     before = sweep.templates()
-    composed, _ = (
-        _compose_all(extended, provenance["config_dirs"], provenance["trust"]) if overrides else (before, None)
-    )
+    composed, _ = _compose_all(extended, provenance["config_dirs"], sweep.trust) if overrides else (before, None)
     known = [template.choices for template in before.all]
     templates = Templates(
         [*before.all, *(template for template in composed.all if template.choices not in known)],

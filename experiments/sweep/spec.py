@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -255,8 +255,14 @@ class _SpecDraft:
             node[last] = {**node[last], **value} if both_maps else value
             self.source_map.add_override(key, value, override.partition("=")[2])
 
-    def finish(self, *, may_be_single: bool) -> SweepSpec:
+    def finish(
+        self, *, may_be_single: bool, find_base_problems: Callable[[list[str]], list[str]] = lambda base: []
+    ) -> SweepSpec:
         """Add the defaults, and check everything.
+
+        Args:
+            may_be_single: whether nothing has to vary.
+            find_base_problems: of the experiment with these overrides; called only if the spec has problems itself.
 
         Raises:
             InputError: with all problems.
@@ -276,17 +282,36 @@ class _SpecDraft:
         problems = [*self.problems, *self.source_map.ambiguous_scalars.values(), *validation.problems]
         problems += find_problems(context)
         if problems:
+            choices = combine_group_options(self.space, self.groups)[0].items()
+            chosen = [f"{group}={option}" for group, option in choices if option in self.groups.get(group, ())]
+            problems += find_base_problems([*filter(_is_of_experiment, self._base()), *chosen])
             raise ConfigError(list(dict.fromkeys(problems)), f"the sweep '{values['name']}'")
         return SweepSpec({**values, "space": frozen}, self.space)
+
+
+def _is_of_experiment(override: Any) -> bool:
+    """Whether an override in ``base`` is a valid one of an experiment; the rules of the spec report the others."""
+    from experiments.config.overrides import read_override
+
+    try:
+        key, value = read_override(override)
+    except (InputError, TypeError):
+        return False
+    return key.partition(".")[0] != "sweep" and not isinstance(value, SweepValues)
 
 
 def _key_of(override: Any) -> str:
     return str(override).lstrip("+~").partition("=")[0]
 
 
+def _drop_nulls(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the known keys that are null, which stands for the default; unknown keys are reported later."""
+    return {key: value for key, value in values.items() if value is not None or key not in DEFAULTS}
+
+
 def fill_defaults(values: Mapping[str, Any], space: Space) -> dict[str, Any]:
     """Add the defaults of missing keys."""
-    filled = {**deepcopy(DEFAULTS), **{key: value for key, value in values.items() if value is not None}}
+    filled = {**deepcopy(DEFAULTS), **_drop_nulls(values)}
     for name in ("strategy", "budget"):
         if isinstance(filled[name], dict):
             filled[name] = {**DEFAULTS[name], **filled[name]}
@@ -297,13 +322,26 @@ def fill_defaults(values: Mapping[str, Any], space: Space) -> dict[str, Any]:
     return filled
 
 
-def read(name: str, overrides: Sequence[str] = (), config_dirs: Sequence[str | Path] = ()) -> SweepSpec:
+def _find_base_problems(config_dirs: Sequence[str | Path], trust: Sequence[str], base: list[str]) -> list[str]:
+    from experiments.config.compose import compose
+
+    try:
+        compose(base, config_dirs=config_dirs, trust=trust)
+    except InputError as err:
+        return err.problems
+    return []
+
+
+def read(
+    name: str, overrides: Sequence[str] = (), config_dirs: Sequence[str | Path] = (), trust: Sequence[str] = ()
+) -> SweepSpec:
     """Read the spec of a file, with overrides.
 
     Args:
         name: of a file in a folder ``sweeps``, without ``.yaml``; or a path.
         overrides: ``sweep.KEY=VALUE`` sets a key of the spec, several values extend the space, others are added to ``base``.
         config_dirs: your folders with groups, options and, in ``sweeps``, sweep files.
+        trust: your packages whose classes `_target_` may name.
 
     Raises:
         InputError: with all problems.
@@ -313,17 +351,20 @@ def read(name: str, overrides: Sequence[str] = (), config_dirs: Sequence[str | P
     source_map = SourceMap()
     node = read_sweep_file(path, source_map)
     draft = _SpecDraft.from_node(
-        {"name": path.stem, **{key: value for key, value in node.items() if value is not None}},
+        {"name": path.stem, **_drop_nulls(node)},
         options.groups(dirs),
         source_map,
     )
     for override in overrides:
         draft.apply(override)
-    return draft.finish(may_be_single=False)
+    return draft.finish(may_be_single=False, find_base_problems=partial(_find_base_problems, config_dirs, trust))
 
 
 def read_overrides(
-    overrides: Sequence[str], config_dirs: Sequence[str | Path] = (), name: str | None = None
+    overrides: Sequence[str],
+    config_dirs: Sequence[str | Path] = (),
+    name: str | None = None,
+    trust: Sequence[str] = (),
 ) -> SweepSpec:
     """Make a spec from overrides: a grid over all keys with several values, or a single point.
 
@@ -331,6 +372,7 @@ def read_overrides(
         overrides: as for `read`.
         config_dirs: your folders with groups and options.
         name: of the sweep; None: made from the keys that vary.
+        trust: your packages whose classes `_target_` may name.
 
     Raises:
         InputError: with all problems.
@@ -340,5 +382,5 @@ def read_overrides(
         draft.apply(override)
     varied = [key.replace("/", ".").rpartition(".")[2] for key in draft.space]
     name = name or "-".join(dict.fromkeys(varied))[:MAX_NAME_LENGTH].strip("-.") or "sweep"
-    draft.values = {"name": name, **{key: value for key, value in draft.values.items() if value is not None}}
-    return draft.finish(may_be_single=True)
+    draft.values = {"name": name, **_drop_nulls(draft.values)}
+    return draft.finish(may_be_single=True, find_base_problems=partial(_find_base_problems, config_dirs, trust))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def retry_unfinished(sweep: Sweep) -> int:
 
 def make_pool(
     sweep_folder: Path, templates: Templates, worker: dict[str, int], spec: dict[str, Any], todo: int,
-    worker_module: str | None,
+    provenance: Mapping[str, Any],
 ) -> WorkerPool:  # fmt: skip
     """The pool of workers for a number of trials.
 
@@ -35,7 +36,7 @@ def make_pool(
         worker: nodes and devices_per_node of one worker.
         spec: of the sweep.
         todo: number of trials to run.
-        worker_module: that the sweep stores; None: a sweep of the first version.
+        provenance: of the sweep, which says how its copy of the code starts a worker.
 
     Raises:
         LaunchError: Python cannot import code from the folder.
@@ -62,8 +63,8 @@ def make_pool(
         device=hardware["device"],
         threads_per_rank=hardware["cpu_threads"],
         slurm=hardware["slurm"],
-        trust=templates.trust,
-        worker_module=worker_module,
+        trust=templates.trust if "--trust" in provenance.get("worker_options", ()) else (),
+        worker_module=provenance.get("worker_module"),
     )
 
 
@@ -123,6 +124,4 @@ def find_submitted(sweep: Sweep, ledger: Ledger, executor: Executor) -> list[str
 
 def _make_pool(sweep: Sweep, todo: int) -> WorkerPool:
     provenance = sweep.provenance
-    return make_pool(
-        sweep.folder, sweep.templates(), provenance["worker"], sweep.spec, todo, provenance.get("worker_module")
-    )
+    return make_pool(sweep.folder, sweep.templates(), provenance["worker"], sweep.spec, todo, provenance)

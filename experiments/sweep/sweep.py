@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from experiments.components.instantiate import instantiate
+from experiments.components.instantiate import instantiate, make_own_launcher
+from experiments.config.validate import check_config
 from experiments.core.errors import InputError, did_you_mean
 from experiments.core.runs_dir import choose_runs_dir
 from experiments.sweep.ledger import Entry, Ledger
@@ -30,6 +32,8 @@ class Sweep:
     """One sweep in its folder: `sweep.yaml`, `templates.json`, `ledger.jsonl`, `code/`, `workers/`, a run folder a trial."""
 
     folder: Path
+    trust: tuple[str, ...] = ()
+    """Packages that the user trusts, from the command line and the user's settings; never read from the folder."""
 
     @cached_property
     def spec(self) -> dict[str, Any]:
@@ -71,7 +75,16 @@ class Sweep:
 
     def templates(self) -> Templates:
         """The frozen configurations that points are filled into."""
-        return Templates.load(self.folder, self.provenance["trust"], self.provenance["config_dirs"])
+        return Templates.load(self.folder, self.trust, self.provenance["config_dirs"])
+
+    def check(self) -> None:
+        """Check its configurations before anything in them is built.
+
+        Raises:
+            ConfigError: with every problem.
+        """
+        for template in self.templates().all:
+            check_config(template.config, self.trust, f"sweep '{self.name}'", with_rules=False)
 
     def study(self) -> Study | None:
         """The study that asks for points and prunes; None if the sweep needs none."""
@@ -82,36 +95,59 @@ class Sweep:
         return Study(self.folder, self.spec)
 
     def executor(self) -> Executor:
-        """The executor of its workers."""
-        executor: Executor = instantiate(self.config["launcher"], "launcher", tuple(self.provenance["trust"]))
+        """The executor of its workers.
+
+        Raises:
+            InputError: the launcher is not a valid one, or its package is not trusted.
+        """
+        executor: Executor = instantiate(self.config["launcher"], "launcher", self.trust)
         return executor
+
+    def observer(self) -> Executor | None:
+        """Asks about its workers and cancels them; None unless the launcher is one of Lathe's.
+
+        It is built without the arguments in the folder, which may come from someone else.
+        """
+        observer: Executor | None = make_own_launcher(self.config["launcher"])
+        return observer
 
     def trial(self, entry: Entry) -> Trial:
         """The run of a trial; its folder is created when it is first claimed."""
         return Trial(self.folder / entry.id)
 
 
-def find_by_full_name(name: str, runs_dir: Path) -> Sweep | None:
-    """Find a sweep by its full name or folder."""
+def find_by_full_name(name: str, runs_dir: Path, trust: Sequence[str] = ()) -> Sweep | None:
+    """Find a sweep by its full name or folder.
+
+    Args:
+        name: of the sweep.
+        runs_dir: folder of the runs.
+        trust: packages that the user trusts.
+    """
     for folder in (Path(name).expanduser(), runs_dir / name):
         if (folder / "sweep.yaml").is_file():
-            return Sweep(folder.resolve())
+            return Sweep(folder.resolve(), tuple(trust))
     return None
 
 
-def find_sweep(name: str, runs_dir: Path) -> Sweep:
+def find_sweep(name: str, runs_dir: Path, trust: Sequence[str] = ()) -> Sweep:
     """Find a sweep by folder, name or the beginning of its name.
+
+    Args:
+        name: what the user wrote.
+        runs_dir: folder of the runs.
+        trust: packages that the user trusts.
 
     Raises:
         InputError: no sweep matches, or more than one does.
     """
     given = Path(name).expanduser()
     if (given / "sweep.yaml").is_file():
-        return Sweep(given.resolve())
+        return Sweep(given.resolve(), tuple(trust))
     known = {path.parent.name: path.parent for path in runs_dir.glob("*/sweep.yaml")}
     matches = [known[name]] if name in known else [known[sweep] for sweep in known if sweep.startswith(name)]
     if len(matches) == 1:
-        return Sweep(matches[0].resolve())
+        return Sweep(matches[0].resolve(), tuple(trust))
     if matches:
         names = ", ".join(sorted(path.name for path in matches))
         raise InputError([f"sweep '{name}' is not unique in {runs_dir}: {names}; write more of it"])

@@ -69,4 +69,6 @@ def read_sweep_file(path: Path, source_map: SourceMap) -> dict[str, Any]:
         raise ConfigError([f"{where} cannot be read: {str(err).splitlines()[0]}; correct the file"], subject) from err
     if not isinstance(node, dict):
         raise ConfigError([f"{where} is a list, not a map; write `key: value` lines"], subject)
+    if not node:
+        raise ConfigError([f"{where} has no keys; write at least `space:`, the values of each key to vary"], subject)
     return node

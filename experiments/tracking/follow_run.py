@@ -9,7 +9,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -24,14 +25,16 @@ _LONGEST_PAUSE_S = 8.0
 
 
 def follow(
-    trial: Trial, attempt: int, left: threading.Event, *, grace_s: float = 30.0, say: Callable[[str], None] = print
-) -> int:
+    trial: Trial, attempt: int, left: threading.Event, *, trust: Sequence[str] = (), grace_s: float = 30.0,
+    say: Callable[[str], None] = print,
+) -> int:  # fmt: skip
     """Keep the store of a run up to date until the attempt has an outcome, or its launcher and its process are gone.
 
     Args:
         trial: the run to follow.
         attempt: the attempt whose outcome ends it.
         left: set when the launcher is gone, at the end of the attempt or because it died.
+        trust: packages whose code the logged model may include.
         grace_s: how long to retry a failing store after the end of the attempt; before it there is no limit. An error
             that no retry can mend is not retried then.
         say: called with a JSON line when the store is first reached, fails, works again, and at the end:
@@ -41,7 +44,7 @@ def follow(
     Returns:
         0 when the store has everything; 1 when retrying ended, with the reason on stderr.
     """
-    run = RunSync(trial)
+    run = RunSync(trial, tuple(trust))
     synced, error, ended_at, pause_s = SyncResult(None, None, 0), "", None, _POLL_S
 
     def report() -> None:
@@ -97,6 +100,7 @@ def main() -> NoReturn:
     parser.add_argument("run", type=Path, metavar="RUN_FOLDER")
     parser.add_argument("--attempt", type=int, help="default: the newest attempt")
     parser.add_argument("--grace-s", type=float, default=30.0)
+    parser.add_argument("--trust", action="append", default=[], help="packages whose code the logged model may include")
     args = parser.parse_args()
     if not (args.run / "trial.yaml").is_file():
         parser.error(f"{args.run} is not a run folder: it has no trial.yaml; name a run folder")
@@ -108,7 +112,8 @@ def main() -> NoReturn:
     attempt = args.attempt or (int(attempts[-1].name) if attempts else 1)
     left = threading.Event()
     threading.Thread(target=_wait_for_end, args=(left,), daemon=True).start()
-    sys.exit(follow(trial, attempt, left, grace_s=args.grace_s, say=lambda line: print(line, flush=True)))
+    say = partial(print, flush=True)
+    sys.exit(follow(trial, attempt, left, trust=args.trust, grace_s=args.grace_s, say=say))
 
 
 def _wait_for_end(left: threading.Event) -> None:

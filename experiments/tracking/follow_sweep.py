@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import signal
@@ -36,7 +37,8 @@ def start_follower(sweep: Sweep) -> subprocess.Popen[bytes] | None:
         return None
     with contextlib.suppress(OSError), (sweep.folder / "sync.log").open("a") as log:
         return subprocess.Popen(
-            [sys.executable, "-P", "-m", "experiments.tracking.follow_sweep", str(sweep.folder)],
+            [sys.executable, "-P", "-m", "experiments.tracking.follow_sweep", str(sweep.folder),
+             *(f"--trust={package}" for package in sweep.trust)],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
     return None
@@ -88,7 +90,11 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     os.nice(NICENESS)
-    sweep = Sweep(Path(sys.argv[1]).resolve())
+    parser = argparse.ArgumentParser(prog="python -m experiments.tracking.follow_sweep", description=__doc__)
+    parser.add_argument("sweep", type=Path, metavar="SWEEP_FOLDER")
+    parser.add_argument("--trust", action="append", default=[], help="packages whose code the logged model may include")
+    args = parser.parse_args()
+    sweep = Sweep(args.sweep.resolve(), tuple(args.trust))
     if not _exists(sweep):
         print(f"{sweep.folder} is not a sweep: it has no sweep.yaml; name the folder of a sweep", file=sys.stderr)
         return 2

@@ -109,20 +109,29 @@ class _RunProgress:
         atomic.write_text(path, json.dumps(asdict(self), indent=1) + "\n")
 
 
-def sync_run(trial: Trial) -> SyncResult:
+def sync_run(trial: Trial, trust: tuple[str, ...] = ()) -> SyncResult:
     """Upload the journals, parameters, artifacts and status of a run that are not in its store yet.
+
+    Args:
+        trial: the run.
+        trust: packages whose code the logged model may include.
 
     Raises:
         StoreError: the store refused something; the next sync continues from there.
     """
-    return RunSync(trial).sync(reconcile=True)
+    return RunSync(trial, trust).sync(reconcile=True)
 
 
 class RunSync:
     """Syncs one run, once or repeatedly. Each sync holds the lock of the run, so that two processes take turns."""
 
-    def __init__(self, trial: Trial) -> None:
-        self.trial = trial
+    def __init__(self, trial: Trial, trust: tuple[str, ...] = ()) -> None:
+        """
+        Args:
+            trial: the run.
+            trust: packages whose code the logged model may include.
+        """
+        self.trial, self.trust = trial, trust
         self._attached = ""  # the run id that this process found in the store
         self._known_params: set[str] = set()
 
@@ -308,7 +317,7 @@ class RunSync:
     ) -> LoggedModel:
         run = log_model.RunToLog(store, progress.experiment_id, progress.run_id, progress.name)
         if not progress.model:
-            progress.model = log_model.log(self.trial, run, however_large=however_large)
+            progress.model = log_model.log(self.trial, run, self.trust, however_large=however_large)
             progress.save(self._path)
         if register_as is None:
             return LoggedModel(progress.model)

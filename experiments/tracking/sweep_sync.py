@@ -45,8 +45,14 @@ class SyncSummary(NamedTuple):
     """Problems that do not make a sync fail, such as a final model that could not be logged."""
 
 
-def sync_all(runs_dir: Path, names: Sequence[str] = ()) -> SyncSummary:
-    """Sync sweeps and runs by name; without names all in `runs_dir`."""
+def sync_all(runs_dir: Path, names: Sequence[str] = (), trust: tuple[str, ...] = ()) -> SyncSummary:
+    """Sync sweeps and runs by name; without names all in `runs_dir`.
+
+    Args:
+        runs_dir: folder of the runs.
+        names: of sweeps and runs.
+        trust: packages whose code a logged model may include.
+    """
     chosen: dict[Path, set[str] | None] = {}
     """Selected trials by folder of a run or sweep; None: all trials."""
     failures: list[str] = []
@@ -61,7 +67,7 @@ def sync_all(runs_dir: Path, names: Sequence[str] = ()) -> SyncSummary:
     runs, points, warnings = 0, 0, list[str]()
     for folder, trials in chosen.items():
         try:
-            done = _sync(folder, trials)
+            done = _sync(folder, trials, trust)
         except StoreError as err:
             failures.append(str(err))
         except DAMAGE_ERRORS as err:
@@ -84,10 +90,10 @@ def _add_choice(name: str, runs_dir: Path, chosen: dict[Path, set[str] | None]) 
         trials.add(folder.name)
 
 
-def _sync(folder: Path, trials: Collection[str] | None) -> SyncSummary:
+def _sync(folder: Path, trials: Collection[str] | None, trust: tuple[str, ...]) -> SyncSummary:
     if (folder / "sweep.yaml").is_file():
-        return SweepSync(Sweep(folder)).sync(trials)
-    done = sync_run(Trial(folder))
+        return SweepSync(Sweep(folder, trust)).sync(trials)
+    done = sync_run(Trial(folder), trust)
     return SyncSummary(1, done.points, (), (done.warning,) if done.warning else ())
 
 
@@ -197,7 +203,7 @@ class SweepSync:
         if seen == self._seen:
             return
         if not self._seen.startswith(f"{changed_ns} "):
-            self.sweep = Sweep(self.sweep.folder)
+            self.sweep = Sweep(self.sweep.folder, self.sweep.trust)
             self._reader = ProgressReader(self.sweep, self._ledger)
         self._progress = self._reader.read()  # may read newer events than `seen`; then the next sync reads again
         self._over = self._is_over()
@@ -297,7 +303,8 @@ class SweepSync:
         choose = max if self._progress.mode == "max" else min
         winner = choose(rows, key=lambda row: best.value if row.value is None else row.value)
         try:
-            RunSync(Trial(self.sweep.folder / winner.id)).log_model(self._tracking.get("register_as"))
+            run = RunSync(Trial(self.sweep.folder / winner.id), self.sweep.trust)
+            run.log_model(self._tracking.get("register_as"))
         except InputError as err:
             reason = "; ".join(err.problems)
         except StoreError as err:

@@ -43,12 +43,12 @@ def compose_changes(trial: Trial, overrides: Sequence[str], trust: Sequence[str]
     from experiments.config.compose import change, compose
 
     provenance = trial.provenance
-    dirs, packages = provenance["config_dirs"], [*provenance["trust"], *trust]
+    dirs = provenance["config_dirs"]
     if provenance.get("source"):
-        composed = change(trial.config, overrides, trial.id, config_dirs=dirs, trust=packages).config
+        composed = change(trial.config, overrides, trial.id, config_dirs=dirs, trust=trust).config
     else:
         before = [override for override in provenance["overrides"] if _root(override) not in chosen]
-        composed = compose([*before, *overrides], config_dirs=dirs, trust=packages).config
+        composed = compose([*before, *overrides], config_dirs=dirs, trust=trust).config
     if is_auto(composed):
         raise InputError(
             ["parallel=auto is chosen before a run is frozen; name the layout that `lathe plan` shows for it"]

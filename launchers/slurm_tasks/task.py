@@ -45,6 +45,8 @@ class TaskOptions:
     threads: int | None = None
     module: str = WORKER_MODULE
     """The module to run."""
+    trust: Sequence[str] = ()
+    """Packages whose classes the trials may name."""
 
     @property
     def spans_nodes(self) -> bool:
@@ -237,7 +239,9 @@ def parse_options(arguments: Sequence[str]) -> TaskOptions:
     parser.add_argument("--ends", default="")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--module", default=WORKER_MODULE)
-    return TaskOptions(**vars(parser.parse_args(arguments)))
+    parser.add_argument("--trust", action="append", default=[])
+    options = vars(parser.parse_args(arguments))
+    return TaskOptions(**{**options, "trust": tuple(options["trust"])})
 
 
 def main() -> int:
@@ -251,7 +255,7 @@ def main() -> int:
         return WRONG_INPUT
     placement = replace(placement, leader_address=resolve_address(placement.leader_address, os.environ))
     os.environ.update(changes, **{PLACEMENT_VARIABLE: placement.to_json()})
-    sys.argv = [options.module, options.folder]
+    sys.argv = [options.module, options.folder, *(f"--trust={package}" for package in options.trust)]
     runpy.run_module(options.module, run_name="__main__", alter_sys=True)
     return 0
 

@@ -25,6 +25,8 @@ class Digits:
     Source: Alpaydin and Kaynak 1998, doi:10.24432/C50P49 (the test part of the UCI set).
     """
 
+    is_component = True
+
     takes: Final = "image"
 
     def __init__(self, num_train: int, image_shape: Sequence[int], num_features: int, num_classes: int) -> None:

@@ -27,6 +27,8 @@ class IdxImages:
     Source of the format: http://yann.lecun.com/exdb/mnist; of the split: TensorFlow's MNIST tutorials.
     """
 
+    is_component = True
+
     takes: Final = "image"
 
     def __init__(

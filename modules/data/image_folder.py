@@ -24,6 +24,8 @@ class ImageFolder:
     See `ImageCrop` for how photos are cropped.
     """
 
+    is_component = True
+
     takes: Final = "image"
 
     def __init__(

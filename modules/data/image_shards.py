@@ -22,6 +22,8 @@ class ImageShards:
     See `ImageCrop` for how photos are cropped. Source of the format: https://github.com/webdataset/webdataset.
     """
 
+    is_component = True
+
     takes: Final = "image"
 
     def __init__(

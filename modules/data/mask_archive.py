@@ -24,6 +24,8 @@ class MaskArchive:
     With masks of a second annotator, targets are both masks: the first is the truth, the second measures human agreement.
     """
 
+    is_component = True
+
     takes: Final = "image"
 
     def __init__(

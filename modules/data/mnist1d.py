@@ -18,6 +18,8 @@ class Mnist1d:
     Source: Greydanus and Kobak 2020, arXiv:2011.14439.
     """
 
+    is_component = True
+
     def __init__(
         self,
         root: str,

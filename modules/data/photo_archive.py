@@ -29,6 +29,8 @@ class PhotoArchive:
     training, 1 for test. Source of the preprocessing: https://www.tensorflow.org/versions/r0.10/tutorials/deep_cnn.
     """
 
+    is_component = True
+
     takes: Final = "image"
 
     def __init__(

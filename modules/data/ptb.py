@@ -88,6 +88,8 @@ class Ptb:
     the state of the LSTM from one window to the next; here every window starts with a zero state, which costs some perplexity.
     """
 
+    is_component = True
+
     takes: Final = "text"
 
     def __init__(

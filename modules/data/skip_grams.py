@@ -94,6 +94,8 @@ class SkipGrams:
     pairs are those of word2vec, but shared negatives allow products of matrices instead of sums over rows.
     """
 
+    is_component = True
+
     takes: Final = "text"
 
     def __init__(

@@ -26,6 +26,8 @@ class StreetText:
     The splits use different photos.
     """
 
+    is_component = True
+
     takes: Final = "image"
 
     def __init__(

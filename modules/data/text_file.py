@@ -24,6 +24,8 @@ _LEAST = 20  # characters, so that every split has one
 class TextFile:
     """A text in three parts: the first 90 % of its characters to train, the next 5 % to validate, the last 5 % to test."""
 
+    is_component = True
+
     takes: Final = "text"
 
     def __init__(

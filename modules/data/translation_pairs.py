@@ -25,6 +25,8 @@ class TranslationPairs:
     Source and target are any two of the languages. The vocabularies are those of the training split.
     """
 
+    is_component = True
+
     takes: Final = "text"
 
     def __init__(

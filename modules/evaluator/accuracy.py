@@ -15,6 +15,8 @@ from modules.evaluator.outputs import compute_outputs
 class Accuracy:
     """Counts targets, of examples or of their tokens, among the k highest logits. Metrics: ``accuracy_top1`` etc."""
 
+    is_component = True
+
     def __init__(self, top_k: Sequence[int], top_k_shown: int = 5) -> None:
         """
         Args:

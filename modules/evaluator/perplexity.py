@@ -19,6 +19,8 @@ class Perplexity:
     `predict` continues a text by sampling.
     """
 
+    is_component = True
+
     def __init__(self, sample_tokens: int = 100, sample_temperature: float = 1.0, sample_seed: int = 0) -> None:
         """
         Args:

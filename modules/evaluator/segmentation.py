@@ -26,6 +26,8 @@ class Segmentation:
     ``miou_second_observer`` and ``dice_second_observer`` are those of a second annotator, if the data has one.
     """
 
+    is_component = True
+
     def __init__(self, num_classes: int, background: int | None, num_pictures: int) -> None:
         """
         Args:

@@ -23,6 +23,8 @@ class Translation:
     Source: Papineni et al. 2002, doi:10.3115/1073083.1073135; Post 2018, arXiv:1804.08771 (sacrebleu).
     """
 
+    is_component = True
+
     def __init__(
         self,
         beam_size: int,

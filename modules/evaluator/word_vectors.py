@@ -31,6 +31,8 @@ class WordVectors:
     doi:10.1145/371920.372094 (WordSim-353).
     """
 
+    is_component = True
+
     def __init__(
         self,
         root: str,

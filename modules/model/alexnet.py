@@ -18,6 +18,8 @@ class AlexNet(nn.Module):
     GPUs. Source: Krizhevsky et al. 2012, doi:10.1145/3065386.
     """
 
+    is_component = True
+
     def __init__(
         self,
         image_shape: Sequence[int],

@@ -37,6 +37,8 @@ class BnInception(nn.Module):
     Source: Ioffe and Szegedy 2015, arXiv:1502.03167.
     """
 
+    is_component = True
+
     def __init__(
         self,
         image_shape: Sequence[int],

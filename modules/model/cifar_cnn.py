@@ -20,6 +20,8 @@ class CifarCnn(nn.Module):
     Source: https://www.tensorflow.org/versions/r0.10/tutorials/deep_cnn, after Krizhevsky's cuda-convnet.
     """
 
+    is_component = True
+
     def __init__(self, image_shape: Sequence[int], num_classes: int, dense_sizes: Sequence[int] = (384, 192)) -> None:
         """
         Args:

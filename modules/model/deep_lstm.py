@@ -21,6 +21,8 @@ class DeepLstm(nn.Module):
     Source: Zaremba et al. 2014, arXiv:1409.2329; https://www.tensorflow.org/versions/r0.10/tutorials/recurrent.
     """
 
+    is_component = True
+
     def __init__(
         self,
         vocab_size: int,

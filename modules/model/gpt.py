@@ -23,6 +23,8 @@ class Gpt(nn.Module):
     Source: Touvron et al. 2023, arXiv:2307.09288, section 2.2; initial weights: Radford et al. 2019, section 2.3.
     """
 
+    is_component = True
+
     def __init__(
         self,
         vocab_size: int,

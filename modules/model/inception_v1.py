@@ -33,6 +33,8 @@ class InceptionV1(nn.Module):
     Source: Szegedy et al. 2014, arXiv:1409.4842.
     """
 
+    is_component = True
+
     def __init__(
         self,
         image_shape: Sequence[int],

@@ -23,6 +23,8 @@ class InceptionV3(nn.Module):
     (https://github.com/tensorflow/models, slim), this follows the release.
     """
 
+    is_component = True
+
     def __init__(
         self,
         image_shape: Sequence[int],

@@ -18,6 +18,8 @@ class LeNet(nn.Module):
     Source: https://www.tensorflow.org/versions/r0.10/tutorials/mnist/pros, after LeCun et al. 1998.
     """
 
+    is_component = True
+
     def __init__(
         self,
         image_shape: Sequence[int],

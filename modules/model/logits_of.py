@@ -11,6 +11,8 @@ class LogitsOf(nn.Module):
     For models of `transformers`: https://huggingface.co/docs/transformers/main_classes/output.
     """
 
+    is_component = True
+
     def __init__(self, model: nn.Module) -> None:
         """
         Args:

@@ -17,6 +17,8 @@ class Mlp(nn.Module):
     Source: Rumelhart et al. 1986, doi:10.1038/323533a0; dropout: Srivastava et al. 2014.
     """
 
+    is_component = True
+
     def __init__(self, num_features: int, num_classes: int, hidden_sizes: Sequence[int], dropout_prob: float) -> None:
         """
         Args:

@@ -19,6 +19,8 @@ class Seq2Seq(nn.Module):
     paper has four layers of 1,000 units. Source: Sutskever et al. 2014, arXiv:1409.3215.
     """
 
+    is_component = True
+
     def __init__(
         self,
         source_vocab_size: int,

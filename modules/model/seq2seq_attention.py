@@ -23,6 +23,8 @@ class Seq2SeqAttention(nn.Module):
     Source: Bahdanau et al. 2015, arXiv:1409.0473, section 3 and appendix A.
     """
 
+    is_component = True
+
     def __init__(
         self,
         source_vocab_size: int,

@@ -24,6 +24,8 @@ class Seq2SeqTransformer(nn.Module):
     Source: Vaswani et al. 2017, arXiv:1706.03762.
     """
 
+    is_component = True
+
     def __init__(
         self,
         source_vocab_size: int,

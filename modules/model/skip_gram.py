@@ -15,6 +15,8 @@ class SkipGram(nn.Module):
     Source: Mikolov et al. 2013, arXiv:1301.3781 and arXiv:1310.4546.
     """
 
+    is_component = True
+
     def __init__(self, vocab_size: int, embedding_size: int, window: int, sparse_gradients: bool) -> None:
         """
         Args:

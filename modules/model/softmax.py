@@ -15,6 +15,8 @@ class Softmax(nn.Module):
     Source: TensorFlow's tutorial "MNIST for ML beginners" (2015), https://www.tensorflow.org/versions/r0.10/tutorials.
     """
 
+    is_component = True
+
     def __init__(self, num_features: int, num_classes: int) -> None:
         super().__init__()
         if min(num_features, num_classes) < 1:

@@ -21,6 +21,8 @@ class UNet(nn.Module):
     from a single process. Source: Ronneberger et al. 2015, arXiv:1505.04597.
     """
 
+    is_component = True
+
     def __init__(
         self, image_shape: Sequence[int], num_classes: int, base_channels: int, num_levels: int, num_groups: int
     ) -> None:

@@ -17,6 +17,8 @@ class CrossEntropy:
     Source of label smoothing: Szegedy et al. 2015, arXiv:1512.00567, section 7.
     """
 
+    is_component = True
+
     def __init__(self, label_smoothing_prob: float = 0.0, aux_weight: float = 0.3) -> None:
         """
         Args:

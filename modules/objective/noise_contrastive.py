@@ -19,6 +19,8 @@ class NoiseContrastive:
     arXiv:1310.4546, section 2.2.
     """
 
+    is_component = True
+
     def __init__(self, num_negatives_per_pair: int, correct_for_noise: bool) -> None:
         """
         Args:

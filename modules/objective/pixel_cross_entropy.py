@@ -18,6 +18,8 @@ class PixelCrossEntropy(nn.Module):
     Source of the Dice loss: Milletari et al. 2016, arXiv:1606.04797, section 3.
     """
 
+    is_component = True
+
     def __init__(self, class_weights: Sequence[float] | None = None, dice_weight: float = 0.0) -> None:
         """
         Args:

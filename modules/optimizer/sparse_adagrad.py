@@ -21,6 +21,8 @@ class SparseAdagrad(Adagrad):
     Source: Duchi et al. 2011, jmlr.org/papers/v12/duchi11a.html.
     """
 
+    is_component = True
+
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Update every parameter that has a gradient.

@@ -11,6 +11,8 @@ from modules.parallel.topology import Topology
 class Auto:
     """Placeholder for an engine until the layout is chosen; it cannot train."""
 
+    is_component = True
+
     def __init__(self, stages: Sequence[int], offload: bool, max_pipe: int | None, max_model: int | None) -> None:
         """
         Args:

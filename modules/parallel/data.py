@@ -18,6 +18,8 @@ class DataParallel(Single):
     Does not import DeepSpeed. Source: Li et al. 2020, arXiv:2006.15704.
     """
 
+    is_component = True
+
     def __init__(self, data: Degree) -> None:
         """
         Args:

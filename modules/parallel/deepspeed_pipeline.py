@@ -29,6 +29,8 @@ class Pipeline(DeepSpeedEngine):
     Source: Narayanan et al. 2019, doi:10.1145/3341301.3359646. The schedule is one forward, one backward (1F1B).
     """
 
+    is_component = True
+
     def __init__(
         self,
         pipe: Degree,

@@ -25,6 +25,8 @@ class Zero(DeepSpeedEngine):
     Source: Rajbhandari et al. 2020, arXiv:1910.02054; model parallelism: Shoeybi et al. 2019, arXiv:1909.08053.
     """
 
+    is_component = True
+
     def __init__(
         self, stage: Stage, offload: Offload, data: Degree, model: Degree, deepspeed_extra: Mapping[str, Any]
     ) -> None:

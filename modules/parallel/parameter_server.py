@@ -45,6 +45,8 @@ class ParameterServer:
     al. 2016, arXiv:1604.00981.
     """
 
+    is_component = True
+
     def __init__(
         self, data: Degree, num_servers: int = 1, group_size: int = 1, num_backup_workers: int = 0,
         max_staleness: int | None = None, push_every_steps: int = 1, pull_every_steps: int = 1,

@@ -21,6 +21,8 @@ from modules.parallel.process_groups import ProcessGroups
 class Single:
     """Trains on one device, with accumulation, mixed precision, clipping and compilation. Does not import DeepSpeed."""
 
+    is_component = True
+
     def prepare(self, task: TrainingTask, config: EngineConfig) -> None:
         self.config = config
         self.forward = Forward(task.objective, config)

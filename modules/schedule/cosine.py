@@ -10,6 +10,8 @@ from modules.schedule.base import Schedule
 class Cosine(Schedule):
     """Decays the learning rate along half a cosine. Source: Loshchilov and Hutter 2016, arXiv:1608.03983."""
 
+    is_component = True
+
     def __init__(self, final_factor: float = 0.0, warmup_steps: int = 0) -> None:
         """
         Args:

@@ -8,6 +8,8 @@ from modules.schedule.base import Schedule
 class Step(Schedule):
     """Multiplies the learning rate by a factor after every ``decay_every_steps``."""
 
+    is_component = True
+
     def __init__(self, decay_factor: float, decay_every_steps: int, warmup_steps: int = 0) -> None:
         """
         Args:

@@ -22,7 +22,7 @@ from experiments.sweep.templates import Template, Templates
 from experiments.sweep.worker import worker
 from experiments.sweep.worker.reaper import LOST_S
 from experiments.trial.trial import create_run_folder, make_provenance
-from launchers.base import PLACEMENT_VARIABLE, WORKER_MODULE, RankPlacement
+from launchers.base import PLACEMENT_VARIABLE, WORKER_MODULE, WORKER_OPTIONS, RankPlacement
 from tests.support.ranks import CONTEXT
 
 QUICK = ("model=softmax", "data=digits", "max_steps=40", "eval_every_steps=20", "checkpoint.every_steps=10")
@@ -46,10 +46,10 @@ def make_sweep(
         templates.save(folder)
         (folder / "workers").mkdir()
         provenance["worker"] = {"nodes": 1, "devices_per_node": experiment.config["hardware"]["devices_per_node"]}
-        provenance["worker_module"] = WORKER_MODULE
+        provenance["worker_module"], provenance["worker_options"] = WORKER_MODULE, [*WORKER_OPTIONS]
         (folder / "provenance.yaml").write_text(yaml.safe_dump(provenance))
         (folder / "sweep.yaml").write_text(yaml.safe_dump(full_spec))
-    sweep = Sweep(folder)
+    sweep = Sweep(folder, tuple(trust))
     ledger = sweep.ledger()
     with ledger.locked() as ledger_state:
         for number, values in enumerate(points):
@@ -63,7 +63,9 @@ class Worker:
     def __init__(self, sweep: Sweep, placement: RankPlacement) -> None:
         environment = {**os.environ, PLACEMENT_VARIABLE: placement.to_json(), "OMP_NUM_THREADS": "1"}
         log = sweep.folder / "workers" / f"{placement.worker}.txt"
-        self._process = CONTEXT.Process(target=_work, args=(str(sweep.folder), str(log), environment), daemon=True)
+        self._process = CONTEXT.Process(
+            target=_work, args=(str(sweep.folder), sweep.trust, str(log), environment), daemon=True
+        )
         self._process.start()
 
     @property
@@ -88,7 +90,7 @@ class Worker:
                 os.kill(self.pid, number)
 
 
-def _work(folder: str, log: str, environment: dict[str, str]) -> None:
+def _work(folder: str, trust: Sequence[str], log: str, environment: dict[str, str]) -> None:
     """Do what `python -m experiments.sweep.worker.worker FOLDER` does, without the imports."""
     os.setsid()
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -96,7 +98,7 @@ def _work(folder: str, log: str, environment: dict[str, str]) -> None:
     os.dup2(1, 2)
     os.environ.clear()
     os.environ.update(environment)
-    sys.argv = ["experiments.sweep.worker.worker", folder]
+    sys.argv = ["experiments.sweep.worker.worker", folder, *(f"--trust={package}" for package in trust)]
     worker.run_and_exit()
 
 

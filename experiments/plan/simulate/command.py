@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.config.allowlist import trusted
+from experiments.config.validate import check_config
 from experiments.core.atomic import write_text
 from experiments.core.console import make_console
 from experiments.core.errors import InputError, did_you_mean
@@ -177,6 +178,7 @@ def load_config(
 
         return compose(sim_args.overrides, config_dirs=args.config_dir, trust=args.trust).config
     config = source[0].config
+    check_config(config, trusted(args.trust), f"run '{source[0].folder.name}'", with_rules=False)
     others = [
         override_text
         for override_text in sim_args.overrides

@@ -10,11 +10,11 @@ from collections.abc import Collection
 from pathlib import Path
 
 from experiments.components.model_signature import ModelInterface, infer_interface
-from experiments.config.allowlist import is_allowed, trusted
+from experiments.config.allowlist import trusted
 from experiments.config.rules.model_name import find_name_fault
+from experiments.config.validate import check_config
 from experiments.core.errors import InputError
 from experiments.tracking.model.final_model import FinalModel, find_final_model, read_interface, write_model
-from experiments.tracking.model.model_code import find_targets
 from experiments.trial.code_copy import CODE
 from experiments.trial.lookup import find_run
 from experiments.trial.trial import Trial, find_code_changes
@@ -48,7 +48,7 @@ def export(args: argparse.Namespace) -> int:
     print(f"takes {words['inputs']}, gives {words['outputs']}")
     print(f"serve it: mlflow models serve --env-manager local -m {shlex.quote(args.output)}")
     if name is not None:
-        print(f"registered: {_register(trial, name)}")
+        print(f"registered: {_register(trial, name, trust)}")
     return 0
 
 
@@ -56,17 +56,9 @@ def load_interface(trial: Trial, trust: Collection[str]) -> ModelInterface:
     """The inputs and outputs of the model, as the run recorded them, or from a test with zeros.
 
     Raises:
-        InputError: it names code that is not trusted, or the code does not fit the configuration any more.
+        InputError: the configuration names code that is not trusted, or is not valid.
     """
-    untrusted = [target for target in find_targets(trial.config["model"]) if not is_allowed(target, trust)]
-    if untrusted:
-        raise InputError(
-            [
-                f"model._target_={target} is not on the list of code that may run; if you trust it, add "
-                f"`--trust {target.partition('.')[0]}`"
-                for target in untrusted
-            ]
-        )
+    check_config(trial.config, trust, f"run '{trial.folder.name}'", with_rules=False)
     if (interface := read_interface(trial)) is not None:
         return interface
     import torch
@@ -114,13 +106,13 @@ def _test(folder: Path, trial: Trial) -> None:
         raise InputError([f"{problem}; {hint}" for problem in problems], "the exported model") from err
 
 
-def _register(trial: Trial, name: str) -> str:
+def _register(trial: Trial, name: str, trust: tuple[str, ...]) -> str:
     """Sync the run, log its model and register it; returns the URI of that version in MLflow."""
     from experiments.tracking.run_sync import RunSync
     from experiments.tracking.store_uri import StoreError
     from experiments.tracking.sweep_sync import sync_all
 
-    summary = sync_all(trial.runs_dir, [str(trial.folder)])
+    summary = sync_all(trial.runs_dir, [str(trial.folder)], trust)
     if summary.failures:
         raise StoreError(summary.failures[0])
-    return f"models:/{name}/{RunSync(trial).log_model(register_as=name).version}"
+    return f"models:/{name}/{RunSync(trial, trust).log_model(register_as=name).version}"

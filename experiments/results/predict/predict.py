@@ -42,13 +42,13 @@ def predict(args: argparse.Namespace) -> int:
     is_typed = sys.stdin is None or sys.stdin.isatty()  # None: the parent process closed it
     if not args.inputs and is_typed:
         raise InputError(["INPUT is missing; name an image or text, or `-` to type lines"])
+    interface = load_interface(trial, trust)
     data, evaluator = _components(trial, _config(trial, args), trust)
     output = Path(args.output).expanduser() if args.output else None
     if problems := find_problems(args.inputs, data.takes, output):
         raise InputError(problems, f"the input of '{trial.config['name']}', which takes {data.takes}s,")
     from experiments.tracking.model.predictor import prepare
 
-    interface = load_interface(trial, trust)
     if interface.class_names is not None:  # only loading the whole data set would set them
         data.class_names = list(interface.class_names)  # type: ignore[attr-defined]  # not all have them
     facts = describe_model(trial, chosen, interface)
@@ -92,8 +92,8 @@ def _config(trial: Trial, args: argparse.Namespace) -> dict[str, Any]:
         raise InputError([f"--set {text} {rule}" for text in wrong])
     from experiments.config.compose import change
 
-    dirs, packages = trial.provenance["config_dirs"], [*trial.provenance["trust"], *args.trust]
-    return change(trial.config, args.changes, trial.id, config_dirs=dirs, trust=packages).config
+    dirs = trial.provenance["config_dirs"]
+    return change(trial.config, args.changes, trial.id, config_dirs=dirs, trust=args.trust).config
 
 
 def _components(trial: Trial, config: dict[str, Any], trust: Collection[str]) -> tuple[InputReader, Predicts]:

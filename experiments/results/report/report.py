@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from experiments.config.allowlist import trusted
 from experiments.core.atomic import write_text
 from experiments.core.errors import InputError, did_you_mean
 from experiments.core.figures import RenderedFigure, standalone_svg
@@ -55,7 +56,7 @@ def select_runs(names: list[str], runs_dir: Path) -> Sweep | list[Trial]:
             [f"'{sweeps[0]}' is a sweep, and '{other}' is given as well; name one sweep, or only runs and trials"]
         )
     if sweeps:
-        return find_sweep(sweeps[0], runs_dir)
+        return find_sweep(sweeps[0], runs_dir, trusted())
     trials: dict[Path, Trial] = {}
     problems: list[str] = []
     for name in names:
@@ -82,7 +83,7 @@ def _find_by_prefix(name: str, runs_dir: Path, problem: str) -> Sweep:
         raise InputError([problem])
     if not any(path.startswith(name) for path in known):
         raise InputError([f"there is no sweep or run '{name}' in {runs_dir}; {did_you_mean(name, known)}"])
-    return find_sweep(name, runs_dir)
+    return find_sweep(name, runs_dir, trusted())
 
 
 def write_report(findings: Findings, folder: Path) -> None:

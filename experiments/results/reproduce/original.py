@@ -5,15 +5,18 @@ from __future__ import annotations
 import tempfile
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from experiments.config.allowlist import trusted
-from experiments.core.errors import InputError
+from experiments.config.source_map import SourceMap
+from experiments.config.validate import check_config
+from experiments.core.errors import ConfigError, InputError
 from experiments.results.reproduce.verdict import last_step
 from experiments.run import journal
+from experiments.trial.code_snapshot import take_snapshots
 from experiments.trial.initial_weights import FILE, get_initial_weights
 from experiments.trial.lookup import check_readable, find_run, read_mlflow_ids
 from experiments.trial.record import RunRecord, record_trial
@@ -30,6 +33,7 @@ class Original:
     overrides: Sequence[str]
     config_dirs: Sequence[str]
     trust: Sequence[str]
+    """Packages that the user trusts; never those that the original names."""
     link: Mapping[str, Any]
     """Identifies the original in the repetition: run, run_key, mlflow_run_id, mlflow_experiment_id."""
     is_finished: bool
@@ -58,22 +62,18 @@ def open_original(args: Namespace) -> Iterator[Original]:
     """
     path = Path(args.run).expanduser()
     if path.name == "trial.yaml" and path.is_file():
-        yield _checked(_of_trial(check_readable(Trial(path.parent.resolve()))), args)
+        yield _checked(_of_trial(check_readable(Trial(path.parent.resolve())), args), args)
     elif path.is_file():
         with tempfile.TemporaryDirectory(prefix="lathe-bundle-") as scratch:
             yield _checked(_of_shared(path, Path(scratch), args), args)
     else:
-        yield _checked(_of_trial(find_run(args.run, Path(args.runs_dir))), args)
+        yield _checked(_of_trial(find_run(args.run, Path(args.runs_dir)), args), args)
 
 
 def _checked(original: Original, args: Namespace) -> Original:
     problems = []
     if not original.record.streams:
         problems.append(f"{args.run} has no metrics to compare with; run it first")
-    untrusted = sorted({*original.trust} - {*trusted(args.trust)})
-    if untrusted:
-        flags = " ".join(f"--trust {name}" for name in untrusted)
-        problems.append(f"{args.run} runs code of {', '.join(untrusted)}; add {flags} if you trust it")
     first = min((points[0][0] for points in original.record.streams.values()), default=0)
     if args.steps is not None and args.steps < max(1, first):
         problems.append(
@@ -84,16 +84,45 @@ def _checked(original: Original, args: Namespace) -> Original:
     return original
 
 
-def _of_trial(trial: Trial) -> Original:
+def _check_configuration(
+    record: RunRecord, trust: Sequence[str], name: str, *, is_trusted: bool, origins: SourceMap | None = None
+) -> None:
+    """Check the configuration by today's rules before any code is restored.
+
+    Code that differs from today's may have other arguments. If the user trusts it, it may also have other components.
+
+    Raises:
+        ConfigError: with every problem.
+    """
+    subject = f"the configuration of {name}"
+    try:
+        check_config(record.config, trust, subject, origins=origins)
+    except ConfigError as err:
+        with suppress(ConfigError):
+            check_config(record.config, trust, subject, other_arguments=True, other_classes=is_trusted)
+            if _has_other_code(record, trust):
+                return
+        raise err from None
+
+
+def _has_other_code(record: RunRecord, trust: Sequence[str]) -> bool:
+    with tempfile.TemporaryDirectory() as scratch:
+        known = {entry["sha256"] for entry in take_snapshots((), trust, Path(scratch), [])}
+    return any(entry["sha256"] not in known for entry in record.code)
+
+
+def _of_trial(trial: Trial, args: Namespace) -> Original:
     provenance, ids, outcome = trial.provenance, read_mlflow_ids(trial), trial.outcome()
-    record = record_trial(trial)
-    first = trial.attempts()[:1]
+    record, trust = record_trial(trial), trusted(args.trust)
+    if first := trial.attempts()[:1]:
+        record = replace(record, config=trial.read_attempt_config(int(first[0].name)))
+    _check_configuration(record, trust, args.run, is_trusted=True)
     return Original(
-        record=replace(record, config=trial.read_attempt_config(int(first[0].name))) if first else record,
+        record=record,
         files=record.code_folder,
         overrides=provenance["overrides"],
         config_dirs=provenance["config_dirs"],
-        trust=provenance["trust"],
+        trust=trust,
         initial=trial.folder / FILE if get_initial_weights(record.config) is not None else None,
         source=provenance.get("source"),
         link={
@@ -126,9 +155,9 @@ def _mixed(trial: Trial) -> Iterator[str]:
 def _of_shared(path: Path, scratch: Path, args: Namespace) -> Original:
     from experiments.results.share.shared_file import read
 
-    shared = read(path)
-    shared.check_code(args.trust)
-    problems = list(shared.warnings)
+    shared, trust = read(path), trusted(args.trust)
+    record = shared.record()
+    problems = list[str]()
     files = None
     dirty = [entry for entry in shared.values["code"] if entry["dirty"]]
     bundle = shared.values["bundle"]
@@ -143,12 +172,16 @@ def _of_shared(path: Path, scratch: Path, args: Namespace) -> Original:
         )
     elif dirty:
         problems.append(f"code: {path.name} lacks the uncommitted changes of the run; ask the sender to use --bundle")
+    try:
+        _check_configuration(record, trust, args.run, is_trusted=bool(args.trust_code), origins=shared.origins)
+    except ConfigError as err:
+        raise ConfigError([*err.problems, *problems], err.subject) from err
     return Original(
-        record=shared.record(),
+        record=record,
         files=files,
         overrides=shared.values["overrides"],
         config_dirs=[],
-        trust=[],
+        trust=trust,
         source=shared.trial_id,
         link={
             "run": shared.values["name"],
@@ -159,5 +192,5 @@ def _of_shared(path: Path, scratch: Path, args: Namespace) -> Original:
         },
         is_finished=True,
         is_trusted=bool(args.trust_code),
-        problems=problems,
+        problems=[*shared.warnings, *problems],
     )

@@ -15,7 +15,7 @@ import yaml
 from experiments.config.source_map import SourceMap
 from experiments.config.validate import Validation
 from experiments.core import renamed
-from experiments.core.errors import InputError, did_you_mean
+from experiments.core.errors import InputError
 from experiments.core.format import format_value
 from experiments.results.share import rules
 from experiments.results.share.archive import Archive, find_mismatches
@@ -100,11 +100,12 @@ def _find_wrong_version(values: dict[str, Any], path: Path) -> Iterator[str]:
 def _find_wrong_types(values: dict[str, Any], path: Path) -> Iterator[str]:
     """Everything that does not fit the schema; afterwards equal numbers have equal types."""
     known = [field.name for field in fields(SharedFileSchema)]
-    if missing := [name for name in known if name not in values]:
+    new_names = {renamed.new_name(name, known) for name in values if name not in known}
+    if missing := [name for name in known if name not in {*values, *new_names}]:
         yield f"{path} lacks {', '.join(missing)}; {NEW_FILE}"
     for name in values:
         if name not in known:
-            yield f"{one_line(name)} is not a key of a shared file; {did_you_mean(name, known)}"
+            yield f"{one_line(name)} is not a key of a shared file; {renamed.suggestion(name, known)}"
     if missing or values.keys() - known:
         return
     config, code = values["configuration"], values["code"]

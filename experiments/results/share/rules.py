@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
 import yaml
 
-from experiments.config.allowlist import is_allowed
 from experiments.config.options import CONF_DIR
 from experiments.config.source_map import SourceMap
 
@@ -69,15 +68,6 @@ def find_problems(config: Mapping[str, Any], origins: SourceMap) -> Iterator[str
             yield f"{typed} is a reference, which could read your environment; write the value itself"
         elif key.partition(".")[0] not in FREE_TEXT and is_outside(value):
             yield f"{typed} is a path outside your data folder, or an address; give `{key}=...` on the command line"
-
-
-def find_untrusted(config: Mapping[str, Any], origins: SourceMap, trust: Collection[str]) -> Iterator[str]:
-    """Every `_target_` that is not on the list of code that may run."""
-    for key, value in leaves(config):
-        if key.rpartition(".")[2] == "_target_" and not is_allowed(str(value), trust):
-            package = str(value).partition(".")[0]
-            hint = f"if you trust the code of '{package}', add `--trust {package}`"
-            yield f"{origins.as_written(key, value)} is not on the list of code that may run; {hint}"
 
 
 def is_outside(text: str) -> bool:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.config.allowlist import trusted
 from experiments.config.source_map import SourceMap
-from experiments.core.errors import InputError
 from experiments.results.share import rules
 from experiments.results.share.archive import read as read_archive
 from experiments.results.share.parse import parse
@@ -66,15 +64,6 @@ class SharedFile:
             streams={name: list(zip(points["steps"], points["values"], strict=True)) for name, points in metrics},
             is_sampled=True,
         )
-
-    def check_code(self, trust: Collection[str]) -> None:
-        """Refuse a configuration that names code which is not on the allow-list.
-
-        Raises:
-            InputError: with every such name.
-        """
-        if problems := list(rules.find_untrusted(self.configuration, self.origins, trusted(trust))):
-            raise InputError(problems, f"the shared file {self.path}")
 
     def warnings_for(self, trial: Trial) -> Iterator[str]:
         """What the receiver should know about a run of this file: its warnings, and where the code differs."""

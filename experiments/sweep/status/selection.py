@@ -62,7 +62,11 @@ def _select_one(ledger_state: LedgerState, argument: str, sweep: str) -> list[st
                 f"trial '{argument}' is not unique in sweep '{sweep}': {', '.join(matches[:6])}; write more characters of it"
             ]
         )
-    hint = renamed.suggestion(argument, [*entries, *STATES], f"`lathe status {sweep} --all` lists them")
+    states = f"states are {', '.join(STATES)}, and `lathe status {sweep} --all` lists the trials"
+    new = renamed.state(argument)
+    hint = renamed.suggestion(argument, [*entries, *STATES], states)
+    if new not in (argument, *STATES):
+        hint = f"it is now called {new!r}, which only runs outside sweeps are; {states}"
     raise InputError([f"there is no trial '{argument}' in sweep '{sweep}'; {hint}"])
 
 

@@ -236,7 +236,7 @@ def show(args: argparse.Namespace, done_hint: DoneHint) -> int:
     if args.sweep is None:
         return _show_all(runs_dir, screen, as_document=args.json)
     sweep = find_sweep(args.sweep, runs_dir)
-    executor = sweep.executor()
+    executor = sweep.observer()
     if args.watch:
         show_live(sweep, executor, done_hint, is_attached=False)
         return DONE
@@ -290,7 +290,12 @@ def _make_hints(progress: Progress, sweep: Sweep, done_hint: DoneHint, num_hidde
 
 
 def show_live(
-    sweep: Sweep, executor: Executor, done_hint: DoneHint, stop_when_done: bool = True, *, is_attached: bool = True
+    sweep: Sweep,
+    executor: Executor | None,
+    done_hint: DoneHint,
+    stop_when_done: bool = True,
+    *,
+    is_attached: bool = True,
 ) -> int:
     """Show a running sweep: a live table on a terminal, elsewhere one line for each ended trial.
 
@@ -318,7 +323,7 @@ def show_live(
     return DONE if is_good and progress.state != "cancelled" else FAILED
 
 
-def _show_live_table(screen: Console, sweep: Sweep, executor: Executor, stop_when_done: bool) -> Progress:
+def _show_live_table(screen: Console, sweep: Sweep, executor: Executor | None, stop_when_done: bool) -> Progress:
     with Live(console=screen, auto_refresh=False) as shown:
         for progress in _poll_progress(sweep, executor, stop_when_done, lambda text: _print(screen, text)):
             num_summary_rows = len(_summary_rows(progress))
@@ -333,7 +338,7 @@ def _show_live_table(screen: Console, sweep: Sweep, executor: Executor, stop_whe
     return progress
 
 
-def _print_changes(screen: Console, sweep: Sweep, executor: Executor, stop_when_done: bool) -> Progress:
+def _print_changes(screen: Console, sweep: Sweep, executor: Executor | None, stop_when_done: bool) -> Progress:
     before: Progress | None = None
     for progress in _poll_progress(sweep, executor, stop_when_done, lambda text: None):
         for text in _describe_changes(before, progress) if before else ():
@@ -348,7 +353,7 @@ def _print_changes(screen: Console, sweep: Sweep, executor: Executor, stop_when_
 
 
 def _poll_progress(
-    sweep: Sweep, executor: Executor, stop_when_done: bool, say: Callable[[str], None]
+    sweep: Sweep, executor: Executor | None, stop_when_done: bool, say: Callable[[str], None]
 ) -> Iterator[Progress]:
     """Yield the progress until the sweep ends, and reap lost workers."""
     ledger = sweep.ledger()

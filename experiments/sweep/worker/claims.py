@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from experiments.config.validate import check_config
 from experiments.core.errors import InputError
 from experiments.run import journal
 from experiments.run.failure import CONFIG, DISK, PREEMPTED, TIMEOUT
@@ -89,6 +90,8 @@ class TrialQueue:
             trial.folder.mkdir(exist_ok=True)
             if not (trial.folder / "trial.yaml").exists():
                 self._write_trial(entry, trial)
+            else:  # another process wrote it
+                check_config(trial.config, self.sweep.trust, f"trial {entry.id}", with_rules=False)
             for path in journal.journals(trial.folder):
                 journal.seal(path)
             folder = trial.folder / "attempts" / str(attempt)

@@ -1,10 +1,11 @@
-"""One process of a sweep's worker: `python -m experiments.sweep.worker.worker SWEEP_FOLDER`.
+"""One process of a sweep's worker: `python -m experiments.sweep.worker.worker SWEEP_FOLDER [--trust=PACKAGE]...`.
 
 It imports everything once, then runs trials in forked children until none is left or it receives a stop signal.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import gc
 import importlib
@@ -30,15 +31,19 @@ MIN_TRIAL_S = 30.0
 
 
 def main() -> int:
-    """Run trials of the sweep in argv[1]."""
-    folder = Path(sys.argv[1])
+    """Run trials of the sweep that the command line names."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--trust", action="append", default=[])
+    args = parser.parse_args()
+    folder: Path = args.folder
     placement = RankPlacement.from_json(os.environ[PLACEMENT_VARIABLE])
     if placement.cpus is not None:  # before torch counts the cores
         os.sched_setaffinity(0, placement.cpus)
     signal_waiter = SignalWaiter()
     own = folder / "workers" / placement.worker
     own.mkdir(parents=True, exist_ok=True)
-    sweep = Sweep(folder)
+    sweep = Sweep(folder, tuple(args.trust))
     if placement.world_size == 1 and not _has_work(sweep):  # nothing to do: skip the slow imports
         return DONE
     _import_all(sweep)
@@ -84,7 +89,6 @@ class Worker:
     ) -> None:
         self.sweep, self.placement, self.rank_group, self.signal_waiter = sweep, placement, rank_group, signal_waiter
         self.ledger = sweep.ledger()
-        self.trust = tuple(sweep.provenance["trust"])
         self.study = sweep.study()
         self._reaped_at = 0.0
 
@@ -148,7 +152,7 @@ class Worker:
 
         TrialRunner(
             self.sweep, self.ledger, self.study, self.rank_group, self.signal_waiter, claim, self._time_is_up
-        ).run(self.trust)
+        ).run(self.sweep.trust)
 
     def _time_is_up(self) -> bool:
         """Whether a stop signal means the time limit; the signal may be a minute early."""

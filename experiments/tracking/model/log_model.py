@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from experiments.components.model_signature import ModelInterface, available_answers
-from experiments.config.allowlist import trusted
 from experiments.core.errors import InputError
 from experiments.run import journal
 from experiments.run.metrics import read_metric_events
@@ -20,6 +20,7 @@ from experiments.tracking.model.final_model import (
     write_model,
 )
 from experiments.tracking.model.mlflow_model import ModelDescription, ModelStore
+from experiments.tracking.model.model_code import find_untrusted
 from experiments.trial.parameters import flatten_config, truncate
 from experiments.trial.trial import Trial
 
@@ -37,16 +38,17 @@ class RunToLog:
     name: str
 
 
-def log(trial: Trial, run: RunToLog, *, however_large: bool = False) -> str:
+def log(trial: Trial, run: RunToLog, trust: Collection[str] = (), *, however_large: bool = False) -> str:
     """Log the final model of a run unless that is done; return its id.
 
     Args:
         trial: the run.
         run: the same run in its store.
+        trust: packages whose code the model may include.
         however_large: also log weights of more than `MAX_AUTOMATIC_GB`.
 
     Raises:
-        InputError: the run has no model that can be logged.
+        InputError: the run has no model that can be logged, or its code is not trusted.
     """
     models = ModelStore(run.store)
     known = models.find_model(run.experiment_id, run.run_id)
@@ -57,12 +59,14 @@ def log(trial: Trial, run: RunToLog, *, however_large: bool = False) -> str:
         raise InputError(
             [f"run '{trial.folder.name}' has no record of the inputs of its model; train it again to log the model"]
         )
+    if problems := find_untrusted(trial.config["model"], trust):
+        raise InputError(problems)
     if not however_large:
         _refuse_too_large(trial, model)
     folder = trial.folder / ".model"  # on the disk of the weights, so that a link replaces a copy
     shutil.rmtree(folder, ignore_errors=True)
     try:
-        write_model(trial, model, interface, trusted(trial.provenance["trust"]), folder, link=True)
+        write_model(trial, model, interface, trust, folder, link=True)
         return models.log(folder, run.experiment_id, run.run_id, _describe(trial, run, model, interface))
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -12,7 +12,7 @@ from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Any
 
-from experiments.config.allowlist import is_own
+from experiments.config.allowlist import is_allowed, is_own
 from experiments.core.errors import InputError
 from experiments.core.secrets import has_secret
 from experiments.tracking.model import loader
@@ -72,6 +72,16 @@ def find_targets(node: Any) -> Iterator[str]:
 def find_trusted_packages(node: Any) -> list[str]:
     """Find the packages in a part of the configuration that are neither the project's nor torch."""
     return sorted({target.partition(".")[0] for target in find_targets(node) if not is_own(target)})
+
+
+def find_untrusted(node: Any, trust: Collection[str]) -> list[str]:
+    """A problem for each package in a model's configuration that the user does not trust."""
+    return [
+        f"model._target_={target} is not on the list of code that may run; if you trust it, add "
+        f"`--trust {target.partition('.')[0]}`"
+        for target in find_targets(node)
+        if not is_allowed(target, trust)
+    ]
 
 
 def collect_code(node: Mapping[str, Any], project: Path, trust: Collection[str]) -> ModelCode:

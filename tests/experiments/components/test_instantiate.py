@@ -8,6 +8,7 @@ import torch
 
 from experiments.components.instantiate import instantiate
 from experiments.core.errors import InputError, PlanError
+from modules.model import mlp
 from modules.model.mlp import Mlp
 
 MLP = {
@@ -75,12 +76,40 @@ def test_an_error_of_torch_is_reported_with_its_location() -> None:
         instantiate(MLP | {"hidden_sizes": [9999999999999999]}, "model")
 
 
-def test_a_launcher_without_launch_is_not_instantiated() -> None:
-    with pytest.raises(
-        InputError,
-        match=r"launcher\._target_=launchers\.processes\.process\.TrainingProcess has neither launch nor submit",
-    ):
-        instantiate({"_target_": "launchers.processes.process.TrainingProcess"}, "launcher")
+def test_a_users_launcher_without_launch_is_not_instantiated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "odd.py").write_text("class Launcher:\n    def __init__(self): raise SystemExit('it ran')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InputError, match=r"launcher\._target_=odd\.Launcher has neither launch nor submit"):
+        instantiate({"_target_": "odd.Launcher"}, "launcher", ["odd"])
+
+
+@pytest.mark.parametrize(
+    ("key", "target"),
+    [
+        ("launcher", "launchers.processes.process.TrainingProcess"), ("model", "modules.model.gpt.Block"),
+        ("data", "modules.data.image_folder.ImageSplit"), ("objective", "modules.objective.base.Objective"),
+        ("parallel", "modules.parallel.asynchronous.replica.Replica"),
+    ],
+)  # fmt: skip
+def test_a_class_without_the_mark_is_refused(key: str, target: str) -> None:
+    with pytest.raises(InputError, match=rf"{key}\._target_={target} is not a component"):
+        instantiate({"_target_": target}, key)
+
+
+@pytest.mark.parametrize("target", ["launchers.local.Local", "modules.data.digits.Digits", "torch.optim.sgd.SGD"])
+def test_a_component_in_the_wrong_place_is_refused_before_anything_is_built(target: str) -> None:
+    node = {"_target_": "modules.model.logits_of.LogitsOf", "model": [MLP, {"_target_": target}]}
+    with pytest.raises(InputError, match=rf"model\.model\[1\]\._target_={target} is in the wrong place"):
+        instantiate(node, "model")
+    with pytest.raises(InputError, match=r"takes no component"):
+        instantiate({**MLP, "hidden_sizes": [MLP]}, "model")
+
+
+def test_a_subclass_does_not_inherit_the_mark(monkeypatch: pytest.MonkeyPatch) -> None:
+    deeper = type("Deeper", (Mlp,), {"__module__": "modules.model.mlp"})
+    monkeypatch.setattr(mlp, "Deeper", deeper, raising=False)
+    with pytest.raises(InputError, match="is not a component"):
+        instantiate(MLP | {"_target_": "modules.model.mlp.Deeper"}, "model")
 
 
 def test_a_target_that_does_not_exist_is_reported() -> None:

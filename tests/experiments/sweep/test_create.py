@@ -197,7 +197,7 @@ def test_devices_of_a_worker_are_divided_among_trials(
     packed += [f"launcher.devices_per_trial={per_trial}"] if per_trial else []
     draft = prepare(read_overrides([*QUICK, f"runs_dir={tmp_path}", "seed=0,1", *packed], name="probe"))
     worker = {"nodes": 1, "devices_per_node": devices}
-    pool = make_pool(tmp_path, draft.templates, worker, draft.spec.values, 100, None)
+    pool = make_pool(tmp_path, draft.templates, worker, draft.spec.values, 100, {})
     assert (pool.trials_per_worker, pool.ranks_per_trial) == (trials_per_worker, ranks)
     assert draft.templates.all[0].config["hardware"]["devices_per_node"] == ranks
 

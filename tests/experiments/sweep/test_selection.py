@@ -49,6 +49,9 @@ def processes() -> Iterator[list[subprocess.Popen[str]]]:
         process.communicate()
 
 
+STATES = "states are pending, running, finished, pruned, failed, cancelled, and `lathe status s --all` lists the trials"
+
+
 def read_states(sweep: Sweep) -> list[str]:
     return [entry.state for entry in sweep.ledger().read().entries.values()]
 
@@ -94,7 +97,7 @@ def test_arguments_that_select_no_trial_are_reported_together(tmp_path: Path) ->
         "model=mlp: model does not vary in sweep 's'; known: optimizer, optimizer.lr, optimizer.nesterov",
         f"trial 'b000000' is not unique in sweep 's': {', '.join(ids(4))}; write more characters of it",
     ]
-    assert find_problems(sweep, "zz") == "there is no trial 'zz' in sweep 's'; `lathe status s --all` lists them"
+    assert find_problems(sweep, "zz") == f"there is no trial 'zz' in sweep 's'; {STATES}"
 
 
 def test_sweep_continues_after_some_pending_trials_are_cancelled(tmp_path: Path, lathe: Lathe) -> None:
@@ -280,7 +283,10 @@ def test_whole_log_of_a_trial_is_shown_with_its_state(tmp_path: Path, lathe: Lat
 @pytest.mark.parametrize(
     ("args", "problem"),
     [
-        (["b9"], "there is no trial 'b9' in sweep 's'; `lathe status s --all` lists them"),
+        (
+            ["b9"],
+            f"there is no trial 'b9' in sweep 's'; {STATES}",
+        ),
         ([ids(1)[0], "--attempt", "3"], f"--attempt 3: trial {ids(1)[0]} has no such attempt; its attempts are 1"),
         ([ids(2)[1], "--attempt", "1"], f"--attempt 1: trial {ids(2)[1]} has no such attempt; it has not started yet"),
         ([ids(1)[0], "--rank", "2"], f"--rank 2: attempt 1 of trial {ids(1)[0]} has no such rank; it has only rank 0"),

@@ -23,6 +23,7 @@ from modules.model.softmax import Softmax
 
 
 class Mine(Softmax):
+    is_component = True
     scale = 1.0
 
     def forward(self, inputs):

@@ -375,3 +375,24 @@ def test_a_shared_run_in_a_scheduler_is_the_same_trial(folder: Path) -> None:
     with pytest.raises(InputError, match="the sweep 'far' is one run of a shared file"):
         extend(sweep, ["optimizer.lr=0.5"])
     assert extend(sweep, []) == 0
+
+
+@pytest.mark.parametrize(
+    ("section", "old", "new"),
+    [
+        (None, "note", "description"),
+        ("configuration.hardware", "efficiency", "mfu"),
+        ("configuration", "note", "description"),
+    ],
+)
+def test_an_old_key_in_a_new_file_is_reported_with_its_new_name(
+    section: str | None, old: str, new: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = values()
+    node: Any = content
+    for name in section.split(".") if section else ():
+        node = node[name]
+    node[old] = node.pop(new)
+    (folder / f"{section}.yaml").write_text(yaml.safe_dump(content))
+    assert main(["plan", "--from", f"{section}.yaml"]) == 2
+    assert f"it is now called {new!r}" in capsys.readouterr().err
