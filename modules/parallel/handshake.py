@@ -160,7 +160,11 @@ class Gate:
             self._waiting.append(connection)
             if len(self._waiting) > MAX_WAITING:
                 _shut(self._waiting.popleft())
-            threading.Thread(target=self._check, args=(connection,), daemon=True).start()
+            try:
+                threading.Thread(target=self._check, args=(connection,), daemon=True).start()
+            except RuntimeError:  # the process may start no more threads; the rank connects again
+                self._waiting.remove(connection)
+                connection.close()
 
     def _check(self, connection: socket.socket) -> None:
         try:
