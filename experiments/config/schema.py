@@ -81,7 +81,7 @@ class CheckpointSchema:
     every_steps: int
     keep_last: int
     best_metric: str | None
-    """A metric of the evaluation such as val/accuracy_top1; null: keep no best checkpoint."""
+    """A metric of the evaluation such as val/accuracy_top1: the run delivers its best step; null: its last step."""
     best_mode: Literal["max", "min"]
 
 
@@ -189,7 +189,7 @@ class SweepSchema:
     pruner: PrunerSchema | None
     """Stops bad trials early; null: no pruning."""
     metric: str
-    """A metric of the evaluation on the validation split, such as val/accuracy_top1."""
+    """A metric of the evaluation on the validation split, such as val/accuracy_top1, at the step that a trial delivers."""
     mode: Literal["max", "min"]
     num_seeds: int
     """Trials per point, with different seeds; strategies use their mean."""
