@@ -199,7 +199,7 @@ def _collect_files(trial: Trial, redactor: Redactor) -> dict[str, bytes | Path]:
         raise InputError([f"the uncommitted code {err.filename} cannot be read: {err.strerror}; {hint}"]) from err
     if problems := [line for name, content in code.items() for line in find_private(name, content, redactor)]:
         raise InputError(problems, "the shared file")
-    checkpoints = Checkpoints(trial.folder, 1)
+    checkpoints = Checkpoints(trial.folder, 1, needed=(MODEL,))
     checkpoint = checkpoints.delivered()
     if checkpoint is None:
         cause = "".join(f": {warning}" for warning in checkpoints.warnings)
@@ -238,10 +238,12 @@ def _write(path: Path, text: str, files: Mapping[str, bytes | Path]) -> None:
     """
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
+        atomic.sweep_partials(path)
         if files:
             archive.write(partial, text, files)
         else:
-            atomic.write_text(partial, text)
+            partial.write_bytes(text.encode())
+            atomic.fsync(partial)
         read(partial)
         partial.replace(path)
         atomic.fsync(path.absolute().parent)
