@@ -7,12 +7,15 @@ import json
 import math
 import shutil
 import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from experiments.core.atomic import fsync, write_text
+from experiments.core.errors import InputError
+from experiments.run import journal
+from experiments.run.folder_watch import wait_until_back
 
 STATE = "state.json"
 BEST = "best.json"
@@ -38,6 +41,8 @@ class Checkpoint:
     step: int
     folder: Path
     state: dict[str, Any]
+    journals: dict[str, int] = field(default_factory=dict)
+    """The journals up to its step, as `journal.measure` found them; empty for checkpoints of earlier versions."""
 
 
 class Checkpoints:
@@ -47,17 +52,20 @@ class Checkpoints:
         warnings: one line for each checkpoint that was skipped or could not be removed; the caller clears them.
     """
 
-    def __init__(self, folder: Path, keep_last: int, attempt: int | None = None) -> None:
+    def __init__(
+        self, folder: Path, keep_last: int, attempt: int | None = None, needed: Collection[str] | None = None
+    ) -> None:
         """
         Args:
             folder: of the run; `lathe resume` takes its name.
             keep_last: how many of the newest to keep, besides the best one.
             attempt: number of the writing attempt; it writes nothing after a later attempt has begun. None: no check.
+            needed: the only files that have to be there, such as those of the model; None: all.
         """
         if keep_last < 1:
             raise ValueError(f"Checkpoints wants keep_last of at least 1, but got {keep_last}")
         self.run = folder.name
-        self.attempt = attempt
+        self.attempt, self.needed = attempt, needed
         self.folder = folder / "checkpoints"
         self.keep_last = keep_last
         self.warnings: list[str] = []
@@ -77,16 +85,12 @@ class Checkpoints:
         partial, folder = self.folder / f".partial-{step}{own}", self._step_folder(step)
         try:
             self._check_no_later_attempt(step)
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._remove_partial()
-            partial.mkdir()
-            write(partial)
-            _seal(partial, step, state)
-            self._check_no_later_attempt(step)
-            if folder.exists():  # a resumed run repeats the step
-                folder.rename(self.folder / f".partial-{step}-replaced")
-            partial.rename(folder)
-            fsync(self.folder)
+            try:
+                journals = self._write(step, write, state, partial, folder)
+            except FileNotFoundError:  # somebody removed `checkpoints`, or renamed the run folder for a moment
+                if not wait_until_back(self.folder.parent):
+                    raise
+                journals = self._write(step, write, state, partial, folder)
         except OSError as err:
             num_bytes = _size(partial)
             shutil.rmtree(partial, ignore_errors=True)
@@ -95,7 +99,24 @@ class Checkpoints:
             shutil.rmtree(partial, ignore_errors=True)
             raise
         self._prune(step)
-        return Checkpoint(step, folder, state)
+        return Checkpoint(step, folder, state, journals)
+
+    def _write(
+        self, step: int, write: Callable[[Path], None], state: dict[str, Any], partial: Path, folder: Path
+    ) -> dict[str, int]:
+        """Write the files under a temporary name, rename them, and return the journals that they continue."""
+        self.folder.mkdir(exist_ok=True)  # without its parents: a run folder that was removed must not come back empty
+        self._remove_partial()
+        partial.mkdir()
+        write(partial)
+        journals = journal.measure(self.folder.parent)
+        _seal(partial, step, state, journals)
+        self._check_no_later_attempt(step)
+        if folder.exists():  # a resumed run repeats the step
+            folder.rename(self.folder / f".partial-{step}-replaced")
+        partial.rename(folder)
+        fsync(self.folder)
+        return journals
 
     def _check_no_later_attempt(self, step: int) -> None:
         """Stop an attempt that was considered dead from overwriting checkpoints of its successor."""
@@ -107,7 +128,7 @@ class Checkpoints:
 
     def has(self, step: int) -> bool:
         """Whether the checkpoint of this step is complete."""
-        return not _examine(self._step_folder(step))[0]
+        return not _examine(self._step_folder(step), self.needed)[0]
 
     def is_better(self, metric: str, value: float, mode: Literal["min", "max"]) -> bool:
         """Whether a value is better than that of the best complete checkpoint, if there is one; NaN never is."""
@@ -192,6 +213,8 @@ class Checkpoints:
             best: dict[str, Any] = json.loads((self.folder / BEST).read_text())
         except FileNotFoundError:
             return None
+        except PermissionError as err:
+            raise _make_unreadable_error(err) from err
         except ValueError:
             self.warnings.append(f"{self.folder / BEST} is not readable and was skipped; the next best replaces it")
             return None
@@ -199,11 +222,11 @@ class Checkpoints:
 
     def _read(self, step: int) -> Checkpoint | None:
         folder = self._step_folder(step)
-        damage, state = _examine(folder, check_content=True)
+        damage, sealed = _examine(folder, self.needed, check_content=True)
         if damage:
             self.warnings.append(f"the checkpoint of step {step} in {folder} is damaged and was skipped: {damage}")
             return None
-        return Checkpoint(step, folder, state)
+        return Checkpoint(step, folder, sealed["state"], sealed.get("journals", {}))
 
     def _remove_partial(self) -> None:
         """Remove incomplete checkpoints that a crash left."""
@@ -242,12 +265,12 @@ class Checkpoints:
         )
 
 
-def _seal(folder: Path, step: int, state: dict[str, Any]) -> None:
+def _seal(folder: Path, step: int, state: dict[str, Any], journals: dict[str, int]) -> None:
     """Flush every file to the disk, and write a list of all files."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     sums = {path.relative_to(folder).as_posix(): [path.stat().st_size, _crc32(path)] for path in files}
     with (folder / STATE).open("w", encoding="utf-8") as file:
-        json.dump({"step": step, "state": state, "files": sums}, file, indent=1)
+        json.dump({"step": step, "state": state, "journals": journals, "files": sums}, file, indent=1)
     for path in [*folder.rglob("*"), folder]:
         fsync(path)
 
@@ -261,21 +284,40 @@ def _crc32(path: Path) -> int:
     return crc32
 
 
-def _examine(folder: Path, *, check_content: bool = False) -> tuple[str, dict[str, Any]]:
-    """The damage of a checkpoint, or "", and the state of the run in it; ``check_content`` reads every byte."""
+def _examine(
+    folder: Path, needed: Collection[str] | None = None, *, check_content: bool = False
+) -> tuple[str, dict[str, Any]]:
+    """The damage of a checkpoint, or "", and the content of its `state.json`; ``check_content`` reads every byte.
+
+    Raises:
+        InputError: this user may not read a file.
+    """
     try:
         sealed = json.loads((folder / STATE).read_text())
         for name, (size, crc32) in sealed["files"].items():
+            if needed is not None and name not in needed:
+                continue
             actual = (folder / name).stat().st_size
             if actual != size:
                 return f"{name} has {actual} bytes of {size}", {}
             if check_content and _crc32(folder / name) != crc32:
                 return f"{name} has the wrong checksum", {}
-        return "", sealed["state"]
+        if needed is None and (loss := journal.find_loss(folder.parent.parent, sealed.get("journals", {}))):
+            return loss, {}
+        assert isinstance(sealed["state"], dict)
+        return "", sealed
     except FileNotFoundError as err:
         return f"{Path(err.filename).name} is missing", {}
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except PermissionError as err:
+        raise _make_unreadable_error(err) from err
+    except (ValueError, KeyError, TypeError, AttributeError, AssertionError):
         return f"{STATE} is not readable", {}
+
+
+def _make_unreadable_error(err: PermissionError) -> InputError:
+    return InputError(
+        [f"{err.filename} cannot be read ({err.strerror}); ask its owner for `chmod -R a+rX` on the run folder"]
+    )
 
 
 def _size(folder: Path) -> int:

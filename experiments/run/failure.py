@@ -18,6 +18,8 @@ NODE_LOST = "node lost"
 """The worker disappeared without reporting an error."""
 KILLED = "killed"
 """A signal that the worker did not send ended a process of the trial."""
+DATA_LOST = "data lost"
+"""Files of the run were removed, moved or cut off while it trained."""
 CANCELLED = "cancelled"
 
 RETRYABLE = frozenset({TIMEOUT, PREEMPTED, NODE_LOST, KILLED})

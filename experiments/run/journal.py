@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import stat
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
@@ -19,6 +20,9 @@ FINAL_STATES = frozenset({"finished", "failed", "interrupted"})
 Scalar = str | int | float | bool | None
 SEALED = "sealed"
 """File beside a journal; it holds the size at which the journal was sealed."""
+
+INCOMPLETE = "journal.incomplete.jsonl"
+"""New name of a journal that continues one of which lines are lost."""
 
 _BLOCK_BYTES = 1 << 20  # memory of a replay, for runs of any length
 
@@ -73,6 +77,10 @@ _KEYS = {
 _encode = json.JSONEncoder(separators=(",", ":")).encode  # floats by repr, so that reading gives back the same value
 
 
+class JournalLostError(Exception):
+    """The journal was removed or cut off while its attempt was training, so the curve of the run has lost points."""
+
+
 class Journal:
     """Writes the events of one attempt. When a call returns, its event is in the file, also after kill -9.
 
@@ -80,6 +88,7 @@ class Journal:
 
     Raises:
         OSError: a line cannot be written, for example because the disk is full; the file ends with the line before it.
+        JournalLostError: the file was removed or cut off.
     """
 
     def __init__(self, path: Path) -> None:
@@ -88,18 +97,22 @@ class Journal:
         self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         self._host, self._pid = socket.gethostname(), os.getpid()
         cut_torn_tail(self._fd)
+        self._size = os.fstat(self._fd).st_size
 
     def state(
-        self, state: State, *, step: int, attempt: int, reason: str | None = None, failure: str | None = None
-    ) -> None:
+        self, state: State, *, step: int, attempt: int, reason: str | None = None, failure: str | None = None,
+        based_on: Mapping[str, int] | None = None,
+    ) -> None:  # fmt: skip
         """Log the state of the attempt, with the process and host that run it.
 
         Args:
             failure: class of what went wrong, of `experiments.run.failure`.
+            based_on: the journals that the restored checkpoint continues, as `measure` found them.
         """
         event = {"event": "state", "time": time.time(), "state": state, "step": step, "attempt": attempt}
         source = {"host": self._host, "pid": self._pid, "reason": reason}
-        self._append(event | source | ({"failure": failure} if failure else {}))
+        extra = {"failure": failure} if failure else {}
+        self._append(event | source | extra | ({"based_on": dict(based_on)} if based_on else {}))
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Log the metrics of one step. A value is anything that `float` accepts, for example a tensor with one element."""
@@ -132,6 +145,7 @@ class Journal:
 
     def _append(self, event: Mapping[str, object]) -> None:
         line = (_encode(event) + "\n").encode("ascii")
+        self._check_file()
         written = 0
         try:
             # On a full disk the first write is short, and the second one raises the error.
@@ -142,6 +156,21 @@ class Journal:
                 os.ftruncate(self._fd, os.fstat(self._fd).st_size - written)
             message = f"the journal cannot be written ({err.strerror}); free space and resume the run"
             raise OSError(err.errno, message, str(self.path)) from err
+        self._size += written
+
+    def _check_file(self) -> None:
+        """Raise an error if an earlier line is lost. This takes less than 1 us."""
+        status = os.fstat(self._fd)
+        if status.st_nlink == 0:
+            raise JournalLostError(
+                f"{self.path} was removed while the run was training; `lathe resume` starts it again"
+            )
+        if status.st_size < self._size and stat.S_ISREG(status.st_mode):
+            cut_torn_tail(self._fd)  # so that the end of the attempt can be logged
+            self._size = os.fstat(self._fd).st_size
+            raise JournalLostError(
+                f"{self.path} was cut off while the run was training; `lathe resume` starts it again"
+            )
 
 
 def cut_torn_tail(fd: int) -> None:
@@ -239,6 +268,65 @@ def journals(run_folder: Path) -> list[Path]:
     """The journals of a run's attempts, first to last."""
     paths = (run_folder / "attempts").glob("[0-9]*/journal.jsonl")
     return sorted(paths, key=lambda path: int(path.parent.name))
+
+
+def measure(run_folder: Path) -> dict[str, int]:
+    """Put the journals of a run on the disk; return their sizes in bytes, by attempt.
+
+    What was written to an earlier journal after `seal` does not count. The newest one is that of the caller: if it has been
+    sealed, `find_loss` finds that a part of it does not count.
+    """
+    sizes: dict[str, int] = {}
+    paths = journals(run_folder)
+    for path in paths:
+        sizes[path.parent.name] = path.stat().st_size if path == paths[-1] else _count_bytes(path)
+        for each in (path, path.parent, path.parent.parent):
+            atomic.fsync(each)
+    return sizes
+
+
+def find_loss(run_folder: Path, sizes: Mapping[str, int]) -> str | None:
+    """Find a journal that is missing or shorter than `measure` found it.
+
+    Returns:
+        A description; None if no line is lost.
+    """
+    for attempt, size in sizes.items():
+        try:
+            actual = _count_bytes(run_folder / "attempts" / attempt / "journal.jsonl")
+        except FileNotFoundError:
+            return f"the journal of attempt {attempt} is gone"
+        if actual < size:
+            return f"the journal of attempt {attempt} has {actual} bytes of {size}"
+    return None
+
+
+def _count_bytes(path: Path) -> int:
+    with path.open("rb") as file:  # opening it asks the file server; stat alone may use a cache
+        size = os.fstat(file.fileno()).st_size
+    end = _sealed_at(path)
+    return size if end is None else min(size, end)
+
+
+def set_aside_incomplete(run_folder: Path) -> list[str]:
+    """Rename the journals that continue one of which lines are lost. A replay would show only parts of their curves.
+
+    Call it before a new attempt begins, which repeats their steps.
+
+    Returns:
+        One line for each of them.
+    """
+    lines: list[str] = []
+    for path in journals(run_folder):
+        events, _ = read(path, max_bytes=_BLOCK_BYTES)
+        recorded: list[dict[str, int]] = [event["based_on"] for event in events if "based_on" in event]  # type: ignore[typeddict-item]
+        based_on = recorded[0] if recorded else {}
+        if loss := find_loss(run_folder, based_on):
+            path.rename(path.with_name(INCOMPLETE))
+            lines.append(
+                f"{loss}, so attempt {path.parent.name} does not count: it is kept as {path.with_name(INCOMPLETE)}"
+            )
+    return lines
 
 
 def replay(run_folder: Path) -> Iterator[Event]:

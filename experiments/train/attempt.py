@@ -22,15 +22,15 @@ from experiments.core.errors import InputError, TrainingError
 from experiments.core.seeding import derive_seed
 from experiments.plan.plan import Plan, make_plan
 from experiments.run.checkpoint import CheckpointError, Checkpoints
-from experiments.run.failure import CONFIG, DEVICE_MEMORY, DISK, EXCEPTION, HOST_MEMORY
+from experiments.run.failure import CONFIG, DATA_LOST, DEVICE_MEMORY, DISK, EXCEPTION, HOST_MEMORY
 from experiments.run.history import read_previous_attempts
-from experiments.run.journal import Journal
+from experiments.run.journal import Journal, JournalLostError
 from experiments.run.rank_reports import SECONDARY, log_name, write_error
 from experiments.train.determinism import set_level
 from experiments.train.trainer import Trainer
 from experiments.trial.initial_weights import FILE, get_initial_weights
 from experiments.trial.trial import Trial
-from launchers.base import DISK_FULL, DONE, FAILED, WRONG_INPUT
+from launchers.base import DISK_FULL, DONE, FAILED, JOURNAL_LOST, WRONG_INPUT
 from launchers.ownership import make_private
 from modules.data.base import DataError
 from modules.parallel.base import Rank
@@ -77,7 +77,8 @@ def run_attempt(
         done = step
         if warning and rank.number == 0:
             print(f"warning: {warning}", file=sys.stderr)
-        journal.state("running", step=step, attempt=number, reason=warning)
+        based_on = training.based_on if training else None
+        journal.state("running", step=step, attempt=number, reason=warning, based_on=based_on)
 
     def fail(reason: str, code: int, failure: str, *, unexpected: bool = False, follows: bool = False) -> int:
         folder = trial.folder / "attempts" / str(number)
@@ -97,6 +98,8 @@ def run_attempt(
         except OSError:
             _silence_output()
             return DISK_FULL
+        except JournalLostError:
+            return JOURNAL_LOST
         return code
 
     training: Trainer | None = None
@@ -131,6 +134,8 @@ def run_attempt(
         return DONE if state == "finished" else FAILED
     except (InputError, DataError) as err:
         return fail(str(err), WRONG_INPUT, CONFIG)
+    except JournalLostError as err:
+        return fail(f"{type(err).__name__}: {err}", FAILED, DATA_LOST)
     except (TrainingError, CheckpointError) as err:
         return fail(f"{type(err).__name__}: {err}", FAILED, classify_failure(err))
     except Exception as err:  # user code may raise anything; the log gets the traceback

@@ -64,6 +64,8 @@ class Trainer:
     """Where to stop when only the first steps of a run are reproduced; None: at the end."""
     done: int = 0
     """Number of steps done."""
+    based_on: Mapping[str, int] = field(default_factory=dict)
+    """The journals that the restored checkpoint continues."""
 
     def __post_init__(self) -> None:
         self.coordinates = self.plan.topology.coordinates(self.rank.number)
@@ -229,6 +231,7 @@ class Trainer:
         if checkpoint is None:
             return 0
         self.checkpointer.last_saved = self.done = checkpoint.step
+        self.based_on = checkpoint.journals
         self.evaluated = checkpoint.step, dict(checkpoint.state.get("val", {}))
         self._save_if_best()
         return checkpoint.step

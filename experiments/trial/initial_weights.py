@@ -50,7 +50,7 @@ def find_weights(named: str, find_folder: Callable[[str], Path]) -> Path:
         run = find_folder(named)
     except InputError as err:
         raise InputError([f"init_from.weights={named}: {problem}" for problem in err.problems]) from err
-    checkpoints = Checkpoints(run, keep_last=1)
+    checkpoints = Checkpoints(run, keep_last=1, needed=(MODEL,))
     checkpoint = checkpoints.delivered()
     if checkpoint is None:
         cause = "".join(f": {warning}" for warning in checkpoints.warnings)

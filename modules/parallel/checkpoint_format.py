@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import stat
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -65,7 +66,7 @@ class TrainingState:
             OSError: the disk is full.
             ValueError: the optimizer state has a value that is neither a tensor nor a number.
         """
-        _write_tensors(folder / MODEL, self.weights)
+        write_tensors(folder / MODEL, self.weights)
         tensors: dict[str, Tensor] = {}
         numbers: dict[str, dict[str, float]] = {}
         for name, entries in self.entries.items():
@@ -74,7 +75,7 @@ class TrainingState:
                     tensors[f"{name}.{key}"] = value
                 else:
                     numbers.setdefault(name, {})[key] = value
-        _write_tensors(folder / OPTIMIZER, tensors)
+        write_tensors(folder / OPTIMIZER, tensors)
         _write_json(folder / REST, {"optimizer": self.optimizer, "numbers": numbers, "extra": self.extra})
 
 
@@ -253,15 +254,23 @@ def _describe_slice(tensor_slice: Any) -> str:
     return f"{names.get(tensor_slice.get_dtype(), tensor_slice.get_dtype())} {list(tensor_slice.get_shape())}"
 
 
-def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file that the users may read to whom the umask allows it.
+
+    Raises:
+        OSError: it cannot be written, for example because the disk is full.
+    """
+    path.open("ab").close()  # gets that mode; safetensors 0.8.0 renames a temporary file, which only its owner may read
+    mode = stat.S_IMODE(path.stat().st_mode)
     try:
-        save_file(dict(tensors), path)
+        save_file(dict(tensors), path, metadata=metadata)
     except SafetensorError as err:
         # safetensors 0.8.0 reports a full disk only as text; the caller needs the errno.
         number = re.search(r"os error (\d+)", str(err))
         if number is None:
             raise
         raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from err
+    path.chmod(mode)
 
 
 def _write_json(path: Path, value: object) -> None:

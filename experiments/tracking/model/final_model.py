@@ -62,7 +62,7 @@ def find_final_model(trial: Trial) -> FinalModel:
                 f"run '{name}' is {state}, and only a finished run has a final model; run `lathe resume {trial.reference}`"
             ]
         )
-    checkpoints = Checkpoints(trial.folder, 1)
+    checkpoints = Checkpoints(trial.folder, 1, needed=(WEIGHTS,))
     checkpoint = checkpoints.delivered()
     if checkpoints.warnings:
         raise InputError([f"{warning}; restore the file, or train again" for warning in checkpoints.warnings])

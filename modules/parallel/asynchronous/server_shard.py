@@ -11,12 +11,12 @@ from typing import Any, Literal
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from modules.parallel.asynchronous.flat_parameters import FlatParameters
 from modules.parallel.asynchronous.staleness import Correct
+from modules.parallel.checkpoint_format import write_tensors
 
 Policy = Literal["each", "round", "first"]
 """When a shard updates: after each gradient; with the mean of all gradients of a round; with the mean of the first of a round."""
@@ -66,7 +66,7 @@ class ShardSnapshot:
             numbers.append({key: value for key, value in entries.items() if not isinstance(value, Tensor)})
         meta = {"version": self.version, "seen": self.seen, "gathering": self.gathering, "numbers": numbers}
         part = path.with_suffix(".part")
-        save_file(tensors, part, metadata={"state": json.dumps(meta)})
+        write_tensors(part, tensors, {"state": json.dumps(meta)})
         os.replace(part, path)
 
     @classmethod

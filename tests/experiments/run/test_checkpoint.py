@@ -10,11 +10,15 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from torch import nn
 
+from experiments.core.errors import InputError
+from experiments.run import folder_watch
 from experiments.run.checkpoint import Checkpoint, CheckpointError, Checkpoints
+from experiments.run.journal import Journal
 from modules.parallel import checkpoint_format as state
 
 
@@ -287,3 +291,73 @@ def test_a_full_disk_in_the_engine_is_reported_alike(small_disk: Path) -> None:
     with pytest.raises(CheckpointError, match="No space left on device"):
         Checkpoints(small_disk, keep_last=1).save(3, lambda folder: written.write(folder), {})
     assert names(small_disk) == []
+
+
+def test_only_needed_files_have_to_be_there(tmp_path: Path) -> None:
+    saved = Checkpoints(tmp_path, keep_last=1).save(5, write(), {})
+    shutil.rmtree(saved.folder / "shards")
+    assert Checkpoints(tmp_path, 1).latest() is None
+    assert Checkpoints(tmp_path, 1, needed=("model.safetensors",)).latest() == saved
+
+
+@pytest.mark.parametrize("name", ["state.json", "best.json", "model.safetensors", "0.safetensors"])
+def test_a_file_that_this_user_may_not_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    checkpoints, open_file = Checkpoints(tmp_path, keep_last=1), Path.open
+    checkpoints.save(5, write(), {})
+    checkpoints.mark_best(5, "loss", 1.0, "min")
+
+    def refuse_it(self: Path, *args: Any, **options: Any) -> Any:  # not by chmod: root may read everything
+        if self.name == name:
+            raise PermissionError(errno.EACCES, "Permission denied", str(self))
+        return open_file(self, *args, **options)
+
+    monkeypatch.setattr(Path, "open", refuse_it)
+    with pytest.raises(InputError, match=rf"{name} cannot be read \(Permission denied\); ask its owner"):
+        checkpoints.best()
+    assert not checkpoints.warnings
+
+
+@pytest.mark.parametrize("harm", ["removed", "cut off", "whole folder"])
+def test_a_checkpoint_does_not_count_without_the_journal_that_it_continues(tmp_path: Path, harm: str) -> None:
+    path = tmp_path / "attempts" / "1" / "journal.jsonl"
+    with Journal(path) as journal:
+        journal.metrics(1, {"a": 1.0})
+        checkpoints = Checkpoints(tmp_path, keep_last=2, attempt=1)
+        checkpoints.save(1, write(), {})
+        size = path.stat().st_size
+        journal.metrics(2, {"a": 2.0})
+        checkpoints.save(2, write(), {})
+    folder = tmp_path / "checkpoints" / "step_00000002"
+    assert checkpoints.latest() == Checkpoint(2, folder, {}, {"1": path.stat().st_size})
+    if harm == "cut off":
+        os.truncate(path, size)
+    elif harm == "removed":
+        path.unlink()
+    else:
+        shutil.rmtree(path.parents[1])
+    assert step_of(checkpoints.latest()) == (1 if harm == "cut off" else None)
+    assert "journal of attempt 1" in checkpoints.warnings[0]
+    assert step_of(Checkpoints(tmp_path, 1, needed=("model.safetensors",)).latest()) == 2  # for export and init_from
+
+
+def test_a_removed_folder_of_checkpoints_is_made_again(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep_last=2)
+    checkpoints.save(1, write(), {})
+
+    def remove_once(folder: Path) -> None:
+        if not (tmp_path / "removed").exists():
+            (tmp_path / "removed").touch()
+            shutil.rmtree(tmp_path / "checkpoints")
+        write()(folder)
+
+    checkpoints.save(2, remove_once, {})
+    assert names(tmp_path) == ["step_00000002"]
+
+
+def test_a_removed_run_folder_stays_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder_watch, "GONE_S", 0.0)
+    with pytest.raises(CheckpointError, match="No such file"):
+        Checkpoints(tmp_path / "run", keep_last=2).save(1, write(), {})
+    assert not (tmp_path / "run").exists()

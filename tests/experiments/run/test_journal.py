@@ -3,14 +3,29 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from experiments.run.journal import Event, Journal, first_writes, highest_steps, journals, read, replay
+from experiments.run.journal import (
+    Event,
+    Journal,
+    JournalLostError,
+    find_loss,
+    first_writes,
+    highest_steps,
+    journals,
+    measure,
+    read,
+    replay,
+    seal,
+    set_aside_incomplete,
+)
 
 WRITER = """
 import sys
@@ -188,3 +203,72 @@ def test_highest_steps_count_only_earlier_attempts(tmp_path: Path) -> None:
     assert highest_steps([first]) == {"a": -2}
     assert highest_steps([first, second]) == {"a": 1}
     assert points(list(first_writes(read(second)[0], highest_steps([first])))) == [("a", 0, 0.0), ("a", 1, 1.0)]
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+def remove_folder(path: Path) -> None:
+    shutil.rmtree(path.parents[2])
+
+
+def remove_attempts(path: Path) -> None:
+    shutil.rmtree(path.parents[1])
+
+
+def replace(path: Path) -> None:
+    """As an editor does."""
+    path.with_name("new").write_text(path.read_text())
+    path.with_name("new").rename(path)
+
+
+def cut_off(path: Path) -> None:
+    os.truncate(path, 10)
+
+
+@pytest.mark.parametrize("harm", [remove, remove_folder, remove_attempts, replace, cut_off])
+def test_a_writer_notices_that_its_journal_is_lost(tmp_path: Path, harm: Callable[[Path], None]) -> None:
+    path = tmp_path / "run" / "attempts" / "1" / "journal.jsonl"
+    with Journal(path) as journal:
+        journal.metrics(1, {"a": 1.0})
+        harm(path)
+        with pytest.raises(JournalLostError, match=r"was (removed|cut off) while the run was training"):
+            journal.metrics(2, {"a": 1.0})
+        if harm is cut_off:
+            journal.state("failed", step=2, attempt=1)  # the end is still logged
+            assert read(path)[0][-1]["event"] == "state"
+
+
+def test_a_writer_whose_folder_was_renamed_goes_on(tmp_path: Path) -> None:
+    with Journal(tmp_path / "run" / "attempts" / "1" / "journal.jsonl") as journal:
+        journal.metrics(1, {"a": 1.0})
+        (tmp_path / "run").rename(tmp_path / "away")
+        journal.metrics(2, {"a": 2.0})
+    assert [step for _, step, _ in points(read(journals(tmp_path / "away")[0])[0])] == [1, 2]
+
+
+def test_an_attempt_that_continues_lost_lines_does_not_count(tmp_path: Path) -> None:
+    def write(number: int, steps: range, based_on: dict[str, int]) -> None:
+        with Journal(tmp_path / "attempts" / str(number) / "journal.jsonl") as journal:
+            journal.state("running", step=steps.start, attempt=number, based_on=based_on)
+            for step in steps:
+                journal.metrics(step, {"a": float(number)})
+
+    write(1, range(4), {})
+    write(2, range(3, 8), measure(tmp_path))
+    write(3, range(8, 9), measure(tmp_path))
+    assert set_aside_incomplete(tmp_path) == []
+    assert find_loss(tmp_path, sizes := measure(tmp_path)) is None
+    seal(tmp_path / "attempts" / "3" / "journal.jsonl")
+    with (tmp_path / "attempts" / "3" / "journal.jsonl").open("a") as file:  # an orphan, whose checkpoints do not count
+        file.write("{}\n")
+    assert "attempt 3 has" in str(find_loss(tmp_path, measure(tmp_path)))
+    assert find_loss(tmp_path, sizes) is None
+    (tmp_path / "attempts" / "2" / "journal.jsonl").unlink()
+    assert "attempt 3 does not count" in set_aside_incomplete(tmp_path)[0]
+    write(4, range(3, 10), {"1": (tmp_path / "attempts" / "1" / "journal.jsonl").stat().st_size})
+    assert [(step, value) for _, step, value in points(list(replay(tmp_path)))] == [
+        *[(step, 1.0) for step in range(4)],
+        *[(step, 4.0) for step in range(4, 10)],
+    ]

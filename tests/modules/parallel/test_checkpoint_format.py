@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -117,3 +118,14 @@ def test_tied_weights_are_written_once_and_strided_weights_completely(tmp_path: 
             parameter.zero_()
     load(tmp_path, model)
     torch.testing.assert_close(dict(model.state_dict()), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
+def test_files_have_the_mode_that_the_umask_allows(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        write(tmp_path, nn.Linear(2, 3))
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert modes == dict.fromkeys((state.MODEL, state.OPTIMIZER, state.REST), 0o666 & ~umask)
