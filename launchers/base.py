@@ -12,6 +12,8 @@ DONE, FAILED, WRONG_INPUT = 0, 1, 2
 """Exit codes of a training process and of the command line."""
 DISK_FULL = 74
 """Exit code of a training process that cannot write its error to the disk; EX_IOERR of sysexits.h."""
+JOURNAL_LOST = 66
+"""Exit code of a training process whose journal was removed; EX_NOINPUT of sysexits.h."""
 REQUEUE = 75
 """Exit code of a worker that stops while trials are left; EX_TEMPFAIL of sysexits.h."""
 

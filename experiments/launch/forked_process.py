@@ -13,7 +13,7 @@ from experiments.launch.stop import STOP_SIGNALS, StopSignal
 from experiments.launch.training_process import run_rank
 from experiments.launch.wakeup import SignalWaiter
 from experiments.trial.trial import Trial
-from launchers.processes.cleanup import clean_up, find_descendants
+from launchers.processes.cleanup import clean_up, kill_tree
 from modules.parallel.base import Rank
 
 
@@ -49,11 +49,10 @@ class ForkedRank:
 
     def signal(self, number: int) -> None:
         if self.code is None:
-            descendants = find_descendants(self.pid) if number == signal.SIGKILL else []
-            os.kill(self.pid, number)
-            for process in descendants:
-                if process.is_running():
-                    process.kill()
+            if number == signal.SIGKILL:
+                kill_tree(self.pid)
+            else:
+                os.kill(self.pid, number)
 
 
 def count_oom_kills() -> int:

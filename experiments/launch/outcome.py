@@ -8,13 +8,14 @@ import signal
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from experiments.core.atomic import write_text
-from experiments.run.failure import DISK, EXCEPTION, KILLED
+from experiments.run.failure import DATA_LOST, DISK, EXCEPTION, KILLED
 from experiments.run.rank_reports import RankError, log_name, root_cause
 from experiments.trial.trial import Trial
-from launchers.base import DISK_FULL
+from launchers.base import DISK_FULL, DONE, JOURNAL_LOST
 
 Status = Literal["finished", "failed", "interrupted", "killed"]
 
@@ -43,6 +44,8 @@ def determine_outcome(
         was_killed_by_us: whether the launching side sent SIGKILL.
     """
     folder = trial.folder / "attempts" / str(attempt)
+    if (loss := _find_loss(folder, last_state, code)) is not None:
+        return Outcome("failed", loss, DATA_LOST)
     if last_state is not None and last_state["state"] != "running":
         return Outcome(last_state["state"], last_state["reason"], last_state.get("failure"))
     if (cause := root_cause(folder)) is not None:
@@ -62,6 +65,17 @@ def determine_outcome(
     hint = f"see {log}" if log.exists() else "see its output above"
     process = "the training process" if failed_rank is None else f"rank {failed_rank}"
     return Outcome("failed", f"{process} ended with code {code} and reported no error; {hint}", EXCEPTION)
+
+
+def _find_loss(folder: Path, last_state: Mapping[str, Any] | None, code: int | None) -> str | None:
+    """Return why the record of an attempt is lost, so that nothing that it reported counts; None if it is not."""
+    again = "`lathe resume` runs it from the start"
+    if not folder.is_dir():
+        return f"its folder is gone ({folder} was removed or renamed while it ran); {again}, or rename it back first"
+    # A process that ends before its first line has no journal either, but never with these codes.
+    if not (folder / "journal.jsonl").exists() and (last_state is not None or code in (DONE, JOURNAL_LOST)):
+        return f"its journal is gone ({folder / 'journal.jsonl'} was removed while it ran); {again}"
+    return None
 
 
 def _from_rank_error(error: RankError) -> Outcome:

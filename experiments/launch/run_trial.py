@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from types import FrameType
 from typing import Any, TextIO
@@ -23,8 +23,10 @@ from experiments.core.atomic import write_text
 from experiments.core.console import Display
 from experiments.core.errors import InputError
 from experiments.launch.outcome import Status, determine_outcome, write_outcome
+from experiments.launch.stop import KILL_AFTER_S, TOO_SLOW
 from experiments.plan.plan import make_plan
 from experiments.run import journal
+from experiments.run.folder_watch import FolderWatch
 from experiments.run.lock import lock_run
 from experiments.run.metrics import read_last_values
 from experiments.run.rank_reports import RankLogs
@@ -33,6 +35,8 @@ from launchers.base import DONE, FAILED, WRONG_INPUT, AttemptSpec, Handle, Launc
 
 POLL_S = 0.05
 SYNC_TIMEOUT_S = 600.0
+SYNC_AFTER_STOP_S = 3.0
+"""How long to show the sync of a run that was asked to stop; it goes on in the background."""
 LOCAL_LAUNCHER = "launchers.local.Local"
 
 
@@ -108,13 +112,19 @@ def run(
             raise
         (trial.folder / "outcome.json").unlink(missing_ok=True)
         with _SignalForwarder(handle) as signals, monitor.display.training(plan.name, plan.num_steps):
+            watch = FolderWatch(monitor.folder)
             while handle.poll() is None:
                 monitor.update(signals.count)
+                if watch.is_gone() or signals.is_overdue:
+                    handle.signal(signal.SIGKILL)
                 time.sleep(POLL_S)
             monitor.update(signals.count)
-            result = monitor.result(handle.poll(), handle.failed_rank, was_killed_by_us=signals.count > 1)
+            is_too_slow = signals.count == 1 and signals.is_overdue
+            result = monitor.result(
+                handle.poll(), handle.failed_rank, was_killed_by_us=signals.count > 1, is_too_slow=is_too_slow
+            )
     if monitor.sync is not None or result.exit_code != WRONG_INPUT:
-        _finish_sync(monitor, result)
+        _finish_sync(monitor, result, SYNC_AFTER_STOP_S if signals.count else SYNC_TIMEOUT_S)
     return result
 
 
@@ -175,11 +185,22 @@ class _AttemptMonitor:
         with contextlib.suppress(OSError):  # for example no space for its log; `lathe sync` can do it later
             self.sync = start_sync(self.trial, self.attempt, self.trust)
 
-    def result(self, code: int | None, failed_rank: int | None = None, *, was_killed_by_us: bool) -> RunResult:
-        """Determine how the attempt ended, and write it to `outcome.json`."""
+    def result(
+        self, code: int | None, failed_rank: int | None = None, *, was_killed_by_us: bool, is_too_slow: bool = False
+    ) -> RunResult:
+        """Determine how the attempt ended, and write it to `outcome.json`.
+
+        Args:
+            code: exit code of the rank that decides.
+            failed_rank: that rank; None for a single rank.
+            was_killed_by_us: because of a second signal.
+            is_too_slow: it was killed because it did not stop in time.
+        """
         outcome = determine_outcome(
             self.trial, self.attempt, self.last_state, code, failed_rank, was_killed_by_us=was_killed_by_us
         )
+        if is_too_slow and outcome.status == "killed":
+            outcome = replace(outcome, reason=f"it did not stop within {KILL_AFTER_S:.0f} s, {TOO_SLOW}")
         write_outcome(self.trial, self.attempt, outcome, code)
         # User code may exit with any code, so code 2 counts as wrong input only if the attempt reported a failure.
         has_reported = self.last_state is not None and self.last_state["state"] == "failed"
@@ -220,9 +241,10 @@ def _create_attempt(trial: Trial, changes: Mapping[str, Any] | None) -> int:
         InputError: the folder cannot be created.
     """
     attempts = trial.attempts()
-    number = int(attempts[-1].name) + 1 if attempts else 1
+    number = int(attempts[-1].name) + 1 if attempts else _count_lost_attempts(trial) + 1
     folder = trial.folder / "attempts" / str(number)
     try:
+        journal.set_aside_incomplete(trial.folder)
         folder.mkdir(parents=True)
         if changes:
             write_text(folder / "changed.yaml", yaml.safe_dump(dict(changes), sort_keys=False, allow_unicode=True))
@@ -233,12 +255,25 @@ def _create_attempt(trial: Trial, changes: Mapping[str, Any] | None) -> int:
     return number
 
 
+def _count_lost_attempts(trial: Trial) -> int:
+    """Return the number of the last attempt of a run whose folder `attempts` was removed, so that it is not used again."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        return int((trial.outcome() or {"attempt": 0})["attempt"])
+    return 0
+
+
 class _SignalForwarder:
     """Forwards Ctrl-C and SIGTERM. The first signal asks the training to save and stop, the second ends it at once."""
 
     def __init__(self, handle: Handle) -> None:
         self.handle = handle
         self.count = 0
+        self._first_at = 0.0
+
+    @property
+    def is_overdue(self) -> bool:
+        """Whether the training has had `KILL_AFTER_S` since the first signal."""
+        return self.count > 0 and time.monotonic() - self._first_at > KILL_AFTER_S
 
     def __enter__(self) -> _SignalForwarder:
         try:
@@ -254,6 +289,7 @@ class _SignalForwarder:
     def _forward(self, number: int, frame: FrameType | None) -> None:
         """Forward a signal. Do not print here: the interrupted code may be printing."""
         self.count += 1
+        self._first_at = self._first_at or time.monotonic()
         self.handle.signal(number if self.count == 1 else signal.SIGKILL)
 
 
@@ -274,11 +310,11 @@ def start_sync(trial: Trial, attempt: int, trust: Sequence[str] = ()) -> subproc
         )
 
 
-def _finish_sync(monitor: _AttemptMonitor, result: RunResult) -> None:
+def _finish_sync(monitor: _AttemptMonitor, result: RunResult, timeout_s: float) -> None:
     """Wait until the sync is complete; the sync itself gives up if the store does not answer."""
     if monitor.trial.config["tracking"]["sync"] == "off":
         return
-    if monitor.sync is None:
+    if monitor.sync is None and monitor.folder.is_dir():
         monitor.start_sync()
     later = f"MLflow does not have all of this run yet; run `lathe sync {monitor.trial.reference}` later"
     if monitor.sync is None:
@@ -288,9 +324,11 @@ def _finish_sync(monitor: _AttemptMonitor, result: RunResult) -> None:
     monitor.sync.stdin.close()  # this ends the sync, also if a full disk prevented outcome.json
     try:
         with monitor.display.waiting("syncing the run to MLflow"):
-            monitor.sync.wait(SYNC_TIMEOUT_S)
+            monitor.sync.wait(timeout_s)
     except (KeyboardInterrupt, subprocess.TimeoutExpired):
         monitor.display.say(f"the sync continues in the background (process {monitor.sync.pid})")
+    if not monitor.folder.is_dir():
+        return
     for line in (monitor.folder / "sync.log").read_text().splitlines():
         with contextlib.suppress(ValueError):
             report = json.loads(line)

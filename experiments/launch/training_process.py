@@ -13,13 +13,14 @@ import os
 import shutil
 import sys
 import traceback
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.config.allowlist import allow_local_packages
 from experiments.launch.async_supervisor import is_supervised, run_supervisor
 from experiments.launch.stop import StopSignal
-from experiments.run.journal import Journal
+from experiments.run.journal import Journal, read
 from experiments.run.lock import lock_run
 from experiments.run.rank_reports import log_name
 from experiments.trial.trial import Trial
@@ -83,6 +84,8 @@ def run_rank(trial: Trial, attempt: int, trust: tuple[str, ...], rank: Rank, sto
         if trial.attempts()[-1] != folder:  # the launching side died, and another attempt started before this lock
             return FAILED
         _log_to(folder / log_name(rank.number))
+        if rank.number == 0:
+            stop.on_limit = partial(_report_limit, folder, attempt)
         allow_local_packages(trust)
         if is_supervised(trial.read_attempt_config(attempt)):
             return run_supervisor(trial, attempt, trust, rank, stop)
@@ -94,6 +97,14 @@ def run_rank(trial: Trial, attempt: int, trust: tuple[str, ...], rank: Rank, sto
                     raise
                 traceback.print_exc()
                 return FAILED
+
+
+def _report_limit(folder: Path, attempt: int, reason: str) -> None:
+    """Log that the training was ended; its own journal may be in use by the thread that hangs."""
+    events, _ = read(folder / "journal.jsonl")
+    step = max((event["step"] for event in events if event["event"] in ("metrics", "state")), default=0)
+    with Journal(folder / "journal.jsonl") as journal:
+        journal.state("interrupted", step=step, attempt=attempt, reason=reason)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,21 @@ def find_descendants(pid: int) -> list[psutil.Process]:
     return []
 
 
+def kill_tree(pid: int) -> None:
+    """Kill a process and all that it has started, to load data or to compile, also in other sessions. It may be this one."""
+    descendants = find_descendants(pid)
+    is_leader = False
+    with contextlib.suppress(ProcessLookupError):
+        is_leader = os.getpgid(pid) == pid
+    for process in descendants:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+        free_shared_memory(process.pid)
+    free_shared_memory(pid)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL) if is_leader else os.kill(pid, signal.SIGKILL)
+
+
 def clean_up(pid: int) -> None:
     """Kill the rest of the session that an ended process led, and free the shared memory that it held."""
     with contextlib.suppress(ProcessLookupError, PermissionError):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 from launchers.base import AttemptSpec, LaunchError
+from launchers.processes.cleanup import clean_up, kill_tree
 
 # Waiting OpenMP threads that spin starve each other on a busy machine: a step was seen to take 57 times as long.
 # When a connection is lost, torch's C++ prints its stack; Lathe reports the lost rank itself.
@@ -88,8 +89,9 @@ class TrainingProcess:
 
     def poll(self) -> int | None:
         code = self._process.poll()
-        if code is not None:
+        if code is not None and self._process.stdin is not None and not self._process.stdin.closed:  # once
             self._close()
+            clean_up(self._process.pid)
         return code
 
     def _close(self) -> None:
@@ -98,7 +100,11 @@ class TrainingProcess:
                 self._process.stdin.close()
 
     def signal(self, number: int) -> None:
-        if self._process.poll() is None:
+        if self._process.poll() is not None:
+            return
+        if number == signal.SIGKILL:
+            kill_tree(self._process.pid)
+        else:
             os.kill(self._process.pid, number)
 
     @property

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import signal
 import tempfile
 
-import psutil
-
 from launchers.base import AttemptSpec
-from launchers.processes.cleanup import clean_up, find_descendants, free_shared_memory
 from launchers.processes.exit_cause import FirstFailure
 from launchers.processes.process import TrainingProcess
 
@@ -31,7 +27,6 @@ class LocalRanks:
         self._processes = [first]
         self._codes: dict[int, int] = {}
         self._failure = FirstFailure()
-        self._is_clean = False
         try:
             while len(self._processes) < spec.world_size:
                 self._processes.append(TrainingProcess())
@@ -61,26 +56,11 @@ class LocalRanks:
             if self._failure.is_overdue:
                 self.signal(signal.SIGKILL)
             return None
-        if not self._is_clean:
-            self._clean()
-            self._is_clean = True
+        shutil.rmtree(self._rendezvous_dir, ignore_errors=True)
         return 0 if self._failure.rank is None else self._codes[self._failure.rank]
 
     def signal(self, number: int) -> None:
         self._failure.killed_by_us |= number == signal.SIGKILL
         for rank, process in enumerate(self._processes):
-            if rank in self._codes:
-                continue
-            # Processes that a rank has started, to load data or to compile, must not outlive it.
-            descendants = find_descendants(process.pid) if number == signal.SIGKILL else []
-            process.signal(number)
-            for child in descendants:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    child.kill()
-            for pid in (process.pid, *(child.pid for child in descendants)) if number == signal.SIGKILL else ():
-                free_shared_memory(pid)
-
-    def _clean(self) -> None:
-        shutil.rmtree(self._rendezvous_dir, ignore_errors=True)
-        for process in self._processes:
-            clean_up(process.pid)
+            if rank not in self._codes:
+                process.signal(number)

@@ -21,11 +21,13 @@ from experiments.config.compose import compose
 from experiments.core.console import Display
 from experiments.core.errors import InputError
 from experiments.launch import run_trial as launch
+from experiments.launch.outcome import determine_outcome
 from experiments.launch.run_trial import RunResult, run
+from experiments.run import folder_watch
 from experiments.run.journal import Journal
 from experiments.run.lock import lock_run
 from experiments.trial.trial import Trial, freeze
-from launchers.base import DISK_FULL
+from launchers.base import DISK_FULL, JOURNAL_LOST, AttemptSpec
 from tests.support.live import Live
 
 if TYPE_CHECKING:
@@ -141,6 +143,7 @@ def test_the_report_of_an_attempt_takes_precedence_over_its_exit_code(
     tmp_path: Path, state: Any, code: int, status: str, reason: str | None, exit_code: int
 ) -> None:
     trial = frozen(tmp_path)
+    (trial.folder / "attempts" / "1").mkdir(parents=True)
     if state is not None:
         with Journal(trial.folder / "attempts" / "1" / "journal.jsonl") as journal:
             journal.state(state, step=3, attempt=1, reason=None if state in ("finished", "running") else "why")
@@ -196,3 +199,70 @@ def test_mlflow_shows_how_each_run_ended(lathe: Lathe, live: Live, tmp_path: Pat
             statuses |= dict(connection.execute("select name, status from runs").fetchall())
     assert statuses == {"finishes": "FINISHED", "diverges": "FAILED", "is_killed": "KILLED", "is_stopped": "KILLED"}
     live.until_nothing_runs()
+
+
+class Hanging:
+    """A training that answers no signal but SIGKILL."""
+
+    pid, failed_rank = 0, None
+
+    def __init__(self) -> None:
+        self.signals: list[int] = []
+
+    def prestart(self) -> None:
+        raise AssertionError
+
+    discard = prestart
+
+    def launch(self, spec: AttemptSpec) -> Hanging:
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+        return self
+
+    def poll(self) -> int | None:
+        return -signal.SIGKILL if signal.SIGKILL in self.signals else None
+
+    def signal(self, number: int) -> None:
+        self.signals.append(number)
+
+
+def test_a_training_that_never_stops_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "KILL_AFTER_S", 0.2)
+    hanging = Hanging()
+    result = run(frozen(tmp_path), launcher=hanging, display=Display(io.StringIO()))
+    assert hanging.signals == [signal.SIGINT, signal.SIGKILL]
+    assert (result.status, result.exit_code) == ("killed", 1)
+    assert "did not stop within 0 s, so its processes were ended" in str((result.trial.outcome() or {})["reason"])
+
+
+@pytest.mark.parametrize("harm", ["folder", "attempt", "renamed"])
+def test_a_training_whose_folder_is_gone_ends_as_data_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: str
+) -> None:
+    monkeypatch.setattr(folder_watch, "GONE_S", 0.1)
+    trial, hanging = frozen(tmp_path), Hanging()
+
+    def launch_and_harm(spec: AttemptSpec) -> Hanging:
+        if harm == "renamed":
+            trial.folder.rename(tmp_path / "away")
+        else:
+            shutil.rmtree(trial.folder / "attempts" / "1" if harm == "attempt" else trial.folder)
+        return hanging
+
+    monkeypatch.setattr(hanging, "launch", launch_and_harm)
+    result = run(trial, launcher=hanging, display=Display(io.StringIO()))
+    assert set(hanging.signals) == {signal.SIGKILL}
+    assert (result.status, result.exit_code) == ("failed", 1)
+    assert "its folder is gone" in str(result.reason)
+    assert trial.folder.exists() == (harm == "attempt")
+    if harm == "attempt":
+        outcome = trial.outcome() or {}
+        assert (outcome["status"], outcome["failure"]) == ("failed", "data lost")
+
+
+@pytest.mark.parametrize(("code", "is_lost"), [(0, True), (JOURNAL_LOST, True), (DISK_FULL, False), (1, False)])
+def test_nothing_that_has_no_journal_is_finished(tmp_path: Path, code: int, is_lost: bool) -> None:
+    trial = frozen(tmp_path)
+    (trial.folder / "attempts" / "1").mkdir(parents=True)
+    finished = {"state": "finished", "reason": None}
+    outcome = determine_outcome(trial, 1, finished if code == 0 else None, code, None, was_killed_by_us=False)
+    assert (outcome.status, outcome.failure == "data lost") == ("failed", is_lost)
