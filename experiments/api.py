@@ -120,12 +120,10 @@ def sweep(
         InputError: with every problem of the sweep and its trials.
         LaunchError: this machine or the scheduler refuses the workers.
     """
-    from experiments.cli.sweep import start
+    from experiments.cli.sweep import show_attached, start
     from experiments.core.errors import InputError
     from experiments.sweep.create import prepare
     from experiments.sweep.spec import read, read_overrides
-    from experiments.sweep.status.tables import show_live
-    from experiments.tracking.mlflow_view import ui_hint
 
     folders = [str(folder) for folder in config_dirs]
     if isinstance(sweep, str):
@@ -138,7 +136,7 @@ def sweep(
             ["launcher.dry_run=true starts no trial; leave it out, or use `lathe sweep` to see the job script"]
         )
     started = start(draft)
-    show_live(started, started.executor(), ui_hint)
+    show_attached(started)
     return runs(f"sweep='{started.name}'", started.runs_dir)
 
 

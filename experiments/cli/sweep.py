@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 from experiments.components.instantiate import instantiate
 from experiments.config.allowlist import trusted
 from experiments.core.console import make_console
+from experiments.launch.run_trial import uses_scheduler
 from experiments.sweep.create import SweepDraft, extend, prepare, write
 from experiments.sweep.ledger import LedgerState
 from experiments.sweep.spec import SweepSpec, read
 from experiments.sweep.status.tables import show, show_live
-from experiments.sweep.submit import count_todo, make_pool, retry_unfinished, submit
+from experiments.sweep.submit import WorkerRestarts, count_todo, make_pool, retry_unfinished, submit
 from experiments.sweep.sweep import Sweep, find_sweep
 from experiments.tracking.mlflow_view import ui_hint
 from experiments.trial.trial import resolve_runs_dir
@@ -118,8 +119,29 @@ def _show(sweep: Sweep, args: argparse.Namespace) -> int:
     """Show a sweep until it ends, unless `--detach` is set."""
     if args.detach:
         _say(f"`lathe status {sweep.name}` shows it, `lathe cancel {sweep.name}` ends it")
+        if not uses_scheduler(sweep.config):
+            _say(f"if all of its workers are killed, nothing starts them again; `lathe resume {sweep.name}` does")
         return 0
-    return show_live(sweep, sweep.executor(), ui_hint)
+    return show_attached(sweep)
+
+
+def show_attached(sweep: Sweep) -> int:
+    """Show a sweep until it ends, and start its workers again when all of them have been killed.
+
+    A scheduler starts its workers again itself.
+
+    Returns:
+        The exit code, as `show_live`.
+    """
+    restart = (lambda num_ended: None) if uses_scheduler(sweep.config) else WorkerRestarts(lambda: _restart(sweep))
+    return show_live(sweep, sweep.executor(), ui_hint, restart=restart)
+
+
+def _restart(sweep: Sweep) -> None:
+    from experiments.tracking import follow_sweep
+
+    submit(sweep)
+    follow_sweep.start_follower(sweep)  # ends at once if there is one
 
 
 def _show_dry_run(draft: SweepDraft) -> int:

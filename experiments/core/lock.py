@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import fcntl
+import os
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Final
 
@@ -46,3 +48,38 @@ def locked(path: Path, *, shared: bool = False, blocking: bool = True) -> Iterat
     with path.open(MODE) as file:
         acquire(file, shared=shared, blocking=blocking)
         yield
+
+
+@contextmanager
+def locked_patiently(path: Path, patience_s: float) -> Iterator[None]:
+    """As `locked`, but a holder that keeps the lock for longer than ``patience_s`` is passed over: it may have been stopped.
+
+    The file is then replaced, so that the others go on under a new lock. What the lock protects must bear that the old holder
+    comes back, and a file system whose locks do nothing.
+
+    Raises:
+        OSError: as `acquire`, or the file cannot be opened.
+    """
+    deadline, pause_s = time.monotonic() + patience_s, 0.001
+    with ExitStack() as stack:
+        while True:
+            file = stack.enter_context(path.open(MODE))
+            with suppress(BlockingIOError):
+                acquire(file, blocking=False)
+                if _is_at(path, file):  # else it was removed or replaced while this process waited for it
+                    break
+            if time.monotonic() > deadline:
+                if _is_at(path, file):
+                    path.unlink(missing_ok=True)  # the next one to come makes a new file
+                deadline = time.monotonic() + patience_s
+            stack.close()
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, 0.05)
+        yield
+
+
+def _is_at(path: Path, file: IO[str]) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False

@@ -12,7 +12,9 @@ from experiments.sweep.ledger import LedgerState
 def sum_device_s(ledger_state: LedgerState, now: float) -> float:
     """Device-seconds of all attempts, including running ones."""
     running = sum(
-        (now - entry.since) * entry.devices for entry in ledger_state.entries.values() if entry.state == "running"
+        max(0.0, now - entry.since) * entry.devices
+        for entry in ledger_state.entries.values()
+        if entry.state == "running"
     )
     return running + sum(entry.used_s for entry in ledger_state.entries.values())
 

@@ -18,6 +18,9 @@ from experiments.run.journal import cut_torn_tail
 
 State = Literal["pending", "running", "finished", "pruned", "failed", "cancelled"]
 Event = Mapping[str, Any]
+PATIENCE_S = 20.0
+"""How long a process may hold the lock of a ledger; it takes milliseconds, unless it was stopped."""
+MAX_WRITES = 5
 ENDED: frozenset[State] = frozenset({"finished", "pruned", "failed", "cancelled"})
 
 
@@ -127,6 +130,10 @@ def average_value(entries: Sequence[Entry]) -> float | None:
     return sum(values) / len(values) if len(values) == len(entries) else None
 
 
+class ClaimLostError(Exception):
+    """Another worker was faster."""
+
+
 class Ledger:
     """One process's view of a ledger that any number of processes on any number of machines share."""
 
@@ -184,34 +191,41 @@ class Ledger:
     def locked(self) -> Iterator[LedgerState]:
         """Lock the ledger and read it: no other process writes while the context is open. The lock ends with its process.
 
+        A holder that was stopped for longer than `PATIENCE_S` is passed over. So a process that comes back, or one on a file
+        system whose locks do nothing, can write at the same time. The state stays right: of several claims of an attempt only
+        the first in the file counts, and so does the first end of it.
+
         Raises:
             InputError: the file system has no locks.
         """
-        with (self.folder / "ledger.lock").open(lock.MODE) as file:
-            try:
-                lock.acquire(file)
-            except lock.LocksUnsupportedError as err:
-                raise InputError(
-                    [
-                        f"runs_dir: {self.folder} is on a file system without locks ({err.strerror}); choose another runs_dir"
-                    ]
-                ) from err
-            self._is_locked = True
-            try:
-                yield self.read()
-            finally:
-                self._is_locked = False
+        try:
+            with lock.locked_patiently(self.folder / "ledger.lock", PATIENCE_S):
+                self._is_locked = True
+                try:
+                    yield self.read()
+                finally:
+                    self._is_locked = False
+        except lock.LocksUnsupportedError as err:
+            raise InputError(
+                [f"runs_dir: {self.folder} is on a file system without locks ({err.strerror}); choose another runs_dir"]
+            ) from err
 
     def add(self, trials: Iterable[Mapping[str, Any]]) -> None:
         """Add pending trials, each with `trial` (its id), `point`, `values`, `seed`, and `reused` or None."""
         self._write([{"event": "trial", **trial} for trial in trials])
 
     def claim(self, entry: Entry, *, worker: str, host: str, devices: int) -> int:
-        """Claim a pending trial for a worker; returns the number of the attempt."""
+        """Claim a pending trial for a worker; returns the number of the attempt.
+
+        Raises:
+            ClaimLostError: another worker has claimed it at the same time.
+        """
         assert entry.state == "pending", entry
         attempt = entry.attempt + 1
         fields = {"trial": entry.id, "attempt": attempt, "worker": worker, "host": host, "devices": devices}
         self._write([{"event": "claimed", **fields}])
+        if (entry.worker, entry.attempt) != (worker, attempt):
+            raise ClaimLostError(f"trial {entry.id} is claimed by worker {entry.worker}")
         return attempt
 
     def end(
@@ -302,16 +316,30 @@ class Ledger:
         text = "".join(json.dumps({**event, "time": now}, separators=(",", ":")) + "\n" for event in events).encode()
         descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         try:
-            cut_torn_tail(descriptor)
-            before = os.fstat(descriptor).st_size
-            try:
-                written = 0
-                while written < len(text):  # on a full disk the first write is short
-                    written += os.write(descriptor, text[written:])
-                os.fsync(descriptor)
-            except OSError:
-                os.ftruncate(descriptor, before)
-                raise
+            for _ in range(MAX_WRITES):
+                before = _append(descriptor, text)
+                if text in os.pread(descriptor, os.fstat(descriptor).st_size - before, before):
+                    break  # else a process that holds the lock too took it for a torn line
         finally:
             os.close(descriptor)
         self.read()
+
+
+def _append(descriptor: int, text: bytes) -> int:
+    """Append to a file and wait for the disk; returns its size before.
+
+    Raises:
+        OSError: the disk is full; the file is unchanged.
+    """
+    cut_torn_tail(descriptor)
+    before = os.fstat(descriptor).st_size
+    written = 0
+    try:
+        while written < len(text):  # on a full disk the first write is short
+            written += os.write(descriptor, text[written:])
+        os.fsync(descriptor)
+    except OSError:
+        if os.fstat(descriptor).st_size == before + written:  # else another process has written
+            os.ftruncate(descriptor, before)
+        raise
+    return before

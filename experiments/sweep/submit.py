@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,9 @@ from experiments.sweep.sweep import ADAPTIVE, Sweep
 from experiments.sweep.templates import Templates
 from experiments.trial.code_copy import CODE
 from launchers.base import Executor, LaunchError, SubmissionUnclearError, WorkerPool
+
+MAX_RESTARTS = 3
+"""How often in a row an attached command starts the workers again without a trial that ends in between."""
 
 
 def retry_unfinished(sweep: Sweep) -> int:
@@ -75,6 +78,34 @@ def count_todo(spec: dict[str, Any], ledger_state: LedgerState) -> int:
         return pending
     left: int = spec["budget"]["max_points"] - len(ledger_state.points)
     return pending + max(0, left) * int(spec["num_seeds"])
+
+
+class WorkerRestarts:
+    """Decides whether workers that have all died are started again: a few times, unless trials end in between."""
+
+    def __init__(self, start: Callable[[], object]) -> None:
+        self._start = start
+        self._in_a_row, self._num_ended = 0, 0
+
+    def __call__(self, num_ended: int) -> str | None:
+        """Start the workers again.
+
+        Args:
+            num_ended: how many trials have ended.
+
+        Returns:
+            A line for the user; None if they have been started `MAX_RESTARTS` times without another trial that ended.
+
+        Raises:
+            LaunchError: the machine refuses.
+        """
+        self._in_a_row = 0 if num_ended > self._num_ended else self._in_a_row
+        self._num_ended = num_ended
+        if self._in_a_row == MAX_RESTARTS:
+            return None
+        self._in_a_row += 1
+        self._start()
+        return f"no worker is left, although trials are pending; workers are started again ({self._in_a_row} of {MAX_RESTARTS})"
 
 
 def submit(sweep: Sweep) -> WorkerPool | None:

@@ -6,6 +6,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -23,6 +24,7 @@ from experiments.run.metrics import delivered_name
 from experiments.sweep.ledger import ENDED, State
 from experiments.sweep.status.progress import Progress, ProgressReader, TrialRow, read_progress
 from experiments.sweep.status.text import (
+    describe_changes,
     find_short_ids,
     find_short_keys,
     fit_keys,
@@ -194,7 +196,7 @@ def make_sweeps_table(known: Sequence[Progress], now: float, width: int) -> Tabl
     """The table of all sweeps in a folder."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, GAP - 1, 0, 0))
     rows = [
-        (progress, f"{progress.done}/{progress.total}", f"{format_duration(now - progress.opened)} ago")
+        (progress, f"{progress.done}/{progress.total}", f"{format_duration(max(0.0, now - progress.opened))} ago")
         for progress in known
     ]
 
@@ -289,14 +291,13 @@ def _make_hints(progress: Progress, sweep: Sweep, done_hint: DoneHint, num_hidde
         yield done_hint(sweep)
 
 
+Restart = Callable[[int], str | None]
+
+
 def show_live(
-    sweep: Sweep,
-    executor: Executor | None,
-    done_hint: DoneHint,
-    stop_when_done: bool = True,
-    *,
-    is_attached: bool = True,
-) -> int:
+    sweep: Sweep, executor: Executor | None, done_hint: DoneHint, stop_when_done: bool = True, *, is_attached: bool = True,
+    restart: Restart = lambda num_ended: None,
+) -> int:  # fmt: skip
     """Show a running sweep: a live table on a terminal, elsewhere one line for each ended trial.
 
     Args:
@@ -305,14 +306,19 @@ def show_live(
         done_hint: makes the last line, printed when the sweep is done.
         stop_when_done: return when the sweep is over or stalled; otherwise only at Ctrl-C.
         is_attached: this command has also started the sweep, so at Ctrl-C it says that the sweep continues.
+        restart: starts workers when none is left, given how many trials have ended; returns a line, or None if it does not.
 
     Returns:
         0; 1 if trials failed or were cancelled, or if no worker is left.
     """
     screen, name, progress = make_console(), format_reference(sweep), None
+
+    def poll(say: Callable[[str], None]) -> Iterator[Progress]:
+        return _poll_progress(sweep, executor, stop_when_done, say, restart, partial(_print, screen))
+
     try:
         show_until_done = _show_live_table if screen.is_terminal else _print_changes
-        progress = show_until_done(screen, sweep, executor, stop_when_done)
+        progress = show_until_done(screen, poll)
     except KeyboardInterrupt:
         if is_attached:
             _print(screen, f"the sweep continues; `lathe status {name}` shows it, `lathe cancel {name}` ends it")
@@ -323,9 +329,12 @@ def show_live(
     return DONE if is_good and progress.state != "cancelled" else FAILED
 
 
-def _show_live_table(screen: Console, sweep: Sweep, executor: Executor | None, stop_when_done: bool) -> Progress:
+Poll = Callable[[Callable[[str], None]], Iterator[Progress]]
+
+
+def _show_live_table(screen: Console, poll: Poll) -> Progress:
     with Live(console=screen, auto_refresh=False) as shown:
-        for progress in _poll_progress(sweep, executor, stop_when_done, lambda text: _print(screen, text)):
+        for progress in poll(lambda text: _print(screen, text)):
             num_summary_rows = len(_summary_rows(progress))
             rows = limit_rows(progress.rows, max(4, screen.height - num_summary_rows - 9))
             view = Group(
@@ -338,10 +347,10 @@ def _show_live_table(screen: Console, sweep: Sweep, executor: Executor | None, s
     return progress
 
 
-def _print_changes(screen: Console, sweep: Sweep, executor: Executor | None, stop_when_done: bool) -> Progress:
+def _print_changes(screen: Console, poll: Poll) -> Progress:
     before: Progress | None = None
-    for progress in _poll_progress(sweep, executor, stop_when_done, lambda text: None):
-        for text in _describe_changes(before, progress) if before else ():
+    for progress in poll(lambda text: None):
+        for text in describe_changes(before, progress) if before else ():
             _print(screen, text)
         if before is None or _count_ended(progress) != _count_ended(before):
             _print(screen, format_progress(progress))
@@ -353,8 +362,9 @@ def _print_changes(screen: Console, sweep: Sweep, executor: Executor | None, sto
 
 
 def _poll_progress(
-    sweep: Sweep, executor: Executor | None, stop_when_done: bool, say: Callable[[str], None]
-) -> Iterator[Progress]:
+    sweep: Sweep, executor: Executor | None, stop_when_done: bool, say: Callable[[str], None], restart: Restart,
+    announce: Callable[[str], None],
+) -> Iterator[Progress]:  # fmt: skip
     """Yield the progress until the sweep ends, and reap lost workers."""
     ledger = sweep.ledger()
     reader = ProgressReader(sweep, ledger, executor)
@@ -372,22 +382,17 @@ def _poll_progress(
             took_s = time.monotonic() - started  # long if the scheduler does not answer
             next_time = started + max(SCHEDULER_POLL_S, 10 * took_s)
         yield progress
-        if stop_when_done and (progress.is_over or progress.is_stranded):
+        if stop_when_done and progress.is_over:
             return
+        if stop_when_done and progress.is_stranded:
+            if (started_again := restart(_count_ended(progress))) is None:
+                return
+            announce(started_again)
         time.sleep(POLL_S)
 
 
 def _count_ended(progress: Progress) -> int:
     return sum(count for state, count in progress.counts.items() if state in ENDED)
-
-
-def _describe_changes(before: Progress, now: Progress) -> Iterator[str]:
-    """One line for each trial that failed or was interrupted between two reads."""
-    known = {row.id: (row.state, row.attempt) for row in before.rows}
-    for row in now.rows:
-        if row.failure and row.state != "cancelled" and known.get(row.id) != (row.state, row.attempt):
-            then = "failed" if row.state == "failed" else "was interrupted and is pending again"
-            yield f"trial {row.id} ({format_point(row.values)}) {then}: {format_reason(row)}"
 
 
 def _print(screen: Console, text: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from experiments.core.format import format_number, format_point
 from experiments.run.metrics import delivered_name
@@ -86,3 +86,12 @@ def find_short_ids(rows: Sequence[TrialRow]) -> dict[str, str]:
         )  # fmt: skip
         prefixes[name] = name[:length]
     return prefixes
+
+
+def describe_changes(before: Progress, now: Progress) -> Iterator[str]:
+    """One line for each trial that failed or was interrupted between two reads."""
+    known = {row.id: (row.state, row.attempt) for row in before.rows}
+    for row in now.rows:
+        if row.failure and row.state != "cancelled" and known.get(row.id) != (row.state, row.attempt):
+            then = "failed" if row.state == "failed" else "was interrupted and is pending again"
+            yield f"trial {row.id} ({format_point(row.values)}) {then}: {format_reason(row)}"

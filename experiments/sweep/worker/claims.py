@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from experiments.run import journal
 from experiments.run.failure import CONFIG, DISK, PREEMPTED, TIMEOUT
 from experiments.sweep.budget import find_spent_limit, has_points_left
 from experiments.sweep.expand import expand_point
-from experiments.sweep.ledger import Entry, Ledger, LedgerState
+from experiments.sweep.ledger import ClaimLostError, Entry, Ledger, LedgerState
 from experiments.sweep.sweep import Sweep
 from experiments.sweep.templates import Templates
 from experiments.trial.trial import Trial, fingerprint_data, trial_id, write_trial
@@ -51,6 +52,11 @@ class TrialQueue:
 
     def claim(self) -> Claim | None:
         """Claim the next trial; None if there is none."""
+        while True:
+            with contextlib.suppress(ClaimLostError):
+                return self._claim()
+
+    def _claim(self) -> Claim | None:
         spec = self.sweep.spec
         with self.ledger.locked() as ledger_state:
             if ledger_state.closed is not None:
@@ -65,6 +71,11 @@ class TrialQueue:
                 entry = self._next_pending(ledger_state)
             if entry is None:
                 return None
+            # First, by the file server's clock: no other worker may miss it because the clocks of two machines differ.
+            with contextlib.suppress(OSError):  # reported below
+                folder = self.sweep.trial(entry).folder / "attempts" / str(entry.attempt + 1)
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / "heartbeat").touch()
             attempt = self.ledger.claim(entry, worker=self.worker, host=socket.gethostname(), devices=self.devices)
         return self._prepare(entry, attempt)
 
@@ -92,6 +103,7 @@ class TrialQueue:
                 self._write_trial(entry, trial)
             else:  # another process wrote it
                 check_config(trial.config, self.sweep.trust, f"trial {entry.id}", with_rules=False)
+            journal.set_aside_incomplete(trial.folder)
             for path in journal.journals(trial.folder):
                 journal.seal(path)
             folder = trial.folder / "attempts" / str(attempt)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import time
@@ -63,10 +64,15 @@ def _find_lost(sweep: Sweep, running: Sequence[Entry], lost_workers: Mapping[str
         worker = f"worker {entry.worker} on {entry.host}"
         heartbeat = _mtime((sweep.trial(entry).folder / "attempts" / str(entry.attempt)) / "heartbeat")
         age_s = now - heartbeat if heartbeat is not None else min(now, time.time()) - entry.since
+        if age_s < -LOST_S:  # the clock of the file server was set back; a worker that lives soon sends another one
+            with contextlib.suppress(OSError):
+                os.utime(sweep.trial(entry).folder / "attempts" / str(entry.attempt) / "heartbeat")
         if entry.worker in lost_workers:
             lost_attempts[entry.id, entry.attempt] = f"{worker} is lost: {lost_workers[entry.worker]}"
         elif age_s > LOST_S:
-            lost_attempts[entry.id, entry.attempt] = f"{worker} has sent no heartbeat for {age_s:.0f} s"
+            is_gone = not (sweep.folder / entry.id).is_dir()
+            what = "is lost, and so is the trial's folder" if is_gone else f"has sent no heartbeat for {age_s:.0f} s"
+            lost_attempts[entry.id, entry.attempt] = f"{worker} {what}"
     return lost_attempts
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import time
 from collections.abc import Callable
@@ -12,9 +11,11 @@ from typing import TYPE_CHECKING
 from experiments.launch.forked_process import count_oom_kills
 from experiments.launch.outcome import Outcome, determine_outcome, write_outcome
 from experiments.launch.rank_group import RankGroup
+from experiments.launch.stop import KILL_AFTER_S, TOO_SLOW
 from experiments.launch.wakeup import SignalWaiter
 from experiments.run import journal
 from experiments.run.failure import CANCELLED, CONFIG, EXCEPTION, HOST_MEMORY, KILLED, PREEMPTED, RETRYABLE, TIMEOUT
+from experiments.run.folder_watch import FolderWatch
 from experiments.run.metrics import delivered_name, delivered_value, read_summaries
 from experiments.sweep.ledger import Ledger, State
 from experiments.sweep.sweep import Sweep
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 HEARTBEAT_S = 5.0
 POLL_S = 1.0
 PRUNE_POLL_S = 0.2
-KILL_AFTER_S = 60.0
-"""How long a trial may take to save and stop, before it is killed."""
 
 
 class TrialRunner:
@@ -52,7 +51,8 @@ class TrialRunner:
         self._last_state: journal.StateEvent | None = None
         self._stop_reason: str | None = None
         """Why the attempt has to stop: a failure class, or "pruned"."""
-        self._is_fenced = False
+        self._is_fenced = self._is_too_slow = False
+        self._watch = FolderWatch(self.folder)
         self._heartbeat_at = self._polled_at = self._stopped_at = 0.0
 
     def run(self, trust: tuple[str, ...]) -> None:
@@ -71,7 +71,9 @@ class TrialRunner:
             self.rank_group.failed_rank,
             was_killed_by_us=self._is_fenced,
         )
-        if outcome.failure == KILLED and count_oom_kills() > oom_kills_before:
+        if outcome.failure == KILLED and self._is_too_slow:
+            outcome = Outcome("killed", f"it did not stop within {KILL_AFTER_S:.0f} s, {TOO_SLOW}", KILLED)
+        elif outcome.failure == KILLED and count_oom_kills() > oom_kills_before:
             message = "the machine ran out of memory and its kernel killed the trial; lower batch_size_per_device"
             outcome = Outcome(outcome.status, message, HOST_MEMORY)
         self._record_end(outcome, code)
@@ -87,16 +89,18 @@ class TrialRunner:
             self._polled_at = now
             if (self.folder / "cancel").exists():
                 self._stop(CANCELLED)
+        if self._watch.is_gone():
+            self.rank_group.signal(signal.SIGKILL)  # what it still computes cannot be kept
         if self.prunes:
             self._read_journal()
         if self._stop_reason is not None and now - self._stopped_at > KILL_AFTER_S:
             self.rank_group.signal(signal.SIGKILL)
-            self._is_fenced = True
+            self._is_fenced = self._is_too_slow = True
 
     def _send_heartbeat(self) -> None:
         """Touch the heartbeat; end the attempt at once if another one has replaced it."""
         with contextlib.suppress(OSError):  # the folder may be removed; a full disk does not matter
-            os.utime(self.folder / "heartbeat")
+            (self.folder / "heartbeat").touch()  # makes it again if somebody has removed it
         entry = self.ledger.read().entries[self.claim.entry.id]
         if entry.state != "running" or entry.attempt != self.claim.attempt:
             self._is_fenced = True

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from experiments.launch.wakeup import SignalWaiter
+from experiments.run.folder_watch import wait_until_back
 from experiments.sweep.sweep import Sweep
 from launchers.base import DONE, FAILED, PLACEMENT_VARIABLE, REQUEUE, RankPlacement
 
@@ -107,12 +108,17 @@ class Worker:
         seen: dict[tuple[str, int], float] | None = None
         idle_since = 0.0
         try:
-            while not self._must_leave() and self.rank_group.is_complete:
+            while not self._must_leave() and self.rank_group.is_complete and wait_until_back(self.sweep.folder):
                 self._reap()
-                claim = trials.claim()
-                if claim is not None:
-                    seen = None
-                    self._run(claim)
+                try:
+                    claim = trials.claim()
+                    if claim is not None:
+                        seen = None
+                        self._run(claim)
+                        continue
+                except FileNotFoundError:  # the sweep's folder was removed or renamed; a trial may be reaped
+                    if self.sweep.folder.is_dir():
+                        raise
                     continue
                 heartbeats = trials.read_heartbeats()
                 if seen is None:
@@ -124,6 +130,9 @@ class Worker:
                 self.signal_waiter.wait(1.0)
         finally:
             self.rank_group.close()
+        if not self.sweep.folder.is_dir():
+            print(f"the sweep's folder {self.sweep.folder} is gone, so this worker ends", file=sys.stderr)
+            return FAILED
         with self.ledger.locked() as ledger_state:
             is_left = (
                 any(entry.state == "pending" for entry in ledger_state.entries.values()) and ledger_state.closed is None

@@ -7,12 +7,13 @@ import fcntl
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from experiments.core.errors import InputError
-from experiments.core.lock import MODE, LocksUnsupportedError, acquire, locked
+from experiments.core.lock import MODE, LocksUnsupportedError, acquire, locked, locked_patiently
 from experiments.run.lock import lock_run
 from experiments.sweep.ledger import Ledger
 from experiments.tracking import follow_sweep
@@ -107,3 +108,37 @@ def test_a_lock_file_that_cannot_be_opened_is_not_taken_for_missing_locks(tmp_pa
         pass
     with pytest.raises(FileNotFoundError), Ledger(tmp_path / "missing").locked():
         pass
+
+
+def test_a_holder_that_was_stopped_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "x.lock"
+    with locked_patiently(path, 10), locked_patiently(path, 0.05):
+        with pytest.raises(BlockingIOError), locked(path, blocking=False):
+            pass
+        with pytest.raises(ValueError, match="of the body"), locked_patiently(path, 0.05):
+            raise ValueError("of the body")
+    with locked(path, blocking=False):
+        pass
+
+
+def test_a_lock_file_that_is_removed_while_others_wait_excludes_them_still(tmp_path: Path) -> None:
+    path = tmp_path / "x.lock"
+    holders, most = [0], [0]
+
+    def hold() -> None:
+        for _ in range(5):
+            with locked_patiently(path, 10):
+                holders[0] += 1
+                most[0] = max(most[0], holders[0])
+                time.sleep(0.001)
+                holders[0] -= 1
+
+    with path.open(MODE) as first:
+        acquire(first)
+        threads = [threading.Thread(target=hold) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        path.unlink()
+        for thread in threads:
+            thread.join()
+    assert most == [1]

@@ -7,12 +7,15 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from experiments.sweep.ledger import Entry, Ledger
+from experiments.sweep import ledger as ledger_module
+from experiments.sweep.budget import sum_device_s
+from experiments.sweep.ledger import ClaimLostError, Entry, Ledger
 
 
 def make_trial_event(name: str, point: int = 0, seed: int = 0, **more: Any) -> dict[str, Any]:
@@ -130,26 +133,32 @@ def test_a_trial_is_added_once(tmp_path: Path) -> None:
 
 
 CLAIMER = """
-    import sys
+    import fcntl, sys
     from pathlib import Path
-    from experiments.sweep.ledger import Ledger
+    from experiments.sweep.ledger import ClaimLostError, Ledger
+    if len(sys.argv) > 3:
+        fcntl.flock = lambda *_: None  # as on some network file systems
     ledger = Ledger(Path(sys.argv[1]))
     while True:
         with ledger.locked() as ledger_state:
             pending = [entry for entry in ledger_state.entries.values() if entry.state == "pending"]
             if not pending:
                 break
-            attempt = ledger.claim(pending[0], worker=sys.argv[2], host="h", devices=1)
+            try:
+                attempt = ledger.claim(pending[0], worker=sys.argv[2], host="h", devices=1)
+            except ClaimLostError:
+                continue
             print(pending[0].id, attempt, flush=True)
 """
 
 
-def test_many_processes_claim_each_trial_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("has_locks", [True, False])
+def test_many_processes_claim_each_trial_once(tmp_path: Path, has_locks: bool) -> None:
     names = [f"t{number}" for number in range(40)]
     make_ledger(tmp_path, *names)
     claimers = [
         subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(CLAIMER), str(tmp_path), f"w{number}"],
+            [sys.executable, "-c", textwrap.dedent(CLAIMER), str(tmp_path), f"w{number}", *([] if has_locks else ["without"])],
             stdout=subprocess.PIPE, text=True,
         )
         for number in range(4)
@@ -173,3 +182,46 @@ def test_killed_process_releases_the_lock(tmp_path: Path) -> None:
 def test_writing_without_the_lock_is_refused(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="lock the ledger before"):
         Ledger(tmp_path).close("no lock")
+
+
+def test_others_go_on_while_a_worker_is_stopped_with_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger_module, "PATIENCE_S", 0.05)
+    stopped, other = make_ledger(tmp_path, "a", "b"), Ledger(tmp_path)
+    with stopped.locked() as ledger_state:  # stopped here
+        assert claim(other, "a", "other") == 1
+        with other.locked():
+            other.end("a", 1, "finished", value=1.0)
+        with pytest.raises(ClaimLostError):  # it comes back, and takes what it has read for true
+            stopped.claim(ledger_state.entries["a"], worker="stopped", host="h", devices=1)
+        assert stopped.claim(ledger_state.entries["b"], worker="stopped", host="h", devices=1) == 1
+    states = {entry.id: (entry.state, entry.worker) for entry in Ledger(tmp_path).read().entries.values()}
+    assert states == {"a": ("finished", "other"), "b": ("running", "stopped")}
+
+
+def test_a_line_that_another_writer_cuts_off_is_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger, fsync = make_ledger(tmp_path, "a"), os.fsync
+    size = ledger.path.stat().st_size
+
+    def cut_once(descriptor: int) -> None:  # as a process does that takes the line for a torn one
+        os.ftruncate(descriptor, size + 9)
+        monkeypatch.setattr(os, "fsync", fsync)
+
+    monkeypatch.setattr(os, "fsync", cut_once)
+    assert claim(ledger, "a") == 1
+    assert read_entry(tmp_path, "a").state == "running"
+
+
+@pytest.mark.parametrize("ahead_s", [-600.0, 600.0])
+def test_clocks_that_differ_between_hosts_lose_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead_s: float
+) -> None:
+    ledger, now = make_ledger(tmp_path, "a"), time.time()
+    monkeypatch.setattr(time, "time", lambda: now + ahead_s)
+    claim(ledger, "a")
+    monkeypatch.setattr(time, "time", lambda: now)
+    entry = read_entry(tmp_path, "a")
+    assert entry.waited_s >= 0
+    assert sum_device_s(ledger.read(), now) >= 0
+    with ledger.locked():
+        assert ledger.end("a", 1, "finished", value=1.0)
+    assert read_entry(tmp_path, "a").used_s >= 0

@@ -7,6 +7,7 @@ import math
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -280,6 +281,16 @@ def test_attempt_without_heartbeat_is_ended(tmp_path: Path) -> None:
     assert lost.wasted_s == lost.used_s == 0  # its last heartbeat is older than the claim
     assert [read_entry(sweep, trial).state for trial in ids(3)[1:]] == ["running", "running"]
     assert reap(sweep, sweep.ledger(), None) == []
+
+
+def test_heartbeat_of_the_future_counts_from_now(tmp_path: Path) -> None:
+    sweep = make_idle_sweep(tmp_path, "s", RATES)
+    heartbeat = claim_trial(sweep, ids(3)[0]) / "heartbeat"
+    age_file(heartbeat, -600)  # the clock of the file server was set back
+    assert reap(sweep, sweep.ledger(), None) == []
+    assert heartbeat.stat().st_mtime < time.time() + 5
+    age_file(heartbeat, 31)
+    assert len(reap(sweep, sweep.ledger(), None)) == 1
 
 
 def test_age_of_an_attempt_without_heartbeat_counts_from_its_claim(tmp_path: Path) -> None:

@@ -25,10 +25,11 @@ import pytest
 from rich.console import Console
 
 from experiments.core.format import format_duration, format_point, to_json
-from experiments.sweep.status import progress
+from experiments.sweep.status import progress, tables
 from experiments.sweep.status.progress import read_progress
 from experiments.sweep.status.tables import limit_rows, make_summary, make_trials_table, show_live
 from experiments.sweep.status.text import find_short_ids, find_short_keys
+from experiments.sweep.submit import MAX_RESTARTS, WorkerRestarts
 from experiments.sweep.sweep import Sweep
 from launchers.local import Local
 from tests.conftest import Lathe
@@ -394,3 +395,26 @@ def test_sweep_removed_while_watching_is_an_error(tmp_path: Path, processes: lis
     shutil.rmtree(sweep.folder)
     assert "was removed; there is nothing to show" in processes[0].communicate(timeout=60)[1]
     assert processes[0].returncode == 2
+
+
+def test_attached_command_starts_workers_again_a_few_times(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = make_idle_sweep(tmp_path, "s", POINTS[:2])
+    shift_events(sweep, progress.STARTING_S + 5)
+    starts: list[int] = []
+
+    def start() -> None:
+        starts.append(len(starts))
+        if len(starts) == 3:  # then a trial ends, and workers die again
+            finish_trial(sweep, ids(2)[0], 0.5)
+            shift_events(sweep, progress.STARTING_S + 5)
+
+    monkeypatch.setattr(tables, "POLL_S", 0.01)
+    assert show_live(sweep, Local(), str, restart=WorkerRestarts(start)) == 1
+    assert len(starts) == 3 + MAX_RESTARTS
+    printed = capsys.readouterr().out
+    assert [line[-7:] for line in printed.splitlines() if "started again" in line] == [
+        "1 of 3)", "2 of 3)", "3 of 3)", "1 of 3)", "2 of 3)", "3 of 3)",
+    ]  # fmt: skip
+    assert "1 trial is pending and no worker is left" in printed
