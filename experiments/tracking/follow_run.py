@@ -10,11 +10,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 from experiments.run import journal
+from experiments.run.folder_watch import FolderWatch
 from experiments.run.state import is_process_alive
 from experiments.tracking.run_sync import RunSync, SyncResult
 from experiments.tracking.store_uri import StoreError
@@ -39,12 +41,12 @@ def follow(
             that no retry can mend is not retried then.
         say: called with a JSON line when the store is first reached, fails, works again, and at the end:
             run_id, experiment_id, pending (events not yet in the store), model (its MLflow URI), warning (why the model
-            was not logged), error (null if there is none).
+            was not logged, or what was repaired), error (null if there is none).
 
     Returns:
-        0 when the store has everything; 1 when retrying ended, with the reason on stderr.
+        0 when the store has everything; 1 when retrying ended, or the folder is gone, with the reason on stderr.
     """
-    run = RunSync(trial, tuple(trust))
+    run, watch = RunSync(trial, tuple(trust)), FolderWatch(trial.folder)
     synced, error, ended_at, pause_s = SyncResult(None, None, 0), "", None, _POLL_S
 
     def report() -> None:
@@ -53,6 +55,11 @@ def follow(
         say(json.dumps(line | {"error": error or None}))
 
     while True:
+        if watch.is_gone(0.0 if left.is_set() else None):
+            if synced.run_id:
+                run.mark_gone(synced.run_id)
+            print(f"{trial.folder} is gone, so nothing more is copied", file=sys.stderr, flush=True)
+            return 1
         # Checked before the upload, which then includes everything that was written.
         has_outcome = _has_outcome(trial, attempt)
         abandoned = left.is_set() and not has_outcome and not _is_alive(trial, attempt)
@@ -61,6 +68,7 @@ def follow(
             ended_at, pause_s = time.monotonic(), _POLL_S
         try:
             result, known = run.sync(reconcile=abandoned), synced.run_id
+            result = replace(result, warning=result.warning or synced.warning)
             has_news, synced, error, pause_s = bool(error) or known != result.run_id, result, "", _POLL_S
             if ended:
                 report()

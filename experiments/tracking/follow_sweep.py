@@ -19,6 +19,8 @@ from experiments.tracking.sweep_sync import DAMAGE_ERRORS, SweepSync, read_track
 POLL_S, LONGEST_PAUSE_S = 2.0, 60.0
 QUIET_PAUSE_S = 15.0
 """The longest pause while nothing fails and no trial runs, as in the queue of a scheduler."""
+MAX_REFUSALS = 3
+"""How often in a row a store may refuse in a way that no retry can change, before the end of a sweep."""
 GIVE_UP_S = 600.0
 """How long to retry a failing store after the end of a sweep."""
 TAKE_OVER_S = 10.0
@@ -45,10 +47,14 @@ def start_follower(sweep: Sweep) -> subprocess.Popen[bytes] | None:
 
 
 def follow(sweep: Sweep) -> int:
-    """Sync until the sweep is over and in the store, or its folder is gone; return 1 if the store failed to the end."""
+    """Sync until the sweep is over and in the store, or its folder is gone.
+
+    Returns:
+        1 if the store failed to the end, or refuses in a way that no retry can change.
+    """
     syncing = SweepSync(sweep)
     at_end = read_tracking_config(sweep)["sync"] == "end"
-    pause_s, last_failure, ended_at = POLL_S, "", None
+    pause_s, last_failure, ended_at, refusals = POLL_S, "", None, 0
     while _exists(sweep):
         over = syncing.is_over()
         failures, points = _sync(syncing) if over or not at_end else ((), 0)
@@ -57,7 +63,9 @@ def follow(sweep: Sweep) -> int:
         if failures:
             if failures[0] != last_failure and _exists(sweep):
                 print(f"StoreError: {failures[0]}", file=sys.stderr, flush=True)
-            if ended_at is not None and (syncing.is_refused or time.monotonic() - ended_at > GIVE_UP_S):
+            refusals = refusals + 1 if syncing.is_refused else 0
+            is_late = ended_at is not None and (refusals or time.monotonic() - ended_at > GIVE_UP_S)
+            if is_late or refusals == MAX_REFUSALS:
                 return 1
             pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
         elif over:

@@ -4,28 +4,30 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import sqlite3
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from experiments.core.lock import locked
 from experiments.core.runs_dir import make_ignored
 from experiments.run import journal
-from experiments.tracking import store_uri
+from experiments.tracking import sqlite_store, store_uri
 from experiments.trial.parameters import MAX_TAG, clean_key, mask_password
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
+T = TypeVar("T")
 METRICS_PER_CALL, PARAMS_PER_CALL = 1000, 100  # limits of MLflow; the second one holds for tags too
 MAX_DIGEST = 36
 REFUSALS = ("INVALID_PARAMETER_VALUE", "PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED", "BAD_REQUEST")
 """MLflow's codes of errors that the same request would raise again."""
 DROPPED_VARIABLES = ("MLFLOW_ACTIVE_MODEL_ID", "_MLFLOW_ACTIVE_MODEL_ID", "MLFLOW_ENABLE_ASYNC_LOGGING")
 """Of the user's own use of MLflow: they would attach our points to another model, or hide that a point was refused."""
+SCHEMA_SIGNS = ("out-of-date database schema", "Can't locate revision")
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class StoredRun:
     tags: Mapping[str, str]
     was_deleted: bool
     """Whether it was deleted and is restored now."""
+    has_points: bool
 
 
 def get_store_errors() -> tuple[type[Exception], ...]:
@@ -57,7 +60,7 @@ def get_store_errors() -> tuple[type[Exception], ...]:
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
-    return MlflowException, SQLAlchemyError, OSError, ImportError
+    return MlflowException, SQLAlchemyError, sqlite3.Error, OSError, ImportError
 
 
 def make_store_error(err: Exception, name: str, written: str | None, uri: str, reference: str) -> store_uri.StoreError:
@@ -83,7 +86,8 @@ def _is_permanent(err: Exception) -> bool:
     if isinstance(err, (ImportError, PermissionError)) or "No module named" in str(err):
         return True
     message = get_first_line(err)
-    return getattr(err, "error_code", None) in REFUSALS or any(f"error code {code}" in message for code in (401, 403))
+    signs = ("error code 401", "error code 403", *SCHEMA_SIGNS)
+    return getattr(err, "error_code", None) in REFUSALS or any(sign in message for sign in signs)
 
 
 def get_first_line(err: Exception) -> str:
@@ -98,34 +102,85 @@ def _reason(err: Exception, uri: str) -> str:
         return "it requires a login; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
     if "error code 403" in message:
         return "this user has no permission (403); ask the administrator of the server for permission to edit the experiment"
+    if any(sign in str(err) for sign in SCHEMA_SIGNS):
+        return (
+            f"its tables are of another version of MLflow ({message}); `mlflow db upgrade` brings older ones up to date, "
+            "or move the store away and a new one is made"
+        )
     if isinstance(err, ImportError) or "No module named" in message:
         fix = "`pip install 'psycopg[binary]'`" if uri.startswith("postgresql") else "install it"
         return f"Python has no driver for its database ({message}); {fix} where runs are synced"
     return message
 
 
-@lru_cache(maxsize=8)
+_open_stores: dict[tuple[str, Path], Store] = {}
+
+
 def open_store(uri: str, runs_dir: Path) -> Store:
-    """Open the store of a URI, once per process."""
-    return Store(uri, runs_dir)
+    """Open the store of a URI, once per process, and again if another process has replaced its file."""
+    known = _open_stores.get((uri, runs_dir))
+    if known is None or known.was_replaced():
+        known = _open_stores[uri, runs_dir] = Store(uri, runs_dir)
+    return known
+
+
+def retry_damaged(uri: str, runs_dir: Path, work: Callable[[], T]) -> T:
+    """Do work on a store; if its file turns out to be damaged, replace the file and do the work again."""
+    try:
+        return work()
+    except get_store_errors() as err:
+        if store_uri.get_sqlite_path(uri) is None or not sqlite_store.is_damage(err):
+            raise
+        _open_stores[uri, runs_dir] = Store(uri, runs_dir, check_pages=True)
+        return work()
 
 
 class Store:
     """One of MLflow's stores."""
 
-    def __init__(self, uri: str, runs_dir: Path) -> None:
-        """Open the store under a lock: 7 of 8 processes that create the schema at once crash (MLflow 3.17, 2026-11-23)."""
+    def __init__(self, uri: str, runs_dir: Path, *, check_pages: bool = False) -> None:
+        """Open the store under a lock: 7 of 8 processes that create the schema at once crash (MLflow 3.17, 2026-11-23).
+
+        Args:
+            uri: of the store.
+            runs_dir: has the files of a store that is neither a server nor a file.
+            check_pages: read every page of an SQLite file, because one was seen to be damaged.
+        """
         from mlflow import MlflowClient
 
-        self.uri, self.runs_dir = uri, runs_dir
+        self.uri, self.runs_dir, self._warnings = uri, runs_dir, list[str]()
+        self._database, self._file = store_uri.get_sqlite_path(uri), ""
         if store_uri.is_server(uri):
             self._client = MlflowClient(tracking_uri=uri)
             return
-        database = store_uri.get_sqlite_path(uri)
+        database = self._database
         lock = database.with_name(f".{database.name}.lock") if database else runs_dir / ".store.lock"
         lock.parent.mkdir(parents=True, exist_ok=True)
         with locked(lock):
-            self._client = MlflowClient(tracking_uri=uri)  # creating the client creates the schema
+            if database:
+                repaired = sqlite_store.make_complete(database, _make_sqlite, check_pages=check_pages)
+                moved = sqlite_store.relocate_artifacts(database, store_uri.get_artifacts_folder(uri, runs_dir))
+                self._warnings = [warning for warning in (repaired, moved) if warning]
+                self._file = self._identify_file()
+            self._client = MlflowClient(tracking_uri=uri)  # creating the client creates the schema of a database server
+        if database:
+            _forget_file(self._client)  # an earlier file with this name, and places of its artifacts
+
+    def take_warnings(self) -> list[str]:
+        """Return what was repaired when the store was opened, once."""
+        warnings, self._warnings = self._warnings, []
+        return warnings
+
+    def was_replaced(self) -> bool:
+        """Whether the file of the store is missing, or another one than when it was opened."""
+        return self._file != self._identify_file()
+
+    def _identify_file(self) -> str:
+        try:
+            status = os.stat(self._database) if self._database else None
+        except FileNotFoundError:
+            return "missing"
+        return f"{status.st_dev} {status.st_ino}" if status else ""
 
     @property
     def client(self) -> MlflowClient:
@@ -170,8 +225,9 @@ class Store:
         if was_deleted:
             self._client.restore_run(run.info.run_id)
         return StoredRun(
-            run.info.run_id, run.info.experiment_id, set(run.data.params), dict(run.data.tags), was_deleted
-        )
+            run.info.run_id, run.info.experiment_id, set(run.data.params), dict(run.data.tags), was_deleted,
+            bool(run.data.metrics),
+        )  # fmt: skip
 
     def _experiment_id(self, name: str) -> str:
         """Find or create the experiment; after a race `mlflow.set_experiment` would use experiment 0."""
@@ -279,6 +335,21 @@ class Store:
         log = self._client.log_artifacts if path.is_dir() else self._client.log_artifact
         into = (path if path.is_dir() else path.parent).relative_to(root)
         log(run_id, str(path), None if into == Path() else str(into))
+
+
+def _make_sqlite(database: Path) -> None:
+    """Make a store with MLflow's schema in a new file."""
+    from mlflow import MlflowClient
+
+    _forget_file(MlflowClient(tracking_uri=store_uri.make_sqlite_uri(database)))
+
+
+def _forget_file(client: MlflowClient) -> None:
+    """Close the connections that MLflow keeps open to a database, and forget what it keeps of its runs."""
+    from mlflow.tracking._tracking_service import utils
+
+    client._tracking_client.store.engine.dispose()
+    utils._artifact_repos_cache.clear()
 
 
 def to_ms(seconds: float) -> int:

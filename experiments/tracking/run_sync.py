@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,6 +14,7 @@ from experiments.core import atomic, renamed
 from experiments.core.errors import InputError
 from experiments.core.lock import locked
 from experiments.run import journal
+from experiments.run.failure import DATA_LOST
 from experiments.run.state import RunState, determine_state, is_process_alive
 from experiments.tracking import mlflow_client, run_tags, store_uri
 from experiments.tracking.mlflow_client import Store, StoredRun
@@ -44,7 +47,7 @@ class SyncResult:
     model: LoggedModel | None = None
     """Its final model, if the store has it."""
     warning: str | None = None
-    """Why the model could not be logged."""
+    """Why the model could not be logged, or what was repaired in the store."""
 
 
 @dataclass(frozen=True)
@@ -146,25 +149,31 @@ class RunSync:
             StoreError: the store refused something.
         """
         uri, _ = store_uri.resolve_trial_store(self.trial), self.trial.provenance
+        name, written = self.trial.folder.name, self.trial.config["tracking"]["store"]
         errors = mlflow_client.get_store_errors()
         try:
-            store = mlflow_client.open_store(uri, self.trial.runs_dir)
-            with locked(self.trial.folder / "sync.lock"):
-                progress = _RunProgress.load(self._path, self.trial.config["tracking"]["store"] or uri)
-                attached = self._attached and self._attached == progress.run_id
-                if not attached and not self._attach(store, progress, member):
-                    return SyncResult(None, None, 0)
-                points = self._upload(store, progress)
-                if member is not None and member.measured is not None:
-                    store.log_metrics(progress.run_id, [member.measured])
-                self._set_status(store, progress, reconcile, member)
-                self._upload_artifacts(store, progress)
-                should_log = self._should_log_model(progress, member)
-                model, warning = self._try_model(store, progress) if should_log else (None, None)
+            return mlflow_client.retry_damaged(uri, self.trial.runs_dir, lambda: self._sync(uri, reconcile, member))
         except errors as err:
             self._attached = ""
-            name, written = self.trial.folder.name, self.trial.config["tracking"]["store"]
             raise mlflow_client.make_store_error(err, name, written, uri, name) from err
+
+    def _sync(self, uri: str, reconcile: bool, member: SweepMember | None) -> SyncResult:
+        store = mlflow_client.open_store(uri, self.trial.runs_dir)
+        with locked(self.trial.folder / "sync.lock"):
+            progress = _RunProgress.load(self._path, self.trial.config["tracking"]["store"] or uri)
+            attached = self._attached and self._attached == progress.run_id
+            attached = attached and not self._has_lost_journals(progress.offsets)
+            if not attached and not self._attach(store, progress, member):
+                return SyncResult(None, None, 0)
+            points = self._upload(store, progress)
+            if member is not None and member.measured is not None:
+                store.log_metrics(progress.run_id, [member.measured])
+            self._set_status(store, progress, reconcile, member)
+            self._upload_artifacts(store, progress)
+            should_log = self._should_log_model(progress, member)
+            model, warning = self._try_model(store, progress) if should_log else (None, None)
+        if member is None:  # those of a sweep are told with the sweep
+            warning = "; ".join([*store.take_warnings(), *([warning] if warning else [])]) or None
         return SyncResult(progress.run_id, progress.experiment_id, points, model, warning)
 
     def log_model(self, register_as: str | None = None) -> LoggedModel:
@@ -208,10 +217,13 @@ class RunSync:
         run = store.get_run(progress.run_id) if progress.run_id else None
         if run is None:
             run = self._find_or_create(store, started, member)
+        if self._has_lost_journals(progress.offsets, run):
+            self._set_lost_run_aside(store, run.run_id, run.tags.get("mlflow.runName", ""))
+            run = self._find_or_create(store, started, member)
         if run.run_id != progress.run_id:
             self._start_over(progress, run)
         # A process that was killed may have set tags after it last saved what it had done.
-        progress.tags |= select_transient_tags(run.tags)
+        progress.tags |= run_tags.select_transient_tags(run.tags)
         self._known_params = set(run.params)
         self._log_params(store, run.run_id, flatten_config(self.trial.config) | dict(member.params if member else {}))
         progress.save(self._path)
@@ -224,13 +236,47 @@ class RunSync:
         name = member.name if member else str(config["name"])
         return store.find_or_create_run(config["tracking"]["experiment"], key, name=name, started=started, tags=tags)
 
+    def _has_lost_journals(self, offsets: Mapping[str, int], run: StoredRun | None = None) -> bool:
+        """Whether journals that are in the store have lost lines, and later attempts have repeated their steps.
+
+        The store would then have some points twice. Without a later attempt the store has more than the folder, and keeps it.
+
+        Args:
+            offsets: how many bytes of the journals are in the store, by attempt.
+            run: that run in the store, if it was found without its progress file.
+        """
+        lost = [
+            int(attempt) for attempt, size in offsets.items() if journal.find_loss(self.trial.folder, {attempt: size})
+        ]
+        attempts = [int(path.parent.name) for path in journal.journals(self.trial.folder)]
+        if run is not None and run.has_points and not offsets:
+            last = int(run.tags.get("lathe.attempt") or 0)
+            lost += [last] if last and min(attempts, default=0) > last else []
+        return bool(lost) and max(attempts, default=0) > max(lost)
+
+    def _set_lost_run_aside(self, store: Store, run_id: str, name: str) -> None:
+        """Mark the MLflow run of attempts whose files are lost, and take its key away, so that a new run gets it."""
+        reason = (
+            "files of this run were removed while it trained, so it was run again from the start as another MLflow run"
+        )
+        mark_lost(store, run_id, reason, time.time())
+        store.rename(run_id, f"{name} ({DATA_LOST})")
+        store.set_tags(run_id, {"lathe.run_key": f"{self.trial.provenance['run_key']}-lost-{run_id[:8]}"})
+
+    def mark_gone(self, run_id: str) -> None:
+        """Mark the MLflow run as failed because the folder of the run is gone."""
+        uri, errors = store_uri.resolve_trial_store(self.trial), mlflow_client.get_store_errors()
+        with contextlib.suppress(*errors):
+            reason = f"its folder is gone: {self.trial.folder} was removed or renamed while it trained"
+            mark_lost(mlflow_client.open_store(uri, self.trial.runs_dir), run_id, reason, time.time())
+
     def _start_over(self, progress: _RunProgress, run: StoredRun) -> None:
         code = sorted(path for path in (self.trial.folder / "code").glob("*") if path.is_file())
         progress.run_id, progress.experiment_id = run.run_id, run.experiment_id
         progress.offsets, progress.last_state, progress.last_time = {}, None, 0.0
         progress.name, progress.tags, progress.status = (
             run.tags.get("mlflow.runName", ""),
-            select_transient_tags(run.tags),
+            run_tags.select_transient_tags(run.tags),
             None,
         )
         progress.model, progress.versions = "", {}
@@ -289,7 +335,7 @@ class RunSync:
         name = member.name if member else progress.name
         if (tags, status, name) == (progress.tags, progress.status, progress.name):
             return
-        store.set_tags(progress.run_id, diff_tags(progress.tags, tags))
+        store.set_tags(progress.run_id, run_tags.diff_tags(progress.tags, tags))
         if name != progress.name:
             store.rename(progress.run_id, name)
         if status != progress.status:
@@ -334,15 +380,10 @@ class RunSync:
             progress.save(self._path)
 
 
-def select_transient_tags(tags: Mapping[str, str]) -> dict[str, str]:
-    """Select the tags of an existing run that may be out of date."""
-    return {key: text for key, text in tags.items() if text and key in ("lathe.reason", "lathe.failure", "lathe.host")}
-
-
-def diff_tags(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str]:
-    """Return the tags to set; a tag that no longer applies becomes empty."""
-    new = {key: value for key, value in now.items() if before.get(key) != value}
-    return new | {key: "" for key in before if key not in now and before[key]}
+def mark_lost(store: Store, run_id: str, reason: str, ended: float) -> None:
+    """Mark a run whose files are lost as failed."""
+    store.set_tags(run_id, {"lathe.state": "failed", "lathe.failure": DATA_LOST, "lathe.reason": reason})
+    store.set_status(run_id, MLFLOW_STATUS["failed"], ended)
 
 
 def _find_start(trial: Trial) -> float | None:

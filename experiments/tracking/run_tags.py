@@ -144,3 +144,14 @@ def _get_user() -> str:
         return getpass.getuser()
     except (KeyError, OSError):  # a container user without a name; OSError since Python 3.13
         return "unknown"
+
+
+def select_transient_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """Select the tags of an existing run that may be out of date."""
+    return {key: text for key, text in tags.items() if text and key in ("lathe.reason", "lathe.failure", "lathe.host")}
+
+
+def diff_tags(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str]:
+    """Return the tags to set; a tag that no longer applies becomes empty."""
+    new = {key: value for key, value in now.items() if before.get(key) != value}
+    return new | {key: "" for key in before if key not in now and before[key]}

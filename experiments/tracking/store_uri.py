@@ -56,8 +56,10 @@ def strip_login(uri: str) -> str:
 
 
 def get_sqlite_path(uri: str) -> Path | None:
-    """Return the file of an SQLite store; None for any other store."""
-    return Path(unquote(uri.partition("///")[2].partition("?")[0])) if re.match(r"sqlite(\+\w+)?:", uri) else None
+    """Return the file of an SQLite store; None for any other store, and for a database in memory."""
+    database = uri.partition("///")[2].partition("?")[0]
+    has_file = re.match(r"sqlite(\+\w+)?:", uri) and not (database in ("", ":memory:") or database.startswith("file:"))
+    return Path(unquote(database)) if has_file else None
 
 
 def make_sqlite_uri(path: Path) -> str:
@@ -75,7 +77,7 @@ def make_absolute(uri: str) -> str:
     """Make the path of an SQLite file absolute; return any other URI unchanged."""
     scheme, slashes, rest = uri.partition("///")
     database, mark, query = rest.partition("?")
-    if get_sqlite_path(uri) is None or database in ("", ":memory:") or database.startswith("file:"):
+    if get_sqlite_path(uri) is None:
         return uri
     return f"{scheme}{slashes}{_quote(Path(unquote(database)).absolute())}{mark}{query}"
 

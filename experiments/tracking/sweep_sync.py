@@ -13,13 +13,19 @@ from yaml import YAMLError
 
 from experiments.core.errors import InputError
 from experiments.core.lock import locked
+from experiments.run.failure import DATA_LOST
 from experiments.run.state import RunState
 from experiments.sweep.ledger import ENDED, Entry
 from experiments.sweep.status.progress import Progress, ProgressReader
 from experiments.sweep.sweep import Sweep, find_by_full_name, format_reference
-from experiments.tracking import mlflow_client, mlflow_view, store_uri, sweep_tags
+from experiments.tracking import mlflow_client, mlflow_view, run_tags, store_uri, sweep_tags
 from experiments.tracking.mlflow_client import Store
-from experiments.tracking.run_sync import RunSync, SweepMember, diff_tags, select_transient_tags, sync_run
+from experiments.tracking.run_sync import (
+    RunSync,
+    SweepMember,
+    mark_lost,
+    sync_run,
+)
 from experiments.tracking.store_uri import StoreError
 from experiments.tracking.sweep_metrics import BestSoFar
 from experiments.tracking.sweep_progress_file import SweepUploadProgress
@@ -42,7 +48,7 @@ class SyncSummary(NamedTuple):
     points: int
     failures: tuple[str, ...]
     warnings: tuple[str, ...] = ()
-    """Problems that do not make a sync fail, such as a final model that could not be logged."""
+    """What does not make a sync fail, such as a final model that could not be logged, or a store that was repaired."""
 
 
 def sync_all(runs_dir: Path, names: Sequence[str] = (), trust: tuple[str, ...] = ()) -> SyncSummary:
@@ -147,28 +153,31 @@ class SweepSync:
             return SyncSummary(0, 0, (str(err),))
         errors = mlflow_client.get_store_errors()
         try:
-            with locked(self.sweep.folder / "sync.lock"):
-                progress = SweepUploadProgress.load(self._path, tracking["store"] or uri)
-                self._look()
-                if self._attached and self._attached == progress.run_id:
-                    store = mlflow_client.open_store(uri, self.sweep.runs_dir)
-                else:
-                    store = self._attach(uri, progress)
-                chosen = [entry for entry in self._entries() if only is None or entry.id in only]
-                points, failures = self._sync_children(progress, chosen)
-                warning = None
-                if self._synced != self._seen:
-                    self._update_parent(store, progress)
-                    warning = self._log_best(progress) if self._over else None
-                self._synced = self._seen if not failures and only is None else ""
-                runs = sum(entry.id in progress.children for entry in chosen)
-                return SyncSummary(runs, points, tuple(failures), (warning,) if warning else ())
+            return mlflow_client.retry_damaged(uri, self.sweep.runs_dir, lambda: self._sync(uri, only))
         except errors as err:
             self._attached = self._synced = ""
             name, again = self.sweep.name, format_reference(self.sweep)
             error = mlflow_client.make_store_error(err, name, tracking["store"], uri, again)
             self.is_refused = error.is_permanent
             return SyncSummary(0, 0, (str(error),))
+
+    def _sync(self, uri: str, only: Collection[str] | None) -> SyncSummary:
+        with locked(self.sweep.folder / "sync.lock"):
+            progress = SweepUploadProgress.load(self._path, self._tracking["store"] or uri)
+            self._look()
+            store = mlflow_client.open_store(uri, self.sweep.runs_dir)
+            if not self._attached or self._attached != progress.run_id:
+                self._attach(store, progress)
+            chosen = [entry for entry in self._entries() if only is None or entry.id in only]
+            points, failures = self._sync_children(store, progress, chosen)
+            warning = None
+            if self._synced != self._seen:
+                self._update_parent(store, progress)
+                warning = self._log_best(progress) if self._over else None
+            self._synced = self._seen if not failures and only is None else ""
+            runs = sum(entry.id in progress.children for entry in chosen)
+            warnings = [*store.take_warnings(), *([warning] if warning else [])]
+            return SyncSummary(runs, points, tuple(failures), tuple(warnings))
 
     def is_over(self) -> bool:
         """Read the ledger; whether no trial runs and none will start."""
@@ -211,9 +220,8 @@ class SweepSync:
         self._names = sweep_tags.make_run_names(self._progress.rows, with_seed=with_seed, alone=alone)
         self._seen = seen
 
-    def _attach(self, uri: str, progress: SweepUploadProgress) -> Store:
+    def _attach(self, store: Store, progress: SweepUploadProgress) -> None:
         """Find or create the parent run, before any child."""
-        store = mlflow_client.open_store(uri, self.sweep.runs_dir)
         run = store.get_run(progress.run_id) if progress.run_id else None
         if run is None:
             tags = sweep_tags.make_sweep_tags(self.sweep, _read_config(self.sweep))
@@ -227,7 +235,7 @@ class SweepSync:
             progress.run_id, progress.experiment_id, progress.children = run.run_id, run.experiment_id, {}
             progress.points, progress.tags, progress.status, progress.spec = (
                 0,
-                select_transient_tags(run.tags),
+                run_tags.select_transient_tags(run.tags),
                 None,
                 "",
             )
@@ -237,9 +245,10 @@ class SweepSync:
         store.log_params(run.run_id, {key: text for key, text in params.items() if key not in run.params})
         progress.save(self._path)
         self._attached = run.run_id
-        return store
 
-    def _sync_children(self, progress: SweepUploadProgress, entries: Sequence[Entry]) -> tuple[int, list[str]]:
+    def _sync_children(
+        self, store: Store, progress: SweepUploadProgress, entries: Sequence[Entry]
+    ) -> tuple[int, list[str]]:
         """Sync the runs of trials; return the number of points sent and the failures."""
         points, refusals, unsaved, failures = 0, 0, 0, list[str]()
         for entry in entries:
@@ -247,7 +256,12 @@ class SweepSync:
             if entry.state != "running" and progress.children.get(entry.id, ["", ""])[1] == mark:
                 continue
             trial = self.sweep.trial(entry)
-            if not (trial.folder / "trial.yaml").exists():  # it could not be written; the note of the parent lists it
+            if not (trial.folder / "trial.yaml").exists():  # removed, or never written; the note of the parent lists it
+                if entry.id in progress.children and entry.failure == DATA_LOST:
+                    run_id = progress.children[entry.id][0]
+                    mark_lost(store, run_id, entry.reason or DATA_LOST, entry.since)
+                    progress.children[entry.id] = [run_id, mark]
+                    unsaved += 1
                 continue
             try:
                 synced = self._child(trial, entry, progress)
@@ -339,7 +353,7 @@ class SweepSync:
             self.sweep.spec, self.sweep.key, progress.experiment_id, progress.view_key or None
         )
         tags["mlflow.note.content"] = sweep_tags.make_note(self.sweep, self._progress, self._names, links, view)
-        store.set_tags(progress.run_id, diff_tags(progress.tags, tags))
+        store.set_tags(progress.run_id, run_tags.diff_tags(progress.tags, tags))
         times = [entry.since for entry in self._ledger.state.entries.values()]
         ended = max(times, default=self._progress.opened) if self._over else None
         status: list[Any] = [sweep_tags.determine_status(self._progress, self._over), ended]

@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,7 @@ from experiments.core.runs_dir import make_ignored
 from experiments.core.signals import signals_as_interrupt
 from experiments.sweep.sweep import Sweep, format_reference
 from experiments.tracking import mlflow_view, ui_access
+from experiments.tracking.sqlite_store import find_damage
 from experiments.tracking.store_uri import (
     StoreError,
     get_artifacts_folder,
@@ -93,6 +95,8 @@ def serve(
             f"runs_dir={runs_dir} has no runs to show: {database} is missing; `lathe run` or `lathe sync` it"
         )
     with signals_as_interrupt(), tempfile.TemporaryFile() as log, _listen(port) as listener:
+        if database is not None and (damage := _find_damage(database)):
+            raise StoreError(f"{database} {damage}; `lathe sync` makes it again from the journals")
         token = ui_access.make_token()
         address = f"http://127.0.0.1:{listener.getsockname()[1]}/{token}"
         server = _start(uri, runs_dir, listener, token, log)
@@ -106,6 +110,13 @@ def serve(
             return 0
         finally:
             _end_group(server)
+
+
+def _find_damage(database: Path) -> str | None:
+    """Find out why a server cannot show a file; None if nothing is found, or another process is writing it."""
+    with contextlib.suppress(sqlite3.Error):
+        return find_damage(database)
+    return None
 
 
 def _make_absolute(uri: str, given: str) -> str:

@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,8 @@ class Postgres:
     """A server that takes connections."""
 
     port: int
+    restart: Callable[[], None]
+    """End every session, and serve the same databases again."""
 
     def uri(self, database: str) -> str:
         return f"postgresql://{USER}:{PASSWORD}@127.0.0.1:{self.port}/{database}"
@@ -70,30 +72,42 @@ def postgres() -> Iterator[Postgres]:
         login = ["--username", USER, "--auth", "scram-sha-256", "--pwfile", str(folder / "password")]
         initdb = [str(commands / "initdb"), "--pgdata", str(folder / "data"), "--no-sync", "--encoding=UTF8", *login]
         subprocess.run(initdb, check=True, stderr=subprocess.STDOUT, **common)
-        with _served(commands, folder, common) as port:
-            yield Postgres(port)
+        with _served(commands, folder, common) as server:
+            yield server
     finally:
         shutil.rmtree(folder)
 
 
 @contextmanager
-def _served(commands: Path, folder: Path, common: dict[str, Any]) -> Iterator[int]:
+def _served(commands: Path, folder: Path, common: dict[str, Any]) -> Iterator[Postgres]:
     port = free_port()
     settings = ["listen_addresses=127.0.0.1", f"port={port}", f"unix_socket_directories={folder}", *QUICK]
     command = [str(commands / "postgres"), "-D", str(folder / "data")]
-    with (folder / "log").open("wb") as log:
-        message = common | {"stdout": log, "stderr": log}
-        server = subprocess.Popen([*command, *(word for one in settings for word in ("-c", one))], **message)
-    try:
-        _wait_until_ready(commands, server, port, folder)
-        yield port
-    finally:
-        server.send_signal(signal.SIGINT)  # ends every session and then itself
+    servers: list[subprocess.Popen[bytes]] = []
+
+    def start() -> None:
+        with (folder / "log").open("ab") as log:
+            message = common | {"stdout": log, "stderr": log}
+            servers.append(subprocess.Popen([*command, *(word for one in settings for word in ("-c", one))], **message))
+        _wait_until_ready(commands, servers[-1], port, folder)
+
+    def stop() -> None:
+        servers[-1].send_signal(signal.SIGINT)  # ends every session and then itself
         try:
-            server.wait(timeout=30)
+            servers[-1].wait(timeout=30)
         except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
+            servers[-1].kill()
+            servers[-1].wait()
+
+    def restart() -> None:
+        stop()
+        start()
+
+    try:
+        start()
+        yield Postgres(port, restart)
+    finally:
+        stop()
 
 
 def _wait_until_ready(commands: Path, server: subprocess.Popen[bytes], port: int, folder: Path) -> None:

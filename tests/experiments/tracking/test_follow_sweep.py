@@ -13,9 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
 from experiments.sweep.sweep import Sweep
-from experiments.tracking import follow_sweep
+from experiments.tracking import follow_sweep, mlflow_client
 from tests.support import ledgers
 from tests.support.recorded_sweeps import (
     make_space,
@@ -153,6 +155,28 @@ def test_follower_gives_up_a_store_that_stays_down_after_the_end(
     monkeypatch.setattr(follow_sweep, "POLL_S", 0.01)
     assert follow_sweep.follow(sweep) == 1
     assert capsys.readouterr().err.count("`lathe sync ") == 1
+
+
+PERMANENT = [
+    ImportError("No module named 'psycopg'"),
+    MlflowException("Invalid experiment name: ''", INVALID_PARAMETER_VALUE),
+    MlflowException("API request failed with error code 403 != 200. Response body: 'Permission denied'"),
+    MlflowException("Detected out-of-date database schema (found version a, but expected b). Take a backup"),
+]
+
+
+@pytest.mark.parametrize("err", PERMANENT, ids=lambda err: str(err)[:20])
+def test_follower_ends_with_the_reason_if_no_retry_can_help(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], err: Exception
+) -> None:
+    def refuse(*_: object) -> None:
+        raise err
+
+    sweep = make_swept(tmp_path, LRS)  # it is not over
+    monkeypatch.setattr(mlflow_client, "open_store", refuse)
+    monkeypatch.setattr(follow_sweep, "POLL_S", 0.01)
+    assert follow_sweep.follow(sweep) == 1
+    assert capsys.readouterr().err.count("did not take 'probe'") == 1
 
 
 def test_second_follower_leaves_the_sweep_to_the_first(runs_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

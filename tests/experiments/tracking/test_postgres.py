@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +20,8 @@ from experiments.trial.trial import Trial
 from tests.support import ledgers
 from tests.support.databases import PASSWORD, Postgres, postgres
 from tests.support.recorded_sweeps import make_swept, read_journal_points, run_trial
-from tests.support.stores import log_steps, make_run, start_attempt, write_outcome
+from tests.support.stores import log_steps, make_run, start_attempt, wait_until, write_outcome
+from tests.support.variants import only_long
 
 NUM_TRIALS, NUM_ROUNDS, NUM_STEPS = 16, 2, 100
 VARIABLE = "LATHE_TEST_STORE"
@@ -85,6 +88,40 @@ def test_16_concurrent_trials_on_a_new_database_lose_and_double_nothing(
     assert server.sql(database, runs) == [("lathe", "FINISHED", NUM_TRIALS)]
     assert sync_all(tmp_path)[:2] == (NUM_TRIALS, 0)
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and PASSWORD.encode() in path.read_bytes()]
+
+
+def sync_until_done(runs_dir: Path) -> None:
+    """Sync as a follower does, which tries again."""
+    deadline = time.monotonic() + 120
+    while sync_all(runs_dir).failures:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+@pytest.mark.slow
+@only_long
+def test_restarts_of_the_server_lose_and_double_nothing(
+    server: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = server.new_database()
+    monkeypatch.setenv(VARIABLE, server.uri(database))
+    store = f"${{oc.env:{VARIABLE}}}"
+    for folder in range(5):  # each is synced by one process, with a connection of its own
+        for number in range(12):
+            with start_attempt(make_run(tmp_path / f"{folder}", f"{folder}{number:02}", store=store)) as journal:
+                log_steps(journal, range(500))
+    context = multiprocessing.get_context("fork")
+    syncs = [context.Process(target=sync_until_done, args=(tmp_path / f"{folder}",)) for folder in range(5)]
+    for sync in syncs:
+        sync.start()
+    query = "select count(*) from information_schema.tables where table_name = 'metrics'"
+    wait_until(lambda: server.sql(database, query) == [(1,)])
+    while any(sync.is_alive() for sync in syncs):
+        server.restart()
+        time.sleep(3)
+    assert [sync.exitcode for sync in syncs] == [0] * 5
+    by_run = "select count(*), count(distinct (key, step)) from metrics group by run_uuid"
+    assert server.sql(database, by_run) == [(1000, 1000)] * 60
 
 
 @pytest.mark.slow

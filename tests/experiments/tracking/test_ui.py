@@ -6,11 +6,12 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.error import HTTPError
@@ -285,6 +286,16 @@ def test_store_that_is_a_server_only_prints_its_address(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_store_that_mlflow_cannot_open_is_an_error(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as connection:  # of a later version of MLflow
+        connection.executescript(
+            "create table experiments (name); insert into experiments values ('a');"
+            "create table alembic_version (version_num); insert into alembic_version values ('later');"
+        )
+    with pytest.raises(StoreError, match=r"the MLflow server did not start on port=\d+: .*'later'"):
+        serve(tmp_path)
+
+
+def test_damaged_store_is_an_error_before_the_server_starts(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_text("this is no database, and it is long enough to be looked at as one" * 20)
-    with pytest.raises(StoreError, match=r"the MLflow server did not start on port=\d+: .*file is not a database"):
+    with pytest.raises(StoreError, match=r"is damaged .*; `lathe sync` makes it again from the journals"):
         serve(tmp_path)
