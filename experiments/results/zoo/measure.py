@@ -21,7 +21,7 @@ from experiments.results.zoo.record import DELIVERED_WEIGHTS, MeasuredRecord, ro
 from experiments.results.zoo.rows import Row
 from experiments.run import journal
 from experiments.run.metrics import delivered_value, read_metric_events
-from experiments.sweep.create import SweepDraft, prepare, write
+from experiments.sweep.create import prepare, write
 from experiments.sweep.ledger import ENDED, Entry
 from experiments.sweep.spec import read_overrides
 from experiments.sweep.status.selection import cancel
@@ -186,7 +186,8 @@ def _run(row: Row, options: MeasureOptions, name: str, shorter: Sequence[str]) -
     sweep_overrides = [f"sweep.metric={metric}", f"sweep.mode={mode}", f"sweep.num_seeds={options.seeds}"]
     spec = read_overrides([*overrides, *sweep_overrides], options.config_dirs, name)
     draft = prepare(spec, config_dirs=options.config_dirs, trust=options.trust)
-    begun = None if options.again else _begun(draft, name, {one["trial"] for one in draft.trials})
+    runs_dir, trials = resolve_runs_dir(draft.experiment.config), {one["trial"] for one in draft.trials}
+    begun = None if options.again else _begun(runs_dir, name, trials, draft.templates.trust)
     sweep = begun or write(draft)
     retry_unfinished(sweep)
     if submit(sweep) is not None:
@@ -205,9 +206,8 @@ def _run(row: Row, options: MeasureOptions, name: str, shorter: Sequence[str]) -
     return sweep
 
 
-def _begun(draft: SweepDraft, name: str, trials: set[str]) -> Sweep | None:
+def _begun(runs_dir: Path, name: str, trials: set[str], trust: tuple[str, ...] = ()) -> Sweep | None:
     """The newest sweep with exactly these trials, in any state."""
-    runs_dir, trust = resolve_runs_dir(draft.experiment.config), draft.templates.trust
     folders = sorted(
         (path.parent for path in runs_dir.glob(f"{name}*/sweep.yaml")), key=lambda path: path.stat().st_ctime
     )

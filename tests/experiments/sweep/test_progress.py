@@ -56,6 +56,9 @@ class Scheduler:
     def submit(self, pool: WorkerPool) -> str:
         raise NotImplementedError
 
+    def find_jobs(self, pool: WorkerPool) -> list[str]:
+        raise NotImplementedError
+
     def count_workers(self, pool: WorkerPool) -> int:
         raise NotImplementedError
 

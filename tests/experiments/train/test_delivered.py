@@ -136,7 +136,7 @@ def test_a_run_whose_best_checkpoint_is_damaged_delivers_the_last_one(
         damage(tmp_path / "checkpoints" / "step_00000010")
         load_delivered(test)  # type: ignore[arg-type]
 
-    attempt.training._evaluate_delivered = damage_first  # type: ignore[method-assign, assignment]
+    attempt.training._evaluate_delivered = damage_first  # type: ignore[method-assign]
     assert attempt.run() == ("finished", None)
     assert any(warning for _, warning in attempt.calls)
     check(attempt.training, tmp_path, 30)
