@@ -48,7 +48,11 @@ def cancel(args: argparse.Namespace) -> int:
     from experiments.sweep.status import selection
 
     sweep = find_sweep(args.sweep, Path(args.runs_dir), trusted(args.trust))
-    selection.cancel(sweep, sweep.observer() or sweep.executor(), args.trials, say=lambda line: print(line, flush=True))
+    executor = sweep.observer()
+    if executor is None:
+        sweep.check()
+        executor = sweep.executor()
+    selection.cancel(sweep, executor, args.trials, say=lambda line: print(line, flush=True))
     return 0
 
 

@@ -67,7 +67,7 @@ class Validation:
     other_arguments: bool = False
     """Components may have arguments that today's code does not know, with plain values."""
     other_classes: bool = False
-    """A key of the root may name a class of its group that today's code does not have."""
+    """A key of the root may name a class of its group, or of a trusted package, that today's code does not have."""
 
     def check_root(self, config: dict[str, Any]) -> None:
         """Check the whole configuration, and convert its numbers to their canonical form."""
@@ -225,7 +225,7 @@ class Validation:
         try:
             spec = signature.read(target)
         except SourceError as err:
-            if self.other_classes and key in find_groups(target):
+            if self.other_classes and (key in find_groups(target) or is_trusted(target, self.trust)):
                 return None
             new = TARGETS.get(target)
             self.problems.append(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -68,12 +68,12 @@ def test_code_that_differs_may_have_other_arguments_but_no_other_places(monkeypa
     """An older component may lack arguments of today's and have others, which are plain values."""
     monkeypatch.setattr(original, "_has_other_code", lambda record, trust: True)
 
-    def check(model: dict[str, Any], *, trust_code: bool = False) -> None:
+    def check(model: dict[str, Any], *, trust: Sequence[str] = (), trust_code: bool = False) -> None:
         content = put(values(), "configuration.model", model)
         config = content["configuration"]
         shared = SharedFile(Path("it.yaml"), content, config, SourceMap(), {})
         monkeypatch.setattr("experiments.results.share.shared_file.read", lambda path: shared)
-        original._of_shared(Path("it.yaml"), Path(), Namespace(run="it.yaml", trust=[], trust_code=trust_code))
+        original._of_shared(Path("it.yaml"), Path(), Namespace(run="it.yaml", trust=trust, trust_code=trust_code))
 
     check({"_target_": "modules.model.mlp.Mlp", "units": [8]})
     with pytest.raises(InputError, match=r"model\.units=.* has no argument 'units'"):
@@ -82,6 +82,9 @@ def test_code_that_differs_may_have_other_arguments_but_no_other_places(monkeypa
     with pytest.raises(InputError, match="has no module 'gone'"):
         check(gone)
     check(gone, trust_code=True)
+    check({"_target_": "mylab.gone.Gone"}, trust=["mylab"], trust_code=True)
+    with pytest.raises(InputError, match="add `--trust mylab`"):
+        check({"_target_": "mylab.gone.Gone"}, trust_code=True)
     for target in ("modules.parallel.parameter_service.Count", "launchers.ranks.Ranks", "modules.model.gpt.Block"):
         with pytest.raises(InputError, match=r"model\._target_"):
             check({"_target_": target}, trust_code=True)
