@@ -26,7 +26,7 @@ from experiments.config.interpolation import Interpolation
 from experiments.config.option_errors import faulty_file, lists, other_option
 from experiments.config.overrides import describe_syntax_error, find_fault, mask_secret
 from experiments.config.rules.all_rules import find_problems
-from experiments.config.source_map import SourceMap, shown_path
+from experiments.config.source_map import SourceMap, find_misread_keys, shown_path
 from experiments.config.type_check import UNKNOWN
 from experiments.config.validate import Validation
 from experiments.core.errors import ConfigError, did_you_mean
@@ -142,12 +142,7 @@ def _finish(
         for key in find_secret_keys(override.value(), override.key_or_group):
             validation.report_secret(key)
     validation.check_root(config)
-    problems = [
-        *draft.problems,
-        *draft.origins.ambiguous_scalars.values(),
-        *interpolation.problems,
-        *validation.problems,
-    ]
+    problems = draft.origins.add_misread([*draft.problems, *interpolation.problems, *validation.problems])
     if problems:
         unclear = {*draft.origins.ambiguous_scalars, *find_secret_keys(config)}
         raise ConfigError(list(dict.fromkeys([*problems, *find_problems(config, unclear)])))
@@ -253,6 +248,8 @@ def _describe_composition_error(err: Exception, chosen: Sequence[str], draft: Co
         return "a defaults list contains itself; name the other option as a file: `/group/option@_here_`"
     if isinstance(err, RecursionError):
         return f"{faulty} has an anchor that contains itself (&name, *name); write the values out"
+    if faulty is not None and Path(faulty).is_file() and (misread := find_misread_keys(Path(faulty))):
+        return misread[0]
     if not isinstance(err, HydraException) and faulty is not None:
         key = getattr(err, "full_key", None)
         return f"{faulty} cannot be read: {f'{key}: ' if key else ''}{text}; correct it"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ class SourceMap:
     """The override that removed a key, by that key."""
     ambiguous_scalars: dict[str, str] = field(default_factory=dict)
     """Messages about scalars that YAML reads differently than they look, by key."""
+    misread_keys: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """What YAML reads instead of a key, and the message about it, by the key as written."""
 
     def add_file(self, path: Path, package: str) -> None:
         """Record every value of an option's file, under the key ``package``."""
@@ -50,6 +53,7 @@ class SourceMap:
             (self.ambiguous_scalars, other.ambiguous_scalars),
         ):
             own.update({known: value for known, value in others.items() if known == key or known.startswith(below)})
+        self.misread_keys |= {known: value for known, value in other.misread_keys.items() if known.startswith(below)}
 
     def add_override(self, key: str, value: Any, text: str) -> None:
         """Record the text of an override for its key, or for the keys below it."""
@@ -74,6 +78,13 @@ class SourceMap:
         text = self.texts.get(key, format_value(value))
         return f"{key}={'***' if is_secret(key, text) else text}{self.location(key)}"
 
+    def add_misread(self, problems: Sequence[str]) -> list[str]:
+        """The problems of a configuration with those that YAML's reading causes first, and without their consequences."""
+        starts = tuple(f"{key}{mark}" for key, _ in self.misread_keys.values() for mark in "=:. ")
+        others = [problem for problem in problems if not problem.startswith(starts)] if starts else problems
+        messages = [message for _, message in self.misread_keys.values()]
+        return [*messages, *self.ambiguous_scalars.values(), *others]
+
     def text(self, key: str) -> str | None:
         return self.texts.get(key)
 
@@ -92,13 +103,24 @@ class SourceMap:
         if isinstance(node, yaml.MappingNode):
             self._forget(key, below="[")  # a map is merged into a map, and replaces anything else
             for name, inner in node.value:
-                self._walk(inner, key if name.tag == MERGE else f"{key}.{name.value}".lstrip("."), path)
+                self._walk(inner, key if name.tag == MERGE else self._join(key, name, path), path)
         elif isinstance(node, yaml.SequenceNode):
             self._forget(key)
             for index, inner in enumerate(node.value):
                 self._walk(inner, f"{key}[{index}]", path)
         elif isinstance(node, yaml.ScalarNode):
             self._scalar(node, key, path)
+
+    def _join(self, parent: str, name: yaml.Node, path: Path) -> str:
+        """The full name of a key, as YAML reads it."""
+        key = f"{parent}.{name.value}".lstrip(".")
+        if not is_misread(name):
+            return key
+        read = yaml.safe_load(name.value)
+        actual, where = f"{parent}.{read}".lstrip("."), f"{shown_path(path)}:{name.start_mark.line + 1}"
+        message = f"{key} ({where}): YAML reads the key {name.value} as {format_value(read)}; quote it: '{name.value}'"
+        self.misread_keys[key] = actual, message
+        return actual
 
     def _scalar(self, node: yaml.ScalarNode, key: str, path: Path) -> None:
         self._forget(key)
@@ -113,6 +135,21 @@ class SourceMap:
                 f"{self.as_written(key, node.value)} is {kind} in YAML, {read}; "
                 f"quote it to get text ('{node.value}'), or write {read}"
             )
+
+
+def is_misread(key: yaml.Node) -> bool:
+    """Whether YAML reads a key as a truth value, null, or a number that looks different."""
+    if not isinstance(key, yaml.ScalarNode) or key.style:
+        return False
+    looks_different = OCTAL.match(key.value) or SEXAGESIMAL.match(key.value)
+    return key.tag.endswith((":bool", ":null")) or bool(looks_different and key.tag.endswith((":int", ":float")))
+
+
+def find_misread_keys(path: Path) -> list[str]:
+    """The messages about the keys of a file that OmegaConf cannot read."""
+    source_map = SourceMap()
+    source_map.add_file(path, "")
+    return [message for _, message in source_map.misread_keys.values()]
 
 
 def shown_path(path: Path) -> str:

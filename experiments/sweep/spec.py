@@ -279,7 +279,7 @@ class _SpecDraft:
         context = RuleContext(
             ConfigView(values, ()), self.space, list(self.groups), self.source_map, may_be_single or bool(self.problems)
         )
-        problems = [*self.problems, *self.source_map.ambiguous_scalars.values(), *validation.problems]
+        problems = self.source_map.add_misread([*self.problems, *validation.problems])
         problems += find_problems(context)
         if problems:
             choices = combine_group_options(self.space, self.groups)[0].items()
