@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, cast
 import psutil
 import pytest
 
+from experiments.cli.main import main
 from experiments.launch import rank_group
 from experiments.run import journal
 from launchers.base import RankPlacement
@@ -113,7 +114,9 @@ def single(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("option", ["data", pytest.param("zero2", marks=only_long), "pipeline"])
+@pytest.mark.parametrize(
+    "option", ["data", pytest.param("zero2", marks=only_long), pytest.param("pipeline", marks=only_long)]
+)
 def test_a_killed_rank_ends_the_run_at_once_and_a_resume_continues_it(option: str, live: Live, single: Path) -> None:
     process = live.start("run", *SMALL, NUM_STEPS, f"parallel={option}", TWO, "checkpoint.every_steps=20")
     live.at_step(45)
@@ -149,7 +152,9 @@ def test_the_traceback_of_the_rank_that_failed_comes_first(lathe: Lathe, tmp_pat
 
 
 @pytest.mark.slow
-def test_ranks_stop_at_the_same_step_and_resume_in_another_topology(live: Live, single: Path) -> None:
+def test_ranks_stop_at_the_same_step_and_resume_in_another_topology(
+    live: Live, single: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     process = live.start("run", *SMALL, NUM_STEPS, "parallel=zero1", TWO, "grad_clip_norm=null")
     live.at_step(40)
     process.send_signal(signal.SIGTERM)
@@ -157,14 +162,15 @@ def test_ranks_stop_at_the_same_step_and_resume_in_another_topology(live: Live, 
     assert re.search(r"interrupted: SIGTERM after step \d+, which is saved", live.printed())
     folder = live.run_folder()
     live.until_nothing_runs(5)
+    monkeypatch.chdir(live.folder)
     for overrides in (["parallel=nothing"], ["optimizer.lr=1"], ["parallel=pipeline", "parallel.pipe=3"]):
-        assert live.start("resume", folder.name, *overrides).wait(60) == 2
-    assert live.start("resume", folder.name, "parallel=pipeline_data", "hardware.devices_per_node=4").wait(120) == 0
+        assert main(["resume", folder.name, *overrides]) == 2
+    assert live.start("resume", folder.name, "parallel=pipeline").wait(120) == 0
     ours, theirs = curve(folder), curve(single)
     assert ours.keys() == theirs.keys()
     assert ours == pytest.approx(theirs, rel=1e-4)
     assert curve(folder, "test/accuracy_top1") == pytest.approx(curve(single, "test/accuracy_top1"))
-    assert {"perf/memory_peak_gib", "perf/rank_3_memory_peak_gib"} <= {
+    assert {"perf/memory_peak_gib", "perf/rank_1_memory_peak_gib"} <= {
         key for event in journal.replay(folder) if event["event"] == "metrics" for key in event["metrics"]
     }
 

@@ -27,7 +27,7 @@ from experiments.tracking.sweep_sync import SweepSync
 from tests.support.cluster import Cluster
 from tests.support.live import Live
 from tests.support.variants import IS_LONG
-from tests.support.workers import QUICK, read_entries, read_last_step, wait_until
+from tests.support.workers import QUICK, make_sweep, read_entries, read_last_step, start_worker, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -77,23 +77,15 @@ def read_resume_step(sweep: Sweep, entry: Entry) -> int:
     return next(int(event["step"]) for event in map(json.loads, lines) if event["event"] == "state")
 
 
-def test_sweep_runs_all_trials_on_slurm(cluster: Cluster, tmp_path: Path) -> None:
-    sweep = submit_sweep(tmp_path, "optimizer.lr=0.001,0.01,0.1", "sweep.num_seeds=2", "launcher.workers=2")
-    results = wait_for_end(sweep)
-    assert [entry.state for entry in results] == ["finished"] * 6
-    assert has_each_metric_once(sweep)
-    assert {entry.seed for entry in results} == {0, 1}
-    assert all(entry.worker.startswith(f"{sweep.ledger().read().submissions[0]['job']}_") for entry in results)
-
-
 def test_ranks_on_two_nodes_give_the_result_of_one_process(cluster: Cluster, tmp_path: Path) -> None:
     spread = submit_sweep(tmp_path, *PAIR, name="spread")
     served = submit_sweep(
         tmp_path, *PAIR, "parallel=async", "parallel.num_servers=2", "parallel.max_staleness=0", name="served"
     )
-    alone = submit_sweep(tmp_path, name="alone")
-    results = [wait_for_end(sweep) for sweep in (spread, served, alone)]
-    assert [entry.state for some in results for entry in some] == ["finished"] * 3
+    alone = make_sweep(tmp_path, [{}], name="alone")
+    assert start_worker(alone).wait(timeout=90) == 0
+    results = [wait_for_end(sweep) for sweep in (spread, served)]
+    assert [entry.state for some in results for entry in some] == ["finished"] * 2
     for sweep in (spread, served):
         assert read_entries(sweep)[0].value == pytest.approx(read_entries(alone)[0].value)
     logs = sorted((spread.folder / read_entries(spread)[0].id / "attempts" / "1").glob("log*.txt"))
@@ -105,17 +97,6 @@ def test_preempted_trial_resumes_from_its_checkpoint(cluster: Cluster, tmp_path:
     wait_for_checkpoint(sweep)
     hog = ("sbatch", "--parsable", "-p", "high", "-w", "127.0.77.1", "--exclusive", "--mem=1G")
     cluster.run(*hog, "--output=/dev/null", "--wrap", "sleep 2")
-    (entry,) = wait_for_end(sweep)
-    assert (entry.state, entry.attempt) == ("finished", 2)
-    assert read_resume_step(sweep, entry) >= 200
-    assert has_each_metric_once(sweep)
-
-
-def test_preempted_nodes_stop_at_the_same_step(cluster: Cluster, tmp_path: Path) -> None:
-    sweep = submit_sweep(tmp_path, *LONG, *PAIR, "max_steps=600")
-    wait_for_checkpoint(sweep)
-    job = sweep.ledger().read().submissions[0]["job"]
-    cluster.run("scancel", "--signal=USR2", f"{job}_0")
     (entry,) = wait_for_end(sweep)
     assert (entry.state, entry.attempt) == ("finished", 2)
     assert read_resume_step(sweep, entry) >= 200
@@ -153,34 +134,43 @@ def test_killed_worker_loses_no_points_and_mlflow_has_each_once(cluster: Cluster
         assert connection.execute("select status, count(*) from runs group by status").fetchall() == [("FINISHED", 4)]
 
 
-def test_killed_rank_or_child_ends_the_attempt_but_not_the_worker(cluster: Cluster, tmp_path: Path) -> None:
-    sweep = submit_sweep(tmp_path, *LONG, *PAIR, "max_steps=800")
+def test_ranks_on_two_nodes_survive_a_killed_rank_and_stop_together_when_preempted(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    sweep = submit_sweep(tmp_path, *LONG, *PAIR, "max_steps=1000", "sweep.max_attempts=6")
+
+    def wait_for(attempt: int) -> None:
+        wait_until(lambda: read_entries(sweep)[0].attempt == attempt, f"attempt {attempt}")
+        wait_until(lambda: read_last_step(sweep, read_entries(sweep)[0]) >= 100 * attempt + 100, "a checkpoint")
+
     for attempt, rank in ((1, 3), (2, 0)):
-        wait_until(lambda attempt=attempt: read_entries(sweep)[0].attempt == attempt, f"attempt {attempt}")  # type: ignore[misc]
-        step = 100 * attempt + 100
-        wait_until(lambda step=step: read_last_step(sweep, read_entries(sweep)[0]) >= step, "a checkpoint")  # type: ignore[misc]
+        wait_for(attempt)
         os.kill(_child_of_rank(sweep, rank), signal.SIGKILL)
+    wait_for(3)
+    job = sweep.ledger().read().submissions[0]["job"]
+    cluster.run("scancel", "--signal=USR2", f"{job}_0")
     (entry,) = wait_for_end(sweep)
-    assert (entry.state, entry.attempt) == ("finished", 3)
-    assert len({event["worker"] for event in _events(sweep) if event["event"] == "claimed"}) == 1
-    assert [event["failure"] for event in _events(sweep) if event["event"] == "ended"] == ["killed", "killed", None]
+    assert (entry.state, entry.attempt) == ("finished", 4)
+    workers = [event["worker"] for event in _events(sweep) if event["event"] == "claimed"]
+    assert [worker == workers[0] for worker in workers] == [True, True, True, False]
+    failures = [event["failure"] for event in _events(sweep) if event["event"] == "ended"]
+    assert failures == ["killed", "killed", "preempted", None]
+    assert read_resume_step(sweep, entry) >= 400
     assert has_each_metric_once(sweep)
 
 
-def test_sweep_continues_on_slurm_after_its_command_is_killed(cluster: Cluster, live: Live, tmp_path: Path) -> None:
-    args = (
-        *QUICK,
-        "tracking=off",
-        "launcher=slurm",
-        "hardware=local_cluster",
-        "launcher.workers=1",
-        "optimizer.lr=0.01,0.02",
+def test_sweep_continues_without_its_command_and_its_controller(cluster: Cluster, live: Live, tmp_path: Path) -> None:
+    slurm = ("tracking=off", "launcher=slurm", "hardware=local_cluster", "launcher.workers=1")
+    process = live.start(
+        "run", "-m", *QUICK, *slurm, *LONG, "max_steps=3000", "optimizer.lr=0.01,0.02", "sweep.name=probe"
     )
-    process = live.start("run", "-m", *args, *LONG, "max_steps=2000", "sweep.name=probe")
     wait_until(lambda: bool(list(tmp_path.glob("runs/probe/*/attempts/1/journal.jsonl"))), "the first trial")
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     sweep = Sweep(tmp_path / "runs" / "probe")
+    cluster.kill_controller()
+    assert reap(sweep, sweep.ledger(), sweep.executor()) == []
+    cluster.start_controller()
     assert [(entry.state, entry.attempt) for entry in wait_for_end(sweep)] == [("finished", 1)] * 2
     assert has_each_metric_once(sweep)
 
@@ -192,8 +182,12 @@ def test_trials_run_in_parallel_on_one_node(cluster: Cluster, tmp_path: Path) ->
         "launcher.workers=1",
         "hardware.slurm.gpu_type=h100",
     )
-    sweep = submit_sweep(tmp_path, *packed, *LONG, "max_steps=1500", "optimizer.lr=0.01,0.02,0.03,0.04")
-    assert [entry.state for entry in wait_for_end(sweep)] == ["finished"] * 4
+    sweep = submit_sweep(tmp_path, *packed, *LONG, "max_steps=1000", "optimizer.lr=0.01,0.02", "sweep.num_seeds=2")
+    results = wait_for_end(sweep)
+    assert [entry.state for entry in results] == ["finished"] * 4
+    assert has_each_metric_once(sweep)
+    assert {entry.seed for entry in results} == {0, 1}
+    assert all(entry.worker.startswith(f"{sweep.ledger().read().submissions[0]['job']}_") for entry in results)
     claimed = [event for event in _events(sweep) if event["event"] == "claimed"]
     assert {(event["worker"], event["devices"]) for event in claimed} == {(claimed[0]["worker"], 1)}
     kinds = [event["event"] for event in _events(sweep) if event["event"] in ("claimed", "ended")]
@@ -205,16 +199,6 @@ def test_trial_out_of_memory_fails_and_others_run(cluster: Cluster, tmp_path: Pa
     results = wait_for_end(submit_sweep(tmp_path, *large))
     assert [(entry.state, entry.failure) for entry in results] == [("failed", "out of host memory"), ("finished", None)]
     assert results[0].attempt == 1
-
-
-def test_sweep_survives_a_restart_of_the_controller(cluster: Cluster, tmp_path: Path) -> None:
-    sweep = submit_sweep(tmp_path, *LONG, "max_steps=3000", "optimizer.lr=0.01,0.02", "launcher.workers=1")
-    wait_for_checkpoint(sweep)
-    cluster.kill_controller()
-    assert reap(sweep, sweep.ledger(), sweep.executor()) == []
-    cluster.start_controller()
-    assert [(entry.state, entry.attempt) for entry in wait_for_end(sweep)] == [("finished", 1)] * 2
-    assert has_each_metric_once(sweep)
 
 
 @pytest.mark.timeout(330)

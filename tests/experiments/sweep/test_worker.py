@@ -124,7 +124,7 @@ def test_cancel_file_cancels_a_trial(tmp_path: Path, workers: list[Worker]) -> N
 
 
 def test_another_worker_takes_over_the_trial_of_a_killed_worker(tmp_path: Path, workers: list[Worker]) -> None:
-    sweep = make_sweep(tmp_path, [{}, {"optimizer.lr": 0.002}], *LONG, "max_steps=4000")
+    sweep = make_sweep(tmp_path, [{}, {"optimizer.lr": 0.002}], *LONG, "max_steps=2000")
     workers.append(start_worker(sweep, "first"))
     wait_until(lambda: read_last_step(sweep, read_entries(sweep)[0]) >= 100, "step 100")
     child = wait_for_child(workers[0])
