@@ -80,6 +80,7 @@ class Checkpoints:
 
         Raises:
             CheckpointError: it cannot be written, for example because the disk is full; earlier ones are intact.
+            JournalLostError: the journal of the attempt was removed, so the checkpoint would continue nothing.
         """
         own = "" if self.attempt is None else f"-{self.attempt}"
         partial, folder = self.folder / f".partial-{step}{own}", self._step_folder(step)
@@ -110,6 +111,10 @@ class Checkpoints:
         partial.mkdir()
         write(partial)
         journals = journal.measure(self.folder.parent)
+        if self.attempt is not None and str(self.attempt) not in journals:
+            raise journal.JournalLostError(
+                f"the journal of attempt {self.attempt} was removed while the run was training"
+            )
         _seal(partial, step, state, journals)
         self._check_no_later_attempt(step)
         if folder.exists():  # a resumed run repeats the step

@@ -18,7 +18,7 @@ from torch import nn
 from experiments.core.errors import InputError
 from experiments.run import folder_watch
 from experiments.run.checkpoint import Checkpoint, CheckpointError, Checkpoints
-from experiments.run.journal import Journal
+from experiments.run.journal import Journal, JournalLostError
 from modules.parallel import checkpoint_format as state
 
 
@@ -333,10 +333,10 @@ def test_a_checkpoint_does_not_count_without_the_journal_that_it_continues(tmp_p
     assert checkpoints.latest() == Checkpoint(2, folder, {}, {"1": path.stat().st_size})
     if harm == "cut off":
         os.truncate(path, size)
-    elif harm == "removed":
-        path.unlink()
     else:
-        shutil.rmtree(path.parents[1])
+        path.unlink() if harm == "removed" else shutil.rmtree(path.parents[1])
+        with pytest.raises(JournalLostError, match="of attempt 1 was removed"):
+            checkpoints.save(3, write(), {})
     assert step_of(checkpoints.latest()) == (1 if harm == "cut off" else None)
     assert "journal of attempt 1" in checkpoints.warnings[0]
     assert step_of(Checkpoints(tmp_path, 1, needed=("model.safetensors",)).latest()) == 2  # for export and init_from
