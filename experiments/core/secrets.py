@@ -2,37 +2,44 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+from urllib.parse import quote, unquote, urlsplit
+
+from experiments.core.secret_formats import SECRET_LINES, SECRET_VALUES
 
 # A default contains no reference, so the innermost of nested references matches first.
 REFERENCE = re.compile(r"\$\{oc\.env:([A-Za-z_][A-Za-z0-9_]*)(?:,([^${}]*))?\}")
 MAX_DEPTH = 5
 
 SECRET_NAMES = re.compile(
-    r"(^|_|\.)(password|passwd|passphrase|secret|api_?key|access_?key|private_?key|secret_?key|credentials?"
-    r"|(auth|access|api|bearer|refresh|hf|hub|wandb|github)_?token)(?!_(file|path|env|name|var)\b)(_|$)",
+    r"(?:^|_)(?:\w*password|\w*passwd|passphrase|pwd|secrets?|credentials?|dsn|webhooks?|cookies?|authorization|basic_?auth"
+    r"|(?:api|access|private|secret|account|encryption|signing|ssh|gpg|deploy|license|master|storage|service)_?key"
+    r"|(?:auth|oauth|access|api|bearer|refresh|session|personal|deploy|bot|id|jwt|private|hf|hub|wandb|gh|github|gitlab"
+    r"|slack|discord|telegram|tracking|npm|pypi|vault|openai|kaggle|aws|azure|gcp|comet|neptune)_?token)"
+    r"(?!_(?:file|path|env|name|var|dir|type|size|length|count)(?:_|$))(?:_|$)",
     re.IGNORECASE,
 )
-SECRET_VALUES = re.compile(
-    r"\b(AKIA|ASIA)[0-9A-Z]{16}\b"  # AWS
-    r"|\bgh[pousr]_[A-Za-z0-9]{20,}|\bgithub_pat_\w{20,}|\bglpat-[\w-]{16,}"
-    r"|\bhf_[A-Za-z0-9]{20,}|\bsk-[A-Za-z0-9_-]{20,}|\bxox[abprs]-[\w-]{10,}|\bAIza[\w-]{30,}"
-    r"|\beyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]{5,}"  # JSON web token
-    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----"
-    r"|\bnpm_[A-Za-z0-9]{20,}|\b[sr]k_(live|test)_[A-Za-z0-9]{10,}"
-    r"|[?&](token|key|api_key|password|secret)=[^&\s\"'${]{8,}"
-    r"|\b[a-z][a-z0-9+.-]{0,20}://[^\s/:@]{1,100}:[^\s/@]{1,200}@"  # user and password in an address
+"""Names of keys of a configuration that hold a secret. A model has keys such as pad_token and key, so these do not count."""
+SECRET_PARTS = re.compile(
+    r"TOKEN(?!IZER)|PASS(?!IVE|ES|THROUGH)|PWD|(?<!MON)KEY(?!BOARD|MAP|WORD|STONE|FRAME)|SECRET(?!ARY)|AUTH(?!OR)|DSN|CREDENTIAL"
+    r"|CRED(?=_|$)|WEBHOOK|COOKIE|SIGNATURE|LICENSE|BEARER|JWT|(?<![A-Z])(?:PIN|SAS)(?![A-Z])",
+    re.IGNORECASE,
 )
-# A line of a file that assigns a secret: `api_key: 0123...`, `PASSWORD = "..."`, but no call and no reference.
-SECRET_LINES = re.compile(  # every repetition is bounded, because some files are one long line
-    r"""(?:password|passwd|passphrase|secret|api_?key|access_?key|private_?key|(?:auth|access|api|bearer|refresh)_?token)
-    \w{0,30}["']?[ \t]{0,8}[:=][ \t]{0,8}
-    (?:(["'])[^"'\s${]{8,200}\1|(?=\S{0,200}\d)[A-Za-z0-9+/_\-]{12,200}={0,2}[ \t]*$)""",
-    re.IGNORECASE | re.MULTILINE | re.VERBOSE,
+"""Parts of the name of an environment variable whose value is a secret."""
+NO_SECRETS = ("PWD", "OLDPWD", "SSH_AUTH_SOCK", "XAUTHORITY", "SSH_ASKPASS", "GIT_ASKPASS")
+IDENTIFIERS = re.compile(
+    r"(?:^|_)(?:SHA|COMMIT|REV|REVISION|HASH|DIGEST|UUID|ID|VERSION|PATH|FLAGS|COLORS)(?:_|$)", re.IGNORECASE
 )
+"""Names of variables with long random values that are no secrets."""
+PLAIN_WORDS = {
+    "true", "false", "none", "null", "basic", "bearer", "digest", "enabled", "disabled", "always", "never", "default", "local",
+    "required", "optional", "plain", "login", "simple", "token", "password", "secret", "admin", "empty",
+}  # fmt: skip
+MIN_SECRET, MIN_RANDOM, MIN_ENTROPY = 5, 20, 3.5
 LONG_TOKEN = re.compile(r"(?=\S*\d)(?=\S*[A-Za-z])[^\s/]{16,}")
 
 
@@ -49,9 +56,46 @@ def is_secret(key: str, value: Any) -> bool:
     if not isinstance(value, str):
         return False
     text = _replace(value, lambda name, default: "" if default in (None, "null", "''") else default)
-    if re.search(r"(^|\.)token$", key, re.IGNORECASE) and LONG_TOKEN.fullmatch(text):
+    name = re.sub(r"\[\d+\]$", "", key).rpartition(".")[2].replace("-", "_")
+    if name.lower() == "token" and LONG_TOKEN.fullmatch(text):
         return True
-    return bool(SECRET_VALUES.search(text)) or (bool(SECRET_NAMES.search(key)) and text != "")
+    return bool(SECRET_VALUES.search(text)) or (bool(SECRET_NAMES.search(name)) and text != "")
+
+
+def find_secret_variables(environment: Mapping[str, str]) -> set[str]:
+    """The secrets in environment variables: by the name of the variable, by form, and long random values of any variable.
+
+    Values of fewer than 5 characters, plain words such as ``basic``, numbers of fewer than 8 digits, and paths do not count.
+    """
+    secrets: set[str] = set()
+    for name, value in environment.items():
+        text = value.strip()
+        try:
+            parts = urlsplit(text)
+            secrets |= {part for part in (parts.password, unquote(parts.password or "")) if part}
+        except ValueError:  # not an address
+            parts = None
+        is_path = text.startswith(("/", "~", "./", "../"))
+        is_plain = text.lower() in PLAIN_WORDS or (text.isdecimal() and len(text) < 8) or len(text) < MIN_SECRET
+        if name in NO_SECRETS or is_path or is_plain or not text:
+            continue
+        if (
+            SECRET_PARTS.search(name)
+            or SECRET_VALUES.search(text)
+            or (not IDENTIFIERS.search(name) and _is_random(text))
+        ):
+            lines = [line.strip() for line in text.splitlines()]
+            secrets |= {text, quote(text, safe="")} | {line for line in lines if len(line) >= MIN_RANDOM}
+    return {secret for secret in secrets if len(secret) >= MIN_SECRET}
+
+
+def _is_random(text: str) -> bool:
+    """True for one long word of high entropy, with letters and digits."""
+    if len(text) < MIN_RANDOM or not re.fullmatch(r"[A-Za-z0-9_+/=.~!@#$%^&*-]+", text) or text.count("/") > 1:
+        return False
+    counts = [text.count(character) / len(text) for character in set(text)]
+    entropy = -sum(share * math.log2(share) for share in counts)
+    return entropy >= MIN_ENTROPY and bool(re.search(r"\d", text)) and len(re.findall(r"[A-Za-z]", text)) > 4
 
 
 def find_secret_keys(value: Any, key: str = "") -> Iterator[str]:

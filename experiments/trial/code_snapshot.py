@@ -17,11 +17,11 @@ from experiments.config.allowlist import PROJECT_ROOT
 from experiments.core.atomic import fsync
 from experiments.core.git import READ_TIMEOUT_S, GitError, find_checkout, git
 from experiments.core.runs_dir import is_run_file
+from experiments.core.secret_formats import CREDENTIAL_FILES
 from experiments.core.secrets import has_secret
 
 PACKAGES = ("conf", "experiments", "launchers", "modules", "sweeps")
 MAX_SNAPSHOT_MB = 20.0
-SECRET_FILES = (".env", ".netrc", ".pypirc", "id_rsa", "id_ed25519", "credentials")
 SOURCE_SUFFIXES = {".py", ".yaml", ".yml", ".toml", ".txt", ".cfg"}
 # Options that override the user's git configuration.
 DIFF = (
@@ -207,10 +207,7 @@ def _archive(root: Path, names: list[str], warnings: list[str]) -> bytes:
 
 
 def _holds_secret(name: str, content: bytes) -> bool:
-    file_name = Path(name).name
-    if file_name.startswith(SECRET_FILES) or file_name.endswith((".pem", ".key", ".p12")):
-        return True
-    return has_secret(content.decode("utf-8", errors="ignore"))
+    return bool(CREDENTIAL_FILES.search(name)) or has_secret(content.decode("utf-8", errors="ignore"))
 
 
 def _left_out(path: Path) -> str:

@@ -11,11 +11,14 @@ from typing import Any
 import yaml
 
 from experiments.config.options import CONF_DIR
+from experiments.config.rules.trusted_files import MACHINE_KEYS
 from experiments.config.source_map import SourceMap
 
 PATHS = ("runs_dir", "data_root", "data.root")
-MACHINE = ("launcher._target_", "tracking.store", "hardware.slurm", "init_from.weights", "resume", *PATHS)
+MACHINE = ("launcher._target_", *(MACHINE_KEYS.keys() - {"launcher"}), "init_from.weights", "resume", *PATHS)
 """Keys that only the receiver may set."""
+LOCAL = ("launcher", "tracking", "hardware.slurm", *PATHS)
+"""What `reset` replaces."""
 FREE_TEXT = ("name", "description", "tags", "launcher", "tracking")
 """Keys whose texts are not paths, or which `reset` replaces."""
 MAXIMA = {"num_data_workers": 64, "hardware.devices_per_node": 64, "hardware.cpu_threads": 1024}

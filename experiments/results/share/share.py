@@ -91,7 +91,9 @@ def _values(
         "how_to_run": _commands("FILE" if redactor.find(path.name) else path.name, config),
         "configuration": config,
         "trial_id": trial.id,
-        "overrides": [redactor.redact(text) for text in trial.provenance["overrides"] if not _is_of_machine(text)],
+        "overrides": [
+            _redact_override(text, redactor) for text in trial.provenance["overrides"] if not _is_of_machine(text)
+        ],
         "code": [_code(number, entry, trial, redactor, files) for number, entry in enumerate(record.code)],
         "environment": {
             **{name: _redact(environment.get(name), redactor) for name in names},
@@ -109,12 +111,16 @@ def _configuration(config: Mapping[str, Any], redactor: Redactor) -> dict[str, A
     shared = rules.reset(config)
     shared["name"] = re.sub(r"[/\\]", "-", _redact(shared["name"], redactor) or "").strip() or "shared"
     shared["description"] = _redact(shared["description"], redactor)
-    shared["tags"] = {redactor.redact(key): _redact(value, redactor) for key, value in (shared["tags"] or {}).items()}
+    shared["tags"] = {
+        redactor.redact(key): "***" if is_secret(key, value) else _redact(value, redactor)
+        for key, value in (shared["tags"] or {}).items()
+    }
     problems = []
     for key, value in rules.leaves(shared):
         if isinstance(value, str) and key not in rules.PATHS:
             findings = redactor.find_known(value) if key.endswith("_target_") else redactor.find(value)
-            if kinds := " and ".join(dict.fromkeys(KINDS[finding.kind] for finding in findings)):
+            kinds = " and ".join(dict.fromkeys(KINDS[finding.kind] for finding in findings))
+            if kinds := kinds or (KINDS["secret"] if value != "***" and is_secret(key, value) else ""):
                 shown = "***" if is_secret(key, value) else value
                 problems.append(
                     f"{key}={shown} holds {kinds}, which must not be shared; choose another value and run again"
@@ -127,6 +133,11 @@ def _configuration(config: Mapping[str, Any], redactor: Redactor) -> dict[str, A
 def _redact(value: Any, redactor: Redactor) -> Any:
     # A reference (`${...}`) would be refused when the file is read.
     return redactor.redact(value).replace("${", "$ {") if isinstance(value, str) else value
+
+
+def _redact_override(text: str, redactor: Redactor) -> str:
+    key, equals, value = text.partition("=")
+    return f"{key}=***" if equals and is_secret(key.lstrip("+"), value) else redactor.redact(text)
 
 
 def _commands(name: str, config: Mapping[str, Any]) -> list[str]:

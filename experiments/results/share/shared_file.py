@@ -107,4 +107,6 @@ def read(path: Path) -> SharedFile:
     """
     archive = read_archive(path)
     values, origins = parse(path, archive)
+    for key in rules.LOCAL:  # these values are local ones, not those of the file
+        origins.forget(key)
     return SharedFile(path, values, rules.reset(values["configuration"]), origins, archive.code)

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
+from experiments.core.secret_formats import CREDENTIAL_FILES
 from experiments.results.share.redact import KINDS, Redactor
 
 MAX_UNPACKED_BYTES = 128_000_000  # of all files together
@@ -117,6 +118,8 @@ def find_private(name: str, content: bytes, redactor: Redactor) -> Iterator[str]
         shown = f"the uncommitted file {redactor.redact(path)}"
         if redactor.find_known(path):
             yield f"{shown} holds {KINDS[redactor.find_known(path)[0].kind]} in its name; {hint}"
+        elif CREDENTIAL_FILES.search(path):
+            yield f"{shown} is a file for passwords or keys, by its name; {hint}"
         elif NOT_TEXT.search(inside):
             yield f"{shown} is binary, so that Lathe cannot search it for secrets; {hint}"
         else:

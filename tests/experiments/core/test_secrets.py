@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from experiments.core.secrets import find_secret_keys, is_secret, resolve
+from experiments.core.secret_formats import CREDENTIAL_FILES, SECRET_PHRASES
+from experiments.core.secrets import find_secret_keys, find_secret_variables, has_secret, is_secret, resolve
 
 
 @pytest.mark.parametrize(
@@ -16,6 +17,13 @@ from experiments.core.secrets import find_secret_keys, is_secret, resolve
         "model.AUTH_TOKEN",
         "client_secret",
         "credentials",
+        "tags.pgpassword",
+        "gh_token",
+        "db_pwd",
+        "sentry-dsn",
+        "slack_webhook_url",
+        "session_cookie",
+        "tags.ssh_key[0]",
     ],
 )
 def test_a_secret_is_recognised_by_its_key(key: str) -> None:
@@ -35,7 +43,12 @@ def test_a_secret_is_recognised_by_its_key(key: str) -> None:
         "AKIAIOSFODNN7EXAMPLE", "ghp_0123456789abcdefghij", "github_pat_0123456789abcdefghij", "glpat-0123456789abcdefg",
         "hf_0123456789abcdefghij", "sk-0123456789abcdefghij", "xoxb-0123456789", "http://me:hunter2@host:5000",
         "postgresql+psycopg://me:hunter2@host/db", "-----BEGIN RSA PRIVATE KEY-----", "see sk-0123456789abcdefghij here",
-        "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl",
+        "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl", "redis://:hunter2@host", "https://0123456789abcdefghij@host/x",
+        "https://b.example.org/k?X-Amz-Credential=a&X-Amz-Signature=0123456789", "https://b.example.org/k?sv=1&sig=abcdef123%3D",
+        "https://example.org/?x=1&X-Goog-Signature=0123456789", "GOCSPX-0123456789abcdefghij", "ya29.0123456789abcdefghij",
+        "AccountKey=0123456789abcdefghij/+==", "https://hooks.slack.com/services/T0/B0/abcdef", "npm_0123456789abcdefghij",
+        "https://discord.com/api/webhooks/1/abcdefgh", "-----BEGIN OPENSSH PRIVATE KEY-----", "hvs.0123456789abcdefghij",
+        "-----BEGIN PGP PRIVATE KEY BLOCK-----", "Authorization: Basic dXNlcjpwYXNz", "dapi0123456789abcdef0123456789abcdef",
     ],
 )  # fmt: skip
 def test_a_secret_is_recognised_by_its_form_under_any_key(value: str) -> None:
@@ -78,3 +91,72 @@ def test_an_unset_variable_without_default_is_reported_by_name(monkeypatch: pyte
     monkeypatch.delenv("B", raising=False)
     with pytest.raises(KeyError, match="B"):
         resolve({"x": "${oc.env:B}"})
+
+
+SECRET_VARIABLES = {
+    name: f"x9{number}{name[::-1].lower()[:3]}"
+    for number, name in enumerate(
+        ["PGPASSWORD", "GH_TOKEN", "GITLAB_TOKEN", "AWS_SESSION_TOKEN", "MLFLOW_TRACKING_TOKEN", "MYSQL_PWD", "SENTRY_DSN",
+         "SLACK_WEBHOOK", "WANDB_API_KEY", "aws_secret_access_key", "Kaggle_Key", "MY_AUTH", "HTTP_COOKIE", "DB_CREDENTIAL",
+         "SSHPASS", "DBPASS", "OPENAI_KEY", "X_PASSPHRASE_2", "AUTHTOKEN"]
+    )
+}  # fmt: skip
+HARMLESS_VARIABLES = {
+    "PWD": "/home/me", "OLDPWD": "somewhere", "KEYBOARD": "qwerty", "AUTHOR": "Arthur", "TOKENIZERS_PARALLELISM": "false",
+    "MLFLOW_TRACKING_AUTH": "basic", "SSH_AUTH_SOCK": "/tmp/x", "GITHUB_SHA": "9342b58c02cc816888b0d2303487391e9db9ccc3",
+    "PATH": "/usr/bin:/bin", "KEY_TIMEOUT": "30000", "TOKEN": "abcd", "MONKEY": "banana", "LANG": "en_GB.UTF-8",
+}  # fmt: skip
+
+
+def test_secrets_are_found_in_variables_by_name_form_and_randomness() -> None:
+    others = {"A": "Zx81kQm29sLpWv73TyRa", "B": "postgresql://me:pa%2055@host/db", "C": "ghp_0123456789abcdefghij"}
+    found = find_secret_variables({**SECRET_VARIABLES, **HARMLESS_VARIABLES, **others})
+    expected = {*SECRET_VARIABLES.values(), others["A"], others["C"], "pa%2055", "pa 55", others["B"]}
+    assert {text for text in found if "%3A" not in text} == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "password: x", "the password is hunter2", "PGPASSWORD=abc12", "run --token abc12", "api key: a1b2c3", "Passwort=geheim",
+        "secret = 'sauce'", "key: ab12cd", "MYSQL_PWD=q", "cookie: a", "auth=a1b2c3",
+    ],
+)  # fmt: skip
+def test_a_phrase_with_a_secret_is_recognised(text: str) -> None:
+    assert SECRET_PHRASES.search(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "num_tokens: 5000", "pad_token: <pad>", "key: val/accuracy", "9 tokens per second", "pass 1 of 3", "the secretary",
+        "auth=basic", "the key is to train longer", "token is a word", "password=${oc.env:NAME}", "keyboard: qwerty",
+    ],
+)  # fmt: skip
+def test_an_ordinary_phrase_is_none(text: str) -> None:
+    assert not SECRET_PHRASES.search(text)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["db.x:5432:base:me:hunter2", "machine x login me password y", '{"username": "me", "key": "' + "0f" * 16 + '"}'],
+)
+def test_a_line_of_a_file_for_credentials_is_recognised(line: str) -> None:
+    assert has_secret(f"first\n{line}\nlast")
+
+
+def test_files_for_credentials_are_known_by_name() -> None:
+    names = [
+        ".env",
+        "a/.env.local",
+        "prod.env",
+        ".pgpass",
+        "x/.netrc",
+        "kaggle.json",
+        "a/id_ed25519",
+        "secrets.yaml",
+        "a.pem",
+    ]
+    assert all(CREDENTIAL_FILES.search(name) for name in names)
+    names = ["environment.py", "secrets.py", "id_rsa.pub", "conf/model/mlp.yaml", "keys.py", "monkey.json", "env.py"]
+    assert not any(CREDENTIAL_FILES.search(name) for name in names)

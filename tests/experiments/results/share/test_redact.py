@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from experiments.results.share.redact import Redactor, vocabulary
+from experiments.trial.trial import Trial
 from tests.support.stores import make_run, start_attempt
 
 ME = Redactor(
@@ -90,3 +91,25 @@ def test_a_redactor_for_a_run_knows_its_machines_and_this_user(tmp_path: Path, m
     redactor = Redactor.for_run(trial)
     text = f"trillian /home/trillian magrathea12 mice.example.org deep-thought {trial.folder} 'no tea at all'"
     assert redactor.redact(text) == "[user] [folder] [host] [host] [host] [folder] '***'"
+
+
+def test_a_redactor_knows_the_files_for_credentials_and_the_nodes_of_the_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {
+        ".netrc": "machine x.org login me password net12\n", ".pgpass": "db:5432:base:me:pgp12\n",
+        ".kaggle/kaggle.json": '{"username": "me", "key": "kag12"}\n', ".cache/huggingface/token": "hug12\n",
+        ".aws/credentials": "[default]\naws_secret_access_key = aws12\n", ".env": "DB_PASS=env12\nexport API_KEY='env34'\n",
+    }  # fmt: skip
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SLURM_JOB_NODELIST", "magrathea[01-04],vogsphere")
+    (tmp_path / "trial.yaml").write_text("tracking: {store: null}\n")
+    (tmp_path / "provenance.yaml").write_text("config_dirs: []\n")
+    redactor = Redactor.for_run(Trial(tmp_path))
+    text = "net12 pgp12 kag12 hug12 aws12 env12 env34 on vogsphere and gpu-node-017, node3"
+    assert redactor.redact(text) == "*** *** *** *** *** *** *** on [host] and [host], [host]"
+    assert redactor.find("a100 node3 aws123") == []
