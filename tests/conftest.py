@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
@@ -25,6 +27,9 @@ from tests.support.stores import make_run, start_attempt
 # Before anything imports torch: one thread makes results repeatable, and several test processes can share the cores.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["OMP_WAIT_POLICY"] = "passive"
+# The folders of runs of the tests are not those of the user.
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="lathe-state-")
+atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)
 
 Lathe = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -34,7 +34,14 @@ CONFIG_DIR = argument(
     help="folder with your own groups and options",
 )  # fmt: skip
 TRUST = argument(
-    "--trust", action="append", default=[], metavar="PACKAGE", help="allow _target_ to name classes of this package"
+    "--trust",
+    action="append",
+    default=[],
+    metavar="PACKAGE",
+    help="allow _target_ to name classes of this package; with a folder, as in ./conf: files in it may set what a shell runs",
+)
+TRUST_CODE = argument(
+    "--trust-code", action="store_true", help="run the code of a bundle, or of a run folder that is not yours"
 )
 DETACH = argument("--detach", action="store_true", help="return as soon as the workers of the sweep are started")
 RUNS_DIR = argument(
@@ -111,7 +118,7 @@ COMMANDS = (
                 "overrides", nargs="*", metavar="OVERRIDE", completes="sweep_key",
                 help="for a run: where it continues, such as parallel=zero3; for a sweep: how to extend it",
             ),
-            DETACH, TRUST, RUNS_DIR,
+            DETACH, TRUST_CODE, TRUST, RUNS_DIR,
         ),
     ),
     Command(
@@ -172,7 +179,7 @@ COMMANDS = (
         "sync", "copy runs to the MLflow store", "experiments.cli.tracking:sync",
         (
             argument("runs", nargs="*", metavar="RUN", completes="run", help="default: all runs in the runs folder"),
-            TRUST, RUNS_DIR,
+            TRUST_CODE, TRUST, RUNS_DIR,
         ),
     ),
     Command(
@@ -231,8 +238,7 @@ COMMANDS = (
                 "--tolerance", type=float, metavar="X", help="relative difference of metrics that counts as equal"
             ),
             argument("--keep-code", action="store_true", help="do not delete the restored code"),
-            argument("--trust-code", action="store_true", help="run the code that a shared bundle contains"),
-            TRUST, RUNS_DIR,
+            TRUST_CODE, TRUST, RUNS_DIR,
         ),
     ),
     Command(
@@ -258,7 +264,7 @@ COMMANDS = (
             RUN,
             argument("-o", "--output", required=True, metavar="DIR", help="a new folder"),
             argument("--register-as", metavar="NAME", help="also register the model in the run's store under this name"),
-            TRUST, RUNS_DIR,
+            TRUST_CODE, TRUST, RUNS_DIR,
         ),
     ),
     Command(

@@ -23,6 +23,7 @@ from experiments.launch.run_trial import run as run_trial
 from experiments.run.metrics import REPEATABLE
 from experiments.sweep.sweep import find_by_full_name
 from experiments.trial.initial_weights import FILE
+from experiments.trial.own_runs import check_own
 from experiments.trial.resume import compose_changes
 from experiments.trial.trial import Trial, find_code_changes, find_latest, find_trial, freeze
 from launchers.base import Launcher
@@ -54,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
             raise InputError(["--detach is for sweeps and schedulers; leave it out, or end the line with `&`"])
         trial = find_latest(experiment) if experiment.config["resume"] else None
         if trial is not None:
+            check_own(trial.folder, trial.runs_dir, trust_code=False)
             return _resume_trial(trial, args.trust, launcher)
         trial = freeze(experiment)
         display = Display(sys.stdout)
@@ -97,8 +99,10 @@ def resume(args: argparse.Namespace) -> int:
 
     sweep = find_by_full_name(args.run, Path(args.runs_dir), trusted(args.trust))
     if sweep is not None:
+        check_own(sweep.folder, Path(args.runs_dir), trust_code=args.trust_code)
         return resume_sweep(sweep, args)
     trial = find_trial(args.run, Path(args.runs_dir))
+    check_own(trial.folder, Path(args.runs_dir), trust_code=args.trust_code)
     if (trial.folder.parent / "sweep.yaml").is_file():
         name = trial.folder.parent.name
         raise InputError(

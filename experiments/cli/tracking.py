@@ -27,7 +27,7 @@ def sync(args: argparse.Namespace) -> int:
     for name in args.runs:
         if find_by_full_name(name, runs_dir) is None:
             find_trial(name, runs_dir)
-    summary = sync_all(runs_dir, args.runs, trusted(args.trust))
+    summary = sync_all(runs_dir, args.runs, trusted(args.trust), trust_code=args.trust_code)
     runs = "1 run is" if summary.runs == 1 else f"{summary.runs} runs are"
     print(f"{runs} in the store, {summary.points} {'point was' if summary.points == 1 else 'points were'} new")
     for warning in summary.warnings:

@@ -29,6 +29,7 @@ from experiments.tracking.run_sync import (
 from experiments.tracking.store_uri import StoreError
 from experiments.tracking.sweep_metrics import BestSoFar
 from experiments.tracking.sweep_progress_file import SweepUploadProgress
+from experiments.trial.own_runs import check_own
 from experiments.trial.trial import Trial, find_trial
 
 REPORT, PAGE = "report", "report.html"
@@ -51,13 +52,16 @@ class SyncSummary(NamedTuple):
     """What does not make a sync fail, such as a final model that could not be logged, or a store that was repaired."""
 
 
-def sync_all(runs_dir: Path, names: Sequence[str] = (), trust: tuple[str, ...] = ()) -> SyncSummary:
+def sync_all(
+    runs_dir: Path, names: Sequence[str] = (), trust: tuple[str, ...] = (), *, trust_code: bool = False
+) -> SyncSummary:
     """Sync sweeps and runs by name; without names all in `runs_dir`.
 
     Args:
         runs_dir: folder of the runs.
         names: of sweeps and runs.
         trust: packages whose code a logged model may include.
+        trust_code: also runs of somebody else, to the store that they name.
     """
     chosen: dict[Path, set[str] | None] = {}
     """Selected trials by folder of a run or sweep; None: all trials."""
@@ -73,7 +77,10 @@ def sync_all(runs_dir: Path, names: Sequence[str] = (), trust: tuple[str, ...] =
     runs, points, warnings = 0, 0, list[str]()
     for folder, trials in chosen.items():
         try:
+            check_own(folder, runs_dir, trust_code=trust_code)
             done = _sync(folder, trials, trust)
+        except InputError as err:
+            failures += err.problems
         except StoreError as err:
             failures.append(str(err))
         except DAMAGE_ERRORS as err:

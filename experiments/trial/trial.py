@@ -31,6 +31,7 @@ from experiments.run.state import read_outcome
 from experiments.trial.code_snapshot import take_snapshots
 from experiments.trial.environment import describe_machine, installed_packages
 from experiments.trial.initial_weights import copy_weights, get_initial_weights
+from experiments.trial.own_runs import remember_runs_dir
 from launchers.ownership import find_squatter
 
 if TYPE_CHECKING:
@@ -267,6 +268,7 @@ def create_run_folder(runs_dir: Path, name: str) -> Iterator[Path]:
         )
     try:
         folder = _new_folder(runs_dir, name)
+        remember_runs_dir(runs_dir)
         yield folder
     except BaseException as err:
         if folder is not None:

@@ -17,6 +17,7 @@ from experiments.core.errors import InputError
 from experiments.tracking.model.final_model import FinalModel, find_final_model, read_interface, write_model
 from experiments.trial.code_copy import CODE
 from experiments.trial.lookup import find_run
+from experiments.trial.own_runs import check_own
 from experiments.trial.trial import Trial, find_code_changes
 
 
@@ -34,6 +35,7 @@ def export(args: argparse.Namespace) -> int:
     if problems:
         raise InputError(problems, "`lathe export`")
     trial = find_run(args.run, Path(args.runs_dir))
+    check_own(trial.folder, Path(args.runs_dir), trust_code=args.trust_code)
     trust = trusted(args.trust)
     chosen, interface = find_final_model(trial), load_interface(trial, trust)
     if not (trial.folder.parent / CODE).is_dir() and find_code_changes(trial, args.trust):
@@ -112,7 +114,7 @@ def _register(trial: Trial, name: str, trust: tuple[str, ...]) -> str:
     from experiments.tracking.store_uri import StoreError
     from experiments.tracking.sweep_sync import sync_all
 
-    summary = sync_all(trial.runs_dir, [str(trial.folder)], trust)
+    summary = sync_all(trial.runs_dir, [str(trial.folder)], trust, trust_code=True)
     if summary.failures:
         raise StoreError(summary.failures[0])
     return f"models:/{name}/{RunSync(trial, trust).log_model(register_as=name).version}"

@@ -19,6 +19,7 @@ from experiments.run import journal
 from experiments.trial.code_snapshot import take_snapshots
 from experiments.trial.initial_weights import FILE, get_initial_weights
 from experiments.trial.lookup import check_readable, find_run, read_mlflow_ids
+from experiments.trial.own_runs import check_own
 from experiments.trial.record import RunRecord, record_trial
 from experiments.trial.trial import Trial
 
@@ -58,16 +59,23 @@ def open_original(args: Namespace) -> Iterator[Original]:
     """The run or shared file that the command names. The code of an archive is in a scratch folder while the context is open.
 
     Raises:
-        InputError: it does not exist, has no metrics, or names code that is not trusted here.
+        InputError: it does not exist, has no metrics, is from somebody else, or names code that is not trusted here.
     """
     path = Path(args.run).expanduser()
     if path.name == "trial.yaml" and path.is_file():
-        yield _checked(_of_trial(check_readable(Trial(path.parent.resolve())), args), args)
+        yield _checked(_of_trial(_check_own(check_readable(Trial(path.parent.resolve())), args), args), args)
     elif path.is_file():
         with tempfile.TemporaryDirectory(prefix="lathe-bundle-") as scratch:
             yield _checked(_of_shared(path, Path(scratch), args), args)
     else:
-        yield _checked(_of_trial(find_run(args.run, Path(args.runs_dir)), args), args)
+        yield _checked(_of_trial(_check_own(find_run(args.run, Path(args.runs_dir)), args), args), args)
+
+
+def _check_own(trial: Trial, args: Namespace) -> Trial:
+    """The run, if the command may run its code; `--check` runs none."""
+    if args.check is None:
+        check_own(trial.folder, Path(args.runs_dir), trust_code=args.trust_code)
+    return trial
 
 
 def _checked(original: Original, args: Namespace) -> Original:
