@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from experiments.cli.commands import COMMANDS
 from experiments.cli.parser import make_parser
 from experiments.core.errors import InputError
+from experiments.core.safe_output import safe_output
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -20,7 +21,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 done, 1 the run failed, 2 the input is wrong.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    with safe_output():
+        return _main(list(sys.argv[1:] if argv is None else argv))
+
+
+def _main(arguments: list[str]) -> int:
     if arguments[:1] == ["_complete"]:
         from experiments.cli.completion import complete
 

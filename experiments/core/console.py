@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TextIO
+from typing import Any, TextIO
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.errors import MarkupError
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.segment import Segment
+from rich.text import Text
+
+from experiments.core.safe_output import escape_controls, get_raw_stream
 
 SHOWN_PER_EVALUATION = 6
 FILE_WIDTH = 160
@@ -15,8 +22,26 @@ FILE_WIDTH = 160
 
 def make_console(stream: TextIO | None = None) -> Console:
     """A console as wide as the terminal; for a file or pipe wide enough that paths are not wrapped."""
-    terminal = Console(file=stream)
-    return terminal if terminal.is_terminal else Console(file=stream, width=FILE_WIDTH)
+    raw = get_raw_stream(stream or sys.stdout)
+    terminal = _SafeConsole(file=raw)
+    return terminal if terminal.is_terminal else _SafeConsole(file=raw, width=FILE_WIDTH)
+
+
+class _SafeConsole(Console):
+    """A console that escapes control characters in texts; the control sequences of `rich` itself stay.
+
+    A text that looks like markup and is none, such as ``a[/b]``, is shown as it is.
+    """
+
+    def render_str(self, text: str, **style: Any) -> Text:
+        try:
+            return super().render_str(text, **style)
+        except MarkupError:
+            return super().render_str(text, **{**style, "markup": False})
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(escape_controls(segment.text), segment.style)
 
 
 class Display:
@@ -36,8 +61,8 @@ class Display:
             yield
             return
         columns = (  # a narrow terminal cuts columns off from the right
-            TextColumn("[bold]{task.description}"), BarColumn(bar_width=16), MofNCompleteColumn(),
-            TimeRemainingColumn(compact=True), TextColumn("{task.fields[values]}"),
+            TextColumn("{task.description}", style="bold", markup=False), BarColumn(bar_width=16), MofNCompleteColumn(),
+            TimeRemainingColumn(compact=True), TextColumn("{task.fields[values]}", markup=False),
         )  # fmt: skip
         with Progress(*columns, console=self.console, transient=True) as progress:
             self._progress = progress
@@ -69,7 +94,7 @@ class Display:
 
     def waiting(self, what: str) -> AbstractContextManager[object]:
         """Show a spinner during work that has no steps."""
-        return self.console.status(what) if self.console.is_terminal else nullcontext()
+        return self.console.status(escape(what)) if self.console.is_terminal else nullcontext()
 
 
 def _bar_text(latest: dict[str, float]) -> str:

@@ -99,7 +99,9 @@ def new_figure(
     from matplotlib.figure import Figure
 
     # A figure of its own, not of pyplot: that keeps all, and asks for a screen.
-    with mpl.rc_context(STYLE), warnings.catch_warnings():
+    with mpl.rc_context(), warnings.catch_warnings():
+        mpl.rcdefaults()  # not the `matplotlibrc` of the current folder
+        mpl.rcParams.update(STYLE)
         warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)
         figure = Figure(figsize=(width_in, height_in), layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False, **layout)

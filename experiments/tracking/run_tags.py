@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from experiments.run.verdict_file import VERDICT
-from experiments.trial.parameters import clean_keys, format_param, mask_password, truncate
+from experiments.trial.parameters import clean_keys, format_param, make_inert, mask_password, truncate
 from experiments.trial.trial import Trial
 
 
@@ -90,7 +90,7 @@ def make_note(trial: Trial) -> str:
     commands = [] if source else [shlex.join(["lathe", "run", *folders, *trust, *overrides])]
     lines += ["", "```", *commands, _format_resume(trial, trust)]
     lines += [" ".join(["lathe", "reproduce", trial.reference, *map(shlex.quote, trust)]), "```"]
-    return truncate("\n".join(lines))
+    return truncate(make_inert("\n".join(lines)))
 
 
 def _describe_origin(trial: Trial) -> list[str]:

@@ -17,7 +17,7 @@ from experiments.sweep.status.progress import Progress, TrialRow
 from experiments.sweep.status.text import find_short_keys, format_counts
 from experiments.sweep.sweep import Sweep, format_reference
 from experiments.tracking import run_tags
-from experiments.trial.parameters import clean_keys, format_param, mask_password, truncate
+from experiments.trial.parameters import clean_keys, format_param, make_inert, mask_password, truncate
 
 MAX_NAME = 200
 MAX_CELL = 300
@@ -165,7 +165,7 @@ def make_note(sweep: Sweep, progress: Progress, names: Mapping[str, str], links:
         _format_reused(progress, names),
         _format_commands(sweep),
     ]
-    return truncate("\n\n".join("\n".join(lines) for lines in parts if lines))
+    return truncate(make_inert("\n\n".join("\n".join(lines) for lines in parts if lines)))
 
 
 def _describe_goal(spec: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 # MLflow 3.17: 250 characters a key, 6,000 a parameter's value, 8,000 a tag's value (2026-11-23).
+ACTIVE_MARKDOWN = re.compile(r"(\\*)(!(?=\[)|<(?=[A-Za-z/!?]))")
 MAX_KEY, MAX_PARAM, MAX_TAG = 250, 6000, 8000
 
 
@@ -62,6 +63,11 @@ def _add_digest(clean: str, key: str) -> str:
 def mask_password(text: str) -> str:
     """Mask the user and password of every URI in a text."""
     return re.sub(r"://[^/@\s]+@", "://***@", text)
+
+
+def make_inert(markdown: str) -> str:
+    r"""Markdown without images and HTML: a page that shows it would load them from any server. ``![`` becomes ``\![``."""
+    return ACTIVE_MARKDOWN.sub(lambda match: match[1] + ("" if len(match[1]) % 2 else "\\") + match[2], markdown)
 
 
 def truncate(text: str, limit: int = MAX_TAG) -> str:

@@ -21,7 +21,7 @@ from experiments.tracking.model.final_model import (
 )
 from experiments.tracking.model.mlflow_model import ModelDescription, ModelStore
 from experiments.tracking.model.model_code import find_untrusted
-from experiments.trial.parameters import flatten_config, truncate
+from experiments.trial.parameters import flatten_config, make_inert, truncate
 from experiments.trial.trial import Trial
 
 MAX_AUTOMATIC_GB = 2.0
@@ -123,7 +123,7 @@ def _make_note(trial: Trial, model: FinalModel, interface: ModelInterface, uri: 
     lines += ["", "```python", "import mlflow", f'model = mlflow.pyfunc.load_model("{uri}")']
     lines += ["model.predict(model.input_example)", "```", "", "```"]
     lines += [f"mlflow models serve --env-manager local -m {uri}", "```"]
-    return truncate("\n".join(lines))
+    return truncate(make_inert("\n".join(lines)))
 
 
 def _select_points(trial: Trial, step: int) -> list[journal.MetricsEvent]:

@@ -17,6 +17,7 @@ from experiments.core.errors import InputError
 from experiments.sweep.create import prepare, write
 from experiments.sweep.spec import read_overrides
 from experiments.trial import trial as trial_module
+from experiments.trial.parameters import make_inert
 from experiments.trial.trial import (
     Trial,
     find_code_changes,
@@ -218,3 +219,16 @@ def test_code_that_changed_since_the_freeze_is_reported(tmp_path: Path) -> None:
     option.write_text(option.read_text() + "# another word\n")
     (change,) = find_code_changes(trial)
     assert change.startswith("the code of 'own' has changed since this run was frozen")
+
+
+@pytest.mark.parametrize(
+    ("markdown", "inert"),
+    [
+        ("![x](http://x/y.png)", r"\![x](http://x/y.png)"), ("![x][y]", r"\![x][y]"), (r"\![x](y)", r"\![x](y)"),
+        (r"\\![x](y)", r"\\\![x](y)"), ("<img src=x>", r"\<img src=x>"), ("</p><!-- -->", r"\</p>\<!-- -->"),
+        ("**a** [x](y)! lr<0.1, `b`", "**a** [x](y)! lr<0.1, `b`"),
+    ],
+)  # fmt: skip
+def test_a_note_loads_nothing_from_other_servers(markdown: str, inert: str) -> None:
+    assert make_inert(markdown) == inert
+    assert make_inert(inert) == inert
