@@ -198,7 +198,9 @@ def render_script(pool: WorkerPool, num_workers: int, python: str) -> str:
     settings = require_settings(pool)
     ranks_on_node = pool.ranks_per_worker // pool.nodes
     cores = max(1, settings["cpus_per_device"] * pool.devices_per_node // ranks_on_node)
+    parameters = _sbatch_parameters(pool, settings, ranks_on_node, cores)
     further = {re.sub("_", "-", name): value or True for name, value in settings["sbatch"].items()}
+    _check_lines({**parameters, **further})
     return _make_sbatch_string(
         folder=pool.folder / "workers",
         command=_render_command(pool, cores, python),
@@ -207,7 +209,7 @@ def render_script(pool: WorkerPool, num_workers: int, python: str) -> str:
         array_parallelism=num_workers,
         stderr_to_stdout=True,
         use_srun=False,
-        **_sbatch_parameters(pool, settings, ranks_on_node, cores),
+        **parameters,
         additional_parameters={
             "output": f"{escape_pattern(pool.folder / 'workers')}/%A_%a.txt",
             "requeue": True,
@@ -215,6 +217,15 @@ def render_script(pool: WorkerPool, num_workers: int, python: str) -> str:
             **further,
         },
     )
+
+
+def _check_lines(parameters: Mapping[str, Any]) -> None:
+    """Refuse a line break in an option: what follows it would be a line of the batch script, which a shell runs."""
+    for name, value in parameters.items():
+        if not f"{name}{value}".isprintable():
+            raise LaunchError(
+                f"the option {name}={value!r} of sbatch has a line break or a control character; write it on one line"
+            )
 
 
 def _sbatch_parameters(pool: WorkerPool, settings: Mapping[str, Any], ranks_on_node: int, cores: int) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from experiments.config.allowlist import trusted
 from experiments.config.rules.topology import is_auto
 from experiments.core.console import make_console
 from experiments.plan.plan import Plan, make_plan
-from experiments.plan.tables import layouts_table, plan_tables
+from experiments.plan.tables import layouts_table, machine_table, plan_tables
 from experiments.trial.initial_weights import find_weights, get_initial_weights
 from experiments.trial.trial import find_trial, resolve_runs_dir
 
@@ -41,6 +41,8 @@ def plan(args: argparse.Namespace) -> int:
     check_memory(resources, plan, hardware)
     for table in plan_tables(plan, resources, seconds_per_step(resources, hardware)):
         make_console().print(table)
+    if (machine := machine_table(experiment.config)) is not None:
+        make_console().print(machine)
     return 0
 
 

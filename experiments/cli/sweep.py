@@ -96,7 +96,7 @@ def resume_sweep(sweep: Sweep, args: argparse.Namespace) -> int:
 
     sweep.check()
     reap(sweep, sweep.ledger(), sweep.executor())
-    num_new = extend(sweep, args.overrides)
+    num_new = extend(sweep, args.overrides, args.trust)
     sweep = Sweep(sweep.folder, sweep.trust)
     num_pending = retry_unfinished(sweep)
     if args.overrides:

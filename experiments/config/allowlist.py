@@ -44,15 +44,46 @@ def settings_file() -> Path:
     return Path(os.environ.get("XDG_CONFIG_HOME", "~/.config")).expanduser() / "lathe" / "settings.yaml"
 
 
-def trusted(packages: Collection[str] = ()) -> tuple[str, ...]:
+def trusted(trust: Collection[str] = ()) -> tuple[str, ...]:
     """The further packages that `_target_` may name: from `--trust` and from the user's settings.
 
     Raises:
         InputError: the settings are not a YAML map with a list of names under ``trust``.
     """
+    return tuple(name for name in _with_settings(trust) if not is_folder(name))
+
+
+def trusted_folders(trust: Collection[str] = ()) -> list[Path]:
+    """The folders whose files the user trusts: those of `--trust DIR`, of the settings, and of trusted packages.
+
+    Raises:
+        InputError: as `trusted`.
+    """
+    folders: list[Path] = []
+    for name in _with_settings(trust):
+        if is_folder(name):
+            folders.append(Path(name).expanduser())
+        elif (spec := _find_spec(name)) is not None:
+            folders += [Path(folder) for folder in spec.submodule_search_locations or ()]
+    return folders
+
+
+def is_folder(name: str) -> bool:
+    """True if an entry of `--trust` is a folder and not a package: it contains a slash, or begins with ``~`` or ``.``."""
+    return "/" in name or name.startswith(("~", "."))
+
+
+def _find_spec(package: str) -> ModuleSpec | None:
+    try:
+        return importlib.util.find_spec(package.partition(".")[0])
+    except (ImportError, ValueError):
+        return None
+
+
+def _with_settings(trust: Collection[str]) -> tuple[str, ...]:
     path = settings_file()
     if not path.is_file():
-        return tuple(packages)
+        return tuple(trust)
     problem = find_foreign_owner(path.resolve()) or find_squatter(path.parent.resolve())
     if problem is not None:
         raise InputError([f"{path} {problem}, and it lists the packages that you trust; remove it, or write your own"])
@@ -64,8 +95,10 @@ def trusted(packages: Collection[str] = ()) -> tuple[str, ...]:
         ) from err
     listed = settings.get("trust", []) if isinstance(settings, dict) else settings
     if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
-        raise InputError([f"{path}: trust={listed!r} is not a list of packages; write `trust: [mypackage]`"])
-    return tuple(dict.fromkeys([*packages, *listed]))
+        raise InputError(
+            [f"{path}: trust={listed!r} is not a list of packages and folders; write `trust: [mypackage]`"]
+        )
+    return tuple(dict.fromkeys([*trust, *listed]))
 
 
 class _LocalPackageFinder(MetaPathFinder):

@@ -8,25 +8,28 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra import initialize_config_module
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
+from hydra.plugins.config_source import ConfigResult
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.config import options
-from experiments.config.allowlist import trusted
+from experiments.config.allowlist import is_folder, trusted
 from experiments.config.draft import ConfigDraft
 from experiments.config.experiment import Experiment
 from experiments.config.interpolation import Interpolation
-from experiments.config.option_errors import faulty_file, lists, other_option
+from experiments.config.option_errors import lists, load_file, other_option
 from experiments.config.overrides import describe_syntax_error, find_fault, mask_secret
 from experiments.config.rules.all_rules import find_problems
-from experiments.config.source_map import SourceMap, find_misread_keys, shown_path
+from experiments.config.rules.trusted_files import TrustedFiles
+from experiments.config.source_map import SourceMap, shown_path
 from experiments.config.type_check import UNKNOWN
 from experiments.config.validate import Validation
 from experiments.core.errors import ConfigError, did_you_mean
@@ -44,23 +47,23 @@ def compose(
     Args:
         overrides: such as ``["model=mlp", "optimizer.lr=0.01", "+tags.team=vision"]``.
         config_dirs: folders with further groups and options.
-        trust: further packages whose classes `_target_` may name.
+        trust: further packages whose classes `_target_` may name, and folders with files that you trust.
 
     Raises:
         InputError: lists every problem.
     """
-    dirs, packages = options.user_folders(config_dirs), trusted(trust)
+    dirs = options.user_folders(config_dirs)
     draft = ConfigDraft(dirs, options.groups(dirs))
     chosen, values = _sort_overrides(overrides, draft)
     tree, choices = _compose_groups(chosen, draft)
-    composed = _finish(tree, values, choices, draft, packages)
+    composed = _finish(tree, values, choices, draft, trust)
     name = composed.config["name"] or f"{choices['model']}-{choices['data']}".replace("/", "-")
     return replace(
         composed,
         config={**composed.config, "name": name},
         overrides=tuple(overrides),
         config_dirs=tuple(map(str, dirs)),
-        trust=tuple(trust),
+        trust=_packages(trust),
     )
 
 
@@ -81,12 +84,12 @@ def change(
         source: id of the trial that ``config`` belongs to.
         origins: where its values were written.
         config_dirs: folders with further groups and options.
-        trust: further packages whose classes `_target_` may name.
+        trust: further packages whose classes `_target_` may name, and folders with files that you trust.
 
     Raises:
         InputError: lists every problem.
     """
-    dirs, packages = options.user_folders(config_dirs), trusted(trust)
+    dirs = options.user_folders(config_dirs)
     draft = ConfigDraft(dirs, options.groups(dirs), origins=origins or SourceMap())
     chosen, values = _sort_overrides(overrides, draft)
     tree = OmegaConf.create(config)
@@ -96,9 +99,14 @@ def change(
         tree["batch_size_per_device"] = None  # the value was for the old topology
     if "data_root" in changed_keys and config.get("data", {}).get("root") == config.get("data_root"):
         tree["data"]["root"] = "${data_root}"
-    composed = _finish(tree, values, choices, draft, packages)
+    composed = _finish(tree, values, choices, draft, trust)
     dir_names = tuple(map(str, dirs))
-    return replace(composed, overrides=tuple(overrides), config_dirs=dir_names, trust=tuple(trust), source=source)
+    return replace(composed, overrides=tuple(overrides), config_dirs=dir_names, trust=_packages(trust), source=source)
+
+
+def _packages(trust: Sequence[str]) -> tuple[str, ...]:
+    """The packages of `--trust`. A folder counts only while its files are composed."""
+    return tuple(name for name in trust if not is_folder(name))
 
 
 def _replace_options(chosen: list[str], tree: DictConfig, draft: ConfigDraft) -> dict[str, str | None]:
@@ -126,7 +134,7 @@ def _finish(
     values: Sequence[Override],
     choices: dict[str, str | None],
     draft: ConfigDraft,
-    packages: Sequence[str],
+    trust: Sequence[str],
 ) -> Experiment:
     """Apply the overrides, resolve every reference, and check the configuration.
 
@@ -137,12 +145,13 @@ def _finish(
         _apply(override, tree, draft)
     interpolation = Interpolation(tree, draft.origins, choices)
     config = interpolation.plain() | dict.fromkeys(draft.undecided, UNKNOWN)
-    validation = Validation(draft.origins, packages, draft.groups)
+    validation = Validation(draft.origins, trusted(trust), draft.groups)
     for override in values:  # even an override that a later one replaces is recorded
         for key in find_secret_keys(override.value(), override.key_or_group):
             validation.report_secret(key)
     validation.check_root(config)
-    problems = draft.origins.add_misread([*draft.problems, *interpolation.problems, *validation.problems])
+    foreign = TrustedFiles(trust, draft.dirs).find_problems(config, draft.origins)
+    problems = draft.origins.add_misread([*draft.problems, *interpolation.problems, *validation.problems, *foreign])
     if problems:
         unclear = {*draft.origins.ambiguous_scalars, *find_secret_keys(config)}
         raise ConfigError(list(dict.fromkeys([*problems, *find_problems(config, unclear)])))
@@ -190,8 +199,11 @@ def _is_option(override: Override, draft: ConfigDraft) -> bool:
 
 def _compose_groups(chosen: list[str], draft: ConfigDraft) -> tuple[DictConfig, dict[str, str | None]]:
     """Merge the files of the defaults lists in Hydra's order; returns the tree and the option of every group."""
-    quoted = ["file://" + str(folder).replace("\\", "\\\\").replace("'", "\\'") for folder in draft.dirs]
+    quoted = [
+        f"{_UserFolder.scheme()}://" + str(folder).replace("\\", "\\\\").replace("'", "\\'") for folder in draft.dirs
+    ]
     search = "hydra.searchpath=[" + ",".join(f"'{folder}'" for folder in quoted) + "]"
+    SourcesRegistry.instance().register(_UserFolder)
     try:
         with initialize_config_module(config_module="conf", version_base=None):
             loader = GlobalHydra.instance().config_loader()
@@ -200,10 +212,28 @@ def _compose_groups(chosen: list[str], draft: ConfigDraft) -> tuple[DictConfig, 
         for entry in defaults_list.defaults:
             if not entry.config_path.startswith("hydra/"):
                 _merge(entry.config_path, entry.package or "", tree, draft)
-    except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, RecursionError) as err:
+    except ConfigError as err:
+        raise ConfigError([*draft.problems, *err.problems]) from err
+    except (HydraException, OmegaConfBaseException, ValueError, TypeError, AttributeError, RecursionError) as err:
         raise ConfigError([*draft.problems, _describe_composition_error(err, chosen, draft)]) from err
     choices = defaults_list.overrides.known_choices
     return tree, {group: option for group, option in choices.items() if not group.startswith("hydra")}
+
+
+class _UserFolder(FileConfigSource):
+    """A folder of `--config-dir`. Hydra reads a file of it only within limits, and an error names the file."""
+
+    @staticmethod
+    def scheme() -> str:
+        return "lathe"
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        path = Path(self.path, self._normalize_file_name(config_path))
+        content = load_file(path)
+        header = self._get_header_dict(path.read_text(encoding="utf-8-sig")[:512])
+        return ConfigResult(
+            provider=self.provider, path=f"{self.scheme()}://{self.path}", config=content, header=header
+        )
 
 
 def _merge(config_path: str, package: str, tree: DictConfig, draft: ConfigDraft) -> None:
@@ -213,9 +243,7 @@ def _merge(config_path: str, package: str, tree: DictConfig, draft: ConfigDraft)
         draft.problems.append(
             f"{shown_path(hidden)} is hidden by {shown_path(paths[0])}, which has the same name; rename it"
         )
-    content = OmegaConf.load(paths[0])
-    if not isinstance(content, DictConfig):
-        raise ConfigError([*draft.problems, f"{shown_path(paths[0])} is a list, not a map; write `key: value` lines"])
+    content = load_file(paths[0])
     content.pop("defaults", None)
     for name in reversed(package.split(".") if package else []):
         content = OmegaConf.create({name: content})
@@ -241,18 +269,8 @@ def _drop_replaced(content: DictConfig, tree: DictConfig) -> None:
 def _describe_composition_error(err: Exception, chosen: Sequence[str], draft: ConfigDraft) -> str:
     """The message for an error in an option's file or in its defaults list."""
     text = str(err).splitlines()[0] if str(err) else type(err).__name__
-    faulty = faulty_file(err, draft.dirs)
-    if isinstance(err, yaml.MarkedYAMLError) and err.problem_mark:
-        return f"{faulty}:{err.problem_mark.line + 1} is not valid YAML: {err.problem}; correct that line"
-    if isinstance(err, RecursionError) and faulty is None:
-        return "a defaults list contains itself; name the other option as a file: `/group/option@_here_`"
     if isinstance(err, RecursionError):
-        return f"{faulty} has an anchor that contains itself (&name, *name); write the values out"
-    if faulty is not None and Path(faulty).is_file() and (misread := find_misread_keys(Path(faulty))):
-        return misread[0]
-    if not isinstance(err, HydraException) and faulty is not None:
-        key = getattr(err, "full_key", None)
-        return f"{faulty} cannot be read: {f'{key}: ' if key else ''}{text}; correct it"
+        return "a defaults list contains itself; name the other option as a file: `/group/option@_here_`"
     named = re.match(r"In '(.+?)': (.*)", text)
     # For an override in an experiment's list, Hydra names the root.
     where = f"the defaults list of {named.group(1)}.yaml" if named and named.group(1) != "config" else "a defaults list"

@@ -36,7 +36,7 @@ def groups(config_dirs: Sequence[str | Path] = ()) -> dict[str, dict[str, Path]]
     """The file of every option, by group and option: ``groups()["model"]["mlp"]``."""
     files: dict[str, dict[str, Path]] = {}
     for folder in folders(config_dirs):
-        for path in sorted(folder.rglob("*.yaml")):
+        for path in sorted(filter(Path.is_file, folder.rglob("*.yaml"))):
             parts = path.relative_to(folder).with_suffix("").parts
             for depth in range(1, len(parts)):
                 files.setdefault("/".join(parts[:depth]), {}).setdefault("/".join(parts[depth:]), path)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -19,18 +19,30 @@ SEXAGESIMAL = re.compile(r"[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?$")
 MERGE = "tag:yaml.org,2002:merge"
 
 
+class Location(NamedTuple):
+    """Where a value is written."""
+
+    path: Path
+    line: int
+
+    def __str__(self) -> str:
+        return f"{shown_path(self.path)}:{self.line}"
+
+
 @dataclass
 class SourceMap:
     """The text and location of every value, by dotted key. The last text that was added counts."""
 
     texts: dict[str, str] = field(default_factory=dict)
-    locations: dict[str, str] = field(default_factory=dict)
+    locations: dict[str, Location] = field(default_factory=dict)
     removed: dict[str, str] = field(default_factory=dict)
     """The override that removed a key, by that key."""
     ambiguous_scalars: dict[str, str] = field(default_factory=dict)
     """Messages about scalars that YAML reads differently than they look, by key."""
     misread_keys: dict[str, tuple[str, str]] = field(default_factory=dict)
     """What YAML reads instead of a key, and the message about it, by the key as written."""
+    _inside: dict[str, dict[str, None]] = field(default_factory=dict)
+    """The keys right below a key, so that forgetting a key does not search all others."""
 
     def add_file(self, path: Path, package: str) -> None:
         """Record every value of an option's file, under the key ``package``."""
@@ -45,14 +57,18 @@ class SourceMap:
 
     def take(self, other: SourceMap, key: str) -> None:
         """Copy the entries of a key, and of the keys below it, from another map."""
-        self._forget(key)
+        self.forget(key)
+        for known in other.keys_at(key):
+            self._link(known)
+            for own, others in (
+                (self.texts, other.texts),
+                (self.ambiguous_scalars, other.ambiguous_scalars),
+            ):
+                if known in others:
+                    own[known] = others[known]
+            if known in other.locations:
+                self.locations[known] = other.locations[known]
         below = (f"{key}.", f"{key}[")
-        for own, others in (
-            (self.texts, other.texts),
-            (self.locations, other.locations),
-            (self.ambiguous_scalars, other.ambiguous_scalars),
-        ):
-            own.update({known: value for known, value in others.items() if known == key or known.startswith(below)})
         self.misread_keys |= {known: value for known, value in other.misread_keys.items() if known.startswith(below)}
 
     def add_override(self, key: str, value: Any, text: str) -> None:
@@ -61,17 +77,21 @@ class SourceMap:
             for name, inner in value.items():
                 self.add_override(f"{key}.{name}", inner, format_value(inner))
         else:
-            self._forget(key)
-            parts = key.split(".")
-            for depth in range(1, len(parts)):  # the parents are maps now
-                self.texts.pop(".".join(parts[:depth]), None)
-                self.locations.pop(".".join(parts[:depth]), None)
-            self.texts[key] = text
+            self.forget(key)
+            for parent in parents(key):  # the parents are maps now
+                self.texts.pop(parent, None)
+                self.locations.pop(parent, None)
+            self._record(key, text, None)
 
     def add_removal(self, key: str, text: str) -> None:
         """Record that an override removed a key."""
-        self._forget(key)
+        self.forget(key)
         self.removed[key] = text
+
+    def copy(self, key: str, to: str) -> None:
+        """Record the text and location of a key for another key too."""
+        if key in self.texts:
+            self._record(to, self.texts[key], self.locations.get(key))
 
     def as_written(self, key: str, value: Any) -> str:
         """``key=value`` as the user wrote it, with the file and line if it is from a file. Secrets are masked."""
@@ -90,22 +110,46 @@ class SourceMap:
 
     def location(self, key: str) -> str:
         """Where a value was written, as " (file:line)"; "" for an override or an unknown location."""
-        inside = (location for known, location in self.locations.items() if known.startswith((f"{key}.", f"{key}[")))
-        location = self.locations.get(key) or ("" if key in self.texts else next(inside, ""))
+        inside = (self.locations[known] for known in self.keys_at(key) if known in self.locations)
+        location = self.locations.get(key) or (None if key in self.texts else next(inside, None))
         return f" ({location})" if location else ""
 
-    def _forget(self, key: str, below: str = ".[") -> None:
-        for known in [k for k in self.texts if k == key or (k.startswith(key) and k[len(key)] in below)]:
-            self.texts.pop(known)
-            self.locations.pop(known, None)
+    def keys_at(self, key: str) -> Iterator[str]:
+        """A key and all recorded keys below it."""
+        yield key
+        for inner in list(self._inside.get(key, ())):
+            yield from self.keys_at(inner)
+
+    def forget(self, key: str, below: str = ".[") -> None:
+        """Remove the entries of a key, and of the keys below it that begin with one of these characters."""
+        self.texts.pop(key, None)
+        self.locations.pop(key, None)
+        inside = self._inside.get(key, {})
+        for inner in [inner for inner in inside if inner[len(key)] in below]:
+            self.forget(inner)
+            del inside[inner]
+
+    def _record(self, key: str, text: str, location: Location | None) -> None:
+        self._link(key)
+        self.texts[key] = text
+        if location is not None:
+            self.locations[key] = location
+
+    def _link(self, key: str) -> None:
+        for parent in parents(key):
+            siblings = self._inside.setdefault(parent, {})
+            if key in siblings:
+                return
+            siblings[key] = None
+            key = parent
 
     def _walk(self, node: yaml.Node, key: str, path: Path) -> None:
         if isinstance(node, yaml.MappingNode):
-            self._forget(key, below="[")  # a map is merged into a map, and replaces anything else
+            self.forget(key, below="[")  # a map is merged into a map, and replaces anything else
             for name, inner in node.value:
                 self._walk(inner, key if name.tag == MERGE else self._join(key, name, path), path)
         elif isinstance(node, yaml.SequenceNode):
-            self._forget(key)
+            self.forget(key)
             for index, inner in enumerate(node.value):
                 self._walk(inner, f"{key}[{index}]", path)
         elif isinstance(node, yaml.ScalarNode):
@@ -123,9 +167,8 @@ class SourceMap:
         return actual
 
     def _scalar(self, node: yaml.ScalarNode, key: str, path: Path) -> None:
-        self._forget(key)
-        self.texts[key] = node.value
-        self.locations[key] = f"{shown_path(path)}:{node.start_mark.line + 1}"
+        self.forget(key)
+        self._record(key, node.value, Location(path, node.start_mark.line + 1))
         if node.style or not node.tag.endswith((":int", ":float")):
             return
         if OCTAL.match(node.value) or SEXAGESIMAL.match(node.value):
@@ -150,6 +193,13 @@ def find_misread_keys(path: Path) -> list[str]:
     source_map = SourceMap()
     source_map.add_file(path, "")
     return [message for _, message in source_map.misread_keys.values()]
+
+
+def parents(key: str) -> Iterator[str]:
+    """The keys above a key, the nearest first: ``a.b`` and ``a`` for ``a.b[0]``."""
+    while (cut := max(key.rfind("."), key.rfind("["))) > 0:
+        key = key[:cut]
+        yield key
 
 
 def shown_path(path: Path) -> str:

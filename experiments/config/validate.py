@@ -20,6 +20,7 @@ from experiments.core.errors import ConfigError
 from experiments.core.secrets import find_secret_keys
 
 ROOT = "experiments.config.schema.ExperimentSchema"
+MAX_SUGGESTIONS = 100
 MARKS = ("_target_", "_partial_")
 LAUNCHER_METHODS = ("launch", "submit")
 """A user's launcher has one of these methods."""
@@ -115,7 +116,7 @@ class Validation:
         parent, _, name = key.rpartition(".")
         setting = self.origins.as_written(key, value)
         if parent:
-            self.problems.append(f"{setting}: {parent} has no key {name!r}; {renamed.suggestion(name, spec.arguments)}")
+            self.problems.append(f"{setting}: {parent} has no key {name!r}; {self._suggest(name, spec.arguments)}")
         elif key in self.groups:
             location = self.origins.location(key)
             self.problems.append(
@@ -126,11 +127,17 @@ class Validation:
             inside = [
                 f"{check_component}.{name}"
                 for check_component, node in self.config.items()
-                if isinstance(node, dict) and name in node
+                if len(self.problems) <= MAX_SUGGESTIONS and isinstance(node, dict) and name in node
             ]
-            hint = renamed.suggestion(name, {*spec.arguments, *self.groups}, "`lathe plan --cfg job` shows every key")
+            hint = self._suggest(name, {*spec.arguments, *self.groups}, "`lathe plan --cfg job` shows every key")
             hint = f"did you mean {' or '.join(map(repr, inside))}?" if inside else hint
             self.problems.append(f"{setting}: the configuration has no key {name!r}; {hint}")
+
+    def _suggest(self, name: str, known: Collection[str], otherwise: str = "") -> str:
+        """A hint for an unknown key. The search for a similar name takes a millisecond, so only the first ones get it."""
+        if len(self.problems) > MAX_SUGGESTIONS:
+            return "remove it"
+        return renamed.suggestion(name, known, otherwise)
 
     def _field(self, value: Any, argument: Argument, module: Module, key: str) -> Any:
         name, may_be_null = _class_of(argument.annotation)
@@ -277,7 +284,7 @@ class Validation:
             elif name not in MARKS and not spec.is_open and not self.other_arguments:
                 setting = self.origins.as_written(f"{key}.{name}", value)
                 self.problems.append(
-                    f"{setting}: {short} has no argument {name!r}; {renamed.suggestion(name, spec.arguments)}"
+                    f"{setting}: {short} has no argument {name!r}; {self._suggest(name, spec.arguments)}"
                 )
             elif name not in MARKS:
                 self._check_nested_components(value, f"{key}.{name}", check.wanted_groups(spec, name))

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+import os
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 from rich.table import Table
+
+from experiments.config.rules.slurm import SLURM
+from experiments.core.secrets import resolve
+from experiments.trial.parameters import mask_password
 
 if TYPE_CHECKING:
     from experiments.plan.estimate import ResourceEstimate
@@ -15,6 +20,8 @@ if TYPE_CHECKING:
 
 MIB, GIB = 2**20, 2**30
 MOST_SHOWN = 10
+LOGIN = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
+"""Variables that MLflow sends to the server of the store."""
 
 
 def plan_tables(plan: Plan, estimate: ResourceEstimate, seconds_per_step: float | None) -> Iterator[Table]:
@@ -22,6 +29,50 @@ def plan_tables(plan: Plan, estimate: ResourceEstimate, seconds_per_step: float 
     yield _plan_table(plan, estimate, seconds_per_step)
     if plan.topology.pipe > 1:
         yield _stages_table(plan, estimate)
+
+
+def machine_table(config: Mapping[str, Any]) -> Table | None:
+    """What a shell runs for this experiment, and what is sent to other machines; None if neither happens.
+
+    Args:
+        config: of the experiment, with references to environment variables.
+    """
+    rows = [*_shell_rows(config), *_sent_rows(config)]
+    if not rows:
+        return None
+    table = Table(title="commands and addresses", show_header=False, title_justify="left")
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_column(style="dim", no_wrap=True)
+    for row in rows:
+        table.add_row(*map(escape, row))
+    return table
+
+
+def _shell_rows(config: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    settings, launcher = config["hardware"]["slurm"], config["launcher"]
+    if launcher["_target_"] != SLURM or not settings:
+        return
+    for line in settings["setup"]:
+        yield "shell", line, "hardware.slurm.setup"
+    if launcher.get("python"):
+        yield "interpreter", launcher["python"], "launcher.python"
+    if settings["container"]:
+        yield "container", settings["container"], "hardware.slurm.container"
+    if settings["srun_args"]:
+        yield "srun", " ".join(settings["srun_args"]), "hardware.slurm.srun_args"
+    for name, value in settings["sbatch"].items():
+        yield "sbatch", f"--{name}={value}" if value else f"--{name}", "hardware.slurm.sbatch"
+
+
+def _sent_rows(config: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    if config["launcher"].get("environment"):
+        yield "sent to the nodes", " ".join(config["launcher"]["environment"]), "launcher.environment"
+    if (store := config["tracking"]["store"]) and config["tracking"]["sync"] != "off":
+        login = " and ".join(name for name in LOGIN if name in os.environ)
+        address = mask_password(str(resolve(store)))
+        text = f"{address}, with {login}" if login and address.startswith("http") else address
+        yield "results go to", text, "tracking.store"
 
 
 def _plan_table(plan: Plan, estimate: ResourceEstimate, seconds_per_step: float | None) -> Table:

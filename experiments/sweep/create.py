@@ -161,7 +161,7 @@ def write(draft: SweepDraft) -> Sweep:
     return sweep
 
 
-def extend(sweep: Sweep, overrides: Sequence[str]) -> int:
+def extend(sweep: Sweep, overrides: Sequence[str], trust: Sequence[str] = ()) -> int:
     """Add values, budget or seeds to a sweep; returns the number of new trials.
 
     Raises:
@@ -182,7 +182,10 @@ def extend(sweep: Sweep, overrides: Sequence[str]) -> int:
         return 0
     extended = spec.extend(overrides, provenance["config_dirs"])
     before = sweep.templates()
-    composed, _ = _compose_all(extended, provenance["config_dirs"], sweep.trust) if overrides else (before, None)
+    # Folders that are trusted matter only here: what is composed once stays in the templates.
+    composed, _ = (
+        _compose_all(extended, provenance["config_dirs"], [*sweep.trust, *trust]) if overrides else (before, None)
+    )
     known = [template.choices for template in before.all]
     templates = Templates(
         [*before.all, *(template for template in composed.all if template.choices not in known)],

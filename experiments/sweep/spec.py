@@ -14,6 +14,7 @@ import yaml
 
 from experiments.config import options
 from experiments.config.rules.base import ConfigView
+from experiments.config.rules.trusted_files import TrustedFiles
 from experiments.config.source_map import SourceMap
 from experiments.config.sweep_values import SweepValues
 from experiments.config.validate import Validation
@@ -37,7 +38,7 @@ from experiments.sweep.space import (
     to_yaml,
 )
 from experiments.sweep.space_parser import SpaceParser, explain_syntax_error, parse
-from experiments.sweep.sweep_files import find_sweep_file, read_sweep_file
+from experiments.sweep.sweep_files import find_foreign_settings, find_sweep_file, read_sweep_file
 from experiments.sweep.templates import read_spec
 
 SCHEMA = "experiments.config.schema.SweepSchema"
@@ -166,9 +167,7 @@ class _SpecDraft:
         for name in ("strategy", "pruner"):
             if isinstance(node.get(name), str):  # short form: the name alone
                 node[name] = {"name": node[name]}
-                for known in (draft.source_map.texts, draft.source_map.locations):
-                    if f"sweep.{name}" in known:
-                        known[f"sweep.{name}.name"] = known[f"sweep.{name}"]
+                draft.source_map.copy(f"sweep.{name}", f"sweep.{name}.name")
         if isinstance(node.get("space"), dict):
             parser = SpaceParser(groups, draft.source_map, "sweep.space")
             draft.space = parser.parse_space(node["space"])
@@ -341,7 +340,8 @@ def read(
         name: of a file in a folder ``sweeps``, without ``.yaml``; or a path.
         overrides: ``sweep.KEY=VALUE`` sets a key of the spec, several values extend the space, others are added to ``base``.
         config_dirs: your folders with groups, options and, in ``sweeps``, sweep files.
-        trust: your packages whose classes `_target_` may name.
+        trust: packages whose classes `_target_` may name, and folders. Only a sweep file in one of them, or a built-in one, may
+            set what runs in a shell.
 
     Raises:
         InputError: with all problems.
@@ -350,11 +350,14 @@ def read(
     path = find_sweep_file(name, dirs)
     source_map = SourceMap()
     node = read_sweep_file(path, source_map)
+    groups, files = options.groups(dirs), TrustedFiles(trust, dirs)
+    foreign = list(find_foreign_settings(node, path, files, groups))  # before `from_node` empties the space
     draft = _SpecDraft.from_node(
         {"name": path.stem, **_drop_nulls(node)},
-        options.groups(dirs),
+        groups,
         source_map,
     )
+    draft.problems += foreign
     for override in overrides:
         draft.apply(override)
     return draft.finish(may_be_single=False, find_base_problems=partial(_find_base_problems, config_dirs, trust))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 import sweeps
+from experiments.config.rules.trusted_files import TrustedFiles, find_in_overrides
 from experiments.config.source_map import SourceMap, shown_path
 from experiments.core.errors import ConfigError, InputError, did_you_mean
 
@@ -56,19 +55,49 @@ def read_sweep_file(path: Path, source_map: SourceMap) -> dict[str, Any]:
         InputError: it is not a YAML map.
     """
     from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
 
-    where, subject = shown_path(path), f"the sweep '{path.stem}'"
+    from experiments.config.option_errors import load_file
+
     try:
-        node: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-        source_map.add_file(path, "sweep")
-    except yaml.MarkedYAMLError as err:
-        line = f":{err.problem_mark.line + 1}" if err.problem_mark else ""
-        raise ConfigError([f"{where}{line} is not valid YAML: {err.problem}; correct that line"], subject) from err
-    except (OmegaConfBaseException, yaml.YAMLError, OSError, ValueError, RecursionError) as err:
-        raise ConfigError([f"{where} cannot be read: {str(err).splitlines()[0]}; correct the file"], subject) from err
-    if not isinstance(node, dict):
-        raise ConfigError([f"{where} is a list, not a map; write `key: value` lines"], subject)
+        node: dict[str, Any] = OmegaConf.to_container(load_file(path), resolve=False)  # type: ignore[assignment]
+    except ConfigError as err:
+        raise ConfigError(err.problems, f"the sweep '{path.stem}'") from err
+    source_map.add_file(path, "sweep")
     if not node:
-        raise ConfigError([f"{where} has no keys; write at least `space:`, the values of each key to vary"], subject)
+        message = f"{shown_path(path)} has no keys; write at least `space:`, the values of each key to vary"
+        raise ConfigError([message], f"the sweep '{path.stem}'")
     return node
+
+
+def find_foreign_settings(
+    node: dict[str, Any], path: Path, files: TrustedFiles, groups: Collection[str]
+) -> Iterator[str]:
+    """Every override in a sweep file from somebody else that runs in a shell, sends results or reads the environment."""
+    from experiments.config.overrides import read_override
+
+    if path in files:
+        return
+    points = [override for point in _list(node.get("points")) for override in _list(point)]
+    written: list[tuple[str, Any]] = []
+    for override in [*_list(node.get("base")), *points]:
+        try:
+            written.append(read_override(str(override)))
+        except InputError:  # `apply` or the schema reports it
+            continue
+    written += _flatten(node.get("space"))
+    for key, effect in find_in_overrides(written, groups):
+        hint = f"give `{key.partition('[')[0]}=...` on the command line, or {files.hint(path)}"
+        yield f"{key} ({shown_path(path)}) {effect}, and only a file that you trust may do that; {hint}"
+
+
+def _flatten(space: Any) -> Iterator[tuple[str, Any]]:
+    """Every key of a space with its values, also of the spaces inside options: each key is one of the configuration."""
+    for key, values in space.items() if isinstance(space, dict) else ():
+        if isinstance(values, dict):
+            yield from _flatten(values)
+        else:
+            yield str(key).lstrip("+"), values
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []

@@ -142,7 +142,7 @@ class Templates:
         config["launcher"] = template.config["launcher"]
         source_map = SourceMap()
         for key, value in values.items():
-            source_map.texts[key] = format_value(value)
+            source_map.add_override(key, value, format_value(value))
         validation = Validation(source_map, self.trust, self._groups)
         validation.check_root(config)
         problems = [*validation.problems]

@@ -151,6 +151,11 @@ class Store:
         self.uri, self.runs_dir, self._warnings = uri, runs_dir, list[str]()
         self._database, self._file = store_uri.get_sqlite_path(uri), ""
         if store_uri.is_server(uri):
+            from mlflow.utils.credentials import read_mlflow_creds
+
+            login = read_mlflow_creds()
+            has_login = bool(login.username or login.password or os.environ.get("MLFLOW_TRACKING_TOKEN"))
+            store_uri.check_login(uri, has_login, os.environ.get("MLFLOW_TRACKING_URI"))
             self._client = MlflowClient(tracking_uri=uri)
             return
         database = self._database

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote, urlsplit
 
 from experiments.core.secrets import resolve
 from experiments.trial.trial import Trial
@@ -43,6 +43,32 @@ def resolve_store(store: str | None, runs_dir: Path) -> str:
             f"tracking.store={store} needs the environment variable {name}, which is not set; export it",
             is_permanent=True,
         ) from err
+
+
+def check_login(uri: str, has_login: bool, address: str | None) -> None:
+    """Refuse to send the login of one MLflow server to another one: MLflow itself sends it to every server.
+
+    Args:
+        uri: of the store.
+        has_login: whether MLflow has a user and password, or a token.
+        address: `MLFLOW_TRACKING_URI`, the server that the login is for; None: any that the user names.
+
+    Raises:
+        StoreError: the login is for another server.
+    """
+    if not (has_login and address and is_server(uri)) or _get_origin(uri) == _get_origin(address):
+        return
+    raise StoreError(
+        f"tracking.store={strip_login(uri)} is another server than MLFLOW_TRACKING_URI={strip_login(address)}, which the login "
+        "in MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_TOKEN or ~/.mlflow/credentials is for; set MLFLOW_TRACKING_URI to the "
+        "server that may get the login, or unset the login"
+    )
+
+
+def _get_origin(uri: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(uri)
+    default = {"http": 80, "https": 443}.get(parts.scheme)
+    return parts.scheme, parts.hostname, parts.port or default
 
 
 def is_server(uri: str) -> bool:

@@ -562,3 +562,12 @@ def test_a_command_that_does_not_end_is_no_answer(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("launchers.slurm_tasks.queue.TIMEOUT_S", 0.2)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     assert SlurmQueue(dict(os.environ)).find_lost(["1_0.0"]) == {}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"partition": "cpu\ntouch x #"}, {"account": "a\rb"}, {"sbatch": {"x\ntouch y": "1"}}, {"sbatch": {"x": "1\n"}}],
+)
+def test_an_option_of_sbatch_adds_no_line_to_the_script(settings: dict[str, Any]) -> None:
+    with pytest.raises(LaunchError, match="has a line break or a control character; write it on one line"):
+        Slurm().describe(pool(settings=settings))

@@ -326,3 +326,11 @@ FILES: dict[str, Builder] = {
     "pipe.yaml": lambda path: os.mkfifo(path),
     "place.yaml": lambda path: path.mkdir(),
 }  # fmt: skip
+
+
+def write_experiment(folder: Path, text: str, name: str = "foreign", header: str = "") -> Path:
+    """Write an experiment into a folder of configurations."""
+    path = folder / "experiment" / f"{name}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"# @package _global_\n{header}{text}\n")
+    return path

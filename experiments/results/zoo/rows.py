@@ -21,6 +21,9 @@ from pathlib import Path
 import yaml
 
 from experiments.config import options
+from experiments.config.option_errors import YamlError, read_within_limits
+from experiments.config.overrides import read_override
+from experiments.config.rules.trusted_files import find_in_overrides
 from experiments.config.source_map import shown_path
 from experiments.core.errors import InputError, did_you_mean
 
@@ -110,7 +113,9 @@ def _data_of(row: Row, files: Mapping[str, Path]) -> str:
 def _named_data(path: Path, files: Mapping[str, Path]) -> str:
     """The last option for data in a defaults list, or in that of a parent."""
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
+        content = yaml.load(read_within_limits(path), Loader=yaml.CSafeLoader)
+    except YamlError as err:
+        raise InputError([f"{shown_path(path)} {err}"]) from err
     except (OSError, ValueError, yaml.YAMLError) as err:
         raise InputError([f"{shown_path(path)} cannot be read: {str(err).splitlines()[0]}; correct it"]) from err
     option = ""
@@ -160,6 +165,9 @@ def _row(name: str, path: Path, facts: Mapping[str, str], text: str, published: 
         raise InputError(
             [problem + "`# Measure: test/accuracy_top1 0.97 to 0.99 with data=mnist` or a part of it"]
         ) from None
+    for key, effect in find_in_overrides(map(read_override, overrides), ("launcher",)):
+        where = f"{shown_path(path)}: `Measure: {text}` sets {key}, which {effect}"
+        raise InputError([f"{where}; remove it there, and give `{key}=...` on the command line"])
     return Row(name, facts, match["metric"], ends, overrides, published)
 
 
