@@ -32,14 +32,14 @@ SECRET_PARTS = re.compile(
 """Parts of the name of an environment variable whose value is a secret."""
 NO_SECRETS = ("PWD", "OLDPWD", "SSH_AUTH_SOCK", "XAUTHORITY", "SSH_ASKPASS", "GIT_ASKPASS")
 IDENTIFIERS = re.compile(
-    r"(?:^|_)(?:SHA|COMMIT|REV|REVISION|HASH|DIGEST|UUID|ID|VERSION|PATH|FLAGS|COLORS)(?:_|$)", re.IGNORECASE
+    r"(?:^|_)(?:SHA\d*|COMMIT|REV|REVISION|HASH|DIGEST|UUID|ID|VERSION|PATH|FLAGS|COLORS)(?:_|$)", re.IGNORECASE
 )
 """Names of variables with long random values that are no secrets."""
 PLAIN_WORDS = {
     "true", "false", "none", "null", "basic", "bearer", "digest", "enabled", "disabled", "always", "never", "default", "local",
     "required", "optional", "plain", "login", "simple", "token", "password", "secret", "admin", "empty",
 }  # fmt: skip
-MIN_SECRET, MIN_RANDOM, MIN_ENTROPY = 5, 20, 3.5
+MIN_SECRET, MIN_RANDOM, MIN_ENTROPY, MIN_TURNS = 5, 20, 3.5, 0.2
 LONG_TOKEN = re.compile(r"(?=\S*\d)(?=\S*[A-Za-z])[^\s/]{16,}")
 
 
@@ -90,12 +90,13 @@ def find_secret_variables(environment: Mapping[str, str]) -> set[str]:
 
 
 def _is_random(text: str) -> bool:
-    """True for one long word of high entropy, with letters and digits."""
+    """True for one long word of high entropy in which small letters, capitals and digits take turns: ``a-long-name-2`` is none."""
     if len(text) < MIN_RANDOM or not re.fullmatch(r"[A-Za-z0-9_+/=.~!@#$%^&*-]+", text) or text.count("/") > 1:
         return False
     counts = [text.count(character) / len(text) for character in set(text)]
     entropy = -sum(share * math.log2(share) for share in counts)
-    return entropy >= MIN_ENTROPY and bool(re.search(r"\d", text)) and len(re.findall(r"[A-Za-z]", text)) > 4
+    turns = re.findall(r"[a-z](?=[A-Z0-9])|[A-Z](?=[a-z0-9])|[0-9](?=[A-Za-z])", text)
+    return entropy >= MIN_ENTROPY and len(turns) >= len(text) * MIN_TURNS and bool(re.search(r"\d", text))
 
 
 def find_secret_keys(value: Any, key: str = "") -> Iterator[str]:

@@ -105,6 +105,7 @@ HARMLESS_VARIABLES = {
     "PWD": "/home/me", "OLDPWD": "somewhere", "KEYBOARD": "qwerty", "AUTHOR": "Arthur", "TOKENIZERS_PARALLELISM": "false",
     "MLFLOW_TRACKING_AUTH": "basic", "SSH_AUTH_SOCK": "/tmp/x", "GITHUB_SHA": "9342b58c02cc816888b0d2303487391e9db9ccc3",
     "PATH": "/usr/bin:/bin", "KEY_TIMEOUT": "30000", "TOKEN": "abcd", "MONKEY": "banana", "LANG": "en_GB.UTF-8",
+    "NOTE": "a-long-name-of-a-model-v2-2026", "PACKAGE": "libcudnn9-cuda-12=9.10.2.21-1", "PYTHON_SHA256": "0a1b2c3d" * 8,
 }  # fmt: skip
 
 
