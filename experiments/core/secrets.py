@@ -90,7 +90,7 @@ def find_secret_variables(environment: Mapping[str, str]) -> set[str]:
 
 
 def _is_random(text: str) -> bool:
-    """True for one long word of high entropy in which small letters, capitals and digits take turns: ``a-long-name-2`` is none."""
+    """True for one long word of high entropy whose small letters, capitals and digits take turns; ``a-long-name-2`` is none."""
     if len(text) < MIN_RANDOM or not re.fullmatch(r"[A-Za-z0-9_+/=.~!@#$%^&*-]+", text) or text.count("/") > 1:
         return False
     counts = [text.count(character) / len(text) for character in set(text)]
