@@ -610,6 +610,38 @@ def test_trials_of_a_worker_are_in_the_store(runs_dir: Path) -> None:
     assert curve(runs_dir, "best_value")[-1] == (4, max(state.average_value(point) or 0.0 for point in (0, 1)))
 
 
+@pytest.mark.slow
+def test_killed_workers_and_followers_leave_a_complete_store(runs_dir: Path) -> None:
+    length = ("max_steps=6000", "eval_every_steps=50", "checkpoint.every_steps=50", "log_every_steps=10")
+    points = [{"optimizer.lr": 0.001}, {"optimizer.lr": 0.01}]
+    sweep = sweeps.make_sweep(runs_dir, points, "tracking=sqlite", f"runs_dir={runs_dir}", *length)
+    follower = [sys.executable, "-P", "-m", "experiments.tracking.follow_sweep", str(sweep.folder)]
+    following = subprocess.Popen(follower)
+    sweeps.wait_until(lambda: num_runs(runs_dir) == 1, "the parent's run")  # MLflow's import takes seconds
+    worker = sweeps.start_worker(sweep, "first")
+    query = f"select count(*) from metrics where key = '{METRIC}'"
+    sweeps.wait_until(lambda: sql(runs_dir / "mlflow.db", query)[0][0] >= 2, "a point in the store")
+    child = sweeps.wait_for_child(worker)
+    os.kill(worker.pid, signal.SIGKILL)
+    os.kill(following.pid, signal.SIGKILL)
+    worker.wait()
+    following.wait()
+    sweeps.wait_until(lambda: not Path(f"/proc/{child}").exists(), "the end of the orphan")
+    sweeps.age_heartbeats(sweep)
+    following = subprocess.Popen(follower)
+    assert sweeps.start_worker(sweep, "second").wait(timeout=200) == 0
+    assert following.wait(timeout=100) == 0
+    entries = sweep.ledger().read().entries.values()
+    assert {entry.state for entry in entries} == {"finished"}
+    assert max(entry.attempt for entry in entries) == 2
+    assert set(read_children(runs_dir).values()) == {"FINISHED"}
+    assert read_parent_status(runs_dir) == "FINISHED"
+    assert read_stored_points(runs_dir) == read_journal_points(sweep)
+    steps = Counter((trial, step) for trial, key, step, _ in read_stored_points(runs_dir) if key == METRIC)
+    assert set(steps.values()) == {1}
+    assert len(steps) == 2 * 6000 // 50
+
+
 def test_trial_synced_alone_is_the_same_run(runs_dir: Path) -> None:
     sweep = make_swept(runs_dir, LRS)
     trial = ledgers.ids(1)[0]
