@@ -9,9 +9,10 @@ import random
 import sys
 import tempfile
 import traceback
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy
 import torch
@@ -32,7 +33,7 @@ from experiments.trial.initial_weights import FILE, get_initial_weights
 from experiments.trial.trial import Trial
 from launchers.base import DISK_FULL, DONE, FAILED, JOURNAL_LOST, WRONG_INPUT
 from launchers.ownership import make_private
-from modules.data.base import DataError
+from modules.data.base import ComponentWarning, DataError
 from modules.parallel.base import Rank
 
 CONNECTION_ERRORS = ("gloo/transport", "Connection closed by peer", "Connection reset by peer", "NCCL")
@@ -107,7 +108,12 @@ def run_attempt(
     try:
         config = trial.read_attempt_config(number)
         _set_threads(config["hardware"], shares_cores=rank.rendezvous.startswith("file://"))
-        set_level(config["determinism"], lambda warning: on_running(training.done if training else 0, warning))
+
+        def warn(warning: str) -> None:
+            on_running(training.done if training else 0, warning)
+
+        set_level(config["determinism"], warn)
+        _redirect_warnings(warn)
         checkpoints = Checkpoints(trial.folder, config["checkpoint"]["keep_last"], number)
         plan = make_plan(config)
         if config["hardware"]["memory_gb"] is not None:
@@ -142,6 +148,23 @@ def run_attempt(
         if has_others and _is_caused_by_another_rank(err):
             return fail(f"{SECONDARY}: {describe_error(err)}", FAILED, EXCEPTION, follows=True)
         return fail(_describe(err), FAILED, classify_failure(err), unexpected=True)
+
+
+def _redirect_warnings(warn: Callable[[str], None]) -> None:
+    """Add the warnings of components to those of the run; other warnings are shown as before."""
+    show = warnings.showwarning
+
+    def on_warning(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int,
+        file: TextIO | None = None, line: str | None = None,
+    ) -> None:  # fmt: skip
+        if issubclass(category, ComponentWarning):
+            warn(str(message))
+        else:
+            show(message, category, filename, lineno, file, line)
+
+    warnings.showwarning = on_warning
+    warnings.filterwarnings("always", category=ComponentWarning)
 
 
 def _set_threads(hardware: Mapping[str, Any], *, shares_cores: bool) -> None:

@@ -194,7 +194,8 @@ def fingerprint_data(data: dict[str, Any]) -> dict[str, Any]:
     for parent, folders, names in os.walk(folder):
         folders.sort()
         for path in (Path(parent, name) for name in sorted(names)):
-            digest.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\n".encode())
+            size = path.stat().st_size if path.exists() else 0  # a link may lead to nothing
+            digest.update(f"{path.relative_to(folder).as_posix()}\0{size}\n".encode(errors="surrogateescape"))
             num_files += 1
     return {"num_files": num_files, "names_and_sizes_sha256": digest.hexdigest()}
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol, runtime_checkable
 
+import numpy as np
 from torch import Generator, Tensor
 
 Tensors = Tensor | tuple[Tensor, ...]
@@ -36,6 +37,15 @@ class Split(Protocol):
             indices: int64 [batch], each in ``[0, len(self))``.
             generator: the only source of randomness (augmentation) that the split may use.
         """
+        ...
+
+
+@runtime_checkable
+class ReadsFiles(Protocol):
+    """A split that reads one file per example. Its digest covers their sizes."""
+
+    def file_sizes(self) -> np.ndarray:
+        """Bytes of the file of every example, int64 [examples]."""
         ...
 
 
@@ -192,6 +202,10 @@ class ParallelCorpus(Protocol):
 
 class UserInputError(ValueError):
     """An input of a user cannot be used; the message names the input, the rule and the fix."""
+
+
+class ComponentWarning(UserWarning):
+    """Something that the user of a run should know, raised with `warnings.warn`; the run lists it among its warnings."""
 
 
 class DataError(Exception):

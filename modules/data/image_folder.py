@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -11,17 +14,20 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from modules.data.base import Batch, DataError
+from modules.data.base import Batch, ComponentWarning, DataError
+from modules.data.image.decoding import ENDINGS
 from modules.data.image.image_crop import UnreadableError, make_image_crop
 from modules.data.tensors import check_at_least, check_split
 
-_ENDINGS = (".jpg", ".jpeg", ".png")
+_SYSTEM_FOLDERS = ("__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information")
+"""Folders that archivers and file systems add, besides hidden ones; they are neither classes nor parts of one."""
 
 
 class ImageFolder:
-    """Photos of ``root/folder/{train,val,test}/CLASS/*.{jpg,jpeg,png}``; class ids follow the order of the names.
+    """Photos of ``root/folder/{train,val,test}/CLASS/``; class ids follow the order of the names.
 
-    See `ImageCrop` for how photos are cropped.
+    A photo is a file with an ending of `decoding.ENDINGS`, in the folder of its class or a folder below it. Hidden files and
+    folders are left out. See `ImageCrop` for how photos are cropped.
     """
 
     is_component = True
@@ -91,19 +97,34 @@ class ImageFolder:
         self.class_names = classes
         names: list[bytes] = []
         targets: list[int] = []
+        dropped = Counter[str]()
         for name in self._subfolders(own):
+            folder = self.path / own / name
             if name not in classes:
                 raise DataError(
-                    f"data.folder={self.folder!r}: {self.path / own / name} is a class that the training split does "
+                    f"data.folder={self.folder!r}: {folder} is a class that the training split does "
                     f"not have; every split needs the same folders; remove it, or add {self.path / train / name}"
                 )
-            images = sorted(_images(self.path / own / name))
+            images, others = self._list(folder)
+            if not images and (others or split == "train"):
+                raise DataError(
+                    f"data.folder={self.folder!r}: {folder} has no photo, but {_count(others) or 'no file at all'}; photos are "
+                    f"files that end in {', '.join(ENDINGS)}; convert them, or remove the folder and lower data.num_classes"
+                )
+            dropped += others
             names += [os.fsencode(f"{name}/{image}") for image in images]
             targets += [classes.index(name)] * len(images)
         if not names:
             raise DataError(
                 f"data.folder={self.folder!r}: {self.path / own} has no images; a split needs files that end in "
-                f"{', '.join(_ENDINGS)} in one folder per class; put them there"
+                f"{', '.join(ENDINGS)} in one folder per class; put them there"
+            )
+        if dropped:
+            warnings.warn(
+                f"data.folder={self.folder!r}: {self.path / own} has {len(names)} photos and {dropped.total()} other files, "
+                f"which are left out ({_count(dropped)}); photos end in {', '.join(ENDINGS)}",
+                ComponentWarning,
+                stacklevel=2,
             )
         if split == "train" and self.num_train not in (None, len(names)):
             raise DataError(
@@ -122,9 +143,36 @@ class ImageFolder:
         return torch.zeros(batch_size, *self.image_shape), torch.zeros(batch_size, dtype=torch.int64)
 
     def _subfolders(self, split: str) -> list[str]:
-        path = self.path / split
+        return sorted(entry.name for entry in self._scan(self.path / split) if entry.is_dir())
+
+    def _list(self, folder: Path, above: tuple[str, ...] = ()) -> tuple[list[str], Counter[str]]:
+        """The photos of a class by their sorted paths below its folder, and the number of other files by ending."""
+        images, others = list[str](), Counter[str]()
+        above = (*above, os.path.realpath(folder))
+        for entry in self._scan(folder):
+            if entry.is_dir():
+                if os.path.realpath(entry.path) not in above:  # else a link leads back to where it is
+                    nested, more = self._list(Path(entry.path), above)
+                    images += [f"{entry.name}/{name}" for name in nested]
+                    others += more
+            elif not entry.name.lower().endswith(ENDINGS):
+                others[Path(entry.name).suffix.lower() or "without an ending"] += 1
+            elif entry.is_file():
+                images.append(entry.name)
+            elif entry.is_symlink() and not os.path.exists(entry.path):
+                raise DataError(
+                    f"data.folder={self.folder!r}: {entry.path} is a link to {os.readlink(entry.path)}, which does not exist; "
+                    "every photo must be readable; restore the file or remove the link"
+                )
+            else:
+                others["no file, such as a named pipe"] += 1
+        return sorted(images), others
+
+    def _scan(self, path: Path) -> list[os.DirEntry[str]]:
+        """The entries of a folder, without hidden ones and those of the system."""
         try:
-            return sorted(entry.name for entry in os.scandir(path) if entry.is_dir())
+            with os.scandir(path) as entries:
+                return [each for each in entries if not each.name.startswith(".") and each.name not in _SYSTEM_FOLDERS]
         except OSError as err:
             *others, last = dict.fromkeys(self.split_folders.values())
             wanted = f"{', '.join(others)} and {last}" if others else last
@@ -158,6 +206,14 @@ class ImageSplit:
     def __len__(self) -> int:
         return len(self.names)
 
+    def file_sizes(self) -> np.ndarray:
+        """Bytes of every file, int64 [images]; 0 for a file that is gone."""
+        sizes = np.zeros(len(self.names), np.int64)
+        for number, name in enumerate(self.names):
+            with suppress(OSError):
+                sizes[number] = os.stat(os.path.join(os.fsencode(self.path), name)).st_size
+        return sizes
+
     def batch(self, indices: Tensor, generator: Generator) -> Batch:
         paths = [self.path / os.fsdecode(self.names[index]) for index in indices.tolist()]
         try:
@@ -170,5 +226,7 @@ class ImageSplit:
         return inputs, self.targets.index_select(0, indices)
 
 
-def _images(folder: Path) -> list[str]:
-    return [entry.name for entry in os.scandir(folder) if entry.name.lower().endswith(_ENDINGS)]
+def _count(endings: Counter[str]) -> str:
+    """Such as ``3 .txt, 1 .json``, the most frequent first."""
+    shown = [f"{count} {ending}" for ending, count in endings.most_common(5)]
+    return ", ".join([*shown, "..."] if len(endings) > 5 else shown)

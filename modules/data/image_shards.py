@@ -86,11 +86,12 @@ class ImageShards:
                 f"there; set data.shards.{split}, or LATHE_DATA to the folder that holds {self.folder!r}"
             )
         index = tar_index(self.folder, paths)
-        count, last = len(index.labels), int(index.labels.max(initial=-1))
-        if count == 0 or last >= self.num_classes or int(index.labels.min()) < 0:
+        count, first, last = len(index.labels), int(index.labels.min(initial=0)), int(index.labels.max(initial=-1))
+        fix = "number them so" if first < 0 else f"set data.num_classes={max(1, last + 1)}"
+        if count == 0 or first < 0 or last >= self.num_classes:
             raise DataError(
-                f"data.folder={self.folder!r}: {self.path / self.shards[split]} has {count} photos with classes up to {last}, "
-                f"but data.num_classes={self.num_classes}; set data.num_classes={max(1, last + 1)}"
+                f"data.folder={self.folder!r}: {self.path / self.shards[split]} has {count} photos with classes from {first} to "
+                f"{last}, but data.num_classes={self.num_classes}; classes are numbered from 0, so {fix}"
             )
         if split == "train" and self.num_train not in (None, count):
             raise DataError(

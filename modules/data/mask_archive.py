@@ -11,7 +11,7 @@ from torch import Tensor
 
 from modules.data.base import IGNORED, Batch, DataError
 from modules.data.files import DataFiles
-from modules.data.image.encoded_images import Mode, check_members, decode
+from modules.data.image.encoded_images import Mode, check_members, decode_all
 from modules.data.image.group_split import GroupSplit
 from modules.data.image.masked_images import Distortion, MaskedImage, MaskedImages, read_whole
 from modules.data.tensors import check_at_least, check_image_shape, check_split
@@ -134,8 +134,8 @@ class MaskArchive:
             mode: Mode = "L" if self.image_shape[0] == 1 else "RGB"
             if "classes" in members:
                 self.class_names = self._class_names(members["classes"].tolist())
-            pixels = [image.reshape(*image.shape[:2], -1) for image in decode(members, self.photos, mode)]
-            masks = [[self._classes(mask) for mask in decode(members, member, "classes")] for member in self.masks]
+            pixels = [image.reshape(*image.shape[:2], -1) for image in decode_all(members, self.photos, mode)]
+            masks = [[self._classes(mask) for mask in decode_all(members, member, "classes")] for member in self.masks]
             known = members[self.names].tolist() if self.names is not None else range(len(pixels))
             names = [str(each) if self.names is not None else f"{name}/{each}" for each in known]
             if {len(names), *(len(each) for each in masks)} != {len(pixels)}:

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from io import BytesIO
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Generator, Tensor
 
 from modules.data.base import Batch, DataError
 from modules.data.files import DataFiles
 from modules.data.image import augment
+from modules.data.image.decoding import decode, open_image
 from modules.data.image.user_images import read_fitted
-from modules.data.tensors import TensorSplit, check_at_least, check_image_shape, check_split, hold_back
+from modules.data.tensors import (
+    TensorSplit,
+    check_at_least,
+    check_image_shape,
+    check_labels,
+    check_split,
+    hold_back,
+)
 
 Part = tuple[Tensor, Tensor]
 """Photos, uint8 [photos, channels, height, width], and their classes, int64 [photos]."""
@@ -153,6 +159,14 @@ class PhotoArchive:
         if part not in self._parts:
             names = self.test_names if part == "test" else self.train_names
             images, labels = zip(*(self._read(name, part) for name in names), strict=True)
+            if len({image.shape[2:] for image in images}) > 1:
+                sizes = ", ".join(
+                    f"{name} {image.shape[3]}x{image.shape[2]}" for name, image in zip(names, images, strict=True)
+                )
+                raise DataError(
+                    f"data.folder={self.files.folder!r}: the archives have photos of different sizes ({sizes}); all photos must "
+                    "have one size; create the archives again"
+                )
             photos, classes = torch.cat(images), torch.cat(labels)
             if part == "train" and self.shuffle_seed is not None:
                 # NumPy keeps RandomState's sequence stable.
@@ -164,6 +178,7 @@ class PhotoArchive:
     def _read(self, name: str, part: str) -> Part:
         members = self.files.read_npz(name)
         with self.files.decoding(name):
+            check_labels(members["labels"])
             labels, rows = members["labels"].astype(np.int64), np.arange(len(members["labels"]))
             offsets = members["offsets"].tolist()
             if len(labels) != len(offsets) - 1:
@@ -198,19 +213,20 @@ class PhotoArchive:
 
     def _decode(self, encoded: Sequence[bytes], rows: Sequence[int]) -> Tensor:
         """Decode files to uint8 [photos, channels, height, width]; ``rows`` are their numbers for messages."""
-        mode = "L" if self.image_shape[0] == 1 else "RGB"
+        mode: Literal["L", "RGB"] = "L" if self.image_shape[0] == 1 else "RGB"
         pixels: np.ndarray | None = None
         for number, content in enumerate(encoded):
-            with Image.open(BytesIO(content)) as image:
-                width, height = image.size
-                if pixels is None:
-                    if min(width, height) < self.crop_size:
-                        raise ValueError(f"its photos are {width}x{height}, but data.crop_size is {self.crop_size}")
-                    pixels = np.empty((len(encoded), height, width, len(mode)), np.uint8)
-                if (height, width) != pixels.shape[1:3]:
-                    raise ValueError(
-                        f"photo {rows[number]} has the size {width}x{height}, not {pixels.shape[2]}x{pixels.shape[1]}"
-                    )
-                pixels[number] = np.asarray(image.convert(mode)).reshape(pixels.shape[1:])
+            with open_image(content) as image:
+                photo = decode(image, mode)
+            width, height = photo.size
+            if pixels is None:
+                if min(width, height) < self.crop_size:
+                    raise ValueError(f"its photos are {width}x{height}, but data.crop_size is {self.crop_size}")
+                pixels = np.empty((len(encoded), height, width, len(mode)), np.uint8)
+            if (height, width) != pixels.shape[1:3]:
+                raise ValueError(
+                    f"photo {rows[number]} has the size {width}x{height}, not {pixels.shape[2]}x{pixels.shape[1]}"
+                )
+            pixels[number] = np.asarray(photo).reshape(pixels.shape[1:])
         assert pixels is not None
         return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()

@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 
 from modules.data.base import Batch, DataError
 from modules.data.files import DataFiles
-from modules.data.image.encoded_images import check_members, decode
+from modules.data.image.encoded_images import check_members, decode_all
 from modules.data.image.masked_images import mean_and_deviation, read_whole
 from modules.data.image.scene_text import Lettering
 from modules.data.tensors import check_at_least, check_image_shape, check_split
@@ -109,7 +109,7 @@ class StreetText:
             for name in sorted(self.files.files):
                 members = self.files.read_npz(name)
                 with self.files.decoding(name):
-                    photos += decode(members, self.photos, "RGB")
+                    photos += decode_all(members, self.photos, "RGB")
             if len(photos) < 3:
                 raise DataError(
                     f"data.folder={self.files.folder!r} has {len(photos)} photos, but every split needs one of its own; "

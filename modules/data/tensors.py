@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from math import prod
 
+import numpy as np
 from torch import Generator, Tensor
 
 from modules.data.base import Batch
@@ -89,6 +90,30 @@ def check_image_shape(owner: str, image_shape: Sequence[int], num_features: int)
         )
     channels, height, width = image_shape
     return channels, height, width
+
+
+def check_labels(labels: np.ndarray) -> None:
+    """
+    Raises:
+        ValueError: they are not one whole number of at least 0 for each example.
+    """
+    if labels.ndim != 1 or labels.dtype.kind not in "iub":
+        raise ValueError(
+            f"its labels have the shape {list(labels.shape)} and the type {labels.dtype}, but must be one integer per example"
+        )
+    if len(labels) and int(labels.min()) < 0:
+        raise ValueError(f"it has the label {int(labels.min())}, but labels are numbered from 0")
+
+
+def check_numbers(name: str, values: np.ndarray) -> None:
+    """
+    Raises:
+        ValueError: they are not real, finite numbers.
+    """
+    if values.dtype.kind not in "fiub":
+        raise ValueError(f"its {name} have the type {values.dtype}, but must be real numbers")
+    if not (finite := np.isfinite(values)).all():
+        raise ValueError(f"{int((~finite).sum())} of its {values.size} {name} are not finite numbers (NaN or infinite)")
 
 
 def check_at_least(owner: str, least: int, **numbers: int) -> None:

@@ -12,7 +12,7 @@ from typing import Literal
 from experiments.core.errors import did_you_mean
 
 STDIN = "-"
-ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 """Endings of images in a folder; a file that is named itself may have any ending."""
 Takes = Literal["text", "image"]
 
@@ -98,7 +98,8 @@ def _find_images(arg: str, output: Path | None) -> Iterator[str]:
     path = Path(arg).expanduser()
     if path.is_dir():
         for folder, folders, names in os.walk(path):
-            folders.sort()
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            names = [name for name in names if not name.startswith(".")]
             if not _is_same(folder, output):
                 yield from (os.path.join(folder, name) for name in sorted(names) if name.lower().endswith(ENDINGS))
     elif path.exists() or not has_magic(arg):

@@ -3,36 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from io import BytesIO
 from itertools import pairwise
 from typing import Literal
 
 import numpy as np
 from PIL import Image
 
+from modules.data.image.decoding import decode, load_upright, open_image
+
 Mode = Literal["L", "RGB", "classes"]
 """Grey, colour, or the stored value of a pixel, which may be the index of a palette."""
 
 
-def decode(members: Mapping[str, np.ndarray], names: Sequence[str], mode: Mode) -> Iterator[np.ndarray]:
+def decode_all(members: Mapping[str, np.ndarray], names: Sequence[str], mode: Mode) -> Iterator[np.ndarray]:
     """Decode the images of an archive, in order.
 
     Args:
         members: of the archive.
         names: of two members: the bytes, uint8 [bytes], and the start offsets with the end of the last image, int [images + 1].
-        mode: how pixels are converted.
+        mode: how pixels are converted; photos and masks are rotated by their EXIF data.
 
     Returns:
         uint8 [height, width], or [height, width, 3] for "RGB"; sizes may differ.
 
     Raises:
         KeyError: a member is missing.
-        ValueError, OSError: the bytes are not an image.
+        ValueError: the bytes are not an image.
     """
     encoded, offsets = members[names[0]].tobytes(), members[names[1]].tolist()
     for number, (first, last) in enumerate(pairwise(offsets)):
-        with Image.open(BytesIO(encoded[first:last])) as image:
-            yield np.array(_as_classes(image, number) if mode == "classes" else image.convert(mode), dtype=np.uint8)
+        with open_image(encoded[first:last]) as image:
+            photo = _as_classes(load_upright(image), number) if mode == "classes" else decode(image, mode)
+        yield np.array(photo, dtype=np.uint8)
 
 
 def _as_classes(image: Image.Image, number: int) -> Image.Image:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,8 @@ import torch
 from PIL import Image
 from torch import Generator, Tensor
 
-from modules.data.image.user_images import open_photo
+from modules.data.image.decoding import ImageError, decode, open_image, upright_size
+from modules.data.image.user_images import unreadable
 from modules.data.tensors import check_at_least, check_image_shape
 
 ASPECT_RATIOS = (3 / 4, 4 / 3)
@@ -56,20 +56,19 @@ class ImageCrop:
         for row, (file, draw) in enumerate(zip(files, draws.T.tolist(), strict=True)):
             try:
                 pixels = self._crop_by_area(file, draw) if by_area else self._crop_square(file, draw)
-            except (OSError, ValueError, SyntaxError) as err:
+            except ImageError as err:
                 raise UnreadableError(row, str(err)) from err
             pixels = pixels[:, ::-1] if draw[2] < 0.5 else pixels
             outputs[row] = torch.from_numpy(pixels.astype(np.float32)).permute(2, 0, 1)
         return self._normalise(outputs)
 
     def read(self, paths: Sequence[str]) -> Tensor:
-        """Read photos of a user: upright, with a centre crop.
+        """Read photos of a user as `batch` reads those of the data set, with a centre crop.
 
         Raises:
             UserInputError: a file is not an image.
         """
-        photos = (open_photo(path, "RGB", draft_size=self.resize_size) for path in paths)
-        pixels = np.stack([self._crop_square_of(photo, (0.5, 0.5)) for photo in photos]).astype(np.float32)
+        pixels = np.stack([self._crop_users(path) for path in paths]).astype(np.float32)
         return self._normalise(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous())
 
     def _normalise(self, pixels: Tensor) -> Tensor:
@@ -81,10 +80,16 @@ class ImageCrop:
 
     def _crop_square(self, file: Path | bytes, draw: Sequence[float]) -> np.ndarray:
         """Return uint8 [image_size, image_size, 3]; the first two draws are the position of the crop."""
-        with _open(file) as image:
+        with open_image(file) as image:
             # A JPEG decodes to 1/2, 1/4 or 1/8 at a fraction of the cost.
             image.draft("RGB", (self.resize_size, self.resize_size))
-            return self._crop_square_of(image.convert("RGB"), draw)
+            return self._crop_square_of(decode(image, "RGB"), draw)
+
+    def _crop_users(self, path: str) -> np.ndarray:
+        try:
+            return self._crop_square(Path(path), (0.5, 0.5))
+        except ImageError as err:
+            raise unreadable(path, err) from err
 
     def _crop_square_of(self, photo: Image.Image, draw: Sequence[float]) -> np.ndarray:
         top, left, *_ = draw
@@ -96,12 +101,13 @@ class ImageCrop:
         assert self.min_scale is not None
         top, left, _, size, aspect = draw
         ratio = ASPECT_RATIOS[0] * (ASPECT_RATIOS[1] / ASPECT_RATIOS[0]) ** aspect
-        with _open(file) as image:
-            width, height = image.size
+        with open_image(file) as image:
+            width, height = upright_size(image)
             area = width * height * (self.min_scale + size * (1 - self.min_scale))
             wide, high = min(width, (area * ratio) ** 0.5), min(height, (area / ratio) ** 0.5)
-            image.draft("RGB", (int(width * self.image_size / wide), int(height * self.image_size / high)))
-            photo = image.convert("RGB")
+            draft = int(width * self.image_size / wide), int(height * self.image_size / high)
+            image.draft("RGB", draft if image.size == (width, height) else draft[::-1])
+            photo = decode(image, "RGB")
         scale = photo.width / width
         return self._resize_box(
             photo, (left * (width - wide) * scale, top * (height - high) * scale), (wide * scale, high * scale)
@@ -164,7 +170,3 @@ def make_image_crop(
         None if mean is None else tuple(mean),
         None if std is None else tuple(std),
     )
-
-
-def _open(file: Path | bytes) -> Image.Image:
-    return Image.open(file if isinstance(file, Path) else BytesIO(file))

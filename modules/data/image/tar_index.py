@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from modules.data.base import DataError
+from modules.data.image.decoding import ENDINGS
 
-IMAGES = (".jpg", ".jpeg", ".png")
 LABEL = ".cls"
 
 
@@ -38,7 +38,7 @@ def tar_index(folder: str, paths: Sequence[Path]) -> TarIndex:
     """Index shards in the WebDataset format: photos ``KEY.jpg`` and their classes ``KEY.cls``.
 
     Only headers and classes are read. This takes minutes for a large set, so the index is cached in the user's cache folder,
-    under a hash of the names and sizes of the shards. The library webdataset (1.0.2) only reads shards sequentially.
+    under a hash of the names, sizes and times of the shards. The library webdataset (1.0.2) only reads shards sequentially.
 
     Args:
         folder: of the data set, for messages.
@@ -47,6 +47,12 @@ def tar_index(folder: str, paths: Sequence[Path]) -> TarIndex:
     Raises:
         DataError: a shard cannot be read, or has another format.
     """
+    for path in paths:
+        if not path.is_file():
+            raise DataError(
+                f"data.folder={folder!r}: {path} is not a file, or a link to a file that is gone; every shard must be a file; "
+                "restore or remove it"
+            )
     cache_path = _cache_path(paths)
     if (cached := _read(cache_path)) is not None:
         return cached
@@ -75,11 +81,11 @@ def _photos(folder: str, path: Path) -> list[tuple[int, int, int]]:
                 where, _, name = member.name.rpartition("/")
                 stem, _, ending = name.partition(".")
                 key, ending = f"{where}/{stem}", f".{ending.lower()}"
-                if member.isfile() and ending in IMAGES:
+                if member.isfile() and ending in ENDINGS:
                     images[key] = (member.offset_data, member.size)
                 elif member.isfile() and ending == LABEL and (file := shard.extractfile(member)) is not None:
-                    labels[key] = int(file.read())
-    except (OSError, tarfile.TarError, ValueError) as err:
+                    labels[key] = int(np.int64(int(file.read())))
+    except (OSError, tarfile.TarError, ValueError, OverflowError) as err:
         raise DataError(
             f"data.folder={folder!r}: {path} is damaged or not a shard ({err}); a shard is an uncompressed tar file of KEY.jpg "
             f"and KEY{LABEL}, a number as text; create or download it again"
@@ -94,15 +100,19 @@ def _photos(folder: str, path: Path) -> list[tuple[int, int, int]]:
 
 def _cache_path(paths: Sequence[Path]) -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "lathe" / "shards"
-    key = json.dumps([[str(path), path.stat().st_size] for path in paths])
+    # Tar files are padded, so a rebuilt shard often has the old size. No program can set the time of a change (ctime).
+    stats = [(path, path.stat()) for path in paths]
+    key = json.dumps(
+        [[str(path), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino] for path, stat in stats]
+    )
     return cache / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
 
 
 def _read(cache_path: Path) -> TarIndex | None:
     try:
-        with np.load(cache_path, allow_pickle=False) as members:
+        with np.load(io.BytesIO(cache_path.read_bytes()), allow_pickle=False) as members:
             return TarIndex(*(members[name] for name in ("shards", "offsets", "sizes", "labels")))
-    except (OSError, ValueError, KeyError, EOFError):
+    except Exception:  # a damaged cache raises errors of many classes; it is written again
         return None
 
 

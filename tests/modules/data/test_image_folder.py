@@ -1,3 +1,4 @@
+import os
 import re
 import shutil
 from pathlib import Path
@@ -10,7 +11,7 @@ from PIL import Image
 from torch import Generator, Tensor
 
 from experiments.train.data_loading import training_batches
-from modules.data.base import Batch, DataError
+from modules.data.base import Batch, ComponentWarning, DataError
 from modules.data.image_folder import ImageFolder
 
 
@@ -32,7 +33,6 @@ def folder(tmp_path: Path) -> Path:
             (folder / split / name).mkdir(parents=True)
         for number, image in enumerate(("ant/1.png", "ant/2.JPG", "ant/3.jpeg", "bee/1.png", "bee/2.jpg")):
             _photo(20 + 9 * number, 50 - 7 * number, 40 * number).save(folder / split / image)
-        (folder / split / "bee" / "notes.txt").write_text("no photo")
     return folder
 
 
@@ -92,7 +92,7 @@ def test_a_damaged_photo_is_named_by_workers_too(folder: Path) -> None:
             list(training_batches(split, 5, seed=3, first_step=0, num_steps=1, num_workers=num_workers))
         path = folder / "train" / "bee" / "1.png"
         assert str(caught.value) == (
-            f"data.folder='photos': {path} cannot be read as an image (cannot identify image file '{path}'); "
+            f"data.folder='photos': {path} cannot be read as an image (unknown format); "
             f"every file of a split must be an image; replace or remove it"
         )
 
@@ -111,6 +111,77 @@ def test_folders_that_do_not_fit_are_refused(folder: Path) -> None:
         photo.unlink()
     with pytest.raises(DataError, match=r"test has no images; a split needs files that end in \.jpg, \.jpeg, \.png"):
         _data(folder).load("test")
+
+
+def _save(path: Path, kind: str | None = None) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _photo(20, 20, 9).save(path, kind)
+
+
+def _names(folder: Path, split: str = "train") -> list[str]:
+    return [name.decode() for name in _data(folder).load(split).names.tolist()]
+
+
+def test_hidden_files_and_those_of_the_system_do_not_count(folder: Path) -> None:
+    before = _names(folder)
+    for name in (".ipynb_checkpoints", "__MACOSX", "@eaDir", "bee/.ipynb_checkpoints", "bee/__MACOSX"):
+        _save(folder / "train" / name / "1.png")
+    (folder / "train" / "bee" / "._1.png").write_bytes(b"no photo")
+    (folder / "train" / "bee" / ".DS_Store").write_bytes(b"no photo")
+    (folder / "train" / "notes.txt").write_text("beside the classes")
+    assert _names(folder) == before
+
+
+def test_photos_of_many_endings_and_in_folders_below_their_class_are_read(folder: Path) -> None:
+    for ending in ("webp", "BMP", "Tif", "TIFF", "gif", "ppm", "pgm", "PNG"):
+        _save(folder / "train" / "bee" / "b" / f"x.{ending}")
+    (folder / "far").mkdir()
+    _save(folder / "far" / "y.jpg")
+    (folder / "train" / "bee" / "link").symlink_to(folder / "far")
+    (folder / "train" / "bee" / "loop").symlink_to(folder / "train" / "bee")
+    (folder / "train" / "bee" / "z.png").symlink_to(folder / "far" / "y.jpg")
+    split = _data(folder, augment=False).load("train")
+    added = [name.decode() for name in split.names.tolist() if name.count(b"/") > 1 or b"z" in name]
+    assert added == [
+        *(f"bee/b/x.{ending}" for ending in ("BMP", "PNG", "TIFF", "Tif", "gif", "pgm", "ppm", "webp")),
+        "bee/link/y.jpg",
+        "bee/z.png",
+    ]
+    assert len(split.batch(torch.arange(len(split)), Generator())[0]) == len(split) == len(split.targets) == 15
+
+
+def test_other_files_are_counted_in_a_warning(folder: Path) -> None:
+    for name in ("a.txt", "b.TXT", "nested/c.json", "README"):
+        (folder / "train" / "bee" / name).parent.mkdir(exist_ok=True)
+        (folder / "train" / "bee" / name).write_text("no photo")
+    os.mkfifo(folder / "train" / "bee" / "pipe.png")
+    with pytest.warns(ComponentWarning) as caught:
+        assert len(_data(folder).load("train")) == 5
+    assert re.search(r"train has 5 photos and 5 other files, which are left out \(2 \.txt, ", str(caught[0].message))
+    for part in ("1 .json", "1 without an ending", "1 no file, such as a named pipe"):
+        assert part in str(caught[0].message)
+
+
+def test_a_class_without_photos_is_refused(folder: Path) -> None:
+    (folder / "train" / "cow").mkdir()
+    with pytest.raises(DataError, match="train/cow has no photo, but no file at all; photos are files that end in"):
+        _data(folder, num_classes=3).load("train")
+    for name in ("1.heic", "2.heic", "3.txt"):
+        (folder / "train" / "cow" / name).write_bytes(b"")
+    with pytest.raises(
+        DataError, match=r"train/cow has no photo, but 2 \.heic, 1 \.txt; photos are files that end in \.jpg"
+    ):
+        _data(folder, num_classes=3).load("train")
+    (folder / "val" / "cow").mkdir()
+    assert len(_data(folder, num_classes=3).load("val")) == 5, "a small split may lack a class"
+
+
+def test_a_link_to_a_photo_that_is_gone_is_refused(folder: Path) -> None:
+    (folder / "val" / "bee" / "9.jpg").symlink_to("gone.jpg")
+    with pytest.raises(
+        DataError, match=r"val/bee/9\.jpg is a link to gone\.jpg, which does not exist; every photo must"
+    ):
+        _data(folder).load("val")
 
 
 def test_the_error_for_a_missing_folder_names_its_path() -> None:

@@ -1,4 +1,5 @@
 import io
+import os
 import re
 import tarfile
 from collections.abc import Mapping
@@ -78,20 +79,34 @@ def test_workers_read_the_same_photos(folder: Path) -> None:
     assert all(torch.equal(cast(Tensor, one), cast(Tensor, two)) for one, two in zip(*actual, strict=True))
 
 
-def test_the_index_is_made_once_and_anew_when_a_shard_changes(folder: Path) -> None:
+def test_the_index_is_made_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = sorted(folder.glob("train-*.tar"))
     first = tar_index("photos", paths)
     kept = list((folder.parent / "cache" / "lathe" / "shards").iterdir())
     assert len(kept) == 1
-    for path in paths:  # the same size, and no shard any more: only the kept index can tell
-        path.write_bytes(b"\xff" * path.stat().st_size)
-    assert tar_index("photos", paths).offsets.tolist() == first.offsets.tolist()
-    kept[0].write_bytes(b"damaged")
-    with pytest.raises(DataError, match=r"train-0\.tar is damaged or not a shard"):
-        tar_index("photos", paths)
-    _shard(paths[0], {"0.jpg": _photo(0, "JPEG"), "0.cls": b"2"})
-    assert tar_index("photos", paths[:1]).labels.tolist() == [2]
+    with monkeypatch.context() as patch:
+        patch.setattr(tarfile, "open", None)  # only the kept index can tell
+        assert tar_index("photos", paths).offsets.tolist() == first.offsets.tolist()
+    for damaged in (b"damaged", kept[0].read_bytes()[:-30], b""):
+        kept[0].write_bytes(damaged)
+        assert tar_index("photos", paths).offsets.tolist() == first.offsets.tolist()
     assert sorted(folder.iterdir()) == sorted([*paths, folder / "val-0.tar"]), "nothing is written beside the shards"
+
+
+@pytest.mark.parametrize("keeps", ["name and size", "name, size and time", "all but the file itself"])
+def test_a_rebuilt_shard_is_indexed_anew(folder: Path, keeps: str) -> None:
+    path = folder / "val-0.tar"
+    photos = [_photo(red, "JPEG") for red in (0, 200)]
+    _shard(path, {"0.jpg": photos[0], "0.cls": b"0", "1.jpg": photos[1], "1.cls": b"1"})
+    before = path.stat()
+    assert _data(folder).load("val").targets.tolist() == [0, 1]
+    new = folder / "new.tar" if keeps == "all but the file itself" else path
+    _shard(new, {"0.jpg": photos[1], "0.cls": b"2", "1.jpg": photos[0], "1.cls": b"1"})
+    if keeps != "name and size":
+        os.utime(new, ns=(before.st_atime_ns, before.st_mtime_ns))
+    new.replace(path)
+    assert path.stat().st_size == before.st_size
+    assert _data(folder).load("val").targets.tolist() == [2, 1]
 
 
 def test_without_a_cache_folder_the_index_is_built_every_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,8 +126,16 @@ def test_without_a_cache_folder_the_index_is_built_every_time(folder: Path, monk
             "train-2.tar is damaged or not a shard (invalid literal for int()",
         ),
         (
+            {"a.jpg": _photo(0, "JPEG"), "a.cls": b"9" * 30},
+            "train-2.tar is damaged or not a shard (Python int too large",
+        ),
+        (
+            {"a.jpg": _photo(0, "JPEG"), "a.cls": b"-1"},
+            "train-*.tar has 6 photos with classes from -1 to 2, but data.num_classes=3",
+        ),
+        (
             {"a.jpg": _photo(0, "JPEG"), "a.cls": b"3"},
-            "train-*.tar has 6 photos with classes up to 3, but data.num_classes=3",
+            "train-*.tar has 6 photos with classes from 0 to 3, but data.num_classes=3",
         ),
         (
             {"a.jpg": _photo(0, "JPEG"), "a.cls": b"2"},
@@ -126,6 +149,16 @@ def test_shards_that_do_not_fit_are_refused(folder: Path, files: dict[str, bytes
         _data(folder).load("train")
 
 
+def test_a_shard_that_is_not_a_file_is_reported(folder: Path) -> None:
+    (folder / "val-1.tar").symlink_to("gone.tar")
+    with pytest.raises(DataError, match=r"val-1\.tar is not a file, or a link to a file that is gone"):
+        _data(folder).load("val")
+    (folder / "val-1.tar").unlink()
+    os.mkfifo(folder / "val-1.tar")
+    with pytest.raises(DataError, match=r"val-1\.tar is not a file, or a link"):
+        _data(folder).load("val")
+
+
 def test_a_compressed_shard_and_a_damaged_photo_are_reported(folder: Path) -> None:
     _shard(folder / "val-1.tar", {"a.jpg": _photo(0, "JPEG"), "a.cls": b"0"}, "w:gz")
     with pytest.raises(
@@ -133,7 +166,7 @@ def test_a_compressed_shard_and_a_damaged_photo_are_reported(folder: Path) -> No
     ):
         _data(folder).load("val")
     _shard(folder / "val-1.tar", {"a.jpg": b"no photo", "a.cls": b"0"})
-    with pytest.raises(DataError, match=r"photo 2 in .*val-1\.tar cannot be read as an image \(cannot identify"):
+    with pytest.raises(DataError, match=r"photo 2 in .*val-1\.tar cannot be read as an image \(unknown format"):
         _data(folder).load("val").batch(torch.tensor([0, 2]), Generator())
     split = _data(folder).load("train")
     (folder / "train-0.tar").unlink()

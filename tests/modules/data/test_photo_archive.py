@@ -99,7 +99,7 @@ def test_only_training_is_augmented_and_only_by_its_generator(folder: Path) -> N
 
 def test_a_damaged_photo_is_reported_with_its_file(folder: Path) -> None:
     _write(folder / "tiny_test.npz", [_encode(0), b"no photo"], [0, 1])
-    with pytest.raises(DataError, match=r"tiny/tiny_test\.npz is damaged or of another format \(cannot identify image"):
+    with pytest.raises(DataError, match=r"tiny/tiny_test\.npz is damaged or of another format \(unknown format"):
         _data(folder).load("test")
     _write(folder / "tiny_test.npz", [_encode(0), _encode(0, (16, 16))], [0, 1])
     with pytest.raises(DataError, match=re.escape("photo 1 has the size 16x16, not 32x32")):
@@ -111,6 +111,17 @@ def test_labels_that_do_not_fit_are_refused(folder: Path) -> None:
         DataError, match=r"it has 4 photos of the split 'train', with labels up to 3, but data.num_classes is 3"
     ):
         _data(folder, num_classes=3).load("train")
+    _write(folder / "tiny_test.npz", [_encode(0)], [3], classes=["a"])
+    with np.load(folder / "tiny_test.npz") as archive:
+        members = dict(archive)
+    np.savez(folder / "tiny_test.npz", **(members | {"labels": np.array([-1])}))
+    with pytest.raises(DataError, match="it has the label -1, but labels are numbered from 0"):
+        _data(folder).load("test")
+    _write(folder / "tiny_train_2.npz", [_encode(0, (40, 32))], [0])
+    with pytest.raises(
+        DataError, match=r"different sizes \(tiny_train_1\.npz 32x32, tiny_train_2\.npz 40x32\); all photos"
+    ):
+        _data(folder).load("train")
     with pytest.raises(ValueError, match=r"num_train of at least 1, but got 0"):
         _data(folder, num_val=7).load("train")
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import tarfile
+from io import BytesIO
 from pathlib import Path
 from typing import cast
 
@@ -15,12 +17,16 @@ from torch import Generator, Tensor
 from modules.data.base import Data, DataError, InputReader, Tokenized, UserInputError
 from modules.data.digits import Digits
 from modules.data.idx import IdxImages
+from modules.data.image.encoded_images import decode_all
+from modules.data.image.masked_images import MaskedImage, MaskedImages, read_whole
 from modules.data.image_folder import ImageFolder
+from modules.data.image_shards import ImageShards
 from modules.data.photo_archive import PhotoArchive
 from modules.data.ptb import Ptb
 from modules.data.skip_grams import SkipGrams
 from modules.data.text_file import TextFile
 from tests.support.masks import archive, encode, laid_end_to_end, photo_and_mask, write_archive
+from tests.support.photos import odd_files
 
 
 def evaluated(data: Data, count: int) -> Tensor:
@@ -90,6 +96,42 @@ def test_photos_of_a_folder(tmp_path: Path) -> None:
     assert torch.equal(data.read(paths), evaluated(data, 2))
     with pytest.raises(UserInputError, match=r"nowhere\.png cannot be read"):
         data.read([paths[0], "nowhere.png"])
+
+
+def test_odd_photos_are_read_by_one_rule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """16 bits, transparency, EXIF orientation, floats, CMYK: in each data set that decodes photos."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    files = odd_files() | {"1 bit.png": encode(photo(24, 30, 0)[..., 0] > 99, "PNG")}
+    shapes, paths = ([3, 12, 12], 432, 2), list[str]()
+    for number, (name, content) in enumerate(files.items()):
+        path = tmp_path / "folder" / "test" / ("ant" if number < 9 else "bee") / f"{number:02d}{Path(name).suffix}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        paths.append(str(path))
+    (tmp_path / "folder" / "train").symlink_to(tmp_path / "folder" / "test")
+    folder = ImageFolder(str(tmp_path), "folder", None, 16, 12, True, *shapes)
+    with tarfile.open(tmp_path / "folder" / "a.tar", "w") as shard:
+        for number, (name, content) in enumerate(files.items()):
+            for member, text in ((f"{number}{Path(name).suffix}", content), (f"{number}.cls", b"0")):
+                info = tarfile.TarInfo(member)
+                info.size = len(text)
+                shard.addfile(info, BytesIO(text))
+    names = dict.fromkeys(("train", "val", "test"), "a.tar")
+    shards = ImageShards(str(tmp_path), "folder", names, None, 16, 12, True, *shapes)
+    jpeg, offsets = laid_end_to_end(list(files.values()))
+    np.savez(tmp_path / "folder" / "test.npz", jpeg=jpeg, offsets=offsets, labels=np.zeros(len(files), np.uint8))
+    packed = PhotoArchive(
+        str(tmp_path), "folder", {"train.npz": None, "test.npz": None}, 2, 1, 12, False, *shapes, photo_size=[24, 30]
+    )
+    for data in (folder, shards, packed):
+        assert torch.equal(data.read(paths), evaluated(data, len(files))), type(data)
+    decoded = list(decode_all({"jpeg": jpeg, "offsets": offsets}, ("jpeg", "offsets"), "RGB"))  # photos with masks
+    assert torch.equal(read_whole(paths, 3, (24, 30)), read_whole_pixels(decoded))
+
+
+def read_whole_pixels(photos: list[np.ndarray]) -> Tensor:
+    split = MaskedImages([MaskedImage(pixels, ()) for pixels in photos], (24, 30), None)
+    return cast(Tensor, split.batch(torch.arange(len(photos)), Generator())[0])
 
 
 def test_whole_photos_with_masks(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def test_files_folders_and_patterns_name_images_in_order(folder: Path) -> None:
 def test_arguments_without_an_image_are_reported_together(folder: Path) -> None:
     assert find_problems(["pets/dogg.png", "empty", "pets/*.bmp", "nowhere/x.png", "pets", "-", "-"], "image") == [
         "there is no image pets/dogg.png; did you mean 'dog.png'?",
-        "empty has no image; images end in .jpg, .jpeg, .png, .bmp, .gif, .tif, .tiff, .webp",
+        "empty has no image; images end in .jpg, .jpeg, .png, .bmp, .gif, .tif, .tiff, .webp, .ppm, .pgm",
         "pets/*.bmp matches no file; write another pattern",
         "there is no image nowhere/x.png, as there is no folder nowhere; name an existing file",
         "INPUT - is given twice, but standard input is read once; leave one out",

@@ -1,44 +1,13 @@
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from modules.data.base import UserInputError
-from modules.data.image.user_images import fit, open_photo, to_pixels
+from modules.data.image.user_images import fit, open_photo
 
 RAMP = np.linspace(0, 255, 30).reshape(5, 6).round().astype(np.uint8)
-
-
-def saved(path: Path, image: Image.Image, **more: Any) -> str:
-    image.save(path, **more)
-    return str(path)
-
-
-def grey(path: str) -> np.ndarray:
-    return to_pixels(open_photo(path, "L"))[..., 0]
-
-
-def test_every_mode_of_the_same_picture_reads_the_same(tmp_path: Path) -> None:
-    picture = Image.fromarray(RAMP)
-    for mode in ("L", "RGB", "RGBA", "P", "LA"):
-        assert np.array_equal(grey(saved(tmp_path / f"{mode}.png", picture.convert(mode))), RAMP)
-    deep = Image.fromarray(RAMP.astype(np.uint16) * 257)
-    assert np.array_equal(grey(saved(tmp_path / "deep.png", deep)), RAMP)
-    assert np.array_equal(grey(saved(tmp_path / "deep.tiff", deep)), RAMP)
-
-
-def test_transparent_pixels_become_white(tmp_path: Path) -> None:
-    pixels = np.dstack([RAMP, RAMP, RAMP, np.zeros_like(RAMP)])
-    assert (grey(saved(tmp_path / "clear.png", Image.fromarray(pixels))) == 255).all()
-
-
-def test_a_photo_is_rotated_by_its_exif_orientation(tmp_path: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6  # a quarter to the right brings it upright
-    path = saved(tmp_path / "turned.png", Image.fromarray(RAMP), exif=exif)
-    assert np.array_equal(grey(path), np.rot90(RAMP, -1))
 
 
 def test_fitting_crops_the_centre_and_keeps_photos_of_the_right_size() -> None:
