@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import struct
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -12,7 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from modules.data.base import Batch
-from modules.data.files import DataFiles
+from modules.data.files import DataFiles, decompress
 from modules.data.tensors import TensorSplit, check_at_least, check_image_shape, check_split, hold_back, scale_pixels
 
 _NAMES = {
@@ -108,7 +107,7 @@ def _decode(content: bytes, num_dims: int) -> np.ndarray:
     Raises:
         ValueError: the content has another format, or is incomplete.
     """
-    plain = gzip.decompress(content)
+    plain = decompress(content)
     head = 4 + 4 * num_dims
     if len(plain) < head:
         raise ValueError(f"{len(plain)} bytes are too few for an idx file")

@@ -9,7 +9,7 @@ import torch
 
 from modules.data.base import Batch
 from modules.data.files import DataFiles
-from modules.data.tensors import TensorSplit, check_at_least, check_split, hold_back
+from modules.data.tensors import TensorSplit, check_at_least, check_labels, check_numbers, check_split, hold_back
 
 
 class Mnist1d:
@@ -55,12 +55,14 @@ class Mnist1d:
         members = self.files.read_npz(self.name)
         with self.files.decoding(self.name):
             signals, digits = (members[name] for name in (("x_test", "y_test") if split == "test" else ("x", "y")))
+            check_numbers("signals", signals)
+            check_labels(digits)
             if signals.shape != (len(digits), self.num_features) or int(digits.max()) >= self.num_classes:
                 raise ValueError(
                     f"it has signals {list(signals.shape)} in {int(digits.max()) + 1} classes, but data.num_features "
                     f"is {self.num_features} and data.num_classes {self.num_classes}"
                 )
-        inputs, targets = torch.from_numpy(signals.astype(np.float32)), torch.from_numpy(digits.astype(np.int64))
+            inputs, targets = torch.from_numpy(signals.astype(np.float32)), torch.from_numpy(digits.astype(np.int64))
         if split != "test":
             inputs, targets = hold_back(split, inputs, targets, self.num_train, self.num_val)
         return TensorSplit(inputs, targets)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
@@ -166,10 +165,7 @@ class Ptb:
         return self._read("train")
 
     def _read(self, split: str) -> str:
-        name = self.names[split]
-        content = self.files.read(name)
-        with self.files.decoding(name):
-            return gzip.decompress(content).decode("utf-8")
+        return self.files.read_text(self.names[split])
 
 
 def split_words(text: str) -> list[str]:

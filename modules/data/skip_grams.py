@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Final
@@ -204,12 +203,7 @@ class SkipGrams:
 
     @cached_property
     def _texts(self) -> list[str]:
-        texts = []
-        for name in self.files.files:
-            content = self.files.read(name)
-            with self.files.decoding(name):
-                texts.append((gzip.decompress(content) if name.endswith(".gz") else content).decode("utf-8"))
-        return texts
+        return [self.files.read_text(name) for name in self.files.files]
 
 
 def _part(text: str, split: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Final, Literal
@@ -101,9 +100,8 @@ class TextFile:
 
     @cached_property
     def _text(self) -> str:
-        content = self.files.read(self.name)
+        text = self.files.read_text(self.name)
         with self.files.decoding(self.name):
-            text = (gzip.decompress(content) if self.name.endswith(".gz") else content).decode("utf-8")
             if len(text) < _LEAST:
                 raise ValueError(f"it has {len(text)} characters, but three splits need at least {_LEAST}")
         return text

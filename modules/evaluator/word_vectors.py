@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -150,9 +149,7 @@ class WordVectors:
 
     def _read(self, name: str) -> str:
         assert self.files_of_questions is not None
-        content = self.files_of_questions.read(name)
-        with self._decoding(name):
-            return (gzip.decompress(content) if name.endswith(".gz") else content).decode("utf-8")
+        return self.files_of_questions.read_text(name)
 
     def _decoding(self, name: str) -> AbstractContextManager[None]:
         assert self.files_of_questions is not None

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from io import BytesIO
-from zipfile import ZipFile
 
 from modules.data.base import DataError
 from modules.data.files import DataFiles
@@ -24,10 +21,7 @@ def read_aligned(files: DataFiles, source: str, target: str) -> list[Row]:
     """
     sides = []
     for name in (source, target):
-        content = files.read(name)
-        with files.decoding(name):
-            text = (gzip.decompress(content) if name.endswith(".gz") else content).decode("utf-8")
-        sides.append(text.removesuffix("\n").split("\n"))
+        sides.append(files.read_text(name).removesuffix("\n").split("\n"))
     if len(sides[0]) != len(sides[1]):
         raise DataError(
             f"data.folder={files.folder!r}: {source} has {len(sides[0])} lines and {target} {len(sides[1])}; the files must "
@@ -48,12 +42,8 @@ def read_table(files: DataFiles, name: str, member: str | None, columns: tuple[i
     Raises:
         DataError: the file is missing or damaged, or a line has too few columns.
     """
-    content = files.read(name)
+    text = files.read_text(name) if member is None else files.read_member(name, member)
     with files.decoding(name):
-        if member is not None:
-            with ZipFile(BytesIO(content)) as archive:
-                content = archive.read(member)
-        text = (gzip.decompress(content) if name.endswith(".gz") else content).decode("utf-8")
         rows = []
         for number, line in enumerate(text.removesuffix("\n").split("\n"), start=1):
             cells = line.split("\t")

@@ -53,6 +53,42 @@ def test_an_archive_that_does_not_fit_is_refused(root: str) -> None:
         _data(root).load("val")
 
 
+ODD_LABELS = {
+    "negative": (np.array([0, 1, -1, 2, 0, 1, 2]), "it has the label -1, but labels are numbered from 0"),
+    "one number": (
+        np.array(3),
+        r"its labels have the shape \[\] and the type int64, but must be one integer per example",
+    ),
+    "a table": (np.zeros((7, 2), int), r"its labels have the shape \[7, 2\]"),
+    "floats": (np.zeros(7), "and the type float64, but must be one integer"),
+    "NaN": (np.full(7, np.nan), "and the type float64"),
+    "text": (np.array(["a"] * 7), "and the type <U1"),
+    "fields": (np.zeros(7, [("a", int)]), "but must be one integer per example"),
+    "times": (np.zeros(7, "M8[s]"), "but must be one integer per example"),
+    "too few": (np.zeros(6, int), r"it has signals \[7, 5\]"),
+    "none": (np.zeros(0, int), "."),
+}
+SIGNALS = np.zeros((7, 5))
+ODD_SIGNALS = {
+    "NaN": (np.where(np.arange(5) == 3, np.nan, SIGNALS), "7 of its 35 signals are not finite numbers"),
+    "infinite": (np.where(np.arange(5) == 3, np.inf, SIGNALS), "7 of its 35 signals are not finite numbers"),
+    "complex": (SIGNALS.astype(complex), "its signals have the type complex128, but must be real numbers"),
+    "text": (np.full((7, 5), "a"), "its signals have the type <U1"),
+    "fields": (np.zeros((7, 5), [("a", int)]), "but must be real numbers"),
+    "one number": (np.array(3.0), r"it has signals \[\]"),
+    "flat": (np.zeros(35), r"it has signals \[35\]"),
+}
+
+
+@pytest.mark.parametrize("kind", [*(f"y {kind}" for kind in ODD_LABELS), *(f"x {kind}" for kind in ODD_SIGNALS)])
+def test_odd_arrays_are_a_data_error(root: str, kind: str) -> None:
+    name, _, key = kind.partition(" ")
+    array, message = (ODD_LABELS if name == "y" else ODD_SIGNALS)[key]
+    np.savez(Path(root) / "tiny" / "tiny.npz", **({"x": SIGNALS, "y": np.zeros(7, int)} | {name: array}))
+    with pytest.raises(DataError, match=rf"tiny\.npz is damaged or of another format \(.*{message}"):
+        _data(root).load("train")
+
+
 def test_building_wants_one_archive() -> None:
     with pytest.raises(ValueError, match=r"Mnist1d wants one archive in data.files, but got \['a', 'b'\]"):
         Mnist1d("/nowhere", "tiny", {"b": None, "a": None}, 5, 2, 5, 4)
