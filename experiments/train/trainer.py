@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from experiments.components.assemble import Components
-from experiments.core.errors import InputError, TrainingError
+from experiments.core.errors import InputError
 from experiments.core.seeding import derive_seed
 from experiments.plan.estimate import make_layout
 from experiments.plan.plan import Plan
@@ -25,7 +25,7 @@ from experiments.run.journal import Journal
 from experiments.run.metrics import DELIVERED_STEP, delivered_name
 from experiments.train.async_checkpointer import AsyncCheckpointer, BestCheckpoint
 from experiments.train.checkpoint_loader import CheckpointLoader
-from experiments.train.data_digest import fingerprint
+from experiments.train.data_digest import load_split
 from experiments.train.data_loading import DataShard, evaluation_batches, training_batches
 from experiments.train.evaluator_check import as_numbers, dry_run
 from experiments.train.evaluator_files import EvaluatorArtifacts
@@ -242,21 +242,10 @@ class Trainer:
         self.checkpoints.warnings.clear()
 
     def _load_split(self, name: str) -> Split:
-        """Load a split.
-
-        Raises:
-            TrainingError: the data differ from those of an earlier attempt, so its curves could not be continued.
-        """
-        split = self.components.data.load(name)
-        digest = fingerprint(split)
-        source = self.config["data"].get("folder") or self.config["data"]["_target_"].rpartition(".")[2].lower()
-        if (before := self.previous.digests.get(name, digest)) != digest:
-            raise TrainingError(
-                f"data={source} has changed: the split '{name}' has the digest {digest}, and an earlier attempt had {before}; "
-                "restore the files, or start a new run"
-            )
-        self.journal.data(name=source, digest=digest, num_examples=len(split), split=name)
-        return split
+        return load_split(
+            self.components.data, name, self.config["data"], self.journal, self.previous.digests,
+            is_first=self.rank.number == 0,
+        )  # fmt: skip
 
     def _evaluate(self, name: str, split: Split, done: int) -> None:
         config, engine = self.config, self.components.engine

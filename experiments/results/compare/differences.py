@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from experiments.run.split_digest import differ, is_partial
 from experiments.trial.parameters import flatten_config
 from experiments.trial.record import RunRecord
 from experiments.trial.trial import EXCLUDED
@@ -136,11 +137,17 @@ def _data(one: RunRecord, other: RunRecord, differing: Differences) -> None:
         group += [
             Difference(f"split {name}", _split(splits.get(name)), _split(others.get(name)))
             for name in dict.fromkeys([*splits, *others])
-            if name in splits and name in others and splits[name] != others[name]
+            if name in splits and name in others and _differ(splits[name], others[name])
         ]
+        if any(is_partial(splits[name]["digest"], others[name]["digest"]) for name in splits.keys() & others.keys()):
+            differing.unknown.append("data splits beyond their first examples")
     elif splits or others:
         differing.unknown.append("data splits")
 
 
+def _differ(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return one["num_examples"] != other["num_examples"] or differ(one["digest"], other["digest"])
+
+
 def _split(entry: Mapping[str, Any] | None) -> str:
-    return f"{entry['num_examples']:,} examples, {entry['digest'][:12]}" if entry else ABSENT
+    return f"{entry['num_examples']:,} examples, {entry['digest']}" if entry else ABSENT

@@ -27,6 +27,7 @@ from experiments.results.reproduce.environment import (
 )
 from experiments.results.reproduce.original import Original, open_original
 from experiments.results.reproduce.verdict import Verdict, choose_terms, judge
+from experiments.run.split_digest import PARTIAL, differ, is_partial
 from experiments.run.verdict_file import VERDICT
 from experiments.tracking.store_uri import StoreError
 from experiments.trial import resume
@@ -108,7 +109,7 @@ def _compare(original: Original, args: Namespace, steps: int | None) -> int:
     lines = _data_lines(original.record, other)
     verdict = judge(original.record, other, terms, status=status, reason=reason, data=lines)
     display = Display(sys.stdout)
-    for line in lines:
+    for line in [*lines, *_partial_lines(original.record, other)]:
         display.say(line)
     groups = [group for group, rows in differences(original.record, other).groups.items() if rows]
     if groups:
@@ -181,7 +182,7 @@ def _report(
     terms = choose_terms(original.record, other, tolerance=args.tolerance, up_to=steps, mixed=original.mixed)
     lines = _data_lines(original.record, other)
     verdict = judge(original.record, other, terms, status=status, reason=reason, data=lines)
-    for line in lines:
+    for line in [*lines, *_partial_lines(original.record, other)]:
         display.say(line)
     content = verdict.plain() | {
         "reproduces": dict(original.link),
@@ -215,9 +216,19 @@ def _data_lines(one: RunRecord, other: RunRecord) -> list[str]:
     """One line per split of the data that differs in the repetition."""
     before, now = one.data.get("splits") or {}, other.data.get("splits") or {}
     return [
-        f"data: the split '{name}' has the digest {now[name]['digest'][:12]}, and the run read {before[name]['digest'][:12]}"
+        f"data: the split '{name}' has the digest {now[name]['digest']}, and the run read {before[name]['digest']}"
         for name in before
-        if name in now and now[name]["digest"] != before[name]["digest"]
+        if name in now and differ(now[name]["digest"], before[name]["digest"])
+    ]
+
+
+def _partial_lines(one: RunRecord, other: RunRecord) -> list[str]:
+    """One line per split of the data that could be compared only in part."""
+    before, now = one.data.get("splits") or {}, other.data.get("splits") or {}
+    return [
+        f"data: the split '{name}': {PARTIAL}"
+        for name in before
+        if name in now and is_partial(before[name]["digest"], now[name]["digest"])
     ]
 
 

@@ -114,6 +114,13 @@ def test_data_differs_by_its_splits_and_its_folder() -> None:
     ]
 
 
+def test_a_digest_of_an_earlier_version_is_compared_as_far_as_it_goes() -> None:
+    one, other = ({"splits": {"train": {"digest": digest, "num_examples": 3}}} for digest in ("d1", "d1-e1"))
+    differing = differences(record(data=one), record(data=other))
+    assert not differing.any()
+    assert differing.unknown == ["data splits beyond their first examples"]
+
+
 def test_a_value_that_only_one_record_has_is_unknown_and_not_a_difference() -> None:
     bare = record(code=[], environment={}, data={"files": None})
     differing = differences(record(), bare)
