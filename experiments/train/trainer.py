@@ -26,7 +26,7 @@ from experiments.run.metrics import DELIVERED_STEP, delivered_name
 from experiments.train.async_checkpointer import AsyncCheckpointer, BestCheckpoint
 from experiments.train.checkpoint_loader import CheckpointLoader
 from experiments.train.data_digest import load_split
-from experiments.train.data_loading import DataShard, evaluation_batches, training_batches
+from experiments.train.data_loading import DataShard, check_handover, evaluation_batches, training_batches
 from experiments.train.evaluator_check import as_numbers, dry_run
 from experiments.train.evaluator_files import EvaluatorArtifacts
 from experiments.train.metric_logging import MetricLogger
@@ -99,6 +99,7 @@ class Trainer:
             train, val, test = (
                 self._load_split(name) for name in ("train", "val", "test")
             )  # fail now, not after training
+            self._check_handover(train)
         is_first = self.rank.number == 0
         self.checkpointer = AsyncCheckpointer(engine, self.components.task.model, self.checkpoints, is_first)
         self.loader = CheckpointLoader(engine, self.checkpoints, is_first)
@@ -157,6 +158,11 @@ class Trainer:
                 self.checkpointer.wait()
                 return "interrupted", f"{reason} after step {done}, which is saved"
         return "finished", None
+
+    def _check_handover(self, train: Split) -> None:
+        num_workers, ranks = self.config["num_data_workers"], self.rank.local_world_size
+        if num_workers and not train.in_memory:
+            check_handover(self.components.data, self.plan.batch_size_global // self.shard.count, num_workers, ranks)
 
     def make_engine_config(self) -> EngineConfig:
         """Return the configuration of the engine."""

@@ -1,14 +1,27 @@
+import os
+import pickle
+import resource
 import signal
 from collections.abc import Iterator
 from itertools import chain, pairwise
+from multiprocessing import current_process
+from pathlib import Path
 from typing import cast
 
 import pytest
 import torch
 from torch import Generator, Tensor
 
-from experiments.train.data_loading import DataShard, evaluation_batches, training_batches
-from modules.data.base import Batch, DataError
+from experiments.core.errors import TrainingError
+from experiments.train import data_loading
+from experiments.train.data_loading import (
+    DataShard,
+    TrainingBatches,
+    check_handover,
+    evaluation_batches,
+    training_batches,
+)
+from modules.data.base import Batch, Data, DataError
 
 Shown = list[tuple[list[float], list[int]]]
 
@@ -136,6 +149,88 @@ class Sorted(Noisy):
     def order(self, batch_size: int, generator: Generator) -> Tensor:
         first = int(torch.randint(batch_size, (1,), generator=generator))
         return torch.arange(len(self)).roll(first)
+
+
+class Unsendable(Noisy):
+    """Batches that no worker can send, for a reason of the machine or of their own."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(6, False)
+        self.reason = reason
+
+    def batch(self, indices: Tensor, generator: Generator) -> Batch:
+        if self.reason == "no descriptors":
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        elif self.reason == "no file may be so large":
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+        elif self.reason == "TMPDIR is gone":
+            current_process()._config["tempdir"] = "/nowhere"  # type: ignore[attr-defined]
+        elif self.reason == "TMPDIR is too long":
+            current_process()._config["tempdir"] = "/tmp/" + "x" * 99  # type: ignore[attr-defined]
+        elif self.reason == "a weight with its graph":
+            return torch.ones(len(indices), requires_grad=True) * 2, indices
+        elif self.reason == "an object that cannot be pickled":
+            return (indices, lambda: None), indices  # type: ignore[return-value]
+        return torch.zeros(len(indices), 3000), indices
+
+
+@pytest.mark.parametrize(
+    ("reason", "cause"),
+    [
+        ("no descriptors", "Too many open files"),
+        ("no file may be so large", "File too large"),
+        ("TMPDIR is gone", "No such file or directory"),
+        ("TMPDIR is too long", "AF_UNIX path too long"),
+        ("a weight with its graph", "Cowardly refusing"),
+        ("an object that cannot be pickled", "pickle"),
+    ],
+)
+def test_a_batch_that_a_worker_cannot_send_ends_the_training_with_the_cause(reason: str, cause: str) -> None:
+    with pytest.raises(
+        TrainingError,
+        match=rf"num_data_workers=2: a batch of .* could not be handed over .*{cause}.*num_data_workers=0",
+    ):
+        list(training_batches(Unsendable(reason), 3, seed=5, first_step=0, num_steps=2, num_workers=2))
+
+
+def test_a_batch_that_does_not_arrive_ends_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pickle, "loads", lambda packed: os.open("/nowhere", os.O_RDONLY))
+    with pytest.raises(TrainingError, match=r"num_data_workers=1: a batch could not be handed over .*No such file"):
+        list(training_batches(Noisy(6, False), 3, seed=5, first_step=0, num_steps=2, num_workers=1))
+
+
+def test_workers_send_only_the_part_of_their_replica() -> None:
+    batch = TrainingBatches(Noisy(12, False), 6, 5, DataShard(1, 3))[0]
+    sent = data_loading._own_storage(batch)
+    assert [cast(Tensor, part).untyped_storage().nbytes() for part in sent] == [2 * 4, 2 * 8]
+    assert torch.equal(cast(Tensor, sent[0]), cast(Tensor, batch[0]))
+
+
+class Large:
+    def example(self, batch_size: int) -> Batch:
+        return torch.zeros(batch_size, 2500), torch.zeros(batch_size, 0)
+
+
+def test_too_little_shared_memory_is_reported_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data_loading, "_free_shared_bytes", lambda: 4_799_999)
+    check_handover(cast(Data, Large()), 40, num_workers=2, num_ranks=2)
+    with pytest.raises(
+        ValueError,
+        match=r"num_data_workers=2 needs 4\.8 MB of shared memory \(2 batches of 0\.4 MB for each worker, on 3",
+    ):
+        check_handover(cast(Data, Large()), 40, num_workers=2, num_ranks=3)
+
+
+@pytest.mark.parametrize("kind", ["long", "gone"])
+def test_a_tmpdir_without_sockets_is_reported_before_training(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / ("x" * 99 if kind == "long" else "gone")
+    if kind == "long":
+        folder.mkdir()
+    monkeypatch.setitem(current_process()._config, "tempdir", str(folder))  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match="num_data_workers=2: workers hand batches over by a socket in TMPDIR, but"):
+        check_handover(cast(Data, Large()), 1, num_workers=2, num_ranks=1)
 
 
 def test_a_split_can_define_the_order_of_an_epoch() -> None:
