@@ -128,9 +128,23 @@ def count_micro_batch(
             ) from err
         except Exception as err:  # a user's model may raise anything
             problem = f"model={config['model']['_target_']} does not accept a batch of data ({shapes})"
-            raise PlanError(
-                [f"{problem}: {describe_error(err)}; choose another model, or correct its forward()"], subject
-            ) from err
+            fix = f"{problem}: {describe_error(err)}; choose another model, or correct its forward()"
+            raise PlanError([explain_normalisation(err, batch_size) or fix], subject) from err
+
+
+def explain_normalisation(err: Exception, batch_size: int) -> str | None:
+    """What to do about torch's error where batch normalisation gets one value per channel; None for other errors.
+
+    Args:
+        err: of a forward pass in training mode.
+        batch_size: examples of the micro-batch.
+    """
+    if "Expected more than 1" not in str(err):
+        return None
+    return (
+        f"batch_size_per_device={batch_size}: a layer of the model normalises over single values ({err}); it needs at least 2 "
+        "per channel; set batch_size_per_device to 2 or more, and batch_size_global to a multiple of it, or use larger inputs"
+    )
 
 
 def check_memory(counts: ResourceEstimate, plan: Plan, hardware: Mapping[str, Any]) -> None:

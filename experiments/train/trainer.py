@@ -17,7 +17,7 @@ from torch import Tensor
 from experiments.components.assemble import Components
 from experiments.core.errors import InputError
 from experiments.core.seeding import derive_seed
-from experiments.plan.estimate import make_layout
+from experiments.plan.estimate import explain_normalisation, make_layout
 from experiments.plan.plan import Plan
 from experiments.run.checkpoint import Checkpoints
 from experiments.run.history import PreviousAttempts
@@ -197,7 +197,8 @@ class Trainer:
         try:
             yield
         except ValueError as err:
-            raise InputError([str(err)], f"the plan for '{self.plan.name}'") from err
+            problem = explain_normalisation(err, self.plan.batch_size_per_device) or str(err)
+            raise InputError([problem], f"the plan for '{self.plan.name}'") from err
 
     def _check_evaluator(self) -> None:
         """Evaluate two empty examples, so a wrong evaluator fails now and not after hours.

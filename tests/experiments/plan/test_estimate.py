@@ -14,7 +14,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from experiments.components.assemble import assemble
 from experiments.config.compose import compose
 from experiments.core.errors import PlanError
-from experiments.plan.estimate import ResourceEstimate, estimate, memory_bytes, refuse_if_too_large, seconds_per_step
+from experiments.plan.estimate import (
+    ResourceEstimate,
+    estimate,
+    explain_normalisation,
+    memory_bytes,
+    refuse_if_too_large,
+    seconds_per_step,
+)
 from experiments.plan.plan import make_plan
 from modules.parallel.cost_model.memory import StageMemory
 from modules.parallel.cost_model.step_time import STEP_S
@@ -48,6 +55,27 @@ class _Living(TorchDispatchMode):  # type: ignore[no-untyped-call]
             for key, (weak, size) in self.storages.items()
             if key not in weights and not torch.UntypedStorage._expired(weak)
         )
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.BatchNorm1d(3), (1, 3)),
+        (nn.BatchNorm2d(3), (1, 3, 1, 1)),
+        (nn.GroupNorm(3, 3), (1, 3)),
+        (nn.InstanceNorm2d(3), (1, 3, 1, 1)),
+    ],
+    ids=str,
+)
+def test_normalisation_over_one_value_is_reported_with_its_key(layer: nn.Module, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="Expected more than 1") as caught:
+        layer(torch.zeros(shape))
+    message = explain_normalisation(caught.value, 1)
+    assert message is not None
+    assert message.startswith(
+        "batch_size_per_device=1: a layer of the model normalises over single values (Expected more"
+    )
+    assert explain_normalisation(ValueError("another"), 1) is None
 
 
 @pytest.mark.parametrize(
