@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from experiments.components.assemble import Components
+from experiments.components.unsaved_state import UnsavedState, check_model
 from experiments.core.errors import InputError
 from experiments.core.seeding import derive_seed
 from experiments.plan.estimate import explain_normalisation, make_layout
@@ -93,6 +94,7 @@ class Trainer:
         """
         plan, engine = self.plan, self.components.engine
         with self._as_input_error():
+            check_model(self.components.task.model)
             self._check_evaluator()
             self._count_flops()
             engine.prepare(self.components.task, self.make_engine_config())
@@ -106,6 +108,7 @@ class Trainer:
         self.journal.params(
             {**_plan_params(self.num_parameters, plan), **self._environment_params(), **self._interface_params()}
         )
+        self.unsaved = UnsavedState(self.components)
         first_step = self._restore()
         self.usage = self._make_usage(first_step)
         self.profiler = Profiler(self.profile_folder, self.rank.number, first_step)
@@ -144,6 +147,7 @@ class Trainer:
                 metrics = engine.train_step(batch, step)
             self.done = done = step + 1
             logger.add(done, metrics)
+            self.unsaved.after_step(done - first_step)
             with logger.timer:
                 self._log_profile(step)
             if self._is_due(done, config["eval_every_steps"]):
@@ -335,6 +339,7 @@ class Trainer:
         if best is None and self.checkpointer.last_saved == done:  # as the best
             return
         start = time.perf_counter()
+        self.unsaved.before_save()
         self.checkpointer.wait()
         self._report_warnings()
         metrics = self.evaluated[1] if self.evaluated[0] == done else {}
