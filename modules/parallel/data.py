@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+import warnings
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from modules.data.base import ComponentWarning
 from modules.parallel.base import EngineConfig, TrainingTask
 from modules.parallel.single import Single
 from modules.parallel.topology import Degree
@@ -15,7 +19,8 @@ from modules.parallel.topology import Degree
 class DataParallel(Single):
     """Synchronous data parallelism with torch's reducer, which averages gradients while the backward pass still runs.
 
-    Does not import DeepSpeed. Source: Li et al. 2020, arXiv:2006.15704.
+    Parameters without a gradient, in some or all steps, are trained as in one process: the optimizer leaves out a parameter
+    that no replica used in a step. Does not import DeepSpeed. Source: Li et al. 2020, arXiv:2006.15704.
     """
 
     is_component = True
@@ -42,9 +47,80 @@ class DataParallel(Single):
                 process_group=self.ranks.groups["data"],
                 gradient_as_bucket_view=True,  # one copy of the gradients instead of two
             )
+            self.sparse = {
+                id(module.weight)
+                for module in self.model.modules()
+                if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse
+            }
+            self.all_used = torch.ones(len(self.parameters), device=device)
+            self.unused: list[int] = []
+            self.is_reported = False
 
     def weights(self) -> dict[str, Tensor]:
         return super().weights() if self.ranks.number == 0 else {}
+
+    @contextmanager
+    def _gradient_sync(self) -> Iterator[None]:
+        """Complete the reduction of a backward pass that did not reach every parameter.
+
+        The reducer waits for the gradient of each parameter; this gives it zeros for the others. Its own way,
+        ``find_unused_parameters``, searches the graph in every step, also of models that use all parameters.
+        """
+        if not isinstance(self.trained, DistributedDataParallel):
+            yield
+            return
+        before = None
+        if self.config.num_accumulation > 1:  # a parameter may have a gradient of an earlier micro-batch
+            before = [(each.grad, None if each.grad is None else each.grad._version) for each in self.parameters]
+        yield
+        if before is None:
+            self.unused = [number for number, each in enumerate(self.parameters) if each.grad is None]
+        else:
+            self.unused = [
+                number
+                for number, (each, (grad, version)) in enumerate(zip(self.parameters, before, strict=True))
+                if each.grad is None or (each.grad is grad and each.grad._version == version)
+            ]
+        if self.unused:
+            unused = [self.parameters[number] for number in self.unused]
+            if before is not None:  # those of an earlier micro-batch are used all the same
+                self.unused = [number for number in self.unused if self.parameters[number].grad is None]
+            torch.autograd.backward(unused, [self._zeros(each) for each in unused])
+
+    def _zeros(self, parameter: nn.Parameter) -> Tensor:
+        if id(parameter) in self.sparse:
+            no_rows = torch.empty(1, 0, dtype=torch.int64, device=parameter.device)
+            return torch.sparse_coo_tensor(no_rows, parameter.new_empty(0, *parameter.shape[1:]), parameter.shape)
+        return torch.zeros_like(parameter)
+
+    def _average(self, metrics: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Average the metrics, and remove the gradient of parameters that no replica used."""
+        if not isinstance(self.trained, DistributedDataParallel):
+            return super()._average(metrics)
+        used = self.all_used
+        if self.unused:
+            used = used.clone()
+            used[self.unused] = 0
+        metrics, counts = self.ranks.mean_and_sum(metrics, used)
+        if self.unused:  # only then: reading the counts waits for the device
+            nowhere = [number for number in self.unused if not counts[number]]
+            for number in nowhere:
+                self.parameters[number].grad = None
+            self._report(nowhere)
+        return metrics
+
+    def _report(self, numbers: list[int]) -> None:
+        if self.is_reported or not numbers:
+            return
+        self.is_reported = True
+        named = {id(parameter): name for name, parameter in self.model.named_parameters()}
+        names = [named[id(self.parameters[number])] for number in numbers]
+        shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        warnings.warn(
+            f"{len(names)} of {len(self.parameters)} parameters got no gradient in a step, so it did not train them: {shown}",
+            ComponentWarning,
+            stacklevel=2,
+        )
 
     def _no_gradient_sync(self) -> AbstractContextManager[object]:
         if isinstance(self.trained, DistributedDataParallel):

@@ -91,9 +91,14 @@ class ProcessGroups:
         """Average metrics over the replicas, in one collective."""
         if self.topology.data == 1 or not metrics:
             return metrics
-        stacked = torch.stack([value.detach().float() for value in metrics.values()])
-        stacked = self.sum(stacked, "data") / self.topology.data
-        return dict(zip(metrics, stacked.unbind(), strict=True))
+        return self.mean_and_sum(metrics, None)[0]
+
+    def mean_and_sum(self, metrics: dict[str, Tensor], vector: Tensor | None) -> tuple[dict[str, Tensor], Tensor]:
+        """Average metrics, and sum a float vector on their device, over the replicas, in one collective."""
+        parts = [value.detach().float().reshape(1) for value in metrics.values()]
+        flat = self.sum(torch.cat([*parts, *([] if vector is None else [vector])]), "data")
+        means = (flat[: len(metrics)] / self.topology.data).unbind()
+        return dict(zip(metrics, means, strict=True)), flat[len(metrics) :]
 
     def broadcast_buffers(self, module: nn.Module) -> None:
         """Copy the first replica's buffers to all replicas, whose batch statistics differ."""

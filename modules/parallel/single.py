@@ -40,7 +40,7 @@ class Single:
         self.trained: nn.Module = self.model
 
     def train_step(self, batch: Batch, step: int) -> dict[str, Tensor]:
-        metrics = self.ranks.mean(self.backward(batch))
+        metrics = self._average(self.backward(batch))
         config = self.config
         if config.grad_clip_norm is not None:
             self.scaler.unscale_(self.optimizer)
@@ -56,7 +56,7 @@ class Single:
         self.optimizer.zero_grad(set_to_none=True)
         step_metrics = []
         for number, micro_batch in enumerate(split_micro_batches(batch, config.num_accumulation), start=1):
-            with nullcontext() if number == config.num_accumulation else self._no_gradient_sync():
+            with self._gradient_sync() if number == config.num_accumulation else self._no_gradient_sync():
                 loss, metrics = self.forward.compute_loss(self.trained, micro_batch)
                 if config.num_accumulation > 1:
                     loss = loss / config.num_accumulation
@@ -91,6 +91,14 @@ class Single:
 
     def gather(self, value: float) -> list[float]:
         return self.ranks.gather(value)
+
+    def _average(self, metrics: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Average the metrics of a step over the replicas."""
+        return self.ranks.mean(metrics)
+
+    def _gradient_sync(self) -> AbstractContextManager[object]:
+        """Context of the last backward pass of a step."""
+        return nullcontext()
 
     def _no_gradient_sync(self) -> AbstractContextManager[object]:
         """Context of a backward pass that is not the last of its step: gradients accumulate without an exchange."""
