@@ -61,10 +61,11 @@ def _main(arguments: list[str]) -> int:
 def _call(args: argparse.Namespace) -> int:
     """Import and call the function of a command."""
     from experiments.config.allowlist import allow_local_packages, check_own_packages, trusted
+
+    check_own_packages()  # before the imports that would take another package of the same name
     from experiments.tracking.store_uri import StoreError
     from launchers.base import LaunchError
 
-    check_own_packages()
     allow_local_packages(trusted(getattr(args, "trust", ())))
     command = next(command for command in COMMANDS if command.name == args.command)
     module, _, name = command.function.partition(":")

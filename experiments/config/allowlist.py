@@ -19,7 +19,6 @@ from types import ModuleType
 import yaml
 
 from experiments.core.errors import InputError
-from launchers.ownership import find_foreign_owner, find_squatter
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 OWN = ("modules.", "launchers.")
@@ -81,6 +80,8 @@ def _find_spec(package: str) -> ModuleSpec | None:
 
 
 def _with_settings(trust: Collection[str]) -> tuple[str, ...]:
+    from launchers.ownership import find_foreign_owner, find_squatter  # after `check_own_packages`
+
     path = settings_file()
     if not path.is_file():
         return tuple(trust)
@@ -130,12 +131,12 @@ def allow_local_packages(packages: Collection[str]) -> None:
 
 
 def check_own_packages() -> None:
-    """Check that `conf`, `launchers` and `modules` are Lathe's own packages.
+    """Check that `conf`, `launchers`, `modules` and `sweeps` are Lathe's own packages, before anything imports them.
 
     Raises:
         InputError: another package of the same name comes first on the import path.
     """
-    for name in ("conf", "launchers", "modules"):
+    for name in ("conf", "launchers", "modules", "sweeps"):
         spec = importlib.util.find_spec(name)
         folder = Path(spec.origin).parent if spec and spec.origin else None
         if folder is None or folder.parent.resolve() != PROJECT_ROOT:
