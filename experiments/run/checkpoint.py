@@ -6,6 +6,7 @@ import errno
 import json
 import math
 import shutil
+import time
 import zlib
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from experiments.run.folder_watch import wait_until_back
 
 STATE = "state.json"
 BEST = "best.json"
+MAX_TRIES, PAUSE_S = 5, 0.05
+"""To write a checkpoint in a folder that another process is just removing."""
 
 
 class CheckpointError(Exception):
@@ -86,12 +89,14 @@ class Checkpoints:
         partial, folder = self.folder / f".partial-{step}{own}", self._step_folder(step)
         try:
             self._check_no_later_attempt(step)
-            try:
-                journals = self._write(step, write, state, partial, folder)
-            except FileNotFoundError:  # somebody removed `checkpoints`, or renamed the run folder for a moment
-                if not wait_until_back(self.folder.parent):
-                    raise
-                journals = self._write(step, write, state, partial, folder)
+            for left in reversed(range(MAX_TRIES)):
+                try:
+                    journals = self._write(step, write, state, partial, folder)
+                    break
+                except FileNotFoundError:  # somebody removes `checkpoints`, or renamed the run folder for a moment
+                    if not left or not wait_until_back(self.folder.parent):
+                        raise
+                    time.sleep(PAUSE_S)
         except OSError as err:
             num_bytes = _size(partial)
             shutil.rmtree(partial, ignore_errors=True)
