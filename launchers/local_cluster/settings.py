@@ -137,6 +137,8 @@ def check_owner(folder: Path) -> None:
     Raises:
         LaunchError: other users can read or change what is in the folder, or the folder is a link.
     """
+    if not folder.is_dir() and not folder.is_symlink():
+        return  # it holds no programs
     problem = find_sharing(folder) if is_cluster_folder(folder) else find_foreign_owner(folder)
     if problem is not None:
         raise LaunchError(

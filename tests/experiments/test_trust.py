@@ -108,9 +108,7 @@ def test_commands_that_look_at_a_sweep_build_nothing_in_it(
     (sweep.folder / "provenance.yaml").write_text(yaml.safe_dump(provenance))
     claim_trial(sweep, ids(2)[0])
     end_trial(sweep, ids(2)[0], "failed", value=None, step=3, failure="exception", reason="it failed")
-    monkeypatch.setattr(
-        "experiments.components.instantiate.instantiate", lambda *args: pytest.fail("something is built")
-    )
+    monkeypatch.setattr("experiments.components.instantiate._create", lambda *args: pytest.fail("something is built"))
     for command in (["status"], ["status", "s"], ["status", "s", "--json"], ["logs", "s"], ["ls"], ["report", "s"]):
         main([*command, "--runs-dir", str(runs)])
         assert not marker.exists()
