@@ -77,7 +77,7 @@ class Local:
                 environment["CUDA_VISIBLE_DEVICES"] = devices
             if placement.threads is not None:
                 environment["OMP_NUM_THREADS"] = str(placement.threads)
-            with (folder / f"{placement.worker}.txt").open("a") as log:
+            with (folder / f"{placement.worker}.txt").open("a", encoding="utf-8") as log:
                 pids.append(_start(pool, environment, log.fileno()))
         return f"{socket.gethostname()}:{','.join(map(str, pids))}"
 

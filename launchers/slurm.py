@@ -86,7 +86,7 @@ class Slurm:
                 f"sbatch printed {shorten(output)} and no job number for '{pool.name}', so a job may be there or not; "
                 f"`squeue --me -n '{pool.name}'` shows it, `lathe resume` and `lathe cancel` look for it"
             )
-        (pool.folder / "workers" / f"{job}.sh").write_text(script)
+        (pool.folder / "workers" / f"{job}.sh").write_text(script, encoding="utf-8")
         return job
 
     def find_jobs(self, pool: WorkerPool) -> list[str]:

@@ -19,6 +19,7 @@ from experiments.cli.commands import COMMANDS
 from experiments.config import options, signature
 from experiments.config import type_check as check
 from experiments.config.validate import MARKS, ROOT
+from experiments.core.files.paths import user_path
 from experiments.core.runs_dir import choose_runs_dir
 
 SCRIPTS = {
@@ -159,7 +160,7 @@ def _shared_files_by_name(line: Line) -> list[str]:
 def _paths(current: str, endings: tuple[str, ...] = ()) -> list[str]:
     """Folders, and files with these endings, whose path begins with `current`."""
     parent, name = os.path.split(current)
-    folder = Path(parent or ".").expanduser()
+    folder = user_path(parent or ".")
     entries = sorted(folder.iterdir()) if folder.is_dir() else []
     names = [os.path.join(path.name, "") if path.is_dir() else path.name for path in entries]
     known = [entry for entry in names if entry.endswith(("/", *endings))]

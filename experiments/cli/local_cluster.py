@@ -11,6 +11,7 @@ from typing import Any
 
 from experiments.core.console import make_console
 from experiments.core.errors import InputError
+from experiments.core.files.paths import user_path
 from launchers.local_cluster.cluster import ClusterStatus, LocalCluster, ShapeError
 from launchers.local_cluster.settings import check_flags, choose_default_folder, flag_name, is_cluster_folder
 from launchers.local_cluster.slurm_conf import ACCOUNT, QOS, ClusterSpec
@@ -26,7 +27,7 @@ def cluster(args: argparse.Namespace) -> int:
         InputError: a flag is wrong, or belongs to another action.
         LaunchError: the cluster cannot be started or ended.
     """
-    folder = choose_default_folder() if args.dir is None else Path(os.path.abspath(os.path.expanduser(args.dir)))
+    folder = choose_default_folder() if args.dir is None else Path(os.path.abspath(user_path(args.dir, "--dir")))
     flags = {field.name: value for field in fields(ClusterSpec) if (value := getattr(args, field.name)) is not None}
     if args.action == "up":
         return _up(LocalCluster(folder), flags)

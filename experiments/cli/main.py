@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
 import importlib
+import io
 import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
 
+from experiments.cli.command import Command
 from experiments.cli.commands import COMMANDS
-from experiments.cli.parser import make_parser
+from experiments.cli.parser import check_values, make_parser
 from experiments.core.errors import InputError
 from experiments.core.safe_output import safe_output
+
+LOST_OUTPUT = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EBADF)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,31 +27,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 done, 1 the run failed, 2 the input is wrong.
     """
+    _prepare_streams()
     with safe_output():
         return _main(list(sys.argv[1:] if argv is None else argv))
 
 
 def _main(arguments: list[str]) -> int:
-    if arguments[:1] == ["_complete"]:
-        from experiments.cli.completion import complete
-
-        print("\n".join(complete(arguments[1:])))
-        return 0
-    if arguments[:1] == ["rehearse"]:
-        print("`lathe rehearse` is now called `lathe cluster`; the old name works until 0.2.0", file=sys.stderr)
-        arguments[0] = "cluster"
-    parser, command_parsers = make_parser()
+    trust: list[str] = []
     try:
-        if arguments and arguments[0] in command_parsers:  # flags and overrides may come in any order
-            namespace = argparse.Namespace(command=arguments[0])
-            args = command_parsers[arguments[0]].parse_intermixed_args(list(_join_values(arguments[1:])), namespace)
-        else:
-            args = parser.parse_args(arguments)
-        if args.command is None:
-            parser.print_help()
-            return 0
-        code = _call(args)
-        sys.stdout.flush()  # here, so that a closed pipe is handled below
+        try:
+            code = _run(arguments, trust)
+        except SystemExit as end:  # `--help` and `--version`
+            code = end.code if isinstance(end.code, int) else 0
+        sys.stdout.flush()  # here, so that its errors are handled below
         return code
     except InputError as err:
         print(err, file=sys.stderr)
@@ -54,11 +48,67 @@ def _main(arguments: list[str]) -> int:
         print("interrupted", file=sys.stderr)
         return 1
     except BrokenPipeError:  # `lathe plan --cfg | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return 0
+    except Exception as err:
+        if isinstance(err, OSError) and err.filename is None and err.errno in LOST_OUTPUT:
+            _discard_output()
+            print(
+                f"the output cannot be written: {err.strerror}; free space, or write to another disk", file=sys.stderr
+            )
+            return 1
+        from experiments.cli.unexpected_error import report
+
+        return report(err, trust)
 
 
-def _call(args: argparse.Namespace) -> int:
+def _run(arguments: list[str], trust: list[str]) -> int:
+    """Parse the arguments and call the command; the packages of the user that may run are added to ``trust``."""
+    if arguments[:1] == ["_complete"]:
+        from experiments.cli.completion import complete
+
+        with contextlib.suppress(InputError, OSError, ValueError):  # the user is still typing
+            print("\n".join(complete(arguments[1:])))
+        return 0
+    if arguments[:1] == ["rehearse"]:
+        print("`lathe rehearse` is now called `lathe cluster`; the old name works until 0.2.0", file=sys.stderr)
+        arguments[0] = "cluster"
+    parser, command_parsers = make_parser()
+    if arguments and arguments[0] in command_parsers:  # flags and overrides may come in any order
+        namespace = argparse.Namespace(command=arguments[0])
+        args = command_parsers[arguments[0]].parse_intermixed_args(list(_join_values(arguments[1:])), namespace)
+    else:
+        args = parser.parse_args(arguments)
+    if args.command is None:
+        parser.print_help()
+        return 0
+    command = next(command for command in COMMANDS if command.name == args.command)
+    check_values(command, args)
+    return _call(command, args, trust)
+
+
+def _prepare_streams() -> None:
+    """Let output never fail for a character that the locale lacks, or because a standard stream is closed (`>&-`)."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            # Otherwise the next file that is opened gets the number, and what a child process prints lands in it.
+            descriptor = os.open(os.devnull, os.O_RDWR)
+            if descriptor != number:
+                os.dup2(descriptor, number)
+                os.close(descriptor)
+            os.set_inheritable(number, True)
+            setattr(sys, name, open(number, "r" if number == 0 else "w", encoding="utf-8", closefd=False))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace" if stream is sys.stdout else "backslashreplace")
+
+
+def _discard_output() -> None:
+    """Send the rest of the output nowhere, so that the end of the process reports no second error."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _call(command: Command, args: argparse.Namespace, trust: list[str]) -> int:
     """Import and call the function of a command."""
     from experiments.config.allowlist import allow_local_packages, check_own_packages, trusted
 
@@ -66,8 +116,8 @@ def _call(args: argparse.Namespace) -> int:
     from experiments.tracking.store_uri import StoreError
     from launchers.base import LaunchError
 
-    allow_local_packages(trusted(getattr(args, "trust", ())))
-    command = next(command for command in COMMANDS if command.name == args.command)
+    trust += trusted(getattr(args, "trust", ()))
+    allow_local_packages(trust)
     module, _, name = command.function.partition(":")
     try:
         code: int = getattr(importlib.import_module(module), name)(args)

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import NoReturn
 
 from experiments.cli.command import Command
 from experiments.cli.commands import COMMANDS, OVERRIDES_HELP, RUNS_DIR
 from experiments.core.errors import InputError, did_you_mean
+from experiments.core.files.paths import user_path
 from experiments.core.runs_dir import choose_runs_dir
 
 VERSION = "0.1.0"
 SUMMARY = "Turns YAML into trained, tracked, reproducible models."
+MAY_BE_EMPTY = ("OVERRIDE", "CONDITION", "INPUT", "A", "B")
+"""Arguments whose command has its own message for an empty value, or a meaning."""
 EXAMPLES = """examples:
   lathe run experiment=digits_lenet       train a small network in less than a minute
   lathe plan model=mlp optimizer.lr=0.01  show what a run needs
@@ -95,3 +101,35 @@ def _add_arguments(parser: argparse.ArgumentParser, command: Command) -> None:
         parser.add_argument(*argument.names, **argument.options)
     if RUNS_DIR in command.arguments:
         parser.set_defaults(runs_dir=str(choose_runs_dir()))
+
+
+def check_values(command: Command, args: argparse.Namespace) -> None:
+    """Refuse empty values, which a shell variable that is not set leaves, and read `~` in the folder of the runs.
+
+    Raises:
+        InputError: a value is empty, or the folder of the runs cannot be read.
+    """
+    problems = []
+    for argument in command.arguments:
+        name = str(argument.options.get("dest") or max(argument.names, key=len).lstrip("-")).replace("-", "_")
+        given = getattr(args, name, None)
+        label = argument.names[-1] if argument.is_flag else str(argument.options.get("metavar") or name)
+        for value in given if isinstance(given, list) else [given]:
+            if isinstance(value, str) and not value.strip() and label not in MAY_BE_EMPTY:
+                problems.append(f"{label} is empty; write a value, or leave it out (is a shell variable unset?)")
+    if problems:
+        raise InputError(list(dict.fromkeys(problems)), f"`lathe {command.name}`")
+    if RUNS_DIR in command.arguments:
+        args.runs_dir = str(_check_runs_dir(user_path(args.runs_dir, "--runs-dir")))
+
+
+def _check_runs_dir(runs_dir: Path) -> Path:
+    """A folder that cannot be read must not look like one without runs."""
+    try:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            os.scandir(runs_dir).close()
+    except OSError as err:
+        raise InputError(
+            [f"--runs-dir {runs_dir} cannot be read: {err.strerror}; name the folder of your runs"]
+        ) from err
+    return runs_dir

@@ -13,6 +13,7 @@ import yaml
 from experiments.config.allowlist import trusted
 from experiments.config.rules.topology import is_auto
 from experiments.core.console import make_console
+from experiments.core.files.paths import user_path
 from experiments.plan.plan import Plan, make_plan
 from experiments.plan.tables import layouts_table, machine_table, plan_tables
 from experiments.trial.initial_weights import find_weights, get_initial_weights
@@ -71,7 +72,7 @@ def shared_file(args: argparse.Namespace) -> SharedFile | None:
 def _read_shared_file(name: str) -> SharedFile:
     from experiments.results.share.shared_file import read
 
-    return read(Path(name).expanduser())
+    return read(user_path(name, "--from"))
 
 
 def print_config(experiment: Experiment) -> int:

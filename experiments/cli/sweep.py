@@ -15,6 +15,7 @@ from experiments.launch.run_trial import uses_scheduler
 from experiments.sweep.create import SweepDraft, extend, prepare, write
 from experiments.sweep.ledger import LedgerState
 from experiments.sweep.spec import SweepSpec, read
+from experiments.sweep.status.progress import warn_of_damage
 from experiments.sweep.status.tables import show, show_live
 from experiments.sweep.submit import WorkerRestarts, count_todo, make_pool, retry_unfinished, submit
 from experiments.sweep.sweep import Sweep, find_sweep
@@ -48,6 +49,8 @@ def cancel(args: argparse.Namespace) -> int:
     from experiments.sweep.status import selection
 
     sweep = find_sweep(args.sweep, Path(args.runs_dir), trusted(args.trust))
+    (ledger := sweep.ledger()).read()
+    warn_of_damage(ledger)
     executor = sweep.observer()
     if executor is None:
         sweep.check()
@@ -95,7 +98,8 @@ def resume_sweep(sweep: Sweep, args: argparse.Namespace) -> int:
     from experiments.sweep.worker.reaper import reap
 
     sweep.check()
-    reap(sweep, sweep.ledger(), sweep.executor())
+    reap(sweep, ledger := sweep.ledger(), sweep.executor())
+    warn_of_damage(ledger)
     num_new = extend(sweep, args.overrides, args.trust)
     sweep = Sweep(sweep.folder, sweep.trust)
     num_pending = retry_unfinished(sweep)

@@ -142,7 +142,7 @@ class UnsavedState:
                     with safe_open(path, "pt") as file:
                         found |= {_digest(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118  # no mapping
                 elif path.suffix == ".json":
-                    found |= set(_numbers(json.loads(path.read_text())))
+                    found |= set(_numbers(json.loads(path.read_text(encoding="utf-8"))))
                 elif path.is_file():
                     return None
         return frozenset(found)

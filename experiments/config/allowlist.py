@@ -19,6 +19,7 @@ from types import ModuleType
 import yaml
 
 from experiments.core.errors import InputError
+from experiments.core.files.paths import user_path
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 OWN = ("modules.", "launchers.")
@@ -40,7 +41,7 @@ GROUPS = INNER_GROUPS | {"launcher"}
 
 def settings_file() -> Path:
     """The user's settings on this machine. They are never part of a configuration or of a shared file."""
-    return Path(os.environ.get("XDG_CONFIG_HOME", "~/.config")).expanduser() / "lathe" / "settings.yaml"
+    return user_path(os.environ.get("XDG_CONFIG_HOME") or "~/.config", "XDG_CONFIG_HOME") / "lathe" / "settings.yaml"
 
 
 def trusted(trust: Collection[str] = ()) -> tuple[str, ...]:

@@ -12,7 +12,6 @@ from hydra import initialize_config_module
 from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.plugins.config_source import ConfigResult
@@ -26,13 +25,13 @@ from experiments.config.draft import ConfigDraft
 from experiments.config.experiment import Experiment
 from experiments.config.interpolation import Interpolation
 from experiments.config.option_errors import lists, load_file, other_option
-from experiments.config.overrides import describe_syntax_error, find_fault, mask_secret
+from experiments.config.overrides import find_fault, mask_secret, parse_override
 from experiments.config.rules.all_rules import find_problems
 from experiments.config.rules.trusted_files import TrustedFiles
 from experiments.config.source_map import SourceMap, shown_path
 from experiments.config.type_check import UNKNOWN
 from experiments.config.validate import Validation
-from experiments.core.errors import ConfigError, did_you_mean
+from experiments.core.errors import ConfigError, InputError, did_you_mean
 from experiments.core.renamed import suggestion
 from experiments.core.secrets import find_secret_keys
 
@@ -160,14 +159,13 @@ def _finish(
 
 def _sort_overrides(overrides: Sequence[str], draft: ConfigDraft) -> tuple[list[str], list[Override]]:
     """Split valid overrides into those that choose an option and those that set a value."""
-    parser = OverridesParser.create()
     chosen: list[str] = []
     values: list[Override] = []
     for override_text in overrides:
         try:
-            override = parser.parse_override(override_text)
-        except HydraException as err:
-            draft.problems.append(describe_syntax_error(override_text, str(err).splitlines()[0]))
+            override = parse_override(override_text)
+        except InputError as err:
+            draft.problems += err.problems
             continue
         fault = find_fault(override, draft.groups)
         if fault is not None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import conf
 from experiments.core.errors import InputError
+from experiments.core.files.paths import user_path
 
+MAX_ENTRIES = 20_000
 CONF_DIR = Path(conf.__file__).parent
 
 
@@ -23,7 +26,7 @@ def user_folders(config_dirs: Sequence[str | Path]) -> list[Path]:
     Raises:
         InputError: one is not a folder.
     """
-    dirs = [Path(folder).expanduser().resolve() for folder in config_dirs]
+    dirs = [user_path(folder, "--config-dir").resolve() for folder in config_dirs]
     problems = [
         f"--config-dir {d} is not a folder; name the folder that holds your groups" for d in dirs if not d.is_dir()
     ]
@@ -36,11 +39,28 @@ def groups(config_dirs: Sequence[str | Path] = ()) -> dict[str, dict[str, Path]]
     """The file of every option, by group and option: ``groups()["model"]["mlp"]``."""
     files: dict[str, dict[str, Path]] = {}
     for folder in folders(config_dirs):
-        for path in sorted(filter(Path.is_file, folder.rglob("*.yaml"))):
+        for path in _find_yaml(folder):
             parts = path.relative_to(folder).with_suffix("").parts
             for depth in range(1, len(parts)):
                 files.setdefault("/".join(parts[:depth]), {}).setdefault("/".join(parts[depth:]), path)
     return dict(sorted(files.items()))
+
+
+def _find_yaml(folder: Path) -> list[Path]:
+    """All YAML files below a folder, sorted.
+
+    Raises:
+        InputError: it is the root of too many other files, such as a home folder.
+    """
+    found: list[Path] = []
+    num_entries = 0
+    for parent, inner, names in os.walk(folder):
+        num_entries += len(inner) + len(names)
+        if num_entries > MAX_ENTRIES:
+            problem = f"has more than {MAX_ENTRIES:,} files and folders; name the folder that holds only your groups"
+            raise InputError([f"--config-dir {folder} {problem}"])
+        found += (path for name in names if name.endswith(".yaml") and (path := Path(parent, name)).is_file())
+    return sorted(found)
 
 
 def header(path: Path) -> list[str]:

@@ -8,6 +8,8 @@ from typing import Any
 
 from experiments.config.allowlist import INNER_GROUPS, find_groups, is_own
 from experiments.config.signature import Module, Signature, SourceError, parse
+from experiments.core.files.field_types import MAX_INT
+from experiments.core.format import Unknown
 
 SCALARS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "None": "null"}
 SEVERAL = {"int": "whole numbers", "float": "numbers", "bool": "true or false", "str": "texts"}
@@ -23,7 +25,7 @@ TORCH_BASES = {
 }
 """The groups of components that an argument with such an annotation takes."""
 
-UNKNOWN = object()
+UNKNOWN = Unknown()
 """Replaces a value whose error is already reported; it matches every type."""
 
 
@@ -85,7 +87,8 @@ def canonical(value: Any, annotation: ast.expr | None, module: Module) -> Any:
             spread = items if len(items) == len(value) and not _is_endless(items) else items[:1] * len(value)
             return [canonical(item, inner, module) for item, inner in zip(value, spread, strict=True)]
     names = {_name(member) for member in _members(annotation, module)}
-    return float(value) if type(value) is int and "float" in names and "int" not in names else value
+    is_float = "float" in names and "int" not in names
+    return float(value) if type(value) is int and is_float and abs(value) <= MAX_INT else value
 
 
 def wanted_groups(spec: Signature, name: str) -> frozenset[str]:

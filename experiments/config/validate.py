@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import math
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,7 @@ from experiments.config.signature import Argument, Module, Signature, SourceErro
 from experiments.config.source_map import SourceMap
 from experiments.core import renamed
 from experiments.core.errors import ConfigError
+from experiments.core.files.field_types import MAX_INT
 from experiments.core.secrets import find_secret_keys
 
 ROOT = "experiments.config.schema.ExperimentSchema"
@@ -321,11 +323,27 @@ class Validation:
                 for name, item in value.items()
             }
         wanted = check.mismatch(value, argument.annotation, module)
-        if wanted is not None and key not in self.origins.ambiguous_scalars:
+        if (fault := self._number_fault(key, value)) is not None:
+            self.problems.append(f"{self.origins.as_written(key, value)} {fault}")
+        elif wanted is not None and key not in self.origins.ambiguous_scalars:
             hint = self._hint(key, value, argument, module, wanted)
             self.problems.append(f"{self.origins.as_written(key, value)} is not {wanted}; {hint}")
         self._check_nested_components(value, key, groups)
         return check.canonical(value, argument.annotation, module)
+
+    def _number_fault(self, key: str, value: Any) -> str | None:
+        """What is wrong with a number, or with one in a list. A measured value, outside of a configuration, may be NaN."""
+        if isinstance(value, list):
+            return next(filter(None, (self._number_fault(key, item) for item in value)), None)
+        if isinstance(value, int) and abs(value) > MAX_INT and key != "seed":  # which is only hashed
+            return "is larger than 2^63-1, the largest whole number; write a smaller one"
+        if not isinstance(value, float) or not self.config:
+            return None
+        if math.isnan(value):
+            return "is not a number; write one"
+        # A step of infinite length is never meant; a class of yours may take an infinite limit.
+        is_step = key.partition(".")[0] in ("optimizer", "schedule") or "." not in key
+        return "is infinite; write a number" if is_step and math.isinf(value) else None
 
     def _check_nested_components(self, value: Any, key: str, groups: frozenset[str]) -> None:
         if isinstance(value, dict) and "_target_" in value:
@@ -349,7 +367,7 @@ class Validation:
         if options and "bool" not in options:
             return renamed.suggestion(str(value), options, otherwise="write one of these")
         example = check.example(argument.annotation, module)
-        if isinstance(value, float) and value.is_integer() and "whole number" in wanted:
+        if isinstance(value, float) and value.is_integer() and abs(value) <= MAX_INT and "whole number" in wanted:
             example = str(int(value))
         return f"write `{key}={example}` or the like"
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from experiments.core.files.paths import user_path
 from experiments.core.secrets import resolve
 
 
@@ -28,7 +29,7 @@ def find_data_folder(data: Mapping[str, Any]) -> Path:
     Raises:
         KeyError: an environment variable is not set; the argument is its name.
     """
-    return Path(str(resolve(data["root"]))).expanduser() / str(data["folder"])
+    return user_path(str(resolve(data["root"])), "data.root") / str(data["folder"])
 
 
 def find_missing(data: Mapping[str, Any]) -> MissingFiles | None:

@@ -60,8 +60,21 @@ def _plain(value: Any) -> Any:
 MOST_SHOWN = 60
 
 
+class Unknown:
+    """Stands for a value whose error is already reported."""
+
+
+class _ValueDumper(yaml.SafeDumper):
+    """Writes an unknown value as `...`."""
+
+
+_ValueDumper.add_representer(Unknown, lambda dumper, _: dumper.represent_scalar("tag:yaml.org,2002:str", "..."))
+
+
 def format_value(value: Any) -> str:
     """A value as YAML on one line, truncated if it is long."""
-    text = yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True, sort_keys=False)
+    text = yaml.dump(
+        value, Dumper=_ValueDumper, default_flow_style=True, width=10**6, allow_unicode=True, sort_keys=False
+    )
     text = text.removesuffix("\n").removesuffix("\n...")
     return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."

@@ -45,7 +45,7 @@ def locked(path: Path, *, shared: bool = False, blocking: bool = True) -> Iterat
     Raises:
         OSError: as `acquire`, or the file cannot be opened.
     """
-    with path.open(MODE) as file:
+    with path.open(MODE, encoding="utf-8") as file:
         acquire(file, shared=shared, blocking=blocking)
         yield
 
@@ -63,7 +63,7 @@ def locked_patiently(path: Path, patience_s: float) -> Iterator[None]:
     deadline, pause_s = time.monotonic() + patience_s, 0.001
     with ExitStack() as stack:
         while True:
-            file = stack.enter_context(path.open(MODE))
+            file = stack.enter_context(path.open(MODE, encoding="utf-8"))
             with suppress(BlockingIOError):
                 acquire(file, blocking=False)
                 if _is_at(path, file):  # else it was removed or replaced while this process waited for it

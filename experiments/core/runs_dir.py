@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from experiments.core.files.paths import user_path
+
 VARIABLE, DEFAULT = "LATHE_RUNS", "runs"
 SINGLE = "single"
 """Folder of the runs that belong to no sweep."""
@@ -14,9 +16,13 @@ IGNORE, IGNORE_ALL = ".gitignore", "*\n"
 
 
 def choose_runs_dir(named: str | Path | None = None) -> Path:
-    """The folder that is named, else that in the environment variable, else the default. An empty name counts as none."""
+    """The folder that is named, else that in the environment variable, else the default. An empty name counts as none.
+
+    Raises:
+        InputError: as `user_path`.
+    """
     names = (str(named or ""), os.environ.get(VARIABLE, ""), DEFAULT)
-    return Path(next(name for name in names if name.strip())).expanduser()
+    return user_path(next(name for name in names if name.strip()), "the folder of the runs")
 
 
 def make_ignored(folder: Path, *, is_new: bool = False) -> None:

@@ -58,7 +58,7 @@ class ForkedRank:
 def count_oom_kills() -> int:
     """Return how many processes this machine has killed for lack of memory since it booted; 0 if it does not count them."""
     try:
-        lines = Path("/proc/vmstat").read_text().splitlines()
+        lines = Path("/proc/vmstat").read_text(encoding="utf-8").splitlines()
     except OSError:
         return 0
     return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)

@@ -213,7 +213,7 @@ def _connect(placement: RankPlacement, folder: Path, waiter: SignalWaiter) -> tu
     while time.monotonic() < deadline and not waiter.stop_signal:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             address = json.loads(
-                leader_file(folder, placement).read_text()
+                leader_file(folder, placement).read_text(encoding="utf-8")
             )  # until the leader writes it, of an earlier job
             connection = connect((address["address"], address["port"]), address["token"], placement.rank)
             return LineConnection(connection), address["token"]

@@ -303,10 +303,17 @@ def start_sync(trial: Trial, attempt: int, trust: Sequence[str] = ()) -> subproc
     """
     module = [sys.executable, "-P", "-m", "experiments.tracking.follow_run"]
     command = [*module, str(trial.folder), "--attempt", str(attempt), *(f"--trust={package}" for package in trust)]
-    log = (trial.folder / "attempts" / str(attempt) / "sync.log").open("w")
+    log = (trial.folder / "attempts" / str(attempt) / "sync.log").open("w", encoding="utf-8")
     with log:
         return subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, text=True, start_new_session=True
+            command,
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+            encoding="utf-8",
+            errors="replace",
         )
 
 
@@ -329,7 +336,7 @@ def _finish_sync(monitor: _AttemptMonitor, result: RunResult, timeout_s: float) 
         monitor.display.say(f"the sync continues in the background (process {monitor.sync.pid})")
     if not monitor.folder.is_dir():
         return
-    for line in (monitor.folder / "sync.log").read_text().splitlines():
+    for line in (monitor.folder / "sync.log").read_text(encoding="utf-8").splitlines():
         with contextlib.suppress(ValueError):
             report = json.loads(line)
             result.mlflow |= report if isinstance(report, dict) else {}

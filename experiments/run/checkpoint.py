@@ -8,13 +8,15 @@ import math
 import shutil
 import time
 import zlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from experiments.core.atomic import fsync, write_text
 from experiments.core.errors import InputError
+from experiments.core.files.field_types import is_count, is_number, is_text, matches
+from experiments.core.files.read_file import DamagedFileError, MissingFileError, read_json_map
 from experiments.run import journal
 from experiments.run.folder_watch import wait_until_back
 
@@ -131,7 +133,7 @@ class Checkpoints:
     def _check_no_later_attempt(self, step: int) -> None:
         """Stop an attempt that was considered dead from overwriting checkpoints of its successor."""
         attempts = self.folder.parent / "attempts"
-        later = max((int(path.name) for path in attempts.glob("[0-9]*")), default=0)
+        later = max((int(path.name) for path in attempts.glob("[0-9]*") if path.name.isdecimal()), default=0)
         if self.attempt is not None and later > self.attempt:
             message = f"attempt {later} of this run has begun, so attempt {self.attempt} saves no more checkpoints"
             raise CheckpointError(message, step, message)
@@ -220,12 +222,14 @@ class Checkpoints:
 
     def _best(self) -> dict[str, Any] | None:
         try:
-            best: dict[str, Any] = json.loads((self.folder / BEST).read_text())
-        except FileNotFoundError:
+            best = read_json_map(self.folder / BEST)
+        except MissingFileError:
             return None
-        except PermissionError as err:
-            raise _make_unreadable_error(err) from err
-        except ValueError:
+        except DamagedFileError as err:
+            if isinstance(err.__cause__, PermissionError):
+                raise _make_unreadable_error(err.__cause__) from err
+            best = {}
+        if not matches(best, {"step": is_count, "metric": is_text, "value": is_number}):
             self.warnings.append(f"{self.folder / BEST} is not readable and was skipped; the next best replaces it")
             return None
         return best
@@ -279,10 +283,17 @@ def _seal(folder: Path, step: int, state: dict[str, Any], journals: dict[str, in
     """Flush every file to the disk, and write a list of all files."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     sums = {path.relative_to(folder).as_posix(): [path.stat().st_size, _crc32(path)] for path in files}
+    plain = {"step": step, "state": state, "journals": journals, "files": sums}
+    content = json.loads(json.dumps(plain))  # as it is read: keys are texts
     with (folder / STATE).open("w", encoding="utf-8") as file:
-        json.dump({"step": step, "state": state, "journals": journals, "files": sums}, file, indent=1)
+        json.dump({**content, "crc32": _crc32_of(content)}, file, indent=1)
     for path in [*folder.rglob("*"), folder]:
         fsync(path)
+
+
+def _crc32_of(content: Mapping[str, Any]) -> int:
+    """Checksum of the other values of `state.json`, as JSON gives them back."""
+    return zlib.crc32(json.dumps(content, sort_keys=True).encode())
 
 
 def _crc32(path: Path) -> int:
@@ -303,7 +314,10 @@ def _examine(
         InputError: this user may not read a file.
     """
     try:
-        sealed = json.loads((folder / STATE).read_text())
+        sealed = read_json_map(folder / STATE)
+        expected = sealed.pop("crc32", None)  # checkpoints of the first version have none
+        if expected is not None and expected != _crc32_of(sealed):
+            return f"{STATE} has the wrong checksum", {}
         for name, (size, crc32) in sealed["files"].items():
             if needed is not None and name not in needed:
                 continue
@@ -316,10 +330,16 @@ def _examine(
             return loss, {}
         assert isinstance(sealed["state"], dict)
         return "", sealed
+    except MissingFileError:
+        return f"{STATE} is missing", {}
     except FileNotFoundError as err:
         return f"{Path(err.filename).name} is missing", {}
     except PermissionError as err:
         raise _make_unreadable_error(err) from err
+    except DamagedFileError as err:
+        if isinstance(err.__cause__, PermissionError):
+            raise _make_unreadable_error(err.__cause__) from err
+        return f"{STATE} is not readable", {}
     except (ValueError, KeyError, TypeError, AttributeError, AssertionError):
         return f"{STATE} is not readable", {}
 

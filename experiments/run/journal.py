@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Literal, TypedDict
 
 from experiments.core import atomic, renamed
+from experiments.core.files.read_file import MissingFileError, open_regular, parse_json, read_text
+from experiments.run.event_fields import JOURNAL, is_valid
 
 State = Literal["running", "finished", "failed", "interrupted"]
 FINAL_STATES = frozenset({"finished", "failed", "interrupted"})
@@ -67,13 +69,6 @@ class DataEvent(TypedDict):
 
 
 Event = StateEvent | MetricsEvent | ParamsEvent | ArtifactEvent | DataEvent
-_KEYS = {
-    "state": StateEvent.__required_keys__,
-    "metrics": MetricsEvent.__required_keys__,
-    "params": ParamsEvent.__required_keys__,
-    "artifact": ArtifactEvent.__required_keys__,
-    "data": DataEvent.__required_keys__,
-}
 _encode = json.JSONEncoder(separators=(",", ":")).encode  # floats by repr, so that reading gives back the same value
 
 
@@ -199,18 +194,25 @@ def read(path: Path, offset: int = 0, max_bytes: int | None = None) -> tuple[lis
 
     Returns:
         The events, and the offset for the next read.
+
+    Raises:
+        DamagedFileError: the journal cannot be read.
     """
     lines, end = read_lines(path, offset, max_bytes)
     return [event for line in lines if (event := decode(line)) is not None], end
 
 
 def read_lines(path: Path, offset: int = 0, max_bytes: int | None = None) -> tuple[list[bytes], int]:
-    """Read lines as `read` does, but do not decode them."""
+    """Read lines as `read` does, but do not decode them.
+
+    Raises:
+        DamagedFileError: the journal cannot be read.
+    """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             file.seek(offset)
             lines = file.readlines(-1 if max_bytes is None else max_bytes)
-    except FileNotFoundError:
+    except MissingFileError:
         return [], offset
     if lines and (end := _sealed_at(path)) is not None:
         ends = accumulate(map(len, lines), initial=offset)
@@ -241,33 +243,44 @@ def seal(path: Path) -> None:
 
 
 def _sealed_at(path: Path) -> int | None:
-    """Size at which a journal was sealed."""
+    """Size at which a journal was sealed; None if it was not, or if a crash damaged the file that says so.
+
+    Raises:
+        DamagedFileError: the file cannot be read.
+    """
     try:
-        return int(path.with_name(SEALED).read_text())
-    except FileNotFoundError:
+        return int(read_text(path.with_name(SEALED)))
+    except (MissingFileError, ValueError):
         return None
 
 
 def decode(line: bytes) -> Event | None:
     """Decode one line, with current names; None if it is damaged or of a kind that only a later version knows."""
     try:
-        event = json.loads(line)
+        event = parse_json(line)
     except ValueError:
         return None
-    keys = _KEYS.get(str(event.get("event"))) if isinstance(event, dict) else None
-    if keys is None or not keys <= event.keys():
-        return None
-    if event["event"] == "state":
+    if isinstance(event, dict) and isinstance(event.get("state"), str):
         event["state"] = renamed.state(event["state"])
+    if not is_valid(event, JOURNAL):
+        return None
+    if event["event"] == "state" and not isinstance(event.get("failure"), str | None):
+        del event["failure"]
     elif event["event"] == "metrics" and b"_share" in line:
         event["metrics"] = {renamed.metric(name): value for name, value in event["metrics"].items()}
     return event  # type: ignore[no-any-return]
 
 
+def attempt_folders(run_folder: Path) -> list[Path]:
+    """The folders of a run's attempts, first to last. Other files there, such as `1.old`, are not attempts."""
+    folders = [path for path in (run_folder / "attempts").glob("[0-9]*") if path.name.isdecimal()]
+    return sorted(folders, key=lambda path: int(path.name))
+
+
 def journals(run_folder: Path) -> list[Path]:
     """The journals of a run's attempts, first to last."""
-    paths = (run_folder / "attempts").glob("[0-9]*/journal.jsonl")
-    return sorted(paths, key=lambda path: int(path.parent.name))
+    paths = (folder / "journal.jsonl" for folder in attempt_folders(run_folder))
+    return [path for path in paths if path.exists()]
 
 
 def measure(run_folder: Path) -> dict[str, int]:

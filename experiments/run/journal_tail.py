@@ -52,7 +52,7 @@ class JournalTail:
                 self.first_step = self.step
         elif event["event"] == "params":
             num_steps = event["params"].get("plan.num_steps")
-            self.num_steps = self.num_steps if num_steps is None else int(num_steps)
+            self.num_steps = num_steps if isinstance(num_steps, int) else self.num_steps
         elif event["event"] == "metrics":
             self.step = max(self.step, event["step"])
             for name, summary in self._followed.items():

@@ -22,7 +22,7 @@ def lock_run(run_folder: Path, *, first: bool = False) -> TextIO:
     Raises:
         BlockingIOError: ``first`` is True and another process holds the lock.
     """
-    file = (run_folder / "run.lock").open(MODE)
+    file = (run_folder / "run.lock").open(MODE, encoding="utf-8")
     try:
         if first:
             acquire(file, blocking=False)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from experiments.core.atomic import write_text
+from experiments.core.files.field_types import Check, is_bool, is_count, is_text, is_time, matches, optional
+from experiments.core.files.read_file import DamagedFileError, read_json_map
 
 SECONDARY = "this rank ends, because another rank has ended"
 
@@ -24,6 +26,11 @@ class RankError:
     """Whether the error only follows from the loss of another rank."""
     failure: str | None = None
     """Failure class, of `experiments.run.failure`."""
+
+
+_FIELDS: Mapping[str, Check] = {
+    "rank": is_count, "time": is_time, "reason": is_text, "follows": is_bool, "failure": optional(is_text),
+}  # fmt: skip
 
 
 def log_name(rank: int) -> str:
@@ -47,8 +54,17 @@ def root_cause(folder: Path, *, follows: bool = False) -> RankError | None:
         *folder.glob("error_rank_*.json"),
         *folder.glob("last_word_rank_*.json"),
     ]  # the second: of earlier versions
-    errors = [RankError(**json.loads(path.read_text())) for path in paths]
+    errors = [error for path in paths if (error := _read_error(path)) is not None]
     return min((error for error in errors if error.follows == follows), key=lambda error: error.time, default=None)
+
+
+def _read_error(path: Path) -> RankError | None:
+    """None if a crash damaged the file; the log of the rank holds the error too."""
+    try:
+        fields = read_json_map(path)
+        return RankError(**fields) if matches(fields, _FIELDS) else None
+    except (DamagedFileError, TypeError):  # TypeError: a field of a later version
+        return None
 
 
 class RankLogs:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 from collections.abc import Mapping
@@ -11,7 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from experiments.core import renamed
+from experiments.core.files.field_types import Check, is_count, is_one_of, is_time, matches
+from experiments.core.files.read_file import DamagedFileError, MissingFileError, read_json_map
 from experiments.run.journal import FINAL_STATES
+
+_OUTCOME: Mapping[str, Check] = {
+    "status": is_one_of("finished", "failed", "interrupted", "killed"), "attempt": is_count, "ended": is_time,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -54,12 +59,23 @@ def determine_state(
 
 
 def read_outcome(run_folder: Path) -> dict[str, Any] | None:
-    """What the launching side saw of the last attempt (status, attempt, reason, ended), or None while it runs."""
+    """What the launching side saw of the last attempt (status, attempt, reason, ended), or None while it runs.
+
+    Raises:
+        DamagedFileError: the file is damaged.
+    """
+    path = run_folder / "outcome.json"
     try:
-        outcome: dict[str, Any] = json.loads((run_folder / "outcome.json").read_text())
-    except FileNotFoundError:
+        outcome = read_json_map(path)
+        if isinstance(outcome.get("status"), str):
+            outcome["status"] = renamed.state(outcome["status"])
+        if not matches(outcome, _OUTCOME):
+            raise DamagedFileError(path, "a value is missing or of the wrong type")
+    except MissingFileError:
         return None
-    return {**outcome, "status": renamed.state(outcome["status"])}
+    except DamagedFileError as err:
+        raise DamagedFileError(path, err.cause, "remove it; the journals of the run hold the same") from err
+    return outcome
 
 
 def is_process_alive(host: str, pid: int, since: float) -> bool:
@@ -67,8 +83,10 @@ def is_process_alive(host: str, pid: int, since: float) -> bool:
     if host != socket.gethostname():
         return True
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        boot = next(line for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime"))
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        boot = next(
+            line for line in Path("/proc/stat").read_text(encoding="utf-8").splitlines() if line.startswith("btime")
+        )
     except (FileNotFoundError, ProcessLookupError):
         return False
     started = int(boot.split()[1]) + int(fields[19]) / os.sysconf("SC_CLK_TCK")

@@ -14,6 +14,9 @@ from typing import Any, Literal
 
 from experiments.core import lock, renamed
 from experiments.core.errors import InputError
+from experiments.core.files.field_types import is_map
+from experiments.core.files.read_file import MissingFileError, open_regular, parse_json
+from experiments.run.event_fields import LEDGER, is_valid
 from experiments.run.journal import cut_torn_tail
 
 State = Literal["pending", "running", "finished", "pruned", "failed", "cancelled"]
@@ -22,6 +25,7 @@ PATIENCE_S = 20.0
 """How long a process may hold the lock of a ledger; it takes milliseconds, unless it was stopped."""
 MAX_WRITES = 5
 ENDED: frozenset[State] = frozenset({"finished", "pruned", "failed", "cancelled"})
+MAX_LISTED = 5
 
 
 @dataclass
@@ -145,7 +149,9 @@ class Ledger:
         self.folder = folder
         self.path = folder / "ledger.jsonl"
         self.state = LedgerState()
-        self._offset = 0
+        self.damaged_lines: list[int] = []
+        """Numbers of the lines that were skipped, because a crash or an editor damaged them."""
+        self._offset = self._num_lines = 0
         self._is_locked = False
 
     def read(self) -> LedgerState:
@@ -155,37 +161,67 @@ class Ledger:
         return self.state
 
     def read_events(self) -> Iterator[Event]:
-        """Apply the new events one by one, and yield each after that. An incomplete last line is left for the next call."""
+        """Apply the new events one by one, and yield each after that. An incomplete last line is left for the next call.
+
+        A damaged line is skipped and listed in `damaged_lines`.
+
+        Raises:
+            DamagedFileError: the file cannot be read.
+        """
         try:
-            with self.path.open("rb") as file:
+            with open_regular(self.path) as file:
                 file.seek(self._offset)
                 lines = file.readlines()
-        except FileNotFoundError:
+        except MissingFileError:
             return
         for line in lines:
             if line.endswith(b"\n"):
                 self._offset += len(line)
-                event = self.upgrade_event(json.loads(line))
-                self.state.apply(event)
-                yield event
+                self._num_lines += 1
+                event = self._decode(line)
+                if event is not None:
+                    self.state.apply(event)
+                    yield event
 
-    def upgrade_event(self, event: dict[str, Any]) -> dict[str, Any]:
-        """Replace the names of earlier versions in an event by the current ones."""
-        if "state" in event:
+    def _decode(self, line: bytes) -> dict[str, Any] | None:
+        """One event, with current names; None if its line is damaged or of a kind that only a later version knows."""
+        try:
+            event = parse_json(line)
+        except ValueError:
+            event = None
+        if is_map(event) and isinstance(event.get("event"), str) and event["event"] not in LEDGER:
+            return None
+        if is_map(event) and isinstance(event.get("state"), str):
             event["state"] = renamed.state(event["state"])
+        if not is_valid(event, LEDGER):
+            self.damaged_lines.append(self._num_lines)
+            return None
         if event["event"] == "trial" and renamed.OLD_KEYS & event["values"].keys():
-            template = next(
-                template
-                for template in self._templates
-                if all(event["values"].get(group) == option for group, option in template["choices"].items())
-            )
-            event["values"] = renamed.upgrade_keys(event["values"], renamed.renames(template["config"]))
-        return event
+            event["values"] = self._upgrade_values(event["values"])
+        return dict(event)
+
+    def _upgrade_values(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Values with the current names of their keys."""
+        for template in self._templates:
+            if all(values.get(group) == option for group, option in template["choices"].items()):
+                return renamed.upgrade_keys(values, renamed.renames(template["config"]))
+        return dict(values)
+
+    def describe_damage(self) -> str | None:
+        """A warning about the lines that were skipped so far; None if there are none."""
+        if not self.damaged_lines:
+            return None
+        numbers = ", ".join(map(str, self.damaged_lines[:MAX_LISTED])) + ", ..." * (
+            len(self.damaged_lines) > MAX_LISTED
+        )
+        what = "1 damaged line was" if len(self.damaged_lines) == 1 else f"{len(self.damaged_lines)} damaged lines were"
+        return f"{self.path}: {what} skipped (line {numbers}); the trials that they are about may run again"
 
     @cached_property
     def _templates(self) -> list[dict[str, Any]]:
-        templates: list[dict[str, Any]] = json.loads((self.folder / "templates.json").read_text())
-        return templates
+        from experiments.sweep.templates import read_templates  # shell completion needs no rules
+
+        return read_templates(self.folder)
 
     @contextmanager
     def locked(self) -> Iterator[LedgerState]:

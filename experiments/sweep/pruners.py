@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
+
+from experiments.core.files.read_file import MissingFileError
+from experiments.sweep.templates import read_templates
 
 MEDIAN_STARTUP = 5
 """Points that must finish before the median pruner compares with them."""
@@ -36,8 +38,7 @@ def make_pruner(pruner: Mapping[str, Any] | None, max_steps: int | None) -> Base
 def read_max_steps(folder: Path) -> int | None:
     """Length of the longest trial; None if lengths are not given in steps."""
     try:
-        templates = json.loads((folder / "templates.json").read_text())
-    except FileNotFoundError:
+        lengths = [template["config"]["max_steps"] for template in read_templates(folder)]
+    except MissingFileError:
         return None
-    lengths = [template["config"]["max_steps"] for template in templates]
     return None if None in lengths else max(lengths)

@@ -292,9 +292,11 @@ def _is_of_experiment(override: Any) -> bool:
     """Whether an override in ``base`` is a valid one of an experiment; the rules of the spec report the others."""
     from experiments.config.overrides import read_override
 
+    if not isinstance(override, str):
+        return False
     try:
         key, value = read_override(override)
-    except (InputError, TypeError):
+    except InputError:
         return False
     return key.partition(".")[0] != "sweep" and not isinstance(value, SweepValues)
 

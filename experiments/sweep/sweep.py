@@ -9,14 +9,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from experiments.components.instantiate import instantiate, make_own_launcher
 from experiments.config.validate import check_config
 from experiments.core.errors import InputError, did_you_mean
+from experiments.core.files.paths import user_path
+from experiments.core.files.read_file import DamagedFileError
 from experiments.core.runs_dir import choose_runs_dir
 from experiments.sweep.ledger import Entry, Ledger
 from experiments.sweep.templates import Templates, read_spec
+from experiments.trial.run_files import read_provenance
 from experiments.trial.trial import Trial
 from launchers.base import Executor
 
@@ -43,7 +44,9 @@ class Sweep:
     @cached_property
     def provenance(self) -> dict[str, Any]:
         """Origin of the sweep, shared by all its trials."""
-        provenance: dict[str, Any] = yaml.safe_load((self.folder / "provenance.yaml").read_text())
+        provenance = read_provenance(self.folder)
+        if missing := [name for name in ("run_key", "config_dirs") if provenance.get(name) is None]:
+            raise DamagedFileError(self.folder / "provenance.yaml", f"'{missing[0]}' is missing")
         return provenance
 
     @property
@@ -124,7 +127,7 @@ def find_by_full_name(name: str, runs_dir: Path, trust: Sequence[str] = ()) -> S
         runs_dir: folder of the runs.
         trust: packages that the user trusts.
     """
-    for folder in (Path(name).expanduser(), runs_dir / name):
+    for folder in (user_path(name), runs_dir / name):
         if (folder / "sweep.yaml").is_file():
             return Sweep(folder.resolve(), tuple(trust))
     return None
@@ -141,7 +144,7 @@ def find_sweep(name: str, runs_dir: Path, trust: Sequence[str] = ()) -> Sweep:
     Raises:
         InputError: no sweep matches, or more than one does.
     """
-    given = Path(name).expanduser()
+    given = user_path(name)
     if (given / "sweep.yaml").is_file():
         return Sweep(given.resolve(), tuple(trust))
     known = {path.parent.name: path.parent for path in runs_dir.glob("*/sweep.yaml")}

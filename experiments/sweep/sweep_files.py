@@ -10,6 +10,7 @@ import sweeps
 from experiments.config.rules.trusted_files import TrustedFiles, find_in_overrides
 from experiments.config.source_map import SourceMap, shown_path
 from experiments.core.errors import ConfigError, InputError, did_you_mean
+from experiments.core.files.paths import user_path
 
 BUILT_IN = Path(sweeps.__file__).parent
 
@@ -33,8 +34,8 @@ def find_sweep_file(name: str, dirs: Sequence[Path]) -> Path:
     Raises:
         InputError: there is no such file, or two folders have one of this name.
     """
+    path = user_path(name)
     if name.endswith((".yaml", ".yml")) or "/" in name:
-        path = Path(name).expanduser()
         if not path.is_file():
             raise InputError([f"there is no file {name}; `lathe options sweeps` lists the sweeps with a name"])
         return path.resolve()

@@ -20,6 +20,8 @@ from experiments.config.validate import Validation
 from experiments.core import renamed
 from experiments.core.atomic import write_text
 from experiments.core.errors import PlanError, did_you_mean
+from experiments.core.files.field_types import Check, is_count, is_list_of, is_map, is_one_of, is_text, matches
+from experiments.core.files.read_file import DamagedFileError, read_json, read_yaml_map
 from experiments.core.format import format_value
 from experiments.core.secrets import find_secret_keys
 
@@ -31,6 +33,15 @@ LINK = re.compile(r"\$\{([A-Za-z_][\w.]*)\}")
 ANY_LINK = re.compile(r"\$\{(?!oc\.env:)")
 PART = re.compile(r"[^.\[\]]+")
 MAX_LINK_DEPTH = 8
+
+
+_SPEC_FIELDS: Mapping[str, Check] = {
+    "metric": is_text, "mode": is_one_of("min", "max"), "strategy": is_map, "budget": is_map, "space": is_map,
+    "base": is_list_of(is_text), "num_seeds": is_count, "max_attempts": is_count,
+}  # fmt: skip
+_TEMPLATE_FIELDS: Mapping[str, Check] = {
+    "choices": is_map, "config": is_map, "links": is_map, "overrides": is_list_of(is_text),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -165,8 +176,8 @@ class Templates:
 
     @classmethod
     def load(cls, folder: Path, trust: Sequence[str], config_dirs: Sequence[str]) -> Templates:
-        saved = json.loads((folder / FILE).read_text())
-        return cls([Template(**_upgraded(template)) for template in saved], tuple(trust), tuple(config_dirs))
+        templates = [Template(**_upgraded(template)) for template in read_templates(folder)]
+        return cls(templates, tuple(trust), tuple(config_dirs))
 
 
 def _upgraded(template: Mapping[str, Any]) -> dict[str, Any]:
@@ -185,12 +196,43 @@ def read_spec(folder: Path) -> dict[str, Any]:
 
     Args:
         folder: of the sweep.
+
+    Raises:
+        DamagedFileError: a file is missing or damaged.
     """
-    spec: dict[str, Any] = yaml.load((folder / "sweep.yaml").read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
-    if "num_seeds" in spec:
-        return {**spec, "space": renamed.upgrade_space(spec["space"], {})}
-    configs = [template["config"] for template in json.loads((folder / FILE).read_text())]
-    return renamed.upgrade_sweep(spec, {old: new for config in configs for old, new in renamed.renames(config).items()})
+    path = folder / "sweep.yaml"
+    spec = read_yaml_map(path)
+    try:
+        if "num_seeds" in spec:
+            spec = {**spec, "space": renamed.upgrade_space(spec["space"], {})}
+        else:
+            configs = [template["config"] for template in read_templates(folder)]
+            names = {old: new for config in configs for old, new in renamed.renames(config).items()}
+            spec = renamed.upgrade_sweep(spec, names)
+    except (LookupError, TypeError, AttributeError) as err:
+        raise DamagedFileError(path, "a key is missing or has a value of the wrong type") from err
+    for name, check in _SPEC_FIELDS.items():
+        if not matches(spec, {name: check}):
+            raise DamagedFileError(path, f"'{name}' is missing or has a value of the wrong type")
+    if not matches(spec["strategy"], {"name": is_text}):
+        raise DamagedFileError(path, "'strategy.name' is missing")
+    return spec
+
+
+def read_templates(folder: Path) -> list[dict[str, Any]]:
+    """The templates of a sweep as they are saved, with the names of the version that wrote them. There is at least one.
+
+    Raises:
+        DamagedFileError: the file is missing or damaged.
+    """
+    path = folder / FILE
+    templates = read_json(path)
+    is_valid = isinstance(templates, list) and all(
+        is_map(each) and matches(each, _TEMPLATE_FIELDS) for each in templates
+    )
+    if not templates or not is_valid:
+        raise DamagedFileError(path, "it is not a list of templates")
+    return list(templates)
 
 
 def check_links(template: Template, keys: Sequence[str]) -> list[str]:

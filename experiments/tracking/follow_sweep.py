@@ -37,7 +37,7 @@ def start_follower(sweep: Sweep) -> subprocess.Popen[bytes] | None:
     """
     if read_tracking_config(sweep)["sync"] == "off":
         return None
-    with contextlib.suppress(OSError), (sweep.folder / "sync.log").open("a") as log:
+    with contextlib.suppress(OSError), (sweep.folder / "sync.log").open("a", encoding="utf-8") as log:
         return subprocess.Popen(
             [sys.executable, "-P", "-m", "experiments.tracking.follow_sweep", str(sweep.folder),
              *(f"--trust={package}" for package in sweep.trust)],
@@ -106,7 +106,7 @@ def main() -> int:
     if not _exists(sweep):
         print(f"{sweep.folder} is not a sweep: it has no sweep.yaml; name the folder of a sweep", file=sys.stderr)
         return 2
-    with (sweep.folder / "follow.lock").open(lock.MODE) as file:
+    with (sweep.folder / "follow.lock").open(lock.MODE, encoding="utf-8") as file:
         return follow(sweep) if _is_first(file) else 0
 
 

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode
 
+from experiments.core.files.read_file import DamagedFileError, read_json_map
 from experiments.run.metrics import delivered_name
 from experiments.sweep.space import Choice, Dimension, list_keys
 from experiments.sweep.space_parser import parse
 from experiments.sweep.sweep import Sweep, format_reference
+from experiments.sweep.templates import read_templates
 from experiments.tracking.store_uri import StoreError, is_server, resolve_store, strip_login
 from experiments.trial.parameters import clean_key
 
@@ -210,13 +212,13 @@ class ViewLocation(NamedTuple):
 def find_location(sweep: Sweep) -> ViewLocation | None:
     """Find the location of a sweep in its store; None if it was never synced."""
     try:
-        synced = json.loads((sweep.folder / "sync.json").read_text())
+        synced = read_json_map(sweep.folder / "sync.json")
         written, experiment_id, view_key = (
             str(synced["store"]),
             str(synced["experiment_id"]),
             str(synced.get("view_key", "")),
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (DamagedFileError, KeyError):
         return None
     if not experiment_id:
         return None
@@ -250,8 +252,9 @@ def ui_hint(sweep: Sweep) -> str:
     if location is not None and location.uri is not None and is_server(location.uri):
         return f"compare the trials in MLflow: {make_link(sweep, strip_login(location.uri))}"
     command = f"`lathe ui --sweep {name}` compares the trials in MLflow"
-    template = json.loads((sweep.folder / "templates.json").read_text())[0]
-    is_synced = location is not None or template["config"].get("tracking", {}).get("sync") == "live"
+    is_synced = (
+        location is not None or read_templates(sweep.folder)[0]["config"].get("tracking", {}).get("sync") == "live"
+    )
     return command if is_synced else f"{command}; run `lathe sync {name}` first"
 
 

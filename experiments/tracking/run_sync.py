@@ -12,6 +12,8 @@ from typing import Any
 
 from experiments.core import atomic, renamed
 from experiments.core.errors import InputError
+from experiments.core.files.field_types import is_map, is_text, matches
+from experiments.core.files.read_file import DamagedFileError, read_json_map
 from experiments.core.lock import locked
 from experiments.run import journal
 from experiments.run.failure import DATA_LOST
@@ -101,10 +103,12 @@ class _RunProgress:
     def load(cls, path: Path, name: str) -> _RunProgress:
         """Read the file; start over if it is missing, damaged or about another store."""
         try:
-            progress = cls(**json.loads(path.read_text()))
+            progress = cls(**read_json_map(path))
+            if not matches(vars(progress), {"store": is_text, "run_id": is_text, "offsets": is_map, "tags": is_map}):
+                raise TypeError("a field has a value of the wrong type")
             if progress.last_state is not None:  # the first version stored its own names of states
                 progress.last_state["state"] = renamed.state(progress.last_state["state"])
-        except (FileNotFoundError, ValueError, TypeError, KeyError):
+        except (DamagedFileError, TypeError, KeyError):
             return cls(store=name)
         return progress if progress.store == name else cls(store=name)
 

@@ -7,8 +7,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
-
+from experiments.core.files.read_file import MissingFileError, read_yaml_map
 from experiments.run.verdict_file import VERDICT
 from experiments.trial.parameters import clean_keys, format_param, make_inert, mask_password, truncate
 from experiments.trial.trial import Trial
@@ -47,12 +46,15 @@ def make_reproduction_tags(trial: Trial) -> dict[str, str]:
 
 
 def read_verdict(trial: Trial) -> dict[str, Any]:
-    """Read the verdict of a reproduction; empty while there is none."""
+    """Read the verdict of a reproduction; empty while there is none.
+
+    Raises:
+        DamagedFileError: the file is damaged.
+    """
     try:
-        verdict = yaml.safe_load((trial.folder / VERDICT).read_text())
-    except FileNotFoundError:
+        return read_yaml_map(trial.folder / VERDICT)
+    except MissingFileError:
         return {}
-    return verdict if isinstance(verdict, dict) else {}
 
 
 def make_user_tags(config: Mapping[str, Any]) -> dict[str, str]:

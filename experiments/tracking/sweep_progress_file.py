@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from experiments.core import atomic
+from experiments.core.files.field_types import Check, is_count, is_map, is_text, matches
+from experiments.core.files.read_file import DamagedFileError, read_json_map
+
+_FIELDS: Mapping[str, Check] = {
+    "store": is_text,
+    "run_id": is_text,
+    "children": is_map,
+    "points": is_count,
+    "tags": is_map,
+}
 
 
 @dataclass
@@ -31,8 +42,10 @@ class SweepUploadProgress:
     def load(cls, path: Path, name: str) -> SweepUploadProgress:
         """Read the file; start over if it is missing, damaged or about another store."""
         try:
-            progress = cls(**json.loads(path.read_text()))
-        except (FileNotFoundError, ValueError, TypeError):
+            progress = cls(**read_json_map(path))
+            if not matches(vars(progress), _FIELDS):
+                raise TypeError("a field has a value of the wrong type")
+        except (DamagedFileError, TypeError):
             return cls(store=name)
         return progress if progress.store == name else cls(store=name)
 

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Collection, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from yaml import YAMLError
-
 from experiments.core.errors import InputError
+from experiments.core.files.read_file import DamagedFileError
 from experiments.core.lock import locked
 from experiments.run.failure import DATA_LOST
 from experiments.run.state import RunState
 from experiments.sweep.ledger import ENDED, Entry
 from experiments.sweep.status.progress import Progress, ProgressReader
 from experiments.sweep.sweep import Sweep, find_by_full_name, format_reference
+from experiments.sweep.templates import read_templates
 from experiments.tracking import mlflow_client, mlflow_view, run_tags, store_uri, sweep_tags
 from experiments.tracking.mlflow_client import Store
 from experiments.tracking.run_sync import (
@@ -37,7 +36,7 @@ REPORT, PAGE = "report", "report.html"
 SAVE_EVERY = 50
 MAX_FAILURES_IN_A_ROW = 3
 """After this many refused trials in a row, the other trials wait for the next sync."""
-DAMAGE_ERRORS = (OSError, YAMLError, ValueError, KeyError, TypeError)
+DAMAGE_ERRORS = (DamagedFileError, OSError, ValueError, KeyError, TypeError)
 """What reading a damaged folder raises."""
 
 
@@ -111,6 +110,8 @@ def _sync(folder: Path, trials: Collection[str] | None, trust: tuple[str, ...]) 
 
 
 def _describe_damage(folder: Path, err: Exception) -> str:
+    if isinstance(err, DamagedFileError):
+        return "; ".join(err.problems)
     reason = f"{type(err).__name__}: {' '.join(str(err).split())}"
     return f"{folder} is damaged ({reason}); restore it, or move it out of {folder.parent}"
 
@@ -121,7 +122,7 @@ def read_tracking_config(sweep: Sweep) -> dict[str, Any]:
 
 
 def _read_config(sweep: Sweep) -> dict[str, Any]:
-    config: dict[str, Any] = json.loads((sweep.folder / "templates.json").read_text())[0]["config"]
+    config: dict[str, Any] = read_templates(sweep.folder)[0]["config"]
     return config
 
 

@@ -22,6 +22,8 @@ from urllib.parse import quote, urlsplit
 from urllib.request import ProxyHandler, Request, build_opener
 
 from experiments.core.errors import InputError
+from experiments.core.files.paths import user_path
+from experiments.core.files.read_file import open_regular
 from experiments.core.runs_dir import make_ignored
 from experiments.core.signals import signals_as_interrupt
 from experiments.sweep.sweep import Sweep, format_reference
@@ -43,6 +45,8 @@ _START_TIMEOUT_S = 120.0  # 12 s on two idle cores (2026-11-23)
 _END_TIMEOUT_S = 10.0
 MAX_SWEEPS = 5
 """Most sweeps whose links are printed."""
+SQLITE = b"SQLite format 3\0"
+"""The first bytes of an SQLite file."""
 
 
 def serve(
@@ -131,11 +135,15 @@ def _make_absolute(uri: str, given: str) -> str:
     """
     if re.match(r"[\w+]+:", uri):
         return make_absolute(uri)
-    path = Path(uri).expanduser()
+    path = user_path(uri, "--store")
     if not path.is_file():
         problem = "is a folder" if path.is_dir() else "does not exist"
         raise InputError([f"{given} {problem}; name an SQLite file such as runs/mlflow.db, or an address (http://...)"])
-    return make_sqlite_uri(path.absolute())
+    with open_regular(path) as file, contextlib.suppress(OSError):
+        start = file.read(len(SQLITE))
+        if start in (SQLITE, b""):
+            return make_sqlite_uri(path.absolute())
+    raise InputError([f"{given} is not an SQLite file; name one such as runs/mlflow.db, or an address (http://...)"])
 
 
 def runs_page(address: str, experiment: str) -> str:

@@ -248,7 +248,7 @@ class _PackedBatches:
         try:
             with ExitStack() as stack:  # the server of the sockets needs some descriptors later
                 for _ in range(SPARE_DESCRIPTORS):
-                    stack.enter_context(open(os.devnull))
+                    stack.enter_context(open(os.devnull, encoding="utf-8"))
             return bytes(ForkingPickler.dumps(_own_storage(batch)))
         except Exception as err:  # system errors, and whatever the objects of a user raise
             return _NotPacked(f"{type(err).__name__}: {err}", _count_bytes(batch))

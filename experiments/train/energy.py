@@ -40,8 +40,8 @@ class EnergyMeter:
                 return [(pynvml.nvmlDeviceGetTotalEnergyConsumption(self._gpu) / 1e3, float("inf"))]
             counters = [
                 (
-                    int((package / "energy_uj").read_text()) / 1e6,
-                    int((package / "max_energy_range_uj").read_text()) / 1e6,
+                    int((package / "energy_uj").read_text(encoding="utf-8")) / 1e6,
+                    int((package / "max_energy_range_uj").read_text(encoding="utf-8")) / 1e6,
                 )
                 for package in self._packages
                 if package.name.count(":") == 1  # the counter of a package includes its parts

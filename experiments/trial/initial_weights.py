@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.core.errors import InputError
+from experiments.core.files.paths import user_path
 from experiments.run.checkpoint import Checkpoints
 
 FILE = "initial.safetensors"
@@ -35,7 +36,7 @@ def find_weights(named: str, find_folder: Callable[[str], Path]) -> Path:
     Raises:
         InputError: there is no such file or run, or it has no checkpoint.
     """
-    path = Path(named).expanduser().absolute()
+    path = user_path(named, "init_from.weights").absolute()
     if path.is_file() and path.suffix != SAFE:
         raise InputError(
             [
@@ -66,7 +67,7 @@ def copy_weights(named: str, find_folder: Callable[[str], Path], folder: Path) -
         OSError: the folder cannot be written.
     """
     source = find_weights(named, find_folder)
-    if Path(named).expanduser().is_file():
+    if user_path(named).is_file():
         shutil.copyfile(source, folder / FILE)
     else:
         _link(source, folder / FILE)  # checkpoints never change, so a hard link is enough

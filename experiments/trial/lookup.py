@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from experiments.core.errors import InputError
+from experiments.core.files.paths import user_path
+from experiments.core.files.read_file import DamagedFileError, read_json_map
 from experiments.trial.trial import Trial, find_trial
 
 MLFLOW_ID = re.compile(r"[0-9a-f]{6,32}")
@@ -28,7 +26,7 @@ def find_run(name: str, runs_dir: Path) -> Trial:
     try:
         return check_readable(find_trial(name, runs_dir))
     except InputError as err:
-        if name.endswith(SHARED) and not Path(name).expanduser().exists():
+        if name.endswith(SHARED) and not user_path(name).exists():
             raise InputError([f"there is no file {name}; name a file that `lathe share` wrote, or a run"]) from err
         if not MLFLOW_ID.fullmatch(name):
             raise
@@ -61,17 +59,14 @@ def check_readable(trial: Trial) -> Trial:
     """Return the run if its files can be read.
 
     Raises:
-        InputError: a file is damaged.
+        DamagedFileError: a file is damaged.
     """
-    try:
-        needed = (trial.provenance["trial_id"], trial.config["data"]["_target_"], trial.config["hardware"]["nodes"])
-        assert all(needed), needed
-        for entry in trial.provenance["code"]:
-            assert isinstance(entry["name"], str), "code.name"
-            assert isinstance(entry.get("sha256", ""), str), "code.sha256"
-    except (OSError, yaml.YAMLError, ValueError, KeyError, TypeError, AssertionError) as err:
-        reason = f"{type(err).__name__}: {' '.join(str(err).split())[:200]}"
-        raise InputError([f"the run in {trial.folder} is damaged ({reason}); restore its files"]) from err
+    for key in ("name", "data._target_", "hardware.nodes"):
+        section, _, name = key.rpartition(".")
+        if name not in (trial.config.get(section, {}) if section else trial.config):
+            raise DamagedFileError(trial.folder / "trial.yaml", f"'{key}' is missing")
+    if "trial_id" not in trial.provenance:
+        raise DamagedFileError(trial.folder / "provenance.yaml", "'trial_id' is missing")
     return trial
 
 
@@ -85,7 +80,7 @@ def _mlflow_runs(runs_dir: Path) -> Iterator[tuple[str, Path]]:
 def read_mlflow_ids(trial: Trial) -> dict[str, str]:
     """The run_id and experiment_id of a run in MLflow; empty if it was never synced."""
     try:
-        synced: dict[str, Any] = json.loads((trial.folder / "sync.json").read_text())
-        return {key: str(synced[key]) for key in ("run_id", "experiment_id") if synced.get(key)}
-    except (OSError, ValueError, AttributeError):
+        synced = read_json_map(trial.folder / "sync.json")
+    except DamagedFileError:
         return {}
+    return {key: str(synced[key]) for key in ("run_id", "experiment_id") if synced.get(key)}

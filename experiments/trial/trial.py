@@ -25,13 +25,17 @@ from experiments.core import renamed
 from experiments.core.atomic import write_text
 from experiments.core.data_files import find_data_folder
 from experiments.core.errors import InputError, did_you_mean
+from experiments.core.files.paths import user_path
+from experiments.core.files.read_file import MissingFileError, read_yaml_map
 from experiments.core.runs_dir import SINGLE, choose_runs_dir, make_ignored
 from experiments.core.secrets import resolve
+from experiments.run.journal import attempt_folders
 from experiments.run.state import read_outcome
 from experiments.trial.code_snapshot import take_snapshots
 from experiments.trial.environment import describe_machine, installed_packages
 from experiments.trial.initial_weights import copy_weights, get_initial_weights
 from experiments.trial.own_runs import remember_runs_dir
+from experiments.trial.run_files import read_config, read_provenance
 from launchers.ownership import find_squatter
 
 if TYPE_CHECKING:
@@ -46,24 +50,35 @@ class Trial:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The resolved configuration; only `${oc.env:NAME}` is resolved later, by the process that needs it."""
-        config: dict[str, Any] = yaml.load((self.folder / "trial.yaml").read_text(), Loader=yaml.CSafeLoader)
-        return renamed.upgrade(config)
+        """The resolved configuration; only `${oc.env:NAME}` is resolved later, by the process that needs it.
+
+        Raises:
+            DamagedFileError: its file is damaged.
+        """
+        return read_config(self.folder)
 
     def read_attempt_config(self, attempt: int) -> dict[str, Any]:
         """The configuration of one attempt: that of the trial, with the changes of a resume (`resume.CHANGEABLE`)."""
-        path = self.folder / "attempts" / str(attempt) / "changed.yaml"
-        return {**self.config, **renamed.upgrade(yaml.safe_load(path.read_text()) if path.exists() else {})}
+        try:
+            changed = read_yaml_map(self.folder / "attempts" / str(attempt) / "changed.yaml")
+        except MissingFileError:
+            changed = {}
+        return {**self.config, **renamed.upgrade(changed)}
 
     @cached_property
     def provenance(self) -> dict[str, Any]:
         """Origin of the trial: trial_id, run_key, created, overrides, source, code, host, python, packages, data.
 
         The trials of a sweep share most of it; the shared part is in the folder of the sweep.
+
+        Raises:
+            DamagedFileError: one of its files is damaged.
         """
-        shared = self.folder.parent / "provenance.yaml"
-        provenance: dict[str, Any] = yaml.safe_load(shared.read_text()) if shared.exists() else {}
-        provenance |= yaml.safe_load((self.folder / "provenance.yaml").read_text())
+        try:
+            provenance = read_provenance(self.folder.parent)
+        except MissingFileError:
+            provenance = {}
+        provenance |= read_provenance(self.folder)
         for key in ("code", "config_dirs", "trust", "overrides", "warnings"):
             provenance[key] = provenance.get(key) or []
         if provenance.get("overrides"):
@@ -87,7 +102,7 @@ class Trial:
 
     def attempts(self) -> list[Path]:
         """Folders of the attempts, first to last."""
-        return sorted((self.folder / "attempts").glob("[0-9]*"), key=lambda path: int(path.name))
+        return attempt_folders(self.folder)
 
     def outcome(self) -> dict[str, Any] | None:
         """What the launcher recorded about the last attempt (status, attempt, reason, ended); None while it runs."""
@@ -235,7 +250,7 @@ def find_trial(name: str, runs_dir: Path) -> Trial:
     Raises:
         InputError: no run has this name, or more than one.
     """
-    path = Path(name).expanduser()
+    path = user_path(name)
     if (path / "trial.yaml").is_file():
         return Trial(path.resolve())
     known = {path.parent.name: path.parent for path in runs_dir.glob("*/*/trial.yaml")}

@@ -234,7 +234,7 @@ class LocalCluster:
 
     def _describe_failure(self, name: str, problem: str) -> str:
         logs = [self.folder / "log" / f"{name}{ending}" for ending in (".log", ".out")]
-        texts = [(path, path.read_text(errors="replace").strip()) for path in logs if path.exists()]
+        texts = [(path, path.read_text(errors="replace", encoding="utf-8").strip()) for path in logs if path.exists()]
         path, text = next(((path, text) for path, text in texts if text), (logs[1], "(empty)"))
         tail = "\n".join(f"  {line}" for line in text.splitlines()[-TAIL_LINES:])
         return f"the local cluster's {name} {problem}; run `lathe cluster up` to try again; the end of {path}:\n{tail}"
@@ -246,7 +246,9 @@ class LocalCluster:
             *_root_options(), *SMALL_DATABASE,
         ]  # fmt: skip
         done = self._run(command, INSTALL_TIMEOUT_S)
-        (self.folder / "log" / "mariadb-install-db.out").write_text(done.stdout + done.stderr if done else "")
+        (self.folder / "log" / "mariadb-install-db.out").write_text(
+            done.stdout + done.stderr if done else "", encoding="utf-8"
+        )
         if done is None or done.returncode != 0:
             raise LaunchError(self._describe_failure("mariadb-install-db", "did not create the database"))
 
@@ -262,7 +264,7 @@ class LocalCluster:
         try:
             return subprocess.run(
                 command, cwd=self.folder, env=build_environment(self.folder), input=stdin, capture_output=True, text=True,
-                errors="replace", timeout=timeout_s, check=False,
+                errors="replace", timeout=timeout_s, check=False, encoding="utf-8"
             )  # fmt: skip
         except (OSError, subprocess.TimeoutExpired):
             return None

@@ -51,7 +51,7 @@ class ProcessStat:
 def read_stat(pid: int) -> ProcessStat | None:
     """Return None if there is no such process."""
     try:
-        return _parse_stat(Path(f"/proc/{pid}/stat").read_text(errors="replace"))
+        return _parse_stat(Path(f"/proc/{pid}/stat").read_text(errors="replace", encoding="utf-8"))
     except OSError:
         return None
 
@@ -94,7 +94,7 @@ def find_all(folder: Path) -> dict[str, ProcessId | None]:
 def find(folder: Path, name: str) -> ProcessId | None:
     """Return the daemon of this name if it is alive. A process that only reuses its pid does not count."""
     try:
-        line = (folder / RECORDS / name).read_text()
+        line = (folder / RECORDS / name).read_text(encoding="utf-8")
     except FileNotFoundError:
         return None
     if not line.endswith("\n"):
@@ -108,7 +108,7 @@ def find(folder: Path, name: str) -> ProcessId | None:
 def has_record(folder: Path, name: str) -> bool:
     """Return whether a daemon has written its record; it may have ended since."""
     path = folder / RECORDS / name
-    return path.exists() and path.read_text().endswith("\n")
+    return path.exists() and path.read_text(encoding="utf-8").endswith("\n")
 
 
 def list_processes() -> list[ProcessStat]:

@@ -228,7 +228,7 @@ def _is_free(port: int) -> bool:
 def write_files(record: ClusterRecord) -> None:
     """Create folders and files, the record first."""
     folder, spec = record.installation.folder, record.spec
-    (folder / PARTIAL).write_text(json.dumps(asdict(record), default=str))
+    (folder / PARTIAL).write_text(json.dumps(asdict(record), default=str), encoding="utf-8")
     (folder / PARTIAL).replace(folder / RECORD)
     for name in ("etc", "dev", "bin", "state", "log", "pids", "mysql", *(f"spool/{node}" for node in list_nodes(spec))):
         (folder / name).mkdir(parents=True)
@@ -240,13 +240,13 @@ def write_files(record: ClusterRecord) -> None:
     for name, text in render_files(spec, record.installation).items():
         path = folder / name
         path.touch(mode=0o700 if path.parent.name == "bin" else 0o600)
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
 
 
 def read_record(folder: Path) -> ClusterRecord | None:
     """Return None if there is no complete record."""
     try:
-        record = json.loads((folder / RECORD).read_text())
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         installation = Installation(**record["installation"] | {"folder": folder})
         return ClusterRecord(ClusterSpec(**record["spec"]), installation, record["started_at"])
     except (OSError, ValueError, KeyError, TypeError):

@@ -101,7 +101,7 @@ class SlurmQueue:
         try:
             return subprocess.run(
                 command, env=self.environment, input=stdin, capture_output=True, text=True, errors="replace",
-                timeout=TIMEOUT_S, check=False,
+                timeout=TIMEOUT_S, check=False, encoding="utf-8"
             )  # fmt: skip
         except OSError as err:
             raise NoAnswerError(f"{command[0]}: {err.strerror}") from err

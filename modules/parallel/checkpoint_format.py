@@ -278,12 +278,12 @@ def _write_json(path: Path, value: object) -> None:
         text = json.dumps(value)
     except TypeError as err:
         raise ValueError(f"{path.name} can hold only numbers, text and lists, but {err}; use plain floats") from err
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        value: dict[str, Any] = json.loads(path.read_text())
+        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, FileNotFoundError) as err:
         raise StateError(path, [str(err)], OLDER_HINT) from err
     return value

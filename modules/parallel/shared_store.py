@@ -49,7 +49,7 @@ def open_store(rank: Rank) -> SharedStore:
     path = _address_file(rank.rendezvous)
     partial = path.with_suffix(".new")
     partial.unlink(missing_ok=True)
-    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
         json.dump([listener.getsockname()[1], secret], file)
     partial.replace(path)
     return store
@@ -73,7 +73,7 @@ def join_store(rank: Rank) -> SharedStore:
             if rank.rendezvous.startswith("tcp://"):
                 address, secret = _split(rank.rendezvous), rank.secret
             else:
-                port, secret = json.loads(_address_file(rank.rendezvous).read_text())
+                port, secret = json.loads(_address_file(rank.rendezvous).read_text(encoding="utf-8"))
                 address = (LOOPBACK, int(port))
             return SharedStore(address, secret, deadline - time.monotonic())
         except FileNotFoundError:

@@ -60,7 +60,9 @@ def start_trial(sweep: Sweep, trial: str, worker: str = "w") -> None:
         config = json.loads((sweep.folder / "templates.json").read_text())[0]["config"]
         for key, value in entry.values.items():
             parent, _, last = key.rpartition(".")
-            (config[parent] if parent else config)[last] = value
+            node = config[parent] if parent else config
+            if not isinstance(node.get(last), dict):  # the option of a group
+                node[last] = value
         provenance = {"trial_id": trial, "run_key": f"{sweep.key}-{trial}", "overrides": [], "sweep": sweep.name}
         (folder / "provenance.yaml").write_text(yaml.safe_dump(provenance))
         (folder / "trial.yaml").write_text(yaml.safe_dump({**config, "seed": entry.seed}))

@@ -15,6 +15,7 @@ from experiments.config.validate import check_config
 from experiments.core.atomic import write_text
 from experiments.core.console import make_console
 from experiments.core.errors import InputError, did_you_mean
+from experiments.core.files.paths import user_path
 from experiments.core.format import to_json
 from experiments.plan.simulate import distributions, from_plan, from_run
 from experiments.plan.simulate.cluster import Cluster
@@ -64,7 +65,7 @@ def command(args: argparse.Namespace) -> int:
         if pairs:
             make_console().print(comparison_table(pairs))
     if args.output:
-        write(Path(args.output).expanduser(), cluster, results, num_samples, pairs, quiet=args.json)
+        write(user_path(args.output, "-o"), cluster, results, num_samples, pairs, quiet=args.json)
     return 0
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import yaml
 
 from experiments.core.errors import InputError
+from experiments.core.files.paths import user_path
 from experiments.trial.lookup import SHARED, check_readable, find_run
 from experiments.trial.record import RunRecord, record_experiment, record_trial
 from experiments.trial.trial import Trial, trial_id
@@ -33,10 +34,10 @@ def open_record(name: str, args: Namespace) -> Iterator[RunRecord]:
     Raises:
         InputError: there is no such record, or it cannot be read.
     """
-    path = Path(name).expanduser()
-    if path.is_file():
+    path = None if _are_overrides(name) else user_path(name)
+    if path is not None and path.is_file():
         yield read_record(path, name)
-    elif _are_overrides(name, path):
+    elif path is None:
         from experiments.config.compose import compose
 
         experiment = compose(_split(name), config_dirs=args.config_dir, trust=args.trust)
@@ -46,8 +47,14 @@ def open_record(name: str, args: Namespace) -> Iterator[RunRecord]:
         yield record_trial(find_run(name, Path(args.runs_dir)), name)
 
 
-def _are_overrides(text: str, path: Path) -> bool:
-    return not text.strip() or (not path.exists() and ("=" in text or text.startswith("~")))
+def _are_overrides(text: str) -> bool:
+    """Whether a text is overrides, or the empty text for the defaults; a file with such a name has priority."""
+    if "=" not in text and not text.startswith("~"):
+        return not text.strip()
+    try:
+        return not user_path(text).exists()
+    except (InputError, OSError):  # as `~tags.team`, or a long line of overrides
+        return True
 
 
 def _split(text: str) -> list[str]:

@@ -14,6 +14,7 @@ from experiments.config.allowlist import trusted
 from experiments.config.rules.model_name import find_name_fault
 from experiments.config.validate import check_config
 from experiments.core.errors import InputError
+from experiments.core.files.paths import user_path
 from experiments.tracking.model.final_model import FinalModel, find_final_model, read_interface, write_model
 from experiments.trial.code_copy import CODE
 from experiments.trial.lookup import find_run
@@ -28,7 +29,7 @@ def export(args: argparse.Namespace) -> int:
         InputError: the run has no model, the folder exists, or the code does not fit the weights.
         StoreError: the store refused the model; the folder is written nevertheless.
     """
-    folder, name = Path(args.output).expanduser().absolute(), args.register_as
+    folder, name = user_path(args.output, "-o").absolute(), args.register_as
     problems = [fault] if name is not None and (fault := find_name_fault("--register-as", name)) else []
     if folder.exists() or folder.is_symlink():
         problems.append(f"-o {args.output} exists already; name a new folder, or remove it")

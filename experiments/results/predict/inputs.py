@@ -9,7 +9,8 @@ from glob import has_magic, iglob
 from pathlib import Path
 from typing import Literal
 
-from experiments.core.errors import did_you_mean
+from experiments.core.errors import InputError, did_you_mean
+from experiments.core.files.paths import user_path
 
 STDIN = "-"
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
@@ -68,7 +69,7 @@ def read_inputs(
 def skips_output(args: Sequence[str], output: Path) -> bool:
     """True if the folder for predictions exists inside of an input folder, so that it is skipped."""
     inside = os.path.realpath(output)
-    folders = [Path(arg).expanduser() for arg in args]
+    folders = [user_path(arg) for arg in args]
     return output.is_dir() and any(
         Path(inside).is_relative_to(os.path.realpath(each)) for each in folders if each.is_dir()
     )
@@ -95,7 +96,7 @@ def _read_line(number: int, line: bytes, takes: Takes, output: Path | None) -> I
 
 def _find_images(arg: str, output: Path | None) -> Iterator[str]:
     """The files that an argument names: one file, all images below a folder, or the matches of a pattern."""
-    path = Path(arg).expanduser()
+    path = user_path(arg)
     if path.is_dir():
         for folder, folders, names in os.walk(path):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -116,15 +117,14 @@ def _is_same(folder: str, output: Path | None) -> bool:
 def _find_problem(arg: str, output: Path | None) -> str | None:
     try:
         return _find_missing(arg, output)
-    except (
-        OSError,
-        RuntimeError,
-    ) as err:  # the name is too long, the folder is not readable, the user of ~user does not exist
-        return f"{arg} cannot be read ({getattr(err, 'strerror', None) or err}); name a file that can be read"
+    except InputError as err:
+        return err.problems[0]
+    except OSError as err:  # the folder is not readable
+        return f"{arg} cannot be read ({err.strerror}); name a file that can be read"
 
 
 def _find_missing(arg: str, output: Path | None) -> str | None:
-    path = Path(arg).expanduser()
+    path = user_path(arg)
     if path.is_dir() or (has_magic(arg) and not path.exists()):
         first, first_read = (next(_find_images(arg, folder), None) for folder in (None, output))
         if first and (not first_read or (path.is_dir() and _is_same(str(path), output))):

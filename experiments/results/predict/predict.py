@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from experiments.config.allowlist import trusted
 from experiments.core.errors import InputError
+from experiments.core.files.paths import user_path
 from experiments.results.export.export import load_interface
 from experiments.results.predict.inputs import ModelInput, find_problems, read_inputs, skips_output
 from experiments.results.predict.outputs import PredictionWriter
@@ -44,7 +45,7 @@ def predict(args: argparse.Namespace) -> int:
         raise InputError(["INPUT is missing; name an image or text, or `-` to type lines"])
     interface = load_interface(trial, trust)
     data, evaluator = _components(trial, _config(trial, args), trust)
-    output = Path(args.output).expanduser() if args.output else None
+    output = user_path(args.output, "-o") if args.output else None
     if problems := find_problems(args.inputs, data.takes, output):
         raise InputError(problems, f"the input of '{trial.config['name']}', which takes {data.takes}s,")
     from experiments.tracking.model.predictor import prepare

@@ -11,6 +11,7 @@ from experiments.config.allowlist import trusted
 from experiments.core.atomic import write_text
 from experiments.core.errors import InputError, did_you_mean
 from experiments.core.figures import RenderedFigure, standalone_svg
+from experiments.core.files.paths import user_path
 from experiments.results.report import (
     cost,
     importance,
@@ -35,7 +36,7 @@ def report(args: argparse.Namespace) -> int:
     selected = select_runs(args.runs, Path(args.runs_dir))
     sweep = selected if isinstance(selected, Sweep) else None
     findings = collect_from_sweep(selected) if isinstance(selected, Sweep) else collect_from_runs(selected)
-    folder = Path(args.output).expanduser() if args.output else (sweep.folder if sweep else Path()) / REPORT
+    folder = user_path(args.output, "-o") if args.output else (sweep.folder if sweep else Path()) / REPORT
     write_report(findings, folder)
     print(f"page     {folder / PAGE}\nfigures  {folder / 'figures'}\ntable    {folder / 'table.md'}", flush=True)
     if sweep is not None:

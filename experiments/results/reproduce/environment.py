@@ -73,7 +73,7 @@ def _capability(record: RunRecord) -> str | None:
 def best_capability(cpuinfo: Path = Path("/proc/cpuinfo")) -> str | None:
     """The largest instruction set of this processor; None if it cannot be read, or on another architecture."""
     try:
-        flags = re.search(r"^flags\s*:(.*)$", cpuinfo.read_text(), re.MULTILINE)
+        flags = re.search(r"^flags\s*:(.*)$", cpuinfo.read_text(encoding="utf-8"), re.MULTILINE)
     except OSError:
         return None
     if flags is None:

@@ -14,6 +14,7 @@ from experiments.config.allowlist import trusted
 from experiments.config.source_map import SourceMap
 from experiments.config.validate import check_config
 from experiments.core.errors import ConfigError, InputError
+from experiments.core.files.paths import user_path
 from experiments.results.reproduce.verdict import last_step
 from experiments.run import journal
 from experiments.trial.code_snapshot import take_snapshots
@@ -61,7 +62,7 @@ def open_original(args: Namespace) -> Iterator[Original]:
     Raises:
         InputError: it does not exist, has no metrics, is from somebody else, or names code that is not trusted here.
     """
-    path = Path(args.run).expanduser()
+    path = user_path(args.run)
     if path.name == "trial.yaml" and path.is_file():
         yield _checked(_of_trial(_check_own(check_readable(Trial(path.parent.resolve())), args), args), args)
     elif path.is_file():

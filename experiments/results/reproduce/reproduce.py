@@ -123,7 +123,7 @@ def _compare(original: Original, args: Namespace, steps: int | None) -> int:
 def _run_again(original: Original, args: Namespace, steps: int | None) -> int:
     """Run the original again, and compare."""
     display, record = Display(sys.stdout), original.record
-    runs_dir = Path(args.runs_dir).expanduser().resolve()
+    runs_dir = Path(args.runs_dir).resolve()
     trust = original.trust
     _check_nodes(record, args.overrides)
     _check_choices(args.overrides, original.config_dirs)

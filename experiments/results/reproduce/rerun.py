@@ -110,7 +110,14 @@ def child_environment(code: RestoredCode, variables: Mapping[str, str]) -> dict[
     environment = {**os.environ, **variables, "PYTHONPATH": path}
     command = [sys.executable, "-P", "-c", IMPORTED]
     done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+        command,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        encoding="utf-8",
+        errors="replace",
     )
     imported = json.loads(done.stdout) if done.returncode == 0 else [done.stderr.strip().splitlines()[-1:]]
     wrong = [file for file in imported if not str(file).startswith(str(code.on_path[0]) + os.sep)]

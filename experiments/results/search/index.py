@@ -10,16 +10,25 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from experiments.core import renamed
 from experiments.core.atomic import write_text
-from experiments.core.errors import InputError
+from experiments.core.files.field_types import (
+    Check,
+    is_int,
+    is_map,
+    is_map_of_maps,
+    is_number,
+    is_time,
+    matches,
+    optional,
+)
+from experiments.core.files.read_file import DamagedFileError, read_json_map, read_yaml_map
 from experiments.run import journal
 from experiments.run.metrics import MetricSummary, delivered_name, delivered_value
 from experiments.run.state import determine_state, is_process_alive, read_outcome
 from experiments.run.verdict_file import VERDICT
 from experiments.sweep.ledger import Entry, Ledger
+from experiments.trial.run_files import read_config, read_provenance
 
 FILE = ".index.json"
 VERSION = 2
@@ -27,6 +36,11 @@ MAX_REASON = 300
 """Letters of the cause of a damage; a YAML error quotes the file."""
 LAST, SMALLEST, LARGEST = 1, 2, 3
 """Positions in the entry of a metric, after the step of its last point."""
+
+_ENTRY: Mapping[str, Check] = {
+    "mark": is_int, "config": is_map, "created": is_time, "metrics": is_map, "offsets": is_map, "last": optional(is_map),
+    "last_time": is_number,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -63,8 +77,8 @@ class IndexedRun:
     def verdict(self) -> str | None:
         """The verdict, if `lathe reproduce` made this run; else None."""
         try:
-            return renamed.state(str(_yaml(self.folder / VERDICT)["verdict"]))
-        except (OSError, ValueError, KeyError, yaml.YAMLError):
+            return renamed.state(str(read_yaml_map(self.folder / VERDICT)["verdict"]))
+        except (DamagedFileError, KeyError):
             return None
 
     @cached_property
@@ -96,9 +110,15 @@ class _IndexedSweep:
 
     folder: Path
 
+    damage: str | None = None
+    """A warning about its ledger."""
+
     @cached_property
     def entries(self) -> dict[str, Entry]:
-        return Ledger(self.folder).read().entries
+        ledger = Ledger(self.folder)
+        entries = ledger.read().entries
+        self.damage = ledger.describe_damage()
+        return entries
 
     @cached_property
     def has_seeds(self) -> bool:
@@ -106,7 +126,7 @@ class _IndexedSweep:
 
     @cached_property
     def provenance(self) -> dict[str, Any]:
-        return _yaml(self.folder / "provenance.yaml")
+        return read_provenance(self.folder)
 
 
 @dataclass
@@ -129,9 +149,15 @@ class Index:
                 )
                 entries[name] = _update_entry(path, before.get(name), sweep)
                 runs.append(_make_run(folder, entries[name], sweep))
-            except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError, InputError) as err:
+            except DamagedFileError as err:
+                self.damaged += err.problems
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:  # also a damaged cache
+                before.pop(name, None)
                 reason = " ".join(str(err).split())[:MAX_REASON] or type(err).__name__
                 self.damaged.append(f"{folder} cannot be read ({reason}); restore it, or move it away")
+        for one in sweeps.values():
+            self.damaged += filter(None, [one.damage])
+        self.damaged = list(dict.fromkeys(self.damaged))
         if entries.keys() != before.keys() or any(entries[name] is not before[name] for name in entries):
             self._save(entries)
         return runs
@@ -139,10 +165,11 @@ class Index:
     def _load(self) -> dict[str, Any]:
         """The entries of the last search; empty if the file is missing, damaged or of another version."""
         try:
-            content = json.loads((self.runs_dir / FILE).read_text())
-            return dict(content["runs"]) if content["version"] == VERSION else {}
-        except (OSError, ValueError, KeyError, TypeError):
+            content = read_json_map(self.runs_dir / FILE)
+            runs = content["runs"] if content["version"] == VERSION else {}
+        except (DamagedFileError, KeyError):
             return {}
+        return {name: entry for name, entry in runs.items() if matches(entry, _ENTRY)} if is_map_of_maps(runs) else {}
 
     def _save(self, entries: Mapping[str, Any]) -> None:
         with contextlib.suppress(OSError):  # the next search is then as slow as this one
@@ -193,9 +220,9 @@ def _add_event(entry: dict[str, Any], metrics: dict[str, MetricSummary], event: 
 
 def _new_entry(path: Path, sweep: _IndexedSweep | None) -> dict[str, Any]:
     """The entry of a run without its journals."""
-    own = _yaml(path.parent / "provenance.yaml")
+    own = read_provenance(path.parent)
     provenance = {**(sweep.provenance if sweep else {}), **own}
-    config = dict(_leaves("", renamed.upgrade(_yaml(path))))
+    config = dict(_leaves("", read_config(path.parent)))
     for group, option in _options(provenance).items():
         config.setdefault(group, option)
     created = own.get("created", path.stat().st_mtime)  # the folder of a trial is created when the trial is claimed
@@ -240,14 +267,3 @@ def _make_run(folder: Path, entry: dict[str, Any], sweep: _IndexedSweep | None) 
 
 def _is_sweep(folder: Path) -> bool:
     return (folder / "sweep.yaml").is_file()
-
-
-def _yaml(path: Path) -> dict[str, Any]:
-    """Read a map from a file; an error names the file."""
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
-    except (ValueError, yaml.YAMLError) as err:
-        raise ValueError(f"{path.name}: {err}") from err
-    if not isinstance(content, dict):
-        raise ValueError(f"{path.name}: it is {'empty' if content is None else 'not a map'}")
-    return content

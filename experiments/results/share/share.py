@@ -14,6 +14,7 @@ from typing import Any
 from experiments.config.allowlist import is_own
 from experiments.core import atomic
 from experiments.core.errors import InputError
+from experiments.core.files.paths import user_path
 from experiments.core.secrets import is_secret
 from experiments.results.share import archive, rules
 from experiments.results.share.parse import VERSION
@@ -40,7 +41,7 @@ def share(args: argparse.Namespace) -> int:
     Raises:
         InputError: the file exists already, or the run holds something that must not be shared and cannot be redacted.
     """
-    trial, path = find_run(args.run, Path(args.runs_dir)), Path(args.output).expanduser()
+    trial, path = find_run(args.run, Path(args.runs_dir)), user_path(args.output, "-o")
     _check_output(path, args)
     redactor = Redactor.for_run(trial)
     files = _collect_files(trial, redactor) if args.bundle else {}

@@ -15,6 +15,7 @@ from rich.table import Table
 from experiments.core.atomic import write_text
 from experiments.core.console import make_console
 from experiments.core.errors import InputError
+from experiments.core.files.paths import user_path
 from experiments.core.format import format_duration
 from experiments.core.signals import signals_as_interrupt
 from experiments.results.zoo.figure import draw
@@ -103,7 +104,7 @@ class _ZooPage:
             rows: all rows.
             options: how rows are measured.
         """
-        self.page, self.rows, self.options = page.expanduser(), rows, options
+        self.page, self.rows, self.options = user_path(page, "--page"), rows, options
         self.records = Records(self.page)
 
     def status(self, row: Row) -> RowStatus:

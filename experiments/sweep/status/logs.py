@@ -11,8 +11,10 @@ from typing import IO
 
 from experiments.core.errors import InputError
 from experiments.core.format import format_point
+from experiments.run.journal import attempt_folders
 from experiments.run.rank_reports import log_name
 from experiments.sweep.ledger import ENDED, Entry, Ledger
+from experiments.sweep.status.progress import warn_of_damage
 from experiments.sweep.status.selection import select
 from experiments.sweep.sweep import Sweep, find_sweep, format_reference
 from launchers.base import DONE
@@ -32,6 +34,7 @@ def logs(args: argparse.Namespace) -> int:
     sweep = find_sweep(args.sweep, Path(args.runs_dir))
     ledger = sweep.ledger()
     entries = list(ledger.read().entries.values())
+    warn_of_damage(ledger)
     if args.trial is not None:
         entries = select(ledger.state, [args.trial], format_reference(sweep))
     if args.workers:
@@ -63,7 +66,7 @@ def _show_several(sweep: Sweep, entries: Sequence[Entry], args: argparse.Namespa
 def _show_one(sweep: Sweep, ledger: Ledger, entry: Entry, args: argparse.Namespace) -> None:
     """Print the whole log of an attempt, and the trial's state."""
     folder = sweep.folder / entry.id / "attempts"
-    known = sorted(int(path.name) for path in folder.glob("[0-9]*"))
+    known = [int(path.name) for path in attempt_folders(folder.parent)]
     if args.attempt is not None and args.attempt not in known:
         hint = f"its attempts are {', '.join(map(str, known))}" if known else "it has not started yet"
         raise InputError([f"--attempt {args.attempt}: trial {entry.id} has no such attempt; {hint}"])

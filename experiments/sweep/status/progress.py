@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import math
+import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from experiments.core.files.read_file import DamagedFileError, MissingFileError
 from experiments.run.journal_tail import JournalTail
 from experiments.sweep.budget import find_spent_limit, sum_device_s
 from experiments.sweep.ledger import Entry, Ledger, LedgerState, State, average_value
 from experiments.sweep.sweep import Sweep
+from experiments.sweep.templates import read_templates
+from experiments.sweep.worker.reaper import reap
 from launchers.base import Executor
 
 STARTING_S = 20.0
@@ -228,8 +232,8 @@ class ProgressReader:
         """Steps of a trial, if the configuration states them."""
         if self._lengths is None:
             try:
-                templates = json.loads((self.sweep.folder / "templates.json").read_text())
-            except FileNotFoundError:
+                templates = read_templates(self.sweep.folder)
+            except MissingFileError:
                 templates = []
             self._lengths = [(template["choices"], template["config"].get("max_steps")) for template in templates]
         if "max_steps" in values:
@@ -244,7 +248,32 @@ def read_progress(sweep: Sweep, ledger: Ledger, executor: Executor | None = None
     """Read the progress of a sweep once."""
     reader = ProgressReader(sweep, ledger, executor)
     reader.query_scheduler()
-    return reader.read()
+    progress = reader.read()
+    warn_of_damage(ledger)
+    return progress
+
+
+def read_all(sweeps: Iterable[Sweep]) -> list[Progress]:
+    """Read the progress of sweeps, the newest first. A damaged one is named on standard error and left out."""
+    known = []
+    for sweep in sweeps:
+        try:
+            reap(sweep, ledger := sweep.ledger(), None)
+            known.append(read_progress(sweep, ledger))
+        except DamagedFileError as err:
+            print(f"warning: {'; '.join(err.problems)}", file=sys.stderr)
+    return sorted(known, key=lambda progress: -progress.opened)
+
+
+def warn_of_damage(ledger: Ledger) -> None:
+    """Name the damaged lines of a ledger on standard error, once."""
+    if (damage := ledger.describe_damage()) is not None:
+        _warn_once(damage)
+
+
+@lru_cache
+def _warn_once(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr)
 
 
 def _attempt_folder(sweep: Sweep, entry: Entry) -> Path:

@@ -22,7 +22,13 @@ from experiments.core.errors import InputError
 from experiments.core.format import format_duration, format_hours, format_number, format_point, to_json
 from experiments.run.metrics import delivered_name
 from experiments.sweep.ledger import ENDED, State
-from experiments.sweep.status.progress import Progress, ProgressReader, TrialRow, read_progress
+from experiments.sweep.status.progress import (
+    Progress,
+    ProgressReader,
+    TrialRow,
+    read_all,
+    read_progress,
+)
 from experiments.sweep.status.text import (
     describe_changes,
     find_short_ids,
@@ -32,7 +38,7 @@ from experiments.sweep.status.text import (
     format_counts,
     format_progress,
     format_reason,
-)
+)  # fmt: skip
 from experiments.sweep.sweep import Sweep, find_sweep, format_reference
 from experiments.sweep.worker.reaper import reap
 from experiments.trial.lookup import check_runs_dir
@@ -261,12 +267,7 @@ def show(args: argparse.Namespace, done_hint: DoneHint) -> int:
 
 def _show_all(runs_dir: Path, screen: Console, *, as_document: bool) -> int:
     check_runs_dir(runs_dir)
-    sweeps = [Sweep(path.parent.resolve()) for path in runs_dir.glob("*/sweep.yaml")]
-    known = []
-    for sweep in sweeps:
-        reap(sweep, ledger := sweep.ledger(), None)
-        known.append(read_progress(sweep, ledger))
-    known.sort(key=lambda progress: -progress.opened)
+    known = read_all(Sweep(path.parent.resolve()) for path in runs_dir.glob("*/sweep.yaml"))
     if as_document:
         print(to_json(known))
     elif known:

@@ -73,6 +73,23 @@ def test_changed_bytes_of_the_same_size_are_damage(tmp_path: Path) -> None:
     assert "model.safetensors has the wrong checksum" in checkpoints.warnings[0]
 
 
+def test_a_changed_bit_of_the_state_is_damage(tmp_path: Path) -> None:
+    state = {"epoch": 4, "weights": {2: 0.5, 10: float("nan")}, "name": "ä"}
+    checkpoints = Checkpoints(tmp_path, keep_last=1)
+    path = checkpoints.save(1, write(), state).folder / "state.json"
+    content = path.read_bytes()
+    assert step_of(checkpoints.latest()) == 1
+    unseen = []
+    for position in range(len(content)):
+        changed = bytearray(content)
+        changed[position] ^= 1 << position % 7
+        path.write_bytes(changed)
+        latest = checkpoints.latest()
+        if latest is not None and repr(latest.state) != repr(json.loads(json.dumps(state))):
+            unseen.append(position)
+    assert unseen == []
+
+
 def test_a_run_without_checkpoints_has_no_latest_and_no_best(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, keep_last=2)
     assert checkpoints.latest() is None
@@ -304,16 +321,20 @@ def test_only_needed_files_have_to_be_there(tmp_path: Path) -> None:
 def test_a_file_that_this_user_may_not_read_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    checkpoints, open_file = Checkpoints(tmp_path, keep_last=1), Path.open
+    checkpoints = Checkpoints(tmp_path, keep_last=1)
     checkpoints.save(5, write(), {})
     checkpoints.mark_best(5, "loss", 1.0, "min")
 
-    def refuse_it(self: Path, *args: Any, **options: Any) -> Any:  # not by chmod: root may read everything
-        if self.name == name:
-            raise PermissionError(errno.EACCES, "Permission denied", str(self))
-        return open_file(self, *args, **options)
+    def refusing(open_file: Callable[..., Any]) -> Callable[..., Any]:  # not by chmod: root may read everything
+        def refuse_it(path: Path, *args: Any, **options: Any) -> Any:
+            if Path(path).name == name:
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return open_file(path, *args, **options)
 
-    monkeypatch.setattr(Path, "open", refuse_it)
+        return refuse_it
+
+    monkeypatch.setattr(os, "open", refusing(os.open))
+    monkeypatch.setattr(Path, "open", refusing(Path.open))
     with pytest.raises(InputError, match=rf"{name} cannot be read \(Permission denied\); ask its owner"):
         checkpoints.best()
     assert not checkpoints.warnings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -225,3 +226,66 @@ def test_clocks_that_differ_between_hosts_lose_nothing(
     with ledger.locked():
         assert ledger.end("a", 1, "finished", value=1.0)
     assert read_entry(tmp_path, "a").used_s >= 0
+
+
+EVENTS = [
+    make_trial_event("a"),
+    {"trial": "a", "attempt": 1, "worker": "w", "host": "h", "devices": 2},
+    {
+        "trial": "a", "attempt": 1, "state": "finished", "value": 0.5, "step": 9, "failure": None, "reason": None,
+        "wasted": False, "until": 3.0,
+    },
+]  # fmt: skip
+KINDS = ["trial", "claimed", "ended"]
+WRONG: list[Any] = [None, True, -1, 1.5, 2**80, float("nan"), float("inf"), "", "../up", [], {}, {"a": 1}, "x" * 300]
+
+
+def write_lines(folder: Path, *lines: bytes) -> None:
+    (folder / "ledger.jsonl").write_bytes(b"".join(line + b"\n" for line in lines))
+
+
+def encoded(number: int, **changes: Any) -> bytes:
+    return json.dumps({"event": KINDS[number], "time": 1.0 + number, **EVENTS[number], **changes}).encode()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"", b"{", b"null", b"[]", b"7", b'"event"', b"\xff\x00\x01", b"[" * 100_000, b'{"event":' * 100_000, b"{}",
+        b'{"event": "trial"}', b'{"event": ["trial"]}', b'{"event": {}}', b'{"event": "claimed", "time": "now"}',
+        b'{"event": "trial", "time": ' + b"9" * 5000 + b"}", b"9" * 5000,
+    ],
+    ids=lambda line: line[:20],
+)  # fmt: skip
+def test_a_damaged_line_is_skipped_and_named(line: bytes, tmp_path: Path) -> None:
+    write_lines(tmp_path, encoded(0), encoded(1), line, encoded(2))
+    ledger = Ledger(tmp_path)
+    assert ledger.read().entries["a"].state == "finished"
+    assert ledger.damaged_lines == [3]
+    assert "ledger.jsonl: 1 damaged line was skipped (line 3)" in str(ledger.describe_damage())
+    claim_another = make_trial_event("b")
+    with ledger.locked():
+        ledger.add([claim_another])
+    assert [*Ledger(tmp_path).read().entries] == ["a", "b"]
+
+
+@pytest.mark.parametrize(("number", "name"), [(i, name) for i, event in enumerate(EVENTS) for name in ("time", *event)])
+def test_a_value_of_the_wrong_type_damages_only_its_line(number: int, name: str, tmp_path: Path) -> None:
+    for value in WRONG:
+        lines = [encoded(i, **({name: value} if i == number else {})) for i in range(3)]
+        write_lines(tmp_path, *lines, encoded(0, trial="z"))
+        ledger = Ledger(tmp_path)
+        entries = ledger.read().entries
+        assert "z" in entries
+        assert ledger.damaged_lines in ([], [number + 1])
+        assert all(
+            isinstance(entry.used_s + entry.since + entry.step + entry.point, float) for entry in entries.values()
+        )
+        assert not any("/" in entry.id for entry in entries.values())
+
+
+def test_kinds_of_a_later_version_are_no_damage(tmp_path: Path) -> None:
+    write_lines(tmp_path, encoded(0), b'{"event": "moved", "to": 3}')
+    ledger = Ledger(tmp_path)
+    assert [*ledger.read().entries] == ["a"]
+    assert ledger.describe_damage() is None

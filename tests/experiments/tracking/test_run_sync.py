@@ -397,7 +397,7 @@ def test_sync_all_reports_failures_and_syncs_the_rest(runs_dir: Path) -> None:
     summary = sync_all(runs_dir)
     assert (summary.runs, summary.points) == (2, 8)
     assert len(summary.failures) == 1
-    assert "ccc is damaged" in summary.failures[0]
+    assert "ccc/trial.yaml is damaged: it is not valid YAML" in summary.failures[0]
     summary = sync_all(runs_dir, ["bbb", "aab"])
     assert (summary.runs, summary.points) == (1, 0)
     assert "no run 'aab'" in summary.failures[0]

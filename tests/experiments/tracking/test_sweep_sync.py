@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import shutil
@@ -21,7 +20,7 @@ import pytest
 import yaml
 
 from experiments.run import journal
-from experiments.sweep.ledger import LedgerState
+from experiments.sweep.ledger import Ledger, LedgerState
 from experiments.sweep.space_parser import parse
 from experiments.sweep.spec import read
 from experiments.sweep.status.progress import TrialRow
@@ -454,7 +453,7 @@ def test_sync_all_accepts_sweeps_trials_and_runs(runs_dir: Path) -> None:
     (two.folder / "sync.json").unlink()
     summary = sync_all(runs_dir)
     assert [failure.split(" is damaged")[0] for failure in summary.failures] == [
-        str(one.folder), str(two.folder / ledgers.ids(1)[0]),
+        str(one.folder / "templates.json"), str(two.folder / ledgers.ids(1)[0] / "trial.yaml"),
     ]  # fmt: skip
     assert summary.runs == 2
 
@@ -534,7 +533,7 @@ def test_curve_of_a_partial_ledger_is_a_prefix(tmp_path: Path) -> None:
                 )
             else:
                 ledger.retry([entry.id])
-    lines = [ledger.upgrade_event(json.loads(line)) for line in ledger.path.read_text().splitlines()]
+    lines = [*Ledger(ledger.folder).read_events()]
     whole, part = BestSoFar("min"), BestSoFar("min")
     for line in lines:
         whole.apply(line)

@@ -78,7 +78,8 @@ def test_an_image_on_standard_input_is_reported_once(folder: Path, image: bytes)
 @pytest.mark.parametrize("arg", ["x" * 300 + ".png", "~nobody_of_that_name/x.png"])
 def test_a_path_that_cannot_be_read_is_reported(folder: Path, arg: str) -> None:
     (problem,) = find_problems([arg], "image")
-    assert problem.startswith(f"{arg} cannot be read (")
+    assert problem.startswith(f"{arg[:80]}")
+    assert "has more than 255 bytes" in problem or "there is no user 'nobody_of_that_name'" in problem
     assert [item.problem for item in read_inputs([], "image", [arg.encode()])] == [problem]
 
 

@@ -235,7 +235,7 @@ def test_a_damaged_run_is_reported_and_the_others_are_found(lathe: Lathe, tmp_pa
     done = lathe("ls", "lr<1", "--json")
     assert done.returncode == 0
     assert [run["id"] for run in json.loads(done.stdout)] == ["aaa"]
-    assert f"single/bbb cannot be read ({name}: " in done.stderr
+    assert f"single/bbb/{name} is damaged: it is " in done.stderr
 
 
 def test_keys_are_completed_from_the_cached_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
