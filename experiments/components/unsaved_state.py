@@ -174,7 +174,8 @@ class _Walk:
         if _package(owner) not in self.packages:
             return
         for name, value in getattr(owner, "__dict__", {}).items():
-            if name not in opted_out and not (isinstance(owner, nn.Module) and name in _MODULE_ATTRIBUTES):
+            is_of_library = isinstance(owner, nn.Module) and (name in _MODULE_ATTRIBUTES or name.startswith("ds_"))
+            if name not in opted_out and not is_of_library:
                 self.attribute(f"{path}.{name}", value, depth, _fix_of_plain(path, value))
 
     def attribute(self, path: str, value: object, depth: int, fix: str) -> None:
@@ -224,8 +225,10 @@ class _Walk:
             self.owner(path, value, depth + 1)
 
 
-_MODULE_ATTRIBUTES = frozenset(nn.Module().__dict__)
-"""Attributes of every module: its parameters, buffers, hooks and mode."""
+_MODULE_ATTRIBUTES = frozenset(nn.Module().__dict__) | {
+    "all_parameters", "applied_pre_backward_ref_cnt", "wall_clock_breakdown", "_external_params", "_original_parameters",
+}  # fmt: skip
+"""Attributes of every module: its parameters, buffers, hooks and mode; and what DeepSpeed 0.19 adds, besides names in ``ds_``."""
 
 
 def _is_code(value: object) -> bool:

@@ -144,7 +144,7 @@ def test_the_traceback_of_the_rank_that_failed_comes_first(lathe: Lathe, tmp_pat
     assert done.returncode == 1
     log = next(tmp_path.glob("runs/single/*/attempts/1/log_rank_1.txt"))
     assert done.stderr == (
-        f"failed: rank 1: RuntimeError: this rank breaks on purpose (mine.py:10); the traceback is in {log}\n"
+        f"failed: rank 1: RuntimeError: this rank breaks on purpose (mine.py:11); the traceback is in {log}\n"
     )
     forwarded = re.findall(r"^\[rank \d\] .*", done.stdout, re.MULTILINE)
     assert forwarded[0] == "[rank 1] Traceback (most recent call last):"
