@@ -95,7 +95,7 @@ def author(tmp_path_factory: pytest.TempPathFactory) -> Author:
         "checkpoint.best_mode=max",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    trial = find_trial("", home / "runs")
+    trial = Trial(next((home / "runs").glob("single/*/trial.yaml")).parent)
     provenance = trial.provenance
     # Without Lathe's own checkout: during development it may hold anything.
     provenance["code"] = [entry for entry in provenance["code"] if entry["name"] == folder.name]
