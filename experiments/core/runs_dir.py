@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from experiments.core.files.paths import user_path
@@ -44,7 +45,13 @@ def make_ignored(folder: Path, *, is_new: bool = False) -> None:
             raise
         return
     if is_new or not _is_ignored(folder.parent):
-        (folder / IGNORE).write_text(IGNORE_ALL, encoding="utf-8")
+        try:
+            (folder / IGNORE).write_text(IGNORE_ALL, encoding="utf-8")
+        except OSError:  # a full disk: the next call makes the folder again
+            (folder / IGNORE).unlink(missing_ok=True)
+            with suppress(OSError):
+                folder.rmdir()
+            raise
 
 
 def is_run_file(path: Path, runs_dir: Path | None) -> bool:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.config.allowlist import allow_local_packages
+from experiments.core.errors import InputError
 from experiments.launch.async_supervisor import is_supervised, run_supervisor
 from experiments.launch.stop import StopSignal
 from experiments.run.journal import Journal, read
@@ -87,7 +88,7 @@ def run_rank(trial: Trial, attempt: int, trust: tuple[str, ...], rank: Rank, sto
         if rank.number == 0:
             stop.on_limit = partial(_report_limit, folder, attempt)
         allow_local_packages(trust)
-        if is_supervised(trial.read_attempt_config(attempt)):
+        if _is_supervised(trial, attempt):
             return run_supervisor(trial, attempt, trust, rank, stop)
         with Journal(folder / "journal.jsonl" if rank.number == 0 else Path(os.devnull)) as journal:
             try:
@@ -97,6 +98,13 @@ def run_rank(trial: Trial, attempt: int, trust: tuple[str, ...], rank: Rank, sto
                     raise
                 traceback.print_exc()
                 return FAILED
+
+
+def _is_supervised(trial: Trial, attempt: int) -> bool:
+    try:
+        return is_supervised(trial.read_attempt_config(attempt))
+    except InputError:  # a damaged file: `run_attempt` reads it again, and reports it in the journal
+        return False
 
 
 def _report_limit(folder: Path, attempt: int, reason: str) -> None:

@@ -112,7 +112,8 @@ def test_a_process_does_nothing_if_a_newer_attempt_exists(tmp_path: Path) -> Non
     [
         ({"batch_size_global": 5000}, WRONG_INPUT, "batch_size_global=5000 is more than the 1297 training examples"),
         ({"model": {"_target_": "os.system"}}, WRONG_INPUT, "is not on the list of code that may run"),
-        ({"checkpoint": None}, FAILED, "TypeError: 'NoneType' object is not subscriptable; the traceback is in "),
+        ({"checkpoint": None}, WRONG_INPUT, "trial.yaml is damaged: 'checkpoint' has a value of the wrong type"),
+        ({"log_every_steps": None}, FAILED, "; the traceback is in "),
     ],
 )
 def test_the_journal_holds_the_error_as_one_line(
