@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,15 +63,15 @@ def compose(args: argparse.Namespace, overrides: Sequence[str] | None = None) ->
 
 
 def shared_file(args: argparse.Namespace) -> SharedFile | None:
-    """The shared file that `--from` names."""
-    return None if args.shared is None else _read_shared_file(args.shared)
+    """The shared file that `--from` names. It is read once a command, so the file that runs is the one that was checked."""
+    if args.shared is None:
+        return None
+    if not hasattr(args, "shared_file"):
+        from experiments.results.share.shared_file import read
 
-
-@lru_cache(maxsize=1)  # the file that runs must be the file that was checked, and an archive may be large
-def _read_shared_file(name: str) -> SharedFile:
-    from experiments.results.share.shared_file import read
-
-    return read(user_path(name, "--from"))
+        args.shared_file = read(user_path(args.shared, "--from"))
+    shared: SharedFile = args.shared_file
+    return shared
 
 
 def print_config(experiment: Experiment) -> int:
