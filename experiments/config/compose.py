@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.plugins.config_source import ConfigResult
 from hydra.types import RunMode
+from hydra.version import VersionBase
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -36,6 +39,7 @@ from experiments.core.renamed import suggestion
 from experiments.core.secrets import find_secret_keys
 
 MAY_BE_EMPTY = "experiment"
+_HYDRA_LOCK = threading.Lock()
 
 
 def compose(
@@ -203,7 +207,7 @@ def _compose_groups(chosen: list[str], draft: ConfigDraft) -> tuple[DictConfig, 
     search = "hydra.searchpath=[" + ",".join(f"'{folder}'" for folder in quoted) + "]"
     SourcesRegistry.instance().register(_UserFolder)
     try:
-        with initialize_config_module(config_module="conf", version_base=None):
+        with _own_hydra():
             loader = GlobalHydra.instance().config_loader()
             defaults_list = loader.compute_defaults_list("config", [*chosen, search], RunMode.RUN)
         tree = OmegaConf.create()
@@ -216,6 +220,21 @@ def _compose_groups(chosen: list[str], draft: ConfigDraft) -> tuple[DictConfig, 
         raise ConfigError([*draft.problems, _describe_composition_error(err, chosen, draft)]) from err
     choices = defaults_list.overrides.known_choices
     return tree, {group: option for group, option in choices.items() if not group.startswith("hydra")}
+
+
+@contextmanager
+def _own_hydra() -> Iterator[None]:
+    """Initialize Hydra. Its state is global, so that of a program which uses Hydra itself is put aside, and back afterwards."""
+    with _HYDRA_LOCK:
+        user, version = GlobalHydra.instance().hydra, VersionBase.instance().getbase()
+        GlobalHydra.instance().clear()
+        try:
+            with initialize_config_module(config_module="conf", version_base=None):
+                yield
+        finally:
+            if user is not None:
+                GlobalHydra.instance().hydra = user
+                VersionBase.instance().version_base = version
 
 
 class _UserFolder(FileConfigSource):
@@ -279,6 +298,9 @@ def _describe_composition_error(err: Exception, chosen: Sequence[str], draft: Co
     if unmatched:
         group = unmatched.group(1)
         override_text = next((text for text in chosen if text.lstrip("+~").startswith(group)), None)
+        outer, _, package = group.partition("@")
+        if override_text is None and package.endswith(f".{outer}"):
+            return f"{where} cannot choose '{outer}'; make `# @package _global_` the first line of its file"
         return f"{override_text or where}: the configuration has no group '{group}'; {did_you_mean(group, draft.groups, lists())}"
     twice = re.match(r"Multiple values for (\S+)\.", text)
     if twice:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import socket
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -226,14 +228,35 @@ def test_every_problem_is_reported_once() -> None:
     assert len(err.value.problems) == 5
 
 
-def test_compose_leaves_the_process_unchanged() -> None:
+@pytest.mark.parametrize("is_in_use", [False, True])
+def test_compose_leaves_the_hydra_of_the_process_unchanged(tmp_path: Path, *, is_in_use: bool) -> None:
+    import hydra
     from hydra.core.global_hydra import GlobalHydra
 
-    before = GlobalHydra.instance().is_initialized()
-    with pytest.raises(ConfigError):
-        compose(["model=mpl"])
-    compose()
-    assert GlobalHydra.instance().is_initialized() is before
+    write(tmp_path, {"mine.yaml": "a: 1\n"})
+    context = hydra.initialize_config_dir(str(tmp_path), version_base="1.2") if is_in_use else nullcontext()
+    with context:
+        with pytest.raises(ConfigError):
+            compose(["model=mpl"])
+        with ThreadPoolExecutor(2) as pool:
+            seeds = pool.map(lambda seed: compose([f"seed={seed}"]).config["seed"], range(2))
+        assert list(seeds) == [0, 1]
+        assert GlobalHydra.instance().is_initialized() is is_in_use
+        assert not is_in_use or hydra.compose("mine") == {"a": 1}
+
+
+HEADER = "# @package _global_\n"
+
+
+@pytest.mark.parametrize("head", [f"\ufeff{HEADER}", HEADER, f"# mine\n\n{HEADER}", f"\n{HEADER}", ""])
+def test_the_package_of_an_experiment_is_its_first_line(head: str, tmp_path: Path) -> None:
+    text = f"{head}defaults:\n  - override /model: softmax\nmax_steps: 7\n"
+    write(tmp_path, {"experiment/mine.yaml": text})
+    if head.lstrip("\ufeff\n").startswith("# @package"):
+        assert compose(["experiment=mine"], config_dirs=[tmp_path]).config["max_steps"] == 7
+        return
+    with pytest.raises(ConfigError, match="`# @package _global_` the first line of its file"):
+        compose(["experiment=mine"], config_dirs=[tmp_path])
 
 
 def leaves(node: Any) -> list[Any]:
