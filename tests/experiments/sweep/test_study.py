@@ -306,7 +306,8 @@ def test_median_pruner_prunes_trials_below_the_median_after_first_step(folder: P
 
 
 def test_hyperband_gives_some_trials_more_steps_before_they_are_judged(folder: Path) -> None:
-    (folder / "templates.json").write_text(json.dumps([{"config": {"max_steps": 270}}]))
+    template = {"choices": {}, "config": {"max_steps": 270}, "links": {}, "overrides": []}
+    (folder / "templates.json").write_text(json.dumps([template]))
     points, study = asha(folder, name="hyperband")
     numbers = [points.add({"a.x": index}) for index in range(40)]
     ended: dict[int, int] = {}

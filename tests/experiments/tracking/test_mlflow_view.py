@@ -137,7 +137,7 @@ def test_unknown_ui_version_has_a_plain_link(
     link = mlflow_view.make_link(sweep, "http://127.0.0.1:5000")
     assert "viewStateShareKey" not in link
     assert f"searchFilter=tags.%60lathe.sweep_key%60%20%3D%20%27{sweep.key}%27" in link
-    assert "orderByKey=metrics.%60val%2Faccuracy_top1%60&orderByAsc=true" in link
+    assert "orderByKey=metrics.%60delivered%2Fval%2Faccuracy_top1%60&orderByAsc=true" in link
 
 
 def test_installed_mlflow_has_saved_views(runs_dir: Path) -> None:
