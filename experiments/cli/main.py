@@ -50,7 +50,7 @@ def _main(arguments: list[str]) -> int:
     except BrokenPipeError:  # `lathe plan --cfg | head`
         _discard_output()
         return 0
-    except Exception as err:
+    except Exception as err:  # every error of Lathe itself ends in two lines and a file with the traceback
         if isinstance(err, OSError) and err.filename is None and err.errno in LOST_OUTPUT:
             _discard_output()
             print(

@@ -60,7 +60,7 @@ def git(
 
 @lru_cache(maxsize=64)
 def find_checkout(folder: Path) -> tuple[Path | None, str | None]:
-    """The root of the checkout that contains a folder; or None, and why git refuses the checkout, with git's own way out.
+    """The root of the checkout that contains a folder; or None, and why git refuses it, with the command that git suggests.
 
     Outside of git both are None.
     """

@@ -95,7 +95,7 @@ class Checkpoints:
                 try:
                     journals = self._write(step, write, state, partial, folder)
                     break
-                except FileNotFoundError:  # somebody removes `checkpoints`, or renamed the run folder for a moment
+                except FileNotFoundError:  # the folder is removed or renamed for a moment
                     if not left or not wait_until_back(self.folder.parent):
                         raise
                     time.sleep(PAUSE_S)

@@ -73,7 +73,7 @@ def read_sweep_file(path: Path, source_map: SourceMap) -> dict[str, Any]:
 def find_foreign_settings(
     node: dict[str, Any], path: Path, files: TrustedFiles, groups: Collection[str]
 ) -> Iterator[str]:
-    """Every override in a sweep file from somebody else that runs in a shell, sends results or reads the environment."""
+    """Every override in an untrusted sweep file that runs in a shell, sends results or reads the environment."""
     from experiments.config.overrides import read_override
 
     if path in files:

@@ -176,7 +176,7 @@ class RunSync:
             self._upload_artifacts(store, progress)
             should_log = self._should_log_model(progress, member)
             model, warning = self._try_model(store, progress) if should_log else (None, None)
-        if member is None:  # those of a sweep are told with the sweep
+        if member is None:  # the sweep reports those of its own trials
             warning = "; ".join([*store.take_warnings(), *([warning] if warning else [])]) or None
         return SyncResult(progress.run_id, progress.experiment_id, points, model, warning)
 

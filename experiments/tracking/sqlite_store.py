@@ -1,4 +1,4 @@
-"""The SQLite file of a store: made whole or not at all, set aside if it is damaged, and told where its artifacts are."""
+"""The SQLite file of a store: created atomically, set aside if damaged, and updated when its artifacts move."""
 
 from __future__ import annotations
 

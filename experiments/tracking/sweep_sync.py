@@ -60,7 +60,7 @@ def sync_all(
         runs_dir: folder of the runs.
         names: of sweeps and runs.
         trust: packages whose code a logged model may include.
-        trust_code: also runs of somebody else, to the store that they name.
+        trust_code: also sync runs of other users, to the store that their configurations name.
     """
     chosen: dict[Path, set[str] | None] = {}
     """Selected trials by folder of a run or sweep; None: all trials."""

@@ -81,7 +81,7 @@ class AsyncCheckpointer:
         try:
             if write is not None:
                 self.checkpoints.save(done, write, state)
-            if best is not None and self.checkpoints.has(done):  # not if somebody has removed it
+            if best is not None and self.checkpoints.has(done):  # it may have been removed meanwhile
                 self.checkpoints.mark_best(done, best.metric, best.value, best.mode)
         except BaseException as err:  # raised again by `wait` in the training thread
             self._error = err

@@ -1,4 +1,4 @@
-"""Whose runs a folder holds: the code and the settings of a run from somebody else run only with `--trust-code`."""
+"""Decides which runs are the user's own: code and settings of other runs are used only with `--trust-code`."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def remember_runs_dir(runs_dir: Path) -> None:
     folder, path = str(runs_dir.resolve()), state_file()
     if "\n" in folder or folder in _remembered():
         return
-    with contextlib.suppress(OSError):  # without it, the user is asked for --trust-code
+    with contextlib.suppress(OSError):  # not remembered: a later command asks for --trust-code
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with path.open("a", encoding="utf-8", errors="surrogateescape") as file:
             file.write(f"{folder}\n")
 
 
 def describe_foreign(folder: Path, runs_dir: Path) -> str | None:
-    """Why the run or sweep in a folder may be from somebody else; None for an own one."""
+    """Why the run or sweep in a folder may be another user's; None for the user's own."""
     real = folder.resolve()
     known = [runs_dir, choose_runs_dir(), *map(Path, _remembered())]
     if not any(real.is_relative_to(path.expanduser().resolve()) for path in known):
@@ -41,7 +41,7 @@ def describe_foreign(folder: Path, runs_dir: Path) -> str | None:
 
 
 def check_own(folder: Path, runs_dir: Path, *, trust_code: bool) -> None:
-    """Refuse to use the code and the settings of a run from somebody else.
+    """Refuse to use the code and the settings of another user's run.
 
     Args:
         folder: of the run or sweep.
@@ -49,7 +49,7 @@ def check_own(folder: Path, runs_dir: Path, *, trust_code: bool) -> None:
         trust_code: the user allows it.
 
     Raises:
-        InputError: it is from somebody else.
+        InputError: it may be another user's.
     """
     if not trust_code and (reason := describe_foreign(folder, runs_dir)) is not None:
         raise InputError(

@@ -60,7 +60,7 @@ def open_original(args: Namespace) -> Iterator[Original]:
     """The run or shared file that the command names. The code of an archive is in a scratch folder while the context is open.
 
     Raises:
-        InputError: it does not exist, has no metrics, is from somebody else, or names code that is not trusted here.
+        InputError: it does not exist, has no metrics, is another user's, or names code that is not trusted here.
     """
     path = user_path(args.run)
     if path.name == "trial.yaml" and path.is_file():

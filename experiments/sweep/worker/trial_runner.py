@@ -100,7 +100,7 @@ class TrialRunner:
     def _send_heartbeat(self) -> None:
         """Touch the heartbeat; end the attempt at once if another one has replaced it."""
         with contextlib.suppress(OSError):  # the folder may be removed; a full disk does not matter
-            (self.folder / "heartbeat").touch()  # makes it again if somebody has removed it
+            (self.folder / "heartbeat").touch()  # also creates it again after it was removed
         entry = self.ledger.read().entries[self.claim.entry.id]
         if entry.state != "running" or entry.attempt != self.claim.attempt:
             self._is_fenced = True

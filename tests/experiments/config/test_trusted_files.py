@@ -38,7 +38,7 @@ OVERRIDES = ["hardware=a100_4", "launcher=slurm", "experiment=foreign"]
 
 
 @pytest.mark.parametrize("text", SETTINGS.values(), ids=SETTINGS)
-def test_a_folder_of_somebody_else_sets_nothing_that_runs_or_sends(text: str, tmp_path: Path) -> None:
+def test_an_untrusted_folder_sets_nothing_that_runs_or_sends(text: str, tmp_path: Path) -> None:
     write_experiment(tmp_path, text)
     with pytest.raises(InputError, match=rf"only a file that you trust.*--trust {tmp_path}"):
         compose(OVERRIDES, config_dirs=[tmp_path])
@@ -50,7 +50,7 @@ def test_a_folder_of_somebody_else_sets_nothing_that_runs_or_sends(text: str, tm
 @pytest.mark.parametrize(
     "text", ["launcher: {workers: 2}", "hardware: {slurm: {mem_gb_per_device: 4}}", "description: 'in ${data_root}'"]
 )
-def test_a_folder_of_somebody_else_may_set_everything_else(text: str, tmp_path: Path) -> None:
+def test_an_untrusted_folder_may_set_everything_else(text: str, tmp_path: Path) -> None:
     write_experiment(tmp_path, text)
     assert compose(OVERRIDES, config_dirs=[tmp_path]).config
 
@@ -99,7 +99,7 @@ def test_settings_and_packages_trust_folders(tmp_path: Path, monkeypatch: pytest
         "space: {model: {mlp: {launcher.python: [/tmp/x]}}}",
     ],
 )  # fmt: skip
-def test_a_sweep_file_of_somebody_else_sets_nothing_that_runs_or_sends(text: str, tmp_path: Path) -> None:
+def test_an_untrusted_sweep_file_sets_nothing_that_runs_or_sends(text: str, tmp_path: Path) -> None:
     path = tmp_path / "foreign.yaml"
     path.write_text(f"metric: val/accuracy_top1\n{text}\n")
     with pytest.raises(InputError, match="only a file that you trust"):

@@ -1,4 +1,4 @@
-"""Runs of somebody else are used only with `--trust-code`."""
+"""Runs of other users are used only with `--trust-code`."""
 
 from __future__ import annotations
 
