@@ -25,7 +25,7 @@ from torch.optim import SGD
 from modules.data.base import Batch
 from modules.model.mlp import Mlp
 from modules.objective.cross_entropy import CrossEntropy
-from modules.parallel.base import EngineConfig, Rank, TrainingTask
+from modules.parallel.base import EngineConfig, Rank, TrainingSetup
 from modules.parallel.data import DataParallel
 from modules.parallel.parameter_server import ParameterServer
 from modules.parallel.topology import Topology
@@ -46,10 +46,10 @@ def fetch(step: int, number: int, count: int) -> Batch:
     )
 
 
-def _make_task(hidden_sizes: list[int]) -> TrainingTask:
+def _make_setup(hidden_sizes: list[int]) -> TrainingSetup:
     torch.manual_seed(0)
     model: nn.Module = Mlp(NUM_FEATURES, NUM_CLASSES, hidden_sizes, dropout_prob=0.0)
-    return TrainingTask(model, CrossEntropy(), partial(SGD, lr=0.01), Constant())
+    return TrainingSetup(model, CrossEntropy(), partial(SGD, lr=0.01), Constant())
 
 
 def _make_engine_config(rank: Rank, num_steps: int, folder: str) -> EngineConfig:
@@ -61,7 +61,7 @@ def _make_engine_config(rank: Rank, num_steps: int, folder: str) -> EngineConfig
 def synchronous(rank: Rank, hidden_sizes: list[int], num_steps: int, delay_s: float, folder: str) -> float:
     """Return the examples per second of `parallel=data`."""
     engine, begin = DataParallel(2), 0.0
-    engine.prepare(_make_task(hidden_sizes), _make_engine_config(rank, num_steps, folder))
+    engine.prepare(_make_setup(hidden_sizes), _make_engine_config(rank, num_steps, folder))
     for step in range(num_steps):
         if step == WARMUP_STEPS:
             begin = time.perf_counter()
@@ -78,11 +78,11 @@ def asynchronous(rank: Rank, hidden_sizes: list[int], num_steps: int, delay_s: f
         ParameterServer(2, delays_s=delays, snapshot_every_steps=10**6),
         _make_engine_config(rank, num_steps, folder),
     )
-    task, roles = _make_task(hidden_sizes), list(engine.roles(engine_config.topology))
+    setup, roles = _make_setup(hidden_sizes), list(engine.roles(engine_config.topology))
     if rank.number:
-        engine.run_role(roles[rank.number - 1], task, engine_config, fetch, lambda: None)
+        engine.run_role(roles[rank.number - 1], setup, engine_config, fetch, lambda: None)
         return 0.0
-    engine.prepare(task, engine_config)
+    engine.prepare(setup, engine_config)
     begin, nothing = 0.0, (torch.empty(0), torch.empty(0))
     for step in range(num_steps):
         if step == WARMUP_STEPS:

@@ -27,7 +27,7 @@ from torch.optim import AdamW
 
 from modules.model.gpt import Gpt
 from modules.objective.cross_entropy import CrossEntropy
-from modules.parallel.base import Engine, EngineConfig, Rank, TrainingTask
+from modules.parallel.base import Engine, EngineConfig, Rank, TrainingSetup
 from modules.parallel.data import DataParallel
 from modules.parallel.deepspeed.config import make_settings
 from modules.parallel.deepspeed_pipeline import Pipeline
@@ -72,7 +72,7 @@ def ours(rank: Rank, kind: str) -> tuple[Engine, Step]:
     engine_config = EngineConfig(
         10**6, num_accumulation, None, "fp32", False, "cpu", size // num_accumulation, topology=topology, rank=rank
     )
-    engine.prepare(TrainingTask(make_model(), CrossEntropy(), ADAMW, Constant()), engine_config)
+    engine.prepare(TrainingSetup(make_model(), CrossEntropy(), ADAMW, Constant()), engine_config)
     return engine, lambda step: engine.train_step(make_batch(step, size), step)
 
 

@@ -70,7 +70,7 @@ def step_s(rank: Rank, overrides: Sequence[str]) -> float:
         topology=plan.topology,
         rank=rank,
     )
-    parts.engine.prepare(parts.task, engine_config)
+    parts.engine.prepare(parts.setup, engine_config)
     batch = parts.data.example(plan.batch_size_per_device * plan.num_accumulation)
     seconds: list[float] = []
     for step in range(engine_config.num_steps):

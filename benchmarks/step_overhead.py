@@ -33,7 +33,7 @@ from experiments.train.trainer import seed_step
 from modules.data.tensors import TensorSplit
 from modules.model.lenet import LeNet
 from modules.objective.cross_entropy import CrossEntropy
-from modules.parallel.base import EngineConfig, TrainingTask
+from modules.parallel.base import EngineConfig, TrainingSetup
 from modules.parallel.single import Single
 from modules.parallel.topology import RankCoordinates
 from modules.schedule.constant import Constant
@@ -97,7 +97,7 @@ def ours(make: Make, folder: Path) -> Loop:
         NUM_STEPS, num_accumulation=1, grad_clip_norm=None, precision="fp32", compile=False, device="cpu",
         batch_size_per_device=BATCH_SIZE,
     )  # fmt: skip
-    engine.prepare(TrainingTask(make(), CrossEntropy(), make_optimizer, Constant()), engine_config)
+    engine.prepare(TrainingSetup(make(), CrossEntropy(), make_optimizer, Constant()), engine_config)
     split = TensorSplit(*examples())
     stream = enumerate(training_batches(split, BATCH_SIZE, seed=0, first_step=0, num_steps=NUM_STEPS, num_workers=0))
 

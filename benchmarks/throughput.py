@@ -51,10 +51,10 @@ def batches(split: Split, batch_size: int) -> Iterator[Batch]:
 
 def bare(config: Mapping[str, Any], plan: Plan, split: Split) -> Loop:
     """Return a plain torch loop."""
-    task = assemble(config).task
-    model, objective, stream, step = task.model, task.objective, batches(split, plan.batch_size_global), 0
+    setup = assemble(config).setup
+    model, objective, stream, step = setup.model, setup.objective, batches(split, plan.batch_size_global), 0
     parameters = list(model.parameters())
-    optimizer = task.optimizer(parameters)
+    optimizer = setup.optimizer(parameters)
     initial_lr = optimizer.param_groups[0]["lr"]
     losses = list[float]()
 
@@ -66,7 +66,7 @@ def bare(config: Mapping[str, Any], plan: Plan, split: Split) -> Loop:
                 assert isinstance(inputs, Tensor)
                 inputs = inputs.contiguous(memory_format=torch.channels_last)
             for group in optimizer.param_groups:
-                group["lr"] = initial_lr * task.schedule.factor(step, plan.num_steps)
+                group["lr"] = initial_lr * setup.schedule.factor(step, plan.num_steps)
             optimizer.zero_grad()
             loss: Tensor = objective(model(inputs), targets)[0]
             loss.backward()  # type: ignore[no-untyped-call]

@@ -36,7 +36,7 @@ from modules.data.text.pair_split import PairSplit
 from modules.evaluator.translation import Translation
 from modules.model.seq2seq_attention import Seq2SeqAttention
 from modules.objective.cross_entropy import CrossEntropy
-from modules.parallel.base import EngineConfig, TrainingTask
+from modules.parallel.base import EngineConfig, TrainingSetup
 from modules.parallel.single import Single
 from modules.parallel.topology import RankCoordinates
 from modules.schedule.constant import Constant
@@ -82,7 +82,7 @@ def bare() -> Loop:
 
 def ours(folder: Path) -> Loop:
     engine, journal = Single(), Journal(folder / "journal.jsonl")
-    engine.prepare(TrainingTask(make_model(), CrossEntropy(), make_optimizer, Constant()), _make_engine_config())
+    engine.prepare(TrainingSetup(make_model(), CrossEntropy(), make_optimizer, Constant()), _make_engine_config())
     batches = enumerate(stream(sentences()))
 
     def train(num_steps: int) -> None:
@@ -123,7 +123,7 @@ def side_by_side(num_steps: int) -> None:
 
 def _our_steps(model: nn.Module, train: PairSplit) -> Iterator[object]:
     engine = Single()
-    engine.prepare(TrainingTask(model, CrossEntropy(), make_optimizer, Constant()), _make_engine_config())
+    engine.prepare(TrainingSetup(model, CrossEntropy(), make_optimizer, Constant()), _make_engine_config())
     for step, batch in enumerate(stream(train)):
         yield engine.train_step(batch, step)
 

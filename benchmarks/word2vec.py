@@ -62,7 +62,7 @@ class Ours:
         engine_config = EngineConfig(
             num_steps, 1, None, "fp32", compile=False, device="cpu", batch_size_per_device=size
         )
-        parts.engine.prepare(parts.task, engine_config)
+        parts.engine.prepare(parts.setup, engine_config)
         batches = training_batches(split, size, config["seed"], 0, num_steps, num_workers=0)
         self.stream, self.steps_per_turn = enumerate(batches), num_steps // (NUM_EPOCHS * TURNS_PER_EPOCH)
         self.words_per_turn: int = self.steps_per_turn * size * split.context_tokens
@@ -125,7 +125,7 @@ def compare(size: int, overrides: Sequence[str]) -> float:
         speeds.append((speed[ours], speed[gensim]))
     assert isinstance(parts.evaluator, ModelEvaluator)
     parts.evaluator.setup(data)
-    for name, column, model in (("Lathe", 0, parts.task.model), ("gensim", 1, gensim.table())):
+    for name, column, model in (("Lathe", 0, parts.setup.model), ("gensim", 1, gensim.table())):
         metrics = parts.evaluator.compute_with_model(model, torch.zeros(1))
         columns = " | ".join(f"{metrics[key]:.3f}" for key in ("wordsim353_spearman", "analogies_accuracy"))
         print(f"| {name}, {size} dimensions | {median(pair[column] for pair in speeds):,.0f} | {columns} |", flush=True)
@@ -148,7 +148,9 @@ def large_vocabulary(overrides: Sequence[str]) -> str:
     begin = time.process_time()
     ours.turn(1)
     steps_s = NUM_STEPS / (time.process_time() - begin)
-    size_gb = sum(tensor.numel() for tensor in parts.task.model.parameters()) * 4 * 2 / 1e9  # with the state of Adagrad
+    size_gb = (
+        sum(tensor.numel() for tensor in parts.setup.model.parameters()) * 4 * 2 / 1e9
+    )  # with the state of Adagrad
     words_s = steps_s * config["batch_size_global"] * data.context_tokens
     size = f"{LARGE_VOCAB_SIZE:,} words, {LARGE_EMBEDDING_SIZE} dimensions ({size_gb:.1f} GB)"
     return f"{size}: {steps_s:.1f} steps/s, {words_s:,.0f} words/s"

@@ -16,7 +16,7 @@ from experiments.core.errors import InputError, PlanError
 from experiments.core.seeding import derive_seed
 from modules.data.base import Data
 from modules.evaluator.base import AnyEvaluator
-from modules.parallel.base import Engine, TrainingTask
+from modules.parallel.base import Engine, TrainingSetup
 
 
 @dataclass
@@ -24,7 +24,7 @@ class Components:
     """The components of a training."""
 
     data: Data
-    task: TrainingTask
+    setup: TrainingSetup
     evaluator: AnyEvaluator
     engine: Engine
 
@@ -54,10 +54,10 @@ def assemble(config: Mapping[str, Any], trust: Collection[str] = (), initial: Pa
     problems = problems or load_initial_weights(built["model"], config, initial)
     if problems:
         raise PlanError(problems, f"the plan for '{config['name']}'")
-    task = TrainingTask(
+    setup = TrainingSetup(
         built["model"], built["objective"], built["optimizer"], built["schedule"], example=built["data"].example
     )
-    return Components(built["data"], task, built["evaluator"], built["parallel"])
+    return Components(built["data"], setup, built["evaluator"], built["parallel"])
 
 
 def make_engine(config: Mapping[str, Any], trust: Collection[str] = ()) -> Engine:

@@ -114,16 +114,18 @@ class UnsavedState:
 
     def _find(self) -> dict[str, _Part]:
         """All state outside of the model's parameters and buffers and the engine's optimizer, by path."""
-        task, engine = self.components.task, self.components.engine
-        known = {id(tensor) for tensor in task.model.state_dict(keep_vars=True).values()}
-        packages = {_package(each) for each in (task.model, task.objective, task.schedule, engine)}
+        setup, engine = self.components.setup, self.components.engine
+        known = {id(tensor) for tensor in setup.model.state_dict(keep_vars=True).values()}
+        packages = {_package(each) for each in (setup.model, setup.objective, setup.schedule, engine)}
         walk = _Walk(known, packages - _LIBRARIES)
-        walk.visited |= {id(each) for each in (task, task.model, task.objective, task.schedule, self.components.data)}
+        walk.visited |= {
+            id(each) for each in (setup, setup.model, setup.objective, setup.schedule, self.components.data)
+        }
         walk.visited |= {id(getattr(engine, name, None)) for name in ("optimizer", "scaler", "forward", "ranks")}
-        walk.visited |= {id(module) for module in task.model.modules()}
-        for name, module in task.model.named_modules():
+        walk.visited |= {id(module) for module in setup.model.modules()}
+        for name, module in setup.model.named_modules():
             walk.owner(f"model{_dotted(name)}", module, is_model=True)
-        for name, component in (("objective", task.objective), ("schedule", task.schedule)):
+        for name, component in (("objective", setup.objective), ("schedule", setup.schedule)):
             walk.owner(name, component)
         if not type(engine).__module__.startswith("modules.parallel."):
             walk.owner("parallel", engine)

@@ -69,13 +69,13 @@ def estimate(config: Mapping[str, Any], plan: Plan, trust: Collection[str] = ())
     with torch.device("meta"):
         components = assemble(config, trust)
     partition = config["parallel"].get("partition", "parameters")
-    problems = find_incompatibilities(components.task.model, topology, partition) + find_evaluator_incompatibilities(
+    problems = find_incompatibilities(components.setup.model, topology, partition) + find_evaluator_incompatibilities(
         components.evaluator, layout
     )
     if problems:
         raise PlanError(problems, f"the plan for '{plan.name}'")
-    num_parameters = sum(parameter.numel() for parameter in components.task.model.parameters())
-    bounds = find_stage_bounds(components.task.model, topology.pipe, partition) if topology.pipe > 1 else None
+    num_parameters = sum(parameter.numel() for parameter in components.setup.model.parameters())
+    bounds = find_stage_bounds(components.setup.model, topology.pipe, partition) if topology.pipe > 1 else None
     counts = count_micro_batch(config, components, plan.name, plan.batch_size_per_device, topology.model)
     bounds = bounds or [0, len(counts.layers)]
     work = sum(layer.flops for layer in (*counts.layers, counts.loss))
@@ -120,7 +120,7 @@ def count_micro_batch(
                 [f"{problem}: {describe_error(err)}; lower batch_size_per_device, or correct its example()"], subject
             ) from err
         try:
-            return count_model(components.task, batch, config["precision"], num_slices)
+            return count_model(components.setup, batch, config["precision"], num_slices)
         except (DataDependentOutputException, DynamicOutputShapeException) as err:
             problem = f"model={config['model']['_target_']} depends on values of the data ({describe_error(err)})"
             raise PlanError(

@@ -175,7 +175,7 @@ class _LayoutComparison:
         replica_batch_size = self.config["batch_size_global"] // topology.data
         layout = replace(layout, batch_size_per_device=size, num_micro_batches=replica_batch_size // size)
         count = self._count(topology.model, size)
-        model = self.components.task.model
+        model = self.components.setup.model
         bounds = find_stage_bounds(model, topology.pipe, "parameters") if topology.pipe > 1 else [0, len(count.layers)]
         memory = max(stage.total_bytes for stage in estimate_memory(count, bounds, layout, on_cpu=self.on_cpu))
         return Candidate(layout, overrides, memory, estimate_cost(count, bounds, layout, self.machine))
@@ -190,7 +190,7 @@ class _LayoutComparison:
                 continue
             if result:
                 return result if isinstance(result, str) else result[0]
-        return next(iter(find_incompatibilities(self.components.task.model, layout.topology)), None)
+        return next(iter(find_incompatibilities(self.components.setup.model, layout.topology)), None)
 
     def _drop(self, layout: ParallelLayout, size: int, problem: str) -> None:
         """Count a layout once, by the first reason against it."""

@@ -59,7 +59,7 @@ class ReplicaOrServer(Trainer):
         engine = cast(ManagedEngine, self.components.engine)
         with self._as_input_error():
             fetch = self._make_fetch() if self.role.startswith("replica") else _fetch_nothing
-            engine.run_role(self.role, self.components.task, self.make_engine_config(), fetch, self.should_stop)
+            engine.run_role(self.role, self.components.setup, self.make_engine_config(), fetch, self.should_stop)
         return "finished", None
 
     def _make_fetch(self) -> Callable[[int, int, int], Batch]:

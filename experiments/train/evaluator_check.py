@@ -29,7 +29,7 @@ def dry_run(components: Components, layout: ParallelLayout) -> tuple[list[str], 
         DataError: the evaluator reads files, and one is missing or damaged.
     """
     inputs, targets = components.data.example(2)
-    model, evaluator = components.task.model, components.evaluator
+    model, evaluator = components.setup.model, components.evaluator
     problems = [
         *renamed_methods(evaluator),
         *find_evaluator_incompatibilities(evaluator, layout),
@@ -39,7 +39,7 @@ def dry_run(components: Components, layout: ParallelLayout) -> tuple[list[str], 
         raise ValueError("; ".join(problems))
     with torch.random.fork_rng(devices=[]), torch.inference_mode():
         outputs = model.eval()(inputs)
-        _, objective_metrics = components.task.objective(outputs, targets)
+        _, objective_metrics = components.setup.objective(outputs, targets)
         if isinstance(evaluator, ModelEvaluator):
             evaluator.setup(components.data)
             sums = _check_sums(evaluator, evaluator.update_with_model(model, (inputs, targets)))

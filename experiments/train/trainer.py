@@ -77,7 +77,7 @@ class Trainer:
         self.evaluated: tuple[int, dict[str, float]] = 0, {}
         """The step that was evaluated last, and its metrics on the validation split."""
         # Now, as an engine may later take parts of the model away.
-        model = self.components.task.model
+        model = self.components.setup.model
         self.num_parameters = sum(parameter.numel() for parameter in model.parameters())
         self.artifacts = EvaluatorArtifacts(self.components.evaluator, model, self.rank.number == 0)
 
@@ -94,16 +94,16 @@ class Trainer:
         """
         plan, engine = self.plan, self.components.engine
         with self._as_input_error():
-            check_model(self.components.task.model)
+            check_model(self.components.setup.model)
             self._check_evaluator()
             self._count_flops()
-            engine.prepare(self.components.task, self.make_engine_config())
+            engine.prepare(self.components.setup, self.make_engine_config())
             train, val, test = (
                 self._load_split(name) for name in ("train", "val", "test")
             )  # fail now, not after training
             self._check_handover(train)
         is_first = self.rank.number == 0
-        self.checkpointer = AsyncCheckpointer(engine, self.components.task.model, self.checkpoints, is_first)
+        self.checkpointer = AsyncCheckpointer(engine, self.components.setup.model, self.checkpoints, is_first)
         self.loader = CheckpointLoader(engine, self.checkpoints, is_first)
         self.journal.params(
             {**_plan_params(self.num_parameters, plan), **self._environment_params(), **self._interface_params()}
@@ -135,7 +135,7 @@ class Trainer:
         self.on_running(first_step, None)
         self._report_warnings()
         batches = self._batches(train, first_step)
-        schedule, tokens = self.components.task.schedule, _count_target_tokens(self.components.data.example(1))
+        schedule, tokens = self.components.setup.schedule, _count_target_tokens(self.components.data.example(1))
         logger = MetricLogger(config, plan, schedule, self.journal, first_step, tokens, self._step_metrics)
         consensus = StopConsensus(engine, self.should_stop, self.num_synchronous, first_step)
         if first_step < plan.num_steps and (reason := consensus.reason(first_step)) is not None:
@@ -223,7 +223,7 @@ class Trainer:
         """Log DeepSpeed's count for one micro-batch through the whole model, if the run is profiled."""
         if self.profile_folder is not None and self.rank.number == 0:
             inputs, _ = self.components.data.example(self.plan.batch_size_per_device)
-            self.journal.params(count_flops(self.components.task.model, inputs, self.profile_folder))
+            self.journal.params(count_flops(self.components.setup.model, inputs, self.profile_folder))
 
     def _log_profile(self, step: int) -> None:
         milliseconds = self.profiler.finish_trace(step)
@@ -318,7 +318,7 @@ class Trainer:
         )
 
     def _is_on_gpu(self) -> bool:
-        return any(parameter.is_cuda for parameter in self.components.task.model.parameters())
+        return any(parameter.is_cuda for parameter in self.components.setup.model.parameters())
 
     def _interface_params(self) -> dict[str, Any]:
         """Return the model's inputs and outputs, for its export, and the class names of the data."""

@@ -63,8 +63,8 @@ Fetch = Callable[[int, int, int], Batch]
 
 
 @dataclass
-class TrainingTask:
-    """What is trained: a model with its objective, optimizer and schedule."""
+class TrainingSetup:
+    """What is trained, and how: a model with its objective, optimizer and schedule."""
 
     model: nn.Module
     objective: Objective
@@ -77,10 +77,10 @@ class TrainingTask:
 class Engine(Protocol):
     """Trains one model on all ranks of a topology. All ranks call each method, in the same order."""
 
-    def prepare(self, task: TrainingTask, config: EngineConfig) -> None:
+    def prepare(self, setup: TrainingSetup, config: EngineConfig) -> None:
         """Connect to the other ranks and move the model to its devices; called once, before any other method.
 
-        ``task.model`` is the whole model, with the same weights on every rank.
+        ``setup.model`` is the whole model, with the same weights on every rank.
 
         Raises:
             ValueError: this machine or this task cannot do what the configuration requires.
@@ -147,13 +147,13 @@ class ManagedEngine(Engine, Protocol):
         ...
 
     def run_role(
-        self, role: str, task: TrainingTask, config: EngineConfig, fetch: Fetch, should_stop: Callable[[], str | None]
+        self, role: str, setup: TrainingSetup, config: EngineConfig, fetch: Fetch, should_stop: Callable[[], str | None]
     ) -> None:
         """Run one of these processes until the coordinator ends it.
 
         Args:
             role: a name from `roles`.
-            task: with the same weights in every process.
+            setup: with the same weights in every process.
             config: as for `prepare`.
             fetch: reads the data of a replica.
             should_stop: returns a reason to stop the training, or None.

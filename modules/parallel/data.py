@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from modules.data.base import ComponentWarning
-from modules.parallel.base import EngineConfig, TrainingTask
+from modules.parallel.base import EngineConfig, TrainingSetup
 from modules.parallel.single import Single
 from modules.parallel.topology import Degree
 
@@ -32,8 +32,8 @@ class DataParallel(Single):
         """
         self.data = data
 
-    def prepare(self, task: TrainingTask, config: EngineConfig) -> None:
-        super().prepare(task, config)
+    def prepare(self, setup: TrainingSetup, config: EngineConfig) -> None:
+        super().prepare(setup, config)
         if config.topology.world > 1 and self.forward.device.type == "cuda" and _has_sparse_gradients(self.model):
             raise ValueError(
                 "model.sparse_gradients=true: NCCL sends only dense gradients between GPUs; set model.sparse_gradients=false, "

@@ -14,7 +14,7 @@ from torch import Tensor
 from modules.data.base import Batch, Tensors
 from modules.evaluator.base import AnyEvaluator
 from modules.parallel import checkpoint_format as state
-from modules.parallel.base import EngineConfig, TrainingTask
+from modules.parallel.base import EngineConfig, TrainingSetup
 from modules.parallel.deepspeed.engine import DeepSpeedEngine
 from modules.parallel.forward import MetricAccumulator, average_metrics, evaluation_mode, split_micro_batches
 from modules.parallel.topology import Degree
@@ -51,22 +51,22 @@ class Pipeline(DeepSpeedEngine):
         super().__init__(STAGE, "none", deepspeed_extra)  # the resolved degrees come with the EngineConfig
         self.partition = partition
 
-    def prepare(self, task: TrainingTask, config: EngineConfig) -> None:
-        self._connect(task, config, self.partition)
+    def prepare(self, setup: TrainingSetup, config: EngineConfig) -> None:
+        self._connect(setup, config, self.partition)
         from modules.parallel.deepspeed.initialize import connect, initialize
         from modules.parallel.deepspeed.pipeline_stages import Stages
 
         connect(config)
-        self.stages = Stages(task, config, self.partition, self.forward.autocast, self._on_outputs)
+        self.stages = Stages(setup, config, self.partition, self.forward.autocast, self._on_outputs)
         own = {id(tensor) for tensor in (*self.stages.parameters(), *self.stages.buffers())}
-        tensors = state.name_tensors(task.model)
+        tensors = state.name_tensors(setup.model)
         self.tensors = {name: tensor for name, tensor in tensors.items() if id(tensor) in own}
         for tensor in tensors.values():
             if id(tensor) not in own:
                 tensor.data = torch.empty(0)  # it is on another stage
         parameters = [parameter for parameter in self.stages.parameters() if parameter.requires_grad]
         split = {"pipe_partitioned": False, "grad_partitioned": False}
-        optimizer, settings = self._make_optimizer(task, parameters, config.grad_clip_norm, pipeline=split)
+        optimizer, settings = self._make_optimizer(setup, parameters, config.grad_clip_norm, pipeline=split)
         self.engine = initialize(self.stages, optimizer, settings, config, None)
         self._scale_loss()
         self.step_metrics: list[dict[str, Tensor]] = []

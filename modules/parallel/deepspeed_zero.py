@@ -12,7 +12,7 @@ from torch.amp import GradScaler
 from modules.data.base import Batch
 from modules.evaluator.base import AnyEvaluator
 from modules.parallel import checkpoint_format as state
-from modules.parallel.base import EngineConfig, TrainingTask
+from modules.parallel.base import EngineConfig, TrainingSetup
 from modules.parallel.deepspeed.config import Stage
 from modules.parallel.deepspeed.engine import DeepSpeedEngine
 from modules.parallel.forward import Forward, average_metrics, evaluate, split_micro_batches
@@ -41,18 +41,18 @@ class Zero(DeepSpeedEngine):
         """
         super().__init__(stage, offload, deepspeed_extra)  # the resolved degrees come with the EngineConfig
 
-    def prepare(self, task: TrainingTask, config: EngineConfig) -> None:
-        self._connect(task, config, "parameters")
+    def prepare(self, setup: TrainingSetup, config: EngineConfig) -> None:
+        self._connect(setup, config, "parameters")
         from modules.parallel.deepspeed.initialize import ModelUnit, initialize
 
-        model = task.model.to(self.forward.device)
+        model = setup.model.to(self.forward.device)
         self.tensors = state.name_tensors(model)
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         if config.compile:
             model.compile()
         # DeepSpeed 0.19.8 reports no norm under stage 0, so `_clip` clips.
         grad_clip_norm = config.grad_clip_norm if self.stage else None
-        optimizer, settings = self._make_optimizer(task, parameters, grad_clip_norm)
+        optimizer, settings = self._make_optimizer(setup, parameters, grad_clip_norm)
         self.trained = _WithAutocast(model, self.forward)
         self.engine = initialize(self.trained, optimizer, settings, config, ModelUnit(self.ranks))
         self._scale_loss()

@@ -27,7 +27,7 @@ from modules.parallel.asynchronous.server_shard import ParameterShard, Policy
 from modules.parallel.asynchronous.staleness import Correction, make_correction
 from modules.parallel.asynchronous.transport import Closed, Connection, Listener
 from modules.parallel.asynchronous.work_queue import WorkQueue
-from modules.parallel.base import EngineConfig, Fetch, TrainingTask
+from modules.parallel.base import EngineConfig, Fetch, TrainingSetup
 from modules.parallel.shared_store import join_store, open_store
 from modules.parallel.single import Single
 from modules.parallel.topology import Degree, Topology
@@ -112,28 +112,33 @@ class ParameterServer:
         return {**servers, **{f"replica {number}": number for number in range(replicas)}}
 
     def run_role(
-        self, role: str, task: TrainingTask, config: EngineConfig, fetch: Fetch, should_stop: Callable[[], str | None]
+        self, role: str, setup: TrainingSetup, config: EngineConfig, fetch: Fetch, should_stop: Callable[[], str | None]
     ) -> None:
         kind, _, number = role.partition(" ")
         if kind == "server":
-            self._serve(int(number), task, config)
+            self._serve(int(number), setup, config)
         else:
-            self._replicate(int(number), task, config, fetch, should_stop)
+            self._replicate(int(number), setup, config, fetch, should_stop)
 
-    def _serve(self, number: int, task: TrainingTask, config: EngineConfig) -> None:
-        flat = FlatParameters(task.model)
-        factor = lambda update: task.schedule.factor(update, config.num_steps)  # noqa: E731
+    def _serve(self, number: int, setup: TrainingSetup, config: EngineConfig) -> None:
+        flat = FlatParameters(setup.model)
+        factor = lambda update: setup.schedule.factor(update, config.num_steps)  # noqa: E731
         shard = ParameterShard(
-            flat, flat.shard(number, self.num_servers), task.optimizer, factor, self.correct, self.policy,
+            flat, flat.shard(number, self.num_servers), setup.optimizer, factor, self.correct, self.policy,
             self.chunks(config.topology),
         )  # fmt: skip
         store = join_store(config.rank)
         ServerProcess(store, number, shard, flat, config.folder, self.snapshot_every_steps).run()
 
     def _replicate(
-        self, number: int, task: TrainingTask, config: EngineConfig, fetch: Fetch, should_stop: Callable[[], str | None]
+        self,
+        number: int,
+        setup: TrainingSetup,
+        config: EngineConfig,
+        fetch: Fetch,
+        should_stop: Callable[[], str | None],
     ) -> None:
-        single = _make_single(task, config)
+        single = _make_single(setup, config)
         store = join_store(config.rank)
         group = ReplicaGroup(store, number // self.group_size, number % self.group_size, self.group_size)
         settings = ReplicaSettings(
@@ -144,10 +149,10 @@ class ParameterServer:
             store, group, number // self.group_size, self.num_servers, single, flat, settings, fetch, should_stop
         ).run()
 
-    def prepare(self, task: TrainingTask, config: EngineConfig) -> None:
+    def prepare(self, setup: TrainingSetup, config: EngineConfig) -> None:
         self.config, self.chunks_per_round = config, self.chunks(config.topology)
         self._folder = config.folder
-        self.single = _make_single(task, config)
+        self.single = _make_single(setup, config)
         self.flat = FlatParameters(self.single.model)
         self.vector = self.flat.collect(torch.empty(self.flat.size, dtype=self.flat.dtype))
         self.buffers = self.flat.take_buffers(torch.empty(self.flat.num_buffers, dtype=torch.float64))
@@ -320,8 +325,8 @@ class ParameterServer:
         self.servers.end()
 
 
-def _make_single(task: TrainingTask, config: EngineConfig) -> Single:
+def _make_single(setup: TrainingSetup, config: EngineConfig) -> Single:
     """The model on this process's device, as a single process trains it."""
     single = Single()
-    single.prepare(task, replace(config, topology=Topology(), rank=replace(config.rank, number=0)))
+    single.prepare(setup, replace(config, topology=Topology(), rank=replace(config.rank, number=0)))
     return single

@@ -13,7 +13,7 @@ from torch.nn.utils import clip_grad_norm_
 from modules.data.base import Batch
 from modules.evaluator.base import AnyEvaluator
 from modules.parallel import checkpoint_format as state
-from modules.parallel.base import EngineConfig, TrainingTask
+from modules.parallel.base import EngineConfig, TrainingSetup
 from modules.parallel.forward import Forward, average_metrics, evaluate, split_micro_batches
 from modules.parallel.process_groups import ProcessGroups
 
@@ -23,17 +23,17 @@ class Single:
 
     is_component = True
 
-    def prepare(self, task: TrainingTask, config: EngineConfig) -> None:
+    def prepare(self, setup: TrainingSetup, config: EngineConfig) -> None:
         self.config = config
-        self.forward = Forward(task.objective, config)
+        self.forward = Forward(setup.objective, config)
         self.ranks = ProcessGroups(config)
-        self.model = task.model.to(self.forward.device)
+        self.model = setup.model.to(self.forward.device)
         self.tensors = state.name_tensors(self.model)
         if config.compile:
             self.model.compile()  # in place, so that names do not get the prefix `_orig_mod.`
-        self.schedule = task.schedule
+        self.schedule = setup.schedule
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self.optimizer = task.optimizer(self.parameters)
+        self.optimizer = setup.optimizer(self.parameters)
         self.initial_lrs = [float(group["lr"]) for group in self.optimizer.param_groups]
         self.scaler = torch.amp.GradScaler(self.forward.device.type, enabled=config.precision == "fp16")
         self.model.train()

@@ -16,7 +16,7 @@ from modules.data.base import Batch
 from modules.model.gpt import Gpt
 from modules.model.mlp import Mlp
 from modules.objective.cross_entropy import CrossEntropy
-from modules.parallel.base import EngineConfig, Rank, TrainingTask
+from modules.parallel.base import EngineConfig, Rank, TrainingSetup
 from modules.schedule.constant import Constant
 from tests.support.engines import Mode, Task
 
@@ -79,8 +79,8 @@ def measure_allocations(rank: Rank, mode: Mode, task: Task, batch_size_per_devic
     _wait_for_collectives()
     engine = mode.engine()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        training_task = TrainingTask(make_model(task.model), CrossEntropy(), task.optimizer, Constant())
-        engine.prepare(training_task, make_config(mode, task, batch_size_per_device, rank))
+        setup = TrainingSetup(make_model(task.model), CrossEntropy(), task.optimizer, Constant())
+        engine.prepare(setup, make_config(mode, task, batch_size_per_device, rank))
         batch = make_batch(task.model, batch_size_per_device * task.num_accumulation)
         for step in range(NUM_STEPS):
             with record_function(STEP):

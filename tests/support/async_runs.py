@@ -18,7 +18,7 @@ from experiments.train.trainer import seed_step
 from modules.data.base import Batch
 from modules.evaluator.accuracy import Accuracy
 from modules.objective.cross_entropy import CrossEntropy
-from modules.parallel.base import EngineConfig, Rank, TrainingTask
+from modules.parallel.base import EngineConfig, Rank, TrainingSetup
 from modules.parallel.data import DataParallel
 from modules.parallel.parameter_server import ParameterServer
 from modules.parallel.single import Single
@@ -103,9 +103,9 @@ def fetch(step: int, number: int, count: int) -> Batch:
     return make_batch(step, number, count)
 
 
-def _make_task(task: AsyncTask) -> TrainingTask:
+def _make_setup(task: AsyncTask) -> TrainingSetup:
     torch.manual_seed(0)
-    return TrainingTask(task.model(), CrossEntropy(), task.optimizer, Cosine(warmup_steps=2))
+    return TrainingSetup(task.model(), CrossEntropy(), task.optimizer, Cosine(warmup_steps=2))
 
 
 def _make_config(task: AsyncTask, rank: Rank, replicas: int, num_shards: int) -> EngineConfig:
@@ -124,7 +124,7 @@ def _make_evaluation_batches() -> list[tuple[Batch, bool]]:
 def train_synchronously(rank: Rank, task: AsyncTask) -> AsyncOutcome:
     """Train with `Single`, or with `DataParallel` on several ranks."""
     engine = Single() if rank.local_world_size == 1 else DataParallel(rank.local_world_size)
-    engine.prepare(_make_task(task), _make_config(task, rank, rank.local_world_size, rank.local_world_size))
+    engine.prepare(_make_setup(task), _make_config(task, rank, rank.local_world_size, rank.local_world_size))
     if task.load is not None:
         engine.load(task.load)
     losses = [
@@ -150,9 +150,9 @@ def run_server_role(rank: Rank, engine: dict[str, Any], replicas: int, task: Asy
     engine_config = _make_config(task, rank, replicas, server.chunks(Topology(data=replicas)) * server.group_size)
     roles = list(server.roles(engine_config.topology))
     if rank.number > 0:
-        server.run_role(roles[rank.number - 1], _make_task(task), engine_config, fetch, lambda: None)
+        server.run_role(roles[rank.number - 1], _make_setup(task), engine_config, fetch, lambda: None)
         return None
-    server.prepare(_make_task(task), engine_config)
+    server.prepare(_make_setup(task), engine_config)
     if task.load is not None:
         server.load(task.load)
     steps = range(task.first_step, task.stops or task.num_steps)

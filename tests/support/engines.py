@@ -19,7 +19,7 @@ from modules.evaluator.accuracy import Accuracy
 from modules.model.lenet import LeNet
 from modules.model.mlp import Mlp
 from modules.objective.cross_entropy import CrossEntropy
-from modules.parallel.base import Engine, EngineConfig, Rank, TrainingTask
+from modules.parallel.base import Engine, EngineConfig, Rank, TrainingSetup
 from modules.parallel.data import DataParallel
 from modules.parallel.deepspeed_pipeline import Pipeline
 from modules.parallel.deepspeed_zero import Zero
@@ -181,7 +181,7 @@ def train_all_models(mode: str) -> dict[str, TrainingResult]:
 def train(rank: Rank, mode: Mode, task: Task) -> TrainingResult:
     """Train from scratch or from a saved state, and evaluate on 11 examples in batches of 2 per replica."""
     engine, topology = mode.engine(), mode.topology
-    training_task = TrainingTask(
+    setup = TrainingSetup(
         make_model(task.model), CrossEntropy(), task.optimizer, Cosine(warmup_steps=2),
         example=lambda size: make_batch(task.model, 0, size),
     )  # fmt: skip
@@ -197,7 +197,7 @@ def train(rank: Rank, mode: Mode, task: Task) -> TrainingResult:
         topology=topology,
         rank=rank,
     )
-    engine.prepare(training_task, engine_config)
+    engine.prepare(setup, engine_config)
     if task.load is not None:
         engine.load(task.load)
     coordinates = topology.coordinates(rank.number)

@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from modules.data.base import Batch, Tensors
 from modules.model.base import Layered
 from modules.objective.base import Objective
-from modules.parallel.base import TrainingTask
+from modules.parallel.base import TrainingSetup
 from modules.parallel.cost_model.layer_counts import LayerCount, ModelCount, Weight
 from modules.parallel.cost_model.optimizer_state import measure_state_bytes, measure_update_bytes
 from modules.parallel.cost_model.tensor_lifetimes import TensorLifetimes
@@ -43,11 +43,11 @@ def _without_garbage_collection() -> Iterator[None]:
 
 
 @_without_garbage_collection()
-def count_model(task: TrainingTask, batch: Batch, precision: str, num_slices: int = 1) -> ModelCount:
+def count_model(setup: TrainingSetup, batch: Batch, precision: str, num_slices: int = 1) -> ModelCount:
     """Count the forward pass, backward pass and update of one micro-batch.
 
     Args:
-        task: its model is on the meta device and is not changed.
+        setup: its model is on the meta device and is not changed.
         batch: one micro-batch on the meta device.
         precision: "fp32", or "bf16" or "fp16" for autocast.
         num_slices: ranks over which the layers are split; counts are those of one rank.
@@ -55,13 +55,13 @@ def count_model(task: TrainingTask, batch: Batch, precision: str, num_slices: in
     Raises:
         Exception: the model's own error, if it does not accept the batch.
     """
-    model, objective = copy.deepcopy((task.model, task.objective))
+    model, objective = copy.deepcopy((setup.model, setup.objective))
     model.train()
     group = _FakeGroup(num_slices)
     if num_slices > 1:
         with torch.device("meta"):
             objective = Shards(model, objective, cast(dist.ProcessGroup, group)).objective
-    weights = _make_weights(task, list(model.parameters()))
+    weights = _make_weights(setup, list(model.parameters()))
     # Fake tensors report the CPU as their device, so operations choose CPU kernels. On the meta device attention would save
     # all scores, and autocast would do nothing. The FLOP counter does not know the LSTM of MKL-DNN.
     with FakeTensorMode(), _without_mkldnn():
@@ -75,7 +75,7 @@ def count_model(task: TrainingTask, batch: Batch, precision: str, num_slices: in
         loss=loss,
         inputs_bytes=sum(tensor.nbytes for tensor in _tensors(inputs)),
         targets_bytes=sum(tensor.nbytes for tensor in _tensors(targets)),
-        update_bytes=measure_update_bytes(task.optimizer)
+        update_bytes=measure_update_bytes(setup.optimizer)
         if any(weight.is_trained for weight in weights.values())
         else 0.0,
     )
@@ -185,10 +185,10 @@ class _FakeGroup:
         return self
 
 
-def _make_weights(task: TrainingTask, parameters: list[nn.Parameter]) -> dict[int, Weight]:
+def _make_weights(setup: TrainingSetup, parameters: list[nn.Parameter]) -> dict[int, Weight]:
     """Make the `Weight` of each parameter, by the parameter's id."""
     trained = [parameter for parameter in parameters if parameter.requires_grad]
-    states = dict(zip(map(id, trained), measure_state_bytes(task.optimizer, trained), strict=True))
+    states = dict(zip(map(id, trained), measure_state_bytes(setup.optimizer, trained), strict=True))
     return {
         id(parameter): Weight(
             number, parameter.numel(), parameter.nbytes, states.get(id(parameter), 0), id(parameter) in states

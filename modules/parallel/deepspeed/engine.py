@@ -13,7 +13,7 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from modules.parallel import checkpoint_format as state
-from modules.parallel.base import EngineConfig, TrainingTask
+from modules.parallel.base import EngineConfig, TrainingSetup
 from modules.parallel.cost_model.compatibility import Partition, find_incompatibilities
 from modules.parallel.deepspeed.config import Stage, check_extra, make_settings
 from modules.parallel.deepspeed.loss_scale import LossScale
@@ -45,38 +45,38 @@ class DeepSpeedEngine:
             raise ValueError("; ".join(problems))
         self.stage, self.offload, self.extra = stage, offload, extra
 
-    def _connect(self, task: TrainingTask, config: EngineConfig, partition: Partition) -> None:
+    def _connect(self, setup: TrainingSetup, config: EngineConfig, partition: Partition) -> None:
         """Join the process groups, and split the model over the ranks of the model axis.
 
         Raises:
             ValueError: this machine or the model cannot do what the configuration requires.
         """
-        if problems := find_incompatibilities(task.model, config.topology, partition):
+        if problems := find_incompatibilities(setup.model, config.topology, partition):
             raise ValueError("; ".join(problems))
-        for name, parameter in task.model.named_parameters():
+        for name, parameter in setup.model.named_parameters():
             if parameter.dim() == 0:
                 raise ValueError(
-                    f"{name} of {type(task.model).__name__} is a parameter of shape [], which DeepSpeed 0.19.8 cannot send; "
+                    f"{name} of {type(setup.model).__name__} is a parameter of shape [], which DeepSpeed 0.19.8 cannot send; "
                     "give it the shape [1], or use parallel=data"
                 )
-        self.config, self.schedule = config, task.schedule
-        self.forward = Forward(task.objective, config)  # it may raise, so it comes before the ranks connect
+        self.config, self.schedule = config, setup.schedule
+        self.forward = Forward(setup.objective, config)  # it may raise, so it comes before the ranks connect
         os.environ.setdefault(
             "DS_ACCELERATOR", self.forward.device.type
         )  # otherwise DeepSpeed uses any GPU that it finds
         self.ranks = ProcessGroups(config, always=True)
-        self.whole_tensors = state.describe_tensors(state.name_tensors(task.model))
-        self.ties = state.find_ties(task.model)
+        self.whole_tensors = state.describe_tensors(state.name_tensors(setup.model))
+        self.ties = state.find_ties(setup.model)
         self.shards: Shards | None = None
         if config.topology.model > 1:
-            self.shards = Shards(task.model, task.objective, self.ranks.groups["model"])
+            self.shards = Shards(setup.model, setup.objective, self.ranks.groups["model"])
             self.forward.objective = self.shards.objective
 
     def _make_optimizer(
-        self, task: TrainingTask, parameters: Sequence[nn.Parameter], grad_clip_norm: float | None, **extra: Any
+        self, setup: TrainingSetup, parameters: Sequence[nn.Parameter], grad_clip_norm: float | None, **extra: Any
     ) -> tuple[Optimizer, dict[str, Any]]:
         """Make the optimizer of this rank's parameters, and DeepSpeed's configuration."""
-        optimizer = task.optimizer(parameters)
+        optimizer = setup.optimizer(parameters)
         self.optimizer_name = type(optimizer).__name__
         self.initial_lrs = [float(group["lr"]) for group in optimizer.param_groups]
         settings = make_settings(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from modules.data.base import Tensors
 from modules.model.base import Layered
-from modules.parallel.base import EngineConfig, TrainingTask
+from modules.parallel.base import EngineConfig, TrainingSetup
 from modules.parallel.cost_model.compatibility import Partition, find_incompatibilities, find_stage_bounds
 from modules.parallel.cost_model.partition import partition_balanced
 from modules.parallel.process_groups import broadcast_json
@@ -26,7 +26,7 @@ class Stages(PipelineModule):  # type: ignore[misc]  # DeepSpeed has no types
 
     def __init__(
         self,
-        task: TrainingTask,
+        setup: TrainingSetup,
         config: EngineConfig,
         partition: Partition,
         autocast: Callable[[], AbstractContextManager[object]],
@@ -34,22 +34,22 @@ class Stages(PipelineModule):  # type: ignore[misc]  # DeepSpeed has no types
     ) -> None:
         """
         Args:
-            task: its model is whole, or split over the model axis, and `find_incompatibilities` returns nothing for it.
+            setup: its model is whole, or split over the model axis, and `find_incompatibilities` returns nothing for it.
             config: with the topology.
             partition: as in `Pipeline`.
             autocast: context of a forward pass, for the precision.
             loss: called with outputs and targets on the last stage.
         """
         topology = config.topology
-        assert isinstance(task.model, Layered)
-        layers = task.model.layers()
+        assert isinstance(setup.model, Layered)
+        layers = setup.model.layers()
         self._autocast = autocast
         if partition == "time":
-            self._bounds = partition_balanced(_measure_layers(layers, task, config, autocast), topology.pipe)
-            if problems := find_incompatibilities(task.model, topology, self._bounds[:-1]):
+            self._bounds = partition_balanced(_measure_layers(layers, setup, config, autocast), topology.pipe)
+            if problems := find_incompatibilities(setup.model, topology, self._bounds[:-1]):
                 raise ValueError("; ".join(problems))
         else:
-            self._bounds = find_stage_bounds(task.model, topology.pipe, partition)
+            self._bounds = find_stage_bounds(setup.model, topology.pipe, partition)
         grid = PipeModelDataParallelTopology(num_pp=topology.pipe, num_mp=topology.model, num_dp=topology.data)
         with redirect_stdout(StringIO()):  # it prints the topology, which the plan has shown
             super().__init__(_declare_ties(layers), topology=grid, loss_fn=loss)
@@ -118,14 +118,14 @@ class _TiedLayer(TiedLayerSpec):  # type: ignore[misc]  # DeepSpeed has no types
 
 def _measure_layers(
     layers: Sequence[nn.Module],
-    task: TrainingTask,
+    setup: TrainingSetup,
     config: EngineConfig,
     autocast: Callable[[], AbstractContextManager[object]],
     repeats: int = 3,
 ) -> list[float]:
     """Seconds of a forward and backward pass of each layer for one micro-batch on the CPU, measured by rank 0."""
-    assert task.example is not None
-    value: Any = task.example(config.batch_size_per_device)[0]
+    assert setup.example is not None
+    value: Any = setup.example(config.batch_size_per_device)[0]
     seconds: list[float] = []
     for layer in layers:
         best, buffers = float("inf"), [buffer.clone() for buffer in layer.buffers()]

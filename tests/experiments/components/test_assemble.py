@@ -11,9 +11,9 @@ from experiments.train.data_digest import fingerprint
 
 def test_initial_weights_depend_only_on_the_seed() -> None:
     config = compose(["model=mlp"]).config
-    first = assemble(config).task.model.state_dict()
+    first = assemble(config).setup.model.state_dict()
     torch.rand(7)  # whatever ran before
-    again, other = (assemble({**config, "seed": seed}).task.model.state_dict() for seed in (0, 1))
+    again, other = (assemble({**config, "seed": seed}).setup.model.state_dict() for seed in (0, 1))
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["stack.1.weight"], other["stack.1.weight"])
 

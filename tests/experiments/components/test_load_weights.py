@@ -171,7 +171,7 @@ def _weights(run: Path) -> dict[str, Tensor]:
 
 def test_a_mismatch_is_reported_before_anything_is_frozen(tmp_path: Path) -> None:
     path = tmp_path / "mlp.safetensors"
-    save_file(assemble(compose(MLP).config).task.model.state_dict(), path)
+    save_file(assemble(compose(MLP).config).setup.model.state_dict(), path)
     wrong = compose([*MLP, "model.hidden_sizes=[6,4]", f"init_from.weights={path}", "freeze=[stack.2]"]).config
     with pytest.raises(PlanError, match="has 4 problems") as caught:
         check_fit(wrong, make_plan(wrong), initial=path)

@@ -92,14 +92,14 @@ def test_the_estimate_matches_the_memory_of_torch(overrides: tuple[str, ...]) ->
     plan = make_plan(config)
     estimated = estimate(config, plan)
     parts = assemble(config)
-    task, model = parts.task, parts.task.model.train()
+    setup, model = parts.setup, parts.setup.model.train()
     inputs, targets = parts.data.example(plan.batch_size_per_device)
     assert isinstance(inputs, Tensor)
     assert isinstance(targets, Tensor)
-    optimizer = task.optimizer(model.parameters())
+    optimizer = setup.optimizer(model.parameters())
     with _Living() as mode:
         with torch.autocast("cpu", torch.bfloat16, enabled=config["precision"] == "bf16"):
-            loss, metrics = task.objective(model(inputs), targets)
+            loss, metrics = setup.objective(model(inputs), targets)
         del metrics
         held = mode.bytes(model) + inputs.nbytes + targets.nbytes
         assert estimated.fullest.activations_bytes == pytest.approx(held, rel=0.15)

@@ -35,7 +35,7 @@ def measure_delivered(training: Trainer, folder: Path) -> tuple[int, dict[str, f
     config["parallel"] = compose(["parallel=single"]).config["parallel"]
     components, engine = assemble(config), Single()
     alone = Trainer(config, make_plan(config), components, training.journal, training.checkpoints, lambda: None, print)
-    engine.prepare(components.task, alone.make_engine_config())
+    engine.prepare(components.setup, alone.make_engine_config())
     engine.load(checkpoint.folder)
     batches = evaluation_batches(components.data.load("test"), config["batch_size_eval"], 0, ALL)
     values = engine.evaluate(batches, components.evaluator)

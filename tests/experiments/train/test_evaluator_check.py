@@ -51,7 +51,7 @@ def test_a_model_evaluator_gets_the_data_and_is_checked_like_any_other() -> None
     before = torch.get_rng_state()
     assert dry_run(components, ParallelLayout("single"))[0] == ["loss_nats", "examples", "parameters"]
     assert components.evaluator.data is components.data
-    assert components.task.model.training
+    assert components.setup.model.training
     assert torch.equal(torch.get_rng_state(), before)
 
 

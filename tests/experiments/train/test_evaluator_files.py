@@ -63,7 +63,7 @@ def test_a_run_writes_the_outputs_of_its_model_for_test_images(tmp_path: Path) -
     assert pixels.shape == (10, 11 * 3 + 2 * 4, 3), "without the padding to 12"
     inputs, _ = training.components.data.load("test").batch(torch.tensor([0]), torch.Generator())
     with torch.inference_mode():
-        classes = training.components.task.model.eval()(inputs).argmax(3)[0].numpy()
+        classes = training.components.setup.model.eval()(inputs).argmax(3)[0].numpy()
     assert np.array_equal(pixels[:, 30:, 0] == 255, classes[:, :11] == 1)
 
 

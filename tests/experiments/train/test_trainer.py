@@ -92,7 +92,7 @@ def test_accumulation_gives_the_big_batch(tmp_path: Path) -> None:
 def test_gradients_are_clipped_and_their_norm_is_logged(tmp_path: Path) -> None:
     base = ("max_steps=1", "optimizer=sgd", "optimizer.lr=1.0", "optimizer.momentum=0.0", "seed=3")
     attempt = Attempt(tmp_path, *base, "grad_clip_norm=0.01")
-    before = {name: tensor.clone() for name, tensor in attempt.training.components.task.model.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in attempt.training.components.setup.model.state_dict().items()}
     attempt.run()
     moved = torch.cat([(tensor - before[name]).flatten() for name, tensor in attempt.weights().items()])
     assert moved.norm() == pytest.approx(0.01, rel=1e-3)
@@ -215,7 +215,7 @@ def test_a_digest_of_an_earlier_version_is_compared_as_far_as_it_goes(tmp_path: 
 
 def test_weights_that_are_not_finite_replace_no_checkpoint(tmp_path: Path) -> None:
     attempt = Attempt(tmp_path, "max_steps=20", "checkpoint.every_steps=5", "eval_every_steps=50")
-    original = attempt.training.components.task.objective
+    original = attempt.training.components.setup.objective
 
     def objective(outputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         loss, metrics = original(outputs, targets)
@@ -223,7 +223,7 @@ def test_weights_that_are_not_finite_replace_no_checkpoint(tmp_path: Path) -> No
             loss = loss + (outputs * 0).sum().sqrt()  # 0, with an infinite gradient
         return loss, metrics
 
-    attempt.training.components.task.objective = objective  # type: ignore[assignment]
+    attempt.training.components.setup.objective = objective  # type: ignore[assignment]
     with pytest.raises(TrainingError, match="the weights after step 10 are not all finite numbers"):
         attempt.run()
     latest = attempt.checkpoints.latest()
@@ -246,6 +246,6 @@ def test_a_missing_device_is_wrong_input(tmp_path: Path) -> None:
 
 def test_an_objective_without_metrics_trains(tmp_path: Path) -> None:
     attempt = Attempt(tmp_path, "max_steps=3", "eval_every_steps=3")
-    objective: Any = attempt.training.components.task.objective
-    attempt.training.components.task.objective = lambda outputs, targets: (objective(outputs, targets)[0], {})
+    objective: Any = attempt.training.components.setup.objective
+    attempt.training.components.setup.objective = lambda outputs, targets: (objective(outputs, targets)[0], {})
     assert attempt.run() == ("finished", None)

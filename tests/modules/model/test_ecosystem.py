@@ -46,7 +46,7 @@ def loss_of(experiment: Experiment) -> float:
     """Of an untrained model on a batch of zeros."""
     parts = assemble(experiment.config, experiment.trust)
     inputs, targets = parts.data.example(2)
-    loss, _ = parts.task.objective(parts.task.model(inputs), targets)
+    loss, _ = parts.setup.objective(parts.setup.model(inputs), targets)
     loss.backward()  # type: ignore[no-untyped-call]
     return float(loss.detach())
 

@@ -13,7 +13,7 @@ from modules.data.base import IGNORED, Batch
 from modules.evaluator.segmentation import Segmentation
 from modules.model.unet import UNet
 from modules.objective.pixel_cross_entropy import PixelCrossEntropy
-from modules.parallel.base import EngineConfig, Rank, TrainingTask
+from modules.parallel.base import EngineConfig, Rank, TrainingSetup
 from modules.parallel.cost_model.compatibility import find_incompatibilities
 from modules.parallel.topology import Topology
 from modules.schedule.constant import Constant
@@ -41,7 +41,7 @@ def make_batch(step: int, size: int = BATCH_SIZE, sides: tuple[int, int] = (7, 1
 def run(rank: Rank, mode: Mode) -> TrainingResult:
     """Train on crops, and evaluate on images of another size."""
     engine, topology = mode.engine(), mode.topology
-    task = TrainingTask(
+    setup = TrainingSetup(
         make_model(), PixelCrossEntropy([1.0, 2.0], dice_weight=0.5), partial(AdamW, lr=1e-2), Constant(),
         example=lambda size: make_batch(0, size),
     )  # fmt: skip
@@ -50,7 +50,7 @@ def run(rank: Rank, mode: Mode) -> TrainingResult:
     engine_config = EngineConfig(
         NUM_STEPS, accumulation, 0.5, "fp32", False, "cpu", per_replica // accumulation, topology, rank
     )
-    engine.prepare(task, engine_config)
+    engine.prepare(setup, engine_config)
     coordinates = topology.coordinates(rank.number)
     own = slice(coordinates.data * per_replica, (coordinates.data + 1) * per_replica)
     losses, norms = [], []

@@ -100,9 +100,9 @@ def train_models(rank: Rank, configs: dict[str, dict[str, Any]], mode: str) -> d
     for option, config in configs.items():
         torch.manual_seed(0)
         components, topology = assemble(config), MODES[mode].topology
-        if topology.pipe > 1 and find_incompatibilities(components.task.model, topology, "parameters"):
+        if topology.pipe > 1 and find_incompatibilities(components.setup.model, topology, "parameters"):
             continue
-        components.task.optimizer = functools.partial(SGD, lr=0.01)
+        components.setup.optimizer = functools.partial(SGD, lr=0.01)
         components.engine = MODES[mode].engine()
         data = config["data"]
         limit = next(data[key] for key in ("num_classes", "vocab_size", "target_vocab_size") if data.get(key))
@@ -111,7 +111,7 @@ def train_models(rank: Rank, configs: dict[str, dict[str, Any]], mode: str) -> d
             NUM_STEPS, NUM_ACCUMULATION // topology.data, None, "fp32", False, "cpu", BATCH_SIZE // NUM_ACCUMULATION,
             topology=topology, rank=rank,
         )  # fmt: skip
-        components.engine.prepare(components.task, engine_config)
+        components.engine.prepare(components.setup, engine_config)
         per_replica, replica = BATCH_SIZE // topology.data, topology.coordinates(rank.number).data
         own = slice(replica * per_replica, (replica + 1) * per_replica)
         losses[option] = [

@@ -14,7 +14,7 @@ from modules.data.base import Batch
 from modules.evaluator.base import ModelEvaluator
 from modules.model.skip_gram import SkipGram
 from modules.objective.noise_contrastive import NoiseContrastive
-from modules.parallel.base import EngineConfig, Rank, TrainingTask
+from modules.parallel.base import EngineConfig, Rank, TrainingSetup
 from modules.parallel.cost_model.optimizer_state import measure_state_bytes, measure_update_bytes
 from modules.parallel.data import DataParallel
 from modules.parallel.single import Single
@@ -47,10 +47,10 @@ class ModelCaller:
 
 def evaluate(rank: Rank, name: str) -> dict[str, float]:
     mode = MODES[name]
-    task = TrainingTask(make_model("mlp"), _cross_entropy, partial(SGD, lr=0.1), Constant())
+    setup = TrainingSetup(make_model("mlp"), _cross_entropy, partial(SGD, lr=0.1), Constant())
     engine_config = EngineConfig(1, 1, None, "fp32", False, "cpu", 2, topology=mode.topology, rank=rank)
     engine = mode.engine()
-    engine.prepare(task, engine_config)
+    engine.prepare(setup, engine_config)
     inputs, targets = make_batch("mlp", 0, 5)
     own = [slice(0, 3), slice(3, 5)] if mode.topology.data == 1 else [[slice(0, 3)], [slice(3, 5)]][rank.number]
     evaluator: ModelEvaluator = ModelCaller()
@@ -74,7 +74,7 @@ def test_the_model_is_called_with_at_most_one_example_of_padding_batches(
 ) -> None:
     engine = Single()
     engine.prepare(
-        TrainingTask(make_model("mlp"), _cross_entropy, partial(SGD, lr=0.1), Constant()),
+        TrainingSetup(make_model("mlp"), _cross_entropy, partial(SGD, lr=0.1), Constant()),
         EngineConfig(1, 1, None, "fp32", False, "cpu", 2),
     )
     inputs, targets = make_batch("mlp", 0, 5)
@@ -108,10 +108,10 @@ def make_skip_grams(step: int) -> Batch:
 
 def train(rank: Rank, world: int, optimizer: str, sparse: bool) -> tuple[list[float], dict[str, Any]]:
     torch.manual_seed(0)
-    task = TrainingTask(SkipGram(12, 6, 1, sparse), NoiseContrastive(2, False), OPTIMIZERS[optimizer], Constant())
+    setup = TrainingSetup(SkipGram(12, 6, 1, sparse), NoiseContrastive(2, False), OPTIMIZERS[optimizer], Constant())
     engine_config = EngineConfig(4, 2 // world, None, "fp32", False, "cpu", 2, topology=Topology(data=world), rank=rank)
     engine = Single() if world == 1 else DataParallel(world)
-    engine.prepare(task, engine_config)
+    engine.prepare(setup, engine_config)
     losses = []
     for step in range(4):
         inputs, targets = make_skip_grams(step)

@@ -14,7 +14,7 @@ from torch.optim import SGD
 
 from modules.data.base import Batch
 from modules.objective.cross_entropy import CrossEntropy
-from modules.parallel.base import EngineConfig, Rank, TrainingTask
+from modules.parallel.base import EngineConfig, Rank, TrainingSetup
 from modules.parallel.deepspeed.loss_scale import LossScale
 from modules.schedule.constant import Constant
 from tests.support import engines
@@ -112,8 +112,8 @@ def train_with_nan_gradient(rank: Rank, mode: Mode, grad_clip_norm: float | None
     model = make_model("mlp")
     list(model.parameters())[-1].register_hook(lambda grad: grad * torch.nan)  # type: ignore[no-untyped-call]
     engine = mode.engine()
-    task = TrainingTask(model, CrossEntropy(), partial(SGD, lr=0.1), Constant())
-    engine.prepare(task, EngineConfig(9, 1, grad_clip_norm, "fp32", False, "cpu", 4, topology, rank))
+    setup = TrainingSetup(model, CrossEntropy(), partial(SGD, lr=0.1), Constant())
+    engine.prepare(setup, EngineConfig(9, 1, grad_clip_norm, "fp32", False, "cpu", 4, topology, rank))
     metrics = engine.train_step(make_batch("mlp", 0, 4), 0)
     return StepResult(float(metrics["loss_nats"]), float(metrics.get("grad_norm", 0.0)))
 

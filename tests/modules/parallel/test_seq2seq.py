@@ -19,7 +19,7 @@ from modules.model.seq2seq import Seq2Seq
 from modules.model.seq2seq_attention import Seq2SeqAttention
 from modules.model.seq2seq_transformer import Seq2SeqTransformer
 from modules.objective.cross_entropy import CrossEntropy
-from modules.parallel.base import EngineConfig, Rank, TrainingTask
+from modules.parallel.base import EngineConfig, Rank, TrainingSetup
 from modules.schedule.constant import Constant
 from tests.support.engines import MODES, Mode, TrainingResult
 from tests.support.ranks import run_on_ranks
@@ -69,13 +69,13 @@ def run(rank: Rank, mode: Mode, names: tuple[str, ...]) -> list[TrainingResult]:
 def _run(rank: Rank, mode: Mode, name: str) -> TrainingResult:
     engine, topology = mode.engine(), mode.topology
     per_replica, accumulation = BATCH_SIZE // topology.data, NUM_ACCUMULATION // topology.data
-    task = TrainingTask(
+    setup = TrainingSetup(
         make_model(name), CrossEntropy(), partial(AdamW, lr=1e-2), Constant(), example=partial(make_batch, 0)
     )
     engine_config = EngineConfig(
         NUM_STEPS, accumulation, 0.5, "fp32", False, "cpu", per_replica // accumulation, topology, rank
     )
-    engine.prepare(task, engine_config)
+    engine.prepare(setup, engine_config)
     coordinates = topology.coordinates(rank.number)
     own = slice(coordinates.data * per_replica, (coordinates.data + 1) * per_replica)
     losses, norms = [], []

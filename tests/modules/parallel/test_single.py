@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 
 from modules.data.base import Batch, Tensors
-from modules.parallel.base import EngineConfig, TrainingTask
+from modules.parallel.base import EngineConfig, TrainingSetup
 from modules.parallel.single import Single
 from modules.schedule.base import Schedule
 
@@ -91,8 +91,8 @@ def make_config(**changes: Any) -> EngineConfig:
 def make_engine(optimizer: str = "sgd", model: nn.Module | None = None, seed: int = 0, **changes: Any) -> Single:
     torch.manual_seed(seed)
     single = Single()
-    task = TrainingTask(model or Net(), MeanCrossEntropy(), OPTIMIZERS[optimizer], LinearDecay(warmup_steps=2))
-    single.prepare(task, make_config(**changes))
+    setup = TrainingSetup(model or Net(), MeanCrossEntropy(), OPTIMIZERS[optimizer], LinearDecay(warmup_steps=2))
+    single.prepare(setup, make_config(**changes))
     return single
 
 
@@ -196,7 +196,7 @@ def test_inputs_and_targets_can_be_tuples() -> None:
 
     single = Single()
     single.prepare(
-        TrainingTask(TwoInputs(), SumOfTwo(), OPTIMIZERS["adam"], LinearDecay()), make_config(num_accumulation=2)
+        TrainingSetup(TwoInputs(), SumOfTwo(), OPTIMIZERS["adam"], LinearDecay()), make_config(num_accumulation=2)
     )
     (left, first), (right, second) = make_batch(0), make_batch(1)
     assert isinstance(left, Tensor)

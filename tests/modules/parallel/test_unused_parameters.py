@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from modules.data.base import Batch, ComponentWarning
 from modules.objective.cross_entropy import CrossEntropy
-from modules.parallel.base import Engine, EngineConfig, Rank, TrainingTask
+from modules.parallel.base import Engine, EngineConfig, Rank, TrainingSetup
 from modules.parallel.data import DataParallel
 from modules.parallel.single import Single
 from modules.parallel.topology import Topology
@@ -89,13 +89,13 @@ Result = tuple[list[float], dict[str, list[float]], list[str]]
 def train(rank: Rank, case: Case, world: int) -> Result:
     """Losses, weights and warnings of one rank; a replica takes the rows of its micro-batches from the whole batch."""
     engine: Engine = DataParallel(world) if world > 1 else Single()
-    task = TrainingTask(Parted(case.kind), CrossEntropy(), OPTIMIZERS[case.optimizer], Constant())
+    setup = TrainingSetup(Parted(case.kind), CrossEntropy(), OPTIMIZERS[case.optimizer], Constant())
     config = EngineConfig(
         num_steps=NUM_STEPS, num_accumulation=case.num_accumulation, grad_clip_norm=case.grad_clip_norm, precision="fp32",
         compile=False, device="cpu", batch_size_per_device=BATCH_SIZE // case.num_accumulation // world,
         topology=Topology(data=world), rank=rank,
     )  # fmt: skip
-    engine.prepare(task, config)
+    engine.prepare(setup, config)
     losses = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ComponentWarning)

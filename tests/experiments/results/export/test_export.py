@@ -135,7 +135,7 @@ def as_evaluated(trial: Trial) -> tuple[np.ndarray, np.ndarray, dict[str, float]
     """The validation images, what the engine's model gives for them, and the engine's own metrics."""
     config = trial.config
     parts = assemble(config)
-    parts.engine.prepare(parts.task, _make_engine_config(config, make_plan(config), Rank()))
+    parts.engine.prepare(parts.setup, _make_engine_config(config, make_plan(config), Rank()))
     parts.engine.load(find_final_model(trial).checkpoint.folder)
     split = parts.data.load("val")
     batches = list(evaluation_batches(split, config["batch_size_eval"], 0, DataShard(0, 1)))
@@ -143,7 +143,7 @@ def as_evaluated(trial: Trial) -> tuple[np.ndarray, np.ndarray, dict[str, float]
     ((inputs, _), _) = batches[0]
     assert isinstance(inputs, torch.Tensor)
     with torch.inference_mode():
-        outputs = parts.task.model.eval()(inputs)
+        outputs = parts.setup.model.eval()(inputs)
     return inputs.numpy(), outputs.numpy(), metrics
 
 
@@ -430,9 +430,9 @@ def test_a_language_model_is_exported_with_its_tied_weights(tmp_path: Path, caps
     assert "takes int64 [batch, time], gives float32 [batch, time, 65]" in capsys.readouterr().out
     model = loaded(tmp_path / "model")
     parts = assemble(trial.config)
-    parts.engine.prepare(parts.task, _make_engine_config(trial.config, make_plan(trial.config), Rank()))
+    parts.engine.prepare(parts.setup, _make_engine_config(trial.config, make_plan(trial.config), Rank()))
     parts.engine.load(find_final_model(trial).checkpoint.folder)
     texts = torch.arange(15).reshape(3, 5)
     with torch.inference_mode():
-        expected = parts.task.model.eval()(texts).numpy()
+        expected = parts.setup.model.eval()(texts).numpy()
     assert model.predict(texts.numpy()).tobytes() == expected.tobytes()

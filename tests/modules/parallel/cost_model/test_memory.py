@@ -10,7 +10,7 @@ import torch
 from torch.optim import SGD, AdamW
 
 from modules.objective.cross_entropy import CrossEntropy
-from modules.parallel.base import TrainingTask
+from modules.parallel.base import TrainingSetup
 from modules.parallel.cost_model.compatibility import find_stage_bounds
 from modules.parallel.cost_model.layer_counts import ModelCount
 from modules.parallel.cost_model.layout import ParallelLayout
@@ -29,8 +29,8 @@ OPTIMIZERS: dict[str, Any] = {"adamw": AdamW, "sgd": partial(SGD, lr=0.1)}
 @cache
 def count(model: str, optimizer: str, precision: str, num_slices: int) -> ModelCount:
     with torch.device("meta"):
-        task = TrainingTask(make_model(model), CrossEntropy(), OPTIMIZERS[optimizer], Constant())
-        return count_model(task, make_batch(model, BATCH_SIZES.get(model, 8)), precision, num_slices)
+        setup = TrainingSetup(make_model(model), CrossEntropy(), OPTIMIZERS[optimizer], Constant())
+        return count_model(setup, make_batch(model, BATCH_SIZES.get(model, 8)), precision, num_slices)
 
 
 def estimate(mode: Mode, model: str, optimizer: str, precision: str, num_micro_batches: int) -> list[StageMemory]:

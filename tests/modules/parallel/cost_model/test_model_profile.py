@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from modules.model.gpt import Gpt
 from modules.objective.cross_entropy import CrossEntropy
-from modules.parallel.base import TrainingTask
+from modules.parallel.base import TrainingSetup
 from modules.parallel.cost_model.layer_counts import LayerCount, ModelCount, interpolate
 from modules.parallel.cost_model.model_profile import count_model
 from modules.schedule.constant import Constant
@@ -44,8 +44,8 @@ def count_linear(model: type[nn.Module] = TwoLinear, batch_size: int = 13, *, is
     with torch.device("meta"):
         instance = model()
         instance.stack[0].requires_grad_(not is_frozen)  # type: ignore[index]
-        task = TrainingTask(instance, CrossEntropy(), partial(torch.optim.SGD, lr=0.1), Constant())
-        return count_model(task, (torch.zeros(batch_size, 7), torch.zeros(batch_size, dtype=torch.int64)), "fp32")
+        setup = TrainingSetup(instance, CrossEntropy(), partial(torch.optim.SGD, lr=0.1), Constant())
+        return count_model(setup, (torch.zeros(batch_size, 7), torch.zeros(batch_size, dtype=torch.int64)), "fp32")
 
 
 def count_gpt(
@@ -53,9 +53,9 @@ def count_gpt(
 ) -> ModelCount:
     with torch.device("meta"):
         model = Gpt(VOCAB, TIME, 2, 2, 2, HIDDEN, FF, tied, 0.0, recompute)
-        task = TrainingTask(model, CrossEntropy(), torch.optim.AdamW, Constant())
+        setup = TrainingSetup(model, CrossEntropy(), torch.optim.AdamW, Constant())
         token_ids = torch.zeros(BATCH, TIME, dtype=torch.int64)
-        return count_model(task, (token_ids, token_ids), precision, num_slices)
+        return count_model(setup, (token_ids, token_ids), precision, num_slices)
 
 
 def sum_flops(count: ModelCount) -> int:

@@ -15,7 +15,7 @@ from torch.optim import SGD
 
 from modules.evaluator.accuracy import Accuracy
 from modules.objective.cross_entropy import CrossEntropy
-from modules.parallel.base import EngineConfig, Rank, TrainingTask
+from modules.parallel.base import EngineConfig, Rank, TrainingSetup
 from modules.parallel.deepspeed_pipeline import Pipeline
 from modules.parallel.topology import Topology
 from modules.schedule.constant import Constant
@@ -104,7 +104,7 @@ def run(rank: Rank, mode: Mode, name: str, evaluates: bool) -> TrainingResult:
     engine = mode.engine()
     engine_config = EngineConfig(6, 3, 0.1, "fp32", False, "cpu", 2, mode.topology, rank)
     engine.prepare(
-        TrainingTask(MAKERS[name](), CrossEntropy(), partial(SGD, lr=0.3, momentum=0.9), Constant()), engine_config
+        TrainingSetup(MAKERS[name](), CrossEntropy(), partial(SGD, lr=0.3, momentum=0.9), Constant()), engine_config
     )
     losses, norms, evaluation = [], [], {}
     for step in range(6):

@@ -16,7 +16,7 @@ from torch.optim import AdamW
 
 from modules.model.mlp import Mlp
 from modules.objective.cross_entropy import CrossEntropy
-from modules.parallel.base import Engine, EngineConfig, Rank, TrainingTask
+from modules.parallel.base import Engine, EngineConfig, Rank, TrainingSetup
 from modules.parallel.topology import Topology
 from modules.schedule.constant import Constant
 from tests.support.engines import MODES, Mode, Task, make_batch, make_model, train, train_each
@@ -44,7 +44,7 @@ def prepare_half_frozen(rank: Rank, mode: Mode) -> Engine:
     torch.manual_seed(0)
     engine = mode.engine()
     engine_config = EngineConfig(9, 1, 0.1, "fp32", False, "cpu", 4, mode.topology, rank)
-    engine.prepare(TrainingTask(HalfFrozen(), CrossEntropy(), lambda p: AdamW(p, lr=0.01), Constant()), engine_config)
+    engine.prepare(TrainingSetup(HalfFrozen(), CrossEntropy(), lambda p: AdamW(p, lr=0.01), Constant()), engine_config)
     return engine
 
 
@@ -129,7 +129,7 @@ def test_offload_and_model_parallelism_work_with_every_stage_and_resume_exactly(
 def prepare_linear(rank: Rank, mode: Mode) -> None:
     model: nn.Module = nn.Linear(5, 6)
     engine_config = EngineConfig(9, 1, None, "fp32", False, "cpu", 4, mode.topology, rank)
-    mode.engine().prepare(TrainingTask(model, CrossEntropy(), lambda p: AdamW(p), Constant()), engine_config)
+    mode.engine().prepare(TrainingSetup(model, CrossEntropy(), lambda p: AdamW(p), Constant()), engine_config)
 
 
 @pytest.mark.parametrize(("name", "message"), [("pipeline", "has no layers"), ("model", "has no shards")])
@@ -154,9 +154,9 @@ def test_engines_print_nothing(name: str) -> None:
 def test_a_scalar_parameter_is_refused() -> None:
     model = make_model("mlp")
     model.scale = nn.Parameter(torch.ones(()))
-    task = TrainingTask(model, CrossEntropy(), lambda p: AdamW(p), Constant())
+    setup = TrainingSetup(model, CrossEntropy(), lambda p: AdamW(p), Constant())
     with pytest.raises(ValueError, match=r"scale of Mlp is a parameter of shape \[\], .* give it the shape \[1\]"):
-        MODES["zero1"].engine().prepare(task, EngineConfig(9, 1, None, "fp32", False, "cpu", 4, Topology(data=2)))
+        MODES["zero1"].engine().prepare(setup, EngineConfig(9, 1, None, "fp32", False, "cpu", 4, Topology(data=2)))
 
 
 @pytest.mark.parametrize("name", ["single", "zero1"])
@@ -166,5 +166,5 @@ def test_fp16_is_refused_without_a_gpu(name: str, monkeypatch: pytest.MonkeyPatc
     engine_config = EngineConfig(9, 1, None, "fp16", False, "auto", 4)
     with pytest.raises(ValueError, match="precision=fp16 needs a GPU, but torch finds 0 here; use precision=bf16"):
         mode.engine().prepare(
-            TrainingTask(nn.Linear(5, 6), CrossEntropy(), lambda p: AdamW(p), Constant()), engine_config
+            TrainingSetup(nn.Linear(5, 6), CrossEntropy(), lambda p: AdamW(p), Constant()), engine_config
         )
