@@ -23,6 +23,7 @@ from launchers.local_cluster.slurm_conf import ClusterSpec
 from tests.support.cluster import Cluster, booted
 from tests.support.live import Live
 from tests.support.stores import make_run, start_attempt
+from tests.support.waiting import PATIENCE_S
 
 # Before anything imports torch: one thread makes results repeatable, and several test processes can share the cores.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -53,7 +54,7 @@ def lathe(tmp_path: Path) -> Lathe:
     """Runs ``lathe ARGS`` and returns returncode, stdout and stderr; it starts in an empty folder of this test."""
 
     def run(
-        *args: str, env: Mapping[str, str] | None = None, cwd: Path | None = None, timeout_s: float = 120
+        *args: str, env: Mapping[str, str] | None = None, cwd: Path | None = None, timeout_s: float = PATIENCE_S
     ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-P", "-m", "experiments.cli", *args],

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.cluster import skip_without_slurm
+from tests.support.waiting import PATIENCE_S
 
 ROOT = Path(__file__).parent.parent
 PAGES = [*sorted((ROOT / "docs").glob("**/*.md")), ROOT / "README.md"]
@@ -46,7 +47,7 @@ def _stop_clusters() -> Iterator[None]:
         for folder in re.findall(r"^\$ lathe cluster up .*--dir (\S+)", page.read_text(encoding="utf-8"), re.MULTILINE):
             lathe = [sys.executable, "-P", "-m", "experiments.cli", "cluster"]
             if Path(folder).exists():
-                subprocess.run([*lathe, "down", "--dir", folder], timeout=60, check=True)
+                subprocess.run([*lathe, "down", "--dir", folder], timeout=PATIENCE_S, check=True)
 
 
 @pytest.mark.slow
@@ -65,7 +66,7 @@ def test_page_examples_produce_the_shown_output(page: Path, tmp_path: Path, empt
         elif language == "console":
             for command, shown in _sessions(text):
                 done = subprocess.run(
-                    ["bash", "-c", command], cwd=tmp_path, env=environment, text=True, timeout=120, check=False,
+                    ["bash", "-c", command], cwd=tmp_path, env=environment, text=True, timeout=PATIENCE_S, check=False,
                     stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                 )  # fmt: skip
                 assert done.returncode == 0, f"{command}\n{done.stdout}"
@@ -73,7 +74,7 @@ def test_page_examples_produce_the_shown_output(page: Path, tmp_path: Path, empt
                 pattern = _pattern(shown, any_number=page.stem == "README")
                 assert re.search(pattern, plain, re.DOTALL), f"{command}\n{done.stdout}"
         elif language == "python" and not name:
-            subprocess.run([sys.executable, "-c", text], cwd=tmp_path, env=environment, timeout=120, check=True)
+            subprocess.run([sys.executable, "-c", text], cwd=tmp_path, env=environment, timeout=PATIENCE_S, check=True)
 
 
 def test_links_between_pages_exist() -> None:

@@ -23,6 +23,7 @@ from launchers.base import WORKER_MODULE
 from launchers.local import Local
 from launchers.slurm_tasks import task
 from tests.support.ledgers import claim_trial, end_trial, ids, make_idle_sweep
+from tests.support.waiting import PATIENCE_S
 from tests.support.workers import QUICK, read_entries, start_worker
 
 RECORDED = Path(__file__).parent / "old_runs"
@@ -205,7 +206,7 @@ def test_a_sweep_takes_trust_from_the_settings_to_its_workers(
 def test_trials_of_a_package_in_the_settings_train(mylab: Path) -> None:
     overrides = [*QUICK, "model=mlp", *MODEL, "tracking=off", f"runs_dir={mylab / 'runs'}", "max_steps=2"]
     sweep = write(prepare(read_overrides(overrides, name="s")))
-    assert start_worker(sweep).wait(timeout=120) == 0, (sweep.folder / "workers" / "w.txt").read_text()
+    assert start_worker(sweep).wait(timeout=PATIENCE_S) == 0, (sweep.folder / "workers" / "w.txt").read_text()
     assert [(entry.state, entry.reason) for entry in read_entries(sweep)] == [("finished", None)]
 
 

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ import pytest
 from launchers.base import AttemptSpec, LaunchError
 from launchers.local import Local
 from launchers.processes.process import TrainingProcess
+from tests.support.waiting import wait_until
 
 WAITING = "import sys, signal; print(sys.stdin.readline(), end='', flush=True); signal.pause()"
 
@@ -30,10 +30,7 @@ def as_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def wait_for_end(process: TrainingProcess) -> int | None:
-    for _ in range(500):
-        if process.poll() is not None:
-            break
-        time.sleep(0.01)
+    wait_until(lambda: process.poll() is not None, "the end of the process", pause_s=0.01)
     out = process._process.stdout
     if out is not None:
         out.close()

@@ -18,7 +18,8 @@ from launchers.slurm import Slurm, filter_environment
 from launchers.slurm_tasks.errors import explain
 from launchers.slurm_tasks.output import parse_job
 from launchers.slurm_tasks.queue import REQUEUED, UNKNOWN, SlurmQueue, TaskRestart
-from tests.support.cluster import Cluster, until, write_commands
+from tests.support.cluster import Cluster, write_commands
+from tests.support.waiting import PATIENCE_S, wait_until
 
 SCRIPTS = Path(__file__).parent / "scripts"
 ROOT = Path(__file__).parents[2]
@@ -264,7 +265,7 @@ class Site:
 
     def read_reports(self, num: int, worker: str = "") -> dict[str, dict[str, Any]]:
         """Wait for the reports of so many processes; by worker, group and rank."""
-        until(lambda: len(list(self.folder.glob(f"{worker}*.json"))) >= num, self.logs)
+        wait_until(lambda: len(list(self.folder.glob(f"{worker}*.json"))) >= num, self.logs)
         return {path.stem: json.loads(path.read_text()) for path in self.folder.glob(f"{worker}*.json")}
 
     def nested(self, name: str) -> Site:
@@ -284,11 +285,11 @@ class Site:
         self.go()
         if self.jobs:
             slurm("scancel", *self.jobs)
-            until(lambda: not squeue("-j", ",".join(self.jobs)), self.logs)
+            wait_until(lambda: not squeue("-j", ",".join(self.jobs)), self.logs)
 
 
 def slurm(*command: str) -> str:
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60).stdout
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE_S).stdout
 
 
 def squeue(*arguments: str) -> str:
@@ -342,7 +343,7 @@ def test_rank_groups_of_one_worker_share_its_devices(site: Site) -> None:
     reports = site.read_reports(4)
     assert [reports[f"{job}_0.0-{group}-0"]["gpu"] for group in range(4)] == ["0", "1", "0", "1"]
     site.go()
-    until(lambda: not squeue("-j", job), site.logs)
+    wait_until(lambda: not squeue("-j", job), site.logs)
     assert (site.folder / "workers" / f"{job}_0.0" / "log.txt").exists()
 
 
@@ -369,8 +370,8 @@ def test_setup_lines_run_before_the_worker_and_a_failing_line_ends_it(site: Site
     assert "LATHE_MARK" in reports[f"{good}_0.0-0-0"]["environment"]
     bad = site.submit({"setup": ["module load nothing"]})
     log = site.folder / "workers" / f"{bad}_0.0" / "log.txt"
-    until(lambda: log.exists() and "not found" in log.read_text(), site.logs)
-    until(lambda: not squeue("-j", bad), site.logs)
+    wait_until(lambda: log.exists() and "not found" in log.read_text(), site.logs)
+    wait_until(lambda: not squeue("-j", bad), site.logs)
     assert "set up" in (site.folder / "workers" / f"{good}_0.0" / "log.txt").read_text()
     assert len(list(site.folder.glob(f"{bad}*.json"))) == 0
 
@@ -437,7 +438,7 @@ def test_pending_workers_are_counted_and_cancelled_ones_are_lost(
     worker = f"{job}_0.0"
     assert launcher.find_lost([worker, "vm-3f2a-0"]) == {}
     launcher.cancel([many, job, "vm:12,13"])
-    until(lambda: launcher.find_lost([worker]), site.logs)
+    wait_until(lambda: launcher.find_lost([worker]), site.logs)
     assert launcher.find_lost([worker, f"{many}_3.0"]) == {worker: "CANCELLED", f"{many}_3.0": "CANCELLED"}
     assert launcher.count_pending([many, job]) == 0
     launcher.cancel([many, job])  # ended jobs are ignored
@@ -449,7 +450,7 @@ def test_a_worker_that_ended_or_is_unknown_is_lost(site: Site) -> None:
     job = site.submit()
     site.read_reports(2)
     site.go()
-    until(lambda: launcher.find_lost([f"{job}_0.0"]) == {f"{job}_0.0": "COMPLETED"}, site.logs)
+    wait_until(lambda: launcher.find_lost([f"{job}_0.0"]) == {f"{job}_0.0": "COMPLETED"}, site.logs)
     assert launcher.find_lost([f"{job}_0.0", "1_0.0"]) == {f"{job}_0.0": "COMPLETED", "1_0.0": UNKNOWN}
     assert launcher.find_lost(["1_0.0", "2.0"]) == {"1_0.0": UNKNOWN, "2.0": UNKNOWN}
 
@@ -472,7 +473,7 @@ def test_a_worker_whose_node_went_down_is_lost_and_requeued(site: Site) -> None:
     node = slurm("squeue", "-h", "-j", job, "-o", "%B").strip()
     slurm("scontrol", "update", f"node={node}", "state=down", "reason=test")
     try:
-        until(lambda: launcher.find_lost([f"{job}_0.0"]) == {f"{job}_0.0": REQUEUED}, site.logs)
+        wait_until(lambda: launcher.find_lost([f"{job}_0.0"]) == {f"{job}_0.0": REQUEUED}, site.logs)
         site.read_reports(4, worker=f"{job}_0.1")
     finally:
         slurm("scontrol", "update", f"node={node}", "state=resume")
@@ -526,9 +527,11 @@ def test_the_accounting_database_shows_how_a_forgotten_worker_ended(cluster_with
     queue = SlurmQueue(filter_environment(os.environ))
     script = "#!/bin/sh\n#SBATCH --array=0-1 --output=/dev/null --mem=100\nsleep 60\n"
     job = queue.run_command("sbatch", "--parsable", stdin=script).stdout.strip()
-    until(lambda: len(queue._squeue([job])) == 2 and queue.count_pending([job]) == 0)
+    wait_until(lambda: len(queue._squeue([job])) == 2 and queue.count_pending([job]) == 0)
     queue.run_command("scancel", f"{job}_1")
-    until(lambda: queue._sacct([job]) == {f"{job}_0": "RUNNING", f"{job}_1": "CANCELLED"})  # the database lags by 2 s
+    wait_until(
+        lambda: queue._sacct([job]) == {f"{job}_0": "RUNNING", f"{job}_1": "CANCELLED"}
+    )  # the database lags by 2 s
     ended = {f"{job}_{task}.0": TaskRestart(f"{job}_{task}", 0) for task in (0, 1)} | {"1.0": TaskRestart("1", 0)}
     assert queue._find_ended(ended) == {f"{job}_1.0": "CANCELLED", "1.0": UNKNOWN}
     queue.run_command("scancel", job)

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.support.waiting import PATIENCE_S
+
 ROOT = Path(__file__).parents[2]
 IDENTITY = ("-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "init.defaultBranch=main")
 
@@ -36,7 +38,7 @@ class Clone:
     def environment_variables(self) -> dict[str, str]:
         return {**os.environ, "PYTHONPATH": str(self.root), "LATHE_RUNS": "runs", **self.environment}
 
-    def lathe(self, *args: str, code: int | None = 0, timeout_s: float = 120) -> str:
+    def lathe(self, *args: str, code: int | None = 0, timeout_s: float = PATIENCE_S) -> str:
         """The output of a command of this clone, which must end with this exit code."""
         done = subprocess.run(
             self.command(*args), cwd=self.home, env=self.environment_variables(), stdin=subprocess.DEVNULL, text=True,

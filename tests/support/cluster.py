@@ -7,11 +7,9 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
 
@@ -20,9 +18,7 @@ from launchers.local_cluster import daemons
 from launchers.local_cluster.cluster import CONTROLLER, LocalCluster
 from launchers.local_cluster.settings import choose_default_folder, find_programs
 from launchers.local_cluster.slurm_conf import ClusterSpec
-
-T = TypeVar("T")
-TIMEOUT_S = 60.0
+from tests.support.waiting import PATIENCE_S, wait_until
 
 
 class Cluster(LocalCluster):
@@ -40,7 +36,7 @@ class Cluster(LocalCluster):
         """Return the output of one of SLURM's commands, which must succeed."""
         done = subprocess.run(
             command, cwd=self.folder, env={**os.environ, **self.environment()}, stdin=subprocess.DEVNULL, text=True,
-            capture_output=True, timeout=TIMEOUT_S, check=False,
+            capture_output=True, timeout=PATIENCE_S, check=False,
         )  # fmt: skip
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
         return done.stdout
@@ -62,22 +58,13 @@ class Cluster(LocalCluster):
         process = daemons.find(self.folder, name)
         assert process is not None, f"{name} is not alive"
         os.kill(process.pid, signal.SIGKILL)
-        until(lambda: not process.is_alive())
+        wait_until(lambda: not process.is_alive())
 
     def processes(self) -> list[daemons.ProcessId]:
         """Return every process of the cluster: daemons, their children, and jobs."""
         alive = [process for process in daemons.find_all(self.folder).values() if process is not None]
         tasks, step_daemons = self.jobs()
         return [*{*alive, *daemons.find_descendants(alive, daemons.list_processes()), *tasks, *step_daemons}]
-
-
-def until(condition: Callable[[], T], describe: Callable[[], object] = lambda: "") -> T:
-    """Wait until a condition is true, long enough for a machine under load; return its value."""
-    deadline = time.monotonic() + TIMEOUT_S
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"the condition is still false after {TIMEOUT_S} s: {describe()}"
-        time.sleep(0.05)
-    return value
 
 
 @contextmanager

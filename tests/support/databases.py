@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from typing import Any
 import pytest
 
 from tests.support.stores import free_port
+from tests.support.waiting import PATIENCE_S, wait_until
 
 USER, PASSWORD = "lathe", "hunter2"
 QUICK = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "shared_buffers=32MB")
@@ -94,7 +94,7 @@ def _served(commands: Path, folder: Path, common: dict[str, Any]) -> Iterator[Po
     def stop() -> None:
         servers[-1].send_signal(signal.SIGINT)  # ends every session and then itself
         try:
-            servers[-1].wait(timeout=30)
+            servers[-1].wait(timeout=PATIENCE_S)
         except subprocess.TimeoutExpired:
             servers[-1].kill()
             servers[-1].wait()
@@ -112,11 +112,12 @@ def _served(commands: Path, folder: Path, common: dict[str, Any]) -> Iterator[Po
 
 def _wait_until_ready(commands: Path, server: subprocess.Popen[bytes], port: int, folder: Path) -> None:
     ask = [str(commands / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port)]
-    deadline = time.monotonic() + 60
-    while subprocess.run(ask, check=False).returncode != 0:
+
+    def is_ready() -> bool:
         assert server.poll() is None, (folder / "log").read_text()
-        assert time.monotonic() < deadline, (folder / "log").read_text()
-        time.sleep(0.1)
+        return subprocess.run(ask, check=False).returncode == 0
+
+    wait_until(is_ready, (folder / "log").read_text, pause_s=0.1)
 
 
 def _owner() -> dict[str, str | int]:

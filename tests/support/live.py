@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
 from experiments.run import journal
+from tests.support.waiting import wait_until
 
 T = TypeVar("T")
 
@@ -60,16 +60,11 @@ class Live:
                 continue
         return actual
 
-    def until(self, look: Callable[[], T | None], timeout_s: float = 60, pause_s: float = 0.001) -> T:
+    def until(self, look: Callable[[], T | None]) -> T:
         """Wait for something; looks are so short apart that a step of a small training is not missed."""
-        end = time.monotonic() + timeout_s
-        while time.monotonic() < end:
-            actual = look()
-            if actual is not None:
-                return actual
-            time.sleep(pause_s)
-        raise AssertionError(f"nothing came in {timeout_s} s; printed so far:\n{self.printed()}")
+        return wait_until(lambda: None if (seen := look()) is None else (seen,), self.printed, pause_s=0.001)[0]
 
-    def until_nothing_runs(self, timeout_s: float = 20) -> None:
+    def until_nothing_runs(self) -> None:
+        """Wait until every process in the folder has ended, those in the background too."""
         # A look at all processes takes milliseconds of the core that they need to end.
-        self.until(lambda: None if self.processes() else True, timeout_s, pause_s=0.05)
+        wait_until(lambda: not self.processes(), self.printed)

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from experiments.sweep.worker.reaper import LOST_S
 from experiments.trial.trial import create_run_folder, make_provenance
 from launchers.base import PLACEMENT_VARIABLE, WORKER_MODULE, WORKER_OPTIONS, RankPlacement
 from tests.support.ranks import CONTEXT
+from tests.support.waiting import wait_until
 
 QUICK = ("model=softmax", "data=digits", "max_steps=40", "eval_every_steps=20", "checkpoint.every_steps=10")
 SPEC: dict[str, Any] = {
@@ -109,18 +110,6 @@ def start_worker(sweep: Sweep, name: str = "w", **placement: Any) -> Worker:
 
 def read_entries(sweep: Sweep) -> list[Entry]:
     return list(sweep.ledger().read().entries.values())
-
-
-def wait_until(is_so: Callable[[], bool], what: str, timeout_s: float = 90) -> None:
-    """Wait for a condition.
-
-    Raises:
-        AssertionError: it does not hold in time; the message names `what`.
-    """
-    deadline = time.monotonic() + timeout_s
-    while not is_so():
-        assert time.monotonic() < deadline, f"not within {timeout_s:.0f} s: {what}"
-        time.sleep(0.05)
 
 
 def wait_for_child(worker: Worker) -> int:

@@ -15,8 +15,7 @@ from experiments.cli.command import Command
 from experiments.cli.commands import COMMANDS
 from experiments.cli.completion import COMPLETERS, SCRIPTS, complete
 from tests.support.ledgers import claim_trial, finish_trial, make_idle_sweep
-
-PATIENCE_S = 20
+from tests.support.waiting import PATIENCE_S
 
 
 def completions(line: str) -> list[str]:

@@ -17,6 +17,7 @@ from experiments.core.lock import MODE, LocksUnsupportedError, acquire, locked, 
 from experiments.run.lock import lock_run
 from experiments.sweep.ledger import Ledger
 from experiments.tracking import follow_sweep
+from tests.support.waiting import PATIENCE_S
 
 
 @pytest.mark.parametrize(
@@ -62,7 +63,7 @@ def test_a_blocking_lock_waits_for_the_holder(tmp_path: Path) -> None:
         waiting.start()
         waiting.join(0.2)
         events.append("released")
-    waiting.join(60)
+    waiting.join(PATIENCE_S)
     assert events == ["released", "acquired"]
 
 

@@ -5,21 +5,19 @@ from __future__ import annotations
 import os
 import re
 import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import psutil
 import pytest
 
 from experiments.run import journal
 from tests.support.live import Live
+from tests.support.waiting import PATIENCE_S, wait_until
 
 if TYPE_CHECKING:
     from tests.conftest import Lathe
 
-T = TypeVar("T")
 SMALL = (
     "tracking=off", "model=mlp", "model.hidden_sizes=[64,48]", "batch_size_global=24", "log_every_steps=5", "optimizer=sgd",
     "optimizer.lr=0.002", "system_every_s=null", "eval_every_steps=1000", "checkpoint.every_steps=1000",
@@ -36,16 +34,6 @@ def read_metrics(folder: Path, attempt: int) -> dict[str, list[float]]:
     return metrics
 
 
-def until(condition: Callable[[], T | None], timeout_s: float = 60) -> T:
-    """Wait until a condition returns a value, with pauses for conditions that read a whole journal or all processes."""
-    end = time.monotonic() + timeout_s
-    while time.monotonic() < end:
-        if (value := condition()) is not None:
-            return value
-        time.sleep(0.1)
-    raise AssertionError(f"the condition did not become true in {timeout_s} s")
-
-
 def find_pid(launcher: int, role: str) -> int | None:
     """Return the process id of a role; None if it does not run."""
     for process in psutil.Process(launcher).children(recursive=True):
@@ -59,9 +47,9 @@ def find_pid(launcher: int, role: str) -> int | None:
 
 def kill(launcher: int, role: str) -> None:
     """Kill the process of a role, and wait until another one has started."""
-    victim = until(lambda: find_pid(launcher, role))
+    victim = wait_until(lambda: find_pid(launcher, role), role)
     os.kill(victim, signal.SIGKILL)
-    until(lambda: True if find_pid(launcher, role) not in (None, victim) else None)
+    wait_until(lambda: find_pid(launcher, role) not in (None, victim), f"another {role}")
 
 
 @pytest.mark.slow
@@ -76,22 +64,22 @@ def test_killed_replicas_and_servers_restart_and_a_killed_coordinator_ends_the_a
 
     def until_steps(more: int, attempt: int = 1) -> None:
         done = len(read_metrics(folder, attempt)["train/loss_nats"])
-        until(lambda: True if len(read_metrics(folder, attempt)["train/loss_nats"]) > done + more // 5 else None)
+        wait_until(lambda: len(read_metrics(folder, attempt)["train/loss_nats"]) > done + more // 5, "more steps")
 
-    until(lambda: True if last_value("async/replicas") == 2 else None)
+    wait_until(lambda: last_value("async/replicas") == 2, "two replicas")
     kill(process.pid, "replica 1")
     until_steps(20)
-    until(lambda: True if last_value("async/replicas") == 2 else None)  # it has restarted and works
-    until(lambda: True if last_value("async/replica_1_examples_per_s") else None)
+    wait_until(lambda: last_value("async/replicas") == 2, "two replicas")  # it has restarted and works
+    wait_until(lambda: last_value("async/replica_1_examples_per_s"), "work of replica 1")
     kill(process.pid, "server 1")
-    until(lambda: True if last_value("async/restarts") == 1 else None)
+    wait_until(lambda: last_value("async/restarts") == 1, "the restart")
     until_steps(20)
     lost = last_value("async/lost_updates")
     assert lost is not None
     assert 0 <= lost <= 10
     process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 1
-    live.until_nothing_runs(10)
+    assert process.wait(PATIENCE_S) == 1
+    live.until_nothing_runs()
     stopped = re.search(r"interrupted: SIGTERM after step (\d+), which is saved", live.printed())
     assert stopped, live.printed()
     assert "replica 1 was ended by SIGKILL; it is restarted" in live.printed()
@@ -102,10 +90,10 @@ def test_killed_replicas_and_servers_restart_and_a_killed_coordinator_ends_the_a
     live.at_step(int(stopped[1]) + 20, attempt=2)
     kill(process.pid, "replica 1")  # a member of the only group, which is formed again
     until_steps(20, attempt=2)
-    coordinator = until(lambda: find_pid(process.pid, "coordinator"))
+    coordinator = wait_until(lambda: find_pid(process.pid, "coordinator"), "the coordinator")
     os.kill(coordinator, signal.SIGKILL)
-    assert process.wait(30) == 1
-    live.until_nothing_runs(10)
+    assert process.wait(PATIENCE_S) == 1
+    live.until_nothing_runs()
     assert "killed: rank 0 was ended by SIGKILL" in live.printed()
     assert "coordinator was ended by SIGKILL, and the attempt ends with it" in live.printed()
     assert "frame #0" not in live.printed()

@@ -29,6 +29,7 @@ from experiments.run.lock import lock_run
 from experiments.trial.trial import Trial, freeze
 from launchers.base import DISK_FULL, JOURNAL_LOST, AttemptSpec
 from tests.support.live import Live
+from tests.support.waiting import PATIENCE_S
 
 if TYPE_CHECKING:
     from tests.conftest import Lathe
@@ -74,7 +75,7 @@ def test_a_trial_runs_from_another_thread_though_its_terminal_is_closed(tmp_path
     results: list[RunResult] = []
     thread = threading.Thread(target=lambda: results.append(run(frozen(tmp_path), display=Display(Closed()))))
     thread.start()
-    thread.join(120)
+    thread.join(PATIENCE_S)
     assert [result.status for result in results] == ["finished"]
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
 
@@ -90,7 +91,7 @@ def test_a_script_runs_trials_without_a_main_guard(live: Live) -> None:
         "print(result.status, sorted(result.metrics))\n"
     )
     done = subprocess.run(
-        [sys.executable, str(script)], cwd=live.folder, capture_output=True, text=True, timeout=120, check=True
+        [sys.executable, str(script)], cwd=live.folder, capture_output=True, text=True, timeout=PATIENCE_S, check=True
     )
     assert done.stdout.startswith("finished ['cost/cpu_s'")
     assert "Warning" not in done.stderr
@@ -187,22 +188,23 @@ def test_mlflow_shows_how_each_unfinished_run_ended(
         job = live.at_step(30)
         live.folder = tmp_path
         os.kill(job if number == signal.SIGKILL else process.pid, number)
-        assert process.wait(90) == 1
+        assert process.wait(PATIENCE_S) == 1
+    live.until_nothing_runs()  # after a stop, the command leaves the sync to its process
     statuses: dict[str, str] = {}
     for database in tmp_path.glob("**/mlflow.db"):
         with closing(sqlite3.connect(database)) as connection:
             statuses |= dict(connection.execute("select name, status from runs").fetchall())
     assert statuses == {"diverges": "FAILED", "is_killed": "KILLED", "is_stopped": "KILLED"}
-    live.until_nothing_runs()
 
 
 class Hanging:
-    """A training that answers no signal but SIGKILL."""
+    """A training that answers no signal but SIGKILL; its launching side gets Ctrl-C."""
 
     pid, failed_rank = 0, None
 
-    def __init__(self) -> None:
+    def __init__(self, *, ctrl_c: bool = True) -> None:
         self.signals: list[int] = []
+        self._ctrl_c = ctrl_c
 
     def prestart(self) -> None:
         raise AssertionError
@@ -210,10 +212,12 @@ class Hanging:
     discard = prestart
 
     def launch(self, spec: AttemptSpec) -> Hanging:
-        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
         return self
 
     def poll(self) -> int | None:
+        if self._ctrl_c:
+            self._ctrl_c = False
+            os.kill(os.getpid(), signal.SIGINT)
         return -signal.SIGKILL if signal.SIGKILL in self.signals else None
 
     def signal(self, number: int) -> None:
@@ -234,7 +238,7 @@ def test_a_training_whose_folder_is_gone_ends_as_data_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: str
 ) -> None:
     monkeypatch.setattr(folder_watch, "GONE_S", 0.1)
-    trial, hanging = frozen(tmp_path), Hanging()
+    trial, hanging = frozen(tmp_path), Hanging(ctrl_c=False)
 
     def launch_and_harm(spec: AttemptSpec) -> Hanging:
         if harm == "renamed":

@@ -16,6 +16,7 @@ import pytest
 
 from experiments.launch import stop
 from tests.support.ranks import CONTEXT
+from tests.support.waiting import PATIENCE_S
 
 
 def sleep() -> None:
@@ -66,7 +67,7 @@ def test_a_training_that_hangs_ends_with_all_its_processes(
         time.sleep(0.01)
     assert process.pid is not None
     os.kill(process.pid, number)
-    process.join(30)
+    process.join(PATIENCE_S)
     assert process.exitcode == -signal.SIGKILL
     assert (tmp_path / "reason").read_text().startswith(f"{number.name}: the training did not stop within 0 s")
     for child in map(int, (tmp_path / "children").read_text().split()):

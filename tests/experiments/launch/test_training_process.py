@@ -18,6 +18,7 @@ from experiments.run import journal
 from experiments.run.lock import lock_run
 from experiments.trial.trial import Trial, freeze
 from launchers.base import DONE, FAILED, WRONG_INPUT
+from tests.support.waiting import PATIENCE_S
 
 TINY = ("tracking=off", "model=softmax", "max_steps=5", "eval_every_steps=5")
 COMMAND = [sys.executable, "-P", "-m", "experiments.launch.training_process"]
@@ -46,7 +47,9 @@ def states(trial: Trial) -> list[journal.StateEvent]:
 
 
 def test_the_process_exits_without_error_if_the_input_ends(tmp_path: Path) -> None:
-    done = subprocess.run(COMMAND, stdin=subprocess.DEVNULL, capture_output=True, cwd=tmp_path, timeout=60, check=False)
+    done = subprocess.run(
+        COMMAND, stdin=subprocess.DEVNULL, capture_output=True, cwd=tmp_path, timeout=PATIENCE_S, check=False
+    )
     assert (done.returncode, done.stdout, done.stderr) == (DONE, b"", b"")
 
 
@@ -55,7 +58,7 @@ def test_an_attempt_leaves_a_journal_a_log_and_checkpoints(tmp_path: Path) -> No
     assert process.stdin is not None
     process.stdin.write(assignment(trial))
     process.stdin.flush()  # stays open until the end, as the launching side is alive
-    assert process.wait(60) == DONE
+    assert process.wait(PATIENCE_S) == DONE
     out, _ = process.communicate()
     assert out == "", "the output of the process belongs in its log"
     assert [(s["state"], s["step"], s["reason"]) for s in states(trial)] == [
@@ -81,7 +84,7 @@ def test_a_signal_during_the_start_stops_the_training_before_the_first_step(tmp_
     assert process.stdin is not None
     process.stdin.write(assignment(trial))
     process.stdin.flush()
-    assert process.wait(60) == FAILED
+    assert process.wait(PATIENCE_S) == FAILED
     out, _ = process.communicate()
     assert out == ""
     assert [(s["state"], s["reason"]) for s in states(trial)] == [
@@ -93,7 +96,7 @@ def test_a_signal_during_the_start_stops_the_training_before_the_first_step(tmp_
 @pytest.mark.slow
 def test_the_end_of_the_launcher_stops_the_training(tmp_path: Path) -> None:
     trial, process = prepared(tmp_path, "max_steps=1000000"), started(tmp_path)
-    process.communicate(assignment(trial), timeout=60)  # writes the line and closes the input
+    process.communicate(assignment(trial), timeout=PATIENCE_S)  # writes the line and closes the input
     assert process.returncode == FAILED
     assert states(trial)[-1]["state"] == "interrupted"
     assert "the launching process has ended" in str(states(trial)[-1]["reason"])
@@ -102,7 +105,7 @@ def test_the_end_of_the_launcher_stops_the_training(tmp_path: Path) -> None:
 def test_a_process_does_nothing_if_a_newer_attempt_exists(tmp_path: Path) -> None:
     trial, process = prepared(tmp_path), started(tmp_path)
     (trial.folder / "attempts" / "2").mkdir()
-    process.communicate(assignment(trial), timeout=60)
+    process.communicate(assignment(trial), timeout=PATIENCE_S)
     assert process.returncode == FAILED
     assert states(trial) == []
 
@@ -122,7 +125,7 @@ def test_the_journal_holds_the_error_as_one_line(
     trial = prepared(tmp_path)
     (trial.folder / "trial.yaml").write_text(yaml.safe_dump({**trial.config, **change}))
     process = started(tmp_path)
-    out, _ = process.communicate(assignment(trial), timeout=60)
+    out, _ = process.communicate(assignment(trial), timeout=PATIENCE_S)
     assert (process.returncode, out) == (code, "")
     assert states(trial)[-1]["state"] == "failed"
     assert reason in str(states(trial)[-1]["reason"])
@@ -137,7 +140,9 @@ def test_several_processes_share_the_lock_but_only_one_takes_it_first(tmp_path: 
             lock_run(tmp_path, first=True)
         code = "from pathlib import Path; from experiments.run.lock import lock_run; "
         code += f"lock_run(Path({str(tmp_path)!r}), first=True)"
-        child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+        child = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S, check=False
+        )
         assert "BlockingIOError" in child.stderr
     with lock_run(tmp_path, first=True):
         pass
@@ -148,7 +153,7 @@ def test_several_processes_share_the_lock_but_only_one_takes_it_first(tmp_path: 
         "if os.fork() == 0: time.sleep(3); os._exit(0)\n"
         "os.kill(os.getpid(), 9)"
     )
-    subprocess.run([sys.executable, "-c", code], timeout=60, check=False)
+    subprocess.run([sys.executable, "-c", code], timeout=PATIENCE_S, check=False)
     with lock_run(tmp_path, first=True):
         pass
     assert os.listdir(tmp_path) == ["run.lock"]

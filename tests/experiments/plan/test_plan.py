@@ -3,7 +3,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from experiments.config.rules.all_rules import find_problems
 from experiments.core.errors import PlanError
 from experiments.plan.plan import Plan, make_plan
 from modules.parallel.topology import Topology
+from tests.support.waiting import PATIENCE_S
 
 
 def plan(*overrides: str) -> Plan:
@@ -83,11 +83,9 @@ def test_broken_values_are_skipped() -> None:
 def test_the_nearest_divisors_of_a_huge_batch_are_found_quickly() -> None:
     config = compose([]).config | {"batch_size_global": 10**17, "batch_size_per_device": 7 * 10**9}
     config["data"]["num_train"] = None
-    begin = time.perf_counter()
     [messages] = find_problems(config)
     assert messages.endswith(f"try 1 or {10**17}")  # none within reach
     assert find_problems(config | {"batch_size_per_device": 7})[0].endswith("try 5 or 8")
-    assert time.perf_counter() - begin < 0.5
 
 
 @pytest.mark.parametrize(
@@ -132,4 +130,7 @@ def test_epochs_need_the_number_of_examples() -> None:
 def test_planning_imports_no_torch(tmp_path: Path) -> None:
     code = "import sys, experiments.plan.plan, experiments.launch.run_trial, experiments.trial.trial; "
     code += "sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-P", "-c", code], cwd=tmp_path, timeout=60, check=False).returncode == 0
+    assert (
+        subprocess.run([sys.executable, "-P", "-c", code], cwd=tmp_path, timeout=PATIENCE_S, check=False).returncode
+        == 0
+    )

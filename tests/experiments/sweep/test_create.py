@@ -21,7 +21,8 @@ from experiments.sweep.sweep import Sweep
 from launchers.base import LaunchError, SubmissionUnclearError
 from tests.conftest import Lathe
 from tests.support.cluster import write_commands
-from tests.support.workers import QUICK, read_entries, start_worker, wait_until
+from tests.support.waiting import PATIENCE_S, wait_until
+from tests.support.workers import QUICK, read_entries, start_worker
 
 
 def create_sweep(folder: Path, *overrides: str, name: str = "probe") -> Sweep:
@@ -29,7 +30,7 @@ def create_sweep(folder: Path, *overrides: str, name: str = "probe") -> Sweep:
 
 
 def run_worker(sweep: Sweep) -> Sweep:
-    assert start_worker(sweep).wait(timeout=120) == 0, (sweep.folder / "workers" / "w.txt").read_text()
+    assert start_worker(sweep).wait(timeout=PATIENCE_S) == 0, (sweep.folder / "workers" / "w.txt").read_text()
     return sweep
 
 
@@ -229,6 +230,6 @@ def test_two_concurrent_commands_run_each_trial_once(tmp_path: Path) -> None:
     sweep = create_sweep(tmp_path, "optimizer.lr=range(1,13)", "max_steps=40")
     workers = [start_worker(sweep, f"w{number}") for number in range(3)]
     assert submit(sweep) is not None
-    assert [worker.wait(timeout=120) for worker in workers] == [0, 0, 0]
+    assert [worker.wait(timeout=PATIENCE_S) for worker in workers] == [0, 0, 0]
     wait_until(lambda: {entry.state for entry in read_entries(sweep)} <= {"finished", "failed"}, "all trials")
     assert {entry.attempt for entry in read_entries(sweep)} == {1}

@@ -17,6 +17,7 @@ import pytest
 from experiments.sweep import ledger as ledger_module
 from experiments.sweep.budget import sum_device_s
 from experiments.sweep.ledger import ClaimLostError, Entry, Ledger
+from tests.support.waiting import PATIENCE_S
 
 
 def make_trial_event(name: str, point: int = 0, seed: int = 0, **more: Any) -> dict[str, Any]:
@@ -164,7 +165,7 @@ def test_many_processes_claim_each_trial_once(tmp_path: Path, has_locks: bool) -
         )
         for number in range(4)
     ]  # fmt: skip
-    claimed = [line for claimer in claimers for line in claimer.communicate(timeout=60)[0].splitlines()]
+    claimed = [line for claimer in claimers for line in claimer.communicate(timeout=PATIENCE_S)[0].splitlines()]
     assert sorted(claimed) == sorted(f"{name} 1" for name in names)
 
 

@@ -28,7 +28,8 @@ from tests.support.ledgers import (
     make_idle_sweep,
     read_entry,
 )
-from tests.support.workers import kill_worker, make_sweep, start_worker, wait_until
+from tests.support.waiting import PATIENCE_S, wait_until
+from tests.support.workers import kill_worker, make_sweep, start_worker
 
 POINTS = [
     {"optimizer": "adam", "optimizer.lr": 0.1},
@@ -142,7 +143,7 @@ def test_concurrent_cancels_record_each_trial_once(tmp_path: Path, processes: li
     sweep = make_idle_sweep(tmp_path, "s", POINTS)
     command = [sys.executable, "-P", "-m", "experiments.cli", "cancel", "s", "--runs-dir", str(tmp_path)]
     processes += [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    assert [process.wait(timeout=60) for process in processes] == [0, 0, 0]
+    assert [process.wait(timeout=PATIENCE_S) for process in processes] == [0, 0, 0]
     events = [json.loads(line)["event"] for line in (sweep.folder / "ledger.jsonl").read_text().splitlines()]
     assert (events.count("cancelled"), events.count("closed")) == (4, 1)
 
@@ -177,7 +178,7 @@ def test_trial_that_is_interrupted_during_cancel_does_not_restart(
     processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
     wait_until((folder / "cancel").exists, "the request")
     end_trial(sweep, ids(2)[0], "pending", failure="preempted", reason="SIGTERM")
-    assert processes[0].communicate(timeout=60)[0].endswith("trials that were running: 1 cancelled\n")
+    assert processes[0].communicate(timeout=PATIENCE_S)[0].endswith("trials that were running: 1 cancelled\n")
     assert read_states(sweep) == ["cancelled", "pending"]
 
 
@@ -196,7 +197,7 @@ def test_attempt_that_starts_during_cancel_is_cancelled_too(
     second = folder.parent / "2"
     wait_until((second / "cancel").exists, "the second request")
     end_trial(sweep, ids(1)[0], "cancelled", failure="cancelled")
-    assert processes[0].wait(timeout=60) == 0
+    assert processes[0].wait(timeout=PATIENCE_S) == 0
 
 
 def test_ctrl_c_skips_the_wait_of_cancel(tmp_path: Path, processes: list[subprocess.Popen[str]]) -> None:
@@ -211,7 +212,7 @@ def test_ctrl_c_skips_the_wait_of_cancel(tmp_path: Path, processes: list[subproc
         "waiting up to 20 s until running trials have saved; press Ctrl-C to skip the wait\n",
     ]
     processes[0].send_signal(signal.SIGINT)
-    rest, wrong = processes[0].communicate(timeout=60)
+    rest, wrong = processes[0].communicate(timeout=PATIENCE_S)
     assert rest.splitlines()[0] == "no longer waiting; press Ctrl-C again to quit"
     assert rest.splitlines()[1].startswith("its workers stop; ")
     assert (processes[0].returncode, wrong) == (0, "")
@@ -226,7 +227,7 @@ def test_a_running_trial_saves_and_its_worker_ends(tmp_path: Path) -> None:
         wait_until(lambda: any((sweep.folder / trial / "checkpoints").glob("step_*")), "a checkpoint")
         cancel(sweep, Local(), (), lines.append)
         assert read_states(sweep) == ["cancelled", "cancelled"]
-        assert worker.wait(timeout=60) == 0
+        assert worker.wait(timeout=PATIENCE_S) == 0
     finally:
         kill_worker(worker)
     assert lines[0] == "sweep probe: 1 pending trial cancelled, 1 running trial asked to save and stop"
@@ -324,7 +325,7 @@ def test_log_is_followed_across_attempts_until_the_trial_ends(
     print_log(sweep, ids(4)[0], ["three"])
     assert processes[0].stdout.readline() == "three\n"
     end_trial(sweep, ids(4)[0], "finished", value=1.0, step=200)
-    rest, noted = processes[0].communicate(timeout=60)
+    rest, noted = processes[0].communicate(timeout=PATIENCE_S)
     assert (processes[0].returncode, rest) == (0, "")
     assert noted.splitlines()[-2:] == ["attempt 2 on node7", f"trial {ids(4)[0]}, attempt 2: finished"]
 
@@ -338,7 +339,7 @@ def test_ctrl_c_ends_only_the_following(tmp_path: Path, processes: list[subproce
     assert processes[0].stdout is not None
     assert processes[0].stdout.readline() == "one\n"
     processes[0].send_signal(signal.SIGINT)
-    assert processes[0].wait(timeout=60) == 0
+    assert processes[0].wait(timeout=PATIENCE_S) == 0
     assert read_states(sweep)[0] == "running"
 
 

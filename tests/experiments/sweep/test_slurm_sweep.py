@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import sqlite3
-import time
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
@@ -27,7 +26,8 @@ from experiments.tracking.sweep_sync import SweepSync
 from tests.support.cluster import Cluster
 from tests.support.live import Live
 from tests.support.variants import IS_LONG
-from tests.support.workers import QUICK, make_sweep, read_entries, read_last_step, start_worker, wait_until
+from tests.support.waiting import PATIENCE_S, wait_until
+from tests.support.workers import QUICK, make_sweep, read_entries, read_last_step, start_worker
 
 pytestmark = pytest.mark.slow
 
@@ -44,14 +44,20 @@ def submit_sweep(folder: Path, *overrides: str, name: str = "probe") -> Sweep:
     return sweep
 
 
-def wait_for_end(sweep: Sweep, timeout_s: float = 150) -> list[Entry]:
+def wait_for_end(sweep: Sweep) -> list[Entry]:
     """Reap lost workers, as an attached `lathe sweep` does, until no trial is pending or running."""
     ledger, executor = sweep.ledger(), sweep.executor()
-    deadline = time.monotonic() + timeout_s
-    while {entry.state for entry in read_entries(sweep)} & {"pending", "running"}:
-        assert time.monotonic() < deadline, [(entry.id, entry.state, entry.reason) for entry in read_entries(sweep)]
+
+    def is_over() -> bool:
+        if {entry.state for entry in read_entries(sweep)}.isdisjoint(("pending", "running")):
+            return True
         reap(sweep, ledger, executor)
-        time.sleep(1)
+        return False
+
+    def describe() -> object:
+        return [(entry.id, entry.state, entry.reason) for entry in read_entries(sweep)]
+
+    wait_until(is_over, describe, pause_s=1)
     return read_entries(sweep)
 
 
@@ -83,7 +89,7 @@ def test_ranks_on_two_nodes_give_the_result_of_one_process(cluster: Cluster, tmp
         tmp_path, *PAIR, "parallel=async", "parallel.num_servers=2", "parallel.max_staleness=0", name="served"
     )
     alone = make_sweep(tmp_path, [{}], name="alone")
-    assert start_worker(alone).wait(timeout=90) == 0
+    assert start_worker(alone).wait(timeout=PATIENCE_S) == 0
     results = [wait_for_end(sweep) for sweep in (spread, served)]
     assert [entry.state for some in results for entry in some] == ["finished"] * 2
     for sweep in (spread, served):
@@ -201,7 +207,6 @@ def test_trial_out_of_memory_fails_and_others_run(cluster: Cluster, tmp_path: Pa
     assert results[0].attempt == 1
 
 
-@pytest.mark.timeout(330)
 @pytest.mark.skipif(not IS_LONG, reason="takes over two minutes: set LATHE_LONG=1")
 def test_trial_resumes_after_the_time_limit(cluster: Cluster, tmp_path: Path) -> None:
     limits = (
@@ -213,7 +218,8 @@ def test_trial_resumes_after_the_time_limit(cluster: Cluster, tmp_path: Path) ->
     sweep = submit_sweep(
         tmp_path, *limits, "checkpoint.every_steps=1000", "log_every_steps=1000", "optimizer.lr=0.0001"
     )
-    wait_until(lambda: read_entries(sweep)[0].attempt > 1, "another attempt", 270)
+    wait_until(lambda: read_last_step(sweep, read_entries(sweep)[0]) > 0, "the first attempt")
+    wait_until(lambda: read_entries(sweep)[0].attempt > 1, "another attempt")
     lines = sweep.ledger().path.read_text().splitlines()
     ended = [event for event in map(json.loads, lines) if event["event"] == "ended"]
     assert ended[0]["failure"] == "time-out"

@@ -44,6 +44,7 @@ from tests.support.ledgers import (
     read_entry,
     shift_events,
 )
+from tests.support.waiting import PATIENCE_S
 
 POINTS = [{"optimizer.lr": rate, "batch_size_global": size} for rate in (0.1, 0.01) for size in (16, 256)]
 CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -287,7 +288,7 @@ def test_one_line_is_printed_per_ended_trial_without_a_terminal(
     assert rest[0].startswith("2/3 done, 1 failed, best delivered/val/accuracy_top1 0.5 ")
     assert rest[1].startswith("sweep s: some failed after ")
     assert rest[2] == "`lathe logs s` shows the output of failed trials, `lathe resume s` runs them again"
-    assert processes[0].wait(timeout=60) == 1
+    assert processes[0].wait(timeout=PATIENCE_S) == 1
 
 
 def test_show_live_returns_0_if_the_sweep_is_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -317,7 +318,7 @@ def test_ctrl_c_leaves_the_sweep_running_and_suggests_commands(
     processes[0].send_signal(signal.SIGINT)
     rest = processes[0].stdout.read()  # may repeat the previous line if the signal came while it was printed
     assert rest.endswith("the sweep continues; `lathe status s` shows it, `lathe cancel s` ends it\n")
-    assert processes[0].wait(timeout=60) == 0
+    assert processes[0].wait(timeout=PATIENCE_S) == 0
     assert sweep.ledger().read().closed is None
 
 
@@ -337,7 +338,7 @@ class Screen:
 
     def until(self, is_there: Callable[[str], object]) -> str:
         """Wait until the condition holds for the output; returns the output so far."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE_S
         while not is_there(self.text):
             assert time.monotonic() < deadline, self.text
             if select.select([self.master], [], [], 0.2)[0]:
@@ -363,7 +364,7 @@ def test_table_is_updated_on_a_terminal_until_ctrl_c(tmp_path: Path) -> None:
         log_metric(sweep, ids(8)[2], {150: 0.9})
         screen.until(lambda text: re.search(r"75%\s+0\.9", text))
         os.write(screen.master, b"\x03")
-        assert screen.process.wait(timeout=60) == 0
+        assert screen.process.wait(timeout=PATIENCE_S) == 0
     finally:
         screen.close()
     assert read_entry(sweep, ids(8)[2]).state == "running"
@@ -381,7 +382,7 @@ def test_long_table_fits_a_low_terminal_and_is_complete_at_the_end(tmp_path: Pat
         finish_trial(sweep, ids(30)[29], 0.7)
         last = screen.until(lambda text: text.rpartition("30/30 done")[2].count("b0000") == 30)
         assert "best     delivered/val/accuracy_top1 0.7 at optimizer.lr=29" in last
-        assert screen.process.wait(timeout=60) == 0
+        assert screen.process.wait(timeout=PATIENCE_S) == 0
     finally:
         screen.close()
 
@@ -393,7 +394,7 @@ def test_sweep_removed_while_watching_is_an_error(tmp_path: Path, processes: lis
     assert processes[0].stdout is not None
     processes[0].stdout.readline()
     shutil.rmtree(sweep.folder)
-    assert "was removed; there is nothing to show" in processes[0].communicate(timeout=60)[1]
+    assert "was removed; there is nothing to show" in processes[0].communicate(timeout=PATIENCE_S)[1]
     assert processes[0].returncode == 2
 
 

@@ -22,6 +22,7 @@ from experiments.sweep.space import Space
 from experiments.sweep.space_parser import parse
 from experiments.sweep.spec import FILE, SweepSpec, read_overrides
 from experiments.sweep.study import Study
+from tests.support.waiting import PATIENCE_S
 
 FLAT = ("a.x=interval(-5,5)", "a.y=interval(-5,5)", "sweep.mode=min")
 
@@ -498,7 +499,7 @@ def test_many_processes_share_a_study_and_print_nothing(folder: Path) -> None:
     spec = make_spec(*PRUNED)
     create_folder(folder, spec)
     processes = [start_process(folder, seed, 24) for seed in range(3)]
-    assert [process.communicate(timeout=120)[0] for process in processes] == ["ready\n"] * 3
+    assert [process.communicate(timeout=PATIENCE_S)[0] for process in processes] == ["ready\n"] * 3
     check_agreement(folder, spec, 24)
     assert "pruned" in {entry.state for entry in Ledger(folder).read().entries.values()}
 
@@ -506,7 +507,7 @@ def test_many_processes_share_a_study_and_print_nothing(folder: Path) -> None:
 def kill_process(folder: Path, process: subprocess.Popen[str], seed: int) -> None:
     """End a process without a warning, and give back what it had, as the watch over workers does."""
     process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=60)
+    process.communicate(timeout=PATIENCE_S)
     ledger = Ledger(folder)
     with ledger.locked() as ledger_state:
         for entry in [*ledger_state.entries.values()]:
@@ -527,5 +528,5 @@ def test_processes_killed_at_random_leave_a_consistent_study(folder: Path) -> No
             time.sleep(generator.uniform(0.0, 0.06))
             kill_process(folder, process, seed)
     last = [start_process(folder, seed, count) for seed in (998, 999)]
-    assert [process.communicate(timeout=120)[0] for process in last] == ["ready\n"] * 2
+    assert [process.communicate(timeout=PATIENCE_S)[0] for process in last] == ["ready\n"] * 2
     check_agreement(folder, spec, count)

@@ -14,6 +14,7 @@ import pytest
 
 from experiments.run import journal
 from experiments.sweep.sweep import Sweep
+from tests.support.waiting import PATIENCE_S, wait_until
 from tests.support.workers import (
     Worker,
     age_heartbeats,
@@ -23,7 +24,6 @@ from tests.support.workers import (
     read_last_step,
     start_worker,
     wait_for_child,
-    wait_until,
 )
 
 pytestmark = pytest.mark.slow
@@ -51,7 +51,7 @@ def count_steps(sweep: Sweep, name: str) -> Counter[int]:
 def test_worker_runs_every_trial_and_exits(tmp_path: Path) -> None:
     sweep = make_sweep(tmp_path, [{"optimizer.lr": lr} for lr in (0.001, 0.01, 0.1)])
     worker = start_worker(sweep)
-    assert worker.wait(timeout=90) == 0, (sweep.folder / "workers" / "w.txt").read_text()
+    assert worker.wait(timeout=PATIENCE_S) == 0, (sweep.folder / "workers" / "w.txt").read_text()
     assert [entry.state for entry in read_entries(sweep)] == ["finished"] * 3
     assert len({entry.value for entry in read_entries(sweep)}) > 1
     for entry in read_entries(sweep):
@@ -67,7 +67,7 @@ def test_killed_trial_resumes_from_its_checkpoint(tmp_path: Path, workers: list[
     child = wait_for_child(workers[0])
     wait_until(lambda: read_last_step(sweep, read_entries(sweep)[0]) >= 100, "step 100")
     os.kill(child, signal.SIGKILL)
-    assert workers[0].wait(timeout=120) == 0
+    assert workers[0].wait(timeout=PATIENCE_S) == 0
     entry = read_entries(sweep)[0]
     assert (entry.state, entry.attempt) == ("finished", 2)
     lines = (sweep.folder / entry.id / "attempts" / "2" / "journal.jsonl").read_text().splitlines()
@@ -82,7 +82,7 @@ def test_trial_that_is_killed_in_every_attempt_fails(tmp_path: Path, workers: li
     for attempt in (1, 2):
         wait_until(lambda attempt=attempt: read_entries(sweep)[0].attempt == attempt, f"attempt {attempt}")  # type: ignore[misc]
         os.kill(wait_for_child(workers[0]), signal.SIGKILL)
-    assert workers[0].wait(timeout=60) == 0
+    assert workers[0].wait(timeout=PATIENCE_S) == 0
     entry = read_entries(sweep)[0]
     assert (entry.state, entry.failure, entry.attempt) == ("failed", "killed", 2)
     assert "sweep.max_attempts=2" in (entry.reason or "")
@@ -94,7 +94,7 @@ def test_worker_saves_its_trial_at_a_stop_signal(tmp_path: Path, workers: list[W
     workers.append(start_worker(sweep))
     wait_until(lambda: read_last_step(sweep, read_entries(sweep)[0]) >= 50, "step 50")
     os.kill(workers[0].pid, number)
-    assert workers[0].wait(timeout=60) == 75
+    assert workers[0].wait(timeout=PATIENCE_S) == 75
     entry = read_entries(sweep)[0]
     assert (entry.state, entry.failure) == ("pending", "preempted")
     assert entry.wasted_s == 0
@@ -106,7 +106,7 @@ def test_worker_at_its_time_limit_records_a_time_out(tmp_path: Path, workers: li
     workers.append(start_worker(sweep, ends_at=time.time() + 120, signal_delay_s=60.0))
     wait_until(lambda: read_last_step(sweep, read_entries(sweep)[0]) >= 50, "step 50")
     os.kill(workers[0].pid, signal.SIGUSR2)
-    assert workers[0].wait(timeout=60) == 75
+    assert workers[0].wait(timeout=PATIENCE_S) == 75
     assert [(entry.state, entry.failure) for entry in read_entries(sweep)] == [("pending", "time-out")]
 
 
@@ -119,7 +119,7 @@ def test_cancel_file_cancels_a_trial(tmp_path: Path, workers: list[Worker]) -> N
         wait_until(folder.exists, "its folder")
         (folder / "cancel").touch()
         wait_until(lambda number=number: read_entries(sweep)[number].state != "running", "its end")  # type: ignore[misc]
-    assert workers[0].wait(timeout=60) == 0
+    assert workers[0].wait(timeout=PATIENCE_S) == 0
     assert [(entry.state, entry.failure) for entry in read_entries(sweep)] == [("cancelled", "cancelled")] * 2
 
 
@@ -132,7 +132,7 @@ def test_another_worker_takes_over_the_trial_of_a_killed_worker(tmp_path: Path, 
     wait_until(lambda: not Path(f"/proc/{child}").exists(), "the end of the orphan")
     age_heartbeats(sweep)
     workers.append(start_worker(sweep, "second"))
-    assert workers[1].wait(timeout=180) == 0
+    assert workers[1].wait(timeout=PATIENCE_S) == 0
     assert [entry.state for entry in read_entries(sweep)] == ["finished"] * 2
     lost = read_entries(sweep)[0]
     assert (lost.attempt, lost.worker) == (2, "second")
@@ -147,14 +147,14 @@ def test_replaced_worker_ends_its_trial(tmp_path: Path, workers: list[Worker]) -
     with ledger.locked() as ledger_state:
         ledger.end(read_entries(sweep)[0].id, 1, "pending", failure="node lost")
         ledger.claim(ledger_state.entries[read_entries(sweep)[0].id], worker="other", host="h", devices=1)
-    wait_until(lambda: not Path(f"/proc/{child}").exists(), "the end of the orphan", 30)
+    wait_until(lambda: not Path(f"/proc/{child}").exists(), "the end of the orphan")
     assert (read_entries(sweep)[0].state, read_entries(sweep)[0].worker) == ("running", "other")
 
 
 def test_worker_claims_no_trial_shortly_before_its_time_limit(tmp_path: Path) -> None:
     sweep = make_sweep(tmp_path, [{}])
     worker = start_worker(sweep, ends_at=time.time() + 60, signal_delay_s=45.0)
-    assert worker.wait(timeout=60) == 75
+    assert worker.wait(timeout=PATIENCE_S) == 75
     assert [entry.state for entry in read_entries(sweep)] == ["pending"]
 
 
@@ -169,7 +169,7 @@ def test_error_of_the_trial_is_not_retried(
     tmp_path: Path, overrides: tuple[str, ...], failure: str, message: str
 ) -> None:
     sweep = make_sweep(tmp_path, [{}, {"seed": 1}], *overrides)
-    assert start_worker(sweep).wait(timeout=90) == 0
+    assert start_worker(sweep).wait(timeout=PATIENCE_S) == 0
     for entry in read_entries(sweep):
         assert (entry.state, entry.failure, entry.attempt) == ("failed", failure, 1)
         assert message in (entry.reason or "")
@@ -180,9 +180,9 @@ def test_ranks_of_a_worker_run_a_trial_together(tmp_path: Path, workers: list[Wo
     sweep = make_sweep(tmp_path, [{"optimizer.lr": 0.01}, {"optimizer.lr": 0.02}], *overrides)
     for rank in (1, 0):
         workers.append(start_worker(sweep, rank=rank, local_rank=rank, local_world_size=2, world_size=2))
-    assert [worker.wait(timeout=120) for worker in workers] == [0, 0]
+    assert [worker.wait(timeout=PATIENCE_S) for worker in workers] == [0, 0]
     alone = make_sweep(tmp_path, [{"optimizer.lr": 0.01}, {"optimizer.lr": 0.02}], name="alone")
-    assert start_worker(alone).wait(timeout=90) == 0
+    assert start_worker(alone).wait(timeout=PATIENCE_S) == 0
     values = [entry.value for entry in read_entries(sweep)]
     assert None not in values
     assert values == pytest.approx([entry.value for entry in read_entries(alone)])
@@ -195,6 +195,6 @@ def test_killed_rank_ends_the_attempt_but_not_the_worker(tmp_path: Path, workers
         workers.append(start_worker(sweep, rank=rank, local_rank=rank, local_world_size=2, world_size=2))
     wait_until(lambda: read_last_step(sweep, read_entries(sweep)[0]) >= 100, "step 100")
     os.kill(wait_for_child(workers[1]), signal.SIGKILL)
-    assert [worker.wait(timeout=180) for worker in workers] == [0, 0]
+    assert [worker.wait(timeout=PATIENCE_S) for worker in workers] == [0, 0]
     entry = read_entries(sweep)[0]
     assert (entry.state, entry.attempt) == ("finished", 2)

@@ -15,6 +15,7 @@ from experiments.tracking.ui import serve
 from tests.support import ledgers
 from tests.support.recorded_sweeps import make_swept, run_trial
 from tests.support.stores import free_port, log_steps, make_run, mlflow_server, sql, start_attempt, write_outcome
+from tests.support.waiting import PATIENCE_S
 
 ADMIN, PASSWORD = "admin", "correct-horse-battery"
 READER = "reader-without-rights"
@@ -31,7 +32,7 @@ def add_reader(address: str) -> None:
     login = base64.b64encode(f"{ADMIN}:{PASSWORD}".encode()).decode()
     headers = {"Authorization": f"Basic {login}", "Content-Type": "application/json"}
     body = json.dumps({"username": READER, "password": PASSWORD}).encode()
-    with urlopen(Request(f"{address}/api/2.0/mlflow/users/create", body, headers), timeout=60) as answer:
+    with urlopen(Request(f"{address}/api/2.0/mlflow/users/create", body, headers), timeout=PATIENCE_S) as answer:
         assert answer.status == 200
 
 

@@ -33,9 +33,9 @@ from tests.support.stores import (
     rewrite_states,
     sql,
     start_attempt,
-    wait_until,
     write_outcome,
 )
+from tests.support.waiting import PATIENCE_S, wait_until
 
 
 def follower(trial: Trial, *args: str) -> subprocess.Popen[str]:
@@ -55,7 +55,7 @@ def test_follower_uploads_points_while_the_run_trains(runs_dir: Path) -> None:
         log_steps(journal, range(10, 20))
         journal.state("finished", step=20, attempt=1)
     write_outcome(trial)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=PATIENCE_S)
     assert (process.returncode, err) == (0, "")
     lines = [json.loads(line) for line in out.splitlines()]
     assert lines[-1]["pending"] == 0
@@ -78,16 +78,16 @@ def test_server_that_dies_under_a_follower_loses_and_doubles_nothing(tmp_path: P
             time.sleep(0.03)
     with Journal(journal.path) as journal:
         log_steps(journal, range(100, 150))
-        time.sleep(4)
+        assert process.stdout is not None
+        while json.loads(process.stdout.readline())["error"] is None:
+            pass
         assert process.poll() is None
         with mlflow_server(database, port):
             log_steps(journal, range(150, 200))
             write_outcome(trial)
-            out, err = process.communicate(timeout=60)
+            out, err = process.communicate(timeout=PATIENCE_S)
     assert (process.returncode, err) == (0, "")
-    errors = [json.loads(line)["error"] for line in out.splitlines()]
-    assert any(errors)
-    assert errors[-1] is None
+    assert json.loads(out.splitlines()[-1])["error"] is None
     points = sql(database, "select key, step, value from metrics order by key, step, value")
     assert points == make_expected_metrics(range(200))
     assert sql(database, "select status, count(*) from runs") == [("FINISHED", 1)]
@@ -100,7 +100,7 @@ def test_follower_gives_up_after_its_grace_period_with_one_line(tmp_path: Path) 
         log_steps(journal, range(3))
     write_outcome(trial)
     process = follower(trial, "--grace-s", "2")
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 1
     assert err.count("\n") == 1
     assert "`lathe sync a1b2c3` retries" in err
@@ -180,13 +180,13 @@ def test_run_whose_server_dies_finishes_and_is_synced_later(tmp_path: Path) -> N
     assert run.stdout is not None
     output = run.stdout.read()
     run.stdout.close()
-    assert run.wait(timeout=90) == 0
+    assert run.wait(timeout=PATIENCE_S) == 0
     assert "mlp-digits: finished" in output
     (folder,) = (tmp_path / "runs" / "single").glob("*/")
     assert f"`lathe sync {folder.name}` retries" in output
     with mlflow_server(database, port):
         done = subprocess.run(
-            [*lathe, "sync"], env=environment, text=True, capture_output=True, timeout=90, check=False
+            [*lathe, "sync"], env=environment, text=True, capture_output=True, timeout=PATIENCE_S, check=False
         )
     assert (done.returncode, done.stderr) == (0, "")
     points = [

@@ -29,7 +29,8 @@ from tests.support.recorded_sweeps import (
     run_trial,
     start_trial,
 )
-from tests.support.stores import free_port, mlflow_server, sql, wait_until
+from tests.support.stores import free_port, mlflow_server, sql
+from tests.support.waiting import PATIENCE_S, wait_until
 
 LRS = [{"optimizer.lr": lr} for lr in (0.001, 0.01)]
 FIRST, SECOND = ledgers.ids(2)
@@ -75,7 +76,7 @@ def test_follower_syncs_a_sweep_while_it_runs_and_ends_with_it(
     os.kill(process.pid, signal.SIGHUP)
     ledgers.end_trial(sweep, FIRST, "finished", value=0.25)
     run_trial(sweep, SECOND, 0.5)
-    assert process.wait(timeout=60) == 0
+    assert process.wait(timeout=PATIENCE_S) == 0
     assert read_stored_points(runs_dir) == read_journal_points(sweep)
     assert set(read_children(runs_dir).values()) == {"FINISHED"}
     assert (read_parent_status(runs_dir), read_log(sweep)) == ("FINISHED", "")
@@ -89,7 +90,7 @@ def test_sync_at_end_uploads_nothing_before(runs_dir: Path, followers: list[subp
     wait_until(lambda: (sweep.folder / "follow.lock").exists())
     assert sql(runs_dir / "mlflow.db", "select count(*) from runs") == [(0,)]
     run_trial(sweep, SECOND, 0.5)
-    assert process.wait(timeout=60) == 0
+    assert process.wait(timeout=PATIENCE_S) == 0
     assert read_stored_points(runs_dir) == read_journal_points(sweep)
 
 
@@ -111,7 +112,7 @@ def test_follower_waits_for_a_strategy_that_may_add_trials(
         trial = {"trial": FIRST, "point": 0, "values": LRS[0], "seed": 0, "reused": None}
         ledger.add([trial])
     run_trial(sweep, FIRST, 0.5)
-    assert process.wait(timeout=60) == 0
+    assert process.wait(timeout=PATIENCE_S) == 0
     assert (read_children(runs_dir), read_parent_status(runs_dir)) == ({"lr=0.001": "FINISHED"}, "FINISHED")
 
 
@@ -123,7 +124,7 @@ def test_follower_ends_when_the_folder_is_gone(runs_dir: Path, followers: list[s
     ledgers.log_metric(sweep, FIRST, {100: 0.25})
     wait_until(lambda: has_children(runs_dir, 1))
     sweep.folder.rename(runs_dir / "gone")  # in one stroke, while it may be writing there
-    assert process.wait(timeout=60) == 0
+    assert process.wait(timeout=PATIENCE_S) == 0
     assert not sweep.folder.exists()
 
 
@@ -139,7 +140,7 @@ def test_server_that_was_down_gets_everything(tmp_path: Path, followers: list[su
     run_trial(sweep, SECOND, 0.5)
     assert process.poll() is None
     with mlflow_server(database, port):
-        assert process.wait(timeout=100) == 0
+        assert process.wait(timeout=PATIENCE_S) == 0
     assert read_stored_points(tmp_path, "served.db") == read_journal_points(sweep)
     assert sql(database, "select status, count(*) from runs group by 1") == [("FINISHED", 3)]
     assert len(read_log(sweep).splitlines()) <= 3  # one line each time that the store fails
@@ -197,7 +198,7 @@ def test_second_follower_leaves_the_sweep_to_the_first(runs_dir: Path, monkeypat
             monkeypatch.setattr(signal, "signal", lambda *_: None)  # which only the main thread may
             waiting.start()
             time.sleep(0.1)
-        waiting.join(60)
+        waiting.join(PATIENCE_S)
     finally:
         monkeypatch.undo()
         for number, handler in before.items():

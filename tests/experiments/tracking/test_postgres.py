@@ -20,8 +20,9 @@ from experiments.trial.trial import Trial
 from tests.support import ledgers
 from tests.support.databases import PASSWORD, Postgres, postgres
 from tests.support.recorded_sweeps import make_swept, read_journal_points, run_trial
-from tests.support.stores import log_steps, make_run, start_attempt, wait_until, write_outcome
+from tests.support.stores import log_steps, make_run, start_attempt, write_outcome
 from tests.support.variants import only_long
+from tests.support.waiting import PATIENCE_S, wait_until
 
 NUM_TRIALS, NUM_ROUNDS, NUM_STEPS = 16, 2, 100
 VARIABLE = "LATHE_TEST_STORE"
@@ -75,7 +76,7 @@ def test_16_concurrent_trials_on_a_new_database_lose_and_double_nothing(
     folders = [str(trial.folder) for trial in trials]
     done = subprocess.run(
         [sys.executable, "-c", TRIALS, *folders], cwd=Path(__file__).parents[3], env=os.environ, text=True,
-        capture_output=True, timeout=200, check=False,
+        capture_output=True, timeout=PATIENCE_S, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     steps = NUM_ROUNDS * NUM_STEPS

@@ -47,6 +47,7 @@ from tests.support.stores import (
     write_outcome,
 )
 from tests.support.variants import IS_LONG
+from tests.support.waiting import wait_until
 
 
 def test_run_is_in_mlflow_with_metrics_params_tags_and_artifacts(runs_dir: Path) -> None:
@@ -336,8 +337,7 @@ def test_run_on_another_host_stays_running(runs_dir: Path) -> None:
 def test_zombie_and_reused_pid_are_not_alive() -> None:
     host = socket.gethostname()
     child = subprocess.Popen([sys.executable, "-c", ""])
-    time.sleep(0.5)
-    assert not is_process_alive(host, child.pid, time.time())
+    wait_until(lambda: not is_process_alive(host, child.pid, time.time()), "a zombie")
     child.wait()
     assert is_process_alive(host, os.getpid(), time.time())
     assert not is_process_alive(host, os.getpid(), time.time() - 1e6)
@@ -411,10 +411,9 @@ def test_error_of_a_store_that_is_down_is_one_line_without_password(
     monkeypatch.setenv("LATHE_TEST_STORE", f"http://user:hush@127.0.0.1:{port}")
     trial = make_run(tmp_path, store="${oc.env:LATHE_TEST_STORE}")
     start_attempt(trial).close()
-    started = time.monotonic()
     with pytest.raises(StoreError) as caught:
         sync_run(trial)
-    assert time.monotonic() - started < 10
+    assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "1"  # MLflow's default takes four minutes
     message = str(caught.value)
     assert message.startswith("tracking.store=${oc.env:LATHE_TEST_STORE} did not take 'a1b2c3': ")
     assert message.endswith("; its journals hold everything, `lathe sync a1b2c3` retries")

@@ -45,6 +45,7 @@ from tests.support.recorded_sweeps import (
     start_trial,
 )
 from tests.support.stores import free_port, log_steps, make_run, sql, start_attempt, write_outcome
+from tests.support.waiting import PATIENCE_S, wait_until
 
 LRS = [{"optimizer.lr": lr} for lr in (0.001, 0.01, 0.1)]
 SYNC = """
@@ -601,7 +602,7 @@ def test_sync_that_is_killed_at_any_call_loses_and_doubles_nothing(runs_dir: Pat
 def test_trials_of_a_worker_are_in_the_store(runs_dir: Path) -> None:
     points = [{"optimizer.lr": 0.001}, {"optimizer.lr": 0.01}]
     sweep = sweeps.make_sweep(runs_dir, points, "tracking=sqlite", f"runs_dir={runs_dir}", num_seeds=2)
-    assert sweeps.start_worker(sweep).wait(timeout=90) == 0
+    assert sweeps.start_worker(sweep).wait(timeout=PATIENCE_S) == 0
     assert sync_all(runs_dir, ["probe"]).failures == ()
     assert set(read_children(runs_dir)) == {f"lr={lr}, seed={seed}" for lr in (0.001, 0.01) for seed in (0, 1)}
     assert read_stored_points(runs_dir) == read_journal_points(sweep)
@@ -616,20 +617,20 @@ def test_killed_workers_and_followers_leave_a_complete_store(runs_dir: Path) -> 
     sweep = sweeps.make_sweep(runs_dir, points, "tracking=sqlite", f"runs_dir={runs_dir}", *length)
     follower = [sys.executable, "-P", "-m", "experiments.tracking.follow_sweep", str(sweep.folder)]
     following = subprocess.Popen(follower)
-    sweeps.wait_until(lambda: num_runs(runs_dir) == 1, "the parent's run")  # MLflow's import takes seconds
+    wait_until(lambda: num_runs(runs_dir) == 1, "the parent's run")  # MLflow's import takes seconds
     worker = sweeps.start_worker(sweep, "first")
     query = f"select count(*) from metrics where key = '{METRIC}'"
-    sweeps.wait_until(lambda: sql(runs_dir / "mlflow.db", query)[0][0] >= 2, "a point in the store")
+    wait_until(lambda: sql(runs_dir / "mlflow.db", query)[0][0] >= 2, "a point in the store")
     child = sweeps.wait_for_child(worker)
     os.kill(worker.pid, signal.SIGKILL)
     os.kill(following.pid, signal.SIGKILL)
     worker.wait()
     following.wait()
-    sweeps.wait_until(lambda: not Path(f"/proc/{child}").exists(), "the end of the orphan")
+    wait_until(lambda: not Path(f"/proc/{child}").exists(), "the end of the orphan")
     sweeps.age_heartbeats(sweep)
     following = subprocess.Popen(follower)
-    assert sweeps.start_worker(sweep, "second").wait(timeout=200) == 0
-    assert following.wait(timeout=100) == 0
+    assert sweeps.start_worker(sweep, "second").wait(timeout=PATIENCE_S) == 0
+    assert following.wait(timeout=PATIENCE_S) == 0
     entries = sweep.ledger().read().entries.values()
     assert {entry.state for entry in entries} == {"finished"}
     assert max(entry.attempt for entry in entries) == 2

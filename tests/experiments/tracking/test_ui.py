@@ -24,7 +24,7 @@ from experiments.core.errors import InputError
 from experiments.run.state import is_process_alive
 from experiments.tracking.store_uri import StoreError, make_absolute
 from experiments.tracking.ui import _make_absolute, runs_page, serve
-from tests.support.stores import wait_until
+from tests.support.waiting import PATIENCE_S, wait_until
 
 if TYPE_CHECKING:
     from selenium.webdriver.chrome.webdriver import WebDriver
@@ -50,7 +50,7 @@ def trained(runs_dir: Path, lr: float) -> None:
     length = ["max_steps=60", "eval_every_steps=10", "log_every_steps=2", f"runs_dir={runs_dir}"]
     subprocess.run(
         [sys.executable, "-P", "-m", "experiments.cli", "run", *overrides, *length],
-        check=True, timeout=120, capture_output=True,
+        check=True, timeout=PATIENCE_S, capture_output=True,
     )  # fmt: skip
 
 
@@ -74,7 +74,7 @@ def served(runs_dir: Path, *flags: str) -> Iterator[tuple[subprocess.Popen[str],
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
-        process.wait(timeout=30)
+        process.wait(timeout=PATIENCE_S)
         process.stdout.close()
 
 
@@ -127,7 +127,7 @@ def origin(address: str) -> str:
 
 def answer(address: str, host: str | None = None) -> int:
     try:
-        with urlopen(Request(address, headers={"Host": host} if host else {}), timeout=30) as response:
+        with urlopen(Request(address, headers={"Host": host} if host else {}), timeout=PATIENCE_S) as response:
             return int(response.status)
     except HTTPError as err:
         err.close()
@@ -210,7 +210,7 @@ def test_the_server_is_guarded_and_a_signal_ends_it_with_exit_code_0(one_run: Pa
         assert answer(f"{files}=trial.yaml") == 200
         assert [answer(f"{files}={path}") for path in ("link", "folder/mlflow.db", "pipe")] == [403, 403, 403]
         process.send_signal(number)
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=PATIENCE_S) == 0
     wait_until(lambda: not any(is_process_alive(socket.gethostname(), pid, time.time()) for pid in processes))
     assert sorted(path.name for path in one_run.iterdir()) == before
 

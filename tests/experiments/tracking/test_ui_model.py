@@ -10,6 +10,7 @@ import pytest
 
 from tests.experiments.tracking.test_ui import browser, close_assistant, origin, served
 from tests.experiments.tracking.test_ui_sweep import keep, shows, waiter
+from tests.support.waiting import PATIENCE_S
 
 KIND = "?workflowType=machine_learning"
 
@@ -20,7 +21,7 @@ def test_model_and_its_version_show_inputs_and_outputs(runs_dir: Path, tmp_path:
 
     own = ["name=digits_lenet", "tracking.register_as=digits-lenet", f"runs_dir={runs_dir}"]
     command = [sys.executable, "-P", "-m", "experiments.cli", "run", "model=lenet", "max_steps=20", *own]
-    subprocess.run(command, check=True, timeout=120, capture_output=True)
+    subprocess.run(command, check=True, timeout=PATIENCE_S, capture_output=True)
     with served(runs_dir) as (_, address), browser(tmp_path / "profile") as driver:
         wait = waiter(driver)
         driver.get(address)

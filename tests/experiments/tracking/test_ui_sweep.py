@@ -20,6 +20,7 @@ from experiments.sweep.sweep import Sweep
 from experiments.tracking import mlflow_view
 from experiments.tracking.sweep_sync import sync_all
 from tests.experiments.tracking.test_ui import browser, close_assistant, origin, served
+from tests.support.waiting import PATIENCE_S
 
 if TYPE_CHECKING:
     from selenium.webdriver.chrome.webdriver import WebDriver
@@ -43,7 +44,9 @@ def swept(runs_dir: Path) -> Sweep:
         *LENGTH,
         f"runs_dir={runs_dir}",
     ]
-    done = subprocess.run([*command, "tracking.sync=off"], check=True, timeout=200, capture_output=True, text=True)
+    done = subprocess.run(
+        [*command, "tracking.sync=off"], check=True, timeout=PATIENCE_S, capture_output=True, text=True
+    )
     hint = f"`lathe ui --sweep {runs_dir}/lr_batch` compares the trials in MLflow; run `lathe sync"
     assert hint in done.stdout
     assert sync_all(runs_dir).failures == ()

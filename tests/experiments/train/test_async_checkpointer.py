@@ -14,6 +14,7 @@ from torch import nn
 from experiments.core.errors import TrainingError
 from experiments.run.checkpoint import CheckpointError, Checkpoints
 from experiments.train.async_checkpointer import AsyncCheckpointer, BestCheckpoint
+from tests.support.waiting import PATIENCE_S
 
 
 class Engine:
@@ -33,7 +34,7 @@ class Engine:
         number = self.snapshots
 
         def write(folder: Path) -> None:
-            assert self.may_write.wait(20)
+            assert self.may_write.wait(PATIENCE_S)
             (folder / "weights").write_text(str(number))
 
         return write

@@ -15,6 +15,7 @@ from experiments.run import journal
 from experiments.run.checkpoint import Checkpoints
 from tests.support.live import Live
 from tests.support.variants import only_long
+from tests.support.waiting import PATIENCE_S
 
 if TYPE_CHECKING:
     from tests.conftest import Lathe
@@ -81,7 +82,7 @@ def test_nothing_that_was_saved_is_lost_when_the_disk_fills_up(
     else:
         live.until(saved.latest)
     filler = fill(small_disk)
-    assert process.wait(60) == 1
+    assert process.wait(PATIENCE_S) == 1
     printed = live.printed()
     assert "Traceback" not in printed
     lines = [line for line in printed.splitlines() if line.startswith("failed: ")]
@@ -89,7 +90,7 @@ def test_nothing_that_was_saved_is_lost_when_the_disk_fills_up(
     assert message in lines[0] or "the journal cannot be written (No space left on device)" in lines[0], printed
     filler.unlink()
     checkpoint = saved.latest()
-    assert live.start("resume", str(folder)).wait(60) == 0, live.printed()
+    assert live.start("resume", str(folder)).wait(PATIENCE_S) == 0, live.printed()
     if checkpoint is not None:
         assert f"resumed after step {checkpoint.step}" in live.printed()
     assert json.loads((folder / "outcome.json").read_text())["status"] == "finished"
@@ -119,7 +120,7 @@ def test_a_full_disk_is_reported_while_the_store_is_on_another_disk(live: Live, 
     )
     live.until(lambda: True if list(run_folder(live).glob("attempts/1/sync.log")) else None)
     fill(small_disk)
-    assert launcher.wait(120) == 1
+    assert launcher.wait(PATIENCE_S) == 1
     assert "Traceback" not in live.printed()
     assert "failed: " in live.printed()
     live.until_nothing_runs()

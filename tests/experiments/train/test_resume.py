@@ -19,6 +19,7 @@ from experiments.run import journal
 from experiments.run.metrics import REPEATABLE
 from tests.support.live import Live
 from tests.support.variants import only_long
+from tests.support.waiting import PATIENCE_S
 
 if TYPE_CHECKING:
     from tests.conftest import Lathe
@@ -73,7 +74,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[tuple[str, ...]
         if overrides not in known:
             place = tmp_path_factory.mktemp("whole")
             command = [sys.executable, "-P", "-m", "experiments.cli", "run", *overrides]
-            subprocess.run(command, cwd=place, check=True, capture_output=True, timeout=120)
+            subprocess.run(command, cwd=place, check=True, capture_output=True, timeout=PATIENCE_S)
             known[overrides] = next((place / "runs").glob("single/*"))
         return known[overrides]
 
@@ -101,13 +102,13 @@ def test_a_run_whose_job_is_killed_again_and_again_ends_as_if_nothing_had_been(
     for attempt, step in enumerate(sorted(random.Random(seed).sample(range(2, 280), num_kills)), start=1):
         process = live.start(*command)
         os.kill(live.at_step(step, attempt), signal.SIGKILL)
-        assert process.wait(30) == 1
+        assert process.wait(PATIENCE_S) == 1
         assert "Traceback" not in live.printed()
         assert f"lathe resume {live.run_folder().name}" in live.printed()
         assert outcome(live.run_folder())["status"] == "killed"
         # The same command with resume=true does what `lathe resume` does.
         command = ("run", *overrides, "resume=true") if attempt == 1 else ("resume", live.run_folder().name)
-    assert live.start(*command).wait(60) == 0, live.printed()
+    assert live.start(*command).wait(PATIENCE_S) == 0, live.printed()
     assert len(journal.journals(live.run_folder())) == num_kills + 1
     assert_same_as(whole(overrides), live.run_folder())
     live.until_nothing_runs()
@@ -118,7 +119,7 @@ def test_a_job_whose_launcher_is_killed_saves_and_stops(live: Live, whole: Whole
     launcher = live.start("run", *HARD)
     live.at_step(60)
     launcher.kill()
-    launcher.wait(10)
+    launcher.wait(PATIENCE_S)
     live.until_nothing_runs()
     state = last_state(live.run_folder())
     assert (state["state"], state["reason"]) == (
@@ -126,7 +127,7 @@ def test_a_job_whose_launcher_is_killed_saves_and_stops(live: Live, whole: Whole
         f"the launching process has ended after step {state['step']}, which is saved",
     )
     assert max(steps_saved(live.run_folder())) == state["step"] >= 60
-    assert live.start("resume", live.run_folder().name).wait(60) == 0
+    assert live.start("resume", live.run_folder().name).wait(PATIENCE_S) == 0
     assert_same_as(whole(HARD), live.run_folder())
 
 
@@ -135,7 +136,7 @@ def test_ctrl_c_saves_a_checkpoint_stops_and_says_how_to_go_on(live: Live, whole
     launcher = live.start("run", *HARD)
     live.at_step(30)
     launcher.send_signal(signal.SIGINT)
-    assert launcher.wait(20) == 1
+    assert launcher.wait(PATIENCE_S) == 1
     folder, printed = live.run_folder(), live.printed()
     state = last_state(folder)
     assert state["state"] == outcome(folder)["status"] == "interrupted"
@@ -144,7 +145,7 @@ def test_ctrl_c_saves_a_checkpoint_stops_and_says_how_to_go_on(live: Live, whole
     assert f"lathe resume {folder.name}" in printed
     assert "Traceback" not in printed + (folder / "attempts" / "1" / "log.txt").read_text()
     live.until_nothing_runs()
-    assert live.start("resume", folder.name).wait(60) == 0
+    assert live.start("resume", folder.name).wait(PATIENCE_S) == 0
     assert f"resumed after step {state['step']}" in live.printed()
     assert_same_as(whole(HARD), folder)
 
@@ -156,7 +157,7 @@ def test_a_second_ctrl_c_ends_a_job_at_once_that_does_not_stop(live: Live) -> No
     launcher.send_signal(signal.SIGINT)
     live.until(lambda: True if "stopping: a checkpoint is being saved" in live.printed() else None)
     launcher.send_signal(signal.SIGINT)
-    assert launcher.wait(10) == 1
+    assert launcher.wait(PATIENCE_S) == 1
     assert "killed: ended by SIGKILL\n" in live.printed()
     assert "Traceback" not in live.printed()
     live.until_nothing_runs()
@@ -167,7 +168,7 @@ def test_ctrl_c_before_the_first_step_ends_the_run_without_a_traceback(live: Liv
     launcher = live.start("run", *SMALL)
     live.until(lambda: next(live.run_folder().glob("attempts/1"), None))
     launcher.send_signal(signal.SIGINT)  # as the launcher assigns, or just before; the job still imports torch
-    assert launcher.wait(20) == 1
+    assert launcher.wait(PATIENCE_S) == 1
     assert "SIGINT" in live.printed() or "interrupted" in live.printed()
     assert "Traceback" not in live.printed()
     live.until_nothing_runs()
@@ -193,7 +194,7 @@ def test_a_run_that_is_at_work_cannot_be_resumed(lathe: Lathe, live: Live) -> No
     pid = live.at_step(1)
     os.kill(pid, signal.SIGSTOP)
     launcher.kill()
-    launcher.wait(10)
+    launcher.wait(PATIENCE_S)
     refused = lathe("resume", folder.name)  # only the training process holds the lock now
     assert refused.returncode == 2
     assert f"(process {pid} on " in refused.stderr
@@ -209,7 +210,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(live: Live, whole: W
     launcher = live.start("run", *HARD, "checkpoint.keep_last=2")
     live.at_step(40)
     launcher.send_signal(signal.SIGTERM)
-    assert launcher.wait(20) == 1
+    assert launcher.wait(PATIENCE_S) == 1
     folder = live.run_folder()
     newest = steps_saved(folder)[-1]
     assert f"interrupted: SIGTERM after step {newest}, which is saved" in live.printed()
@@ -217,7 +218,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(live: Live, whole: W
     path = folder / "checkpoints" / f"step_{newest:08d}" / "optimizer.safetensors"
     content = path.read_bytes()
     path.write_bytes(content[:100] if harm == "cut" else b"\xff" * len(content))
-    assert live.start("resume", folder.name).wait(60) == 0, live.printed()
+    assert live.start("resume", folder.name).wait(PATIENCE_S) == 0, live.printed()
     printed = live.printed()
     assert f"warning: the checkpoint of step {newest}" in printed
     assert "is damaged and was" in printed

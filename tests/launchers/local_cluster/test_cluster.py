@@ -35,7 +35,8 @@ from launchers.local_cluster.slurm_conf import (
     render_gres_conf,
 )
 from tests.conftest import Lathe
-from tests.support.cluster import Cluster, booted, short_folder, skip_without_slurm, until
+from tests.support.cluster import Cluster, booted, short_folder, skip_without_slurm
+from tests.support.waiting import wait_until
 
 INSTALLATION = Installation(Path("/r"), host="box", user="me", port=12000, first_job=77)
 SMALL = ClusterSpec(nodes=2, gpus=1, cpus=2, memory_gb=3)
@@ -282,7 +283,7 @@ def test_daemons_are_children_of_init_in_their_own_sessions(cluster: Cluster) ->
 def test_a_killed_controller_and_a_killed_node_are_reported_and_restarted(cluster: Cluster) -> None:
     node = list_nodes(cluster.shape)[2]
     job = cluster.run("sbatch", "--parsable", f"--nodelist={node}", "--output=/dev/null", "--wrap", "sleep 600").strip()
-    until(lambda: cluster.jobs(node)[0])
+    wait_until(lambda: cluster.jobs(node)[0])
     tasks = cluster.jobs(node)[0]
     cluster.kill_node(node)
     assert not [process for process in tasks if process.is_alive()]
@@ -296,7 +297,7 @@ def test_a_killed_controller_and_a_killed_node_are_reported_and_restarted(cluste
     assert (status.missing, status.nodes) == (["slurmctld", f"slurmd-{node}"], None)
     assert cluster.boot() == ["slurmctld", f"slurmd-{node}"]
     cluster.run("scancel", "--user", psutil.Process().username())
-    until(lambda: not cluster.run("squeue", "-h"))
+    wait_until(lambda: not cluster.run("squeue", "-h"))
     assert cluster.boot() == []
 
 
@@ -312,7 +313,7 @@ def test_down_ends_every_process_also_those_that_jobs_left_running(small: Cluste
     stray = "trap '' TERM; setsid sleep 601 & sleep 602"
     small.run("sbatch", "--output=/dev/null", "-N2", "--wrap", f'srun sh -c "{stray}"')
     small.run("sbatch", "--output=/dev/null", "--wrap", stray)
-    until(lambda: len(small.jobs()[0]) >= 8 and len(small.jobs()[1]) >= 4, small.jobs)
+    wait_until(lambda: len(small.jobs()[0]) >= 8 and len(small.jobs()[1]) >= 4, small.jobs)
     processes = small.processes()
     assert len(processes) > len(list_daemons(SMALL)) + 8
     assert small.down()
@@ -340,7 +341,7 @@ def test_a_cluster_whose_processes_were_all_killed_starts_anew(small: Cluster) -
     first = small.run("scontrol", "show", "config")
     for process in small.processes():
         process.send(signal.SIGKILL)
-    until(lambda: not small.processes())
+    wait_until(lambda: not small.processes())
     assert small.spec() is None
     other = ClusterSpec(nodes=1, gpus=0)
     assert small.up(other) == ["munged", "slurmctld", "slurmd-127.0.77.1"]
@@ -355,7 +356,7 @@ def test_a_cluster_whose_start_was_interrupted_starts_anew(folder: Path, lathe: 
     skip_without_slurm()
     command = [sys.executable, "-P", "-m", "experiments.cli", "cluster", "up", "--dir", str(folder)]
     started = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    until(lambda: daemons.has_record(folder, "munged"))
+    wait_until(lambda: daemons.has_record(folder, "munged"))
     started.kill()
     started.wait()
     if not (folder / "booted").exists():
@@ -425,7 +426,7 @@ def test_the_command_starts_shows_and_ends_a_cluster(lathe: Lathe, folder: Path,
     assert f"--nodes 5 differs from the running cluster in {folder}, which has 2; end it" in other.stderr
 
     cluster = Cluster(folder, SMALL)
-    until(lambda: cluster.jobs()[0])
+    wait_until(lambda: cluster.jobs()[0])
     status = lathe("cluster", "status", *option)
     assert (status.returncode, status.stderr) == (0, "")
     assert re.search(
@@ -473,7 +474,7 @@ def test_with_accounting_sacct_lists_jobs_and_unknown_names_are_refused(cluster_
         row[:] = cluster.run(*command).strip().split("|")
         return row[:3] == ["COMPLETED", "lathe", "high"]  # the first record of a job may lack the QOS
 
-    until(is_complete, lambda: row)
+    wait_until(is_complete, lambda: row)
     resources = row[3]
     assert "gres/gpu=2" in resources
     for option, error in (("--account=nobody", "Invalid account"), ("--qos=nothing", "Invalid qos")):

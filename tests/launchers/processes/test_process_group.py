@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +18,29 @@ from launchers.base import AttemptSpec, LaunchError
 from launchers.local import Local
 from launchers.processes.cleanup import SHARED_MEMORY
 from launchers.processes.process_group import LocalRanks
+from tests.support.waiting import PATIENCE_S, wait_until
 
 ACTS = """
 import json, os, signal, subprocess, sys, time
 rank = json.loads(sys.stdin.readline())["rank"]
-act = sys.argv[1].split(",")[rank["number"]]
-open(f"{sys.argv[2]}/{rank['number']}", "w").write(json.dumps(rank | {"pid": os.getpid()}))
+acts = sys.argv[1].split(",")
+act = acts[rank["number"]]
+def wait_for(*names):
+    while not all(os.path.exists(f"{sys.argv[2]}/{name}") for name in names):
+        time.sleep(0.01)
+def write(name, text):
+    open(f"{sys.argv[2]}/{name}.part", "w").write(text)
+    os.rename(f"{sys.argv[2]}/{name}.part", f"{sys.argv[2]}/{name}")
+write(rank["number"], json.dumps(rank | {"pid": os.getpid()}))
+wait_for(*range(len(acts)))
 if act == "leaves_shared_memory":
     open(f"/dev/shm/torch_{os.getpid()}_1_0", "w").write("x")
 if act == "has_child":
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
-    open(f"{sys.argv[2]}/child", "w").write(str(child.pid))
-if act == "killed_later":
-    time.sleep(1)
-if act == "aborts_later":
-    time.sleep(1)
+    write("child", str(child.pid))
+if act.endswith("_later"):
+    wait_for("go")
+if act.startswith("aborts"):
     os.abort()
 if act.startswith("killed"):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -62,21 +69,19 @@ def start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 
 def read_rank(folder: Path, rank: int) -> dict[str, Any]:
     """Return what a rank has written about itself; waits for it."""
-    path = folder / str(rank)
-    for _ in range(1000):
-        if path.exists() and path.read_text():
-            written: dict[str, Any] = json.loads(path.read_text())
-            return written
-        time.sleep(0.01)
-    raise AssertionError(f"rank {rank} did not start")
+    wait_until((folder / str(rank)).exists, f"rank {rank}", pause_s=0.01)
+    written: dict[str, Any] = json.loads((folder / str(rank)).read_text())
+    return written
 
 
 def wait_for_end(handle: LocalRanks) -> int:
-    for _ in range(1500):
-        if (code := handle.poll()) is not None:
-            return code
-        time.sleep(0.01)
-    raise AssertionError("the ranks did not end")
+    return wait_until(lambda: None if (code := handle.poll()) is None else (code,), "the end", pause_s=0.01)[0]
+
+
+def wait_for_exit(folder: Path, rank: int) -> None:
+    """Wait until a rank has ended, without the handle noticing it."""
+    process = psutil.Process(read_rank(folder, rank)["pid"])
+    wait_until(lambda: process.status() == psutil.STATUS_ZOMBIE, f"the end of rank {rank}", pause_s=0.01)
 
 
 def test_every_rank_gets_its_number_and_the_same_rendezvous_url(start: Any, tmp_path: Path) -> None:
@@ -102,21 +107,28 @@ def test_when_one_rank_fails_the_others_are_ended(
     assert not [rank for rank in range(3) if psutil.pid_exists(read_rank(tmp_path, rank)["pid"])]
 
 
-@pytest.mark.parametrize("act", ["killed", "killed_later"])
-def test_a_killed_rank_takes_precedence_over_one_that_failed_before(act: str, start: Any) -> None:
-    handle = start("exits1", act)
-    time.sleep(0.5)  # both ranks of the first case have ended before the first poll
+@pytest.mark.parametrize("is_noticed_first", [False, True])
+def test_a_killed_rank_takes_precedence_over_one_that_failed_before(
+    is_noticed_first: bool, start: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("launchers.processes.exit_cause.GRACE_S", PATIENCE_S)
+    handle = start("exits1", "killed_later")
+    wait_for_exit(tmp_path, 0)
+    if is_noticed_first:
+        assert handle.poll() is None
+    (tmp_path / "go").touch()
+    wait_for_exit(tmp_path, 1)
     assert wait_for_end(handle) == -signal.SIGKILL
     assert handle.failed_rank == 1
 
 
-def test_a_rank_that_aborts_later_or_that_we_kill_is_not_the_cause(start: Any) -> None:
-    handle = start("exits1", "aborts_later")
-    assert wait_for_end(handle) == 1
-    handle = start("exits1", "sleeps")
-    while handle.poll() is None and handle.failed_rank is None:
-        time.sleep(0.01)
-    handle.signal(signal.SIGKILL)
+@pytest.mark.parametrize("act", ["aborts_later", "sleeps"])
+def test_a_rank_that_aborts_later_or_that_we_kill_is_not_the_cause(act: str, start: Any, tmp_path: Path) -> None:
+    handle = start("exits1", act)
+    wait_until(lambda: handle.poll() is None and handle.failed_rank == 0, pause_s=0.01)
+    (tmp_path / "go").touch()
+    if act == "sleeps":
+        handle.signal(signal.SIGKILL)
     assert wait_for_end(handle) == 1
     assert handle.failed_rank == 0
 
@@ -125,14 +137,11 @@ def test_children_and_shared_memory_of_a_rank_are_removed(start: Any, tmp_path: 
     handle = start("leaves_shared_memory", "has_child")
     pid = read_rank(tmp_path, 0)["pid"]
     read_rank(tmp_path, 1)
-    for _ in range(500):
-        if (tmp_path / "child").exists() and (tmp_path / "child").read_text():
-            break
-        time.sleep(0.01)
+    wait_until((tmp_path / "child").exists, "the child of rank 1", pause_s=0.01)
     child = psutil.Process(int((tmp_path / "child").read_text()))
     handle.signal(signal.SIGKILL)
     assert wait_for_end(handle) == -signal.SIGKILL
-    child.wait(5)
+    child.wait(PATIENCE_S)
     assert list(SHARED_MEMORY.glob(f"torch_{pid}_*")) == []
 
 

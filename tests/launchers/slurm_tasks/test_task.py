@@ -23,6 +23,7 @@ from launchers.slurm_tasks.task import (
     resolve_address,
     select_cores,
 )
+from tests.support.waiting import PATIENCE_S
 
 ONE = {  # sbatch --ntasks-per-node=1 --cpus-per-task=3, no array
     "SLURM_JOB_ID": "534975", "SLURM_NODEID": "0", "SLURM_LOCALID": "0", "SLURM_STEP_TASKS_PER_NODE": "1",
@@ -214,7 +215,7 @@ def test_the_worker_runs_in_the_same_process_with_its_placement(tmp_path: Path) 
     }
     done = subprocess.run(
         [sys.executable, "-P", "-m", "launchers.slurm_tasks.task", *command.split()],
-        env=environ, capture_output=True, text=True, check=False, timeout=60,
+        env=environ, capture_output=True, text=True, check=False, timeout=PATIENCE_S,
     )  # fmt: skip
     assert done.returncode == 75, done.stderr
     placement, own, arguments, name, parent = json.loads(done.stdout)
@@ -226,7 +227,8 @@ def test_a_placement_error_is_one_line() -> None:
     command = "--per-node 1 --devices 1 --device cuda --lead-s 60 /runs/s"
     done = subprocess.run(
         [sys.executable, "-P", "-m", "launchers.slurm_tasks.task", *command.split()],
-        env={"PYTHONPATH": str(Path(__file__).parents[3]), **ONE}, capture_output=True, text=True, check=False, timeout=60,
+        env={"PYTHONPATH": str(Path(__file__).parents[3]), **ONE}, capture_output=True, text=True, check=False,
+        timeout=PATIENCE_S,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("PlacementError: hardware.devices_per_node=1, but slurm gave this node 0 GPUs")

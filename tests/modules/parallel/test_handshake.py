@@ -17,13 +17,14 @@ import pytest
 
 from modules.parallel import handshake
 from modules.parallel.handshake import Gate, StrangerError, check, connect, listen, make_secret
+from tests.support.waiting import PATIENCE_S
 
 SECRET = make_secret()
 
 
 @contextmanager
-def gate(timeout_s: float = 5.0) -> Iterator[tuple[tuple[str, int], SimpleQueue[int]]]:
-    """A gate on this machine: its address, and the numbers of the processes that it has passed on."""
+def gate(timeout_s: float = PATIENCE_S) -> Iterator[tuple[Gate, tuple[str, int], SimpleQueue[int]]]:
+    """A gate on this machine, its address, and the numbers of the processes that it has passed on."""
     numbers: SimpleQueue[int] = SimpleQueue()
     listener = listen("127.0.0.1")
     address = listener.getsockname()
@@ -34,16 +35,16 @@ def gate(timeout_s: float = 5.0) -> Iterator[tuple[tuple[str, int], SimpleQueue[
 
     guard = Gate(listener, SECRET, pass_on, timeout_s)
     try:
-        yield address, numbers
+        yield guard, address, numbers
     finally:
         guard.close()
 
 
 def test_both_sides_prove_that_they_know_the_secret() -> None:
-    with gate() as (address, numbers):
+    with gate() as (_, address, numbers):
         assert address[0] == "127.0.0.1"
         connect(address, SECRET, 7).close()
-        assert numbers.get(timeout=5) == 7
+        assert numbers.get(timeout=PATIENCE_S) == 7
         with pytest.raises(StrangerError):
             connect(address, make_secret())
         assert numbers.empty()
@@ -58,13 +59,15 @@ def test_both_sides_prove_that_they_know_the_secret() -> None:
 )  # fmt: skip
 @pytest.mark.parametrize("closes", [True, False], ids=["and closes", "and stays"])
 def test_a_stranger_is_dropped_and_does_not_hold_up_a_rank(said: bytes, closes: bool) -> None:
-    with gate(timeout_s=0.3) as (address, numbers), closing(socket.create_connection(address)) as stranger:
+    with gate(timeout_s=0.3) as (guard, address, numbers), closing(socket.create_connection(address)) as stranger:
+        assert len(stranger.recv(32)) == 32  # the stranger is accepted
+        guard._timeout_s = PATIENCE_S  # for the rank
         stranger.sendall(said)
         with contextlib.suppress(OSError):  # the gate may already have closed it
             if closes:
                 stranger.shutdown(socket.SHUT_WR)
         connect(address, SECRET, 3).close()
-        assert numbers.get(timeout=5) == 3
+        assert numbers.get(timeout=PATIENCE_S) == 3
         with contextlib.suppress(ConnectionError):
             while stranger.recv(1024):  # the gate closes it
                 pass
@@ -82,18 +85,18 @@ def test_a_slow_stranger_has_one_deadline_for_all_its_bytes(monkeypatch: pytest.
 
 def test_many_silent_strangers_make_room_for_a_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(handshake, "MAX_WAITING", 4)
-    with gate(timeout_s=60.0) as (address, numbers), contextlib.ExitStack() as stack:
+    with gate() as (_, address, numbers), contextlib.ExitStack() as stack:
         silent = [stack.enter_context(closing(socket.create_connection(address))) for _ in range(12)]
         connect(address, SECRET, 1).close()
-        assert numbers.get(timeout=5) == 1
-        silent[0].settimeout(5)
+        assert numbers.get(timeout=PATIENCE_S) == 1
+        silent[0].settimeout(PATIENCE_S)
         assert len(silent[0].recv(64)) == 32
         assert silent[0].recv(64) == b""  # closed for a later one
         assert threading.active_count() < 20
 
 
 def test_an_answer_cannot_be_used_again_or_turned_round() -> None:
-    with gate() as (address, numbers), closing(socket.create_connection(address)) as stranger:
+    with gate() as (_, address, numbers), closing(socket.create_connection(address)) as stranger:
         challenge = stranger.recv(32)
         proof = io.BytesIO(
             challenge + bytes(32)

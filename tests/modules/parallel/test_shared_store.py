@@ -20,6 +20,7 @@ from torch.distributed import DistNetworkError, DistStoreError
 from modules.parallel.base import Rank
 from modules.parallel.handshake import listen, make_secret
 from modules.parallel.shared_store import MAX_MESSAGE_BYTES, SharedStore, join_store, open_store
+from tests.support.waiting import PATIENCE_S
 
 ROOT = Path(__file__).parents[3]
 
@@ -64,14 +65,14 @@ def test_gloo_connects_two_ranks_over_it(rank: Rank, monkeypatch: pytest.MonkeyP
     values = [torch.tensor([1.0]), torch.tensor([2.0])]
 
     def reduce(number: int) -> None:
-        group = ProcessGroupGloo(PrefixStore("x", stores[number]), number, 2, timedelta(seconds=20))
-        group.allreduce([values[number]]).wait(timedelta(seconds=20))  # type: ignore[attr-defined]
+        group = ProcessGroupGloo(PrefixStore("x", stores[number]), number, 2, timedelta(seconds=PATIENCE_S))
+        group.allreduce([values[number]]).wait(timedelta(seconds=PATIENCE_S))  # type: ignore[attr-defined]
 
     threads = [threading.Thread(target=reduce, args=(number,)) for number in (0, 1)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(PATIENCE_S)
     assert values == [torch.tensor([3.0])] * 2
 
 

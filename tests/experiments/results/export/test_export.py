@@ -36,7 +36,8 @@ from experiments.train.data_loading import DataShard, evaluation_batches
 from experiments.train.trainer import _make_engine_config
 from experiments.trial.trial import Trial, to_yaml
 from modules.parallel.base import Rank
-from tests.support.stores import DEAD_PID, free_port, mlflow_server, rewrite_states, sql, wait_until
+from tests.support.stores import DEAD_PID, free_port, mlflow_server, rewrite_states, sql
+from tests.support.waiting import PATIENCE_S, wait_until
 
 RUN = ["model=lenet", "max_steps=20", "eval_every_steps=10", "checkpoint.every_steps=20"]
 MODELS = "select name, lifecycle_stage, status from logged_models"
@@ -67,7 +68,7 @@ sync_run(Trial(Path(sys.argv[1])))
 
 def cli(*args: str, cwd: Path) -> str:
     command = [sys.executable, "-P", "-m", "experiments.cli", *args]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -95,7 +96,7 @@ def exported(trained: Trial) -> Path:
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Python of an environment that has everything but Lathe; beside it the server that MLflow starts by name."""
     folder = tmp_path_factory.mktemp("plain")
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True, timeout=60)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True, timeout=PATIENCE_S)
     python = folder / "bin" / "python"
     command = [str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
     site_packages = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
@@ -119,7 +120,13 @@ def load_elsewhere(python: Path, uri: str, inputs: np.ndarray, **more: str) -> t
     np.save(folder / "inputs.npy", inputs)
     command = [str(python), "-c", LOAD, uri, "inputs.npy", "answers.npz"]
     done = subprocess.run(
-        command, cwd=folder, env=elsewhere(python, **more), capture_output=True, text=True, timeout=120, check=False
+        command,
+        cwd=folder,
+        env=elsewhere(python, **more),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     with np.load(folder / "answers.npz") as answers:
@@ -199,7 +206,7 @@ def serving(python: Path, folder: Path) -> Iterator[str]:
 
 def post(address: str, body: dict[str, Any]) -> Any:
     request = Request(address, json.dumps(body).encode(), {"Content-Type": "application/json"})
-    with urlopen(request, timeout=30) as response:
+    with urlopen(request, timeout=PATIENCE_S) as response:
         return json.loads(response.read())["predictions"]
 
 
@@ -315,7 +322,7 @@ def test_a_model_that_cannot_be_logged_is_reported_and_logged_by_the_next_sync(c
 
 @pytest.mark.slow
 def test_an_incomplete_model_of_a_killed_sync_is_completed(copied: Trial) -> None:
-    killed = subprocess.run([sys.executable, "-c", KILLED, str(copied.folder)], timeout=120, check=False)
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(copied.folder)], timeout=PATIENCE_S, check=False)
     assert killed.returncode == -signal.SIGKILL
     database = copied.runs_dir / "mlflow.db"
     ((half, status),) = sql(database, "select model_id, status from logged_models")

@@ -21,6 +21,7 @@ from experiments.cli.main import main
 from experiments.components.instantiate import instantiate
 from experiments.trial.trial import Trial, to_yaml
 from modules.evaluator.base import Prediction
+from tests.support.waiting import PATIENCE_S
 
 TEXT = "to be or not to be\nthat is the question\n" * 5
 SIZES = {"vocab_size": 16, "context_tokens": 5, "num_train_tokens": None, "num_train": None, "shift": True}
@@ -39,7 +40,7 @@ def train(folder: Path, *args: str) -> Trial:
         f"runs_dir={folder / 'runs'}",
     ]
     done = subprocess.run(
-        command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=False
+        command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE_S, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return Trial(next((folder / "runs" / "single").glob("*/")))

@@ -32,6 +32,7 @@ from tests.conftest import Lathe
 from tests.support import ledgers, stores
 from tests.support.recorded_sweeps import METRIC, VALUE, make_swept, run_trial, start_trial
 from tests.support.stores import make_run
+from tests.support.waiting import PATIENCE_S
 
 HOSTILE = "<script>alert('x')</script>\"&`|$y$ 日本"
 
@@ -499,6 +500,6 @@ def test_report_imports_neither_torch_nor_mlflow_nor_hydra(tmp_path: Path) -> No
         "assert not {'torch', 'mlflow', 'hydra'} & set(sys.modules), sys.modules.keys(); sys.exit(code)"
     )
     done = subprocess.run(
-        [sys.executable, "-P", "-c", script, "report", str(sweep.folder)], capture_output=True, text=True, timeout=120
+        [sys.executable, "-P", "-c", script, "report", str(sweep.folder)], capture_output=True, text=True, timeout=PATIENCE_S
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")

@@ -15,7 +15,7 @@ from PIL import Image
 
 from experiments.run.metrics import read_series
 from tests.support.clones import Clone, clone, commit, git
-from tests.support.stores import wait_until
+from tests.support.waiting import PATIENCE_S, wait_until
 
 MODEL = '''"""An uncommitted model."""
 
@@ -194,7 +194,7 @@ def test_an_interrupted_reproduction_saves_and_removes_its_worktree(there: Clone
         wait_until(lambda: len(there.runs()) > before and _has_step(again(there)))
         assert len(there.worktrees()) == 2
         running.send_signal(number)
-        printed, _ = running.communicate(timeout=60)
+        printed, _ = running.communicate(timeout=PATIENCE_S)
     finally:
         running.kill()
         running.wait()

@@ -25,6 +25,7 @@ from experiments.run.metrics import read_series
 from experiments.trial.record import record_trial
 from experiments.trial.resume import compose_changes
 from experiments.trial.trial import Trial, find_trial
+from tests.support.waiting import PATIENCE_S
 
 # Names and secrets of an author, split here so that this file does not hold them: a search finds only what a run copied.
 USER, NAME, HOST = "zaphod" + "b42", "Zaphod" + " Beeble" + "brox", "gold" + "7x"
@@ -48,7 +49,7 @@ class Author:
 def lathe(folder: Path, environment: dict[str, str], *args: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-P", "-m", "experiments.cli", *args]
     return subprocess.run(
-        command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120,
+        command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE_S,
         check=False,
     )  # fmt: skip
 
