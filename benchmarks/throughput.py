@@ -42,11 +42,10 @@ ONLY_STEPS = ("tracking=off", "hardware.device=cpu", "eval_every_steps=1000000",
 
 
 def batches(split: Split, batch_size: int) -> Iterator[Batch]:
-    generator = torch.Generator()
     while True:
         for indices in torch.split(torch.randperm(len(split)), batch_size):
             if len(indices) == batch_size:
-                yield split.batch(indices, generator)
+                yield split.batch(indices, indices)
 
 
 def bare(config: Mapping[str, Any], plan: Plan, split: Split) -> Loop:

@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from experiments.core.errors import TrainingError
 from experiments.run.journal import Journal
 from experiments.run.split_digest import PARTIAL, SEPARATOR, differ, is_partial
+from experiments.train.loading.split_signature import check_signature
 from modules.data.base import ComponentWarning, Data, ReadsFiles, Split
 
 NUM_IN_MEMORY, NUM_READ = 1000, 16
@@ -41,8 +43,10 @@ def load_split(
 
     Raises:
         TrainingError: the data differ from those of an earlier attempt, so its curves could not be continued.
+        ValueError: the split has no ``batch(indices, seeds)``.
     """
     split = data.load(name)
+    check_signature(split)
     if not is_first:
         return split
     digest = fingerprint(split)
@@ -81,8 +85,8 @@ def fingerprint(split: Split) -> str:
 
 
 def _add_examples(digest: Any, split: Split, indices: Tensor) -> None:
-    for tensors in split.batch(indices, Generator().manual_seed(0)):
-        for tensor in tensors if isinstance(tensors, tuple) else (tensors,):
+    for tensor in tree_leaves(split.batch(indices, indices)):
+        if isinstance(tensor, Tensor):
             digest.update(f"{tensor.dtype}{list(tensor.shape)}".encode() + _bytes_of(tensor).numpy().tobytes())
 
 

@@ -16,11 +16,13 @@ from typing import Final, Protocol, cast
 
 import torch
 from torch import Generator, Tensor
+from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import DataLoader, Dataset
 
 from experiments.core.errors import TrainingError
 from experiments.core.seeding import derive_seed
-from modules.data.base import Batch, Data, DataError, Ordered, Split, Tensors
+from experiments.train.loading.split_signature import check_signature
+from modules.data.base import Batch, Data, DataError, Ordered, Split
 
 SHARED_MEMORY: Final = "/dev/shm"
 """Where torch puts the tensors that a worker sends."""
@@ -61,7 +63,7 @@ def training_batches(
         first_step: counted from 0; above 0 after a resume.
         num_steps: length of the whole training.
         num_workers: processes that prefetch from a split that is not in memory; 0: fetch in this process.
-        shard: the part to return. Every replica fetches the whole batch, because one random generator augments it.
+        shard: the part to fetch.
 
     Raises:
         ValueError: the split is smaller than one batch.
@@ -106,51 +108,56 @@ class TrainingBatches:
     """Training batches by step, in any order."""
 
     def __init__(self, split: Split, batch_size: int, seed: int, shard: DataShard = ALL) -> None:
+        """
+        Raises:
+            ValueError: the split has no ``batch(indices, seeds)``.
+        """
+        check_signature(split)
         self.split = split
         self.batch_size = batch_size
         self.seed = seed
         self.shard = shard
         self.epoch = -1
-        self.permutation = torch.empty(0, dtype=torch.int64)
+        self.permutation = self.seeds = torch.empty(0, dtype=torch.int64)
 
     def __getitem__(self, number: int) -> Batch:
         return self.fetch(number, self.shard)
 
     def fetch(self, number: int, shard: DataShard) -> Batch:
-        """Return one shard of the batch of a step."""
-        generator = Generator().manual_seed(derive_seed(self.seed, "augment", number))
-        inputs, targets = self.split.batch(self._indices(number), generator)
-        if shard.count == 1:
-            return inputs, targets
-        size = self.batch_size // shard.count
-        rows = slice(shard.number * size, (shard.number + 1) * size)
-        return _slice(inputs, rows), _slice(targets, rows)
-
-    def _indices(self, step: int) -> Tensor:
-        epoch, number = divmod(step, len(self.split) // self.batch_size)
+        """Fetch one shard of the batch of a step: its own examples only."""
+        epoch, batch_in_epoch = divmod(number, len(self.split) // self.batch_size)
         if epoch != self.epoch:
-            generator = Generator().manual_seed(derive_seed(self.seed, "order", epoch))
-            if isinstance(self.split, Ordered):
-                self.permutation = self.split.order(self.batch_size, generator)
-            else:
-                self.permutation = torch.randperm(len(self.split), generator=generator)
-            self.epoch = epoch
-        return self.permutation[number * self.batch_size : (number + 1) * self.batch_size]
+            self._start_epoch(epoch)
+        size = self.batch_size // shard.count
+        first = batch_in_epoch * self.batch_size + shard.number * size
+        rows = slice(first, first + size)
+        return self.split.batch(self.permutation[rows], self.seeds[rows])
+
+    def _start_epoch(self, epoch: int) -> None:
+        generator = Generator().manual_seed(derive_seed(self.seed, "order", epoch))
+        if isinstance(self.split, Ordered):
+            self.permutation = self.split.order(self.batch_size, generator)
+        else:
+            self.permutation = torch.randperm(len(self.split), generator=generator)
+        self.seeds = _draw_seeds(len(self.permutation), derive_seed(self.seed, "augment", epoch))
+        self.epoch = epoch
 
 
-def _slice(tensors: Tensors, rows: slice) -> Tensors:
-    return tensors[rows] if isinstance(tensors, Tensor) else tuple(tensor[rows] for tensor in tensors)
+def _draw_seeds(num_examples: int, seed: int) -> Tensor:
+    """Draw the seed of each example, int64 [num_examples], at least 0."""
+    return torch.randint(2**63 - 1, (num_examples,), generator=Generator().manual_seed(seed))
 
 
 class _EvaluationBatches:
     def __init__(self, split: Split, batch_size: int) -> None:
         self.split = split
         self.batch_size = batch_size
+        self.seeds = _draw_seeds(len(split), derive_seed(0, "evaluation"))  # the same in every evaluation
 
     def __getitem__(self, number: int) -> Batch:
         first = number * self.batch_size
         indices = torch.arange(first, min(first + self.batch_size, len(self.split)))
-        return self.split.batch(indices, Generator().manual_seed(derive_seed(0, "evaluation", number)))
+        return self.split.batch(indices, self.seeds[first : first + self.batch_size])
 
 
 def _fetch(batches: _Batches, numbers: Sequence[int], split: Split, num_workers: int) -> Iterator[Batch]:
@@ -189,8 +196,7 @@ def check_handover(data: Data, batch_size: int, num_workers: int, num_ranks: int
 
 
 def _count_bytes(batch: Batch) -> int:
-    parts = (part for parts in batch for part in (parts if isinstance(parts, tuple) else (parts,)))
-    return sum(part.nbytes for part in parts if isinstance(part, Tensor))
+    return sum(leaf.nbytes for leaf in tree_leaves(batch) if isinstance(leaf, Tensor))
 
 
 def _free_shared_bytes() -> int | None:
@@ -264,15 +270,12 @@ class _NotPacked:
 
 def _own_storage(batch: Batch) -> Batch:
     """Copy tensors that are parts of larger ones, as the whole memory of a tensor is sent."""
-    return tuple(  # type: ignore[return-value]
-        tuple(map(_compact, tensors)) if isinstance(tensors, tuple) else _compact(tensors) for tensors in batch
-    )
+    return cast(Batch, tree_map(_compact, batch))
 
 
-def _compact(tensor: Tensor) -> Tensor:
-    return (
-        tensor.clone() if isinstance(tensor, Tensor) and tensor.untyped_storage().nbytes() > tensor.nbytes else tensor
-    )
+def _compact(leaf: object) -> object:
+    is_part = isinstance(leaf, Tensor) and leaf.untyped_storage().nbytes() > leaf.nbytes
+    return leaf.clone() if isinstance(leaf, Tensor) and is_part else leaf
 
 
 @contextmanager

@@ -30,12 +30,18 @@ class Split(Protocol):
         """Number of examples."""
         ...
 
-    def batch(self, indices: Tensor, generator: Generator) -> Batch:
+    def batch(self, indices: Tensor, seeds: Tensor) -> Batch:
         """Fetch examples.
 
         Args:
             indices: int64 [batch], each in ``[0, len(self))``.
-            generator: the only source of randomness (augmentation) that the split may use.
+            seeds: int64 [batch], at least 0: the only source of randomness (augmentation) that the split may use. An example
+                gets the same seed on any number of replicas and workers, and another one in every epoch. See
+                `modules.data.sampling.example_random.ExampleRandom`.
+
+        Returns:
+            The examples, in the order of ``indices``. Each depends on its own index and seed only; padding may depend on
+            the batch, as every replica fetches only its own examples.
         """
         ...
 

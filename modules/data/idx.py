@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from modules.data.base import Batch
 from modules.data.files import DataFiles, decompress
@@ -73,7 +73,7 @@ class IdxImages:
         """Resize images to the size of the set. If the set shows bright objects on dark, these images must too."""
         from modules.data.image.user_images import read_fitted
 
-        return scale_pixels(read_fitted(inputs, self.image_shape), Generator())
+        return scale_pixels(read_fitted(inputs, self.image_shape))
 
     def example(self, batch_size: int) -> Batch:
         return torch.zeros(batch_size, *self.image_shape), torch.zeros(batch_size, dtype=torch.int64)

@@ -12,7 +12,7 @@ from typing import Final
 
 import numpy as np
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from modules.data.base import Batch, ComponentWarning, DataError
 from modules.data.image.decoding import ENDINGS
@@ -214,10 +214,10 @@ class ImageSplit:
                 sizes[number] = os.stat(os.path.join(os.fsencode(self.path), name)).st_size
         return sizes
 
-    def batch(self, indices: Tensor, generator: Generator) -> Batch:
+    def batch(self, indices: Tensor, seeds: Tensor) -> Batch:
         paths = [self.path / os.fsdecode(self.names[index]) for index in indices.tolist()]
         try:
-            inputs = self.data.crop.batch(paths, generator if self.is_augmented else None)
+            inputs = self.data.crop.batch(paths, seeds if self.is_augmented else None)
         except UnreadableError as err:
             raise DataError(
                 f"data.folder={self.data.folder!r}: {paths[err.number]} cannot be read as an image ({err.reason}); every file "

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from modules.data.base import Batch, DataError
 from modules.data.image.image_crop import UnreadableError, make_image_crop
@@ -130,11 +130,11 @@ class ShardSplit:
     def __len__(self) -> int:
         return len(self.targets)
 
-    def batch(self, indices: Tensor, generator: Generator) -> Batch:
+    def batch(self, indices: Tensor, seeds: Tensor) -> Batch:
         numbers = indices.tolist()
         try:
             files = [self._read(number) for number in numbers]
-            inputs = self.data.crop.batch(files, generator if self.is_augmented else None)
+            inputs = self.data.crop.batch(files, seeds if self.is_augmented else None)
         except UnreadableError as err:
             raise DataError(
                 f"data.folder={self.data.folder!r}: photo {numbers[err.number]} in {self._shard(numbers[err.number])} cannot be "

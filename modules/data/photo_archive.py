@@ -7,13 +7,14 @@ from typing import Final, Literal
 
 import numpy as np
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from modules.data.base import Batch, DataError
 from modules.data.files import DataFiles
 from modules.data.image import augment
 from modules.data.image.decoding import decode, open_image
 from modules.data.image.user_images import read_fitted
+from modules.data.sampling.example_random import ExampleRandom
 from modules.data.tensors import (
     TensorSplit,
     check_at_least,
@@ -129,7 +130,7 @@ class PhotoArchive:
         """Resize images to the size of the photos in the archives, and crop the centre."""
         height, width = self._photo_size()
         images = read_fitted(inputs, (self.image_shape[0], height, width))
-        return self._crop_centre(images, Generator())
+        return self._crop_centre(images)
 
     def example(self, batch_size: int) -> Batch:
         return torch.zeros(batch_size, *self.image_shape), torch.zeros(batch_size, dtype=torch.int64)
@@ -146,14 +147,15 @@ class PhotoArchive:
                 self.photo_size = tuple(self._decode([members["jpeg"][first:last].tobytes()], [0]).shape[2:])
         return self.photo_size
 
-    def _crop_centre(self, images: Tensor, generator: Generator) -> Tensor:
+    def _crop_centre(self, images: Tensor, seeds: Tensor | None = None) -> Tensor:
         return augment.standardise(augment.centre_crop(images, self.crop_size).float())
 
-    def _distort(self, images: Tensor, generator: Generator) -> Tensor:
-        crops = augment.random_flip(augment.random_crop(images, self.crop_size, generator), generator).float()
+    def _distort(self, images: Tensor, seeds: Tensor) -> Tensor:
+        random = ExampleRandom(seeds)
+        crops = augment.random_flip(augment.random_crop(images, self.crop_size, random), random).float()
         # As in the tutorial, where the brightness has no effect either: standardising removes it (tensorflow #1458).
-        bright = augment.random_brightness(crops, 63.0, generator)
-        return augment.standardise(augment.random_contrast(bright, 0.2, 1.8, generator))
+        bright = augment.random_brightness(crops, 63.0, random)
+        return augment.standardise(augment.random_contrast(bright, 0.2, 1.8, random))
 
     def _part(self, part: str) -> Part:
         if part not in self._parts:

@@ -7,10 +7,11 @@ from functools import cached_property
 from typing import Final
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from modules.data.base import Batch, DataError, Tensors, UserInputError
 from modules.data.files import DataFiles
+from modules.data.sampling.example_random import ExampleRandom
 from modules.data.tensors import check_at_least, check_split
 from modules.data.text.vocabulary import Vocabulary, find_words
 
@@ -42,7 +43,7 @@ class SkipGramSplit:
     def __len__(self) -> int:
         return len(self.tokens) // self.context_tokens
 
-    def batch(self, indices: Tensor, generator: Generator) -> Batch:
+    def batch(self, indices: Tensor, seeds: Tensor) -> Batch:
         """Subsample frequent words, then draw a window for each word.
 
         Returns:
@@ -51,7 +52,7 @@ class SkipGramSplit:
             the distance ``-window .. window`` makes a pair; then the log-probabilities of the words and of the negatives in
             the noise distribution, float [batch, time] and [batch, num_negatives].
         """
-        words, windows, negatives, lengths = self._sample(indices, generator)
+        words, windows, negatives, lengths = self._draw(indices, ExampleRandom(seeds if self.is_training else indices))
         window, time = self.settings.window, words.shape[1]
         distance = torch.arange(-window, window + 1)
         position = torch.arange(time)[:, None] + distance
@@ -59,28 +60,20 @@ class SkipGramSplit:
         pairs[:, :, window] = False
         return (words, negatives), (pairs, self.noise_log_probs[words], self.noise_log_probs[negatives])
 
-    def _sample(self, indices: Tensor, generator: Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _draw(self, indices: Tensor, random: ExampleRandom) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return the words, the window of each word, the negatives, and the length of each segment."""
-        if not self.is_training:  # each segment has its own seed, so its pairs do not depend on the batch
-            samples = [self._draw(index[None], Generator().manual_seed(int(index))) for index in indices]
-            time = max(words.shape[1] for words, *_ in samples)
-            padded = [(_pad_to(words, time), _pad_to(windows, time), *rest) for words, windows, *rest in samples]
-            return tuple(torch.cat(part) for part in zip(*padded, strict=True))  # type: ignore[return-value]
-        return self._draw(indices, generator)
-
-    def _draw(self, indices: Tensor, generator: Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         settings, starts = self.settings, indices * self.context_tokens
         all_segments = self.tokens.unfold(0, self.context_tokens, 1)  # a view: a segment that starts at every word
         if self.is_training:
-            starts = starts + torch.randint(self.context_tokens, (len(indices),), generator=generator)
+            starts = starts + random.integers(self.context_tokens)
         segments = all_segments.index_select(0, starts.clamp_max(len(all_segments) - 1)).long()
-        is_kept = torch.rand(segments.shape, generator=generator) < self.keep_probs[segments]
+        is_kept = random.uniform(self.context_tokens) < self.keep_probs[segments]
         lengths = is_kept.sum(1)
         valid = torch.arange(max(1, int(lengths.max()))) < lengths[:, None]
         words = torch.zeros(valid.shape, dtype=torch.int64)
         words[valid] = segments[is_kept]
-        windows = torch.randint(1, settings.window + 1, words.shape, generator=generator) * valid
-        uniform = torch.rand(len(indices), settings.num_negatives, generator=generator)
+        windows = (1 + random.integers(settings.window, words.shape[1])) * valid
+        uniform = random.uniform(settings.num_negatives)
         negatives = torch.searchsorted(self.noise_cumulative, uniform).clamp_max(len(self.noise_cumulative) - 1)
         return words, windows, negatives, lengths
 
@@ -217,7 +210,3 @@ def _keep_probs(frequencies: Tensor, subsample_threshold: float | None) -> Tenso
         return torch.ones(len(frequencies))
     ratio = subsample_threshold / frequencies
     return (ratio.sqrt() + ratio).clamp_max(1.0).float()
-
-
-def _pad_to(tensor: Tensor, time: int) -> Tensor:
-    return torch.nn.functional.pad(tensor, (0, time - tensor.shape[1]))

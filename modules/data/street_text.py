@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 import torch
 from PIL import Image
-from torch import Generator, Tensor
+from torch import Tensor
 
 from modules.data.base import Batch, DataError
 from modules.data.files import DataFiles
@@ -131,7 +131,7 @@ class StreetTextSplit:
     def __len__(self) -> int:
         return self.size
 
-    def batch(self, indices: Tensor, generator: Generator) -> Batch:
+    def batch(self, indices: Tensor, seeds: Tensor) -> Batch:
         examples = [self.draw(index) for index in indices.tolist()]
         return torch.stack([inputs for inputs, _ in examples]), torch.stack([targets for _, targets in examples])
 

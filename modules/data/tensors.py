@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from math import prod
 
 import numpy as np
-from torch import Generator, Tensor
+from torch import Tensor
 
 from modules.data.base import Batch
 
-Transform = Callable[[Tensor, Generator], Tensor]
+Transform = Callable[[Tensor, Tensor], Tensor]
 
 
 class TensorSplit:
@@ -23,7 +23,7 @@ class TensorSplit:
         Args:
             inputs: [examples, ...], of any dtype.
             targets: int64 [examples].
-            transform: maps the inputs of a batch, and its random generator, to the model's inputs.
+            transform: maps the inputs of a batch and the seeds of its examples, int64 [batch], to the model's inputs.
         """
         if len(inputs) != len(targets):
             raise ValueError(
@@ -36,15 +36,15 @@ class TensorSplit:
     def __len__(self) -> int:
         return len(self.inputs)
 
-    def batch(self, indices: Tensor, generator: Generator) -> Batch:
+    def batch(self, indices: Tensor, seeds: Tensor) -> Batch:
         inputs = self.inputs.index_select(0, indices)
         if self.transform is not None:
-            inputs = self.transform(inputs, generator)
+            inputs = self.transform(inputs, seeds)
         return inputs, self.targets.index_select(0, indices)
 
 
-def scale_pixels(pixels: Tensor, generator: Generator) -> Tensor:
-    """Convert uint8 to float in [0, 1], of the same shape; a transform without randomness."""
+def scale_pixels(pixels: Tensor, seeds: Tensor | None = None) -> Tensor:
+    """Convert uint8 to float in [0, 1], of the same shape; a transform that needs no seeds."""
     return pixels.float().div_(255)
 
 

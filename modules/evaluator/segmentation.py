@@ -111,7 +111,8 @@ class Segmentation:
         """
         if (count := min(self.num_pictures, len(split))) == 0:
             return {}
-        inputs, targets = split.batch(torch.arange(count), torch.Generator())
+        indices = torch.arange(count)
+        inputs, targets = split.batch(indices, indices)
         logits, _ = select_logits_and_mask(model(inputs), targets, "Segmentation")
         photos = inputs if isinstance(inputs, Tensor) else inputs[0]
         truths = (targets,) if isinstance(targets, Tensor) else targets

@@ -109,7 +109,8 @@ class Translation:
         """Return the first sources with their references and translations."""
         if (count := min(self.num_examples_logged, len(split))) == 0:
             return {}
-        inputs, targets = split.batch(torch.arange(count), torch.Generator())
+        indices = torch.arange(count)
+        inputs, targets = split.batch(indices, indices)
         texts = self._translate(model, inputs[0], self.data)
         pairs = [self.data.pair(number) for number in targets[1].tolist()]
         return {"translations.txt": "\n".join(map(_shown, pairs, texts)).encode()}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
+
+from modules.data.sampling.example_random import ExampleRandom
 
 
 def centre_crop(images: Tensor, size: int) -> Tensor:
@@ -20,29 +22,29 @@ def centre_crop(images: Tensor, size: int) -> Tensor:
     return images[:, :, top : top + size, left : left + size]
 
 
-def random_crop(images: Tensor, size: int, generator: Generator) -> Tensor:
+def random_crop(images: Tensor, size: int, random: ExampleRandom) -> Tensor:
     """Crop a square at a random position of every image; shapes as `centre_crop`."""
     windows = images.unfold(2, size, 1).unfold(3, size, 1)  # a view: [batch, channels, tops, lefts, size, size]
-    top = torch.randint(windows.shape[2], (len(images),), generator=generator)
-    left = torch.randint(windows.shape[3], (len(images),), generator=generator)
+    top = random.integers(windows.shape[2])
+    left = random.integers(windows.shape[3])
     return windows[torch.arange(len(images)), :, top, left]
 
 
-def random_flip(images: Tensor, generator: Generator) -> Tensor:
+def random_flip(images: Tensor, random: ExampleRandom) -> Tensor:
     """Mirror every image with probability 0.5; any dtype, the same shape."""
-    flipped = torch.rand(len(images), generator=generator) < 0.5
-    return torch.where(flipped[:, None, None, None], images.flip(3), images)
+    flipped = random.uniform(1, 1, 1) < 0.5
+    return torch.where(flipped, images.flip(3), images)
 
 
-def random_brightness(images: Tensor, max_delta: float, generator: Generator) -> Tensor:
+def random_brightness(images: Tensor, max_delta: float, random: ExampleRandom) -> Tensor:
     """Add a random number of ``[-max_delta, max_delta)`` to every image; float, the same shape."""
-    return images + _uniform(-max_delta, max_delta, len(images), generator)
+    return images + _uniform(-max_delta, max_delta, random)
 
 
-def random_contrast(images: Tensor, lower: float, upper: float, generator: Generator) -> Tensor:
+def random_contrast(images: Tensor, lower: float, upper: float, random: ExampleRandom) -> Tensor:
     """Scale the distance from the mean of every channel by a random factor of ``[lower, upper)``; float, the same shape."""
     mean = images.mean(dim=(2, 3), keepdim=True)
-    return torch.lerp(mean, images, _uniform(lower, upper, len(images), generator))
+    return torch.lerp(mean, images, _uniform(lower, upper, random))
 
 
 def standardise(images: Tensor) -> Tensor:
@@ -60,5 +62,5 @@ def standardise(images: Tensor) -> Tensor:
     return ((flat - mean) / deviation).view_as(images)
 
 
-def _uniform(lower: float, upper: float, num_images: int, generator: Generator) -> Tensor:
-    return torch.empty(num_images, 1, 1, 1).uniform_(lower, upper, generator=generator)
+def _uniform(lower: float, upper: float, random: ExampleRandom) -> Tensor:
+    return lower + (upper - lower) * random.uniform(1, 1, 1)

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torch import Generator, Tensor
+from torch import Tensor
 
 from modules.data.image.decoding import ImageError, decode, open_image, upright_size
 from modules.data.image.user_images import unreadable
+from modules.data.sampling.example_random import ExampleRandom
 from modules.data.tensors import check_at_least, check_image_shape
 
 ASPECT_RATIOS = (3 / 4, 4 / 3)
@@ -34,12 +35,12 @@ class ImageCrop:
     """Mean of every channel over all photos in [0, 1], subtracted; None: pixels stay in [0, 1]."""
     std: tuple[float, ...] | None = None
 
-    def batch(self, files: Sequence[Path | bytes], generator: Generator | None) -> Tensor:
+    def batch(self, files: Sequence[Path | bytes], seeds: Tensor | None) -> Tensor:
         """Decode and crop photos.
 
         Args:
             files: their paths or contents.
-            generator: of random crops and mirroring; None crops the centre.
+            seeds: of random crops and mirroring, int64 [photos]; None crops the centre.
 
         Returns:
             float [photos, 3, image_size, image_size].
@@ -47,13 +48,11 @@ class ImageCrop:
         Raises:
             UnreadableError: a file is not an image.
         """
-        draws = torch.full((5, len(files)), 0.5)  # top, left, mirror, area, aspect ratio
-        if generator is not None:
-            rows = 3 if self.min_scale is None else 5
-            draws[:rows] = torch.rand(rows, len(files), generator=generator)
-        by_area = generator is not None and self.min_scale is not None
+        # Top, left, mirror, area, aspect ratio.
+        draws = torch.full((len(files), 5), 0.5) if seeds is None else ExampleRandom(seeds).uniform(5)
+        by_area = seeds is not None and self.min_scale is not None
         outputs = torch.empty(len(files), 3, self.image_size, self.image_size)
-        for row, (file, draw) in enumerate(zip(files, draws.T.tolist(), strict=True)):
+        for row, (file, draw) in enumerate(zip(files, draws.tolist(), strict=True)):
             try:
                 pixels = self._crop_by_area(file, draw) if by_area else self._crop_square(file, draw)
             except ImageError as err:

@@ -8,10 +8,11 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from modules.data.base import IGNORED, Batch
 from modules.data.image.user_images import open_photo, to_pixels
+from modules.data.sampling.example_random import ExampleRandom
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,8 @@ class MaskedImages:
     def __len__(self) -> int:
         return len(self.photos) * self.crops_per_photo
 
-    def batch(self, indices: Tensor, generator: Generator) -> Batch:
-        draws = torch.rand(len(indices), 7, generator=generator).tolist() if self.distortion else []
+    def batch(self, indices: Tensor, seeds: Tensor) -> Batch:
+        draws = ExampleRandom(seeds).uniform(7).tolist() if self.distortion else []
         inputs: list[Tensor] = []
         targets: list[tuple[Tensor, ...]] = []
         for row, index in enumerate(indices.tolist()):
@@ -124,7 +125,8 @@ def read_whole(paths: Sequence[str], num_channels: int, size: tuple[int, int]) -
     photos = [MaskedImage(to_pixels(open_photo(path, mode)), ()) for path in paths]
     height, width = (max(size[side], *(photo.pixels.shape[side] for photo in photos)) for side in (0, 1))
     split = MaskedImages(photos, (height, width), None)
-    inputs, _ = split.batch(torch.arange(len(photos)), Generator())
+    indices = torch.arange(len(photos))
+    inputs, _ = split.batch(indices, indices)
     assert isinstance(inputs, Tensor)
     return inputs
 

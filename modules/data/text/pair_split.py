@@ -36,7 +36,7 @@ class PairSplit:
     def __len__(self) -> int:
         return len(self.sources)
 
-    def batch(self, indices: Tensor, generator: Generator) -> Batch:
+    def batch(self, indices: Tensor, seeds: Tensor) -> Batch:
         """Inputs: source, and target shifted by one; targets: the target, and the pair ids."""
         source = self.sources[indices, : int(self.source_lengths[indices].max())].long()
         target = self.targets[indices, : int(self.target_lengths[indices].max())].long()

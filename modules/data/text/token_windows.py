@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from modules.data.base import Batch, DataError, UserInputError
+from modules.data.sampling.example_random import ExampleRandom
 from modules.data.tensors import check_at_least, check_split
 
 
@@ -40,11 +41,11 @@ class TokenWindows:
     def __len__(self) -> int:
         return num_windows(len(self.tokens), self.context_tokens)
 
-    def batch(self, indices: Tensor, generator: Generator) -> Batch:
+    def batch(self, indices: Tensor, seeds: Tensor) -> Batch:
         """Inputs and targets, int64 [batch, context_tokens]; a target is the token after its input."""
         starts = indices * self.context_tokens
         if self.shift:
-            starts = starts + torch.randint(self.context_tokens, (len(indices),), generator=generator)
+            starts = starts + ExampleRandom(seeds).integers(self.context_tokens)
         all_windows = self.tokens.unfold(0, self.context_tokens + 1, 1)  # a view: a window from every token on
         windows = all_windows.index_select(0, starts.clamp_max(len(all_windows) - 1) if self.shift else starts)
         return windows[:, :-1].contiguous(), windows[:, 1:].contiguous()

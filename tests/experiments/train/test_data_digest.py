@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from experiments.run.split_digest import differ, is_partial
 from experiments.train import data_digest
@@ -37,7 +37,7 @@ class Own:
     def __len__(self) -> int:
         return COUNT
 
-    def batch(self, indices: Tensor, generator: Generator) -> Batch:
+    def batch(self, indices: Tensor, seeds: Tensor) -> Batch:
         numbers = torch.tensor([self.look(index) for index in indices.tolist()])
         return numbers, numbers
 
@@ -92,7 +92,7 @@ def shards(label: int, size: int) -> ShardSplit:
     numbers = np.arange(20)
     labels, sizes = np.where(numbers == 19, label, 0), np.where(numbers == 19, size, 9)
     split = ShardSplit(data, [], False, TarIndex(numbers.astype(np.int32), numbers, sizes, labels))
-    split.batch = lambda indices, generator: (indices, indices)  # type: ignore[method-assign]
+    split.batch = lambda indices, seeds: (indices, indices)  # type: ignore[method-assign]
     return split
 
 
@@ -109,7 +109,7 @@ def test_names_labels_and_sizes_of_photos_count_but_not_where_they_are(tmp_path:
         split = ImageSplit(
             data, tmp_path / name, False, np.array([each.encode() for each in names]), torch.tensor(targets)
         )
-        split.batch = lambda indices, generator: (indices, indices)  # type: ignore[method-assign]
+        split.batch = lambda indices, seeds: (indices, indices)  # type: ignore[method-assign]
         return fingerprint(split)
 
     names = [f"{number:02d}.png" for number in range(20)]

@@ -1,16 +1,19 @@
 import os
 import pickle
+import re
 import resource
 import signal
 from collections.abc import Iterator
 from itertools import chain, pairwise
 from multiprocessing import current_process
 from pathlib import Path
-from typing import cast
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
 from torch import Generator, Tensor
+from torch.utils._pytree import tree_leaves, tree_map
 
 from experiments.core.errors import TrainingError
 from experiments.train import data_loading
@@ -21,7 +24,9 @@ from experiments.train.data_loading import (
     evaluation_batches,
     training_batches,
 )
+from experiments.train.loading.split_signature import check_signature
 from modules.data.base import Batch, Data, DataError
+from modules.data.sampling.example_random import ExampleRandom
 
 Shown = list[tuple[list[float], list[int]]]
 
@@ -37,16 +42,16 @@ class Noisy:
     def __len__(self) -> int:
         return self.num_examples
 
-    def batch(self, indices: Tensor, generator: Generator) -> Batch:
+    def batch(self, indices: Tensor, seeds: Tensor) -> Batch:
         if self.broken in indices:
             raise DataError(f"image {self.broken} cannot be read; replace it")
-        return torch.rand(len(indices), generator=generator), indices.clone()
+        return ExampleRandom(seeds).uniform(), indices.clone()
 
 
 class IgnoredSignals(Noisy):
     """Examples that show which signals their process ignores."""
 
-    def batch(self, indices: Tensor, generator: Generator) -> Batch:
+    def batch(self, indices: Tensor, seeds: Tensor) -> Batch:
         numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
         return torch.tensor([signal.getsignal(number) is signal.SIG_IGN for number in numbers]), indices
 
@@ -98,6 +103,67 @@ def test_replicas_divide_the_batches_of_one_process() -> None:
     for step, (inputs, targets) in enumerate(whole):
         assert [each for part in parts for each in part[step][0]] == inputs
         assert [each for part in parts for each in part[step][1]] == targets
+
+
+class Counting(Noisy):
+    """A split of dicts that counts the examples it was asked for."""
+
+    num_fetched = 0
+
+    def batch(self, indices: Tensor, seeds: Tensor) -> Any:
+        self.num_fetched += len(indices)
+        return {"image": ExampleRandom(seeds).uniform(3), "text": (indices, [seeds])}
+
+
+def test_a_replica_fetches_only_its_own_examples_of_any_structure() -> None:
+    splits = [Counting(13, True) for _ in range(4)]
+    shards = [DataShard(), *(DataShard(number, 3) for number in range(3))]
+    whole, *parts = (
+        list(training_batches(split, 6, 5, 0, 4, num_workers=0, shard=shard))
+        for split, shard in zip(splits, shards, strict=True)
+    )
+    assert [split.num_fetched for split in splits] == [24, 8, 8, 8]
+    for step, batch in enumerate(whole):
+        joined = tree_map(lambda *rows: torch.cat(rows), *(part[step] for part in parts))
+        assert all(map(torch.equal, tree_leaves(batch), tree_leaves(joined)))
+
+
+def test_an_example_has_another_seed_in_every_epoch_and_not_another_in_a_larger_batch() -> None:
+    small, large = (
+        _to_lists(training_batches(Noisy(12, True), size, 5, 0, 24 // size, num_workers=0)) for size in (2, 6)
+    )
+    drawn, same = ([list(chain.from_iterable(inputs for inputs, _ in steps))] for steps in (small, large))
+    assert drawn == same
+    assert len(set(drawn[0])) == 24
+
+
+def test_evaluation_gives_an_example_the_same_seed_in_every_batch_size() -> None:
+    one, other = ([number for inputs, _ in _counted(Noisy(7, True), size) for number in inputs] for size in (2, 5))
+    assert one == other
+    assert len(set(one)) == 7
+
+
+class OldSplit(Noisy):
+    def batch(self, indices: Tensor, generator: Generator) -> Batch:  # type: ignore[override]
+        return torch.rand(len(indices), generator=generator), indices
+
+
+class NoSeeds(Noisy):
+    def batch(self, indices: Tensor) -> Batch:  # type: ignore[override]
+        return indices, indices
+
+
+@pytest.mark.parametrize(("kind", "typed"), [(OldSplit, "batch(indices, generator)"), (NoSeeds, "batch(indices)")])
+def test_a_split_without_seeds_is_refused_with_the_new_parameter(kind: type[Noisy], typed: str) -> None:
+    expected = (
+        rf"the split {kind.__name__} of data has {re.escape(typed)}, but every split gets indices and seeds, .*; change"
+    )
+    with pytest.raises(ValueError, match=expected):
+        TrainingBatches(kind(6, True), 3, seed=5)
+    with pytest.raises(ValueError, match=r"the split list of data has no method batch\(indices, seeds\), .*; write it"):
+        check_signature([])
+    other_names: Any = SimpleNamespace(batch=lambda rows, _: (rows, rows))
+    check_signature(other_names)
 
 
 @pytest.mark.parametrize("num_replicas", [1, 2, 3, 5])
@@ -158,7 +224,7 @@ class Unsendable(Noisy):
         super().__init__(6, False)
         self.reason = reason
 
-    def batch(self, indices: Tensor, generator: Generator) -> Batch:
+    def batch(self, indices: Tensor, seeds: Tensor) -> Batch:
         if self.reason == "no descriptors":
             resource.setrlimit(resource.RLIMIT_NOFILE, (3, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
         elif self.reason == "no file may be so large":

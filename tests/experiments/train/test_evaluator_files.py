@@ -18,6 +18,7 @@ from experiments.run.checkpoint import Checkpoints
 from experiments.run.journal import Event, Journal, read
 from experiments.train.evaluator_files import _fill, _make_skeleton
 from experiments.train.trainer import Trainer
+from tests.support.batches import fetch
 from tests.support.masks import write_archive
 
 OVERRIDES = (
@@ -61,7 +62,7 @@ def test_a_run_writes_the_outputs_of_its_model_for_test_images(tmp_path: Path) -
     with Image.open(folder / "000.png") as image:
         pixels = np.asarray(image)
     assert pixels.shape == (10, 11 * 3 + 2 * 4, 3), "without the padding to 12"
-    inputs, _ = training.components.data.load("test").batch(torch.tensor([0]), torch.Generator())
+    inputs, _ = fetch(training.components.data.load("test"), torch.tensor([0]))
     with torch.inference_mode():
         classes = training.components.setup.model.eval()(inputs).argmax(3)[0].numpy()
     assert np.array_equal(pixels[:, 30:, 0] == 255, classes[:, :11] == 1)

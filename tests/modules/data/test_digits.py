@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
-from torch import Generator, Tensor
+from torch import Tensor
 
 from modules.data.digits import Digits
+from tests.support.batches import fetch
 
 
 def test_the_splits_hold_all_of_scikit_learns_digits_once() -> None:
@@ -29,7 +30,7 @@ def test_the_split_is_deterministic() -> None:
 
 def test_a_batch_looks_like_the_example() -> None:
     data = Digits(1297, [1, 8, 8], num_features=64, num_classes=10)
-    for real, blank in zip(data.load("val").batch(torch.arange(3), Generator()), data.example(3), strict=True):
+    for real, blank in zip(fetch(data.load("val"), torch.arange(3)), data.example(3), strict=True):
         real, blank = cast(Tensor, real), cast(Tensor, blank)
         assert (real.shape, real.dtype) == (blank.shape, blank.dtype)
         assert not blank.any()

@@ -8,10 +8,11 @@ from typing import cast
 import numpy as np
 import pytest
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from modules.data.base import DataError
 from modules.data.idx import IdxImages
+from tests.support.batches import fetch
 
 TRAIN_IMAGES, TRAIN_LABELS = "train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"
 TEST_IMAGES, TEST_LABELS = "t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"
@@ -49,7 +50,7 @@ def test_the_last_training_images_validate(folder: Path) -> None:
 
 def test_a_batch_looks_like_the_example(folder: Path) -> None:
     data = _data(folder)
-    batch = data.load("train").batch(torch.tensor([4, 0]), Generator())
+    batch = fetch(data.load("train"), torch.tensor([4, 0]))
     for real, blank in zip(batch, data.example(2), strict=True):
         real, blank = cast(Tensor, real), cast(Tensor, blank)
         assert (real.shape, real.dtype) == (blank.shape, blank.dtype)

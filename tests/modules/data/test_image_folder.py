@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Generator, Tensor
+from torch import Tensor
 
 from experiments.train.data_loading import training_batches
 from modules.data.base import Batch, ComponentWarning, DataError
 from modules.data.image_folder import ImageFolder
+from tests.support.batches import fetch
 
 
 def _photo(height: int, width: int, red: int) -> Image.Image:
@@ -41,13 +42,13 @@ def _data(folder: Path, augment: bool = True, num_classes: int = 2) -> ImageFold
 
 
 def _batch(folder: Path, split: str, seed: int, augment: bool = True) -> Tensor:
-    return cast(Tensor, _data(folder, augment).load(split).batch(torch.arange(5), Generator().manual_seed(seed))[0])
+    return cast(Tensor, fetch(_data(folder, augment).load(split), torch.arange(5), seed)[0])
 
 
 def test_photos_of_all_sizes_become_floats_of_one(folder: Path) -> None:
     data = _data(folder)
     split = data.load("val")
-    images, classes = cast(tuple[Tensor, Tensor], split.batch(torch.tensor([4, 0, 1]), Generator()))
+    images, classes = cast(tuple[Tensor, Tensor], fetch(split, torch.tensor([4, 0, 1])))
     assert (len(split), split.in_memory) == (5, False)
     assert classes.tolist() == [1, 0, 0]
     torch.testing.assert_close(images[:, 0].mean(dim=(1, 2)) * 255, torch.tensor([160.0, 0, 40]), atol=3, rtol=0)
@@ -65,7 +66,7 @@ def test_evaluation_crops_the_centre(folder: Path) -> None:
     torch.testing.assert_close(images[0, 2, 0, -1] - images[0, 2, 0, 0], torch.tensor(seen), atol=0.05, rtol=0)
 
 
-def test_training_crops_depend_only_on_the_generator(folder: Path) -> None:
+def test_training_crops_depend_only_on_the_seeds(folder: Path) -> None:
     assert torch.equal(_batch(folder, "train", seed=1), _batch(folder, "train", seed=1))
     assert not torch.equal(_batch(folder, "train", seed=1), _batch(folder, "train", seed=2))
     assert torch.equal(_batch(folder, "train", seed=1, augment=False), _batch(folder, "train", seed=2, augment=False))
@@ -147,7 +148,7 @@ def test_photos_of_many_endings_and_in_folders_below_their_class_are_read(folder
         "bee/link/y.jpg",
         "bee/z.png",
     ]
-    assert len(split.batch(torch.arange(len(split)), Generator())[0]) == len(split) == len(split.targets) == 15
+    assert len(fetch(split, torch.arange(len(split)))[0]) == len(split) == len(split.targets) == 15
 
 
 def test_other_files_are_counted_in_a_warning(folder: Path) -> None:
@@ -207,7 +208,7 @@ def test_splits_can_have_folders_with_other_names(folder: Path) -> None:
     data = ImageFolder(
         str(folder.parent), folder.name, None, 16, 12, True, [3, 12, 12], 432, 2, split_folders={"test": "val"}
     )
-    test, val = (data.load(split).batch(torch.arange(5), Generator()) for split in ("test", "val"))
+    test, val = (fetch(data.load(split), torch.arange(5)) for split in ("test", "val"))
     assert torch.equal(cast(Tensor, test[0]), cast(Tensor, val[0]))
     with pytest.raises(ValueError, match=re.escape("split_folders of train, val and test, but got ['dev']")):
         ImageFolder("/nowhere", "photos", None, 16, 12, True, [3, 12, 12], 432, 2, split_folders={"dev": "val"})

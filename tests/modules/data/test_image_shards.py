@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Generator, Tensor
+from torch import Tensor
 
 from experiments.train.data_loading import training_batches
 from modules.data.base import DataError
 from modules.data.image.tar_index import tar_index
 from modules.data.image_shards import ImageShards
+from tests.support.batches import fetch
 
 
 def _photo(red: int, kind: str) -> bytes:
@@ -63,7 +64,7 @@ def test_photos_come_from_all_shards_in_any_order(folder: Path) -> None:
     data = _data(folder)
     split = data.load("train")
     assert (len(split), split.in_memory, len(data.load("test"))) == (5, False, 2)
-    images, classes = cast(tuple[Tensor, Tensor], split.batch(torch.tensor([4, 0, 2, 1]), Generator()))
+    images, classes = cast(tuple[Tensor, Tensor], fetch(split, torch.tensor([4, 0, 2, 1])))
     assert classes.tolist() == [1, 0, 2, 1]
     torch.testing.assert_close(images[:, 0].mean(dim=(1, 2)) * 255, torch.tensor([160.0, 0, 80, 40]), atol=3, rtol=0)
     for real, blank in zip((images, classes), data.example(4), strict=True):
@@ -167,13 +168,13 @@ def test_a_compressed_shard_and_a_damaged_photo_are_reported(folder: Path) -> No
         _data(folder).load("val")
     _shard(folder / "val-1.tar", {"a.jpg": b"no photo", "a.cls": b"0"})
     with pytest.raises(DataError, match=r"photo 2 in .*val-1\.tar cannot be read as an image \(unknown format"):
-        _data(folder).load("val").batch(torch.tensor([0, 2]), Generator())
+        fetch(_data(folder).load("val"), torch.tensor([0, 2]))
     split = _data(folder).load("train")
     (folder / "train-0.tar").unlink()
     with pytest.raises(
         DataError, match=r"train-0\.tar cannot be read \(No such file or directory\); every shard must be"
     ):
-        split.batch(torch.tensor([0]), Generator())
+        fetch(split, torch.tensor([0]))
 
 
 def test_no_shards_and_wrong_splits_are_reported(folder: Path) -> None:

@@ -5,10 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from modules.data.base import IGNORED, DataError
 from modules.data.image.masked_images import MaskedImages
+from tests.support.batches import fetch
 from tests.support.masks import archive, encode, laid_end_to_end, photo_and_mask, write_archive
 
 
@@ -33,7 +34,7 @@ def test_groups_are_split_whole_and_the_last_are_for_testing(folder: Path) -> No
 
 def test_a_whole_photo_comes_with_its_classes_and_its_padding_is_ignored(folder: Path) -> None:
     split = archive(folder).load("val")
-    inputs, targets = split.batch(torch.tensor([1, 0]), Generator())
+    inputs, targets = fetch(split, torch.tensor([1, 0]))
     assert isinstance(inputs, Tensor)
     assert isinstance(targets, Tensor)
     assert inputs.shape == (2, 3, 10, 12)
@@ -55,7 +56,7 @@ def test_a_whole_photo_comes_with_its_classes_and_its_padding_is_ignored(folder:
 def test_a_crop_and_its_mask_are_cut_and_turned_alike(folder: Path, distorted: dict[str, Any]) -> None:
     split = archive(folder, **distorted).load("train")
     indices = torch.arange(12).repeat(20)
-    inputs, targets = split.batch(indices, Generator().manual_seed(3))
+    inputs, targets = fetch(split, indices, 3)
     assert isinstance(targets, Tensor)
     seen = set()
     for row, index in enumerate(indices.tolist()):
@@ -69,11 +70,9 @@ def test_a_crop_and_its_mask_are_cut_and_turned_alike(folder: Path, distorted: d
     assert seen == expected.get(next(iter(distorted), ""), {(1, 1)})
 
 
-def test_randomness_comes_only_from_the_generator(folder: Path) -> None:
+def test_randomness_comes_only_from_the_seeds(folder: Path) -> None:
     split = archive(folder, flip=True, jitter=0.3).load("train")
-    first, second, third = (
-        split.batch(torch.tensor([0, 0, 5]), Generator().manual_seed(seed))[0] for seed in (1, 1, 2)
-    )
+    first, second, third = (fetch(split, torch.tensor([0, 0, 5]), seed)[0] for seed in (1, 1, 2))
     assert isinstance(first, Tensor)
     assert torch.equal(first, second)  # type: ignore[arg-type]
     assert not torch.equal(first, third)  # type: ignore[arg-type]
@@ -82,21 +81,21 @@ def test_randomness_comes_only_from_the_generator(folder: Path) -> None:
 
 def test_a_photo_smaller_than_a_crop_is_padded(folder: Path) -> None:
     split = archive(folder, image_shape=[3, 24, 40], num_features=2880).load("train")
-    inputs, targets = split.batch(torch.tensor([0]), Generator().manual_seed(0))
+    inputs, targets = fetch(split, torch.tensor([0]))
     assert inputs[0].shape == (3, 24, 40)
     assert int((targets[0] != IGNORED).sum()) == int((photo_and_mask(0)[1] != 7).sum())
 
 
 def test_a_mask_of_classes_is_not_changed(folder: Path) -> None:
     data = archive(folder, positive_values=None, num_classes=6)
-    _, targets = data.load("test").batch(torch.tensor([0]), Generator())
+    _, targets = fetch(data.load("test"), torch.tensor([0]))
     mask = torch.from_numpy(photo_and_mask(5)[1].astype(np.int64))
     assert torch.equal(targets[0, :, :11], torch.where(mask == 7, IGNORED, mask))  # type: ignore[call-overload]
 
 
 def test_masks_of_a_second_annotator_follow_the_first(folder: Path) -> None:
     data = archive(folder, second_masks=["mask2_png", "mask2_offsets"])
-    _, targets = data.load("test").batch(torch.tensor([0]), Generator())
+    _, targets = fetch(data.load("test"), torch.tensor([0]))
     assert isinstance(targets, tuple)
     assert [mask.shape for mask in targets] == [(1, 10, 12)] * 2
     assert (targets[1][0, :, :11] == 1).all()
@@ -106,9 +105,7 @@ def test_masks_of_a_second_annotator_follow_the_first(folder: Path) -> None:
 
 
 def test_grey_photos_have_one_channel(folder: Path) -> None:
-    inputs, _ = (
-        archive(folder, image_shape=[1, 4, 6], num_features=24).load("val").batch(torch.tensor([0]), Generator())
-    )
+    inputs, _ = fetch(archive(folder, image_shape=[1, 4, 6], num_features=24).load("val"), torch.tensor([0]))
     assert inputs.shape == (1, 1, 10, 12)  # type: ignore[union-attr]
 
 

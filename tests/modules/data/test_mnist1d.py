@@ -4,10 +4,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Generator
 
 from modules.data.base import DataError
 from modules.data.mnist1d import Mnist1d
+from tests.support.batches import fetch
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def test_the_last_training_signals_validate(root: str) -> None:
 
 def test_a_batch_looks_like_the_example(root: str) -> None:
     data = _data(root)
-    for real, blank in zip(data.load("train").batch(torch.arange(3), Generator()), data.example(3), strict=True):
+    for real, blank in zip(fetch(data.load("train"), torch.arange(3)), data.example(3), strict=True):
         assert isinstance(real, torch.Tensor)
         assert isinstance(blank, torch.Tensor)
         assert (real.shape, real.dtype) == (blank.shape, blank.dtype)

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Generator, Tensor
+from torch import Tensor
 
 from experiments.components.instantiate import instantiate
 from experiments.config.compose import compose
 from modules.data.base import DataError
 from modules.data.photo_archive import PhotoArchive
+from tests.support.batches import fetch
 
 FILES = {"tiny_train_1.npz": None, "tiny_train_2.npz": None, "tiny_test.npz": None}
 
@@ -74,13 +75,13 @@ def test_photos_come_in_the_files_order_and_the_last_validate(folder: Path) -> N
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_a_batch_looks_like_the_example(folder: Path, split: str, augment: bool) -> None:
     data = _data(folder, augment=augment)
-    batch = data.load(split).batch(torch.tensor([1, 0]), Generator())
+    batch = fetch(data.load(split), torch.tensor([1, 0]))
     for real, blank in zip(batch, data.example(2), strict=True):
         real, blank = cast(Tensor, real), cast(Tensor, blank)
         assert (real.shape, real.dtype) == (blank.shape, blank.dtype)
 
 
-def test_only_training_is_augmented_and_only_by_its_generator(folder: Path) -> None:
+def test_only_training_is_augmented_and_only_by_its_seeds(folder: Path) -> None:
     rows = np.linspace(0, 255, 32).astype(np.uint8)
     encoded = BytesIO()
     Image.fromarray(np.add.outer(rows // 2, rows // 3).astype(np.uint8)).convert("RGB").save(encoded, "JPEG")
@@ -88,7 +89,7 @@ def test_only_training_is_augmented_and_only_by_its_generator(folder: Path) -> N
 
     def see(split: str, seed: int, augment: bool = True) -> Tensor:
         loaded = _data(folder, num_val=3, augment=augment).load(split)
-        return cast(Tensor, loaded.batch(torch.tensor([0, 1]), Generator().manual_seed(seed))[0])
+        return cast(Tensor, fetch(loaded, torch.tensor([0, 1]), seed)[0])
 
     assert torch.equal(see("train", 1), see("train", 1))
     assert not torch.equal(see("train", 1), see("train", 2))
@@ -161,7 +162,7 @@ def test_one_archive_names_its_test_photos(folder: Path) -> None:
     data = _one(folder, num_train=4)
     assert [_greys(data, split) for split in ("train", "val", "test")] == [[0, 1, 3, 4], [6, 7], [2, 5, 8]]
     assert data.load("train").inputs.shape == (4, 3, 7, 9)
-    assert data.load("test").batch(torch.tensor([2, 0]), Generator())[0].shape == (2, 3, 6, 6)  # type: ignore[union-attr]
+    assert fetch(data.load("test"), torch.tensor([2, 0]))[0].shape == (2, 3, 6, 6)  # type: ignore[union-attr]
 
 
 def test_chosen_classes_are_numbered_as_they_are_named(folder: Path) -> None:
@@ -186,7 +187,7 @@ def test_a_shuffled_archive_holds_back_photos_of_any_class(folder: Path) -> None
 def test_photos_can_be_converted_to_grey(folder: Path) -> None:
     split = _one(folder, image_shape=[1, 6, 6], num_features=36).load("test")
     assert split.inputs.shape == (3, 1, 7, 9)
-    assert split.batch(torch.tensor([0]), Generator())[0].shape == (1, 1, 6, 6)  # type: ignore[union-attr]
+    assert fetch(split, torch.tensor([0]))[0].shape == (1, 1, 6, 6)  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(("option", "counts"), [("cat_dog", [1000, 1000]), ("flowers", [127, 180, 129, 140, 160])])

@@ -5,10 +5,11 @@ from typing import cast
 
 import pytest
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from modules.data.base import DataError
 from modules.data.ptb import Ptb, PtbVocabulary
+from tests.support.batches import fetch
 
 FILES = {"tiny.train.txt.gz": None, "tiny.valid.txt.gz": None, "tiny.test.txt.gz": None}
 TRAIN = " the cat sat on the mat \n a <unk> sat \n the N \n"  # 3 line ends, 3 "the", 2 "sat", and 6 words once
@@ -62,7 +63,7 @@ def test_empty_lines_and_a_missing_last_line_end_come_back() -> None:
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_a_batch_looks_like_the_example(root: str, split: str) -> None:
     data = _data(root)
-    batch = data.load(split).batch(torch.arange(3), Generator())
+    batch = fetch(data.load(split), torch.arange(3))
     for real, blank in zip(batch, data.example(3), strict=True):
         real, blank = cast(Tensor, real), cast(Tensor, blank)
         assert (real.shape, real.dtype) == (blank.shape, blank.dtype) == ((3, 2), torch.int64)

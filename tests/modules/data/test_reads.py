@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Generator, Tensor
+from torch import Tensor
 
 from modules.data.base import Data, DataError, InputReader, Tokenized, UserInputError
 from modules.data.digits import Digits
@@ -25,12 +25,13 @@ from modules.data.photo_archive import PhotoArchive
 from modules.data.ptb import Ptb
 from modules.data.skip_grams import SkipGrams
 from modules.data.text_file import TextFile
+from tests.support.batches import fetch
 from tests.support.masks import archive, encode, laid_end_to_end, photo_and_mask, write_archive
 from tests.support.photos import odd_files
 
 
 def evaluated(data: Data, count: int) -> Tensor:
-    return cast(Tensor, data.load("test").batch(torch.arange(count), Generator())[0])
+    return cast(Tensor, fetch(data.load("test"), torch.arange(count))[0])
 
 
 def photo(height: int, width: int, seed: int) -> np.ndarray:
@@ -131,7 +132,7 @@ def test_odd_photos_are_read_by_one_rule(tmp_path: Path, monkeypatch: pytest.Mon
 
 def read_whole_pixels(photos: list[np.ndarray]) -> Tensor:
     split = MaskedImages([MaskedImage(pixels, ()) for pixels in photos], (24, 30), None)
-    return cast(Tensor, split.batch(torch.arange(len(photos)), Generator())[0])
+    return cast(Tensor, fetch(split, torch.arange(len(photos)))[0])
 
 
 def test_whole_photos_with_masks(tmp_path: Path) -> None:

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from modules.data.base import Batch, DataError
 from modules.data.skip_grams import SkipGrams, SkipGramSplit
+from tests.support.batches import fetch
 
 LETTERS = "abcdefghij"
 TEXT = " ".join(LETTERS[(number * number) % 10] * 2 for number in range(3000))
@@ -32,7 +33,7 @@ def _data(root: str, **others: Any) -> SkipGrams:
 
 
 def _batch(split: SkipGramSplit, count: int, seed: int = 0, first: int = 0) -> Batch:
-    return split.batch(torch.arange(first, first + count), Generator().manual_seed(seed))
+    return fetch(split, torch.arange(first, first + count), seed)
 
 
 def _pairs(batch: Batch) -> list[list[tuple[int, int, int]]]:
@@ -54,7 +55,7 @@ def test_pairs_are_words_no_farther_than_the_window_and_all_distances_come(root:
     assert counts[0] > counts[1] > counts[2], "a window is drawn for every word, so that near ones come oftener"
 
 
-def test_a_batch_depends_only_on_its_generator(root: str) -> None:
+def test_a_batch_depends_only_on_its_seeds(root: str) -> None:
     split, again = _data(root).load("train"), _data(root).load("train")
     one, two, other = _batch(split, 4), _batch(again, 4), _batch(split, 4, seed=1)
     assert all(torch.equal(left, right) for left, right in zip(_flat(one), _flat(two), strict=True))

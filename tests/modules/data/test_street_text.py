@@ -5,10 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from modules.data.base import DataError
 from modules.data.street_text import StreetText
+from tests.support.batches import fetch
 from tests.support.masks import encode, laid_end_to_end
 
 
@@ -28,10 +29,10 @@ def made(root: Path, **changed: Any) -> StreetText:
 
 def test_an_example_is_a_pure_function_of_seed_split_and_number(tmp_path: Path) -> None:
     split = made(tmp_path).load("train")
-    inputs, targets = split.batch(torch.tensor([3, 29, 3]), Generator().manual_seed(1))
+    inputs, targets = fetch(split, torch.tensor([3, 29, 3]), 1)
     assert isinstance(inputs, Tensor)
     assert isinstance(targets, Tensor)
-    again, masks = made(tmp_path).load("train").batch(torch.tensor([3]), Generator().manual_seed(2))
+    again, masks = fetch(made(tmp_path).load("train"), torch.tensor([3]), 2)
     assert torch.equal(inputs[:1], again)  # type: ignore[arg-type]
     assert torch.equal(targets[:1], masks)  # type: ignore[arg-type]
     assert torch.equal(inputs[0], inputs[2])

@@ -2,30 +2,31 @@ import re
 
 import pytest
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from modules.data.tensors import TensorSplit, check_image_shape, check_split, scale_pixels
+from tests.support.batches import fetch
 
 
 def test_a_tensor_split_slices_in_the_order_asked_for() -> None:
     split = TensorSplit(torch.arange(21).reshape(7, 3), torch.arange(7) * 10)
-    inputs, targets = split.batch(torch.tensor([6, 0, 6]), Generator())
+    inputs, targets = fetch(split, torch.tensor([6, 0, 6]))
     assert torch.equal(inputs, torch.tensor([[18, 19, 20], [0, 1, 2], [18, 19, 20]]))  # type: ignore[arg-type]
     assert torch.equal(targets, torch.tensor([60, 0, 60]))  # type: ignore[arg-type]
     assert (len(split), split.in_memory) == (7, True)
 
 
-def test_a_transform_gets_the_batch_and_its_generator() -> None:
-    def shake(inputs: Tensor, generator: Generator) -> Tensor:
-        return inputs + torch.rand(inputs.shape, generator=generator)
+def test_a_transform_gets_the_batch_and_its_seeds() -> None:
+    def shake(inputs: Tensor, seeds: Tensor) -> Tensor:
+        return inputs + seeds[:, None]
 
     split = TensorSplit(torch.zeros(7, 3, dtype=torch.uint8), torch.zeros(7, dtype=torch.int64), shake)
-    inputs, _ = split.batch(torch.tensor([1, 2]), Generator().manual_seed(4))
-    assert torch.equal(inputs, torch.rand(2, 3, generator=Generator().manual_seed(4)))  # type: ignore[arg-type]
+    inputs, _ = split.batch(torch.tensor([1, 2]), torch.tensor([8, 5]))
+    assert torch.equal(inputs, torch.tensor([[8] * 3, [5] * 3]))  # type: ignore[arg-type]
 
 
 def test_scaled_pixels_reach_from_zero_to_one() -> None:
-    scaled = scale_pixels(torch.tensor([[0, 51, 255]], dtype=torch.uint8), Generator())
+    scaled = scale_pixels(torch.tensor([[0, 51, 255]], dtype=torch.uint8))
     torch.testing.assert_close(scaled, torch.tensor([[0.0, 0.2, 1.0]]))
 
 

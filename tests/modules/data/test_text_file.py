@@ -5,10 +5,11 @@ from typing import Literal, cast
 
 import pytest
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from modules.data.base import DataError
 from modules.data.text_file import TextFile
+from tests.support.batches import fetch
 
 Tokens = Literal["characters", "byte_pairs"]
 TEXT = "to be or not to be\nthat is the question\n" * 5  # 200 characters of 14 kinds
@@ -47,7 +48,7 @@ def test_the_splits_give_the_text_back_in_order(root: str, name: str, tokens: To
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_a_batch_looks_like_the_example(root: str, split: str) -> None:
     data = _data(root)
-    batch = data.load(split).batch(torch.arange(2), Generator())
+    batch = fetch(data.load(split), torch.arange(2))
     for real, blank in zip(batch, data.example(2), strict=True):
         real, blank = cast(Tensor, real), cast(Tensor, blank)
         assert (real.shape, real.dtype) == (blank.shape, blank.dtype) == ((2, 4), torch.int64)

@@ -23,6 +23,7 @@ from modules.data.base import (
 )
 from modules.data.text.pair_split import PairSplit
 from modules.data.translation_pairs import TranslationPairs
+from tests.support.batches import fetch
 
 LINES = {split: f"{split}.*.gz" for split in ("train", "val", "test")}
 TEXTS = {
@@ -66,7 +67,7 @@ def _table(root: Path, **others: Any) -> TranslationPairs:
 
 
 def _batch(split: PairSplit, *indices: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    (source, before), (after, numbers) = split.batch(torch.tensor(indices), Generator())
+    (source, before), (after, numbers) = fetch(split, torch.tensor(indices))
     return source, before, after, numbers
 
 
@@ -171,16 +172,18 @@ def test_pairs_that_fill_no_batch_of_an_epoch_have_random_lengths() -> None:
     assert split.target_lengths[left].float().mean() < 1.1 * split.target_lengths.float().mean()
 
 
-def test_replicas_share_the_same_global_batches() -> None:
-    def fetched(share: DataShard, first: int) -> list[Batch]:
-        return list(training_batches(_long_and_short(), 6, 1, first, 20, 0, share))
+def test_replicas_share_the_same_global_batches_each_padded_to_its_own_longest_text() -> None:
+    def fetched(shard: DataShard, first: int) -> list[Batch]:
+        return list(training_batches(_long_and_short(), 6, 1, first, 20, 0, shard))
 
     whole = fetched(DataShard(), 3)
-    for (inputs, targets), (left, left_targets), (right, right_targets) in zip(
-        whole, fetched(DataShard(0, 2), 3), fetched(DataShard(1, 2), 3), strict=True
-    ):
-        for each, one, two in zip((*inputs, *targets), (*left, *left_targets), (*right, *right_targets), strict=True):
-            assert torch.equal(each, torch.cat([one, two]))
+    for shard in (DataShard(0, 2), DataShard(1, 2)):
+        rows = slice(3 * shard.number, 3 * shard.number + 3)
+        for (sources, targets), (own_sources, own_targets) in zip(whole, fetched(shard, 3), strict=True):
+            for each, own in zip((*sources, *targets), (*own_sources, *own_targets), strict=True):
+                assert torch.equal(each[rows][:, : own.shape[1]] if own.dim() == 2 else each[rows], own)
+            assert (own_sources[0] != PADDING).any(0).all()
+            assert (own_targets[0] != IGNORED).any(0).all()
 
 
 def test_an_epoch_may_be_smaller_than_the_files(root: Path) -> None:

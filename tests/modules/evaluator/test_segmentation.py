@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from sklearn.metrics import f1_score, jaccard_score, roc_auc_score
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from modules.data.base import IGNORED, Batch
 from modules.evaluator.base import MakesArtifacts
@@ -115,7 +115,7 @@ class Shown:
     def __len__(self) -> int:
         return self.size
 
-    def batch(self, indices: Tensor, generator: Generator) -> Batch:
+    def batch(self, indices: Tensor, seeds: Tensor) -> Batch:
         assert indices.tolist() == list(range(2))
         return self.first
 

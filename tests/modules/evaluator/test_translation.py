@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from modules.data.base import END, IGNORED, PADDING, Batch, Data, InputReader, Pair
 from modules.evaluator import translation
@@ -121,7 +121,7 @@ class Five:
     def __len__(self) -> int:
         return 5
 
-    def batch(self, indices: Tensor, generator: Generator) -> Batch:
+    def batch(self, indices: Tensor, seeds: Tensor) -> Batch:
         return _batch(0, len(indices), is_test=True)
 
 

@@ -21,6 +21,7 @@ from modules.model.seq2seq_transformer import Seq2SeqTransformer
 from modules.objective.cross_entropy import CrossEntropy
 from modules.parallel.base import EngineConfig, Rank, TrainingSetup
 from modules.schedule.constant import Constant
+from tests.support.batches import fetch
 from tests.support.engines import MODES, Mode, TrainingResult
 from tests.support.ranks import run_on_ranks
 
@@ -56,10 +57,11 @@ class ReversedNumbers:
         return " ".join(str(word) for word in words.tolist() if word > END)
 
 
-def make_batch(step: int, size: int = BATCH_SIZE) -> Batch:
+def make_batch(step: int, size: int = BATCH_SIZE, rows: slice = slice(None)) -> Batch:
+    """Rows of the batch of a step, padded only to the longest of them, as a replica fetches them."""
     texts = _make_texts()
     split = PairSplit(texts, [list(reversed(text)) for text in texts], range(len(texts)))
-    return split.batch((torch.arange(size) + size * step) % len(texts), torch.Generator())
+    return fetch(split, ((torch.arange(size) + size * step) % len(texts))[rows])
 
 
 def run(rank: Rank, mode: Mode, names: tuple[str, ...]) -> list[TrainingResult]:
@@ -80,8 +82,7 @@ def _run(rank: Rank, mode: Mode, name: str) -> TrainingResult:
     own = slice(coordinates.data * per_replica, (coordinates.data + 1) * per_replica)
     losses, norms = [], []
     for step in range(NUM_STEPS):
-        inputs, targets = (tuple(tensor[own] for tensor in tensors) for tensors in make_batch(step))
-        metrics = engine.train_step((inputs, targets), step)
+        metrics = engine.train_step(make_batch(step, rows=own), step)
         losses.append(float(metrics["loss_nats"]))
         norms.append(float(metrics["grad_norm"]))
     numbers = range(coordinates.data, 4, topology.data)

@@ -21,6 +21,7 @@ from experiments.cli.main import main
 from experiments.components.instantiate import instantiate
 from experiments.trial.trial import Trial, to_yaml
 from modules.evaluator.base import Prediction
+from tests.support.batches import fetch
 from tests.support.waiting import PATIENCE_S
 
 TEXT = "to be or not to be\nthat is the question\n" * 5
@@ -93,7 +94,7 @@ def images(tmp_path_factory: pytest.TempPathFactory, digits: Trial) -> Path:
 
 def of_the_test_split(trial: Trial, count: int) -> np.ndarray:
     split = instantiate(trial.config["data"], "data").load("test")
-    return np.asarray(split.batch(torch.arange(count), torch.Generator())[0])
+    return np.asarray(fetch(split, torch.arange(count))[0])
 
 
 def lathe_predict(trial: Trial, *args: str) -> int:

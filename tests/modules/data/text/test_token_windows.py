@@ -3,14 +3,15 @@ from typing import cast
 
 import pytest
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from modules.data.base import DataError
 from modules.data.text.token_windows import TokenWindows, WindowSizes
+from tests.support.batches import fetch
 
 
 def _see(windows: TokenWindows, indices: list[int], seed: int = 0) -> tuple[list[list[int]], list[list[int]]]:
-    inputs, targets = windows.batch(torch.tensor(indices), Generator().manual_seed(seed))
+    inputs, targets = fetch(windows, torch.tensor(indices), seed)
     return cast(Tensor, inputs).tolist(), cast(Tensor, targets).tolist()
 
 
@@ -29,12 +30,12 @@ def test_the_last_token_is_only_a_target(num_tokens: int, windows: int) -> None:
 
 
 def test_a_batch_is_contiguous_in_memory() -> None:
-    for tensor in TokenWindows(torch.arange(12), 5, shift=True).batch(torch.arange(2), Generator()):
+    for tensor in fetch(TokenWindows(torch.arange(12), 5, shift=True), torch.arange(2)):
         assert cast(Tensor, tensor).is_contiguous()
         assert cast(Tensor, tensor).dtype == torch.int64
 
 
-def test_shifted_windows_depend_only_on_the_generator() -> None:
+def test_shifted_windows_depend_only_on_the_seeds() -> None:
     windows = TokenWindows(torch.arange(100), context_tokens=7, shift=True)
     assert _see(windows, [3, 0, 9], seed=1) == _see(windows, [3, 0, 9], seed=1)
     assert _see(windows, [3, 0, 9], seed=1) != _see(windows, [3, 0, 9], seed=2)
@@ -47,12 +48,6 @@ def test_a_window_can_start_at_every_position_of_a_stream() -> None:
     windows = TokenWindows(torch.arange(13), context_tokens=5, shift=True)  # room for 8 starts
     drawn = {index: {row[0] for row in _see(windows, [index] * 200)[0]} for index in range(2)}
     assert drawn == {0: {0, 1, 2, 3, 4}, 1: {5, 6, 7}}
-
-
-def test_windows_that_are_not_shifted_draw_no_random_numbers() -> None:
-    generator = Generator().manual_seed(4)
-    TokenWindows(torch.arange(13), context_tokens=5).batch(torch.arange(2), generator)
-    assert torch.equal(torch.rand(3, generator=generator), torch.rand(3, generator=Generator().manual_seed(4)))
 
 
 def test_a_stream_of_one_window_less_its_target_is_refused() -> None:
