@@ -25,6 +25,13 @@ class CommandArgument(NamedTuple):
         return self.names[0].startswith("-")
 
     @property
+    def is_required(self) -> bool:
+        """Whether the command cannot do without a value for it."""
+        return bool(self.options.get("required")) or (
+            not self.is_flag and self.options.get("nargs", "+") not in ("?", "*")
+        )
+
+    @property
     def takes_value(self) -> bool:
         """True for a flag that the next word on the command line belongs to."""
         return self.is_flag and "nargs" not in self.options and self.options.get("action") != "store_true"

@@ -116,7 +116,8 @@ def check_values(command: Command, args: argparse.Namespace) -> None:
         label = argument.names[-1] if argument.is_flag else str(argument.options.get("metavar") or name)
         for value in given if isinstance(given, list) else [given]:
             if isinstance(value, str) and not value.strip() and label not in MAY_BE_EMPTY:
-                problems.append(f"{label} is empty; write a value, or leave it out (is a shell variable unset?)")
+                fix = "write a value" if argument.is_required else "write a value, or leave it out"
+                problems.append(f"{label} is empty; {fix} (is a shell variable unset?)")
     if problems:
         raise InputError(list(dict.fromkeys(problems)), f"`lathe {command.name}`")
     if RUNS_DIR in command.arguments:

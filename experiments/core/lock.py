@@ -14,8 +14,16 @@ MODE: Final = "a+"
 """How to open a lock file. On NFS a shared lock needs a readable file, and an exclusive lock a writable one."""
 
 
+STOPPED_S, HELD_S = 5.0, 600.0
+"""How long to wait for a holder that is stopped, and for one that works."""
+
+
 class LocksUnsupportedError(OSError):
     """The file system has no `flock`, as on some clusters."""
+
+
+class LockHeldError(OSError):
+    """Another process keeps a lock; the message names the process and says how to end the wait."""
 
 
 def acquire(file: IO[str], *, shared: bool = False, blocking: bool = True) -> None:
@@ -48,6 +56,63 @@ def locked(path: Path, *, shared: bool = False, blocking: bool = True) -> Iterat
     with path.open(MODE, encoding="utf-8") as file:
         acquire(file, shared=shared, blocking=blocking)
         yield
+
+
+@contextmanager
+def locked_within_limits(path: Path) -> Iterator[None]:
+    """As `locked`, but do not wait for ever: `STOPPED_S` for a holder that is stopped (SIGSTOP, Ctrl-Z), else `HELD_S`.
+
+    Raises:
+        LockHeldError: a holder keeps the lock for longer.
+        OSError: as `acquire`, or the file cannot be opened.
+    """
+    begin, pause_s = time.monotonic(), 0.001
+    with path.open(MODE, encoding="utf-8") as file:
+        while True:
+            try:
+                acquire(file, blocking=False)
+                break
+            except BlockingIOError as err:
+                if (waited_s := time.monotonic() - begin) >= STOPPED_S:
+                    _check_holder(path, file, waited_s, err)
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, 0.2)
+        yield
+
+
+def _check_holder(path: Path, file: IO[str], waited_s: float, err: OSError) -> None:
+    """Raise a LockHeldError if the holder is stopped, or has had `HELD_S`."""
+    pid = _find_holder(file)
+    if pid is not None and _is_stopped(pid):
+        raise LockHeldError(
+            f"process {pid} is stopped and has the lock; continue it with `kill -CONT {pid}`, or end it with "
+            f"`kill -KILL {pid}` ({path})"
+        ) from err
+    if waited_s >= HELD_S:
+        holder = "a process on another machine" if pid is None else f"process {pid}"
+        raise LockHeldError(f"{holder} has had the lock for {HELD_S:.0f} s; wait for it, or end it ({path})") from err
+
+
+def _find_holder(file: IO[str]) -> int | None:
+    """Find the process of this machine that has the lock of an open file."""
+    info = os.fstat(file.fileno())
+    place = f"{os.major(info.st_dev):02x}:{os.minor(info.st_dev):02x}:{info.st_ino}"
+    with suppress(OSError):
+        for line in Path("/proc/locks").read_text(encoding="ascii").splitlines():
+            fields = (
+                line.split()
+            )  # number, kind, ADVISORY, WRITE, process, place, ...; a waiting process has "->" second
+            if fields[1] == "FLOCK" and fields[5] == place:
+                return int(fields[4])
+    return None
+
+
+def _is_stopped(pid: int) -> bool:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] in "Tt"
 
 
 @contextmanager

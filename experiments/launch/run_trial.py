@@ -148,9 +148,7 @@ class _AttemptMonitor:
         """Read the new events and log lines, and show them."""
         events, self.offset = journal.read(self.folder / "journal.jsonl", self.offset)
         if num_signals and not self.num_signals:
-            self._show(
-                lambda: self.display.say("stopping: a checkpoint is being saved (a second signal ends it at once)")
-            )
+            self._show(lambda: self.display.say(self._describe_stop()))
         self.num_signals = num_signals
         for line in self.logs.new_lines() if self.logs is not None else ():
             self._show(partial(self.display.say, line))
@@ -159,6 +157,14 @@ class _AttemptMonitor:
                 self._on_metrics(event)
             elif event["event"] == "state":
                 self._on_state(event)
+
+    def _describe_stop(self) -> str:
+        """Say when a training that was asked to stop ends: its first step comes before its first look at the signal."""
+        if self.last_state is None:
+            action = "the training is still starting; it ends after its first step, with a checkpoint of it"
+        else:
+            action = "the training ends after this step, with a checkpoint of it"
+        return f"stopping: {action} (a second signal ends it at once)"
 
     def _on_metrics(self, event: journal.MetricsEvent) -> None:
         self.metrics |= event["metrics"]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from experiments.core.lock import locked
+from experiments.core.lock import locked_within_limits
 from experiments.core.runs_dir import make_ignored
 from experiments.run import journal
 from experiments.tracking import sqlite_store, store_uri
@@ -161,7 +161,7 @@ class Store:
         database = self._database
         lock = database.with_name(f".{database.name}.lock") if database else runs_dir / ".store.lock"
         lock.parent.mkdir(parents=True, exist_ok=True)
-        with locked(lock):
+        with locked_within_limits(lock):
             if database:
                 repaired = sqlite_store.make_complete(database, _make_sqlite, check_pages=check_pages)
                 moved = sqlite_store.relocate_artifacts(database, store_uri.get_artifacts_folder(uri, runs_dir))

@@ -14,7 +14,7 @@ from experiments.core import atomic, renamed
 from experiments.core.errors import InputError
 from experiments.core.files.field_types import is_map, is_text, matches
 from experiments.core.files.read_file import DamagedFileError, read_json_map
-from experiments.core.lock import locked
+from experiments.core.lock import locked_within_limits
 from experiments.run import journal
 from experiments.run.failure import DATA_LOST
 from experiments.run.state import RunState, determine_state, is_process_alive
@@ -163,7 +163,7 @@ class RunSync:
 
     def _sync(self, uri: str, reconcile: bool, member: SweepMember | None) -> SyncResult:
         store = mlflow_client.open_store(uri, self.trial.runs_dir)
-        with locked(self.trial.folder / "sync.lock"):
+        with locked_within_limits(self.trial.folder / "sync.lock"):
             progress = _RunProgress.load(self._path, self.trial.config["tracking"]["store"] or uri)
             attached = self._attached and self._attached == progress.run_id
             attached = attached and not self._has_lost_journals(progress.offsets)
@@ -191,7 +191,7 @@ class RunSync:
         errors = mlflow_client.get_store_errors()
         try:
             store = mlflow_client.open_store(uri, self.trial.runs_dir)
-            with locked(self.trial.folder / "sync.lock"):
+            with locked_within_limits(self.trial.folder / "sync.lock"):
                 progress = _RunProgress.load(self._path, written or uri)
                 return self._log_model(store, progress, register_as, however_large=True)
         except errors as err:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from experiments.core.errors import InputError
 from experiments.core.files.read_file import DamagedFileError
-from experiments.core.lock import locked
+from experiments.core.lock import locked_within_limits
 from experiments.run.failure import DATA_LOST
 from experiments.run.state import RunState
 from experiments.sweep.ledger import ENDED, Entry
@@ -170,7 +170,7 @@ class SweepSync:
             return SyncSummary(0, 0, (str(error),))
 
     def _sync(self, uri: str, only: Collection[str] | None) -> SyncSummary:
-        with locked(self.sweep.folder / "sync.lock"):
+        with locked_within_limits(self.sweep.folder / "sync.lock"):
             progress = SweepUploadProgress.load(self._path, self._tracking["store"] or uri)
             self._look()
             store = mlflow_client.open_store(uri, self.sweep.runs_dir)

@@ -28,7 +28,7 @@ from modules.parallel.topology import Topology
 from modules.schedule.cosine import Cosine
 from tests.support.ranks import run_on_ranks
 
-BATCH_SIZE, NUM_CLASSES, NUM_WORDS, NUM_STEPS = 8, 6, 12, 20
+BATCH_SIZE, NUM_CLASSES, NUM_WORDS, NUM_STEPS = 8, 6, 12, 10
 IMAGE_SHAPES: dict[str, tuple[int, ...]] = {
     "mlp": (5,), "lenet": (1, 6, 6), "alexnet": (1, 15, 16), "inception_v1": (1, 6, 7), "inception_v3": (1, 20, 21)
 }  # fmt: skip
@@ -187,7 +187,7 @@ def train(rank: Rank, mode: Mode, task: Task) -> TrainingResult:
     )  # fmt: skip
     per_replica = BATCH_SIZE // topology.data
     engine_config = EngineConfig(
-        num_steps=NUM_STEPS,
+        num_steps=max(NUM_STEPS, task.num_steps),
         num_accumulation=task.num_accumulation // topology.data,
         grad_clip_norm=task.grad_clip_norm,
         precision=task.precision,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import io
 import json
 import os
+import secrets
+import stat
 import tarfile
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +20,7 @@ import numpy as np
 from modules.data.base import DataError
 from modules.data.image.decoding import ENDINGS
 
-LABEL = ".cls"
+LABEL, PARTIAL = ".cls", ".partial"
 
 
 @dataclass(frozen=True)
@@ -110,20 +113,42 @@ def _cache_path(paths: Sequence[Path]) -> Path:
 
 def _read(cache_path: Path) -> TarIndex | None:
     try:
+        if not _is_private(cache_path.parent) or not _is_private(cache_path):
+            return None
         with np.load(io.BytesIO(cache_path.read_bytes()), allow_pickle=False) as members:
             return TarIndex(*(members[name] for name in ("shards", "offsets", "sizes", "labels")))
     except Exception:  # a damaged cache raises errors of many classes; it is written again
         return None
 
 
+def _is_private(path: Path) -> bool:
+    """Whether only this user, or root, decides what is at a path: an index of another user would give wrong classes."""
+    info = path.lstat()
+    return info.st_uid in (os.geteuid(), 0) and not stat.S_ISLNK(info.st_mode) and not info.st_mode & stat.S_IWOTH
+
+
 def _write(cache_path: Path, index: TarIndex) -> None:
-    """Write the cache if its folder is writable; several ranks may do so at the same time."""
-    content = io.BytesIO()
-    np.savez(content, shards=index.shards, offsets=index.offsets, sizes=index.sizes, labels=index.labels)
+    """Write the cache if its folder is writable and this user's; several ranks may do so at the same time."""
+    partial = cache_path.with_name(f"{secrets.token_hex(8)}{PARTIAL}")
     try:
-        cache_path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=cache_path.parent, delete=False) as file:
-            file.write(content.getvalue())
-        os.replace(file.name, cache_path)
+        cache_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not _is_private(cache_path.parent):
+            return
+        for left in cache_path.parent.glob(f"*{PARTIAL}"):
+            _remove_if_unused(left)
+        with partial.open("xb") as file:
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            np.savez(file, shards=index.shards, offsets=index.offsets, sizes=index.sizes, labels=index.labels)
+            file.flush()
+            partial.replace(cache_path)
     except OSError:  # the next run indexes again
-        return
+        with contextlib.suppress(OSError):
+            partial.unlink()
+
+
+def _remove_if_unused(partial: Path) -> None:
+    """Remove a file whose writer was killed: a writer that lives has its lock."""
+    with contextlib.suppress(OSError), partial.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        partial.unlink()

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from experiments.cli.command import Command
+from experiments.cli.command import Command, CommandArgument
 from experiments.cli.commands import COMMANDS
 from experiments.cli.main import main
-from experiments.cli.parser import make_parser
+from experiments.cli.parser import MAY_BE_EMPTY, check_values, make_parser
+from experiments.core.errors import InputError
 from tests.conftest import Lathe
 
 HEAVY = ["hydra", "mlflow", "numpy", "omegaconf", "rich", "torch"]
@@ -59,6 +60,24 @@ def test_every_command_names_a_function_that_takes_the_arguments(command: Comman
     function = getattr(importlib.import_module(module), name)
     (parameter,) = inspect.signature(function, eval_str=True).parameters.values()
     assert parameter.annotation is argparse.Namespace
+
+
+POSITIONAL = [
+    (command, named)
+    for command in COMMANDS
+    for named in command.arguments
+    if not named.is_flag and named.options.get("metavar") not in MAY_BE_EMPTY
+]
+
+
+@pytest.mark.parametrize(("command", "named"), POSITIONAL, ids=lambda each: getattr(each, "name", ""))
+def test_only_a_value_that_the_command_can_do_without_may_be_left_out(command: Command, named: CommandArgument) -> None:
+    args = argparse.Namespace(**{named.names[0]: [""] if named.takes_many else "", "runs_dir": "."})
+    with pytest.raises(InputError) as caught:
+        check_values(command, args)
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"{named.options.get('metavar') or named.names[0]} is empty; write a value")
+    assert ("leave it out" in problem) == (named.options.get("nargs") in ("?", "*"))
 
 
 def test_the_version_is_that_of_the_package(lathe: Lathe) -> None:

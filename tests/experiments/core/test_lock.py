@@ -8,12 +8,23 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from experiments.core import lock
 from experiments.core.errors import InputError
-from experiments.core.lock import MODE, LocksUnsupportedError, acquire, locked, locked_patiently
+from experiments.core.lock import (
+    MODE,
+    LockHeldError,
+    LocksUnsupportedError,
+    acquire,
+    locked,
+    locked_patiently,
+    locked_within_limits,
+)
 from experiments.run.lock import lock_run
 from experiments.sweep.ledger import Ledger
 from experiments.tracking import follow_sweep
@@ -85,6 +96,46 @@ def test_a_killed_process_releases_its_lock(tmp_path: Path, shared: bool) -> Non
         holder.wait()
         holder.stdout.close()
     with locked(path, blocking=False):
+        pass
+
+
+HOLD = """
+import fcntl, os, signal, sys
+file = open(sys.argv[1], "a")
+fcntl.flock(file, fcntl.LOCK_EX)
+print(flush=True)
+os.kill(os.getpid(), signal.SIGSTOP)
+signal.pause()
+"""
+
+
+@contextmanager
+def stopped_holder(path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that has a lock and is stopped."""
+    holder = subprocess.Popen([sys.executable, "-I", "-S", "-c", HOLD, str(path)], stdout=subprocess.PIPE)
+    assert holder.stdout is not None
+    try:
+        holder.stdout.readline()
+        yield holder
+    finally:
+        holder.kill()
+        holder.wait()
+        holder.stdout.close()
+
+
+@pytest.mark.parametrize(("is_stopped", "shown"), [(True, "is stopped and has"), (False, "has had the lock for 0 s")])
+def test_no_wait_for_ever_behind_a_holder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_stopped: bool, shown: str
+) -> None:
+    path = tmp_path / "x.lock"
+    monkeypatch.setattr(lock, "STOPPED_S", 0.0)
+    with stopped_holder(path) as holder:
+        if not is_stopped:
+            monkeypatch.setattr(lock, "HELD_S", 0.0)
+            monkeypatch.setattr(lock, "_is_stopped", lambda pid: False)
+        with pytest.raises(LockHeldError, match=f"process {holder.pid} {shown}"), locked_within_limits(path):
+            pass
+    with locked_within_limits(path):
         pass
 
 

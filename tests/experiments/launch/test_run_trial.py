@@ -197,6 +197,20 @@ def test_mlflow_shows_how_each_unfinished_run_ended(
     assert statuses == {"diverges": "FAILED", "is_killed": "KILLED", "is_stopped": "KILLED"}
 
 
+@pytest.mark.parametrize(
+    ("has_started", "shown"), [(False, "still starting; it ends after its first step"), (True, "after this")]
+)
+def test_a_stop_says_when_the_training_ends(tmp_path: Path, has_started: bool, shown: str) -> None:
+    trial, screen = frozen(tmp_path), io.StringIO()
+    if has_started:
+        with Journal(trial.folder / "attempts" / "1" / "journal.jsonl") as journal:
+            journal.state("running", step=0, attempt=1)
+    monitor = launch._AttemptMonitor(trial, 1, Display(screen), num_ranks=1)
+    for num_signals in (0, 1, 1):
+        monitor.update(num_signals)
+    assert screen.getvalue().count("stopping: ") == screen.getvalue().count(shown) == 1
+
+
 class Hanging:
     """A training that answers no signal but SIGKILL; its launching side gets Ctrl-C."""
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from experiments.core import lock
 from experiments.run.journal import Journal
 from experiments.run.state import determine_state, is_process_alive
 from experiments.tracking import mlflow_client, run_sync
@@ -32,6 +33,8 @@ from experiments.tracking.store_uri import (
 from experiments.tracking.sweep_sync import sync_all
 from experiments.trial.parameters import clean_key
 from experiments.trial.trial import Trial
+from tests.experiments.core.test_lock import stopped_holder
+from tests.support.recorded_sweeps import make_swept
 from tests.support.stores import (
     DEAD_PID,
     free_port,
@@ -420,6 +423,19 @@ def test_error_of_a_store_that_is_down_is_one_line_without_password(
     assert "hush" not in message
     assert "\n" not in message
     assert "hush" not in "".join(path.read_text() for path in trial.folder.rglob("*") if path.is_file())
+
+
+def test_a_follower_that_was_stopped_does_not_hold_up_a_sync(runs_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = make_run(runs_dir)
+    start_attempt(trial).close()
+    sweep = make_swept(runs_dir, [{"optimizer.lr": 0.1}])
+    monkeypatch.setattr(lock, "STOPPED_S", 0.0)
+    for folder in (trial.folder, sweep.folder):
+        with stopped_holder(folder / "sync.lock") as holder:
+            summary = sync_all(runs_dir, [folder.name])
+            assert f"kill -CONT {holder.pid}" in summary.failures[0]
+            assert "its journals hold everything, `lathe sync " in summary.failures[0]
+        assert sync_all(runs_dir, [folder.name]).failures == ()
 
 
 def test_store_with_an_unset_environment_variable_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,9 +101,9 @@ def close_assistant(driver: WebDriver) -> None:
     from selenium.webdriver.support.ui import WebDriverWait
 
     button = "[data-component-id='mlflow.assistant.chat_panel.close'], [data-component-id$='setup_close']"
-    for element in WebDriverWait(driver, 30).until(lambda d: d.find_elements(By.CSS_SELECTOR, button)):
+    for element in WebDriverWait(driver, PATIENCE_S).until(lambda d: d.find_elements(By.CSS_SELECTOR, button)):
         element.click()
-    WebDriverWait(driver, 30).until_not(lambda d: d.find_elements(By.CSS_SELECTOR, button))
+    WebDriverWait(driver, PATIENCE_S).until_not(lambda d: d.find_elements(By.CSS_SELECTOR, button))
 
 
 def children(pid: int) -> set[int]:
@@ -146,7 +146,9 @@ def test_two_runs_are_compared_in_the_browser(one_run: Path, tmp_path: Path) -> 
             return driver.find_element(By.TAG_NAME, "body").text
 
         def shows(*texts: str) -> None:
-            WebDriverWait(driver, 90, ignored_exceptions=[Exception]).until(lambda _: all(w in text() for w in texts))
+            WebDriverWait(driver, PATIENCE_S, ignored_exceptions=[Exception]).until(
+                lambda _: all(w in text() for w in texts)
+            )
 
         assert address.endswith("/runs?workflowType=machine_learning")
         driver.get(address)
@@ -155,14 +157,14 @@ def test_two_runs_are_compared_in_the_browser(one_run: Path, tmp_path: Path) -> 
         driver.refresh()
         close_assistant(driver)
         field = (By.CSS_SELECTOR, "input[placeholder='Search metric charts']")
-        WebDriverWait(driver, 90).until(lambda d: d.find_element(*field)).send_keys("train/loss|val/accuracy")
+        WebDriverWait(driver, PATIENCE_S).until(lambda d: d.find_element(*field)).send_keys("train/loss|val/accuracy")
         shows("softmax lr=0.03", "softmax lr=0.3", "train/loss_nats", "val/accuracy_top1")
         plot = "svg.main-svg .scatterlayer .trace path.js-line"
-        WebDriverWait(driver, 90).until(lambda d: len(d.find_elements(By.CSS_SELECTOR, plot)) >= 4)
+        WebDriverWait(driver, PATIENCE_S).until(lambda d: len(d.find_elements(By.CSS_SELECTOR, plot)) >= 4)
         picture = tmp_path / "mlflow-ui.png"
         assert driver.save_screenshot(str(picture))
         driver.get(address)
-        runs = WebDriverWait(driver, 90).until(lambda d: d.find_elements(By.LINK_TEXT, "softmax lr=0.3"))
+        runs = WebDriverWait(driver, PATIENCE_S).until(lambda d: d.find_elements(By.LINK_TEXT, "softmax lr=0.3"))
         driver.get(f"{runs[0].get_attribute('href')}?workflowType=machine_learning")
         shows("train/loss_nats", "Finished")
         search = driver.find_element(By.CSS_SELECTOR, "input[placeholder='Search parameters']")

@@ -67,7 +67,7 @@ def waiter(driver: WebDriver) -> Callable[..., Any]:
     """Wait for an element; the page itself never stops loading."""
     from selenium.webdriver.support.ui import WebDriverWait
 
-    return WebDriverWait(driver, 90, ignored_exceptions=[Exception]).until
+    return WebDriverWait(driver, PATIENCE_S, ignored_exceptions=[Exception]).until
 
 
 def shows(driver: WebDriver, *texts: str) -> None:

@@ -155,7 +155,7 @@ def test_a_second_ctrl_c_ends_a_job_at_once_that_does_not_stop(live: Live) -> No
     launcher = live.start("run", *SMALL)
     os.kill(live.at_step(1), signal.SIGSTOP)  # so that it answers nothing
     launcher.send_signal(signal.SIGINT)
-    live.until(lambda: True if "stopping: a checkpoint is being saved" in live.printed() else None)
+    live.until(lambda: True if "stopping: the training ends after this step" in live.printed() else None)
     launcher.send_signal(signal.SIGINT)
     assert launcher.wait(PATIENCE_S) == 1
     assert "killed: ended by SIGKILL\n" in live.printed()

@@ -1,3 +1,4 @@
+import fcntl
 import io
 import os
 import re
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from experiments.train.data_loading import training_batches
 from modules.data.base import DataError
-from modules.data.image.tar_index import tar_index
+from modules.data.image.tar_index import PARTIAL, tar_index
 from modules.data.image_shards import ImageShards
 from tests.support.batches import fetch
 
@@ -92,6 +93,37 @@ def test_the_index_is_made_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -
         kept[0].write_bytes(damaged)
         assert tar_index("photos", paths).offsets.tolist() == first.offsets.tolist()
     assert sorted(folder.iterdir()) == sorted([*paths, folder / "val-0.tar"]), "nothing is written beside the shards"
+
+
+def test_an_index_that_others_may_write_is_not_used(folder: Path, tmp_path: Path) -> None:
+    paths = sorted(folder.glob("train-*.tar"))
+    expected = tar_index("photos", paths).labels.tolist()
+    (kept,) = (tmp_path / "cache" / "lathe" / "shards").iterdir()
+    zeros = np.zeros(5, np.int64)
+    for foreign in ("file", "link", "folder"):
+        np.savez(tmp_path / "foreign.npz", shards=zeros, offsets=zeros, sizes=zeros, labels=zeros)
+        kept.unlink()
+        if foreign == "link":
+            kept.symlink_to(tmp_path / "foreign.npz")
+        else:
+            (tmp_path / "foreign.npz").rename(kept)
+            (kept if foreign == "file" else kept.parent).chmod(0o777)
+        assert tar_index("photos", paths).labels.tolist() == expected
+        assert not kept.is_symlink()
+    kept.parent.chmod(0o700)
+
+
+def test_files_that_a_killed_writer_left_are_removed(folder: Path, tmp_path: Path) -> None:
+    place = tmp_path / "cache" / "lathe" / "shards"
+    place.mkdir(parents=True)
+    left, in_use = place / f"killed{PARTIAL}", place / f"at_work{PARTIAL}"
+    left.write_bytes(b"half")
+    with in_use.open("xb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        tar_index("photos", sorted(folder.glob("train-*.tar")))
+        assert in_use.exists()
+    assert not left.exists()
+    assert len([*place.iterdir()]) == 2
 
 
 @pytest.mark.parametrize("keeps", ["name and size", "name, size and time", "all but the file itself"])

@@ -42,7 +42,7 @@ def test_every_mode_gives_the_losses_of_one_process(model: str, mode: str) -> No
 @pytest.mark.parametrize("model", MODELS)
 def test_the_reference_training_learns(model: str) -> None:
     result = train_all_models("single")[model]
-    assert result.losses[18] < result.losses[0] - 0.01, "steps 0 and 18 have the same batch"
+    assert result.losses[9] < result.losses[0] - 0.01, "steps 0 and 9 have the same batch"
     assert max(result.norms) > 0.12, "some steps must be clipped"
 
 
@@ -60,7 +60,7 @@ def test_auxiliary_classifiers_learn_in_every_mode(name: str) -> None:
     expected = run_alone(train, MODES["single"], Task("inception_v1"))
     results = run_on_ranks(MODES[name].topology.world, train, MODES[name], Task("inception_v1"))
     assert_alike(results[0], expected)
-    assert expected.weights["auxiliary_4a.head.6.weight"].std() > 0.02, "it has learnt: its initial value is 0.01"
+    assert expected.weights["auxiliary_4a.head.6.weight"].std() > 0.015, "it has learnt: its initial value is 0.01"
 
 
 @pytest.mark.parametrize("name", ["data", "zero1", "pipeline", "pipeline_data"])

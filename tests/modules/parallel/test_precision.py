@@ -21,7 +21,7 @@ from tests.support import engines
 from tests.support.engines import MODES, Mode, Task, TrainingResult, make_batch, make_model, train
 from tests.support.ranks import run_on_ranks
 
-SMALL = Task("mlp", precision="fp16", optimizer=partial(SGD, lr=0.5))
+SMALL = Task("mlp", num_steps=20, precision="fp16", optimizer=partial(SGD, lr=0.5))
 OVERFLOWING = replace(SMALL, optimizer=partial(SGD, lr=1e-3))  # with steps so small that rounding does not grow
 PEERS = {
     "data": ["zero0", "zero1", "zero2", "zero3"],
@@ -76,7 +76,7 @@ def test_replicas_give_the_fp16_losses_of_one_process() -> None:
 )
 def test_a_resume_restores_the_loss_scale(source: str, target: str, tmp_path: Path) -> None:
     expected = train_reference("single" if "single" in (source, target) else "data", True)
-    first = replace(OVERFLOWING, num_steps=10, save=tmp_path / "state")
+    first = replace(OVERFLOWING, save=tmp_path / "state", save_after=10)
     run_on_ranks(MODES[source].topology.world, train_fp16, MODES[source], first, True)
     rest = replace(OVERFLOWING, first_step=10, load=tmp_path / "state")
     result = run_on_ranks(MODES[target].topology.world, train_fp16, MODES[target], rest, True)[0]

@@ -14,7 +14,7 @@ from tests.support.ranks import run_on_ranks
 
 pytestmark = pytest.mark.slow
 
-MODEL, CUT = "gpt_tied", 10
+MODEL, CUT = "gpt_tied", 5
 PAIRS = [
     ("single", "zero3"), ("zero3", "single"), ("data", "data_4"), ("data_4", "single"), ("zero1", "zero1_4"),
     ("zero1_4", "zero2"), ("zero1", "zero3"), ("zero0", "zero2"), ("zero3", "zero3_offload"), ("pipeline", "single"),

@@ -169,9 +169,9 @@ def train_with_zero_0(rank: Rank) -> list[float]:
         patch("modules.parallel.deepspeed_pipeline.STAGE", 0),
         patch.object(Pipeline, "_after_step", lambda self, metrics: metrics),  # stage 0 reports no norm
     ):
-        return train(rank, Mode("pipeline", Topology(pipe=2)), Task("gpt", num_steps=12)).losses
+        return train(rank, Mode("pipeline", Topology(pipe=2)), Task("gpt")).losses
 
 
 def test_deepspeed_still_clips_wrongly_under_stage_0() -> None:
-    expected = train_all_models("single")["gpt"].losses[:12]
+    expected = train_all_models("single")["gpt"].losses
     assert run_on_ranks(2, train_with_zero_0)[0] != pytest.approx(expected, rel=1e-4)
