@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from experiments.config import signature
-from experiments.config.allowlist import GROUPS, find_groups
+from experiments.config.allowlist import GROUPS, PLACES, find_groups
 from experiments.config.signature import Module, SourceError
 
 ROOT = Path(__file__).parent.parent
@@ -33,7 +33,8 @@ HARMLESS = {"importlib.util.find_spec"}
 
 def list_components() -> Iterator[tuple[str, Module, ast.ClassDef]]:
     """Full name, module and class of everything with the mark, found in the source."""
-    for path in sorted(file for folder in ("modules", "launchers") for file in (ROOT / folder).rglob("*.py")):
+    folders = [ROOT / "modules", *(ROOT / place.replace(".", "/") for place in PLACES)]
+    for path in sorted(file for folder in folders for file in folder.rglob("*.py")):
         name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
         module = signature.parse(name)
         for node in module.classes.values():

@@ -176,7 +176,7 @@ COMMANDS = (
         ),
     ),
     Command(
-        "sync", "copy runs to the MLflow store", "experiments.cli.tracking:sync",
+        "sync", "copy runs to MLflow and the other trackers", "experiments.cli.tracking:sync",
         (
             argument("runs", nargs="*", metavar="RUN", completes="run", help="default: all runs in the runs folder"),
             TRUST_CODE, TRUST, RUNS_DIR,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from experiments.components.instantiate import check_trackers
 from experiments.config.allowlist import trusted
 from experiments.config.rules.topology import is_auto
 from experiments.core.console import make_console
@@ -108,6 +109,7 @@ def check(config: dict[str, Any], trust: list[str], initial_weights: Path | None
         PlanError: with every problem.
     """
     plan = make_plan(config)
+    check_trackers(config, trusted(trust))
     if initial_weights is None and (weights := get_initial_weights(config)) is not None:
         initial_weights = find_weights(weights, lambda run: find_trial(run, resolve_runs_dir(config)).folder)
     if plan.topology.pipe > 1 or plan.topology.model > 1 or initial_weights or config.get("freeze"):

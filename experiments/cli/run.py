@@ -164,6 +164,8 @@ def _result_table(result: RunResult) -> Table:
         if result.mlflow.get("model"):
             table.add_row("MLflow model", str(result.mlflow["model"]))
         table.add_row("compare", escape(f"lathe ui --runs-dir {shlex.quote(str(trial.runs_dir))}"))
+    for tracker, page in result.mlflow.get("pages", {}).items():
+        table.add_row(escape(tracker), escape(str(page)))
     if result.status != "finished":
         trust = "".join(f" --trust {name}" for name in trial.provenance["trust"])
         heading = "fix, then resume" if result.status == "failed" else "resume"

@@ -21,7 +21,7 @@ from experiments.core.secrets import resolve
 MAX_ERROR_LENGTH = 500
 
 
-def instantiate(node: dict[str, Any], key: str, trust: Collection[str] = ()) -> Any:
+def instantiate(node: dict[str, Any], key: str, trust: Collection[str] = (), *, group: str | None = None) -> Any:
     """Create the object that a node of the configuration describes, inner nodes first.
 
     All targets are checked before the first constructor runs.
@@ -30,12 +30,30 @@ def instantiate(node: dict[str, Any], key: str, trust: Collection[str] = ()) -> 
         node: plain values with `_target_`. `_partial_: true` gives a factory that takes the remaining arguments.
         key: dotted key of the node, for messages.
         trust: packages, besides the built-in ones, that the configuration may name.
+        group: that the component must be of; None: the one that `key` names.
 
     Raises:
         InputError: a target is not on the allow-list or not in its place, or its constructor rejects the values.
     """
-    _check_targets(node, key, trust, frozenset({key}))
+    _check_targets(node, key, trust, frozenset({group or key}))
     return _create(node, key, trust)
+
+
+def check_trackers(config: Mapping[str, Any], trust: Collection[str] = ()) -> None:
+    """Make the trackers that are not Lathe's once, so that an error in them is reported before the training and not after it.
+
+    Raises:
+        InputError: with all problems.
+    """
+    problems = list[str]()
+    for name, node in (config["tracking"].get("trackers") or {}).items():
+        if not is_own(node["_target_"]):
+            try:
+                instantiate(node, f"tracking.trackers.{name}", trust, group="tracking")
+            except InputError as err:
+                problems += err.problems
+    if problems:
+        raise PlanError(problems, f"the plan for '{config['name']}'")
 
 
 def make_own_launcher(node: Mapping[str, Any]) -> Any:

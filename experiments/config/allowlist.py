@@ -1,6 +1,6 @@
 """The allow-list of `_target_`: which code a configuration may run.
 
-Without trust, a configuration may name Lathe's components (the classes of `modules` and `launchers` with the mark
+Without trust, a configuration may name Lathe's components (the classes of `modules` and of `PLACES` with the mark
 `is_component = True`) and the classes of a short list of torch modules, each only where its group is wanted. With
 `--trust PACKAGE` it may also name the classes and functions of that package, anywhere.
 """
@@ -22,7 +22,12 @@ from experiments.core.errors import InputError
 from experiments.core.files.paths import user_path
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
-OWN = ("modules.", "launchers.")
+PLACES = {
+    "launchers.": "launcher",
+    "experiments.tracking.trackers.": "tracking",
+}
+"""The groups of Lathe's components outside `modules`."""
+OWN = ("modules.", *PLACES)
 MARK = "is_component"
 """Class attribute of Lathe's components; it is not inherited."""
 OPTIMIZERS = (
@@ -35,8 +40,8 @@ TORCH = {
 }
 """The groups that the classes of a torch module can serve."""
 INNER_GROUPS = frozenset({"data", "evaluator", "model", "objective", "optimizer", "parallel", "schedule"})
-"""What a component may hold inside; a launcher is only a part of the root."""
-GROUPS = INNER_GROUPS | {"launcher"}
+"""What a component may hold inside; the others have one place each."""
+GROUPS = INNER_GROUPS | {*PLACES.values()}
 
 
 def settings_file() -> Path:
@@ -167,10 +172,10 @@ def find_groups(target: str) -> frozenset[str]:
 
     A folder of `modules` has the name of its group.
     """
-    package, _, rest = target.partition(".")
-    if package in ("launchers", "modules"):
-        return frozenset({"launcher" if package == "launchers" else rest.partition(".")[0]})
-    return next((groups for prefix, groups in TORCH.items() if target.startswith(prefix)), frozenset())
+    if target.startswith("modules."):
+        return frozenset({target.split(".")[1]})
+    places = {prefix: frozenset({group}) for prefix, group in PLACES.items()} | TORCH
+    return next((groups for prefix, groups in places.items() if target.startswith(prefix)), frozenset())
 
 
 def is_own(target: str) -> bool:

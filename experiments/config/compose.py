@@ -39,6 +39,8 @@ from experiments.core.renamed import suggestion
 from experiments.core.secrets import find_secret_keys
 
 MAY_BE_EMPTY = "experiment"
+MAY_BE_SEVERAL = ("tracking",)
+"""Groups of which a list of options can be chosen, such as ``tracking=[sqlite,tensorboard]``."""
 _HYDRA_LOCK = threading.Lock()
 
 
@@ -188,6 +190,12 @@ def _is_option(override: Override, draft: ConfigDraft) -> bool:
         if group == MAY_BE_EMPTY or "/" in group:
             return override.is_delete()
         fault = f"leaves the required group '{group}' empty; remove that override"
+    elif isinstance(value, list) and group in MAY_BE_SEVERAL and value:
+        unknown = [str(name) for name in value if name not in draft.groups[group]]
+        if not unknown:
+            return True
+        hint = suggestion(unknown[0], draft.groups[group], lists(group))
+        fault = f"contains {unknown[0]!r}, which is not an option of the group '{group}'; {hint}"
     elif isinstance(value, list):
         fault = f"gives several options, but a group takes one; write {group}={value[0] if value else '...'}"
     elif (name := override_text.partition("=")[2].strip("'\"") if override_text else "") in draft.groups[group]:
@@ -218,8 +226,12 @@ def _compose_groups(chosen: list[str], draft: ConfigDraft) -> tuple[DictConfig, 
         raise ConfigError([*draft.problems, *err.problems]) from err
     except (HydraException, OmegaConfBaseException, ValueError, TypeError, AttributeError, RecursionError) as err:
         raise ConfigError([*draft.problems, _describe_composition_error(err, chosen, draft)]) from err
-    choices = defaults_list.overrides.known_choices
-    return tree, {group: option for group, option in choices.items() if not group.startswith("hydra")}
+    choices = {
+        group: option if option is None or isinstance(option, str) else ",".join(option)
+        for group, option in defaults_list.overrides.known_choices.items()
+        if not group.startswith("hydra")
+    }
+    return tree, choices
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Part = dict[str, Any]  # a component: a node with `_target_`, whose schema is the constructor of that class
@@ -157,7 +157,7 @@ class SlurmSchema:
 
 @dataclass
 class TrackingSchema:
-    """Where MLflow stores the runs, and when the journal is synced to it."""
+    """Which trackers get the runs, and when the journal is copied to them. The other keys are MLflow's."""
 
     store: str | None
     """URI of MLflow's backend; null: the SQLite file mlflow.db in runs_dir."""
@@ -169,6 +169,8 @@ class TrackingSchema:
     """Log the final model of a finished run, or of the best trial of a sweep, as an MLflow model."""
     register_as: str | None
     """Name in MLflow's model registry; that model becomes a new version of it. null: not registered."""
+    trackers: dict[str, Part] = field(default_factory=dict)
+    """By name; `tracking=[sqlite,tensorboard]` chooses several. {}: only MLflow."""
 
 
 @dataclass

@@ -15,7 +15,7 @@ from experiments.config.allowlist import GROUPS, OWN, find_groups, is_allowed, i
 from experiments.config.renamed_targets import TARGETS
 from experiments.config.rules.all_rules import find_problems
 from experiments.config.signature import Argument, Module, Signature, SourceError
-from experiments.config.source_map import SourceMap
+from experiments.config.source_map import SourceMap, parents
 from experiments.core import renamed
 from experiments.core.errors import ConfigError
 from experiments.core.files.field_types import MAX_INT
@@ -24,8 +24,10 @@ from experiments.core.secrets import find_secret_keys
 ROOT = "experiments.config.schema.ExperimentSchema"
 MAX_SUGGESTIONS = 100
 MARKS = ("_target_", "_partial_")
-LAUNCHER_METHODS = ("launch", "submit")
-"""A user's launcher has one of these methods."""
+METHODS = {"launcher": ("launch", "submit"), "tracking": ("log_metrics",)}
+"""A user's class for one of these groups has one of these methods."""
+PLURALS = {"tracking.trackers": "tracking"}
+"""The group of the components in a map or list of the schema."""
 
 
 def check_config(
@@ -104,7 +106,8 @@ class Validation:
             else:
                 self._unknown_field(key, value, spec)
         renamed_keys = {renamed.new_name(name, spec.arguments) for name in node if name not in spec.arguments}
-        missing = [name for name in spec.arguments if name not in {*node, *renamed_keys}]
+        known = {*node, *renamed_keys}
+        missing = [name for name, argument in spec.arguments.items() if argument.required and name not in known]
         if is_optional and len(missing) > 1:  # an override has set one key of a section that is null
             parent = prefix.rstrip(".")
             self.problems.append(
@@ -146,7 +149,7 @@ class Validation:
         if value is check.UNKNOWN or (value is None and may_be_null and name in module.classes):
             return value
         if name == "Part":
-            self.check_component(value, key, frozenset({key}))
+            self.check_component(value, key, frozenset({PLURALS.get(next(parents(key), ""), key)}))
         elif name in module.classes and isinstance(value, dict):
             spec = signature.read(f"{module.name}.{name}")
             self._fields(value, spec, f"{key}.", may_be_null)
@@ -259,10 +262,11 @@ class Validation:
                 f"`lathe options {group}` lists the options (a class of yours needs the line `is_component = True`)"
             )
             return None
-        if key == "launcher" and not spec.is_component and not signature.has_method(spec, LAUNCHER_METHODS):
+        wanted = next((group for group in METHODS if group in groups), None)
+        if wanted and not spec.is_component and not signature.has_method(spec, METHODS[wanted]):
             self.problems.append(
-                f"{setting} is not a class for 'launcher', because it does not implement {' or '.join(LAUNCHER_METHODS)}; "
-                "`lathe options launcher` lists the options"
+                f"{setting} is not a class for '{wanted}', because it does not implement {' or '.join(METHODS[wanted])}; "
+                f"`lathe options {wanted}` lists the options"
             )
             return None
         return spec
@@ -384,4 +388,4 @@ def _item_class(annotation: ast.expr | None, module: Module) -> ast.expr | None:
     if not isinstance(annotation, ast.Subscript):
         return None
     item = annotation.slice.elts[-1] if isinstance(annotation.slice, ast.Tuple) else annotation.slice
-    return item if isinstance(item, ast.Name) and item.id in module.classes else None
+    return item if isinstance(item, ast.Name) and item.id in ("Part", *module.classes) else None

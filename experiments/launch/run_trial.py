@@ -1,4 +1,4 @@
-"""The launching side of a run: starts an attempt, shows its progress, syncs it to MLflow and records how it ended."""
+"""The launching side of a run: starts an attempt, shows its progress, has it copied to the trackers, and records how it ended."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class RunResult:
     metrics: dict[str, float] = field(default_factory=dict)
     """The last value of every metric, by name."""
     mlflow: dict[str, Any] = field(default_factory=dict)
-    """The last report of the sync: run_id, experiment_id, pending, model, warning, error."""
+    """The last report of the sync: run_id, experiment_id, pending, model, warning, pages, error."""
 
 
 def uses_scheduler(config: Mapping[str, Any]) -> bool:
@@ -300,12 +300,12 @@ class _SignalForwarder:
 
 
 def start_sync(trial: Trial, attempt: int, trust: Sequence[str] = ()) -> subprocess.Popen[str]:
-    """Start the process that syncs a run to MLflow while it trains.
+    """Start the process that copies a run to its trackers while it trains.
 
     Args:
         trial: the run.
         attempt: number of the attempt.
-        trust: packages whose code the logged model may include.
+        trust: packages whose code a tracker, and the logged model, may include.
     """
     module = [sys.executable, "-P", "-m", "experiments.tracking.follow_run"]
     command = [*module, str(trial.folder), "--attempt", str(attempt), *(f"--trust={package}" for package in trust)]
@@ -329,14 +329,14 @@ def _finish_sync(monitor: _AttemptMonitor, result: RunResult, timeout_s: float) 
         return
     if monitor.sync is None and monitor.folder.is_dir():
         monitor.start_sync()
-    later = f"MLflow does not have all of this run yet; run `lathe sync {monitor.trial.reference}` later"
+    later = f"the trackers do not have all of this run yet; run `lathe sync {monitor.trial.reference}` later"
     if monitor.sync is None:
         monitor.display.say(later)
         return
     assert monitor.sync.stdin is not None
     monitor.sync.stdin.close()  # this ends the sync, also if a full disk prevented outcome.json
     try:
-        with monitor.display.waiting("syncing the run to MLflow"):
+        with monitor.display.waiting("copying the run to its trackers"):
             monitor.sync.wait(timeout_s)
     except (KeyboardInterrupt, subprocess.TimeoutExpired):
         monitor.display.say(f"the sync continues in the background (process {monitor.sync.pid})")

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from experiments.components.instantiate import check_trackers
 from experiments.config import options
 from experiments.config.allowlist import trusted
 from experiments.config.compose import compose
@@ -55,6 +56,7 @@ def prepare(
         InputError: with all problems of all trials.
     """
     templates, experiment = _compose_all(spec, config_dirs, trust, experiment)
+    check_trackers(experiment.config, trusted(trust))
     trials = list(_list_trials(spec, templates, LedgerState()))
     return SweepDraft(spec, experiment, templates, trials)
 

@@ -13,13 +13,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
+from experiments.config.allowlist import allow_local_packages
 from experiments.run import journal
 from experiments.run.folder_watch import FolderWatch
 from experiments.run.state import is_process_alive
-from experiments.tracking.run_sync import RunSync, SyncResult
-from experiments.tracking.store_uri import StoreError
+from experiments.tracking.run_sync import RunTrackers, SyncResult
 from experiments.trial.trial import Trial
 
 _POLL_S = 1.0
@@ -36,28 +36,35 @@ def follow(
         trial: the run to follow.
         attempt: the attempt whose outcome ends it.
         left: set when the launcher is gone, at the end of the attempt or because it died.
-        trust: packages whose code the logged model may include.
+        trust: packages whose code a tracker, and the logged model, may include.
         grace_s: how long to retry a failing store after the end of the attempt; before it there is no limit. An error
             that no retry can mend is not retried then.
         say: called with a JSON line when the store is first reached, fails, works again, and at the end:
             run_id, experiment_id, pending (events not yet in the store), model (its MLflow URI), warning (why the model
-            was not logged, or what was repaired), error (null if there is none).
+            was not logged, or what was repaired), pages (where to look, by tracker), error (null if there is none).
 
     Returns:
         0 when the store has everything; 1 when retrying ended, or the folder is gone, with the reason on stderr.
     """
-    run, watch = RunSync(trial, tuple(trust)), FolderWatch(trial.folder)
+    run, watch = RunTrackers(trial, tuple(trust)), FolderWatch(trial.folder)
     synced, error, ended_at, pause_s = SyncResult(None, None, 0), "", None, _POLL_S
 
     def report() -> None:
-        line = {"run_id": synced.run_id, "experiment_id": synced.experiment_id, "pending": run.count_pending()}
-        line |= {"model": synced.model.uri if synced.model else None, "warning": synced.warning}
+        line: dict[str, Any] = {
+            "run_id": synced.run_id,
+            "experiment_id": synced.experiment_id,
+            "pending": run.count_pending(),
+        }
+        line |= {
+            "model": synced.model.uri if synced.model else None,
+            "warning": synced.warning,
+            "pages": dict(synced.pages),
+        }
         say(json.dumps(line | {"error": error or None}))
 
     while True:
         if watch.is_gone(0.0 if left.is_set() else None):
-            if synced.run_id:
-                run.mark_gone(synced.run_id)
+            run.mark_gone()
             print(f"{trial.folder} is gone, so nothing more is copied", file=sys.stderr, flush=True)
             return 1
         # Checked before the upload, which then includes everything that was written.
@@ -66,16 +73,22 @@ def follow(
         ended = abandoned or has_outcome
         if ended and ended_at is None:
             ended_at, pause_s = time.monotonic(), _POLL_S
-        try:
-            result, known = run.sync(reconcile=abandoned), synced.run_id
-            result = replace(result, warning=result.warning or synced.warning)
-            has_news, synced, error, pause_s = bool(error) or known != result.run_id, result, "", _POLL_S
+        result, known = run.sync(reconcile=abandoned), synced
+        synced = replace(
+            result, run_id=result.run_id or known.run_id, experiment_id=result.experiment_id or known.experiment_id,
+            warning=result.warning or known.warning, pages={**known.pages, **result.pages},
+        )  # fmt: skip
+        failure, before = result.failures[0] if result.failures else None, error
+        error = "" if failure is None else str(failure)
+        if failure is None:
+            has_news, pause_s = bool(before) or (known.run_id, known.pages) != (synced.run_id, synced.pages), _POLL_S
             if ended:
                 report()
                 return 0
-        except StoreError as err:
-            has_news, error, pause_s = not error, str(err), min(pause_s * 2, _LONGEST_PAUSE_S)
-            if ended_at is not None and (err.is_permanent or time.monotonic() - ended_at >= grace_s):
+        else:
+            has_news, pause_s = not before, min(pause_s * 2, _LONGEST_PAUSE_S)
+            is_permanent = all(one.is_permanent for one in result.failures)
+            if ended_at is not None and (is_permanent or time.monotonic() - ended_at >= grace_s):
                 report()
                 print(f"StoreError: {error}", file=sys.stderr, flush=True)
                 return 1
@@ -108,13 +121,14 @@ def main() -> NoReturn:
     parser.add_argument("run", type=Path, metavar="RUN_FOLDER")
     parser.add_argument("--attempt", type=int, help="default: the newest attempt")
     parser.add_argument("--grace-s", type=float, default=30.0)
-    parser.add_argument("--trust", action="append", default=[], help="packages whose code the logged model may include")
+    parser.add_argument("--trust", action="append", default=[], help="packages whose code may run")
     args = parser.parse_args()
     if not (args.run / "trial.yaml").is_file():
         parser.error(f"{args.run} is not a run folder: it has no trial.yaml; name a run folder")
     # Ctrl-C and a closed terminal make the launcher end the run; the rest of the run still has to be uploaded.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    allow_local_packages(args.trust)
     trial = Trial(args.run.resolve())
     attempts = trial.attempts()
     attempt = args.attempt or (int(attempts[-1].name) if attempts else 1)

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import TextIO
 
+from experiments.config.allowlist import allow_local_packages
 from experiments.core import lock
 from experiments.sweep.sweep import Sweep
 from experiments.tracking.sweep_sync import DAMAGE_ERRORS, SweepSync, read_tracking_config
@@ -100,8 +101,9 @@ def main() -> int:
     os.nice(NICENESS)
     parser = argparse.ArgumentParser(prog="python -m experiments.tracking.follow_sweep", description=__doc__)
     parser.add_argument("sweep", type=Path, metavar="SWEEP_FOLDER")
-    parser.add_argument("--trust", action="append", default=[], help="packages whose code the logged model may include")
+    parser.add_argument("--trust", action="append", default=[], help="packages whose code may run")
     args = parser.parse_args()
+    allow_local_packages(args.trust)
     sweep = Sweep(args.sweep.resolve(), tuple(args.trust))
     if not _exists(sweep):
         print(f"{sweep.folder} is not a sweep: it has no sweep.yaml; name the folder of a sweep", file=sys.stderr)

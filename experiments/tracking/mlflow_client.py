@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -14,6 +13,7 @@ from experiments.core.lock import locked_within_limits
 from experiments.core.runs_dir import make_ignored
 from experiments.run import journal
 from experiments.tracking import sqlite_store, store_uri
+from experiments.tracking.trackers.base import StoredRun
 from experiments.trial.parameters import MAX_TAG, clean_key, mask_password
 
 if TYPE_CHECKING:
@@ -28,20 +28,6 @@ REFUSALS = ("INVALID_PARAMETER_VALUE", "PERMISSION_DENIED", "UNAUTHENTICATED", "
 DROPPED_VARIABLES = ("MLFLOW_ACTIVE_MODEL_ID", "_MLFLOW_ACTIVE_MODEL_ID", "MLFLOW_ENABLE_ASYNC_LOGGING")
 """Of the user's own use of MLflow: they would attach our points to another model, or hide that a point was refused."""
 SCHEMA_SIGNS = ("out-of-date database schema", "Can't locate revision")
-
-
-@dataclass(frozen=True)
-class StoredRun:
-    """A run in a store."""
-
-    run_id: str
-    experiment_id: str
-    params: Collection[str]
-    """Names of its parameters."""
-    tags: Mapping[str, str]
-    was_deleted: bool
-    """Whether it was deleted and is restored now."""
-    has_points: bool
 
 
 def get_store_errors() -> tuple[type[Exception], ...]:

@@ -1,4 +1,4 @@
-"""Uploads the journals of a run to MLflow, live or later. A repeated sync changes nothing."""
+"""Copies the journals of a run to its trackers, live or later. A repeated sync changes nothing."""
 
 from __future__ import annotations
 
@@ -6,37 +6,24 @@ import contextlib
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-from experiments.core import atomic, renamed
 from experiments.core.errors import InputError
-from experiments.core.files.field_types import is_map, is_text, matches
-from experiments.core.files.read_file import DamagedFileError, read_json_map
 from experiments.core.lock import locked_within_limits
 from experiments.run import journal
 from experiments.run.failure import DATA_LOST
-from experiments.run.state import RunState, determine_state, is_process_alive
-from experiments.tracking import mlflow_client, run_tags, store_uri
-from experiments.tracking.mlflow_client import Store, StoredRun
-from experiments.tracking.model import log_model
-from experiments.trial.parameters import clean_key, flatten_config, format_param, mask_password
+from experiments.run.state import determine_state, is_process_alive
+from experiments.tracking import run_tags, store_uri
+from experiments.tracking.run_tags import SweepMember
+from experiments.tracking.store_uri import StoreError
+from experiments.tracking.trackers.base import LoggedModel, RunInfo, StoredRun, Tracker
+from experiments.tracking.trackers.make_tracker import MLFLOW, list_trackers, make_tracker
+from experiments.tracking.trackers.progress_file import RunProgress
+from experiments.trial.parameters import clean_key, flatten_config, format_param
 from experiments.trial.trial import Trial
 
 _BLOCK_BYTES = 1 << 20
-MLFLOW_STATUS = {
-    "running": "RUNNING",
-    "finished": "FINISHED",
-    "failed": "FAILED",
-    "interrupted": "KILLED",
-    "killed": "KILLED",
-    # Only trials of a sweep have these states. A pruned trial is FINISHED: its curve can be compared, and the tag
-    # `lathe.state` distinguishes it.
-    "pending": "SCHEDULED",
-    "pruned": "FINISHED",
-    "cancelled": "KILLED",
-}
 
 
 @dataclass(frozen=True)
@@ -50,135 +37,129 @@ class SyncResult:
     """Its final model, if the store has it."""
     warning: str | None = None
     """Why the model could not be logged, or what was repaired in the store."""
-
-
-@dataclass(frozen=True)
-class LoggedModel:
-    """The final model of a run in its store."""
-
-    id: str
-    name: str = ""
-    """The registered name; "" if it is not registered."""
-    version: str = ""
-
-    @property
-    def uri(self) -> str:
-        """The URI by which MLflow loads the model."""
-        return f"models:/{self.name}/{self.version}" if self.name else f"models:/{self.id}"
-
-
-@dataclass(frozen=True)
-class SweepMember:
-    """What a sweep knows about the run of one of its trials."""
-
-    name: str
-    tags: Mapping[str, str]
-    params: Mapping[str, str]
-    state: RunState
-    """From the ledger, which overrides the files of the trial."""
-    since: float
-    """Time of that state: the start of a run whose journal has no event yet."""
-    measured: journal.MetricsEvent | None = None
-    """The cost metrics of the ledger, once the trial has ended."""
-
-
-@dataclass
-class _RunProgress:
-    """How much of a run is in the store; `sync.json` in the run folder."""
-
-    store: str
-    run_id: str = ""
-    experiment_id: str = ""
-    offsets: dict[str, int] = field(default_factory=dict)  # attempt -> bytes of its journal
-    artifacts: list[str] = field(default_factory=list)  # paths still to upload
-    last_state: dict[str, Any] | None = None
-    last_time: float = 0.0
-    name: str = ""
-    tags: dict[str, str] = field(default_factory=dict)  # only those that change
-    status: list[Any] | None = None  # MLflow's status, end time
-    model: str = ""  # id of the final model, once it is logged
-    versions: dict[str, str] = field(default_factory=dict)  # its versions by registered name
-
-    @classmethod
-    def load(cls, path: Path, name: str) -> _RunProgress:
-        """Read the file; start over if it is missing, damaged or about another store."""
-        try:
-            progress = cls(**read_json_map(path))
-            if not matches(vars(progress), {"store": is_text, "run_id": is_text, "offsets": is_map, "tags": is_map}):
-                raise TypeError("a field has a value of the wrong type")
-            if progress.last_state is not None:  # the first version stored its own names of states
-                progress.last_state["state"] = renamed.state(progress.last_state["state"])
-        except (DamagedFileError, TypeError, KeyError):
-            return cls(store=name)
-        return progress if progress.store == name else cls(store=name)
-
-    def save(self, path: Path) -> None:
-        atomic.write_text(path, json.dumps(asdict(self), indent=1) + "\n")
+    page: str = ""
+    """Where to look at the run."""
+    pages: Mapping[str, str] = field(default_factory=dict)
+    """The same of several trackers, by label."""
+    failures: tuple[StoreError, ...] = ()
+    """Of the trackers that refused something."""
 
 
 def sync_run(trial: Trial, trust: tuple[str, ...] = ()) -> SyncResult:
-    """Upload the journals, parameters, artifacts and status of a run that are not in its store yet.
+    """Copy the journals, parameters, artifacts and status of a run that its trackers do not have yet.
 
     Args:
         trial: the run.
-        trust: packages whose code the logged model may include.
+        trust: packages whose code a tracker, and the logged model, may include.
 
     Raises:
-        StoreError: the store refused something; the next sync continues from there.
+        StoreError: a tracker refused something, after all others have everything; the next sync continues from there.
     """
-    return RunSync(trial, trust).sync(reconcile=True)
+    result = RunTrackers(trial, trust).sync(reconcile=True)
+    if result.failures:
+        raise result.failures[0]
+    return result
 
 
-class RunSync:
-    """Syncs one run, once or repeatedly. Each sync holds the lock of the run, so that two processes take turns."""
+class RunTrackers:
+    """All trackers of a run. One that fails does not stop the others."""
 
     def __init__(self, trial: Trial, trust: tuple[str, ...] = ()) -> None:
         """
         Args:
             trial: the run.
-            trust: packages whose code the logged model may include.
+            trust: packages whose code a tracker, and the logged model, may include.
         """
-        self.trial, self.trust = trial, trust
+        self.trial = trial
+        self.syncs = [RunSync(trial, trust, label) for label in list_trackers(trial.config)]
+
+    def sync(self, *, reconcile: bool) -> SyncResult:
+        """Sync with every tracker; the ids and the model are MLflow's. For the argument see `RunSync.sync`."""
+        results, failures = dict[str, SyncResult](), list[StoreError]()
+        for one in self.syncs:
+            try:
+                results[one.label] = one.sync(reconcile=reconcile)
+            except StoreError as err:
+                failures.append(err)
+        points = max((result.points for result in results.values()), default=0)
+        warning = "; ".join(filter(None, (result.warning for result in results.values()))) or None
+        pages = {label: result.page for label, result in results.items() if result.page}
+        mlflow = results.get(MLFLOW, SyncResult(None, None, 0))
+        return replace(mlflow, points=points, warning=warning, failures=tuple(failures), pages=pages)
+
+    def count_pending(self) -> int:
+        """Count the events that a tracker does not have yet."""
+        return max(one.count_pending() for one in self.syncs)
+
+    def mark_gone(self) -> None:
+        """Mark the run as failed, because its folder is gone, with every tracker that has it."""
+        for one in self.syncs:
+            with contextlib.suppress(StoreError):
+                one.mark_gone()
+
+
+class RunSync:
+    """Syncs a run with one tracker, once or repeatedly. Each sync holds the lock of the run, so that two processes take turns."""
+
+    def __init__(self, trial: Trial, trust: tuple[str, ...] = (), label: str = MLFLOW) -> None:
+        """
+        Args:
+            trial: the run.
+            trust: packages whose code the tracker, and the logged model, may include.
+            label: key of the tracker in `tracking.trackers`.
+        """
+        self.trial, self.trust, self.label = trial, trust, label
+        self._tracker: Tracker | None = None
         self._attached = ""  # the run id that this process found in the store
         self._known_params: set[str] = set()
+        self._last_steps: Mapping[str, int] = {}
+        self._warnings: tuple[str, ...] = ()
+        self._page = ""
+
+    @property
+    def tracker(self) -> Tracker:
+        """The tracker, made when it is first needed.
+
+        Raises:
+            StoreError: its code is not trusted, or refuses the values of the configuration.
+        """
+        if self._tracker is None:
+            self._tracker = make_tracker(self.trial, self.label, self.trust)
+        return self._tracker
 
     def sync(self, *, reconcile: bool, member: SweepMember | None = None) -> SyncResult:
-        """Upload what is new and set the status.
+        """Copy what is new and set the status.
 
         Args:
             reconcile: whether to set a run to killed if its process is gone.
             member: for a trial of a sweep, whose parent run must exist.
 
         Raises:
-            StoreError: the store refused something.
+            StoreError: the tracker refused something.
         """
-        uri, _ = store_uri.resolve_trial_store(self.trial), self.trial.provenance
-        name, written = self.trial.folder.name, self.trial.config["tracking"]["store"]
-        errors = mlflow_client.get_store_errors()
         try:
-            return mlflow_client.retry_damaged(uri, self.trial.runs_dir, lambda: self._sync(uri, reconcile, member))
-        except errors as err:
+            return self.tracker.guard(self.trial, lambda: self._sync(reconcile, member))
+        except StoreError:
             self._attached = ""
-            raise mlflow_client.make_store_error(err, name, written, uri, name) from err
+            raise
 
-    def _sync(self, uri: str, reconcile: bool, member: SweepMember | None) -> SyncResult:
-        store = mlflow_client.open_store(uri, self.trial.runs_dir)
+    def _sync(self, reconcile: bool, member: SweepMember | None) -> SyncResult:
         with locked_within_limits(self.trial.folder / "sync.lock"):
-            progress = _RunProgress.load(self._path, self.trial.config["tracking"]["store"] or uri)
+            progress = RunProgress.load(self._path, self._address)
             attached = self._attached and self._attached == progress.run_id
             attached = attached and not self._has_lost_journals(progress.offsets)
-            if not attached and not self._attach(store, progress, member):
+            if not attached and not self._attach(progress, member):
                 return SyncResult(None, None, 0)
-            points = self._upload(store, progress)
+            points = self._upload(progress)
             if member is not None and member.measured is not None:
-                store.log_metrics(progress.run_id, [member.measured])
-            self._set_status(store, progress, reconcile, member)
-            self._upload_artifacts(store, progress)
+                self.tracker.log_metrics(self._select_new([member.measured]))
+            self._set_status(progress, reconcile, member)
+            self._upload_artifacts(progress)
             should_log = self._should_log_model(progress, member)
-            model, warning = self._try_model(store, progress) if should_log else (None, None)
-        if member is None:  # the sweep reports those of its own trials
-            warning = "; ".join([*store.take_warnings(), *([warning] if warning else [])]) or None
-        return SyncResult(progress.run_id, progress.experiment_id, points, model, warning)
+            model, warning = self._try_model(progress) if should_log else (None, None)
+        warning = "; ".join([*self._warnings, *([warning] if warning else [])]) or None
+        self._warnings = ()
+        return SyncResult(progress.run_id, progress.experiment_id, points, model, warning, self._page)
 
     def log_model(self, register_as: str | None = None) -> LoggedModel:
         """Log and register the final model of a run that is in the store, unless that is done.
@@ -187,21 +168,20 @@ class RunSync:
             InputError: the run has no model.
             StoreError: the store refused it.
         """
-        uri, written = store_uri.resolve_trial_store(self.trial), self.trial.config["tracking"]["store"]
-        errors = mlflow_client.get_store_errors()
-        try:
-            store = mlflow_client.open_store(uri, self.trial.runs_dir)
+
+        def log() -> LoggedModel | None:
             with locked_within_limits(self.trial.folder / "sync.lock"):
-                progress = _RunProgress.load(self._path, written or uri)
-                return self._log_model(store, progress, register_as, however_large=True)
-        except errors as err:
-            name = self.trial.folder.name
-            raise mlflow_client.make_store_error(err, name, written, uri, name) from err
+                progress = RunProgress.load(self._path, self._address)
+                self._attach(progress, None)
+                return self._log_model(progress, register_as, however_large=True)
+
+        model = self.tracker.guard(self.trial, log)
+        assert model is not None, f"{self.label} stores no models"
+        return model
 
     def count_pending(self) -> int:
         """Count the events that are not in the store yet."""
-        name = self.trial.config["tracking"]["store"] or store_uri.resolve_trial_store(self.trial)
-        offsets = _RunProgress.load(self._path, name).offsets
+        offsets = RunProgress.load(self._path, self._address).offsets
         lines = 0
         for path in journal.journals(self.trial.folder):
             with path.open("rb") as file:
@@ -211,34 +191,38 @@ class RunSync:
 
     @property
     def _path(self) -> Path:
-        return self.trial.folder / "sync.json"
+        return self.trial.folder / ("sync.json" if self.label == MLFLOW else f"sync_{self.label}.json")
 
-    def _attach(self, store: Store, progress: _RunProgress, member: SweepMember | None) -> bool:
-        """Find or create the MLflow run and log its parameters; False before the first event."""
+    @property
+    def _address(self) -> str:
+        """What the progress file is about: another store, or another tracker, starts over."""
+        if self.label == MLFLOW:
+            return str(self.trial.config["tracking"]["store"] or store_uri.resolve_trial_store(self.trial))
+        return json.dumps(self.trial.config["tracking"]["trackers"][self.label], sort_keys=True)
+
+    def _attach(self, progress: RunProgress, member: SweepMember | None) -> bool:
+        """Find or create the run in the store and log its parameters; False before the first event."""
         started = _find_start(self.trial) or (member.since if member else None)
         if started is None:
             return False
-        run = store.get_run(progress.run_id) if progress.run_id else None
-        if run is None:
-            run = self._find_or_create(store, started, member)
-        if self._has_lost_journals(progress.offsets, run):
-            self._set_lost_run_aside(store, run.run_id, run.tags.get("mlflow.runName", ""))
-            run = self._find_or_create(store, started, member)
-        if run.run_id != progress.run_id:
+        name = member.name if member else str(self.trial.config["name"])
+        params = flatten_config(self.trial.config) | dict(member.params if member else {})
+        tags = run_tags.make_run_tags(self.trial) | dict(member.tags if member else {})
+        info = RunInfo(self.trial, name, started, tags, params, is_trial=member is not None)
+        run = self.tracker.open(info, progress.run_id)
+        is_lost = self._has_lost_journals(progress.offsets, run)
+        if is_lost:
+            run = self.tracker.open(info, "", fresh=True)
+        if is_lost or run.run_id != progress.run_id:
             self._start_over(progress, run)
         # A process that was killed may have set tags after it last saved what it had done.
         progress.tags |= run_tags.select_transient_tags(run.tags)
-        self._known_params = set(run.params)
-        self._log_params(store, run.run_id, flatten_config(self.trial.config) | dict(member.params if member else {}))
+        self._known_params, self._last_steps = set(run.params), run.last_steps or {}
+        self._warnings, self._page = run.warnings, run.page
+        self._log_params(params)
         progress.save(self._path)
         self._attached = run.run_id
         return True
-
-    def _find_or_create(self, store: Store, started: float, member: SweepMember | None) -> StoredRun:
-        config, key = self.trial.config, {"lathe.run_key": self.trial.provenance["run_key"]}
-        tags = run_tags.make_run_tags(self.trial) | dict(member.tags if member else {})
-        name = member.name if member else str(config["name"])
-        return store.find_or_create_run(config["tracking"]["experiment"], key, name=name, started=started, tags=tags)
 
     def _has_lost_journals(self, offsets: Mapping[str, int], run: StoredRun | None = None) -> bool:
         """Whether journals that are in the store have lost lines, and later attempts have repeated their steps.
@@ -258,35 +242,28 @@ class RunSync:
             lost += [last] if last and min(attempts, default=0) > last else []
         return bool(lost) and max(attempts, default=0) > max(lost)
 
-    def _set_lost_run_aside(self, store: Store, run_id: str, name: str) -> None:
-        """Mark the MLflow run of attempts whose files are lost, and take its key away, so that a new run gets it."""
-        reason = (
-            "files of this run were removed while it trained, so it was run again from the start as another MLflow run"
-        )
-        mark_lost(store, run_id, reason, time.time())
-        store.rename(run_id, f"{name} ({DATA_LOST})")
-        store.set_tags(run_id, {"lathe.run_key": f"{self.trial.provenance['run_key']}-lost-{run_id[:8]}"})
+    def mark_gone(self) -> None:
+        """Mark the run as failed, because its folder is gone. The store must have it."""
+        if not self._attached:
+            return
+        reason = f"its folder is gone: {self.trial.folder} was removed or renamed while it trained"
 
-    def mark_gone(self, run_id: str) -> None:
-        """Mark the MLflow run as failed because the folder of the run is gone."""
-        uri, errors = store_uri.resolve_trial_store(self.trial), mlflow_client.get_store_errors()
-        with contextlib.suppress(*errors):
-            reason = f"its folder is gone: {self.trial.folder} was removed or renamed while it trained"
-            mark_lost(mlflow_client.open_store(uri, self.trial.runs_dir), run_id, reason, time.time())
+        def mark() -> None:
+            self.tracker.set_tags({"lathe.state": "failed", "lathe.failure": DATA_LOST, "lathe.reason": reason})
+            self.tracker.set_status("failed", time.time())
 
-    def _start_over(self, progress: _RunProgress, run: StoredRun) -> None:
+        self.tracker.guard(self.trial, mark)
+
+    def _start_over(self, progress: RunProgress, run: StoredRun) -> None:
         code = sorted(path for path in (self.trial.folder / "code").glob("*") if path.is_file())
         progress.run_id, progress.experiment_id = run.run_id, run.experiment_id
         progress.offsets, progress.last_state, progress.last_time = {}, None, 0.0
-        progress.name, progress.tags, progress.status = (
-            run.tags.get("mlflow.runName", ""),
-            run_tags.select_transient_tags(run.tags),
-            None,
-        )
+        progress.name, progress.status = run.tags.get("mlflow.runName", ""), None
+        progress.tags = run_tags.select_transient_tags(run.tags)
         progress.model, progress.versions = "", {}
         progress.artifacts = ["trial.yaml", "provenance.yaml", *(f"code/{path.name}" for path in code)]
 
-    def _upload(self, store: Store, progress: _RunProgress) -> int:
+    def _upload(self, progress: RunProgress) -> int:
         """Send the events beyond the offsets; after a crash between two saves they are sent again."""
         paths = journal.journals(self.trial.folder)
         points = 0
@@ -298,31 +275,43 @@ class RunSync:
                 if end == offset:
                     break
                 new = list(journal.first_writes(events, journal.highest_steps(paths[:number])))
-                points += self._send(store, progress, new)
+                points += self._send(progress, new)
                 progress.offsets[attempt] = end
                 progress.save(self._path)
         return points
 
-    def _send(self, store: Store, progress: _RunProgress, events: Sequence[journal.Event]) -> int:
-        points = store.log_metrics(progress.run_id, (event for event in events if event["event"] == "metrics"))
-        store.log_data(progress.run_id, [event for event in events if event["event"] == "data"])
+    def _send(self, progress: RunProgress, events: Sequence[journal.Event]) -> int:
+        points = self._select_new([event for event in events if event["event"] == "metrics"])
+        if points:
+            self.tracker.log_metrics(points)
+        if data := [event for event in events if event["event"] == "data"]:
+            self.tracker.log_data(data)
         for event in events:
             progress.last_time = max(progress.last_time, event["time"])
             if event["event"] == "params":
-                texts = {clean_key(key): format_param(value) for key, value in event["params"].items()}
-                self._log_params(store, progress.run_id, texts)
+                self._log_params({key: format_param(value) for key, value in event["params"].items()})
             elif event["event"] == "state":
                 progress.last_state = dict(event)
             elif event["event"] == "artifact" and event["path"] not in progress.artifacts:
                 progress.artifacts.append(event["path"])
-        return points
+        return sum(len(point["metrics"]) for point in points)
 
-    def _log_params(self, store: Store, run_id: str, texts: Mapping[str, str]) -> None:
+    def _select_new(self, points: Sequence[journal.MetricsEvent]) -> list[journal.MetricsEvent]:
+        """Leave out the points that the tracker had when it opened the run."""
+        last, new = self._last_steps, list[journal.MetricsEvent]()
+        for point in points:
+            metrics = {name: value for name, value in point["metrics"].items() if point["step"] > last.get(name, -1)}
+            new += [{**point, "metrics": metrics}] if metrics else []
+        return new
+
+    def _log_params(self, texts: Mapping[str, str]) -> None:
         """Log new parameters; the value that was logged first stays."""
-        store.log_params(run_id, {key: text for key, text in texts.items() if key not in self._known_params})
-        self._known_params.update(texts)
+        new = {key: text for key, text in texts.items() if clean_key(key) not in self._known_params}
+        if new:
+            self.tracker.log_params(new)
+        self._known_params.update(map(clean_key, texts))
 
-    def _set_status(self, store: Store, progress: _RunProgress, reconcile: bool, member: SweepMember | None) -> None:
+    def _set_status(self, progress: RunProgress, reconcile: bool, member: SweepMember | None) -> None:
         last = progress.last_state
         if member is not None:
             now = member.state
@@ -335,59 +324,54 @@ class RunSync:
         tags |= {"lathe.host": last["host"]} if last is not None else {}
         tags |= run_tags.make_reproduction_tags(self.trial)
         tags |= dict(member.tags if member else {})
-        status = [MLFLOW_STATUS[now.state], now.ended]
+        status = [now.state, now.ended]
         name = member.name if member else progress.name
         if (tags, status, name) == (progress.tags, progress.status, progress.name):
             return
-        store.set_tags(progress.run_id, run_tags.diff_tags(progress.tags, tags))
-        if name != progress.name:
-            store.rename(progress.run_id, name)
+        new_name = name if name != progress.name else None
+        self.tracker.set_tags(run_tags.diff_tags(progress.tags, tags), new_name)
         if status != progress.status:
-            store.set_status(progress.run_id, MLFLOW_STATUS[now.state], now.ended)
+            self.tracker.set_status(now.state, now.ended)
         progress.tags, progress.status, progress.name = tags, status, name
         progress.save(self._path)
 
-    def _should_log_model(self, progress: _RunProgress, member: SweepMember | None) -> bool:
+    def _should_log_model(self, progress: RunProgress, member: SweepMember | None) -> bool:
         """Whether to log the model with this run; for the trials of a sweep the sweep selects one."""
-        is_finished = progress.status is not None and progress.status[0] == "FINISHED"
+        is_finished = progress.status is not None and progress.status[0] == "finished"
         return bool(member is None and is_finished and self.trial.config["tracking"].get("log_model"))
 
-    def _try_model(self, store: Store, progress: _RunProgress) -> tuple[LoggedModel | None, str | None]:
+    def _try_model(self, progress: RunProgress) -> tuple[LoggedModel | None, str | None]:
         """Log the model, or return the reason why that failed; the run is in the store in any case."""
+        register_as = self.trial.config["tracking"].get("register_as")
         try:
-            return self._log_model(store, progress, self.trial.config["tracking"].get("register_as")), None
+            return self.tracker.guard(self.trial, lambda: self._log_model(progress, register_as)), None
         except InputError as err:
             reason = "; ".join(err.problems)
-        except mlflow_client.get_store_errors() as err:
-            reason = f"{mask_password(mlflow_client.get_first_line(err))}; `lathe sync {self.trial.reference}` retries"
+        except StoreError as err:
+            reason = str(err)
         return None, f"the model of run '{self.trial.folder.name}' was not logged: {reason}"
 
     def _log_model(
-        self, store: Store, progress: _RunProgress, register_as: str | None, *, however_large: bool = False
-    ) -> LoggedModel:
-        run = log_model.RunToLog(store, progress.experiment_id, progress.run_id, progress.name)
-        if not progress.model:
-            progress.model = log_model.log(self.trial, run, self.trust, however_large=however_large)
+        self, progress: RunProgress, register_as: str | None, *, however_large: bool = False
+    ) -> LoggedModel | None:
+        if progress.model and (register_as is None or register_as in progress.versions):
+            return LoggedModel(progress.model, register_as or "", progress.versions.get(register_as or "", ""))
+        model = self.tracker.log_model(self.trial, self.trust, register_as, however_large=however_large)
+        if model is not None:
+            progress.model = model.id
+            progress.versions |= {model.name: model.version} if model.name else {}
             progress.save(self._path)
-        if register_as is None:
-            return LoggedModel(progress.model)
-        if register_as not in progress.versions:
-            progress.versions[register_as] = log_model.register(self.trial, run, progress.model, register_as)
-            progress.save(self._path)
-        return LoggedModel(progress.model, register_as, progress.versions[register_as])
+        return model
 
-    def _upload_artifacts(self, store: Store, progress: _RunProgress) -> None:
+    def _upload_artifacts(self, progress: RunProgress) -> None:
         """Upload the listed files, last: a store that refuses files still gets the curves."""
+        root = self.trial.folder.resolve()
         while progress.artifacts:
-            store.upload(progress.run_id, self.trial.folder, progress.artifacts[0])
+            path = (root / progress.artifacts[0]).resolve()
+            if path.is_relative_to(root) and path.exists():  # not a link that leads out of the folder
+                self.tracker.log_artifact(path, progress.artifacts[0])
             del progress.artifacts[0]
             progress.save(self._path)
-
-
-def mark_lost(store: Store, run_id: str, reason: str, ended: float) -> None:
-    """Mark a run whose files are lost as failed."""
-    store.set_tags(run_id, {"lathe.state": "failed", "lathe.failure": DATA_LOST, "lathe.reason": reason})
-    store.set_status(run_id, MLFLOW_STATUS["failed"], ended)
 
 
 def _find_start(trial: Trial) -> float | None:

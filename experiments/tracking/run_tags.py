@@ -1,16 +1,34 @@
-"""The tags and the note of a trial in MLflow. Does not import MLflow."""
+"""The name, the tags and the note of a run in MLflow and other trackers. Does not import MLflow."""
 
 from __future__ import annotations
 
 import getpass
 import shlex
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from experiments.core.files.read_file import MissingFileError, read_yaml_map
+from experiments.run import journal
+from experiments.run.state import RunState
 from experiments.run.verdict_file import VERDICT
 from experiments.trial.parameters import clean_keys, format_param, make_inert, mask_password, truncate
 from experiments.trial.trial import Trial
+
+
+@dataclass(frozen=True)
+class SweepMember:
+    """What a sweep knows about the run of one of its trials."""
+
+    name: str
+    tags: Mapping[str, str]
+    params: Mapping[str, str]
+    state: RunState
+    """From the ledger, which overrides the files of the trial."""
+    since: float
+    """Time of that state: the start of a run whose journal has no event yet."""
+    measured: journal.MetricsEvent | None = None
+    """The cost metrics of the ledger, once the trial has ended."""
 
 
 def make_run_tags(trial: Trial) -> dict[str, str]:

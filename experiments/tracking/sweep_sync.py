@@ -1,4 +1,5 @@
-"""Uploads sweeps to MLflow: a parent run, and a child run per trial. All data comes from the ledger and the journals."""
+"""Copies sweeps to their trackers; in MLflow a parent run, and a child run per trial. All data comes from the ledger and
+the journals."""
 
 from __future__ import annotations
 
@@ -10,32 +11,27 @@ from typing import Any, NamedTuple
 
 from experiments.core.errors import InputError
 from experiments.core.files.read_file import DamagedFileError
-from experiments.core.lock import locked_within_limits
+from experiments.core.lock import LockHeldError, locked_within_limits
 from experiments.run.failure import DATA_LOST
-from experiments.run.state import RunState
-from experiments.sweep.ledger import ENDED, Entry
+from experiments.sweep.ledger import Entry
 from experiments.sweep.status.progress import Progress, ProgressReader
 from experiments.sweep.sweep import Sweep, find_by_full_name, format_reference
 from experiments.sweep.templates import read_templates
 from experiments.tracking import mlflow_client, mlflow_view, run_tags, store_uri, sweep_tags
 from experiments.tracking.mlflow_client import Store
-from experiments.tracking.run_sync import (
-    RunSync,
-    SweepMember,
-    mark_lost,
-    sync_run,
-)
+from experiments.tracking.run_sync import RunSync, sync_run
 from experiments.tracking.store_uri import StoreError
 from experiments.tracking.sweep_metrics import BestSoFar
 from experiments.tracking.sweep_progress_file import SweepUploadProgress
+from experiments.tracking.trackers.make_tracker import MLFLOW, list_trackers
+from experiments.tracking.trackers.mlflow import mark_lost
+from experiments.tracking.trackers.sweep_trackers import MAX_FAILURES_IN_A_ROW, SweepTrackers, make_member
 from experiments.trial.own_runs import check_own
 from experiments.trial.trial import Trial, find_trial
 
 REPORT, PAGE = "report", "report.html"
 """The folder in a sweep folder where `lathe report` writes, and the file that it writes last."""
 SAVE_EVERY = 50
-MAX_FAILURES_IN_A_ROW = 3
-"""After this many refused trials in a row, the other trials wait for the next sync."""
 DAMAGE_ERRORS = (DamagedFileError, OSError, ValueError, KeyError, TypeError)
 """What reading a damaged folder raises."""
 
@@ -138,6 +134,7 @@ class SweepSync:
         self._ledger.state = self._curve = BestSoFar(sweep.spec["mode"])
         self._reader = ProgressReader(sweep, self._ledger)
         self._children: dict[str, RunSync] = {}
+        self._trackers = SweepTrackers(sweep, _read_config(sweep))
         self._names: dict[str, str] = {}
         self._attached = ""  # the run id that this process found in the store
         self._seen = ""  # version of the ledger and of sweep.yaml at the last read
@@ -148,12 +145,33 @@ class SweepSync:
         """Whether the last sync failed with an error that no retry can mend."""
 
     def sync(self, only: Collection[str] | None = None) -> SyncSummary:
-        """Upload what is new and set every status. The next sync retries what the store refused.
+        """Copy what is new to every tracker and set every status. The next sync retries what one of them refused.
 
         Args:
             only: ids of trials to sync; None: all.
         """
-        tracking, self.is_refused = self._tracking, False
+        self.is_refused = False
+        has_mlflow = MLFLOW in list_trackers(_read_config(self.sweep))
+        done = self._sync_mlflow(only) if has_mlflow else SyncSummary(0, 0, ())
+        if not self._trackers.labels:
+            return done
+        try:
+            with locked_within_limits(self.sweep.folder / "sync.lock"):
+                self._look()
+                chosen = [entry for entry in self._entries() if only is None or entry.id in only]
+                points, failures = self._trackers.sync(chosen, self._names)
+        except LockHeldError as err:
+            return done._replace(failures=(*done.failures, f"sweep {self.sweep.name!r} is not synced: {err}"))
+        is_mlflow_refused = self.is_refused or not has_mlflow
+        self.is_refused = bool(failures) and all(err.is_permanent for err in failures)
+        self.is_refused = self.is_refused and (is_mlflow_refused or (self._over and not done.failures))
+        return SyncSummary(
+            done.runs if has_mlflow else len(chosen), max(done.points, points),
+            (*done.failures, *map(str, failures)), done.warnings,
+        )  # fmt: skip
+
+    def _sync_mlflow(self, only: Collection[str] | None) -> SyncSummary:
+        tracking = self._tracking
         try:
             uri = store_uri.resolve_store(tracking["store"], self.sweep.runs_dir)
         except StoreError as err:
@@ -295,14 +313,7 @@ class SweepSync:
     def _child(self, trial: Trial, entry: Entry, progress: SweepUploadProgress) -> tuple[str, int]:
         """Sync the run of one trial; return its id and the number of points sent."""
         run = self._children.setdefault(entry.id, RunSync(trial))
-        member = SweepMember(
-            name=self._names[entry.id],
-            tags=sweep_tags.make_trial_tags(self.sweep, entry, progress.run_id),
-            params=sweep_tags.make_swept_params(entry),
-            state=make_run_state(entry),
-            since=entry.since,
-            measured=sweep_tags.make_cost_event(entry),
-        )
+        member = make_member(self.sweep, entry, self._names[entry.id], progress.run_id)
         synced = run.sync(reconcile=False, member=member)
         if entry.state != "running":
             del self._children[entry.id]
@@ -386,9 +397,3 @@ class SweepSync:
 def _hash_file(path: Path) -> str:
     """Hash a file; return "" if it does not exist."""
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
-
-
-def make_run_state(entry: Entry) -> RunState:
-    """Make the state of a trial from its ledger entry; the processes of one host do not matter."""
-    ended = entry.since if entry.state in ENDED else None
-    return RunState(entry.state, entry.attempt, ended, entry.reason, entry.failure)

@@ -22,7 +22,7 @@ VALUE = f"delivered/{METRIC}"
 
 def make_swept(
     runs_dir: Path, points: Sequence[Mapping[str, Any]], *, name: str = "probe", seeds: int = 1,
-    store: str | None = None, sync: str = "live", **spec: Any,
+    store: str | None = None, sync: str = "live", tracking: Mapping[str, Any] | None = None, **spec: Any,
 ) -> Sweep:  # fmt: skip
     """Create a sweep with pending trials."""
     sweep = ledgers.make_idle_sweep(runs_dir, name, points, seeds, **{"space": make_space(points), **spec})
@@ -32,7 +32,7 @@ def make_swept(
         "data": {"_target_": "modules.data.blobs.Blobs"},
         "optimizer": {"_target_": "torch.optim.SGD", "lr": 0.5},
         "launcher": {"_target_": "launchers.local.Local"},
-        "tracking": {"store": store, "experiment": "lathe", "sync": sync},
+        "tracking": tracking or {"store": store, "experiment": "lathe", "sync": sync},
     }  # fmt: skip
     template = {"choices": {}, "config": config, "links": {}, "overrides": []}
     (sweep.folder / "templates.json").write_text(json.dumps([template]))

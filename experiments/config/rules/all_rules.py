@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import re
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -13,6 +15,11 @@ from experiments.config.rules.model_name import find_name_fault
 from experiments.core.data_files import find_missing
 
 RESERVED_TAGS = ("mlflow.", "lathe.")
+TRACKER_PACKAGES = {
+    "experiments.tracking.trackers.tensorboard.TensorBoard": "tensorboard",
+    "experiments.tracking.trackers.wandb.Wandb": "wandb",
+}
+"""The extra that each of these trackers needs; it has the name of its package."""
 MAX_EXPERIMENT_NAME = 500
 """Letters of the name of an experiment in MLflow 3.17."""
 
@@ -72,6 +79,34 @@ def _tracking_experiment(view: ConfigView) -> str | None:
         f"tracking.experiment={name[:20]}... has {len(name)} letters, and MLflow takes at most {MAX_EXPERIMENT_NAME}; "
         "write a shorter name"
     )
+
+
+def _tracker_packages(view: ConfigView) -> list[str]:
+    """Packages of extras that the trackers need. The process that copies the run would miss them only while it trains."""
+    return [
+        f"tracking.trackers.{name} needs the package '{package}', which is not installed; "
+        f"`pip install 'lathe[{package}]'`, or leave {name} out of tracking=[...]"
+        for name, node in view.get("tracking.trackers", dict).items()
+        if isinstance(node, dict)
+        and (package := TRACKER_PACKAGES.get(str(node.get("_target_")))) is not None
+        and importlib.util.find_spec(package) is None
+    ]
+
+
+def _tracker_names(view: ConfigView) -> list[str]:
+    """A name is part of the name of a file. MLflow's other settings are for the tracker with its name."""
+    trackers = view.get("tracking.trackers", dict)
+    problems = [
+        f"tracking.trackers.{name} is not a valid name of a tracker; use letters, digits, '_' and '-'"
+        for name in trackers
+        if not re.fullmatch(r"[\w-]+", str(name))
+    ]
+    if trackers and "mlflow" not in trackers and view.get("tracking.store", str, type(None)) is not None:
+        problems.append(
+            f"tracking.store is set, and it is MLflow's, but tracking.trackers has only {', '.join(map(str, trackers))}; "
+            "add `mlflow: {_target_: experiments.tracking.trackers.mlflow.Mlflow}` to it, or remove the store"
+        )
+    return problems
 
 
 def _files(view: ConfigView) -> str | None:
@@ -134,7 +169,8 @@ def _warmup(view: ConfigView) -> str | None:
 
 
 RULES: tuple[Callable[[ConfigView], str | list[str] | None], ...] = (
-    _mfu, _best_metric, _tags, _registered_name, _tracking_experiment, _files, *topology_rules.RULES,
+    _mfu, _best_metric, _tags, _registered_name, _tracking_experiment, _tracker_packages, _tracker_names, _files,
+    *topology_rules.RULES,
     *replica_rules.RULES, _enough_examples, _length, _epochs, _warmup,
     *slurm_rules.RULES,
 )  # fmt: skip

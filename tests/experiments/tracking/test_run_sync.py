@@ -31,6 +31,7 @@ from experiments.tracking.store_uri import (
     resolve_trial_store,
 )
 from experiments.tracking.sweep_sync import sync_all
+from experiments.tracking.trackers import mlflow
 from experiments.trial.parameters import clean_key
 from experiments.trial.trial import Trial
 from tests.experiments.core.test_lock import stopped_holder
@@ -159,7 +160,7 @@ def test_second_sync_changes_nothing_even_without_its_progress_file(runs_dir: Pa
 def test_progress_file_of_the_first_version_gets_the_new_name_of_the_state(tmp_path: Path) -> None:
     path = tmp_path / "sync.json"
     path.write_text(json.dumps({"store": "s", "last_state": {"state": "stopped", "attempt": 1}}))
-    assert run_sync._RunProgress.load(path, "s").last_state == {"state": "interrupted", "attempt": 1}
+    assert run_sync.RunProgress.load(path, "s").last_state == {"state": "interrupted", "attempt": 1}
 
 
 def test_interrupted_sync_continues(runs_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -307,7 +308,7 @@ def test_state_follows_from_outcome_journal_and_process(
 ) -> None:
     recorded = {"status": outcome[0], "attempt": outcome[1], "ended": 9.0, "reason": None} if outcome else None
     run_state = determine_state(recorded, last, 7.0, alive)
-    assert (run_state.state, run_sync.MLFLOW_STATUS[run_state.state]) == (state, mlflow_status)
+    assert (run_state.state, mlflow.STATUS[run_state.state]) == (state, mlflow_status)
     assert (run_state.ended is None) == (state == "running")
 
 
