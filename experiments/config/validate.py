@@ -129,14 +129,16 @@ class Validation:
                 "start the file with `# @package _global_`"
             )
         else:
-            inside = [
-                f"{check_component}.{name}"
-                for check_component, node in self.config.items()
-                if len(self.problems) <= MAX_SUGGESTIONS and isinstance(node, dict) and name in node
-            ]
             hint = self._suggest(name, {*spec.arguments, *self.groups}, "`lathe plan --cfg job` shows every key")
-            hint = f"did you mean {' or '.join(map(repr, inside))}?" if inside else hint
+            if inside := self._find_inside(name):
+                hint = f"did you mean {' or '.join(map(repr, inside))}?"
             self.problems.append(f"{setting}: the configuration has no key {name!r}; {hint}")
+
+    def _find_inside(self, name: str) -> list[str]:
+        """The keys of this name right below a key of the root. Only the first problems get it: it looks at every key."""
+        if len(self.problems) > MAX_SUGGESTIONS:
+            return []
+        return [f"{key}.{name}" for key, node in self.config.items() if isinstance(node, dict) and name in node]
 
     def _suggest(self, name: str, known: Collection[str], otherwise: str = "") -> str:
         """A hint for an unknown key. The search for a similar name takes a millisecond, so only the first ones get it."""

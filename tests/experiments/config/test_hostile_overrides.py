@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from experiments.config.compose import compose
 from experiments.config.overrides import MAX_DEPTH, MAX_ITEMS
+from experiments.config.source_map import SourceMap
+from experiments.config.validate import MAX_SUGGESTIONS, Validation
 from experiments.core.errors import ConfigError
 
 HOSTILE = {
@@ -42,3 +46,21 @@ def test_hostile_overrides_are_each_reported(monkeypatch: pytest.MonkeyPatch) ->
     problems = err.value.problems
     assert [part for part in HOSTILE.values() if not any(part in problem for problem in problems)] == []
     assert max(map(len, problems)) < 500
+
+
+class CountingDict(dict[str, Any]):
+    """Counts how often its items are listed."""
+
+    num_listed = 0
+
+    def items(self) -> Any:
+        self.num_listed += 1
+        return super().items()
+
+
+def test_the_work_for_many_unknown_keys_is_linear() -> None:
+    config = CountingDict(compose([]).config | {f"unknown_{number}": number for number in range(3000)})
+    validation = Validation(SourceMap(), ())
+    validation.check_root(config)
+    assert sum("has no key" in problem for problem in validation.problems) == 3000
+    assert config.num_listed <= MAX_SUGGESTIONS + 10

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
 import os
 import signal
 import subprocess
 import threading
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import psutil
 import pytest
+import torch
+from torch._C._distributed_c10d import HashStore
+from torch.distributed import ProcessGroupGloo
+from torch.utils.data import DataLoader, Dataset
 
 from experiments.launch import stop
 from tests.support.ranks import CONTEXT
@@ -40,6 +46,36 @@ def read_a_pipe() -> None:
     os.read(os.pipe()[0], 1)
 
 
+def wait_for_another_rank() -> None:
+    """Wait in a collective that the other rank does not join."""
+    store, groups = HashStore(), list[ProcessGroupGloo]()
+
+    def join(rank: int) -> None:
+        groups.append(ProcessGroupGloo(store, rank, 2, timedelta(hours=1)))
+
+    other = threading.Thread(target=join, args=(1,))
+    other.start()
+    join(0)
+    other.join()
+    groups[0].allreduce([torch.ones(1)]).wait()  # type: ignore[attr-defined]
+
+
+class EndlessExample(Dataset[int]):
+    """Its only example never arrives."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> int:
+        time.sleep(100)
+        return 0
+
+
+def wait_for_a_data_worker() -> None:
+    multiprocessing.current_process().daemon = False  # as in a training, which may start workers
+    next(iter(DataLoader(EndlessExample(), num_workers=1)))
+
+
 def train(hang: Callable[[], None], folder: str) -> None:
     os.setsid()
     stop.STOP_LIMIT_S = 0.2
@@ -55,7 +91,7 @@ def train(hang: Callable[[], None], folder: str) -> None:
     ("hang", "number"),
     [
         (sleep, signal.SIGTERM), (call_c, signal.SIGTERM), (call_c, signal.SIGINT), (wait_for_a_lock, signal.SIGINT),
-        (read_a_pipe, signal.SIGUSR2),
+        (read_a_pipe, signal.SIGUSR2), (wait_for_another_rank, signal.SIGTERM), (wait_for_a_data_worker, signal.SIGTERM),
     ],
 )  # fmt: skip
 def test_a_training_that_hangs_ends_with_all_its_processes(

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
-from experiments.run import journal
+from experiments.run import folder_watch, journal
 from experiments.sweep.sweep import Sweep
+from experiments.sweep.worker import worker as worker_module
+from experiments.sweep.worker.claims import TrialQueue
+from launchers.base import FAILED, RankPlacement
 from tests.support.waiting import PATIENCE_S, wait_until
 from tests.support.workers import (
     Worker,
@@ -149,6 +155,28 @@ def test_replaced_worker_ends_its_trial(tmp_path: Path, workers: list[Worker]) -
         ledger.claim(ledger_state.entries[read_entries(sweep)[0].id], worker="other", host="h", devices=1)
     wait_until(lambda: not Path(f"/proc/{child}").exists(), "the end of the orphan")
     assert (read_entries(sweep)[0].state, read_entries(sweep)[0].worker) == ("running", "other")
+
+
+@pytest.mark.parametrize("harm", ["removed", "renamed"])
+def test_worker_whose_sweep_is_lost_ends_and_makes_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], harm: str
+) -> None:
+    monkeypatch.setattr(folder_watch, "GONE_S", 0.0)
+    sweep = make_sweep(tmp_path, [{}])
+
+    def lose_the_folder(*_: object) -> None:
+        if harm == "renamed":
+            sweep.folder.rename(tmp_path / "away")
+        else:
+            shutil.rmtree(sweep.folder)
+        raise FileNotFoundError
+
+    monkeypatch.setattr(TrialQueue, "claim", lose_the_folder)
+    group, waiter = SimpleNamespace(is_complete=True, close=list), SimpleNamespace(stop_signal=None)
+    worker = worker_module.Worker(sweep, RankPlacement(worker="w"), cast(Any, group), cast(Any, waiter))
+    assert worker.work() == FAILED
+    assert f"the sweep's folder {sweep.folder} is gone, so this worker ends" in capsys.readouterr().err
+    assert not sweep.folder.exists()
 
 
 def test_worker_claims_no_trial_shortly_before_its_time_limit(tmp_path: Path) -> None:
