@@ -70,7 +70,11 @@ def _create(node: dict[str, Any], key: str, trust: Collection[str]) -> Any:
     except KeyError as err:
         raise InputError([f"{key} needs the environment variable {err.args[0]}; `export {err.args[0]}=...`"]) from err
     target = _load(str(node["_target_"]), f"{key}._target_", trust, GROUPS)
-    arguments = {name: _create_inner(value, f"{key}.{name}", trust) for name, value in values.items()}
+    later = getattr(target, "created_later", ())
+    arguments = {
+        name: (_create_later if name in later else _create_inner)(value, f"{key}.{name}", trust)
+        for name, value in values.items()
+    }
     # Check this first: the constructor of a user's launcher can start processes.
     if key == "launcher" and not (hasattr(target, "launch") or hasattr(target, "submit")):
         raise InputError(
@@ -101,6 +105,13 @@ def describe_error(err: Exception) -> str:
     location = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
     kind = "" if isinstance(err, ValueError) and text else type(err).__name__
     return f"{': '.join(filter(None, (kind, text)))}{location if kind else ''}"
+
+
+def _create_later(value: Any, key: str, trust: Collection[str]) -> Any:
+    """A function that creates the object of a node; for arguments that a class lists in ``created_later``."""
+    if not (isinstance(value, dict) and "_target_" in value):
+        raise InputError([f"{key}={value} names no class, but an object is created there; set {key}._target_"])
+    return functools.partial(_create, value, key, trust)
 
 
 def _create_inner(value: Any, key: str, trust: Collection[str]) -> Any:

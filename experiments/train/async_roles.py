@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-from experiments.train.data_loading import ALL, DataShard, TrainingBatches
+from experiments.train.data_loading import ALL, DataShard, make_training_batches
 from experiments.train.trainer import Trainer, seed_step
 from modules.data.base import Batch
 from modules.parallel.base import ManagedEngine
@@ -63,7 +63,9 @@ class ReplicaOrServer(Trainer):
         return "finished", None
 
     def _make_fetch(self) -> Callable[[int, int, int], Batch]:
-        batches = TrainingBatches(self.components.data.load("train"), self.plan.batch_size_global, self.config["seed"])
+        batches = make_training_batches(
+            self.components.data.load("train"), self.plan.batch_size_global, self.config["seed"]
+        )
         seed = self.config["seed"]
 
         def fetch(step: int, number: int, count: int) -> Batch:

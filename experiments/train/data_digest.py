@@ -18,8 +18,8 @@ from torch.utils._pytree import tree_leaves
 from experiments.core.errors import TrainingError
 from experiments.run.journal import Journal
 from experiments.run.split_digest import PARTIAL, SEPARATOR, differ, is_partial
-from experiments.train.loading.split_signature import check_signature
-from modules.data.base import ComponentWarning, Data, ReadsFiles, Split
+from experiments.train.loading.split_signature import check_signature, is_split
+from modules.data.base import Batch, ComponentWarning, Data, ReadsFiles, Split, Stream, StreamShard
 
 NUM_IN_MEMORY, NUM_READ = 1000, 16
 MAX_BYTES = 2**28
@@ -30,7 +30,7 @@ MAX_OBJECTS = 100_000
 
 def load_split(
     data: Data, name: str, config: Mapping[str, Any], journal: Journal, before: Mapping[str, str], *, is_first: bool
-) -> Split:
+) -> Split | Stream:
     """Load a split. The first rank records its digest and compares it with that of an earlier attempt.
 
     Args:
@@ -43,14 +43,24 @@ def load_split(
 
     Raises:
         TrainingError: the data differ from those of an earlier attempt, so its curves could not be continued.
-        ValueError: the split has no ``batch(indices, seeds)``.
+        ValueError: the split has no ``batch(indices, seeds)``, or is a stream and not for training.
     """
     split = data.load(name)
     check_signature(split)
+    if not is_split(split) and (num_train := config.get("num_train")) is not None:
+        raise ValueError(
+            f"data.num_train={num_train}: the training data of {_source(config)} is a stream, which has no length and no epochs; "
+            "set data.num_train=null, and max_steps instead of max_epochs"
+        )
+    if name != "train" and not is_split(split):
+        raise ValueError(
+            f"data={_source(config)} gives a stream for '{name}', but evaluation shows every example once; return a split "
+            "with a length"
+        )
     if not is_first:
         return split
     digest = fingerprint(split)
-    source = config.get("folder") or config["_target_"].rpartition(".")[2].lower()
+    source = _source(config)
     if differ(earlier := before.get(name, digest), digest):
         raise TrainingError(
             f"data={source} has changed: the split '{name}' has the digest {digest}, and an earlier attempt had {earlier}; "
@@ -58,17 +68,26 @@ def load_split(
         )
     if is_partial(earlier, digest):
         warnings.warn(f"data={source}, split '{name}': {PARTIAL}", ComponentWarning, stacklevel=2)
-    journal.data(name=source, digest=digest, num_examples=len(split), split=name)
+    journal.data(name=source, digest=digest, num_examples=len(split) if is_split(split) else 0, split=name)
     return split
 
 
-def fingerprint(split: Split) -> str:
+def _source(config: Mapping[str, Any]) -> str:
+    return str(config.get("folder") or config["_target_"].rpartition(".")[2].lower())
+
+
+def fingerprint(split: Split | Stream) -> str:
     """Return two times 16 hexadecimal digits.
 
     The first 16 cover the number of examples and the first examples as the model gets them, with their preprocessing. The
     others cover everything that the split holds: all targets, tensors, arrays and lists, and the sizes of its files if it
-    is a `ReadsFiles`. If it holds nothing, they cover examples from all over the split.
+    is a `ReadsFiles`. If it holds nothing, they cover examples from all over the split. Of a stream, both cover the first
+    examples.
     """
+    if not is_split(split):
+        digest = hashlib.sha256(b"stream")
+        _add_tensors(digest, split.batch(0, StreamShard(0, 1, NUM_READ), 0))
+        return SEPARATOR.join([digest.hexdigest()[:16]] * 2)
     count = min(len(split), NUM_IN_MEMORY if split.in_memory else NUM_READ)
     first = hashlib.sha256(str(len(split)).encode())
     _add_examples(first, split, torch.arange(count))
@@ -85,7 +104,11 @@ def fingerprint(split: Split) -> str:
 
 
 def _add_examples(digest: Any, split: Split, indices: Tensor) -> None:
-    for tensor in tree_leaves(split.batch(indices, indices)):
+    _add_tensors(digest, split.batch(indices, indices))
+
+
+def _add_tensors(digest: Any, batch: Batch) -> None:
+    for tensor in tree_leaves(batch):
         if isinstance(tensor, Tensor):
             digest.update(f"{tensor.dtype}{list(tensor.shape)}".encode() + _bytes_of(tensor).numpy().tobytes())
 

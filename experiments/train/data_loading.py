@@ -21,8 +21,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from experiments.core.errors import TrainingError
 from experiments.core.seeding import derive_seed
-from experiments.train.loading.split_signature import check_signature
-from modules.data.base import Batch, Data, DataError, Ordered, Split
+from experiments.train.loading.split_signature import check_signature, is_split
+from modules.data.base import Batch, Data, DataError, Ordered, Split, Stream, StreamShard
 
 SHARED_MEMORY: Final = "/dev/shm"
 """Where torch puts the tensors that a worker sends."""
@@ -43,7 +43,7 @@ ALL = DataShard()
 
 
 def training_batches(
-    split: Split,
+    split: Split | Stream,
     batch_size: int,
     seed: int,
     first_step: int,
@@ -57,7 +57,7 @@ def training_batches(
     fill a batch are skipped in this epoch.
 
     Args:
-        split: the training split.
+        split: the training split, or a stream.
         batch_size: examples of one step over all devices.
         seed: determines order and augmentation, together with the step.
         first_step: counted from 0; above 0 after a resume.
@@ -69,12 +69,25 @@ def training_batches(
         ValueError: the split is smaller than one batch.
     """
     _check(batch_size, num_workers)
+    batches = make_training_batches(split, batch_size, seed, shard)
+    if getattr(split, "is_sequential", False):
+        num_workers = min(num_workers, 1)  # each would read everything
+    return _fetch(batches, range(first_step, num_steps), split, num_workers)
+
+
+def make_training_batches(
+    split: Split | Stream, batch_size: int, seed: int, shard: DataShard = ALL
+) -> TrainingBatches | StreamBatches:
+    """Return the training batches by step; arguments and errors as `training_batches`."""
+    check_signature(split)
+    if not is_split(split):
+        return StreamBatches(split, batch_size, seed, shard)
     if batch_size > len(split):
         raise ValueError(
             f"batch_size_global={batch_size} is more than the {len(split)} examples of the training split; "
             f"lower batch_size_global to at most {len(split)}"
         )
-    return _fetch(TrainingBatches(split, batch_size, seed, shard), range(first_step, num_steps), split, num_workers)
+    return TrainingBatches(split, batch_size, seed, shard)
 
 
 def evaluation_batches(
@@ -108,11 +121,6 @@ class TrainingBatches:
     """Training batches by step, in any order."""
 
     def __init__(self, split: Split, batch_size: int, seed: int, shard: DataShard = ALL) -> None:
-        """
-        Raises:
-            ValueError: the split has no ``batch(indices, seeds)``.
-        """
-        check_signature(split)
         self.split = split
         self.batch_size = batch_size
         self.seed = seed
@@ -143,6 +151,22 @@ class TrainingBatches:
         self.epoch = epoch
 
 
+class StreamBatches:
+    """Batches of a stream by step."""
+
+    def __init__(self, stream: Stream, batch_size: int, seed: int, shard: DataShard = ALL) -> None:
+        self.stream, self.batch_size, self.shard = stream, batch_size, shard
+        self.seed = derive_seed(seed, "stream")
+
+    def __getitem__(self, number: int) -> Batch:
+        return self.fetch(number, self.shard)
+
+    def fetch(self, number: int, shard: DataShard) -> Batch:
+        """Fetch one shard of the batch of a step."""
+        rows = StreamShard(shard.number, shard.count, self.batch_size // shard.count)
+        return self.stream.batch(number, rows, self.seed)
+
+
 def _draw_seeds(num_examples: int, seed: int) -> Tensor:
     """Draw the seed of each example, int64 [num_examples], at least 0."""
     return torch.randint(2**63 - 1, (num_examples,), generator=Generator().manual_seed(seed))
@@ -160,7 +184,7 @@ class _EvaluationBatches:
         return self.split.batch(indices, self.seeds[first : first + self.batch_size])
 
 
-def _fetch(batches: _Batches, numbers: Sequence[int], split: Split, num_workers: int) -> Iterator[Batch]:
+def _fetch(batches: _Batches, numbers: Sequence[int], split: Split | Stream, num_workers: int) -> Iterator[Batch]:
     if split.in_memory or num_workers == 0 or not numbers:
         return (batches[number] for number in numbers)
     return _prefetch(batches, numbers, num_workers)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy
 import torch
@@ -253,10 +253,11 @@ class Trainer:
         self.checkpoints.warnings.clear()
 
     def _load_split(self, name: str) -> Split:
-        return load_split(
+        split = load_split(
             self.components.data, name, self.config["data"], self.journal, self.previous.digests,
             is_first=self.rank.number == 0,
         )  # fmt: skip
+        return cast(Split, split)  # "train" may be a stream, which only `training_batches` reads
 
     def _evaluate(self, name: str, split: Split, done: int) -> None:
         config, engine = self.config, self.components.engine

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, Protocol, runtime_checkable
+from typing import Any, Final, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from torch import Generator, Tensor
@@ -44,6 +44,57 @@ class Split(Protocol):
             the batch, as every replica fetches only its own examples.
         """
         ...
+
+
+@dataclass(frozen=True)
+class StreamShard:
+    """The rows of a global batch that one replica gets."""
+
+    number: int
+    """Of the replica, from 0."""
+    count: int
+    """Number of replicas."""
+    size: int
+    """Examples that the replica gets in a step; the global batch has ``count * size``."""
+
+    def first_example(self, step: int) -> int:
+        """Position of the replica's first example of a step in the whole stream, from 0."""
+        return (step * self.count + self.number) * self.size
+
+
+class Stream(Protocol):
+    """Training data without an end and without a length. `Data.load` may return it for "train".
+
+    A batch is a function of the step, so a checkpoint needs no state of the stream, and a resumed run gets the same batches.
+
+    Example::
+
+        class Sums:
+            in_memory = True
+
+            def batch(self, step: int, shard: StreamShard, seed: int) -> Batch:
+                numbers = ExampleRandom(example_seeds(seed, shard.first_example(step), shard.size)).uniform(2)
+                return numbers, numbers.sum(1)
+    """
+
+    in_memory: bool
+    """False if data workers pay off. With ``is_sequential = True``, all batches are read by one worker in their order."""
+
+    def batch(self, step: int, shard: StreamShard, seed: int) -> Batch:
+        """Return a replica's examples of a step.
+
+        Args:
+            step: counted from 0.
+            shard: the rows of the global batch that the replica gets. Let an example depend on its position in the stream
+                only; then it is the same on any number of replicas.
+            seed: the only source of randomness, the same for all steps and replicas; see
+                `modules.data.sampling.example_random.example_seeds`.
+        """
+        ...
+
+
+Collate = Callable[[list[Any]], Batch]
+"""Makes a batch of the rows of a data set."""
 
 
 @runtime_checkable
@@ -87,11 +138,11 @@ class Data(Protocol):
                 return torch.zeros(batch_size, 1), torch.zeros(batch_size, dtype=torch.int64)
     """
 
-    def load(self, split: str) -> Split:
+    def load(self, split: str) -> Split | Stream:
         """Read one split.
 
         Args:
-            split: "train", "val" or "test".
+            split: "train", "val" or "test". Only "train" may be a `Stream`.
 
         Raises:
             DataError: a file is missing or damaged, or its sha256 is wrong.

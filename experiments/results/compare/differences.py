@@ -150,4 +150,7 @@ def _differ(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 
 def _split(entry: Mapping[str, Any] | None) -> str:
-    return f"{entry['num_examples']:,} examples, {entry['digest']}" if entry else ABSENT
+    if not entry:
+        return ABSENT
+    size = f"{entry['num_examples']:,} examples" if entry["num_examples"] else "a stream"
+    return f"{size}, {entry['digest']}"

@@ -63,6 +63,19 @@ class ExampleRandom:
         return _mix(keys[:, None] + counters).reshape(-1, *shape)
 
 
+def example_seeds(seed: int, first: int, count: int) -> Tensor:
+    """Return the seeds of consecutive examples of a stream, int64 [count], at least 0.
+
+    Args:
+        seed: of the stream.
+        first: position of the first example.
+        count: number of examples.
+    """
+    key = _mix(np.array([seed % 2**64], np.uint64))
+    positions = np.arange(first + 1, first + 1 + count, dtype=np.uint64)
+    return torch.from_numpy((_mix(key + positions * np.uint64(_INCREMENT)) >> np.uint64(1)).astype(np.int64))
+
+
 def _mix(bits: np.ndarray) -> np.ndarray:
     mixed = bits.copy()
     for shift, factor in _SHIFTS_AND_FACTORS:

@@ -1,17 +1,19 @@
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from experiments.run.journal import Journal
 from experiments.run.split_digest import differ, is_partial
 from experiments.train import data_digest
-from experiments.train.data_digest import fingerprint
-from modules.data.base import Batch
+from experiments.train.data_digest import fingerprint, load_split
+from modules.data.base import Batch, Data, StreamShard
 from modules.data.image.masked_images import MaskedImage, MaskedImages
 from modules.data.image.tar_index import TarIndex
 from modules.data.image_folder import ImageFolder, ImageSplit
@@ -140,3 +142,38 @@ def test_digests_of_an_earlier_version_are_compared_as_far_as_they_go() -> None:
     assert differ("aa", "ab-bb")
     assert differ("aa-bb", "aa-bc")
     assert not is_partial("aa-bb", "aa-bc")
+
+
+class Endless:
+    """A data set whose training examples are a stream."""
+
+    in_memory = True
+
+    def __init__(self, start: int) -> None:
+        self.start = start
+
+    def load(self, split: str) -> Any:
+        return self
+
+    def batch(self, step: int, shard: StreamShard, seed: int) -> Batch:
+        numbers = torch.arange(shard.size) + self.start
+        return numbers, numbers
+
+
+def test_a_stream_is_recorded_by_its_first_examples_and_only_to_train_on(tmp_path: Path) -> None:
+    def load(start: int, split: str = "train", **config: object) -> str:
+        with Journal(tmp_path / f"{start}.jsonl") as journal:
+            load_split(
+                cast(Data, Endless(start)), split, {"_target_": "lab.Endless", **config}, journal, {}, is_first=True
+            )
+        return str(json.loads((tmp_path / f"{start}.jsonl").read_text().splitlines()[-1])["digest"])
+
+    assert load(0) == load(0) != load(1)
+    with pytest.raises(
+        ValueError, match="data=endless gives a stream for 'val', but evaluation shows every example once"
+    ):
+        load(0, "val")
+    with pytest.raises(
+        ValueError, match=r"data\.num_train=9: the training data of endless is a stream, .* max_steps instead"
+    ):
+        load(0, num_train=9)

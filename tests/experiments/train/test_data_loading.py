@@ -25,8 +25,8 @@ from experiments.train.data_loading import (
     training_batches,
 )
 from experiments.train.loading.split_signature import check_signature
-from modules.data.base import Batch, Data, DataError
-from modules.data.sampling.example_random import ExampleRandom
+from modules.data.base import Batch, Data, DataError, StreamShard
+from modules.data.sampling.example_random import ExampleRandom, example_seeds
 
 Shown = list[tuple[list[float], list[int]]]
 
@@ -159,11 +159,42 @@ def test_a_split_without_seeds_is_refused_with_the_new_parameter(kind: type[Nois
         rf"the split {kind.__name__} of data has {re.escape(typed)}, but every split gets indices and seeds, .*; change"
     )
     with pytest.raises(ValueError, match=expected):
-        TrainingBatches(kind(6, True), 3, seed=5)
+        list(training_batches(kind(6, True), 3, 5, 0, 1, num_workers=0))
     with pytest.raises(ValueError, match=r"the split list of data has no method batch\(indices, seeds\), .*; write it"):
-        check_signature([])
-    other_names: Any = SimpleNamespace(batch=lambda rows, _: (rows, rows))
-    check_signature(other_names)
+        check_signature([])  # type: ignore[arg-type]
+    with pytest.raises(
+        ValueError, match=r"neither a length nor a method batch\(step, shard, seed\), .*; write them, or use"
+    ):
+        check_signature(SimpleNamespace(batch=lambda step: step))  # type: ignore[arg-type]
+    noisy = Noisy(6, True)
+    noisy.batch = lambda rows, _: (rows, rows)  # type: ignore[method-assign]
+    check_signature(noisy)
+
+
+class Sums:
+    """A stream."""
+
+    in_memory = True
+
+    def batch(self, step: int, shard: StreamShard, seed: int) -> Batch:
+        numbers = ExampleRandom(example_seeds(seed, shard.first_example(step), shard.size)).uniform(2)
+        return numbers, numbers.sum(1)
+
+
+def test_a_stream_gives_each_replica_its_rows_of_any_step() -> None:
+    whole, rest, *parts = (
+        list(training_batches(Sums(), 6, 5, first_step, 4, num_workers=0, shard=shard))
+        for first_step, shard in (
+            (0, DataShard()),
+            (2, DataShard()),
+            *((0, DataShard(number, 3)) for number in range(3)),
+        )
+    )
+    assert all(map(torch.equal, tree_leaves(rest), tree_leaves(whole[2:])))
+    for step, batch in enumerate(whole):
+        joined = tree_map(lambda *rows: torch.cat(rows), *(part[step] for part in parts))
+        assert all(map(torch.equal, tree_leaves(batch), tree_leaves(joined)))
+    assert len({float(number) for numbers, _ in whole for number in cast(Tensor, numbers)[:, 0]}) == 24
 
 
 @pytest.mark.parametrize("num_replicas", [1, 2, 3, 5])
