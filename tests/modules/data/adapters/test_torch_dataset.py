@@ -16,7 +16,8 @@ from experiments.core.errors import InputError
 from experiments.train.data_loading import DataShard, training_batches
 from modules.data.adapters.rows import Pad, stack_rows
 from modules.data.adapters.torch_dataset import TorchDataset
-from modules.data.base import Batch, DataError, Stream
+from modules.data.base import Batch, DataError, Split, Stream
+from tests.support.batches import fetch
 
 
 class Jittered(Dataset[Any]):
@@ -68,6 +69,10 @@ def batches(data: TorchDataset, batch_size: int, num_steps: int, first_step: int
     return list(training_batches(train, batch_size, 5, first_step, num_steps, others.pop("num_workers", 0), **others))
 
 
+def split_of(data: TorchDataset, name: str) -> Split:
+    return cast(Split, data.load(name))
+
+
 def is_same(one: Any, other: Any) -> bool:
     return all(map(torch.equal, tree_leaves(one), tree_leaves(other)))
 
@@ -103,18 +108,14 @@ def test_a_finite_iterable_starts_again_and_knows_its_pass() -> None:
 
 
 def test_rows_that_are_maps_give_inputs_and_targets_by_the_names_of_fields() -> None:
-    data = make(Rows, fields={"inputs": "image", "targets": "label"}, num_classes=5)
-    inputs, targets = cast(
-        tuple[Tensor, Tensor], data.load("val").batch(torch.tensor([5 - 1, 0]), torch.tensor([1, 2]))
-    )  # type: ignore[call-arg, arg-type]
+    split = split_of(make(Rows, fields={"inputs": "image", "targets": "label"}, num_classes=5), "val")
+    inputs, targets = cast(tuple[Tensor, Tensor], fetch(split, torch.tensor([4, 0])))
     assert (inputs.shape, inputs.dtype, targets.tolist()) == ((2, 1, 2, 3), torch.float32, [4, 0])
     torch.testing.assert_close(inputs[0], torch.full((1, 2, 3), 0.8))
-    several = make(Rows, fields={"inputs": ["image", "label"], "targets": "label"}, example=[
-        [{"shape": [1, 2, 3]}, {"shape": [], "dtype": "int64"}], {"shape": [], "dtype": "int64"}
-    ])  # fmt: skip
-    assert [leaf.shape for leaf in tree_leaves(several.load("train").batch(torch.arange(3), torch.arange(3)))] == [  # type: ignore[call-arg, arg-type]
-        (3, 1, 2, 3), (3,), (3,)
-    ]  # fmt: skip
+    image, label = {"shape": [1, 2, 3]}, {"shape": [], "dtype": "int64"}
+    several = make(Rows, fields={"inputs": ["image", "label"], "targets": "label"}, example=[[image, label], label])
+    shapes = [leaf.shape for leaf in tree_leaves(fetch(split_of(several, "train"), torch.arange(3)))]
+    assert shapes == [(3, 1, 2, 3), (3,), (3,)]
 
 
 def test_ragged_sequences_are_padded_and_maps_stay_maps() -> None:
