@@ -72,10 +72,11 @@ def _find_loss(folder: Path, last_state: Mapping[str, Any] | None, code: int | N
     again = "`lathe resume` runs it from the start"
     if not folder.is_dir():
         return f"its folder is gone ({folder} was removed or renamed while it ran); {again}, or rename it back first"
+    journal = folder / "journal.jsonl"
     # A process that ends before its first line has no journal either, but never with these codes.
-    if not (folder / "journal.jsonl").exists() and (last_state is not None or code in (DONE, JOURNAL_LOST)):
-        return f"its journal is gone ({folder / 'journal.jsonl'} was removed while it ran); {again}"
-    return None
+    if not journal.exists() and (last_state is not None or code in (DONE, JOURNAL_LOST)):
+        return f"its journal is gone ({journal} was removed while it ran); {again}"
+    return f"its journal has lost lines ({journal} was cut off while it ran); {again}" if code == JOURNAL_LOST else None
 
 
 def _from_rank_error(error: RankError) -> Outcome:

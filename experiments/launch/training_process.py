@@ -21,11 +21,12 @@ from experiments.config.allowlist import allow_local_packages
 from experiments.core.errors import InputError
 from experiments.launch.async_supervisor import is_supervised, run_supervisor
 from experiments.launch.stop import StopSignal
+from experiments.run.folder_watch import lacks_file_of
 from experiments.run.journal import Journal, read
 from experiments.run.lock import lock_run
 from experiments.run.rank_reports import log_name
 from experiments.trial.trial import Trial
-from launchers.base import DONE, FAILED
+from launchers.base import DONE, FAILED, JOURNAL_LOST
 
 if TYPE_CHECKING:
     from modules.parallel.base import Rank
@@ -78,17 +79,29 @@ def run_rank(trial: Trial, attempt: int, trust: tuple[str, ...], rank: Rank, sto
     Returns:
         The exit code of the process.
     """
+    try:
+        return _run_locked(trial, attempt, trust, rank, stop)
+    except FileNotFoundError as err:
+        if not lacks_file_of(trial.folder, err):
+            raise
+        print(f"{type(err).__name__}: {err}; the run folder was removed or renamed", file=sys.stderr)
+        return JOURNAL_LOST
+
+
+def _run_locked(trial: Trial, attempt: int, trust: tuple[str, ...], rank: Rank, stop: StopSignal) -> int:
     from experiments.train.attempt import run_attempt
 
-    folder = trial.folder / "attempts" / str(attempt)
+    folder, supervised = trial.folder / "attempts" / str(attempt), _is_supervised(trial, attempt)
     with lock_run(trial.folder):
-        if trial.attempts()[-1] != folder:  # the launching side died, and another attempt started before this lock
+        if not folder.is_dir():
+            return JOURNAL_LOST
+        if trial.attempts()[-1:] != [folder]:  # the launching side died, and another attempt started before this lock
             return FAILED
         _log_to(folder / log_name(rank.number))
         if rank.number == 0:
             stop.on_limit = partial(_report_limit, folder, attempt)
         allow_local_packages(trust)
-        if _is_supervised(trial, attempt):
+        if supervised:
             return run_supervisor(trial, attempt, trust, rank, stop)
         with Journal(folder / "journal.jsonl" if rank.number == 0 else Path(os.devnull)) as journal:
             try:

@@ -6,7 +6,6 @@ import errno
 import json
 import math
 import shutil
-import time
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,12 +17,10 @@ from experiments.core.errors import InputError
 from experiments.core.files.field_types import is_count, is_number, is_text, matches
 from experiments.core.files.read_file import DamagedFileError, MissingFileError, read_json_map
 from experiments.run import journal
-from experiments.run.folder_watch import wait_until_back
+from experiments.run.folder_watch import try_again_once_back
 
 STATE = "state.json"
 BEST = "best.json"
-MAX_TRIES, PAUSE_S = 5, 0.05
-"""To write a checkpoint in a folder that another process is just removing."""
 
 
 class CheckpointError(Exception):
@@ -58,19 +55,21 @@ class Checkpoints:
     """
 
     def __init__(
-        self, folder: Path, keep_last: int, attempt: int | None = None, needed: Collection[str] | None = None
-    ) -> None:
+        self, folder: Path, keep_last: int, attempt: int | None = None, needed: Collection[str] | None = None,
+        writer: journal.Journal | None = None,
+    ) -> None:  # fmt: skip
         """
         Args:
             folder: of the run; `lathe resume` takes its name.
             keep_last: how many of the newest to keep, besides the best one.
             attempt: number of the writing attempt; it writes nothing after a later attempt has begun. None: no check.
             needed: the only files that have to be there, such as those of the model; None: all.
+            writer: writes the journal of the attempt, so that a checkpoint can tell whether lines of it are lost.
         """
         if keep_last < 1:
             raise ValueError(f"Checkpoints wants keep_last of at least 1, but got {keep_last}")
         self.run = folder.name
-        self.attempt, self.needed = attempt, needed
+        self.attempt, self.needed, self.writer = attempt, needed, writer
         self.folder = folder / "checkpoints"
         self.keep_last = keep_last
         self.warnings: list[str] = []
@@ -85,20 +84,14 @@ class Checkpoints:
 
         Raises:
             CheckpointError: it cannot be written, for example because the disk is full; earlier ones are intact.
-            JournalLostError: the journal of the attempt was removed, so the checkpoint would continue nothing.
+            JournalLostError: the journal of the attempt was removed or cut off, so the checkpoint would not continue it.
         """
         own = "" if self.attempt is None else f"-{self.attempt}"
         partial, folder = self.folder / f".partial-{step}{own}", self._step_folder(step)
         try:
             self._check_no_later_attempt(step)
-            for left in reversed(range(MAX_TRIES)):
-                try:
-                    journals = self._write(step, write, state, partial, folder)
-                    break
-                except FileNotFoundError:  # the folder is removed or renamed for a moment
-                    if not left or not wait_until_back(self.folder.parent):
-                        raise
-                    time.sleep(PAUSE_S)
+            # Another process may remove `checkpoints`, or rename the run folder for a moment.
+            journals = try_again_once_back(self.folder.parent, lambda: self._write(step, write, state, partial, folder))
         except OSError as err:
             num_bytes = _size(partial)
             shutil.rmtree(partial, ignore_errors=True)
@@ -117,10 +110,12 @@ class Checkpoints:
         self._remove_partial()
         partial.mkdir()
         write(partial)
+        written = self.writer.written if self.writer is not None else 0  # first: the training goes on
         journals = journal.measure(self.folder.parent)
-        if self.attempt is not None and str(self.attempt) not in journals:
+        if self.attempt is not None and (size := journals.get(str(self.attempt), -1)) < written:
+            harm = "removed" if size < 0 else "cut off"
             raise journal.JournalLostError(
-                f"the journal of attempt {self.attempt} was removed while the run was training"
+                f"the journal of attempt {self.attempt} was {harm} while the run was training"
             )
         _seal(partial, step, state, journals)
         self._check_no_later_attempt(step)

@@ -81,6 +81,9 @@ class Journal:
 
     One process writes a journal. If a killed writer left a torn last line, the next writer removes it.
 
+    Attributes:
+        written: size of all lines so far in bytes, also of those that were lost.
+
     Raises:
         OSError: a line cannot be written, for example because the disk is full; the file ends with the line before it.
         JournalLostError: the file was removed or cut off.
@@ -92,7 +95,7 @@ class Journal:
         self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         self._host, self._pid = socket.gethostname(), os.getpid()
         cut_torn_tail(self._fd)
-        self._size = os.fstat(self._fd).st_size
+        self._size = self.written = os.fstat(self._fd).st_size
 
     def state(
         self, state: State, *, step: int, attempt: int, reason: str | None = None, failure: str | None = None,
@@ -152,6 +155,7 @@ class Journal:
             message = f"the journal cannot be written ({err.strerror}); free space and resume the run"
             raise OSError(err.errno, message, str(self.path)) from err
         self._size += written
+        self.written += written
 
     def _check_file(self) -> None:
         """Raise an error if an earlier line is lost. This takes less than 1 us."""

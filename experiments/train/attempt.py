@@ -24,6 +24,7 @@ from experiments.core.seeding import derive_seed
 from experiments.plan.plan import Plan, make_plan
 from experiments.run.checkpoint import CheckpointError, Checkpoints
 from experiments.run.failure import CONFIG, DATA_LOST, DEVICE_MEMORY, DISK, EXCEPTION, HOST_MEMORY
+from experiments.run.folder_watch import lacks_file_of
 from experiments.run.history import read_previous_attempts
 from experiments.run.journal import Journal, JournalLostError
 from experiments.run.rank_reports import SECONDARY, log_name, write_error
@@ -114,7 +115,7 @@ def run_attempt(
 
         set_level(config["determinism"], warn)
         _redirect_warnings(warn)
-        checkpoints = Checkpoints(trial.folder, config["checkpoint"]["keep_last"], number)
+        checkpoints = Checkpoints(trial.folder, config["checkpoint"]["keep_last"], number, writer=journal)
         plan = make_plan(config)
         if config["hardware"]["memory_gb"] is not None:
             # Only if it is stated: the estimate takes 40 ms for the smallest model (2026-11, one core), and without a
@@ -139,15 +140,17 @@ def run_attempt(
         journal.state(state, step=training.done, attempt=number, reason=reason)
         return DONE if state == "finished" else FAILED
     except (InputError, DataError) as err:
+        if classify_failure(err, trial.folder) == DATA_LOST:
+            return fail(str(err), FAILED, DATA_LOST)
         return fail(str(err), WRONG_INPUT, CONFIG)
     except JournalLostError as err:
         return fail(f"{type(err).__name__}: {err}", FAILED, DATA_LOST)
     except (TrainingError, CheckpointError) as err:
-        return fail(f"{type(err).__name__}: {err}", FAILED, classify_failure(err))
+        return fail(f"{type(err).__name__}: {err}", FAILED, classify_failure(err, trial.folder))
     except Exception as err:  # user code may raise anything; the log gets the traceback
         if has_others and _is_caused_by_another_rank(err):
             return fail(f"{SECONDARY}: {describe_error(err)}", FAILED, EXCEPTION, follows=True)
-        return fail(_describe(err), FAILED, classify_failure(err), unexpected=True)
+        return fail(_describe(err), FAILED, classify_failure(err, trial.folder), unexpected=True)
 
 
 def _redirect_warnings(warn: Callable[[str], None]) -> None:
@@ -217,8 +220,15 @@ def _describe(err: Exception) -> str:
     return f"{describe_error(err)}{hint}"
 
 
-def classify_failure(err: BaseException) -> str:
-    """Return the failure class of an exception, of `experiments.run.failure`."""
+def classify_failure(err: BaseException, run_folder: Path) -> str:
+    """Return the failure class of an exception, of `experiments.run.failure`.
+
+    Args:
+        err: ended the attempt.
+        run_folder: a file that is missing there was removed or renamed while the attempt ran.
+    """
+    if lacks_file_of(run_folder, err):
+        return DATA_LOST
     cause = err.__cause__ or err
     if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
         return DISK

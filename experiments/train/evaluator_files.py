@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from experiments.core import atomic
+from experiments.run.folder_watch import try_again_once_back
 from experiments.run.journal import Journal
 from modules.data.base import Split
 from modules.evaluator.base import MakesArtifacts
@@ -46,10 +48,14 @@ class EvaluatorArtifacts:
             files = self.evaluator.artifacts(model.eval(), split)
         if not files:
             return
-        folder.mkdir(exist_ok=True)
-        for name, content in files.items():
-            atomic.write_bytes(folder / name, content)
+        try_again_once_back(folder.parent, lambda: _write_files(folder, files))
         journal.artifact("/".join(folder.parts[-3:]))
+
+
+def _write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    folder.mkdir(exist_ok=True)
+    for name, content in files.items():
+        atomic.write_bytes(folder / name, content)
 
 
 def _make_skeleton(model: nn.Module) -> nn.Module:

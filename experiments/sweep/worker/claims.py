@@ -12,6 +12,7 @@ from experiments.config.validate import check_config
 from experiments.core.errors import InputError
 from experiments.run import journal
 from experiments.run.failure import CONFIG, DISK, PREEMPTED, TIMEOUT
+from experiments.run.folder_watch import try_again_once_back
 from experiments.sweep.budget import find_spent_limit, has_points_left
 from experiments.sweep.expand import expand_point
 from experiments.sweep.ledger import ClaimLostError, Entry, Ledger, LedgerState
@@ -73,9 +74,7 @@ class TrialQueue:
                 return None
             # First, by the file server's clock: no other worker may miss it because the clocks of two machines differ.
             with contextlib.suppress(OSError):  # reported below
-                folder = self.sweep.trial(entry).folder / "attempts" / str(entry.attempt + 1)
-                folder.mkdir(parents=True, exist_ok=True)
-                (folder / "heartbeat").touch()
+                _make_attempt_folder(self.sweep.trial(entry), entry.attempt + 1)
             attempt = self.ledger.claim(entry, worker=self.worker, host=socket.gethostname(), devices=self.devices)
         return self._prepare(entry, attempt)
 
@@ -98,24 +97,25 @@ class TrialQueue:
         """Create the folders of the trial and its attempt. If that fails, record it in the ledger and return None."""
         trial = self.sweep.trial(entry)
         try:
-            trial.folder.mkdir(exist_ok=True)
-            if not (trial.folder / "trial.yaml").exists():
-                self._write_trial(entry, trial)
-            else:  # another process wrote it
-                check_config(trial.config, self.sweep.trust, f"trial {entry.id}", with_rules=False)
-            journal.set_aside_incomplete(trial.folder)
-            for path in journal.journals(trial.folder):
-                journal.seal(path)
-            folder = trial.folder / "attempts" / str(attempt)
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "heartbeat").touch()
-            (trial.folder / "outcome.json").unlink(missing_ok=True)
+            try_again_once_back(self.sweep.folder, lambda: self._prepare_folder(entry, trial, attempt))
         except (OSError, InputError) as err:
             failure = CONFIG if isinstance(err, InputError) else DISK
             with self.ledger.locked():
                 self.ledger.end(entry.id, attempt, "failed", failure=failure, reason=str(err), wasted=True)
             return None
         return Claim(entry, trial, attempt)
+
+    def _prepare_folder(self, entry: Entry, trial: Trial, attempt: int) -> None:
+        trial.folder.mkdir(exist_ok=True)
+        if not (trial.folder / "trial.yaml").exists():
+            self._write_trial(entry, trial)
+        else:  # another process wrote it
+            check_config(trial.config, self.sweep.trust, f"trial {entry.id}", with_rules=False)
+        journal.set_aside_incomplete(trial.folder)
+        for path in journal.journals(trial.folder):
+            journal.seal(path)
+        _make_attempt_folder(trial, attempt)
+        (trial.folder / "outcome.json").unlink(missing_ok=True)
 
     def _write_trial(self, entry: Entry, trial: Trial) -> None:
         config, overrides = self.templates.fill(entry.values, entry.seed)
@@ -138,6 +138,14 @@ class TrialQueue:
                 path = self.sweep.trial(entry).folder / "attempts" / str(entry.attempt) / "heartbeat"
                 times[entry.id, entry.attempt] = path.stat().st_mtime if path.exists() else 0.0
         return times
+
+
+def _make_attempt_folder(trial: Trial, attempt: int) -> None:
+    """Make the folder of an attempt with its heartbeat; the sweep's folder must be there, and is not made again."""
+    folder = trial.folder / "attempts" / str(attempt)
+    for each in (trial.folder, folder.parent, folder):
+        each.mkdir(exist_ok=True)
+    (folder / "heartbeat").touch()
 
 
 def _priority(entry: Entry) -> int:

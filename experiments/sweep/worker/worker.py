@@ -42,8 +42,11 @@ def main() -> int:
     if placement.cpus is not None:  # before torch counts the cores
         os.sched_setaffinity(0, placement.cpus)
     signal_waiter = SignalWaiter()
+    if not wait_until_back(folder):
+        return _report_gone(folder)
     own = folder / "workers" / placement.worker
-    own.mkdir(parents=True, exist_ok=True)
+    for each in (own.parent, own):  # not the sweep's folder: it is renamed for a moment, or gone
+        each.mkdir(exist_ok=True)
     sweep = Sweep(folder, tuple(args.trust))
     if placement.world_size == 1 and not _has_work(sweep):  # nothing to do: skip the slow imports
         return DONE
@@ -60,6 +63,11 @@ def main() -> int:
     except RankGroupError as err:
         print(f"RankGroupError: {err}", file=sys.stderr)
         return FAILED
+
+
+def _report_gone(folder: Path) -> int:
+    print(f"the sweep's folder {folder} is gone, so this worker ends", file=sys.stderr)
+    return FAILED
 
 
 def _has_work(sweep: Sweep) -> bool:
@@ -131,8 +139,7 @@ class Worker:
         finally:
             self.rank_group.close()
         if not self.sweep.folder.is_dir():
-            print(f"the sweep's folder {self.sweep.folder} is gone, so this worker ends", file=sys.stderr)
-            return FAILED
+            return _report_gone(self.sweep.folder)
         with self.ledger.locked() as ledger_state:
             is_left = (
                 any(entry.state == "pending" for entry in ledger_state.entries.values()) and ledger_state.closed is None

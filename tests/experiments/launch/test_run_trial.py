@@ -279,3 +279,11 @@ def test_nothing_that_has_no_journal_is_finished(tmp_path: Path, code: int, is_l
     finished = {"state": "finished", "reason": None}
     outcome = determine_outcome(trial, 1, finished if code == 0 else None, code, None, was_killed_by_us=False)
     assert (outcome.status, outcome.failure == "data lost") == ("failed", is_lost)
+
+
+def test_a_process_that_cannot_log_its_end_because_lines_are_lost_has_lost_data(tmp_path: Path) -> None:
+    trial = frozen(tmp_path)
+    with Journal(trial.folder / "attempts" / "1" / "journal.jsonl"):
+        outcome = determine_outcome(trial, 1, None, JOURNAL_LOST, None, was_killed_by_us=False)
+    assert (outcome.status, outcome.failure) == ("failed", "data lost")
+    assert "was cut off while it ran" in (outcome.reason or "")

@@ -9,15 +9,18 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import yaml
 
 from experiments.config.compose import compose
+from experiments.launch.training_process import run_rank
 from experiments.run import journal
 from experiments.run.lock import lock_run
 from experiments.trial.trial import Trial, freeze
-from launchers.base import DONE, FAILED, WRONG_INPUT
+from launchers.base import DONE, FAILED, JOURNAL_LOST, WRONG_INPUT
+from modules.parallel.base import Rank
 from tests.support.waiting import PATIENCE_S
 
 TINY = ("tracking=off", "model=softmax", "max_steps=5", "eval_every_steps=5")
@@ -157,3 +160,12 @@ def test_several_processes_share_the_lock_but_only_one_takes_it_first(tmp_path: 
     with lock_run(tmp_path, first=True):
         pass
     assert os.listdir(tmp_path) == ["run.lock"]
+
+
+@pytest.mark.parametrize("left", ["nothing", "run"])
+def test_a_run_folder_that_is_gone_before_the_first_line_is_lost_data(tmp_path: Path, left: str) -> None:
+    trial = Trial(tmp_path / "run")
+    if left == "run":  # made again by another process
+        trial.folder.mkdir()
+    assert run_rank(trial, 1, (), Rank(0, 0, 1), mock.Mock()) == JOURNAL_LOST
+    assert not (trial.folder / "attempts").exists()

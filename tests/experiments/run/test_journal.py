@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from experiments.run.checkpoint import Checkpoints
 from experiments.run.journal import (
     Event,
     Journal,
@@ -272,3 +273,24 @@ def test_an_attempt_that_continues_lost_lines_does_not_count(tmp_path: Path) -> 
         *[(step, 1.0) for step in range(4)],
         *[(step, 4.0) for step in range(4, 10)],
     ]
+
+
+@pytest.mark.parametrize("is_noticed", [False, True])
+def test_a_journal_that_is_cut_off_while_a_checkpoint_is_written_has_lost_lines(
+    tmp_path: Path, is_noticed: bool
+) -> None:
+    path = tmp_path / "attempts" / "1" / "journal.jsonl"
+    with Journal(path) as journal:
+        checkpoints = Checkpoints(tmp_path, keep_last=2, attempt=1, writer=journal)
+        journal.metrics(1, {"a": 1.0})
+
+        def cut(folder: Path) -> None:
+            os.truncate(path, path.stat().st_size // 2)
+            if is_noticed:  # by the training, which logs its end
+                with pytest.raises(JournalLostError):
+                    journal.metrics(2, {"a": 2.0})
+                journal.state("failed", step=2, attempt=1)
+
+        with pytest.raises(JournalLostError, match="of attempt 1 was cut off"):
+            checkpoints.save(1, cut, {})
+    assert checkpoints.latest() is None

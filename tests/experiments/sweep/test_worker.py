@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -17,9 +18,9 @@ import pytest
 
 from experiments.run import folder_watch, journal
 from experiments.sweep.sweep import Sweep
+from experiments.sweep.worker import claims
 from experiments.sweep.worker import worker as worker_module
-from experiments.sweep.worker.claims import TrialQueue
-from launchers.base import FAILED, RankPlacement
+from launchers.base import FAILED, PLACEMENT_VARIABLE, RankPlacement
 from tests.support.waiting import PATIENCE_S, wait_until
 from tests.support.workers import (
     Worker,
@@ -169,13 +170,16 @@ def test_worker_whose_sweep_is_lost_ends_and_makes_no_folder(
             sweep.folder.rename(tmp_path / "away")
         else:
             shutil.rmtree(sweep.folder)
-        raise FileNotFoundError
 
-    monkeypatch.setattr(TrialQueue, "claim", lose_the_folder)
+    monkeypatch.setattr(claims, "find_spent_limit", lose_the_folder)  # in the midst of a claim
     group, waiter = SimpleNamespace(is_complete=True, close=list), SimpleNamespace(stop_signal=None)
     worker = worker_module.Worker(sweep, RankPlacement(worker="w"), cast(Any, group), cast(Any, waiter))
     assert worker.work() == FAILED
     assert f"the sweep's folder {sweep.folder} is gone, so this worker ends" in capsys.readouterr().err
+    monkeypatch.setattr(worker_module, "SignalWaiter", lambda: None)  # this process keeps its handlers
+    monkeypatch.setattr(sys, "argv", ["worker", str(sweep.folder)])
+    monkeypatch.setenv(PLACEMENT_VARIABLE, RankPlacement(worker="w").to_json())
+    assert worker_module.main() == FAILED, "of a worker that starts when the folder is lost"
     assert not sweep.folder.exists()
 
 
