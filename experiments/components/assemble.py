@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from experiments.components.instantiate import describe_error, instantiate
+from experiments.components.instantiate import instantiate
 from experiments.components.load_weights import load_initial_weights
+from experiments.components.optimizer import make_optimizer_factory
 from experiments.core.errors import InputError, PlanError
 from experiments.core.seeding import derive_seed
+from modules.callback.base import Callback
 from modules.data.base import Data
 from modules.evaluator.base import AnyEvaluator
 from modules.parallel.base import Engine, TrainingSetup
@@ -27,6 +28,12 @@ class Components:
     setup: TrainingSetup
     evaluator: AnyEvaluator
     engine: Engine
+    callbacks: Mapping[str, Callback] = field(default_factory=dict)
+    """By the name that the configuration gives them, in its order."""
+
+
+SUPERVISED = {"_target_": "modules.task.supervised.Supervised"}
+"""The task of a configuration that is older than tasks."""
 
 
 def assemble(config: Mapping[str, Any], trust: Collection[str] = (), initial: Path | None = None) -> Components:
@@ -42,22 +49,29 @@ def assemble(config: Mapping[str, Any], trust: Collection[str] = (), initial: Pa
     """
     torch.manual_seed(derive_seed(config["seed"], "init"))
     built, problems = dict[str, Any](), list[str]()
-    for key in ("model", "objective", "optimizer", "schedule", "data", "evaluator", "parallel"):
+    nodes = {**config, "task": config.get("task") or SUPERVISED}
+    for key in ("model", "objective", "optimizer", "schedule", "data", "evaluator", "parallel", "task"):
         try:
-            built[key] = instantiate(config[key], key, trust)
-            if key == "optimizer":  # it checks its values only when it gets parameters
-                built[key]([nn.Parameter(torch.empty(1))])
+            if key == "optimizer":
+                built[key] = make_optimizer_factory(nodes[key], trust)
+            else:
+                built[key] = instantiate(nodes[key], key, trust)
         except InputError as err:
             problems += err.problems
-        except Exception as err:  # optimizers raise any exception
-            problems.append(f"{key}: {describe_error(err)}; correct its arguments")
+    callbacks: dict[str, Callback] = {}
+    for name, node in (config.get("callback") or {}).items():
+        try:
+            callbacks[name] = instantiate(node, f"callback.{name}", trust)
+        except InputError as err:
+            problems += err.problems
     problems = problems or load_initial_weights(built["model"], config, initial)
     if problems:
         raise PlanError(problems, f"the plan for '{config['name']}'")
     setup = TrainingSetup(
-        built["model"], built["objective"], built["optimizer"], built["schedule"], example=built["data"].example
-    )
-    return Components(built["data"], setup, built["evaluator"], built["parallel"])
+        built["model"], built["objective"], built["optimizer"], built["schedule"], example=built["data"].example,
+        task=built["task"],
+    )  # fmt: skip
+    return Components(built["data"], setup, built["evaluator"], built["parallel"], callbacks)
 
 
 def make_engine(config: Mapping[str, Any], trust: Collection[str] = ()) -> Engine:

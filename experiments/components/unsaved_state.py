@@ -101,6 +101,8 @@ class UnsavedState:
             for path, part in self._find().items()
             if path in self.before and part.content != self.before[path].content
         ]
+        in_callbacks = self._saved_by_callbacks()
+        changed = [part for part in changed if not (part.path.startswith("callback.") and part.content <= in_callbacks)]
         if changed and _is_own(self.components.engine):
             saved = self._saved_content()
             changed = [part for part in changed if saved is not None and not part.content <= saved]
@@ -116,7 +118,9 @@ class UnsavedState:
         """All state outside of the model's parameters and buffers and the engine's optimizer, by path."""
         setup, engine = self.components.setup, self.components.engine
         known = {id(tensor) for tensor in setup.model.state_dict(keep_vars=True).values()}
-        packages = {_package(each) for each in (setup.model, setup.objective, setup.schedule, engine)}
+        callbacks, task = self.components.callbacks, setup.task
+        parts = (setup.model, setup.objective, setup.schedule, engine, task, *callbacks.values())
+        packages = {_package(each) for each in parts}
         walk = _Walk(known, packages - _LIBRARIES)
         walk.visited |= {
             id(each) for each in (setup, setup.model, setup.objective, setup.schedule, self.components.data)
@@ -125,11 +129,21 @@ class UnsavedState:
         walk.visited |= {id(module) for module in setup.model.modules()}
         for name, module in setup.model.named_modules():
             walk.owner(f"model{_dotted(name)}", module, is_model=True)
-        for name, component in (("objective", setup.objective), ("schedule", setup.schedule)):
+        for name, component in (("objective", setup.objective), ("schedule", setup.schedule), ("task", task)):
             walk.owner(name, component)
+        for name, callback in callbacks.items():
+            walk.owner(f"callback.{name}", callback)
         if not type(engine).__module__.startswith("modules.parallel."):
             walk.owner("parallel", engine)
         return walk.parts
+
+    def _saved_by_callbacks(self) -> frozenset[str]:
+        """The digests of all that the callbacks save."""
+        walk = _Walk(set(), set())
+        for callback in self.components.callbacks.values():
+            walk.attribute("", callback.state_dict(), 0, "")
+            walk.parts[f"{len(walk.parts)}"] = walk.parts.pop("", _Part("", "", frozenset()))
+        return frozenset().union(*(part.content for part in walk.parts.values()))
 
     def _saved_content(self) -> frozenset[str] | None:
         """The digests of all that a checkpoint of now holds; None if it has files that cannot be read here, or on other ranks."""
@@ -281,6 +295,8 @@ def _fix_of_tensor(path: str, name: str, owner: nn.Module, is_model: bool) -> st
 
 
 def _fix_of_plain(path: str, value: object) -> str:
+    if path.startswith("callback."):
+        return f"it is a {type(value).__name__} of a callback; return it from `state_dict`, and read it in `load_state_dict`"
     if path.startswith("parallel"):
         return f"it is a {type(value).__name__} of the engine; write it in `snapshot` and read it in `load`"
     if isinstance(value, Generator | random.Random | np.random.Generator | np.random.RandomState):

@@ -31,7 +31,7 @@ OWN = ("modules.", *PLACES)
 MARK = "is_component"
 """Class attribute of Lathe's components; it is not inherited."""
 OPTIMIZERS = (
-    "adadelta", "adagrad", "adam", "adamax", "adamw", "asgd", "nadam", "radam", "rmsprop", "rprop", "sgd", "sparse_adam",
+    "adadelta", "adagrad", "adam", "adamax", "adamw", "asgd", "lbfgs", "nadam", "radam", "rmsprop", "rprop", "sgd", "sparse_adam",
 )  # fmt: skip
 TORCH = {
     **{f"torch.optim.{name}.": frozenset({"optimizer"}) for name in OPTIMIZERS},
@@ -39,7 +39,9 @@ TORCH = {
     "torch.nn.modules.loss.": frozenset({"model", "objective"}),
 }
 """The groups that the classes of a torch module can serve."""
-INNER_GROUPS = frozenset({"data", "evaluator", "model", "objective", "optimizer", "parallel", "schedule"})
+INNER_GROUPS = frozenset(
+    {"callback", "data", "evaluator", "model", "objective", "optimizer", "parallel", "schedule", "task"}
+)
 """What a component may hold inside; the others have one place each."""
 GROUPS = INNER_GROUPS | {*PLACES.values()}
 

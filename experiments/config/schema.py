@@ -10,7 +10,7 @@ Part = dict[str, Any]  # a component: a node with `_target_`, whose schema is th
 
 @dataclass
 class ExperimentSchema:
-    """The root of the configuration."""
+    """The root of the configuration. A key with a default is newer than the others: the configuration of an old run lacks it."""
 
     name: str | None
     """Name of the run in tables and in the UI; null: made from the chosen model and data."""
@@ -72,6 +72,10 @@ class ExperimentSchema:
     """Folder of all runs and of the tracking store."""
     data_root: str
     """Folder of the data sets."""
+    task: Part = field(default_factory=lambda: {"_target_": "modules.task.supervised.Supervised"})
+    """The computation of a step."""
+    callback: dict[str, Part] = field(default_factory=dict)
+    """What runs after steps and evaluations, by a name of your choice."""
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import contextlib
 import importlib.util
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
@@ -297,3 +298,32 @@ def _has_elsewhere(wanted: Collection[str], full: str, hops: int) -> bool:
         return full not in dir(builtins)
     node = module.classes.get(full.rpartition(".")[2])
     return node is None or not hops or _has(wanted, node, module, hops - 1)
+
+
+def read_literal(target: str, name: str, hops: int = 6) -> object:
+    """The plain value of a class attribute, of the class or a base, read from the source; None if there is none."""
+    parent, _, own = target.rpartition(".")
+    try:
+        module = parse(parent)
+    except (SourceError, ValueError):
+        return None
+    if own not in module.classes:
+        return read_literal(module.imports[own], name, hops - 1) if own in module.imports and hops else None
+    for item in module.classes[own].body:
+        targets = (
+            item.targets if isinstance(item, ast.Assign) else [item.target] if isinstance(item, ast.AnnAssign) else []
+        )
+        if (
+            name in map(ast.unparse, targets)
+            and isinstance(item, ast.Assign | ast.AnnAssign)
+            and item.value is not None
+        ):
+            with contextlib.suppress(ValueError):
+                return ast.literal_eval(item.value)
+    for base in module.classes[own].bases if hops else ():
+        head, _, rest = ast.unparse(base).partition(".")
+        full = f"{parent}.{head}" if head in module.classes else module.imports.get(head, head)
+        value = read_literal(full + (f".{rest}" if rest else ""), name, hops - 1)
+        if value is not None:
+            return value
+    return None

@@ -119,6 +119,21 @@ def component_groups(annotation: ast.expr | None, module: Module, depth: int = 8
     return groups
 
 
+def class_of(annotation: ast.expr | None) -> tuple[str, bool]:
+    """The class of a schema field ("" if it is not a single class), and whether the field may be null."""
+    optional = isinstance(annotation, ast.BinOp) and ast.unparse(annotation.right) == "None"
+    named = annotation.left if optional and isinstance(annotation, ast.BinOp) else annotation
+    return (named.id if isinstance(named, ast.Name) else ""), optional
+
+
+def item_class(annotation: ast.expr | None, module: Module) -> ast.expr | None:
+    """The schema class, or `Part`, in a `list[Class]` or `dict[str, Class]`."""
+    if not isinstance(annotation, ast.Subscript):
+        return None
+    item = annotation.slice.elts[-1] if isinstance(annotation.slice, ast.Tuple) else annotation.slice
+    return item if isinstance(item, ast.Name) and (item.id in module.classes or item.id == "Part") else None
+
+
 def choices(annotation: ast.expr | None, module: Module) -> list[str]:
     """The values of a `Literal` annotation, for completion and help."""
     options: list[str] = []

@@ -14,6 +14,7 @@ from experiments.config import type_check as check
 from experiments.config.allowlist import GROUPS, OWN, find_groups, is_allowed, is_own, is_trusted
 from experiments.config.renamed_targets import TARGETS
 from experiments.config.rules.all_rules import find_problems
+from experiments.config.rules.optimizer import NOT_ARGUMENTS, merge_phase
 from experiments.config.signature import Argument, Module, Signature, SourceError
 from experiments.config.source_map import SourceMap, parents
 from experiments.core import renamed
@@ -26,7 +27,7 @@ MAX_SUGGESTIONS = 100
 MARKS = ("_target_", "_partial_")
 METHODS = {"launcher": ("launch", "submit"), "tracking": ("log_metrics",)}
 """A user's class for one of these groups has one of these methods."""
-PLURALS = {"tracking.trackers": "tracking"}
+PLURALS = {"tracking.trackers": "tracking", "callback": "callback"}
 """The group of the components in a map or list of the schema."""
 
 
@@ -147,7 +148,7 @@ class Validation:
         return renamed.suggestion(name, known, otherwise)
 
     def _field(self, value: Any, argument: Argument, module: Module, key: str) -> Any:
-        name, may_be_null = _class_of(argument.annotation)
+        name, may_be_null = check.class_of(argument.annotation)
         if value is check.UNKNOWN or (value is None and may_be_null and name in module.classes):
             return value
         if name == "Part":
@@ -159,7 +160,7 @@ class Validation:
             inner = ", ".join(signature.read(f"{module.name}.{name}").arguments)
             null = " or null" if may_be_null else ""
             self.problems.append(f"{self.origins.as_written(key, value)} is not a map{null}; its keys are {inner}")
-        elif (item := _item_class(argument.annotation, module)) is not None and isinstance(value, (dict, list)):
+        elif (item := check.item_class(argument.annotation, module)) is not None and isinstance(value, (dict, list)):
             return self._items(value, item, argument, module, key)
         else:
             return self._plain(value, argument, module, key)
@@ -203,7 +204,25 @@ class Validation:
             return
         spec = self._signature(target, key, groups)
         if spec is not None:
-            self._arguments(node, spec, key)
+            self._arguments(node, spec, key, groups)
+
+    def _optimizer_key(self, node: dict[str, Any], name: str, spec: Signature, key: str) -> None:
+        """Check one of the keys that an optimizer's class does not get."""
+        value = node[name]
+        if name == "schedule" and value is not None:
+            self.check_component(value, f"{key}.schedule", frozenset({"schedule"}))
+        elif name == "groups" and isinstance(value, list):
+            for number, group in enumerate(value):
+                values = (
+                    {each: item for each, item in group.items() if each != "match"} if isinstance(group, dict) else {}
+                )
+                partial = {"_partial_": True, **values}
+                self._arguments(partial, spec, f"{key}.groups[{number}]", frozenset())
+        elif name == "phases" and isinstance(value, dict):
+            for phase, own in value.items():
+                if isinstance(own, dict):
+                    merged = merge_phase(node, own)
+                    self.check_component(merged, f"{key}.phases.{phase}", frozenset({"optimizer"}))
 
     def _signature(self, target: str, key: str, groups: frozenset[str]) -> Signature | None:
         setting = self.origins.as_written(f"{key}._target_", target)
@@ -273,7 +292,7 @@ class Validation:
             return None
         return spec
 
-    def _arguments(self, node: dict[str, Any], spec: Signature, key: str) -> None:
+    def _arguments(self, node: dict[str, Any], spec: Signature, key: str, groups: frozenset[str]) -> None:
         short = spec.target.rpartition(".")[2]
         partial = node.get("_partial_", False)
         if not isinstance(partial, bool):
@@ -286,7 +305,9 @@ class Validation:
                 f"a {key} does not; remove it"
             )
         for name, value in node.items():
-            if name in spec.arguments:
+            if groups == frozenset({"optimizer"}) and name in NOT_ARGUMENTS:
+                self._optimizer_key(node, name, spec, key)
+            elif name in spec.arguments:
                 inner = check.wanted_groups(spec, name) if isinstance(value, (dict, list)) else frozenset()
                 node[name] = self._plain(value, spec.arguments[name], spec.module, f"{key}.{name}", inner)
             elif name not in MARKS and not spec.is_open and not self.other_arguments:
@@ -306,7 +327,7 @@ class Validation:
         wanted = check.wanted(argument.annotation, module)
         if key in self.origins.removed:
             self.problems.append(f"{self.origins.removed[key]} removes a required key; remove that override")
-        elif (name := _class_of(argument.annotation)[0]) == "Part" or name in module.classes:
+        elif (name := check.class_of(argument.annotation)[0]) == "Part" or name in module.classes:
             keys = ", ".join(signature.read(f"{module.name}.{name}").arguments) if name != "Part" else "_target_"
             self.problems.append(f"{key} is missing; {who} a map with the keys {keys}: add it to the configuration")
         elif argument.annotation is not None and wanted is None:
@@ -376,18 +397,3 @@ class Validation:
         if isinstance(value, float) and value.is_integer() and abs(value) <= MAX_INT and "whole number" in wanted:
             example = str(int(value))
         return f"write `{key}={example}` or the like"
-
-
-def _class_of(annotation: ast.expr | None) -> tuple[str, bool]:
-    """The class of a schema field ("" if it is not a single class), and whether the field may be null."""
-    optional = isinstance(annotation, ast.BinOp) and ast.unparse(annotation.right) == "None"
-    named = annotation.left if optional and isinstance(annotation, ast.BinOp) else annotation
-    return (named.id if isinstance(named, ast.Name) else ""), optional
-
-
-def _item_class(annotation: ast.expr | None, module: Module) -> ast.expr | None:
-    """The schema class in a `list[Class]` or `dict[str, Class]`."""
-    if not isinstance(annotation, ast.Subscript):
-        return None
-    item = annotation.slice.elts[-1] if isinstance(annotation.slice, ast.Tuple) else annotation.slice
-    return item if isinstance(item, ast.Name) and item.id in ("Part", *module.classes) else None

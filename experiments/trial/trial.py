@@ -117,6 +117,9 @@ EXCLUDED = (
     "hardware.slurm",
 )  # fmt: skip
 
+NEWER = {"task": {"_target_": "modules.task.supervised.Supervised"}, "callback": {}}
+"""Keys that the first version did not have. With these values they change nothing, so they do not count."""
+
 
 def trial_id(config: dict[str, Any]) -> str:
     """Ten hexadecimal digits: a hash of the keys that determine the result.
@@ -130,6 +133,9 @@ def trial_id(config: dict[str, Any]) -> str:
         hashed.pop("init_from", None)
     if not config.get("freeze"):
         hashed.pop("freeze", None)
+    for key, default in NEWER.items():
+        if hashed.get(key) == default:
+            hashed.pop(key)
     canonical = json.dumps(renamed.original(hashed), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(canonical.encode()).hexdigest()[:10]
 

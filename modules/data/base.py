@@ -11,6 +11,8 @@ from torch import Generator, Tensor
 
 Tensors = Tensor | tuple[Tensor, ...]
 Batch = tuple[Tensors, Tensors]  # (inputs, targets); the first dimension of every tensor is the batch
+Tree = Any
+"""Tensors in tuples, lists and dicts; the first dimension of every tensor is the batch. Supervised learning uses `Batch`."""
 
 IGNORED: Final = -100
 """Class of a target that losses and metrics leave out; torch's default ``ignore_index``."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -27,4 +27,16 @@ class Objective(Protocol):
             The loss, float [], and metrics, float [] each, under names such as ``loss_nats``; the split is put in front of
             the name.
         """
+        ...
+
+
+@runtime_checkable
+class CountsTargets(Protocol):
+    """An objective whose loss may be a mean over something else than examples, such as all tokens that are not padding.
+
+    With it the loss of a step is the same for every number of micro-batches and replicas, though texts differ in length.
+    """
+
+    def count_targets(self, targets: Tensors) -> Tensor | None:
+        """Count what the mean of a batch is over, float [], at least 0; it depends only on the targets. None: the examples."""
         ...

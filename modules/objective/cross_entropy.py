@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,18 +14,25 @@ from modules.data.base import IGNORED, Tensors
 class CrossEntropy:
     """Cross entropy in nats, for classes of examples or of their tokens.
 
-    The loss of a text is the mean over its targets that are not ignored, and the loss of a batch the mean over its texts. So
-    the loss does not depend on micro-batches, replicas and padding. Auxiliary classifiers learn the same targets.
+    By default the loss of a text is the mean over its targets that are not ignored, and the loss of a batch the mean over its
+    texts. With ``mean_over="tokens"`` it is the mean over all such targets of the batch, so a long text counts more. Neither
+    depends on micro-batches, replicas and padding. Auxiliary classifiers learn the same targets.
     Source of label smoothing: Szegedy et al. 2015, arXiv:1512.00567, section 7.
     """
 
     is_component = True
 
-    def __init__(self, label_smoothing_prob: float = 0.0, aux_weight: float = 0.3) -> None:
+    def __init__(
+        self,
+        label_smoothing_prob: float = 0.0,
+        aux_weight: float = 0.3,
+        mean_over: Literal["examples", "tokens"] = "examples",
+    ) -> None:
         """
         Args:
             label_smoothing_prob: probability that is distributed evenly over all classes.
             aux_weight: weight of the loss of every auxiliary classifier; 0.3 in Szegedy et al. 2014, arXiv:1409.4842.
+            mean_over: what the loss of texts is a mean over.
         """
         if not 0 <= label_smoothing_prob <= 1:
             raise ValueError(f"CrossEntropy wants label_smoothing_prob in [0, 1], but got {label_smoothing_prob}")
@@ -31,6 +40,11 @@ class CrossEntropy:
             raise ValueError(f"CrossEntropy wants aux_weight of at least 0, but got {aux_weight}")
         self.label_smoothing_prob = label_smoothing_prob
         self.aux_weight = aux_weight
+        self.mean_over = mean_over
+
+    def count_targets(self, targets: Tensors) -> Tensor | None:
+        classes = targets if isinstance(targets, Tensor) else targets[0]
+        return (classes != IGNORED).sum().float() if self.mean_over == "tokens" and classes.dim() > 1 else None
 
     def __call__(self, outputs: Tensors, targets: Tensors) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute the mean over the examples of a batch.
@@ -74,5 +88,7 @@ class CrossEntropy:
         if targets.dim() == 1:
             return F.cross_entropy(flat, classes, label_smoothing=smoothing)
         nats = F.cross_entropy(flat, classes, ignore_index=IGNORED, reduction="none", label_smoothing=smoothing)
+        if self.mean_over == "tokens":
+            return nats.sum() / (classes != IGNORED).sum().clamp_min(1)
         counts = (targets != IGNORED).flatten(1).sum(1).clamp_min(1)
         return (nats.view(len(targets), -1).sum(1) / counts).mean()

@@ -10,11 +10,13 @@ from typing import Literal, Protocol
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from modules.data.base import Batch
+from modules.data.base import Tree
 from modules.evaluator.base import AnyEvaluator
 from modules.objective.base import Objective
 from modules.parallel.topology import Topology
 from modules.schedule.base import Schedule
+from modules.task.base import Task
+from modules.task.supervised import Supervised
 
 
 @dataclass(frozen=True)
@@ -54,11 +56,13 @@ class EngineConfig:
     """Asynchronous replicas synchronise at each step that one of these numbers divides, so that it can be evaluated or saved."""
     folder: Path = Path()
     """Where the processes of this training exchange files; all nodes see it."""
+    seed: int = 0
+    """Of the random numbers that a task draws."""
     channels_last: bool = False
     """Store images in memory as [batch, height, width, channels]; their shape does not change."""
 
 
-Fetch = Callable[[int, int, int], Batch]
+Fetch = Callable[[int, int, int], Tree]
 """``fetch(step, index, num_shards)`` reads one shard of a global batch and sets its random state."""
 
 
@@ -70,12 +74,25 @@ class TrainingSetup:
     objective: Objective
     optimizer: Callable[[Iterable[nn.Parameter]], Optimizer]
     schedule: Schedule
-    example: Callable[[int], Batch] | None = None
+    example: Callable[[int], Tree] | None = None
     """Makes a batch of zeros with so many examples, for a trial pass."""
+    task: Task | None = None
+    """The computation of a step; None: supervised learning with the objective."""
+
+    def get_task(self) -> Task:
+        """The task, which knows the objective."""
+        task = self.task or Supervised()
+        task.objective = self.objective
+        return task
 
 
 class Engine(Protocol):
-    """Trains one model on all ranks of a topology. All ranks call each method, in the same order."""
+    """Trains one model on all ranks of a topology. All ranks call each method, in the same order.
+
+    A class may have two attributes, as plain tuples that the plan reads from the source: ``axes``, the axes of the topology that
+    it has ("pipe", "data", "model"), and ``serves``, the needs of tasks that it meets (`modules.task.base.Need`). Without
+    ``serves`` it trains only supervised tasks.
+    """
 
     def prepare(self, setup: TrainingSetup, config: EngineConfig) -> None:
         """Connect to the other ranks and move the model to its devices; called once, before any other method.
@@ -87,7 +104,7 @@ class Engine(Protocol):
         """
         ...
 
-    def train_step(self, batch: Batch, step: int) -> dict[str, Tensor]:
+    def train_step(self, batch: Tree, step: int) -> dict[str, Tensor]:
         """Make one update from this replica's shard of the global batch.
 
         Args:
@@ -100,7 +117,7 @@ class Engine(Protocol):
         """
         ...
 
-    def evaluate(self, batches: Iterable[tuple[Batch, bool]], evaluator: AnyEvaluator) -> dict[str, float]:
+    def evaluate(self, batches: Iterable[tuple[Tree, bool]], evaluator: AnyEvaluator) -> dict[str, float]:
         """Compute the evaluator's metrics and the mean objective over the examples of all replicas, in evaluation mode.
 
         Args:
@@ -176,3 +193,11 @@ class ManagedEngine(Engine, Protocol):
     def close(self) -> None:
         """End all these processes."""
         ...
+
+
+def find_unserved(task: Task, engine: object) -> list[str]:
+    """List what a task needs and an engine does not have."""
+    serves = getattr(engine, "serves", ())
+    missing = [need for need in task.needs if need not in serves]
+    rule = f"which the engine {type(engine).__name__} does not serve; use parallel=data"
+    return [f"task {type(task).__name__} needs {', '.join(missing)}, {rule}"] if missing else []

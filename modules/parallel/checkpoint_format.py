@@ -9,7 +9,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,7 +53,7 @@ class TrainingState:
     weights: dict[str, Tensor]
     """Whole parameters and buffers; a tied tensor has its first name only."""
     optimizer: str
-    """Name of the optimizer's class."""
+    """Names of the optimizers' classes, from `name_optimizers`."""
     entries: dict[str, dict[str, Tensor | float]]
     """Optimizer state by parameter name and entry, such as ``exp_avg`` or ``step``."""
     extra: dict[str, Any] = field(default_factory=dict)
@@ -201,31 +201,57 @@ def copy_to_cpu(tensor: Tensor) -> Tensor:
     return tensor.detach().to("cpu", copy=True).contiguous()
 
 
-def collect(tensors: Mapping[str, Tensor], optimizer: Optimizer) -> TrainingState:
-    """Copy the state of a model that is whole on this process."""
+def name_optimizers(optimizers: Sequence[Optimizer]) -> str:
+    """The classes of the optimizers of all phases, such as ``Adam, SGD``."""
+    return ", ".join(type(optimizer).__name__ for optimizer in optimizers)
+
+
+def collect(tensors: Mapping[str, Tensor], *optimizers: Optimizer) -> TrainingState:
+    """Copy the state of a model that is whole on this process; no parameter belongs to two optimizers."""
     entries: dict[str, dict[str, Tensor | float]] = {}
     for name, tensor in tensors.items():
-        own = optimizer.state.get(tensor)
+        own = next((optimizer.state[tensor] for optimizer in optimizers if tensor in optimizer.state), None)
         if own:
             entries[name] = {
-                key: copy_to_cpu(value) if isinstance(value, Tensor) else value for key, value in own.items()
+                key: copy_to_cpu(value) if isinstance(value, Tensor) else value for key, value in _flatten(own).items()
             }
     weights = {name: copy_to_cpu(tensor) for name, tensor in tensors.items()}
-    return TrainingState(weights, type(optimizer).__name__, entries)
+    return TrainingState(weights, name_optimizers(optimizers), entries)
+
+
+def _flatten(entries: Mapping[str, Any]) -> dict[str, Any]:
+    """Entries without lists: that of L-BFGS has lists of tensors. The name of an element is ``key[3]``."""
+    flat: dict[str, Any] = {}
+    for key, value in entries.items():
+        if isinstance(value, list):
+            flat[f"{key}[]"] = len(value)
+            flat |= {f"{key}[{number}]": element for number, element in enumerate(value) if element is not None}
+        elif value is not None:
+            flat[key] = value
+    return flat
+
+
+def _unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
+    entries = {key: value for key, value in flat.items() if not key.endswith("]")}
+    for key, length in flat.items():
+        if key.endswith("[]"):
+            name = key.removesuffix("[]")
+            entries[name] = [flat.get(f"{name}[{number}]") for number in range(int(length))]
+    return entries
 
 
 def restore(
     saved: SavedState,
     tensors: Mapping[str, Tensor],
-    optimizer: Optimizer,
+    optimizers: Sequence[Optimizer],
     cut: Callable[[str, Tensor], Tensor] | None = None,
 ) -> None:
-    """Copy a saved state into the tensors of this rank and their optimizer.
+    """Copy a saved state into the tensors of this rank and their optimizers.
 
     Args:
         saved: already checked with `SavedState.check`.
         tensors: parameters and buffers of this rank, by name.
-        optimizer: of some or all of these tensors.
+        optimizers: of some or all of these tensors.
         cut: takes this rank's part of a whole tensor; None: the rank has whole tensors.
     """
     part = cut or (lambda name, whole: whole)
@@ -233,19 +259,20 @@ def restore(
     with torch.no_grad():
         for name, tensor in tensors.items():
             tensor.copy_(part(name, saved.weight(name)))
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    state: dict[int, dict[str, Any]] = {}
-    for index, parameter in enumerate(parameters):
-        name = names[id(parameter)]
-        entries = saved.entries(name)
-        if entries:
-            state[index] = {
-                key: part(name, value)
-                if isinstance(value, Tensor) and value.shape == saved.weight(name).shape
-                else value
-                for key, value in entries.items()
-            }
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    for optimizer in optimizers:
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        state: dict[int, dict[str, Any]] = {}
+        for index, parameter in enumerate(parameters):
+            name = names[id(parameter)]
+            entries = _unflatten(saved.entries(name))
+            if entries:
+                state[index] = {
+                    key: part(name, value)
+                    if isinstance(value, Tensor) and value.shape == saved.weight(name).shape
+                    else value
+                    for key, value in entries.items()
+                }
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def _describe_slice(tensor_slice: Any) -> str:

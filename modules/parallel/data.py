@@ -10,20 +10,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from modules.data.base import ComponentWarning
+from modules.data.base import ComponentWarning, Tree
 from modules.parallel.base import EngineConfig, TrainingSetup
 from modules.parallel.single import Single
 from modules.parallel.topology import Degree
+from modules.parallel.updates import Update
 
 
 class DataParallel(Single):
     """Synchronous data parallelism with torch's reducer, which averages gradients while the backward pass still runs.
 
     Parameters without a gradient, in some or all steps, are trained as in one process: the optimizer leaves out a parameter
-    that no replica used in a step. Does not import DeepSpeed. Source: Li et al. 2020, arXiv:2006.15704.
+    that no replica used in a step. A task that calls parts of the model, or has several phases, gets its gradients averaged
+    after the backward pass instead. Does not import DeepSpeed. Source: Li et al. 2020, arXiv:2006.15704.
     """
 
     is_component = True
+    axes = ("data",)
 
     def __init__(self, data: Degree) -> None:
         """
@@ -39,22 +42,26 @@ class DataParallel(Single):
                 "model.sparse_gradients=true: NCCL sends only dense gradients between GPUs; set model.sparse_gradients=false, "
                 "or use one device"
             )
-        if config.topology.world > 1:
-            device = self.forward.device
+        device = self.forward.device
+        self.all_used = torch.ones(len(self.parameters), device=device)
+        self.numbers = {id(parameter): number for number, parameter in enumerate(self.parameters)}
+        self.unused: list[int] = []
+        self.sparse = {
+            id(module.weight)
+            for module in self.model.modules()
+            if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse
+        }
+        self.is_reported = False
+        self.averages_itself = config.topology.world > 1 and (
+            bool({"whole_model", "phases"}.intersection(self.task.needs)) or len(self.updates) > 1
+        )
+        if config.topology.world > 1 and not self.averages_itself:
             self.trained = DistributedDataParallel(
                 self.model,
                 device_ids=[device] if device.type == "cuda" else None,
                 process_group=self.ranks.groups["data"],
                 gradient_as_bucket_view=True,  # one copy of the gradients instead of two
             )
-            self.sparse = {
-                id(module.weight)
-                for module in self.model.modules()
-                if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse
-            }
-            self.all_used = torch.ones(len(self.parameters), device=device)
-            self.unused: list[int] = []
-            self.is_reported = False
 
     def weights(self) -> dict[str, Tensor]:
         return super().weights() if self.ranks.number == 0 else {}
@@ -93,10 +100,17 @@ class DataParallel(Single):
             return torch.sparse_coo_tensor(no_rows, parameter.new_empty(0, *parameter.shape[1:]), parameter.shape)
         return torch.zeros_like(parameter)
 
-    def _average(self, metrics: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _update(self, update: Update, batch: Tree, step: int) -> dict[str, Tensor]:
+        if self.averages_itself:
+            self.ranks.broadcast_buffers(self.model)  # as the reducer does before every forward pass
+        return super()._update(update, batch, step)
+
+    def _average(self, metrics: dict[str, Tensor], update: Update) -> dict[str, Tensor]:
         """Average the metrics, and remove the gradient of parameters that no replica used."""
+        if self.averages_itself:
+            return self._average_gradients(metrics, update)
         if not isinstance(self.trained, DistributedDataParallel):
-            return super()._average(metrics)
+            return super()._average(metrics, update)
         used = self.all_used
         if self.unused:
             used = used.clone()
@@ -107,6 +121,26 @@ class DataParallel(Single):
             for number in nowhere:
                 self.parameters[number].grad = None
             self._report(nowhere)
+        return metrics
+
+    def _average_gradients(self, metrics: dict[str, Tensor], update: Update) -> dict[str, Tensor]:
+        """Average metrics and gradients after the backward pass, in two collectives for dense gradients of one dtype."""
+        used = torch.tensor([float(each.grad is not None) for each in update.parameters], device=self.forward.device)
+        metrics, counts = self.ranks.mean_and_sum(metrics, used)
+        is_used = [count > 0 for count in counts.tolist()]
+        own = [each for each, used_somewhere in zip(update.parameters, is_used, strict=True) if used_somewhere]
+        for parameter in own:
+            if parameter.grad is None:
+                parameter.grad = self._zeros(parameter)
+        self.ranks.average_in_place([parameter.grad for parameter in own if parameter.grad is not None])
+        if not all(is_used):
+            self._report(
+                [
+                    self.numbers[id(each)]
+                    for each, used_somewhere in zip(update.parameters, is_used, strict=True)
+                    if not used_somewhere
+                ]
+            )
         return metrics
 
     def _report(self, numbers: list[int]) -> None:

@@ -16,8 +16,9 @@ from modules.evaluator.base import AnyEvaluator
 from modules.parallel import checkpoint_format as state
 from modules.parallel.base import EngineConfig, TrainingSetup
 from modules.parallel.deepspeed.engine import DeepSpeedEngine
-from modules.parallel.forward import MetricAccumulator, average_metrics, evaluation_mode, split_micro_batches
+from modules.parallel.forward import MetricAccumulator, MicroBatch, average_metrics, evaluation_mode
 from modules.parallel.topology import Degree
+from modules.task.base import Evaluation
 
 STAGE: Final = 1
 """ZeRO stage. Under stage 0, DeepSpeed 0.19.8 silently clips by the norm of the first pipeline stage only."""
@@ -30,6 +31,8 @@ class Pipeline(DeepSpeedEngine):
     """
 
     is_component = True
+    axes = ("pipe", "data", "model")
+    serves = ()
 
     def __init__(
         self,
@@ -73,21 +76,23 @@ class Pipeline(DeepSpeedEngine):
         self.metric_names: list[str] | None = None
         self.accumulator: MetricAccumulator | None = None
         self.is_counted: deque[bool] = deque()
+        self.waiting: deque[MicroBatch] = deque()
+        """Micro-batches of this step whose loss is not computed yet, in their order."""
         self.shapes: list[torch.Size] = []
 
     def train_step(self, batch: Batch, step: int) -> dict[str, Tensor]:
         self._set_learning_rate(step)
         self.step_metrics.clear()
         self._announce_shapes(batch)
-        self.engine.train_batch(split_micro_batches(batch, self.config.num_accumulation))
+        parts = self.forward.split(batch, step, self.ranks)
+        self.waiting = deque(parts)
+        self.engine.train_batch(iter([part.batch for part in parts]))
         return self._after_step(
             self._broadcast_metrics(self.ranks.mean(average_metrics(self.step_metrics)) if self._is_last else None)
         )
 
     def evaluate(self, batches: Iterable[tuple[Batch, bool]], evaluator: AnyEvaluator) -> dict[str, float]:
-        self.accumulator = MetricAccumulator(
-            evaluator, self.shards.whole_objective if self.shards else self.forward.objective
-        )
+        self.accumulator = MetricAccumulator(evaluator)
         self.ranks.broadcast_buffers(self.stages)
         remaining = iter(batches)
         with evaluation_mode(self.stages), self._varying_shapes():
@@ -131,11 +136,15 @@ class Pipeline(DeepSpeedEngine):
         with self.forward.autocast():
             if self.accumulator is not None:
                 whole = self.shards.whole_outputs(lambda inputs: inputs)(outputs) if self.shards else outputs
-                self.accumulator.add(whole, targets, self.is_counted.popleft())
+                objective = self.shards.whole_objective if self.shards else self.objective
+                evaluation = Evaluation(objective(whole, targets)[1], whole, targets)
+                weight = self.forward.task.weight((None, targets))
+                self.accumulator.add(evaluation, targets, self.is_counted.popleft(), weight)
                 return torch.zeros((), device=self.forward.device)
-            loss, metrics = self.forward.objective(outputs, targets)
-        self.step_metrics.append({name: value.detach() for name, value in metrics.items()})
-        return loss
+            loss, metrics = self.objective(outputs, targets)
+        scale = self.waiting.popleft().scale
+        self.step_metrics.append({name: scale(value.detach()) for name, value in metrics.items()})
+        return scale(loss)
 
     def _broadcast_metrics(self, metrics: dict[str, Tensor] | None) -> dict[str, Tensor]:
         """Copy the metrics of the last stage to all stages."""

@@ -9,14 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
-from modules.data.base import Batch
+from modules.data.base import Tree
 from modules.evaluator.base import AnyEvaluator
 from modules.parallel import checkpoint_format as state
 from modules.parallel.base import EngineConfig, TrainingSetup
 from modules.parallel.deepspeed.config import Stage
 from modules.parallel.deepspeed.engine import DeepSpeedEngine
-from modules.parallel.forward import Forward, average_metrics, evaluate, split_micro_batches
+from modules.parallel.forward import Forward, average_metrics, evaluate
 from modules.parallel.topology import Degree, Offload
+from modules.task.supervised import make_supervised
 
 
 class Zero(DeepSpeedEngine):
@@ -26,6 +27,8 @@ class Zero(DeepSpeedEngine):
     """
 
     is_component = True
+    axes = ("data", "model")
+    serves = ("inputs",)
 
     def __init__(
         self, stage: Stage, offload: Offload, data: Degree, model: Degree, deepspeed_extra: Mapping[str, Any]
@@ -59,12 +62,12 @@ class Zero(DeepSpeedEngine):
         self.parameters = parameters
         self.engine.train()
 
-    def train_step(self, batch: Batch, step: int) -> dict[str, Tensor]:
+    def train_step(self, batch: Tree, step: int) -> dict[str, Tensor]:
         config = self.config
         step_metrics = []
         self._set_learning_rate(step)
         norm: Tensor | None = None
-        for micro_batch in split_micro_batches(batch, config.num_accumulation):
+        for micro_batch in self.forward.split(batch, step, self.ranks):
             loss, metrics = self.forward.compute_loss(self.engine, micro_batch)
             step_metrics.append({name: value.detach() for name, value in metrics.items()})
             self.engine.backward(loss)
@@ -77,8 +80,8 @@ class Zero(DeepSpeedEngine):
             self.engine.step()
         return self._after_step(self.ranks.mean(average_metrics(step_metrics)), norm)
 
-    def evaluate(self, batches: Iterable[tuple[Batch, bool]], evaluator: AnyEvaluator) -> dict[str, float]:
-        forward = Forward(self.shards.whole_objective if self.shards else self.forward.objective, self.config)
+    def evaluate(self, batches: Iterable[tuple[Tree, bool]], evaluator: AnyEvaluator) -> dict[str, float]:
+        forward = Forward(make_supervised(self.shards.whole_objective), self.config) if self.shards else self.forward
         model = self.shards.whole_outputs(self.trained) if self.shards else self.trained
         return evaluate(
             forward, self.trained, model, batches, evaluator, self.ranks, whole=self.trained.model, keeps_tensors=True

@@ -2,100 +2,147 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import hashlib
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from operator import itemgetter
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
 
-from modules.data.base import Batch, Tensors
+from modules.data.base import Tree
 from modules.evaluator.base import AnyEvaluator, ModelEvaluator
-from modules.objective.base import Objective
 from modules.parallel.base import EngineConfig
 from modules.parallel.process_groups import ProcessGroups
+from modules.task.base import Evaluation, Phase, StepContext, Task
+from modules.task.supervised import Supervised
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Forward:
-    """Forward pass and objective of one rank."""
+    """Forward pass and loss of one rank."""
 
-    def __init__(self, objective: Objective, config: EngineConfig) -> None:
+    def __init__(self, task: Task, config: EngineConfig) -> None:
         """
         Raises:
             ValueError: this machine does not have the device.
         """
         self.device = find_device(config)
-        self.objective = objective
+        self.task, self.config = task, config
         self.precision = config.precision
         self.channels_last = config.channels_last
-        if isinstance(objective, nn.Module):  # it may hold tensors, such as class weights
-            objective.to(self.device)
+        for part in (task, getattr(task, "objective", None)):
+            if isinstance(part, nn.Module):  # it may hold tensors, such as class weights
+                part.to(self.device)
 
     def autocast(self) -> AbstractContextManager[object]:
         dtype = AUTOCAST.get(self.precision)
         return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype)
 
-    def compute_loss(self, model: Callable[[Tensors], Tensors], batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean loss and metrics of a micro-batch, which is on the CPU."""
-        inputs, targets = self.move_to_device(batch)
+    def compute_loss(self, model: nn.Module, micro_batch: MicroBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss and metrics of a micro-batch, which is on the CPU, as its part of the mean over the step."""
+        batch = self.move_to_device(micro_batch.batch)
         with self.autocast():
-            loss, metrics = self.objective(model(inputs), targets)
-        return loss, metrics
+            loss = self.task.loss(model, batch, micro_batch.context)
+        return micro_batch.scale(loss.mean), {name: micro_batch.scale(value) for name, value in loss.metrics.items()}
 
-    def move_to_device(self, batch: Batch) -> Batch:
-        inputs, targets = batch
+    def split(self, batch: Tree, step: int, ranks: ProcessGroups, phase: Phase | None = None) -> list[MicroBatch]:
+        """Split this replica's batch of a step into equal micro-batches, in order. All replicas call it together.
+
+        Args:
+            batch: on the CPU.
+            step: counted from 0.
+            ranks: the process groups.
+            phase: of the task; None: its only one.
+        """
+        config, name = self.config, (phase or Phase()).name
+        parts = list(split_batch(batch, config.num_accumulation))
+        weights = [self.task.weight(part) for part in parts]
+        factors: list[float | None] = [None] * len(parts)
+        if weights[0] is not None:
+            stacked = torch.stack([torch.as_tensor(weight).detach().double().cpu() for weight in weights])
+            total = ranks.sum(stacked.sum(), "data")
+            # 1 where all micro-batches of all replicas weigh the same
+            factors = (stacked * (len(parts) * ranks.topology.data / total.clamp_min(1e-300))).tolist()
+        size = count_examples(batch)
+        first, num_rows = ranks.coordinates.data * size, ranks.topology.data * size
+        rows = range(first, first + size, size // len(parts))
+        seed = _derive_seed(config.seed, step, name)
+        return [
+            MicroBatch(part, StepContext(step, config.num_steps, name, True, seed, row, num_rows), factor)
+            for part, row, factor in zip(parts, rows, factors, strict=True)
+        ]
+
+    def move_to_device(self, batch: Tree) -> Tree:
         if self.channels_last:
-            inputs = _map_tensors(inputs, _to_channels_last)
-        if self.device.type == "cpu":
-            return inputs, targets
-        return _map_tensors(inputs, self._copy), _map_tensors(targets, self._copy)
+            batch = self._change_inputs(batch)
+        return batch if self.device.type == "cpu" else tree_map(self._copy, batch)
 
-    def _copy(self, tensor: Tensor) -> Tensor:
-        return tensor.pin_memory().to(self.device, non_blocking=True)
+    def _change_inputs(self, batch: Tree) -> Tree:
+        if not isinstance(batch, tuple):
+            return tree_map(_to_channels_last, batch)
+        return (tree_map(_to_channels_last, batch[0]), *batch[1:])
+
+    def _copy(self, value: Any) -> Any:
+        return value.pin_memory().to(self.device, non_blocking=True) if isinstance(value, Tensor) else value
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """A part of a replica's batch."""
+
+    batch: Tree
+    context: StepContext
+    factor: float | None = None
+    """Its weight, divided by the mean weight of all micro-batches of the step; None: all weigh the same."""
+
+    def scale(self, mean: Tensor) -> Tensor:
+        """Make a mean over this micro-batch a term of the plain average over all micro-batches."""
+        return mean if self.factor is None else mean * self.factor
 
 
 class MetricAccumulator:
     """Accumulates sums over the batches of an evaluation."""
 
-    def __init__(self, evaluator: AnyEvaluator, objective: Objective, whole: nn.Module | None = None) -> None:
+    def __init__(self, evaluator: AnyEvaluator, whole: nn.Module | None = None) -> None:
         """
         Args:
             evaluator: computes the sums.
-            objective: for whole outputs, not slices.
             whole: the model, for an evaluator that calls it; None if no rank has the whole model.
         """
-        self.evaluator, self.objective, self.whole = evaluator, objective, whole
+        self.evaluator, self.whole = evaluator, whole
         self.sums: Tensor | None = None
         self.totals: dict[str, Tensor] = {}
-        self.num_examples = 0
+        self.weight = 0.0
 
-    def add(self, outputs: Tensors, targets: Tensors, is_counted: bool, inputs: Tensors | None = None) -> None:
-        """Add the sums of one batch. A batch that is not counted only sets the names and shapes, if it comes first."""
-        _, metrics = self.objective(outputs, targets)
-        size = count_examples(targets) if is_counted else 0
+    def add(self, evaluation: Evaluation, batch: Tree, is_counted: bool, weight: Tensor | None = None) -> None:
+        """Add the sums of one batch. A batch that is not counted only sets the names and shapes, if it comes first.
+
+        Args:
+            evaluation: metrics and outputs.
+            batch: on the device; an evaluator that compares outputs does not need it.
+            is_counted: whether its examples count.
+            weight: what its metrics are means over; None: its examples.
+        """
+        size = (count_examples(batch) if weight is None else float(weight)) if is_counted else 0.0
         if is_counted:
-            sums = self._compute_sums(inputs, outputs, targets)
+            sums = self._compute_sums(evaluation, batch)
             self.sums = sums if self.sums is None else self.sums + sums
         elif self.sums is None:
-            self.sums = torch.zeros_like(self._compute_sums(inputs, outputs, targets, only_first=True))
-        for name, value in metrics.items():
+            self.sums = torch.zeros_like(self._compute_sums(evaluation, batch, only_first=True))
+        for name, value in evaluation.metrics.items():
             self.totals[name] = self.totals.get(name, 0.0) + value.detach().double() * size
-        self.num_examples += size
+        self.weight += size
 
-    def _compute_sums(
-        self, inputs: Tensors | None, outputs: Tensors, targets: Tensors, *, only_first: bool = False
-    ) -> Tensor:
+    def _compute_sums(self, evaluation: Evaluation, batch: Tree, *, only_first: bool = False) -> Tensor:
         """Sums of a batch; with ``only_first``, an evaluator that calls the model, which can be slow, gets one example."""
         if not isinstance(self.evaluator, ModelEvaluator):
-            return self.evaluator.update(outputs, targets)
+            return self.evaluator.update(evaluation.outputs, evaluation.targets)
         assert self.whole is not None, "the plan has refused this layout"
-        assert inputs is not None
-        select = itemgetter(slice(1 if only_first else None))
-        return self.evaluator.update_with_model(
-            self.whole, (_map_tensors(inputs, select), _map_tensors(targets, select))
-        )
+        return self.evaluator.update_with_model(self.whole, slice_rows(batch, slice(1 if only_first else None)))
 
     def _compute_metrics(self, sums: Tensor) -> dict[str, float]:
         if not isinstance(self.evaluator, ModelEvaluator):
@@ -111,11 +158,13 @@ class MetricAccumulator:
         """
         if self.sums is None:
             raise ValueError("evaluate needs at least one batch, but got 0; check that the split is not empty")
-        count = self.sums.new_tensor([self.num_examples])
+        count = self.sums.new_tensor([self.weight])
         flat = ranks.sum(torch.cat([count, self.sums, *(total.reshape(1) for total in self.totals.values())]), "data")
         values = flat.to("cpu", torch.float64)
         sums, totals = values[1 : 1 + len(self.sums)], values[1 + len(self.sums) :]
-        means = {name: float(total) / float(values[0]) for name, total in zip(self.totals, totals, strict=True)}
+        means = {
+            name: float(total) / max(float(values[0]), 1e-300) for name, total in zip(self.totals, totals, strict=True)
+        }
         return means | self._compute_metrics(sums)
 
 
@@ -142,21 +191,41 @@ def find_device(config: EngineConfig) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
-def count_examples(tensors: Tensors) -> int:
-    """Number of examples in a batch."""
-    return len(tensors if isinstance(tensors, Tensor) else tensors[0])
+def count_examples(batch: Tree) -> int:
+    """Number of examples in a batch.
+
+    Raises:
+        ValueError: it has no tensor.
+    """
+    first = next((leaf for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)), None)
+    if first is None:
+        raise ValueError(f"a batch is a tree of tensors, but this one is {type(batch).__name__} without a tensor")
+    return len(first)
 
 
-def split_micro_batches(batch: Batch, num_parts: int) -> Iterator[Batch]:
-    """Split a batch into equal micro-batches, in order."""
-    size = count_examples(batch[0])
+def slice_rows(batch: Tree, rows: slice) -> Tree:
+    """Take some examples of a batch."""
+    return tree_map(lambda value: value[rows] if isinstance(value, Tensor) else value, batch)
+
+
+def split_batch(batch: Tree, num_parts: int) -> Iterator[Tree]:
+    """Split a batch into equal parts, in order."""
+    size = count_examples(batch)
     if size % num_parts:
         raise ValueError(
             f"num_accumulation={num_parts} cannot split a batch of {size} evenly; use a batch size that it divides"
         )
+    if num_parts == 1:
+        yield batch
+        return
     for start in range(0, size, size // num_parts):
-        select = itemgetter(slice(start, start + size // num_parts))
-        yield _map_tensors(batch[0], select), _map_tensors(batch[1], select)
+        yield slice_rows(batch, slice(start, start + size // num_parts))
+
+
+def _derive_seed(seed: int, step: int, phase: str) -> int:
+    """A seed of 62 bits for one phase of one step."""
+    digest = hashlib.blake2b(f"{seed} {step} {phase}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 2
 
 
 def average_metrics(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -181,8 +250,8 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 def evaluate(
     forward: Forward,
     module: nn.Module,
-    model: Callable[[Tensors], Tensors],
-    batches: Iterable[tuple[Batch, bool]],
+    model: Any,
+    batches: Iterable[tuple[Tree, bool]],
     evaluator: AnyEvaluator,
     ranks: ProcessGroups,
     *,
@@ -192,7 +261,7 @@ def evaluate(
     """`Engine.evaluate` for engines in which every rank runs the whole forward pass.
 
     Args:
-        forward: its objective takes whole outputs, not slices.
+        forward: the objective of its task takes whole outputs, not slices.
         module: the module to set into evaluation mode.
         model: the function to call: ``module``, or a function that gathers its outputs.
         batches: this replica's batches, and whether each is counted.
@@ -202,24 +271,28 @@ def evaluate(
         keeps_tensors: the model stores tensors that it computes and trains on them later, so they must not be inference
             tensors.
     """
-    accumulator = MetricAccumulator(evaluator, forward.objective, whole or module)
+    accumulator = MetricAccumulator(evaluator, whole or module)
+    task = forward.task
+    # Inference mode is faster, but a task of a user may need gradients, such as those of the outputs by the inputs.
+    may_infer = type(task) is Supervised and not keeps_tensors
+    context = StepContext(
+        0, forward.config.num_steps, is_training=False, seed=_derive_seed(forward.config.seed, -1, "")
+    )
     ranks.broadcast_buffers(module)
     with evaluation_mode(module):
         for batch, is_counted in batches:
             # Leave inference mode before the next batch is fetched: a data set may cache tensors, and torch cannot train
             # on inference tensors.
-            with torch.no_grad() if keeps_tensors else torch.inference_mode():
-                inputs, targets = forward.move_to_device(batch)
+            with torch.inference_mode() if may_infer else torch.no_grad():
+                weight = task.weight(batch)
+                own = forward.move_to_device(batch)
                 with forward.autocast():
-                    accumulator.add(model(inputs), targets, is_counted, inputs)
+                    accumulator.add(task.evaluate(model, own, replace(context)), own, is_counted, weight)
         with torch.no_grad():
             return accumulator.compute(ranks)
 
 
-def _map_tensors(tensors: Tensors, change: Callable[[Tensor], Tensor]) -> Tensors:
-    return change(tensors) if isinstance(tensors, Tensor) else tuple(change(tensor) for tensor in tensors)
-
-
-def _to_channels_last(tensor: Tensor) -> Tensor:
-    """Change the memory order of images; convolutions keep it. Other tensors are returned unchanged."""
-    return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
+def _to_channels_last(tensor: Any) -> Any:
+    """Change the memory order of images; convolutions keep it. Other values are returned unchanged."""
+    is_image = isinstance(tensor, Tensor) and tensor.dim() == 4
+    return tensor.contiguous(memory_format=torch.channels_last) if is_image else tensor

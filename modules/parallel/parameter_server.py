@@ -46,6 +46,8 @@ class ParameterServer:
     """
 
     is_component = True
+    axes = ("data",)
+    serves = ("inputs", "whole_model")
 
     def __init__(
         self, data: Degree, num_servers: int = 1, group_size: int = 1, num_backup_workers: int = 0,

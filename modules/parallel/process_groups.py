@@ -100,6 +100,18 @@ class ProcessGroups:
         means = (flat[: len(metrics)] / self.topology.data).unbind()
         return dict(zip(metrics, means, strict=True)), flat[len(metrics) :]
 
+    def average_in_place(self, tensors: Sequence[Tensor]) -> None:
+        """Average tensors over the replicas: the dense ones of a dtype in one collective, sparse ones one by one."""
+        for dtype in _dtypes(tensors) if self.topology.data > 1 else ():
+            dense = [tensor for tensor in tensors if tensor.dtype == dtype and not tensor.is_sparse]
+            if dense:
+                flat = self.sum(torch.cat([tensor.reshape(-1) for tensor in dense]), "data").div_(self.topology.data)
+                for tensor, part in zip(dense, flat.split([tensor.numel() for tensor in dense]), strict=True):  # type: ignore[no-untyped-call]
+                    tensor.copy_(part.view_as(tensor))
+        for tensor in tensors:
+            if tensor.is_sparse:
+                self.sum(tensor, "data").div_(self.topology.data)
+
     def broadcast_buffers(self, module: nn.Module) -> None:
         """Copy the first replica's buffers to all replicas, whose batch statistics differ."""
         for buffer in module.buffers() if self.topology.data > 1 else ():

@@ -5,27 +5,42 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
-from modules.data.base import Batch
+from modules.data.base import Tree
 from modules.evaluator.base import AnyEvaluator
 from modules.parallel import checkpoint_format as state
 from modules.parallel.base import EngineConfig, TrainingSetup
-from modules.parallel.forward import Forward, average_metrics, evaluate, split_micro_batches
+from modules.parallel.forward import Forward, average_metrics, evaluate
 from modules.parallel.process_groups import ProcessGroups
+from modules.parallel.updates import Update, make_updates
+from modules.task.base import Need
+
+_LOSS = "the loss of a closure"
 
 
 class Single:
     """Trains on one device, with accumulation, mixed precision, clipping and compilation. Does not import DeepSpeed."""
 
     is_component = True
+    axes: ClassVar[tuple[str, ...]] = ()
+    serves: ClassVar[tuple[Need, ...]] = (
+        "inputs",
+        "whole_model",
+        "phases",
+        "closure",
+        "collector",
+        "per_example_gradients",
+    )
 
     def prepare(self, setup: TrainingSetup, config: EngineConfig) -> None:
         self.config = config
-        self.forward = Forward(setup.objective, config)
+        self.task = setup.get_task()
+        self.forward = Forward(self.task, config)
         self.ranks = ProcessGroups(config)
         self.model = setup.model.to(self.forward.device)
         self.tensors = state.name_tensors(self.model)
@@ -33,56 +48,101 @@ class Single:
             self.model.compile()  # in place, so that names do not get the prefix `_orig_mod.`
         self.schedule = setup.schedule
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self.optimizer = setup.optimizer(self.parameters)
-        self.initial_lrs = [float(group["lr"]) for group in self.optimizer.param_groups]
+        self.updates = make_updates(setup, self.model)
+        self.optimizer = self.updates[0].optimizer
         self.scaler = torch.amp.GradScaler(self.forward.device.type, enabled=config.precision == "fp16")
+        if self.scaler.is_enabled() and any(update.needs_closure for update in self.updates):
+            raise ValueError(
+                f"precision=fp16 scales the loss, which {type(self.optimizer).__name__} computes several times in a step; use "
+                "precision=bf16"
+            )
         self.model.train()
         self.trained: nn.Module = self.model
 
-    def train_step(self, batch: Batch, step: int) -> dict[str, Tensor]:
-        metrics = self._average(self.backward(batch))
-        config = self.config
-        if config.grad_clip_norm is not None:
-            self.scaler.unscale_(self.optimizer)
-            metrics["grad_norm"] = self._make_finite(clip_grad_norm_(self.parameters, config.grad_clip_norm))
-        self.set_learning_rate(step)
-        self.scaler.step(self.optimizer)
+    def train_step(self, batch: Tree, step: int) -> dict[str, Tensor]:
+        metrics: dict[str, Tensor] = {}
+        for update in self.updates:
+            if step % update.phase.every_steps == 0:
+                with update.only_its_parameters():
+                    metrics |= self._update(update, batch, step)
+        return metrics
+
+    def _update(self, update: Update, batch: Tree, step: int) -> dict[str, Tensor]:
+        """Make the update of one phase; returns its metrics."""
+        update.set_learning_rate(step, self.config.num_steps)
+        if update.needs_closure:
+            return self._update_with_closure(update, batch, step)
+        metrics = self.backward(batch, step, update)
+        if self.config.grad_clip_norm is not None:
+            self.scaler.unscale_(update.optimizer)
+            metrics[update.norm_name] = self._clip(update)
+        self.scaler.step(update.optimizer)
         self.scaler.update()
         return metrics
 
-    def backward(self, batch: Batch) -> dict[str, Tensor]:
-        """Compute the gradients of a batch on the CPU; returns its metrics, averaged over the micro-batches."""
-        config = self.config
-        self.optimizer.zero_grad(set_to_none=True)
+    def _update_with_closure(self, update: Update, batch: Tree, step: int) -> dict[str, Tensor]:
+        """An update whose optimizer computes the loss several times; the metrics are those of the first time."""
+        first: dict[str, Tensor] = {}
+
+        def closure() -> Tensor:
+            metrics = self.backward(batch, step, update, with_loss=True)
+            loss = metrics.pop(_LOSS)
+            if self.config.grad_clip_norm is not None:
+                metrics[update.norm_name] = self._clip(update)
+            if not first:
+                first.update(metrics)
+            return loss
+
+        with torch.enable_grad():
+            update.optimizer.step(closure)  # type: ignore[arg-type]  # torch reads a tensor as a float
+        return first
+
+    def backward(
+        self, batch: Tree, step: int, update: Update | None = None, *, with_loss: bool = False
+    ) -> dict[str, Tensor]:
+        """Compute the gradients of a batch on the CPU; returns its metrics, averaged over micro-batches and replicas.
+
+        Args:
+            batch: of this replica.
+            step: counted from 0.
+            update: whose parameters get gradients; None: the only one.
+            with_loss: whether the metrics include the loss, under the name `_LOSS`.
+        """
+        update = update or self.updates[0]
+        update.optimizer.zero_grad(set_to_none=True)
         step_metrics = []
-        for number, micro_batch in enumerate(split_micro_batches(batch, config.num_accumulation), start=1):
-            with self._gradient_sync() if number == config.num_accumulation else self._no_gradient_sync():
-                loss, metrics = self.forward.compute_loss(self.trained, micro_batch)
-                if config.num_accumulation > 1:
-                    loss = loss / config.num_accumulation
+        parts = self.forward.split(batch, step, self.ranks, update.phase)
+        for number, part in enumerate(parts, start=1):
+            with self._gradient_sync() if number == len(parts) else self._no_gradient_sync():
+                loss, metrics = self.forward.compute_loss(self.trained, part)
+                if with_loss:
+                    metrics[_LOSS] = loss
+                if len(parts) > 1:
+                    loss = loss / len(parts)
                 self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # no types in torch 2.13
             step_metrics.append({name: value.detach() for name, value in metrics.items()})
-        return average_metrics(step_metrics)
+        return self._average(average_metrics(step_metrics), update)
 
-    def set_learning_rate(self, step: int) -> None:
-        factor = self.schedule.factor(step, self.config.num_steps)
-        for group, initial_lr in zip(self.optimizer.param_groups, self.initial_lrs, strict=True):
-            group["lr"] = initial_lr * factor
+    def _clip(self, update: Update) -> Tensor:
+        """Clip the gradients of an update; returns their norm before."""
+        assert self.config.grad_clip_norm is not None
+        return self._make_finite(clip_grad_norm_(update.parameters, self.config.grad_clip_norm))
 
-    def evaluate(self, batches: Iterable[tuple[Batch, bool]], evaluator: AnyEvaluator) -> dict[str, float]:
+    def evaluate(self, batches: Iterable[tuple[Tree, bool]], evaluator: AnyEvaluator) -> dict[str, float]:
         return evaluate(self.forward, self.model, self.model, batches, evaluator, self.ranks)
 
     def snapshot(self) -> Callable[[Path], None] | None:
         if self.ranks.number > 0:
             return None
-        copy = state.collect(self.tensors, self.optimizer)
+        copy = state.collect(self.tensors, *(update.optimizer for update in self.updates))
         copy.extra["scaler"] = self.scaler.state_dict()
         return copy.write
 
     def load(self, folder: Path) -> None:
         with state.SavedState(folder) as saved:
-            saved.check(state.describe_tensors(self.tensors), type(self.optimizer).__name__)
-            state.restore(saved, self.tensors, self.optimizer)
+            optimizers = [update.optimizer for update in self.updates]
+            saved.check(state.describe_tensors(self.tensors), state.name_optimizers(optimizers))
+            state.restore(saved, self.tensors, optimizers)
             self.scaler.load_state_dict(saved.extra.get("scaler") or self.scaler.state_dict())
 
     def weights(self) -> dict[str, Tensor]:
@@ -92,8 +152,8 @@ class Single:
     def gather(self, value: float) -> list[float]:
         return self.ranks.gather(value)
 
-    def _average(self, metrics: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Average the metrics of a step over the replicas."""
+    def _average(self, metrics: dict[str, Tensor], update: Update) -> dict[str, Tensor]:
+        """Average the metrics of an update over the replicas, and complete its gradients."""
         return self.ranks.mean(metrics)
 
     def _gradient_sync(self) -> AbstractContextManager[object]:

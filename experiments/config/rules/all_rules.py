@@ -8,7 +8,9 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from experiments.config.rules import async_replicas as replica_rules
+from experiments.config.rules import optimizer as optimizer_rules
 from experiments.config.rules import slurm as slurm_rules
+from experiments.config.rules import task as task_rules
 from experiments.config.rules import topology as topology_rules
 from experiments.config.rules.base import NOT_NEGATIVE, POSITIVE, ConfigView, NotApplicable
 from experiments.config.rules.model_name import find_name_fault
@@ -172,5 +174,5 @@ RULES: tuple[Callable[[ConfigView], str | list[str] | None], ...] = (
     _mfu, _best_metric, _tags, _registered_name, _tracking_experiment, _tracker_packages, _tracker_names, _files,
     *topology_rules.RULES,
     *replica_rules.RULES, _enough_examples, _length, _epochs, _warmup,
-    *slurm_rules.RULES,
+    *slurm_rules.RULES, *optimizer_rules.RULES, *task_rules.RULES,
 )  # fmt: skip

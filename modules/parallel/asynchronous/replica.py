@@ -178,7 +178,7 @@ class Replica:
                 flat.give_buffers(self._buffers)
         step, chunk = divmod(number, chunks_per_round)
         batch = self._fetch(step, chunk * group.size + group.member, chunks_per_round * group.size)
-        metrics = self._single.backward(batch)
+        metrics = self._single.backward(batch, step)
         if group.size > 1:
             flat.take_gradients(self._own, self._present)
             group.all_reduce(self._own)
@@ -200,7 +200,7 @@ class Replica:
 
     def _step_alone(self, update: int) -> None:
         """Make a plain SGD step on the local weights between two pulls. Source: Dean et al. 2012, algorithm 1.1."""
-        self._single.set_learning_rate(update)
+        self._single.updates[0].set_learning_rate(update, self._single.config.num_steps)
         for group in self._single.optimizer.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
+from modules.optimizer.base import make_optimizer
 from modules.parallel import checkpoint_format as state
-from modules.parallel.base import EngineConfig, TrainingSetup
+from modules.parallel.base import EngineConfig, TrainingSetup, find_unserved
 from modules.parallel.cost_model.compatibility import Partition, find_incompatibilities
 from modules.parallel.deepspeed.config import Stage, check_extra, make_settings
 from modules.parallel.deepspeed.loss_scale import LossScale
@@ -21,6 +22,7 @@ from modules.parallel.forward import Forward
 from modules.parallel.process_groups import ProcessGroups
 from modules.parallel.tensor_parallel.shard_model import Shards
 from modules.parallel.topology import Offload
+from modules.task.supervised import make_supervised
 
 
 class DeepSpeedEngine:
@@ -51,7 +53,8 @@ class DeepSpeedEngine:
         Raises:
             ValueError: this machine or the model cannot do what the configuration requires.
         """
-        if problems := find_incompatibilities(setup.model, config.topology, partition):
+        problems = find_incompatibilities(setup.model, config.topology, partition)
+        if problems := [*problems, *find_unserved(setup.get_task(), self)]:
             raise ValueError("; ".join(problems))
         for name, parameter in setup.model.named_parameters():
             if parameter.dim() == 0:
@@ -59,8 +62,9 @@ class DeepSpeedEngine:
                     f"{name} of {type(setup.model).__name__} is a parameter of shape [], which DeepSpeed 0.19.8 cannot send; "
                     "give it the shape [1], or use parallel=data"
                 )
-        self.config, self.schedule = config, setup.schedule
-        self.forward = Forward(setup.objective, config)  # it may raise, so it comes before the ranks connect
+        self.config = config
+        self.objective = setup.objective
+        self.forward = Forward(setup.get_task(), config)  # it may raise, so it comes before the ranks connect
         os.environ.setdefault(
             "DS_ACCELERATOR", self.forward.device.type
         )  # otherwise DeepSpeed uses any GPU that it finds
@@ -70,13 +74,16 @@ class DeepSpeedEngine:
         self.shards: Shards | None = None
         if config.topology.model > 1:
             self.shards = Shards(setup.model, setup.objective, self.ranks.groups["model"])
-            self.forward.objective = self.shards.objective
+            self.objective = self.shards.objective
+            self.forward = Forward(make_supervised(self.objective), config)
 
     def _make_optimizer(
         self, setup: TrainingSetup, parameters: Sequence[nn.Parameter], grad_clip_norm: float | None, **extra: Any
     ) -> tuple[Optimizer, dict[str, Any]]:
         """Make the optimizer of this rank's parameters, and DeepSpeed's configuration."""
-        optimizer = setup.optimizer(parameters)
+        names = {id(tensor): name for name, tensor in self.tensors.items()}
+        optimizer, schedule = make_optimizer(setup.optimizer, {names[id(each)]: each for each in parameters})
+        self.schedule = schedule or setup.schedule
         self.optimizer_name = type(optimizer).__name__
         self.initial_lrs = [float(group["lr"]) for group in optimizer.param_groups]
         settings = make_settings(
@@ -138,7 +145,7 @@ class DeepSpeedEngine:
         with state.SavedState(folder) as saved:
             saved.check(self.whole_tensors, self.optimizer_name)
             if self.stage == 0:
-                state.restore(saved, self.tensors, self.engine.optimizer, part)
+                state.restore(saved, self.tensors, [self.engine.optimizer], part)
             else:
                 zero_state.restore(self.engine, self.stage, self.tensors, saved, part, self.ranks)
             if self.scaler and (scaler := saved.extra.get("scaler")):

@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -16,11 +15,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.optim import SGD
 
 from experiments.components.assemble import Components
 from experiments.components.unsaved_state import UnsavedState, check_model
 from experiments.core.errors import TrainingError
+from modules.callback.base import Callback
+from modules.parallel.base import TrainingSetup
 from modules.parallel.single import Single
+from modules.task.supervised import Supervised
 
 
 class Net(nn.Module):
@@ -34,6 +37,20 @@ class Net(nn.Module):
 class Objective:
     def __init__(self) -> None:
         self.smoothing = 0.1
+
+
+class OwnTask(Supervised):
+    """A task of a user."""
+
+
+class OwnCallback(Callback):
+    """A callback of a user; it saves its count, and not its sum."""
+
+    def __init__(self) -> None:
+        self.count, self.total = 0, 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"count": self.count}
 
 
 class OwnEngine(Single):
@@ -61,11 +78,13 @@ class Given:
     objective: Any = field(default_factory=Objective)
     schedule: Any = field(default_factory=Objective)
     engine: Any = field(default_factory=Single)
+    task: Any = field(default_factory=OwnTask)
+    callback: Any = field(default_factory=OwnCallback)
     steps: int = 0
 
     def __post_init__(self) -> None:
-        task = SimpleNamespace(model=self.model, objective=self.objective, schedule=self.schedule)
-        self.components = cast(Components, SimpleNamespace(task=task, engine=self.engine, data=None))
+        setup = TrainingSetup(self.model, self.objective, SGD, self.schedule, task=self.task)
+        self.components = Components(cast(Any, None), setup, cast(Any, None), self.engine, {"own": self.callback})
 
     def run(self, change: Callable[[Given], object], steps: int = 2) -> None:
         unsaved = UnsavedState(self.components)
@@ -161,6 +180,11 @@ LOST: dict[str, tuple[Callable[[Given], object], str]] = {
         lambda given: _second_optimizer(given, "objective"),
         r"objective\.critic_optimizer: it is a Adam outside of the model",
     ),
+    "number of a task": (_count("task", "baseline", 0.5), r"task\.baseline: it is a float outside of the model"),
+    "number of a callback": (
+        _count("callback", "total", 0.5),
+        r"callback\.own\.total: it is a float of a callback; return it from `state_dict`",
+    ),
     "weight of an engine": (lambda given: _second_optimizer(given, "engine"), r"parallel\.critic\.weight"),
 }
 
@@ -188,6 +212,7 @@ HELD: dict[str, tuple[Callable[[Given], object], Callable[[], Given]]] = {
         _set("model", "teachers", lambda: [nn.Linear(3, 2)], lambda each: each[0](torch.ones(1, 3))),
         Given,
     ),
+    "what a callback saves": (_count("callback", "count", 1), Given),
     "the model in the objective": (lambda given: setattr(given.objective, "model", given.model), Given),
     "the attributes of the engine of Lathe": (_count("engine", "done", 1), Given),
     "a part of a checkpoint of one's own": (

@@ -177,6 +177,7 @@ def test_the_root_chooses_every_group_once_and_the_experiment_last() -> None:
     chosen = [group for entry in defaults[1:] for group in entry]
     assert sorted(chosen) == sorted(group for group in GROUPS if "/" not in group)
     assert defaults[-1] == {"experiment": None}
+    assert {"callback": []} in defaults
 
 
 def test_every_option_belongs_to_a_group_whose_folder_has_yaml_and_no_python() -> None:

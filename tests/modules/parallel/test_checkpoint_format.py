@@ -24,7 +24,7 @@ def load(folder: Path, model: nn.Module, optimizer: Optimizer | None = None) -> 
     optimizer = optimizer or SGD(model.parameters(), lr=0.1)
     with state.SavedState(folder) as saved:
         saved.check(state.describe_tensors(state.name_tensors(model)), type(optimizer).__name__)
-        state.restore(saved, state.name_tensors(model), optimizer)
+        state.restore(saved, state.name_tensors(model), [optimizer])
 
 
 def make_step(model: nn.Module, optimizer: Optimizer) -> Optimizer:

@@ -1,0 +1,34 @@
+"""Supervised learning: the objective compares the model's outputs with the targets."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from modules.data.base import Tree
+from modules.objective.base import CountsTargets, Objective
+from modules.task.base import Evaluation, Loss, StepContext, Task
+
+
+class Supervised(Task):
+    """Trains ``objective(model(inputs), targets)`` on batches of (inputs, targets). Every engine can run it."""
+
+    is_component = True
+
+    def loss(self, model: nn.Module, batch: Tree, context: StepContext) -> Loss:
+        inputs, targets = batch
+        return Loss(*self.objective(model(inputs), targets))
+
+    def weight(self, batch: Tree) -> Tensor | None:
+        return self.objective.count_targets(batch[1]) if isinstance(self.objective, CountsTargets) else None
+
+    def evaluate(self, model: nn.Module, batch: Tree, context: StepContext) -> Evaluation:
+        inputs, targets = batch
+        outputs = model(inputs)
+        return Evaluation(self.objective(outputs, targets)[1], outputs, targets)
+
+
+def make_supervised(objective: Objective) -> Supervised:
+    """Return the task of an objective."""
+    task = Supervised()
+    task.objective = objective
+    return task
