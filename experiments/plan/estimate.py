@@ -10,12 +10,13 @@ from typing import Any
 import psutil
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
+from torch.utils._pytree import tree_leaves
 
 from experiments.components.assemble import Components, assemble
 from experiments.components.instantiate import describe_error
 from experiments.core.errors import PlanError
 from experiments.plan.plan import Plan
-from modules.data.base import Batch, Tensors
+from modules.data.base import Tree
 from modules.parallel.cost_model.compatibility import (
     find_evaluator_incompatibilities,
     find_incompatibilities,
@@ -112,8 +113,8 @@ def count_micro_batch(
     subject = f"the plan for '{name}'"
     with torch.device("meta"):
         try:
-            batch: Batch = components.data.example(batch_size)
-            shapes = f"inputs {_shapes(batch[0])}, targets {_shapes(batch[1])}"
+            batch: Tree = components.data.example(batch_size)
+            shapes = _describe_shapes(batch)
         except Exception as err:  # a user's data set may raise anything
             problem = f"data={config['data']['_target_']} gives no batch of {batch_size}"
             raise PlanError(
@@ -259,6 +260,10 @@ def _matmul_tflops(device: str, size: int = 512, seconds: float = 0.2) -> float:
     return 2 * size**3 / best / 1e12
 
 
-def _shapes(tensors: Tensors) -> str:
-    each = tensors if isinstance(tensors, tuple) else (tensors,)
-    return ", ".join(str(list(tensor.shape)) for tensor in each)
+def _describe_shapes(batch: Tree) -> str:
+    """The shapes of a batch, such as ``inputs [64, 1, 8, 8], targets [64]``."""
+    is_pair = isinstance(batch, tuple) and len(batch) == 2
+    named = {"inputs ": batch[0], "targets ": batch[1]} if is_pair else {"": batch}
+    return ", ".join(
+        name + ", ".join(str(list(leaf.shape)) for leaf in tree_leaves(part)) for name, part in named.items()
+    )

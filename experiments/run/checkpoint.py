@@ -20,6 +20,9 @@ from experiments.run import journal
 from experiments.run.folder_watch import try_again_once_back
 
 STATE = "state.json"
+TRAINED, DELIVERED = "model.safetensors", "delivered.safetensors"
+WEIGHTS = (TRAINED, DELIVERED)
+"""The trained weights; and, where they differ, those that the run delivers, such as an average."""
 BEST = "best.json"
 
 
@@ -45,6 +48,12 @@ class Checkpoint:
     state: dict[str, Any]
     journals: dict[str, int] = field(default_factory=dict)
     """The journals up to its step, as `journal.measure` found them; empty for checkpoints of earlier versions."""
+
+    @property
+    def weights(self) -> Path:
+        """The weights that the run delivers if this is its checkpoint."""
+        delivered = self.folder / DELIVERED
+        return delivered if delivered.exists() else self.folder / TRAINED
 
 
 class Checkpoints:

@@ -13,6 +13,7 @@ from torch import nn
 
 from experiments.core.errors import TrainingError
 from experiments.run.checkpoint import Checkpoints
+from experiments.train.callbacks import RunCallbacks
 from modules.parallel.base import Engine
 
 
@@ -28,8 +29,9 @@ class BestCheckpoint:
 class AsyncCheckpointer:
     """Saves and marks checkpoints. All ranks call each method at the same step."""
 
-    def __init__(self, engine: Engine, model: nn.Module, checkpoints: Checkpoints, is_first: bool) -> None:
-        self.engine, self.model, self.checkpoints, self.is_first = engine, model, checkpoints, is_first
+    def __init__(self, engine: Engine, model: nn.Module, checkpoints: Checkpoints, callbacks: RunCallbacks) -> None:
+        self.engine, self.model, self.checkpoints = engine, model, checkpoints
+        self.callbacks, self.is_first = callbacks, callbacks.is_first
         self.last_saved = 0
         """The last step that was saved or restored."""
         self._writing: Thread | None = None
@@ -46,11 +48,22 @@ class AsyncCheckpointer:
         write: Callable[[Path], None] | None = None
         if self.last_saved != done:
             self._check_weights(done)
-            write = self.engine.snapshot()
+            write = self._take_snapshot()
             self.last_saved = done
         if self.is_first:
             self._writing = Thread(target=self._write, args=(done, write, {"val": dict(metrics)}, best))
             self._writing.start()
+
+    def _take_snapshot(self) -> Callable[[Path], None] | None:
+        write_engine, write_callbacks = self.engine.snapshot(), self.callbacks.snapshot()
+        if write_engine is None:
+            return None
+
+        def write(folder: Path) -> None:
+            write_engine(folder)
+            write_callbacks(folder)
+
+        return write
 
     def is_better(self, best: BestCheckpoint) -> bool:
         """Return whether this is better than every checkpoint. Rank 0 decides."""

@@ -6,14 +6,16 @@ from collections.abc import Iterator
 
 from experiments.core.errors import TrainingError
 from experiments.run.checkpoint import Checkpoint, Checkpoints
+from experiments.train.callbacks import RunCallbacks
 from modules.parallel.base import Engine
 
 
 class CheckpointLoader:
     """Loads checkpoints. Rank 0 decides which one, and all ranks call each method at the same step."""
 
-    def __init__(self, engine: Engine, checkpoints: Checkpoints, is_first: bool) -> None:
-        self.engine, self.checkpoints, self.is_first = engine, checkpoints, is_first
+    def __init__(self, engine: Engine, checkpoints: Checkpoints, callbacks: RunCallbacks) -> None:
+        self.engine, self.checkpoints = engine, checkpoints
+        self.callbacks, self.is_first = callbacks, callbacks.is_first
 
     def load_newest(self) -> Checkpoint | None:
         """Load the newest checkpoint that every rank can load; None if there is none.
@@ -80,6 +82,7 @@ class CheckpointLoader:
             return "it is damaged on this rank"
         try:
             self.engine.load(checkpoint.folder)
+            self.callbacks.load(checkpoint.folder)
         except ValueError as err:
             return " ".join(str(err).split())
         return None

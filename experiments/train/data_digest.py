@@ -19,7 +19,7 @@ from experiments.core.errors import TrainingError
 from experiments.run.journal import Journal
 from experiments.run.split_digest import PARTIAL, SEPARATOR, differ, is_partial
 from experiments.train.loading.split_signature import check_signature, is_split
-from modules.data.base import Batch, ComponentWarning, Data, ReadsFiles, Split, Stream, StreamShard
+from modules.data.base import Batch, Collector, ComponentWarning, Data, ReadsFiles, Split, Stream, StreamShard
 
 NUM_IN_MEMORY, NUM_READ = 1000, 16
 MAX_BYTES = 2**28
@@ -30,8 +30,10 @@ MAX_OBJECTS = 100_000
 
 def load_split(
     data: Data, name: str, config: Mapping[str, Any], journal: Journal, before: Mapping[str, str], *, is_first: bool
-) -> Split | Stream:
-    """Load a split. The first rank records its digest and compares it with that of an earlier attempt.
+) -> Split | Stream | Collector:
+    """Load a split, or what makes the training data.
+
+    The first rank records its digest and compares it with that of an earlier attempt.
 
     Args:
         data: the data set.
@@ -46,6 +48,8 @@ def load_split(
         ValueError: the split has no ``batch(indices, seeds)``, or is a stream and not for training.
     """
     split = data.load(name)
+    if isinstance(split, Collector):
+        return split
     check_signature(split)
     if not is_split(split) and (num_train := config.get("num_train")) is not None:
         raise ValueError(

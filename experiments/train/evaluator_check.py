@@ -16,20 +16,21 @@ from experiments.trial.parameters import clean_key
 from modules.evaluator.base import MakesArtifacts, ModelEvaluator, renamed_methods
 from modules.parallel.cost_model.compatibility import find_evaluator_incompatibilities
 from modules.parallel.cost_model.layout import ParallelLayout
+from modules.task.base import StepContext
 
 
-def dry_run(components: Components, layout: ParallelLayout) -> tuple[list[str], ModelInterface]:
+def dry_run(components: Components, layout: ParallelLayout) -> tuple[list[str], ModelInterface | None]:
     """Evaluate two empty examples with the untrained model, which is not changed.
 
     Returns:
-        The names of the metrics, and the model's inputs and outputs.
+        The names of the metrics, and the model's inputs and outputs; None if the task does not say what its outputs are.
 
     Raises:
         ValueError: the evaluator does not fit the model's outputs, the layout or the contract.
         DataError: the evaluator reads files, and one is missing or damaged.
     """
-    inputs, targets = components.data.example(2)
-    model, evaluator = components.setup.model, components.evaluator
+    batch = components.data.example(2)
+    model, task, evaluator = components.setup.model, components.setup.get_task(), components.evaluator
     problems = [
         *renamed_methods(evaluator),
         *find_evaluator_incompatibilities(evaluator, layout),
@@ -37,21 +38,25 @@ def dry_run(components: Components, layout: ParallelLayout) -> tuple[list[str], 
     ]
     if problems:
         raise ValueError("; ".join(problems))
-    with torch.random.fork_rng(devices=[]), torch.inference_mode():
-        outputs = model.eval()(inputs)
-        _, objective_metrics = components.setup.objective(outputs, targets)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        evaluation = task.evaluate(model.eval(), batch, StepContext(0, 1, is_training=False))
         if isinstance(evaluator, ModelEvaluator):
             evaluator.setup(components.data)
-            sums = _check_sums(evaluator, evaluator.update_with_model(model, (inputs, targets)))
+            sums = _check_sums(evaluator, evaluator.update_with_model(model, batch))
             metrics = as_numbers(evaluator, evaluator.compute_with_model(model, sums))
-        else:
-            metrics = as_numbers(
-                evaluator, evaluator.compute(_check_sums(evaluator, evaluator.update(outputs, targets)))
+        elif evaluation.outputs is None:
+            raise ValueError(
+                f"evaluator {type(evaluator).__name__} compares outputs with targets, and task {type(task).__name__} gives it "
+                "none; return them from the task's evaluate(), or use evaluator=none"
             )
+        else:
+            sums = _check_sums(evaluator, evaluator.update(evaluation.outputs, evaluation.targets))
+            metrics = as_numbers(evaluator, evaluator.compute(sums))
         model.train()
-    names = [*objective_metrics, *metrics]
+    names = [*evaluation.metrics, *metrics]
     _check_names(evaluator, names)
-    return names, infer_interface(inputs, outputs)
+    has_interface = evaluation.outputs is not None and isinstance(batch, tuple)
+    return names, infer_interface(batch[0], evaluation.outputs) if has_interface else None
 
 
 def as_numbers(evaluator: object, metrics: Any) -> dict[str, float]:

@@ -12,7 +12,6 @@ from typing import Any, Literal, cast
 
 import numpy
 import torch
-from torch import Tensor
 
 from experiments.components.assemble import Components
 from experiments.components.unsaved_state import UnsavedState, check_model
@@ -25,18 +24,21 @@ from experiments.run.history import PreviousAttempts
 from experiments.run.journal import Journal
 from experiments.run.metrics import DELIVERED_STEP, delivered_name
 from experiments.train.async_checkpointer import AsyncCheckpointer, BestCheckpoint
+from experiments.train.callbacks import RunCallbacks
 from experiments.train.checkpoint_loader import CheckpointLoader
 from experiments.train.data_digest import load_split
 from experiments.train.data_loading import DataShard, check_handover, evaluation_batches, training_batches
 from experiments.train.evaluator_check import as_numbers, dry_run
 from experiments.train.evaluator_files import EvaluatorArtifacts
-from experiments.train.metric_logging import MetricLogger
-from experiments.train.profiler import Profiler, count_flops, make_profile_metrics
-from experiments.train.resource_usage import ResourceUsage
+from experiments.train.loading.collected import collect_batches
+from experiments.train.measurement.metric_logging import MetricLogger
+from experiments.train.measurement.profiler import Profiler, count_flops, make_profile_metrics
+from experiments.train.measurement.resource_usage import ResourceUsage
+from experiments.train.run_params import count_target_tokens, make_params
 from experiments.train.stop_agreement import StopConsensus
-from modules.data.base import Batch, Split
+from modules.data.base import Collector, Split, Tree
 from modules.parallel.base import EngineConfig, Rank
-from modules.parallel.topology import AXES, RankCoordinates
+from modules.parallel.topology import RankCoordinates
 
 
 @dataclass
@@ -103,11 +105,17 @@ class Trainer:
             )  # fail now, not after training
             self._check_handover(train)
         is_first = self.rank.number == 0
-        self.checkpointer = AsyncCheckpointer(engine, self.components.setup.model, self.checkpoints, is_first)
-        self.loader = CheckpointLoader(engine, self.checkpoints, is_first)
+        model = self.components.setup.model
+        self.callbacks = RunCallbacks(model, self.components.callbacks, train, is_first=is_first)
+        self.checkpointer = AsyncCheckpointer(engine, model, self.checkpoints, self.callbacks)
+        self.loader = CheckpointLoader(engine, self.checkpoints, self.callbacks)
+        names = getattr(self.components.data, "class_names", None)
         self.journal.params(
-            {**_plan_params(self.num_parameters, plan), **self._environment_params(), **self._interface_params()}
-        )
+            make_params(
+                self.num_parameters, plan, self.interface, names, self.config["determinism"],
+                is_on_gpu=self._is_on_gpu(),
+            )
+        )  # fmt: skip
         self.unsaved = UnsavedState(self.components)
         first_step = self._restore()
         self.usage = self._make_usage(first_step)
@@ -135,9 +143,11 @@ class Trainer:
         self.on_running(first_step, None)
         self._report_warnings()
         batches = self._batches(train, first_step)
-        schedule, tokens = self.components.setup.schedule, _count_target_tokens(self.components.data.example(1))
+        schedule, tokens = self.components.setup.schedule, count_target_tokens(self.components.data.example(1))
         logger = MetricLogger(config, plan, schedule, self.journal, first_step, tokens, self._step_metrics)
         consensus = StopConsensus(engine, self.should_stop, self.num_synchronous, first_step)
+        if self.callbacks.end_reason is not None:  # the last attempt was killed when it was about to finish
+            return "finished", self.callbacks.end_reason
         if first_step < plan.num_steps and (reason := consensus.reason(first_step)) is not None:
             return "interrupted", f"{reason} before step {first_step + 1}"
         for step, batch in enumerate(logger.timer.time_waits(batches), start=first_step):
@@ -147,6 +157,7 @@ class Trainer:
                 metrics = engine.train_step(batch, step)
             self.done = done = step + 1
             logger.add(done, metrics)
+            self.callbacks.on_step_end(done, metrics)
             self.unsaved.after_step(done - first_step)
             with logger.timer:
                 self._log_profile(step)
@@ -156,6 +167,10 @@ class Trainer:
             if self._is_due(done, config["checkpoint"]["every_steps"]):
                 with logger.paused():
                     self._save(done)
+            if self.callbacks.end_reason is not None:
+                logger.drain()
+                self._save(done)
+                return "finished", self.callbacks.end_reason
             if done < plan.num_steps and (reason := self._stop_reason(consensus)) is not None:
                 logger.drain()
                 self._save(done)
@@ -165,7 +180,7 @@ class Trainer:
 
     def _check_handover(self, train: Split) -> None:
         num_workers, ranks = self.config["num_data_workers"], self.rank.local_world_size
-        if num_workers and not train.in_memory:
+        if num_workers and not isinstance(train, Collector) and not train.in_memory:
             check_handover(self.components.data, self.plan.batch_size_global // self.shard.count, num_workers, ranks)
 
     def make_engine_config(self) -> EngineConfig:
@@ -176,8 +191,12 @@ class Trainer:
             _make_engine_config(self.config, self.plan, self.rank), sync_every_steps=every, folder=self.folder
         )
 
-    def _batches(self, train: Split, first_step: int) -> Iterator[Batch]:
+    def _batches(self, train: Split, first_step: int) -> Iterator[Tree]:
         plan, config = self.plan, self.config
+        if isinstance(train, Collector):
+            model, steps = self.components.setup.model, range(first_step, plan.num_steps)
+            shard = self.shard.number, self.shard.count
+            return collect_batches(train, model, steps, plan.batch_size_global, config["seed"], shard)
         return training_batches(
             train,
             plan.batch_size_global,
@@ -257,14 +276,15 @@ class Trainer:
             self.components.data, name, self.config["data"], self.journal, self.previous.digests,
             is_first=self.rank.number == 0,
         )  # fmt: skip
-        return cast(Split, split)  # "train" may be a stream, which only `training_batches` reads
+        return cast(Split, split)  # "train" may be a stream or a collector, which only `_batches` reads
 
     def _evaluate(self, name: str, split: Split, done: int) -> None:
         config, engine = self.config, self.components.engine
         if config["num_data_workers"]:
             self.checkpointer.wait()  # workers are forks: a lock that the writing thread holds would stay locked in them
         batches = evaluation_batches(split, config["batch_size_eval"], config["num_data_workers"], self.shard)
-        values = engine.evaluate(batches, self.components.evaluator)
+        with self.callbacks.delivered_weights():
+            values = engine.evaluate(batches, self.components.evaluator)
         with self._as_input_error():
             values = as_numbers(self.components.evaluator, values)
         metrics = {f"{name}/{metric}": value for metric, value in values.items()}
@@ -273,6 +293,8 @@ class Trainer:
             if done < self.plan.num_steps:
                 self.journal.metrics(done, self.usage.total_metrics(done, engine.gather))
             self.evaluated = done, metrics
+            with self._as_input_error():
+                self.callbacks.on_evaluation(done, metrics)
             self._save_if_best()
 
     def _save_if_best(self) -> None:
@@ -297,7 +319,8 @@ class Trainer:
         if step != self.delivered_step:  # the marked checkpoint is damaged, or no value was a number
             self._log_delivered(step, metrics)
         self._evaluate("test", test, step)
-        self.artifacts.write(self.components.engine, test, self.journal.path.parent / "test", self.journal)
+        with self.callbacks.delivered_weights():
+            self.artifacts.write(self.components.engine, test, self.journal.path.parent / "test", self.journal)
 
     def _log_delivered(self, step: int, metrics: Mapping[str, float]) -> None:
         """Log the step that the run would deliver now, and its metrics on the validation split."""
@@ -320,21 +343,6 @@ class Trainer:
 
     def _is_on_gpu(self) -> bool:
         return any(parameter.is_cuda for parameter in self.components.setup.model.parameters())
-
-    def _interface_params(self) -> dict[str, Any]:
-        """Return the model's inputs and outputs, for its export, and the class names of the data."""
-        names = getattr(self.components.data, "class_names", None)
-        params = {**self.interface.to_dict(), "class_names": names and [str(name) for name in names]}
-        return {f"plan.{key}": value for key, value in params.items() if value is not None}
-
-    def _environment_params(self) -> dict[str, str]:
-        """Return what the last bits of a result depend on, besides the plan."""
-        return {
-            "env.torch": torch.__version__,
-            "env.device_name": torch.cuda.get_device_name() if self._is_on_gpu() else "cpu",
-            "env.cpu_capability": torch.backends.cpu.get_cpu_capability(),
-            "env.determinism": self.config["determinism"],
-        }
 
     def _save(self, done: int, best: BestCheckpoint | None = None) -> None:
         if best is None and self.checkpointer.last_saved == done:  # as the best
@@ -362,17 +370,6 @@ def seed_step(seed: int, step: int, coordinates: RankCoordinates) -> None:
     numpy.random.seed(number % 2**32)
 
 
-def _plan_params(num_parameters: int, plan: Plan) -> dict[str, int]:
-    """Return values that follow from the configuration, for comparing runs."""
-    return {
-        "plan.num_parameters": num_parameters,
-        "plan.num_steps": plan.num_steps,
-        "plan.num_accumulation": plan.num_accumulation,
-        "plan.cpu_threads": torch.get_num_threads(),
-        **{f"plan.{axis}": getattr(plan.topology, axis) for axis in AXES},
-    }
-
-
 def _make_engine_config(config: Mapping[str, Any], plan: Plan, rank: Rank) -> EngineConfig:
     return EngineConfig(
         num_steps=plan.num_steps,
@@ -385,11 +382,5 @@ def _make_engine_config(config: Mapping[str, Any], plan: Plan, rank: Rank) -> En
         batch_size_per_device=plan.batch_size_per_device,
         topology=plan.topology,
         rank=rank,
+        seed=config["seed"],
     )
-
-
-def _count_target_tokens(example: Batch) -> int:
-    """Return the number of tokens in the targets of one example; 0 if they are not a sequence."""
-    targets = example[1]
-    is_sequence = isinstance(targets, Tensor) and targets.dim() == 2 and not targets.is_floating_point()
-    return targets.shape[1] if is_sequence else 0  # type: ignore[union-attr]

@@ -11,11 +11,10 @@ from typing import Any
 
 from experiments.core.errors import InputError
 from experiments.core.files.paths import user_path
-from experiments.run.checkpoint import Checkpoints
+from experiments.run.checkpoint import WEIGHTS, Checkpoints
 
 FILE = "initial.safetensors"
 """Their file in the run folder: a copy, so the earlier run can change or disappear."""
-MODEL = "model.safetensors"
 """The file with the weights in a checkpoint."""
 SAFE = ".safetensors"
 
@@ -51,12 +50,12 @@ def find_weights(named: str, find_folder: Callable[[str], Path]) -> Path:
         run = find_folder(named)
     except InputError as err:
         raise InputError([f"init_from.weights={named}: {problem}" for problem in err.problems]) from err
-    checkpoints = Checkpoints(run, keep_last=1, needed=(MODEL,))
+    checkpoints = Checkpoints(run, keep_last=1, needed=WEIGHTS)
     checkpoint = checkpoints.delivered()
     if checkpoint is None:
         cause = "".join(f": {warning}" for warning in checkpoints.warnings)
         raise InputError([f"init_from.weights={named}: run {run} has no complete checkpoint{cause}; name another run"])
-    return checkpoint.folder / MODEL
+    return checkpoint.weights
 
 
 def copy_weights(named: str, find_folder: Callable[[str], Path], folder: Path) -> dict[str, Any]:

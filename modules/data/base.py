@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol, runtime_checkable
 
 import numpy as np
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 Tensors = Tensor | tuple[Tensor, ...]
 Batch = tuple[Tensors, Tensors]  # (inputs, targets); the first dimension of every tensor is the batch
@@ -122,6 +122,34 @@ class Ordered(Protocol):
         ...
 
 
+@runtime_checkable
+class Collector(Protocol):
+    """Training data that come from the model itself: steps in an environment, self-play, examples chosen by their loss.
+
+    Each replica collects the same global batch and trains on its own part, so the result does not depend on the layout.
+    The class of the data set has the attribute ``needs = ("collector",)``.
+    """
+
+    def collect(self, model: nn.Module, step: int, batch_size: int, generator: Generator) -> Tree:
+        """Make the batch of one step.
+
+        Args:
+            model: with the weights after ``step`` steps, in training mode; gradients are off.
+            step: counted from 0.
+            batch_size: examples of the global batch.
+            generator: the only source of randomness; it depends on the seed and the step.
+        """
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that later batches depend on, such as a replay buffer: tensors, numbers and texts, in lists and maps."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        ...
+
+
 class Data(Protocol):
     """A data set. The constructor is cheap and reads no files; `load` reads them.
 
@@ -140,11 +168,12 @@ class Data(Protocol):
                 return torch.zeros(batch_size, 1), torch.zeros(batch_size, dtype=torch.int64)
     """
 
-    def load(self, split: str) -> Split | Stream:
+    def load(self, split: str) -> Split:
         """Read one split.
 
         Args:
-            split: "train", "val" or "test". Only "train" may be a `Stream`.
+            split: "train", "val" or "test". "train" may also return a `Stream`, or a `Collector` that makes
+                the training data from the model.
 
         Raises:
             DataError: a file is missing or damaged, or its sha256 is wrong.

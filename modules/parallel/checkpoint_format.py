@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 MODEL = "model.safetensors"
+DELIVERED = "delivered.safetensors"  # weights that a run delivers in place of the trained ones, such as their average
 OPTIMIZER = "optimizer.safetensors"  # keys are "<parameter>.<entry>"
 REST = "optimizer.json"  # its class, the numbers in its state, and values of the engine
 
@@ -42,6 +43,7 @@ class StateError(ValueError):
         self.path, self.problems = path, problems
 
 
+_TENSOR = "number of the tensor"
 SAME_CONFIG_HINT = "resume with the configuration that wrote it, or start a new run"
 OLDER_HINT = "resume from an older checkpoint, or start a new run"
 
@@ -298,6 +300,51 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
             raise
         raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from err
     path.chmod(mode)
+
+
+def write_tree(folder: Path, name: str, tree: Any) -> None:
+    """Write lists and maps of tensors, numbers and texts, without pickle.
+
+    Raises:
+        ValueError: it has a value of another kind, or a map with a key that is not text.
+    """
+    tensors: dict[str, Tensor] = {}
+
+    def encode(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            tensors[str(len(tensors))] = copy_to_cpu(value)
+            return {_TENSOR: len(tensors) - 1}
+        if isinstance(value, dict):
+            if other := [key for key in value if not isinstance(key, str)]:
+                raise ValueError(f"{name}: the key {other[0]!r} of a map is not text; use texts")
+            return {key: encode(each) for key, each in value.items()}
+        return [encode(each) for each in value] if isinstance(value, (list, tuple)) else value
+
+    _write_json(folder / f"{name}.json", encode(tree))
+    write_tensors(folder / f"{name}.safetensors", tensors)
+
+
+def read_tree(folder: Path, name: str) -> Any:
+    """Read what `write_tree` wrote; a tuple has become a list.
+
+    Raises:
+        StateError: a file is missing or damaged.
+    """
+    path = folder / f"{name}.safetensors"
+    plain = _read_json(folder / f"{name}.json")
+    try:
+        with safe_open(path, "pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # it is no mapping
+    except (SafetensorError, OSError) as err:
+        raise StateError(path, [str(err)], OLDER_HINT) from err
+
+    def decode(value: Any) -> Any:
+        if isinstance(value, dict):
+            number = value.get(_TENSOR)
+            return tensors[str(number)] if number is not None else {key: decode(each) for key, each in value.items()}
+        return [decode(each) for each in value] if isinstance(value, list) else value
+
+    return decode(plain)
 
 
 def _write_json(path: Path, value: object) -> None:

@@ -41,8 +41,8 @@ def _needs(view: ConfigView) -> list[str]:
 
 
 def _users(view: ConfigView) -> Iterator[tuple[str, str]]:
-    """The keys of the task and the callbacks, and their classes."""
-    nodes = {"task": view.config.get("task")}
+    """The keys of the task, the data and the callbacks, and their classes."""
+    nodes = {key: view.config.get(key) for key in ("task", "data")}
     callbacks = view.config.get("callback")
     nodes |= {f"callback.{name}": node for name, node in callbacks.items()} if isinstance(callbacks, dict) else {}
     for key, node in nodes.items():

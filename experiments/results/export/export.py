@@ -59,15 +59,23 @@ def load_interface(trial: Trial, trust: Collection[str]) -> ModelInterface:
     """The inputs and outputs of the model, as the run recorded them, or from a test with zeros.
 
     Raises:
-        InputError: the configuration names code that is not trusted, or is not valid.
+        InputError: the configuration names code that is not trusted, or is not valid, or the task has no outputs.
     """
     check_config(trial.config, trust, f"run '{trial.folder.name}'", with_rules=False)
     if (interface := read_interface(trial)) is not None:
         return interface
     import torch
 
+    from experiments.components.assemble import SUPERVISED
     from experiments.components.instantiate import instantiate
 
+    if trial.config.get("task", SUPERVISED) != SUPERVISED:
+        raise InputError(
+            [
+                f"run '{trial.folder.name}' does not say what the outputs of its model are; return them from the evaluate() of "
+                f"its task {trial.config['task']['_target_']}, and train again"
+            ]
+        )
     with torch.random.fork_rng(devices=[]), torch.inference_mode():
         inputs, _ = instantiate(trial.config["data"], "data", trust).example(2)
         return infer_interface(inputs, instantiate(trial.config["model"], "model", trust).eval()(inputs))

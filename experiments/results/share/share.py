@@ -22,7 +22,7 @@ from experiments.results.share.redact import KINDS, Redactor
 from experiments.results.share.shared_file import read
 from experiments.results.share.text import as_text
 from experiments.results.share.uncommitted_code import find_private
-from experiments.run.checkpoint import Checkpoints
+from experiments.run.checkpoint import WEIGHTS, Checkpoints
 from experiments.run.metrics import MetricSeries
 from experiments.trial.lookup import find_run
 from experiments.trial.record import RunRecord, find_code_folder, record_trial
@@ -30,7 +30,6 @@ from experiments.trial.trial import Trial
 
 MAX_POINTS = 200
 MAX_SHOWN = 100
-MODEL = "model.safetensors"
 LEFT_OUT = ("launcher", "tracking", "runs_dir", "data_root", "data.root", "hardware.slurm", "resume")
 """Overrides of the machine's settings. A choice of hardware= is left out too: the name of its file may identify a lab."""
 
@@ -211,14 +210,14 @@ def _collect_files(trial: Trial, redactor: Redactor) -> dict[str, bytes | Path]:
         raise InputError([f"the uncommitted code {err.filename} cannot be read: {err.strerror}; {hint}"]) from err
     if problems := [line for name, content in code.items() for line in find_private(name, content, redactor)]:
         raise InputError(problems, "the shared file")
-    checkpoints = Checkpoints(trial.folder, 1, needed=(MODEL,))
+    checkpoints = Checkpoints(trial.folder, 1, needed=WEIGHTS)
     checkpoint = checkpoints.delivered()
     if checkpoint is None:
         cause = "".join(f": {warning}" for warning in checkpoints.warnings)
         raise InputError(
             [f"run '{trial.folder.name}' has no checkpoint to bundle{cause}; leave --bundle out, or `lathe resume` it"]
         )
-    return {**code, archive.WEIGHTS: checkpoint.folder / MODEL}
+    return {**code, archive.WEIGHTS: checkpoint.weights}
 
 
 def _warnings(trial: Trial, record: RunRecord, *, has_bundle: bool) -> Iterator[str]:

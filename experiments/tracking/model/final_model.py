@@ -20,6 +20,7 @@ from experiments.components.model_signature import (
 from experiments.config.allowlist import PROJECT_ROOT
 from experiments.core.errors import InputError
 from experiments.run import journal
+from experiments.run.checkpoint import WEIGHTS as CHECKPOINT_WEIGHTS
 from experiments.run.checkpoint import Checkpoint, Checkpoints
 from experiments.run.state import determine_state
 from experiments.tracking.model import mlflow_model
@@ -46,7 +47,7 @@ class FinalModel:
 
     @property
     def weights(self) -> Path:
-        return self.checkpoint.folder / WEIGHTS
+        return self.checkpoint.weights
 
 
 def find_final_model(trial: Trial) -> FinalModel:
@@ -62,7 +63,7 @@ def find_final_model(trial: Trial) -> FinalModel:
                 f"run '{name}' is {state}, and only a finished run has a final model; run `lathe resume {trial.reference}`"
             ]
         )
-    checkpoints = Checkpoints(trial.folder, 1, needed=(WEIGHTS,))
+    checkpoints = Checkpoints(trial.folder, 1, needed=CHECKPOINT_WEIGHTS)
     checkpoint = checkpoints.delivered()
     if checkpoints.warnings:
         raise InputError([f"{warning}; restore the file, or train again" for warning in checkpoints.warnings])

@@ -8,16 +8,17 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from math import prod
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
-from modules.data.base import Batch, Tensors
+from modules.data.base import Tensors, Tree
 from modules.model.base import Layered
 from modules.objective.base import Objective
 from modules.parallel.base import TrainingSetup
@@ -25,6 +26,8 @@ from modules.parallel.cost_model.layer_counts import LayerCount, ModelCount, Wei
 from modules.parallel.cost_model.optimizer_state import measure_state_bytes, measure_update_bytes
 from modules.parallel.cost_model.tensor_lifetimes import TensorLifetimes
 from modules.parallel.tensor_parallel.shard_model import Shards
+from modules.task.base import StepContext, Task
+from modules.task.supervised import Supervised
 
 
 @contextmanager
@@ -43,7 +46,7 @@ def _without_garbage_collection() -> Iterator[None]:
 
 
 @_without_garbage_collection()
-def count_model(setup: TrainingSetup, batch: Batch, precision: str, num_slices: int = 1) -> ModelCount:
+def count_model(setup: TrainingSetup, batch: Tree, precision: str, num_slices: int = 1) -> ModelCount:
     """Count the forward pass, backward pass and update of one micro-batch.
 
     Args:
@@ -68,8 +71,14 @@ def count_model(setup: TrainingSetup, batch: Batch, precision: str, num_slices: 
         fakes = {id(new): weights[id(old)] for old, new in _replace_by_fakes(model).items()}
         if isinstance(objective, nn.Module):
             _replace_by_fakes(objective)
-        inputs, targets = (_map_tensors(part, _make_fake) for part in batch)
-        layers, loss = _Counter(fakes, precision, group).count_layers(model, objective, inputs, targets)
+        fake_batch, counter = _map_tensors(batch, _make_fake), _Counter(fakes, precision, group)
+        task = setup.get_task()
+        if type(task) is Supervised:
+            layers, loss = counter.count_layers(model, objective, *fake_batch)
+        else:
+            layers, loss = counter.count_task(model, task, fake_batch)
+        is_pair = isinstance(fake_batch, tuple) and len(fake_batch) == 2
+        inputs, targets = fake_batch if is_pair else (fake_batch, ())
     return ModelCount(
         layers=layers,
         loss=loss,
@@ -100,6 +109,16 @@ class _Counter:
         loss, _ = self.count_part(objective, lambda outputs: objective(outputs, targets)[0], value)
         return tuple(counts), loss
 
+    def count_task(self, model: nn.Module, task: Task, batch: Tree) -> tuple[tuple[LayerCount, ...], LayerCount]:
+        """Count all losses of a task, as if the model were one layer."""
+
+        def compute(own: Tree) -> tuple[Tensor, ...]:
+            losses = (task.loss(model, own, StepContext(0, 1, phase.name)) for phase in task.phases())
+            return tuple(loss.mean for loss in losses)
+
+        count, losses = self.count_part(model, compute, batch)
+        return (count,), self.count_part(task, lambda values: values, losses)[0]
+
     def count_part(self, part: Any, forward: Callable[[Any], Any], inputs: Any) -> tuple[LayerCount, Any]:
         """Count a layer; returns its outputs too, as detached fake tensors."""
         key = (_describe_structure(part), tuple(_describe_tensor(tensor) for tensor in _tensors(inputs)))
@@ -114,7 +133,9 @@ class _Counter:
         before = {_storage_key(tensor) for tensor in (*own, *_tensors(inputs))}
         saved: set[int] = set()
         self.group.exchanged_bytes = self.group.num_exchanges = 0
-        with FlopCounterMode(display=False, custom_mapping=_ATTENTION) as counter, TensorLifetimes() as lifetimes:
+        counter = FlopCounterMode(display=False, custom_mapping=_ATTENTION)
+        counter.mod_tracker = _NoModules()  # type: ignore[assignment]
+        with counter, TensorLifetimes() as lifetimes:
             with _record_saved(saved), torch.autocast("cpu", torch.bfloat16, enabled=self.precision != "fp32"):
                 outputs = forward(inputs)
             forward_bytes, held = lifetimes.peak_bytes, lifetimes.held_bytes
@@ -154,6 +175,18 @@ class _Counter:
             if isinstance(part, nn.Module)
             else ()
         )
+
+
+class _NoModules:
+    """In place of torch's tracker of modules, whose hooks refuse gradients of gradients (torch 2.13)."""
+
+    parents: ClassVar = {"Global"}
+
+    def __enter__(self) -> None:
+        """Track nothing."""
+
+    def __exit__(self, *_: object) -> None:
+        """Track nothing."""
 
 
 class _FakeGroup:
@@ -283,9 +316,9 @@ def _storage_key(tensor: Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
 
 
-def _map_tensors(tensors: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    return tuple(change(tensor) for tensor in tensors) if isinstance(tensors, tuple) else change(tensors)
+def _map_tensors(tree: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    return tree_map_only(Tensor, change, tree)
 
 
-def _tensors(tensors: Any) -> tuple[Tensor, ...]:
-    return tensors if isinstance(tensors, tuple) else (tensors,)
+def _tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]

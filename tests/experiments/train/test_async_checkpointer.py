@@ -14,6 +14,7 @@ from torch import nn
 from experiments.core.errors import TrainingError
 from experiments.run.checkpoint import CheckpointError, Checkpoints
 from experiments.train.async_checkpointer import AsyncCheckpointer, BestCheckpoint
+from experiments.train.callbacks import RunCallbacks
 from tests.support.waiting import PATIENCE_S
 
 
@@ -43,7 +44,9 @@ class Engine:
 def make_checkpointer(
     folder: Path, engine: Any, *, is_first: bool = True, model: nn.Module | None = None
 ) -> AsyncCheckpointer:
-    return AsyncCheckpointer(engine, model or nn.Linear(2, 3), Checkpoints(folder, keep_last=2), is_first)
+    model = model or nn.Linear(2, 3)
+    callbacks = RunCallbacks(model, {}, None, is_first=is_first)
+    return AsyncCheckpointer(engine, model, Checkpoints(folder, keep_last=2), callbacks)
 
 
 def test_training_continues_while_a_checkpoint_is_written(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from experiments.train.metric_logging import StepTimer
+from experiments.train.measurement.metric_logging import StepTimer
 
 
 class FakeClock:

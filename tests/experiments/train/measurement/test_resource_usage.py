@@ -11,8 +11,8 @@ import pytest
 
 from experiments.run.history import PreviousAttempts, read_previous_attempts
 from experiments.run.journal import Journal
-from experiments.train.energy import EnergyMeter
-from experiments.train.resource_usage import ResourceUsage
+from experiments.train.measurement.energy import EnergyMeter
+from experiments.train.measurement.resource_usage import ResourceUsage
 from tests.conftest import Lathe
 
 

@@ -11,7 +11,7 @@ import psutil
 import torch
 
 from experiments.run.history import PreviousAttempts
-from experiments.train.energy import EnergyMeter
+from experiments.train.measurement.energy import EnergyMeter
 
 
 class ResourceUsage:

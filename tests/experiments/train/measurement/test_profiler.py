@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from experiments.run import journal
-from experiments.train.profiler import (
+from experiments.train.measurement.profiler import (
     NUM_TRACED,
     NUM_WARMUP,
     Profiler,

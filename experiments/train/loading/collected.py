@@ -1,0 +1,34 @@
+"""Batches that the model makes itself, step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Generator, nn
+
+from experiments.core.seeding import derive_seed
+from modules.data.base import Collector, Tree
+from modules.parallel.forward import slice_rows
+
+
+def collect_batches(
+    collector: Collector, model: nn.Module, steps: range, batch_size: int, seed: int, shard: tuple[int, int]
+) -> Iterator[Tree]:
+    """Return one replica's part of the batch of each step.
+
+    Args:
+        collector: makes the global batch.
+        model: that is trained.
+        steps: counted from 0.
+        batch_size: examples of the global batch.
+        seed: of the experiment.
+        shard: number of this replica, and number of replicas.
+    """
+    number, count = shard
+    rows = slice(number * batch_size // count, (number + 1) * batch_size // count)
+    for step in steps:
+        generator = Generator().manual_seed(derive_seed(seed, "collect", step))
+        with torch.no_grad():
+            batch = collector.collect(model, step, batch_size, generator)
+        yield slice_rows(batch, rows)
