@@ -42,6 +42,8 @@ CONTRACTS = {  # beside every base.py
     "modules.parallel.topology", "modules.parallel.cost_model", "modules.parallel.deepspeed.config",
     # The leader of a rank group and the store of its ranks ask for the secret in the same way.
     "modules.parallel.handshake",
+    # Engines and the trainer write into the same checkpoints.
+    "modules.parallel.checkpoint_format",
     # Whether a folder belongs to this user.
     "launchers.ownership",
     # A worker starts, judges and clears away ranks as a launcher of this machine does.

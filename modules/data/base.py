@@ -8,11 +8,18 @@ from typing import Any, Final, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from torch import Generator, Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 Tensors = Tensor | tuple[Tensor, ...]
 Batch = tuple[Tensors, Tensors]  # (inputs, targets); the first dimension of every tensor is the batch
 Tree = Any
 """Tensors in tuples, lists and dicts; the first dimension of every tensor is the batch. Supervised learning uses `Batch`."""
+
+
+def slice_rows(batch: Tree, rows: slice) -> Tree:
+    """Take some examples of a batch."""
+    return tree_map_only(Tensor, lambda tensor: tensor[rows], batch)
+
 
 IGNORED: Final = -100
 """Class of a target that losses and metrics leave out; torch's default ``ignore_index``."""

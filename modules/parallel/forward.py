@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from modules.data.base import Tree
+from modules.data.base import Tree, slice_rows
 from modules.evaluator.base import AnyEvaluator, ModelEvaluator
 from modules.parallel.base import EngineConfig
 from modules.parallel.process_groups import ProcessGroups
@@ -201,11 +201,6 @@ def count_examples(batch: Tree) -> int:
     if first is None:
         raise ValueError(f"a batch is a tree of tensors, but this one is {type(batch).__name__} without a tensor")
     return len(first)
-
-
-def slice_rows(batch: Tree, rows: slice) -> Tree:
-    """Take some examples of a batch."""
-    return tree_map(lambda value: value[rows] if isinstance(value, Tensor) else value, batch)
 
 
 def split_batch(batch: Tree, num_parts: int) -> Iterator[Tree]:

@@ -8,8 +8,7 @@ import torch
 from torch import Generator, nn
 
 from experiments.core.seeding import derive_seed
-from modules.data.base import Collector, Tree
-from modules.parallel.forward import slice_rows
+from modules.data.base import Collector, Tree, slice_rows
 
 
 def collect_batches(

@@ -32,6 +32,7 @@ from experiments.tracking.store_uri import (
 )
 from experiments.tracking.sweep_sync import sync_all
 from experiments.tracking.trackers import mlflow
+from experiments.tracking.trackers.progress_file import RunProgress
 from experiments.trial.parameters import clean_key
 from experiments.trial.trial import Trial
 from tests.experiments.core.test_lock import stopped_holder
@@ -160,7 +161,7 @@ def test_second_sync_changes_nothing_even_without_its_progress_file(runs_dir: Pa
 def test_progress_file_of_the_first_version_gets_the_new_name_of_the_state(tmp_path: Path) -> None:
     path = tmp_path / "sync.json"
     path.write_text(json.dumps({"store": "s", "last_state": {"state": "stopped", "attempt": 1}}))
-    assert run_sync.RunProgress.load(path, "s").last_state == {"state": "interrupted", "attempt": 1}
+    assert RunProgress.load(path, "s").last_state == {"state": "interrupted", "attempt": 1}
 
 
 def test_interrupted_sync_continues(runs_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
