@@ -36,6 +36,7 @@ from experiments.tracking.trackers.progress_file import RunProgress
 from experiments.trial.parameters import clean_key
 from experiments.trial.trial import Trial
 from tests.experiments.core.test_lock import stopped_holder
+from tests.support.forked_syncs import sync_at_once
 from tests.support.recorded_sweeps import make_swept
 from tests.support.stores import (
     DEAD_PID,
@@ -450,28 +451,13 @@ def test_store_with_an_unset_environment_variable_is_an_error(tmp_path: Path, mo
     assert resolve_store(None, tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
 
 
-SYNC = (
-    "import sys; from pathlib import Path; from experiments.tracking.run_sync import sync_run; "
-    "from experiments.trial.trial import Trial; "
-    "print(sync_run(Trial(Path(sys.argv[1]))).points)"
-)
-
-
-def sync_processes(trials: list[Trial]) -> list[subprocess.Popen[str]]:
-    command = [sys.executable, "-c", SYNC]
-    return [subprocess.Popen([*command, str(trial.folder)], stdout=subprocess.PIPE, text=True) for trial in trials]
-
-
 @pytest.mark.slow
 def test_two_concurrent_syncs_take_turns(runs_dir: Path) -> None:
     trial = make_run(runs_dir)
     with start_attempt(trial) as journal:
         log_steps(journal, range(2000))
     write_outcome(trial)
-    processes = sync_processes([trial, trial])
-    counts = sorted(int(process.communicate()[0]) for process in processes)
-    assert [process.returncode for process in processes] == [0, 0]
-    assert counts == [0, 4000]
+    assert sorted(sync_at_once([trial.folder, trial.folder])) == [(0, "0"), (0, "4000")]
     assert read_metrics(runs_dir) == make_expected_metrics(range(2000))
     assert sql(runs_dir / "mlflow.db", "select count(*) from runs") == [(1,)]
 
@@ -483,9 +469,7 @@ def test_concurrent_processes_on_a_new_store_create_one_schema_and_one_experimen
     for trial in trials:
         with start_attempt(trial) as journal:
             log_steps(journal, range(5))
-    processes = sync_processes(trials)
-    assert [int(process.communicate()[0]) for process in processes] == [10] * count
-    assert [process.returncode for process in processes] == [0] * count
+    assert sync_at_once([trial.folder for trial in trials]) == [(0, "10")] * count
     database = tmp_path / "mlflow.db"
     assert sql(database, "select count(*) from metrics") == [(10 * count,)]
     assert sql(database, "select e.name, count(*) from runs join experiments e using (experiment_id) group by 1") == [

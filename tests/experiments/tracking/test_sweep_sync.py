@@ -9,7 +9,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import closing
@@ -31,6 +30,7 @@ from experiments.tracking.sweep_metrics import BestSoFar
 from experiments.tracking.sweep_sync import SweepSync, sync_all
 from tests.support import ledgers
 from tests.support import workers as sweeps
+from tests.support.forked_syncs import sync_and_kill, sync_at_once
 from tests.support.recorded_sweeps import (
     METRIC,
     make_space,
@@ -48,40 +48,14 @@ from tests.support.stores import free_port, log_steps, make_run, sql, start_atte
 from tests.support.waiting import PATIENCE_S, wait_until
 
 LRS = [{"optimizer.lr": lr} for lr in (0.001, 0.01, 0.1)]
-SYNC = """
-import sys
-from pathlib import Path
-from experiments.tracking import mlflow_client
-from experiments.tracking.sweep_sync import *
-mlflow_client.get_store_errors()  # imports MLflow
-mlflow_client.open_store(f"sqlite:///{Path(sys.argv[1]).parent}/mlflow.db", Path(sys.argv[1]).parent)
-print("ready", flush=True)
-input()
-print(SweepSync(Sweep(Path(sys.argv[1]))).sync())
-"""
-
-
-def num_runs(runs_dir: Path) -> int:
-    return int(sql(runs_dir / "mlflow.db", "select count(*) from runs")[0][0])
 
 
 def curve(runs_dir: Path, name: str) -> list[Any]:
     return sql(runs_dir / "mlflow.db", f"select step, value from metrics where key = 'sweep/{name}' order by step")
 
 
-def syncing(sweep: Sweep) -> subprocess.Popen[str]:
-    """Start a process that syncs when it reads a line."""
-    pipe = subprocess.PIPE
-    process = subprocess.Popen([sys.executable, "-c", SYNC, str(sweep.folder)], stdin=pipe, stdout=pipe, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    return process
-
-
-def go(process: subprocess.Popen[str]) -> None:
-    assert process.stdin is not None
-    process.stdin.write("\n")
-    process.stdin.flush()
+def num_runs(runs_dir: Path) -> int:
+    return int(sql(runs_dir / "mlflow.db", "select count(*) from runs")[0][0])
 
 
 def test_sweep_is_a_parent_run_with_a_child_run_per_trial(runs_dir: Path) -> None:
@@ -556,14 +530,11 @@ def test_concurrent_syncs_create_one_parent_and_one_run_per_trial(runs_dir: Path
     sweep = make_swept(runs_dir, LRS, seeds=2)
     for trial in ledgers.ids(6):
         run_trial(sweep, trial, 0.5)
-    processes = [syncing(sweep) for _ in range(4)]
-    for process in processes:
-        go(process)
-    outputs = [process.communicate()[0] for process in processes]
-    assert [process.returncode for process in processes] == [0] * 4
-    assert sorted(line.split("points=")[1] for line in outputs) == ["0, failures=(), warnings=())\n"] * 3 + [
-        "24, failures=(), warnings=())\n"
-    ]
+    outcomes = sync_at_once([sweep.folder] * 4)
+    assert [outcome.code for outcome in outcomes] == [0] * 4
+    assert sorted(outcome.printed.split("points=")[1] for outcome in outcomes) == [
+        "0, failures=(), warnings=())"
+    ] * 3 + ["24, failures=(), warnings=())"]
     assert read_stored_points(runs_dir) == read_journal_points(sweep)
     assert num_runs(runs_dir) == 7
 
@@ -574,23 +545,7 @@ def test_sync_that_is_killed_at_any_call_loses_and_doubles_nothing(runs_dir: Pat
     sweep = make_swept(runs_dir, LRS, seeds=2)
     for trial in ledgers.ids(6):
         run_trial(sweep, trial, 0.5, range(2, 200, 2))
-    database = runs_dir / "mlflow.db"
-    tables = ("runs", "params", "tags", "metrics")
-    killed = 0
-    for _ in range(5):
-        table = generator.choice(tables)
-        query = f"select count(*) from {table}"
-        count = int(sql(database, query)[0][0])
-        goal = count + 1 + generator.randrange(max(1, {"runs": 2, "params": 20, "tags": 30, "metrics": 300}[table]))
-        process = syncing(sweep)
-        go(process)
-        while process.poll() is None and sql(database, query)[0][0] < goal:
-            time.sleep(0.005)
-        if process.poll() is None:
-            os.kill(process.pid, signal.SIGKILL)
-            killed += 1
-        process.communicate()
-    assert killed > 2
+    assert sync_and_kill(sweep.folder, [generator.randrange(1, 80) for _ in range(8)]) == [-signal.SIGKILL] * 8
     summary = SweepSync(sweep).sync()
     assert (summary.runs, summary.failures) == (6, ())
     assert read_stored_points(runs_dir) == read_journal_points(sweep)
