@@ -88,7 +88,21 @@ class CrossEntropy:
         if targets.dim() == 1:
             return F.cross_entropy(flat, classes, label_smoothing=smoothing)
         nats = F.cross_entropy(flat, classes, ignore_index=IGNORED, reduction="none", label_smoothing=smoothing)
+        return self.average(nats.view_as(targets), targets)
+
+    def average(self, nats: Tensor, classes: Tensor) -> Tensor:
+        """Average the losses of targets.
+
+        Args:
+            nats: float [batch, ...], 0 where the target is ignored.
+            classes: int64 [batch, ...].
+
+        Returns:
+            float [].
+        """
+        if classes.dim() == 1:
+            return nats.mean()
+        counts = (classes != IGNORED).flatten(1).sum(1)
         if self.mean_over == "tokens":
-            return nats.sum() / (classes != IGNORED).sum().clamp_min(1)
-        counts = (targets != IGNORED).flatten(1).sum(1).clamp_min(1)
-        return (nats.view(len(targets), -1).sum(1) / counts).mean()
+            return nats.sum() / counts.sum().clamp_min(1)
+        return (nats.flatten(1).sum(1) / counts.clamp_min(1)).mean()

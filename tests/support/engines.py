@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
-from modules.data.base import Batch
+from modules.data.base import IGNORED, Batch
 from modules.evaluator.accuracy import Accuracy
 from modules.model.lenet import LeNet
 from modules.model.mlp import Mlp
@@ -32,6 +32,8 @@ BATCH_SIZE, NUM_CLASSES, NUM_WORDS, NUM_STEPS = 8, 6, 12, 10
 IMAGE_SHAPES: dict[str, tuple[int, ...]] = {
     "mlp": (5,), "lenet": (1, 6, 6), "alexnet": (1, 15, 16), "inception_v1": (1, 6, 7), "inception_v3": (1, 20, 21)
 }  # fmt: skip
+PADDED = "gpt_padded"
+"""A language model on texts of different lengths, with a mean over all tokens."""
 IMAGE_MODELS = ("alexnet", "inception_v1", "inception_v3")
 
 
@@ -151,6 +153,10 @@ def _make_image_model(name: str) -> nn.Module:
     return InceptionV3(shape, NUM_CLASSES, 0.01, stem_stride=1, stem_pools=0, dropout_prob=0.0)
 
 
+def make_objective(name: str) -> CrossEntropy:
+    return CrossEntropy(mean_over="tokens" if name == PADDED else "examples")
+
+
 def make_batch(name: str, step: int, size: int = BATCH_SIZE) -> Batch:
     generator = torch.Generator().manual_seed(1000 + step % 3)  # three distinct batches, so that the loss falls
     if name in IMAGE_SHAPES:
@@ -159,7 +165,11 @@ def make_batch(name: str, step: int, size: int = BATCH_SIZE) -> Batch:
         inputs = torch.randn(size, *shape, generator=generator) + targets.reshape(-1, *[1] * len(shape)) / 3
         return inputs, targets
     words = torch.randint(NUM_WORDS, (size, 8), generator=generator).cumsum(1) % NUM_WORDS
-    return words[:, :-1], words[:, 1:]
+    inputs, targets = words[:, :-1], words[:, 1:]
+    if name == PADDED:  # the first texts are short, so micro-batches and replicas have different numbers of tokens
+        lengths = torch.arange(size)[:, None] % 7 + 1
+        targets = targets.where(torch.arange(7) < lengths, IGNORED)
+    return inputs, targets
 
 
 def train_each(rank: Rank, mode: Mode, tasks: list[Task]) -> list[TrainingResult]:
@@ -167,7 +177,7 @@ def train_each(rank: Rank, mode: Mode, tasks: list[Task]) -> list[TrainingResult
     return [train(rank, mode, task) for task in tasks]
 
 
-MODELS = ("mlp", "lenet", "alexnet", "deep_lstm", "gpt", "gpt_tied")
+MODELS = ("mlp", "lenet", "alexnet", "deep_lstm", "gpt", "gpt_tied", PADDED)
 
 
 @functools.cache
@@ -182,7 +192,7 @@ def train(rank: Rank, mode: Mode, task: Task) -> TrainingResult:
     """Train from scratch or from a saved state, and evaluate on 11 examples in batches of 2 per replica."""
     engine, topology = mode.engine(), mode.topology
     setup = TrainingSetup(
-        make_model(task.model), CrossEntropy(), task.optimizer, Cosine(warmup_steps=2),
+        make_model(task.model), make_objective(task.model), task.optimizer, Cosine(warmup_steps=2),
         example=lambda size: make_batch(task.model, 0, size),
     )  # fmt: skip
     per_replica = BATCH_SIZE // topology.data

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
 
+from modules.data.base import IGNORED
+
 Group = dist.ProcessGroup
 
 
@@ -159,12 +161,12 @@ def compute_vocabulary_cross_entropy(
 
     Args:
         part: float [..., classes / ranks], from a `ColumnLinear`.
-        targets: int64 [...], from 0 to classes - 1.
+        targets: int64 [...], from 0 to classes - 1, or `IGNORED`.
         group: the ranks that the classes are split over.
         label_smoothing_prob: fraction of the target that is spread evenly over all classes.
 
     Returns:
-        Mean over all targets, float [], the same on all ranks.
+        float [...], the same on all ranks; 0 where the target is ignored.
     """
     part = part.float()
     highest = part.detach().amax(-1)
@@ -179,4 +181,4 @@ def compute_vocabulary_cross_entropy(
     if label_smoothing_prob:
         mean_logit = reduce_from_group(shifted.sum(-1), group) / (part.shape[-1] * group.size())
         nats = (1 - label_smoothing_prob) * nats + label_smoothing_prob * (log_sum - mean_logit)
-    return nats.mean()
+    return nats.where(targets != IGNORED, 0.0)

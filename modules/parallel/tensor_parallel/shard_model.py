@@ -47,7 +47,8 @@ class Shards:
         if type(objective) is CrossEntropy:
             self.splits_classes = any(shard.kind == "classes" for shard in model.shards().values())
         if self.splits_classes:
-            self.objective = _SplitCrossEntropy(objective.label_smoothing_prob, group)  # type: ignore[attr-defined]
+            assert isinstance(objective, CrossEntropy)
+            self.objective = _SplitCrossEntropy(objective, group)
         for name, shard in model.shards().items():
             self._replace(model, name, shard)
 
@@ -105,11 +106,15 @@ class Shards:
 class _SplitCrossEntropy:
     """`CrossEntropy` for logits whose classes are split over ranks."""
 
-    def __init__(self, label_smoothing_prob: float, group: Group) -> None:
-        self.label_smoothing_prob, self.group = label_smoothing_prob, group
+    def __init__(self, whole: CrossEntropy, group: Group) -> None:
+        self.whole, self.group = whole, group
+
+    def count_targets(self, targets: Tensors) -> Tensor | None:
+        return self.whole.count_targets(targets)
 
     def __call__(self, outputs: Tensors, targets: Tensors) -> tuple[Tensor, dict[str, Tensor]]:
         assert isinstance(outputs, Tensor)
         assert isinstance(targets, Tensor)
-        loss = compute_vocabulary_cross_entropy(outputs, targets, self.group, self.label_smoothing_prob)
+        nats = compute_vocabulary_cross_entropy(outputs, targets, self.group, self.whole.label_smoothing_prob)
+        loss = self.whole.average(nats, targets)
         return loss, {"loss_nats": loss.detach()}

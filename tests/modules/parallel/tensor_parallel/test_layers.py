@@ -56,7 +56,7 @@ def compare(rank: Rank, size: int, label_smoothing_prob: float) -> dict[str, flo
     }
     hidden = parts["down"](torch.tanh(parts["up"](parts["words"](inputs))))
     logits = parts["head"](hidden)
-    loss = compute_vocabulary_cross_entropy(logits, targets, group, label_smoothing_prob)
+    loss = compute_vocabulary_cross_entropy(logits, targets, group, label_smoothing_prob).mean()
     loss.backward()  # type: ignore[no-untyped-call]
 
     def own(name: str, tensor: Tensor, dim: int) -> Tensor:
@@ -91,7 +91,7 @@ def compute_extreme_losses(rank: Rank) -> list[float]:
     logits = torch.tensor([[1e4, 0.0, -1e4, 5.0], [-1e4, -1e4, -1e4, -1e4]])
     targets = torch.tensor([0, 3])
     part = logits[:, find_own_slice(4, group)].clone().requires_grad_()
-    loss = compute_vocabulary_cross_entropy(part, targets, group)
+    loss = compute_vocabulary_cross_entropy(part, targets, group).mean()
     loss.backward()  # type: ignore[no-untyped-call]
     assert part.grad is not None
     return [float(loss.detach()), float(F.cross_entropy(logits, targets)), float(part.grad.isfinite().all())]
