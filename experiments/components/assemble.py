@@ -61,7 +61,7 @@ def assemble(config: Mapping[str, Any], trust: Collection[str] = (), initial: Pa
     callbacks: dict[str, Callback] = {}
     for name, node in (config.get("callback") or {}).items():
         try:
-            callbacks[name] = instantiate(node, f"callback.{name}", trust)
+            callbacks[name] = instantiate(node, f"callback.{name}", trust, group="callback")
         except InputError as err:
             problems += err.problems
     problems = problems or load_initial_weights(built["model"], config, initial)

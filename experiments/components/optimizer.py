@@ -26,7 +26,7 @@ def make_optimizer_factory(node: Mapping[str, Any], trust: Collection[str], key:
         InputError: a class is not on the allow-list, or refuses its arguments.
     """
     own = {name: value for name, value in node.items() if name not in NOT_ARGUMENTS}
-    make = instantiate(own, "optimizer", trust)
+    make = instantiate(own, key, trust, group="optimizer")
     groups = [
         ParameterGroup(tuple(group["match"]), {name: value for name, value in group.items() if name != "match"})
         for group in node.get("groups") or ()
@@ -35,7 +35,11 @@ def make_optimizer_factory(node: Mapping[str, Any], trust: Collection[str], key:
         name: make_optimizer_factory(merge_phase(node, phase), trust, f"{key}.phases.{name}")
         for name, phase in (node.get("phases") or {}).items()
     }
-    schedule = None if node.get("schedule") is None else instantiate(node["schedule"], f"{key}.schedule", trust)
+    schedule = (
+        None
+        if node.get("schedule") is None
+        else instantiate(node["schedule"], f"{key}.schedule", trust, group="schedule")
+    )
     try:  # it checks its values only when it gets parameters
         make([nn.Parameter(torch.empty(1))])
         for group in groups:

@@ -17,9 +17,11 @@ from experiments.components.instantiate import describe_error
 from experiments.core.errors import PlanError
 from experiments.plan.plan import Plan
 from modules.data.base import Tree
+from modules.optimizer.base import find_optimizer_problems
 from modules.parallel.cost_model.compatibility import (
     find_evaluator_incompatibilities,
     find_incompatibilities,
+    find_splitting,
     find_stage_bounds,
 )
 from modules.parallel.cost_model.layer_counts import ModelCount
@@ -70,9 +72,12 @@ def estimate(config: Mapping[str, Any], plan: Plan, trust: Collection[str] = ())
     with torch.device("meta"):
         components = assemble(config, trust)
     partition = config["parallel"].get("partition", "parameters")
-    problems = find_incompatibilities(components.setup.model, topology, partition) + find_evaluator_incompatibilities(
-        components.evaluator, layout
-    )
+    model = components.setup.model
+    splits = find_splitting(layout.stage, topology, config["parallel"].get("num_servers") or 1)
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    problems = find_incompatibilities(model, topology, partition)
+    problems += find_evaluator_incompatibilities(components.evaluator, layout)
+    problems += find_optimizer_problems(components.setup.optimizer, trained, splits)
     if problems:
         raise PlanError(problems, f"the plan for '{plan.name}'")
     num_parameters = sum(parameter.numel() for parameter in components.setup.model.parameters())

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
@@ -42,34 +43,75 @@ class OptimizerFactory:
         return self.make(parameters)
 
     def make_groups(self, named: Mapping[str, nn.Parameter]) -> Optimizer:
-        """Make an optimizer of named parameters.
-
-        Raises:
-            ValueError: a pattern matches no parameter.
-        """
+        """Make an optimizer of named parameters, which may be a part of the model's."""
         rest, groups = dict(named), list[dict[str, Any]]()
         for group in self.groups:
             own = [name for name in rest if any(fnmatchcase(name, pattern) for pattern in group.match)]
-            unused = [pattern for pattern in group.match if not any(fnmatchcase(name, pattern) for name in named)]
-            if unused:
-                raise ValueError(
-                    f"optimizer.groups: match={unused} matches no parameter of the model, whose parameters are "
-                    f"{', '.join(list(named)[:5])}{' ...' if len(named) > 5 else ''}; correct the pattern"
-                )
             groups.append({"params": [rest.pop(name) for name in own], **group.values})
         groups = [{"params": [*rest.values()]}, *groups]
         return self.make([group for group in groups if group["params"]])
+
+    def find_unused_patterns(self, names: Collection[str]) -> list[str]:
+        """Problems of patterns that match no parameter of the model."""
+        unused = [
+            pattern
+            for factory in (self, *self.phases.values())
+            for group in factory.groups
+            for pattern in group.match
+            if not any(fnmatchcase(name, pattern) for name in names)
+        ]
+        shown = ", ".join([*names][:5]) + (" ..." if len(names) > 5 else "")
+        rule = f"matches no parameter of the model, whose parameters are {shown}; correct the pattern"
+        return [f"optimizer.groups: match=[{pattern!r}] {rule}" for pattern in dict.fromkeys(unused)]
 
 
 def make_optimizer(
     make: Make, named: Mapping[str, nn.Parameter], phase: str = "train"
 ) -> tuple[Optimizer, Schedule | None]:
-    """Make the optimizer of a phase; also returns its own schedule, if it has one.
-
-    Raises:
-        ValueError: a pattern of a group matches no parameter.
-    """
+    """Make the optimizer of a phase, or of a part of its parameters; also returns its own schedule, if it has one."""
     if not isinstance(make, OptimizerFactory):
         return make(named.values()), None
     factory = make.phases.get(phase, make)
     return factory.make_groups(named), factory.schedule
+
+
+def find_optimizer_problems(make: Make, names: Collection[str], splits_weights: str = "") -> list[str]:
+    """Problems of an optimizer with a model and an engine.
+
+    Args:
+        make: makes the optimizer.
+        names: of the parameters that are trained.
+        splits_weights: the setting by which an optimizer gets slices of the weights, such as ``parallel.stage=1``; "" if none.
+    """
+    problems = make.find_unused_patterns(names) if isinstance(make, OptimizerFactory) else []
+    if splits_weights and not is_elementwise(make):
+        name = type(make([nn.Parameter(torch.zeros(1))])).__name__
+        problems.append(
+            f"optimizer {name} gives another result on slices of a weight than on the whole, and {splits_weights} gives it "
+            "slices; use parallel=data, or an elementwise optimizer such as Adam"
+        )
+    return problems
+
+
+def is_elementwise(make: Make) -> bool:
+    """Whether an optimizer gives the same result on the slices of a weight as on the whole: it is tried on small weights."""
+    with torch.device("cpu"), torch.random.fork_rng(devices=[]):
+        start = torch.linspace(-1.0, 2.0, 12)
+        whole = [nn.Parameter(start.clone().view(3, 4))]
+        slices = [nn.Parameter(part.clone()) for part in start.split([5, 7])]
+        try:
+            for parameters in (whole, slices):
+                _make_steps(make(parameters), parameters)
+        except (RuntimeError, ValueError, TypeError):  # such as one that needs a closure, a matrix or sparse gradients
+            return False
+        one, other = (torch.cat([each.detach().reshape(-1) for each in own]) for own in (whole, slices))
+        return bool(torch.allclose(one, other, rtol=1e-6, atol=1e-8))
+
+
+def _make_steps(optimizer: Optimizer, parameters: Sequence[nn.Parameter]) -> None:
+    for step in range(3):
+        torch.manual_seed(step)
+        gradients = torch.split(torch.randn(12), [each.numel() for each in parameters])
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient.view_as(parameter).clone()
+        optimizer.step()

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from modules.data.base import Batch
 from modules.evaluator.base import AnyEvaluator
+from modules.optimizer.base import find_optimizer_problems
 from modules.parallel import checkpoint_format as state
 from modules.parallel.asynchronous.checkpoint import read_shards, write_shards
 from modules.parallel.asynchronous.flat_parameters import FlatParameters
@@ -27,7 +28,8 @@ from modules.parallel.asynchronous.server_shard import ParameterShard, Policy
 from modules.parallel.asynchronous.staleness import Correction, make_correction
 from modules.parallel.asynchronous.transport import Closed, Connection, Listener
 from modules.parallel.asynchronous.work_queue import WorkQueue
-from modules.parallel.base import EngineConfig, Fetch, TrainingSetup
+from modules.parallel.base import EngineConfig, Fetch, TrainingSetup, find_unserved
+from modules.parallel.cost_model.compatibility import find_splitting
 from modules.parallel.shared_store import join_store, open_store
 from modules.parallel.single import Single
 from modules.parallel.topology import Degree, Topology
@@ -47,7 +49,7 @@ class ParameterServer:
 
     is_component = True
     axes = ("data",)
-    serves = ("inputs", "whole_model")
+    serves = ("inputs",)
 
     def __init__(
         self, data: Degree, num_servers: int = 1, group_size: int = 1, num_backup_workers: int = 0,
@@ -152,6 +154,11 @@ class ParameterServer:
         ).run()
 
     def prepare(self, setup: TrainingSetup, config: EngineConfig) -> None:
+        problems = find_unserved(setup.get_task(), self)
+        splits = find_splitting(0, Topology(), self.num_servers)
+        names = [name for name, parameter in setup.model.named_parameters() if parameter.requires_grad]
+        if problems := problems + find_optimizer_problems(setup.optimizer, names, splits):
+            raise ValueError("; ".join(problems))
         self.config, self.chunks_per_round = config, self.chunks(config.topology)
         self._folder = config.folder
         self.single = _make_single(setup, config)

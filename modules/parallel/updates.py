@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import nn
 from torch.optim import Optimizer
 
-from modules.optimizer.base import make_optimizer
+from modules.optimizer.base import find_optimizer_problems, make_optimizer
 from modules.parallel.base import TrainingSetup
 from modules.schedule.base import Schedule
 from modules.task.base import Phase
@@ -72,7 +72,8 @@ def make_updates(setup: TrainingSetup, model: nn.Module) -> list[Update]:
     owned = {phase.name: [name for name in named if name.startswith(phase.parameters)] for phase in phases}
     if len(owned) < len(phases):
         raise ValueError(f"task {task} has two phases of one name; give each a name of its own")
-    if problems := [*_find_problems(task, phases, owned, list(named))]:
+    problems = [*_find_problems(task, phases, owned, list(named)), *find_optimizer_problems(setup.optimizer, named)]
+    if problems:
         raise ValueError("; ".join(problems))
     updates = []
     for phase in phases:

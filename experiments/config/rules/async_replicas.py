@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 
 from experiments.config.rules.base import ConfigView
-from experiments.config.rules.topology import ELEMENTWISE, divisors, has_servers, resolve_topology
+from experiments.config.rules.topology import NOT_ELEMENTWISE, divisors, has_servers, resolve_topology
 
 
 def _only_with_servers(
@@ -95,10 +95,12 @@ def _every(view: ConfigView) -> list[str]:
 def _optimizer(view: ConfigView) -> str | None:
     """Several servers split weights at any position, so the optimizer has to be elementwise."""
     servers, target = view.integer("parallel.num_servers"), view.get("optimizer._target_", str)
-    if servers == 1 or target.rpartition(".")[2] in ELEMENTWISE:
+    if servers == 1 or target not in NOT_ELEMENTWISE:
         return None
-    rule = f"updates slices of the weights with parallel.num_servers={servers}, and is not known to be elementwise"
-    return f"optimizer._target_={target} {rule}, as {', '.join(ELEMENTWISE)} are; set parallel.num_servers=1"
+    rule = f"gives another result on slices of a weight than on the whole, and parallel.num_servers={servers} gives it slices"
+    return (
+        f"optimizer._target_={target} {rule}; set parallel.num_servers=1, or use an elementwise optimizer such as Adam"
+    )
 
 
 def _fp16(view: ConfigView) -> str | None:

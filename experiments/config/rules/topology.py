@@ -18,11 +18,8 @@ MICRO_BATCHES_PER_STAGE = 4
 """The default of a pipeline; its ideal bubble is then below a fifth of a step."""
 
 
-ELEMENTWISE = (
-    "SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "RMSprop", "Adagrad", "SparseAdagrad", "Adadelta", "ASGD",
-    "Rprop",
-)  # fmt: skip
-"""Optimizers that give the same result on any slice of a weight."""
+NOT_ELEMENTWISE = ("torch.optim.lbfgs.LBFGS", "torch.optim.sparse_adam.SparseAdam")
+"""Torch's optimizers that give another result on a slice of a weight than on the whole. A plan tries all others."""
 
 
 SPARSE_OPTIMIZERS = ("SGD", "Adagrad", "SparseAdagrad", "SparseAdam")
@@ -187,10 +184,10 @@ def _optimizer(view: ConfigView) -> str | None:
     """ZeRO and model parallelism update slices of the weights, so the optimizer has to be elementwise."""
     target, node = view.get("optimizer._target_", str), view.get("parallel", dict)
     has_slices = node.get("stage", 0) != 0 or "partition" in node or resolve_topology(view).model > 1
-    if not has_slices or target.rpartition(".")[2] in ELEMENTWISE:
+    if not has_slices or target not in NOT_ELEMENTWISE:
         return None
-    rule = f"updates slices of the weights here, and is not known to be elementwise, as {', '.join(ELEMENTWISE)} are"
-    return f"optimizer._target_={target} {rule}; use one of them, parallel=data or parallel=zero0"
+    rule = "gives another result on slices of a weight than on the whole, and this engine gives it slices"
+    return f"optimizer._target_={target} {rule}; use parallel=data or parallel=zero0, or an elementwise optimizer such as Adam"
 
 
 def _sparse(view: ConfigView) -> list[str]:

@@ -14,6 +14,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from modules.optimizer.base import make_optimizer
 from modules.parallel.asynchronous.flat_parameters import FlatParameters
 from modules.parallel.asynchronous.staleness import Correct
 from modules.parallel.checkpoint_format import write_tensors
@@ -111,7 +112,8 @@ class ParameterShard:
             for piece in self.pieces
         ]
         self._offset = start
-        self.optimizer = optimizer(self._parameters)
+        names = [piece.name for piece in self.pieces]
+        self.optimizer, _ = make_optimizer(optimizer, dict(zip(names, self._parameters, strict=True)))
         self._initial_lrs = [float(group["lr"]) for group in self.optimizer.param_groups]
         self._factor, self._correct, self._quota = factor, correct, quota
         self.policy = policy
@@ -189,7 +191,13 @@ class ParameterShard:
         with torch.no_grad():
             self.weights.copy_(snapshot.weights)
             self.buffers.copy_(snapshot.buffers)
-        states = {index: dict(entries) for index, entries in enumerate(snapshot.entries) if entries}
+        in_groups = [each for group in self.optimizer.param_groups for each in group["params"]]
+        order = {id(each): index for index, each in enumerate(in_groups)}
+        states = {
+            order[id(each)]: dict(entries)
+            for each, entries in zip(self._parameters, snapshot.entries, strict=True)
+            if entries
+        }
         self.optimizer.load_state_dict({"state": states, "param_groups": self.optimizer.state_dict()["param_groups"]})
         self.version, self._gathered, self._gathering = snapshot.version, {}, snapshot.gathering
         self._seen = dict.fromkeys(snapshot.seen)

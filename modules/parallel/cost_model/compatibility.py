@@ -44,6 +44,21 @@ def find_evaluator_incompatibilities(evaluator: AnyEvaluator, layout: ParallelLa
     return [f"{setting} {rule}; use parallel=data or zero2, or another evaluator" for setting in settings]
 
 
+def find_splitting(stage: int, topology: Topology, num_servers: int = 1) -> str:
+    """The setting by which an optimizer gets slices of the weights; "" if it gets whole weights.
+
+    Args:
+        stage: of ZeRO.
+        topology: of the ranks.
+        num_servers: of asynchronous training.
+    """
+    if num_servers > 1:
+        return f"parallel.num_servers={num_servers}"
+    if topology.model > 1:
+        return f"parallel.model={topology.model}"
+    return f"ZeRO stage {stage}" if stage else ""
+
+
 def find_stage_bounds(model: nn.Module, num_stages: int, partition: Partition) -> list[int]:
     """Find the first layer of each stage, followed by the number of layers; "time" is approximated by parameters.
 

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
-from modules.optimizer.base import make_optimizer
+from modules.optimizer.base import find_optimizer_problems, make_optimizer
 from modules.parallel import checkpoint_format as state
 from modules.parallel.base import EngineConfig, TrainingSetup, find_unserved
-from modules.parallel.cost_model.compatibility import Partition, find_incompatibilities
+from modules.parallel.cost_model.compatibility import Partition, find_incompatibilities, find_splitting
 from modules.parallel.deepspeed.config import Stage, check_extra, make_settings
 from modules.parallel.deepspeed.loss_scale import LossScale
 from modules.parallel.forward import Forward
@@ -54,7 +54,10 @@ class DeepSpeedEngine:
             ValueError: this machine or the model cannot do what the configuration requires.
         """
         problems = find_incompatibilities(setup.model, config.topology, partition)
-        if problems := [*problems, *find_unserved(setup.get_task(), self)]:
+        problems += find_unserved(setup.get_task(), self)
+        splits = find_splitting(self.stage, config.topology)
+        names = [name for name, parameter in setup.model.named_parameters() if parameter.requires_grad]
+        if problems := problems + find_optimizer_problems(setup.optimizer, names, splits):
             raise ValueError("; ".join(problems))
         for name, parameter in setup.model.named_parameters():
             if parameter.dim() == 0:

@@ -12,13 +12,16 @@ import pytest
 import torch
 from torch.optim import SGD, Optimizer
 
-from experiments.config.rules.topology import ELEMENTWISE
 from modules.optimizer.sparse_adagrad import SparseAdagrad
 from tests.support.engines import MODES, Mode, Task, TrainingResult, train_each
 from tests.support.ranks import run_on_ranks
 
 pytestmark = pytest.mark.slow
 
+ELEMENTWISE = (
+    "SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "RMSprop", "Adagrad", "SparseAdagrad", "Adadelta", "ASGD",
+    "Rprop",
+)  # fmt: skip
 OPTIMIZERS: Mapping[str, Callable[..., Optimizer]] = {
     name: partial(getattr(torch.optim, name, SparseAdagrad), lr=1e-3) for name in ELEMENTWISE
 } | {
