@@ -98,7 +98,7 @@ def is_elementwise(make: Make) -> bool:
     with torch.device("cpu"), torch.random.fork_rng(devices=[]):
         start = torch.linspace(-1.0, 2.0, 12)
         whole = [nn.Parameter(start.clone().view(3, 4))]
-        slices = [nn.Parameter(part.clone()) for part in start.split([5, 7])]
+        slices = [nn.Parameter(part.clone()) for part in torch.split(start, [5, 7])]
         try:
             for parameters in (whole, slices):
                 _make_steps(make(parameters), parameters)
