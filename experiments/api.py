@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from experiments.config.experiment import Experiment
-    from experiments.launch.run_trial import RunResult
+    from experiments.launch.attempt_monitor import RunResult
     from experiments.trial.trial import Trial
 
 
@@ -72,7 +72,7 @@ def freeze(experiment: Experiment) -> Trial:
     return trial.freeze(experiment)
 
 
-def run(trial: Trial, *, trust: Sequence[str] = ()) -> RunResult:
+def run(trial: Trial, *, trust: Sequence[str] = (), here: bool = False) -> RunResult:
     """Train a frozen trial to its end; an interrupted trial continues from its last checkpoint.
 
     Example::
@@ -83,14 +83,16 @@ def run(trial: Trial, *, trust: Sequence[str] = ()) -> RunResult:
     Args:
         trial: from `freeze`.
         trust: your own packages whose classes the trial may name.
+        here: train in this process, so that breakpoints, profilers and `%debug` work; only on one device.
 
     Raises:
         InputError: the trial cannot run, or another process is running it.
         LaunchError: this machine cannot start the process.
+        Exception: with ``here``, what your code raises.
     """
     from experiments.launch import run_trial
 
-    return run_trial.run(trial, trust=trust)
+    return run_trial.run(trial, trust=trust, here=here)
 
 
 def sweep(

@@ -43,6 +43,9 @@ TRUST = argument(
 TRUST_CODE = argument(
     "--trust-code", action="store_true", help="run the code of a bundle, or of a run folder that is not yours"
 )
+HERE = argument(
+    "--here", action="store_true", help="train in this process and terminal, for a debugger or a profiler; one device"
+)
 DETACH = argument("--detach", action="store_true", help="return as soon as the workers of the sweep are started")
 RUNS_DIR = argument(
     "--runs-dir", type=lambda named: str(choose_runs_dir(named)), metavar="DIR", completes="folder",
@@ -98,7 +101,7 @@ COMMANDS = (
             ),
             CFG, FROM, CONFIG_DIR, TRUST,
             argument("-m", "--multirun", action="store_true", help="run a sweep over every key with several values"),
-            DETACH,
+            DETACH, HERE,
         ),
         OVERRIDES_HELP,
     ),
@@ -118,7 +121,7 @@ COMMANDS = (
                 "overrides", nargs="*", metavar="OVERRIDE", completes="sweep_key",
                 help="for a run: where it continues, such as parallel=zero3; for a sweep: how to extend it",
             ),
-            DETACH, TRUST_CODE, TRUST, RUNS_DIR,
+            DETACH, HERE, TRUST_CODE, TRUST, RUNS_DIR,
         ),
     ),
     Command(

@@ -42,9 +42,13 @@ def _main(arguments: list[str]) -> int:
         sys.stdout.flush()  # here, so that its errors are handled below
         return code
     except InputError as err:
-        print(err, file=sys.stderr)
+        _print_input_error(err, trust)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as err:
+        if "--here" in arguments:
+            from experiments.cli.unexpected_error import print_user_frame
+
+            print_user_frame(err, trust)
         print("interrupted", file=sys.stderr)
         return 1
     except BrokenPipeError:  # `lathe plan --cfg | head`
@@ -57,8 +61,10 @@ def _main(arguments: list[str]) -> int:
                 f"the output cannot be written: {err.strerror}; free space, or write to another disk", file=sys.stderr
             )
             return 1
-        from experiments.cli.unexpected_error import report
+        from experiments.cli.unexpected_error import print_user_frame, report
 
+        if "--here" in arguments and print_user_frame(err, trust):
+            raise  # as from any script, so that Python, a debugger or a profiler sees it
         return report(err, trust)
 
 
@@ -85,6 +91,16 @@ def _run(arguments: list[str], trust: list[str]) -> int:
     command = next(command for command in COMMANDS if command.name == args.command)
     check_values(command, args)
     return _call(command, args, trust)
+
+
+def _print_input_error(err: InputError, trust: list[str]) -> None:
+    """Print the problems; if the user's own code caused them, its line comes first."""
+    if err.__cause__ is not None or err.__context__ is not None:
+        from experiments.components.user_code import find_user_frame
+
+        if (frame := find_user_frame(err, trust)) is not None:
+            print(frame, file=sys.stderr)
+    print(err, file=sys.stderr)
 
 
 def _prepare_streams() -> None:

@@ -18,9 +18,12 @@ from experiments.config.allowlist import trusted
 from experiments.config.validate import check_config
 from experiments.core.console import Display, make_console
 from experiments.core.errors import InputError
-from experiments.launch.run_trial import RunResult, prestart, uses_scheduler
+from experiments.launch.attempt_monitor import RunResult
+from experiments.launch.run_here import check_here
+from experiments.launch.run_trial import prestart, uses_scheduler
 from experiments.launch.run_trial import run as run_trial
 from experiments.run.metrics import REPEATABLE
+from experiments.run.rank_reports import HAS_TRACEBACK
 from experiments.sweep.sweep import find_by_full_name
 from experiments.trial.initial_weights import FILE
 from experiments.trial.own_runs import check_own
@@ -39,30 +42,34 @@ def run(args: argparse.Namespace) -> int:
         InputError: the configuration is wrong or cannot run.
     """
     if args.multirun:
+        _refuse_here(args, "-m starts a sweep")
         return _multirun(args)
     shared = shared_file(args)
     # An untrusted file is checked completely before a process is started.
-    launcher = None if args.cfg or shared else prestart()
+    launcher = None if args.cfg or shared or args.here else prestart()
     try:
         experiment = compose(args)
         if args.cfg:
             return print_config(experiment)
         experiment = choose_layout(experiment, args)
-        check(experiment.config, args.trust)
+        plan = check(experiment.config, args.trust)
         if uses_scheduler(experiment.config):
+            _refuse_here(args, "the launcher submits a job; add launcher=local")
             return _run_on_cluster(experiment, args)
         if args.detach:
             raise InputError(["--detach is for sweeps and schedulers; leave it out, or end the line with `&`"])
+        if args.here:
+            check_here(experiment.config, plan)
         trial = find_latest(experiment) if experiment.config["resume"] else None
         if trial is not None:
             check_own(trial.folder, trial.runs_dir, trust_code=False)
-            return _resume_trial(trial, args.trust, launcher)
+            return _resume_trial(trial, args, launcher)
         trial = freeze(experiment)
         display = Display(sys.stdout)
         display.say(f"run {trial.folder.name} of '{trial.config['name']}' in {trial.folder}")
         for warning in [*trial.provenance["warnings"], *(shared.warnings_for(trial) if shared else [])]:
             display.say(f"warning: {warning}")
-        return _report(run_trial(trial, trust=args.trust, display=display, launcher=launcher))
+        return _report(run_trial(trial, trust=args.trust, display=display, launcher=launcher, here=args.here))
     finally:
         if launcher is not None:
             launcher.discard()
@@ -75,6 +82,11 @@ def _multirun(args: argparse.Namespace) -> int:
     from experiments.sweep.spec import read_overrides
 
     return start_sweep(read_overrides(args.overrides, args.config_dir, trust=args.trust), args)
+
+
+def _refuse_here(args: argparse.Namespace, reason: str) -> None:
+    if args.here:
+        raise InputError([f"--here trains in the process of this command, but {reason}; leave out --here"])
 
 
 def _run_on_cluster(experiment: Experiment, args: argparse.Namespace) -> int:
@@ -100,6 +112,7 @@ def resume(args: argparse.Namespace) -> int:
     sweep = find_by_full_name(args.run, Path(args.runs_dir), trusted(args.trust))
     if sweep is not None:
         check_own(sweep.folder, Path(args.runs_dir), trust_code=args.trust_code)
+        _refuse_here(args, f"'{args.run}' is a sweep")
         return resume_sweep(sweep, args)
     trial = find_trial(args.run, Path(args.runs_dir))
     check_own(trial.folder, Path(args.runs_dir), trust_code=args.trust_code)
@@ -108,12 +121,13 @@ def resume(args: argparse.Namespace) -> int:
         raise InputError(
             [f"run '{args.run}' is a trial of the sweep '{name}'; resume the sweep: `lathe resume {name}`"]
         )
-    return _resume_trial(trial, args.trust, None, compose_changes(trial, args.overrides, args.trust))
+    return _resume_trial(trial, args, None, compose_changes(trial, args.overrides, args.trust))
 
 
 def _resume_trial(
-    trial: Trial, trust: list[str], launcher: Launcher | None, changed: Mapping[str, Any] | None = None
+    trial: Trial, args: argparse.Namespace, launcher: Launcher | None, changed: Mapping[str, Any] | None = None
 ) -> int:
+    trust: list[str] = args.trust
     outcome = trial.outcome()
     if outcome is not None and outcome["status"] == "finished":
         print(f"run {trial.folder.name} is finished; nothing is left to do ({trial.folder})")
@@ -126,14 +140,14 @@ def _resume_trial(
     check(config, trust, initial_weights if initial_weights.exists() else None)
     for change in find_code_changes(trial, trust):
         display.say(f"warning: {change}")
-    return _report(run_trial(trial, trust=trust, display=display, launcher=launcher, changes=changed))
+    return _report(run_trial(trial, trust=trust, display=display, launcher=launcher, changes=changed, here=args.here))
 
 
 def _report(result: RunResult) -> int:
     """Print how a run ended, and delete the folder of a run that never began."""
     if result.exit_code == 2:
         print(result.reason, file=sys.stderr)
-        if result.attempt == 1 and not result.metrics:
+        if result.attempt == 1 and not result.metrics and HAS_TRACEBACK not in str(result.reason):
             shutil.rmtree(result.trial.folder)
         return 2
     if result.status != "finished":

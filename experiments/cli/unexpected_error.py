@@ -1,20 +1,18 @@
-"""Reports an error that no command handles: in a few lines, or with a traceback if the user's own code raised it."""
+"""Reports an error that no command handles in a few lines; if the user's own code raised it, its line comes first."""
 
 from __future__ import annotations
 
 import errno
 import os
 import sys
-import sysconfig
 import tempfile
 import traceback
 from collections.abc import Collection
-from types import FrameType
+
+from experiments.components.user_code import OWN, find_user_error, get_message
 
 FULL = "LATHE_TRACEBACK"
 """Environment variable that prints every traceback."""
-OWN = frozenset({"benchmarks", "conf", "experiments", "launchers", "modules", "sweeps", "tests"})
-STDLIB = sysconfig.get_path("stdlib")
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 
@@ -25,7 +23,10 @@ def report(err: Exception, trust: Collection[str] = ()) -> int:
         err: from any command.
         trust: packages of the user.
     """
-    if _is_in_user_code(err, trust) or os.environ.get(FULL):
+    if print_user_frame(err, trust) and not os.environ.get(FULL):
+        print(_keep_traceback(err), file=sys.stderr)
+        return 1
+    if os.environ.get(FULL):
         traceback.print_exception(err)
         return 1
     if isinstance(err, OSError) and err.filename is not None:
@@ -36,6 +37,15 @@ def report(err: Exception, trust: Collection[str] = ()) -> int:
     return 1
 
 
+def print_user_frame(err: BaseException, trust: Collection[str] = ()) -> bool:
+    """Print the line of the user's code that raised an error, and the error; returns whether there is such a line."""
+    own, frame = find_user_error(err, trust)
+    if frame is None:
+        return False
+    print(f"{frame}\n{type(own).__name__}: {get_message(own)}", file=sys.stderr)
+    return True
+
+
 def _report_file(err: OSError) -> int:
     """A file that cannot be read or written is the user's to mend; a full disk is not a wrong input."""
     name = os.fsdecode(err.filename) if isinstance(err.filename, (str, bytes)) else str(err.filename)
@@ -43,18 +53,6 @@ def _report_file(err: OSError) -> int:
     fix = "free space on its disk" if is_disk else "name another file, or change this one"
     print(f"{type(err).__name__}: {name[:200]}: {err.strerror}; {fix}", file=sys.stderr)
     return 1 if is_disk else 2
-
-
-def _is_in_user_code(err: Exception, trust: Collection[str]) -> bool:
-    return any(_is_user_frame(frame, trust) for frame, _ in traceback.walk_tb(err.__traceback__))
-
-
-def _is_user_frame(frame: FrameType, trust: Collection[str]) -> bool:
-    package, path = str(frame.f_globals.get("__name__")).partition(".")[0], frame.f_code.co_filename
-    if package in trust:
-        return True
-    is_installed = {"site-packages", "dist-packages"} & {*path.split(os.sep)} or path.startswith(STDLIB)
-    return package not in OWN and not is_installed and os.path.isfile(path)  # code that a library generates has no file
 
 
 def _last_line(err: Exception) -> str:

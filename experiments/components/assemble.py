@@ -48,7 +48,7 @@ def assemble(config: Mapping[str, Any], trust: Collection[str] = (), initial: Pa
         PlanError: with all problems: a component rejects its values, or is not on the allow-list.
     """
     torch.manual_seed(derive_seed(config["seed"], "init"))
-    built, problems = dict[str, Any](), list[str]()
+    built, problems, causes = dict[str, Any](), list[str](), list[BaseException]()
     nodes = {**config, "task": config.get("task") or SUPERVISED}
     for key in ("model", "objective", "optimizer", "schedule", "data", "evaluator", "parallel", "task"):
         try:
@@ -64,9 +64,10 @@ def assemble(config: Mapping[str, Any], trust: Collection[str] = (), initial: Pa
             callbacks[name] = instantiate(node, f"callback.{name}", trust, group="callback")
         except InputError as err:
             problems += err.problems
+            causes += filter(None, [err.__cause__])
     problems = problems or load_initial_weights(built["model"], config, initial)
     if problems:
-        raise PlanError(problems, f"the plan for '{config['name']}'")
+        raise PlanError(problems, f"the plan for '{config['name']}'") from next(iter(causes), None)
     setup = TrainingSetup(
         built["model"], built["objective"], built["optimizer"], built["schedule"], example=built["data"].example,
         task=built["task"],

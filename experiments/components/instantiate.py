@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from experiments.components.user_code import find_user_frame, get_message
 from experiments.config import signature
 from experiments.config.allowlist import GROUPS, INNER_GROUPS, MARK, OWN, find_groups, is_allowed, is_own, is_trusted
 from experiments.config.renamed_targets import TARGETS
@@ -93,8 +94,11 @@ def _create(node: dict[str, Any], key: str, trust: Collection[str]) -> Any:
 
 
 def describe_error(err: Exception) -> str:
-    """An exception on one line, with the last frame that is not in torch or here: ``KeyError: 'a' (net.py:12)``."""
-    text = " ".join(str(err).partition("Exception raised from")[0].split())  # torch appends C++ frames
+    """An exception on one line, with the line of the user's code: ``KeyError: 'a' (net.py:12)``.
+
+    Without the user's code it is the last line that is not in torch or here.
+    """
+    text = " ".join(get_message(err).partition("Exception raised from")[0].split())  # torch appends C++ frames
     text = f"{text[:MAX_ERROR_LENGTH]}..." if len(text) > MAX_ERROR_LENGTH else text
     project = Path(__file__).parents[1]
     frames = [
@@ -102,7 +106,15 @@ def describe_error(err: Exception) -> str:
         for frame in traceback.extract_tb(err.__traceback__)
         if not Path(frame.filename).is_relative_to(project) and "/torch/" not in frame.filename
     ]
-    location = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    user_frame = find_user_frame(err)
+    place = (
+        (user_frame.path, user_frame.line)
+        if user_frame
+        else (frames[-1].filename, frames[-1].lineno)
+        if frames
+        else None
+    )
+    location = f" ({Path(place[0]).name}:{place[1]})" if place else ""
     kind = "" if isinstance(err, ValueError) and text else type(err).__name__
     return f"{': '.join(filter(None, (kind, text)))}{location if kind else ''}"
 
@@ -167,6 +179,10 @@ def _load(target: str, key: str, trust: Collection[str], groups: frozenset[str])
     except (ImportError, AttributeError) as err:
         hint = f"it is now called {TARGETS[target]!r}" if target in TARGETS else "check the path and what it imports"
         raise InputError([f"{key}={target} cannot be imported: {err}; {hint}"]) from err
+    except Exception as err:  # of the module's own code, also a SyntaxError
+        raise InputError(
+            [f"{key}={target} cannot be imported: {describe_error(err)}; correct the module that the error names"]
+        ) from err
     is_component = inspect.isclass(target_object) or (inspect.isfunction(target_object) and not is_own(target))
     if not is_component or not is_allowed(f"{target_object.__module__}.", trust):
         raise InputError([refusal])

@@ -54,10 +54,10 @@ class Display:
         self._num_steps = 0
 
     @contextmanager
-    def training(self, name: str, num_steps: int) -> Iterator[None]:
-        """Show a progress bar while the context is open."""
+    def training(self, name: str, num_steps: int, *, has_bar: bool = True) -> Iterator[None]:
+        """Show a progress bar while the context is open; without one, or in a file, only lines."""
         self._num_steps = num_steps
-        if not self.console.is_terminal:
+        if not self.console.is_terminal or not has_bar:
             yield
             return
         columns = (  # a narrow terminal cuts columns off from the right

@@ -15,14 +15,16 @@ import sys
 import traceback
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from experiments.config.allowlist import allow_local_packages
 from experiments.core.errors import InputError
 from experiments.launch.async_supervisor import is_supervised, run_supervisor
-from experiments.launch.stop import StopSignal
+from experiments.launch.no_terminal import refuse_terminal
+from experiments.launch.stop import StopSignal, get_stop_timeout_s
 from experiments.run.folder_watch import lacks_file_of
-from experiments.run.journal import Journal, read
+from experiments.run.history import read_last_step
+from experiments.run.journal import Journal
 from experiments.run.lock import lock_run
 from experiments.run.rank_reports import log_name
 from experiments.trial.trial import Trial
@@ -43,6 +45,14 @@ def _log_to(path: Path) -> None:
     faulthandler.enable()
 
 
+def _take_stdin() -> int:
+    """Return a descriptor of the standard input, which is empty from now on: user code must not read the launcher's pipe."""
+    descriptor, empty = os.dup(0), os.open(os.devnull, os.O_RDONLY)
+    os.dup2(empty, 0)
+    os.close(empty)
+    return descriptor
+
+
 def main() -> int:
     """Wait for an assignment and run it; exit without error if standard input ends first."""
     stop = StopSignal()
@@ -60,7 +70,7 @@ def main() -> int:
         line = stdin.readline()
     if not line:
         return DONE
-    stop.watch_launcher()
+    stop.watch_launcher(_take_stdin())
     assignment = json.loads(line)
     trial, rank = Trial(Path(assignment["folder"])), Rank(**assignment["rank"])
     code = run_rank(trial, int(assignment["attempt"]), tuple(assignment["trust"]), rank, stop)
@@ -91,7 +101,8 @@ def run_rank(trial: Trial, attempt: int, trust: tuple[str, ...], rank: Rank, sto
 def _run_locked(trial: Trial, attempt: int, trust: tuple[str, ...], rank: Rank, stop: StopSignal) -> int:
     from experiments.train.attempt import run_attempt
 
-    folder, supervised = trial.folder / "attempts" / str(attempt), _is_supervised(trial, attempt)
+    folder, config = trial.folder / "attempts" / str(attempt), _read_config(trial, attempt)
+    refuse_terminal()
     with lock_run(trial.folder):
         if not folder.is_dir():
             return JOURNAL_LOST
@@ -100,8 +111,9 @@ def _run_locked(trial: Trial, attempt: int, trust: tuple[str, ...], rank: Rank, 
         _log_to(folder / log_name(rank.number))
         if rank.number == 0:
             stop.on_limit = partial(_report_limit, folder, attempt)
+        stop.timeout_s = get_stop_timeout_s(config)
         allow_local_packages(trust)
-        if supervised:
+        if config and is_supervised(config):
             return run_supervisor(trial, attempt, trust, rank, stop)
         with Journal(folder / "journal.jsonl" if rank.number == 0 else Path(os.devnull)) as journal:
             try:
@@ -113,17 +125,16 @@ def _run_locked(trial: Trial, attempt: int, trust: tuple[str, ...], rank: Rank, 
                 return FAILED
 
 
-def _is_supervised(trial: Trial, attempt: int) -> bool:
+def _read_config(trial: Trial, attempt: int) -> dict[str, Any]:
     try:
-        return is_supervised(trial.read_attempt_config(attempt))
+        return trial.read_attempt_config(attempt)
     except InputError:  # a damaged file: `run_attempt` reads it again, and reports it in the journal
-        return False
+        return {}
 
 
 def _report_limit(folder: Path, attempt: int, reason: str) -> None:
     """Log that the training was ended; its own journal may be in use by the thread that hangs."""
-    events, _ = read(folder / "journal.jsonl")
-    step = max((event["step"] for event in events if event["event"] in ("metrics", "state")), default=0)
+    step = read_last_step(folder / "journal.jsonl")
     with Journal(folder / "journal.jsonl") as journal:
         journal.state("interrupted", step=step, attempt=attempt, reason=reason)
 

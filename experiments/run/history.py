@@ -26,6 +26,12 @@ class PreviousAttempts:
     """Steps that had to be repeated."""
 
 
+def read_last_step(path: Path) -> int:
+    """The last step in the journal of an attempt; 0 before its first event."""
+    events, _ = journal.read(path)
+    return max((event["step"] for event in events if event["event"] in ("metrics", "state")), default=0)
+
+
 def read_previous_attempts(folder: Path, attempt: int) -> PreviousAttempts:
     """Read the journals of all other attempts. Repeated steps count too: their cost was paid.
 

@@ -13,6 +13,10 @@ from experiments.core.files.field_types import Check, is_bool, is_count, is_text
 from experiments.core.files.read_file import DamagedFileError, read_json_map
 
 SECONDARY = "this rank ends, because another rank has ended"
+HAS_TRACEBACK = "; the traceback is in "
+"""In a reason, followed by the path of the log."""
+ERROR_FOLLOWS = "-- the error that ended this process --"
+"""A line of a log. Above it is what the user's code printed, below it the whole traceback and the reason."""
 
 
 @dataclass(frozen=True)
@@ -68,24 +72,35 @@ def _read_error(path: Path) -> RankError | None:
 
 
 class RankLogs:
-    """Follows the logs of the ranks of an attempt."""
+    """Follows the logs of the ranks of an attempt, up to the error that ends a rank, which the attempt reports itself."""
 
     def __init__(self, folder: Path, num_ranks: int) -> None:
         self._paths = [folder / log_name(rank) for rank in range(num_ranks)]
         self._offsets = [0] * num_ranks
+        self._has_error = [False] * num_ranks
 
-    def new_lines(self) -> Iterator[str]:
-        """Complete lines since the last call, such as ``[rank 1] ...``; secondary errors come last."""
-        lines = {rank: self._read_lines(rank) for rank in range(len(self._paths))}
+    def new_lines(self, *, has_ended: bool = False) -> Iterator[str]:
+        """Lines since the last call; secondary errors come last. With several ranks a line begins with ``[rank 1]``.
+
+        Args:
+            has_ended: whether the ranks have ended, so that an incomplete last line is complete.
+        """
+        lines = {rank: self._read_lines(rank, has_ended) for rank in range(len(self._paths))}
         for rank in sorted(lines, key=lambda rank: any(SECONDARY in line for line in lines[rank])):
-            yield from (f"[rank {rank}] {line}" for line in lines[rank])
+            prefix = f"[rank {rank}] " if len(lines) > 1 else ""
+            yield from (f"{prefix}{line}" for line in lines[rank])
 
-    def _read_lines(self, rank: int) -> list[str]:
+    def _read_lines(self, rank: int, has_ended: bool) -> list[str]:
         try:
             with self._paths[rank].open("rb") as file:
                 file.seek(self._offsets[rank])
-                text, _, _ = file.read().rpartition(b"\n")
+                text = file.read()
         except FileNotFoundError:
             return []
-        self._offsets[rank] += len(text) + 1 if text else 0
-        return text.decode(errors="replace").split("\n") if text else []
+        text = text if has_ended else text[: text.rfind(b"\n") + 1]
+        self._offsets[rank] += len(text)
+        lines = [] if self._has_error[rank] else text.decode(errors="replace").removesuffix("\n").split("\n")
+        if ERROR_FOLLOWS in lines:
+            self._has_error[rank] = True
+            lines = lines[: lines.index(ERROR_FOLLOWS)]
+        return lines if text else []

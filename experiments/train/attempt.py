@@ -10,6 +10,7 @@ import sys
 import tempfile
 import traceback
 import warnings
+from bdb import BdbQuit
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
@@ -19,6 +20,7 @@ import torch
 
 from experiments.components.assemble import assemble
 from experiments.components.instantiate import describe_error
+from experiments.components.user_code import find_user_frame, get_message
 from experiments.core.errors import InputError, TrainingError
 from experiments.core.seeding import derive_seed
 from experiments.plan.plan import Plan, make_plan
@@ -27,7 +29,7 @@ from experiments.run.failure import CONFIG, DATA_LOST, DEVICE_MEMORY, DISK, EXCE
 from experiments.run.folder_watch import lacks_file_of
 from experiments.run.history import read_previous_attempts
 from experiments.run.journal import Journal, JournalLostError
-from experiments.run.rank_reports import SECONDARY, log_name, write_error
+from experiments.run.rank_reports import ERROR_FOLLOWS, HAS_TRACEBACK, SECONDARY, log_name, write_error
 from experiments.train.determinism import set_level
 from experiments.train.trainer import Trainer
 from experiments.trial.initial_weights import FILE, get_initial_weights
@@ -57,6 +59,7 @@ def run_attempt(
     journal: Journal,
     should_stop: Callable[[], str | None],
     make: Callable[..., Trainer] = Trainer,
+    on_error: Callable[[Exception], None] | None = None,
 ) -> int:
     """Train as one rank, and report the end in the journal; with several ranks, also in a file of this rank.
 
@@ -68,6 +71,7 @@ def run_attempt(
         journal: of rank 0; other ranks write to /dev/null.
         should_stop: returns why the training should stop, or None.
         make: the class of the trainer.
+        on_error: called with the error that ends the attempt, instead of printing it.
 
     Returns:
         The exit code of the process.
@@ -82,13 +86,17 @@ def run_attempt(
         based_on = training.based_on if training else None
         journal.state("running", step=step, attempt=number, reason=warning, based_on=based_on)
 
-    def fail(reason: str, code: int, failure: str, *, unexpected: bool = False, follows: bool = False) -> int:
+    def fail(
+        err: Exception, reason: str, code: int, failure: str, *, unexpected: bool = False, follows: bool = False
+    ) -> int:
         folder = trial.folder / "attempts" / str(number)
+        if unexpected or (not follows and find_user_frame(err, trust) is not None):
+            reason = f"{reason}{HAS_TRACEBACK}{folder / log_name(rank.number)}"
         try:
-            if unexpected:
-                traceback.print_exc()
-                reason = f"{reason}; the traceback is in {folder / log_name(rank.number)}"
-            print(reason, file=sys.stderr)
+            if on_error is not None:
+                on_error(err)
+            else:
+                _print_error(err, reason, trust, unexpected=unexpected, follows=follows)
         except OSError:
             _silence_output()
         try:
@@ -141,16 +149,33 @@ def run_attempt(
         return DONE if state == "finished" else FAILED
     except (InputError, DataError) as err:
         if classify_failure(err, trial.folder) == DATA_LOST:
-            return fail(str(err), FAILED, DATA_LOST)
-        return fail(str(err), WRONG_INPUT, CONFIG)
+            return fail(err, str(err), FAILED, DATA_LOST)
+        return fail(err, str(err), WRONG_INPUT, CONFIG)
     except JournalLostError as err:
-        return fail(f"{type(err).__name__}: {err}", FAILED, DATA_LOST)
+        return fail(err, f"{type(err).__name__}: {err}", FAILED, DATA_LOST)
     except (TrainingError, CheckpointError) as err:
-        return fail(f"{type(err).__name__}: {err}", FAILED, classify_failure(err, trial.folder))
+        return fail(err, f"{type(err).__name__}: {get_message(err)}", FAILED, classify_failure(err, trial.folder))
     except Exception as err:  # user code may raise anything; the log gets the traceback
+        if on_error is not None and isinstance(err, BdbQuit):  # the user has left the debugger
+            raise
         if has_others and _is_caused_by_another_rank(err):
-            return fail(f"{SECONDARY}: {describe_error(err)}", FAILED, EXCEPTION, follows=True)
-        return fail(_describe(err), FAILED, classify_failure(err, trial.folder), unexpected=True)
+            return fail(err, f"{SECONDARY}: {describe_error(err)}", FAILED, EXCEPTION, follows=True)
+        return fail(err, _describe(err), FAILED, classify_failure(err, trial.folder), unexpected=True)
+
+
+def _print_error(err: Exception, reason: str, trust: tuple[str, ...], *, unexpected: bool, follows: bool) -> None:
+    """Log the error that ends this process: the line of the user's code first, then the whole traceback, then the reason.
+
+    The launching side shows what is above `ERROR_FOLLOWS`, and the reason in its own way.
+    """
+    frame = None if follows else find_user_frame(err, trust)
+    if frame is not None:
+        print(frame, file=sys.stderr)
+    if not follows:
+        print(ERROR_FOLLOWS, file=sys.stderr)
+    if frame is not None or unexpected:
+        traceback.print_exception(err)
+    print(reason, file=sys.stderr)
 
 
 def _redirect_warnings(warn: Callable[[str], None]) -> None:
@@ -217,6 +242,10 @@ def _describe(err: Exception) -> str:
     if isinstance(err, OSError) and err.strerror:
         return f"{type(err).__name__}: {err.strerror}" + (f" ({err.filename})" if err.filename else "")
     hint = "; lower batch_size_per_device" if isinstance(err, (torch.OutOfMemoryError, MemoryError)) else ""
+    if isinstance(err, BdbQuit) or "EOF when reading a line" in str(
+        err
+    ):  # of a data worker, whose standard input is empty
+        hint = "; a debugger or input() needs a terminal: set num_data_workers=0 and add --here to `lathe run`"
     return f"{describe_error(err)}{hint}"
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import random
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TextIO
 
+import numpy
 import torch
 
 NO_DETERMINISTIC_FORM = "does not have a deterministic implementation"
@@ -30,6 +33,24 @@ def set_level(level: str, warn: Callable[[str], None]) -> None:
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # set by a module class
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
         _redirect_warnings(warn)
+
+
+@contextmanager
+def restore_process_state() -> Iterator[None]:
+    """Restore what an attempt changes in its process: torch's options, its threads, and the random states."""
+    level = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    precision, threads = torch.get_float32_matmul_precision(), torch.get_num_threads()
+    states = random.getstate(), numpy.random.get_state(), torch.get_rng_state()
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(level[0], warn_only=True)
+        torch.backends.cudnn.benchmark = level[1]
+        torch.set_float32_matmul_precision(precision)
+        torch.set_num_threads(threads)
+        random.setstate(states[0])
+        numpy.random.set_state(states[1])
+        torch.set_rng_state(states[2])
 
 
 def _redirect_warnings(warn: Callable[[str], None]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 POSITIVE = (
     "batch_size_global", "batch_size_per_device", "batch_size_eval", "max_steps", "max_epochs", "eval_every_steps",
     "log_every_steps", "system_every_s", "grad_clip_norm", "checkpoint.every_steps", "checkpoint.keep_last", "hardware.nodes",
+    "stop_timeout_s",
     "hardware.devices_per_node", "hardware.cpu_threads", "hardware.cpu_cores", "hardware.memory_gb", "hardware.peak_tflops",
     "hardware.link_gb_per_s", "hardware.link_latency_us", "hardware.network_gb_per_s", "hardware.network_latency_us",
     "data.num_train", "parallel.pipe", "parallel.data", "parallel.model", "parallel.num_servers", "parallel.group_size",
@@ -19,7 +20,7 @@ NOT_NEGATIVE = (
     "parallel.warm_start_steps",
 )  # fmt: skip
 MAY_BE_FRACTIONS = (
-    "system_every_s", "grad_clip_norm", "hardware.memory_gb", "hardware.peak_tflops",
+    "system_every_s", "grad_clip_norm", "stop_timeout_s", "hardware.memory_gb", "hardware.peak_tflops",
     "hardware.link_gb_per_s", "hardware.link_latency_us", "hardware.network_gb_per_s", "hardware.network_latency_us",
 )  # fmt: skip
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from experiments.launch.forked_process import count_oom_kills
 from experiments.launch.outcome import Outcome, determine_outcome, write_outcome
 from experiments.launch.rank_group import RankGroup
-from experiments.launch.stop import KILL_AFTER_S, TOO_SLOW
+from experiments.launch.stop import TOO_SLOW, get_stop_timeout_s, kill_limit_s
 from experiments.launch.wakeup import SignalWaiter
 from experiments.run import journal
 from experiments.run.failure import CANCELLED, CONFIG, EXCEPTION, HOST_MEMORY, KILLED, PREEMPTED, RETRYABLE, TIMEOUT
@@ -52,6 +52,7 @@ class TrialRunner:
         self._stop_reason: str | None = None
         """Why the attempt has to stop: a failure class, or "pruned"."""
         self._is_fenced = self._is_too_slow = False
+        self._kill_limit_s = kill_limit_s(get_stop_timeout_s(claim.trial.config))
         self._watch = FolderWatch(self.folder)
         self._heartbeat_at = self._polled_at = self._stopped_at = 0.0
 
@@ -72,7 +73,7 @@ class TrialRunner:
             was_killed_by_us=self._is_fenced,
         )
         if outcome.failure == KILLED and self._is_too_slow:
-            outcome = Outcome("killed", f"it did not stop within {KILL_AFTER_S:.0f} s, {TOO_SLOW}", KILLED)
+            outcome = Outcome("killed", f"it did not stop within {self._kill_limit_s:.0f} s, {TOO_SLOW}", KILLED)
         elif outcome.failure == KILLED and count_oom_kills() > oom_kills_before:
             message = "the machine ran out of memory and its kernel killed the trial; lower batch_size_per_device"
             outcome = Outcome(outcome.status, message, HOST_MEMORY)
@@ -93,7 +94,7 @@ class TrialRunner:
             self.rank_group.signal(signal.SIGKILL)  # what it still computes cannot be kept
         if self.prunes:
             self._read_journal()
-        if self._stop_reason is not None and now - self._stopped_at > KILL_AFTER_S:
+        if self._stop_reason is not None and now - self._stopped_at > self._kill_limit_s:
             self.rank_group.signal(signal.SIGKILL)
             self._is_fenced = self._is_too_slow = True
 

@@ -78,8 +78,7 @@ def wait_for_a_data_worker() -> None:
 
 def train(hang: Callable[[], None], folder: str) -> None:
     os.setsid()
-    stop.STOP_LIMIT_S = 0.2
-    found = stop.StopSignal()
+    found = stop.StopSignal(timeout_s=0.25)
     found.on_limit = lambda reason: (Path(folder, "reason").write_text(reason), None)[1]
     children = [subprocess.Popen(["sleep", "100"]), subprocess.Popen(["sleep", "100"], start_new_session=True)]
     Path(folder, "new").write_text(" ".join(str(child.pid) for child in children))
