@@ -58,6 +58,7 @@ def assemble(config: Mapping[str, Any], trust: Collection[str] = (), initial: Pa
                 built[key] = instantiate(nodes[key], key, trust)
         except InputError as err:
             problems += err.problems
+            causes += filter(None, [err.__cause__])
     callbacks: dict[str, Callback] = {}
     for name, node in (config.get("callback") or {}).items():
         try:

@@ -152,7 +152,7 @@ def test_the_report_of_an_attempt_takes_precedence_over_its_exit_code(
 
 
 @pytest.mark.slow
-def test_an_error_in_a_users_model_is_one_line_and_the_log_has_its_traceback(lathe: Lathe, tmp_path: Path) -> None:
+def test_an_error_in_a_users_model_shows_its_line_and_the_log_has_its_traceback(lathe: Lathe, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(BREAKS)
     secret = "ghp_" + "s3cR" * 9
     done = lathe("run", *TINY, "model._target_=mine.Breaks", "--trust", "mine", env={"MY_TOKEN": secret})
@@ -206,7 +206,7 @@ def test_a_stop_says_when_the_training_ends(tmp_path: Path, has_started: bool, s
     if has_started:
         with Journal(trial.folder / "attempts" / "1" / "journal.jsonl") as journal:
             journal.state("running", step=0, attempt=1)
-    monitor = launch._AttemptMonitor(trial, 1, Display(screen), num_ranks=1)
+    monitor = AttemptMonitor(trial, 1, Display(screen), num_ranks=1)
     for num_signals in (0, 1, 1):
         monitor.update(num_signals)
     assert screen.getvalue().count("stopping: ") == screen.getvalue().count(shown) == 1
