@@ -36,8 +36,8 @@ Lathe = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 LONGEST = [
-    "test_docs", "test_slurm_sweep", "test_resume", "test_options", "test_reproduce", "test_follow_run", "test_export",
-    "test_ui_sweep", "test_delivered", "test_rank_group", "test_equivalence", "test_ui", "test_sweep_sync",
+    "test_docs", "test_slurm_sweep", "test_chaos", "test_resume", "test_options", "test_reproduce", "test_follow_run",
+    "test_export", "test_ui_sweep", "test_delivered", "test_rank_group", "test_equivalence", "test_ui", "test_sweep_sync",
     "test_follow_sweep", "test_create", "test_old_runs", "test_run_trial", "test_bad_inputs", "test_zero",
     "test_two_people", "test_layout_search", "test_topologies", "test_training_process", "test_report",
 ]  # fmt: skip

@@ -7,11 +7,12 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 
 from experiments.config.compose import compose
@@ -61,11 +62,11 @@ def make_sweep(
 class Worker:
     """One process of a worker, forked from a process that has done the slow imports."""
 
-    def __init__(self, sweep: Sweep, placement: RankPlacement) -> None:
+    def __init__(self, sweep: Sweep, placement: RankPlacement, prepare: Callable[[], None] | None) -> None:
         environment = {**os.environ, PLACEMENT_VARIABLE: placement.to_json(), "OMP_NUM_THREADS": "1"}
         log = sweep.folder / "workers" / f"{placement.worker}.txt"
         self._process = CONTEXT.Process(
-            target=_work, args=(str(sweep.folder), sweep.trust, str(log), environment), daemon=True
+            target=_work, args=(str(sweep.folder), sweep.trust, str(log), environment, prepare), daemon=True
         )
         self._process.start()
 
@@ -91,7 +92,9 @@ class Worker:
                 os.kill(self.pid, number)
 
 
-def _work(folder: str, trust: Sequence[str], log: str, environment: dict[str, str]) -> None:
+def _work(
+    folder: str, trust: Sequence[str], log: str, environment: dict[str, str], prepare: Callable[[], None] | None
+) -> None:
     """Do what `python -m experiments.sweep.worker.worker FOLDER` does, without the imports."""
     os.setsid()
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -99,13 +102,17 @@ def _work(folder: str, trust: Sequence[str], log: str, environment: dict[str, st
     os.dup2(1, 2)
     os.environ.clear()
     os.environ.update(environment)
+    if prepare is not None:
+        prepare()
     sys.argv = ["experiments.sweep.worker.worker", folder, *(f"--trust={package}" for package in trust)]
     worker.run_and_exit()
 
 
-def start_worker(sweep: Sweep, name: str = "w", **placement: Any) -> Worker:
-    """Start one process of a worker. Its output goes to ``workers/NAME.txt``."""
-    return Worker(sweep, RankPlacement(worker=name, threads=1, **placement))
+def start_worker(
+    sweep: Sweep, name: str = "w", *, prepare: Callable[[], None] | None = None, **placement: Any
+) -> Worker:
+    """Start one process of a worker. Its output goes to ``workers/NAME.txt``; it calls ``prepare`` before it works."""
+    return Worker(sweep, RankPlacement(worker=name, threads=1, **placement), prepare)
 
 
 def read_entries(sweep: Sweep) -> list[Entry]:
@@ -114,8 +121,6 @@ def read_entries(sweep: Sweep) -> list[Entry]:
 
 def wait_for_child(worker: Worker) -> int:
     """Wait until a worker runs a trial; returns the process id of the trial."""
-    import psutil
-
     children: list[int] = []
 
     def has_child() -> bool:
@@ -133,12 +138,20 @@ def read_last_step(sweep: Sweep, entry: Entry) -> int:
     return max((event.get("step", 0) for event in map(json.loads, lines)), default=0)
 
 
-def age_heartbeats(sweep: Sweep) -> None:
+def is_training(process: psutil.Process) -> bool:
+    """Whether the process of a trial lives; one that has ended may wait for its parent."""
+    with suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def age_heartbeats(sweep: Sweep, by_s: float = 2 * LOST_S) -> None:
     """Make the heartbeats of a killed worker old, so that the next worker takes over immediately."""
-    then = time.time() - 2 * LOST_S
+    then = time.time() - by_s
     for entry in read_entries(sweep):
         if entry.state == "running":
-            os.utime(sweep.folder / entry.id / "attempts" / str(entry.attempt) / "heartbeat", (then, then))
+            with suppress(FileNotFoundError):
+                os.utime(sweep.folder / entry.id / "attempts" / str(entry.attempt) / "heartbeat", (then, then))
 
 
 def kill_worker(worker: Worker) -> None:
