@@ -29,7 +29,7 @@ from benchmarks.step_overhead import BUDGET, NUM_STEPS, Clock, Loop, cpu_ratio, 
 from experiments.components.instantiate import instantiate
 from experiments.config.compose import compose
 from experiments.run.journal import Journal
-from experiments.train.data_loading import evaluation_batches, training_batches
+from experiments.train.data_loading import EvaluationLoader, training_batches
 from experiments.train.trainer import seed_step
 from modules.data.base import IGNORED, Batch
 from modules.data.text.pair_split import PairSplit
@@ -112,7 +112,7 @@ def side_by_side(num_steps: int) -> None:
         cpu_s = time.process_time() - start
         as_long_s = min(as_long_s, cpu_s) if name != "ours" else as_long_s
         with torch.inference_mode():
-            batches = evaluation_batches(test, 100, num_workers=0)
+            batches = EvaluationLoader(test, 100, num_workers=0)
             sums = sum((evaluator.update_with_model(model.eval(), batch) for batch, _ in batches), torch.zeros(()))
         bleu = evaluator.compute_with_model(model, sums)["bleu"]
         print(

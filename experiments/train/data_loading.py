@@ -2,33 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import pickle
-import resource
-import signal
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from multiprocessing.connection import Listener
-from multiprocessing.reduction import ForkingPickler
-from typing import Final, Protocol, cast
 
 import torch
 from torch import Generator, Tensor
-from torch.utils._pytree import tree_leaves, tree_map
-from torch.utils.data import DataLoader, Dataset
 
-from experiments.core.errors import TrainingError
 from experiments.core.seeding import derive_seed
 from experiments.train.loading.split_signature import check_signature, is_split
-from modules.data.base import Batch, Data, DataError, Ordered, Split, Stream, StreamShard
-
-SHARED_MEMORY: Final = "/dev/shm"
-"""Where torch puts the tensors that a worker sends."""
-PREFETCHED_BATCHES: Final = 2
-"""Batches that each worker prepares ahead; torch's default."""
-SPARE_DESCRIPTORS: Final = 8
+from experiments.train.loading.workers import Batches, Workers
+from modules.data.base import Batch, Ordered, Split, Stream, StreamShard
 
 
 @dataclass(frozen=True)
@@ -90,31 +73,39 @@ def make_training_batches(
     return TrainingBatches(split, batch_size, seed, shard)
 
 
-def evaluation_batches(
-    split: Split, batch_size: int, num_workers: int, shard: DataShard = ALL
-) -> Iterator[tuple[Batch, bool]]:
-    """Return every example of a split once, in order. Batches go to the replicas in turn; the last one may be smaller.
+class EvaluationLoader:
+    """The batches of a split in order, for any number of evaluations. Its workers live until `close`.
 
-    Every replica gets the same number of batches. The flag is False for a repeated batch that only fills up this number
-    and does not count.
-
-    Raises:
-        ValueError: the split is empty.
+    Every example comes once. Batches go to the replicas in turn; the last one may be smaller. Every replica gets the same
+    number of batches. The flag is False for a repeated batch that only fills up this number and does not count.
     """
-    _check(batch_size, num_workers)
-    if len(split) == 0:
-        raise ValueError("the evaluation split has 0 examples and needs at least 1; add examples to it")
-    num_batches = -(-len(split) // batch_size)
-    numbers = range(shard.number, -(-num_batches // shard.count) * shard.count, shard.count)
-    own = [number if number < num_batches else 0 for number in numbers]
-    fetched = _fetch(_EvaluationBatches(split, batch_size), own, split, num_workers)
-    return ((batch, number < num_batches) for batch, number in zip(fetched, numbers, strict=True))
 
+    def __init__(self, split: Split, batch_size: int, num_workers: int, shard: DataShard = ALL) -> None:
+        """
+        Raises:
+            ValueError: the split is empty, or has no ``batch(indices, seeds)``.
+        """
+        _check(batch_size, num_workers)
+        check_signature(split)
+        if len(split) == 0:
+            raise ValueError("the evaluation split has 0 examples and needs at least 1; add examples to it")
+        self.split = split
+        num_batches = -(-len(split) // batch_size)
+        numbers = range(shard.number, -(-num_batches // shard.count) * shard.count, shard.count)
+        self._is_counted = [number < num_batches for number in numbers]
+        self._numbers = [number if number < num_batches else 0 for number in numbers]
+        self._batches = _EvaluationBatches(split, batch_size)
+        is_parallel = num_workers > 0 and not split.in_memory
+        self._workers = Workers(self._batches, self._numbers, num_workers) if is_parallel else None
 
-class _Batches(Protocol):
-    """Batches by number. Workers receive only numbers and look up the examples themselves."""
+    def __iter__(self) -> Iterator[tuple[Batch, bool]]:
+        fetched = self._workers or (self._batches[number] for number in self._numbers)
+        return zip(fetched, self._is_counted, strict=True)
 
-    def __getitem__(self, number: int) -> Batch: ...
+    def close(self) -> None:
+        """End the workers."""
+        if self._workers is not None:
+            self._workers.close()
 
 
 class TrainingBatches:
@@ -184,155 +175,18 @@ class _EvaluationBatches:
         return self.split.batch(indices, self.seeds[first : first + self.batch_size])
 
 
-def _fetch(batches: _Batches, numbers: Sequence[int], split: Split | Stream, num_workers: int) -> Iterator[Batch]:
+def _fetch(batches: Batches, numbers: Sequence[int], split: Split | Stream, num_workers: int) -> Iterator[Batch]:
     if split.in_memory or num_workers == 0 or not numbers:
         return (batches[number] for number in numbers)
-    return _prefetch(batches, numbers, num_workers)
+    return _fetch_in_workers(batches, numbers, num_workers)
 
 
-def check_handover(data: Data, batch_size: int, num_workers: int, num_ranks: int) -> None:
-    """Check, before training starts, that data workers can hand their batches over.
-
-    Args:
-        data: says how large an example is.
-        batch_size: examples of a batch of one rank.
-        num_workers: processes of one rank that prefetch.
-        num_ranks: ranks on this machine.
-
-    Raises:
-        ValueError: the shared memory is too small, or no socket can be opened in the folder for temporary files.
-    """
-    num_bytes = batch_size * _count_bytes(data.example(1))
-    needed, free = PREFETCHED_BATCHES * num_workers * num_ranks * num_bytes, _free_shared_bytes()
-    if free is not None and needed > free:
-        raise ValueError(
-            f"num_data_workers={num_workers} needs {needed / 1e6:,.1f} MB of shared memory ({PREFETCHED_BATCHES} batches of "
-            f"{num_bytes / 1e6:,.1f} MB for each worker, on {num_ranks} ranks), but {SHARED_MEMORY} has "
-            f"{free / 1e6:,.1f} MB free; lower num_data_workers, set it to 0, or enlarge {SHARED_MEMORY} (Docker: --shm-size)"
-        )
+def _fetch_in_workers(batches: Batches, numbers: Sequence[int], num_workers: int) -> Iterator[Batch]:
+    workers = Workers(batches, numbers, num_workers)
     try:
-        Listener(family="AF_UNIX").close()
-    except OSError as err:
-        raise ValueError(
-            f"num_data_workers={num_workers}: workers hand batches over by a socket in TMPDIR, but {tempfile.gettempdir()} does "
-            f"not allow it ({err.strerror or err}); set TMPDIR to a short path of an existing folder, or num_data_workers=0"
-        ) from err
-
-
-def _count_bytes(batch: Batch) -> int:
-    return sum(leaf.nbytes for leaf in tree_leaves(batch) if isinstance(leaf, Tensor))
-
-
-def _free_shared_bytes() -> int | None:
-    """None where the system has no such folder."""
-    try:
-        stats = os.statvfs(SHARED_MEMORY)
-    except OSError:
-        return None
-    return stats.f_bavail * stats.f_frsize
-
-
-def _prefetch(batches: _Batches, numbers: Sequence[int], num_workers: int) -> Iterator[Batch]:
-    loader: DataLoader[bytes] = DataLoader(
-        cast("Dataset[bytes]", _PackedBatches(batches)),
-        batch_size=None,
-        sampler=numbers,
-        num_workers=num_workers,
-        prefetch_factor=PREFETCHED_BATCHES,
-        collate_fn=_identity,
-        worker_init_fn=_ignore_signals,
-        generator=Generator(),  # else the loader uses torch's global generator, and dropout would depend on num_workers
-    )
-    with _as_handover_error(num_workers):
-        workers = iter(loader)
-    try:
-        for packed in workers:
-            if isinstance(packed, DataError):
-                raise packed
-            if isinstance(packed, _NotPacked):
-                raise _handover_error(num_workers, packed.reason, packed.num_bytes)
-            with _as_handover_error(num_workers):
-                batch = pickle.loads(packed)
-            yield batch
+        yield from workers
     finally:
-        # The loader ends its workers when it is freed, but the traceback of an error may hold it until the process ends, which
-        # then waits for the workers, as they ignore SIGTERM.
-        workers._shutdown_workers()  # type: ignore[attr-defined]
-
-
-class _PackedBatches:
-    """Batches in the form in which a worker sends them: pickled, with tensors in shared memory.
-
-    The loader would pickle them in a thread of the worker. That thread only prints an error, and the training would wait for
-    ever. A `DataError` is a value too, as the loader would add the worker's traceback to its message.
-    """
-
-    def __init__(self, batches: _Batches) -> None:
-        self.batches = batches
-
-    def __getitem__(self, number: int) -> bytes | DataError | _NotPacked:
-        try:
-            batch = self.batches[number]
-        except DataError as err:
-            return err
-        try:
-            with ExitStack() as stack:  # the server of the sockets needs some descriptors later
-                for _ in range(SPARE_DESCRIPTORS):
-                    stack.enter_context(open(os.devnull, encoding="utf-8"))
-            return bytes(ForkingPickler.dumps(_own_storage(batch)))
-        except Exception as err:  # system errors, and whatever the objects of a user raise
-            return _NotPacked(f"{type(err).__name__}: {err}", _count_bytes(batch))
-
-
-@dataclass(frozen=True)
-class _NotPacked:
-    """Why a batch could not be pickled, and its size."""
-
-    reason: str
-    num_bytes: int
-
-
-def _own_storage(batch: Batch) -> Batch:
-    """Copy tensors that are parts of larger ones, as the whole memory of a tensor is sent."""
-    return cast(Batch, tree_map(_compact, batch))
-
-
-def _compact(leaf: object) -> object:
-    is_part = isinstance(leaf, Tensor) and leaf.untyped_storage().nbytes() > leaf.nbytes
-    return leaf.clone() if isinstance(leaf, Tensor) and is_part else leaf
-
-
-@contextmanager
-def _as_handover_error(num_workers: int) -> Iterator[None]:
-    try:
-        yield
-    except Exception as err:
-        raise _handover_error(num_workers, f"{type(err).__name__}: {err}") from err
-
-
-def _handover_error(num_workers: int, reason: str, num_bytes: int | None = None) -> TrainingError:
-    """Say why a worker's batch did not arrive, and what can be done."""
-    free, size = _free_shared_bytes(), "" if num_bytes is None else f" of {num_bytes / 1e6:,.1f} MB"
-    room = "" if free is None else f", {SHARED_MEMORY} has {free / 1e6:,.1f} MB free"
-    return TrainingError(
-        f"num_data_workers={num_workers}: a batch{size} could not be handed over by a data worker ({' '.join(reason.split())}); "
-        f"workers need shared memory, file descriptors and sockets in TMPDIR ({tempfile.gettempdir()}{room}, at most "
-        f"{resource.getrlimit(resource.RLIMIT_NOFILE)[0]} descriptors); enlarge what is short (Docker: --shm-size; `ulimit -n`), "
-        "or set num_data_workers=0"
-    )
-
-
-def _identity(fetched: object) -> object:
-    return fetched
-
-
-def _ignore_signals(worker: int) -> None:
-    """Ignore stop signals. SLURM and Ctrl-C send them to every process, and without workers the parent could not save.
-
-    Workers still end with their parent: the loader ends them, and they watch its process id.
-    """
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)
+        workers.close()
 
 
 def _check(batch_size: int, num_workers: int) -> None:

@@ -27,10 +27,12 @@ from experiments.train.async_checkpointer import AsyncCheckpointer, BestCheckpoi
 from experiments.train.callbacks import RunCallbacks
 from experiments.train.checkpoint_loader import CheckpointLoader
 from experiments.train.data_digest import load_split
-from experiments.train.data_loading import DataShard, check_handover, evaluation_batches, training_batches
+from experiments.train.data_loading import DataShard, EvaluationLoader, training_batches
 from experiments.train.evaluator_check import as_numbers, dry_run
 from experiments.train.evaluator_files import EvaluatorArtifacts
 from experiments.train.loading.collected import collect_batches
+from experiments.train.loading.device_copy import copy_ahead
+from experiments.train.loading.workers import check_handover
 from experiments.train.measurement.metric_logging import MetricLogger
 from experiments.train.measurement.profiler import Profiler, count_flops, make_profile_metrics
 from experiments.train.measurement.resource_usage import ResourceUsage
@@ -76,6 +78,7 @@ class Trainer:
         self.num_synchronous = self.plan.topology.world  # ranks that run every step together
         self.covers_all_processes = True  # no process trains besides the ranks
         self.delivered_step = self.previous.delivered_step
+        self.evaluation_loaders: dict[str, EvaluationLoader] = {}
         self.evaluated: tuple[int, dict[str, float]] = 0, {}
         """The step that was evaluated last, and its metrics on the validation split."""
         # Now, as an engine may later take parts of the model away.
@@ -128,6 +131,9 @@ class Trainer:
             self.profiler.close()
             self.checkpointer.finish()  # an error of the write would hide this one
             raise
+        finally:
+            for loader in self.evaluation_loaders.values():
+                loader.close()
         self.profiler.close()
         self.checkpointer.wait()
         self._report_warnings()
@@ -192,20 +198,15 @@ class Trainer:
         )
 
     def _batches(self, train: Split, first_step: int) -> Iterator[Tree]:
-        plan, config = self.plan, self.config
+        size, num_steps, config = self.plan.batch_size_global, self.plan.num_steps, self.config
+        model = self.components.setup.model
         if isinstance(train, Collector):
-            model, steps = self.components.setup.model, range(first_step, plan.num_steps)
             shard = self.shard.number, self.shard.count
-            return collect_batches(train, model, steps, plan.batch_size_global, config["seed"], shard)
-        return training_batches(
-            train,
-            plan.batch_size_global,
-            config["seed"],
-            first_step,
-            plan.num_steps,
-            config["num_data_workers"],
-            self.shard,
+            return collect_batches(train, model, range(first_step, num_steps), size, config["seed"], shard)
+        batches = training_batches(
+            train, size, config["seed"], first_step, num_steps, config["num_data_workers"], self.shard
         )
+        return copy_ahead(batches, next(model.parameters(), torch.empty(0)).device)
 
     def _step_metrics(self, done: int, step_time_s: float) -> Mapping[str, float]:
         """Metrics beside a point of the training logger."""
@@ -282,9 +283,12 @@ class Trainer:
         config, engine = self.config, self.components.engine
         if config["num_data_workers"]:
             self.checkpointer.wait()  # workers are forks: a lock that the writing thread holds would stay locked in them
-        batches = evaluation_batches(split, config["batch_size_eval"], config["num_data_workers"], self.shard)
+        if name not in self.evaluation_loaders:
+            self.evaluation_loaders[name] = EvaluationLoader(
+                split, config["batch_size_eval"], config["num_data_workers"], self.shard
+            )
         with self.callbacks.delivered_weights():
-            values = engine.evaluate(batches, self.components.evaluator)
+            values = engine.evaluate(self.evaluation_loaders[name], self.components.evaluator)
         with self._as_input_error():
             values = as_numbers(self.components.evaluator, values)
         metrics = {f"{name}/{metric}": value for metric, value in values.items()}

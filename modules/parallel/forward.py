@@ -87,7 +87,9 @@ class Forward:
         return (tree_map(_to_channels_last, batch[0]), *batch[1:])
 
     def _copy(self, value: Any) -> Any:
-        return value.pin_memory().to(self.device, non_blocking=True) if isinstance(value, Tensor) else value
+        if not isinstance(value, Tensor) or value.is_cuda:  # the trainer may have copied it ahead
+            return value
+        return value.pin_memory().to(self.device, non_blocking=True)
 
 
 @dataclass(frozen=True)

@@ -1,3 +1,4 @@
+import multiprocessing
 import os
 import pickle
 import re
@@ -16,15 +17,15 @@ from torch import Generator, Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from experiments.core.errors import TrainingError
-from experiments.train import data_loading
 from experiments.train.data_loading import (
     DataShard,
+    EvaluationLoader,
     TrainingBatches,
-    check_handover,
-    evaluation_batches,
     training_batches,
 )
+from experiments.train.loading import workers
 from experiments.train.loading.split_signature import check_signature
+from experiments.train.loading.workers import check_handover
 from modules.data.base import Batch, Data, DataError, StreamShard
 from modules.data.sampling.example_random import ExampleRandom, example_seeds
 
@@ -62,9 +63,11 @@ def _to_lists(batches: Iterator[Batch]) -> Shown:
 
 def _counted(split: Noisy, batch_size: int, num_workers: int = 0, shard: DataShard = DataShard()) -> Shown:  # noqa: B008
     """Return the batches of an evaluation that count."""
-    return _to_lists(
-        iter([batch for batch, counts in evaluation_batches(split, batch_size, num_workers, shard) if counts])
-    )
+    loader = EvaluationLoader(split, batch_size, num_workers, shard)
+    try:
+        return _to_lists(iter([batch for batch, is_counted in loader if is_counted]))
+    finally:
+        loader.close()
 
 
 def test_an_epoch_shows_every_example_once_and_the_next_in_another_order() -> None:
@@ -202,7 +205,7 @@ def test_replicas_evaluate_every_example_once_in_equally_many_batches(num_replic
     shards = [DataShard(number, num_replicas) for number in range(num_replicas)]
     counted = [_counted(Noisy(10, True), 3, shard=shard) for shard in shards]
     assert sorted(each for part in counted for _, indices in part for each in indices) == list(range(10))
-    lengths = {len(list(evaluation_batches(Noisy(10, True), 3, 0, shard))) for shard in shards}
+    lengths = {len(list(EvaluationLoader(Noisy(10, True), 3, 0, shard))) for shard in shards}
     assert lengths == {-(-4 // num_replicas)}
 
 
@@ -217,6 +220,27 @@ def test_workers_return_the_batches_of_a_single_process() -> None:
     alone = _to_lists(training_batches(split, 3, seed=5, first_step=1, num_steps=8, num_workers=0))
     assert _to_lists(training_batches(split, 3, seed=5, first_step=1, num_steps=8, num_workers=2)) == alone
     assert _counted(split, 4, num_workers=2) == _counted(split, 4)
+
+
+class ShowsProcess(Noisy):
+    """Examples that hold the id of the process that fetched them."""
+
+    def batch(self, indices: Tensor, seeds: Tensor) -> Batch:
+        return torch.full((len(indices),), os.getpid()), indices.clone()
+
+
+def test_workers_live_from_one_evaluation_to_the_next_until_they_are_closed() -> None:
+    loader = EvaluationLoader(ShowsProcess(7, False), 2, 2)
+    first, second = (_to_lists(batch for batch, _ in loader) for _ in range(2))
+    assert first == second
+    processes = {int(process) for inputs, _ in first for process in inputs}
+    assert len(processes) == 2
+    assert os.getpid() not in processes
+    next(iter(loader))  # an evaluation that is not finished ends its workers, and the next one starts new ones
+    assert not {int(process) for (inputs, _), _ in loader for process in cast(Tensor, inputs)} & processes
+    loader.close()
+    loader.close()
+    assert not {child.pid for child in multiprocessing.active_children()} & processes
 
 
 def test_workers_do_not_advance_torchs_global_generator() -> None:
@@ -236,7 +260,7 @@ def test_workers_ignore_stop_signals() -> None:
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_the_error_of_a_damaged_example_is_not_changed(num_workers: int) -> None:
     with pytest.raises(DataError) as caught:
-        list(evaluation_batches(Noisy(5, False, broken=3), 2, num_workers))
+        list(EvaluationLoader(Noisy(5, False, broken=3), 2, num_workers))
     assert str(caught.value) == "image 3 cannot be read; replace it"
 
 
@@ -298,7 +322,7 @@ def test_a_batch_that_does_not_arrive_ends_the_training(monkeypatch: pytest.Monk
 
 def test_workers_send_only_the_part_of_their_replica() -> None:
     batch = TrainingBatches(Noisy(12, False), 6, 5, DataShard(1, 3))[0]
-    sent = data_loading._own_storage(batch)
+    sent = workers._own_storage(batch)
     assert [cast(Tensor, part).untyped_storage().nbytes() for part in sent] == [2 * 4, 2 * 8]
     assert torch.equal(cast(Tensor, sent[0]), cast(Tensor, batch[0]))
 
@@ -309,7 +333,7 @@ class Large:
 
 
 def test_too_little_shared_memory_is_reported_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data_loading, "_free_shared_bytes", lambda: 4_799_999)
+    monkeypatch.setattr(workers, "_free_shared_bytes", lambda: 4_799_999)
     check_handover(cast(Data, Large()), 40, num_workers=2, num_ranks=2)
     with pytest.raises(
         ValueError,
@@ -359,6 +383,6 @@ def test_wrong_sizes_are_refused_before_the_first_batch() -> None:
     with pytest.raises(ValueError, match="batch_size_global=0 is not a valid batch size; set 1 or more"):
         training_batches(Noisy(7, True), 0, seed=5, first_step=0, num_steps=1, num_workers=0)
     with pytest.raises(ValueError, match="num_workers=-1 is not a valid number of processes; set 0 or more"):
-        evaluation_batches(Noisy(7, True), 3, num_workers=-1)
+        EvaluationLoader(Noisy(7, True), 3, num_workers=-1)
     with pytest.raises(ValueError, match="the evaluation split has 0 examples and needs at least 1"):
-        evaluation_batches(Noisy(0, True), 3, num_workers=0)
+        EvaluationLoader(Noisy(0, True), 3, num_workers=0)

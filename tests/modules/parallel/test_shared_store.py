@@ -112,4 +112,4 @@ def test_no_code_of_ours_unpickles_messages_or_listens_for_everyone() -> None:
     sources = [path for name in ("modules", "experiments", "launchers") for path in (ROOT / name).rglob("*.py")]
     found = {path.relative_to(ROOT).as_posix() for path in sources if re.search(forbidden, path.read_text())}
     # The loader's worker processes are forked, and send batches through pipes that only they inherit.
-    assert found == {"experiments/train/data_loading.py"}
+    assert found == {"experiments/train/loading/workers.py"}

@@ -32,7 +32,7 @@ from experiments.tracking.model.final_model import find_final_model, read_interf
 from experiments.tracking.model.loader import _load_pyfunc
 from experiments.tracking.run_sync import RunSync, sync_run
 from experiments.tracking.sweep_sync import sync_all
-from experiments.train.data_loading import DataShard, evaluation_batches
+from experiments.train.data_loading import DataShard, EvaluationLoader
 from experiments.train.trainer import _make_engine_config
 from experiments.trial.trial import Trial, to_yaml
 from modules.parallel.base import Rank
@@ -145,7 +145,7 @@ def as_evaluated(trial: Trial) -> tuple[np.ndarray, np.ndarray, dict[str, float]
     parts.engine.prepare(parts.setup, _make_engine_config(config, make_plan(config), Rank()))
     parts.engine.load(find_final_model(trial).checkpoint.folder)
     split = parts.data.load("val")
-    batches = list(evaluation_batches(split, config["batch_size_eval"], 0, DataShard(0, 1)))
+    batches = list(EvaluationLoader(split, config["batch_size_eval"], 0, DataShard(0, 1)))
     metrics = parts.engine.evaluate(batches, parts.evaluator)
     ((inputs, _), _) = batches[0]
     assert isinstance(inputs, torch.Tensor)
