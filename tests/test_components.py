@@ -28,7 +28,8 @@ METHODS = {
 }  # fmt: skip
 """Methods and attributes that read or change the machine or this process."""
 WRAPPERS = {
-    "modules.data.adapters.rows.Pad", "modules.data.adapters.torch_dataset.TorchDataset", "modules.model.logits_of.LogitsOf",
+    "modules.data.adapters.rows.Pad", "modules.data.adapters.torch_dataset.TorchDataset",
+    "modules.evaluator.torch_metrics.TorchMetrics", "modules.model.logits_of.LogitsOf",
 }  # fmt: skip
 """Components around classes of others, which only users' options name."""
 HARMLESS = {"importlib.util.find_spec"}
