@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
 
 import pytest
 import torch
@@ -17,7 +16,6 @@ from experiments.run.checkpoint import Checkpoints
 from experiments.run.journal import Journal, read
 from experiments.train.data_loading import ALL, EvaluationLoader
 from experiments.train.trainer import Trainer
-from modules.data.base import Split
 from modules.parallel.base import Rank
 from modules.parallel.single import Single
 from tests.conftest import Lathe
@@ -39,7 +37,7 @@ def measure_delivered(training: Trainer, folder: Path) -> tuple[int, dict[str, f
     alone = Trainer(config, make_plan(config), components, training.journal, training.checkpoints, lambda: None, print)
     engine.prepare(components.setup, alone.make_engine_config())
     engine.load(checkpoint.folder)
-    batches = EvaluationLoader(cast(Split, components.data.load("test")), config["batch_size_eval"], 0, ALL)
+    batches = EvaluationLoader(components.data.load("test"), config["batch_size_eval"], 0, ALL)
     values = engine.evaluate(batches, components.evaluator)
     return checkpoint.step, {f"test/{name}": value for name, value in values.items()}
 

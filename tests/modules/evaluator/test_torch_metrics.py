@@ -1,5 +1,6 @@
 """The tests use small metrics in the form of torchmetrics, and its own where it is installed."""
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -90,7 +91,7 @@ def test_what_is_not_a_sum_is_refused_by_name() -> None:
 def test_metrics_of_torchmetrics_give_their_own_values() -> None:
     reason = "torchmetrics is an extra: pip install 'lathe[metrics]'"
     library = pytest.importorskip("torchmetrics.classification", reason=reason)
-    make = {
+    make: dict[str, Callable[[], Any]] = {
         "accuracy_top1": lambda: library.MulticlassAccuracy(num_classes=3, average="micro"),
         "f1": lambda: library.MulticlassF1Score(num_classes=3, average="none"),
         "auroc": lambda: library.MulticlassAUROC(num_classes=3, thresholds=20),
