@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,7 @@ class Components:
     """By the name that the configuration gives them, in its order."""
 
 
+TORCH_METRICS = "modules.evaluator.torch_metrics.TorchMetrics"
 SUPERVISED = {"_target_": "modules.task.supervised.Supervised"}
 """The task of a configuration that is older than tasks."""
 
@@ -56,6 +58,8 @@ def assemble(config: Mapping[str, Any], trust: Collection[str] = (), initial: Pa
                 built[key] = make_optimizer_factory(nodes[key], trust)
             else:
                 built[key] = instantiate(nodes[key], key, trust)
+            if key == "evaluator":
+                built[key] = adapt_evaluator(built[key])
         except InputError as err:
             problems += err.problems
             causes += filter(None, [err.__cause__])
@@ -74,6 +78,18 @@ def assemble(config: Mapping[str, Any], trust: Collection[str] = (), initial: Pa
         task=built["task"],
     )  # fmt: skip
     return Components(built["data"], setup, built["evaluator"], built["parallel"], callbacks)
+
+
+def adapt_evaluator(evaluator: Any) -> Any:
+    """Return a metric of torchmetrics as an evaluator, with its class name as its name; others unchanged.
+
+    Raises:
+        PlanError: its states are not sums.
+    """
+    if not hasattr(evaluator, "_reductions"):  # of torchmetrics.Metric, which this process may not have
+        return evaluator
+    name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(evaluator).__name__).lower()
+    return instantiate({"_target_": TORCH_METRICS, "metrics": {name: evaluator}}, "evaluator")
 
 
 def make_engine(config: Mapping[str, Any], trust: Collection[str] = ()) -> Engine:

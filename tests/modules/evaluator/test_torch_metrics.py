@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from experiments.components.assemble import adapt_evaluator
 from modules.evaluator.torch_metrics import TorchMetrics
 
 
@@ -86,6 +87,12 @@ def test_what_is_not_a_sum_is_refused_by_name() -> None:
         TorchMetrics({})
     with pytest.raises(ValueError, match="wants one tensor of outputs and one of targets"):
         TorchMetrics({"it": PerClass()}).update((torch.zeros(1), torch.zeros(1)), torch.zeros(1))
+
+
+def test_a_metric_alone_is_an_evaluator_with_the_name_of_its_class() -> None:
+    assert set(check_sums(adapt_evaluator(PerClass()))) == {"per_class_0", "per_class_1", "per_class_2"}
+    other = object()
+    assert adapt_evaluator(other) is other
 
 
 def test_metrics_of_torchmetrics_give_their_own_values() -> None:
