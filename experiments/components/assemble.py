@@ -63,21 +63,22 @@ def assemble(config: Mapping[str, Any], trust: Collection[str] = (), initial: Pa
         except InputError as err:
             problems += err.problems
             causes += filter(None, [err.__cause__])
-    callbacks: dict[str, Callback] = {}
-    for name, node in (config.get("callback") or {}).items():
-        try:
-            callbacks[name] = instantiate(node, f"callback.{name}", trust, group="callback")
-        except InputError as err:
-            problems += err.problems
-            causes += filter(None, [err.__cause__])
+    named: dict[str, dict[str, Any]] = {"callback": {}, "gradient": {}}
+    for group, own in named.items():
+        for name, node in (config.get(group) or {}).items():
+            try:
+                own[name] = instantiate(node, f"{group}.{name}", trust, group=group)
+            except InputError as err:
+                problems += err.problems
+                causes += filter(None, [err.__cause__])
     problems = problems or load_initial_weights(built["model"], config, initial)
     if problems:
         raise PlanError(problems, f"the plan for '{config['name']}'") from next(iter(causes), None)
     setup = TrainingSetup(
         built["model"], built["objective"], built["optimizer"], built["schedule"], example=built["data"].example,
-        task=built["task"],
+        task=built["task"], gradient_transforms=[*named["gradient"].values()],
     )  # fmt: skip
-    return Components(built["data"], setup, built["evaluator"], built["parallel"], callbacks)
+    return Components(built["data"], setup, built["evaluator"], built["parallel"], named["callback"])
 
 
 def adapt_evaluator(evaluator: Any) -> Any:

@@ -40,7 +40,7 @@ TORCH = {
 }
 """The groups that the classes of a torch module can serve."""
 INNER_GROUPS = frozenset(
-    {"callback", "data", "evaluator", "model", "objective", "optimizer", "parallel", "schedule", "task"}
+    {"callback", "data", "evaluator", "gradient", "model", "objective", "optimizer", "parallel", "schedule", "task"}
 )
 """What a component may hold inside; the others have one place each."""
 GROUPS = INNER_GROUPS | {*PLACES.values()}

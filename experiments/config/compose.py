@@ -39,7 +39,7 @@ from experiments.core.renamed import suggestion
 from experiments.core.secrets import find_secret_keys
 
 MAY_BE_EMPTY = "experiment"
-MAY_BE_SEVERAL = ("tracking", "callback")
+MAY_BE_SEVERAL = ("tracking", "callback", "gradient")
 """Groups of which a list of options can be chosen, such as ``tracking=[sqlite,tensorboard]``."""
 _HYDRA_LOCK = threading.Lock()
 
@@ -190,7 +190,7 @@ def _is_option(override: Override, draft: ConfigDraft) -> bool:
         if group == MAY_BE_EMPTY or "/" in group:
             return override.is_delete()
         fault = f"leaves the required group '{group}' empty; remove that override"
-    elif isinstance(value, list) and group in MAY_BE_SEVERAL and (value or group == "callback"):
+    elif isinstance(value, list) and group in MAY_BE_SEVERAL and (value or group != "tracking"):
         unknown = [str(name) for name in value if name not in draft.groups[group]]
         if not unknown:
             return True

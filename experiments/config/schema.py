@@ -76,6 +76,8 @@ class ExperimentSchema:
     """The computation of a step."""
     callback: dict[str, Part] = field(default_factory=dict)
     """What runs after steps and evaluations, by a name of your choice."""
+    gradient: dict[str, Part] = field(default_factory=dict)
+    """What changes the gradients before they are clipped, in this order, by a name of your choice."""
     stop_timeout_s: float = 30.0
     """Seconds from Ctrl-C or another request to stop until every process of the training is gone, whatever its code does."""
 

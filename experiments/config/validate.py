@@ -27,7 +27,7 @@ MAX_SUGGESTIONS = 100
 MARKS = ("_target_", "_partial_")
 METHODS = {"launcher": ("launch", "submit"), "tracking": ("log_metrics",)}
 """A user's class for one of these groups has one of these methods."""
-PLURALS = {"tracking.trackers": "tracking", "callback": "callback"}
+PLURALS = {"tracking.trackers": "tracking", "callback": "callback", "gradient": "gradient"}
 """The group of the components in a map or list of the schema."""
 
 

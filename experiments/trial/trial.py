@@ -117,7 +117,7 @@ EXCLUDED = (
     "hardware.slurm",
 )  # fmt: skip
 
-NEWER = {"task": {"_target_": "modules.task.supervised.Supervised"}, "callback": {}}
+NEWER = {"task": {"_target_": "modules.task.supervised.Supervised"}, "callback": {}, "gradient": {}}
 """Keys that the first version did not have. With these values they change nothing, so they do not count."""
 
 

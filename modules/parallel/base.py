@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from modules.data.base import Tree
 from modules.evaluator.base import AnyEvaluator
+from modules.gradient.base import GradientTransform
 from modules.objective.base import Objective
 from modules.parallel.topology import Topology
 from modules.schedule.base import Schedule
@@ -78,6 +79,8 @@ class TrainingSetup:
     """Makes a batch of zeros with so many examples, for a trial pass."""
     task: Task | None = None
     """The computation of a step; None: supervised learning with the objective."""
+    gradient_transforms: Sequence[GradientTransform] = ()
+    """What changes the gradients before they are clipped, in this order."""
 
     def get_task(self) -> Task:
         """The task, which knows the objective."""

@@ -70,7 +70,7 @@ class Forward:
         size = count_examples(batch)
         first, num_rows = ranks.coordinates.data * size, ranks.topology.data * size
         rows = range(first, first + size, size // len(parts))
-        seed = _derive_seed(config.seed, step, name)
+        seed = derive_seed(config.seed, step, name)
         return [
             MicroBatch(part, StepContext(step, config.num_steps, name, True, seed, row, num_rows), factor)
             for part, row, factor in zip(parts, rows, factors, strict=True)
@@ -219,7 +219,7 @@ def split_batch(batch: Tree, num_parts: int) -> Iterator[Tree]:
         yield slice_rows(batch, slice(start, start + size // num_parts))
 
 
-def _derive_seed(seed: int, step: int, phase: str) -> int:
+def derive_seed(seed: int, step: int, phase: str) -> int:
     """A seed of 62 bits for one phase of one step."""
     digest = hashlib.blake2b(f"{seed} {step} {phase}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 2
@@ -272,9 +272,7 @@ def evaluate(
     task = forward.task
     # Inference mode is faster, but a task of a user may need gradients, such as those of the outputs by the inputs.
     may_infer = type(task) is Supervised and not keeps_tensors
-    context = StepContext(
-        0, forward.config.num_steps, is_training=False, seed=_derive_seed(forward.config.seed, -1, "")
-    )
+    context = StepContext(0, forward.config.num_steps, is_training=False, seed=derive_seed(forward.config.seed, -1, ""))
     ranks.broadcast_buffers(module)
     with evaluation_mode(module):
         for batch, is_counted in batches:

@@ -15,7 +15,7 @@ from modules.data.base import Tree
 from modules.evaluator.base import AnyEvaluator
 from modules.parallel import checkpoint_format as state
 from modules.parallel.base import EngineConfig, TrainingSetup
-from modules.parallel.forward import Forward, average_metrics, evaluate
+from modules.parallel.forward import Forward, average_metrics, derive_seed, evaluate
 from modules.parallel.process_groups import ProcessGroups
 from modules.parallel.updates import Update, make_updates
 from modules.task.base import Need
@@ -29,13 +29,8 @@ class Single:
     is_component = True
     axes: ClassVar[tuple[str, ...]] = ()
     serves: ClassVar[tuple[Need, ...]] = (
-        "inputs",
-        "whole_model",
-        "phases",
-        "closure",
-        "collector",
-        "per_example_gradients",
-    )
+        "inputs", "whole_model", "phases", "closure", "collector", "per_example_gradients", "gradients",
+    )  # fmt: skip
 
     def prepare(self, setup: TrainingSetup, config: EngineConfig) -> None:
         self.config = config
@@ -49,6 +44,7 @@ class Single:
         self.schedule = setup.schedule
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.updates = make_updates(setup, self.model)
+        self.gradient_transforms = setup.gradient_transforms
         self.optimizer = self.updates[0].optimizer
         self.scaler = torch.amp.GradScaler(self.forward.device.type, enabled=config.precision == "fp16")
         if self.scaler.is_enabled() and any(update.needs_closure for update in self.updates):
@@ -73,9 +69,9 @@ class Single:
         if update.needs_closure:
             return self._update_with_closure(update, batch, step)
         metrics = self.backward(batch, step, update)
-        if self.config.grad_clip_norm is not None:
+        if self.config.grad_clip_norm is not None or self.gradient_transforms:
             self.scaler.unscale_(update.optimizer)
-            metrics[update.norm_name] = self._clip(update)
+            metrics |= self._change_gradients(update, step)
         self.scaler.step(update.optimizer)
         self.scaler.update()
         return metrics
@@ -87,8 +83,7 @@ class Single:
         def closure() -> Tensor:
             metrics = self.backward(batch, step, update, with_loss=True)
             loss = metrics.pop(_LOSS)
-            if self.config.grad_clip_norm is not None:
-                metrics[update.norm_name] = self._clip(update)
+            metrics |= self._change_gradients(update, step)
             if not first:
                 first.update(metrics)
             return loss
@@ -123,10 +118,18 @@ class Single:
             step_metrics.append({name: value.detach() for name, value in metrics.items()})
         return self._average(average_metrics(step_metrics), update)
 
-    def _clip(self, update: Update) -> Tensor:
-        """Clip the gradients of an update; returns their norm before."""
-        assert self.config.grad_clip_norm is not None
-        return self._make_finite(clip_grad_norm_(update.parameters, self.config.grad_clip_norm))
+    def _change_gradients(self, update: Update, step: int) -> dict[str, Tensor]:
+        """Transform and clip the gradients of an update; returns their norm before clipping, if they are clipped."""
+        if self.gradient_transforms:
+            seed = derive_seed(self.config.seed, step, f"gradient {update.phase.name}")
+            generator = torch.Generator().manual_seed(seed)
+            gradients = {name: each.grad for name, each in update.named.items() if each.grad is not None}
+            with torch.no_grad():
+                for transform in self.gradient_transforms:
+                    transform.transform(gradients, step, generator)
+        if self.config.grad_clip_norm is None:
+            return {}
+        return {update.norm_name: self._make_finite(clip_grad_norm_(update.parameters, self.config.grad_clip_norm))}
 
     def evaluate(self, batches: Iterable[tuple[Tree, bool]], evaluator: AnyEvaluator) -> dict[str, float]:
         return evaluate(self.forward, self.model, self.model, batches, evaluator, self.ranks)

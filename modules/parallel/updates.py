@@ -22,12 +22,14 @@ class Update:
 
     phase: Phase
     optimizer: Optimizer
-    parameters: list[nn.Parameter]
+    named: dict[str, nn.Parameter]
+    """Its parameters by name."""
     schedule: Schedule
     others: list[nn.Parameter]
     """Trained parameters of the other phases."""
 
     def __post_init__(self) -> None:
+        self.parameters = [*self.named.values()]
         self.initial_lrs = [float(group["lr"]) for group in self.optimizer.param_groups]
         self.needs_closure = needs_closure(self.optimizer)
         self.norm_name = "grad_norm" if not self.others else f"grad_norm_{self.phase.name}"
@@ -80,7 +82,7 @@ def make_updates(setup: TrainingSetup, model: nn.Module) -> list[Update]:
         own = {name: named[name] for name in owned[phase.name]}
         optimizer, schedule = make_optimizer(setup.optimizer, own, phase.name)
         others = [parameter for name, parameter in named.items() if name not in own]
-        updates.append(Update(phase, optimizer, [*own.values()], schedule or setup.schedule, others))
+        updates.append(Update(phase, optimizer, own, schedule or setup.schedule, others))
     return updates
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from modules.data.base import Tree
 from modules.objective.base import Objective
 
-Need = Literal["inputs", "whole_model", "phases", "closure", "collector", "per_example_gradients"]
+Need = Literal["inputs", "whole_model", "phases", "closure", "collector", "per_example_gradients", "gradients"]
 """What a task asks of an engine, beyond a mean loss of the model's outputs and the targets:
 
 inputs: the loss also sees the inputs, or calls the model more than once.
@@ -21,6 +21,7 @@ phases: several updates within a step, each with its own parameters and optimize
 closure: an optimizer that computes the loss several times within an update, such as L-BFGS.
 collector: the data comes from the model.
 per_example_gradients: a gradient for each example.
+gradients: the whole gradients on each rank, before the optimizer gets them.
 """
 
 

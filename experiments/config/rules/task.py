@@ -15,6 +15,7 @@ DESCRIPTIONS = {
     "closure": "an optimizer that computes the loss several times",
     "collector": "data that the model makes",
     "per_example_gradients": "a gradient for each example",
+    "gradients": "the whole gradients on each rank",
 }
 
 
@@ -31,7 +32,8 @@ def _needs(view: ConfigView) -> list[str]:
     serves = read_names(engine, "serves")
     problems = []
     for key, target in _users(view):
-        missing = [need for need in read_names(target, "needs") if need not in serves]
+        needs = ("gradients",) if key.startswith("gradient.") else read_names(target, "needs")
+        missing = [need for need in needs if need not in serves]
         if missing:
             needed = " and ".join(DESCRIPTIONS.get(need, repr(need)) for need in missing)
             problems.append(
@@ -41,21 +43,23 @@ def _needs(view: ConfigView) -> list[str]:
 
 
 def _users(view: ConfigView) -> Iterator[tuple[str, str]]:
-    """The keys of the task, the data and the callbacks, and their classes."""
+    """The keys of the task, the data, the callbacks and the gradient transforms, and their classes."""
     nodes = {key: view.config.get(key) for key in ("task", "data")}
-    callbacks = view.config.get("callback")
-    nodes |= {f"callback.{name}": node for name, node in callbacks.items()} if isinstance(callbacks, dict) else {}
+    for group in ("callback", "gradient"):
+        own = view.config.get(group)
+        nodes |= {f"{group}.{name}": node for name, node in own.items()} if isinstance(own, dict) else {}
     for key, node in nodes.items():
         if isinstance(node, dict) and isinstance(node.get("_target_"), str):
             yield f"{key}._target_", node["_target_"]
 
 
-def _callback_names(view: ConfigView) -> list[str]:
+def _names(view: ConfigView) -> list[str]:
     return [
-        f"callback.{name!r}: a name consists of letters, digits and _; rename it"
-        for name in view.get("callback", dict)
+        f"{group}.{name!r}: a name consists of letters, digits and _; rename it"
+        for group in ("callback", "gradient")
+        for name in view.config.get(group) or ()
         if not str(name).isidentifier()
     ]
 
 
-RULES = (_needs, _callback_names)
+RULES = (_needs, _names)

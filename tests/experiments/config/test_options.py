@@ -178,6 +178,7 @@ def test_the_root_chooses_every_group_once_and_the_experiment_last() -> None:
     assert sorted(chosen) == sorted(group for group in GROUPS if "/" not in group)
     assert defaults[-1] == {"experiment": None}
     assert {"callback": []} in defaults
+    assert {"gradient": []} in defaults
 
 
 def test_every_option_belongs_to_a_group_whose_folder_has_yaml_and_no_python() -> None:

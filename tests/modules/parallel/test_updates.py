@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lbfgs import LBFGS
 
 from modules.data.base import Tree
+from modules.gradient.centralize import Centralize
+from modules.gradient.noise import Noise
 from modules.optimizer.base import OptimizerFactory, ParameterGroup, is_elementwise
 from modules.parallel.base import EngineConfig, TrainingSetup
 from modules.parallel.single import Single
@@ -147,6 +150,31 @@ def test_a_checkpoint_holds_the_optimizers_of_all_phases(tmp_path: Path) -> None
     other_kind = make_single(make_setup(*BOTH))
     with pytest.raises(ValueError, match=r"optimizer: saved from SGD, Adam, this run has Adam, Adam"):
         other_kind.load(tmp_path)
+
+
+class Sign:
+    def transform(self, gradients: Mapping[str, Tensor], step: int, generator: torch.Generator) -> None:
+        for gradient in gradients.values():
+            gradient.sign_()
+
+
+def test_transforms_change_the_gradients_of_a_phase_in_order_before_they_are_clipped() -> None:
+    setup = make_setup(*BOTH, optimizer=partial(SGD, lr=0.1))
+    setup.gradient_transforms = (Noise(1.0), Sign())
+    single = make_single(setup, grad_clip_norm=100.0)
+    before = copy(single)
+    metrics = single.train_step(make_batch(0), 0)
+    for name, weight in copy(single).items():
+        torch.testing.assert_close((weight - before[name]).abs(), torch.full_like(weight, 0.1))
+    assert float(metrics["grad_norm_critic"]) == pytest.approx(3**0.5)
+    assert float(metrics["grad_norm_actor"]) == pytest.approx(8**0.5)
+
+
+def test_a_centralized_gradient_has_a_mean_of_zero_for_each_output() -> None:
+    gradients = {"weight": torch.randn(3, 2, 5), "bias": torch.arange(3.0)}
+    Centralize().transform(gradients, 0, torch.Generator())
+    torch.testing.assert_close(gradients["weight"].mean(dim=(1, 2)), torch.zeros(3))
+    assert torch.equal(gradients["bias"], torch.arange(3.0))
 
 
 class WithClosure(SGD):
