@@ -81,11 +81,11 @@ class AttemptMonitor:
                 self._on_state(event)
 
     def _describe_stop(self) -> str:
-        """Say when a training that was asked to stop ends: its first step comes before its first look at the signal."""
+        """Say when a training that was asked to stop ends, and whether it has something to save."""
         if self.last_state is None:
-            action = "the training is still starting; it ends after its first step, with a checkpoint of it"
+            action = "the training has not started yet; it ends before its first step, with nothing to save"
         else:
-            action = "the training ends after this step, with a checkpoint of it"
+            action = "the training ends after this step, and a checkpoint of it is saved"
         return f"stopping: {action} (a second signal ends it at once)"
 
     def _on_metrics(self, event: journal.MetricsEvent) -> None:

@@ -198,9 +198,7 @@ def test_mlflow_shows_how_each_unfinished_run_ended(
     assert statuses == {"diverges": "FAILED", "is_killed": "KILLED", "is_stopped": "KILLED"}
 
 
-@pytest.mark.parametrize(
-    ("has_started", "shown"), [(False, "still starting; it ends after its first step"), (True, "after this")]
-)
+@pytest.mark.parametrize(("has_started", "shown"), [(False, "ends before its first step"), (True, "after this")])
 def test_a_stop_says_when_the_training_ends(tmp_path: Path, has_started: bool, shown: str) -> None:
     trial, screen = frozen(tmp_path), io.StringIO()
     if has_started:

@@ -21,6 +21,7 @@ from experiments.run.lock import lock_run
 from experiments.trial.trial import Trial, freeze
 from launchers.base import DONE, FAILED, JOURNAL_LOST, WRONG_INPUT
 from modules.parallel.base import Rank
+from tests.support.variants import only_long
 from tests.support.waiting import PATIENCE_S
 
 TINY = ("tracking=off", "model=softmax", "max_steps=5", "eval_every_steps=5")
@@ -75,7 +76,7 @@ def test_an_attempt_leaves_a_journal_a_log_and_checkpoints(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=only_long), signal.SIGTERM])
 def test_a_signal_during_the_start_stops_the_training_before_the_first_step(tmp_path: Path, number: int) -> None:
     trial = prepared(tmp_path)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))  # as the launcher does

@@ -20,6 +20,7 @@ from experiments.sweep.sweep import Sweep
 from experiments.tracking import mlflow_view
 from experiments.tracking.sweep_sync import sync_all
 from tests.experiments.tracking.test_ui import browser, close_assistant, origin, served
+from tests.support.variants import IS_LONG
 from tests.support.waiting import PATIENCE_S
 
 if TYPE_CHECKING:
@@ -112,7 +113,8 @@ def test_sweep_is_shown_in_the_browser(tmp_path: Path) -> None:
         keep(driver, "sweep")
         see_the_table(driver, sweep)
         see_the_parent_and_a_trial(driver, sweep, address)
-        see_a_comparison(driver, sweep, address)
+        if IS_LONG:  # a page of MLflow alone
+            see_a_comparison(driver, sweep, address)
         see_a_plain_link(driver, sweep, address)
 
 

@@ -21,6 +21,7 @@ from modules.parallel.single import Single
 from tests.conftest import Lathe
 from tests.experiments.train.test_trainer import Attempt
 from tests.support.ranks import run_on_ranks
+from tests.support.variants import only_long
 
 LENGTH = ("max_steps=30", "eval_every_steps=10", "checkpoint.every_steps=15", "optimizer.lr=0.01", "seed=1")
 FIRST_IS_BEST = ("checkpoint.best_metric=val/loss_nats", "checkpoint.best_mode=max")
@@ -154,7 +155,9 @@ def _train(rank: Rank, folder: Path, overrides: tuple[str, ...]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("parallel", ["data", "zero1", "zero2", "zero3", "pipeline", "model"])
+@pytest.mark.parametrize(
+    "parallel", ["data", "zero1", pytest.param("zero2", marks=only_long), "zero3", "pipeline", "model"]
+)
 def test_every_engine_measures_the_delivered_weights(tmp_path: Path, parallel: str) -> None:
     network = ("model=mlp", "model.hidden_sizes=[8]", "tracking=off", "hardware.device=cpu")
     overrides = (*network, *LENGTH, *FIRST_IS_BEST, f"parallel={parallel}", "hardware.devices_per_node=2")
@@ -164,7 +167,10 @@ def test_every_engine_measures_the_delivered_weights(tmp_path: Path, parallel: s
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("overrides", [("async", "parallel.num_servers=2"), ("hybrid", "parallel.group_size=2")])
+@pytest.mark.parametrize(
+    "overrides",
+    [("async", "parallel.num_servers=2"), pytest.param(("hybrid", "parallel.group_size=2"), marks=only_long)],
+)
 def test_asynchronous_engines_measure_the_delivered_weights(
     lathe: Lathe, tmp_path: Path, overrides: tuple[str, str]
 ) -> None:

@@ -11,6 +11,7 @@ from torch.optim import SGD
 from modules.parallel.topology import Topology
 from tests.support.engines import MODELS, MODES, Mode, Task, TrainingResult, train, train_all_models, train_each
 from tests.support.ranks import run_alone, run_on_ranks
+from tests.support.variants import only_long
 
 pytestmark = pytest.mark.slow
 
@@ -55,7 +56,9 @@ def test_accumulation_and_clipping_off_give_the_losses_of_one_process(name: str)
         assert results[0].losses == pytest.approx(whole.losses, rel=1e-5)
 
 
-@pytest.mark.parametrize("name", ["data", "zero1", "zero3", "pipeline", "pipeline_3", "pipeline_data"])
+@pytest.mark.parametrize(
+    "name", ["data", "zero1", "zero3", pytest.param("pipeline", marks=only_long), "pipeline_3", "pipeline_data"]
+)
 def test_auxiliary_classifiers_learn_in_every_mode(name: str) -> None:
     expected = run_alone(train, MODES["single"], Task("inception_v1"))
     results = run_on_ranks(MODES[name].topology.world, train, MODES[name], Task("inception_v1"))
@@ -77,7 +80,9 @@ def test_an_optimizer_without_state_gives_the_results_of_one_process(name: str) 
     assert_alike(results[0], run_alone(train, MODES["single"], WITH_SGD))
 
 
-@pytest.mark.parametrize("name", ["data", "zero1", "zero2", "zero3", "pipeline", "model"])
+@pytest.mark.parametrize(
+    "name", ["data", "zero1", pytest.param("zero2", marks=only_long), "zero3", "pipeline", "model"]
+)
 def test_bf16_gives_the_losses_of_one_process(name: str) -> None:
     task = Task("gpt", precision="bf16")
     expected = run_alone(train, MODES["single"], task)

@@ -31,7 +31,7 @@ OPTIMIZERS: Mapping[str, Callable[..., Optimizer]] = {
     "ASGD with averaging": partial(torch.optim.ASGD, lr=0.1, t0=3),
 }
 MODE_NAMES = ["single", "zero1", "zero3", "pipeline"]
-CUT = 4
+CUT = 3
 
 
 def train_and_resume(mode: Mode, states: Path) -> list[dict[str, TrainingResult]]:

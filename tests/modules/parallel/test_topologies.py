@@ -11,15 +11,19 @@ import pytest
 
 from tests.support.engines import MODES, Task, TrainingResult, train
 from tests.support.ranks import run_on_ranks
+from tests.support.variants import only_long
 
 pytestmark = pytest.mark.slow
 
 MODEL, CUT = "gpt_tied", 5
 PAIRS = [
-    ("single", "zero3"), ("zero3", "single"), ("data", "data_4"), ("data_4", "single"), ("zero1", "zero1_4"),
-    ("zero1_4", "zero2"), ("zero1", "zero3"), ("zero0", "zero2"), ("zero3", "zero3_offload"), ("pipeline", "single"),
-    ("single", "pipeline"), ("model", "single"), ("pipeline", "model"), ("pipeline", "pipeline_3"),
+    ("single", "zero3"), ("zero3", "single"), ("data", "data_4"), ("zero1", "zero1_4"), ("zero1_4", "zero2"),
+    ("zero3", "zero3_offload"), ("single", "pipeline"), ("pipeline", "model"), ("pipeline", "pipeline_3"),
     ("model_data", "pipeline_data"), ("pipeline_data", "zero1"), ("three_d", "data"), ("zero2", "three_d"),
+    *(
+        pytest.param(*pair, marks=only_long)
+        for pair in [("data_4", "single"), ("zero1", "zero3"), ("zero0", "zero2"), ("pipeline", "single"), ("model", "single")]
+    ),
 ]  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 from experiments.run.metrics import read_series
 from tests.support.clones import Clone, clone, commit, git
+from tests.support.variants import only_long
 from tests.support.waiting import PATIENCE_S, wait_until
 
 MODEL = '''"""An uncommitted model."""
@@ -182,7 +183,11 @@ def test_check_compares_with_an_existing_run_and_runs_nothing(there: Clone) -> N
     assert len(there.runs()) == 3
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP], ids=["ctrl_c", "closed_terminal"])
+@pytest.mark.parametrize(
+    "number",
+    [pytest.param(signal.SIGINT, marks=only_long), signal.SIGHUP],
+    ids=["ctrl_c", "closed_terminal"],
+)
 def test_an_interrupted_reproduction_saves_and_removes_its_worktree(there: Clone, number: int) -> None:
     command = there.command("reproduce", there.runs()[1].name)
     scratch = there.home / "tmp"
