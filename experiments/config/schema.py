@@ -21,7 +21,7 @@ class ExperimentSchema:
     seed: int
     """Seed of everything random: initial weights, data order, dropout, augmentation."""
     max_steps: int | None
-    """Length of the training in updates; set this or max_epochs."""
+    """Length of the training in updates; set this or max_epochs. 0: only evaluate the initial weights."""
     max_epochs: int | None
     """Length of the training in passes over the training split."""
     batch_size_global: int

@@ -65,7 +65,7 @@ def make_plan(config: dict[str, Any]) -> Plan:
     )
     num_train = config["data"].get("num_train")
     steps_per_epoch = num_train // batch_size if num_train else None
-    num_steps = config["max_steps"] or config["max_epochs"] * steps_per_epoch
+    num_steps = config["max_epochs"] * steps_per_epoch if config["max_steps"] is None else config["max_steps"]
     return Plan(
         name=config["name"],
         topology=topology,
@@ -75,8 +75,8 @@ def make_plan(config: dict[str, Any]) -> Plan:
         num_train=num_train,
         steps_per_epoch=steps_per_epoch,
         num_steps=num_steps,
-        num_evaluations=-(-num_steps // config["eval_every_steps"]),
-        num_checkpoints=-(-num_steps // config["checkpoint"]["every_steps"]),
+        num_evaluations=max(1, -(-num_steps // config["eval_every_steps"])),
+        num_checkpoints=max(1, -(-num_steps // config["checkpoint"]["every_steps"])),
         num_shards=num_shards,
         num_servers=config["parallel"].get("num_servers", 0),
     )

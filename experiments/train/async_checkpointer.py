@@ -32,8 +32,8 @@ class AsyncCheckpointer:
     def __init__(self, engine: Engine, model: nn.Module, checkpoints: Checkpoints, callbacks: RunCallbacks) -> None:
         self.engine, self.model, self.checkpoints = engine, model, checkpoints
         self.callbacks, self.is_first = callbacks, callbacks.is_first
-        self.last_saved = 0
-        """The last step that was saved or restored."""
+        self.last_saved = -1
+        """The last step that was saved or restored; -1 before."""
         self._writing: Thread | None = None
         self._error: BaseException | None = None
 

@@ -156,6 +156,9 @@ class Trainer:
             return "finished", self.callbacks.end_reason
         if first_step < plan.num_steps and (reason := consensus.reason(first_step)) is not None:
             return "interrupted", f"{reason} before step {first_step + 1}"
+        if plan.num_steps == 0:  # evaluate only
+            self._evaluate("val", val, 0)
+            self._save(0)
         for step, batch in enumerate(logger.timer.time_waits(batches), start=first_step):
             seed_step(config["seed"], step, self.coordinates)
             # An objective that does not fit the model in training mode raises in the first step.

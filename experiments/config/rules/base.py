@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 POSITIVE = (
-    "batch_size_global", "batch_size_per_device", "batch_size_eval", "max_steps", "max_epochs", "eval_every_steps",
+    "batch_size_global", "batch_size_per_device", "batch_size_eval", "max_epochs", "eval_every_steps",
     "log_every_steps", "system_every_s", "grad_clip_norm", "checkpoint.every_steps", "checkpoint.keep_last", "hardware.nodes",
     "stop_timeout_s",
     "hardware.devices_per_node", "hardware.cpu_threads", "hardware.cpu_cores", "hardware.memory_gb", "hardware.peak_tflops",
@@ -16,7 +16,7 @@ POSITIVE = (
     "parallel.push_every_steps", "parallel.pull_every_steps", "parallel.snapshot_every_steps",
 )  # fmt: skip
 NOT_NEGATIVE = (
-    "seed", "num_data_workers", "schedule.warmup_steps", "parallel.num_backup_workers", "parallel.max_staleness",
+    "max_steps", "seed", "num_data_workers", "schedule.warmup_steps", "parallel.num_backup_workers", "parallel.max_staleness",
     "parallel.warm_start_steps",
 )  # fmt: skip
 MAY_BE_FRACTIONS = (

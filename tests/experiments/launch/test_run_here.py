@@ -19,6 +19,7 @@ from experiments.core.errors import InputError, TrainingError
 from experiments.launch.no_terminal import NoTerminal, refuse_terminal
 from experiments.launch.run_trial import run
 from experiments.run.metrics import read_last_values
+from experiments.tracking.model.final_model import find_final_model
 from experiments.trial.trial import Trial, freeze
 
 TINY = ("tracking=off", "model=softmax", "max_steps=3", "eval_every_steps=3", "system_every_s=null")
@@ -103,6 +104,19 @@ def test_a_run_here_has_the_same_results_and_files_as_one_in_a_process_of_its_ow
     assert "in the model" in out
     assert "in the model" in err
     assert handlers == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+
+
+@pytest.mark.parametrize("best_metric", ["val/accuracy_top1", "null"])
+def test_no_steps_only_evaluate_the_initial_weights(tmp_path: Path, best_metric: str) -> None:
+    trained = run(frozen(tmp_path, f"checkpoint.best_metric={best_metric}"), here=True)
+    start = ("max_steps=0", f"init_from.weights={trained.trial.folder}", f"checkpoint.best_metric={best_metric}")
+    result = run(frozen(tmp_path, *start, "schedule=cosine"), here=True)
+    same = ("val/accuracy_top1", "val/loss_nats", "test/accuracy_top1", "test/loss_nats", "delivered/val/loss_nats")
+    assert result.status == "finished"
+    assert {name: result.metrics[name] for name in same} == {name: trained.metrics[name] for name in same}
+    assert result.metrics["delivered/step"] == 0
+    assert find_final_model(result.trial).checkpoint.step == 0
+    assert run(result.trial, here=True).metrics["val/loss_nats"] == trained.metrics["val/loss_nats"]
 
 
 @pytest.mark.parametrize("kind", ["KeyError", "ValueError"])

@@ -56,15 +56,15 @@ def test_several_devices_share_the_batch() -> None:
 
 def test_all_values_out_of_range_are_reported_together() -> None:
     messages = find_plan_problems(
-        "max_steps=0", "batch_size_eval=-1", "seed=-3", "hardware.mfu=2", "num_data_workers=-1"
+        "max_steps=-1", "batch_size_eval=-1", "seed=-3", "hardware.mfu=2", "num_data_workers=-1"
     )
     assert len(messages) == 5
-    assert "max_steps=0 is not more than 0; write a larger number" in messages
+    assert "max_steps=-1 is not 0 or more; write a larger number" in messages
     assert "seed=-3 is not 0 or more; write a larger number" in messages
 
 
 def test_a_batch_problem_is_reported_with_values_out_of_range() -> None:
-    messages = find_plan_problems("seed=-1", "max_steps=0", "batch_size_global=65", "batch_size_per_device=7")
+    messages = find_plan_problems("seed=-1", "max_steps=-2", "batch_size_global=65", "batch_size_per_device=7")
     assert len(messages) == 3
     assert messages[2].endswith("try 5 or 13")
 
