@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import json
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -41,6 +43,7 @@ NODES = {
     "csv": {"_target_": "tests.support.own_tracker.CsvTracker"},
     "failing": {"_target_": "tests.support.own_tracker.FailingTracker"},
     "tensorboard": {"_target_": "experiments.tracking.trackers.tensorboard.TensorBoard"},
+    "wandb": {"_target_": "experiments.tracking.trackers.wandb.Wandb", "project": "probe"},
 }
 has_tensorboard = pytest.mark.skipif(
     importlib.util.find_spec("tensorboard") is None, reason="needs the extra 'tensorboard'"
@@ -113,6 +116,50 @@ def test_each_point_is_there_once_after_a_kill_a_resume_and_a_lost_progress_file
     expected += [("train/loss_nats", step, step + 0.25) for step in range(30, 35)]
     assert read(trial.folder) == sorted(expected)
     assert sync_run(trial, TRUST).points == 0
+
+
+def read_wandb(folder: Path) -> list[tuple[str, int, float]]:
+    """The points of all offline runs, whose files are logs of LevelDB."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    points, header, block = [], 7, 1 << 15
+    for path in (folder / "wandb").glob("offline-run-*/*.wandb"):
+        content, position, record = path.read_bytes(), header, b""
+        while position + header < len(content):
+            _, size, kind = struct.unpack_from("<IHB", content, position)
+            position += header + size
+            record = (b"" if kind in (1, 2) else record) + content[position - size : position]
+            if kind in (1, 4):  # whole, or its last part
+                items = Record.FromString(record).history.item
+                values = {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in items}
+                points += [(name, values["step"], value) for name, value in values.items() if "/" in name]
+            if block - position % block < header:
+                position += block - position % block
+    return sorted(points)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="needs the extra 'wandb'")
+def test_the_offline_mirror_of_wandb_continues_after_a_resume_and_begins_again_after_a_kill(tmp_path: Path) -> None:
+    trial = make_run(tmp_path, tracking=track("wandb"))
+    with start_attempt(trial) as journal:
+        log_steps(journal, range(3))
+        journal.state("interrupted", step=3, attempt=1)
+    write_outcome(trial, "interrupted")
+    page = sync_run(Trial(trial.folder)).pages["wandb"]
+    assert page == f"wandb sync {trial.folder}/wandb/offline-run-*"
+    assert sync_run(Trial(trial.folder)).points == 0
+    assert read_wandb(trial.folder) == make_expected_metrics(range(3))
+    with start_attempt(trial, 2, step=2) as journal:
+        log_steps(journal, range(2, 5))
+        journal.state("finished", step=5, attempt=2)
+    write_outcome(trial, number=2)
+    sync_run(Trial(trial.folder))
+    assert read_wandb(trial.folder) == make_expected_metrics(range(5))
+    assert {path.name.split("-")[-1] for path in (trial.folder / "wandb").glob("offline-run-*")} == {"a1b2c3"}
+    (trial.folder / "wandb" / "complete").unlink()  # as a killed process leaves it
+    assert sync_run(Trial(trial.folder)).points == 10
+    assert read_wandb(trial.folder) == make_expected_metrics(range(5))
 
 
 @has_tensorboard
